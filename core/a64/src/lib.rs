@@ -1,0 +1,3 @@
+//! a64: being written.
+#![no_std]
+#![forbid(unsafe_code)]

@@ -1,0 +1,3 @@
+//! abi: being written.
+#![no_std]
+#![forbid(unsafe_code)]

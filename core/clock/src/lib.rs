@@ -1,0 +1,3 @@
+//! clock: being written.
+#![no_std]
+#![forbid(unsafe_code)]

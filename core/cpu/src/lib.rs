@@ -1,0 +1,3 @@
+//! cpu: being written.
+#![no_std]
+#![forbid(unsafe_code)]

@@ -1,0 +1,3 @@
+//! devices: being written.
+#![no_std]
+#![forbid(unsafe_code)]

@@ -1,0 +1,3 @@
+//! frames: being written.
+#![no_std]
+#![forbid(unsafe_code)]

@@ -1,0 +1,3 @@
+//! machine: being written.
+#![no_std]
+#![forbid(unsafe_code)]

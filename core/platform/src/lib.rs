@@ -1,0 +1,3 @@
+//! platform: being written.
+#![no_std]
+#![forbid(unsafe_code)]

@@ -1,0 +1,3 @@
+//! sched: being written.
+#![no_std]
+#![forbid(unsafe_code)]

@@ -1,0 +1,3 @@
+//! services: being written.
+#![no_std]
+#![forbid(unsafe_code)]

@@ -1,0 +1,3 @@
+//! stage2: being written.
+#![no_std]
+#![forbid(unsafe_code)]

@@ -1,0 +1,28 @@
+//! The units everything else counts in.
+//!
+//! A hypervisor juggles three address spaces and half a dozen kinds of small integer, all of them `u64` to the
+//! machine. Mixing two of them up is the classic defect of the trade, so each is a type of its own here and raw
+//! integers stop at the edge: a register is read, wrapped once, and from then on the compiler knows what it is.
+//!
+//! * [`Pa`]: a physical address of the host; [`Ipa`]: an intermediate physical address, what a guest takes for
+//!   physical; [`Va`]: a virtual address, of EL2 or of a guest.
+//! * [`Range`]: a half-open range of any of them, whose arithmetic never wraps.
+//! * [`CpuId`], [`VmId`], [`VcpuId`], [`IntId`]: names of things. [`VcpuSet`]: some of a VM's virtual CPUs.
+//! * [`Hz`], [`Ticks`]: a counter's frequency and its value.
+#![no_std]
+#![forbid(unsafe_code)]
+
+mod address;
+mod names;
+mod time;
+
+pub use address::{Address, Ipa, Pa, Range, Va};
+pub use names::{CpuId, IntId, MAX_VCPUS, VcpuId, VcpuSet, VmId};
+pub use time::{Hz, Ticks};
+
+/// Bytes in the smallest page that stage 2 and EL2's own tables use (the 4 KiB granule).
+pub const PAGE_SIZE: u64 = 4 << 10;
+/// Bytes mapped by one level 2 block of the 4 KiB granule.
+pub const BLOCK_SIZE: u64 = 2 << 20;
+/// Bytes mapped by one level 1 block of the 4 KiB granule.
+pub const GIGABYTE: u64 = 1 << 30;

@@ -1,0 +1,3 @@
+//! vgic: being written.
+#![no_std]
+#![forbid(unsafe_code)]

@@ -1,0 +1,3 @@
+//! virtio: being written.
+#![no_std]
+#![forbid(unsafe_code)]

@@ -1,0 +1,2 @@
+//! payloads
+#![no_std]

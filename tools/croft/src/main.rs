@@ -1,0 +1,2 @@
+//! croft
+fn main() {}
