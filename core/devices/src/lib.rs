@@ -1,3 +1,35 @@
-//! devices: being written.
+//! The platform devices of a guest: UART, real-time clock and GPIO, as pure state machines.
+//!
+//! The set is QEMU `virt`'s (a PL011, a PL031 and a PL061 whose pin 3 is the power button), because every arm64 kernel
+//! and firmware has drivers for it. Each device is a plain structure that is told about register accesses and about
+//! events of the outside world, and that answers with values. It holds no lock, no callback and no clock: whoever owns
+//! it passes time in and carries out what [`Effect`] says. After every call that changes a device the owner compares
+//! [`line`](Pl011::line) with what the interrupt controller knows; that level is all there is to an interrupt.
+//!
+//! A guest may do anything to a device: any offset inside its page or outside, any size, any value. Unknown registers
+//! read as zero and ignore writes, and no access takes more than a few instructions.
 #![no_std]
 #![forbid(unsafe_code)]
+
+mod access;
+mod fifo;
+mod pl011;
+mod pl031;
+mod pl061;
+
+pub use access::AccessSize;
+pub use pl011::Pl011;
+pub use pl031::Pl031;
+pub use pl061::{POWER_BUTTON_PIN, Pl061};
+
+/// What the owner of a device has to do after a write to one of its registers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[must_use]
+pub enum Effect {
+    /// Nothing; the interrupt line may have changed, as after every access.
+    None,
+    /// Send this byte to wherever the UART is connected.
+    Transmit(u8),
+    /// The time that [`Pl031::next_alarm`] answers may have changed: set the host's timer again.
+    AlarmChanged,
+}

@@ -1,0 +1,130 @@
+//! The real-time clock: a PrimeCell PL031 (Arm DDI 0224), a counter of seconds with one alarm.
+//!
+//! The guest's clock is the host's plus an offset, which the load register sets. Every call is told what time it is, in
+//! seconds since 1970 by the host's clock; the device keeps no time itself. The counter is 32 bits wide and wraps, as
+//! the hardware's does. A reset of the VM keeps the offset, as a battery would: keep the device across it and call
+//! [`Pl031::reset`].
+
+use crate::access::{extract, identification, register_offset, written};
+use crate::{AccessSize, Effect};
+
+/// Register offsets (DDI 0224 table 3-1).
+mod register {
+    pub(super) const DR: u64 = 0x00;
+    pub(super) const MR: u64 = 0x04;
+    pub(super) const LR: u64 = 0x08;
+    pub(super) const CR: u64 = 0x0c;
+    pub(super) const IMSC: u64 = 0x10;
+    pub(super) const RIS: u64 = 0x14;
+    pub(super) const MIS: u64 = 0x18;
+    pub(super) const ICR: u64 = 0x1c;
+}
+
+/// Part 0x031, designer Arm (0x41), revision 0.
+const PERIPHERAL_ID: u32 = 0x0004_1031;
+
+/// A PL031. Times are seconds since 1970 by the host's clock, called `now`.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Pl031 {
+    /// Guest's counter minus the host's time, modulo 2^32.
+    offset: u32,
+    /// The value last written to the load register.
+    load: u32,
+    matches: u32,
+    enabled_interrupt: bool,
+    raised: bool,
+    /// The host's time at which the counter next equals the match register; none until the guest sets one.
+    alarm: Option<u64>,
+}
+
+impl Pl031 {
+    /// A clock that shows the host's time.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self { offset: 0, load: 0, matches: 0, enabled_interrupt: false, raised: false, alarm: None }
+    }
+
+    /// What a reset of the VM does: the alarm goes, the time stays.
+    pub const fn reset(&mut self) {
+        *self = Self { offset: self.offset, load: self.load, ..Self::new() };
+    }
+
+    /// The level of RTCINTR, as of the last call that was told the time.
+    #[must_use]
+    pub const fn line(&self) -> bool {
+        self.raised && self.enabled_interrupt
+    }
+
+    /// When [`advance`](Self::advance) has to be called for the alarm's interrupt; `None` if the guest waits for none.
+    #[must_use]
+    pub const fn next_alarm(&self) -> Option<u64> {
+        if self.enabled_interrupt && !self.raised { self.alarm } else { None }
+    }
+
+    /// Time has passed: raises the alarm if it is due.
+    pub fn advance(&mut self, now: u64) {
+        if let Some(alarm) = self.alarm
+            && now >= alarm
+        {
+            self.raised = true;
+            // The counter comes by the same value again once it has wrapped, in 136 years.
+            self.alarm = alarm.checked_add(1 << 32);
+        }
+    }
+
+    /// The guest reads `size` bytes at `offset`.
+    pub fn read(&mut self, offset: u64, size: AccessSize, now: u64) -> u64 {
+        self.advance(now);
+        let at = register_offset(offset);
+        let value = match at {
+            register::DR => self.counter(now),
+            register::MR => self.matches,
+            register::LR => self.load,
+            // Bit 0 says that the clock runs; it can't be stopped.
+            register::CR => 1,
+            register::IMSC => u32::from(self.enabled_interrupt),
+            register::RIS => u32::from(self.raised),
+            register::MIS => u32::from(self.line()),
+            _ => identification(at, PERIPHERAL_ID).unwrap_or(0),
+        };
+        extract(value, offset, size)
+    }
+
+    /// The guest writes `size` bytes at `offset`.
+    pub fn write(&mut self, offset: u64, size: AccessSize, value: u64, now: u64) -> Effect {
+        self.advance(now);
+        let Some(value) = written(offset, size, value) else { return Effect::None };
+        match offset {
+            register::MR => {
+                self.matches = value;
+                self.set_alarm(now);
+            }
+            register::LR => {
+                self.load = value;
+                self.offset = value.wrapping_sub(low_word(now));
+                if self.alarm.is_some() {
+                    self.set_alarm(now);
+                }
+            }
+            register::IMSC => self.enabled_interrupt = value & 1 != 0,
+            register::ICR if value & 1 != 0 => self.raised = false,
+            _ => return Effect::None,
+        }
+        Effect::AlarmChanged
+    }
+
+    const fn counter(&self, now: u64) -> u32 {
+        low_word(now).wrapping_add(self.offset)
+    }
+
+    fn set_alarm(&mut self, now: u64) {
+        let wait = self.matches.wrapping_sub(self.counter(now));
+        self.alarm = now.checked_add(u64::from(wait));
+        self.advance(now);
+    }
+}
+
+/// The counter's view of a time: modulo 2^32.
+const fn low_word(now: u64) -> u32 {
+    (now & 0xffff_ffff) as u32
+}

@@ -1,0 +1,141 @@
+//! The GPIO controller: a PrimeCell PL061 (Arm DDI 0190), eight pins, of which the guest's power button is one.
+//!
+//! Pins that the guest makes outputs lead nowhere. Inputs are set from outside with [`Pl061::set_input`]; a press of the
+//! power button is pin [`POWER_BUTTON_PIN`] high for about a tenth of a second, longer than the time for which Linux's
+//! gpio-keys waits for a contact to settle.
+
+use crate::access::{extract, identification, register_offset, written};
+use crate::{AccessSize, Effect};
+
+/// The pin at which QEMU's `virt` machine, and so its guests' device trees and ACPI tables, have the power button.
+pub const POWER_BUTTON_PIN: u8 = 3;
+
+/// Register offsets (DDI 0190 table 3-1).
+mod register {
+    pub(super) const DIR: u64 = 0x400;
+    pub(super) const IS: u64 = 0x404;
+    pub(super) const IBE: u64 = 0x408;
+    pub(super) const IEV: u64 = 0x40c;
+    pub(super) const IE: u64 = 0x410;
+    pub(super) const RIS: u64 = 0x414;
+    pub(super) const MIS: u64 = 0x418;
+    pub(super) const IC: u64 = 0x41c;
+    pub(super) const AFSEL: u64 = 0x420;
+}
+
+/// Part 0x061, designer Arm (0x41), revision 0.
+const PERIPHERAL_ID: u32 = 0x0004_1061;
+
+/// A PL061. Each register is one bit a pin.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Pl061 {
+    /// What the outside drives.
+    inputs: u8,
+    /// What the guest last wrote.
+    outputs: u8,
+    direction: u8,
+    level_sensitive: u8,
+    both_edges: u8,
+    rising_or_high: u8,
+    enabled: u8,
+    /// Edges seen and not yet cleared.
+    edges: u8,
+    alternate_function: u8,
+}
+
+impl Pl061 {
+    /// A controller after reset: all pins inputs, all of them low.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self {
+            inputs: 0,
+            outputs: 0,
+            direction: 0,
+            level_sensitive: 0,
+            both_edges: 0,
+            rising_or_high: 0,
+            enabled: 0,
+            edges: 0,
+            alternate_function: 0,
+        }
+    }
+
+    /// The level of GPIOINTR.
+    #[must_use]
+    pub const fn line(&self) -> bool {
+        self.raw_interrupts() & self.enabled != 0
+    }
+
+    /// The outside drives `pin` (0 to 7; others don't exist and do nothing) high or low.
+    pub fn set_input(&mut self, pin: u8, high: bool) {
+        let bit = 1u8.checked_shl(pin.into()).unwrap_or(0);
+        let before = self.levels();
+        self.inputs = if high { self.inputs | bit } else { self.inputs & !bit };
+        self.detect_edges(before);
+    }
+
+    /// The guest reads `size` bytes at `offset`.
+    #[must_use]
+    pub fn read(&self, offset: u64, size: AccessSize) -> u64 {
+        let at = register_offset(offset);
+        let value = match at {
+            // Address bits 9 to 2 choose the pins that the access is about.
+            0..register::DIR => self.levels() & pins(at),
+            register::DIR => self.direction,
+            register::IS => self.level_sensitive,
+            register::IBE => self.both_edges,
+            register::IEV => self.rising_or_high,
+            register::IE => self.enabled,
+            register::RIS => self.raw_interrupts(),
+            register::MIS => self.raw_interrupts() & self.enabled,
+            register::AFSEL => self.alternate_function,
+            _ => return extract(identification(at, PERIPHERAL_ID).unwrap_or(0), offset, size),
+        };
+        extract(value.into(), offset, size)
+    }
+
+    /// The guest writes `size` bytes at `offset`. There is never an effect outside the interrupt line.
+    pub fn write(&mut self, offset: u64, size: AccessSize, value: u64) -> Effect {
+        let Some(value) = written(offset, size, value) else { return Effect::None };
+        let value = value.to_le_bytes()[0];
+        let before = self.levels();
+        match offset {
+            0..register::DIR => {
+                let chosen = pins(offset) & self.direction;
+                self.outputs = self.outputs & !chosen | value & chosen;
+            }
+            register::DIR => self.direction = value,
+            register::IS => self.level_sensitive = value,
+            register::IBE => self.both_edges = value,
+            register::IEV => self.rising_or_high = value,
+            register::IE => self.enabled = value,
+            register::IC => self.edges &= !value,
+            register::AFSEL => self.alternate_function = value,
+            _ => {}
+        }
+        self.detect_edges(before);
+        Effect::None
+    }
+
+    /// What each pin carries: the guest's value on outputs, the outside's on inputs.
+    const fn levels(&self) -> u8 {
+        self.outputs & self.direction | self.inputs & !self.direction
+    }
+
+    const fn raw_interrupts(&self) -> u8 {
+        let active_levels = !(self.levels() ^ self.rising_or_high);
+        self.level_sensitive & active_levels | !self.level_sensitive & self.edges
+    }
+
+    /// Remembers the edges that the pins made since their levels were `before`.
+    const fn detect_edges(&mut self, before: u8) {
+        let now = self.levels();
+        let wanted = self.both_edges | !(now ^ self.rising_or_high);
+        self.edges |= (before ^ now) & wanted & !self.level_sensitive;
+    }
+}
+
+/// The pins that a data access at `offset` (below 0x400, a multiple of 4) is about.
+const fn pins(offset: u64) -> u8 {
+    (offset >> 2) as u8
+}
