@@ -1,0 +1,43 @@
+//! The rules for one VM, for `croft` and for the hypervisor alike.
+
+use super::{MAX_CMDLINE, MAX_MEMORY, MAX_NAME, MAX_WEIGHT, MIN_MEMORY, VmConfig, VmProblem};
+use units::{BLOCK_SIZE, MAX_VCPUS};
+
+/// Whether `name` may be a VM's: 1 to 32 of `a` to `z`, `0` to `9` and `-`. Such a name is safe as a file name, in a
+/// log line and on a command line; a leading `-` is refused because it looks like an option there.
+///
+/// # Errors
+/// [`VmProblem::Name`].
+pub fn check_name(name: &str) -> Result<(), VmProblem> {
+    let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    let fits = !name.is_empty() && name.len() <= MAX_NAME;
+    if fits && !name.starts_with('-') && name.bytes().all(allowed) { Ok(()) } else { Err(VmProblem::Name) }
+}
+
+/// Everything about `vm` that can be judged without the rest of the bundle.
+///
+/// # Errors
+/// The first rule that it breaks.
+pub fn check_vm(vm: &VmConfig<'_>) -> Result<(), VmProblem> {
+    check_name(vm.name)?;
+    if vm.vcpus == 0 || usize::from(vm.vcpus) > MAX_VCPUS {
+        return Err(VmProblem::Vcpus(u64::from(vm.vcpus)));
+    }
+    if !vm.memory.is_multiple_of(BLOCK_SIZE) || vm.memory < MIN_MEMORY || vm.memory > MAX_MEMORY {
+        return Err(VmProblem::Memory(vm.memory));
+    }
+    let files = vm.kernel.length.saturating_add(vm.initrd.map_or(0, |initrd| initrd.length));
+    if files > vm.memory {
+        return Err(VmProblem::DoesNotFit { files, memory: vm.memory });
+    }
+    if vm.cmdline.len() > MAX_CMDLINE || vm.cmdline.bytes().any(|byte| byte == 0) {
+        return Err(VmProblem::Cmdline);
+    }
+    if vm.weight == 0 || vm.weight > MAX_WEIGHT {
+        return Err(VmProblem::Weight(u64::from(vm.weight)));
+    }
+    if vm.affinity == 0 {
+        return Err(VmProblem::Affinity);
+    }
+    Ok(())
+}

@@ -1,0 +1,96 @@
+//! What can be wrong with a bundle, in words for the host's console.
+
+use thiserror::Error;
+
+/// Why a bundle is refused.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
+pub enum BundleError {
+    /// Something else was given as the initial ramdisk.
+    #[error("this is no bundle; `croft bundle SITE.toml -o FILE` makes one, to be passed as the initial ramdisk")]
+    NotABundle,
+    /// Made by another version of `croft`.
+    #[error("the bundle has format {found}, this hypervisor reads format {format}; bundle the site again with the matching croft", format = super::FORMAT)]
+    OtherFormat {
+        /// The format that its header names.
+        found: u32,
+    },
+    /// The file ends too early.
+    #[error("the bundle is cut off: {present} of its {promised} bytes are here")]
+    Truncated {
+        /// Bytes that are there.
+        present: u64,
+        /// Bytes that there should be.
+        promised: u64,
+    },
+    /// The header's checksum is wrong.
+    #[error("the bundle's header is damaged: its checksum is wrong")]
+    HeaderDamaged,
+    /// The manifest's checksum is wrong.
+    #[error("the bundle's manifest is damaged: its checksum is wrong")]
+    ManifestDamaged,
+    /// The manifest is not made of the expected records.
+    #[error("the bundle's manifest cannot be read although its checksum is right; bundle the site again")]
+    Manifest,
+    /// No VM, or too many.
+    #[error("the bundle holds {0} VMs; it must be 1 to 64")]
+    VmCount(u16),
+    /// A VM breaks a rule.
+    #[error("VM {index} of the bundle: {problem}")]
+    Vm {
+        /// Which, counted from 0 in the order of the site file.
+        index: u16,
+        /// The rule it breaks.
+        problem: VmProblem,
+    },
+    /// A blob that is not in the file.
+    #[error("the contents at {offset:#x} are not inside the bundle")]
+    BlobOutside {
+        /// Where it claims to begin.
+        offset: u64,
+    },
+    /// A blob's checksum is wrong.
+    #[error("the {length} bytes at {offset:#x} of the bundle are damaged: their checksum is wrong")]
+    BlobDamaged {
+        /// Where it begins.
+        offset: u64,
+        /// Its length in bytes.
+        length: u64,
+    },
+}
+
+/// Which rule a VM breaks. `croft` shows the same sentences with the site file's line.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
+pub enum VmProblem {
+    /// The name is empty, too long or has other characters.
+    #[error("a name is 1 to 32 of a-z, 0-9 and -")]
+    Name,
+    /// Another VM has this name.
+    #[error("another VM has the same name; each needs its own")]
+    NameTaken,
+    /// Not 1 to 8 vCPUs.
+    #[error("{0} vCPUs; a VM has 1 to 8")]
+    Vcpus(u64),
+    /// Memory is no multiple of 2 MiB, or too little or much.
+    #[error("{0} bytes of memory; it must be a multiple of 2M, from 2M to 256G")]
+    Memory(u64),
+    /// The files are larger than the VM.
+    #[error("kernel and initrd have {files} bytes, which do not fit into {memory} bytes of memory")]
+    DoesNotFit {
+        /// Bytes in both files.
+        files: u64,
+        /// Bytes of memory.
+        memory: u64,
+    },
+    /// The command line is too long or has a NUL byte.
+    #[error("the kernel's command line may have 2047 bytes and no NUL")]
+    Cmdline,
+    /// Weight 0 or too large.
+    #[error("weight {0}; it must be 1 to 10000")]
+    Weight(u64),
+    /// No CPU to run on.
+    #[error("the affinity allows no CPU; name at least one, or leave it out")]
+    Affinity,
+    /// A blob is not in the file.
+    #[error("its kernel or initrd is not inside the bundle")]
+    BlobOutside,
+}
