@@ -1,0 +1,27 @@
+//! Paravirtualized time (DEN0057): how a guest finds the record of the time that was stolen from a vCPU.
+//!
+//! The record itself (16 bytes: revision, attributes, nanoseconds) is written by whoever schedules the vCPU. Here is only
+//! the discovery, in two calls: is it there, and at which address.
+
+use crate::{Facts, NOT_SUPPORTED, SUCCESS};
+
+/// The owner field of these functions: standard hypervisor services.
+pub(crate) const OWNER: u32 = 5;
+
+/// Asks whether one of these two functions is there.
+pub const PV_TIME_FEATURES: u32 = 0xc500_0020;
+/// Asks for the address of the calling vCPU's record.
+pub const PV_TIME_ST: u32 = 0xc500_0021;
+
+/// The answer to one of these functions; `NOT_SUPPORTED` throughout when the vCPU has no record.
+pub(crate) fn answer(function: u32, arguments: [u64; 3], facts: &Facts) -> u64 {
+    let Some(record) = facts.stolen_time else { return NOT_SUPPORTED };
+    match function {
+        PV_TIME_FEATURES => match arguments[0] as u32 {
+            PV_TIME_FEATURES | PV_TIME_ST => SUCCESS,
+            _ => NOT_SUPPORTED,
+        },
+        PV_TIME_ST => record.0,
+        _ => NOT_SUPPORTED,
+    }
+}
