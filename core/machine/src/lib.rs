@@ -1,3 +1,35 @@
-//! machine: being written.
+//! The guest's machine, as one plan.
+//!
+//! A guest learns of its devices from a device tree, and meets them at addresses where stage 2 maps nothing. Were the
+//! two written down twice, they would drift apart one day; so [`MachinePlan`] is the only place that says what is where,
+//! the exit path looks addresses up in it, and [`device_tree`] writes the tree from it.
+//!
+//! The map is that of QEMU's `virt` machine, which existing kernels and guest firmware know:
+//!
+//! | address | device | interrupt |
+//! |---|---|---|
+//! | 0x0800_0000 | GICv3 Distributor | |
+//! | 0x080A_0000 | GICv3 Redistributors, 128 KiB a vCPU | |
+//! | 0x0900_0000 | PL011 UART | SPI 1 |
+//! | 0x0901_0000 | PL031 real time clock | SPI 2 |
+//! | 0x0903_0000 | PL061 GPIO, the power button on line 3 | SPI 7 |
+//! | 0x0A00_0000 + n * 0x200 | virtio-mmio device n | SPI 16 + n |
+//! | 0x4000_0000 | RAM | |
+//!
+//! * [`plan`](MachinePlan): the map and the lookup.
+//! * [`device_tree`]: the tree, written from the plan.
+//! * [`image`]: what an arm64 Linux `Image` says about itself, and where kernel, tree and initrd go.
 #![no_std]
 #![forbid(unsafe_code)]
+
+extern crate alloc;
+
+pub mod image;
+mod plan;
+mod tree;
+
+pub use plan::{
+    DeviceKind, MAX_REGIONS, MAX_VIRTIO, MachineError, MachinePlan, RAM_BASE, Region, Spec, TimerInterrupts, Trigger,
+    VirtioKind,
+};
+pub use tree::{BootInfo, device_tree};
