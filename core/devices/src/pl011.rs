@@ -132,7 +132,13 @@ impl Pl011 {
         let value = match at {
             // Only an access to the data itself takes it out of the FIFO.
             register::DR if offset == at => self.take_received(),
-            register::RSR_ECR => u32::from(self.overrun) * RSR_OVERRUN,
+            register::RSR_ECR => {
+                if self.overrun {
+                    RSR_OVERRUN
+                } else {
+                    0
+                }
+            }
             register::FR => self.flags(),
             register::ILPR => self.ilpr,
             register::IBRD => self.ibrd,
@@ -294,7 +300,7 @@ impl Pl011 {
         if self.received.is_empty() {
             self.ris &= !INTERRUPT_RECEIVE_TIMEOUT;
         }
-        u32::from(byte) | u32::from(self.overrun) * DR_OVERRUN
+        u32::from(byte) | if self.overrun { DR_OVERRUN } else { 0 }
     }
 
     const fn update_transmit_interrupt(&mut self) {

@@ -1,0 +1,193 @@
+//! One buffer that the driver offered: a descriptor chain, copied and checked, with a read and a write cursor.
+//!
+//! A chain is a list of pieces of guest memory; those that the device may read come first, those that it may write
+//! after them (section 2.7.4.2). The list is a copy, so the driver can't change it any more, but the bytes it names are the
+//! guest's: they are read once, by whoever checks them. Whether a piece lies in the guest's memory shows when it is used.
+//!
+//! Storage for the list is allocated with the device and used again for every chain; a device that has several buffers
+//! in flight owns several `Chain`s.
+
+use alloc::vec::Vec;
+
+use units::{Ipa, Range};
+
+use crate::memory::{Fault, GuestMemory};
+use crate::queue::QueueError;
+
+/// Whether the device reads a piece of memory or writes it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Direction {
+    Readable,
+    Writable,
+}
+
+/// Where a cursor stands: in which segment, and how many bytes into it.
+#[derive(Clone, Copy, Default, Debug)]
+struct Cursor {
+    segment: usize,
+    offset: u64,
+}
+
+/// A descriptor chain. Empty until [`Queue::pop`](crate::Queue::pop) fills it.
+#[derive(Debug)]
+pub struct Chain {
+    segments: Vec<Range<Ipa>>,
+    /// The most segments it may have; the vector's capacity, kept so that it never grows.
+    capacity: usize,
+    /// How many of the segments are readable; the others are writable.
+    readable_segments: usize,
+    head: u16,
+    read: Cursor,
+    write: Cursor,
+    unread: u32,
+    unwritten: u32,
+    written: u32,
+}
+
+impl Chain {
+    /// Storage for chains of up to `capacity` descriptors: the largest size of the queue that they come from.
+    #[must_use]
+    pub fn new(capacity: u16) -> Self {
+        let capacity = usize::from(capacity);
+        Self {
+            segments: Vec::with_capacity(capacity),
+            capacity,
+            readable_segments: 0,
+            head: 0,
+            read: Cursor::default(),
+            write: Cursor::default(),
+            unread: 0,
+            unwritten: 0,
+            written: 0,
+        }
+    }
+
+    /// The number of the chain's first descriptor, by which the driver knows it.
+    #[must_use]
+    pub fn head(&self) -> u16 {
+        self.head
+    }
+
+    /// How many bytes are left to [`read`](Self::read).
+    #[must_use]
+    pub fn unread(&self) -> u32 {
+        self.unread
+    }
+
+    /// How many more bytes [`write`](Self::write) takes.
+    #[must_use]
+    pub fn unwritten(&self) -> u32 {
+        self.unwritten
+    }
+
+    /// How many bytes have been written.
+    #[must_use]
+    pub fn written(&self) -> u32 {
+        self.written
+    }
+
+    /// The device-readable pieces, for a device that moves data without copying it. The ranges are not empty
+    /// and do not wrap, but whether they lie in RAM is unchecked.
+    #[must_use]
+    pub fn readable(&self) -> &[Range<Ipa>] {
+        self.segments.get(..self.readable_segments).unwrap_or(&[])
+    }
+
+    /// The device-writable pieces, like [`readable`](Self::readable).
+    #[must_use]
+    pub fn writable(&self) -> &[Range<Ipa>] {
+        self.segments.get(self.readable_segments..).unwrap_or(&[])
+    }
+
+    /// Copies the next bytes of the readable part into `into`, as many as there are, and returns how many.
+    ///
+    /// # Errors
+    /// If they lie outside the guest's memory.
+    pub fn read<M: GuestMemory>(&mut self, memory: &M, into: &mut [u8]) -> Result<usize, Fault> {
+        let mut done = 0;
+        while let Some(rest) = into.get_mut(done..).filter(|rest| !rest.is_empty()) {
+            let Some((from, length)) = next_piece(self.readable(), self.read, rest.len()) else { break };
+            let Some(target) = rest.get_mut(..length) else { break };
+            memory.read(from, target)?;
+            advance(&mut self.read, self.segments.get(..self.readable_segments).unwrap_or(&[]), length);
+            self.unread = self.unread.saturating_sub(length as u32);
+            done += length;
+        }
+        Ok(done)
+    }
+
+    /// Copies `bytes` to the next place of the writable part, as many as fit, and returns how many.
+    ///
+    /// # Errors
+    /// If they would lie outside the guest's memory.
+    pub fn write<M: GuestMemory>(&mut self, memory: &M, bytes: &[u8]) -> Result<usize, Fault> {
+        let mut done = 0;
+        while let Some(rest) = bytes.get(done..).filter(|rest| !rest.is_empty()) {
+            let Some((to, length)) = next_piece(self.writable(), self.write, rest.len()) else { break };
+            let Some(source) = rest.get(..length) else { break };
+            memory.write(to, source)?;
+            advance(&mut self.write, self.segments.get(self.readable_segments..).unwrap_or(&[]), length);
+            self.unwritten = self.unwritten.saturating_sub(length as u32);
+            self.written = self.written.saturating_add(length as u32);
+            done += length;
+        }
+        Ok(done)
+    }
+
+    /// Notes that `count` bytes were written through [`writable`](Self::writable) instead of [`write`](Self::write).
+    pub fn set_written(&mut self, count: u32) {
+        self.written = count;
+    }
+
+    pub(crate) fn begin(&mut self, head: u16) {
+        self.segments.clear();
+        self.readable_segments = 0;
+        self.head = head;
+        self.read = Cursor::default();
+        self.write = Cursor::default();
+        self.unread = 0;
+        self.unwritten = 0;
+        self.written = 0;
+    }
+
+    /// Adds one descriptor's piece of memory.
+    pub(crate) fn add(&mut self, start: Ipa, length: u32, direction: Direction) -> Result<(), QueueError> {
+        let range = Range::new(start, length.into()).ok_or(QueueError::AddressWraps(start))?;
+        let total = self.unread.checked_add(self.unwritten).and_then(|total| total.checked_add(length));
+        total.ok_or(QueueError::ChainTooLarge)?;
+        if direction == Direction::Readable && self.segments.len() > self.readable_segments {
+            return Err(QueueError::ReadableAfterWritable);
+        }
+        // Pieces of no length mean nothing, and leaving them out spares the cursors a special case.
+        if range.is_empty() {
+            return Ok(());
+        }
+        if self.segments.len() >= self.capacity {
+            return Err(QueueError::ChainTooLong);
+        }
+        self.segments.push(range);
+        match direction {
+            Direction::Readable => {
+                self.readable_segments += 1;
+                self.unread += length;
+            }
+            Direction::Writable => self.unwritten += length,
+        }
+        Ok(())
+    }
+}
+
+/// Where the next at most `wanted` bytes behind `cursor` are, as far as they lie in one piece.
+fn next_piece(segments: &[Range<Ipa>], cursor: Cursor, wanted: usize) -> Option<(Ipa, usize)> {
+    let segment = segments.get(cursor.segment)?;
+    let from = segment.start.checked_add(cursor.offset)?;
+    let left = usize::try_from(segment.size - cursor.offset).unwrap_or(usize::MAX);
+    Some((from, left.min(wanted)))
+}
+
+fn advance(cursor: &mut Cursor, segments: &[Range<Ipa>], count: usize) {
+    cursor.offset += count as u64;
+    if segments.get(cursor.segment).is_some_and(|segment| cursor.offset >= segment.size) {
+        *cursor = Cursor { segment: cursor.segment + 1, offset: 0 };
+    }
+}

@@ -1,0 +1,184 @@
+//! The console (section 5.3) with one port: queue 0 receives, queue 1 transmits.
+//!
+//! Between the guest and the outside lies a ring for each direction. Output that the outside doesn't take fills its
+//! ring, and then the guest's buffers stay in the queue; [`Progress::Blocked`] says so. Input that the guest doesn't take
+//! fills its ring, and then [`Console::push_input`] refuses more.
+
+use crate::chain::Chain;
+use crate::device::{Device, DeviceId, Progress};
+use crate::memory::GuestMemory;
+use crate::queue::{Queue, QueueError};
+use crate::ring::Ring;
+
+/// Number of the queue that carries input to the guest.
+pub const RECEIVE: u16 = 0;
+/// Number of the queue that carries the guest's output.
+pub const TRANSMIT: u16 = 1;
+
+/// VIRTIO_CONSOLE_F_SIZE: the configuration space tells the window's size.
+const FEATURE_SIZE: u64 = 1 << 0;
+
+const QUEUE_SIZE: u16 = 64;
+const INPUT_CAPACITY: usize = 1024;
+const OUTPUT_CAPACITY: usize = 4096;
+/// The most bytes that one call moves.
+const BYTES_A_CALL: usize = 4096;
+/// How many bytes are copied at a time, by way of the stack.
+const PIECE: usize = 256;
+
+/// A console.
+#[derive(Debug)]
+pub struct Console {
+    /// The configuration space: columns, rows, both 16 bits wide.
+    config: [u8; 4],
+    input: Ring,
+    output: Ring,
+    receiving: Chain,
+    transmitting: Chain,
+    /// A chain is being read and was not returned yet.
+    in_transmission: bool,
+}
+
+impl Default for Console {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Console {
+    /// A console whose window has no known size.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            config: [0; 4],
+            input: Ring::new(INPUT_CAPACITY),
+            output: Ring::new(OUTPUT_CAPACITY),
+            receiving: Chain::new(QUEUE_SIZE),
+            transmitting: Chain::new(QUEUE_SIZE),
+            in_transmission: false,
+        }
+    }
+
+    /// Sets the window's size in characters; follow it with [`Mmio::config_changed`](crate::Mmio::config_changed).
+    pub fn set_size(&mut self, columns: u16, rows: u16) {
+        let [columns_low, columns_high] = columns.to_le_bytes();
+        let [rows_low, rows_high] = rows.to_le_bytes();
+        self.config = [columns_low, columns_high, rows_low, rows_high];
+    }
+
+    /// Takes in bytes for the guest, as many as there is room for, and returns how many. Then process queue
+    /// [`RECEIVE`].
+    pub fn push_input(&mut self, bytes: &[u8]) -> usize {
+        self.input.push(bytes)
+    }
+
+    /// How many bytes [`push_input`](Self::push_input) would take.
+    #[must_use]
+    pub fn input_space(&self) -> usize {
+        self.input.space()
+    }
+
+    /// How many bytes of output wait.
+    #[must_use]
+    pub fn output_pending(&self) -> usize {
+        self.output.len()
+    }
+
+    /// Hands the guest's output to `sink`, which returns how many bytes it took, until none is left or `sink` takes fewer
+    /// than offered; returns how many it took in all. If processing was [`Progress::Blocked`], process queue
+    /// [`TRANSMIT`] again.
+    pub fn take_output(&mut self, mut sink: impl FnMut(&[u8]) -> usize) -> usize {
+        let mut total = 0;
+        loop {
+            let offered = self.output.front().len();
+            if offered == 0 {
+                return total;
+            }
+            let taken = sink(self.output.front()).min(offered);
+            self.output.consume(taken);
+            total += taken;
+            if taken < offered {
+                return total;
+            }
+        }
+    }
+
+    fn receive<M: GuestMemory>(&mut self, queue: &mut Queue, memory: &M) -> Result<Progress, QueueError> {
+        for _ in 0..QUEUE_SIZE {
+            if self.input.len() == 0 || !queue.pop(memory, &mut self.receiving)? {
+                return Ok(Progress::Idle);
+            }
+            // Twice, for what lies around the ring's end.
+            for _ in 0..2 {
+                let written = self.receiving.write(memory, self.input.front())?;
+                self.input.consume(written);
+            }
+            queue.push(memory, &self.receiving)?;
+        }
+        Ok(Progress::More)
+    }
+
+    fn transmit<M: GuestMemory>(&mut self, queue: &mut Queue, memory: &M) -> Result<Progress, QueueError> {
+        let mut budget = BYTES_A_CALL;
+        for _ in 0..QUEUE_SIZE {
+            if !self.in_transmission {
+                if !queue.pop(memory, &mut self.transmitting)? {
+                    return Ok(Progress::Idle);
+                }
+                self.in_transmission = true;
+            }
+            while self.transmitting.unread() > 0 {
+                if self.output.space() == 0 {
+                    return Ok(Progress::Blocked);
+                }
+                if budget == 0 {
+                    return Ok(Progress::More);
+                }
+                let mut piece = [0; PIECE];
+                let wanted = PIECE.min(budget).min(self.output.space());
+                let read = self.transmitting.read(memory, piece.get_mut(..wanted).unwrap_or(&mut []))?;
+                self.output.push(piece.get(..read).unwrap_or(&[]));
+                budget -= read;
+            }
+            self.in_transmission = false;
+            queue.push(memory, &self.transmitting)?;
+        }
+        Ok(Progress::More)
+    }
+}
+
+impl Device for Console {
+    fn id(&self) -> DeviceId {
+        DeviceId::Console
+    }
+
+    fn features(&self) -> u64 {
+        FEATURE_SIZE
+    }
+
+    fn queue_sizes(&self) -> &[u16] {
+        &[QUEUE_SIZE, QUEUE_SIZE]
+    }
+
+    fn config(&self) -> &[u8] {
+        &self.config
+    }
+
+    /// Bytes already taken from the guest or meant for it stay; a buffer half read does not.
+    fn reset(&mut self) {
+        self.in_transmission = false;
+    }
+
+    fn process<M: GuestMemory>(
+        &mut self,
+        index: usize,
+        queues: &mut [Queue],
+        memory: &M,
+    ) -> Result<Progress, QueueError> {
+        match (index, queues) {
+            (0, [receive, ..]) => self.receive(receive, memory),
+            (1, [_, transmit, ..]) => self.transmit(transmit, memory),
+            _ => Ok(Progress::Idle),
+        }
+    }
+}

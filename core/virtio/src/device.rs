@@ -1,0 +1,83 @@
+//! What a kind of device has to say for itself; the transport does the rest.
+
+use crate::memory::GuestMemory;
+use crate::queue::{Queue, QueueError};
+
+/// The device identifiers of section 5 that we have, or will have.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u32)]
+pub enum DeviceId {
+    /// Network card.
+    Network = 1,
+    /// Block device.
+    Block = 2,
+    /// Console.
+    Console = 3,
+    /// Entropy source.
+    Entropy = 4,
+    /// Socket.
+    Socket = 19,
+}
+
+/// Why a device stopped working on a queue.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[must_use]
+pub enum Progress {
+    /// There is nothing to do until the driver notifies again, or until something arrives from outside.
+    Idle,
+    /// This call's share of work is done and there may be more: call again soon, without being notified.
+    More,
+    /// The outside has to move first (take output); call again when it has.
+    Blocked,
+}
+
+impl Progress {
+    /// The more urgent of the two.
+    pub fn and(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::More, _) | (_, Self::More) => Self::More,
+            (Self::Blocked, _) | (_, Self::Blocked) => Self::Blocked,
+            (Self::Idle, Self::Idle) => Self::Idle,
+        }
+    }
+}
+
+/// A device of one kind.
+pub trait Device {
+    /// Its kind.
+    fn id(&self) -> DeviceId;
+
+    /// The feature bits of this kind (bits 0 to 23 and 50 up) that it offers. The transport adds its own.
+    fn features(&self) -> u64;
+
+    /// The largest size of each queue; every one a power of two, at most 32768.
+    fn queue_sizes(&self) -> &[u16];
+
+    /// The configuration space as it is now, without trailing padding. Reads behind it are zero.
+    fn config(&self) -> &[u8];
+
+    /// The driver writes `bytes` at `offset` of the configuration space.
+    fn config_write(&mut self, offset: u64, bytes: &[u8]) {
+        let _ = (offset, bytes);
+    }
+
+    /// The driver has set DRIVER_OK, having accepted `features`.
+    fn activate(&mut self, features: u64) {
+        let _ = features;
+    }
+
+    /// The driver has reset the device: forget what it told you and drop any buffer held.
+    fn reset(&mut self);
+
+    /// Works on queue number `index`, at most a bounded amount. `queues` are all queues of the device, of which only
+    /// those that are [ready](Queue::is_ready) give buffers. The transport looks after interrupts.
+    ///
+    /// # Errors
+    /// If the driver broke a queue. The transport stops the device then.
+    fn process<M: GuestMemory>(
+        &mut self,
+        index: usize,
+        queues: &mut [Queue],
+        memory: &M,
+    ) -> Result<Progress, QueueError>;
+}

@@ -1,0 +1,83 @@
+//! The entropy device (section 5.4): one queue, whose buffers are filled with random bytes.
+//!
+//! A device need not fill a buffer (section 5.4.6.1), so one that is longer than a call's share is returned part full.
+
+use crate::chain::Chain;
+use crate::device::{Device, DeviceId, Progress};
+use crate::memory::GuestMemory;
+use crate::queue::{Queue, QueueError};
+
+const QUEUE_SIZE: u16 = 64;
+/// The most bytes that one call makes: random bytes are not free, and the guest asks at no cost.
+const BYTES_A_CALL: usize = 1024;
+/// How many bytes are made at a time, on the stack.
+const PIECE: usize = 64;
+
+/// An entropy device that gets its bytes from `S`, a function that fills what it is given.
+#[derive(Debug)]
+pub struct Entropy<S> {
+    source: S,
+    chain: Chain,
+}
+
+impl<S: FnMut(&mut [u8])> Entropy<S> {
+    /// An entropy device that hands out what `source` makes.
+    #[must_use]
+    pub fn new(source: S) -> Self {
+        Self { source, chain: Chain::new(QUEUE_SIZE) }
+    }
+
+    /// Fills the chain, or at most `limit` bytes of it, and returns how many.
+    fn fill<M: GuestMemory>(&mut self, memory: &M, limit: usize) -> Result<usize, QueueError> {
+        let total = limit.min(self.chain.unwritten() as usize);
+        let mut done = 0;
+        while done < total {
+            let mut piece = [0; PIECE];
+            let piece = piece.get_mut(..PIECE.min(total - done)).unwrap_or(&mut []);
+            (self.source)(piece);
+            done += self.chain.write(memory, piece)?;
+        }
+        Ok(done)
+    }
+}
+
+impl<S: FnMut(&mut [u8])> Device for Entropy<S> {
+    fn id(&self) -> DeviceId {
+        DeviceId::Entropy
+    }
+
+    fn features(&self) -> u64 {
+        0
+    }
+
+    fn queue_sizes(&self) -> &[u16] {
+        &[QUEUE_SIZE]
+    }
+
+    fn config(&self) -> &[u8] {
+        &[]
+    }
+
+    fn reset(&mut self) {}
+
+    fn process<M: GuestMemory>(
+        &mut self,
+        _index: usize,
+        queues: &mut [Queue],
+        memory: &M,
+    ) -> Result<Progress, QueueError> {
+        let [queue] = queues else { return Ok(Progress::Idle) };
+        let mut budget = BYTES_A_CALL;
+        for _ in 0..QUEUE_SIZE {
+            if budget == 0 {
+                return Ok(Progress::More);
+            }
+            if !queue.pop(memory, &mut self.chain)? {
+                return Ok(Progress::Idle);
+            }
+            budget -= self.fill(memory, budget)?;
+            queue.push(memory, &self.chain)?;
+        }
+        Ok(Progress::More)
+    }
+}

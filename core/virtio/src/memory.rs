@@ -1,0 +1,56 @@
+//! The guest's memory, as a device sees it.
+
+use units::Ipa;
+
+/// An access reached outside the guest's RAM.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("{0} is not in the guest's memory; a buffer has to lie in it as a whole")]
+pub struct Fault(pub Ipa);
+
+/// The memory of one guest. Its vCPUs may change any byte at any time, so a caller copies what it needs once and
+/// checks the copy.
+///
+/// Implementations check every access against the guest's own RAM. They order nothing: the queue does, with fences.
+pub trait GuestMemory {
+    /// Copies the bytes from `from` on into `into`.
+    ///
+    /// # Errors
+    /// If any of them lies outside the guest's memory; `into` is then undefined.
+    fn read(&self, from: Ipa, into: &mut [u8]) -> Result<(), Fault>;
+
+    /// Copies `bytes` to `to`, and tells the dirty log about it.
+    ///
+    /// # Errors
+    /// If any byte would lie outside the guest's memory; some of the others may have been written.
+    fn write(&self, to: Ipa, bytes: &[u8]) -> Result<(), Fault>;
+
+    /// Reads a little-endian ring index in one access. `at` is a multiple of 2.
+    ///
+    /// # Errors
+    /// If it lies outside the guest's memory.
+    fn load_u16(&self, at: Ipa) -> Result<u16, Fault>;
+
+    /// Writes a little-endian ring index in one access. `at` is a multiple of 2.
+    ///
+    /// # Errors
+    /// If it lies outside the guest's memory.
+    fn store_u16(&self, at: Ipa, value: u16) -> Result<(), Fault>;
+}
+
+impl<M: GuestMemory + ?Sized> GuestMemory for &M {
+    fn read(&self, from: Ipa, into: &mut [u8]) -> Result<(), Fault> {
+        (**self).read(from, into)
+    }
+
+    fn write(&self, to: Ipa, bytes: &[u8]) -> Result<(), Fault> {
+        (**self).write(to, bytes)
+    }
+
+    fn load_u16(&self, at: Ipa) -> Result<u16, Fault> {
+        (**self).load_u16(at)
+    }
+
+    fn store_u16(&self, at: Ipa, value: u16) -> Result<(), Fault> {
+        (**self).store_u16(at, value)
+    }
+}

@@ -1,0 +1,311 @@
+//! The split virtqueue (section 2.7), device side.
+//!
+//! Three areas in guest memory make a queue: the descriptor table and the available ring, which the driver writes, and
+//! the used ring, which the device writes. This side keeps its own place in both rings and never reads back what it
+//! wrote. Every step costs a bounded number of accesses: a chain may have at most as many descriptors as the queue's
+//! largest size, and one more for a table of indirect ones, so a chain that bites its tail is just one that is too long.
+//!
+//! Notifications in either direction are suppressed with event indices (section 2.7.10) if the driver accepted them:
+//! the device asks for the next one only when it has found the queue empty, and interrupts only when the driver's
+//! `used_event` is passed.
+
+use core::sync::atomic::{Ordering, fence};
+
+use units::Ipa;
+
+use crate::chain::{Chain, Direction};
+use crate::memory::{Fault, GuestMemory};
+
+/// What a driver did wrong with a queue. It ends in DEVICE_NEEDS_RESET.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum QueueError {
+    /// A ring, a descriptor table or a buffer lies outside the guest's memory.
+    #[error(transparent)]
+    Fault(#[from] Fault),
+    /// The available ring's index is further ahead than the ring is long.
+    #[error("available index {index} is more than the queue's size ahead of {expected}")]
+    AvailableIndex {
+        /// What the driver wrote.
+        index: u16,
+        /// Up to where the device has taken buffers.
+        expected: u16,
+    },
+    /// A descriptor's number is not below the table's size.
+    #[error("descriptor {0} does not exist; numbers are below the table's size")]
+    NoSuchDescriptor(u16),
+    /// A chain has more descriptors than the queue, or is a loop.
+    #[error("a descriptor chain is longer than the queue, or a loop")]
+    ChainTooLong,
+    /// A chain's lengths add up to more than 32 bits hold.
+    #[error("a descriptor chain has 4 GiB or more; its length must fit 32 bits")]
+    ChainTooLarge,
+    /// A buffer reaches past the end of the address space.
+    #[error("the buffer at {0} reaches past the end of the address space")]
+    AddressWraps(Ipa),
+    /// A device-readable descriptor follows a device-writable one.
+    #[error("a readable descriptor follows a writable one; readable ones come first")]
+    ReadableAfterWritable,
+    /// An indirect descriptor that is nested, chained on, or of a feature that was not negotiated.
+    #[error("an indirect descriptor is not allowed here")]
+    MisplacedIndirect,
+    /// An indirect table's length is no multiple of a descriptor's size, or zero.
+    #[error("an indirect table is {0} bytes long; it must be a multiple of 16 and not 0")]
+    IndirectLength(u32),
+    /// The driver made a queue ready whose size or addresses are not valid.
+    #[error("queue {0} was made ready with a size or an address that is not valid")]
+    InvalidSetup(u16),
+}
+
+/// VIRTQ_DESC_F_NEXT, _WRITE and _INDIRECT.
+const DESCRIPTOR_NEXT: u16 = 1;
+const DESCRIPTOR_WRITE: u16 = 2;
+const DESCRIPTOR_INDIRECT: u16 = 4;
+/// VIRTQ_AVAIL_F_NO_INTERRUPT.
+const AVAILABLE_NO_INTERRUPT: u16 = 1;
+
+/// Bytes in a descriptor, in an entry of the available ring and in one of the used ring.
+const DESCRIPTOR_SIZE: u64 = 16;
+const AVAILABLE_SIZE: u64 = 2;
+const USED_SIZE: u64 = 8;
+/// Flags and index before each ring.
+const RING_HEADER: u64 = 4;
+
+/// A descriptor, copied out of guest memory.
+struct Descriptor {
+    address: Ipa,
+    length: u32,
+    flags: u16,
+    next: u16,
+}
+
+impl Descriptor {
+    fn read<M: GuestMemory>(memory: &M, table: Ipa, index: u16) -> Result<Self, QueueError> {
+        let mut bytes = [0; DESCRIPTOR_SIZE as usize];
+        memory.read(entry(table, 0, index, DESCRIPTOR_SIZE)?, &mut bytes)?;
+        let value = u128::from_le_bytes(bytes);
+        Ok(Self {
+            address: Ipa(value as u64),
+            length: (value >> 64) as u32,
+            flags: (value >> 96) as u16,
+            next: (value >> 112) as u16,
+        })
+    }
+}
+
+/// The address of entry `index` of a table whose entries start `header` bytes behind `base`.
+fn entry(base: Ipa, header: u64, index: u16, size: u64) -> Result<Ipa, QueueError> {
+    base.checked_add(header + u64::from(index) * size).ok_or(QueueError::AddressWraps(base))
+}
+
+/// One virtqueue of a device.
+#[derive(Clone, Debug)]
+pub struct Queue {
+    max_size: u16,
+    pub(crate) size: u16,
+    pub(crate) descriptors: Ipa,
+    pub(crate) available: Ipa,
+    pub(crate) used: Ipa,
+    ready: bool,
+    event_index: bool,
+    indirect: bool,
+    /// The next entry of the available ring to take, and of the used ring to fill; both count on past the size.
+    next_available: u16,
+    next_used: u16,
+    /// `next_used` when the driver was last considered for an interrupt.
+    considered: u16,
+}
+
+impl Queue {
+    /// A queue that may become up to `max_size` entries long: a power of two, at most 32768.
+    #[must_use]
+    pub fn new(max_size: u16) -> Self {
+        Self {
+            max_size,
+            size: max_size,
+            descriptors: Ipa(0),
+            available: Ipa(0),
+            used: Ipa(0),
+            ready: false,
+            event_index: false,
+            indirect: false,
+            next_available: 0,
+            next_used: 0,
+            considered: 0,
+        }
+    }
+
+    /// The largest size.
+    #[must_use]
+    pub fn max_size(&self) -> u16 {
+        self.max_size
+    }
+
+    /// Whether the driver has set it up and released it to the device.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.ready
+    }
+
+    /// Sets which of the ring features the driver accepted.
+    pub fn set_features(&mut self, event_index: bool, indirect: bool) {
+        self.event_index = event_index;
+        self.indirect = indirect;
+    }
+
+    /// Places the queue, before it is made ready: its size, descriptor table, available ring and used ring.
+    pub fn place(&mut self, size: u16, descriptors: Ipa, available: Ipa, used: Ipa) {
+        self.size = size;
+        self.descriptors = descriptors;
+        self.available = available;
+        self.used = used;
+    }
+
+    /// Makes the queue ready, from the start of its rings, if its size and addresses are valid (section 2.7); returns
+    /// whether they are.
+    pub fn make_ready(&mut self) -> bool {
+        let size = u64::from(self.size);
+        let fits = |base: Ipa, alignment, bytes| base.is_aligned(alignment) && base.checked_add(bytes).is_some();
+        self.ready = self.size.is_power_of_two()
+            && self.size <= self.max_size
+            && fits(self.descriptors, DESCRIPTOR_SIZE, size * DESCRIPTOR_SIZE)
+            && fits(self.available, 2, RING_HEADER + size * AVAILABLE_SIZE + 2)
+            && fits(self.used, 4, RING_HEADER + size * USED_SIZE + 2);
+        self.next_available = 0;
+        self.next_used = 0;
+        self.considered = 0;
+        self.ready
+    }
+
+    /// Takes the queue from the device; nothing touches its memory any more.
+    pub fn make_unready(&mut self) {
+        self.ready = false;
+    }
+
+    /// Back to the state after creation.
+    pub fn reset(&mut self) {
+        *self = Self::new(self.max_size);
+    }
+
+    /// Takes the next buffer that the driver made available and fills `chain` with it; `false` if there is none. In that
+    /// case the driver will notify when there is one.
+    ///
+    /// # Errors
+    /// If the ring or the chain breaks a rule. The queue is then not to be used any more.
+    pub fn pop<M: GuestMemory>(&mut self, memory: &M, chain: &mut Chain) -> Result<bool, QueueError> {
+        if !self.ready {
+            return Ok(false);
+        }
+        let mut index = self.load_available_index(memory)?;
+        if index == self.next_available {
+            if !self.event_index {
+                return Ok(false);
+            }
+            // Ask for a notification, then look again: the driver may have added a buffer before it saw the request.
+            memory.store_u16(self.available_event_address()?, self.next_available)?;
+            fence(Ordering::SeqCst);
+            index = self.load_available_index(memory)?;
+            if index == self.next_available {
+                return Ok(false);
+            }
+        }
+        if index.wrapping_sub(self.next_available) > self.size {
+            return Err(QueueError::AvailableIndex { index, expected: self.next_available });
+        }
+        let slot = self.next_available & (self.size - 1);
+        let head = memory.load_u16(entry(self.available, RING_HEADER, slot, AVAILABLE_SIZE)?)?;
+        self.collect(memory, head, chain)?;
+        self.next_available = self.next_available.wrapping_add(1);
+        Ok(true)
+    }
+
+    /// Gives the buffer last taken back to the ring, untouched: the next [`pop`](Self::pop) takes it again.
+    pub fn undo_pop(&mut self) {
+        self.next_available = self.next_available.wrapping_sub(1);
+    }
+
+    /// Returns a buffer to the driver, with the bytes that were written to it.
+    ///
+    /// # Errors
+    /// If the used ring lies outside the guest's memory.
+    pub fn push<M: GuestMemory>(&mut self, memory: &M, chain: &Chain) -> Result<(), QueueError> {
+        if !self.ready {
+            return Ok(());
+        }
+        let slot = self.next_used & (self.size - 1);
+        let element = u64::from(chain.head()) | u64::from(chain.written()) << 32;
+        memory.write(entry(self.used, RING_HEADER, slot, USED_SIZE)?, &element.to_le_bytes())?;
+        // The data and the element have to be there before the index says so.
+        fence(Ordering::Release);
+        self.next_used = self.next_used.wrapping_add(1);
+        memory.store_u16(entry(self.used, 2, 0, 0)?, self.next_used)?;
+        Ok(())
+    }
+
+    /// Whether the driver wants an interrupt for the buffers returned since the last call.
+    ///
+    /// # Errors
+    /// If the rings lie outside the guest's memory.
+    pub fn take_interrupt<M: GuestMemory>(&mut self, memory: &M) -> Result<bool, QueueError> {
+        if !self.ready || self.next_used == self.considered {
+            return Ok(false);
+        }
+        let before = core::mem::replace(&mut self.considered, self.next_used);
+        // The used index has to be visible before the driver's wish is read; the driver does the two the other way around.
+        fence(Ordering::SeqCst);
+        if self.event_index {
+            let event = memory.load_u16(entry(self.available, RING_HEADER, self.size, AVAILABLE_SIZE)?)?;
+            // Is `event` one of the indices from `before` up to, but not including, `next_used`? (section 2.7.10)
+            Ok(self.next_used.wrapping_sub(event).wrapping_sub(1) < self.next_used.wrapping_sub(before))
+        } else {
+            Ok(memory.load_u16(self.available)? & AVAILABLE_NO_INTERRUPT == 0)
+        }
+    }
+
+    fn load_available_index<M: GuestMemory>(&self, memory: &M) -> Result<u16, QueueError> {
+        let index = memory.load_u16(entry(self.available, 2, 0, 0)?)?;
+        // Ring entries and descriptors are read after the index that announced them.
+        fence(Ordering::Acquire);
+        Ok(index)
+    }
+
+    fn available_event_address(&self) -> Result<Ipa, QueueError> {
+        entry(self.used, RING_HEADER, self.size, USED_SIZE)
+    }
+
+    /// Copies the chain that starts at descriptor `head`.
+    fn collect<M: GuestMemory>(&self, memory: &M, head: u16, chain: &mut Chain) -> Result<(), QueueError> {
+        chain.begin(head);
+        let mut table = self.descriptors;
+        let mut entries = u32::from(self.size);
+        let mut in_indirect = false;
+        let mut index = head;
+        // One step more than a chain may be long, for the descriptor of an indirect table.
+        for _ in 0..=self.max_size {
+            if u32::from(index) >= entries {
+                return Err(QueueError::NoSuchDescriptor(index));
+            }
+            let descriptor = Descriptor::read(memory, table, index)?;
+            if descriptor.flags & DESCRIPTOR_INDIRECT != 0 {
+                if in_indirect || !self.indirect || descriptor.flags & DESCRIPTOR_NEXT != 0 {
+                    return Err(QueueError::MisplacedIndirect);
+                }
+                if descriptor.length == 0 || !descriptor.length.is_multiple_of(DESCRIPTOR_SIZE as u32) {
+                    return Err(QueueError::IndirectLength(descriptor.length));
+                }
+                table = descriptor.address;
+                entries = descriptor.length / DESCRIPTOR_SIZE as u32;
+                in_indirect = true;
+                index = 0;
+                continue;
+            }
+            let writable = descriptor.flags & DESCRIPTOR_WRITE != 0;
+            let direction = if writable { Direction::Writable } else { Direction::Readable };
+            chain.add(descriptor.address, descriptor.length, direction)?;
+            if descriptor.flags & DESCRIPTOR_NEXT == 0 {
+                return Ok(());
+            }
+            index = descriptor.next;
+        }
+        Err(QueueError::ChainTooLong)
+    }
+}

@@ -1,0 +1,73 @@
+//! A byte queue of fixed capacity, allocated once: what a device holds between the guest and the outside.
+
+use alloc::boxed::Box;
+use alloc::vec;
+
+/// Bytes, first in, first out.
+#[derive(Debug)]
+pub(crate) struct Ring {
+    bytes: Box<[u8]>,
+    /// Where the oldest byte is.
+    first: usize,
+    length: usize,
+}
+
+impl Ring {
+    pub(crate) fn new(capacity: usize) -> Self {
+        Self { bytes: vec![0; capacity].into_boxed_slice(), first: 0, length: 0 }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.length
+    }
+
+    pub(crate) fn space(&self) -> usize {
+        self.bytes.len() - self.length
+    }
+
+    /// Takes in as many of `bytes` as fit, from their start, and returns how many.
+    pub(crate) fn push(&mut self, bytes: &[u8]) -> usize {
+        let count = bytes.len().min(self.space());
+        for (position, &byte) in bytes.iter().take(count).enumerate() {
+            let at = (self.first + self.length + position) % self.bytes.len();
+            if let Some(slot) = self.bytes.get_mut(at) {
+                *slot = byte;
+            }
+        }
+        self.length += count;
+        count
+    }
+
+    /// The oldest bytes that lie in one piece.
+    pub(crate) fn front(&self) -> &[u8] {
+        let end = (self.first + self.length).min(self.bytes.len());
+        self.bytes.get(self.first..end).unwrap_or(&[])
+    }
+
+    /// Drops the oldest `count` bytes, or all if there are fewer.
+    pub(crate) fn consume(&mut self, count: usize) {
+        let count = count.min(self.length);
+        if count > 0 {
+            self.first = (self.first + count) % self.bytes.len();
+            self.length -= count;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Ring;
+
+    #[test]
+    fn gives_back_in_order_what_fit() {
+        let mut ring = Ring::new(4);
+        assert_eq!(ring.push(b"abc"), 3);
+        ring.consume(2);
+        assert_eq!(ring.push(b"defg"), 3);
+        assert_eq!((ring.front(), ring.space()), (&b"cd"[..], 0));
+        ring.consume(2);
+        assert_eq!(ring.front(), b"ef");
+        ring.consume(9);
+        assert_eq!((ring.len(), ring.front()), (0, &b""[..]));
+    }
+}
