@@ -18,12 +18,12 @@ mod check;
 mod error;
 #[cfg(test)]
 mod tests;
-#[cfg(feature = "alloc")]
+#[cfg(any(feature = "alloc", test))]
 mod writer;
 
 pub use check::{check_name, check_vm};
 pub use error::{BundleError, VmProblem};
-#[cfg(feature = "alloc")]
+#[cfg(any(feature = "alloc", test))]
 pub use writer::{VmSource, write};
 
 use crate::Crc32c;

@@ -1,1 +1,202 @@
+//! What the reader accepts, what it refuses, and that no bytes make it panic.
 
+use super::{
+    ANY_CPU, BLOB_ALIGNMENT, Bundle, BundleError, FORMAT, VmConfig, VmProblem, VmSource, check_name, check_vm, write,
+};
+use crate::crc32c::compute;
+use proptest::prelude::*;
+use std::{string::ToString, vec, vec::Vec};
+
+const KERNEL: [u8; 5000] = [7; 5000];
+const INITRD: [u8; 10] = [9; 10];
+
+fn source(name: &str) -> VmSource<'_> {
+    VmSource {
+        name,
+        vcpus: 2,
+        memory: 64 << 20,
+        kernel: &KERNEL,
+        initrd: Some(&INITRD),
+        cmdline: "console=ttyAMA0",
+        weight: 100,
+        affinity: ANY_CPU,
+    }
+}
+
+fn sample() -> Vec<u8> {
+    write("test 1", &[source("web"), VmSource { initrd: None, vcpus: 1, affinity: 0b10, ..source("db") }]).unwrap()
+}
+
+/// The same bundle with other bytes at `at`, and a header whose checksum is right again.
+fn with_header(at: usize, bytes: &[u8]) -> Vec<u8> {
+    let mut bundle = sample();
+    bundle[at..at + bytes.len()].copy_from_slice(bytes);
+    let checksum = compute(0, &bundle[..60]);
+    bundle[60..64].copy_from_slice(&checksum.to_le_bytes());
+    bundle
+}
+
+fn refusal(bytes: &[u8]) -> BundleError {
+    Bundle::parse(bytes, compute).unwrap_err()
+}
+
+#[test]
+fn what_was_written_is_read_back() {
+    let mut bytes = sample();
+    assert!(bytes.len().is_multiple_of(BLOB_ALIGNMENT as usize));
+    bytes.extend([0; 100]);
+    let bundle = Bundle::parse(&bytes, compute).unwrap();
+    let vms: Vec<VmConfig<'_>> = bundle.vms().collect();
+    assert_eq!((bundle.made_by(), bundle.vm_count(), vms.len()), ("test 1", 2, 2));
+    assert_eq!((vms[0].name, vms[0].vcpus, vms[0].memory, vms[0].cmdline), ("web", 2, 64 << 20, "console=ttyAMA0"));
+    assert_eq!((vms[1].name, vms[1].initrd, vms[1].affinity, vms[1].weight), ("db", None, 0b10, 100));
+    assert_eq!(bundle.verify(&vms[0].kernel).unwrap(), KERNEL);
+    assert_eq!(bundle.verify(&vms[0].initrd.unwrap()).unwrap(), INITRD);
+    assert_eq!(vms[0].kernel, vms[1].kernel, "one kernel, stored once");
+}
+
+#[test]
+fn sixty_four_vms_with_long_command_lines_fit() {
+    let names: Vec<_> = (0..64).map(|n| std::format!("vm-{n}")).collect();
+    let cmdline = "x".repeat(2047);
+    let vms: Vec<_> = names.iter().map(|name| VmSource { cmdline: &cmdline, ..source(name) }).collect();
+    let bytes = write("t", &vms).unwrap();
+    assert_eq!(Bundle::parse(&bytes, compute).unwrap().vms().count(), 64);
+    let many = [vms, vec![source("one-more")]].concat();
+    assert_eq!(write("t", &many).unwrap_err(), BundleError::VmCount(65));
+    assert_eq!(write("t", &[]).unwrap_err(), BundleError::VmCount(0));
+}
+
+#[test]
+fn what_is_wrong_is_named() {
+    let bytes = sample();
+    assert_eq!(refusal(b""), BundleError::NotABundle);
+    assert_eq!(refusal(b"070701 an initramfs"), BundleError::NotABundle);
+    assert_eq!(refusal(&bytes[..40]), BundleError::Truncated { present: 40, promised: 64 });
+    let total = bytes.len() as u64;
+    assert_eq!(refusal(&bytes[..5000]), BundleError::Truncated { present: 5000, promised: total });
+    assert_eq!(refusal(&with_header(8, &2u32.to_le_bytes())), BundleError::OtherFormat { found: FORMAT + 1 });
+    let far = refusal(&with_header(24, &u64::MAX.to_le_bytes()));
+    assert!(matches!(far, BundleError::Truncated { .. }));
+    let mut damaged = bytes.clone();
+    damaged[20] ^= 1;
+    assert_eq!(refusal(&damaged), BundleError::HeaderDamaged);
+    let mut damaged = bytes.clone();
+    damaged[70] ^= 1;
+    assert_eq!(refusal(&damaged), BundleError::ManifestDamaged);
+}
+
+#[test]
+fn a_damaged_blob_is_found_by_verify_alone() {
+    let mut bytes = sample();
+    bytes[BLOB_ALIGNMENT as usize + 1] ^= 0x80;
+    let bundle = Bundle::parse(&bytes, compute).unwrap();
+    let kernel = bundle.vms().next().unwrap().kernel;
+    assert!(bundle.blob(&kernel).is_ok());
+    assert_eq!(bundle.verify(&kernel), Err(BundleError::BlobDamaged { offset: 4096, length: 5000 }));
+}
+
+#[test]
+fn a_vm_that_breaks_a_rule_is_refused_with_its_number() {
+    let problem = |vm: VmSource<'_>| match write("t", &[source("first"), vm]).unwrap_err() {
+        BundleError::Vm { index: 1, problem } => problem,
+        other => panic!("{other}"),
+    };
+    assert_eq!(problem(source("first")), VmProblem::NameTaken);
+    assert_eq!(problem(source("")), VmProblem::Name);
+    assert_eq!(problem(source("Web")), VmProblem::Name);
+    assert_eq!(problem(VmSource { vcpus: 0, ..source("b") }), VmProblem::Vcpus(0));
+    assert_eq!(problem(VmSource { vcpus: 9, ..source("b") }), VmProblem::Vcpus(9));
+    assert_eq!(problem(VmSource { memory: 3 << 20, ..source("b") }), VmProblem::Memory(3 << 20));
+    assert_eq!(problem(VmSource { memory: 0, ..source("b") }), VmProblem::Memory(0));
+    assert_eq!(problem(VmSource { memory: 1 << 50, ..source("b") }), VmProblem::Memory(1 << 50));
+    assert_eq!(problem(VmSource { cmdline: "a\0b", ..source("b") }), VmProblem::Cmdline);
+    assert_eq!(problem(VmSource { weight: 0, ..source("b") }), VmProblem::Weight(0));
+    assert_eq!(problem(VmSource { affinity: 0, ..source("b") }), VmProblem::Affinity);
+    assert_eq!(problem(VmSource { kernel: &[], ..source("b") }), VmProblem::BlobOutside);
+    let large = vec![0; 3 << 20];
+    let fits = problem(VmSource { kernel: &large, memory: 2 << 20, initrd: None, ..source("b") });
+    assert_eq!(fits, VmProblem::DoesNotFit { files: 3 << 20, memory: 2 << 20 });
+}
+
+#[test]
+fn a_blob_outside_the_bundle_is_refused() {
+    let bytes = sample();
+    let bundle = Bundle::parse(&bytes, compute).unwrap();
+    let kernel = bundle.vms().next().unwrap().kernel;
+    for (offset, length) in [(4096, u64::MAX), (u64::MAX - 4095, 1), (1, 1), (4096, 0), (1 << 40, 1)] {
+        assert_eq!(bundle.blob(&super::Blob { offset, length, ..kernel }), Err(BundleError::BlobOutside { offset }));
+    }
+}
+
+#[test]
+fn names_are_plain() {
+    for good in ["a", "web-1", "0", &"x".repeat(32)] {
+        assert_eq!(check_name(good), Ok(()), "{good}");
+    }
+    for bad in ["", "-a", "a_b", "A", "ü", "a/b", &"x".repeat(33)] {
+        assert_eq!(check_name(bad), Err(VmProblem::Name), "{bad}");
+    }
+    assert_eq!(VmProblem::Vcpus(0).to_string(), "0 vCPUs; a VM has 1 to 8");
+}
+
+/// Everything that the hypervisor does with a bundle.
+fn exercise(bytes: &[u8]) {
+    let Ok(bundle) = Bundle::parse(bytes, compute) else { return };
+    assert_eq!(bundle.vms().count(), bundle.vm_count());
+    for vm in bundle.vms() {
+        assert_eq!(check_vm(&vm), Ok(()));
+        for blob in core::iter::once(vm.kernel).chain(vm.initrd) {
+            assert_eq!(bundle.blob(&blob).map(<[u8]>::len), Ok(blob.length as usize));
+            let _ = bundle.verify(&blob);
+        }
+    }
+}
+
+/// Makes the checksums right again, so that mutations reach the code behind them.
+fn reseal(bytes: &mut [u8]) {
+    let Some(header) = bytes.first_chunk::<64>() else { return };
+    let manifest_length = u64::from_le_bytes(*header[32..].first_chunk().unwrap()) as usize;
+    let Some(manifest) = bytes.get(64..64usize.saturating_add(manifest_length)) else { return };
+    let checksum = compute(0, manifest);
+    bytes[40..44].copy_from_slice(&checksum.to_le_bytes());
+    let checksum = compute(0, &bytes[..60]);
+    bytes[60..64].copy_from_slice(&checksum.to_le_bytes());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(512))]
+
+    #[test]
+    fn any_mutation_is_survived(
+        changes in proptest::collection::vec((0usize..200, any::<u8>()), 1..6),
+        keep in prop_oneof![Just(usize::MAX), 0usize..9000],
+    ) {
+        let mut bytes = sample();
+        for (at, value) in changes {
+            bytes[at] = value;
+        }
+        exercise(&bytes);
+        reseal(&mut bytes);
+        exercise(&bytes);
+        bytes.truncate(keep);
+        reseal(&mut bytes);
+        exercise(&bytes);
+    }
+
+    #[test]
+    fn any_manifest_is_survived(manifest in proptest::collection::vec(any::<u8>(), 0..300)) {
+        let mut bytes = sample();
+        bytes[32..40].copy_from_slice(&(manifest.len() as u64).to_le_bytes());
+        bytes[64..64 + manifest.len()].copy_from_slice(&manifest);
+        reseal(&mut bytes);
+        exercise(&bytes);
+    }
+
+    #[test]
+    fn any_truncation_is_refused(keep in 0usize..13_000) {
+        let bytes = sample();
+        let cut = &bytes[..keep.min(bytes.len() - 1)];
+        prop_assert!(Bundle::parse(cut, compute).is_err());
+    }
+}
