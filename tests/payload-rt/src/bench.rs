@@ -1,0 +1,169 @@
+//! Counting the instructions of single operations.
+//!
+//! Meant for QEMU with `-icount shift=0,sleep=off`, one CPU and a counter of 1 GHz (`-cpu cortex-a76,cntfrq=1000000000`): virtual time
+//! then advances by one tick an instruction, at all exception levels together, so that the guest's counter counts the hypervisor's
+//! instructions too. Each operation runs in a loop of [`ROUNDS`]; the same loop without the operation is measured as well and taken
+//! off. The instructions that the operation has in the guest itself stay in: they are what the bare machine shows.
+
+use core::arch::{asm, global_asm};
+
+use crate::{gic, sysreg, timer};
+
+/// Repetitions of an operation in one measurement.
+pub const ROUNDS: u64 = 1000;
+
+/// Repetitions of an operation that comes with a long undisturbed loop.
+const TIMER_ROUNDS: u64 = 200;
+
+// While these vectors are in use only IRQs are expected, and only while X9 to X15 are the measuring code's own. X11 becomes 1 when an
+// interrupt has been handled. Each entry is a whole handler; there are two tables because the timer must also be silenced.
+global_asm!(
+    r#"
+    .section .text.bench, "ax"
+    .balign 0x800
+bench_sgi_vectors:
+    .space  0x280
+    mrs     x10, S3_0_C12_C12_0     // ICC_IAR1_EL1
+    msr     S3_0_C12_C12_1, x10     // ICC_EOIR1_EL1
+    mov     x11, #1
+    eret
+    .balign 0x800
+bench_timer_vectors:
+    .space  0x280
+    mrs     x10, S3_0_C12_C12_0
+    msr     cntv_ctl_el0, xzr
+    msr     S3_0_C12_C12_1, x10
+    mov     x11, #1
+    eret
+    .balign 0x800
+"#
+);
+
+/// Times `$rounds` repetitions of the operation: ticks from before the loop to behind it.
+macro_rules! ticks {
+    ($rounds:expr, [$($before:literal),*], [$($operation:literal),*], [$($after:literal),*], $($operands:tt)*) => {{
+        let (start, end): (u64, u64);
+        // SAFETY: the operations change registers named here, the counters' and the GIC's state, and nothing in memory.
+        unsafe {
+            asm!(
+                $($before,)*
+                "isb", "mrs {start}, cntvct_el0",
+                "2:",
+                $($operation,)*
+                "subs {rounds}, {rounds}, #1", "b.ne 2b",
+                "isb", "mrs {end}, cntvct_el0",
+                $($after,)*
+                start = out(reg) start, end = out(reg) end, rounds = inout(reg) $rounds => _,
+                $($operands)*
+                out("x0") _, out("x1") _, out("x2") _, out("x3") _, out("x4") _, out("x5") _, out("x6") _, out("x7") _,
+                out("x8") _, out("x10") _, out("x12") _, out("x14") _, out("x16") _, out("x17") _,
+                options(nostack)
+            );
+        }
+        end - start
+    }};
+}
+
+/// Instructions of one operation, in tenths, out of the ticks of two loops of `rounds`.
+fn tenths(with: u64, without: u64, rounds: u64) -> u64 {
+    let difference = with.saturating_sub(without);
+    (difference * 10 + rounds / 2) / rounds
+}
+
+fn empty() -> u64 {
+    ticks!(ROUNDS, [], [], [],)
+}
+
+/// A call by HVC with this function and no arguments: `MOV`, `HVC`.
+pub fn call(function: u32) -> u64 {
+    let with = ticks!(ROUNDS, [], ["mov x0, x9", "hvc #0"], [], in("x9") u64::from(function),);
+    tenths(with, empty(), ROUNDS)
+}
+
+/// A read of ID_AA64PFR0_EL1.
+pub fn id_register() -> u64 {
+    tenths(ticks!(ROUNDS, [], ["mrs x10, S3_0_C0_C4_0"], [],), empty(), ROUNDS)
+}
+
+/// A 32-bit load from a device register.
+pub fn load(address: u64) -> u64 {
+    crate::memory::outside_image(address, 4);
+    tenths(ticks!(ROUNDS, [], ["ldr w10, [x9]"], [], in("x9") address,), empty(), ROUNDS)
+}
+
+/// ICC_SGI1R_EL1 for SGI 1 to this CPU, which is the first of its cluster.
+const SELF_SGI: u64 = 1 << 24 | 1;
+
+/// SGI to itself, taken as an interrupt: `MSR SGI1R`, `ISB`, interrupt, `MRS IAR`, `MSR EOIR`, `MOV`, `ERET`, and the check that it
+/// came (`CBZ`, `MOV`).
+pub fn self_sgi() -> u64 {
+    gic::enable(1);
+    let with = ticks!(ROUNDS,
+        ["mrs x15, vbar_el1", "adrp x10, bench_sgi_vectors", "add x10, x10, :lo12:bench_sgi_vectors", "msr vbar_el1, x10",
+         "mov x11, #0", "isb", "msr daifclr, #2"],
+        ["msr S3_0_C12_C11_5, x9", "isb", "3:", "cbz x11, 3b", "mov x11, #0"],
+        ["msr daifset, #2", "msr vbar_el1, x15", "isb"],
+        in("x9") SELF_SGI, out("x11") _, out("x15") _,);
+    tenths(with, empty(), ROUNDS)
+}
+
+/// SGI to itself with interrupts masked, found by reading ICC_IAR1_EL1: `MSR SGI1R`, `ISB`, `MRS IAR`, `CMP`, `B`, `MSR EOIR`.
+pub fn self_sgi_polled() -> u64 {
+    gic::enable(1);
+    let with = ticks!(ROUNDS, [],
+        ["msr S3_0_C12_C11_5, x9", "isb", "3:", "mrs x10, S3_0_C12_C12_0", "cmp w10, #1023", "b.eq 3b", "msr S3_0_C12_C12_1, x10"],
+        [], in("x9") SELF_SGI,);
+    tenths(with, empty(), ROUNDS)
+}
+
+/// How long after arming the timer fires, ticks; it fires within the counted loop, which takes 4000 instructions.
+const AHEAD: u64 = 500;
+
+/// The timer armed (or, with control 0, not armed) in front of a counted loop.
+fn timer_loop(control: u64) -> u64 {
+    ticks!(TIMER_ROUNDS,
+        ["mrs x15, vbar_el1", "adrp x10, bench_timer_vectors", "add x10, x10, :lo12:bench_timer_vectors", "msr vbar_el1, x10",
+         "mov x11, #0", "isb", "msr daifclr, #2"],
+        ["mrs x12, cntvct_el0", "add x12, x12, x13", "msr cntv_cval_el0, x12", "msr cntv_ctl_el0, x9",
+         "mov x14, #2000", "3:", "subs x14, x14, #1", "b.ne 3b"],
+        ["msr daifset, #2", "msr vbar_el1, x15", "isb"],
+        in("x9") control, in("x13") AHEAD, out("x11") _, out("x15") _,)
+}
+
+/// The virtual timer as an interrupt in the middle of a loop: the loop with it, less the very same loop without. This counts all from
+/// the timer's fire to the return to the loop: the interrupt, `MRS IAR`, `MSR CNTV_CTL`, `MSR EOIR`, `MOV`, `ERET`.
+pub fn virtual_timer() -> u64 {
+    gic::enable(timer::VIRTUAL_PPI);
+    let with = timer_loop(timer::ENABLE);
+    let without = timer_loop(0);
+    timer::stop();
+    gic::disable(timer::VIRTUAL_PPI);
+    tenths(with, without, TIMER_ROUNDS)
+}
+
+/// The virtual timer with interrupts masked: set to fire at once (`MSR CVAL`, `MSR CTL`, `ISB`), found by reading ICC_IAR1_EL1 (`MRS`,
+/// `CMP`, `B`), switched off and ended (`MSR CTL`, `MSR EOIR`).
+pub fn virtual_timer_polled() -> u64 {
+    gic::enable(timer::VIRTUAL_PPI);
+    let with = ticks!(ROUNDS, [],
+        ["msr cntv_cval_el0, xzr", "msr cntv_ctl_el0, x9", "isb",
+         "3:", "mrs x10, S3_0_C12_C12_0", "cmp w10, #1023", "b.eq 3b",
+         "msr cntv_ctl_el0, xzr", "msr S3_0_C12_C12_1, x10"],
+        [], in("x9") timer::ENABLE,);
+    timer::stop();
+    gic::disable(timer::VIRTUAL_PPI);
+    tenths(with, empty(), ROUNDS)
+}
+
+/// How many times an interrupt-driven measurement would see its interrupt: both directions of the bench's own check.
+#[must_use]
+pub fn timer_fires() -> bool {
+    gic::enable(timer::VIRTUAL_PPI);
+    sysreg::cntv_cval_el0::write(0);
+    sysreg::cntv_ctl_el0::write(timer::ENABLE);
+    let fired = timer::wait_until(100, || gic::acknowledge() == timer::VIRTUAL_PPI);
+    timer::stop();
+    gic::end(timer::VIRTUAL_PPI);
+    gic::disable(timer::VIRTUAL_PPI);
+    fired
+}

@@ -1,0 +1,121 @@
+//! This CPU, and the others: a secondary CPU is started for one job by PSCI `CPU_ON` and switches itself off behind it, so that every
+//! test with several CPUs also tests hotplug.
+
+use core::arch::asm;
+
+use spin::Mutex;
+
+use crate::machine::machine;
+use crate::{MAX_CPUS, psci, sysreg, timer};
+
+/// What a CPU does from start to switch-off, given its index.
+pub type Job = fn(usize);
+
+static JOBS: [Mutex<Option<Job>>; MAX_CPUS] = [const { Mutex::new(None) }; MAX_CPUS];
+
+unsafe extern "C" {
+    static secondary_entry: u8;
+}
+
+/// The index of this CPU, 0 on the boot CPU.
+#[inline(always)]
+#[must_use]
+pub fn index() -> usize {
+    sysreg::tpidr_el1::read() as usize % MAX_CPUS
+}
+
+/// How many CPUs the machine has (at most [`MAX_CPUS`]).
+#[must_use]
+pub fn count() -> usize {
+    machine().cpu_count
+}
+
+/// The MPIDR affinity of CPU `index`.
+#[must_use]
+pub fn affinity(index: usize) -> u64 {
+    machine().cpus[index]
+}
+
+/// The address to hand to `CPU_ON`.
+#[must_use]
+pub fn entry_address() -> u64 {
+    (&raw const secondary_entry) as u64
+}
+
+/// Sets what CPU `index` does when it is next started, without starting it.
+pub fn set_job(index: usize, job: Job) {
+    *JOBS[index].lock() = Some(job);
+}
+
+/// Starts CPU `index` with `job`; the CPU switches itself off when the job returns.
+///
+/// # Errors
+/// PSCI's answer, when it is not success.
+pub fn start(index: usize, job: Job) -> Result<(), i64> {
+    set_job(index, job);
+    match psci::cpu_on(affinity(index), entry_address(), index as u64) {
+        psci::SUCCESS => Ok(()),
+        error => Err(error),
+    }
+}
+
+pub(crate) fn run_job(index: usize) {
+    let job = JOBS[index].lock().take();
+    if let Some(job) = job {
+        job(index);
+    }
+}
+
+/// Waits until CPU `index` is off; false if that takes more than ten seconds.
+#[must_use]
+pub fn wait_off(index: usize) -> bool {
+    let deadline = timer::Deadline::after_milliseconds(10_000);
+    while psci::affinity_info(affinity(index), 0) != psci::AFFINITY_OFF {
+        if deadline.passed() {
+            return false;
+        }
+        relax();
+    }
+    true
+}
+
+/// Lets other CPUs have a go while this one spins.
+#[inline(always)]
+pub fn relax() {
+    core::hint::spin_loop();
+}
+
+/// Lets IRQs in.
+#[inline(always)]
+pub fn unmask_interrupts() {
+    // SAFETY: the handlers keep all registers and share only atomics and locks that are never held with interrupts on.
+    unsafe { asm!("msr daifclr, #2", options(nostack)) };
+}
+
+/// Keeps IRQs out.
+#[inline(always)]
+pub fn mask_interrupts() {
+    // SAFETY: fewer interruptions break nothing.
+    unsafe { asm!("msr daifset, #2", options(nostack)) };
+}
+
+/// `WFI`, with what must come before it.
+#[inline(always)]
+pub fn wait_for_interrupt() {
+    // SAFETY: a hint.
+    unsafe { asm!("dsb sy", "wfi", "isb", options(nostack)) };
+}
+
+/// `WFE`.
+#[inline(always)]
+pub fn wait_for_event() {
+    // SAFETY: a hint.
+    unsafe { asm!("wfe", options(nostack)) };
+}
+
+/// `SEV`, after all earlier stores.
+#[inline(always)]
+pub fn send_event() {
+    // SAFETY: a hint.
+    unsafe { asm!("dsb ishst", "sev", options(nostack)) };
+}

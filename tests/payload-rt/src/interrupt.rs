@@ -1,0 +1,75 @@
+//! What happens on an IRQ: the handler that a test has set, or [`count`].
+
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use spin::Mutex;
+
+use crate::{MAX_CPUS, cpu, gic, sysreg, timer};
+
+/// Interrupts with numbers below this are counted.
+const COUNTED: usize = 1020;
+
+static HANDLER: Mutex<fn()> = Mutex::new(count);
+static COUNTS: [[AtomicU32; COUNTED]; MAX_CPUS] = [const { [const { AtomicU32::new(0) }; COUNTED] }; MAX_CPUS];
+static SPURIOUS: [AtomicU32; MAX_CPUS] = [const { AtomicU32::new(0) }; MAX_CPUS];
+static LAST_TIME: [AtomicU64; MAX_CPUS] = [const { AtomicU64::new(0) }; MAX_CPUS];
+
+/// Makes `handler` run for each IRQ, on all CPUs, interrupts masked. It must acknowledge and end the interrupt itself, and not print.
+pub fn set_handler(handler: fn()) {
+    cpu::mask_interrupts();
+    *HANDLER.lock() = handler;
+}
+
+/// Back to [`count`].
+pub fn reset_handler() {
+    set_handler(count);
+}
+
+pub(crate) fn dispatch() {
+    let handler = *HANDLER.lock();
+    handler();
+}
+
+/// The usual handler: acknowledge, note time and count, silence a timer, end.
+pub fn count() {
+    let me = cpu::index();
+    let time = timer::now();
+    let intid = gic::acknowledge();
+    let Some(counter) = COUNTS[me].get(intid as usize) else {
+        SPURIOUS[me].fetch_add(1, Ordering::SeqCst);
+        return;
+    };
+    match intid {
+        timer::VIRTUAL_PPI => sysreg::cntv_ctl_el0::write(timer::ENABLE | timer::IMASK),
+        timer::PHYSICAL_PPI => sysreg::cntp_ctl_el0::write(timer::ENABLE | timer::IMASK),
+        _ => {}
+    }
+    LAST_TIME[me].store(time, Ordering::SeqCst);
+    counter.fetch_add(1, Ordering::SeqCst);
+    gic::end(intid);
+}
+
+/// How often [`count`] has seen `intid` on CPU `index` since [`clear`].
+#[must_use]
+pub fn seen(index: usize, intid: u32) -> u32 {
+    COUNTS[index][intid as usize].load(Ordering::SeqCst)
+}
+
+/// How often there was an IRQ but nothing to acknowledge on CPU `index`.
+#[must_use]
+pub fn spurious(index: usize) -> u32 {
+    SPURIOUS[index].load(Ordering::SeqCst)
+}
+
+/// The virtual counter at the latest interrupt that [`count`] saw on CPU `index`.
+#[must_use]
+pub fn last_time(index: usize) -> u64 {
+    LAST_TIME[index].load(Ordering::SeqCst)
+}
+
+/// Forgets all counts.
+pub fn clear() {
+    for counter in COUNTS.iter().flatten().chain(&SPURIOUS) {
+        counter.store(0, Ordering::SeqCst);
+    }
+}

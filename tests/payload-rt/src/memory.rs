@@ -1,0 +1,88 @@
+//! Memory and device accesses outside of the payload's own image, by plain address.
+//!
+//! Each access is one instruction with a single general register and no writeback, the form whose abort carries a syndrome. Since the
+//! address lies in no Rust object ([`outside_image`]), the functions are safe: at worst they fault, which [`crate::fault::catch`] sees.
+
+use core::arch::asm;
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use crate::machine::{image, machine};
+
+/// Panics if the `size` bytes at `address` touch the payload's image.
+#[inline(always)]
+pub fn outside_image(address: u64, size: u64) {
+    let own = image();
+    let clear = address >= own.end || address.saturating_add(size) <= own.start;
+    assert!(clear, "{address:#x} lies in the payload's own image");
+}
+
+macro_rules! access {
+    ($read:ident $write:ident $type:ty, $load:literal, $store:literal) => {
+        /// Loads from `address`; 0 if the load faulted and the fault was caught.
+        #[inline(always)]
+        #[must_use]
+        pub fn $read(address: u64) -> $type {
+            outside_image(address, size_of::<$type>() as u64);
+            let mut value: u64 = 0;
+            // SAFETY: no Rust object lies at this address.
+            unsafe { asm!($load, value = inout(reg) value, address = in(reg) address, options(nostack)) };
+            value as $type
+        }
+
+        /// Stores to `address`.
+        #[inline(always)]
+        pub fn $write(address: u64, value: $type) {
+            outside_image(address, size_of::<$type>() as u64);
+            // SAFETY: no Rust object lies at this address.
+            unsafe { asm!($store, value = in(reg) u64::from(value), address = in(reg) address, options(nostack)) };
+        }
+    };
+}
+
+access!(read8 write8 u8, "ldrb {value:w}, [{address}]", "strb {value:w}, [{address}]");
+access!(read16 write16 u16, "ldrh {value:w}, [{address}]", "strh {value:w}, [{address}]");
+access!(read32 write32 u32, "ldr {value:w}, [{address}]", "str {value:w}, [{address}]");
+access!(read64 write64 u64, "ldr {value}, [{address}]", "str {value}, [{address}]");
+
+/// Calls whatever code is at `address` (`BLR`), expecting the fetch to fault; if there is code it must return as the procedure call
+/// standard says.
+pub fn call(address: u64) {
+    outside_image(address, 4);
+    // SAFETY: outside of the image lies no code that Rust knows of; callers put a `RET` there or expect a fault.
+    unsafe { asm!("blr {}", in(reg) address, clobber_abi("C")) };
+}
+
+/// The next free page of RAM behind the image; 0 before the first use.
+static NEXT_PAGE: AtomicU64 = AtomicU64::new(0);
+
+/// Pages behind the image that tests may get: 16 MiB.
+const ARENA_PAGES: u64 = 4096;
+
+/// The RAM that [`pages`] hands out.
+#[must_use]
+pub fn arena() -> core::ops::Range<u64> {
+    // Device tree and ramdisk are placed by others; take the first stretch behind the image that touches neither.
+    let size = ARENA_PAGES * 4096;
+    let mut start = image().end.next_multiple_of(0x20_0000);
+    for taken in [&machine().device_tree, &machine().initrd] {
+        if start < taken.end && taken.start < start + size {
+            start = taken.end.next_multiple_of(0x20_0000);
+        }
+    }
+    start..start + size
+}
+
+/// Takes `count` zeroed pages of 4 KiB of RAM, for devices and page tables; they are never given back.
+pub fn pages(count: u64) -> u64 {
+    let arena = arena();
+    // Only the boot CPU allocates, so the first use needs no care.
+    if NEXT_PAGE.load(Ordering::SeqCst) == 0 {
+        NEXT_PAGE.store(arena.start, Ordering::SeqCst);
+    }
+    let start = NEXT_PAGE.fetch_add(count * 4096, Ordering::SeqCst);
+    assert!(start + count * 4096 <= arena.end, "the arena is used up");
+    for address in (start..start + count * 4096).step_by(8) {
+        write64(address, 0);
+    }
+    start
+}

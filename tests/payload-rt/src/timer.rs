@@ -1,0 +1,81 @@
+//! The generic timers of EL1 (Arm ARM D12): the counter in order, deadlines in real units, and the interrupts' numbers.
+
+use crate::sysreg;
+
+/// The virtual timer's PPI.
+pub const VIRTUAL_PPI: u32 = 27;
+/// The physical timer's PPI.
+pub const PHYSICAL_PPI: u32 = 30;
+
+/// CNTx_CTL: the timer is on.
+pub const ENABLE: u64 = 1;
+/// CNTx_CTL: the interrupt is masked.
+pub const IMASK: u64 = 2;
+/// CNTx_CTL: the condition is met.
+pub const ISTATUS: u64 = 4;
+
+/// The virtual counter, read after everything before it.
+#[inline(always)]
+#[must_use]
+pub fn now() -> u64 {
+    sysreg::isb();
+    sysreg::cntvct_el0::read()
+}
+
+/// The physical counter, read after everything before it.
+#[inline(always)]
+#[must_use]
+pub fn physical_now() -> u64 {
+    sysreg::isb();
+    sysreg::cntpct_el0::read()
+}
+
+/// Ticks in so many microseconds.
+#[must_use]
+pub fn microseconds(count: u64) -> u64 {
+    sysreg::cntfrq_el0::read() / 1000 * count / 1000
+}
+
+/// A point in the virtual counter's time.
+#[derive(Debug, Clone, Copy)]
+pub struct Deadline(u64);
+
+impl Deadline {
+    /// So many milliseconds from now.
+    #[must_use]
+    pub fn after_milliseconds(count: u64) -> Self {
+        Self(now() + microseconds(1000) * count)
+    }
+
+    /// Whether it is over.
+    #[must_use]
+    pub fn passed(self) -> bool {
+        now() >= self.0
+    }
+}
+
+/// Spins until `done`; false if that takes more than `milliseconds`.
+pub fn wait_until(milliseconds: u64, mut done: impl FnMut() -> bool) -> bool {
+    let deadline = Deadline::after_milliseconds(milliseconds);
+    loop {
+        if done() {
+            return true;
+        }
+        if deadline.passed() {
+            return done();
+        }
+        crate::cpu::relax();
+    }
+}
+
+/// Spins for so many microseconds.
+pub fn delay(count: u64) {
+    let end = now() + microseconds(count);
+    while now() < end {}
+}
+
+/// Both timers off.
+pub fn stop() {
+    sysreg::cntv_ctl_el0::write(0);
+    sysreg::cntp_ctl_el0::write(0);
+}
