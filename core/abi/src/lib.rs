@@ -2,7 +2,6 @@
 //!
 //! * [`bundle`]: the file that `croft bundle` makes and the hypervisor reads in place (`docs/formats/bundle.md`).
 //! * [`link`]: the framed byte stream between the hypervisor and `croft` (`docs/formats/link.md`).
-//! * [`image`]: the header of an arm64 Linux `Image`, which `croft` checks and the hypervisor obeys.
 //! * [`host_arguments`]: what the hypervisor's own kernel command line may say.
 //! * [`crc32c`]: the checksum of the first two. The hypervisor computes it with the CPU's instruction and passes that
 //!   function in; [`crc32c::compute`] is the portable one.
@@ -20,7 +19,6 @@ extern crate std;
 pub mod bundle;
 pub mod crc32c;
 pub mod host_arguments;
-pub mod image;
 pub mod link;
 
 pub use crc32c::Crc32c;
