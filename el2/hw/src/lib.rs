@@ -1,2 +1,48 @@
-//! hw
+//! The hardware, and nothing of policy: registers, entry, vectors, the world switch, EL2's own address space, threads,
+//! the host's interrupt controller and UART.
+//!
+//! UNSAFETY: all assembly and all unsafe code of the hypervisor are in this crate. What it offers is safe to call: a
+//! caller can make a guest misbehave or a device silent, but cannot make EL2 read, write or execute what is not its
+//! own. Where a function takes a physical address, its documentation says who must own it, and the frame allocator
+//! (`core/frames`) is the one who knows. `docs/unsafe.md` has an entry for each kind of block.
 #![no_std]
+#![expect(unsafe_code, reason = "the one crate of the hypervisor that touches the hardware")]
+
+pub mod boot;
+pub mod cache;
+pub mod crash;
+pub mod firmware;
+pub mod gic;
+pub mod memory;
+mod mmio;
+pub mod mmu;
+pub mod percpu;
+pub mod stack;
+pub mod state;
+pub mod sync;
+pub mod sysreg;
+pub mod thread;
+pub mod tlb;
+pub mod uart;
+pub mod vcpu;
+mod vectors;
+
+/// Makes `$main` (a `fn(device_tree: Pa) -> !`) what the boot path calls, and `$crate::crash::panic` the panic handler.
+#[macro_export]
+macro_rules! entry {
+    ($main:path) => {
+        #[expect(unsafe_code, reason = "the boot path finds the entry by its name")]
+        mod entry_point {
+            #[unsafe(no_mangle)]
+            extern "C" fn undercroft_main(device_tree: u64) -> ! {
+                let main: fn(::units::Pa) -> ! = $main;
+                main(::units::Pa(device_tree))
+            }
+        }
+
+        #[panic_handler]
+        fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
+            $crate::crash::panic(info)
+        }
+    };
+}

@@ -1,0 +1,90 @@
+//! Cache maintenance and zeroing of memory that nobody else uses at the time.
+
+use units::{Pa, Range};
+
+use crate::sysreg::{ctr_el0, dczid_el0, dsb_ish, dsb_sy, isb};
+
+fn data_line() -> u64 {
+    4 << (ctr_el0() >> 16 & 0xf)
+}
+
+fn instruction_line() -> u64 {
+    4 << (ctr_el0() & 0xf)
+}
+
+macro_rules! by_line {
+    ($range:expr, $line:expr, $instruction:literal) => {{
+        let line = $line;
+        let mut address = $range.start.0 & !(line - 1);
+        while address < $range.end().0 {
+            // SAFETY: maintenance by address of mapped memory; it moves data between caches and memory, changing none.
+            unsafe { core::arch::asm!($instruction, in(reg) address, options(nostack, preserves_flags)) };
+            address += line;
+        }
+    }};
+}
+
+/// Writes dirty lines of `range` back to memory and drops them all, to the point of coherency: for what was, or will be,
+/// accessed with caches off.
+pub fn clean_and_invalidate(range: Range<Pa>) {
+    by_line!(range, data_line(), "dc civac, {}");
+    dsb_sy();
+}
+
+/// Makes instructions just written to `range` executable by a guest, even with its caches off: data to the point of
+/// coherency, instruction caches emptied of it.
+pub fn publish_code(range: Range<Pa>) {
+    by_line!(range, data_line(), "dc cvac, {}");
+    dsb_ish();
+    // VIPT or VPIPT instruction caches (CTR_EL0.L1Ip) hold lines under virtual addresses that are not ours.
+    if ctr_el0() >> 14 & 3 == 3 {
+        by_line!(range, instruction_line(), "ic ivau, {}");
+    } else {
+        // SAFETY: emptying instruction caches changes no data.
+        unsafe { core::arch::asm!("ic ialluis", options(nostack, preserves_flags)) };
+    }
+    dsb_ish();
+    isb();
+}
+
+/// Writes zeroes over `range`, a multiple of 4 KiB of RAM, and cleans it to the point of coherency, so that a guest with
+/// its caches off reads zeroes too.
+///
+/// The caller owns the memory: it comes from the frame allocator and nobody holds a reference into it.
+pub fn zero(range: Range<Pa>) {
+    debug_assert!(range.start.is_aligned(units::PAGE_SIZE) && range.size.is_multiple_of(units::PAGE_SIZE));
+    let dczid = dczid_el0();
+    let block = 4 << (dczid & 0xf);
+    if dczid & 0x10 == 0 && block >= 64 && block <= units::PAGE_SIZE {
+        zero_blocks(range, block);
+    } else {
+        let words = (range.size / 8) as usize;
+        // SAFETY: the range is RAM that the caller owns, mapped read-write where it is.
+        unsafe { core::ptr::write_bytes(core::ptr::with_exposed_provenance_mut::<u64>(range.start.0 as usize), 0, words) };
+    }
+    dsb_ish();
+}
+
+fn zero_blocks(range: Range<Pa>, block: u64) {
+    let (mut address, end) = (range.start.0, range.end().0);
+    // 4 KiB is a multiple of 8 blocks of up to 512 bytes; larger ones go one at a time.
+    let unroll = block * 8 <= units::PAGE_SIZE;
+    while address < end {
+        if unroll {
+            // SAFETY: zeroes eight blocks inside a range that the caller owns, mapped read-write where it is.
+            unsafe {
+                core::arch::asm!(
+                    "dc zva, {a}", "add {a}, {a}, {b}", "dc zva, {a}", "add {a}, {a}, {b}",
+                    "dc zva, {a}", "add {a}, {a}, {b}", "dc zva, {a}", "add {a}, {a}, {b}",
+                    "dc zva, {a}", "add {a}, {a}, {b}", "dc zva, {a}", "add {a}, {a}, {b}",
+                    "dc zva, {a}", "add {a}, {a}, {b}", "dc zva, {a}", "add {a}, {a}, {b}",
+                    a = inout(reg) address, b = in(reg) block, options(nostack, preserves_flags),
+                );
+            }
+        } else {
+            // SAFETY: as above, one block.
+            unsafe { core::arch::asm!("dc zva, {}", in(reg) address, options(nostack, preserves_flags)) };
+            address += block;
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! The end, told properly: registers, a backtrace and whatever the hypervisor adds, then the machine stops.
+
+use core::fmt::Write as _;
+use core::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
+
+use crate::{percpu::this_cpu, stack, sysreg, uart};
+
+/// The registers of a fault of our own, as the vectors lay them out.
+#[repr(C)]
+#[derive(Debug)]
+pub(crate) struct Frame {
+    x: [u64; 31],
+    sp: u64,
+    elr: u64,
+    spsr: u64,
+    esr: u64,
+    far: u64,
+    kind: u64,
+    overflow: u64,
+}
+
+/// Called between the report and the stop, to add what the hypervisor knows (the last events).
+pub type Epilogue = fn(&mut dyn core::fmt::Write);
+
+static CRASHED: AtomicBool = AtomicBool::new(false);
+static EPILOGUE: AtomicPtr<()> = AtomicPtr::new(core::ptr::null_mut());
+
+/// Sets what is printed at the end of a crash report.
+pub fn set_epilogue(epilogue: Epilogue) {
+    EPILOGUE.store(epilogue as *mut (), Ordering::Release);
+}
+
+const KINDS: [&str; 8] = [
+    "synchronous exception with SP_EL0",
+    "IRQ with SP_EL0",
+    "FIQ with SP_EL0",
+    "SError with SP_EL0",
+    "synchronous exception",
+    "IRQ",
+    "FIQ",
+    "SError",
+];
+
+/// What the vectors call for an exception that is our own fault.
+pub(crate) extern "C" fn crash_entry(frame: &Frame) -> ! {
+    begin();
+    let mut out = uart::Emergency;
+    let kind = KINDS.get(frame.kind as usize).copied().unwrap_or("exception");
+    let class = frame.esr >> 26;
+    if frame.overflow != 0 {
+        let _ = writeln!(out, "undercroft: stack overflow: SP {:#x} is in a stack's guard", frame.sp);
+    }
+    let _ = writeln!(
+        out,
+        "undercroft: {kind} in EL2: ESR {:#x} (class {class:#x}) FAR {:#x} PC {:#x}",
+        frame.esr,
+        frame.far,
+        frame.elr.wrapping_sub(stack::image_base()),
+    );
+    for (number, value) in frame.x.iter().enumerate() {
+        let end = if number % 4 == 3 { '\n' } else { ' ' };
+        let _ = write!(out, "x{number:<2} {value:016x}{end}");
+    }
+    let _ = writeln!(out, "sp  {:016x}\nspsr {:#x}", frame.sp, frame.spsr);
+    let [.., frame_pointer, _] = frame.x;
+    finish(frame_pointer)
+}
+
+/// Reports a panic and stops the machine. `location` and `message` come from the panic handler.
+pub fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
+    begin();
+    let _ = writeln!(uart::Emergency, "undercroft: {info}");
+    let frame_pointer: u64;
+    // SAFETY: reads a register.
+    unsafe { core::arch::asm!("mov {}, x29", out(reg) frame_pointer, options(nomem, nostack, preserves_flags)) };
+    finish(frame_pointer)
+}
+
+/// Lets the first CPU that crashes speak and silences the others; a crash inside a crash stops at once.
+fn begin() {
+    let _ = crate::sync::mask_irqs();
+    if CRASHED.swap(true, Ordering::AcqRel) {
+        loop {
+            sysreg::wfi();
+        }
+    }
+    let _ = writeln!(uart::Emergency, "\nundercroft: STOPPED by a fault of its own, CPU {}", this_cpu().cpu.0);
+}
+
+fn finish(frame_pointer: u64) -> ! {
+    let mut out = uart::Emergency;
+    let _ = writeln!(out, "backtrace (offsets in the image):");
+    let mut frame = frame_pointer;
+    for _ in 0..32 {
+        let Some((next, link)) = stack::frame_record(frame) else { break };
+        let _ = writeln!(out, "  {:#x}", link.wrapping_sub(stack::image_base()));
+        frame = next;
+    }
+    let epilogue = EPILOGUE.load(Ordering::Acquire);
+    if !epilogue.is_null() {
+        // SAFETY: only `set_epilogue` stores here, and it stores an `Epilogue`.
+        let epilogue: Epilogue = unsafe { core::mem::transmute(epilogue) };
+        epilogue(&mut out);
+    }
+    let _ = writeln!(out, "undercroft: stopped");
+    crate::firmware::power_off()
+}

@@ -1,0 +1,56 @@
+//! The calls we make to the firmware below us: PSCI (DEN0022) by SMC.
+
+use core::sync::atomic::{AtomicU8, Ordering};
+
+use smccc::{Hvc, Smc, psci};
+use units::Pa;
+
+use crate::sysreg;
+
+/// How the firmware is called; what the platform says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Conduit {
+    /// There is none.
+    None = 0,
+    /// SMC: the firmware is at EL3.
+    Smc = 1,
+    /// HVC: another hypervisor is below us, and we are not at EL2. Only to be switched off again.
+    Hvc = 2,
+}
+
+static CONDUIT: AtomicU8 = AtomicU8::new(0);
+
+/// Sets how the firmware is called from now on.
+pub fn set_conduit(conduit: Conduit) {
+    CONDUIT.store(conduit as u8, Ordering::Relaxed);
+}
+
+/// Switches the machine off, or stops this CPU for ever where the firmware cannot.
+pub fn power_off() -> ! {
+    match CONDUIT.load(Ordering::Relaxed) {
+        1 => drop(psci::system_off::<Smc>()),
+        2 => drop(psci::system_off::<Hvc>()),
+        _ => {}
+    }
+    loop {
+        sysreg::wfi();
+    }
+}
+
+/// Starts another CPU at `entry` with `context` in X0. Returns PSCI's error number if it refuses.
+///
+/// # Errors
+/// PSCI's negative return value.
+pub(crate) fn cpu_on(mpidr: u64, entry: Pa, context: u64) -> Result<(), i32> {
+    match CONDUIT.load(Ordering::Relaxed) {
+        1 => psci::cpu_on::<Smc>(mpidr, entry.0, context).map_err(|error| match error {
+            psci::error::Error::NotSupported => -1,
+            psci::error::Error::InvalidParameters => -2,
+            psci::error::Error::Denied => -3,
+            psci::error::Error::AlreadyOn => -4,
+            psci::error::Error::OnPending => -5,
+            _ => -6,
+        }),
+        _ => Err(-1),
+    }
+}

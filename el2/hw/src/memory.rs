@@ -1,0 +1,93 @@
+//! Physical memory seen as bytes: what EL2 copies into and out of guests and tables.
+//!
+//! Guests change their memory while we look at it, so it is never made into a Rust reference: bytes are copied by
+//! volatile accesses into memory of ours, and only the copy is looked at.
+
+use core::ptr;
+use core::sync::atomic::{AtomicU16, AtomicU64, Ordering};
+
+use units::Pa;
+
+/// Copies guest memory at `from` into `to`. The caller has checked that the bytes are RAM that a guest owns.
+pub fn read(from: Pa, to: &mut [u8]) {
+    let source = ptr::with_exposed_provenance::<u8>(from.0 as usize);
+    // SAFETY: the frame allocator gave these frames to a guest; EL2 maps all RAM where it is, read-write, and holds no
+    // reference into frames of guests.
+    unsafe { ptr::copy_nonoverlapping(source, to.as_mut_ptr(), to.len()) };
+}
+
+/// Copies `from` into guest memory at `to`. The caller has checked that the bytes are RAM that a guest owns.
+pub fn write(to: Pa, from: &[u8]) {
+    let target = ptr::with_exposed_provenance_mut::<u8>(to.0 as usize);
+    // SAFETY: as in `read`.
+    unsafe { ptr::copy_nonoverlapping(from.as_ptr(), target, from.len()) };
+}
+
+/// A 64-bit word of a translation table that the hardware walks, at `table` + 8 × `index`.
+#[must_use]
+pub fn read_entry(table: Pa, index: usize) -> u64 {
+    // SAFETY: tables are whole frames of the caller's; the entry is aligned and only accessed atomically.
+    unsafe { &*ptr::with_exposed_provenance::<AtomicU64>(table.0 as usize + 8 * index) }.load(Ordering::Relaxed)
+}
+
+/// Stores a 64-bit word of a translation table that the hardware walks; ordered after all earlier stores.
+pub fn write_entry(table: Pa, index: usize, value: u64) {
+    // SAFETY: as in `read_entry`.
+    unsafe { &*ptr::with_exposed_provenance::<AtomicU64>(table.0 as usize + 8 * index) }.store(value, Ordering::Release);
+}
+
+/// Reads a 16-bit index that a guest's driver publishes; later reads are not moved before it. `from` must be even.
+#[must_use]
+pub fn read_index(from: Pa) -> u16 {
+    // SAFETY: an even address in guest RAM, as in `read`; a guest's concurrent plain store is atomic for the hardware.
+    unsafe { &*ptr::with_exposed_provenance::<AtomicU16>(from.0 as usize & !1) }.load(Ordering::Acquire)
+}
+
+/// Publishes a 16-bit index to a guest's driver, after all earlier writes. `to` must be even.
+pub fn write_index(to: Pa, value: u16) {
+    // SAFETY: as in `read_index`.
+    unsafe { &*ptr::with_exposed_provenance::<AtomicU16>(to.0 as usize & !1) }.store(value, Ordering::Release);
+}
+
+/// Memory that stays as it is for ever, as a slice: the device tree and the bundle, which lie in RAM that is reserved
+/// before anything else can own it.
+#[must_use]
+pub fn constant(start: Pa, size: u64) -> &'static [u8] {
+    // SAFETY: the callers pass what the loader placed and the platform reserves; nothing writes there afterwards.
+    unsafe { core::slice::from_raw_parts(ptr::with_exposed_provenance(start.0 as usize), size as usize) }
+}
+
+/// A fresh range of memory as a slice of zeroes for the hypervisor's own use, for ever. The caller passes frames that
+/// nothing else owns.
+#[must_use]
+pub fn claim(start: Pa, size: u64) -> &'static mut [u8] {
+    let start = ptr::with_exposed_provenance_mut::<u8>(start.0 as usize);
+    // SAFETY: the caller owns the frames and gives them up; they are mapped read-write where they are.
+    unsafe {
+        ptr::write_bytes(start, 0, size as usize);
+        core::slice::from_raw_parts_mut(start, size as usize)
+    }
+}
+
+/// The CRC-32C of `bytes` continued from `seed`, by the CPU's own instructions (FEAT_CRC32, required at boot).
+#[must_use]
+pub fn crc32c(seed: u32, bytes: &[u8]) -> u32 {
+    let mut crc = !seed;
+    let (words, rest) = bytes.as_chunks::<8>();
+    for word in words {
+        let word = u64::from_le_bytes(*word);
+        // SAFETY: an arithmetic instruction; the host was checked to have it.
+        unsafe {
+            core::arch::asm!(".arch_extension crc", "crc32cx {0:w}, {0:w}, {1}", inout(reg) crc, in(reg) word,
+                options(pure, nomem, nostack, preserves_flags));
+        }
+    }
+    for &byte in rest {
+        // SAFETY: as above.
+        unsafe {
+            core::arch::asm!(".arch_extension crc", "crc32cb {0:w}, {0:w}, {1:w}", inout(reg) crc, in(reg) u32::from(byte),
+                options(pure, nomem, nostack, preserves_flags));
+        }
+    }
+    !crc
+}

@@ -1,0 +1,98 @@
+//! The per-CPU area, one constant address away.
+//!
+//! Each CPU owns one page. All CPUs map their own page at the same virtual address, [`ALIAS`], because each has its
+//! own top-level table in which that one slot differs (`mmu`). "My CPU's data" is therefore a load or store from an
+//! immediate address: no register is read first, so there is no moment between learning where the data is and using
+//! it in which a thread could be moved and go on with the wrong CPU's. The page is also mapped where it physically is,
+//! the address kept in TPIDR_EL2, so that others can look at it.
+//!
+//! The alias must not be cached across something that may move the thread: accessors read it afresh each time.
+
+use core::cell::UnsafeCell;
+use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64};
+use units::CpuId;
+
+use crate::vcpu::VcpuContext;
+
+/// Where every CPU sees its own area: slot 255 of its top-level table. One `movz` builds it.
+pub const ALIAS: u64 = 0x7f80_0000_0000;
+
+/// What runs at an exit from the guest before anything else, on the thread's stack with IRQs masked. Returns 0 to
+/// enter the guest again at once, anything else to return from [`crate::vcpu::enter`] with that value.
+pub type ExitHook = extern "C" fn(&mut VcpuContext, kind: u64) -> u64;
+/// What runs when an interrupt arrives in EL2, with IRQs masked.
+pub type InterruptHook = extern "C" fn();
+
+/// One CPU's area. The first fields are used by the vectors, by offset.
+#[repr(C, align(4096))]
+pub struct PerCpu {
+    /// The vCPU whose EL1 state is in this CPU's registers; what an exit stores the guest's registers into.
+    pub(crate) vcpu: AtomicPtr<VcpuContext>,
+    /// See [`ExitHook`].
+    pub(crate) exit_hook: UnsafeCell<Option<ExitHook>>,
+    /// See [`InterruptHook`].
+    pub(crate) interrupt_hook: UnsafeCell<Option<InterruptHook>>,
+    /// Top of the stack for faults that the thread's own stack cannot take.
+    pub(crate) emergency_stack: u64,
+    /// Where a fault on a full stack leaves the stack pointer it came with.
+    pub(crate) faulting_sp: u64,
+    /// Two registers' worth of room for the vectors.
+    pub(crate) scratch: [u64; 2],
+    /// Which CPU this is.
+    pub cpu: CpuId,
+    /// The running thread, an address that only the scheduler gives meaning to.
+    pub thread: AtomicU64,
+    /// Not zero while this CPU must look at its run queue before it enters a guest again.
+    pub reschedule: AtomicU32,
+    /// For the scheduler's own use, an index or an address.
+    pub scheduler: AtomicU64,
+    /// Where this CPU's Redistributor is.
+    pub(crate) redistributor: AtomicU64,
+    /// The affinity value of MPIDR_EL1 by which SGIs reach this CPU.
+    pub affinity: u64,
+}
+
+// SAFETY: the plain fields are written once before the CPU runs with this area; the `UnsafeCell`s likewise, by the CPU
+// itself with IRQs masked; everything else is atomic.
+unsafe impl Sync for PerCpu {}
+
+impl PerCpu {
+    /// An area for `cpu`, to be written into its page before the CPU starts.
+    pub(crate) const fn new(cpu: CpuId, affinity: u64, emergency_stack: u64) -> Self {
+        Self {
+            vcpu: AtomicPtr::new(core::ptr::null_mut()),
+            exit_hook: UnsafeCell::new(None),
+            interrupt_hook: UnsafeCell::new(None),
+            emergency_stack,
+            faulting_sp: 0,
+            scratch: [0; 2],
+            cpu,
+            thread: AtomicU64::new(0),
+            reschedule: AtomicU32::new(0),
+            scheduler: AtomicU64::new(0),
+            redistributor: AtomicU64::new(0),
+            affinity,
+        }
+    }
+}
+
+/// This CPU's area. The reference stays valid for ever, and *means another area* after the thread moves: that is the
+/// point of it. It must not be kept in a place that another thread reads.
+#[inline(always)]
+#[must_use]
+pub fn this_cpu() -> &'static PerCpu {
+    // SAFETY: `mmu` maps a page that holds a `PerCpu` at ALIAS on each CPU before Rust code beyond the boot path runs
+    // there, and never unmaps it; shared access is sound as `PerCpu` is `Sync`.
+    unsafe { &*(ALIAS as *const PerCpu) }
+}
+
+/// Sets what this CPU does at exits and interrupts. Called once per CPU, with IRQs masked, before either can happen.
+pub fn set_hooks(exit: ExitHook, interrupt: InterruptHook) {
+    let area = this_cpu();
+    // SAFETY: the cells are read only by this CPU's vectors, none of which runs during this call: no guest has been
+    // entered here yet and IRQs are masked.
+    unsafe {
+        *area.exit_hook.get() = Some(exit);
+        *area.interrupt_hook.get() = Some(interrupt);
+    }
+}

@@ -1,0 +1,454 @@
+//! The part of a guest's state that stays in the CPU between exits, and moving it when another vCPU comes.
+//!
+//! EL1 system registers, pointer authentication keys and the virtual timer are moved at every switch of vCPUs. FP/SIMD
+//! registers and debug registers are moved only when they are used: until then CPTR_EL2.TFP and MDCR_EL2.TDA trap the
+//! first access, which loads them ([`load_fp`], [`load_debug`]). A vCPU that has breakpoints enabled gets its debug
+//! registers at once, since they act without being accessed.
+//!
+//! The list registers and the virtual interrupt interface are moved here too; what they mean is the GIC model's
+//! business.
+
+use core::arch::global_asm;
+
+use crate::sysreg::{self, isb};
+
+/// CPTR_EL2.TFP (E2H = 0): FP/SIMD accesses of EL1 and EL0 trap.
+const CPTR_TFP: u64 = 1 << 10;
+/// MDCR_EL2.TDA: accesses to debug registers trap.
+const MDCR_TDA: u64 = 1 << 9;
+/// MDSCR_EL1.SS, KDE and MDE: debug exceptions can happen.
+const MDSCR_ARMED: u64 = 1 | 1 << 13 | 1 << 15;
+/// CNTV_CTL_EL0.ENABLE.
+const TIMER_ENABLE: u64 = 1;
+
+/// What kinds of state this host's CPUs have, beyond what all have. The same on all of them.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Features {
+    /// Pointer authentication (FEAT_PAuth).
+    pub pointer_authentication: bool,
+    /// Hardware breakpoints, 0 to 16.
+    pub breakpoints: u8,
+    /// Hardware watchpoints, 0 to 16.
+    pub watchpoints: u8,
+    /// List registers, 1 to 16.
+    pub list_registers: u8,
+    /// Words of active priorities in each group, 1, 2 or 4.
+    pub priority_words: u8,
+}
+
+/// The controls of EL2 that differ between vCPUs or change while one runs.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Controls {
+    /// HCR_EL2.
+    pub hcr: u64,
+    /// MDCR_EL2; TDA is set and cleared here as debug state moves.
+    pub mdcr: u64,
+    /// CPTR_EL2; TFP is set and cleared here as FP/SIMD state moves.
+    pub cptr: u64,
+    /// VTTBR_EL2: the VM's stage 2 and VMID.
+    pub vttbr: u64,
+    /// VMPIDR_EL2: the affinity that the vCPU reads.
+    pub vmpidr: u64,
+    /// CNTVOFF_EL2: host count at which the guest's virtual counter was 0.
+    pub cntvoff: u64,
+}
+
+macro_rules! el1_state {
+    ($($name:ident),* $(,)?) => {
+        /// The EL1 and EL0 system registers that are the guest's own.
+        #[derive(Clone, Copy, Debug, Default)]
+        pub struct El1 {
+            $(#[doc = concat!("`", stringify!($name), "`.")] pub $name: u64,)*
+        }
+
+        impl El1 {
+            #[inline(always)]
+            fn save(&mut self) {
+                $(self.$name = sysreg::$name::read();)*
+            }
+
+            #[inline(always)]
+            fn load(&self) {
+                $(sysreg::$name::write(self.$name);)*
+            }
+        }
+    };
+}
+
+el1_state!(
+    sctlr_el1, cpacr_el1, ttbr0_el1, ttbr1_el1, tcr_el1, esr_el1, far_el1, afsr0_el1, afsr1_el1, mair_el1, amair_el1,
+    vbar_el1, contextidr_el1, tpidr_el0, tpidrro_el0, tpidr_el1, cntkctl_el1, elr_el1, spsr_el1, sp_el0, sp_el1,
+    par_el1, csselr_el1, mdscr_el1, mdccint_el1, cntv_cval_el0, cntv_ctl_el0,
+);
+
+macro_rules! key_state {
+    ($($name:ident),* $(,)?) => {
+        /// Pointer authentication keys.
+        #[derive(Clone, Copy, Default)]
+        struct Keys {
+            $($name: u64,)*
+        }
+
+        impl Keys {
+            fn save(&mut self) {
+                $(self.$name = sysreg::$name::read();)*
+            }
+
+            fn load(&self) {
+                $(sysreg::$name::write(self.$name);)*
+            }
+        }
+    };
+}
+
+key_state!(
+    apiakeylo_el1, apiakeyhi_el1, apibkeylo_el1, apibkeyhi_el1, apdakeylo_el1, apdakeyhi_el1, apdbkeylo_el1,
+    apdbkeyhi_el1, apgakeylo_el1, apgakeyhi_el1,
+);
+
+/// Q0 to Q31, FPCR and FPSR. The assembly below knows this layout.
+#[repr(C, align(16))]
+#[derive(Clone, Copy)]
+struct FpState {
+    q: [[u64; 2]; 32],
+    fpcr: u64,
+    fpsr: u64,
+}
+
+#[derive(Clone, Copy, Default)]
+struct DebugState {
+    breakpoint_values: [u64; 16],
+    breakpoint_controls: [u64; 16],
+    watchpoint_values: [u64; 16],
+    watchpoint_controls: [u64; 16],
+}
+
+/// The virtual interrupt interface of a vCPU that is not on a CPU.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct InterruptState {
+    /// ICH_LR0_EL2 and up.
+    pub list: [u64; 16],
+    /// ICH_VMCR_EL2.
+    pub vmcr: u64,
+    /// ICH_HCR_EL2.
+    pub hcr: u64,
+    /// ICH_AP0R0_EL2 and up.
+    pub active_priorities_0: [u64; 4],
+    /// ICH_AP1R0_EL2 and up.
+    pub active_priorities_1: [u64; 4],
+}
+
+/// Everything of a vCPU that stays in a CPU between exits.
+pub struct GuestState {
+    /// EL2's controls for this vCPU.
+    pub controls: Controls,
+    /// EL1 system registers; not up to date while the vCPU is loaded.
+    pub el1: El1,
+    /// The interrupt interface; not up to date while the vCPU is loaded.
+    pub interrupts: InterruptState,
+    keys: Keys,
+    fp: FpState,
+    debug: DebugState,
+    fp_loaded: bool,
+    debug_loaded: bool,
+}
+
+impl GuestState {
+    /// A vCPU's state at its first start: everything zero but what `controls` says.
+    #[must_use]
+    pub fn new(controls: Controls) -> Self {
+        Self {
+            controls,
+            el1: El1::default(),
+            interrupts: InterruptState::default(),
+            keys: Keys::default(),
+            fp: FpState { q: [[0; 2]; 32], fpcr: 0, fpsr: 0 },
+            debug: DebugState::default(),
+            fp_loaded: false,
+            debug_loaded: false,
+        }
+    }
+
+    /// Puts a vCPU that is not loaded back to its first start, with `el1` as its registers.
+    pub fn reset(&mut self, el1: El1) {
+        *self = Self::new(self.controls);
+        self.el1 = el1;
+    }
+
+    /// Loads the state into this CPU. IRQs are masked, and no other vCPU's state is loaded.
+    pub fn load(&mut self, features: &Features) {
+        let mut controls = self.controls;
+        controls.cptr |= CPTR_TFP;
+        self.fp_loaded = false;
+        let armed = self.el1.mdscr_el1 & MDSCR_ARMED != 0;
+        if armed {
+            self.debug.load(features);
+            controls.mdcr &= !MDCR_TDA;
+        } else {
+            controls.mdcr |= MDCR_TDA;
+        }
+        self.debug_loaded = armed;
+        sysreg::hcr_el2::write(controls.hcr);
+        sysreg::mdcr_el2::write(controls.mdcr);
+        sysreg::cptr_el2::write(controls.cptr);
+        sysreg::vttbr_el2::write(controls.vttbr);
+        sysreg::vmpidr_el2::write(controls.vmpidr);
+        sysreg::cntvoff_el2::write(controls.cntvoff);
+        self.el1.load();
+        if features.pointer_authentication {
+            self.keys.load();
+        }
+        self.interrupts.load(features);
+        isb();
+    }
+
+    /// Saves the state from this CPU and disarms the virtual timer. IRQs are masked.
+    pub fn save(&mut self, features: &Features) {
+        self.el1.save();
+        sysreg::cntv_ctl_el0::write(0);
+        if features.pointer_authentication {
+            self.keys.save();
+        }
+        self.interrupts.save(features);
+        if self.fp_loaded {
+            // SAFETY: the pointer is to 528 writable bytes, and FP/SIMD is not trapped at EL2 once TFP is clear,
+            // which `fp_loaded` says.
+            unsafe { save_fp_registers(&raw mut self.fp) };
+            self.fp_loaded = false;
+        }
+        if self.debug_loaded {
+            self.debug.save(features);
+            self.debug_loaded = false;
+        }
+    }
+
+    /// Whether the virtual timer is armed; for a vCPU that is not loaded.
+    #[must_use]
+    pub fn timer_armed(&self) -> bool {
+        self.el1.cntv_ctl_el0 & TIMER_ENABLE != 0
+    }
+
+    /// Gives the loaded vCPU its FP/SIMD registers, after its first access trapped.
+    pub fn load_fp(&mut self) {
+        sysreg::cptr_el2::write(self.controls.cptr & !CPTR_TFP);
+        isb();
+        // SAFETY: the pointer is to 528 readable bytes; TFP was just cleared. EL2 itself keeps nothing in these
+        // registers: it is built without FP.
+        unsafe { load_fp_registers(&raw const self.fp) };
+        self.fp_loaded = true;
+    }
+
+    /// Gives the loaded vCPU its debug registers, after its first access trapped.
+    pub fn load_debug(&mut self, features: &Features) {
+        self.debug.load(features);
+        sysreg::mdcr_el2::write(self.controls.mdcr & !MDCR_TDA);
+        self.debug_loaded = true;
+    }
+}
+
+impl InterruptState {
+    fn load(&self, features: &Features) {
+        for (index, &value) in self.list.iter().enumerate().take(usize::from(features.list_registers)) {
+            write_list_register(index, value);
+        }
+        sysreg::ich_vmcr_el2::write(self.vmcr);
+        sysreg::ich_hcr_el2::write(self.hcr);
+        active_priorities::load(&self.active_priorities_0, &self.active_priorities_1, features.priority_words);
+    }
+
+    fn save(&mut self, features: &Features) {
+        for (index, value) in self.list.iter_mut().enumerate().take(usize::from(features.list_registers)) {
+            *value = read_list_register(index);
+        }
+        self.vmcr = sysreg::ich_vmcr_el2::read();
+        self.hcr = sysreg::ich_hcr_el2::read();
+        active_priorities::save(&mut self.active_priorities_0, &mut self.active_priorities_1, features.priority_words);
+        sysreg::ich_hcr_el2::write(0);
+    }
+}
+
+macro_rules! indexed {
+    ($read:ident, $write:ident, $what:literal, $($index:literal = $asm:literal),*) => {
+        #[doc = concat!("Reads ", $what, " `index`; 0 past the last.")]
+        #[inline(always)]
+        #[must_use]
+        pub fn $read(index: usize) -> u64 {
+            match index {
+                $($index => {
+                    let value: u64;
+                    // SAFETY: reading this register changes nothing; callers stay below the implemented number.
+                    unsafe { core::arch::asm!(concat!("mrs {}, ", $asm), out(reg) value, options(nostack, preserves_flags)) };
+                    value
+                })*
+                _ => 0,
+            }
+        }
+
+        #[doc = concat!("Writes ", $what, " `index`; nothing past the last.")]
+        #[inline(always)]
+        pub fn $write(index: usize, value: u64) {
+            match index {
+                // SAFETY: this register acts on the guest only; callers stay below the implemented number.
+                $($index => unsafe {
+                    core::arch::asm!(concat!("msr ", $asm, ", {}"), in(reg) value, options(nostack, preserves_flags))
+                },)*
+                _ => {}
+            }
+        }
+    };
+}
+
+indexed!(read_list_register, write_list_register, "list register",
+    0 = "ich_lr0_el2", 1 = "ich_lr1_el2", 2 = "ich_lr2_el2", 3 = "ich_lr3_el2", 4 = "ich_lr4_el2", 5 = "ich_lr5_el2",
+    6 = "ich_lr6_el2", 7 = "ich_lr7_el2", 8 = "ich_lr8_el2", 9 = "ich_lr9_el2", 10 = "ich_lr10_el2",
+    11 = "ich_lr11_el2", 12 = "ich_lr12_el2", 13 = "ich_lr13_el2", 14 = "ich_lr14_el2", 15 = "ich_lr15_el2");
+
+mod active_priorities {
+    indexed!(read_0, write_0, "active priorities of group 0,",
+        0 = "ich_ap0r0_el2", 1 = "ich_ap0r1_el2", 2 = "ich_ap0r2_el2", 3 = "ich_ap0r3_el2");
+    indexed!(read_1, write_1, "active priorities of group 1,",
+        0 = "ich_ap1r0_el2", 1 = "ich_ap1r1_el2", 2 = "ich_ap1r2_el2", 3 = "ich_ap1r3_el2");
+
+    pub(super) fn load(group_0: &[u64; 4], group_1: &[u64; 4], words: u8) {
+        for (index, (&zero, &one)) in group_0.iter().zip(group_1).enumerate().take(usize::from(words)) {
+            write_0(index, zero);
+            write_1(index, one);
+        }
+    }
+
+    pub(super) fn save(group_0: &mut [u64; 4], group_1: &mut [u64; 4], words: u8) {
+        for (index, (zero, one)) in group_0.iter_mut().zip(group_1).enumerate().take(usize::from(words)) {
+            *zero = read_0(index);
+            *one = read_1(index);
+        }
+    }
+}
+
+mod debug_registers {
+    macro_rules! bank {
+        ($read:ident, $write:ident, $what:literal, $prefix:literal) => {
+            indexed!($read, $write, $what,
+                0 = concat!($prefix, "0_el1"), 1 = concat!($prefix, "1_el1"), 2 = concat!($prefix, "2_el1"),
+                3 = concat!($prefix, "3_el1"), 4 = concat!($prefix, "4_el1"), 5 = concat!($prefix, "5_el1"),
+                6 = concat!($prefix, "6_el1"), 7 = concat!($prefix, "7_el1"), 8 = concat!($prefix, "8_el1"),
+                9 = concat!($prefix, "9_el1"), 10 = concat!($prefix, "10_el1"), 11 = concat!($prefix, "11_el1"),
+                12 = concat!($prefix, "12_el1"), 13 = concat!($prefix, "13_el1"), 14 = concat!($prefix, "14_el1"),
+                15 = concat!($prefix, "15_el1"));
+        };
+    }
+    macro_rules! indexed {
+        ($read:ident, $write:ident, $what:literal, $($index:literal = $asm:expr),*) => {
+            #[doc = concat!("Reads ", $what, " `index`.")]
+            pub(super) fn $read(index: usize) -> u64 {
+                match index {
+                    $($index => {
+                        let value: u64;
+                        // SAFETY: reading a debug register changes nothing; callers stay below the implemented number.
+                        unsafe { core::arch::asm!(concat!("mrs {}, ", $asm), out(reg) value, options(nostack)) };
+                        value
+                    })*
+                    _ => 0,
+                }
+            }
+
+            #[doc = concat!("Writes ", $what, " `index`.")]
+            pub(super) fn $write(index: usize, value: u64) {
+                match index {
+                    // SAFETY: with MDCR_EL2.TDE clear and EL2 debug exceptions off, these act on EL1 and EL0 only.
+                    $($index => unsafe {
+                        core::arch::asm!(concat!("msr ", $asm, ", {}"), in(reg) value, options(nostack))
+                    },)*
+                    _ => {}
+                }
+            }
+        };
+    }
+    bank!(read_bvr, write_bvr, "breakpoint value", "dbgbvr");
+    bank!(read_bcr, write_bcr, "breakpoint control", "dbgbcr");
+    bank!(read_wvr, write_wvr, "watchpoint value", "dbgwvr");
+    bank!(read_wcr, write_wcr, "watchpoint control", "dbgwcr");
+}
+
+impl DebugState {
+    fn save(&mut self, features: &Features) {
+        for index in 0..usize::from(features.breakpoints).min(16) {
+            self.breakpoint_values[index] = debug_registers::read_bvr(index);
+            self.breakpoint_controls[index] = debug_registers::read_bcr(index);
+        }
+        for index in 0..usize::from(features.watchpoints).min(16) {
+            self.watchpoint_values[index] = debug_registers::read_wvr(index);
+            self.watchpoint_controls[index] = debug_registers::read_wcr(index);
+        }
+    }
+
+    fn load(&self, features: &Features) {
+        for index in 0..usize::from(features.breakpoints).min(16) {
+            debug_registers::write_bvr(index, self.breakpoint_values[index]);
+            debug_registers::write_bcr(index, self.breakpoint_controls[index]);
+        }
+        for index in 0..usize::from(features.watchpoints).min(16) {
+            debug_registers::write_wvr(index, self.watchpoint_values[index]);
+            debug_registers::write_wcr(index, self.watchpoint_controls[index]);
+        }
+    }
+}
+
+unsafe extern "C" {
+    fn save_fp_registers(to: *mut FpState);
+    fn load_fp_registers(from: *const FpState);
+}
+
+global_asm!(
+    r#"
+    .pushsection .text.fp, "ax"
+    .arch_extension fp
+    .arch_extension simd
+    .global save_fp_registers
+save_fp_registers:
+    stp     q0, q1, [x0, #0]
+    stp     q2, q3, [x0, #32]
+    stp     q4, q5, [x0, #64]
+    stp     q6, q7, [x0, #96]
+    stp     q8, q9, [x0, #128]
+    stp     q10, q11, [x0, #160]
+    stp     q12, q13, [x0, #192]
+    stp     q14, q15, [x0, #224]
+    stp     q16, q17, [x0, #256]
+    stp     q18, q19, [x0, #288]
+    stp     q20, q21, [x0, #320]
+    stp     q22, q23, [x0, #352]
+    stp     q24, q25, [x0, #384]
+    stp     q26, q27, [x0, #416]
+    stp     q28, q29, [x0, #448]
+    stp     q30, q31, [x0, #480]
+    add     x0, x0, #512
+    mrs     x1, fpcr
+    mrs     x2, fpsr
+    stp     x1, x2, [x0]
+    ret
+    .global load_fp_registers
+load_fp_registers:
+    ldp     q0, q1, [x0, #0]
+    ldp     q2, q3, [x0, #32]
+    ldp     q4, q5, [x0, #64]
+    ldp     q6, q7, [x0, #96]
+    ldp     q8, q9, [x0, #128]
+    ldp     q10, q11, [x0, #160]
+    ldp     q12, q13, [x0, #192]
+    ldp     q14, q15, [x0, #224]
+    ldp     q16, q17, [x0, #256]
+    ldp     q18, q19, [x0, #288]
+    ldp     q20, q21, [x0, #320]
+    ldp     q22, q23, [x0, #352]
+    ldp     q24, q25, [x0, #384]
+    ldp     q26, q27, [x0, #416]
+    ldp     q28, q29, [x0, #448]
+    ldp     q30, q31, [x0, #480]
+    add     x0, x0, #512
+    ldp     x1, x2, [x0]
+    msr     fpcr, x1
+    msr     fpsr, x2
+    ret
+    .popsection
+    "#
+);

@@ -1,0 +1,116 @@
+//! Locks that say what they disable.
+//!
+//! An [`IrqLock`] masks IRQs on its CPU while it is held, so it may be taken by interrupt handlers and by threads
+//! alike, and its holder is neither interrupted nor moved. Sections are short: nothing that waits, and no loop whose
+//! length a guest chooses, runs under one.
+
+use core::ops::{Deref, DerefMut};
+use spin::mutex::{TicketMutex, TicketMutexGuard};
+
+/// PSTATE.I, the IRQ mask, in the `daif` register.
+const DAIF_I: u64 = 1 << 7;
+
+/// Whether IRQs were masked at some point, to be put back by [`restore_irqs`].
+#[derive(Clone, Copy, Debug)]
+pub struct IrqState(u64);
+
+/// Masks IRQs on this CPU; returns what was before.
+#[inline(always)]
+#[must_use]
+pub fn mask_irqs() -> IrqState {
+    let daif: u64;
+    // SAFETY: masking interrupts only delays them. No `nomem`: memory accesses must not move out of the section.
+    unsafe { core::arch::asm!("mrs {0}, daif", "msr daifset, #2", out(reg) daif, options(nostack, preserves_flags)) };
+    IrqState(daif)
+}
+
+/// Puts the IRQ mask back to what it was.
+#[inline(always)]
+pub fn restore_irqs(state: IrqState) {
+    if state.0 & DAIF_I == 0 {
+        unmask_irqs();
+    }
+}
+
+/// Lets IRQs in. Only for code that holds no lock: threads at their outermost level.
+#[inline(always)]
+pub fn unmask_irqs() {
+    // SAFETY: IRQ handlers preserve every register of what they interrupt and take only locks that mask IRQs, none of
+    // which this CPU holds here, since holding one means IRQs stay masked.
+    unsafe { core::arch::asm!("msr daifclr, #2", options(nostack, preserves_flags)) };
+}
+
+/// Runs `work` with IRQs let in, and masks them again. The thread may be preempted, and move, inside.
+pub fn with_irqs<R>(work: impl FnOnce() -> R) -> R {
+    unmask_irqs();
+    let result = work();
+    let _ = mask_irqs();
+    result
+}
+
+/// A fair spin lock that masks IRQs while it is held.
+pub struct IrqLock<T> {
+    inner: TicketMutex<T>,
+}
+
+impl<T> IrqLock<T> {
+    /// An unlocked lock around `value`.
+    pub const fn new(value: T) -> Self {
+        Self { inner: TicketMutex::new(value) }
+    }
+
+    /// Takes the lock, waiting its turn.
+    #[inline(always)]
+    pub fn lock(&self) -> IrqGuard<'_, T> {
+        let irqs = mask_irqs();
+        IrqGuard { inner: Some(self.inner.lock()), irqs }
+    }
+
+    /// The value behind the lock, whoever holds it: only for a CPU that has stopped all others and is about to die.
+    pub fn try_lock(&self) -> Option<IrqGuard<'_, T>> {
+        let irqs = mask_irqs();
+        match self.inner.try_lock() {
+            Some(inner) => Some(IrqGuard { inner: Some(inner), irqs }),
+            None => {
+                restore_irqs(irqs);
+                None
+            }
+        }
+    }
+}
+
+/// Holds an [`IrqLock`]; the IRQ mask goes back when it is dropped, after the lock is free.
+pub struct IrqGuard<'a, T> {
+    inner: Option<TicketMutexGuard<'a, T>>,
+    irqs: IrqState,
+}
+
+impl<T> Deref for IrqGuard<'_, T> {
+    type Target = T;
+
+    #[inline(always)]
+    fn deref(&self) -> &T {
+        match &self.inner {
+            Some(inner) => inner,
+            None => unreachable!("the guard holds its lock until it is dropped"),
+        }
+    }
+}
+
+impl<T> DerefMut for IrqGuard<'_, T> {
+    #[inline(always)]
+    fn deref_mut(&mut self) -> &mut T {
+        match &mut self.inner {
+            Some(inner) => inner,
+            None => unreachable!("the guard holds its lock until it is dropped"),
+        }
+    }
+}
+
+impl<T> Drop for IrqGuard<'_, T> {
+    #[inline(always)]
+    fn drop(&mut self) {
+        drop(self.inner.take());
+        restore_irqs(self.irqs);
+    }
+}

@@ -1,0 +1,219 @@
+//! System registers by the Arm manual's names.
+//!
+//! Two groups, told apart by what a wrong value can break. Registers that only shape what a guest sees (EL1 and EL0
+//! state, the virtual interrupt interface, the timers) are written by safe functions: whatever goes in, EL2's own
+//! memory stays sound. Registers that EL2 itself lives by (its tables, its vectors, its stack) are written in this
+//! crate alone, by `unsafe` functions.
+//!
+//! Names that the assembler only knows with an architecture extension are given by encoding
+//! (`S<op0>_<op1>_C<n>_C<m>_<op2>`), DDI 0487 chapter D19.
+
+macro_rules! registers {
+    ($($name:ident = $asm:literal;)*) => {$(
+        #[doc = concat!("`", $asm, "`, named `", stringify!($name), "` in the manual.")]
+        pub mod $name {
+            /// Reads the register.
+            #[inline(always)]
+            #[must_use]
+            pub fn read() -> u64 {
+                let value: u64;
+                // SAFETY: an MRS of a register that exists at EL2 changes nothing. It is not marked `pure` or
+                // `nomem`, so it stays where it is relative to memory accesses and other register accesses.
+                unsafe { core::arch::asm!(concat!("mrs {}, ", $asm), out(reg) value, options(nostack, preserves_flags)) };
+                value
+            }
+
+            /// Writes the register; takes effect after the next context synchronisation (`isb` or `eret`).
+            #[inline(always)]
+            pub fn write(value: u64) {
+                // SAFETY: this register holds state of the guest or of an interrupt or timer interface; no value
+                // changes which memory EL2 reaches or where it executes.
+                unsafe { core::arch::asm!(concat!("msr ", $asm, ", {}"), in(reg) value, options(nostack, preserves_flags)) };
+            }
+        }
+    )*};
+}
+
+macro_rules! read_only {
+    ($($name:ident = $asm:literal;)*) => {$(
+        #[doc = concat!("Reads `", $asm, "`.")]
+        #[inline(always)]
+        #[must_use]
+        pub fn $name() -> u64 {
+            let value: u64;
+            // SAFETY: an MRS of an identification or status register changes nothing.
+            unsafe { core::arch::asm!(concat!("mrs {}, ", $asm), out(reg) value, options(nostack, preserves_flags)) };
+            value
+        }
+    )*};
+}
+
+macro_rules! own {
+    ($($name:ident = $asm:literal;)*) => {$(
+        #[doc = concat!("Writes `", $asm, "`, which EL2 lives by.")]
+        ///
+        /// # Safety
+        /// The value must keep EL2's code, stack and data reachable where they are.
+        #[inline(always)]
+        pub(crate) unsafe fn $name(value: u64) {
+            // SAFETY: the caller vouches for the value.
+            unsafe { core::arch::asm!(concat!("msr ", $asm, ", {}"), in(reg) value, options(nostack, preserves_flags)) };
+        }
+    )*};
+}
+
+registers! {
+    sctlr_el1 = "sctlr_el1";
+    actlr_el1 = "actlr_el1";
+    cpacr_el1 = "cpacr_el1";
+    ttbr0_el1 = "ttbr0_el1";
+    ttbr1_el1 = "ttbr1_el1";
+    tcr_el1 = "tcr_el1";
+    esr_el1 = "esr_el1";
+    far_el1 = "far_el1";
+    afsr0_el1 = "afsr0_el1";
+    afsr1_el1 = "afsr1_el1";
+    mair_el1 = "mair_el1";
+    amair_el1 = "amair_el1";
+    vbar_el1 = "vbar_el1";
+    contextidr_el1 = "contextidr_el1";
+    tpidr_el0 = "tpidr_el0";
+    tpidrro_el0 = "tpidrro_el0";
+    tpidr_el1 = "tpidr_el1";
+    cntkctl_el1 = "cntkctl_el1";
+    elr_el1 = "elr_el1";
+    spsr_el1 = "spsr_el1";
+    sp_el0 = "sp_el0";
+    sp_el1 = "sp_el1";
+    par_el1 = "par_el1";
+    csselr_el1 = "csselr_el1";
+    mdscr_el1 = "mdscr_el1";
+    mdccint_el1 = "mdccint_el1";
+    osdlr_el1 = "osdlr_el1";
+    cntv_ctl_el0 = "cntv_ctl_el0";
+    cntv_cval_el0 = "cntv_cval_el0";
+    cntvoff_el2 = "cntvoff_el2";
+    cnthp_ctl_el2 = "cnthp_ctl_el2";
+    cnthp_cval_el2 = "cnthp_cval_el2";
+    cnthctl_el2 = "cnthctl_el2";
+    hcr_el2 = "hcr_el2";
+    hcrx_el2 = "S3_4_C1_C2_2";
+    hfgrtr_el2 = "S3_4_C1_C1_4";
+    hfgwtr_el2 = "S3_4_C1_C1_5";
+    hfgitr_el2 = "S3_4_C1_C1_6";
+    hdfgrtr_el2 = "S3_4_C3_C1_4";
+    hdfgwtr_el2 = "S3_4_C3_C1_5";
+    hafgrtr_el2 = "S3_4_C3_C1_6";
+    cptr_el2 = "cptr_el2";
+    mdcr_el2 = "mdcr_el2";
+    hstr_el2 = "hstr_el2";
+    vttbr_el2 = "vttbr_el2";
+    vtcr_el2 = "vtcr_el2";
+    vmpidr_el2 = "vmpidr_el2";
+    vpidr_el2 = "vpidr_el2";
+    ich_hcr_el2 = "ich_hcr_el2";
+    ich_vmcr_el2 = "ich_vmcr_el2";
+    ich_ap0r0_el2 = "ich_ap0r0_el2";
+    ich_ap1r0_el2 = "ich_ap1r0_el2";
+    icc_sre_el2 = "icc_sre_el2";
+    icc_ctlr_el1 = "icc_ctlr_el1";
+    icc_pmr_el1 = "icc_pmr_el1";
+    icc_bpr1_el1 = "icc_bpr1_el1";
+    icc_igrpen1_el1 = "icc_igrpen1_el1";
+    apiakeylo_el1 = "S3_0_C2_C1_0";
+    apiakeyhi_el1 = "S3_0_C2_C1_1";
+    apibkeylo_el1 = "S3_0_C2_C1_2";
+    apibkeyhi_el1 = "S3_0_C2_C1_3";
+    apdakeylo_el1 = "S3_0_C2_C2_0";
+    apdakeyhi_el1 = "S3_0_C2_C2_1";
+    apdbkeylo_el1 = "S3_0_C2_C2_2";
+    apdbkeyhi_el1 = "S3_0_C2_C2_3";
+    apgakeylo_el1 = "S3_0_C2_C3_0";
+    apgakeyhi_el1 = "S3_0_C2_C3_1";
+}
+
+read_only! {
+    current_el = "CurrentEL";
+    midr_el1 = "midr_el1";
+    mpidr_el1 = "mpidr_el1";
+    ctr_el0 = "ctr_el0";
+    dczid_el0 = "dczid_el0";
+    cntfrq_el0 = "cntfrq_el0";
+    cntpct_el0 = "cntpct_el0";
+    cntvct_el0 = "cntvct_el0";
+    esr_el2 = "esr_el2";
+    far_el2 = "far_el2";
+    hpfar_el2 = "hpfar_el2";
+    elr_el2 = "elr_el2";
+    spsr_el2 = "spsr_el2";
+    ich_vtr_el2 = "ich_vtr_el2";
+    ich_misr_el2 = "ich_misr_el2";
+    ich_elrsr_el2 = "ich_elrsr_el2";
+    id_aa64pfr0_el1 = "id_aa64pfr0_el1";
+    id_aa64isar1_el1 = "id_aa64isar1_el1";
+    id_aa64dfr0_el1 = "id_aa64dfr0_el1";
+    id_aa64mmfr0_el1 = "id_aa64mmfr0_el1";
+    id_aa64mmfr1_el1 = "id_aa64mmfr1_el1";
+    tpidr_el2 = "tpidr_el2";
+    icc_iar1_el1 = "icc_iar1_el1";
+    rndr = "S3_3_C2_C4_0";
+}
+
+own! {
+    write_ttbr0_el2 = "ttbr0_el2";
+    write_tcr_el2 = "tcr_el2";
+    write_mair_el2 = "mair_el2";
+    write_sctlr_el2 = "sctlr_el2";
+    write_vbar_el2 = "vbar_el2";
+    write_tpidr_el2 = "tpidr_el2";
+}
+
+macro_rules! commands {
+    ($($(#[$doc:meta])* $name:ident = $asm:literal;)*) => {$(
+        $(#[$doc])*
+        #[inline(always)]
+        pub fn $name(value: u64) {
+            // SAFETY: a command to the interrupt interface; it moves interrupt state and no memory.
+            unsafe { core::arch::asm!(concat!("msr ", $asm, ", {}"), in(reg) value, options(nostack, preserves_flags)) };
+        }
+    )*};
+}
+
+commands! {
+    /// Drops the running priority of a group 1 interrupt (EOImode 1: without deactivating it).
+    icc_eoir1_el1 = "icc_eoir1_el1";
+    /// Deactivates an interrupt.
+    icc_dir_el1 = "icc_dir_el1";
+    /// Sends an SGI of group 1.
+    icc_sgi1r_el1 = "icc_sgi1r_el1";
+    /// The OS lock of self-hosted debug.
+    oslar_el1 = "oslar_el1";
+}
+
+/// Waits until everything before it is architecturally visible to what follows.
+#[inline(always)]
+pub fn isb() {
+    // SAFETY: a barrier has no effect but order.
+    unsafe { core::arch::asm!("isb", options(nostack, preserves_flags)) };
+}
+
+/// Completes all earlier memory accesses and maintenance, in the inner shareable domain.
+#[inline(always)]
+pub fn dsb_ish() {
+    // SAFETY: a barrier has no effect but order.
+    unsafe { core::arch::asm!("dsb ish", options(nostack, preserves_flags)) };
+}
+
+/// Completes all earlier memory accesses and maintenance, in the whole system.
+#[inline(always)]
+pub fn dsb_sy() {
+    // SAFETY: a barrier has no effect but order.
+    unsafe { core::arch::asm!("dsb sy", options(nostack, preserves_flags)) };
+}
+
+/// Sleeps until an interrupt is pending, masked or not.
+#[inline(always)]
+pub fn wfi() {
+    // SAFETY: waiting changes no state; a pending interrupt ends it even while PSTATE.I masks it.
+    unsafe { core::arch::asm!("dsb sy", "wfi", options(nostack, preserves_flags)) };
+}

@@ -1,0 +1,92 @@
+//! The host's PL011 (DDI 0183), as much of it as a hypervisor's console needs. The SBSA generic UART is the same
+//! without the baud rate registers, which are left to the firmware here.
+
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use crate::mmio;
+
+const DATA: u64 = 0x00;
+const FLAGS: u64 = 0x18;
+const LINE_CONTROL: u64 = 0x2c;
+const CONTROL: u64 = 0x30;
+const INTERRUPT_FIFO_LEVEL: u64 = 0x34;
+const INTERRUPT_MASK: u64 = 0x38;
+const INTERRUPT_CLEAR: u64 = 0x44;
+
+const RECEIVE_EMPTY: u32 = 1 << 4;
+const TRANSMIT_FULL: u32 = 1 << 5;
+/// Receive and receive timeout.
+const RECEIVE_INTERRUPTS: u32 = 1 << 4 | 1 << 6;
+
+static BASE: AtomicU64 = AtomicU64::new(0);
+
+/// Uses the PL011 whose registers are at `base`, which is mapped (or the MMU is off): 8 bits, FIFOs, both directions.
+pub fn init(base: units::Pa) {
+    BASE.store(base.0, Ordering::Release);
+    mmio::write32(base.0 + LINE_CONTROL, 0b11 << 5 | 1 << 4);
+    mmio::write32(base.0 + CONTROL, 1 | 1 << 8 | 1 << 9);
+}
+
+/// Sends one byte if there is room; says whether it did. True, too, when there is no UART at all.
+#[must_use]
+pub fn try_send(byte: u8) -> bool {
+    let base = BASE.load(Ordering::Relaxed);
+    if base == 0 {
+        return true;
+    }
+    if mmio::read32(base + FLAGS) & TRANSMIT_FULL != 0 {
+        return false;
+    }
+    mmio::write32(base + DATA, u32::from(byte));
+    true
+}
+
+/// Sends one byte, waiting for room.
+pub fn send(byte: u8) {
+    while !try_send(byte) {
+        core::hint::spin_loop();
+    }
+}
+
+/// The next byte that arrived, if any.
+#[must_use]
+pub fn receive() -> Option<u8> {
+    let base = BASE.load(Ordering::Relaxed);
+    if base == 0 || mmio::read32(base + FLAGS) & RECEIVE_EMPTY != 0 {
+        return None;
+    }
+    Some(mmio::read32(base + DATA) as u8)
+}
+
+/// Raises an interrupt when bytes arrive.
+pub fn enable_receive_interrupt() {
+    let base = BASE.load(Ordering::Relaxed);
+    if base != 0 {
+        mmio::write32(base + INTERRUPT_FIFO_LEVEL, 0);
+        mmio::write32(base + INTERRUPT_MASK, RECEIVE_INTERRUPTS);
+    }
+}
+
+/// Takes the receive interrupt back; the bytes stay.
+pub fn acknowledge_receive_interrupt() {
+    let base = BASE.load(Ordering::Relaxed);
+    if base != 0 {
+        mmio::write32(base + INTERRUPT_CLEAR, RECEIVE_INTERRUPTS);
+    }
+}
+
+/// Writes straight to the UART, for reports before there are threads and after everything failed.
+#[derive(Debug)]
+pub struct Emergency;
+
+impl core::fmt::Write for Emergency {
+    fn write_str(&mut self, text: &str) -> core::fmt::Result {
+        for byte in text.bytes() {
+            if byte == b'\n' {
+                send(b'\r');
+            }
+            send(byte);
+        }
+        Ok(())
+    }
+}

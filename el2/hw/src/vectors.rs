@@ -1,0 +1,252 @@
+//! EL2's exception vectors (DDI 0487 D1.3.2): where a guest's exits and our own interrupts arrive.
+//!
+//! An exit stores the guest's general registers into the current vCPU, found through the per-CPU alias, and calls the
+//! exit hook on the vCPU thread's own stack. If the hook could answer (it returns 0), the registers go back and the
+//! guest continues: that is the short path, and its length is a promise (SPECIFICATION.md). Otherwise the values that
+//! [`enter_guest`] saved come back from the stack and it returns to its caller, as any function does.
+//!
+//! An interrupt in EL2 saves what a function call may change, runs the interrupt hook, which may switch threads, and
+//! returns. Everything else in EL2 is our own fault: the registers are laid out as a [`crate::crash::Frame`] and the
+//! machine stops with a report. A fault caused by a full stack finds its stack pointer in the guard half of its 32 KiB
+//! slot (`stack`), where nothing can be stored; the check needs no free register, and changes to the CPU's emergency stack.
+
+use core::arch::global_asm;
+use core::mem::offset_of;
+
+use crate::crash::{Frame, crash_entry};
+use crate::percpu::{ALIAS, PerCpu};
+use crate::vcpu::VcpuContext;
+
+global_asm!(
+    r#"
+    .macro lower_exit kind
+    .balign 0x80
+    stp     x0, x1, [sp, #-16]!
+    movz    x0, #{alias}, lsl #32
+    ldr     x0, [x0, #{vcpu}]
+    stp     x2, x3, [x0, #16]
+    mov     x1, #\kind
+    b       guest_exit
+    .endm
+
+    // A fault of our own. SP's bit 14 is set while it points into the mapped half of a stack slot.
+    .macro own_fault kind
+    .balign 0x80
+    sub     sp, sp, #{frame_size}
+    add     sp, sp, x0
+    sub     x0, sp, x0
+    tbz     x0, #14, 1f
+    sub     x0, sp, x0
+    sub     sp, sp, x0
+    stp     x0, x1, [sp]
+    mov     x0, #\kind
+    mov     x1, #0
+    b       own_fault_common
+1:  b       stack_overflow
+    .endm
+
+    .pushsection .text.vectors, "ax"
+    .balign 0x800
+    .global exception_vectors
+exception_vectors:
+    // Current EL with SP_EL0: never used by us.
+    own_fault 0
+    own_fault 1
+    own_fault 2
+    own_fault 3
+    // Current EL with SP_EL2.
+    own_fault 4
+    .balign 0x80
+    b       own_interrupt
+    own_fault 6
+    own_fault 7
+    // A lower EL, AArch64.
+    lower_exit 1
+    lower_exit 2
+    lower_exit 2
+    lower_exit 3
+    // A lower EL, AArch32: EL0 only, same treatment.
+    lower_exit 1
+    lower_exit 2
+    lower_exit 2
+    lower_exit 3
+
+    // In: x0 = vCPU context, x1 = kind, the guest's x2 and x3 stored, its x0 and x1 on the stack, the rest untouched.
+guest_exit:
+    stp     x4, x5, [x0, #32]
+    ldp     x2, x3, [sp], #16
+    stp     x6, x7, [x0, #48]
+    stp     x2, x3, [x0]
+    stp     x8, x9, [x0, #64]
+    mrs     x2, elr_el2
+    mrs     x3, spsr_el2
+    stp     x10, x11, [x0, #80]
+    stp     x12, x13, [x0, #96]
+    mrs     x4, esr_el2
+    stp     x14, x15, [x0, #112]
+    stp     x16, x17, [x0, #128]
+    movz    x5, #{alias}, lsl #32
+    stp     x18, x19, [x0, #144]
+    stp     x20, x21, [x0, #160]
+    ldr     x5, [x5, #{exit_hook}]
+    stp     x22, x23, [x0, #176]
+    stp     x24, x25, [x0, #192]
+    stp     x26, x27, [x0, #208]
+    stp     x28, x29, [x0, #224]
+    stp     x30, x2, [x0, #240]
+    stp     x3, x4, [x0, #256]
+    mov     x19, x0
+    blr     x5
+    cbnz    x0, leave_enter
+    mov     x0, x19
+guest_resume:
+    ldp     x30, x2, [x0, #240]
+    ldr     x3, [x0, #256]
+    ldp     x28, x29, [x0, #224]
+    ldp     x26, x27, [x0, #208]
+    msr     elr_el2, x2
+    msr     spsr_el2, x3
+    ldp     x24, x25, [x0, #192]
+    ldp     x22, x23, [x0, #176]
+    ldp     x20, x21, [x0, #160]
+    ldp     x18, x19, [x0, #144]
+    ldp     x16, x17, [x0, #128]
+    ldp     x14, x15, [x0, #112]
+    ldp     x12, x13, [x0, #96]
+    ldp     x10, x11, [x0, #80]
+    ldp     x8, x9, [x0, #64]
+    ldp     x6, x7, [x0, #48]
+    ldp     x4, x5, [x0, #32]
+    ldp     x2, x3, [x0, #16]
+    ldp     x0, x1, [x0]
+    eret
+    dsb     nsh
+    isb
+
+    // u64 enter_guest(VcpuContext *): IRQs masked. Returns what the exit hook returned.
+    .global enter_guest
+enter_guest:
+    stp     x29, x30, [sp, #-96]!
+    stp     x19, x20, [sp, #16]
+    stp     x21, x22, [sp, #32]
+    stp     x23, x24, [sp, #48]
+    stp     x25, x26, [sp, #64]
+    stp     x27, x28, [sp, #80]
+    b       guest_resume
+leave_enter:
+    ldp     x19, x20, [sp, #16]
+    ldp     x21, x22, [sp, #32]
+    ldp     x23, x24, [sp, #48]
+    ldp     x25, x26, [sp, #64]
+    ldp     x27, x28, [sp, #80]
+    ldp     x29, x30, [sp], #96
+    ret
+
+own_interrupt:
+    sub     sp, sp, #208
+    stp     x0, x1, [sp]
+    stp     x2, x3, [sp, #16]
+    stp     x4, x5, [sp, #32]
+    stp     x6, x7, [sp, #48]
+    stp     x8, x9, [sp, #64]
+    stp     x10, x11, [sp, #80]
+    stp     x12, x13, [sp, #96]
+    stp     x14, x15, [sp, #112]
+    stp     x16, x17, [sp, #128]
+    stp     x18, x29, [sp, #144]
+    mrs     x2, elr_el2
+    mrs     x3, spsr_el2
+    stp     x30, x2, [sp, #160]
+    str     x3, [sp, #176]
+    movz    x5, #{alias}, lsl #32
+    ldr     x5, [x5, #{interrupt_hook}]
+    blr     x5
+    ldp     x30, x2, [sp, #160]
+    ldr     x3, [sp, #176]
+    msr     elr_el2, x2
+    msr     spsr_el2, x3
+    ldp     x0, x1, [sp]
+    ldp     x2, x3, [sp, #16]
+    ldp     x4, x5, [sp, #32]
+    ldp     x6, x7, [sp, #48]
+    ldp     x8, x9, [sp, #64]
+    ldp     x10, x11, [sp, #80]
+    ldp     x12, x13, [sp, #96]
+    ldp     x14, x15, [sp, #112]
+    ldp     x16, x17, [sp, #128]
+    ldp     x18, x29, [sp, #144]
+    add     sp, sp, #208
+    eret
+    dsb     nsh
+    isb
+
+    // In: x0 = (original SP - frame size), SP = that plus the original x0.
+stack_overflow:
+    msr     tpidr_el0, x1                   // the guest's, but this machine is about to stop
+    sub     x1, sp, x0                      // the original x0
+    mov     sp, x1                          // parked there for a moment
+    movz    x1, #{alias}, lsl #32
+    str     x0, [x1, #{faulting_sp}]
+    mov     x0, sp
+    str     x0, [x1, #{scratch}]
+    ldr     x0, [x1, #{emergency}]
+    sub     sp, x0, #{frame_size}
+    ldr     x0, [x1, #{scratch}]
+    mrs     x1, tpidr_el0
+    stp     x0, x1, [sp]
+    mov     x0, #4
+    movz    x1, #{alias}, lsl #32
+    ldr     x1, [x1, #{faulting_sp}]
+    // In: SP = frame with x0 and x1 stored, x0 = kind, x1 = the SP before, or 0 for "this one".
+own_fault_common:
+    stp     x2, x3, [sp, #16]
+    stp     x4, x5, [sp, #32]
+    stp     x6, x7, [sp, #48]
+    stp     x8, x9, [sp, #64]
+    stp     x10, x11, [sp, #80]
+    stp     x12, x13, [sp, #96]
+    stp     x14, x15, [sp, #112]
+    stp     x16, x17, [sp, #128]
+    stp     x18, x19, [sp, #144]
+    stp     x20, x21, [sp, #160]
+    stp     x22, x23, [sp, #176]
+    stp     x24, x25, [sp, #192]
+    stp     x26, x27, [sp, #208]
+    stp     x28, x29, [sp, #224]
+    add     x2, sp, #{frame_size}
+    add     x3, x1, #{frame_size}
+    cmp     x1, #0
+    csel    x2, x2, x3, eq
+    stp     x30, x2, [sp, #240]
+    mrs     x2, elr_el2
+    mrs     x3, spsr_el2
+    stp     x2, x3, [sp, #256]
+    mrs     x2, esr_el2
+    mrs     x3, far_el2
+    stp     x2, x3, [sp, #272]
+    cset    x2, ne
+    stp     x0, x2, [sp, #288]
+    mov     x0, sp
+    mov     x29, sp
+    bl      {crash}
+    b       .
+    .popsection
+    "#,
+    alias = const ALIAS >> 32,
+    vcpu = const offset_of!(PerCpu, vcpu),
+    exit_hook = const offset_of!(PerCpu, exit_hook),
+    interrupt_hook = const offset_of!(PerCpu, interrupt_hook),
+    faulting_sp = const offset_of!(PerCpu, faulting_sp),
+    emergency = const offset_of!(PerCpu, emergency_stack),
+    scratch = const offset_of!(PerCpu, scratch),
+    frame_size = const size_of::<Frame>(),
+    crash = sym crash_entry,
+);
+
+const _: () = {
+    assert!(offset_of!(VcpuContext, x) == 0);
+    assert!(offset_of!(VcpuContext, pc) == 248);
+    assert!(offset_of!(VcpuContext, pstate) == 256);
+    assert!(offset_of!(VcpuContext, syndrome) == 264);
+    assert!(size_of::<Frame>() == 304);
+};
