@@ -1,3 +1,275 @@
-//! vgic: being written.
+//! A guest's interrupt controller: the state behind its GICv3 Distributor and Redistributors, and the choice of what goes into
+//! the list registers (GIC IHI 0069H).
+//!
+//! The guest's CPU interface (ICC_*_EL1) is the hardware's own virtual one: it acknowledges, drops priorities and deactivates
+//! without us, working on up to sixteen *list registers* per CPU. Everything before that is modelled here. One [`Vgic`] serves
+//! one VM; its owner holds a lock around it, copies list registers to and from the hardware, and kicks vCPUs.
+//!
+//! # Who owns an interrupt's state
+//!
+//! An interrupt is either in the model or *loaded*, in one list register of one vCPU, where the guest changes it behind our back.
+//! [`Vgic::flush`] moves interrupts out (their pending latch and active bit leave the model with them), [`Vgic::sync`] moves what
+//! is left of them back in. In between the model goes on collecting: a new edge on a loaded interrupt is latched here and
+//! merged at the next sync, so nothing is lost and nothing is delivered twice. What must be *withdrawn* from a list register
+//! (disabled, cleared, routed elsewhere) needs no command: every sync empties all list registers and every flush chooses afresh,
+//! so it is enough to tell the owner, by the returned [`VcpuSet`], whose turn it is to do so.
+//!
+//! # The machine that the guest sees
+//!
+//! * Security disabled (GICD_CTLR.DS is one), affinity routing only (ARE is one), two groups, 128 INTIDs, no LPIs yet.
+//! * vCPU *n* has affinity 0.0.0.*n*; a 1-of-N interrupt goes to vCPU 0. An SPI routed to an affinity that nobody has stays pending.
+//! * Redistributors start awake: security firmware would have woken them before the guest's first instruction (GICR_WAKER).
+//! * ICC_DIR_EL1 always traps (ICH_HCR_EL2.TDIR): an SPI may be deactivated on another vCPU than the one that holds it. Guests
+//!   that leave EOImode at zero, as Linux does, never write it.
+//!
+//! Interrupts are kept as bitmaps of 32, one word per register that shows them, so that a register access is a load and a mask.
 #![no_std]
 #![forbid(unsafe_code)]
+
+mod bank;
+mod bank_registers;
+mod delivery;
+mod distributor;
+mod hardware;
+mod lines;
+mod list_registers;
+mod redistributor;
+
+use bank::{Bank, Held};
+use units::{IntId, MAX_VCPUS, VcpuId, VcpuSet};
+
+pub use list_registers::{ListRegisters, MAX_LIST_REGISTERS, list_register, virtual_control};
+
+/// Where the guest finds the Distributor: the offset that [`Vgic::distributor_read`] takes counts from here (64 KiB).
+pub const DISTRIBUTOR_BASE: u64 = 0x0800_0000;
+/// Bytes of the Distributor's frame.
+pub const DISTRIBUTOR_SIZE: u64 = 0x1_0000;
+/// Where the guest finds the Redistributor of vCPU 0; the others follow, [`REDISTRIBUTOR_STRIDE`] apart.
+pub const REDISTRIBUTOR_BASE: u64 = 0x080A_0000;
+/// Bytes of one Redistributor: RD_base, then SGI_base, 64 KiB each.
+pub const REDISTRIBUTOR_STRIDE: u64 = 0x2_0000;
+/// How many INTIDs there are: 16 SGIs, 16 PPIs, 96 SPIs.
+pub const INTIDS: u32 = 128;
+
+/// Words of 32 interrupts; word 0 is private to each vCPU.
+const WORDS: usize = (INTIDS / 32) as usize;
+/// Words of shared interrupts.
+const SHARED_WORDS: usize = WORDS - 1;
+/// How many SPIs there are.
+const SPIS: usize = SHARED_WORDS * 32;
+
+/// What a VM's interrupt controller is made for. Values out of range are brought into it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Config {
+    /// Virtual CPUs, 1 to 8.
+    pub vcpus: usize,
+    /// List registers of the host's CPUs: ICH_VTR_EL2.ListRegs plus one, 1 to 16.
+    pub list_registers: usize,
+    /// Virtual priority bits of the host's CPUs: ICH_VTR_EL2.PRIbits plus one, 5 to 8.
+    pub priority_bits: u8,
+}
+
+/// How wide a guest's access is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum AccessSize {
+    /// 8 bits.
+    Byte,
+    /// 16 bits: no GIC register allows it.
+    Half,
+    /// 32 bits.
+    Word,
+    /// 64 bits.
+    Double,
+}
+
+impl AccessSize {
+    /// The size of `bytes` bytes, if an access can have it (1, 2, 4, 8).
+    #[must_use]
+    pub const fn from_bytes(bytes: u64) -> Option<Self> {
+        match bytes {
+            1 => Some(Self::Byte),
+            2 => Some(Self::Half),
+            4 => Some(Self::Word),
+            8 => Some(Self::Double),
+            _ => None,
+        }
+    }
+}
+
+/// Whether an access to a register reads or writes it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Direction {
+    /// The guest loads from it.
+    Read,
+    /// The guest stores to it.
+    Write,
+}
+
+/// The group that an SGI register generates.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Group {
+    /// ICC_SGI0R_EL1 and, with one security state, ICC_ASGI1R_EL1.
+    Zero,
+    /// ICC_SGI1R_EL1.
+    One,
+}
+
+/// The level of an interrupt line.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Line {
+    /// Deasserted.
+    Low,
+    /// Asserted.
+    High,
+}
+
+/// One vCPU's share: its Redistributor, and what its list registers hold.
+#[derive(Clone, Debug)]
+struct Vcpu {
+    /// SGIs and PPIs.
+    private: Bank,
+    /// What is active on, or loaded into, this vCPU, for each word.
+    held: [Held; WORDS],
+    /// Which interrupts of each word come here; all of word 0.
+    routed: [u32; WORDS],
+    /// Hardware-linked PPIs whose physical interrupt is active on the host's side.
+    hardware: u32,
+    /// Those of them that are pending here (not those that a list register carries).
+    hardware_pending: u32,
+    /// Those that a list register carried as pending when it was loaded.
+    hardware_carried: u32,
+    /// The physical PPI of each hardware-linked one.
+    physical: [u8; 32],
+    /// Physical PPIs that the owner must deactivate, handed over at the next flush.
+    deactivate: u32,
+    /// The last flush left something without a list register.
+    overflow: bool,
+    /// GICR_WAKER.ProcessorSleep.
+    asleep: bool,
+}
+
+/// The interrupt controller of one VM. Plain data: a clone taken after every vCPU's sync is its whole state.
+#[derive(Clone, Debug)]
+pub struct Vgic {
+    vcpu_count: usize,
+    list_register_count: usize,
+    priority_mask: u8,
+    /// All ones if GICD_CTLR.EnableGrp0, else zero.
+    group0: u32,
+    /// All ones if GICD_CTLR.EnableGrp1, else zero.
+    group1: u32,
+    shared: [Bank; SHARED_WORDS],
+    /// GICD_IROUTER of each SPI as the guest wrote it.
+    router: [u64; SPIS],
+    vcpus: [Vcpu; MAX_VCPUS],
+}
+
+/// SGIs are edge-triggered, and nothing can change that.
+const SGI_EDGES: u32 = 0xFFFF;
+
+impl Vcpu {
+    const fn new() -> Self {
+        Self {
+            private: Bank::new(SGI_EDGES),
+            held: [Held::NOTHING; WORDS],
+            routed: [u32::MAX, 0, 0, 0],
+            hardware: 0,
+            hardware_pending: 0,
+            hardware_carried: 0,
+            physical: [0; 32],
+            deactivate: 0,
+            overflow: false,
+            asleep: false,
+        }
+    }
+}
+
+impl Vgic {
+    /// The interrupt controller of a VM that has not run yet: everything disabled, inactive, level-sensitive, not pending, in
+    /// Group 0, of priority 0 and routed to vCPU 0.
+    #[must_use]
+    pub fn new(config: Config) -> Self {
+        let mut vgic = Self {
+            vcpu_count: config.vcpus.clamp(1, MAX_VCPUS),
+            list_register_count: config.list_registers.clamp(1, MAX_LIST_REGISTERS),
+            priority_mask: u8::MAX << (8 - config.priority_bits.clamp(5, 8)),
+            group0: 0,
+            group1: 0,
+            shared: [const { Bank::new(0) }; SHARED_WORDS],
+            router: [0; SPIS],
+            vcpus: [const { Vcpu::new() }; MAX_VCPUS],
+        };
+        vgic.reset();
+        vgic
+    }
+
+    /// Puts everything back to the state of [`Self::new`], lines too: the devices are reset with it. No vCPU runs, and each has
+    /// been synced; hardware-linked interrupts are handed back for deactivation at each vCPU's next flush.
+    pub fn reset(&mut self) {
+        self.group0 = 0;
+        self.group1 = 0;
+        self.shared = [const { Bank::new(0) }; SHARED_WORDS];
+        self.router = [0; SPIS];
+        for vcpu in &mut self.vcpus {
+            let deactivate = vcpu.deactivate | hardware::physical_set(vcpu.hardware, &vcpu.physical);
+            *vcpu = Vcpu { deactivate, ..Vcpu::new() };
+        }
+        for word in 1..WORDS {
+            self.vcpus[0].routed[word] = u32::MAX;
+        }
+    }
+
+    /// The 32 interrupts of `word`, those of `vcpu` if they are private.
+    fn bank(&self, word: usize, vcpu: usize) -> Option<&Bank> {
+        if word == 0 { self.vcpus.get(vcpu).map(|vcpu| &vcpu.private) } else { self.shared.get(word - 1) }
+    }
+
+    /// The same, to change.
+    fn bank_mut(&mut self, word: usize, vcpu: usize) -> Option<&mut Bank> {
+        if word == 0 { self.vcpus.get_mut(vcpu).map(|vcpu| &mut vcpu.private) } else { self.shared.get_mut(word - 1) }
+    }
+
+    /// The vCPUs that may hold an interrupt of `word`: all, or the one whose private interrupts these are.
+    fn sharers(&self, word: usize, vcpu: usize) -> core::ops::Range<usize> {
+        if word == 0 { vcpu..vcpu.saturating_add(1).min(self.vcpu_count) } else { 0..self.vcpu_count }
+    }
+
+    /// Those of `word` that are pending in the model: latched, asserted, or a fired physical interrupt.
+    fn pending(&self, word: usize, vcpu: usize) -> u32 {
+        let Some(bank) = self.bank(word, vcpu) else { return 0 };
+        let hardware = match self.vcpus.get(vcpu) {
+            Some(owner) if word == 0 => owner.hardware_pending,
+            _ => 0,
+        };
+        bank.latched | bank.asserted() | hardware
+    }
+
+    /// Those of `word` that are pending, enabled, and in an enabled group, wherever they are routed.
+    fn ready(&self, word: usize, vcpu: usize) -> u32 {
+        let Some(bank) = self.bank(word, vcpu) else { return 0 };
+        self.pending(word, vcpu) & bank.enabled & bank.in_groups((self.group0, self.group1))
+    }
+
+    /// Which vCPUs must sync and flush because something about the interrupts `changed` of `word` did change: those that hold one
+    /// of them, and those that one which is ready is routed to.
+    fn concerned(&self, word: usize, vcpu: usize, changed: u32) -> VcpuSet {
+        let mut set = VcpuSet::EMPTY;
+        if changed == 0 {
+            return set;
+        }
+        let ready = self.ready(word, vcpu) & changed;
+        for index in self.sharers(word, vcpu) {
+            let Some(candidate) = self.vcpus.get(index) else { continue };
+            let (Some(held), Some(routed)) = (candidate.held.get(word), candidate.routed.get(word)) else { continue };
+            if (held.any() & changed) | (ready & routed) != 0 {
+                set.insert(VcpuId(index as u8));
+            }
+        }
+        set
+    }
+}
+
+/// The word and the bit of an interrupt, if there is such a one.
+fn position(interrupt: IntId) -> Option<(usize, u32)> {
+    (interrupt.0 < INTIDS).then(|| ((interrupt.0 / 32) as usize, 1 << (interrupt.0 % 32)))
+}

@@ -1,0 +1,140 @@
+//! The Distributor's frame, GICD_* (GIC IHI 0069H 12.9): what is the same for all vCPUs, and the SPIs.
+//!
+//! With affinity routing always on, everything about SGIs, PPIs and target lists here is RAZ/WI. Reserved offsets, and
+//! accesses of a size that a register does not allow, are RAZ/WI too (12.1.3 leaves it open); GICD_STATUSR, which could
+//! record them, is optional and absent.
+
+use crate::bank_registers::{Place, decode, shows_state};
+use crate::{AccessSize, Direction, Vgic, WORDS};
+use units::{VcpuId, VcpuSet};
+
+const CTLR: u64 = 0x0000;
+const TYPER: u64 = 0x0004;
+const IIDR: u64 = 0x0008;
+const IROUTER_SPI: u64 = 0x6100;
+const IROUTER_END: u64 = IROUTER_SPI + 8 * crate::SPIS as u64;
+const PIDR2: u64 = 0xFFE8;
+
+/// GICD_CTLR.EnableGrp0 and EnableGrp1.
+const CTLR_ENABLE: u64 = 0b11;
+/// GICD_CTLR.ARE (bit 4) and DS (bit 6), which cannot be cleared.
+const CTLR_FIXED: u64 = 1 << 4 | 1 << 6;
+/// 128 INTIDs of 10 bits (IDbits holds one less), 1-of-N routing, affinity 0 up to 15.
+pub(crate) const TYPER_VALUE: u64 = (WORDS as u64 - 1) | 9 << 19;
+/// Product `U`, no JEP106 implementer.
+pub(crate) const IIDR_VALUE: u64 = 0x5500_0000;
+/// ArchRev 3 (GICv3), JEDEC-assigned, designer code as Arm's own implementations show it.
+pub(crate) const PIDR2_VALUE: u64 = 0x3B;
+
+/// GICD_IROUTER.Interrupt_Routing_Mode: any vCPU.
+const ROUTER_ANY: u64 = 1 << 31;
+/// GICD_IROUTER: the fields that exist.
+const ROUTER_MASK: u64 = 0xFF_80FF_FFFF;
+/// GICD_IROUTER: the affinity fields.
+const ROUTER_AFFINITY: u64 = 0xFF_00FF_FFFF;
+
+impl Vgic {
+    /// The guest loads `size` at `offset` of the Distributor.
+    #[must_use]
+    pub fn distributor_read(&self, offset: u64, size: AccessSize) -> u64 {
+        if let Some((register, word)) = decode(offset, size) {
+            return if word == 0 { 0 } else { self.bank_read(register, Place { word, vcpu: 0 }, size) };
+        }
+        if let Some((spi, shift)) = router_field(offset, size) {
+            let value = self.router.get(spi).map_or(0, |router| router >> shift);
+            return if size == AccessSize::Word { value & 0xFFFF_FFFF } else { value };
+        }
+        if size != AccessSize::Word {
+            return 0;
+        }
+        match offset {
+            CTLR => CTLR_FIXED | u64::from(self.group0 & 1) | u64::from(self.group1 & 2),
+            TYPER => TYPER_VALUE,
+            IIDR => IIDR_VALUE,
+            PIDR2 => PIDR2_VALUE,
+            _ => 0,
+        }
+    }
+
+    /// The guest stores `value` at `offset` of the Distributor. Returns the vCPUs that must sync and flush.
+    pub fn distributor_write(&mut self, offset: u64, size: AccessSize, value: u64) -> VcpuSet {
+        if let Some((register, word)) = decode(offset, size) {
+            return if word == 0 {
+                VcpuSet::EMPTY
+            } else {
+                self.bank_write(register, Place { word, vcpu: 0 }, size, value)
+            };
+        }
+        if let Some((spi, shift)) = router_field(offset, size) {
+            return self.write_router(spi, shift, size, value);
+        }
+        if offset == CTLR && size == AccessSize::Word {
+            return self.write_control(value & CTLR_ENABLE);
+        }
+        VcpuSet::EMPTY
+    }
+
+    /// Which vCPUs must be synced before this access of the Distributor for its result to be exact. Empty, after one
+    /// comparison, for all registers but the reads of pending and active state.
+    #[must_use]
+    pub fn distributor_needs(&self, offset: u64, direction: Direction) -> VcpuSet {
+        let mut set = VcpuSet::EMPTY;
+        if !shows_state(offset) || direction == Direction::Write {
+            return set;
+        }
+        let word = (offset as usize & 0x7F) / 4;
+        for (index, vcpu) in self.vcpus.iter().enumerate().take(self.vcpu_count) {
+            if word > 0 && vcpu.held.get(word).is_some_and(|held| held.loaded != 0) {
+                set.insert(VcpuId(index as u8));
+            }
+        }
+        set
+    }
+
+    fn write_control(&mut self, enables: u64) -> VcpuSet {
+        let group0 = if enables & 1 != 0 { u32::MAX } else { 0 };
+        let group1 = if enables & 2 != 0 { u32::MAX } else { 0 };
+        let mut set = VcpuSet::EMPTY;
+        if (group0, group1) == (self.group0, self.group1) {
+            return set;
+        }
+        (self.group0, self.group1) = (group0, group1);
+        for vcpu in 0..self.vcpu_count {
+            set = set.union(self.concerned(0, vcpu, u32::MAX));
+        }
+        for word in 1..WORDS {
+            set = set.union(self.concerned(word, 0, u32::MAX));
+        }
+        set
+    }
+
+    fn write_router(&mut self, spi: usize, shift: u32, size: AccessSize, value: u64) -> VcpuSet {
+        let Some(router) = self.router.get_mut(spi) else { return VcpuSet::EMPTY };
+        let mask = if size == AccessSize::Word { 0xFFFF_FFFF << shift } else { u64::MAX };
+        let written = (*router & !mask | (value << shift) & mask) & ROUTER_MASK;
+        if written == *router {
+            return VcpuSet::EMPTY;
+        }
+        *router = written;
+        let target = if written & ROUTER_ANY != 0 { 0 } else { written & ROUTER_AFFINITY };
+        let (word, bit) = (spi / 32 + 1, 1 << (spi % 32));
+        for (index, vcpu) in self.vcpus.iter_mut().enumerate().take(self.vcpu_count) {
+            let Some(routed) = vcpu.routed.get_mut(word) else { continue };
+            *routed = if index as u64 == target { *routed | bit } else { *routed & !bit };
+        }
+        self.concerned(word, 0, bit)
+    }
+}
+
+/// Finds the SPI whose GICD_IROUTER an access names, and how far up in the register the accessed part starts.
+const fn router_field(offset: u64, size: AccessSize) -> Option<(usize, u32)> {
+    if offset < IROUTER_SPI || offset >= IROUTER_END {
+        return None;
+    }
+    let spi = ((offset - IROUTER_SPI) / 8) as usize;
+    match (size, offset & 7) {
+        (AccessSize::Double | AccessSize::Word, 0) => Some((spi, 0)),
+        (AccessSize::Word, 4) => Some((spi, 32)),
+        _ => None,
+    }
+}

@@ -1,0 +1,102 @@
+//! List registers as values (ICH_LR<n>_EL2, ICH_HCR_EL2; GIC IHI 0069H 12.4) and the copy of them that travels between the
+//! model and the hardware.
+
+use units::IntId;
+
+/// The most list registers the architecture allows.
+pub const MAX_LIST_REGISTERS: usize = 16;
+
+/// Fields of ICH_LR<n>_EL2.
+pub mod list_register {
+    /// State, pending bit.
+    pub const PENDING: u64 = 1 << 62;
+    /// State, active bit.
+    pub const ACTIVE: u64 = 1 << 63;
+    /// State: both bits.
+    pub const STATE: u64 = PENDING | ACTIVE;
+    /// Deactivation reaches the physical interrupt named by pINTID.
+    pub const HARDWARE: u64 = 1 << 61;
+    /// The interrupt is in Group 1.
+    pub const GROUP1: u64 = 1 << 60;
+    /// Software interrupts only: maintenance interrupt when it becomes inactive.
+    pub const EOI: u64 = 1 << 41;
+    /// Where the priority starts.
+    pub const PRIORITY_SHIFT: u32 = 48;
+    /// Where pINTID starts.
+    pub const PHYSICAL_SHIFT: u32 = 32;
+    /// pINTID, in place.
+    pub const PHYSICAL: u64 = 0x1FFF << PHYSICAL_SHIFT;
+    /// vINTID.
+    pub const VIRTUAL: u64 = 0xFFFF_FFFF;
+}
+
+/// Fields of ICH_HCR_EL2 that the model sets or reads.
+pub mod virtual_control {
+    /// The virtual CPU interface is on.
+    pub const EN: u64 = 1 << 0;
+    /// Maintenance interrupt while EOIcount is not zero.
+    pub const LRENPIE: u64 = 1 << 2;
+    /// Maintenance interrupt while no list register is pending.
+    pub const NPIE: u64 = 1 << 3;
+    /// Writes of ICC_DIR_EL1 trap.
+    pub const TDIR: u64 = 1 << 14;
+    /// Where EOIcount starts: ends of interrupt that found no list register.
+    pub const EOI_COUNT_SHIFT: u32 = 27;
+    /// EOIcount, in place.
+    pub const EOI_COUNT: u64 = 0x1F << EOI_COUNT_SHIFT;
+}
+
+/// One vCPU's list registers as the owner carries them between the model and ICH_*_EL2.
+///
+/// Before [`crate::Vgic::sync`] the owner reads ICH_LR<n>_EL2 into `lr[n]` for each bit *n* of `used`, and ICH_HCR_EL2 into
+/// `hcr` if `hcr` has [`virtual_control::LRENPIE`] set (its EOIcount matters only then). After [`crate::Vgic::flush`] it
+/// writes those of `dirty` and, if it changed, `hcr`. A list register that the owner filled itself (see
+/// [`crate::Vgic::hardware_list_register`]) is announced by its bit in `used`.
+#[derive(Clone, Debug)]
+pub struct ListRegisters {
+    /// Values of ICH_LR<n>_EL2.
+    pub lr: [u64; MAX_LIST_REGISTERS],
+    /// Which of them the guest may be using: to be read before a sync.
+    pub used: u16,
+    /// Which of them the last flush changed: to be written to the hardware.
+    pub dirty: u16,
+    /// Which of them a sync has emptied in the model, but the hardware still shows. Between sync and flush only.
+    pub(crate) stale: u16,
+    /// Physical PPIs (bit *n* is INTID *n*) that the owner must deactivate through ICC_DIR_EL1 on the CPU this vCPU runs on,
+    /// clearing them here. Almost always zero.
+    pub deactivate: u32,
+    /// ICH_HCR_EL2 to load.
+    pub hcr: u64,
+}
+
+impl ListRegisters {
+    /// All empty.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self {
+            lr: [0; MAX_LIST_REGISTERS],
+            used: 0,
+            dirty: 0,
+            stale: 0,
+            deactivate: 0,
+            hcr: virtual_control::EN | virtual_control::TDIR,
+        }
+    }
+}
+
+impl Default for ListRegisters {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// The fields that every list register has: vINTID, priority and group.
+pub(crate) const fn compose(interrupt: u32, priority: u8, group1: bool) -> u64 {
+    let group = if group1 { list_register::GROUP1 } else { 0 };
+    interrupt as u64 | (priority as u64) << list_register::PRIORITY_SHIFT | group
+}
+
+/// The fields that tie a list register to a physical interrupt.
+pub(crate) const fn hardware_fields(physical: IntId) -> u64 {
+    list_register::HARDWARE | (((physical.0 as u64) << list_register::PHYSICAL_SHIFT) & list_register::PHYSICAL)
+}
