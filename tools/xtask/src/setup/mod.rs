@@ -1,0 +1,50 @@
+//! `cargo xtask setup`: makes a fresh Debian or Ubuntu machine ready, without root.
+//!
+//! Everything lands in the ignored folder `.undercroft` at the work tree's root, and removing that folder undoes it all.
+//! Each part looks first whether there is anything to do, so a second run is over at once and needs no network.
+//!
+//! | part | what | where |
+//! |---|---|---|
+//! | QEMU | 11.1 or newer, unless PATH has one | `.undercroft/bin/qemu-system-aarch64` |
+//! | core | for the bare-metal target, unless rustup has it | `.undercroft/rust-src` |
+//! | guests | arm64 kernels and a static busybox | `.undercroft/images` |
+//! | initramfs | from busybox and `tests/system/guest` | `.undercroft/images/initramfs.cpio` |
+
+mod apt;
+mod emulator;
+pub(crate) mod guests;
+mod standard;
+
+use crate::tree::Tree;
+use anyhow::Result;
+
+pub(crate) use standard::Standard;
+
+/// How much is fetched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Extent {
+    /// What `run` needs.
+    Demo,
+    /// What `test` needs too: all kernels.
+    All,
+}
+
+/// Does it all.
+pub(crate) fn setup(tree: &Tree, extent: Extent) -> Result<()> {
+    emulator::provide(tree)?;
+    standard::provide(tree)?;
+    guests::provide(tree, extent)?;
+    println!("ready.");
+    Ok(())
+}
+
+/// Debian's name of the architecture of this machine.
+fn own_architecture() -> Result<&'static str> {
+    match std::env::consts::ARCH {
+        "x86_64" => Ok("amd64"),
+        "aarch64" => Ok("arm64"),
+        other => {
+            anyhow::bail!("setup knows no Debian architecture for {other}; put QEMU {} on PATH yourself", qemu::MINIMUM)
+        }
+    }
+}
