@@ -1,3 +1,27 @@
-//! cpu: being written.
+//! What the values of Arm's system registers mean; no register is touched here.
+//!
+//! The privileged layer reads raw numbers and writes raw numbers. Everything between, the tables of the Arm
+//! Architecture Reference Manual (DDI 0487) that a hypervisor needs, is pure arithmetic and lives here, where a test
+//! can reach it:
+//!
+//! * [`exit`]: why a guest came back: ESR_EL2, FAR_EL2 and HPFAR_EL2 as a typed [`exit::Exit`].
+//! * [`inject`]: taking an exception to EL1 as the hardware would have done.
+//! * [`id`]: which features a guest is shown. [`requirements`]: which ones the hypervisor itself cannot do without.
+//! * [`sysreg`]: what to do with a trapped system register that is not an identification register.
+//! * [`controls`]: the traps and enables of EL2 while a guest runs. They and the feature list are two halves of one
+//!   decision: what is not shown is trapped where the architecture gives a trap.
+//! * [`pstate`]: the processor state as SPSR_EL2 holds it. [`reset`]: registers of a vCPU that starts.
 #![no_std]
 #![forbid(unsafe_code)]
+
+pub mod controls;
+pub mod encoding;
+pub mod exit;
+pub mod id;
+pub mod inject;
+pub mod pstate;
+pub mod requirements;
+pub mod reset;
+pub mod sysreg;
+
+pub use encoding::{Direction, SysregEncoding};

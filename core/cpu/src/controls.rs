@@ -1,0 +1,210 @@
+//! The traps and enables of EL2 while a guest runs, for HCR_EL2.E2H = 0.
+//!
+//! [`controls`] computes them once from the host's identification registers, because a control bit of a feature that
+//! the CPU lacks is RES0 or the register does not exist. Registers that may not exist are `Option`s: `None` must not
+//! be written. What the scheduler changes at run time is a constant of its own: [`HCR_TWI`], [`HCR_TWE`], [`HCR_VSE`],
+//! [`CPTR_TFP`].
+//!
+//! Each feature that [`crate::id`] hides is made undefined by:
+//!
+//! | hidden feature | control |
+//! |---|---|
+//! | SVE | CPTR_EL2.TZ: class 0x19 |
+//! | SME, TPIDR2_EL0, SMPRI_EL1, SMIDR_EL1 | CPTR_EL2.TSM: class 0x1d; HFGxTR_EL2.nTPIDR2_EL0, nSMPRI_EL1; HCR_EL2.TID1 |
+//! | performance monitors | MDCR_EL2.TPM, TPMCR |
+//! | statistical profiling | MDCR_EL2.TPMS, E2PB = 0 |
+//! | trace, trace filter, trace buffer | CPTR_EL2.TTA, MDCR_EL2.TTRF, E2TB = 0 |
+//! | branch records | HDFGxTR_EL2.nBRBCTL, nBRBDATA, nBRBIDR; HFGITR_EL2.nBRBIALL, nBRBINJ |
+//! | activity monitors | CPTR_EL2.TAM |
+//! | limited ordering regions | HCR_EL2.TLOR |
+//! | RAS error records | HCR_EL2.TERR, FIEN = 0 |
+//! | memory partitioning | MPAM2_EL2.TRAPMPAM0EL1, TRAPMPAM1EL1 |
+//! | memory tagging | HCR_EL2.ATA = 0, TID5 |
+//! | context numbers (CSV2_2) | HCR_EL2.EnSCXT = 0 |
+//! | double lock, power requests | MDCR_EL2.TDOSA |
+//! | memory copy instructions | HCRX_EL2.MSCEn = 0 |
+//! | 64-byte loads and stores, ACCDATA_EL1 | HCRX_EL2.EnALS, EnAS0, EnASR = 0: class 0x0a; HFGxTR_EL2.nACCDATA_EL1 |
+//! | TCR2, SCTLR2, FPMR, PACM, GCS, 128-bit tables | the HCRX_EL2 enables of the same names = 0 |
+//! | permission indirection and overlay, MAIR2, AMAIR2, RCWMASK, GCS | the n-bits of HFGxTR_EL2 = 0 |
+//! | non-maskable interrupts | HCRX_EL2.TALLINT |
+//! | AT S1E1A | HFGITR_EL2.ATS1E1A |
+//! | implementation defined registers, ACTLR_EL1 | HCR_EL2.TIDCP, TACR |
+//! | everything of FEAT_FGT2 | its n-bits = 0 |
+//!
+//! No control exists for: WFET and WFIT (they trap as WFE and WFI do, and may always complete at once), CNTVCTSS_EL0
+//! and CNTPCTSS_EL0 (they read like their plain forms), DISR_EL1 (with HCR_EL2.AMO the guest reaches VDISR_EL2, its own
+//! context), TLBI and DSB variants, 52-bit addresses (stage 2 bounds them), AArch32 at EL0 (its traps are handled).
+
+use crate::id::{HostIds, fields};
+
+/// HCR_EL2.TWI: trap WFI. Set while another vCPU wants the CPU or none is pinned; clear for a vCPU alone on its CPU.
+pub const HCR_TWI: u64 = 1 << 13;
+/// HCR_EL2.TWE: trap WFE.
+pub const HCR_TWE: u64 = 1 << 14;
+/// HCR_EL2.VSE: a virtual SError is pending; the hardware clears it when the guest takes it.
+pub const HCR_VSE: u64 = 1 << 8;
+/// HCR_EL2.VI: a virtual IRQ beside the list registers'. Not used with a GICv3; here for completeness of masks.
+pub const HCR_VI: u64 = 1 << 7;
+/// CPTR_EL2.TFP: floating point and Advanced SIMD trap, so that their registers are switched only when used.
+pub const CPTR_TFP: u64 = 1 << 10;
+/// MDCR_EL2.TDA: trap the debug registers, for a guest that may call through the debug channel.
+pub const MDCR_TDA: u64 = 1 << 9;
+/// CNTHCTL_EL2.EL1PCTEN: the physical counter does not trap.
+pub const CNTHCTL_EL1PCTEN: u64 = 1 << 0;
+/// HSTR_EL2: nothing. It traps AArch32 coprocessor registers only.
+pub const HSTR: u64 = 0;
+
+const HCR_VM: u64 = 1 << 0;
+const HCR_SWIO: u64 = 1 << 1;
+const HCR_PTW: u64 = 1 << 2;
+const HCR_FMO: u64 = 1 << 3;
+const HCR_IMO: u64 = 1 << 4;
+const HCR_AMO: u64 = 1 << 5;
+const HCR_FB: u64 = 1 << 9;
+const HCR_BSU_INNER: u64 = 1 << 10;
+const HCR_TID1: u64 = 1 << 16;
+const HCR_TID3: u64 = 1 << 18;
+const HCR_TSC: u64 = 1 << 19;
+const HCR_TIDCP: u64 = 1 << 20;
+const HCR_TACR: u64 = 1 << 21;
+const HCR_TSW: u64 = 1 << 22;
+const HCR_RW: u64 = 1 << 31;
+const HCR_TLOR: u64 = 1 << 35;
+const HCR_TERR: u64 = 1 << 36;
+const HCR_TEA: u64 = 1 << 37;
+const HCR_APK: u64 = 1 << 40;
+const HCR_API: u64 = 1 << 41;
+const HCR_TID5: u64 = 1 << 58;
+
+const MDCR_TPMCR: u64 = 1 << 5;
+const MDCR_TPM: u64 = 1 << 6;
+const MDCR_TDOSA: u64 = 1 << 10;
+const MDCR_TDRA: u64 = 1 << 11;
+const MDCR_TPMS: u64 = 1 << 14;
+const MDCR_TTRF: u64 = 1 << 19;
+
+/// RES1 bits without SVE and SME; with them, bits 8 (TZ) and 12 (TSM) trap, which is what we want as well.
+const CPTR_BASE: u64 = 0x33ff;
+const CPTR_TTA: u64 = 1 << 20;
+const CPTR_TAM: u64 = 1 << 30;
+
+const HCRX_TALLINT: u64 = 1 << 6;
+const HFGITR_ATS1E1A: u64 = 1 << 62;
+const MPAM2_TRAP: u64 = 1 << 48 | 1 << 49;
+
+/// The fine-grained trap registers (FEAT_FGT). A zero n-bit traps, so zero is the safe value for what is yet unknown.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct FineGrainedTraps {
+    /// HFGRTR_EL2.
+    pub hfgrtr: u64,
+    /// HFGWTR_EL2.
+    pub hfgwtr: u64,
+    /// HFGITR_EL2.
+    pub hfgitr: u64,
+    /// HDFGRTR_EL2.
+    pub hdfgrtr: u64,
+    /// HDFGWTR_EL2.
+    pub hdfgwtr: u64,
+    /// HAFGRTR_EL2; exists only where [`GuestControls::has_activity_monitors`].
+    pub hafgrtr: u64,
+}
+
+/// Values for the control registers of EL2 while a guest runs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct GuestControls {
+    /// HCR_EL2, without [`HCR_TWI`] and [`HCR_TWE`].
+    pub hcr: u64,
+    /// MDCR_EL2, with HPMN at `event_counters`.
+    pub mdcr: u64,
+    /// CPTR_EL2, without [`CPTR_TFP`].
+    pub cptr: u64,
+    /// CNTHCTL_EL2: CNTPCT_EL0 is native, the CNTP timer traps. The physical counter has no offset, so a guest whose
+    /// time is not the host's must have [`CNTHCTL_EL1PCTEN`] clear.
+    pub cnthctl: u64,
+    /// HSTR_EL2.
+    pub hstr: u64,
+    /// HCRX_EL2, if there is one.
+    pub hcrx: Option<u64>,
+    /// The fine-grained traps, if there are any.
+    pub fine_grained: Option<FineGrainedTraps>,
+    /// Whether the registers of FEAT_FGT2 (HFGRTR2_EL2, HFGWTR2_EL2, HFGITR2_EL2, HDFGRTR2_EL2, HDFGWTR2_EL2) exist; each
+    /// is to be zero.
+    pub has_fine_grained_2: bool,
+    /// Whether HAFGRTR_EL2 exists along with the fine-grained traps.
+    pub has_activity_monitors: bool,
+    /// MPAM2_EL2, if there is one.
+    pub mpam2: Option<u64>,
+}
+
+/// Computes the controls for a host. `event_counters` is PMCR_EL0.N, or 0 on a CPU without performance monitors.
+#[must_use]
+pub fn controls(host: &HostIds, event_counters: u8) -> GuestControls {
+    let has = |field| host.field(field) != 0;
+    let fine_grained = has(fields::MMFR0_FGT).then(|| FineGrainedTraps {
+        hfgitr: if has(fields::ISAR2_ATS1A) { HFGITR_ATS1E1A } else { 0 },
+        ..FineGrainedTraps::default()
+    });
+    let mpam = has(fields::PFR0_MPAM) || has(fields::PFR1_MPAM_FRAC);
+    GuestControls {
+        hcr: hcr(host),
+        mdcr: mdcr(host, event_counters),
+        cptr: CPTR_BASE | CPTR_TTA | if has(fields::PFR0_AMU) { CPTR_TAM } else { 0 },
+        cnthctl: CNTHCTL_EL1PCTEN,
+        hstr: HSTR,
+        hcrx: has(fields::MMFR1_HCX).then(|| if has(fields::PFR1_NMI) { HCRX_TALLINT } else { 0 }),
+        fine_grained,
+        has_fine_grained_2: host.field(fields::MMFR0_FGT) >= 2,
+        has_activity_monitors: has(fields::PFR0_AMU),
+        mpam2: mpam.then_some(MPAM2_TRAP),
+    }
+}
+
+/// HCR_EL2.
+fn hcr(host: &HostIds) -> u64 {
+    let has = |field| host.field(field) != 0;
+    // Stage 2 on; set/way invalidation also cleans; a stage 1 walk that hits device memory faults instead of reading it.
+    let mut hcr = HCR_VM | HCR_SWIO | HCR_PTW;
+    // Interrupts and SErrors come to EL2, and the guest gets virtual ones.
+    hcr |= HCR_FMO | HCR_IMO | HCR_AMO;
+    // A vCPU may move: its TLB, cache and barrier instructions reach the inner shareable domain.
+    hcr |= HCR_FB | HCR_BSU_INNER;
+    // What must not reach the machine: identification, SMC, implementation defined registers, ACTLR, set/way.
+    hcr |= HCR_TID3 | HCR_TSC | HCR_TIDCP | HCR_TACR | HCR_TSW;
+    hcr |= HCR_RW;
+    if has(fields::MMFR1_LO) {
+        hcr |= HCR_TLOR;
+    }
+    if has(fields::PFR0_RAS) {
+        // Synchronous external aborts come to EL2, which decides whether the host or the guest is ill.
+        hcr |= HCR_TERR | HCR_TEA;
+    }
+    if has(fields::ISAR1_APA) || has(fields::ISAR1_API) || has(fields::ISAR2_APA3) {
+        hcr |= HCR_APK | HCR_API;
+    }
+    if has(fields::PFR1_SME) {
+        hcr |= HCR_TID1;
+    }
+    // From 2 on there are tags in memory, and GMID_EL1; with 1 only instructions.
+    if host.field(fields::PFR1_MTE) >= 2 {
+        hcr |= HCR_TID5;
+    }
+    hcr
+}
+
+/// MDCR_EL2. Breakpoints, watchpoints and single step stay the guest's own (TDA = TDE = 0).
+fn mdcr(host: &HostIds, event_counters: u8) -> u64 {
+    let has = |field| host.field(field) != 0;
+    let mut mdcr = MDCR_TDOSA | MDCR_TDRA;
+    if !matches!(host.field(fields::DFR0_PMUVER), 0 | 15) {
+        // HPMN must not exceed the number of counters, and not be zero where there are some.
+        mdcr |= MDCR_TPM | MDCR_TPMCR | u64::from(event_counters & 31);
+    }
+    if has(fields::DFR0_PMSVER) {
+        mdcr |= MDCR_TPMS;
+    }
+    if has(fields::DFR0_TRACEFILT) {
+        mdcr |= MDCR_TTRF;
+    }
+    // E2PB and E2TB are zero: EL2 owns the profiling and the trace buffer.
+    mdcr
+}
