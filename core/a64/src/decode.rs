@@ -1,0 +1,264 @@
+//! From the instruction word to what it does, class by class as in the manual's table.
+//!
+//! Loads and stores are the words with bit 27 set and bit 25 clear. Bits 29:28 divide them into groups, bits 24, 21 and
+//! 11:10 into classes; bit 26 (V) says that the registers are SIMD ones.
+
+use crate::Instruction;
+use crate::Unsupported::{self, Atomic, Authenticated, Exclusive, NotMemory, Simd, Tag, Unallocated, Unpredictable};
+use crate::transfer::{Access, Addressing, Base, Direction, Extension, Transfer};
+
+/// Decodes an instruction word.
+///
+/// # Errors
+///
+/// [`Unsupported`] for everything that is not emulated, with the reason.
+pub const fn decode(word: u32) -> Result<Instruction, Unsupported> {
+    if word & 0x0a00_0000 == 0x0800_0000 {
+        return decode_load_store(word);
+    }
+    decode_cache_maintenance(word)
+}
+
+/// DC with an address (SYS #op1, C7, Cm, #op2, Xt). Maintenance by set and way has no address.
+const fn decode_cache_maintenance(word: u32) -> Result<Instruction, Unsupported> {
+    // SYS with CRn = 7: bits 31:19 and 15:12.
+    if word & 0xfff8_f000 != 0xd508_7000 {
+        return Err(NotMemory);
+    }
+    let rt = number(word, 0);
+    match (field(word, 16, 3), field(word, 8, 4), field(word, 5, 3)) {
+        (3, 4, 1) => Ok(Instruction::ZeroBlock { rt }),
+        // DC IVAC; then CVAC, CVAU, CVAP, CVADP, CIVAC.
+        (0, 6, 1) | (3, 10..=14, 1) => Ok(Instruction::CacheMaintenance { rt }),
+        // The same for tags, alone or with their data.
+        (0, 6, 3 | 5) | (3, 4, 3 | 4) | (3, 10 | 12 | 13 | 14, 3 | 5) => Err(Tag),
+        _ => Err(NotMemory),
+    }
+}
+
+/// The groups of loads and stores.
+const fn decode_load_store(word: u32) -> Result<Instruction, Unsupported> {
+    match (field(word, 28, 2), bit(word, 24)) {
+        (0, _) => decode_exclusive(word),
+        (1, false) => decode_literal(word),
+        (1, true) => decode_newer(word),
+        (2, _) => decode_pair(word),
+        (_, true) => decode_unsigned_offset(word),
+        (_, false) => decode_register(word),
+    }
+}
+
+/// Exclusives, compare and swap, load-acquire and store-release; with V, SIMD structures.
+const fn decode_exclusive(word: u32) -> Result<Instruction, Unsupported> {
+    match (bit(word, 26), bit(word, 31), bit(word, 24)) {
+        (true, false, _) => return Err(Simd),
+        (false, _, false) => {}
+        _ => return Err(Unallocated),
+    }
+    let ordered = bit(word, 23);
+    let pair_or_compare = bit(word, 21);
+    match (ordered, pair_or_compare) {
+        // Pairs of exclusives have bit 31 set, compare and swap of pairs has it clear.
+        (false, true) if !bit(word, 31) => Err(Atomic),
+        (false, _) => Err(Exclusive),
+        (true, true) => Err(Atomic),
+        // The unused register fields should be all ones, and what happens otherwise is left open.
+        (true, false) if field(word, 16, 5) != 31 || field(word, 10, 5) != 31 => Err(Unpredictable),
+        (true, false) => {
+            let access = Access { sixty_four: field(word, 30, 2) == 3, ..access(word, 0, false, false) };
+            let transfer = Transfer { ordered: true, ..single(word, bit(word, 22), access, Addressing::Offset(0)) };
+            Ok(Instruction::Transfer(transfer))
+        }
+    }
+}
+
+/// Loads from an address relative to the instruction.
+const fn decode_literal(word: u32) -> Result<Instruction, Unsupported> {
+    let opc = field(word, 30, 2);
+    let (bytes, sign_extend, sixty_four) = match (bit(word, 26), opc) {
+        (false, 0) => (4, false, false),
+        (false, 1) => (8, false, true),
+        (false, 2) => (4, true, true),
+        (false, _) => return Ok(Instruction::Prefetch),
+        (true, 3) => return Err(Unallocated),
+        (true, _) => return Err(Simd),
+    };
+    let access = Access { rt: number(word, 0), bytes, sign_extend, sixty_four };
+    let transfer = single(word, true, access, Addressing::Offset(signed(word, 5, 19) * 4));
+    Ok(Instruction::Transfer(Transfer { base: Base::ProgramCounter, ..transfer }))
+}
+
+/// The space that later extensions fill: tags, memory copy, 128-bit atomics, and the ordered loads and stores with an
+/// unscaled offset, which alone of them are of interest here.
+const fn decode_newer(word: u32) -> Result<Instruction, Unsupported> {
+    let tags = field(word, 30, 2) == 3 && bit(word, 21) && !bit(word, 26);
+    if tags {
+        return Err(Tag);
+    }
+    if bit(word, 26) || bit(word, 21) || field(word, 10, 2) != 0 {
+        return Err(Unallocated);
+    }
+    match load_or_store(word, Addressing::Offset(signed(word, 12, 9))) {
+        Ok(Instruction::Transfer(transfer)) => Ok(Instruction::Transfer(Transfer { ordered: true, ..transfer })),
+        // There is no ordered prefetch.
+        Ok(_) => Err(Unallocated),
+        Err(reason) => Err(reason),
+    }
+}
+
+/// Pairs.
+const fn decode_pair(word: u32) -> Result<Instruction, Unsupported> {
+    let opc = field(word, 30, 2);
+    let load = bit(word, 22);
+    let index = field(word, 23, 2);
+    if bit(word, 26) {
+        return if opc == 3 { Err(Unallocated) } else { Err(Simd) };
+    }
+    let (bytes, sign_extend) = match (opc, load, index) {
+        (0, _, _) => (4, false),
+        (2, _, _) => (8, false),
+        // LDPSW and STGP; neither has a form without allocation.
+        (1, true, 1..=3) => (4, true),
+        (1, false, 1..=3) => return Err(Tag),
+        _ => return Err(Unallocated),
+    };
+    let first = Access { rt: number(word, 0), bytes, sign_extend, sixty_four: opc != 0 };
+    let second = Access { rt: number(word, 10), ..first };
+    let offset = signed(word, 15, 7) * bytes as i64;
+    let addressing = match index {
+        1 => Addressing::PostIndex(offset),
+        3 => Addressing::PreIndex(offset),
+        _ => Addressing::Offset(offset),
+    };
+    let overlap = writes_back(addressing) && (base_is(word, first.rt) || base_is(word, second.rt));
+    if overlap || load && first.rt == second.rt {
+        return Err(Unpredictable);
+    }
+    let transfer = Transfer { second: Some(second), ..single(word, load, first, addressing) };
+    Ok(Instruction::Transfer(transfer))
+}
+
+/// One register at base plus a scaled constant.
+const fn decode_unsigned_offset(word: u32) -> Result<Instruction, Unsupported> {
+    let offset = (field(word, 10, 12) as i64) << field(word, 30, 2);
+    load_or_store(word, Addressing::Offset(offset))
+}
+
+/// One register with one of the other addressing modes, and the atomics.
+const fn decode_register(word: u32) -> Result<Instruction, Unsupported> {
+    let offset = signed(word, 12, 9);
+    match (bit(word, 21), field(word, 10, 2)) {
+        (false, 0) => load_or_store(word, Addressing::Offset(offset)),
+        (false, 1) => without_prefetch(load_or_store(word, Addressing::PostIndex(offset))),
+        (false, 2) => match without_prefetch(load_or_store(word, Addressing::Offset(offset))) {
+            // There is no unprivileged access to SIMD registers, and load_or_store has refused them.
+            Ok(Instruction::Transfer(transfer)) => {
+                Ok(Instruction::Transfer(Transfer { unprivileged: true, ..transfer }))
+            }
+            other => other,
+        },
+        (false, _) => without_prefetch(load_or_store(word, Addressing::PreIndex(offset))),
+        (true, 0) => decode_atomic(word),
+        (true, 2) => decode_register_offset(word),
+        (true, _) if field(word, 30, 2) == 3 && !bit(word, 26) => Err(Authenticated),
+        (true, _) => Err(Unallocated),
+    }
+}
+
+/// One register at base plus an extended register.
+const fn decode_register_offset(word: u32) -> Result<Instruction, Unsupported> {
+    let extension = match field(word, 13, 3) {
+        2 => Extension::Uxtw,
+        3 => Extension::Lsl,
+        6 => Extension::Sxtw,
+        7 => Extension::Sxtx,
+        _ => return Err(Unallocated),
+    };
+    let shift = if bit(word, 12) { field(word, 30, 2) as u8 } else { 0 };
+    load_or_store(word, Addressing::Register { rm: number(word, 16), extension, shift })
+}
+
+/// Atomic memory operations, among which LDAPR, a plain load, has its place.
+const fn decode_atomic(word: u32) -> Result<Instruction, Unsupported> {
+    if bit(word, 26) {
+        return Err(Simd);
+    }
+    // A = 1, R = 0, o3 = 1, opc = 0b100, Rs = 31.
+    if word & 0x00ff_fc00 == 0x00bf_c000 {
+        let access = Access { sixty_four: field(word, 30, 2) == 3, ..access(word, 0, false, false) };
+        let transfer = Transfer { ordered: true, ..single(word, true, access, Addressing::Offset(0)) };
+        return Ok(Instruction::Transfer(transfer));
+    }
+    Err(Atomic)
+}
+
+/// The meaning of size (bits 31:30) and opc (bits 23:22) for the forms with one register.
+const fn load_or_store(word: u32, addressing: Addressing) -> Result<Instruction, Unsupported> {
+    if bit(word, 26) {
+        return Err(Simd);
+    }
+    let size = field(word, 30, 2);
+    let (load, access) = match (field(word, 22, 2), size) {
+        (0, _) => (false, access(word, 0, false, size == 3)),
+        (1, _) => (true, access(word, 0, false, size == 3)),
+        (2, 3) => return Ok(Instruction::Prefetch),
+        (2, _) => (true, access(word, 0, true, true)),
+        (_, 0 | 1) => (true, access(word, 0, true, false)),
+        _ => return Err(Unallocated),
+    };
+    if writes_back(addressing) && base_is(word, access.rt) {
+        return Err(Unpredictable);
+    }
+    Ok(Instruction::Transfer(single(word, load, access, addressing)))
+}
+
+/// The same for the forms that have no prefetch.
+const fn without_prefetch(decoded: Result<Instruction, Unsupported>) -> Result<Instruction, Unsupported> {
+    match decoded {
+        Ok(Instruction::Prefetch) => Err(Unallocated),
+        other => other,
+    }
+}
+
+/// A transfer of one register, with the base in bits 9:5.
+const fn single(word: u32, load: bool, first: Access, addressing: Addressing) -> Transfer {
+    let base = match number(word, 5) {
+        31 => Base::StackPointer,
+        register => Base::Register(register),
+    };
+    let direction = if load { Direction::Load } else { Direction::Store };
+    Transfer { direction, first, second: None, base, addressing, unprivileged: false, ordered: false }
+}
+
+/// The access of size (bits 31:30) with its register at bit `rt`.
+const fn access(word: u32, rt: u32, sign_extend: bool, sixty_four: bool) -> Access {
+    Access { rt: number(word, rt), bytes: 1 << field(word, 30, 2), sign_extend, sixty_four }
+}
+
+const fn writes_back(addressing: Addressing) -> bool {
+    matches!(addressing, Addressing::PreIndex(_) | Addressing::PostIndex(_))
+}
+
+/// Whether the base is the general-purpose register `rt`; number 31 is SP as a base and XZR as data.
+const fn base_is(word: u32, rt: u8) -> bool {
+    number(word, 5) == rt && rt != 31
+}
+
+const fn bit(word: u32, position: u32) -> bool {
+    word & 1 << position != 0
+}
+
+const fn field(word: u32, shift: u32, width: u32) -> u32 {
+    word >> shift & ((1 << width) - 1)
+}
+
+/// A register number.
+const fn number(word: u32, shift: u32) -> u8 {
+    field(word, shift, 5) as u8
+}
+
+/// A field as a two's complement number.
+const fn signed(word: u32, shift: u32, width: u32) -> i64 {
+    let up = 64 - width;
+    ((field(word, shift, width) as i64) << up) >> up
+}

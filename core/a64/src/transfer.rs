@@ -1,0 +1,159 @@
+//! A load or store of general-purpose registers: what it moves, and where its address comes from.
+
+use units::Va;
+
+/// Which way data moves.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Direction {
+    /// From memory into registers.
+    Load,
+    /// From registers into memory.
+    Store,
+}
+
+/// One register's part of a transfer.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Access {
+    /// Number of the register, 31 for XZR.
+    pub rt: u8,
+    /// How many bytes of memory: 1, 2, 4 or 8.
+    pub bytes: u8,
+    /// A load extends the sign.
+    pub sign_extend: bool,
+    /// A load writes all 64 bits of the register; otherwise it clears the upper half.
+    pub sixty_four: bool,
+}
+
+impl Access {
+    /// What a load of `value` leaves in the register.
+    #[must_use]
+    pub const fn loaded(self, value: u64) -> u64 {
+        let unused = self.unused_bits();
+        let value = value << unused;
+        let extended = if self.sign_extend { ((value as i64) >> unused) as u64 } else { value >> unused };
+        if self.sixty_four { extended } else { extended & 0xffff_ffff }
+    }
+
+    /// What a store of a register that holds `value` puts into memory.
+    #[must_use]
+    pub const fn stored(self, value: u64) -> u64 {
+        let unused = self.unused_bits();
+        value << unused >> unused
+    }
+
+    /// How many bits of a 64-bit value the access leaves out.
+    const fn unused_bits(self) -> u32 {
+        64_u32.wrapping_sub(8 * self.bytes as u32) & 63
+    }
+}
+
+/// The register that an address starts from.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Base {
+    /// A general-purpose register, 0 to 30.
+    Register(u8),
+    /// The stack pointer.
+    StackPointer,
+    /// The address of the instruction itself.
+    ProgramCounter,
+}
+
+/// How a register that is added to the base is extended first.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Extension {
+    /// The low 32 bits, zero-extended.
+    Uxtw,
+    /// All 64 bits.
+    Lsl,
+    /// The low 32 bits, sign-extended.
+    Sxtw,
+    /// All 64 bits; the same as [`Extension::Lsl`] for a 64-bit register.
+    Sxtx,
+}
+
+/// How the address is made from the base, and what becomes of the base.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Addressing {
+    /// Base plus a constant in bytes.
+    Offset(i64),
+    /// Base plus a register, extended and shifted left.
+    Register {
+        /// Number of the register, 31 for XZR.
+        rm: u8,
+        /// How it is extended.
+        extension: Extension,
+        /// By how many bits it is shifted after that.
+        shift: u8,
+    },
+    /// Base plus a constant, and the sum is written back to the base.
+    PreIndex(i64),
+    /// The base; base plus a constant is written back to it.
+    PostIndex(i64),
+}
+
+/// A load or store of one or two general-purpose registers.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Transfer {
+    /// Which way data moves.
+    pub direction: Direction,
+    /// The access at the address.
+    pub first: Access,
+    /// The access behind it, of the same size.
+    pub second: Option<Access>,
+    /// Where the address starts from.
+    pub base: Base,
+    /// How it goes on.
+    pub addressing: Addressing,
+    /// LDTR, STTR and relatives: at EL1 the access has EL0's rights.
+    pub unprivileged: bool,
+    /// The instruction orders memory: load-acquire or store-release.
+    pub ordered: bool,
+}
+
+/// What a transfer does with a given set of registers.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Resolved {
+    /// The address of the first access; the second one is `first.bytes` further on, modulo 2^64.
+    pub address: Va,
+    /// The base register and its new value.
+    pub writeback: Option<(Base, u64)>,
+}
+
+impl Transfer {
+    /// Computes the address and the writeback. `registers` are X0 to X30; `stack_pointer` is the one selected by the
+    /// guest's PSTATE; `program_counter` is the address of the instruction. Addresses of the guest may carry tags.
+    #[must_use]
+    pub fn resolve(&self, registers: &[u64; 31], stack_pointer: u64, program_counter: u64) -> Resolved {
+        // Number 31 is XZR.
+        let register = |number: u8| registers.get(usize::from(number)).copied().unwrap_or(0);
+        let base = match self.base {
+            Base::Register(number) => register(number),
+            Base::StackPointer => stack_pointer,
+            Base::ProgramCounter => program_counter,
+        };
+        let (address, writeback) = match self.addressing {
+            Addressing::Offset(offset) => (base.wrapping_add_signed(offset), None),
+            Addressing::Register { rm, extension, shift } => {
+                let value = register(rm);
+                let extended = match extension {
+                    Extension::Uxtw => u64::from(value as u32),
+                    Extension::Sxtw => i64::from(value as i32) as u64,
+                    Extension::Lsl | Extension::Sxtx => value,
+                };
+                (base.wrapping_add(extended << (shift & 63)), None)
+            }
+            Addressing::PreIndex(offset) => {
+                let sum = base.wrapping_add_signed(offset);
+                (sum, Some((self.base, sum)))
+            }
+            Addressing::PostIndex(offset) => (base, Some((self.base, base.wrapping_add_signed(offset)))),
+        };
+        Resolved { address: Va(address), writeback }
+    }
+
+    /// The accesses with their distance from the address, in the order in which they are to be made.
+    pub fn accesses(&self) -> impl Iterator<Item = (u64, Access)> {
+        let second = self.second.map(|second| (u64::from(self.first.bytes), second));
+        [Some((0, self.first)), second].into_iter().flatten()
+    }
+}
