@@ -311,3 +311,6 @@ impl Pl011 {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -128,3 +128,58 @@ impl Pl031 {
 const fn low_word(now: u64) -> u32 {
     (now & 0xffff_ffff) as u32
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Pl031, register};
+    use crate::{AccessSize, Effect};
+
+    const WORD: AccessSize = AccessSize::Word;
+    const NOW: u64 = 1_700_000_000;
+
+    #[test]
+    fn shows_the_hosts_time_until_the_guest_sets_another() {
+        let mut clock = Pl031::new();
+        assert_eq!(clock.read(register::DR, WORD, NOW), NOW);
+        assert_eq!(clock.write(register::LR, WORD, 1000, NOW), Effect::AlarmChanged);
+        assert_eq!(clock.read(register::DR, WORD, NOW + 5), 1005);
+        clock.reset();
+        assert_eq!(clock.read(register::DR, WORD, NOW + 6), 1006);
+    }
+
+    #[test]
+    fn the_alarm_rings_once_when_due() {
+        let mut clock = Pl031::new();
+        assert_eq!(clock.next_alarm(), None);
+        let _ = clock.write(register::MR, WORD, NOW + 10, NOW);
+        assert_eq!(clock.next_alarm(), None);
+        let _ = clock.write(register::IMSC, WORD, 1, NOW);
+        assert_eq!(clock.next_alarm(), Some(NOW + 10));
+        clock.advance(NOW + 9);
+        assert!(!clock.line());
+        clock.advance(NOW + 10);
+        assert!(clock.line());
+        assert_eq!(clock.next_alarm(), None);
+        let _ = clock.write(register::ICR, WORD, 1, NOW + 11);
+        assert!(!clock.line());
+        assert_eq!(clock.next_alarm(), Some(NOW + 10 + (1 << 32)));
+    }
+
+    #[test]
+    fn setting_the_time_moves_the_alarm() {
+        let mut clock = Pl031::new();
+        let _ = clock.write(register::IMSC, WORD, 1, NOW);
+        let _ = clock.write(register::MR, WORD, 500, NOW);
+        let _ = clock.write(register::LR, WORD, 490, NOW);
+        assert_eq!(clock.next_alarm(), Some(NOW + 10));
+    }
+
+    #[test]
+    fn an_alarm_at_the_present_second_is_due() {
+        let mut clock = Pl031::new();
+        let _ = clock.write(register::IMSC, WORD, 1, NOW);
+        let _ = clock.write(register::MR, WORD, NOW, NOW);
+        assert!(clock.line());
+        assert_eq!(clock.read(register::MIS, WORD, NOW), 1);
+    }
+}

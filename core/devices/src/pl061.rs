@@ -139,3 +139,78 @@ impl Pl061 {
 const fn pins(offset: u64) -> u8 {
     (offset >> 2) as u8
 }
+
+#[cfg(test)]
+mod tests {
+    use std::vec::Vec;
+
+    use super::{POWER_BUTTON_PIN, Pl061, register};
+    use crate::AccessSize;
+
+    const WORD: AccessSize = AccessSize::Word;
+    const BUTTON: u64 = 1 << POWER_BUTTON_PIN;
+
+    fn write(gpio: &mut Pl061, offset: u64, value: u64) {
+        let _ = gpio.write(offset, WORD, value);
+    }
+
+    #[test]
+    fn a_press_gives_gpio_keys_an_interrupt_for_each_edge() {
+        let mut gpio = Pl061::new();
+        write(&mut gpio, register::IBE, BUTTON);
+        write(&mut gpio, register::IE, BUTTON);
+        for high in [true, false] {
+            gpio.set_input(POWER_BUTTON_PIN, high);
+            assert!(gpio.line());
+            assert_eq!(gpio.read(register::MIS, WORD), BUTTON);
+            assert_eq!(gpio.read(BUTTON << 2, WORD), if high { BUTTON } else { 0 });
+            write(&mut gpio, register::IC, BUTTON);
+            assert!(!gpio.line());
+        }
+    }
+
+    #[test]
+    fn one_edge_only_if_so_asked() {
+        let mut gpio = Pl061::new();
+        write(&mut gpio, register::IE, 0xff);
+        write(&mut gpio, register::IEV, 1);
+        gpio.set_input(0, true);
+        assert!(gpio.line());
+        write(&mut gpio, register::IC, 1);
+        gpio.set_input(0, false);
+        assert!(!gpio.line());
+        gpio.set_input(8, true);
+        assert!(!gpio.line());
+    }
+
+    #[test]
+    fn a_level_is_not_cleared_but_goes() {
+        let mut gpio = Pl061::new();
+        write(&mut gpio, register::IS, 0xff);
+        write(&mut gpio, register::IEV, 0xff);
+        write(&mut gpio, register::IE, 0xff);
+        gpio.set_input(5, true);
+        write(&mut gpio, register::IC, 0xff);
+        assert!(gpio.line());
+        gpio.set_input(5, false);
+        assert!(!gpio.line());
+    }
+
+    #[test]
+    fn outputs_keep_what_is_written_through_the_mask() {
+        let mut gpio = Pl061::new();
+        write(&mut gpio, register::DIR, 0xf0);
+        write(&mut gpio, 0x3fc, 0xff);
+        assert_eq!(gpio.read(0x3fc, WORD), 0xf0);
+        write(&mut gpio, 0x40 << 2, 0);
+        assert_eq!(gpio.read(0x3fc, WORD), 0xb0);
+        assert_eq!(gpio.read(0x10 << 2, WORD), 0x10);
+    }
+
+    #[test]
+    fn identification_is_the_pl061s() {
+        let gpio = Pl061::new();
+        let id: Vec<u64> = (0xfe0..0xff0).step_by(4).map(|offset| gpio.read(offset, WORD)).collect();
+        assert_eq!(id, [0x61, 0x10, 0x04, 0x00]);
+    }
+}

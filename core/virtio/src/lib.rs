@@ -19,6 +19,8 @@
 #![forbid(unsafe_code)]
 
 extern crate alloc;
+#[cfg(test)]
+extern crate std;
 
 pub mod chain;
 pub mod console;
@@ -29,6 +31,8 @@ pub mod mmio;
 pub mod queue;
 
 mod ring;
+#[cfg(test)]
+mod testing;
 
 pub use chain::Chain;
 pub use console::Console;

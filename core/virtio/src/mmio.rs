@@ -378,3 +378,6 @@ fn set_half(value: &mut u64, select: u32, half: u32) {
         _ => {}
     }
 }
+
+#[cfg(test)]
+mod tests;

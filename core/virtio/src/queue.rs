@@ -309,3 +309,6 @@ impl Queue {
         Err(QueueError::ChainTooLong)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,165 @@
+//! The UART against what Linux's amba-pl011 driver does with it.
+
+use std::vec::Vec;
+
+use super::{FR_BUSY, FR_RXFE, FR_RXFF, FR_TXFE, FR_TXFF, INTERRUPT_RX, INTERRUPT_TX, Pl011, register};
+use crate::{AccessSize, Effect};
+
+const WORD: AccessSize = AccessSize::Word;
+const RECEIVE_INTERRUPTS: u64 = 0x50;
+const TRANSMIT_INTERRUPT: u64 = 0x20;
+
+/// A UART as the driver leaves it after opening: FIFOs on, triggers at half, receive interrupts on.
+fn opened() -> Pl011 {
+    let mut uart = Pl011::new();
+    let settings = [
+        (register::IFLS, 0x12),
+        (register::LCR_H, 0x70),
+        (register::CR, 0xf01),
+        (register::ICR, 0x7ff),
+        (register::IMSC, RECEIVE_INTERRUPTS),
+    ];
+    for (offset, value) in settings {
+        assert_eq!(uart.write(offset, WORD, value), Effect::None);
+    }
+    uart
+}
+
+fn flags(uart: &mut Pl011) -> u32 {
+    uart.read(register::FR, WORD) as u32
+}
+
+#[test]
+fn identification_is_that_of_r1p5() {
+    let mut uart = Pl011::new();
+    let id: Vec<u64> = (0xfe0..0x1000).step_by(4).map(|offset| uart.read(offset, WORD)).collect();
+    assert_eq!(id, [0x11, 0x10, 0x34, 0x00, 0x0d, 0xf0, 0x05, 0xb1]);
+}
+
+#[test]
+fn reset_values_are_the_manuals() {
+    let mut uart = Pl011::new();
+    assert_eq!(uart.read(register::CR, WORD), 0x300);
+    assert_eq!(uart.read(register::IFLS, WORD), 0x12);
+    assert_eq!(flags(&mut uart) & !7, FR_TXFE | FR_RXFE);
+    assert_eq!(uart.read(register::RIS, WORD), 0);
+    assert!(!uart.line());
+}
+
+#[test]
+fn bytes_leave_at_once_even_before_the_guest_enables_the_uart() {
+    let mut uart = Pl011::new();
+    assert_eq!(uart.write(register::DR, AccessSize::Byte, 0x41), Effect::Transmit(b'A'));
+    assert_eq!(flags(&mut uart) & (FR_TXFE | FR_TXFF | FR_BUSY), FR_TXFE);
+}
+
+#[test]
+fn transmit_interrupt_comes_after_writing_and_stays_away_when_there_is_nothing_to_say() {
+    let mut uart = opened();
+    // The driver fills the FIFO, then unmasks the interrupt if text is left over.
+    let _ = uart.write(register::DR, WORD, b'a'.into());
+    let _ = uart.write(register::IMSC, WORD, RECEIVE_INTERRUPTS | TRANSMIT_INTERRUPT);
+    assert!(uart.line());
+    // It has nothing more: it masks the interrupt, and that is the end of it.
+    let _ = uart.write(register::IMSC, WORD, RECEIVE_INTERRUPTS);
+    assert!(!uart.line());
+    // One that clears and leaves it unmasked isn't called again either.
+    let _ = uart.write(register::IMSC, WORD, TRANSMIT_INTERRUPT);
+    let _ = uart.write(register::ICR, WORD, TRANSMIT_INTERRUPT);
+    assert!(!uart.line());
+}
+
+#[test]
+fn a_blocked_uart_keeps_a_whole_fifo_and_wakes_the_driver_when_half_of_it_is_gone() {
+    let mut uart = opened();
+    let _ = uart.write(register::IMSC, WORD, TRANSMIT_INTERRUPT);
+    uart.set_transmit_blocked(true);
+    let mut count = 0u8;
+    while flags(&mut uart) & FR_TXFF == 0 {
+        assert_eq!(uart.write(register::DR, WORD, count.into()), Effect::None);
+        count += 1;
+    }
+    assert_eq!(count, 32);
+    assert!(!uart.line());
+    assert_eq!(flags(&mut uart) & (FR_BUSY | FR_TXFE), FR_BUSY);
+
+    uart.set_transmit_blocked(false);
+    for expected in 0..16 {
+        assert!(!uart.line());
+        assert_eq!(uart.take_transmit(), Some(expected));
+    }
+    assert!(uart.line());
+    // The interrupt handler writes half a FIFO without looking at TXFF. Order and every byte are kept.
+    for byte in 32..48u8 {
+        assert_eq!(uart.write(register::DR, WORD, byte.into()), Effect::None);
+    }
+    assert!(!uart.line());
+    let rest: Vec<u8> = core::iter::from_fn(|| uart.take_transmit()).collect();
+    assert_eq!(rest, (16..48).collect::<Vec<u8>>());
+    assert_eq!(uart.write(register::DR, WORD, 7), Effect::Transmit(7));
+}
+
+#[test]
+fn without_fifos_one_byte_waits() {
+    let mut uart = Pl011::new();
+    uart.set_transmit_blocked(true);
+    let _ = uart.write(register::DR, WORD, 1);
+    assert_ne!(flags(&mut uart) & FR_TXFF, 0);
+    assert_eq!(uart.read(register::RIS, WORD) as u32 & INTERRUPT_TX, 0);
+    assert_eq!(uart.take_transmit(), Some(1));
+    assert_ne!(uart.read(register::RIS, WORD) as u32 & INTERRUPT_TX, 0);
+
+    assert!(uart.receive(b'x'));
+    assert!(!uart.receive(b'y'));
+    assert_ne!(flags(&mut uart) & FR_RXFF, 0);
+}
+
+#[test]
+fn one_key_interrupts_at_once_and_reading_it_ends_that() {
+    let mut uart = opened();
+    assert!(uart.receive(b'k'));
+    assert!(uart.line());
+    assert_eq!(uart.read(register::RIS, WORD) as u32 & INTERRUPT_RX, 0);
+    assert_eq!(uart.read(register::DR, AccessSize::Half), b'k'.into());
+    assert!(!uart.line());
+    assert_ne!(flags(&mut uart) & FR_RXFE, 0);
+}
+
+#[test]
+fn a_paste_fills_the_fifo_and_no_further() {
+    let mut uart = opened();
+    let taken = (0..100).take_while(|&byte| uart.receive(byte)).count();
+    assert_eq!((taken, uart.receive_space()), (32, 0));
+    assert_ne!(uart.read(register::RIS, WORD) as u32 & INTERRUPT_RX, 0);
+    for expected in 0..32 {
+        assert!(uart.line());
+        assert_eq!(uart.read(register::DR, WORD), expected);
+    }
+    assert!(!uart.line());
+    assert_eq!(uart.receive_space(), 32);
+}
+
+#[test]
+fn clearing_the_receive_interrupts_with_bytes_left_does_not_lose_the_next_one() {
+    let mut uart = opened();
+    assert!(uart.receive(1));
+    let _ = uart.write(register::ICR, WORD, RECEIVE_INTERRUPTS);
+    assert!(!uart.line());
+    assert!(uart.receive(2));
+    assert!(uart.line());
+}
+
+#[test]
+fn loopback_returns_what_is_sent_and_reports_overrun() {
+    let mut uart = opened();
+    let _ = uart.write(register::CR, WORD, 0xf81);
+    assert!(!uart.receive(b'!'));
+    for byte in 0..33u64 {
+        assert_eq!(uart.write(register::DR, WORD, byte), Effect::None);
+    }
+    assert_eq!(uart.read(register::RSR_ECR, WORD), 8);
+    let _ = uart.write(register::RSR_ECR, WORD, 0);
+    for byte in 0..32 {
+        assert_eq!(uart.read(register::DR, WORD), byte);
+    }
+}

@@ -1,0 +1,186 @@
+//! The transport: negotiation, the status machine, and what happens to drivers that break the rules.
+
+use std::vec::Vec;
+
+use devices::AccessSize;
+
+use super::{Effect, Mmio, register};
+use crate::console::{Console, RECEIVE, TRANSMIT};
+use crate::device::Progress;
+use crate::entropy::Entropy;
+use crate::queue::QueueError;
+use crate::testing::{AVAILABLE, BUFFERS, DESCRIPTORS, RAM, Ram, USED, WRITE};
+
+const WORD: AccessSize = AccessSize::Word;
+const SIZE: u16 = 8;
+
+fn set<D: crate::Device>(mmio: &mut Mmio<D>, offset: u64, value: u64) {
+    assert_eq!(mmio.write(offset, WORD, value), Effect::None, "register {offset:#x}");
+}
+
+/// Accepts `features` and sets queue `queue` up at the usual place, up to but without DRIVER_OK.
+fn negotiate<D: crate::Device>(mmio: &mut Mmio<D>, features: u64, queue: u16) {
+    set(mmio, register::STATUS, 3);
+    for half in 0..2 {
+        set(mmio, register::DRIVER_FEATURES_SEL, half);
+        set(mmio, register::DRIVER_FEATURES, features >> (32 * half) & 0xffff_ffff);
+    }
+    set(mmio, register::STATUS, 11);
+    set(mmio, register::QUEUE_SEL, queue.into());
+    set(mmio, register::QUEUE_SIZE, SIZE.into());
+    set(mmio, register::QUEUE_DESC_LOW, DESCRIPTORS);
+    set(mmio, register::QUEUE_DRIVER_LOW, AVAILABLE);
+    set(mmio, register::QUEUE_DEVICE_LOW, USED);
+}
+
+fn started_console(queue: u16) -> Mmio<Console> {
+    let mut mmio = Mmio::new(Console::new());
+    negotiate(&mut mmio, 1 << 32, queue);
+    set(&mut mmio, register::QUEUE_READY, 1);
+    assert_eq!(mmio.write(register::STATUS, WORD, 15), Effect::Started);
+    mmio
+}
+
+#[test]
+fn identifies_itself_and_offers_its_features() {
+    let mut mmio = Mmio::new(Console::new());
+    assert_eq!(mmio.read(0, WORD), 0x7472_6976);
+    assert_eq!(mmio.read(4, WORD), 2);
+    assert_eq!(mmio.read(8, WORD), 3);
+    assert_eq!(mmio.read(register::DEVICE_FEATURES, WORD), 1 << 28 | 1 << 29 | 1);
+    set(&mut mmio, register::DEVICE_FEATURES_SEL, 1);
+    assert_eq!(mmio.read(register::DEVICE_FEATURES, WORD), 1);
+    set(&mut mmio, register::DEVICE_FEATURES_SEL, 2);
+    assert_eq!(mmio.read(register::DEVICE_FEATURES, WORD), 0);
+    assert_eq!(mmio.read(register::QUEUE_SIZE_MAX, WORD), 64);
+    set(&mut mmio, register::QUEUE_SEL, 2);
+    assert_eq!(mmio.read(register::QUEUE_SIZE_MAX, WORD), 0);
+    assert_eq!(mmio.read(0, AccessSize::Byte), 0);
+}
+
+#[test]
+fn features_that_were_not_offered_or_are_legacy_are_refused() {
+    for features in [0, 1 << 32 | 1 << 5] {
+        let mut mmio = Mmio::new(Console::new());
+        negotiate(&mut mmio, features, 0);
+        assert_eq!(mmio.read(register::STATUS, WORD), 3);
+        // Going on regardless does not start the device.
+        set(&mut mmio, register::STATUS, 7);
+        assert!(!mmio.is_live());
+    }
+}
+
+#[test]
+fn what_was_agreed_on_can_not_be_changed() {
+    let mut mmio = started_console(TRANSMIT);
+    set(&mut mmio, register::DRIVER_FEATURES_SEL, 0);
+    set(&mut mmio, register::DRIVER_FEATURES, u32::MAX.into());
+    set(&mut mmio, register::STATUS, 1);
+    assert_eq!(mmio.read(register::STATUS, WORD), 15);
+    set(&mut mmio, register::QUEUE_SIZE, 3);
+    assert_eq!(mmio.read(register::QUEUE_READY, WORD), 1);
+    assert!(mmio.is_live());
+}
+
+#[test]
+fn output_goes_out_and_stops_when_nobody_takes_it() {
+    let ram = Ram::new();
+    let mut mmio = started_console(TRANSMIT);
+    for head in 0..3 {
+        ram.descriptor(DESCRIPTORS, head, (BUFFERS, 2000), 0, 0);
+    }
+    ram.put(BUFFERS, b"first");
+    ram.offer(SIZE, 0, &[0, 1, 2]);
+    assert_eq!(mmio.write(register::QUEUE_NOTIFY, WORD, TRANSMIT.into()), Effect::Notify(TRANSMIT));
+    // 4096 bytes fit: two buffers, and a part of the third.
+    assert_eq!(mmio.process(TRANSMIT, &ram), Ok(Progress::Blocked));
+    assert_eq!((mmio.device().output_pending(), ram.half(USED + 2)), (4096, 2));
+    assert!(mmio.line());
+    assert_eq!(mmio.read(register::INTERRUPT_STATUS, WORD), 1);
+    set(&mut mmio, register::INTERRUPT_ACK, 1);
+    assert!(!mmio.line());
+
+    let mut output = Vec::new();
+    let mut take = |bytes: &[u8]| {
+        output.extend_from_slice(bytes);
+        bytes.len()
+    };
+    assert_eq!(mmio.device_mut().take_output(&mut take), 4096);
+    assert_eq!(mmio.process(TRANSMIT, &ram), Ok(Progress::Idle));
+    assert_eq!(mmio.device_mut().take_output(&mut take), 2000 * 3 - 4096);
+    assert_eq!((&output[..5], &output[2000..2005], output.len()), (&b"first"[..], &b"first"[..], 6000));
+    assert_eq!((ram.half(USED + 2), ram.used(2)), (3, (2, 0)));
+}
+
+#[test]
+fn input_waits_for_a_buffer() {
+    let ram = Ram::new();
+    let mut mmio = started_console(RECEIVE);
+    assert_eq!(mmio.device_mut().push_input(b"typed"), 5);
+    assert_eq!(mmio.process(RECEIVE, &ram), Ok(Progress::Idle));
+    assert!(!mmio.line());
+    ram.descriptor(DESCRIPTORS, 0, (BUFFERS, 3), WRITE, 0);
+    ram.descriptor(DESCRIPTORS, 1, (BUFFERS + 3, 3), WRITE, 0);
+    ram.offer(SIZE, 0, &[0, 1]);
+    assert_eq!(mmio.poll(&ram), Ok(Progress::Idle));
+    assert!(mmio.line());
+    assert_eq!(ram.get(BUFFERS, 6), b"typed\0");
+    assert_eq!((ram.used(0), ram.used(1)), ((0, 3), (1, 2)));
+}
+
+#[test]
+fn entropy_fills_buffers_in_shares() {
+    let ram = Ram::new();
+    let mut mmio = Mmio::new(Entropy::new(|bytes: &mut [u8]| bytes.fill(0xa5)));
+    negotiate(&mut mmio, 1 << 32, 0);
+    set(&mut mmio, register::QUEUE_READY, 1);
+    assert_eq!(mmio.write(register::STATUS, WORD, 15), Effect::Started);
+    ram.descriptor(DESCRIPTORS, 0, (BUFFERS, 100), WRITE, 0);
+    ram.descriptor(DESCRIPTORS, 1, (BUFFERS + 100, 0x4000), WRITE, 0);
+    ram.offer(SIZE, 0, &[0, 1, 0]);
+    assert_eq!(mmio.process(0, &ram), Ok(Progress::More));
+    assert_eq!((ram.used(0), ram.used(1)), ((0, 100), (1, 924)));
+    assert_eq!(mmio.process(0, &ram), Ok(Progress::Idle));
+    assert_eq!(ram.half(USED + 2), 3);
+    assert_eq!(ram.get(BUFFERS, 1025), [&[0xa5; 1024][..], &[0]].concat());
+}
+
+#[test]
+fn a_broken_queue_stops_the_device_until_it_is_reset() {
+    let ram = Ram::new();
+    let mut mmio = started_console(TRANSMIT);
+    ram.offer(SIZE, 0, &[SIZE]);
+    assert_eq!(mmio.process(TRANSMIT, &ram), Err(QueueError::NoSuchDescriptor(SIZE)));
+    assert_eq!(mmio.read(register::STATUS, WORD), 15 | 64);
+    assert_eq!(mmio.read(register::INTERRUPT_STATUS, WORD), 2);
+    assert_eq!(mmio.process(TRANSMIT, &ram), Ok(Progress::Idle));
+    assert_eq!(mmio.write(register::QUEUE_NOTIFY, WORD, TRANSMIT.into()), Effect::None);
+    assert_eq!(mmio.write(register::STATUS, WORD, 0), Effect::Reset);
+    assert!(!mmio.line());
+    assert_eq!(mmio.read(register::STATUS, WORD), 0);
+    assert_eq!(mmio.read(register::QUEUE_READY, WORD), 0);
+}
+
+#[test]
+fn a_queue_set_up_wrongly_stops_the_device() {
+    let mut mmio = Mmio::new(Console::new());
+    negotiate(&mut mmio, 1 << 32, 0);
+    set(&mut mmio, register::QUEUE_DRIVER_LOW, RAM + 1);
+    assert_eq!(mmio.write(register::QUEUE_READY, WORD, 1), Effect::Broken(QueueError::InvalidSetup(0)));
+    assert_eq!(mmio.read(register::STATUS, WORD), 11 | 64);
+    assert_eq!(mmio.write(register::STATUS, WORD, 15), Effect::None);
+    assert!(!mmio.is_live());
+}
+
+#[test]
+fn a_new_window_size_reaches_the_driver() {
+    let mut mmio = started_console(RECEIVE);
+    mmio.device_mut().set_size(120, 50);
+    mmio.config_changed();
+    assert_eq!(mmio.read(register::INTERRUPT_STATUS, WORD), 2);
+    assert_eq!(mmio.read(register::CONFIG_GENERATION, WORD), 1);
+    assert_eq!(mmio.read(register::CONFIG, AccessSize::Half), 120);
+    assert_eq!(mmio.read(register::CONFIG, WORD), 50 << 16 | 120);
+    assert_eq!(mmio.read(register::CONFIG + 3, WORD), 0);
+    assert_eq!(mmio.read(register::CONFIG + 0x80, WORD), 0);
+}
