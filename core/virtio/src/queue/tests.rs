@@ -156,7 +156,9 @@ fn a_chain_as_long_as_the_queue_is_fine_and_one_more_is_not() {
 
 #[test]
 fn each_broken_rule_has_its_error() {
-    let cases: [(&[(u64, u32, u16, u16)], QueueError); 9] = [
+    /// Address, length, flags, next.
+    type Entry = (u64, u32, u16, u16);
+    let cases: [(&[Entry], QueueError); 9] = [
         (&[(BUFFERS, 1, NEXT, SIZE)], QueueError::NoSuchDescriptor(SIZE)),
         (&[(BUFFERS, 1, NEXT | WRITE, 1), (BUFFERS, 1, 0, 0)], QueueError::ReadableAfterWritable),
         (&[(u64::MAX, 2, 0, 0)], QueueError::AddressWraps(Ipa(u64::MAX))),
