@@ -13,6 +13,9 @@ pub type Job = fn(usize);
 
 static JOBS: [Mutex<Option<Job>>; MAX_CPUS] = [const { Mutex::new(None) }; MAX_CPUS];
 
+/// DAIF and SCTLR_EL1 with which each CPU was last started.
+static INITIAL_STATE: [Mutex<(u64, u64)>; MAX_CPUS] = [const { Mutex::new((0, 0)) }; MAX_CPUS];
+
 unsafe extern "C" {
     static secondary_entry: u8;
 }
@@ -47,16 +50,36 @@ pub fn set_job(index: usize, job: Job) {
     *JOBS[index].lock() = Some(job);
 }
 
-/// Starts CPU `index` with `job`; the CPU switches itself off when the job returns.
+/// What [`start`] returns when CPU_ON succeeds but the CPU does not appear.
+pub const NEVER_CAME: i64 = i64::MIN;
+
+/// Starts CPU `index` with `job` and waits until it is there (the bare machine calls it off until then); the CPU switches itself off
+/// when the job returns.
 ///
 /// # Errors
-/// PSCI's answer, when it is not success.
+/// PSCI's answer, when it is not success; [`NEVER_CAME`] when the CPU does not take its job within ten seconds.
 pub fn start(index: usize, job: Job) -> Result<(), i64> {
     set_job(index, job);
     match psci::cpu_on(affinity(index), entry_address(), index as u64) {
-        psci::SUCCESS => Ok(()),
+        psci::SUCCESS if timer::wait_until(10_000, || JOBS[index].lock().is_none()) => Ok(()),
+        psci::SUCCESS => Err(NEVER_CAME),
         error => Err(error),
     }
+}
+
+pub(crate) fn note_initial_state(index: usize, daif: u64, sctlr: u64) {
+    *INITIAL_STATE[index].lock() = (daif, sctlr);
+}
+
+/// DAIF and SCTLR_EL1 with which CPU `index` was last started.
+#[must_use]
+pub fn initial_state(index: usize) -> (u64, u64) {
+    *INITIAL_STATE[index].lock()
+}
+
+/// Takes CPU `index`'s job away again; whether there was one.
+pub fn take_job(index: usize) -> bool {
+    JOBS[index].lock().take().is_some()
 }
 
 pub(crate) fn run_job(index: usize) {

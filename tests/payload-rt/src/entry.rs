@@ -87,6 +87,8 @@ primary_entry:
 // In: x0 = CPU index. Out of PSCI CPU_ON: MMU off, interrupts masked.
     .global secondary_entry
 secondary_entry:
+    mrs     x21, daif
+    mrs     x22, sctlr_el1
     msr     daifset, #0xf
     mov     x19, x0
     adrp    x0, PAYLOAD_STACKS
@@ -98,6 +100,8 @@ secondary_entry:
     bl      switch_mmu_on
     msr     tpidr_el1, x19
     mov     x0, x19
+    mov     x1, x21
+    mov     x2, x22
     mov     x29, xzr
     bl      secondary_main
     b       .
@@ -156,7 +160,8 @@ extern "C" fn primary_main(device_tree: u64) -> ! {
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn secondary_main(index: usize) -> ! {
+extern "C" fn secondary_main(index: usize, daif: u64, sctlr: u64) -> ! {
+    cpu::note_initial_state(index, daif, sctlr);
     gic::initialise_cpu();
     cpu::run_job(index);
     psci::cpu_off();

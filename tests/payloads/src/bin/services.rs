@@ -1,0 +1,207 @@
+//! The other services behind HVC: discovery (SMCCC, DEN0028) and entropy (TRNG, DEN0098); and what SMC does, which no guest owns.
+#![no_std]
+#![no_main]
+
+use payload_rt::fault::{self, Fault};
+use payload_rt::psci::{NOT_SUPPORTED, SMCCC_ARCH_FEATURES, SMCCC_VERSION, SUCCESS};
+use payload_rt::random::Random;
+use payload_rt::test::Verdict;
+use payload_rt::{check, check_equal, instruction, machine, psci, skip, test, tests};
+
+payload_rt::entry!(main);
+
+fn main() {
+    test::run(&tests!("services":
+        smccc_version, arch_features, unknown_services, random_function_numbers, hvc_immediates, smc_does_not_reach_the_firmware,
+        trng_version_and_features, trng_uuid, trng_gives_different_bits, trng_fills_by_size, trng_bad_sizes,
+    ));
+}
+
+const TRNG_VERSION: u32 = 0x8400_0050;
+const TRNG_FEATURES: u32 = 0x8400_0051;
+const TRNG_GET_UUID: u32 = 0x8400_0052;
+const TRNG_RND_32: u32 = 0x8400_0053;
+const TRNG_RND_64: u32 = 0xc400_0053;
+const TRNG_INVALID_PARAMETERS: i64 = -2;
+
+fn smccc_version() -> Verdict {
+    if machine::is_reference() {
+        skip!("the bare machine knows PSCI only");
+    }
+    let version = psci::simple(SMCCC_VERSION, [0; 3]);
+    check!((0x1_0001..0x2_0000).contains(&version), "SMCCC_VERSION {version:#x}, expected 1.1 or a later 1.x");
+    Ok(())
+}
+
+fn arch_features() -> Verdict {
+    if machine::is_reference() {
+        skip!("the bare machine knows PSCI only");
+    }
+    for function in [SMCCC_VERSION, SMCCC_ARCH_FEATURES] {
+        let answer = psci::simple(SMCCC_ARCH_FEATURES, [u64::from(function), 0, 0]);
+        check_equal!(answer, SUCCESS, "SMCCC_ARCH_FEATURES({function:#x})");
+    }
+    for function in [0x8000_7000_u32, 0x1234, 0xffff_ffff] {
+        let answer = psci::simple(SMCCC_ARCH_FEATURES, [u64::from(function), 0, 0]);
+        check_equal!(answer, NOT_SUPPORTED, "SMCCC_ARCH_FEATURES({function:#x})");
+    }
+    Ok(())
+}
+
+fn unknown_services() -> Verdict {
+    if machine::is_reference() {
+        skip!("the bare machine knows PSCI only");
+    }
+    // Yielding calls, SiP, OEM, standard hypervisor, vendor hypervisor, applications, trusted OS.
+    for function in [
+        0,
+        0x0200_0000,
+        0x8200_00ff,
+        0xc200_0000,
+        0x8300_0000,
+        0x8500_00ff,
+        0x8600_1234,
+        0xb000_0000,
+        0xb200_0000,
+        0xffff_0000,
+    ] {
+        let answer = psci::simple(function, [0; 3]) as i32;
+        check_equal!(answer, -1, "function {function:#x}");
+    }
+    Ok(())
+}
+
+/// Functions that would end this payload, or start code where there is none, or wait for a wake-up that does not come.
+fn is_drastic(function: u32) -> bool {
+    matches!(function & 0xbfff_ffff, 0x8400_0001..=0x8400_0003 | 0x8400_0008..=0x8400_0009 | 0x8400_000c..=0x8400_000e | 0x8400_0012)
+}
+
+fn random_function_numbers() -> Verdict {
+    if machine::is_reference() {
+        skip!("the bare machine knows PSCI only");
+    }
+    let mut random = Random::new(machine::option_number("seed", 1));
+    for _ in 0..machine::option_number("loops", 3000) {
+        let function = match random.below(3) {
+            0 => random.word() as u32,
+            1 => 0x8400_0000 | random.word() as u32 & 0x4000_00ff,
+            _ => random.word() as u32 & 0xff00_000f,
+        };
+        // A vendor range of the hypervisor's own may come to mean more than a number; the arguments stay harmless.
+        if !is_drastic(function) {
+            psci::simple(function, [0, 0, 0]);
+        }
+    }
+    check!(psci::simple(psci::VERSION, [0; 3]) > 0, "PSCI_VERSION afterwards");
+    Ok(())
+}
+
+fn undefined_or_answered(outcome: Result<(), Fault>) -> bool {
+    outcome.is_ok_and(|()| true) || outcome.is_err_and(|fault| fault.is_undefined())
+}
+
+fn hvc_immediates() -> Verdict {
+    for immediate in [1, 2, 0x4a48, 0x8000, 0xffff] {
+        let mut x = [u64::from(psci::VERSION), 0, 0, 0, 0, 0, 0, 0];
+        let outcome = instruction::execute(instruction::hvc(immediate), &mut x);
+        check!(undefined_or_answered(outcome), "HVC #{immediate:#x}: {outcome:x?}");
+    }
+    Ok(())
+}
+
+fn smc_does_not_reach_the_firmware() -> Verdict {
+    for immediate in [0, 1, 0xffff] {
+        for function in [psci::VERSION, SMCCC_VERSION, 0xc200_0000, 0xb200_0001] {
+            let mut x = [u64::from(function), 0, 0, 0, 0, 0, 0, 0];
+            let outcome = instruction::execute(instruction::smc(immediate), &mut x);
+            let refused = outcome.is_ok() && (x[0] as i32 == -1 || function < 0xb000_0000);
+            let undefined = outcome.is_err_and(|fault| fault.is_undefined());
+            check!(refused || undefined, "SMC #{immediate:#x} with {function:#x}: {outcome:x?}, X0 {:#x}", x[0]);
+        }
+    }
+    Ok(())
+}
+
+fn has_trng() -> bool {
+    // On the bare machine the call itself is undefined.
+    fault::catch(|| psci::simple(TRNG_VERSION, [0; 3])).is_ok_and(|version| version >= 0x1_0000)
+}
+
+fn trng_version_and_features() -> Verdict {
+    if machine::is_reference() {
+        skip!("the bare machine has no TRNG");
+    }
+    let version = psci::simple(TRNG_VERSION, [0; 3]);
+    check_equal!(version, 0x1_0000, "TRNG_VERSION");
+    for function in [TRNG_VERSION, TRNG_FEATURES, TRNG_GET_UUID, TRNG_RND_32, TRNG_RND_64] {
+        let answer = psci::simple(TRNG_FEATURES, [u64::from(function), 0, 0]);
+        check!(answer >= 0, "TRNG_FEATURES({function:#x}) = {answer}");
+    }
+    check_equal!(psci::simple(TRNG_FEATURES, [0x8400_005f, 0, 0]), NOT_SUPPORTED, "TRNG_FEATURES of no function");
+    Ok(())
+}
+
+fn trng_uuid() -> Verdict {
+    if !has_trng() {
+        skip!("no TRNG");
+    }
+    let uuid = psci::call(TRNG_GET_UUID, [0; 3]);
+    check!(uuid[0] as u32 != u32::MAX, "TRNG_GET_UUID returns NOT_SUPPORTED");
+    check!(uuid.iter().any(|&word| word != 0), "TRNG_GET_UUID returns nothing but zeros");
+    check_equal!(psci::call(TRNG_GET_UUID, [0; 3]), uuid, "TRNG_GET_UUID again");
+    Ok(())
+}
+
+fn trng_gives_different_bits() -> Verdict {
+    if !has_trng() {
+        skip!("no TRNG");
+    }
+    let (mut last, mut ever, mut always) = ([0; 4], 0, u64::MAX);
+    for round in 0..100 {
+        let answer = psci::call(TRNG_RND_64, [192, 0, 0]);
+        check_equal!(answer[0], 0, "TRNG_RND64 of 192 bits, round {round}; status");
+        check!(answer != last, "the same 192 bits twice");
+        check!(answer[1] != answer[2] && answer[2] != answer[3], "equal words {answer:x?}");
+        (last, ever, always) = (answer, ever | answer[1], always & answer[1]);
+    }
+    check!(ever == u64::MAX && always == 0, "bits that never change: ever {ever:#x}, always {always:#x}");
+    Ok(())
+}
+
+fn trng_fills_by_size() -> Verdict {
+    if !has_trng() {
+        skip!("no TRNG");
+    }
+    for bits in [1, 8, 63, 64, 65, 128, 191, 192] {
+        for _ in 0..20 {
+            let [status, x1, x2, x3] = psci::call(TRNG_RND_64, [bits, 0, 0]);
+            check_equal!(status, 0, "TRNG_RND64 of {bits} bits; status");
+            // X3 holds the lowest bits; what was not asked for is zero.
+            let words = [x3, x2, x1];
+            for (index, word) in words.into_iter().enumerate() {
+                let wanted = bits.saturating_sub(64 * index as u64).min(64);
+                let excess = if wanted == 64 { 0 } else { word >> wanted };
+                check_equal!(excess, 0, "TRNG_RND64 of {bits} bits; bits beyond them");
+            }
+        }
+    }
+    for bits in [1, 32, 33, 96] {
+        let [status, x1, x2, x3] = psci::call(TRNG_RND_32, [bits, 0, 0]);
+        check_equal!(status as u32, 0, "TRNG_RND32 of {bits} bits; status");
+        check!((x1 | x2 | x3) >> 32 == 0, "TRNG_RND32 of {bits} bits: {x1:#x} {x2:#x} {x3:#x}");
+    }
+    Ok(())
+}
+
+fn trng_bad_sizes() -> Verdict {
+    if !has_trng() {
+        skip!("no TRNG");
+    }
+    for bits in [0, 193, 1 << 32, u64::MAX] {
+        check_equal!(psci::simple(TRNG_RND_64, [bits, 0, 0]), TRNG_INVALID_PARAMETERS, "TRNG_RND64 of {bits:#x} bits");
+    }
+    for bits in [0, 97, 192] {
+        check_equal!(psci::simple(TRNG_RND_32, [bits, 0, 0]), TRNG_INVALID_PARAMETERS, "TRNG_RND32 of {bits} bits");
+    }
+    Ok(())
+}
