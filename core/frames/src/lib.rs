@@ -24,6 +24,8 @@ mod geometry;
 mod handles;
 mod small;
 mod state;
+#[cfg(test)]
+mod tests;
 
 pub use allocator::{FrameAllocator, MAX_RUNS, MAX_VMS, Run, Runs, metadata_len};
 pub use audit::AuditError;
