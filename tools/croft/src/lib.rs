@@ -1,0 +1,17 @@
+//! What `croft` is made of: the operator's command line, as a library that the system tests drive too.
+//!
+//! * [`site`]: the site file, read with errors that name file and line.
+//! * [`kernel`]: a kernel file, unpacked to the plain `Image` that goes into a bundle.
+//! * [`bundle`]: from a site to the bytes of its bundle.
+//! * [`session`]: a hypervisor at the other end of the link: its consoles, its log, its VMs, and how they end.
+//! * [`terminal`]: a session shown to a person, or as lines of text where nobody sits.
+//! * [`run`]: all of it together, for `croft run`.
+#![forbid(unsafe_code)]
+
+pub mod bundle;
+pub mod kernel;
+pub mod run;
+pub mod session;
+pub mod site;
+pub mod size;
+pub mod terminal;

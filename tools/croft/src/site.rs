@@ -1,0 +1,209 @@
+//! The site file: which VMs there are, and the machine that `croft run` emulates for them.
+//!
+//! People write it by hand, so every mistake is reported with file and line, what is wrong, and what would be right;
+//! all mistakes at once, since fixing one a run is tedious. The file is walked by hand rather than through serde, because
+//! that is what keeps the place of every key and value, and makes an unknown key an error with a suggestion.
+
+mod reader;
+#[cfg(test)]
+mod tests;
+
+use abi::bundle;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+/// The most CPUs that the emulated host may have.
+pub const MAX_HOST_CPUS: u8 = 8;
+/// Host memory that VMs cannot have: the hypervisor's own, and what its tables take.
+pub const RESERVE: u64 = 64 << 20;
+
+/// A site.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Site {
+    /// The file, as messages name it.
+    pub file: PathBuf,
+    /// The machine to emulate; `None` for a site that is only meant for real hardware.
+    pub host: Option<Host>,
+    /// The VMs, in the order of the file; their numbers on the link count from 0 in this order.
+    pub vms: Vec<Vm>,
+}
+
+/// The machine that `croft run` emulates.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Host {
+    /// QEMU's name of the CPU model, possibly with options.
+    pub cpu: String,
+    /// How many CPUs, 1 to [`MAX_HOST_CPUS`].
+    pub cpus: u8,
+    /// RAM in bytes, whole MiB.
+    pub memory: u64,
+    /// Where the file says so.
+    pub lines: Lines,
+}
+
+/// One VM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Vm {
+    /// See [`bundle::check_name`].
+    pub name: String,
+    /// 1 to 8.
+    pub vcpus: u8,
+    /// RAM in bytes.
+    pub memory: u64,
+    /// The kernel's file: a plain arm64 `Image`, one packed with gzip, or an EFI zboot image.
+    pub kernel: PathBuf,
+    /// The initial ramdisk's file.
+    pub initrd: Option<PathBuf>,
+    /// The kernel's command line.
+    pub cmdline: String,
+    /// Share of CPU time, 1 to [`bundle::MAX_WEIGHT`].
+    pub weight: u16,
+    /// The CPUs that the VM may use, a bit each.
+    pub affinity: u64,
+    /// Where the file says so.
+    pub lines: Lines,
+}
+
+impl Vm {
+    /// A VM with one vCPU, an empty command line, and the usual weight and affinity; for sites made by programs.
+    #[must_use]
+    pub fn new(name: impl Into<String>, kernel: impl Into<PathBuf>, memory: u64) -> Self {
+        Self {
+            name: name.into(),
+            vcpus: 1,
+            memory,
+            kernel: kernel.into(),
+            initrd: None,
+            cmdline: String::new(),
+            weight: bundle::DEFAULT_WEIGHT,
+            affinity: bundle::ANY_CPU,
+            lines: Lines::default(),
+        }
+    }
+}
+
+/// The lines of the values that may turn out wrong only later; 0 where there is no file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Lines {
+    /// The table's own line.
+    pub table: usize,
+    /// `memory`.
+    pub memory: usize,
+    /// `kernel`.
+    pub kernel: usize,
+    /// `initrd`.
+    pub initrd: usize,
+}
+
+/// One mistake in a site file, or in a file that it names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mistake {
+    /// The site file.
+    pub file: PathBuf,
+    /// The line, from 1; 0 if it concerns the file as a whole.
+    pub line: usize,
+    /// What is wrong, and what would be right.
+    pub message: String,
+}
+
+impl fmt::Display for Mistake {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{}:", self.file.display())?;
+        if self.line > 0 {
+            write!(out, "{}:", self.line)?;
+        }
+        write!(out, " {}", self.message)
+    }
+}
+
+/// All mistakes that were found, one a line; never empty.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub struct SiteError(pub Vec<Mistake>);
+
+impl fmt::Display for SiteError {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, mistake) in self.0.iter().enumerate() {
+            write!(out, "{}{mistake}", if index == 0 { "" } else { "\n" })?;
+        }
+        Ok(())
+    }
+}
+
+impl Site {
+    /// A site made by a program; `file` only names it in messages.
+    #[must_use]
+    pub fn new(file: impl Into<PathBuf>, host: Host, vms: Vec<Vm>) -> Self {
+        Self { file: file.into(), host: Some(host), vms }
+    }
+
+    /// Reads a site file. Paths in it are relative to its folder; whether their files are there is part of the check.
+    ///
+    /// # Errors
+    /// All mistakes.
+    pub fn load(file: &Path) -> Result<Self, SiteError> {
+        let text = std::fs::read_to_string(file).map_err(|error| {
+            let message = format!("cannot be read: {error}");
+            SiteError(vec![Mistake { file: file.to_path_buf(), line: 0, message }])
+        })?;
+        let site = Self::parse(&text, file)?;
+        let missing: Vec<Mistake> = site.vms.iter().flat_map(|vm| site.missing_files(vm)).collect();
+        if missing.is_empty() { Ok(site) } else { Err(SiteError(missing)) }
+    }
+
+    /// Reads the text of a site file without looking at the files that it names.
+    ///
+    /// # Errors
+    /// All mistakes.
+    pub fn parse(text: &str, file: &Path) -> Result<Self, SiteError> {
+        reader::read(text, file)
+    }
+
+    /// A mistake in this site.
+    pub(crate) fn mistake(&self, line: usize, message: impl Into<String>) -> SiteError {
+        SiteError(vec![Mistake { file: self.file.clone(), line, message: message.into() }])
+    }
+
+    /// What `vm` names that is no file.
+    fn missing_files(&self, vm: &Vm) -> Vec<Mistake> {
+        let named = [("kernel", Some(&vm.kernel), vm.lines.kernel), ("initrd", vm.initrd.as_ref(), vm.lines.initrd)];
+        let mut mistakes = Vec::new();
+        for (key, path, line) in named {
+            let Some(path) = path else { continue };
+            let wrong = match std::fs::metadata(path) {
+                Ok(metadata) if metadata.is_file() => continue,
+                Ok(_) => "that is no file".to_owned(),
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => "there is no such file".to_owned(),
+                Err(error) => format!("it cannot be read: {error}"),
+            };
+            let message =
+                format!("{key} = \"{}\": {wrong}; paths are relative to the folder of the site file", path.display());
+            mistakes.push(Mistake { file: self.file.clone(), line, message });
+        }
+        mistakes
+    }
+
+    /// The number of the VM with this name.
+    #[must_use]
+    pub fn vm(&self, name: &str) -> Option<u16> {
+        self.vms.iter().position(|vm| vm.name == name).map(|index| index as u16)
+    }
+
+    /// Whether the VMs, with `extra` bytes beside them (the bundle), fit into the host's memory.
+    pub(crate) fn check_memory(&self, extra: u64) -> Result<(), SiteError> {
+        let Some(host) = &self.host else { return Ok(()) };
+        let vms = self.vms.iter().fold(0u64, |sum, vm| sum.saturating_add(vm.memory));
+        let needed = vms.saturating_add(RESERVE).saturating_add(extra);
+        if needed <= host.memory {
+            return Ok(());
+        }
+        let files = if extra == 0 { String::new() } else { format!(", {} for their files", crate::size::show(extra)) };
+        let message = format!(
+            "memory = \"{}\": the VMs do not fit: {} for them{files} and {} for the hypervisor; give the host {} or more, or the VMs less",
+            crate::size::show(host.memory),
+            crate::size::show(vms),
+            crate::size::show(RESERVE),
+            crate::size::show(needed.next_multiple_of(64 << 20)),
+        );
+        Err(self.mistake(host.lines.memory, message))
+    }
+}

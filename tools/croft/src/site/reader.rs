@@ -1,0 +1,314 @@
+//! From TOML to a [`Site`], collecting every mistake on the way.
+
+use super::{Host, Lines, MAX_HOST_CPUS, Mistake, Site, SiteError, Vm};
+use crate::size;
+use abi::bundle;
+use std::ops::Range;
+use std::path::Path;
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+/// The keys of each table: the required ones first.
+const ROOT_KEYS: &[&str] = &["host", "vm"];
+const HOST_KEYS: &[&str] = &["cpu", "cpus", "memory"];
+const VM_KEYS: &[&str] = &["name", "vcpus", "memory", "kernel", "initrd", "cmdline", "weight", "affinity"];
+
+/// Reads `text`, the contents of `file`.
+pub(super) fn read(text: &str, file: &Path) -> Result<Site, SiteError> {
+    let mut reader = Reader { text, file, mistakes: Vec::new() };
+    let site = reader.site();
+    match site {
+        Some(site) if reader.mistakes.is_empty() => site.check_memory(0).map(|()| site),
+        _ => Err(SiteError(reader.mistakes)),
+    }
+}
+
+/// A value with the key that it belongs to.
+struct Entry<'v, 't> {
+    key: &'v str,
+    value: &'v Spanned<DeValue<'t>>,
+}
+
+struct Reader<'t> {
+    text: &'t str,
+    file: &'t Path,
+    mistakes: Vec<Mistake>,
+}
+
+impl<'t> Reader<'t> {
+    fn line(&self, span: Range<usize>) -> usize {
+        1 + self.text.bytes().take(span.start).filter(|&byte| byte == b'\n').count()
+    }
+
+    fn wrong_at(&mut self, span: Range<usize>, message: impl Into<String>) {
+        let line = self.line(span);
+        self.mistakes.push(Mistake { file: self.file.to_path_buf(), line, message: message.into() });
+    }
+
+    /// `key = value: what is wrong`, with the value as it stands in the file (its first line).
+    fn wrong(&mut self, entry: &Entry<'_, 't>, what: impl AsRef<str>) {
+        let shown = self.text.get(entry.value.span()).unwrap_or_default().lines().next().unwrap_or_default();
+        let message = match entry.value.get_ref() {
+            DeValue::Table(_) => format!("{}: {}", entry.key, what.as_ref()),
+            _ => format!("{} = {shown}: {}", entry.key, what.as_ref()),
+        };
+        self.wrong_at(entry.value.span(), message);
+    }
+
+    fn site(&mut self) -> Option<Site> {
+        let root = match DeTable::parse(self.text) {
+            Ok(root) => root,
+            Err(error) => {
+                let message = format!("not TOML: {}", error.message().replace('\n', ", "));
+                self.wrong_at(error.span().unwrap_or(0..0), message);
+                return None;
+            }
+        };
+        let root = root.get_ref();
+        self.refuse_unknown(root, ROOT_KEYS, "a site file");
+        let host = entry(root, "host").and_then(|found| self.host(&found));
+        let vms = match entry(root, "vm") {
+            Some(found) => self.vms(&found),
+            None => {
+                self.wrong_at(0..0, "there is no VM; describe at least one in a [[vm]] table");
+                Vec::new()
+            }
+        };
+        if let Some(host) = &host {
+            self.check_affinities(root, &vms, host);
+        }
+        Some(Site { file: self.file.to_path_buf(), host, vms })
+    }
+
+    fn refuse_unknown(&mut self, table: &DeTable<'t>, known: &[&str], what: &str) {
+        for key in table.keys() {
+            let name = key.get_ref().as_ref();
+            if !known.contains(&name) {
+                let nearest = known.iter().map(|other| (distance(name, other), *other)).min();
+                let hint = match nearest {
+                    Some((away, other)) if away <= 1 + other.len() / 3 => format!("did you mean `{other}`?"),
+                    _ => format!("{what} has {}", known.join(", ")),
+                };
+                self.wrong_at(key.span(), format!("{name}: there is no such key; {hint}"));
+            }
+        }
+    }
+
+    fn table<'v>(&mut self, entry: &Entry<'v, 't>, hint: &str) -> Option<&'v DeTable<'t>> {
+        let table = entry.value.get_ref().as_table();
+        if table.is_none() {
+            self.wrong(entry, format!("not a table; write {hint}"));
+        }
+        table
+    }
+
+    fn required<'v>(
+        &mut self,
+        table: &'v DeTable<'t>,
+        at: Range<usize>,
+        key: &'v str,
+        example: &str,
+    ) -> Option<Entry<'v, 't>> {
+        let found = entry(table, key);
+        if found.is_none() {
+            self.wrong_at(at, format!("`{key}` is missing; write for example {key} = {example}"));
+        }
+        found
+    }
+
+    fn text(&mut self, entry: &Entry<'_, 't>) -> Option<String> {
+        let text = entry.value.get_ref().as_str();
+        if text.is_none() {
+            self.wrong(entry, "not a text; put it in double quotes");
+        }
+        text.map(str::to_owned)
+    }
+
+    /// A whole number within `range`, which `what` counts.
+    fn number(&mut self, entry: &Entry<'_, 't>, range: std::ops::RangeInclusive<u64>, what: &str) -> Option<u64> {
+        let (least, most) = (range.start(), range.end());
+        let value = entry
+            .value
+            .get_ref()
+            .as_integer()
+            .and_then(|number| i64::from_str_radix(number.as_str(), number.radix()).ok());
+        let number = value.and_then(|value| u64::try_from(value).ok()).filter(|number| range.contains(number));
+        if number.is_none() {
+            self.wrong(entry, format!("{what}: it must be a whole number from {least} to {most}"));
+        }
+        number
+    }
+
+    fn size(&mut self, entry: &Entry<'_, 't>) -> Option<u64> {
+        let parsed = match entry.value.get_ref() {
+            DeValue::String(text) => size::parse(text),
+            DeValue::Integer(number) if number.radix() == 10 => size::parse(number.as_str()),
+            _ => None,
+        };
+        if parsed.is_none() {
+            self.wrong(entry, format!("not a size; {}", size::HINT));
+        }
+        parsed
+    }
+
+    fn host(&mut self, found: &Entry<'_, 't>) -> Option<Host> {
+        let table = self.table(found, "[host], then its keys")?;
+        self.refuse_unknown(table, HOST_KEYS, "[host]");
+        let at = found.value.span();
+        let cpu = self.required(table, at.clone(), "cpu", "\"cortex-a76\"").and_then(|entry| self.text(&entry));
+        let cpus = self
+            .required(table, at.clone(), "cpus", "4")
+            .and_then(|entry| self.number(&entry, 1..=u64::from(MAX_HOST_CPUS), "the host's CPUs"));
+        let memory_entry = self.required(table, at.clone(), "memory", "\"4G\"");
+        let memory = memory_entry.as_ref().and_then(|entry| {
+            let memory = self.size(entry)?;
+            let good = memory.is_multiple_of(1 << 20) && (256 << 20..=64 << 30).contains(&memory);
+            if !good {
+                self.wrong(entry, "a host has 256M to 64G, in whole M");
+            }
+            good.then_some(memory)
+        });
+        let memory_line = memory_entry.map_or(0, |entry| self.line(entry.value.span()));
+        let lines = Lines { table: self.line(at), memory: memory_line, ..Lines::default() };
+        Some(Host { cpu: cpu?, cpus: cpus? as u8, memory: memory?, lines })
+    }
+
+    fn vms(&mut self, found: &Entry<'_, 't>) -> Vec<Vm> {
+        let Some(array) = found.value.get_ref().as_array().filter(|array| !array.is_empty()) else {
+            self.wrong(found, "not a list of VMs; begin each VM with [[vm]]");
+            return Vec::new();
+        };
+        if array.len() > bundle::MAX_VMS {
+            self.wrong(found, format!("{} VMs; a site has at most {}", array.len(), bundle::MAX_VMS));
+        }
+        let mut vms: Vec<Vm> = Vec::new();
+        for value in array.iter() {
+            let Some(vm) = self.vm(&Entry { key: "vm", value }) else { continue };
+            if let Some(first) = vms.iter().find(|other| other.name == vm.name) {
+                let at = value
+                    .get_ref()
+                    .as_table()
+                    .and_then(|table| entry(table, "name"))
+                    .map_or(value.span(), |name| name.value.span());
+                let message = format!(
+                    "name = \"{}\": the VM of line {} has this name already; each needs its own",
+                    vm.name, first.lines.table
+                );
+                self.wrong_at(at, message);
+            }
+            vms.push(vm);
+        }
+        vms
+    }
+
+    fn vm(&mut self, found: &Entry<'_, 't>) -> Option<Vm> {
+        let table = self.table(found, "[[vm]], then its keys")?;
+        self.refuse_unknown(table, VM_KEYS, "[[vm]]");
+        let at = found.value.span();
+        let name = self.required(table, at.clone(), "name", "\"web\"").and_then(|entry| {
+            let name = self.text(&entry)?;
+            let checked = bundle::check_name(&name);
+            checked.map_err(|problem| self.wrong(&entry, problem.to_string())).ok().map(|()| name)
+        });
+        let vcpus = self
+            .required(table, at.clone(), "vcpus", "2")
+            .and_then(|entry| self.number(&entry, 1..=units::MAX_VCPUS as u64, "a VM's vCPUs"));
+        let memory_entry = self.required(table, at.clone(), "memory", "\"512M\"");
+        let memory = memory_entry.as_ref().and_then(|entry| self.vm_memory(entry));
+        let kernel_entry = self.required(table, at.clone(), "kernel", "\"path/to/Image\"");
+        let kernel = kernel_entry.as_ref().and_then(|entry| self.text(entry));
+        let initrd_entry = entry(table, "initrd");
+        let initrd = initrd_entry.as_ref().and_then(|entry| self.text(entry));
+        let cmdline = entry(table, "cmdline").map_or(Some(String::new()), |entry| self.cmdline(&entry));
+        let weight = entry(table, "weight").map_or(Some(u64::from(bundle::DEFAULT_WEIGHT)), |entry| {
+            self.number(&entry, 1..=u64::from(bundle::MAX_WEIGHT), "a VM's weight")
+        });
+        let affinity = entry(table, "affinity").map_or(Some(bundle::ANY_CPU), |entry| self.affinity(&entry));
+        let line = |entry: &Option<Entry<'_, 't>>| entry.as_ref().map_or(0, |entry| self.line(entry.value.span()));
+        let lines = Lines {
+            table: self.line(at),
+            memory: line(&memory_entry),
+            kernel: line(&kernel_entry),
+            initrd: line(&initrd_entry),
+        };
+        let folder = self.file.parent().unwrap_or(Path::new(""));
+        Some(Vm {
+            name: name?,
+            vcpus: vcpus? as u8,
+            memory: memory?,
+            kernel: folder.join(kernel?),
+            initrd: initrd.map(|path| folder.join(path)),
+            cmdline: cmdline?,
+            weight: weight? as u16,
+            affinity: affinity?,
+            lines,
+        })
+    }
+
+    fn vm_memory(&mut self, entry: &Entry<'_, 't>) -> Option<u64> {
+        let memory = self.size(entry)?;
+        let range = bundle::MIN_MEMORY..=bundle::MAX_MEMORY;
+        let good = memory.is_multiple_of(units::BLOCK_SIZE) && range.contains(&memory);
+        if !good {
+            self.wrong(entry, "a VM has 2M to 256G, in steps of 2M");
+        }
+        good.then_some(memory)
+    }
+
+    fn cmdline(&mut self, entry: &Entry<'_, 't>) -> Option<String> {
+        let cmdline = self.text(entry)?;
+        let good = cmdline.len() <= bundle::MAX_CMDLINE && !cmdline.contains(['\0', '\n', '\r']);
+        if !good {
+            self.wrong(entry, format!("a command line is one line of at most {} bytes", bundle::MAX_CMDLINE));
+        }
+        good.then_some(cmdline)
+    }
+
+    fn affinity(&mut self, entry: &Entry<'_, 't>) -> Option<u64> {
+        let hint = "write a list of CPU numbers, for example affinity = [0, 2]";
+        let Some(array) = entry.value.get_ref().as_array().filter(|array| !array.is_empty()) else {
+            self.wrong(entry, format!("not a list of CPUs; {hint}, or leave it out"));
+            return None;
+        };
+        array.iter().try_fold(0u64, |mask, value| {
+            let cpu = self.number(&Entry { key: "affinity", value }, 0..=63, "a CPU's number")?;
+            Some(mask | 1 << cpu)
+        })
+    }
+
+    /// CPUs that an affinity names must be there.
+    fn check_affinities(&mut self, root: &DeTable<'t>, vms: &[Vm], host: &Host) {
+        let present = (1u64 << host.cpus) - 1;
+        for vm in vms.iter().filter(|vm| vm.affinity != bundle::ANY_CPU && vm.affinity & !present != 0) {
+            let tables = entry(root, "vm").and_then(|found| found.value.get_ref().as_array());
+            let mut tables =
+                tables.into_iter().flat_map(|array| array.iter()).filter_map(|value| value.get_ref().as_table());
+            let own = tables
+                .find(|table| entry(table, "name").is_some_and(|name| name.value.get_ref().as_str() == Some(&vm.name)));
+            if let Some(found) = own.and_then(|table| entry(table, "affinity")) {
+                self.wrong(&found, format!("the host's CPUs are numbered 0 to {}", host.cpus - 1));
+            }
+        }
+    }
+}
+
+fn entry<'v, 't>(table: &'v DeTable<'t>, key: &'v str) -> Option<Entry<'v, 't>> {
+    table.get(key).map(|value| Entry { key, value })
+}
+
+/// How many letters must be put in, left out or replaced to make `b` of `a` (Levenshtein's distance).
+fn distance(a: &str, b: &str) -> usize {
+    let mut row: Vec<usize> = (0..=b.chars().count()).collect();
+    for (i, letter) in a.chars().enumerate() {
+        let mut diagonal = i;
+        if let Some(first) = row.first_mut() {
+            *first = i + 1;
+        }
+        for (j, other) in b.chars().enumerate() {
+            let replaced = diagonal + usize::from(letter != other);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row.last().copied().unwrap_or_default()
+}

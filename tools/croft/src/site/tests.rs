@@ -1,0 +1,152 @@
+//! Every mistake gets its line, its reason and its remedy.
+
+use super::Site;
+use std::path::Path;
+
+const GOOD: &str = r#"[host]
+cpu = "cortex-a76"
+cpus = 4
+memory = "2G"
+
+[[vm]]
+name = "web"
+vcpus = 2
+memory = "512M"
+kernel = "images/Image"
+initrd = "/boot/initrd"
+cmdline = "console=ttyAMA0"
+
+[[vm]]
+name = "db"
+vcpus = 1
+memory = "512M"
+kernel = "images/Image"
+weight = 200
+affinity = [0, 2]
+"#;
+
+fn site(text: &str) -> Site {
+    Site::parse(text, Path::new("folder/site.toml")).unwrap_or_else(|error| panic!("{error}"))
+}
+
+fn mistakes(text: &str) -> String {
+    Site::parse(text, Path::new("site.toml")).unwrap_err().to_string()
+}
+
+/// What is said when `from` is replaced by `to` in the good file, the first time it occurs.
+fn after(from: &str, to: &str) -> String {
+    assert!(GOOD.contains(from));
+    mistakes(&GOOD.replacen(from, to, 1))
+}
+
+#[test]
+fn a_good_file_is_understood() {
+    let site = site(GOOD);
+    let host = site.host.as_ref().unwrap();
+    assert_eq!((host.cpu.as_str(), host.cpus, host.memory), ("cortex-a76", 4, 2 << 30));
+    let [web, db] = &site.vms[..] else { panic!("two VMs") };
+    assert_eq!((web.name.as_str(), web.vcpus, web.memory), ("web", 2, 512 << 20));
+    assert_eq!(web.kernel, Path::new("folder/images/Image"));
+    assert_eq!(web.initrd.as_deref(), Some(Path::new("/boot/initrd")));
+    assert_eq!((web.cmdline.as_str(), web.weight, web.affinity), ("console=ttyAMA0", 100, u64::MAX));
+    assert_eq!((db.cmdline.as_str(), db.weight, db.affinity), ("", 200, 0b101));
+    assert_eq!((web.lines.kernel, db.lines.table, site.vm("db")), (10, 14, Some(1)));
+}
+
+#[test]
+fn the_host_may_be_left_out() {
+    let only_vms = &GOOD[GOOD.find("[[vm]]").unwrap()..];
+    assert_eq!(site(only_vms).host, None);
+}
+
+#[test]
+fn sizes() {
+    let said = after(r#"memory = "512M""#, r#"memory = "512Q""#);
+    assert_eq!(said, r#"site.toml:9: memory = "512Q": not a size; write a number with K, M or G"#);
+    let said = after(r#"memory = "512M""#, r#"memory = true"#);
+    assert_eq!(said, "site.toml:9: memory = true: not a size; write a number with K, M or G");
+    let said = after(r#"memory = "512M""#, r#"memory = "3M""#);
+    assert_eq!(said, r#"site.toml:9: memory = "3M": a VM has 2M to 256G, in steps of 2M"#);
+    let said = after(r#"memory = "2G""#, r#"memory = "1G""#);
+    assert_eq!(
+        said,
+        "site.toml:4: memory = \"1G\": the VMs do not fit: 1G for them and 64M for the hypervisor; \
+         give the host 1088M or more, or the VMs less"
+    );
+}
+
+#[test]
+fn counts() {
+    let said = after("vcpus = 2", "vcpus = 0");
+    assert_eq!(said, "site.toml:8: vcpus = 0: a VM's vCPUs: it must be a whole number from 1 to 8");
+    assert!(after("vcpus = 2", "vcpus = 9").starts_with("site.toml:8: vcpus = 9: a VM's vCPUs"));
+    assert!(after("vcpus = 2", "vcpus = -1").contains("from 1 to 8"));
+    assert!(after("vcpus = 2", "vcpus = \"2\"").contains("from 1 to 8"));
+    assert!(after("cpus = 4", "cpus = 0").starts_with("site.toml:3: cpus = 0: the host's CPUs"));
+    assert!(after("weight = 200", "weight = 0").starts_with("site.toml:19: weight = 0: a VM's weight"));
+}
+
+#[test]
+fn names() {
+    let said = after(r#"name = "db""#, r#"name = "web""#);
+    assert_eq!(said, "site.toml:15: name = \"web\": the VM of line 6 has this name already; each needs its own");
+    let said = after(r#"name = "db""#, r#"name = "My VM""#);
+    assert_eq!(said, "site.toml:15: name = \"My VM\": a name is 1 to 32 of a-z, 0-9 and -");
+}
+
+#[test]
+fn unknown_keys_name_the_nearest_known_one() {
+    assert_eq!(after("vcpus = 2", "vcpu = 2").lines().count(), 2, "unknown, and the right one missing");
+    assert!(after("vcpus = 2", "vcpu = 2").contains("site.toml:8: vcpu: there is no such key; did you mean `vcpus`?"));
+    let said = after("weight = 200", "colour = \"red\"");
+    assert_eq!(
+        said,
+        "site.toml:19: colour: there is no such key; [[vm]] has name, vcpus, memory, kernel, initrd, cmdline, weight, affinity"
+    );
+    assert!(after("[host]", "[hosts]").contains("site.toml:1: hosts: there is no such key; did you mean `host`?"));
+}
+
+#[test]
+fn missing_keys_and_tables() {
+    let said = after("kernel = \"images/Image\"\n", "");
+    assert_eq!(said, "site.toml:6: `kernel` is missing; write for example kernel = \"path/to/Image\"");
+    assert_eq!(mistakes(""), "site.toml:1: there is no VM; describe at least one in a [[vm]] table");
+    assert!(mistakes("[vm]\nname = \"a\"\n").contains("begin each VM with [[vm]]"));
+    assert!(mistakes("host = 3\n").starts_with("site.toml:1: host = 3: not a table; write [host]"));
+    assert!(mistakes("vm = [1]\n").contains("not a table; write [[vm]]"));
+}
+
+#[test]
+fn what_is_no_toml_says_where() {
+    let said = after("cpus = 4", "cpus = ");
+    assert!(said.starts_with("site.toml:3: not TOML: "), "{said}");
+    assert_eq!(said.lines().count(), 1);
+    let said = after("cpus = 4", "cpu = \"b\"");
+    assert!(said.starts_with("site.toml:3: not TOML: duplicate key"), "{said}");
+}
+
+#[test]
+fn affinity_names_cpus_that_exist() {
+    let said = after("affinity = [0, 2]", "affinity = [0, 4]");
+    assert_eq!(said, "site.toml:20: affinity = [0, 4]: the host's CPUs are numbered 0 to 3");
+    assert!(after("affinity = [0, 2]", "affinity = []").contains("or leave it out"));
+    assert!(after("affinity = [0, 2]", "affinity = [64]").contains("from 0 to 63"));
+}
+
+#[test]
+fn all_mistakes_are_told_at_once() {
+    let said = mistakes(&GOOD.replace("vcpus = 2", "vcpus = 0").replace("weight = 200", "weight = \"x\""));
+    assert_eq!(said.lines().count(), 2, "{said}");
+}
+
+#[test]
+fn files_that_are_not_there_are_told_with_their_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("site.toml");
+    std::fs::write(&file, GOOD).unwrap();
+    let said = Site::load(&file).unwrap_err().to_string();
+    assert!(said.contains("site.toml:10: kernel = \""), "{said}");
+    assert!(said.contains("images/Image\": there is no such file"), "{said}");
+    let said = Site::load(Path::new("nowhere.toml")).unwrap_err().to_string();
+    assert!(said.starts_with("nowhere.toml: cannot be read"), "{said}");
+}
