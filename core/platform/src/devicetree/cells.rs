@@ -1,0 +1,140 @@
+//! Numbers in properties: lists of 32-bit big-endian cells, of which one or two make an address or a size, as many as the
+//! parent node says (Devicetree Specification 0.4, section 2.3).
+
+use units::{IntId, Pa, Range};
+
+/// The GIC's INTIDs of the ranges that GICv3.1 added.
+const EXTENDED_SPI_BASE: u32 = 4096;
+const EXTENDED_PPI_BASE: u32 = 1056;
+
+/// How many cells an address and a size have below some node.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct CellCounts {
+    /// `#address-cells`.
+    pub(super) address: u32,
+    /// `#size-cells`.
+    pub(super) size: u32,
+}
+
+impl CellCounts {
+    /// What holds where a node says nothing (section 2.3.5).
+    pub(super) const DEFAULT: Self = Self { address: 2, size: 1 };
+}
+
+/// A property's value, read from its start.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Cells<'t>(pub(super) &'t [u8]);
+
+impl Cells<'_> {
+    /// The next cell.
+    pub(super) fn cell(&mut self) -> Option<u32> {
+        let (cell, rest) = self.0.split_first_chunk()?;
+        self.0 = rest;
+        Some(u32::from_be_bytes(*cell))
+    }
+
+    /// A number of `count` cells: none is 0, more than two are no number (a PCI address, say).
+    pub(super) fn number(&mut self, count: u32) -> Option<u64> {
+        match count {
+            0 => Some(0),
+            1 => self.cell().map(u64::from),
+            2 => Some(u64::from(self.cell()?) << 32 | u64::from(self.cell()?)),
+            _ => None,
+        }
+    }
+
+    /// All there is as one number of one or two cells.
+    pub(super) fn whole(mut self) -> Option<u64> {
+        match self.0.len() {
+            4 => self.number(1),
+            8 => self.number(2),
+            _ => None,
+        }
+    }
+
+    /// The next entry of a `reg` property: an address of the parent's bus, and a size. One of no cells at all is none: a
+    /// list of those would never end.
+    pub(super) fn register_block(&mut self, counts: CellCounts) -> Option<(u64, u64)> {
+        if counts.address == 0 && counts.size == 0 {
+            return None;
+        }
+        Some((self.number(counts.address)?, self.number(counts.size)?))
+    }
+}
+
+/// A level of the tree, as far as addresses below it are concerned.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bus<'t> {
+    /// How addresses of its children are written.
+    pub(super) counts: CellCounts,
+    /// How they are translated to addresses of its own parent: `None` not at all, empty unchanged.
+    pub(super) ranges: Option<&'t [u8]>,
+}
+
+impl Bus<'_> {
+    /// The root, or a level of which nothing is known yet.
+    pub(super) const EMPTY: Self = Self { counts: CellCounts::DEFAULT, ranges: None };
+
+    /// Translates `address` of a child to an address of the parent, in whose properties addresses have
+    /// `parent_address_cells`.
+    fn translate(&self, address: u64, parent_address_cells: u32) -> Option<u64> {
+        let mut ranges = Cells(self.ranges?);
+        if ranges.0.is_empty() {
+            return Some(address);
+        }
+        loop {
+            let left = ranges.0.len();
+            let child = ranges.number(self.counts.address)?;
+            let parent = ranges.number(parent_address_cells)?;
+            let size = ranges.number(self.counts.size)?;
+            if let Some(offset) = address.checked_sub(child)
+                && offset < size
+            {
+                return parent.checked_add(offset);
+            }
+            // Entries of no cells at all would never come to an end.
+            if ranges.0.len() == left {
+                return None;
+            }
+        }
+    }
+}
+
+/// The next block of `reg`, as the CPUs see it. `buses` are the levels from the root to the node's parent.
+pub(super) fn physical_range(reg: &mut Cells<'_>, buses: &[Bus<'_>]) -> Option<Range<Pa>> {
+    let parent = buses.last()?;
+    let (mut address, size) = reg.register_block(parent.counts)?;
+    for [outer, inner] in buses.array_windows().rev() {
+        address = inner.translate(address, outer.counts.address)?;
+    }
+    Range::new(Pa(address), size)
+}
+
+/// The interrupts of a node: `interrupts`, or `interrupts-extended` where each is preceded by its controller.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct Interrupts<'t> {
+    /// The value.
+    pub(super) value: &'t [u8],
+    /// Whether it is that of `interrupts-extended`.
+    pub(super) extended: bool,
+}
+
+impl Interrupts<'_> {
+    /// Interrupt number `index` of the list, each described by `cells` cells of the GIC's binding: kind (0 SPI, 1 PPI,
+    /// 2 extended SPI, 3 extended PPI), number, flags.
+    pub(super) fn get(self, index: usize, cells: u32) -> Option<IntId> {
+        let entry = usize::try_from(cells).ok()?.checked_add(usize::from(self.extended))?.checked_mul(4)?;
+        let mut entry = Cells(self.value.get(entry.checked_mul(index)?..)?);
+        if self.extended {
+            entry.cell()?;
+        }
+        let (kind, number) = (entry.cell()?, entry.cell()?);
+        match kind {
+            0 if number < 988 => Some(IntId::spi(number)),
+            1 if number < 16 => Some(IntId::ppi(number)),
+            2 if number < 1024 => Some(IntId(EXTENDED_SPI_BASE + number)),
+            3 if number < 64 => Some(IntId(EXTENDED_PPI_BASE + number)),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,354 @@
+//! The one walk over the tree: recognizes the nodes that matter and keeps what they say.
+//!
+//! The properties of a node come before its children, so a node is looked at when its first child begins or when it ends.
+//! What depends on nodes that may still follow (interrupts, whose format the GIC's node defines; the console, which
+//! /chosen names) is kept as it stands and read at the end.
+
+use super::blob::{Blob, Token, Tokens};
+use super::cells::{Bus, CellCounts, Cells, Interrupts, physical_range};
+use crate::{
+    BootMethod, Conduit, ConsoleKind, Cpu, MAX_CPUS, MAX_MEMORY_RANGES, MAX_REDISTRIBUTOR_REGIONS, MAX_RESERVED_RANGES,
+    PlatformError, Psci, PsciVersion,
+};
+use arrayvec::ArrayVec;
+use units::{CpuId, Hz, Pa, Range};
+
+/// How deep the nodes are that are looked at; nothing we need is deeper.
+const MAX_DEPTH: usize = 12;
+/// How many UARTs are remembered as candidates for the console.
+const MAX_UARTS: usize = 16;
+/// PSCI's `CPU_ON`, 64-bit form.
+const CPU_ON_64: u32 = 0xc400_0003;
+
+/// What was found.
+#[derive(Debug, Default)]
+pub(super) struct Survey<'t> {
+    pub(super) model: &'t [u8],
+    pub(super) chosen: Chosen<'t>,
+    pub(super) cpus: ArrayVec<Cpu, MAX_CPUS>,
+    pub(super) cpus_left_out: usize,
+    pub(super) memory: ArrayVec<Range<Pa>, MAX_MEMORY_RANGES>,
+    pub(super) reserved: ArrayVec<Range<Pa>, MAX_RESERVED_RANGES>,
+    pub(super) too_many_reserved: bool,
+    pub(super) gic: Option<GicNode<'t>>,
+    pub(super) old_gic: bool,
+    pub(super) its: Option<Range<Pa>>,
+    pub(super) uarts: ArrayVec<UartNode<'t>, MAX_UARTS>,
+    pub(super) psci: Option<Psci>,
+    pub(super) timer: Option<TimerNode<'t>>,
+}
+
+/// `/chosen`.
+#[derive(Debug, Default)]
+pub(super) struct Chosen<'t> {
+    pub(super) bootargs: &'t [u8],
+    pub(super) stdout_path: &'t [u8],
+    pub(super) initrd_start: Option<u64>,
+    pub(super) initrd_end: Option<u64>,
+    pub(super) rng_seed: Option<&'t [u8]>,
+    pub(super) kaslr_seed: Option<&'t [u8]>,
+}
+
+/// A GICv3.
+#[derive(Debug)]
+pub(super) struct GicNode<'t> {
+    pub(super) distributor: Range<Pa>,
+    pub(super) redistributors: ArrayVec<Range<Pa>, MAX_REDISTRIBUTOR_REGIONS>,
+    pub(super) stride: Option<u64>,
+    pub(super) interrupts: Interrupts<'t>,
+    pub(super) interrupt_cells: u32,
+}
+
+/// A UART, and where in the structure block its node is.
+#[derive(Debug)]
+pub(super) struct UartNode<'t> {
+    pub(super) offset: usize,
+    pub(super) kind: ConsoleKind,
+    pub(super) registers: Range<Pa>,
+    pub(super) interrupts: Interrupts<'t>,
+}
+
+/// The architected timer.
+#[derive(Debug)]
+pub(super) struct TimerNode<'t> {
+    pub(super) interrupts: Interrupts<'t>,
+    pub(super) names: &'t [u8],
+    pub(super) frequency: Option<Hz>,
+}
+
+/// What a node's properties say, as far as any node is asked for it.
+#[derive(Debug, Default)]
+struct Node<'t> {
+    offset: usize,
+    compatible: &'t [u8],
+    device_type: &'t [u8],
+    disabled: bool,
+    reg: &'t [u8],
+    interrupts: Interrupts<'t>,
+    interrupt_cells: Option<u32>,
+    interrupt_names: &'t [u8],
+    address_cells: Option<u32>,
+    size_cells: Option<u32>,
+    ranges: Option<&'t [u8]>,
+    model: &'t [u8],
+    method: &'t [u8],
+    enable_method: &'t [u8],
+    release_address: &'t [u8],
+    redistributor_regions: Option<u32>,
+    redistributor_stride: &'t [u8],
+    cpu_on: Option<u32>,
+    clock_frequency: &'t [u8],
+    register_shift: Option<u32>,
+    register_width: Option<u32>,
+    chosen: Chosen<'t>,
+}
+
+impl<'t> Node<'t> {
+    fn set(&mut self, name: &'t [u8], value: &'t [u8]) {
+        let cell = || Cells(value).cell();
+        match name {
+            b"compatible" => self.compatible = value,
+            b"reg" => self.reg = value,
+            b"interrupts" if !self.interrupts.extended => self.interrupts = Interrupts { value, extended: false },
+            b"interrupts-extended" => self.interrupts = Interrupts { value, extended: true },
+            b"status" => self.disabled = !matches!(value, b"okay\0" | b"ok\0"),
+            b"device_type" => self.device_type = value,
+            b"#address-cells" => self.address_cells = cell(),
+            b"#size-cells" => self.size_cells = cell(),
+            b"ranges" => self.ranges = Some(value),
+            b"enable-method" => self.enable_method = value,
+            b"cpu-release-addr" => self.release_address = value,
+            b"method" => self.method = value,
+            b"cpu_on" => self.cpu_on = cell(),
+            b"#interrupt-cells" => self.interrupt_cells = cell(),
+            b"interrupt-names" => self.interrupt_names = value,
+            b"#redistributor-regions" => self.redistributor_regions = cell(),
+            b"redistributor-stride" => self.redistributor_stride = value,
+            b"clock-frequency" => self.clock_frequency = value,
+            b"reg-shift" => self.register_shift = cell(),
+            b"reg-io-width" => self.register_width = cell(),
+            b"model" => self.model = value,
+            b"bootargs" => self.chosen.bootargs = value,
+            b"stdout-path" => self.chosen.stdout_path = value,
+            b"linux,initrd-start" => self.chosen.initrd_start = Cells(value).whole(),
+            b"linux,initrd-end" => self.chosen.initrd_end = Cells(value).whole(),
+            b"rng-seed" => self.chosen.rng_seed = Some(value),
+            b"kaslr-seed" => self.chosen.kaslr_seed = Some(value),
+            _ => {}
+        }
+    }
+
+    fn is_compatible(&self, with: &[u8]) -> bool {
+        strings(self.compatible).any(|string| string == with)
+    }
+
+    /// How the addresses of its children are written and translated.
+    fn bus(&self) -> Bus<'t> {
+        let CellCounts { address, size } = CellCounts::DEFAULT;
+        let counts =
+            CellCounts { address: self.address_cells.unwrap_or(address), size: self.size_cells.unwrap_or(size) };
+        Bus { counts, ranges: self.ranges }
+    }
+}
+
+/// The strings of a list of strings.
+pub(super) fn strings(list: &[u8]) -> impl Iterator<Item = &[u8]> {
+    list.strip_suffix(b"\0").unwrap_or(list).split(|&byte| byte == 0).filter(|string| !string.is_empty())
+}
+
+impl<'t> Survey<'t> {
+    /// Walks over all of the tree.
+    pub(super) fn new(blob: &Blob<'t>) -> Result<Self, PlatformError> {
+        let mut survey = Self::default();
+        survey.walk(blob.tokens())?;
+        Ok(survey)
+    }
+
+    /// Adds what must not be used.
+    pub(super) fn reserve(&mut self, start: u64, size: u64) {
+        match Range::new(Pa(start), size) {
+            Some(range) if range.is_empty() => {}
+            Some(range) => self.too_many_reserved |= self.reserved.try_push(range).is_err(),
+            None => self.reserve(start, u64::MAX - start),
+        }
+    }
+
+    fn walk(&mut self, mut tokens: Tokens<'t>) -> Result<(), PlatformError> {
+        // The levels above the current node, and its own as soon as it has been looked at.
+        let mut buses = [Bus::EMPTY; MAX_DEPTH];
+        // What the node of depth 1 we are in is called.
+        let mut section: &[u8] = b"";
+        let mut depth = 0_usize;
+        let mut current: Option<Node<'t>> = None;
+        loop {
+            let offset = tokens.offset();
+            let token = tokens.next()?;
+            if let Some(Token::Property { name, value }) = token {
+                if let Some(node) = &mut current {
+                    node.set(name, value);
+                }
+                continue;
+            }
+            // The properties of the current node are complete.
+            if let Some(node) = current.take() {
+                let level = depth - 1;
+                if let Some((above, own)) = buses.split_at_mut_checked(level)
+                    && let Some(own) = own.first_mut()
+                {
+                    *own = node.bus();
+                    self.visit(node, section, above);
+                }
+            }
+            match token {
+                Some(Token::Begin(name)) => {
+                    if depth == 1 {
+                        section = name;
+                    }
+                    depth += 1;
+                    if depth <= MAX_DEPTH {
+                        current = Some(Node { offset, ..Node::default() });
+                    }
+                }
+                Some(Token::End) => {
+                    depth = depth.checked_sub(1).ok_or(PlatformError::Malformed("a node too many ends"))?
+                }
+                _ if depth == 0 => return Ok(()),
+                _ => return Err(PlatformError::Malformed("a node does not end")),
+            }
+        }
+    }
+
+    /// Looks at a node below `buses`, inside the node of depth 1 called `section`.
+    fn visit(&mut self, node: Node<'t>, section: &[u8], buses: &[Bus<'t>]) {
+        match (buses.len(), section) {
+            (0, _) => self.model = node.model,
+            (1, b"chosen") => self.chosen = node.chosen,
+            (2, b"reserved-memory") => self.visit_reserved(&node, buses),
+            (2, b"cpus") if node.device_type == b"cpu\0" && !node.disabled => self.visit_cpu(&node, buses),
+            (1, _) if node.device_type == b"memory\0" && !node.disabled => self.visit_memory(&node, buses),
+            _ if !node.compatible.is_empty() && !node.disabled => self.visit_device(&node, buses),
+            _ => {}
+        }
+    }
+
+    /// The binding wants addresses below /reserved-memory to be the CPUs' own. A tree that says otherwise, or nothing, is
+    /// taken by the binding rather than not at all: what is reserved must not be lost.
+    fn visit_reserved(&mut self, node: &Node<'t>, buses: &[Bus<'t>]) {
+        let Some(parent) = buses.last() else { return };
+        let mut reg = Cells(node.reg);
+        while let Some((start, size)) = reg.register_block(parent.counts) {
+            self.reserve(start, size);
+        }
+    }
+
+    fn visit_memory(&mut self, node: &Node<'t>, buses: &[Bus<'t>]) {
+        let mut reg = Cells(node.reg);
+        while let Some(range) = physical_range(&mut reg, buses) {
+            if !range.is_empty() {
+                add_memory(&mut self.memory, range);
+            }
+        }
+    }
+
+    fn visit_cpu(&mut self, node: &Node<'t>, buses: &[Bus<'t>]) {
+        let cells = buses.last().map_or(1, |bus| bus.counts.address);
+        let Some(mpidr) = Cells(node.reg).number(cells) else { return };
+        let boot = match node.enable_method {
+            b"psci\0" => BootMethod::Psci,
+            b"spin-table\0" => {
+                Cells(node.release_address).whole().map_or(BootMethod::Unknown, |at| BootMethod::SpinTable(Pa(at)))
+            }
+            _ => BootMethod::Unknown,
+        };
+        let cpu = Cpu { id: CpuId(self.cpus.len() as u16), mpidr: mpidr & Cpu::AFFINITY_MASK, boot };
+        if self.cpus.try_push(cpu).is_err() {
+            self.cpus_left_out += 1;
+        }
+    }
+
+    fn visit_device(&mut self, node: &Node<'t>, buses: &[Bus<'t>]) {
+        for compatible in strings(node.compatible) {
+            let uart = match compatible {
+                b"arm,gic-v3" => return self.visit_gic(node, buses),
+                b"arm,gic-v3-its" => {
+                    self.its = self.its.or_else(|| physical_range(&mut Cells(node.reg), buses));
+                    return;
+                }
+                b"arm,gic-400" | b"arm,cortex-a15-gic" | b"arm,cortex-a9-gic" => {
+                    self.old_gic = true;
+                    return;
+                }
+                b"arm,armv8-timer" => return self.visit_timer(node),
+                b"arm,psci-1.0" | b"arm,psci-0.2" | b"arm,psci" => return self.visit_psci(node),
+                b"arm,pl011" => ConsoleKind::Pl011,
+                b"arm,sbsa-uart" => ConsoleKind::Sbsa,
+                b"ns16550a" | b"ns16550" | b"snps,dw-apb-uart" => ConsoleKind::Ns16550 {
+                    register_shift: node.register_shift.map_or(0, |shift| shift.min(3) as u8),
+                    register_width: if node.register_width == Some(4) { 4 } else { 1 },
+                },
+                _ => continue,
+            };
+            if let Some(registers) = physical_range(&mut Cells(node.reg), buses) {
+                let uart = UartNode { offset: node.offset, kind: uart, registers, interrupts: node.interrupts };
+                // One too many is not the console, or too unlikely.
+                let _ = self.uarts.try_push(uart);
+            }
+            return;
+        }
+    }
+
+    /// The binding: the Distributor, as many regions of Redistributors as a property says, then registers of a GICv2.
+    fn visit_gic(&mut self, node: &Node<'t>, buses: &[Bus<'t>]) {
+        let mut reg = Cells(node.reg);
+        let Some(distributor) = physical_range(&mut reg, buses) else { return };
+        let regions = node.redistributor_regions.unwrap_or(1) as usize;
+        let redistributors = core::iter::from_fn(|| physical_range(&mut reg, buses))
+            .take(regions.min(MAX_REDISTRIBUTOR_REGIONS))
+            .collect();
+        self.gic.get_or_insert(GicNode {
+            distributor,
+            redistributors,
+            stride: Cells(node.redistributor_stride).whole().filter(|&stride| stride != 0),
+            interrupts: node.interrupts,
+            interrupt_cells: node.interrupt_cells.unwrap_or(3),
+        });
+    }
+
+    fn visit_timer(&mut self, node: &Node<'t>) {
+        let frequency = Cells(node.clock_frequency).whole().filter(|&frequency| frequency != 0).map(Hz);
+        self.timer = Some(TimerNode { interrupts: node.interrupts, names: node.interrupt_names, frequency });
+    }
+
+    fn visit_psci(&mut self, node: &Node<'t>) {
+        let conduit = match node.method {
+            b"smc\0" => Conduit::Smc,
+            b"hvc\0" => Conduit::Hvc,
+            _ => return,
+        };
+        let version = if node.is_compatible(b"arm,psci-1.0") {
+            PsciVersion::V1_0
+        } else if node.is_compatible(b"arm,psci-0.2") {
+            PsciVersion::V0_2
+        } else {
+            PsciVersion::V0_1
+        };
+        let cpu_on = match (version, node.cpu_on) {
+            (PsciVersion::V0_1, Some(number)) => number,
+            (PsciVersion::V0_1, None) => return,
+            _ => CPU_ON_64,
+        };
+        self.psci = Some(Psci { conduit, version, cpu_on });
+    }
+}
+
+/// Adds to a sorted list; merges what touches or overlaps. When the list is full the range is left out, which costs
+/// memory and nothing else.
+fn add_memory(memory: &mut ArrayVec<Range<Pa>, MAX_MEMORY_RANGES>, mut range: Range<Pa>) {
+    let first = memory.partition_point(|other| other.end() < range.start);
+    while let Some(&other) = memory.get(first).filter(|other| other.start <= range.end()) {
+        let (start, end) = (other.start.min(range.start), other.end().max(range.end()));
+        range = Range { start, size: end.0 - start.0 };
+        memory.remove(first);
+    }
+    let _ = memory.try_insert(first, range);
+}

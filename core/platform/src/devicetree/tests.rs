@@ -1,0 +1,405 @@
+//! QEMU's own tree, trees of other shapes (written by dtoolkit, which is nobody's relative here), and broken ones.
+
+use crate::{
+    BootMethod, Conduit, Console, ConsoleKind, Cpu, MAX_CPUS, Platform, PlatformError, PsciVersion, device_tree_size,
+};
+use dtoolkit::memreserve::MemoryReservation;
+use dtoolkit::model::{DeviceTree, DeviceTreeNode, DeviceTreeProperty};
+use dtoolkit::{Node, ToPropertyValue};
+use proptest::prelude::*;
+use std::vec;
+use std::vec::Vec;
+use units::{CpuId, Hz, IntId, Pa, Range};
+
+extern crate std;
+
+const QEMU: &[u8] = include_bytes!("../../testdata/qemu-virt.dtb");
+const LOCATION: Pa = Pa(0x4800_0000);
+
+fn range(start: u64, size: u64) -> Range<Pa> {
+    Range::new(Pa(start), size).unwrap()
+}
+
+fn node(name: &str, properties: &[(&str, &[u8])]) -> DeviceTreeNode {
+    let mut node = DeviceTreeNode::new(name).unwrap();
+    for &(name, value) in properties {
+        set(&mut node, name, value);
+    }
+    node
+}
+
+fn set(node: &mut DeviceTreeNode, name: &str, value: impl ToPropertyValue) {
+    node.add_property(DeviceTreeProperty::new(name, value).unwrap());
+}
+
+fn cells(cells: &[u32]) -> Vec<u8> {
+    cells.iter().flat_map(|cell| cell.to_be_bytes()).collect()
+}
+
+/// QEMU's tree as a model that a test can change.
+fn qemu() -> DeviceTree {
+    DeviceTree::from_fdt(&dtoolkit::fdt::Fdt::new(QEMU).unwrap())
+}
+
+fn read(tree: &DeviceTree) -> Result<Platform<'static>, PlatformError> {
+    Platform::from_device_tree(Vec::leak(tree.to_dtb()), LOCATION)
+}
+
+/// QEMU's tree with `change` made to it.
+fn changed(change: impl FnOnce(&mut DeviceTree)) -> Result<Platform<'static>, PlatformError> {
+    let mut tree = qemu();
+    change(&mut tree);
+    read(&tree)
+}
+
+fn at<'a>(tree: &'a mut DeviceTree, path: &str) -> &'a mut DeviceTreeNode {
+    tree.find_node_mut(path).unwrap()
+}
+
+#[test]
+fn qemu_virt_is_read_whole() {
+    let platform = Platform::from_device_tree(QEMU, LOCATION).unwrap();
+    assert_eq!(platform.model, "linux,dummy-virt");
+    let cpus: Vec<_> = platform.cpus.iter().copied().collect();
+    let cpu = |number: u16| Cpu { id: CpuId(number), mpidr: number.into(), boot: BootMethod::Psci };
+    assert_eq!(cpus, [cpu(0), cpu(1), cpu(2), cpu(3)]);
+    assert_eq!(platform.cpus_left_out, 0);
+    assert_eq!(platform.memory[..], [range(0x4000_0000, 0x8000_0000)]);
+    assert_eq!(platform.reserved[..], [range(LOCATION.0, QEMU.len() as u64)]);
+    assert_eq!(platform.gic.distributor, range(0x0800_0000, 0x1_0000));
+    assert_eq!(platform.gic.redistributors[..], [range(0x080a_0000, 0xf6_0000)]);
+    assert_eq!(platform.gic.stride, None);
+    assert_eq!(platform.gic.its, Some(range(0x0808_0000, 0x2_0000)));
+    assert_eq!(platform.gic.maintenance, IntId(25));
+    let console = platform.console.unwrap();
+    assert_eq!(console.kind, ConsoleKind::Pl011);
+    assert_eq!(console.registers, range(0x0900_0000, 0x1000));
+    assert_eq!(console.interrupt, Some(IntId(33)));
+    let psci = platform.psci.unwrap();
+    assert_eq!((psci.conduit, psci.version, psci.cpu_on), (Conduit::Smc, PsciVersion::V1_0, 0xc400_0003));
+    assert_eq!(platform.timer.physical, IntId(30));
+    assert_eq!(platform.timer.virtual_, IntId(27));
+    assert_eq!(platform.timer.hypervisor_physical, IntId(26));
+    assert_eq!(platform.timer.hypervisor_virtual, Some(IntId(28)));
+    assert_eq!(platform.timer.frequency, None);
+    assert_eq!(platform.initrd, None);
+    assert_eq!(platform.bootargs, "");
+    assert_eq!(platform.seed.unwrap().len(), 32);
+}
+
+#[test]
+fn padding_and_an_overlong_slice_do_not_matter() {
+    let mut padded = QEMU.to_vec();
+    padded.resize(1 << 20, 0);
+    padded[4..8].copy_from_slice(&(1_u32 << 20).to_be_bytes());
+    let platform = Platform::from_device_tree(&padded, LOCATION).unwrap();
+    assert_eq!(platform.reserved[..], [range(LOCATION.0, 1 << 20)]);
+    padded[4..8].copy_from_slice(&(QEMU.len() as u32).to_be_bytes());
+    assert!(Platform::from_device_tree(&padded, LOCATION).is_ok());
+}
+
+#[test]
+fn size_is_read_from_the_header_alone() {
+    assert_eq!(device_tree_size(QEMU[..8].try_into().unwrap()), Some(QEMU.len()));
+    assert_eq!(device_tree_size([0xd0, 0x0d, 0xfe, 0xed, 0x10, 0, 0, 0]), None);
+    assert_eq!(device_tree_size([0; 8]), None);
+}
+
+#[test]
+fn chosen_says_what_to_run() {
+    let platform = changed(|tree| {
+        let chosen = at(tree, "/chosen");
+        set(chosen, "bootargs", "log=debug");
+        set(chosen, "linux,initrd-start", 0x5000_0000_u32);
+        set(chosen, "linux,initrd-end", 0x5000_1234_u64);
+        chosen.remove_property("rng-seed");
+    })
+    .unwrap();
+    assert_eq!(platform.bootargs, "log=debug");
+    assert_eq!(platform.initrd, Some(range(0x5000_0000, 0x1234)));
+    assert!(platform.reserved.contains(&range(0x5000_0000, 0x1234)));
+    assert_eq!(platform.seed.unwrap().len(), 8, "the seed for KASLR is better than none");
+}
+
+#[test]
+fn an_initrd_that_ends_before_it_starts_is_none() {
+    let platform = changed(|tree| {
+        set(at(tree, "/chosen"), "linux,initrd-start", 0x5000_0000_u32);
+        set(at(tree, "/chosen"), "linux,initrd-end", 0x4000_0000_u32);
+    });
+    assert_eq!(platform.unwrap().initrd, None);
+}
+
+#[test]
+fn reserved_memory_is_kept_out() {
+    let platform = changed(|tree| {
+        tree.memory_reservations.push(MemoryReservation::new(0x4400_0000, 0x1000));
+        let two = cells(&[2]);
+        let mut reserved = node("reserved-memory", &[("#address-cells", &two), ("#size-cells", &two)]);
+        reserved.add_child(node("tee@4e000000", &[("reg", &cells(&[0, 0x4e00_0000, 0, 0x100_0000]))]));
+        reserved.add_child(node("pool", &[("size", &cells(&[0, 0x100_0000]))]));
+        tree.root.add_child(reserved);
+    })
+    .unwrap();
+    assert!(platform.reserved.contains(&range(0x4e00_0000, 0x100_0000)));
+    assert!(platform.reserved.contains(&range(0x4400_0000, 0x1000)));
+    assert_eq!(platform.reserved.len(), 3);
+}
+
+#[test]
+fn too_many_reservations_are_an_error() {
+    let platform = changed(|tree| {
+        tree.memory_reservations
+            .extend((0..100).map(|page| MemoryReservation::new(0x4400_0000 + page * 0x2000, 0x1000)));
+    });
+    assert_eq!(platform.unwrap_err(), PlatformError::TooManyReservedRanges);
+}
+
+#[test]
+fn memory_is_sorted_and_merged() {
+    let platform = changed(|tree| {
+        let memory = |name, reg: &[u32]| node(name, &[("device_type", b"memory\0"), ("reg", &cells(reg))]);
+        tree.root.remove_child("memory@40000000");
+        tree.root.add_child(memory("memory@100000000", &[1, 0, 0, 0x4000_0000, 0, 0x8000_0000, 0, 0x1000_0000]));
+        tree.root.add_child(memory("memory@40000000", &[0, 0x4000_0000, 0, 0x4000_0000, 0, 0x2000_0000, 0, 0x1000]));
+    });
+    let expected = [range(0x2000_0000, 0x1000), range(0x4000_0000, 0x5000_0000), range(0x1_0000_0000, 0x4000_0000)];
+    assert_eq!(platform.unwrap().memory[..], expected);
+}
+
+#[test]
+fn the_console_follows_stdout_path_or_alias() {
+    let uart = |name, reg: &[u32]| {
+        node(name, &[("compatible", b"ns16550a\0"), ("reg", &cells(reg)), ("interrupts", &cells(&[0, 40, 4]))])
+    };
+    let with_bus = |stdout: &'static str| {
+        changed(move |tree| {
+            let one = cells(&[1]);
+            let mut bus = node("soc", &[("#address-cells", &one), ("#size-cells", &one)]);
+            set(&mut bus, "ranges", cells(&[0x1000, 0, 0x0b00_0000, 0x10_0000]));
+            bus.add_child(uart("serial@1000", &[0x1000, 0x100]));
+            bus.add_child(uart("serial@3000", &[0x3000, 0x100]));
+            tree.root.add_child(bus);
+            set(at(tree, "/aliases"), "serial7", "/soc/serial@3000");
+            set(at(tree, "/chosen"), "stdout-path", stdout);
+        })
+        .unwrap()
+        .console
+        .unwrap()
+    };
+    let second = with_bus("serial7:115200n8");
+    assert_eq!(second.kind, ConsoleKind::Ns16550 { register_shift: 0, register_width: 1 });
+    assert_eq!(second.registers, range(0x0b00_2000, 0x100));
+    assert_eq!(second.interrupt, Some(IntId(72)));
+    assert_eq!(with_bus("/soc/serial@3000:9600").registers, range(0x0b00_2000, 0x100));
+    assert_eq!(with_bus("/soc/serial").registers, range(0x0b00_0000, 0x100));
+    assert_eq!(with_bus("/pl011@9000000").kind, ConsoleKind::Pl011);
+    assert_eq!(with_bus("/no/such").kind, ConsoleKind::Pl011, "the PL011 is the fallback");
+    assert_eq!(with_bus("serial9").kind, ConsoleKind::Pl011);
+}
+
+#[test]
+fn a_console_is_found_where_no_platform_is() {
+    let mut tree = qemu();
+    at(&mut tree, "/intc@8000000").remove_property("interrupts");
+    assert_eq!(read(&tree).unwrap_err(), PlatformError::NoMaintenanceInterrupt);
+    assert_eq!(Console::from_device_tree(&tree.to_dtb()).unwrap().registers, range(0x0900_0000, 0x1000));
+}
+
+#[test]
+fn spin_tables_and_unusable_cpus() {
+    let platform = changed(|tree| {
+        let cpu = at(tree, "/cpus/cpu@1");
+        set(cpu, "enable-method", "spin-table");
+        set(cpu, "cpu-release-addr", 0x8000_fff8_u64);
+        set(at(tree, "/cpus/cpu@2"), "status", "fail");
+        at(tree, "/cpus/cpu@3").remove_property("enable-method");
+    })
+    .unwrap();
+    let found: Vec<_> = platform.cpus.iter().map(|cpu| (cpu.id.0, cpu.mpidr, cpu.boot)).collect();
+    let table = BootMethod::SpinTable(Pa(0x8000_fff8));
+    assert_eq!(found, [(0, 0, BootMethod::Psci), (1, 1, table), (2, 3, BootMethod::Unknown)]);
+}
+
+#[test]
+fn more_cpus_than_can_be_used_are_counted() {
+    let platform = changed(|tree| {
+        let cpus = at(tree, "/cpus");
+        for number in 4..70 {
+            let name = std::format!("cpu@{number:x}");
+            cpus.add_child(node(&name, &[("device_type", b"cpu\0"), ("reg", &cells(&[number]))]));
+        }
+    })
+    .unwrap();
+    assert_eq!((platform.cpus.len(), platform.cpus_left_out), (MAX_CPUS, 6));
+}
+
+#[test]
+fn the_boot_cpu_becomes_number_0() {
+    let mut platform = Platform::from_device_tree(QEMU, LOCATION).unwrap();
+    assert!(platform.put_first(0x8000_0002), "the bits beside the affinity fields do not count");
+    let order: Vec<_> = platform.cpus.iter().map(|cpu| (cpu.id.0, cpu.mpidr)).collect();
+    assert_eq!(order, [(0, 2), (1, 0), (2, 1), (3, 3)]);
+    assert!(!platform.put_first(7));
+}
+
+#[test]
+fn redistributors_in_several_regions() {
+    let platform = changed(|tree| {
+        let gic = at(tree, "/intc@8000000");
+        set(gic, "#redistributor-regions", 2_u32);
+        set(gic, "redistributor-stride", 0x4_0000_u64);
+        let reg =
+            [0, 0x0800_0000, 0, 0x1_0000, 0, 0x080a_0000, 0, 0x10_0000, 1, 0, 0, 0x20_0000, 0, 0x0c00_0000, 0, 0x2000];
+        set(gic, "reg", cells(&reg));
+    });
+    let gic = platform.unwrap().gic;
+    assert_eq!(gic.redistributors[..], [range(0x080a_0000, 0x10_0000), range(0x1_0000_0000, 0x20_0000)]);
+    assert_eq!(gic.stride, Some(0x4_0000));
+}
+
+#[test]
+fn timer_interrupts_by_name() {
+    let platform = changed(|tree| {
+        let timer = at(tree, "/timer");
+        set(timer, "interrupt-names", ["phys", "virt", "hyp-phys"].as_slice());
+        set(timer, "interrupts", cells(&[1, 14, 4, 1, 11, 4, 1, 10, 4]));
+        set(timer, "clock-frequency", 24_000_000_u32);
+    });
+    let timer = platform.unwrap().timer;
+    assert_eq!((timer.physical, timer.virtual_, timer.hypervisor_physical), (IntId(30), IntId(27), IntId(26)));
+    assert_eq!((timer.hypervisor_virtual, timer.frequency), (None, Some(Hz(24_000_000))));
+}
+
+#[test]
+fn extended_interrupts_name_their_controller() {
+    let platform = changed(|tree| {
+        let uart = at(tree, "/pl011@9000000");
+        uart.remove_property("interrupts");
+        set(uart, "interrupts-extended", cells(&[0x8005, 0, 1, 4]));
+    });
+    assert_eq!(platform.unwrap().console.unwrap().interrupt, Some(IntId(33)));
+}
+
+#[test]
+fn old_psci_names_its_functions() {
+    let psci = |compatible: &'static str| {
+        changed(move |tree| {
+            set(at(tree, "/psci"), "compatible", compatible);
+            set(at(tree, "/psci"), "cpu_on", 0x95c1_ba60_u32);
+            set(at(tree, "/psci"), "method", "hvc");
+        })
+        .unwrap()
+        .psci
+        .unwrap()
+    };
+    let oldest = psci("arm,psci");
+    assert_eq!((oldest.conduit, oldest.version, oldest.cpu_on), (Conduit::Hvc, PsciVersion::V0_1, 0x95c1_ba60));
+    let old = psci("arm,psci-0.2");
+    assert_eq!((old.version, old.cpu_on), (PsciVersion::V0_2, 0xc400_0003));
+}
+
+#[test]
+fn what_is_missing_is_named() {
+    let without = |path: &'static str| {
+        changed(move |tree| {
+            tree.root.remove_child(path);
+        })
+        .unwrap_err()
+    };
+    assert_eq!(without("cpus"), PlatformError::NoCpus);
+    assert_eq!(without("memory@40000000"), PlatformError::NoMemory);
+    assert_eq!(without("intc@8000000"), PlatformError::NoGicv3);
+    assert_eq!(without("timer"), PlatformError::NoTimer);
+    let old = changed(|tree| set(at(tree, "/intc@8000000"), "compatible", "arm,cortex-a15-gic"));
+    assert_eq!(old.unwrap_err(), PlatformError::OldGic);
+    let no_psci = changed(|tree| {
+        tree.root.remove_child("psci");
+    });
+    assert_eq!(no_psci.unwrap().psci, None);
+}
+
+#[test]
+fn wrong_blobs_are_refused() {
+    let malformed =
+        |bytes: &[u8]| matches!(Platform::from_device_tree(bytes, LOCATION), Err(PlatformError::Malformed(_)));
+    assert!(malformed(&[]));
+    assert!(malformed(&QEMU[..QEMU.len() - 1]));
+    assert!(malformed(&QEMU[1..]));
+    let mut newer = QEMU.to_vec();
+    newer[27] = 18;
+    assert_eq!(Platform::from_device_tree(&newer, LOCATION).unwrap_err(), PlatformError::Version(17));
+}
+
+#[test]
+fn ranges_without_any_cell_end() {
+    let _ = changed(|tree| {
+        let zero = cells(&[0]);
+        set(&mut tree.root, "#address-cells", 0_u32);
+        set(&mut tree.root, "#size-cells", 0_u32);
+        let mut bus = node(
+            "soc",
+            &[
+                ("#address-cells", &zero),
+                ("#size-cells", &zero),
+                ("ranges", &[1, 2, 3, 4]),
+                ("device_type", b"memory\0"),
+            ],
+        );
+        bus.add_child(node("serial", &[("compatible", b"arm,pl011\0"), ("reg", &[])]));
+        tree.root.add_child(bus);
+    });
+}
+
+#[test]
+fn our_reader_agrees_with_dtoolkit() {
+    let tree = dtoolkit::fdt::Fdt::new(QEMU).unwrap();
+    let blob = super::blob::Blob::new(QEMU).unwrap();
+    for path in ["/cpus/cpu@2", "/cpus/cpu", "/intc/its", "/chosen", "/cpus/cpu-map/socket0/cluster0/core3", "/pcie"] {
+        let mut tokens = blob.tokens_at(blob.find(path.as_bytes()).unwrap());
+        let node = tree.find_node(path).unwrap();
+        assert_eq!(tokens.next().unwrap(), Some(super::blob::Token::Begin(node.name().as_bytes())));
+    }
+    for path in ["/cpus/cpu@9", "/cpu", "/cpus/cpu@1/x", "/chosen/cpus", "chosen"] {
+        assert_eq!(blob.find(path.as_bytes()), None, "{path}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    #[test]
+    fn broken_blobs_never_panic(
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..12),
+        words in prop::collection::vec((any::<prop::sample::Index>(), any::<u32>()), 0..3),
+        length in any::<prop::sample::Index>(),
+        cut in prop::bool::weighted(0.2),
+    ) {
+        let mut blob = QEMU.to_vec();
+        for (at, value) in changes {
+            let at = at.index(blob.len());
+            blob[at] = value;
+        }
+        for (at, value) in words {
+            let at = at.index(blob.len() / 4) * 4;
+            blob[at..at + 4].copy_from_slice(&value.to_be_bytes());
+        }
+        if cut {
+            let length = length.index(blob.len());
+            blob.truncate(length);
+            if let Some(field) = blob.get_mut(4..8) {
+                field.copy_from_slice(&(length as u32).to_be_bytes());
+            }
+        }
+        let _ = Platform::from_device_tree(&blob, LOCATION);
+        let _ = Console::from_device_tree(&blob);
+    }
+
+    #[test]
+    fn noise_behind_a_header_never_panics(noise in prop::collection::vec(prop_oneof![Just(0_u32), 1..10_u32, any::<u32>()], 0..200)) {
+        let mut words = vec![0xd00d_feed, 0, 40, 40, 40, 17, 16, 0, 0, 0];
+        words.extend(noise);
+        words[1] = words.len() as u32 * 4;
+        let _ = Platform::from_device_tree(&cells(&words), LOCATION);
+    }
+}
