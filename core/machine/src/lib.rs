@@ -24,6 +24,7 @@
 
 extern crate alloc;
 
+mod blob;
 pub mod image;
 mod plan;
 mod tree;
@@ -32,4 +33,4 @@ pub use plan::{
     DeviceKind, MAX_REGIONS, MAX_VIRTIO, MachineError, MachinePlan, RAM_BASE, Region, Spec, TimerInterrupts, Trigger,
     VirtioKind,
 };
-pub use tree::{BootInfo, device_tree};
+pub use tree::{BootInfo, MAX_BOOTARGS, POWER_BUTTON_LINE, TreeError, device_tree};

@@ -1,8 +1,39 @@
 //! The guest's device tree, written from the plan.
+//!
+//! Nodes and properties are those that QEMU writes for its `virt` machine, in the bindings of Linux's
+//! Documentation/devicetree, less what the machine does not have. Every address and interrupt comes from the plan.
 
-use crate::MachinePlan;
+use crate::blob::Writer;
+use crate::image::DEVICE_TREE_SIZE;
+use crate::{DeviceKind, MachinePlan, Region, Trigger};
+use alloc::format;
 use alloc::vec::Vec;
-use units::{Ipa, Range};
+use units::{IntId, Ipa, Range};
+
+/// The longest command line, in bytes: Linux on arm64 has room for 2048 with the zero behind it.
+pub const MAX_BOOTARGS: usize = 2047;
+
+/// The interrupt controller's handle. Zero is no handle.
+const GIC: u32 = 1;
+/// The handle of the peripherals' clock.
+const CLOCK: u32 = 2;
+/// The handle of the GPIO controller.
+const GPIO: u32 = 3;
+/// The handles of the CPUs follow from here.
+const FIRST_CPU: u32 = 16;
+
+/// The clock that PL011, PL031 and PL061 are driven by, in hertz.
+const PERIPHERAL_CLOCK: u32 = 24_000_000;
+/// The line of the GPIO controller that the power button is on.
+pub const POWER_BUTTON_LINE: u32 = 3;
+/// Linux's KEY_POWER.
+const KEY_POWER: u32 = 116;
+
+/// The GIC binding's interrupt types and flags.
+const SPI: u32 = 0;
+const PPI: u32 = 1;
+const EDGE_RISING: u32 = 1;
+const LEVEL_HIGH: u32 = 4;
 
 /// What the tree's `/chosen` node tells the kernel.
 #[derive(Clone, Copy, Debug)]
@@ -17,8 +48,218 @@ pub struct BootInfo<'a> {
     pub kaslr_seed: u64,
 }
 
-/// The tree of `plan` as a flattened blob.
-#[must_use]
-pub fn device_tree(_plan: &MachinePlan, _boot: &BootInfo<'_>) -> Vec<u8> {
-    Vec::new()
+/// Why there can be no such tree.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum TreeError {
+    /// The command line is longer than [`MAX_BOOTARGS`].
+    #[error("the command line has {0} bytes; Linux takes at most 2047")]
+    BootargsTooLong(usize),
+    /// The command line holds a zero byte.
+    #[error("the command line holds a zero byte, at which the guest would cut it off")]
+    BootargsWithZero,
+}
+
+/// The tree of `plan` as a flattened blob, never longer than [`DEVICE_TREE_SIZE`].
+///
+/// # Errors
+/// If the command line cannot be passed on.
+pub fn device_tree(plan: &MachinePlan, boot: &BootInfo<'_>) -> Result<Vec<u8>, TreeError> {
+    if boot.bootargs.len() > MAX_BOOTARGS {
+        return Err(TreeError::BootargsTooLong(boot.bootargs.len()));
+    }
+    if boot.bootargs.contains('\0') {
+        return Err(TreeError::BootargsWithZero);
+    }
+    let mut tree = Writer::new(DEVICE_TREE_SIZE as usize / 8);
+    tree.node("", |root| {
+        root.cells("interrupt-parent", [GIC]);
+        root.flag("dma-coherent");
+        root.text("model", "linux,dummy-virt");
+        root.cells("#size-cells", [2]);
+        root.cells("#address-cells", [2]);
+        root.text("compatible", "linux,dummy-virt");
+        write_chosen(root, plan, boot);
+        write_cpus(root, plan);
+        let ram = plan.ram();
+        root.node(&format!("memory@{:x}", ram.start.0), |memory| {
+            memory.numbers("reg", [ram.start.0, ram.size]);
+            memory.text("device_type", "memory");
+        });
+        write_psci(root);
+        write_timer(root, plan);
+        write_gic(root, plan);
+        root.node("apb-pclk", |clock| {
+            clock.cells("phandle", [CLOCK]);
+            clock.text("clock-output-names", "clk24mhz");
+            clock.cells("clock-frequency", [PERIPHERAL_CLOCK]);
+            clock.cells("#clock-cells", [0]);
+            clock.text("compatible", "fixed-clock");
+        });
+        for region in plan.regions() {
+            write_device(root, region);
+        }
+    });
+    Ok(tree.finish())
+}
+
+fn write_chosen(root: &mut Writer, plan: &MachinePlan, boot: &BootInfo<'_>) {
+    root.node("chosen", |chosen| {
+        if !boot.bootargs.is_empty() {
+            chosen.text("bootargs", boot.bootargs);
+        }
+        if let Some(console) = plan.region(DeviceKind::Pl011) {
+            chosen.text("stdout-path", &format!("/{}", device_name("pl011", console)));
+        }
+        if let Some(initrd) = boot.initrd {
+            chosen.numbers("linux,initrd-start", [initrd.start.0]);
+            chosen.numbers("linux,initrd-end", [initrd.end().0]);
+        }
+        chosen.property("rng-seed", &boot.rng_seed);
+        chosen.numbers("kaslr-seed", [boot.kaslr_seed]);
+    });
+    root.node("aliases", |aliases| {
+        if let Some(console) = plan.region(DeviceKind::Pl011) {
+            aliases.text("serial0", &format!("/{}", device_name("pl011", console)));
+        }
+    });
+}
+
+fn write_cpus(root: &mut Writer, plan: &MachinePlan) {
+    root.node("cpus", |cpus| {
+        cpus.cells("#size-cells", [0]);
+        cpus.cells("#address-cells", [1]);
+        cpus.node("cpu-map", |map| {
+            map.node("socket0", |socket| {
+                socket.node("cluster0", |cluster| {
+                    for number in 0..u32::from(plan.vcpus()) {
+                        cluster.node(&format!("core{number}"), |core| core.cells("cpu", [FIRST_CPU + number]));
+                    }
+                });
+            });
+        });
+        for number in 0..u32::from(plan.vcpus()) {
+            cpus.node(&format!("cpu@{number:x}"), |cpu| {
+                cpu.cells("phandle", [FIRST_CPU + number]);
+                // A vCPU's affinity 0 is its number, and the other fields are zero.
+                cpu.cells("reg", [number]);
+                cpu.text("enable-method", "psci");
+                cpu.text("compatible", "arm,armv8");
+                cpu.text("device_type", "cpu");
+            });
+        }
+    });
+}
+
+/// The function numbers are for those who know version 0.1 only, in which they were free.
+fn write_psci(root: &mut Writer) {
+    root.node("psci", |psci| {
+        psci.cells("cpu_on", [0xc400_0003]);
+        psci.cells("cpu_off", [0x8400_0002]);
+        psci.cells("cpu_suspend", [0xc400_0001]);
+        psci.text("method", "hvc");
+        psci.texts("compatible", &["arm,psci-1.0", "arm,psci-0.2", "arm,psci"]);
+    });
+}
+
+/// The counter's frequency stands here because the register that a guest reads it from, CNTFRQ_EL0, belongs to the host.
+fn write_timer(root: &mut Writer, plan: &MachinePlan) {
+    let timers = plan.timer_interrupts();
+    root.node("timer", |timer| {
+        let interrupts = [timers.secure_physical, timers.physical, timers.virtual_, timers.hypervisor_physical]
+            .map(|interrupt| interrupt_cells(interrupt, Trigger::LevelHigh));
+        timer.property("interrupts", interrupts.map(|cells| cells.map(u32::to_be_bytes)).as_flattened().as_flattened());
+        timer.flag("always-on");
+        if let Ok(frequency) = u32::try_from(plan.counter_frequency().0)
+            && frequency != 0
+        {
+            timer.cells("clock-frequency", [frequency]);
+        }
+        timer.texts("compatible", &["arm,armv8-timer", "arm,armv7-timer"]);
+    });
+}
+
+fn write_gic(root: &mut Writer, plan: &MachinePlan) {
+    let (Some(distributor), Some(redistributors)) =
+        (plan.region(DeviceKind::Distributor), plan.region(DeviceKind::Redistributors))
+    else {
+        return;
+    };
+    root.node(&device_name("intc", distributor), |gic| {
+        gic.cells("phandle", [GIC]);
+        let (first, second) = (distributor.range, redistributors.range);
+        gic.numbers("reg", [first.start.0, first.size, second.start.0, second.size]);
+        gic.cells("#redistributor-regions", [1]);
+        gic.text("compatible", "arm,gic-v3");
+        gic.flag("ranges");
+        gic.cells("#size-cells", [2]);
+        gic.cells("#address-cells", [2]);
+        gic.flag("interrupt-controller");
+        gic.cells("#interrupt-cells", [3]);
+    });
+}
+
+/// A device outside the GIC. Exhaustive, so that a new kind of device cannot be forgotten here.
+fn write_device(root: &mut Writer, region: &Region) {
+    match region.device {
+        DeviceKind::Distributor | DeviceKind::Redistributors => {}
+        DeviceKind::Pl011 => root.node(&device_name("pl011", region), |uart| {
+            uart.texts("clock-names", &["uartclk", "apb_pclk"]);
+            uart.cells("clocks", [CLOCK, CLOCK]);
+            write_place(uart, region);
+            uart.texts("compatible", &["arm,pl011", "arm,primecell"]);
+        }),
+        DeviceKind::Pl031 => root.node(&device_name("pl031", region), |clock| {
+            clock.text("clock-names", "apb_pclk");
+            clock.cells("clocks", [CLOCK]);
+            write_place(clock, region);
+            clock.texts("compatible", &["arm,pl031", "arm,primecell"]);
+        }),
+        DeviceKind::Pl061 => write_power_button(root, region),
+        DeviceKind::Virtio(_) => root.node(&device_name("virtio_mmio", region), |transport| {
+            transport.flag("dma-coherent");
+            write_place(transport, region);
+            transport.text("compatible", "virtio,mmio");
+        }),
+    }
+}
+
+fn write_power_button(root: &mut Writer, region: &Region) {
+    root.node(&device_name("pl061", region), |gpio| {
+        gpio.cells("phandle", [GPIO]);
+        gpio.text("clock-names", "apb_pclk");
+        gpio.cells("clocks", [CLOCK]);
+        write_place(gpio, region);
+        gpio.flag("gpio-controller");
+        gpio.cells("#gpio-cells", [2]);
+        gpio.texts("compatible", &["arm,pl061", "arm,primecell"]);
+    });
+    root.node("gpio-keys", |keys| {
+        keys.text("compatible", "gpio-keys");
+        keys.node("poweroff", |button| {
+            button.cells("gpios", [GPIO, POWER_BUTTON_LINE, 0]);
+            button.cells("linux,code", [KEY_POWER]);
+            button.text("label", "GPIO Key Poweroff");
+        });
+    });
+}
+
+/// Registers and interrupt.
+fn write_place(device: &mut Writer, region: &Region) {
+    if let Some(interrupt) = region.interrupt {
+        device.cells("interrupts", interrupt_cells(interrupt, region.trigger));
+    }
+    device.numbers("reg", [region.range.start.0, region.range.size]);
+}
+
+fn device_name(kind: &str, region: &Region) -> alloc::string::String {
+    format!("{kind}@{:x}", region.range.start.0)
+}
+
+fn interrupt_cells(interrupt: IntId, trigger: Trigger) -> [u32; 3] {
+    let (kind, base) = if interrupt.is_private() { (PPI, IntId::PPI_BASE) } else { (SPI, IntId::SPI_BASE) };
+    let flags = match trigger {
+        Trigger::EdgeRising => EDGE_RISING,
+        Trigger::LevelHigh => LEVEL_HIGH,
+    };
+    [kind, interrupt.0 - base, flags]
 }
