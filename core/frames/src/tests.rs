@@ -270,6 +270,8 @@ impl World {
         prop_assert_eq!(self.allocator.reserve(wanted).is_ok(), possible);
         if possible {
             self.owner[first..end].iter_mut().flatten().for_each(|owner| *owner = Owner::Reserved);
+            self.content[first..end].fill(self.next_mark);
+            self.next_mark += 1;
         }
         Ok(())
     }
@@ -364,6 +366,19 @@ fn small_needs_come_from_the_block_that_is_reserved_in_part() {
     assert_eq!(frames.free_blocks(), free);
     let again = frames.free(Owner::Tables(VmId(3)), other.range());
     assert_eq!(again, Err(FramesError::NotOwned(other.range().start, Owner::Tables(VmId(3)))));
+}
+
+#[test]
+fn what_was_reserved_in_a_clean_block_comes_back_dirty() {
+    let ram = range(GIGABYTE, BLOCK_SIZE);
+    let mut frames = allocator(ram, 1);
+    frames.add_memory(ram).unwrap();
+    let dirty = frames.next_dirty_free_block().unwrap();
+    frames.return_clean(dirty.scrubbed()).unwrap();
+    frames.reserve(range(GIGABYTE, PAGE_SIZE)).unwrap();
+    assert!(matches!(frames.allocate_frames(Owner::Hypervisor, 1), Ok(Allocation::Clean(_))));
+    assert_eq!(frames.reclaim(range(GIGABYTE, PAGE_SIZE)), 1);
+    assert!(matches!(frames.allocate_frames(Owner::Hypervisor, 1), Ok(Allocation::Unscrubbed(_))));
 }
 
 #[test]
