@@ -183,8 +183,11 @@ const fn decode_atomic(word: u32) -> Result<Instruction, Unsupported> {
     if bit(word, 26) {
         return Err(Simd);
     }
-    // A = 1, R = 0, o3 = 1, opc = 0b100, Rs = 31.
-    if word & 0x00ff_fc00 == 0x00bf_c000 {
+    // A = 1, R = 0, o3 = 1, opc = 0b100; Rs should be 31.
+    if word & 0x00e0_fc00 == 0x00a0_c000 {
+        if field(word, 16, 5) != 31 {
+            return Err(Unpredictable);
+        }
         let access = Access { sixty_four: field(word, 30, 2) == 3, ..access(word, 0, false, false) };
         let transfer = Transfer { ordered: true, ..single(word, true, access, Addressing::Offset(0)) };
         return Ok(Instruction::Transfer(transfer));
@@ -261,4 +264,94 @@ const fn number(word: u32, shift: u32) -> u8 {
 const fn signed(word: u32, shift: u32, width: u32) -> i64 {
     let up = 64 - width;
     ((field(word, shift, width) as i64) << up) >> up
+}
+
+#[cfg(test)]
+mod tests {
+    use super::decode;
+    use crate::{Access, Addressing, Base, Direction, Instruction, Transfer, Unsupported};
+
+    fn transfer(word: u32) -> Transfer {
+        match decode(word) {
+            Ok(Instruction::Transfer(transfer)) => transfer,
+            other => panic!("{word:#x}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_pair_with_pre_index() {
+        // ldpsw x1, x2, [x3, #8]!
+        let first = Access { rt: 1, bytes: 4, sign_extend: true, sixty_four: true };
+        let expected = Transfer {
+            direction: Direction::Load,
+            first,
+            second: Some(Access { rt: 2, ..first }),
+            base: Base::Register(3),
+            addressing: Addressing::PreIndex(8),
+            unprivileged: false,
+            ordered: false,
+        };
+        assert_eq!(transfer(0x69c1_0861), expected);
+    }
+
+    #[test]
+    fn a_store_with_post_index_from_the_stack_pointer() {
+        // str wzr, [sp], #-4
+        let store = transfer(0xb81f_c7ff);
+        assert_eq!((store.base, store.addressing), (Base::StackPointer, Addressing::PostIndex(-4)));
+        assert_eq!(store.first, Access { rt: 31, bytes: 4, sign_extend: false, sixty_four: false });
+    }
+
+    #[test]
+    fn cache_maintenance() {
+        assert_eq!(decode(0xd50b_7423), Ok(Instruction::ZeroBlock { rt: 3 })); // dc zva, x3
+        assert_eq!(decode(0xd50b_7e23), Ok(Instruction::CacheMaintenance { rt: 3 })); // dc civac, x3
+        assert_eq!(decode(0xd50b_7b25), Ok(Instruction::CacheMaintenance { rt: 5 })); // dc cvau, x5
+        assert_eq!(decode(0xd508_7623), Ok(Instruction::CacheMaintenance { rt: 3 })); // dc ivac, x3
+        assert_eq!(decode(0xd508_7643), Err(Unsupported::NotMemory)); // dc isw, x3
+        assert_eq!(decode(0xd50b_7463), Err(Unsupported::Tag)); // dc gva, x3
+        assert_eq!(decode(0xd50b_7523), Err(Unsupported::NotMemory)); // ic ivau, x3
+    }
+
+    #[test]
+    fn prefetches() {
+        for word in [0xf980_0041, 0xf89f_f041, 0xf8a2_6841, 0xd800_0061] {
+            assert_eq!(decode(word), Ok(Instruction::Prefetch), "{word:#x}");
+        }
+    }
+
+    #[test]
+    fn refusals_say_why() {
+        let refused = [
+            (0x3dc0_0041, Unsupported::Simd),          // ldr q1, [x2]
+            (0xad40_0841, Unsupported::Simd),          // ldp q1, q2, [x2]
+            (0x4c40_7041, Unsupported::Simd),          // ld1 {v1.16b}, [x2]
+            (0x1c00_0061, Unsupported::Simd),          // ldr s1, .+12
+            (0xc85f_7c41, Unsupported::Exclusive),     // ldxr x1, [x2]
+            (0xc87f_2041, Unsupported::Exclusive),     // ldxp x1, x8, [x2]
+            (0xc8a0_7c41, Unsupported::Atomic),        // cas x0, x1, [x2]
+            (0x4820_7c42, Unsupported::Atomic),        // casp x0, x1, x2, x3, [x2]
+            (0xf820_0041, Unsupported::Atomic),        // ldadd x0, x1, [x2]
+            (0xf820_8041, Unsupported::Atomic),        // swp x0, x1, [x2]
+            (0xf83f_d041, Unsupported::Atomic),        // ld64b x1, [x2]
+            (0xd960_0041, Unsupported::Tag),           // ldg x1, [x2]
+            (0x6900_0841, Unsupported::Tag),           // stgp x1, x2, [x2]
+            (0xf820_0441, Unsupported::Authenticated), // ldraa x1, [x2]
+            (0xf840_4c42, Unsupported::Unpredictable), // ldr x2, [x2, #4]!
+            (0xa940_0461, Unsupported::Unpredictable), // ldp x1, x1, [x3]
+            (0x1d00_0440, Unsupported::Unallocated),   // cpyf
+            (0xd503_201f, Unsupported::NotMemory),     // nop
+            (0x0000_0000, Unsupported::NotMemory),     // udf #0
+        ];
+        for (word, reason) in refused {
+            assert_eq!(decode(word), Err(reason), "{word:#x}");
+        }
+    }
+
+    #[test]
+    fn the_overlap_rule_spares_sp_and_stores_of_equal_registers() {
+        // ldr xzr, [sp], #8 and stp x1, x1, [x3]: number 31 is two registers, and a store reads twice.
+        assert!(decode(0xf840_87ff).is_ok());
+        assert!(decode(0xa900_0461).is_ok());
+    }
 }

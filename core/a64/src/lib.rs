@@ -49,7 +49,7 @@ pub enum Unsupported {
     /// Load-exclusive and store-exclusive.
     #[error("an exclusive load or store is not emulated")]
     Exclusive,
-    /// Compare and swap, swap, and the atomic arithmetic.
+    /// Compare and swap, swap, and the atomic arithmetic; also the 64-byte accesses, which share its class.
     #[error("an atomic access is not emulated")]
     Atomic,
     /// Memory tagging.

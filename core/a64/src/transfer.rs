@@ -157,3 +157,87 @@ impl Transfer {
         [Some((0, self.first)), second].into_iter().flatten()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+    use super::{Access, Addressing, Base, Direction, Extension, Transfer};
+    use proptest::prelude::*;
+    use std::vec::Vec;
+    use units::Va;
+
+    const WORD: Access = Access { rt: 1, bytes: 4, sign_extend: false, sixty_four: false };
+
+    fn load(base: Base, addressing: Addressing) -> Transfer {
+        Transfer {
+            direction: Direction::Load,
+            first: WORD,
+            second: None,
+            base,
+            addressing,
+            unprivileged: false,
+            ordered: false,
+        }
+    }
+
+    fn registers() -> [u64; 31] {
+        core::array::from_fn(|number| 0x1000 * number as u64)
+    }
+
+    #[test]
+    fn addresses_and_writeback() {
+        let resolve = |base, addressing| load(base, addressing).resolve(&registers(), 0x8000_0000, 0x4000_0000);
+        let plain = resolve(Base::Register(2), Addressing::Offset(-8));
+        assert_eq!((plain.address, plain.writeback), (Va(0x1ff8), None));
+        let pre = resolve(Base::StackPointer, Addressing::PreIndex(16));
+        assert_eq!((pre.address, pre.writeback), (Va(0x8000_0010), Some((Base::StackPointer, 0x8000_0010))));
+        let post = resolve(Base::Register(2), Addressing::PostIndex(16));
+        assert_eq!((post.address, post.writeback), (Va(0x2000), Some((Base::Register(2), 0x2010))));
+        let literal = resolve(Base::ProgramCounter, Addressing::Offset(-4));
+        assert_eq!(literal.address, Va(0x3fff_fffc));
+    }
+
+    #[test]
+    fn register_offsets_extend_before_they_shift() {
+        let mut registers = registers();
+        registers[3] = 0xdead_beef_ffff_fff0;
+        let resolve = |rm, extension| {
+            let addressing = Addressing::Register { rm, extension, shift: 2 };
+            load(Base::Register(1), addressing).resolve(&registers, 0, 0).address
+        };
+        assert_eq!(resolve(3, Extension::Uxtw), Va(0x1000 + 0x3_ffff_ffc0));
+        assert_eq!(resolve(3, Extension::Sxtw), Va(0x1000 - 0x40));
+        assert_eq!(resolve(3, Extension::Lsl), Va(0x1000_u64.wrapping_add(0xdead_beef_ffff_fff0 << 2)));
+        assert_eq!(resolve(31, Extension::Sxtx), Va(0x1000));
+    }
+
+    #[test]
+    fn a_pair_is_two_accesses() {
+        let second = Access { rt: 2, ..WORD };
+        let pair = Transfer { second: Some(second), ..load(Base::Register(0), Addressing::Offset(0)) };
+        assert_eq!(pair.accesses().collect::<Vec<_>>(), [(0, WORD), (4, second)]);
+    }
+
+    #[test]
+    fn loads_extend_as_the_instruction_asks() {
+        let value = 0x8182_8384_8586_8788;
+        assert_eq!(WORD.loaded(value), 0x8586_8788);
+        assert_eq!(Access { bytes: 1, sign_extend: true, ..WORD }.loaded(value), 0xffff_ff88);
+        assert_eq!(
+            Access { bytes: 2, sign_extend: true, sixty_four: true, ..WORD }.loaded(value),
+            0xffff_ffff_ffff_8788
+        );
+        assert_eq!(Access { bytes: 8, sixty_four: true, ..WORD }.loaded(value), value);
+        assert_eq!(Access { bytes: 2, ..WORD }.stored(value), 0x8788);
+    }
+
+    proptest! {
+        /// Whatever a guest's instruction and registers are, resolving them does not panic.
+        #[test]
+        fn every_word_resolves(word: u32, value: u64) {
+            if let Ok(crate::Instruction::Transfer(transfer)) = crate::decode(word) {
+                let _ = transfer.resolve(&[value; 31], value, value);
+            }
+        }
+    }
+}

@@ -33,7 +33,8 @@
 //!
 //! No control exists for: WFET and WFIT (they trap as WFE and WFI do, and may always complete at once), CNTVCTSS_EL0
 //! and CNTPCTSS_EL0 (they read like their plain forms), DISR_EL1 (with HCR_EL2.AMO the guest reaches VDISR_EL2, its own
-//! context), TLBI and DSB variants, 52-bit addresses (stage 2 bounds them), AArch32 at EL0 (its traps are handled).
+//! context), TLBI and DSB variants, the arithmetic on tags of FEAT_MTE, 52-bit addresses (stage 2 bounds them), AArch32
+//! at EL0 (its traps are handled). Where a performance feature of that kind exists, using it harms nobody but the guest.
 
 use crate::id::{HostIds, fields};
 
@@ -43,8 +44,6 @@ pub const HCR_TWI: u64 = 1 << 13;
 pub const HCR_TWE: u64 = 1 << 14;
 /// HCR_EL2.VSE: a virtual SError is pending; the hardware clears it when the guest takes it.
 pub const HCR_VSE: u64 = 1 << 8;
-/// HCR_EL2.VI: a virtual IRQ beside the list registers'. Not used with a GICv3; here for completeness of masks.
-pub const HCR_VI: u64 = 1 << 7;
 /// CPTR_EL2.TFP: floating point and Advanced SIMD trap, so that their registers are switched only when used.
 pub const CPTR_TFP: u64 = 1 << 10;
 /// MDCR_EL2.TDA: trap the debug registers, for a guest that may call through the debug channel.
@@ -207,4 +206,70 @@ fn mdcr(host: &HostIds, event_counters: u8) -> u64 {
     }
     // E2PB and E2TB are zero: EL2 owns the profiling and the trace buffer.
     mdcr
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{CPTR_BASE, HCR_TWE, HCR_TWI, HCR_VSE, HFGITR_ATS1E1A, controls};
+    use crate::id::{COUNT, HostIds, fields, models};
+
+    #[test]
+    fn an_armv8_0_host_gets_the_plain_controls() {
+        let controls = controls(&models::CORTEX_A57, 6);
+        // VM, SWIO, PTW, FMO, IMO, AMO, FB, BSU = inner; TID3, TSC, TIDCP, TACR, TSW; RW.
+        assert_eq!(controls.hcr, 0x8000_0000 | 0x007c_0000 | 0x0600 | 0x3f);
+        // TPMCR, TPM, TDOSA, TDRA and six counters.
+        assert_eq!(controls.mdcr, 0x0c66);
+        assert_eq!(controls.cptr, 0x0010_33ff);
+        assert_eq!((controls.cnthctl, controls.hstr), (1, 0));
+        assert_eq!((controls.hcrx, controls.fine_grained, controls.mpam2), (None, None, None));
+        assert!(!controls.has_fine_grained_2 && !controls.has_activity_monitors);
+    }
+
+    #[test]
+    fn a_host_with_everything_traps_what_is_hidden() {
+        let controls = controls(&models::MAX, 6);
+        // TLOR, TERR, TEA, APK, API, and TID1 because of SME.
+        assert_eq!(controls.hcr & !0xffff_ffff, 0x338_0000_0000);
+        assert_eq!(controls.hcr >> 16 & 1, 1);
+        assert_eq!(controls.hcrx, Some(1 << 6));
+        assert_eq!(controls.fine_grained.map(|traps| traps.hfgitr), Some(HFGITR_ATS1E1A));
+        assert!(!controls.has_fine_grained_2);
+    }
+
+    #[test]
+    fn each_hidden_feature_has_its_trap() {
+        let with = |field, value| {
+            let mut host = models::CORTEX_A76;
+            host.set_field(field, value);
+            controls(&host, 6)
+        };
+        let plain = controls(&models::CORTEX_A76, 6);
+        assert_eq!(with(fields::PFR0_AMU, 1).cptr, plain.cptr | 1 << 30);
+        assert!(with(fields::PFR0_AMU, 1).has_activity_monitors);
+        assert_eq!(with(fields::DFR0_PMSVER, 1).mdcr, plain.mdcr | 1 << 14);
+        assert_eq!(with(fields::DFR0_TRACEFILT, 1).mdcr, plain.mdcr | 1 << 19);
+        assert_eq!(with(fields::DFR0_PMUVER, 15).mdcr, 0xc00);
+        assert_eq!(with(fields::PFR1_MTE, 2).hcr, plain.hcr | 1 << 58);
+        assert_eq!(with(fields::PFR1_MTE, 1).hcr, plain.hcr);
+        assert_eq!(with(fields::ISAR2_APA3, 5).hcr, plain.hcr | 3 << 40);
+        assert_eq!(with(fields::PFR0_MPAM, 1).mpam2, Some(3 << 48));
+        assert_eq!(with(fields::PFR1_MPAM_FRAC, 1).mpam2, Some(3 << 48));
+        assert_eq!(with(fields::MMFR1_HCX, 1).hcrx, Some(0));
+        assert!(with(fields::MMFR0_FGT, 2).has_fine_grained_2);
+        // SVE and SME trap with the bits that are RES1 without them.
+        assert_eq!(with(fields::PFR0_SVE, 1).cptr & CPTR_BASE, CPTR_BASE);
+    }
+
+    #[test]
+    fn dangerous_bits_are_never_set() {
+        for host in [HostIds([0; COUNT]), HostIds([u64::MAX; COUNT])] {
+            let hcr = controls(&host, 31).hcr;
+            // TGE, TDZ, HCD, CD, ID, E2H, NV, NV1, NV2, FIEN, EnSCXT, ATA, and what the scheduler owns.
+            for bit in [27, 28, 29, 32, 33, 34, 42, 43, 45, 47, 53, 56] {
+                assert_eq!(hcr & 1 << bit, 0, "bit {bit}");
+            }
+            assert_eq!(hcr & (HCR_TWI | HCR_TWE | HCR_VSE), 0);
+        }
+    }
 }

@@ -108,7 +108,7 @@ pub mod fields {
     pub const MMFR1_LO: Field = Field::new(MMFR1, 16);
     /// HCRX_EL2.
     pub const MMFR1_HCX: Field = Field::new(MMFR1, 40);
-    /// Intermediate caching of translations; the second one is enhanced virtualisation traps.
+    /// Enhanced virtualisation traps.
     pub const MMFR2_EVT: Field = Field::new(MMFR2, 56);
     /// Whether HCR_EL2.E2H can be zero; signed, negative if not.
     pub const MMFR4_E2H0: Field = Field::new(MMFR4, 24);
