@@ -34,3 +34,6 @@ pub use plan::{
     VirtioKind,
 };
 pub use tree::{BootInfo, MAX_BOOTARGS, POWER_BUTTON_LINE, TreeError, device_tree};
+
+#[cfg(test)]
+mod tests;

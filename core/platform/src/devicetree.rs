@@ -130,7 +130,8 @@ impl Survey<'_> {
 
     /// The UART that /chosen names, else the first PL011, else the first of any kind.
     fn console(&self, blob: &Blob<'_>) -> Option<Console> {
-        let named = find_stdout(blob, self.chosen.stdout_path);
+        // Where there is but one there is no choice, and no need to look for the path.
+        let named = if self.uarts.len() > 1 { find_stdout(blob, self.chosen.stdout_path) } else { None };
         let uart = (self.uarts.iter().find(|uart| Some(uart.offset) == named))
             .or_else(|| self.uarts.iter().find(|uart| uart.kind == ConsoleKind::Pl011))
             .or_else(|| self.uarts.first())?;

@@ -1,0 +1,330 @@
+//! The tree against the plan, by a reader that is nobody's relative here (dtoolkit); the lookup against a naive one.
+
+extern crate std;
+
+use crate::image::{Base, DEVICE_TREE_SIZE, HEADER_SIZE, ImageError, ImageHeader, PageSize, Placement};
+use crate::{
+    BootInfo, DeviceKind, MAX_BOOTARGS, MAX_VIRTIO, MachineError, MachinePlan, RAM_BASE, Spec, TreeError, Trigger,
+    VirtioKind, device_tree,
+};
+use alloc::format;
+use alloc::string::String;
+use alloc::vec;
+use alloc::vec::Vec;
+use dtoolkit::fdt::{Fdt, FdtNode};
+use dtoolkit::{Node, Property};
+use proptest::prelude::*;
+use units::{Hz, IntId, Ipa, Range};
+
+const SPEC: Spec<'static> = Spec {
+    name: "web",
+    vcpus: 2,
+    memory_bytes: 512 << 20,
+    ipa_bits: 40,
+    virtio: &[VirtioKind::Console, VirtioKind::Entropy],
+    counter_frequency: Hz(62_500_000),
+};
+const BOOT: BootInfo<'static> =
+    BootInfo { bootargs: "console=ttyAMA0", initrd: None, rng_seed: [0x5a; 32], kaslr_seed: 0x0123_4567_89ab_cdef };
+
+fn plan(spec: Spec<'_>) -> MachinePlan {
+    MachinePlan::new(spec).unwrap()
+}
+
+fn error(change: impl FnOnce(&mut Spec<'static>)) -> MachineError {
+    let mut spec = SPEC;
+    change(&mut spec);
+    MachinePlan::new(spec).unwrap_err()
+}
+
+fn tree(plan: &MachinePlan, boot: &BootInfo<'_>) -> Fdt<'static> {
+    Fdt::new(Vec::leak(device_tree(plan, boot).unwrap())).unwrap()
+}
+
+fn find(tree: Fdt<'static>, path: &str) -> FdtNode<'static> {
+    tree.find_node(path).unwrap_or_else(|| panic!("no node {path}"))
+}
+
+fn value(node: FdtNode<'static>, name: &str) -> Vec<u8> {
+    node.property(name).unwrap_or_else(|| panic!("no property {name}")).value().to_vec()
+}
+
+fn cells(node: FdtNode<'static>, name: &str) -> Vec<u32> {
+    value(node, name).chunks(4).map(|cell| u32::from_be_bytes(cell.try_into().unwrap())).collect()
+}
+
+fn text(node: FdtNode<'static>, name: &str) -> String {
+    String::from_utf8(value(node, name)).unwrap()
+}
+
+#[test]
+fn the_map_is_that_of_qemu_virt() {
+    let plan = plan(SPEC);
+    let all: Vec<_> =
+        plan.regions().iter().map(|region| (region.range.start.0, region.range.size, region.interrupt)).collect();
+    assert_eq!(
+        all,
+        [
+            (0x0800_0000, 0x1_0000, None),
+            (0x080a_0000, 0x4_0000, None),
+            (0x0900_0000, 0x1000, Some(IntId(33))),
+            (0x0901_0000, 0x1000, Some(IntId(34))),
+            (0x0903_0000, 0x1000, Some(IntId(39))),
+            (0x0a00_0000, 0x200, Some(IntId(48))),
+            (0x0a00_0200, 0x200, Some(IntId(49))),
+        ]
+    );
+    assert_eq!(plan.ram(), Range { start: RAM_BASE, size: 512 << 20 });
+    assert_eq!((plan.name(), plan.vcpus(), plan.virtio().len()), ("web", 2, 2));
+}
+
+#[test]
+fn addresses_are_found_and_holes_are_not() {
+    let plan = plan(SPEC);
+    let find = |address| plan.find(Ipa(address));
+    assert_eq!(find(0x0800_ffff), Some((DeviceKind::Distributor, 0xffff)));
+    assert_eq!(find(0x0801_0000), None);
+    assert_eq!(find(0x080d_fffc), Some((DeviceKind::Redistributors, 0x3_fffc)));
+    assert_eq!(find(0x080e_0000), None, "there is no Redistributor of a third vCPU");
+    assert_eq!(find(0x0900_0018), Some((DeviceKind::Pl011, 0x18)));
+    assert_eq!(find(0x0a00_0204), Some((DeviceKind::Virtio(1), 4)));
+    assert_eq!(find(0x0a00_0400), None);
+    assert_eq!((find(0), find(u64::MAX), find(RAM_BASE.0)), (None, None, None));
+}
+
+#[test]
+fn a_machine_that_cannot_be_is_refused() {
+    assert_eq!(error(|spec| spec.vcpus = 0), MachineError::Vcpus(0));
+    assert_eq!(error(|spec| spec.vcpus = 9), MachineError::Vcpus(9));
+    assert_eq!(error(|spec| spec.memory_bytes = 0), MachineError::MemorySize(0));
+    assert_eq!(error(|spec| spec.memory_bytes = 3 << 20), MachineError::MemorySize(3 << 20));
+    let huge = MachineError::MemoryTooLarge { memory: !0x1f_ffff, bits: 40 };
+    assert_eq!(error(|spec| spec.memory_bytes = !0x1f_ffff), huge);
+    let most = (1 << 40) - RAM_BASE.0;
+    assert!(MachinePlan::new(Spec { memory_bytes: most, ..SPEC }).is_ok());
+    let memory = most + (2 << 20);
+    assert_eq!(error(|spec| spec.memory_bytes = memory), MachineError::MemoryTooLarge { memory, bits: 40 });
+    assert_eq!(error(|spec| spec.virtio = &[VirtioKind::Block; 33]), MachineError::Virtio(33));
+    assert_eq!(error(|spec| spec.name = ""), MachineError::Name(0));
+    assert!(format!("{}", error(|spec| spec.vcpus = 9)).contains("1 to 8"));
+}
+
+#[test]
+fn each_region_is_in_the_tree_and_nothing_else() {
+    let plan = plan(Spec { vcpus: 8, virtio: &[VirtioKind::Block; MAX_VIRTIO], ..SPEC });
+    let tree = tree(&plan, &BOOT);
+    let mut nodes = 0;
+    for node in tree.root().children() {
+        let name = String::from(node.name());
+        let Some(address) = name.split('@').nth(1).map(|hex| u64::from_str_radix(hex, 16).unwrap()) else { continue };
+        if address == RAM_BASE.0 {
+            continue;
+        }
+        nodes += 1;
+        let (device, _) = plan.find(Ipa(address)).unwrap();
+        let region = plan.region(device).unwrap();
+        let reg = cells(node, "reg");
+        assert_eq!(reg[..4], [0, region.range.start.0 as u32, 0, region.range.size as u32], "{name}");
+        if let Some(interrupt) = region.interrupt {
+            let flags = if region.trigger == Trigger::EdgeRising { 1 } else { 4 };
+            assert_eq!(cells(node, "interrupts"), [0, interrupt.0 - 32, flags], "{name}");
+        }
+    }
+    // The Redistributors have no node of their own.
+    assert_eq!(nodes, plan.regions().len() - 1);
+    assert!(tree.data().len() as u64 <= DEVICE_TREE_SIZE);
+}
+
+#[test]
+fn the_tree_says_what_qemu_s_says() {
+    let tree = tree(&plan(SPEC), &BOOT);
+    let root = tree.root();
+    assert_eq!(cells(root, "#address-cells"), [2]);
+    assert_eq!(cells(root, "interrupt-parent"), cells(find(tree, "/intc@8000000"), "phandle"));
+    assert_eq!(cells(find(tree, "/memory@40000000"), "reg"), [0, 0x4000_0000, 0, 512 << 20]);
+    assert_eq!(cells(find(tree, "/timer"), "interrupts"), [1, 13, 4, 1, 14, 4, 1, 11, 4, 1, 10, 4]);
+    assert_eq!(cells(find(tree, "/timer"), "clock-frequency"), [62_500_000]);
+    assert_eq!(text(find(tree, "/timer"), "compatible"), "arm,armv8-timer\0arm,armv7-timer\0");
+    let gic = find(tree, "/intc@8000000");
+    assert_eq!(cells(gic, "reg"), [0, 0x0800_0000, 0, 0x1_0000, 0, 0x080a_0000, 0, 0x4_0000]);
+    assert_eq!(text(gic, "compatible"), "arm,gic-v3\0");
+    let psci = find(tree, "/psci");
+    assert_eq!(text(psci, "compatible"), "arm,psci-1.0\0arm,psci-0.2\0arm,psci\0");
+    assert_eq!(text(psci, "method"), "hvc\0");
+    for number in 0..2 {
+        let cpu = find(tree, &format!("/cpus/cpu@{number}"));
+        assert_eq!(cells(cpu, "reg"), [number]);
+        assert_eq!(text(cpu, "enable-method"), "psci\0");
+        let core = find(tree, &format!("/cpus/cpu-map/socket0/cluster0/core{number}"));
+        assert_eq!(cells(core, "cpu"), cells(cpu, "phandle"));
+    }
+    assert!(tree.find_node("/cpus/cpu@2").is_none());
+    let uart = find(tree, "/pl011@9000000");
+    assert_eq!(text(uart, "compatible"), "arm,pl011\0arm,primecell\0");
+    let clock = cells(find(tree, "/apb-pclk"), "phandle")[0];
+    assert_eq!(cells(uart, "clocks"), [clock, clock]);
+    let gpio = find(tree, "/pl061@9030000");
+    assert_eq!(cells(find(tree, "/gpio-keys/poweroff"), "gpios"), [cells(gpio, "phandle")[0], 3, 0]);
+    assert_eq!(cells(find(tree, "/gpio-keys/poweroff"), "linux,code"), [116]);
+    assert_eq!(text(find(tree, "/aliases"), "serial0"), "/pl011@9000000\0");
+}
+
+#[test]
+fn handles_are_unique() {
+    let tree = tree(&plan(Spec { vcpus: 8, ..SPEC }), &BOOT);
+    let mut handles = Vec::new();
+    let mut nodes = vec![tree.root()];
+    while let Some(node) = nodes.pop() {
+        nodes.extend(node.children());
+        if node.property("phandle").is_some() {
+            handles.push(cells(node, "phandle")[0]);
+        }
+    }
+    let count = handles.len();
+    handles.sort_unstable();
+    handles.dedup();
+    assert_eq!((handles.len(), count), (11, 11));
+}
+
+#[test]
+fn chosen_tells_what_to_boot() {
+    let plan = plan(SPEC);
+    let with = BootInfo { initrd: Some(Range { start: Ipa(0x4400_0000), size: 0x1234 }), ..BOOT };
+    let chosen = find(tree(&plan, &with), "/chosen");
+    assert_eq!(text(chosen, "bootargs"), "console=ttyAMA0\0");
+    assert_eq!(text(chosen, "stdout-path"), "/pl011@9000000\0");
+    assert_eq!(cells(chosen, "linux,initrd-start"), [0, 0x4400_0000]);
+    assert_eq!(cells(chosen, "linux,initrd-end"), [0, 0x4400_1234]);
+    assert_eq!(value(chosen, "rng-seed"), [0x5a; 32]);
+    assert_eq!(cells(chosen, "kaslr-seed"), [0x0123_4567, 0x89ab_cdef]);
+    let without = find(tree(&plan, &BootInfo { bootargs: "", ..BOOT }), "/chosen");
+    assert!(without.property("linux,initrd-start").is_none() && without.property("bootargs").is_none());
+}
+
+#[test]
+fn command_lines_that_linux_would_cut_are_refused() {
+    let plan = plan(SPEC);
+    let longest = "x".repeat(MAX_BOOTARGS);
+    assert!(device_tree(&plan, &BootInfo { bootargs: &longest, ..BOOT }).is_ok());
+    let too_long = "x".repeat(MAX_BOOTARGS + 1);
+    let refused = device_tree(&plan, &BootInfo { bootargs: &too_long, ..BOOT });
+    assert_eq!(refused, Err(TreeError::BootargsTooLong(2048)));
+    let zero = device_tree(&plan, &BootInfo { bootargs: "a\0b", ..BOOT });
+    assert_eq!(zero, Err(TreeError::BootargsWithZero));
+}
+
+/// A header with these fields.
+fn header(text_offset: u64, image_size: u64, flags: u64) -> Vec<u8> {
+    let mut header = vec![0; HEADER_SIZE];
+    header[8..16].copy_from_slice(&text_offset.to_le_bytes());
+    header[16..24].copy_from_slice(&image_size.to_le_bytes());
+    header[24..32].copy_from_slice(&flags.to_le_bytes());
+    header[56..60].copy_from_slice(b"ARM\x64");
+    header
+}
+
+#[test]
+fn image_headers_are_read() {
+    let modern = ImageHeader::parse(&header(0, 0x1ff_0000, 0xa)).unwrap();
+    let expected =
+        ImageHeader { text_offset: 0, image_size: Some(0x1ff_0000), page_size: PageSize::Kib4, base: Base::Anywhere };
+    assert_eq!(modern, expected);
+    assert_eq!(ImageHeader::parse(&header(0, 1, 4)).unwrap().page_size, PageSize::Kib16);
+    assert_eq!(ImageHeader::parse(&header(0, 1, 6)).unwrap().page_size, PageSize::Kib64);
+    let old = ImageHeader::parse(&header(0x1234, 0, 0)).unwrap();
+    assert_eq!((old.text_offset, old.image_size, old.base), (0x8_0000, None, Base::StartOfRam));
+}
+
+#[test]
+fn what_is_no_image_is_named() {
+    assert_eq!(ImageHeader::parse(&[0; 10]), Err(ImageError::TooShort(10)));
+    assert_eq!(ImageHeader::parse(&[0; 64]), Err(ImageError::NotAnImage));
+    assert_eq!(ImageHeader::parse(&[0x1f, 0x8b, 8]), Err(ImageError::Gzip));
+    assert_eq!(ImageHeader::parse(&header(0, 1, 1)), Err(ImageError::BigEndian));
+}
+
+#[test]
+fn kernel_tree_and_initrd_lie_behind_each_other() {
+    let plan = plan(SPEC);
+    let header = ImageHeader::parse(&header(0, 0x201_0001, 0xa)).unwrap();
+    let placement = Placement::new(&plan, &header, 0x1c0_0000, 0x80_0001).unwrap();
+    assert_eq!(placement.kernel, Range { start: RAM_BASE, size: 0x201_0001 });
+    assert_eq!(placement.entry, RAM_BASE);
+    assert_eq!(placement.device_tree, Range { start: Ipa(0x4202_0000), size: DEVICE_TREE_SIZE });
+    assert_eq!(placement.initrd, Some(Range { start: Ipa(0x4203_0000), size: 0x80_0001 }));
+}
+
+#[test]
+fn a_payload_fits_into_the_smallest_machine() {
+    let plan = plan(Spec { memory_bytes: 2 << 20, ..SPEC });
+    let header = ImageHeader::parse(&header(0, 0x4000, 0)).unwrap();
+    let placement = Placement::new(&plan, &header, 0x1000, 0).unwrap();
+    assert_eq!(placement.device_tree.start, Ipa(0x4001_0000));
+    assert_eq!(placement.initrd, None);
+}
+
+#[test]
+fn what_does_not_fit_is_named() {
+    let plan = plan(Spec { memory_bytes: 16 << 20, ..SPEC });
+    let place = |text_offset, image_size, file, initrd| {
+        let header = ImageHeader::parse(&header(text_offset, image_size, 0)).unwrap();
+        Placement::new(&plan, &header, file, initrd).unwrap_err()
+    };
+    let available = 16 << 20;
+    let kernel = ImageError::KernelDoesNotFit { needed: 0x100_0001, available };
+    assert_eq!(place(0, 0x100_0001, 1, 0), kernel);
+    assert_eq!(place(0, 1, 0x100_0001, 0), kernel, "the file counts where it is larger than it says");
+    assert_eq!(place(u64::MAX, 1, 1, 0), ImageError::KernelDoesNotFit { needed: u64::MAX, available });
+    assert_eq!(place(0, 0x100_0000, 1, 0), ImageError::DeviceTreeDoesNotFit { needed: 0x101_0000, available });
+    let initrd = ImageError::InitrdDoesNotFit { needed: 0x110_0000, available };
+    assert_eq!(place(0, 0x10_0000, 1, 0xfe_0000 + 0x1_0000), initrd);
+    assert!(matches!(place(0, 0x10_0000, 1, u64::MAX), ImageError::InitrdDoesNotFit { .. }));
+}
+
+#[test]
+fn an_initrd_beyond_the_window_is_refused() {
+    let plan = plan(Spec { memory_bytes: 64 << 30, ..SPEC });
+    let header = ImageHeader::parse(&header(0, 0x200_0000, 0)).unwrap();
+    assert!(Placement::new(&plan, &header, 1, 31 << 30).is_ok());
+    assert!(matches!(Placement::new(&plan, &header, 1, 32 << 30), Err(ImageError::InitrdTooFar(_))));
+}
+
+proptest! {
+    #[test]
+    fn lookup_agrees_with_a_naive_one(
+        vcpus in 1_u8..=8,
+        virtio in 0..=MAX_VIRTIO,
+        base in prop::sample::select(vec![0x07ff_0000_u64, 0x0800_0000, 0x0809_0000, 0x0900_0000, 0x0a00_0000, 0x4000_0000]),
+        offset in 0..0x12_0000_u64,
+    ) {
+        let kinds = [VirtioKind::Network; MAX_VIRTIO];
+        let plan = plan(Spec { vcpus, virtio: &kinds[..virtio], ..SPEC });
+        let ipa = Ipa(base + offset);
+        let naive = plan.regions().iter().find(|region| region.range.contains(ipa));
+        prop_assert_eq!(plan.find(ipa), naive.map(|region| (region.device, ipa.0 - region.range.start.0)));
+        let sorted = plan.regions().is_sorted_by(|low, high| low.range.end() <= high.range.start);
+        prop_assert!(sorted);
+    }
+
+    #[test]
+    fn placement_stays_inside_and_apart(
+        memory in 1_u64..64, text_offset in 0_u64..0x40_0000, size in 0_u64..0x600_0000, file in 0_u64..0x600_0000,
+        initrd in 0_u64..0x600_0000,
+    ) {
+        let plan = plan(Spec { memory_bytes: memory << 21, ..SPEC });
+        let header = ImageHeader::parse(&header(text_offset, size, 0)).unwrap();
+        if let Ok(place) = Placement::new(&plan, &header, file, initrd) {
+            let parts = [Some(place.kernel), Some(place.device_tree), place.initrd];
+            let parts: Vec<_> = parts.into_iter().flatten().collect();
+            prop_assert!(parts.iter().all(|&part| plan.ram().contains_range(part)));
+            let apart = parts.windows(2).all(|pair| !pair[0].overlaps(pair[1]));
+            prop_assert!(apart);
+            prop_assert!(place.device_tree.start.0 >> 21 == (place.device_tree.end().0 - 1) >> 21);
+        }
+    }
+
+    #[test]
+    fn any_bytes_may_claim_to_be_an_image(bytes in prop::collection::vec(any::<u8>(), 0..80)) {
+        let _ = ImageHeader::parse(&bytes);
+    }
+}
