@@ -39,7 +39,7 @@ impl<'a, M: TableMemory + ?Sized, T: TlbOps + ?Sized> Edit<'a, M, T> {
     /// Changes a valid leaf of `level` that maps `range` in its permissions or marks only, which needs no break.
     pub(crate) fn adjust(&mut self, table: Pa, index: usize, entry: Descriptor, level: Level, range: Range<Ipa>) {
         self.memory.write(table, index, entry.0);
-        self.stale.add(range, level.size(), Some(level));
+        self.stale.add(range, level);
     }
 
     /// Clears a valid entry of `level` that covers `range`; a table it links goes with all that is below.
@@ -47,14 +47,24 @@ impl<'a, M: TableMemory + ?Sized, T: TlbOps + ?Sized> Edit<'a, M, T> {
         let old = self.read(table, index);
         self.memory.write(table, index, Descriptor::INVALID.0);
         if !old.is_table(level) {
-            self.stale.add(range, level.size(), Some(level));
+            self.stale.add(range, level);
             return;
         }
         // What the table below says may be cached in any size.
-        self.stale.add(range, Level::Three.size(), None);
+        self.stale.add(range, Level::Three);
         self.unlinked.push((old.address(), level.below()));
         if self.unlinked.is_full() {
             self.flush();
+        }
+    }
+
+    /// Clears all of the root.
+    pub(crate) fn clear_root(&mut self, root: Pa) {
+        for index in 0..Level::One.entries() {
+            if self.read(root, index).is_valid() {
+                let range = Range { start: Ipa(index as u64 * Level::One.size()), size: Level::One.size() };
+                self.clear(root, index, Level::One, range);
+            }
         }
     }
 
@@ -119,55 +129,44 @@ impl<'a, M: TableMemory + ?Sized, T: TlbOps + ?Sized> Edit<'a, M, T> {
     }
 }
 
-/// Frees the table at `table`, whose entries are of `level`, and all tables below it. The root is not freed here.
+/// Frees the table at `table`, whose entries are of `level`, and all tables below it.
 fn free_tree<M: TableMemory + ?Sized>(memory: &mut M, table: Pa, level: Level) {
-    free_below(memory, table, level);
-    memory.free(table);
-}
-
-/// Frees all tables below the one at `table`, whose entries are of `level`.
-pub(crate) fn free_below<M: TableMemory + ?Sized>(memory: &mut M, table: Pa, level: Level) {
-    if level == Level::Three {
-        return;
-    }
-    for index in 0..level.entries() {
-        let entry = Descriptor(memory.read(table, index));
-        if entry.is_table(level) {
-            free_tree(memory, entry.address(), level.below());
+    if level != Level::Three {
+        for index in 0..level.entries() {
+            let entry = Descriptor(memory.read(table, index));
+            if entry.is_table(level) {
+                free_tree(memory, entry.address(), level.below());
+            }
         }
     }
+    memory.free(table);
 }
 
 /// The smallest single range that holds every changed entry. Changes come in ascending order and close together, so
 /// little that did not change is caught in it.
 #[derive(Default)]
 struct Stale {
-    covered: Option<Range<Ipa>>,
-    stride: u64,
-    level: Option<Level>,
+    covered: Option<(Range<Ipa>, Level)>,
 }
 
 impl Stale {
-    fn add(&mut self, range: Range<Ipa>, stride: u64, level: Option<Level>) {
-        let Some(covered) = self.covered else {
-            *self = Self { covered: Some(range), stride, level };
-            return;
-        };
+    /// Adds an entry of `level` that covers `range`, or a range in which entries of `level` and larger ones changed.
+    fn add(&mut self, range: Range<Ipa>, level: Level) {
+        let (covered, finest) = self.covered.unwrap_or((range, level));
         let start = covered.start.min(range.start);
         let end = covered.end().max(range.end());
-        self.covered = Some(Range { start, size: end.0 - start.0 });
-        self.stride = self.stride.min(stride);
-        if self.level != level {
-            self.level = None;
-        }
+        self.covered = Some((Range { start, size: end.0 - start.0 }, finest.max(level)));
     }
 
+    /// What is to be invalidated. One entry of a larger size makes more steps of a smaller one than are done one by
+    /// one, so whenever levels were mixed it is everything, and the level named is that of all entries.
     fn take(&mut self) -> Option<Invalidation> {
-        let covered = self.covered.take()?;
-        let count = (covered.size / self.stride) as usize;
+        const { assert!(Invalidation::MAX_ENTRIES < 512, "a mixture of levels must not be taken for entries of one") };
+        let (covered, level) = self.covered.take()?;
+        let count = (covered.size / level.size()) as usize;
         if count > Invalidation::MAX_ENTRIES {
             return Some(Invalidation::All);
         }
-        Some(Invalidation::Entries { start: covered.start, stride: self.stride, count, level: self.level })
+        Some(Invalidation::Entries { start: covered.start, level, count })
     }
 }

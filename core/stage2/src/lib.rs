@@ -31,7 +31,11 @@ mod control;
 mod descriptor;
 mod edit;
 mod memory;
+#[cfg(test)]
+mod model;
 mod tables;
+#[cfg(test)]
+mod tests;
 
 pub use control::{IPA_BITS, IPA_SIZE, vtcr_el2, vttbr_el2};
 pub use descriptor::{Attributes, Level, MemoryType, Permissions, Software};

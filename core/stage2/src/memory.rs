@@ -1,6 +1,6 @@
 //! What the tables need from their surroundings: memory for table pages, and the TLBs.
 
-use units::{Ipa, PAGE_SIZE, Pa};
+use units::{Ipa, Pa};
 
 use crate::Level;
 
@@ -24,16 +24,14 @@ pub trait TableMemory {
 /// Which cached translations of the VM are to go.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Invalidation {
-    /// Those for the `count` addresses from `start`, `stride` apart. Together they name every changed entry.
+    /// Those for the `count` addresses from `start`, [`Level::size`] apart. Together they name every changed entry.
     Entries {
-        /// The first address, aligned to `stride`.
+        /// The first address, aligned to an entry.
         start: Ipa,
-        /// The distance in bytes: 4 KiB, 2 MiB or 1 GiB.
-        stride: u64,
+        /// The level of all entries, which are leaves: good as TTL hint where there is FEAT_TTL.
+        level: Level,
         /// How many; 1 to [`Invalidation::MAX_ENTRIES`].
         count: usize,
-        /// The level of the leaf entries, if they all have the same: good as TTL hint of FEAT_TTL. `None`: any level.
-        level: Option<Level>,
     },
     /// Everything of this VMID.
     All,
@@ -45,11 +43,11 @@ impl Invalidation {
 
     /// The addresses to invalidate one by one; nothing for [`Invalidation::All`].
     pub fn addresses(self) -> impl Iterator<Item = Ipa> {
-        let (start, stride, count) = match self {
-            Self::Entries { start, stride, count, .. } => (start, stride, count),
-            Self::All => (Ipa(0), PAGE_SIZE, 0),
+        let (start, level, count) = match self {
+            Self::Entries { start, level, count } => (start, level, count),
+            Self::All => (Ipa(0), Level::Three, 0),
         };
-        (0..count as u64).map(move |nth| Ipa(start.0 + nth * stride))
+        (0..count as u64).map(move |nth| Ipa(start.0 + nth * level.size()))
     }
 }
 

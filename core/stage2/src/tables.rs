@@ -4,8 +4,8 @@ use units::{Ipa, PAGE_SIZE, Pa, Range};
 
 use crate::control::IPA_SIZE;
 use crate::descriptor::Descriptor;
-use crate::edit::{Edit, free_below};
-use crate::{Attributes, Invalidation, Level, Permissions, Software, Stage2Error, TableMemory, TlbOps};
+use crate::edit::Edit;
+use crate::{Attributes, Level, Permissions, Software, Stage2Error, TableMemory, TlbOps};
 
 /// Output addresses have 48 bits.
 const PA_SIZE: u64 = 1 << 48;
@@ -227,11 +227,12 @@ impl Stage2 {
         visit_range(memory, self.root, Level::One, Ipa(0), range, &mut visit);
     }
 
-    /// Frees all tables. No CPU may have this VM's VTTBR_EL2 loaded for running any more; the TLBs are emptied of the
-    /// VM first, so that its VMID may be used again.
+    /// Unmaps everything and frees all tables. When it returns, no TLB knows anything of the VM, and its VMID may be
+    /// used again. The vCPUs have stopped for good, and no CPU may have the VM's VTTBR_EL2 loaded after this returns.
     pub fn destroy<M: TableMemory + ?Sized, T: TlbOps + ?Sized>(self, memory: &mut M, tlb: &mut T) {
-        tlb.invalidate(Invalidation::All);
-        free_below(memory, self.root, Level::One);
+        let mut edit = Edit::new(memory, tlb);
+        edit.clear_root(self.root);
+        edit.finish();
         memory.free_root(self.root);
     }
 }
