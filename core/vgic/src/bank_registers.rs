@@ -2,11 +2,13 @@
 //! (GIC IHI 0069H 12.9 and 12.11). Both frames lay them out alike, from offset 0x80 to 0xCFF, so one decoder serves both.
 //!
 //! Reads of pending and active state take in what is in list registers as it was when it was loaded; a caller who wants it
-//! exact syncs first (see [`Vgic::distributor_needs`]). Writes never need a sync before them: what they say is recorded
-//! against the ledger of loaded interrupts and takes effect when the vCPU that holds them next syncs.
+//! exact syncs first (see [`Vgic::distributor_needs`]), and so does one who writes active state. Other writes need no sync before
+//! them: what they say is recorded against the ledger of loaded interrupts and takes effect when the vCPU that holds them
+//! next syncs.
 
+use crate::bank::Held;
 use crate::hardware::physical_set;
-use crate::{AccessSize, SGI_EDGES, Vgic};
+use crate::{AccessSize, Direction, SGI_EDGES, Vgic};
 use units::{VcpuId, VcpuSet};
 
 /// A register for 32 interrupts, or the part of one that an access names.
@@ -68,9 +70,13 @@ pub(crate) fn decode(offset: u64, size: AccessSize) -> Option<(BankRegister, usi
     Some((register, word))
 }
 
-/// Whether the register at `offset` shows pending or active state, so that reading it depends on list registers.
-pub(crate) const fn shows_state(offset: u64) -> bool {
-    matches!(offset, 0x200..=0x3FF)
+/// Whether this access of the register at `offset` depends on what is in list registers now: reads of pending and active
+/// state, and writes of active state, which must not mix up an activation that is over, one that goes on and one to come.
+pub(crate) const fn depends_on_list_registers(offset: u64, direction: Direction) -> bool {
+    match direction {
+        Direction::Read => matches!(offset, 0x200..=0x3FF),
+        Direction::Write => matches!(offset, 0x300..=0x3FF),
+    }
 }
 
 impl Vgic {
@@ -139,8 +145,7 @@ impl Vgic {
 
     /// Active state as ISACTIVER shows it.
     fn active_bits(&self, place: Place) -> u32 {
-        let vcpus = self.vcpus.get(self.sharers(place.word, place.vcpu)).unwrap_or_default();
-        vcpus.iter().filter_map(|vcpu| vcpu.held.get(place.word)).fold(0, |all, held| all | held.active_or_carried())
+        self.each_held(place, Held::active_or_carried)
     }
 
     fn set_pending(&mut self, place: Place, value: u32) -> VcpuSet {
@@ -168,7 +173,7 @@ impl Vgic {
     /// Activates by hand. The activation belongs to the vCPU that has the interrupt in hand already, else to the one that it
     /// would go to, else to vCPU 0.
     fn set_active(&mut self, place: Place, value: u32) -> VcpuSet {
-        let mut rest = value & !self.active_bits(place);
+        let mut rest = value & !self.each_held(place, |held| held.active);
         let changed = rest;
         for pass in 0..3 {
             for index in self.sharers(place.word, place.vcpu) {
@@ -181,6 +186,7 @@ impl Vgic {
                     _ => u32::MAX,
                 };
                 held.active |= rest & mine;
+                held.by_hand |= rest & mine;
                 rest &= !mine;
             }
         }
@@ -189,7 +195,7 @@ impl Vgic {
 
     pub(crate) fn clear_active(&mut self, place: Place, value: u32) -> VcpuSet {
         // Who held one must look again, and so must whoever one that is still pending is routed to.
-        let set = self.concerned(place.word, place.vcpu, value & self.held_anywhere(place));
+        let set = self.concerned(place.word, place.vcpu, value & self.each_held(place, Held::any));
         for index in self.sharers(place.word, place.vcpu) {
             let Some(vcpu) = self.vcpus.get_mut(index) else { continue };
             let Some(held) = vcpu.held.get_mut(place.word) else { continue };
@@ -207,10 +213,10 @@ impl Vgic {
         set
     }
 
-    /// Held by any vCPU: active or loaded.
-    fn held_anywhere(&self, place: Place) -> u32 {
+    /// What all the vCPUs that may hold these interrupts answer, together.
+    fn each_held(&self, place: Place, answer: impl Fn(&Held) -> u32) -> u32 {
         let vcpus = self.vcpus.get(self.sharers(place.word, place.vcpu)).unwrap_or_default();
-        vcpus.iter().filter_map(|vcpu| vcpu.held.get(place.word)).fold(0, |all, held| all | held.any())
+        vcpus.iter().filter_map(|vcpu| vcpu.held.get(place.word)).fold(0, |all, held| all | answer(held))
     }
 
     fn write_priorities(&mut self, place: Place, first: usize, size: AccessSize, value: u32) -> VcpuSet {

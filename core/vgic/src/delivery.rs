@@ -101,6 +101,9 @@ impl Vgic {
         let active = value & list_register::ACTIVE != 0 && !cancelled;
         if active {
             held.active |= bit;
+            if held.carried_active & bit == 0 {
+                held.by_hand &= !bit;
+            }
         }
         if value & list_register::HARDWARE != 0 && word == 0 {
             let physical = ((value & list_register::PHYSICAL) >> list_register::PHYSICAL_SHIFT) as u8;
@@ -132,8 +135,10 @@ impl Vgic {
         lrs.hcr &= !virtual_control::EOI_COUNT;
         for _ in 0..ends {
             let Some(target) = self.vcpus.get(index) else { break };
-            let unloaded = target.held.map(|held| held.active & !held.loaded);
-            let Some(interrupt) = self.most_important(index, &unloaded) else { break };
+            let handled = target.held.map(|held| held.active & !held.by_hand & !held.loaded);
+            let by_hand = target.held.map(|held| held.active & held.by_hand & !held.loaded);
+            let ended = self.most_important(index, &handled).or_else(|| self.most_important(index, &by_hand));
+            let Some(interrupt) = ended else { break };
             let (word, bit) = (usize::from(interrupt / 32), 1_u32 << (interrupt % 32));
             let Some(target) = self.vcpus.get_mut(index) else { break };
             if let (Some(held), Some(freed)) = (target.held.get_mut(word), freed.get_mut(word)) {
@@ -265,6 +270,17 @@ impl Vgic {
         let mut left = *waiting;
         let any_ready = waiting.ready.iter().any(|&ready| ready != 0);
         let for_active = self.list_register_count - usize::from(any_ready);
+        let mut handled = waiting.active;
+        for (handled, held) in handled.iter_mut().zip(self.vcpus.get(index).iter().flat_map(|vcpu| &vcpu.held)) {
+            *handled &= !held.by_hand;
+        }
+        while choice.count < for_active
+            && let Some(interrupt) = self.most_important(index, &handled)
+        {
+            choice.push(interrupt);
+            handled[usize::from(interrupt / 32)] &= !(1 << (interrupt % 32));
+            left.active[usize::from(interrupt / 32)] &= !(1 << (interrupt % 32));
+        }
         while choice.count < for_active
             && let Some(interrupt) = self.most_important(index, &left.active)
         {
@@ -313,10 +329,15 @@ impl Vgic {
         let active = waiting.active.get(word).is_some_and(|active| active & bit != 0);
         let mut pending = waiting.ready.get(word).is_some_and(|ready| ready & bit != 0);
         let Some(target) = self.vcpus.get_mut(index) else { return 0 };
-        // A hardware-linked interrupt is pending or active, never both. If a software activation of the same INTID still
-        // stands in its way, it waits for the end of that.
+        // A hardware-linked list register is pending or active, never both, and its end raises no maintenance interrupt. If a
+        // software activation of the same INTID stands in its way, it waits for the end of that; if it is active and made
+        // pending by hand as well, it lets go of the physical interrupt and ends as a software one.
+        let fired = word == 0 && target.hardware_pending & bit != 0;
+        if word == 0 && target.hardware & bit != 0 && active && !fired && still_pending {
+            target.hardware &= !bit;
+            target.deactivate |= physical_set(bit, &target.physical);
+        }
         let linked = word == 0 && target.hardware & bit != 0;
-        let fired = linked && target.hardware_pending & bit != 0;
         if fired && active {
             pending = false;
         }

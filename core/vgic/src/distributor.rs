@@ -4,7 +4,7 @@
 //! accesses of a size that a register does not allow, are RAZ/WI too (12.1.3 leaves it open); GICD_STATUSR, which could
 //! record them, is optional and absent.
 
-use crate::bank_registers::{Place, decode, shows_state};
+use crate::bank_registers::{Place, decode, depends_on_list_registers};
 use crate::{AccessSize, Direction, Vgic, WORDS};
 use units::{VcpuId, VcpuSet};
 
@@ -75,11 +75,11 @@ impl Vgic {
     }
 
     /// Which vCPUs must be synced before this access of the Distributor for its result to be exact. Empty, after one
-    /// comparison, for all registers but the reads of pending and active state.
+    /// comparison, for all but reads of pending and active state and writes of the latter.
     #[must_use]
     pub fn distributor_needs(&self, offset: u64, direction: Direction) -> VcpuSet {
         let mut set = VcpuSet::EMPTY;
-        if !shows_state(offset) || direction == Direction::Write {
+        if !depends_on_list_registers(offset, direction) {
             return set;
         }
         let word = (offset as usize & 0x7F) / 4;

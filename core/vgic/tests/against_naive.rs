@@ -1,0 +1,585 @@
+//! The model against a naive second one, under random guests, devices and owners.
+//!
+//! Both are driven by the same operations; a simulated CPU interface works on the list registers that the real model fills.
+//! With a *prompt* owner, who syncs and flushes at once whomever the model names, the guest must see exactly what an ideal interrupt
+//! controller would show it: the same INTID at each acknowledge, the same value in each register. With a *slow* owner, who lets
+//! kicks wait, an acknowledge may be as stale as the kick is late, but nothing may be lost, nothing may be delivered twice, and
+//! registers must agree again once everyone has been kicked.
+
+mod cpu_interface;
+mod naive;
+
+use cpu_interface::CpuInterface;
+use naive::Naive;
+use proptest::prelude::*;
+use units::{IntId, VcpuId, VcpuSet};
+use vgic::{AccessSize, Config, Direction, Group, Line, ListRegisters, Vgic, list_register as field};
+
+#[derive(Clone, Debug)]
+enum Operation {
+    Access { vcpu: usize, frame: Option<usize>, offset: u64, size: u64, write: Option<u64> },
+    Line { vcpu: usize, id: u32, high: bool },
+    Pulse { id: u32 },
+    Sgi { vcpu: usize, value: u64, group1: bool },
+    Acknowledge { vcpu: usize },
+    End { vcpu: usize },
+    Deactivate { vcpu: usize, which: usize },
+    Fire { vcpu: usize, id: u32, ready_made: bool },
+    Withdraw { vcpu: usize, id: u32 },
+    Move { vcpu: usize },
+    Settle { vcpu: usize },
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Setting {
+    vcpus: usize,
+    list_registers: usize,
+    priority_bits: u8,
+    prompt: bool,
+    /// ICC_CTLR_EL1.EOImode of the guest.
+    split_end: bool,
+}
+
+struct Machine {
+    setting: Setting,
+    vgic: Vgic,
+    naive: Naive,
+    cpus: Vec<CpuInterface>,
+    lrs: Vec<ListRegisters>,
+    owed: VcpuSet,
+}
+
+fn id(index: usize) -> VcpuId {
+    VcpuId(index as u8)
+}
+
+impl Machine {
+    fn new(setting: Setting) -> Self {
+        let Setting { vcpus, list_registers, priority_bits, .. } = setting;
+        Self {
+            setting,
+            vgic: Vgic::new(Config { vcpus, list_registers, priority_bits }),
+            naive: Naive::new(vcpus, priority_bits),
+            cpus: (0..vcpus).map(|_| CpuInterface::new(list_registers)).collect(),
+            lrs: vec![ListRegisters::new(); vcpus],
+            owed: VcpuSet::EMPTY,
+        }
+    }
+
+    fn sync(&mut self, vcpu: usize) {
+        self.cpus[vcpu].save(&mut self.lrs[vcpu]);
+        for interrupt in 0..128 {
+            if self.cpus[vcpu].shows(interrupt, field::STATE) {
+                self.naive.get(vcpu, interrupt).fresh = false;
+            }
+        }
+        let others = self.vgic.sync(id(vcpu), &mut self.lrs[vcpu]);
+        assert!(!others.contains(id(vcpu)));
+        self.owed = self.owed.union(others);
+    }
+
+    fn flush(&mut self, vcpu: usize) {
+        self.vgic.flush(id(vcpu), &mut self.lrs[vcpu]);
+        assert_eq!(u32::from(self.lrs[vcpu].used) >> self.setting.list_registers, 0);
+        self.cpus[vcpu].load(&mut self.lrs[vcpu]);
+        assert!(!self.cpus[vcpu].maintenance(), "a maintenance interrupt that the flush cannot satisfy");
+        self.owed.remove(id(vcpu));
+    }
+
+    fn settle(&mut self, vcpu: usize) {
+        self.sync(vcpu);
+        self.flush(vcpu);
+    }
+
+    fn settle_all(&mut self) {
+        while let Some(vcpu) = self.owed.iter().next() {
+            self.settle(vcpu.index());
+        }
+    }
+
+    /// The model asks for these to be kicked; `here` is the vCPU whose exit this is.
+    fn kick(&mut self, set: VcpuSet, here: Option<usize>) {
+        self.owed = self.owed.union(set);
+        assert!(usize::from(self.owed.0) < 1 << self.setting.vcpus);
+        if self.setting.prompt {
+            self.settle_all();
+        } else if let Some(vcpu) = here
+            && self.owed.contains(id(vcpu))
+        {
+            self.settle(vcpu);
+        }
+    }
+
+    /// `interrupt` was latched: if a list register still shows it pending, the guest may take it twice.
+    fn note_latch(&mut self, vcpu: usize, interrupt: u32) {
+        let shown = if interrupt < 32 {
+            self.cpus[vcpu].shows(interrupt, field::PENDING)
+        } else {
+            self.cpus.iter().any(|cpu| cpu.shows(interrupt, field::PENDING))
+        };
+        self.naive.get(vcpu, interrupt).fresh |= shown;
+    }
+
+    fn run(&mut self, operation: &Operation) {
+        match *operation {
+            Operation::Access { vcpu, frame, offset, size, write: None } => self.read(vcpu, frame, offset, size),
+            Operation::Access { vcpu, frame, offset, size, write: Some(value) } => {
+                self.write(vcpu, frame, offset, size, value);
+            }
+            Operation::Line { vcpu, id: interrupt, high } => self.line(vcpu, interrupt, high),
+            Operation::Pulse { id: interrupt } => {
+                if self.naive.get(0, interrupt).edge {
+                    self.note_latch(0, interrupt);
+                    self.naive.get(0, interrupt).latch = true;
+                }
+                let set = self.vgic.pulse_spi(IntId(interrupt));
+                self.kick(set, None);
+            }
+            Operation::Sgi { vcpu, value, group1 } => {
+                for target in self.naive.send_sgi(vcpu, value, group1) {
+                    self.note_latch(target, (value >> 24 & 15) as u32);
+                }
+                let group = if group1 { Group::One } else { Group::Zero };
+                let set = self.vgic.send_sgi(id(vcpu), value, group);
+                self.kick(set, Some(vcpu));
+            }
+            Operation::Acknowledge { vcpu } => {
+                self.acknowledge(vcpu);
+            }
+            Operation::End { vcpu } => self.end(vcpu),
+            Operation::Deactivate { vcpu, which } => self.deactivate(vcpu, which),
+            Operation::Fire { vcpu, id: interrupt, ready_made } => self.fire(vcpu, interrupt, ready_made),
+            Operation::Withdraw { vcpu, id: interrupt } => {
+                self.sync(vcpu);
+                if self.vgic.lower_hardware(id(vcpu), IntId(interrupt)) {
+                    self.cpus[vcpu].physical_active &= !(1 << (interrupt - 1));
+                    assert!(self.naive.get(vcpu, interrupt).fired);
+                    self.naive.get(vcpu, interrupt).fired = false;
+                } else {
+                    assert!(!self.naive.get(vcpu, interrupt).fired);
+                }
+                self.flush(vcpu);
+                self.kick(VcpuSet::EMPTY, None);
+            }
+            Operation::Move { vcpu } => {
+                self.sync(vcpu);
+                let physical = self.vgic.detach_hardware(id(vcpu));
+                assert_eq!(physical & !self.cpus[vcpu].physical_active, 0);
+                self.cpus[vcpu].physical_active &= !physical;
+                for interrupt in 16..32 {
+                    self.naive.get(vcpu, interrupt).fired = false;
+                }
+                self.flush(vcpu);
+                self.kick(VcpuSet::EMPTY, None);
+            }
+            Operation::Settle { vcpu } => {
+                self.sync(vcpu);
+                if self.owed.is_empty() {
+                    let due = self.naive.best(vcpu, 0x80).is_some();
+                    assert_eq!(self.vgic.has_deliverable(id(vcpu), 0x8000_0003), due);
+                }
+                self.flush(vcpu);
+                self.kick(VcpuSet::EMPTY, None);
+            }
+        }
+        self.check_physical();
+    }
+
+    fn read(&mut self, vcpu: usize, frame: Option<usize>, offset: u64, size: u64) {
+        self.settle_all();
+        let access = AccessSize::from_bytes(size).unwrap();
+        let needs = self.sync_for(frame, offset, Direction::Read);
+        let value = match frame {
+            None => self.vgic.distributor_read(offset, access),
+            Some(frame) => self.vgic.redistributor_read(id(frame), offset, access),
+        };
+        let expected = self.naive.read(frame, offset, size);
+        assert_eq!(value, expected, "vCPU {vcpu} reads {size} bytes at {offset:#x} of {frame:?}");
+        for needed in needs.iter() {
+            self.flush(needed.index());
+        }
+        self.kick(VcpuSet::EMPTY, None);
+    }
+
+    fn write(&mut self, vcpu: usize, frame: Option<usize>, offset: u64, size: u64, mut value: u64) {
+        let access = AccessSize::from_bytes(size).unwrap();
+        let bank = if frame.is_some() { offset.wrapping_sub(0x1_0000) } else { offset };
+        if matches!(bank, 0x300..0x400) {
+            // When such a write meets a kick that waits, several outcomes are right; only the prompt one is compared.
+            self.settle_all();
+            value &= self.may_change_active(frame, bank);
+        }
+        if matches!(bank, 0x400..0x800) && self.has_active(frame, bank) {
+            return;
+        }
+        let before: Vec<u32> = (0..128).filter(|&interrupt| self.shown_pending(frame, interrupt)).collect();
+        for latched in self.naive.write(frame, offset, size, value) {
+            if before.contains(&latched) {
+                self.naive.get(frame.unwrap_or(0), latched).fresh = true;
+            }
+        }
+        let needs = self.sync_for(frame, offset, Direction::Write);
+        let set = match frame {
+            None => self.vgic.distributor_write(offset, access, value),
+            Some(frame) => self.vgic.redistributor_write(id(frame), offset, access, value),
+        };
+        for needed in needs.iter() {
+            self.flush(needed.index());
+        }
+        self.kick(set, Some(vcpu));
+    }
+
+    /// Syncs whom this access depends on; the caller flushes them.
+    fn sync_for(&mut self, frame: Option<usize>, offset: u64, direction: Direction) -> VcpuSet {
+        let needs = match frame {
+            None => self.vgic.distributor_needs(offset, direction),
+            Some(frame) => self.vgic.redistributor_needs(id(frame), offset, direction),
+        };
+        for needed in needs.iter() {
+            self.sync(needed.index());
+        }
+        needs
+    }
+
+    fn shown_pending(&self, frame: Option<usize>, interrupt: u32) -> bool {
+        match frame {
+            Some(frame) if interrupt < 32 => self.cpus[frame].shows(interrupt, field::PENDING),
+            _ => self.cpus.iter().any(|cpu| cpu.shows(interrupt, field::PENDING)),
+        }
+    }
+
+    /// Which bits of ISACTIVER or ICACTIVER the guest may touch. The end of an interrupt that has no list register is only counted by
+    /// the hardware, so a guest that changes active state behind the back of its own handlers, and has more of them nested
+    /// than there are list registers, may see another one deactivated. That is not compared.
+    fn may_change_active(&mut self, frame: Option<usize>, bank: u64) -> u64 {
+        if self.setting.split_end || bank < 0x380 {
+            return u64::MAX;
+        }
+        let mut mask = 0;
+        for bit in 0..32 {
+            let interrupt = (bank & 0x7F) as u32 * 8 + bit;
+            let nested = |cpu: &CpuInterface| cpu.stack.iter().any(|&(nested, _)| nested == interrupt);
+            let handled = match frame {
+                Some(frame) => nested(&self.cpus[frame]),
+                None => self.cpus.iter().any(nested),
+            };
+            mask |= u64::from(!handled) << bit;
+        }
+        mask
+    }
+
+    /// Whether a write to IPRIORITYR meets an active interrupt, whose place in the nesting would become unclear.
+    fn has_active(&mut self, frame: Option<usize>, bank: u64) -> bool {
+        let first = (bank - 0x400) as u32 & !3;
+        (first..first + 4).any(|interrupt| interrupt < 128 && self.naive.get(frame.unwrap_or(0), interrupt).active)
+    }
+
+    fn line(&mut self, vcpu: usize, interrupt: u32, high: bool) {
+        if self.naive.set_line(vcpu, interrupt, high) {
+            self.note_latch(vcpu, interrupt);
+        }
+        let line = if high { Line::High } else { Line::Low };
+        let set = if interrupt < 32 {
+            self.vgic.set_ppi_level(id(vcpu), IntId(interrupt), line)
+        } else {
+            self.vgic.set_spi_level(IntId(interrupt), line)
+        };
+        self.kick(set, None);
+    }
+
+    fn acknowledge(&mut self, vcpu: usize) -> bool {
+        let running = self.cpus[vcpu].running();
+        let expected = self.naive.best(vcpu, running);
+        let taken = self.cpus[vcpu].acknowledge();
+        if self.owed.is_empty() {
+            assert_eq!(taken, expected, "vCPU {vcpu} acknowledges, running at {running:#x}");
+        } else if let Some(interrupt) = taken {
+            let legal = self.naive.deliverable(vcpu, interrupt) || self.owed.contains(id(vcpu));
+            assert!(legal, "vCPU {vcpu} acknowledges {interrupt}, which is not due");
+        }
+        if let Some(interrupt) = taken {
+            self.naive.acknowledge(vcpu, interrupt);
+        }
+        self.maintain(vcpu);
+        taken.is_some()
+    }
+
+    fn maintain(&mut self, vcpu: usize) {
+        if self.cpus[vcpu].maintenance() {
+            self.settle(vcpu);
+            self.kick(VcpuSet::EMPTY, None);
+        }
+    }
+
+    fn end(&mut self, vcpu: usize) {
+        if self.setting.split_end {
+            if let Some((interrupt, _)) = self.cpus[vcpu].stack.pop() {
+                self.cpus[vcpu].dropped.push(interrupt);
+            }
+            return;
+        }
+        if let Some(interrupt) = self.cpus[vcpu].end() {
+            self.naive.get(vcpu, interrupt).active = false;
+            self.maintain(vcpu);
+        }
+    }
+
+    /// A write of ICC_DIR_EL1, for an SPI perhaps on another vCPU.
+    fn deactivate(&mut self, vcpu: usize, which: usize) {
+        if !self.setting.split_end {
+            return;
+        }
+        let holder = if which % 3 == 0 { which / 3 % self.setting.vcpus } else { vcpu };
+        let candidates: Vec<u32> =
+            self.cpus[holder].dropped.iter().copied().filter(|&dropped| holder == vcpu || dropped >= 32).collect();
+        if candidates.is_empty() {
+            return;
+        }
+        let interrupt = candidates[which % candidates.len()];
+        if interrupt >= 32 {
+            self.settle_all();
+        }
+        self.cpus[holder].dropped.retain(|&dropped| dropped != interrupt);
+        self.naive.get(vcpu, interrupt).active = false;
+        self.sync(vcpu);
+        let set = self.vgic.deactivate(id(vcpu), IntId(interrupt));
+        self.flush(vcpu);
+        self.kick(set, Some(vcpu));
+        self.settle_all();
+    }
+
+    /// The physical timer behind `interrupt` fires on the CPU of `vcpu`, unless its last interrupt is still active.
+    fn fire(&mut self, vcpu: usize, interrupt: u32, ready_made: bool) {
+        let physical = interrupt - 1;
+        if self.cpus[vcpu].physical_active >> physical & 1 != 0 {
+            return;
+        }
+        self.cpus[vcpu].physical_active |= 1 << physical;
+        self.naive.get(vcpu, interrupt).fired = true;
+        let free = self.cpus[vcpu].lr.iter().position(|lr| lr & (field::STATE | field::EOI) == 0);
+        if let (true, Some(number)) = (ready_made, free)
+            && let Some(value) = self.vgic.hardware_list_register(id(vcpu), IntId(interrupt), IntId(physical))
+        {
+            self.cpus[vcpu].lr[number] = value;
+            self.lrs[vcpu].used |= 1 << number;
+            return;
+        }
+        let set = self.vgic.raise_hardware(id(vcpu), IntId(interrupt), IntId(physical));
+        self.kick(set, Some(vcpu));
+    }
+
+    /// A physical interrupt stays active exactly as long as the guest has not done with it.
+    fn check_physical(&mut self) {
+        if !self.owed.is_empty() {
+            return;
+        }
+        for vcpu in 0..self.setting.vcpus {
+            for interrupt in [27, 30] {
+                let active = self.cpus[vcpu].physical_active >> (interrupt - 1) & 1 != 0;
+                let wanted = self.naive.get(vcpu, interrupt);
+                let (fired, handled) = (wanted.fired, wanted.active);
+                assert!(
+                    !fired || active,
+                    "PPI {interrupt} of vCPU {vcpu} has fired, but nothing physical stands behind it"
+                );
+                assert!(
+                    !active || fired || handled,
+                    "PPI {interrupt} of vCPU {vcpu} is over, its physical one still active"
+                );
+            }
+        }
+    }
+
+    /// Lets the guest handle everything, and checks that both models agree that nothing is left.
+    fn finish(&mut self) {
+        self.settle_all();
+        for vcpu in 0..self.setting.vcpus {
+            for offset in (0..0x1_0E00).step_by(4) {
+                self.read(0, Some(vcpu), offset, 4);
+            }
+            self.write(vcpu, Some(vcpu), 0x14, 4, 0);
+            self.write(vcpu, Some(vcpu), 0x1_0100, 4, 0xFFFF_FFFF);
+        }
+        for offset in (0..0xE00).step_by(4) {
+            self.read(0, None, offset, 4);
+        }
+        self.write(0, None, 0, 4, 3);
+        for interrupt in 16..128 {
+            for vcpu in 0..self.setting.vcpus {
+                self.line(vcpu, interrupt, false);
+            }
+        }
+        for word in 1..4 {
+            self.write(0, None, 0x100 + word * 4, 4, 0xFFFF_FFFF);
+        }
+        self.settle_all();
+        for vcpu in 0..self.setting.vcpus {
+            while !self.cpus[vcpu].stack.is_empty() {
+                self.end(vcpu);
+            }
+            while !self.cpus[vcpu].dropped.is_empty() {
+                self.deactivate(vcpu, 1);
+            }
+        }
+        for vcpu in 0..self.setting.vcpus {
+            self.write(vcpu, Some(vcpu), 0x1_0380, 4, 0xFFFF_FFFF);
+        }
+        for word in 1..4 {
+            self.write(0, None, 0x380 + word * 4, 4, 0xFFFF_FFFF);
+        }
+        self.drain();
+    }
+
+    fn drain(&mut self) {
+        self.settle_all();
+        for _round in 0..3 {
+            for vcpu in 0..self.setting.vcpus {
+                while self.acknowledge(vcpu) {
+                    self.end(vcpu);
+                    self.deactivate(vcpu, 1);
+                }
+            }
+        }
+        self.settle_all();
+        for vcpu in 0..self.setting.vcpus {
+            self.settle(vcpu);
+            // What is routed nowhere, or has priority 0xFF at the lowest, cannot be here any more.
+            assert_eq!(self.naive.best(vcpu, 0x100), None);
+            assert!(self.vgic.is_quiet(id(vcpu)), "vCPU {vcpu} holds something that the naive model does not");
+            assert_eq!(self.lrs[vcpu].used, 0);
+            assert!(!self.vgic.has_deliverable(id(vcpu), 0xFF00_0003));
+        }
+        self.check_physical();
+    }
+}
+
+fn word_value() -> impl Strategy<Value = u64> {
+    prop_oneof![
+        Just(0xFFFF_FFFF_u64),
+        Just(0_u64),
+        (0..32_u32).prop_map(|bit| 1_u64 << bit),
+        any::<u32>().prop_map(u64::from),
+        any::<u64>(),
+    ]
+}
+
+/// Offsets within the registers that both kinds of frame lay out alike; `word` is the first word that exists.
+fn bank_offset(words: core::ops::Range<u64>) -> impl Strategy<Value = (u64, u64)> {
+    let word = words.clone();
+    prop_oneof![
+        8 => (1..8_u64, word.clone()).prop_map(|(family, word)| (family * 0x80 + word * 4, 4)),
+        2 => (1..8_u64, word.clone()).prop_map(|(family, word)| (family * 0x80 + word * 4, 4)),
+        3 => (word.clone(), 0..8_u64).prop_map(|(word, part)| (0x400 + word * 32 + part * 4, 4)),
+        3 => (word.clone(), 0..32_u64).prop_map(|(word, part)| (0x400 + word * 32 + part, 1)),
+        1 => (word, 0..2_u64).prop_map(|(word, part)| (0xC00 + word * 8 + part * 4, 4)),
+    ]
+}
+
+fn access(vcpus: usize) -> impl Strategy<Value = Operation> {
+    let place = prop_oneof![
+        6 => bank_offset(1..4).prop_map(|(offset, size)| (None, offset, size)),
+        6 => (0..vcpus, bank_offset(0..1)).prop_map(|(frame, (offset, size))| (Some(frame), 0x1_0000 + offset, size)),
+        3 => (0..96_u64).prop_map(|spi| (None, 0x6100 + spi * 8, 8)),
+        1 => Just((None, 0, 4)),
+        1 => (0..vcpus).prop_map(|frame| (Some(frame), 0x14, 4)),
+        1 => (prop::option::of(0..vcpus), 0..0x2_0000_u64, prop_oneof![Just(1_u64), Just(2), Just(4), Just(8)]),
+    ];
+    let router = prop_oneof![4 => 0..vcpus as u64, 1 => Just(1_u64 << 31), 1 => Just(200_u64)];
+    (0..vcpus, place, prop::option::weighted(0.7, word_value()), router).prop_map(
+        |(vcpu, (frame, offset, size), write, router)| {
+            let write = write.map(|value| match (frame, offset) {
+                (None, 0x6100..0x6400) => router,
+                (None, 0) if value & 4 != 0 => 3,
+                (Some(_), 0x14) if value & 4 != 0 => 0,
+                _ => value,
+            });
+            Operation::Access { vcpu, frame, offset, size, write }
+        },
+    )
+}
+
+fn operation(vcpus: usize) -> impl Strategy<Value = Operation> {
+    let timer = || prop_oneof![Just(27_u32), Just(30_u32)];
+    prop_oneof![
+        6 => access(vcpus),
+        3 => (0..vcpus, 16..128_u32, any::<bool>())
+            .prop_filter("a timer has no software line", |(_, id, _)| ![27, 30].contains(id))
+            .prop_map(|(vcpu, id, high)| Operation::Line { vcpu, id, high }),
+        1 => (32..128_u32).prop_map(|id| Operation::Pulse { id }),
+        3 => (0..vcpus, 0..16_u64, 0..256_u64, any::<bool>(), 0..8_u8).prop_map(|(vcpu, sgi, list, group1, odd)| {
+            let odd = match odd {
+                0 => 1 << 40,
+                1 => 1 << 16,
+                2 => 1 << 44,
+                _ => 0,
+            };
+            Operation::Sgi { vcpu, value: sgi << 24 | list | odd, group1 }
+        }),
+        8 => (0..vcpus).prop_map(|vcpu| Operation::Acknowledge { vcpu }),
+        5 => (0..vcpus).prop_map(|vcpu| Operation::End { vcpu }),
+        3 => (0..vcpus, 0..64_usize).prop_map(|(vcpu, which)| Operation::Deactivate { vcpu, which }),
+        2 => (0..vcpus, timer(), any::<bool>())
+            .prop_map(|(vcpu, id, ready_made)| Operation::Fire { vcpu, id, ready_made }),
+        1 => (0..vcpus, timer()).prop_map(|(vcpu, id)| Operation::Withdraw { vcpu, id }),
+        1 => (0..vcpus).prop_map(|vcpu| Operation::Move { vcpu }),
+        2 => (0..vcpus).prop_map(|vcpu| Operation::Settle { vcpu }),
+    ]
+}
+
+fn scenario() -> impl Strategy<Value = (Setting, u64, Vec<Operation>)> {
+    let list_registers = prop_oneof![Just(1_usize), Just(2), Just(4), Just(16), 1..=16_usize];
+    (1..=4_usize, list_registers, 5..=8_u8, any::<bool>(), any::<bool>(), any::<u64>()).prop_flat_map(
+        |(vcpus, list_registers, priority_bits, prompt, split_end, seed)| {
+            let setting = Setting { vcpus, list_registers, priority_bits, prompt, split_end };
+            (Just(setting), Just(seed), prop::collection::vec(operation(vcpus), 1..160))
+        },
+    )
+}
+
+/// Most guests set the controller up before they use it: all enabled, random priorities, groups and triggers.
+fn set_up(machine: &mut Machine, mut seed: u64) {
+    let mut next = || {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        seed >> 32
+    };
+    if next() & 7 == 0 {
+        return;
+    }
+    machine.write(0, None, 0, 4, 3);
+    let vcpus = machine.setting.vcpus;
+    for frame in (0..vcpus).map(Some).chain([None]) {
+        let (base, words) = if frame.is_some() { (0x1_0000, 0..1) } else { (0, 1..4) };
+        for word in words {
+            machine.write(0, frame, base + 0x80 + word * 4, 4, next() | next());
+            machine.write(0, frame, base + 0x100 + word * 4, 4, 0xFFFF_FFFF);
+            machine.write(0, frame, base + 0xC00 + word * 8, 4, next());
+            for part in 0..8 {
+                machine.write(0, frame, base + 0x400 + word * 32 + part * 4, 4, next());
+            }
+        }
+    }
+    for spi in 0..96 {
+        machine.write(0, None, 0x6100 + spi * 8, 8, next() % vcpus as u64);
+    }
+}
+
+/// 300 cases, a few seconds; PROPTEST_CASES asks for another number.
+fn configuration() -> ProptestConfig {
+    let asked = ProptestConfig::default();
+    let cases = if std::env::var_os("PROPTEST_CASES").is_some() { asked.cases } else { 300 };
+    ProptestConfig { cases, max_shrink_iters: 4000, failure_persistence: None, ..asked }
+}
+
+proptest! {
+    #![proptest_config(configuration())]
+
+    #[test]
+    fn guests_see_what_the_naive_model_shows((setting, seed, operations) in scenario()) {
+        let mut machine = Machine::new(setting);
+        set_up(&mut machine, seed);
+        for operation in &operations {
+            machine.run(operation);
+        }
+        machine.finish();
+    }
+}
