@@ -77,7 +77,7 @@ mod tests {
         let bytes = archive.finish();
         let text = String::from_utf8_lossy(&bytes);
         assert!(text.starts_with("07070100000001000081a4000000000000000000000001000000000000000300000000"), "{text}");
-        assert_eq!(bytes.get(110..116), Some(&b"ab\0\0xy"[..]), "header and name end at a multiple of four");
+        assert_eq!(bytes.get(110..119), Some(&b"ab\0\0\0\0xyz"[..]), "header and name end at a multiple of four");
         assert_eq!(bytes.len() % 4, 0);
         assert!(text.contains("TRAILER!!!"));
     }

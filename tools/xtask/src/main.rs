@@ -2,12 +2,20 @@
 //!
 //! Run it with `--help` for the list. Each command is a module; this file only reads the command line.
 
+mod bench;
+mod check;
+mod compile;
 mod cpio;
+mod image;
+mod lint;
+mod linux_bench;
 mod setup;
 mod tree;
+mod trial;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
+use std::process::ExitCode;
 use tree::Tree;
 
 /// Builds, runs, tests and measures Undercroft.
@@ -26,11 +34,54 @@ enum Command {
         #[arg(long)]
         all: bool,
     },
+    /// Build the hypervisor, the payloads and the guests' benchmark for bare metal
+    Build,
+    /// Run the demonstration: two Linux guests on an emulated machine
+    Run {
+        /// More arguments for `croft run`; a site file replaces the demonstration's
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    /// Check everything that CI checks
+    Test(check::Arguments),
+    /// Count instructions per operation, and hold them against the budgets
+    Bench(bench::Arguments),
+    /// Check formatting, the rules of the tree, clippy, dependencies
+    Lint,
+    /// Format everything
+    Fmt,
 }
 
-fn main() -> Result<()> {
-    let tree = Tree::find()?;
-    match Arguments::parse().command {
-        Command::Setup { all } => setup::setup(&tree, if all { setup::Extent::All } else { setup::Extent::Demo }),
+fn main() -> ExitCode {
+    match perform(Arguments::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
     }
+}
+
+fn perform(command: Command) -> Result<()> {
+    let tree = Tree::find()?;
+    match command {
+        Command::Setup { all } => setup::setup(&tree, if all { setup::Extent::All } else { setup::Extent::Demo }),
+        Command::Build => compile::build(&tree),
+        Command::Run { arguments } => demonstrate(&tree, &arguments),
+        Command::Test(arguments) => check::test(&tree, &arguments),
+        Command::Bench(arguments) => bench::bench(&tree, &arguments),
+        Command::Lint => lint::lint(&tree),
+        Command::Fmt => lint::format(&tree),
+    }
+}
+
+/// Builds the hypervisor and hands over to `croft run`.
+fn demonstrate(tree: &Tree, arguments: &[String]) -> Result<()> {
+    compile::hypervisor(tree)?;
+    let mut cargo = tree.cargo();
+    cargo.args(["run", "--quiet", "--package", "croft", "--", "run"]);
+    if !arguments.iter().any(|argument| argument.ends_with(".toml")) {
+        cargo.arg("demo/site.toml");
+    }
+    tree::run(cargo.args(arguments))
 }

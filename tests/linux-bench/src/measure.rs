@@ -1,0 +1,113 @@
+//! The operations, each as a function that gives its cost in [`SCALE`]ths of ticks.
+
+use crate::BATCHES;
+use crate::system::{self, Pipe};
+use core::arch::asm;
+
+/// Results are in hundredths.
+pub(crate) const SCALE: u64 = 100;
+
+/// The virtual counter. The barrier keeps the read where it is written.
+pub(crate) fn counter() -> u64 {
+    let ticks;
+    // SAFETY: reads a register that Linux lets every process read.
+    unsafe { asm!("isb", "mrs {ticks}, cntvct_el0", ticks = out(reg) ticks, options(nomem, nostack)) };
+    ticks
+}
+
+/// The median over [`BATCHES`] batches of `rounds` operations each.
+fn median(rounds: u64, mut batch: impl FnMut()) -> u64 {
+    let mut means = [0; BATCHES];
+    for mean in &mut means {
+        let start = counter();
+        batch();
+        *mean = (counter() - start) * SCALE / rounds;
+    }
+    means.sort_unstable();
+    means[BATCHES / 2]
+}
+
+/// A child is made, becomes another program, ends, and is waited for.
+pub(crate) fn fork_exec() -> u64 {
+    const ROUNDS: u64 = 10;
+    median(ROUNDS, || {
+        for _ in 0..ROUNDS {
+            match system::fork() {
+                0 => system::exec_self(),
+                child => system::wait(child),
+            }
+        }
+    })
+}
+
+/// A byte goes to another process and one comes back: two switches.
+pub(crate) fn pipe() -> u64 {
+    const ROUNDS: u64 = 200;
+    let (there, back) = (Pipe::new(), Pipe::new());
+    let child = system::fork();
+    if child == 0 {
+        // Once nobody else can write, the read gives nothing and the child ends.
+        system::close(there.input);
+        while system::read_byte(there.output) {
+            system::write_all(back.input, b"y");
+        }
+        system::exit(0);
+    }
+    let value = median(ROUNDS, || {
+        for _ in 0..ROUNDS {
+            system::write_all(there.input, b"x");
+            system::read_byte(back.output);
+        }
+    });
+    for end in [there.input, there.output, back.input, back.output] {
+        system::close(end);
+    }
+    system::wait(child);
+    value
+}
+
+/// The first write to a page of fresh memory.
+pub(crate) fn page_fault() -> u64 {
+    const PAGES: usize = 256;
+    const PAGE: usize = 4096;
+    let mut means = [0; BATCHES];
+    for mean in &mut means {
+        let memory = system::map_small_pages(PAGES * PAGE);
+        let start = counter();
+        for page in 0..PAGES {
+            // SAFETY: inside the mapping, which is writable.
+            unsafe { memory.add(page * PAGE).write_volatile(1) };
+        }
+        *mean = (counter() - start) * SCALE / PAGES as u64;
+        system::unmap(memory, PAGES * PAGE);
+    }
+    means.sort_unstable();
+    means[BATCHES / 2]
+}
+
+/// A sleep of a millisecond, with the slack of 50 microseconds that Linux gives timers by default.
+pub(crate) fn usleep() -> u64 {
+    const ROUNDS: u64 = 5;
+    median(ROUNDS, || {
+        for _ in 0..ROUNDS {
+            system::sleep_nanoseconds(1_000_000);
+        }
+    })
+}
+
+/// 2,000 rounds of a loop of three instructions, which need nothing from anybody.
+pub(crate) fn cpu_loop() -> u64 {
+    const ROUNDS: u64 = 100;
+    median(ROUNDS, || {
+        for _ in 0..ROUNDS {
+            // SAFETY: arithmetic on registers of its own.
+            unsafe {
+                asm!(
+                    "2:", "add {sum}, {sum}, {left}", "subs {left}, {left}, #1", "b.ne 2b",
+                    left = inout(reg) 2000u64 => _, sum = inout(reg) 0u64 => _,
+                    options(nomem, nostack)
+                );
+            }
+        }
+    })
+}

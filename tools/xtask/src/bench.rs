@@ -1,0 +1,185 @@
+//! `cargo xtask bench`: instructions per operation, beside the published numbers of other hypervisors.
+//!
+//! The payload `bench` runs as the only VM on a machine with one CPU whose time is counted in instructions (QEMU's
+//! `-icount shift=0,sleep=off` with a counter of 1 GHz), so what it measures is what all exception levels together
+//! executed. That is repeatable to the last instruction, on any machine and under any load; it is not cycles.
+//! With the same method, and the same kind of payload, the others were measured: Bao, Xen 4.20 as shipped by Debian, and
+//! KVM of Linux 6.12 in VHE mode.
+
+use crate::tree::Tree;
+use crate::trial::Trial;
+use crate::{compile, linux_bench};
+use anyhow::{Context, Result, ensure};
+use croft::site::Vm;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// An operation, what it may cost, and what it costs elsewhere.
+#[derive(Clone, Copy, Debug)]
+struct Budget {
+    name: &'static str,
+    what: &'static str,
+    most: f64,
+    bare: &'static str,
+    bao: &'static str,
+    xen: &'static str,
+    kvm: &'static str,
+}
+
+const fn row(name: &'static str, what: &'static str, most: f64, others: [&'static str; 4]) -> Budget {
+    let [bare, bao, xen, kvm] = others;
+    Budget { name, what, most, bare, bao, xen, kvm }
+}
+
+/// The rows that the gate knows. What the payload measures beside them is shown without a budget.
+const BUDGETS: [Budget; 6] = [
+    row("null-hvc", "null call (HVC, PSCI_VERSION)", 150.0, ["4", "192", "568", "1,322"]),
+    row("id-register", "trapped ID register", 150.0, ["0", "-", "526", "1,640"]),
+    row("gicd-iidr", "emulated GICD_IIDR read", 200.0, ["0", "226", "672", "2,073"]),
+    row("gicd-isenabler", "emulated GICD_ISENABLER read", 350.0, ["0", "1,289", "777", "3,941"]),
+    row("self-sgi", "self-SGI: send, acknowledge, EOI", 600.0, ["9", "784", "1,135", "2,703"]),
+    row("virtual-timer", "virtual timer: fire, acknowledge, EOI", 205.0, ["12", "211", "1,197", "2,621"]),
+];
+
+/// A measured operation.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Row {
+    name: String,
+    instructions: f64,
+}
+
+/// What is to be measured, and where the result goes.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub(crate) struct Arguments {
+    /// Also write the result to this file, as JSON
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Compare a Linux guest with the same kernel on the bare machine instead
+    #[arg(long)]
+    linux: bool,
+}
+
+/// Builds, measures, shows; fails if a budget is exceeded.
+pub(crate) fn bench(tree: &Tree, arguments: &Arguments) -> Result<()> {
+    compile::build(tree)?;
+    if arguments.linux {
+        return linux_bench::compare(tree, arguments.json.as_deref());
+    }
+    let rows = measure(tree)?;
+    show(&rows);
+    if let Some(file) = &arguments.json {
+        write_json(file, &rows)?;
+    }
+    let wrong = violations(&rows);
+    ensure!(wrong.is_empty(), "{}", wrong.join("; "));
+    Ok(())
+}
+
+/// Runs the payload and reads its rows.
+pub(crate) fn measure(tree: &Tree) -> Result<Vec<Row>> {
+    let vm = Vm::new("bench", tree.target("payloads/bench.img"), 64 << 20);
+    let transcript = Trial::measured(vm, Duration::from_secs(120)).under_undercroft(tree)?;
+    let rows = parse(&transcript, "bench ");
+    ensure!(!rows.is_empty(), "the payload bench measured nothing; it printed:\n{transcript}");
+    Ok(rows)
+}
+
+/// Reads the lines `<word><name> <instructions>`, whatever stands before them.
+pub(crate) fn parse(transcript: &str, word: &str) -> Vec<Row> {
+    let row = |line: &str| {
+        let (before, after) = line.split_once(word)?;
+        let mut words = after.split_whitespace();
+        let (name, number, rest) = (words.next()?, words.next()?, words.next());
+        let whole = rest.is_none() && !before.ends_with(|letter: char| letter.is_alphanumeric() || letter == '-');
+        Some(Row { name: name.to_owned(), instructions: number.parse().ok().filter(|_| whole)? })
+    };
+    transcript.lines().filter_map(row).collect()
+}
+
+/// What the gate objects to: a budget that is exceeded, or one that nothing was measured for.
+pub(crate) fn violations(rows: &[Row]) -> Vec<String> {
+    let check = |budget: &Budget| match find(rows, budget.name) {
+        None => Some(format!("{} was not measured", budget.name)),
+        Some(cost) if cost > budget.most => {
+            Some(format!("{} takes {cost} instructions, its budget is {}", budget.name, budget.most))
+        }
+        Some(_) => None,
+    };
+    BUDGETS.iter().filter_map(check).collect()
+}
+
+/// How many rows have a budget.
+pub(crate) const fn budgets() -> usize {
+    BUDGETS.len()
+}
+
+/// The value of a row.
+pub(crate) fn find(rows: &[Row], name: &str) -> Option<f64> {
+    rows.iter().find(|row| row.name == name).map(|row| row.instructions)
+}
+
+/// Prints the table.
+pub(crate) fn show(rows: &[Row]) {
+    println!("instructions per operation, all exception levels (QEMU -icount shift=0, second pass)\n");
+    let heads = ["operation", "Undercroft", "budget", "bare", "Bao", "Xen 4.20", "KVM VHE"];
+    let line = |cells: [&str; 7]| {
+        let [operation, rest @ ..] = cells;
+        println!("{operation:<40}{}", rest.map(|cell| format!("{cell:>11}")).concat());
+    };
+    line(heads);
+    for budget in &BUDGETS {
+        let measured = find(rows, budget.name).map_or("-".into(), |cost| format!("{cost:.1}"));
+        line([budget.what, &measured, &budget.most.to_string(), budget.bare, budget.bao, budget.xen, budget.kvm]);
+    }
+    for row in rows.iter().filter(|row| BUDGETS.iter().all(|budget| budget.name != row.name)) {
+        line([&row.name, &format!("{:.1}", row.instructions), "-", "", "", "", ""]);
+    }
+    println!();
+}
+
+/// Writes `{"rows":[{"name","instructions","budget"}]}`; a row without a budget has null there.
+fn write_json(file: &Path, rows: &[Row]) -> Result<()> {
+    let rows = rows.iter().map(|row| {
+        let budget = BUDGETS.iter().find(|budget| budget.name == row.name).map(|budget| budget.most);
+        serde_json::json!({ "name": row.name, "instructions": row.instructions, "budget": budget })
+    });
+    let text = serde_json::json!({ "rows": rows.collect::<Vec<_>>() }).to_string();
+    std::fs::write(file, text).with_context(|| format!("writing {}", file.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rows(value: f64) -> Vec<Row> {
+        BUDGETS.iter().map(|budget| Row { name: budget.name.into(), instructions: value }).collect()
+    }
+
+    #[test]
+    fn reads_a_console_with_names_before_its_lines() {
+        let text = "[bench] bench null-hvc 101.5\r\nlog: a bench of two 2\nlinux-bench fork 3\nbench self-sgi 4\n";
+        let expected = [("null-hvc", 101.5), ("self-sgi", 4.0)];
+        let expected = expected.map(|(name, instructions)| Row { name: name.into(), instructions });
+        assert_eq!(parse(text, "bench "), expected);
+        assert_eq!(parse(text, "linux-bench ").len(), 1);
+    }
+
+    #[test]
+    fn objects_to_what_is_too_much_or_missing() {
+        assert_eq!(violations(&rows(150.0)), [""; 0]);
+        assert_eq!(violations(&rows(204.0)).len(), 3);
+        assert_eq!(violations(&[]).len(), BUDGETS.len());
+    }
+
+    #[test]
+    fn writes_json() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("rows.json");
+        let mut all = rows(1.0);
+        all.push(Row { name: "more".into(), instructions: 2.5 });
+        write_json(&file, &all).expect("written");
+        let text = std::fs::read_to_string(&file).expect("read");
+        assert!(text.starts_with(r#"{"rows":[{"budget":150.0,"instructions":1.0,"name":"null-hvc"}"#), "{text}");
+        assert!(text.ends_with(r#"{"budget":null,"instructions":2.5,"name":"more"}]}"#), "{text}");
+    }
+}

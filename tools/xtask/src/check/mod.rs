@@ -1,0 +1,85 @@
+//! `cargo xtask test`: everything that CI checks, part by part, and one line at the end that says how it went.
+//!
+//! A failed part does not stop the others. A test that can't be run here is skipped with its reason shown; it never passes.
+
+mod parts;
+mod tally;
+
+use crate::tree::Tree;
+use anyhow::{Result, bail};
+use clap::ValueEnum;
+use std::time::Instant;
+
+pub(crate) use tally::Tally;
+
+/// A part of the whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Part {
+    /// Formatting, the rules of the tree, clippy on everything
+    Lint,
+    /// The tests of everything that runs on this machine
+    Host,
+    /// Building everything for bare metal
+    Build,
+    /// The bare-metal payloads, as guests
+    Payloads,
+    /// Whole systems: Linux guests under the hypervisor
+    System,
+    /// The budgets: instructions per operation
+    Bench,
+}
+
+/// What is to be tested.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// Only tests whose name contains this
+    name: Option<String>,
+    /// Only these parts
+    #[arg(long, value_enum, value_name = "PART")]
+    only: Vec<Part>,
+    /// Only what needs no emulated machine: lint and host
+    #[arg(long)]
+    quick: bool,
+}
+
+impl Arguments {
+    fn parts(&self) -> Vec<Part> {
+        let wanted = |part: &Part| match (self.quick, &self.only[..], &self.name) {
+            (true, ..) => matches!(part, Part::Lint | Part::Host),
+            // A name is looked for where tests have names; what is needed to run them is built.
+            (false, [], Some(_)) => !matches!(part, Part::Lint | Part::Bench),
+            (false, [], None) => true,
+            (false, only, _) => only.contains(part) || (*part == Part::Build && only.iter().any(needs_build)),
+        };
+        Part::value_variants().iter().copied().filter(wanted).collect()
+    }
+}
+
+fn needs_build(part: &Part) -> bool {
+    matches!(part, Part::Payloads | Part::System | Part::Bench)
+}
+
+/// Runs the parts and prints the closing line; fails if anything failed.
+pub(crate) fn test(tree: &Tree, arguments: &Arguments) -> Result<()> {
+    let name = arguments.name.as_deref().unwrap_or_default();
+    let mut total = Tally::default();
+    for part in arguments.parts() {
+        println!("\n== {}", title(part));
+        let start = Instant::now();
+        let tally = parts::run(tree, part, name).unwrap_or_else(|error| Tally::failure(format!("{error:#}")));
+        println!("== {}: {tally} ({:.0} s)", title(part), start.elapsed().as_secs_f64());
+        total += tally;
+    }
+    println!();
+    total.skipped.iter().for_each(|why| println!("skipped: {why}"));
+    total.failures.iter().for_each(|what| println!("FAILED: {what}"));
+    println!("{total}");
+    if !total.failures.is_empty() || total.failed > 0 {
+        bail!("not everything passed");
+    }
+    Ok(())
+}
+
+fn title(part: Part) -> String {
+    part.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
+}

@@ -1,0 +1,140 @@
+//! The parts of the whole, each giving its count.
+
+use super::{Part, Tally};
+use crate::compile::{self, BARE_METAL, Image};
+use crate::setup::guests;
+use crate::tree::{Tree, words};
+use crate::trial::Trial;
+use crate::{bench, lint, linux_bench};
+use anyhow::{Context, Result};
+use croft::site::Vm;
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+/// The machine model that payloads run on: all that QEMU can emulate.
+const PAYLOAD_CPU: &str = "max";
+/// vCPUs of a payload's VM, and CPUs of its host.
+const PAYLOAD_CPUS: u8 = 2;
+/// How long one payload may take.
+const PAYLOAD_LIMIT: Duration = Duration::from_secs(180);
+
+/// Runs a part; `name` selects tests.
+pub(crate) fn run(tree: &Tree, part: Part, name: &str) -> Result<Tally> {
+    match part {
+        Part::Lint => Ok(lints(tree)),
+        Part::Host => host(tree, name),
+        Part::Build => compile::build(tree).map(|()| Tally::success()),
+        Part::Payloads => payloads(tree, name),
+        Part::System => system(tree, name),
+        Part::Bench => budgets(tree),
+    }
+}
+
+/// A lint: its name, and what runs it.
+type Lint = (&'static str, fn(&Tree) -> Result<()>);
+
+fn lints(tree: &Tree) -> Tally {
+    let mut tally = Tally::default();
+    let lints: [Lint; 4] = [
+        ("formatting", lint::formatted),
+        ("layout", lint::layout),
+        ("clippy (host)", lint::clippy_host),
+        ("clippy (bare metal)", lint::clippy_bare_metal),
+    ];
+    for (name, lint) in lints {
+        tally += match lint(tree) {
+            Ok(()) => Tally::success(),
+            Err(error) => Tally::failure(format!("{name}: {error:#}")),
+        };
+    }
+    tally += match lint::dependencies(tree) {
+        Ok(None) => Tally::success(),
+        Ok(Some(why)) => Tally::skip(format!("dependencies: {why}")),
+        Err(error) => Tally::failure(format!("dependencies: {error:#}")),
+    };
+    tally
+}
+
+/// Everything but bare metal and whole systems. The whole workspace is named, so that a new crate can't be forgotten.
+fn host(tree: &Tree, name: &str) -> Result<Tally> {
+    let mut cargo = tree.cargo();
+    cargo.args(["test", "--no-fail-fast", "--workspace", "--exclude", "system"]);
+    cargo.args(BARE_METAL.iter().flat_map(|package| ["--exclude", package]));
+    harness(cargo.args(["--", "--format=pretty"]).arg(name))
+}
+
+/// The scenarios of `tests/system`, one at a time: each has an emulated machine of its own, with two threads.
+fn system(tree: &Tree, name: &str) -> Result<Tally> {
+    let mut cargo = tree.cargo();
+    cargo.args(["test", "--no-fail-fast", "-p", "system", "--", "--format=pretty", "--test-threads=1"]);
+    harness(cargo.arg(name))
+}
+
+/// Runs a command whose output is that of Rust's test harness. It is shown as it comes, and counted.
+fn harness(command: &mut Command) -> Result<Tally> {
+    let mut child = command.stdout(Stdio::piped()).spawn().context("starting cargo")?;
+    let output = child.stdout.take().context("cargo's output")?;
+    let mut text = String::new();
+    for line in BufReader::new(output).lines() {
+        let line = line?;
+        println!("{line}");
+        text.push_str(&line);
+        text.push('\n');
+    }
+    let mut tally = Tally::of_harness(&text);
+    if !child.wait()?.success() && tally.failed == 0 {
+        tally += Tally::failure(format!("{} ended before all tests were counted", words(command)));
+    }
+    Ok(tally)
+}
+
+/// Every payload under the hypervisor; `bench` is for the budgets. A name selects a payload, or tests in all of them.
+fn payloads(tree: &Tree, name: &str) -> Result<Tally> {
+    let images = compile::payloads(tree)?;
+    let named = |image: &&Image| image.name == name;
+    let chosen: Vec<&Image> = match images.iter().filter(named).collect::<Vec<_>>() {
+        one if !one.is_empty() => one,
+        _ => images.iter().filter(|image| image.name != "bench").collect(),
+    };
+    let mut tally = Tally::default();
+    for image in chosen {
+        println!("-- {}", image.name);
+        let mut vm = Vm::new(&*image.name, &image.path, 64 << 20);
+        vm.vcpus = PAYLOAD_CPUS;
+        if !name.is_empty() && image.name != name {
+            vm.cmdline = format!("test={name}");
+        }
+        let limit = PAYLOAD_LIMIT;
+        let trial = Trial { vm, cpu: PAYLOAD_CPU.into(), cpus: PAYLOAD_CPUS, icount: false, limit };
+        tally += match trial.under_undercroft(tree) {
+            Ok(transcript) => {
+                print!("{transcript}");
+                Tally::of_payload(&image.name, &transcript)
+            }
+            Err(error) => Tally::failure(format!("{}: {error:#}", image.name)),
+        };
+    }
+    Ok(tally)
+}
+
+/// Each budget is a test, and each bound on what a Linux guest loses.
+fn budgets(tree: &Tree) -> Result<Tally> {
+    let rows = bench::measure(tree)?;
+    bench::show(&rows);
+    let mut tally = verdicts(bench::budgets(), bench::violations(&rows));
+    if guests::image(tree, linux_bench::KERNEL).is_file() {
+        let (bare, guest) = linux_bench::measure(tree)?;
+        linux_bench::show(&bare, &guest);
+        tally += verdicts(linux_bench::bounds(), linux_bench::violations(&bare, &guest));
+    } else {
+        tally += Tally::skip(format!("linux-bench: no {}; run `cargo xtask setup`", linux_bench::KERNEL));
+    }
+    Ok(tally)
+}
+
+fn verdicts(all: usize, violations: Vec<String>) -> Tally {
+    let mut tally = Tally { passed: all.saturating_sub(violations.len()), ..Tally::default() };
+    violations.into_iter().for_each(|what| tally += Tally::failure(what));
+    tally
+}

@@ -1,0 +1,107 @@
+//! `cargo xtask build`: everything that runs on bare metal.
+//!
+//! | what | from | to |
+//! |---|---|---|
+//! | the hypervisor | `el2/hypervisor` | `target/undercroft.img` |
+//! | the payloads | `tests/payloads` | `target/payloads/<name>.img` |
+//! | the Linux benchmark | `tests/linux-bench` | the initramfs |
+
+use crate::image;
+use crate::setup::{Standard, guests};
+use crate::tree::{Tree, words};
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+/// The package names of what is built for bare metal, and never for the machine that it is built on.
+pub(crate) const BARE_METAL: [&str; 5] = ["undercroft", "hw", "payload-rt", "payloads", "linux-bench"];
+
+/// A flat image and its name.
+#[derive(Clone, Debug)]
+pub(crate) struct Image {
+    /// The binary's name.
+    pub(crate) name: String,
+    /// The file.
+    pub(crate) path: PathBuf,
+}
+
+/// Where the hypervisor's image is.
+pub(crate) fn hypervisor_image(tree: &Tree) -> PathBuf {
+    tree.target("undercroft.img")
+}
+
+/// Builds it all.
+pub(crate) fn build(tree: &Tree) -> Result<()> {
+    hypervisor(tree)?;
+    payloads(tree)?;
+    linux_bench(tree)
+}
+
+/// Builds the hypervisor.
+pub(crate) fn hypervisor(tree: &Tree) -> Result<Image> {
+    let binaries = binaries(tree, "undercroft")?;
+    let (name, elf) = binaries.first().context("the package undercroft has no binary")?;
+    let image = Image { name: name.clone(), path: hypervisor_image(tree) };
+    write_flat(elf, &image.path)?;
+    Ok(image)
+}
+
+/// Builds the payloads, in the order of their names.
+pub(crate) fn payloads(tree: &Tree) -> Result<Vec<Image>> {
+    fs::create_dir_all(tree.target("payloads"))?;
+    let mut images = Vec::new();
+    for (name, elf) in binaries(tree, "payloads")? {
+        let path = tree.target(format!("payloads/{name}.img"));
+        write_flat(&elf, &path)?;
+        images.push(Image { name, path });
+    }
+    images.sort_by(|left, right| left.name.cmp(&right.name));
+    Ok(images)
+}
+
+/// Builds the benchmark that runs in Linux guests, and packs the initramfs with it.
+pub(crate) fn linux_bench(tree: &Tree) -> Result<()> {
+    let binaries = binaries(tree, "linux-bench")?;
+    let (_, elf) = binaries.first().context("the package linux-bench has no binary")?;
+    fs::copy(elf, tree.store("images/linux-bench")).context("no .undercroft/images; run `cargo xtask setup`")?;
+    guests::pack_initramfs(tree)
+}
+
+/// Builds a package for the bare-metal target and gives its binaries.
+fn binaries(tree: &Tree, package: &str) -> Result<Vec<(String, PathBuf)>> {
+    let mut cargo = tree.cargo();
+    cargo.args(["build", "--release", "--bins", "--message-format=json-render-diagnostics", "-p", package]);
+    Standard::find(tree)?.apply(&mut cargo);
+    let output = cargo.stderr(Stdio::inherit()).output().context("starting cargo")?;
+    ensure!(output.status.success(), "{} failed", words(&cargo));
+    let lines = String::from_utf8_lossy(&output.stdout).into_owned();
+    Ok(lines.lines().filter_map(executable).collect())
+}
+
+/// The name and the file in cargo's message about a binary.
+fn executable(line: &str) -> Option<(String, PathBuf)> {
+    let message: Value = serde_json::from_str(line).ok()?;
+    let file = message.get("executable")?.as_str()?;
+    Some((message.get("target")?.get("name")?.as_str()?.to_owned(), file.into()))
+}
+
+fn write_flat(elf: &Path, place: &Path) -> Result<()> {
+    let image = image::flatten(&fs::read(elf)?).with_context(|| format!("converting {}", elf.display()))?;
+    println!("{}: {} bytes", place.display(), image.len());
+    fs::write(place, image).with_context(|| format!("writing {}", place.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_cargos_messages() {
+        let line = r#"{"reason":"compiler-artifact","target":{"name":"hello"},"executable":"/t/hello"}"#;
+        assert_eq!(executable(line), Some(("hello".into(), "/t/hello".into())));
+        assert_eq!(executable(r#"{"reason":"compiler-artifact","target":{"name":"a"},"executable":null}"#), None);
+        assert_eq!(executable("warning: something"), None);
+    }
+}

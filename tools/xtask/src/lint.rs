@@ -1,0 +1,109 @@
+//! `cargo xtask lint`: everything that reads the source without running it.
+
+use crate::compile::BARE_METAL;
+use crate::setup::Standard;
+use crate::tree::{Tree, run};
+use anyhow::{Context, Result, ensure};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// The longest a source file should be: one idea fits.
+const LONGEST_FILE: usize = 600;
+
+/// Formats everything.
+pub(crate) fn format(tree: &Tree) -> Result<()> {
+    run(tree.cargo().args(["fmt", "--all"]))
+}
+
+/// Runs all lints.
+pub(crate) fn lint(tree: &Tree) -> Result<()> {
+    formatted(tree)?;
+    layout(tree)?;
+    clippy_host(tree)?;
+    clippy_bare_metal(tree)?;
+    match dependencies(tree)? {
+        None => println!("dependencies: fine"),
+        Some(why) => println!("dependencies: skipped: {why}"),
+    }
+    Ok(())
+}
+
+/// Whether everything is formatted.
+pub(crate) fn formatted(tree: &Tree) -> Result<()> {
+    run(tree.cargo().args(["fmt", "--all", "--check"]))
+}
+
+/// Clippy on everything that runs on this machine.
+pub(crate) fn clippy_host(tree: &Tree) -> Result<()> {
+    let mut cargo = tree.cargo();
+    cargo.args(["clippy", "--quiet", "--workspace", "--all-targets"]);
+    cargo.args(BARE_METAL.iter().flat_map(|package| ["--exclude", package]));
+    run(cargo.args(["--", "-D", "warnings"]))
+}
+
+/// Clippy on everything that runs on bare metal, and in guests.
+pub(crate) fn clippy_bare_metal(tree: &Tree) -> Result<()> {
+    let mut cargo = tree.cargo();
+    cargo.args(["clippy", "--quiet", "--release"]);
+    cargo.args(BARE_METAL.iter().flat_map(|package| ["-p", package]));
+    Standard::find(tree)?.apply(&mut cargo);
+    run(cargo.args(["--", "-D", "warnings"]))
+}
+
+/// Licences, sources and doubled versions of what we depend on, if cargo-deny is here; else the reason why not.
+pub(crate) fn dependencies(tree: &Tree) -> Result<Option<String>> {
+    let there = tree.cargo().args(["deny", "--version"]).output().is_ok_and(|output| output.status.success());
+    if !there {
+        return Ok(Some("cargo-deny is not installed (`cargo install cargo-deny`)".into()));
+    }
+    // The advisories need a database from elsewhere; the other checks need nothing.
+    run(tree.cargo().args(["deny", "check", "licenses", "bans", "sources"])).map(|()| None)
+}
+
+/// The rules of the tree that no compiler knows: `core/` has no unsafe code and no hardware, no file grows beyond its idea.
+pub(crate) fn layout(tree: &Tree) -> Result<()> {
+    let mut wrong = Vec::new();
+    for entry in fs::read_dir(tree.path("core"))? {
+        let folder = entry?.path();
+        let root = folder.join("src/lib.rs");
+        let text = fs::read_to_string(&root).with_context(|| format!("reading {}", root.display()))?;
+        for rule in ["#![no_std]", "#![forbid(unsafe_code)]"] {
+            if !text.contains(rule) && !text.contains(&rule.replace("#![no_std]", "#![cfg_attr(not(test), no_std)]")) {
+                wrong.push(format!("{} lacks {rule}", root.display()));
+            }
+        }
+        for file in sources(&folder.join("src"))? {
+            let text = fs::read_to_string(&file)?;
+            for never in ["asm!(", "cfg(target_arch"] {
+                if text.contains(never) {
+                    wrong.push(format!("{} has {never}...), which belongs into el2/", file.display()));
+                }
+            }
+        }
+    }
+    for folder in ["core", "el2", "tools", "tests", "boot", "guest"] {
+        for file in sources(&tree.path(folder))? {
+            let lines = fs::read_to_string(&file)?.lines().count();
+            if lines > LONGEST_FILE {
+                wrong.push(format!("{} has {lines} lines; split it below {LONGEST_FILE}", file.display()));
+            }
+        }
+    }
+    ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
+    Ok(())
+}
+
+/// All Rust files below a folder; none if there is no such folder.
+fn sources(folder: &Path) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    let Ok(entries) = fs::read_dir(folder) else { return Ok(found) };
+    for entry in entries {
+        let path = entry?.path();
+        if path.is_dir() {
+            found.extend(sources(&path)?);
+        } else if path.extension().is_some_and(|ending| ending == "rs") {
+            found.push(path);
+        }
+    }
+    Ok(found)
+}
