@@ -22,8 +22,10 @@ const END: u32 = 9;
 pub(crate) struct Writer {
     /// Header, reservations and structure block.
     bytes: Vec<u8>,
-    /// The strings block: names of properties, each once.
-    strings: Vec<u8>,
+    /// The names of properties, each once, with their offsets in the strings block.
+    names: Vec<(&'static str, u32)>,
+    /// The length of that block.
+    names_length: u32,
 }
 
 impl Writer {
@@ -31,7 +33,7 @@ impl Writer {
     pub(crate) fn new(capacity: usize) -> Self {
         let mut bytes = Vec::with_capacity(capacity);
         bytes.resize(HEADER_SIZE + RESERVATIONS_SIZE, 0);
-        Self { bytes, strings: Vec::with_capacity(512) }
+        Self { bytes, names: Vec::with_capacity(64), names_length: 0 }
     }
 
     /// A node called `name`, with what `fill` writes into it.
@@ -45,7 +47,7 @@ impl Writer {
     }
 
     /// A property of the current node.
-    pub(crate) fn property(&mut self, name: &str, value: &[u8]) {
+    pub(crate) fn property(&mut self, name: &'static str, value: &[u8]) {
         let name = self.string(name);
         self.word(PROPERTY);
         self.word(value.len() as u32);
@@ -55,22 +57,22 @@ impl Writer {
     }
 
     /// A property whose value is a list of cells.
-    pub(crate) fn cells<const N: usize>(&mut self, name: &str, cells: [u32; N]) {
+    pub(crate) fn cells<const N: usize>(&mut self, name: &'static str, cells: [u32; N]) {
         self.property(name, cells.map(u32::to_be_bytes).as_flattened());
     }
 
     /// A property whose value is a list of 64-bit numbers, two cells each.
-    pub(crate) fn numbers<const N: usize>(&mut self, name: &str, numbers: [u64; N]) {
+    pub(crate) fn numbers<const N: usize>(&mut self, name: &'static str, numbers: [u64; N]) {
         self.property(name, numbers.map(u64::to_be_bytes).as_flattened());
     }
 
     /// A property whose value is one string.
-    pub(crate) fn text(&mut self, name: &str, text: &str) {
+    pub(crate) fn text(&mut self, name: &'static str, text: &str) {
         self.texts(name, &[text]);
     }
 
     /// A property whose value is a list of strings.
-    pub(crate) fn texts(&mut self, name: &str, texts: &[&str]) {
+    pub(crate) fn texts(&mut self, name: &'static str, texts: &[&str]) {
         let name = self.string(name);
         self.word(PROPERTY);
         self.word(texts.iter().map(|text| text.len() as u32 + 1).sum());
@@ -83,7 +85,7 @@ impl Writer {
     }
 
     /// A property that says what it says by being there.
-    pub(crate) fn flag(&mut self, name: &str) {
+    pub(crate) fn flag(&mut self, name: &'static str) {
         self.property(name, &[]);
     }
 
@@ -92,7 +94,10 @@ impl Writer {
         self.word(END);
         let structure = HEADER_SIZE + RESERVATIONS_SIZE;
         let strings = self.bytes.len();
-        self.bytes.extend_from_slice(&self.strings);
+        for (name, _) in &self.names {
+            self.bytes.extend_from_slice(name.as_bytes());
+            self.bytes.push(0);
+        }
         let header = [
             MAGIC,
             self.bytes.len() as u32,
@@ -102,7 +107,7 @@ impl Writer {
             VERSION,
             OLDEST_COMPATIBLE_VERSION,
             0, // the boot CPU's number
-            self.strings.len() as u32,
+            self.names_length,
             (strings - structure) as u32,
         ];
         for (place, word) in self.bytes.chunks_exact_mut(4).zip(header) {
@@ -111,17 +116,15 @@ impl Writer {
         self.bytes
     }
 
-    /// Where `name` is in the strings block; adds it if it is not there yet.
-    fn string(&mut self, name: &str) -> u32 {
-        let mut offset = 0;
-        for string in self.strings.split_inclusive(|&byte| byte == 0) {
-            if string.strip_suffix(&[0]) == Some(name.as_bytes()) {
-                return offset;
-            }
-            offset += string.len() as u32;
+    /// Where `name` is in the strings block; adds it if it is not there yet. Few names are of the same length, so this is
+    /// quick enough for the forty there are.
+    fn string(&mut self, name: &'static str) -> u32 {
+        if let Some(&(_, offset)) = self.names.iter().find(|&&(known, _)| known == name) {
+            return offset;
         }
-        self.strings.extend_from_slice(name.as_bytes());
-        self.strings.push(0);
+        let offset = self.names_length;
+        self.names.push((name, offset));
+        self.names_length += name.len() as u32 + 1;
         offset
     }
 

@@ -152,7 +152,7 @@ fn find_alias<'t>(blob: &Blob<'t>, alias: &[u8]) -> Option<&'t [u8]> {
     let mut tokens = blob.tokens_at(blob.find(b"/aliases")?);
     tokens.next().ok()??;
     while let Some(Token::Property { name, value }) = tokens.next().ok()? {
-        if name == alias {
+        if blob.string(name).ok()? == alias {
             return strings(value).next();
         }
     }

@@ -179,13 +179,13 @@ pub enum PlatformError {
     #[error("the device tree has version {0}; 17 or compatible with it is needed")]
     Version(u32),
     /// No CPU.
-    #[error("the device tree describes no CPU under /cpus")]
+    #[error("the firmware describes no CPU")]
     NoCpus,
     /// No memory.
-    #[error("the device tree describes no memory")]
+    #[error("the firmware describes no memory")]
     NoMemory,
     /// No interrupt controller.
-    #[error("the device tree describes no GICv3, which this hypervisor needs")]
+    #[error("the firmware describes no GICv3, which this hypervisor needs")]
     NoGicv3,
     /// An older GIC.
     #[error("the interrupt controller is older than GICv3, which this hypervisor needs")]
@@ -194,10 +194,10 @@ pub enum PlatformError {
     #[error("the GIC has no maintenance interrupt: its CPU interface cannot serve guests")]
     NoMaintenanceInterrupt,
     /// No timer.
-    #[error("the device tree does not describe the architected timers of EL1 and EL2")]
+    #[error("the firmware does not describe the architected timers of EL1 and EL2")]
     NoTimer,
     /// More reserved ranges than there is room for.
-    #[error("the device tree reserves more than 64 ranges of memory")]
+    #[error("the firmware reserves more than 64 ranges of memory, which is all there is room for")]
     TooManyReservedRanges,
 }
 

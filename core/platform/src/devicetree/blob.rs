@@ -28,6 +28,10 @@ pub(super) struct Blob<'t> {
     reservations: usize,
 }
 
+/// A property's name, as its offset in the strings block: all properties of one name share it, as a rule.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct NameOffset(pub(super) u32);
+
 /// What the structure block is made of.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Token<'t> {
@@ -35,8 +39,8 @@ pub(super) enum Token<'t> {
     Begin(&'t [u8]),
     /// A property of the node that began last.
     Property {
-        /// Its name.
-        name: &'t [u8],
+        /// Its name, for [`Blob::string`].
+        name: NameOffset,
         /// Its value.
         value: &'t [u8],
     },
@@ -88,9 +92,10 @@ impl<'t> Blob<'t> {
         Tokens { blob: *self, offset }
     }
 
-    /// The name at `offset` in the strings block.
-    fn string(&self, offset: u32) -> Option<&'t [u8]> {
-        until_zero(self.strings.get(offset as usize..)?)
+    /// A property's name.
+    pub(super) fn string(&self, name: NameOffset) -> Result<&'t [u8], PlatformError> {
+        let name = self.strings.get(name.0 as usize..).and_then(until_zero);
+        name.ok_or(PlatformError::Malformed("a property has no name"))
     }
 
     /// The offset of the node with this path: names separated by slashes, as `/soc/serial@9000000`. A name without a unit
@@ -159,9 +164,7 @@ impl<'t> Tokens<'t> {
                 BEGIN_NODE => Token::Begin(self.name()?),
                 PROPERTY => {
                     let (length, name) = (self.word()?, self.word()?);
-                    let value = self.take(length as usize)?;
-                    let name = self.blob.string(name);
-                    Token::Property { name: name.ok_or(PlatformError::Malformed("a property has no name"))?, value }
+                    Token::Property { name: NameOffset(name), value: self.take(length as usize)? }
                 }
                 END_NODE => Token::End,
                 NOP => continue,

@@ -4,7 +4,7 @@
 //! What depends on nodes that may still follow (interrupts, whose format the GIC's node defines; the console, which
 //! /chosen names) is kept as it stands and read at the end.
 
-use super::blob::{Blob, Token, Tokens};
+use super::blob::{Blob, NameOffset, Token};
 use super::cells::{Bus, CellCounts, Cells, Interrupts, physical_range};
 use crate::{
     BootMethod, Conduit, ConsoleKind, Cpu, MAX_CPUS, MAX_MEMORY_RANGES, MAX_REDISTRIBUTOR_REGIONS, MAX_RESERVED_RANGES,
@@ -39,7 +39,7 @@ pub(super) struct Survey<'t> {
 }
 
 /// `/chosen`.
-#[derive(Debug, Default)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Chosen<'t> {
     pub(super) bootargs: &'t [u8],
     pub(super) stdout_path: &'t [u8],
@@ -76,6 +76,98 @@ pub(super) struct TimerNode<'t> {
     pub(super) frequency: Option<Hz>,
 }
 
+/// The properties that any node is asked for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Key {
+    Compatible,
+    Reg,
+    Interrupts,
+    InterruptsExtended,
+    Status,
+    DeviceType,
+    NumberOfAddressCells,
+    NumberOfSizeCells,
+    Ranges,
+    EnableMethod,
+    CpuReleaseAddr,
+    Method,
+    CpuOn,
+    NumberOfInterruptCells,
+    InterruptNames,
+    NumberOfRedistributorRegions,
+    RedistributorStride,
+    ClockFrequency,
+    RegShift,
+    RegIoWidth,
+    Model,
+    Bootargs,
+    StdoutPath,
+    InitrdStart,
+    InitrdEnd,
+    RngSeed,
+    KaslrSeed,
+    /// All others.
+    Other,
+}
+
+impl Key {
+    fn new(name: &[u8]) -> Self {
+        match name {
+            b"compatible" => Self::Compatible,
+            b"reg" => Self::Reg,
+            b"interrupts" => Self::Interrupts,
+            b"interrupts-extended" => Self::InterruptsExtended,
+            b"status" => Self::Status,
+            b"device_type" => Self::DeviceType,
+            b"#address-cells" => Self::NumberOfAddressCells,
+            b"#size-cells" => Self::NumberOfSizeCells,
+            b"ranges" => Self::Ranges,
+            b"enable-method" => Self::EnableMethod,
+            b"cpu-release-addr" => Self::CpuReleaseAddr,
+            b"method" => Self::Method,
+            b"cpu_on" => Self::CpuOn,
+            b"#interrupt-cells" => Self::NumberOfInterruptCells,
+            b"interrupt-names" => Self::InterruptNames,
+            b"#redistributor-regions" => Self::NumberOfRedistributorRegions,
+            b"redistributor-stride" => Self::RedistributorStride,
+            b"clock-frequency" => Self::ClockFrequency,
+            b"reg-shift" => Self::RegShift,
+            b"reg-io-width" => Self::RegIoWidth,
+            b"model" => Self::Model,
+            b"bootargs" => Self::Bootargs,
+            b"stdout-path" => Self::StdoutPath,
+            b"linux,initrd-start" => Self::InitrdStart,
+            b"linux,initrd-end" => Self::InitrdEnd,
+            b"rng-seed" => Self::RngSeed,
+            b"kaslr-seed" => Self::KaslrSeed,
+            _ => Self::Other,
+        }
+    }
+}
+
+/// The keys of names that have been met, each at a place that its offset says. A tree has some hundred properties with a
+/// few dozen names: most are found here.
+#[derive(Debug)]
+struct Keys {
+    known: [(NameOffset, Key); Self::PLACES],
+}
+
+impl Keys {
+    const PLACES: usize = 128;
+
+    fn new() -> Self {
+        Self { known: [(NameOffset(u32::MAX), Key::Other); Self::PLACES] }
+    }
+
+    fn find(&mut self, blob: &Blob<'_>, name: NameOffset) -> Result<Key, PlatformError> {
+        let Some(place) = self.known.get_mut(name.0 as usize % Self::PLACES) else { return Ok(Key::Other) };
+        if place.0 != name {
+            *place = (name, Key::new(blob.string(name)?));
+        }
+        Ok(place.1)
+    }
+}
+
 /// What a node's properties say, as far as any node is asked for it.
 #[derive(Debug, Default)]
 struct Node<'t> {
@@ -104,37 +196,37 @@ struct Node<'t> {
 }
 
 impl<'t> Node<'t> {
-    fn set(&mut self, name: &'t [u8], value: &'t [u8]) {
+    fn set(&mut self, key: Key, value: &'t [u8]) {
         let cell = || Cells(value).cell();
-        match name {
-            b"compatible" => self.compatible = value,
-            b"reg" => self.reg = value,
-            b"interrupts" if !self.interrupts.extended => self.interrupts = Interrupts { value, extended: false },
-            b"interrupts-extended" => self.interrupts = Interrupts { value, extended: true },
-            b"status" => self.disabled = !matches!(value, b"okay\0" | b"ok\0"),
-            b"device_type" => self.device_type = value,
-            b"#address-cells" => self.address_cells = cell(),
-            b"#size-cells" => self.size_cells = cell(),
-            b"ranges" => self.ranges = Some(value),
-            b"enable-method" => self.enable_method = value,
-            b"cpu-release-addr" => self.release_address = value,
-            b"method" => self.method = value,
-            b"cpu_on" => self.cpu_on = cell(),
-            b"#interrupt-cells" => self.interrupt_cells = cell(),
-            b"interrupt-names" => self.interrupt_names = value,
-            b"#redistributor-regions" => self.redistributor_regions = cell(),
-            b"redistributor-stride" => self.redistributor_stride = value,
-            b"clock-frequency" => self.clock_frequency = value,
-            b"reg-shift" => self.register_shift = cell(),
-            b"reg-io-width" => self.register_width = cell(),
-            b"model" => self.model = value,
-            b"bootargs" => self.chosen.bootargs = value,
-            b"stdout-path" => self.chosen.stdout_path = value,
-            b"linux,initrd-start" => self.chosen.initrd_start = Cells(value).whole(),
-            b"linux,initrd-end" => self.chosen.initrd_end = Cells(value).whole(),
-            b"rng-seed" => self.chosen.rng_seed = Some(value),
-            b"kaslr-seed" => self.chosen.kaslr_seed = Some(value),
-            _ => {}
+        match key {
+            Key::Compatible => self.compatible = value,
+            Key::Reg => self.reg = value,
+            Key::Interrupts if !self.interrupts.extended => self.interrupts = Interrupts { value, extended: false },
+            Key::InterruptsExtended => self.interrupts = Interrupts { value, extended: true },
+            Key::Status => self.disabled = !matches!(value, b"okay\0" | b"ok\0"),
+            Key::DeviceType => self.device_type = value,
+            Key::NumberOfAddressCells => self.address_cells = cell(),
+            Key::NumberOfSizeCells => self.size_cells = cell(),
+            Key::Ranges => self.ranges = Some(value),
+            Key::EnableMethod => self.enable_method = value,
+            Key::CpuReleaseAddr => self.release_address = value,
+            Key::Method => self.method = value,
+            Key::CpuOn => self.cpu_on = cell(),
+            Key::NumberOfInterruptCells => self.interrupt_cells = cell(),
+            Key::InterruptNames => self.interrupt_names = value,
+            Key::NumberOfRedistributorRegions => self.redistributor_regions = cell(),
+            Key::RedistributorStride => self.redistributor_stride = value,
+            Key::ClockFrequency => self.clock_frequency = value,
+            Key::RegShift => self.register_shift = cell(),
+            Key::RegIoWidth => self.register_width = cell(),
+            Key::Model => self.model = value,
+            Key::Bootargs => self.chosen.bootargs = value,
+            Key::StdoutPath => self.chosen.stdout_path = value,
+            Key::InitrdStart => self.chosen.initrd_start = Cells(value).whole(),
+            Key::InitrdEnd => self.chosen.initrd_end = Cells(value).whole(),
+            Key::RngSeed => self.chosen.rng_seed = Some(value),
+            Key::KaslrSeed => self.chosen.kaslr_seed = Some(value),
+            Key::Interrupts | Key::Other => {}
         }
     }
 
@@ -160,7 +252,7 @@ impl<'t> Survey<'t> {
     /// Walks over all of the tree.
     pub(super) fn new(blob: &Blob<'t>) -> Result<Self, PlatformError> {
         let mut survey = Self::default();
-        survey.walk(blob.tokens())?;
+        survey.walk(blob)?;
         Ok(survey)
     }
 
@@ -173,30 +265,35 @@ impl<'t> Survey<'t> {
         }
     }
 
-    fn walk(&mut self, mut tokens: Tokens<'t>) -> Result<(), PlatformError> {
+    fn walk(&mut self, blob: &Blob<'t>) -> Result<(), PlatformError> {
+        let mut tokens = blob.tokens();
+        let mut keys = Keys::new();
         // The levels above the current node, and its own as soon as it has been looked at.
         let mut buses = [Bus::EMPTY; MAX_DEPTH];
         // What the node of depth 1 we are in is called.
         let mut section: &[u8] = b"";
         let mut depth = 0_usize;
-        let mut current: Option<Node<'t>> = None;
+        // The node whose properties are being read. It stays where it is: moving it costs more than reading it.
+        let mut node = Node::default();
+        let mut is_open = false;
         loop {
             let offset = tokens.offset();
             let token = tokens.next()?;
             if let Some(Token::Property { name, value }) = token {
-                if let Some(node) = &mut current {
-                    node.set(name, value);
+                if is_open {
+                    node.set(keys.find(blob, name)?, value);
                 }
                 continue;
             }
             // The properties of the current node are complete.
-            if let Some(node) = current.take() {
+            if is_open {
+                is_open = false;
                 let level = depth - 1;
                 if let Some((above, own)) = buses.split_at_mut_checked(level)
                     && let Some(own) = own.first_mut()
                 {
                     *own = node.bus();
-                    self.visit(node, section, above);
+                    self.visit(&node, section, above);
                 }
             }
             match token {
@@ -206,7 +303,8 @@ impl<'t> Survey<'t> {
                     }
                     depth += 1;
                     if depth <= MAX_DEPTH {
-                        current = Some(Node { offset, ..Node::default() });
+                        node = Node { offset, ..Node::default() };
+                        is_open = true;
                     }
                 }
                 Some(Token::End) => {
@@ -219,14 +317,14 @@ impl<'t> Survey<'t> {
     }
 
     /// Looks at a node below `buses`, inside the node of depth 1 called `section`.
-    fn visit(&mut self, node: Node<'t>, section: &[u8], buses: &[Bus<'t>]) {
+    fn visit(&mut self, node: &Node<'t>, section: &[u8], buses: &[Bus<'t>]) {
         match (buses.len(), section) {
             (0, _) => self.model = node.model,
             (1, b"chosen") => self.chosen = node.chosen,
-            (2, b"reserved-memory") => self.visit_reserved(&node, buses),
-            (2, b"cpus") if node.device_type == b"cpu\0" && !node.disabled => self.visit_cpu(&node, buses),
-            (1, _) if node.device_type == b"memory\0" && !node.disabled => self.visit_memory(&node, buses),
-            _ if !node.compatible.is_empty() && !node.disabled => self.visit_device(&node, buses),
+            (2, b"reserved-memory") => self.visit_reserved(node, buses),
+            (2, b"cpus") if node.device_type == b"cpu\0" && !node.disabled => self.visit_cpu(node, buses),
+            (1, _) if node.device_type == b"memory\0" && !node.disabled => self.visit_memory(node, buses),
+            _ if !node.compatible.is_empty() && !node.disabled => self.visit_device(node, buses),
             _ => {}
         }
     }
