@@ -1,0 +1,137 @@
+//! One generic timer as a guest sees it.
+
+use units::Ticks;
+
+use crate::{GuestClock, GuestTicks};
+
+const ENABLE: u64 = 1 << 0;
+const IMASK: u64 = 1 << 1;
+const ISTATUS: u64 = 1 << 2;
+
+/// The registers CTL and CVAL of a timer; TVAL is a view of them. It keeps no time itself: every question names the
+/// clock and the host's time.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct EmulatedTimer {
+    control: u64,
+    compare: GuestTicks,
+}
+
+impl EmulatedTimer {
+    /// A timer with these values of CTL (of which ISTATUS does not count) and CVAL.
+    #[must_use]
+    pub const fn from_registers(control: u64, compare: u64) -> Self {
+        Self { control: control & (ENABLE | IMASK), compare: GuestTicks(compare) }
+    }
+
+    /// Reads CTL: ENABLE, IMASK and ISTATUS. ISTATUS does not care for IMASK, and is 0 while the timer is disabled.
+    #[must_use]
+    pub const fn read_control(&self, clock: &GuestClock, now: Ticks) -> u64 {
+        if self.is_met(clock, now) { self.control | ISTATUS } else { self.control }
+    }
+
+    /// Writes CTL.
+    pub const fn write_control(&mut self, value: u64) {
+        self.control = value & (ENABLE | IMASK);
+    }
+
+    /// Reads CVAL.
+    #[must_use]
+    pub const fn read_compare(&self) -> u64 {
+        self.compare.0
+    }
+
+    /// Writes CVAL.
+    pub const fn write_compare(&mut self, value: u64) {
+        self.compare = GuestTicks(value);
+    }
+
+    /// Reads TVAL: the ticks left, the low 32 bits of a difference that is negative once the time is over.
+    #[must_use]
+    pub const fn read_value(&self, clock: &GuestClock, now: Ticks) -> u64 {
+        self.compare.0.wrapping_sub(clock.guest(now).0) & 0xffff_ffff
+    }
+
+    /// Writes TVAL: the low 32 bits are signed, and count from now.
+    pub const fn write_value(&mut self, value: u64, clock: &GuestClock, now: Ticks) {
+        let ticks = value as u32 as i32;
+        self.compare = GuestTicks(clock.guest(now).0.wrapping_add_signed(ticks as i64));
+    }
+
+    /// Whether the interrupt line is up: a level, which stays until CTL or CVAL change it.
+    #[must_use]
+    pub const fn is_asserted(&self, clock: &GuestClock, now: Ticks) -> bool {
+        self.control & IMASK == 0 && self.is_met(clock, now)
+    }
+
+    /// The host time at which the line goes up; `now` if it is up. `None` if it never does as things stand: disabled,
+    /// masked, or further off than the host can count.
+    #[must_use]
+    pub fn deadline(&self, clock: &GuestClock, now: Ticks) -> Option<Ticks> {
+        if self.control & (ENABLE | IMASK) != ENABLE {
+            return None;
+        }
+        clock.host(self.compare, now)
+    }
+
+    const fn is_met(&self, clock: &GuestClock, now: Ticks) -> bool {
+        self.control & ENABLE != 0 && clock.guest(now).0 >= self.compare.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{ENABLE, EmulatedTimer, IMASK, ISTATUS};
+    use crate::{GuestClock, Scale};
+    use proptest::prelude::{any, prop_assert, prop_assert_eq, proptest};
+    use units::{Hz, Ticks};
+
+    fn clock() -> GuestClock {
+        GuestClock::new(Ticks(1_000), Scale::IDENTITY)
+    }
+
+    #[test]
+    fn the_condition_is_shown_masked_or_not() {
+        let mut timer = EmulatedTimer::default();
+        timer.write_compare(500);
+        assert_eq!(timer.read_control(&clock(), Ticks(2_000)), 0);
+        timer.write_control(u64::MAX);
+        assert_eq!(timer.read_control(&clock(), Ticks(1_499)), ENABLE | IMASK);
+        assert_eq!(timer.read_control(&clock(), Ticks(1_500)), ENABLE | IMASK | ISTATUS);
+        assert!(!timer.is_asserted(&clock(), Ticks(1_500)));
+        assert_eq!(timer.deadline(&clock(), Ticks(1_100)), None);
+        timer.write_control(ENABLE);
+        assert!(timer.is_asserted(&clock(), Ticks(1_500)));
+        assert_eq!(timer.deadline(&clock(), Ticks(1_100)), Some(Ticks(1_500)));
+        assert_eq!(timer.deadline(&clock(), Ticks(1_600)), Some(Ticks(1_600)));
+    }
+
+    #[test]
+    fn extreme_compare_values() {
+        let mut timer = EmulatedTimer::from_registers(ENABLE, u64::MAX);
+        assert_eq!(timer.deadline(&clock(), Ticks(5_000)), None);
+        timer.write_value(0xffff_ffff, &clock(), Ticks(5_000));
+        assert_eq!(timer.read_compare(), 3_999);
+        assert!(timer.is_asserted(&clock(), Ticks(5_000)));
+        assert_eq!(timer.read_value(&clock(), Ticks(5_000)), 0xffff_ffff);
+    }
+
+    proptest! {
+        #[test]
+        fn value_reads_back_what_was_written(value in any::<u32>(), now in any::<u64>(), later in 0..1_000_u64) {
+            let mut timer = EmulatedTimer::default();
+            timer.write_value(u64::from(value), &clock(), Ticks(now));
+            let left = timer.read_value(&clock(), Ticks(now).after(later));
+            prop_assert_eq!(left, u64::from(value.wrapping_sub(later as u32)));
+        }
+
+        #[test]
+        fn the_line_is_up_at_the_deadline_and_not_before(compare in 0..1_u64 << 50, now in 1_000..1_u64 << 50) {
+            let scale = Scale::between(Hz(62_500_000), Hz(24_000_000)).unwrap();
+            let clock = GuestClock::new(Ticks(999), scale);
+            let timer = EmulatedTimer::from_registers(ENABLE, compare);
+            let deadline = timer.deadline(&clock, Ticks(now)).unwrap();
+            prop_assert!(timer.is_asserted(&clock, deadline));
+            prop_assert!(deadline == Ticks(now) || !timer.is_asserted(&clock, Ticks(deadline.0 - 1)));
+        }
+    }
+}
