@@ -1,6 +1,7 @@
 //! The state of 32 interrupts as bitmaps, and the part of it that belongs to the vCPU that is handling them.
 
-/// What the Distributor (SPIs) or one Redistributor (SGIs and PPIs) knows about 32 interrupts. Bit *n* is interrupt *n*.
+/// What the Distributor (SPIs) or one Redistributor (SGIs and PPIs) knows about 32 interrupts. Bit *n* is interrupt
+/// *n*.
 #[derive(Clone, Debug)]
 pub(crate) struct Bank {
     /// ISENABLER.
@@ -36,8 +37,9 @@ impl Bank {
 
 /// What one vCPU holds of 32 interrupts: activations, and what its list registers carry.
 ///
-/// `loaded` is the ledger of list registers between a flush and the next sync. The `carried_*` bits say what went into them;
-/// a write to ICPENDR or ICACTIVER takes the bit away, so that the sync drops what the list register still shows.
+/// `loaded` is the ledger of list registers between a flush and the next sync. The `carried_*` bits say what went
+/// into them; a write to ICPENDR or ICACTIVER takes the bit away, so that the sync drops what the list register still
+/// shows.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Held {
     /// Active on this vCPU and in no list register.

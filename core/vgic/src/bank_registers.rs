@@ -1,10 +1,11 @@
-//! The registers that the Distributor and the Redistributors share: one bit, two bits or one byte for each of 32 interrupts
-//! (GIC IHI 0069H 12.9 and 12.11). Both frames lay them out alike, from offset 0x80 to 0xCFF, so one decoder serves both.
+//! The registers that the Distributor and the Redistributors share: one bit, two bits or one byte for each of 32
+//! interrupts (GIC IHI 0069H 12.9 and 12.11). Both frames lay them out alike, from offset 0x80 to 0xCFF, so one
+//! decoder serves both.
 //!
-//! Reads of pending and active state take in what is in list registers as it was when it was loaded; a caller who wants it
-//! exact syncs first (see [`Vgic::distributor_needs`]), and so does one who writes active state. Other writes need no sync before
-//! them: what they say is recorded against the ledger of loaded interrupts and takes effect when the vCPU that holds them
-//! next syncs.
+//! Reads of pending and active state take in what is in list registers as it was when it was loaded; a caller who
+//! wants it exact syncs first (see [`Vgic::distributor_needs`]), and so does one who writes active state. Other
+//! writes need no sync before them: what they say is recorded against the ledger of loaded interrupts and takes
+//! effect when the vCPU that holds them next syncs.
 
 use crate::bank::Held;
 use crate::hardware::physical_set;
@@ -36,8 +37,8 @@ pub(crate) struct Place {
 
 /// Finds the register at `offset` (of the Distributor, or of a Redistributor's SGI_base) and its word.
 ///
-/// `None` if there is nothing of this family there, or the access has the wrong size or alignment for it: words throughout, and
-/// bytes for priorities.
+/// `None` if there is nothing of this family there, or the access has the wrong size or alignment for it: words
+/// throughout, and bytes for priorities.
 pub(crate) fn decode(offset: u64, size: AccessSize) -> Option<(BankRegister, usize)> {
     let priority = matches!(offset, 0x400..=0x7FF);
     let aligned = match size {
@@ -70,8 +71,9 @@ pub(crate) fn decode(offset: u64, size: AccessSize) -> Option<(BankRegister, usi
     Some((register, word))
 }
 
-/// Whether this access of the register at `offset` depends on what is in list registers now: reads of pending and active
-/// state, and writes of active state, which must not mix up an activation that is over, one that goes on and one to come.
+/// Whether this access of the register at `offset` depends on what is in list registers now: reads of pending and
+/// active state, and writes of active state, which must not mix up an activation that is over, one that goes on and
+/// one to come.
 pub(crate) const fn depends_on_list_registers(offset: u64, direction: Direction) -> bool {
     match direction {
         Direction::Read => matches!(offset, 0x200..=0x3FF),
@@ -155,7 +157,8 @@ impl Vgic {
         self.concerned(place.word, place.vcpu, changed)
     }
 
-    /// Clears latches, also those that a list register carries. A high line or a fired physical interrupt stays pending.
+    /// Clears latches, also those that a list register carries. A high line or a fired physical interrupt stays
+    /// pending.
     fn clear_pending(&mut self, place: Place, value: u32) -> VcpuSet {
         let Some(bank) = self.bank_mut(place.word, place.vcpu) else { return VcpuSet::EMPTY };
         bank.latched &= !value;
@@ -170,8 +173,8 @@ impl Vgic {
         set
     }
 
-    /// Activates by hand. The activation belongs to the vCPU that has the interrupt in hand already, else to the one that it
-    /// would go to, else to vCPU 0.
+    /// Activates by hand. The activation belongs to the vCPU that has the interrupt in hand already, else to the one
+    /// that it would go to, else to vCPU 0.
     fn set_active(&mut self, place: Place, value: u32) -> VcpuSet {
         let mut rest = value & !self.each_held(place, |held| held.active);
         let changed = rest;

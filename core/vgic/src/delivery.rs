@@ -1,11 +1,14 @@
-//! Between the model and the list registers: sync, flush, and what to do when there are too few (GIC IHI 0069H 6.3 and 6.4).
+//! Between the model and the list registers: sync, flush, and what to do when there are too few (GIC IHI 0069H 6.3
+//! and 6.4).
 //!
-//! As long as everything fits, order does not matter: the hardware picks the most important list register. When it does not,
-//! flush chooses by priority, and keeps this promise: *whatever is left out is less important than every pending interrupt that
-//! is loaded.* So nothing left out can be due until none of the loaded ones is pending, which is what NPIE reports. Activations
-//! keep their list registers, the most important first, since those end first; but one list register is always given to the best
-//! pending interrupt, or a guest that keeps many active would never hear of it. The end of an activation that has no list register is
-//! counted by the hardware in EOIcount (LRENPIE reports it), and ends are nested: it was the most important one left out.
+//! As long as everything fits, order does not matter: the hardware picks the most important list register. When it
+//! does not, flush chooses by priority, and keeps this promise: *whatever is left out is less important than every
+//! pending interrupt that is loaded.* So nothing left out can be due until none of the loaded ones is pending, which
+//! is what NPIE reports. Activations keep their list registers, the most important first, since those end first; but
+//! one list register is always given to the best pending interrupt, or a guest that keeps many active would never
+//! hear of it. The end of an activation that has no list register is counted by the hardware in EOIcount (LRENPIE
+//! reports it), and ends are nested: it was the most important one left out. Activations made through ISACTIVER have no
+//! handler that would end them, and come last in both choices.
 
 use crate::bank::bits;
 use crate::hardware::physical_set;
@@ -44,11 +47,12 @@ impl Choice {
 }
 
 impl Vgic {
-    /// Takes the state of `vcpu`'s interrupts back from its list registers: those of `lrs.used`, as the hardware has them now.
+    /// Takes the state of `vcpu`'s interrupts back from its list registers: those of `lrs.used`, as the hardware has
+    /// them now.
     ///
-    /// Afterwards the model knows all there is to know of this vCPU, and its list registers count as empty: the guest must not
-    /// run on it again before [`Self::flush`]. Returns *other* vCPUs that must sync and flush: an SPI that was in the
-    /// way here can now go to them.
+    /// Afterwards the model knows all there is to know of this vCPU, and its list registers count as empty: the guest
+    /// must not run on it again before [`Self::flush`]. Returns *other* vCPUs that must sync and flush: an SPI that
+    /// was in the way here can now go to them.
     pub fn sync(&mut self, vcpu: VcpuId, lrs: &mut ListRegisters) -> VcpuSet {
         let index = vcpu.index();
         if index >= self.vcpu_count {
@@ -172,8 +176,9 @@ impl Vgic {
         set
     }
 
-    /// Fills `vcpu`'s list registers with what it must be told, and says in `lrs.dirty`, `lrs.hcr` and `lrs.deactivate` what the
-    /// owner has to do to the hardware. [`Self::sync`] comes before it whenever `lrs.used` is not empty.
+    /// Fills `vcpu`'s list registers with what it must be told, and says in `lrs.dirty`, `lrs.hcr` and
+    /// `lrs.deactivate` what the owner has to do to the hardware. [`Self::sync`] comes before it whenever `lrs.used`
+    /// is not empty.
     pub fn flush(&mut self, vcpu: VcpuId, lrs: &mut ListRegisters) {
         let index = vcpu.index();
         if index >= self.vcpu_count {
@@ -329,20 +334,18 @@ impl Vgic {
         let active = waiting.active.get(word).is_some_and(|active| active & bit != 0);
         let mut pending = waiting.ready.get(word).is_some_and(|ready| ready & bit != 0);
         let Some(target) = self.vcpus.get_mut(index) else { return 0 };
-        // A hardware-linked list register is pending or active, never both, and its end raises no maintenance interrupt. If a
-        // software activation of the same INTID stands in its way, it waits for the end of that; if it is active and made
-        // pending by hand as well, it lets go of the physical interrupt and ends as a software one.
+        // A hardware-linked list register is pending or active, never both, and its end raises no maintenance
+        // interrupt. If a software activation of the same INTID stands in its way, it waits for the end of that; if
+        // it is active and made pending by hand as well, it lets go of the physical interrupt and ends as a software
+        // one.
         let fired = word == 0 && target.hardware_pending & bit != 0;
         if word == 0 && target.hardware & bit != 0 && active && !fired && still_pending {
             target.hardware &= !bit;
             target.deactivate |= physical_set(bit, &target.physical);
         }
         let linked = word == 0 && target.hardware & bit != 0;
-        if fired && active {
-            pending = false;
-        }
+        pending &= !(fired && active);
         if linked && !(fired && active) {
-            pending &= !active;
             value |= hardware_fields(IntId(u32::from(target.physical[usize::from(interrupt % 32)])));
             if pending && fired {
                 target.hardware_pending &= !bit;
@@ -370,8 +373,9 @@ impl Vgic {
         value
     }
 
-    /// Whether an interrupt would be signalled to `vcpu`, so that WFI ends: pending, enabled, awake, in a group that the virtual CPU
-    /// interface has enabled, and more important than its priority mask. `vmcr` is ICH_VMCR_EL2. Sync first.
+    /// Whether an interrupt would be signalled to `vcpu`, so that WFI ends: pending, enabled, awake, in a group that
+    /// the virtual CPU interface has enabled, and more important than its priority mask. `vmcr` is ICH_VMCR_EL2. Sync
+    /// first.
     ///
     /// The running priority is not looked at: a WFI inside an interrupt handler may end without cause, as any WFI may.
     #[must_use]
@@ -383,23 +387,27 @@ impl Vgic {
         let group0 = if vmcr & 1 != 0 { u32::MAX } else { 0 };
         let group1 = if vmcr & 2 != 0 { u32::MAX } else { 0 };
         let mask = (vmcr >> 24) as u8;
-        let mut ready = self.waiting(index).ready;
-        for (word, ready) in ready.iter_mut().enumerate() {
-            let group = self.bank(word, index).map_or(0, |bank| bank.group);
-            *ready &= (group & group1) | (!group & group0);
+        let Waiting { mut ready, active } = self.waiting(index);
+        for (word, (ready, active)) in ready.iter_mut().zip(&active).enumerate() {
+            let interface = self.bank(word, index).map_or(0, |bank| bank.in_groups((group0, group1)));
+            *ready &= interface & !active;
         }
         let Some(best) = self.most_important(index, &ready) else { return false };
         let bank = self.bank(usize::from(best / 32), index);
         bank.and_then(|bank| bank.priority.get(usize::from(best % 32))).is_some_and(|&priority| priority < mask)
     }
 
-    /// Whether anything that is pending and enabled is routed to `vcpu`, whatever its CPU interface or GICR_WAKER say: what wakes a
-    /// vCPU out of CPU_SUSPEND with its power down (the wake request of GIC IHI 0069H 10.1). Sync first.
+    /// Whether anything that is pending and enabled is routed to `vcpu`, whatever its CPU interface or GICR_WAKER
+    /// say: what wakes a vCPU out of CPU_SUSPEND with its power down (the wake request of GIC IHI 0069H 10.1). Sync
+    /// first.
     #[must_use]
     pub fn has_wake_request(&self, vcpu: VcpuId) -> bool {
         let index = vcpu.index();
         let Some(target) = self.vcpus.get(index) else { return false };
-        target.routed.iter().enumerate().any(|(word, routed)| self.ready(word, index) & routed != 0)
+        target.routed.iter().zip(&target.held).enumerate().any(|(word, (routed, held))| {
+            let ready = self.ready(word, index) & routed & !held.active;
+            ready != 0 && (word == 0 || ready & !self.held_by_others(word, index) != 0)
+        })
     }
 
     /// Whether nothing of `vcpu` is in a list register or waits for one. A caller that has flushed may look at

@@ -1,8 +1,8 @@
 //! PPIs that stand for a physical interrupt of the CPU the guest runs on: its timers.
 //!
-//! The owner takes the physical interrupt, drops its priority but leaves it active (EOImode one), and hands it on. The list
-//! register names it, so that the guest's own end of interrupt deactivates it, without an exit, and it can fire again. While it is
-//! linked it cannot become pending a second time; everything here leans on that.
+//! The owner takes the physical interrupt, drops its priority but leaves it active (EOImode one), and hands it on.
+//! The list register names it, so that the guest's own end of interrupt deactivates it, without an exit, and it can
+//! fire again. While it is linked it cannot become pending a second time; everything here leans on that.
 
 use crate::Vgic;
 use crate::list_registers::{compose, hardware_fields, list_register};
@@ -43,12 +43,12 @@ impl Vgic {
     /// The ready-made list register for a hardware-linked `interrupt` that has just fired: `Some` if it is enabled, its
     /// group is enabled, and the last flush of `vcpu` left nothing waiting for a list register.
     ///
-    /// The caller writes it to an empty list register (ICH_ELRSR_EL2) and sets its bit in [`crate::ListRegisters::used`]; it
-    /// calls neither [`Self::raise_hardware`] nor flush. The model has it in its ledger of loaded interrupts, so a guest that
-    /// disables or deactivates it before it is taken is obeyed; if the list register cannot be written after all,
-    /// [`Self::raise_hardware`] takes it back. What other events have made pending since the last flush is the caller's own
-    /// business: it has been told by a [`VcpuSet`], and the hardware picks the most important of the list registers whoever
-    /// filled them.
+    /// The caller writes it to an empty list register (ICH_ELRSR_EL2) and sets its bit in
+    /// [`crate::ListRegisters::used`]; it calls neither [`Self::raise_hardware`] nor flush. The model has it in its
+    /// ledger of loaded interrupts, so a guest that disables or deactivates it before it is taken is obeyed; if the
+    /// list register cannot be written after all, [`Self::raise_hardware`] takes it back. What other events have made
+    /// pending since the last flush is the caller's own business: it has been told by a [`VcpuSet`], and the hardware
+    /// picks the most important of the list registers whoever filled them.
     #[must_use]
     pub fn hardware_list_register(&mut self, vcpu: VcpuId, interrupt: IntId, physical: IntId) -> Option<u64> {
         let groups = (self.group0, self.group1);
@@ -73,7 +73,8 @@ impl Vgic {
         Some(common | hardware_fields(physical) | list_register::PENDING)
     }
 
-    /// Which PPIs of `vcpu` (bit *n* is INTID *n*) are linked to a physical interrupt that is active on its CPU. Sync first.
+    /// Which PPIs of `vcpu` (bit *n* is INTID *n*) are linked to a physical interrupt that is active on its CPU. Sync
+    /// first.
     #[must_use]
     pub fn hardware_linked(&self, vcpu: VcpuId) -> u32 {
         self.vcpus.get(vcpu.index()).map_or(0, |target| target.hardware)
@@ -81,8 +82,9 @@ impl Vgic {
 
     /// Unties all hardware-linked PPIs of `vcpu`, so that it can move to another CPU. Sync first.
     ///
-    /// Returns the physical PPIs (bit *n* is INTID *n*) that the caller must deactivate on the CPU it leaves. One that was pending is
-    /// withdrawn, since its cause will fire again where the vCPU goes; one that was active ends as a software interrupt.
+    /// Returns the physical PPIs (bit *n* is INTID *n*) that the caller must deactivate on the CPU it leaves. One
+    /// that was pending is withdrawn, since its cause will fire again where the vCPU goes; one that was active ends
+    /// as a software interrupt.
     pub fn detach_hardware(&mut self, vcpu: VcpuId) -> u32 {
         let Some(target) = self.vcpus.get_mut(vcpu.index()) else { return 0 };
         let physical = physical_set(target.hardware, &target.physical);

@@ -1,28 +1,33 @@
-//! A guest's interrupt controller: the state behind its GICv3 Distributor and Redistributors, and the choice of what goes into
-//! the list registers (GIC IHI 0069H).
+//! A guest's interrupt controller: the state behind its GICv3 Distributor and Redistributors, and the choice of what
+//! goes into the list registers (GIC IHI 0069H).
 //!
-//! The guest's CPU interface (ICC_*_EL1) is the hardware's own virtual one: it acknowledges, drops priorities and deactivates
-//! without us, working on up to sixteen *list registers* per CPU. Everything before that is modelled here. One [`Vgic`] serves
-//! one VM; its owner holds a lock around it, copies list registers to and from the hardware, and kicks vCPUs.
+//! The guest's CPU interface (ICC_*_EL1) is the hardware's own virtual one: it acknowledges, drops priorities and
+//! deactivates without us, working on up to sixteen *list registers* per CPU. Everything before that is modelled
+//! here. One [`Vgic`] serves one VM; its owner holds a lock around it, copies list registers to and from the
+//! hardware, and kicks vCPUs.
 //!
 //! # Who owns an interrupt's state
 //!
-//! An interrupt is either in the model or *loaded*, in one list register of one vCPU, where the guest changes it behind our back.
-//! [`Vgic::flush`] moves interrupts out (their pending latch and active bit leave the model with them), [`Vgic::sync`] moves what
-//! is left of them back in. In between the model goes on collecting: a new edge on a loaded interrupt is latched here and
-//! merged at the next sync, so nothing is lost and nothing is delivered twice. What must be *withdrawn* from a list register
-//! (disabled, cleared, routed elsewhere) needs no command: every sync empties all list registers and every flush chooses afresh,
-//! so it is enough to tell the owner, by the returned [`VcpuSet`], whose turn it is to do so.
+//! An interrupt is either in the model or *loaded*, in one list register of one vCPU, where the guest changes it
+//! behind our back. [`Vgic::flush`] moves interrupts out (their pending latch and active bit leave the model with
+//! them), [`Vgic::sync`] moves what is left of them back in. In between the model goes on collecting: a new edge on a
+//! loaded interrupt is latched here and merged at the next sync, so nothing is lost and nothing is delivered twice.
+//! What must be *withdrawn* from a list register (disabled, cleared, routed elsewhere) needs no command: every sync
+//! empties all list registers and every flush chooses afresh, so it is enough to tell the owner, by the returned
+//! [`VcpuSet`], whose turn it is to do so.
 //!
 //! # The machine that the guest sees
 //!
 //! * Security disabled (GICD_CTLR.DS is one), affinity routing only (ARE is one), two groups, 128 INTIDs, no LPIs yet.
-//! * vCPU *n* has affinity 0.0.0.*n*; a 1-of-N interrupt goes to vCPU 0. An SPI routed to an affinity that nobody has stays pending.
-//! * Redistributors start awake: security firmware would have woken them before the guest's first instruction (GICR_WAKER).
-//! * ICC_DIR_EL1 always traps (ICH_HCR_EL2.TDIR): an SPI may be deactivated on another vCPU than the one that holds it. Guests
-//!   that leave EOImode at zero, as Linux does, never write it.
+//! * vCPU *n* has affinity 0.0.0.*n*; a 1-of-N interrupt goes to vCPU 0. An SPI routed to an affinity that nobody has
+//!   stays pending.
+//! * Redistributors start awake: security firmware would have woken them before the guest's first instruction
+//!   (GICR_WAKER).
+//! * ICC_DIR_EL1 always traps (ICH_HCR_EL2.TDIR): an SPI may be deactivated on another vCPU than the one that holds
+//!   it. Guests that leave EOImode at zero, as Linux does, never write it.
 //!
-//! Interrupts are kept as bitmaps of 32, one word per register that shows them, so that a register access is a load and a mask.
+//! Interrupts are kept as bitmaps of 32, one word per register that shows them, so that a register access is a load
+//! and a mask.
 #![no_std]
 #![forbid(unsafe_code)]
 
@@ -34,6 +39,8 @@ mod hardware;
 mod lines;
 mod list_registers;
 mod redistributor;
+#[cfg(test)]
+mod tests;
 
 use bank::{Bank, Held};
 use units::{IntId, MAX_VCPUS, VcpuId, VcpuSet};
@@ -185,8 +192,8 @@ impl Vcpu {
 }
 
 impl Vgic {
-    /// The interrupt controller of a VM that has not run yet: everything disabled, inactive, level-sensitive, not pending, in
-    /// Group 0, of priority 0 and routed to vCPU 0.
+    /// The interrupt controller of a VM that has not run yet: everything disabled, inactive, level-sensitive, not
+    /// pending, in Group 0, of priority 0 and routed to vCPU 0.
     #[must_use]
     pub fn new(config: Config) -> Self {
         let mut vgic = Self {
@@ -203,8 +210,9 @@ impl Vgic {
         vgic
     }
 
-    /// Puts everything back to the state of [`Self::new`], lines too: the devices are reset with it. No vCPU runs, and each has
-    /// been synced; hardware-linked interrupts are handed back for deactivation at each vCPU's next flush.
+    /// Puts everything back to the state of [`Self::new`], lines too: the devices are reset with it. No vCPU runs,
+    /// and each has been synced; hardware-linked interrupts are handed back for deactivation at each vCPU's next
+    /// flush.
     pub fn reset(&mut self) {
         self.group0 = 0;
         self.group1 = 0;
@@ -250,8 +258,8 @@ impl Vgic {
         self.pending(word, vcpu) & bank.enabled & bank.in_groups((self.group0, self.group1))
     }
 
-    /// Which vCPUs must sync and flush because something about the interrupts `changed` of `word` did change: those that hold one
-    /// of them, and those that one which is ready is routed to.
+    /// Which vCPUs must sync and flush because something about the interrupts `changed` of `word` did change: those
+    /// that hold one of them, and those that one which is ready is routed to.
     fn concerned(&self, word: usize, vcpu: usize, changed: u32) -> VcpuSet {
         let mut set = VcpuSet::EMPTY;
         if changed == 0 {

@@ -57,8 +57,8 @@ impl Vgic {
     /// `source` writes `value` to the SGI register of `group`. Returns the vCPUs that must sync and flush, the sender
     /// among them if it is a target.
     ///
-    /// Group 0 registers make only SGIs pending that the target has in Group 0; ICC_SGI1R_EL1 reaches both, as there is one
-    /// security state.
+    /// Group 0 registers make only SGIs pending that the target has in Group 0; ICC_SGI1R_EL1 reaches both, as there
+    /// is one security state.
     pub fn send_sgi(&mut self, source: VcpuId, value: u64, group: Group) -> VcpuSet {
         let all = ((1_u32 << self.vcpu_count) - 1) as u8;
         let targets = if value & sgi_register::IRM != 0 {
@@ -87,8 +87,8 @@ impl Vgic {
         set
     }
 
-    /// `vcpu`, just synced, writes `interrupt` to ICC_DIR_EL1: deactivates it, on whichever vCPU it is active. Returns the
-    /// vCPUs that must sync and flush; `vcpu` must flush in any case.
+    /// `vcpu`, just synced, writes `interrupt` to ICC_DIR_EL1: deactivates it, on whichever vCPU it is active.
+    /// Returns the vCPUs that must sync and flush; `vcpu` must flush in any case.
     pub fn deactivate(&mut self, vcpu: VcpuId, interrupt: IntId) -> VcpuSet {
         match position(interrupt) {
             Some((word, bit)) if vcpu.index() < self.vcpu_count => {

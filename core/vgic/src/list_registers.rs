@@ -1,5 +1,5 @@
-//! List registers as values (ICH_LR<n>_EL2, ICH_HCR_EL2; GIC IHI 0069H 12.4) and the copy of them that travels between the
-//! model and the hardware.
+//! List registers as values (ICH_LR<n>_EL2, ICH_HCR_EL2; GIC IHI 0069H 12.4) and the copy of them that travels
+//! between the model and the hardware.
 
 use units::IntId;
 
@@ -48,10 +48,10 @@ pub mod virtual_control {
 
 /// One vCPU's list registers as the owner carries them between the model and ICH_*_EL2.
 ///
-/// Before [`crate::Vgic::sync`] the owner reads ICH_LR<n>_EL2 into `lr[n]` for each bit *n* of `used`, and ICH_HCR_EL2 into
-/// `hcr` if `hcr` has [`virtual_control::LRENPIE`] set (its EOIcount matters only then). After [`crate::Vgic::flush`] it
-/// writes those of `dirty` and, if it changed, `hcr`. A list register that the owner filled itself (see
-/// [`crate::Vgic::hardware_list_register`]) is announced by its bit in `used`.
+/// Before [`crate::Vgic::sync`] the owner reads ICH_LR<n>_EL2 into `lr[n]` for each bit *n* of `used`, and
+/// ICH_HCR_EL2 into `hcr` if `hcr` has [`virtual_control::LRENPIE`] set (its EOIcount matters only then). After
+/// [`crate::Vgic::flush`] it writes those of `dirty` and, if it changed, `hcr`. A list register that the owner filled
+/// itself (see [`crate::Vgic::hardware_list_register`]) is announced by its bit in `used`.
 #[derive(Clone, Debug)]
 pub struct ListRegisters {
     /// Values of ICH_LR<n>_EL2.
@@ -62,8 +62,8 @@ pub struct ListRegisters {
     pub dirty: u16,
     /// Which of them a sync has emptied in the model, but the hardware still shows. Between sync and flush only.
     pub(crate) stale: u16,
-    /// Physical PPIs (bit *n* is INTID *n*) that the owner must deactivate through ICC_DIR_EL1 on the CPU this vCPU runs on,
-    /// clearing them here. Almost always zero.
+    /// Physical PPIs (bit *n* is INTID *n*) that the owner must deactivate through ICC_DIR_EL1 on the CPU this vCPU
+    /// runs on, clearing them here. Almost always zero.
     pub deactivate: u32,
     /// ICH_HCR_EL2 to load.
     pub hcr: u64,

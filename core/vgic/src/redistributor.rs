@@ -1,5 +1,5 @@
-//! The Redistributors' frames, GICR_* (GIC IHI 0069H 12.10 and 12.11): RD_base describes a vCPU and puts its connection to sleep,
-//! SGI_base holds its SGIs and PPIs. There are no LPIs yet, so GICR_CTLR has nothing to control.
+//! The Redistributors' frames, GICR_* (GIC IHI 0069H 12.10 and 12.11): RD_base describes a vCPU and puts its
+//! connection to sleep, SGI_base holds its SGIs and PPIs. There are no LPIs yet, so GICR_CTLR has nothing to control.
 
 use crate::bank_registers::{Place, decode, depends_on_list_registers};
 use crate::distributor::{IIDR_VALUE, PIDR2_VALUE};
@@ -66,8 +66,8 @@ impl Vgic {
         VcpuSet::EMPTY
     }
 
-    /// Which vCPUs must be synced before this access of the Redistributor of `frame` for its result to be exact: that of
-    /// `frame` for reads of pending and active state and writes of the latter, else none.
+    /// Which vCPUs must be synced before this access of the Redistributor of `frame` for its result to be exact: that
+    /// of `frame` for reads of pending and active state and writes of the latter, else none.
     #[must_use]
     pub fn redistributor_needs(&self, frame: VcpuId, offset: u64, direction: Direction) -> VcpuSet {
         let depends = offset.checked_sub(SGI_BASE).is_some_and(|offset| depends_on_list_registers(offset, direction));

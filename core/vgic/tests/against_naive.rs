@@ -1,44 +1,21 @@
 //! The model against a naive second one, under random guests, devices and owners.
 //!
-//! Both are driven by the same operations; a simulated CPU interface works on the list registers that the real model fills.
-//! With a *prompt* owner, who syncs and flushes at once whomever the model names, the guest must see exactly what an ideal interrupt
-//! controller would show it: the same INTID at each acknowledge, the same value in each register. With a *slow* owner, who lets
-//! kicks wait, an acknowledge may be as stale as the kick is late, but nothing may be lost, nothing may be delivered twice, and
-//! registers must agree again once everyone has been kicked.
+//! Both are driven by the same operations; a simulated CPU interface works on the list registers that the real model
+//! fills. With a *prompt* owner, who syncs and flushes at once whomever the model names, the guest must see exactly
+//! what an ideal interrupt controller would show it: the same INTID at each acknowledge, the same value in each
+//! register. With a *slow* owner, who lets kicks wait, an acknowledge may be as stale as the kick is late, but
+//! nothing may be lost, nothing may be delivered twice, and registers must agree again once everyone has been kicked.
 
 mod cpu_interface;
 mod naive;
+mod scenario;
 
 use cpu_interface::CpuInterface;
 use naive::Naive;
 use proptest::prelude::*;
+use scenario::{Operation, Setting, scenario};
 use units::{IntId, VcpuId, VcpuSet};
 use vgic::{AccessSize, Config, Direction, Group, Line, ListRegisters, Vgic, list_register as field};
-
-#[derive(Clone, Debug)]
-enum Operation {
-    Access { vcpu: usize, frame: Option<usize>, offset: u64, size: u64, write: Option<u64> },
-    Line { vcpu: usize, id: u32, high: bool },
-    Pulse { id: u32 },
-    Sgi { vcpu: usize, value: u64, group1: bool },
-    Acknowledge { vcpu: usize },
-    End { vcpu: usize },
-    Deactivate { vcpu: usize, which: usize },
-    Fire { vcpu: usize, id: u32, ready_made: bool },
-    Withdraw { vcpu: usize, id: u32 },
-    Move { vcpu: usize },
-    Settle { vcpu: usize },
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Setting {
-    vcpus: usize,
-    list_registers: usize,
-    priority_bits: u8,
-    prompt: bool,
-    /// ICC_CTLR_EL1.EOImode of the guest.
-    split_end: bool,
-}
 
 struct Machine {
     setting: Setting,
@@ -187,7 +164,7 @@ impl Machine {
 
     fn read(&mut self, vcpu: usize, frame: Option<usize>, offset: u64, size: u64) {
         self.settle_all();
-        let access = AccessSize::from_bytes(size).unwrap();
+        let access = AccessSize::from_bytes(size).expect("the generator draws 1, 2, 4 and 8");
         let needs = self.sync_for(frame, offset, Direction::Read);
         let value = match frame {
             None => self.vgic.distributor_read(offset, access),
@@ -202,7 +179,7 @@ impl Machine {
     }
 
     fn write(&mut self, vcpu: usize, frame: Option<usize>, offset: u64, size: u64, mut value: u64) {
-        let access = AccessSize::from_bytes(size).unwrap();
+        let access = AccessSize::from_bytes(size).expect("the generator draws 1, 2, 4 and 8");
         let bank = if frame.is_some() { offset.wrapping_sub(0x1_0000) } else { offset };
         if matches!(bank, 0x300..0x400) {
             // When such a write meets a kick that waits, several outcomes are right; only the prompt one is compared.
@@ -248,9 +225,9 @@ impl Machine {
         }
     }
 
-    /// Which bits of ISACTIVER or ICACTIVER the guest may touch. The end of an interrupt that has no list register is only counted by
-    /// the hardware, so a guest that changes active state behind the back of its own handlers, and has more of them nested
-    /// than there are list registers, may see another one deactivated. That is not compared.
+    /// Which bits of ISACTIVER or ICACTIVER the guest may touch. The end of an interrupt that has no list register is
+    /// only counted by the hardware, so a guest that changes active state behind the back of its own handlers, and
+    /// has more of them nested than there are list registers, may see another one deactivated. That is not compared.
     fn may_change_active(&mut self, frame: Option<usize>, bank: u64) -> u64 {
         if self.setting.split_end || bank < 0x380 {
             return u64::MAX;
@@ -329,7 +306,7 @@ impl Machine {
         if !self.setting.split_end {
             return;
         }
-        let holder = if which % 3 == 0 { which / 3 % self.setting.vcpus } else { vcpu };
+        let holder = if which.is_multiple_of(3) { which / 3 % self.setting.vcpus } else { vcpu };
         let candidates: Vec<u32> =
             self.cpus[holder].dropped.iter().copied().filter(|&dropped| holder == vcpu || dropped >= 32).collect();
         if candidates.is_empty() {
@@ -451,89 +428,6 @@ impl Machine {
         }
         self.check_physical();
     }
-}
-
-fn word_value() -> impl Strategy<Value = u64> {
-    prop_oneof![
-        Just(0xFFFF_FFFF_u64),
-        Just(0_u64),
-        (0..32_u32).prop_map(|bit| 1_u64 << bit),
-        any::<u32>().prop_map(u64::from),
-        any::<u64>(),
-    ]
-}
-
-/// Offsets within the registers that both kinds of frame lay out alike; `word` is the first word that exists.
-fn bank_offset(words: core::ops::Range<u64>) -> impl Strategy<Value = (u64, u64)> {
-    let word = words.clone();
-    prop_oneof![
-        8 => (1..8_u64, word.clone()).prop_map(|(family, word)| (family * 0x80 + word * 4, 4)),
-        2 => (1..8_u64, word.clone()).prop_map(|(family, word)| (family * 0x80 + word * 4, 4)),
-        3 => (word.clone(), 0..8_u64).prop_map(|(word, part)| (0x400 + word * 32 + part * 4, 4)),
-        3 => (word.clone(), 0..32_u64).prop_map(|(word, part)| (0x400 + word * 32 + part, 1)),
-        1 => (word, 0..2_u64).prop_map(|(word, part)| (0xC00 + word * 8 + part * 4, 4)),
-    ]
-}
-
-fn access(vcpus: usize) -> impl Strategy<Value = Operation> {
-    let place = prop_oneof![
-        6 => bank_offset(1..4).prop_map(|(offset, size)| (None, offset, size)),
-        6 => (0..vcpus, bank_offset(0..1)).prop_map(|(frame, (offset, size))| (Some(frame), 0x1_0000 + offset, size)),
-        3 => (0..96_u64).prop_map(|spi| (None, 0x6100 + spi * 8, 8)),
-        1 => Just((None, 0, 4)),
-        1 => (0..vcpus).prop_map(|frame| (Some(frame), 0x14, 4)),
-        1 => (prop::option::of(0..vcpus), 0..0x2_0000_u64, prop_oneof![Just(1_u64), Just(2), Just(4), Just(8)]),
-    ];
-    let router = prop_oneof![4 => 0..vcpus as u64, 1 => Just(1_u64 << 31), 1 => Just(200_u64)];
-    (0..vcpus, place, prop::option::weighted(0.7, word_value()), router).prop_map(
-        |(vcpu, (frame, offset, size), write, router)| {
-            let write = write.map(|value| match (frame, offset) {
-                (None, 0x6100..0x6400) => router,
-                (None, 0) if value & 4 != 0 => 3,
-                (Some(_), 0x14) if value & 4 != 0 => 0,
-                _ => value,
-            });
-            Operation::Access { vcpu, frame, offset, size, write }
-        },
-    )
-}
-
-fn operation(vcpus: usize) -> impl Strategy<Value = Operation> {
-    let timer = || prop_oneof![Just(27_u32), Just(30_u32)];
-    prop_oneof![
-        6 => access(vcpus),
-        3 => (0..vcpus, 16..128_u32, any::<bool>())
-            .prop_filter("a timer has no software line", |(_, id, _)| ![27, 30].contains(id))
-            .prop_map(|(vcpu, id, high)| Operation::Line { vcpu, id, high }),
-        1 => (32..128_u32).prop_map(|id| Operation::Pulse { id }),
-        3 => (0..vcpus, 0..16_u64, 0..256_u64, any::<bool>(), 0..8_u8).prop_map(|(vcpu, sgi, list, group1, odd)| {
-            let odd = match odd {
-                0 => 1 << 40,
-                1 => 1 << 16,
-                2 => 1 << 44,
-                _ => 0,
-            };
-            Operation::Sgi { vcpu, value: sgi << 24 | list | odd, group1 }
-        }),
-        8 => (0..vcpus).prop_map(|vcpu| Operation::Acknowledge { vcpu }),
-        5 => (0..vcpus).prop_map(|vcpu| Operation::End { vcpu }),
-        3 => (0..vcpus, 0..64_usize).prop_map(|(vcpu, which)| Operation::Deactivate { vcpu, which }),
-        2 => (0..vcpus, timer(), any::<bool>())
-            .prop_map(|(vcpu, id, ready_made)| Operation::Fire { vcpu, id, ready_made }),
-        1 => (0..vcpus, timer()).prop_map(|(vcpu, id)| Operation::Withdraw { vcpu, id }),
-        1 => (0..vcpus).prop_map(|vcpu| Operation::Move { vcpu }),
-        2 => (0..vcpus).prop_map(|vcpu| Operation::Settle { vcpu }),
-    ]
-}
-
-fn scenario() -> impl Strategy<Value = (Setting, u64, Vec<Operation>)> {
-    let list_registers = prop_oneof![Just(1_usize), Just(2), Just(4), Just(16), 1..=16_usize];
-    (1..=4_usize, list_registers, 5..=8_u8, any::<bool>(), any::<bool>(), any::<u64>()).prop_flat_map(
-        |(vcpus, list_registers, priority_bits, prompt, split_end, seed)| {
-            let setting = Setting { vcpus, list_registers, priority_bits, prompt, split_end };
-            (Just(setting), Just(seed), prop::collection::vec(operation(vcpus), 1..160))
-        },
-    )
 }
 
 /// Most guests set the controller up before they use it: all enabled, random priorities, groups and triggers.

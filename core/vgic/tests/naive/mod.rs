@@ -1,6 +1,6 @@
-//! A second model of the same interrupt controller, as simple as the architecture's text allows (GIC IHI 0069H 4 and 12): one
-//! structure for each interrupt, no list registers, and an ideal CPU interface that always knows the latest state.
-//! It shares no code and no representation with the real one, so that the two do not share mistakes.
+//! A second model of the same interrupt controller, as simple as the architecture's text allows (GIC IHI 0069H 4 and
+//! 12): one structure for each interrupt, no list registers, and an ideal CPU interface that always knows the latest
+//! state. It shares no code and no representation with the real one, so that the two do not share mistakes.
 
 /// One interrupt.
 #[derive(Clone, Default)]
@@ -102,7 +102,8 @@ impl Naive {
         best.map(|(_, id)| id)
     }
 
-    /// The guest acknowledged it: it is active, and what made it pending is consumed, but for a line that is still high.
+    /// The guest acknowledged it: it is active, and what made it pending is consumed, but for a line that is still
+    /// high.
     pub(crate) fn acknowledge(&mut self, vcpu: usize, id: u32) {
         let interrupt = self.get(vcpu, id);
         interrupt.active = true;
@@ -155,7 +156,7 @@ impl Naive {
 
     /// `frame` is `None` for the Distributor. Sizes in bytes.
     pub(crate) fn read(&mut self, frame: Option<usize>, offset: u64, size: u64) -> u64 {
-        if offset % size != 0 || size == 2 {
+        if !offset.is_multiple_of(size) || size == 2 {
             return 0;
         }
         match (frame, offset, size) {
@@ -170,13 +171,7 @@ impl Naive {
             (Some(vcpu), 0x8, 8) => (vcpu as u64) << 32 | (vcpu as u64) << 8 | u64::from(vcpu == self.vcpus - 1) << 4,
             (Some(vcpu), 0x8, 4) => (vcpu as u64) << 8 | u64::from(vcpu == self.vcpus - 1) << 4,
             (Some(vcpu), 0xC, 4) => vcpu as u64,
-            (Some(vcpu), 0x14, 4) => {
-                if self.asleep[vcpu] {
-                    6
-                } else {
-                    0
-                }
-            }
+            (Some(vcpu), 0x14, 4) => u64::from(self.asleep[vcpu]) * 6,
             (None, _, _) => self.read_each(None, offset, size),
             (Some(_), 0x1_0000.., _) => self.read_each(frame, offset - 0x1_0000, size),
             _ => 0,
@@ -225,7 +220,7 @@ impl Naive {
 
     /// Returns the interrupts that this write latched, and the vCPU whose they are if private.
     pub(crate) fn write(&mut self, frame: Option<usize>, offset: u64, size: u64, value: u64) -> Vec<u32> {
-        if offset % size != 0 || size == 2 {
+        if !offset.is_multiple_of(size) || size == 2 {
             return vec![];
         }
         match (frame, offset, size) {

@@ -1,0 +1,280 @@
+//! The life of each kind of interrupt, from its cause to its end.
+
+use super::{
+    ACTIVE, BOTH, GROUP1, ONE, PENDING, SPI, SPI_WORD, ZERO, acknowledge, end, private, read, ready, settle, sgi,
+    shown, write,
+};
+use crate::{AccessSize, Direction, Group, Line, ListRegisters, list_register as field};
+use units::{IntId, VcpuId, VcpuSet};
+
+const TIMER: IntId = IntId(27);
+const PHYSICAL: IntId = IntId(26);
+
+#[test]
+fn a_level_stays_pending_until_its_line_falls() {
+    let (mut vgic, mut lrs) = (ready(1, 4), ListRegisters::new());
+    assert_eq!(vgic.set_spi_level(SPI, Line::High), VcpuSet::only(ZERO));
+    assert_eq!(vgic.set_spi_level(SPI, Line::High), VcpuSet::EMPTY);
+    settle(&mut vgic, ZERO, &mut lrs);
+    assert_eq!(shown(&lrs), [(32, PENDING)]);
+    assert_eq!(lrs.dirty, 1);
+    assert_eq!(lrs.lr[0], 32 | field::GROUP1 | 0xA0 << 48 | field::EOI | field::PENDING);
+    // Ended without a cure: the maintenance interrupt samples the line again.
+    acknowledge(&mut lrs, 0);
+    end(&mut lrs, 0);
+    settle(&mut vgic, ZERO, &mut lrs);
+    assert_eq!(shown(&lrs), [(32, PENDING)]);
+    // Cured in the handler: nothing is left, and no maintenance interrupt is wanted.
+    acknowledge(&mut lrs, 0);
+    assert_eq!(vgic.set_spi_level(SPI, Line::Low), VcpuSet::only(ZERO));
+    settle(&mut vgic, ZERO, &mut lrs);
+    assert_eq!(shown(&lrs), [(32, ACTIVE)]);
+    assert_eq!(lrs.lr[0] & field::EOI, 0);
+    end(&mut lrs, 0);
+    settle(&mut vgic, ZERO, &mut lrs);
+    assert_eq!((lrs.used, lrs.dirty), (0, 0));
+    assert!(vgic.is_quiet(ZERO));
+}
+
+#[test]
+fn a_level_that_falls_untaken_is_withdrawn() {
+    let (mut vgic, mut lrs) = (ready(1, 4), ListRegisters::new());
+    vgic.set_spi_level(SPI, Line::High);
+    settle(&mut vgic, ZERO, &mut lrs);
+    assert_eq!(vgic.set_spi_level(SPI, Line::Low), VcpuSet::only(ZERO));
+    settle(&mut vgic, ZERO, &mut lrs);
+    assert_eq!((lrs.used, lrs.dirty, lrs.lr[0]), (0, 1, 0));
+}
+
+#[test]
+fn an_edge_is_taken_once_and_a_second_one_is_kept() {
+    let (mut vgic, mut lrs) = (ready(1, 4), ListRegisters::new());
+    write(&mut vgic, 0xC08, 2);
+    assert_eq!(vgic.pulse_spi(SPI), VcpuSet::only(ZERO));
+    assert_eq!(vgic.pulse_spi(SPI), VcpuSet::EMPTY, "it was pending already");
+    settle(&mut vgic, ZERO, &mut lrs);
+    acknowledge(&mut lrs, 0);
+    assert_eq!(vgic.pulse_spi(SPI), VcpuSet::only(ZERO));
+    settle(&mut vgic, ZERO, &mut lrs);
+    assert_eq!(shown(&lrs), [(32, BOTH)]);
+    end(&mut lrs, 0);
+    acknowledge(&mut lrs, 0);
+    end(&mut lrs, 0);
+    settle(&mut vgic, ZERO, &mut lrs);
+    assert!(vgic.is_quiet(ZERO));
+}
+
+#[test]
+fn a_rising_line_is_an_edge_and_a_pulse_is_no_level() {
+    let mut vgic = ready(1, 4);
+    write(&mut vgic, 0xC08, 2);
+    vgic.set_spi_level(SPI, Line::High);
+    vgic.set_spi_level(SPI, Line::Low);
+    assert_eq!(read(&vgic, 0x200 + SPI_WORD), 1);
+    assert_eq!(vgic.pulse_spi(IntId(33)), VcpuSet::EMPTY);
+    assert_eq!(read(&vgic, 0x200 + SPI_WORD), 1);
+    for wrong in [IntId(31), IntId(128), IntId(u32::MAX)] {
+        assert_eq!(vgic.pulse_spi(wrong), VcpuSet::EMPTY);
+        assert_eq!(vgic.set_spi_level(wrong, Line::High), VcpuSet::EMPTY);
+    }
+}
+
+#[test]
+fn sgis_reach_their_targets() {
+    let mut vgic = ready(4, 4);
+    assert_eq!(vgic.send_sgi(ZERO, sgi(5, 0b1011), GROUP1), VcpuSet(0b1011));
+    assert_eq!(vgic.send_sgi(ZERO, sgi(5, 0b1111), GROUP1), VcpuSet(0b0100), "the others have it already");
+    assert_eq!(vgic.send_sgi(ONE, sgi(6, 0xFF) | 1 << 40, GROUP1), VcpuSet(0b1101));
+    for elsewhere in [1 << 16, 1 << 32, 1 << 48, 1 << 44] {
+        assert_eq!(vgic.send_sgi(ZERO, sgi(7, 0xF) | elsewhere, GROUP1), VcpuSet::EMPTY);
+    }
+    assert_eq!(vgic.send_sgi(ZERO, sgi(8, 0xF), Group::Zero), VcpuSet::EMPTY, "they are in Group 1");
+    assert_eq!(vgic.redistributor_read(ONE, private(0x200), AccessSize::Word), 1 << 5);
+}
+
+#[test]
+fn a_disabled_interrupt_waits() {
+    let (mut vgic, mut lrs) = (ready(1, 4), ListRegisters::new());
+    write(&mut vgic, 0x180 + SPI_WORD, 1);
+    assert_eq!(vgic.set_spi_level(SPI, Line::High), VcpuSet::EMPTY);
+    settle(&mut vgic, ZERO, &mut lrs);
+    assert_eq!(lrs.used, 0);
+    assert_eq!(write(&mut vgic, 0x100 + SPI_WORD, 1), VcpuSet::only(ZERO));
+    settle(&mut vgic, ZERO, &mut lrs);
+    assert_eq!(shown(&lrs), [(32, PENDING)]);
+    assert_eq!(write(&mut vgic, 0x180 + SPI_WORD, 1), VcpuSet::only(ZERO), "it must be withdrawn");
+    settle(&mut vgic, ZERO, &mut lrs);
+    assert_eq!(lrs.used, 0);
+    // The same for its group.
+    write(&mut vgic, 0x100 + SPI_WORD, 1);
+    assert_eq!(write(&mut vgic, 0, 0b01), VcpuSet::EMPTY);
+    assert_eq!(write(&mut vgic, 0, 0b10), VcpuSet::only(ZERO));
+}
+
+#[test]
+fn a_cleared_latch_is_withdrawn_even_from_a_list_register() {
+    let (mut vgic, mut lrs) = (ready(1, 4), ListRegisters::new());
+    write(&mut vgic, 0x200 + SPI_WORD, 1);
+    settle(&mut vgic, ZERO, &mut lrs);
+    assert_eq!(read(&vgic, 0x200 + SPI_WORD), 1, "seen through the list register");
+    assert_eq!(vgic.distributor_needs(0x200 + SPI_WORD, Direction::Read), VcpuSet::only(ZERO));
+    assert_eq!(write(&mut vgic, 0x280 + SPI_WORD, 1), VcpuSet::only(ZERO));
+    assert_eq!(read(&vgic, 0x200 + SPI_WORD), 0);
+    settle(&mut vgic, ZERO, &mut lrs);
+    assert_eq!(lrs.used, 0);
+}
+
+#[test]
+fn an_spi_moves_to_another_vcpu_once_the_first_lets_go() {
+    let mut vgic = ready(2, 4);
+    let (mut zero, mut one) = (ListRegisters::new(), ListRegisters::new());
+    vgic.set_spi_level(SPI, Line::High);
+    settle(&mut vgic, ZERO, &mut zero);
+    let set = vgic.distributor_write(0x6100, AccessSize::Double, 1);
+    assert_eq!(set, VcpuSet(0b11));
+    settle(&mut vgic, ONE, &mut one);
+    assert_eq!(one.used, 0, "vCPU 0 may be taking it at this moment");
+    assert_eq!(settle(&mut vgic, ZERO, &mut zero), VcpuSet::only(ONE));
+    settle(&mut vgic, ONE, &mut one);
+    assert_eq!((zero.used, shown(&one)), (0, [(32, PENDING)].to_vec()));
+}
+
+#[test]
+fn an_spi_without_a_target_stays_pending() {
+    let (mut vgic, mut lrs) = (ready(2, 4), ListRegisters::new());
+    vgic.distributor_write(0x6100, AccessSize::Double, 5);
+    assert_eq!(vgic.set_spi_level(SPI, Line::High), VcpuSet::EMPTY);
+    assert_eq!(read(&vgic, 0x200 + SPI_WORD), 1);
+    assert_eq!(vgic.distributor_write(0x6100, AccessSize::Double, 1 << 31 | 5), VcpuSet::only(ZERO));
+    settle(&mut vgic, ZERO, &mut lrs);
+    assert_eq!(shown(&lrs), [(32, PENDING)]);
+}
+
+#[test]
+fn a_ppi_has_a_line_of_its_own_on_each_vcpu() {
+    let mut vgic = ready(2, 4);
+    assert_eq!(vgic.set_ppi_level(ONE, IntId(23), Line::High), VcpuSet::only(ONE));
+    assert_eq!(vgic.redistributor_read(ONE, private(0x200), AccessSize::Word), 1 << 23);
+    assert_eq!(vgic.redistributor_read(ZERO, private(0x200), AccessSize::Word), 0);
+    assert_eq!(vgic.set_ppi_level(ONE, IntId(3), Line::High), VcpuSet::EMPTY);
+    assert_eq!(vgic.set_ppi_level(VcpuId(2), IntId(23), Line::High), VcpuSet::EMPTY);
+}
+
+#[test]
+fn a_timer_ends_without_us() {
+    let (mut vgic, mut lrs) = (ready(1, 4), ListRegisters::new());
+    assert_eq!(vgic.raise_hardware(ZERO, TIMER, PHYSICAL), VcpuSet::only(ZERO));
+    settle(&mut vgic, ZERO, &mut lrs);
+    assert_eq!(lrs.lr[0], 27 | 26 << 32 | 0xA0 << 48 | field::HARDWARE | field::GROUP1 | field::PENDING);
+    assert_eq!(vgic.hardware_linked(ZERO), 1 << 27);
+    acknowledge(&mut lrs, 0);
+    settle(&mut vgic, ZERO, &mut lrs);
+    assert_eq!((lrs.lr[0] >> 62, lrs.lr[0] & field::HARDWARE), (ACTIVE, field::HARDWARE));
+    end(&mut lrs, 0);
+    settle(&mut vgic, ZERO, &mut lrs);
+    assert_eq!((lrs.used, lrs.deactivate, vgic.hardware_linked(ZERO)), (0, 0, 0));
+}
+
+#[test]
+fn a_timer_stopped_before_it_was_taken_is_withdrawn() {
+    let (mut vgic, mut lrs) = (ready(1, 4), ListRegisters::new());
+    vgic.raise_hardware(ZERO, TIMER, PHYSICAL);
+    settle(&mut vgic, ZERO, &mut lrs);
+    vgic.sync(ZERO, &mut lrs);
+    assert!(vgic.lower_hardware(ZERO, TIMER));
+    assert!(!vgic.lower_hardware(ZERO, TIMER));
+    vgic.flush(ZERO, &mut lrs);
+    assert_eq!((lrs.used, lrs.lr[0]), (0, 0));
+}
+
+#[test]
+fn a_ready_made_list_register_is_taken_over() {
+    let (mut vgic, mut lrs) = (ready(1, 4), ListRegisters::new());
+    // Twice, as the second finds the ledger of the first still open.
+    for number in 0..2 {
+        let value = vgic.hardware_list_register(ZERO, TIMER, PHYSICAL).unwrap();
+        lrs.lr[number] = value;
+        lrs.used |= 1 << number;
+        acknowledge(&mut lrs, number);
+        if number == 0 {
+            end(&mut lrs, number);
+        }
+    }
+    settle(&mut vgic, ZERO, &mut lrs);
+    assert_eq!(shown(&lrs), [(27, ACTIVE)]);
+    assert_eq!(lrs.lr[0] & field::HARDWARE, field::HARDWARE);
+    assert_eq!(lrs.dirty, 0b11, "it moved to the first list register, and the second was emptied");
+    let word = AccessSize::Word;
+    assert_eq!(vgic.redistributor_read(ZERO, private(0x300), word), 1 << 27);
+}
+
+#[test]
+fn a_ready_made_list_register_can_still_be_withdrawn() {
+    let (mut vgic, mut lrs) = (ready(1, 4), ListRegisters::new());
+    lrs.lr[0] = vgic.hardware_list_register(ZERO, TIMER, PHYSICAL).unwrap();
+    lrs.used = 1;
+    let set = vgic.redistributor_write(ZERO, private(0x180), AccessSize::Word, 1 << 27);
+    assert_eq!(set, VcpuSet::only(ZERO));
+    settle(&mut vgic, ZERO, &mut lrs);
+    assert_eq!(lrs.used, 0);
+    assert_eq!(vgic.hardware_list_register(ZERO, TIMER, PHYSICAL), None, "disabled");
+}
+
+#[test]
+fn deactivating_a_timer_by_hand_frees_the_physical_one() {
+    let (mut vgic, mut lrs) = (ready(1, 4), ListRegisters::new());
+    vgic.raise_hardware(ZERO, TIMER, PHYSICAL);
+    settle(&mut vgic, ZERO, &mut lrs);
+    acknowledge(&mut lrs, 0);
+    // Whether or not the caller syncs first.
+    let set = vgic.redistributor_write(ZERO, private(0x380), AccessSize::Word, 1 << 27);
+    assert_eq!(set, VcpuSet::only(ZERO));
+    settle(&mut vgic, ZERO, &mut lrs);
+    assert_eq!((lrs.used, lrs.deactivate), (0, 1 << 26));
+}
+
+#[test]
+fn a_vcpu_that_moves_leaves_its_timer_behind() {
+    let (mut vgic, mut lrs) = (ready(1, 4), ListRegisters::new());
+    vgic.raise_hardware(ZERO, TIMER, PHYSICAL);
+    settle(&mut vgic, ZERO, &mut lrs);
+    acknowledge(&mut lrs, 0);
+    vgic.sync(ZERO, &mut lrs);
+    assert_eq!(vgic.detach_hardware(ZERO), 1 << 26);
+    // It fires again where the vCPU went, while the guest still handles the first.
+    vgic.raise_hardware(ZERO, TIMER, PHYSICAL);
+    vgic.flush(ZERO, &mut lrs);
+    assert_eq!((lrs.lr[0] >> 62, lrs.lr[0] & (field::HARDWARE | field::EOI)), (ACTIVE, field::EOI));
+    end(&mut lrs, 0);
+    settle(&mut vgic, ZERO, &mut lrs);
+    assert_eq!((lrs.lr[0] >> 62, lrs.lr[0] & field::HARDWARE), (PENDING, field::HARDWARE));
+}
+
+#[test]
+fn a_trapped_deactivation_works_from_any_vcpu() {
+    let mut vgic = ready(2, 4);
+    let (mut zero, mut one) = (ListRegisters::new(), ListRegisters::new());
+    vgic.set_spi_level(SPI, Line::High);
+    settle(&mut vgic, ZERO, &mut zero);
+    acknowledge(&mut zero, 0);
+    vgic.sync(ONE, &mut one);
+    assert_eq!(vgic.deactivate(ONE, SPI), VcpuSet::only(ZERO));
+    vgic.flush(ONE, &mut one);
+    settle(&mut vgic, ZERO, &mut zero);
+    assert_eq!(shown(&zero), [(32, PENDING)], "the line is still high");
+    assert_eq!(vgic.deactivate(ONE, IntId(1020)), VcpuSet::EMPTY);
+}
+
+#[test]
+fn wfi_ends_for_what_the_cpu_interface_would_signal() {
+    let mut vgic = ready(1, 4);
+    let vmcr = |mask: u64, groups: u64| mask << 24 | groups;
+    assert!(!vgic.has_deliverable(ZERO, vmcr(0xF8, 3)));
+    vgic.set_spi_level(SPI, Line::High);
+    assert!(vgic.has_deliverable(ZERO, vmcr(0xF8, 2)));
+    assert!(!vgic.has_deliverable(ZERO, vmcr(0xF8, 1)), "it is in Group 1");
+    assert!(!vgic.has_deliverable(ZERO, vmcr(0xA0, 3)), "it is masked");
+    vgic.redistributor_write(ZERO, 0x14, AccessSize::Word, 2);
+    assert!(!vgic.has_deliverable(ZERO, vmcr(0xF8, 2)), "the Redistributor sleeps");
+    assert!(vgic.has_wake_request(ZERO));
+}

@@ -1,0 +1,157 @@
+//! What each register reads and writes.
+
+use super::{ONE, ZERO, private, read, vgic, write};
+use crate::{AccessSize, Direction, Vgic};
+use units::{VcpuId, VcpuSet};
+
+#[test]
+fn the_distributor_describes_itself() {
+    let mut vgic = vgic(4, 4);
+    assert_eq!(read(&vgic, 0x4), 3 | 9 << 19);
+    assert_eq!(read(&vgic, 0x8) & 0xFFF, 0);
+    assert_eq!(read(&vgic, 0xFFE8), 0x3B);
+    assert_eq!(read(&vgic, 0x0), 0x50);
+    write(&mut vgic, 0x0, 0xFFFF_FFFF);
+    assert_eq!(read(&vgic, 0x0), 0x53);
+    write(&mut vgic, 0x0, 0);
+    assert_eq!(read(&vgic, 0x0), 0x50, "ARE and DS cannot be cleared");
+}
+
+#[test]
+fn redistributors_describe_their_vcpu() {
+    let vgic = vgic(3, 4);
+    let double = |vcpu| vgic.redistributor_read(VcpuId(vcpu), 0x8, AccessSize::Double);
+    assert_eq!(double(0), 0);
+    assert_eq!(double(1), 1 << 32 | 1 << 8);
+    assert_eq!(double(2), 2 << 32 | 2 << 8 | 1 << 4);
+    assert_eq!(vgic.redistributor_read(VcpuId(2), 0xC, AccessSize::Word), 2);
+    assert_eq!(vgic.redistributor_read(ZERO, 0xFFE8, AccessSize::Word), 0x3B);
+    assert_eq!(vgic.redistributor_read(ZERO, 0x0, AccessSize::Word), 0);
+}
+
+#[test]
+fn a_redistributor_starts_awake_and_can_be_put_to_sleep() {
+    let mut vgic = vgic(2, 4);
+    let waker = |vgic: &Vgic, vcpu| vgic.redistributor_read(vcpu, 0x14, AccessSize::Word);
+    assert_eq!(waker(&vgic, ONE), 0);
+    vgic.redistributor_write(ONE, 0x14, AccessSize::Word, 0xFFFF_FFFF);
+    assert_eq!(waker(&vgic, ONE), 0b110);
+    assert_eq!(waker(&vgic, ZERO), 0);
+    vgic.redistributor_write(ONE, 0x14, AccessSize::Word, 0);
+    assert_eq!(waker(&vgic, ONE), 0);
+}
+
+#[test]
+fn set_and_clear_registers_are_pairs() {
+    for (set, clear) in [(0x100, 0x180), (0x200, 0x280), (0x300, 0x380)] {
+        let mut vgic = vgic(1, 4);
+        write(&mut vgic, set + 4, 0xF0);
+        write(&mut vgic, set + 4, 0x0F);
+        assert_eq!((read(&vgic, set + 4), read(&vgic, clear + 4)), (0xFF, 0xFF));
+        write(&mut vgic, clear + 4, 0x3C);
+        assert_eq!((read(&vgic, set + 4), read(&vgic, clear + 4)), (0xC3, 0xC3));
+        assert_eq!(read(&vgic, set + 8), 0);
+        let word = AccessSize::Word;
+        vgic.redistributor_write(ZERO, private(set), word, 0x8000_0001);
+        assert_eq!(vgic.redistributor_read(ZERO, private(clear), word), 0x8000_0001);
+    }
+}
+
+#[test]
+fn private_registers_of_the_distributor_read_as_zero() {
+    let mut vgic = vgic(1, 4);
+    for offset in [0x80, 0x100, 0x200, 0x300, 0x400, 0x41C, 0xC00, 0xC04] {
+        assert_eq!(write(&mut vgic, offset, 0xFFFF_FFFF), VcpuSet::EMPTY);
+        assert_eq!(read(&vgic, offset), 0);
+        assert_eq!(vgic.redistributor_read(ZERO, private(0x100), AccessSize::Word), 0);
+    }
+}
+
+#[test]
+fn legacy_and_optional_registers_are_raz_wi() {
+    let mut vgic = vgic(1, 4);
+    for offset in [0x10, 0x40, 0x840, 0xD04, 0xE08, 0xF00, 0xF10, 0xF20, 0xF80, 0x1104, 0x6000, 0x6400, 0xFFFC] {
+        write(&mut vgic, offset, 0xFFFF_FFFF);
+        assert_eq!(read(&vgic, offset), 0, "offset {offset:#x}");
+    }
+    assert_eq!(read(&vgic, 0x1_0000_0000), 0);
+    assert_eq!(vgic.redistributor_read(ZERO, 0x3_0000, AccessSize::Word), 0);
+    assert_eq!(vgic.redistributor_read(VcpuId(7), 0x8, AccessSize::Double), 0);
+    assert_eq!(vgic.redistributor_write(VcpuId(200), private(0x100), AccessSize::Word, 1), VcpuSet::EMPTY);
+}
+
+#[test]
+fn priorities_keep_their_implemented_bits_and_take_bytes() {
+    let mut vgic = vgic(1, 4);
+    write(&mut vgic, 0x424, 0xFFA7_3F12);
+    assert_eq!(read(&vgic, 0x424), 0xF8A0_3810);
+    assert_eq!(vgic.distributor_read(0x426, AccessSize::Byte), 0xA0);
+    vgic.distributor_write(0x426, AccessSize::Byte, 0x1234);
+    assert_eq!(read(&vgic, 0x424), 0xF830_3810);
+    assert_eq!(vgic.distributor_read(0x424, AccessSize::Half), 0);
+    assert_eq!(vgic.distributor_read(0x425, AccessSize::Word), 0);
+}
+
+#[test]
+fn sgis_are_edges_for_ever() {
+    let mut vgic = vgic(1, 4);
+    let word = AccessSize::Word;
+    vgic.redistributor_write(ZERO, private(0xC00), word, 0);
+    assert_eq!(vgic.redistributor_read(ZERO, private(0xC00), word), 0xAAAA_AAAA);
+    vgic.redistributor_write(ZERO, private(0xC04), word, 0xFFFF_0000);
+    assert_eq!(vgic.redistributor_read(ZERO, private(0xC04), word), 0xAAAA_0000);
+    write(&mut vgic, 0xC0C, 0x8000_0002);
+    assert_eq!((read(&vgic, 0xC08), read(&vgic, 0xC0C)), (0, 0x8000_0002));
+}
+
+#[test]
+fn routes_take_words_and_doublewords() {
+    let mut vgic = vgic(2, 4);
+    vgic.distributor_write(0x6108, AccessSize::Double, u64::MAX);
+    assert_eq!(vgic.distributor_read(0x6108, AccessSize::Double), 0xFF_80FF_FFFF);
+    write(&mut vgic, 0x610C, 0);
+    assert_eq!(vgic.distributor_read(0x6108, AccessSize::Double), 0x80FF_FFFF);
+    write(&mut vgic, 0x6108, 1);
+    assert_eq!((read(&vgic, 0x6108), read(&vgic, 0x610C)), (1, 0));
+    assert_eq!(vgic.distributor_read(0x63F8, AccessSize::Double), 0);
+}
+
+#[test]
+fn words_only_where_words_belong() {
+    let mut vgic = vgic(1, 4);
+    write(&mut vgic, 0x104, 0xFFFF_FFFF);
+    for (offset, size) in
+        [(0x104, AccessSize::Byte), (0x104, AccessSize::Half), (0x100, AccessSize::Double), (0x106, AccessSize::Word)]
+    {
+        assert_eq!(vgic.distributor_read(offset, size), 0);
+        vgic.distributor_write(offset + 0x80, size, u64::MAX);
+    }
+    assert_eq!(read(&vgic, 0x104), 0xFFFF_FFFF);
+}
+
+#[test]
+fn only_state_depends_on_list_registers() {
+    let vgic = vgic(2, 4);
+    let needs = |offset, direction| vgic.redistributor_needs(ONE, private(offset), direction);
+    for offset in [0x80, 0x100, 0x180, 0x400, 0xC00] {
+        assert_eq!(needs(offset, Direction::Read), VcpuSet::EMPTY);
+        assert_eq!(needs(offset, Direction::Write), VcpuSet::EMPTY);
+    }
+    assert_eq!(needs(0x200, Direction::Read), VcpuSet::only(ONE));
+    assert_eq!(needs(0x280, Direction::Write), VcpuSet::EMPTY);
+    assert_eq!(needs(0x380, Direction::Write), VcpuSet::only(ONE));
+    assert_eq!(vgic.distributor_needs(0x204, Direction::Read), VcpuSet::EMPTY, "nothing is loaded");
+}
+
+#[test]
+fn reset_forgets_everything() {
+    let mut vgic = super::ready(2, 4);
+    vgic.distributor_write(0x6100, AccessSize::Double, 1);
+    write(&mut vgic, 0x204, 1);
+    vgic.reset();
+    for offset in [0x104, 0x204, 0x420, 0x6100] {
+        assert_eq!(read(&vgic, offset), 0);
+    }
+    assert_eq!(read(&vgic, 0), 0x50);
+    assert!(vgic.is_quiet(ONE));
+}
