@@ -1,3 +1,24 @@
-//! sched: being written.
+//! Which thread a CPU runs next, and for how long.
+//!
+//! Each CPU has a [`RunQueue`] of the threads that could run there. Every thread has a *virtual run time*: the time that it
+//! has run, divided by its weight. The one with the least runs next, for a slice; so over time each gets the CPU in
+//! proportion to its weight, and none is forgotten. This is the idea of weighted fair queueing.
+//!
+//! Who sleeps does not collect a claim to run for as long as it slept: when it wakes, it is placed at most one slice of its
+//! own before the queue's floor, the least virtual run time there is. That is enough for it to run soon (it is then the
+//! first, and [`RunQueue::should_preempt`] says so), and not enough to shut the others out.
+//!
+//! Between queues a virtual run time means nothing by itself; a thread that changes queues carries how far it is before
+//! or behind the floor ([`RunQueue::steal`], [`RunQueue::detach`], [`Arrival::Moved`]).
+//!
+//! The queue is a binary heap in a fixed array: no allocation, no lock, all operations in O(log n), except those that
+//! look for a particular thread. Virtual run times are compared by their difference, so they may wrap.
 #![no_std]
 #![forbid(unsafe_code)]
+
+mod heap;
+mod queue;
+#[cfg(test)]
+mod simulation;
+
+pub use queue::{Affinity, Arrival, Entity, QueueFull, RunQueue, ThreadId, Timing, Weight};

@@ -1,0 +1,136 @@
+//! A binary heap of waiting threads: least virtual run time first, among equals the one that came first.
+
+use arrayvec::ArrayVec;
+
+use crate::Entity;
+
+/// A waiting thread and when it came.
+#[derive(Clone, Copy, Debug)]
+struct Slot {
+    entity: Entity,
+    arrival: u64,
+}
+
+impl Slot {
+    fn is_before(&self, other: &Self) -> bool {
+        // The difference decides, so that virtual run times may wrap.
+        match self.entity.virtual_time.wrapping_sub(other.entity.virtual_time) as i64 {
+            0 => self.arrival < other.arrival,
+            difference => difference < 0,
+        }
+    }
+}
+
+/// The heap: no slot comes before its parent, which is at half its index.
+#[derive(Debug)]
+pub(crate) struct Heap<const CAPACITY: usize> {
+    slots: ArrayVec<Slot, CAPACITY>,
+    arrivals: u64,
+}
+
+impl<const CAPACITY: usize> Heap<CAPACITY> {
+    pub(crate) const fn new() -> Self {
+        Self { slots: ArrayVec::new_const(), arrivals: 0 }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    pub(crate) fn first(&self) -> Option<&Entity> {
+        self.slots.first().map(|slot| &slot.entity)
+    }
+
+    /// Adds `entity`; `false` if there is no room.
+    pub(crate) fn push(&mut self, entity: Entity) -> bool {
+        self.arrivals += 1;
+        if self.slots.try_push(Slot { entity, arrival: self.arrivals }).is_err() {
+            return false;
+        }
+        self.rise(self.slots.len() - 1);
+        true
+    }
+
+    pub(crate) fn pop(&mut self) -> Option<Entity> {
+        if self.slots.is_empty() { None } else { Some(self.remove(0)) }
+    }
+
+    /// Takes out a waiting thread that `wanted` accepts: of several, one that would have to wait rather long.
+    pub(crate) fn take_late(&mut self, wanted: impl Fn(&Entity) -> bool) -> Option<Entity> {
+        let index = self.slots.iter().rposition(|slot| wanted(&slot.entity))?;
+        Some(self.remove(index))
+    }
+
+    fn remove(&mut self, index: usize) -> Entity {
+        let removed = self.slots.swap_remove(index);
+        if index < self.slots.len() {
+            // What has come here from the end may belong further up as well as further down.
+            self.rise(index);
+            self.sink(index);
+        }
+        removed.entity
+    }
+
+    fn rise(&mut self, mut index: usize) {
+        while index > 0 {
+            let parent = (index - 1) / 2;
+            if !self.slots[index].is_before(&self.slots[parent]) {
+                return;
+            }
+            self.slots.swap(index, parent);
+            index = parent;
+        }
+    }
+
+    fn sink(&mut self, mut index: usize) {
+        loop {
+            let mut least = index;
+            for child in [2 * index + 1, 2 * index + 2] {
+                if child < self.slots.len() && self.slots[child].is_before(&self.slots[least]) {
+                    least = child;
+                }
+            }
+            if least == index {
+                return;
+            }
+            self.slots.swap(index, least);
+            index = least;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+
+    use super::Heap;
+    use crate::{Affinity, Entity, ThreadId, Weight};
+    use proptest::prelude::{any, prop_assert, prop_assert_eq, proptest};
+    use std::vec::Vec;
+
+    fn entity(thread: u32, virtual_time: u64) -> Entity {
+        Entity { virtual_time, ..Entity::new(ThreadId(thread), Weight::DEFAULT, Affinity::ANY) }
+    }
+
+    proptest! {
+        #[test]
+        fn comes_out_in_order_even_across_the_wrap(
+            times in proptest::collection::vec(0..50_u64, 0..32), base in any::<u64>(), removed in 0..32_u32,
+        ) {
+            let mut heap = Heap::<32>::new();
+            let mut expected = Vec::new();
+            for (thread, &time) in times.iter().enumerate() {
+                prop_assert!(heap.push(entity(thread as u32, base.wrapping_add(time))));
+                expected.push((time, thread as u32));
+            }
+            let taken = heap.take_late(|entity| entity.thread == ThreadId(removed));
+            prop_assert_eq!(taken.is_some(), (removed as usize) < times.len());
+            expected.retain(|&(_, thread)| thread != removed);
+            expected.sort_unstable();
+            let actual: Vec<_> = core::iter::from_fn(|| heap.pop())
+                .map(|entity| (entity.virtual_time.wrapping_sub(base), entity.thread.0))
+                .collect();
+            prop_assert_eq!(actual, expected);
+        }
+    }
+}

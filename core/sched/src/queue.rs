@@ -1,0 +1,287 @@
+//! One CPU's run queue.
+
+use units::CpuId;
+
+use crate::heap::Heap;
+
+/// A thread of the hypervisor: a vCPU or a worker.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct ThreadId(pub u32);
+
+/// A thread's share of a CPU, relative to the others that want it. 1 to 10,000.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Weight(u32);
+
+impl Weight {
+    /// The weight of a thread of which nothing else is said.
+    pub const DEFAULT: Self = Self(100);
+    const MAX: u32 = 10_000;
+
+    /// `weight`, brought into the allowed range.
+    #[must_use]
+    pub const fn new(weight: u32) -> Self {
+        match weight {
+            0 => Self(1),
+            1..=Self::MAX => Self(weight),
+            _ => Self(Self::MAX),
+        }
+    }
+
+    /// The number.
+    #[must_use]
+    pub const fn get(self) -> u32 {
+        self.0
+    }
+
+    /// `ticks` of real time as virtual time of a thread of this weight.
+    const fn virtual_time(self, ticks: u64) -> u64 {
+        // 128 bits cost a division routine; a thread is charged at most seconds at a time.
+        ticks.saturating_mul(VIRTUAL_UNIT) / self.0 as u64
+    }
+}
+
+/// Virtual time per tick at weight 1: enough that the division by a weight loses little, so little that it takes years
+/// at the least weight until two virtual times on one queue could be 2^63 apart.
+const VIRTUAL_UNIT: u64 = 128;
+
+/// The CPUs on which a thread may run.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Affinity(pub u64);
+
+impl Affinity {
+    /// Every CPU.
+    pub const ANY: Self = Self(u64::MAX);
+
+    /// Just `cpu`: a pinned thread. CPUs from 64 on cannot be named, so the set is then empty.
+    #[must_use]
+    pub const fn only(cpu: CpuId) -> Self {
+        if cpu.0 < 64 { Self(1 << cpu.0) } else { Self(0) }
+    }
+
+    /// Whether `cpu` is one of them.
+    #[must_use]
+    pub const fn allows(self, cpu: CpuId) -> bool {
+        cpu.0 < 64 && self.0 & (1 << cpu.0) != 0
+    }
+}
+
+/// A thread as the queue knows it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Entity {
+    /// Which one.
+    pub thread: ThreadId,
+    /// Its share.
+    pub weight: Weight,
+    /// Where it may run.
+    pub affinity: Affinity,
+    /// Its virtual run time: on a queue in that queue's time, of one that moves the distance to the floor.
+    pub(crate) virtual_time: u64,
+}
+
+impl Entity {
+    /// A thread that has not run yet: enqueue it as [`Arrival::Moved`].
+    #[must_use]
+    pub const fn new(thread: ThreadId, weight: Weight, affinity: Affinity) -> Self {
+        Self { thread, weight, affinity, virtual_time: 0 }
+    }
+}
+
+/// Why a thread comes to a queue.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Arrival {
+    /// It slept, and was on this queue before.
+    Woken,
+    /// It is new, or comes from another queue by [`RunQueue::steal`] or [`RunQueue::detach`].
+    Moved,
+}
+
+/// How long threads run, in ticks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Timing {
+    /// Within this time everybody who waits should have run, if slices are not made too short by it.
+    pub period: u64,
+    /// No slice is shorter.
+    pub minimum_slice: u64,
+}
+
+/// There is no room on a queue.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("the run queue is full; there are more threads than it was made for")]
+pub struct QueueFull;
+
+/// The threads that want one CPU: one that runs, and up to `CAPACITY` in all.
+#[derive(Debug)]
+pub struct RunQueue<const CAPACITY: usize> {
+    waiting: Heap<CAPACITY>,
+    current: Option<Entity>,
+    /// The least virtual run time of all, never going back.
+    floor: u64,
+    /// The sum of the weights of those that wait.
+    waiting_weight: u64,
+    timing: Timing,
+}
+
+impl<const CAPACITY: usize> RunQueue<CAPACITY> {
+    /// An empty queue.
+    #[must_use]
+    pub const fn new(timing: Timing) -> Self {
+        Self { waiting: Heap::new(), current: None, floor: 0, waiting_weight: 0, timing }
+    }
+
+    /// Lets a thread wait for its turn. Ask [`RunQueue::should_preempt`] afterwards.
+    ///
+    /// # Errors
+    ///
+    /// [`QueueFull`].
+    pub fn enqueue(&mut self, mut entity: Entity, arrival: Arrival) -> Result<(), QueueFull> {
+        if self.len() >= CAPACITY {
+            return Err(QueueFull);
+        }
+        if arrival == Arrival::Moved {
+            entity.virtual_time = entity.virtual_time.wrapping_add(self.floor);
+        }
+        // Neither a sleeper nor a newcomer may claim more than a slice before all others.
+        let slice = self.slice_of(entity.weight, self.total_weight() + u64::from(entity.weight.0));
+        let earliest = self.floor.wrapping_sub(entity.weight.virtual_time(slice));
+        entity.virtual_time = later(entity.virtual_time, earliest);
+        self.push(entity);
+        Ok(())
+    }
+
+    /// Chooses who runs next. The one that ran until now waits again: it was preempted or its slice is over. If it
+    /// does not want the CPU any more, [`RunQueue::take_current`] comes first.
+    pub fn pick(&mut self) -> Option<ThreadId> {
+        if let Some(current) = self.current.take() {
+            self.push(current);
+        }
+        let next = self.waiting.pop()?;
+        self.waiting_weight -= u64::from(next.weight.0);
+        self.current = Some(next);
+        self.raise_floor();
+        Some(next.thread)
+    }
+
+    /// Chooses who runs next as the running one gives way for this once: whoever else waits comes before it.
+    pub fn yield_and_pick(&mut self) -> Option<ThreadId> {
+        if let (Some(current), Some(first)) = (&mut self.current, self.waiting.first()) {
+            current.virtual_time = later(current.virtual_time, first.virtual_time);
+        }
+        self.pick()
+    }
+
+    /// Charges the running thread for having run for `ticks`.
+    pub fn charge(&mut self, ticks: u64) {
+        if let Some(current) = &mut self.current {
+            current.virtual_time = current.virtual_time.wrapping_add(current.weight.virtual_time(ticks));
+            self.raise_floor();
+        }
+    }
+
+    /// Takes the running thread off the CPU and the queue: it sleeps or has ended. When it wakes, enqueue it again.
+    pub fn take_current(&mut self) -> Option<Entity> {
+        self.current.take()
+    }
+
+    /// The running thread.
+    #[must_use]
+    pub const fn current(&self) -> Option<&Entity> {
+        self.current.as_ref()
+    }
+
+    /// How long the running thread may run until [`RunQueue::pick`] is due; `None` if nobody waits.
+    #[must_use]
+    pub fn slice(&self) -> Option<u64> {
+        let current = self.current.as_ref()?;
+        (self.waiting.len() > 0).then(|| self.slice_of(current.weight, self.total_weight()))
+    }
+
+    /// Whether somebody waits who should run at once, before the running one's slice is over: it is further behind than
+    /// a shortest slice of its own.
+    #[must_use]
+    pub fn should_preempt(&self) -> bool {
+        match (&self.current, self.waiting.first()) {
+            (Some(current), Some(first)) => {
+                let ahead = current.virtual_time.wrapping_sub(first.virtual_time) as i64;
+                ahead > 0 && ahead as u64 >= first.weight.virtual_time(self.timing.minimum_slice)
+            }
+            (None, Some(_)) => true,
+            _ => false,
+        }
+    }
+
+    /// Gives away a waiting thread that may run on `cpu`, whose queue is to enqueue it as [`Arrival::Moved`].
+    pub fn steal(&mut self, cpu: CpuId) -> Option<Entity> {
+        let mut stolen = self.waiting.take_late(|entity| entity.affinity.allows(cpu))?;
+        self.waiting_weight -= u64::from(stolen.weight.0);
+        self.detach(&mut stolen);
+        Some(stolen)
+    }
+
+    /// Takes out the waiting thread `thread`, which is to be stopped or moved; call [`RunQueue::detach`] if it moves.
+    pub fn remove(&mut self, thread: ThreadId) -> Option<Entity> {
+        let removed = self.waiting.take_late(|entity| entity.thread == thread)?;
+        self.waiting_weight -= u64::from(removed.weight.0);
+        Some(removed)
+    }
+
+    /// Prepares a thread that left this queue (and sleeps, say) for being enqueued on another one.
+    pub const fn detach(&self, entity: &mut Entity) {
+        entity.virtual_time = entity.virtual_time.wrapping_sub(self.floor);
+    }
+
+    /// How many threads wait or run.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.waiting.len() + usize::from(self.current.is_some())
+    }
+
+    /// Whether nobody waits or runs.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// How many threads wait.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// The weights of all that wait or run: a measure of how busy the CPU is.
+    #[must_use]
+    pub fn total_weight(&self) -> u64 {
+        self.waiting_weight + self.current.map_or(0, |current| u64::from(current.weight.0))
+    }
+
+    /// The slice of a thread of `weight` where all together have `total`.
+    fn slice_of(&self, weight: Weight, total: u64) -> u64 {
+        let share = self.timing.period.saturating_mul(u64::from(weight.0)) / total.max(1);
+        share.max(self.timing.minimum_slice)
+    }
+
+    /// There is room: whoever runs has kept it.
+    fn push(&mut self, entity: Entity) {
+        if self.waiting.push(entity) {
+            self.waiting_weight += u64::from(entity.weight.0);
+        }
+    }
+
+    fn raise_floor(&mut self) {
+        let least = match (self.current.as_ref(), self.waiting.first()) {
+            (Some(current), Some(first)) => earlier(current.virtual_time, first.virtual_time),
+            (Some(one), None) | (None, Some(one)) => one.virtual_time,
+            (None, None) => return,
+        };
+        self.floor = later(self.floor, least);
+    }
+}
+
+/// The later of two virtual times less than 2^63 apart.
+const fn later(one: u64, other: u64) -> u64 {
+    if (one.wrapping_sub(other) as i64) < 0 { other } else { one }
+}
+
+/// The earlier of two virtual times less than 2^63 apart.
+const fn earlier(one: u64, other: u64) -> u64 {
+    if (one.wrapping_sub(other) as i64) < 0 { one } else { other }
+}
