@@ -1,9 +1,10 @@
 //! What the fuzzer runs: one function for each part of Undercroft that a guest or a file can feed.
 //!
 //! Each takes any bytes, plays them as what a hostile guest might do, and panics if a promise is broken: that nothing
-//! panics, that nothing is lost or invented, that work is bounded. The files here are also included by the property tests
-//! of the crates that they are about, so the same checks run in every `cargo test`, on fewer inputs.
+//! panics, that nothing is lost or invented, that work is bounded. Those of the devices are also included by the property
+//! tests of their crates, so the same checks run in every `cargo test`, on fewer inputs.
 
 pub mod input;
+pub mod parsers;
 pub mod platform_devices;
 pub mod virtio_device;

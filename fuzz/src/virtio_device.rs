@@ -34,6 +34,27 @@ impl Ram {
         let _ = self.write(Ipa(at), bytes);
     }
 
+    /// Fills a table of 64 descriptors. By `style`, chains go up or anywhere, and the upper half of the table is writable,
+    /// or anything is anything; pieces may all be empty.
+    fn fill_table(&self, table: u64, style: u8, mut seed: u64) {
+        for index in 0..u64::from(QUEUE_SIZE) {
+            // Any generator does (this is xorshift64); a fuzzer mutates the seed.
+            seed ^= seed << 13;
+            seed ^= seed >> 7;
+            seed ^= seed << 17;
+            let next = if style & 1 != 0 { index + 1 + (seed >> 48) % 9 } else { (seed >> 48) % 64 };
+            let writable = if style & 2 != 0 { index >= 32 } else { seed & 2 != 0 };
+            let chained = seed >> 32 & 7 != 0;
+            let indirect = style & 4 != 0 && seed >> 36 & 7 == 0;
+            let flags = u64::from(chained && !indirect) | u64::from(writable) << 1 | u64::from(indirect) << 2;
+            let plain = if style & 8 != 0 { 0 } else { seed >> 16 & 0x1ff };
+            let length = if indirect { 16 * (seed >> 16 & 63) } else { plain };
+            let address = if indirect { table } else { seed & 0x3fff };
+            self.put(table + index * 16, &address.to_le_bytes());
+            self.put(table + index * 16 + 8, &(length | flags << 32 | next << 48).to_le_bytes());
+        }
+    }
+
     /// What the guest's CPUs write meanwhile: mostly ring indices and descriptors, so that something happens.
     fn scribble(&self, input: &mut Input<'_>, rings: (u64, u64)) {
         let (descriptors, available) = rings;
@@ -97,6 +118,7 @@ pub fn queue(data: &[u8]) {
     queue.set_features(features & 1 != 0, features & 2 != 0);
     queue.place(1 << (features >> 2 & 7), Ipa(descriptors), Ipa(available), Ipa(used));
     let ready = queue.make_ready();
+    ram.fill_table(descriptors, input.byte(), input.double() | 1);
     let mut chain = Chain::new(QUEUE_SIZE);
     while !input.is_empty() {
         for _ in 0..=input.byte() % 8 {
@@ -109,7 +131,11 @@ pub fn queue(data: &[u8]) {
         match outcome {
             Ok(true) => use_chain(&ram, &mut queue, &mut chain, input.byte()),
             Ok(false) => {}
-            Err(_) => return,
+            // The transport would stop the device; here it goes on from the start of the rings.
+            Err(_) => {
+                ram.put(available + 2, &[0; 2]);
+                let _ = queue.make_ready();
+            }
         }
     }
 }
