@@ -1,6 +1,6 @@
 //! A guest's stage 2 translation tables.
 //!
-//! Stage 2 turns what a guest takes for physical addresses ([`Ipa`](units::Ipa)) into the host's ([`Pa`](units::Pa)).
+//! Stage 2 turns what a guest takes for physical addresses ([`Ipa`]) into the host's ([`Pa`]).
 //! The tables use the 4 KiB granule and 40 bits of IPA, which is what every supported CPU offers: translation starts at
 //! level 1 with two concatenated tables (Arm ARM DDI 0487, section D8.2, "concatenated translation tables"), so a walk
 //! has at most three steps: 1 GiB, 2 MiB, 4 KiB.
