@@ -62,6 +62,7 @@ pub fn zero(range: Range<Pa>) {
         // SAFETY: the range is RAM that the caller owns, mapped read-write where it is.
         unsafe { core::ptr::write_bytes(core::ptr::with_exposed_provenance_mut::<u64>(range.start.0 as usize), 0, words) };
     }
+    by_line!(range, data_line(), "dc cvac, {}");
     dsb_ish();
 }
 

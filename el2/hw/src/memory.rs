@@ -91,3 +91,43 @@ pub fn crc32c(seed: u32, bytes: &[u8]) -> u32 {
     }
     !crc
 }
+
+/// As [`claim`], but as it is: for memory whose contents do not matter.
+#[must_use]
+pub fn claim_unzeroed(start: Pa, size: u64) -> &'static mut [u8] {
+    let start = ptr::with_exposed_provenance_mut::<u8>(start.0 as usize);
+    // SAFETY: the caller owns the frames and gives them up; they are mapped read-write where they are. Any bytes are
+    // valid `u8`s.
+    unsafe { core::slice::from_raw_parts_mut(start, size as usize) }
+}
+
+/// Two arrays in one fresh range of memory, one behind the other: `(length, value)` each. For the frame allocator's own
+/// records, before there is an allocator.
+///
+/// # Panics
+/// If the range is too small: a defect of the caller.
+#[must_use]
+pub fn claim_metadata<A: Copy, B: Copy>(
+    range: units::Range<Pa>,
+    first: (usize, A),
+    second: (usize, B),
+) -> (&'static mut [A], &'static mut [B]) {
+    let start = range.start.0 as usize;
+    let middle = (start + first.0 * size_of::<A>()).next_multiple_of(align_of::<B>());
+    assert!(
+        start.is_multiple_of(align_of::<A>()) && (middle + second.0 * size_of::<B>()) as u64 <= range.end().0,
+        "the range for the allocator's records is too small"
+    );
+    (fill(start, first), fill(middle, second))
+}
+
+fn fill<T: Copy>(address: usize, (length, value): (usize, T)) -> &'static mut [T] {
+    let pointer = ptr::with_exposed_provenance_mut::<core::mem::MaybeUninit<T>>(address);
+    // SAFETY: `claim_metadata` checked alignment and room; the memory is the caller's, given up for ever. Every element
+    // is written before the slice of `T` is made.
+    unsafe {
+        let slice = core::slice::from_raw_parts_mut(pointer, length);
+        slice.fill(core::mem::MaybeUninit::new(value));
+        core::slice::from_raw_parts_mut(pointer.cast::<T>(), length)
+    }
+}

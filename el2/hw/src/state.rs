@@ -51,6 +51,8 @@ pub struct Controls {
     pub vmpidr: u64,
     /// CNTVOFF_EL2: host count at which the guest's virtual counter was 0.
     pub cntvoff: u64,
+    /// The vCPU's OS lock (OSLSR_EL1.OSLK), which its debug exceptions depend on.
+    pub os_lock: bool,
 }
 
 macro_rules! el1_state {
@@ -194,6 +196,7 @@ impl GuestState {
         sysreg::vttbr_el2::write(controls.vttbr);
         sysreg::vmpidr_el2::write(controls.vmpidr);
         sysreg::cntvoff_el2::write(controls.cntvoff);
+        sysreg::oslar_el1(u64::from(controls.os_lock));
         self.el1.load();
         if features.pointer_authentication {
             self.keys.load();

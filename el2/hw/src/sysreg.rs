@@ -111,6 +111,7 @@ registers! {
     vtcr_el2 = "vtcr_el2";
     vmpidr_el2 = "vmpidr_el2";
     vpidr_el2 = "vpidr_el2";
+    mpam2_el2 = "S3_4_C10_C5_0";
     ich_hcr_el2 = "ich_hcr_el2";
     ich_vmcr_el2 = "ich_vmcr_el2";
     ich_ap0r0_el2 = "ich_ap0r0_el2";
@@ -156,7 +157,6 @@ read_only! {
     id_aa64mmfr1_el1 = "id_aa64mmfr1_el1";
     tpidr_el2 = "tpidr_el2";
     icc_iar1_el1 = "icc_iar1_el1";
-    rndr = "S3_3_C2_C4_0";
 }
 
 own! {

@@ -77,3 +77,17 @@ pub fn translate_stage1(va: u64, unprivileged: bool) -> u64 {
     sysreg::par_el1::write(before);
     result
 }
+
+/// As [`invalidate_ipa`] for several pages, with one wait for all.
+pub fn invalidate_ipas(pages: impl Iterator<Item = Ipa>) {
+    dsb_ish();
+    for ipa in pages {
+        // SAFETY: forgetting a guest's translations only makes the CPU walk its tables again.
+        unsafe { core::arch::asm!("tlbi ipas2e1is, {}", in(reg) ipa.0 >> 12, options(nostack, preserves_flags)) };
+    }
+    dsb_ish();
+    // SAFETY: as above.
+    unsafe { core::arch::asm!("tlbi vmalle1is", options(nostack, preserves_flags)) };
+    dsb_ish();
+    isb();
+}

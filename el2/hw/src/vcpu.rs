@@ -6,7 +6,10 @@
 //!   in the CPU while the vCPU stays on it and are moved only when another vCPU comes.
 //! * what the hypervisor knows about the vCPU beyond its registers, which is no business of this crate.
 
-use core::sync::atomic::Ordering;
+extern crate alloc;
+
+use alloc::boxed::Box;
+use core::sync::atomic::{AtomicPtr, Ordering};
 
 use crate::percpu::this_cpu;
 
@@ -49,6 +52,30 @@ impl VcpuContext {
     }
 }
 
+/// Where a vCPU's context is: what makes it a CPU's current one.
+#[derive(Debug)]
+pub struct ContextHandle(AtomicPtr<VcpuContext>);
+
+impl VcpuContext {
+    /// A context that lives for ever, for the thread that runs the vCPU, and the handle by which the scheduler makes it
+    /// current.
+    #[must_use]
+    pub fn create(owner: usize) -> (&'static mut Self, ContextHandle) {
+        let context = Box::into_raw(Box::new(Self { owner, ..Self::default() }));
+        // SAFETY: freshly leaked, so valid for ever; the thread that gets the reference is stopped in `enter`, which
+        // takes it, whenever the vectors write through the handle's pointer.
+        (unsafe { &mut *context }, ContextHandle(AtomicPtr::new(context)))
+    }
+}
+
+impl ContextHandle {
+    /// Makes the context the one that exits of this CPU store into.
+    #[inline(always)]
+    pub fn make_current(&self) {
+        this_cpu().vcpu.store(self.0.load(Ordering::Relaxed), Ordering::Relaxed);
+    }
+}
+
 /// How an exit came about; the exit hook's `kind`.
 pub mod exit_kind {
     /// A synchronous exception: the syndrome says which.
@@ -63,14 +90,9 @@ unsafe extern "C" {
     fn enter_guest(context: *mut VcpuContext) -> u64;
 }
 
-/// Makes `context` the one that exits of this CPU store into.
-pub fn set_current(context: *mut VcpuContext) {
-    this_cpu().vcpu.store(context, Ordering::Relaxed);
-}
-
 /// Runs the guest until an exit that the exit hook does not answer itself; returns what the hook returned.
 ///
-/// IRQs must be masked and stay so until the guest runs; `context` must be this CPU's current one ([`set_current`])
+/// IRQs must be masked and stay so until the guest runs; `context` must be this CPU's current one ([`ContextHandle`])
 /// with its state loaded.
 #[inline(always)]
 pub fn enter(context: &mut VcpuContext) -> u64 {

@@ -1,0 +1,212 @@
+//! From the first Rust instruction to the idle loop.
+
+extern crate alloc;
+
+use alloc::string::String;
+use core::fmt::Write as _;
+use core::sync::atomic::{AtomicU32, Ordering};
+
+use abi::HostArguments;
+use abi::bundle::Bundle;
+use frames::Owner;
+use hw::boot::{self as entry, StartError};
+use hw::{crash, firmware, gic, memory as physical, percpu, sysreg, uart};
+use platform::{BootMethod, Conduit, ConsoleKind, Platform};
+use units::{CpuId, PAGE_SIZE, Pa, Range, VmId};
+
+use crate::{console, entropy, fast, host, interrupts, log_sink, memory, sched, vm};
+
+/// Devices are mapped in pieces of this size: what is near a device is a device too.
+const DEVICE_STEP: u64 = 64 << 10;
+
+/// CPUs that have come up.
+static STARTED: AtomicU32 = AtomicU32::new(1);
+
+/// The boot CPU's way in; `tree` is where the loader says the device tree is.
+pub(crate) fn main(tree: Pa) -> ! {
+    let blob = blob(tree);
+    if let Some(console) = platform::Console::from_device_tree(blob)
+        && matches!(console.kind, ConsoleKind::Pl011 | ConsoleKind::Sbsa)
+    {
+        uart::init(console.registers.start);
+    }
+    if entry::exception_level() != 2 {
+        // Whoever is below us has a hypervisor call to be switched off with.
+        firmware::set_conduit(firmware::Conduit::Hvc);
+        refuse(format_args!(
+            "started at EL{}, but a hypervisor needs EL2: with QEMU add virtualization=on to -M virt",
+            entry::exception_level()
+        ));
+    }
+    let platform = match describe(tree, blob) {
+        Ok(platform) => platform,
+        Err(error) => refuse(format_args!("the device tree: {error}")),
+    };
+    let conduit = match platform.psci.map(|psci| psci.conduit) {
+        Some(Conduit::Smc) => firmware::Conduit::Smc,
+        Some(Conduit::Hvc) => firmware::Conduit::Hvc,
+        None => firmware::Conduit::None,
+    };
+    firmware::set_conduit(conduit);
+    if let Err(unfit) = host::init(platform.timer.frequency) {
+        refuse(format_args!("this CPU cannot run it: {unfit}"));
+    }
+    start(platform)
+}
+
+/// Says why Undercroft does not start, and switches the machine off.
+fn refuse(reason: core::fmt::Arguments<'_>) -> ! {
+    let _ = writeln!(uart::Emergency, "undercroft: does not start: {reason}");
+    firmware::power_off()
+}
+
+/// The device tree's bytes, which stay where they are for as long as we run; empty if there is none.
+fn blob(tree: Pa) -> &'static [u8] {
+    let header = physical::constant(tree, 8);
+    match header.try_into().ok().and_then(platform::device_tree_size) {
+        Some(size) => physical::constant(tree, size as u64),
+        None => &[],
+    }
+}
+
+/// Reads the device tree.
+fn describe(tree: Pa, blob: &'static [u8]) -> Result<Platform<'static>, platform::PlatformError> {
+    Platform::from_device_tree(blob, tree)
+}
+
+fn start(mut platform: Platform<'static>) -> ! {
+    if let Err(error) = map(&platform) {
+        refuse(format_args!("cannot map the host's memory: {error:?}"));
+    }
+    log_sink::init();
+    crash::set_epilogue(console::write_log_tail);
+    if !platform.put_first(sysreg::mpidr_el1()) {
+        log::warn!("the device tree does not know the CPU that booted");
+    }
+    if let Err(error) = memory::init(&platform) {
+        refuse(format_args!("memory: {error}"));
+    }
+    entropy::init(platform.seed);
+    gic::init_distributor(platform.gic.distributor);
+    join(&platform, sysreg::mpidr_el1());
+    start_others(&platform);
+    let arguments = HostArguments::parse(platform.bootargs);
+    if let Err(error) = console::start(&arguments) {
+        refuse(format_args!("memory: {error}"));
+    }
+    if let Some(interrupt) = platform.console.and_then(|console| console.interrupt) {
+        interrupts::set_console(interrupt);
+    }
+    log::info!(
+        "Undercroft {} on {} CPUs, {} MiB",
+        env!("CARGO_PKG_VERSION"),
+        STARTED.load(Ordering::Acquire),
+        memory::usage().total / 256
+    );
+    for word in arguments.unknown() {
+        log::warn!("the boot argument \"{word}\" is unknown; known are link=text|framed and all-off=stay|poweroff");
+    }
+    if !entropy::has_good_source(platform.seed) {
+        log::warn!("the host offers no randomness (no /chosen/rng-seed, no RNDR): guests' seeds can be guessed");
+    }
+    if let Err(reason) = make_vms(&platform) {
+        log::error!("{reason}");
+        log::error!("no VM can be started; give a bundle made by `croft bundle` as the initial ramdisk");
+        console::vm_changed();
+    }
+    sched::idle()
+}
+
+/// Builds EL2's address space and enters it.
+fn map(platform: &Platform<'_>) -> Result<(), hw::mmu::MapError> {
+    let mut devices = arrayvec::ArrayVec::<Range<Pa>, 16>::new();
+    let console = platform.console.map(|console| console.registers);
+    let gic = &platform.gic;
+    for range in gic.redistributors.iter().chain([&gic.distributor]).chain(console.iter()) {
+        let start = range.start.align_down(DEVICE_STEP);
+        let end = range.end().align_up(DEVICE_STEP).unwrap_or(range.end());
+        let range = Range { start, size: end.0 - start.0 };
+        if !devices.iter().any(|known| known.overlaps(range)) {
+            let _ = devices.try_push(range);
+        }
+    }
+    entry::enter_virtual(&platform.memory, &devices)
+}
+
+/// What every CPU does before it runs threads.
+fn join(platform: &Platform<'_>, mpidr: u64) {
+    host::init_cpu();
+    match gic::find_redistributor(&platform.gic.redistributors, mpidr) {
+        Some(redistributor) => gic::init_cpu(redistributor),
+        None => refuse(format_args!("CPU {mpidr:#x} has no Redistributor in the device tree")),
+    }
+    percpu::set_hooks(fast::on_exit, sched::interrupt_in_el2);
+    sched::join();
+}
+
+/// Where the other CPUs find the platform.
+static PLATFORM: spin::Once<Platform<'static>> = spin::Once::new();
+
+fn start_others(platform: &Platform<'static>) {
+    PLATFORM.call_once(|| platform.clone());
+    for cpu in platform.cpus.iter().skip(1) {
+        if cpu.boot != BootMethod::Psci {
+            log::warn!("CPU {} stays off: it waits for {:?}, which is not supported yet", cpu.id.0, cpu.boot);
+            continue;
+        }
+        if let Err(error) = start_cpu(cpu.id, cpu.mpidr) {
+            log::warn!("CPU {} stays off: {error}", cpu.id.0);
+        }
+    }
+    if platform.cpus_left_out > 0 {
+        log::warn!("{} CPUs stay off: more than {} are not supported", platform.cpus_left_out, platform::MAX_CPUS);
+    }
+}
+
+fn start_cpu(id: CpuId, mpidr: u64) -> Result<(), String> {
+    let frame = || memory::allocate_frames(Owner::Hypervisor, 1).map(|frame| frame.start());
+    let memory = || Ok::<_, frames::FramesError>((memory::allocate_stack()?, memory::allocate_stack()?, [frame()?, frame()?]));
+    let (stack, emergency, frames) = memory().map_err(|error| alloc::format!("{error}"))?;
+    entry::start_cpu(id, mpidr, stack, frames, emergency, secondary).map_err(|error| match error {
+        StartError::Map(error) => alloc::format!("no memory: {error:?}"),
+        StartError::Firmware(code) => alloc::format!("PSCI CPU_ON returned {code}"),
+    })?;
+    let before = STARTED.load(Ordering::Acquire);
+    // A second is ages for a CPU; one that takes longer will not come.
+    let deadline = sysreg::cntpct_el0().saturating_add(host::ticks(1_000_000));
+    while STARTED.load(Ordering::Acquire) == before {
+        if sysreg::cntpct_el0() > deadline {
+            return Err(alloc::format!("it was started and did not come up within a second"));
+        }
+        core::hint::spin_loop();
+    }
+    Ok(())
+}
+
+/// The other CPUs' way in.
+fn secondary() -> ! {
+    let Some(platform) = PLATFORM.get() else { unreachable!("set before the CPU was started") };
+    join(platform, sysreg::mpidr_el1());
+    STARTED.fetch_add(1, Ordering::AcqRel);
+    sched::idle()
+}
+
+/// Reads the bundle and makes its VMs.
+fn make_vms(platform: &Platform<'static>) -> Result<(), String> {
+    let initrd = platform.initrd.ok_or("there is no initial ramdisk, so no bundle")?;
+    let bytes = physical::constant(initrd.start, initrd.size);
+    let bundle = Bundle::parse(bytes, physical::crc32c).map_err(|error| alloc::format!("the bundle: {error}"))?;
+    let vcpus: u32 = bundle.vms().map(|vm| u32::from(vm.vcpus)).sum();
+    host::set_overcommitted(vcpus > STARTED.load(Ordering::Acquire));
+    let blocks: u64 = bundle.vms().map(|vm| vm.memory / units::BLOCK_SIZE).sum();
+    memory::prepare_heap(blocks * 16 + u64::from(vcpus) * 4 * PAGE_SIZE).map_err(|error| alloc::format!("{error}"))?;
+    for (id, config) in (0..).map(VmId).zip(bundle.vms()) {
+        match vm::create(id, config, bundle) {
+            Ok(vm) => {
+                vm.start();
+            }
+            Err(reason) => log::error!("{reason}"),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,510 @@
+//! One UART for everybody: the hypervisor's log, every VM's consoles, the operator's commands.
+//!
+//! Guests and the log write into buffers; one thread empties them into the UART, as frames for `croft`
+//! (`abi::link`) or as text in which each line carries its source's name, and hands input to whom it is for. A guest
+//! whose buffer is full sees its own UART's FIFO full and waits: output is neither lost nor anybody else's burden.
+
+extern crate alloc;
+
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::fmt::Write as _;
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use abi::link::{self, Channel, Command, Decoder, Event, Message, StopReason, VmState};
+use hw::sync::{IrqLock, with_irqs};
+use hw::{firmware, sysreg, uart};
+use spin::Once;
+use units::{CpuId, Ticks, VmId};
+
+use crate::ring::Ring;
+use crate::sched::{self, Thread};
+use crate::vm::{self, Stop, Vm};
+use crate::{host, stats};
+
+/// Bytes moved at a time from one source, so that none keeps the others waiting.
+const CHUNK: usize = 512;
+/// How long output may wait for more of it, in microseconds.
+const GATHER_MICROSECONDS: u64 = 1_000;
+/// How long the power button stays pressed, in microseconds.
+const PRESS_MICROSECONDS: u64 = 100_000;
+/// Ctrl-] starts a command in text mode.
+const COMMAND_KEY: u8 = 0x1d;
+
+static THREAD: Once<&'static Thread> = Once::new();
+/// Output waits, and the thread knows or will be woken.
+static DIRTY: AtomicBool = AtomicBool::new(false);
+static FRAMED: AtomicBool = AtomicBool::new(false);
+static POWER_OFF_AT_END: AtomicBool = AtomicBool::new(false);
+static STATES_CHANGED: AtomicBool = AtomicBool::new(false);
+/// When some guest's real time clock rings, in seconds.
+static CLOCK_ALARM: AtomicU64 = AtomicU64::new(u64::MAX);
+/// Seconds since 1970 at the counter's zero.
+static EPOCH: AtomicU64 = AtomicU64::new(0);
+static LOG: IrqLock<Ring<16384>> = IrqLock::new(Ring::new());
+
+/// A VM's console buffers.
+pub(crate) struct VmConsole {
+    uart: IrqLock<Ring<4096>>,
+    virtio: IrqLock<Ring<4096>>,
+    /// Its devices have work that waits for the console's thread.
+    service: AtomicBool,
+}
+
+impl Default for VmConsole {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl VmConsole {
+    /// Empty.
+    #[must_use]
+    pub(crate) const fn new() -> Self {
+        Self { uart: IrqLock::new(Ring::new()), virtio: IrqLock::new(Ring::new()), service: AtomicBool::new(false) }
+    }
+
+    /// Takes a byte of the guest's UART. Says whether there is room for another one.
+    pub(crate) fn push_uart(&self, byte: u8) -> bool {
+        let mut ring = self.uart.lock();
+        ring.push(byte);
+        let room = ring.room() > 0;
+        drop(ring);
+        if !room {
+            self.ask_for_service();
+        }
+        announce();
+        room
+    }
+
+    /// Takes what there is room for of the guest's virtio console; returns how much that was.
+    pub(crate) fn push_virtio(&self, bytes: &[u8]) -> usize {
+        let mut ring = self.virtio.lock();
+        let taken = bytes.len().min(ring.room());
+        for &byte in bytes.iter().take(taken) {
+            ring.push(byte);
+        }
+        drop(ring);
+        announce();
+        taken
+    }
+
+    /// Lets the console's thread look after the VM's devices.
+    pub(crate) fn ask_for_service(&self) {
+        self.service.store(true, Ordering::Release);
+        announce();
+    }
+}
+
+/// There is output. The thread is woken a moment later, so that it finds more than one byte.
+fn announce() {
+    if !DIRTY.swap(true, Ordering::AcqRel)
+        && let Some(thread) = THREAD.get()
+    {
+        let soon = sysreg::cntpct_el0().saturating_add(host::ticks(GATHER_MICROSECONDS));
+        sched::wake_at(thread, Ticks(soon));
+    }
+}
+
+/// Takes a piece of the log.
+pub(crate) fn push_log(text: &str) {
+    if THREAD.get().is_none() {
+        let _ = uart::Emergency.write_str(text);
+        return;
+    }
+    let mut ring = LOG.lock();
+    for &byte in text.as_bytes() {
+        ring.push_over(byte);
+    }
+    drop(ring);
+    announce();
+}
+
+/// The last of the log, for a crash report.
+pub(crate) fn write_log_tail(out: &mut dyn core::fmt::Write) {
+    if let Some(ring) = LOG.try_lock() {
+        let _ = writeln!(out, "last of the log:");
+        for byte in ring.recent() {
+            if byte != 0 {
+                let _ = out.write_char(char::from(byte));
+            }
+        }
+    }
+}
+
+/// A VM was started or stopped.
+pub(crate) fn vm_changed() {
+    STATES_CHANGED.store(true, Ordering::Release);
+    announce();
+}
+
+/// Bytes arrived.
+pub(crate) fn interrupt() {
+    uart::acknowledge_receive_interrupt();
+    if let Some(thread) = THREAD.get() {
+        sched::wake(thread);
+    }
+}
+
+/// The time of day in seconds since 1970, as far as the host knows it.
+#[must_use]
+pub(crate) fn wall_clock() -> u64 {
+    EPOCH.load(Ordering::Relaxed) + host::get().counter.nanoseconds(sysreg::cntpct_el0()) / 1_000_000_000
+}
+
+/// Sets the time of day: `seconds` since 1970 now.
+pub(crate) fn set_wall_clock(seconds: u64) {
+    let since_start = host::get().counter.nanoseconds(sysreg::cntpct_el0()) / 1_000_000_000;
+    EPOCH.store(seconds.saturating_sub(since_start), Ordering::Relaxed);
+}
+
+/// Some VM's clock is to ring at `seconds`.
+pub(crate) fn watch_clock(seconds: u64) {
+    CLOCK_ALARM.fetch_min(seconds, Ordering::AcqRel);
+    announce();
+}
+
+/// Starts the console's thread.
+///
+/// # Errors
+/// When there is no memory for it.
+pub(crate) fn start(arguments: &abi::HostArguments<'_>) -> Result<(), frames::FramesError> {
+    FRAMED.store(arguments.link == abi::host_arguments::LinkMode::Framed, Ordering::Relaxed);
+    POWER_OFF_AT_END.store(arguments.all_off == abi::host_arguments::AllOff::PowerOff, Ordering::Relaxed);
+    let thread = Thread::spawn("console", run, 0, CpuId(0), (1000, u64::MAX))?;
+    THREAD.call_once(|| thread);
+    uart::enable_receive_interrupt();
+    sched::wake(thread);
+    Ok(())
+}
+
+/// The UART and what is known of whoever is at its other end.
+struct Port {
+    decoder: Decoder,
+    /// Whose line is being written in text mode, and whether it has begun.
+    source: Option<Source>,
+    line_open: bool,
+    /// Who gets the input in text mode.
+    focus: u16,
+    command_key: bool,
+    ended: bool,
+    released: Vec<(VmId, u64)>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Source {
+    Log,
+    Uart(VmId),
+    Virtio(VmId),
+}
+
+impl Source {
+    fn channel(self) -> Channel {
+        match self {
+            Self::Log => Channel::Log,
+            Self::Uart(vm) => Channel::Console(vm),
+            Self::Virtio(vm) => Channel::VirtioConsole(vm),
+        }
+    }
+}
+
+fn run(_: usize) -> ! {
+    let mut port = Port {
+        decoder: Decoder::new(hw::memory::crc32c),
+        source: None,
+        line_open: false,
+        focus: 0,
+        command_key: false,
+        ended: false,
+        released: Vec::new(),
+    };
+    if FRAMED.load(Ordering::Relaxed) {
+        port.introduce();
+    }
+    loop {
+        DIRTY.store(false, Ordering::Release);
+        let mut busy = port.take_input();
+        port.serve_devices();
+        busy |= port.drain();
+        if STATES_CHANGED.swap(false, Ordering::AcqRel) {
+            port.report_states();
+            busy = true;
+        }
+        if busy {
+            // Others may want this CPU, and output more of our attention.
+            sched::yield_now();
+        } else if !DIRTY.load(Ordering::Acquire) {
+            sched::block(port.deadline());
+        }
+    }
+}
+
+impl Port {
+    /// When something happens by itself.
+    fn deadline(&self) -> Option<Ticks> {
+        let release = self.released.iter().map(|&(_, at)| at).min();
+        let alarm = match CLOCK_ALARM.load(Ordering::Acquire) {
+            u64::MAX => None,
+            seconds => {
+                let wait = seconds.saturating_sub(wall_clock()).max(1);
+                Some(sysreg::cntpct_el0().saturating_add(host::ticks(1_000_000).saturating_mul(wait)))
+            }
+        };
+        [release, alarm].into_iter().flatten().min().map(Ticks)
+    }
+
+    /// Buttons to release, clocks that ring, devices that asked for attention.
+    fn serve_devices(&mut self) {
+        let now = sysreg::cntpct_el0();
+        while let Some(index) = self.released.iter().position(|&(_, at)| at <= now) {
+            let (id, _) = self.released.swap_remove(index);
+            if let Some(vm) = vm::by_id(id) {
+                vm.devices.lock().set_power_button(vm, false);
+            }
+        }
+        let ringing = CLOCK_ALARM.load(Ordering::Acquire) <= wall_clock();
+        if ringing {
+            CLOCK_ALARM.store(u64::MAX, Ordering::Release);
+        }
+        for vm in vm::all() {
+            if vm.console.service.swap(false, Ordering::AcqRel) || ringing {
+                vm.devices.lock().poll(vm);
+            }
+        }
+    }
+
+    /// Moves output on, a chunk from each source. Says whether there was any.
+    fn drain(&mut self) -> bool {
+        let mut busy = self.drain_one(Source::Log, &LOG) > 0;
+        for vm in vm::all() {
+            let taken = self.drain_one(Source::Uart(vm.id), &vm.console.uart)
+                + self.drain_one(Source::Virtio(vm.id), &vm.console.virtio);
+            if taken > 0 {
+                busy = true;
+                vm.devices.lock().poll(vm);
+            }
+        }
+        busy
+    }
+
+    fn drain_one<const N: usize>(&mut self, source: Source, ring: &IrqLock<Ring<N>>) -> usize {
+        let mut chunk = [0_u8; CHUNK];
+        let taken = ring.lock().pop_into(&mut chunk);
+        if taken > 0 {
+            let bytes = chunk.get(..taken).unwrap_or(&[]);
+            with_irqs(|| self.emit(source, bytes));
+        }
+        taken
+    }
+
+    fn emit(&mut self, source: Source, bytes: &[u8]) {
+        if FRAMED.load(Ordering::Relaxed) {
+            let _ = link::encode_stream(source.channel(), bytes, hw::memory::crc32c, uart::send);
+        } else {
+            self.emit_text(source, bytes);
+        }
+    }
+
+    /// Readable text: each line begins with its source's name. Carriage returns are the hypervisor's own business.
+    fn emit_text(&mut self, source: Source, bytes: &[u8]) {
+        for &byte in bytes {
+            if self.line_open && self.source != Some(source) {
+                self.end_line();
+            }
+            if byte == b'\r' {
+                continue;
+            }
+            if byte == b'\n' {
+                if self.source != Some(source) || !self.line_open {
+                    self.begin_line(source);
+                }
+                self.end_line();
+                continue;
+            }
+            if !self.line_open {
+                self.begin_line(source);
+            }
+            uart::send(byte);
+        }
+    }
+
+    fn begin_line(&mut self, source: Source) {
+        let name = |id: VmId| vm::by_id(id).map_or("?", |vm| vm.config.name);
+        let _ = match source {
+            Source::Log => uart::Emergency.write_str("[undercroft] "),
+            Source::Uart(id) => write!(uart::Emergency, "[{}] ", name(id)),
+            Source::Virtio(id) => write!(uart::Emergency, "[{} hvc0] ", name(id)),
+        };
+        self.source = Some(source);
+        self.line_open = true;
+    }
+
+    fn end_line(&mut self) {
+        uart::send(b'\r');
+        uart::send(b'\n');
+        self.line_open = false;
+    }
+
+    fn send(&self, message: &Message<'_>) {
+        if !FRAMED.load(Ordering::Relaxed) {
+            return;
+        }
+        let mut buffer = [0_u8; link::MAX_PAYLOAD];
+        if let Some(payload) = message.encode(&mut buffer) {
+            with_irqs(|| {
+                let _ = link::encode(Channel::Control, payload, hw::memory::crc32c, uart::send);
+            });
+        }
+    }
+
+    /// Says who is here.
+    fn introduce(&mut self) {
+        let vms = vm::all().count() as u16;
+        let build = concat!("undercroft ", env!("CARGO_PKG_VERSION"));
+        self.send(&Message::Hello { version: link::VERSION, vms, build });
+        for vm in vm::all() {
+            let stop = vm.stopped();
+            self.send(&Message::Vm { vm: vm.id.0, name: vm.config.name, state: state_of(vm, stop.as_ref()) });
+        }
+    }
+
+    fn report_states(&mut self) {
+        for vm in vm::all() {
+            let stop = vm.stopped();
+            self.send(&Message::VmState { vm: vm.id.0, state: state_of(vm, stop.as_ref()) });
+        }
+        let all_off = vm::all().all(|vm| vm.stopped().is_some());
+        if all_off && !self.ended {
+            self.ended = true;
+            let mut text = String::new();
+            let _ = stats::write(&mut text);
+            push_log(&text);
+            log::info!("all VMs are off");
+            while self.drain() {}
+            self.send(&Message::AllStopped);
+            if POWER_OFF_AT_END.load(Ordering::Relaxed) {
+                firmware::power_off();
+            }
+        } else if !all_off {
+            self.ended = false;
+        }
+    }
+
+    /// Handles what arrived. Says whether anything did.
+    fn take_input(&mut self) -> bool {
+        let mut any = false;
+        while let Some(byte) = uart::receive() {
+            any = true;
+            match self.decoder.push(byte) {
+                None => {}
+                Some(Event::Text(byte)) => self.typed(byte),
+                Some(Event::Frame { channel: Channel::Control, payload }) => {
+                    if let Some(command) = Command::decode(payload) {
+                        self.obey(command);
+                    }
+                }
+                Some(Event::Frame { channel: Channel::Console(id), payload }) => {
+                    if let Some(vm) = vm::by_id(id) {
+                        vm.devices.lock().receive(vm, payload);
+                    }
+                }
+                Some(Event::Frame { channel: Channel::VirtioConsole(id), payload }) => {
+                    if let Some(vm) = vm::by_id(id) {
+                        vm.devices.lock().receive_virtio(vm, payload);
+                    }
+                }
+                Some(_) => log::warn!("link: a damaged frame arrived"),
+            }
+        }
+        any
+    }
+
+    /// A byte of text: for the VM in focus, or part of a command.
+    fn typed(&mut self, byte: u8) {
+        if core::mem::take(&mut self.command_key) {
+            return self.typed_command(byte);
+        }
+        if byte == COMMAND_KEY {
+            self.command_key = true;
+            return;
+        }
+        if let Some(vm) = vm::by_id(VmId(self.focus)) {
+            vm.devices.lock().receive(vm, &[byte]);
+        }
+    }
+
+    fn typed_command(&mut self, byte: u8) {
+        let count = vm::all().count() as u16;
+        match byte {
+            b'0'..=b'9' if u16::from(byte - b'0') < count => self.focus = u16::from(byte - b'0'),
+            b'n' => self.focus = (self.focus + 1) % count.max(1),
+            b'p' => self.obey(Command::PowerButton { vm: self.focus }),
+            b's' => self.obey(Command::Stats),
+            _ => {
+                log::info!("Ctrl-] then: 0-9 or n choose the VM that gets the input, p power button, s statistics");
+                return;
+            }
+        }
+        if let Some(vm) = vm::by_id(VmId(self.focus)) {
+            log::info!("input goes to {}", vm.config.name);
+        }
+    }
+
+    fn obey(&mut self, command: Command) {
+        let find = |id: u16| {
+            let vm = vm::by_id(VmId(id));
+            if vm.is_none() {
+                log::warn!("link: there is no VM number {id}");
+            }
+            vm
+        };
+        match command {
+            Command::Attach { .. } => {
+                FRAMED.store(true, Ordering::Relaxed);
+                self.introduce();
+            }
+            Command::Detach => FRAMED.store(false, Ordering::Relaxed),
+            Command::PowerButton { vm } => {
+                if let Some(vm) = find(vm) {
+                    vm.devices.lock().set_power_button(vm, true);
+                    let at = sysreg::cntpct_el0().saturating_add(host::ticks(PRESS_MICROSECONDS));
+                    self.released.push((vm.id, at));
+                }
+            }
+            Command::ForceStop { vm } => {
+                if let Some(vm) = find(vm) {
+                    vm.stop(Stop::Operator);
+                }
+            }
+            Command::Reboot { vm } => {
+                if let Some(vm) = find(vm)
+                    && !vm.start()
+                {
+                    vm.stop(Stop::Reset);
+                }
+            }
+            Command::Stats => {
+                let mut text = String::new();
+                let _ = stats::write(&mut text);
+                if FRAMED.load(Ordering::Relaxed) {
+                    for piece in Message::pieces(&text) {
+                        self.send(&Message::Stats { text: piece });
+                    }
+                    self.send(&Message::StatsEnd);
+                } else {
+                    push_log(&text);
+                }
+            }
+            _ => self.send(&Message::Refused { text: "this version cannot pause VMs" }),
+        }
+    }
+}
+
+fn state_of<'a>(vm: &Vm, stop: Option<&'a Stop>) -> VmState<'a> {
+    match stop {
+        None | Some(Stop::Reset) => VmState::Running { boots: vm.boots() },
+        Some(Stop::PowerOff) => VmState::Stopped(StopReason::PowerOff),
+        Some(Stop::Operator) => VmState::Stopped(StopReason::Forced),
+        Some(Stop::Crashed(reason)) => VmState::Stopped(StopReason::Crashed(reason)),
+    }
+}

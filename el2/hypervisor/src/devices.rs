@@ -1,0 +1,262 @@
+//! A guest's devices and the wires between them: registers to device models, interrupt lines to the GIC model, bytes to
+//! the console.
+//!
+//! One lock a VM is around all of them. Interrupt lines are passed on under it, so that two vCPUs cannot pass them on
+//! in the wrong order.
+
+extern crate alloc;
+
+use alloc::collections::VecDeque;
+use machine::DeviceKind;
+use units::{Ipa, VcpuSet};
+use virtio::{AccessSize, Console, Effect, Entropy, Fault, GuestMemory, Mmio, Progress};
+
+use crate::guest_memory::GuestRam;
+use crate::vm::Vm;
+use crate::{console, entropy};
+use hw::sync::IrqLock;
+
+/// Bytes of input that wait for a guest to take them.
+const INPUT: usize = 256;
+/// Transports of the virtio devices, in the order in which the VM's plan lists them.
+const VIRTIO_CONSOLE: u8 = 0;
+const VIRTIO_ENTROPY: u8 = 1;
+
+type FillRandom = fn(&mut [u8]);
+
+/// One VM's devices.
+pub(crate) struct Devices {
+    uart: devices::Pl011,
+    clock: devices::Pl031,
+    gpio: devices::Pl061,
+    console: Mmio<Console>,
+    entropy: Mmio<Entropy<FillRandom>>,
+    /// Input for the UART that its FIFO has no room for yet.
+    input: VecDeque<u8>,
+    /// The interrupt lines as the GIC model has them, a bit each in the order of [`Devices::LINES`].
+    lines: u8,
+}
+
+/// A VM's memory as virtio devices see it.
+struct Memory<'a>(&'a IrqLock<GuestRam>);
+
+impl GuestMemory for Memory<'_> {
+    fn read(&self, from: Ipa, into: &mut [u8]) -> Result<(), Fault> {
+        self.0.lock().read(from, into).map_err(|_| Fault(from))
+    }
+
+    fn write(&self, to: Ipa, bytes: &[u8]) -> Result<(), Fault> {
+        self.0.lock().write(to, bytes).map_err(|_| Fault(to))
+    }
+
+    fn load_u16(&self, at: Ipa) -> Result<u16, Fault> {
+        let place = self.0.lock().index(at).map_err(|_| Fault(at))?;
+        Ok(hw::memory::read_index(place))
+    }
+
+    fn store_u16(&self, at: Ipa, value: u16) -> Result<(), Fault> {
+        let place = self.0.lock().index(at).map_err(|_| Fault(at))?;
+        hw::memory::write_index(place, value);
+        Ok(())
+    }
+}
+
+impl Default for Devices {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Devices {
+    const LINES: [DeviceKind; 5] = [
+        DeviceKind::Pl011,
+        DeviceKind::Pl031,
+        DeviceKind::Pl061,
+        DeviceKind::Virtio(VIRTIO_CONSOLE),
+        DeviceKind::Virtio(VIRTIO_ENTROPY),
+    ];
+
+    /// Devices as after power on.
+    #[must_use]
+    pub(crate) fn new() -> Self {
+        let fill: FillRandom = entropy::fill;
+        Self {
+            uart: devices::Pl011::new(),
+            clock: devices::Pl031::new(),
+            gpio: devices::Pl061::new(),
+            console: Mmio::new(Console::new()),
+            entropy: Mmio::new(Entropy::new(fill)),
+            input: VecDeque::with_capacity(INPUT),
+            lines: 0,
+        }
+    }
+
+    /// Back to power on; the clock keeps its time.
+    pub(crate) fn reset(&mut self) {
+        self.uart = devices::Pl011::new();
+        self.clock.reset();
+        self.gpio = devices::Pl061::new();
+        self.console.reset();
+        self.entropy.reset();
+        self.input.clear();
+        self.lines = 0;
+    }
+
+    /// The guest reads `size` at `offset` of `device`.
+    pub(crate) fn read(&mut self, device: DeviceKind, offset: u64, size: AccessSize) -> u64 {
+        match device {
+            DeviceKind::Pl011 => {
+                let value = self.uart.read(offset, size);
+                self.feed_uart();
+                value
+            }
+            DeviceKind::Pl031 => self.clock.read(offset, size, console::wall_clock()),
+            DeviceKind::Pl061 => self.gpio.read(offset, size),
+            DeviceKind::Virtio(VIRTIO_CONSOLE) => self.console.read(offset, size),
+            DeviceKind::Virtio(VIRTIO_ENTROPY) => self.entropy.read(offset, size),
+            _ => 0,
+        }
+    }
+
+    /// The guest writes `value` of `size` at `offset` of `device`.
+    pub(crate) fn write(&mut self, vm: &Vm, device: DeviceKind, offset: u64, size: AccessSize, value: u64) {
+        match device {
+            DeviceKind::Pl011 => {
+                if let devices::Effect::Transmit(byte) = self.uart.write(offset, size, value) {
+                    let room = vm.console.push_uart(byte);
+                    self.uart.set_transmit_blocked(!room);
+                }
+                self.feed_uart();
+            }
+            DeviceKind::Pl031 => {
+                if self.clock.write(offset, size, value, console::wall_clock()) == devices::Effect::AlarmChanged
+                    && let Some(at) = self.clock.next_alarm()
+                {
+                    console::watch_clock(at);
+                }
+            }
+            DeviceKind::Pl061 => {
+                let _ = self.gpio.write(offset, size, value);
+            }
+            DeviceKind::Virtio(VIRTIO_CONSOLE) => {
+                let effect = self.console.write(offset, size, value);
+                self.serve_console(vm, effect);
+            }
+            DeviceKind::Virtio(VIRTIO_ENTROPY) => {
+                if let Effect::Notify(queue) = self.entropy.write(offset, size, value) {
+                    self.serve_entropy(vm, queue);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn serve_entropy(&mut self, vm: &Vm, queue: u16) {
+        let memory = Memory(&vm.ram);
+        // A bounded amount a call, and a bounded number of calls an exit; the rest waits for the console's thread.
+        for _ in 0..4 {
+            match self.entropy.process(queue, &memory) {
+                Ok(Progress::More) => {}
+                Ok(_) => return,
+                Err(error) => return log::warn!("{}: virtio-rng: {error}", vm.config.name),
+            }
+        }
+        vm.console.ask_for_service();
+    }
+
+    fn serve_console(&mut self, vm: &Vm, effect: Effect) {
+        match effect {
+            Effect::Notify(queue) => {
+                if let Err(error) = self.console.process(queue, &Memory(&vm.ram)) {
+                    log::warn!("{}: virtio-console: {error}", vm.config.name);
+                }
+                self.console.device_mut().take_output(|bytes| vm.console.push_virtio(bytes));
+                if self.console.device().output_pending() > 0 {
+                    vm.console.ask_for_service();
+                }
+            }
+            Effect::Started => self.poll(vm),
+            Effect::Broken(error) => log::warn!("{}: virtio-console: {error}", vm.config.name),
+            Effect::None | Effect::Reset => {}
+        }
+    }
+
+    /// Moves on what waits: output that found no room, input, unfinished work. By the console's thread.
+    pub(crate) fn poll(&mut self, vm: &Vm) {
+        self.uart.set_transmit_blocked(false);
+        while let Some(byte) = self.uart.take_transmit() {
+            if !vm.console.push_uart(byte) {
+                self.uart.set_transmit_blocked(true);
+                break;
+            }
+        }
+        self.feed_uart();
+        if self.console.is_live() {
+            self.console.device_mut().take_output(|bytes| vm.console.push_virtio(bytes));
+            if let Err(error) = self.console.poll(&Memory(&vm.ram)) {
+                log::warn!("{}: virtio-console: {error}", vm.config.name);
+            }
+            self.console.device_mut().take_output(|bytes| vm.console.push_virtio(bytes));
+        }
+        if self.entropy.is_live() {
+            let _ = self.entropy.poll(&Memory(&vm.ram));
+        }
+        self.clock.advance(console::wall_clock());
+        let changed = self.update_lines(vm);
+        vm.refresh(changed);
+    }
+
+    /// Input for the UART. What does not fit is lost, as on a real line. Returns the vCPUs to be told.
+    pub(crate) fn receive(&mut self, vm: &Vm, bytes: &[u8]) {
+        let room = INPUT - self.input.len();
+        self.input.extend(bytes.iter().take(room));
+        self.feed_uart();
+        let changed = self.update_lines(vm);
+        vm.refresh(changed);
+    }
+
+    /// Input for the virtio console. What does not fit is lost.
+    pub(crate) fn receive_virtio(&mut self, vm: &Vm, bytes: &[u8]) {
+        self.console.device_mut().push_input(bytes);
+        self.poll(vm);
+    }
+
+    /// Presses or releases the power button.
+    pub(crate) fn set_power_button(&mut self, vm: &Vm, pressed: bool) {
+        self.gpio.set_input(devices::POWER_BUTTON_PIN, pressed);
+        let changed = self.update_lines(vm);
+        vm.refresh(changed);
+    }
+
+    fn feed_uart(&mut self) {
+        while self.uart.receive_space() > 0
+            && let Some(byte) = self.input.pop_front()
+        {
+            self.uart.receive(byte);
+        }
+    }
+
+    /// Tells the GIC model about lines that changed; returns the vCPUs that are concerned.
+    pub(crate) fn update_lines(&mut self, vm: &Vm) -> VcpuSet {
+        let levels =
+            [self.uart.line(), self.clock.line(), self.gpio.line(), self.console.line(), self.entropy.line()];
+        let now = levels.iter().rev().fold(0, |set, &level| set << 1 | u8::from(level));
+        let changed = now ^ self.lines;
+        if changed == 0 {
+            return VcpuSet::EMPTY;
+        }
+        self.lines = now;
+        let mut concerned = VcpuSet::EMPTY;
+        let mut gic = vm.gic.lock();
+        for (bit, device) in Self::LINES.into_iter().enumerate() {
+            if changed >> bit & 1 == 0 {
+                continue;
+            }
+            if let Some(interrupt) = vm.plan.region(device).and_then(|region| region.interrupt) {
+                let line = if now >> bit & 1 != 0 { vgic::Line::High } else { vgic::Line::Low };
+                concerned = concerned.union(gic.set_spi_level(interrupt, line));
+            }
+        }
+        concerned
+    }
+}

@@ -1,0 +1,305 @@
+//! What a guest's exits lead to: the safe `match` in the middle of the hypervisor.
+
+extern crate alloc;
+
+use core::fmt::Write as _;
+
+use cpu::exit::{class_of, decode, DataAbort, Exit, FaultKind, InstructionAbort, WaitKind};
+use cpu::inject::{self, AbortKind};
+use cpu::sysreg::{self as trapped, Action, OsLockRegister, PhysicalTimerRegister, SgiRegister};
+use cpu::{Direction, pstate};
+use hw::vcpu::VcpuContext;
+use hw::{sysreg, tlb};
+use services::psci::{Call, CpuOffOutcome, PsciError, Suspension};
+use services::{Facts, Request, SUCCESS};
+use units::{IntId, Ipa, Va};
+use vgic::Group;
+
+use crate::stats::{self, Reason};
+use crate::vcpu::{Leave, Vcpu};
+use crate::vm::Stop;
+use crate::{entropy, mmio, sched};
+
+/// PAR_EL1.F: the translation failed.
+const PAR_FAILED: u64 = 1;
+/// PAR_EL1.PA: bits 47:12 of the address.
+const PAR_ADDRESS: u64 = 0x0000_ffff_ffff_f000;
+
+/// Handles the synchronous exit that `context` describes. `Some` if the vCPU leaves the guest. `vcpu` is loaded and IRQs
+/// are masked.
+pub(crate) fn handle(vcpu: &'static Vcpu, context: &mut VcpuContext) -> Option<Leave> {
+    let syndrome = context.syndrome;
+    let exit = decode(syndrome, sysreg::far_el2(), sysreg::hpfar_el2());
+    let begin = if stats::is_timed() { sysreg::cntpct_el0() } else { 0 };
+    let (reason, leave) = dispatch(vcpu, context, exit);
+    vcpu.counters.count(reason);
+    if begin != 0 {
+        vcpu.counters.add_ticks(reason, sysreg::cntpct_el0().wrapping_sub(begin));
+    }
+    leave
+}
+
+fn dispatch(vcpu: &'static Vcpu, context: &mut VcpuContext, exit: Exit) -> (Reason, Option<Leave>) {
+    match exit {
+        Exit::DataAbort(abort) => (data_abort(vcpu, context, abort), None),
+        Exit::InstructionAbort(abort) => (instruction_abort(vcpu, context, abort), None),
+        Exit::SystemRegister(access) => {
+            let action = trapped::classify(access.encoding, access.direction);
+            system_register(vcpu, context, action, access.direction, access.rt);
+            (Reason::SystemRegister, None)
+        }
+        Exit::Hvc { immediate: 0 } => (Reason::Hvc, call(vcpu, context)),
+        Exit::Smc { immediate: 0 } => {
+            complete(context);
+            (Reason::Smc, call(vcpu, context))
+        }
+        Exit::Wfx(kind) => {
+            complete(context);
+            (wait(vcpu, kind), None)
+        }
+        Exit::FloatingPoint => {
+            vcpu.load_fp();
+            (Reason::FloatingPoint, None)
+        }
+        Exit::Breakpoint | Exit::Step | Exit::Watchpoint { .. } | Exit::Brk { .. } | Exit::PcAlignment { .. } => {
+            let far = Va(sysreg::far_el2());
+            inject(context, |state| inject::reflect(state, context_syndrome(), Some(far)));
+            (Reason::Other, None)
+        }
+        _ => {
+            if matches!(exit, Exit::Unknown { .. }) {
+                log::debug!("{}: exit of class {:#x}", vcpu.vm.config.name, class_of(context.syndrome));
+            }
+            undefined(context);
+            (Reason::Other, None)
+        }
+    }
+}
+
+fn context_syndrome() -> u64 {
+    sysreg::esr_el2()
+}
+
+/// Steps over an instruction that was carried out for the guest.
+pub(crate) fn complete(context: &mut VcpuContext) {
+    context.skip_instruction();
+    context.pstate = pstate::after_instruction(context.pstate);
+}
+
+/// Lets `make` turn the guest's state into that of an exception taken to EL1.
+pub(crate) fn inject(context: &mut VcpuContext, make: impl FnOnce(&mut inject::GuestState)) {
+    let mut state = inject::GuestState {
+        pc: context.pc,
+        pstate: context.pstate,
+        elr_el1: sysreg::elr_el1::read(),
+        spsr_el1: sysreg::spsr_el1::read(),
+        esr_el1: sysreg::esr_el1::read(),
+        far_el1: sysreg::far_el1::read(),
+        vbar_el1: sysreg::vbar_el1::read(),
+        sctlr_el1: sysreg::sctlr_el1::read(),
+    };
+    make(&mut state);
+    context.pc = state.pc;
+    context.pstate = state.pstate;
+    sysreg::elr_el1::write(state.elr_el1);
+    sysreg::spsr_el1::write(state.spsr_el1);
+    sysreg::esr_el1::write(state.esr_el1);
+    sysreg::far_el1::write(state.far_el1);
+}
+
+fn undefined(context: &mut VcpuContext) {
+    inject(context, inject::undefined);
+}
+
+/// A data access that stage 2 refused.
+fn data_abort(vcpu: &'static Vcpu, context: &mut VcpuContext, abort: DataAbort) -> Reason {
+    let far = abort.far.unwrap_or(Va(0));
+    if abort.fault.is_external() {
+        inject(context, |state| inject::data_abort(state, far, AbortKind::External, abort.direction));
+        return Reason::Nothing;
+    }
+    let unprivileged = pstate::is_user(context.pstate);
+    let ipa = abort.ipa.or_else(|| translate(far, unprivileged));
+    let Some(ipa) = ipa else {
+        // The guest's own translation changed meanwhile: it will find out by itself.
+        return Reason::Other;
+    };
+    if vcpu.vm.plan.ram().contains(ipa) {
+        return touch(vcpu, ipa);
+    }
+    if abort.on_table_walk {
+        inject(context, |state| inject::data_abort(state, far, AbortKind::External, abort.direction));
+        return Reason::Nothing;
+    }
+    if abort.cache_maintenance {
+        complete(context);
+        return Reason::Nothing;
+    }
+    mmio::access(vcpu, context, far, ipa, &abort)
+}
+
+/// The guest touched RAM that it was not shown yet.
+fn touch(vcpu: &'static Vcpu, ipa: Ipa) -> Reason {
+    let result = vcpu.vm.ram.lock().populate(ipa);
+    if let Err(error) = result {
+        let mut text = alloc::string::String::new();
+        let _ = write!(text, "no memory at {ipa}: {error}");
+        vcpu.vm.stop(Stop::Crashed(text));
+    }
+    Reason::Memory
+}
+
+fn instruction_abort(vcpu: &'static Vcpu, context: &mut VcpuContext, abort: InstructionAbort) -> Reason {
+    let far = abort.far.unwrap_or(Va(context.pc));
+    if abort.fault.kind == FaultKind::Translation
+        && let Some(ipa) = abort.ipa
+        && vcpu.vm.plan.ram().contains(ipa)
+    {
+        return touch(vcpu, ipa);
+    }
+    inject(context, |state| inject::instruction_abort(state, far, AbortKind::External));
+    Reason::Nothing
+}
+
+/// Where the guest's `va` is, by its own tables.
+pub(crate) fn translate(va: Va, unprivileged: bool) -> Option<Ipa> {
+    let result = tlb::translate_stage1(va.0, unprivileged);
+    (result & PAR_FAILED == 0).then_some(Ipa(result & PAR_ADDRESS | va.0 & 0xfff))
+}
+
+fn wait(vcpu: &'static Vcpu, kind: WaitKind) -> Reason {
+    match kind {
+        WaitKind::Wfi | WaitKind::Wfit { .. } => {
+            vcpu.wait_for_interrupt();
+            Reason::Wfi
+        }
+        WaitKind::Wfe | WaitKind::Wfet { .. } => {
+            sched::yield_now();
+            Reason::Wfe
+        }
+    }
+}
+
+fn system_register(vcpu: &'static Vcpu, context: &mut VcpuContext, action: Action, direction: Direction, rt: u8) {
+    let value = context.register(rt);
+    let result = match action {
+        Action::SendSgi(register) => {
+            let group = if register == SgiRegister::Sgi1r { Group::One } else { Group::Zero };
+            vcpu.with_gic(|gic| gic.send_sgi(vcpu.id, value, group));
+            None
+        }
+        Action::IccDir => {
+            vcpu.with_gic(|gic| gic.deactivate(vcpu.id, IntId(value as u32 & 0xff_ffff)));
+            None
+        }
+        Action::IccSre => Some(trapped::ICC_SRE_VALUE),
+        Action::PhysicalCount => Some(sysreg::cntpct_el0()),
+        Action::PhysicalTimer(register) => physical_timer(vcpu, register, direction, value),
+        Action::OsLock(OsLockRegister::Oslar) => {
+            vcpu.set_os_lock(value & 1 != 0);
+            None
+        }
+        Action::OsLock(OsLockRegister::Oslsr) => Some(trapped::oslsr(vcpu.os_lock())),
+        // They are loaded now, and the access is made again, untrapped.
+        Action::Debug(_) => return vcpu.load_debug(),
+        Action::DebugChannelStatus | Action::ReadZeroWriteIgnored => Some(0),
+        Action::NoOperation => None,
+        Action::Identification(index) => Some(crate::host::get().guest_ids.get(index)),
+        Action::Undefined => return undefined(context),
+    };
+    if direction == Direction::Read {
+        context.set_register(rt, result.unwrap_or(0));
+    }
+    complete(context);
+}
+
+/// CNTP_CTL_EL0, CNTP_CVAL_EL0 and CNTP_TVAL_EL0. The guest's physical count is the host's.
+fn physical_timer(
+    vcpu: &'static Vcpu,
+    register: PhysicalTimerRegister,
+    direction: Direction,
+    value: u64,
+) -> Option<u64> {
+    let now = sysreg::cntpct_el0();
+    let mut timer = vcpu.physical_timer.lock();
+    if direction == Direction::Read {
+        let due = timer.control & 1 != 0 && now >= timer.compare;
+        return Some(match register {
+            PhysicalTimerRegister::Control => timer.control | u64::from(due) << 2,
+            PhysicalTimerRegister::CompareValue => timer.compare,
+            PhysicalTimerRegister::TimerValue => timer.compare.wrapping_sub(now) & 0xffff_ffff,
+        });
+    }
+    match register {
+        PhysicalTimerRegister::Control => timer.control = value & 3,
+        PhysicalTimerRegister::CompareValue => timer.compare = value,
+        PhysicalTimerRegister::TimerValue => timer.compare = now.wrapping_add(i64::from(value as i32) as u64),
+    }
+    drop(timer);
+    vcpu.update_physical_timer();
+    None
+}
+
+/// HVC #0 or SMC #0: a call by the SMC calling convention. PC is behind the instruction.
+fn call(vcpu: &'static Vcpu, context: &mut VcpuContext) -> Option<Leave> {
+    let [function, first, second, third, ..] = context.x;
+    let facts = Facts { workarounds: services::Workarounds::default(), stolen_time: None };
+    match services::decode(function, [first, second, third], &facts) {
+        Request::Answer(value) => context.set_register(0, value),
+        Request::Answers(values) => set_results(context, values),
+        Request::Entropy(draw) => {
+            let values = draw.answers(|| Some(u64::from_le_bytes(entropy::bytes())));
+            set_results(context, values);
+        }
+        Request::Workaround(_) => {}
+        Request::Psci(call) => return power(vcpu, context, call),
+    }
+    None
+}
+
+fn set_results(context: &mut VcpuContext, values: [u64; 4]) {
+    for (number, value) in (0..).zip(values) {
+        context.set_register(number, value);
+    }
+}
+
+fn power(vcpu: &'static Vcpu, context: &mut VcpuContext, call: Call) -> Option<Leave> {
+    let vm = vcpu.vm;
+    let status = |result: Result<(), PsciError>| result.map_or_else(PsciError::value, |()| SUCCESS);
+    let result = match call {
+        Call::CpuOn { target, entry, context } => status(vm.cpu_on(target, entry, context)),
+        Call::CpuOff => {
+            // Whether it was the last one shows when its thread has left.
+            let (CpuOffOutcome::OthersRun | CpuOffOutcome::NoneLeft) = vm.cpu_off(vcpu.id);
+            return Some(Leave::SwitchedOff);
+        }
+        Call::AffinityInfo { target, level } => {
+            let state = vm.with_power_state(|power| power.affinity_info(target, level));
+            state.map_or_else(PsciError::value, |state| state.value())
+        }
+        Call::CpuSuspend { power_state, entry, context } => {
+            match vm.with_power_state(|power| power.cpu_suspend(vcpu.id, power_state, entry, context)) {
+                Ok(Suspension::Standby) => {
+                    vcpu.wait_for_interrupt();
+                    SUCCESS
+                }
+                Ok(Suspension::PowerDown(start)) => {
+                    vcpu.wait_for_wake_up();
+                    return Some(Leave::Resumed(start));
+                }
+                Err(error) => error.value(),
+            }
+        }
+        Call::SystemOff => {
+            vm.stop(Stop::PowerOff);
+            return Some(Leave::Stopped);
+        }
+        Call::SystemReset(_) => {
+            vm.stop(Stop::Reset);
+            return Some(Leave::Stopped);
+        }
+    };
+
+    context.set_register(0, result);
+    None
+}

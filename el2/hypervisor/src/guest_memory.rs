@@ -1,0 +1,228 @@
+//! A guest's RAM: which of the host's memory it is, and the stage 2 tables that show it to the guest.
+//!
+//! RAM is allocated whole when a VM starts and shown to the guest block by block at the first touch, zeroed then
+//! ([`GuestRam::populate`]): starting a VM costs nothing for memory that it never uses.
+
+extern crate alloc;
+
+use alloc::vec::Vec;
+use core::fmt;
+
+use frames::{FramesError, Owner};
+use hw::sync::IrqLock;
+use hw::{cache, memory as physical, tlb};
+use stage2::{Attributes, Invalidation, Stage2, Stage2Error, TableMemory, TlbOps};
+use units::{BLOCK_SIZE, Ipa, PAGE_SIZE, Pa, Range, VmId};
+
+use crate::memory;
+
+/// What can be wrong with an access to a guest's RAM, or with getting it.
+#[derive(Debug)]
+pub(crate) enum RamError {
+    /// Not RAM.
+    Outside(Ipa),
+    /// The host has not enough memory.
+    Frames(FramesError),
+    /// The tables cannot be made.
+    Tables(Stage2Error),
+}
+
+impl fmt::Display for RamError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Outside(ipa) => write!(f, "{ipa} is not in the VM's RAM"),
+            Self::Frames(error) => write!(f, "memory: {error}"),
+            Self::Tables(error) => write!(f, "stage 2: {error}"),
+        }
+    }
+}
+
+/// One VM's RAM.
+pub(crate) struct GuestRam {
+    vm: VmId,
+    range: Range<Ipa>,
+    /// Where each 2 MiB block is, and whether the guest has seen it; empty while the VM is off.
+    blocks: Vec<Block>,
+    tables: Option<Stage2>,
+    vttbr: u64,
+}
+
+#[derive(Clone, Copy)]
+struct Block {
+    pa: Pa,
+    mapped: bool,
+}
+
+struct Tables(VmId);
+
+impl TableMemory for Tables {
+    fn allocate(&mut self) -> Option<Pa> {
+        memory::allocate_frames(Owner::Tables(self.0), 1).ok().map(|frame| frame.start())
+    }
+
+    fn allocate_root(&mut self) -> Option<Pa> {
+        memory::allocate_frames(Owner::Tables(self.0), 2).ok().map(|frames| frames.start())
+    }
+
+    fn free(&mut self, table: Pa) {
+        memory::free_frames(Owner::Tables(self.0), Range { start: table, size: PAGE_SIZE });
+    }
+
+    fn free_root(&mut self, root: Pa) {
+        memory::free_frames(Owner::Tables(self.0), Range { start: root, size: 2 * PAGE_SIZE });
+    }
+
+    fn read(&self, table: Pa, index: usize) -> u64 {
+        physical::read_entry(table, index)
+    }
+
+    fn write(&mut self, table: Pa, index: usize, value: u64) {
+        physical::write_entry(table, index, value);
+    }
+}
+
+struct Tlb(u64);
+
+impl TlbOps for Tlb {
+    fn publish(&mut self) {
+        hw::sysreg::dsb_ish();
+    }
+
+    fn invalidate(&mut self, what: Invalidation) {
+        tlb::with_vttbr(self.0, || match what {
+            Invalidation::All => tlb::invalidate_vmid(),
+            entries => tlb::invalidate_ipas(entries.addresses()),
+        });
+    }
+}
+
+impl GuestRam {
+    /// RAM at `range` of VM `vm`, which is off.
+    #[must_use]
+    pub(crate) fn new(vm: VmId, range: Range<Ipa>) -> Self {
+        Self { vm, range, blocks: Vec::new(), tables: None, vttbr: 0 }
+    }
+
+    /// Gets memory and empty tables; returns the tables' root.
+    ///
+    /// # Errors
+    /// When the host has not enough memory.
+    pub(crate) fn build(&mut self) -> Result<Pa, RamError> {
+        let count = (self.range.size / BLOCK_SIZE) as usize;
+        let runs = memory::allocate_guest(self.vm, count).map_err(RamError::Frames)?;
+        self.blocks.clear();
+        self.blocks.reserve(count);
+        for run in &runs {
+            let blocks = (0..run.blocks as u64).map(|nth| Pa(run.start.0 + nth * BLOCK_SIZE));
+            self.blocks.extend(blocks.map(|pa| Block { pa, mapped: false }));
+        }
+        let tables = Stage2::new(&mut Tables(self.vm)).map_err(RamError::Tables)?;
+        let root = tables.root();
+        self.vttbr = stage2::vttbr_el2(root, self.vm.0 + 1);
+        self.tables = Some(tables);
+        Ok(root)
+    }
+
+    /// Frees the tables and forgets the memory, which the caller then releases. No vCPU is loaded.
+    pub(crate) fn destroy(&mut self, vttbr: u64) {
+        if let Some(tables) = self.tables.take() {
+            tables.destroy(&mut Tables(self.vm), &mut Tlb(vttbr));
+        }
+        self.blocks.clear();
+    }
+
+    /// Whether `ipa` is RAM.
+    #[must_use]
+    pub(crate) fn contains(&self, ipa: Ipa) -> bool {
+        self.range.contains(ipa)
+    }
+
+    /// Shows the block around `ipa` to the guest, zeroed, if it is RAM and not shown yet; returns where `ipa` is.
+    ///
+    /// # Errors
+    /// When it is not RAM, or there is no memory for tables.
+    pub(crate) fn populate(&mut self, ipa: Ipa) -> Result<Pa, RamError> {
+        let offset = ipa.0.wrapping_sub(self.range.start.0);
+        let block = self.blocks.get_mut((offset / BLOCK_SIZE) as usize).ok_or(RamError::Outside(ipa))?;
+        let within = offset % BLOCK_SIZE;
+        if !block.mapped {
+            let at = ipa.align_down(BLOCK_SIZE);
+            memory::first_touch(self.vm, block.pa).map_err(RamError::Frames)?;
+            let tables = self.tables.as_mut().ok_or(RamError::Outside(ipa))?;
+            tables
+                .map(&mut Tables(self.vm), &mut Tlb(self.vttbr), at, block.pa, BLOCK_SIZE, Attributes::CODE)
+                .map_err(RamError::Tables)?;
+            block.mapped = true;
+        }
+        Ok(Pa(block.pa.0 + within))
+    }
+
+    /// Splits `ipa..ipa + length` at block boundaries and calls `visit` with each part's place, its offset from `ipa`
+    /// and its length.
+    fn for_each_part(&mut self, ipa: Ipa, length: usize, mut visit: impl FnMut(Pa, usize, usize)) -> Result<(), RamError> {
+        let mut done = 0;
+        while done < length {
+            let at = ipa.checked_add(done as u64).ok_or(RamError::Outside(ipa))?;
+            let room = (BLOCK_SIZE - at.0 % BLOCK_SIZE) as usize;
+            let part = room.min(length - done);
+            visit(self.populate(at)?, done, part);
+            done += part;
+        }
+        Ok(())
+    }
+
+    /// Copies guest memory at `from` into `into`.
+    ///
+    /// # Errors
+    /// When some of it is not RAM.
+    pub(crate) fn read(&mut self, from: Ipa, into: &mut [u8]) -> Result<(), RamError> {
+        let length = into.len();
+        self.for_each_part(from, length, |pa, offset, part| {
+            if let Some(into) = into.get_mut(offset..offset + part) {
+                physical::read(pa, into);
+            }
+        })
+    }
+
+    /// Copies `bytes` to guest memory at `to`.
+    ///
+    /// # Errors
+    /// When some of it is not RAM.
+    pub(crate) fn write(&mut self, to: Ipa, bytes: &[u8]) -> Result<(), RamError> {
+        self.for_each_part(to, bytes.len(), |pa, offset, part| {
+            if let Some(bytes) = bytes.get(offset..offset + part) {
+                physical::write(pa, bytes);
+            }
+        })
+    }
+
+    /// Where a 16-bit ring index is.
+    ///
+    /// # Errors
+    /// When it is not RAM, or not aligned.
+    pub(crate) fn index(&mut self, at: Ipa) -> Result<Pa, RamError> {
+        if at.is_aligned(2) { self.populate(at) } else { Err(RamError::Outside(at)) }
+    }
+
+    /// Copies an image to `at` before the guest runs, and makes it visible to a guest whose caches are off. Takes the lock
+    /// for one block at a time, and lets IRQs in between.
+    ///
+    /// # Errors
+    /// As [`GuestRam::populate`].
+    pub(crate) fn load(ram: &IrqLock<Self>, at: Ipa, bytes: &[u8]) -> Result<(), RamError> {
+        let mut done = 0;
+        while done < bytes.len() {
+            let to = Ipa(at.0 + done as u64);
+            let part = ((BLOCK_SIZE - to.0 % BLOCK_SIZE) as usize).min(bytes.len() - done);
+            let pa = ram.lock().populate(to)?;
+            if let Some(bytes) = bytes.get(done..done + part) {
+                hw::sync::with_irqs(|| {
+                    physical::write(pa, bytes);
+                    cache::publish_code(Range { start: pa, size: part as u64 });
+                });
+            }
+            done += part;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,156 @@
+//! What was found out about this host at boot and never changes again, and the EL2 registers that are the same for all
+//! guests.
+
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use cpu::id::{self, GuestIds, HostIds};
+use cpu::controls::{GuestControls, controls};
+use cpu::requirements::{self, Missing};
+use hw::state::Features;
+use hw::sysreg;
+use spin::Once;
+use units::Hz;
+
+/// The facts.
+pub(crate) struct Host {
+    /// What a guest reads from its identification registers.
+    pub(crate) guest_ids: GuestIds,
+    /// EL2's controls while a guest runs.
+    pub(crate) controls: GuestControls,
+    /// Which registers there are to be switched.
+    pub(crate) features: Features,
+    /// VTCR_EL2 for all guests.
+    pub(crate) vtcr: u64,
+    /// The system counter's frequency.
+    pub(crate) counter: Hz,
+    /// Virtual priority bits, 5 to 8.
+    pub(crate) priority_bits: u8,
+    /// Whether VMIDs of more than 8 bits exist does not matter: there are at most 64 VMs.
+    midr: u64,
+}
+
+static HOST: Once<Host> = Once::new();
+static OVERCOMMITTED: AtomicBool = AtomicBool::new(false);
+static TICKS_PER_MICROSECOND: AtomicU64 = AtomicU64::new(1);
+
+/// Why Undercroft cannot run here.
+#[derive(Debug)]
+pub(crate) enum Unfit {
+    /// A feature that it cannot do without.
+    Missing(Missing),
+    /// Stage 2 cannot be set up.
+    Stage2(stage2::Stage2Error),
+    /// The counter's frequency is not known.
+    NoCounter,
+}
+
+impl core::fmt::Display for Unfit {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::Missing(missing) => missing.fmt(f),
+            Self::Stage2(error) => error.fmt(f),
+            Self::NoCounter => f.write_str(
+                "the counter's frequency is unknown: firmware must set CNTFRQ_EL0 or the device tree clock-frequency",
+            ),
+        }
+    }
+}
+
+/// Reads the host's identification registers and judges them.
+///
+/// # Errors
+/// What the host lacks.
+pub(crate) fn init(frequency: Option<Hz>) -> Result<(), Unfit> {
+    let ids = HostIds(hw::ids::read_all());
+    requirements::check(&ids).map_err(Unfit::Missing)?;
+    let mmfr = |op2| id::index(cpu::SysregEncoding::new(3, 0, 0, 7, op2)).and_then(|index| ids.0.get(index)).copied();
+    let vtcr = stage2::vtcr_el2(mmfr(0).unwrap_or(0), mmfr(1).unwrap_or(0)).map_err(Unfit::Stage2)?;
+    let counter = match sysreg::cntfrq_el0() {
+        0 => frequency.ok_or(Unfit::NoCounter)?,
+        hertz => Hz(hertz),
+    };
+    TICKS_PER_MICROSECOND.store((counter.0 / 1_000_000).max(1), Ordering::Relaxed);
+    let vtr = sysreg::ich_vtr_el2();
+    let dfr0 = sysreg::id_aa64dfr0_el1();
+    let features = Features {
+        pointer_authentication: sysreg::id_aa64isar1_el1() & 0xff00_0ff0 != 0,
+        breakpoints: (dfr0 >> 12 & 0xf) as u8 + 1,
+        watchpoints: (dfr0 >> 20 & 0xf) as u8 + 1,
+        list_registers: (vtr & 0x1f) as u8 + 1,
+        priority_words: 1 << ((vtr >> 26 & 7).saturating_sub(4)).min(2),
+    };
+    let event_counters = if dfr0 >> 8 & 0xf == 0 || dfr0 >> 8 & 0xf == 0xf { 0 } else { hw::ids::event_counters() };
+    let guest_ids = GuestIds::new(&ids, id::Inputs { ipa_bits: stage2::IPA_BITS as u8 });
+    let host = Host {
+        guest_ids,
+        controls: controls(&ids, event_counters),
+        features,
+        vtcr,
+        counter,
+        priority_bits: (vtr >> 29 & 7) as u8 + 1,
+        midr: sysreg::midr_el1(),
+    };
+    HOST.call_once(|| host);
+    Ok(())
+}
+
+/// The facts. After [`init`].
+#[inline(always)]
+#[must_use]
+pub(crate) fn get() -> &'static Host {
+    match HOST.get() {
+        Some(host) => host,
+        None => unreachable!("the host is examined before anything asks about it"),
+    }
+}
+
+/// Writes the EL2 registers that are the same for all guests. Once per CPU.
+pub(crate) fn init_cpu() {
+    let host = get();
+    let controls = &host.controls;
+    sysreg::vtcr_el2::write(host.vtcr);
+    sysreg::cnthctl_el2::write(controls.cnthctl);
+    sysreg::hstr_el2::write(controls.hstr);
+    sysreg::vpidr_el2::write(host.midr);
+    if let Some(hcrx) = controls.hcrx {
+        sysreg::hcrx_el2::write(hcrx);
+    }
+    if let Some(traps) = &controls.fine_grained {
+        sysreg::hfgrtr_el2::write(traps.hfgrtr);
+        sysreg::hfgwtr_el2::write(traps.hfgwtr);
+        sysreg::hfgitr_el2::write(traps.hfgitr);
+        sysreg::hdfgrtr_el2::write(traps.hdfgrtr);
+        sysreg::hdfgwtr_el2::write(traps.hdfgwtr);
+        if controls.has_activity_monitors {
+            sysreg::hafgrtr_el2::write(traps.hafgrtr);
+        }
+    }
+    if controls.has_fine_grained_2 {
+        hw::ids::clear_fine_grained_2();
+    }
+    if let Some(mpam2) = controls.mpam2 {
+        sysreg::mpam2_el2::write(mpam2);
+    }
+    // Whatever firmware left locked: a guest's own OS lock is emulated.
+    sysreg::oslar_el1(0);
+    sysreg::isb();
+}
+
+/// `microseconds` in ticks of the counter, roughly: for slices and timeouts.
+#[inline(always)]
+#[must_use]
+pub(crate) fn ticks(microseconds: u64) -> u64 {
+    microseconds.saturating_mul(TICKS_PER_MICROSECOND.load(Ordering::Relaxed))
+}
+
+/// Says whether there are more vCPUs than CPUs, so that a waiting vCPU's CPU has something else to do.
+pub(crate) fn set_overcommitted(overcommitted: bool) {
+    OVERCOMMITTED.store(overcommitted, Ordering::Relaxed);
+}
+
+/// See [`set_overcommitted`].
+#[inline(always)]
+#[must_use]
+pub(crate) fn is_overcommitted() -> bool {
+    OVERCOMMITTED.load(Ordering::Relaxed)
+}

@@ -1,0 +1,168 @@
+//! Who owns the host's RAM, at run time: the one frame allocator, and what is built directly on it.
+//!
+//! Policy is `core/frames`; here is the lock around it and the hypervisor's own use of memory: the heap, stacks, table
+//! frames. Zeroing happens outside the lock: a piece of memory that is being zeroed belongs to whoever zeroes it.
+
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use frames::{Allocation, BlockState, CarvedBlock, Extent, FrameAllocator, FramesError, Owner, Runs, Usage, VmUsage};
+use hw::sync::IrqLock;
+use hw::{cache, mmu, stack};
+use platform::Platform;
+use units::{BLOCK_SIZE, PAGE_SIZE, Pa, Range, Va, VmId};
+
+/// How many blocks may be divided into frames: the hypervisor's own and one or two a VM.
+const CARVED: usize = 256;
+/// Bytes that the heap starts with and grows by.
+const HEAP_STEP: u64 = BLOCK_SIZE;
+
+static FRAMES: IrqLock<Option<FrameAllocator<'static>>> = IrqLock::new(None);
+static STACKS: AtomicU64 = AtomicU64::new(0);
+
+/// Takes all RAM under control but what the platform reserves and the image itself; starts the heap.
+///
+/// # Errors
+/// When there is too little memory, or its description contradicts itself.
+pub(crate) fn init(platform: &Platform<'_>) -> Result<(), FramesError> {
+    let first = platform.memory.first().map_or(Pa(0), |range| range.start);
+    let end = platform.memory.last().map_or(Pa(0), |range| range.end());
+    let span = Range { start: first, size: end.0 - first.0 };
+    let image = stack::image();
+    let image = Range { start: image.text.start, size: image.data.end().0 - image.text.start.0 };
+
+    // The allocator's own metadata: the first place in RAM where it fits between what is taken.
+    let blocks = frames::metadata_len(span);
+    let bytes = (blocks * size_of::<BlockState>() + CARVED * size_of::<CarvedBlock>()) as u64 + 64;
+    let metadata = find_gap(platform, image, bytes.next_multiple_of(PAGE_SIZE))
+        .ok_or(FramesError::OutOfBlocks { wanted: 1, free: 0 })?;
+    let (states, carved) = hw::memory::claim_metadata::<BlockState, CarvedBlock>(
+        metadata,
+        (blocks, BlockState::ABSENT),
+        (CARVED, CarvedBlock::UNUSED),
+    );
+    let mut frames = FrameAllocator::new(states, carved, span)?;
+    for &range in &platform.memory {
+        frames.add_memory(range)?;
+    }
+    for &range in platform.reserved.iter().chain([&image, &metadata]) {
+        frames.reserve(range)?;
+    }
+    *FRAMES.lock() = Some(frames);
+    mmu::set_frame_source(|| allocate_frames(Owner::Hypervisor, 1).ok().map(|extent| extent.start()));
+    grow_heap()
+}
+
+/// The first `size` bytes of RAM, page-aligned, that overlap neither the image nor anything reserved.
+fn find_gap(platform: &Platform<'_>, image: Range<Pa>, size: u64) -> Option<Range<Pa>> {
+    let taken = || platform.reserved.iter().copied().chain([image]);
+    platform.memory.iter().find_map(|memory| {
+        let mut candidate = Range::new(memory.start.align_up(PAGE_SIZE)?, size)?;
+        while memory.contains_range(candidate) {
+            match taken().find(|range| range.overlaps(candidate)) {
+                None => return Some(candidate),
+                Some(obstacle) => candidate = Range::new(obstacle.end().align_up(PAGE_SIZE)?, size)?,
+            }
+        }
+        None
+    })
+}
+
+/// Runs `work` with the allocator.
+fn with<R>(work: impl FnOnce(&mut FrameAllocator<'static>) -> Result<R, FramesError>) -> Result<R, FramesError> {
+    match FRAMES.lock().as_mut() {
+        Some(frames) => work(frames),
+        None => Err(FramesError::OutOfFrames),
+    }
+}
+
+fn grow_heap() -> Result<(), FramesError> {
+    let block = with(|frames| frames.allocate_blocks(Owner::Hypervisor, 1))?;
+    let range = block.range();
+    debug_assert_eq!(range.size, HEAP_STEP);
+    hw::heap::add(hw::memory::claim_unzeroed(range.start, range.size));
+    Ok(())
+}
+
+/// Makes sure that the heap can hold `bytes` more, roughly: called before a VM is made.
+///
+/// # Errors
+/// When there is no memory for it.
+pub(crate) fn prepare_heap(bytes: u64) -> Result<(), FramesError> {
+    for _ in 0..bytes.div_ceil(HEAP_STEP) {
+        grow_heap()?;
+    }
+    Ok(())
+}
+
+/// `count` contiguous zeroed frames for `owner`, aligned to their size.
+///
+/// # Errors
+/// When there are none.
+pub(crate) fn allocate_frames(owner: Owner, count: usize) -> Result<Extent, FramesError> {
+    with(|frames| frames.allocate_frames(owner, count)).map(|allocation| allocation.scrub_with(cache::zero))
+}
+
+/// Gives frames back.
+pub(crate) fn free_frames(owner: Owner, range: Range<Pa>) {
+    if let Err(error) = with(|frames| frames.free(owner, range)) {
+        log::error!("cannot free {range:?} of {owner:?}: {error}");
+    }
+}
+
+/// RAM for a guest, not yet zeroed.
+///
+/// # Errors
+/// When there is not enough.
+pub(crate) fn allocate_guest(vm: VmId, blocks: usize) -> Result<Runs, FramesError> {
+    with(|frames| frames.allocate_guest(vm, blocks))
+}
+
+/// Zeroes a guest's block at its first touch.
+///
+/// # Errors
+/// When the block is not the guest's.
+pub(crate) fn first_touch(vm: VmId, block: Pa) -> Result<(), FramesError> {
+    let allocation = with(|frames| frames.first_touch(vm, block))?;
+    if let Allocation::Unscrubbed(unscrubbed) = allocation {
+        cache::zero(unscrubbed.range());
+        let extent = unscrubbed.scrubbed();
+        with(|frames| frames.mark_clean(vm, &extent))?;
+    }
+    Ok(())
+}
+
+/// Takes everything back that exists for `vm`; returns how many frames that was.
+pub(crate) fn release_guest(vm: VmId) -> u64 {
+    with(|frames| Ok(frames.release_all(vm))).unwrap_or(0)
+}
+
+/// Who has how much.
+pub(crate) fn usage() -> Usage {
+    with(|frames| Ok(frames.usage())).unwrap_or_default()
+}
+
+/// What one VM has.
+pub(crate) fn vm_usage(vm: VmId) -> VmUsage {
+    with(|frames| Ok(frames.vm_usage(vm))).unwrap_or_default()
+}
+
+/// Zeroes one dirty free block, if there is one, with IRQs let in; the work of idle CPUs. Says whether it did.
+pub(crate) fn scrub_one() -> bool {
+    let Ok(Some(block)) = with(|frames| Ok(frames.next_dirty_free_block())) else { return false };
+    hw::sync::with_irqs(|| cache::zero(block.range()));
+    let extent = block.scrubbed();
+    with(|frames| frames.return_clean(extent)).is_ok()
+}
+
+/// A fresh thread stack; returns its top.
+///
+/// # Errors
+/// When there is no memory for it.
+pub(crate) fn allocate_stack() -> Result<Va, FramesError> {
+    let mut pages = [Pa(0); 4];
+    for page in &mut pages {
+        *page = allocate_frames(Owner::Hypervisor, 1)?.start();
+    }
+    let slot = STACKS.fetch_add(1, Ordering::Relaxed);
+    stack::map(slot, pages).map_err(|_| FramesError::OutOfFrames)
+}

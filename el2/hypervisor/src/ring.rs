@@ -1,0 +1,57 @@
+//! A ring of bytes: what is written waits there until the console's thread takes it.
+
+/// At most `N` bytes, first in, first out. Remembers them after they were taken, until they are overwritten.
+pub(crate) struct Ring<const N: usize> {
+    bytes: [u8; N],
+    /// Bytes ever written.
+    written: usize,
+    /// Bytes ever taken.
+    taken: usize,
+}
+
+impl<const N: usize> Ring<N> {
+    /// An empty one.
+    #[must_use]
+    pub(crate) const fn new() -> Self {
+        assert!(N.is_power_of_two());
+        Self { bytes: [0; N], written: 0, taken: 0 }
+    }
+
+    /// How many bytes still fit.
+    #[must_use]
+    pub(crate) const fn room(&self) -> usize {
+        N - self.written.wrapping_sub(self.taken)
+    }
+
+    /// Adds a byte; a full ring drops it.
+    pub(crate) fn push(&mut self, byte: u8) {
+        if self.room() > 0 {
+            self.bytes[self.written % N] = byte;
+            self.written = self.written.wrapping_add(1);
+        }
+    }
+
+    /// Adds a byte; a full ring drops its oldest.
+    pub(crate) fn push_over(&mut self, byte: u8) {
+        if self.room() == 0 {
+            self.taken = self.taken.wrapping_add(1);
+        }
+        self.push(byte);
+    }
+
+    /// Takes as many bytes as there are and fit into `into`; returns how many.
+    pub(crate) fn pop_into(&mut self, into: &mut [u8]) -> usize {
+        let count = into.len().min(self.written.wrapping_sub(self.taken));
+        for slot in into.iter_mut().take(count) {
+            *slot = self.bytes[self.taken % N];
+            self.taken = self.taken.wrapping_add(1);
+        }
+        count
+    }
+
+    /// The last `N` bytes written, oldest first; zeroes if there were fewer.
+    pub(crate) fn recent(&self) -> impl Iterator<Item = u8> {
+        let start = self.written % N;
+        self.bytes[start..].iter().chain(&self.bytes[..start]).copied()
+    }
+}

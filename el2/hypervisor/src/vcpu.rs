@@ -1,0 +1,503 @@
+//! A vCPU: its thread, its registers, what is asked of it.
+//!
+//! The thread owns the general registers; the rest of the state lives in [`GuestState`] and stays in a CPU's registers
+//! until another vCPU comes to that CPU ([`Vcpu::ensure_loaded`]). Other threads never touch a running vCPU: they leave a
+//! request bit and interrupt it, and it does what is asked before it enters the guest again.
+
+extern crate alloc;
+
+use alloc::boxed::Box;
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use cpu::{controls, reset};
+use hw::state::{Controls, El1, GuestState, read_list_register, write_list_register};
+use hw::sync::IrqLock;
+use hw::vcpu::{ContextHandle, VcpuContext, exit_kind};
+use hw::{gic, sysreg};
+use services::psci::Start;
+use spin::Once;
+use units::{CpuId, Ticks, VcpuId, VcpuSet};
+use vgic::{ListRegisters, Vgic, virtual_control};
+
+use crate::sched::{self, Thread};
+use crate::stats::Counters;
+use crate::vm::{Task, Vm};
+use crate::{exits, host};
+
+/// How many vCPUs there can be on one host.
+pub(crate) const MAX_TOTAL: usize = 512;
+/// What [`Vcpu::loaded_on`] says while the state is in memory.
+const NOWHERE: u32 = u32::MAX;
+/// CNTV_CTL_EL0 and CNTP_CTL_EL0: ENABLE and IMASK.
+const TIMER_ENABLE: u64 = 1;
+const TIMER_MASKED: u64 = 2;
+
+/// What others ask of a vCPU.
+pub(crate) mod request {
+    /// Its pending interrupts changed: choose list registers anew.
+    pub(crate) const INTERRUPTS: u32 = 1;
+    /// Leave the guest for good: the VM stops or starts afresh.
+    pub(crate) const STOP: u32 = 2;
+    /// A deadline that it set has passed.
+    pub(crate) const TIMER: u32 = 4;
+}
+
+/// Why a vCPU's thread left the guest.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Leave {
+    /// The VM stops.
+    Stopped,
+    /// The vCPU switched itself off.
+    SwitchedOff,
+    /// The vCPU suspended itself and was woken: it starts afresh.
+    Resumed(Start),
+}
+
+/// The EL1 physical timer, which is emulated: CNTP_CTL_EL0 and CNTP_CVAL_EL0.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct PhysicalTimer {
+    /// ENABLE and IMASK.
+    pub(crate) control: u64,
+    /// The count at which it fires.
+    pub(crate) compare: u64,
+}
+
+impl PhysicalTimer {
+    /// The level of its interrupt at `now`.
+    #[must_use]
+    pub(crate) fn line(self, now: u64) -> bool {
+        self.control & (TIMER_ENABLE | TIMER_MASKED) == TIMER_ENABLE && now >= self.compare
+    }
+
+    /// When the level will rise, if it is going to.
+    #[must_use]
+    pub(crate) fn deadline(self, now: u64) -> Option<u64> {
+        (self.control & (TIMER_ENABLE | TIMER_MASKED) == TIMER_ENABLE && now < self.compare).then_some(self.compare)
+    }
+}
+
+/// One virtual CPU. Lives for ever.
+pub(crate) struct Vcpu {
+    /// The machine it belongs to.
+    pub(crate) vm: &'static Vm,
+    /// Which one of them.
+    pub(crate) id: VcpuId,
+    /// Exits by reason.
+    pub(crate) counters: Counters,
+    /// What to do once it is switched on.
+    pub(crate) start: IrqLock<Option<Start>>,
+    /// The EL1 physical timer.
+    pub(crate) physical_timer: IrqLock<PhysicalTimer>,
+    index: usize,
+    thread: Once<&'static Thread>,
+    context: Once<ContextHandle>,
+    state: IrqLock<GuestState>,
+    loaded_on: AtomicU32,
+    requests: AtomicU32,
+    list: IrqLock<ListRegisters>,
+    /// How often the model has been brought up to date, for those who wait for it.
+    syncs: AtomicU32,
+    /// List registers that the timer's short path filled since the last sync.
+    list_filled: AtomicU32,
+    /// The list register by which the virtual timer's interrupt can be handed over without asking the model; 0 if the
+    /// model must be asked.
+    timer_list_register: AtomicU64,
+}
+
+static VCPUS: [Once<&'static Vcpu>; MAX_TOTAL] = [const { Once::new() }; MAX_TOTAL];
+static COUNT: AtomicU32 = AtomicU32::new(0);
+
+/// The vCPU with this number, as [`VcpuContext::owner`] has it.
+#[inline(always)]
+#[must_use]
+pub(crate) fn by_index(index: usize) -> Option<&'static Vcpu> {
+    VCPUS.get(index).and_then(Once::get).copied()
+}
+
+/// All vCPUs.
+pub(crate) fn all() -> impl Iterator<Item = &'static Vcpu> {
+    VCPUS.iter().map_while(Once::get).copied()
+}
+
+impl Vcpu {
+    /// vCPU `id` of `vm`, with a thread that waits for the vCPU to be switched on.
+    ///
+    /// # Errors
+    /// When there is no memory or no number for it.
+    pub(crate) fn create(vm: &'static Vm, id: VcpuId) -> Result<&'static Self, frames::FramesError> {
+        let index = COUNT.fetch_add(1, Ordering::Relaxed) as usize;
+        let fixed = &host::get().controls;
+        let controls = Controls {
+            hcr: fixed.hcr,
+            mdcr: fixed.mdcr,
+            cptr: fixed.cptr,
+            vttbr: 0,
+            vmpidr: reset::vmpidr_el2(id),
+            cntvoff: 0,
+            os_lock: true,
+        };
+        let vcpu: &'static Self = Box::leak(Box::new(Self {
+            vm,
+            id,
+            counters: Counters::new(),
+            start: IrqLock::new(None),
+            physical_timer: IrqLock::new(PhysicalTimer::default()),
+            index,
+            thread: Once::new(),
+            context: Once::new(),
+            state: IrqLock::new(GuestState::new(controls)),
+            loaded_on: AtomicU32::new(NOWHERE),
+            requests: AtomicU32::new(0),
+            list: IrqLock::new(ListRegisters::new()),
+            syncs: AtomicU32::new(0),
+            list_filled: AtomicU32::new(0),
+            timer_list_register: AtomicU64::new(0),
+        }));
+        VCPUS.get(index).ok_or(frames::FramesError::OutOfFrames)?.call_once(|| vcpu);
+        let home = sched::place(vm.config.affinity);
+        let share = (vm.config.weight, vm.config.affinity);
+        let thread = Thread::spawn(vm.config.name, run_thread, index, home, share)?;
+        thread.set_vcpu(vcpu);
+        vcpu.thread.call_once(|| thread);
+        Ok(vcpu)
+    }
+
+    /// Changes whenever the GIC model has been brought up to date with its list registers.
+    #[must_use]
+    pub(crate) fn syncs(&self) -> u32 {
+        self.syncs.load(Ordering::Acquire)
+    }
+
+    /// Its thread.
+    #[must_use]
+    pub(crate) fn thread(&self) -> &'static Thread {
+        match self.thread.get() {
+            Some(thread) => thread,
+            None => unreachable!("a vCPU gets its thread when it is made"),
+        }
+    }
+
+    /// Asks something of it ([`request`]), wherever it is.
+    pub(crate) fn request(&self, what: u32) {
+        let before = self.requests.fetch_or(what, Ordering::AcqRel);
+        if before & what != what {
+            sched::interrupt(self.thread());
+        }
+        sched::wake(self.thread());
+    }
+
+    /// Whether something is asked of it.
+    #[inline(always)]
+    #[must_use]
+    pub(crate) fn has_requests(&self) -> bool {
+        self.requests.load(Ordering::Acquire) != 0
+    }
+
+    /// Whether its state is in some CPU's registers.
+    #[must_use]
+    pub(crate) fn is_loaded(&self) -> bool {
+        self.loaded_on.load(Ordering::Acquire) != NOWHERE
+    }
+
+    /// Puts its state into this CPU's registers, unless it is there, and the state that was there into memory. IRQs are
+    /// masked; called by the vCPU's own thread.
+    pub(crate) fn ensure_loaded(&'static self) {
+        let cpu = sched::this();
+        let mut loaded = cpu.loaded().lock();
+        if loaded.is_some_and(|other| core::ptr::eq(other, self)) {
+            return;
+        }
+        if let Some(other) = loaded.take() {
+            other.save();
+        }
+        debug_assert!(!self.is_loaded());
+        self.loaded_on.store(u32::from(cpu.id.0), Ordering::Release);
+        self.state.lock().load(&host::get().features);
+        if let Some(context) = self.context.get() {
+            context.make_current();
+        }
+        *loaded = Some(self);
+        drop(loaded);
+        self.refresh_interrupts();
+    }
+
+    /// Takes its state out of this CPU's registers, if it is there. IRQs are masked; called by the vCPU's own thread.
+    fn unload(&'static self) {
+        let cpu = sched::this();
+        let mut loaded = cpu.loaded().lock();
+        if loaded.is_some_and(|other| core::ptr::eq(other, self)) {
+            self.save();
+            *loaded = None;
+        }
+    }
+
+    /// Saves this CPU's registers, which hold its state.
+    fn save(&self) {
+        let mut list = self.list.lock();
+        self.collect(&mut list);
+        let mut gic = self.vm.gic.lock();
+        let others = gic.sync(self.id, &mut list);
+        let physical = gic.detach_hardware(self.id);
+        drop(gic);
+        // The model has everything now; what is loaded next time is chosen afresh.
+        *list = ListRegisters::new();
+        drop(list);
+        let mut state = self.state.lock();
+        state.save(&host::get().features);
+        state.interrupts.list = [0; 16];
+        state.interrupts.hcr = virtual_control::EN | virtual_control::TDIR;
+        drop(state);
+        for interrupt in (0..32).filter(|bit| physical >> bit & 1 != 0) {
+            gic::set_active(units::IntId(interrupt), false);
+        }
+        self.loaded_on.store(NOWHERE, Ordering::Release);
+        self.vm.refresh_others(others, self.id);
+    }
+
+    /// Reads the list registers that the guest may have changed.
+    fn collect(&self, list: &mut ListRegisters) {
+        list.used |= self.list_filled.swap(0, Ordering::Relaxed) as u16;
+        let mut used = list.used;
+        while used != 0 {
+            let index = used.trailing_zeros() as usize;
+            if let Some(value) = list.lr.get_mut(index) {
+                *value = read_list_register(index);
+            }
+            used &= used - 1;
+        }
+        if list.hcr & virtual_control::LRENPIE != 0 {
+            list.hcr = sysreg::ich_hcr_el2::read();
+        }
+    }
+
+    /// Chooses the list registers anew from what is pending. It is loaded; IRQs are masked.
+    pub(crate) fn refresh_interrupts(&self) {
+        self.with_gic(|_| VcpuSet::EMPTY);
+    }
+
+    /// Lets `work` change the GIC model, which knows everything about this vCPU meanwhile, and brings the list registers
+    /// up to date. `work` returns the other vCPUs that are concerned. It is loaded; IRQs are masked.
+    pub(crate) fn with_gic(&self, work: impl FnOnce(&mut Vgic) -> VcpuSet) {
+        let mut list = self.list.lock();
+        let list = &mut *list;
+        let hcr = list.hcr;
+        self.collect(list);
+        let mut gic = self.vm.gic.lock();
+        let mut concerned = gic.sync(self.id, list);
+        concerned = concerned.union(work(&mut gic));
+        gic.flush(self.id, list);
+        let timer = gic.hardware_list_register(self.id, gic::VIRTUAL_TIMER, gic::VIRTUAL_TIMER);
+        drop(gic);
+        self.syncs.store(self.syncs.load(Ordering::Relaxed).wrapping_add(1), Ordering::Release);
+        self.timer_list_register.store(timer.unwrap_or(0), Ordering::Relaxed);
+        let mut dirty = core::mem::take(&mut list.dirty);
+        while dirty != 0 {
+            let index = dirty.trailing_zeros() as usize;
+            write_list_register(index, list.lr.get(index).copied().unwrap_or(0));
+            dirty &= dirty - 1;
+        }
+        if list.hcr != hcr {
+            sysreg::ich_hcr_el2::write(list.hcr);
+        }
+        let mut deactivate = core::mem::take(&mut list.deactivate);
+        while deactivate != 0 {
+            gic::set_active(units::IntId(deactivate.trailing_zeros()), false);
+            deactivate &= deactivate - 1;
+        }
+        concerned.remove(self.id);
+        if !concerned.is_empty() {
+            self.vm.refresh_others(concerned, self.id);
+        }
+    }
+
+    /// The virtual timer's interrupt, active on this CPU, goes to the guest through a free list register if nothing
+    /// stands in the way. Says whether that was possible.
+    #[inline(always)]
+    pub(crate) fn hand_over_timer(&self) -> bool {
+        let value = self.timer_list_register.load(Ordering::Relaxed);
+        let free = sysreg::ich_elrsr_el2() as u32;
+        if value == 0 || free == 0 {
+            return false;
+        }
+        let index = free.trailing_zeros();
+        write_list_register(index as usize, value);
+        self.list_filled.store(self.list_filled.load(Ordering::Relaxed) | 1 << index, Ordering::Relaxed);
+        true
+    }
+
+    /// The EL1 physical timer's line follows its registers. It is loaded.
+    pub(crate) fn update_physical_timer(&self) {
+        let timer = *self.physical_timer.lock();
+        let now = sysreg::cntpct_el0();
+        let line = if timer.line(now) { vgic::Line::High } else { vgic::Line::Low };
+        let interrupt = self.vm.plan.timer_interrupts().physical;
+        self.with_gic(|gic| gic.set_ppi_level(self.id, interrupt, line));
+        if let Some(deadline) = timer.deadline(now) {
+            sched::set_alarm(Ticks(deadline));
+        }
+    }
+
+    /// WFI: sleeps until an interrupt is pending for the guest, or something is asked of the vCPU. It is loaded.
+    pub(crate) fn wait_for_interrupt(&'static self) {
+        self.wait(|gic, vmcr| gic.has_deliverable(self.id, vmcr));
+    }
+
+    /// CPU_SUSPEND with power down: as WFI, but whatever the CPU interface masks.
+    pub(crate) fn wait_for_wake_up(&'static self) {
+        self.wait(|gic, _| gic.has_wake_request(self.id));
+    }
+
+    fn wait(&'static self, awake: impl Fn(&Vgic, u64) -> bool) {
+        loop {
+            self.requests.fetch_and(!(request::INTERRUPTS | request::TIMER), Ordering::AcqRel);
+            self.update_physical_timer();
+            let vmcr = sysreg::ich_vmcr_el2::read();
+            let mut ready = false;
+            // Between sync and flush, when the model knows all.
+            self.with_gic(|gic| {
+                ready = awake(gic, vmcr);
+                VcpuSet::EMPTY
+            });
+            let now = sysreg::cntpct_el0();
+            let deadline = self.virtual_deadline(now);
+            if ready || self.has_requests() || deadline.is_some_and(|deadline| deadline <= now) {
+                return;
+            }
+            let physical = self.physical_timer.lock().deadline(now);
+            let deadline = [deadline, physical].into_iter().flatten().min();
+            sched::block(deadline.map(Ticks));
+        }
+    }
+
+    /// The host count at which the virtual timer fires, if it is armed. It is loaded.
+    fn virtual_deadline(&self, now: u64) -> Option<u64> {
+        if sysreg::cntv_ctl_el0::read() & (TIMER_ENABLE | TIMER_MASKED) != TIMER_ENABLE {
+            return None;
+        }
+        let virtual_now = now.wrapping_sub(sysreg::cntvoff_el2::read());
+        let compare = sysreg::cntv_cval_el0::read();
+        Some(if compare <= virtual_now { now } else { now.saturating_add(compare - virtual_now) })
+    }
+
+    /// Puts its registers into the state of a CPU that was just switched on (PSCI, section 6.4), to start as `start`
+    /// says. It is not loaded.
+    fn reset(&self, start: Start, context: &mut VcpuContext) {
+        let owner = context.owner;
+        *context = VcpuContext { owner, pc: start.entry.0, pstate: reset::PSTATE, ..VcpuContext::default() };
+        context.set_register(0, start.context);
+        let mut state = self.state.lock();
+        state.controls.vttbr = self.vm.vttbr();
+        state.controls.cntvoff = self.vm.counter_offset();
+        state.controls.os_lock = true;
+        if host::is_overcommitted() {
+            state.controls.hcr |= controls::HCR_TWI | controls::HCR_TWE;
+        }
+        state.reset(El1 {
+            sctlr_el1: reset::SCTLR_EL1,
+            cpacr_el1: reset::CPACR_EL1,
+            mdscr_el1: reset::MDSCR_EL1,
+            cntkctl_el1: reset::CNTKCTL_EL1,
+            ..El1::default()
+        });
+        state.interrupts.hcr = virtual_control::EN | virtual_control::TDIR;
+        drop(state);
+        *self.list.lock() = ListRegisters::new();
+        *self.physical_timer.lock() = PhysicalTimer::default();
+        self.timer_list_register.store(0, Ordering::Relaxed);
+    }
+
+    /// Runs the guest until the vCPU leaves it. IRQs are masked.
+    fn run(&'static self, context: &mut VcpuContext) -> Leave {
+        self.ensure_loaded();
+        loop {
+            if self.has_requests() {
+                let requests = self.requests.swap(0, Ordering::AcqRel);
+                if requests & request::STOP != 0 {
+                    return Leave::Stopped;
+                }
+                if requests & request::TIMER != 0 {
+                    self.update_physical_timer();
+                }
+                self.refresh_interrupts();
+            }
+            if sched::wants_reschedule() {
+                sched::yield_now();
+                continue;
+            }
+            match hw::vcpu::enter(context) {
+                exit_kind::SYNCHRONOUS => {
+                    if let Some(leave) = exits::handle(self, context) {
+                        return leave;
+                    }
+                }
+                exit_kind::SERROR => self.inject_serror(),
+                _ => {}
+            }
+        }
+    }
+
+    /// Hands a physical SError that arrived while this guest ran on to the guest.
+    fn inject_serror(&self) {
+        log::warn!("{}: SError while vCPU {} ran; handed to the guest", self.vm.config.name, self.id.0);
+        sysreg::hcr_el2::write(sysreg::hcr_el2::read() | controls::HCR_VSE);
+    }
+
+    /// Lets the loaded vCPU use its FP/SIMD registers.
+    pub(crate) fn load_fp(&self) {
+        self.state.lock().load_fp();
+    }
+
+    /// Lets the loaded vCPU use its debug registers.
+    pub(crate) fn load_debug(&self) {
+        self.state.lock().load_debug(&host::get().features);
+    }
+
+    /// The loaded vCPU's OS lock.
+    pub(crate) fn set_os_lock(&self, locked: bool) {
+        self.state.lock().controls.os_lock = locked;
+        sysreg::oslar_el1(u64::from(locked));
+    }
+
+    /// See [`Vcpu::set_os_lock`].
+    #[must_use]
+    pub(crate) fn os_lock(&self) -> bool {
+        self.state.lock().controls.os_lock
+    }
+
+    /// The CPU whose registers hold its state.
+    #[must_use]
+    pub(crate) fn cpu(&self) -> Option<CpuId> {
+        match self.loaded_on.load(Ordering::Acquire) {
+            NOWHERE => None,
+            cpu => Some(CpuId(cpu as u16)),
+        }
+    }
+
+    /// Forgets what was asked before the VM started afresh.
+    pub(crate) fn clear_requests(&self) {
+        self.requests.store(0, Ordering::Release);
+    }
+}
+
+/// A vCPU thread's life: wait until there is something to do, do it, wait again.
+fn run_thread(index: usize) -> ! {
+    let Some(vcpu) = by_index(index) else { unreachable!("the thread was made for a vCPU") };
+    let (context, handle) = VcpuContext::create(vcpu.index);
+    vcpu.context.call_once(|| handle);
+    loop {
+        match vcpu.vm.next_task(vcpu) {
+            Task::Boot => vcpu.vm.boot(),
+            Task::Run(start) => {
+                vcpu.reset(start, context);
+                let mut leave = vcpu.run(context);
+                while let Leave::Resumed(start) = leave {
+                    vcpu.unload();
+                    vcpu.reset(start, context);
+                    leave = vcpu.run(context);
+                }
+                vcpu.unload();
+                vcpu.vm.left(vcpu);
+            }
+        }
+    }
+}

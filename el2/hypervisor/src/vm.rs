@@ -1,0 +1,406 @@
+//! A VM's life: made once from the bundle, started, reset, stopped, started again; its memory comes and goes with it.
+//!
+//! All that changes a VM's state goes through [`Vm::power`]'s lock, and the work itself is done by the VM's own vCPU
+//! threads: vCPU 0's thread loads the images and starts the machine; when the VM is to stop, every vCPU is asked to
+//! leave the guest, and the last one to leave takes the machine apart and, for a reset, starts it again. So nothing is
+//! freed while a vCPU may use it, and no other VM waits for any of it.
+
+extern crate alloc;
+
+use alloc::boxed::Box;
+use alloc::format;
+use alloc::string::String;
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use abi::bundle::{Bundle, VmConfig};
+use hw::sync::IrqLock;
+use hw::sysreg;
+use machine::{BootInfo, MachinePlan, Spec, VirtioKind};
+use services::psci::{CpuOffOutcome, PsciError, Start, VmPower};
+use spin::Once;
+use units::{VcpuId, VcpuSet, VmId};
+use vgic::Vgic;
+
+use crate::console::{self, VmConsole};
+use crate::devices::Devices;
+use crate::guest_memory::GuestRam;
+use crate::vcpu::{Vcpu, request};
+use crate::{entropy, host, memory, sched};
+
+/// How often [`Vm::sync_others`] looks before it takes what it has: a CPU that is slow to answer delays nobody for long.
+const SYNC_SPINS: u32 = 100_000;
+
+/// Why a VM stops.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Stop {
+    /// It starts afresh.
+    Reset,
+    /// The guest powered itself off.
+    PowerOff,
+    /// The operator stopped it.
+    Operator,
+    /// It cannot go on.
+    Crashed(String),
+}
+
+/// Where a VM is in its life.
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum Phase {
+    /// Off, for this reason.
+    Off(Stop),
+    /// Its images are being loaded.
+    Booting,
+    Running,
+    /// It waits for its vCPUs to leave.
+    Stopping(Stop),
+}
+
+/// The state of a VM, all of it under one lock.
+pub(crate) struct Power {
+    phase: Phase,
+    machine: VmPower,
+    /// vCPUs whose threads are in the guest or on their way out.
+    running: u8,
+    /// The VM is to be started by vCPU 0's thread.
+    boot: bool,
+}
+
+/// What a vCPU's thread is to do.
+pub(crate) enum Task {
+    /// Start the VM.
+    Boot,
+    /// Run the vCPU.
+    Run(Start),
+}
+
+/// One VM. Lives for ever; its memory does not.
+pub(crate) struct Vm {
+    /// Its number.
+    pub(crate) id: VmId,
+    /// What the bundle says about it.
+    pub(crate) config: VmConfig<'static>,
+    /// Its machine.
+    pub(crate) plan: MachinePlan,
+    /// Its interrupt controller.
+    pub(crate) gic: IrqLock<Vgic>,
+    /// Its other devices.
+    pub(crate) devices: IrqLock<Devices>,
+    /// Its memory.
+    pub(crate) ram: IrqLock<GuestRam>,
+    /// Its console's buffers.
+    pub(crate) console: VmConsole,
+    power: IrqLock<Power>,
+    bundle: Bundle<'static>,
+    vcpus: Once<Box<[&'static Vcpu]>>,
+    vttbr: AtomicU64,
+    counter_offset: AtomicU64,
+    boots: AtomicU32,
+}
+
+static VMS: [Once<&'static Vm>; abi::bundle::MAX_VMS] = [const { Once::new() }; abi::bundle::MAX_VMS];
+
+/// All VMs.
+pub(crate) fn all() -> impl Iterator<Item = &'static Vm> {
+    VMS.iter().map_while(Once::get).copied()
+}
+
+/// VM number `id`.
+#[must_use]
+pub(crate) fn by_id(id: VmId) -> Option<&'static Vm> {
+    VMS.get(usize::from(id.0)).and_then(Once::get).copied()
+}
+
+/// Makes the VM that `config` describes, off.
+///
+/// # Errors
+/// A sentence for the log.
+pub(crate) fn create(id: VmId, config: VmConfig<'static>, bundle: Bundle<'static>) -> Result<&'static Vm, String> {
+    let host = host::get();
+    let plan = MachinePlan::new(Spec {
+        name: config.name,
+        vcpus: config.vcpus,
+        memory_bytes: config.memory,
+        ipa_bits: stage2::IPA_BITS,
+        virtio: &[VirtioKind::Console, VirtioKind::Entropy],
+        counter_frequency: host.counter,
+    })
+    .map_err(|error| format!("{}: {error}", config.name))?;
+    let ram = plan.ram();
+    let machine = VmPower::new(config.vcpus, ram);
+    let gic = Vgic::new(vgic::Config {
+        vcpus: usize::from(config.vcpus),
+        list_registers: usize::from(host.features.list_registers),
+        priority_bits: host.priority_bits,
+    });
+    let vm: &'static Vm = Box::leak(Box::new(Vm {
+        id,
+        config,
+        plan,
+        gic: IrqLock::new(gic),
+        devices: IrqLock::new(Devices::new()),
+        ram: IrqLock::new(GuestRam::new(id, ram)),
+        console: VmConsole::new(),
+        power: IrqLock::new(Power { phase: Phase::Off(Stop::PowerOff), machine, running: 0, boot: false }),
+        bundle,
+        vcpus: Once::new(),
+        vttbr: AtomicU64::new(0),
+        counter_offset: AtomicU64::new(0),
+        boots: AtomicU32::new(0),
+    }));
+    let vcpus: Result<Box<[_]>, _> = (0..vm.config.vcpus).map(|id| Vcpu::create(vm, VcpuId(id))).collect();
+    let vcpus = vcpus.map_err(|error| format!("{}: no memory for its vCPUs: {error}", vm.config.name))?;
+    vm.vcpus.call_once(|| vcpus);
+    if let Some(slot) = VMS.get(usize::from(id.0)) {
+        slot.call_once(|| vm);
+    }
+    Ok(vm)
+}
+
+impl Vm {
+    /// Its vCPUs.
+    #[must_use]
+    pub(crate) fn vcpus(&self) -> &[&'static Vcpu] {
+        self.vcpus.get().map_or(&[], |vcpus| vcpus)
+    }
+
+    /// VTTBR_EL2 for its vCPUs.
+    #[must_use]
+    pub(crate) fn vttbr(&self) -> u64 {
+        self.vttbr.load(Ordering::Acquire)
+    }
+
+    /// The host's count at which its virtual counter was 0.
+    #[must_use]
+    pub(crate) fn counter_offset(&self) -> u64 {
+        self.counter_offset.load(Ordering::Relaxed)
+    }
+
+    /// How often it has been started.
+    #[must_use]
+    pub(crate) fn boots(&self) -> u32 {
+        self.boots.load(Ordering::Relaxed)
+    }
+
+    /// Why it is off; `None` while it is not.
+    #[must_use]
+    pub(crate) fn stopped(&self) -> Option<Stop> {
+        match &self.power.lock().phase {
+            Phase::Off(stop) => Some(stop.clone()),
+            _ => None,
+        }
+    }
+
+    /// Starts it, if it is off. Says whether it was.
+    pub(crate) fn start(&self) -> bool {
+        let mut power = self.power.lock();
+        if !matches!(power.phase, Phase::Off(_)) || power.boot {
+            return false;
+        }
+        power.boot = true;
+        power.phase = Phase::Booting;
+        drop(power);
+        if let Some(first) = self.vcpus().first() {
+            sched::wake(first.thread());
+        }
+        true
+    }
+
+    /// Stops it, or makes it start afresh. The first reason counts.
+    pub(crate) fn stop(&self, stop: Stop) {
+        let mut power = self.power.lock();
+        if power.phase != Phase::Running {
+            return;
+        }
+        power.phase = Phase::Stopping(stop);
+        drop(power);
+        for vcpu in self.vcpus() {
+            vcpu.request(request::STOP);
+        }
+    }
+
+    /// What `vcpu`'s thread does next; waits until there is something.
+    pub(crate) fn next_task(&self, vcpu: &'static Vcpu) -> Task {
+        loop {
+            let mut power = self.power.lock();
+            if vcpu.id == VcpuId(0) && core::mem::take(&mut power.boot) {
+                return Task::Boot;
+            }
+            if power.phase == Phase::Running
+                && let Some(start) = vcpu.start.lock().take()
+            {
+                power.machine.started(vcpu.id);
+                power.running += 1;
+                return Task::Run(start);
+            }
+            drop(power);
+            sched::block(None);
+        }
+    }
+
+    /// `vcpu` has left the guest and is unloaded. The last one to leave ends the VM's life, or begins it anew.
+    pub(crate) fn left(&self, vcpu: &'static Vcpu) {
+        let mut power = self.power.lock();
+        power.running -= 1;
+        if power.running > 0 {
+            return;
+        }
+        let stop = match &power.phase {
+            Phase::Stopping(stop) => stop.clone(),
+            // A vCPU was switched on and has not begun yet: the VM goes on.
+            Phase::Running if self.vcpus().iter().any(|vcpu| vcpu.start.lock().is_some()) => return,
+            _ => Stop::PowerOff,
+        };
+        power.phase = Phase::Booting;
+        drop(power);
+        log::debug!("{}: vCPU {} was the last to leave", self.config.name, vcpu.id.0);
+        self.take_apart();
+        if stop == Stop::Reset {
+            log::info!("{}: starts afresh", self.config.name);
+            self.boot();
+        } else {
+            self.set_off(stop);
+        }
+    }
+
+    fn set_off(&self, stop: Stop) {
+        match &stop {
+            Stop::Crashed(reason) => log::error!("{}: stopped: {reason}", self.config.name),
+            Stop::Operator => log::info!("{}: stopped by the operator", self.config.name),
+            _ => log::info!("{}: powered off", self.config.name),
+        }
+        self.power.lock().phase = Phase::Off(stop);
+        console::vm_changed();
+    }
+
+    /// Gives its memory back. No vCPU is in the guest or loaded.
+    fn take_apart(&self) {
+        for vcpu in self.vcpus() {
+            vcpu.start.lock().take();
+            vcpu.clear_requests();
+        }
+        let vttbr = self.vttbr.swap(0, Ordering::AcqRel);
+        self.ram.lock().destroy(vttbr);
+        let frames = memory::release_guest(self.id);
+        log::debug!("{}: gave {frames} frames back", self.config.name);
+    }
+
+    /// Builds the machine, loads the images, and starts vCPU 0.
+    pub(crate) fn boot(&self) {
+        match self.build() {
+            Ok(start) => {
+                let boots = self.boots.fetch_add(1, Ordering::Relaxed) + 1;
+                log::info!("{}: started ({boots})", self.config.name);
+                let mut power = self.power.lock();
+                power.phase = Phase::Running;
+                power.machine.reset();
+                drop(power);
+                if let Some(first) = self.vcpus().first() {
+                    *first.start.lock() = Some(start);
+                    sched::wake(first.thread());
+                }
+                console::vm_changed();
+            }
+            Err(reason) => {
+                self.take_apart();
+                self.set_off(Stop::Crashed(reason));
+            }
+        }
+    }
+
+    fn build(&self) -> Result<Start, String> {
+        let root = self.ram.lock().build().map_err(|error| format!("{error}"))?;
+        self.vttbr.store(stage2::vttbr_el2(root, self.id.0 + 1), Ordering::Release);
+        self.gic.lock().reset();
+        self.devices.lock().reset();
+        self.counter_offset.store(sysreg::cntpct_el0(), Ordering::Relaxed);
+
+        let kernel = self.bundle.verify(&self.config.kernel).map_err(|error| format!("kernel: {error}"))?;
+        let initrd = match &self.config.initrd {
+            Some(blob) => self.bundle.verify(blob).map_err(|error| format!("initrd: {error}"))?,
+            None => &[],
+        };
+        let header = machine::image::ImageHeader::parse(kernel).map_err(|error| format!("kernel: {error}"))?;
+        let placement = machine::image::Placement::new(&self.plan, &header, kernel.len() as u64, initrd.len() as u64)
+            .map_err(|error| format!("{error}"))?;
+        let tree = machine::device_tree(
+            &self.plan,
+            &BootInfo {
+                bootargs: self.config.cmdline,
+                initrd: placement.initrd,
+                rng_seed: entropy::bytes(),
+                kaslr_seed: u64::from_le_bytes(entropy::bytes()),
+            },
+        )
+        .map_err(|error| format!("device tree: {error}"))?;
+        let load = |at, bytes| GuestRam::load(&self.ram, at, bytes).map_err(|fault| format!("{fault}"));
+        load(placement.kernel.start, kernel)?;
+        load(placement.device_tree.start, &tree)?;
+        if let Some(at) = placement.initrd {
+            load(at.start, initrd)?;
+        }
+        Ok(Start { vcpu: VcpuId(0), entry: placement.entry, context: placement.device_tree.start.0 })
+    }
+
+    /// PSCI CPU_ON.
+    ///
+    /// # Errors
+    /// What the caller gets instead of success.
+    pub(crate) fn cpu_on(&self, target: u64, entry: u64, context: u64) -> Result<(), PsciError> {
+        let start = self.power.lock().machine.cpu_on(target, entry, context)?;
+        if let Some(vcpu) = self.vcpus().get(start.vcpu.index()) {
+            *vcpu.start.lock() = Some(start);
+            sched::wake(vcpu.thread());
+        }
+        Ok(())
+    }
+
+    /// PSCI CPU_OFF by `vcpu`.
+    pub(crate) fn cpu_off(&self, vcpu: VcpuId) -> CpuOffOutcome {
+        self.power.lock().machine.cpu_off(vcpu)
+    }
+
+    /// Looks something up in the state of its CPUs.
+    pub(crate) fn with_power_state<R>(&self, look: impl FnOnce(&VmPower) -> R) -> R {
+        look(&self.power.lock().machine)
+    }
+
+    /// Asks other vCPUs to fold their list registers into the GIC model, and waits a bounded time for those that are in
+    /// the guest; `me` does what it is asked itself meanwhile, so that two vCPUs cannot wait for each other.
+    pub(crate) fn sync_others(&self, me: &'static Vcpu, set: VcpuSet) {
+        for id in set.iter() {
+            let Some(vcpu) = self.vcpus().get(id.index()) else { continue };
+            if !vcpu.is_loaded() || !vcpu.thread().is_running() {
+                continue;
+            }
+            let before = vcpu.syncs();
+            vcpu.request(request::INTERRUPTS);
+            for _ in 0..SYNC_SPINS {
+                if vcpu.syncs() != before || !vcpu.thread().is_running() {
+                    break;
+                }
+                if me.has_requests() {
+                    me.refresh_interrupts();
+                }
+                core::hint::spin_loop();
+            }
+        }
+    }
+
+    /// Tells vCPUs, all but `me`, to choose their list registers anew.
+    pub(crate) fn refresh_others(&self, set: VcpuSet, me: VcpuId) {
+        for id in set.iter().filter(|&id| id != me) {
+            if let Some(vcpu) = self.vcpus().get(id.index()) {
+                vcpu.request(request::INTERRUPTS);
+            }
+        }
+    }
+
+    /// Tells vCPUs to choose their list registers anew; for callers that are no vCPU of this VM.
+    pub(crate) fn refresh(&self, set: VcpuSet) {
+        for id in set.iter() {
+            if let Some(vcpu) = self.vcpus().get(id.index()) {
+                vcpu.request(request::INTERRUPTS);
+            }
+        }
+    }
+}
