@@ -1,1 +1,322 @@
-//! Soon.
+//! A hypervisor at the other end of the link.
+//!
+//! A [`Session`] owns the emulated host and both ends of its serial port. One thread takes the stream apart and files
+//! what comes: console output by VM, the log, the VMs' conditions, statistics. Another writes, so that nobody hangs
+//! because the machine has stopped to listen. On top sit two kinds of user:
+//!
+//! * a person's terminal, which gets every piece as a [`Notice`] when it arrives;
+//! * a test, which works through [`Console`]s (`expect`, `send`), [`Session::control`] and [`Session::wait_stopped`].
+//!
+//! Whatever ends a session ends the host too: dropping it kills QEMU, and QEMU itself goes when this process dies.
+
+mod console;
+mod host;
+mod outcome;
+mod record;
+mod state;
+#[cfg(test)]
+mod tests;
+
+pub use console::{Console, ScriptError};
+pub use host::StartError;
+pub use outcome::{Outcome, status};
+pub use state::{Condition, Notice};
+
+use abi::crc32c;
+use abi::host_arguments::AllOff;
+use abi::link::{self, Channel, Command, Decoder};
+use record::Recorder;
+use state::State;
+use std::io::{Read, Write};
+use std::path::PathBuf;
+use std::sync::mpsc::{self, Sender};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// How a session is started.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// The hypervisor's image; `None` for the one that `cargo xtask build` makes.
+    pub image: Option<PathBuf>,
+    /// What the hypervisor does when all VMs are off.
+    pub all_off: AllOff,
+    /// Count time in instructions: repeatable, and slower.
+    pub icount: bool,
+    /// More arguments for QEMU.
+    pub qemu_args: Vec<String>,
+    /// More boot arguments for the hypervisor.
+    pub boot_arguments: String,
+    /// Where to keep consoles and log.
+    pub log_dir: Option<PathBuf>,
+    /// Who wants to know of everything as it comes.
+    pub listener: Option<Sender<Notice>>,
+}
+
+/// What the session's threads share.
+struct Shared {
+    state: Mutex<State>,
+    news: Condvar,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A hypervisor at the other end of the link. Dropping it ends the emulated host.
+pub struct Session {
+    shared: Arc<Shared>,
+    output: Sender<Vec<u8>>,
+    host: Option<host::Host>,
+}
+
+/// What was asked of a session that it cannot give.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SessionError {
+    /// No VM of that name.
+    #[error("there is no VM named {wanted}; there are {known}")]
+    NoVm {
+        /// The name asked for.
+        wanted: String,
+        /// All names.
+        known: String,
+    },
+    /// The hypervisor is gone.
+    #[error("the hypervisor is gone")]
+    Gone,
+}
+
+impl Session {
+    /// A session with a hypervisor that is already there, at the other end of `input` and `output`. `names` are the VMs'.
+    ///
+    /// # Errors
+    /// If the folder for the logs cannot be made.
+    pub fn over(
+        input: impl Read + Send + 'static,
+        output: impl Write + Send + 'static,
+        names: Vec<String>,
+        options: &Options,
+    ) -> std::io::Result<Self> {
+        let recorder = options.log_dir.as_ref().map(|folder| Recorder::new(folder, &names)).transpose()?;
+        let state = State::new(names, recorder, options.listener.clone());
+        let shared = Arc::new(Shared { state: Mutex::new(state), news: Condvar::new() });
+        let theirs = Arc::clone(&shared);
+        thread::spawn(move || read_link(input, &theirs));
+        Ok(Self { shared, output: start_writer(output), host: None })
+    }
+
+    /// The VMs' names; a VM's number is its place.
+    #[must_use]
+    pub fn names(&self) -> Vec<String> {
+        self.shared.lock().names().to_vec()
+    }
+
+    /// The number of the VM with this name.
+    ///
+    /// # Errors
+    /// [`SessionError::NoVm`].
+    pub fn vm(&self, name: &str) -> Result<u16, SessionError> {
+        let state = self.shared.lock();
+        let found = state.names().iter().position(|other| other == name);
+        let no_vm = || SessionError::NoVm { wanted: name.to_owned(), known: state.names().join(", ") };
+        found.map(|index| index as u16).ok_or_else(no_vm)
+    }
+
+    /// The PL011 of the VM with this name.
+    ///
+    /// # Errors
+    /// [`SessionError::NoVm`].
+    pub fn console(&self, name: &str) -> Result<Console<'_>, SessionError> {
+        Ok(Console::new(self, Channel::Console(units::VmId(self.vm(name)?))))
+    }
+
+    /// The virtio console of the VM with this name.
+    ///
+    /// # Errors
+    /// [`SessionError::NoVm`].
+    pub fn virtio_console(&self, name: &str) -> Result<Console<'_>, SessionError> {
+        Ok(Console::new(self, Channel::VirtioConsole(units::VmId(self.vm(name)?))))
+    }
+
+    /// The hypervisor's log, with whatever it printed outside frames. Nothing can be sent there.
+    #[must_use]
+    pub fn log(&self) -> Console<'_> {
+        Console::new(self, Channel::Log)
+    }
+
+    /// Tells the hypervisor to do something. Whether it could shows in a [`Condition`] or in [`Session::refusals`].
+    ///
+    /// # Errors
+    /// [`SessionError::Gone`].
+    pub fn control(&self, command: Command) -> Result<(), SessionError> {
+        let mut buffer = [0; Command::MAX_ENCODED];
+        let payload = command.encode(&mut buffer).ok_or(SessionError::Gone)?;
+        self.send(Channel::Control, payload)
+    }
+
+    /// Sends bytes down a channel.
+    ///
+    /// # Errors
+    /// [`SessionError::Gone`].
+    pub fn send(&self, channel: Channel, bytes: &[u8]) -> Result<(), SessionError> {
+        let mut frames = Vec::new();
+        let framed = link::encode_stream(channel, bytes, crc32c::compute, |byte| frames.push(byte));
+        framed.map_err(|_| SessionError::Gone)?;
+        self.output.send(frames).map_err(|_| SessionError::Gone)
+    }
+
+    /// What the hypervisor refused so far, oldest first.
+    #[must_use]
+    pub fn refusals(&self) -> Vec<String> {
+        self.shared.lock().refusals.clone()
+    }
+
+    /// How often a piece of the stream was lost or damaged; 0 on a healthy line.
+    #[must_use]
+    pub fn damage(&self) -> u64 {
+        self.shared.lock().damaged
+    }
+
+    /// What the VM with this name does.
+    ///
+    /// # Errors
+    /// [`SessionError::NoVm`].
+    pub fn condition(&self, name: &str) -> Result<Condition, SessionError> {
+        let vm = self.vm(name)?;
+        Ok(self.shared.lock().condition(vm).cloned().unwrap_or_default())
+    }
+
+    /// Waits until `done` likes what the VM does.
+    ///
+    /// # Errors
+    /// If it does not come to that: the deadline passed, or the hypervisor is gone.
+    pub fn wait_for(
+        &self,
+        name: &str,
+        limit: Duration,
+        done: impl Fn(&Condition) -> bool,
+    ) -> Result<Condition, ScriptError> {
+        let vm = self.vm(name)?;
+        let found = self.wait(limit, |state| state.condition(vm).filter(|condition| done(condition)).cloned());
+        found.map_err(|why| why.explain(self, Channel::Console(units::VmId(vm)), &format!("a change of {name}")))
+    }
+
+    /// Asks for the statistics of all VMs.
+    ///
+    /// # Errors
+    /// If they do not come.
+    pub fn statistics(&self, limit: Duration) -> Result<String, ScriptError> {
+        let before = self.shared.lock().statistics_count;
+        self.control(Command::Stats)?;
+        let found = self.wait(limit, |state| (state.statistics_count > before).then(|| state.statistics.clone()));
+        found.map_err(|why| why.explain(self, Channel::Log, "the statistics"))
+    }
+
+    /// Waits until all VMs have stopped, or something worse happened, and says what.
+    #[must_use]
+    pub fn wait_stopped(&self, limit: Duration) -> Outcome {
+        let over = self.wait(limit, |state| (state.all_stopped() || state.ended).then_some(()));
+        if over == Err(Stopped::Deadline) {
+            let known = self.shared.lock().outcome(None);
+            return known.unwrap_or_else(|| self.timed_out(limit));
+        }
+        // The last of the log comes behind the last VM; a host that powers itself off ends by itself.
+        let _ = self.wait(GRACE, |state| state.ended.then_some(()));
+        self.outcome(limit)
+    }
+
+    /// How the session has ended, as far as is known now; `limit` is named if it has not.
+    #[must_use]
+    pub fn outcome(&self, limit: Duration) -> Outcome {
+        let ended = self.shared.lock().ended;
+        let status = self.host.as_ref().and_then(|host| host.status(ended));
+        let known = self.shared.lock().outcome(status);
+        known.unwrap_or_else(|| self.timed_out(limit))
+    }
+
+    fn timed_out(&self, limit: Duration) -> Outcome {
+        Outcome::TimedOut { limit, running: self.shared.lock().still_on() }
+    }
+
+    /// Waits for `found` to find something. A panic of the hypervisor, or the stream's end, ends the wait early.
+    fn wait<T>(&self, limit: Duration, mut found: impl FnMut(&mut State) -> Option<T>) -> Result<T, Stopped> {
+        let mut end = Instant::now() + limit;
+        let mut panicked = false;
+        let mut state = self.shared.lock();
+        loop {
+            if let Some(found) = found(&mut state) {
+                return Ok(found);
+            }
+            if state.ended {
+                return Err(Stopped::Ended);
+            }
+            if state.panicked() && !panicked {
+                // The rest of its report is under way.
+                panicked = true;
+                end = end.min(Instant::now() + GRACE);
+            }
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(if panicked { Stopped::Ended } else { Stopped::Deadline });
+            }
+            state = self.shared.news.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+}
+
+/// How long the rest of a report, or a host that powers itself off, may take.
+const GRACE: Duration = Duration::from_secs(3);
+
+/// Why a wait found nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stopped {
+    /// Time is up.
+    Deadline,
+    /// Nothing more will come.
+    Ended,
+}
+
+/// Takes the stream apart until it ends.
+fn read_link(mut input: impl Read, shared: &Shared) {
+    let mut decoder = Decoder::new(crc32c::compute);
+    let mut buffer = [0; 16 << 10];
+    loop {
+        let count = match input.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(count) => count,
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+            Err(_) => break,
+        };
+        let mut state = shared.lock();
+        for &byte in buffer.iter().take(count) {
+            if let Some(event) = decoder.push(byte) {
+                state.take(event);
+            }
+        }
+        state.flush_text();
+        drop(state);
+        shared.news.notify_all();
+    }
+    let mut state = shared.lock();
+    if let Some(event) = decoder.finish() {
+        state.take(event);
+    }
+    state.end();
+    drop(state);
+    shared.news.notify_all();
+}
+
+/// A thread that writes what it is sent, for as long as somebody reads.
+fn start_writer(mut output: impl Write + Send + 'static) -> Sender<Vec<u8>> {
+    let (sender, receiver) = mpsc::channel::<Vec<u8>>();
+    thread::spawn(move || {
+        for bytes in receiver {
+            if output.write_all(&bytes).and_then(|()| output.flush()).is_err() {
+                break;
+            }
+        }
+    });
+    sender
+}

@@ -1,1 +1,19 @@
-//! Soon.
+//! A session shown to people.
+//!
+//! * [`Screen`]: one terminal for everything. One console, or the log, is in the foreground and gets what is typed; the
+//!   command key Ctrl-] leads every other wish. What the others print is kept and shown when one switches to them.
+//! * [`Lines`]: for a file, a pipe or a CI log: every line with the name of whose it is, nothing is read.
+//! * [`Raw`]: the terminal in raw mode for as long as it lives.
+//!
+//! `Screen` and `Lines` write to anything and know no terminal, so tests look at what they write.
+
+mod lines;
+mod raw;
+mod screen;
+
+pub use lines::Lines;
+pub use raw::Raw;
+pub use screen::{Screen, Wish};
+
+/// How the log is called where a VM's name would stand.
+pub const LOG_NAME: &str = "undercroft";

@@ -1,0 +1,151 @@
+//! The emulated host: image, bundle, QEMU.
+
+use super::{Options, Session};
+use crate::bundle;
+use crate::site::{Site, SiteError};
+use abi::host_arguments::AllOff;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+use tempfile::NamedTempFile;
+
+/// Why there is no session.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The site, or a file that it names.
+    #[error(transparent)]
+    Site(#[from] SiteError),
+    /// QEMU.
+    #[error(transparent)]
+    Qemu(#[from] qemu::Error),
+    /// The hypervisor's image.
+    #[error("{path}: {why}")]
+    Image {
+        /// Where it should be.
+        path: String,
+        /// What is wrong.
+        why: String,
+    },
+    /// A temporary file or the folder for logs.
+    #[error("{what}: {source}")]
+    Io {
+        /// What was being done.
+        what: String,
+        /// Why it did not work.
+        source: std::io::Error,
+    },
+}
+
+/// The running host, and the file that it was given.
+pub(super) struct Host {
+    running: Mutex<qemu::Running>,
+    /// Read by QEMU when it starts; kept so that a look at its command line finds what it names.
+    _bundle: NamedTempFile,
+}
+
+impl Host {
+    /// How QEMU ended, for a message. `ended` says that its output did, so that it will be gone in a moment.
+    pub(super) fn status(&self, ended: bool) -> Option<String> {
+        let limit = if ended { Duration::from_secs(3) } else { Duration::ZERO };
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let status = running.wait_for(limit).ok().flatten()?;
+        Some(if status.success() { "the host was powered off".to_owned() } else { format!("QEMU ended with {status}") })
+    }
+}
+
+/// The folder of the whole project: around the current folder, or where this program was built.
+fn project() -> Option<PathBuf> {
+    let built_from = Path::new(env!("CARGO_MANIFEST_DIR")).to_path_buf();
+    let here = std::env::current_dir().ok();
+    let starts: Vec<PathBuf> = here.into_iter().chain([built_from]).collect();
+    let mut folders = starts.iter().flat_map(|start| start.ancestors());
+    folders.find(|folder| folder.join("tools/xtask/Cargo.toml").is_file()).map(Path::to_path_buf)
+}
+
+/// The image that `cargo xtask build` makes, made now if it is not there.
+fn built_image() -> Result<PathBuf, StartError> {
+    let wrong = |path: &Path, why: String| StartError::Image { path: path.display().to_string(), why };
+    let Some(project) = project() else {
+        let why = "not found, and this is not the project's work tree; name it with --image".to_owned();
+        return Err(wrong(Path::new("undercroft.img"), why));
+    };
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| project.join("target"), |own| project.join(own));
+    let image = target.join("undercroft.img");
+    if image.is_file() {
+        return Ok(image);
+    }
+    eprintln!("croft: building the hypervisor");
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let built = Command::new(cargo).args(["xtask", "build"]).current_dir(&project).status();
+    match built {
+        Ok(status) if status.success() && image.is_file() => Ok(image),
+        Ok(status) => Err(wrong(&image, format!("`cargo xtask build` did not make it ({status})"))),
+        Err(error) => Err(wrong(&image, format!("`cargo xtask build` cannot be started: {error}"))),
+    }
+}
+
+/// The bundle in a temporary file.
+fn write_bundle(site: &Site) -> Result<NamedTempFile, StartError> {
+    let bytes = bundle::make(site)?;
+    let io = |source| StartError::Io { what: "writing the bundle to a temporary file".to_owned(), source };
+    let file = tempfile::Builder::new().prefix("site-").suffix(".bundle").tempfile().map_err(io)?;
+    std::fs::write(file.path(), bytes).map_err(io)?;
+    Ok(file)
+}
+
+/// The machine for this site.
+fn machine(site: &Site, options: &Options, image: PathBuf, bundle: &Path) -> Result<qemu::Machine, StartError> {
+    let host = site.host.as_ref().ok_or_else(|| {
+        let hint = "there is no [host]; `croft run` needs one, for example\n[host]\ncpu = \"cortex-a76\"\ncpus = 4\nmemory = \"4G\"";
+        site.mistake(0, hint)
+    })?;
+    let mut append = "link=framed".to_owned();
+    if options.all_off == AllOff::PowerOff {
+        append.push_str(" all-off=poweroff");
+    }
+    if !options.boot_arguments.is_empty() {
+        append.push(' ');
+        append.push_str(&options.boot_arguments);
+    }
+    // Whatever happens to this process, even a kill that it cannot see, QEMU goes with it.
+    let mut extra_args = vec!["-run-with".to_owned(), "exit-with-parent=on".to_owned()];
+    extra_args.extend(options.qemu_args.iter().cloned());
+    Ok(qemu::Machine {
+        cpu: host.cpu.clone(),
+        cpus: u32::from(host.cpus),
+        memory: u32::try_from(host.memory >> 20).unwrap_or(u32::MAX),
+        initrd: Some(bundle.to_path_buf()),
+        append,
+        icount: options.icount,
+        extra_args,
+        ..qemu::Machine::new(image)
+    })
+}
+
+impl Session {
+    /// Bundles `site`, starts its host with the hypervisor, and takes up the link.
+    ///
+    /// The host lives no longer than the calling thread and the session.
+    ///
+    /// # Errors
+    /// Why it could not be started; nothing is left running then.
+    pub fn start(site: &Site, options: &Options) -> Result<Self, StartError> {
+        let image = match &options.image {
+            Some(image) if image.is_file() => image.clone(),
+            Some(image) => {
+                let why = "there is no such file; `cargo xtask build` makes target/undercroft.img".to_owned();
+                return Err(StartError::Image { path: image.display().to_string(), why });
+            }
+            None => built_image()?,
+        };
+        let bundle = write_bundle(site)?;
+        let mut running = machine(site, options, image, bundle.path())?.spawn()?;
+        let (output, input) = running.serial()?;
+        let names = site.vms.iter().map(|vm| vm.name.clone()).collect();
+        let mut session = Self::over(output, input, names, options)
+            .map_err(|source| StartError::Io { what: "making the folder for logs".to_owned(), source })?;
+        session.host = Some(Host { running: Mutex::new(running), _bundle: bundle });
+        Ok(session)
+    }
+}

@@ -1,0 +1,87 @@
+//! How a session ended, in one line and one exit status.
+
+use super::Condition;
+use std::fmt;
+use std::time::Duration;
+
+/// How a session ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Every VM powered itself off.
+    PoweredOff,
+    /// All VMs are off, but these did not power themselves off.
+    NotClean(Vec<(String, Condition)>),
+    /// The hypervisor failed; its report.
+    Panicked(String),
+    /// The link's other side is not the hypervisor that was expected, and why.
+    Stranger(String),
+    /// The emulated host went away under running VMs.
+    HostEnded {
+        /// How QEMU ended.
+        status: String,
+        /// The VMs that were not off.
+        running: Vec<String>,
+        /// The last line that the hypervisor printed, possibly empty.
+        last_words: String,
+    },
+    /// Time is up.
+    TimedOut {
+        /// How long it was.
+        limit: Duration,
+        /// The VMs that were not off.
+        running: Vec<String>,
+    },
+}
+
+/// Exit statuses of `croft run`.
+pub mod status {
+    /// All is well.
+    pub const OK: u8 = 0;
+    /// A VM crashed or was stopped by force, or the hypervisor failed.
+    pub const FAILED: u8 = 1;
+    /// Wrong arguments, or a mistake in the site file or in a file that it names.
+    pub const USAGE: u8 = 2;
+    /// The emulated host could not be started, or ended under running VMs.
+    pub const HOST: u8 = 3;
+    /// The time given with `--timeout` is up; the same number as timeout(1) uses.
+    pub const TIMEOUT: u8 = 124;
+    /// A signal ended it: this plus the signal's number.
+    pub const SIGNAL: u8 = 128;
+}
+
+impl Outcome {
+    /// The exit status that says this.
+    #[must_use]
+    pub fn exit_status(&self) -> u8 {
+        match self {
+            Self::PoweredOff => status::OK,
+            Self::NotClean(_) | Self::Panicked(_) => status::FAILED,
+            Self::Stranger(_) | Self::HostEnded { .. } => status::HOST,
+            Self::TimedOut { .. } => status::TIMEOUT,
+        }
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::PoweredOff => out.write_str("all VMs powered off"),
+            Self::NotClean(vms) => {
+                let each: Vec<String> = vms.iter().map(|(name, condition)| format!("{name}: {condition}")).collect();
+                out.write_str(&each.join("; "))
+            }
+            Self::Panicked(report) => {
+                let first = report.lines().map(str::trim).find(|line| !line.is_empty());
+                write!(out, "the hypervisor failed: {}", first.unwrap_or("it did not say why"))
+            }
+            Self::Stranger(why) => write!(out, "not the expected hypervisor: {why}"),
+            Self::HostEnded { status, running, last_words } => {
+                write!(out, "{status} while {} ran", running.join(", "))?;
+                if last_words.is_empty() { Ok(()) } else { write!(out, "; last line of the log: {last_words}") }
+            }
+            Self::TimedOut { limit, running } => {
+                write!(out, "timed out after {}s; not off: {}", limit.as_secs_f64(), running.join(", "))
+            }
+        }
+    }
+}

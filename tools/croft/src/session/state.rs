@@ -1,0 +1,359 @@
+//! What is known of the hypervisor and its VMs, from what came down the link so far.
+
+use super::outcome::Outcome;
+use super::record::Recorder;
+use abi::link::{self, Channel, Event, Message, StopReason, VmState};
+use std::fmt;
+use std::sync::mpsc::Sender;
+use units::VmId;
+
+/// Of each stream at least half of this many bytes is kept.
+const KEEP: usize = 8 << 20;
+
+/// What a VM does, as far as is known.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Condition {
+    /// The hypervisor has not said.
+    #[default]
+    Unknown,
+    /// It runs.
+    Running {
+        /// How often it was started: 1 at first, one more after each reboot.
+        boots: u32,
+    },
+    /// The operator halted it for a while.
+    Paused,
+    /// The guest powered itself off.
+    PoweredOff,
+    /// The operator stopped it.
+    Forced,
+    /// The hypervisor stopped it, for this reason.
+    Crashed(String),
+}
+
+impl Condition {
+    /// Whether it is off.
+    #[must_use]
+    pub fn is_off(&self) -> bool {
+        matches!(self, Self::PoweredOff | Self::Forced | Self::Crashed(_))
+    }
+}
+
+impl fmt::Display for Condition {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unknown => out.write_str("not known"),
+            Self::Running { boots: 0 | 1 } => out.write_str("running"),
+            Self::Running { boots } => write!(out, "running, boot {boots}"),
+            Self::Paused => out.write_str("paused"),
+            Self::PoweredOff => out.write_str("powered off"),
+            Self::Forced => out.write_str("stopped by the operator"),
+            Self::Crashed(why) => write!(out, "crashed: {why}"),
+        }
+    }
+}
+
+impl From<VmState<'_>> for Condition {
+    fn from(state: VmState<'_>) -> Self {
+        match state {
+            VmState::Running { boots } => Self::Running { boots },
+            VmState::Paused => Self::Paused,
+            VmState::Stopped(StopReason::PowerOff) => Self::PoweredOff,
+            VmState::Stopped(StopReason::Forced) => Self::Forced,
+            VmState::Stopped(StopReason::Crashed(why)) => Self::Crashed(why.to_owned()),
+        }
+    }
+}
+
+/// Something that just happened, for whoever shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Notice {
+    /// Output of a console or the log.
+    Output {
+        /// Whose.
+        channel: Channel,
+        /// What.
+        bytes: Vec<u8>,
+    },
+    /// A VM does something else now.
+    Changed {
+        /// Its number.
+        vm: u16,
+        /// What it does.
+        condition: Condition,
+    },
+    /// The statistics that were asked for.
+    Statistics(String),
+    /// A command was refused, and why.
+    Refused(String),
+    /// All VMs are off.
+    AllStopped,
+    /// The hypervisor failed; its report follows in the log.
+    Panicked,
+    /// The link has ended.
+    Ended,
+    /// The person at the terminal typed something. Not from the link; here so that one queue serves all.
+    Keys(Vec<u8>),
+    /// This process got a signal that asks it to end, by number. Not from the link either.
+    Signal(i32),
+}
+
+/// The bytes of one channel.
+#[derive(Debug, Default)]
+pub(super) struct Stream {
+    bytes: Vec<u8>,
+    /// Everything before this place was matched by earlier waits.
+    place: usize,
+}
+
+impl Stream {
+    fn extend(&mut self, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
+        if self.bytes.len() > KEEP {
+            let surplus = self.bytes.len() - KEEP / 2;
+            self.bytes.drain(..surplus);
+            self.place = self.place.saturating_sub(surplus);
+        }
+    }
+
+    /// Everything that is kept.
+    pub(super) fn all(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// The first of `texts` in what was not matched yet, and everything from the last match to its end.
+    pub(super) fn find(&mut self, texts: &[&str]) -> Option<(usize, String)> {
+        let fresh = self.bytes.get(self.place..)?;
+        let find = |text: &str| fresh.windows(text.len().max(1)).position(|window| window == text.as_bytes());
+        let found = texts.iter().enumerate().filter_map(|(which, text)| Some((find(text)? + text.len(), which)));
+        let (length, which) = found.min()?;
+        self.place += length;
+        Some((which, String::from_utf8_lossy(fresh.get(..length)?).into_owned()))
+    }
+}
+
+/// One VM.
+#[derive(Debug, Default)]
+struct Vm {
+    condition: Condition,
+    console: Stream,
+    virtio_console: Stream,
+}
+
+/// All that is known.
+#[derive(Debug)]
+pub(super) struct State {
+    names: Vec<String>,
+    vms: Vec<Vm>,
+    log: Stream,
+    /// Bytes outside frames that were not filed yet.
+    text: Vec<u8>,
+    panic: Option<String>,
+    /// The link's other side speaks another version: what it said.
+    stranger: Option<String>,
+    gathering: String,
+    all_stopped: bool,
+    pub(super) statistics: String,
+    pub(super) statistics_count: u64,
+    pub(super) refusals: Vec<String>,
+    pub(super) damaged: u64,
+    pub(super) ended: bool,
+    recorder: Option<Recorder>,
+    listener: Option<Sender<Notice>>,
+}
+
+impl State {
+    pub(super) fn new(names: Vec<String>, recorder: Option<Recorder>, listener: Option<Sender<Notice>>) -> Self {
+        Self {
+            vms: names.iter().map(|_| Vm::default()).collect(),
+            names,
+            log: Stream::default(),
+            text: Vec::new(),
+            panic: None,
+            stranger: None,
+            gathering: String::new(),
+            all_stopped: false,
+            statistics: String::new(),
+            statistics_count: 0,
+            refusals: Vec::new(),
+            damaged: 0,
+            ended: false,
+            recorder,
+            listener,
+        }
+    }
+
+    pub(super) fn names(&self) -> &[String] {
+        &self.names
+    }
+
+    pub(super) fn condition(&self, vm: u16) -> Option<&Condition> {
+        self.vms.get(usize::from(vm)).map(|vm| &vm.condition)
+    }
+
+    pub(super) fn panicked(&self) -> bool {
+        self.panic.is_some()
+    }
+
+    /// Whether all VMs are off: the hypervisor said so, or it shows.
+    pub(super) fn all_stopped(&self) -> bool {
+        self.all_stopped || self.vms.iter().all(|vm| vm.condition.is_off())
+    }
+
+    pub(super) fn still_on(&self) -> Vec<String> {
+        let on = self.names.iter().zip(&self.vms).filter(|(_, vm)| !vm.condition.is_off());
+        on.map(|(name, _)| name.clone()).collect()
+    }
+
+    pub(super) fn stream(&mut self, channel: Channel) -> Option<&mut Stream> {
+        match channel {
+            Channel::Control => None,
+            Channel::Log => Some(&mut self.log),
+            Channel::Console(vm) => self.vms.get_mut(usize::from(vm.0)).map(|vm| &mut vm.console),
+            Channel::VirtioConsole(vm) => self.vms.get_mut(usize::from(vm.0)).map(|vm| &mut vm.virtio_console),
+        }
+    }
+
+    fn tell(&mut self, notice: Notice) {
+        if let Some(listener) = &self.listener
+            && listener.send(notice).is_err()
+        {
+            self.listener = None;
+        }
+    }
+
+    /// Takes in what the decoder found.
+    pub(super) fn take(&mut self, event: Event<'_>) {
+        match event {
+            // Unframed text is the hypervisor's, from before it spoke frames or after it failed.
+            Event::Text(byte) => self.text.push(byte),
+            Event::Damaged => self.damaged += 1,
+            Event::Frame { channel: Channel::Control, payload } => {
+                self.flush_text();
+                match Message::decode(payload) {
+                    Some(message) => self.take_message(message),
+                    None => self.damaged += 1,
+                }
+            }
+            Event::Frame { channel, payload } => {
+                self.flush_text();
+                self.file(channel, payload);
+            }
+        }
+    }
+
+    /// Files the text that has gathered.
+    pub(super) fn flush_text(&mut self) {
+        if !self.text.is_empty() {
+            let text = std::mem::take(&mut self.text);
+            self.file(Channel::Log, &text);
+        }
+    }
+
+    fn file(&mut self, channel: Channel, bytes: &[u8]) {
+        let Some(stream) = self.stream(channel) else {
+            self.damaged += 1;
+            return;
+        };
+        stream.extend(bytes);
+        if let Some(recorder) = &mut self.recorder {
+            recorder.write(channel, bytes);
+        }
+        self.tell(Notice::Output { channel, bytes: bytes.to_vec() });
+    }
+
+    fn take_message(&mut self, message: Message<'_>) {
+        match message {
+            Message::Hello { version, vms, build } => self.check_hello(version, vms, build),
+            Message::Vm { vm, name, state } => {
+                if self.names.get(usize::from(vm)).is_some_and(|ours| ours != name) {
+                    self.stranger = Some(format!("its VM {vm} is {name}, which is not the site's"));
+                }
+                self.change(vm, state.into());
+            }
+            Message::VmState { vm, state } => self.change(vm, state.into()),
+            Message::AllStopped => {
+                self.all_stopped = true;
+                self.tell(Notice::AllStopped);
+            }
+            Message::Panic { text } => {
+                if self.panic.is_none() {
+                    self.tell(Notice::Panicked);
+                }
+                self.panic.get_or_insert_default().push_str(text);
+                self.file(Channel::Log, text.as_bytes());
+            }
+            Message::Stats { text } => self.gathering.push_str(text),
+            Message::StatsEnd => {
+                self.statistics = std::mem::take(&mut self.gathering);
+                self.statistics_count += 1;
+                self.tell(Notice::Statistics(self.statistics.clone()));
+            }
+            Message::Refused { text } => {
+                self.refusals.push(text.to_owned());
+                self.tell(Notice::Refused(text.to_owned()));
+            }
+        }
+    }
+
+    fn check_hello(&mut self, version: u16, vms: u16, build: &str) {
+        if version != link::VERSION {
+            self.stranger = Some(format!(
+                "{build} speaks version {version} of the link, croft version {}; build both from one tree",
+                link::VERSION
+            ));
+        } else if usize::from(vms) != self.names.len() {
+            self.stranger = Some(format!("{build} has {vms} VMs, the site {}", self.names.len()));
+        }
+    }
+
+    fn change(&mut self, vm: u16, condition: Condition) {
+        let Some(slot) = self.vms.get_mut(usize::from(vm)) else {
+            self.damaged += 1;
+            return;
+        };
+        if slot.condition != condition {
+            slot.condition = condition.clone();
+            self.all_stopped &= condition.is_off();
+            self.tell(Notice::Changed { vm, condition });
+        }
+    }
+
+    /// The stream has ended.
+    pub(super) fn end(&mut self) {
+        self.flush_text();
+        self.ended = true;
+        self.tell(Notice::Ended);
+    }
+
+    /// How it has ended, if it has; `status` is how QEMU went.
+    pub(super) fn outcome(&self, status: Option<String>) -> Option<Outcome> {
+        if let Some(report) = &self.panic {
+            return Some(Outcome::Panicked(report.clone()));
+        }
+        if let Some(why) = &self.stranger {
+            return Some(Outcome::Stranger(why.clone()));
+        }
+        if self.all_stopped() {
+            let bad = self.names.iter().zip(&self.vms).filter(|(_, vm)| vm.condition != Condition::PoweredOff);
+            let bad: Vec<_> = bad.map(|(name, vm)| (name.clone(), vm.condition.clone())).collect();
+            return Some(if bad.is_empty() { Outcome::PoweredOff } else { Outcome::NotClean(bad) });
+        }
+        self.ended.then(|| {
+            let log = String::from_utf8_lossy(self.log.all()).into_owned();
+            let last_words = log.lines().rev().map(str::trim).find(|line| !line.is_empty());
+            Outcome::HostEnded {
+                status: status.unwrap_or_else(|| "the link ended".to_owned()),
+                running: self.still_on(),
+                last_words: last_words.unwrap_or_default().to_owned(),
+            }
+        })
+    }
+
+    /// The name of the VM behind a channel.
+    pub(super) fn owner(&self, channel: Channel) -> Option<(&str, &Condition)> {
+        let (Channel::Console(VmId(vm)) | Channel::VirtioConsole(VmId(vm))) = channel else { return None };
+        let name = self.names.get(usize::from(vm))?;
+        Some((name, self.condition(vm)?))
+    }
+}

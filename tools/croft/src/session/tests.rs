@@ -1,0 +1,218 @@
+//! A session with a hypervisor that is a thread of this test.
+
+use super::{Condition, Notice, Options, Outcome, ScriptError, Session};
+use abi::crc32c;
+use abi::link::{self, Channel, Command, Decoder, Event, MAX_PAYLOAD, Message, StopReason, VmState};
+use std::io::{PipeReader, PipeWriter, Read, Write};
+use std::sync::mpsc;
+use std::time::Duration;
+use units::VmId;
+
+const SOON: Duration = Duration::from_secs(10);
+const SHORT: Duration = Duration::from_millis(30);
+const WEB: Channel = Channel::Console(VmId(0));
+const DB: Channel = Channel::Console(VmId(1));
+
+/// The hypervisor's end of the line.
+struct Fake {
+    output: PipeWriter,
+    input: PipeReader,
+    decoder: Decoder,
+}
+
+impl Fake {
+    fn frame(&mut self, channel: Channel, bytes: &[u8]) {
+        let mut frames = Vec::new();
+        link::encode_stream(channel, bytes, crc32c::compute, |byte| frames.push(byte)).unwrap();
+        self.output.write_all(&frames).unwrap();
+    }
+
+    fn say(&mut self, message: Message<'_>) {
+        let mut buffer = [0; MAX_PAYLOAD];
+        let payload = message.encode(&mut buffer).unwrap();
+        self.frame(Channel::Control, payload);
+    }
+
+    fn state(&mut self, vm: u16, state: VmState<'_>) {
+        self.say(Message::VmState { vm, state });
+    }
+
+    fn hello(&mut self) {
+        self.say(Message::Hello { version: link::VERSION, vms: 2, build: "fake 1" });
+        for (vm, name) in [(0, "web"), (1, "db")] {
+            self.say(Message::Vm { vm, name, state: VmState::Running { boots: 1 } });
+        }
+    }
+
+    /// The next frame from the tool.
+    fn hear(&mut self) -> (Channel, Vec<u8>) {
+        let mut byte = [0];
+        loop {
+            self.input.read_exact(&mut byte).unwrap();
+            if let Some(Event::Frame { channel, payload }) = self.decoder.push(byte[0]) {
+                return (channel, payload.to_vec());
+            }
+        }
+    }
+}
+
+fn start(options: &Options) -> (Session, Fake) {
+    let (tool_input, output) = std::io::pipe().unwrap();
+    let (input, tool_output) = std::io::pipe().unwrap();
+    let names = vec!["web".to_owned(), "db".to_owned()];
+    let session = Session::over(tool_input, tool_output, names, options).unwrap();
+    (session, Fake { output, input, decoder: Decoder::new(crc32c::compute) })
+}
+
+#[test]
+fn consoles_are_kept_apart() {
+    let (session, mut fake) = start(&Options::default());
+    fake.hello();
+    fake.frame(WEB, b"web boots\r\nweb login: ");
+    fake.frame(DB, b"db boots\r\ndb login: ");
+    let web = session.console("web").unwrap();
+    assert_eq!(web.expect("login: ", SOON).unwrap(), "web boots\r\nweb login: ");
+    assert_eq!(session.console("db").unwrap().expect("db login: ", SOON).unwrap(), "db boots\r\ndb login: ");
+    assert!(matches!(web.expect("boots", SHORT), Err(ScriptError::Deadline { .. })), "what is matched is gone");
+    assert!(session.console("mail").err().unwrap().to_string().contains("there are web, db"));
+    assert_eq!(session.damage(), 0);
+}
+
+#[test]
+fn what_is_sent_arrives_on_its_channel() {
+    let (session, mut fake) = start(&Options::default());
+    session.console("db").unwrap().send("root\r").unwrap();
+    assert_eq!(fake.hear(), (DB, b"root\r".to_vec()));
+    session.control(Command::PowerButton { vm: 1 }).unwrap();
+    let (channel, payload) = fake.hear();
+    assert_eq!((channel, Command::decode(&payload)), (Channel::Control, Some(Command::PowerButton { vm: 1 })));
+    session.virtio_console("web").unwrap().send([7; 2000]).unwrap();
+    assert_eq!(fake.hear(), (Channel::VirtioConsole(VmId(0)), vec![7; 1024]));
+    assert_eq!(fake.hear(), (Channel::VirtioConsole(VmId(0)), vec![7; 976]));
+}
+
+#[test]
+fn all_powered_off_is_a_clean_end() {
+    let (session, mut fake) = start(&Options::default());
+    fake.hello();
+    fake.state(0, VmState::Stopped(StopReason::PowerOff));
+    fake.state(1, VmState::Stopped(StopReason::PowerOff));
+    fake.say(Message::AllStopped);
+    fake.frame(Channel::Log, b"statistics\n");
+    drop(fake);
+    let outcome = session.wait_stopped(SOON);
+    assert_eq!((&outcome, outcome.exit_status()), (&Outcome::PoweredOff, 0));
+    assert_eq!(session.log().transcript(), "statistics\n");
+}
+
+#[test]
+fn a_crash_is_named() {
+    let (session, mut fake) = start(&Options::default());
+    fake.hello();
+    fake.frame(WEB, b"last words\r\n");
+    fake.state(0, VmState::Stopped(StopReason::Crashed("it ran off its memory")));
+    let over = session.console("web").unwrap().expect("login", SOON).unwrap_err().to_string();
+    assert!(over.starts_with("web is crashed: it ran off its memory before \"login\""), "{over}");
+    assert!(over.contains("last words"), "{over}");
+    fake.state(1, VmState::Stopped(StopReason::PowerOff));
+    drop(fake);
+    let outcome = session.wait_stopped(SOON);
+    assert_eq!((outcome.to_string().as_str(), outcome.exit_status()), ("web: crashed: it ran off its memory", 1));
+}
+
+#[test]
+fn a_panic_ends_every_wait() {
+    let (session, mut fake) = start(&Options::default());
+    fake.hello();
+    fake.say(Message::Panic { text: "panic at vector 4\nx0 = 1\n" });
+    fake.say(Message::Panic { text: "x1 = 2\n" });
+    drop(fake);
+    let over = session.console("db").unwrap().expect("login", SOON).unwrap_err().to_string();
+    assert!(over.starts_with("the hypervisor failed: panic at vector 4 before"), "{over}");
+    let outcome = session.wait_stopped(SOON);
+    assert_eq!(outcome.exit_status(), 1);
+    assert!(session.log().transcript().ends_with("x1 = 2\n"));
+}
+
+#[test]
+fn a_host_that_goes_away_leaves_its_last_words() {
+    let (session, mut fake) = start(&Options::default());
+    fake.output.write_all(b"undercroft: entered at EL1, needs EL2\r\n").unwrap();
+    drop(fake);
+    let outcome = session.wait_stopped(SOON);
+    let said = "the link ended while web, db ran; last line of the log: undercroft: entered at EL1, needs EL2";
+    assert_eq!((outcome.to_string().as_str(), outcome.exit_status()), (said, 3));
+}
+
+#[test]
+fn time_runs_out() {
+    let (session, mut fake) = start(&Options::default());
+    fake.hello();
+    fake.state(1, VmState::Stopped(StopReason::PowerOff));
+    session.wait_for("db", SOON, Condition::is_off).unwrap();
+    let outcome = session.wait_stopped(SHORT);
+    assert_eq!((outcome.to_string().as_str(), outcome.exit_status()), ("timed out after 0.03s; not off: web", 124));
+    let late = session.console("web").unwrap().expect("login", SHORT).unwrap_err().to_string();
+    assert!(late.starts_with("waited 30ms for \"login\""), "{late}");
+}
+
+#[test]
+fn a_stranger_is_recognised() {
+    let (session, mut fake) = start(&Options::default());
+    fake.say(Message::Hello { version: 9, vms: 2, build: "undercroft 9" });
+    drop(fake);
+    let outcome = session.wait_stopped(SOON);
+    assert!(outcome.to_string().contains("undercroft 9 speaks version 9"), "{outcome}");
+}
+
+#[test]
+fn a_reboot_shows_and_a_bad_text_ends_the_wait() {
+    let (session, mut fake) = start(&Options::default());
+    fake.hello();
+    fake.state(0, VmState::Running { boots: 2 });
+    let boots = session.wait_for("web", SOON, |condition| *condition == Condition::Running { boots: 2 });
+    assert_eq!(boots.unwrap().to_string(), "running, boot 2");
+    fake.frame(WEB, b"Kernel panic - not syncing\n");
+    let lost = session.console("web").unwrap().expect_unless("login", &["Kernel panic"], SOON).unwrap_err();
+    assert!(matches!(lost, ScriptError::Refused { .. }));
+}
+
+#[test]
+fn statistics_and_refusals_are_collected() {
+    let (session, mut fake) = start(&Options::default());
+    let answered = std::thread::spawn(move || {
+        assert_eq!(Command::decode(&fake.hear().1), Some(Command::Stats));
+        fake.say(Message::Stats { text: "web: 3 exits\n" });
+        fake.say(Message::Stats { text: "db: 4 exits\n" });
+        fake.say(Message::StatsEnd);
+        fake.say(Message::Refused { text: "pause: not yet" });
+        fake
+    });
+    assert_eq!(session.statistics(SOON).unwrap(), "web: 3 exits\ndb: 4 exits\n");
+    drop(answered.join().unwrap());
+    let _ = session.wait_stopped(SOON);
+    assert_eq!(session.refusals(), ["pause: not yet"]);
+}
+
+#[test]
+fn logs_are_kept_and_notices_given() {
+    let folder = tempfile::tempdir().unwrap();
+    let (listener, notices) = mpsc::channel();
+    let log_dir = Some(folder.path().join("logs"));
+    let (session, mut fake) = start(&Options { log_dir, listener: Some(listener), ..Options::default() });
+    fake.output.write_all(b"early\n").unwrap();
+    fake.frame(Channel::Log, b"late\n");
+    fake.frame(WEB, b"\x1b[1mraw\xff\r\n");
+    fake.frame(Channel::VirtioConsole(VmId(1)), b"hvc");
+    fake.frame(Channel::Console(VmId(7)), b"nobody");
+    drop(fake);
+    let _ = session.wait_stopped(SOON);
+    let read = |name: &str| std::fs::read(folder.path().join("logs").join(name)).ok();
+    assert_eq!(read("hypervisor.log").unwrap(), b"early\nlate\n");
+    assert_eq!(read("web.console").unwrap(), b"\x1b[1mraw\xff\r\n");
+    assert_eq!(read("db.console").unwrap(), b"");
+    assert_eq!((read("db.hvc0").unwrap(), read("web.hvc0")), (b"hvc".to_vec(), None));
+    let all: Vec<Notice> = notices.try_iter().collect();
+    assert!(all.contains(&Notice::Output { channel: WEB, bytes: b"\x1b[1mraw\xff\r\n".to_vec() }));
+    assert_eq!((all.last(), session.damage()), (Some(&Notice::Ended), 1));
+}

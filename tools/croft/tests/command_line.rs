@@ -1,0 +1,203 @@
+//! The program from outside: exit statuses, messages, and that nothing is left running. QEMU is played by a shell script
+//! that prints what a hypervisor would have sent.
+
+use abi::crc32c;
+use abi::link::{self, Channel, MAX_PAYLOAD, Message, StopReason, VmState};
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+use units::VmId;
+
+const SITE: &str = r#"[host]
+cpu = "cortex-a76"
+cpus = 2
+memory = "512M"
+
+[[vm]]
+name = "web"
+vcpus = 1
+memory = "64M"
+kernel = "Image"
+"#;
+
+/// A folder with a site, a kernel, and something that calls itself QEMU.
+struct Stage {
+    folder: tempfile::TempDir,
+}
+
+impl Stage {
+    /// `act` is what the pretended QEMU does, in shell.
+    fn new(act: &str) -> Self {
+        let stage = Self { folder: tempfile::tempdir().unwrap() };
+        let mut image = vec![0; 4096];
+        image[16..24].copy_from_slice(&8192u64.to_le_bytes());
+        image[56..60].copy_from_slice(b"ARMd");
+        fs::write(stage.path("Image"), image).unwrap();
+        fs::write(stage.path("site.toml"), SITE).unwrap();
+        fs::write(stage.path("undercroft.img"), "").unwrap();
+        let script = format!(
+            "#!/bin/sh\nif [ \"$1\" = --version ]; then echo 'QEMU emulator version 11.1.3'; exit; fi\n\
+             cd {}\necho $$ > pid\necho \"$@\" > arguments\n{act}\n",
+            stage.folder.path().display()
+        );
+        fs::write(stage.path("qemu"), script).unwrap();
+        fs::set_permissions(stage.path("qemu"), fs::Permissions::from_mode(0o755)).unwrap();
+        stage
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_croft"));
+        command.args(arguments).env("UNDERCROFT_QEMU", self.path("qemu")).current_dir(self.folder.path());
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
+    fn run(&self, arguments: &[&str]) -> Output {
+        let all = [&["run", "site.toml", "--image", "undercroft.img"], arguments].concat();
+        self.command(&all).output().unwrap()
+    }
+
+    /// Whether the pretended QEMU is still there.
+    fn is_running(&self) -> bool {
+        let pid = fs::read_to_string(self.path("pid")).unwrap();
+        Path::new("/proc").join(pid.trim()).join("exe").exists()
+    }
+
+    /// Writes what the hypervisor would send into `frames`.
+    fn record(&self, end: VmState<'_>) {
+        let mut bytes = b"early text\n".to_vec();
+        let mut buffer = [0; MAX_PAYLOAD];
+        let messages = [
+            Message::Hello { version: link::VERSION, vms: 1, build: "fake" },
+            Message::Vm { vm: 0, name: "web", state: VmState::Running { boots: 1 } },
+            Message::VmState { vm: 0, state: end },
+            Message::AllStopped,
+        ];
+        let console = Channel::Console(VmId(0));
+        link::encode(console, b"Linux\r\nbye\r\n", crc32c::compute, |byte| bytes.push(byte)).unwrap();
+        for message in messages {
+            let payload = message.encode(&mut buffer).unwrap();
+            link::encode(Channel::Control, payload, crc32c::compute, |byte| bytes.push(byte)).unwrap();
+        }
+        fs::write(self.path("frames"), bytes).unwrap();
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[test]
+fn a_clean_run_is_status_0_with_consoles_as_lines() {
+    let stage = Stage::new("cat frames");
+    stage.record(VmState::Stopped(StopReason::PowerOff));
+    let output = stage.run(&["--until-stopped", "--log-dir", "logs", "--icount", "--qemu-arg", "-no-reboot"]);
+    let out = text(&output.stdout);
+    assert_eq!((output.status.code(), text(&output.stderr).as_str()), (Some(0), ""), "{out}");
+    assert!(out.contains("[web] Linux\n[web] bye\n") && out.contains("[croft] web: powered off\n"), "{out}");
+    assert_eq!(fs::read(stage.path("logs/web.console")).unwrap(), b"Linux\r\nbye\r\n");
+    assert_eq!(fs::read(stage.path("logs/hypervisor.log")).unwrap(), b"early text\n");
+    let arguments = fs::read_to_string(stage.path("arguments")).unwrap();
+    for part in
+        ["-cpu cortex-a76", "-append link=framed all-off=poweroff", "-no-reboot", "exit-with-parent=on", "-icount"]
+    {
+        assert!(arguments.contains(part), "{arguments}");
+    }
+}
+
+#[test]
+fn a_crash_is_status_1_with_one_line() {
+    let stage = Stage::new("cat frames");
+    stage.record(VmState::Stopped(StopReason::Crashed("no memory at 0x0")));
+    let output = stage.run(&["--until-stopped"]);
+    let said = text(&output.stderr);
+    assert_eq!((output.status.code(), said.as_str()), (Some(1), "croft: web: crashed: no memory at 0x0\n"));
+}
+
+#[test]
+fn a_host_that_dies_is_status_3() {
+    let stage = Stage::new("echo 'undercroft: entered at EL1, needs EL2'; exit 7");
+    let output = stage.run(&["--until-stopped"]);
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(3));
+    assert!(said.contains("exit status: 7 while web ran; last line of the log: undercroft: entered"), "{said}");
+}
+
+#[test]
+fn a_timeout_is_status_124_and_nothing_stays() {
+    let stage = Stage::new("exec sleep 600");
+    let output = stage.run(&["--timeout", "0.5"]);
+    let said = text(&output.stderr);
+    assert_eq!((output.status.code(), said.as_str()), (Some(124), "croft: timed out after 0.5s; not off: web\n"));
+    assert!(!stage.is_running());
+}
+
+#[test]
+fn a_signal_ends_the_host_too() {
+    let stage = Stage::new("exec sleep 600");
+    let mut child = stage.command(&["run", "site.toml", "--image", "undercroft.img"]).spawn().unwrap();
+    let started = Instant::now();
+    while fs::read_to_string(stage.path("pid")).map_or(0, |pid| pid.len()) == 0 {
+        assert!(started.elapsed() < Duration::from_secs(20));
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    std::thread::sleep(Duration::from_millis(100));
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(128 + 15));
+    assert!(!stage.is_running());
+}
+
+#[test]
+fn mistakes_in_the_site_are_status_2() {
+    let stage = Stage::new("");
+    fs::write(stage.path("site.toml"), SITE.replace("\"64M\"", "\"64Q\"")).unwrap();
+    let output = stage.run(&[]);
+    let said = "site.toml:9: memory = \"64Q\": not a size; write a number with K, M or G\n";
+    assert_eq!((output.status.code(), text(&output.stderr).as_str()), (Some(2), said));
+    fs::remove_file(stage.path("Image")).unwrap();
+    fs::write(stage.path("site.toml"), SITE).unwrap();
+    let output = stage.command(&["bundle", "site.toml", "-o", "out"]).output().unwrap();
+    let said =
+        "site.toml:10: kernel = \"Image\": there is no such file; paths are relative to the folder of the site file\n";
+    assert_eq!((output.status.code(), text(&output.stderr).as_str()), (Some(2), said));
+    assert!(!stage.path("out").exists());
+}
+
+#[test]
+fn a_bundle_is_written_whole() {
+    let stage = Stage::new("");
+    let output = stage.command(&["bundle", "site.toml", "-o", "site.bundle"]).output().unwrap();
+    assert_eq!((output.status.code(), text(&output.stdout).as_str()), (Some(0), "site.bundle: 1 VM, 8K\n"));
+    let bytes = fs::read(stage.path("site.bundle")).unwrap();
+    assert_eq!(abi::bundle::Bundle::parse(&bytes, crc32c::compute).unwrap().vm_count(), 1);
+    let output = stage.command(&["bundle", "site.toml", "-o", "no/such/folder"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+}
+
+#[test]
+fn an_old_qemu_and_a_missing_image_are_named() {
+    let stage = Stage::new("");
+    fs::write(stage.path("qemu"), "#!/bin/sh\necho 'QEMU emulator version 9.2.0'\n").unwrap();
+    let output = stage.run(&[]);
+    let said = text(&output.stderr);
+    assert!(output.status.code() == Some(3) && said.contains("9.2.0") && said.lines().count() == 1, "{said}");
+    let output = stage.command(&["run", "site.toml", "--image", "nowhere.img"]).output().unwrap();
+    let said = text(&output.stderr);
+    assert!(output.status.code() == Some(3) && said.contains("nowhere.img: there is no such file"), "{said}");
+}
+
+#[test]
+fn help_tells_the_exit_statuses() {
+    let stage = Stage::new("");
+    for arguments in [&["--help"][..], &["run", "--help"], &["bundle", "--help"]] {
+        let output = stage.command(arguments).output().unwrap();
+        assert!(text(&output.stdout).contains("Exit status:"), "{arguments:?}");
+    }
+}
