@@ -48,7 +48,8 @@ pub fn smc(immediate: u16) -> u32 {
 }
 
 /// Panics unless `opcode` is a load or store with base X0 well outside of the image (and outside of a large neighbourhood of it), a
-/// system instruction, an exception-generating instruction, or SIMD arithmetic.
+/// system instruction, an exception-generating instruction, `PACGA`, or
+/// SIMD arithmetic.
 fn check(opcode: u32, base: u64) {
     let (class, top) = (opcode >> 25 & 0xf, opcode >> 24);
     if class & 0b0101 == 0b0100 {
@@ -57,8 +58,10 @@ fn check(opcode: u32, base: u64) {
         memory::outside_image(base.saturating_sub(0x1_0000), 0x2_0000);
         return;
     }
+    // PACGA: a computation on general registers.
+    let code = opcode & 0xffe0_fc00 == 0x9ac0_3000;
     let simd = class & 0b0111 == 0b0111 || class == 0b0010 || class == 0;
-    assert!(top == 0xd4 || top == 0xd5 || simd, "{opcode:#x} is not of a class that may be executed");
+    assert!(top == 0xd4 || top == 0xd5 || simd || code, "{opcode:#x} is not of a class that may be executed");
 }
 
 /// Executes `opcode` with `x` in X0 to X7 and takes them back. The fault, if there was one.
@@ -105,4 +108,11 @@ pub fn read_register(encoding: [u32; 5]) -> Result<u64, Fault> {
 pub fn write_register(encoding: [u32; 5], value: u64) -> Result<(), Fault> {
     let [op0, op1, crn, crm, op2] = encoding;
     execute(msr(op0, op1, crn, crm, op2), &mut [value, 0, 0, 0, 0, 0, 0, 0])
+}
+
+/// Makes the instruction at `address`, which is no part of the payload's image, visible to instruction fetch.
+pub fn publish(address: u64) {
+    memory::outside_image(address, 4);
+    // SAFETY: cache maintenance by address changes no contents.
+    unsafe { asm!("dc cvau, {a}", "dsb ish", "ic ivau, {a}", "dsb ish", "isb", a = in(reg) address, options(nostack)) };
 }

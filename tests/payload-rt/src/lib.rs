@@ -17,6 +17,7 @@
 
 pub mod bench;
 pub mod cpu;
+pub mod debug;
 pub mod entry;
 pub mod fault;
 pub mod fdt;
@@ -28,10 +29,12 @@ pub mod memory;
 pub mod mmu;
 pub mod psci;
 pub mod random;
+pub mod simd;
 pub mod sysreg;
 pub mod test;
 pub mod timer;
 pub mod uart;
+pub mod virtio;
 mod vectors;
 
 /// The most CPUs that a payload uses.

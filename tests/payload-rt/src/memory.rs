@@ -44,6 +44,25 @@ access!(read16 write16 u16, "ldrh {value:w}, [{address}]", "strh {value:w}, [{ad
 access!(read32 write32 u32, "ldr {value:w}, [{address}]", "str {value:w}, [{address}]");
 access!(read64 write64 u64, "ldr {value}, [{address}]", "str {value}, [{address}]");
 
+/// The address of the first 32 bytes in `range` (multiples of 32, outside of the image) that are not all zero.
+#[must_use]
+pub fn first_not_zero(range: core::ops::Range<u64>) -> Option<u64> {
+    outside_image(range.start, range.end.saturating_sub(range.start));
+    let mut at = range.start;
+    // SAFETY: loads from memory that is no Rust object.
+    unsafe {
+        asm!(
+            "2:", "cmp {at}, {end}", "b.hs 3f",
+            "ldp {a}, {b}, [{at}]", "ldp {c}, {d}, [{at}, #16]",
+            "orr {a}, {a}, {b}", "orr {c}, {c}, {d}", "orr {a}, {a}, {c}",
+            "cbnz {a}, 3f", "add {at}, {at}, #32", "b 2b", "3:",
+            at = inout(reg) at, end = in(reg) range.end, a = out(reg) _, b = out(reg) _, c = out(reg) _, d = out(reg) _,
+            options(nostack, readonly)
+        );
+    }
+    (at < range.end).then_some(at)
+}
+
 /// Calls whatever code is at `address` (`BLR`), expecting the fetch to fault; if there is code it must return as the procedure call
 /// standard says.
 pub fn call(address: u64) {

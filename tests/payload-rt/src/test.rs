@@ -5,20 +5,21 @@ use core::fmt::{self, Write};
 use core::panic::PanicInfo;
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
+use spin::Mutex;
+
 use crate::{cpu, gic, interrupt, machine, print, println, psci, timer, uart};
 
 /// A reason in words; what does not fit is cut off.
-#[derive(Clone)]
-pub struct Text {
+struct Text {
     bytes: [u8; 200],
     length: usize,
 }
 
 impl Text {
-    /// The formatted `arguments`.
-    #[must_use]
-    pub fn new(arguments: fmt::Arguments<'_>) -> Self {
-        let mut text = Self { bytes: [0; 200], length: 0 };
+    const EMPTY: Self = Self { bytes: [0; 200], length: 0 };
+
+    fn new(arguments: fmt::Arguments<'_>) -> Self {
+        let mut text = Self::EMPTY;
         // Overlong text is cut, not an error.
         let _ = text.write_fmt(arguments);
         text
@@ -39,12 +40,22 @@ impl Write for Text {
     }
 }
 
-/// Why a test did not pass.
+/// Why the running test stopped.
+static REASON: Mutex<Text> = Mutex::new(Text::EMPTY);
+
+/// How a test stops without passing; the reason is kept by [`stop`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stop {
     /// The machine did something else than it should.
-    Failed(Text),
+    Failed,
     /// The machine lacks what the test needs.
-    Skipped(Text),
+    Skipped,
+}
+
+/// Notes the reason and returns `how`; the macros below call this.
+pub fn stop(how: Stop, reason: fmt::Arguments<'_>) -> Stop {
+    *REASON.lock() = Text::new(reason);
+    how
 }
 
 /// What a test returns.
@@ -72,7 +83,7 @@ macro_rules! tests {
 macro_rules! check {
     ($condition:expr, $($reason:tt)+) => {
         if !$condition {
-            return Err($crate::test::Stop::Failed($crate::test::Text::new(format_args!($($reason)+))));
+            return Err($crate::test::stop($crate::test::Stop::Failed, format_args!($($reason)+)));
         }
     };
 }
@@ -90,7 +101,7 @@ macro_rules! check_equal {
 #[macro_export]
 macro_rules! skip {
     ($($reason:tt)+) => {
-        return Err($crate::test::Stop::Skipped($crate::test::Text::new(format_args!($($reason)+))))
+        return Err($crate::test::stop($crate::test::Stop::Skipped, format_args!($($reason)+)))
     };
 }
 
@@ -114,13 +125,13 @@ pub fn run(tests: &[Test]) -> ! {
                 PASSED.fetch_add(1, Ordering::SeqCst);
                 println!("ok");
             }
-            Err(Stop::Failed(why)) => {
+            Err(Stop::Failed) => {
                 FAILED.fetch_add(1, Ordering::SeqCst);
-                println!("FAILED: {}", why.as_str());
+                println!("FAILED: {}", REASON.lock().as_str());
             }
-            Err(Stop::Skipped(why)) => {
+            Err(Stop::Skipped) => {
                 SKIPPED.fetch_add(1, Ordering::SeqCst);
-                println!("skipped: {}", why.as_str());
+                println!("skipped: {}", REASON.lock().as_str());
             }
         }
     }

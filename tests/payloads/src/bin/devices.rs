@@ -1,0 +1,172 @@
+//! The PL011 and the PL031 beyond the printing of text.
+#![no_std]
+#![no_main]
+
+use payload_rt::test::Verdict;
+use payload_rt::{check, check_equal, gic, memory, skip, test, tests, timer, uart};
+
+payload_rt::entry!(main);
+
+fn main() {
+    test::run(&tests!("devices":
+        uart_identification, uart_flags, uart_registers_kept, uart_interrupt, uart_mask_and_clear, uart_flood,
+        clock_identification, clock_advances, clock_can_be_set, clock_alarm,
+    ));
+}
+
+/// PL011: integer and fractional baud rate, interrupt FIFO level, mask, raw status, masked status, clear.
+const IBRD: u64 = uart::BASE + 0x24;
+const FBRD: u64 = uart::BASE + 0x28;
+const IFLS: u64 = uart::BASE + 0x34;
+const IMSC: u64 = uart::BASE + 0x38;
+const RIS: u64 = uart::BASE + 0x3c;
+const MIS: u64 = uart::BASE + 0x40;
+const ICR: u64 = uart::BASE + 0x44;
+/// The transmit interrupt's bit.
+const TX: u32 = 1 << 5;
+const UART_INTID: u32 = 33;
+
+/// PL031: data, match, load, control, mask, raw status, masked status, clear.
+const RTC: u64 = 0x0901_0000;
+const DR: u64 = RTC;
+const MR: u64 = RTC + 0x04;
+const LR: u64 = RTC + 0x08;
+const CLOCK_IMSC: u64 = RTC + 0x10;
+const CLOCK_RIS: u64 = RTC + 0x14;
+const CLOCK_MIS: u64 = RTC + 0x18;
+const CLOCK_ICR: u64 = RTC + 0x1c;
+const CLOCK_INTID: u32 = 34;
+
+fn identification(base: u64) -> [u32; 8] {
+    core::array::from_fn(|index| memory::read32(base + 0xfe0 + 4 * index as u64))
+}
+
+fn uart_identification() -> Verdict {
+    let found = identification(uart::BASE);
+    // The third holds the revision in its upper half.
+    check_equal!([found[0], found[1], found[2] & 0xf, found[3]], [0x11, 0x10, 4, 0], "PL011 peripheral identification");
+    check_equal!([found[4], found[5], found[6], found[7]], [0x0d, 0xf0, 0x05, 0xb1], "PrimeCell identification");
+    Ok(())
+}
+
+fn uart_flags() -> Verdict {
+    check!(
+        timer::wait_until(1000, || memory::read32(uart::BASE + uart::FR) & 0xb0 == 0x90),
+        "flags {:#x}, expected both FIFOs empty",
+        memory::read32(uart::BASE + uart::FR)
+    );
+    check!(memory::read32(uart::BASE + uart::FR) & 8 == 0, "busy with nothing to send");
+    Ok(())
+}
+
+fn uart_registers_kept() -> Verdict {
+    for (register, value) in [(IBRD, 0x1234), (FBRD, 0x2a), (IFLS, 0x12), (IMSC, 0x7f0), (IMSC, 0)] {
+        let before = memory::read32(register);
+        memory::write32(register, value);
+        let found = memory::read32(register);
+        memory::write32(register, if register == IMSC { 0 } else { before });
+        check_equal!(found, value, "register {register:#x}");
+    }
+    Ok(())
+}
+
+/// Raises the transmit interrupt: a line end is sent, which empties the FIFO at once or soon.
+fn send_something() {
+    memory::write32(uart::BASE + uart::DR, u32::from(b' '));
+}
+
+fn uart_interrupt() -> Verdict {
+    gic::set_trigger(UART_INTID, gic::Trigger::Level);
+    gic::enable(UART_INTID);
+    memory::write32(ICR, 0x7ff);
+    memory::write32(IMSC, TX);
+    send_something();
+    let mut intid = gic::SPURIOUS;
+    let raised = timer::wait_until(1000, || {
+        intid = gic::acknowledge();
+        intid != gic::SPURIOUS
+    });
+    let status = memory::read32(MIS);
+    memory::write32(IMSC, 0);
+    memory::write32(ICR, 0x7ff);
+    gic::end(intid);
+    check!(raised && intid == UART_INTID, "no transmit interrupt (acknowledged {intid})");
+    check!(status & TX != 0, "masked status {status:#x} during the interrupt");
+    timer::delay(200);
+    check_equal!(gic::acknowledge(), gic::SPURIOUS, "after masking and clearing");
+    Ok(())
+}
+
+fn uart_mask_and_clear() -> Verdict {
+    memory::write32(ICR, 0x7ff);
+    memory::write32(IMSC, 0);
+    send_something();
+    check!(timer::wait_until(1000, || memory::read32(RIS) & TX != 0), "raw status does not show the empty transmit FIFO");
+    check_equal!(memory::read32(MIS) & TX, 0, "masked status");
+    memory::write32(ICR, TX);
+    check_equal!(memory::read32(RIS) & TX, 0, "raw status after clearing");
+    Ok(())
+}
+
+fn uart_flood() -> Verdict {
+    // More than any FIFO holds, written without a look at the flags: some may be lost, nothing may break.
+    for _ in 0..200 {
+        memory::write32(uart::BASE + uart::DR, u32::from(b' '));
+    }
+    check!(timer::wait_until(5000, || memory::read32(uart::BASE + uart::FR) & uart::FR_TXFF == 0), "full for ever");
+    Ok(())
+}
+
+fn clock_identification() -> Verdict {
+    let found = identification(RTC);
+    check_equal!([found[0], found[1], found[2] & 0xf, found[3]], [0x31, 0x10, 4, 0], "PL031 peripheral identification");
+    check_equal!([found[4], found[5], found[6], found[7]], [0x0d, 0xf0, 0x05, 0xb1], "PrimeCell identification");
+    Ok(())
+}
+
+fn clock_advances() -> Verdict {
+    let start = memory::read32(DR);
+    check!(timer::wait_until(3000, || memory::read32(DR) != start), "the clock stands still at {start}");
+    // From one change to the next but one: two seconds.
+    let (first, from) = (memory::read32(DR), timer::now());
+    check!(timer::wait_until(5000, || memory::read32(DR) == first + 2), "the clock did not reach {}", first + 2);
+    let ticks = timer::now() - from;
+    let second = timer::microseconds(1_000_000);
+    check!((second * 19 / 10..second * 23 / 10).contains(&ticks), "two seconds took {ticks} ticks of {second} a second");
+    Ok(())
+}
+
+fn clock_can_be_set() -> Verdict {
+    let before = memory::read32(DR);
+    memory::write32(LR, 1_000_000);
+    let after = memory::read32(DR);
+    memory::write32(LR, before);
+    let restored = memory::read32(DR);
+    check!((1_000_000..1_000_003).contains(&after), "the clock reads {after} after it was set to 1000000");
+    check!((before..before + 3).contains(&restored), "the clock reads {restored} after it was set back to {before}");
+    Ok(())
+}
+
+fn clock_alarm() -> Verdict {
+    gic::set_trigger(CLOCK_INTID, gic::Trigger::Level);
+    gic::enable(CLOCK_INTID);
+    memory::write32(CLOCK_ICR, 1);
+    memory::write32(CLOCK_IMSC, 1);
+    if memory::read32(CLOCK_IMSC) != 1 {
+        skip!("no alarm");
+    }
+    memory::write32(MR, memory::read32(DR) + 1);
+    let mut intid = gic::SPURIOUS;
+    timer::wait_until(4000, || {
+        intid = gic::acknowledge();
+        intid != gic::SPURIOUS
+    });
+    let status = (memory::read32(CLOCK_RIS), memory::read32(CLOCK_MIS));
+    memory::write32(CLOCK_IMSC, 0);
+    memory::write32(CLOCK_ICR, 1);
+    gic::end(intid);
+    check_equal!(intid, CLOCK_INTID, "acknowledged");
+    check_equal!(status, (1, 1), "raw and masked status");
+    check_equal!(memory::read32(CLOCK_RIS), 0, "raw status after clearing");
+    Ok(())
+}

@@ -1,0 +1,296 @@
+//! Several CPUs at once: all come up, atomics and locks hold between them, and they wake each other by SGI, by SEV and by memory.
+#![no_std]
+#![no_main]
+
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+
+use payload_rt::test::Verdict;
+use payload_rt::{MAX_CPUS, check, check_equal, cpu, gic, interrupt, machine, skip, sysreg, test, tests, timer};
+
+payload_rt::entry!(main);
+
+fn main() {
+    test::run(&tests!("smp":
+        all_cpus_come_up, exclusive_counter, ticket_lock, message_passing, sgi_ping_pong, wfi_woken_by_sgi, wfe_woken_by_event,
+        tlb_invalidation_reaches_all, hotplug_under_load,
+    ));
+}
+
+/// Runs `job` on every CPU, this one too, and waits for the end of all.
+fn on_all(job: cpu::Job) -> Verdict {
+    for index in 1..cpu::count() {
+        check_equal!(cpu::start(index, job), Ok(()), "CPU_ON of CPU {index}");
+    }
+    job(0);
+    for index in 1..cpu::count() {
+        check!(cpu::wait_off(index), "CPU {index} does not end");
+    }
+    Ok(())
+}
+
+fn at_least_two() -> Verdict {
+    if cpu::count() < 2 {
+        skip!("needs two CPUs");
+    }
+    Ok(())
+}
+
+static AFFINITIES: [AtomicU64; MAX_CPUS] = [const { AtomicU64::new(u64::MAX) }; MAX_CPUS];
+
+fn note_affinity(index: usize) {
+    AFFINITIES[index].store(gic::own_affinity(), Ordering::SeqCst);
+}
+
+fn all_cpus_come_up() -> Verdict {
+    on_all(note_affinity)?;
+    for index in 0..cpu::count() {
+        check_equal!(AFFINITIES[index].load(Ordering::SeqCst), cpu::affinity(index), "MPIDR_EL1 of CPU {index}");
+    }
+    Ok(())
+}
+
+const ADDITIONS: u64 = 50_000;
+static COUNTER: AtomicU64 = AtomicU64::new(0);
+
+fn add(_index: usize) {
+    for _ in 0..ADDITIONS {
+        COUNTER.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+fn exclusive_counter() -> Verdict {
+    COUNTER.store(0, Ordering::SeqCst);
+    on_all(add)?;
+    check_equal!(COUNTER.load(Ordering::SeqCst), ADDITIONS * cpu::count() as u64, "sum of all CPUs' additions");
+    Ok(())
+}
+
+static TICKET: AtomicU32 = AtomicU32::new(0);
+static SERVED: AtomicU32 = AtomicU32::new(0);
+/// Changed only under the lock, by a load and a store apart.
+static GUARDED: [AtomicU64; 2] = [const { AtomicU64::new(0) }; 2];
+
+const TURNS: u64 = 2000;
+
+fn take_turns(_index: usize) {
+    for _ in 0..TURNS {
+        let mine = TICKET.fetch_add(1, Ordering::Relaxed);
+        while SERVED.load(Ordering::Acquire) != mine {
+            cpu::relax();
+        }
+        for cell in &GUARDED {
+            cell.store(cell.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+        }
+        SERVED.store(mine.wrapping_add(1), Ordering::Release);
+    }
+}
+
+fn ticket_lock() -> Verdict {
+    GUARDED.iter().for_each(|cell| cell.store(0, Ordering::SeqCst));
+    on_all(take_turns)?;
+    for cell in &GUARDED {
+        check_equal!(cell.load(Ordering::SeqCst), TURNS * cpu::count() as u64, "guarded counter");
+    }
+    Ok(())
+}
+
+static DATA: AtomicU64 = AtomicU64::new(0);
+static FLAG: AtomicU64 = AtomicU64::new(0);
+static WRONG: AtomicU32 = AtomicU32::new(0);
+
+/// Takes what the other CPU writes: data first, flag second.
+fn receive(_index: usize) {
+    let mut last = 0;
+    while last < 20_000 {
+        let flag = FLAG.load(Ordering::Acquire);
+        if DATA.load(Ordering::Relaxed) < flag {
+            WRONG.fetch_add(1, Ordering::SeqCst);
+        }
+        last = flag;
+    }
+}
+
+fn message_passing() -> Verdict {
+    at_least_two()?;
+    FLAG.store(0, Ordering::SeqCst);
+    check_equal!(cpu::start(1, receive), Ok(()), "CPU_ON of CPU 1");
+    for number in 1..=20_000 {
+        DATA.store(number, Ordering::Relaxed);
+        FLAG.store(number, Ordering::Release);
+    }
+    check!(cpu::wait_off(1), "CPU 1 does not end");
+    check_equal!(WRONG.load(Ordering::SeqCst), 0, "times that the flag was seen before the data");
+    Ok(())
+}
+
+const PING: u32 = 2;
+const PONG: u32 = 3;
+static ROUNDS: AtomicU32 = AtomicU32::new(0);
+
+/// Answers each ping with a pong, asleep in between.
+fn answer(index: usize) {
+    gic::enable(PING);
+    cpu::unmask_interrupts();
+    let mut answered = 0;
+    while answered < ROUNDS.load(Ordering::SeqCst) {
+        if interrupt::seen(index, PING) > answered {
+            answered += 1;
+            gic::send(PONG, gic::Target::Affinity(cpu::affinity(0)));
+        }
+    }
+    cpu::mask_interrupts();
+}
+
+fn ping_pong(job: cpu::Job) -> Verdict {
+    at_least_two()?;
+    let rounds = machine::option_number("loops", 500) as u32;
+    ROUNDS.store(rounds, Ordering::SeqCst);
+    gic::enable(PONG);
+    check_equal!(cpu::start(1, job), Ok(()), "CPU_ON of CPU 1");
+    cpu::unmask_interrupts();
+    for round in 1..=rounds {
+        gic::send(PING, gic::Target::Affinity(cpu::affinity(1)));
+        check!(timer::wait_until(5000, || interrupt::seen(0, PONG) == round), "no answer in round {round}");
+    }
+    cpu::mask_interrupts();
+    check!(cpu::wait_off(1), "CPU 1 does not end");
+    check_equal!((interrupt::seen(1, PING), interrupt::seen(0, PONG)), (rounds, rounds), "pings and pongs");
+    Ok(())
+}
+
+fn sgi_ping_pong() -> Verdict {
+    ping_pong(answer)
+}
+
+/// As `answer`, but asleep by WFI with interrupts masked in PSTATE, so that no wake-up can be missed between look and sleep.
+fn answer_from_sleep(index: usize) {
+    gic::enable(PING);
+    let mut answered = 0;
+    while answered < ROUNDS.load(Ordering::SeqCst) {
+        cpu::wait_for_interrupt();
+        cpu::unmask_interrupts();
+        sysreg::isb();
+        cpu::mask_interrupts();
+        if interrupt::seen(index, PING) > answered {
+            answered += 1;
+            gic::send(PONG, gic::Target::Affinity(cpu::affinity(0)));
+        }
+    }
+}
+
+fn wfi_woken_by_sgi() -> Verdict {
+    ping_pong(answer_from_sleep)
+}
+
+static EVENT: AtomicU32 = AtomicU32::new(0);
+static SEEN: AtomicU32 = AtomicU32::new(0);
+
+/// Waits for each new event by WFE; a timer's interrupt (masked in PSTATE) sees to it that a lost SEV shows as a late answer, no hang.
+fn wait_for_events(_index: usize) {
+    gic::enable(timer::VIRTUAL_PPI);
+    for number in 1..=200 {
+        while EVENT.load(Ordering::Acquire) < number {
+            sysreg::cntv_tval_el0::write(timer::microseconds(100_000));
+            sysreg::cntv_ctl_el0::write(timer::ENABLE);
+            cpu::wait_for_event();
+        }
+        SEEN.store(number, Ordering::Release);
+    }
+    sysreg::cntv_ctl_el0::write(0);
+}
+
+fn wfe_woken_by_event() -> Verdict {
+    at_least_two()?;
+    EVENT.store(0, Ordering::SeqCst);
+    SEEN.store(0, Ordering::SeqCst);
+    check_equal!(cpu::start(1, wait_for_events), Ok(()), "CPU_ON of CPU 1");
+    for number in 1..=200 {
+        EVENT.store(number, Ordering::Release);
+        cpu::send_event();
+        check!(timer::wait_until(5000, || SEEN.load(Ordering::Acquire) == number), "event {number} was not seen");
+    }
+    check!(cpu::wait_off(1), "CPU 1 does not end");
+    Ok(())
+}
+
+static READY: AtomicBool = AtomicBool::new(false);
+static PAGES: [AtomicU64; 2] = [const { AtomicU64::new(0) }; 2];
+static ADDRESS: AtomicU64 = AtomicU64::new(0);
+
+/// Reads through the mapping until it shows the second page.
+fn watch_mapping(_index: usize) {
+    let address = ADDRESS.load(Ordering::SeqCst);
+    let _ = payload_rt::memory::read64(address);
+    READY.store(true, Ordering::SeqCst);
+    let deadline = timer::Deadline::after_milliseconds(8000);
+    while payload_rt::memory::read64(address) != 2 {
+        if deadline.passed() {
+            WRONG.fetch_add(1, Ordering::SeqCst);
+            return;
+        }
+    }
+}
+
+fn tlb_invalidation_reaches_all() -> Verdict {
+    use payload_rt::{memory, mmu};
+    at_least_two()?;
+    // Two gigabyte blocks cannot hold two pages of ours, so the slot gets a table of 2 MiB blocks, changed in place.
+    let table = memory::pages(1);
+    for page in &PAGES {
+        page.store(memory::arena().start, Ordering::SeqCst);
+    }
+    let block = memory::arena().start + 0x20_0000;
+    memory::write64(block, 1);
+    memory::write64(block + 0x20_0000, 2);
+    for round in 0..20 {
+        READY.store(false, Ordering::SeqCst);
+        WRONG.store(0, Ordering::SeqCst);
+        memory::write64(table, mmu::normal_block(block));
+        let address = mmu::set_slot(mmu::FREE_SLOT, mmu::table(table));
+        ADDRESS.store(address, Ordering::SeqCst);
+        check_equal!(cpu::start(1, watch_mapping), Ok(()), "CPU_ON of CPU 1");
+        let ready = timer::wait_until(5000, || READY.load(Ordering::SeqCst));
+        // Break before make would fault the reader; a changed output address of equal memory is what CONSTRAINED code does, and with
+        // this one aligned store the reader sees either block.
+        memory::write64(table, mmu::normal_block(block + 0x20_0000));
+        sysreg::invalidate_tlb();
+        let off = cpu::wait_off(1);
+        mmu::reset_slot(mmu::FREE_SLOT);
+        check!(ready && off, "CPU 1 does not answer in round {round}");
+        check_equal!(WRONG.load(Ordering::SeqCst), 0, "round {round}: reads through a stale translation; count");
+    }
+    Ok(())
+}
+
+static STOP: AtomicBool = AtomicBool::new(false);
+
+fn work_until_stopped(index: usize) {
+    while !STOP.load(Ordering::Relaxed) {
+        COUNTER.fetch_add(index as u64, Ordering::Relaxed);
+    }
+}
+
+fn nothing(_index: usize) {}
+
+fn hotplug_under_load() -> Verdict {
+    if cpu::count() < 3 {
+        skip!("needs three CPUs");
+    }
+    STOP.store(false, Ordering::SeqCst);
+    for index in 2..cpu::count() {
+        check_equal!(cpu::start(index, work_until_stopped), Ok(()), "CPU_ON of CPU {index}");
+    }
+    let mut failed = None;
+    for round in 0..50 {
+        let started = cpu::start(1, nothing);
+        if started.is_err() || !cpu::wait_off(1) {
+            failed = failed.or(Some((round, started)));
+        }
+    }
+    STOP.store(true, Ordering::SeqCst);
+    for index in 2..cpu::count() {
+        check!(cpu::wait_off(index), "CPU {index} does not end");
+    }
+    check!(failed.is_none(), "round and CPU_ON: {failed:?}");
+    Ok(())
+}
