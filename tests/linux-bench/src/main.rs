@@ -5,8 +5,8 @@
 //!
 //! It counts with the virtual counter, which QEMU with `-icount shift=0` and a counter of 1 GHz advances by one an
 //! instruction. Everything is measured twice; the second pass, in a settled system, is printed: lines
-//! `linux-bench <name> <ticks>`. Each value is the median of [`BATCHES`] means, so that a tick of the kernel's timer in one
-//! of them does not show. Then it powers the machine off.
+//! `linux-bench <name> <ticks>`. Each value is the median of [`BATCHES`] short batches, so that the kernel's timer tick, which
+//! falls into some of them, does not show. Then it powers the machine off.
 //!
 //! UNSAFETY: system calls, and memory that they hand out. Every call here is one that cannot touch Rust's own objects but
 //! through the pointers given to it, and those point to live memory of the size that is given.
@@ -20,7 +20,10 @@ mod system;
 use system::{Descriptor, exit, power_off, write_all};
 
 /// How many means are taken; the median of them counts.
-const BATCHES: usize = 11;
+const BATCHES: usize = 301;
+
+/// Before anything is measured, the kernel gets this many nanoseconds to end what it does in the background after boot.
+const SETTLING: u64 = 20_000_000_000;
 
 /// A row: its name, and what measures it.
 type Row = (&'static str, fn() -> u64);
@@ -41,6 +44,7 @@ extern "C" fn program(arguments: u64) -> ! {
     if arguments > 1 {
         exit(0);
     }
+    system::sleep_nanoseconds(SETTLING);
     for (_, measure) in ROWS {
         measure();
     }

@@ -29,7 +29,7 @@ fn median(rounds: u64, mut batch: impl FnMut()) -> u64 {
 
 /// A child is made, becomes another program, ends, and is waited for.
 pub(crate) fn fork_exec() -> u64 {
-    const ROUNDS: u64 = 10;
+    const ROUNDS: u64 = 1;
     median(ROUNDS, || {
         for _ in 0..ROUNDS {
             match system::fork() {
@@ -42,7 +42,7 @@ pub(crate) fn fork_exec() -> u64 {
 
 /// A byte goes to another process and one comes back: two switches.
 pub(crate) fn pipe() -> u64 {
-    const ROUNDS: u64 = 200;
+    const ROUNDS: u64 = 10;
     let (there, back) = (Pipe::new(), Pipe::new());
     let child = system::fork();
     if child == 0 {
@@ -68,7 +68,7 @@ pub(crate) fn pipe() -> u64 {
 
 /// The first write to a page of fresh memory.
 pub(crate) fn page_fault() -> u64 {
-    const PAGES: usize = 256;
+    const PAGES: usize = 64;
     const PAGE: usize = 4096;
     let mut means = [0; BATCHES];
     for mean in &mut means {
@@ -87,7 +87,7 @@ pub(crate) fn page_fault() -> u64 {
 
 /// A sleep of a millisecond, with the slack of 50 microseconds that Linux gives timers by default.
 pub(crate) fn usleep() -> u64 {
-    const ROUNDS: u64 = 5;
+    const ROUNDS: u64 = 1;
     median(ROUNDS, || {
         for _ in 0..ROUNDS {
             system::sleep_nanoseconds(1_000_000);
@@ -97,7 +97,7 @@ pub(crate) fn usleep() -> u64 {
 
 /// 2,000 rounds of a loop of three instructions, which need nothing from anybody.
 pub(crate) fn cpu_loop() -> u64 {
-    const ROUNDS: u64 = 100;
+    const ROUNDS: u64 = 1;
     median(ROUNDS, || {
         for _ in 0..ROUNDS {
             // SAFETY: arithmetic on registers of its own.

@@ -97,7 +97,7 @@ pub(crate) fn wait(child: i64) {
 }
 
 pub(crate) fn sleep_nanoseconds(nanoseconds: u64) {
-    let time = [0, nanoseconds];
+    let time = [nanoseconds / 1_000_000_000, nanoseconds % 1_000_000_000];
     call(NANOSLEEP, [time.as_ptr() as u64, 0, 0, 0, 0, 0]);
 }
 

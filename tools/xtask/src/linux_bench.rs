@@ -27,12 +27,14 @@ const fn bound(name: &'static str, what: &'static str, part: f64, more: f64) -> 
     Bound { name, what, part, more }
 }
 
-/// The rows; boot has no bound, since it varies by some percent with the kernel's random choices and its devices.
+/// The rows. What is allowed on top of the part for fork and exec and for page faults is by how much two boots of the bare
+/// machine differ among themselves (addresses, hash chains); the other rows repeat to the last digit. Boot has no bound, since
+/// it varies by some percent with the kernel's random choices and its devices.
 const BOUNDS: [Bound; 6] = [
     bound("boot", "boot to the first process", f64::INFINITY, 0.0),
-    bound("fork-exec", "fork, exec, exit, wait", 0.001, 0.0),
+    bound("fork-exec", "fork, exec, exit, wait", 0.001, 500.0),
     bound("pipe", "pipe ping-pong", 0.001, 0.0),
-    bound("page-fault", "4 KiB anonymous page fault", 0.001, 0.0),
+    bound("page-fault", "4 KiB anonymous page fault", 0.001, 5.0),
     bound("usleep", "usleep(1 ms)", 0.0, 1500.0),
     bound("cpu-loop", "CPU loop", 0.001, 0.0),
 ];
@@ -76,7 +78,7 @@ pub(crate) fn measure(tree: &Tree) -> Result<(Vec<Row>, Vec<Row>)> {
     let mut vm = Vm::new("linux-bench", guests::image(tree, KERNEL), 512 << 20);
     vm.initrd = Some(guests::initramfs(tree));
     // No randomised addresses: with them, page tables and so costs differ from boot to boot.
-    vm.cmdline = "console=ttyAMA0 quiet nokaslr norandmaps rdinit=/bin/linux-bench".into();
+    vm.cmdline = "console=ttyAMA0 quiet nokaslr norandmaps randomize_kstack_offset=off rdinit=/bin/linux-bench".into();
     let trial = Trial::measured(vm, Duration::from_secs(300));
     let rows = |transcript: String| {
         let rows = parse(&transcript, "linux-bench ");
