@@ -29,6 +29,11 @@ impl Bank {
         (!self.group & groups.0) | (self.group & groups.1)
     }
 
+    /// Those that are pending (`also_pending` among them), enabled, and in a group that is forwarded.
+    pub(crate) const fn deliverable(&self, groups: (u32, u32), also_pending: u32) -> u32 {
+        (self.latched | self.asserted() | also_pending) & self.enabled & self.in_groups(groups)
+    }
+
     /// Those that are level-sensitive and whose line is high.
     pub(crate) const fn asserted(&self) -> u32 {
         self.level & !self.edge

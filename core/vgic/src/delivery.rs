@@ -25,6 +25,14 @@ struct Waiting {
     active: [u32; WORDS],
 }
 
+impl Waiting {
+    /// All of it, one bit for each INTID.
+    fn all(&self) -> u128 {
+        let word = |index: usize| u64::from(self.ready[index] | self.active[index]);
+        u128::from(word(0) | word(1) << 32) | u128::from(word(2) | word(3) << 32) << 64
+    }
+}
+
 /// What the list registers will hold.
 struct Choice {
     interrupts: [u8; MAX_LIST_REGISTERS],
@@ -58,7 +66,8 @@ impl Vgic {
         if index >= self.vcpu_count {
             return VcpuSet::EMPTY;
         }
-        let mut freed = self.count_ends(index, lrs);
+        let counts_ends = lrs.hcr & virtual_control::LRENPIE != 0;
+        let ended = if counts_ends { self.count_ends(index, lrs) } else { [0; WORDS] };
         let Some(target) = self.vcpus.get_mut(index) else { return VcpuSet::EMPTY };
         // Whatever the list registers carried is over, unless one of them still shows it below.
         target.hardware &= !target.held[0].loaded | target.hardware_pending;
@@ -77,16 +86,25 @@ impl Vgic {
             }
         }
         lrs.used = 0;
-        if let Some(target) = self.vcpus.get_mut(index) {
-            for (held, freed) in target.held.iter_mut().zip(&mut freed) {
-                if held.loaded != 0 {
-                    *freed |= held.loaded;
-                    held.loaded = 0;
-                    held.carried_latch = 0;
-                    held.carried_active = 0;
-                    held.cancel_active = 0;
-                }
+        self.close_ledger(index, ended)
+    }
+
+    /// Clears the ledger of what was loaded; returns the other vCPUs that can have an SPI of it, or of `ended`, now.
+    fn close_ledger(&mut self, index: usize, ended: [u32; WORDS]) -> VcpuSet {
+        let mut freed = ended;
+        let Some(target) = self.vcpus.get_mut(index) else { return VcpuSet::EMPTY };
+        for (held, freed) in target.held.iter_mut().zip(&mut freed) {
+            if held.loaded != 0 {
+                *freed |= held.loaded;
+                held.loaded = 0;
+                held.carried_latch = 0;
+                held.carried_active = 0;
+                held.cancel_active = 0;
             }
+        }
+        // SGIs and PPIs are nobody else's business.
+        if freed[1] | freed[2] | freed[3] == 0 {
+            return VcpuSet::EMPTY;
         }
         self.others_waiting_for(index, &freed)
     }
@@ -132,9 +150,6 @@ impl Vgic {
     /// Ends the activations that had no list register when the guest ended them; returns which.
     fn count_ends(&mut self, index: usize, lrs: &mut ListRegisters) -> [u32; WORDS] {
         let mut freed = [0; WORDS];
-        if lrs.hcr & virtual_control::LRENPIE == 0 {
-            return freed;
-        }
         let ends = (lrs.hcr & virtual_control::EOI_COUNT) >> virtual_control::EOI_COUNT_SHIFT;
         lrs.hcr &= !virtual_control::EOI_COUNT;
         for _ in 0..ends {
@@ -184,7 +199,52 @@ impl Vgic {
         if index >= self.vcpu_count {
             return;
         }
-        let mut waiting = self.waiting(index);
+        let waiting = self.waiting(index);
+        let all = waiting.all();
+        let mut used = 0;
+        lrs.dirty = 0;
+        let mut maintenance = 0;
+        if all & all.wrapping_sub(1) == 0 {
+            // None or one: by far the most frequent.
+            if all != 0 {
+                self.fill(index, all.trailing_zeros() as u8, 0, &waiting, lrs);
+                used = 1;
+            }
+        } else {
+            (used, maintenance) = self.fill_many(index, waiting, lrs);
+        }
+        let mut rest = lrs.stale & !used;
+        while rest != 0 {
+            let number = rest.trailing_zeros() as usize;
+            rest &= rest - 1;
+            if let Some(slot) = lrs.lr.get_mut(number) {
+                *slot = 0;
+                lrs.dirty |= 1 << number;
+            }
+        }
+        lrs.stale = 0;
+        lrs.used = used;
+        lrs.hcr = virtual_control::EN | virtual_control::TDIR | maintenance;
+        if let Some(target) = self.vcpus.get_mut(index) {
+            target.overflow = maintenance != 0;
+            lrs.deactivate |= target.deactivate;
+            target.deactivate = 0;
+        }
+    }
+
+    /// Loads one interrupt into list register `number`.
+    fn fill(&mut self, index: usize, interrupt: u8, number: usize, waiting: &Waiting, lrs: &mut ListRegisters) {
+        let value = self.load(index, interrupt, waiting);
+        let Some(slot) = lrs.lr.get_mut(number) else { return };
+        if lrs.stale >> number & 1 == 0 || *slot != value {
+            *slot = value;
+            lrs.dirty |= 1 << number;
+        }
+    }
+
+    /// Loads all that waits, or the best of it. Returns the list registers filled, and the maintenance interrupts that
+    /// tell when to choose again.
+    fn fill_many(&mut self, index: usize, mut waiting: Waiting, lrs: &mut ListRegisters) -> (u16, u64) {
         let choice = match self.choose_all(&waiting) {
             Some(choice) => choice,
             None => {
@@ -195,51 +255,36 @@ impl Vgic {
                 self.choose_by_priority(index, &waiting)
             }
         };
-        let mut dirty = 0;
         let mut used = 0;
         for (number, &interrupt) in choice.interrupts.iter().enumerate().take(choice.count) {
-            let value = self.load(index, interrupt, &waiting);
-            let Some(slot) = lrs.lr.get_mut(number) else { break };
+            self.fill(index, interrupt, number, &waiting, lrs);
             used |= 1 << number;
-            if lrs.stale & 1 << number == 0 || *slot != value {
-                *slot = value;
-                dirty |= 1 << number;
-            }
         }
-        let mut rest = lrs.stale & !used;
-        while rest != 0 {
-            let number = rest.trailing_zeros() as usize;
-            rest &= rest - 1;
-            if let Some(slot) = lrs.lr.get_mut(number) {
-                *slot = 0;
-                dirty |= 1 << number;
-            }
-        }
-        lrs.stale = 0;
-        lrs.used = used;
-        lrs.dirty = dirty;
-        lrs.hcr = virtual_control::EN | virtual_control::TDIR | choice.maintenance;
-        if let Some(target) = self.vcpus.get_mut(index) {
-            target.overflow = choice.maintenance != 0;
-            lrs.deactivate |= target.deactivate;
-            target.deactivate = 0;
-        }
+        (used, choice.maintenance)
     }
 
     /// What waits for a list register of a vCPU that has been synced.
     fn waiting(&self, index: usize) -> Waiting {
         let mut waiting = Waiting { ready: [0; WORDS], active: [0; WORDS] };
         let Some(target) = self.vcpus.get(index) else { return waiting };
-        for word in 0..WORDS {
-            waiting.active[word] = target.held[word].active;
-            let mut ready = self.ready(word, index) & target.routed[word];
-            if target.asleep {
-                ready = 0;
+        let groups = (self.group0, self.group1);
+        let [private, shared @ ..] = &mut waiting.ready;
+        *private = target.private.deliverable(groups, target.hardware_pending);
+        let routes = self.shared.iter().zip(&target.routed[1..]);
+        for (word, (ready, (bank, routed))) in (1..).zip(shared.iter_mut().zip(routes)) {
+            // Most of the time no device has anything to say.
+            if bank.latched | bank.level != 0 {
+                *ready = bank.deliverable(groups, 0) & routed;
+                if *ready != 0 {
+                    *ready &= !self.held_by_others(word, index);
+                }
             }
-            if word > 0 && ready != 0 {
-                ready &= !self.held_by_others(word, index);
-            }
-            waiting.ready[word] = ready;
+        }
+        if target.asleep {
+            waiting.ready = [0; WORDS];
+        }
+        for (active, held) in waiting.active.iter_mut().zip(&target.held) {
+            *active = held.active;
         }
         waiting
     }
@@ -258,13 +303,13 @@ impl Vgic {
     /// Everything that waits, if it fits.
     fn choose_all(&self, waiting: &Waiting) -> Option<Choice> {
         let mut choice = Choice::new();
-        for (word, (ready, active)) in waiting.ready.iter().zip(&waiting.active).enumerate() {
-            for bit in bits(ready | active) {
-                if choice.count == self.list_register_count {
-                    return None;
-                }
-                choice.push(word as u8 * 32 + bit as u8);
+        let mut rest = waiting.all();
+        while rest != 0 {
+            if choice.count == self.list_register_count {
+                return None;
             }
+            choice.push(rest.trailing_zeros() as u8);
+            rest &= rest - 1;
         }
         Some(choice)
     }
@@ -325,36 +370,43 @@ impl Vgic {
     /// Moves one interrupt out of the model into the list register whose value this returns.
     fn load(&mut self, index: usize, interrupt: u8, waiting: &Waiting) -> u64 {
         let (word, bit) = (usize::from(interrupt / 32), 1_u32 << (interrupt % 32));
-        let still_pending = self.pending(word, index) & bit != 0;
-        let Some(bank) = self.bank_mut(word, index) else { return 0 };
-        let priority = bank.priority.get(usize::from(interrupt % 32)).copied().unwrap_or(u8::MAX);
-        let mut value = compose(u32::from(interrupt), priority, bank.group & bit != 0);
-        let asserted = bank.asserted() & bit != 0;
-        let latched = bank.latched & bit != 0;
-        let active = waiting.active.get(word).is_some_and(|active| active & bit != 0);
-        let mut pending = waiting.ready.get(word).is_some_and(|ready| ready & bit != 0);
         let Some(target) = self.vcpus.get_mut(index) else { return 0 };
-        // A hardware-linked list register is pending or active, never both, and its end raises no maintenance
-        // interrupt. If a software activation of the same INTID stands in its way, it waits for the end of that; if
-        // it is active and made pending by hand as well, it lets go of the physical interrupt and ends as a software
-        // one.
-        let fired = word == 0 && target.hardware_pending & bit != 0;
-        if word == 0 && target.hardware & bit != 0 && active && !fired && still_pending {
-            target.hardware &= !bit;
-            target.deactivate |= physical_set(bit, &target.physical);
-        }
-        let linked = word == 0 && target.hardware & bit != 0;
-        pending &= !(fired && active);
-        if linked && !(fired && active) {
-            value |= hardware_fields(IntId(u32::from(target.physical[usize::from(interrupt % 32)])));
-            if pending && fired {
-                target.hardware_pending &= !bit;
-                target.hardware_carried |= bit;
+        let (Some(held), Some(&ready), Some(&active)) =
+            (target.held.get_mut(word), waiting.ready.get(word), waiting.active.get(word))
+        else {
+            return 0;
+        };
+        let (mut pending, active) = (ready & bit != 0, active & bit != 0);
+        let mut link = 0;
+        let mut fired = false;
+        if word == 0 && target.hardware & bit != 0 {
+            fired = target.hardware_pending & bit != 0;
+            // A hardware-linked list register is pending or active, never both, and its end raises no maintenance
+            // interrupt. If a software activation of the same INTID stands in its way, it waits for the end of that; if
+            // it is active and made pending by hand as well, it lets go of the physical interrupt and ends as a
+            // software one.
+            if active && !fired && (target.private.latched | target.private.asserted()) & bit != 0 {
+                target.hardware &= !bit;
+                target.deactivate |= physical_set(bit, &target.physical);
+            } else if active && fired {
+                pending = false;
+            } else {
+                link = hardware_fields(IntId(u32::from(target.physical[usize::from(interrupt % 32)])));
+                if pending && fired {
+                    target.hardware_pending &= !bit;
+                    target.hardware_carried |= bit;
+                }
             }
-        } else if asserted || (still_pending && !pending) {
+        }
+        let bank = if word == 0 { Some(&mut target.private) } else { self.shared.get_mut(word - 1) };
+        let Some(bank) = bank else { return 0 };
+        let priority = bank.priority[usize::from(interrupt % 32)];
+        let mut value = compose(u32::from(interrupt), priority, bank.group & bit != 0) | link;
+        let asserted = bank.asserted() & bit != 0;
+        let withheld = !pending && (fired || bank.latched & bit != 0);
+        if link == 0 && (asserted || withheld) {
             value |= list_register::EOI;
         }
-        let Some(held) = target.held.get_mut(word) else { return 0 };
         held.loaded |= bit;
         if active {
             value |= list_register::ACTIVE;
@@ -363,12 +415,8 @@ impl Vgic {
         }
         if pending {
             value |= list_register::PENDING;
-            if latched {
-                held.carried_latch |= bit;
-                if let Some(bank) = self.bank_mut(word, index) {
-                    bank.latched &= !bit;
-                }
-            }
+            held.carried_latch |= bank.latched & bit;
+            bank.latched &= !bit;
         }
         value
     }

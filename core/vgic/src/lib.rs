@@ -242,20 +242,24 @@ impl Vgic {
         if word == 0 { vcpu..vcpu.saturating_add(1).min(self.vcpu_count) } else { 0..self.vcpu_count }
     }
 
+    /// Hardware-linked interrupts of `word` that have fired.
+    fn fired(&self, word: usize, vcpu: usize) -> u32 {
+        match self.vcpus.get(vcpu) {
+            Some(owner) if word == 0 => owner.hardware_pending,
+            _ => 0,
+        }
+    }
+
     /// Those of `word` that are pending in the model: latched, asserted, or a fired physical interrupt.
     fn pending(&self, word: usize, vcpu: usize) -> u32 {
         let Some(bank) = self.bank(word, vcpu) else { return 0 };
-        let hardware = match self.vcpus.get(vcpu) {
-            Some(owner) if word == 0 => owner.hardware_pending,
-            _ => 0,
-        };
-        bank.latched | bank.asserted() | hardware
+        bank.latched | bank.asserted() | self.fired(word, vcpu)
     }
 
     /// Those of `word` that are pending, enabled, and in an enabled group, wherever they are routed.
     fn ready(&self, word: usize, vcpu: usize) -> u32 {
         let Some(bank) = self.bank(word, vcpu) else { return 0 };
-        self.pending(word, vcpu) & bank.enabled & bank.in_groups((self.group0, self.group1))
+        bank.deliverable((self.group0, self.group1), self.fired(word, vcpu))
     }
 
     /// Which vCPUs must sync and flush because something about the interrupts `changed` of `word` did change: those
