@@ -64,7 +64,7 @@ primary_entry:
     b       3b
 4:  adrp    x1, __boot_stack
     add     x1, x1, :lo12:__boot_stack
-    add     sp, x1, #0x8000
+    add     sp, x1, #0x10, lsl #12
     mov     x29, xzr
     mov     x30, xzr
     mov     x0, x20

@@ -1,9 +1,9 @@
 //! The end, told properly: registers, a backtrace and whatever the hypervisor adds, then the machine stops.
 
 use core::fmt::Write as _;
-use core::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
+use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 
-use crate::{percpu::this_cpu, stack, sysreg, uart};
+use crate::{boot, gic, percpu::this_cpu, stack, sysreg, uart};
 
 /// The registers of a fault of our own, as the vectors lay them out.
 #[repr(C)]
@@ -22,7 +22,8 @@ pub(crate) struct Frame {
 /// Called between the report and the stop, to add what the hypervisor knows (the last events).
 pub type Epilogue = fn(&mut dyn core::fmt::Write);
 
-static CRASHED: AtomicBool = AtomicBool::new(false);
+/// The CPU that crashed first, plus one.
+static CRASHED: AtomicU32 = AtomicU32::new(0);
 static EPILOGUE: AtomicPtr<()> = AtomicPtr::new(core::ptr::null_mut());
 
 /// Sets what is printed at the end of a crash report.
@@ -79,12 +80,18 @@ pub fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
 /// Lets the first CPU that crashes speak and silences the others; a crash inside a crash stops at once.
 fn begin() {
     let _ = crate::sync::mask_irqs();
-    if CRASHED.swap(true, Ordering::AcqRel) {
-        loop {
+    let me = if boot::is_virtual() { u32::from(this_cpu().cpu.0) } else { 0 };
+    match CRASHED.compare_exchange(0, me + 1, Ordering::AcqRel, Ordering::Acquire) {
+        Ok(_) => {}
+        Err(first) if first == me + 1 => crate::firmware::power_off(),
+        Err(_) => loop {
             sysreg::wfi();
-        }
+        },
     }
-    let _ = writeln!(uart::Emergency, "\nundercroft: STOPPED by a fault of its own, CPU {}", this_cpu().cpu.0);
+    if boot::is_virtual() {
+        gic::send_sgi_to_others(gic::HALT);
+    }
+    let _ = writeln!(uart::Emergency, "\nundercroft: STOPPED by a fault of its own, CPU {me}");
 }
 
 fn finish(frame_pointer: u64) -> ! {

@@ -1,7 +1,7 @@
 //! Stacks with guards, and what is known of the image they run.
 //!
-//! A stack is the upper half of a 32 KiB slot aligned to its size; the lower half is never mapped. A stack pointer
-//! that ran out therefore has bit 14 clear, which the vectors test without a free register, and a store beyond the end
+//! A stack is the upper half of a 64 KiB slot aligned to its size; the lower half is never mapped. A stack pointer
+//! that ran out therefore has bit 15 clear, which the vectors test without a free register, and a store beyond the end
 //! faults instead of reaching a neighbour.
 
 use units::{PAGE_SIZE, Pa, Range, Va};
@@ -9,7 +9,9 @@ use units::{PAGE_SIZE, Pa, Range, Va};
 use crate::mmu::{self, Kind, MapError};
 
 /// Bytes of one stack.
-pub const SIZE: u64 = 16 << 10;
+pub const SIZE: u64 = 32 << 10;
+/// Frames of one stack.
+pub const FRAMES: usize = (SIZE / PAGE_SIZE) as usize;
 /// Bytes of a stack's slot: guard and stack.
 const SLOT: u64 = 2 * SIZE;
 /// Where the slots lie: slot 254 of the top-level table, shared by all CPUs.
@@ -59,11 +61,11 @@ pub fn image_base() -> u64 {
     (&raw const __image_start).addr() as u64
 }
 
-/// Maps stack number `slot` over four frames and returns its top.
+/// Maps stack number `slot` over its frames and returns its top.
 ///
 /// # Errors
 /// When no frame is left for the tables.
-pub fn map(slot: u64, frames: [Pa; 4]) -> Result<Va, MapError> {
+pub fn map(slot: u64, frames: [Pa; FRAMES]) -> Result<Va, MapError> {
     let bottom = BASE + slot * SLOT + SIZE;
     for (page, frame) in frames.into_iter().enumerate() {
         mmu::map(Va(bottom + page as u64 * PAGE_SIZE), frame, PAGE_SIZE, Kind::Data)?;

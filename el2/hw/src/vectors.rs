@@ -7,7 +7,7 @@
 //!
 //! An interrupt in EL2 saves what a function call may change, runs the interrupt hook, which may switch threads, and
 //! returns. Everything else in EL2 is our own fault: the registers are laid out as a [`crate::crash::Frame`] and the
-//! machine stops with a report. A fault caused by a full stack finds its stack pointer in the guard half of its 32 KiB
+//! machine stops with a report. A fault caused by a full stack finds its stack pointer in the guard half of its 64 KiB
 //! slot (`stack`), where nothing can be stored; the check needs no free register, and changes to the CPU's emergency stack.
 
 use core::arch::global_asm;
@@ -29,13 +29,13 @@ global_asm!(
     b       guest_exit
     .endm
 
-    // A fault of our own. SP's bit 14 is set while it points into the mapped half of a stack slot.
+    // A fault of our own. SP's bit 15 is set while it points into the mapped half of a stack slot.
     .macro own_fault kind
     .balign 0x80
     sub     sp, sp, #{frame_size}
     add     sp, sp, x0
     sub     x0, sp, x0
-    tbz     x0, #14, 1f
+    tbz     x0, #15, 1f
     sub     x0, sp, x0
     sub     sp, sp, x0
     stp     x0, x1, [sp]

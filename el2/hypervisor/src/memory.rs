@@ -159,7 +159,7 @@ pub(crate) fn scrub_one() -> bool {
 /// # Errors
 /// When there is no memory for it.
 pub(crate) fn allocate_stack() -> Result<Va, FramesError> {
-    let mut pages = [Pa(0); 4];
+    let mut pages = [Pa(0); stack::FRAMES];
     for page in &mut pages {
         *page = allocate_frames(Owner::Hypervisor, 1)?.start();
     }
