@@ -199,7 +199,7 @@ fn attend(session: &Session, notices: &Receiver<Notice>, view: &mut View, reques
         match notice {
             Notice::Signal(number) => return End::Signal(number),
             Notice::Ended => return End::Outcome(session.outcome(limit)),
-            Notice::Panicked => deadline = Some(sooner(deadline)),
+            Notice::Failed => deadline = Some(sooner(deadline)),
             Notice::AllStopped if request.until_stopped => deadline = Some(sooner(deadline)),
             _ => {}
         }

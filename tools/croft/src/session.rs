@@ -222,8 +222,10 @@ impl Session {
             let known = self.shared.lock().outcome(None);
             return known.unwrap_or_else(|| self.timed_out(limit));
         }
-        // The last of the log comes behind the last VM; a host that powers itself off ends by itself.
-        let _ = self.wait(GRACE, |state| state.ended.then_some(()));
+        if over.is_ok() {
+            // The last of the log comes behind the last VM; a host that powers itself off ends by itself.
+            let _ = self.wait(GRACE, |state| state.ended.then_some(()));
+        }
         self.outcome(limit)
     }
 
@@ -243,7 +245,7 @@ impl Session {
     /// Waits for `found` to find something. A panic of the hypervisor, or the stream's end, ends the wait early.
     fn wait<T>(&self, limit: Duration, mut found: impl FnMut(&mut State) -> Option<T>) -> Result<T, Stopped> {
         let mut end = Instant::now() + limit;
-        let mut panicked = false;
+        let mut failed = false;
         let mut state = self.shared.lock();
         loop {
             if let Some(found) = found(&mut state) {
@@ -252,22 +254,24 @@ impl Session {
             if state.ended {
                 return Err(Stopped::Ended);
             }
-            if state.panicked() && !panicked {
+            if state.failed() && !failed {
                 // The rest of its report is under way.
-                panicked = true;
-                end = end.min(Instant::now() + GRACE);
+                failed = true;
+                end = end.min(Instant::now() + REPORT);
             }
             let left = end.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                return Err(if panicked { Stopped::Ended } else { Stopped::Deadline });
+                return Err(if failed { Stopped::Ended } else { Stopped::Deadline });
             }
             state = self.shared.news.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 }
 
-/// How long the rest of a report, or a host that powers itself off, may take.
+/// How long a host that powers itself off may take for it.
 const GRACE: Duration = Duration::from_secs(3);
+/// How long the rest of a report may take.
+const REPORT: Duration = Duration::from_secs(1);
 
 /// Why a wait found nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

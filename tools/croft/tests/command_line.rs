@@ -1,5 +1,6 @@
 //! The program from outside: exit statuses, messages, and that nothing is left running. QEMU is played by a shell script
 //! that prints what a hypervisor would have sent.
+#![expect(clippy::unwrap_used, reason = "the helpers of a test fail as the test does")]
 
 use abi::crc32c;
 use abi::link::{self, Channel, MAX_PAYLOAD, Message, StopReason, VmState};

@@ -88,8 +88,8 @@ pub enum Notice {
     Refused(String),
     /// All VMs are off.
     AllStopped,
-    /// The hypervisor failed; its report follows in the log.
-    Panicked,
+    /// The hypervisor failed and its report follows in the log, or it is not the expected one.
+    Failed,
     /// The link has ended.
     Ended,
     /// The person at the terminal typed something. Not from the link; here so that one queue serves all.
@@ -191,8 +191,16 @@ impl State {
         self.vms.get(usize::from(vm)).map(|vm| &vm.condition)
     }
 
-    pub(super) fn panicked(&self) -> bool {
-        self.panic.is_some()
+    /// Whether nothing good can come any more: the hypervisor failed, or is not the expected one.
+    pub(super) fn failed(&self) -> bool {
+        self.panic.is_some() || self.stranger.is_some()
+    }
+
+    fn meet_stranger(&mut self, why: String) {
+        if self.stranger.is_none() {
+            self.stranger = Some(why);
+            self.tell(Notice::Failed);
+        }
     }
 
     /// Whether all VMs are off: the hypervisor said so, or it shows.
@@ -267,7 +275,7 @@ impl State {
             Message::Hello { version, vms, build } => self.check_hello(version, vms, build),
             Message::Vm { vm, name, state } => {
                 if self.names.get(usize::from(vm)).is_some_and(|ours| ours != name) {
-                    self.stranger = Some(format!("its VM {vm} is {name}, which is not the site's"));
+                    self.meet_stranger(format!("its VM {vm} is {name}, which is not the site's"));
                 }
                 self.change(vm, state.into());
             }
@@ -278,7 +286,7 @@ impl State {
             }
             Message::Panic { text } => {
                 if self.panic.is_none() {
-                    self.tell(Notice::Panicked);
+                    self.tell(Notice::Failed);
                 }
                 self.panic.get_or_insert_default().push_str(text);
                 self.file(Channel::Log, text.as_bytes());
@@ -298,12 +306,12 @@ impl State {
 
     fn check_hello(&mut self, version: u16, vms: u16, build: &str) {
         if version != link::VERSION {
-            self.stranger = Some(format!(
+            self.meet_stranger(format!(
                 "{build} speaks version {version} of the link, croft version {}; build both from one tree",
                 link::VERSION
             ));
         } else if usize::from(vms) != self.names.len() {
-            self.stranger = Some(format!("{build} has {vms} VMs, the site {}", self.names.len()));
+            self.meet_stranger(format!("{build} has {vms} VMs, the site {}", self.names.len()));
         }
     }
 

@@ -160,9 +160,9 @@ fn time_runs_out() {
 fn a_stranger_is_recognised() {
     let (session, mut fake) = start(&Options::default());
     fake.say(Message::Hello { version: 9, vms: 2, build: "undercroft 9" });
-    drop(fake);
     let outcome = session.wait_stopped(SOON);
     assert!(outcome.to_string().contains("undercroft 9 speaks version 9"), "{outcome}");
+    drop(fake);
 }
 
 #[test]

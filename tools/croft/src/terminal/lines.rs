@@ -42,7 +42,7 @@ impl<W: Write> Lines<W> {
             Notice::Statistics(text) => text.lines().try_for_each(|line| self.remark(line)),
             Notice::Refused(text) => self.remark(&format!("refused: {text}")),
             Notice::Ended => self.finish(),
-            Notice::AllStopped | Notice::Panicked | Notice::Keys(_) | Notice::Signal(_) => Ok(()),
+            Notice::AllStopped | Notice::Failed | Notice::Keys(_) | Notice::Signal(_) => Ok(()),
         }
     }
 

@@ -159,7 +159,7 @@ impl<W: Write> Screen<W> {
                 .and_then(|()| self.remark("that's all")),
             Notice::Refused(text) => self.remark(&format!("refused: {text}")),
             Notice::AllStopped => self.remark("all VMs are off; Ctrl-] q quits"),
-            Notice::Panicked => {
+            Notice::Failed => {
                 self.foreground = Channel::Log;
                 self.redraw()
             }
