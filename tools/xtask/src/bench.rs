@@ -78,7 +78,7 @@ pub(crate) fn bench(tree: &Tree, arguments: &Arguments) -> Result<()> {
 /// Runs the payload and reads its rows.
 pub(crate) fn measure(tree: &Tree) -> Result<Vec<Row>> {
     let vm = Vm::new("bench", tree.target("payloads/bench.img"), 64 << 20);
-    let transcript = Trial::measured(vm, Duration::from_secs(120)).under_undercroft(tree)?;
+    let transcript = Trial::measured(vm, Duration::from_secs(120)).under_undercroft(tree)?.good()?;
     let rows = parse(&transcript, "bench ");
     ensure!(!rows.is_empty(), "the payload bench measured nothing; it printed:\n{transcript}");
     Ok(rows)

@@ -85,7 +85,7 @@ pub(crate) fn measure(tree: &Tree) -> Result<(Vec<Row>, Vec<Row>)> {
         ensure!(rows.len() == BOUNDS.len(), "linux-bench measured {} rows; it printed:\n{transcript}", rows.len());
         Ok(rows)
     };
-    Ok((rows(trial.bare()?)?, rows(trial.under_undercroft(tree)?)?))
+    Ok((rows(trial.bare()?.good()?)?, rows(trial.under_undercroft(tree)?.good()?)?))
 }
 
 /// What exceeds its bound, or was not measured.

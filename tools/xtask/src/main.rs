@@ -79,7 +79,7 @@ fn perform(command: Command) -> Result<()> {
 fn demonstrate(tree: &Tree, arguments: &[String]) -> Result<()> {
     compile::hypervisor(tree)?;
     let mut cargo = tree.cargo();
-    cargo.args(["run", "--quiet", "--package", "croft", "--", "run"]);
+    cargo.args(["run", "--quiet", "--package", "croft", "--", "run", "--image"]).arg(compile::hypervisor_image(tree));
     if !arguments.iter().any(|argument| argument.ends_with(".toml")) {
         cargo.arg("demo/site.toml");
     }

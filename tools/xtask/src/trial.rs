@@ -1,16 +1,12 @@
-//! Running one VM under the hypervisor, or the same kernel on the bare machine, to its end.
-//!
-//! The hypervisor is told to write its link as text, so the transcript is what a person would see: every line of a VM's
-//! console with the VM's name before it. And it is told to power the host off when the VM has stopped, so the end of
-//! QEMU is the end of the trial.
+//! Running one VM under the hypervisor, or the same kernel on the bare machine, until it powers off.
 
 use crate::compile::hypervisor_image;
 use crate::tree::Tree;
-use anyhow::{Context, Result};
-use croft::site::{Host, Site, Vm};
+use abi::host_arguments::AllOff;
+use anyhow::{Context, Result, bail};
+use croft::session::{Options, Outcome, Session};
+use croft::site::{Host, Lines, Site, Vm};
 use qemu::{Level, Machine};
-use std::fs;
-use std::path::PathBuf;
 use std::time::Duration;
 
 /// What is run, and on which machine.
@@ -28,8 +24,24 @@ pub(crate) struct Trial {
     pub(crate) limit: Duration,
 }
 
-/// RAM of the host in MiB.
-const HOST_MEMORY: u32 = 2048;
+/// What a VM printed, and how it ended.
+#[derive(Clone, Debug)]
+pub(crate) struct Report {
+    /// The VM's console.
+    pub(crate) console: String,
+    /// What went wrong, with the hypervisor's log; `None` if the VM powered itself off.
+    pub(crate) wrong: Option<String>,
+}
+
+impl Report {
+    /// The console of a VM that must have powered itself off.
+    pub(crate) fn good(self) -> Result<String> {
+        match self.wrong {
+            None => Ok(self.console),
+            Some(wrong) => bail!("{wrong}; the VM printed:\n{}", self.console),
+        }
+    }
+}
 
 impl Trial {
     /// One CPU whose virtual nanoseconds are instructions: how everything is measured.
@@ -37,45 +49,41 @@ impl Trial {
         Trial { vm, cpu: "cortex-a76,cntfrq=1000000000".into(), cpus: 1, icount: true, limit }
     }
 
-    /// Runs the VM under the hypervisor and gives all that was printed.
-    pub(crate) fn under_undercroft(&self, tree: &Tree) -> Result<String> {
-        let file = tree.target(format!("trials/{}.bundle", self.vm.name));
-        fs::create_dir_all(tree.target("trials"))?;
-        let host = Host {
-            cpu: self.cpu.clone(),
-            cpus: self.cpus,
-            memory: u64::from(HOST_MEMORY) << 20,
-            lines: croft::site::Lines::default(),
+    /// Runs the VM under the hypervisor.
+    pub(crate) fn under_undercroft(&self, tree: &Tree) -> Result<Report> {
+        let name = &self.vm.name;
+        let host = Host { cpu: self.cpu.clone(), cpus: self.cpus, memory: 2 << 30, lines: Lines::default() };
+        let site = Site::new(format!("(trial {name})"), host, vec![self.vm.clone()]);
+        let options = Options {
+            image: Some(hypervisor_image(tree)),
+            all_off: AllOff::PowerOff,
+            icount: self.icount,
+            ..Options::default()
         };
-        let site = Site::new("(a trial)", host, vec![self.vm.clone()]);
-        fs::write(&file, croft::bundle::make(&site)?).with_context(|| format!("writing {}", file.display()))?;
-        let machine = self.machine(hypervisor_image(tree), Some(file), "link=text all-off=poweroff", Level::El2);
-        transcript(&machine, self.limit)
+        let session = Session::start(&site, &options)?;
+        let outcome = session.wait_stopped(self.limit);
+        let console = session.console(name)?.transcript();
+        let wrong = match outcome {
+            Outcome::PoweredOff => None,
+            other => Some(format!("{other}; the hypervisor's log:\n{}", session.log().transcript())),
+        };
+        Ok(Report { console, wrong })
     }
 
     /// Runs the VM's kernel on the bare machine, without a hypervisor.
-    pub(crate) fn bare(&self) -> Result<String> {
-        let machine = self.machine(self.vm.kernel.clone(), self.vm.initrd.clone(), &self.vm.cmdline, Level::El1);
-        transcript(&machine, self.limit)
-    }
-
-    fn machine(&self, kernel: PathBuf, initrd: Option<PathBuf>, append: &str, level: Level) -> Machine {
-        Machine {
+    pub(crate) fn bare(&self) -> Result<Report> {
+        let machine = Machine {
             cpu: self.cpu.clone(),
-            cpus: u32::from(if level == Level::El1 { self.vm.vcpus } else { self.cpus }),
-            memory: if level == Level::El1 { (self.vm.memory >> 20) as u32 } else { HOST_MEMORY },
-            initrd,
-            append: append.into(),
+            cpus: self.vm.vcpus.into(),
+            memory: u32::try_from(self.vm.memory >> 20).context("the VM's memory")?,
+            initrd: self.vm.initrd.clone(),
+            append: self.vm.cmdline.clone(),
             icount: self.icount,
-            level,
-            ..Machine::new(kernel)
-        }
+            level: Level::El1,
+            ..Machine::new(&self.vm.kernel)
+        };
+        let mut running = machine.spawn()?;
+        let console = running.console()?.expect_end(self.limit)?;
+        Ok(Report { console, wrong: None })
     }
-}
-
-/// Runs a machine to its end.
-fn transcript(machine: &Machine, limit: Duration) -> Result<String> {
-    let mut running = machine.spawn()?;
-    let mut console = running.console()?;
-    Ok(console.expect_end(limit)?)
 }

@@ -108,9 +108,13 @@ fn payloads(tree: &Tree, name: &str) -> Result<Tally> {
         let limit = PAYLOAD_LIMIT;
         let trial = Trial { vm, cpu: PAYLOAD_CPU.into(), cpus: PAYLOAD_CPUS, icount: false, limit };
         tally += match trial.under_undercroft(tree) {
-            Ok(transcript) => {
-                print!("{transcript}");
-                Tally::of_payload(&image.name, &transcript)
+            Ok(report) => {
+                print!("{}", report.console);
+                let mut tally = Tally::of_payload(&image.name, &report.console);
+                if let Some(wrong) = report.wrong {
+                    tally += Tally::failure(format!("{}: {wrong}", image.name));
+                }
+                tally
             }
             Err(error) => Tally::failure(format!("{}: {error:#}", image.name)),
         };
