@@ -151,6 +151,7 @@ unsafe extern "Rust" {
 extern "C" fn primary_main(device_tree: u64) -> ! {
     uart::enable();
     machine::read(device_tree);
+    gic::note_initial_state();
     gic::initialise_distributor();
     gic::initialise_cpu();
     interrupt::reset_handler();

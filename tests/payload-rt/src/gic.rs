@@ -4,6 +4,8 @@
 
 use core::ops::Range;
 
+use spin::Mutex;
+
 use crate::machine::machine;
 use crate::{memory, sysreg};
 
@@ -168,6 +170,25 @@ pub fn spis() -> Range<u32> {
     32..(32 * (lines + 1)).min(1020)
 }
 
+/// The first thing that is not as a reset leaves it: the address of the register, and what it held. Noted by the entry code.
+static INITIAL_STATE: Mutex<Option<(u64, u32)>> = Mutex::new(None);
+
+pub(crate) fn note_initial_state() {
+    let control = (DISTRIBUTOR + GICD_CTLR, memory::read32(DISTRIBUTOR + GICD_CTLR) & 3);
+    let own = own_redistributor() + SGI_FRAME;
+    let frames = [own + ISENABLER, own + ISACTIVER].into_iter();
+    let spis = spis().step_by(32).flat_map(|first| [ISENABLER, ISACTIVER].map(|bank| bit_register(bank, first)));
+    let registers = frames.chain(spis).map(|address| (address, memory::read32(address)));
+    *INITIAL_STATE.lock() = [control].into_iter().chain(registers).find(|&(_, value)| value != 0);
+}
+
+/// The first register (address, content) that was not as a reset leaves it when this payload started: the Distributor's group enables, and
+/// all that is enabled or active.
+#[must_use]
+pub fn not_reset() -> Option<(u64, u32)> {
+    *INITIAL_STATE.lock()
+}
+
 /// All SPIs off, inactive, not pending, level-sensitive, group 1, routed to the boot CPU; the Distributor on.
 pub fn initialise_distributor() {
     memory::write32(DISTRIBUTOR + GICD_CTLR, 0);
@@ -193,21 +214,28 @@ fn initialise_bank(frame: u64, first: u32) {
     }
     if first >= 32 {
         memory::write32(frame + ICFGR + u64::from(first / 16) * 4, 0);
-        memory::write32(frame + ICFGR + u64::from(first / 16 + 1) * 4, 0);
     }
+    // The SGIs' word cannot be written; the PPIs' is this one.
+    memory::write32(frame + ICFGR + u64::from(first / 16 + 1) * 4, 0);
 }
 
 /// Wakes this CPU's Redistributor, puts its SGIs and PPIs into the same state as the SPIs, and opens the CPU interface.
 pub fn initialise_cpu() {
     let own = own_redistributor();
-    memory::write32(own + GICR_WAKER, memory::read32(own + GICR_WAKER) & !2);
-    while memory::read32(own + GICR_WAKER) & 4 != 0 {}
+    // Asked for again and again, since a hostile CPU may put it back to sleep in between.
+    loop {
+        memory::write32(own + GICR_WAKER, memory::read32(own + GICR_WAKER) & !2);
+        if memory::read32(own + GICR_WAKER) & 4 == 0 {
+            break;
+        }
+    }
     initialise_bank(own + SGI_FRAME, 0);
     wait_for_writes();
     sysreg::icc_sre_el1::write(7);
     sysreg::icc_ctlr_el1::write(0);
     sysreg::icc_bpr1_el1::write(0);
     sysreg::icc_pmr_el1::write(0xff);
+    sysreg::icc_ap0r0_el1::write(0);
     sysreg::icc_ap1r0_el1::write(0);
     sysreg::icc_igrpen1_el1::write(1);
 }

@@ -34,8 +34,8 @@ pub mod sysreg;
 pub mod test;
 pub mod timer;
 pub mod uart;
-pub mod virtio;
 mod vectors;
+pub mod virtio;
 
 /// The most CPUs that a payload uses.
 pub const MAX_CPUS: usize = 8;

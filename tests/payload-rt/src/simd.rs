@@ -47,7 +47,9 @@ pub fn fill(seed: u64) {
 pub fn difference(seed: u64) -> u64 {
     let mut x0 = seed;
     // SAFETY: reads registers that Rust does not use.
-    unsafe { asm!("bl simd_compare", inout("x0") x0, out("x1") _, out("x2") _, out("x3") _, out("x30") _, options(nostack)) };
+    unsafe {
+        asm!("bl simd_compare", inout("x0") x0, out("x1") _, out("x2") _, out("x3") _, out("x30") _, options(nostack))
+    };
     x0
 }
 

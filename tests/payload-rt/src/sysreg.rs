@@ -76,6 +76,7 @@ registers! {
     ro icc_hppir1_el1 = "S3_0_C12_C12_2", "Highest priority pending, group 1.";
     ro icc_rpr_el1 = "S3_0_C12_C11_3", "Running priority.";
     rw icc_sgi1r_el1 = "S3_0_C12_C11_5", "Send an SGI of group 1.";
+    rw icc_ap0r0_el1 = "S3_0_C12_C8_4", "Active priorities of group 0.";
     rw icc_ap1r0_el1 = "S3_0_C12_C9_0", "Active priorities of group 1.";
     ro id_aa64pfr0_el1 = "S3_0_C0_C4_0", "Processor features 0.";
     ro id_aa64pfr1_el1 = "S3_0_C0_C4_1", "Processor features 1.";

@@ -16,6 +16,8 @@ pub const FR: u64 = 0x18;
 pub const LCR_H: u64 = 0x2c;
 /// Control register.
 pub const CR: u64 = 0x30;
+/// Receive FIFO empty, in [`FR`].
+pub const FR_RXFE: u32 = 1 << 4;
 /// Transmit FIFO full, in [`FR`].
 pub const FR_TXFF: u32 = 1 << 5;
 
@@ -40,8 +42,14 @@ fn put(byte: u8) {
     memory::write32(BASE + DR, u32::from(byte));
 }
 
+/// A byte that somebody has typed, if there is one.
+#[must_use]
+pub fn receive() -> Option<u8> {
+    (memory::read32(BASE + FR) & FR_RXFE == 0).then(|| memory::read32(BASE + DR) as u8)
+}
+
 /// Eight bits, FIFOs, transmitter and receiver on.
-pub(crate) fn enable() {
+pub fn enable() {
     memory::write32(BASE + LCR_H, 0x70);
     memory::write32(BASE + CR, 0x301);
 }

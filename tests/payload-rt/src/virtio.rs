@@ -79,9 +79,9 @@ pub struct Queue {
 /// The device of this type, if the machine has one.
 #[must_use]
 pub fn find(kind: u32) -> Option<Device> {
-    (0..SLOTS).map(|slot| Device { base: BASE + slot * STRIDE, intid: FIRST_INTID + slot as u32 }).find(|device| {
-        device.read(r::MAGIC) == 0x7472_6976 && device.read(r::DEVICE_ID) == kind
-    })
+    (0..SLOTS)
+        .map(|slot| Device { base: BASE + slot * STRIDE, intid: FIRST_INTID + slot as u32 })
+        .find(|device| device.read(r::MAGIC) == 0x7472_6976 && device.read(r::DEVICE_ID) == kind)
 }
 
 impl Device {

@@ -101,7 +101,10 @@ fn uart_mask_and_clear() -> Verdict {
     memory::write32(ICR, 0x7ff);
     memory::write32(IMSC, 0);
     send_something();
-    check!(timer::wait_until(1000, || memory::read32(RIS) & TX != 0), "raw status does not show the empty transmit FIFO");
+    check!(
+        timer::wait_until(1000, || memory::read32(RIS) & TX != 0),
+        "raw status does not show the empty transmit FIFO"
+    );
     check_equal!(memory::read32(MIS) & TX, 0, "masked status");
     memory::write32(ICR, TX);
     check_equal!(memory::read32(RIS) & TX, 0, "raw status after clearing");
@@ -132,7 +135,10 @@ fn clock_advances() -> Verdict {
     check!(timer::wait_until(5000, || memory::read32(DR) == first + 2), "the clock did not reach {}", first + 2);
     let ticks = timer::now() - from;
     let second = timer::microseconds(1_000_000);
-    check!((second * 19 / 10..second * 23 / 10).contains(&ticks), "two seconds took {ticks} ticks of {second} a second");
+    check!(
+        (second * 19 / 10..second * 23 / 10).contains(&ticks),
+        "two seconds took {ticks} ticks of {second} a second"
+    );
     Ok(())
 }
 

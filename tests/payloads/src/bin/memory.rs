@@ -28,7 +28,9 @@ fn untouched() -> [Range<u64>; 4] {
     // The bare machine has a boot stub in the first page.
     let mut start = machine.ram.start + if machine::is_reference() { 4096 } else { 0 };
     let mut gaps = [const { 0..0 }; 4];
-    for (gap, range) in gaps.iter_mut().zip(taken.iter().filter(|range| !range.is_empty()).chain([&(machine.ram.end..machine.ram.end)])) {
+    for (gap, range) in
+        gaps.iter_mut().zip(taken.iter().filter(|range| !range.is_empty()).chain([&(machine.ram.end..machine.ram.end)]))
+    {
         *gap = start..range.start & !0xfff;
         start = range.end.next_multiple_of(4096);
     }
@@ -38,7 +40,11 @@ fn untouched() -> [Range<u64>; 4] {
 fn ram_is_zero_at_start() -> Verdict {
     for gap in untouched() {
         if let Some(address) = memory::first_not_zero(gap.clone()) {
-            check!(false, "{:#x} at {address:#x}, in a part of RAM that nobody has filled ({gap:#x?})", memory::read64(address));
+            check!(
+                false,
+                "{:#x} at {address:#x}, in a part of RAM that nobody has filled ({gap:#x?})",
+                memory::read64(address)
+            );
         }
     }
     Ok(())
@@ -100,7 +106,17 @@ fn stores_outside_of_ram() -> Verdict {
 
 fn every_load_form_outside_of_ram() -> Verdict {
     // LDP, STP, LDP 64, LDR post, LDR pre, LDRSB, LDAR, LDR Q, LDPSW: with and without syndrome.
-    for opcode in [0x2940_0801, 0x2900_0801, 0xa940_0801, 0xb840_4401, 0xb840_4c01, 0x3980_0001, 0x88df_fc01, 0x3dc0_0000, 0x6940_0801] {
+    for opcode in [
+        0x2940_0801,
+        0x2900_0801,
+        0xa940_0801,
+        0xb840_4401,
+        0xb840_4c01,
+        0x3980_0001,
+        0x88df_fc01,
+        0x3dc0_0000,
+        0x6940_0801,
+    ] {
         for address in nowhere() {
             let outcome = execute(opcode, &mut [address, 0, 0, 0, 0, 0, 0, 0]);
             let right = outcome.is_err_and(|fault| fault.class() == EC_DATA_ABORT && fault.status() == FSC_EXTERNAL);
@@ -152,8 +168,12 @@ fn table_walk_to_nowhere() -> Verdict {
         for (outcome, what) in walk(table).into_iter().zip(["load", "store", "fetch"]) {
             // External abort on a table walk, level 2.
             let class = if what == "fetch" { EC_INSTRUCTION_ABORT } else { EC_DATA_ABORT };
-            let right = outcome.is_err_and(|fault| fault.class() == class && fault.status() == 0x16 && fault.far == 0x40_0000_1000);
-            check!(right, "{what} through a table at {table:#x}: {outcome:x?}, expected an external abort on the walk, level 2");
+            let right = outcome
+                .is_err_and(|fault| fault.class() == class && fault.status() == 0x16 && fault.far == 0x40_0000_1000);
+            check!(
+                right,
+                "{what} through a table at {table:#x}: {outcome:x?}, expected an external abort on the walk, level 2"
+            );
         }
     }
     Ok(())
@@ -198,7 +218,8 @@ fn unaligned_accesses() -> Verdict {
     }
     let device = payload_rt::gic::DISTRIBUTOR + 1;
     let outcome = fault::catch(|| memory::read32(device));
-    let right = outcome.is_err_and(|fault| fault.class() == EC_DATA_ABORT && fault.status() == FSC_ALIGNMENT && fault.far == device);
+    let right = outcome
+        .is_err_and(|fault| fault.class() == EC_DATA_ABORT && fault.status() == FSC_ALIGNMENT && fault.far == device);
     check!(right, "unaligned device access: {outcome:x?}, expected an alignment fault");
     Ok(())
 }
@@ -218,7 +239,10 @@ fn zeroing_by_cache_instruction() -> Verdict {
     let right = outcome.is_ok() || outcome.is_err_and(|fault| fault.class() == EC_DATA_ABORT);
     check!(right, "DC ZVA on a device: {outcome:x?}, expected a data abort");
     let outcome = execute(sys(3, 7, 4, 1), &mut [machine::machine().ram.end, 0, 0, 0, 0, 0, 0, 0]);
-    check!(outcome.is_err_and(|fault| fault.status() == FSC_EXTERNAL), "DC ZVA behind RAM: {outcome:x?}, expected an external abort");
+    check!(
+        outcome.is_err_and(|fault| fault.status() == FSC_EXTERNAL),
+        "DC ZVA behind RAM: {outcome:x?}, expected an external abort"
+    );
     Ok(())
 }
 
@@ -244,7 +268,10 @@ fn exclusives_outside_of_ram() -> Verdict {
     // LDXR W1, [X0]; LDAXR X1, [X0].
     for opcode in [0x885f_7c01, 0xc85f_fc01] {
         let outcome = execute(opcode, &mut [machine::machine().ram.end, 0, 0, 0, 0, 0, 0, 0]);
-        check!(outcome.is_err_and(|fault| fault.status() == FSC_EXTERNAL), "{opcode:#x} behind RAM: {outcome:x?}, expected an external abort");
+        check!(
+            outcome.is_err_and(|fault| fault.status() == FSC_EXTERNAL),
+            "{opcode:#x} behind RAM: {outcome:x?}, expected an external abort"
+        );
     }
     Ok(())
 }

@@ -237,7 +237,9 @@ fn unaligned_faults() -> Verdict {
             4 => fault::catch(|| u64::from(memory::read32(address))),
             _ => fault::catch(|| memory::read64(address)),
         };
-        let right = outcome.is_err_and(|fault| fault.class() == EC_DATA_ABORT && fault.status() == FSC_ALIGNMENT && fault.far == address);
+        let right = outcome.is_err_and(|fault| {
+            fault.class() == EC_DATA_ABORT && fault.status() == FSC_ALIGNMENT && fault.far == address
+        });
         check!(right, "{width} bytes at {address:#x}: {outcome:x?}, expected an alignment fault");
     }
     Ok(())
@@ -246,7 +248,9 @@ fn unaligned_faults() -> Verdict {
 fn unaligned_through_normal_memory() -> Verdict {
     // A guest may map a device as Normal memory; then stage 1 lets odd accesses through, and they must end, one way or the other.
     let base = mmu::set_slot(mmu::FREE_SLOT, mmu::normal_block(0));
-    for offset in [ID + 1, ID + 0x1e, gic::DISTRIBUTOR + gic::GICD_TYPER + 2, gic::DISTRIBUTOR + 0xfffe, uart::BASE + 0xfe2] {
+    for offset in
+        [ID + 1, ID + 0x1e, gic::DISTRIBUTOR + gic::GICD_TYPER + 2, gic::DISTRIBUTOR + 0xfffe, uart::BASE + 0xfe2]
+    {
         for opcode in [0xb940_0001, 0xf940_0001, 0xa940_0801, 0x3dc0_0000, 0x7940_0001] {
             let outcome = execute(opcode, &mut [base + offset, 0, 0, 0, 0, 0, 0, 0]);
             let right = outcome.is_ok() || outcome.is_err_and(|fault| fault.class() == EC_DATA_ABORT);

@@ -127,7 +127,10 @@ fn simd_trap_is_the_guests_own() -> Verdict {
         exits();
         let outcome = execute(0x9e67_0000, &mut [0; 8]);
         simd::set_trap(false);
-        check!(outcome.is_err_and(|fault| fault.class() == 7), "FMOV with CPACR_EL1.FPEN = 0: {outcome:x?}, expected EC 7");
+        check!(
+            outcome.is_err_and(|fault| fault.class() == 7),
+            "FMOV with CPACR_EL1.FPEN = 0: {outcome:x?}, expected EC 7"
+        );
         check_equal!(simd::difference(77), 0, "bits changed in V0 to V31");
     }
     Ok(())
@@ -179,7 +182,9 @@ fn pauth_keys_survive() -> Verdict {
     }
     check_equal!(keep_keys(42), 0, "bits changed in the keys or their codes");
     // Other keys, other codes.
-    let generic = (sysreg::field(sysreg::id_aa64isar1_el1::read(), 24) | sysreg::field(sysreg::id_aa64isar1_el1::read(), 28)) != 0;
+    let generic = (sysreg::field(sysreg::id_aa64isar1_el1::read(), 24)
+        | sysreg::field(sysreg::id_aa64isar1_el1::read(), 28))
+        != 0;
     if generic {
         let first = code_of(1);
         keep_keys(43);
@@ -216,7 +221,8 @@ const OWN: [([u32; 5], u64); 10] = [
 ];
 
 fn keep_own_registers(index: usize) {
-    let value = |number: usize, mask: u64| 0x0f1e_2d3c_4b5a_6978_u64.rotate_left((number * 7 + index * 13) as u32) & mask;
+    let value =
+        |number: usize, mask: u64| 0x0f1e_2d3c_4b5a_6978_u64.rotate_left((number * 7 + index * 13) as u32) & mask;
     let (mut wrong, mut written) = (0, 0);
     for (number, &(register, mask)) in OWN.iter().enumerate() {
         written |= u64::from(write_register(register, value(number, mask)).is_err());

@@ -43,8 +43,8 @@ fn note_affinity(index: usize) {
 
 fn all_cpus_come_up() -> Verdict {
     on_all(note_affinity)?;
-    for index in 0..cpu::count() {
-        check_equal!(AFFINITIES[index].load(Ordering::SeqCst), cpu::affinity(index), "MPIDR_EL1 of CPU {index}");
+    for (index, affinity) in AFFINITIES.iter().enumerate().take(cpu::count()) {
+        check_equal!(affinity.load(Ordering::SeqCst), cpu::affinity(index), "MPIDR_EL1 of CPU {index}");
     }
     Ok(())
 }
@@ -185,9 +185,10 @@ fn wfi_woken_by_sgi() -> Verdict {
 static EVENT: AtomicU32 = AtomicU32::new(0);
 static SEEN: AtomicU32 = AtomicU32::new(0);
 
-/// Waits for each new event by WFE; a timer's interrupt (masked in PSTATE) sees to it that a lost SEV shows as a late answer, no hang.
+/// Waits for each new event by WFE; a timer's interrupt sees to it that a lost SEV shows as a late answer, no hang.
 fn wait_for_events(_index: usize) {
     gic::enable(timer::VIRTUAL_PPI);
+    cpu::unmask_interrupts();
     for number in 1..=200 {
         while EVENT.load(Ordering::Acquire) < number {
             sysreg::cntv_tval_el0::write(timer::microseconds(100_000));
@@ -196,6 +197,7 @@ fn wait_for_events(_index: usize) {
         }
         SEEN.store(number, Ordering::Release);
     }
+    cpu::mask_interrupts();
     sysreg::cntv_ctl_el0::write(0);
 }
 

@@ -90,7 +90,9 @@ fn id_same_on_all_cpus() -> Verdict {
 }
 
 fn id_writes_are_undefined() -> Verdict {
-    for encoding in [[3, 0, 0, 4, 0], [3, 0, 0, 5, 0], [3, 0, 0, 6, 1], [3, 0, 0, 7, 0], [3, 0, 0, 0, 0], [3, 0, 0, 0, 5]] {
+    for encoding in
+        [[3, 0, 0, 4, 0], [3, 0, 0, 5, 0], [3, 0, 0, 6, 1], [3, 0, 0, 7, 0], [3, 0, 0, 0, 0], [3, 0, 0, 0, 5]]
+    {
         let outcome = write_register(encoding, 0);
         check!(outcome.is_err_and(|fault| fault.is_undefined()), "write to {:#x}: {outcome:x?}", describe(encoding));
     }
@@ -118,12 +120,18 @@ fn sve_hidden() -> Verdict {
 fn sme_hidden() -> Verdict {
     expect_hidden!(sysreg::field(sysreg::id_aa64pfr1_el1::read(), 24), "SME");
     check_equal!(sysreg::id_aa64smfr0_el1::read(), 0, "ID_AA64SMFR0_EL1 without SME");
-    all_undefined(&[[3, 0, 1, 2, 6], [3, 3, 4, 2, 2], [3, 3, 13, 0, 5], [3, 0, 1, 2, 4], [3, 1, 0, 0, 6]], "without SME")
+    all_undefined(
+        &[[3, 0, 1, 2, 6], [3, 3, 4, 2, 2], [3, 3, 13, 0, 5], [3, 0, 1, 2, 4], [3, 1, 0, 0, 6]],
+        "without SME",
+    )
 }
 
 fn mte_hidden() -> Verdict {
     expect_hidden!(sysreg::field(sysreg::id_aa64pfr1_el1::read(), 8), "MTE");
-    all_undefined(&[[3, 0, 1, 0, 6], [3, 0, 1, 0, 5], [3, 1, 0, 0, 4], [3, 0, 5, 6, 0], [3, 0, 5, 6, 1]], "without MTE")?;
+    all_undefined(
+        &[[3, 0, 1, 0, 6], [3, 0, 1, 0, 5], [3, 1, 0, 0, 4], [3, 0, 5, 6, 0], [3, 0, 5, 6, 1]],
+        "without MTE",
+    )?;
     // LDG X1, [X0], after STG X1, [X0] with a tag in X1: undefined, or tags read as zero.
     let page = memory::pages(1) + 0x800;
     let store = execute(0xd920_0801, &mut [page, 0x0500_0000_0000_0000 | page, 0, 0, 0, 0, 0, 0]);
@@ -144,13 +152,26 @@ fn performance_counters() -> Verdict {
         let first = read_register([3, 3, 9, 13, 0]);
         timer::delay(1000);
         let second = read_register([3, 3, 9, 13, 0]);
-        check!(first.is_ok() && second.is_ok() && second.ok() > first.ok(), "PMCCNTR_EL0 {first:x?}, a millisecond later {second:x?}");
+        check!(
+            first.is_ok() && second.is_ok() && second.ok() > first.ok(),
+            "PMCCNTR_EL0 {first:x?}, a millisecond later {second:x?}"
+        );
         return Ok(());
     }
     all_undefined(
         &[
-            [3, 3, 9, 12, 0], [3, 3, 9, 12, 1], [3, 3, 9, 12, 3], [3, 3, 9, 12, 5], [3, 3, 9, 12, 6], [3, 3, 9, 13, 0], [3, 3, 9, 13, 1],
-            [3, 3, 9, 14, 0], [3, 0, 9, 14, 1], [3, 3, 14, 8, 0], [3, 3, 14, 12, 0], [3, 3, 14, 15, 7],
+            [3, 3, 9, 12, 0],
+            [3, 3, 9, 12, 1],
+            [3, 3, 9, 12, 3],
+            [3, 3, 9, 12, 5],
+            [3, 3, 9, 12, 6],
+            [3, 3, 9, 13, 0],
+            [3, 3, 9, 13, 1],
+            [3, 3, 9, 14, 0],
+            [3, 0, 9, 14, 1],
+            [3, 3, 14, 8, 0],
+            [3, 3, 14, 12, 0],
+            [3, 3, 14, 15, 7],
         ],
         "performance counters, hidden",
     )
@@ -158,7 +179,10 @@ fn performance_counters() -> Verdict {
 
 fn lor_hidden() -> Verdict {
     expect_hidden!(sysreg::field(sysreg::id_aa64mmfr1_el1::read(), 16), "limited ordering regions");
-    all_undefined(&[[3, 0, 10, 4, 0], [3, 0, 10, 4, 1], [3, 0, 10, 4, 2], [3, 0, 10, 4, 3], [3, 0, 10, 4, 7]], "without LOR")
+    all_undefined(
+        &[[3, 0, 10, 4, 0], [3, 0, 10, 4, 1], [3, 0, 10, 4, 2], [3, 0, 10, 4, 3], [3, 0, 10, 4, 7]],
+        "without LOR",
+    )
 }
 
 fn ras_hidden() -> Verdict {
@@ -168,7 +192,10 @@ fn ras_hidden() -> Verdict {
 
 fn activity_monitors_hidden() -> Verdict {
     expect_hidden!(sysreg::field(sysreg::id_aa64pfr0_el1::read(), 44), "activity monitors");
-    all_undefined(&[[3, 3, 13, 2, 0], [3, 3, 13, 2, 1], [3, 3, 13, 2, 3], [3, 3, 13, 4, 0], [3, 3, 13, 12, 0]], "without AMU")
+    all_undefined(
+        &[[3, 3, 13, 2, 0], [3, 3, 13, 2, 1], [3, 3, 13, 2, 3], [3, 3, 13, 4, 0], [3, 3, 13, 12, 0]],
+        "without AMU",
+    )
 }
 
 fn trace_and_profiling_hidden() -> Verdict {
@@ -177,7 +204,10 @@ fn trace_and_profiling_hidden() -> Verdict {
     expect_hidden!(sysreg::field(features, 32), "statistical profiling");
     expect_hidden!(sysreg::field(features, 40), "the trace filter");
     expect_hidden!(sysreg::field(features, 44), "the trace buffer");
-    all_undefined(&[[2, 1, 0, 1, 0], [2, 1, 0, 0, 6], [3, 0, 9, 9, 0], [3, 0, 9, 10, 0], [3, 0, 9, 11, 0], [3, 0, 1, 2, 1]], "trace, profiling")
+    all_undefined(
+        &[[2, 1, 0, 1, 0], [2, 1, 0, 0, 6], [3, 0, 9, 9, 0], [3, 0, 9, 10, 0], [3, 0, 9, 11, 0], [3, 0, 1, 2, 1]],
+        "trace, profiling",
+    )
 }
 
 fn pauth_as_stated() -> Verdict {
@@ -187,7 +217,10 @@ fn pauth_as_stated() -> Verdict {
     if shown {
         check!(outcome.is_ok(), "pointer authentication is shown, but APIAKeyLo_EL1: {outcome:x?}");
     } else if !machine::is_reference() {
-        check!(outcome.is_err_and(|fault| fault.is_undefined()), "pointer authentication is hidden, but APIAKeyLo_EL1: {outcome:x?}");
+        check!(
+            outcome.is_err_and(|fault| fault.is_undefined()),
+            "pointer authentication is hidden, but APIAKeyLo_EL1: {outcome:x?}"
+        );
     }
     Ok(())
 }
@@ -196,17 +229,47 @@ fn implementation_defined() -> Verdict {
     if machine::is_reference() {
         skip!("the bare machine has registers of its CPU model there");
     }
-    all_undefined(&[[3, 1, 15, 0, 0], [3, 0, 15, 0, 0], [3, 7, 15, 2, 7], [3, 0, 11, 0, 0], [3, 3, 15, 0, 0]], "implementation defined")
+    all_undefined(
+        &[[3, 1, 15, 0, 0], [3, 0, 15, 0, 0], [3, 7, 15, 2, 7], [3, 0, 11, 0, 0], [3, 3, 15, 0, 0]],
+        "implementation defined",
+    )
 }
 
 fn upper_levels_undefined() -> Verdict {
     all_undefined(
         &[
-            [3, 4, 1, 1, 0], [3, 4, 1, 0, 0], [3, 4, 2, 0, 0], [3, 4, 2, 1, 0], [3, 4, 2, 1, 2], [3, 4, 1, 1, 1], [3, 4, 1, 1, 2], [3, 4, 4, 0, 0],
-            [3, 4, 4, 0, 1], [3, 4, 5, 2, 0], [3, 4, 6, 0, 0], [3, 4, 6, 0, 4], [3, 4, 12, 0, 0], [3, 4, 13, 0, 2], [3, 4, 0, 0, 0],
-            [3, 4, 0, 0, 5], [3, 4, 12, 11, 0], [3, 4, 12, 11, 1], [3, 4, 12, 12, 0], [3, 4, 14, 0, 3], [3, 4, 14, 1, 0], [3, 4, 14, 3, 0],
-            [3, 5, 1, 0, 0], [3, 5, 2, 0, 0], [3, 5, 12, 0, 0], [3, 5, 14, 2, 1], [3, 5, 14, 3, 1],
-            [3, 6, 1, 1, 0], [3, 6, 1, 0, 0], [3, 6, 12, 0, 0], [3, 6, 4, 0, 0], [3, 6, 12, 12, 5],
+            [3, 4, 1, 1, 0],
+            [3, 4, 1, 0, 0],
+            [3, 4, 2, 0, 0],
+            [3, 4, 2, 1, 0],
+            [3, 4, 2, 1, 2],
+            [3, 4, 1, 1, 1],
+            [3, 4, 1, 1, 2],
+            [3, 4, 4, 0, 0],
+            [3, 4, 4, 0, 1],
+            [3, 4, 5, 2, 0],
+            [3, 4, 6, 0, 0],
+            [3, 4, 6, 0, 4],
+            [3, 4, 12, 0, 0],
+            [3, 4, 13, 0, 2],
+            [3, 4, 0, 0, 0],
+            [3, 4, 0, 0, 5],
+            [3, 4, 12, 11, 0],
+            [3, 4, 12, 11, 1],
+            [3, 4, 12, 12, 0],
+            [3, 4, 14, 0, 3],
+            [3, 4, 14, 1, 0],
+            [3, 4, 14, 3, 0],
+            [3, 5, 1, 0, 0],
+            [3, 5, 2, 0, 0],
+            [3, 5, 12, 0, 0],
+            [3, 5, 14, 2, 1],
+            [3, 5, 14, 3, 1],
+            [3, 6, 1, 1, 0],
+            [3, 6, 1, 0, 0],
+            [3, 6, 12, 0, 0],
+            [3, 6, 4, 0, 0],
+            [3, 6, 12, 12, 5],
         ],
         "of EL2 or EL3",
     )?;
@@ -236,8 +299,20 @@ fn counter_control_undefined() -> Verdict {
 fn ordinary_registers() -> Verdict {
     // ACTLR, AFSR0, AFSR1, AMAIR, ISR, REVIDR, AIDR, CLIDR, CCSIDR, CSSELR, CTR, DCZID, PAR, CNTKCTL, RVBAR is left out: it is EL3's.
     for encoding in [
-        [3, 0, 1, 0, 1], [3, 0, 5, 1, 0], [3, 0, 5, 1, 1], [3, 0, 10, 3, 0], [3, 0, 12, 1, 0], [3, 0, 0, 0, 6], [3, 1, 0, 0, 7],
-        [3, 1, 0, 0, 1], [3, 1, 0, 0, 0], [3, 2, 0, 0, 0], [3, 3, 0, 0, 1], [3, 3, 0, 0, 7], [3, 0, 7, 4, 0], [3, 0, 14, 1, 0],
+        [3, 0, 1, 0, 1],
+        [3, 0, 5, 1, 0],
+        [3, 0, 5, 1, 1],
+        [3, 0, 10, 3, 0],
+        [3, 0, 12, 1, 0],
+        [3, 0, 0, 0, 6],
+        [3, 1, 0, 0, 7],
+        [3, 1, 0, 0, 1],
+        [3, 1, 0, 0, 0],
+        [3, 2, 0, 0, 0],
+        [3, 3, 0, 0, 1],
+        [3, 3, 0, 0, 7],
+        [3, 0, 7, 4, 0],
+        [3, 0, 14, 1, 0],
     ] {
         let outcome = read_register(encoding);
         check!(outcome.is_ok(), "register {:#x}: {outcome:x?}", describe(encoding));
@@ -282,7 +357,10 @@ fn set_way_maintenance() -> Verdict {
 fn debug_registers() -> Verdict {
     let features = sysreg::id_aa64dfr0_el1::read();
     let (breakpoints, watchpoints) = (sysreg::field(features, 12) + 1, sysreg::field(features, 20) + 1);
-    check!(breakpoints >= 2 && watchpoints >= 2, "{breakpoints} breakpoints and {watchpoints} watchpoints; the architecture has at least 2");
+    check!(
+        breakpoints >= 2 && watchpoints >= 2,
+        "{breakpoints} breakpoints and {watchpoints} watchpoints; the architecture has at least 2"
+    );
     for (count, value_register) in [(breakpoints, 4), (watchpoints, 6)] {
         for number in 0..count as u32 {
             let encoding = [2, 0, 0, number, value_register];
@@ -293,7 +371,9 @@ fn debug_registers() -> Verdict {
         }
     }
     // MDRAR, DBGCLAIMSET, DBGCLAIMCLR, OSDLR, MDCCINT, OSECCR.
-    for encoding in [[2, 0, 1, 0, 0], [2, 0, 7, 8, 6], [2, 0, 7, 9, 6], [2, 0, 1, 3, 4], [2, 0, 0, 2, 0], [2, 0, 0, 6, 2]] {
+    for encoding in
+        [[2, 0, 1, 0, 0], [2, 0, 7, 8, 6], [2, 0, 7, 9, 6], [2, 0, 1, 3, 4], [2, 0, 0, 2, 0], [2, 0, 0, 6, 2]]
+    {
         let outcome = read_register(encoding);
         check!(outcome.is_ok(), "register {:#x}: {outcome:x?}", describe(encoding));
     }
@@ -341,7 +421,8 @@ fn watchpoint() -> Verdict {
     let page = memory::pages(1);
     for round in 0..3 {
         let write = debug::watchpoint(page + 64, || memory::write32(page + 64, round));
-        let right = write.is_err_and(|fault| fault.class() == EC_WATCHPOINT && fault.far == page + 64 && fault.esr & 1 << 6 != 0);
+        let right = write
+            .is_err_and(|fault| fault.class() == EC_WATCHPOINT && fault.far == page + 64 && fault.esr & 1 << 6 != 0);
         check!(right, "write: {write:x?}, expected a watchpoint at {:#x}", page + 64);
         check_equal!(memory::read32(page + 64), round, "the write went on");
         let read = debug::watchpoint(page + 64, || {

@@ -1,0 +1,234 @@
+//! The virtio-mmio devices (virtio 1.3, 4.2): discovery, negotiation, the entropy device, the console's output, and what happens to a
+//! driver that names memory which isn't there.
+#![no_std]
+#![no_main]
+
+use payload_rt::test::Verdict;
+use payload_rt::virtio::{self, Device, Direction, register as r};
+use payload_rt::{check, check_equal, gic, memory, skip, test, tests, timer};
+
+payload_rt::entry!(main);
+
+fn main() {
+    test::run(&tests!("virtio":
+        transports, version_and_reset, unknown_feature_is_refused, entropy_differs, entropy_many_buffers, entropy_interrupt,
+        console_output, queue_in_no_memory, buffer_in_no_memory, descriptor_loop, works_after_all_that,
+    ));
+}
+
+/// The device, or the test is skipped.
+macro_rules! device {
+    ($kind:expr, $name:literal) => {{
+        let Some(device) = virtio::find($kind) else { skip!(concat!("no virtio ", $name, " device")) };
+        check!(
+            device.read(r::VERSION) == 2,
+            concat!("virtio ", $name, " device of version {}"),
+            device.read(r::VERSION)
+        );
+        device
+    }};
+}
+
+fn transports() -> Verdict {
+    let mut devices = 0;
+    for slot in 0..virtio::SLOTS {
+        let base = virtio::BASE + slot * virtio::STRIDE;
+        // A machine may have fewer transports than there is room for.
+        let Ok(magic) = payload_rt::fault::catch(|| memory::read32(base)) else { continue };
+        check_equal!(magic, 0x7472_6976, "magic of slot {slot}");
+        devices += u32::from(memory::read32(base + r::DEVICE_ID) != 0);
+    }
+    if devices == 0 {
+        skip!("no devices");
+    }
+    Ok(())
+}
+
+fn version_and_reset() -> Verdict {
+    let device = device!(virtio::ENTROPY, "entropy");
+    check!(device.start(), "negotiation of VERSION_1 alone fails, status {:#x}", device.read(r::STATUS));
+    device.write(r::STATUS, 0);
+    check!(
+        timer::wait_until(1000, || device.read(r::STATUS) == 0),
+        "status {:#x} after a reset",
+        device.read(r::STATUS)
+    );
+    device.write(r::QUEUE_SEL, 0);
+    check_equal!(device.read(r::QUEUE_READY), 0, "QueueReady after a reset");
+    check!(device.read(r::QUEUE_NUM_MAX) >= 8, "QueueNumMax {}", device.read(r::QUEUE_NUM_MAX));
+    device.write(r::QUEUE_SEL, 1000);
+    check_equal!(device.read(r::QUEUE_NUM_MAX), 0, "QueueNumMax of queue 1000");
+    Ok(())
+}
+
+fn unknown_feature_is_refused() -> Verdict {
+    let device = device!(virtio::ENTROPY, "entropy");
+    device.write(r::STATUS, 0);
+    device.write(r::STATUS, 3);
+    for (select, features) in [(0, 1 << 23), (1, 1 | 1 << 31)] {
+        device.write(r::DRIVER_FEATURES_SEL, select);
+        device.write(r::DRIVER_FEATURES, features);
+    }
+    device.write(r::STATUS, 3 | 8);
+    let accepted = device.read(r::STATUS) & 8 != 0;
+    device.write(r::STATUS, 0);
+    // QEMU takes the features that it has offered and forgets the others.
+    check!(!accepted || payload_rt::machine::is_reference(), "FEATURES_OK with features that were not offered");
+    Ok(())
+}
+
+fn start(device: Device) -> Result<virtio::Queue, test::Stop> {
+    check!(device.start(), "negotiation fails, status {:#x}", device.read(r::STATUS));
+    let queue = device.queue(0);
+    device.ready();
+    Ok(queue)
+}
+
+fn fill(queue: &mut virtio::Queue, buffer: u64, length: u32) -> Verdict {
+    queue.offer(buffer, length, Direction::FromDevice);
+    check!(timer::wait_until(5000, || queue.is_done()), "the device does not return the buffer");
+    let written = queue.written();
+    check!((1..=length).contains(&written), "{written} bytes written into a buffer of {length}");
+    Ok(())
+}
+
+fn entropy_differs() -> Verdict {
+    let device = device!(virtio::ENTROPY, "entropy");
+    let mut queue = start(device)?;
+    let buffer = memory::pages(1);
+    let mut last = [0; 2];
+    for round in 0..8 {
+        fill(&mut queue, buffer, 16)?;
+        let now = [memory::read64(buffer), memory::read64(buffer + 8)];
+        check!(now != last, "the same 16 bytes in rounds {} and {round}", round - 1);
+        last = now;
+    }
+    check_equal!(memory::read64(buffer + 16), 0, "bytes behind the buffer");
+    device.write(r::STATUS, 0);
+    Ok(())
+}
+
+fn entropy_many_buffers() -> Verdict {
+    let device = device!(virtio::ENTROPY, "entropy");
+    let mut queue = start(device)?;
+    let buffer = memory::pages(2);
+    // More than the rings hold, so that the indices wrap around.
+    for round in 0..100 {
+        fill(&mut queue, buffer + round, 64 + round as u32)?;
+    }
+    device.write(r::STATUS, 0);
+    Ok(())
+}
+
+fn entropy_interrupt() -> Verdict {
+    let device = device!(virtio::ENTROPY, "entropy");
+    let mut queue = start(device)?;
+    gic::set_trigger(device.intid, gic::Trigger::Edge);
+    gic::enable(device.intid);
+    let buffer = memory::pages(1);
+    queue.offer(buffer, 32, Direction::FromDevice);
+    let mut intid = gic::SPURIOUS;
+    timer::wait_until(5000, || {
+        intid = gic::acknowledge();
+        intid != gic::SPURIOUS
+    });
+    let status = device.read(r::INTERRUPT_STATUS);
+    device.write(r::INTERRUPT_ACK, status);
+    gic::end(intid);
+    check_equal!(intid, device.intid, "acknowledged");
+    check_equal!(status & 1, 1, "InterruptStatus");
+    check_equal!(device.read(r::INTERRUPT_STATUS), 0, "InterruptStatus after InterruptACK");
+    check!(queue.is_done(), "interrupt, but the buffer is not in the used ring");
+    device.write(r::STATUS, 0);
+    Ok(())
+}
+
+fn console_output() -> Verdict {
+    let device = device!(virtio::CONSOLE, "console");
+    check!(device.start(), "negotiation fails, status {:#x}", device.read(r::STATUS));
+    let _receive = device.queue(0);
+    let mut transmit = device.queue(1);
+    device.ready();
+    let buffer = memory::pages(1);
+    let text = b"virtio-console: output works\n";
+    for (offset, &byte) in text.iter().enumerate() {
+        memory::write8(buffer + offset as u64, byte);
+    }
+    for _ in 0..3 {
+        transmit.offer(buffer, text.len() as u32, Direction::ToDevice);
+        check!(timer::wait_until(5000, || transmit.is_done()), "the console does not take its output");
+    }
+    device.write(r::STATUS, 0);
+    Ok(())
+}
+
+/// After misuse the device may do nothing or ask for a reset; it must take the reset.
+fn takes_reset(device: Device) -> Verdict {
+    timer::delay(1000);
+    device.write(r::STATUS, 0);
+    check!(
+        timer::wait_until(1000, || device.read(r::STATUS) == 0),
+        "status {:#x} after a reset",
+        device.read(r::STATUS)
+    );
+    Ok(())
+}
+
+fn queue_in_no_memory() -> Verdict {
+    let device = device!(virtio::ENTROPY, "entropy");
+    let end = payload_rt::machine::machine().ram.end;
+    for place in [end, end - 4, 0x0900_0000, 0xffff_ffff_ffff_fff0, 0x7_0000_0000_0000] {
+        check!(device.start(), "negotiation fails, status {:#x}", device.read(r::STATUS));
+        device.write(r::QUEUE_SEL, 0);
+        device.write(r::QUEUE_NUM, 8);
+        for register in [r::QUEUE_DESC, r::QUEUE_DRIVER, r::QUEUE_DEVICE] {
+            device.write(register, place as u32);
+            device.write(register + 4, (place >> 32) as u32);
+        }
+        device.write(r::QUEUE_READY, 1);
+        device.ready();
+        device.write(r::QUEUE_NOTIFY, 0);
+        takes_reset(device)?;
+    }
+    Ok(())
+}
+
+fn buffer_in_no_memory() -> Verdict {
+    let device = device!(virtio::ENTROPY, "entropy");
+    let end = payload_rt::machine::machine().ram.end;
+    for (address, length) in
+        [(end, 64), (end - 16, 64), (0x0900_0000, 64), (u64::MAX - 7, 64), (0, u32::MAX), (end - 1, u32::MAX)]
+    {
+        let mut queue = start(device)?;
+        queue.offer(address, length, Direction::FromDevice);
+        takes_reset(device)?;
+    }
+    Ok(())
+}
+
+fn descriptor_loop() -> Verdict {
+    let device = device!(virtio::ENTROPY, "entropy");
+    let mut queue = start(device)?;
+    let buffer = memory::pages(1);
+    // Two descriptors that name each other as next; the second is put there before the first is offered.
+    let table = queue.memory();
+    memory::write64(table + 16, buffer);
+    memory::write64(table + 24, 64 | 3 << 32);
+    memory::write64(table, buffer);
+    memory::write64(table + 8, 64 | 3 << 32 | 1 << 48);
+    memory::write16(table + 0x404, 0);
+    memory::write16(table + 0x402, 1);
+    device.write(r::QUEUE_NOTIFY, 0);
+    takes_reset(device)?;
+    // An index far ahead of what can have been offered, and a descriptor number that does not exist.
+    queue = start(device)?;
+    let table = queue.memory();
+    memory::write16(table + 0x404, 0xffff);
+    memory::write16(table + 0x402, 0x7fff);
+    device.write(r::QUEUE_NOTIFY, 0);
+    takes_reset(device)
+}
+
+fn works_after_all_that() -> Verdict {
+    entropy_differs()
+}
