@@ -203,7 +203,7 @@ impl Hostile {
                     + gic::SGI_FRAME
                     + gic::REDISTRIBUTOR_STRIDE * self.random.below(cpu::count() as u64)
             }
-            _ => gic::REDISTRIBUTORS + self.random.below(frames) & !0xffff,
+            _ => (gic::REDISTRIBUTORS + self.random.below(frames)) & !0xffff,
         };
         let offset =
             if self.random.below(3) == 0 { self.random.below(0x1_0000) } else { self.random.below(0x1000) & !3 };
@@ -360,7 +360,7 @@ impl Hostile {
     fn fetch_from_nowhere(&mut self) {
         let end = machine::machine().ram.end;
         let space = (255 << 30) - end;
-        let address = end + self.random.below(space) & !3;
+        let address = (end + self.random.below(space)) & !3;
         if fault::catch(|| memory::call(address)).is_ok() {
             assert!(machine::is_reference(), "there is code at {address:#x}");
         }
@@ -429,6 +429,8 @@ fn is_vital(encoding: [u32; 5]) -> bool {
         [3, 0, 2, 0 | 5, _] | [3, 3, 2, 5, _] | [3, 0, 10, 2, _] | [3, 0, 12, 0, 0] | [3, 0, 13, 0, 4] => true,
         // SPSel, PAN and other PSTATE fields; DAIF, SVCR.
         [3, 0, 4, 2 | 3, _] | [3, 3, 4, 2, 1 | 2] => true,
+        // CNTFRQ: writable only where EL1 is the highest level; then all times would be wrong.
+        [3, 3, 14, 0, 0] => machine::is_reference(),
         _ => false,
     }
 }

@@ -256,9 +256,9 @@ fn cache_maintenance_anywhere() -> Verdict {
             check!(right, "{opcode:#x} at {address:#x}: {outcome:x?}");
         }
     }
-    // IC IALLU, IC IALLUIS, TLBI VMALLE1IS, TLBI ASIDE1.
-    for opcode in [sys(0, 7, 5, 0), sys(0, 7, 1, 0), sys(0, 8, 3, 0), sys(0, 8, 7, 2)] {
-        let outcome = execute(opcode | 0x1f * u32::from(opcode & 0xf0e0 == 0x7000), &mut [0; 8]);
+    // IC IALLU, IC IALLUIS, TLBI VMALLE1IS, which take no register, and TLBI ASIDE1.
+    for opcode in [sys(0, 7, 5, 0) | 0x1f, sys(0, 7, 1, 0) | 0x1f, sys(0, 8, 3, 0) | 0x1f, sys(0, 8, 7, 2)] {
+        let outcome = execute(opcode, &mut [0; 8]);
         check!(outcome.is_ok(), "{opcode:#x}: {outcome:x?}");
     }
     Ok(())
