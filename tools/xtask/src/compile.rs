@@ -44,7 +44,8 @@ pub(crate) fn hypervisor(tree: &Tree) -> Result<Image> {
     let binaries = binaries(tree, "undercroft")?;
     let (name, elf) = binaries.first().context("the package undercroft has no binary")?;
     let image = Image { name: name.clone(), path: hypervisor_image(tree) };
-    write_flat(elf, &image.path)?;
+    let bytes = write_flat(elf, &image.path)?;
+    println!("{}: {bytes} bytes", image.path.display());
     Ok(image)
 }
 
@@ -58,6 +59,8 @@ pub(crate) fn payloads(tree: &Tree) -> Result<Vec<Image>> {
         images.push(Image { name, path });
     }
     images.sort_by(|left, right| left.name.cmp(&right.name));
+    let names: Vec<&str> = images.iter().map(|image| &*image.name).collect();
+    println!("{}: {}", tree.target("payloads").display(), names.join(" "));
     Ok(images)
 }
 
@@ -87,10 +90,11 @@ fn executable(line: &str) -> Option<(String, PathBuf)> {
     Some((message.get("target")?.get("name")?.as_str()?.to_owned(), file.into()))
 }
 
-fn write_flat(elf: &Path, place: &Path) -> Result<()> {
+/// Converts a linked program, and gives its size as an image.
+fn write_flat(elf: &Path, place: &Path) -> Result<usize> {
     let image = image::flatten(&fs::read(elf)?).with_context(|| format!("converting {}", elf.display()))?;
-    println!("{}: {} bytes", place.display(), image.len());
-    fs::write(place, image).with_context(|| format!("writing {}", place.display()))
+    fs::write(place, &image).with_context(|| format!("writing {}", place.display()))?;
+    Ok(image.len())
 }
 
 #[cfg(test)]

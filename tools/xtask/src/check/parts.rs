@@ -12,10 +12,12 @@ use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-/// The machine model that payloads run on: all that QEMU can emulate.
-const PAYLOAD_CPU: &str = "max";
-/// vCPUs of a payload's VM, and CPUs of its host.
+/// The machine models that payloads run on: everything that QEMU can emulate, and a core of Armv8.0.
+const PAYLOAD_MODELS: [&str; 2] = ["max", "cortex-a72"];
+/// CPUs of a payload's host.
 const PAYLOAD_CPUS: u8 = 2;
+/// vCPUs of a payload's VM: more than there are CPUs, so that they must take turns.
+const PAYLOAD_VCPUS: u8 = 3;
 /// How long one payload may take.
 const PAYLOAD_LIMIT: Duration = Duration::from_secs(180);
 
@@ -89,37 +91,43 @@ fn harness(command: &mut Command) -> Result<Tally> {
     Ok(tally)
 }
 
-/// Every payload under the hypervisor; `bench` is for the budgets. A name selects a payload, or tests in all of them.
+/// Every payload under the hypervisor, on every model; `bench` is for the budgets. A name selects a payload, or tests in
+/// all of them.
 fn payloads(tree: &Tree, name: &str) -> Result<Tally> {
     let images = compile::payloads(tree)?;
-    let named = |image: &&Image| image.name == name;
-    let chosen: Vec<&Image> = match images.iter().filter(named).collect::<Vec<_>>() {
-        one if !one.is_empty() => one,
-        _ => images.iter().filter(|image| image.name != "bench").collect(),
-    };
+    let is_payload = images.iter().any(|image| image.name == name);
+    let chosen = |image: &&Image| if is_payload { image.name == name } else { image.name != "bench" };
+    let options = if is_payload || name.is_empty() { String::new() } else { format!("test={name}") };
     let mut tally = Tally::default();
-    for image in chosen {
-        println!("-- {}", image.name);
-        let mut vm = Vm::new(&*image.name, &image.path, 64 << 20);
-        vm.vcpus = PAYLOAD_CPUS;
-        if !name.is_empty() && image.name != name {
-            vm.cmdline = format!("test={name}");
-        }
-        let limit = PAYLOAD_LIMIT;
-        let trial = Trial { vm, cpu: PAYLOAD_CPU.into(), cpus: PAYLOAD_CPUS, icount: false, limit };
-        tally += match trial.under_undercroft(tree) {
-            Ok(report) => {
-                print!("{}", report.console);
-                let mut tally = Tally::of_payload(&image.name, &report.console);
-                if let Some(wrong) = report.wrong {
-                    tally += Tally::failure(format!("{}: {wrong}", image.name));
-                }
-                tally
+    for model in PAYLOAD_MODELS {
+        for image in images.iter().filter(chosen) {
+            println!("-- {} on {model}", image.name);
+            let mut one = payload(tree, image, model, &options);
+            for text in one.failures.iter_mut().chain(&mut one.skipped) {
+                text.push_str(&format!(" (on {model})"));
             }
-            Err(error) => Tally::failure(format!("{}: {error:#}", image.name)),
-        };
+            tally += one;
+        }
     }
     Ok(tally)
+}
+
+/// One payload on one model.
+fn payload(tree: &Tree, image: &Image, model: &str, options: &str) -> Tally {
+    let mut vm = Vm::new(&*image.name, &image.path, 64 << 20);
+    vm.vcpus = PAYLOAD_VCPUS;
+    vm.cmdline = options.to_owned();
+    let trial = Trial { vm, cpu: model.to_owned(), cpus: PAYLOAD_CPUS, icount: false, limit: PAYLOAD_LIMIT };
+    let report = match trial.under_undercroft(tree) {
+        Ok(report) => report,
+        Err(error) => return Tally::failure(format!("{}: {error:#}", image.name)),
+    };
+    print!("{}", report.console);
+    let mut tally = Tally::of_payload(&image.name, &report.console);
+    if let Some(wrong) = report.wrong {
+        tally += Tally::failure(format!("{}: {wrong}", image.name));
+    }
+    tally
 }
 
 /// Each budget is a test, and each bound on what a Linux guest loses.

@@ -62,6 +62,8 @@ impl Tally {
             match verdict.split_once(": ").unwrap_or((verdict, "")) {
                 ("ok", _) => tally.passed += 1,
                 ("skipped", why) => tally.skipped.push(format!("{name}: {why}")),
+                ("FAILED", why) => tally += Tally::failure(format!("{name}: {why}")),
+                ("", _) => tally += Tally::failure(format!("{name}: did not come to its end")),
                 _ => tally += Tally::failure(format!("{name}: {verdict}")),
             }
         }
@@ -127,7 +129,7 @@ mod tests {
                     [gic] test gic::spi ... FAILED: got 1\n[gic] payload: 1 passed, 1 failed, 1 skipped\n";
         let tally = Tally::of_payload("gic", text);
         assert_eq!(tally.to_string(), "1 passed, 1 failed, 1 skipped");
-        assert_eq!(tally.failures, ["gic::spi: FAILED: got 1"]);
+        assert_eq!(tally.failures, ["gic::spi: got 1"]);
     }
 
     #[test]
