@@ -1,7 +1,8 @@
 //! Where interrupts come from: devices' lines, edges, SGIs (GIC IHI 0069H 4.1 and 12.2.21), and a trapped ICC_DIR_EL1.
 
 use crate::bank_registers::Place;
-use crate::{Group, Line, Vgic, position};
+use crate::list_registers::{compose, list_register};
+use crate::{Group, Line, ListRegisters, Vgic, position};
 use units::{IntId, VcpuId, VcpuSet};
 
 /// Fields of ICC_SGI<x>R_EL1.
@@ -85,6 +86,58 @@ impl Vgic {
             set = set.union(self.concerned(0, index, bit));
         }
         set
+    }
+
+    /// The short way for the commonest SGI, one that `vcpu` sends to itself alone by writing `value` to ICC_SGI1R_EL1:
+    /// enters it into a list register of `free` (the empty ones, by ICH_ELRSR_EL2) and returns which, to be written to
+    /// the hardware. No sync is needed before it and no flush after it. `None` if anything about it is uncommon; then
+    /// nothing has changed, and [`Self::send_sgi`] is the way. `lrs.lr` must hold what was last written to each list
+    /// register of `lrs.used`.
+    pub fn sgi_list_register(
+        &mut self,
+        vcpu: VcpuId,
+        value: u64,
+        lrs: &mut ListRegisters,
+        free: u16,
+    ) -> Option<usize> {
+        let groups = (self.group0, self.group1);
+        let target = self.vcpus.get_mut(vcpu.index())?;
+        if value & (sgi_register::IRM | sgi_register::CLUSTER | 0xFFFF) != 1 << vcpu.0 {
+            return None;
+        }
+        let interrupt = (value >> sgi_register::INTID_SHIFT & 0xF) as u32;
+        let bit = 1 << interrupt;
+        let bank = &target.private;
+        if bank.enabled & bank.in_groups(groups) & !bank.latched & bit == 0 || target.overflow || target.asleep {
+            return None;
+        }
+        let held = &mut target.held[0];
+        // SGIs whose list registers are empty again have been handled: that closes their part of the ledger.
+        let mut done = lrs.used & free;
+        while done != 0 {
+            let number = done.trailing_zeros() as usize;
+            done &= done - 1;
+            let over = lrs.lr.get(number).copied().unwrap_or(0) & list_register::VIRTUAL;
+            if over < 16 {
+                let over = 1_u32 << over;
+                held.loaded &= !over;
+                held.carried_latch &= !over;
+                held.carried_active &= !over;
+                held.cancel_active &= !over;
+                lrs.used &= !(1 << number);
+            }
+        }
+        if (held.loaded | held.active) & bit != 0 {
+            return None;
+        }
+        let number = (free & !lrs.used).trailing_zeros() as usize;
+        let slot = lrs.lr.get_mut(number)?;
+        let priority = bank.priority.get(interrupt as usize)?;
+        *slot = compose(interrupt, *priority, bank.group & bit != 0) | list_register::PENDING;
+        held.loaded |= bit;
+        held.carried_latch |= bit;
+        lrs.used |= 1 << number;
+        Some(number)
     }
 
     /// `vcpu`, just synced, writes `interrupt` to ICC_DIR_EL1: deactivates it, on whichever vCPU it is active.

@@ -116,6 +116,9 @@ impl Machine {
                 for target in self.naive.send_sgi(vcpu, value, group1) {
                     self.note_latch(target, (value >> 24 & 15) as u32);
                 }
+                if group1 && self.short_sgi(vcpu, value) {
+                    return;
+                }
                 let group = if group1 { Group::One } else { Group::Zero };
                 let set = self.vgic.send_sgi(id(vcpu), value, group);
                 self.kick(set, Some(vcpu));
@@ -338,11 +341,21 @@ impl Machine {
             && let Some(value) = self.vgic.hardware_list_register(id(vcpu), IntId(interrupt), IntId(physical))
         {
             self.cpus[vcpu].lr[number] = value;
+            self.lrs[vcpu].lr[number] = value;
             self.lrs[vcpu].used |= 1 << number;
             return;
         }
         let set = self.vgic.raise_hardware(id(vcpu), IntId(interrupt), IntId(physical));
         self.kick(set, Some(vcpu));
+    }
+
+    /// The short way for an SGI to oneself. Says whether it was one.
+    fn short_sgi(&mut self, vcpu: usize, value: u64) -> bool {
+        let empty = |lr: &u64| lr & field::STATE == 0 && lr & (field::HARDWARE | field::EOI) != field::EOI;
+        let free = self.cpus[vcpu].lr.iter().enumerate().fold(0, |set, (n, lr)| set | u16::from(empty(lr)) << n);
+        let Some(number) = self.vgic.sgi_list_register(id(vcpu), value, &mut self.lrs[vcpu], free) else { return false };
+        self.cpus[vcpu].lr[number] = self.lrs[vcpu].lr[number];
+        true
     }
 
     /// A physical interrupt stays active exactly as long as the guest has not done with it.

@@ -81,6 +81,7 @@ fn context_syndrome() -> u64 {
 }
 
 /// Steps over an instruction that was carried out for the guest.
+#[inline(always)]
 pub(crate) fn complete(context: &mut VcpuContext) {
     context.skip_instruction();
     context.pstate = pstate::after_instruction(context.pstate);

@@ -4,10 +4,12 @@
 //! allocates nothing, logs nothing; its length in instructions is promised in SPECIFICATION.md.
 
 use cpu::exit::class;
-use cpu::{id, pstate};
+use cpu::id;
+use hw::sysreg;
 use hw::vcpu::{VcpuContext, exit_kind};
 use services::psci;
 
+use crate::exits::complete;
 use crate::stats::Reason;
 use crate::vcpu::{self, Vcpu};
 use crate::{host, interrupts, sched, stats};
@@ -15,6 +17,15 @@ use crate::{host, interrupts, sched, stats};
 /// SMCCC_VERSION and its answer (DEN0028); the long path gives the same.
 const SMCCC_VERSION: u32 = 0x8000_0000;
 const SMCCC_1_1: u64 = 0x1_0001;
+
+/// The fields of a data abort's syndrome that must have one value for the short path: ISV, SAS, SSE, FnV, EA, CM, S1PTW,
+/// WnR and the kind of fault (DDI 0487 D19.2.37): a complete 32-bit load by a translation fault, no more to it.
+const LOAD_MASK: u64 = 1 << 24 | 3 << 22 | 1 << 21 | 1 << 10 | 1 << 9 | 1 << 8 | 1 << 7 | 1 << 6 | 0x3c;
+const LOAD_WORD: u64 = 1 << 24 | 2 << 22 | 0x04;
+/// A trapped MSR or MRS, but for its register Rt.
+const SYSREG_MASK: u64 = 0x1ff_ffff & !(31 << 5);
+/// MSR ICC_SGI1R_EL1, S3_0_C12_C11_5.
+const SGI1R_WRITE: u64 = 3 << 20 | 5 << 17 | 12 << 10 | 11 << 1;
 
 /// Answers the exit and returns 0, or returns `kind` to leave it to the vCPU's thread.
 pub(crate) extern "C" fn on_exit(context: &mut VcpuContext, kind: u64) -> u64 {
@@ -49,14 +60,16 @@ fn synchronous(vcpu: &'static Vcpu, context: &mut VcpuContext) -> bool {
             true
         }
         class::SYSTEM_REGISTER => {
-            let Some(index) = id::index_of_syndrome(syndrome) else { return false };
+            let Some(index) = id::index_of_syndrome(syndrome) else {
+                return syndrome & SYSREG_MASK == SGI1R_WRITE && self_sgi(vcpu, context);
+            };
             let value = host::get().guest_ids.get(index);
             context.set_register((syndrome >> 5 & 31) as u8, value);
-            context.skip_instruction();
-            context.pstate = pstate::after_instruction(context.pstate);
+            complete(context);
             vcpu.counters.count(Reason::IdRegister);
             true
         }
+        class::DATA_ABORT_LOWER => distributor_read(vcpu, context, syndrome),
         class::FLOATING_POINT => {
             vcpu.load_fp();
             vcpu.counters.count(Reason::FloatingPoint);
@@ -64,4 +77,39 @@ fn synchronous(vcpu: &'static Vcpu, context: &mut VcpuContext) -> bool {
         }
         _ => false,
     }
+}
+
+/// A load of a Distributor register whose value does not depend on list registers.
+#[inline(always)]
+fn distributor_read(vcpu: &'static Vcpu, context: &mut VcpuContext, syndrome: u64) -> bool {
+    if syndrome & LOAD_MASK != LOAD_WORD {
+        return false;
+    }
+    let ipa = (sysreg::hpfar_el2() & 0x0fff_ffff_fff0) << 8;
+    let offset = ipa.wrapping_sub(vgic::DISTRIBUTOR_BASE) | sysreg::far_el2() & 0xfff;
+    if offset >= vgic::DISTRIBUTOR_SIZE || offset & 3 != 0 {
+        return false;
+    }
+    let gic = vcpu.vm.gic.lock();
+    if !gic.distributor_needs(offset, vgic::Direction::Read).is_empty() {
+        return false;
+    }
+    let value = gic.distributor_read(offset, vgic::AccessSize::Word);
+    drop(gic);
+    context.set_register((syndrome >> 16 & 31) as u8, value);
+    complete(context);
+    vcpu.counters.count(Reason::Device);
+    true
+}
+
+/// An SGI that a vCPU sends to itself alone, as kernels do to leave a context: into a free list register.
+#[inline(always)]
+fn self_sgi(vcpu: &'static Vcpu, context: &mut VcpuContext) -> bool {
+    let value = context.register((context.syndrome >> 5 & 31) as u8);
+    if !vcpu.send_sgi_to_self(value) {
+        return false;
+    }
+    complete(context);
+    vcpu.counters.count(Reason::SystemRegister);
+    true
 }

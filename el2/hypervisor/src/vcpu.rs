@@ -325,6 +325,17 @@ impl Vcpu {
         true
     }
 
+    /// An SGI of group 1 to itself alone, if `value` (ICC_SGI1R_EL1) says that and nothing stands in the way. It is loaded;
+    /// IRQs are masked.
+    #[inline(always)]
+    pub(crate) fn send_sgi_to_self(&self, value: u64) -> bool {
+        let mut list = self.list.lock();
+        let free = sysreg::ich_elrsr_el2() as u16 & !(self.list_filled.load(Ordering::Relaxed) as u16);
+        let Some(index) = self.vm.gic.lock().sgi_list_register(self.id, value, &mut list, free) else { return false };
+        write_list_register(index, list.lr.get(index).copied().unwrap_or(0));
+        true
+    }
+
     /// The EL1 physical timer's line follows its registers. It is loaded.
     pub(crate) fn update_physical_timer(&self) {
         let timer = *self.physical_timer.lock();

@@ -87,6 +87,8 @@ fn operation(vcpus: usize) -> impl Strategy<Value = Operation> {
                 2 => 1 << 44,
                 _ => 0,
             };
+            // Often to itself alone, as that has a short way.
+            let list = if list & 1 == 0 { 1 << vcpu } else { list };
             Operation::Sgi { vcpu, value: sgi << 24 | list | odd, group1 }
         }),
         8 => (0..vcpus).prop_map(|vcpu| Operation::Acknowledge { vcpu }),
