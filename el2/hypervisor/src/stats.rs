@@ -96,17 +96,18 @@ pub(crate) fn write(out: &mut dyn Write) -> fmt::Result {
         write_vm(vm, out)?;
     }
     let usage = memory::usage();
-    let mib = |frames: u64| frames / 256;
+    // KiB, so that even a single lost frame shows.
+    let kib = |frames: u64| frames * 4;
     writeln!(
         out,
-        "memory: {} MiB total, {} free ({} zeroed), {} guests, {} KiB their tables, {} hypervisor, {} reserved",
-        mib(usage.total),
-        mib(usage.free + usage.spare),
-        mib(usage.free_clean),
-        mib(usage.guest),
-        usage.tables * 4,
-        mib(usage.hypervisor),
-        mib(usage.reserved),
+        "memory in KiB: {} total, {} free ({} zeroed), {} guests, {} their tables, {} hypervisor, {} reserved",
+        kib(usage.total),
+        kib(usage.free + usage.spare),
+        kib(usage.free_clean),
+        kib(usage.guest),
+        kib(usage.tables),
+        kib(usage.hypervisor),
+        kib(usage.reserved),
     )
 }
 
