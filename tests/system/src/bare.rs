@@ -1,0 +1,57 @@
+//! The bare machine: the same kernel with the same initial ramdisk, at EL1 and without a hypervisor. What a guest's log
+//! is compared with.
+
+use crate::host::Turn;
+use crate::{BOOT, log, place};
+use anyhow::{Context, Result};
+use qemu::{Level, Machine};
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Mutex, PoisonError};
+
+/// What was seen so far, by kernel and CPU model; each combination is booted once a run.
+static SEEN: Mutex<Option<HashMap<(String, String), BTreeSet<String>>>> = Mutex::new(None);
+
+/// The suspicious lines of this kernel on the bare machine.
+///
+/// # Errors
+/// It did not boot.
+pub fn suspicious(kernel: &str, cpu: &str) -> Result<BTreeSet<String>> {
+    let key = (kernel.to_owned(), cpu.to_owned());
+    let known = |map: &mut Option<HashMap<_, _>>| map.get_or_insert_default().get(&key).cloned();
+    if let Some(lines) = known(&mut SEEN.lock().unwrap_or_else(PoisonError::into_inner)) {
+        return Ok(lines);
+    }
+    let lines = log::suspicious(&boot(kernel, cpu)?);
+    SEEN.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_default().insert(key, lines.clone());
+    Ok(lines)
+}
+
+/// Boots this kernel on the bare machine and gives what it printed until it powered off.
+fn boot(kernel: &str, cpu: &str) -> Result<String> {
+    let mut machine = Machine::new(place::kernel(kernel)?);
+    machine.level = Level::El1;
+    machine.cpu = cpu.to_owned();
+    machine.memory = 256;
+    machine.initrd = Some(place::initramfs()?);
+    machine.append = "console=ttyAMA0 uc.test=poweroff".to_owned();
+    machine.extra_args = vec!["-run-with".to_owned(), "exit-with-parent=on".to_owned()];
+    let _turn = Turn::take()?;
+    let mut running = machine.spawn()?;
+    running.console()?.expect_end(BOOT).with_context(|| format!("{kernel} on the bare {cpu}"))
+}
+
+/// The lines of a guest's log that the bare machine does not show. A first look is at one CPU model for all, which a
+/// run boots once; only what differs is worth a bare machine of the guest's own model.
+///
+/// # Errors
+/// The bare machine did not boot.
+pub fn unexplained(transcript: &str, kernel: &str, cpu: &str) -> Result<Vec<String>> {
+    let mut lines = log::suspicious(transcript);
+    for model in ["max", cpu] {
+        if !lines.is_empty() {
+            let known = suspicious(kernel, model)?;
+            lines.retain(|line| !known.contains(line));
+        }
+    }
+    Ok(lines.into_iter().collect())
+}

@@ -1,0 +1,40 @@
+//! The guests: Debian's kernels with the test initramfs, and bare-metal payloads.
+
+use crate::place;
+use anyhow::Result;
+use croft::site::Vm;
+
+/// The kernel that a scenario takes when any will do: small, and the one that `setup` always fetches.
+pub const USUAL: &str = "linux-6.12-cloud";
+/// All kernels.
+pub const KERNELS: [&str; 5] = ["linux-6.1-cloud", "linux-6.1", "linux-6.12-cloud", "linux-6.12", "linux-6.12-16k"];
+/// Memory of a Linux guest that has nothing special to do.
+pub const MEMORY: u64 = 256 << 20;
+
+/// What the init says first, behind the kernel's release.
+pub fn online(vcpus: u8) -> String {
+    format!(" {vcpus} cpus online")
+}
+
+/// A Linux guest. `words` go onto its kernel's command line: `uc.test=...` for what it is to do, nothing for a shell.
+///
+/// # Errors
+/// Skips if its files are not there.
+pub fn linux(name: &str, kernel: &str, vcpus: u8, words: &str) -> Result<Vm> {
+    let mut vm = Vm::new(name, place::kernel(kernel)?, MEMORY);
+    vm.vcpus = vcpus;
+    vm.initrd = Some(place::initramfs()?);
+    vm.cmdline = format!("console=ttyAMA0 {words}").trim().to_owned();
+    Ok(vm)
+}
+
+/// A bare-metal payload as a guest.
+///
+/// # Errors
+/// Skips if it is not there.
+pub fn payload(name: &str, payload: &str, vcpus: u8, words: &str) -> Result<Vm> {
+    let mut vm = Vm::new(name, place::payload(payload)?, 64 << 20);
+    vm.vcpus = vcpus;
+    vm.cmdline = words.to_owned();
+    Ok(vm)
+}

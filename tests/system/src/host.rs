@@ -1,0 +1,116 @@
+//! The emulated host.
+
+use crate::{log, place};
+use abi::host_arguments::AllOff;
+use anyhow::{Context, Result, ensure};
+use croft::session::{Options, Outcome, Session};
+use croft::site::{self, Lines, Site, Vm};
+use std::fs::File;
+use std::ops::Deref;
+use std::path::Path;
+use std::time::Duration;
+
+/// A host to be started.
+#[derive(Clone, Debug)]
+pub struct Host {
+    /// QEMU's name of the CPU model.
+    pub cpu: &'static str,
+    /// How many CPUs.
+    pub cpus: u8,
+    /// RAM in MiB.
+    pub memory: u64,
+}
+
+impl Default for Host {
+    /// Two CPUs, since that is what CI has, of a middling sort.
+    fn default() -> Self {
+        Host { cpu: "cortex-a76", cpus: 2, memory: 1024 }
+    }
+}
+
+/// A hypervisor that runs, with its turn on this machine.
+pub struct Run {
+    session: Session,
+    _turn: Turn,
+}
+
+impl Deref for Run {
+    type Target = Session;
+
+    fn deref(&self) -> &Session {
+        &self.session
+    }
+}
+
+impl Host {
+    /// Starts the hypervisor with these VMs. It switches the host off when all of them are off.
+    ///
+    /// # Errors
+    /// Why it could not be started.
+    pub fn start(&self, vms: Vec<Vm>) -> Result<Run> {
+        self.start_with(vms, Options::default())
+    }
+
+    /// As [`Host::start`], keeping the consoles in `folder`.
+    ///
+    /// # Errors
+    /// Why it could not be started.
+    pub fn start_logged(&self, vms: Vec<Vm>, folder: &Path) -> Result<Run> {
+        self.start_with(vms, Options { log_dir: Some(folder.to_path_buf()), ..Options::default() })
+    }
+
+    fn start_with(&self, vms: Vec<Vm>, options: Options) -> Result<Run> {
+        let memory = self.memory << 20;
+        let host = site::Host { cpu: self.cpu.to_owned(), cpus: self.cpus, memory, lines: Lines::default() };
+        let options = Options { image: Some(place::hypervisor()?), all_off: AllOff::PowerOff, ..options };
+        let turn = Turn::take()?;
+        let session = Session::start(&Site::new("site", host, vms), &options).context("starting the host")?;
+        Ok(Run { session, _turn: turn })
+    }
+}
+
+impl Run {
+    /// Waits until all VMs have powered themselves off, and checks that nothing was wrong: no line was damaged, and
+    /// the hypervisor had nothing to complain about.
+    ///
+    /// # Errors
+    /// What was wrong.
+    pub fn finish(self, limit: Duration) -> Result<()> {
+        let outcome = self.session.wait_stopped(limit);
+        let transcript = self.session.log().transcript();
+        ensure!(outcome == Outcome::PoweredOff, "{outcome}\n{}\n--- log:\n{transcript}", self.consoles());
+        ensure!(self.session.damage() == 0, "{} pieces of the link were damaged", self.session.damage());
+        let complaints = log::complaints(&transcript);
+        ensure!(complaints.is_empty(), "the hypervisor complains: {}", complaints.join("; "));
+        Ok(())
+    }
+
+    /// The ends of all consoles, for an error.
+    fn consoles(&self) -> String {
+        let mut text = String::new();
+        for name in self.session.names() {
+            let console = self.session.console(&name).map(|console| console.transcript()).unwrap_or_default();
+            let lines: Vec<&str> = console.lines().collect();
+            let shown = lines.get(lines.len().saturating_sub(12)..).unwrap_or_default();
+            text.push_str(&format!("--- end of {name}:\n{}\n", shown.join("\n")));
+        }
+        text
+    }
+}
+
+/// The right to run an emulated machine. Where several people share a computer, `UNDERCROFT_TURN` names a file that is
+/// locked while one runs, so that no machine starves another one into a timeout.
+pub struct Turn(#[expect(dead_code, reason = "held for its lock")] Option<File>);
+
+impl Turn {
+    /// Waits for the turn.
+    ///
+    /// # Errors
+    /// If the file cannot be locked.
+    pub fn take() -> Result<Turn> {
+        let Some(path) = std::env::var_os("UNDERCROFT_TURN") else { return Ok(Turn(None)) };
+        let file = File::options().create(true).append(true).open(&path).context("opening the file of UNDERCROFT_TURN")?;
+        file.lock().context("locking the file of UNDERCROFT_TURN")?;
+        Ok(Turn(Some(file)))
+    }
+}

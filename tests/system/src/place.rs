@@ -1,0 +1,53 @@
+//! Where kernels, initial ramdisk and payloads are.
+
+use crate::skip;
+use anyhow::Result;
+use std::path::{Path, PathBuf};
+
+/// The project's folder.
+pub fn project() -> PathBuf {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.ancestors().nth(2).unwrap_or(here).to_path_buf()
+}
+
+/// Cargo's target folder.
+pub fn target() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| project().join("target"), |own| project().join(own))
+}
+
+/// This file, if it is there.
+fn found(path: PathBuf, maker: &str) -> Result<PathBuf> {
+    if path.is_file() { Ok(path) } else { Err(skip(format!("no {}; run `cargo xtask {maker}`", path.display()))) }
+}
+
+/// A kernel of Debian's, by the name of its folder.
+///
+/// # Errors
+/// Skips if it is not there.
+pub fn kernel(name: &str) -> Result<PathBuf> {
+    found(project().join(".undercroft/images").join(name).join("Image"), "setup --all")
+}
+
+/// The initial ramdisk of all test guests.
+///
+/// # Errors
+/// Skips if it is not there.
+pub fn initramfs() -> Result<PathBuf> {
+    found(project().join(".undercroft/images/initramfs.cpio"), "setup")
+}
+
+/// A bare-metal payload.
+///
+/// # Errors
+/// Skips if it is not there.
+pub fn payload(name: &str) -> Result<PathBuf> {
+    found(target().join("payloads").join(format!("{name}.img")), "build")
+}
+
+/// The hypervisor.
+///
+/// # Errors
+/// Skips if it is not there.
+pub fn hypervisor() -> Result<PathBuf> {
+    found(target().join("undercroft.img"), "build")
+}

@@ -1,0 +1,80 @@
+//! Boots: each of Debian's kernels, on each CPU model, with 1, 2 and 4 vCPUs, to user space and off again, with nothing
+//! in its log that the bare machine does not show.
+//!
+//! Several guests share a host, since making a host costs time too. CI boots a selection in which each kernel and each
+//! model comes up; `--full` boots all combinations.
+
+use anyhow::{Context, Result, ensure};
+use libtest_mimic::Trial;
+use std::process::ExitCode;
+use system::guest::{self, KERNELS};
+use system::host::Host;
+use system::{BOOT, bare, full, scenario, skip};
+
+const MODELS: [&str; 5] = ["cortex-a57", "cortex-a72", "cortex-a76", "neoverse-n2", "max"];
+const VCPUS: [u8; 3] = [1, 2, 4];
+
+/// A guest: its kernel and its number of vCPUs.
+type Guest = (&'static str, u8);
+
+/// What CI boots.
+const SELECTION: [(&str, &[Guest]); 5] = [
+    ("cortex-a57", &[("linux-6.1-cloud", 2), ("linux-6.12-cloud", 1)]),
+    ("cortex-a72", &[("linux-6.1", 1), ("linux-6.12", 2)]),
+    ("cortex-a76", &[("linux-6.12-cloud", 4), ("linux-6.12-16k", 2)]),
+    ("neoverse-n2", &[("linux-6.12-16k", 1), ("linux-6.1-cloud", 4)]),
+    ("max", &[("linux-6.1", 2), ("linux-6.12", 4), ("linux-6.12-16k", 1)]),
+];
+
+fn main() -> ExitCode {
+    let mut scenarios: Vec<Trial> = Vec::new();
+    if full() {
+        for cpu in MODELS {
+            for kernel in KERNELS {
+                scenarios.push(trial(cpu, VCPUS.map(|vcpus| (kernel, vcpus)).to_vec()));
+            }
+        }
+    } else {
+        scenarios.extend(SELECTION.map(|(cpu, guests)| trial(cpu, guests.to_vec())));
+    }
+    system::run(scenarios)
+}
+
+fn trial(cpu: &'static str, guests: Vec<Guest>) -> Trial {
+    let names: Vec<String> = guests.iter().map(|(kernel, vcpus)| format!("{kernel}-x{vcpus}")).collect();
+    scenario(format!("boot::{cpu}::{}", names.join("+")), move || boot(cpu, &guests))
+}
+
+/// Whether this model has the page size that the kernel wants.
+fn has_granule(cpu: &str, kernel: &str) -> bool {
+    !(kernel.ends_with("-16k") && ["cortex-a57", "cortex-a72"].contains(&cpu))
+}
+
+fn boot(cpu: &'static str, guests: &[Guest]) -> Result<()> {
+    if let Some((kernel, _)) = guests.iter().find(|(kernel, _)| !has_granule(cpu, kernel)) {
+        return Err(skip(format!("{cpu} has no 16 KiB granule (ID_AA64MMFR0_EL1.TGran16), which {kernel} needs")));
+    }
+    let mut vms = Vec::new();
+    for (index, (kernel, vcpus)) in guests.iter().enumerate() {
+        vms.push(guest::linux(&format!("guest{index}"), kernel, *vcpus, "uc.test=poweroff")?);
+    }
+    let run = Host { cpu, ..Host::default() }.start(vms)?;
+    for (index, (kernel, vcpus)) in guests.iter().enumerate() {
+        let name = format!("guest{index}");
+        let console = run.console(&name)?;
+        console.expect_unless("init: ", &["Kernel panic"], BOOT).with_context(|| format!("{kernel} as {name}"))?;
+        let line = console.expect("\n", BOOT)?;
+        ensure!(line.trim_end().ends_with(&guest::online(*vcpus)), "{kernel} with {vcpus} vCPUs says: {line}");
+        console.expect("reboot: Power down", BOOT)?;
+    }
+    let mut wrong = Vec::new();
+    let transcripts: Vec<String> = run.names().iter().filter_map(|name| Some(run.console(name).ok()?.transcript())).collect();
+    run.finish(BOOT)?;
+    for ((kernel, vcpus), transcript) in guests.iter().zip(&transcripts) {
+        for line in bare::unexplained(transcript, kernel, cpu)? {
+            wrong.push(format!("{kernel} with {vcpus} vCPUs on {cpu}: {line}"));
+        }
+    }
+    ensure!(wrong.is_empty(), "lines that the bare machine does not show:\n{}", wrong.join("\n"));
+    Ok(())
+}
