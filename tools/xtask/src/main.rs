@@ -64,6 +64,11 @@ fn main() -> ExitCode {
 
 fn perform(command: Command) -> Result<()> {
     let tree = Tree::find()?;
+    match &command {
+        Command::Build | Command::Run { .. } | Command::Bench(_) => setup::when_needed(&tree, setup::Extent::Demo)?,
+        Command::Test(arguments) if arguments.needs_setup() => setup::when_needed(&tree, setup::Extent::All)?,
+        _ => {}
+    }
     match command {
         Command::Setup { all } => setup::setup(&tree, if all { setup::Extent::All } else { setup::Extent::Demo }),
         Command::Build => compile::build(&tree),

@@ -43,6 +43,11 @@ pub(crate) struct Arguments {
 }
 
 impl Arguments {
+    /// Whether any part needs an emulated machine.
+    pub(crate) fn needs_setup(&self) -> bool {
+        self.parts().iter().any(needs_build)
+    }
+
     fn parts(&self) -> Vec<Part> {
         let wanted = |part: &Part| match (self.quick, &self.only[..], &self.name) {
             (true, ..) => matches!(part, Part::Lint | Part::Host),

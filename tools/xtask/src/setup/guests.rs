@@ -40,6 +40,12 @@ pub(crate) fn image(tree: &Tree, name: &str) -> PathBuf {
     tree.store("images").join(name).join("Image")
 }
 
+/// Whether the initramfs and all kernels of this extent are there.
+pub(crate) fn are_there(tree: &Tree, extent: Extent) -> bool {
+    let mut wanted = KERNELS.iter().filter(|kernel| extent == Extent::All || kernel.extent == extent);
+    initramfs(tree).is_file() && wanted.all(|kernel| image(tree, kernel.name).is_file())
+}
+
 /// Makes sure that kernels, busybox and the initramfs are there.
 pub(crate) fn provide(tree: &Tree, extent: Extent) -> Result<()> {
     let busybox = tree.store("images/busybox");

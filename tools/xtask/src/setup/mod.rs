@@ -38,6 +38,18 @@ pub(crate) fn setup(tree: &Tree, extent: Extent) -> Result<()> {
     Ok(())
 }
 
+/// Does it if anything of the demonstration's part is missing: what every other command begins with.
+pub(crate) fn when_needed(tree: &Tree, extent: Extent) -> Result<()> {
+    let ready = qemu::find_from(&[tree.path("")]).is_ok()
+        && Standard::find(tree).is_ok()
+        && guests::are_there(tree, Extent::Demo);
+    if ready {
+        return Ok(());
+    }
+    println!("this machine is not set up yet; doing that first (cargo xtask setup)");
+    setup(tree, extent)
+}
+
 /// Debian's name of the architecture of this machine.
 fn own_architecture() -> Result<&'static str> {
     match std::env::consts::ARCH {
