@@ -6,10 +6,13 @@ use crate::{BOOT, log, place};
 use anyhow::{Context, Result};
 use qemu::{Level, Machine};
 use std::collections::{BTreeSet, HashMap};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{LazyLock, Mutex, PoisonError};
+
+/// A kernel, and a CPU model.
+type Key = (String, String);
 
 /// What was seen so far, by kernel and CPU model; each combination is booted once a run.
-static SEEN: Mutex<Option<HashMap<(String, String), BTreeSet<String>>>> = Mutex::new(None);
+static SEEN: LazyLock<Mutex<HashMap<Key, BTreeSet<String>>>> = LazyLock::new(Mutex::default);
 
 /// The suspicious lines of this kernel on the bare machine.
 ///
@@ -17,12 +20,13 @@ static SEEN: Mutex<Option<HashMap<(String, String), BTreeSet<String>>>> = Mutex:
 /// It did not boot.
 pub fn suspicious(kernel: &str, cpu: &str) -> Result<BTreeSet<String>> {
     let key = (kernel.to_owned(), cpu.to_owned());
-    let known = |map: &mut Option<HashMap<_, _>>| map.get_or_insert_default().get(&key).cloned();
-    if let Some(lines) = known(&mut SEEN.lock().unwrap_or_else(PoisonError::into_inner)) {
+    let seen = || SEEN.lock().unwrap_or_else(PoisonError::into_inner);
+    let known = seen().get(&key).cloned();
+    if let Some(lines) = known {
         return Ok(lines);
     }
     let lines = log::suspicious(&boot(kernel, cpu)?);
-    SEEN.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_default().insert(key, lines.clone());
+    seen().insert(key, lines.clone());
     Ok(lines)
 }
 

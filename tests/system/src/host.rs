@@ -1,6 +1,6 @@
 //! The emulated host.
 
-use crate::{log, place};
+use crate::{BOOT, SOON, log, place};
 use abi::host_arguments::AllOff;
 use anyhow::{Context, Result, ensure};
 use croft::session::{Options, Outcome, Session};
@@ -48,7 +48,15 @@ impl Host {
     /// # Errors
     /// Why it could not be started.
     pub fn start(&self, vms: Vec<Vm>) -> Result<Run> {
-        self.start_with(vms, Options::default())
+        self.start_with(vms, AllOff::PowerOff, Options::default())
+    }
+
+    /// As [`Host::start`], but the host stays when all VMs are off, until the run is dropped.
+    ///
+    /// # Errors
+    /// Why it could not be started.
+    pub fn start_and_stay(&self, vms: Vec<Vm>) -> Result<Run> {
+        self.start_with(vms, AllOff::Stay, Options::default())
     }
 
     /// As [`Host::start`], keeping the consoles in `folder`.
@@ -56,13 +64,13 @@ impl Host {
     /// # Errors
     /// Why it could not be started.
     pub fn start_logged(&self, vms: Vec<Vm>, folder: &Path) -> Result<Run> {
-        self.start_with(vms, Options { log_dir: Some(folder.to_path_buf()), ..Options::default() })
+        self.start_with(vms, AllOff::PowerOff, Options { log_dir: Some(folder.to_path_buf()), ..Options::default() })
     }
 
-    fn start_with(&self, vms: Vec<Vm>, options: Options) -> Result<Run> {
+    fn start_with(&self, vms: Vec<Vm>, all_off: AllOff, options: Options) -> Result<Run> {
         let memory = self.memory << 20;
         let host = site::Host { cpu: self.cpu.to_owned(), cpus: self.cpus, memory, lines: Lines::default() };
-        let options = Options { image: Some(place::hypervisor()?), all_off: AllOff::PowerOff, ..options };
+        let options = Options { image: Some(place::hypervisor()?), all_off, ..options };
         let turn = Turn::take()?;
         let session = Session::start(&Site::new("site", host, vms), &options).context("starting the host")?;
         Ok(Run { session, _turn: turn })
@@ -79,10 +87,30 @@ impl Run {
         let outcome = self.session.wait_stopped(limit);
         let transcript = self.session.log().transcript();
         ensure!(outcome == Outcome::PoweredOff, "{outcome}\n{}\n--- log:\n{transcript}", self.consoles());
+        self.check_log()
+    }
+
+    /// Checks that no line was damaged so far, and that the hypervisor had nothing to complain about.
+    ///
+    /// # Errors
+    /// What was wrong.
+    pub fn check_log(&self) -> Result<()> {
         ensure!(self.session.damage() == 0, "{} pieces of the link were damaged", self.session.damage());
-        let complaints = log::complaints(&transcript);
+        let complaints = log::complaints(&self.session.log().transcript());
         ensure!(complaints.is_empty(), "the hypervisor complains: {}", complaints.join("; "));
         Ok(())
+    }
+
+    /// Types a command at a guest's prompt and waits for the answer; gives everything up to its end. What is typed is
+    /// echoed, so the answer must not be part of the command.
+    ///
+    /// # Errors
+    /// No prompt, or no answer.
+    pub fn ask(&self, name: &str, command: &str, answer: &str) -> Result<String> {
+        let console = self.session.console(name)?;
+        console.expect_unless("# ", &["Kernel panic"], BOOT)?;
+        console.send(format!("{command}\n"))?;
+        Ok(console.expect_unless(answer, &["Kernel panic"], SOON)?)
     }
 
     /// The ends of all consoles, for an error.
@@ -109,7 +137,8 @@ impl Turn {
     /// If the file cannot be locked.
     pub fn take() -> Result<Turn> {
         let Some(path) = std::env::var_os("UNDERCROFT_TURN") else { return Ok(Turn(None)) };
-        let file = File::options().create(true).append(true).open(&path).context("opening the file of UNDERCROFT_TURN")?;
+        let file =
+            File::options().create(true).append(true).open(&path).context("opening the file of UNDERCROFT_TURN")?;
         file.lock().context("locking the file of UNDERCROFT_TURN")?;
         Ok(Turn(Some(file)))
     }

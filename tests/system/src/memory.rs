@@ -35,7 +35,10 @@ impl Memory {
             total: amount("total")?,
             free: amount("free")?,
             guests: amount("guests")?,
-            tables: line.split(", ").find_map(|part| part.strip_suffix(" their tables")?.parse().ok()).context("no tables")?,
+            tables: line
+                .split(", ")
+                .find_map(|part| part.strip_suffix(" their tables")?.parse().ok())
+                .context("no tables")?,
             hypervisor: amount("hypervisor")?,
         })
     }

@@ -68,7 +68,8 @@ fn boot(cpu: &'static str, guests: &[Guest]) -> Result<()> {
         console.expect("reboot: Power down", BOOT)?;
     }
     let mut wrong = Vec::new();
-    let transcripts: Vec<String> = run.names().iter().filter_map(|name| Some(run.console(name).ok()?.transcript())).collect();
+    let transcripts: Vec<String> =
+        run.names().iter().filter_map(|name| Some(run.console(name).ok()?.transcript())).collect();
     run.finish(BOOT)?;
     for ((kernel, vcpus), transcript) in guests.iter().zip(&transcripts) {
         for line in bare::unexplained(transcript, kernel, cpu)? {

@@ -1,1 +1,2 @@
+//! devices
 fn main() {}

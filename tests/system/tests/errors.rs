@@ -1,1 +1,153 @@
-fn main() {}
+//! Mistakes and damage: each gives one clear line that says what is wrong, and nothing is left running. What `croft`
+//! refuses before anything is started is tested beside it (`tools/croft/tests`); here is what only the hypervisor itself
+//! can notice. Bundles are given to QEMU as they are, and the hypervisor speaks plain text.
+
+use anyhow::{Context, Result, ensure};
+use croft::bundle;
+use croft::site::{Lines, Site, Vm};
+use qemu::{Level, Machine};
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Duration;
+use system::host::Turn;
+use system::{guest, place, scenario};
+
+/// How long a host may take that has nothing to run.
+const SHORT: Duration = Duration::from_secs(120);
+
+fn main() -> ExitCode {
+    system::run(vec![
+        scenario("errors::no_bundle", || refused(None, "there is no initial ramdisk, so no bundle")),
+        scenario("errors::not_a_bundle", || refused(Some(vec![7; 10_000]), "this is no bundle")),
+        scenario("errors::truncated_bundle", || refused(Some(truncated(&good()?)), "the bundle is cut off")),
+        scenario("errors::header_damaged", || refused(Some(flipped(good()?, 20)), "header is damaged")),
+        scenario("errors::manifest_damaged", || refused(Some(flipped(good()?, 70)), "manifest is damaged")),
+        scenario("errors::one_kernel_damaged", one_kernel_damaged),
+        scenario("errors::more_memory_than_the_host_has", more_memory_than_there_is),
+        scenario("errors::started_at_el1", || does_not_start(|machine| machine.level = Level::El1, "needs EL2")),
+        scenario("errors::old_interrupt_controller", || {
+            does_not_start(|machine| machine.extra_args.extend(["-machine".into(), "gic-version=2".into()]), "GIC")
+        }),
+        scenario("errors::too_little_memory", || does_not_start(|machine| machine.memory = 16, "memory")),
+        scenario("errors::unknown_boot_argument", unknown_boot_argument),
+    ])
+}
+
+/// A bundle with nothing wrong: a guest that says hello and powers off.
+fn good() -> Result<Vec<u8>> {
+    bundle_of(vec![guest::payload("one", "hello", 1, "")?])
+}
+
+fn bundle_of(vms: Vec<Vm>) -> Result<Vec<u8>> {
+    let site = Site { file: "site".into(), host: None, vms };
+    Ok(bundle::make(&site)?)
+}
+
+fn truncated(bytes: &[u8]) -> Vec<u8> {
+    bytes.iter().copied().take(bytes.len() - 5000).collect()
+}
+
+fn flipped(mut bytes: Vec<u8>, at: usize) -> Vec<u8> {
+    if let Some(byte) = bytes.get_mut(at) {
+        *byte ^= 0x10;
+    }
+    bytes
+}
+
+/// A host for these tests, with a file as initial ramdisk. It switches itself off when there is nothing to run.
+fn machine(folder: &Path, ramdisk: Option<Vec<u8>>) -> Result<Machine> {
+    let mut machine = Machine::new(place::hypervisor()?);
+    machine.cpu = "cortex-a76".to_owned();
+    machine.memory = 512;
+    machine.append = "all-off=poweroff".to_owned();
+    machine.extra_args = vec!["-run-with".to_owned(), "exit-with-parent=on".to_owned()];
+    if let Some(bytes) = ramdisk {
+        let file = folder.join("site.bundle");
+        std::fs::write(&file, bytes)?;
+        machine.initrd = Some(file);
+    }
+    Ok(machine)
+}
+
+/// Runs the machine until it has switched itself off, and gives what it printed.
+fn run(machine: &Machine) -> Result<String> {
+    let _turn = Turn::take()?;
+    let mut running = machine.spawn()?;
+    let transcript = running.console()?.expect_end(SHORT)?;
+    let status = running.wait_for(Duration::from_secs(10))?.context("QEMU has closed its output and runs on")?;
+    ensure!(status.success(), "QEMU ended with {status}:\n{transcript}");
+    Ok(transcript)
+}
+
+/// Exactly one line of the transcript is an error, and it says this.
+fn one_error(transcript: &str, text: &str) -> Result<()> {
+    let errors: Vec<&str> = transcript.lines().filter(|line| line.contains("ERROR: ")).collect();
+    ensure!(errors.len() == 1, "{} errors instead of one:\n{transcript}", errors.len());
+    ensure!(errors.iter().any(|line| line.contains(text)), "{text:?} is not what it says:\n{transcript}");
+    Ok(())
+}
+
+/// The hypervisor starts, does not like its bundle, says so, and switches the host off.
+fn refused(ramdisk: Option<Vec<u8>>, text: &str) -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let transcript = run(&machine(folder.path(), ramdisk)?)?;
+    ensure!(transcript.contains("INFO: Undercroft "), "it did not start:\n{transcript}");
+    one_error(&transcript, text)
+}
+
+/// The hypervisor says why it does not start on this machine, in one line, and switches it off.
+fn does_not_start(change: impl FnOnce(&mut Machine), text: &str) -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let mut machine = machine(folder.path(), Some(good()?))?;
+    change(&mut machine);
+    let transcript = run(&machine)?;
+    let lines: Vec<&str> = transcript.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    ensure!(lines.len() == 1, "{} lines instead of one:\n{transcript}", lines.len());
+    let says = lines.iter().any(|line| line.starts_with("undercroft: does not start: ") && line.contains(text));
+    ensure!(says, "{text:?} is not what it says:\n{transcript}");
+    Ok(())
+}
+
+/// Of two VMs one has a damaged kernel: that one alone stays off, the other runs to its end.
+fn one_kernel_damaged() -> Result<()> {
+    let vms = vec![guest::payload("bad", "neighbour", 1, "steps=3")?, guest::payload("good", "hello", 1, "")?];
+    let kernel = std::fs::read(place::payload("neighbour")?)?;
+    let mut bytes = bundle_of(vms)?;
+    let probe = kernel.get(..4096).context("the payload is shorter than a page")?;
+    let at =
+        bytes.windows(probe.len()).position(|window| window == probe).context("the kernel is not in the bundle")?;
+    bytes = flipped(bytes, at + 2000);
+    let folder = tempfile::tempdir()?;
+    let transcript = run(&machine(folder.path(), Some(bytes))?)?;
+    one_error(&transcript, "bad: stopped: kernel: the ")?;
+    let damaged = transcript.contains("are damaged: their checksum is wrong");
+    ensure!(damaged && transcript.contains("[good] payload: 1 passed"), "{transcript}");
+    ensure!(!transcript.contains("[bad] "), "the damaged kernel was started:\n{transcript}");
+    Ok(())
+}
+
+/// The bundle of another, larger host: the VM that does not fit is not started, or is stopped when it wants more than
+/// there is; the other one is not disturbed.
+fn more_memory_than_there_is() -> Result<()> {
+    let mut large = guest::payload("large", "hello", 1, "")?;
+    large.memory = 8 << 30;
+    large.lines = Lines::default();
+    let folder = tempfile::tempdir()?;
+    let bytes = bundle_of(vec![large, guest::payload("small", "hello", 1, "")?])?;
+    let transcript = run(&machine(folder.path(), Some(bytes))?)?;
+    one_error(&transcript, "large: ")?;
+    ensure!(transcript.contains("memory") && transcript.contains("[small] payload: 1 passed"), "{transcript}");
+    Ok(())
+}
+
+/// A word that nobody knows is named, and does no harm.
+fn unknown_boot_argument() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let mut machine = machine(folder.path(), Some(good()?))?;
+    machine.append.push_str(" all-off=never verbose");
+    let transcript = run(&machine)?;
+    let said = ["\"all-off=never\" is unknown", "\"verbose\" is unknown"];
+    ensure!(said.iter().all(|text| transcript.contains(text)), "{transcript}");
+    ensure!(transcript.contains("[one] payload: 1 passed"), "{transcript}");
+    Ok(())
+}

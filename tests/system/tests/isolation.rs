@@ -1,1 +1,2 @@
+//! isolation
 fn main() {}

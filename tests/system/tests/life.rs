@@ -1,1 +1,182 @@
-fn main() {}
+//! A VM's life: reboot, power off, start again, stop by force, CPUs that come and go, idleness and load. None of it may
+//! cost the hypervisor a frame, or a neighbour anything.
+
+use abi::link::Command;
+use anyhow::{Result, ensure};
+use croft::session::Condition;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+use system::guest::{self, USUAL};
+use system::host::{Host, Run};
+use system::memory::Memory;
+use system::{BOOT, SOON, full, log, scenario};
+
+/// A kernel that ends like this is lost.
+const PANIC: &[&str] = &["Kernel panic", "FAILED"];
+
+fn main() -> ExitCode {
+    let rounds = if full() { 30 } else { 6 };
+    system::run(vec![
+        scenario("life::reboot", move || reboot(rounds)),
+        scenario("life::power_off_and_on", move || power_off_and_on(rounds / 2)),
+        scenario("life::one_goes_the_other_stays", one_goes_the_other_stays),
+        scenario("life::forced_stop", forced_stop),
+        scenario("life::reboot_by_the_operator", reboot_by_the_operator),
+        scenario("life::hotplug_100_times", hotplug),
+        scenario("life::idle", idle),
+        scenario("life::load", load),
+        scenario("life::load_under_two_page_sizes", || loads(["linux-6.12-16k", USUAL])),
+    ])
+}
+
+/// The account of memory, taken once a guest is up.
+fn account(run: &Run) -> Result<Memory> {
+    Memory::read(&run.statistics(SOON)?)
+}
+
+/// A guest that reboots itself as soon as it is up: each time it starts afresh, with all of its CPUs, and the
+/// hypervisor has as much memory as before. Afterwards the guest's is all given back.
+fn reboot(rounds: u32) -> Result<()> {
+    let run = Host::default().start_and_stay(vec![guest::linux("guest", USUAL, 2, "quiet uc.test=reboot-count")?])?;
+    let mut first = None;
+    for boot in 1..=rounds {
+        run.console("guest")?.expect_unless(&guest::online(2), PANIC, BOOT)?;
+        let condition = run.wait_for("guest", SOON, |condition| *condition == Condition::Running { boots: boot });
+        ensure!(condition.is_ok(), "at boot {boot} the guest is {}", run.condition("guest")?);
+        let now = account(&run)?;
+        let first = *first.get_or_insert(now);
+        ensure!(now.hypervisor == first.hypervisor, "boot {boot}: {now:?}, boot 1: {first:?}");
+        let limit = (guest::MEMORY >> 10) + 64;
+        ensure!(now.guests <= limit, "a guest of {} MiB has {} KiB", guest::MEMORY >> 20, now.guests);
+    }
+    run.control(Command::ForceStop { vm: 0 })?;
+    run.wait_for("guest", SOON, Condition::is_off)?;
+    let end = account(&run)?;
+    ensure!(end.guests == 0 && end.tables == 0, "a guest that is off still has memory: {end:?}");
+    ensure!(Some(end.hypervisor) == first.map(|first| first.hypervisor), "{end:?}, at boot 1: {first:?}");
+    run.check_log()
+}
+
+/// The operator starts a guest again and again after it has powered itself off. Each time everything is given back.
+fn power_off_and_on(rounds: u32) -> Result<()> {
+    let run = Host::default().start_and_stay(vec![guest::linux("guest", USUAL, 2, "quiet uc.test=poweroff")?])?;
+    let mut first = None;
+    for round in 1..=rounds {
+        run.console("guest")?.expect_unless(&guest::online(2), PANIC, BOOT)?;
+        run.wait_for("guest", BOOT, |condition| *condition == Condition::PoweredOff)?;
+        let now = account(&run)?;
+        ensure!(now.guests == 0 && now.tables == 0, "round {round}: a guest that is off still has memory: {now:?}");
+        let first = *first.get_or_insert(now);
+        ensure!(
+            (now.hypervisor, now.free) == (first.hypervisor, first.free),
+            "after round {round}: {now:?}, after round 1: {first:?}"
+        );
+        if round < rounds {
+            run.control(Command::Reboot { vm: 0 })?;
+            run.wait_for("guest", SOON, |condition| !condition.is_off())?;
+        }
+    }
+    run.check_log()
+}
+
+/// One guest powers off; the other goes on, and answers at its prompt.
+fn one_goes_the_other_stays() -> Result<()> {
+    let vms =
+        vec![guest::linux("goes", USUAL, 2, "quiet uc.test=poweroff")?, guest::linux("stays", USUAL, 2, "quiet")?];
+    let run = Host::default().start(vms)?;
+    run.wait_for("goes", BOOT, |condition| *condition == Condition::PoweredOff)?;
+    run.ask("stays", "echo still $((40 + 2))", "still 42")?;
+    run.console("stays")?.send("exit\n")?;
+    run.finish(SOON)
+}
+
+/// The operator stops one guest in the middle of its work; the other goes on.
+fn forced_stop() -> Result<()> {
+    let vms = vec![
+        guest::linux("stopped", USUAL, 2, "quiet uc.test=load uc.rounds=100000")?,
+        guest::linux("other", USUAL, 1, "quiet")?,
+    ];
+    let run = Host::default().start_and_stay(vms)?;
+    run.console("stopped")?.expect_unless(&guest::online(2), PANIC, BOOT)?;
+    run.ask("other", "echo before $((1 + 2))", "before 3")?;
+    let before = account(&run)?;
+    run.control(Command::ForceStop { vm: run.vm("stopped")? })?;
+    let condition = run.wait_for("stopped", SOON, Condition::is_off)?;
+    ensure!(condition == Condition::Forced, "stopped by force, but it is said to be {condition}");
+    run.ask("other", "echo after $((40 + 2))", "after 42")?;
+    let after = account(&run)?;
+    ensure!(after.guests < before.guests, "its memory was not given back: {before:?} before, {after:?} after");
+    ensure!(after.hypervisor == before.hypervisor, "{before:?} before, {after:?} after");
+    run.check_log()
+}
+
+/// The operator reboots a guest that is in the middle of its work.
+fn reboot_by_the_operator() -> Result<()> {
+    let run = Host::default().start_and_stay(vec![guest::linux(
+        "guest",
+        USUAL,
+        2,
+        "quiet uc.test=load uc.rounds=100000",
+    )?])?;
+    for boots in 1..=3 {
+        run.console("guest")?.expect_unless(&guest::online(2), PANIC, BOOT)?;
+        run.wait_for("guest", SOON, |condition| *condition == Condition::Running { boots })?;
+        run.control(Command::Reboot { vm: 0 })?;
+    }
+    run.wait_for("guest", SOON, |condition| *condition == Condition::Running { boots: 4 })?;
+    run.check_log()
+}
+
+/// Runs one of the guest's own tests; it must pass, and its kernel must have nothing to complain about meanwhile.
+fn passes(run: &Run, name: &str, test: &str, limit: Duration) -> Result<()> {
+    let console = run.console(name)?;
+    let before = console.expect_unless(&format!("uc: {test} passed"), PANIC, limit)?;
+    let after = console.expect("reboot: Power down", SOON)?;
+    let during = format!("{before}{after}");
+    let during = during.split_once("cpus online").map_or(&*during, |(_, during)| during);
+    let complaints = log::suspicious(during);
+    ensure!(complaints.is_empty(), "{name} complains during {test}: {complaints:?}");
+    Ok(())
+}
+
+/// Each CPU but the first goes off line and comes back, 100 times.
+fn hotplug() -> Result<()> {
+    let vcpus = if full() { 4 } else { 2 };
+    let run =
+        Host::default().start(vec![guest::linux("guest", USUAL, vcpus, "quiet uc.test=hotplug uc.rounds=100")?])?;
+    passes(&run, "guest", "hotplug", BOOT * 4)?;
+    let rounds = run.console("guest")?.transcript().matches("uc: hotplug round ").count();
+    ensure!(rounds == 100, "{rounds} rounds instead of 100");
+    run.finish(SOON)
+}
+
+/// A guest sleeps; its clock and ours agree on how long. Idle vCPUs leave the host's CPUs alone.
+fn idle() -> Result<()> {
+    let run = Host::default().start(vec![guest::linux("guest", USUAL, 2, "quiet uc.test=idle uc.seconds=12")?])?;
+    let console = run.console("guest")?;
+    console.expect_unless("uc: idle 2", PANIC, BOOT)?;
+    let start = Instant::now();
+    console.expect_unless("uc: idle 12", PANIC, BOOT)?;
+    let passed = start.elapsed().as_secs_f64();
+    ensure!((9.0..20.0).contains(&passed), "10 seconds of the guest's took {passed:.1} of ours");
+    passes(&run, "guest", "idle", SOON)?;
+    run.finish(SOON)
+}
+
+/// Two guests with twice as many busy vCPUs as there are CPUs compute right, and both come to their end.
+fn load() -> Result<()> {
+    loads([USUAL, USUAL])
+}
+
+fn loads(kernels: [&str; 2]) -> Result<()> {
+    let words = if full() { "quiet uc.test=load uc.rounds=50" } else { "quiet uc.test=load uc.rounds=5" };
+    let mut vms = Vec::new();
+    for (name, kernel) in ["one", "other"].into_iter().zip(kernels) {
+        vms.push(guest::linux(name, kernel, 2, words)?);
+    }
+    let run = Host::default().start(vms)?;
+    for name in ["one", "other"] {
+        passes(&run, name, "load", BOOT * 2)?;
+    }
+    run.finish(SOON)
+}

@@ -1,1 +1,2 @@
+//! shapes
 fn main() {}
