@@ -6,7 +6,7 @@
 
 use core::arch::global_asm;
 
-use crate::{MAX_CPUS, cpu, gic, interrupt, machine, mmu, psci, uart};
+use crate::{MAX_CPUS, cpu, gic, interrupt, machine, mmu, psci, timer, uart};
 
 /// Bytes of stack for each CPU.
 pub const STACK_SIZE: usize = 64 * 1024;
@@ -35,6 +35,7 @@ image_start:
     .section .text.entry, "ax"
 // In: x0 = device tree. MMU off, interrupts masked.
 primary_entry:
+    mrs     x23, cntpct_el0         // how long it took to get here
     msr     daifset, #0xf
     mov     x19, x0
     adrp    x20, image_start        // the load bias, since the link address is 0
@@ -80,6 +81,7 @@ primary_entry:
     bl      switch_mmu_on
     msr     tpidr_el1, xzr
     mov     x0, x19
+    mov     x1, x23
     mov     x29, xzr
     bl      primary_main
     b       .
@@ -148,7 +150,8 @@ unsafe extern "Rust" {
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn primary_main(device_tree: u64) -> ! {
+extern "C" fn primary_main(device_tree: u64, first_count: u64) -> ! {
+    timer::note_first_count(first_count);
     uart::enable();
     machine::read(device_tree);
     gic::note_initial_state();

@@ -8,7 +8,7 @@ use core::arch::asm;
 use crate::fault::{self, Fault};
 use crate::{MAX_CPUS, cpu, memory};
 
-/// Per CPU: room for one instruction and a `RET`.
+/// Per CPU: room for one instruction and two `RET`, the second for a fault that claims to come from behind the instruction.
 #[repr(C, align(64))]
 struct Slots([[u32; 16]; MAX_CPUS]);
 
@@ -67,7 +67,7 @@ fn check(opcode: u32, base: u64) {
 /// Executes `opcode` with `x` in X0 to X7 and takes them back. The fault, if there was one.
 ///
 /// # Errors
-/// The exception that the instruction raised.
+/// The exception that the instruction raised, its `elr` counted from the instruction: 0 for everything but calls and debug events.
 pub fn execute(opcode: u32, x: &mut [u64; 8]) -> Result<(), Fault> {
     check(opcode, x[0]);
     let slot = (&raw mut SLOTS) as u64 + 64 * cpu::index() as u64;
@@ -77,9 +77,9 @@ pub fn execute(opcode: u32, x: &mut [u64; 8]) -> Result<(), Fault> {
         // instruction does stays outside of Rust's state, by `check`; registers that SMCCC may change are all declared.
         unsafe {
             asm!(
-                "str {pair}, [x30]", "dc cvau, x30", "dsb ish", "ic ivau, x30", "dsb ish", "isb",
+                "str {pair}, [x30]", "str {ret:w}, [x30, #8]", "dc cvau, x30", "dsb ish", "ic ivau, x30", "dsb ish", "isb",
                 "blr x30",
-                pair = in(reg) pair,
+                pair = in(reg) pair, ret = in(reg) RET,
                 inout("x30") slot => _,
                 inout("x0") x[0], inout("x1") x[1], inout("x2") x[2], inout("x3") x[3],
                 inout("x4") x[4], inout("x5") x[5], inout("x6") x[6], inout("x7") x[7],
@@ -88,6 +88,7 @@ pub fn execute(opcode: u32, x: &mut [u64; 8]) -> Result<(), Fault> {
             );
         }
     })
+    .map_err(|fault| Fault { elr: fault.elr.wrapping_sub(slot), ..fault })
 }
 
 /// Reads the system register with this encoding (`op0`, `op1`, `CRn`, `CRm`, `op2`).

@@ -22,6 +22,20 @@ pub fn now() -> u64 {
     sysreg::cntvct_el0::read()
 }
 
+/// The physical count at the payload's first instruction.
+static FIRST_COUNT: core::sync::atomic::AtomicU64 = core::sync::atomic::AtomicU64::new(0);
+
+/// Remembers it; by the entry.
+pub(crate) fn note_first_count(count: u64) {
+    FIRST_COUNT.store(count, core::sync::atomic::Ordering::Relaxed);
+}
+
+/// The physical count at the payload's first instruction: how long the machine ran before it, on a machine whose counter
+/// starts at zero.
+pub fn first_count() -> u64 {
+    FIRST_COUNT.load(core::sync::atomic::Ordering::Relaxed)
+}
+
 /// The physical counter, read after everything before it.
 #[inline(always)]
 #[must_use]

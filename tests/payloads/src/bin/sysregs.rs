@@ -32,7 +32,7 @@ fn describe(e: Encoding) -> u64 {
 fn all_undefined(registers: &[Encoding], why: &str) -> Verdict {
     for &encoding in registers {
         let outcome = read_register(encoding);
-        let undefined = outcome.is_err_and(|fault| fault.is_undefined());
+        let undefined = outcome.is_err_and(|fault| fault.is_undefined() && fault.elr == 0);
         check!(undefined, "register {:#x} ({why}): {outcome:x?}, expected UNDEFINED", describe(encoding));
     }
     Ok(())
