@@ -62,7 +62,7 @@ fn boot(cpu: &'static str, guests: &[Guest]) -> Result<()> {
     for (index, (kernel, vcpus)) in guests.iter().enumerate() {
         let name = format!("guest{index}");
         let console = run.console(&name)?;
-        console.expect_unless("init: ", &["Kernel panic"], BOOT).with_context(|| format!("{kernel} as {name}"))?;
+        console.expect_unless("\ninit: ", &["Kernel panic"], BOOT).with_context(|| format!("{kernel} as {name}"))?;
         let line = console.expect("\n", BOOT)?;
         ensure!(line.trim_end().ends_with(&guest::online(*vcpus)), "{kernel} with {vcpus} vCPUs says: {line}");
         console.expect("reboot: Power down", BOOT)?;

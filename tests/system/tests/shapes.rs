@@ -1,2 +1,128 @@
-//! shapes
-fn main() {}
+//! Hosts and guests of unusual shape: one CPU and eight, little memory and much, more vCPUs than CPUs, many VMs.
+
+use anyhow::{Context, Result, ensure};
+use croft::session::Outcome;
+use croft::site::Vm;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+use system::guest::{self, USUAL};
+use system::host::Host;
+use system::{BOOT, full, scenario, skip};
+
+/// What this computer's other programs are to keep, in MiB: the hypervisor's idle CPUs zero the host's memory, and so
+/// the emulator comes to use all of it.
+const KEEP: u64 = 4096;
+
+fn main() -> ExitCode {
+    let mut scenarios = vec![
+        scenario("shapes::one_cpu", || linux_guests(&Host { cpus: 1, ..Host::default() }, &[2, 1])),
+        scenario("shapes::eight_cpus", || linux_guests(&Host { cpus: 8, ..Host::default() }, &[8])),
+        scenario("shapes::eight_vcpus_on_two_cpus", || linux_guests(&Host::default(), &[8])),
+        scenario("shapes::memory_512m", || large_guest(&Host { memory: 512, ..Host::default() }, 384)),
+        scenario("shapes::memory_64g", || much_memory(64 << 10)),
+        scenario("shapes::smallest_vm", smallest),
+        scenario("shapes::sixty_four_vms", sixty_four),
+    ];
+    if full() {
+        scenarios.push(scenario("shapes::memory_16g", || {
+            large_guest(&Host { memory: 16 << 10, ..Host::default() }, 12 << 10)
+        }));
+        scenarios.push(scenario("shapes::three_eights_on_two_cpus", || {
+            linux_guests(&Host { memory: 2048, ..Host::default() }, &[8, 8, 8])
+        }));
+    }
+    system::run(scenarios)
+}
+
+/// Linux guests with so many vCPUs boot, all of them on line, and power off.
+fn linux_guests(host: &Host, vcpus: &[u8]) -> Result<()> {
+    let mut vms = Vec::new();
+    for (index, count) in vcpus.iter().enumerate() {
+        vms.push(guest::linux(&format!("guest{index}"), USUAL, *count, "quiet uc.test=poweroff")?);
+    }
+    let run = host.start(vms)?;
+    for (index, count) in vcpus.iter().enumerate() {
+        run.console(&format!("guest{index}"))?.expect_unless(&guest::online(*count), &["Kernel panic"], BOOT * 2)?;
+    }
+    ensure!(run.log().transcript().contains(&format!(" on {} CPUs", host.cpus)), "{}", run.log().transcript());
+    run.finish(BOOT)
+}
+
+/// Memory that this computer could give away, in MiB.
+fn available() -> Result<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").context("reading /proc/meminfo")?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:")).context("no MemAvailable")?;
+    let kilobytes: u64 = line.trim().trim_end_matches("kB").trim().parse()?;
+    Ok(kilobytes >> 10)
+}
+
+/// A Linux guest with most of the host's memory.
+fn large_guest(host: &Host, memory: u64) -> Result<()> {
+    if available()? < host.memory + KEEP {
+        return Err(skip(format!("this computer has no {} MiB to spare", host.memory + KEEP)));
+    }
+    let mut vm = guest::linux("guest", USUAL, 2, "quiet")?;
+    vm.memory = memory << 20;
+    let run = host.start(vec![vm])?;
+    run.console("guest")?.expect_unless(&guest::online(2), &["Kernel panic"], BOOT)?;
+    let said = run.ask("guest", "awk '/MemTotal/ { print \"has\", int($2 / 1024) }' /proc/meminfo", "has ")?;
+    let rest = run.console("guest")?.expect("\n", BOOT)?;
+    let has: u64 = rest.trim().parse().with_context(|| format!("{said}{rest}"))?;
+    ensure!(has <= memory && has > memory * 3 / 4, "of {memory} MiB the guest sees {has}");
+    run.console("guest")?.send("exit\n")?;
+    run.finish(BOOT)
+}
+
+/// A host with this much memory starts and runs a guest; it is over before all of that memory was touched.
+fn much_memory(memory: u64) -> Result<()> {
+    if available()? < 3 * KEEP {
+        return Err(skip(format!("this computer has no {} MiB to spare", 3 * KEEP)));
+    }
+    let mut vm = guest::payload("guest", "hello", 1, "")?;
+    vm.memory = (memory / 2) << 20;
+    let host = Host { memory, cpus: 1, ..Host::default() };
+    let run = host.start(vec![vm])?;
+    let start = Instant::now();
+    loop {
+        match run.wait_stopped(Duration::from_millis(100)) {
+            Outcome::TimedOut { .. } if available()? < KEEP => {
+                return Err(skip("this computer's memory was used up before the guest had come to its end"));
+            }
+            Outcome::TimedOut { .. } if start.elapsed() < BOOT => {}
+            _ => break,
+        }
+    }
+    let log = run.log().transcript();
+    let total =
+        log.lines().find_map(|line| line.split_once(" on 1 CPUs, ")?.1.split_once(" MiB")?.0.parse::<u64>().ok());
+    ensure!(total.is_some_and(|total| total > memory - 64), "of {memory} MiB it sees {total:?}:\n{log}");
+    run.finish(BOOT)
+}
+
+/// Bare-metal guests that say hello.
+fn hello(name: &str, memory: u64) -> Result<Vm> {
+    let mut vm = guest::payload(name, "hello", 1, "")?;
+    vm.memory = memory << 20;
+    Ok(vm)
+}
+
+/// The least memory that a VM may have is enough for something.
+fn smallest() -> Result<()> {
+    let run = Host { memory: 512, ..Host::default() }.start(vec![hello("tiny", 2)?])?;
+    run.console("tiny")?.expect("payload: 1 passed", BOOT)?;
+    run.finish(BOOT)
+}
+
+/// As many VMs as a bundle holds.
+fn sixty_four() -> Result<()> {
+    let names: Vec<String> = (0..abi::bundle::MAX_VMS).map(|number| format!("vm{number}")).collect();
+    let mut vms = Vec::new();
+    for name in &names {
+        vms.push(hello(name, 4)?);
+    }
+    let run = Host { memory: 512, ..Host::default() }.start(vms)?;
+    for name in &names {
+        run.console(name)?.expect("payload: 1 passed", BOOT)?;
+    }
+    run.finish(BOOT)
+}
