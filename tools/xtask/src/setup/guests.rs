@@ -2,6 +2,8 @@
 //!
 //! A kernel's package is fetched without what it depends on, and only `vmlinuz` is taken out of it: the kernels print to
 //! the PL011 and unpack an initramfs without any module. What Debian calls `vmlinuz` on arm64 is the plain `Image`.
+//! Of one kernel the drivers of the guest's other devices are taken too, as an archive that can be appended to the
+//! initramfs (Linux unpacks one archive after the other).
 
 use super::Extent;
 use super::apt::Archive;
@@ -19,16 +21,31 @@ pub(crate) struct Kernel {
     suite: &'static str,
     package: &'static str,
     extent: Extent,
+    /// Modules that are taken along, in no order: they don't need each other.
+    modules: &'static [&'static str],
 }
+
+/// The drivers of virtio, its entropy device, and the power button.
+const DRIVERS: &[&str] = &["virtio_mmio", "virtio-rng", "gpio_keys", "evdev"];
 
 /// All the kernels.
 pub(crate) const KERNELS: [Kernel; 5] = [
-    Kernel { name: "linux-6.12-cloud", suite: "trixie", package: "linux-image-cloud-arm64", extent: Extent::Demo },
-    Kernel { name: "linux-6.12", suite: "trixie", package: "linux-image-arm64", extent: Extent::All },
-    Kernel { name: "linux-6.12-16k", suite: "trixie", package: "linux-image-arm64-16k", extent: Extent::All },
-    Kernel { name: "linux-6.1-cloud", suite: "bookworm", package: "linux-image-cloud-arm64", extent: Extent::All },
-    Kernel { name: "linux-6.1", suite: "bookworm", package: "linux-image-arm64", extent: Extent::All },
+    kernel("linux-6.12-cloud", "trixie", "linux-image-cloud-arm64", Extent::Demo, &[]),
+    kernel("linux-6.12", "trixie", "linux-image-arm64", Extent::All, DRIVERS),
+    kernel("linux-6.12-16k", "trixie", "linux-image-arm64-16k", Extent::All, &[]),
+    kernel("linux-6.1-cloud", "bookworm", "linux-image-cloud-arm64", Extent::All, &[]),
+    kernel("linux-6.1", "bookworm", "linux-image-arm64", Extent::All, &[]),
 ];
+
+const fn kernel(
+    name: &'static str,
+    suite: &'static str,
+    package: &'static str,
+    extent: Extent,
+    modules: &'static [&'static str],
+) -> Kernel {
+    Kernel { name, suite, package, extent, modules }
+}
 
 /// Where the initramfs is.
 pub(crate) fn initramfs(tree: &Tree) -> PathBuf {
@@ -46,13 +63,18 @@ pub(crate) fn are_there(tree: &Tree, extent: Extent) -> bool {
     initramfs(tree).is_file() && wanted.all(|kernel| image(tree, kernel.name).is_file())
 }
 
+/// Where a kernel's modules are.
+fn modules(tree: &Tree, name: &str) -> PathBuf {
+    tree.store("images").join(name).join("modules.cpio")
+}
+
 /// Makes sure that kernels, busybox and the initramfs are there.
 pub(crate) fn provide(tree: &Tree, extent: Extent) -> Result<()> {
     let busybox = tree.store("images/busybox");
     for suite in ["trixie", "bookworm"] {
         let wanted = |kernel: &&Kernel| kernel.suite == suite && (extent == Extent::All || kernel.extent == extent);
         let (there, missing): (Vec<&Kernel>, Vec<&Kernel>) =
-            KERNELS.iter().filter(wanted).partition(|kernel| image(tree, kernel.name).is_file());
+            KERNELS.iter().filter(wanted).partition(|kernel| is_there(tree, kernel));
         for kernel in there {
             println!("guests: {} is there", kernel.name);
         }
@@ -71,11 +93,35 @@ pub(crate) fn provide(tree: &Tree, extent: Extent) -> Result<()> {
             println!("  {} is {package}", kernel.name);
             unpack_file(&archive, &package, "./boot/vmlinuz-*", &image)?;
             check_image(&image)?;
+            pack_modules(&archive, &package, kernel.modules, &modules(tree, kernel.name))?;
         }
     }
     pack_initramfs(tree)?;
     println!("guests: {} is packed", initramfs(tree).display());
     Ok(())
+}
+
+fn is_there(tree: &Tree, kernel: &Kernel) -> bool {
+    image(tree, kernel.name).is_file() && (kernel.modules.is_empty() || modules(tree, kernel.name).is_file())
+}
+
+/// Takes modules out of a kernel's package and makes an archive of them, in `/modules`.
+fn pack_modules(archive: &Archive, package: &str, names: &[&str], place: &Path) -> Result<()> {
+    if names.is_empty() {
+        return Ok(());
+    }
+    let mut packed = cpio::Archive::default();
+    packed.directory("modules");
+    for name in names {
+        let file = place.with_file_name("module");
+        unpack_file(archive, package, &format!("*/{name}.ko*"), &file)?;
+        let content = fs::read(&file)?;
+        // The name says to the kernel how the module is packed.
+        let end = if content.starts_with(b"\xfd7zXZ") { ".xz" } else { "" };
+        packed.file(&format!("modules/{name}.ko{end}"), 0o644, &content);
+        fs::remove_file(&file)?;
+    }
+    fs::write(place, packed.finish()).with_context(|| format!("writing {}", place.display()))
 }
 
 /// Takes the one file that matches `pattern` out of a package.
