@@ -38,7 +38,6 @@ const BUDGETS: [Budget; 8] = [
     row("gicd-iidr", "emulated GICD_IIDR read", 200.0, ["0", "226", "672", "2,073"]),
     row("gicd-isenabler", "emulated GICD_ISENABLER read", 350.0, ["0", "1,289", "777", "3,941"]),
     row("self-sgi", "self-SGI: send, acknowledge, EOI", 600.0, ["9", "784", "1,135", "2,703"]),
-    row("reset-to-guest", "reset to first guest instruction", 1_000_000.0, ["0.7 k", "304,000", "105 M", "-"]),
     row("virtual-timer", "virtual timer: fire, acknowledge, EOI", 205.0, ["12", "211", "1,197", "2,621"]),
     row("reset-to-guest", "reset to a guest's first instruction", 1_000_000.0, ["700", "304,000", "105 M", "-"]),
 ];
