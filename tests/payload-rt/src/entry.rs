@@ -113,7 +113,7 @@ switch_mmu_on:
     adrp    x0, exception_vectors
     add     x0, x0, :lo12:exception_vectors
     msr     vbar_el1, x0
-    mov     x0, #(3 << 20)          // CPACR_EL1.FPEN: no traps
+    ldr     x0, =0x3330000          // CPACR_EL1.FPEN, ZEN, SMEN: no traps to this level
     msr     cpacr_el1, x0
     ldr     x0, ={mair}
     msr     mair_el1, x0

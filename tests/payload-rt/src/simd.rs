@@ -70,7 +70,7 @@ pub fn control() -> (u64, u64) {
 
 /// CPACR_EL1.FPEN: whether FP/SIMD instructions are trapped to EL1 (they are not, at the start).
 pub fn set_trap(trap: bool) {
-    let value: u64 = if trap { 0 } else { 3 << 20 };
+    let value: u64 = if trap { 0 } else { 0x333_0000 };
     // SAFETY: as above: Rust code has no such instructions.
     unsafe { asm!("msr cpacr_el1, {}", in(reg) value, options(nostack)) };
     sysreg::isb();
