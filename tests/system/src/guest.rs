@@ -3,11 +3,14 @@
 use crate::place;
 use anyhow::Result;
 use croft::site::Vm;
+use std::path::Path;
 
 /// The kernel that a scenario takes when any will do: small, and the one that `setup` always fetches.
 pub const USUAL: &str = "linux-6.12-cloud";
 /// All kernels.
 pub const KERNELS: [&str; 5] = ["linux-6.1-cloud", "linux-6.1", "linux-6.12-cloud", "linux-6.12", "linux-6.12-16k"];
+/// The kernel whose drivers `setup` fetches too.
+pub const WITH_DRIVERS: &str = "linux-6.12";
 /// Memory of a Linux guest that has nothing special to do.
 pub const MEMORY: u64 = 256 << 20;
 
@@ -25,6 +28,21 @@ pub fn linux(name: &str, kernel: &str, vcpus: u8, words: &str) -> Result<Vm> {
     vm.vcpus = vcpus;
     vm.initrd = Some(place::initramfs()?);
     vm.cmdline = format!("console=ttyAMA0 {words}").trim().to_owned();
+    Ok(vm)
+}
+
+/// A Linux guest with the drivers of its virtio devices and its power button. Its initial ramdisk is made in `folder`.
+///
+/// # Errors
+/// Skips if its files are not there.
+pub fn linux_with_drivers(name: &str, vcpus: u8, words: &str, folder: &Path) -> Result<Vm> {
+    let mut vm = linux(name, WITH_DRIVERS, vcpus, words)?;
+    // Linux unpacks one archive after the other.
+    let mut archives = std::fs::read(place::initramfs()?)?;
+    archives.extend(std::fs::read(place::modules(WITH_DRIVERS)?)?);
+    let file = folder.join(format!("{name}.cpio"));
+    std::fs::write(&file, archives)?;
+    vm.initrd = Some(file);
     Ok(vm)
 }
 

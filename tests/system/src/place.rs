@@ -28,6 +28,14 @@ pub fn kernel(name: &str) -> Result<PathBuf> {
     found(project().join(".undercroft/images").join(name).join("Image"), "setup --all")
 }
 
+/// The modules of a kernel of Debian's, as an archive.
+///
+/// # Errors
+/// Skips if it is not there.
+pub fn modules(name: &str) -> Result<PathBuf> {
+    found(project().join(".undercroft/images").join(name).join("modules.cpio"), "setup --all")
+}
+
 /// The initial ramdisk of all test guests.
 ///
 /// # Errors

@@ -6,7 +6,7 @@
 //! initramfs (Linux unpacks one archive after the other).
 
 use super::Extent;
-use super::apt::Archive;
+use super::apt::{Archive, Package};
 use crate::cpio;
 use crate::tree::Tree;
 use anyhow::{Context, Result, ensure};
@@ -85,15 +85,16 @@ pub(crate) fn provide(tree: &Tree, extent: Extent) -> Result<()> {
         println!("guests: fetching what is missing from {suite}");
         let archive = Archive::open(tree, &format!("guests-{suite}"), "arm64", &[suite])?;
         if needs_busybox {
-            unpack_file(&archive, "busybox-static", "./usr/bin/busybox", &busybox)?;
+            unpack_file(&fetch(&archive, "busybox-static")?, "./usr/bin/busybox", &busybox)?;
         }
         for kernel in missing {
             let package = archive.stands_for(kernel.package, "linux-image-")?;
             let image = image(tree, kernel.name);
             println!("  {} is {package}", kernel.name);
-            unpack_file(&archive, &package, "./boot/vmlinuz-*", &image)?;
+            let package = fetch(&archive, &package)?;
+            unpack_file(&package, "./boot/vmlinuz-*", &image)?;
             check_image(&image)?;
-            pack_modules(&archive, &package, kernel.modules, &modules(tree, kernel.name))?;
+            pack_modules(&package, kernel.modules, &modules(tree, kernel.name))?;
         }
     }
     pack_initramfs(tree)?;
@@ -106,7 +107,7 @@ fn is_there(tree: &Tree, kernel: &Kernel) -> bool {
 }
 
 /// Takes modules out of a kernel's package and makes an archive of them, in `/modules`.
-fn pack_modules(archive: &Archive, package: &str, names: &[&str], place: &Path) -> Result<()> {
+fn pack_modules(package: &Package, names: &[&str], place: &Path) -> Result<()> {
     if names.is_empty() {
         return Ok(());
     }
@@ -114,7 +115,7 @@ fn pack_modules(archive: &Archive, package: &str, names: &[&str], place: &Path) 
     packed.directory("modules");
     for name in names {
         let file = place.with_file_name("module");
-        unpack_file(archive, package, &format!("*/{name}.ko*"), &file)?;
+        unpack_file(package, &format!("*/{name}.ko*"), &file)?;
         let content = fs::read(&file)?;
         // The name says to the kernel how the module is packed.
         let end = if content.starts_with(b"\xfd7zXZ") { ".xz" } else { "" };
@@ -124,10 +125,12 @@ fn pack_modules(archive: &Archive, package: &str, names: &[&str], place: &Path) 
     fs::write(place, packed.finish()).with_context(|| format!("writing {}", place.display()))
 }
 
+fn fetch(archive: &Archive, name: &str) -> Result<Package> {
+    archive.download(&[name])?.into_iter().next().with_context(|| format!("no file for {name}"))
+}
+
 /// Takes the one file that matches `pattern` out of a package.
-fn unpack_file(archive: &Archive, package: &str, pattern: &str, place: &Path) -> Result<()> {
-    let packages = archive.download(&[package])?;
-    let package = packages.first().with_context(|| format!("no file for {package}"))?;
+fn unpack_file(package: &Package, pattern: &str, place: &Path) -> Result<()> {
     let scratch = place.with_extension("unpacking");
     package.unpack_some(&scratch, pattern)?;
     let mut found = scratch.clone();
