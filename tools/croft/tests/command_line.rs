@@ -172,6 +172,38 @@ fn mistakes_in_the_site_are_status_2() {
 }
 
 #[test]
+fn every_mistake_is_one_line_and_starts_nothing() {
+    let second = "[[vm]]\nname = \"web\"\nvcpus = 1\nmemory = \"64M\"\nkernel = \"Image\"\n";
+    let mistakes = [
+        ("a VM named twice", format!("{SITE}{second}"), "name"),
+        ("zero vCPUs", SITE.replace("vcpus = 1", "vcpus = 0"), "vcpus = 0"),
+        ("nine vCPUs", SITE.replace("vcpus = 1", "vcpus = 9"), "vcpus = 9"),
+        ("no such kernel", SITE.replace("\"Image\"", "\"Nowhere\""), "there is no such file"),
+        ("a kernel that is no Image", SITE.replace("\"Image\"", "\"site.toml\""), "no arm64 Image"),
+        ("a VM larger than its host", SITE.replace("\"64M\"", "\"2G\""), "the VMs do not fit"),
+        ("a VM smaller than its kernel", SITE.replace("\"64M\"", "\"1M\""), "memory = \"1M\""),
+        ("an unknown key", SITE.replace("vcpus", "vcpu"), "vcpu"),
+        ("no VM", SITE.split("[[vm]]").next().unwrap().to_owned(), "[[vm]]"),
+        ("no TOML", "[host".to_owned(), "site.toml:1"),
+    ];
+    for (what, site, said) in mistakes {
+        let stage = Stage::new("exec sleep 600");
+        fs::write(stage.path("site.toml"), site).unwrap();
+        for arguments in [&["run", "site.toml", "--image", "undercroft.img"][..], &["bundle", "site.toml", "-o", "out"]]
+        {
+            let output = stage.command(arguments).output().unwrap();
+            let told = text(&output.stderr);
+            assert_eq!(output.status.code(), Some(2), "{what}: {told}");
+            assert!(told.starts_with("site.toml") && told.contains(said), "{what}: {told}");
+            let lines = if what == "an unknown key" { 2 } else { 1 };
+            assert_eq!(told.lines().count(), lines, "{what}: {told}");
+        }
+        assert!(!stage.path("pid").exists(), "{what}: QEMU was started");
+        assert!(!stage.path("out").exists(), "{what}: a bundle was written");
+    }
+}
+
+#[test]
 fn a_bundle_is_written_whole() {
     let stage = Stage::new("");
     let output = stage.command(&["bundle", "site.toml", "-o", "site.bundle"]).output().unwrap();
