@@ -7,7 +7,8 @@ use croft::session::{Options, Outcome, Session};
 use croft::site::{self, Lines, Site, Vm};
 use std::fs::File;
 use std::ops::Deref;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 /// A host to be started.
@@ -71,10 +72,28 @@ impl Host {
         let memory = self.memory << 20;
         let host = site::Host { cpu: self.cpu.to_owned(), cpus: self.cpus, memory, lines: Lines::default() };
         let options = Options { image: Some(place::hypervisor()?), all_off, ..options };
+        let log_dir = options.log_dir.or_else(kept_logs);
+        let options = Options { qemu_args: reserve_nothing(self.memory), log_dir, ..options };
         let turn = Turn::take()?;
         let session = Session::start(&Site::new("site", host, vms), &options).context("starting the host")?;
         Ok(Run { session, _turn: turn })
     }
+}
+
+/// A new folder in the one that `UNDERCROFT_LOGS` names.
+fn kept_logs() -> Option<PathBuf> {
+    static COUNT: AtomicU32 = AtomicU32::new(1);
+    let folder = PathBuf::from(std::env::var_os("UNDERCROFT_LOGS")?);
+    Some(folder.join(format!("{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed))))
+}
+
+/// Lets the emulated machine have more memory than this computer: QEMU asks for it page by page.
+fn reserve_nothing(mebibytes: u64) -> Vec<String> {
+    if mebibytes <= 4096 {
+        return Vec::new();
+    }
+    let memory = format!("memory-backend-ram,id=ram,size={mebibytes}M,reserve=off");
+    vec!["-object".to_owned(), memory, "-machine".to_owned(), "memory-backend=ram".to_owned()]
 }
 
 impl Run {

@@ -10,6 +10,8 @@
 //! cargo test -p system -- --full          all of them (or with UNDERCROFT_FULL=1); takes hours
 //! ```
 //!
+//! `UNDERCROFT_LOGS=DIR` keeps all consoles and logs, a folder for each emulated machine.
+//!
 //! A scenario that needs what is not there (a kernel, say) says "ignored" and why; it never passes.
 #![forbid(unsafe_code)]
 
@@ -27,7 +29,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 /// How long a guest may take to boot, on a machine that does other things too.
-pub const BOOT: Duration = Duration::from_secs(400);
+pub const BOOT: Duration = Duration::from_secs(150);
 /// How long anything that takes a moment may take.
 pub const SOON: Duration = Duration::from_secs(60);
 
