@@ -29,6 +29,8 @@ pub struct HostArguments<'a> {
     pub link: LinkMode,
     /// `all-off=stay` (the default) or `all-off=poweroff`.
     pub all_off: AllOff,
+    /// `exit-times=off` (the default) or `exit-times=on`: whether exits are timed besides being counted.
+    pub exit_times: bool,
     text: &'a str,
 }
 
@@ -36,6 +38,7 @@ pub struct HostArguments<'a> {
 enum Word {
     Link(LinkMode),
     AllOff(AllOff),
+    ExitTimes(bool),
 }
 
 fn understand(word: &str) -> Option<Word> {
@@ -44,6 +47,8 @@ fn understand(word: &str) -> Option<Word> {
         "link=framed" => Some(Word::Link(LinkMode::Framed)),
         "all-off=stay" => Some(Word::AllOff(AllOff::Stay)),
         "all-off=poweroff" => Some(Word::AllOff(AllOff::PowerOff)),
+        "exit-times=off" => Some(Word::ExitTimes(false)),
+        "exit-times=on" => Some(Word::ExitTimes(true)),
         _ => None,
     }
 }
@@ -57,6 +62,7 @@ impl<'a> HostArguments<'a> {
             match word {
                 Word::Link(mode) => arguments.link = mode,
                 Word::AllOff(action) => arguments.all_off = action,
+                Word::ExitTimes(timed) => arguments.exit_times = timed,
             }
         }
         arguments
@@ -80,7 +86,8 @@ mod tests {
 
     #[test]
     fn words_are_understood_in_any_order_and_the_last_wins() {
-        let arguments = HostArguments::parse("  all-off=poweroff quiet link=framed\tlink=what ");
+        let arguments = HostArguments::parse("  all-off=poweroff quiet link=framed\tlink=what exit-times=on");
+        assert!(arguments.exit_times);
         assert_eq!((arguments.link, arguments.all_off), (LinkMode::Framed, AllOff::PowerOff));
         assert_eq!(arguments.unknown().collect::<Vec<_>>(), ["quiet", "link=what"]);
         assert_eq!(HostArguments::parse("link=framed link=text").link, LinkMode::Text);

@@ -61,6 +61,7 @@ impl<'t> Platform<'t> {
             gic: survey.gic()?,
             timer: survey.timer()?,
             console: survey.console(&blob),
+            clock: survey.clock,
             cpus: survey.cpus,
             cpus_left_out: survey.cpus_left_out,
             memory: survey.memory,

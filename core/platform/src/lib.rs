@@ -47,6 +47,8 @@ pub struct Platform<'t> {
     pub gic: Gicv3,
     /// The UART to talk through, if one is found.
     pub console: Option<Console>,
+    /// The registers of a PL031 that knows the time of day.
+    pub clock: Option<Range<Pa>>,
     /// How to call the firmware to switch CPUs on, if it offers that.
     pub psci: Option<Psci>,
     /// The architected timers' interrupts.

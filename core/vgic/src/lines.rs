@@ -93,13 +93,7 @@ impl Vgic {
     /// the hardware. No sync is needed before it and no flush after it. `None` if anything about it is uncommon; then
     /// nothing has changed, and [`Self::send_sgi`] is the way. `lrs.lr` must hold what was last written to each list
     /// register of `lrs.used`.
-    pub fn sgi_list_register(
-        &mut self,
-        vcpu: VcpuId,
-        value: u64,
-        lrs: &mut ListRegisters,
-        free: u16,
-    ) -> Option<usize> {
+    pub fn sgi_list_register(&mut self, vcpu: VcpuId, value: u64, lrs: &mut ListRegisters, free: u16) -> Option<usize> {
         let groups = (self.group0, self.group1);
         let target = self.vcpus.get_mut(vcpu.index())?;
         if value & (sgi_register::IRM | sgi_register::CLUSTER | 0xFFFF) != 1 << vcpu.0 {

@@ -353,7 +353,9 @@ impl Machine {
     fn short_sgi(&mut self, vcpu: usize, value: u64) -> bool {
         let empty = |lr: &u64| lr & field::STATE == 0 && lr & (field::HARDWARE | field::EOI) != field::EOI;
         let free = self.cpus[vcpu].lr.iter().enumerate().fold(0, |set, (n, lr)| set | u16::from(empty(lr)) << n);
-        let Some(number) = self.vgic.sgi_list_register(id(vcpu), value, &mut self.lrs[vcpu], free) else { return false };
+        let Some(number) = self.vgic.sgi_list_register(id(vcpu), value, &mut self.lrs[vcpu], free) else {
+            return false;
+        };
         self.cpus[vcpu].lr[number] = self.lrs[vcpu].lr[number];
         true
     }

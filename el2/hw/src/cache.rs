@@ -55,12 +55,14 @@ pub fn zero(range: Range<Pa>) {
     debug_assert!(range.start.is_aligned(units::PAGE_SIZE) && range.size.is_multiple_of(units::PAGE_SIZE));
     let dczid = dczid_el0();
     let block = 4 << (dczid & 0xf);
-    if dczid & 0x10 == 0 && block >= 64 && block <= units::PAGE_SIZE {
+    if dczid & 0x10 == 0 && (64..=units::PAGE_SIZE).contains(&block) {
         zero_blocks(range, block);
     } else {
         let words = (range.size / 8) as usize;
         // SAFETY: the range is RAM that the caller owns, mapped read-write where it is.
-        unsafe { core::ptr::write_bytes(core::ptr::with_exposed_provenance_mut::<u64>(range.start.0 as usize), 0, words) };
+        unsafe {
+            core::ptr::write_bytes(core::ptr::with_exposed_provenance_mut::<u64>(range.start.0 as usize), 0, words)
+        };
     }
     by_line!(range, data_line(), "dc cvac, {}");
     dsb_ish();

@@ -24,7 +24,13 @@ pub type Epilogue = fn(&mut dyn core::fmt::Write);
 
 /// The CPU that crashed first, plus one.
 static CRASHED: AtomicU32 = AtomicU32::new(0);
+static PROLOGUE: AtomicPtr<()> = AtomicPtr::new(core::ptr::null_mut());
 static EPILOGUE: AtomicPtr<()> = AtomicPtr::new(core::ptr::null_mut());
+
+/// Sets what is done before a crash report is written.
+pub fn set_prologue(prologue: fn()) {
+    PROLOGUE.store(prologue as *mut (), Ordering::Release);
+}
 
 /// Sets what is printed at the end of a crash report.
 pub fn set_epilogue(epilogue: Epilogue) {
@@ -90,6 +96,12 @@ fn begin() {
     }
     if boot::is_virtual() {
         gic::send_sgi_to_others(gic::HALT);
+    }
+    let prologue = PROLOGUE.load(Ordering::Acquire);
+    if !prologue.is_null() {
+        // SAFETY: only `set_prologue` stores here, and it stores a `fn()`.
+        let prologue: fn() = unsafe { core::mem::transmute(prologue) };
+        prologue();
     }
     let _ = writeln!(uart::Emergency, "\nundercroft: STOPPED by a fault of its own, CPU {me}");
 }

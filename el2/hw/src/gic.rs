@@ -8,9 +8,9 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use units::{IntId, Pa, Range};
 
+use crate::mmio;
 use crate::percpu::this_cpu;
 use crate::sysreg::{self, isb};
-use crate::mmio;
 
 const GICD_CTLR: u64 = 0x0000;
 const GICD_TYPER: u64 = 0x0004;
@@ -159,7 +159,8 @@ pub fn set_active(interrupt: IntId, active: bool) {
 
 /// Sends SGI `interrupt` to the CPU whose MPIDR affinity is `affinity`.
 pub fn send_sgi(affinity: u64, interrupt: IntId) {
-    let (aff3, aff2, aff1, aff0) = (affinity >> 32 & 0xff, affinity >> 16 & 0xff, affinity >> 8 & 0xff, affinity & 0xff);
+    let (aff3, aff2, aff1, aff0) =
+        (affinity >> 32 & 0xff, affinity >> 16 & 0xff, affinity >> 8 & 0xff, affinity & 0xff);
     let value =
         aff3 << 48 | (aff0 >> 4) << 44 | aff2 << 32 | u64::from(interrupt.0) << 24 | aff1 << 16 | 1 << (aff0 & 0xf);
     // What the receiver is to see must be visible before the interrupt is.

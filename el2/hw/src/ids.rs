@@ -41,7 +41,13 @@ pub fn event_counters() -> u8 {
 pub fn clear_fine_grained_2() {
     // SAFETY: these registers act on lower exception levels only.
     unsafe {
-        asm!("msr S3_4_C3_C1_2, xzr", "msr S3_4_C3_C1_3, xzr", "msr S3_4_C3_C1_7, xzr", "msr S3_4_C3_C1_0, xzr",
-            "msr S3_4_C3_C1_1, xzr", options(nostack, preserves_flags));
+        asm!(
+            "msr S3_4_C3_C1_2, xzr",
+            "msr S3_4_C3_C1_3, xzr",
+            "msr S3_4_C3_C1_7, xzr",
+            "msr S3_4_C3_C1_0, xzr",
+            "msr S3_4_C3_C1_1, xzr",
+            options(nostack, preserves_flags)
+        );
     }
 }

@@ -10,6 +10,7 @@
 
 pub mod boot;
 pub mod cache;
+pub mod clock;
 pub mod crash;
 pub mod firmware;
 pub mod gic;

@@ -33,7 +33,8 @@ pub fn read_entry(table: Pa, index: usize) -> u64 {
 /// Stores a 64-bit word of a translation table that the hardware walks; ordered after all earlier stores.
 pub fn write_entry(table: Pa, index: usize, value: u64) {
     // SAFETY: as in `read_entry`.
-    unsafe { &*ptr::with_exposed_provenance::<AtomicU64>(table.0 as usize + 8 * index) }.store(value, Ordering::Release);
+    unsafe { &*ptr::with_exposed_provenance::<AtomicU64>(table.0 as usize + 8 * index) }
+        .store(value, Ordering::Release);
 }
 
 /// Reads a 16-bit index that a guest's driver publishes; later reads are not moved before it. `from` must be even.

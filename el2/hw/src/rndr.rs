@@ -12,6 +12,8 @@ pub fn random() -> Option<u64> {
     let failed: u64;
     let value: u64;
     // SAFETY: the register exists; reading it sets the flags, Z for failure.
-    unsafe { core::arch::asm!("mrs {}, S3_3_C2_C4_0", "cset {}, eq", out(reg) value, out(reg) failed, options(nostack)) };
+    unsafe {
+        core::arch::asm!("mrs {}, S3_3_C2_C4_0", "cset {}, eq", out(reg) value, out(reg) failed, options(nostack))
+    };
     (failed == 0).then_some(value)
 }

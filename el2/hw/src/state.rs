@@ -78,9 +78,33 @@ macro_rules! el1_state {
 }
 
 el1_state!(
-    sctlr_el1, cpacr_el1, ttbr0_el1, ttbr1_el1, tcr_el1, esr_el1, far_el1, afsr0_el1, afsr1_el1, mair_el1, amair_el1,
-    vbar_el1, contextidr_el1, tpidr_el0, tpidrro_el0, tpidr_el1, cntkctl_el1, elr_el1, spsr_el1, sp_el0, sp_el1,
-    par_el1, csselr_el1, mdscr_el1, mdccint_el1, cntv_cval_el0, cntv_ctl_el0,
+    sctlr_el1,
+    cpacr_el1,
+    ttbr0_el1,
+    ttbr1_el1,
+    tcr_el1,
+    esr_el1,
+    far_el1,
+    afsr0_el1,
+    afsr1_el1,
+    mair_el1,
+    amair_el1,
+    vbar_el1,
+    contextidr_el1,
+    tpidr_el0,
+    tpidrro_el0,
+    tpidr_el1,
+    cntkctl_el1,
+    elr_el1,
+    spsr_el1,
+    sp_el0,
+    sp_el1,
+    par_el1,
+    csselr_el1,
+    mdscr_el1,
+    mdccint_el1,
+    cntv_cval_el0,
+    cntv_ctl_el0,
 );
 
 macro_rules! key_state {
@@ -104,8 +128,16 @@ macro_rules! key_state {
 }
 
 key_state!(
-    apiakeylo_el1, apiakeyhi_el1, apibkeylo_el1, apibkeyhi_el1, apdakeylo_el1, apdakeyhi_el1, apdbkeylo_el1,
-    apdbkeyhi_el1, apgakeylo_el1, apgakeyhi_el1,
+    apiakeylo_el1,
+    apiakeyhi_el1,
+    apibkeylo_el1,
+    apibkeyhi_el1,
+    apdakeylo_el1,
+    apdakeyhi_el1,
+    apdbkeylo_el1,
+    apdbkeyhi_el1,
+    apgakeylo_el1,
+    apgakeyhi_el1,
 );
 
 /// Q0 to Q31, FPCR and FPSR. The assembly below knows this layout.
@@ -271,11 +303,11 @@ impl InterruptState {
 }
 
 macro_rules! indexed {
-    ($read:ident, $write:ident, $what:literal, $($index:literal = $asm:literal),*) => {
+    ($visible:vis $read:ident, $write:ident, $what:literal, $($index:literal = $asm:expr),*) => {
         #[doc = concat!("Reads ", $what, " `index`; 0 past the last.")]
         #[inline(always)]
         #[must_use]
-        pub fn $read(index: usize) -> u64 {
+        $visible fn $read(index: usize) -> u64 {
             match index {
                 $($index => {
                     let value: u64;
@@ -289,7 +321,7 @@ macro_rules! indexed {
 
         #[doc = concat!("Writes ", $what, " `index`; nothing past the last.")]
         #[inline(always)]
-        pub fn $write(index: usize, value: u64) {
+        $visible fn $write(index: usize, value: u64) {
             match index {
                 // SAFETY: this register acts on the guest only; callers stay below the implemented number.
                 $($index => unsafe {
@@ -301,15 +333,15 @@ macro_rules! indexed {
     };
 }
 
-indexed!(read_list_register, write_list_register, "list register",
+indexed!(pub read_list_register, write_list_register, "list register",
     0 = "ich_lr0_el2", 1 = "ich_lr1_el2", 2 = "ich_lr2_el2", 3 = "ich_lr3_el2", 4 = "ich_lr4_el2", 5 = "ich_lr5_el2",
     6 = "ich_lr6_el2", 7 = "ich_lr7_el2", 8 = "ich_lr8_el2", 9 = "ich_lr9_el2", 10 = "ich_lr10_el2",
     11 = "ich_lr11_el2", 12 = "ich_lr12_el2", 13 = "ich_lr13_el2", 14 = "ich_lr14_el2", 15 = "ich_lr15_el2");
 
 mod active_priorities {
-    indexed!(read_0, write_0, "active priorities of group 0,",
+    indexed!(pub(super) read_0, write_0, "active priorities of group 0,",
         0 = "ich_ap0r0_el2", 1 = "ich_ap0r1_el2", 2 = "ich_ap0r2_el2", 3 = "ich_ap0r3_el2");
-    indexed!(read_1, write_1, "active priorities of group 1,",
+    indexed!(pub(super) read_1, write_1, "active priorities of group 1,",
         0 = "ich_ap1r0_el2", 1 = "ich_ap1r1_el2", 2 = "ich_ap1r2_el2", 3 = "ich_ap1r3_el2");
 
     pub(super) fn load(group_0: &[u64; 4], group_1: &[u64; 4], words: u8) {
@@ -330,40 +362,13 @@ mod active_priorities {
 mod debug_registers {
     macro_rules! bank {
         ($read:ident, $write:ident, $what:literal, $prefix:literal) => {
-            indexed!($read, $write, $what,
+            indexed!(pub(super) $read, $write, $what,
                 0 = concat!($prefix, "0_el1"), 1 = concat!($prefix, "1_el1"), 2 = concat!($prefix, "2_el1"),
                 3 = concat!($prefix, "3_el1"), 4 = concat!($prefix, "4_el1"), 5 = concat!($prefix, "5_el1"),
                 6 = concat!($prefix, "6_el1"), 7 = concat!($prefix, "7_el1"), 8 = concat!($prefix, "8_el1"),
                 9 = concat!($prefix, "9_el1"), 10 = concat!($prefix, "10_el1"), 11 = concat!($prefix, "11_el1"),
                 12 = concat!($prefix, "12_el1"), 13 = concat!($prefix, "13_el1"), 14 = concat!($prefix, "14_el1"),
                 15 = concat!($prefix, "15_el1"));
-        };
-    }
-    macro_rules! indexed {
-        ($read:ident, $write:ident, $what:literal, $($index:literal = $asm:expr),*) => {
-            #[doc = concat!("Reads ", $what, " `index`.")]
-            pub(super) fn $read(index: usize) -> u64 {
-                match index {
-                    $($index => {
-                        let value: u64;
-                        // SAFETY: reading a debug register changes nothing; callers stay below the implemented number.
-                        unsafe { core::arch::asm!(concat!("mrs {}, ", $asm), out(reg) value, options(nostack)) };
-                        value
-                    })*
-                    _ => 0,
-                }
-            }
-
-            #[doc = concat!("Writes ", $what, " `index`.")]
-            pub(super) fn $write(index: usize, value: u64) {
-                match index {
-                    // SAFETY: with MDCR_EL2.TDE clear and EL2 debug exceptions off, these act on EL1 and EL0 only.
-                    $($index => unsafe {
-                        core::arch::asm!(concat!("msr ", $asm, ", {}"), in(reg) value, options(nostack))
-                    },)*
-                    _ => {}
-                }
-            }
         };
     }
     bank!(read_bvr, write_bvr, "breakpoint value", "dbgbvr");

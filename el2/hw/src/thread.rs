@@ -53,7 +53,9 @@ pub fn switch(from: &'static Context, to: &'static Context) {
     debug_assert!(!core::ptr::eq(from, to));
     // SAFETY: the assembly takes `to` only once it is not running, so its stack pointer leads to registers saved by this
     // function or laid out by `Context::new`. `from` is this thread's own. Both live for ever.
-    unsafe { switch_stacks(from.stack_pointer.get(), &raw const from.running, to.stack_pointer.get(), &raw const to.running) };
+    unsafe {
+        switch_stacks(from.stack_pointer.get(), &raw const from.running, to.stack_pointer.get(), &raw const to.running)
+    };
 }
 
 global_asm!(

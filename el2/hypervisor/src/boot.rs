@@ -79,12 +79,16 @@ fn start(mut platform: Platform<'static>) -> ! {
         refuse(format_args!("cannot map the host's memory: {error:?}"));
     }
     log_sink::init();
+    crash::set_prologue(console::crash_preamble);
     crash::set_epilogue(console::write_log_tail);
     if !platform.put_first(sysreg::mpidr_el1()) {
         log::warn!("the device tree does not know the CPU that booted");
     }
     if let Err(error) = memory::init(&platform) {
         refuse(format_args!("memory: {error}"));
+    }
+    if let Some(clock) = platform.clock {
+        console::set_wall_clock(hw::clock::seconds(clock));
     }
     entropy::init(platform.seed);
     gic::init_distributor(platform.gic.distributor);
@@ -104,7 +108,9 @@ fn start(mut platform: Platform<'static>) -> ! {
         memory::usage().total / 256
     );
     for word in arguments.unknown() {
-        log::warn!("the boot argument \"{word}\" is unknown; known are link=text|framed and all-off=stay|poweroff");
+        log::warn!(
+            "the boot argument \"{word}\" is unknown; known are link=text|framed, all-off=stay|poweroff, exit-times=off|on"
+        );
     }
     if !entropy::has_good_source(platform.seed) {
         log::warn!("the host offers no randomness (no /chosen/rng-seed, no RNDR): guests' seeds can be guessed");
@@ -122,7 +128,8 @@ fn map(platform: &Platform<'_>) -> Result<(), hw::mmu::MapError> {
     let mut devices = arrayvec::ArrayVec::<Range<Pa>, 16>::new();
     let console = platform.console.map(|console| console.registers);
     let gic = &platform.gic;
-    for range in gic.redistributors.iter().chain([&gic.distributor]).chain(console.iter()) {
+    let clock = &platform.clock;
+    for range in gic.redistributors.iter().chain([&gic.distributor]).chain(&console).chain(clock) {
         let start = range.start.align_down(DEVICE_STEP);
         let end = range.end().align_up(DEVICE_STEP).unwrap_or(range.end());
         let range = Range { start, size: end.0 - start.0 };
@@ -165,18 +172,19 @@ fn start_others(platform: &Platform<'static>) {
 
 fn start_cpu(id: CpuId, mpidr: u64) -> Result<(), String> {
     let frame = || memory::allocate_frames(Owner::Hypervisor, 1).map(|frame| frame.start());
-    let memory = || Ok::<_, frames::FramesError>((memory::allocate_stack()?, memory::allocate_stack()?, [frame()?, frame()?]));
+    let memory =
+        || Ok::<_, frames::FramesError>((memory::allocate_stack()?, memory::allocate_stack()?, [frame()?, frame()?]));
     let (stack, emergency, frames) = memory().map_err(|error| alloc::format!("{error}"))?;
+    let before = STARTED.load(Ordering::Acquire);
     entry::start_cpu(id, mpidr, stack, frames, emergency, secondary).map_err(|error| match error {
         StartError::Map(error) => alloc::format!("no memory: {error:?}"),
         StartError::Firmware(code) => alloc::format!("PSCI CPU_ON returned {code}"),
     })?;
-    let before = STARTED.load(Ordering::Acquire);
-    // A second is ages for a CPU; one that takes longer will not come.
-    let deadline = sysreg::cntpct_el0().saturating_add(host::ticks(1_000_000));
+    // Ten seconds are ages for a CPU, even for an emulated one on a busy machine.
+    let deadline = sysreg::cntpct_el0().saturating_add(host::ticks(10_000_000));
     while STARTED.load(Ordering::Acquire) == before {
         if sysreg::cntpct_el0() > deadline {
-            return Err(alloc::format!("it was started and did not come up within a second"));
+            return Err("it was started and has not come up within ten seconds".into());
         }
         core::hint::spin_loop();
     }

@@ -26,6 +26,8 @@ use crate::{host, stats};
 const CHUNK: usize = 512;
 /// How long output may wait for more of it, in microseconds.
 const GATHER_MICROSECONDS: u64 = 1_000;
+/// How long an unfinished line waits for its end, in microseconds: prompts have none.
+const LINE_MICROSECONDS: u64 = 20_000;
 /// How long the power button stays pressed, in microseconds.
 const PRESS_MICROSECONDS: u64 = 100_000;
 /// Ctrl-] starts a command in text mode.
@@ -47,6 +49,8 @@ static LOG: IrqLock<Ring<16384>> = IrqLock::new(Ring::new());
 pub(crate) struct VmConsole {
     uart: IrqLock<Ring<4096>>,
     virtio: IrqLock<Ring<4096>>,
+    /// When it last wrote something.
+    last_output: AtomicU64,
     /// Its devices have work that waits for the console's thread.
     service: AtomicBool,
 }
@@ -61,11 +65,17 @@ impl VmConsole {
     /// Empty.
     #[must_use]
     pub(crate) const fn new() -> Self {
-        Self { uart: IrqLock::new(Ring::new()), virtio: IrqLock::new(Ring::new()), service: AtomicBool::new(false) }
+        Self {
+            uart: IrqLock::new(Ring::new()),
+            virtio: IrqLock::new(Ring::new()),
+            last_output: AtomicU64::new(0),
+            service: AtomicBool::new(false),
+        }
     }
 
     /// Takes a byte of the guest's UART. Says whether there is room for another one.
     pub(crate) fn push_uart(&self, byte: u8) -> bool {
+        self.last_output.store(sysreg::cntpct_el0(), Ordering::Relaxed);
         let mut ring = self.uart.lock();
         ring.push(byte);
         let room = ring.room() > 0;
@@ -79,6 +89,7 @@ impl VmConsole {
 
     /// Takes what there is room for of the guest's virtio console; returns how much that was.
     pub(crate) fn push_virtio(&self, bytes: &[u8]) -> usize {
+        self.last_output.store(sysreg::cntpct_el0(), Ordering::Relaxed);
         let mut ring = self.virtio.lock();
         let taken = bytes.len().min(ring.room());
         for &byte in bytes.iter().take(taken) {
@@ -122,6 +133,13 @@ pub(crate) fn push_log(text: &str) {
 
 /// The last of the log, for a crash report.
 pub(crate) fn write_log_tail(out: &mut dyn core::fmt::Write) {
+    if FRAMED.load(Ordering::Relaxed) {
+        let mut buffer = [0_u8; link::MAX_PAYLOAD];
+        let message = Message::Panic { text: "a fault of the hypervisor itself; the report is in its log" };
+        if let Some(payload) = message.encode(&mut buffer) {
+            let _ = link::encode(Channel::Control, payload, hw::memory::crc32c, uart::send);
+        }
+    }
     if let Some(ring) = LOG.try_lock() {
         let _ = writeln!(out, "last of the log:");
         for byte in ring.recent() {
@@ -164,11 +182,19 @@ pub(crate) fn watch_clock(seconds: u64) {
     announce();
 }
 
+/// What a crash report begins with: the end of whatever frame may be open.
+pub(crate) fn crash_preamble() {
+    if FRAMED.load(Ordering::Relaxed) {
+        link::RETURN_TO_TEXT.into_iter().for_each(uart::send);
+    }
+}
+
 /// Starts the console's thread.
 ///
 /// # Errors
 /// When there is no memory for it.
 pub(crate) fn start(arguments: &abi::HostArguments<'_>) -> Result<(), frames::FramesError> {
+    stats::set_timed(arguments.exit_times);
     FRAMED.store(arguments.link == abi::host_arguments::LinkMode::Framed, Ordering::Relaxed);
     POWER_OFF_AT_END.store(arguments.all_off == abi::host_arguments::AllOff::PowerOff, Ordering::Relaxed);
     let thread = Thread::spawn("console", run, 0, CpuId(0), (1000, u64::MAX))?;
@@ -188,6 +214,8 @@ struct Port {
     focus: u16,
     command_key: bool,
     ended: bool,
+    /// An unfinished line waits.
+    held_back: bool,
     released: Vec<(VmId, u64)>,
 }
 
@@ -216,6 +244,7 @@ fn run(_: usize) -> ! {
         focus: 0,
         command_key: false,
         ended: false,
+        held_back: false,
         released: Vec::new(),
     };
     if FRAMED.load(Ordering::Relaxed) {
@@ -242,15 +271,16 @@ fn run(_: usize) -> ! {
 impl Port {
     /// When something happens by itself.
     fn deadline(&self) -> Option<Ticks> {
+        let line = self.held_back.then(|| sysreg::cntpct_el0().saturating_add(host::ticks(LINE_MICROSECONDS)));
         let release = self.released.iter().map(|&(_, at)| at).min();
         let alarm = match CLOCK_ALARM.load(Ordering::Acquire) {
             u64::MAX => None,
             seconds => {
-                let wait = seconds.saturating_sub(wall_clock()).max(1);
-                Some(sysreg::cntpct_el0().saturating_add(host::ticks(1_000_000).saturating_mul(wait)))
+                let since_start = seconds.saturating_sub(EPOCH.load(Ordering::Relaxed));
+                Some(since_start.saturating_mul(host::get().counter.0).saturating_add(1))
             }
         };
-        [release, alarm].into_iter().flatten().min().map(Ticks)
+        [line, release, alarm].into_iter().flatten().min().map(Ticks)
     }
 
     /// Buttons to release, clocks that ring, devices that asked for attention.
@@ -275,10 +305,12 @@ impl Port {
 
     /// Moves output on, a chunk from each source. Says whether there was any.
     fn drain(&mut self) -> bool {
-        let mut busy = self.drain_one(Source::Log, &LOG) > 0;
+        self.held_back = false;
+        let mut busy = self.drain_one(Source::Log, &LOG, false) > 0;
         for vm in vm::all() {
-            let taken = self.drain_one(Source::Uart(vm.id), &vm.console.uart)
-                + self.drain_one(Source::Virtio(vm.id), &vm.console.virtio);
+            let whole = self.wants_whole_lines(vm);
+            let taken = self.drain_one(Source::Uart(vm.id), &vm.console.uart, whole)
+                + self.drain_one(Source::Virtio(vm.id), &vm.console.virtio, whole);
             if taken > 0 {
                 busy = true;
                 vm.devices.lock().poll(vm);
@@ -287,9 +319,21 @@ impl Port {
         busy
     }
 
-    fn drain_one<const N: usize>(&mut self, source: Source, ring: &IrqLock<Ring<N>>) -> usize {
+    /// Whether unfinished lines of `vm` are held back: in text mode, while it is still writing, so that its lines are not
+    /// torn by others'.
+    fn wants_whole_lines(&self, vm: &Vm) -> bool {
+        let quiet = sysreg::cntpct_el0().saturating_sub(vm.console.last_output.load(Ordering::Relaxed));
+        !FRAMED.load(Ordering::Relaxed) && quiet < host::ticks(LINE_MICROSECONDS)
+    }
+
+    /// Moves a chunk, only whole lines of it if `whole` says so; returns its length.
+    fn drain_one<const N: usize>(&mut self, source: Source, ring: &IrqLock<Ring<N>>, whole: bool) -> usize {
         let mut chunk = [0_u8; CHUNK];
-        let taken = ring.lock().pop_into(&mut chunk);
+        let mut ring = ring.lock();
+        let limit = if whole { ring.whole_lines(CHUNK) } else { CHUNK };
+        self.held_back |= limit == 0 && ring.room() < N;
+        let taken = chunk.get_mut(..limit).map_or(0, |chunk| ring.pop_into(chunk));
+        drop(ring);
         if taken > 0 {
             let bytes = chunk.get(..taken).unwrap_or(&[]);
             with_irqs(|| self.emit(source, bytes));
@@ -439,9 +483,12 @@ impl Port {
             b'0'..=b'9' if u16::from(byte - b'0') < count => self.focus = u16::from(byte - b'0'),
             b'n' => self.focus = (self.focus + 1) % count.max(1),
             b'p' => self.obey(Command::PowerButton { vm: self.focus }),
-            b's' => self.obey(Command::Stats),
+            b's' => return self.obey(Command::Stats),
+            b't' => return self.obey(Command::ExitTimes { on: !stats::is_timed() }),
             _ => {
-                log::info!("Ctrl-] then: 0-9 or n choose the VM that gets the input, p power button, s statistics");
+                log::info!(
+                    "Ctrl-] then: 0-9 or n choose the VM that gets the input, p power button, s statistics, t time exits"
+                );
                 return;
             }
         }
@@ -494,6 +541,10 @@ impl Port {
                 } else {
                     push_log(&text);
                 }
+            }
+            Command::ExitTimes { on } => {
+                stats::set_timed(on);
+                log::info!("exits are {}", if on { "timed" } else { "counted only" });
             }
             _ => self.send(&Message::Refused { text: "this version cannot pause VMs" }),
         }

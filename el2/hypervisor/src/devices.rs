@@ -238,8 +238,7 @@ impl Devices {
 
     /// Tells the GIC model about lines that changed; returns the vCPUs that are concerned.
     pub(crate) fn update_lines(&mut self, vm: &Vm) -> VcpuSet {
-        let levels =
-            [self.uart.line(), self.clock.line(), self.gpio.line(), self.console.line(), self.entropy.line()];
+        let levels = [self.uart.line(), self.clock.line(), self.gpio.line(), self.console.line(), self.entropy.line()];
         let now = levels.iter().rev().fold(0, |set, &level| set << 1 | u8::from(level));
         let changed = now ^ self.lines;
         if changed == 0 {

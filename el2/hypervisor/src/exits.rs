@@ -4,14 +4,14 @@ extern crate alloc;
 
 use core::fmt::Write as _;
 
-use cpu::exit::{class_of, decode, DataAbort, Exit, FaultKind, InstructionAbort, WaitKind};
+use cpu::exit::{DataAbort, Exit, FaultKind, InstructionAbort, WaitKind, class_of, decode};
 use cpu::inject::{self, AbortKind};
 use cpu::sysreg::{self as trapped, Action, OsLockRegister, PhysicalTimerRegister, SgiRegister};
 use cpu::{Direction, pstate};
 use hw::vcpu::VcpuContext;
 use hw::{sysreg, tlb};
 use services::psci::{Call, CpuOffOutcome, PsciError, Suspension};
-use services::{Facts, Request, SUCCESS};
+use services::{Facts, NOT_SUPPORTED, Request, SUCCESS};
 use units::{IntId, Ipa, Va};
 use vgic::Group;
 
@@ -52,6 +52,16 @@ fn dispatch(vcpu: &'static Vcpu, context: &mut VcpuContext, exit: Exit) -> (Reas
         Exit::Smc { immediate: 0 } => {
             complete(context);
             (Reason::Smc, call(vcpu, context))
+        }
+        // The calling convention knows no other immediate than 0 (DEN0028 section 2.5): nobody is at that number.
+        Exit::Hvc { .. } => {
+            context.set_register(0, NOT_SUPPORTED);
+            (Reason::Hvc, None)
+        }
+        Exit::Smc { .. } => {
+            complete(context);
+            context.set_register(0, NOT_SUPPORTED);
+            (Reason::Smc, None)
         }
         Exit::Wfx(kind) => {
             complete(context);

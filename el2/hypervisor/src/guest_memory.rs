@@ -131,12 +131,6 @@ impl GuestRam {
         self.blocks.clear();
     }
 
-    /// Whether `ipa` is RAM.
-    #[must_use]
-    pub(crate) fn contains(&self, ipa: Ipa) -> bool {
-        self.range.contains(ipa)
-    }
-
     /// Shows the block around `ipa` to the guest, zeroed, if it is RAM and not shown yet; returns where `ipa` is.
     ///
     /// # Errors
@@ -159,7 +153,12 @@ impl GuestRam {
 
     /// Splits `ipa..ipa + length` at block boundaries and calls `visit` with each part's place, its offset from `ipa`
     /// and its length.
-    fn for_each_part(&mut self, ipa: Ipa, length: usize, mut visit: impl FnMut(Pa, usize, usize)) -> Result<(), RamError> {
+    fn for_each_part(
+        &mut self,
+        ipa: Ipa,
+        length: usize,
+        mut visit: impl FnMut(Pa, usize, usize),
+    ) -> Result<(), RamError> {
         let mut done = 0;
         while done < length {
             let at = ipa.checked_add(done as u64).ok_or(RamError::Outside(ipa))?;

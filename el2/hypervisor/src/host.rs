@@ -3,8 +3,8 @@
 
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use cpu::id::{self, GuestIds, HostIds};
 use cpu::controls::{GuestControls, controls};
+use cpu::id::{self, GuestIds, HostIds};
 use cpu::requirements::{self, Missing};
 use hw::state::Features;
 use hw::sysreg;
@@ -108,6 +108,8 @@ pub(crate) fn get() -> &'static Host {
 pub(crate) fn init_cpu() {
     let host = get();
     let controls = &host.controls;
+    // Interrupts come to EL2 from the first moment (IMO), not only once a vCPU was loaded here.
+    sysreg::hcr_el2::write(controls.hcr);
     sysreg::vtcr_el2::write(host.vtcr);
     sysreg::cnthctl_el2::write(controls.cnthctl);
     sysreg::hstr_el2::write(controls.hstr);

@@ -49,6 +49,14 @@ impl<const N: usize> Ring<N> {
         count
     }
 
+    /// The length of the whole lines among the first `most` bytes; all of these if there is no line end in so many.
+    pub(crate) fn whole_lines(&self, most: usize) -> usize {
+        let waiting = self.written.wrapping_sub(self.taken).min(most);
+        let is_end = |&at: &usize| self.bytes[self.taken.wrapping_add(at) % N] == b'\n';
+        let lines = (0..waiting).rev().find(is_end).map_or(0, |at| at + 1);
+        if lines == 0 && waiting == most { most } else { lines }
+    }
+
     /// The last `N` bytes written, oldest first; zeroes if there were fewer.
     pub(crate) fn recent(&self) -> impl Iterator<Item = u8> {
         let start = self.written % N;

@@ -291,7 +291,8 @@ fn reschedule(outcome: Outcome) {
         next.since.store(now, Ordering::Relaxed);
         let next_is_idle = core::ptr::eq(next, queue.idle);
         me.idle.store(next_is_idle, Ordering::Release);
-        queue.slice_end = if queue.ready.is_empty() { NEVER } else { now.saturating_add(host::ticks(SLICE_MICROSECONDS)) };
+        queue.slice_end =
+            if queue.ready.is_empty() { NEVER } else { now.saturating_add(host::ticks(SLICE_MICROSECONDS)) };
         arm_timer(&queue);
         next
     };

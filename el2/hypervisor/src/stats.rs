@@ -37,8 +37,18 @@ pub(crate) enum Reason {
 
 const REASONS: usize = Reason::Other as usize + 1;
 const NAMES: [&str; REASONS] = [
-    "interrupt", "hvc", "smc", "id-register", "system-register", "wfi", "wfe", "floating-point", "memory", "device",
-    "nothing", "other",
+    "interrupt",
+    "hvc",
+    "smc",
+    "id-register",
+    "system-register",
+    "wfi",
+    "wfe",
+    "floating-point",
+    "memory",
+    "device",
+    "nothing",
+    "other",
 ];
 
 static TIMED: AtomicBool = AtomicBool::new(false);
@@ -79,12 +89,6 @@ impl Counters {
         let counter = &self.ticks[reason as usize];
         counter.store(counter.load(Ordering::Relaxed).wrapping_add(ticks), Ordering::Relaxed);
     }
-
-    /// The count for `reason`.
-    #[must_use]
-    pub(crate) fn get(&self, reason: Reason) -> u64 {
-        self.count[reason as usize].load(Ordering::Relaxed)
-    }
 }
 
 /// Writes the statistics of all VMs and of memory, as text.
@@ -117,7 +121,14 @@ pub(crate) fn write(out: &mut dyn Write) -> fmt::Result {
 /// Those of `out`.
 pub(crate) fn write_vm(vm: &vm::Vm, out: &mut dyn Write) -> fmt::Result {
     let usage = memory::vm_usage(vm.id);
-    write!(out, "{}: started {} times, {} MiB, {} KiB tables; exits:", vm.config.name, vm.boots(), usage.guest / 256, usage.tables * 4)?;
+    write!(
+        out,
+        "{}: started {} times, {} MiB, {} KiB tables; exits:",
+        vm.config.name,
+        vm.boots(),
+        usage.guest / 256,
+        usage.tables * 4
+    )?;
     let timed = is_timed();
     for (index, name) in NAMES.iter().enumerate() {
         let sum = |select: fn(&Counters) -> &[AtomicU64; REASONS]| -> u64 {

@@ -16,7 +16,7 @@ use hw::vcpu::{ContextHandle, VcpuContext, exit_kind};
 use hw::{gic, sysreg};
 use services::psci::Start;
 use spin::Once;
-use units::{CpuId, Ticks, VcpuId, VcpuSet};
+use units::{Ticks, VcpuId, VcpuSet};
 use vgic::{ListRegisters, Vgic, virtual_control};
 
 use crate::sched::{self, Thread};
@@ -31,6 +31,8 @@ const NOWHERE: u32 = u32::MAX;
 /// CNTV_CTL_EL0 and CNTP_CTL_EL0: ENABLE and IMASK.
 const TIMER_ENABLE: u64 = 1;
 const TIMER_MASKED: u64 = 2;
+/// ISTATUS: the condition is met.
+const TIMER_STATUS: u64 = 4;
 
 /// What others ask of a vCPU.
 pub(crate) mod request {
@@ -112,11 +114,6 @@ static COUNT: AtomicU32 = AtomicU32::new(0);
 #[must_use]
 pub(crate) fn by_index(index: usize) -> Option<&'static Vcpu> {
     VCPUS.get(index).and_then(Once::get).copied()
-}
-
-/// All vCPUs.
-pub(crate) fn all() -> impl Iterator<Item = &'static Vcpu> {
-    VCPUS.iter().map_while(Once::get).copied()
 }
 
 impl Vcpu {
@@ -284,6 +281,7 @@ impl Vcpu {
         self.collect(list);
         let mut gic = self.vm.gic.lock();
         let mut concerned = gic.sync(self.id, list);
+        self.withdraw_timer(&mut gic);
         concerned = concerned.union(work(&mut gic));
         gic.flush(self.id, list);
         let timer = gic.hardware_list_register(self.id, gic::VIRTUAL_TIMER, gic::VIRTUAL_TIMER);
@@ -307,6 +305,19 @@ impl Vcpu {
         concerned.remove(self.id);
         if !concerned.is_empty() {
             self.vm.refresh_others(concerned, self.id);
+        }
+    }
+
+    /// The virtual timer's line is a level: its interrupt, fired and not yet taken, goes away with its cause. Between sync
+    /// and flush; it is loaded.
+    #[inline(always)]
+    fn withdraw_timer(&self, gic: &mut Vgic) {
+        if gic.hardware_linked(self.id) >> gic::VIRTUAL_TIMER.0 & 1 != 0
+            && sysreg::cntv_ctl_el0::read() & (TIMER_ENABLE | TIMER_MASKED | TIMER_STATUS)
+                != TIMER_ENABLE | TIMER_STATUS
+            && gic.lower_hardware(self.id, gic::VIRTUAL_TIMER)
+        {
+            gic::set_active(gic::VIRTUAL_TIMER, false);
         }
     }
 
@@ -473,15 +484,6 @@ impl Vcpu {
     #[must_use]
     pub(crate) fn os_lock(&self) -> bool {
         self.state.lock().controls.os_lock
-    }
-
-    /// The CPU whose registers hold its state.
-    #[must_use]
-    pub(crate) fn cpu(&self) -> Option<CpuId> {
-        match self.loaded_on.load(Ordering::Acquire) {
-            NOWHERE => None,
-            cpu => Some(CpuId(cpu as u16)),
-        }
     }
 
     /// Forgets what was asked before the VM started afresh.

@@ -101,7 +101,7 @@ static VMS: [Once<&'static Vm>; abi::bundle::MAX_VMS] = [const { Once::new() }; 
 
 /// All VMs.
 pub(crate) fn all() -> impl Iterator<Item = &'static Vm> {
-    VMS.iter().map_while(Once::get).copied()
+    VMS.iter().filter_map(Once::get).copied()
 }
 
 /// VM number `id`.

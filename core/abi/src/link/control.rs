@@ -121,6 +121,11 @@ pub enum Command {
         /// Which VM.
         vm: u16,
     },
+    /// Time exits besides counting them, or no longer.
+    ExitTimes {
+        /// Whether they are timed from now on.
+        on: bool,
+    },
 }
 
 impl<'a> Message<'a> {

@@ -33,6 +33,7 @@ pub(super) struct Survey<'t> {
     pub(super) gic: Option<GicNode<'t>>,
     pub(super) old_gic: bool,
     pub(super) its: Option<Range<Pa>>,
+    pub(super) clock: Option<Range<Pa>>,
     pub(super) uarts: ArrayVec<UartNode<'t>, MAX_UARTS>,
     pub(super) psci: Option<Psci>,
     pub(super) timer: Option<TimerNode<'t>>,
@@ -374,6 +375,10 @@ impl<'t> Survey<'t> {
                 }
                 b"arm,gic-400" | b"arm,cortex-a15-gic" | b"arm,cortex-a9-gic" => {
                     self.old_gic = true;
+                    return;
+                }
+                b"arm,pl031" => {
+                    self.clock = self.clock.or_else(|| physical_range(&mut Cells(node.reg), buses));
                     return;
                 }
                 b"arm,armv8-timer" => return self.visit_timer(node),

@@ -241,6 +241,8 @@ impl<W: Write> Screen<W> {
             b'r' => self.for_a_vm(|vm| Command::Reboot { vm }),
             b'k' => self.for_a_vm(|vm| Command::ForceStop { vm }),
             b's' => Ok(Some(Wish::Tell(Command::Stats))),
+            b't' => Ok(Some(Wish::Tell(Command::ExitTimes { on: true }))),
+            b'T' => Ok(Some(Wish::Tell(Command::ExitTimes { on: false }))),
             b'q' => Ok(Some(Wish::Quit)),
             b'h' | b'?' => {
                 for line in HELP {
