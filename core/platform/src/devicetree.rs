@@ -74,6 +74,16 @@ impl<'t> Platform<'t> {
     }
 }
 
+impl crate::Psci {
+    /// Finds just the firmware's power interface, also in a device tree of which no [`Platform`] can be made: so that the
+    /// machine can be switched off.
+    #[must_use]
+    pub fn from_device_tree(tree: &[u8]) -> Option<Self> {
+        let blob = Blob::new(tree).ok()?;
+        Survey::new(&blob).ok()?.psci
+    }
+}
+
 impl Console {
     /// Finds just the console, also in a device tree of which no [`Platform`] can be made: so that the reason can be said.
     #[must_use]

@@ -19,35 +19,45 @@ use crate::{console, entropy, fast, host, interrupts, log_sink, memory, sched, v
 /// Devices are mapped in pieces of this size: what is near a device is a device too.
 const DEVICE_STEP: u64 = 64 << 10;
 
+/// With less memory than this, in MiB, no VM is worth starting.
+const LEAST_MEMORY_MIB: u64 = 64;
+
 /// CPUs that have come up.
 static STARTED: AtomicU32 = AtomicU32::new(1);
 
 /// The boot CPU's way in; `tree` is where the loader says the device tree is.
 pub(crate) fn main(tree: Pa) -> ! {
     let blob = blob(tree);
-    if let Some(console) = platform::Console::from_device_tree(blob)
+    let described = Platform::from_device_tree(blob, tree);
+    let (console, psci) = match &described {
+        Ok(platform) => (platform.console, platform.psci),
+        // What is left of it may do to say why, and to switch off.
+        Err(_) => (platform::Console::from_device_tree(blob), platform::Psci::from_device_tree(blob)),
+    };
+    if let Some(console) = console
         && matches!(console.kind, ConsoleKind::Pl011 | ConsoleKind::Sbsa)
     {
         uart::init(console.registers.start);
     }
+    firmware::set_conduit(match psci.map(|psci| psci.conduit) {
+        Some(Conduit::Smc) => firmware::Conduit::Smc,
+        Some(Conduit::Hvc) => firmware::Conduit::Hvc,
+        None => firmware::Conduit::None,
+    });
     if entry::exception_level() != 2 {
-        // Whoever is below us has a hypervisor call to be switched off with.
-        firmware::set_conduit(firmware::Conduit::Hvc);
         refuse(format_args!(
             "started at EL{}, but a hypervisor needs EL2: with QEMU add virtualization=on to -M virt",
             entry::exception_level()
         ));
     }
-    let platform = match describe(tree, blob) {
+    let platform = match described {
         Ok(platform) => platform,
         Err(error) => refuse(format_args!("the device tree: {error}")),
     };
-    let conduit = match platform.psci.map(|psci| psci.conduit) {
-        Some(Conduit::Smc) => firmware::Conduit::Smc,
-        Some(Conduit::Hvc) => firmware::Conduit::Hvc,
-        None => firmware::Conduit::None,
-    };
-    firmware::set_conduit(conduit);
+    let memory = platform.memory.iter().map(|range| range.size).sum::<u64>() >> 20;
+    if memory < LEAST_MEMORY_MIB {
+        refuse(format_args!("memory: the host has {memory} MiB, at least {LEAST_MEMORY_MIB} are needed"));
+    }
     if let Err(unfit) = host::init(platform.timer.frequency) {
         refuse(format_args!("this CPU cannot run it: {unfit}"));
     }
@@ -67,11 +77,6 @@ fn blob(tree: Pa) -> &'static [u8] {
         Some(size) => physical::constant(tree, size as u64),
         None => &[],
     }
-}
-
-/// Reads the device tree.
-fn describe(tree: Pa, blob: &'static [u8]) -> Result<Platform<'static>, platform::PlatformError> {
-    Platform::from_device_tree(blob, tree)
 }
 
 fn start(mut platform: Platform<'static>) -> ! {
@@ -116,8 +121,7 @@ fn start(mut platform: Platform<'static>) -> ! {
         log::warn!("the host offers no randomness (no /chosen/rng-seed, no RNDR): guests' seeds can be guessed");
     }
     if let Err(reason) = make_vms(&platform) {
-        log::error!("{reason}");
-        log::error!("no VM can be started; give a bundle made by `croft bundle` as the initial ramdisk");
+        log::error!("no VM can be started: {reason}");
         console::vm_changed();
     }
     sched::idle()
@@ -201,7 +205,7 @@ fn secondary() -> ! {
 
 /// Reads the bundle and makes its VMs.
 fn make_vms(platform: &Platform<'static>) -> Result<(), String> {
-    let initrd = platform.initrd.ok_or("there is no initial ramdisk, so no bundle")?;
+    let initrd = platform.initrd.ok_or("there is no initial ramdisk; it should be a bundle, made by `croft bundle`")?;
     let bytes = physical::constant(initrd.start, initrd.size);
     let bundle = Bundle::parse(bytes, physical::crc32c).map_err(|error| alloc::format!("the bundle: {error}"))?;
     let vcpus: u32 = bundle.vms().map(|vm| u32::from(vm.vcpus)).sum();

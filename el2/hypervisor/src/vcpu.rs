@@ -500,6 +500,7 @@ fn run_thread(index: usize) -> ! {
     loop {
         match vcpu.vm.next_task(vcpu) {
             Task::Boot => vcpu.vm.boot(),
+            Task::End => vcpu.vm.end(),
             Task::Run(start) => {
                 vcpu.reset(start, context);
                 let mut leave = vcpu.run(context);
@@ -509,7 +510,7 @@ fn run_thread(index: usize) -> ! {
                     leave = vcpu.run(context);
                 }
                 vcpu.unload();
-                vcpu.vm.left(vcpu);
+                vcpu.vm.left();
             }
         }
     }

@@ -63,6 +63,8 @@ pub(crate) struct Power {
     running: u8,
     /// The VM is to be started by vCPU 0's thread.
     boot: bool,
+    /// It is to stop as soon as it has started: asked for while its images were being loaded.
+    stop_next: Option<Stop>,
 }
 
 /// What a vCPU's thread is to do.
@@ -71,6 +73,8 @@ pub(crate) enum Task {
     Boot,
     /// Run the vCPU.
     Run(Start),
+    /// End the VM, in which no vCPU is.
+    End,
 }
 
 /// One VM. Lives for ever; its memory does not.
@@ -140,7 +144,13 @@ pub(crate) fn create(id: VmId, config: VmConfig<'static>, bundle: Bundle<'static
         devices: IrqLock::new(Devices::new()),
         ram: IrqLock::new(GuestRam::new(id, ram)),
         console: VmConsole::new(),
-        power: IrqLock::new(Power { phase: Phase::Off(Stop::PowerOff), machine, running: 0, boot: false }),
+        power: IrqLock::new(Power {
+            phase: Phase::Off(Stop::PowerOff),
+            machine,
+            running: 0,
+            boot: false,
+            stop_next: None,
+        }),
         bundle,
         vcpus: Once::new(),
         vttbr: AtomicU64::new(0),
@@ -208,10 +218,14 @@ impl Vm {
     /// Stops it, or makes it start afresh. The first reason counts.
     pub(crate) fn stop(&self, stop: Stop) {
         let mut power = self.power.lock();
-        if power.phase != Phase::Running {
-            return;
+        match power.phase {
+            Phase::Running => power.phase = Phase::Stopping(stop),
+            Phase::Booting => {
+                power.stop_next.get_or_insert(stop);
+                return;
+            }
+            Phase::Off(_) | Phase::Stopping(_) => return,
         }
-        power.phase = Phase::Stopping(stop);
         drop(power);
         for vcpu in self.vcpus() {
             vcpu.request(request::STOP);
@@ -225,6 +239,10 @@ impl Vm {
             if vcpu.id == VcpuId(0) && core::mem::take(&mut power.boot) {
                 return Task::Boot;
             }
+            // Nobody is in the guest who could be the last to leave it.
+            if vcpu.id == VcpuId(0) && matches!(power.phase, Phase::Stopping(_)) && power.running == 0 {
+                return Task::End;
+            }
             if power.phase == Phase::Running
                 && let Some(start) = vcpu.start.lock().take()
             {
@@ -237,11 +255,21 @@ impl Vm {
         }
     }
 
-    /// `vcpu` has left the guest and is unloaded. The last one to leave ends the VM's life, or begins it anew.
-    pub(crate) fn left(&self, vcpu: &'static Vcpu) {
+    /// A vCPU has left the guest and is unloaded. The last one to leave ends the VM's life, or begins it anew.
+    pub(crate) fn left(&self) {
         let mut power = self.power.lock();
         power.running -= 1;
         if power.running > 0 {
+            return;
+        }
+        drop(power);
+        self.end();
+    }
+
+    /// Ends the VM's life, or begins it anew, if no vCPU is in the guest or about to be.
+    pub(crate) fn end(&self) {
+        let mut power = self.power.lock();
+        if power.running > 0 || matches!(power.phase, Phase::Off(_) | Phase::Booting) {
             return;
         }
         let stop = match &power.phase {
@@ -252,7 +280,6 @@ impl Vm {
         };
         power.phase = Phase::Booting;
         drop(power);
-        log::debug!("{}: vCPU {} was the last to leave", self.config.name, vcpu.id.0);
         self.take_apart();
         if stop == Stop::Reset {
             log::info!("{}: starts afresh", self.config.name);
@@ -291,7 +318,10 @@ impl Vm {
                 let boots = self.boots.fetch_add(1, Ordering::Relaxed) + 1;
                 log::info!("{}: started ({boots})", self.config.name);
                 let mut power = self.power.lock();
-                power.phase = Phase::Running;
+                power.phase = match power.stop_next.take() {
+                    None => Phase::Running,
+                    Some(stop) => Phase::Stopping(stop),
+                };
                 power.machine.reset();
                 drop(power);
                 if let Some(first) = self.vcpus().first() {
@@ -302,6 +332,7 @@ impl Vm {
             }
             Err(reason) => {
                 self.take_apart();
+                self.power.lock().stop_next = None;
                 self.set_off(Stop::Crashed(reason));
             }
         }
