@@ -17,7 +17,7 @@ use crate::{console, entropy};
 use hw::sync::IrqLock;
 
 /// Bytes of input that wait for a guest to take them.
-const INPUT: usize = 256;
+const INPUT: usize = 4096;
 /// Transports of the virtio devices, in the order in which the VM's plan lists them.
 const VIRTIO_CONSOLE: u8 = 0;
 const VIRTIO_ENTROPY: u8 = 1;
