@@ -1,0 +1,135 @@
+//! The key store: `guestinfo.*` values that the guest and the operator leave for each other.
+
+use alloc::vec::Vec;
+
+use crate::limits::Limits;
+
+/// What every key begins with.
+pub const PREFIX: &[u8] = b"guestinfo.";
+
+/// Why a value is not taken.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Refused {
+    /// The key is empty, too long, or has a space or a control character.
+    Key,
+    /// There are as many keys as may be.
+    TooManyKeys,
+    /// There is as much in the store as may be.
+    Full,
+}
+
+impl Refused {
+    /// What the guest is told.
+    #[must_use]
+    pub const fn text(self) -> &'static [u8] {
+        match self {
+            Self::Key => b"Invalid key",
+            Self::TooManyKeys => b"Too many keys",
+            Self::Full => b"Out of memory",
+        }
+    }
+}
+
+/// One VM's values.
+#[derive(Debug, Default)]
+pub struct Store {
+    entries: Vec<(Vec<u8>, Vec<u8>)>,
+    used: usize,
+}
+
+fn copy(bytes: &[u8]) -> Option<Vec<u8>> {
+    let mut copy = Vec::new();
+    copy.try_reserve_exact(bytes.len()).ok()?;
+    copy.extend_from_slice(bytes);
+    Some(copy)
+}
+
+impl Store {
+    /// The value of `key`, which includes [`PREFIX`].
+    #[must_use]
+    pub fn get(&self, key: &[u8]) -> Option<&[u8]> {
+        self.entries.iter().find(|(known, _)| known == key).map(|(_, value)| value.as_slice())
+    }
+
+    /// Sets `key`, which includes [`PREFIX`], to `value`.
+    ///
+    /// # Errors
+    /// Why not; the old value stays.
+    pub fn set(&mut self, key: &[u8], value: &[u8], limits: &Limits) -> Result<(), Refused> {
+        let good = key.len() <= limits.key
+            && key.strip_prefix(PREFIX).is_some_and(|name| !name.is_empty())
+            && key.iter().all(u8::is_ascii_graphic);
+        if !good {
+            return Err(Refused::Key);
+        }
+        let index = self.entries.iter().position(|(known, _)| known == key);
+        let before = index.and_then(|index| self.entries.get(index)).map_or(0, |(key, value)| key.len() + value.len());
+        let used = self.used - before + key.len() + value.len();
+        if used > limits.store {
+            return Err(Refused::Full);
+        }
+        let room = self.entries.len() < limits.keys;
+        match index.and_then(|index| self.entries.get_mut(index)) {
+            Some((_, old)) => *old = copy(value).ok_or(Refused::Full)?,
+            None if !room => return Err(Refused::TooManyKeys),
+            None => {
+                let entry = (copy(key).ok_or(Refused::Full)?, copy(value).ok_or(Refused::Full)?);
+                self.entries.try_reserve(1).map_err(|_| Refused::Full)?;
+                self.entries.push(entry);
+            }
+        }
+        self.used = used;
+        Ok(())
+    }
+
+    /// All keys with their values, in the order in which they came.
+    pub fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        self.entries.iter().map(|(key, value)| (key.as_slice(), value.as_slice()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Refused, Store};
+    use crate::limits::Limits;
+    use proptest::prelude::*;
+    use std::collections::BTreeMap;
+    use std::vec::Vec;
+
+    const SMALL: Limits = Limits { keys: 4, key: 16, store: 100, ..Limits::DEFAULT };
+
+    #[test]
+    fn limits_are_kept() {
+        let mut store = Store::default();
+        assert_eq!(store.set(b"guestinfo.", b"", &SMALL), Err(Refused::Key));
+        assert_eq!(store.set(b"other.a", b"", &SMALL), Err(Refused::Key));
+        assert_eq!(store.set(b"guestinfo.a b", b"", &SMALL), Err(Refused::Key));
+        assert_eq!(store.set(b"guestinfo.abcdefgh", b"", &SMALL), Err(Refused::Key));
+        assert_eq!(store.set(b"guestinfo.a", &[b'x'; 90], &SMALL), Err(Refused::Full));
+        assert_eq!(store.set(b"guestinfo.a", &[b'x'; 89], &SMALL), Ok(()));
+        assert_eq!(store.set(b"guestinfo.a", &[b'y'; 2], &SMALL), Ok(()));
+        for key in [b"guestinfo.b", b"guestinfo.c", b"guestinfo.d"] {
+            assert_eq!(store.set(key, b"", &SMALL), Ok(()));
+        }
+        assert_eq!(store.set(b"guestinfo.e", b"", &SMALL), Err(Refused::TooManyKeys));
+        assert_eq!(store.get(b"guestinfo.a"), Some(&b"yy"[..]));
+    }
+
+    proptest! {
+        #[test]
+        fn it_is_a_map(steps in proptest::collection::vec((0u8..6, proptest::collection::vec(any::<u8>(), 0..40)), 0..60)) {
+            let mut store = Store::default();
+            let mut model = BTreeMap::<Vec<u8>, Vec<u8>>::new();
+            for (name, value) in steps {
+                let key = [b"guestinfo.".as_slice(), &[b'a' + name]].concat();
+                if store.set(&key, &value, &SMALL).is_ok() {
+                    model.insert(key, value);
+                }
+                let used: usize = model.iter().map(|(key, value)| key.len() + value.len()).sum();
+                prop_assert_eq!(store.used, used);
+                prop_assert!(used <= SMALL.store && model.len() <= SMALL.keys);
+                prop_assert!(model.iter().all(|(key, value)| store.get(key) == Some(value)));
+            }
+        }
+    }
+}

@@ -1,0 +1,74 @@
+//! How much of everything a guest may have.
+
+/// Bounds for one VM.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Limits {
+    /// Channels open at once.
+    pub channels: usize,
+    /// Bytes in one message from the guest.
+    pub message: usize,
+    /// Bytes in all messages that are on their way.
+    pub buffers: usize,
+    /// Keys in the key store.
+    pub keys: usize,
+    /// Bytes in a key.
+    pub key: usize,
+    /// Bytes in all keys and values.
+    pub store: usize,
+    /// Bytes of log a second; a burst of eight seconds' worth is let through.
+    pub log: u64,
+}
+
+impl Limits {
+    /// What every VM gets unless something else is said.
+    pub const DEFAULT: Self =
+        Self { channels: 64, message: 65536, buffers: 1 << 20, keys: 256, key: 256, store: 512 << 10, log: 4096 };
+}
+
+/// A bucket that fills at a steady rate and is emptied by use.
+#[derive(Clone, Copy, Debug)]
+pub struct Rate {
+    per_second: u64,
+    /// In thousandths.
+    tokens: u64,
+    since: u64,
+}
+
+impl Rate {
+    /// Full, as of `now` in milliseconds.
+    #[must_use]
+    pub const fn new(per_second: u64, now: u64) -> Self {
+        Self { per_second, tokens: per_second.saturating_mul(8000), since: now }
+    }
+
+    /// Takes `amount`, if it is there at `now` in milliseconds.
+    #[must_use]
+    pub const fn take(&mut self, amount: u64, now: u64) -> bool {
+        let passed = now.saturating_sub(self.since);
+        self.since = now;
+        let full = self.per_second.saturating_mul(8000);
+        let filled = self.tokens.saturating_add(passed.saturating_mul(self.per_second));
+        self.tokens = if filled > full { full } else { filled };
+        let amount = amount.saturating_mul(1000);
+        if amount > self.tokens {
+            return false;
+        }
+        self.tokens -= amount;
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Rate;
+
+    #[test]
+    fn a_burst_and_then_the_rate() {
+        let mut rate = Rate::new(100, 0);
+        assert!(rate.take(800, 0));
+        assert!(!rate.take(1, 0));
+        assert!(rate.take(50, 500));
+        assert!(!rate.take(1, 500));
+        assert!(rate.take(800, u64::MAX));
+    }
+}

@@ -1,0 +1,156 @@
+//! What a guest can ask on an RPCI channel. A request is text, a command and its arguments; some clients send the final
+//! NUL along. A reply begins with "1 " or "0 ".
+
+use alloc::vec::Vec;
+
+use crate::service::{Host, State};
+use crate::tclo::Text;
+
+/// What is asked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Request<'a> {
+    /// Sets a value.
+    InfoSet {
+        /// The key, with its prefix.
+        key: &'a [u8],
+        /// Everything behind the space.
+        value: &'a [u8],
+    },
+    /// Reads a value.
+    InfoGet {
+        /// The key, with its prefix.
+        key: &'a [u8],
+    },
+    /// A line for the host's log.
+    Log(&'a [u8]),
+    /// A fact about the guest: its kind and its bytes.
+    GuestInfo(u32, &'a [u8]),
+    /// An option that the guest's administrator changes: name and new value.
+    SetOption(&'a [u8], &'a [u8]),
+    /// A capability of the tools.
+    Capability(&'a [u8]),
+    /// Something that needs no more than to be accepted.
+    Accepted,
+    /// Anything else.
+    Unknown,
+}
+
+/// `text` up to the first space, and what is behind it.
+fn word(text: &[u8]) -> (&[u8], &[u8]) {
+    match text.iter().position(|&byte| byte == b' ') {
+        Some(at) => (text.get(..at).unwrap_or(&[]), text.get(at + 1..).unwrap_or(&[])),
+        None => (text, &[]),
+    }
+}
+
+fn number(digits: &[u8]) -> Option<u32> {
+    core::str::from_utf8(digits).ok()?.parse().ok()
+}
+
+/// What a message asks.
+#[must_use]
+pub fn parse(message: &[u8]) -> Request<'_> {
+    let message = message.strip_suffix(&[0]).unwrap_or(message);
+    let (command, rest) = word(message);
+    match command {
+        b"info-set" => {
+            let (key, value) = word(rest);
+            Request::InfoSet { key, value }
+        }
+        b"info-get" => Request::InfoGet { key: word(rest).0 },
+        b"log" => Request::Log(rest),
+        b"SetGuestInfo" => {
+            // Two spaces, then the kind.
+            let (kind, value) = word(rest.strip_prefix(b" ").unwrap_or(rest));
+            number(kind).map_or(Request::Unknown, |kind| Request::GuestInfo(kind, value))
+        }
+        b"vmx.set_option" => {
+            let (name, values) = word(rest);
+            Request::SetOption(name, word(values).1)
+        }
+        b"SetGuestDiskInfo"
+        | b"tools.set.versiontype"
+        | b"tools.set.version"
+        | b"tools.os.statechange.status"
+        | b"update.tools.health" => Request::Accepted,
+        _ => match command.strip_prefix(b"tools.capability.") {
+            Some(name) => Request::Capability(name),
+            None if command.starts_with(b"vmx.capability.") => Request::Accepted,
+            None => Request::Unknown,
+        },
+    }
+}
+
+fn reply(good: bool, text: &[u8]) -> Vec<u8> {
+    let mut reply = Vec::new();
+    if reply.try_reserve_exact(2 + text.len()).is_err() {
+        return b"0 Out of memory".to_vec();
+    }
+    reply.extend_from_slice(if good { b"1 " } else { b"0 " });
+    reply.extend_from_slice(text);
+    reply
+}
+
+/// Does what a message asks, and says what came of it.
+pub fn execute(state: &mut State, host: &mut impl Host, message: &[u8]) -> Vec<u8> {
+    match parse(message) {
+        Request::InfoSet { key, value } => match state.store.set(key, value, &state.limits) {
+            Ok(()) => {
+                note(state, key, value);
+                reply(true, b"")
+            }
+            Err(refused) => reply(false, refused.text()),
+        },
+        Request::InfoGet { key } => match state.store.get(key) {
+            Some(value) => reply(true, value),
+            None => reply(false, b"No value found"),
+        },
+        Request::Log(text) => reply(log(state, host, text), b""),
+        Request::GuestInfo(kind, value) => {
+            match kind {
+                1 => state.report.host_name = Text::new(value),
+                5 => state.report.system = Text::new(value),
+                // Version 1, a short name of 129 bytes, a full one of 513.
+                11 => state.report.system = Text::new(value.get(4 + 129..).unwrap_or(&[])),
+                7 => state.report.uptime = number(value).map_or(0, |hundredths| u64::from(hundredths) / 100),
+                _ => {}
+            }
+            reply(true, b"")
+        }
+        Request::SetOption(name, value) => {
+            if name == b"synctime" {
+                state.time_sync = value == b"1";
+                let request: &[u8] = if state.time_sync { b"Set_Option synctime 1" } else { b"Set_Option synctime 0" };
+                state.requests.push(request);
+            }
+            reply(true, b"")
+        }
+        Request::Capability(name) => {
+            if name == b"statechange" {
+                state.report.soft_power = true;
+            }
+            reply(true, b"")
+        }
+        Request::Accepted => reply(true, b""),
+        Request::Unknown => reply(false, b"Unknown command"),
+    }
+}
+
+/// Some values say something about the tools.
+fn note(state: &mut State, key: &[u8], value: &[u8]) {
+    match key {
+        b"guestinfo.ip" => state.report.address = Text::new(value),
+        b"guestinfo.vmtools.versionString" => state.report.version = Text::new(value),
+        _ => {}
+    }
+}
+
+/// Writes a line into the host's log, unless the guest has written too much of late.
+pub(crate) fn log(state: &mut State, host: &mut impl Host, text: &[u8]) -> bool {
+    let now = host.milliseconds();
+    let good = state.log_rate.take(text.len() as u64 + 16, now);
+    if good {
+        host.log(text);
+    }
+    good
+}

@@ -1,0 +1,316 @@
+//! One VM's service: a call in X0 to X7 becomes an answer in X0 to X6.
+
+use alloc::vec::Vec;
+
+use crate::channel::{Channels, Peer, PeerOf, Protocol, Registers};
+use crate::commands::{self, NO_COMMAND};
+use crate::encoding::{Access, Direction, Form, MAGIC, PORT_HIGH, PORT_HIGH_WITH_FLAGS, PORT_LOW, Size};
+use crate::guestinfo::Store;
+use crate::limits::{Limits, Rate};
+use crate::own::{self, Progress};
+use crate::rpci;
+use crate::tclo::{Report, Requests};
+
+/// Who calls.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Level {
+    /// EL0.
+    User,
+    /// EL1.
+    Kernel,
+}
+
+/// Coordinated universal time.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct WallTime {
+    /// Seconds since 1970.
+    pub seconds: u64,
+    /// Microseconds of the next one.
+    pub microseconds: u32,
+}
+
+/// Why a guest's buffer cannot be reached.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum BufferError {
+    /// The guest's own translation refuses: it gets the abort that its access would have got, and repeats the call.
+    Fault {
+        /// The address.
+        address: u64,
+        /// The fault status code (PAR_EL1.FST).
+        status: u8,
+        /// Which way data was to move.
+        direction: Direction,
+    },
+    /// It leads to something that is no RAM.
+    NotMemory,
+}
+
+/// A request to the watchdog.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Watchdog {
+    /// How long is left?
+    Query,
+    /// Arms it, or disarms it with 0 milliseconds.
+    Configure {
+        /// Until it acts.
+        milliseconds: u64,
+        /// What it does then.
+        action: u32,
+    },
+    /// Begins the time anew.
+    Pat,
+}
+
+/// What a call needs of the world.
+pub trait Host {
+    /// Copies guest memory at the virtual address `from`, with the caller's rights.
+    ///
+    /// # Errors
+    /// Which page is missing.
+    fn read(&mut self, from: u64, into: &mut [u8]) -> Result<(), BufferError>;
+    /// Copies to guest memory at the virtual address `to`, with the caller's rights.
+    ///
+    /// # Errors
+    /// As [`Host::read`].
+    fn write(&mut self, to: u64, bytes: &[u8]) -> Result<(), BufferError>;
+    /// Something nobody can guess.
+    fn random(&mut self) -> u64;
+    /// What time it is.
+    fn time(&mut self) -> WallTime;
+    /// A clock that only runs forward, in milliseconds.
+    fn milliseconds(&mut self) -> u64;
+    /// A line of the guest's for the log; any bytes.
+    fn log(&mut self, text: &[u8]);
+    /// Bits of [`own::features`] beyond the calls themselves.
+    fn features(&mut self) -> u64;
+    /// Statistic `number` of the VM: name, count, and how many there are.
+    fn statistic(&mut self, number: u32) -> Option<(&'static str, u64, u32)>;
+    /// The counter's frequency, and the physical count at which the virtual one was 0.
+    fn clock(&mut self) -> (u64, u64);
+    /// Asks the watchdog: milliseconds granted or remaining.
+    ///
+    /// # Errors
+    /// One of [`own::status`].
+    fn watchdog(&mut self, request: Watchdog, level: Level) -> Result<u64, u64>;
+}
+
+/// What does not change while a VM lives.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Config {
+    /// The VM's UUID.
+    pub uuid: [u8; 16],
+    /// Bytes of memory.
+    pub memory: u64,
+    /// What it is told its CPUs' speed is, in MHz; not 0.
+    pub megahertz: u32,
+    /// Whether its clock follows the host's.
+    pub time_sync: bool,
+    /// How much of everything.
+    pub limits: Limits,
+}
+
+/// What became of a call.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Outcome {
+    /// Answered: the guest goes on behind the instruction.
+    Done,
+    /// Partly done: the guest executes the instruction again.
+    Again,
+    /// The guest gets an abort, and then executes the instruction again.
+    Fault {
+        /// The address.
+        address: u64,
+        /// The fault status code.
+        status: u8,
+        /// Which way data was to move.
+        direction: Direction,
+    },
+}
+
+/// What there is besides the channels.
+#[derive(Debug)]
+pub struct State {
+    /// The key store.
+    pub store: Store,
+    /// What the tools report.
+    pub report: Report,
+    /// What they are asked.
+    pub requests: Requests,
+    /// Whether the guest's clock follows the host's.
+    pub time_sync: bool,
+    pub(crate) limits: Limits,
+    pub(crate) log_rate: Rate,
+}
+
+/// One VM's service.
+#[derive(Debug)]
+pub struct Service {
+    config: Config,
+    channels: Channels,
+    /// The rest.
+    pub state: State,
+}
+
+struct Desk<'a, H> {
+    state: &'a mut State,
+    host: &'a mut H,
+}
+
+impl PeerOf for State {
+    fn with<'a, H: Host>(&'a mut self, host: &'a mut H) -> impl Peer {
+        Desk { state: self, host }
+    }
+}
+
+impl<H: Host> Peer for Desk<'_, H> {
+    fn opened(&mut self, id: u16, protocol: Protocol) {
+        if protocol == Protocol::Tclo {
+            self.state.requests.opened(id, self.state.time_sync);
+        }
+    }
+
+    fn message(&mut self, id: u16, protocol: Protocol, message: &[u8]) -> Option<Vec<u8>> {
+        match protocol {
+            Protocol::Rpci => Some(rpci::execute(self.state, self.host, message)),
+            Protocol::Tclo => {
+                self.state.report.heartbeat = Some(self.host.milliseconds());
+                if self.state.requests.replied(id, message) {
+                    self.state.report.last_ok = message.starts_with(b"OK");
+                }
+                None
+            }
+        }
+    }
+
+    fn poll(&mut self, id: u16) -> Option<Vec<u8>> {
+        self.state.requests.poll(id)
+    }
+
+    fn closed(&mut self, id: u16, _protocol: Protocol) {
+        self.state.requests.closed(id);
+    }
+}
+
+impl Service {
+    /// The service of a VM that starts at `now`, in milliseconds.
+    #[must_use]
+    pub fn new(config: Config, now: u64) -> Self {
+        let state = State {
+            store: Store::default(),
+            report: Report::default(),
+            requests: Requests::default(),
+            time_sync: config.time_sync,
+            limits: config.limits,
+            log_rate: Rate::new(config.limits.log, now),
+        };
+        Self { config, channels: Channels::default(), state }
+    }
+
+    /// The VM starts afresh: channels and reports are gone, values stay.
+    pub fn restart(&mut self) {
+        self.channels.drop_all();
+        self.state.report = Report::default();
+        self.state.requests = Requests::default();
+        self.state.time_sync = self.config.time_sync;
+    }
+
+    /// How many channels are open.
+    #[must_use]
+    pub fn open_channels(&self) -> usize {
+        self.channels.open_count()
+    }
+
+    /// Answers the call `access` of a caller at `level`. Only documented results change; after anything but
+    /// [`Outcome::Done`] and [`Outcome::Again`] nothing has.
+    pub fn call(&mut self, access: Access, x: &mut Registers, level: Level, host: &mut impl Host) -> Outcome {
+        let known = x[0] as u32 == MAGIC;
+        let result = match (access.port, access.form, access.direction) {
+            (PORT_LOW, Form::Single, Direction::In) if known && access.size == Size::Word => {
+                self.low(x, level, host);
+                Ok(Progress::Finished)
+            }
+            (PORT_HIGH | PORT_HIGH_WITH_FLAGS, Form::String { repeated: true, .. }, direction)
+                if known && access.size == Size::Byte && x[1] as u16 == 0 =>
+            {
+                let moved = match direction {
+                    Direction::Out => self.channels.bulk_out(x, host, &mut self.state),
+                    Direction::In => self.channels.bulk_in(x, host),
+                };
+                moved.map(|()| Progress::Finished)
+            }
+            (own::PORT, Form::Single, Direction::In) if x[0] as u32 == own::MAGIC && access.size == Size::Word => {
+                own::call(&mut self.state, x, level, host).map(|()| Progress::Finished)
+            }
+            (own::PORT, Form::String { repeated: true, backwards: false }, Direction::Out)
+                if access.size == Size::Byte =>
+            {
+                own::string(&mut self.state, x, host)
+            }
+            (_, Form::Single, Direction::In) => {
+                // A port where nothing is: all bits set.
+                x[0] = x[0] & 0xffff_ffff | access.size.mask();
+                Ok(Progress::Finished)
+            }
+            _ => Ok(Progress::Finished),
+        };
+        match result {
+            Ok(Progress::Finished) | Err(BufferError::NotMemory) => Outcome::Done,
+            Ok(Progress::More) => Outcome::Again,
+            Err(BufferError::Fault { address, status, direction }) => Outcome::Fault { address, status, direction },
+        }
+    }
+
+    /// A command of the low port.
+    fn low(&mut self, x: &mut Registers, level: Level, host: &mut impl Host) {
+        let command = x[2] as u16;
+        if level < commands::least_level(command) {
+            x[0] = NO_COMMAND;
+            return;
+        }
+        match command {
+            commands::GET_VERSION => [x[0], x[1], x[2]] = [commands::VERSION, u64::from(MAGIC), commands::PRODUCT],
+            commands::MESSAGE => self.channels.call(x, &self.config.limits, host, &mut self.state),
+            commands::GET_MHZ => x[0] = u64::from(self.config.megahertz.max(1)),
+            commands::GET_DEVICE | commands::TOGGLE_DEVICE | commands::STOP_CATCH_UP | commands::DISPLAY_STATISTICS => {
+                x[0] = 0;
+            }
+            commands::GET_OPTIONS => x[0] = if self.state.time_sync { commands::OPTION_TIME_SYNC } else { 0 },
+            commands::GET_HARDWARE_VERSION => [x[0], x[1]] = [commands::HARDWARE_VERSION, u64::from(MAGIC)],
+            commands::GET_UUID => {
+                let (words, _) = self.config.uuid.as_chunks::<4>();
+                for (to, from) in x.iter_mut().zip(words) {
+                    *to = u64::from(u32::from_le_bytes(*from));
+                }
+            }
+            commands::GET_MEMORY => {
+                x[0] = self.config.memory.min(0xffff_f000);
+                x[1] = 0x1177;
+            }
+            commands::GET_TIME => {
+                let time = host.time();
+                x[0] = time.seconds & 0xffff_ffff;
+                x[1] = u64::from(time.microseconds);
+                x[2] = commands::TOLERATED_LAG;
+            }
+            commands::GET_TIME_FULL | commands::GET_TIME_FULL_WITH_LAG => {
+                let time = host.time();
+                x[0] = u64::from(MAGIC);
+                x[1] = u64::from(time.microseconds);
+                x[2] = commands::TOLERATED_LAG;
+                x[3] = time.seconds & 0xffff_ffff;
+                x[4] = time.seconds >> 32;
+                if command == commands::GET_TIME_FULL_WITH_LAG {
+                    x[5] = 0;
+                }
+            }
+            _ => x[0] = NO_COMMAND,
+        }
+    }
+
+    /// Asks the daemon to shut the guest down (or to restart it). Says whether there is a daemon that can, at `now` in
+    /// milliseconds.
+    pub fn ask_to_stop(&mut self, restart: bool, now: u64) -> bool {
+        let able = self.state.report.soft_power && self.state.requests.is_alive(&self.state.report, now);
+        able && self.state.requests.push(if restart { b"OS_Reboot" } else { b"OS_Halt" })
+    }
+}

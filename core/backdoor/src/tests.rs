@@ -1,0 +1,404 @@
+//! The service as a client sees it: the golden trace of `vmware-rpctool`, every error, hostile registers.
+
+use crate::channel::Registers;
+use crate::encoding::{Door, MAGIC, decode};
+use crate::service::{BufferError, Config, Host, Level, Outcome, Service, WallTime, Watchdog};
+use crate::{Direction, Limits, commands, own};
+use proptest::prelude::*;
+use std::vec::Vec;
+
+const DCC: Door = Door::DebugChannel { rt: 31 };
+
+/// A host with 64 KiB of guest memory at 0x10000, one page of which may be missing.
+pub(crate) struct Machine {
+    pub(crate) memory: Vec<u8>,
+    pub(crate) missing: Option<u64>,
+    pub(crate) log: Vec<Vec<u8>>,
+    pub(crate) now: u64,
+    random: u64,
+}
+
+const BASE: u64 = 0x10000;
+
+impl Machine {
+    pub(crate) fn new() -> Self {
+        Self { memory: std::vec![0; 1 << 17], missing: None, log: Vec::new(), now: 0, random: 1 }
+    }
+
+    fn range(&self, at: u64, length: usize, direction: Direction) -> Result<std::ops::Range<usize>, BufferError> {
+        let first = at & !4095;
+        for page in (first..at.saturating_add(length as u64)).step_by(4096) {
+            if self.missing == Some(page) {
+                return Err(BufferError::Fault { address: page.max(at), status: 7, direction });
+            }
+        }
+        let start =
+            usize::try_from(at.checked_sub(BASE).ok_or(BufferError::NotMemory)?).map_err(|_| BufferError::NotMemory)?;
+        let end = start.checked_add(length).filter(|&end| end <= self.memory.len()).ok_or(BufferError::NotMemory)?;
+        Ok(start..end)
+    }
+}
+
+impl Host for Machine {
+    fn read(&mut self, from: u64, into: &mut [u8]) -> Result<(), BufferError> {
+        let range = self.range(from, into.len(), Direction::Out)?;
+        into.copy_from_slice(&self.memory[range]);
+        Ok(())
+    }
+
+    fn write(&mut self, to: u64, bytes: &[u8]) -> Result<(), BufferError> {
+        let range = self.range(to, bytes.len(), Direction::In)?;
+        self.memory[range].copy_from_slice(bytes);
+        Ok(())
+    }
+
+    fn random(&mut self) -> u64 {
+        self.random = self.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        self.random
+    }
+
+    fn time(&mut self) -> WallTime {
+        WallTime { seconds: 0x1_2345_6789, microseconds: 5 }
+    }
+
+    fn milliseconds(&mut self) -> u64 {
+        self.now
+    }
+
+    fn log(&mut self, text: &[u8]) {
+        self.log.push(text.to_vec());
+    }
+
+    fn features(&mut self) -> u64 {
+        0
+    }
+
+    fn statistic(&mut self, number: u32) -> Option<(&'static str, u64, u32)> {
+        (number < 2).then_some(("interrupt", 42, 2))
+    }
+
+    fn clock(&mut self) -> (u64, u64) {
+        (1_000_000_000, 7)
+    }
+
+    fn watchdog(&mut self, request: Watchdog, level: Level) -> Result<u64, u64> {
+        match request {
+            Watchdog::Query => Ok(3),
+            _ if level == Level::User => Err(own::status::REFUSED),
+            _ => Ok(100),
+        }
+    }
+}
+
+fn config(limits: Limits) -> Config {
+    Config { uuid: core::array::from_fn(|n| n as u8), memory: 1 << 33, megahertz: 2400, time_sync: false, limits }
+}
+
+pub(crate) struct Guest {
+    pub(crate) service: Service,
+    pub(crate) machine: Machine,
+    level: Level,
+}
+
+/// An open channel: number, high and low cookie.
+type Channel = (u64, u64, u64);
+
+impl Guest {
+    pub(crate) fn new(limits: Limits) -> Self {
+        Self { service: Service::new(config(limits), 0), machine: Machine::new(), level: Level::User }
+    }
+
+    fn call(&mut self, x: &mut Registers) -> Outcome {
+        let access = decode(DCC, x[3], x[7]).unwrap();
+        self.service.call(access, x, self.level, &mut self.machine)
+    }
+
+    fn low(&mut self, x1: u64, x2: u64, (id, high, low): Channel) -> Registers {
+        // With garbage where stacks have it.
+        let mut x =
+            [0xffff_0000_0000 | u64::from(MAGIC), x1, x2, 0xabcd_0000_5658 | id << 16, high, low, 6, 0x86_0000_000e];
+        assert_eq!(self.call(&mut x), Outcome::Done);
+        assert_eq!((x[6], x[7]), (6, 0x86_0000_000e));
+        x
+    }
+
+    fn open(&mut self, protocol: u32) -> Option<Channel> {
+        let x = self.low(u64::from(protocol), 0x1e, (0, 0, 0));
+        (x[2] == 0x1_0000).then_some((x[3] >> 16, x[4], x[5]))
+    }
+
+    fn status(&mut self, sub: u64, x1: u64, channel: Channel) -> u64 {
+        self.low(x1, sub << 16 | 0x1e, channel)[2] >> 16
+    }
+
+    fn send(&mut self, channel: Channel, message: &[u8]) -> bool {
+        if self.status(1, message.len() as u64, channel) & 1 == 0 {
+            return false;
+        }
+        message.chunks(4).all(|part| {
+            let mut word = [0; 4];
+            word[..part.len()].copy_from_slice(part);
+            self.status(2, u64::from(u32::from_le_bytes(word)), channel) == 1
+        })
+    }
+
+    fn receive(&mut self, channel: Channel) -> Option<Vec<u8>> {
+        let x = self.low(0, 0x3_001e, channel);
+        if x[2] == 0x1_0000 {
+            return None;
+        }
+        assert_eq!((x[2], x[3]), (0x83_0000, 0x1_0000));
+        let mut reply = Vec::new();
+        while reply.len() < x[1] as usize {
+            let x = self.low(1, 0x4_001e, channel);
+            assert_eq!((x[2], x[3]), (0x1_0000, 0x2_0000));
+            reply.extend((x[1] as u32).to_le_bytes());
+        }
+        reply.truncate(x[1] as usize);
+        assert_eq!(self.status(5, 1, channel), 1);
+        Some(reply)
+    }
+
+    fn ask(&mut self, message: &[u8]) -> Vec<u8> {
+        let channel = self.open(0xc943_5052).unwrap();
+        assert!(self.send(channel, message));
+        let reply = self.receive(channel).unwrap();
+        assert_eq!(self.status(6, 0, channel), 1);
+        reply
+    }
+}
+
+#[test]
+fn version_as_the_tools_ask() {
+    let mut guest = Guest::new(Limits::DEFAULT);
+    let x = guest.low(0xa9b2_a797, 0xffff_0000_000a, (0, 4, 5));
+    assert_eq!(x[..3], [6, u64::from(MAGIC), 2]);
+    assert_eq!(x[3..6], [0xabcd_0000_5658, 4, 5]);
+}
+
+#[test]
+fn the_golden_trace_of_rpctool() {
+    let mut guest = Guest::new(Limits::DEFAULT);
+    assert_eq!(guest.ask(b"info-set guestinfo.x hello world\0"), b"1 ");
+    let channel = guest.open(0xc943_5052).unwrap();
+    assert_eq!(guest.low(20, 0x1_001e, channel)[2], 0x81_0000);
+    for word in [0x6f66_6e69u64, 0x7465_672d, 0x6575_6720, 0x6e69_7473, 0x782e_6f66] {
+        assert_eq!(guest.low(word, 0x2_001e, channel)[2], 0x1_0000);
+    }
+    let x = guest.low(0, 0x3_001e, channel);
+    assert_eq!((x[1], x[2], x[3]), (13, 0x83_0000, 0x1_0000));
+    assert_eq!(guest.low(1, 0x4_001e, channel)[1], 0x6568_2031);
+    assert_eq!(guest.receive(channel).unwrap(), b"1 hello world");
+    assert_eq!(guest.low(0, 0x6_001e, channel)[2], 0x1_0000);
+    assert_eq!(guest.service.open_channels(), 0);
+}
+
+#[test]
+fn what_rpci_answers() {
+    let mut guest = Guest::new(Limits::DEFAULT);
+    assert_eq!(guest.ask(b"info-get guestinfo.nope"), b"0 No value found");
+    assert_eq!(guest.ask(b"nonsense"), b"0 Unknown command");
+    assert_eq!(guest.ask(b"log some text"), b"1 ");
+    assert_eq!(guest.machine.log, [b"some text"]);
+    assert_eq!(guest.ask(b"SetGuestInfo  7 60600\0"), b"1 ");
+    assert_eq!(guest.ask(b"SetGuestInfo  1 box"), b"1 ");
+    assert_eq!(guest.ask(b"tools.capability.statechange "), b"1 ");
+    assert_eq!(guest.ask(b"vmx.capability.unified_loop toolbox\0"), b"1 ");
+    assert_eq!(guest.ask(b"info-set guestinfo.ip 10.0.2.15\0"), b"1 ");
+    let report = &guest.service.state.report;
+    assert_eq!((report.uptime, report.host_name.as_str(), report.address.as_str()), (606, "box", "10.0.2.15"));
+    assert!(report.soft_power);
+    assert_eq!(guest.ask(b"vmx.set_option synctime 0 1"), b"1 ");
+    assert_eq!(guest.low(0, 13, (0, 0, 0))[0], 0x400);
+    assert_eq!(guest.ask(&[0]), b"0 Unknown command");
+}
+
+#[test]
+fn wrong_channels_cookies_and_lengths() {
+    let mut guest = Guest::new(Limits::DEFAULT);
+    let channel = guest.open(0xc943_5052).unwrap();
+    let (id, high, low) = channel;
+    for other in [(id + 1, high, low), (id, high ^ 1, low), (id, high, low ^ 1)] {
+        assert_eq!(guest.status(1, 4, other), 4);
+        assert_eq!(guest.status(6, 0, other), 4);
+    }
+    assert_eq!(guest.status(2, 0, channel), 0, "payload without size");
+    assert_eq!(guest.status(4, 1, channel), 0, "nothing to receive");
+    assert_eq!(guest.low(0, 0x3_001e, channel)[2], 0x1_0000);
+    assert_eq!(guest.status(1, 65537, channel), 0);
+    assert_eq!(guest.status(9, 0, channel), 0);
+    assert_eq!(guest.open(0x1234), None);
+    // Without the flag cookies are not looked at.
+    let plain = guest.open(0x4943_5052).unwrap();
+    assert_eq!(guest.status(1, 4, (plain.0, 77, 78)), 0x81);
+    // The receiver gives up.
+    assert!(guest.send(channel, b"log x"));
+    assert_eq!(guest.status(4, 0, channel), 1);
+    assert_eq!(guest.low(0, 0x3_001e, channel)[2], 0x1_0000);
+}
+
+#[test]
+fn channels_that_nobody_closes_are_given_up() {
+    let mut guest = Guest::new(Limits { channels: 8, ..Limits::DEFAULT });
+    let first = guest.open(0xc943_5052).unwrap();
+    for _ in 0..100 {
+        guest.open(0xc943_5052).unwrap();
+    }
+    assert_eq!(guest.service.open_channels(), 8);
+    assert_eq!(guest.status(1, 4, first), 4);
+}
+
+#[test]
+fn bulk_both_ways_and_a_missing_page() {
+    let mut guest = Guest::new(Limits::DEFAULT);
+    let message = [b"info-set guestinfo.big ".as_slice(), &std::vec![b'v'; 60_000]].concat();
+    guest.machine.memory[..message.len()].copy_from_slice(&message);
+    let (id, high, low) = guest.open(0xc943_5052).unwrap();
+    assert_eq!(guest.status(1, message.len() as u64, (id, high, low)), 0x81);
+    let out = [u64::from(MAGIC), 0x1_0000, message.len() as u64, id << 16 | 0x565b, BASE, low, high, 0x86_0000_0018];
+    guest.machine.missing = Some(BASE + 0x3000);
+    let mut x = out;
+    let fault = Outcome::Fault { address: BASE + 0x3000, status: 7, direction: Direction::Out };
+    assert_eq!((guest.call(&mut x), x), (fault, out), "nothing changed");
+    guest.machine.missing = None;
+    assert_eq!(guest.call(&mut x), Outcome::Done);
+    assert_eq!(x, out, "X1 is success, and that it was");
+    assert_eq!(guest.receive((id, high, low)).unwrap(), b"1 ");
+    assert!(guest.send((id, high, low), b"info-get guestinfo.big"));
+    assert_eq!(guest.low(0, 0x3_001e, (id, high, low))[1], 60_002);
+    let bulk_in = [u64::from(MAGIC), 0x1_0000, 60_002, id << 16 | 0x5659, high, BASE + 1, low, 0x86_0000_001c];
+    let mut x = bulk_in;
+    guest.machine.missing = Some(BASE + 0x1000);
+    let fault = Outcome::Fault { address: BASE + 0x1000, status: 7, direction: Direction::In };
+    assert_eq!((guest.call(&mut x), x), (fault, bulk_in));
+    guest.machine.missing = None;
+    assert_eq!((guest.call(&mut x), x), (Outcome::Done, bulk_in));
+    assert_eq!(guest.machine.memory[1..6], *b"1 vvv");
+    let mut x = bulk_in;
+    x[5] = 8;
+    assert_eq!(guest.call(&mut x), Outcome::Done);
+    assert_eq!(x[1], 0, "not memory, or already received");
+}
+
+#[test]
+fn the_daemons_conversation() {
+    let mut guest = Guest::new(Limits::DEFAULT);
+    let channel = guest.open(0xcf4c_4354).unwrap();
+    let poll = |guest: &mut Guest| {
+        assert!(guest.send(channel, b""));
+        guest.receive(channel)
+    };
+    for request in crate::tclo::GREETING {
+        assert_eq!(poll(&mut guest).unwrap(), request.as_bytes());
+        assert_eq!(guest.status(5, 1, channel), 1);
+        assert!(guest.send(channel, b"OK ATR toolbox"));
+    }
+    assert_eq!(poll(&mut guest), None);
+    assert!(!guest.service.ask_to_stop(false, 0), "it has not said that it can");
+    assert_eq!(guest.ask(b"tools.capability.statechange "), b"1 ");
+    assert!(guest.service.ask_to_stop(false, 9_999));
+    assert!(!guest.service.ask_to_stop(false, 10_000), "no longer there");
+    assert_eq!(poll(&mut guest).unwrap(), b"OS_Halt");
+    guest.service.restart();
+    assert_eq!(guest.status(1, 0, channel), 4);
+}
+
+#[test]
+fn time_and_other_commands() {
+    let mut guest = Guest::new(Limits::DEFAULT);
+    let x = guest.low(0, 55, (0, 0, 9));
+    assert_eq!(x[..6], [u64::from(MAGIC), 5, 1_000_000, 0x2345_6789, 1, 0]);
+    assert_eq!(guest.low(0, 46, (0, 0, 9))[5], 9);
+    assert_eq!(guest.low(0, 1, (0, 0, 0))[0], 2400);
+    assert_eq!(guest.low(0, 11, (0, 0, 0))[0], 0);
+    assert_eq!(guest.low(0, 19, (0, 0, 0))[..4], [0x0302_0100, 0x0706_0504, 0x0b0a_0908, 0x0f0e_0d0c]);
+    for unknown in [0u64, 2, 36, 99, 0xffff] {
+        assert_eq!(guest.low(7, unknown, (0, 0, 0))[..2], [commands::NO_COMMAND, 7]);
+    }
+    assert_eq!(guest.low(0, 85, (0, 0, 0))[0], commands::NO_COMMAND, "for kernels");
+    guest.level = Level::Kernel;
+    assert_eq!(guest.low(0, 85, (0, 0, 0))[0], 0);
+}
+
+#[test]
+fn our_own_calls() {
+    let mut guest = Guest::new(Limits::DEFAULT);
+    let own = |guest: &mut Guest, command: u64, x1: u64, x4: u64| {
+        let mut x = [u64::from(own::MAGIC), x1, command, 0x5543, x4, 1, 0, 0x86_0000_000e];
+        (guest.call(&mut x), x)
+    };
+    assert_eq!(own(&mut guest, 0, 0, 0).1[..4], [0, u64::from(own::MAGIC), 0x1_0000, 3]);
+    let (_, x) = own(&mut guest, 1, 1, 0);
+    assert_eq!((x[..3].to_vec(), x[3].to_le_bytes()), (std::vec![0, 42, 2], *b"interrup"));
+    assert_eq!(own(&mut guest, 1, 2, 0).1[0], own::status::ARGUMENT);
+    assert_eq!(own(&mut guest, 2, 0, 0).1[..3], [0, 1_000_000_000, 7]);
+    assert_eq!(own(&mut guest, 3, 1, 50).1[0], own::status::REFUSED);
+    guest.machine.memory[..4].copy_from_slice(b"line");
+    assert_eq!(own(&mut guest, 4, 4, BASE).1[0], 0);
+    assert_eq!(guest.machine.log, [b"line"]);
+    assert_eq!(own(&mut guest, 4, 2000, BASE).1[0], own::status::ARGUMENT);
+    assert_eq!(own(&mut guest, 9, 0, 0).1[0], commands::NO_COMMAND);
+}
+
+#[test]
+fn a_string_moves_on_page_by_page() {
+    let mut guest = Guest::new(Limits::DEFAULT);
+    let mut x = [0, 1, 300, 0x5543, BASE + 0xf80, 5, 6, 0x86_0000_0018];
+    guest.machine.missing = Some(BASE + 0x1000);
+    assert_eq!(guest.call(&mut x), Outcome::Again);
+    assert_eq!((x[2], x[4]), (300 - 0x80, BASE + 0x1000));
+    assert!(matches!(guest.call(&mut x), Outcome::Fault { address, .. } if address == BASE + 0x1000));
+    assert_eq!((x[2], x[4]), (300 - 0x80, BASE + 0x1000));
+    guest.machine.missing = None;
+    assert_eq!(guest.call(&mut x), Outcome::Done);
+    assert_eq!((x[2], x[4]), (0, BASE + 0xf80 + 300));
+    assert_eq!(guest.machine.log.concat().len(), 300);
+}
+
+#[test]
+fn the_log_cannot_be_flooded() {
+    let mut guest = Guest::new(Limits { log: 100, ..Limits::DEFAULT });
+    for _ in 0..100 {
+        guest.ask(b"log 0123456789");
+    }
+    assert!(guest.machine.log.len() < 40);
+    assert_eq!(guest.ask(b"log 0123456789"), b"0 ");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn any_registers_leave_the_service_whole(calls in proptest::collection::vec((any::<[u64; 7]>(), 0u64..64, any::<u16>()), 1..200)) {
+        let limits = Limits { channels: 4, buffers: 4096, store: 1024, ..Limits::DEFAULT };
+        let mut guest = Guest::new(limits);
+        for (mut x, w7, choice) in calls {
+            // Most calls look right at first glance.
+            if choice & 7 != 0 {
+                x[0] = u64::from(MAGIC);
+                x[3] = x[3] << 16 & 0x3_0000 | [0x5658, 0x5658, 0x5659, 0x5543][usize::from(choice >> 3 & 3)];
+                x[2] = if choice & 0x20 != 0 { x[2] & 0x7_ffff } else { x[2] & 0x7_0000 | 0x1e };
+                x[1] = if choice & 0x40 != 0 { 0xc943_5052 } else { x[1] & 0x1fff };
+                x[4] = if choice & 0x80 != 0 { BASE + (x[4] & 0xffff) } else { x[4] };
+            }
+            let mut registers = [x[0], x[1], x[2], x[3], x[4], x[5], x[6], 0x86 << 32 | w7];
+            if let Some(access) = decode(DCC, registers[3], registers[7]) {
+                let before = registers;
+                let outcome = guest.service.call(access, &mut registers, Level::User, &mut guest.machine);
+                prop_assert_eq!(&before[6..], &registers[6..]);
+                if matches!(outcome, Outcome::Fault { .. }) {
+                    prop_assert_eq!(before, registers);
+                }
+            }
+            prop_assert!(guest.service.open_channels() <= 4);
+        }
+    }
+
+    #[test]
+    fn a_message_arrives_as_it_was_sent(value in proptest::collection::vec(1u8.., 0..600)) {
+        let mut guest = Guest::new(Limits::DEFAULT);
+        let set = [b"info-set guestinfo.v ".as_slice(), &value].concat();
+        prop_assert_eq!(guest.ask(&set), b"1 ");
+        prop_assert_eq!(guest.ask(b"info-get guestinfo.v"), [b"1 ".as_slice(), &value].concat());
+    }
+}

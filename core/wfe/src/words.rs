@@ -1,0 +1,101 @@
+//! The words of the protocol and what they ask.
+
+/// X0: is anybody there? ("WFE0DETC")
+pub const DETECT: u64 = 0x5746_4530_4445_5443;
+/// X0: arm the watchdog for X1 milliseconds (0 disarms it), with action X2. ("WFE0WDOG")
+pub const CONFIGURE: u64 = 0x5746_4530_5744_4f47;
+/// X0: begin the watchdog's time anew. ("WFE0PATT")
+pub const PAT: u64 = 0x5746_4530_5041_5454;
+/// X0: how many milliseconds are left? ("WFE0WQRY")
+pub const QUERY: u64 = 0x5746_4530_5751_5259;
+/// X0 of the answer to [`DETECT`]. ("WFE0AGNT")
+pub const AGENT: u64 = 0x5746_4530_4147_4e54;
+/// X0 of the answer to the others: done; X1 is the granted or remaining time. ("WFE0DONE")
+pub const DONE: u64 = 0x5746_4530_444f_4e45;
+/// X0 of the answer to the others: refused; X1 says why, as [`crate::Refused::number`]. ("WFE0ERR_")
+pub const ERROR: u64 = 0x5746_4530_4552_525f;
+
+/// X1 of the answer to [`DETECT`]: the version in bits 63:32, [`features`] below.
+pub const VERSION: u64 = 1 << 32;
+
+/// Bits of X1 of the answer to [`DETECT`].
+pub mod features {
+    /// There is a watchdog, and the caller may set it up.
+    pub const WATCHDOG: u64 = 1;
+    /// `MRS XZR, MDCCSR_EL0` and `HVC #0x86` are answered.
+    pub const CALLS: u64 = 2;
+}
+
+/// What a guest asks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Request {
+    /// Is anybody there?
+    Detect,
+    /// Arm or disarm the watchdog.
+    Configure {
+        /// Milliseconds; 0 disarms.
+        timeout: u64,
+        /// See [`crate::Action::from_number`].
+        action: u64,
+    },
+    /// Begin the time anew.
+    Pat,
+    /// How much is left?
+    Query,
+}
+
+impl Request {
+    /// What X0 to X2 ask; `None` for an ordinary WFE.
+    #[must_use]
+    #[inline]
+    pub const fn decode(x0: u64, x1: u64, x2: u64) -> Option<Self> {
+        match x0 {
+            DETECT => Some(Self::Detect),
+            CONFIGURE => Some(Self::Configure { timeout: x1, action: x2 }),
+            PAT => Some(Self::Pat),
+            QUERY => Some(Self::Query),
+            _ => None,
+        }
+    }
+}
+
+/// What X0 and X1 become.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Answer {
+    /// X0.
+    pub word: u64,
+    /// X1.
+    pub value: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{AGENT, CONFIGURE, DETECT, DONE, ERROR, PAT, QUERY, Request};
+
+    #[test]
+    fn they_spell_what_they_are() {
+        let spelled = [
+            (DETECT, b"WFE0DETC"),
+            (CONFIGURE, b"WFE0WDOG"),
+            (PAT, b"WFE0PATT"),
+            (QUERY, b"WFE0WQRY"),
+            (AGENT, b"WFE0AGNT"),
+            (DONE, b"WFE0DONE"),
+            (ERROR, b"WFE0ERR_"),
+        ];
+        for (word, text) in spelled {
+            assert_eq!(word.to_be_bytes(), *text);
+        }
+    }
+
+    #[test]
+    fn a_word_with_one_other_bit_asks_nothing() {
+        for word in [DETECT, CONFIGURE, PAT, QUERY] {
+            assert!(Request::decode(word, 0, 0).is_some());
+            for bit in 0..64 {
+                assert_eq!(Request::decode(word ^ 1 << bit, 0, 0), None, "{word:#x} bit {bit}");
+            }
+        }
+        assert_eq!(Request::decode(CONFIGURE, 7, 2), Some(Request::Configure { timeout: 7, action: 2 }));
+    }
+}
