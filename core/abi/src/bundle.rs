@@ -32,7 +32,7 @@ use serde::{Deserialize, Serialize};
 /// The first eight bytes of a bundle. The last two show a transfer that mangled line ends.
 pub const MAGIC: [u8; 8] = *b"UCROFT\r\n";
 /// The format that this code reads and writes.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 /// Bytes in the header.
 pub const HEADER_LENGTH: usize = 64;
 /// Blobs begin at multiples of this many bytes from the start of the file.
@@ -65,6 +65,28 @@ pub struct Blob {
     pub crc32c: u32,
 }
 
+/// How a guest may call the hypervisor without a driver. Everything is off unless the site file says otherwise, and
+/// costs nothing then.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Doors {
+    /// VMware's guest ABI and our own calls beside it: `MRS XZR, MDCCSR_EL0` from any level and `HVC #0x86`.
+    pub vmware: bool,
+    /// An access to the debug channel that is no call is always an exception for the guest, as if its own kernel forbade
+    /// it; otherwise only where the kernel does.
+    pub strict: bool,
+    /// The tools keep the guest's clock at the host's.
+    pub time_sync: bool,
+    /// The WFE channel: detection, and the watchdog.
+    pub wfe: bool,
+    /// The guest's user level may set the watchdog up too.
+    pub watchdog_user: bool,
+    /// The watchdog is armed from the start for this many milliseconds, and the guest cannot disarm it; 0: it is the
+    /// guest's own.
+    pub watchdog_milliseconds: u32,
+    /// What an armed watchdog does: 0 a line in the log, 1 an SError for the guest, 2 the VM starts afresh, 4 it stops.
+    pub watchdog_action: u8,
+}
+
 /// One VM, as the site file describes it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct VmConfig<'a> {
@@ -84,6 +106,8 @@ pub struct VmConfig<'a> {
     pub weight: u16,
     /// The host CPUs that the VM may run on, a bit each; not 0. [`ANY_CPU`] if the site file doesn't say.
     pub affinity: u64,
+    /// How it may call the hypervisor.
+    pub doors: Doors,
 }
 
 /// The first record of the manifest.

@@ -16,6 +16,10 @@ use crate::sysreg::{self, isb};
 const CPTR_TFP: u64 = 1 << 10;
 /// MDCR_EL2.TDA: accesses to debug registers trap.
 const MDCR_TDA: u64 = 1 << 9;
+/// MDSCR_EL1.TDCC: EL0's accesses to the debug channel go to EL1, whatever EL2 traps.
+const MDSCR_TDCC: u64 = 1 << 12;
+/// HCR_EL2.VSE: an SError is pending for the guest; the CPU clears it when it is taken.
+const HCR_VSE: u64 = 1 << 8;
 /// MDSCR_EL1.SS, KDE and MDE: debug exceptions can happen.
 const MDSCR_ARMED: u64 = 1 | 1 << 13 | 1 << 15;
 /// CNTV_CTL_EL0.ENABLE.
@@ -30,6 +34,8 @@ pub struct Features {
     pub breakpoints: u8,
     /// Hardware watchpoints, 0 to 16.
     pub watchpoints: u8,
+    /// Fine-grained traps (FEAT_FGT): HDFGRTR_EL2 and HDFGWTR_EL2 exist.
+    pub fine_grained: bool,
     /// List registers, 1 to 16.
     pub list_registers: u8,
     /// Words of active priorities in each group, 1, 2 or 4.
@@ -53,6 +59,37 @@ pub struct Controls {
     pub cntvoff: u64,
     /// The vCPU's OS lock (OSLSR_EL1.OSLK), which its debug exceptions depend on.
     pub os_lock: bool,
+    /// HDFGRTR_EL2 and HDFGWTR_EL2, where they exist.
+    pub debug_traps: [u64; 2],
+    /// How the guest's debug registers are kept from it.
+    pub debug: DebugPolicy,
+    /// MDSCR_EL1 as the guest sees it, unless the policy is [`DebugPolicy::Native`].
+    pub mdscr: u64,
+}
+
+/// Which debug registers a guest reaches without a trap, once it has used one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum DebugPolicy {
+    /// All.
+    #[default]
+    Native,
+    /// All but MDSCR_EL1 and the debug channel, which fine-grained controls trap.
+    TrapChannel,
+    /// None: the CPU can trap the debug channel only together with all others.
+    TrapAll,
+}
+
+/// A breakpoint or watchpoint register.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum DebugBank {
+    /// DBGBVR`n`_EL1.
+    BreakpointValue,
+    /// DBGBCR`n`_EL1.
+    BreakpointControl,
+    /// DBGWVR`n`_EL1.
+    WatchpointValue,
+    /// DBGWCR`n`_EL1.
+    WatchpointControl,
 }
 
 macro_rules! el1_state {
@@ -217,11 +254,18 @@ impl GuestState {
         let armed = self.el1.mdscr_el1 & MDSCR_ARMED != 0;
         if armed {
             self.debug.load(features);
+        }
+        if armed && controls.debug != DebugPolicy::TrapAll {
             controls.mdcr &= !MDCR_TDA;
         } else {
             controls.mdcr |= MDCR_TDA;
         }
         self.debug_loaded = armed;
+        if features.fine_grained {
+            let [read, write] = controls.debug_traps;
+            sysreg::hdfgrtr_el2::write(read);
+            sysreg::hdfgwtr_el2::write(write);
+        }
         sysreg::hcr_el2::write(controls.hcr);
         sysreg::mdcr_el2::write(controls.mdcr);
         sysreg::cptr_el2::write(controls.cptr);
@@ -240,6 +284,7 @@ impl GuestState {
     /// Saves the state from this CPU and disarms the virtual timer. IRQs are masked.
     pub fn save(&mut self, features: &Features) {
         self.el1.save();
+        self.controls.hcr = self.controls.hcr & !HCR_VSE | sysreg::hcr_el2::read() & HCR_VSE;
         sysreg::cntv_ctl_el0::write(0);
         if features.pointer_authentication {
             self.keys.save();
@@ -276,8 +321,58 @@ impl GuestState {
     /// Gives the loaded vCPU its debug registers, after its first access trapped.
     pub fn load_debug(&mut self, features: &Features) {
         self.debug.load(features);
-        sysreg::mdcr_el2::write(self.controls.mdcr & !MDCR_TDA);
+        if self.controls.debug != DebugPolicy::TrapAll {
+            sysreg::mdcr_el2::write(self.controls.mdcr & !MDCR_TDA);
+        }
         self.debug_loaded = true;
+    }
+
+    /// Sets MDSCR_EL1 of the loaded vCPU, whose accesses to it trap. TDCC stays out of the register: it would send EL0's
+    /// calls to EL1, where nobody answers them.
+    pub fn write_mdscr(&mut self, value: u64, features: &Features) {
+        self.controls.mdscr = value;
+        sysreg::mdscr_el1::write(value & !MDSCR_TDCC);
+        if value & MDSCR_ARMED != 0 && !self.debug_loaded {
+            self.load_debug(features);
+        }
+    }
+
+    /// Reads a debug register of the loaded vCPU, whose accesses to it trap. `None` if the CPU has no such register.
+    pub fn read_debug(&mut self, bank: DebugBank, index: u8, features: &Features) -> Option<u64> {
+        let index = self.reach_debug(bank, index, features)?;
+        Some(match bank {
+            DebugBank::BreakpointValue => debug_registers::read_bvr(index),
+            DebugBank::BreakpointControl => debug_registers::read_bcr(index),
+            DebugBank::WatchpointValue => debug_registers::read_wvr(index),
+            DebugBank::WatchpointControl => debug_registers::read_wcr(index),
+        })
+    }
+
+    /// As [`GuestState::read_debug`], for a write.
+    pub fn write_debug(&mut self, bank: DebugBank, index: u8, value: u64, features: &Features) -> Option<()> {
+        let index = self.reach_debug(bank, index, features)?;
+        match bank {
+            DebugBank::BreakpointValue => debug_registers::write_bvr(index, value),
+            DebugBank::BreakpointControl => debug_registers::write_bcr(index, value),
+            DebugBank::WatchpointValue => debug_registers::write_wvr(index, value),
+            DebugBank::WatchpointControl => debug_registers::write_wcr(index, value),
+        }
+        Some(())
+    }
+
+    /// Makes sure that the debug registers are the vCPU's.
+    fn reach_debug(&mut self, bank: DebugBank, index: u8, features: &Features) -> Option<usize> {
+        let count = match bank {
+            DebugBank::BreakpointValue | DebugBank::BreakpointControl => features.breakpoints,
+            DebugBank::WatchpointValue | DebugBank::WatchpointControl => features.watchpoints,
+        };
+        if index >= count {
+            return None;
+        }
+        if !self.debug_loaded {
+            self.load_debug(features);
+        }
+        Some(usize::from(index))
     }
 }
 

@@ -78,6 +78,24 @@ pub fn translate_stage1(va: u64, unprivileged: bool) -> u64 {
     result
 }
 
+/// As [`translate_stage1`], for a write.
+#[must_use]
+pub fn translate_stage1_for_write(va: u64, unprivileged: bool) -> u64 {
+    let before = sysreg::par_el1::read();
+    // SAFETY: as above.
+    unsafe {
+        if unprivileged {
+            core::arch::asm!("at s1e0w, {}", in(reg) va, options(nostack, preserves_flags));
+        } else {
+            core::arch::asm!("at s1e1w, {}", in(reg) va, options(nostack, preserves_flags));
+        }
+    }
+    isb();
+    let result = sysreg::par_el1::read();
+    sysreg::par_el1::write(before);
+    result
+}
+
 /// As [`invalidate_ipa`] for several pages, with one wait for all.
 pub fn invalidate_ipas(pages: impl Iterator<Item = Ipa>) {
     dsb_ish();

@@ -14,7 +14,7 @@ use hw::{crash, firmware, gic, memory as physical, percpu, sysreg, uart};
 use platform::{BootMethod, Conduit, ConsoleKind, Platform};
 use units::{CpuId, PAGE_SIZE, Pa, Range, VmId};
 
-use crate::{console, entropy, fast, host, interrupts, log_sink, memory, sched, vm};
+use crate::{console, entropy, fast, host, interrupts, log_sink, memory, sched, vm, watchdog};
 
 /// Devices are mapped in pieces of this size: what is near a device is a device too.
 const DEVICE_STEP: u64 = 64 << 10;
@@ -210,8 +210,13 @@ fn make_vms(platform: &Platform<'static>) -> Result<(), String> {
     let bundle = Bundle::parse(bytes, physical::crc32c).map_err(|error| alloc::format!("the bundle: {error}"))?;
     let vcpus: u32 = bundle.vms().map(|vm| u32::from(vm.vcpus)).sum();
     host::set_overcommitted(vcpus > STARTED.load(Ordering::Acquire));
+    // Messages, values and what the allocator loses between them.
+    let services = bundle.vms().filter(|vm| vm.doors.vmware).count() as u64 * (4 << 20);
+    if bundle.vms().any(|vm| vm.doors.vmware || vm.doors.wfe || vm.doors.watchdog_milliseconds != 0) {
+        watchdog::start().map_err(|error| alloc::format!("{error}"))?;
+    }
     let blocks: u64 = bundle.vms().map(|vm| vm.memory / units::BLOCK_SIZE).sum();
-    memory::prepare_heap(blocks * 16 + u64::from(vcpus) * 4 * PAGE_SIZE).map_err(|error| alloc::format!("{error}"))?;
+    memory::prepare_heap(services + blocks * 16 + u64::from(vcpus) * 4 * PAGE_SIZE).map_err(|error| alloc::format!("{error}"))?;
     for (id, config) in (0..).map(VmId).zip(bundle.vms()) {
         match vm::create(id, config, bundle) {
             Ok(vm) => {

@@ -18,7 +18,7 @@ use vgic::Group;
 use crate::stats::{self, Reason};
 use crate::vcpu::{Leave, Vcpu};
 use crate::vm::Stop;
-use crate::{entropy, mmio, sched};
+use crate::{doors, entropy, mmio, sched};
 
 /// PAR_EL1.F: the translation failed.
 const PAR_FAILED: u64 = 1;
@@ -44,11 +44,15 @@ fn dispatch(vcpu: &'static Vcpu, context: &mut VcpuContext, exit: Exit) -> (Reas
         Exit::DataAbort(abort) => (data_abort(vcpu, context, abort), None),
         Exit::InstructionAbort(abort) => (instruction_abort(vcpu, context, abort), None),
         Exit::SystemRegister(access) => {
+            if let Some(reason) = doors::debug_register(vcpu, context, access) {
+                return (reason, None);
+            }
             let action = trapped::classify(access.encoding, access.direction);
             system_register(vcpu, context, action, access.direction, access.rt);
             (Reason::SystemRegister, None)
         }
         Exit::Hvc { immediate: 0 } => (Reason::Hvc, call(vcpu, context)),
+        Exit::Hvc { immediate: 0x86 } if doors::hvc(vcpu, context) => (Reason::Call, None),
         Exit::Smc { immediate: 0 } => {
             complete(context);
             (Reason::Smc, call(vcpu, context))
@@ -64,7 +68,11 @@ fn dispatch(vcpu: &'static Vcpu, context: &mut VcpuContext, exit: Exit) -> (Reas
             (Reason::Smc, None)
         }
         Exit::Wfx(kind) => {
+            let called = kind == WaitKind::Wfe && doors::wait(vcpu, context);
             complete(context);
+            if called {
+                return (Reason::Call, None);
+            }
             (wait(vcpu, kind), None)
         }
         Exit::FloatingPoint => {

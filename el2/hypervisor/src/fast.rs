@@ -12,7 +12,7 @@ use services::psci;
 use crate::exits::complete;
 use crate::stats::Reason;
 use crate::vcpu::{self, Vcpu};
-use crate::{host, interrupts, sched, stats};
+use crate::{doors, host, interrupts, sched, stats};
 
 /// SMCCC_VERSION and its answer (DEN0028); the long path gives the same.
 const SMCCC_VERSION: u32 = 0x8000_0000;
@@ -61,7 +61,8 @@ fn synchronous(vcpu: &'static Vcpu, context: &mut VcpuContext) -> bool {
         }
         class::SYSTEM_REGISTER => {
             let Some(index) = id::index_of_syndrome(syndrome) else {
-                return syndrome & SYSREG_MASK == SGI1R_WRITE && self_sgi(vcpu, context);
+                return syndrome & SYSREG_MASK == SGI1R_WRITE && self_sgi(vcpu, context)
+                    || doors::null_call(vcpu, context);
             };
             let value = host::get().guest_ids.get(index);
             context.set_register((syndrome >> 5 & 31) as u8, value);
@@ -70,6 +71,8 @@ fn synchronous(vcpu: &'static Vcpu, context: &mut VcpuContext) -> bool {
             true
         }
         class::DATA_ABORT_LOWER => distributor_read(vcpu, context, syndrome),
+        class::HVC64 if syndrome & 0xffff == 0x86 => doors::null_hvc(vcpu, context),
+        class::WFX => doors::short_wait(vcpu, context),
         class::FLOATING_POINT => {
             vcpu.load_fp();
             vcpu.counters.count(Reason::FloatingPoint);

@@ -76,6 +76,7 @@ pub(crate) fn init(frequency: Option<Hz>) -> Result<(), Unfit> {
         pointer_authentication: sysreg::id_aa64isar1_el1() & 0xff00_0ff0 != 0,
         breakpoints: (dfr0 >> 12 & 0xf) as u8 + 1,
         watchpoints: (dfr0 >> 20 & 0xf) as u8 + 1,
+        fine_grained: ids.field(id::fields::MMFR0_FGT) != 0,
         list_registers: (vtr & 0x1f) as u8 + 1,
         priority_words: 1 << ((vtr >> 26 & 7).saturating_sub(4)).min(2),
     };

@@ -11,6 +11,7 @@
 mod boot;
 mod console;
 mod devices;
+mod doors;
 mod entropy;
 mod exits;
 mod fast;
@@ -25,5 +26,6 @@ mod sched;
 mod stats;
 mod vcpu;
 mod vm;
+mod watchdog;
 
 hw::entry!(crate::boot::main);

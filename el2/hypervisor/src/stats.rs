@@ -31,6 +31,8 @@ pub(crate) enum Reason {
     Device,
     /// An access to nothing.
     Nothing,
+    /// A call to the hypervisor through the debug channel, HVC #0x86 or WFE.
+    Call,
     /// Anything else.
     Other,
 }
@@ -48,6 +50,7 @@ const NAMES: [&str; REASONS] = [
     "memory",
     "device",
     "nothing",
+    "call",
     "other",
 ];
 
@@ -89,6 +92,14 @@ impl Counters {
         let counter = &self.ticks[reason as usize];
         counter.store(counter.load(Ordering::Relaxed).wrapping_add(ticks), Ordering::Relaxed);
     }
+}
+
+/// Statistic `number` of a VM: its name, the sum over the VM's vCPUs, and how many statistics there are.
+#[must_use]
+pub(crate) fn of_vm(vm: &vm::Vm, number: usize) -> Option<(&'static str, u64, u32)> {
+    let name = *NAMES.get(number)?;
+    let count = |counters: &Counters| counters.count.get(number).map_or(0, |count| count.load(Ordering::Relaxed));
+    Some((name, vm.vcpus().iter().map(|vcpu| count(&vcpu.counters)).sum(), REASONS as u32))
 }
 
 /// Writes the statistics of all VMs and of memory, as text.

@@ -22,7 +22,7 @@ use vgic::{ListRegisters, Vgic, virtual_control};
 use crate::sched::{self, Thread};
 use crate::stats::Counters;
 use crate::vm::{Task, Vm};
-use crate::{exits, host};
+use crate::{doors, exits, host};
 
 /// How many vCPUs there can be on one host.
 pub(crate) const MAX_TOTAL: usize = 512;
@@ -42,6 +42,8 @@ pub(crate) mod request {
     pub(crate) const STOP: u32 = 2;
     /// A deadline that it set has passed.
     pub(crate) const TIMER: u32 = 4;
+    /// Give the guest an SError.
+    pub(crate) const SERROR: u32 = 8;
 }
 
 /// Why a vCPU's thread left the guest.
@@ -132,6 +134,7 @@ impl Vcpu {
             vmpidr: reset::vmpidr_el2(id),
             cntvoff: 0,
             os_lock: true,
+            ..Controls::default()
         };
         let vcpu: &'static Self = Box::leak(Box::new(Self {
             vm,
@@ -411,6 +414,7 @@ impl Vcpu {
         state.controls.vttbr = self.vm.vttbr();
         state.controls.cntvoff = self.vm.counter_offset();
         state.controls.os_lock = true;
+        doors::prepare(&self.vm.config.doors, &mut state.controls);
         if host::is_overcommitted() {
             state.controls.hcr |= controls::HCR_TWI | controls::HCR_TWE;
         }
@@ -436,6 +440,9 @@ impl Vcpu {
                 let requests = self.requests.swap(0, Ordering::AcqRel);
                 if requests & request::STOP != 0 {
                     return Leave::Stopped;
+                }
+                if requests & request::SERROR != 0 {
+                    sysreg::hcr_el2::write(sysreg::hcr_el2::read() | controls::HCR_VSE);
                 }
                 if requests & request::TIMER != 0 {
                     self.update_physical_timer();
@@ -472,6 +479,11 @@ impl Vcpu {
     /// Lets the loaded vCPU use its debug registers.
     pub(crate) fn load_debug(&self) {
         self.state.lock().load_debug(&host::get().features);
+    }
+
+    /// Lets `work` at the state of the loaded vCPU.
+    pub(crate) fn with_state<R>(&self, work: impl FnOnce(&mut GuestState) -> R) -> R {
+        work(&mut self.state.lock())
     }
 
     /// The loaded vCPU's OS lock.

@@ -23,6 +23,7 @@ use vgic::Vgic;
 
 use crate::console::{self, VmConsole};
 use crate::devices::Devices;
+use crate::doors::Doors;
 use crate::guest_memory::GuestRam;
 use crate::vcpu::{Vcpu, request};
 use crate::{entropy, host, memory, sched};
@@ -91,6 +92,8 @@ pub(crate) struct Vm {
     pub(crate) devices: IrqLock<Devices>,
     /// Its memory.
     pub(crate) ram: IrqLock<GuestRam>,
+    /// How its guest calls us.
+    pub(crate) doors: Doors,
     /// Its console's buffers.
     pub(crate) console: VmConsole,
     power: IrqLock<Power>,
@@ -143,6 +146,7 @@ pub(crate) fn create(id: VmId, config: VmConfig<'static>, bundle: Bundle<'static
         gic: IrqLock::new(gic),
         devices: IrqLock::new(Devices::new()),
         ram: IrqLock::new(GuestRam::new(id, ram)),
+        doors: Doors::new(config.name, &config.doors, config.memory),
         console: VmConsole::new(),
         power: IrqLock::new(Power {
             phase: Phase::Off(Stop::PowerOff),
@@ -301,6 +305,7 @@ impl Vm {
 
     /// Gives its memory back. No vCPU is in the guest or loaded.
     fn take_apart(&self) {
+        self.doors.watchdog.stop();
         for vcpu in self.vcpus() {
             vcpu.start.lock().take();
             vcpu.clear_requests();
@@ -343,6 +348,7 @@ impl Vm {
         self.vttbr.store(stage2::vttbr_el2(root, self.id.0 + 1), Ordering::Release);
         self.gic.lock().reset();
         self.devices.lock().reset();
+        self.doors.restart(&self.config.doors);
         self.counter_offset.store(sysreg::cntpct_el0(), Ordering::Relaxed);
 
         let kernel = self.bundle.verify(&self.config.kernel).map_err(|error| format!("kernel: {error}"))?;

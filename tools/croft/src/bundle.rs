@@ -105,6 +105,7 @@ pub fn make(site: &Site) -> Result<Vec<u8>, SiteError> {
             cmdline: &vm.cmdline,
             weight: vm.weight,
             affinity: vm.affinity,
+            doors: vm.doors,
         })
         .collect();
     let bytes = bundle::write(MADE_BY, &sources).map_err(|error| {

@@ -60,6 +60,8 @@ pub struct Vm {
     pub weight: u16,
     /// The CPUs that the VM may use, a bit each.
     pub affinity: u64,
+    /// How the guest may call the hypervisor.
+    pub doors: bundle::Doors,
     /// Where the file says so.
     pub lines: Lines,
 }
@@ -77,6 +79,7 @@ impl Vm {
             cmdline: String::new(),
             weight: bundle::DEFAULT_WEIGHT,
             affinity: bundle::ANY_CPU,
+            doors: bundle::Doors::default(),
             lines: Lines::default(),
         }
     }

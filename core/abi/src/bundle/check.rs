@@ -39,5 +39,8 @@ pub fn check_vm(vm: &VmConfig<'_>) -> Result<(), VmProblem> {
     if vm.affinity == 0 {
         return Err(VmProblem::Affinity);
     }
+    if !matches!(vm.doors.watchdog_action, 0 | 1 | 2 | 4) {
+        return Err(VmProblem::WatchdogAction(vm.doors.watchdog_action));
+    }
     Ok(())
 }

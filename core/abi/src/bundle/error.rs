@@ -90,6 +90,9 @@ pub enum VmProblem {
     /// No CPU to run on.
     #[error("the affinity allows no CPU; name at least one, or leave it out")]
     Affinity,
+    /// No action has this number.
+    #[error("watchdog action {0}; it must be 0 log, 1 inject, 2 reset or 4 stop")]
+    WatchdogAction(u8),
     /// A blob is not in the file.
     #[error("its kernel or initrd is not inside the bundle")]
     BlobOutside,

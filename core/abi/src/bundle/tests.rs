@@ -1,7 +1,7 @@
 //! What the reader accepts, what it refuses, and that no bytes make it panic.
 
 use super::{
-    ANY_CPU, BLOB_ALIGNMENT, Bundle, BundleError, FORMAT, VmConfig, VmProblem, VmSource, check_name, check_vm, write,
+    ANY_CPU, BLOB_ALIGNMENT, Bundle, BundleError, Doors, FORMAT, VmConfig, VmProblem, VmSource, check_name, check_vm, write,
 };
 use crate::crc32c::compute;
 use proptest::prelude::*;
@@ -20,6 +20,7 @@ fn source(name: &str) -> VmSource<'_> {
         cmdline: "console=ttyAMA0",
         weight: 100,
         affinity: ANY_CPU,
+        doors: Doors::default(),
     }
 }
 
@@ -75,7 +76,7 @@ fn what_is_wrong_is_named() {
     assert_eq!(refusal(&bytes[..40]), BundleError::Truncated { present: 40, promised: 64 });
     let total = bytes.len() as u64;
     assert_eq!(refusal(&bytes[..5000]), BundleError::Truncated { present: 5000, promised: total });
-    assert_eq!(refusal(&with_header(8, &2u32.to_le_bytes())), BundleError::OtherFormat { found: FORMAT + 1 });
+    assert_eq!(refusal(&with_header(8, &(FORMAT + 1).to_le_bytes())), BundleError::OtherFormat { found: FORMAT + 1 });
     let far = refusal(&with_header(24, &u64::MAX.to_le_bytes()));
     assert!(matches!(far, BundleError::Truncated { .. }));
     let mut damaged = bytes.clone();

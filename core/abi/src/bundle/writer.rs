@@ -1,7 +1,7 @@
 //! The side of `croft`: from VMs with their files' contents to the bytes of a bundle.
 
 use super::{
-    BLOB_ALIGNMENT, Blob, Bundle, BundleError, FORMAT, HEADER_LENGTH, Head, MAGIC, MAX_VMS, VmConfig, VmProblem,
+    BLOB_ALIGNMENT, Blob, Bundle, BundleError, Doors, FORMAT, HEADER_LENGTH, Head, MAGIC, MAX_VMS, VmConfig, VmProblem,
 };
 use crate::crc32c;
 use alloc::vec::Vec;
@@ -25,6 +25,8 @@ pub struct VmSource<'a> {
     pub weight: u16,
     /// See [`VmConfig::affinity`].
     pub affinity: u64,
+    /// See [`VmConfig::doors`].
+    pub doors: Doors,
 }
 
 /// The blobs so far: equal contents are stored once, since VMs often share a kernel. Offsets count from 0 here and are
@@ -90,8 +92,8 @@ pub fn write(made_by: &str, vms: &[VmSource<'_>]) -> Result<Vec<u8>, BundleError
         }
         let kernel = blobs.add(vm.kernel);
         let initrd = vm.initrd.filter(|bytes| !bytes.is_empty()).map(|bytes| blobs.add(bytes));
-        let VmSource { name, vcpus, memory, cmdline, weight, affinity, .. } = *vm;
-        configs.push(VmConfig { name, vcpus, memory, kernel, initrd, cmdline, weight, affinity });
+        let VmSource { name, vcpus, memory, cmdline, weight, affinity, doors, .. } = *vm;
+        configs.push(VmConfig { name, vcpus, memory, kernel, initrd, cmdline, weight, affinity, doors });
     }
     // Offsets are variable-length numbers: the manifest grows with the base, and settles after a round or two.
     let mut base = BLOB_ALIGNMENT;

@@ -11,7 +11,8 @@ use toml::de::{DeTable, DeValue};
 /// The keys of each table: the required ones first.
 const ROOT_KEYS: &[&str] = &["host", "vm"];
 const HOST_KEYS: &[&str] = &["cpu", "cpus", "memory"];
-const VM_KEYS: &[&str] = &["name", "vcpus", "memory", "kernel", "initrd", "cmdline", "weight", "affinity"];
+const VM_KEYS: &[&str] = &["name", "vcpus", "memory", "kernel", "initrd", "cmdline", "weight", "affinity", "vmware",
+    "vmware-strict", "time-sync", "wfe", "watchdog", "watchdog-action", "watchdog-user"];
 
 /// Reads `text`, the contents of `file`.
 pub(super) fn read(text: &str, file: &Path) -> Result<Site, SiteError> {
@@ -224,6 +225,7 @@ impl<'t> Reader<'t> {
             self.number(&entry, 1..=u64::from(bundle::MAX_WEIGHT), "a VM's weight")
         });
         let affinity = entry(table, "affinity").map_or(Some(bundle::ANY_CPU), |entry| self.affinity(&entry));
+        let doors = self.doors(table);
         let line = |entry: &Option<Entry<'_, 't>>| entry.as_ref().map_or(0, |entry| self.line(entry.value.span()));
         let lines = Lines {
             table: self.line(at),
@@ -241,8 +243,44 @@ impl<'t> Reader<'t> {
             cmdline: cmdline?,
             weight: weight? as u16,
             affinity: affinity?,
+            doors: doors?,
             lines,
         })
+    }
+
+    /// How the guest may call the hypervisor.
+    fn doors(&mut self, table: &DeTable<'t>) -> Option<bundle::Doors> {
+        let mut yes = |key| entry(table, key).map_or(Some(false), |found| self.yes(&found));
+        let (vmware, strict, time_sync) = (yes("vmware"), yes("vmware-strict"), yes("time-sync"));
+        let (wfe, watchdog_user) = (yes("wfe"), yes("watchdog-user"));
+        let milliseconds = entry(table, "watchdog").map_or(Some(0), |found| {
+            self.number(&found, 100..=86_400_000, "the milliseconds until the watchdog acts")
+        });
+        let action = entry(table, "watchdog-action").map_or(Some(2), |found| {
+            let text = self.text(&found)?;
+            let known = ["log", "inject", "reset", "", "stop"].iter().position(|&name| name == text && !text.is_empty());
+            if known.is_none() {
+                self.wrong(&found, "an action is \"log\", \"inject\", \"reset\" or \"stop\"");
+            }
+            known
+        });
+        Some(bundle::Doors {
+            vmware: vmware?,
+            strict: strict?,
+            time_sync: time_sync?,
+            wfe: wfe?,
+            watchdog_user: watchdog_user?,
+            watchdog_milliseconds: milliseconds? as u32,
+            watchdog_action: action? as u8,
+        })
+    }
+
+    fn yes(&mut self, entry: &Entry<'_, 't>) -> Option<bool> {
+        let value = entry.value.get_ref().as_bool();
+        if value.is_none() {
+            self.wrong(entry, "write true or false");
+        }
+        value
     }
 
     fn vm_memory(&mut self, entry: &Entry<'_, 't>) -> Option<u64> {

@@ -101,7 +101,7 @@ fn unknown_keys_name_the_nearest_known_one() {
     let said = after("weight = 200", "colour = \"red\"");
     assert_eq!(
         said,
-        "site.toml:19: colour: there is no such key; [[vm]] has name, vcpus, memory, kernel, initrd, cmdline, weight, affinity"
+        "site.toml:19: colour: there is no such key; [[vm]] has name, vcpus, memory, kernel, initrd, cmdline, weight, affinity, vmware, vmware-strict, time-sync, wfe, watchdog, watchdog-action, watchdog-user"
     );
     assert!(after("[host]", "[hosts]").contains("site.toml:1: hosts: there is no such key; did you mean `host`?"));
 }

@@ -1,0 +1,479 @@
+//! The doors: how a guest calls the hypervisor without a driver, and what such accesses are when they are no call.
+//!
+//! Three doors, open where the site file says so: a read of the debug channel's status into XZR from any level and
+//! `HVC #0x86` from EL1 lead to VMware's guest ABI (`core/backdoor`); WFE leads to the WFE channel (`core/wfe`).
+//!
+//! For the first one MDSCR_EL1 is virtual. Linux sets its TDCC bit, by which EL0's accesses to the channel go to EL1, and
+//! that trap comes before all of ours; so the bit never reaches the hardware, and an access that is no call becomes the
+//! exception that the guest's kernel expects of it ([`refused`]). A CPU with fine-grained traps traps just MDSCR_EL1 and
+//! the channel. One without traps all debug registers (MDCR_EL2.TDA), which are then read and written here, on the
+//! guest's behalf: breakpoints, watchpoints and single step are the guest's own in both cases.
+
+use abi::bundle::Doors as Policy;
+use backdoor::{Access, BufferError, Door, Level, Outcome, WallTime, commands, encoding, own};
+use cpu::exit::SystemRegister;
+use cpu::inject::{self, AbortKind};
+use cpu::sysreg::{self as trapped, Action, DebugRegister};
+use cpu::{Direction, controls, pstate};
+use hw::state::{Controls, DebugBank, DebugPolicy};
+use hw::sync::IrqLock;
+use hw::vcpu::VcpuContext;
+use hw::{sysreg, tlb};
+use units::{Ipa, PAGE_SIZE, Va};
+use wfe::words::{self, Request};
+
+use crate::exits::{complete, inject};
+use crate::guest_memory::GuestRam;
+use crate::stats::{self, Reason};
+use crate::vcpu::Vcpu;
+use crate::vm::Vm;
+use crate::watchdog::VmWatchdog;
+use crate::{console, entropy, host};
+
+/// ESR_EL2 of `MRS XZR, MDCCSR_EL0`.
+const STATUS_READ: u64 = 0x6220_c3e3;
+/// X7 of a call to the low port through the debug channel.
+const LOW_CALL: u64 = (encoding::MARK as u64) << 32 | encoding::LOW as u64;
+/// MDCR_EL2.TDCC (FEAT_FGT): the debug channel traps.
+const MDCR_TDCC: u64 = 1 << 27;
+/// HDFGRTR_EL2 and HDFGWTR_EL2: MDSCR_EL1 traps.
+const TRAP_MDSCR: u64 = 1 << 4;
+/// MDSCR_EL1.TDCC: EL0 may not use the debug channel.
+const MDSCR_TDCC: u64 = 1 << 12;
+/// MDCCSR_EL0.TXfull: the channel takes nothing, so that a guest doesn't mistake it for a console.
+const TRANSMIT_FULL: u64 = 1 << 29;
+/// PAR_EL1: failed, at stage 2; the address; the fault's status.
+const PAR_FAILED: u64 = 1;
+const PAR_STAGE_2: u64 = 1 << 9;
+const PAR_ADDRESS: u64 = 0x0000_ffff_ffff_f000;
+
+/// A VM's side of the doors.
+pub(crate) struct Doors {
+    /// VMware's service, where that door is open.
+    pub(crate) service: Option<IrqLock<backdoor::Service>>,
+    /// The watchdog.
+    pub(crate) watchdog: VmWatchdog,
+}
+
+impl Doors {
+    /// For a VM of this name and policy, with `memory` bytes.
+    #[must_use]
+    pub(crate) fn new(name: &str, policy: &Policy, memory: u64) -> Self {
+        let service = policy.vmware.then(|| {
+            let config = backdoor::Config {
+                uuid: uuid(name),
+                memory,
+                megahertz: (host::get().counter.0 / 1_000_000).max(1) as u32,
+                time_sync: policy.time_sync,
+                limits: backdoor::Limits::DEFAULT,
+            };
+            IrqLock::new(backdoor::Service::new(config, milliseconds()))
+        });
+        Self { service, watchdog: VmWatchdog::new(policy) }
+    }
+
+    /// The VM starts afresh.
+    pub(crate) fn restart(&self, policy: &Policy) {
+        if let Some(service) = &self.service {
+            service.lock().restart();
+        }
+        self.watchdog.restart(policy);
+    }
+}
+
+/// An identity that depends on the VM's name alone, in the layout of RFC 9562, version 8.
+fn uuid(name: &str) -> [u8; 16] {
+    let crc = |seed| u64::from(hw::memory::crc32c(seed, name.as_bytes()));
+    let high = crc(1) << 32 | crc(2);
+    let low = crc(3) << 32 | crc(4);
+    let high = high & !0xf000 | 0x8000;
+    let low = low & !(3 << 62) | 2 << 62;
+    (u128::from(high) << 64 | u128::from(low)).to_be_bytes()
+}
+
+/// Milliseconds since the counter began.
+#[must_use]
+pub(crate) fn milliseconds() -> u64 {
+    host::get().counter.nanoseconds(sysreg::cntpct_el0()) / 1_000_000
+}
+
+/// Sets the traps of a vCPU that starts.
+pub(crate) fn prepare(policy: &Policy, registers: &mut Controls) {
+    let host = host::get();
+    registers.hcr &= !controls::HCR_VSE;
+    if policy.wfe {
+        registers.hcr |= controls::HCR_TWE;
+    }
+    let traps = host.controls.fine_grained.unwrap_or_default();
+    registers.debug_traps = [traps.hdfgrtr, traps.hdfgwtr];
+    registers.mdscr = 0;
+    if !policy.vmware {
+        return;
+    }
+    if host.controls.fine_grained.is_some() {
+        registers.debug = DebugPolicy::TrapChannel;
+        registers.mdcr |= MDCR_TDCC;
+        registers.debug_traps = [traps.hdfgrtr | TRAP_MDSCR, traps.hdfgwtr | TRAP_MDSCR];
+    } else {
+        registers.debug = DebugPolicy::TrapAll;
+    }
+}
+
+/// The short path: the call that every client begins with, GETVERSION. Says whether it was one.
+#[inline(always)]
+pub(crate) fn null_call(vcpu: &'static Vcpu, context: &mut VcpuContext) -> bool {
+    let x = &mut context.x;
+    let is_version = x[7] == LOW_CALL
+        && x[0] as u32 == encoding::MAGIC
+        && x[2] as u16 == commands::GET_VERSION
+        && x[3] as u16 == encoding::PORT_LOW;
+    if context.syndrome != STATUS_READ || !is_version || !vcpu.vm.config.doors.vmware {
+        return false;
+    }
+    answer_version(context);
+    complete(context);
+    vcpu.counters.count(Reason::Call);
+    true
+}
+
+/// As [`null_call`], by `HVC #0x86`.
+#[inline(always)]
+pub(crate) fn null_hvc(vcpu: &'static Vcpu, context: &mut VcpuContext) -> bool {
+    let x = &mut context.x;
+    let is_version = x[7] as u32 == encoding::LOW
+        && x[0] as u32 == encoding::MAGIC
+        && x[2] as u16 == commands::GET_VERSION
+        && x[3] as u16 == encoding::PORT_LOW;
+    if !is_version || !vcpu.vm.config.doors.vmware {
+        return false;
+    }
+    answer_version(context);
+    vcpu.counters.count(Reason::Call);
+    true
+}
+
+#[inline(always)]
+fn answer_version(context: &mut VcpuContext) {
+    context.x[0] = commands::VERSION;
+    context.x[1] = u64::from(encoding::MAGIC);
+    context.x[2] = commands::PRODUCT;
+}
+
+/// The short path of WFE: answers the channel's detection, and lets an ordinary WFE end early where no other vCPU may
+/// want the CPU. Says whether that was all.
+#[inline(always)]
+pub(crate) fn short_wait(vcpu: &'static Vcpu, context: &mut VcpuContext) -> bool {
+    if context.syndrome & 3 != 1 || !vcpu.vm.config.doors.wfe {
+        return false;
+    }
+    let reason = match context.x[0] {
+        words::DETECT => {
+            context.x[0] = words::AGENT;
+            context.x[1] = detected(vcpu, context.pstate);
+            Reason::Call
+        }
+        words::CONFIGURE | words::PAT | words::QUERY => return false,
+        _ if host::is_overcommitted() => return false,
+        _ => Reason::Wfe,
+    };
+    complete(context);
+    vcpu.counters.count(reason);
+    true
+}
+
+#[inline(always)]
+fn detected(vcpu: &Vcpu, state: u64) -> u64 {
+    let policy = &vcpu.vm.config.doors;
+    let mut value = words::VERSION;
+    if !pstate::is_user(state) || policy.watchdog_user {
+        value |= words::features::WATCHDOG;
+    }
+    if policy.vmware {
+        value |= words::features::CALLS;
+    }
+    value
+}
+
+/// A WFE that came the long way. Says whether it was a request, which is answered then; PC stays.
+pub(crate) fn wait(vcpu: &'static Vcpu, context: &mut VcpuContext) -> bool {
+    if !vcpu.vm.config.doors.wfe {
+        return false;
+    }
+    let Some(request) = Request::decode(context.x[0], context.x[1], context.x[2]) else { return false };
+    let level = level(context);
+    let dog = &vcpu.vm.doors.watchdog;
+    let result = match request {
+        Request::Detect => {
+            context.x[0] = words::AGENT;
+            context.x[1] = detected(vcpu, context.pstate);
+            return true;
+        }
+        Request::Configure { timeout, action } => dog.configure(&vcpu.vm.config.doors, level, timeout, action),
+        Request::Pat => dog.pat(&vcpu.vm.config.doors, level),
+        Request::Query => dog.query(),
+    };
+    let (word, value) = match result {
+        Ok(milliseconds) => (words::DONE, milliseconds),
+        Err(refused) => (words::ERROR, refused.number()),
+    };
+    context.x[0] = word;
+    context.x[1] = value;
+    true
+}
+
+fn level(context: &VcpuContext) -> Level {
+    if pstate::is_user(context.pstate) { Level::User } else { Level::Kernel }
+}
+
+/// A trapped access to a debug register by a guest with an open door. Says whether it was dealt with here.
+pub(crate) fn debug_register(vcpu: &'static Vcpu, context: &mut VcpuContext, access: SystemRegister) -> Option<Reason> {
+    let policy = &vcpu.vm.config.doors;
+    if !policy.vmware || access.encoding.op0() != 2 {
+        return None;
+    }
+    if access.encoding.op1() == 3 {
+        if access.direction == Direction::Read
+            && trapped::classify(access.encoding, access.direction) == Action::DebugChannelStatus
+            && let Some(call) = backdoor::decode(Door::DebugChannel { rt: access.rt }, context.x[3], context.x[7])
+        {
+            carry_out(vcpu, context, call, Door::DebugChannel { rt: access.rt });
+            return Some(Reason::Call);
+        }
+        if refused(vcpu, context) {
+            let syndrome = context.syndrome;
+            inject(context, |state| inject::reflect(state, syndrome, None));
+            return Some(Reason::SystemRegister);
+        }
+    }
+    match trapped::classify(access.encoding, access.direction) {
+        Action::DebugChannelStatus => {
+            context.set_register(access.rt, TRANSMIT_FULL);
+            complete(context);
+        }
+        Action::Debug(register) => own_register(vcpu, context, access, register),
+        _ => return None,
+    }
+    Some(Reason::SystemRegister)
+}
+
+/// Whether an access to the debug channel from where the guest is goes to its kernel, as MDSCR_EL1.TDCC says.
+fn refused(vcpu: &'static Vcpu, context: &VcpuContext) -> bool {
+    let forbidden = || vcpu.with_state(|state| state.controls.mdscr) & MDSCR_TDCC != 0;
+    vcpu.vm.config.doors.strict || pstate::is_user(context.pstate) && forbidden()
+}
+
+fn own_register(vcpu: &'static Vcpu, context: &mut VcpuContext, access: SystemRegister, register: DebugRegister) {
+    let features = &host::get().features;
+    let value = context.register(access.rt);
+    let (bank, index) = match register {
+        DebugRegister::Mdscr => {
+            let read = vcpu.with_state(|state| {
+                if access.direction == Direction::Write {
+                    state.write_mdscr(value, features);
+                }
+                state.controls.mdscr
+            });
+            if access.direction == Direction::Read {
+                context.set_register(access.rt, read);
+            }
+            return complete(context);
+        }
+        DebugRegister::Mdccint => {
+            match access.direction {
+                Direction::Read => context.set_register(access.rt, sysreg::mdccint_el1::read()),
+                Direction::Write => sysreg::mdccint_el1::write(value),
+            }
+            return complete(context);
+        }
+        DebugRegister::BreakpointValue(index) => (DebugBank::BreakpointValue, index),
+        DebugRegister::BreakpointControl(index) => (DebugBank::BreakpointControl, index),
+        DebugRegister::WatchpointValue(index) => (DebugBank::WatchpointValue, index),
+        DebugRegister::WatchpointControl(index) => (DebugBank::WatchpointControl, index),
+    };
+    let known = vcpu.with_state(|state| {
+        if state.controls.debug != DebugPolicy::TrapAll {
+            // They are loaded now, and the access is made again, untrapped.
+            state.load_debug(features);
+            return Some(None);
+        }
+        match access.direction {
+            Direction::Read => state.read_debug(bank, index, features).map(Some),
+            Direction::Write => state.write_debug(bank, index, value, features).map(|()| Some(0)),
+        }
+    });
+    match known {
+        Some(None) => {}
+        Some(Some(read)) => {
+            if access.direction == Direction::Read {
+                context.set_register(access.rt, read);
+            }
+            complete(context);
+        }
+        None => inject(context, inject::undefined),
+    }
+}
+
+/// `HVC #0x86`; PC is behind it. Says whether it was a call.
+pub(crate) fn hvc(vcpu: &'static Vcpu, context: &mut VcpuContext) -> bool {
+    if !vcpu.vm.config.doors.vmware {
+        return false;
+    }
+    let Some(call) = backdoor::decode(Door::Hvc, context.x[3], context.x[7]) else { return false };
+    carry_out(vcpu, context, call, Door::Hvc);
+    true
+}
+
+fn carry_out(vcpu: &'static Vcpu, context: &mut VcpuContext, call: Access, door: Door) {
+    let Some(service) = &vcpu.vm.doors.service else { return };
+    let mut x = [0; 8];
+    x.copy_from_slice(&context.x[..8]);
+    let level = level(context);
+    let mut caller = Caller { vm: vcpu.vm, unprivileged: level == Level::User };
+    let outcome = service.lock().call(call, &mut x, level, &mut caller);
+    context.x[..8].copy_from_slice(&x);
+    if outcome != Outcome::Done && door == Door::Hvc {
+        // Back to the instruction itself, as the other door does.
+        context.pc = context.pc.wrapping_sub(4);
+    }
+    match outcome {
+        Outcome::Done if door == Door::Hvc => {}
+        Outcome::Done => complete(context),
+        Outcome::Again => {}
+        Outcome::Fault { address, status, direction } => {
+            let direction = match direction {
+                backdoor::Direction::In => Direction::Write,
+                backdoor::Direction::Out => Direction::Read,
+            };
+            inject(context, |state| inject::data_abort(state, Va(address), abort_kind(status), direction));
+        }
+    }
+}
+
+fn abort_kind(status: u8) -> AbortKind {
+    let level = status & 3;
+    match status >> 2 {
+        0 => AbortKind::AddressSize(level),
+        1 => AbortKind::Translation(level),
+        2 => AbortKind::AccessFlag(level),
+        3 => AbortKind::Permission(level),
+        _ => AbortKind::External,
+    }
+}
+
+/// The world as the service sees it during a call. The caller's vCPU is loaded.
+struct Caller {
+    vm: &'static Vm,
+    unprivileged: bool,
+}
+
+impl Caller {
+    /// Calls `move_part` for each page's part of `address..address + length`, with its place and the offset in the whole.
+    fn for_each_page(
+        &self,
+        address: u64,
+        length: usize,
+        direction: backdoor::Direction,
+        mut move_part: impl FnMut(&mut GuestRam, Ipa, usize, usize) -> Result<(), crate::guest_memory::RamError>,
+    ) -> Result<(), BufferError> {
+        let mut done = 0;
+        while done < length {
+            let at = address.wrapping_add(done as u64);
+            let part = ((PAGE_SIZE - at % PAGE_SIZE) as usize).min(length - done);
+            let result = match direction {
+                backdoor::Direction::Out => tlb::translate_stage1(at, self.unprivileged),
+                backdoor::Direction::In => tlb::translate_stage1_for_write(at, self.unprivileged),
+            };
+            if result & PAR_FAILED != 0 {
+                if result & PAR_STAGE_2 != 0 {
+                    return Err(BufferError::NotMemory);
+                }
+                return Err(BufferError::Fault { address: at, status: (result >> 1) as u8 & 0x3f, direction });
+            }
+            let ipa = Ipa(result & PAR_ADDRESS | at & (PAGE_SIZE - 1));
+            move_part(&mut self.vm.ram.lock(), ipa, done, part).map_err(|_| BufferError::NotMemory)?;
+            done += part;
+        }
+        Ok(())
+    }
+}
+
+impl backdoor::Host for Caller {
+    fn read(&mut self, from: u64, into: &mut [u8]) -> Result<(), BufferError> {
+        self.for_each_page(from, into.len(), backdoor::Direction::Out, |ram, at, offset, part| {
+            into.get_mut(offset..offset + part).map_or(Ok(()), |into| ram.read(at, into))
+        })
+    }
+
+    fn write(&mut self, to: u64, bytes: &[u8]) -> Result<(), BufferError> {
+        self.for_each_page(to, bytes.len(), backdoor::Direction::In, |ram, at, offset, part| {
+            bytes.get(offset..offset + part).map_or(Ok(()), |bytes| ram.write(at, bytes))
+        })
+    }
+
+    fn random(&mut self) -> u64 {
+        u64::from_le_bytes(entropy::bytes())
+    }
+
+    fn time(&mut self) -> WallTime {
+        let nanoseconds = host::get().counter.nanoseconds(sysreg::cntpct_el0());
+        WallTime { seconds: console::wall_clock(), microseconds: (nanoseconds % 1_000_000_000 / 1000) as u32 }
+    }
+
+    fn milliseconds(&mut self) -> u64 {
+        milliseconds()
+    }
+
+    fn log(&mut self, text: &[u8]) {
+        log::info!("{}: guest: {}", self.vm.config.name, Printable(text));
+    }
+
+    fn features(&mut self) -> u64 {
+        let policy = &self.vm.config.doors;
+        let mut features = 0;
+        if policy.wfe {
+            features |= own::features::WFE;
+        }
+        if !self.unprivileged || policy.watchdog_user {
+            features |= own::features::WATCHDOG;
+        }
+        features
+    }
+
+    fn statistic(&mut self, number: u32) -> Option<(&'static str, u64, u32)> {
+        stats::of_vm(self.vm, number as usize)
+    }
+
+    fn clock(&mut self) -> (u64, u64) {
+        (host::get().counter.0, self.vm.counter_offset())
+    }
+
+    fn watchdog(&mut self, request: backdoor::Watchdog, level: Level) -> Result<u64, u64> {
+        let policy = &self.vm.config.doors;
+        let dog = &self.vm.doors.watchdog;
+        let result = match request {
+            backdoor::Watchdog::Query => dog.query(),
+            backdoor::Watchdog::Configure { milliseconds, action } => {
+                dog.configure(policy, level, milliseconds, u64::from(action))
+            }
+            backdoor::Watchdog::Pat => dog.pat(policy, level),
+        };
+        result.map_err(|refused| match refused {
+            wfe::Refused::Level | wfe::Refused::MustStay => own::status::REFUSED,
+            wfe::Refused::Action => own::status::ARGUMENT,
+            wfe::Refused::NotArmed => own::status::UNAVAILABLE,
+        })
+    }
+}
+
+/// A guest's text without what could disturb a terminal.
+struct Printable<'a>(&'a [u8]);
+
+impl core::fmt::Display for Printable<'_> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        for &byte in self.0.iter().take(512) {
+            let byte = if byte.is_ascii_graphic() || byte == b' ' { byte } else { b'.' };
+            core::fmt::Write::write_char(f, char::from(byte))?;
+        }
+        Ok(())
+    }
+}
