@@ -9,6 +9,10 @@
 //! the channel. One without traps all debug registers (MDCR_EL2.TDA), which are then read and written here, on the
 //! guest's behalf: breakpoints, watchpoints and single step are the guest's own in both cases.
 
+extern crate alloc;
+
+use alloc::boxed::Box;
+
 use abi::bundle::Doors as Policy;
 use backdoor::{Access, BufferError, Door, Level, Outcome, WallTime, commands, encoding, own};
 use cpu::exit::SystemRegister;
@@ -50,13 +54,14 @@ const PAR_ADDRESS: u64 = 0x0000_ffff_ffff_f000;
 /// A VM's side of the doors.
 pub(crate) struct Doors {
     /// VMware's service, where that door is open.
-    pub(crate) service: Option<IrqLock<backdoor::Service>>,
+    pub(crate) service: Option<Box<IrqLock<backdoor::Service>>>,
     /// The watchdog.
     pub(crate) watchdog: VmWatchdog,
 }
 
 impl Doors {
     /// For a VM of this name and policy, with `memory` bytes.
+    #[inline(never)]
     #[must_use]
     pub(crate) fn new(name: &str, policy: &Policy, memory: u64) -> Self {
         let service = policy.vmware.then(|| {
@@ -67,7 +72,7 @@ impl Doors {
                 time_sync: policy.time_sync,
                 limits: backdoor::Limits::DEFAULT,
             };
-            IrqLock::new(backdoor::Service::new(config, milliseconds()))
+            Box::new(IrqLock::new(backdoor::Service::new(config, milliseconds())))
         });
         Self { service, watchdog: VmWatchdog::new(policy) }
     }

@@ -34,6 +34,7 @@ pub mod sysreg;
 pub mod test;
 pub mod timer;
 pub mod uart;
+pub mod user;
 mod vectors;
 pub mod virtio;
 

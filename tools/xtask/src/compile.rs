@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 /// The package names of what is built for bare metal, and never for the machine that it is built on.
-pub(crate) const BARE_METAL: [&str; 5] = ["undercroft", "hw", "payload-rt", "payloads", "linux-bench"];
+pub(crate) const BARE_METAL: [&str; 6] = ["undercroft", "hw", "payload-rt", "payloads", "linux-bench", "guest"];
 
 /// A flat image and its name.
 #[derive(Clone, Debug)]

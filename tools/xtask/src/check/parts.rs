@@ -117,6 +117,8 @@ fn payload(tree: &Tree, image: &Image, model: &str, options: &str) -> Tally {
     let mut vm = Vm::new(&*image.name, &image.path, 64 << 20);
     vm.vcpus = PAYLOAD_VCPUS;
     vm.cmdline = format!("{} {options}", words_for(&image.name)).trim().to_owned();
+    vm.doors.vmware = matches!(&*image.name, "doors" | "wfe");
+    vm.doors.wfe = image.name == "wfe";
     let trial = Trial { vm, cpu: model.to_owned(), cpus: PAYLOAD_CPUS, icount: false, limit: PAYLOAD_LIMIT };
     let report = match trial.under_undercroft(tree) {
         Ok(report) => report,

@@ -1,0 +1,251 @@
+//! A guest's side of Undercroft's calls: for kernels, firmware and ordinary processes alike.
+//!
+//! Nothing here needs a driver or a privilege. Two ways lead to the hypervisor: [`call`] reads the debug channel's status
+//! register, and [`wait`] executes WFE with a word in X0. The first may be forbidden to EL0 by a kernel when no
+//! hypervisor answers, as Linux does: a process gets SIGILL then and has to catch it before it calls. The second is safe
+//! everywhere.
+//!
+//! UNSAFETY: three instructions, a register read and hints, that change nothing but the registers named.
+#![no_std]
+#![expect(unsafe_code, reason = "the instructions that reach the hypervisor")]
+
+use core::arch::asm;
+
+/// X0 to X7.
+pub type Registers = [u64; 8];
+
+/// X7 of a call to a port that reads four bytes.
+const LOW: u64 = 0x86_0000_000e;
+/// W0 of VMware's calls.
+const MAGIC: u64 = 0x564d_5868;
+/// W0 of Undercroft's own calls.
+const OWN_MAGIC: u64 = 0x3176_4355;
+/// Their port.
+const OWN_PORT: u64 = 0x5543;
+/// OPEN's protocol: RPCI with cookies.
+const RPCI: u64 = 0xc943_5052;
+
+/// Calls through the debug channel. Where nobody answers, the registers stay as they are, or the guest's kernel
+/// gets an exception.
+#[inline(always)]
+pub fn call(x: &mut Registers) {
+    // SAFETY: reading this status register has no effect of its own; a hypervisor that answers changes X0 to X6 alone, and
+    // memory only where a caller told it a buffer, which none in this library does.
+    unsafe {
+        asm!("mrs xzr, mdccsr_el0",
+            inout("x0") x[0], inout("x1") x[1], inout("x2") x[2], inout("x3") x[3],
+            inout("x4") x[4], inout("x5") x[5], inout("x6") x[6], in("x7") x[7], options(nostack));
+    }
+}
+
+/// A command of VMware's low port.
+#[must_use]
+pub fn low(command: u64, argument: u64, channel: [u64; 3]) -> Registers {
+    let [id, high, low] = channel;
+    let mut x = [MAGIC, argument, command, id << 16 | 0x5658, high, low, 0, LOW];
+    call(&mut x);
+    x
+}
+
+/// Whether VMware's calls are answered.
+#[must_use]
+pub fn is_vmware() -> bool {
+    let x = low(10, !MAGIC & 0xffff_ffff, [0; 3]);
+    x[0] == 6 && x[1] == MAGIC
+}
+
+/// What Undercroft is able to do for this caller.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Version {
+    /// Version of the calls.
+    pub major: u16,
+    /// Version of the calls.
+    pub minor: u16,
+    /// Bits: 1 these calls, 2 RPC channels, 4 the WFE channel, 8 a watchdog that this caller may set up.
+    pub features: u64,
+}
+
+/// One of Undercroft's own calls: the results in X1 to X5, or why not. `None` if nobody answers.
+#[must_use]
+pub fn own(command: u64, arguments: [u64; 3]) -> Option<Result<Registers, u64>> {
+    let [first, address, action] = arguments;
+    let mut x = [OWN_MAGIC, first, command, OWN_PORT, address, action, 0, LOW];
+    call(&mut x);
+    match x[0] {
+        OWN_MAGIC | 0xffff_ffff => None,
+        0 => Some(Ok(x)),
+        error => Some(Err(error)),
+    }
+}
+
+/// Undercroft's version; `None` elsewhere.
+#[must_use]
+pub fn version() -> Option<Version> {
+    let x = own(0, [0; 3])?.ok()?;
+    (x[1] == OWN_MAGIC).then_some(Version { major: (x[2] >> 16) as u16, minor: x[2] as u16, features: x[3] })
+}
+
+/// An exit reason of this VM: 24 bytes of name, and how often.
+#[must_use]
+pub fn statistic(number: u64) -> Option<([u8; 24], u64)> {
+    let x = own(1, [number, 0, 0])?.ok()?;
+    let mut name = [0; 24];
+    for (to, from) in name.chunks_mut(8).zip(&x[3..6]) {
+        to.copy_from_slice(&from.to_le_bytes());
+    }
+    Some((name, x[1]))
+}
+
+/// The count of the exit reason called `name`.
+#[must_use]
+pub fn exits(name: &str) -> Option<u64> {
+    let mut number = 0;
+    while let Some((known, count)) = statistic(number) {
+        if known.iter().take_while(|byte| **byte != 0).eq(name.as_bytes()) {
+            return Some(count);
+        }
+        number += 1;
+    }
+    None
+}
+
+/// The counter's frequency in Hz and the virtual counter's lag.
+#[must_use]
+pub fn clock() -> Option<(u64, u64)> {
+    let x = own(2, [0; 3])?.ok()?;
+    Some((x[1], x[2]))
+}
+
+/// Why a message could not be exchanged.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum RpcError {
+    /// No channel.
+    Open,
+    /// The host did not take the message.
+    Send,
+    /// There is no reply.
+    Receive,
+}
+
+/// Sends `message` on a channel of its own and returns the part of `reply` that came; the rest is cut.
+///
+/// # Errors
+/// Which step failed.
+pub fn ask<'a>(message: &[u8], reply: &'a mut [u8]) -> Result<&'a [u8], RpcError> {
+    let x = low(0x1e, RPCI, [0; 3]);
+    if x[2] != 0x1_0000 {
+        return Err(RpcError::Open);
+    }
+    let channel = [x[3] >> 16, x[4], x[5]];
+    let result = exchange(channel, message, reply);
+    let _ = low(0x6_001e, 0, channel);
+    result.map(|length| &reply[..length])
+}
+
+fn exchange(channel: [u64; 3], message: &[u8], reply: &mut [u8]) -> Result<usize, RpcError> {
+    let good = |x: &Registers| x[2] >> 16 & 1 != 0;
+    if !good(&low(0x1_001e, message.len() as u64, channel)) {
+        return Err(RpcError::Send);
+    }
+    for part in message.chunks(4) {
+        let mut word = [0; 4];
+        word[..part.len()].copy_from_slice(part);
+        if !good(&low(0x2_001e, u64::from(u32::from_le_bytes(word)), channel)) {
+            return Err(RpcError::Send);
+        }
+    }
+    let x = low(0x3_001e, 0, channel);
+    if x[2] >> 16 & 3 != 3 {
+        return Err(RpcError::Receive);
+    }
+    let (length, mut done) = (x[1] as usize, 0);
+    while done < length {
+        let x = low(0x4_001e, 1, channel);
+        if !good(&x) {
+            return Err(RpcError::Receive);
+        }
+        for byte in (x[1] as u32).to_le_bytes().iter().take(length - done) {
+            if let Some(to) = reply.get_mut(done) {
+                *to = *byte;
+            }
+            done += 1;
+        }
+    }
+    let _ = low(0x5_001e, 1, channel);
+    Ok(length.min(reply.len()))
+}
+
+/// The words of the WFE channel.
+pub mod words {
+    /// Is anybody there?
+    pub const DETECT: u64 = 0x5746_4530_4445_5443;
+    /// Arm the watchdog.
+    pub const CONFIGURE: u64 = 0x5746_4530_5744_4f47;
+    /// Pat it.
+    pub const PAT: u64 = 0x5746_4530_5041_5454;
+    /// How much is left?
+    pub const QUERY: u64 = 0x5746_4530_5751_5259;
+    /// Somebody is.
+    pub const AGENT: u64 = 0x5746_4530_4147_4e54;
+    /// Done.
+    pub const DONE: u64 = 0x5746_4530_444f_4e45;
+    /// Refused.
+    pub const ERROR: u64 = 0x5746_4530_4552_525f;
+}
+
+/// How often [`wait`] asks before it concludes that nobody is there.
+const ATTEMPTS: usize = 4;
+
+/// Asks through WFE: what X0 and X1 became, or `None` if nobody answers. A WFE with the event register set does not reach
+/// the hypervisor, so each attempt first sets it and uses it up. Where nobody answers each attempt waits for an event; a
+/// process has one from its kernel's event stream, firmware should have one running.
+#[must_use]
+pub fn wait(word: u64, first: u64, second: u64) -> Option<[u64; 2]> {
+    for _ in 0..ATTEMPTS {
+        let mut x = [word, first];
+        // SAFETY: hints; whoever answers changes X0 and X1.
+        unsafe {
+            asm!("sevl", "wfe", "wfe", inout("x0") x[0], inout("x1") x[1], in("x2") second, options(nostack));
+        }
+        if x[0] != word {
+            return Some(x);
+        }
+    }
+    None
+}
+
+/// What a hypervisor on the WFE channel says of itself.
+#[must_use]
+pub fn detect() -> Option<u64> {
+    wait(words::DETECT, 0, 0).filter(|x| x[0] == words::AGENT).map(|x| x[1])
+}
+
+/// Arms the watchdog for `milliseconds` (0 disarms it), with action 0 log, 1 inject, 2 reset, 4 stop; the time that
+/// was granted. `None` if nobody answers.
+///
+/// # Errors
+/// Why not: 1 level, 2 action, 3 not armed, 4 it must stay armed.
+#[must_use]
+pub fn configure_watchdog(milliseconds: u64, action: u64) -> Option<Result<u64, u64>> {
+    result(wait(words::CONFIGURE, milliseconds, action)?)
+}
+
+/// Begins the watchdog's time anew, as [`configure_watchdog`].
+#[must_use]
+pub fn pat_watchdog() -> Option<Result<u64, u64>> {
+    result(wait(words::PAT, 0, 0)?)
+}
+
+/// How many milliseconds are left, as [`configure_watchdog`].
+#[must_use]
+pub fn query_watchdog() -> Option<Result<u64, u64>> {
+    result(wait(words::QUERY, 0, 0)?)
+}
+
+fn result(x: [u64; 2]) -> Option<Result<u64, u64>> {
+    match x[0] {
+        words::DONE => Some(Ok(x[1])),
+        words::ERROR => Some(Err(x[1])),
+        _ => None,
+    }
+}

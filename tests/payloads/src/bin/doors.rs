@@ -1,0 +1,413 @@
+//! Calls through the debug channel and HVC #0x86: the checks P1-A1 to P1-A15, but A14, which needs a Linux guest.
+//!
+//! `vmware = true` in the site file. With `strict` on the command line an access that is no call is always an exception.
+#![no_std]
+#![no_main]
+
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use payload_rt::test::Verdict;
+use payload_rt::user::{self, End, Level, Page};
+use payload_rt::{check, check_equal, cpu, debug, instruction, machine, memory, random, skip, sysreg, test, tests};
+
+payload_rt::entry!(main);
+
+/// `MRS XZR, MDCCSR_EL0`.
+const STATUS: u32 = 0xd533_011f;
+/// X7 of a low call.
+const LOW: u64 = 0x86_0000_000e;
+const MAGIC: u64 = 0x564d_5868;
+/// MDSCR_EL1.TDCC, as Linux sets it.
+const TDCC: u64 = 1 << 12;
+/// ESR_EL1 of the instruction, when it is an exception.
+const ESR_STATUS: u64 = 0x6220_c3e3;
+const NO_COMMAND: u64 = 0xffff_ffff;
+
+fn main() {
+    if machine::is_reference() || !guest::is_vmware() {
+        test::run(&tests!("doors": nobody_answers));
+    }
+    test::run(&tests!("doors":
+        p1_a1_version_from_el1, p1_a2_version_from_el0, p1_a3_version_from_el0_although_tdcc_is_set,
+        p1_a4_mdscr_reads_back, p1_a5_no_call_with_tdcc_is_an_exception, p1_a6_near_misses_are_no_calls,
+        p1_a7_no_call_without_tdcc_reads_the_status, p1_a8_who_does_not_call_does_not_exit,
+        p1_a9_a_register_as_destination_is_no_call, p1_a10_breakpoint_watchpoint_and_step_work,
+        p1_a11_string_across_pages, p1_a12_commands_for_kernels, p1_a13_hvc, p1_a15_cpus_at_once,
+        rpc_round_trip, bulk_round_trip_across_pages, bulk_faults_like_an_access, random_registers_harm_nobody,
+    ));
+}
+
+fn nobody_answers() -> Verdict {
+    skip!("nobody answers here");
+}
+
+fn numbered() -> [u64; 31] {
+    core::array::from_fn(|number| 0x1111_0000_0000_0000 + number as u64)
+}
+
+/// Registers of GETVERSION, with garbage where it does not matter.
+fn version() -> [u64; 31] {
+    let mut x = numbered();
+    x[0] = 0xffff_0000_0000 | MAGIC;
+    x[1] = 0xa9b2_a797;
+    x[2] = 0xffff_0000_000a;
+    x[3] = 0xabcd_0000_5658;
+    x[7] = LOW;
+    x
+}
+
+/// The answer to [`version`] and nothing else.
+fn check_version(end: &End, before: &[u64; 31]) -> Verdict {
+    check!(end.is_svc(), "it ended with ESR {:#x} at {:#x}", end.esr, end.elr);
+    check_equal!(end.elr, 8, "where it ended");
+    let mut expected = *before;
+    expected[..3].copy_from_slice(&[6, MAGIC, 2]);
+    check_equal!(end.x, expected, "registers");
+    check_equal!((end.sp, end.spsr >> 28), (0x5a5a_5a50, 0xa), "stack pointer and flags");
+    Ok(())
+}
+
+fn p1_a1_version_from_el1() -> Verdict {
+    check_version(&user::run(Level::Kernel, &[STATUS], version()), &version())
+}
+
+fn p1_a2_version_from_el0() -> Verdict {
+    sysreg::mdscr_el1::write(0);
+    check_version(&user::run(Level::User, &[STATUS], version()), &version())
+}
+
+fn p1_a3_version_from_el0_although_tdcc_is_set() -> Verdict {
+    sysreg::mdscr_el1::write(TDCC);
+    let end = user::run(Level::User, &[STATUS], version());
+    sysreg::mdscr_el1::write(0);
+    check_version(&end, &version())
+}
+
+fn p1_a4_mdscr_reads_back() -> Verdict {
+    sysreg::mdscr_el1::write(TDCC);
+    let seen = sysreg::mdscr_el1::read();
+    sysreg::mdscr_el1::write(0);
+    check_equal!(seen, TDCC, "MDSCR_EL1");
+    check_equal!(sysreg::mdscr_el1::read(), 0, "MDSCR_EL1 afterwards");
+    Ok(())
+}
+
+fn p1_a5_no_call_with_tdcc_is_an_exception() -> Verdict {
+    sysreg::mdscr_el1::write(TDCC);
+    let mut x = numbered();
+    x[7] = 0;
+    let end = user::run(Level::User, &[STATUS], x);
+    // So are the other registers of the channel, MDCCSR_EL0's neighbours DBGDTRRX_EL0 and DBGDTR_EL0.
+    let data = user::run(Level::User, &[0xd533_0500], x);
+    let kernel = user::run(Level::Kernel, &[STATUS], x);
+    sysreg::mdscr_el1::write(0);
+    check_equal!((end.esr, end.elr, end.x), (ESR_STATUS, 0, x), "exception and registers");
+    check_equal!((data.esr >> 26, data.elr), (0x18, 0), "reading DBGDTRRX_EL0");
+    check!(kernel.is_svc() || machine::machine().command_line.contains("strict"), "EL1 got ESR {:#x}", kernel.esr);
+    Ok(())
+}
+
+fn p1_a6_near_misses_are_no_calls() -> Verdict {
+    sysreg::mdscr_el1::write(TDCC);
+    let calls = guest::exits("call").unwrap_or(0);
+    let marks = [0x85u64, 0x87, 0x186, 0].map(|mark| mark << 32 | 0x0e);
+    let bits = (5..32).map(|bit| LOW | 1 << bit);
+    let mut wrong = None;
+    for x7 in marks.into_iter().chain([0x86, LOW | 3, 0x8600_000e]).chain(bits) {
+        let mut x = version();
+        x[7] = x7;
+        let end = user::run(Level::User, &[STATUS], x);
+        if (end.esr, end.x) != (ESR_STATUS, x) {
+            wrong = Some(x7);
+        }
+    }
+    sysreg::mdscr_el1::write(0);
+    check_equal!(wrong, None, "X7 that was taken for a call");
+    // Only the calls that ask for the statistics were ones.
+    let after = guest::exits("call").unwrap_or(0);
+    check!(after - calls < 40, "{} calls", after - calls);
+    // Right form, wrong magic or port: a port where nothing is.
+    for (x0, port) in [(MAGIC ^ 1, 0x5658), (MAGIC, 0x5657), (MAGIC, 0x60), (0, 0x5543)] {
+        let mut x = version();
+        (x[0], x[3]) = (x0, port);
+        let end = user::run(Level::User, &[STATUS], x);
+        x[0] = NO_COMMAND;
+        check!(end.is_svc() && end.x == x, "port {port:#x}: ESR {:#x}, X0 {:#x}", end.esr, end.x[0]);
+    }
+    Ok(())
+}
+
+fn p1_a7_no_call_without_tdcc_reads_the_status() -> Verdict {
+    sysreg::mdscr_el1::write(0);
+    let mut x = numbered();
+    x[7] = 0;
+    // MRS X5, MDCCSR_EL0.
+    for level in [Level::User, Level::Kernel] {
+        let end = user::run(level, &[0xd533_0105], x);
+        if machine::machine().command_line.contains("strict") {
+            check_equal!((end.esr >> 26, end.elr, end.x), (0x18, 0, x), "exception");
+        } else {
+            let mut expected = x;
+            expected[5] = 1 << 29;
+            check!(end.is_svc(), "{level:?} got ESR {:#x}", end.esr);
+            check_equal!(end.x, expected, "registers, TXfull in X5");
+        }
+    }
+    Ok(())
+}
+
+fn p1_a8_who_does_not_call_does_not_exit() -> Verdict {
+    let before = guest::exits("call").unwrap_or(0);
+    // 10^6 rounds: MOVZ X0, #16, LSL #16; SUBS X0, X0, #1; B.NE.
+    let end = user::run(Level::User, &[0xd2a0_0200, 0xf100_0400, 0x54ff_ffe1], numbered());
+    check!(end.is_svc(), "ESR {:#x}", end.esr);
+    let own = guest::exits("call").unwrap_or(0);
+    let again = guest::exits("call").unwrap_or(0);
+    check_equal!(own - before, again - own, "calls beyond those that asked");
+    Ok(())
+}
+
+fn p1_a9_a_register_as_destination_is_no_call() -> Verdict {
+    sysreg::mdscr_el1::write(TDCC);
+    let end = user::run(Level::User, &[0xd533_0103], version());
+    sysreg::mdscr_el1::write(0);
+    check_equal!((end.esr & !0x3e0, end.elr, end.x), (ESR_STATUS & !0x3e0, 0, version()), "MRS X3, MDCCSR_EL0");
+    Ok(())
+}
+
+fn p1_a10_breakpoint_watchpoint_and_step_work() -> Verdict {
+    let code = memory::pages(1);
+    memory::write32(code, 0xd65f_03c0);
+    instruction::publish(code);
+    check!(debug::breakpoint(code).is_err_and(|fault| fault.esr >> 26 == 0x31), "no breakpoint exception");
+    check!(debug::watchpoint(code, || memory::write64(code + 8, 1)).is_ok(), "a watchpoint where none is");
+    let hit = debug::watchpoint(code + 8, || memory::write64(code + 8, 1));
+    check!(hit.is_err_and(|fault| fault.esr >> 26 == 0x35), "no watchpoint exception");
+    check!(debug::step().is_some_and(|fault| fault.esr >> 26 == 0x33 && fault.elr == 4), "no step exception");
+    // All registers of the kind keep what is written, and those that are not there are undefined.
+    let dfr0 = sysreg::id_aa64dfr0_el1::read();
+    let (breakpoints, watchpoints) = ((dfr0 >> 12 & 15) as u32 + 1, (dfr0 >> 20 & 15) as u32 + 1);
+    for (count, op2) in [(breakpoints, 4), (watchpoints, 6)] {
+        for number in 0..count {
+            let value = 0x4000_0000 + 0x1000 * u64::from(number);
+            let written = instruction::write_register([2, 0, 0, number, op2], value);
+            check!(written.is_ok(), "register {number} of {op2}");
+        }
+        for number in 0..count {
+            let read = instruction::read_register([2, 0, 0, number, op2]).unwrap_or(0);
+            check_equal!(read, 0x4000_0000 + 0x1000 * u64::from(number), "register {number} of {op2}");
+        }
+    }
+    Ok(())
+}
+
+/// Registers of a string to the log port.
+fn string(at: u64, length: u64) -> [u64; 31] {
+    let mut x = numbered();
+    (x[2], x[3], x[4], x[7]) = (length, 0x5543, at, 0x86_0000_0018);
+    x
+}
+
+fn p1_a11_string_across_pages() -> Verdict {
+    let pages = memory::pages(2);
+    for offset in 0..8192 {
+        memory::write8(pages + offset, b'a' + (offset % 26) as u8);
+    }
+    user::map(1, pages, Page::ReadOnly);
+    user::map(2, pages + 4096, Page::ReadOnly);
+    let at = user::address(1) + 4096 - 128;
+    let end = user::run(Level::User, &[STATUS], string(at, 300));
+    check!(end.is_svc(), "ESR {:#x}", end.esr);
+    check_equal!((end.x[2], end.x[4]), (0, at + 300), "X2 and X4");
+    // The second page is missing, or the kernel's own.
+    for (page, status) in [(Page::Missing, 0x07), (Page::Kernel, 0x0f)] {
+        user::map(2, pages + 4096, page);
+        let end = user::run(Level::User, &[STATUS], string(at, 300));
+        check_equal!((end.esr, end.elr), (0x9200_0000 | status, 0), "data abort, at the instruction");
+        check_equal!((end.far, end.x[2], end.x[4]), (user::address(2), 172, user::address(2)), "FAR, X2 and X4");
+    }
+    user::map(2, pages + 4096, Page::ReadOnly);
+    Ok(())
+}
+
+fn p1_a12_commands_for_kernels() -> Verdict {
+    let mut x = version();
+    x[2] = 85;
+    let user = user::run(Level::User, &[STATUS], x);
+    check_equal!((user.x[0], &user.x[1..]), (NO_COMMAND, &x[1..]), "from EL0");
+    check_equal!(user::run(Level::Kernel, &[STATUS], x).x[0], 0, "from EL1");
+    Ok(())
+}
+
+fn p1_a13_hvc() -> Verdict {
+    let mut x = version();
+    x[7] = 0x0e;
+    check_version(&user::run(Level::Kernel, &[0xd400_10c2], x), &x)?;
+    // Another immediate, and no call at all, are what they are without us: undefined.
+    let mut none = x;
+    none[7] = 0x0f;
+    for (code, x) in [(0xd400_10a2, x), (0xd400_10c2, none)] {
+        let end = user::run(Level::Kernel, &[code], x);
+        check_equal!((end.esr >> 26, end.elr, end.x), (0, 0, x), "{code:#x}");
+    }
+    let end = user::run(Level::User, &[0xd400_10c2], x);
+    check_equal!((end.esr >> 26, end.elr, end.x), (0, 0, x), "HVC at EL0");
+    Ok(())
+}
+
+static HAMMERED: AtomicU64 = AtomicU64::new(0);
+static MIXED: AtomicU32 = AtomicU32::new(0);
+
+/// 10^5 calls, each of which has its own argument in the answer.
+fn hammer(index: usize) {
+    for round in 0..100_000u64 {
+        let argument = (index as u64) << 28 | round;
+        // An unknown command leaves X1 alone.
+        let x = guest::low(0x77, argument, [index as u64, round, 9]);
+        if x[..6] != [NO_COMMAND, argument, 0x77, (index as u64) << 16 | 0x5658, round, 9] {
+            MIXED.fetch_add(1, Ordering::SeqCst);
+        }
+        HAMMERED.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+fn p1_a15_cpus_at_once() -> Verdict {
+    let others = 1..cpu::count().min(3);
+    if others.is_empty() {
+        skip!("there is one CPU");
+    }
+    for index in others.clone() {
+        check!(cpu::start(index, hammer).is_ok(), "CPU {index} did not start");
+    }
+    hammer(0);
+    for index in others.clone() {
+        while HAMMERED.load(Ordering::SeqCst) < 100_000 * (1 + others.len() as u64) {
+            cpu::relax();
+        }
+        check!(cpu::wait_off(index), "CPU {index} is still on");
+    }
+    check_equal!(MIXED.load(Ordering::SeqCst), 0, "wrong answers");
+    Ok(())
+}
+
+fn rpc_round_trip() -> Verdict {
+    let mut reply = [0; 64];
+    check_equal!(guest::ask(b"info-set guestinfo.test one two", &mut reply), Ok(&b"1 "[..]), "info-set");
+    check_equal!(guest::ask(b"info-get guestinfo.test", &mut reply), Ok(&b"1 one two"[..]), "info-get");
+    check_equal!(guest::ask(b"info-get guestinfo.none", &mut reply), Ok(&b"0 No value found"[..]), "no value");
+    check!(guest::version().is_some() && guest::clock().is_some(), "our own calls");
+    Ok(())
+}
+
+/// A bulk call on an open channel.
+fn bulk(code: u64, channel: [u64; 3], at: u64, length: u64) -> [u64; 31] {
+    let [id, high, low] = channel;
+    let mut x = numbered();
+    let addresses = if code == 0x18 { [at, low, high] } else { [high, at, low] };
+    x[..4].copy_from_slice(&[MAGIC, 0x1_0000, length, id << 16 | 0x5659]);
+    x[4..7].copy_from_slice(&addresses);
+    x[7] = 0x86 << 32 | code;
+    x
+}
+
+fn open() -> [u64; 3] {
+    let x = guest::low(0x1e, 0xc943_5052, [0; 3]);
+    [x[3] >> 16, x[4], x[5]]
+}
+
+const LENGTH: u64 = 60_000;
+
+fn bulk_round_trip_across_pages() -> Verdict {
+    let pages = memory::pages(16);
+    let text = b"info-set guestinfo.large ";
+    for (offset, &byte) in (0..).zip(text.iter().chain(core::iter::repeat_n(&b'x', LENGTH as usize - text.len()))) {
+        memory::write8(pages + 100 + offset, byte);
+    }
+    for page in 0..16 {
+        user::map(1 + page, pages + 4096 * page, Page::Data);
+    }
+    let channel = open();
+    check_equal!(guest::low(0x1_001e, LENGTH, channel)[2], 0x81_0000, "status of SENDSIZE");
+    let x = bulk(0x18, channel, user::address(1) + 100, LENGTH);
+    let end = user::run(Level::User, &[STATUS], x);
+    check!(end.is_svc() && end.x == x, "ESR {:#x}, X1 {:#x}", end.esr, end.x[1]);
+    check_equal!(guest::low(0x3_001e, 0, channel)[1], 2, "length of the reply");
+    // The answer is the value, behind "1 ".
+    let get = b"info-get guestinfo.large";
+    let _ = guest::low(0x1_001e, get.len() as u64, channel);
+    for part in get.chunks(4) {
+        let word = part.iter().rev().fold(0, |word, &byte| word << 8 | u64::from(byte));
+        let _ = guest::low(0x2_001e, word, channel);
+    }
+    let length = LENGTH - text.len() as u64 + 2;
+    check_equal!(guest::low(0x3_001e, 0, channel)[1], length, "length of the value");
+    for offset in (0..16 * 4096).step_by(8) {
+        memory::write64(pages + offset, 0);
+    }
+    let x = bulk(0x1c, channel, user::address(1) + 7, length);
+    let end = user::run(Level::User, &[STATUS], x);
+    check!(end.is_svc() && end.x == x, "ESR {:#x}, X1 {:#x}", end.esr, end.x[1]);
+    check_equal!((memory::read8(pages + 7), memory::read8(pages + 9)), (b'1', b'x'), "first bytes");
+    check_equal!(memory::read8(pages + 7 + length - 1), b'x', "last byte");
+    check_equal!(memory::read8(pages + 7 + length), 0, "the byte behind");
+    check_equal!(guest::low(0x6_001e, 0, channel)[2], 0x1_0000, "status of CLOSE");
+    Ok(())
+}
+
+fn bulk_faults_like_an_access() -> Verdict {
+    let pages = memory::pages(2);
+    user::map(1, pages, Page::Data);
+    let channel = open();
+    let _ = guest::low(0x1_001e, 24, channel);
+    for (page, level, esr) in [
+        (Page::Missing, Level::User, 0x9200_0007u64),
+        (Page::Kernel, Level::User, 0x9200_000f),
+        (Page::Missing, Level::Kernel, 0x9600_0007),
+    ] {
+        user::map(2, pages + 4096, page);
+        let x = bulk(0x18, channel, user::address(2) - 8, 24);
+        let end = user::run(level, &[STATUS], x);
+        check_equal!((end.esr, end.elr, end.far, end.x), (esr, 0, user::address(2), x), "{page:?} from {level:?}");
+    }
+    // A destination that may only be read, and memory that is none.
+    memory::write64(pages + 4088, u64::from_le_bytes(*b"info-get"));
+    user::map(2, pages + 4096, Page::Data);
+    for (offset, &byte) in (0..).zip(b" guestinfo.test ") {
+        memory::write8(pages + 4096 + offset, byte);
+    }
+    let end = user::run(Level::User, &[STATUS], bulk(0x18, channel, user::address(2) - 8, 24));
+    check!(end.is_svc() && end.x[1] == 0x1_0000, "ESR {:#x}, X1 {:#x}", end.esr, end.x[1]);
+    let length = guest::low(0x3_001e, 0, channel)[1];
+    user::map(2, pages + 4096, Page::ReadOnly);
+    let x = bulk(0x1c, channel, user::address(2), length);
+    let end = user::run(Level::User, &[STATUS], x);
+    check_equal!((end.esr, end.far, end.x), (0x9200_004f, user::address(2), x), "read-only destination");
+    user::map(2, 0x0900_0000, Page::Data);
+    let end = user::run(Level::User, &[STATUS], x);
+    check!(end.is_svc() && end.x[1] == 0, "a device: ESR {:#x}, X1 {:#x}", end.esr, end.x[1]);
+    user::map(2, pages + 4096, Page::Missing);
+    let _ = guest::low(0x6_001e, 0, channel);
+    Ok(())
+}
+
+fn random_registers_harm_nobody() -> Verdict {
+    let mut random = random::Random::new(machine::option_number("seed", 1));
+    let data = memory::pages(1);
+    user::map(1, data, Page::Data);
+    for round in 0..machine::option_number("loops", 20_000) {
+        let mut x: [u64; 31] = core::array::from_fn(|_| random.word());
+        x[7] = 0x86 << 32 | x[7] & 0x3f;
+        if round & 1 == 0 {
+            x[0] = MAGIC;
+            x[2] = if round & 2 == 0 { x[2] & 0x7_0000 | 0x1e } else { x[2] & 0xffff };
+            x[3] = x[3] & 0x7_0000 | if round & 4 == 0 { 0x5658 } else { 0x5659 };
+            x[4] = user::address(1) + x[4] % 8192;
+            x[5] = user::address(1) + x[5] % 8192;
+        }
+        let level = if round & 8 == 0 { Level::User } else { Level::Kernel };
+        let end = user::run(level, &[STATUS], x);
+        check_equal!(&end.x[7..], &x[7..], "X7 to X30 in round {round}");
+    }
+    check!(guest::is_vmware(), "nobody answers any more");
+    Ok(())
+}

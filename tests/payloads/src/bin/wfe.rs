@@ -1,0 +1,289 @@
+//! The WFE channel and the watchdog: the checks P4-A0 to P4-A12.
+//!
+//! `wfe = true` and `vmware = true` in the site file; the latter for the counts of exits and for a value that outlives a
+//! reset. Not every machine traps WFE; where this one does not, the tests are skipped and say so.
+#![no_std]
+#![no_main]
+
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use guest::words;
+use payload_rt::test::Verdict;
+use payload_rt::user::{self, Level};
+use payload_rt::{check, check_equal, cpu, machine, println, psci, skip, sysreg, test, tests, timer};
+
+payload_rt::entry!(main);
+
+const SEVL: u32 = 0xd503_20bf;
+const WFE: u32 = 0xd503_205f;
+const WFI: u32 = 0xd503_207f;
+
+/// Marks in `guestinfo.wfe` for what a reset is expected to show.
+const RESET_EXPECTED: &[u8] = b"1 reset expected";
+
+fn main() {
+    let mut reply = [0; 32];
+    if !machine::is_reference() && guest::ask(b"info-get guestinfo.wfe", &mut reply) == Ok(RESET_EXPECTED) {
+        // This is the second life: the watchdog has brought the reset about.
+        let _ = guest::ask(b"info-set guestinfo.wfe seen", &mut [0; 8]);
+        test::run(&tests!("wfe": p4_a12_reset_clears_the_watchdog));
+    }
+    test::run(&tests!("wfe":
+        p4_a0_wfe_traps, p4_a1_detect, p4_a2_absent_without_a_hypervisor, p4_a3_an_ordinary_wfe_completes,
+        p4_a4_near_misses, p4_a5_event_register, p4_a8_disarm_and_reconfigure, p4_a6_pats_keep_it_quiet,
+        p4_a9_level_0, p4_a10_spinlock_with_events, p4_a11_other_waits,
+        p4_a7_injects_although_masked, p4_a7_acts_during_wfi, p4_a12_reset,
+    ));
+}
+
+/// Whether a WFE that would wait reaches the hypervisor here.
+fn traps() -> bool {
+    !machine::is_reference() && guest::detect().is_some()
+}
+
+macro_rules! need_traps {
+    () => {
+        if !traps() {
+            skip!("WFE does not trap on this machine, or nobody is there");
+        }
+    };
+}
+
+fn numbered(word: u64) -> [u64; 31] {
+    core::array::from_fn(|number| if number == 0 { word } else { 0x2222_0000_0000_0000 + number as u64 })
+}
+
+/// The event stream, so that no WFE waits for ever.
+fn with_event_stream<R>(body: impl FnOnce() -> R) -> R {
+    let before = sysreg::cntkctl_el1::read();
+    sysreg::cntkctl_el1::write(before | 1 << 2 | 8 << 4);
+    let result = body();
+    sysreg::cntkctl_el1::write(before);
+    result
+}
+
+fn p4_a0_wfe_traps() -> Verdict {
+    if machine::is_reference() || !guest::is_vmware() {
+        skip!("nobody answers here");
+    }
+    // Not a matter of right or wrong: the tests below are skipped where it does not.
+    if !traps() {
+        skip!("WFE does not trap on this machine, or its door is closed");
+    }
+    Ok(())
+}
+
+fn p4_a1_detect() -> Verdict {
+    need_traps!();
+    for level in [Level::Kernel, Level::User] {
+        let end = user::run(level, &[SEVL, WFE, WFE], numbered(words::DETECT));
+        check!(end.is_svc() && end.elr == 16, "{level:?}: ESR {:#x} at {:#x}", end.esr, end.elr);
+        let mut expected = numbered(words::AGENT);
+        expected[1] = end.x[1];
+        check_equal!(end.x, expected, "registers from {level:?}");
+        check_equal!((end.spsr >> 28, end.sp), (0xa, 0x5a5a_5a50), "flags and stack pointer");
+        // The watchdog is for the kernel alone here.
+        check_equal!(end.x[1], 1 << 32 | 2 | u64::from(level == Level::Kernel), "version and features for {level:?}");
+    }
+    Ok(())
+}
+
+fn p4_a2_absent_without_a_hypervisor() -> Verdict {
+    if !machine::is_reference() {
+        skip!("this is not the bare machine");
+    }
+    check_equal!(with_event_stream(guest::detect), None, "detection");
+    Ok(())
+}
+
+fn p4_a3_an_ordinary_wfe_completes() -> Verdict {
+    need_traps!();
+    let before = guest::exits("wfe");
+    let end = user::run(Level::Kernel, &[SEVL, WFE, WFE], numbered(0));
+    let after = guest::exits("wfe");
+    check!(end.is_svc() && end.elr == 16, "ESR {:#x} at {:#x}", end.esr, end.elr);
+    check_equal!(end.x, numbered(0), "registers");
+    let (before, after) = (before.unwrap_or(0), after.unwrap_or(0));
+    check_equal!(after - before, 1, "exits for one WFE");
+    Ok(())
+}
+
+fn p4_a4_near_misses() -> Verdict {
+    need_traps!();
+    for bit in 0..64 {
+        let x = numbered(words::DETECT ^ 1 << bit);
+        let end = user::run(Level::Kernel, &[SEVL, WFE, WFE], x);
+        check!(end.is_svc() && end.x == x, "bit {bit}: X0 {:#x}", end.x[0]);
+    }
+    Ok(())
+}
+
+fn p4_a5_event_register() -> Verdict {
+    need_traps!();
+    let end = user::run(Level::Kernel, &[SEVL, WFE], numbered(words::DETECT));
+    check!(end.is_svc(), "ESR {:#x}", end.esr);
+    check_equal!(end.x, numbered(words::DETECT), "registers after a WFE that found an event");
+    check!(guest::detect().is_some(), "nobody is there any more");
+    Ok(())
+}
+
+fn p4_a6_pats_keep_it_quiet() -> Verdict {
+    need_traps!();
+    check_equal!(guest::configure_watchdog(200, 1), Some(Ok(200)), "configuration");
+    for _ in 0..40 {
+        timer::delay(50_000);
+        check_equal!(guest::pat_watchdog(), Some(Ok(200)), "pat");
+    }
+    let left = guest::query_watchdog();
+    check!(left.is_some_and(|left| left.is_ok_and(|left| left > 100)), "left: {left:?}");
+    check_equal!(serrors(), 0, "SErrors although it was patted");
+    // And now not any more: between 200 and 300 ms, or a little more on a machine that does other things besides.
+    let start = timer::now();
+    let came = timer::wait_until(2000, || serrors() > 0);
+    let took = (timer::now() - start) / timer::microseconds(1000);
+    let _ = guest::configure_watchdog(0, 0);
+    check!(came && (199..300).contains(&took), "the action came after {took} ms ({came})");
+    Ok(())
+}
+
+/// Whether an SError is pending for this CPU, which masks it; ISR_EL1.A. It is taken back by nobody: counted from what was
+/// there before.
+fn serrors() -> u64 {
+    payload_rt::instruction::read_register([3, 0, 12, 1, 0]).map_or(0, |pending| pending >> 8 & 1)
+}
+
+fn p4_a8_disarm_and_reconfigure() -> Verdict {
+    need_traps!();
+    check_equal!(guest::query_watchdog(), Some(Err(3)), "a query before it is armed");
+    check_equal!(guest::pat_watchdog(), Some(Err(3)), "a pat before it is armed");
+    check_equal!(guest::configure_watchdog(100, 3), Some(Err(2)), "an action that there is not");
+    check_equal!(guest::configure_watchdog(100, 1 << 40), Some(Err(2)), "an action that there is not");
+    check_equal!(guest::configure_watchdog(u64::MAX, 2), Some(Ok(86_400_000)), "a huge time");
+    check_equal!(guest::configure_watchdog(1, 0), Some(Ok(10)), "a tiny time");
+    check_equal!(guest::configure_watchdog(100, 2), Some(Ok(100)), "a shorter time");
+    check_equal!(guest::configure_watchdog(60_000, 2), Some(Ok(60_000)), "a longer time");
+    timer::delay(150_000);
+    check_equal!(guest::configure_watchdog(100, 2), Some(Ok(100)), "a shorter time again");
+    check_equal!(guest::configure_watchdog(0, 0), Some(Ok(0)), "disarming");
+    timer::delay(250_000);
+    check_equal!(guest::query_watchdog(), Some(Err(3)), "a query after it was disarmed");
+    Ok(())
+}
+
+fn p4_a9_level_0() -> Verdict {
+    need_traps!();
+    for word in [words::CONFIGURE, words::PAT] {
+        let mut x = numbered(word);
+        (x[1], x[2]) = (50, 2);
+        let end = user::run(Level::User, &[SEVL, WFE, WFE], x);
+        check!(end.is_svc(), "ESR {:#x}", end.esr);
+        check_equal!((end.x[0], end.x[1]), (words::ERROR, 1), "answer to {word:#x}");
+    }
+    Ok(())
+}
+
+static LOCK: AtomicBool = AtomicBool::new(false);
+static TURNS: AtomicU64 = AtomicU64::new(0);
+static OTHERS: AtomicU64 = AtomicU64::new(0);
+
+fn take_turns(index: usize) {
+    for _ in 0..20_000 {
+        while LOCK.compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed).is_err() {
+            cpu::wait_for_event();
+        }
+        // Not atomic on purpose.
+        TURNS.store(TURNS.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+        LOCK.store(false, Ordering::Release);
+        cpu::send_event();
+    }
+    if index != 0 {
+        OTHERS.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+fn p4_a10_spinlock_with_events() -> Verdict {
+    need_traps!();
+    let others = 1..cpu::count().min(3);
+    if others.is_empty() {
+        skip!("there is one CPU");
+    }
+    for index in others.clone() {
+        check!(cpu::start(index, take_turns).is_ok(), "CPU {index} did not start");
+    }
+    take_turns(0);
+    let all = others.len() as u64;
+    let done = timer::wait_until(60_000, || OTHERS.load(Ordering::SeqCst) == all);
+    check!(done, "a wake-up was lost");
+    check_equal!(TURNS.load(Ordering::SeqCst), 20_000 * (1 + all), "turns");
+    for index in others {
+        check!(cpu::wait_off(index), "CPU {index} is still on");
+    }
+    Ok(())
+}
+
+fn p4_a11_other_waits() -> Verdict {
+    need_traps!();
+    let calls = guest::exits("call");
+    // An interrupt is pending soon, though masked: WFI ends by it.
+    sysreg::cntv_tval_el0::write(timer::microseconds(2000));
+    sysreg::cntv_ctl_el0::write(timer::ENABLE);
+    let end = user::run(Level::Kernel, &[WFI], numbered(words::DETECT));
+    timer::stop();
+    check!(end.is_svc() && end.x == numbered(words::DETECT), "WFI: ESR {:#x}, X0 {:#x}", end.esr, end.x[0]);
+    if sysreg::field(sysreg::id_aa64isar2_el1::read(), 4) == 2 {
+        // WFET X9 and WFIT X9, at a time that has passed.
+        for code in [0xd503_1009, 0xd503_1029] {
+            let mut x = numbered(words::DETECT);
+            x[9] = 0;
+            let end = user::run(Level::Kernel, &[code], x);
+            check!(end.is_svc() && end.x == x, "{code:#x}: ESR {:#x}, X0 {:#x}", end.esr, end.x[0]);
+        }
+    }
+    let after = guest::exits("call");
+    let asked = (after.unwrap_or(0)).saturating_sub(calls.unwrap_or(0));
+    check!(asked < 40, "{asked} calls");
+    Ok(())
+}
+
+fn p4_a7_injects_although_masked() -> Verdict {
+    need_traps!();
+    // SErrors of the tests before are still pending, since they are masked; nothing to tell apart here but time.
+    check_equal!(guest::configure_watchdog(100, 0), Some(Ok(100)), "configuration");
+    // A log line every 100 ms; the query shows that the time began anew although all interrupts are masked here.
+    timer::delay(250_000);
+    let left = guest::query_watchdog();
+    check!(left.is_some_and(|left| left.is_ok_and(|left| left > 0 && left <= 100)), "left: {left:?}");
+    check_equal!(guest::configure_watchdog(0, 0), Some(Ok(0)), "disarming");
+    Ok(())
+}
+
+fn p4_a7_acts_during_wfi() -> Verdict {
+    need_traps!();
+    check_equal!(guest::configure_watchdog(100, 0), Some(Ok(100)), "configuration");
+    sysreg::cntv_tval_el0::write(timer::microseconds(260_000));
+    sysreg::cntv_ctl_el0::write(timer::ENABLE);
+    cpu::wait_for_interrupt();
+    timer::stop();
+    let left = guest::query_watchdog();
+    check!(left.is_some_and(|left| left.is_ok()), "left: {left:?}");
+    check_equal!(guest::configure_watchdog(0, 0), Some(Ok(0)), "disarming");
+    Ok(())
+}
+
+fn p4_a12_reset() -> Verdict {
+    need_traps!();
+    let set = guest::ask(b"info-set guestinfo.wfe reset expected", &mut [0; 8]).is_ok();
+    check!(set, "the mark was not taken");
+    check_equal!(guest::configure_watchdog(100, 2), Some(Ok(100)), "configuration");
+    println!("the watchdog is to reset this VM");
+    timer::delay(3_000_000);
+    let _ = guest::configure_watchdog(0, 0);
+    let _ = guest::ask(b"info-set guestinfo.wfe none", &mut [0; 8]);
+    check!(false, "there was no reset");
+    psci::system_off()
+}
+
+fn p4_a12_reset_clears_the_watchdog() -> Verdict {
+    check_equal!(guest::query_watchdog(), Some(Err(3)), "the watchdog after a reset");
+    Ok(())
+}
