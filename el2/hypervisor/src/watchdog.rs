@@ -11,10 +11,10 @@ use units::{CpuId, Ticks, VcpuId};
 use wfe::{Action, Actions, Bounds, Refused, Watchdog};
 
 use crate::doors::milliseconds;
+use crate::host;
 use crate::sched::{self, Thread};
 use crate::vcpu::request;
 use crate::vm::{self, Stop, Vm};
-use crate::host;
 
 /// The least time that a guest can ask for, in milliseconds.
 const LEAST: u64 = 10;
@@ -32,7 +32,8 @@ impl VmWatchdog {
     /// Not armed yet.
     #[must_use]
     pub(crate) fn new(policy: &Policy) -> Self {
-        let bounds = Bounds { least: LEAST, most: MOST, actions: ACTIONS, may_disarm: policy.watchdog_milliseconds == 0 };
+        let bounds =
+            Bounds { least: LEAST, most: MOST, actions: ACTIONS, may_disarm: policy.watchdog_milliseconds == 0 };
         Self(IrqLock::new(Watchdog::new(bounds)))
     }
 
