@@ -24,8 +24,13 @@ const SPEC: Spec<'static> = Spec {
     virtio: &[VirtioKind::Console, VirtioKind::Entropy],
     counter_frequency: Hz(62_500_000),
 };
-const BOOT: BootInfo<'static> =
-    BootInfo { bootargs: "console=ttyAMA0", initrd: None, rng_seed: [0x5a; 32], kaslr_seed: 0x0123_4567_89ab_cdef };
+const BOOT: BootInfo<'static> = BootInfo {
+    bootargs: "console=ttyAMA0",
+    initrd: None,
+    rng_seed: [0x5a; 32],
+    kaslr_seed: 0x0123_4567_89ab_cdef,
+    vmware: false,
+};
 
 fn plan(spec: Spec<'_>) -> MachinePlan {
     MachinePlan::new(spec).unwrap()

@@ -46,6 +46,8 @@ pub struct BootInfo<'a> {
     pub rng_seed: [u8; 32],
     /// A fresh random number that the kernel chooses its virtual address by.
     pub kaslr_seed: u64,
+    /// The guest is told that VMware's guest ABI is answered, where systemd and others look for it.
+    pub vmware: bool,
 }
 
 /// Why there can be no such tree.
@@ -85,6 +87,9 @@ pub fn device_tree(plan: &MachinePlan, boot: &BootInfo<'_>) -> Result<Vec<u8>, T
             memory.numbers("reg", [ram.start.0, ram.size]);
             memory.text("device_type", "memory");
         });
+        if boot.vmware {
+            root.node("hypervisor", |node| node.text("compatible", "vmware"));
+        }
         write_psci(root);
         write_timer(root, plan);
         write_gic(root, plan);

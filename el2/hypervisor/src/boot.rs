@@ -216,7 +216,8 @@ fn make_vms(platform: &Platform<'static>) -> Result<(), String> {
         watchdog::start().map_err(|error| alloc::format!("{error}"))?;
     }
     let blocks: u64 = bundle.vms().map(|vm| vm.memory / units::BLOCK_SIZE).sum();
-    memory::prepare_heap(services + blocks * 16 + u64::from(vcpus) * 4 * PAGE_SIZE).map_err(|error| alloc::format!("{error}"))?;
+    memory::prepare_heap(services + blocks * 16 + u64::from(vcpus) * 4 * PAGE_SIZE)
+        .map_err(|error| alloc::format!("{error}"))?;
     for (id, config) in (0..).map(VmId).zip(bundle.vms()) {
         match vm::create(id, config, bundle) {
             Ok(vm) => {

@@ -366,6 +366,7 @@ impl Vm {
                 initrd: placement.initrd,
                 rng_seed: entropy::bytes(),
                 kaslr_seed: u64::from_le_bytes(entropy::bytes()),
+                vmware: self.config.doors.vmware,
             },
         )
         .map_err(|error| format!("device tree: {error}"))?;

@@ -80,6 +80,41 @@ pub fn call(function: u32) -> u64 {
     tenths(with, empty(), ROUNDS)
 }
 
+/// W0 to W3 and X7 of VMware's GETVERSION, then the call: by a read of the debug channel's status, or by `HVC #0x86`. Five `MOV`s
+/// and the call.
+macro_rules! version {
+    ($call:literal) => {{
+        let with = ticks!(ROUNDS, [],
+            ["mov w0, w9", "mov w2, #10", "mov w3, #0x5658", "mov w7, #0x0e", "movk x7, #0x86, lsl #32", $call], [],
+            in("x9") 0x564d_5868_u64,);
+        tenths(with, empty(), ROUNDS)
+    }};
+}
+
+/// GETVERSION through the debug channel.
+pub fn version_by_debug_channel() -> u64 {
+    version!("mrs xzr, mdccsr_el0")
+}
+
+/// GETVERSION by HVC.
+pub fn version_by_hvc() -> u64 {
+    version!("hvc #0x86")
+}
+
+/// A WFE that would wait and asks for nothing: `SEVL`, `WFE` (which uses the event up), `WFE`.
+pub fn ordinary_wfe() -> u64 {
+    tenths(ticks!(ROUNDS, [], ["mov x0, #0", "sevl", "wfe", "wfe"], [],), empty(), ROUNDS)
+}
+
+/// The detection by WFE: `MOV`, `SEVL`, `WFE`, `WFE`.
+pub fn detection_by_wfe() -> u64 {
+    tenths(
+        ticks!(ROUNDS, [], ["mov x0, x9", "sevl", "wfe", "wfe"], [], in("x9") 0x5746_4530_4445_5443_u64,),
+        empty(),
+        ROUNDS,
+    )
+}
+
 /// A read of ID_AA64PFR0_EL1.
 pub fn id_register() -> u64 {
     tenths(ticks!(ROUNDS, [], ["mrs x10, S3_0_C0_C4_0"], [],), empty(), ROUNDS)

@@ -1,7 +1,8 @@
 //! What the reader accepts, what it refuses, and that no bytes make it panic.
 
 use super::{
-    ANY_CPU, BLOB_ALIGNMENT, Bundle, BundleError, Doors, FORMAT, VmConfig, VmProblem, VmSource, check_name, check_vm, write,
+    ANY_CPU, BLOB_ALIGNMENT, Bundle, BundleError, Doors, FORMAT, VmConfig, VmProblem, VmSource, check_name, check_vm,
+    write,
 };
 use crate::crc32c::compute;
 use proptest::prelude::*;

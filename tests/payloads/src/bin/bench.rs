@@ -10,7 +10,7 @@ payload_rt::entry!(main);
 /// A row: its name, and what returns tenths of instructions.
 type Row = (&'static str, fn() -> u64);
 
-const ROWS: [Row; 9] = [
+const ROWS: [Row; 13] = [
     ("null-hvc", || bench::call(psci::VERSION)),
     ("smccc-version", || bench::call(psci::SMCCC_VERSION)),
     ("id-register", bench::id_register),
@@ -20,6 +20,10 @@ const ROWS: [Row; 9] = [
     ("virtual-timer", bench::virtual_timer),
     ("self-sgi-polled", bench::self_sgi_polled),
     ("virtual-timer-polled", bench::virtual_timer_polled),
+    ("null-mdccsr", bench::version_by_debug_channel),
+    ("null-hvc-0x86", bench::version_by_hvc),
+    ("wfe-unmatched", bench::ordinary_wfe),
+    ("wfe-detect", bench::detection_by_wfe),
 ];
 
 fn main() {

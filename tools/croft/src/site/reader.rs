@@ -11,8 +11,23 @@ use toml::de::{DeTable, DeValue};
 /// The keys of each table: the required ones first.
 const ROOT_KEYS: &[&str] = &["host", "vm"];
 const HOST_KEYS: &[&str] = &["cpu", "cpus", "memory"];
-const VM_KEYS: &[&str] = &["name", "vcpus", "memory", "kernel", "initrd", "cmdline", "weight", "affinity", "vmware",
-    "vmware-strict", "time-sync", "wfe", "watchdog", "watchdog-action", "watchdog-user"];
+const VM_KEYS: &[&str] = &[
+    "name",
+    "vcpus",
+    "memory",
+    "kernel",
+    "initrd",
+    "cmdline",
+    "weight",
+    "affinity",
+    "vmware",
+    "vmware-strict",
+    "time-sync",
+    "wfe",
+    "watchdog",
+    "watchdog-action",
+    "watchdog-user",
+];
 
 /// Reads `text`, the contents of `file`.
 pub(super) fn read(text: &str, file: &Path) -> Result<Site, SiteError> {
@@ -253,12 +268,12 @@ impl<'t> Reader<'t> {
         let mut yes = |key| entry(table, key).map_or(Some(false), |found| self.yes(&found));
         let (vmware, strict, time_sync) = (yes("vmware"), yes("vmware-strict"), yes("time-sync"));
         let (wfe, watchdog_user) = (yes("wfe"), yes("watchdog-user"));
-        let milliseconds = entry(table, "watchdog").map_or(Some(0), |found| {
-            self.number(&found, 100..=86_400_000, "the milliseconds until the watchdog acts")
-        });
+        let milliseconds = entry(table, "watchdog")
+            .map_or(Some(0), |found| self.number(&found, 100..=86_400_000, "the milliseconds until the watchdog acts"));
         let action = entry(table, "watchdog-action").map_or(Some(2), |found| {
             let text = self.text(&found)?;
-            let known = ["log", "inject", "reset", "", "stop"].iter().position(|&name| name == text && !text.is_empty());
+            let known =
+                ["log", "inject", "reset", "", "stop"].iter().position(|&name| name == text && !text.is_empty());
             if known.is_none() {
                 self.wrong(&found, "an action is \"log\", \"inject\", \"reset\" or \"stop\"");
             }
