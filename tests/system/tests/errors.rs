@@ -17,7 +17,7 @@ const SHORT: Duration = Duration::from_secs(120);
 
 fn main() -> ExitCode {
     system::run(vec![
-        scenario("errors::no_bundle", || refused(None, "there is no initial ramdisk, so no bundle")),
+        scenario("errors::no_bundle", || refused(None, "there is no initial ramdisk")),
         scenario("errors::not_a_bundle", || refused(Some(vec![7; 10_000]), "this is no bundle")),
         scenario("errors::truncated_bundle", || refused(Some(truncated(&good()?)), "the bundle is cut off")),
         scenario("errors::header_damaged", || refused(Some(flipped(good()?, 20)), "header is damaged")),
