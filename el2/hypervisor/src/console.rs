@@ -512,7 +512,10 @@ impl Port {
             }
             Command::Detach => FRAMED.store(false, Ordering::Relaxed),
             Command::PowerButton { vm } => {
-                if let Some(vm) = find(vm) {
+                // The tools in the guest, where they run, are surer than a button that nobody may watch.
+                if let Some(vm) = find(vm)
+                    && !vm.doors.ask_to_stop(false)
+                {
                     vm.devices.lock().set_power_button(vm, true);
                     let at = sysreg::cntpct_el0().saturating_add(host::ticks(PRESS_MICROSECONDS));
                     self.released.push((vm.id, at));
@@ -526,6 +529,7 @@ impl Port {
             Command::Reboot { vm } => {
                 if let Some(vm) = find(vm)
                     && !vm.start()
+                    && !vm.doors.ask_to_stop(true)
                 {
                     vm.stop(Stop::Reset);
                 }

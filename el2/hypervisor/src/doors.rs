@@ -77,6 +77,11 @@ impl Doors {
         Self { service, watchdog: VmWatchdog::new(policy) }
     }
 
+    /// Asks the tools in the guest to shut it down, or to restart it. Says whether there are any that can.
+    pub(crate) fn ask_to_stop(&self, restart: bool) -> bool {
+        self.service.as_ref().is_some_and(|service| service.lock().ask_to_stop(restart, milliseconds()))
+    }
+
     /// The VM starts afresh.
     pub(crate) fn restart(&self, policy: &Policy) {
         if let Some(service) = &self.service {

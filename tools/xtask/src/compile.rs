@@ -16,7 +16,8 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 /// The package names of what is built for bare metal, and never for the machine that it is built on.
-pub(crate) const BARE_METAL: [&str; 6] = ["undercroft", "hw", "payload-rt", "payloads", "linux-bench", "guest"];
+pub(crate) const BARE_METAL: [&str; 7] =
+    ["undercroft", "hw", "payload-rt", "payloads", "linux-bench", "guest", "guest-tools"];
 
 /// A flat image and its name.
 #[derive(Clone, Debug)]

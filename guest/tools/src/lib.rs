@@ -1,0 +1,111 @@
+//! What Undercroft's command-line tools for guests have in common: the entry from Linux, output, and finding out that
+//! nobody answers.
+//!
+//! The tools are static programs without a C library that need neither privileges nor a driver. Where no hypervisor
+//! answers, Linux kills a process that reads the debug channel's status with SIGILL; [`start`] catches that, says so and
+//! ends the program with status 1.
+//!
+//! UNSAFETY: system calls, given only pointers to live memory, and the command line as the kernel leaves it on the stack.
+#![no_std]
+#![expect(unsafe_code, reason = "system calls and the program's entry are made of it")]
+
+use core::arch::{asm, global_asm};
+use core::ffi::{CStr, c_char};
+use core::fmt::{self, Write};
+
+// The kernel starts a program with SP at the word count of its command line, the words behind it.
+global_asm!(".global _start", "_start:", "mov x0, sp", "mov x29, xzr", "mov x30, xzr", "bl tool_main", "brk #0");
+
+const WRITE: u64 = 64;
+const EXIT: u64 = 93;
+const NANOSLEEP: u64 = 101;
+const SIGACTION: u64 = 134;
+const SIGILL: u64 = 4;
+
+fn system_call(number: u64, arguments: [u64; 4]) {
+    let [a, b, c, d] = arguments;
+    // SAFETY: the callers below give the kernel only pointers to live memory of the size that the call expects.
+    unsafe {
+        asm!("svc #0", in("x8") number, inout("x0") a => _, in("x1") b, in("x2") c, in("x3") d, options(nostack));
+    }
+}
+
+/// Ends the program.
+pub fn exit(code: u64) -> ! {
+    loop {
+        system_call(EXIT, [code, 0, 0, 0]);
+    }
+}
+
+/// Waits.
+pub fn sleep_milliseconds(milliseconds: u64) {
+    let time = [milliseconds / 1000, milliseconds % 1000 * 1_000_000];
+    system_call(NANOSLEEP, [time.as_ptr() as u64, 0, 0, 0]);
+}
+
+/// The standard output.
+#[derive(Clone, Copy, Debug)]
+pub struct Output;
+
+impl Write for Output {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        system_call(WRITE, [1, text.as_ptr() as u64, text.len() as u64, 0]);
+        Ok(())
+    }
+}
+
+/// Prints a line.
+#[macro_export]
+macro_rules! say {
+    ($($text:tt)*) => {{
+        use core::fmt::Write as _;
+        // Nobody can be told that nobody can be told.
+        let _ = writeln!($crate::Output, $($text)*);
+    }};
+}
+
+extern "C" fn nobody_answers() -> ! {
+    say!("no hypervisor answers here");
+    exit(1)
+}
+
+/// The words of the command line.
+#[derive(Clone, Copy, Debug)]
+pub struct Words(*const u64);
+
+impl Words {
+    /// Word `index`, 0 being the program's name.
+    #[must_use]
+    pub fn get(self, index: usize) -> Option<&'static str> {
+        // SAFETY: the kernel leaves the count here.
+        let count = unsafe { *self.0 };
+        if index as u64 >= count {
+            return None;
+        }
+        // SAFETY: so many pointers to texts that end with zero follow; they stay as long as the program runs.
+        let text = unsafe { CStr::from_ptr(*self.0.add(1 + index) as *const c_char) };
+        text.to_str().ok()
+    }
+
+    /// Word `index` as a number.
+    #[must_use]
+    pub fn number(self, index: usize) -> Option<u64> {
+        self.get(index)?.parse().ok()
+    }
+}
+
+/// Prepares the program: an undefined instruction means that nobody answers. `stack` is what the entry was called with.
+#[must_use]
+pub fn start(stack: *const u64) -> Words {
+    let handler: extern "C" fn() -> ! = nobody_answers;
+    // Handler, flags, restorer (none: the handler does not return), mask.
+    let action = [handler as usize as u64, 0, 0, 0];
+    system_call(SIGACTION, [SIGILL, action.as_ptr() as u64, 0, 8]);
+    Words(stack)
+}
+
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    say!("this program has a defect");
+    exit(2)
+}
