@@ -7,7 +7,7 @@
 extern crate alloc;
 
 use alloc::boxed::Box;
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use cpu::{controls, reset};
 use hw::state::{Controls, El1, GuestState, read_list_register, write_list_register};
@@ -97,6 +97,8 @@ pub(crate) struct Vcpu {
     context: Once<ContextHandle>,
     state: IrqLock<GuestState>,
     loaded_on: AtomicU32,
+    /// It is on: its state belongs into the registers of the CPU that its thread runs on. Its own thread's business.
+    resident: AtomicBool,
     requests: AtomicU32,
     list: IrqLock<ListRegisters>,
     /// How often the model has been brought up to date, for those who wait for it.
@@ -147,6 +149,7 @@ impl Vcpu {
             context: Once::new(),
             state: IrqLock::new(GuestState::new(controls)),
             loaded_on: AtomicU32::new(NOWHERE),
+            resident: AtomicBool::new(false),
             requests: AtomicU32::new(0),
             list: IrqLock::new(ListRegisters::new()),
             syncs: AtomicU32::new(0),
@@ -201,7 +204,13 @@ impl Vcpu {
 
     /// Puts its state into this CPU's registers, unless it is there, and the state that was there into memory. IRQs are
     /// masked; called by the vCPU's own thread.
+    ///
+    /// Does nothing while the vCPU is off: its thread is scheduled then too, to load images or to wait, and its state is to
+    /// be reset in memory.
     pub(crate) fn ensure_loaded(&'static self) {
+        if !self.resident.load(Ordering::Relaxed) {
+            return;
+        }
         let cpu = sched::this();
         let mut loaded = cpu.loaded().lock();
         if loaded.is_some_and(|other| core::ptr::eq(other, self)) {
@@ -223,6 +232,7 @@ impl Vcpu {
 
     /// Takes its state out of this CPU's registers, if it is there. IRQs are masked; called by the vCPU's own thread.
     fn unload(&'static self) {
+        self.resident.store(false, Ordering::Relaxed);
         let cpu = sched::this();
         let mut loaded = cpu.loaded().lock();
         if loaded.is_some_and(|other| core::ptr::eq(other, self)) {
@@ -434,6 +444,7 @@ impl Vcpu {
 
     /// Runs the guest until the vCPU leaves it. IRQs are masked.
     fn run(&'static self, context: &mut VcpuContext) -> Leave {
+        self.resident.store(true, Ordering::Relaxed);
         self.ensure_loaded();
         loop {
             if self.has_requests() {
