@@ -230,10 +230,12 @@ impl Vm {
             }
             Phase::Off(_) | Phase::Stopping(_) => return,
         }
-        drop(power);
+        // Under the lock: a vCPU that leaves at once must not clear the requests before all are made, or the VM's next life
+        // would find one.
         for vcpu in self.vcpus() {
             vcpu.request(request::STOP);
         }
+        drop(power);
     }
 
     /// What `vcpu`'s thread does next; waits until there is something.
