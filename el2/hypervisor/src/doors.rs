@@ -174,7 +174,7 @@ fn answer_version(context: &mut VcpuContext) {
 
 /// The short path of WFE: answers the channel's detection, and lets an ordinary WFE end early where no other vCPU may
 /// want the CPU. Says whether that was all.
-#[inline(never)]
+#[inline(always)]
 pub(crate) fn short_wait(vcpu: &'static Vcpu, context: &mut VcpuContext) -> bool {
     if context.syndrome & 3 != 1 || !vcpu.vm.config.doors.wfe {
         return false;

@@ -83,7 +83,7 @@ fn synchronous(vcpu: &'static Vcpu, context: &mut VcpuContext) -> bool {
 }
 
 /// A load of a Distributor register whose value does not depend on list registers.
-#[inline(always)]
+#[inline(never)]
 fn distributor_read(vcpu: &'static Vcpu, context: &mut VcpuContext, syndrome: u64) -> bool {
     if syndrome & LOAD_MASK != LOAD_WORD {
         return false;
@@ -105,8 +105,9 @@ fn distributor_read(vcpu: &'static Vcpu, context: &mut VcpuContext, syndrome: u6
     true
 }
 
-/// An SGI that a vCPU sends to itself alone, as kernels do to leave a context: into a free list register.
-#[inline(always)]
+/// An SGI that a vCPU sends to itself alone, as kernels do to leave a context: into a free list register. Not inlined, nor is
+/// [`distributor_read`], so that shorter exits do not pay for the registers that they need.
+#[inline(never)]
 fn self_sgi(vcpu: &'static Vcpu, context: &mut VcpuContext) -> bool {
     let value = context.register((context.syndrome >> 5 & 31) as u8);
     if !vcpu.send_sgi_to_self(value) {
