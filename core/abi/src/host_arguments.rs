@@ -22,6 +22,18 @@ pub enum AllOff {
     PowerOff,
 }
 
+/// Which of its own checks the hypervisor runs instead of VMs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum SelfTest {
+    /// None: VMs run.
+    #[default]
+    No,
+    /// `selftest=percpu`: the per-CPU area, threads that move, deferred preemption; then the host is powered off.
+    PerCpu,
+    /// `selftest=switch`: what switches of threads and vCPUs cost; then the host is powered off.
+    Switch,
+}
+
 /// The host's boot arguments, understood.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct HostArguments<'a> {
@@ -31,6 +43,8 @@ pub struct HostArguments<'a> {
     pub all_off: AllOff,
     /// `exit-times=off` (the default) or `exit-times=on`: whether exits are timed besides being counted.
     pub exit_times: bool,
+    /// `selftest=percpu` or `selftest=switch`; nothing by default.
+    pub selftest: SelfTest,
     text: &'a str,
 }
 
@@ -39,6 +53,7 @@ enum Word {
     Link(LinkMode),
     AllOff(AllOff),
     ExitTimes(bool),
+    SelfTest(SelfTest),
 }
 
 fn understand(word: &str) -> Option<Word> {
@@ -49,6 +64,8 @@ fn understand(word: &str) -> Option<Word> {
         "all-off=poweroff" => Some(Word::AllOff(AllOff::PowerOff)),
         "exit-times=off" => Some(Word::ExitTimes(false)),
         "exit-times=on" => Some(Word::ExitTimes(true)),
+        "selftest=percpu" => Some(Word::SelfTest(SelfTest::PerCpu)),
+        "selftest=switch" => Some(Word::SelfTest(SelfTest::Switch)),
         _ => None,
     }
 }
@@ -63,6 +80,7 @@ impl<'a> HostArguments<'a> {
                 Word::Link(mode) => arguments.link = mode,
                 Word::AllOff(action) => arguments.all_off = action,
                 Word::ExitTimes(timed) => arguments.exit_times = timed,
+                Word::SelfTest(which) => arguments.selftest = which,
             }
         }
         arguments
@@ -76,7 +94,7 @@ impl<'a> HostArguments<'a> {
 
 #[cfg(test)]
 mod tests {
-    use super::{AllOff, HostArguments, LinkMode};
+    use super::{AllOff, HostArguments, LinkMode, SelfTest};
     use std::vec::Vec;
 
     #[test]
@@ -91,5 +109,6 @@ mod tests {
         assert_eq!((arguments.link, arguments.all_off), (LinkMode::Framed, AllOff::PowerOff));
         assert_eq!(arguments.unknown().collect::<Vec<_>>(), ["quiet", "link=what"]);
         assert_eq!(HostArguments::parse("link=framed link=text").link, LinkMode::Text);
+        assert_eq!(HostArguments::parse("selftest=percpu").selftest, SelfTest::PerCpu);
     }
 }

@@ -1,6 +1,6 @@
 //! A binary heap of waiting threads: least virtual run time first, among equals the one that came first.
 
-use arrayvec::ArrayVec;
+use alloc::vec::Vec;
 
 use crate::Entity;
 
@@ -23,14 +23,14 @@ impl Slot {
 
 /// The heap: no slot comes before its parent, which is at half its index.
 #[derive(Debug)]
-pub(crate) struct Heap<const CAPACITY: usize> {
-    slots: ArrayVec<Slot, CAPACITY>,
+pub(crate) struct Heap {
+    slots: Vec<Slot>,
     arrivals: u64,
 }
 
-impl<const CAPACITY: usize> Heap<CAPACITY> {
+impl Heap {
     pub(crate) const fn new() -> Self {
-        Self { slots: ArrayVec::new_const(), arrivals: 0 }
+        Self { slots: Vec::new(), arrivals: 0 }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -41,14 +41,15 @@ impl<const CAPACITY: usize> Heap<CAPACITY> {
         self.slots.first().map(|slot| &slot.entity)
     }
 
-    /// Adds `entity`; `false` if there is no room.
-    pub(crate) fn push(&mut self, entity: Entity) -> bool {
+    /// Makes room for `threads` in all, so that no push allocates.
+    pub(crate) fn reserve(&mut self, threads: usize) {
+        self.slots.reserve(threads.saturating_sub(self.slots.len()));
+    }
+
+    pub(crate) fn push(&mut self, entity: Entity) {
         self.arrivals += 1;
-        if self.slots.try_push(Slot { entity, arrival: self.arrivals }).is_err() {
-            return false;
-        }
+        self.slots.push(Slot { entity, arrival: self.arrivals });
         self.rise(self.slots.len() - 1);
-        true
     }
 
     pub(crate) fn pop(&mut self) -> Option<Entity> {
@@ -105,7 +106,7 @@ mod tests {
 
     use super::Heap;
     use crate::{Affinity, Entity, ThreadId, Weight};
-    use proptest::prelude::{any, prop_assert, prop_assert_eq, proptest};
+    use proptest::prelude::{any, prop_assert_eq, proptest};
     use std::vec::Vec;
 
     fn entity(thread: u32, virtual_time: u64) -> Entity {
@@ -117,10 +118,10 @@ mod tests {
         fn comes_out_in_order_even_across_the_wrap(
             times in proptest::collection::vec(0..50_u64, 0..32), base in any::<u64>(), removed in 0..32_u32,
         ) {
-            let mut heap = Heap::<32>::new();
+            let mut heap = Heap::new();
             let mut expected = Vec::new();
             for (thread, &time) in times.iter().enumerate() {
-                prop_assert!(heap.push(entity(thread as u32, base.wrapping_add(time))));
+                heap.push(entity(thread as u32, base.wrapping_add(time)));
                 expected.push((time, thread as u32));
             }
             let taken = heap.take_late(|entity| entity.thread == ThreadId(removed));

@@ -11,14 +11,29 @@
 //! Between queues a virtual run time means nothing by itself; a thread that changes queues carries how far it is before
 //! or behind the floor ([`RunQueue::steal`], [`RunQueue::detach`], [`Arrival::Moved`]).
 //!
-//! The queue is a binary heap in a fixed array: no allocation, no lock, all operations in O(log n), except those that
-//! look for a particular thread. Virtual run times are compared by their difference, so they may wrap.
+//! The queue is a binary heap: no lock, all operations in O(log n), except those that look for a particular thread, and no
+//! allocation once [`RunQueue::reserve`] has been told how many threads there are. Virtual run times are compared by
+//! their difference, so they may wrap.
+//!
+//! Beside the queue there are [`Alarms`], the deadlines that a CPU's timer serves, and [`Parking`], a thread's state and
+//! the protocol by which no wake-up is lost.
 #![no_std]
 #![forbid(unsafe_code)]
 
+extern crate alloc;
+
+mod alarms;
 mod heap;
+mod parking;
 mod queue;
 #[cfg(test)]
 mod simulation;
 
-pub use queue::{Affinity, Arrival, Entity, QueueFull, RunQueue, ThreadId, Timing, Weight};
+/// What `parking` synchronises with; the models put their own in its place.
+mod sync {
+    pub(crate) use core::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+}
+
+pub use alarms::{Alarm, Alarms};
+pub use parking::Parking;
+pub use queue::{Affinity, Arrival, Entity, RunQueue, ThreadId, Timing, Weight};

@@ -84,6 +84,18 @@ impl Entity {
     pub const fn new(thread: ThreadId, weight: Weight, affinity: Affinity) -> Self {
         Self { thread, weight, affinity, virtual_time: 0 }
     }
+
+    /// A thread whose [`Entity::virtual_time`] was kept elsewhere while it slept.
+    #[must_use]
+    pub const fn resumed(thread: ThreadId, weight: Weight, affinity: Affinity, virtual_time: u64) -> Self {
+        Self { thread, weight, affinity, virtual_time }
+    }
+
+    /// Its virtual run time, to be kept for [`Entity::resumed`].
+    #[must_use]
+    pub const fn virtual_time(&self) -> u64 {
+        self.virtual_time
+    }
 }
 
 /// Why a thread comes to a queue.
@@ -104,15 +116,10 @@ pub struct Timing {
     pub minimum_slice: u64,
 }
 
-/// There is no room on a queue.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("the run queue is full; there are more threads than it was made for")]
-pub struct QueueFull;
-
-/// The threads that want one CPU: one that runs, and up to `CAPACITY` in all.
+/// The threads that want one CPU: one that runs, and those that wait.
 #[derive(Debug)]
-pub struct RunQueue<const CAPACITY: usize> {
-    waiting: Heap<CAPACITY>,
+pub struct RunQueue {
+    waiting: Heap,
     current: Option<Entity>,
     /// The least virtual run time of all, never going back.
     floor: u64,
@@ -121,22 +128,20 @@ pub struct RunQueue<const CAPACITY: usize> {
     timing: Timing,
 }
 
-impl<const CAPACITY: usize> RunQueue<CAPACITY> {
+impl RunQueue {
     /// An empty queue.
     #[must_use]
     pub const fn new(timing: Timing) -> Self {
         Self { waiting: Heap::new(), current: None, floor: 0, waiting_weight: 0, timing }
     }
 
+    /// Makes room for `threads` in all, so that nothing here allocates until there are more.
+    pub fn reserve(&mut self, threads: usize) {
+        self.waiting.reserve(threads);
+    }
+
     /// Lets a thread wait for its turn. Ask [`RunQueue::should_preempt`] afterwards.
-    ///
-    /// # Errors
-    ///
-    /// [`QueueFull`].
-    pub fn enqueue(&mut self, mut entity: Entity, arrival: Arrival) -> Result<(), QueueFull> {
-        if self.len() >= CAPACITY {
-            return Err(QueueFull);
-        }
+    pub fn enqueue(&mut self, mut entity: Entity, arrival: Arrival) {
         if arrival == Arrival::Moved {
             entity.virtual_time = entity.virtual_time.wrapping_add(self.floor);
         }
@@ -145,7 +150,6 @@ impl<const CAPACITY: usize> RunQueue<CAPACITY> {
         let earliest = self.floor.wrapping_sub(entity.weight.virtual_time(slice));
         entity.virtual_time = later(entity.virtual_time, earliest);
         self.push(entity);
-        Ok(())
     }
 
     /// Chooses who runs next. The one that ran until now waits again: it was preempted or its slice is over. If it
@@ -209,9 +213,10 @@ impl<const CAPACITY: usize> RunQueue<CAPACITY> {
         }
     }
 
-    /// Gives away a waiting thread that may run on `cpu`, whose queue is to enqueue it as [`Arrival::Moved`].
-    pub fn steal(&mut self, cpu: CpuId) -> Option<Entity> {
-        let mut stolen = self.waiting.take_late(|entity| entity.affinity.allows(cpu))?;
+    /// Gives away a waiting thread that may run on `cpu` and that `wanted` accepts; `cpu`'s queue is to enqueue it as
+    /// [`Arrival::Moved`].
+    pub fn steal(&mut self, cpu: CpuId, wanted: impl Fn(ThreadId) -> bool) -> Option<Entity> {
+        let mut stolen = self.waiting.take_late(|entity| entity.affinity.allows(cpu) && wanted(entity.thread))?;
         self.waiting_weight -= u64::from(stolen.weight.0);
         self.detach(&mut stolen);
         Some(stolen)
@@ -259,11 +264,9 @@ impl<const CAPACITY: usize> RunQueue<CAPACITY> {
         share.max(self.timing.minimum_slice)
     }
 
-    /// There is room: whoever runs has kept it.
     fn push(&mut self, entity: Entity) {
-        if self.waiting.push(entity) {
-            self.waiting_weight += u64::from(entity.weight.0);
-        }
+        self.waiting.push(entity);
+        self.waiting_weight += u64::from(entity.weight.0);
     }
 
     fn raise_floor(&mut self) {

@@ -7,12 +7,12 @@ use std::vec;
 use std::vec::Vec;
 use units::CpuId;
 
-use crate::{Affinity, Arrival, Entity, QueueFull, RunQueue, ThreadId, Timing, Weight};
+use crate::{Affinity, Arrival, Entity, Parking, RunQueue, ThreadId, Timing, Weight};
 
 /// Six milliseconds, at least 0.75, of a counter of 62.5 MHz.
 const TIMING: Timing = Timing { period: 375_000, minimum_slice: 46_875 };
 
-type Queue = RunQueue<16>;
+type Queue = RunQueue;
 
 fn newcomer(thread: u32, weight: u32) -> Entity {
     Entity::new(ThreadId(thread), Weight::new(weight), Affinity::ANY)
@@ -22,7 +22,7 @@ fn newcomer(thread: u32, weight: u32) -> Entity {
 fn queue_of(weights: &[u32]) -> Queue {
     let mut queue = Queue::new(TIMING);
     for (thread, &weight) in weights.iter().enumerate() {
-        queue.enqueue(newcomer(thread as u32, weight), Arrival::Moved).unwrap();
+        queue.enqueue(newcomer(thread as u32, weight), Arrival::Moved);
     }
     queue
 }
@@ -77,7 +77,7 @@ proptest! {
         }
         let sleeper = queue.take_current().unwrap();
         compute(&mut queue, 2, slept * TIMING.period);
-        queue.enqueue(sleeper, Arrival::Woken).unwrap();
+        queue.enqueue(sleeper, Arrival::Woken);
         // It then runs alone until the other one has its turn again: about two slices, the credit and its own.
         let mut ran = 0;
         while queue.pick() == Some(ThreadId(0)) {
@@ -97,10 +97,10 @@ proptest! {
                 1 => queues[cpu].charge(50_000),
                 2 => asleep.extend(queues[cpu].take_current().map(|entity| (cpu, entity))),
                 3 => if let Some((home, entity)) = asleep.pop() {
-                    queues[home].enqueue(entity, Arrival::Woken).unwrap();
+                    queues[home].enqueue(entity, Arrival::Woken);
                 },
-                _ => if let Some(entity) = queues[1 - cpu].steal(CpuId(cpu as u16)) {
-                    queues[cpu].enqueue(entity, Arrival::Moved).unwrap();
+                _ => if let Some(entity) = queues[1 - cpu].steal(CpuId(cpu as u16), |_| true) {
+                    queues[cpu].enqueue(entity, Arrival::Moved);
                 },
             }
             let total: usize = queues.iter().map(RunQueue::len).sum();
@@ -118,7 +118,7 @@ fn a_woken_interactive_thread_runs_at_once_among_busy_ones() {
     let mut interactive = newcomer(3, 100);
     for _ in 0..1_000 {
         compute(&mut queue, 4, TIMING.period);
-        queue.enqueue(interactive, Arrival::Woken).unwrap();
+        queue.enqueue(interactive, Arrival::Woken);
         assert!(queue.should_preempt());
         assert_eq!(queue.pick(), Some(ThreadId(3)));
         queue.charge(2_000);
@@ -130,15 +130,15 @@ fn a_woken_interactive_thread_runs_at_once_among_busy_ones() {
 fn stealing_respects_affinity_and_keeps_the_claim() {
     let mut queue = Queue::new(TIMING);
     let pinned = Entity::new(ThreadId(0), Weight::DEFAULT, Affinity::only(CpuId(0)));
-    queue.enqueue(pinned, Arrival::Moved).unwrap();
-    assert_eq!(queue.steal(CpuId(1)), None);
-    queue.enqueue(newcomer(1, 100), Arrival::Moved).unwrap();
-    let stolen = queue.steal(CpuId(1)).unwrap();
+    queue.enqueue(pinned, Arrival::Moved);
+    assert_eq!(queue.steal(CpuId(1), |_| true), None);
+    queue.enqueue(newcomer(1, 100), Arrival::Moved);
+    let stolen = queue.steal(CpuId(1), |_| true).unwrap();
     assert_eq!(stolen.thread, ThreadId(1));
     // On a queue that has long been running it is neither starved nor let run for ages.
     let mut other = queue_of(&[100]);
     compute(&mut other, 1, 1_000 * TIMING.period);
-    other.enqueue(Entity { thread: ThreadId(5), ..stolen }, Arrival::Moved).unwrap();
+    other.enqueue(Entity { thread: ThreadId(5), ..stolen }, Arrival::Moved);
     let (ran, _) = compute(&mut other, 6, 100 * TIMING.period);
     assert!(ran[0].abs_diff(ran[5]) <= 2 * TIMING.period, "{ran:?}");
 }
@@ -155,11 +155,15 @@ fn who_yields_lets_the_others_go_first() {
 }
 
 #[test]
-fn a_full_queue_says_so_and_still_takes_back_who_runs() {
-    let mut queue = queue_of(&[100; 16]);
-    queue.pick();
-    assert_eq!(queue.enqueue(newcomer(16, 1), Arrival::Woken), Err(QueueFull));
-    queue.charge(1);
-    assert!(queue.pick().is_some());
-    assert_eq!(queue.len(), 16);
+fn a_wake_up_before_the_sleep_is_kept_through_preemption_and_taken_once() {
+    let parking = Parking::running(0);
+    assert!(!parking.try_wake());
+    parking.preempted();
+    assert!(!parking.is_running());
+    parking.picked();
+    assert!(parking.is_running());
+    assert!(!parking.try_sleep());
+    assert!(parking.try_sleep());
+    assert!(parking.try_wake());
+    assert!(!parking.try_wake());
 }

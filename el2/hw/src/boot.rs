@@ -16,7 +16,7 @@ use core::sync::atomic::{AtomicBool, Ordering};
 use units::{CpuId, PAGE_SIZE, Pa, Range};
 
 use crate::mmu::{self, MapError, Registers};
-use crate::percpu::PerCpu;
+use crate::percpu::{self, PerCpu};
 use crate::{cache, firmware, stack, sysreg};
 
 global_asm!(
@@ -169,6 +169,7 @@ pub fn enter_virtual(ram: &[Range<Pa>], devices: &[Range<Pa>]) -> Result<(), Map
     let affinity = sysreg::mpidr_el1() & 0xff_00ff_ffff;
     // SAFETY: the page is ours, and nothing reads it yet.
     unsafe { ptr::write(BOOT_AREA.0.get().cast::<PerCpu>(), PerCpu::new(CpuId(0), affinity, emergency)) };
+    percpu::publish(CpuId(0), area);
     let root = mmu::root_for(area)?;
     // Everything written so far went past the caches, which may hold older lines for it.
     cache::clean_and_invalidate(whole);
@@ -227,6 +228,7 @@ pub fn start_cpu(
         ptr::write(ptr::with_exposed_provenance_mut(area.0 as usize), PerCpu::new(cpu, affinity, emergency_top.0));
         ptr::write(ptr::with_exposed_provenance_mut(record.0 as usize), secondary);
     }
+    percpu::publish(cpu, area);
     cache::clean_and_invalidate(Range { start: record, size: PAGE_SIZE });
     let entry = (secondary_entry as *const ()).addr() as u64;
     firmware::cpu_on(mpidr, Pa(entry), record.0).map_err(StartError::Firmware)

@@ -180,6 +180,23 @@ pub fn root_for(area: Pa) -> Result<Pa, MapError> {
     Ok(Pa(root))
 }
 
+/// The descriptor that maps `va` in the tables under `root`; `None` where nothing is mapped. For self-tests.
+#[must_use]
+pub fn descriptor(root: u64, va: Va) -> Option<u64> {
+    let mut table = root;
+    for level in 0..4 {
+        let value = entry(table, va.0 >> shift(level)).load(Ordering::Relaxed);
+        if value & VALID == 0 {
+            return None;
+        }
+        if level == 3 || value & TABLE == 0 {
+            return Some(value);
+        }
+        table = value & ADDRESS;
+    }
+    None
+}
+
 /// Makes sure that the shared top-level entry for `va` exists, so that it is in every CPU's copy.
 ///
 /// # Errors

@@ -9,8 +9,8 @@
 //! The alias must not be cached across something that may move the thread: accessors read it afresh each time.
 
 use core::cell::UnsafeCell;
-use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64};
-use units::CpuId;
+use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
+use units::{CpuId, Pa};
 
 use crate::vcpu::VcpuContext;
 
@@ -20,8 +20,10 @@ pub const ALIAS: u64 = 0x7f80_0000_0000;
 /// What runs at an exit from the guest before anything else, on the thread's stack with IRQs masked. Returns 0 to
 /// enter the guest again at once, anything else to return from [`crate::vcpu::enter`] with that value.
 pub type ExitHook = extern "C" fn(&mut VcpuContext, kind: u64) -> u64;
-/// What runs when an interrupt arrives in EL2, with IRQs masked.
-pub type InterruptHook = extern "C" fn();
+/// What runs when an interrupt arrives in EL2, with IRQs masked; it is given the address where EL2 will go on.
+pub type InterruptHook = extern "C" fn(return_address: u64);
+/// What runs when a preemption was deferred to the end of listed code (`nopreempt`), with IRQs masked.
+pub type PreemptHook = fn();
 
 /// One CPU's area. The first fields are used by the vectors, by offset.
 #[repr(C, align(4096))]
@@ -38,14 +40,30 @@ pub struct PerCpu {
     pub(crate) faulting_sp: u64,
     /// Two registers' worth of room for the vectors.
     pub(crate) scratch: [u64; 2],
+    /// Bytes zeroed here, and the ticks of the counter that this took: see [`crate::nopreempt::add_zeroed`].
+    pub zeroed: [AtomicU64; 2],
+    /// See [`PreemptHook`].
+    preempt_hook: UnsafeCell<Option<PreemptHook>>,
     /// Which CPU this is.
     pub cpu: CpuId,
     /// The running thread, an address that only the scheduler gives meaning to.
     pub thread: AtomicU64,
     /// Not zero while this CPU must look at its run queue before it enters a guest again.
     pub reschedule: AtomicU32,
-    /// For the scheduler's own use, an index or an address.
-    pub scheduler: AtomicU64,
+    /// Not zero while a preemption waits for the end of listed code (`nopreempt`).
+    pub preempt_pending: AtomicU32,
+    /// Interrupts taken while in EL2.
+    pub interrupts: AtomicU64,
+    /// Where the last of them interrupted.
+    pub last_interrupted: AtomicU64,
+    /// Preemptions by an interrupt, at once.
+    pub preemptions: AtomicU64,
+    /// Preemptions that had to wait for the end of listed code.
+    pub deferred_preemptions: AtomicU64,
+    /// Threads put on this CPU in place of another.
+    pub switches: AtomicU64,
+    /// For self-tests: counters of what was done through the alias.
+    pub test: [AtomicU64; 4],
     /// Where this CPU's Redistributor is.
     pub(crate) redistributor: AtomicU64,
     /// The affinity value of MPIDR_EL1 by which SGIs reach this CPU.
@@ -66,14 +84,48 @@ impl PerCpu {
             emergency_stack,
             faulting_sp: 0,
             scratch: [0; 2],
+            zeroed: [const { AtomicU64::new(0) }; 2],
+            preempt_hook: UnsafeCell::new(None),
             cpu,
             thread: AtomicU64::new(0),
             reschedule: AtomicU32::new(0),
-            scheduler: AtomicU64::new(0),
+            preempt_pending: AtomicU32::new(0),
+            interrupts: AtomicU64::new(0),
+            last_interrupted: AtomicU64::new(0),
+            preemptions: AtomicU64::new(0),
+            deferred_preemptions: AtomicU64::new(0),
+            switches: AtomicU64::new(0),
+            test: [const { AtomicU64::new(0) }; 4],
             redistributor: AtomicU64::new(0),
             affinity,
         }
     }
+
+    /// See [`PreemptHook`].
+    pub(crate) fn preempt_hook(&self) -> Option<PreemptHook> {
+        // SAFETY: written once, by `set_hooks`, before listed code runs on this CPU.
+        unsafe { *self.preempt_hook.get() }
+    }
+}
+
+/// Where each CPU's area physically is; 0 for one that was not started.
+static AREAS: [AtomicU64; MAX_CPUS] = [const { AtomicU64::new(0) }; MAX_CPUS];
+/// CPUs with a number from here on cannot be looked at.
+const MAX_CPUS: usize = 64;
+
+/// An area was written for `cpu`.
+pub(crate) fn publish(cpu: CpuId, area: Pa) {
+    if let Some(slot) = AREAS.get(usize::from(cpu.0)) {
+        slot.store(area.0, Ordering::Release);
+    }
+}
+
+/// Another CPU's area, by its ordinary address: for statistics and debugging.
+#[must_use]
+pub fn of(cpu: CpuId) -> Option<&'static PerCpu> {
+    let address = AREAS.get(usize::from(cpu.0))?.load(Ordering::Acquire);
+    // SAFETY: `publish` is told of pages that hold a `PerCpu` for ever, identity-mapped with the alias's attributes.
+    (address != 0).then(|| unsafe { &*core::ptr::with_exposed_provenance(address as usize) })
 }
 
 /// This CPU's area. The reference stays valid for ever, and *means another area* after the thread moves: that is the
@@ -87,12 +139,13 @@ pub fn this_cpu() -> &'static PerCpu {
 }
 
 /// Sets what this CPU does at exits and interrupts. Called once per CPU, with IRQs masked, before either can happen.
-pub fn set_hooks(exit: ExitHook, interrupt: InterruptHook) {
+pub fn set_hooks(exit: ExitHook, interrupt: InterruptHook, preempt: PreemptHook) {
     let area = this_cpu();
     // SAFETY: the cells are read only by this CPU's vectors, none of which runs during this call: no guest has been
     // entered here yet and IRQs are masked.
     unsafe {
         *area.exit_hook.get() = Some(exit);
         *area.interrupt_hook.get() = Some(interrupt);
+        *area.preempt_hook.get() = Some(preempt);
     }
 }

@@ -48,6 +48,15 @@ pub fn with_irqs<R>(work: impl FnOnce() -> R) -> R {
     result
 }
 
+/// Runs `work` with IRQs masked: on one CPU, without being preempted.
+#[inline(always)]
+pub fn without_irqs<R>(work: impl FnOnce() -> R) -> R {
+    let before = mask_irqs();
+    let result = work();
+    restore_irqs(before);
+    result
+}
+
 /// A fair spin lock that masks IRQs while it is held.
 pub struct IrqLock<T> {
     inner: TicketMutex<T>,

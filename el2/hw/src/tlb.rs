@@ -1,8 +1,19 @@
 //! Invalidating what the CPUs remember of a guest's translations (DDI 0487 D8.14).
 
+use core::sync::atomic::{AtomicU64, Ordering};
+
 use units::Ipa;
 
 use crate::sysreg::{self, dsb_ish, isb};
+
+/// How often all CPUs were made to forget translations.
+static BROADCASTS: AtomicU64 = AtomicU64::new(0);
+
+/// How often all CPUs were made to forget translations, since the start.
+#[must_use]
+pub fn broadcasts() -> u64 {
+    BROADCASTS.load(Ordering::Relaxed)
+}
 
 /// Runs `work` with `vttbr` (a stage 2 base and VMID) in VTTBR_EL2, which the invalidations go by. IRQs are masked.
 pub fn with_vttbr(vttbr: u64, work: impl FnOnce()) {
@@ -21,6 +32,7 @@ pub fn with_vttbr(vttbr: u64, work: impl FnOnce()) {
 /// Invalidates the current VMID's stage 2 translations of the page at `ipa`, then all that combine both stages, which
 /// cannot be found by IPA; on all CPUs.
 pub fn invalidate_ipa(ipa: Ipa) {
+    BROADCASTS.fetch_add(1, Ordering::Relaxed);
     dsb_ish();
     // SAFETY: forgetting a guest's translations only makes the CPU walk its tables again.
     unsafe { core::arch::asm!("tlbi ipas2e1is, {}", in(reg) ipa.0 >> 12, options(nostack, preserves_flags)) };
@@ -33,6 +45,7 @@ pub fn invalidate_ipa(ipa: Ipa) {
 
 /// Invalidates everything of the current VMID, both stages, on all CPUs.
 pub fn invalidate_vmid() {
+    BROADCASTS.fetch_add(1, Ordering::Relaxed);
     dsb_ish();
     // SAFETY: as above.
     unsafe { core::arch::asm!("tlbi vmalls12e1is", options(nostack, preserves_flags)) };
@@ -98,6 +111,7 @@ pub fn translate_stage1_for_write(va: u64, unprivileged: bool) -> u64 {
 
 /// As [`invalidate_ipa`] for several pages, with one wait for all.
 pub fn invalidate_ipas(pages: impl Iterator<Item = Ipa>) {
+    BROADCASTS.fetch_add(1, Ordering::Relaxed);
     dsb_ish();
     for ipa in pages {
         // SAFETY: forgetting a guest's translations only makes the CPU walk its tables again.

@@ -72,6 +72,7 @@ exception_vectors:
     lower_exit 3
 
     // In: x0 = vCPU context, x1 = kind, the guest's x2 and x3 stored, its x0 and x1 on the stack, the rest untouched.
+    .global guest_exit
 guest_exit:
     stp     x4, x5, [x0, #32]
     ldp     x2, x3, [sp], #16
@@ -160,6 +161,7 @@ own_interrupt:
     str     x3, [sp, #176]
     movz    x5, #{alias}, lsl #32
     ldr     x5, [x5, #{interrupt_hook}]
+    mov     x0, x2                          // where the interrupted code goes on
     blr     x5
     ldp     x30, x2, [sp, #160]
     ldr     x3, [sp, #176]
@@ -221,6 +223,10 @@ own_fault_common:
     mrs     x2, elr_el2
     mrs     x3, spsr_el2
     stp     x2, x3, [sp, #256]
+    adrp    x3, probe_load
+    add     x3, x3, :lo12:probe_load
+    sub     x3, x2, x3
+    cbz     x3, probe_failed
     mrs     x2, esr_el2
     mrs     x3, far_el2
     stp     x2, x3, [sp, #272]

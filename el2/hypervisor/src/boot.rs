@@ -7,6 +7,7 @@ use core::fmt::Write as _;
 use core::sync::atomic::{AtomicU32, Ordering};
 
 use abi::HostArguments;
+use abi::host_arguments::SelfTest;
 use abi::bundle::Bundle;
 use frames::Owner;
 use hw::boot::{self as entry, StartError};
@@ -14,7 +15,7 @@ use hw::{crash, firmware, gic, memory as physical, percpu, sysreg, uart};
 use platform::{BootMethod, Conduit, ConsoleKind, Platform};
 use units::{CpuId, PAGE_SIZE, Pa, Range, VmId};
 
-use crate::{console, entropy, fast, host, interrupts, log_sink, memory, sched, vm, watchdog};
+use crate::{console, entropy, fast, host, interrupts, log_sink, memory, sched, selftest, vm, watchdog};
 
 /// Devices are mapped in pieces of this size: what is near a device is a device too.
 const DEVICE_STEP: u64 = 64 << 10;
@@ -98,8 +99,10 @@ fn start(mut platform: Platform<'static>) -> ! {
     entropy::init(platform.seed);
     gic::init_distributor(platform.gic.distributor);
     join(&platform, sysreg::mpidr_el1());
-    start_others(&platform);
     let arguments = HostArguments::parse(platform.bootargs);
+    let others = platform.cpus.len() - 1;
+    // The self-test of late CPUs starts the last one itself.
+    start_others(&platform, if arguments.selftest == SelfTest::PerCpu { others.saturating_sub(1) } else { others });
     if let Err(error) = console::start(&arguments) {
         refuse(format_args!("memory: {error}"));
     }
@@ -120,10 +123,16 @@ fn start(mut platform: Platform<'static>) -> ! {
     if !entropy::has_good_source(platform.seed) {
         log::warn!("the host offers no randomness (no /chosen/rng-seed, no RNDR): guests' seeds can be guessed");
     }
+    if arguments.selftest != SelfTest::No {
+        selftest::start(arguments.selftest, &platform);
+        console::open();
+        sched::idle()
+    }
     if let Err(reason) = make_vms(&platform) {
         log::error!("no VM can be started: {reason}");
         console::vm_changed();
     }
+    console::open();
     sched::idle()
 }
 
@@ -151,16 +160,16 @@ fn join(platform: &Platform<'_>, mpidr: u64) {
         Some(redistributor) => gic::init_cpu(redistributor),
         None => refuse(format_args!("CPU {mpidr:#x} has no Redistributor in the device tree")),
     }
-    percpu::set_hooks(fast::on_exit, sched::interrupt_in_el2);
+    percpu::set_hooks(fast::on_exit, sched::interrupt_in_el2, sched::preempt);
     sched::join();
 }
 
 /// Where the other CPUs find the platform.
 static PLATFORM: spin::Once<Platform<'static>> = spin::Once::new();
 
-fn start_others(platform: &Platform<'static>) {
+fn start_others(platform: &Platform<'static>, count: usize) {
     PLATFORM.call_once(|| platform.clone());
-    for cpu in platform.cpus.iter().skip(1) {
+    for cpu in platform.cpus.iter().skip(1).take(count) {
         if cpu.boot != BootMethod::Psci {
             log::warn!("CPU {} stays off: it waits for {:?}, which is not supported yet", cpu.id.0, cpu.boot);
             continue;
@@ -172,6 +181,16 @@ fn start_others(platform: &Platform<'static>) {
     if platform.cpus_left_out > 0 {
         log::warn!("{} CPUs stay off: more than {} are not supported", platform.cpus_left_out, platform::MAX_CPUS);
     }
+}
+
+/// Starts the last CPU, which was left out at first: for the self-test. Returns its number.
+///
+/// # Errors
+/// A sentence.
+pub(crate) fn start_last() -> Result<CpuId, String> {
+    let last = PLATFORM.get().and_then(|platform| platform.cpus.last()).ok_or("there is no other CPU")?;
+    start_cpu(last.id, last.mpidr)?;
+    Ok(last.id)
 }
 
 fn start_cpu(id: CpuId, mpidr: u64) -> Result<(), String> {

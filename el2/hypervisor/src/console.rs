@@ -15,7 +15,7 @@ use abi::link::{self, Channel, Command, Decoder, Event, Message, StopReason, VmS
 use hw::sync::{IrqLock, with_irqs};
 use hw::{firmware, sysreg, uart};
 use spin::Once;
-use units::{CpuId, Ticks, VmId};
+use units::{Ticks, VmId};
 
 use crate::ring::Ring;
 use crate::sched::{self, Thread};
@@ -38,6 +38,8 @@ static THREAD: Once<&'static Thread> = Once::new();
 static DIRTY: AtomicBool = AtomicBool::new(false);
 static FRAMED: AtomicBool = AtomicBool::new(false);
 static POWER_OFF_AT_END: AtomicBool = AtomicBool::new(false);
+/// All VMs are made, so the hypervisor can introduce itself.
+static OPEN: AtomicBool = AtomicBool::new(false);
 static STATES_CHANGED: AtomicBool = AtomicBool::new(false);
 /// When some guest's real time clock rings, in seconds.
 static CLOCK_ALARM: AtomicU64 = AtomicU64::new(u64::MAX);
@@ -197,11 +199,18 @@ pub(crate) fn start(arguments: &abi::HostArguments<'_>) -> Result<(), frames::Fr
     stats::set_timed(arguments.exit_times);
     FRAMED.store(arguments.link == abi::host_arguments::LinkMode::Framed, Ordering::Relaxed);
     POWER_OFF_AT_END.store(arguments.all_off == abi::host_arguments::AllOff::PowerOff, Ordering::Relaxed);
-    let thread = Thread::spawn("console", run, 0, CpuId(0), (1000, u64::MAX))?;
+    let thread = Thread::spawn("console", run, 0, (1000, u64::MAX))?;
     THREAD.call_once(|| thread);
     uart::enable_receive_interrupt();
-    sched::wake(thread);
     Ok(())
+}
+
+/// All VMs are made: the thread begins its work, whatever was printed until now first.
+pub(crate) fn open() {
+    OPEN.store(true, Ordering::Release);
+    if let Some(thread) = THREAD.get() {
+        sched::wake(thread);
+    }
 }
 
 /// The UART and what is known of whoever is at its other end.
@@ -237,6 +246,9 @@ impl Source {
 }
 
 fn run(_: usize) -> ! {
+    while !OPEN.load(Ordering::Acquire) {
+        sched::block(None);
+    }
     let mut port = Port {
         decoder: Decoder::new(hw::memory::crc32c),
         source: None,

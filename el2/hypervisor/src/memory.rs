@@ -7,7 +7,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use frames::{Allocation, BlockState, CarvedBlock, Extent, FrameAllocator, FramesError, Owner, Runs, Usage, VmUsage};
 use hw::sync::IrqLock;
-use hw::{cache, mmu, stack};
+use hw::{cache, mmu, nopreempt, stack, sysreg};
 use platform::Platform;
 use units::{BLOCK_SIZE, PAGE_SIZE, Pa, Range, Va, VmId};
 
@@ -149,9 +149,20 @@ pub(crate) fn vm_usage(vm: VmId) -> VmUsage {
 /// Zeroes one dirty free block, if there is one, with IRQs let in; the work of idle CPUs. Says whether it did.
 pub(crate) fn scrub_one() -> bool {
     let Ok(Some(block)) = with(|frames| Ok(frames.next_dirty_free_block())) else { return false };
-    hw::sync::with_irqs(|| cache::zero(block.range()));
+    hw::sync::with_irqs(|| {
+        let begin = sysreg::cntpct_el0();
+        cache::zero(block.range());
+        nopreempt::add_zeroed(block.range().size, sysreg::cntpct_el0().wrapping_sub(begin));
+    });
     let extent = block.scrubbed();
     with(|frames| frames.return_clean(extent)).is_ok()
+}
+
+/// Whether idle CPUs have nothing to zero.
+#[must_use]
+pub(crate) fn is_scrubbed() -> bool {
+    let usage = usage();
+    usage.free.saturating_sub(usage.free_clean) < BLOCK_SIZE / PAGE_SIZE
 }
 
 /// A fresh thread stack; returns its top.

@@ -1,24 +1,29 @@
 //! Threads on CPUs: who runs, who waits, who is woken.
 //!
-//! Every vCPU and every worker of the hypervisor is a thread; each CPU has a run queue, a list of sleepers and an idle
-//! thread (what the CPU booted on). A thread sits on the queue of its home CPU; an idle CPU takes a waiting thread from a
-//! busy one and becomes its home.
+//! Every vCPU and every worker of the hypervisor is a thread. Each CPU has a run queue (`core/sched`: weighted fair
+//! sharing by virtual run time), the deadlines that its timer serves, and an idle thread, which is what the CPU booted on.
+//! A thread sits on the queue of its home CPU. Who wakes a thread whose home is busy puts it on an idle CPU, if it may run
+//! there; a CPU that becomes idle takes a waiting thread from a busy one.
+//!
+//! There is no tick: the EL2 timer is armed for the next deadline, and for the end of the running thread's slice only
+//! while somebody waits for the CPU. A vCPU that is alone on its CPU is never interrupted by us.
 //!
 //! IRQs are masked while anything here changes, and threads run with IRQs masked except where they let them in on
-//! purpose ([`hw::sync::with_irqs`]); there they are preempted by the EL2 timer. The choice among waiting threads is by
-//! weighted virtual run time: who has had least, relative to its weight, runs next, for one slice.
+//! purpose ([`hw::sync::with_irqs`]); there they are preempted, and may go on on another CPU. Code that must finish on its
+//! CPU is listed (`hw::nopreempt`), and preempted right after.
 //!
-//! Lost wake-ups: [`wake`] leaves a token if the thread does not sleep, and [`block`] returns at once when it finds one.
+//! Locks, in the order in which they nest: a CPU's `loaded` vCPU, then a queue; never two queues at a time.
+//! Lost wake-ups: see [`sched::Parking`](::sched::Parking).
 
 extern crate alloc;
 
 use alloc::boxed::Box;
-use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
 
-use hw::gic;
+use ::sched::{Affinity, Alarms, Arrival, Entity, Parking, RunQueue, ThreadId, Timing, Weight};
+use hw::{gic, nopreempt};
 use hw::percpu::this_cpu;
-use hw::sync::IrqLock;
+use hw::sync::{IrqLock, without_irqs};
 use hw::sysreg::{cnthp_ctl_el2, cnthp_cval_el2, cntpct_el0};
 use hw::thread::{self, Context};
 use spin::Once;
@@ -29,40 +34,37 @@ use crate::{host, interrupts};
 
 /// How many threads there can be.
 pub(crate) const MAX_THREADS: usize = 1024;
-/// How long a thread runs before another one that waits gets its turn, in microseconds.
-const SLICE_MICROSECONDS: u64 = 5_000;
+/// Within this time everybody who waits for a CPU has run there, in microseconds.
+const PERIOD_MICROSECONDS: u64 = 10_000;
+/// No slice is shorter, in microseconds.
+const SLICE_MICROSECONDS: u64 = 1_000;
 /// No deadline.
 const NEVER: u64 = u64::MAX;
-/// The weight by which virtual run time is real run time.
-const UNIT_WEIGHT: u64 = 100;
-
-const RUNNING: u8 = 0;
-const READY: u8 = 1;
-const BLOCKED: u8 = 2;
+/// [`Thread::exile`]: another CPU at each preemption.
+const ANYWHERE: u32 = u32::MAX;
 
 /// One thread. Lives for ever.
 pub(crate) struct Thread {
     /// What it is for, in reports.
     pub(crate) name: &'static str,
     /// Its number, the index in the table of threads.
-    index: usize,
+    index: u32,
     context: Context,
-    /// The CPU on whose queue it sits or sat; changes under both queues' rules (see [`steal`]).
-    home: AtomicU32,
-    /// RUNNING, READY or BLOCKED; changes under the home queue's lock.
-    state: AtomicU8,
-    /// A wake-up that came while it was not blocked.
-    token: AtomicBool,
-    /// Its share, relative to other threads.
-    weight: AtomicU32,
+    /// Whether it runs, waits or sleeps, and where.
+    parking: Parking,
+    weight: Weight,
     /// The CPUs it may run on, a bit each.
     affinity: AtomicU64,
-    /// Run time so far, scaled by weight.
+    /// Its virtual run time while it sleeps; under its home's lock.
     virtual_time: AtomicU64,
     /// Ticks of the counter it has run.
     run_time: AtomicU64,
-    /// When it was last put on a CPU.
-    since: AtomicU64,
+    /// Ticks of the counter it was ready and did not run.
+    wait_time: AtomicU64,
+    /// Since when it waits.
+    ready_since: AtomicU64,
+    /// Where its next preemption takes it: 0 nowhere, a CPU's number plus 1 (once), or [`ANYWHERE`].
+    exile: AtomicU32,
     /// The vCPU that it runs, if it is one's thread.
     vcpu: Once<&'static Vcpu>,
 }
@@ -73,18 +75,24 @@ pub(crate) struct Cpu {
     pub(crate) id: CpuId,
     affinity: u64,
     queue: IrqLock<Queue>,
-    /// Whether it has nothing to run.
-    idle: AtomicBool,
+    /// How many threads wait in the queue: for others to look without the lock.
+    waiting: AtomicU32,
+    /// A KICK was sent for the queue's sake.
+    attention: AtomicBool,
+    /// An idle CPU would take the thread that waits here, if its vCPU were not loaded.
+    release: AtomicBool,
+    /// The weights of the threads that were placed here.
+    placed: AtomicU32,
     /// The vCPU whose state is in this CPU's registers.
     loaded: IrqLock<Option<&'static Vcpu>>,
 }
 
 struct Queue {
-    ready: Vec<&'static Thread>,
-    sleepers: Vec<(u64, &'static Thread)>,
+    run: RunQueue,
+    alarms: Alarms,
     idle: &'static Thread,
-    /// Virtual time of the one that ran last: where newcomers start.
-    virtual_now: u64,
+    /// Until when the running thread has been charged for its time.
+    charged: u64,
     /// When the running thread's slice ends; NEVER while nobody waits.
     slice_end: u64,
 }
@@ -94,31 +102,39 @@ static THREAD_COUNT: AtomicU32 = AtomicU32::new(0);
 static CPUS: [Once<&'static Cpu>; platform::MAX_CPUS] = [const { Once::new() }; platform::MAX_CPUS];
 /// The CPUs that take part, a bit each.
 static ONLINE: AtomicU64 = AtomicU64::new(0);
+/// For self-tests: see [`nudge_self`].
+static ECHOES: AtomicU32 = AtomicU32::new(0);
+/// Those that have nothing to run.
+static IDLE: AtomicU64 = AtomicU64::new(0);
 
 impl Thread {
-    fn register(name: &'static str, context: Context, home: CpuId, weight: u16, affinity: u64) -> &'static Self {
-        let index = THREAD_COUNT.fetch_add(1, Ordering::Relaxed) as usize;
+    fn register(name: &'static str, context: Context, parking: Parking, weight: u16, affinity: u64) -> &'static Self {
+        let index = THREAD_COUNT.fetch_add(1, Ordering::Relaxed);
         let thread: &'static Self = Box::leak(Box::new(Self {
             name,
             index,
             context,
-            home: AtomicU32::new(u32::from(home.0)),
-            state: AtomicU8::new(BLOCKED),
-            token: AtomicBool::new(false),
-            weight: AtomicU32::new(u32::from(weight.max(1))),
+            parking,
+            weight: Weight::new(u32::from(weight)),
             affinity: AtomicU64::new(affinity),
             virtual_time: AtomicU64::new(0),
             run_time: AtomicU64::new(0),
-            since: AtomicU64::new(0),
+            wait_time: AtomicU64::new(0),
+            ready_since: AtomicU64::new(0),
+            exile: AtomicU32::new(0),
             vcpu: Once::new(),
         }));
-        if let Some(slot) = THREADS.get(index) {
+        if let Some(slot) = THREADS.get(index as usize) {
             slot.call_once(|| thread);
+        }
+        // Room for everybody everywhere, so that no switch and no wake-up allocates.
+        for cpu in CPUS.iter().filter_map(Once::get) {
+            cpu.queue.lock().reserve();
         }
         thread
     }
 
-    /// A thread that will run `entry(argument)` once it is woken, at first on `home`.
+    /// A thread that will run `entry(argument)` once it is woken, on one of the CPUs in `affinity`, with `weight`.
     ///
     /// # Errors
     /// When there is no memory for its stack or no place in the table.
@@ -126,14 +142,22 @@ impl Thread {
         name: &'static str,
         entry: fn(usize) -> !,
         argument: usize,
-        home: CpuId,
         (weight, affinity): (u16, u64),
     ) -> Result<&'static Self, frames::FramesError> {
         if THREAD_COUNT.load(Ordering::Relaxed) as usize >= MAX_THREADS {
             return Err(frames::FramesError::OutOfFrames);
         }
+        let affinity = match affinity & online() {
+            0 => {
+                log::warn!("{name}: none of the CPUs that it may run on is there; it may run on all");
+                online()
+            }
+            some => some,
+        };
         let stack: Va = crate::memory::allocate_stack()?;
-        Ok(Self::register(name, Context::new(stack, entry, argument), home, weight, affinity))
+        let home = place(affinity, weight);
+        let parking = Parking::asleep(u32::from(home.id.0));
+        Ok(Self::register(name, Context::new(stack, entry, argument), parking, weight, affinity))
     }
 
     /// Says which vCPU this thread runs; once.
@@ -147,25 +171,71 @@ impl Thread {
         self.run_time.load(Ordering::Relaxed)
     }
 
+    /// Ticks of the counter that it could have run and did not, for others ran.
+    #[must_use]
+    pub(crate) fn wait_time(&self) -> u64 {
+        self.wait_time.load(Ordering::Relaxed)
+    }
+
     /// Whether it runs right now, on whichever CPU.
     #[must_use]
     pub(crate) fn is_running(&self) -> bool {
-        self.state.load(Ordering::Acquire) == RUNNING
+        self.parking.is_running()
+    }
+
+    /// Its next preemption takes it to `cpu`.
+    pub(crate) fn exile(&self, cpu: CpuId) {
+        self.exile.store(u32::from(cpu.0) + 1, Ordering::Relaxed);
+    }
+
+    /// Every preemption takes it to some other CPU, or no longer.
+    pub(crate) fn exile_anywhere(&self, anywhere: bool) {
+        self.exile.store(if anywhere { ANYWHERE } else { 0 }, Ordering::Relaxed);
     }
 
     fn home(&self) -> &'static Cpu {
-        cpu(CpuId(self.home.load(Ordering::Acquire) as u16))
+        cpu(CpuId(self.parking.home() as u16))
+    }
+
+    fn entity(&self, virtual_time: u64) -> Entity {
+        let affinity = Affinity(self.affinity.load(Ordering::Relaxed));
+        Entity::resumed(ThreadId(self.index), self.weight, affinity, virtual_time)
+    }
+
+    /// Its slot among a queue's alarms for the end of its sleep.
+    fn sleep_slot(&self) -> u32 {
+        2 * self.index
+    }
+
+    /// Its slot for what it wants to be told of while it runs.
+    fn alarm_slot(&self) -> u32 {
+        2 * self.index + 1
+    }
+
+    /// Where it goes at this preemption, if anywhere.
+    fn take_exile(&self) -> Option<CpuId> {
+        match self.exile.load(Ordering::Relaxed) {
+            0 => None,
+            ANYWHERE => Some(any_cpu(self.index)),
+            cpu => {
+                self.exile.store(0, Ordering::Relaxed);
+                Some(CpuId((cpu - 1) as u16))
+            }
+        }
+    }
+}
+
+fn thread(id: ThreadId) -> &'static Thread {
+    match THREADS.get(id.0 as usize).and_then(Once::get) {
+        Some(thread) => thread,
+        None => unreachable!("a thread that is not in the table"),
     }
 }
 
 /// The running thread.
 #[must_use]
 pub(crate) fn current() -> &'static Thread {
-    let index = this_cpu().thread.load(Ordering::Relaxed) as usize;
-    match THREADS.get(index).and_then(Once::get) {
-        Some(thread) => thread,
-        None => unreachable!("a CPU runs a thread that is not in the table"),
-    }
+    thread(ThreadId(this_cpu().thread.load(Ordering::Relaxed) as u32))
 }
 
 fn cpu(id: CpuId) -> &'static Cpu {
@@ -175,7 +245,7 @@ fn cpu(id: CpuId) -> &'static Cpu {
     }
 }
 
-/// This CPU's part of the scheduler.
+/// This CPU's part of the scheduler. IRQs are masked, or it may be another's a moment later.
 #[must_use]
 pub(crate) fn this() -> &'static Cpu {
     cpu(this_cpu().cpu)
@@ -184,26 +254,29 @@ pub(crate) fn this() -> &'static Cpu {
 /// Makes this CPU take part; what runs now becomes its idle thread. IRQs are masked.
 pub(crate) fn join() {
     let id = this_cpu().cpu;
-    let idle = Thread::register("idle", Context::of_running(), id, 1, 1 << id.0);
-    idle.state.store(RUNNING, Ordering::Relaxed);
-    this_cpu().thread.store(idle.index as u64, Ordering::Relaxed);
-    let queue = Queue {
-        ready: Vec::with_capacity(64),
-        sleepers: Vec::with_capacity(64),
-        idle,
-        virtual_now: 0,
-        slice_end: NEVER,
-    };
+    let home = u32::from(id.0);
+    let idle = Thread::register("idle", Context::of_running(), Parking::running(home), 1, 1 << id.0);
+    this_cpu().thread.store(u64::from(idle.index), Ordering::Relaxed);
+    let timing = Timing { period: host::ticks(PERIOD_MICROSECONDS), minimum_slice: host::ticks(SLICE_MICROSECONDS) };
+    let mut queue =
+        Queue { run: RunQueue::new(timing), alarms: Alarms::new(), idle, charged: cntpct_el0(), slice_end: NEVER };
+    queue.reserve();
     let cpu: &'static Cpu = Box::leak(Box::new(Cpu {
         id,
         affinity: this_cpu().affinity,
         queue: IrqLock::new(queue),
-        idle: AtomicBool::new(true),
+        waiting: AtomicU32::new(0),
+        attention: AtomicBool::new(false),
+        release: AtomicBool::new(false),
+        placed: AtomicU32::new(0),
         loaded: IrqLock::new(None),
     }));
     if let Some(slot) = CPUS.get(usize::from(id.0)) {
         slot.call_once(|| cpu);
     }
+    // Threads that were made since then found no queue here to make room in.
+    cpu.queue.lock().reserve();
+    IDLE.fetch_or(1 << id.0, Ordering::Release);
     ONLINE.fetch_or(1 << id.0, Ordering::Release);
     cnthp_ctl_el2::write(0);
 }
@@ -226,7 +299,7 @@ pub(crate) fn idle() -> ! {
             continue;
         }
         // IRQs are masked: one that arrives from here on ends the WFI and is handled right after.
-        if me.queue.lock().ready.is_empty() {
+        if me.waiting.load(Ordering::Acquire) == 0 {
             hw::sysreg::wfi();
         }
         hw::sync::with_irqs(hw::sysreg::isb);
@@ -236,10 +309,14 @@ pub(crate) fn idle() -> ! {
 /// What becomes of the thread that gives the CPU away.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Outcome {
-    /// It stays ready.
+    /// It stays ready, and lets whoever waits go first.
     Yield,
+    /// It stays ready, and gives way only to whoever has a better claim, or if its slice is over.
+    Preempt,
     /// It sleeps, until the count in [`block`]'s deadline if not NEVER.
-    Block(u64),
+    Sleep(u64),
+    /// It goes on on another CPU.
+    Move(CpuId),
 }
 
 /// Lets other threads of this CPU run, if there are any. IRQs are masked.
@@ -247,12 +324,33 @@ pub(crate) fn yield_now() {
     reschedule(Outcome::Yield);
 }
 
+/// Lets a thread with a better claim run, if there is one. IRQs are masked.
+pub(crate) fn preempt() {
+    let thread = current();
+    if thread.exile.load(Ordering::Relaxed) != 0
+        && let Some(to) = thread.take_exile()
+        && to != this_cpu().cpu
+    {
+        return reschedule(Outcome::Move(to));
+    }
+    reschedule(Outcome::Preempt);
+}
+
 /// Sleeps until somebody calls [`wake`] or the counter reaches `deadline`. IRQs are masked.
 pub(crate) fn block(deadline: Option<Ticks>) {
-    reschedule(Outcome::Block(deadline.map_or(NEVER, |ticks| ticks.0)));
+    reschedule(Outcome::Sleep(deadline.map_or(NEVER, |ticks| ticks.0)));
+}
+
+/// Goes on on `to`, which takes part, and may run nowhere else from now on. IRQs are masked.
+pub(crate) fn move_to(to: CpuId) {
+    current().affinity.store(1 << to.0, Ordering::Relaxed);
+    if to != this_cpu().cpu {
+        reschedule(Outcome::Move(to));
+    }
 }
 
 /// Whether this CPU was asked to look at its queue.
+#[inline(always)]
 #[must_use]
 pub(crate) fn wants_reschedule() -> bool {
     this_cpu().reschedule.load(Ordering::Relaxed) != 0
@@ -261,149 +359,231 @@ pub(crate) fn wants_reschedule() -> bool {
 fn reschedule(outcome: Outcome) {
     let me = this();
     let current = current();
-    this_cpu().reschedule.store(0, Ordering::Relaxed);
     let now = cntpct_el0();
+    this_cpu().reschedule.store(0, Ordering::Relaxed);
+    this_cpu().preempt_pending.store(0, Ordering::Relaxed);
+    if matches!(outcome, Outcome::Move(_))
+        && let Some(vcpu) = current.vcpu.get()
+    {
+        vcpu.unload();
+    }
+    let mut moving = None;
     let next = {
         let mut queue = me.queue.lock();
-        charge(current, &mut queue, now);
-        let is_idle = core::ptr::eq(current, queue.idle);
-        match outcome {
-            Outcome::Block(_) if current.token.swap(false, Ordering::AcqRel) => return,
-            Outcome::Block(deadline) => {
-                current.state.store(BLOCKED, Ordering::Release);
-                if deadline != NEVER {
-                    queue.sleepers.push((deadline, current));
-                }
-            }
-            Outcome::Yield if is_idle => {}
-            Outcome::Yield => {
-                if queue.ready.is_empty() {
-                    queue.slice_end = NEVER;
-                    arm_timer(&queue);
-                    return;
-                }
-                current.state.store(READY, Ordering::Release);
-                queue.ready.push(current);
-            }
+        queue.charge(now);
+        let next = match queue.give_way(current, outcome, now) {
+            Some(next) => next,
+            None => return queue.arm_timer(),
+        };
+        if let Outcome::Move(to) = outcome {
+            moving = queue.run.take_current().map(|mut entity| {
+                queue.run.detach(&mut entity);
+                (cpu(to), current.entity(entity.virtual_time()))
+            });
         }
-        let next = pick(&mut queue);
-        next.state.store(RUNNING, Ordering::Release);
-        next.since.store(now, Ordering::Relaxed);
-        let next_is_idle = core::ptr::eq(next, queue.idle);
-        me.idle.store(next_is_idle, Ordering::Release);
-        queue.slice_end =
-            if queue.ready.is_empty() { NEVER } else { now.saturating_add(host::ticks(SLICE_MICROSECONDS)) };
-        arm_timer(&queue);
+        let next = next(&mut queue.run).map_or(queue.idle, |id| thread(id));
+        queue.put_on(me, next, now);
         next
     };
+    if let Some((to, entity)) = moving {
+        to.queue.lock().enqueue(to, entity, Arrival::Moved);
+    }
     if !core::ptr::eq(next, current) {
-        this_cpu().thread.store(next.index as u64, Ordering::Relaxed);
+        this_cpu().thread.store(u64::from(next.index), Ordering::Relaxed);
+        count(&this_cpu().switches);
         thread::switch(&current.context, &next.context);
-    }
-    // Another CPU may have this thread now.
-    if let Some(vcpu) = current.vcpu.get() {
-        vcpu.ensure_loaded();
-    }
-}
-
-/// Adds the time since the thread was last looked at.
-fn charge(thread: &Thread, queue: &mut Queue, now: u64) {
-    let ran = now.saturating_sub(thread.since.swap(now, Ordering::Relaxed));
-    thread.run_time.fetch_add(ran, Ordering::Relaxed);
-    let scaled = ran.saturating_mul(UNIT_WEIGHT) / u64::from(thread.weight.load(Ordering::Relaxed));
-    let virtual_time = thread.virtual_time.load(Ordering::Relaxed).saturating_add(scaled);
-    thread.virtual_time.store(virtual_time, Ordering::Relaxed);
-    if !core::ptr::eq(thread, queue.idle) {
-        queue.virtual_now = queue.virtual_now.max(virtual_time.min(queue.virtual_now.saturating_add(scaled)));
+        // Others ran here, or this is another CPU.
+        if let Some(vcpu) = current.vcpu.get() {
+            vcpu.resume();
+        }
     }
 }
 
-/// The waiting thread with the least virtual run time, or the idle thread.
-fn pick(queue: &mut Queue) -> &'static Thread {
-    let least = queue.ready.iter().enumerate().min_by_key(|(_, thread)| thread.virtual_time.load(Ordering::Relaxed));
-    match least.map(|(index, _)| index) {
-        Some(index) => queue.ready.swap_remove(index),
-        None => queue.idle,
+/// How the next thread is chosen from the queue.
+type Choice = fn(&mut RunQueue) -> Option<ThreadId>;
+
+impl Queue {
+    fn reserve(&mut self) {
+        let threads = THREAD_COUNT.load(Ordering::Relaxed) as usize;
+        self.run.reserve(threads);
+        self.alarms.reserve(2 * threads);
+    }
+
+    /// Charges the running thread for its time.
+    fn charge(&mut self, now: u64) {
+        let ran = now.saturating_sub(core::mem::replace(&mut self.charged, now));
+        let running = self.run.current().map_or(self.idle, |entity| thread(entity.thread));
+        running.run_time.store(running.run_time.load(Ordering::Relaxed) + ran, Ordering::Relaxed);
+        self.run.charge(ran);
+    }
+
+    /// What becomes of the running thread `current`; `None` if it stays.
+    fn give_way(&mut self, current: &'static Thread, outcome: Outcome, now: u64) -> Option<Choice> {
+        if core::ptr::eq(current, self.idle) {
+            return (self.run.waiting() > 0).then_some(RunQueue::pick as Choice);
+        }
+        match outcome {
+            Outcome::Sleep(deadline) => {
+                if !current.parking.try_sleep() {
+                    return None;
+                }
+                if let Some(entity) = self.run.take_current() {
+                    current.virtual_time.store(entity.virtual_time(), Ordering::Relaxed);
+                }
+                if deadline != NEVER {
+                    self.alarms.set(current.sleep_slot(), deadline);
+                }
+                return Some(RunQueue::pick);
+            }
+            Outcome::Move(to) => {
+                current.ready_since.store(now, Ordering::Relaxed);
+                current.parking.preempted();
+                current.parking.set_home(u32::from(to.0));
+                return Some(RunQueue::pick);
+            }
+            Outcome::Yield | Outcome::Preempt => {}
+        }
+        if self.run.waiting() == 0 {
+            self.slice_end = NEVER;
+            return None;
+        }
+        if outcome == Outcome::Preempt && !self.run.should_preempt() && now < self.slice_end {
+            self.start_slice(now);
+            return None;
+        }
+        current.ready_since.store(now, Ordering::Relaxed);
+        current.parking.preempted();
+        Some(if outcome == Outcome::Yield { RunQueue::yield_and_pick } else { RunQueue::pick })
+    }
+
+    /// `next`, which was just chosen, runs on `me` from now on.
+    fn put_on(&mut self, me: &Cpu, next: &'static Thread, now: u64) {
+        let bit = 1 << me.id.0;
+        if core::ptr::eq(next, self.idle) {
+            IDLE.fetch_or(bit, Ordering::SeqCst);
+        } else {
+            next.parking.picked();
+            let waited = now.saturating_sub(next.ready_since.load(Ordering::Relaxed));
+            next.wait_time.store(next.wait_time.load(Ordering::Relaxed) + waited, Ordering::Relaxed);
+            if IDLE.load(Ordering::Relaxed) & bit != 0 {
+                IDLE.fetch_and(!bit, Ordering::Release);
+            }
+        }
+        self.slice_end = NEVER;
+        self.start_slice(now);
+        me.waiting.store(self.run.waiting() as u32, Ordering::SeqCst);
+        self.arm_timer();
+    }
+
+    /// The running thread's slice begins, if there is none yet and somebody waits.
+    fn start_slice(&mut self, now: u64) {
+        if self.slice_end == NEVER
+            && let Some(slice) = self.run.slice()
+        {
+            self.slice_end = now.saturating_add(slice);
+        }
+    }
+
+    /// Puts `entity`, which is ready, on this queue of `target`'s, and sees to it that it is noticed.
+    fn enqueue(&mut self, target: &Cpu, entity: Entity, arrival: Arrival) {
+        self.charge(cntpct_el0().max(self.charged));
+        self.run.enqueue(entity, arrival);
+        target.waiting.store(self.run.waiting() as u32, Ordering::SeqCst);
+        if self.slice_end == NEVER || self.run.should_preempt() {
+            notify(target);
+        }
+    }
+
+    /// Sets this CPU's timer, whose queue this is.
+    fn arm_timer(&self) {
+        let deadline = self.slice_end.min(self.alarms.next().unwrap_or(NEVER));
+        if deadline == NEVER {
+            cnthp_ctl_el2::write(0);
+        } else {
+            cnthp_cval_el2::write(deadline);
+            cnthp_ctl_el2::write(1);
+        }
     }
 }
 
-fn arm_timer(queue: &Queue) {
-    let deadline = queue.sleepers.iter().map(|&(deadline, _)| deadline).fold(queue.slice_end, u64::min);
-    if deadline == NEVER {
-        cnthp_ctl_el2::write(0);
-    } else {
-        cnthp_cval_el2::write(deadline);
-        cnthp_ctl_el2::write(1);
-    }
-}
-
-/// Puts a thread that is not running on `queue`, its lock held.
-fn enqueue(queue: &mut Queue, thread: &'static Thread, me: &Cpu) {
-    thread.state.store(READY, Ordering::Release);
-    queue.sleepers.retain(|&(_, sleeper)| !core::ptr::eq(sleeper, thread));
-    // Who slept long gets a slice's advantage, not all the time it missed.
-    let credit = host::ticks(SLICE_MICROSECONDS);
-    let floor = queue.virtual_now.saturating_sub(credit);
-    thread.virtual_time.fetch_max(floor, Ordering::Relaxed);
-    queue.ready.push(thread);
-    notify(me);
-}
-
-/// Makes `cpu` look at its queue soon.
+/// Makes `target` look at its queue soon. IRQs are masked.
 fn notify(target: &Cpu) {
     if target.id == this_cpu().cpu {
         this_cpu().reschedule.store(1, Ordering::Relaxed);
-    } else {
+    } else if !target.attention.swap(true, Ordering::AcqRel) {
         gic::send_sgi(target.affinity, gic::KICK);
     }
 }
 
 /// Wakes `thread` if it sleeps; otherwise its next [`block`] returns at once.
 pub(crate) fn wake(thread: &'static Thread) {
-    loop {
-        let home = thread.home();
-        let mut queue = home.queue.lock();
-        if !core::ptr::eq(home, thread.home()) {
-            continue;
-        }
-        if thread.state.load(Ordering::Acquire) == BLOCKED {
-            enqueue(&mut queue, thread, home);
-            drop(queue);
-            if !home.idle.load(Ordering::Acquire) {
-                offer(thread);
+    without_irqs(|| {
+        loop {
+            let home = thread.home();
+            let mut queue = home.queue.lock();
+            // It may have moved before the lock was ours.
+            if core::ptr::eq(home, thread.home()) {
+                if thread.parking.try_wake() {
+                    queue.alarms.cancel(thread.sleep_slot());
+                    thread.ready_since.store(cntpct_el0(), Ordering::Relaxed);
+                    drop_off(thread, home, queue);
+                }
+                return;
             }
-        } else {
-            thread.token.store(true, Ordering::Release);
+        }
+    });
+}
+
+/// Puts `thread`, just woken, on its home's queue, or on that of an idle CPU if the home is busy.
+fn drop_off(thread: &'static Thread, home: &'static Cpu, mut queue: hw::sync::IrqGuard<'_, Queue>) {
+    let mut entity = thread.entity(thread.virtual_time.load(Ordering::Relaxed));
+    let others = IDLE.load(Ordering::Relaxed) & thread.affinity.load(Ordering::Relaxed);
+    if others == 0 || queue.run.is_empty() || !thread.is_movable() {
+        queue.enqueue(home, entity, Arrival::Woken);
+        let busy = queue.run.current().is_some();
+        drop(queue);
+        // A CPU that became idle meanwhile either sees the thread waiting, or is seen here.
+        fence(Ordering::SeqCst);
+        if busy {
+            offer(thread);
         }
         return;
+    }
+    let to = cpu(CpuId(others.trailing_zeros() as u16));
+    queue.run.detach(&mut entity);
+    thread.parking.set_home(u32::from(to.id.0));
+    drop(queue);
+    to.queue.lock().enqueue(to, entity, Arrival::Moved);
+}
+
+impl Thread {
+    /// Whether it can go on elsewhere: only the CPU on which a vCPU is loaded can save its registers.
+    fn is_movable(&self) -> bool {
+        self.vcpu.get().is_none_or(|vcpu| !vcpu.is_loaded())
     }
 }
 
 /// Lets an idle CPU know of a thread that has to wait where it is.
 fn offer(thread: &Thread) {
-    let affinity = thread.affinity.load(Ordering::Relaxed);
-    let idle = |cpu: &&&'static Cpu| cpu.idle.load(Ordering::Acquire) && affinity >> cpu.id.0 & 1 != 0;
-    if let Some(cpu) = CPUS.iter().filter_map(Once::get).find(idle) {
-        notify(cpu);
+    let idle = IDLE.load(Ordering::SeqCst) & thread.affinity.load(Ordering::Relaxed);
+    if idle != 0 {
+        notify(cpu(CpuId(idle.trailing_zeros() as u16)));
     }
 }
 
 /// Wakes `thread` when the counter reaches `deadline`, wherever it is then.
 pub(crate) fn wake_at(thread: &'static Thread, deadline: Ticks) {
-    let mut queue = this().queue.lock();
-    queue.sleepers.push((deadline.0, thread));
-    arm_timer(&queue);
+    let mut queue = without_irqs(this).queue.lock();
+    queue.alarms.set_earlier(thread.alarm_slot(), deadline.0);
+    queue.arm_timer();
 }
 
-/// Tells the running vCPU ([`request::TIMER`]) when the counter reaches `deadline`.
+/// Tells the running vCPU ([`request::TIMER`]) when the counter reaches `deadline`. IRQs are masked.
 pub(crate) fn set_alarm(deadline: Ticks) {
-    let thread = current();
+    let slot = current().alarm_slot();
     let mut queue = this().queue.lock();
-    let known = queue.sleepers.iter().any(|&(at, sleeper)| at == deadline.0 && core::ptr::eq(sleeper, thread));
-    if !known {
-        queue.sleepers.push((deadline.0, thread));
-        arm_timer(&queue);
-    }
+    queue.alarms.set(slot, deadline.0);
+    queue.arm_timer();
 }
 
 /// Interrupts whatever CPU runs `thread` now, so that it looks at what is asked of it.
@@ -422,60 +602,97 @@ pub(crate) fn timer_fired() {
     let now = cntpct_el0();
     loop {
         let mut queue = me.queue.lock();
-        let Some(index) = queue.sleepers.iter().position(|&(deadline, _)| deadline <= now) else { break };
-        let (_, thread) = queue.sleepers.swap_remove(index);
+        let Some(alarm) = queue.alarms.take_due(now) else { break };
         drop(queue);
+        let thread = thread(ThreadId(alarm.slot / 2));
         match thread.vcpu.get() {
             Some(vcpu) => vcpu.request(request::TIMER),
             None => wake(thread),
         }
     }
-    let mut queue = me.queue.lock();
+    let queue = me.queue.lock();
     if queue.slice_end <= now {
-        queue.slice_end = NEVER;
         this_cpu().reschedule.store(1, Ordering::Relaxed);
+        // Until the thread gives way there is nothing to fire for; if it does not, the timer fires again at once.
+        cnthp_ctl_el2::write(0);
+    } else {
+        queue.arm_timer();
     }
-    arm_timer(&queue);
 }
 
 /// A KICK arrived: somebody put a thread on this CPU's queue, or wants the running vCPU's attention.
 pub(crate) fn kicked() {
-    this_cpu().reschedule.store(1, Ordering::Relaxed);
+    let me = this();
+    if me.attention.swap(false, Ordering::AcqRel) {
+        this_cpu().reschedule.store(1, Ordering::Relaxed);
+    }
+    let echoes = ECHOES.load(Ordering::Relaxed);
+    if echoes > 0 {
+        nudge_self(echoes - 1);
+    }
+    if me.release.load(Ordering::Relaxed) && me.release.swap(false, Ordering::AcqRel) {
+        release(me);
+    }
 }
 
-/// Takes one waiting thread from the busiest queue, for a CPU that has nothing to do. Says whether it found one.
-///
-/// A thread whose vCPU is still loaded where it waits stays there: only that CPU can save its registers.
+/// For self-tests: this CPU's next interrupt is a request to look at its queue, which is pending from now on, and
+/// `echoes` more after it, each sent while the one before is handled. IRQs are masked.
+pub(crate) fn nudge_self(echoes: u32) {
+    ECHOES.store(echoes, Ordering::Relaxed);
+    let me = this();
+    me.attention.store(true, Ordering::Release);
+    gic::send_sgi(me.affinity, gic::KICK);
+}
+
+/// For self-tests: makes all other CPUs look at their queues.
+pub(crate) fn nudge_others() {
+    without_irqs(|| {
+        for cpu in CPUS.iter().filter_map(Once::get).filter(|cpu| cpu.id != this_cpu().cpu) {
+            notify(cpu);
+        }
+    });
+}
+
+/// Saves the vCPU that is loaded here while something else runs, so that its thread can go elsewhere.
+fn release(me: &'static Cpu) {
+    let loaded = *me.loaded.lock();
+    if let Some(vcpu) = loaded
+        && !core::ptr::eq(vcpu.thread(), current())
+    {
+        vcpu.unload();
+        offer(vcpu.thread());
+    }
+}
+
+/// Takes one waiting thread from another queue, for a CPU that has nothing to do. Says whether it found one.
 fn steal(me: &'static Cpu) -> bool {
-    let victims = CPUS.iter().filter_map(Once::get).filter(|cpu| cpu.id != me.id && !cpu.idle.load(Ordering::Acquire));
-    for victim in victims {
-        let stolen = {
-            let Some(mut queue) = victim.queue.try_lock() else { continue };
-            let found = queue.ready.iter().position(|thread| {
-                thread.affinity.load(Ordering::Relaxed) & 1 << me.id.0 != 0
-                    && thread.vcpu.get().is_none_or(|vcpu| !vcpu.is_loaded())
-            });
-            let Some(index) = found else { continue };
-            let thread = queue.ready.swap_remove(index);
-            thread.home.store(u32::from(me.id.0), Ordering::Release);
-            // Virtual times of different queues have different origins: keep only the lead over the others.
-            let lead = thread.virtual_time.load(Ordering::Relaxed).saturating_sub(queue.virtual_now);
-            thread.virtual_time.store(lead, Ordering::Relaxed);
-            thread
-        };
-        let mut queue = me.queue.lock();
-        let lead = stolen.virtual_time.load(Ordering::Relaxed);
-        stolen.virtual_time.store(queue.virtual_now.saturating_add(lead), Ordering::Relaxed);
-        queue.ready.push(stolen);
-        return true;
+    fence(Ordering::SeqCst);
+    let busy = |cpu: &&'static Cpu| cpu.id != me.id && cpu.waiting.load(Ordering::SeqCst) > 0;
+    for victim in CPUS.iter().filter_map(Once::get).copied().filter(busy) {
+        let mut queue = victim.queue.lock();
+        let stolen = queue.run.steal(me.id, |id| thread(id).is_movable());
+        if let Some(entity) = stolen {
+            victim.waiting.store(queue.run.waiting() as u32, Ordering::SeqCst);
+            thread(entity.thread).parking.set_home(u32::from(me.id.0));
+            drop(queue);
+            me.queue.lock().enqueue(me, entity, Arrival::Moved);
+            return true;
+        }
+        drop(queue);
+        let holds_another = victim.loaded.try_lock().is_some_and(|loaded| {
+            loaded.is_some_and(|vcpu| !vcpu.thread().is_running() && vcpu.thread().may_run_on(me.id))
+        });
+        if holds_another && !victim.release.swap(true, Ordering::AcqRel) {
+            gic::send_sgi(victim.affinity, gic::KICK);
+        }
     }
     false
 }
 
-/// How many other threads want this CPU right now.
-#[must_use]
-pub(crate) fn is_contended() -> bool {
-    !this().queue.lock().ready.is_empty()
+impl Thread {
+    fn may_run_on(&self, cpu: CpuId) -> bool {
+        Affinity(self.affinity.load(Ordering::Relaxed)).allows(cpu)
+    }
 }
 
 impl Cpu {
@@ -486,23 +703,42 @@ impl Cpu {
     }
 }
 
-/// The interrupt hook: an interrupt arrived while this CPU was in EL2 with IRQs let in.
-pub(crate) extern "C" fn interrupt_in_el2() {
+/// The interrupt hook: an interrupt arrived while this CPU was in EL2 with IRQs let in, and would go on at
+/// `return_address`. In listed code the preemption has to wait, not the interrupt.
+pub(crate) extern "C" fn interrupt_in_el2(return_address: u64) {
+    let area = this_cpu();
+    count(&area.interrupts);
+    area.last_interrupted.store(return_address, Ordering::Relaxed);
     interrupts::handle();
     if wants_reschedule() {
-        yield_now();
+        if nopreempt::is_listed(return_address) {
+            area.preempt_pending.store(1, Ordering::Relaxed);
+        } else {
+            count(&area.preemptions);
+            preempt();
+        }
     }
 }
 
-/// The CPU a new thread starts on: the next one in turn of those that `affinity` allows.
-#[must_use]
-pub(crate) fn place(affinity: u64) -> CpuId {
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    let allowed = match affinity & online() {
-        0 => online(),
-        some => some,
-    };
-    let nth = NEXT.fetch_add(1, Ordering::Relaxed) % allowed.count_ones();
-    let cpu = (0..64_u16).filter(|cpu| allowed >> cpu & 1 != 0).nth(nth as usize);
+/// One more, in a counter that only this CPU writes, IRQs masked.
+fn count(counter: &AtomicU64) {
+    counter.store(counter.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+}
+
+/// The CPU a new thread starts on: of those that `affinity` allows the one with the least weight placed on it.
+fn place(affinity: u64, weight: u16) -> &'static Cpu {
+    let allowed = CPUS.iter().filter_map(Once::get).copied().filter(|cpu| affinity >> cpu.id.0 & 1 != 0);
+    let home = allowed.min_by_key(|cpu| cpu.placed.load(Ordering::Relaxed)).unwrap_or_else(this);
+    home.placed.fetch_add(u32::from(weight), Ordering::Relaxed);
+    home
+}
+
+/// Some CPU that takes part, another one each time.
+fn any_cpu(salt: u32) -> CpuId {
+    // The counter's low bits, stirred (Knuth's multiplicative hash): nobody has to be unable to guess it.
+    let stirred = (cntpct_el0() ^ u64::from(salt)).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40;
+    let online = online();
+    let nth = stirred as u32 % online.count_ones().max(1);
+    let cpu = (0..64_u16).filter(|cpu| online >> cpu & 1 != 0).nth(nth as usize);
     CpuId(cpu.unwrap_or(0))
 }

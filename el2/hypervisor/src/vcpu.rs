@@ -157,9 +157,8 @@ impl Vcpu {
             timer_list_register: AtomicU64::new(0),
         }));
         VCPUS.get(index).ok_or(frames::FramesError::OutOfFrames)?.call_once(|| vcpu);
-        let home = sched::place(vm.config.affinity);
         let share = (vm.config.weight, vm.config.affinity);
-        let thread = Thread::spawn(vm.config.name, run_thread, index, home, share)?;
+        let thread = Thread::spawn(vm.config.name, run_thread, index, share)?;
         thread.set_vcpu(vcpu);
         vcpu.thread.call_once(|| thread);
         Ok(vcpu)
@@ -230,9 +229,15 @@ impl Vcpu {
         self.refresh_interrupts();
     }
 
-    /// Takes its state out of this CPU's registers, if it is there. IRQs are masked; called by the vCPU's own thread.
-    fn unload(&'static self) {
-        self.resident.store(false, Ordering::Relaxed);
+    /// Its thread goes on after others ran, perhaps on another CPU. IRQs are masked.
+    pub(crate) fn resume(&'static self) {
+        if self.resident.load(Ordering::Relaxed) {
+            self.ensure_loaded();
+        }
+    }
+
+    /// Takes its state out of this CPU's registers, if it is there. IRQs are masked; its thread is here or does not run.
+    pub(crate) fn unload(&'static self) {
         let cpu = sched::this();
         let mut loaded = cpu.loaded().lock();
         if loaded.is_some_and(|other| core::ptr::eq(other, self)) {
@@ -446,6 +451,13 @@ impl Vcpu {
     fn run(&'static self, context: &mut VcpuContext) -> Leave {
         self.resident.store(true, Ordering::Relaxed);
         self.ensure_loaded();
+        let leave = self.run_loaded(context);
+        self.resident.store(false, Ordering::Relaxed);
+        self.unload();
+        leave
+    }
+
+    fn run_loaded(&'static self, context: &mut VcpuContext) -> Leave {
         loop {
             if self.has_requests() {
                 let requests = self.requests.swap(0, Ordering::AcqRel);
@@ -461,7 +473,7 @@ impl Vcpu {
                 self.refresh_interrupts();
             }
             if sched::wants_reschedule() {
-                sched::yield_now();
+                sched::preempt();
                 continue;
             }
             match hw::vcpu::enter(context) {
@@ -528,11 +540,9 @@ fn run_thread(index: usize) -> ! {
                 vcpu.reset(start, context);
                 let mut leave = vcpu.run(context);
                 while let Leave::Resumed(start) = leave {
-                    vcpu.unload();
                     vcpu.reset(start, context);
                     leave = vcpu.run(context);
                 }
-                vcpu.unload();
                 vcpu.vm.left();
             }
         }

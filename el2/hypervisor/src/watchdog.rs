@@ -7,7 +7,7 @@ use abi::bundle::Doors as Policy;
 use backdoor::Level;
 use hw::sync::IrqLock;
 use spin::Once;
-use units::{CpuId, Ticks, VcpuId};
+use units::{Ticks, VcpuId};
 use wfe::{Action, Actions, Bounds, Refused, Watchdog};
 
 use crate::doors::milliseconds;
@@ -94,7 +94,7 @@ fn notify() {
 /// # Errors
 /// When there is no memory for it.
 pub(crate) fn start() -> Result<(), frames::FramesError> {
-    let thread = Thread::spawn("watchdog", run, 0, CpuId(0), (1000, u64::MAX))?;
+    let thread = Thread::spawn("watchdog", run, 0, (1000, u64::MAX))?;
     THREAD.call_once(|| thread);
     sched::wake(thread);
     Ok(())

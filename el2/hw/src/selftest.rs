@@ -1,0 +1,238 @@
+//! What the self-test needs of the hardware: accesses whose address was obtained earlier, a load that may fault, and a
+//! look at the tables and at the code.
+
+use core::arch::global_asm;
+use core::mem::offset_of;
+
+use units::{CpuId, Va};
+
+use crate::mmu;
+use crate::percpu::{ALIAS, PerCpu, this_cpu};
+use crate::stack;
+use crate::sysreg::{self, isb};
+
+global_asm!(
+    r#"
+    .pushsection .text.selftest, "ax"
+    // x0 = what is called between obtaining the address and using it, x1 = its argument.
+    .global increment_through_held_alias
+increment_through_held_alias:
+    stp     x29, x30, [sp, #-32]!
+    str     x19, [sp, #16]
+    mov     x29, sp
+    movz    x19, #{alias}, lsl #32
+    mov     x9, x0
+    mov     x0, x1
+    blr     x9
+    ldr     x9, [x19, #{counter}]
+    add     x9, x9, #1
+    str     x9, [x19, #{counter}]
+    ldr     x19, [sp, #16]
+    ldp     x29, x30, [sp], #32
+    ret
+
+    // The contrast: the same with the address from TPIDR_EL2.
+    .global increment_through_held_register
+increment_through_held_register:
+    stp     x29, x30, [sp, #-32]!
+    str     x19, [sp, #16]
+    mov     x29, sp
+    mrs     x19, tpidr_el2
+    mov     x9, x0
+    mov     x0, x1
+    blr     x9
+    ldr     x9, [x19, #{contrast}]
+    add     x9, x9, #1
+    str     x9, [x19, #{contrast}]
+    ldr     x19, [sp, #16]
+    ldp     x29, x30, [sp], #32
+    ret
+
+    // u64 increment_exclusive(void): LDXR/STXR on the alias; returns 1. No ordering is wanted.
+    .global increment_exclusive
+increment_exclusive:
+    movz    x9, #{alias}, lsl #32
+    add     x9, x9, #{exclusive}
+1:  ldxr    x10, [x9]
+    add     x10, x10, #1
+    stxr    w11, x10, [x9]
+    cbnz    w11, 1b
+    ret
+
+    .arch_extension lse
+    .global increment_atomic
+increment_atomic:
+    movz    x9, #{alias}, lsl #32
+    add     x9, x9, #{atomic}
+    mov     x10, #1
+    stadd   x10, [x9]
+    ret
+    .arch_extension nolse
+
+    // u64 cpu_through_alias(void)
+    .global cpu_through_alias
+cpu_through_alias:
+    movz    x0, #{alias}, lsl #32
+    ldrh    w0, [x0, #{cpu}]
+    ret
+
+    // x0 = address. Returns whether it could be read.
+    .global probe_read
+probe_read:
+    mov     x1, x0
+    mov     x0, #1
+    .global probe_load
+probe_load:
+    ldrb    w1, [x1]
+    ret
+    // The vectors come here when that load faults, with SP at the frame.
+    .global probe_failed
+probe_failed:
+    add     sp, sp, #{frame_size}
+    adr     x2, 1f
+    msr     elr_el2, x2
+    eret
+1:  mov     x0, #0
+    ret
+    .popsection
+    "#,
+    alias = const ALIAS >> 32,
+    cpu = const offset_of!(PerCpu, cpu),
+    counter = const offset_of!(PerCpu, test),
+    contrast = const offset_of!(PerCpu, test) + 8,
+    exclusive = const offset_of!(PerCpu, test) + 16,
+    atomic = const offset_of!(PerCpu, test) + 24,
+    frame_size = const size_of::<crate::crash::Frame>(),
+);
+
+/// Which of [`PerCpu::test`] the functions here count in.
+pub mod counter {
+    /// [`super::increment_held`] with [`super::Held::Alias`].
+    pub const ALIAS: usize = 0;
+    /// [`super::increment_held`] with [`super::Held::Register`].
+    pub const REGISTER: usize = 1;
+    /// [`super::increment_exclusively`].
+    pub const EXCLUSIVE: usize = 2;
+    /// [`super::increment_atomically`].
+    pub const ATOMIC: usize = 3;
+}
+
+/// How an address is obtained that is held while the thread moves.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Held {
+    /// The constant address.
+    Alias,
+    /// TPIDR_EL2: what the alias is there to avoid.
+    Register,
+}
+
+unsafe extern "C" {
+    fn increment_through_held_alias(between: extern "C" fn(u64), argument: u64);
+    fn increment_through_held_register(between: extern "C" fn(u64), argument: u64);
+    fn increment_exclusive();
+    fn increment_atomic();
+    fn cpu_through_alias() -> u64;
+    fn probe_read(address: u64) -> u64;
+    fn switch_stacks();
+    fn nopreempt_leave();
+    fn guest_exit();
+}
+
+/// Obtains the area's address, calls `between`, and then adds 1 to a counter by plain load and store through it.
+pub fn increment_held(held: Held, between: extern "C" fn(u64), argument: u64) {
+    // SAFETY: both addresses are of a CPU's area, which is never unmapped; the counters are for this alone.
+    unsafe {
+        match held {
+            Held::Alias => increment_through_held_alias(between, argument),
+            Held::Register => increment_through_held_register(between, argument),
+        }
+    }
+}
+
+/// Adds 1 through the alias by LDXR and STXR.
+pub fn increment_exclusively() {
+    // SAFETY: an atomic addition to a counter that is there for this alone.
+    unsafe { increment_exclusive() };
+}
+
+/// Adds 1 through the alias by one atomic instruction (FEAT_LSE); false if the CPU has none.
+#[must_use]
+pub fn increment_atomically() -> bool {
+    // ID_AA64ISAR0_EL1.Atomic.
+    let present = sysreg::id_aa64isar0_el1() >> 20 & 0xf != 0;
+    if present {
+        // SAFETY: as above, and the instruction exists.
+        unsafe { increment_atomic() };
+    }
+    present
+}
+
+/// Whether a byte can be read at `address`. A fault there is caught.
+#[must_use]
+pub fn is_readable(address: Va) -> bool {
+    // SAFETY: a load of one byte whose value is dropped; the vectors know the one instruction that may fault. Nothing
+    // that tests pass here is a device.
+    unsafe { probe_read(address.0) != 0 }
+}
+
+/// The CPU's number as an access of one immediate address reads it.
+#[must_use]
+pub fn cpu_through_the_alias() -> CpuId {
+    // SAFETY: reads the area.
+    CpuId(unsafe { cpu_through_alias() } as u16)
+}
+
+/// PAR_EL1 after AT S1E2R of `address`. There must be no guest whose PAR_EL1 it would be.
+#[must_use]
+pub fn translate(address: Va) -> u64 {
+    // SAFETY: an address translation changes PAR_EL1 alone.
+    unsafe { core::arch::asm!("at s1e2r, {}", in(reg) address.0, options(nostack, preserves_flags)) };
+    isb();
+    sysreg::par_el1::read()
+}
+
+/// This CPU's TTBR0_EL2, TPIDR_EL2, and the descriptor that maps the alias.
+#[must_use]
+pub fn tables() -> (u64, u64, Option<u64>) {
+    let root = sysreg::ttbr0_el2();
+    (root, sysreg::tpidr_el2(), mmu::descriptor(root & !0xfff, Va(ALIAS)))
+}
+
+/// A stretch of the image's code that a self-test reads.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Code {
+    /// A function compiled from Rust that asks for the area: `this_cpu().cpu`.
+    Accessor,
+    /// The access in assembly, [`cpu_through_the_alias`].
+    Assembly,
+    /// The exit path from the guest, up to its call.
+    Exit,
+    /// The switch of threads.
+    Switch,
+    /// What runs behind listed code.
+    Leave,
+    /// All code of the image.
+    All,
+}
+
+#[inline(never)]
+extern "C" fn accessor() -> u64 {
+    u64::from(this_cpu().cpu.0)
+}
+
+/// The instructions of some code, from its start: at most `most`.
+#[must_use]
+pub fn code(which: Code, most: usize) -> &'static [u32] {
+    let text = stack::image().text;
+    let start = match which {
+        Code::Accessor => (accessor as *const ()).addr(),
+        Code::Assembly => (cpu_through_alias as *const ()).addr(),
+        Code::Exit => (guest_exit as *const ()).addr(),
+        Code::Switch => (switch_stacks as *const ()).addr(),
+        Code::Leave => (nopreempt_leave as *const ()).addr(),
+        Code::All => text.start.0 as usize,
+    };
+    let room = (text.end().0 as usize).saturating_sub(start) / 4;
+    // SAFETY: the image's code is mapped readable and never changes.
+    unsafe { core::slice::from_raw_parts(core::ptr::with_exposed_provenance(start), room.min(most)) }
+}
