@@ -33,7 +33,7 @@ pub use plan::{
     DeviceKind, MAX_REGIONS, MAX_VIRTIO, MachineError, MachinePlan, RAM_BASE, Region, Spec, TimerInterrupts, Trigger,
     VirtioKind,
 };
-pub use tree::{BootInfo, MAX_BOOTARGS, POWER_BUTTON_LINE, TreeError, device_tree};
+pub use tree::{BootInfo, Cache, Caches, MAX_BOOTARGS, POWER_BUTTON_LINE, TreeError, device_tree};
 
 #[cfg(test)]
 mod tests;

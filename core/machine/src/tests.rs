@@ -30,6 +30,7 @@ const BOOT: BootInfo<'static> = BootInfo {
     rng_seed: [0x5a; 32],
     kaslr_seed: 0x0123_4567_89ab_cdef,
     vmware: false,
+    caches: None,
 };
 
 fn plan(spec: Spec<'_>) -> MachinePlan {

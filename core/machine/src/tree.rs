@@ -48,6 +48,28 @@ pub struct BootInfo<'a> {
     pub kaslr_seed: u64,
     /// The guest is told that VMware's guest ABI is answered, where systemd and others look for it.
     pub vmware: bool,
+    /// The first-level caches of the CPUs, if they are known.
+    pub caches: Option<Caches>,
+}
+
+/// First-level caches.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Caches {
+    /// For instructions.
+    pub instruction: Cache,
+    /// For data.
+    pub data: Cache,
+}
+
+/// The shape of a cache.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Cache {
+    /// Bytes in all.
+    pub size: u32,
+    /// Sets.
+    pub sets: u32,
+    /// Bytes in a line.
+    pub line: u32,
 }
 
 /// Why there can be no such tree.
@@ -81,7 +103,7 @@ pub fn device_tree(plan: &MachinePlan, boot: &BootInfo<'_>) -> Result<Vec<u8>, T
         root.cells("#address-cells", [2]);
         root.text("compatible", "linux,dummy-virt");
         write_chosen(root, plan, boot);
-        write_cpus(root, plan);
+        write_cpus(root, plan, boot.caches);
         let ram = plan.ram();
         root.node(&format!("memory@{:x}", ram.start.0), |memory| {
             memory.numbers("reg", [ram.start.0, ram.size]);
@@ -129,7 +151,7 @@ fn write_chosen(root: &mut Writer, plan: &MachinePlan, boot: &BootInfo<'_>) {
     });
 }
 
-fn write_cpus(root: &mut Writer, plan: &MachinePlan) {
+fn write_cpus(root: &mut Writer, plan: &MachinePlan, caches: Option<Caches>) {
     root.node("cpus", |cpus| {
         cpus.cells("#size-cells", [0]);
         cpus.cells("#address-cells", [1]);
@@ -150,6 +172,14 @@ fn write_cpus(root: &mut Writer, plan: &MachinePlan) {
                 cpu.text("enable-method", "psci");
                 cpu.text("compatible", "arm,armv8");
                 cpu.text("device_type", "cpu");
+                if let Some(Caches { instruction, data }) = caches {
+                    cpu.cells("i-cache-size", [instruction.size]);
+                    cpu.cells("i-cache-sets", [instruction.sets]);
+                    cpu.cells("i-cache-line-size", [instruction.line]);
+                    cpu.cells("d-cache-size", [data.size]);
+                    cpu.cells("d-cache-sets", [data.sets]);
+                    cpu.cells("d-cache-line-size", [data.line]);
+                }
             });
         }
     });

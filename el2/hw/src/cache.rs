@@ -2,7 +2,7 @@
 
 use units::{Pa, Range};
 
-use crate::sysreg::{ctr_el0, dczid_el0, dsb_ish, dsb_sy, isb};
+use crate::sysreg::{ccsidr_el1, clidr_el1, csselr_el1, ctr_el0, dczid_el0, dsb_ish, dsb_sy, id_aa64mmfr2_el1, isb};
 
 fn data_line() -> u64 {
     4 << (ctr_el0() >> 16 & 0xf)
@@ -10,6 +10,32 @@ fn data_line() -> u64 {
 
 fn instruction_line() -> u64 {
     4 << (ctr_el0() & 0xf)
+}
+
+/// Size, sets and line length in bytes of the first-level instruction and data caches (CLIDR_EL1, CCSIDR_EL1), if they
+/// are separate.
+#[must_use]
+pub fn first_level() -> Option<[(u32, u32, u32); 2]> {
+    if clidr_el1() & 7 != 3 {
+        return None;
+    }
+    let before = csselr_el1::read();
+    let shape = |select: u64| {
+        csselr_el1::write(select);
+        isb();
+        let value = ccsidr_el1();
+        // FEAT_CCIDX has wider fields.
+        let (ways, sets) = if id_aa64mmfr2_el1() >> 20 & 0xf == 1 {
+            ((value >> 3 & 0x1f_ffff) + 1, (value >> 32 & 0xff_ffff) + 1)
+        } else {
+            ((value >> 3 & 0x3ff) + 1, (value >> 13 & 0x7fff) + 1)
+        };
+        let line = 16_u64 << (value & 7);
+        ((ways * sets * line) as u32, sets as u32, line as u32)
+    };
+    let shapes = [shape(1), shape(0)];
+    csselr_el1::write(before);
+    Some(shapes)
 }
 
 macro_rules! by_line {

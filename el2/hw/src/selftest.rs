@@ -133,7 +133,6 @@ unsafe extern "C" {
     fn increment_atomic();
     fn cpu_through_alias() -> u64;
     fn probe_read(address: u64) -> u64;
-    fn switch_stacks();
     fn nopreempt_leave();
     fn guest_exit();
 }
@@ -228,7 +227,7 @@ pub fn code(which: Code, most: usize) -> &'static [u32] {
         Code::Accessor => (accessor as *const ()).addr(),
         Code::Assembly => (cpu_through_alias as *const ()).addr(),
         Code::Exit => (guest_exit as *const ()).addr(),
-        Code::Switch => (switch_stacks as *const ()).addr(),
+        Code::Switch => crate::thread::switch_address(),
         Code::Leave => (nopreempt_leave as *const ()).addr(),
         Code::All => text.start.0 as usize,
     };

@@ -138,6 +138,9 @@ read_only! {
     midr_el1 = "midr_el1";
     mpidr_el1 = "mpidr_el1";
     ctr_el0 = "ctr_el0";
+    clidr_el1 = "clidr_el1";
+    ccsidr_el1 = "ccsidr_el1";
+    id_aa64mmfr2_el1 = "S3_0_C0_C7_2";
     dczid_el0 = "dczid_el0";
     cntfrq_el0 = "cntfrq_el0";
     cntpct_el0 = "cntpct_el0";

@@ -41,6 +41,11 @@ impl Context {
     }
 }
 
+/// Where the switch itself is, for the self-test to read.
+pub(crate) fn switch_address() -> usize {
+    (switch_stacks as *const ()).addr()
+}
+
 unsafe extern "C" {
     fn switch_stacks(from: *mut u64, from_running: *const AtomicU8, to: *mut u64, to_running: *const AtomicU8);
     fn thread_start();

@@ -7,8 +7,8 @@ use core::fmt::Write as _;
 use core::sync::atomic::{AtomicU32, Ordering};
 
 use abi::HostArguments;
-use abi::host_arguments::SelfTest;
 use abi::bundle::Bundle;
+use abi::host_arguments::SelfTest;
 use frames::Owner;
 use hw::boot::{self as entry, StartError};
 use hw::{crash, firmware, gic, memory as physical, percpu, sysreg, uart};

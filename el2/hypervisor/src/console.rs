@@ -142,6 +142,9 @@ pub(crate) fn write_log_tail(out: &mut dyn core::fmt::Write) {
             let _ = link::encode(Channel::Control, payload, hw::memory::crc32c, uart::send);
         }
     }
+    if let Some(name) = sched::current_name() {
+        let _ = writeln!(out, "thread: {name}");
+    }
     if let Some(ring) = LOG.try_lock() {
         let _ = writeln!(out, "last of the log:");
         for byte in ring.recent() {

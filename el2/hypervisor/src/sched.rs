@@ -21,11 +21,11 @@ use alloc::boxed::Box;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
 
 use ::sched::{Affinity, Alarms, Arrival, Entity, Parking, RunQueue, ThreadId, Timing, Weight};
-use hw::{gic, nopreempt};
 use hw::percpu::this_cpu;
 use hw::sync::{IrqLock, without_irqs};
 use hw::sysreg::{cnthp_ctl_el2, cnthp_cval_el2, cntpct_el0};
 use hw::thread::{self, Context};
+use hw::{gic, nopreempt};
 use spin::Once;
 use units::{CpuId, Ticks, Va};
 
@@ -230,6 +230,12 @@ fn thread(id: ThreadId) -> &'static Thread {
         Some(thread) => thread,
         None => unreachable!("a thread that is not in the table"),
     }
+}
+
+/// The name of the running thread, if there are threads yet; for a crash report.
+pub(crate) fn current_name() -> Option<&'static str> {
+    let index = this_cpu().thread.load(Ordering::Relaxed) as usize;
+    THREADS.get(index)?.get().map(|thread| thread.name)
 }
 
 /// The running thread.

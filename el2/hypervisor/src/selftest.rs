@@ -219,7 +219,9 @@ fn with_threads(entry: fn(usize) -> !, meanwhile: fn()) -> Result<Vec<&'static T
     let limit = sysreg::cntpct_el0() + host::ticks(120_000_000);
     while u64::from(DONE.load(Ordering::Acquire)) < MOVERS {
         meanwhile();
-        ensure(sysreg::cntpct_el0() < limit, || format!("{} of {MOVERS} threads ended in time", DONE.load(Ordering::Acquire)))?;
+        ensure(sysreg::cntpct_el0() < limit, || {
+            format!("{} of {MOVERS} threads ended in time", DONE.load(Ordering::Acquire))
+        })?;
     }
     Ok(threads)
 }

@@ -157,7 +157,11 @@ pub(crate) fn write_vm(vm: &vm::Vm, out: &mut dyn Write) -> fmt::Result {
     writeln!(out)?;
     for vcpu in vm.vcpus() {
         let run = host::get().counter.nanoseconds(vcpu.thread().run_time());
-        writeln!(out, "  vCPU {}: ran {}.{:03} s", vcpu.id.0, run / 1_000_000_000, run / 1_000_000 % 1000)?;
+        let wait = host::get().counter.nanoseconds(vcpu.thread().wait_time()) / 1_000_000;
+        let run = run / 1_000_000;
+        let (id, part) = (vcpu.id.0, |ms: u64| (ms / 1000, ms % 1000));
+        let ((s, ms), (waited, rest)) = (part(run), part(wait));
+        writeln!(out, "  vCPU {id}: ran {s}.{ms:03} s, waited {waited}.{rest:03} s for a CPU")?;
     }
     Ok(())
 }

@@ -368,6 +368,7 @@ impl Vm {
                 initrd: placement.initrd,
                 rng_seed: entropy::bytes(),
                 kaslr_seed: u64::from_le_bytes(entropy::bytes()),
+                caches: caches(),
                 vmware: self.config.doors.vmware,
             },
         )
@@ -443,4 +444,10 @@ impl Vm {
             }
         }
     }
+}
+
+/// The first-level caches of this CPU, which the guest is told of: Linux complains where a machine says nothing.
+fn caches() -> Option<machine::Caches> {
+    let [instruction, data] = hw::cache::first_level()?.map(|(size, sets, line)| machine::Cache { size, sets, line });
+    Some(machine::Caches { instruction, data })
 }
