@@ -421,15 +421,31 @@ impl Port {
         let vms = vm::all().count() as u16;
         let build = concat!("undercroft ", env!("CARGO_PKG_VERSION"));
         self.send(&Message::Hello { version: link::VERSION, vms, build });
+        // A VM that is off already is said to be so by `report_states`, after the last of its output.
+        STATES_CHANGED.store(true, Ordering::Release);
         for vm in vm::all() {
-            let stop = vm.stopped();
-            self.send(&Message::Vm { vm: vm.id.0, name: vm.config.name, state: state_of(vm, stop.as_ref()) });
+            self.send(&Message::Vm {
+                vm: vm.id.0,
+                name: vm.config.name,
+                state: VmState::Running { boots: vm.boots() },
+            });
         }
+    }
+
+    /// Moves all that a VM which is off has written.
+    fn drain_whole(&mut self, vm: &Vm) {
+        while self.drain_one(Source::Uart(vm.id), &vm.console.uart, false)
+            + self.drain_one(Source::Virtio(vm.id), &vm.console.virtio, false)
+            > 0
+        {}
     }
 
     fn report_states(&mut self) {
         for vm in vm::all() {
             let stop = vm.stopped();
+            if stop.is_some() {
+                self.drain_whole(vm);
+            }
             self.send(&Message::VmState { vm: vm.id.0, state: state_of(vm, stop.as_ref()) });
         }
         let all_off = vm::all().all(|vm| vm.stopped().is_some());
