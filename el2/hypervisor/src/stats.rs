@@ -117,7 +117,7 @@ pub(crate) fn write(out: &mut dyn Write) -> fmt::Result {
         out,
         "memory in KiB: {} total, {} free ({} zeroed), {} guests, {} their tables, {} hypervisor, {} reserved",
         kib(usage.total),
-        kib(usage.free + usage.spare),
+        kib(usage.free + usage.scrubbing + usage.spare),
         kib(usage.free_clean),
         kib(usage.guest),
         kib(usage.tables),
