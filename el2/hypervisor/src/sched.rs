@@ -77,6 +77,8 @@ pub(crate) struct Cpu {
     queue: IrqLock<Queue>,
     /// How many threads wait in the queue: for others to look without the lock.
     waiting: AtomicU32,
+    /// At least the CPUs that one of those may run on: an idle CPU that none of them may run on leaves the lock alone.
+    waiting_affinity: AtomicU64,
     /// A KICK was sent for the queue's sake.
     attention: AtomicBool,
     /// An idle CPU would take the thread that waits here, if its vCPU were not loaded.
@@ -272,6 +274,7 @@ pub(crate) fn join() {
         affinity: this_cpu().affinity,
         queue: IrqLock::new(queue),
         waiting: AtomicU32::new(0),
+        waiting_affinity: AtomicU64::new(0),
         attention: AtomicBool::new(false),
         release: AtomicBool::new(false),
         placed: AtomicU32::new(0),
@@ -388,6 +391,7 @@ fn reschedule(outcome: Outcome) {
             });
         }
         let next = next(&mut queue.run).map_or(queue.idle, |id| thread(id));
+        me.waiting_affinity.fetch_or(current.affinity.load(Ordering::Relaxed), Ordering::SeqCst);
         queue.put_on(me, next, now);
         next
     };
@@ -478,6 +482,9 @@ impl Queue {
         self.slice_end = NEVER;
         self.start_slice(now);
         me.waiting.store(self.run.waiting() as u32, Ordering::SeqCst);
+        if self.run.waiting() == 0 {
+            me.waiting_affinity.store(0, Ordering::SeqCst);
+        }
         self.arm_timer();
     }
 
@@ -493,6 +500,7 @@ impl Queue {
     /// Puts `entity`, which is ready, on this queue of `target`'s, and sees to it that it is noticed.
     fn enqueue(&mut self, target: &Cpu, entity: Entity, arrival: Arrival) {
         self.charge(cntpct_el0().max(self.charged));
+        target.waiting_affinity.fetch_or(entity.affinity.0, Ordering::SeqCst);
         self.run.enqueue(entity, arrival);
         target.waiting.store(self.run.waiting() as u32, Ordering::SeqCst);
         if self.slice_end == NEVER || self.run.should_preempt() {
@@ -673,7 +681,11 @@ fn release(me: &'static Cpu) {
 /// Takes one waiting thread from another queue, for a CPU that has nothing to do. Says whether it found one.
 fn steal(me: &'static Cpu) -> bool {
     fence(Ordering::SeqCst);
-    let busy = |cpu: &&'static Cpu| cpu.id != me.id && cpu.waiting.load(Ordering::SeqCst) > 0;
+    let busy = |cpu: &&'static Cpu| {
+        cpu.id != me.id
+            && cpu.waiting.load(Ordering::SeqCst) > 0
+            && Affinity(cpu.waiting_affinity.load(Ordering::SeqCst)).allows(me.id)
+    };
     for victim in CPUS.iter().filter_map(Once::get).copied().filter(busy) {
         let mut queue = victim.queue.lock();
         let stolen = queue.run.steal(me.id, |id| thread(id).is_movable());

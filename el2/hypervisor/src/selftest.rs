@@ -241,9 +241,9 @@ fn random_moves() -> Result<(), String> {
     ensure(tlb::broadcasts() == broadcasts, || "the switches invalidated TLBs".into())
 }
 
-/// MOVZ Xd, #0x7f80, LSL #32.
+/// MOVZ or MOVK Xd, #0x7f80, LSL #32.
 const fn is_alias_constant(instruction: u32) -> bool {
-    instruction & 0xffff_ffe0 == 0xd2c0_0000 | ((ALIAS >> 32) as u32) << 5
+    instruction & 0xdfff_ffe0 == 0xd2c0_0000 | ((ALIAS >> 32) as u32) << 5
 }
 
 /// MRS Xt, TPIDR_EL2 (S3_4_C13_C0_2).
