@@ -221,7 +221,10 @@ impl Thread {
             ANYWHERE => Some(any_cpu(self.index)),
             cpu => {
                 self.exile.store(0, Ordering::Relaxed);
-                Some(CpuId((cpu - 1) as u16))
+                let to = CpuId((cpu - 1) as u16);
+                // And nobody takes it back from there.
+                self.affinity.store(1 << to.0, Ordering::Relaxed);
+                Some(to)
             }
         }
     }
@@ -640,10 +643,6 @@ pub(crate) fn kicked() {
     if me.attention.swap(false, Ordering::AcqRel) {
         this_cpu().reschedule.store(1, Ordering::Relaxed);
     }
-    let echoes = ECHOES.load(Ordering::Relaxed);
-    if echoes > 0 {
-        nudge_self(echoes - 1);
-    }
     if me.release.load(Ordering::Relaxed) && me.release.swap(false, Ordering::AcqRel) {
         release(me);
     }
@@ -728,6 +727,10 @@ pub(crate) extern "C" fn interrupt_in_el2(return_address: u64) {
     count(&area.interrupts);
     area.last_interrupted.store(return_address, Ordering::Relaxed);
     interrupts::handle();
+    let echoes = ECHOES.load(Ordering::Relaxed);
+    if echoes > 0 {
+        nudge_self(echoes - 1);
+    }
     if wants_reschedule() {
         if nopreempt::is_listed(return_address) {
             area.preempt_pending.store(1, Ordering::Relaxed);
