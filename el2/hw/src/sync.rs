@@ -3,9 +3,15 @@
 //! An [`IrqLock`] masks IRQs on its CPU while it is held, so it may be taken by interrupt handlers and by threads
 //! alike, and its holder is neither interrupted nor moved. Sections are short: nothing that waits, and no loop whose
 //! length a guest chooses, runs under one.
+//!
+//! Who waits is not served in the order of arrival. A queue of waiters moves only as fast as each of them notices that it
+//! is its turn; on an emulated or nested machine, whose CPUs do not all run at the same time, one contended lock then
+//! holds everybody up for milliseconds, and the next one too, since all arrive there together. As sections are short and
+//! the waiters few, being overtaken costs less ([decision 0014](../../../docs/decisions/0014-unfair-locks.md)).
 
 use core::ops::{Deref, DerefMut};
-use spin::mutex::{TicketMutex, TicketMutexGuard};
+use spin::mutex::{SpinMutex, SpinMutexGuard};
+use spin::relax::RelaxStrategy;
 
 /// PSTATE.I, the IRQ mask, in the `daif` register.
 const DAIF_I: u64 = 1 << 7;
@@ -57,18 +63,38 @@ pub fn without_irqs<R>(work: impl FnOnce() -> R) -> R {
     result
 }
 
-/// A fair spin lock that masks IRQs while it is held.
+/// What to do between two looks at something that another CPU is about to change.
+///
+/// YIELD tells cores with several threads, and an emulator that runs one CPU at a time, that somebody else has better use
+/// for the time; ISB makes other cores wait a little before they ask for the line again.
+#[inline(always)]
+pub fn relax() {
+    // SAFETY: neither changes a register or memory.
+    unsafe { core::arch::asm!("yield", "isb", options(nomem, nostack, preserves_flags)) };
+}
+
+/// [`relax`], as `spin` wants it.
+enum Relax {}
+
+impl RelaxStrategy for Relax {
+    #[inline(always)]
+    fn relax() {
+        relax();
+    }
+}
+
+/// A spin lock that masks IRQs while it is held.
 pub struct IrqLock<T> {
-    inner: TicketMutex<T>,
+    inner: SpinMutex<T, Relax>,
 }
 
 impl<T> IrqLock<T> {
     /// An unlocked lock around `value`.
     pub const fn new(value: T) -> Self {
-        Self { inner: TicketMutex::new(value) }
+        Self { inner: SpinMutex::new(value) }
     }
 
-    /// Takes the lock, waiting its turn.
+    /// Takes the lock as soon as it is free.
     #[inline(always)]
     pub fn lock(&self) -> IrqGuard<'_, T> {
         let irqs = mask_irqs();
@@ -90,7 +116,7 @@ impl<T> IrqLock<T> {
 
 /// Holds an [`IrqLock`]; the IRQ mask goes back when it is dropped, after the lock is free.
 pub struct IrqGuard<'a, T> {
-    inner: Option<TicketMutexGuard<'a, T>>,
+    inner: Option<SpinMutexGuard<'a, T, Relax>>,
     irqs: IrqState,
 }
 

@@ -80,7 +80,7 @@ switch_stacks:
     stlrb   wzr, [x1]                       // from here on this stack may be in use elsewhere
     mov     w5, #1
 1:  ldaxrb  w4, [x3]
-    cbnz    w4, 1b
+    cbnz    w4, 2f
     stxrb   w4, w5, [x3]
     cbnz    w4, 1b
     ldr     x4, [x2]
@@ -92,6 +92,8 @@ switch_stacks:
     ldp     x27, x28, [sp, #80]
     ldp     x29, x30, [sp], #96
     ret
+2:  yield                                   // the CPU that it leaves is saving its registers
+    b       1b
     .global thread_start
 thread_start:
     mov     x0, x20

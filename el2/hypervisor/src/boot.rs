@@ -12,7 +12,7 @@ use abi::host_arguments::SelfTest;
 use frames::Owner;
 use hw::boot::{self as entry, StartError};
 use hw::{crash, firmware, gic, memory as physical, percpu, sysreg, uart};
-use platform::{BootMethod, Conduit, ConsoleKind, Platform};
+use platform::{BootMethod, Conduit, ConsoleKind, Platform, PlatformError};
 use units::{CpuId, PAGE_SIZE, Pa, Range, VmId};
 
 use crate::{console, entropy, fast, host, interrupts, log_sink, memory, sched, selftest, vm, watchdog};
@@ -23,17 +23,19 @@ const DEVICE_STEP: u64 = 64 << 10;
 /// With less memory than this, in MiB, no VM is worth starting.
 const LEAST_MEMORY_MIB: u64 = 64;
 
+// What is called here once is not inlined: `main` and `start` never return, and all that they inline would stay on the boot
+// CPU's stack, which becomes the idle thread's.
+
 /// CPUs that have come up.
 static STARTED: AtomicU32 = AtomicU32::new(1);
 
 /// The boot CPU's way in; `tree` is where the loader says the device tree is.
 pub(crate) fn main(tree: Pa) -> ! {
     let blob = blob(tree);
-    let described = Platform::from_device_tree(blob, tree);
+    let mut described = describe(blob, tree);
     let (console, psci) = match &described {
         Ok(platform) => (platform.console, platform.psci),
-        // What is left of it may do to say why, and to switch off.
-        Err(_) => (platform::Console::from_device_tree(blob), platform::Psci::from_device_tree(blob)),
+        Err(_) => remains(blob),
     };
     if let Some(console) = console
         && matches!(console.kind, ConsoleKind::Pl011 | ConsoleKind::Sbsa)
@@ -51,7 +53,8 @@ pub(crate) fn main(tree: Pa) -> ! {
             entry::exception_level()
         ));
     }
-    let platform = match described {
+    // By reference, for the description is large.
+    let platform = match &mut described {
         Ok(platform) => platform,
         Err(error) => refuse(format_args!("the device tree: {error}")),
     };
@@ -63,6 +66,17 @@ pub(crate) fn main(tree: Pa) -> ! {
         refuse(format_args!("this CPU cannot run it: {unfit}"));
     }
     start(platform)
+}
+
+#[inline(never)]
+fn describe(blob: &'static [u8], tree: Pa) -> Result<Platform<'static>, PlatformError> {
+    Platform::from_device_tree(blob, tree)
+}
+
+/// What is left of a device tree that is no good: it may do to say why, and to switch off.
+#[inline(never)]
+fn remains(blob: &[u8]) -> (Option<platform::Console>, Option<platform::Psci>) {
+    (platform::Console::from_device_tree(blob), platform::Psci::from_device_tree(blob))
 }
 
 /// Says why Undercroft does not start, and switches the machine off.
@@ -80,8 +94,8 @@ fn blob(tree: Pa) -> &'static [u8] {
     }
 }
 
-fn start(mut platform: Platform<'static>) -> ! {
-    if let Err(error) = map(&platform) {
+fn start(platform: &mut Platform<'static>) -> ! {
+    if let Err(error) = map(platform) {
         refuse(format_args!("cannot map the host's memory: {error:?}"));
     }
     log_sink::init();
@@ -90,7 +104,7 @@ fn start(mut platform: Platform<'static>) -> ! {
     if !platform.put_first(sysreg::mpidr_el1()) {
         log::warn!("the device tree does not know the CPU that booted");
     }
-    if let Err(error) = memory::init(&platform) {
+    if let Err(error) = memory::init(platform) {
         refuse(format_args!("memory: {error}"));
     }
     if let Some(clock) = platform.clock {
@@ -98,11 +112,11 @@ fn start(mut platform: Platform<'static>) -> ! {
     }
     entropy::init(platform.seed);
     gic::init_distributor(platform.gic.distributor);
-    join(&platform, sysreg::mpidr_el1());
+    join(platform, sysreg::mpidr_el1());
     let arguments = HostArguments::parse(platform.bootargs);
     let others = platform.cpus.len() - 1;
     // The self-test of late CPUs starts the last one itself.
-    start_others(&platform, if arguments.selftest == SelfTest::PerCpu { others.saturating_sub(1) } else { others });
+    start_others(platform, if arguments.selftest == SelfTest::PerCpu { others.saturating_sub(1) } else { others });
     if let Err(error) = console::start(&arguments) {
         refuse(format_args!("memory: {error}"));
     }
@@ -124,11 +138,11 @@ fn start(mut platform: Platform<'static>) -> ! {
         log::warn!("the host offers no randomness (no /chosen/rng-seed, no RNDR): guests' seeds can be guessed");
     }
     if arguments.selftest != SelfTest::No {
-        selftest::start(arguments.selftest, &platform);
+        selftest::start(arguments.selftest, platform);
         console::open();
         sched::idle()
     }
-    if let Err(reason) = make_vms(&platform) {
+    if let Err(reason) = make_vms(platform) {
         log::error!("no VM can be started: {reason}");
         console::vm_changed();
     }
@@ -137,6 +151,7 @@ fn start(mut platform: Platform<'static>) -> ! {
 }
 
 /// Builds EL2's address space and enters it.
+#[inline(never)]
 fn map(platform: &Platform<'_>) -> Result<(), hw::mmu::MapError> {
     let mut devices = arrayvec::ArrayVec::<Range<Pa>, 16>::new();
     let console = platform.console.map(|console| console.registers);
@@ -167,8 +182,14 @@ fn join(platform: &Platform<'_>, mpidr: u64) {
 /// Where the other CPUs find the platform.
 static PLATFORM: spin::Once<Platform<'static>> = spin::Once::new();
 
-fn start_others(platform: &Platform<'static>, count: usize) {
+#[inline(never)]
+fn publish(platform: &Platform<'static>) {
     PLATFORM.call_once(|| platform.clone());
+}
+
+#[inline(never)]
+fn start_others(platform: &Platform<'static>, count: usize) {
+    publish(platform);
     for cpu in platform.cpus.iter().skip(1).take(count) {
         if cpu.boot != BootMethod::Psci {
             log::warn!("CPU {} stays off: it waits for {:?}, which is not supported yet", cpu.id.0, cpu.boot);
@@ -209,7 +230,7 @@ fn start_cpu(id: CpuId, mpidr: u64) -> Result<(), String> {
         if sysreg::cntpct_el0() > deadline {
             return Err("it was started and has not come up within ten seconds".into());
         }
-        core::hint::spin_loop();
+        hw::sync::relax();
     }
     Ok(())
 }
@@ -223,6 +244,7 @@ fn secondary() -> ! {
 }
 
 /// Reads the bundle and makes its VMs.
+#[inline(never)]
 fn make_vms(platform: &Platform<'static>) -> Result<(), String> {
     let initrd = platform.initrd.ok_or("there is no initial ramdisk; it should be a bundle, made by `croft bundle`")?;
     let bytes = physical::constant(initrd.start, initrd.size);

@@ -60,6 +60,7 @@ impl core::fmt::Display for Unfit {
 ///
 /// # Errors
 /// What the host lacks.
+#[inline(never)]
 pub(crate) fn init(frequency: Option<Hz>) -> Result<(), Unfit> {
     let ids = HostIds(hw::ids::read_all());
     requirements::check(&ids).map_err(Unfit::Missing)?;

@@ -121,6 +121,7 @@ pub(crate) fn by_id(id: VmId) -> Option<&'static Vm> {
 ///
 /// # Errors
 /// A sentence for the log.
+#[inline(never)]
 pub(crate) fn create(id: VmId, config: VmConfig<'static>, bundle: Bundle<'static>) -> Result<&'static Vm, String> {
     let host = host::get();
     let plan = MachinePlan::new(Spec {
@@ -422,7 +423,7 @@ impl Vm {
                 if me.has_requests() {
                     me.refresh_interrupts();
                 }
-                core::hint::spin_loop();
+                hw::sync::relax();
             }
         }
     }
