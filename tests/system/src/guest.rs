@@ -3,7 +3,7 @@
 use crate::place;
 use anyhow::Result;
 use croft::site::Vm;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// The kernel that a scenario takes when any will do: small, and the one that `setup` always fetches.
 pub const USUAL: &str = "linux-6.12-cloud";
@@ -37,13 +37,32 @@ pub fn linux(name: &str, kernel: &str, vcpus: u8, words: &str) -> Result<Vm> {
 /// Skips if its files are not there.
 pub fn linux_with_drivers(name: &str, vcpus: u8, words: &str, folder: &Path) -> Result<Vm> {
     let mut vm = linux(name, WITH_DRIVERS, vcpus, words)?;
-    // Linux unpacks one archive after the other.
-    let mut archives = std::fs::read(place::initramfs()?)?;
-    archives.extend(std::fs::read(place::modules(WITH_DRIVERS)?)?);
-    let file = folder.join(format!("{name}.cpio"));
-    std::fs::write(&file, archives)?;
-    vm.initrd = Some(file);
+    add_archives(&mut vm, &[place::modules(WITH_DRIVERS)?], folder)?;
     Ok(vm)
+}
+
+/// A Linux guest with VMware's guest tools of a release of Debian's, a network device that needs no hardware, and more
+/// memory for both. Its initial ramdisk is made in `folder`.
+///
+/// # Errors
+/// Skips if its files are not there.
+pub fn linux_with_tools(name: &str, kernel: &str, release: &str, vcpus: u8, folder: &Path) -> Result<Vm> {
+    let mut vm = linux(name, kernel, vcpus, "quiet")?;
+    vm.memory = 384 << 20;
+    add_archives(&mut vm, &[place::modules(kernel)?, place::tools(release)?], folder)?;
+    Ok(vm)
+}
+
+/// Appends archives to a guest's initial ramdisk: Linux unpacks one after the other.
+fn add_archives(vm: &mut Vm, archives: &[PathBuf], folder: &Path) -> Result<()> {
+    let mut bytes = std::fs::read(place::initramfs()?)?;
+    for archive in archives {
+        bytes.extend(std::fs::read(archive)?);
+    }
+    let file = folder.join(format!("{}.cpio", vm.name));
+    std::fs::write(&file, bytes)?;
+    vm.initrd = Some(file);
+    Ok(())
 }
 
 /// A bare-metal payload as a guest.

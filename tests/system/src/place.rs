@@ -44,6 +44,14 @@ pub fn initramfs() -> Result<PathBuf> {
     found(project().join(".undercroft/images/initramfs.cpio"), "setup")
 }
 
+/// VMware's guest tools of a release of Debian's, as an archive.
+///
+/// # Errors
+/// Skips if it is not there.
+pub fn tools(release: &str) -> Result<PathBuf> {
+    found(project().join(format!(".undercroft/images/tools-{release}.cpio")), "setup --all")
+}
+
 /// A bare-metal payload.
 ///
 /// # Errors

@@ -2,11 +2,12 @@
 //!
 //! A kernel's package is fetched without what it depends on, and only `vmlinuz` is taken out of it: the kernels print to
 //! the PL011 and unpack an initramfs without any module. What Debian calls `vmlinuz` on arm64 is the plain `Image`.
-//! Of one kernel the drivers of the guest's other devices are taken too, as an archive that can be appended to the
-//! initramfs (Linux unpacks one archive after the other).
+//! Of some kernels drivers are taken too, as an archive that can be appended to the initramfs (Linux unpacks one archive
+//! after the other); VMware's guest tools ([`tools`]) are another such archive.
 
 use super::Extent;
 use super::apt::{Archive, Package};
+use super::tools;
 use crate::cpio;
 use crate::tree::Tree;
 use anyhow::{Context, Result, ensure};
@@ -28,12 +29,15 @@ pub(crate) struct Kernel {
 /// The drivers of virtio, its entropy device, and the power button.
 const DRIVERS: &[&str] = &["virtio_mmio", "virtio-rng", "gpio_keys", "evdev"];
 
+/// A network device that needs no hardware: something for tools to report an address of.
+const DUMMY_NETWORK: &[&str] = &["dummy"];
+
 /// All the kernels.
 pub(crate) const KERNELS: [Kernel; 5] = [
-    kernel("linux-6.12-cloud", "trixie", "linux-image-cloud-arm64", Extent::Demo, &[]),
+    kernel("linux-6.12-cloud", "trixie", "linux-image-cloud-arm64", Extent::Demo, DUMMY_NETWORK),
     kernel("linux-6.12", "trixie", "linux-image-arm64", Extent::All, DRIVERS),
     kernel("linux-6.12-16k", "trixie", "linux-image-arm64-16k", Extent::All, &[]),
-    kernel("linux-6.1-cloud", "bookworm", "linux-image-cloud-arm64", Extent::All, &[]),
+    kernel("linux-6.1-cloud", "bookworm", "linux-image-cloud-arm64", Extent::All, DUMMY_NETWORK),
     kernel("linux-6.1", "bookworm", "linux-image-arm64", Extent::All, &[]),
 ];
 
@@ -79,7 +83,8 @@ pub(crate) fn provide(tree: &Tree, extent: Extent) -> Result<()> {
             println!("guests: {} is there", kernel.name);
         }
         let needs_busybox = suite == "trixie" && !busybox.is_file();
-        if missing.is_empty() && !needs_busybox {
+        let needs_tools = extent == Extent::All && !tools::archive(tree, suite).is_file();
+        if missing.is_empty() && !needs_busybox && !needs_tools {
             continue;
         }
         println!("guests: fetching what is missing from {suite}");
@@ -95,6 +100,10 @@ pub(crate) fn provide(tree: &Tree, extent: Extent) -> Result<()> {
             unpack_file(&package, "./boot/vmlinuz-*", &image)?;
             check_image(&image)?;
             pack_modules(&package, kernel.modules, &modules(tree, kernel.name))?;
+        }
+        if needs_tools {
+            println!("  VMware's guest tools of {suite}");
+            tools::pack(tree, &archive, suite)?;
         }
     }
     pack_initramfs(tree)?;

@@ -8,12 +8,14 @@
 //! | QEMU | 11.1 or newer, unless PATH has one | `.undercroft/bin/qemu-system-aarch64` |
 //! | core | for the bare-metal target, unless rustup has it | `.undercroft/rust-src` |
 //! | guests | arm64 kernels and a static busybox | `.undercroft/images` |
+//! | guest tools | with `--all`: Debian's open-vm-tools for arm64, of two releases | `.undercroft/images/tools-*.cpio` |
 //! | initramfs | from busybox and `tests/system/guest` | `.undercroft/images/initramfs.cpio` |
 
 mod apt;
 mod emulator;
 pub(crate) mod guests;
 mod standard;
+mod tools;
 
 use crate::tree::Tree;
 use anyhow::Result;

@@ -1,0 +1,218 @@
+//! VMware's guest tools, Debian's own packages, in guests of two releases: everything that they print about their
+//! hypervisor, their daemon, and what happens when any of that is killed. One boot serves many checks, since real
+//! programs are slow to start under emulation.
+//!
+//! The texts are those that the tools print on VMware's own products, and on machines that are none.
+
+use anyhow::{Context, Result, ensure};
+use croft::site::Vm;
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use system::guest;
+use system::host::{Host, Run};
+use system::{BOOT, full, scenario};
+
+/// How long a program of the tools may take, and everything that a check does with several of them.
+const PROGRAM: Duration = Duration::from_secs(120);
+/// A guest whose console ends like this is lost.
+const BAD: &[&str] = &["Kernel panic", "FAILED", "Segmentation fault"];
+
+fn main() -> ExitCode {
+    system::run(vec![
+        scenario("tools::bookworm", || tools(&BOOKWORM)),
+        scenario("tools::trixie", || tools(&TRIXIE)),
+        scenario("tools::not_vmware", not_vmware),
+    ])
+}
+
+/// A release of Debian's with its kernel.
+struct Release {
+    name: &'static str,
+    kernel: &'static str,
+    vcpus: u8,
+    /// What `vmware-toolbox-cmd -v` says, and the daemon's shorter form of it.
+    version: &'static str,
+    short_version: &'static str,
+}
+
+const BOOKWORM: Release = Release {
+    name: "bookworm",
+    kernel: "linux-6.1-cloud",
+    vcpus: 1,
+    version: "12.2.0.41219 (build-21223074)",
+    short_version: "12.2.0",
+};
+const TRIXIE: Release = Release {
+    name: "trixie",
+    kernel: "linux-6.12-cloud",
+    vcpus: 4,
+    version: "12.5.0.51152 (build-24276846)",
+    short_version: "12.5.0",
+};
+
+impl Release {
+    fn vm(&self, folder: &Path) -> Result<Vm> {
+        guest::linux_with_tools(self.name, self.kernel, self.name, self.vcpus, folder)
+    }
+}
+
+/// A guest at its prompt.
+struct Guest<'r> {
+    run: &'r Run,
+    name: &'static str,
+}
+
+impl Guest<'_> {
+    /// Makes the tools' surroundings.
+    fn prepare(&self) -> Result<()> {
+        self.run.ask(
+            self.name,
+            &format!("name={}; . /tests/vmware-tools; echo ready $?", self.name),
+            "\nready 0\r\n",
+        )?;
+        Ok(())
+    }
+
+    /// What a command prints, and its exit status.
+    fn answer(&self, command: &str) -> Result<(String, u8)> {
+        let console = self.run.console(self.name)?;
+        console.expect_unless("# ", BAD, PROGRAM)?;
+        console.send(format!("t {command}\n"))?;
+        console.expect_unless("uc: output\r\n", BAD, PROGRAM)?;
+        let said = console.expect_unless("uc: status ", BAD, PROGRAM).with_context(|| command.to_owned())?;
+        let said = said.strip_suffix("uc: status ").unwrap_or(&said).replace("\r\n", "\n");
+        let status = console.expect("\r\n", PROGRAM)?.trim().parse()?;
+        Ok((said.trim_end_matches('\n').to_owned(), status))
+    }
+
+    /// Checks what a command prints, and its exit status.
+    fn says(&self, command: &str, text: &str, status: u8) -> Result<()> {
+        let (said, ended) = self.answer(command)?;
+        ensure!(
+            (&*said, ended) == (text, status),
+            "{} `{command}` says {said:?} with status {ended}, not {text:?} with {status}",
+            self.name
+        );
+        Ok(())
+    }
+
+    /// Runs one of the checks that the guest makes itself.
+    fn passes(&self, check: &str, words: &str) -> Result<String> {
+        let console = self.run.console(self.name)?;
+        console.expect_unless("# ", BAD, PROGRAM)?;
+        console.send(format!("{words}\n"))?;
+        console.expect_unless(&format!("uc: {check} passed"), BAD, PROGRAM * 2)?;
+        Ok(console.expect("\r\n", PROGRAM)?)
+    }
+}
+
+/// The tools of a release, from the first question to the daemon that is killed.
+fn tools(release: &Release) -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let mut vm = release.vm(folder.path())?;
+    vm.doors.vmware = true;
+    let run = Host { cpu: "cortex-a57", ..Host::default() }.start(vec![vm])?;
+    let guest = Guest { run: &run, name: release.name };
+    guest.prepare()?;
+    table(&guest, release)?;
+    guest.passes("big", "big_values")?;
+    guest.passes("eight", if full() { "eight 40" } else { "eight 3" })?;
+    let killed = guest.passes("killed", if full() { "killed_callers 400" } else { "killed_callers 80" })?;
+    println!("{}: {}", release.name, killed.trim());
+    daemon(&guest, release)?;
+    run.console(release.name)?.send("exit\n")?;
+    run.finish(BOOT)
+}
+
+/// What each program says, row by row.
+fn table(guest: &Guest<'_>, release: &Release) -> Result<()> {
+    guest.says("systemd-detect-virt", "vmware", 0)?;
+    guest.says("vmware-checkvm", "VMware software version 6 (good)", 0)?;
+    guest.says("vmware-checkvm -p", "ESX Server", 0)?;
+    guest.says("vmware-rpctool 'info-set guestinfo.x hello world'", "", 0)?;
+    guest.says("vmware-rpctool 'info-get guestinfo.x'", "hello world", 0)?;
+    guest.says("vmware-rpctool 'info-get guestinfo.nope'", "No value found", 1)?;
+    guest.says("vmware-rpctool nonsense", "Unknown command", 1)?;
+    guest.says("vmware-toolbox-cmd -v", release.version, 0)?;
+    host_time(guest)?;
+    // What the counter of this CPU model says, in whole MHz.
+    guest.says("vmware-toolbox-cmd stat speed", "62 MHz", 0)?;
+    let no_statistics = "UpdateInfo failed: VMware Guest API is not enabled on the host";
+    guest.says("vmware-toolbox-cmd stat sessionid", no_statistics, 75)?;
+    guest.says("vmware-toolbox-cmd timesync status", "Disabled", 69)?;
+    guest.says("vmware-toolbox-cmd timesync enable", "Enabled", 0)?;
+    guest.says("vmware-toolbox-cmd timesync status", "Enabled", 0)?;
+    guest.says("vmware-toolbox-cmd timesync disable", "Disabled", 0)?;
+    guest.says("vmware-toolbox-cmd device list", "", 0)?;
+    guest.says("vmtoolsd --cmd 'info-get guestinfo.x'", "hello world", 0)
+}
+
+/// `22 Nov 2026 17:50:01`: this computer's time of day, which the emulated host's clock has too.
+fn host_time(guest: &Guest<'_>) -> Result<()> {
+    let command = "vmware-toolbox-cmd stat hosttime";
+    let (said, status) = guest.answer(command)?;
+    ensure!(status == 0, "`{command}` ends with {status}: {said}");
+    let words: Vec<&str> = said.split_whitespace().collect();
+    let [day, month, year, clock] = words[..] else { anyhow::bail!("`{command}` says {said:?}") };
+    let months = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+    let month = months.iter().position(|name| *name == month).with_context(|| said.clone())? as u64 + 1;
+    let parts: Vec<u64> = clock.split(':').map(str::parse).collect::<Result<_, _>>().context(said.clone())?;
+    let [hour, minute, second] = parts[..] else { anyhow::bail!("`{command}` says {said:?}") };
+    let days = days_since_1970(year.parse()?, month, day.parse()?);
+    let theirs = ((days * 24 + hour) * 60 + minute) * 60 + second;
+    let ours = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
+    ensure!(theirs.abs_diff(ours) < 120, "`{command}` says {said:?}, which is {theirs}; it is {ours}");
+    Ok(())
+}
+
+/// Days from 1970-01-01 to a day of the Gregorian calendar.
+fn days_since_1970(year: u64, month: u64, day: u64) -> u64 {
+    let is_leap = |year: u64| year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
+    let lengths = [31, 28 + u64::from(is_leap(year)), 31, 30, 31, 30, 31, 31, 30, 31, 30, 31];
+    let years: u64 = (1970..year).map(|year| 365 + u64::from(is_leap(year))).sum();
+    let months: u64 = lengths.iter().take(month.saturating_sub(1) as usize).sum();
+    years + months + day.saturating_sub(1)
+}
+
+/// The daemon reports, is killed, comes again, and stays.
+fn daemon(guest: &Guest<'_>, release: &Release) -> Result<()> {
+    guest.says("forget_address", "", 0)?;
+    guest.says("start_daemon", "", 0)?;
+    guest.passes("address", "wait_for_address")?;
+    guest.says("vmware-rpctool 'info-get guestinfo.vmtools.versionString'", release.short_version, 0)?;
+    // Killed without a word, it leaves its channels open.
+    guest.says("forget_address", "", 0)?;
+    guest.says("kill -9 $daemon", "", 0)?;
+    guest.says("start_daemon", "", 0)?;
+    guest.passes("address", "wait_for_address")?;
+    let stay = Duration::from_secs(if full() { 300 } else { 15 });
+    let begin = Instant::now();
+    while begin.elapsed() < stay {
+        guest.says("sleep 5", "", 0)?;
+        guest.says("vmware-rpctool 'info-get guestinfo.ip'", "10.0.2.15", 0)?;
+        guest.says("kill -0 $daemon", "", 0)?;
+    }
+    guest.says("cat /tmp/daemon", "", 0)
+}
+
+/// Without `vmware = true` every tool says that it is not on VMware, and nothing crashes.
+fn not_vmware() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let run = Host { cpu: "cortex-a57", ..Host::default() }.start(vec![TRIXIE.vm(folder.path())?])?;
+    let guest = Guest { run: &run, name: TRIXIE.name };
+    guest.prepare()?;
+    let (kind, _) = guest.answer("systemd-detect-virt")?;
+    ensure!(kind != "vmware", "without VMware's ABI, systemd-detect-virt says {kind}");
+    let outside = |program: &str| {
+        format!("Error: {program} must be run inside a virtual machine on a VMware hypervisor product.")
+    };
+    guest.says("vmware-checkvm", &outside("vmware-checkvm"), 1)?;
+    guest.says("vmware-rpctool 'info-get guestinfo.x'", &outside("vmware-rpctool"), 255)?;
+    guest.says("vmware-toolbox-cmd -v", "vmware-toolbox-cmd must be run inside a virtual machine.", 1)?;
+    guest.says("vmtoolsd", "", 1)?;
+    guest.says("echo still here", "still here", 0)?;
+    run.console(TRIXIE.name)?.expect("# ", PROGRAM)?;
+    run.console(TRIXIE.name)?.send("exit\n")?;
+    run.finish(BOOT)
+}
