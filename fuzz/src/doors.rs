@@ -1,7 +1,7 @@
 //! Calls to the hypervisor through the debug channel: any registers, on a service with small limits.
 
 use crate::input::Input;
-use backdoor::{BufferError, Config, Door, Host, Level, Limits, Outcome, Service, WallTime, Watchdog};
+use backdoor::{BufferError, Config, Door, Host, Level, Limits, Outcome, Service, WallTime, Watchdog, Whose};
 
 /// A host whose guest has 4 KiB of memory at 0.
 struct Machine {
@@ -67,7 +67,7 @@ impl Host for Machine {
         (1, 0)
     }
 
-    fn watchdog(&mut self, _: Watchdog, _: Level) -> Result<u64, u64> {
+    fn watchdog(&mut self, _: Watchdog, _: Whose, _: Level) -> Result<u64, u64> {
         Ok(0)
     }
 }

@@ -32,7 +32,7 @@ use serde::{Deserialize, Serialize};
 /// The first eight bytes of a bundle. The last two show a transfer that mangled line ends.
 pub const MAGIC: [u8; 8] = *b"UCROFT\r\n";
 /// The format that this code reads and writes.
-pub const FORMAT: u32 = 2;
+pub const FORMAT: u32 = 3;
 /// Bytes in the header.
 pub const HEADER_LENGTH: usize = 64;
 /// Blobs begin at multiples of this many bytes from the start of the file.
@@ -51,6 +51,8 @@ pub const MAX_MEMORY: u64 = 256 * units::GIGABYTE;
 pub const MAX_WEIGHT: u16 = 10_000;
 /// The weight of a VM whose site file says none.
 pub const DEFAULT_WEIGHT: u16 = 100;
+/// [`Doors::watchdog_action`]: the VM starts afresh. What a site file that says nothing means.
+pub const WATCHDOG_RESET: u8 = 2;
 /// The affinity that lets a VM run on every CPU.
 pub const ANY_CPU: u64 = u64::MAX;
 
@@ -83,8 +85,17 @@ pub struct Doors {
     /// The watchdog is armed from the start for this many milliseconds, and the guest cannot disarm it; 0: it is the
     /// guest's own.
     pub watchdog_milliseconds: u32,
-    /// What an armed watchdog does: 0 a line in the log, 1 an SError for the guest, 2 the VM starts afresh, 4 it stops.
+    /// What an armed watchdog does: 0 a line in the log, 1 an SError for the guest, 2 the VM starts afresh, 3 it is paused,
+    /// 4 it stops.
     pub watchdog_action: u8,
+    /// The actions that the guest may choose for its watchdogs, a bit each by number. 0: all; but where the site file arms
+    /// one, that one's action alone.
+    pub watchdog_choices: u8,
+    /// As `watchdog_milliseconds`, for a watchdog of each vCPU's own.
+    pub vcpu_watchdog_milliseconds: u32,
+    /// The machine has the Generic Watchdog of Arm's Base System Architecture. What its second signal does is
+    /// `watchdog_action`.
+    pub generic_watchdog: bool,
 }
 
 /// One VM, as the site file describes it.

@@ -38,4 +38,4 @@ mod tests;
 
 pub use encoding::{Access, Direction, Door, Form, Size, decode};
 pub use limits::{Limits, Rate};
-pub use service::{BufferError, Config, Host, Level, Outcome, Service, State, WallTime, Watchdog};
+pub use service::{BufferError, Config, Host, Level, Outcome, Service, State, WallTime, Watchdog, Whose};

@@ -8,7 +8,7 @@
 //! | 0 version | | X1 = [`MAGIC`], X2 = version (major in \[31:16\]), X3 = [`features`] |
 //! | 1 statistic | W1 = number, from 0 | X1 = count, X2 = how many there are, X3 to X5 = its name, 24 bytes of ASCII |
 //! | 2 clock | | X1 = the counter's frequency in Hz, X2 = what the virtual counter lags behind the physical one |
-//! | 3 watchdog | W1 = 0 query, 1 configure, 2 pat; X4 = milliseconds, W5 = action | X1 = milliseconds granted or remaining |
+//! | 3 watchdog | W1 = 0 query, 1 configure, 2 pat, 4 more for the calling vCPU's own; X4 = milliseconds, W5 = action | X1 = milliseconds granted or remaining |
 //! | 4 log | W1 = length, X4 = address | |
 //!
 //! Writing a string of bytes to the port (REP OUTS: X4 = address, X2 = count) appends to the host's log too; as on the
@@ -16,7 +16,7 @@
 
 use crate::channel::Registers;
 use crate::rpci;
-use crate::service::{BufferError, Host, Level, State, Watchdog};
+use crate::service::{BufferError, Host, Level, State, Watchdog, Whose};
 
 /// The port.
 pub const PORT: u16 = 0x5543;
@@ -26,6 +26,8 @@ pub const MAGIC: u32 = 0x3176_4355;
 pub const VERSION: u64 = 0x1_0000;
 /// The most that one log call takes, and one step of a string.
 pub const LOG_BYTES: usize = 1024;
+/// In W1 of command 3: the calling vCPU's own watchdog is meant.
+const OF_CALLER: u32 = 4;
 
 /// W0 of an answer.
 pub mod status {
@@ -49,6 +51,8 @@ pub mod features {
     pub const WFE: u64 = 4;
     /// A watchdog that the caller may set up.
     pub const WATCHDOG: u64 = 8;
+    /// A watchdog of each vCPU's own besides.
+    pub const OWN_WATCHDOG: u64 = 16;
 }
 
 /// Carries out a call.
@@ -109,13 +113,14 @@ pub(crate) fn call(
 }
 
 fn watchdog(x: &mut Registers, level: Level, host: &mut impl Host) -> u64 {
-    let request = match x[1] as u32 {
+    let whose = if x[1] as u32 & OF_CALLER == 0 { Whose::Vm } else { Whose::Caller };
+    let request = match x[1] as u32 & !OF_CALLER {
         0 => Watchdog::Query,
         1 => Watchdog::Configure { milliseconds: x[4], action: x[5] as u32 },
         2 => Watchdog::Pat,
         _ => return status::ARGUMENT,
     };
-    match host.watchdog(request, level) {
+    match host.watchdog(request, whose, level) {
         Ok(milliseconds) => {
             x[1] = milliseconds;
             status::DONE

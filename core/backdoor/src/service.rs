@@ -45,6 +45,15 @@ pub enum BufferError {
     NotMemory,
 }
 
+/// Which watchdog is meant.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Whose {
+    /// The VM's.
+    Vm,
+    /// The calling vCPU's own.
+    Caller,
+}
+
 /// A request to the watchdog.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Watchdog {
@@ -91,7 +100,7 @@ pub trait Host {
     ///
     /// # Errors
     /// One of [`own::status`].
-    fn watchdog(&mut self, request: Watchdog, level: Level) -> Result<u64, u64>;
+    fn watchdog(&mut self, request: Watchdog, whose: Whose, level: Level) -> Result<u64, u64>;
 }
 
 /// What does not change while a VM lives.

@@ -2,7 +2,7 @@
 
 use crate::channel::Registers;
 use crate::encoding::{Door, MAGIC, decode};
-use crate::service::{BufferError, Config, Host, Level, Outcome, Service, WallTime, Watchdog};
+use crate::service::{BufferError, Config, Host, Level, Outcome, Service, WallTime, Watchdog, Whose};
 use crate::{Direction, Limits, commands, own};
 use proptest::prelude::*;
 use std::vec::Vec;
@@ -81,9 +81,9 @@ impl Host for Machine {
         (1_000_000_000, 7)
     }
 
-    fn watchdog(&mut self, request: Watchdog, level: Level) -> Result<u64, u64> {
+    fn watchdog(&mut self, request: Watchdog, whose: Whose, level: Level) -> Result<u64, u64> {
         match request {
-            Watchdog::Query => Ok(3),
+            Watchdog::Query => Ok(if whose == Whose::Vm { 3 } else { 4 }),
             _ if level == Level::User => Err(own::status::REFUSED),
             _ => Ok(100),
         }
@@ -333,6 +333,8 @@ fn our_own_calls() {
     assert_eq!(own(&mut guest, 1, 2, 0).1[0], own::status::ARGUMENT);
     assert_eq!(own(&mut guest, 2, 0, 0).1[..3], [0, 1_000_000_000, 7]);
     assert_eq!(own(&mut guest, 3, 1, 50).1[0], own::status::REFUSED);
+    assert_eq!((own(&mut guest, 3, 0, 0).1[1], own(&mut guest, 3, 4, 0).1[1]), (3, 4), "the VM's and the vCPU's");
+    assert_eq!(own(&mut guest, 3, 7, 0).1[0], own::status::ARGUMENT);
     guest.machine.memory[..4].copy_from_slice(b"line");
     assert_eq!(own(&mut guest, 4, 4, BASE).1[0], 0);
     assert_eq!(guest.machine.log, [b"line"]);

@@ -1,10 +1,11 @@
-//! The platform devices of a guest: UART, real-time clock and GPIO, as pure state machines.
+//! The platform devices of a guest: UART, real-time clock, GPIO and watchdog, as pure state machines.
 //!
 //! The set is QEMU `virt`'s (a PL011, a PL031 and a PL061 whose pin 3 is the power button), because every arm64 kernel
-//! and firmware has drivers for it. Each device is a plain structure that is told about register accesses and about
-//! events of the outside world, and that answers with values. It holds no lock, no callback and no clock: whoever owns
-//! it passes time in and carries out what [`Effect`] says. After every call that changes a device the owner compares
-//! [`line`](Pl011::line) with what the interrupt controller knows; that level is all there is to an interrupt.
+//! and firmware has drivers for it, and the Generic Watchdog of Arm's servers. Each device is a plain structure that is
+//! told about register accesses and about events of the outside world, and that answers with values. It holds no lock,
+//! no callback and no clock: whoever owns it passes time in and carries out what [`Effect`] says. After every call that
+//! changes a device the owner compares [`line`](Pl011::line) with what the interrupt controller knows; that level is all
+//! there is to an interrupt.
 //!
 //! A guest may do anything to a device: any offset inside its page or outside, any size, any value. Unknown registers
 //! read as zero and ignore writes, and no access takes more than a few instructions.
@@ -16,11 +17,13 @@ extern crate std;
 
 mod access;
 mod fifo;
+mod generic_watchdog;
 mod pl011;
 mod pl031;
 mod pl061;
 
 pub use access::AccessSize;
+pub use generic_watchdog::GenericWatchdog;
 pub use pl011::Pl011;
 pub use pl031::Pl031;
 pub use pl061::{POWER_BUTTON_PIN, Pl061};
@@ -33,6 +36,7 @@ pub enum Effect {
     None,
     /// Send this byte to wherever the UART is connected.
     Transmit(u8),
-    /// The time that [`Pl031::next_alarm`] answers may have changed: set the host's timer again.
+    /// The time that [`Pl031::next_alarm`] or [`GenericWatchdog::deadline`] answers may have changed: set the host's timer
+    /// again.
     AlarmChanged,
 }

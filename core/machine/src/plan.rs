@@ -8,7 +8,7 @@ pub const RAM_BASE: Ipa = Ipa(0x4000_0000);
 /// How many virtio devices a machine can have: as many transports as QEMU's `virt` machine.
 pub const MAX_VIRTIO: usize = 32;
 /// How many regions a plan can hold.
-pub const MAX_REGIONS: usize = MAX_VIRTIO + 5;
+pub const MAX_REGIONS: usize = MAX_VIRTIO + 7;
 /// The longest name of a machine, in bytes.
 const MAX_NAME: usize = 64;
 
@@ -19,6 +19,10 @@ const REDISTRIBUTOR_SIZE: u64 = 0x2_0000;
 const PL011: Ipa = Ipa(0x0900_0000);
 const PL031: Ipa = Ipa(0x0901_0000);
 const PL061: Ipa = Ipa(0x0903_0000);
+/// The watchdog's frames, in pages of their own whatever the guest's page size is. QEMU's machine has no such device, and
+/// nothing else there.
+const WATCHDOG_CONTROL: Ipa = Ipa(0x0910_0000);
+const WATCHDOG_REFRESH: Ipa = Ipa(0x0911_0000);
 const PERIPHERAL_SIZE: u64 = 0x1000;
 const VIRTIO: Ipa = Ipa(0x0a00_0000);
 const VIRTIO_SIZE: u64 = 0x200;
@@ -37,6 +41,8 @@ pub struct Spec<'a> {
     pub ipa_bits: u32,
     /// The virtio devices, in the order of their transports.
     pub virtio: &'a [VirtioKind],
+    /// Whether it has the Generic Watchdog of Arm's Base System Architecture.
+    pub watchdog: bool,
     /// The frequency of the guest's counter.
     pub counter_frequency: Hz,
 }
@@ -103,6 +109,10 @@ pub enum DeviceKind {
     Pl031,
     /// The GPIO controller with the power button.
     Pl061,
+    /// The Generic Watchdog's control frame.
+    WatchdogControl,
+    /// Its refresh frame.
+    WatchdogRefresh,
     /// The virtio-mmio transport with this number, counted from 0.
     Virtio(u8),
 }
@@ -197,13 +207,13 @@ impl MachinePlan {
             redistributors_size: u64::from(spec.vcpus) * REDISTRIBUTOR_SIZE,
             regions: ArrayVec::new(),
         };
-        plan.lay_out();
+        plan.lay_out(spec.watchdog);
         Ok(plan)
     }
 
     /// Writes the list of regions, in the order of their addresses.
-    fn lay_out(&mut self) {
-        use DeviceKind::{Distributor, Pl011, Pl031, Pl061, Redistributors, Virtio};
+    fn lay_out(&mut self, watchdog: bool) {
+        use DeviceKind::{Distributor, Pl011, Pl031, Pl061, Redistributors, Virtio, WatchdogControl, WatchdogRefresh};
         let level = |start, size, device, spi| (start, size, device, spi, Trigger::LevelHigh);
         let fixed = [
             level(DISTRIBUTOR, DISTRIBUTOR_SIZE, Distributor, None),
@@ -212,12 +222,17 @@ impl MachinePlan {
             level(PL031, PERIPHERAL_SIZE, Pl031, Some(2)),
             level(PL061, PERIPHERAL_SIZE, Pl061, Some(7)),
         ];
+        let watchdog = watchdog.then_some([
+            level(WATCHDOG_CONTROL, PERIPHERAL_SIZE, WatchdogControl, Some(10)),
+            level(WATCHDOG_REFRESH, PERIPHERAL_SIZE, WatchdogRefresh, None),
+        ]);
         let transports = (0..self.virtio.len() as u32).map(|number| {
             let start = Ipa(VIRTIO.0 + u64::from(number) * VIRTIO_SIZE);
             (start, VIRTIO_SIZE, Virtio(number as u8), Some(VIRTIO_FIRST_SPI + number), Trigger::EdgeRising)
         });
         self.regions = fixed
             .into_iter()
+            .chain(watchdog.into_iter().flatten())
             .chain(transports)
             .map(|(start, size, device, spi, trigger)| Region {
                 range: Range { start, size },

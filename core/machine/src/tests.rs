@@ -22,6 +22,7 @@ const SPEC: Spec<'static> = Spec {
     memory_bytes: 512 << 20,
     ipa_bits: 40,
     virtio: &[VirtioKind::Console, VirtioKind::Entropy],
+    watchdog: false,
     counter_frequency: Hz(62_500_000),
 };
 const BOOT: BootInfo<'static> = BootInfo {
@@ -117,7 +118,7 @@ fn a_machine_that_cannot_be_is_refused() {
 
 #[test]
 fn each_region_is_in_the_tree_and_nothing_else() {
-    let plan = plan(Spec { vcpus: 8, virtio: &[VirtioKind::Block; MAX_VIRTIO], ..SPEC });
+    let plan = plan(Spec { vcpus: 8, virtio: &[VirtioKind::Block; MAX_VIRTIO], watchdog: true, ..SPEC });
     let tree = tree(&plan, &BOOT);
     let mut nodes = 0;
     for node in tree.root().children() {
@@ -136,8 +137,8 @@ fn each_region_is_in_the_tree_and_nothing_else() {
             assert_eq!(cells(node, "interrupts"), [0, interrupt.0 - 32, flags], "{name}");
         }
     }
-    // The Redistributors have no node of their own.
-    assert_eq!(nodes, plan.regions().len() - 1);
+    // The Redistributors and the watchdog's refresh frame have no node of their own.
+    assert_eq!(nodes, plan.regions().len() - 2);
     assert!(tree.data().len() as u64 <= DEVICE_TREE_SIZE);
 }
 
@@ -173,6 +174,17 @@ fn the_tree_says_what_qemu_s_says() {
     assert_eq!(cells(find(tree, "/gpio-keys/poweroff"), "gpios"), [cells(gpio, "phandle")[0], 3, 0]);
     assert_eq!(cells(find(tree, "/gpio-keys/poweroff"), "linux,code"), [116]);
     assert_eq!(text(find(tree, "/aliases"), "serial0"), "/pl011@9000000\0");
+}
+
+#[test]
+fn the_watchdog_is_there_when_it_is_asked_for() {
+    let with = tree(&plan(Spec { watchdog: true, ..SPEC }), &BOOT);
+    let node = find(with, "/watchdog@9100000");
+    assert_eq!(text(node, "compatible"), "arm,sbsa-gwdt\0");
+    assert_eq!(cells(node, "reg"), [0, 0x0910_0000, 0, 0x1000, 0, 0x0911_0000, 0, 0x1000]);
+    assert_eq!(cells(node, "interrupts"), [0, 10, 4]);
+    assert!(tree(&plan(SPEC), &BOOT).find_node("/watchdog@9100000").is_none());
+    assert_eq!(plan(SPEC).find(Ipa(0x0910_0000)), None);
 }
 
 #[test]
@@ -300,11 +312,12 @@ proptest! {
     fn lookup_agrees_with_a_naive_one(
         vcpus in 1_u8..=8,
         virtio in 0..=MAX_VIRTIO,
-        base in prop::sample::select(vec![0x07ff_0000_u64, 0x0800_0000, 0x0809_0000, 0x0900_0000, 0x0a00_0000, 0x4000_0000]),
+        watchdog in any::<bool>(),
+        base in prop::sample::select(vec![0x07ff_0000_u64, 0x0800_0000, 0x0809_0000, 0x0900_0000, 0x0910_0000, 0x0a00_0000, 0x4000_0000]),
         offset in 0..0x12_0000_u64,
     ) {
         let kinds = [VirtioKind::Network; MAX_VIRTIO];
-        let plan = plan(Spec { vcpus, virtio: &kinds[..virtio], ..SPEC });
+        let plan = plan(Spec { vcpus, virtio: &kinds[..virtio], watchdog, ..SPEC });
         let ipa = Ipa(base + offset);
         let naive = plan.regions().iter().find(|region| region.range.contains(ipa));
         prop_assert_eq!(plan.find(ipa), naive.map(|region| (region.device, ipa.0 - region.range.start.0)));

@@ -123,7 +123,7 @@ pub fn device_tree(plan: &MachinePlan, boot: &BootInfo<'_>) -> Result<Vec<u8>, T
             clock.text("compatible", "fixed-clock");
         });
         for region in plan.regions() {
-            write_device(root, region);
+            write_device(root, plan, region);
         }
     });
     Ok(tree.finish())
@@ -234,9 +234,10 @@ fn write_gic(root: &mut Writer, plan: &MachinePlan) {
 }
 
 /// A device outside the GIC. Exhaustive, so that a new kind of device cannot be forgotten here.
-fn write_device(root: &mut Writer, region: &Region) {
+fn write_device(root: &mut Writer, plan: &MachinePlan, region: &Region) {
     match region.device {
-        DeviceKind::Distributor | DeviceKind::Redistributors => {}
+        // These belong to another region's node.
+        DeviceKind::Distributor | DeviceKind::Redistributors | DeviceKind::WatchdogRefresh => {}
         DeviceKind::Pl011 => root.node(&device_name("pl011", region), |uart| {
             uart.texts("clock-names", &["uartclk", "apb_pclk"]);
             uart.cells("clocks", [CLOCK, CLOCK]);
@@ -250,6 +251,7 @@ fn write_device(root: &mut Writer, region: &Region) {
             clock.texts("compatible", &["arm,pl031", "arm,primecell"]);
         }),
         DeviceKind::Pl061 => write_power_button(root, region),
+        DeviceKind::WatchdogControl => write_watchdog(root, plan, region),
         DeviceKind::Virtio(_) => root.node(&device_name("virtio_mmio", region), |transport| {
             transport.flag("dma-coherent");
             write_place(transport, region);
@@ -275,6 +277,19 @@ fn write_power_button(root: &mut Writer, region: &Region) {
             button.cells("linux,code", [KEY_POWER]);
             button.text("label", "GPIO Key Poweroff");
         });
+    });
+}
+
+/// The binding wants the control frame first.
+fn write_watchdog(root: &mut Writer, plan: &MachinePlan, control: &Region) {
+    let Some(refresh) = plan.region(DeviceKind::WatchdogRefresh) else { return };
+    root.node(&device_name("watchdog", control), |watchdog| {
+        if let Some(interrupt) = control.interrupt {
+            watchdog.cells("interrupts", interrupt_cells(interrupt, control.trigger));
+        }
+        let (first, second) = (control.range, refresh.range);
+        watchdog.numbers("reg", [first.start.0, first.size, second.start.0, second.size]);
+        watchdog.text("compatible", "arm,sbsa-gwdt");
     });
 }
 

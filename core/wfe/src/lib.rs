@@ -1,7 +1,7 @@
 //! The WFE channel: a guest finds out whether there is a hypervisor, and sets up a watchdog, with nothing but WFE.
 //!
 //! WFE is a hint: legal at every level, on every machine, harmless when nobody listens. A guest puts a word into X0 (and
-//! arguments into X1 and X2) and executes WFE; where EL2 traps it and the word is one of five, the answer is in X0 and
+//! arguments into X1 and X2) and executes WFE; where EL2 traps it and the word is one of eight, the answer is in X0 and
 //! X1. Any other X0 is an ordinary WFE. The words are neither addresses nor small numbers, so that never happens by
 //! chance.
 //!
@@ -19,5 +19,5 @@ extern crate std;
 pub mod watchdog;
 pub mod words;
 
-pub use watchdog::{Action, Actions, Bounds, Refused, Watchdog};
-pub use words::{Answer, Request};
+pub use watchdog::{Action, Actions, Bounds, Refused, Status, Watchdog};
+pub use words::{Request, Scope};

@@ -38,6 +38,18 @@ impl Action {
     pub const fn number(self) -> u8 {
         self as u8
     }
+
+    /// Its name, as the site file has it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Log => "log",
+            Self::Inject => "inject",
+            Self::Reset => "reset",
+            Self::Pause => "pause",
+            Self::Stop => "stop",
+        }
+    }
 }
 
 /// A set of actions, a bit each by number.
@@ -45,6 +57,15 @@ impl Action {
 pub struct Actions(pub u8);
 
 impl Actions {
+    /// All there are.
+    pub const ALL: Self = Self(0b11111);
+
+    /// This one alone.
+    #[must_use]
+    pub const fn only(action: Action) -> Self {
+        Self(1 << action.number())
+    }
+
     /// Whether `action` is one of them.
     #[must_use]
     pub const fn contains(self, action: Action) -> bool {
@@ -91,6 +112,19 @@ impl Refused {
     }
 }
 
+/// What is to be seen of a watchdog.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Status {
+    /// The time that it was armed for, and what is left of it, in milliseconds; none while it is not armed.
+    pub armed: Option<(u64, u64)>,
+    /// What it does, or did last.
+    pub action: Action,
+    /// Its clock stands still.
+    pub is_paused: bool,
+    /// How often it has acted.
+    pub acted: u32,
+}
+
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum State {
     Disarmed,
@@ -105,13 +139,14 @@ pub struct Watchdog {
     timeout: u64,
     action: Action,
     state: State,
+    acted: u32,
 }
 
 impl Watchdog {
     /// A watchdog that nobody has armed.
     #[must_use]
     pub const fn new(bounds: Bounds) -> Self {
-        Self { bounds, timeout: 0, action: Action::Log, state: State::Disarmed }
+        Self { bounds, timeout: 0, action: Action::Log, state: State::Disarmed, acted: 0 }
     }
 
     /// Arms it as the VM's administrator says, outside of what the guest may choose; 0 disarms it.
@@ -195,7 +230,19 @@ impl Watchdog {
             Action::Log | Action::Inject => State::Running { deadline: now.saturating_add(self.timeout) },
             _ => State::Disarmed,
         };
+        self.acted = self.acted.saturating_add(1);
         Some(self.action)
+    }
+
+    /// What is to be seen of it.
+    #[must_use]
+    pub const fn status(&self, now: u64) -> Status {
+        let armed = match self.query(now) {
+            Ok(left) => Some((self.timeout, left)),
+            Err(_) => None,
+        };
+        let is_paused = matches!(self.state, State::Paused { .. });
+        Status { armed, action: self.action, is_paused, acted: self.acted }
     }
 
     /// Stops its clock.
@@ -215,7 +262,7 @@ impl Watchdog {
 
 #[cfg(test)]
 mod tests {
-    use super::{Action, Actions, Bounds, Refused, Watchdog};
+    use super::{Action, Actions, Bounds, Refused, Status, Watchdog};
     use proptest::prelude::*;
 
     const BOUNDS: Bounds = Bounds { least: 10, most: 1000, actions: Actions(0b10111), may_disarm: true };
@@ -233,6 +280,8 @@ mod tests {
         assert_eq!(watchdog.expire(2149), None);
         assert_eq!(watchdog.expire(2150), Some(Action::Reset));
         assert_eq!((watchdog.expire(9999), watchdog.deadline()), (None, None));
+        let status = Status { armed: None, action: Action::Reset, is_paused: false, acted: 1 };
+        assert_eq!(watchdog.status(9999), status);
     }
 
     #[test]
@@ -252,6 +301,17 @@ mod tests {
     }
 
     #[test]
+    fn actions_and_their_numbers() {
+        for number in 0..5 {
+            let action = Action::from_number(number).unwrap();
+            assert_eq!(u64::from(action.number()), number);
+            assert!(Actions::ALL.contains(action) && Actions::only(action).contains(action));
+            assert_eq!((0..5).filter(|&other| Actions::only(action).0 >> other & 1 != 0).count(), 1);
+        }
+        assert_eq!(Action::from_number(5), None);
+    }
+
+    #[test]
     fn the_log_is_repeated() {
         let mut watchdog = Watchdog::new(BOUNDS);
         assert_eq!(watchdog.configure(100, 0, 0), Ok(100));
@@ -266,6 +326,8 @@ mod tests {
             watchdog.configure(timeout, 2, 0).unwrap();
             let pause = pause.min(timeout);
             watchdog.pause(pause);
+            prop_assert!(watchdog.status(pause + length).is_paused);
+            prop_assert_eq!(watchdog.status(pause + length).armed, Some((timeout, timeout - pause)));
             prop_assert_eq!(watchdog.expire(pause + length), None);
             watchdog.resume(pause + length);
             prop_assert_eq!(watchdog.deadline(), Some(timeout + length));

@@ -8,6 +8,12 @@ pub const CONFIGURE: u64 = 0x5746_4530_5744_4f47;
 pub const PAT: u64 = 0x5746_4530_5041_5454;
 /// X0: how many milliseconds are left? ("WFE0WQRY")
 pub const QUERY: u64 = 0x5746_4530_5751_5259;
+/// X0: as [`CONFIGURE`], for the watchdog of the calling vCPU. ("WFE0ODOG")
+pub const CONFIGURE_OWN: u64 = 0x5746_4530_4f44_4f47;
+/// X0: as [`PAT`], for the watchdog of the calling vCPU. ("WFE0OPAT")
+pub const PAT_OWN: u64 = 0x5746_4530_4f50_4154;
+/// X0: as [`QUERY`], for the watchdog of the calling vCPU. ("WFE0OQRY")
+pub const QUERY_OWN: u64 = 0x5746_4530_4f51_5259;
 /// X0 of the answer to [`DETECT`]. ("WFE0AGNT")
 pub const AGENT: u64 = 0x5746_4530_4147_4e54;
 /// X0 of the answer to the others: done; X1 is the granted or remaining time. ("WFE0DONE")
@@ -24,6 +30,17 @@ pub mod features {
     pub const WATCHDOG: u64 = 1;
     /// `MRS XZR, MDCCSR_EL0` and `HVC #0x86` are answered.
     pub const CALLS: u64 = 2;
+    /// Each vCPU has a watchdog of its own besides, and the caller may set it up.
+    pub const OWN_WATCHDOG: u64 = 4;
+}
+
+/// Which watchdog is meant.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Scope {
+    /// The VM's, which any vCPU pats.
+    Vm,
+    /// The calling vCPU's own.
+    Own,
 }
 
 /// What a guest asks.
@@ -33,15 +50,17 @@ pub enum Request {
     Detect,
     /// Arm or disarm the watchdog.
     Configure {
+        /// Which one.
+        scope: Scope,
         /// Milliseconds; 0 disarms.
         timeout: u64,
         /// See [`crate::Action::from_number`].
         action: u64,
     },
-    /// Begin the time anew.
-    Pat,
+    /// Begin its time anew.
+    Pat(Scope),
     /// How much is left?
-    Query,
+    Query(Scope),
 }
 
 impl Request {
@@ -51,26 +70,20 @@ impl Request {
     pub const fn decode(x0: u64, x1: u64, x2: u64) -> Option<Self> {
         match x0 {
             DETECT => Some(Self::Detect),
-            CONFIGURE => Some(Self::Configure { timeout: x1, action: x2 }),
-            PAT => Some(Self::Pat),
-            QUERY => Some(Self::Query),
+            CONFIGURE => Some(Self::Configure { scope: Scope::Vm, timeout: x1, action: x2 }),
+            CONFIGURE_OWN => Some(Self::Configure { scope: Scope::Own, timeout: x1, action: x2 }),
+            PAT => Some(Self::Pat(Scope::Vm)),
+            PAT_OWN => Some(Self::Pat(Scope::Own)),
+            QUERY => Some(Self::Query(Scope::Vm)),
+            QUERY_OWN => Some(Self::Query(Scope::Own)),
             _ => None,
         }
     }
 }
 
-/// What X0 and X1 become.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Answer {
-    /// X0.
-    pub word: u64,
-    /// X1.
-    pub value: u64,
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{AGENT, CONFIGURE, DETECT, DONE, ERROR, PAT, QUERY, Request};
+    use super::{AGENT, CONFIGURE, CONFIGURE_OWN, DETECT, DONE, ERROR, PAT, PAT_OWN, QUERY, QUERY_OWN, Request, Scope};
 
     #[test]
     fn they_spell_what_they_are() {
@@ -79,6 +92,9 @@ mod tests {
             (CONFIGURE, b"WFE0WDOG"),
             (PAT, b"WFE0PATT"),
             (QUERY, b"WFE0WQRY"),
+            (CONFIGURE_OWN, b"WFE0ODOG"),
+            (PAT_OWN, b"WFE0OPAT"),
+            (QUERY_OWN, b"WFE0OQRY"),
             (AGENT, b"WFE0AGNT"),
             (DONE, b"WFE0DONE"),
             (ERROR, b"WFE0ERR_"),
@@ -90,12 +106,15 @@ mod tests {
 
     #[test]
     fn a_word_with_one_other_bit_asks_nothing() {
-        for word in [DETECT, CONFIGURE, PAT, QUERY] {
+        for word in [DETECT, CONFIGURE, PAT, QUERY, CONFIGURE_OWN, PAT_OWN, QUERY_OWN] {
             assert!(Request::decode(word, 0, 0).is_some());
             for bit in 0..64 {
                 assert_eq!(Request::decode(word ^ 1 << bit, 0, 0), None, "{word:#x} bit {bit}");
             }
         }
-        assert_eq!(Request::decode(CONFIGURE, 7, 2), Some(Request::Configure { timeout: 7, action: 2 }));
+        let asked = |scope| Some(Request::Configure { scope, timeout: 7, action: 2 });
+        assert_eq!(Request::decode(CONFIGURE, 7, 2), asked(Scope::Vm));
+        assert_eq!(Request::decode(CONFIGURE_OWN, 7, 2), asked(Scope::Own));
+        assert_eq!(Request::decode(PAT_OWN, 7, 2), Some(Request::Pat(Scope::Own)));
     }
 }

@@ -253,7 +253,7 @@ fn make_vms(platform: &Platform<'static>) -> Result<(), String> {
     host::set_overcommitted(vcpus > STARTED.load(Ordering::Acquire));
     // Messages, values and what the allocator loses between them.
     let services = bundle.vms().filter(|vm| vm.doors.vmware).count() as u64 * (4 << 20);
-    if bundle.vms().any(|vm| vm.doors.vmware || vm.doors.wfe || vm.doors.watchdog_milliseconds != 0) {
+    if bundle.vms().any(|vm| watchdog::may_be_used(&vm.doors)) {
         watchdog::start().map_err(|error| alloc::format!("{error}"))?;
     }
     let blocks: u64 = bundle.vms().map(|vm| vm.memory / units::BLOCK_SIZE).sum();

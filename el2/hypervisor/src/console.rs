@@ -581,13 +581,27 @@ impl Port {
                 stats::set_timed(on);
                 log::info!("exits are {}", if on { "timed" } else { "counted only" });
             }
-            _ => self.send(&Message::Refused { text: "this version cannot pause VMs" }),
+            Command::PauseVm { vm } => {
+                if let Some(vm) = find(vm)
+                    && !vm.pause()
+                {
+                    self.send(&Message::Refused { text: "pause: the VM does not run" });
+                }
+            }
+            Command::ResumeVm { vm } => {
+                if let Some(vm) = find(vm)
+                    && !vm.resume()
+                {
+                    self.send(&Message::Refused { text: "resume: the VM is not paused" });
+                }
+            }
         }
     }
 }
 
 fn state_of<'a>(vm: &Vm, stop: Option<&'a Stop>) -> VmState<'a> {
     match stop {
+        None if vm.is_paused() => VmState::Paused,
         None | Some(Stop::Reset) => VmState::Running { boots: vm.boots() },
         Some(Stop::PowerOff) => VmState::Stopped(StopReason::PowerOff),
         Some(Stop::Operator) => VmState::Stopped(StopReason::Forced),

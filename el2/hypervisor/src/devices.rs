@@ -8,12 +8,12 @@ extern crate alloc;
 
 use alloc::collections::VecDeque;
 use machine::DeviceKind;
-use units::{Ipa, VcpuSet};
+use units::{Ipa, Ticks, VcpuSet};
 use virtio::{AccessSize, Console, Effect, Entropy, Fault, GuestMemory, Mmio, Progress};
 
 use crate::guest_memory::GuestRam;
 use crate::vm::Vm;
-use crate::{console, entropy};
+use crate::{console, entropy, watchdog};
 use hw::sync::IrqLock;
 
 /// Bytes of input that wait for a guest to take them.
@@ -29,10 +29,13 @@ pub(crate) struct Devices {
     uart: devices::Pl011,
     clock: devices::Pl031,
     gpio: devices::Pl061,
+    watchdog: devices::GenericWatchdog,
     console: Mmio<Console>,
     entropy: Mmio<Entropy<FillRandom>>,
     /// Input for the UART that its FIFO has no room for yet.
     input: VecDeque<u8>,
+    /// The machine is off.
+    off: bool,
     /// The interrupt lines as the GIC model has them, a bit each in the order of [`Devices::LINES`].
     lines: u8,
 }
@@ -68,12 +71,13 @@ impl Default for Devices {
 }
 
 impl Devices {
-    const LINES: [DeviceKind; 5] = [
+    const LINES: [DeviceKind; 6] = [
         DeviceKind::Pl011,
         DeviceKind::Pl031,
         DeviceKind::Pl061,
         DeviceKind::Virtio(VIRTIO_CONSOLE),
         DeviceKind::Virtio(VIRTIO_ENTROPY),
+        DeviceKind::WatchdogControl,
     ];
 
     /// Devices as after power on.
@@ -84,21 +88,25 @@ impl Devices {
             uart: devices::Pl011::new(),
             clock: devices::Pl031::new(),
             gpio: devices::Pl061::new(),
+            watchdog: devices::GenericWatchdog::new(),
             console: Mmio::new(Console::new()),
             entropy: Mmio::new(Entropy::new(fill)),
             input: VecDeque::with_capacity(INPUT),
+            off: false,
             lines: 0,
         }
     }
 
-    /// Back to power on; the clock keeps its time.
+    /// Back to power on; the clock keeps its time, and the watchdog what it did.
     pub(crate) fn reset(&mut self) {
         self.uart = devices::Pl011::new();
         self.clock.reset();
         self.gpio = devices::Pl061::new();
+        self.watchdog.reset();
         self.console.reset();
         self.entropy.reset();
         self.input.clear();
+        self.off = false;
         self.lines = 0;
     }
 
@@ -112,6 +120,8 @@ impl Devices {
             }
             DeviceKind::Pl031 => self.clock.read(offset, size, console::wall_clock()),
             DeviceKind::Pl061 => self.gpio.read(offset, size),
+            DeviceKind::WatchdogControl => self.watchdog.read_control(offset, size),
+            DeviceKind::WatchdogRefresh => self.watchdog.read_refresh(offset, size),
             DeviceKind::Virtio(VIRTIO_CONSOLE) => self.console.read(offset, size),
             DeviceKind::Virtio(VIRTIO_ENTROPY) => self.entropy.read(offset, size),
             _ => 0,
@@ -138,6 +148,14 @@ impl Devices {
             DeviceKind::Pl061 => {
                 let _ = self.gpio.write(offset, size, value);
             }
+            DeviceKind::WatchdogControl => {
+                let effect = self.watchdog.write_control(offset, size, value, vm.count());
+                self.watch(vm, effect);
+            }
+            DeviceKind::WatchdogRefresh => {
+                let effect = self.watchdog.write_refresh(offset, size, value, vm.count());
+                self.watch(vm, effect);
+            }
             DeviceKind::Virtio(VIRTIO_CONSOLE) => {
                 let effect = self.console.write(offset, size, value);
                 self.serve_console(vm, effect);
@@ -149,6 +167,40 @@ impl Devices {
             }
             _ => {}
         }
+    }
+
+    fn watch(&self, vm: &Vm, effect: devices::Effect) {
+        if effect == devices::Effect::AlarmChanged
+            && let Some(at) = self.watchdog_deadline(vm)
+        {
+            watchdog::watch(at);
+        }
+    }
+
+    /// When the watchdog has something to do, by the host's counter.
+    #[must_use]
+    pub(crate) fn watchdog_deadline(&self, vm: &Vm) -> Option<Ticks> {
+        self.watchdog.deadline().map(|count| Ticks(count.saturating_add(vm.counter_offset())))
+    }
+
+    /// Lets the watchdog know what time it is; says whether its second signal rises.
+    pub(crate) fn advance_watchdog(&mut self, vm: &Vm) -> bool {
+        let expired = self.watchdog.advance(vm.count());
+        let changed = self.update_lines(vm);
+        vm.refresh(changed);
+        expired
+    }
+
+    /// The machine stood still for so many counts.
+    pub(crate) fn postpone_watchdog(&mut self, vm: &Vm, counts: u64) {
+        self.watchdog.postpone(counts);
+        self.watch(vm, devices::Effect::AlarmChanged);
+    }
+
+    /// The machine is off, and has no memory any more; what it has written is still passed on.
+    pub(crate) fn power_off(&mut self) {
+        self.watchdog.disable();
+        self.off = true;
     }
 
     fn serve_entropy(&mut self, vm: &Vm, queue: u16) {
@@ -193,12 +245,14 @@ impl Devices {
         self.feed_uart();
         if self.console.is_live() {
             self.console.device_mut().take_output(|bytes| vm.console.push_virtio(bytes));
+        }
+        if self.console.is_live() && !self.off {
             if let Err(error) = self.console.poll(&Memory(&vm.ram)) {
                 log::warn!("{}: virtio-console: {error}", vm.config.name);
             }
             self.console.device_mut().take_output(|bytes| vm.console.push_virtio(bytes));
         }
-        if self.entropy.is_live() {
+        if self.entropy.is_live() && !self.off {
             let _ = self.entropy.poll(&Memory(&vm.ram));
         }
         self.clock.advance(console::wall_clock());
@@ -238,7 +292,14 @@ impl Devices {
 
     /// Tells the GIC model about lines that changed; returns the vCPUs that are concerned.
     pub(crate) fn update_lines(&mut self, vm: &Vm) -> VcpuSet {
-        let levels = [self.uart.line(), self.clock.line(), self.gpio.line(), self.console.line(), self.entropy.line()];
+        let levels = [
+            self.uart.line(),
+            self.clock.line(),
+            self.gpio.line(),
+            self.console.line(),
+            self.entropy.line(),
+            self.watchdog.line(),
+        ];
         let now = levels.iter().rev().fold(0, |set, &level| set << 1 | u8::from(level));
         let changed = now ^ self.lines;
         if changed == 0 {

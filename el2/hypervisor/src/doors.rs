@@ -23,7 +23,7 @@ use hw::state::{Controls, DebugBank, DebugPolicy};
 use hw::sync::IrqLock;
 use hw::vcpu::VcpuContext;
 use hw::{sysreg, tlb};
-use units::{Ipa, PAGE_SIZE, Va};
+use units::{Ipa, PAGE_SIZE, Va, VcpuId};
 use wfe::words::{self, Request};
 
 use crate::exits::{complete, inject};
@@ -31,7 +31,7 @@ use crate::guest_memory::GuestRam;
 use crate::stats::{self, Reason};
 use crate::vcpu::Vcpu;
 use crate::vm::Vm;
-use crate::watchdog::VmWatchdog;
+use crate::watchdog::{self, Watchdogs};
 use crate::{console, entropy, host};
 
 /// ESR_EL2 of `MRS XZR, MDCCSR_EL0`.
@@ -57,8 +57,8 @@ const PAR_ADDRESS: u64 = 0x0000_ffff_ffff_f000;
 pub(crate) struct Doors {
     /// VMware's service, where that door is open.
     pub(crate) service: Option<Box<IrqLock<backdoor::Service>>>,
-    /// The watchdog.
-    pub(crate) watchdog: VmWatchdog,
+    /// The watchdogs that are set up by calls.
+    pub(crate) watchdogs: Watchdogs,
 }
 
 impl Doors {
@@ -76,7 +76,7 @@ impl Doors {
             };
             Box::new(IrqLock::new(backdoor::Service::new(config, milliseconds())))
         });
-        Self { service, watchdog: VmWatchdog::new(policy) }
+        Self { service, watchdogs: Watchdogs::new(policy) }
     }
 
     /// Asks the tools in the guest to shut it down, or to restart it. Says whether there are any that can.
@@ -89,7 +89,7 @@ impl Doors {
         if let Some(service) = &self.service {
             service.lock().restart();
         }
-        self.watchdog.restart(policy);
+        self.watchdogs.restart(policy);
     }
 }
 
@@ -204,7 +204,7 @@ fn detected(vcpu: &Vcpu, state: u64) -> u64 {
     let policy = &vcpu.vm.config.doors;
     let mut value = words::VERSION;
     if !pstate::is_user(state) || policy.watchdog_user {
-        value |= words::features::WATCHDOG;
+        value |= words::features::WATCHDOG | words::features::OWN_WATCHDOG;
     }
     if policy.vmware {
         value |= words::features::CALLS;
@@ -218,17 +218,18 @@ pub(crate) fn wait(vcpu: &'static Vcpu, context: &mut VcpuContext) -> bool {
         return false;
     }
     let Some(request) = Request::decode(context.x[0], context.x[1], context.x[2]) else { return false };
-    let level = level(context);
-    let dog = &vcpu.vm.doors.watchdog;
+    let dogs = &vcpu.vm.doors.watchdogs;
+    let (policy, level) = (&vcpu.vm.config.doors, level(context));
+    let caller = |scope| watchdog::Caller { policy, level, vcpu: vcpu.id, scope };
     let result = match request {
         Request::Detect => {
             context.x[0] = words::AGENT;
             context.x[1] = detected(vcpu, context.pstate);
             return true;
         }
-        Request::Configure { timeout, action } => dog.configure(&vcpu.vm.config.doors, level, timeout, action),
-        Request::Pat => dog.pat(&vcpu.vm.config.doors, level),
-        Request::Query => dog.query(),
+        Request::Configure { scope, timeout, action } => dogs.configure(caller(scope), timeout, action),
+        Request::Pat(scope) => dogs.pat(caller(scope)),
+        Request::Query(scope) => dogs.query(caller(scope)),
     };
     let (word, value) = match result {
         Ok(milliseconds) => (words::DONE, milliseconds),
@@ -346,7 +347,7 @@ fn carry_out(vcpu: &'static Vcpu, context: &mut VcpuContext, call: Access, door:
     let mut x = [0; 8];
     x.copy_from_slice(&context.x[..8]);
     let level = level(context);
-    let mut caller = Caller { vm: vcpu.vm, unprivileged: level == Level::User };
+    let mut caller = Caller { vm: vcpu.vm, vcpu: vcpu.id, unprivileged: level == Level::User };
     let outcome = service.lock().call(call, &mut x, level, &mut caller);
     context.x[..8].copy_from_slice(&x);
     if outcome != Outcome::Done && door == Door::Hvc {
@@ -381,6 +382,7 @@ fn abort_kind(status: u8) -> AbortKind {
 /// The world as the service sees it during a call. The caller's vCPU is loaded.
 struct Caller {
     vm: &'static Vm,
+    vcpu: VcpuId,
     unprivileged: bool,
 }
 
@@ -452,7 +454,7 @@ impl backdoor::Host for Caller {
             features |= own::features::WFE;
         }
         if !self.unprivileged || policy.watchdog_user {
-            features |= own::features::WATCHDOG;
+            features |= own::features::WATCHDOG | own::features::OWN_WATCHDOG;
         }
         features
     }
@@ -465,15 +467,19 @@ impl backdoor::Host for Caller {
         (host::get().counter.0, self.vm.counter_offset())
     }
 
-    fn watchdog(&mut self, request: backdoor::Watchdog, level: Level) -> Result<u64, u64> {
-        let policy = &self.vm.config.doors;
-        let dog = &self.vm.doors.watchdog;
+    fn watchdog(&mut self, request: backdoor::Watchdog, whose: backdoor::Whose, level: Level) -> Result<u64, u64> {
+        let scope = match whose {
+            backdoor::Whose::Vm => wfe::Scope::Vm,
+            backdoor::Whose::Caller => wfe::Scope::Own,
+        };
+        let caller = watchdog::Caller { policy: &self.vm.config.doors, level, vcpu: self.vcpu, scope };
+        let dogs = &self.vm.doors.watchdogs;
         let result = match request {
-            backdoor::Watchdog::Query => dog.query(),
+            backdoor::Watchdog::Query => dogs.query(caller),
             backdoor::Watchdog::Configure { milliseconds, action } => {
-                dog.configure(policy, level, milliseconds, u64::from(action))
+                dogs.configure(caller, milliseconds, u64::from(action))
             }
-            backdoor::Watchdog::Pat => dog.pat(policy, level),
+            backdoor::Watchdog::Pat => dogs.pat(caller),
         };
         result.map_err(|refused| match refused {
             wfe::Refused::Level | wfe::Refused::MustStay => own::status::REFUSED,

@@ -163,5 +163,5 @@ pub(crate) fn write_vm(vm: &vm::Vm, out: &mut dyn Write) -> fmt::Result {
         let ((s, ms), (waited, rest)) = (part(run), part(wait));
         writeln!(out, "  vCPU {id}: ran {s}.{ms:03} s, waited {waited}.{rest:03} s for a CPU")?;
     }
-    Ok(())
+    vm.doors.watchdogs.write(out)
 }

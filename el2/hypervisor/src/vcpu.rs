@@ -44,6 +44,8 @@ pub(crate) mod request {
     pub(crate) const TIMER: u32 = 4;
     /// Give the guest an SError.
     pub(crate) const SERROR: u32 = 8;
+    /// Stand still until the VM goes on.
+    pub(crate) const PAUSE: u32 = 16;
 }
 
 /// Why a vCPU's thread left the guest.
@@ -464,6 +466,10 @@ impl Vcpu {
                 if requests & request::STOP != 0 {
                     return Leave::Stopped;
                 }
+                if requests & request::PAUSE != 0 {
+                    self.stand_still(requests & !request::PAUSE);
+                    continue;
+                }
                 if requests & request::SERROR != 0 {
                     sysreg::hcr_el2::write(sysreg::hcr_el2::read() | controls::HCR_VSE);
                 }
@@ -485,6 +491,14 @@ impl Vcpu {
                 exit_kind::SERROR => self.inject_serror(),
                 _ => {}
             }
+        }
+    }
+
+    /// Sleeps for as long as the VM is paused; what else was asked is asked again.
+    fn stand_still(&self, requests: u32) {
+        self.requests.fetch_or(requests | request::INTERRUPTS, Ordering::AcqRel);
+        while self.vm.is_paused() && self.requests.load(Ordering::Acquire) & request::STOP == 0 {
+            sched::block(None);
         }
     }
 
@@ -537,6 +551,7 @@ fn run_thread(index: usize) -> ! {
             Task::Boot => vcpu.vm.boot(),
             Task::End => vcpu.vm.end(),
             Task::Run(start) => {
+                vcpu.vm.doors.watchdogs.vcpu_started(&vcpu.vm.config.doors, vcpu.id);
                 vcpu.reset(start, context);
                 let mut leave = vcpu.run(context);
                 while let Leave::Resumed(start) = leave {

@@ -10,7 +10,7 @@ extern crate alloc;
 use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::String;
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use abi::bundle::{Bundle, VmConfig};
 use hw::sync::IrqLock;
@@ -102,6 +102,10 @@ pub(crate) struct Vm {
     vttbr: AtomicU64,
     counter_offset: AtomicU64,
     boots: AtomicU32,
+    /// Its vCPUs stand still. Written under the lock of `power`.
+    paused: AtomicBool,
+    /// Since when, by the host's counter.
+    paused_at: AtomicU64,
 }
 
 static VMS: [Once<&'static Vm>; abi::bundle::MAX_VMS] = [const { Once::new() }; abi::bundle::MAX_VMS];
@@ -130,6 +134,7 @@ pub(crate) fn create(id: VmId, config: VmConfig<'static>, bundle: Bundle<'static
         memory_bytes: config.memory,
         ipa_bits: stage2::IPA_BITS,
         virtio: &[VirtioKind::Console, VirtioKind::Entropy],
+        watchdog: config.doors.generic_watchdog,
         counter_frequency: host.counter,
     })
     .map_err(|error| format!("{}: {error}", config.name))?;
@@ -161,6 +166,8 @@ pub(crate) fn create(id: VmId, config: VmConfig<'static>, bundle: Bundle<'static
         vttbr: AtomicU64::new(0),
         counter_offset: AtomicU64::new(0),
         boots: AtomicU32::new(0),
+        paused: AtomicBool::new(false),
+        paused_at: AtomicU64::new(0),
     }));
     let vcpus: Result<Box<[_]>, _> = (0..vm.config.vcpus).map(|id| Vcpu::create(vm, VcpuId(id))).collect();
     let vcpus = vcpus.map_err(|error| format!("{}: no memory for its vCPUs: {error}", vm.config.name))?;
@@ -188,6 +195,12 @@ impl Vm {
     #[must_use]
     pub(crate) fn counter_offset(&self) -> u64 {
         self.counter_offset.load(Ordering::Relaxed)
+    }
+
+    /// What its virtual counter shows.
+    #[must_use]
+    pub(crate) fn count(&self) -> u64 {
+        sysreg::cntpct_el0().wrapping_sub(self.counter_offset())
     }
 
     /// How often it has been started.
@@ -237,6 +250,47 @@ impl Vm {
             vcpu.request(request::STOP);
         }
         drop(power);
+    }
+
+    /// Whether its vCPUs stand still.
+    #[must_use]
+    pub(crate) fn is_paused(&self) -> bool {
+        self.paused.load(Ordering::Acquire)
+    }
+
+    /// Lets its vCPUs stand still, and its watchdogs with them; its clock goes on. Says whether it ran.
+    pub(crate) fn pause(&self) -> bool {
+        let power = self.power.lock();
+        if power.phase != Phase::Running || self.is_paused() {
+            return false;
+        }
+        self.paused_at.store(sysreg::cntpct_el0(), Ordering::Relaxed);
+        self.paused.store(true, Ordering::Release);
+        self.doors.watchdogs.pause();
+        for vcpu in self.vcpus() {
+            vcpu.request(request::PAUSE);
+        }
+        drop(power);
+        console::vm_changed();
+        true
+    }
+
+    /// Lets it go on. Says whether it was paused.
+    pub(crate) fn resume(&self) -> bool {
+        let power = self.power.lock();
+        if !self.is_paused() {
+            return false;
+        }
+        let length = sysreg::cntpct_el0().saturating_sub(self.paused_at.load(Ordering::Relaxed));
+        self.devices.lock().postpone_watchdog(self, length);
+        self.paused.store(false, Ordering::Release);
+        self.doors.watchdogs.resume();
+        for vcpu in self.vcpus() {
+            sched::wake(vcpu.thread());
+        }
+        drop(power);
+        console::vm_changed();
+        true
     }
 
     /// What `vcpu`'s thread does next; waits until there is something.
@@ -308,7 +362,9 @@ impl Vm {
 
     /// Gives its memory back. No vCPU is in the guest or loaded.
     fn take_apart(&self) {
-        self.doors.watchdog.stop();
+        self.paused.store(false, Ordering::Release);
+        self.doors.watchdogs.stop();
+        self.devices.lock().power_off();
         for vcpu in self.vcpus() {
             vcpu.start.lock().take();
             vcpu.clear_requests();

@@ -1,14 +1,17 @@
-//! Watchdogs of VMs (`core/wfe`), and the thread that lets them act.
+//! Watchdogs of VMs, and the thread that lets them act: the one that guests set up by calls (`core/wfe`), and the Generic
+//! Watchdog among their devices (`core/devices`).
 //!
 //! Whatever a guest does, the EL2 timer wakes the thread at the first deadline. A pat only moves a deadline further away;
 //! the thread finds that out when it wakes at the old one, so patting wakes nobody.
 
 use abi::bundle::Doors as Policy;
 use backdoor::Level;
+use core::fmt::{self, Write};
+use core::sync::atomic::{AtomicU64, Ordering};
 use hw::sync::IrqLock;
 use spin::Once;
-use units::{Ticks, VcpuId};
-use wfe::{Action, Actions, Bounds, Refused, Watchdog};
+use units::{MAX_VCPUS, Ticks, VcpuId};
+use wfe::{Action, Actions, Bounds, Refused, Scope, Status, Watchdog};
 
 use crate::doors::milliseconds;
 use crate::host;
@@ -20,43 +23,98 @@ use crate::vm::{self, Stop, Vm};
 const LEAST: u64 = 10;
 /// The most: a day.
 const MOST: u64 = 86_400_000;
-/// Log, inject, reset, stop; there is nothing yet that a paused VM could be looked at with.
-const ACTIONS: Actions = Actions(0b10111);
+/// At most one line a VM in this time, in milliseconds: a guest may let its watchdogs act as often as it likes.
+const REPORT_INTERVAL: u64 = 1000;
 
 static THREAD: Once<&'static Thread> = Once::new();
+/// The count at which the thread wakes by itself; the largest while it is looking around.
+static NEXT: AtomicU64 = AtomicU64::new(u64::MAX);
 
-/// One VM's watchdog.
-pub(crate) struct VmWatchdog(IrqLock<Watchdog>);
+/// One VM's watchdogs.
+pub(crate) struct Watchdogs {
+    dogs: IrqLock<Dogs>,
+    /// When a line about this VM may be logged again, in milliseconds.
+    report_from: AtomicU64,
+}
 
-impl VmWatchdog {
+struct Dogs {
+    /// The VM's, which any vCPU pats.
+    vm: Watchdog,
+    /// Each vCPU's own.
+    own: [Watchdog; MAX_VCPUS],
+}
+
+impl Dogs {
+    fn all(&mut self) -> impl Iterator<Item = (Option<VcpuId>, &mut Watchdog)> {
+        let own = (0..).map(|id| Some(VcpuId(id))).zip(&mut self.own);
+        core::iter::once((None, &mut self.vm)).chain(own)
+    }
+
+    fn find(&mut self, scope: Scope, caller: VcpuId) -> Result<&mut Watchdog, Refused> {
+        match scope {
+            Scope::Vm => Ok(&mut self.vm),
+            Scope::Own => self.own.get_mut(caller.index()).ok_or(Refused::Level),
+        }
+    }
+}
+
+impl Watchdogs {
     /// Not armed yet.
     #[must_use]
     pub(crate) fn new(policy: &Policy) -> Self {
-        let bounds =
-            Bounds { least: LEAST, most: MOST, actions: ACTIONS, may_disarm: policy.watchdog_milliseconds == 0 };
-        Self(IrqLock::new(Watchdog::new(bounds)))
+        let dog = |armed| Watchdog::new(bounds(policy, armed));
+        let dogs =
+            Dogs { vm: dog(policy.watchdog_milliseconds), own: [dog(policy.vcpu_watchdog_milliseconds); MAX_VCPUS] };
+        Self { dogs: IrqLock::new(dogs), report_from: AtomicU64::new(0) }
     }
 
-    /// The VM starts: armed if the site file says so.
+    /// The VM starts: its watchdog is armed if the site file says so.
     pub(crate) fn restart(&self, policy: &Policy) {
-        let action = Action::from_number(u64::from(policy.watchdog_action)).unwrap_or(Action::Reset);
-        self.0.lock().preset(u64::from(policy.watchdog_milliseconds), action, milliseconds());
-        notify();
+        let mut dogs = self.dogs.lock();
+        dogs.vm.preset(u64::from(policy.watchdog_milliseconds), action_of(policy), milliseconds());
+        watch_dog(&dogs.vm);
+    }
+
+    /// A vCPU was switched on: its own watchdog is armed if the site file says so.
+    pub(crate) fn vcpu_started(&self, policy: &Policy, vcpu: VcpuId) {
+        if policy.vcpu_watchdog_milliseconds == 0 {
+            return;
+        }
+        let mut dogs = self.dogs.lock();
+        if let Ok(dog) = dogs.find(Scope::Own, vcpu) {
+            dog.preset(u64::from(policy.vcpu_watchdog_milliseconds), action_of(policy), milliseconds());
+            watch_dog(dog);
+        }
     }
 
     /// The VM is off: it is not watched.
     pub(crate) fn stop(&self) {
-        self.0.lock().preset(0, Action::Log, 0);
+        self.dogs.lock().all().for_each(|(_, dog)| dog.preset(0, Action::Log, 0));
     }
 
-    /// See [`Watchdog::configure`].
+    /// The VM is paused: so are its watchdogs.
+    pub(crate) fn pause(&self) {
+        self.dogs.lock().all().for_each(|(_, dog)| dog.pause(milliseconds()));
+    }
+
+    /// The VM goes on.
+    pub(crate) fn resume(&self) {
+        self.dogs.lock().all().for_each(|(_, dog)| {
+            dog.resume(milliseconds());
+            watch_dog(dog);
+        });
+    }
+
+    /// What `caller` asks of one of its watchdogs: see [`Watchdog::configure`].
     ///
     /// # Errors
     /// Why not.
-    pub(crate) fn configure(&self, policy: &Policy, level: Level, timeout: u64, action: u64) -> Result<u64, Refused> {
-        allowed(policy, level)?;
-        let granted = self.0.lock().configure(timeout, action, milliseconds())?;
-        notify();
+    pub(crate) fn configure(&self, caller: Caller<'_>, timeout: u64, action: u64) -> Result<u64, Refused> {
+        caller.check()?;
+        let mut dogs = self.dogs.lock();
+        let dog = dogs.find(caller.scope, caller.vcpu)?;
+        let granted = dog.configure(timeout, action, milliseconds())?;
+        watch_dog(dog);
         Ok(granted)
     }
 
@@ -64,28 +122,112 @@ impl VmWatchdog {
     ///
     /// # Errors
     /// Why not.
-    pub(crate) fn pat(&self, policy: &Policy, level: Level) -> Result<u64, Refused> {
-        allowed(policy, level)?;
-        self.0.lock().pat(milliseconds())
+    pub(crate) fn pat(&self, caller: Caller<'_>) -> Result<u64, Refused> {
+        caller.check()?;
+        self.dogs.lock().find(caller.scope, caller.vcpu)?.pat(milliseconds())
     }
 
-    /// See [`Watchdog::query`].
+    /// See [`Watchdog::query`]. For every level.
     ///
     /// # Errors
     /// If it is not armed.
-    pub(crate) fn query(&self) -> Result<u64, Refused> {
-        self.0.lock().query(milliseconds())
+    pub(crate) fn query(&self, caller: Caller<'_>) -> Result<u64, Refused> {
+        self.dogs.lock().find(caller.scope, caller.vcpu)?.query(milliseconds())
+    }
+
+    /// Writes the state of each that is armed or has acted, a line each.
+    ///
+    /// # Errors
+    /// Those of `out`.
+    pub(crate) fn write(&self, out: &mut dyn Write) -> fmt::Result {
+        let mut states = [(None, None); MAX_VCPUS + 1];
+        for (state, (vcpu, dog)) in states.iter_mut().zip(self.dogs.lock().all()) {
+            *state = (vcpu, Some(dog.status(milliseconds())));
+        }
+        for (vcpu, status) in states {
+            let Some(Status { armed, action, is_paused, acted }) = status else { continue };
+            if armed.is_none() && acted == 0 {
+                continue;
+            }
+            match vcpu {
+                None => write!(out, "  watchdog:")?,
+                Some(vcpu) => write!(out, "  watchdog of vCPU {}:", vcpu.0)?,
+            }
+            if let Some((timeout, left)) = armed {
+                let paused = if is_paused { ", stands still" } else { "" };
+                write!(out, " {left} of {timeout} ms left to {}{paused};", action.name())?;
+            }
+            writeln!(out, " acted {acted} times")?;
+        }
+        Ok(())
+    }
+
+    /// Whether what one does now is worth a line.
+    fn may_report(&self, now: u64) -> bool {
+        let may = now >= self.report_from.load(Ordering::Relaxed);
+        if may {
+            self.report_from.store(now.saturating_add(REPORT_INTERVAL), Ordering::Relaxed);
+        }
+        may
     }
 }
 
-/// A process must not disarm its kernel's watchdog, unless the site file lets it.
-fn allowed(policy: &Policy, level: Level) -> Result<(), Refused> {
-    if level == Level::Kernel || policy.watchdog_user { Ok(()) } else { Err(Refused::Level) }
+/// Who asks, and about which watchdog.
+#[derive(Clone, Copy)]
+pub(crate) struct Caller<'a> {
+    /// What the site file allows.
+    pub(crate) policy: &'a Policy,
+    /// From which level.
+    pub(crate) level: Level,
+    /// On which vCPU.
+    pub(crate) vcpu: VcpuId,
+    /// Which watchdog.
+    pub(crate) scope: Scope,
 }
 
-fn notify() {
-    if let Some(thread) = THREAD.get() {
+impl Caller<'_> {
+    /// A process must not disarm its kernel's watchdog, unless the site file lets it.
+    fn check(&self) -> Result<(), Refused> {
+        if self.level == Level::Kernel || self.policy.watchdog_user { Ok(()) } else { Err(Refused::Level) }
+    }
+}
+
+/// What the guest may ask of a watchdog that the site file arms for `armed` milliseconds, or of its own if that is 0. The
+/// guest can make the former stricter, not laxer.
+fn bounds(policy: &Policy, armed: u32) -> Bounds {
+    let may_disarm = armed == 0;
+    let actions = match policy.watchdog_choices {
+        0 if may_disarm => Actions::ALL,
+        0 => Actions::only(action_of(policy)),
+        some => Actions(some),
+    };
+    Bounds { least: LEAST, most: if may_disarm { MOST } else { u64::from(armed) }, actions, may_disarm }
+}
+
+/// What the site file wants a watchdog to do.
+fn action_of(policy: &Policy) -> Action {
+    Action::from_number(u64::from(policy.watchdog_action)).unwrap_or(Action::Reset)
+}
+
+/// Whether a VM of this policy may ever have a watchdog to look after.
+#[must_use]
+pub(crate) fn may_be_used(policy: &Policy) -> bool {
+    let armed = policy.watchdog_milliseconds != 0 || policy.vcpu_watchdog_milliseconds != 0;
+    policy.vmware || policy.wfe || armed || policy.generic_watchdog
+}
+
+/// Some watchdog has something to do at `deadline`.
+pub(crate) fn watch(deadline: Ticks) {
+    if deadline.0 < NEXT.load(Ordering::SeqCst)
+        && let Some(thread) = THREAD.get()
+    {
         sched::wake(thread);
+    }
+}
+
+fn watch_dog(dog: &Watchdog) {
+    if let Some(deadline) = dog.deadline() {
+        watch(at(deadline));
     }
 }
 
@@ -102,18 +244,62 @@ pub(crate) fn start() -> Result<(), frames::FramesError> {
 
 fn run(_: usize) -> ! {
     loop {
-        let now = milliseconds();
-        let mut next = None;
-        for vm in vm::all() {
-            let mut watchdog = vm.doors.watchdog.0.lock();
-            let action = watchdog.expire(now);
-            next = [next, watchdog.deadline()].into_iter().flatten().min();
-            drop(watchdog);
-            if let Some(action) = action {
-                act(vm, action);
-            }
+        // Who sets a deadline from here on wakes the thread, which may have looked there already.
+        NEXT.store(u64::MAX, Ordering::SeqCst);
+        let next = vm::all().filter_map(look_after).min();
+        NEXT.store(next.map_or(u64::MAX, |deadline| deadline.0), Ordering::SeqCst);
+        sched::block(next);
+    }
+}
+
+/// Lets a VM's watchdogs act, if it is time; when it will be.
+fn look_after(vm: &'static Vm) -> Option<Ticks> {
+    let mut next = None;
+    for id in core::iter::once(None).chain(vm.vcpus().iter().map(|vcpu| Some(vcpu.id))) {
+        let mut dogs = vm.doors.watchdogs.dogs.lock();
+        let dog = match id {
+            None => &mut dogs.vm,
+            Some(id) => match dogs.own.get_mut(id.index()) {
+                Some(dog) => dog,
+                None => continue,
+            },
+        };
+        let action = dog.expire(milliseconds());
+        next = [next, dog.deadline().map(at)].into_iter().flatten().min();
+        drop(dogs);
+        if let Some(action) = action {
+            act(vm, action, Which::Called(id));
         }
-        sched::block(next.map(at));
+    }
+    if !vm.config.doors.generic_watchdog || vm.is_paused() {
+        return next;
+    }
+    let mut devices = vm.devices.lock();
+    let expired = devices.advance_watchdog(vm);
+    let device = devices.watchdog_deadline(vm);
+    drop(devices);
+    if expired {
+        act(vm, action_of(&vm.config.doors), Which::Device);
+    }
+    [next, device].into_iter().flatten().min()
+}
+
+/// Which of a VM's watchdogs it is.
+#[derive(Clone, Copy)]
+enum Which {
+    /// One that is set up by calls: a vCPU's own, or the VM's.
+    Called(Option<VcpuId>),
+    /// The Generic Watchdog.
+    Device,
+}
+
+impl fmt::Display for Which {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Called(None) => f.write_str("watchdog"),
+            Self::Called(Some(vcpu)) => write!(f, "watchdog of vCPU {}", vcpu.0),
+            Self::Device => f.write_str("SBSA watchdog"),
+        }
     }
 }
 
@@ -123,23 +309,34 @@ fn at(milliseconds: u64) -> Ticks {
     Ticks(u64::try_from(ticks).unwrap_or(u64::MAX).saturating_add(1))
 }
 
-fn act(vm: &'static Vm, action: Action) {
-    let name = vm.config.name;
+fn act(vm: &'static Vm, action: Action, which: Which) {
+    let patient = match which {
+        Which::Called(Some(id)) => id,
+        _ => VcpuId(0),
+    };
+    if vm.doors.watchdogs.may_report(milliseconds()) {
+        let name = vm.config.name;
+        match action {
+            Action::Log => log::warn!("{name}: {which}: not patted in time"),
+            Action::Inject => {
+                log::warn!("{name}: {which}: not patted in time; vCPU {} gets an SError", patient.0);
+            }
+            Action::Reset => log::warn!("{name}: {which}: not patted in time; the VM starts afresh"),
+            Action::Pause => log::warn!("{name}: {which}: not patted in time; the VM is paused"),
+            Action::Stop => log::warn!("{name}: {which}: not patted in time; the VM stops"),
+        }
+    }
     match action {
-        Action::Log | Action::Pause => log::warn!("{name}: watchdog: not patted in time"),
+        Action::Log => {}
         Action::Inject => {
-            log::warn!("{name}: watchdog: not patted in time; vCPU 0 gets an SError");
-            if let Some(vcpu) = vm.vcpus().iter().find(|vcpu| vcpu.id == VcpuId(0)) {
+            if let Some(vcpu) = vm.vcpus().get(patient.index()).copied() {
                 vcpu.request(request::SERROR);
             }
         }
-        Action::Reset => {
-            log::warn!("{name}: watchdog: not patted in time; the VM starts afresh");
-            vm.stop(Stop::Reset);
+        Action::Reset => vm.stop(Stop::Reset),
+        Action::Pause => {
+            vm.pause();
         }
-        Action::Stop => {
-            log::warn!("{name}: watchdog: not patted in time; the VM stops");
-            vm.stop(Stop::Crashed("its watchdog was not patted in time".into()));
-        }
+        Action::Stop => vm.stop(Stop::Crashed("its watchdog was not patted in time".into())),
     }
 }

@@ -61,7 +61,8 @@ pub struct Version {
     pub major: u16,
     /// Version of the calls.
     pub minor: u16,
-    /// Bits: 1 these calls, 2 RPC channels, 4 the WFE channel, 8 a watchdog that this caller may set up.
+    /// Bits: 1 these calls, 2 RPC channels, 4 the WFE channel, 8 a watchdog that this caller may set up, 16 one of each
+    /// vCPU's own besides.
     pub features: u64,
 }
 
@@ -185,6 +186,8 @@ pub mod words {
     pub const PAT: u64 = 0x5746_4530_5041_5454;
     /// How much is left?
     pub const QUERY: u64 = 0x5746_4530_5751_5259;
+    /// As [`CONFIGURE`], [`PAT`] and [`QUERY`], for the calling vCPU's own.
+    pub const OWN: [u64; 3] = [0x5746_4530_4f44_4f47, 0x5746_4530_4f50_4154, 0x5746_4530_4f51_5259];
     /// Somebody is.
     pub const AGENT: u64 = 0x5746_4530_4147_4e54;
     /// Done.
@@ -220,7 +223,7 @@ pub fn detect() -> Option<u64> {
     wait(words::DETECT, 0, 0).filter(|x| x[0] == words::AGENT).map(|x| x[1])
 }
 
-/// Arms the watchdog for `milliseconds` (0 disarms it), with action 0 log, 1 inject, 2 reset, 4 stop; the time that
+/// Arms the watchdog for `milliseconds` (0 disarms it), with action 0 log, 1 inject, 2 reset, 3 pause, 4 stop; the time that
 /// was granted. `None` if nobody answers.
 ///
 /// # Errors
@@ -240,6 +243,24 @@ pub fn pat_watchdog() -> Option<Result<u64, u64>> {
 #[must_use]
 pub fn query_watchdog() -> Option<Result<u64, u64>> {
     result(wait(words::QUERY, 0, 0)?)
+}
+
+/// As [`configure_watchdog`], for the watchdog of the calling vCPU; the caller must not move to another one meanwhile.
+#[must_use]
+pub fn configure_own_watchdog(milliseconds: u64, action: u64) -> Option<Result<u64, u64>> {
+    result(wait(words::OWN[0], milliseconds, action)?)
+}
+
+/// As [`pat_watchdog`], for the watchdog of the calling vCPU.
+#[must_use]
+pub fn pat_own_watchdog() -> Option<Result<u64, u64>> {
+    result(wait(words::OWN[1], 0, 0)?)
+}
+
+/// As [`query_watchdog`], for the watchdog of the calling vCPU.
+#[must_use]
+pub fn query_own_watchdog() -> Option<Result<u64, u64>> {
+    result(wait(words::OWN[2], 0, 0)?)
 }
 
 fn result(x: [u64; 2]) -> Option<Result<u64, u64>> {

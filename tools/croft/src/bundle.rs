@@ -65,6 +65,7 @@ impl Files {
 /// Whether kernel, device tree and initrd find their places in the VM's memory, by the hypervisor's own rules.
 fn check_placement(site: &Site, vm: &Vm, loaded: &Loaded) -> Result<(), SiteError> {
     let spec = Spec {
+        watchdog: vm.doors.generic_watchdog,
         name: &vm.name,
         vcpus: vm.vcpus,
         memory_bytes: vm.memory,

@@ -39,8 +39,11 @@ pub fn check_vm(vm: &VmConfig<'_>) -> Result<(), VmProblem> {
     if vm.affinity == 0 {
         return Err(VmProblem::Affinity);
     }
-    if !matches!(vm.doors.watchdog_action, 0 | 1 | 2 | 4) {
+    if vm.doors.watchdog_action > 4 {
         return Err(VmProblem::WatchdogAction(vm.doors.watchdog_action));
+    }
+    if vm.doors.watchdog_choices > 0b11111 {
+        return Err(VmProblem::WatchdogChoices(vm.doors.watchdog_choices));
     }
     Ok(())
 }

@@ -91,8 +91,11 @@ pub enum VmProblem {
     #[error("the affinity allows no CPU; name at least one, or leave it out")]
     Affinity,
     /// No action has this number.
-    #[error("watchdog action {0}; it must be 0 log, 1 inject, 2 reset or 4 stop")]
+    #[error("watchdog action {0}; it must be 0 log, 1 inject, 2 reset, 3 pause or 4 stop")]
     WatchdogAction(u8),
+    /// There is no such set of actions.
+    #[error("watchdog choices {0:#x}; they are a bit each of the actions 0 to 4")]
+    WatchdogChoices(u8),
     /// A blob is not in the file.
     #[error("its kernel or initrd is not inside the bundle")]
     BlobOutside,

@@ -29,7 +29,7 @@ pub enum VmState<'a> {
     },
     /// It is off.
     Stopped(#[serde(borrow)] StopReason<'a>),
-    /// The operator halted it for a while.
+    /// The operator, or its watchdog, halted it for a while.
     Paused,
 }
 
@@ -111,12 +111,12 @@ pub enum Command {
     },
     /// Send statistics: [`Message::Stats`], then [`Message::StatsEnd`].
     Stats,
-    /// Halt the VM's vCPUs; reserved.
+    /// Let the VM's vCPUs stand still, and its watchdogs with them.
     PauseVm {
         /// Which VM.
         vm: u16,
     },
-    /// Let a paused VM go on; reserved.
+    /// Let a paused VM go on.
     ResumeVm {
         /// Which VM.
         vm: u16,

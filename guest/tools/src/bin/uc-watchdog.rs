@@ -1,6 +1,7 @@
 //! `uc-watchdog`: this VM's watchdog, through the WFE channel.
 //!
-//! `uc-watchdog detect`, `query`, `pat`, `set MILLISECONDS [log|inject|reset|stop]` (0 disarms), and `feed MILLISECONDS`,
+//! `uc-watchdog detect`, `query`, `pat`, `set MILLISECONDS [log|inject|reset|pause|stop]` (0
+//! disarms), and `feed MILLISECONDS`,
 //! which pats for ever. All but the first two need a VM whose site file lets processes do it.
 #![no_std]
 #![no_main]
@@ -8,7 +9,7 @@
 
 use guest_tools::{Words, exit, say, sleep_milliseconds, start};
 
-const ACTIONS: [(&str, u64); 4] = [("log", 0), ("inject", 1), ("reset", 2), ("stop", 4)];
+const ACTIONS: [(&str, u64); 5] = [("log", 0), ("inject", 1), ("reset", 2), ("pause", 3), ("stop", 4)];
 
 /// The program, called by the entry with the stack that the kernel left.
 // SAFETY: the name is the entry's, and each tool defines it once.
@@ -30,7 +31,9 @@ extern "C" fn tool_main(stack: *const u64) -> ! {
 }
 
 fn usage() -> ! {
-    say!("usage: uc-watchdog detect | query | pat | set MILLISECONDS [log|inject|reset|stop] | feed MILLISECONDS");
+    say!(
+        "usage: uc-watchdog detect | query | pat | set MILLISECONDS [log|inject|reset|pause|stop] | feed MILLISECONDS"
+    );
     exit(2)
 }
 

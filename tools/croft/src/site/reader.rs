@@ -26,8 +26,14 @@ const VM_KEYS: &[&str] = &[
     "wfe",
     "watchdog",
     "watchdog-action",
+    "watchdog-actions",
     "watchdog-user",
+    "vcpu-watchdog",
+    "sbsa-watchdog",
 ];
+
+/// What a watchdog can do, in the order of the actions' numbers.
+const WATCHDOG_ACTIONS: [&str; 5] = ["log", "inject", "reset", "pause", "stop"];
 
 /// Reads `text`, the contents of `file`.
 pub(super) fn read(text: &str, file: &Path) -> Result<Site, SiteError> {
@@ -267,27 +273,47 @@ impl<'t> Reader<'t> {
     fn doors(&mut self, table: &DeTable<'t>) -> Option<bundle::Doors> {
         let mut yes = |key| entry(table, key).map_or(Some(false), |found| self.yes(&found));
         let (vmware, strict, time_sync) = (yes("vmware"), yes("vmware-strict"), yes("time-sync"));
-        let (wfe, watchdog_user) = (yes("wfe"), yes("watchdog-user"));
-        let milliseconds = entry(table, "watchdog")
-            .map_or(Some(0), |found| self.number(&found, 100..=86_400_000, "the milliseconds until the watchdog acts"));
-        let action = entry(table, "watchdog-action").map_or(Some(2), |found| {
-            let text = self.text(&found)?;
-            let known =
-                ["log", "inject", "reset", "", "stop"].iter().position(|&name| name == text && !text.is_empty());
-            if known.is_none() {
-                self.wrong(&found, "an action is \"log\", \"inject\", \"reset\" or \"stop\"");
-            }
-            known
-        });
+        let (wfe, watchdog_user, generic_watchdog) = (yes("wfe"), yes("watchdog-user"), yes("sbsa-watchdog"));
+        let mut milliseconds = |key| {
+            entry(table, key).map_or(Some(0), |found| {
+                self.number(&found, 100..=86_400_000, "the milliseconds until the watchdog acts")
+            })
+        };
+        let (of_vm, of_vcpus) = (milliseconds("watchdog"), milliseconds("vcpu-watchdog"));
+        let action =
+            entry(table, "watchdog-action").map_or(Some(bundle::WATCHDOG_RESET), |found| self.watchdog_action(&found));
+        let choices = entry(table, "watchdog-actions").map_or(Some(0), |found| self.watchdog_choices(&found));
         Some(bundle::Doors {
             vmware: vmware?,
             strict: strict?,
             time_sync: time_sync?,
             wfe: wfe?,
             watchdog_user: watchdog_user?,
-            watchdog_milliseconds: milliseconds? as u32,
-            watchdog_action: action? as u8,
+            watchdog_milliseconds: of_vm? as u32,
+            watchdog_action: action?,
+            watchdog_choices: choices?,
+            vcpu_watchdog_milliseconds: of_vcpus? as u32,
+            generic_watchdog: generic_watchdog?,
         })
+    }
+
+    fn watchdog_action(&mut self, found: &Entry<'_, 't>) -> Option<u8> {
+        let text = self.text(found)?;
+        let known = WATCHDOG_ACTIONS.iter().position(|&name| name == text);
+        if known.is_none() {
+            self.wrong(found, format!("an action is one of {}", WATCHDOG_ACTIONS.join(", ")));
+        }
+        known.map(|number| number as u8)
+    }
+
+    /// A list of actions, not empty: a bit each.
+    fn watchdog_choices(&mut self, found: &Entry<'_, 't>) -> Option<u8> {
+        let Some(list) = found.value.get_ref().as_array().filter(|list| !list.is_empty()) else {
+            self.wrong(found, format!("write a list of what the guest may choose, of {}", WATCHDOG_ACTIONS.join(", ")));
+            return None;
+        };
+        let bits: Vec<_> = list.iter().map(|value| self.watchdog_action(&Entry { key: found.key, value })).collect();
+        bits.into_iter().try_fold(0, |set, number| Some(set | 1 << number?))
     }
 
     fn yes(&mut self, entry: &Entry<'_, 't>) -> Option<bool> {

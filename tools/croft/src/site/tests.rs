@@ -95,13 +95,38 @@ fn names() {
 }
 
 #[test]
+fn watchdogs() {
+    let with = |keys: &str| GOOD.replacen("weight = 200", keys, 1);
+    let doors = |keys: &str| site(&with(keys)).vms[1].doors;
+    let plain = doors("");
+    assert_eq!((plain.watchdog_milliseconds, plain.watchdog_action, plain.watchdog_choices), (0, 2, 0));
+    assert_eq!((plain.vcpu_watchdog_milliseconds, plain.generic_watchdog), (0, false));
+    let all = doors(
+        "watchdog = 500\nvcpu-watchdog = 700\nwatchdog-action = \"pause\"\nwatchdog-actions = [\"log\", \"stop\"]\nsbsa-watchdog = true",
+    );
+    assert_eq!((all.watchdog_milliseconds, all.watchdog_action, all.watchdog_choices), (500, 3, 0b10001));
+    assert_eq!((all.vcpu_watchdog_milliseconds, all.generic_watchdog), (700, true));
+    let said = |keys: &str| mistakes(&with(keys));
+    assert_eq!(
+        said("watchdog-action = \"bark\""),
+        "site.toml:19: watchdog-action = \"bark\": an action is one of log, inject, reset, pause, stop"
+    );
+    assert!(
+        said("watchdog-actions = [\"log\", \"bite\"]").contains("19: watchdog-actions = \"bite\": an action is one of")
+    );
+    assert!(said("watchdog-actions = []").contains("write a list of what the guest may choose"));
+    assert!(said("vcpu-watchdog = 5").contains("it must be a whole number from 100 to 86400000"));
+    assert!(said("sbsa-watchdog = 1").contains("write true or false"));
+}
+
+#[test]
 fn unknown_keys_name_the_nearest_known_one() {
     assert_eq!(after("vcpus = 2", "vcpu = 2").lines().count(), 2, "unknown, and the right one missing");
     assert!(after("vcpus = 2", "vcpu = 2").contains("site.toml:8: vcpu: there is no such key; did you mean `vcpus`?"));
     let said = after("weight = 200", "colour = \"red\"");
     assert_eq!(
         said,
-        "site.toml:19: colour: there is no such key; [[vm]] has name, vcpus, memory, kernel, initrd, cmdline, weight, affinity, vmware, vmware-strict, time-sync, wfe, watchdog, watchdog-action, watchdog-user"
+        "site.toml:19: colour: there is no such key; [[vm]] has name, vcpus, memory, kernel, initrd, cmdline, weight, affinity, vmware, vmware-strict, time-sync, wfe, watchdog, watchdog-action, watchdog-actions, watchdog-user, vcpu-watchdog, sbsa-watchdog"
     );
     assert!(after("[host]", "[hosts]").contains("site.toml:1: hosts: there is no such key; did you mean `host`?"));
 }

@@ -18,6 +18,8 @@ const PAYLOAD_MODELS: [&str; 2] = ["max", "cortex-a72"];
 const PAYLOAD_CPUS: u8 = 2;
 /// vCPUs of a payload's VM: more than there are CPUs, so that they must take turns.
 const PAYLOAD_VCPUS: u8 = 3;
+/// Payloads that are no tests by themselves: for the budgets, and for `tests/system`.
+const OTHERS: [&str; 2] = ["bench", "starving"];
 /// How long one payload may take.
 const PAYLOAD_LIMIT: Duration = Duration::from_secs(180);
 
@@ -91,12 +93,12 @@ fn harness(command: &mut Command) -> Result<Tally> {
     Ok(tally)
 }
 
-/// Every payload under the hypervisor, on every model; `bench` is for the budgets. A name selects a payload, or tests in
+/// Every payload under the hypervisor, on every model. A name selects a payload, or tests in
 /// all of them.
 fn payloads(tree: &Tree, name: &str) -> Result<Tally> {
     let images = compile::payloads(tree)?;
     let is_payload = images.iter().any(|image| image.name == name);
-    let chosen = |image: &&Image| if is_payload { image.name == name } else { image.name != "bench" };
+    let chosen = |image: &&Image| if is_payload { image.name == name } else { !OTHERS.contains(&&*image.name) };
     let options = if is_payload || name.is_empty() { String::new() } else { format!("test={name}") };
     let mut tally = Tally::default();
     for model in PAYLOAD_MODELS {
@@ -119,6 +121,8 @@ fn payload(tree: &Tree, image: &Image, model: &str, options: &str) -> Tally {
     vm.cmdline = format!("{} {options}", words_for(&image.name)).trim().to_owned();
     vm.doors.vmware = matches!(&*image.name, "doors" | "wfe");
     vm.doors.wfe = image.name == "wfe";
+    vm.doors.generic_watchdog = image.name == "watchdog";
+    vm.doors.watchdog_action = abi::bundle::WATCHDOG_RESET;
     let trial = Trial { vm, cpu: model.to_owned(), cpus: PAYLOAD_CPUS, icount: false, limit: PAYLOAD_LIMIT };
     let report = match trial.under_undercroft(tree) {
         Ok(report) => report,

@@ -26,8 +26,8 @@ pub(crate) struct Kernel {
     modules: &'static [&'static str],
 }
 
-/// The drivers of virtio, its entropy device, and the power button.
-const DRIVERS: &[&str] = &["virtio_mmio", "virtio-rng", "gpio_keys", "evdev"];
+/// The drivers of virtio, its entropy device, the power button, and the SBSA watchdog.
+const DRIVERS: &[&str] = &["virtio_mmio", "virtio-rng", "gpio_keys", "evdev", "sbsa_gwdt"];
 
 /// A network device that needs no hardware: something for tools to report an address of.
 const DUMMY_NETWORK: &[&str] = &["dummy"];
@@ -112,7 +112,14 @@ pub(crate) fn provide(tree: &Tree, extent: Extent) -> Result<()> {
 }
 
 fn is_there(tree: &Tree, kernel: &Kernel) -> bool {
-    image(tree, kernel.name).is_file() && (kernel.modules.is_empty() || modules(tree, kernel.name).is_file())
+    image(tree, kernel.name).is_file() && (kernel.modules.is_empty() || has_modules(tree, kernel))
+}
+
+/// Whether the archive of a kernel's modules is there with all of them: an older setup may have wanted fewer.
+fn has_modules(tree: &Tree, kernel: &Kernel) -> bool {
+    let Ok(archive) = fs::read(modules(tree, kernel.name)) else { return false };
+    let holds = |file: String| archive.windows(file.len()).any(|window| window == file.as_bytes());
+    kernel.modules.iter().all(|name| holds(format!("modules/{name}.ko")))
 }
 
 /// Takes modules out of a kernel's package and makes an archive of them, in `/modules`.
@@ -131,7 +138,10 @@ fn pack_modules(package: &Package, names: &[&str], place: &Path) -> Result<()> {
         packed.file(&format!("modules/{name}.ko{end}"), 0o644, &content);
         fs::remove_file(&file)?;
     }
-    fs::write(place, packed.finish()).with_context(|| format!("writing {}", place.display()))
+    // Whoever reads it meanwhile has the old one or the new one.
+    let fresh = place.with_extension("new");
+    fs::write(&fresh, packed.finish()).with_context(|| format!("writing {}", fresh.display()))?;
+    fs::rename(&fresh, place).with_context(|| format!("moving {} into place", fresh.display()))
 }
 
 fn fetch(archive: &Archive, name: &str) -> Result<Package> {

@@ -1,0 +1,384 @@
+//! The Generic Watchdog of Arm's Base System Architecture (DEN0094, section "Generic Watchdog"; SBSA before it): the one
+//! that every server operating system has a driver for.
+//!
+//! Two register frames: the control frame (WCS, WOR, WCV) and the refresh frame (WRR), so that a kernel can hand the
+//! second one to whoever is to feed it. Each explicit refresh (a write to WRR, WCS or WOR) sets the compare value to the
+//! system counter plus the offset and clears both signals. When the counter passes the compare value, the first signal,
+//! WS0, is raised and the compare value is set once more; when that passes too, the second, WS1. WS0 is an interrupt of
+//! the guest's; WS1 is for an agent above the guest, which here is the hypervisor.
+//!
+//! This is revision 1 of the architecture: the offset has 48 bits. Times are counts of the guest's system counter, called
+//! `now`; the device has no clock. A reset of the machine disables the watchdog. WS1 stays readable in the life that
+//! follows the one in which it was raised, which is how drivers know why they are booted.
+
+use crate::access::{extract, register_offset, written};
+use crate::{AccessSize, Effect};
+
+/// Register offsets.
+mod register {
+    /// In the control frame: control and status.
+    pub(super) const WCS: u64 = 0x000;
+    /// Offset, two words.
+    pub(super) const WOR: u64 = 0x008;
+    pub(super) const WOR_HIGH: u64 = 0x00c;
+    /// Compare value, two words.
+    pub(super) const WCV: u64 = 0x010;
+    pub(super) const WCV_HIGH: u64 = 0x014;
+    /// In the refresh frame: refresh.
+    pub(super) const WRR: u64 = 0x000;
+    /// In both: identification.
+    pub(super) const W_IIDR: u64 = 0xfcc;
+}
+
+/// Architecture version 1 in bits 19:16, implementer Arm (JEP106 0x43b), as the other devices have it.
+const IDENTIFICATION: u32 = 0x0001_043b;
+/// The offset's width.
+const OFFSET_MASK: u64 = (1 << 48) - 1;
+/// WCS.
+const ENABLE: u32 = 1;
+const WS0: u32 = 1 << 1;
+const WS1: u32 = 1 << 2;
+
+/// A Generic Watchdog.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct GenericWatchdog {
+    enabled: bool,
+    first: bool,
+    second: bool,
+    /// The second signal was raised in this life of the machine.
+    expired: bool,
+    offset: u64,
+    compare: u64,
+}
+
+impl GenericWatchdog {
+    /// A watchdog after power on: disabled.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self { enabled: false, first: false, second: false, expired: false, offset: 0, compare: 0 }
+    }
+
+    /// What a reset of the machine does.
+    pub const fn reset(&mut self) {
+        *self = Self { second: self.expired, ..Self::new() };
+    }
+
+    /// The machine is off: nobody is watched, until it starts again.
+    pub const fn disable(&mut self) {
+        self.enabled = false;
+    }
+
+    /// The level of WS0's interrupt.
+    #[must_use]
+    pub const fn line(&self) -> bool {
+        self.first
+    }
+
+    /// The first count at which [`GenericWatchdog::advance`] has something to do.
+    #[must_use]
+    pub const fn deadline(&self) -> Option<u64> {
+        if self.enabled && !self.second { Some(self.compare.saturating_add(1)) } else { None }
+    }
+
+    /// The counter has come to `now`. Says whether the second signal rises by that; it rises once.
+    pub const fn advance(&mut self, now: u64) -> bool {
+        if !self.enabled || self.second || now <= self.compare {
+            return false;
+        }
+        if !self.first {
+            self.first = true;
+            // From when the first period ended, not from when somebody looked.
+            self.compare = self.compare.saturating_add(1).saturating_add(self.offset);
+            if now <= self.compare {
+                return false;
+            }
+        }
+        self.second = true;
+        self.expired = true;
+        true
+    }
+
+    /// The machine stood still for `length` counts: it has as much time left as before.
+    pub const fn postpone(&mut self, length: u64) {
+        self.compare = self.compare.saturating_add(length);
+    }
+
+    /// The guest reads `size` bytes at `offset` of the control frame.
+    #[must_use]
+    pub fn read_control(&self, offset: u64, size: AccessSize) -> u64 {
+        let word = |at| match at {
+            register::WCS => self.status(),
+            register::WOR => low(self.offset),
+            register::WOR_HIGH => high(self.offset),
+            register::WCV => low(self.compare),
+            register::WCV_HIGH => high(self.compare),
+            register::W_IIDR => IDENTIFICATION,
+            _ => 0,
+        };
+        if size == AccessSize::Double {
+            return u64::from(word(offset)) | u64::from(word(offset + 4)) << 32;
+        }
+        extract(word(register_offset(offset)), offset, size)
+    }
+
+    /// The guest writes `size` bytes at `offset` of the control frame.
+    pub fn write_control(&mut self, offset: u64, size: AccessSize, value: u64, now: u64) -> Effect {
+        let Some(word) = written(offset, size, value) else { return Effect::None };
+        match offset {
+            register::WCS => {
+                self.enabled = word & ENABLE != 0;
+                self.refresh(now);
+            }
+            register::WOR | register::WOR_HIGH => {
+                self.offset = OFFSET_MASK & merge(self.offset, offset == register::WOR_HIGH, size, word, value);
+                self.refresh(now);
+            }
+            // No refresh: the signals stay, and so does the offset.
+            register::WCV | register::WCV_HIGH => {
+                self.compare = merge(self.compare, offset == register::WCV_HIGH, size, word, value);
+            }
+            _ => return Effect::None,
+        }
+        Effect::AlarmChanged
+    }
+
+    /// The guest reads `size` bytes at `offset` of the refresh frame.
+    #[must_use]
+    pub fn read_refresh(&self, offset: u64, size: AccessSize) -> u64 {
+        match register_offset(offset) {
+            register::W_IIDR => extract(IDENTIFICATION, offset, size),
+            _ => 0,
+        }
+    }
+
+    /// The guest writes `size` bytes at `offset` of the refresh frame.
+    pub fn write_refresh(&mut self, offset: u64, size: AccessSize, value: u64, now: u64) -> Effect {
+        if offset != register::WRR || written(offset, size, value).is_none() {
+            return Effect::None;
+        }
+        self.refresh(now);
+        Effect::AlarmChanged
+    }
+
+    /// An explicit refresh.
+    const fn refresh(&mut self, now: u64) {
+        self.compare = now.saturating_add(self.offset);
+        self.first = false;
+        self.second = false;
+        self.expired = false;
+    }
+
+    fn status(&self) -> u32 {
+        let bit = |set, bit| if set { bit } else { 0 };
+        bit(self.enabled, ENABLE) | bit(self.first, WS0) | bit(self.second, WS1)
+    }
+}
+
+const fn low(value: u64) -> u32 {
+    (value & 0xffff_ffff) as u32
+}
+
+const fn high(value: u64) -> u32 {
+    (value >> 32) as u32
+}
+
+/// What a register of two words becomes: `word` in one of them, or `value` in both where the access is as wide as that.
+fn merge(before: u64, in_high: bool, size: AccessSize, word: u32, value: u64) -> u64 {
+    match (in_high, size) {
+        (false, AccessSize::Double) => value,
+        (false, _) => before & !0xffff_ffff | u64::from(word),
+        (true, _) => before & 0xffff_ffff | u64::from(word) << 32,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{GenericWatchdog, register};
+    use crate::{AccessSize, Effect};
+    use proptest::prelude::*;
+
+    const WORD: AccessSize = AccessSize::Word;
+    const DOUBLE: AccessSize = AccessSize::Double;
+
+    fn armed(offset: u64, now: u64) -> GenericWatchdog {
+        let mut dog = GenericWatchdog::new();
+        assert_eq!(dog.write_control(register::WOR, DOUBLE, offset, now), Effect::AlarmChanged);
+        assert_eq!(dog.write_control(register::WCS, WORD, 1, now), Effect::AlarmChanged);
+        dog
+    }
+
+    fn status(dog: &GenericWatchdog) -> u64 {
+        dog.read_control(register::WCS, WORD)
+    }
+
+    #[test]
+    fn two_periods_two_signals() {
+        let mut dog = armed(100, 1000);
+        assert_eq!((status(&dog), dog.read_control(register::WCV, DOUBLE), dog.deadline()), (1, 1100, Some(1101)));
+        assert!(!dog.advance(1100));
+        assert_eq!((status(&dog), dog.line()), (1, false));
+        assert!(!dog.advance(1101));
+        assert_eq!((status(&dog), dog.line(), dog.deadline()), (3, true, Some(1202)));
+        assert!(!dog.advance(1201));
+        assert!(dog.advance(1202));
+        assert_eq!((status(&dog), dog.line(), dog.deadline()), (7, true, None));
+        assert!(!dog.advance(u64::MAX), "it rises once");
+    }
+
+    #[test]
+    fn each_explicit_refresh_begins_anew() {
+        for which in 0..4 {
+            let mut dog = armed(100, 0);
+            assert!(dog.advance(1000), "both at once, if nobody looked in between");
+            let effect = match which {
+                0 => dog.write_refresh(register::WRR, WORD, 0x1234, 2000),
+                1 => dog.write_control(register::WCS, WORD, 1, 2000),
+                2 => dog.write_control(register::WOR, WORD, 100, 2000),
+                _ => dog.write_control(register::WOR_HIGH, WORD, 0, 2000),
+            };
+            assert_eq!((effect, status(&dog), dog.line()), (Effect::AlarmChanged, 1, false));
+            assert_eq!(dog.deadline(), Some(2101));
+        }
+    }
+
+    #[test]
+    fn the_compare_value_can_be_written_without_a_refresh() {
+        let mut dog = armed(100, 0);
+        assert!(!dog.advance(101));
+        let _ = dog.write_control(register::WCV, WORD, 5000, 150);
+        let _ = dog.write_control(register::WCV_HIGH, WORD, 1, 150);
+        assert_eq!((status(&dog), dog.deadline()), (3, Some((1 << 32) + 5001)));
+        assert_eq!(dog.read_control(register::WCV, WORD), 5000);
+        assert_eq!(dog.read_control(register::WCV_HIGH, WORD), 1);
+    }
+
+    #[test]
+    fn the_offset_has_48_bits() {
+        let mut dog = armed(u64::MAX, 0);
+        assert_eq!(dog.read_control(register::WOR, DOUBLE), (1 << 48) - 1);
+        assert_eq!(dog.read_control(register::WOR_HIGH, WORD), 0xffff);
+        let _ = dog.write_control(register::WOR, WORD, 0x8765_4321, 0);
+        assert_eq!(dog.read_control(register::WOR, DOUBLE), 0xffff_8765_4321);
+        assert_eq!(dog.read_control(register::WOR + 2, AccessSize::Half), 0x8765);
+    }
+
+    #[test]
+    fn it_is_known_by_its_version_and_a_disabled_one_is_silent() {
+        let mut dog = GenericWatchdog::new();
+        assert_eq!(dog.read_control(register::W_IIDR, WORD) >> 16 & 0xf, 1);
+        assert_eq!(dog.read_refresh(register::W_IIDR, WORD), dog.read_control(register::W_IIDR, WORD));
+        assert_eq!((dog.read_refresh(register::WRR, WORD), dog.deadline()), (0, None));
+        assert!(!dog.advance(u64::MAX));
+        assert_eq!(dog.write_refresh(4, WORD, 1, 0), Effect::None);
+        assert_eq!(dog.write_control(0x800, WORD, 1, 0), Effect::None);
+        assert_eq!(dog.write_control(register::WCS + 1, AccessSize::Byte, 1, 0), Effect::None);
+        assert_eq!(status(&dog), 0);
+    }
+
+    #[test]
+    fn the_next_life_knows_that_it_expired_and_the_one_after_that_does_not() {
+        let mut dog = armed(10, 0);
+        assert!(dog.advance(50));
+        dog.disable();
+        assert_eq!(dog.deadline(), None);
+        dog.reset();
+        assert_eq!((status(&dog), dog.line(), dog.deadline()), (4, false, None));
+        dog.reset();
+        assert_eq!(status(&dog), 0);
+        let mut told = armed(10, 0);
+        assert!(told.advance(50));
+        let _ = told.write_refresh(register::WRR, WORD, 0, 60);
+        told.reset();
+        assert_eq!(status(&told), 0, "it recovered before the reset");
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Refresh,
+        Control(bool),
+        Offset(u64),
+        Compare(u64),
+        Wait(u64),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            Just(Step::Refresh),
+            any::<bool>().prop_map(Step::Control),
+            (0u64..300).prop_map(Step::Offset),
+            (0u64..3000).prop_map(Step::Compare),
+            (0u64..200).prop_map(Step::Wait),
+        ]
+    }
+
+    proptest! {
+        /// Against the architecture's rules, applied at each tick of the counter by somebody who does nothing else.
+        #[test]
+        fn it_agrees_with_one_that_counts_every_tick(steps in prop::collection::vec(step(), 1..40)) {
+            let (mut now, mut dog) = (0u64, GenericWatchdog::new());
+            let (mut enabled, mut first, mut second, mut offset, mut compare) = (false, false, false, 0u64, 0u64);
+            for step in steps {
+                let mut refresh = true;
+                match step {
+                    Step::Refresh => { let _ = dog.write_refresh(0, WORD, 0, now); }
+                    Step::Control(on) => { let _ = dog.write_control(register::WCS, WORD, on.into(), now); enabled = on; }
+                    Step::Offset(value) => {
+                        let _ = dog.write_control(register::WOR, DOUBLE, value, now);
+                        offset = value;
+                    }
+                    Step::Compare(value) => {
+                        let _ = dog.write_control(register::WCV, DOUBLE, value, now);
+                        (compare, refresh) = (value, false);
+                        // What is due at once is due before time goes on.
+                        now += 1;
+                    }
+                    Step::Wait(length) => {
+                        refresh = false;
+                        for _ in 0..length {
+                            now += 1;
+                            if enabled && !second && now > compare {
+                                if first { second = true; } else { (first, compare) = (true, compare + 1 + offset); }
+                                if !second && now > compare { second = true; }
+                            }
+                        }
+                    }
+                }
+                if refresh { (compare, first, second) = (now + offset, false, false); }
+                if enabled && !second && now > compare {
+                    if first { second = true; } else { (first, compare) = (true, compare + 1 + offset); }
+                    if !second && now > compare { second = true; }
+                }
+                let _ = dog.advance(now);
+                let expected = u64::from(enabled) | u64::from(first) << 1 | u64::from(second) << 2;
+                prop_assert_eq!((status(&dog), dog.line()), (expected, first));
+                prop_assert_eq!(dog.read_control(register::WCV, DOUBLE), compare);
+            }
+        }
+
+        #[test]
+        fn a_pause_adds_its_length(offset in 0u64..1000, start in 0u64..1000, length in 0u64..10_000) {
+            let mut dog = armed(offset, start);
+            dog.postpone(length);
+            prop_assert_eq!(dog.deadline(), Some(start + offset + length + 1));
+        }
+
+        #[test]
+        fn any_access_is_survived(
+            accesses in prop::collection::vec((any::<bool>(), any::<bool>(), 0u64..0x1000, 0u64..4, any::<u64>(), any::<u64>()), 0..50),
+        ) {
+            let mut dog = GenericWatchdog::new();
+            for (write, control, offset, size, value, now) in accesses {
+                let size = AccessSize::from_sas(size);
+                let offset = offset & !(size.bytes() as u64 - 1);
+                let _ = match (write, control) {
+                    (true, true) => dog.write_control(offset, size, value, now) == Effect::None,
+                    (true, false) => dog.write_refresh(offset, size, value, now) == Effect::None,
+                    (false, true) => dog.read_control(offset, size) == 0,
+                    (false, false) => dog.read_refresh(offset, size) == 0,
+                };
+                let _ = dog.advance(now);
+                prop_assert!(!dog.advance(now), "one look at a time sees all of it");
+            }
+        }
+    }
+}

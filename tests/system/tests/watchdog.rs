@@ -1,0 +1,190 @@
+//! Watchdogs: what becomes of guests that are not well, and that nothing becomes of those that are.
+
+use abi::link::Command;
+use anyhow::{Result, ensure};
+use croft::session::{Condition, Outcome};
+use croft::site::Vm;
+use std::process::ExitCode;
+use std::time::Duration;
+use system::host::{Host, Run};
+use system::{BOOT, guest, log, scenario};
+use wfe::Action;
+
+/// The feeder in the Linux guest gives the watchdog 8 seconds, everybody else gives less.
+const STARVED: Duration = Duration::from_secs(60);
+
+fn main() -> ExitCode {
+    system::run(vec![
+        scenario("watchdog::each_action_of_the_site_file", actions),
+        scenario("watchdog::guests_that_are_not_well", modes),
+        scenario("watchdog::a_pause_freezes_it", pause),
+        scenario("watchdog::an_hour_well_fed", fed),
+        scenario("watchdog::linux_after_panic_and_without_feeder", linux),
+    ])
+}
+
+/// A guest that is not well in this way, with the watchdog and action of a site file.
+fn starving(name: &str, mode: &str, vcpus: u8, watchdog: u32, action: Action) -> Result<Vm> {
+    let mut vm = guest::payload(name, "starving", vcpus, &format!("mode={mode}"))?;
+    vm.doors.wfe = true;
+    vm.doors.watchdog_milliseconds = watchdog;
+    vm.doors.watchdog_action = action.number();
+    Ok(vm)
+}
+
+/// Each action does what it says, and nothing else happens to the VM.
+fn actions() -> Result<()> {
+    let vms = vec![
+        starving("log", "exits", 1, 400, Action::Log)?,
+        starving("inject", "serror", 1, 400, Action::Inject)?,
+        starving("reset", "spin", 1, 400, Action::Reset)?,
+        starving("pause", "wfi", 1, 400, Action::Pause)?,
+        starving("stop", "exits", 1, 400, Action::Stop)?,
+    ];
+    let run = Host::default().start_and_stay(vms)?;
+    run.wait_for("reset", STARVED, |condition| matches!(condition, Condition::Running { boots } if *boots >= 2))?;
+    let stopped = run.wait_for("stop", STARVED, Condition::is_off)?;
+    ensure!(stopped == Condition::Crashed("its watchdog was not patted in time".to_owned()), "stop is {stopped}");
+    run.wait_for("pause", STARVED, |condition| *condition == Condition::Paused)?;
+    run.console("inject")?.expect("starving: an SError is pending", STARVED)?;
+    for _ in 0..2 {
+        run.log().expect("log: watchdog: not patted in time", STARVED)?;
+    }
+    for name in ["log", "inject"] {
+        let condition = run.condition(name)?;
+        ensure!(condition == Condition::Running { boots: 1 }, "{name} is {condition}");
+    }
+    let statistics = run.statistics(STARVED)?;
+    let of = |name: &str| section(&statistics, name);
+    ensure!(of("pause").contains("watchdog: acted 1 times"), "{statistics}");
+    ensure!(of("log").contains("of 400 ms left to log; acted "), "{statistics}");
+    ensure!(of("inject").contains("of 400 ms left to inject; acted "), "{statistics}");
+    // The paused one goes on when the operator says so.
+    run.control(Command::ResumeVm { vm: run.vm("pause")? })?;
+    run.wait_for("pause", STARVED, |condition| *condition == Condition::Running { boots: 1 })?;
+    let transcript = run.log().transcript();
+    for (name, does) in [
+        ("inject", "; vCPU 0 gets an SError"),
+        ("reset", "; the VM starts afresh"),
+        ("pause", "; the VM is paused"),
+        ("stop", "; the VM stops"),
+    ] {
+        let line = format!("{name}: watchdog: not patted in time{does}");
+        ensure!(transcript.contains(&line), "not in the log: {line}\n{transcript}");
+    }
+    ensure!(run.damage() == 0 && run.refusals().is_empty(), "refused: {:?}", run.refusals());
+    Ok(())
+}
+
+/// The lines of the statistics that are about this VM.
+fn section(statistics: &str, name: &str) -> String {
+    let mut lines = statistics.lines().skip_while(|line| !line.starts_with(&format!("{name}: ")));
+    let first = lines.next().unwrap_or_default().to_owned();
+    lines.take_while(|line| line.starts_with("  ")).fold(first, |text, line| text + "\n" + line)
+}
+
+/// Whatever a guest does that is not well, its watchdog starts it afresh; the log says whose watchdog it was.
+fn modes() -> Result<()> {
+    let mut own = starving("own", "spin", 1, 0, Action::Reset)?;
+    own.doors.vcpu_watchdog_milliseconds = 400;
+    let vms = vec![
+        starving("spin", "spin", 1, 400, Action::Reset)?,
+        starving("wfi", "wfi", 1, 400, Action::Reset)?,
+        starving("exits", "exits", 1, 400, Action::Reset)?,
+        starving("stuck", "stuck", 2, 30_000, Action::Reset)?,
+        starving("off", "off", 2, 30_000, Action::Reset)?,
+        own,
+    ];
+    let run = Host::default().start_and_stay(vms)?;
+    let mut expected = Vec::new();
+    for (name, which) in [
+        ("spin", "watchdog"),
+        ("wfi", "watchdog"),
+        ("exits", "watchdog"),
+        ("stuck", "watchdog of vCPU 1"),
+        ("off", "watchdog of vCPU 1"),
+        ("own", "watchdog of vCPU 0"),
+    ] {
+        run.wait_for(name, STARVED, |condition| matches!(condition, Condition::Running { boots } if *boots >= 2))?;
+        expected.push(format!("{name}: {which}: not patted in time; the VM starts afresh"));
+    }
+    let complaints = log::complaints(&run.log().transcript());
+    for line in &expected {
+        ensure!(complaints.iter().any(|complaint| complaint.contains(line)), "not in the log: {line}: {complaints:?}");
+    }
+    let other = complaints.iter().find(|complaint| !expected.iter().any(|line| complaint.contains(line)));
+    ensure!(other.is_none(), "the hypervisor complains: {other:?}");
+    Ok(())
+}
+
+/// While the operator has a VM paused, its watchdog stands still; when it goes on, so does the watchdog.
+fn pause() -> Result<()> {
+    let run = Host::default().start_and_stay(vec![starving("guest", "spin", 1, 5000, Action::Reset)?])?;
+    run.console("guest")?.expect("starving: spin", BOOT)?;
+    run.control(Command::PauseVm { vm: 0 })?;
+    run.wait_for("guest", STARVED, |condition| *condition == Condition::Paused)?;
+    let left = |run: &Run| -> Result<u64> {
+        let statistics = run.statistics(STARVED)?;
+        let line = statistics.lines().find(|line| line.contains("  watchdog: ")).unwrap_or_default();
+        ensure!(line.ends_with("of 5000 ms left to reset, stands still; acted 0 times"), "{statistics}");
+        Ok(line.split_whitespace().nth(1).unwrap_or_default().parse()?)
+    };
+    let before = left(&run)?;
+    std::thread::sleep(Duration::from_secs(7));
+    let (after, condition) = (left(&run)?, run.condition("guest")?);
+    ensure!(before == after && condition == Condition::Paused, "{before} ms left, then {after}; it is {condition}");
+    run.control(Command::PauseVm { vm: 0 })?;
+    run.control(Command::ResumeVm { vm: 0 })?;
+    run.wait_for("guest", STARVED, |condition| *condition == Condition::Running { boots: 2 })?;
+    ensure!(run.refusals() == ["pause: the VM does not run"], "refused: {:?}", run.refusals());
+    Ok(())
+}
+
+/// A guest sleeps, and pats a watchdog of 30 seconds every 10, for an hour of its time: nothing happens. Then it no longer
+/// pats.
+fn fed() -> Result<()> {
+    let mut vm = starving("guest", "fed", 1, 0, Action::Reset)?;
+    vm.cmdline = "mode=fed timeout=30000 every=10000 pats=360".to_owned();
+    let run = Host { cpus: 1, ..Host::default() }.start_counted(vec![vm])?;
+    run.console("guest")?.expect("starving: patted 360 times in 3600 s, 0 in vain", BOOT * 2)?;
+    ensure!(run.condition("guest")? == Condition::Running { boots: 1 }, "it was started afresh");
+    run.check_log()?;
+    run.wait_for("guest", BOOT, |condition| matches!(condition, Condition::Running { boots } if *boots >= 2))?;
+    Ok(())
+}
+
+/// Debian's kernel with its own driver of the SBSA watchdog, fed by busybox: it is rebooted when the kernel has panicked
+/// (without rebooting by itself) and when the feeder was killed, and knows why.
+fn linux() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let mut vms = Vec::new();
+    for (name, end) in [("lost", "panic"), ("unfed", "kill")] {
+        let words = format!("uc.test=watchdog uc.end={end} panic=0");
+        let mut vm = guest::linux_with_drivers(name, 1, &words, folder.path())?;
+        vm.doors.generic_watchdog = true;
+        vm.doors.watchdog_action = abi::bundle::WATCHDOG_RESET;
+        vms.push(vm);
+    }
+    let run = Host::default().start(vms)?;
+    for name in ["lost", "unfed"] {
+        run.console(name)?.expect_unless("uc: watchdog fed", &["FAILED"], BOOT)?;
+    }
+    run.console("lost")?.expect_unless("Kernel panic", &["FAILED"], STARVED)?;
+    for name in ["lost", "unfed"] {
+        run.console(name)?.expect_unless("uc: watchdog passed: reset by the watchdog", &["FAILED"], BOOT)?;
+    }
+    ends_with_warnings(run, &["lost: SBSA watchdog: not patted in time", "unfed: SBSA watchdog: not patted in time"])
+}
+
+/// All VMs power themselves off, and the log complains of this and of nothing else, once each.
+fn ends_with_warnings(run: Run, expected: &[&str]) -> Result<()> {
+    let outcome = run.wait_stopped(BOOT);
+    ensure!(outcome == Outcome::PoweredOff, "{outcome}");
+    let complaints = log::complaints(&run.log().transcript());
+    for text in expected {
+        let count = complaints.iter().filter(|line| line.contains(text)).count();
+        ensure!(count == 1, "{count} times in the log, \"{text}\": {complaints:?}");
+    }
+    ensure!(complaints.len() == expected.len(), "the hypervisor complains: {complaints:?}");
+    Ok(())
+}
