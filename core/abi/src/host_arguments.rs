@@ -32,6 +32,23 @@ pub enum SelfTest {
     PerCpu,
     /// `selftest=switch`: what switches of threads and vCPUs cost; then the host is powered off.
     Switch,
+    /// `selftest=crash-...`: a fault of the hypervisor's own, which is to be reported and to stop the host.
+    Crash(Crash),
+}
+
+/// A fault of the hypervisor's own, made on purpose.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Crash {
+    /// `crash-panic`: a panic of the Rust code.
+    Panic,
+    /// `crash-undefined`: an instruction that does not exist.
+    Undefined,
+    /// `crash-write-code`: a store into the code.
+    WriteCode,
+    /// `crash-execute-data`: a jump into data.
+    ExecuteData,
+    /// `crash-overflow`: more on a thread's stack than it holds.
+    Overflow,
 }
 
 /// The host's boot arguments, understood.
@@ -43,7 +60,7 @@ pub struct HostArguments<'a> {
     pub all_off: AllOff,
     /// `exit-times=off` (the default) or `exit-times=on`: whether exits are timed besides being counted.
     pub exit_times: bool,
-    /// `selftest=percpu` or `selftest=switch`; nothing by default.
+    /// `selftest=percpu`, `selftest=switch` or `selftest=crash-...`; nothing by default.
     pub selftest: SelfTest,
     text: &'a str,
 }
@@ -66,6 +83,11 @@ fn understand(word: &str) -> Option<Word> {
         "exit-times=on" => Some(Word::ExitTimes(true)),
         "selftest=percpu" => Some(Word::SelfTest(SelfTest::PerCpu)),
         "selftest=switch" => Some(Word::SelfTest(SelfTest::Switch)),
+        "selftest=crash-panic" => Some(Word::SelfTest(SelfTest::Crash(Crash::Panic))),
+        "selftest=crash-undefined" => Some(Word::SelfTest(SelfTest::Crash(Crash::Undefined))),
+        "selftest=crash-write-code" => Some(Word::SelfTest(SelfTest::Crash(Crash::WriteCode))),
+        "selftest=crash-execute-data" => Some(Word::SelfTest(SelfTest::Crash(Crash::ExecuteData))),
+        "selftest=crash-overflow" => Some(Word::SelfTest(SelfTest::Crash(Crash::Overflow))),
         _ => None,
     }
 }
@@ -94,7 +116,7 @@ impl<'a> HostArguments<'a> {
 
 #[cfg(test)]
 mod tests {
-    use super::{AllOff, HostArguments, LinkMode, SelfTest};
+    use super::{AllOff, Crash, HostArguments, LinkMode, SelfTest};
     use std::vec::Vec;
 
     #[test]
@@ -110,5 +132,6 @@ mod tests {
         assert_eq!(arguments.unknown().collect::<Vec<_>>(), ["quiet", "link=what"]);
         assert_eq!(HostArguments::parse("link=framed link=text").link, LinkMode::Text);
         assert_eq!(HostArguments::parse("selftest=percpu").selftest, SelfTest::PerCpu);
+        assert_eq!(HostArguments::parse("selftest=crash-overflow").selftest, SelfTest::Crash(Crash::Overflow));
     }
 }

@@ -48,6 +48,22 @@ const KINDS: [&str; 8] = [
     "SError",
 ];
 
+/// ESR_EL2.EC in words (DDI 0487 D24.2.40), for the classes that a fault of EL2's own can have.
+const fn class_name(class: u64) -> &'static str {
+    match class {
+        0x00 => "undefined instruction",
+        0x07 => "FP or SIMD instruction",
+        0x0e => "illegal execution state",
+        0x21 => "instruction abort",
+        0x22 => "PC alignment",
+        0x25 => "data abort",
+        0x26 => "SP alignment",
+        0x2f => "SError",
+        0x3c => "BRK",
+        _ => "class",
+    }
+}
+
 /// What the vectors call for an exception that is our own fault.
 pub(crate) extern "C" fn crash_entry(frame: &Frame) -> ! {
     begin();
@@ -59,8 +75,9 @@ pub(crate) extern "C" fn crash_entry(frame: &Frame) -> ! {
     }
     let _ = writeln!(
         out,
-        "undercroft: {kind} in EL2: ESR {:#x} (class {class:#x}) FAR {:#x} PC {:#x}",
+        "undercroft: {kind} in EL2: ESR {:#x} ({} {class:#x}) FAR {:#x} PC {:#x}",
         frame.esr,
+        class_name(class),
         frame.far,
         frame.elr.wrapping_sub(stack::image_base()),
     );
@@ -69,8 +86,9 @@ pub(crate) extern "C" fn crash_entry(frame: &Frame) -> ! {
         let _ = write!(out, "x{number:<2} {value:016x}{end}");
     }
     let _ = writeln!(out, "sp  {:016x}\nspsr {:#x}", frame.sp, frame.spsr);
-    let [.., frame_pointer, _] = frame.x;
-    finish(frame_pointer)
+    let [.., frame_pointer, link] = frame.x;
+    // A leaf has no record of its own: where it is and whom it returns to is known from the registers alone.
+    finish(&[frame.elr, link], frame_pointer)
 }
 
 /// Reports a panic and stops the machine. `location` and `message` come from the panic handler.
@@ -80,7 +98,7 @@ pub fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
     let frame_pointer: u64;
     // SAFETY: reads a register.
     unsafe { core::arch::asm!("mov {}, x29", out(reg) frame_pointer, options(nomem, nostack, preserves_flags)) };
-    finish(frame_pointer)
+    finish(&[], frame_pointer)
 }
 
 /// Lets the first CPU that crashes speak and silences the others; a crash inside a crash stops at once.
@@ -106,13 +124,21 @@ fn begin() {
     let _ = writeln!(uart::Emergency, "\nundercroft: STOPPED by a fault of its own, CPU {me}");
 }
 
-fn finish(frame_pointer: u64) -> ! {
+/// The backtrace, what the hypervisor adds, and the end. `innermost` are the addresses before the first frame record.
+fn finish(innermost: &[u64], frame_pointer: u64) -> ! {
     let mut out = uart::Emergency;
     let _ = writeln!(out, "backtrace (offsets in the image):");
+    for (nth, address) in innermost.iter().enumerate() {
+        let register = if nth == 0 { "" } else { " (x30)" };
+        let _ = writeln!(out, "  {:#x}{register}", address.wrapping_sub(stack::image_base()));
+    }
     let mut frame = frame_pointer;
     for _ in 0..32 {
         let Some((next, link)) = stack::frame_record(frame) else { break };
         let _ = writeln!(out, "  {:#x}", link.wrapping_sub(stack::image_base()));
+        if next <= frame {
+            break;
+        }
         frame = next;
     }
     let epilogue = EPILOGUE.load(Ordering::Acquire);

@@ -94,6 +94,11 @@ probe_failed:
     eret
 1:  mov     x0, #0
     ret
+
+    .global undefined_instruction
+undefined_instruction:
+    udf     #0x5e1f
+    ret
     .popsection
     "#,
     alias = const ALIAS >> 32,
@@ -133,6 +138,7 @@ unsafe extern "C" {
     fn increment_atomic();
     fn cpu_through_alias() -> u64;
     fn probe_read(address: u64) -> u64;
+    fn undefined_instruction();
     fn nopreempt_leave();
     fn guest_exit();
 }
@@ -164,6 +170,27 @@ pub fn increment_atomically() -> bool {
         unsafe { increment_atomic() };
     }
     present
+}
+
+/// Executes an instruction that does not exist: the crash that follows is wanted.
+pub fn execute_undefined() {
+    // SAFETY: it ends in the crash report, or returns having done nothing.
+    unsafe { undefined_instruction() };
+}
+
+/// Stores into the code. The page is read-only, so a crash follows.
+pub fn write_code() {
+    let target = undefined_instruction as *mut u32;
+    // SAFETY: should the page be writable against all expectation, the same word is written that is there.
+    unsafe { target.write_volatile(target.read_volatile()) };
+}
+
+/// Jumps into data, where a RET lies. The page is not executable, so a crash follows.
+pub fn execute_data() {
+    static mut RETURN: u32 = 0xd65f_03c0;
+    let target = &raw mut RETURN;
+    // SAFETY: the word is a whole function of no effect; were the page executable, it would return.
+    unsafe { core::mem::transmute::<*mut u32, extern "C" fn()>(target)() };
 }
 
 /// Whether a byte can be read at `address`. A fault there is caught.

@@ -85,5 +85,5 @@ pub(crate) fn frame_record(address: u64) -> Option<(u64, u64)> {
     // SAFETY: the address lies in the image's data or in the mapped half of a stack slot; should that slot not be in
     // use, the read faults and ends this CPU's report early (a crash inside a crash only stops).
     let record = unsafe { core::ptr::with_exposed_provenance::<[u64; 2]>(address as usize).read_volatile() };
-    (record[0] > address && record[1] != 0).then_some((record[0], record[1]))
+    (record[1] != 0).then_some((record[0], record[1]))
 }

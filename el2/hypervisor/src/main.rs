@@ -10,6 +10,7 @@
 
 mod boot;
 mod console;
+mod crash_test;
 mod devices;
 mod doors;
 mod entropy;

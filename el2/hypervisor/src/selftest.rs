@@ -56,11 +56,12 @@ const CHECKS: [Check; 13] = [
 
 /// Makes the thread that checks, to be run as soon as the caller becomes the idle thread.
 pub(crate) fn start(which: SelfTest, platform: &Platform<'static>) {
-    let entry = match which {
-        SelfTest::Switch => crate::switch_cost::run,
-        _ => run,
+    let (entry, argument): (fn(usize) -> !, usize) = match which {
+        SelfTest::Switch => (crate::switch_cost::run, platform.cpus.len()),
+        SelfTest::Crash(crash) => (crate::crash_test::run, crash as usize),
+        SelfTest::PerCpu | SelfTest::No => (run, platform.cpus.len()),
     };
-    match Thread::spawn("selftest", entry, platform.cpus.len(), (100, 1)) {
+    match Thread::spawn("selftest", entry, argument, (100, 1)) {
         Ok(thread) => sched::wake(thread),
         Err(error) => log::error!("selftest: {error}"),
     }

@@ -67,3 +67,11 @@ pub fn payload(name: &str) -> Result<PathBuf> {
 pub fn hypervisor() -> Result<PathBuf> {
     found(target().join("undercroft.img"), "build")
 }
+
+/// The hypervisor as an ELF file, which has its symbols.
+///
+/// # Errors
+/// Skips if it is not there.
+pub fn hypervisor_symbols() -> Result<PathBuf> {
+    found(target().join("aarch64-unknown-none-softfloat/release/undercroft"), "build")
+}

@@ -1,0 +1,84 @@
+//! Faults of the hypervisor's own, made on purpose (`selftest=crash-...`): each is reported as what it is, with a backtrace
+//! that leads to its place and with the last of the log, and the host is switched off.
+
+use anyhow::{Context, Result, ensure};
+use object::{Object as _, ObjectSymbol as _};
+use qemu::{Level, Machine};
+use std::process::ExitCode;
+use std::time::Duration;
+use system::host::Turn;
+use system::{place, scenario};
+
+/// How long a host may take to crash.
+const LIMIT: Duration = Duration::from_secs(120);
+
+/// The argument, what the report says, and the functions that its backtrace begins with.
+type Case = (&'static str, &'static [&'static str], &'static [&'static str]);
+
+const CASES: [Case; 5] = [
+    ("panic", &["panicked at el2/hypervisor/src/crash_test.rs:", "the self-test panics"], &[]),
+    ("undefined", &["ESR 0x2000000 (undefined instruction 0x0)"], &["undefined_instruction", "crash_test"]),
+    ("write-code", &["(data abort 0x25)"], &["crash_test"]),
+    ("execute-data", &["(instruction abort 0x21)"], &[]),
+    ("overflow", &["stack overflow: SP 0x7f0000037", "is in a stack's guard"], &["crash_test"]),
+];
+
+fn main() -> ExitCode {
+    let trial = |case: Case| scenario(format!("crashes::{}", case.0), move || reported(case));
+    system::run(CASES.map(trial).into())
+}
+
+fn reported((name, says, functions): Case) -> Result<()> {
+    let mut machine = Machine::new(place::hypervisor()?);
+    machine.level = Level::El2;
+    machine.cpu = "cortex-a72".to_owned();
+    machine.cpus = 2;
+    machine.memory = 512;
+    machine.append = format!("selftest=crash-{name}");
+    machine.extra_args = vec!["-run-with".to_owned(), "exit-with-parent=on".to_owned()];
+    let _turn = Turn::take()?;
+    let mut running = machine.spawn()?;
+    let report = running.console()?.expect_end(LIMIT)?;
+    let status = running.wait_for(Duration::from_secs(10))?.context("QEMU has closed its output and runs on")?;
+    ensure!(status.success(), "QEMU ended with {status}:\n{report}");
+    let mut wanted = vec!["undercroft: STOPPED by a fault of its own, CPU ", "selftest: a crash on purpose"];
+    wanted.extend(["thread: selftest", "undercroft: stopped"].iter().chain(says));
+    for text in wanted {
+        ensure!(report.matches(text).count() == 1, "{text:?} is not there once:\n{report}");
+    }
+    ensure!(!report.contains("nothing crashed"), "it went on:\n{report}");
+    let registers = (0..31).all(|number| report.contains(&format!("x{number:<2} ")));
+    ensure!(registers || name == "panic", "the registers are not there:\n{report}");
+    let trace = backtrace(&report)?;
+    for (address, function) in trace.iter().zip(functions) {
+        let symbol = symbol(*address)?;
+        ensure!(symbol.contains(function), "{address:#x} is in {symbol}, not in {function}:\n{report}");
+    }
+    let mut threads = trace.iter().map(|&address| symbol(address)).collect::<Result<Vec<_>>>()?.into_iter();
+    let is_test = |name: String| name.contains("crash_test");
+    ensure!(name == "execute-data" || threads.any(is_test), "the backtrace does not lead to the test:\n{report}");
+    Ok(())
+}
+
+/// The offsets of the backtrace, innermost first.
+fn backtrace(report: &str) -> Result<Vec<u64>> {
+    let (_, rest) = report.split_once("backtrace (offsets in the image):").context("there is no backtrace")?;
+    let entry = |line: &str| u64::from_str_radix(line.strip_prefix("  0x")?.split(' ').next()?, 16).ok();
+    let trace: Vec<u64> = rest.lines().skip(1).map_while(|line| entry(line.trim_end())).collect();
+    ensure!(trace.len() >= 2, "the backtrace has {} entries:\n{report}", trace.len());
+    Ok(trace)
+}
+
+/// The function of the hypervisor that an offset in its image is in.
+fn symbol(offset: u64) -> Result<String> {
+    let bytes = std::fs::read(place::hypervisor_symbols()?)?;
+    let file = object::File::parse(bytes.as_slice())?;
+    let base =
+        file.symbols().find(|symbol| symbol.name() == Ok("__image_start")).context("no __image_start")?.address();
+    // Mapping symbols ($x, $d) mark code and data, and name no function.
+    let is_name = |name: &str| !name.is_empty() && !name.starts_with('$');
+    let functions = file.symbols().filter(|symbol| symbol.name().is_ok_and(is_name));
+    let before = functions.filter(|symbol| symbol.address() <= base + offset);
+    let nearest = before.max_by_key(|symbol| symbol.address()).context("no function is there")?;
+    Ok(nearest.name()?.to_owned())
+}
