@@ -32,8 +32,8 @@
 //! | everything of FEAT_FGT2 | its n-bits = 0 |
 //!
 //! No control exists for: WFET and WFIT (they trap as WFE and WFI do, and may always complete at once), CNTVCTSS_EL0
-//! and CNTPCTSS_EL0 (they read like their plain forms), DISR_EL1 (with HCR_EL2.AMO the guest reaches VDISR_EL2, its own
-//! context), TLBI and DSB variants, the arithmetic on tags of FEAT_MTE, 52-bit addresses (stage 2 bounds them), AArch32
+//! and CNTPCTSS_EL0 (they read like their plain forms), DISR_EL1 (with HCR_EL2.AMO the guest reaches VDISR_EL2, which is
+//! switched with it), TLBI and DSB variants, the arithmetic on tags of FEAT_MTE, 52-bit addresses (stage 2 bounds them), AArch32
 //! at EL0 (its traps are handled). Where a performance feature of that kind exists, using it harms nobody but the guest.
 
 use crate::id::{HostIds, fields};

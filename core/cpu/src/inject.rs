@@ -45,6 +45,8 @@ pub struct GuestState {
 pub enum AbortKind {
     /// The memory system refused the access: what a real machine says of an address where nothing is.
     External,
+    /// The memory system refused a walk of the guest's own tables; level 0 to 3.
+    ExternalOnWalk(u8),
     /// The guest's own tables map nothing there; level 0 to 3.
     Translation(u8),
     /// The guest's own tables forbid it; level 0 to 3.
@@ -69,6 +71,7 @@ impl AbortKind {
             Self::AccessFlag(level) => 0x08 | level as u64 & 3,
             Self::Permission(level) => 0x0c | level as u64 & 3,
             Self::External => 0x10,
+            Self::ExternalOnWalk(level) => 0x14 | level as u64 & 3,
             Self::Alignment => 0x21,
             Self::UnsupportedAtomic => 0x35,
         }

@@ -10,9 +10,13 @@
 //! * [`sysreg`]: what to do with a trapped system register that is not an identification register.
 //! * [`controls`]: the traps and enables of EL2 while a guest runs. They and the feature list are two halves of one
 //!   decision: what is not shown is trapped where the architecture gives a trap.
+//! * [`table_walk`]: at which level a guest's own table walk left its memory.
 //! * [`pstate`]: the processor state as SPSR_EL2 holds it. [`reset`]: registers of a vCPU that starts.
 #![no_std]
 #![forbid(unsafe_code)]
+
+#[cfg(test)]
+extern crate std;
 
 pub mod controls;
 pub mod encoding;
@@ -23,5 +27,6 @@ pub mod pstate;
 pub mod requirements;
 pub mod reset;
 pub mod sysreg;
+pub mod table_walk;
 
 pub use encoding::{Direction, SysregEncoding};

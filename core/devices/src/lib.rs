@@ -22,11 +22,11 @@ mod pl011;
 mod pl031;
 mod pl061;
 
-pub use access::AccessSize;
 pub use generic_watchdog::GenericWatchdog;
 pub use pl011::Pl011;
 pub use pl031::Pl031;
 pub use pl061::{POWER_BUTTON_PIN, Pl061};
+pub use units::AccessSize;
 
 /// What the owner of a device has to do after a write to one of its registers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

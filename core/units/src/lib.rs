@@ -8,14 +8,17 @@
 //!   physical; [`Va`]: a virtual address, of EL2 or of a guest.
 //! * [`Range`]: a half-open range of any of them, whose arithmetic never wraps.
 //! * [`CpuId`], [`VmId`], [`VcpuId`], [`IntId`]: names of things. [`VcpuSet`]: some of a VM's virtual CPUs.
+//! * [`AccessSize`]: how wide a load or store is.
 //! * [`Hz`], [`Ticks`]: a counter's frequency and its value.
 #![no_std]
 #![forbid(unsafe_code)]
 
+mod access;
 mod address;
 mod names;
 mod time;
 
+pub use access::AccessSize;
 pub use address::{Address, Ipa, Pa, Range, Va};
 pub use names::{CpuId, IntId, MAX_VCPUS, VcpuId, VcpuSet, VmId};
 pub use time::{Hz, Ticks};

@@ -45,6 +45,8 @@ mod tests;
 use bank::{Bank, Held};
 use units::{IntId, MAX_VCPUS, VcpuId, VcpuSet};
 
+pub use units::AccessSize;
+
 pub use list_registers::{ListRegisters, MAX_LIST_REGISTERS, list_register, virtual_control};
 
 /// Where the guest finds the Distributor: the offset that [`Vgic::distributor_read`] takes counts from here (64 KiB).
@@ -74,33 +76,6 @@ pub struct Config {
     pub list_registers: usize,
     /// Virtual priority bits of the host's CPUs: ICH_VTR_EL2.PRIbits plus one, 5 to 8.
     pub priority_bits: u8,
-}
-
-/// How wide a guest's access is.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum AccessSize {
-    /// 8 bits.
-    Byte,
-    /// 16 bits: no GIC register allows it.
-    Half,
-    /// 32 bits.
-    Word,
-    /// 64 bits.
-    Double,
-}
-
-impl AccessSize {
-    /// The size of `bytes` bytes, if an access can have it (1, 2, 4, 8).
-    #[must_use]
-    pub const fn from_bytes(bytes: u64) -> Option<Self> {
-        match bytes {
-            1 => Some(Self::Byte),
-            2 => Some(Self::Half),
-            4 => Some(Self::Word),
-            8 => Some(Self::Double),
-            _ => None,
-        }
-    }
 }
 
 /// Whether an access to a register reads or writes it.

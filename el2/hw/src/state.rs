@@ -30,6 +30,8 @@ const TIMER_ENABLE: u64 = 1;
 pub struct Features {
     /// Pointer authentication (FEAT_PAuth).
     pub pointer_authentication: bool,
+    /// Error synchronisation (FEAT_RAS): VDISR_EL2 exists, which a guest reaches as DISR_EL1.
+    pub error_synchronisation: bool,
     /// Hardware breakpoints, 0 to 16.
     pub breakpoints: u8,
     /// Hardware watchpoints, 0 to 16.
@@ -217,6 +219,8 @@ pub struct GuestState {
     pub el1: El1,
     /// The interrupt interface; not up to date while the vCPU is loaded.
     pub interrupts: InterruptState,
+    /// VDISR_EL2: the SError that an ESB of the guest has deferred.
+    deferred_error: u64,
     keys: Keys,
     fp: FpState,
     debug: DebugState,
@@ -232,6 +236,7 @@ impl GuestState {
             controls,
             el1: El1::default(),
             interrupts: InterruptState::default(),
+            deferred_error: 0,
             keys: Keys::default(),
             fp: FpState { q: [[0; 2]; 32], fpcr: 0, fpsr: 0 },
             debug: DebugState::default(),
@@ -277,6 +282,9 @@ impl GuestState {
         if features.pointer_authentication {
             self.keys.load();
         }
+        if features.error_synchronisation {
+            sysreg::vdisr_el2::write(self.deferred_error);
+        }
         self.interrupts.load(features);
         isb();
     }
@@ -288,6 +296,9 @@ impl GuestState {
         sysreg::cntv_ctl_el0::write(0);
         if features.pointer_authentication {
             self.keys.save();
+        }
+        if features.error_synchronisation {
+            self.deferred_error = sysreg::vdisr_el2::read();
         }
         self.interrupts.save(features);
         if self.fp_loaded {

@@ -111,6 +111,8 @@ registers! {
     vtcr_el2 = "vtcr_el2";
     vmpidr_el2 = "vmpidr_el2";
     vpidr_el2 = "vpidr_el2";
+    vdisr_el2 = "S3_4_C12_C1_1";
+    vsesr_el2 = "S3_4_C5_C2_3";
     mpam2_el2 = "S3_4_C10_C5_0";
     ich_hcr_el2 = "ich_hcr_el2";
     ich_vmcr_el2 = "ich_vmcr_el2";

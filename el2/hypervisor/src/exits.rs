@@ -7,6 +7,7 @@ use core::fmt::Write as _;
 use cpu::exit::{DataAbort, Exit, FaultKind, InstructionAbort, WaitKind, class_of, decode};
 use cpu::inject::{self, AbortKind};
 use cpu::sysreg::{self as trapped, Action, OsLockRegister, PhysicalTimerRegister, SgiRegister};
+use cpu::table_walk::{self, Regime};
 use cpu::{Direction, pstate};
 use hw::vcpu::VcpuContext;
 use hw::{sysreg, tlb};
@@ -147,7 +148,8 @@ fn data_abort(vcpu: &'static Vcpu, context: &mut VcpuContext, abort: DataAbort) 
         return touch(vcpu, ipa);
     }
     if abort.on_table_walk {
-        inject(context, |state| inject::data_abort(state, far, AbortKind::External, abort.direction));
+        let kind = refused_walk(vcpu, far, ipa);
+        inject(context, |state| inject::data_abort(state, far, kind, abort.direction));
         return Reason::Nothing;
     }
     if abort.cache_maintenance {
@@ -176,8 +178,28 @@ fn instruction_abort(vcpu: &'static Vcpu, context: &mut VcpuContext, abort: Inst
     {
         return touch(vcpu, ipa);
     }
-    inject(context, |state| inject::instruction_abort(state, far, AbortKind::External));
+    let kind = match abort.ipa {
+        Some(table) if abort.on_table_walk => refused_walk(vcpu, far, table),
+        _ => AbortKind::External,
+    };
+    inject(context, |state| inject::instruction_abort(state, far, kind));
     Reason::Nothing
+}
+
+/// What the guest is told when the walk of its own tables for `va` came to `table`, where no RAM is.
+fn refused_walk(vcpu: &'static Vcpu, va: Va, table: Ipa) -> AbortKind {
+    let regime = Regime {
+        tcr_el1: sysreg::tcr_el1::read(),
+        ttbr0_el1: sysreg::ttbr0_el1::read(),
+        ttbr1_el1: sysreg::ttbr1_el1::read(),
+    };
+    let mut ram = vcpu.vm.ram.lock();
+    let level = table_walk::refused_level(&regime, va, table, |at| {
+        let mut bytes = [0; 8];
+        ram.read(at, &mut bytes).ok()?;
+        Some(u64::from_le_bytes(bytes))
+    });
+    level.map_or(AbortKind::External, AbortKind::ExternalOnWalk)
 }
 
 /// Where the guest's `va` is, by its own tables.

@@ -75,6 +75,7 @@ pub(crate) fn init(frequency: Option<Hz>) -> Result<(), Unfit> {
     let dfr0 = sysreg::id_aa64dfr0_el1();
     let features = Features {
         pointer_authentication: sysreg::id_aa64isar1_el1() & 0xff00_0ff0 != 0,
+        error_synchronisation: ids.field(id::fields::PFR0_RAS) != 0,
         breakpoints: (dfr0 >> 12 & 0xf) as u8 + 1,
         watchpoints: (dfr0 >> 20 & 0xf) as u8 + 1,
         fine_grained: ids.field(id::fields::MMFR0_FGT) != 0,
@@ -134,6 +135,10 @@ pub(crate) fn init_cpu() {
     }
     if let Some(mpam2) = controls.mpam2 {
         sysreg::mpam2_el2::write(mpam2);
+    }
+    if host.features.error_synchronisation {
+        // The syndrome of SErrors that are injected: none in particular.
+        sysreg::vsesr_el2::write(0);
     }
     // Whatever firmware left locked: a guest's own OS lock is emulated.
     sysreg::oslar_el1(0);

@@ -3,15 +3,15 @@
 //! For most instructions the syndrome says all there is to know. For the others (pairs, writeback, `DC ZVA`) the
 //! instruction itself is read from the guest's memory and decoded (`core/a64`).
 
-use a64::{Base, Instruction, Transfer};
+use a64::{Base, Instruction, Transfer, Unsupported};
 use cpu::exit::{Access, DataAbort};
 use cpu::inject::{self, AbortKind};
 use cpu::{Direction, pstate};
 use hw::sysreg;
 use hw::vcpu::VcpuContext;
 use machine::DeviceKind;
-use units::{Ipa, PAGE_SIZE, Va, VcpuId, VcpuSet};
-use vgic::{AccessSize, REDISTRIBUTOR_STRIDE};
+use units::{AccessSize, Ipa, PAGE_SIZE, Va, VcpuId, VcpuSet};
+use vgic::REDISTRIBUTOR_STRIDE;
 
 use crate::exits::{complete, translate};
 use crate::stats::Reason;
@@ -21,7 +21,7 @@ use crate::vcpu::Vcpu;
 struct Operation {
     device: DeviceKind,
     offset: u64,
-    bytes: u8,
+    size: AccessSize,
 }
 
 /// The guest accessed `ipa` (at its `far`), which is not RAM.
@@ -36,7 +36,7 @@ pub(crate) fn access(vcpu: &'static Vcpu, context: &mut VcpuContext, far: Va, ip
                 inject(context, far, AbortKind::Alignment, abort.direction);
                 return Reason::Device;
             }
-            let operation = Operation { device, offset, bytes: access.bytes };
+            let operation = Operation { device, offset, size: size(access.bytes) };
             simple(vcpu, context, &operation, access, abort.direction);
             complete(context);
         }
@@ -59,13 +59,9 @@ fn inject(context: &mut VcpuContext, far: Va, kind: AbortKind, direction: Direct
     crate::exits::inject(context, |state| inject::data_abort(state, far, kind, direction));
 }
 
-fn size(bytes: u8) -> (AccessSize, devices::AccessSize) {
-    match bytes {
-        1 => (AccessSize::Byte, devices::AccessSize::Byte),
-        2 => (AccessSize::Half, devices::AccessSize::Half),
-        4 => (AccessSize::Word, devices::AccessSize::Word),
-        _ => (AccessSize::Double, devices::AccessSize::Double),
-    }
+/// The size of an access, whose bytes a decoder gave: 1, 2, 4 or 8.
+fn size(bytes: u8) -> AccessSize {
+    AccessSize::from_bytes(bytes.into()).unwrap_or(AccessSize::Double)
 }
 
 /// The Redistributor frame that an offset into their region is in, and the offset within it.
@@ -74,27 +70,26 @@ fn frame(offset: u64) -> (VcpuId, u64) {
 }
 
 fn read(vcpu: &'static Vcpu, operation: &Operation) -> u64 {
-    let &Operation { device, offset, bytes } = operation;
-    let (gic_size, size) = size(bytes);
+    let &Operation { device, offset, size } = operation;
     match device {
         DeviceKind::Distributor => {
             let gic = vcpu.vm.gic.lock();
             let needs = gic.distributor_needs(offset, vgic::Direction::Read);
             if needs.is_empty() {
-                return gic.distributor_read(offset, gic_size);
+                return gic.distributor_read(offset, size);
             }
             drop(gic);
-            synced(vcpu, needs, |gic| gic.distributor_read(offset, gic_size))
+            synced(vcpu, needs, |gic| gic.distributor_read(offset, size))
         }
         DeviceKind::Redistributors => {
             let (id, offset) = frame(offset);
             let gic = vcpu.vm.gic.lock();
             let needs = gic.redistributor_needs(id, offset, vgic::Direction::Read);
             if needs.is_empty() {
-                return gic.redistributor_read(id, offset, gic_size);
+                return gic.redistributor_read(id, offset, size);
             }
             drop(gic);
-            synced(vcpu, needs, |gic| gic.redistributor_read(id, offset, gic_size))
+            synced(vcpu, needs, |gic| gic.redistributor_read(id, offset, size))
         }
         _ => {
             let mut devices = vcpu.vm.devices.lock();
@@ -122,13 +117,12 @@ fn synced(vcpu: &'static Vcpu, needs: VcpuSet, look: impl Fn(&vgic::Vgic) -> u64
 }
 
 fn write(vcpu: &'static Vcpu, operation: &Operation, value: u64) {
-    let &Operation { device, offset, bytes } = operation;
-    let (gic_size, size) = size(bytes);
+    let &Operation { device, offset, size } = operation;
     match device {
-        DeviceKind::Distributor => vcpu.with_gic(|gic| gic.distributor_write(offset, gic_size, value)),
+        DeviceKind::Distributor => vcpu.with_gic(|gic| gic.distributor_write(offset, size, value)),
         DeviceKind::Redistributors => {
             let (id, offset) = frame(offset);
-            vcpu.with_gic(|gic| gic.redistributor_write(id, offset, gic_size, value));
+            vcpu.with_gic(|gic| gic.redistributor_write(id, offset, size, value));
         }
         _ => {
             let mut devices = vcpu.vm.devices.lock();
@@ -169,7 +163,11 @@ fn without_syndrome(vcpu: &'static Vcpu, context: &mut VcpuContext, far: Va, abo
         Ok(Instruction::CacheMaintenance { .. } | Instruction::Prefetch) => {}
         Err(reason) => {
             log::debug!("{}: {word:#010x} at {far} on a device: {reason:?}", vcpu.vm.config.name);
-            inject(context, far, AbortKind::External, abort.direction);
+            let kind = match reason {
+                Unsupported::Exclusive | Unsupported::Atomic => AbortKind::UnsupportedAtomic,
+                _ => AbortKind::External,
+            };
+            inject(context, far, kind, abort.direction);
             return;
         }
     }
@@ -197,7 +195,7 @@ fn transfer_all(vcpu: &'static Vcpu, context: &mut VcpuContext, transfer: &Trans
         let place = translate(va, unprivileged).and_then(|ipa| vcpu.vm.plan.find(ipa));
         match place {
             Some((device, offset)) if !crosses && offset & u64::from(access.bytes - 1) == 0 => {
-                *slot = Some((Operation { device, offset, bytes: access.bytes }, access));
+                *slot = Some((Operation { device, offset, size: size(access.bytes) }, access));
             }
             _ => return false,
         }

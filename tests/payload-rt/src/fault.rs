@@ -33,6 +33,8 @@ pub const EC_BRK: u64 = 0x3c;
 pub const FSC_EXTERNAL: u64 = 0x10;
 /// DFSC: alignment fault.
 pub const FSC_ALIGNMENT: u64 = 0x21;
+/// Fault status: the memory there cannot do this exclusive or atomic access.
+pub const FSC_UNSUPPORTED_ATOMIC: u64 = 0x35;
 
 /// A synchronous exception as EL1 saw it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -166,13 +166,10 @@ fn table_walk_to_nowhere() -> Verdict {
     let end = machine::machine().ram.end;
     for table in [end, end + 0x10_0000, 0x0b00_0000, 0x40_0000_0000 - 0x1000] {
         for (outcome, what) in walk(table).into_iter().zip(["load", "store", "fetch"]) {
-            // External abort on a table walk, level 2. A hypervisor learns from its own abort that a walk failed but not at which level
-            // of the guest's; to say just "external abort" is right for software that cannot tell either.
+            // External abort on a table walk, level 2.
             let class = if what == "fetch" { EC_INSTRUCTION_ABORT } else { EC_DATA_ABORT };
-            let status =
-                |fault: Fault| fault.status() == 0x16 || fault.status() == FSC_EXTERNAL && !machine::is_reference();
-            let right =
-                outcome.is_err_and(|fault| fault.class() == class && status(fault) && fault.far == 0x40_0000_1000);
+            let right = outcome
+                .is_err_and(|fault| fault.class() == class && fault.status() == 0x16 && fault.far == 0x40_0000_1000);
             check!(
                 right,
                 "{what} through a table at {table:#x}: {outcome:x?}, expected an external abort on the walk, level 2"

@@ -1,4 +1,4 @@
-//! Registers that must be the guest's own whatever happens between two of its instructions: FP and SIMD, pointer authentication keys,
+//! Registers that must be the guest's own whatever happens between two of its instructions: general registers, FP and SIMD, pointer authentication keys,
 //! thread registers; across exits, across time in which other guests run, and on two CPUs with different contents.
 #![no_std]
 #![no_main]
@@ -7,7 +7,9 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use payload_rt::instruction::{execute, read_register, write_register};
 use payload_rt::test::Verdict;
-use payload_rt::{check, check_equal, cpu, gic, memory, psci, simd, skip, sysreg, test, tests, timer};
+use payload_rt::{
+    check, check_equal, cpu, general, gic, machine, memory, psci, simd, skip, sysreg, test, tests, timer,
+};
 
 payload_rt::entry!(main);
 
@@ -15,6 +17,7 @@ fn main() {
     test::run(&tests!("registers":
         simd_survives_exits, simd_survives_sleep, simd_survives_preemption, simd_on_each_cpu, simd_control_registers,
         simd_trap_is_the_guests_own, pauth_keys_survive, pauth_on_each_cpu, el1_state_on_each_cpu,
+        general_registers_across_each_exit, deferred_error_on_each_cpu,
     ));
 }
 
@@ -245,4 +248,104 @@ fn keep_own_registers(index: usize) {
 fn el1_state_on_each_cpu() -> Verdict {
     // In what is reported each bit stands for one register of the list; bit 32 for a write that faulted.
     on_all(keep_own_registers)
+}
+
+/// What an instruction is given, and which registers it changes; all others must hold.
+struct Case {
+    name: &'static str,
+    given: &'static [(usize, Given)],
+    changes: &'static [usize],
+}
+
+/// What a register holds before the instruction, where it matters.
+#[derive(Clone, Copy)]
+enum Given {
+    Value(u64),
+    /// The end of RAM less this: memory that nothing has touched.
+    BelowEnd(u64),
+    /// The virtual count in 20 milliseconds.
+    Later,
+}
+
+const VERSION: (usize, Given) = (0, Given::Value(psci::VERSION as u64));
+const CASES: [Case; 19] = [
+    Case { name: "nothing", given: &[], changes: &[] },
+    Case { name: "hvc", given: &[VERSION], changes: &[0] },
+    Case { name: "hvc_of_nobody", given: &[], changes: &[0] },
+    Case { name: "smc", given: &[VERSION], changes: &[0] },
+    Case { name: "identification", given: &[], changes: &[5] },
+    Case { name: "identification_in_link", given: &[], changes: &[30] },
+    Case { name: "identification_dropped", given: &[], changes: &[] },
+    Case { name: "debug_channel", given: &[], changes: &[] },
+    Case { name: "breakpoint", given: &[], changes: &[28] },
+    Case { name: "physical_count", given: &[], changes: &[17] },
+    Case { name: "sgi", given: &[(9, Given::Value(0x0100_0000))], changes: &[] },
+    Case { name: "device_word", given: &[(6, Given::Value(0x0901_0fe0))], changes: &[7] },
+    Case { name: "device_pair", given: &[(6, Given::Value(0x0901_0fe0))], changes: &[18, 19] },
+    Case { name: "device_writeback", given: &[(6, Given::Value(0x0901_0fe0))], changes: &[6, 20] },
+    Case { name: "device_store", given: &[(6, Given::Value(0x0901_0010))], changes: &[] },
+    Case { name: "memory", given: &[(10, Given::BelowEnd(0x20_0000))], changes: &[11] },
+    Case { name: "wait_for_interrupt", given: &[], changes: &[] },
+    Case { name: "wait_for_event", given: &[], changes: &[] },
+    Case { name: "time", given: &[(13, Given::Later)], changes: &[12] },
+];
+
+fn general_registers_across_each_exit() -> Verdict {
+    check_equal!(CASES.len(), general::PROBES.len(), "probes that are tried");
+    cpu::mask_interrupts();
+    for round in 1..=4_u64 {
+        for case in &CASES {
+            let mut before: general::Registers = core::array::from_fn(|number| {
+                (round << 8 | number as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(number as u32)
+            });
+            before[31] = (round * 5 & 0xf) << 28;
+            for &(number, given) in case.given {
+                before[number] = match given {
+                    Given::Value(value) => value,
+                    Given::BelowEnd(distance) => machine::machine().ram.end - round * distance,
+                    Given::Later => timer::now() + timer::microseconds(20_000),
+                };
+            }
+            if case.name == "wait_for_interrupt" {
+                gic::enable(timer::VIRTUAL_PPI);
+                sysreg::cntv_tval_el0::write(timer::microseconds(500));
+                sysreg::cntv_ctl_el0::write(timer::ENABLE);
+            }
+            let mut after = before;
+            let moved = general::across(case.name, &mut after);
+            sysreg::cntv_ctl_el0::write(0);
+            check_equal!(moved, 0, "{}: SP moved", case.name);
+            for (number, (before, after)) in before.iter().zip(after).enumerate() {
+                let may = case.changes.contains(&number);
+                check!(may || *before == after, "{}: X{number} (31: NZCV) was {before:#x}, is {after:#x}", case.name);
+                // What was random before cannot stay what it was.
+                check!(!may || *before != after, "{}: X{number} was not written", case.name);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// DISR_EL1: what an ESB has deferred. Not offered, but no control keeps a guest from it where the CPU has it.
+const DISR_EL1: [u32; 5] = [3, 0, 12, 1, 1];
+
+fn keep_deferred_error(index: usize) {
+    let value = 0x0012_3456 + 0x0001_0001 * index as u64;
+    let written = write_register(DISR_EL1, value).is_ok();
+    for _ in 0..20 {
+        sleep();
+        if written && read_register(DISR_EL1) != Ok(value) {
+            WRONG.fetch_or(1 << index, Ordering::SeqCst);
+        }
+    }
+    let _ = write_register(DISR_EL1, 0);
+    RUNS.fetch_add(1, Ordering::SeqCst);
+}
+
+fn deferred_error_on_each_cpu() -> Verdict {
+    if read_register(DISR_EL1).is_err() {
+        skip!("no DISR_EL1");
+    }
+    // In what is reported each bit stands for a CPU.
+    on_all(keep_deferred_error)
 }

@@ -1,0 +1,182 @@
+//! At which level a guest's own table walk failed.
+//!
+//! When a walk of stage 1 tables leaves the guest's memory, the CPU comes to EL2 and says which page it was refused
+//! (HPFAR_EL2), but not at which level of the guest's tables; the level in ESR_EL2 is that of stage 2. A guest on a
+//! machine of its own would get "synchronous External abort on translation table walk, level n" (DDI 0487, ESR_EL1.DFSC).
+//! [`refused_level`] finds that n: it follows the same tables from the same registers (DDI 0487 D8.2, the VMSAv8-64
+//! translation process) until the next descriptor lies in the refused page.
+//!
+//! 48-bit addresses are covered, which is what guests are offered; tables in big-endian order are not.
+
+use units::{Ipa, PAGE_SIZE, Va};
+
+/// The registers that a walk starts from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Regime {
+    /// TCR_EL1.
+    pub tcr_el1: u64,
+    /// TTBR0_EL1.
+    pub ttbr0_el1: u64,
+    /// TTBR1_EL1.
+    pub ttbr1_el1: u64,
+}
+
+/// What the registers say about one half of the address space.
+struct Half {
+    root: u64,
+    /// Bits of an address that the tables translate.
+    bits: u32,
+    /// Bits of an address within a page.
+    granule: u32,
+}
+
+/// Bits 47:1 of a TTBR.
+const TTBR_ADDRESS: u64 = 0x0000_ffff_ffff_fffe;
+/// Bits 47:12 of a descriptor.
+const TABLE_ADDRESS: u64 = 0x0000_ffff_ffff_f000;
+/// Bits 1:0 of a descriptor that leads to another table.
+const TABLE: u64 = 3;
+
+impl Regime {
+    /// The half that `va` is in, which its bit 55 tells whatever tag the top byte holds.
+    fn half(&self, va: Va) -> Option<Half> {
+        let upper = va.0 >> 55 & 1 != 0;
+        let (size, granule, root) = if upper {
+            (self.tcr_el1 >> 16, [0, 14, 12, 16], self.ttbr1_el1)
+        } else {
+            (self.tcr_el1, [12, 16, 14, 0], self.ttbr0_el1)
+        };
+        let field = if upper { self.tcr_el1 >> 30 } else { self.tcr_el1 >> 14 };
+        let granule = *granule.get((field & 3) as usize)?;
+        let bits = 64 - (size & 0x3f) as u32;
+        // Below 16 an address has more than 48 bits; beyond 39 (48 with small translation tables) no table is left.
+        (granule != 0 && bits <= 48 && bits > granule).then_some(Half { root, bits, granule })
+    }
+}
+
+/// The level, 0 to 3, at which a walk for `va` reads its descriptor from the page `refused`. `read` gives the descriptor
+/// at an address, or nothing if there is no memory. `None` if the walk never comes there: the tables have changed, or are
+/// of a kind that guests are not offered.
+pub fn refused_level(regime: &Regime, va: Va, refused: Ipa, mut read: impl FnMut(Ipa) -> Option<u64>) -> Option<u8> {
+    let half = regime.half(va)?;
+    let stride = half.granule - 3;
+    let levels = (half.bits - half.granule).div_ceil(stride);
+    let mut table = half.root & TTBR_ADDRESS;
+    for level in 4 - levels..4 {
+        let low = half.granule + stride * (3 - level);
+        let width = stride.min(half.bits - low);
+        // The first table may be smaller than a page, and is aligned to its size.
+        table &= !((8 << width) - 1);
+        let descriptor = Ipa(table + 8 * (va.0 >> low & ((1 << width) - 1)));
+        if descriptor.align_down(PAGE_SIZE) == refused.align_down(PAGE_SIZE) {
+            return u8::try_from(level).ok();
+        }
+        let entry = read(descriptor)?;
+        if entry & TABLE != TABLE {
+            return None;
+        }
+        table = entry & TABLE_ADDRESS;
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Regime, refused_level};
+    use proptest::prelude::*;
+    use std::collections::HashMap;
+    use std::vec;
+    use std::vec::Vec;
+    use units::{Ipa, Va};
+
+    /// TCR_EL1 for one granule (as a power of two) and size in both halves.
+    fn tcr(granule: u32, bits: u32) -> u64 {
+        let size = u64::from(64 - bits);
+        let (lower, upper) = match granule {
+            12 => (0, 2),
+            14 => (2, 1),
+            _ => (1, 3),
+        };
+        size | size << 16 | lower << 14 | upper << 30
+    }
+
+    fn shallow(granule: u32, bits: u32, root: u64, va: u64) -> Option<u8> {
+        let regime = Regime { tcr_el1: tcr(granule, bits), ttbr0_el1: root, ttbr1_el1: root };
+        let page = if va >> 55 & 1 != 0 { root + 0x1000 } else { root };
+        refused_level(&regime, Va(va), Ipa(page), |_| None)
+    }
+
+    #[test]
+    fn a_walk_starts_at_the_level_that_the_sizes_give() {
+        // Table D8-11 and its neighbours: where the first table is, by granule and number of bits.
+        for (granule, bits, level) in [
+            (12, 48, 0),
+            (12, 40, 0),
+            (12, 39, 1),
+            (12, 31, 1),
+            (12, 30, 2),
+            (14, 48, 0),
+            (14, 47, 1),
+            (14, 36, 2),
+            (16, 48, 1),
+            (16, 42, 2),
+            (16, 29, 3),
+        ] {
+            assert_eq!(shallow(granule, bits, 0x8000_0000, 0), Some(level), "granule 2^{granule}, {bits} bits");
+        }
+    }
+
+    #[test]
+    fn sizes_and_granules_that_do_not_exist_have_no_level() {
+        assert_eq!(shallow(12, 49, 0x8000_0000, 0), None);
+        let regime = Regime { tcr_el1: tcr(12, 39) | 3 << 14, ttbr0_el1: 0x8000_0000, ttbr1_el1: 0 };
+        assert_eq!(refused_level(&regime, Va(0), Ipa(0x8000_0000), |_| None), None);
+    }
+
+    #[test]
+    fn blocks_and_holes_end_the_walk() {
+        let regime = Regime { tcr_el1: tcr(12, 39), ttbr0_el1: 0x4000_0000, ttbr1_el1: 0 };
+        for entry in [0, 0x8000_0701, 2] {
+            assert_eq!(refused_level(&regime, Va(0), Ipa(0x9000_0000), |_| Some(entry)), None);
+        }
+        assert_eq!(refused_level(&regime, Va(0), Ipa(0x9000_0000), |_| None), None);
+    }
+
+    proptest! {
+        /// Tables are laid out for an address; the walk is refused at a random one of them.
+        #[test]
+        fn the_refused_table_is_found_at_its_level(
+            granule in prop::sample::select(vec![12_u32, 14, 16]),
+            bits in 25_u32..=48,
+            address: u64,
+            upper: bool,
+            tag: u8,
+            which in 0_u32..4,
+        ) {
+            let stride = granule - 3;
+            let start = 4 - (bits - granule).div_ceil(stride);
+            let (mut memory, mut table, mut tables) = (HashMap::new(), 0x8000_0000_u64, Vec::new());
+            let low = address & ((1 << bits) - 1);
+            let sign = if upper { u64::MAX << bits } else { 0 };
+            let va = (low | sign) & 0x00ff_ffff_ffff_ffff | u64::from(tag) << 56;
+            for level in start..4 {
+                let shift = granule + stride * (3 - level);
+                let index = low >> shift & ((1 << stride) - 1);
+                let next = table + (1 << 20);
+                memory.insert(table + 8 * index, next | 3);
+                tables.push((level, table + 8 * index));
+                table = next;
+            }
+            let (level, place) = tables[which as usize % tables.len()];
+            let regime = Regime { tcr_el1: tcr(granule, bits), ttbr0_el1: 0x8000_0000, ttbr1_el1: 0x8000_0000 | 5 << 48 };
+            let read = |at: Ipa| (at.0 >> 12 != place >> 12).then(|| memory.get(&at.0).copied()).flatten();
+            prop_assert_eq!(refused_level(&regime, Va(va), Ipa(place), read), Some(level as u8));
+        }
+
+        #[test]
+        fn nothing_that_a_guest_sets_panics(tcr_el1: u64, ttbr0_el1: u64, ttbr1_el1: u64, va: u64, refused: u64, entry: u64) {
+            let regime = Regime { tcr_el1, ttbr0_el1, ttbr1_el1 };
+            let _ = refused_level(&regime, Va(va), Ipa(refused), |_| Some(entry | 3));
+        }
+    }
+}
