@@ -243,9 +243,7 @@ impl Devices {
             }
         }
         self.feed_uart();
-        if self.console.is_live() {
-            self.console.device_mut().take_output(|bytes| vm.console.push_virtio(bytes));
-        }
+        self.console.device_mut().take_output(|bytes| vm.console.push_virtio(bytes));
         if self.console.is_live() && !self.off {
             if let Err(error) = self.console.poll(&Memory(&vm.ram)) {
                 log::warn!("{}: virtio-console: {error}", vm.config.name);

@@ -16,6 +16,7 @@ fn main() -> ExitCode {
         scenario("devices::two_prompts", two_prompts),
         scenario("devices::wall_clock", wall_clock),
         scenario("devices::virtio_console", virtio_console),
+        scenario("devices::ends_in_the_middle_of_output", ends_in_the_middle_of_output),
         scenario("devices::virtio_entropy", virtio_entropy),
         scenario("devices::power_button", power_button),
     ])
@@ -94,6 +95,21 @@ fn virtio_console() -> Result<()> {
     // Before them is the echo of what was typed.
     ensure!(output.ends_with(&format!("\n{numbers}")), "not all numbers came through hvc0, or not in order: {output}");
     exit(run, "guest")
+}
+
+/// A guest that ends its lives while its virtio console is at work: the device forgets the memory that it worked in.
+fn ends_in_the_middle_of_output() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let vm = guest::linux_with_drivers("guest", 2, "quiet", folder.path())?;
+    let run = Host::default().start(vec![vm])?;
+    for end in ["reboot -f", "poweroff -f"] {
+        run.ask("guest", "(seq 1 1000000 > /dev/hvc0) & sleep 1; echo on $?", "\non 0")?;
+        run.console("guest")?.send(format!("{end}\n"))?;
+        if end == "reboot -f" {
+            run.console("guest")?.expect("cpus online", BOOT)?;
+        }
+    }
+    run.finish(SOON)
 }
 
 /// Linux takes the entropy device for its random numbers, and it gives some.

@@ -296,9 +296,9 @@ fn general_registers_across_each_exit() -> Verdict {
     for round in 1..=4_u64 {
         for case in &CASES {
             let mut before: general::Registers = core::array::from_fn(|number| {
-                (round << 8 | number as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(number as u32)
+                (1 + number as u64 + (round << 8)).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(number as u32)
             });
-            before[31] = (round * 5 & 0xf) << 28;
+            before[31] = (round * 5 % 16) << 28;
             for &(number, given) in case.given {
                 before[number] = match given {
                     Given::Value(value) => value,
