@@ -3,6 +3,7 @@
 use a64::{Instruction, Transfer};
 use abi::Crc32c;
 use abi::bundle::{BLOB_ALIGNMENT, Bundle, FORMAT, HEADER_LENGTH, MAGIC};
+use abi::link::request::{Reply, Request};
 use abi::link::{Command, Decoder, Message};
 use platform::{Console, Platform};
 use units::Pa;
@@ -56,6 +57,14 @@ pub fn link(data: &[u8]) {
     if let Some(message) = Message::decode(data) {
         let encoded = message.encode(&mut buffer).expect("what was decoded fits a frame");
         assert_eq!(Message::decode(encoded), Some(message));
+    }
+    if let Some(request) = Request::decode(data) {
+        let encoded = request.encode(&mut buffer).expect("what was decoded fits a frame");
+        assert_eq!(Request::decode(encoded), Some(request));
+    }
+    if let Some(reply) = Reply::decode(data) {
+        let encoded = reply.encode(&mut buffer).expect("what was decoded fits a frame");
+        assert_eq!(Reply::decode(encoded), Some(reply));
     }
     if let Some(command) = Command::decode(data) {
         let encoded = command.encode(&mut buffer).expect("what was decoded fits a frame");

@@ -15,6 +15,7 @@
 
 mod control;
 mod decode;
+pub mod request;
 #[cfg(test)]
 mod tests;
 
@@ -37,13 +38,15 @@ pub const MAX_PAYLOAD: usize = 1024;
 /// At most this many bytes in a frame as it is on the line, if every byte needs an escape.
 pub const MAX_ENCODED: usize = 1 + 2 * (1 + 2 + MAX_PAYLOAD + 4);
 
-/// Whose bytes a frame carries. As a number: 0 control, 1 log, 16 + 2 * VM console, 17 + 2 * VM virtio console.
+/// Whose bytes a frame carries. As a number: 0 control, 1 log, 2 requests, 16 + 2 * VM console, 17 + 2 * VM virtio console.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Channel {
     /// [`Message`]s to the tool, [`Command`]s to the hypervisor; one a frame.
     Control,
     /// The hypervisor's log, UTF-8 text with line ends; frames may cut it anywhere. Only towards the tool.
     Log,
+    /// [`request::Request`]s to the hypervisor, [`request::Reply`]s to the tool; one a frame.
+    Requests,
     /// A VM's PL011, raw bytes both ways.
     Console(VmId),
     /// A VM's virtio console (port 0), raw bytes both ways.
@@ -64,6 +67,7 @@ impl Channel {
         match self {
             Self::Control => Some(0),
             Self::Log => Some(1),
+            Self::Requests => Some(2),
             Self::Console(vm) => console(vm, 0),
             Self::VirtioConsole(vm) => console(vm, 1),
         }
@@ -75,6 +79,7 @@ impl Channel {
         match number {
             0 => Some(Self::Control),
             1 => Some(Self::Log),
+            2 => Some(Self::Requests),
             _ => {
                 let console = number.checked_sub(Self::FIRST_CONSOLE)?;
                 let vm = VmId(u16::from(console / 2));
@@ -103,7 +108,7 @@ pub enum LinkError {
 pub fn encode(channel: Channel, payload: &[u8], crc32c: Crc32c, mut write: impl FnMut(u8)) -> Result<(), LinkError> {
     let number = channel.number().ok_or(match channel {
         Channel::Console(vm) | Channel::VirtioConsole(vm) => LinkError::NoChannel(vm.0),
-        Channel::Control | Channel::Log => LinkError::NoChannel(0),
+        Channel::Control | Channel::Log | Channel::Requests => LinkError::NoChannel(0),
     })?;
     if payload.len() > MAX_PAYLOAD {
         return Err(LinkError::TooLong(payload.len()));

@@ -30,6 +30,18 @@ impl Refused {
     }
 }
 
+impl Refused {
+    /// What the operator is told.
+    #[must_use]
+    pub const fn sentence(self) -> &'static str {
+        match self {
+            Self::Key => "a key is guestinfo. and a name of printable characters without spaces",
+            Self::TooManyKeys => "the VM has as many keys as it may have",
+            Self::Full => "the VM has as much in its values as it may have",
+        }
+    }
+}
+
 /// One VM's values.
 #[derive(Debug, Default)]
 pub struct Store {

@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 use crate::channel::{Channels, Peer, PeerOf, Protocol, Registers};
 use crate::commands::{self, NO_COMMAND};
 use crate::encoding::{Access, Direction, Form, MAGIC, PORT_HIGH, PORT_HIGH_WITH_FLAGS, PORT_LOW, Size};
-use crate::guestinfo::Store;
+use crate::guestinfo::{Refused, Store};
 use crate::limits::{Limits, Rate};
 use crate::own::{self, Progress};
 use crate::rpci;
@@ -182,8 +182,9 @@ impl<H: Host> Peer for Desk<'_, H> {
         match protocol {
             Protocol::Rpci => Some(rpci::execute(self.state, self.host, message)),
             Protocol::Tclo => {
-                self.state.report.heartbeat = Some(self.host.milliseconds());
-                if self.state.requests.replied(id, message) {
+                let now = self.host.milliseconds();
+                self.state.report.heartbeat = Some(now);
+                if self.state.requests.replied(id, message, now) {
                     self.state.report.last_ok = message.starts_with(b"OK");
                 }
                 None
@@ -192,7 +193,8 @@ impl<H: Host> Peer for Desk<'_, H> {
     }
 
     fn poll(&mut self, id: u16) -> Option<Vec<u8>> {
-        self.state.requests.poll(id)
+        let now = self.host.milliseconds();
+        self.state.requests.poll(id, now)
     }
 
     fn closed(&mut self, id: u16, _protocol: Protocol) {
@@ -221,6 +223,21 @@ impl Service {
         self.state.report = Report::default();
         self.state.requests = Requests::default();
         self.state.time_sync = self.config.time_sync;
+    }
+
+    /// Gives all channels up, as after the VM has come from another machine: the tools notice, and connect anew. Values
+    /// and reports stay.
+    pub fn drop_channels(&mut self) {
+        self.channels.drop_all();
+        self.state.requests = Requests::default();
+    }
+
+    /// The operator sets a value, under the guest's own limits.
+    ///
+    /// # Errors
+    /// Why not; the old value stays.
+    pub fn set(&mut self, key: &[u8], value: &[u8]) -> Result<(), Refused> {
+        self.state.store.set(key, value, &self.state.limits)
     }
 
     /// How many channels are open.

@@ -2,7 +2,8 @@
 //!
 //! The daemon opens one TCLO channel and polls it about ten times a second. One request is outstanding at a time; the
 //! next one waits for the reply. After each opening, also one that follows a lost channel, the conversation begins
-//! anew with the greeting ([`GREETING`]).
+//! anew with the greeting ([`GREETING`]). A daemon that is still at its last change of power state says so; it is asked
+//! again a little later.
 
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
@@ -19,6 +20,11 @@ pub const GREETING: [&str; 6] = [
 ];
 /// At most this many requests wait.
 const MAX_WAITING: usize = 32;
+/// What a daemon replies that is still at its last change of power state, at its scripts for instance.
+const BUSY: &[u8] = b"ERROR State change already in progress";
+/// How long it is left alone then, in milliseconds, and how often it is asked again.
+const PATIENCE: u64 = 500;
+const RETRIES: u32 = 120;
 /// A daemon that has not polled for this long is not there, in milliseconds.
 const ALIVE: u64 = 10_000;
 
@@ -93,15 +99,18 @@ impl Default for Report {
 pub struct Requests {
     channel: Option<u16>,
     waiting: VecDeque<Vec<u8>>,
-    outstanding: bool,
+    /// What the daemon has been asked and not replied to.
+    outstanding: Option<Vec<u8>>,
+    /// Nothing is asked before this time, in milliseconds.
+    not_before: u64,
+    /// How often the daemon was busy for the request at the front.
+    busy: u32,
 }
 
 impl Requests {
     /// The daemon opened `channel`: the newest one counts, since a daemon that was killed leaves its channel open.
     pub fn opened(&mut self, channel: u16, time_sync: bool) {
-        self.channel = Some(channel);
-        self.outstanding = false;
-        self.waiting.clear();
+        *self = Self { channel: Some(channel), ..Self::default() };
         for request in GREETING {
             self.push(request.as_bytes());
         }
@@ -113,9 +122,7 @@ impl Requests {
     /// A channel is gone.
     pub fn closed(&mut self, channel: u16) {
         if self.channel == Some(channel) {
-            self.channel = None;
-            self.outstanding = false;
-            self.waiting.clear();
+            *self = Self::default();
         }
     }
 
@@ -134,25 +141,88 @@ impl Requests {
         true
     }
 
-    /// The guest polls `channel`.
-    pub fn poll(&mut self, channel: u16) -> Option<Vec<u8>> {
-        if self.channel != Some(channel) || self.outstanding {
+    /// The guest polls `channel`, at `now` in milliseconds.
+    pub fn poll(&mut self, channel: u16, now: u64) -> Option<Vec<u8>> {
+        if self.channel != Some(channel) || self.outstanding.is_some() || now < self.not_before {
             return None;
         }
-        let next = self.waiting.pop_front();
-        self.outstanding = next.is_some();
-        next
+        self.outstanding = self.waiting.pop_front();
+        self.outstanding.clone()
     }
 
-    /// The guest sent `message`, a reply or nothing, on `channel`. Says whether it was a reply to a request.
-    pub fn replied(&mut self, channel: u16, message: &[u8]) -> bool {
-        if self.channel != Some(channel) || message.is_empty() {
-            // A poll while a request is outstanding: the guest dropped it.
-            if self.channel == Some(channel) {
-                self.outstanding = false;
-            }
+    /// The guest sent `message`, a reply or nothing, on `channel`, at `now` in milliseconds. Says whether it was a reply to
+    /// a request.
+    pub fn replied(&mut self, channel: u16, message: &[u8], now: u64) -> bool {
+        if self.channel != Some(channel) {
             return false;
         }
-        core::mem::take(&mut self.outstanding)
+        // Nothing: a poll. If a request was outstanding, the guest has dropped it.
+        let Some(request) = self.outstanding.take().filter(|_| !message.is_empty()) else { return false };
+        if message.starts_with(BUSY) && self.busy < RETRIES {
+            self.busy += 1;
+            self.not_before = now.saturating_add(PATIENCE);
+            self.waiting.push_front(request);
+        } else {
+            self.busy = 0;
+        }
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{GREETING, RETRIES, Requests};
+
+    const OK: &[u8] = b"OK ";
+    const BUSY: &[u8] = b"ERROR State change already in progress";
+
+    /// A conversation behind its greeting.
+    fn greeted() -> Requests {
+        let mut requests = Requests::default();
+        requests.opened(3, false);
+        for greeting in GREETING {
+            assert_eq!(requests.poll(3, 0).as_deref(), Some(greeting.as_bytes()));
+            assert_eq!(requests.poll(3, 0), None, "one at a time");
+            assert!(requests.replied(3, OK, 0));
+        }
+        requests
+    }
+
+    #[test]
+    fn a_busy_daemon_is_asked_again_later() {
+        let mut requests = greeted();
+        assert!(requests.push(b"OS_Halt") && requests.push(b"ping"));
+        assert_eq!(requests.poll(3, 10).as_deref(), Some(&b"OS_Halt"[..]));
+        assert!(requests.replied(3, BUSY, 20));
+        assert_eq!(requests.poll(3, 519), None);
+        assert_eq!(requests.poll(3, 520).as_deref(), Some(&b"OS_Halt"[..]), "and before anything else");
+        assert!(requests.replied(3, OK, 530));
+        assert_eq!(requests.poll(3, 530).as_deref(), Some(&b"ping"[..]));
+    }
+
+    #[test]
+    fn a_daemon_that_is_always_busy_loses_the_request() {
+        let mut requests = greeted();
+        assert!(requests.push(b"OS_Halt"));
+        let mut now = 0;
+        for _ in 0..=RETRIES {
+            now += 1000;
+            assert!(requests.poll(3, now).is_some());
+            assert!(requests.replied(3, BUSY, now));
+        }
+        assert_eq!(requests.poll(3, now + 1000), None);
+    }
+
+    #[test]
+    fn another_channel_has_nothing_to_say() {
+        let mut requests = greeted();
+        assert!(requests.push(b"ping"));
+        assert_eq!(requests.poll(2, 0), None);
+        assert!(requests.poll(3, 0).is_some());
+        assert!(!requests.replied(2, OK, 0));
+        requests.closed(2);
+        assert!(requests.replied(3, OK, 0));
+        requests.closed(3);
+        assert_eq!(requests.poll(3, 0), None);
     }
 }

@@ -11,12 +11,14 @@ use alloc::vec::Vec;
 use core::fmt::Write as _;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use abi::link::request::Reply;
 use abi::link::{self, Channel, Command, Decoder, Event, Message, StopReason, VmState};
 use hw::sync::{IrqLock, with_irqs};
 use hw::{firmware, sysreg, uart};
 use spin::Once;
 use units::{Ticks, VmId};
 
+use crate::operator::Operator;
 use crate::ring::Ring;
 use crate::sched::{self, Thread};
 use crate::vm::{self, Stop, Vm};
@@ -229,6 +231,7 @@ struct Port {
     /// An unfinished line waits.
     held_back: bool,
     released: Vec<(VmId, u64)>,
+    operator: Operator,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -261,6 +264,7 @@ fn run(_: usize) -> ! {
         ended: false,
         held_back: false,
         released: Vec::new(),
+        operator: Operator::default(),
     };
     if FRAMED.load(Ordering::Relaxed) {
         port.introduce();
@@ -410,10 +414,15 @@ impl Port {
         }
         let mut buffer = [0_u8; link::MAX_PAYLOAD];
         if let Some(payload) = message.encode(&mut buffer) {
-            with_irqs(|| {
-                let _ = link::encode(Channel::Control, payload, hw::memory::crc32c, uart::send);
-            });
+            send_frame(Channel::Control, payload);
         }
+    }
+
+    /// Presses a VM's power button; it is released a moment later.
+    fn press(&mut self, vm: &Vm) {
+        vm.devices.lock().set_power_button(vm, true);
+        let at = sysreg::cntpct_el0().saturating_add(host::ticks(PRESS_MICROSECONDS));
+        self.released.push((vm.id, at));
     }
 
     /// Says who is here.
@@ -476,6 +485,11 @@ impl Port {
                 Some(Event::Frame { channel: Channel::Control, payload }) => {
                     if let Some(command) = Command::decode(payload) {
                         self.obey(command);
+                    }
+                }
+                Some(Event::Frame { channel: Channel::Requests, payload }) => {
+                    if let Some(vm) = self.operator.answer(payload, send_reply) {
+                        self.press(vm);
                     }
                 }
                 Some(Event::Frame { channel: Channel::Console(id), payload }) => {
@@ -547,9 +561,7 @@ impl Port {
                 if let Some(vm) = find(vm)
                     && !vm.doors.ask_to_stop(false)
                 {
-                    vm.devices.lock().set_power_button(vm, true);
-                    let at = sysreg::cntpct_el0().saturating_add(host::ticks(PRESS_MICROSECONDS));
-                    self.released.push((vm.id, at));
+                    self.press(vm);
                 }
             }
             Command::ForceStop { vm } => {
@@ -561,6 +573,13 @@ impl Port {
                 if let Some(vm) = find(vm)
                     && !vm.start()
                     && !vm.doors.ask_to_stop(true)
+                {
+                    vm.stop(Stop::Reset);
+                }
+            }
+            Command::Reset { vm } => {
+                if let Some(vm) = find(vm)
+                    && !vm.start()
                 {
                     vm.stop(Stop::Reset);
                 }
@@ -597,6 +616,22 @@ impl Port {
             }
         }
     }
+}
+
+/// Answers the operator, if anybody speaks frames.
+fn send_reply(reply: &Reply<'_>) {
+    let mut buffer = [0_u8; link::MAX_PAYLOAD];
+    if FRAMED.load(Ordering::Relaxed)
+        && let Some(payload) = reply.encode(&mut buffer)
+    {
+        send_frame(Channel::Requests, payload);
+    }
+}
+
+fn send_frame(channel: Channel, payload: &[u8]) {
+    with_irqs(|| {
+        let _ = link::encode(channel, payload, hw::memory::crc32c, uart::send);
+    });
 }
 
 fn state_of<'a>(vm: &Vm, stop: Option<&'a Stop>) -> VmState<'a> {

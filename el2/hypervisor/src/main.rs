@@ -22,6 +22,7 @@ mod interrupts;
 mod log_sink;
 mod memory;
 mod mmio;
+mod operator;
 mod ring;
 mod sched;
 mod selftest;

@@ -8,6 +8,7 @@ use croft::site::{self, Lines, Site, Vm};
 use std::fs::File;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -31,7 +32,7 @@ impl Default for Host {
 
 /// A hypervisor that runs, with its turn on this machine.
 pub struct Run {
-    session: Session,
+    session: Arc<Session>,
     _turn: Turn,
 }
 
@@ -85,7 +86,7 @@ impl Host {
         let options = Options { qemu_args: reserve_nothing(self.memory), log_dir, ..options };
         let turn = Turn::take()?;
         let session = Session::start(&Site::new("site", host, vms), &options).context("starting the host")?;
-        Ok(Run { session, _turn: turn })
+        Ok(Run { session: Arc::new(session), _turn: turn })
     }
 }
 
@@ -106,6 +107,11 @@ fn reserve_nothing(mebibytes: u64) -> Vec<String> {
 }
 
 impl Run {
+    /// The session, for the socket by which croft's other commands reach it.
+    pub fn session(&self) -> &Arc<Session> {
+        &self.session
+    }
+
     /// Waits until all VMs have powered themselves off, and checks that nothing was wrong: no line was damaged, and
     /// the hypervisor had nothing to complain about.
     ///

@@ -4,14 +4,17 @@
 //!
 //! The texts are those that the tools print on VMware's own products, and on machines that are none.
 
+use abi::link::request::Ask;
 use anyhow::{Context, Result, ensure};
+use croft::control::{self, Order};
+use croft::session::{Condition, Report, Told};
 use croft::site::Vm;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use system::guest;
 use system::host::{Host, Run};
-use system::{BOOT, full, scenario};
+use system::{BOOT, SOON, full, scenario};
 
 /// How long a program of the tools may take, and everything that a check does with several of them.
 const PROGRAM: Duration = Duration::from_secs(120);
@@ -31,6 +34,8 @@ struct Release {
     name: &'static str,
     kernel: &'static str,
     vcpus: u8,
+    /// A part of what it calls itself.
+    system: &'static str,
     /// What `vmware-toolbox-cmd -v` says, and the daemon's shorter form of it.
     version: &'static str,
     short_version: &'static str,
@@ -40,6 +45,7 @@ const BOOKWORM: Release = Release {
     name: "bookworm",
     kernel: "linux-6.1-cloud",
     vcpus: 1,
+    system: "Debian GNU/Linux 12 (bookworm)",
     version: "12.2.0.41219 (build-21223074)",
     short_version: "12.2.0",
 };
@@ -47,6 +53,7 @@ const TRIXIE: Release = Release {
     name: "trixie",
     kernel: "linux-6.12-cloud",
     vcpus: 4,
+    system: "Debian GNU/Linux 13 (trixie)",
     version: "12.5.0.51152 (build-24276846)",
     short_version: "12.5.0",
 };
@@ -120,8 +127,10 @@ fn tools(release: &Release) -> Result<()> {
     guest.passes("eight", if full() { "eight 40" } else { "eight 3" })?;
     let killed = guest.passes("killed", if full() { "killed_callers 400" } else { "killed_callers 80" })?;
     println!("{}: {}", release.name, killed.trim());
+    values_from_outside(&guest)?;
     daemon(&guest, release)?;
-    run.console(release.name)?.send("exit\n")?;
+    time(&guest)?;
+    operator(&guest, release)?;
     run.finish(BOOT)
 }
 
@@ -175,16 +184,65 @@ fn days_since_1970(year: u64, month: u64, day: u64) -> u64 {
     years + months + day.saturating_sub(1)
 }
 
+/// The operator reads what the guest has set, and the guest what the operator has.
+fn values_from_outside(guest: &Guest<'_>) -> Result<()> {
+    let vm = guest.run.vm(guest.name)?;
+    let big = guest.run.value(vm, "guestinfo.big", SOON)?;
+    ensure!(big.len() == 60_000, "the guest's value has {} bytes", big.len());
+    guest.says("vmware-rpctool \"info-set guestinfo.copy $(get_value big)\"", "", 0)?;
+    ensure!(guest.run.value(vm, "guestinfo.copy", SOON)? == big, "two values of the guest's should be the same");
+    guest.run.set_value(vm, "guestinfo.outside", b"from outside", SOON)?;
+    guest.says("vmware-rpctool 'info-get guestinfo.outside'", "from outside", 0)?;
+    let long: Vec<u8> = (0..60_000).map(|index| b'a' + (index % 23) as u8).collect();
+    guest.run.set_value(vm, "guestinfo.outside", &long, SOON)?;
+    guest.says("count_value outside", "60001", 0)?;
+    guest.says("vmware-rpctool \"info-set guestinfo.copy $(get_value outside)\"", "", 0)?;
+    ensure!(guest.run.value(vm, "guestinfo.copy", SOON)? == long, "the operator's value came back changed");
+    let said = guest.run.value(vm, "guestinfo.nope", SOON).err().context("a value that nobody has set")?;
+    ensure!(said.to_string() == format!("{} has no value for guestinfo.nope", guest.name), "{said}");
+    let said = guest.run.set_value(vm, "nope", b"", SOON).err().context("a key without the prefix")?;
+    ensure!(said.to_string().contains("a key is guestinfo. and a name"), "{said}");
+    let keys = guest.run.session().ask(vm, Ask::Keys, SOON)?;
+    ensure!(keys.contains(&Told::Key("guestinfo.big".to_owned(), 60_000)), "{keys:?}");
+    Ok(())
+}
+
+/// Waits until the tools' report is what `good` wants.
+fn wait_for_report(guest: &Guest<'_>, good: impl Fn(&Report) -> bool) -> Result<Report> {
+    let vm = guest.run.vm(guest.name)?;
+    let begin = Instant::now();
+    loop {
+        let report = guest.run.report(vm, SOON)?;
+        if good(&report) {
+            return Ok(report);
+        }
+        ensure!(begin.elapsed() < PROGRAM, "{} reports {report:?}", guest.name);
+        std::thread::sleep(Duration::from_millis(300));
+    }
+}
+
 /// The daemon reports, is killed, comes again, and stays.
 fn daemon(guest: &Guest<'_>, release: &Release) -> Result<()> {
     guest.says("forget_address", "", 0)?;
     guest.says("start_daemon", "", 0)?;
     guest.passes("address", "wait_for_address")?;
     guest.says("vmware-rpctool 'info-get guestinfo.vmtools.versionString'", release.short_version, 0)?;
+    let report = wait_for_report(guest, |report| !report.host_name.is_empty() && !report.system.is_empty())?;
+    ensure!(
+        (&*report.version, &*report.host_name, &*report.address, report.can_stop)
+            == (release.short_version, release.name, "10.0.2.15", true)
+            && report.system.contains(release.system),
+        "{report:?}"
+    );
+    ensure!(report.uptime > 0 && report.heartbeat.is_some_and(|beat| beat < 10_000), "{report:?}");
     // Killed without a word, it leaves its channels open.
     guest.says("forget_address", "", 0)?;
     guest.says("kill -9 $daemon", "", 0)?;
     guest.says("start_daemon", "", 0)?;
+    guest.passes("address", "wait_for_address")?;
+    // Its channels are lost under it: it opens new ones, and all begins anew.
+    guest.says("forget_address", "", 0)?;
+    guest.run.session().ask(guest.run.vm(guest.name)?, Ask::Reconnect, SOON)?;
     guest.passes("address", "wait_for_address")?;
     let stay = Duration::from_secs(if full() { 300 } else { 15 });
     let begin = Instant::now();
@@ -194,6 +252,60 @@ fn daemon(guest: &Guest<'_>, release: &Release) -> Result<()> {
         guest.says("kill -0 $daemon", "", 0)?;
     }
     guest.says("cat /tmp/daemon", "", 0)
+}
+
+/// A guest's clock that is an hour behind is set by its daemon, once the guest's administrator has allowed that.
+fn time(guest: &Guest<'_>) -> Result<()> {
+    let off_by = || -> Result<u64> {
+        let (said, _) = guest.answer("date +%s")?;
+        Ok(SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs().abs_diff(said.trim().parse()?))
+    };
+    guest.says("date -s @$(($(date +%s) - 3600)) +ok", "ok", 0)?;
+    let before = off_by()?;
+    ensure!(before > 3000, "the clock should be an hour behind, not {before} s");
+    guest.says("vmware-toolbox-cmd timesync enable", "Enabled", 0)?;
+    let begin = Instant::now();
+    while off_by()? > 120 {
+        ensure!(begin.elapsed() < PROGRAM, "the clock is still {} s behind", off_by()?);
+    }
+    guest.says("vmware-toolbox-cmd timesync disable", "Disabled", 0)
+}
+
+/// The operator reboots the guest and shuts it down, by its tools, over croft's own socket.
+fn operator(guest: &Guest<'_>, release: &Release) -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let socket = folder.path().join("socket");
+    let _server = control::serve(guest.run.session(), vec![release.vcpus], &socket)?;
+    let console = guest.run.console(guest.name)?;
+    let vm = release.name.to_owned();
+    let order = |order: Order, way: &str| -> Result<()> {
+        let mut told = Vec::new();
+        control::perform(control::connect(&socket)?, &order, |report| told.push(report))?;
+        ensure!(told == [control::Report::Progress(format!("{}: {way}", release.name))], "{told:?}");
+        Ok(())
+    };
+    let by_tools = "its tools were asked";
+    order(Order::Reboot { vm: vm.clone(), force: false, seconds: 120 }, by_tools)?;
+    console.expect_unless("uc: shutdown -r now", BAD, PROGRAM)?;
+    ensure!(guest.run.condition(guest.name)? == Condition::Running { boots: 2 }, "it should have rebooted");
+    guest.prepare()?;
+    let report = guest.run.report(guest.run.vm(guest.name)?, SOON)?;
+    ensure!(!report.can_stop && report.version.is_empty(), "of the time before the reboot: {report:?}");
+    guest.says("start_daemon", "", 0)?;
+    wait_for_report(guest, |report| report.can_stop)?;
+    let mut told = Vec::new();
+    control::perform(control::connect(&socket)?, &Order::List, |report| told.push(report))?;
+    let [control::Report::Vms(vms)] = told.as_slice() else { anyhow::bail!("{told:?}") };
+    let [shown] = vms.as_slice() else { anyhow::bail!("{vms:?}") };
+    let known = shown.guest.clone().context("no report")?;
+    ensure!(
+        (&*shown.name, &*shown.state, shown.vcpus, &*known.tools)
+            == (release.name, "running, boot 2", release.vcpus, release.short_version),
+        "{shown:?}"
+    );
+    order(Order::Stop { vm, force: false, seconds: 120 }, by_tools)?;
+    console.expect_unless("uc: shutdown -h now", BAD, PROGRAM)?;
+    Ok(())
 }
 
 /// Without `vmware = true` every tool says that it is not on VMware, and nothing crashes.

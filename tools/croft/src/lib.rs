@@ -3,13 +3,17 @@
 //! * [`site`]: the site file, read with errors that name file and line.
 //! * [`kernel`]: a kernel file, unpacked to the plain `Image` that goes into a bundle.
 //! * [`bundle`]: from a site to the bytes of its bundle.
+//! * [`control`]: how `croft ps` and its like reach the host that another `croft run` keeps.
 //! * [`session`]: a hypervisor at the other end of the link: its consoles, its log, its VMs, and how they end.
 //! * [`terminal`]: a session shown to a person, or as lines of text where nobody sits.
+//! * [`operate`]: what `croft ps` and its like print.
 //! * [`run`]: all of it together, for `croft run`.
 #![forbid(unsafe_code)]
 
 pub mod bundle;
+pub mod control;
 pub mod kernel;
+pub mod operate;
 pub mod run;
 pub mod session;
 pub mod site;

@@ -1,7 +1,9 @@
 //! `croft`: the operator's command line.
 #![forbid(unsafe_code)]
 
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
+use croft::control::{self, ControlError, Order as Wish, Report};
+use croft::operate;
 use croft::run::{self, Request};
 use croft::session::status;
 use croft::site::Site;
@@ -13,9 +15,9 @@ use std::time::Duration;
 
 const STATUSES: &str = "Exit status:
     0    all is well; with --until-stopped: every VM powered itself off
-    1    a VM crashed or was stopped by force, or the hypervisor failed
+    1    a VM crashed or was stopped by force, or the hypervisor failed or refused
     2    wrong arguments, or a mistake in the site file or in a file that it names
-    3    the emulated host could not be started, or ended under running VMs
+    3    the emulated host could not be started, is not there, or ended under running VMs
   124    the time given with --timeout was up
   128+N  ended by signal N";
 
@@ -66,6 +68,73 @@ enum Order {
         #[arg(long, value_name = "FILE")]
         image: Option<PathBuf>,
     },
+    /// List the VMs of a running host, and what the guests' tools say of them.
+    Ps {
+        #[command(flatten)]
+        host: HostPlace,
+        /// As JSON, for programs.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Read and set the values that a VM's guest and its operator leave for each other (VMware's guestinfo).
+    Guestinfo {
+        #[command(flatten)]
+        host: HostPlace,
+        /// The VM's name.
+        vm: String,
+        /// Without it, all keys are listed.
+        #[command(subcommand)]
+        deed: Option<Deed>,
+    },
+    /// Shut a VM down: by its guest's tools if they run, else by its power button.
+    Stop {
+        #[command(flatten)]
+        host: HostPlace,
+        #[command(flatten)]
+        how: How,
+    },
+    /// Reboot a VM, or start one that is off: by its guest's tools if they run, else by its power button.
+    Reboot {
+        #[command(flatten)]
+        host: HostPlace,
+        #[command(flatten)]
+        how: How,
+    },
+}
+
+#[derive(Args)]
+struct HostPlace {
+    /// The host: the folder that its `croft run` has as --log-dir, or a socket. Without it, the only one that you run.
+    #[arg(long, value_name = "DIR")]
+    host: Option<PathBuf>,
+}
+
+#[derive(Args)]
+struct How {
+    /// The VM's name.
+    vm: String,
+    /// At once, without asking the guest.
+    #[arg(long)]
+    force: bool,
+    /// How long the guest may take.
+    #[arg(long, value_name = "S", default_value_t = 120)]
+    wait: u64,
+}
+
+#[derive(Subcommand)]
+enum Deed {
+    /// Print a value.
+    Get {
+        /// The key; `guestinfo.` before it may be left out.
+        key: String,
+    },
+    /// Set a value.
+    Set {
+        /// The key; `guestinfo.` before it may be left out.
+        key: String,
+        /// The value.
+        value: String,
+    },
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {
@@ -88,7 +157,51 @@ fn main() -> ExitCode {
                 Err(error) => complain(&error, error.exit_status()),
             }
         }
+        Order::Ps { host, json } => order(&host, &Wish::List, |report| match report {
+            Report::Vms(vms) if json => operate::show_json(&vms),
+            Report::Vms(vms) => operate::show_table(&vms),
+            _ => String::new(),
+        }),
+        Order::Guestinfo { host, vm, deed } => match deed {
+            None => order(&host, &Wish::Keys { vm }, |report| match report {
+                Report::Keys(keys) => operate::show_keys(&keys),
+                _ => String::new(),
+            }),
+            Some(Deed::Get { key }) => {
+                let wish = Wish::Get { vm, key: operate::whole_key(&key) };
+                order(&host, &wish, |report| match report {
+                    Report::Value(value) => operate::show_value(&value),
+                    _ => String::new(),
+                })
+            }
+            Some(Deed::Set { key, value }) => {
+                let wish = Wish::Set { vm, key: operate::whole_key(&key), value: value.into_bytes() };
+                order(&host, &wish, |_| String::new())
+            }
+        },
+        Order::Stop { host, how: How { vm, force, wait: seconds } } => {
+            order(&host, &Wish::Stop { vm, force, seconds }, operate::show_progress)
+        }
+        Order::Reboot { host, how: How { vm, force, wait: seconds } } => {
+            order(&host, &Wish::Reboot { vm, force, seconds }, operate::show_progress)
+        }
     })
+}
+
+/// Has a running host carry out an order, and prints what it reports.
+fn order(place: &HostPlace, wish: &Wish, show: impl Fn(Report) -> String) -> u8 {
+    let socket = control::find(place.host.as_deref());
+    let done = socket.and_then(|socket| control::connect(&socket)).and_then(|stream| {
+        control::perform(stream, wish, |report| {
+            // Who doesn't read any more doesn't miss anything either.
+            let _ = std::io::stdout().write_all(show(report).as_bytes());
+        })
+    });
+    match done {
+        Ok(()) => status::OK,
+        Err(error @ ControlError::Failed(_)) => complain(&error, status::FAILED),
+        Err(error) => complain(&error, status::HOST),
+    }
 }
 
 /// Mistakes in a site begin with file and line, as editors and people expect; everything else with the program's name.

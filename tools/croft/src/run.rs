@@ -1,5 +1,6 @@
 //! `croft run`: a site on an emulated host, from the first check to the exit status.
 
+use crate::control;
 use crate::session::{Notice, Options, Outcome, Session, StartError, status};
 use crate::site::{Site, SiteError};
 use crate::terminal::{Lines, Raw, Screen, Wish};
@@ -8,6 +9,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::io::{Read, Stdout, stdin, stdout};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -174,7 +176,17 @@ pub fn run(request: &Request) -> Result<End, RunError> {
         listener: Some(sender.clone()),
         ..Options::default()
     };
-    let session = Session::start(&site, &options)?;
+    let session = Arc::new(Session::start(&site, &options)?);
+    let vcpus = site.vms.iter().map(|vm| vm.vcpus).collect();
+    let socket = control::for_run(request.log_dir.as_deref());
+    // The VMs run whether or not others can reach them.
+    let _server = match socket.and_then(|socket| control::serve(&session, vcpus, &socket)) {
+        Ok(server) => Some(server),
+        Err(error) => {
+            eprintln!("croft: `croft ps` and its like will not reach this host: {error}");
+            None
+        }
+    };
     let mut view = View::new(session.names(), &sender).map_err(io("the terminal"))?;
     let end = attend(&session, &notices, &mut view, request);
     view.finish();

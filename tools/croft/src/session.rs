@@ -13,6 +13,7 @@ mod console;
 mod host;
 mod outcome;
 mod record;
+mod request;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -20,6 +21,7 @@ mod tests;
 pub use console::{Console, ScriptError};
 pub use host::StartError;
 pub use outcome::{Outcome, status};
+pub use request::{Report, RequestError, Told};
 pub use state::{Condition, Notice};
 
 use abi::crc32c;
@@ -29,6 +31,7 @@ use record::Recorder;
 use state::State;
 use std::io::{Read, Write};
 use std::path::PathBuf;
+use std::sync::atomic::AtomicU32;
 use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -57,6 +60,7 @@ pub struct Options {
 struct Shared {
     state: Mutex<State>,
     news: Condvar,
+    next_request: AtomicU32,
 }
 
 impl Shared {
@@ -101,7 +105,8 @@ impl Session {
     ) -> std::io::Result<Self> {
         let recorder = options.log_dir.as_ref().map(|folder| Recorder::new(folder, &names)).transpose()?;
         let state = State::new(names, recorder, options.listener.clone());
-        let shared = Arc::new(Shared { state: Mutex::new(state), news: Condvar::new() });
+        let shared =
+            Arc::new(Shared { state: Mutex::new(state), news: Condvar::new(), next_request: AtomicU32::new(1) });
         let theirs = Arc::clone(&shared);
         thread::spawn(move || read_link(input, &theirs));
         Ok(Self { shared, output: start_writer(output), host: None })

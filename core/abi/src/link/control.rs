@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 /// The version of the control messages that this code speaks.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 
 /// Why a VM is off.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -104,7 +104,7 @@ pub enum Command {
         /// Which VM.
         vm: u16,
     },
-    /// Reset the VM, or start it if it is off.
+    /// Have the guest's tools reboot the VM, reset it if they do not run, or start it if it is off.
     Reboot {
         /// Which VM.
         vm: u16,
@@ -125,6 +125,11 @@ pub enum Command {
     ExitTimes {
         /// Whether they are timed from now on.
         on: bool,
+    },
+    /// Reset the VM at once, without asking the guest, or start it if it is off.
+    Reset {
+        /// Which VM.
+        vm: u16,
     },
 }
 

@@ -60,7 +60,7 @@ fn channels_have_numbers_and_back() {
         if let Some(channel) = Channel::from_number(number) {
             assert_eq!(channel.number(), Some(number));
         } else {
-            assert!((2..16).contains(&number) || number > 17 + 2 * 63, "{number}");
+            assert!((3..16).contains(&number) || number > 17 + 2 * 63, "{number}");
         }
     }
     assert_eq!(Channel::VirtioConsole(VmId(1)).number(), Some(19));

@@ -13,6 +13,9 @@ pub enum ScriptError {
     /// The session cannot give what was asked for.
     #[error(transparent)]
     Session(#[from] SessionError),
+    /// A request came to nothing.
+    #[error("{0}")]
+    Request(String),
     /// The text did not come in time.
     #[error("waited {limit:?} for {wanted}{transcript}")]
     Deadline {

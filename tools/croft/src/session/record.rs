@@ -31,7 +31,7 @@ impl Recorder {
     fn open(&mut self, channel: Channel) -> std::io::Result<()> {
         let name = |vm: units::VmId| self.names.get(usize::from(vm.0)).map_or("", String::as_str);
         let file = match channel {
-            Channel::Control => return Ok(()),
+            Channel::Control | Channel::Requests => return Ok(()),
             Channel::Log => "hypervisor.log".to_owned(),
             Channel::Console(vm) => format!("{}.console", name(vm)),
             Channel::VirtioConsole(vm) => format!("{}.hvc0", name(vm)),

@@ -2,6 +2,8 @@
 
 use super::outcome::Outcome;
 use super::record::Recorder;
+use super::request::Requests;
+use abi::link::request::Reply;
 use abi::link::{self, Channel, Event, Message, StopReason, VmState};
 use std::fmt;
 use std::sync::mpsc::Sender;
@@ -156,6 +158,7 @@ pub(super) struct State {
     pub(super) statistics: String,
     pub(super) statistics_count: u64,
     pub(super) refusals: Vec<String>,
+    pub(super) requests: Requests,
     pub(super) damaged: u64,
     pub(super) ended: bool,
     recorder: Option<Recorder>,
@@ -176,6 +179,7 @@ impl State {
             statistics: String::new(),
             statistics_count: 0,
             refusals: Vec::new(),
+            requests: Requests::default(),
             damaged: 0,
             ended: false,
             recorder,
@@ -215,7 +219,7 @@ impl State {
 
     pub(super) fn stream(&mut self, channel: Channel) -> Option<&mut Stream> {
         match channel {
-            Channel::Control => None,
+            Channel::Control | Channel::Requests => None,
             Channel::Log => Some(&mut self.log),
             Channel::Console(vm) => self.vms.get_mut(usize::from(vm.0)).map(|vm| &mut vm.console),
             Channel::VirtioConsole(vm) => self.vms.get_mut(usize::from(vm.0)).map(|vm| &mut vm.virtio_console),
@@ -243,6 +247,10 @@ impl State {
                     None => self.damaged += 1,
                 }
             }
+            Event::Frame { channel: Channel::Requests, payload } => match Reply::decode(payload) {
+                Some(reply) => self.requests.take(reply),
+                None => self.damaged += 1,
+            },
             Event::Frame { channel, payload } => {
                 self.flush_text();
                 self.file(channel, payload);

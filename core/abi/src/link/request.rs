@@ -1,0 +1,198 @@
+//! What the operator's tool asks of a running VM's guest, and what it is told: channel 2. One request or answer a frame,
+//! postcard-encoded, as on the control channel.
+//!
+//! A request has a number that its answers repeat, so that several can be under way. Each request is answered by any
+//! number of answers that hold something, and then exactly one [`Answer::Done`] or [`Answer::Refused`]. Values are
+//! longer than frames: they come and go in pieces of at most [`MAX_PIECE`] bytes.
+
+use serde::{Deserialize, Serialize};
+
+/// At most this many bytes of a value in one request or answer.
+pub const MAX_PIECE: usize = 640;
+/// At most this many bytes in a key, so that it fits into a frame beside a piece.
+pub const MAX_KEY: usize = 256;
+
+/// From the tool to the hypervisor.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Request<'a> {
+    /// Chosen by the tool; not the number of a request that has not ended.
+    pub id: u32,
+    /// Which VM.
+    pub vm: u16,
+    /// What is asked.
+    #[serde(borrow)]
+    pub ask: Ask<'a>,
+}
+
+/// What is asked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Ask<'a> {
+    /// What the guest's tools have reported. Answered by [`Answer::Guest`].
+    Guest,
+    /// The keys of the guest's store. Answered by an [`Answer::Key`] each.
+    Keys,
+    /// A value of the store. Answered by as many [`Answer::Value`]s as it takes; none for an empty value.
+    Get {
+        /// Its key, whole.
+        key: &'a str,
+    },
+    /// Sets a value. All pieces have the same number; the last one is answered, and each one
+    /// that is refused.
+    Set {
+        /// Its key, whole.
+        key: &'a str,
+        /// How much of the value came before. A piece that doesn't follow the one before is refused.
+        offset: u32,
+        /// The next piece.
+        value: &'a [u8],
+        /// Whether it is the last one.
+        last: bool,
+    },
+    /// The guest is to shut down: the tools are asked if they run, else the power button is pressed. Answered by
+    /// [`Answer::ByTools`] or [`Answer::ByButton`].
+    Stop,
+    /// The guest is to reboot: the tools are asked if they run; else it is to shut down by the power button, and whoever
+    /// asks starts it again. Answered as [`Ask::Stop`].
+    Restart,
+    /// All of the guest's channels are given up, as if the VM came from another machine: the tools connect anew.
+    Reconnect,
+}
+
+/// From the hypervisor to the tool.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Reply<'a> {
+    /// The request's number.
+    pub id: u32,
+    /// What is told.
+    #[serde(borrow)]
+    pub answer: Answer<'a>,
+}
+
+/// What is told.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Answer<'a> {
+    /// What the tools have reported.
+    #[serde(borrow)]
+    Guest(Guest<'a>),
+    /// A key of the store.
+    Key {
+        /// Its name.
+        key: &'a str,
+        /// How long its value is.
+        length: u32,
+    },
+    /// The next piece of a value.
+    Value(&'a [u8]),
+    /// The tools were asked.
+    ByTools,
+    /// The power button was pressed.
+    ByButton,
+    /// The request has been carried out.
+    Done,
+    /// It has not, and why.
+    Refused(&'a str),
+}
+
+/// What a guest's tools have reported. Texts are printable ASCII, and empty where nothing was said.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Guest<'a> {
+    /// The tools' version.
+    pub version: &'a str,
+    /// The guest's host name.
+    pub host_name: &'a str,
+    /// Its operating system.
+    pub system: &'a str,
+    /// Its first IPv4 address.
+    pub address: &'a str,
+    /// Seconds that it was up when it last said so.
+    pub uptime: u64,
+    /// Milliseconds since the tools' daemon last polled; `None` if it never has.
+    pub heartbeat: Option<u64>,
+    /// Whether the daemon is there and can shut the guest down.
+    pub can_stop: bool,
+    /// How many channels are open.
+    pub channels: u16,
+}
+
+impl<'a> Request<'a> {
+    /// Encodes into `buffer` (of [`super::MAX_PAYLOAD`] bytes) and returns the part that was used; `None` if key and piece
+    /// are too long for it.
+    pub fn encode<'b>(&self, buffer: &'b mut [u8]) -> Option<&'b [u8]> {
+        postcard::to_slice(self, buffer).ok().map(|used| &*used)
+    }
+
+    /// The request in a frame's payload; `None` for one that this version doesn't know.
+    #[must_use]
+    pub fn decode(payload: &'a [u8]) -> Option<Self> {
+        postcard::from_bytes(payload).ok()
+    }
+}
+
+impl<'a> Reply<'a> {
+    /// As [`Request::encode`].
+    pub fn encode<'b>(&self, buffer: &'b mut [u8]) -> Option<&'b [u8]> {
+        postcard::to_slice(self, buffer).ok().map(|used| &*used)
+    }
+
+    /// As [`Request::decode`].
+    #[must_use]
+    pub fn decode(payload: &'a [u8]) -> Option<Self> {
+        postcard::from_bytes(payload).ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Answer, Ask, Guest, MAX_KEY, MAX_PIECE, Reply, Request};
+    use crate::link::MAX_PAYLOAD;
+    use proptest::prelude::*;
+
+    #[test]
+    fn the_longest_of_each_fits_a_frame() {
+        let key = core::str::from_utf8(&[b'k'; MAX_KEY]).unwrap();
+        let mut buffer = [0; MAX_PAYLOAD];
+        let ask = Ask::Set { key, offset: u32::MAX, value: &[0xff; MAX_PIECE], last: true };
+        let request = Request { id: u32::MAX, vm: u16::MAX, ask };
+        assert_eq!(Request::decode(request.encode(&mut buffer).unwrap()), Some(request));
+        let text = core::str::from_utf8(&[b't'; 96]).unwrap();
+        let guest = Guest {
+            version: text,
+            host_name: text,
+            system: text,
+            address: text,
+            uptime: u64::MAX,
+            heartbeat: Some(u64::MAX),
+            can_stop: true,
+            channels: u16::MAX,
+        };
+        for answer in [Answer::Guest(guest), Answer::Value(&[0xfe; MAX_PIECE]), Answer::Key { key, length: u32::MAX }] {
+            let reply = Reply { id: u32::MAX, answer };
+            assert_eq!(Reply::decode(reply.encode(&mut buffer).unwrap()), Some(reply));
+        }
+    }
+
+    #[test]
+    fn the_bytes_are_as_documented() {
+        let mut buffer = [0; MAX_PAYLOAD];
+        let ask = Ask::Set { key: "ab", offset: 300, value: &[7, 8, 9], last: true };
+        let request = Request { id: 5, vm: 1, ask };
+        assert_eq!(request.encode(&mut buffer), Some(&[5, 1, 3, 2, b'a', b'b', 0xac, 2, 3, 7, 8, 9, 1][..]));
+        let reply = Reply { id: 5, answer: Answer::Refused("no") };
+        assert_eq!(reply.encode(&mut buffer), Some(&[5, 6, 2, b'n', b'o'][..]));
+        assert_eq!(Request::decode(&[5, 1, 99]), None);
+        assert_eq!(Request::decode(&[5, 1, 2, 2, 0xff, 0xff]), None, "a key is UTF-8");
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_survived(bytes in proptest::collection::vec(any::<u8>(), 0..MAX_PAYLOAD)) {
+            let mut buffer = [0; MAX_PAYLOAD];
+            if let Some(request) = Request::decode(&bytes) {
+                prop_assert_eq!(Request::decode(request.encode(&mut buffer).unwrap()), Some(request));
+            }
+            if let Some(reply) = Reply::decode(&bytes) {
+                prop_assert_eq!(Reply::decode(reply.encode(&mut buffer).unwrap()), Some(reply));
+            }
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! How `croft ps`, `croft stop` and their like reach a running host: a Unix socket that `croft run` listens on.
+//!
+//! `croft run` owns the link, so it is the one that can ask. Its socket lies in the folder for logs if there is one, else
+//! in a private folder of the user's (`$XDG_RUNTIME_DIR/undercroft`, or `undercroft-<uid>` in the temporary folder);
+//! only its owner may connect. A client sends one [`Order`] as a line of JSON, and gets [`Report`]s, one a line, until
+//! the server closes. A line longer than [`MAX_LINE`] ends the conversation.
+
+mod client;
+mod place;
+mod server;
+
+pub use client::{ControlError, connect, perform};
+pub use place::{find, for_run};
+pub use server::{Server, serve};
+
+use crate::session;
+use serde::{Deserialize, Serialize};
+
+/// At most this many bytes in a line: a value of 64 KiB as JSON numbers, with room.
+pub const MAX_LINE: u64 = 512 << 10;
+
+/// What a client wants.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Order {
+    /// All VMs, and what is known of them.
+    List,
+    /// The keys of a VM's guest store.
+    Keys {
+        /// The VM's name.
+        vm: String,
+    },
+    /// A value of it.
+    Get {
+        /// The VM's name.
+        vm: String,
+        /// The key, whole.
+        key: String,
+    },
+    /// Sets a value of it.
+    Set {
+        /// The VM's name.
+        vm: String,
+        /// The key, whole.
+        key: String,
+        /// The value.
+        value: Vec<u8>,
+    },
+    /// Shuts a VM down.
+    Stop {
+        /// The VM's name.
+        vm: String,
+        /// At once, without asking the guest.
+        force: bool,
+        /// How many seconds the guest may take.
+        seconds: u64,
+    },
+    /// Reboots a VM, or starts one that is off.
+    Reboot {
+        /// The VM's name.
+        vm: String,
+        /// At once, without asking the guest.
+        force: bool,
+        /// How many seconds the guest may take.
+        seconds: u64,
+    },
+}
+
+/// What a client is told.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Report {
+    /// The answer to [`Order::List`].
+    Vms(Vec<Vm>),
+    /// The answer to [`Order::Keys`]: each key with the length of its value.
+    Keys(Vec<(String, u32)>),
+    /// The answer to [`Order::Get`].
+    Value(Vec<u8>),
+    /// Something on the way.
+    Progress(String),
+    /// It is done.
+    Done,
+    /// It isn't, and why.
+    Failed(String),
+}
+
+/// A VM as `croft ps` shows it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Vm {
+    /// Its name.
+    pub name: String,
+    /// What it does.
+    pub state: String,
+    /// How many vCPUs it has.
+    pub vcpus: u8,
+    /// What its guest's tools have reported, if it has any.
+    pub guest: Option<Guest>,
+}
+
+/// What a guest's tools have reported. Texts are empty where nothing was said.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Guest {
+    /// The tools' version.
+    pub tools: String,
+    /// The guest's host name.
+    pub host_name: String,
+    /// Its operating system.
+    pub system: String,
+    /// Its first IPv4 address.
+    pub address: String,
+    /// Seconds that it was up when it last said so.
+    pub uptime: u64,
+    /// Milliseconds since its daemon last polled.
+    pub heartbeat: Option<u64>,
+    /// Whether the daemon is there and can shut the guest down.
+    pub can_stop: bool,
+}
+
+impl From<session::Report> for Guest {
+    fn from(report: session::Report) -> Self {
+        let session::Report { version, host_name, system, address, uptime, heartbeat, can_stop, .. } = report;
+        Self { tools: version, host_name, system, address, uptime, heartbeat, can_stop }
+    }
+}

@@ -1,0 +1,82 @@
+//! The client's end.
+
+use super::{MAX_LINE, Order, Report};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+
+/// Why a host cannot be reached, or did not do what it was told.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    /// Nothing runs.
+    #[error("no host runs here; start one with `croft run`, or name another user's or a logged one's with --host")]
+    NoHost,
+    /// Not there.
+    #[error("no host runs at {}; --host names the folder that `croft run --log-dir` was given, or a socket", .0.display())]
+    NoHostAt(PathBuf),
+    /// More than one.
+    #[error("more than one host runs; name one with --host:{}", list(.0))]
+    SeveralHosts(Vec<PathBuf>),
+    /// The folder for sockets cannot be used.
+    #[error("{folder}: {why}", folder = .folder.display())]
+    Folder {
+        /// The folder.
+        folder: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The socket.
+    #[error("{}: {source}", .socket.display())]
+    Socket {
+        /// Its place.
+        socket: PathBuf,
+        /// What went wrong.
+        source: std::io::Error,
+    },
+    /// The host ended, or is of another version.
+    #[error("the host did not answer; it has ended, or is of another version")]
+    NoAnswer,
+    /// The host refused.
+    #[error("{0}")]
+    Failed(String),
+}
+
+fn list(sockets: &[PathBuf]) -> String {
+    sockets.iter().map(|socket| format!("\n  {}", socket.display())).collect()
+}
+
+/// A connection to the host behind this socket.
+///
+/// # Errors
+/// Nobody listens.
+pub fn connect(socket: &Path) -> Result<UnixStream, ControlError> {
+    UnixStream::connect(socket).map_err(|source| match source.kind() {
+        std::io::ErrorKind::ConnectionRefused | std::io::ErrorKind::NotFound => {
+            ControlError::NoHostAt(socket.to_path_buf())
+        }
+        _ => ControlError::Socket { socket: socket.to_path_buf(), source },
+    })
+}
+
+/// Sends an order and hands every report to `show`, up to the last one.
+///
+/// # Errors
+/// The host refused, or is gone.
+pub fn perform(mut stream: UnixStream, order: &Order, mut show: impl FnMut(Report)) -> Result<(), ControlError> {
+    let mut line = serde_json::to_vec(order).map_err(|_| ControlError::NoAnswer)?;
+    line.push(b'\n');
+    stream.write_all(&line).map_err(|_| ControlError::NoAnswer)?;
+    let mut reader = BufReader::new(stream);
+    loop {
+        let mut line = Vec::new();
+        let read = reader.by_ref().take(MAX_LINE).read_until(b'\n', &mut line);
+        if !read.is_ok_and(|count| count > 0) {
+            return Err(ControlError::NoAnswer);
+        }
+        match serde_json::from_slice(&line).map_err(|_| ControlError::NoAnswer)? {
+            Report::Done => return Ok(()),
+            Report::Failed(why) => return Err(ControlError::Failed(why)),
+            report => show(report),
+        }
+    }
+}

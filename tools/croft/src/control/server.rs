@@ -1,0 +1,205 @@
+//! The server's end, in `croft run`.
+
+use super::{ControlError, MAX_LINE, Order, Report, Vm};
+use crate::session::{Condition, RequestError, Session, SessionError, Told};
+use abi::link::Command;
+use abi::link::request::Ask;
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Weak};
+use std::thread;
+use std::time::Duration;
+
+/// How long the hypervisor may take for an answer.
+const ANSWER: Duration = Duration::from_secs(20);
+/// How long a client may take to say what it wants.
+const CLIENT: Duration = Duration::from_secs(10);
+
+/// A socket that is listened on; it goes when this is dropped.
+#[derive(Debug)]
+pub struct Server {
+    socket: PathBuf,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.socket);
+    }
+}
+
+/// Listens at `socket` for orders to `session`, whose VMs have so many vCPUs each. The session lives no longer for it.
+///
+/// # Errors
+/// The socket cannot be made.
+pub fn serve(session: &Arc<Session>, vcpus: Vec<u8>, socket: &Path) -> Result<Server, ControlError> {
+    let wrong = |source| ControlError::Socket { socket: socket.to_path_buf(), source };
+    if UnixStream::connect(socket).is_err() {
+        // Left by a run that was killed, if it is there at all.
+        let _ = fs::remove_file(socket);
+    }
+    let listener = UnixListener::bind(socket).map_err(wrong)?;
+    let server = Server { socket: socket.to_path_buf() };
+    fs::set_permissions(socket, fs::Permissions::from_mode(0o600)).map_err(wrong)?;
+    let session = Arc::downgrade(session);
+    thread::spawn(move || {
+        for stream in listener.incoming().map_while(Result::ok) {
+            let (session, vcpus) = (Weak::clone(&session), vcpus.clone());
+            if session.strong_count() == 0 {
+                return;
+            }
+            // A client that goes away in the middle is nobody's trouble.
+            thread::spawn(move || attend(&session, &vcpus, &stream));
+        }
+    });
+    Ok(server)
+}
+
+/// One client.
+fn attend(session: &Weak<Session>, vcpus: &[u8], stream: &UnixStream) -> std::io::Result<()> {
+    stream.set_read_timeout(Some(CLIENT))?;
+    let mut line = Vec::new();
+    BufReader::new(stream).take(MAX_LINE).read_until(b'\n', &mut line)?;
+    let mut tell = |report: &Report| -> std::io::Result<()> {
+        let mut line = serde_json::to_vec(report)?;
+        line.push(b'\n');
+        (&mut &*stream).write_all(&line)
+    };
+    let Ok(order) = serde_json::from_slice::<Order>(&line) else {
+        return tell(&Report::Failed(
+            "this croft does not know the order; use the croft that runs the host".to_owned(),
+        ));
+    };
+    let Some(session) = session.upgrade() else { return Ok(()) };
+    let desk = Desk { session: &session, vcpus };
+    match desk.carry_out(order, &mut tell) {
+        Ok(()) => tell(&Report::Done),
+        Err(why) => tell(&Report::Failed(why.to_string())),
+    }
+}
+
+/// Why an order was not carried out.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error(transparent)]
+    Session(#[from] SessionError),
+    #[error(transparent)]
+    Request(#[from] RequestError),
+    #[error("{vm} did not {what} within {seconds} s; `--force` does not ask the guest")]
+    Late { vm: String, what: &'static str, seconds: u64 },
+    #[error("{vm} is {condition} instead")]
+    Otherwise { vm: String, condition: Condition },
+    #[error("the client went away")]
+    Client(#[from] std::io::Error),
+}
+
+struct Desk<'a> {
+    session: &'a Session,
+    vcpus: &'a [u8],
+}
+
+type Tell<'a> = &'a mut dyn FnMut(&Report) -> std::io::Result<()>;
+
+impl Desk<'_> {
+    fn carry_out(&self, order: Order, tell: Tell<'_>) -> Result<(), Failure> {
+        match order {
+            Order::List => tell(&Report::Vms(self.list()?))?,
+            Order::Keys { vm } => {
+                let told = self.session.ask(self.session.vm(&vm)?, Ask::Keys, ANSWER)?;
+                let keys = told.into_iter().filter_map(|told| match told {
+                    Told::Key(key, length) => Some((key, length)),
+                    _ => None,
+                });
+                tell(&Report::Keys(keys.collect()))?;
+            }
+            Order::Get { vm, key } => {
+                tell(&Report::Value(self.session.value(self.session.vm(&vm)?, &key, ANSWER)?))?;
+            }
+            Order::Set { vm, key, value } => {
+                self.session.set_value(self.session.vm(&vm)?, &key, &value, ANSWER)?;
+            }
+            Order::Stop { vm, force, seconds } => self.stop(&vm, force, seconds, tell)?,
+            Order::Reboot { vm, force, seconds } => self.reboot(&vm, force, seconds, tell)?,
+        }
+        Ok(())
+    }
+
+    fn list(&self) -> Result<Vec<Vm>, Failure> {
+        let mut vms = Vec::new();
+        for (index, name) in self.session.names().into_iter().enumerate() {
+            let state = self.session.condition(&name)?.to_string();
+            let vcpus = self.vcpus.get(index).copied().unwrap_or_default();
+            let guest = match self.session.report(index as u16, ANSWER) {
+                Ok(report) => Some(report.into()),
+                // It is off, or has no door to report by.
+                Err(RequestError::Refused(_)) => None,
+                Err(error) => return Err(error.into()),
+            };
+            vms.push(Vm { name, state, vcpus, guest });
+        }
+        Ok(vms)
+    }
+
+    fn stop(&self, name: &str, force: bool, seconds: u64, tell: Tell<'_>) -> Result<(), Failure> {
+        let vm = self.session.vm(name)?;
+        if force {
+            self.session.control(Command::ForceStop { vm })?;
+        } else {
+            self.ask_guest(name, vm, Ask::Stop, tell)?;
+        }
+        self.wait(name, "stop", seconds, Condition::is_off)?;
+        Ok(())
+    }
+
+    fn reboot(&self, name: &str, force: bool, seconds: u64, tell: Tell<'_>) -> Result<(), Failure> {
+        let vm = self.session.vm(name)?;
+        let before = self.session.condition(name)?;
+        let again = |condition: &Condition| matches!(condition, Condition::Running { .. }) && *condition != before;
+        if before.is_off() {
+            tell(&Report::Progress(format!("{name} is off; starting it")))?;
+            self.session.control(Command::Reset { vm })?;
+        } else if force {
+            self.session.control(Command::Reset { vm })?;
+        } else if self.ask_guest(name, vm, Ask::Restart, tell)? == Told::ByButton {
+            // The button cannot say "again": that is for whoever presses it.
+            let condition = self.wait(name, "stop", seconds, Condition::is_off)?;
+            if condition != Condition::PoweredOff {
+                return Err(Failure::Otherwise { vm: name.to_owned(), condition });
+            }
+            self.session.control(Command::Reset { vm })?;
+        } else {
+            let off_or_again = |condition: &Condition| condition.is_off() || again(condition);
+            let condition = self.wait(name, "reboot", seconds, off_or_again)?;
+            if condition.is_off() {
+                return Err(Failure::Otherwise { vm: name.to_owned(), condition });
+            }
+        }
+        self.wait(name, "reboot", seconds, again)?;
+        Ok(())
+    }
+
+    /// Asks the guest to end, the one way or the other, and says which.
+    fn ask_guest(&self, name: &str, vm: u16, ask: Ask<'_>, tell: Tell<'_>) -> Result<Told, Failure> {
+        let told = self.session.ask(vm, ask, ANSWER)?.into_iter().next().unwrap_or(Told::ByButton);
+        let way = match told {
+            Told::ByTools => "its tools were asked",
+            _ => "its tools do not answer; pressed its power button",
+        };
+        tell(&Report::Progress(format!("{name}: {way}")))?;
+        Ok(told)
+    }
+
+    fn wait(
+        &self,
+        name: &str,
+        what: &'static str,
+        seconds: u64,
+        done: impl Fn(&Condition) -> bool,
+    ) -> Result<Condition, Failure> {
+        let limit = Duration::from_secs(seconds);
+        let late = || Failure::Late { vm: name.to_owned(), what, seconds };
+        self.session.wait_for(name, limit, done).map_err(|_| late())
+    }
+}

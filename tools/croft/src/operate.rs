@@ -1,0 +1,172 @@
+//! What `croft ps`, `croft guestinfo`, `croft stop` and `croft reboot` print.
+//!
+//! Names, reports and values come from guests, which are not trusted with anybody's terminal: where one is, whatever is
+//! not a printable character is shown as its number. A value that goes into a file or a pipe goes there as it is.
+
+use crate::control::{Report, Vm};
+use serde_json::{Value, json};
+use std::io::IsTerminal;
+
+/// What every key begins with.
+const PREFIX: &str = "guestinfo.";
+
+/// A key with its prefix.
+#[must_use]
+pub fn whole_key(key: &str) -> String {
+    if key.starts_with(PREFIX) { key.to_owned() } else { format!("{PREFIX}{key}") }
+}
+
+/// Text that cannot disturb a terminal.
+fn printable(text: &str) -> String {
+    let mut shown = String::new();
+    for letter in text.chars() {
+        if letter.is_control() { shown.extend(letter.escape_unicode()) } else { shown.push(letter) }
+    }
+    shown
+}
+
+/// The VMs as a table.
+#[must_use]
+pub fn show_table(vms: &[Vm]) -> String {
+    let mut rows =
+        vec![["VM", "STATE", "VCPUS", "TOOLS", "HOST", "OS", "IP", "UPTIME", "HEARTBEAT"].map(str::to_owned)];
+    for vm in vms {
+        let guest = vm.guest.clone().unwrap_or_default();
+        let known = |text: &str| if text.is_empty() { "-".to_owned() } else { printable(text) };
+        let uptime = if guest.uptime == 0 { "-".to_owned() } else { duration(guest.uptime) };
+        let heartbeat = guest.heartbeat.map_or("-".to_owned(), |milliseconds| {
+            let ago = format!("{}.{} s ago", milliseconds / 1000, milliseconds % 1000 / 100);
+            if milliseconds < 10_000 { ago } else { format!("lost, {ago}") }
+        });
+        rows.push([
+            printable(&vm.name),
+            printable(&vm.state),
+            vm.vcpus.to_string(),
+            known(&guest.tools),
+            known(&guest.host_name),
+            known(&guest.system),
+            known(&guest.address),
+            uptime,
+            heartbeat,
+        ]);
+    }
+    let mut widths = [0; 9];
+    for row in &rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = cell.chars().count().max(*width);
+        }
+    }
+    let mut text = String::new();
+    for row in &rows {
+        let cells: Vec<String> = row.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+        text.push_str(cells.join("  ").trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+/// Days, hours, minutes, seconds: as many as it takes.
+fn duration(seconds: u64) -> String {
+    let (days, hours, minutes, seconds) = (seconds / 86400, seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
+    match (days, hours) {
+        (0, 0) => format!("{minutes}:{seconds:02}"),
+        (0, _) => format!("{hours}:{minutes:02}:{seconds:02}"),
+        _ => format!("{days} d {hours}:{minutes:02}:{seconds:02}"),
+    }
+}
+
+/// The VMs as JSON; what is not known is `null`.
+#[must_use]
+pub fn show_json(vms: &[Vm]) -> String {
+    let known = |text: &str| if text.is_empty() { Value::Null } else { Value::from(text) };
+    let list: Vec<Value> = vms
+        .iter()
+        .map(|vm| {
+            let guest = vm.guest.as_ref().map(|guest| {
+                json!({
+                    "tools": known(&guest.tools),
+                    "host_name": known(&guest.host_name),
+                    "system": known(&guest.system),
+                    "address": known(&guest.address),
+                    "uptime_seconds": if guest.uptime == 0 { Value::Null } else { guest.uptime.into() },
+                    "heartbeat_milliseconds": guest.heartbeat,
+                    "can_stop": guest.can_stop,
+                })
+            });
+            json!({ "name": vm.name, "state": vm.state, "vcpus": vm.vcpus, "guest": guest })
+        })
+        .collect();
+    format!("{:#}\n", Value::from(list))
+}
+
+/// The keys, one a line, each with the length of its value.
+#[must_use]
+pub fn show_keys(keys: &[(String, u32)]) -> String {
+    keys.iter().map(|(key, length)| format!("{} ({length} bytes)\n", printable(key))).collect()
+}
+
+/// A value and a line's end.
+#[must_use]
+pub fn show_value(value: &[u8]) -> String {
+    let text = String::from_utf8_lossy(value);
+    let text = if std::io::stdout().is_terminal() { printable(&text) } else { text.into_owned() };
+    format!("{text}\n")
+}
+
+/// Something on the way.
+#[must_use]
+pub fn show_progress(report: Report) -> String {
+    if let Report::Progress(text) = report { format!("{}\n", printable(&text)) } else { String::new() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{duration, printable, show_json, show_table, whole_key};
+    use crate::control::{Guest, Vm};
+
+    fn vms() -> Vec<Vm> {
+        let guest = Guest {
+            tools: "12.2.0".to_owned(),
+            host_name: "web\u{1b}[2J".to_owned(),
+            system: "Debian GNU/Linux 12 (bookworm)".to_owned(),
+            address: "10.0.2.15".to_owned(),
+            uptime: 3700,
+            heartbeat: Some(140),
+            can_stop: true,
+        };
+        vec![
+            Vm { name: "web".to_owned(), state: "running".to_owned(), vcpus: 2, guest: Some(guest) },
+            Vm { name: "database".to_owned(), state: "powered off".to_owned(), vcpus: 1, guest: None },
+        ]
+    }
+
+    #[test]
+    fn a_table_has_a_line_for_each() {
+        let text = show_table(&vms());
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(
+            lines,
+            [
+                "VM        STATE        VCPUS  TOOLS   HOST          OS                              IP         UPTIME   HEARTBEAT",
+                "web       running      2      12.2.0  web\\u{1b}[2J  Debian GNU/Linux 12 (bookworm)  10.0.2.15  1:01:40  0.1 s ago",
+                "database  powered off  1      -       -             -                               -          -        -",
+            ]
+        );
+    }
+
+    #[test]
+    fn json_says_null_where_nothing_is_known() {
+        let value: serde_json::Value = serde_json::from_str(&show_json(&vms())).unwrap();
+        assert_eq!(value[0]["guest"]["address"], "10.0.2.15");
+        assert_eq!(value[0]["guest"]["heartbeat_milliseconds"], 140);
+        assert!(value[1]["guest"].is_null());
+    }
+
+    #[test]
+    fn small_things() {
+        assert_eq!(whole_key("a"), "guestinfo.a");
+        assert_eq!(whole_key("guestinfo.a"), "guestinfo.a");
+        assert_eq!((duration(59), duration(90061)), ("0:59".to_owned(), "1 d 1:01:01".to_owned()));
+        assert_eq!(printable("a\u{7}é"), "a\\u{7}é");
+    }
+}

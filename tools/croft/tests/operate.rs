@@ -1,0 +1,296 @@
+//! `croft ps`, `guestinfo`, `stop` and `reboot` from outside: the program itself, over a real socket, against a hypervisor
+//! that is a thread of this test.
+#![expect(clippy::unwrap_used, reason = "the helpers of a test fail as the test does")]
+
+use abi::crc32c;
+use abi::link::request::{Answer, Ask, Guest, MAX_PIECE, Reply, Request};
+use abi::link::{self, Channel, Command as Order, Decoder, Event, MAX_PAYLOAD, Message, StopReason, VmState};
+use croft::control::{self, Server};
+use croft::session::{Options, Session};
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{PipeReader, PipeWriter, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::Arc;
+use std::thread;
+
+/// Two VMs: one with tools, one without VMware's door.
+struct Fake {
+    output: PipeWriter,
+    store: BTreeMap<String, Vec<u8>>,
+    gathered: Vec<u8>,
+    /// Whether the first VM's tools can shut it down.
+    tools: bool,
+    boots: u32,
+    on: bool,
+}
+
+impl Fake {
+    fn frame(&mut self, channel: Channel, payload: &[u8]) {
+        let mut bytes = Vec::new();
+        link::encode(channel, payload, crc32c::compute, |byte| bytes.push(byte)).unwrap();
+        self.output.write_all(&bytes).unwrap();
+    }
+
+    fn say(&mut self, message: Message<'_>) {
+        let mut buffer = [0; MAX_PAYLOAD];
+        let payload = message.encode(&mut buffer).unwrap();
+        self.frame(Channel::Control, payload);
+    }
+
+    fn tell(&mut self, id: u32, answer: Answer<'_>) {
+        let mut buffer = [0; MAX_PAYLOAD];
+        let reply = Reply { id, answer };
+        let payload = reply.encode(&mut buffer).unwrap();
+        self.frame(Channel::Requests, payload);
+    }
+
+    fn start(&mut self) {
+        self.boots += 1;
+        self.on = true;
+        self.say(Message::VmState { vm: 0, state: VmState::Running { boots: self.boots } });
+    }
+
+    fn end(&mut self, reason: StopReason<'_>) {
+        self.on = false;
+        self.say(Message::VmState { vm: 0, state: VmState::Stopped(reason) });
+    }
+
+    fn run(mut self, mut input: PipeReader) {
+        self.say(Message::Hello { version: link::VERSION, vms: 2, build: "fake" });
+        self.say(Message::Vm { vm: 0, name: "web", state: VmState::Running { boots: 1 } });
+        self.say(Message::Vm { vm: 1, name: "db", state: VmState::Running { boots: 1 } });
+        // An answer to nothing, and one that is no answer at all, must not matter.
+        self.tell(4711, Answer::Refused("nobody asked"));
+        let mut decoder = Decoder::new(crc32c::compute);
+        let mut byte = [0];
+        while input.read_exact(&mut byte).is_ok() {
+            match decoder.push(byte[0]) {
+                Some(Event::Frame { channel: Channel::Requests, payload }) => {
+                    let payload = payload.to_vec();
+                    self.answer(Request::decode(&payload).unwrap());
+                }
+                Some(Event::Frame { channel: Channel::Control, payload }) => match Order::decode(payload) {
+                    Some(Order::ForceStop { vm: 0 }) => self.end(StopReason::Forced),
+                    Some(Order::Reset { vm: 0 }) => self.start(),
+                    other => panic!("{other:?}"),
+                },
+                _ => {}
+            }
+        }
+    }
+
+    fn answer(&mut self, Request { id, vm, ask }: Request<'_>) {
+        let refused = match (vm, ask) {
+            (1, _) => Some("db does not offer it"),
+            (_, Ask::Guest | Ask::Stop | Ask::Restart) if !self.on => Some("web is off"),
+            (_, Ask::Guest) => {
+                let guest = Guest {
+                    version: "12.2.0",
+                    host_name: "web-1",
+                    system: "Debian",
+                    address: "10.0.2.15",
+                    uptime: 61,
+                    heartbeat: Some(200),
+                    can_stop: self.tools,
+                    channels: 2,
+                };
+                self.tell(id, Answer::Guest(guest));
+                None
+            }
+            (_, Ask::Keys) => {
+                for (key, value) in self.store.clone() {
+                    self.tell(id, Answer::Key { key: &key, length: value.len() as u32 });
+                }
+                None
+            }
+            (_, Ask::Get { key }) => match self.store.get(key).cloned() {
+                Some(value) => {
+                    value.chunks(MAX_PIECE).for_each(|piece| self.tell(id, Answer::Value(piece)));
+                    None
+                }
+                None => Some("web has no such value"),
+            },
+            (_, Ask::Set { key, offset, value, last }) => {
+                assert_eq!(offset as usize, self.gathered.len(), "pieces come in order");
+                self.gathered.extend(value);
+                if !last {
+                    return;
+                }
+                self.store.insert(key.to_owned(), std::mem::take(&mut self.gathered));
+                None
+            }
+            (_, Ask::Stop | Ask::Restart) => {
+                self.tell(id, if self.tools { Answer::ByTools } else { Answer::ByButton });
+                self.tell(id, Answer::Done);
+                if self.tools && ask == Ask::Restart {
+                    self.start()
+                } else {
+                    self.end(StopReason::PowerOff)
+                }
+                return;
+            }
+            (_, Ask::Reconnect) => None,
+        };
+        self.tell(id, refused.map_or(Answer::Done, Answer::Refused));
+    }
+}
+
+/// A host that runs, and its socket.
+struct Stage {
+    folder: tempfile::TempDir,
+    _session: Arc<Session>,
+    _server: Server,
+}
+
+impl Stage {
+    fn new(tools: bool) -> Self {
+        let (tool_input, output) = std::io::pipe().unwrap();
+        let (input, tool_output) = std::io::pipe().unwrap();
+        let fake = Fake { output, store: BTreeMap::new(), gathered: Vec::new(), tools, boots: 1, on: true };
+        thread::spawn(move || fake.run(input));
+        let names = vec!["web".to_owned(), "db".to_owned()];
+        let session = Arc::new(Session::over(tool_input, tool_output, names, &Options::default()).unwrap());
+        let folder = tempfile::tempdir().unwrap();
+        let socket = control::for_run(Some(folder.path())).unwrap();
+        let server = control::serve(&session, vec![2, 1], &socket).unwrap();
+        Self { folder, _session: session, _server: server }
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.folder.path().join("croft.socket")
+    }
+
+    fn croft(&self, arguments: &[&str]) -> Output {
+        let (command, rest) = arguments.split_first().unwrap();
+        croft(command, rest, &["--host", self.folder.path().to_str().unwrap()])
+    }
+
+    /// What a command prints when it succeeds.
+    fn says(&self, arguments: &[&str]) -> String {
+        let output = self.croft(arguments);
+        assert_eq!((output.status.code(), &*text(&output.stderr)), (Some(0), ""), "{arguments:?}");
+        text(&output.stdout)
+    }
+}
+
+fn croft(command: &str, arguments: &[&str], host: &[&str]) -> Output {
+    let mut croft = Command::new(env!("CARGO_BIN_EXE_croft"));
+    croft.arg(command).args(host).args(arguments).output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[test]
+fn ps_shows_all_vms_and_what_their_tools_report() {
+    let stage = Stage::new(true);
+    let table = stage.says(&["ps"]);
+    let rows: Vec<Vec<&str>> =
+        table.lines().map(|line| line.split("  ").filter(|cell| !cell.is_empty()).map(str::trim).collect()).collect();
+    assert_eq!(
+        rows[1],
+        ["web", "running", "2", "12.2.0", "web-1", "Debian", "10.0.2.15", "1:01", "0.2 s ago"],
+        "{table}"
+    );
+    assert_eq!(rows[2], ["db", "running", "1", "-", "-", "-", "-", "-", "-"], "{table}");
+    let json: serde_json::Value = serde_json::from_str(&stage.says(&["ps", "--json"])).unwrap();
+    assert_eq!(json[0]["guest"]["host_name"], "web-1");
+}
+
+#[test]
+fn values_go_both_ways_whatever_their_length() {
+    let stage = Stage::new(true);
+    let long = "0123456789abcdef".repeat(3750);
+    for value in ["", "hello world", &long] {
+        assert_eq!(stage.says(&["guestinfo", "web", "set", "x", value]), "");
+        assert_eq!(stage.says(&["guestinfo", "web", "get", "guestinfo.x"]), format!("{value}\n"));
+    }
+    assert_eq!(stage.says(&["guestinfo", "web"]), "guestinfo.x (60000 bytes)\n");
+    let refused = stage.croft(&["guestinfo", "web", "get", "nope"]);
+    assert_eq!((refused.status.code(), &*text(&refused.stderr)), (Some(1), "croft: web has no such value\n"));
+    let refused = stage.croft(&["guestinfo", "mail"]);
+    assert_eq!(
+        (refused.status.code(), &*text(&refused.stderr)),
+        (Some(1), "croft: there is no VM named mail; there are web, db\n")
+    );
+    let long_key = "k".repeat(5000);
+    let refused = stage.croft(&["guestinfo", "web", "get", &long_key]);
+    assert!(text(&refused.stderr).contains("a key has at most 256 bytes"), "{}", text(&refused.stderr));
+}
+
+#[test]
+fn stop_and_reboot_prefer_the_tools() {
+    let stage = Stage::new(true);
+    assert_eq!(stage.says(&["reboot", "web"]), "web: its tools were asked\n");
+    assert!(stage.says(&["ps"]).contains("running, boot 2"));
+    assert_eq!(stage.says(&["stop", "web"]), "web: its tools were asked\n");
+    assert!(stage.says(&["ps"]).contains("powered off"));
+    let again = stage.croft(&["stop", "web"]);
+    assert_eq!((again.status.code(), &*text(&again.stderr)), (Some(1), "croft: web is off\n"));
+    assert_eq!(stage.says(&["reboot", "web"]), "web is off; starting it\n");
+}
+
+#[test]
+fn without_tools_the_button_is_pressed() {
+    let stage = Stage::new(false);
+    let by_button = "web: its tools do not answer; pressed its power button\n";
+    assert_eq!(stage.says(&["reboot", "web"]), by_button);
+    assert!(stage.says(&["ps"]).contains("running, boot 2"));
+    assert_eq!(stage.says(&["stop", "web"]), by_button);
+}
+
+#[test]
+fn force_does_not_ask() {
+    let stage = Stage::new(true);
+    assert_eq!(stage.says(&["reboot", "--force", "web"]), "");
+    assert!(stage.says(&["ps"]).contains("running, boot 2"));
+    assert_eq!(stage.says(&["stop", "--force", "web"]), "");
+    assert!(stage.says(&["ps"]).contains("stopped by the operator"));
+}
+
+#[test]
+fn a_host_that_is_not_there_is_status_3() {
+    let folder = tempfile::tempdir().unwrap();
+    let place = folder.path().to_str().unwrap();
+    let output = croft("ps", &[], &["--host", place]);
+    assert_eq!(output.status.code(), Some(3));
+    assert!(text(&output.stderr).starts_with(&format!("croft: no host runs at {place};")), "{}", text(&output.stderr));
+    let mut alone = Command::new(env!("CARGO_BIN_EXE_croft"));
+    let output = alone.arg("ps").env("XDG_RUNTIME_DIR", folder.path()).output().unwrap();
+    assert_eq!(output.status.code(), Some(3));
+    assert!(text(&output.stderr).starts_with("croft: no host runs here;"), "{}", text(&output.stderr));
+}
+
+#[test]
+fn the_socket_is_the_owners_and_goes_with_the_host() {
+    use std::os::unix::fs::PermissionsExt;
+    let stage = Stage::new(true);
+    let socket = stage.socket();
+    assert_eq!(fs::metadata(&socket).unwrap().permissions().mode() & 0o777, 0o600);
+    drop(stage);
+    assert!(!socket.exists());
+}
+
+/// Whatever a client sends, the server and the next client are none the worse.
+#[test]
+fn nonsense_is_refused() {
+    let stage = Stage::new(true);
+    for nonsense in [&b"\n"[..], b"{}\n", b"\xff\xfe\n", &[b'x'; 600 << 10]] {
+        let said = exchange(&stage.socket(), nonsense);
+        assert!(said.is_empty() || said.contains("does not know the order"), "{said}");
+    }
+    assert!(stage.says(&["ps"]).contains("web-1"));
+}
+
+fn exchange(socket: &Path, bytes: &[u8]) -> String {
+    let mut stream = control::connect(socket).unwrap();
+    // The server may have had enough of it before all is written.
+    let _ = stream.write_all(bytes);
+    let _ = stream.shutdown(std::net::Shutdown::Write);
+    let mut said = String::new();
+    let _ = stream.read_to_string(&mut said);
+    said
+}
