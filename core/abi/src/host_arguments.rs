@@ -62,6 +62,8 @@ pub struct HostArguments<'a> {
     pub exit_times: bool,
     /// `selftest=percpu`, `selftest=switch` or `selftest=crash-...`; nothing by default.
     pub selftest: SelfTest,
+    /// `tdcc=hardware`, for the tests' own test: guests' MDSCR_EL1.TDCC reaches the hardware, and no process can call.
+    pub tdcc_in_hardware: bool,
     text: &'a str,
 }
 
@@ -71,6 +73,7 @@ enum Word {
     AllOff(AllOff),
     ExitTimes(bool),
     SelfTest(SelfTest),
+    TdccInHardware,
 }
 
 fn understand(word: &str) -> Option<Word> {
@@ -88,6 +91,7 @@ fn understand(word: &str) -> Option<Word> {
         "selftest=crash-write-code" => Some(Word::SelfTest(SelfTest::Crash(Crash::WriteCode))),
         "selftest=crash-execute-data" => Some(Word::SelfTest(SelfTest::Crash(Crash::ExecuteData))),
         "selftest=crash-overflow" => Some(Word::SelfTest(SelfTest::Crash(Crash::Overflow))),
+        "tdcc=hardware" => Some(Word::TdccInHardware),
         _ => None,
     }
 }
@@ -103,6 +107,7 @@ impl<'a> HostArguments<'a> {
                 Word::AllOff(action) => arguments.all_off = action,
                 Word::ExitTimes(timed) => arguments.exit_times = timed,
                 Word::SelfTest(which) => arguments.selftest = which,
+                Word::TdccInHardware => arguments.tdcc_in_hardware = true,
             }
         }
         arguments
@@ -133,5 +138,6 @@ mod tests {
         assert_eq!(HostArguments::parse("link=framed link=text").link, LinkMode::Text);
         assert_eq!(HostArguments::parse("selftest=percpu").selftest, SelfTest::PerCpu);
         assert_eq!(HostArguments::parse("selftest=crash-overflow").selftest, SelfTest::Crash(Crash::Overflow));
+        assert!(HostArguments::parse("tdcc=hardware").tdcc_in_hardware && !arguments.tdcc_in_hardware);
     }
 }

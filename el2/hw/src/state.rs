@@ -16,8 +16,6 @@ use crate::sysreg::{self, isb};
 const CPTR_TFP: u64 = 1 << 10;
 /// MDCR_EL2.TDA: accesses to debug registers trap.
 const MDCR_TDA: u64 = 1 << 9;
-/// MDSCR_EL1.TDCC: EL0's accesses to the debug channel go to EL1, whatever EL2 traps.
-const MDSCR_TDCC: u64 = 1 << 12;
 /// HCR_EL2.VSE: an SError is pending for the guest; the CPU clears it when it is taken.
 const HCR_VSE: u64 = 1 << 8;
 /// MDSCR_EL1.SS, KDE and MDE: debug exceptions can happen.
@@ -67,6 +65,8 @@ pub struct Controls {
     pub debug: DebugPolicy,
     /// MDSCR_EL1 as the guest sees it, unless the policy is [`DebugPolicy::Native`].
     pub mdscr: u64,
+    /// Bits of it that never reach the hardware.
+    pub mdscr_withheld: u64,
 }
 
 /// Which debug registers a guest reaches without a trap, once it has used one.
@@ -338,11 +338,11 @@ impl GuestState {
         self.debug_loaded = true;
     }
 
-    /// Sets MDSCR_EL1 of the loaded vCPU, whose accesses to it trap. TDCC stays out of the register: it would send EL0's
-    /// calls to EL1, where nobody answers them.
+    /// Sets MDSCR_EL1 of the loaded vCPU, whose accesses to it trap. Some bits are withheld from the register: TDCC would
+    /// send EL0's calls to EL1, where nobody answers them.
     pub fn write_mdscr(&mut self, value: u64, features: &Features) {
         self.controls.mdscr = value;
-        sysreg::mdscr_el1::write(value & !MDSCR_TDCC);
+        sysreg::mdscr_el1::write(value & !self.controls.mdscr_withheld);
         if value & MDSCR_ARMED != 0 && !self.debug_loaded {
             self.load_debug(features);
         }

@@ -15,7 +15,7 @@ use hw::{crash, firmware, gic, memory as physical, percpu, sysreg, uart};
 use platform::{BootMethod, Conduit, ConsoleKind, Platform, PlatformError};
 use units::{CpuId, PAGE_SIZE, Pa, Range, VmId};
 
-use crate::{console, entropy, fast, host, interrupts, log_sink, memory, sched, selftest, vm, watchdog};
+use crate::{console, doors, entropy, fast, host, interrupts, log_sink, memory, sched, selftest, vm, watchdog};
 
 /// Devices are mapped in pieces of this size: what is near a device is a device too.
 const DEVICE_STEP: u64 = 64 << 10;
@@ -129,6 +129,9 @@ fn start(platform: &mut Platform<'static>) -> ! {
         STARTED.load(Ordering::Acquire),
         memory::usage().total / 256
     );
+    if arguments.tdcc_in_hardware {
+        doors::leave_tdcc_in_hardware();
+    }
     for word in arguments.unknown() {
         log::warn!(
             "the boot argument \"{word}\" is unknown; known are link=text|framed, all-off=stay|poweroff, exit-times=off|on"

@@ -12,6 +12,7 @@
 extern crate alloc;
 
 use alloc::boxed::Box;
+use core::sync::atomic::{AtomicBool, Ordering};
 
 use abi::bundle::Doors as Policy;
 use backdoor::{Access, BufferError, Door, Level, Outcome, WallTime, commands, encoding, own};
@@ -52,6 +53,16 @@ const WORDS: u32 = (words::DETECT >> 32) as u32;
 const PAR_FAILED: u64 = 1;
 const PAR_STAGE_2: u64 = 1 << 9;
 const PAR_ADDRESS: u64 = 0x0000_ffff_ffff_f000;
+
+/// Guests' TDCC reaches the hardware: see [`leave_tdcc_in_hardware`].
+static TDCC_IN_HARDWARE: AtomicBool = AtomicBool::new(false);
+
+/// From now on guests' TDCC reaches the hardware, where it keeps processes from calling: what a hypervisor without a
+/// virtual MDSCR_EL1 would do. A test of the tests asks for it, to see that they would notice.
+pub(crate) fn leave_tdcc_in_hardware() {
+    TDCC_IN_HARDWARE.store(true, Ordering::Relaxed);
+    log::warn!("guests' MDSCR_EL1.TDCC reaches the hardware: no process of theirs can call");
+}
 
 /// A VM's side of the doors.
 pub(crate) struct Doors {
@@ -119,6 +130,7 @@ pub(crate) fn prepare(policy: &Policy, registers: &mut Controls) {
     let traps = host.controls.fine_grained.unwrap_or_default();
     registers.debug_traps = [traps.hdfgrtr, traps.hdfgwtr];
     registers.mdscr = 0;
+    registers.mdscr_withheld = if TDCC_IN_HARDWARE.load(Ordering::Relaxed) { 0 } else { MDSCR_TDCC };
     if !policy.vmware {
         return;
     }

@@ -78,6 +78,14 @@ impl Host {
         self.start_with(vms, AllOff::Stay, Options { icount: true, ..Options::default() })
     }
 
+    /// As [`Host::start`], with more words on the hypervisor's own command line.
+    ///
+    /// # Errors
+    /// Why it could not be started.
+    pub fn start_with_words(&self, vms: Vec<Vm>, words: &str) -> Result<Run> {
+        self.start_with(vms, AllOff::PowerOff, Options { boot_arguments: words.to_owned(), ..Options::default() })
+    }
+
     fn start_with(&self, vms: Vec<Vm>, all_off: AllOff, options: Options) -> Result<Run> {
         let memory = self.memory << 20;
         let host = site::Host { cpu: self.cpu.to_owned(), cpus: self.cpus, memory, lines: Lines::default() };

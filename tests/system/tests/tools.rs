@@ -7,7 +7,7 @@
 use abi::link::request::Ask;
 use anyhow::{Context, Result, ensure};
 use croft::control::{self, Order};
-use croft::session::{Condition, Report, Told};
+use croft::session::{Condition, Outcome, Report, Told};
 use croft::site::Vm;
 use std::path::Path;
 use std::process::ExitCode;
@@ -26,6 +26,7 @@ fn main() -> ExitCode {
         scenario("tools::bookworm", || tools(&BOOKWORM)),
         scenario("tools::trixie", || tools(&TRIXIE)),
         scenario("tools::not_vmware", not_vmware),
+        scenario("tools::tdcc_in_hardware", tdcc_in_hardware),
     ])
 }
 
@@ -237,7 +238,7 @@ fn daemon(guest: &Guest<'_>, release: &Release) -> Result<()> {
     ensure!(report.uptime > 0 && report.heartbeat.is_some_and(|beat| beat < 10_000), "{report:?}");
     // Killed without a word, it leaves its channels open.
     guest.says("forget_address", "", 0)?;
-    guest.says("kill -9 $daemon", "", 0)?;
+    ensure!(guest.answer("kill_daemon")?.1 == 0, "the daemon was not killed");
     guest.says("start_daemon", "", 0)?;
     guest.passes("address", "wait_for_address")?;
     // Its channels are lost under it: it opens new ones, and all begins anew.
@@ -316,6 +317,34 @@ fn not_vmware() -> Result<()> {
     guest.prepare()?;
     let (kind, _) = guest.answer("systemd-detect-virt")?;
     ensure!(kind != "vmware", "without VMware's ABI, systemd-detect-virt says {kind}");
+    all_say_no(&guest)?;
+    let said = run.report(0, SOON).err().context("a report without VMware's ABI")?;
+    ensure!(said.to_string().contains("vmware = true"), "{said}");
+    run.console(guest.name)?.expect("# ", PROGRAM)?;
+    run.console(guest.name)?.send("exit\n")?;
+    run.finish(BOOT)
+}
+
+/// The test of these tests: a hypervisor that lets Linux' MDSCR_EL1.TDCC through to the hardware must be seen to fail. This
+/// also shows that the emulated machine has that bit's priority over EL2's traps.
+fn tdcc_in_hardware() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let mut vm = BOOKWORM.vm(folder.path())?;
+    vm.doors.vmware = true;
+    let run = Host { cpu: "cortex-a57", ..Host::default() }.start_with_words(vec![vm], "tdcc=hardware")?;
+    let guest = Guest { run: &run, name: BOOKWORM.name };
+    guest.prepare()?;
+    guest.says("systemd-detect-virt", "vmware", 0)?;
+    all_say_no(&guest)?;
+    run.console(guest.name)?.expect("# ", PROGRAM)?;
+    run.console(guest.name)?.send("exit\n")?;
+    let outcome = run.wait_stopped(BOOT);
+    ensure!(outcome == Outcome::PoweredOff, "{outcome}");
+    Ok(())
+}
+
+/// Every tool says that it is not on VMware, and the guest goes on.
+fn all_say_no(guest: &Guest<'_>) -> Result<()> {
     let outside = |program: &str| {
         format!("Error: {program} must be run inside a virtual machine on a VMware hypervisor product.")
     };
@@ -323,8 +352,5 @@ fn not_vmware() -> Result<()> {
     guest.says("vmware-rpctool 'info-get guestinfo.x'", &outside("vmware-rpctool"), 255)?;
     guest.says("vmware-toolbox-cmd -v", "vmware-toolbox-cmd must be run inside a virtual machine.", 1)?;
     guest.says("vmtoolsd", "", 1)?;
-    guest.says("echo still here", "still here", 0)?;
-    run.console(TRIXIE.name)?.expect("# ", PROGRAM)?;
-    run.console(TRIXIE.name)?.send("exit\n")?;
-    run.finish(BOOT)
+    guest.says("echo still here", "still here", 0)
 }
