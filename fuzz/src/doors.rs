@@ -1,6 +1,7 @@
 //! Calls to the hypervisor through the debug channel: any registers, on a service with small limits.
 
 use crate::input::Input;
+use backdoor::commands::Groups;
 use backdoor::{BufferError, Config, Door, Host, Level, Limits, Outcome, Service, WallTime, Watchdog, Whose};
 
 /// A host whose guest has 4 KiB of memory at 0.
@@ -75,7 +76,8 @@ impl Host for Machine {
 /// Plays `data` as calls; a call that faults changes nothing, and none changes what it must not.
 pub fn calls(data: &[u8]) {
     let limits = Limits { channels: 4, message: 4096, buffers: 8192, keys: 4, store: 1024, ..Limits::DEFAULT };
-    let config = Config { uuid: [7; 16], memory: 1 << 30, megahertz: 1, time_sync: true, limits };
+    let (user, kernel) = (Groups(7), Groups::ALL);
+    let config = Config { uuid: [7; 16], memory: 1 << 30, megahertz: 1, time_sync: true, limits, user, kernel };
     let mut service = Service::new(config, 0);
     let mut machine = Machine { memory: [0x20; 4096], clock: 0 };
     let mut input = Input(data);

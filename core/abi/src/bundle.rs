@@ -15,6 +15,7 @@
 //! exactly the one it was built for.
 
 mod check;
+mod doors;
 mod error;
 #[cfg(test)]
 mod tests;
@@ -22,6 +23,7 @@ mod tests;
 mod writer;
 
 pub use check::{check_name, check_vm};
+pub use doors::{Calls, Doors, Quota};
 pub use error::{BundleError, VmProblem};
 #[cfg(any(feature = "alloc", test))]
 pub use writer::{VmSource, write};
@@ -32,7 +34,7 @@ use serde::{Deserialize, Serialize};
 /// The first eight bytes of a bundle. The last two show a transfer that mangled line ends.
 pub const MAGIC: [u8; 8] = *b"UCROFT\r\n";
 /// The format that this code reads and writes.
-pub const FORMAT: u32 = 3;
+pub const FORMAT: u32 = 4;
 /// Bytes in the header.
 pub const HEADER_LENGTH: usize = 64;
 /// Blobs begin at multiples of this many bytes from the start of the file.
@@ -65,37 +67,6 @@ pub struct Blob {
     pub length: u64,
     /// CRC-32C of the contents.
     pub crc32c: u32,
-}
-
-/// How a guest may call the hypervisor without a driver. Everything is off unless the site file says otherwise, and
-/// costs nothing then.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-pub struct Doors {
-    /// VMware's guest ABI and our own calls beside it: `MRS XZR, MDCCSR_EL0` from any level and `HVC #0x86`.
-    pub vmware: bool,
-    /// An access to the debug channel that is no call is always an exception for the guest, as if its own kernel forbade
-    /// it; otherwise only where the kernel does.
-    pub strict: bool,
-    /// The tools keep the guest's clock at the host's.
-    pub time_sync: bool,
-    /// The WFE channel: detection, and the watchdog.
-    pub wfe: bool,
-    /// The guest's user level may set the watchdog up too.
-    pub watchdog_user: bool,
-    /// The watchdog is armed from the start for this many milliseconds, and the guest cannot disarm it; 0: it is the
-    /// guest's own.
-    pub watchdog_milliseconds: u32,
-    /// What an armed watchdog does: 0 a line in the log, 1 an SError for the guest, 2 the VM starts afresh, 3 it is paused,
-    /// 4 it stops.
-    pub watchdog_action: u8,
-    /// The actions that the guest may choose for its watchdogs, a bit each by number. 0: all; but where the site file arms
-    /// one, that one's action alone.
-    pub watchdog_choices: u8,
-    /// As `watchdog_milliseconds`, for a watchdog of each vCPU's own.
-    pub vcpu_watchdog_milliseconds: u32,
-    /// The machine has the Generic Watchdog of Arm's Base System Architecture. What its second signal does is
-    /// `watchdog_action`.
-    pub generic_watchdog: bool,
 }
 
 /// One VM, as the site file describes it.

@@ -56,3 +56,42 @@ pub const fn least_level(command: u16) -> Level {
         _ => Level::User,
     }
 }
+
+/// Commands that are allowed or refused together. GET_VERSION is in none: it is always answered.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Group {
+    /// RPC channels.
+    Rpc,
+    /// What time it is.
+    Time,
+    /// What the machine is made of.
+    Hardware,
+    /// Our own calls.
+    Own,
+}
+
+/// Groups, a bit each in the order of [`Group`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Groups(pub u8);
+
+impl Groups {
+    /// All of them.
+    pub const ALL: Self = Self(15);
+
+    /// Whether `group` is one of them.
+    #[must_use]
+    pub const fn has(self, group: Group) -> bool {
+        self.0 >> group as u8 & 1 != 0
+    }
+}
+
+/// The group of `command`.
+#[must_use]
+pub const fn group(command: u16) -> Option<Group> {
+    match command {
+        GET_VERSION => None,
+        MESSAGE => Some(Group::Rpc),
+        GET_TIME | GET_TIME_FULL | GET_TIME_FULL_WITH_LAG | STOP_CATCH_UP => Some(Group::Time),
+        _ => Some(Group::Hardware),
+    }
+}

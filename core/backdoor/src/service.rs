@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 
 use crate::channel::{Channels, Peer, PeerOf, Protocol, Registers};
-use crate::commands::{self, NO_COMMAND};
+use crate::commands::{self, Group, Groups, NO_COMMAND};
 use crate::encoding::{Access, Direction, Form, MAGIC, PORT_HIGH, PORT_HIGH_WITH_FLAGS, PORT_LOW, Size};
 use crate::guestinfo::{Refused, Store};
 use crate::limits::{Limits, Rate};
@@ -116,6 +116,19 @@ pub struct Config {
     pub time_sync: bool,
     /// How much of everything.
     pub limits: Limits,
+    /// What the guest's user level may call.
+    pub user: Groups,
+    /// What its kernel may call.
+    pub kernel: Groups,
+}
+
+impl Config {
+    fn allows(&self, level: Level, group: Group) -> bool {
+        match level {
+            Level::User => self.user.has(group),
+            Level::Kernel => self.kernel.has(group),
+        }
+    }
 }
 
 /// What became of a call.
@@ -250,6 +263,7 @@ impl Service {
     /// [`Outcome::Done`] and [`Outcome::Again`] nothing has.
     pub fn call(&mut self, access: Access, x: &mut Registers, level: Level, host: &mut impl Host) -> Outcome {
         let known = x[0] as u32 == MAGIC;
+        let may_own = self.config.allows(level, Group::Own);
         let result = match (access.port, access.form, access.direction) {
             (PORT_LOW, Form::Single, Direction::In) if known && access.size == Size::Word => {
                 self.low(x, level, host);
@@ -259,16 +273,22 @@ impl Service {
                 if known && access.size == Size::Byte && x[1] as u16 == 0 =>
             {
                 let moved = match direction {
+                    _ if !self.config.allows(level, Group::Rpc) => {
+                        x[1] = 0;
+                        Ok(())
+                    }
                     Direction::Out => self.channels.bulk_out(x, host, &mut self.state),
                     Direction::In => self.channels.bulk_in(x, host),
                 };
                 moved.map(|()| Progress::Finished)
             }
-            (own::PORT, Form::Single, Direction::In) if x[0] as u32 == own::MAGIC && access.size == Size::Word => {
+            (own::PORT, Form::Single, Direction::In)
+                if may_own && x[0] as u32 == own::MAGIC && access.size == Size::Word =>
+            {
                 own::call(&mut self.state, x, level, host).map(|()| Progress::Finished)
             }
             (own::PORT, Form::String { repeated: true, backwards: false }, Direction::Out)
-                if access.size == Size::Byte =>
+                if may_own && access.size == Size::Byte =>
             {
                 own::string(&mut self.state, x, host)
             }
@@ -289,7 +309,8 @@ impl Service {
     /// A command of the low port.
     fn low(&mut self, x: &mut Registers, level: Level, host: &mut impl Host) {
         let command = x[2] as u16;
-        if level < commands::least_level(command) {
+        let allowed = commands::group(command).is_none_or(|group| self.config.allows(level, group));
+        if level < commands::least_level(command) || !allowed {
             x[0] = NO_COMMAND;
             return;
         }

@@ -1,6 +1,7 @@
 //! The service as a client sees it: the golden trace of `vmware-rpctool`, every error, hostile registers.
 
 use crate::channel::Registers;
+use crate::commands::Groups;
 use crate::encoding::{Door, MAGIC, decode};
 use crate::service::{BufferError, Config, Host, Level, Outcome, Service, WallTime, Watchdog, Whose};
 use crate::{Direction, Limits, commands, own};
@@ -90,8 +91,49 @@ impl Host for Machine {
     }
 }
 
+#[test]
+fn each_level_calls_what_it_may() {
+    let config = Config { user: Groups(0b1000), kernel: Groups(0b0111), ..config(Limits::DEFAULT) };
+    let mut guest = Guest { service: Service::new(config, 0), machine: Machine::new(), level: Level::User };
+    let refused = |guest: &mut Guest, command| guest.low(!MAGIC as u64, command, (0, 0, 0))[0] == commands::NO_COMMAND;
+    let own = |guest: &mut Guest| {
+        let mut x = [u64::from(own::MAGIC), 0, 0, u64::from(own::PORT), 0, 0, 0, 0x86_0000_000e];
+        assert_eq!(guest.call(&mut x), Outcome::Done);
+        x[0]
+    };
+    for command in [commands::MESSAGE, commands::GET_TIME_FULL, commands::GET_MHZ, commands::GET_DEVICE] {
+        assert!(refused(&mut guest, command.into()), "{command} from EL0");
+        guest.level = Level::Kernel;
+        assert!(!refused(&mut guest, command.into()), "{command} from EL1");
+        guest.level = Level::User;
+    }
+    assert!(!refused(&mut guest, commands::GET_VERSION.into()), "whether anybody answers may always be asked");
+    assert_eq!(own(&mut guest), own::status::DONE);
+    guest.level = Level::Kernel;
+    assert_eq!(own(&mut guest), commands::NO_COMMAND);
+    // A bulk transfer belongs to the channels.
+    let channel = guest.open(0xc943_5052).unwrap();
+    assert_eq!(guest.status(1, 4, channel), 0x81);
+    let (id, high, low) = channel;
+    let out = [u64::from(MAGIC), 0x1_0000, 4, id << 16 | 0x5659, BASE, low, high, 0x86_0000_0018];
+    guest.level = Level::User;
+    let mut x = out;
+    assert_eq!((guest.call(&mut x), x[1]), (Outcome::Done, 0));
+    guest.level = Level::Kernel;
+    let mut x = out;
+    assert_eq!((guest.call(&mut x), x[1]), (Outcome::Done, 0x1_0000));
+}
+
 fn config(limits: Limits) -> Config {
-    Config { uuid: core::array::from_fn(|n| n as u8), memory: 1 << 33, megahertz: 2400, time_sync: false, limits }
+    Config {
+        uuid: core::array::from_fn(|n| n as u8),
+        memory: 1 << 33,
+        megahertz: 2400,
+        time_sync: false,
+        limits,
+        user: Groups::ALL,
+        kernel: Groups::ALL,
+    }
 }
 
 pub(crate) struct Guest {

@@ -14,8 +14,9 @@ extern crate alloc;
 use alloc::boxed::Box;
 use core::sync::atomic::{AtomicBool, Ordering};
 
-use abi::bundle::Doors as Policy;
-use backdoor::{Access, BufferError, Door, Level, Outcome, WallTime, commands, encoding, own};
+use abi::bundle::{Doors as Policy, Quota};
+use backdoor::commands::Groups;
+use backdoor::{Access, BufferError, Door, Level, Limits, Outcome, WallTime, commands, encoding, own};
 use cpu::exit::SystemRegister;
 use cpu::inject::{self, AbortKind};
 use cpu::sysreg::{self as trapped, Action, DebugRegister};
@@ -83,7 +84,9 @@ impl Doors {
                 memory,
                 megahertz: (host::get().counter.0 / 1_000_000).max(1) as u32,
                 time_sync: policy.time_sync,
-                limits: backdoor::Limits::DEFAULT,
+                limits: limits(&policy.quota),
+                user: Groups(policy.user_calls.0),
+                kernel: Groups(policy.kernel_calls.0),
             };
             Box::new(IrqLock::new(backdoor::Service::new(config, milliseconds())))
         });
@@ -101,6 +104,18 @@ impl Doors {
             service.lock().restart();
         }
         self.watchdogs.restart(policy);
+    }
+}
+
+/// A VM's bounds: those of its site file, and of what nobody sets.
+fn limits(quota: &Quota) -> Limits {
+    Limits {
+        channels: quota.channels.into(),
+        message: quota.message as usize,
+        keys: quota.keys.into(),
+        store: quota.store as usize,
+        log: quota.log.into(),
+        ..Limits::DEFAULT
     }
 }
 

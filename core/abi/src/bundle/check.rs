@@ -1,6 +1,6 @@
 //! The rules for one VM, for `croft` and for the hypervisor alike.
 
-use super::{MAX_CMDLINE, MAX_MEMORY, MAX_NAME, MAX_WEIGHT, MIN_MEMORY, VmConfig, VmProblem};
+use super::{Calls, MAX_CMDLINE, MAX_MEMORY, MAX_NAME, MAX_WEIGHT, MIN_MEMORY, VmConfig, VmProblem};
 use units::{BLOCK_SIZE, MAX_VCPUS};
 
 /// Whether `name` may be a VM's: 1 to 32 of `a` to `z`, `0` to `9` and `-`. Such a name is safe as a file name, in a
@@ -45,5 +45,9 @@ pub fn check_vm(vm: &VmConfig<'_>) -> Result<(), VmProblem> {
     if vm.doors.watchdog_choices > 0b11111 {
         return Err(VmProblem::WatchdogChoices(vm.doors.watchdog_choices));
     }
-    Ok(())
+    let unknown = (vm.doors.user_calls.0 | vm.doors.kernel_calls.0) & !Calls::ALL.0;
+    if unknown != 0 {
+        return Err(VmProblem::Calls(unknown));
+    }
+    vm.doors.quota.check()
 }

@@ -96,6 +96,17 @@ pub enum VmProblem {
     /// There is no such set of actions.
     #[error("watchdog choices {0:#x}; they are a bit each of the actions 0 to 4")]
     WatchdogChoices(u8),
+    /// A bound of VMware's service that may not be set so.
+    #[error("VMware's service: {name} cannot be limited to {value}")]
+    Quota {
+        /// Which bound.
+        name: &'static str,
+        /// What it should be.
+        value: u64,
+    },
+    /// Groups of calls that there are not.
+    #[error("there are no groups of calls {0:#x}")]
+    Calls(u8),
     /// A blob is not in the file.
     #[error("its kernel or initrd is not inside the bundle")]
     BlobOutside,

@@ -202,3 +202,22 @@ proptest! {
         prop_assert!(Bundle::parse(cut, compute).is_err());
     }
 }
+
+#[test]
+fn what_a_guest_may_have_is_bounded() {
+    use super::{Calls, Quota};
+    let refused = |doors: Doors| write("test", &[VmSource { doors, ..source("web") }]).unwrap_err().to_string();
+    let quota = |quota: Quota| refused(Doors { quota, ..Doors::default() });
+    let usual = Quota::default();
+    assert!(quota(Quota { channels: 1, ..usual }).ends_with("VMware's service: channels cannot be limited to 1"));
+    assert!(quota(Quota { message: 65537, ..usual }).contains("message"));
+    assert!(quota(Quota { keys: 1025, ..usual }).contains("keys"));
+    assert!(quota(Quota { store: (4 << 20) + 1, ..usual }).contains("store"));
+    assert!(quota(Quota { log: u32::MAX, ..usual }).contains("log"));
+    let calls = refused(Doors { user_calls: Calls(0x1f), ..Doors::default() });
+    assert!(calls.ends_with("there are no groups of calls 0x10"), "{calls}");
+    let least = Quota { channels: 2, message: 256, keys: 0, store: 0, log: 0 };
+    let doors = Doors { quota: least, kernel_calls: Calls(0), ..Doors::default() };
+    let bytes = write("test", &[VmSource { doors, ..source("web") }]).unwrap();
+    assert_eq!(Bundle::parse(&bytes, compute).unwrap().vms().next().unwrap().doors, doors);
+}

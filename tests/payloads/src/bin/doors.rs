@@ -34,6 +34,7 @@ fn main() {
         p1_a9_a_register_as_destination_is_no_call, p1_a10_breakpoint_watchpoint_and_step_work,
         p1_a11_string_across_pages, p1_a12_commands_for_kernels, p1_a13_hvc, p1_a15_cpus_at_once,
         rpc_round_trip, bulk_round_trip_across_pages, bulk_faults_like_an_access, random_registers_harm_nobody,
+        levels_call_what_they_may, quotas_are_kept,
     ));
 }
 
@@ -409,5 +410,60 @@ fn random_registers_harm_nobody() -> Verdict {
         check_equal!(&end.x[7..], &x[7..], "X7 to X30 in round {round}");
     }
     check!(guest::is_vmware(), "nobody answers any more");
+    Ok(())
+}
+
+/// With the word `quota`, the site file keeps the time from EL0.
+fn levels_call_what_they_may() -> Verdict {
+    if !machine::machine().command_line.contains("quota") {
+        skip!("no `quota` on the command line");
+    }
+    let mut x = version();
+    x[2] = 46;
+    let user = user::run(Level::User, &[STATUS], x);
+    check_equal!((user.x[0], &user.x[1..]), (NO_COMMAND, &x[1..]), "registers at EL0");
+    let kernel = user::run(Level::Kernel, &[STATUS], x);
+    check!(kernel.x[0] == MAGIC && kernel.x[3] | kernel.x[4] << 32 > 1_700_000_000, "X0 {:#x} at EL1", kernel.x[0]);
+    check_version(&user::run(Level::User, &[STATUS], version()), &version())
+}
+
+/// With the word `quota`, the site file grants 8 channels, messages of 61,000 bytes, 4 keys, 128 KiB in them, and 1 KiB
+/// of log a second. What is too much is an error, and what was there stays.
+fn quotas_are_kept() -> Verdict {
+    if !machine::machine().command_line.contains("quota") {
+        skip!("no `quota` on the command line");
+    }
+    let mut reply = [0; 64];
+    check_equal!(guest::ask(b"info-set guestinfo.test kept", &mut reply), Ok(&b"1 "[..]), "a value");
+    // One channel more than there are: the first one is given up, the last one works.
+    let channels: [[u64; 3]; 9] = core::array::from_fn(|_| open());
+    check_equal!(guest::low(0x1_001e, 4, channels[0])[2], 0x4_0000, "status of the first channel");
+    check_equal!(guest::low(0x1_001e, 61_000, channels[8])[2], 0x81_0000, "the longest message");
+    check_equal!(guest::low(0x1_001e, 61_001, channels[8])[2], 0, "a longer one");
+    for channel in channels {
+        let _ = guest::low(0x6_001e, 0, channel);
+    }
+    // Keys, of which earlier tests have left some.
+    let (mut taken, mut refused) = (0, 0);
+    for key in
+        [b"info-set guestinfo.a 1", b"info-set guestinfo.b 1", b"info-set guestinfo.c 1", b"info-set guestinfo.d 1"]
+    {
+        let said = guest::ask(key, &mut reply);
+        taken += u32::from(said == Ok(b"1 "));
+        refused += u32::from(said == Ok(b"0 Too many keys"));
+    }
+    check_equal!(taken + refused, 4, "keys taken or refused");
+    check!((1..4).contains(&refused), "{refused} of 4 keys were refused");
+    // The log: a burst is let through, then it is enough.
+    let mut line = [b'.'; 200];
+    line[..4].copy_from_slice(b"log ");
+    let mut heard = 0;
+    for _ in 0..200 {
+        if guest::ask(&line, &mut reply) == Ok(&b"1 "[..]) {
+            heard += 1;
+        }
+    }
+    check!((1..100).contains(&heard), "{heard} of 200 lines were taken");
+    check_equal!(guest::ask(b"info-get guestinfo.test", &mut reply), Ok(&b"1 kept"[..]), "the value");
     Ok(())
 }

@@ -22,6 +22,13 @@ const VM_KEYS: &[&str] = &[
     "affinity",
     "vmware",
     "vmware-strict",
+    "vmware-channels",
+    "vmware-message",
+    "vmware-keys",
+    "vmware-store",
+    "vmware-log",
+    "vmware-user",
+    "vmware-kernel",
     "time-sync",
     "wfe",
     "watchdog",
@@ -283,7 +290,12 @@ impl<'t> Reader<'t> {
         let action =
             entry(table, "watchdog-action").map_or(Some(bundle::WATCHDOG_RESET), |found| self.watchdog_action(&found));
         let choices = entry(table, "watchdog-actions").map_or(Some(0), |found| self.watchdog_choices(&found));
+        let quota = self.quota(table);
+        let (user_calls, kernel_calls) = (self.calls(table, "vmware-user"), self.calls(table, "vmware-kernel"));
         Some(bundle::Doors {
+            quota: quota?,
+            user_calls: user_calls?,
+            kernel_calls: kernel_calls?,
             vmware: vmware?,
             strict: strict?,
             time_sync: time_sync?,
@@ -314,6 +326,63 @@ impl<'t> Reader<'t> {
         };
         let bits: Vec<_> = list.iter().map(|value| self.watchdog_action(&Entry { key: found.key, value })).collect();
         bits.into_iter().try_fold(0, |set, number| Some(set | 1 << number?))
+    }
+
+    /// How much a guest may have of VMware's service.
+    fn quota(&mut self, table: &DeTable<'t>) -> Option<bundle::Quota> {
+        let usual = bundle::Quota::default();
+        let mut bound = |key, usual: u64, range, what: &str| {
+            entry(table, key).map_or(Some(usual), |found| self.bytes_or_number(&found, range, what))
+        };
+        let channels = bound("vmware-channels", usual.channels.into(), bundle::Quota::CHANNELS, "channels");
+        let message = bound("vmware-message", usual.message.into(), bundle::Quota::MESSAGE, "bytes in a message");
+        let keys = bound("vmware-keys", usual.keys.into(), bundle::Quota::KEYS, "keys");
+        let store = bound("vmware-store", usual.store.into(), bundle::Quota::STORE, "bytes in all values");
+        let log = bound("vmware-log", usual.log.into(), bundle::Quota::LOG, "bytes a second for the log");
+        Some(bundle::Quota {
+            channels: channels? as u16,
+            message: message? as u32,
+            keys: keys? as u16,
+            store: store? as u32,
+            log: log? as u32,
+        })
+    }
+
+    /// A number, or a size as text, within `range`, which `what` counts.
+    fn bytes_or_number(
+        &mut self,
+        entry: &Entry<'_, 't>,
+        range: std::ops::RangeInclusive<u64>,
+        what: &str,
+    ) -> Option<u64> {
+        if entry.value.get_ref().as_str().is_none() {
+            return self.number(entry, range, what);
+        }
+        let size = self.size(entry)?;
+        if !range.contains(&size) {
+            self.wrong(entry, format!("{what}: it must be from {} to {}", range.start(), range.end()));
+        }
+        range.contains(&size).then_some(size)
+    }
+
+    /// The groups of calls that a level may make.
+    fn calls(&mut self, table: &DeTable<'t>, key: &str) -> Option<bundle::Calls> {
+        let Some(found) = entry(table, key) else { return Some(bundle::Calls::ALL) };
+        let names = bundle::Calls::NAMES;
+        let known = |value: &Spanned<DeValue<'t>>| {
+            let name = value.get_ref().as_str()?;
+            names.iter().position(|known| *known == name)
+        };
+        let bits = found
+            .value
+            .get_ref()
+            .as_array()
+            .and_then(|array| array.iter().try_fold(0u8, |bits, value| known(value).map(|bit| bits | 1 << bit)));
+        if bits.is_none() {
+            let all = names.map(|name| format!("\"{name}\"")).join(", ");
+            self.wrong(&found, format!("write a list of what this level may call, of {all}; [] for nothing"));
+        }
+        bits.map(bundle::Calls)
     }
 
     fn yes(&mut self, entry: &Entry<'_, 't>) -> Option<bool> {

@@ -1,6 +1,7 @@
 //! Every mistake gets its line, its reason and its remedy.
 
 use super::Site;
+use abi::bundle::{Calls, Quota};
 use std::path::Path;
 
 const GOOD: &str = r#"[host]
@@ -126,7 +127,7 @@ fn unknown_keys_name_the_nearest_known_one() {
     let said = after("weight = 200", "colour = \"red\"");
     assert_eq!(
         said,
-        "site.toml:19: colour: there is no such key; [[vm]] has name, vcpus, memory, kernel, initrd, cmdline, weight, affinity, vmware, vmware-strict, time-sync, wfe, watchdog, watchdog-action, watchdog-actions, watchdog-user, vcpu-watchdog, sbsa-watchdog"
+        "site.toml:19: colour: there is no such key; [[vm]] has name, vcpus, memory, kernel, initrd, cmdline, weight, affinity, vmware, vmware-strict, vmware-channels, vmware-message, vmware-keys, vmware-store, vmware-log, vmware-user, vmware-kernel, time-sync, wfe, watchdog, watchdog-action, watchdog-actions, watchdog-user, vcpu-watchdog, sbsa-watchdog"
     );
     assert!(after("[host]", "[hosts]").contains("site.toml:1: hosts: there is no such key; did you mean `host`?"));
 }
@@ -174,4 +175,31 @@ fn files_that_are_not_there_are_told_with_their_line() {
     assert!(said.contains("images/Image\": there is no such file"), "{said}");
     let said = Site::load(Path::new("nowhere.toml")).unwrap_err().to_string();
     assert!(said.starts_with("nowhere.toml: cannot be read"), "{said}");
+}
+
+#[test]
+fn what_a_guest_may_have_of_vmwares_service() {
+    let with = |lines: &str| format!("{GOOD}vmware = true\n{lines}\n");
+    let doors = |lines: &str| site(&with(lines)).vms[1].doors;
+    let usual = doors("");
+    assert_eq!((usual.quota, usual.user_calls, usual.kernel_calls), (Quota::default(), Calls::ALL, Calls::ALL));
+    let own = doors(
+        "vmware-channels = 8\nvmware-message = \"4K\"\nvmware-keys = 3\nvmware-store = 70000\nvmware-log = 0\n\
+         vmware-user = [\"rpc\", \"own\"]\nvmware-kernel = []",
+    );
+    assert_eq!(own.quota, Quota { channels: 8, message: 4096, keys: 3, store: 70_000, log: 0 });
+    assert_eq!((own.user_calls, own.kernel_calls), (Calls(Calls::RPC | Calls::OWN), Calls(0)));
+    let said = |lines: &str| mistakes(&with(lines));
+    assert_eq!(
+        said("vmware-channels = 1"),
+        "site.toml:22: vmware-channels = 1: channels: it must be a whole number from 2 to 256"
+    );
+    assert_eq!(
+        said("vmware-message = \"1M\""),
+        "site.toml:22: vmware-message = \"1M\": bytes in a message: it must be from 256 to 65536"
+    );
+    let list = "write a list of what this level may call, of \"rpc\", \"time\", \"hardware\", \"own\"; [] for nothing";
+    assert_eq!(said("vmware-user = [\"rcp\"]"), format!("site.toml:22: vmware-user = [\"rcp\"]: {list}"));
+    assert_eq!(said("vmware-kernel = true"), format!("site.toml:22: vmware-kernel = true: {list}"));
+    assert!(said("vmware-key = 1").contains("did you mean `vmware-keys`?"));
 }

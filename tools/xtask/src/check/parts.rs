@@ -6,6 +6,7 @@ use crate::setup::guests;
 use crate::tree::{Tree, words};
 use crate::trial::Trial;
 use crate::{bench, lint, linux_bench};
+use abi::bundle::{Calls, Quota};
 use anyhow::{Context, Result};
 use croft::site::Vm;
 use std::io::{BufRead, BufReader};
@@ -123,6 +124,11 @@ fn payload(tree: &Tree, image: &Image, model: &str, options: &str) -> Tally {
     vm.doors.wfe = image.name == "wfe";
     vm.doors.generic_watchdog = image.name == "watchdog";
     vm.doors.watchdog_action = abi::bundle::WATCHDOG_RESET;
+    if image.name == "doors" {
+        // What `quota` on its command line means to it.
+        vm.doors.quota = Quota { channels: 8, message: 61_000, keys: 4, store: 128 << 10, log: 1024 };
+        vm.doors.user_calls = Calls(Calls::ALL.0 & !Calls::TIME);
+    }
     let trial = Trial { vm, cpu: model.to_owned(), cpus: PAYLOAD_CPUS, icount: false, limit: PAYLOAD_LIMIT };
     let report = match trial.under_undercroft(tree) {
         Ok(report) => report,
@@ -140,6 +146,7 @@ fn payload(tree: &Tree, image: &Image, model: &str, options: &str) -> Tally {
 fn words_for(payload: &str) -> &'static str {
     match payload {
         "hostile" => "loops=4000",
+        "doors" => "quota",
         _ => "",
     }
 }
