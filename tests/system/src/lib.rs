@@ -7,7 +7,7 @@
 //! ```text
 //! cargo test -p system                    what CI runs
 //! cargo test -p system -- reboot          only scenarios with this in their names
-//! cargo test -p system -- --full          all of them (or with UNDERCROFT_FULL=1); takes hours
+//! cargo test -p system -- --full          all of them (or with UNDERCROFT_FULL=1)
 //! ```
 //!
 //! `UNDERCROFT_LOGS=DIR` keeps all consoles and logs, a folder for each emulated machine.
