@@ -133,7 +133,8 @@ impl Channels {
         }
         let id = port_and_id(x);
         let calls = self.calls;
-        let buffered = self.buffered();
+        // Only a new message needs to know, and there are many calls for each.
+        let buffered = if which == sub::SEND_SIZE { self.buffered() } else { 0 };
         let Some(channel) = self.find(id, [x[4] as u32, x[5] as u32]) else {
             return finish(x, status::CLOSED);
         };

@@ -143,7 +143,11 @@ pub fn ask<'a>(message: &[u8], reply: &'a mut [u8]) -> Result<&'a [u8], RpcError
     result.map(|length| &reply[..length])
 }
 
-fn exchange(channel: [u64; 3], message: &[u8], reply: &mut [u8]) -> Result<usize, RpcError> {
+/// Sends `message` on an open channel (its number, and its cookies: high and low) and gives how much of `reply` came.
+///
+/// # Errors
+/// Which step failed.
+pub fn exchange(channel: [u64; 3], message: &[u8], reply: &mut [u8]) -> Result<usize, RpcError> {
     let good = |x: &Registers| x[2] >> 16 & 1 != 0;
     if !good(&low(0x1_001e, message.len() as u64, channel)) {
         return Err(RpcError::Send);

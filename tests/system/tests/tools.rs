@@ -125,8 +125,8 @@ fn tools(release: &Release) -> Result<()> {
     guest.prepare()?;
     table(&guest, release)?;
     guest.passes("big", "big_values")?;
-    guest.passes("eight", if full() { "eight 40" } else { "eight 3" })?;
-    let killed = guest.passes("killed", if full() { "killed_callers 400" } else { "killed_callers 80" })?;
+    guest.passes("eight", if full() { "eight 20" } else { "eight 3" })?;
+    let killed = guest.passes("killed", if full() { "killed_callers 200" } else { "killed_callers 80" })?;
     println!("{}: {}", release.name, killed.trim());
     values_from_outside(&guest)?;
     daemon(&guest, release)?;
