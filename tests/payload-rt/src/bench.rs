@@ -101,15 +101,21 @@ pub fn version_by_hvc() -> u64 {
     version!("hvc #0x86")
 }
 
-/// A call through the debug channel with these X0 to X7, which may move a buffer that they name.
-pub fn door(x: &mut [u64; 8]) {
-    // SAFETY: reading this status register has no effect of its own. The hypervisor changes X0 to X6, and memory only
-    // where X0 to X7 say so: the caller's buffer.
+/// A bulk transfer from `address` to the host on an open channel (its number, and its cookies: high and low). Says whether
+/// it was taken.
+pub fn bulk_out(channel: [u64; 3], address: u64, length: u64) -> bool {
+    crate::memory::outside_image(address, length);
+    let [id, high, low] = channel;
+    let mut status = 0x1_0000_u64;
+    // SAFETY: reading this status register has no effect of its own. The hypervisor reads the buffer, which is none of
+    // Rust's, and changes X1.
     unsafe {
         asm!("mrs xzr, mdccsr_el0",
-            inout("x0") x[0], inout("x1") x[1], inout("x2") x[2], inout("x3") x[3],
-            inout("x4") x[4], inout("x5") x[5], inout("x6") x[6], in("x7") x[7], options(nostack));
+            inout("x0") 0x564d_5868_u64 => _, inout("x1") status, inout("x2") length => _,
+            inout("x3") id << 16 | 0x5659 => _, inout("x4") address => _, inout("x5") low => _, inout("x6") high => _,
+            in("x7") 0x86_0000_0018_u64, options(nostack));
     }
+    status == 0x1_0000
 }
 
 /// A WFE that would wait and asks for nothing. Before it `SEVL` and a `WFE` that uses the event up, which do not count.
