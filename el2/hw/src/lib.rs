@@ -21,6 +21,7 @@ mod mmio;
 pub mod mmu;
 pub mod nopreempt;
 pub mod percpu;
+pub mod probe;
 pub mod rndr;
 pub mod selftest;
 pub mod stack;

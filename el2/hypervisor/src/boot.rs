@@ -132,6 +132,9 @@ fn start(platform: &mut Platform<'static>) -> ! {
     if arguments.tdcc_in_hardware {
         doors::leave_tdcc_in_hardware();
     }
+    if !host::probe_wfe() {
+        log::info!("WFE does not trap on this machine: guests that ask through it get no answer");
+    }
     for word in arguments.unknown() {
         log::warn!(
             "the boot argument \"{word}\" is unknown; known are link=text|framed, all-off=stay|poweroff, exit-times=off|on"
@@ -263,6 +266,9 @@ fn make_vms(platform: &Platform<'static>) -> Result<(), String> {
     memory::prepare_heap(services + blocks * 16 + u64::from(vcpus) * 4 * PAGE_SIZE)
         .map_err(|error| alloc::format!("{error}"))?;
     for (id, config) in (0..).map(VmId).zip(bundle.vms()) {
+        if config.doors.wfe && !host::wfe_traps() {
+            log::warn!("{}: its WFE channel stays closed: WFE does not trap on this machine", config.name);
+        }
         match vm::create(id, config, bundle) {
             Ok(vm) => {
                 vm.start();

@@ -477,7 +477,7 @@ impl backdoor::Host for Caller {
     fn features(&mut self) -> u64 {
         let policy = &self.vm.config.doors;
         let mut features = 0;
-        if policy.wfe {
+        if policy.wfe && host::wfe_traps() {
             features |= own::features::WFE;
         }
         if !self.unprivileged || policy.watchdog_user {

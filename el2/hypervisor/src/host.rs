@@ -31,6 +31,7 @@ pub(crate) struct Host {
 
 static HOST: Once<Host> = Once::new();
 static OVERCOMMITTED: AtomicBool = AtomicBool::new(false);
+static WFE_TRAPS: AtomicBool = AtomicBool::new(false);
 static TICKS_PER_MICROSECOND: AtomicU64 = AtomicU64::new(1);
 
 /// Why Undercroft cannot run here.
@@ -150,6 +151,20 @@ pub(crate) fn init_cpu() {
 #[must_use]
 pub(crate) fn ticks(microseconds: u64) -> u64 {
     microseconds.saturating_mul(TICKS_PER_MICROSECOND.load(Ordering::Relaxed))
+}
+
+/// Tries whether WFE traps here, on the boot CPU for all: the CPUs of one machine do not differ in that. IRQs are masked, and no
+/// guest has run.
+pub(crate) fn probe_wfe() -> bool {
+    let traps = hw::probe::traps_wfe();
+    WFE_TRAPS.store(traps, Ordering::Relaxed);
+    traps
+}
+
+/// See [`probe_wfe`].
+#[must_use]
+pub(crate) fn wfe_traps() -> bool {
+    WFE_TRAPS.load(Ordering::Relaxed)
 }
 
 /// Says whether there are more vCPUs than CPUs, so that a waiting vCPU's CPU has something else to do.
