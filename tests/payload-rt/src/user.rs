@@ -111,18 +111,29 @@ pub fn map(number: u64, to: u64, page: Page) {
 /// Runs `code` at `level` with `x` in the general registers and interrupts masked.
 #[must_use]
 pub fn run(level: Level, code: &[u32], x: [u64; 31]) -> End {
+    load(code);
+    run_again(level, 0, x)
+}
+
+/// Puts `code` into the window's first page, for [`run_again`].
+pub fn load(code: &[u32]) {
     table();
     let at = CODE.load(Ordering::Relaxed);
     for (index, &word) in (0..).zip(code.iter().chain(&[SVC])) {
         memory::write32(at + 4 * index, word);
         instruction::publish(at + 4 * index);
     }
+}
+
+/// As [`run`], with code that is in the window already ([`load`]), from its instruction number `first`.
+#[must_use]
+pub fn run_again(level: Level, first: u64, x: [u64; 31]) -> End {
     let state = match level {
         Level::User => 0x3c0,
         Level::Kernel => 0x3c4,
     };
     // Flags that nobody would leave by chance.
-    let mut end = End { x, elr: address(0), spsr: state | 0xa << 28, esr: 0, far: 0, sp: 0x5a5a_5a50 };
+    let mut end = End { x, elr: address(0) + 4 * first, spsr: state | 0xa << 28, esr: 0, far: 0, sp: 0x5a5a_5a50 };
     // SAFETY: the code runs with the window's pages and general registers only; what it may not touch it cannot reach at
     // EL0, and at EL1 the callers' instructions are calls and system register accesses.
     unsafe { user_enter(&raw mut end) };

@@ -18,6 +18,8 @@ fn main() -> ExitCode {
     for seed in seeds {
         scenarios.push(scenario(format!("isolation::hostile_seed_{seed}"), move || hostile(seed, loops)));
     }
+    let calls = if full() { 5_000_000 } else { 500_000 };
+    scenarios.push(scenario("isolation::a_storm_of_calls", move || storm(calls)));
     system::run(scenarios)
 }
 
@@ -76,5 +78,32 @@ fn hostile(seed: u32, loops: u32) -> Result<()> {
     let of_others: Vec<&String> = of_others.iter().filter(|line| !line.contains(": hostile: ")).collect();
     ensure!(of_others.is_empty(), "the hypervisor complains of others: {of_others:?}");
     ensure!(run.damage() == 0, "the link was damaged");
+    Ok(())
+}
+
+/// A guest calls with any registers, a million times and more, through all of its doors; its neighbour computes, prints what
+/// it prints when it is alone, and has not one exit for calls or WFE.
+fn storm(calls: u32) -> Result<()> {
+    let expected = alone()?;
+    let seed = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_secs();
+    let mut storm = guest::payload("storm", "storm", 2, &format!("seed={seed} calls={calls}"))?;
+    storm.doors.vmware = true;
+    storm.doors.wfe = true;
+    let vms = vec![guest::payload("neighbour", "neighbour", 2, STEPS)?, storm];
+    let run = Host { cpu: "max", ..Host::default() }.start_and_stay(vms)?;
+    let output = to_its_end(&run, "neighbour")?;
+    ensure!(output == expected, "seed {seed}: the neighbour printed:\n{output}\nbut alone:\n{expected}");
+    run.wait_for("storm", BOOT * if full() { 20 } else { 2 }, Condition::is_off)?;
+    let output = to_its_end(&run, "storm")?;
+    ensure!(output.contains("payload: 5 passed, 0 failed, 0 skipped"), "seed {seed}: the storm printed:\n{output}");
+    let of_others: Vec<String> = log::complaints(&run.log().transcript());
+    let of_others: Vec<&String> = of_others.iter().filter(|line| !line.contains(": storm: ")).collect();
+    ensure!(of_others.is_empty(), "seed {seed}: the hypervisor complains of others: {of_others:?}");
+    let statistics = run.statistics(BOOT)?;
+    let exits = |name: &str| statistics.lines().find(|line| line.starts_with(&format!("{name}: "))).unwrap_or_default();
+    let has = |name: &str, reason: &str| exits(name).split_whitespace().any(|word| word == reason);
+    ensure!(!has("neighbour", "call") && !has("neighbour", "wfe"), "exits of the neighbour: {}", exits("neighbour"));
+    ensure!(has("storm", "call"), "exits of the storm: {}", exits("storm"));
+    ensure!(run.damage() == 0, "seed {seed}: the link was damaged");
     Ok(())
 }

@@ -15,6 +15,10 @@ use std::time::Duration;
 
 /// The machine models that payloads run on: everything that QEMU can emulate, and a core of Armv8.0.
 const PAYLOAD_MODELS: [&str; 2] = ["max", "cortex-a72"];
+/// More models for the doors, which depend on what a CPU can trap.
+const DOOR_MODELS: [&str; 2] = ["cortex-a57", "cortex-a76"];
+/// The doors' payloads.
+const DOORS: [&str; 2] = ["doors", "wfe"];
 /// CPUs of a payload's host.
 const PAYLOAD_CPUS: u8 = 2;
 /// vCPUs of a payload's VM: more than there are CPUs, so that they must take turns.
@@ -102,8 +106,9 @@ fn payloads(tree: &Tree, name: &str) -> Result<Tally> {
     let chosen = |image: &&Image| if is_payload { image.name == name } else { !OTHERS.contains(&&*image.name) };
     let options = if is_payload || name.is_empty() { String::new() } else { format!("test={name}") };
     let mut tally = Tally::default();
-    for model in PAYLOAD_MODELS {
-        for image in images.iter().filter(chosen) {
+    for model in PAYLOAD_MODELS.into_iter().chain(DOOR_MODELS) {
+        let concerned = |image: &&Image| !DOOR_MODELS.contains(&model) || DOORS.contains(&&*image.name);
+        for image in images.iter().filter(chosen).filter(concerned) {
             println!("-- {} on {model}", image.name);
             let mut one = payload(tree, image, model, &options);
             for text in one.failures.iter_mut().chain(&mut one.skipped) {
@@ -120,8 +125,8 @@ fn payload(tree: &Tree, image: &Image, model: &str, options: &str) -> Tally {
     let mut vm = Vm::new(&*image.name, &image.path, 64 << 20);
     vm.vcpus = PAYLOAD_VCPUS;
     vm.cmdline = format!("{} {options}", words_for(&image.name)).trim().to_owned();
-    vm.doors.vmware = matches!(&*image.name, "doors" | "wfe");
-    vm.doors.wfe = image.name == "wfe";
+    vm.doors.vmware = matches!(&*image.name, "doors" | "wfe" | "storm");
+    vm.doors.wfe = matches!(&*image.name, "wfe" | "storm");
     vm.doors.generic_watchdog = image.name == "watchdog";
     vm.doors.watchdog_action = abi::bundle::WATCHDOG_RESET;
     if image.name == "doors" {
@@ -147,6 +152,7 @@ fn words_for(payload: &str) -> &'static str {
     match payload {
         "hostile" => "loops=4000",
         "doors" => "quota",
+        "storm" => "calls=20000",
         _ => "",
     }
 }
