@@ -38,7 +38,7 @@
 
 use crate::id::{HostIds, fields};
 
-/// HCR_EL2.TWI: trap WFI. Set while another vCPU wants the CPU or none is pinned; clear for a vCPU alone on its CPU.
+/// HCR_EL2.TWI: trap WFI. Set for a vCPU whose CPU others may need; clear for one that has a CPU of its own.
 pub const HCR_TWI: u64 = 1 << 13;
 /// HCR_EL2.TWE: trap WFE.
 pub const HCR_TWE: u64 = 1 << 14;

@@ -16,7 +16,7 @@
 //! their difference, so they may wrap.
 //!
 //! Beside the queue there are [`Alarms`], the deadlines that a CPU's timer serves, and [`Parking`], a thread's state and
-//! the protocol by which no wake-up is lost.
+//! the protocol by which no wake-up is lost. [`has_cpu_of_its_own`] says who may keep its CPU while it waits.
 #![no_std]
 #![forbid(unsafe_code)]
 
@@ -26,6 +26,7 @@ mod alarms;
 mod heap;
 mod parking;
 mod queue;
+mod room;
 #[cfg(test)]
 mod simulation;
 
@@ -37,3 +38,4 @@ mod sync {
 pub use alarms::{Alarm, Alarms};
 pub use parking::Parking;
 pub use queue::{Affinity, Arrival, Entity, RunQueue, ThreadId, Timing, Weight};
+pub use room::has_cpu_of_its_own;

@@ -97,10 +97,10 @@ impl Vgic {
 /// The physical PPIs behind the interrupts `linked`, as a bitmap.
 pub(crate) fn physical_set(linked: u32, physical: &[u8; 32]) -> u32 {
     let mut set = 0;
-    for (index, &number) in physical.iter().enumerate() {
-        if linked >> index & 1 != 0 {
-            set |= 1 << (number & 31);
-        }
+    let mut rest = linked;
+    while rest != 0 {
+        set |= physical.get(rest.trailing_zeros() as usize).map_or(0, |number| 1 << (number & 31));
+        rest &= rest - 1;
     }
     set
 }

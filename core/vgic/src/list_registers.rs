@@ -84,6 +84,18 @@ impl ListRegisters {
     }
 }
 
+impl ListRegisters {
+    /// After a sync, the owner has emptied the hardware's list registers: nothing in them needs to be overwritten. What `lr`
+    /// holds does not matter any more.
+    pub const fn forget(&mut self) {
+        self.used = 0;
+        self.dirty = 0;
+        self.stale = 0;
+        self.deactivate = 0;
+        self.hcr = virtual_control::EN | virtual_control::TDIR;
+    }
+}
+
 impl Default for ListRegisters {
     fn default() -> Self {
         Self::new()

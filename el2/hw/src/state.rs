@@ -5,8 +5,8 @@
 //! first access, which loads them ([`load_fp`], [`load_debug`]). A vCPU that has breakpoints enabled gets its debug
 //! registers at once, since they act without being accessed.
 //!
-//! The list registers and the virtual interrupt interface are moved here too; what they mean is the GIC model's
-//! business.
+//! The virtual interrupt interface is moved here too. The list registers are not: they are empty between vCPUs, as the
+//! GIC model takes their contents back when a vCPU leaves, and chooses afresh when it comes.
 
 use core::arch::global_asm;
 
@@ -199,11 +199,9 @@ struct DebugState {
 /// The virtual interrupt interface of a vCPU that is not on a CPU.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct InterruptState {
-    /// ICH_LR0_EL2 and up.
-    pub list: [u64; 16],
     /// ICH_VMCR_EL2.
     pub vmcr: u64,
-    /// ICH_HCR_EL2.
+    /// ICH_HCR_EL2, to be loaded.
     pub hcr: u64,
     /// ICH_AP0R0_EL2 and up.
     pub active_priorities_0: [u64; 4],
@@ -389,20 +387,13 @@ impl GuestState {
 
 impl InterruptState {
     fn load(&self, features: &Features) {
-        for (index, &value) in self.list.iter().enumerate().take(usize::from(features.list_registers)) {
-            write_list_register(index, value);
-        }
         sysreg::ich_vmcr_el2::write(self.vmcr);
         sysreg::ich_hcr_el2::write(self.hcr);
         active_priorities::load(&self.active_priorities_0, &self.active_priorities_1, features.priority_words);
     }
 
     fn save(&mut self, features: &Features) {
-        for (index, value) in self.list.iter_mut().enumerate().take(usize::from(features.list_registers)) {
-            *value = read_list_register(index);
-        }
         self.vmcr = sysreg::ich_vmcr_el2::read();
-        self.hcr = sysreg::ich_hcr_el2::read();
         active_priorities::save(&mut self.active_priorities_0, &mut self.active_priorities_1, features.priority_words);
         sysreg::ich_hcr_el2::write(0);
     }
@@ -450,15 +441,36 @@ mod active_priorities {
     indexed!(pub(super) read_1, write_1, "active priorities of group 1,",
         0 = "ich_ap1r0_el2", 1 = "ich_ap1r1_el2", 2 = "ich_ap1r2_el2", 3 = "ich_ap1r3_el2");
 
+    /// Nearly all CPUs have one word, whose registers are reached without a loop.
+    #[inline(always)]
     pub(super) fn load(group_0: &[u64; 4], group_1: &[u64; 4], words: u8) {
-        for (index, (&zero, &one)) in group_0.iter().zip(group_1).enumerate().take(usize::from(words)) {
+        write_0(0, group_0[0]);
+        write_1(0, group_1[0]);
+        if words > 1 {
+            load_rest(group_0, group_1, words);
+        }
+    }
+
+    #[cold]
+    fn load_rest(group_0: &[u64; 4], group_1: &[u64; 4], words: u8) {
+        for (index, (&zero, &one)) in group_0.iter().zip(group_1).enumerate().take(usize::from(words)).skip(1) {
             write_0(index, zero);
             write_1(index, one);
         }
     }
 
+    #[inline(always)]
     pub(super) fn save(group_0: &mut [u64; 4], group_1: &mut [u64; 4], words: u8) {
-        for (index, (zero, one)) in group_0.iter_mut().zip(group_1).enumerate().take(usize::from(words)) {
+        group_0[0] = read_0(0);
+        group_1[0] = read_1(0);
+        if words > 1 {
+            save_rest(group_0, group_1, words);
+        }
+    }
+
+    #[cold]
+    fn save_rest(group_0: &mut [u64; 4], group_1: &mut [u64; 4], words: u8) {
+        for (index, (zero, one)) in group_0.iter_mut().zip(group_1).enumerate().take(usize::from(words)).skip(1) {
             *zero = read_0(index);
             *one = read_1(index);
         }

@@ -256,7 +256,6 @@ fn make_vms(platform: &Platform<'static>) -> Result<(), String> {
     let bytes = physical::constant(initrd.start, initrd.size);
     let bundle = Bundle::parse(bytes, physical::crc32c).map_err(|error| alloc::format!("the bundle: {error}"))?;
     let vcpus: u32 = bundle.vms().map(|vm| u32::from(vm.vcpus)).sum();
-    host::set_overcommitted(vcpus > STARTED.load(Ordering::Acquire));
     // Messages, values and what the allocator loses between them.
     let services = bundle.vms().filter(|vm| vm.doors.vmware).count() as u64 * (4 << 20);
     if bundle.vms().any(|vm| watchdog::may_be_used(&vm.doors)) {
@@ -269,12 +268,13 @@ fn make_vms(platform: &Platform<'static>) -> Result<(), String> {
         if config.doors.wfe && !host::wfe_traps() {
             log::warn!("{}: its WFE channel stays closed: WFE does not trap on this machine", config.name);
         }
-        match vm::create(id, config, bundle) {
-            Ok(vm) => {
-                vm.start();
-            }
-            Err(reason) => log::error!("{reason}"),
+        if let Err(reason) = vm::create(id, config, bundle) {
+            log::error!("{reason}");
         }
+    }
+    // Only now: what a vCPU may do with its CPU depends on who else may come.
+    for vm in vm::all() {
+        vm.start();
     }
     Ok(())
 }

@@ -209,7 +209,7 @@ pub(crate) fn short_wait(vcpu: &'static Vcpu, context: &mut VcpuContext) -> bool
     // All words of the channel have the same upper half: one comparison is all that an ordinary WFE pays.
     let reason = match context.x[0] {
         word if (word >> 32) as u32 != WORDS => {
-            if host::is_overcommitted() {
+            if vcpu.gives_way() {
                 return false;
             }
             Reason::Wfe

@@ -30,7 +30,6 @@ pub(crate) struct Host {
 }
 
 static HOST: Once<Host> = Once::new();
-static OVERCOMMITTED: AtomicBool = AtomicBool::new(false);
 static WFE_TRAPS: AtomicBool = AtomicBool::new(false);
 static TICKS_PER_MICROSECOND: AtomicU64 = AtomicU64::new(1);
 
@@ -165,16 +164,4 @@ pub(crate) fn probe_wfe() -> bool {
 #[must_use]
 pub(crate) fn wfe_traps() -> bool {
     WFE_TRAPS.load(Ordering::Relaxed)
-}
-
-/// Says whether there are more vCPUs than CPUs, so that a waiting vCPU's CPU has something else to do.
-pub(crate) fn set_overcommitted(overcommitted: bool) {
-    OVERCOMMITTED.store(overcommitted, Ordering::Relaxed);
-}
-
-/// See [`set_overcommitted`].
-#[inline(always)]
-#[must_use]
-pub(crate) fn is_overcommitted() -> bool {
-    OVERCOMMITTED.load(Ordering::Relaxed)
 }

@@ -754,6 +754,12 @@ fn place(affinity: u64, weight: u16) -> &'static Cpu {
     home
 }
 
+/// Whether `thread` finds a CPU that none of `all`, the vCPUs of the host, needs but itself.
+pub(crate) fn has_cpu_of_its_own<'a>(thread: &Thread, all: impl Iterator<Item = &'a &'static Vcpu>) -> bool {
+    let affinity = |thread: &Thread| Affinity(thread.affinity.load(Ordering::Relaxed));
+    ::sched::has_cpu_of_its_own(affinity(thread), all.filter_map(|vcpu| vcpu.made_thread()).map(affinity), online())
+}
+
 /// Some CPU that takes part, another one each time.
 fn any_cpu(salt: u32) -> CpuId {
     // The counter's low bits, stirred (Knuth's multiplicative hash): nobody has to be unable to guess it.

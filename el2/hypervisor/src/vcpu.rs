@@ -102,6 +102,8 @@ pub(crate) struct Vcpu {
     /// It is on: its state belongs into the registers of the CPU that its thread runs on. Its own thread's business.
     resident: AtomicBool,
     requests: AtomicU32,
+    /// Others may need its CPU: it gives it away while it waits.
+    gives_way: AtomicBool,
     list: IrqLock<ListRegisters>,
     /// How often the model has been brought up to date, for those who wait for it.
     syncs: AtomicU32,
@@ -153,6 +155,7 @@ impl Vcpu {
             loaded_on: AtomicU32::new(NOWHERE),
             resident: AtomicBool::new(false),
             requests: AtomicU32::new(0),
+            gives_way: AtomicBool::new(false),
             list: IrqLock::new(ListRegisters::new()),
             syncs: AtomicU32::new(0),
             list_filled: AtomicU32::new(0),
@@ -172,6 +175,12 @@ impl Vcpu {
         self.syncs.load(Ordering::Acquire)
     }
 
+    /// Its thread, if there was memory for one.
+    #[must_use]
+    pub(crate) fn made_thread(&self) -> Option<&'static Thread> {
+        self.thread.get().copied()
+    }
+
     /// Its thread.
     #[must_use]
     pub(crate) fn thread(&self) -> &'static Thread {
@@ -188,6 +197,13 @@ impl Vcpu {
             sched::interrupt(self.thread());
         }
         sched::wake(self.thread());
+    }
+
+    /// Whether others may need its CPU. Otherwise it waits in the guest, by the CPU's own WFI.
+    #[inline(always)]
+    #[must_use]
+    pub(crate) fn gives_way(&self) -> bool {
+        self.gives_way.load(Ordering::Relaxed)
     }
 
     /// Whether something is asked of it.
@@ -252,20 +268,22 @@ impl Vcpu {
     fn save(&self) {
         let mut list = self.list.lock();
         self.collect(&mut list);
+        let mut used = list.used;
         let mut gic = self.vm.gic.lock();
         let others = gic.sync(self.id, &mut list);
-        let physical = gic.detach_hardware(self.id);
+        let mut physical = gic.detach_hardware(self.id);
         drop(gic);
         // The model has everything now; what is loaded next time is chosen afresh.
-        *list = ListRegisters::new();
+        while used != 0 {
+            write_list_register(used.trailing_zeros() as usize, 0);
+            used &= used - 1;
+        }
+        list.forget();
         drop(list);
-        let mut state = self.state.lock();
-        state.save(&host::get().features);
-        state.interrupts.list = [0; 16];
-        state.interrupts.hcr = virtual_control::EN | virtual_control::TDIR;
-        drop(state);
-        for interrupt in (0..32).filter(|bit| physical >> bit & 1 != 0) {
-            gic::set_active(units::IntId(interrupt), false);
+        self.state.lock().save(&host::get().features);
+        while physical != 0 {
+            gic::set_active(units::IntId(physical.trailing_zeros()), false);
+            physical &= physical - 1;
         }
         self.loaded_on.store(NOWHERE, Ordering::Release);
         self.vm.refresh_others(others, self.id);
@@ -432,7 +450,9 @@ impl Vcpu {
         state.controls.cntvoff = self.vm.counter_offset();
         state.controls.os_lock = true;
         doors::prepare(&self.vm.config.doors, &mut state.controls);
-        if host::is_overcommitted() {
+        let gives_way = !sched::has_cpu_of_its_own(self.thread(), VCPUS.iter().filter_map(Once::get));
+        self.gives_way.store(gives_way, Ordering::Relaxed);
+        if gives_way {
             state.controls.hcr |= controls::HCR_TWI | controls::HCR_TWE;
         }
         state.reset(El1 {
@@ -444,7 +464,7 @@ impl Vcpu {
         });
         state.interrupts.hcr = virtual_control::EN | virtual_control::TDIR;
         drop(state);
-        *self.list.lock() = ListRegisters::new();
+        self.list.lock().forget();
         *self.physical_timer.lock() = PhysicalTimer::default();
         self.timer_list_register.store(0, Ordering::Relaxed);
     }

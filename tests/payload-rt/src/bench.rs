@@ -133,6 +133,43 @@ pub fn detection_by_wfe() -> u64 {
     )
 }
 
+/// Gives the CPU away: a WFE that would wait. With `fp`, after an instruction that uses an FP register.
+pub fn give_way(fp: bool) {
+    // SAFETY: a WFE has no effect but time; D0 is nobody's, and FP is not trapped to this level from the entry on.
+    unsafe {
+        if fp {
+            asm!(".arch_extension fp", "fmov d0, xzr", ".arch_extension nofp", options(nomem, nostack));
+        }
+        asm!("sevl", "wfe", "wfe", options(nomem, nostack));
+    }
+}
+
+/// What it takes to give the CPU away to another vCPU that does nothing but give it back ([`give_way`]), for each of the two
+/// switches: exit, choice of the next thread, the vCPU's state to memory and the other's into the CPU, entry. With `fp`, both
+/// use their FP registers in between.
+pub fn turns(fp: bool) -> u64 {
+    let (with, without) = if fp {
+        let without =
+            ticks!(ROUNDS, [], [".arch_extension fp", "fmov d0, xzr", ".arch_extension nofp", "sevl", "wfe"], [],);
+        let with = ticks!(
+            ROUNDS,
+            [],
+            [".arch_extension fp", "fmov d0, xzr", ".arch_extension nofp", "sevl", "wfe", "wfe"],
+            [],
+        );
+        (with, without)
+    } else {
+        (ticks!(ROUNDS, [], ["sevl", "wfe", "wfe"], [],), ticks!(ROUNDS, [], ["sevl", "wfe"], [],))
+    };
+    tenths(with, without, 2 * ROUNDS)
+}
+
+/// A loop of two instructions, so many times.
+pub fn spin(rounds: u64) {
+    // SAFETY: it counts down a register.
+    unsafe { asm!("2:", "subs {0}, {0}, #1", "b.ne 2b", inout(reg) rounds.max(1) => _, options(nomem, nostack)) };
+}
+
 /// A read of ID_AA64PFR0_EL1.
 pub fn id_register() -> u64 {
     tenths(ticks!(ROUNDS, [], ["mrs x10, S3_0_C0_C4_0"], [],), empty(), ROUNDS)

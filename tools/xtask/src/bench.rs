@@ -8,7 +8,7 @@
 
 use crate::tree::Tree;
 use crate::trial::Trial;
-use crate::{compile, linux_bench};
+use crate::{compile, linux_bench, switches};
 use abi::bundle::Doors;
 use anyhow::{Context, Result, ensure};
 use croft::site::Vm;
@@ -33,7 +33,7 @@ const fn row(name: &'static str, what: &'static str, most: f64, others: [&'stati
 }
 
 /// The rows that the gate knows. What the payload measures beside them is shown without a budget.
-const BUDGETS: [Budget; 11] = [
+const BUDGETS: [Budget; 16] = [
     row("null-hvc", "null call (HVC, PSCI_VERSION)", 150.0, ["4", "192", "568", "1,322"]),
     row("null-mdccsr", "null call (MDCCSR_EL0, GETVERSION)", 180.0, ["-"; 4]),
     row("rpc-100", "RPC of 100 bytes, 4 bytes a call", 25_000.0, ["-"; 4]),
@@ -45,13 +45,25 @@ const BUDGETS: [Budget; 11] = [
     row("self-sgi", "self-SGI: send, acknowledge, EOI", 600.0, ["9", "784", "1,135", "2,703"]),
     row("virtual-timer", "virtual timer: fire, acknowledge, EOI", 205.0, ["12", "211", "1,197", "2,621"]),
     row("reset-to-guest", "reset to a guest's first instruction", 1_000_000.0, ["700", "304,000", "105 M", "-"]),
+    row("thread-switch", "switch of the hypervisor's threads", 450.0, ["-"; 4]),
+    row("vcpu-switch", "from one guest to another, by a WFE", 1400.0, ["-"; 4]),
+    row("vcpu-switch-fp", "the same, both using FP registers", 1700.0, ["-"; 4]),
+    row("null-hvc-64-vms", "null call, 64 VMs", 150.0, ["-"; 4]),
+    row("vcpu-switch-64-vms", "from one guest to another, 64 VMs", 1400.0, ["-"; 4]),
 ];
+
+/// What must not cost more because there are many VMs: the row with many, and the one without.
+const CROWDS: [(&str, &str); 2] = [("null-hvc-64-vms", "null-hvc"), ("vcpu-switch-64-vms", "vcpu-switch")];
+/// By how much it may differ: a cell of a table that lies elsewhere.
+const CROWD_PART: f64 = 0.01;
 
 /// A measured operation.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Row {
-    name: String,
-    instructions: f64,
+    /// Which operation.
+    pub(crate) name: String,
+    /// What it takes.
+    pub(crate) instructions: f64,
 }
 
 /// What is to be measured, and where the result goes.
@@ -86,8 +98,9 @@ pub(crate) fn measure(tree: &Tree) -> Result<Vec<Row>> {
     let mut vm = Vm::new("bench", tree.target("payloads/bench.img"), 64 << 20);
     vm.doors = Doors { vmware: true, wfe: true, ..Doors::default() };
     let transcript = Trial::measured(vm, Duration::from_secs(120)).under_undercroft(tree)?.good()?;
-    let rows = parse(&transcript, "bench ");
+    let mut rows = parse(&transcript, "bench ");
     ensure!(!rows.is_empty(), "the payload bench measured nothing; it printed:\n{transcript}");
+    rows.extend(switches::measure(tree)?);
     Ok(rows)
 }
 
@@ -112,7 +125,11 @@ pub(crate) fn violations(rows: &[Row]) -> Vec<String> {
         }
         Some(_) => None,
     };
-    BUDGETS.iter().filter_map(check).collect()
+    let grown = |(crowd, alone): &(&str, &str)| {
+        let (many, few) = (find(rows, crowd)?, find(rows, alone)?);
+        (many > few * (1.0 + CROWD_PART)).then(|| format!("{crowd} takes {many} instructions, {alone} only {few}"))
+    };
+    BUDGETS.iter().filter_map(check).chain(CROWDS.iter().filter_map(grown)).collect()
 }
 
 /// How many rows have a budget.
@@ -174,8 +191,11 @@ mod tests {
     #[test]
     fn objects_to_what_is_too_much_or_missing() {
         assert_eq!(violations(&rows(120.0)), [""; 0]);
-        assert_eq!(violations(&rows(204.0)).len(), 5, "one each of 120, 180 and 200, and two of 150 instructions");
+        assert_eq!(violations(&rows(204.0)).len(), 6, "one each of 120, 180 and 200, and three of 150 instructions");
         assert_eq!(violations(&[]).len(), BUDGETS.len());
+        let mut grown = rows(100.0);
+        grown.iter_mut().filter(|row| row.name.ends_with("64-vms")).for_each(|row| row.instructions = 101.5);
+        assert_eq!(violations(&grown).len(), CROWDS.len());
     }
 
     #[test]

@@ -10,6 +10,7 @@ mod image;
 mod lint;
 mod linux_bench;
 mod setup;
+mod switches;
 mod tree;
 mod trial;
 

@@ -1,0 +1,100 @@
+//! Guests that share CPUs: what one of several VMs does. The word `role=` on the command line says what; the bench and
+//! `tests/system` start the VMs and compare what they print.
+//!
+//! | role | what it does |
+//! |---|---|
+//! | `measure` | counts what a switch of vCPUs and a null call cost, and ends |
+//! | `partner` | gives its CPU away, for ever; with the word `fp` it uses an FP register in between; starts after `settle=<ms>`, as `measure` does |
+//! | `sleep` | sleeps, for ever |
+//! | `count` | counts loops for `ms=<n>` of its virtual time, and ends |
+//! | `interactive` | sleeps and wakes `times=<n>` times, and says how late it was at most |
+#![no_std]
+#![no_main]
+
+use payload_rt::{bench, cpu, gic, machine, println, psci, sysreg, timer};
+
+payload_rt::entry!(main);
+
+fn main() {
+    let result = match machine::option("role") {
+        Some("measure") => measure(),
+        Some("partner") => partner(uses_fp()),
+        Some("sleep") => loop {
+            cpu::wait_for_interrupt();
+        },
+        Some("count") => count(),
+        Some("interactive") => interactive(),
+        _ => Err("the command line has no role=measure, partner, sleep, count or interactive"),
+    };
+    match result {
+        Ok(()) => println!("payload: 1 passed, 0 failed, 0 skipped"),
+        Err(why) => {
+            println!("test sharing ... FAILED: {why}");
+            println!("payload: 0 passed, 1 failed, 0 skipped");
+        }
+    }
+}
+
+/// Until the other guests sleep and the host has nothing left to tidy up.
+fn settle() {
+    gic::enable(timer::VIRTUAL_PPI);
+    sleep(timer::microseconds(machine::option_number("settle", 100) * 1000));
+}
+
+fn partner(fp: bool) -> ! {
+    settle();
+    loop {
+        bench::give_way(fp);
+    }
+}
+
+fn uses_fp() -> bool {
+    machine::machine().command_line.split_ascii_whitespace().any(|word| word == "fp")
+}
+
+/// Sleeps until the virtual timer fires, and returns how late it is by then, in ticks.
+fn sleep(ticks: u64) -> u64 {
+    let deadline = timer::now() + ticks;
+    sysreg::cntv_cval_el0::write(deadline);
+    sysreg::cntv_ctl_el0::write(timer::ENABLE);
+    while gic::acknowledge() != timer::VIRTUAL_PPI {
+        cpu::wait_for_interrupt();
+    }
+    let late = timer::now().saturating_sub(deadline);
+    timer::stop();
+    gic::end(timer::VIRTUAL_PPI);
+    late
+}
+
+fn measure() -> Result<(), &'static str> {
+    settle();
+    let rows = || (bench::turns(uses_fp()), bench::call(psci::VERSION));
+    rows();
+    let (turn, call) = rows();
+    println!("bench turn {}.{}", turn / 10, turn % 10);
+    println!("bench call {}.{}", call / 10, call % 10);
+    Ok(())
+}
+
+fn count() -> Result<(), &'static str> {
+    let start = timer::now();
+    let end = start + timer::microseconds(1000) * machine::option_number("ms", 1000);
+    let mut loops = 0_u64;
+    while timer::now() < end {
+        bench::spin(1000);
+        loops += 1;
+    }
+    println!("counted {loops}");
+    Ok(())
+}
+
+fn interactive() -> Result<(), &'static str> {
+    gic::enable(timer::VIRTUAL_PPI);
+    let mut latest = 0;
+    for _ in 0..machine::option_number("times", 100) {
+        latest = latest.max(sleep(timer::microseconds(3000)));
+        bench::spin(1000);
+    }
+    println!("late by {} us", latest * 1_000_000 / sysreg::cntfrq_el0::read());
+    Ok(())
+}

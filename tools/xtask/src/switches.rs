@@ -1,0 +1,86 @@
+//! What a switch costs, and that it costs the same however many VMs there are: rows of `cargo xtask bench`.
+//!
+//! Two guests of one CPU give it to each other ([the payload `sharing`](../../../tests/payloads/src/bin/sharing.rs)): what one
+//! of them counts for a turn is two switches and everything that belongs to them, since instructions of all exception levels
+//! and of both guests advance the same clock. The host has four CPUs, three of which sleep. The crowd is the same pair on the
+//! same CPU among 64 VMs, all others asleep.
+
+use crate::bench::{Row, parse};
+use crate::compile::hypervisor_image;
+use crate::tree::Tree;
+use abi::host_arguments::AllOff;
+use anyhow::{Context, Result, ensure};
+use croft::session::{Options, Session};
+use croft::site::{Host, Lines, Site, Vm};
+use qemu::{Level, Machine};
+use std::time::Duration;
+
+/// A measurement takes seconds; the crowd's start takes longest.
+const LIMIT: Duration = Duration::from_secs(180);
+/// One nanosecond a tick, as QEMU counts.
+const CPU: &str = "cortex-a76,cntfrq=1000000000";
+/// The host's CPUs.
+const CPUS: u8 = 4;
+/// VMs of the crowd.
+const CROWD: u8 = 64;
+
+/// All rows.
+pub(crate) fn measure(tree: &Tree) -> Result<Vec<Row>> {
+    let mut rows = threads(tree)?;
+    let pair = |words: &str| {
+        let mut pair = vec![
+            guest(tree, "measure", &format!("settle=220 {words}")),
+            guest(tree, "partner", &format!("settle=200 {words}")),
+        ];
+        pair.iter_mut().for_each(|vm| vm.affinity = 1);
+        pair
+    };
+    let take = |rows: &[Row], name: &str, of: &'static str| -> Result<Row> {
+        let row = rows.iter().find(|row| row.name == of).with_context(|| format!("{name} was not measured"))?;
+        Ok(Row { name: name.to_owned(), ..row.clone() })
+    };
+    rows.push(take(&run(tree, pair(""))?, "vcpu-switch", "turn")?);
+    rows.push(take(&run(tree, pair("fp"))?, "vcpu-switch-fp", "turn")?);
+    let mut crowd = pair("");
+    crowd.extend((2..CROWD).map(|number| Vm { name: format!("sleep{number}"), ..guest(tree, "sleep", "") }));
+    let crowd = run(tree, crowd)?;
+    rows.push(take(&crowd, "null-hvc-64-vms", "call")?);
+    rows.push(take(&crowd, "vcpu-switch-64-vms", "turn")?);
+    Ok(rows)
+}
+
+/// A guest in this role.
+fn guest(tree: &Tree, role: &str, words: &str) -> Vm {
+    let mut vm = Vm::new(role, tree.target("payloads/sharing.img"), 8 << 20);
+    vm.cmdline = format!("role={role} {words}").trim().to_owned();
+    vm
+}
+
+/// Starts these VMs and reads what the first one counts.
+fn run(tree: &Tree, vms: Vec<Vm>) -> Result<Vec<Row>> {
+    let host = Host { cpu: CPU.into(), cpus: CPUS, memory: 1 << 30, lines: Lines::default() };
+    let options =
+        Options { image: Some(hypervisor_image(tree)), all_off: AllOff::PowerOff, icount: true, ..Options::default() };
+    let session = Session::start(&Site::new("(switches)", host, vms), &options)?;
+    let printed = session.console("measure")?.expect("payload:", LIMIT);
+    let printed = printed.with_context(|| format!("the hypervisor's log:\n{}", session.log().transcript()))?;
+    Ok(parse(&printed, "bench "))
+}
+
+/// Two threads of the hypervisor, which it measures itself.
+fn threads(tree: &Tree) -> Result<Vec<Row>> {
+    let machine = Machine {
+        cpu: CPU.into(),
+        cpus: 1,
+        memory: 256,
+        append: "selftest=switch".into(),
+        icount: true,
+        level: Level::El2,
+        ..Machine::new(hypervisor_image(tree))
+    };
+    let mut running = machine.spawn()?;
+    let printed = running.console()?.expect_end(LIMIT)?;
+    let rows = parse(&printed, "bench ");
+    ensure!(!rows.is_empty(), "selftest=switch measured nothing; it printed:\n{printed}");
+    Ok(rows)
+}
