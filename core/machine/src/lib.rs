@@ -30,8 +30,8 @@ mod plan;
 mod tree;
 
 pub use plan::{
-    DeviceKind, MAX_REGIONS, MAX_VIRTIO, MachineError, MachinePlan, RAM_BASE, Region, Spec, TimerInterrupts, Trigger,
-    VirtioKind,
+    DeviceKind, MAX_REGIONS, MAX_VIRTIO, MachineError, MachinePlan, RAM_BASE, Region, STOLEN_TIME, Spec,
+    TimerInterrupts, Trigger, VirtioKind,
 };
 pub use tree::{BootInfo, Cache, Caches, MAX_BOOTARGS, POWER_BUTTON_LINE, TreeError, device_tree};
 

@@ -12,6 +12,10 @@ pub const MAX_REGIONS: usize = MAX_VIRTIO + 7;
 /// The longest name of a machine, in bytes.
 const MAX_NAME: usize = 64;
 
+/// The page with the vCPUs' records of stolen time (DEN0057), which is memory that the guest can only read. No device tree
+/// names it: the guest asks for it.
+pub const STOLEN_TIME: Ipa = Ipa(0x090a_0000);
+
 const DISTRIBUTOR: Ipa = Ipa(0x0800_0000);
 const DISTRIBUTOR_SIZE: u64 = 0x1_0000;
 const REDISTRIBUTORS: Ipa = Ipa(0x080a_0000);

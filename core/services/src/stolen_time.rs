@@ -1,9 +1,14 @@
 //! Paravirtualized time (DEN0057): how a guest finds the record of the time that was stolen from a vCPU.
 //!
-//! The record itself (16 bytes: revision, attributes, nanoseconds) is written by whoever schedules the vCPU. Here is only
-//! the discovery, in two calls: is it there, and at which address.
+//! The record itself (16 bytes: revision, attributes, nanoseconds) is written by whoever schedules the vCPU. Here is the
+//! discovery, in two calls: is it there, and at which address; and where in the record the time is.
 
 use crate::{Facts, NOT_SUPPORTED, SUCCESS};
+
+/// Bytes from one vCPU's record to the next. Revision and attributes (version 1.0: both 0) are the first 8 of them.
+pub const RECORD_SIZE: u64 = 64;
+/// Where in a record the stolen time is, a 64-bit word.
+pub const STOLEN_OFFSET: u64 = 8;
 
 /// The owner field of these functions: standard hypervisor services.
 pub(crate) const OWNER: u32 = 5;

@@ -37,6 +37,12 @@ pub fn write_entry(table: Pa, index: usize, value: u64) {
         .store(value, Ordering::Release);
 }
 
+/// Stores a 64-bit word that a guest may read at any time. `to` must be a multiple of 8, in frames that the caller owns.
+pub fn write_word(to: Pa, value: u64) {
+    // SAFETY: RAM of the caller's, mapped where it is; aligned, and accessed as a whole by both sides.
+    unsafe { &*ptr::with_exposed_provenance::<AtomicU64>(to.0 as usize & !7) }.store(value, Ordering::Relaxed);
+}
+
 /// Reads a 16-bit index that a guest's driver publishes; later reads are not moved before it. `from` must be even.
 #[must_use]
 pub fn read_index(from: Pa) -> u16 {

@@ -284,7 +284,9 @@ fn physical_timer(
 /// HVC #0 or SMC #0: a call by the SMC calling convention. PC is behind the instruction.
 fn call(vcpu: &'static Vcpu, context: &mut VcpuContext) -> Option<Leave> {
     let [function, first, second, third, ..] = context.x;
-    let facts = Facts { workarounds: services::Workarounds::default(), stolen_time: None };
+    let record = Ipa(machine::STOLEN_TIME.0 + vcpu.id.index() as u64 * services::stolen_time::RECORD_SIZE);
+    let stolen_time = vcpu.vm.record(vcpu.id).map(|_| record);
+    let facts = Facts { workarounds: services::Workarounds::default(), stolen_time };
     match services::decode(function, [first, second, third], &facts) {
         Request::Answer(value) => context.set_register(0, value),
         Request::Answers(values) => set_results(context, values),

@@ -11,7 +11,7 @@ use core::fmt;
 use frames::{FramesError, Owner};
 use hw::sync::IrqLock;
 use hw::{cache, memory as physical, tlb};
-use stage2::{Attributes, Invalidation, Stage2, Stage2Error, TableMemory, TlbOps};
+use stage2::{Attributes, Invalidation, Permissions, Stage2, Stage2Error, TableMemory, TlbOps};
 use units::{BLOCK_SIZE, Ipa, PAGE_SIZE, Pa, Range, VmId};
 
 use crate::memory;
@@ -121,6 +121,20 @@ impl GuestRam {
         self.vttbr = stage2::vttbr_el2(root, self.vm.0 + 1);
         self.tables = Some(tables);
         Ok(root)
+    }
+
+    /// A page of zeroes at `at`, outside the RAM, that the guest can only read; it goes with the VM's memory.
+    ///
+    /// # Errors
+    /// When the host has not enough memory.
+    pub(crate) fn add_readable(&mut self, at: Ipa) -> Result<Pa, RamError> {
+        let page = memory::allocate_frames(Owner::Tables(self.vm), 1).map_err(RamError::Frames)?.start();
+        let tables = self.tables.as_mut().ok_or(RamError::Outside(at))?;
+        let attributes = Attributes::RAM.with_permissions(Permissions::READ);
+        tables
+            .map(&mut Tables(self.vm), &mut Tlb(self.vttbr), at, page, PAGE_SIZE, attributes)
+            .map_err(RamError::Tables)?;
+        Ok(page)
     }
 
     /// Frees the tables and forgets the memory, which the caller then releases. No vCPU is loaded.

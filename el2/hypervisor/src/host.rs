@@ -9,7 +9,7 @@ use cpu::requirements::{self, Missing};
 use hw::state::Features;
 use hw::sysreg;
 use spin::Once;
-use units::Hz;
+use units::{Hz, Scale};
 
 /// The facts.
 pub(crate) struct Host {
@@ -23,6 +23,8 @@ pub(crate) struct Host {
     pub(crate) vtcr: u64,
     /// The system counter's frequency.
     pub(crate) counter: Hz,
+    /// Its ticks in nanoseconds.
+    pub(crate) scale: Scale,
     /// Virtual priority bits, 5 to 8.
     pub(crate) priority_bits: u8,
     /// Whether VMIDs of more than 8 bits exist does not matter: there are at most 64 VMs.
@@ -90,6 +92,7 @@ pub(crate) fn init(frequency: Option<Hz>) -> Result<(), Unfit> {
         features,
         vtcr,
         counter,
+        scale: Scale::new(counter),
         priority_bits: (vtr >> 29 & 7) as u8 + 1,
         midr: sysreg::midr_el1(),
     };

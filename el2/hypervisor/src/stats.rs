@@ -159,9 +159,13 @@ pub(crate) fn write_vm(vm: &vm::Vm, out: &mut dyn Write) -> fmt::Result {
         let run = host::get().counter.nanoseconds(vcpu.thread().run_time());
         let wait = host::get().counter.nanoseconds(vcpu.thread().wait_time()) / 1_000_000;
         let run = run / 1_000_000;
+        let stolen = host::get().counter.nanoseconds(vcpu.stolen_time()) / 1_000_000;
         let (id, part) = (vcpu.id.0, |ms: u64| (ms / 1000, ms % 1000));
-        let ((s, ms), (waited, rest)) = (part(run), part(wait));
-        writeln!(out, "  vCPU {id}: ran {s}.{ms:03} s, waited {waited}.{rest:03} s for a CPU")?;
+        let ((s, ms), (waited, rest), (stolen, more)) = (part(run), part(wait), part(stolen));
+        writeln!(
+            out,
+            "  vCPU {id}: ran {s}.{ms:03} s, waited {waited}.{rest:03} s for a CPU, {stolen}.{more:03} s of it stolen"
+        )?;
     }
     vm.doors.watchdogs.write(out)
 }

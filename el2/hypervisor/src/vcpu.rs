@@ -15,8 +15,9 @@ use hw::sync::IrqLock;
 use hw::vcpu::{ContextHandle, VcpuContext, exit_kind};
 use hw::{gic, sysreg};
 use services::psci::Start;
+use services::stolen_time::STOLEN_OFFSET;
 use spin::Once;
-use units::{Ticks, VcpuId, VcpuSet};
+use units::{Pa, Ticks, VcpuId, VcpuSet};
 use vgic::{ListRegisters, Vgic, virtual_control};
 
 use crate::sched::{self, Thread};
@@ -102,6 +103,10 @@ pub(crate) struct Vcpu {
     /// It is on: its state belongs into the registers of the CPU that its thread runs on. Its own thread's business.
     resident: AtomicBool,
     requests: AtomicU32,
+    /// Ticks that its thread had waited for a CPU when the VM was started: what came before was not stolen from the guest.
+    waited_before: AtomicU64,
+    /// Ticks stolen from it, as its record says.
+    stolen: AtomicU64,
     /// Others may need its CPU: it gives it away while it waits.
     gives_way: AtomicBool,
     list: IrqLock<ListRegisters>,
@@ -155,6 +160,8 @@ impl Vcpu {
             loaded_on: AtomicU32::new(NOWHERE),
             resident: AtomicBool::new(false),
             requests: AtomicU32::new(0),
+            waited_before: AtomicU64::new(0),
+            stolen: AtomicU64::new(0),
             gives_way: AtomicBool::new(false),
             list: IrqLock::new(ListRegisters::new()),
             syncs: AtomicU32::new(0),
@@ -251,6 +258,30 @@ impl Vcpu {
     pub(crate) fn resume(&'static self) {
         if self.resident.load(Ordering::Relaxed) {
             self.ensure_loaded();
+            self.tell_stolen_time();
+        }
+    }
+
+    /// The VM starts: nothing has been stolen from this vCPU yet, and its record, which is new, says so.
+    pub(crate) fn forget_stolen_time(&self) {
+        self.waited_before.store(self.thread().wait_time(), Ordering::Relaxed);
+        self.stolen.store(0, Ordering::Relaxed);
+    }
+
+    /// Ticks of the counter for which it could have run since the VM's start and did not.
+    #[must_use]
+    pub(crate) fn stolen_time(&self) -> u64 {
+        self.stolen.load(Ordering::Relaxed)
+    }
+
+    /// Brings its record up to date. While the vCPU is off its thread may wait too; that is nobody's loss, and not counted.
+    #[inline(always)]
+    fn tell_stolen_time(&self) {
+        let stolen = self.thread().wait_time().wrapping_sub(self.waited_before.load(Ordering::Relaxed));
+        self.stolen.store(stolen, Ordering::Relaxed);
+        if let Some(record) = self.vm.record(self.id) {
+            let time = Pa(record.0 + STOLEN_OFFSET);
+            hw::memory::write_word(time, host::get().scale.nanoseconds(stolen));
         }
     }
 
@@ -473,6 +504,9 @@ impl Vcpu {
     fn run(&'static self, context: &mut VcpuContext) -> Leave {
         self.resident.store(true, Ordering::Relaxed);
         self.ensure_loaded();
+        // What its thread waited while the vCPU was off does not count.
+        let waited = self.thread().wait_time().wrapping_sub(self.stolen.load(Ordering::Relaxed));
+        self.waited_before.store(waited, Ordering::Relaxed);
         let leave = self.run_loaded(context);
         self.resident.store(false, Ordering::Relaxed);
         self.unload();

@@ -17,8 +17,9 @@ use hw::sync::IrqLock;
 use hw::sysreg;
 use machine::{BootInfo, MachinePlan, Spec, VirtioKind};
 use services::psci::{CpuOffOutcome, PsciError, Start, VmPower};
+use services::stolen_time::RECORD_SIZE;
 use spin::Once;
-use units::{VcpuId, VcpuSet, VmId};
+use units::{Pa, VcpuId, VcpuSet, VmId};
 use vgic::Vgic;
 
 use crate::console::{self, VmConsole};
@@ -101,6 +102,8 @@ pub(crate) struct Vm {
     vcpus: Once<Box<[&'static Vcpu]>>,
     vttbr: AtomicU64,
     counter_offset: AtomicU64,
+    /// The page of the vCPUs' records of stolen time; 0 while the VM is off.
+    records: AtomicU64,
     boots: AtomicU32,
     /// Its vCPUs stand still. Written under the lock of `power`.
     paused: AtomicBool,
@@ -165,6 +168,7 @@ pub(crate) fn create(id: VmId, config: VmConfig<'static>, bundle: Bundle<'static
         vcpus: Once::new(),
         vttbr: AtomicU64::new(0),
         counter_offset: AtomicU64::new(0),
+        records: AtomicU64::new(0),
         boots: AtomicU32::new(0),
         paused: AtomicBool::new(false),
         paused_at: AtomicU64::new(0),
@@ -201,6 +205,16 @@ impl Vm {
     #[must_use]
     pub(crate) fn count(&self) -> u64 {
         sysreg::cntpct_el0().wrapping_sub(self.counter_offset())
+    }
+
+    /// Where vCPU `vcpu`'s record of stolen time is in memory, while there is one. Its vCPUs only: they are gone before it is.
+    #[inline(always)]
+    #[must_use]
+    pub(crate) fn record(&self, vcpu: VcpuId) -> Option<Pa> {
+        match self.records.load(Ordering::Relaxed) {
+            0 => None,
+            page => Some(Pa(page + vcpu.index() as u64 * RECORD_SIZE)),
+        }
     }
 
     /// How often it has been started.
@@ -369,6 +383,7 @@ impl Vm {
             vcpu.start.lock().take();
             vcpu.clear_requests();
         }
+        self.records.store(0, Ordering::Relaxed);
         let vttbr = self.vttbr.swap(0, Ordering::AcqRel);
         self.ram.lock().destroy(vttbr);
         let frames = memory::release_guest(self.id);
@@ -403,7 +418,14 @@ impl Vm {
     }
 
     fn build(&self) -> Result<Start, String> {
-        let root = self.ram.lock().build().map_err(|error| format!("{error}"))?;
+        let mut ram = self.ram.lock();
+        let root = ram.build().map_err(|error| format!("{error}"))?;
+        let records = ram.add_readable(machine::STOLEN_TIME).map_err(|error| format!("{error}"))?;
+        drop(ram);
+        self.records.store(records.0, Ordering::Relaxed);
+        for vcpu in self.vcpus() {
+            vcpu.forget_stolen_time();
+        }
         self.vttbr.store(stage2::vttbr_el2(root, self.id.0 + 1), Ordering::Release);
         self.gic.lock().reset();
         self.devices.lock().reset();

@@ -86,12 +86,23 @@ impl Host {
         self.start_with(vms, AllOff::PowerOff, Options { boot_arguments: words.to_owned(), ..Options::default() })
     }
 
+    /// As [`Host::start`], with time counted in instructions: each takes 2^`shift` nanoseconds, whichever CPU executes it. What
+    /// runs is then the same each time, however busy this computer is.
+    ///
+    /// # Errors
+    /// Why it could not be started.
+    pub fn start_coarse(&self, vms: Vec<Vm>, shift: u8) -> Result<Run> {
+        let qemu_args = vec!["-icount".to_owned(), format!("shift={shift},sleep=off")];
+        self.start_with(vms, AllOff::PowerOff, Options { qemu_args, ..Options::default() })
+    }
+
     fn start_with(&self, vms: Vec<Vm>, all_off: AllOff, options: Options) -> Result<Run> {
         let memory = self.memory << 20;
         let host = site::Host { cpu: self.cpu.to_owned(), cpus: self.cpus, memory, lines: Lines::default() };
         let options = Options { image: Some(place::hypervisor()?), all_off, ..options };
         let log_dir = options.log_dir.or_else(kept_logs);
-        let options = Options { qemu_args: reserve_nothing(self.memory), log_dir, ..options };
+        let qemu_args = [reserve_nothing(self.memory), options.qemu_args].concat();
+        let options = Options { qemu_args, log_dir, ..options };
         let turn = Turn::take()?;
         let session = Session::start(&Site::new("site", host, vms), &options).context("starting the host")?;
         Ok(Run { session: Arc::new(session), _turn: turn })

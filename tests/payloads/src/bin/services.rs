@@ -2,11 +2,15 @@
 #![no_std]
 #![no_main]
 
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
 use payload_rt::fault::{self, Fault};
 use payload_rt::psci::{NOT_SUPPORTED, SMCCC_ARCH_FEATURES, SMCCC_VERSION, SUCCESS};
 use payload_rt::random::Random;
 use payload_rt::test::Verdict;
-use payload_rt::{check, check_equal, instruction, machine, psci, skip, test, tests};
+use payload_rt::{
+    MAX_CPUS, check, check_equal, cpu, instruction, machine, memory, psci, skip, sysreg, test, tests, timer,
+};
 
 payload_rt::entry!(main);
 
@@ -14,7 +18,120 @@ fn main() {
     test::run(&tests!("services":
         smccc_version, arch_features, unknown_services, random_function_numbers, hvc_immediates, smc_does_not_reach_the_firmware,
         trng_version_and_features, trng_uuid, trng_gives_different_bits, trng_fills_by_size, trng_bad_sizes,
+        stolen_time_is_offered, stolen_time_records_are_apart, stolen_time_grows_while_others_run, stolen_time_is_read_only,
     ));
+}
+
+const PV_TIME_FEATURES: u32 = 0xc500_0020;
+const PV_TIME_ST: u32 = 0xc500_0021;
+
+fn stolen_time_is_offered() -> Verdict {
+    if machine::is_reference() {
+        skip!("the bare machine knows PSCI only");
+    }
+    let offered = psci::simple(SMCCC_ARCH_FEATURES, [u64::from(PV_TIME_FEATURES), 0, 0]);
+    check_equal!(offered, SUCCESS, "SMCCC_ARCH_FEATURES(PV_TIME_FEATURES)");
+    for (function, expected) in [(PV_TIME_FEATURES, SUCCESS), (PV_TIME_ST, SUCCESS), (0xc500_0022, NOT_SUPPORTED)] {
+        let answer = psci::simple(PV_TIME_FEATURES, [u64::from(function), 0, 0]);
+        check_equal!(answer, expected, "PV_TIME_FEATURES({function:#x})");
+    }
+    let record = record();
+    check!(record.is_multiple_of(64) && !machine::machine().ram.contains(&record), "the record is at {record:#x}");
+    // Revision and attributes.
+    check_equal!(memory::read64(record), 0, "the record's first word");
+    Ok(())
+}
+
+/// Where the calling vCPU's record is.
+fn record() -> u64 {
+    psci::simple(PV_TIME_ST, [0; 3]) as u64
+}
+
+/// The address that each CPU got last.
+static RECORDS: [AtomicU64; MAX_CPUS] = [const { AtomicU64::new(0) }; MAX_CPUS];
+
+fn note_record(index: usize) {
+    RECORDS[index].store(record(), Ordering::SeqCst);
+}
+
+/// What was stolen from all CPUs that have noted their records.
+fn stolen() -> u64 {
+    let records = RECORDS.iter().map(|record| record.load(Ordering::Relaxed)).filter(|&record| record != 0);
+    records.map(|record| memory::read64(record + 8)).sum()
+}
+
+/// The others are to end.
+static ENOUGH: AtomicBool = AtomicBool::new(false);
+
+fn stolen_time_records_are_apart() -> Verdict {
+    if machine::is_reference() {
+        skip!("the bare machine knows PSCI only");
+    }
+    if cpu::count() < 2 {
+        skip!("one CPU");
+    }
+    // Switched off and on again it is the same record.
+    let mut seen = [0; 2];
+    for address in &mut seen {
+        RECORDS[1].store(0, Ordering::SeqCst);
+        check_equal!(cpu::start(1, note_record), Ok(()), "start of CPU 1");
+        check!(cpu::wait_off(1), "CPU 1 does not end");
+        *address = RECORDS[1].load(Ordering::SeqCst);
+    }
+    check_equal!(seen[0], seen[1], "CPU 1's record");
+    check!(seen[0].abs_diff(record()) >= 64, "the records of CPU 0 and 1: {:#x} and {:#x}", record(), seen[0]);
+    Ok(())
+}
+
+fn stolen_time_grows_while_others_run() -> Verdict {
+    if machine::is_reference() {
+        skip!("the bare machine knows PSCI only");
+    }
+    if cpu::count() < 3 {
+        skip!("{} CPUs: nobody has to wait", cpu::count());
+    }
+    ENOUGH.store(false, Ordering::SeqCst);
+    note_record(0);
+    for other in 1..cpu::count() {
+        let job = |index| {
+            note_record(index);
+            while !ENOUGH.load(Ordering::Relaxed) {
+                cpu::relax();
+            }
+        };
+        check_equal!(cpu::start(other, job), Ok(()), "start of CPU {other}");
+    }
+    let (begin, before) = (timer::now(), stolen());
+    let mut last = before;
+    let mut forwards = true;
+    // More vCPUs than CPUs, all busy: some must wait for some of the time.
+    let grew = timer::wait_until(20_000, || {
+        let now = stolen();
+        forwards &= now >= last;
+        last = now;
+        now > before + 10_000_000
+    });
+    let elapsed = u128::from(timer::now() - begin) * 1_000_000_000 / u128::from(sysreg::cntfrq_el0::read());
+    let most = elapsed * cpu::count() as u128;
+    ENOUGH.store(true, Ordering::SeqCst);
+    for other in 1..cpu::count() {
+        check!(cpu::wait_off(other), "CPU {other} does not end");
+    }
+    check!(grew, "{} ns were stolen in 20 s", last - before);
+    check!(forwards, "it went backwards");
+    check!(u128::from(last - before) <= most, "{} ns were stolen in {elapsed} ns", last - before);
+    Ok(())
+}
+
+fn stolen_time_is_read_only() -> Verdict {
+    if machine::is_reference() {
+        skip!("the bare machine knows PSCI only");
+    }
+    let record = record();
+    let outcome = fault::catch(|| memory::write64(record, 1));
+    check!(outcome.is_err_and(|fault| fault.class() == fault::EC_DATA_ABORT), "a store: {outcome:x?}");
+    check_equal!(memory::read64(record), 0, "the record's first word");
+    Ok(())
 }
 
 const TRNG_VERSION: u32 = 0x8400_0050;

@@ -1,0 +1,101 @@
+//! More vCPUs than CPUs: who gets how much CPU time, and what guests are told of the time that they did not get.
+//!
+//! Most of it is counted in instructions ([`Host::start_coarse`]), by payloads that count their own loops.
+
+use anyhow::{Context, Result, ensure};
+use croft::site::Vm;
+use std::process::ExitCode;
+use std::time::Duration;
+use system::guest::{self, USUAL};
+use system::host::{Host, Run};
+use system::{BOOT, SOON, full, scenario};
+
+/// Counting takes a while on a busy computer.
+const LIMIT: Duration = Duration::from_secs(300);
+/// An instruction takes eight nanoseconds.
+const SHIFT: u8 = 3;
+
+fn main() -> ExitCode {
+    system::run(vec![
+        scenario("sharing::weights_are_shares", weights),
+        scenario("sharing::linux_is_told_what_was_stolen", stolen_time),
+    ])
+}
+
+/// A guest that counts loops for so many milliseconds of its time.
+fn counting(name: &str, milliseconds: u64) -> Result<Vm> {
+    let mut vm = guest::payload(name, "sharing", 1, &format!("role=count ms={milliseconds}"))?;
+    vm.memory = 8 << 20;
+    Ok(vm)
+}
+
+/// The number that the guest prints behind `word`.
+fn number(run: &Run, name: &str, word: &str) -> Result<u64> {
+    let console = run.console(name)?;
+    console.expect_unless(word, &["FAILED"], LIMIT)?;
+    let line = console.expect("\n", SOON)?;
+    let first = line.split_whitespace().next().unwrap_or_default();
+    first.parse().with_context(|| format!("{name} says {word}{line}"))
+}
+
+/// Four guests with weights 1, 1, 2 and 4 on one CPU, though there is another: each gets its share within 3 %.
+fn weights() -> Result<()> {
+    const WEIGHTS: [u16; 4] = [100, 100, 200, 400];
+    let milliseconds = if full() { 60_000 } else { 10_000 };
+    let mut vms = Vec::new();
+    for (index, weight) in WEIGHTS.into_iter().enumerate() {
+        vms.push(Vm { weight, affinity: 1, ..counting(&format!("guest{index}"), milliseconds)? });
+    }
+    let run = Host::default().start_coarse(vms, SHIFT)?;
+    let counts: Result<Vec<u64>> = (0..4).map(|index| number(&run, &format!("guest{index}"), "counted ")).collect();
+    let counts = counts?;
+    let (all, weight): (u64, u64) = (counts.iter().sum(), WEIGHTS.iter().map(|&weight| u64::from(weight)).sum());
+    for (&count, own) in counts.iter().zip(WEIGHTS) {
+        let fair = all * u64::from(own) / weight;
+        ensure!(count.abs_diff(fair) * 100 <= fair * 3, "of {counts:?}, weight {own} should have {fair}");
+    }
+    println!("loops: {counts:?}");
+    run.finish(LIMIT)
+}
+
+/// Two Linux guests compute on one CPU: what the kernel counts as stolen is what the hypervisor counted, within 1 %.
+fn stolen_time() -> Result<()> {
+    const NAMES: [&str; 2] = ["one", "other"];
+    let vms: Result<Vec<Vm>> = NAMES.iter().map(|name| guest::linux(name, USUAL, 1, "")).collect();
+    let run = Host { cpus: 1, ..Host::default() }.start(vms?)?;
+    for name in NAMES {
+        run.console(name)?.expect_unless("using stolen time PV", &["Kernel panic", "# "], BOOT * 2)?;
+    }
+    for name in NAMES {
+        run.console(name)?.expect_unless("# ", &["Kernel panic"], BOOT * 2)?;
+    }
+    for name in NAMES {
+        run.console(name)?.send("(while :; do :; done) & sleep 15; kill $!; echo com''puted\n")?;
+    }
+    for name in NAMES {
+        run.console(name)?.expect_unless("computed", &["Kernel panic"], BOOT * 2)?;
+    }
+    for name in NAMES {
+        let said = run.ask(name, "awk '/^cpu / { print \"sto\" \"len\", $9 * 10, \"ms\" }' /proc/stat", "stolen ")?;
+        let line = run.console(name)?.expect("\n", SOON)?;
+        let told: u64 = line.split_whitespace().next().and_then(|word| word.parse().ok()).context(said)?;
+        let statistics = run.statistics(SOON)?;
+        let counted = counted(&statistics, name).with_context(|| statistics.clone())?;
+        ensure!(counted > 4000, "{name}: only {counted} ms were stolen:\n{statistics}");
+        ensure!(told.abs_diff(counted) * 100 <= counted, "{name}: Linux says {told} ms, the hypervisor {counted}");
+        println!("{name}: Linux says {told} ms, the hypervisor {counted}");
+    }
+    for name in NAMES {
+        run.console(name)?.send("exit\n")?;
+    }
+    run.finish(BOOT)
+}
+
+/// The milliseconds stolen from the first vCPU of VM `name`, in the hypervisor's statistics.
+fn counted(statistics: &str, name: &str) -> Option<u64> {
+    let own = statistics.lines().skip_while(|line| !line.contains(&format!("{name}: started")));
+    let line = own.into_iter().find(|line| line.contains("vCPU 0: "))?;
+    let (before, _) = line.split_once(" s of it stolen")?;
+    let seconds: f64 = before.rsplit(' ').next()?.parse().ok()?;
+    Some((seconds * 1000.0).round() as u64)
+}
