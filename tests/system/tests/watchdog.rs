@@ -2,6 +2,7 @@
 
 use abi::link::Command;
 use anyhow::{Result, ensure};
+use croft::control::{self, Order};
 use croft::session::{Condition, Outcome};
 use croft::site::Vm;
 use std::process::ExitCode;
@@ -121,8 +122,11 @@ fn modes() -> Result<()> {
 fn pause() -> Result<()> {
     let run = Host::default().start_and_stay(vec![starving("guest", "spin", 1, 5000, Action::Reset)?])?;
     run.console("guest")?.expect("starving: spin", BOOT)?;
-    run.control(Command::PauseVm { vm: 0 })?;
-    run.wait_for("guest", STARVED, |condition| *condition == Condition::Paused)?;
+    let folder = tempfile::tempdir()?;
+    let socket = folder.path().join("socket");
+    let _server = control::serve(run.session(), vec![1], &socket)?;
+    let order = |order: Order| control::perform(control::connect(&socket)?, &order, |_| ());
+    order(Order::Pause { vm: "guest".to_owned() })?;
     let left = |run: &Run| -> Result<u64> {
         let statistics = run.statistics(STARVED)?;
         let line = statistics.lines().find(|line| line.contains("  watchdog: ")).unwrap_or_default();
@@ -134,7 +138,7 @@ fn pause() -> Result<()> {
     let (after, condition) = (left(&run)?, run.condition("guest")?);
     ensure!(before == after && condition == Condition::Paused, "{before} ms left, then {after}; it is {condition}");
     run.control(Command::PauseVm { vm: 0 })?;
-    run.control(Command::ResumeVm { vm: 0 })?;
+    order(Order::Resume { vm: "guest".to_owned() })?;
     run.wait_for("guest", STARVED, |condition| *condition == Condition::Running { boots: 2 })?;
     ensure!(run.refusals() == ["pause: the VM does not run"], "refused: {:?}", run.refusals());
     Ok(())

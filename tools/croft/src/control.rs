@@ -63,6 +63,16 @@ pub enum Order {
         /// How many seconds the guest may take.
         seconds: u64,
     },
+    /// Lets a VM's vCPUs stand still, and its watchdogs with them.
+    Pause {
+        /// The VM's name.
+        vm: String,
+    },
+    /// Lets a paused VM go on.
+    Resume {
+        /// The VM's name.
+        vm: String,
+    },
 }
 
 /// What a client is told.

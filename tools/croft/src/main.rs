@@ -100,6 +100,20 @@ enum Order {
         #[command(flatten)]
         how: How,
     },
+    /// Let a VM stand still, and its watchdogs with it.
+    Pause {
+        #[command(flatten)]
+        host: HostPlace,
+        /// The VM's name.
+        vm: String,
+    },
+    /// Let a VM go on that was paused, by the operator or by its watchdog.
+    Resume {
+        #[command(flatten)]
+        host: HostPlace,
+        /// The VM's name.
+        vm: String,
+    },
 }
 
 #[derive(Args)]
@@ -185,6 +199,8 @@ fn main() -> ExitCode {
         Order::Reboot { host, how: How { vm, force, wait: seconds } } => {
             order(&host, &Wish::Reboot { vm, force, seconds }, operate::show_progress)
         }
+        Order::Pause { host, vm } => order(&host, &Wish::Pause { vm }, |_| String::new()),
+        Order::Resume { host, vm } => order(&host, &Wish::Resume { vm }, |_| String::new()),
     })
 }
 

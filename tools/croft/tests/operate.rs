@@ -1,5 +1,5 @@
-//! `croft ps`, `guestinfo`, `stop` and `reboot` from outside: the program itself, over a real socket, against a hypervisor
-//! that is a thread of this test.
+//! `croft ps`, `guestinfo`, `stop`, `reboot`, `pause` and `resume` from outside: the program itself, over a real socket,
+//! against a hypervisor that is a thread of this test.
 #![expect(clippy::unwrap_used, reason = "the helpers of a test fail as the test does")]
 
 use abi::crc32c;
@@ -74,6 +74,11 @@ impl Fake {
                 Some(Event::Frame { channel: Channel::Control, payload }) => match Order::decode(payload) {
                     Some(Order::ForceStop { vm: 0 }) => self.end(StopReason::Forced),
                     Some(Order::Reset { vm: 0 }) => self.start(),
+                    Some(Order::PauseVm { vm: 0 }) => self.say(Message::VmState { vm: 0, state: VmState::Paused }),
+                    Some(Order::ResumeVm { vm: 0 }) => {
+                        let state = VmState::Running { boots: self.boots };
+                        self.say(Message::VmState { vm: 0, state });
+                    }
                     other => panic!("{other:?}"),
                 },
                 _ => {}
@@ -249,6 +254,24 @@ fn force_does_not_ask() {
     assert!(stage.says(&["ps"]).contains("running, boot 2"));
     assert_eq!(stage.says(&["stop", "--force", "web"]), "");
     assert!(stage.says(&["ps"]).contains("stopped by the operator"));
+}
+
+#[test]
+fn pause_and_resume() {
+    let stage = Stage::new(true);
+    let refused = |arguments: &[&str]| {
+        let output = stage.croft(arguments);
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}");
+        text(&output.stderr)
+    };
+    // The fake's first words are under way until it has answered something.
+    assert!(stage.says(&["ps"]).contains("running"));
+    assert_eq!(refused(&["resume", "web"]), "croft: web does not stand still: it is running\n");
+    assert_eq!(stage.says(&["pause", "web"]), "");
+    assert!(stage.says(&["ps"]).contains("paused"));
+    assert_eq!(refused(&["pause", "web"]), "croft: web does not run: it is paused\n");
+    assert_eq!(stage.says(&["resume", "web"]), "");
+    assert!(!stage.says(&["ps"]).contains("paused"));
 }
 
 #[test]

@@ -91,9 +91,14 @@ enum Failure {
     Late { vm: String, what: &'static str, seconds: u64 },
     #[error("{vm} is {condition} instead")]
     Otherwise { vm: String, condition: Condition },
+    #[error("{vm} does not {what}: it is {condition}")]
+    Not { vm: String, what: &'static str, condition: Condition },
     #[error("the client went away")]
     Client(#[from] std::io::Error),
 }
+
+/// How long it may take until a VM stands still, or goes on.
+const PAUSE_SECONDS: u64 = 10;
 
 struct Desk<'a> {
     session: &'a Session,
@@ -122,6 +127,16 @@ impl Desk<'_> {
             }
             Order::Stop { vm, force, seconds } => self.stop(&vm, force, seconds, tell)?,
             Order::Reboot { vm, force, seconds } => self.reboot(&vm, force, seconds, tell)?,
+            Order::Pause { vm } => {
+                self.change(&vm, "run", |condition| matches!(condition, Condition::Running { .. }))?;
+                self.session.control(Command::PauseVm { vm: self.session.vm(&vm)? })?;
+                self.wait(&vm, "pause", PAUSE_SECONDS, |condition| *condition == Condition::Paused)?;
+            }
+            Order::Resume { vm } => {
+                self.change(&vm, "stand still", |condition| *condition == Condition::Paused)?;
+                self.session.control(Command::ResumeVm { vm: self.session.vm(&vm)? })?;
+                self.wait(&vm, "go on", PAUSE_SECONDS, |condition| *condition != Condition::Paused)?;
+            }
         }
         Ok(())
     }
@@ -178,6 +193,12 @@ impl Desk<'_> {
         }
         self.wait(name, "reboot", seconds, again)?;
         Ok(())
+    }
+
+    /// Refuses a change of a VM that does something else than it has to for that.
+    fn change(&self, name: &str, what: &'static str, good: impl Fn(&Condition) -> bool) -> Result<(), Failure> {
+        let condition = self.session.condition(name)?;
+        if good(&condition) { Ok(()) } else { Err(Failure::Not { vm: name.to_owned(), what, condition }) }
     }
 
     /// Asks the guest to end, the one way or the other, and says which.
