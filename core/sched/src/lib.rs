@@ -38,4 +38,4 @@ mod sync {
 pub use alarms::{Alarm, Alarms};
 pub use parking::Parking;
 pub use queue::{Affinity, Arrival, Entity, RunQueue, ThreadId, Timing, Weight};
-pub use room::has_cpu_of_its_own;
+pub use room::{has_cpu_of_its_own, should_give};

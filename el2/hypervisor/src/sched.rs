@@ -3,7 +3,7 @@
 //! Every vCPU and every worker of the hypervisor is a thread. Each CPU has a run queue (`core/sched`: weighted fair
 //! sharing by virtual run time), the deadlines that its timer serves, and an idle thread, which is what the CPU booted on.
 //! A thread sits on the queue of its home CPU. Who wakes a thread whose home is busy puts it on an idle CPU, if it may run
-//! there; a CPU that becomes idle takes a waiting thread from a busy one.
+//! there; a CPU that becomes idle takes a waiting thread from a busy one; one with a long queue gives some away.
 //!
 //! There is no tick: the EL2 timer is armed for the next deadline, and for the end of the running thread's slice only
 //! while somebody waits for the CPU. A vCPU that is alone on its CPU is never interrupted by us.
@@ -28,6 +28,8 @@ use hw::thread::{self, Context};
 use hw::{gic, nopreempt};
 use spin::Once;
 use units::{CpuId, Ticks, Va};
+
+mod balance;
 
 use crate::vcpu::{Vcpu, request};
 use crate::{host, interrupts};
@@ -81,6 +83,8 @@ pub(crate) struct Cpu {
     waiting_affinity: AtomicU64,
     /// A KICK was sent for the queue's sake.
     attention: AtomicBool,
+    /// For self-tests: see [`nudge_self`].
+    echoes: AtomicU32,
     /// An idle CPU would take the thread that waits here, if its vCPU were not loaded.
     release: AtomicBool,
     /// The weights of the threads that were placed here.
@@ -97,6 +101,8 @@ struct Queue {
     charged: u64,
     /// When the running thread's slice ends; NEVER while nobody waits.
     slice_end: u64,
+    /// From when on a difference of one thread may go round (`balance`).
+    next_round: u64,
 }
 
 static THREADS: [Once<&'static Thread>; MAX_THREADS] = [const { Once::new() }; MAX_THREADS];
@@ -104,8 +110,6 @@ static THREAD_COUNT: AtomicU32 = AtomicU32::new(0);
 static CPUS: [Once<&'static Cpu>; platform::MAX_CPUS] = [const { Once::new() }; platform::MAX_CPUS];
 /// The CPUs that take part, a bit each.
 static ONLINE: AtomicU64 = AtomicU64::new(0);
-/// For self-tests: see [`nudge_self`].
-static ECHOES: AtomicU32 = AtomicU32::new(0);
 /// Those that have nothing to run.
 static IDLE: AtomicU64 = AtomicU64::new(0);
 
@@ -269,8 +273,14 @@ pub(crate) fn join() {
     let idle = Thread::register("idle", Context::of_running(), Parking::running(home), 1, 1 << id.0);
     this_cpu().thread.store(u64::from(idle.index), Ordering::Relaxed);
     let timing = Timing { period: host::ticks(PERIOD_MICROSECONDS), minimum_slice: host::ticks(SLICE_MICROSECONDS) };
-    let mut queue =
-        Queue { run: RunQueue::new(timing), alarms: Alarms::new(), idle, charged: cntpct_el0(), slice_end: NEVER };
+    let mut queue = Queue {
+        run: RunQueue::new(timing),
+        alarms: Alarms::new(),
+        idle,
+        charged: cntpct_el0(),
+        slice_end: NEVER,
+        next_round: 0,
+    };
     queue.reserve();
     let cpu: &'static Cpu = Box::leak(Box::new(Cpu {
         id,
@@ -279,6 +289,7 @@ pub(crate) fn join() {
         waiting: AtomicU32::new(0),
         waiting_affinity: AtomicU64::new(0),
         attention: AtomicBool::new(false),
+        echoes: AtomicU32::new(0),
         release: AtomicBool::new(false),
         placed: AtomicU32::new(0),
         loaded: IrqLock::new(None),
@@ -632,6 +643,8 @@ pub(crate) fn timer_fired() {
         this_cpu().reschedule.store(1, Ordering::Relaxed);
         // Until the thread gives way there is nothing to fire for; if it does not, the timer fires again at once.
         cnthp_ctl_el2::write(0);
+        drop(queue);
+        balance::give_away(me, now);
     } else {
         queue.arm_timer();
     }
@@ -651,8 +664,8 @@ pub(crate) fn kicked() {
 /// For self-tests: this CPU's next interrupt is a request to look at its queue, which is pending from now on, and
 /// `echoes` more after it, each sent while the one before is handled. IRQs are masked.
 pub(crate) fn nudge_self(echoes: u32) {
-    ECHOES.store(echoes, Ordering::Relaxed);
     let me = this();
+    me.echoes.store(echoes, Ordering::Relaxed);
     me.attention.store(true, Ordering::Release);
     gic::send_sgi(me.affinity, gic::KICK);
 }
@@ -727,7 +740,7 @@ pub(crate) extern "C" fn interrupt_in_el2(return_address: u64) {
     count(&area.interrupts);
     area.last_interrupted.store(return_address, Ordering::Relaxed);
     interrupts::handle();
-    let echoes = ECHOES.load(Ordering::Relaxed);
+    let echoes = this().echoes.load(Ordering::Relaxed);
     if echoes > 0 {
         nudge_self(echoes - 1);
     }

@@ -1,4 +1,4 @@
-//! More vCPUs than CPUs: who gets how much CPU time, and what guests are told of the time that they did not get.
+//! More vCPUs than CPUs: who gets how much CPU time, how soon, and what guests are told of the time that they did not get.
 //!
 //! Most of it is counted in instructions ([`Host::start_coarse`]), by payloads that count their own loops.
 
@@ -18,6 +18,9 @@ const SHIFT: u8 = 3;
 fn main() -> ExitCode {
     system::run(vec![
         scenario("sharing::weights_are_shares", weights),
+        scenario("sharing::an_interactive_guest_is_served_soon", interactive),
+        scenario("sharing::sixteen_guests_on_two_cpus", || all_progress(16, 2, 2)),
+        scenario("sharing::sixty_four_vcpus_on_four_cpus", || all_progress(64, 4, 4)),
         scenario("sharing::linux_is_told_what_was_stolen", stolen_time),
     ])
 }
@@ -55,6 +58,36 @@ fn weights() -> Result<()> {
         ensure!(count.abs_diff(fair) * 100 <= fair * 3, "of {counts:?}, weight {own} should have {fair}");
     }
     println!("loops: {counts:?}");
+    run.finish(LIMIT)
+}
+
+/// A guest that sleeps and wakes among eight that compute, on one CPU: it is late by one of their slices at most.
+fn interactive() -> Result<()> {
+    // Ten milliseconds for all nine, at least one each.
+    const SLICE: u64 = 10_000 / 9;
+    let mut vms = vec![guest::payload("interactive", "sharing", 1, "role=interactive settle=300 times=200")?];
+    for index in 0..8 {
+        vms.push(counting(&format!("guest{index}"), 1500)?);
+    }
+    let run = Host { cpus: 1, ..Host::default() }.start_coarse(vms, SHIFT)?;
+    let late = number(&run, "interactive", "late by ")?;
+    ensure!(late <= SLICE, "it was late by {late} us, a slice has {SLICE}");
+    println!("late by {late} us");
+    run.finish(LIMIT)
+}
+
+/// So many guests on so few CPUs: all of them progress, none gets less than an `unfair`th of what is fair.
+fn all_progress(guests: u64, cpus: u8, unfair: u64) -> Result<()> {
+    let vms: Result<Vec<Vm>> = (0..guests).map(|index| counting(&format!("guest{index}"), 4000)).collect();
+    let run = Host { cpus, ..Host::default() }.start_coarse(vms?, SHIFT + 1)?;
+    let mut counts = Vec::new();
+    for index in 0..guests {
+        counts.push(number(&run, &format!("guest{index}"), "counted ")?);
+    }
+    let fair = counts.iter().sum::<u64>() / guests;
+    let least = counts.iter().min().copied().unwrap_or(0);
+    ensure!(fair > 100 && least * unfair >= fair, "fair would be {fair}: {counts:?}");
+    println!("fair is {fair}, the least {least}");
     run.finish(LIMIT)
 }
 

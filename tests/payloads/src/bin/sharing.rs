@@ -7,7 +7,7 @@
 //! | `partner` | gives its CPU away, for ever; with the word `fp` it uses an FP register in between; starts after `settle=<ms>`, as `measure` does |
 //! | `sleep` | sleeps, for ever |
 //! | `count` | counts loops for `ms=<n>` of its virtual time, and ends |
-//! | `interactive` | sleeps and wakes `times=<n>` times, and says how late it was at most |
+//! | `interactive` | after `settle=<ms>`, sleeps and wakes `times=<n>` times, and says how late it was at most |
 #![no_std]
 #![no_main]
 
@@ -89,7 +89,7 @@ fn count() -> Result<(), &'static str> {
 }
 
 fn interactive() -> Result<(), &'static str> {
-    gic::enable(timer::VIRTUAL_PPI);
+    settle();
     let mut latest = 0;
     for _ in 0..machine::option_number("times", 100) {
         latest = latest.max(sleep(timer::microseconds(3000)));
