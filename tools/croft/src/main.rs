@@ -119,7 +119,7 @@ enum Order {
 #[derive(Args)]
 struct HostPlace {
     /// The host: the folder that its `croft run` has as --log-dir, or a socket. Without it, the only one that you run.
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", global = true)]
     host: Option<PathBuf>,
 }
 

@@ -214,6 +214,10 @@ fn values_go_both_ways_whatever_their_length() {
         assert_eq!(stage.says(&["guestinfo", "web", "get", "guestinfo.x"]), format!("{value}\n"));
     }
     assert_eq!(stage.says(&["guestinfo", "web"]), "guestinfo.x (60000 bytes)\n");
+    // The host may be named behind everything else too.
+    let folder = stage.folder.path().to_str().unwrap();
+    let behind = croft("guestinfo", &["web", "get", "guestinfo.x", "--host", folder], &[]);
+    assert_eq!((behind.status.code(), text(&behind.stdout).trim_end()), (Some(0), &*long));
     let refused = stage.croft(&["guestinfo", "web", "get", "nope"]);
     assert_eq!((refused.status.code(), &*text(&refused.stderr)), (Some(1), "croft: web has no such value\n"));
     let refused = stage.croft(&["guestinfo", "mail"]);
