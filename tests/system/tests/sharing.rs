@@ -19,6 +19,7 @@ fn main() -> ExitCode {
     system::run(vec![
         scenario("sharing::weights_are_shares", weights),
         scenario("sharing::an_interactive_guest_is_served_soon", interactive),
+        scenario("sharing::a_guest_alone_on_its_cpu_waits_there", native_wait),
         scenario("sharing::sixteen_guests_on_two_cpus", || all_progress(16, 2, 2)),
         scenario("sharing::sixty_four_vcpus_on_four_cpus", || all_progress(64, 4, 4)),
         scenario("sharing::linux_is_told_what_was_stolen", stolen_time),
@@ -74,6 +75,41 @@ fn interactive() -> Result<()> {
     ensure!(late <= SLICE, "it was late by {late} us, a slice has {SLICE}");
     println!("late by {late} us");
     run.finish(LIMIT)
+}
+
+/// A guest that has a CPU for itself waits by the CPU's own WFI, whatever goes on elsewhere; those that share one give it
+/// away.
+fn native_wait() -> Result<()> {
+    const AWAKENINGS: u64 = 200;
+    let sleeper = |name: &str, role: &str, affinity: u64| -> Result<Vm> {
+        let words = format!("role={role} settle=10 times={AWAKENINGS}");
+        Ok(Vm { affinity, ..guest::payload(name, "sharing", 1, &words)? })
+    };
+    // The last one never ends, and so keeps the host up.
+    let vms = vec![
+        sleeper("alone", "interactive", 0b01)?,
+        sleeper("one", "interactive", 0b10)?,
+        sleeper("other", "sleep", 0b10)?,
+    ];
+    let run = Host::default().start_coarse(vms, SHIFT)?;
+    for name in ["alone", "one"] {
+        number(&run, name, "late by ")?;
+    }
+    let statistics = run.statistics(SOON)?;
+    let (alone, one) = (waits(&statistics, "alone"), waits(&statistics, "one"));
+    ensure!(alone == Some(0) && one >= Some(AWAKENINGS), "exits by WFI: {alone:?} and {one:?}:\n{statistics}");
+    Ok(())
+}
+
+/// How many exits by WFI VM `name` had, in the hypervisor's statistics.
+fn waits(statistics: &str, name: &str) -> Option<u64> {
+    let line = statistics.lines().find(|line| line.starts_with(&format!("{name}: started")))?;
+    let (_, exits) = line.split_once("exits:")?;
+    let mut words = exits.split_whitespace();
+    match words.find(|word| *word == "wfi") {
+        Some(_) => words.next()?.parse().ok(),
+        None => Some(0),
+    }
 }
 
 /// So many guests on so few CPUs: all of them progress, none gets less than an `unfair`th of what is fair.
