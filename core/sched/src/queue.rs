@@ -91,6 +91,12 @@ impl Entity {
         Self { thread, weight, affinity, virtual_time }
     }
 
+    /// Whether it is to run before `other`.
+    const fn is_before(&self, other: &Self) -> bool {
+        // The difference decides, so that virtual run times may wrap.
+        (self.virtual_time.wrapping_sub(other.virtual_time) as i64) < 0
+    }
+
     /// Its virtual run time, to be kept for [`Entity::resumed`].
     #[must_use]
     pub const fn virtual_time(&self) -> u64 {
@@ -121,7 +127,7 @@ pub struct Timing {
 pub struct RunQueue {
     waiting: Heap,
     current: Option<Entity>,
-    /// The least virtual run time of all, never going back.
+    /// The least virtual run time of all, never going back; brought up to date before a thread comes or goes.
     floor: u64,
     /// The sum of the weights of those that wait.
     waiting_weight: u64,
@@ -142,6 +148,7 @@ impl RunQueue {
 
     /// Lets a thread wait for its turn. Ask [`RunQueue::should_preempt`] afterwards.
     pub fn enqueue(&mut self, mut entity: Entity, arrival: Arrival) {
+        self.raise_floor();
         if arrival == Arrival::Moved {
             entity.virtual_time = entity.virtual_time.wrapping_add(self.floor);
         }
@@ -155,34 +162,46 @@ impl RunQueue {
     /// Chooses who runs next. The one that ran until now waits again: it was preempted or its slice is over. If it
     /// does not want the CPU any more, [`RunQueue::take_current`] comes first.
     pub fn pick(&mut self) -> Option<ThreadId> {
-        if let Some(current) = self.current.take() {
-            self.push(current);
-        }
-        let next = self.waiting.pop()?;
-        self.waiting_weight -= u64::from(next.weight.0);
+        let next = match self.current {
+            Some(current) => match self.waiting.first() {
+                Some(first) if !current.is_before(first) => self.exchange(current)?,
+                _ => current,
+            },
+            None => {
+                let next = self.waiting.pop()?;
+                self.waiting_weight -= u64::from(next.weight.0);
+                next
+            }
+        };
         self.current = Some(next);
-        self.raise_floor();
         Some(next.thread)
     }
 
     /// Chooses who runs next as the running one gives way for this once: whoever else waits comes before it.
     pub fn yield_and_pick(&mut self) -> Option<ThreadId> {
-        if let (Some(current), Some(first)) = (&mut self.current, self.waiting.first()) {
-            current.virtual_time = later(current.virtual_time, first.virtual_time);
-        }
-        self.pick()
+        let (Some(mut current), Some(first)) = (self.current, self.waiting.first()) else { return self.pick() };
+        current.virtual_time = later(current.virtual_time, first.virtual_time);
+        self.current = self.exchange(current);
+        self.current.map(|next| next.thread)
+    }
+
+    /// Lets `current` wait instead of the first of those that do, which is returned.
+    fn exchange(&mut self, current: Entity) -> Option<Entity> {
+        let next = self.waiting.replace_first(current)?;
+        self.waiting_weight = self.waiting_weight + u64::from(current.weight.0) - u64::from(next.weight.0);
+        Some(next)
     }
 
     /// Charges the running thread for having run for `ticks`.
     pub fn charge(&mut self, ticks: u64) {
         if let Some(current) = &mut self.current {
             current.virtual_time = current.virtual_time.wrapping_add(current.weight.virtual_time(ticks));
-            self.raise_floor();
         }
     }
 
     /// Takes the running thread off the CPU and the queue: it sleeps or has ended. When it wakes, enqueue it again.
     pub fn take_current(&mut self) -> Option<Entity> {
+        self.raise_floor();
         self.current.take()
     }
 
@@ -216,21 +235,24 @@ impl RunQueue {
     /// Gives away a waiting thread that may run on `cpu` and that `wanted` accepts; `cpu`'s queue is to enqueue it as
     /// [`Arrival::Moved`].
     pub fn steal(&mut self, cpu: CpuId, wanted: impl Fn(ThreadId) -> bool) -> Option<Entity> {
+        self.raise_floor();
         let mut stolen = self.waiting.take_late(|entity| entity.affinity.allows(cpu) && wanted(entity.thread))?;
         self.waiting_weight -= u64::from(stolen.weight.0);
-        self.detach(&mut stolen);
+        stolen.virtual_time = stolen.virtual_time.wrapping_sub(self.floor);
         Some(stolen)
     }
 
     /// Takes out the waiting thread `thread`, which is to be stopped or moved; call [`RunQueue::detach`] if it moves.
     pub fn remove(&mut self, thread: ThreadId) -> Option<Entity> {
+        self.raise_floor();
         let removed = self.waiting.take_late(|entity| entity.thread == thread)?;
         self.waiting_weight -= u64::from(removed.weight.0);
         Some(removed)
     }
 
     /// Prepares a thread that left this queue (and sleeps, say) for being enqueued on another one.
-    pub const fn detach(&self, entity: &mut Entity) {
+    pub fn detach(&mut self, entity: &mut Entity) {
+        self.raise_floor();
         entity.virtual_time = entity.virtual_time.wrapping_sub(self.floor);
     }
 

@@ -229,6 +229,7 @@ impl Vgic {
             target.overflow = maintenance != 0;
             lrs.deactivate |= target.deactivate;
             target.deactivate = 0;
+            lrs.at_rest = used == 0 && maintenance == 0 && target.hardware == 0;
         }
     }
 

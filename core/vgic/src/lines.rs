@@ -131,6 +131,7 @@ impl Vgic {
         held.loaded |= bit;
         held.carried_latch |= bit;
         lrs.used |= 1 << number;
+        lrs.at_rest = false;
         Some(number)
     }
 

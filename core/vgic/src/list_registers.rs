@@ -67,6 +67,10 @@ pub struct ListRegisters {
     pub deactivate: u32,
     /// ICH_HCR_EL2 to load.
     pub hcr: u64,
+    /// After a flush: no list register is used, no maintenance interrupt is asked for, and no physical interrupt is linked.
+    /// The vCPU can then leave its CPU and come to another one without a sync, and without a flush unless it is told to
+    /// make one, as long as nobody has filled a list register meanwhile.
+    pub at_rest: bool,
 }
 
 impl ListRegisters {
@@ -80,6 +84,7 @@ impl ListRegisters {
             stale: 0,
             deactivate: 0,
             hcr: virtual_control::EN | virtual_control::TDIR,
+            at_rest: false,
         }
     }
 }
@@ -93,6 +98,7 @@ impl ListRegisters {
         self.stale = 0;
         self.deactivate = 0;
         self.hcr = virtual_control::EN | virtual_control::TDIR;
+        self.at_rest = false;
     }
 }
 

@@ -2,8 +2,9 @@
 //!
 //! EL1 system registers, pointer authentication keys and the virtual timer are moved at every switch of vCPUs. FP/SIMD
 //! registers and debug registers are moved only when they are used: until then CPTR_EL2.TFP and MDCR_EL2.TDA trap the
-//! first access, which loads them ([`load_fp`], [`load_debug`]). A vCPU that has breakpoints enabled gets its debug
-//! registers at once, since they act without being accessed.
+//! first access, which loads them ([`load_fp`], [`load_debug`]). Who has used FP/SIMD registers gets them at once the next
+//! times: most guests use them all the time or not at all. A vCPU that has breakpoints enabled gets its debug registers
+//! at once, since they act without being accessed.
 //!
 //! The virtual interrupt interface is moved here too. The list registers are not: they are empty between vCPUs, as the
 //! GIC model takes their contents back when a vCPU leaves, and chooses afresh when it comes.
@@ -94,90 +95,74 @@ pub enum DebugBank {
     WatchpointControl,
 }
 
-macro_rules! el1_state {
-    ($($name:ident),* $(,)?) => {
-        /// The EL1 and EL0 system registers that are the guest's own.
-        #[derive(Clone, Copy, Debug, Default)]
-        pub struct El1 {
-            $(#[doc = concat!("`", stringify!($name), "`.")] pub $name: u64,)*
-        }
-
-        impl El1 {
-            #[inline(always)]
-            fn save(&mut self) {
-                $(self.$name = sysreg::$name::read();)*
-            }
-
-            #[inline(always)]
-            fn load(&self) {
-                $(sysreg::$name::write(self.$name);)*
-            }
-        }
-    };
-}
-
-el1_state!(
-    sctlr_el1,
-    cpacr_el1,
-    ttbr0_el1,
-    ttbr1_el1,
-    tcr_el1,
-    esr_el1,
-    far_el1,
-    afsr0_el1,
-    afsr1_el1,
-    mair_el1,
-    amair_el1,
-    vbar_el1,
-    contextidr_el1,
-    tpidr_el0,
-    tpidrro_el0,
-    tpidr_el1,
-    cntkctl_el1,
-    elr_el1,
-    spsr_el1,
-    sp_el0,
-    sp_el1,
-    par_el1,
-    csselr_el1,
-    mdscr_el1,
-    mdccint_el1,
-    cntv_cval_el0,
-    cntv_ctl_el0,
-);
-
-macro_rules! key_state {
-    ($($name:ident),* $(,)?) => {
-        /// Pointer authentication keys.
+/// Defines a struct of registers of the guest's own that are moved together: those of one line by one block of assembly,
+/// so that the compiler stores and loads them in pairs.
+macro_rules! register_state {
+    ($(#[$doc:meta])* $visible:vis struct $state:ident { $([$($name:ident = $asm:literal),* $(,)?])* }) => {
+        $(#[$doc])*
+        #[repr(C)]
         #[derive(Clone, Copy, Default)]
-        struct Keys {
-            $($name: u64,)*
+        $visible struct $state {
+            $($(#[doc = concat!("`", $asm, "`.")] pub $name: u64,)*)*
         }
 
-        impl Keys {
+        impl $state {
+            #[inline(always)]
             fn save(&mut self) {
-                $(self.$name = sysreg::$name::read();)*
+                $(
+                    $(let $name: u64;)*
+                    // SAFETY: reading these registers changes nothing, neither in memory nor elsewhere.
+                    unsafe {
+                        core::arch::asm!(
+                            $(concat!("mrs {", stringify!($name), "}, ", $asm),)*
+                            $($name = out(reg) $name,)*
+                            options(nomem, nostack, preserves_flags)
+                        );
+                    }
+                    $(self.$name = $name;)*
+                )*
             }
 
+            #[inline(always)]
             fn load(&self) {
-                $(sysreg::$name::write(self.$name);)*
+                $(
+                    // SAFETY: these registers hold state of the guest; no value changes what EL2 reaches or executes.
+                    unsafe {
+                        core::arch::asm!(
+                            $(concat!("msr ", $asm, ", {", stringify!($name), "}"),)*
+                            $($name = in(reg) self.$name,)*
+                            options(nomem, nostack, preserves_flags)
+                        );
+                    }
+                )*
             }
         }
     };
 }
 
-key_state!(
-    apiakeylo_el1,
-    apiakeyhi_el1,
-    apibkeylo_el1,
-    apibkeyhi_el1,
-    apdakeylo_el1,
-    apdakeyhi_el1,
-    apdbkeylo_el1,
-    apdbkeyhi_el1,
-    apgakeylo_el1,
-    apgakeyhi_el1,
-);
+register_state! {
+    /// The EL1 and EL0 system registers that are the guest's own.
+    #[derive(Debug)]
+    pub struct El1 {
+        [sctlr_el1 = "sctlr_el1", cpacr_el1 = "cpacr_el1", ttbr0_el1 = "ttbr0_el1", ttbr1_el1 = "ttbr1_el1"]
+        [tcr_el1 = "tcr_el1", esr_el1 = "esr_el1", far_el1 = "far_el1", afsr0_el1 = "afsr0_el1"]
+        [afsr1_el1 = "afsr1_el1", mair_el1 = "mair_el1", amair_el1 = "amair_el1", vbar_el1 = "vbar_el1"]
+        [contextidr_el1 = "contextidr_el1", tpidr_el0 = "tpidr_el0", tpidrro_el0 = "tpidrro_el0", tpidr_el1 = "tpidr_el1"]
+        [cntkctl_el1 = "cntkctl_el1", elr_el1 = "elr_el1", spsr_el1 = "spsr_el1", sp_el0 = "sp_el0"]
+        [sp_el1 = "sp_el1", par_el1 = "par_el1", csselr_el1 = "csselr_el1", mdscr_el1 = "mdscr_el1"]
+        [mdccint_el1 = "mdccint_el1", cntv_cval_el0 = "cntv_cval_el0"]
+        [cntv_ctl_el0 = "cntv_ctl_el0"]
+    }
+}
+
+register_state! {
+    /// Pointer authentication keys (FEAT_PAuth), which the assembler knows by their encodings only.
+    struct Keys {
+        [apiakeylo_el1 = "S3_0_C2_C1_0", apiakeyhi_el1 = "S3_0_C2_C1_1", apibkeylo_el1 = "S3_0_C2_C1_2", apibkeyhi_el1 = "S3_0_C2_C1_3"]
+        [apdakeylo_el1 = "S3_0_C2_C2_0", apdakeyhi_el1 = "S3_0_C2_C2_1", apdbkeylo_el1 = "S3_0_C2_C2_2", apdbkeyhi_el1 = "S3_0_C2_C2_3"]
+        [apgakeylo_el1 = "S3_0_C2_C3_0", apgakeyhi_el1 = "S3_0_C2_C3_1"]
+    }
+}
 
 /// Q0 to Q31, FPCR and FPSR. The assembly below knows this layout.
 #[repr(C, align(16))]
@@ -209,22 +194,30 @@ pub struct InterruptState {
     pub active_priorities_1: [u64; 4],
 }
 
-/// Everything of a vCPU that stays in a CPU between exits.
+/// Everything of a vCPU that stays in a CPU between exits. What every switch moves comes first: within 504 bytes of the
+/// start registers are stored and loaded in pairs.
+#[repr(C)]
 pub struct GuestState {
-    /// EL2's controls for this vCPU.
-    pub controls: Controls,
     /// EL1 system registers; not up to date while the vCPU is loaded.
     pub el1: El1,
-    /// The interrupt interface; not up to date while the vCPU is loaded.
-    pub interrupts: InterruptState,
+    /// EL2's controls for this vCPU.
+    pub controls: Controls,
     /// VDISR_EL2: the SError that an ESB of the guest has deferred.
     deferred_error: u64,
+    fp_loaded: bool,
+    /// How many more times FP/SIMD registers are loaded without being asked for.
+    fp_ahead: u8,
+    debug_loaded: bool,
+    /// The interrupt interface; not up to date while the vCPU is loaded.
+    pub interrupts: InterruptState,
     keys: Keys,
     fp: FpState,
     debug: DebugState,
-    fp_loaded: bool,
-    debug_loaded: bool,
 }
+
+/// A vCPU that uses FP/SIMD gets its registers at once for so many more times that it comes to a CPU. Each time that saves
+/// an exit if it uses them again, and costs some forty instructions if it does not.
+const FP_AHEAD: u8 = 15;
 
 impl GuestState {
     /// A vCPU's state at its first start: everything zero but what `controls` says.
@@ -239,6 +232,7 @@ impl GuestState {
             fp: FpState { q: [[0; 2]; 32], fpcr: 0, fpsr: 0 },
             debug: DebugState::default(),
             fp_loaded: false,
+            fp_ahead: 0,
             debug_loaded: false,
         }
     }
@@ -251,27 +245,22 @@ impl GuestState {
 
     /// Loads the state into this CPU. IRQs are masked, and no other vCPU's state is loaded.
     pub fn load(&mut self, features: &Features) {
-        let mut controls = self.controls;
-        controls.cptr |= CPTR_TFP;
-        self.fp_loaded = false;
-        let armed = self.el1.mdscr_el1 & MDSCR_ARMED != 0;
-        if armed {
+        let controls = &self.controls;
+        let mut mdcr = controls.mdcr | MDCR_TDA;
+        self.debug_loaded = self.el1.mdscr_el1 & MDSCR_ARMED != 0;
+        if self.debug_loaded {
             self.debug.load(features);
+            if controls.debug != DebugPolicy::TrapAll {
+                mdcr &= !MDCR_TDA;
+            }
         }
-        if armed && controls.debug != DebugPolicy::TrapAll {
-            controls.mdcr &= !MDCR_TDA;
-        } else {
-            controls.mdcr |= MDCR_TDA;
-        }
-        self.debug_loaded = armed;
         if features.fine_grained {
             let [read, write] = controls.debug_traps;
             sysreg::hdfgrtr_el2::write(read);
             sysreg::hdfgwtr_el2::write(write);
         }
         sysreg::hcr_el2::write(controls.hcr);
-        sysreg::mdcr_el2::write(controls.mdcr);
-        sysreg::cptr_el2::write(controls.cptr);
+        sysreg::mdcr_el2::write(mdcr);
         sysreg::vttbr_el2::write(controls.vttbr);
         sysreg::vmpidr_el2::write(controls.vmpidr);
         sysreg::cntvoff_el2::write(controls.cntvoff);
@@ -284,6 +273,13 @@ impl GuestState {
             sysreg::vdisr_el2::write(self.deferred_error);
         }
         self.interrupts.load(features);
+        if self.fp_ahead == 0 {
+            sysreg::cptr_el2::write(self.controls.cptr | CPTR_TFP);
+            self.fp_loaded = false;
+        } else {
+            self.fp_ahead -= 1;
+            self.load_fp_now();
+        }
         isb();
     }
 
@@ -319,6 +315,12 @@ impl GuestState {
 
     /// Gives the loaded vCPU its FP/SIMD registers, after its first access trapped.
     pub fn load_fp(&mut self) {
+        self.fp_ahead = FP_AHEAD;
+        self.load_fp_now();
+    }
+
+    #[inline(always)]
+    fn load_fp_now(&mut self) {
         sysreg::cptr_el2::write(self.controls.cptr & !CPTR_TFP);
         isb();
         // SAFETY: the pointer is to 528 readable bytes; TFP was just cleared. EL2 itself keeps nothing in these

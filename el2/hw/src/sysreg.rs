@@ -123,16 +123,6 @@ registers! {
     icc_pmr_el1 = "icc_pmr_el1";
     icc_bpr1_el1 = "icc_bpr1_el1";
     icc_igrpen1_el1 = "icc_igrpen1_el1";
-    apiakeylo_el1 = "S3_0_C2_C1_0";
-    apiakeyhi_el1 = "S3_0_C2_C1_1";
-    apibkeylo_el1 = "S3_0_C2_C1_2";
-    apibkeyhi_el1 = "S3_0_C2_C1_3";
-    apdakeylo_el1 = "S3_0_C2_C2_0";
-    apdakeyhi_el1 = "S3_0_C2_C2_1";
-    apdbkeylo_el1 = "S3_0_C2_C2_2";
-    apdbkeyhi_el1 = "S3_0_C2_C2_3";
-    apgakeylo_el1 = "S3_0_C2_C3_0";
-    apgakeyhi_el1 = "S3_0_C2_C3_1";
 }
 
 read_only! {

@@ -199,31 +199,31 @@ fn answer_version(context: &mut VcpuContext) {
     context.x[2] = commands::PRODUCT;
 }
 
-/// The short path of WFE: answers the channel's detection, and lets an ordinary WFE end early where no other vCPU may
-/// want the CPU. Says whether that was all.
+/// What a WFE says by X0.
+pub(crate) enum Word {
+    /// Nothing: it is an ordinary one, or this VM has no WFE channel.
+    None,
+    /// Whether anybody is there.
+    Detect,
+    /// Something else, perhaps.
+    Other,
+}
+
+/// See [`Word`]. All words of the channel have the same upper half: one comparison is all that an ordinary WFE pays.
 #[inline(always)]
-pub(crate) fn short_wait(vcpu: &'static Vcpu, context: &mut VcpuContext) -> bool {
-    if context.syndrome & 3 != 1 || !vcpu.vm.config.doors.wfe {
-        return false;
+pub(crate) fn word(vcpu: &Vcpu, context: &VcpuContext) -> Word {
+    match context.x[0] {
+        word if (word >> 32) as u32 != WORDS || !vcpu.vm.config.doors.wfe => Word::None,
+        words::DETECT => Word::Detect,
+        _ => Word::Other,
     }
-    // All words of the channel have the same upper half: one comparison is all that an ordinary WFE pays.
-    let reason = match context.x[0] {
-        word if (word >> 32) as u32 != WORDS => {
-            if vcpu.gives_way() {
-                return false;
-            }
-            Reason::Wfe
-        }
-        words::DETECT => {
-            context.x[0] = words::AGENT;
-            context.x[1] = detected(vcpu, context.pstate);
-            Reason::Call
-        }
-        _ => return false,
-    };
-    complete(context);
-    vcpu.counters.count(reason);
-    true
+}
+
+/// Says that somebody is there.
+#[inline(always)]
+pub(crate) fn answer_detection(vcpu: &Vcpu, context: &mut VcpuContext) {
+    context.x[0] = words::AGENT;
+    context.x[1] = detected(vcpu, context.pstate);
 }
 
 #[inline(always)]
@@ -250,8 +250,7 @@ pub(crate) fn wait(vcpu: &'static Vcpu, context: &mut VcpuContext) -> bool {
     let caller = |scope| watchdog::Caller { policy, level, vcpu: vcpu.id, scope };
     let result = match request {
         Request::Detect => {
-            context.x[0] = words::AGENT;
-            context.x[1] = detected(vcpu, context.pstate);
+            answer_detection(vcpu, context);
             return true;
         }
         Request::Configure { scope, timeout, action } => dogs.configure(caller(scope), timeout, action),

@@ -24,6 +24,8 @@ const LOAD_MASK: u64 = 1 << 24 | 3 << 22 | 1 << 21 | 1 << 10 | 1 << 9 | 1 << 8 |
 const LOAD_WORD: u64 = 1 << 24 | 2 << 22 | 0x04;
 /// A trapped MSR or MRS, but for its register Rt.
 const SYSREG_MASK: u64 = 0x1ff_ffff & !(31 << 5);
+/// ISS.TI of a trapped WFE.
+const WAIT_FOR_EVENT: u64 = 1;
 /// MSR ICC_SGI1R_EL1, S3_0_C12_C11_5.
 const SGI1R_WRITE: u64 = 3 << 20 | 5 << 17 | 12 << 10 | 11 << 1;
 
@@ -31,38 +33,66 @@ const SGI1R_WRITE: u64 = 3 << 20 | 5 << 17 | 12 << 10 | 11 << 1;
 pub(crate) extern "C" fn on_exit(context: &mut VcpuContext, kind: u64) -> u64 {
     let Some(vcpu) = vcpu::by_index(context.owner) else { return kind };
     match kind {
-        exit_kind::SYNCHRONOUS if synchronous(vcpu, context) => 0,
+        exit_kind::SYNCHRONOUS => match synchronous(vcpu, context) {
+            Answer::Done => 0,
+            Answer::Rested => look_around(vcpu),
+            Answer::NotHere => kind,
+        },
         exit_kind::INTERRUPT => {
             vcpu.counters.count(Reason::Interrupt);
             interrupts::handle_from_guest(vcpu);
-            if vcpu.has_requests() || sched::wants_reschedule() { kind } else { 0 }
+            look_around(vcpu)
         }
         kind => kind,
     }
 }
 
+/// What became of a synchronous exit here.
+enum Answer {
+    /// It was answered.
+    Done,
+    /// It was answered, and others may have run meanwhile.
+    Rested,
+    /// It is for the long path.
+    NotHere,
+}
+
+impl From<bool> for Answer {
+    #[inline(always)]
+    fn from(answered: bool) -> Self {
+        if answered { Self::Done } else { Self::NotHere }
+    }
+}
+
+/// Enters the guest again, unless something was asked of the vCPU or its CPU is wanted: the thread then looks at that.
+#[inline(always)]
+fn look_around(vcpu: &'static Vcpu) -> u64 {
+    if vcpu.has_requests() || sched::wants_reschedule() { exit_kind::INTERRUPT } else { 0 }
+}
+
 /// Answers a synchronous exit, if it is one of the simple ones.
 #[inline(always)]
-fn synchronous(vcpu: &'static Vcpu, context: &mut VcpuContext) -> bool {
+fn synchronous(vcpu: &'static Vcpu, context: &mut VcpuContext) -> Answer {
     let syndrome = context.syndrome;
     if stats::is_timed() {
-        return false;
+        return Answer::NotHere;
     }
-    match (syndrome >> 26) as u8 {
+    let answered = match (syndrome >> 26) as u8 {
         class::HVC64 if syndrome & 0xffff == 0 => {
             let [function, ..] = &mut context.x;
             *function = match *function as u32 {
                 psci::PSCI_VERSION => psci::VERSION,
                 SMCCC_VERSION => SMCCC_1_1,
-                _ => return false,
+                _ => return Answer::NotHere,
             };
             vcpu.counters.count(Reason::Hvc);
             true
         }
         class::SYSTEM_REGISTER => {
             let Some(index) = id::index_of_syndrome(syndrome) else {
-                return syndrome & SYSREG_MASK == SGI1R_WRITE && self_sgi(vcpu, context)
+                let answered = syndrome & SYSREG_MASK == SGI1R_WRITE && self_sgi(vcpu, context)
                     || doors::null_call(vcpu, context);
+                return answered.into();
             };
             let value = host::get().guest_ids.get(index);
             context.set_register((syndrome >> 5 & 31) as u8, value);
@@ -72,13 +102,45 @@ fn synchronous(vcpu: &'static Vcpu, context: &mut VcpuContext) -> bool {
         }
         class::DATA_ABORT_LOWER => distributor_read(vcpu, context, syndrome),
         class::HVC64 if syndrome & 0xffff == 0x86 => doors::null_hvc(vcpu, context),
-        class::WFX => doors::short_wait(vcpu, context),
+        class::WFX => return wait(vcpu, context),
         class::FLOATING_POINT => {
             vcpu.load_fp();
             vcpu.counters.count(Reason::FloatingPoint);
             true
         }
         _ => false,
+    };
+    answered.into()
+}
+
+/// A WFE that is no request to us, or the WFE channel's simplest one. WFI takes the long path.
+///
+/// It ends early, as every WFE may. Where others may want the CPU, they get it first: the thread gives it away right here,
+/// on its own stack, and goes on from here.
+#[inline(always)]
+fn wait(vcpu: &'static Vcpu, context: &mut VcpuContext) -> Answer {
+    if context.syndrome & 3 != WAIT_FOR_EVENT {
+        return Answer::NotHere;
+    }
+    match doors::word(vcpu, context) {
+        doors::Word::None if vcpu.gives_way() => {
+            complete(context);
+            vcpu.counters.count(Reason::Wfe);
+            sched::yield_now();
+            Answer::Rested
+        }
+        doors::Word::None => {
+            complete(context);
+            vcpu.counters.count(Reason::Wfe);
+            Answer::Done
+        }
+        doors::Word::Detect => {
+            doors::answer_detection(vcpu, context);
+            complete(context);
+            vcpu.counters.count(Reason::Call);
+            Answer::Done
+        }
+        doors::Word::Other => Answer::NotHere,
     }
 }
 

@@ -97,6 +97,8 @@ struct Queue {
     run: RunQueue,
     alarms: Alarms,
     idle: &'static Thread,
+    /// Who runs: the run queue's current thread, or `idle`.
+    running: &'static Thread,
     /// Until when the running thread has been charged for its time.
     charged: u64,
     /// When the running thread's slice ends; NEVER while nobody waits.
@@ -277,6 +279,7 @@ pub(crate) fn join() {
         run: RunQueue::new(timing),
         alarms: Alarms::new(),
         idle,
+        running: idle,
         charged: cntpct_el0(),
         slice_end: NEVER,
         next_round: 0,
@@ -379,36 +382,35 @@ pub(crate) fn wants_reschedule() -> bool {
     this_cpu().reschedule.load(Ordering::Relaxed) != 0
 }
 
+/// Inlined where it is called with one of the outcomes, so that a switch pays for none of the others.
+#[inline(always)]
 fn reschedule(outcome: Outcome) {
     let me = this();
-    let current = current();
     let now = cntpct_el0();
     this_cpu().reschedule.store(0, Ordering::Relaxed);
     this_cpu().preempt_pending.store(0, Ordering::Relaxed);
     if matches!(outcome, Outcome::Move(_))
-        && let Some(vcpu) = current.vcpu.get()
+        && let Some(vcpu) = current().vcpu.get()
     {
         vcpu.unload();
     }
+    let mut queue = me.queue.lock();
+    let current = queue.running;
+    queue.charge(now);
+    if !queue.gives_way(current, outcome, now) {
+        return queue.arm_timer();
+    }
     let mut moving = None;
-    let next = {
-        let mut queue = me.queue.lock();
-        queue.charge(now);
-        let next = match queue.give_way(current, outcome, now) {
-            Some(next) => next,
-            None => return queue.arm_timer(),
-        };
-        if let Outcome::Move(to) = outcome {
-            moving = queue.run.take_current().map(|mut entity| {
-                queue.run.detach(&mut entity);
-                (cpu(to), current.entity(entity.virtual_time()))
-            });
-        }
-        let next = next(&mut queue.run).map_or(queue.idle, |id| thread(id));
-        me.waiting_affinity.fetch_or(current.affinity.load(Ordering::Relaxed), Ordering::SeqCst);
-        queue.put_on(me, next, now);
-        next
-    };
+    if let Outcome::Move(to) = outcome {
+        moving = queue.run.take_current().map(|mut entity| {
+            queue.run.detach(&mut entity);
+            (cpu(to), current.entity(entity.virtual_time()))
+        });
+    }
+    let next = if outcome == Outcome::Yield { queue.run.yield_and_pick() } else { queue.run.pick() };
+    let next = next.map_or(queue.idle, thread);
+    queue.put_on(me, current, next, now);
+    drop(queue);
     if let Some((to, entity)) = moving {
         to.queue.lock().enqueue(to, entity, Arrival::Moved);
     }
@@ -423,9 +425,6 @@ fn reschedule(outcome: Outcome) {
     }
 }
 
-/// How the next thread is chosen from the queue.
-type Choice = fn(&mut RunQueue) -> Option<ThreadId>;
-
 impl Queue {
     fn reserve(&mut self) {
         let threads = THREAD_COUNT.load(Ordering::Relaxed) as usize;
@@ -436,20 +435,21 @@ impl Queue {
     /// Charges the running thread for its time.
     fn charge(&mut self, now: u64) {
         let ran = now.saturating_sub(core::mem::replace(&mut self.charged, now));
-        let running = self.run.current().map_or(self.idle, |entity| thread(entity.thread));
-        running.run_time.store(running.run_time.load(Ordering::Relaxed) + ran, Ordering::Relaxed);
+        let run_time = &self.running.run_time;
+        run_time.store(run_time.load(Ordering::Relaxed) + ran, Ordering::Relaxed);
         self.run.charge(ran);
     }
 
-    /// What becomes of the running thread `current`; `None` if it stays.
-    fn give_way(&mut self, current: &'static Thread, outcome: Outcome, now: u64) -> Option<Choice> {
+    /// What becomes of the running thread `current`: says whether it gives the CPU away.
+    #[inline(always)]
+    fn gives_way(&mut self, current: &'static Thread, outcome: Outcome, now: u64) -> bool {
         if core::ptr::eq(current, self.idle) {
-            return (self.run.waiting() > 0).then_some(RunQueue::pick as Choice);
+            return self.run.waiting() > 0;
         }
         match outcome {
             Outcome::Sleep(deadline) => {
                 if !current.parking.try_sleep() {
-                    return None;
+                    return false;
                 }
                 if let Some(entity) = self.run.take_current() {
                     current.virtual_time.store(entity.virtual_time(), Ordering::Relaxed);
@@ -457,47 +457,57 @@ impl Queue {
                 if deadline != NEVER {
                     self.alarms.set(current.sleep_slot(), deadline);
                 }
-                return Some(RunQueue::pick);
+                return true;
             }
             Outcome::Move(to) => {
                 current.ready_since.store(now, Ordering::Relaxed);
                 current.parking.preempted();
                 current.parking.set_home(u32::from(to.0));
-                return Some(RunQueue::pick);
+                return true;
             }
             Outcome::Yield | Outcome::Preempt => {}
         }
         if self.run.waiting() == 0 {
             self.slice_end = NEVER;
-            return None;
+            return false;
         }
         if outcome == Outcome::Preempt && !self.run.should_preempt() && now < self.slice_end {
             self.start_slice(now);
-            return None;
+            return false;
         }
         current.ready_since.store(now, Ordering::Relaxed);
         current.parking.preempted();
-        Some(if outcome == Outcome::Yield { RunQueue::yield_and_pick } else { RunQueue::pick })
+        true
     }
 
-    /// `next`, which was just chosen, runs on `me` from now on.
-    fn put_on(&mut self, me: &Cpu, next: &'static Thread, now: u64) {
+    /// `next`, which was just chosen, runs on `me` from now on, `current` no longer.
+    #[inline(always)]
+    fn put_on(&mut self, me: &Cpu, current: &'static Thread, next: &'static Thread, now: u64) {
         let bit = 1 << me.id.0;
+        self.running = next;
         if core::ptr::eq(next, self.idle) {
             IDLE.fetch_or(bit, Ordering::SeqCst);
         } else {
             next.parking.picked();
             let waited = now.saturating_sub(next.ready_since.load(Ordering::Relaxed));
             next.wait_time.store(next.wait_time.load(Ordering::Relaxed) + waited, Ordering::Relaxed);
-            if IDLE.load(Ordering::Relaxed) & bit != 0 {
+            if core::ptr::eq(current, self.idle) {
                 IDLE.fetch_and(!bit, Ordering::Release);
             }
         }
-        self.slice_end = NEVER;
-        self.start_slice(now);
-        me.waiting.store(self.run.waiting() as u32, Ordering::SeqCst);
-        if self.run.waiting() == 0 {
+        let waiting = self.run.waiting();
+        if waiting == 0 {
+            me.waiting.store(0, Ordering::SeqCst);
             me.waiting_affinity.store(0, Ordering::SeqCst);
+            self.slice_end = NEVER;
+        } else {
+            // First where, then that: an idle CPU that sees somebody wait also sees that it may take it.
+            let affinity = current.affinity.load(Ordering::Relaxed);
+            if affinity & !me.waiting_affinity.load(Ordering::Relaxed) != 0 {
+                me.waiting_affinity.fetch_or(affinity, Ordering::SeqCst);
+            }
+            me.waiting.store(waiting as u32, Ordering::SeqCst);
+            self.slice_end = self.run.slice().map_or(NEVER, |slice| now.saturating_add(slice));
         }
         self.arm_timer();
     }

@@ -10,7 +10,7 @@ use alloc::boxed::Box;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use cpu::{controls, reset};
-use hw::state::{Controls, El1, GuestState, read_list_register, write_list_register};
+use hw::state::{Controls, El1, Features, GuestState, read_list_register, write_list_register};
 use hw::sync::IrqLock;
 use hw::vcpu::{ContextHandle, VcpuContext, exit_kind};
 use hw::{gic, sysreg};
@@ -110,6 +110,8 @@ pub(crate) struct Vcpu {
     /// Others may need its CPU: it gives it away while it waits.
     gives_way: AtomicBool,
     list: IrqLock<ListRegisters>,
+    /// A copy of [`ListRegisters::at_rest`], which a switch looks at without the lock.
+    at_rest: AtomicBool,
     /// How often the model has been brought up to date, for those who wait for it.
     syncs: AtomicU32,
     /// List registers that the timer's short path filled since the last sync.
@@ -164,6 +166,7 @@ impl Vcpu {
             stolen: AtomicU64::new(0),
             gives_way: AtomicBool::new(false),
             list: IrqLock::new(ListRegisters::new()),
+            at_rest: AtomicBool::new(false),
             syncs: AtomicU32::new(0),
             list_filled: AtomicU32::new(0),
             timer_list_register: AtomicU64::new(0),
@@ -232,32 +235,40 @@ impl Vcpu {
     /// Does nothing while the vCPU is off: its thread is scheduled then too, to load images or to wait, and its state is to
     /// be reset in memory.
     pub(crate) fn ensure_loaded(&'static self) {
-        if !self.resident.load(Ordering::Relaxed) {
-            return;
+        if self.resident.load(Ordering::Relaxed) {
+            self.load();
         }
+    }
+
+    /// See [`Vcpu::ensure_loaded`]. It is on.
+    #[inline(always)]
+    fn load(&'static self) {
+        let features = &host::get().features;
         let cpu = sched::this();
         let mut loaded = cpu.loaded().lock();
         if loaded.is_some_and(|other| core::ptr::eq(other, self)) {
             return;
         }
-        if let Some(other) = loaded.take() {
-            other.save();
+        if let Some(other) = loaded.replace(self) {
+            other.save(features);
         }
         debug_assert!(!self.is_loaded());
         self.loaded_on.store(u32::from(cpu.id.0), Ordering::Release);
-        self.state.lock().load(&host::get().features);
+        self.state.lock().load(features);
         if let Some(context) = self.context.get() {
             context.make_current();
         }
-        *loaded = Some(self);
         drop(loaded);
-        self.refresh_interrupts();
+        if !self.at_rest.load(Ordering::Relaxed) {
+            self.refresh_interrupts();
+        }
     }
 
     /// Its thread goes on after others ran, perhaps on another CPU. IRQs are masked.
+    #[inline(always)]
     pub(crate) fn resume(&'static self) {
         if self.resident.load(Ordering::Relaxed) {
-            self.ensure_loaded();
+            self.load();
             self.tell_stolen_time();
         }
     }
@@ -285,24 +296,51 @@ impl Vcpu {
         }
     }
 
-    /// Takes its state out of this CPU's registers, if it is there. IRQs are masked; its thread is here or does not run.
+    /// Takes its state out of this CPU's registers, if it is there, and all about its interrupts back into the model. IRQs
+    /// are masked; its thread is here or does not run.
     pub(crate) fn unload(&'static self) {
         let cpu = sched::this();
         let mut loaded = cpu.loaded().lock();
         if loaded.is_some_and(|other| core::ptr::eq(other, self)) {
-            self.save();
+            let physical = self.take_back_interrupts();
+            self.save_registers(physical, &host::get().features);
             *loaded = None;
         }
     }
 
     /// Saves this CPU's registers, which hold its state.
-    fn save(&self) {
+    ///
+    /// The list registers of a vCPU at rest are empty, and stay so until somebody asks it to look
+    /// ([`request::INTERRUPTS`]), which it does before it enters the guest: there is nothing to do for them, neither now
+    /// nor when it is loaded again.
+    #[inline(always)]
+    fn save(&self, features: &Features) {
+        let at_rest = self.at_rest.load(Ordering::Relaxed) && self.list_filled.load(Ordering::Relaxed) == 0;
+        let physical = if at_rest { 0 } else { self.take_back_interrupts() };
+        self.save_registers(physical, features);
+    }
+
+    /// Saves the rest; `physical` are the interrupts of this CPU that are to be deactivated once the timer is disarmed.
+    #[inline(always)]
+    fn save_registers(&self, mut physical: u32, features: &Features) {
+        self.state.lock().save(features);
+        while physical != 0 {
+            gic::set_active(units::IntId(physical.trailing_zeros()), false);
+            physical &= physical - 1;
+        }
+        self.loaded_on.store(NOWHERE, Ordering::Release);
+    }
+
+    /// Empties the list registers into the model; returns the physical interrupts that are let go of, to be deactivated. It is
+    /// loaded, and about to leave.
+    #[inline(never)]
+    fn take_back_interrupts(&self) -> u32 {
         let mut list = self.list.lock();
         self.collect(&mut list);
         let mut used = list.used;
         let mut gic = self.vm.gic.lock();
         let others = gic.sync(self.id, &mut list);
-        let mut physical = gic.detach_hardware(self.id);
+        let physical = gic.detach_hardware(self.id);
         drop(gic);
         // The model has everything now; what is loaded next time is chosen afresh.
         while used != 0 {
@@ -310,14 +348,10 @@ impl Vcpu {
             used &= used - 1;
         }
         list.forget();
+        self.at_rest.store(false, Ordering::Relaxed);
         drop(list);
-        self.state.lock().save(&host::get().features);
-        while physical != 0 {
-            gic::set_active(units::IntId(physical.trailing_zeros()), false);
-            physical &= physical - 1;
-        }
-        self.loaded_on.store(NOWHERE, Ordering::Release);
         self.vm.refresh_others(others, self.id);
+        physical
     }
 
     /// Reads the list registers that the guest may have changed.
@@ -357,6 +391,7 @@ impl Vcpu {
         drop(gic);
         self.syncs.store(self.syncs.load(Ordering::Relaxed).wrapping_add(1), Ordering::Release);
         self.timer_list_register.store(timer.unwrap_or(0), Ordering::Relaxed);
+        self.at_rest.store(list.at_rest, Ordering::Relaxed);
         let mut dirty = core::mem::take(&mut list.dirty);
         while dirty != 0 {
             let index = dirty.trailing_zeros() as usize;
@@ -413,6 +448,7 @@ impl Vcpu {
         let free = sysreg::ich_elrsr_el2() as u16 & !(self.list_filled.load(Ordering::Relaxed) as u16);
         let Some(index) = self.vm.gic.lock().sgi_list_register(self.id, value, &mut list, free) else { return false };
         write_list_register(index, list.lr.get(index).copied().unwrap_or(0));
+        self.at_rest.store(false, Ordering::Relaxed);
         true
     }
 
@@ -496,6 +532,7 @@ impl Vcpu {
         state.interrupts.hcr = virtual_control::EN | virtual_control::TDIR;
         drop(state);
         self.list.lock().forget();
+        self.at_rest.store(false, Ordering::Relaxed);
         *self.physical_timer.lock() = PhysicalTimer::default();
         self.timer_list_register.store(0, Ordering::Relaxed);
     }
