@@ -23,6 +23,8 @@ struct Machine {
     naive: Naive,
     cpus: Vec<CpuInterface>,
     lrs: Vec<ListRegisters>,
+    /// Whose physical interrupt has fired since the last sync.
+    fired: VcpuSet,
     owed: VcpuSet,
 }
 
@@ -39,6 +41,7 @@ impl Machine {
             naive: Naive::new(vcpus, priority_bits),
             cpus: (0..vcpus).map(|_| CpuInterface::new(list_registers)).collect(),
             lrs: vec![ListRegisters::new(); vcpus],
+            fired: VcpuSet::EMPTY,
             owed: VcpuSet::EMPTY,
         }
     }
@@ -52,6 +55,7 @@ impl Machine {
         }
         let others = self.vgic.sync(id(vcpu), &mut self.lrs[vcpu]);
         assert!(!others.contains(id(vcpu)));
+        self.fired.remove(id(vcpu));
         self.owed = self.owed.union(others);
     }
 
@@ -139,6 +143,16 @@ impl Machine {
                     assert!(!self.naive.get(vcpu, interrupt).fired);
                 }
                 self.flush(vcpu);
+                self.kick(VcpuSet::EMPTY, None);
+            }
+            Operation::Move { vcpu } if self.lrs[vcpu].at_rest && !self.fired.contains(id(vcpu)) => {
+                // The registers of the CPU that it comes to are empty, and those that it leaves must be.
+                let cpu = &mut self.cpus[vcpu];
+                assert!(cpu.lr.iter().all(|lr| lr & field::STATE == 0) && cpu.physical_active == 0);
+                cpu.lr.fill(0);
+                if self.owed.contains(id(vcpu)) {
+                    self.settle(vcpu);
+                }
                 self.kick(VcpuSet::EMPTY, None);
             }
             Operation::Move { vcpu } => {
@@ -336,6 +350,7 @@ impl Machine {
         }
         self.cpus[vcpu].physical_active |= 1 << physical;
         self.naive.get(vcpu, interrupt).fired = true;
+        self.fired.insert(id(vcpu));
         let free = self.cpus[vcpu].lr.iter().position(|lr| lr & (field::STATE | field::EOI) == 0);
         if let (true, Some(number)) = (ready_made, free)
             && let Some(value) = self.vgic.hardware_list_register(id(vcpu), IntId(interrupt), IntId(physical))
