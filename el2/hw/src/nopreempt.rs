@@ -19,7 +19,7 @@ use core::mem::offset_of;
 use core::sync::atomic::Ordering;
 
 use crate::percpu::{ALIAS, PerCpu, this_cpu};
-use crate::sync::without_irqs;
+use crate::sync::{are_irqs_masked, without_irqs};
 
 global_asm!(
     r#"
@@ -184,6 +184,17 @@ pub fn address_of(from: u64) -> u64 {
 
 /// A listed leaf found the note: the preemption happens now, unless another interrupt saw to it in between.
 extern "C" fn deferred() {
+    preempt_now();
+}
+
+/// The preemption that was noted happens now, unless another interrupt saw to it in between. Not while IRQs are masked:
+/// then whoever let the thread mask them holds more than it may be moved with, and the CPU's wish to look at its queue
+/// ([`PerCpu::reschedule`]) stays until it does.
+#[cold]
+pub(crate) fn preempt_now() {
+    if are_irqs_masked() {
+        return;
+    }
     without_irqs(|| {
         let area = this_cpu();
         if area.preempt_pending.load(Ordering::Relaxed) != 0

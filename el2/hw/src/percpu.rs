@@ -50,15 +50,17 @@ pub struct PerCpu {
     pub thread: AtomicU64,
     /// Not zero while this CPU must look at its run queue before it enters a guest again.
     pub reschedule: AtomicU32,
-    /// Not zero while a preemption waits for the end of listed code (`nopreempt`).
+    /// Not zero while a preemption waits for the end of listed code (`nopreempt`), or for a lock to be let go of (`sync`).
     pub preempt_pending: AtomicU32,
+    /// How many locks the running thread holds for which it must stay on this CPU (`sync`).
+    pub(crate) unpreemptible: AtomicU32,
     /// Interrupts taken while in EL2.
     pub interrupts: AtomicU64,
     /// Where the last of them interrupted.
     pub last_interrupted: AtomicU64,
     /// Preemptions by an interrupt, at once.
     pub preemptions: AtomicU64,
-    /// Preemptions that had to wait for the end of listed code.
+    /// Preemptions that had to wait, for the end of listed code or for a lock.
     pub deferred_preemptions: AtomicU64,
     /// Threads put on this CPU in place of another.
     pub switches: AtomicU64,
@@ -90,6 +92,7 @@ impl PerCpu {
             thread: AtomicU64::new(0),
             reschedule: AtomicU32::new(0),
             preempt_pending: AtomicU32::new(0),
+            unpreemptible: AtomicU32::new(0),
             interrupts: AtomicU64::new(0),
             last_interrupted: AtomicU64::new(0),
             preemptions: AtomicU64::new(0),

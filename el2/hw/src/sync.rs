@@ -4,14 +4,23 @@
 //! alike, and its holder is neither interrupted nor moved. Sections are short: nothing that waits, and no loop whose
 //! length a guest chooses, runs under one.
 //!
+//! A [`PreemptLock`] disables preemption alone: interrupts are handled while it is held, and a preemption that one of them
+//! asks for waits until the lock is free, as it does for listed code (`nopreempt`). It is for data that only threads use:
+//! an interrupt handler that took it could wait for the very thread that it interrupts. Which of the two is the outer one
+//! does not matter as long as both are let go of in the reverse order.
+//!
 //! Who waits is not served in the order of arrival. A queue of waiters moves only as fast as each of them notices that it
 //! is its turn; on an emulated or nested machine, whose CPUs do not all run at the same time, one contended lock then
 //! holds everybody up for milliseconds, and the next one too, since all arrive there together. As sections are short and
 //! the waiters few, being overtaken costs less ([decision 0014](../../../docs/decisions/0014-unfair-locks.md)).
 
 use core::ops::{Deref, DerefMut};
+use core::sync::atomic::{Ordering, compiler_fence};
 use spin::mutex::{SpinMutex, SpinMutexGuard};
 use spin::relax::RelaxStrategy;
+
+use crate::nopreempt;
+use crate::percpu::this_cpu;
 
 /// PSTATE.I, the IRQ mask, in the `daif` register.
 const DAIF_I: u64 = 1 << 7;
@@ -44,6 +53,16 @@ pub fn unmask_irqs() {
     // SAFETY: IRQ handlers preserve every register of what they interrupt and take only locks that mask IRQs, none of
     // which this CPU holds here, since holding one means IRQs stay masked.
     unsafe { core::arch::asm!("msr daifclr, #2", options(nostack, preserves_flags)) };
+}
+
+/// Whether IRQs are masked on this CPU.
+#[inline(always)]
+#[must_use]
+pub fn are_irqs_masked() -> bool {
+    let daif: u64;
+    // SAFETY: reading the masks changes nothing.
+    unsafe { core::arch::asm!("mrs {0}, daif", out(reg) daif, options(nomem, nostack, preserves_flags)) };
+    daif & DAIF_I != 0
 }
 
 /// Runs `work` with IRQs let in, and masks them again. The thread may be preempted, and move, inside.
@@ -148,4 +167,90 @@ impl<T> Drop for IrqGuard<'_, T> {
         drop(self.inner.take());
         restore_irqs(self.irqs);
     }
+}
+
+/// A spin lock that keeps its holder on its CPU while it is held: interrupts are handled, preemptions wait.
+pub struct PreemptLock<T> {
+    inner: SpinMutex<T, Relax>,
+}
+
+impl<T> PreemptLock<T> {
+    /// An unlocked lock around `value`.
+    pub const fn new(value: T) -> Self {
+        Self { inner: SpinMutex::new(value) }
+    }
+
+    /// Takes the lock as soon as it is free. Only for threads.
+    #[inline(always)]
+    pub fn lock(&self) -> PreemptGuard<'_, T> {
+        disable_preemption();
+        PreemptGuard { inner: Some(self.inner.lock()) }
+    }
+}
+
+/// Holds a [`PreemptLock`]; a preemption that waited for it happens when the last such guard is dropped.
+pub struct PreemptGuard<'a, T> {
+    inner: Option<SpinMutexGuard<'a, T, Relax>>,
+}
+
+impl<T> Deref for PreemptGuard<'_, T> {
+    type Target = T;
+
+    #[inline(always)]
+    fn deref(&self) -> &T {
+        match &self.inner {
+            Some(inner) => inner,
+            None => unreachable!("the guard holds its lock until it is dropped"),
+        }
+    }
+}
+
+impl<T> DerefMut for PreemptGuard<'_, T> {
+    #[inline(always)]
+    fn deref_mut(&mut self) -> &mut T {
+        match &mut self.inner {
+            Some(inner) => inner,
+            None => unreachable!("the guard holds its lock until it is dropped"),
+        }
+    }
+}
+
+impl<T> Drop for PreemptGuard<'_, T> {
+    #[inline(always)]
+    fn drop(&mut self) {
+        drop(self.inner.take());
+        enable_preemption();
+    }
+}
+
+/// One more reason to stay on this CPU.
+///
+/// Load, addition and store are three instructions, and the thread may be moved between them. That does no harm: it is moved
+/// only from a CPU whose count is 0, to one whose count is 0, or it would not run there.
+#[inline(always)]
+fn disable_preemption() {
+    let count = &this_cpu().unpreemptible;
+    count.store(count.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+    // For the interrupt handler of this CPU, which must see the count before anything of the section happens.
+    compiler_fence(Ordering::SeqCst);
+}
+
+/// One reason less. The count falls before the look at the note: an interrupt in between preempts at once.
+#[inline(always)]
+fn enable_preemption() {
+    compiler_fence(Ordering::SeqCst);
+    let count = &this_cpu().unpreemptible;
+    let left = count.load(Ordering::Relaxed) - 1;
+    count.store(left, Ordering::Relaxed);
+    compiler_fence(Ordering::SeqCst);
+    if left == 0 && this_cpu().preempt_pending.load(Ordering::Relaxed) != 0 {
+        nopreempt::preempt_now();
+    }
+}
+
+/// Whether the running thread must stay on this CPU, because of a [`PreemptLock`] that it holds.
+#[inline(always)]
+#[must_use]
+pub fn is_unpreemptible() -> bool {
+    this_cpu().unpreemptible.load(Ordering::Relaxed) != 0
 }

@@ -4,6 +4,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use units::Ipa;
 
+use crate::sync::without_irqs;
 use crate::sysreg::{self, dsb_ish, isb};
 
 /// How often all CPUs were made to forget translations.
@@ -15,18 +16,20 @@ pub fn broadcasts() -> u64 {
     BROADCASTS.load(Ordering::Relaxed)
 }
 
-/// Runs `work` with `vttbr` (a stage 2 base and VMID) in VTTBR_EL2, which the invalidations go by. IRQs are masked.
+/// Runs `work` with `vttbr` (a stage 2 base and VMID) in VTTBR_EL2, which the invalidations go by, and IRQs masked.
 pub fn with_vttbr(vttbr: u64, work: impl FnOnce()) {
-    let before = sysreg::vttbr_el2::read();
-    if before != vttbr {
-        sysreg::vttbr_el2::write(vttbr);
-        isb();
-    }
-    work();
-    if before != vttbr {
-        sysreg::vttbr_el2::write(before);
-        isb();
-    }
+    without_irqs(|| {
+        let before = sysreg::vttbr_el2::read();
+        if before != vttbr {
+            sysreg::vttbr_el2::write(vttbr);
+            isb();
+        }
+        work();
+        if before != vttbr {
+            sysreg::vttbr_el2::write(before);
+            isb();
+        }
+    });
 }
 
 /// Invalidates the current VMID's stage 2 translations of the page at `ipa`, then all that combine both stages, which

@@ -13,7 +13,7 @@ use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use abi::link::request::Reply;
 use abi::link::{self, Channel, Command, Decoder, Event, Message, StopReason, VmState};
-use hw::sync::{IrqLock, with_irqs};
+use hw::sync::{IrqLock, unmask_irqs};
 use hw::{firmware, sysreg, uart};
 use spin::Once;
 use units::{Ticks, VmId};
@@ -252,6 +252,7 @@ impl Source {
 }
 
 fn run(_: usize) -> ! {
+    unmask_irqs();
     while !OPEN.load(Ordering::Acquire) {
         sched::block(None);
     }
@@ -355,7 +356,7 @@ impl Port {
         drop(ring);
         if taken > 0 {
             let bytes = chunk.get(..taken).unwrap_or(&[]);
-            with_irqs(|| self.emit(source, bytes));
+            self.emit(source, bytes);
         }
         taken
     }
@@ -629,9 +630,7 @@ fn send_reply(reply: &Reply<'_>) {
 }
 
 fn send_frame(channel: Channel, payload: &[u8]) {
-    with_irqs(|| {
-        let _ = link::encode(channel, payload, hw::memory::crc32c, uart::send);
-    });
+    let _ = link::encode(channel, payload, hw::memory::crc32c, uart::send);
 }
 
 fn state_of<'a>(vm: &Vm, stop: Option<&'a Stop>) -> VmState<'a> {

@@ -14,7 +14,7 @@ use virtio::{AccessSize, Console, Effect, Entropy, Fault, GuestMemory, Mmio, Pro
 use crate::guest_memory::GuestRam;
 use crate::vm::Vm;
 use crate::{console, entropy, watchdog};
-use hw::sync::IrqLock;
+use hw::sync::PreemptLock;
 
 /// Bytes of input that wait for a guest to take them.
 const INPUT: usize = 4096;
@@ -41,7 +41,7 @@ pub(crate) struct Devices {
 }
 
 /// A VM's memory as virtio devices see it.
-struct Memory<'a>(&'a IrqLock<GuestRam>);
+struct Memory<'a>(&'a PreemptLock<GuestRam>);
 
 impl GuestMemory for Memory<'_> {
     fn read(&self, from: Ipa, into: &mut [u8]) -> Result<(), Fault> {

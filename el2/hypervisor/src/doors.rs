@@ -22,7 +22,7 @@ use cpu::inject::{self, AbortKind};
 use cpu::sysreg::{self as trapped, Action, DebugRegister};
 use cpu::{Direction, controls, pstate};
 use hw::state::{Controls, DebugBank, DebugPolicy};
-use hw::sync::IrqLock;
+use hw::sync::PreemptLock;
 use hw::vcpu::VcpuContext;
 use hw::{sysreg, tlb};
 use units::{Ipa, PAGE_SIZE, Va, VcpuId};
@@ -68,7 +68,7 @@ pub(crate) fn leave_tdcc_in_hardware() {
 /// A VM's side of the doors.
 pub(crate) struct Doors {
     /// VMware's service, where that door is open.
-    pub(crate) service: Option<Box<IrqLock<backdoor::Service>>>,
+    pub(crate) service: Option<Box<PreemptLock<backdoor::Service>>>,
     /// The watchdogs that are set up by calls.
     pub(crate) watchdogs: Watchdogs,
 }
@@ -88,7 +88,7 @@ impl Doors {
                 user: Groups(policy.user_calls.0),
                 kernel: Groups(policy.kernel_calls.0),
             };
-            Box::new(IrqLock::new(backdoor::Service::new(config, milliseconds())))
+            Box::new(PreemptLock::new(backdoor::Service::new(config, milliseconds())))
         });
         Self { service, watchdogs: Watchdogs::new(policy) }
     }

@@ -3,12 +3,12 @@
 //! The key is mixed from the boot loader's seed (`/chosen/rng-seed`), the CPU's own generator where there is one
 //! (FEAT_RNG), and the counter. Every request for a new stream mixes more in.
 
-use hw::sync::IrqLock;
+use hw::sync::PreemptLock;
 use hw::{rndr, sysreg};
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 
-static GENERATOR: IrqLock<Option<ChaCha20Rng>> = IrqLock::new(None);
+static GENERATOR: PreemptLock<Option<ChaCha20Rng>> = PreemptLock::new(None);
 
 /// Keys the generator. `seed` is what the boot loader gave, if anything.
 pub(crate) fn init(seed: Option<&[u8]>) {

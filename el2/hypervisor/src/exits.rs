@@ -16,6 +16,7 @@ use services::{Facts, NOT_SUPPORTED, Request, SUCCESS};
 use units::{IntId, Ipa, Va};
 use vgic::Group;
 
+use crate::guest_memory::Progress;
 use crate::stats::{self, Reason};
 use crate::vcpu::{Leave, Vcpu};
 use crate::vm::Stop;
@@ -26,21 +27,36 @@ const PAR_FAILED: u64 = 1;
 /// PAR_EL1.PA: bits 47:12 of the address.
 const PAR_ADDRESS: u64 = 0x0000_ffff_ffff_f000;
 
-/// Handles the synchronous exit that `context` describes. `Some` if the vCPU leaves the guest. `vcpu` is loaded and IRQs
-/// are masked.
-pub(crate) fn handle(vcpu: &'static Vcpu, context: &mut VcpuContext) -> Option<Leave> {
-    let syndrome = context.syndrome;
-    let exit = decode(syndrome, sysreg::far_el2(), sysreg::hpfar_el2());
-    let begin = if stats::is_timed() { sysreg::cntpct_el0() } else { 0 };
-    let (reason, leave) = dispatch(vcpu, context, exit);
+/// What the CPU said about a synchronous exit beside its syndrome, read before anybody else's exit could overwrite it.
+#[derive(Clone, Copy)]
+pub(crate) struct Cause {
+    /// FAR_EL2.
+    pub(crate) far: Va,
+    /// HPFAR_EL2.
+    pub(crate) hpfar: u64,
+}
+
+/// Handles the synchronous exit that `context` and `cause` describe. `Some` if the vCPU leaves the guest.
+///
+/// `vcpu` is loaded, and IRQs are let in: wherever no lock is held, its thread may be preempted and go on on another CPU. Its
+/// registers are there again by then, so a handler reads and writes them as if it had never left.
+pub(crate) fn handle(vcpu: &'static Vcpu, context: &mut VcpuContext, cause: Cause) -> Option<Leave> {
+    let exit = decode(context.syndrome, cause.far.0, cause.hpfar);
+    let begin = stats::is_timed().then(|| own_time(vcpu));
+    let (reason, leave) = dispatch(vcpu, context, cause, exit);
     vcpu.counters.count(reason);
-    if begin != 0 {
-        vcpu.counters.add_ticks(reason, sysreg::cntpct_el0().wrapping_sub(begin));
+    if let Some(begin) = begin {
+        vcpu.counters.add_ticks(reason, own_time(vcpu).wrapping_sub(begin));
     }
     leave
 }
 
-fn dispatch(vcpu: &'static Vcpu, context: &mut VcpuContext, exit: Exit) -> (Reason, Option<Leave>) {
+/// Ticks of the counter, less those for which others had the CPU that this vCPU wanted.
+fn own_time(vcpu: &Vcpu) -> u64 {
+    sysreg::cntpct_el0().wrapping_sub(vcpu.thread().wait_time())
+}
+
+fn dispatch(vcpu: &'static Vcpu, context: &mut VcpuContext, cause: Cause, exit: Exit) -> (Reason, Option<Leave>) {
     match exit {
         Exit::DataAbort(abort) => (data_abort(vcpu, context, abort), None),
         Exit::InstructionAbort(abort) => (instruction_abort(vcpu, context, abort), None),
@@ -81,8 +97,8 @@ fn dispatch(vcpu: &'static Vcpu, context: &mut VcpuContext, exit: Exit) -> (Reas
             (Reason::FloatingPoint, None)
         }
         Exit::Breakpoint | Exit::Step | Exit::Watchpoint { .. } | Exit::Brk { .. } | Exit::PcAlignment { .. } => {
-            let far = Va(sysreg::far_el2());
-            inject(context, |state| inject::reflect(state, context_syndrome(), Some(far)));
+            let syndrome = context.syndrome;
+            inject(context, |state| inject::reflect(state, syndrome, Some(cause.far)));
             (Reason::Other, None)
         }
         _ => {
@@ -93,10 +109,6 @@ fn dispatch(vcpu: &'static Vcpu, context: &mut VcpuContext, exit: Exit) -> (Reas
             (Reason::Other, None)
         }
     }
-}
-
-fn context_syndrome() -> u64 {
-    sysreg::esr_el2()
 }
 
 /// Steps over an instruction that was carried out for the guest.
@@ -159,15 +171,22 @@ fn data_abort(vcpu: &'static Vcpu, context: &mut VcpuContext, abort: DataAbort) 
     mmio::access(vcpu, context, far, ipa, &abort)
 }
 
-/// The guest touched RAM that it was not shown yet.
+/// The guest touched RAM that it was not shown yet. A piece of it at a time is made ready, and between two pieces the
+/// thread may be preempted.
 fn touch(vcpu: &'static Vcpu, ipa: Ipa) -> Reason {
-    let result = vcpu.vm.ram.lock().populate(ipa);
-    if let Err(error) = result {
-        let mut text = alloc::string::String::new();
-        let _ = write!(text, "no memory at {ipa}: {error}");
-        vcpu.vm.stop(Stop::Crashed(text));
+    loop {
+        let result = vcpu.vm.ram.lock().prepare(ipa);
+        match result {
+            Ok(Progress::Shown) => return Reason::Memory,
+            Ok(Progress::Unfinished) => {}
+            Err(error) => {
+                let mut text = alloc::string::String::new();
+                let _ = write!(text, "no memory at {ipa}: {error}");
+                vcpu.vm.stop(Stop::Crashed(text));
+                return Reason::Memory;
+            }
+        }
     }
-    Reason::Memory
 }
 
 fn instruction_abort(vcpu: &'static Vcpu, context: &mut VcpuContext, abort: InstructionAbort) -> Reason {

@@ -9,7 +9,7 @@ use alloc::vec::Vec;
 use core::fmt;
 
 use frames::{FramesError, Owner};
-use hw::sync::IrqLock;
+use hw::sync::PreemptLock;
 use hw::{cache, memory as physical, tlb};
 use stage2::{Attributes, Invalidation, Permissions, Stage2, Stage2Error, TableMemory, TlbOps};
 use units::{BLOCK_SIZE, Ipa, PAGE_SIZE, Pa, Range, VmId};
@@ -50,7 +50,27 @@ pub(crate) struct GuestRam {
 #[derive(Clone, Copy)]
 struct Block {
     pa: Pa,
-    mapped: bool,
+    state: State,
+}
+
+/// What the guest has of a block.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// It has not touched it.
+    Untouched,
+    /// So many bytes of it are zeroed, all under the lock of the RAM, by whoever wants the block.
+    Zeroing(u64),
+    /// It sees it.
+    Shown,
+}
+
+/// How far [`GuestRam::prepare`] has come.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Progress {
+    /// The guest sees the block.
+    Shown,
+    /// There is more to do.
+    Unfinished,
 }
 
 struct Tables(VmId);
@@ -114,7 +134,7 @@ impl GuestRam {
         self.blocks.reserve(count);
         for run in &runs {
             let blocks = (0..run.blocks as u64).map(|nth| Pa(run.start.0 + nth * BLOCK_SIZE));
-            self.blocks.extend(blocks.map(|pa| Block { pa, mapped: false }));
+            self.blocks.extend(blocks.map(|pa| Block { pa, state: State::Untouched }));
         }
         let tables = Stage2::new(&mut Tables(self.vm)).map_err(RamError::Tables)?;
         let root = tables.root();
@@ -150,19 +170,38 @@ impl GuestRam {
     /// # Errors
     /// When it is not RAM, or there is no memory for tables.
     pub(crate) fn populate(&mut self, ipa: Ipa) -> Result<Pa, RamError> {
+        while self.prepare(ipa)? == Progress::Unfinished {}
         let offset = ipa.0.wrapping_sub(self.range.start.0);
-        let block = self.blocks.get_mut((offset / BLOCK_SIZE) as usize).ok_or(RamError::Outside(ipa))?;
-        let within = offset % BLOCK_SIZE;
-        if !block.mapped {
-            let at = ipa.align_down(BLOCK_SIZE);
-            memory::first_touch(self.vm, block.pa).map_err(RamError::Frames)?;
-            let tables = self.tables.as_mut().ok_or(RamError::Outside(ipa))?;
-            tables
-                .map(&mut Tables(self.vm), &mut Tlb(self.vttbr), at, block.pa, BLOCK_SIZE, Attributes::CODE)
-                .map_err(RamError::Tables)?;
-            block.mapped = true;
+        let block = self.blocks.get((offset / BLOCK_SIZE) as usize).ok_or(RamError::Outside(ipa))?;
+        Ok(Pa(block.pa.0 + offset % BLOCK_SIZE))
+    }
+
+    /// Does the next bounded piece of what is needed until the guest sees the block around `ipa`: zeroes a part of it, or
+    /// maps it.
+    ///
+    /// # Errors
+    /// As [`GuestRam::populate`].
+    pub(crate) fn prepare(&mut self, ipa: Ipa) -> Result<Progress, RamError> {
+        let index = (ipa.0.wrapping_sub(self.range.start.0) / BLOCK_SIZE) as usize;
+        let block = self.blocks.get_mut(index).ok_or(RamError::Outside(ipa))?;
+        let zeroed = match block.state {
+            State::Shown => return Ok(Progress::Shown),
+            State::Untouched if memory::needs_zeroing(self.vm, block.pa).map_err(RamError::Frames)? => 0,
+            State::Untouched => BLOCK_SIZE,
+            State::Zeroing(bytes) => bytes,
+        };
+        if zeroed < BLOCK_SIZE {
+            memory::zero_piece(self.vm, block.pa, zeroed).map_err(RamError::Frames)?;
+            block.state = State::Zeroing(zeroed + memory::PIECE);
+            return Ok(Progress::Unfinished);
         }
-        Ok(Pa(block.pa.0 + within))
+        let tables = self.tables.as_mut().ok_or(RamError::Outside(ipa))?;
+        let at = ipa.align_down(BLOCK_SIZE);
+        tables
+            .map(&mut Tables(self.vm), &mut Tlb(self.vttbr), at, block.pa, BLOCK_SIZE, Attributes::CODE)
+            .map_err(RamError::Tables)?;
+        block.state = State::Shown;
+        Ok(Progress::Shown)
     }
 
     /// Splits `ipa..ipa + length` at block boundaries and calls `visit` with each part's place, its offset from `ipa`
@@ -218,21 +257,19 @@ impl GuestRam {
     }
 
     /// Copies an image to `at` before the guest runs, and makes it visible to a guest whose caches are off. Takes the lock
-    /// for one block at a time, and lets IRQs in between.
+    /// for one block at a time, and only to find it.
     ///
     /// # Errors
     /// As [`GuestRam::populate`].
-    pub(crate) fn load(ram: &IrqLock<Self>, at: Ipa, bytes: &[u8]) -> Result<(), RamError> {
+    pub(crate) fn load(ram: &PreemptLock<Self>, at: Ipa, bytes: &[u8]) -> Result<(), RamError> {
         let mut done = 0;
         while done < bytes.len() {
             let to = Ipa(at.0 + done as u64);
             let part = ((BLOCK_SIZE - to.0 % BLOCK_SIZE) as usize).min(bytes.len() - done);
             let pa = ram.lock().populate(to)?;
             if let Some(bytes) = bytes.get(done..done + part) {
-                hw::sync::with_irqs(|| {
-                    physical::write(pa, bytes);
-                    cache::publish_code(Range { start: pa, size: part as u64 });
-                });
+                physical::write(pa, bytes);
+                cache::publish_code(Range { start: pa, size: part as u64 });
             }
             done += part;
         }

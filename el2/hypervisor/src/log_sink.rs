@@ -9,12 +9,33 @@ use crate::console;
 
 struct Sink;
 
-/// Passes formatted text on piece by piece, so that nothing is allocated.
-struct Pieces;
+/// Collects a line, so that others' lines do not come between its pieces. Nothing is allocated; of a line that is longer than
+/// the room here, the beginning goes ahead.
+struct Line {
+    text: [u8; 256],
+    length: usize,
+}
 
-impl Write for Pieces {
+impl Line {
+    fn flush(&mut self) {
+        let text = self.text.get(..self.length).unwrap_or(&[]);
+        console::push_log(core::str::from_utf8(text).unwrap_or("?"));
+        self.length = 0;
+    }
+}
+
+impl Write for Line {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        console::push_log(text);
+        if text.len() > self.text.len() - self.length {
+            self.flush();
+        }
+        match self.text.get_mut(self.length..self.length + text.len()) {
+            Some(room) => {
+                room.copy_from_slice(text.as_bytes());
+                self.length += text.len();
+            }
+            None => console::push_log(text),
+        }
         Ok(())
     }
 }
@@ -28,7 +49,9 @@ impl Log for Sink {
         let frequency = sysreg::cntfrq_el0().max(1);
         let milliseconds = u128::from(sysreg::cntpct_el0()) * 1000 / u128::from(frequency);
         let (seconds, rest) = ((milliseconds / 1000) as u64, (milliseconds % 1000) as u64);
-        let _ = writeln!(Pieces, "{seconds}.{rest:03} {}: {}", record.level(), record.args());
+        let mut line = Line { text: [0; 256], length: 0 };
+        let _ = writeln!(line, "{seconds}.{rest:03} {}: {}", record.level(), record.args());
+        line.flush();
     }
 
     fn flush(&self) {}

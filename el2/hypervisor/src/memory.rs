@@ -6,17 +6,19 @@
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use frames::{Allocation, BlockState, CarvedBlock, Extent, FrameAllocator, FramesError, Owner, Runs, Usage, VmUsage};
-use hw::sync::IrqLock;
+use hw::sync::PreemptLock;
 use hw::{cache, mmu, nopreempt, stack, sysreg};
 use platform::Platform;
 use units::{BLOCK_SIZE, PAGE_SIZE, Pa, Range, Va, VmId};
 
 /// How many blocks may be divided into frames: the hypervisor's own and one or two a VM.
 const CARVED: usize = 256;
+/// How much of a guest's block is zeroed at a time: between two pieces a thread may be preempted.
+pub(crate) const PIECE: u64 = BLOCK_SIZE / 32;
 /// Bytes that the heap starts with and grows by.
 const HEAP_STEP: u64 = BLOCK_SIZE;
 
-static FRAMES: IrqLock<Option<FrameAllocator<'static>>> = IrqLock::new(None);
+static FRAMES: PreemptLock<Option<FrameAllocator<'static>>> = PreemptLock::new(None);
 static STACKS: AtomicU64 = AtomicU64::new(0);
 
 /// Takes all RAM under control but what the platform reserves and the image itself; starts the heap.
@@ -117,14 +119,24 @@ pub(crate) fn allocate_guest(vm: VmId, blocks: usize) -> Result<Runs, FramesErro
     with(|frames| frames.allocate_guest(vm, blocks))
 }
 
-/// Zeroes a guest's block at its first touch.
+/// Whether a guest's block has to be zeroed before the guest may see it.
 ///
 /// # Errors
 /// When the block is not the guest's.
-pub(crate) fn first_touch(vm: VmId, block: Pa) -> Result<(), FramesError> {
-    let allocation = with(|frames| frames.first_touch(vm, block))?;
-    if let Allocation::Unscrubbed(unscrubbed) = allocation {
-        cache::zero(unscrubbed.range());
+pub(crate) fn needs_zeroing(vm: VmId, block: Pa) -> Result<bool, FramesError> {
+    Ok(matches!(with(|frames| frames.first_touch(vm, block))?, Allocation::Unscrubbed(_)))
+}
+
+/// Zeroes a piece of a guest's block: [`PIECE`] bytes from `offset` on; the last piece makes it clean. Pieces are taken one
+/// after the other from the first.
+///
+/// # Errors
+/// When the block is not the guest's.
+pub(crate) fn zero_piece(vm: VmId, block: Pa, offset: u64) -> Result<(), FramesError> {
+    cache::zero(Range { start: Pa(block.0 + offset), size: PIECE });
+    if offset + PIECE == BLOCK_SIZE
+        && let Allocation::Unscrubbed(unscrubbed) = with(|frames| frames.first_touch(vm, block))?
+    {
         let extent = unscrubbed.scrubbed();
         with(|frames| frames.mark_clean(vm, &extent))?;
     }

@@ -8,9 +8,9 @@
 //! There is no tick: the EL2 timer is armed for the next deadline, and for the end of the running thread's slice only
 //! while somebody waits for the CPU. A vCPU that is alone on its CPU is never interrupted by us.
 //!
-//! IRQs are masked while anything here changes, and threads run with IRQs masked except where they let them in on
-//! purpose ([`hw::sync::with_irqs`]); there they are preempted, and may go on on another CPU. Code that must finish on its
-//! CPU is listed (`hw::nopreempt`), and preempted right after.
+//! Threads run with IRQs let in. They are preempted wherever they are, and may go on on another CPU, but not while they hold
+//! a lock ([`hw::sync`]), nor in listed code (`hw::nopreempt`): then the preemption waits. IRQs are masked while anything
+//! here changes, and from a vCPU's last look at what is asked of it until its guest runs.
 //!
 //! Locks, in the order in which they nest: a CPU's `loaded` vCPU, then a queue; never two queues at a time.
 //! Lost wake-ups: see [`sched::Parking`](::sched::Parking).
@@ -22,7 +22,7 @@ use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
 
 use ::sched::{Affinity, Alarms, Arrival, Entity, Parking, RunQueue, ThreadId, Timing, Weight};
 use hw::percpu::this_cpu;
-use hw::sync::{IrqLock, without_irqs};
+use hw::sync::{IrqLock, is_unpreemptible, without_irqs};
 use hw::sysreg::{cnthp_ctl_el2, cnthp_cval_el2, cntpct_el0};
 use hw::thread::{self, Context};
 use hw::{gic, nopreempt};
@@ -345,9 +345,9 @@ enum Outcome {
     Move(CpuId),
 }
 
-/// Lets other threads of this CPU run, if there are any. IRQs are masked.
+/// Lets other threads of this CPU run, if there are any.
 pub(crate) fn yield_now() {
-    reschedule(Outcome::Yield);
+    without_irqs(|| reschedule(Outcome::Yield));
 }
 
 /// Lets a thread with a better claim run, if there is one. IRQs are masked.
@@ -362,17 +362,21 @@ pub(crate) fn preempt() {
     reschedule(Outcome::Preempt);
 }
 
-/// Sleeps until somebody calls [`wake`] or the counter reaches `deadline`. IRQs are masked.
+/// Sleeps until somebody calls [`wake`] or the counter reaches `deadline`. No lock is held.
 pub(crate) fn block(deadline: Option<Ticks>) {
-    reschedule(Outcome::Sleep(deadline.map_or(NEVER, |ticks| ticks.0)));
+    assert!(!is_unpreemptible(), "a thread that holds a lock must not sleep");
+    without_irqs(|| reschedule(Outcome::Sleep(deadline.map_or(NEVER, |ticks| ticks.0))));
 }
 
-/// Goes on on `to`, which takes part, and may run nowhere else from now on. IRQs are masked.
+/// Goes on on `to`, which takes part, and may run nowhere else from now on. No lock is held.
 pub(crate) fn move_to(to: CpuId) {
-    current().affinity.store(1 << to.0, Ordering::Relaxed);
-    if to != this_cpu().cpu {
-        reschedule(Outcome::Move(to));
-    }
+    assert!(!is_unpreemptible(), "a thread that holds a lock must not move");
+    without_irqs(|| {
+        current().affinity.store(1 << to.0, Ordering::Relaxed);
+        if to != this_cpu().cpu {
+            reschedule(Outcome::Move(to));
+        }
+    });
 }
 
 /// Whether this CPU was asked to look at its queue.
@@ -611,27 +615,33 @@ fn offer(thread: &Thread) {
 
 /// Wakes `thread` when the counter reaches `deadline`, wherever it is then.
 pub(crate) fn wake_at(thread: &'static Thread, deadline: Ticks) {
-    let mut queue = without_irqs(this).queue.lock();
-    queue.alarms.set_earlier(thread.alarm_slot(), deadline.0);
-    queue.arm_timer();
+    without_irqs(|| {
+        let mut queue = this().queue.lock();
+        queue.alarms.set_earlier(thread.alarm_slot(), deadline.0);
+        queue.arm_timer();
+    });
 }
 
-/// Tells the running vCPU ([`request::TIMER`]) when the counter reaches `deadline`. IRQs are masked.
+/// Tells the running vCPU ([`request::TIMER`]) when the counter reaches `deadline`.
 pub(crate) fn set_alarm(deadline: Ticks) {
-    let slot = current().alarm_slot();
-    let mut queue = this().queue.lock();
-    queue.alarms.set(slot, deadline.0);
-    queue.arm_timer();
+    without_irqs(|| {
+        let slot = current().alarm_slot();
+        let mut queue = this().queue.lock();
+        queue.alarms.set(slot, deadline.0);
+        queue.arm_timer();
+    });
 }
 
 /// Interrupts whatever CPU runs `thread` now, so that it looks at what is asked of it.
 pub(crate) fn interrupt(thread: &'static Thread) {
-    if thread.is_running() {
-        let home = thread.home();
-        if home.id != this_cpu().cpu {
-            gic::send_sgi(home.affinity, gic::KICK);
+    without_irqs(|| {
+        if thread.is_running() {
+            let home = thread.home();
+            if home.id != this_cpu().cpu {
+                gic::send_sgi(home.affinity, gic::KICK);
+            }
         }
-    }
+    });
 }
 
 /// The EL2 timer fired on this CPU: wakes sleepers and ends slices.
@@ -744,7 +754,7 @@ impl Cpu {
 }
 
 /// The interrupt hook: an interrupt arrived while this CPU was in EL2 with IRQs let in, and would go on at
-/// `return_address`. In listed code the preemption has to wait, not the interrupt.
+/// `return_address`. In listed code, and while the thread holds a lock, the preemption has to wait, not the interrupt.
 pub(crate) extern "C" fn interrupt_in_el2(return_address: u64) {
     let area = this_cpu();
     count(&area.interrupts);
@@ -755,7 +765,7 @@ pub(crate) extern "C" fn interrupt_in_el2(return_address: u64) {
         nudge_self(echoes - 1);
     }
     if wants_reschedule() {
-        if nopreempt::is_listed(return_address) {
+        if is_unpreemptible() || nopreempt::is_listed(return_address) {
             area.preempt_pending.store(1, Ordering::Relaxed);
         } else {
             count(&area.preemptions);

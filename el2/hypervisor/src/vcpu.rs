@@ -11,18 +11,19 @@ use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use cpu::{controls, reset};
 use hw::state::{Controls, El1, Features, GuestState, read_list_register, write_list_register};
-use hw::sync::IrqLock;
+use hw::sync::{IrqLock, PreemptLock, unmask_irqs, with_irqs, without_irqs};
 use hw::vcpu::{ContextHandle, VcpuContext, exit_kind};
 use hw::{gic, sysreg};
 use services::psci::Start;
 use services::stolen_time::STOLEN_OFFSET;
 use spin::Once;
-use units::{Pa, Ticks, VcpuId, VcpuSet};
+use units::{Pa, Ticks, Va, VcpuId, VcpuSet};
 use vgic::{ListRegisters, Vgic, virtual_control};
 
 use crate::sched::{self, Thread};
 use crate::stats::Counters;
 use crate::vm::{Task, Vm};
+use crate::exits::Cause;
 use crate::{doors, exits, host};
 
 /// How many vCPUs there can be on one host.
@@ -92,9 +93,9 @@ pub(crate) struct Vcpu {
     /// Exits by reason.
     pub(crate) counters: Counters,
     /// What to do once it is switched on.
-    pub(crate) start: IrqLock<Option<Start>>,
+    pub(crate) start: PreemptLock<Option<Start>>,
     /// The EL1 physical timer.
-    pub(crate) physical_timer: IrqLock<PhysicalTimer>,
+    pub(crate) physical_timer: PreemptLock<PhysicalTimer>,
     index: usize,
     thread: Once<&'static Thread>,
     context: Once<ContextHandle>,
@@ -153,8 +154,8 @@ impl Vcpu {
             vm,
             id,
             counters: Counters::new(),
-            start: IrqLock::new(None),
-            physical_timer: IrqLock::new(PhysicalTimer::default()),
+            start: PreemptLock::new(None),
+            physical_timer: PreemptLock::new(PhysicalTimer::default()),
             index,
             thread: Once::new(),
             context: Once::new(),
@@ -370,13 +371,13 @@ impl Vcpu {
         }
     }
 
-    /// Chooses the list registers anew from what is pending. It is loaded; IRQs are masked.
+    /// Chooses the list registers anew from what is pending. It is loaded.
     pub(crate) fn refresh_interrupts(&self) {
         self.with_gic(|_| VcpuSet::EMPTY);
     }
 
     /// Lets `work` change the GIC model, which knows everything about this vCPU meanwhile, and brings the list registers
-    /// up to date. `work` returns the other vCPUs that are concerned. It is loaded; IRQs are masked.
+    /// up to date. `work` returns the other vCPUs that are concerned. It is loaded.
     pub(crate) fn with_gic(&self, work: impl FnOnce(&mut Vgic) -> VcpuSet) {
         let mut list = self.list.lock();
         let list = &mut *list;
@@ -537,19 +538,23 @@ impl Vcpu {
         self.timer_list_register.store(0, Ordering::Relaxed);
     }
 
-    /// Runs the guest until the vCPU leaves it. IRQs are masked.
+    /// Runs the guest until the vCPU leaves it.
     fn run(&'static self, context: &mut VcpuContext) -> Leave {
-        self.resident.store(true, Ordering::Relaxed);
-        self.ensure_loaded();
-        // What its thread waited while the vCPU was off does not count.
-        let waited = self.thread().wait_time().wrapping_sub(self.stolen.load(Ordering::Relaxed));
-        self.waited_before.store(waited, Ordering::Relaxed);
-        let leave = self.run_loaded(context);
-        self.resident.store(false, Ordering::Relaxed);
-        self.unload();
-        leave
+        without_irqs(|| {
+            self.resident.store(true, Ordering::Relaxed);
+            self.ensure_loaded();
+            // What its thread waited while the vCPU was off does not count.
+            let waited = self.thread().wait_time().wrapping_sub(self.stolen.load(Ordering::Relaxed));
+            self.waited_before.store(waited, Ordering::Relaxed);
+            let leave = self.run_loaded(context);
+            self.resident.store(false, Ordering::Relaxed);
+            self.unload();
+            leave
+        })
     }
 
+    /// IRQs are masked, so that nothing comes between the last look at what is asked of the vCPU and its guest; what an exit
+    /// leads to happens with IRQs let in. The thread may be preempted there, and move: whenever it runs, its vCPU is loaded.
     fn run_loaded(&'static self, context: &mut VcpuContext) -> Leave {
         loop {
             if self.has_requests() {
@@ -575,7 +580,9 @@ impl Vcpu {
             }
             match hw::vcpu::enter(context) {
                 exit_kind::SYNCHRONOUS => {
-                    if let Some(leave) = exits::handle(self, context) {
+                    // The next exit of this CPU overwrites these registers.
+                    let cause = Cause { far: Va(sysreg::far_el2()), hpfar: sysreg::hpfar_el2() };
+                    if let Some(leave) = with_irqs(|| exits::handle(self, context, cause)) {
                         return leave;
                     }
                 }
@@ -632,8 +639,10 @@ impl Vcpu {
     }
 }
 
-/// A vCPU thread's life: wait until there is something to do, do it, wait again.
+/// A vCPU thread's life: wait until there is something to do, do it, wait again. IRQs are let in but where the guest is
+/// entered.
 fn run_thread(index: usize) -> ! {
+    unmask_irqs();
     let Some(vcpu) = by_index(index) else { unreachable!("the thread was made for a vCPU") };
     let (context, handle) = VcpuContext::create(vcpu.index);
     vcpu.context.call_once(|| handle);

@@ -13,7 +13,7 @@ use alloc::string::String;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use abi::bundle::{Bundle, VmConfig};
-use hw::sync::IrqLock;
+use hw::sync::{IrqLock, PreemptLock};
 use hw::sysreg;
 use machine::{BootInfo, MachinePlan, Spec, VirtioKind};
 use services::psci::{CpuOffOutcome, PsciError, Start, VmPower};
@@ -90,14 +90,14 @@ pub(crate) struct Vm {
     /// Its interrupt controller.
     pub(crate) gic: IrqLock<Vgic>,
     /// Its other devices.
-    pub(crate) devices: IrqLock<Devices>,
+    pub(crate) devices: PreemptLock<Devices>,
     /// Its memory.
-    pub(crate) ram: IrqLock<GuestRam>,
+    pub(crate) ram: PreemptLock<GuestRam>,
     /// How its guest calls us.
     pub(crate) doors: Doors,
     /// Its console's buffers.
     pub(crate) console: VmConsole,
-    power: IrqLock<Power>,
+    power: PreemptLock<Power>,
     bundle: Bundle<'static>,
     vcpus: Once<Box<[&'static Vcpu]>>,
     vttbr: AtomicU64,
@@ -153,11 +153,11 @@ pub(crate) fn create(id: VmId, config: VmConfig<'static>, bundle: Bundle<'static
         config,
         plan,
         gic: IrqLock::new(gic),
-        devices: IrqLock::new(Devices::new()),
-        ram: IrqLock::new(GuestRam::new(id, ram)),
+        devices: PreemptLock::new(Devices::new()),
+        ram: PreemptLock::new(GuestRam::new(id, ram)),
         doors: Doors::new(config.name, &config.doors, config.memory),
         console: VmConsole::new(),
-        power: IrqLock::new(Power {
+        power: PreemptLock::new(Power {
             phase: Phase::Off(Stop::PowerOff),
             machine,
             running: 0,

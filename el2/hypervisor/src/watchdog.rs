@@ -8,7 +8,7 @@ use abi::bundle::Doors as Policy;
 use backdoor::Level;
 use core::fmt::{self, Write};
 use core::sync::atomic::{AtomicU64, Ordering};
-use hw::sync::IrqLock;
+use hw::sync::{PreemptLock, unmask_irqs};
 use spin::Once;
 use units::{MAX_VCPUS, Ticks, VcpuId};
 use wfe::{Action, Actions, Bounds, Refused, Scope, Status, Watchdog};
@@ -32,7 +32,7 @@ static NEXT: AtomicU64 = AtomicU64::new(u64::MAX);
 
 /// One VM's watchdogs.
 pub(crate) struct Watchdogs {
-    dogs: IrqLock<Dogs>,
+    dogs: PreemptLock<Dogs>,
     /// When a line about this VM may be logged again, in milliseconds.
     report_from: AtomicU64,
 }
@@ -65,7 +65,7 @@ impl Watchdogs {
         let dog = |armed| Watchdog::new(bounds(policy, armed));
         let dogs =
             Dogs { vm: dog(policy.watchdog_milliseconds), own: [dog(policy.vcpu_watchdog_milliseconds); MAX_VCPUS] };
-        Self { dogs: IrqLock::new(dogs), report_from: AtomicU64::new(0) }
+        Self { dogs: PreemptLock::new(dogs), report_from: AtomicU64::new(0) }
     }
 
     /// The VM starts: its watchdog is armed if the site file says so.
@@ -243,6 +243,7 @@ pub(crate) fn start() -> Result<(), frames::FramesError> {
 }
 
 fn run(_: usize) -> ! {
+    unmask_irqs();
     loop {
         // Who sets a deadline from here on wakes the thread, which may have looked there already.
         NEXT.store(u64::MAX, Ordering::SeqCst);
