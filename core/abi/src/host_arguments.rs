@@ -32,6 +32,8 @@ pub enum SelfTest {
     PerCpu,
     /// `selftest=switch`: what switches of threads and vCPUs cost; then the host is powered off.
     Switch,
+    /// `selftest=wander`: VMs run, and their threads move to another CPU at each preemption.
+    Wander,
     /// `selftest=crash-...`: a fault of the hypervisor's own, which is to be reported and to stop the host.
     Crash(Crash),
 }
@@ -60,7 +62,7 @@ pub struct HostArguments<'a> {
     pub all_off: AllOff,
     /// `exit-times=off` (the default) or `exit-times=on`: whether exits are timed besides being counted.
     pub exit_times: bool,
-    /// `selftest=percpu`, `selftest=switch` or `selftest=crash-...`; nothing by default.
+    /// `selftest=percpu`, `selftest=switch`, `selftest=wander` or `selftest=crash-...`; nothing by default.
     pub selftest: SelfTest,
     /// `tdcc=hardware`, for the tests' own test: guests' MDSCR_EL1.TDCC reaches the hardware, and no process can call.
     pub tdcc_in_hardware: bool,
@@ -86,6 +88,7 @@ fn understand(word: &str) -> Option<Word> {
         "exit-times=on" => Some(Word::ExitTimes(true)),
         "selftest=percpu" => Some(Word::SelfTest(SelfTest::PerCpu)),
         "selftest=switch" => Some(Word::SelfTest(SelfTest::Switch)),
+        "selftest=wander" => Some(Word::SelfTest(SelfTest::Wander)),
         "selftest=crash-panic" => Some(Word::SelfTest(SelfTest::Crash(Crash::Panic))),
         "selftest=crash-undefined" => Some(Word::SelfTest(SelfTest::Crash(Crash::Undefined))),
         "selftest=crash-write-code" => Some(Word::SelfTest(SelfTest::Crash(Crash::WriteCode))),
@@ -137,6 +140,7 @@ mod tests {
         assert_eq!(arguments.unknown().collect::<Vec<_>>(), ["quiet", "link=what"]);
         assert_eq!(HostArguments::parse("link=framed link=text").link, LinkMode::Text);
         assert_eq!(HostArguments::parse("selftest=percpu").selftest, SelfTest::PerCpu);
+        assert_eq!(HostArguments::parse("selftest=wander").selftest, SelfTest::Wander);
         assert_eq!(HostArguments::parse("selftest=crash-overflow").selftest, SelfTest::Crash(Crash::Overflow));
         assert!(HostArguments::parse("tdcc=hardware").tdcc_in_hardware && !arguments.tdcc_in_hardware);
     }

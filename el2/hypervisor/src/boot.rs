@@ -15,7 +15,7 @@ use hw::{crash, firmware, gic, memory as physical, percpu, sysreg, uart};
 use platform::{BootMethod, Conduit, ConsoleKind, Platform, PlatformError};
 use units::{CpuId, PAGE_SIZE, Pa, Range, VmId};
 
-use crate::{console, doors, entropy, fast, host, interrupts, log_sink, memory, sched, selftest, vm, watchdog};
+use crate::{console, doors, entropy, fast, host, interrupts, log_sink, memory, sched, selftest, vm, wander, watchdog};
 
 /// Devices are mapped in pieces of this size: what is near a device is a device too.
 const DEVICE_STEP: u64 = 64 << 10;
@@ -143,7 +143,7 @@ fn start(platform: &mut Platform<'static>) -> ! {
     if !entropy::has_good_source(platform.seed) {
         log::warn!("the host offers no randomness (no /chosen/rng-seed, no RNDR): guests' seeds can be guessed");
     }
-    if arguments.selftest != SelfTest::No {
+    if !matches!(arguments.selftest, SelfTest::No | SelfTest::Wander) {
         selftest::start(arguments.selftest, platform);
         console::open();
         sched::idle()
@@ -151,6 +151,9 @@ fn start(platform: &mut Platform<'static>) -> ! {
     if let Err(reason) = make_vms(platform) {
         log::error!("no VM can be started: {reason}");
         console::vm_changed();
+    }
+    if arguments.selftest == SelfTest::Wander {
+        wander::start();
     }
     console::open();
     sched::idle()

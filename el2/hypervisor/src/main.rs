@@ -30,6 +30,7 @@ mod stats;
 mod switch_cost;
 mod vcpu;
 mod vm;
+mod wander;
 mod watchdog;
 
 hw::entry!(crate::boot::main);

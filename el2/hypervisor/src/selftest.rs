@@ -14,7 +14,7 @@ use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use abi::host_arguments::SelfTest;
 use hw::percpu::{self, ALIAS, PerCpu, this_cpu};
 use hw::selftest::{self as probe, Code, Held, counter};
-use hw::sync::{mask_irqs, with_irqs};
+use hw::sync::{PreemptLock, mask_irqs, unmask_irqs, with_irqs};
 use hw::{firmware, nopreempt, sysreg, tlb};
 use platform::Platform;
 use units::{CpuId, PAGE_SIZE, Ticks, Va};
@@ -38,7 +38,7 @@ const CONTRASTS: u64 = 100;
 
 type Check = (&'static str, fn() -> Result<(), String>);
 
-const CHECKS: [Check; 13] = [
+const CHECKS: [Check; 14] = [
     ("p3_a12_late_cpu_has_its_own_area", late_cpu),
     ("p3_a1_alias_is_this_cpus_area", alias),
     ("p3_a2_held_address_follows_the_thread_all_pairs", all_pairs),
@@ -51,6 +51,7 @@ const CHECKS: [Check; 13] = [
     ("p3_a8_two_interrupts_one_preemption", twice),
     ("p3_a9_no_interrupt_costs_one_load", undisturbed),
     ("p3_a10_tables_and_no_broadcasts", tables),
+    ("p3_locks_defer_preemption_and_no_interrupt", locked),
     ("p3_a11_unlisted_code_moves_and_guards_fault", negative),
 ];
 
@@ -59,7 +60,7 @@ pub(crate) fn start(which: SelfTest, platform: &Platform<'static>) {
     let (entry, argument): (fn(usize) -> !, usize) = match which {
         SelfTest::Switch => (crate::switch_cost::run, platform.cpus.len()),
         SelfTest::Crash(crash) => (crate::crash_test::run, crash as usize),
-        SelfTest::PerCpu | SelfTest::No => (run, platform.cpus.len()),
+        SelfTest::PerCpu | SelfTest::Wander | SelfTest::No => (run, platform.cpus.len()),
     };
     match Thread::spawn("selftest", entry, argument, (100, 1)) {
         Ok(thread) => sched::wake(thread),
@@ -466,6 +467,35 @@ fn undisturbed() -> Result<(), String> {
     let [load, branch, back] = [0, 1, 2].map(|index| probe::code(Code::Leave, 3).get(index).copied().unwrap_or(0));
     let is_one_load = load & 0xffc0_0000 == 0xb940_0000 && branch & 0xff00_0000 == 0x3500_0000 && back == RET;
     ensure(is_one_load, || format!("the check is {load:x} {branch:x} {back:x}"))
+}
+
+static OUTER: PreemptLock<()> = PreemptLock::new(());
+static INNER: PreemptLock<()> = PreemptLock::new(());
+
+/// Interrupts while locks are held are handled at once; the one preemption that they ask for comes when the last lock is free.
+fn locked() -> Result<(), String> {
+    let (here, there) = stage();
+    sched::move_to(here);
+    let before = Traces::of(here);
+    sched::current().exile(there);
+    let outer = OUTER.lock();
+    let inner = INNER.lock();
+    for _ in 0..2 {
+        sched::nudge_self(0);
+        with_irqs(sysreg::isb);
+    }
+    let mut held = [(0, Traces::of(here).since(before)); 2];
+    unmask_irqs();
+    for (lock, place) in [inner, outer].into_iter().zip(&mut held) {
+        *place = (this_cpu().cpu.0, Traces::of(here).since(before));
+        drop(lock);
+    }
+    let after = Traces::of(here).since(before);
+    let moved = this_cpu().cpu;
+    let _ = mask_irqs();
+    let expected = Traces { pair: NOTHING, interrupts: 2, at_once: 0, deferred: 0 };
+    ensure(held == [(here.0, expected); 2], || format!("with the locks: {held:?}"))?;
+    ensure(moved == there && after == Traces { deferred: 1, ..expected }, || format!("on CPU {}: {after:?}", moved.0))
 }
 
 /// TLBI: SYS with CRn = 8.

@@ -1,11 +1,15 @@
 //! The hypervisor's ground floor: the checks P3-A1 to P3-A12 of the specification, which it runs on itself (the boot
-//! argument `selftest=percpu`) on four CPUs, on models with and without FEAT_LSE.
+//! argument `selftest=percpu`) on four CPUs, on models with and without FEAT_LSE; and guests whose threads are moved in the
+//! middle of everything that EL2 does for them (`selftest=wander`).
 
 use anyhow::{Result, ensure};
+use croft::session::Condition;
+use libtest_mimic::Trial;
 use qemu::{Level, Machine};
 use std::process::ExitCode;
 use std::time::Duration;
-use system::host::Turn;
+use system::guest::{self, USUAL};
+use system::host::{Host, Turn};
 use system::{place, scenario};
 
 /// A hundred thousand moves of threads take a while on a busy machine.
@@ -13,7 +17,9 @@ const LIMIT: Duration = Duration::from_secs(400);
 
 fn main() -> ExitCode {
     let trial = |cpu: &'static str| scenario(format!("percpu::{cpu}"), move || self_test(cpu));
-    system::run(["cortex-a72", "cortex-a76"].map(trial).into())
+    let mut scenarios: Vec<Trial> = ["cortex-a72", "cortex-a76"].map(trial).into();
+    scenarios.push(scenario("percpu::guests_that_never_stay", wandering));
+    system::run(scenarios)
 }
 
 fn self_test(cpu: &str) -> Result<()> {
@@ -29,6 +35,39 @@ fn self_test(cpu: &str) -> Result<()> {
     let printed = running.console()?.expect_end(LIMIT)?;
     let checks =
         |result: &str| printed.lines().filter(|line| line.contains("test p3_") && line.ends_with(result)).count();
-    ensure!(checks("... ok") == 13 && printed.contains("selftest: 13 passed, 0 failed"), "it printed:\n{printed}");
+    ensure!(checks("... ok") == 14 && printed.contains("selftest: 14 passed, 0 failed"), "it printed:\n{printed}");
     Ok(())
+}
+
+/// Payloads and a Linux guest whose vCPUs go to another CPU at each preemption, thousands of times, also while EL2 handles
+/// their exits: everything that they check about their registers, memory, interrupts and calls is as if they had stayed.
+fn wandering() -> Result<()> {
+    const PAYLOADS: [&str; 6] = ["registers", "gic", "memory", "mmio", "doors", "services"];
+    const LINUX: &str = "linux";
+    let mut vms = Vec::new();
+    for name in PAYLOADS {
+        let mut vm = guest::payload(name, name, 2, "")?;
+        vm.doors.vmware = name == "doors";
+        vms.push(vm);
+    }
+    vms.push(guest::linux(LINUX, USUAL, 2, "quiet uc.test=load uc.rounds=3")?);
+    let run = Host { cpus: 4, memory: 2048, ..Host::default() }.start_with_words(vms, "selftest=wander")?;
+    for name in PAYLOADS {
+        let condition = run.wait_for(name, LIMIT, Condition::is_off)?;
+        let output = run.console(name)?.transcript();
+        let passed = output.contains(" passed, 0 failed") && condition == Condition::PoweredOff;
+        ensure!(passed, "{name} is {condition} and printed:\n{output}");
+    }
+    run.console(LINUX)?.expect_unless("uc: load passed", &["Kernel panic", "FAILED"], LIMIT)?;
+    run.wait_for(LINUX, LIMIT, Condition::is_off)?;
+    let log = run.log().transcript();
+    let preempted = log.lines().filter_map(|line| {
+        let (_, rest) = line.split_once("EL2 was preempted ")?;
+        let (times, _) = rest.split_once(" times at once, ")?;
+        times.parse::<u64>().ok()
+    });
+    let preempted = preempted.max().unwrap_or(0);
+    ensure!(preempted >= 1000, "EL2 was preempted only {preempted} times:\n{log}");
+    println!("EL2 was preempted {preempted} times");
+    run.finish(LIMIT)
 }
