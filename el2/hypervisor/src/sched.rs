@@ -32,7 +32,7 @@ use units::{CpuId, Ticks, Va};
 mod balance;
 
 use crate::vcpu::{Vcpu, request};
-use crate::{host, interrupts};
+use crate::{host, interrupts, wander};
 
 /// How many threads there can be.
 pub(crate) const MAX_THREADS: usize = 1024;
@@ -769,6 +769,9 @@ pub(crate) extern "C" fn interrupt_in_el2(return_address: u64) {
             area.preempt_pending.store(1, Ordering::Relaxed);
         } else {
             count(&area.preemptions);
+            if current().vcpu.get().is_some() {
+                wander::count_preemption();
+            }
             preempt();
         }
     }

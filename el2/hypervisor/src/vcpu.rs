@@ -24,7 +24,7 @@ use crate::sched::{self, Thread};
 use crate::stats::Counters;
 use crate::vm::{Task, Vm};
 use crate::exits::Cause;
-use crate::{doors, exits, host};
+use crate::{doors, exits, host, wander};
 
 /// How many vCPUs there can be on one host.
 pub(crate) const MAX_TOTAL: usize = 512;
@@ -582,6 +582,7 @@ impl Vcpu {
                 exit_kind::SYNCHRONOUS => {
                     // The next exit of this CPU overwrites these registers.
                     let cause = Cause { far: Va(sysreg::far_el2()), hpfar: sysreg::hpfar_el2() };
+                    wander::disturb();
                     if let Some(leave) = with_irqs(|| exits::handle(self, context, cause)) {
                         return leave;
                     }
