@@ -10,11 +10,15 @@
 //! processes out. A process that is killed leaves its channel open; when all are taken, the one that was idle longest
 //! is given up. Clients cope with that, they open a new one.
 //!
+//! A reply waits here until the guest takes it. All messages on their way, in both directions, have one bound for the
+//! whole VM; a reply that is beyond it becomes an error of a few bytes.
+//!
 //! Everything is in the low 32 bits, results are zero-extended, and only the registers named here change.
 
 use alloc::vec::Vec;
 
 use crate::limits::Limits;
+use crate::rpci;
 use crate::service::{BufferError, Host};
 
 /// X0 to X7.
@@ -120,8 +124,23 @@ impl Channels {
         self.slots.clear();
     }
 
-    fn buffered(&self) -> usize {
+    /// Bytes of all messages on their way, those included that the guest has only announced.
+    #[must_use]
+    pub fn buffered(&self) -> usize {
         self.slots.iter().flatten().map(Channel::buffered).sum()
+    }
+
+    /// The host has replied on channel `id`: a reply that is more than there may be becomes an error.
+    fn bound_reply(&mut self, id: u16, limits: &Limits) {
+        if self.buffered() <= limits.buffers {
+            return;
+        }
+        if let Some(Some(channel)) = self.slots.get_mut(usize::from(id))
+            && let Some((reply, _)) = &mut channel.outgoing
+            && reply.len() > rpci::NO_ROOM.len()
+        {
+            *reply = rpci::no_room();
+        }
     }
 
     /// Carries out command 30.
@@ -140,8 +159,15 @@ impl Channels {
         };
         channel.used = calls;
         match which {
-            sub::SEND_SIZE => send_size(channel, id, x, limits, buffered, peer, host),
-            sub::SEND_PAYLOAD => send_payload(channel, id, x, peer, host),
+            sub::SEND_SIZE | sub::SEND_PAYLOAD => {
+                match which {
+                    sub::SEND_SIZE => send_size(channel, id, x, limits, buffered, peer, host),
+                    _ => send_payload(channel, id, x, peer, host),
+                }
+                if channel.outgoing.is_some() {
+                    self.bound_reply(id, limits);
+                }
+            }
             sub::RECEIVE_SIZE => receive_size(channel, id, x, peer, host),
             sub::RECEIVE_PAYLOAD => receive_payload(channel, x),
             sub::RECEIVE_STATUS => {
@@ -213,13 +239,14 @@ impl Channels {
     pub fn bulk_out(
         &mut self,
         x: &mut Registers,
+        limits: &Limits,
         host: &mut impl Host,
         peer: &mut impl PeerOf,
     ) -> Result<(), BufferError> {
         self.calls += 1;
         let calls = self.calls;
+        let id = port_and_id(x);
         x[1] = {
-            let id = port_and_id(x);
             let Some(channel) = self.find(id, [x[6] as u32, x[5] as u32]) else {
                 return bulk_result(x, status::CLOSED);
             };
@@ -243,6 +270,7 @@ impl Channels {
             complete(channel, id, peer, host);
             status::SUCCESS << 16
         };
+        self.bound_reply(id, limits);
         Ok(())
     }
 

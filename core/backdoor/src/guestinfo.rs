@@ -2,7 +2,7 @@
 
 use alloc::vec::Vec;
 
-use crate::limits::Limits;
+use crate::limits::{Limits, copy};
 
 /// What every key begins with.
 pub const PREFIX: &[u8] = b"guestinfo.";
@@ -47,13 +47,6 @@ impl Refused {
 pub struct Store {
     entries: Vec<(Vec<u8>, Vec<u8>)>,
     used: usize,
-}
-
-fn copy(bytes: &[u8]) -> Option<Vec<u8>> {
-    let mut copy = Vec::new();
-    copy.try_reserve_exact(bytes.len()).ok()?;
-    copy.extend_from_slice(bytes);
-    Some(copy)
 }
 
 impl Store {

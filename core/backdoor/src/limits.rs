@@ -1,4 +1,6 @@
-//! How much of everything a guest may have.
+//! How much of everything a guest may have, and what that can add up to.
+
+use alloc::vec::Vec;
 
 /// Bounds for one VM.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -23,6 +25,27 @@ impl Limits {
     /// What every VM gets unless something else is said.
     pub const DEFAULT: Self =
         Self { channels: 64, message: 65536, buffers: 1 << 20, keys: 256, key: 256, store: 512 << 10, log: 4096 };
+
+    /// About how many bytes of the host's memory a guest can make its service take: values and messages on their way,
+    /// the message that is carried out with its reply and a copy of its value, and as much again for what an allocator
+    /// loses between pieces of any size. The host sets that aside, so that no guest takes what others need.
+    #[must_use]
+    pub const fn most_memory(&self) -> usize {
+        let values = self.store + self.keys * RECORD;
+        let messages = self.buffers + self.channels * RECORD;
+        2 * (values + messages + 3 * self.message)
+    }
+}
+
+/// What a channel or a value takes beside its bytes, with some to spare.
+const RECORD: usize = 256;
+
+/// A copy, if there is memory for it.
+pub(crate) fn copy(bytes: &[u8]) -> Option<Vec<u8>> {
+    let mut copy = Vec::new();
+    copy.try_reserve_exact(bytes.len()).ok()?;
+    copy.extend_from_slice(bytes);
+    Some(copy)
 }
 
 /// A bucket that fills at a steady rate and is emptied by use.

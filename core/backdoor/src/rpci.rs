@@ -3,6 +3,7 @@
 
 use alloc::vec::Vec;
 
+use crate::limits::copy;
 use crate::service::{Host, State};
 use crate::tclo::Text;
 
@@ -84,11 +85,19 @@ pub fn parse(message: &[u8]) -> Request<'_> {
 fn reply(good: bool, text: &[u8]) -> Vec<u8> {
     let mut reply = Vec::new();
     if reply.try_reserve_exact(2 + text.len()).is_err() {
-        return b"0 Out of memory".to_vec();
+        return no_room();
     }
     reply.extend_from_slice(if good { b"1 " } else { b"0 " });
     reply.extend_from_slice(text);
     reply
+}
+
+/// The reply for which there is no room.
+pub(crate) const NO_ROOM: &[u8] = b"0 Out of memory";
+
+/// [`NO_ROOM`]; nothing at all if there is no memory even for that.
+pub(crate) fn no_room() -> Vec<u8> {
+    copy(NO_ROOM).unwrap_or_default()
 }
 
 /// Does what a message asks, and says what came of it.

@@ -259,6 +259,12 @@ impl Service {
         self.channels.open_count()
     }
 
+    /// How many bytes of messages are on their way, in both directions.
+    #[must_use]
+    pub fn buffered(&self) -> usize {
+        self.channels.buffered()
+    }
+
     /// Answers the call `access` of a caller at `level`. Only documented results change; after anything but
     /// [`Outcome::Done`] and [`Outcome::Again`] nothing has.
     pub fn call(&mut self, access: Access, x: &mut Registers, level: Level, host: &mut impl Host) -> Outcome {
@@ -277,7 +283,7 @@ impl Service {
                         x[1] = 0;
                         Ok(())
                     }
-                    Direction::Out => self.channels.bulk_out(x, host, &mut self.state),
+                    Direction::Out => self.channels.bulk_out(x, &self.config.limits, host, &mut self.state),
                     Direction::In => self.channels.bulk_in(x, host),
                 };
                 moved.map(|()| Progress::Finished)

@@ -8,6 +8,8 @@
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
+use crate::limits::copy;
+
 /// What every conversation begins with. Options before `broadcastIP`, which makes the daemon report its address at once;
 /// the power scripts are the guest's own business.
 pub const GREETING: [&str; 6] = [
@@ -137,8 +139,10 @@ impl Requests {
         if self.waiting.len() >= MAX_WAITING || self.waiting.try_reserve(1).is_err() {
             return false;
         }
-        self.waiting.push_back(request.to_vec());
-        true
+        let request = copy(request);
+        let taken = request.is_some();
+        self.waiting.extend(request);
+        taken
     }
 
     /// The guest polls `channel`, at `now` in milliseconds.
@@ -146,8 +150,9 @@ impl Requests {
         if self.channel != Some(channel) || self.outstanding.is_some() || now < self.not_before {
             return None;
         }
+        let request = copy(self.waiting.front()?)?;
         self.outstanding = self.waiting.pop_front();
-        self.outstanding.clone()
+        Some(request)
     }
 
     /// The guest sent `message`, a reply or nothing, on `channel`, at `now` in milliseconds. Says whether it was a reply to
@@ -158,7 +163,7 @@ impl Requests {
         }
         // Nothing: a poll. If a request was outstanding, the guest has dropped it.
         let Some(request) = self.outstanding.take().filter(|_| !message.is_empty()) else { return false };
-        if message.starts_with(BUSY) && self.busy < RETRIES {
+        if message.starts_with(BUSY) && self.busy < RETRIES && self.waiting.try_reserve(1).is_ok() {
             self.busy += 1;
             self.not_before = now.saturating_add(PATIENCE);
             self.waiting.push_front(request);

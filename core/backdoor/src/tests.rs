@@ -291,6 +291,35 @@ fn channels_that_nobody_closes_are_given_up() {
 }
 
 #[test]
+fn replies_that_nobody_takes_are_bounded() {
+    let limits = Limits { channels: 32, buffers: 10_000, ..Limits::DEFAULT };
+    let mut guest = Guest::new(limits);
+    let value = [b"info-set guestinfo.v ".as_slice(), &[b'v'; 3000]].concat();
+    assert_eq!(guest.ask(&value), b"1 ");
+    let get = b"info-get guestinfo.v";
+    let channels: Vec<Channel> = (0..limits.channels).map(|_| guest.open(0xc943_5052).unwrap()).collect();
+    // Some word by word, some as a whole.
+    for (number, &channel) in channels.iter().enumerate() {
+        if number % 2 == 0 {
+            assert!(guest.send(channel, get));
+        } else {
+            assert_eq!(guest.status(1, get.len() as u64, channel), 0x81);
+            guest.machine.memory[..get.len()].copy_from_slice(get);
+            let (id, high, low) = channel;
+            let length = get.len() as u64;
+            let mut x = [u64::from(MAGIC), 0x1_0000, length, id << 16 | 0x5659, BASE, low, high, 0x86_0000_0018];
+            assert_eq!((guest.call(&mut x), x[1]), (Outcome::Done, 0x1_0000));
+        }
+        assert!(guest.service.buffered() <= limits.buffers + (number + 1) * 15, "{}", guest.service.buffered());
+    }
+    let replies: Vec<Vec<u8>> = channels.iter().map(|&channel| guest.receive(channel).unwrap()).collect();
+    let whole = replies.iter().filter(|reply| reply.len() == 3002).count();
+    let refused = replies.iter().filter(|reply| *reply == b"0 Out of memory").count();
+    assert_eq!((whole, refused), (3, 29));
+    assert_eq!(guest.ask(get).len(), 3002, "what was taken makes room");
+}
+
+#[test]
 fn bulk_both_ways_and_a_missing_page() {
     let mut guest = Guest::new(Limits::DEFAULT);
     let message = [b"info-set guestinfo.big ".as_slice(), &std::vec![b'v'; 60_000]].concat();

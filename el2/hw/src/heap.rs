@@ -1,4 +1,5 @@
-//! The heap of the hypervisor: used while VMs are made and unmade, never on an exit's path.
+//! The heap of the hypervisor: used while VMs are made and unmade, and for the messages and values of calls; never on the
+//! short path of an exit.
 //!
 //! The allocator is `talc`; IRQs are masked around it, since a thread that is preempted while it holds the allocator's
 //! lock would stop every other thread of its CPU that allocates.

@@ -259,8 +259,7 @@ fn make_vms(platform: &Platform<'static>) -> Result<(), String> {
     let bytes = physical::constant(initrd.start, initrd.size);
     let bundle = Bundle::parse(bytes, physical::crc32c).map_err(|error| alloc::format!("the bundle: {error}"))?;
     let vcpus: u32 = bundle.vms().map(|vm| u32::from(vm.vcpus)).sum();
-    // Messages, values and what the allocator loses between them.
-    let services = bundle.vms().filter(|vm| vm.doors.vmware).count() as u64 * (4 << 20);
+    let services: u64 = bundle.vms().map(|vm| doors::most_memory(&vm.doors)).sum();
     if bundle.vms().any(|vm| watchdog::may_be_used(&vm.doors)) {
         watchdog::start().map_err(|error| alloc::format!("{error}"))?;
     }

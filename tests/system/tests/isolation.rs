@@ -95,7 +95,7 @@ fn storm(calls: u32) -> Result<()> {
     ensure!(output == expected, "seed {seed}: the neighbour printed:\n{output}\nbut alone:\n{expected}");
     run.wait_for("storm", BOOT * if full() { 20 } else { 2 }, Condition::is_off)?;
     let output = to_its_end(&run, "storm")?;
-    ensure!(output.contains("payload: 5 passed, 0 failed, 0 skipped"), "seed {seed}: the storm printed:\n{output}");
+    ensure!(output.contains("payload: 6 passed, 0 failed, 0 skipped"), "seed {seed}: the storm printed:\n{output}");
     let of_others: Vec<String> = log::complaints(&run.log().transcript());
     let of_others: Vec<&String> = of_others.iter().filter(|line| !line.contains(": storm: ")).collect();
     ensure!(of_others.is_empty(), "seed {seed}: the hypervisor complains of others: {of_others:?}");

@@ -41,7 +41,7 @@ const RESTLESS: u64 = 10;
 fn main() {
     println!("storm: seed {}", seed());
     test::run(&tests!("storm":
-        channels_that_nobody_closes, any_registers_from_level_0, any_registers_from_level_1, a_log_that_never_ends,
+        channels_that_nobody_closes, replies_that_nobody_takes, any_registers_from_level_0, any_registers_from_level_1, a_log_that_never_ends,
         the_doors_still_answer,
     ));
 }
@@ -224,6 +224,42 @@ fn channels_that_nobody_closes() -> Verdict {
     check_equal!(closed, CHANNELS, "channels closed");
     let mut reply = [0; 64];
     check!(guest::ask(b"info-set guestinfo.storm 1", &mut reply).is_ok(), "no channel after all were closed");
+    Ok(())
+}
+
+/// The beginning of a message that sets a value, and a value that is nearly as long as a message may be.
+static VALUE: [u8; 60_024] = {
+    let mut message = [b'v'; 60_024];
+    message.split_at_mut(24).0.copy_from_slice(b"info-set guestinfo.long ");
+    message
+};
+
+/// A value is asked for on all channels, and nobody takes a reply: a VM may have 1 MiB of them, and then errors.
+fn replies_that_nobody_takes() -> Verdict {
+    let mut reply = [0; 64];
+    check_equal!(guest::ask(&VALUE, &mut reply), Ok(&b"1 "[..]), "a long value");
+    let ask = *b"info-get guestinfo.long\0";
+    let (mut whole, mut refused) = (0, 0);
+    let mut channels = [[0; 3]; CHANNELS];
+    for channel in &mut channels {
+        let x = guest::low(0x1e, RPCI, [0; 3]);
+        *channel = [x[3] >> 16, x[4], x[5]];
+        let _ = guest::low(0x1_001e, ask.len() as u64, *channel);
+        for word in ask.as_chunks::<4>().0 {
+            let _ = guest::low(0x2_001e, u32::from_le_bytes(*word).into(), *channel);
+        }
+        match guest::low(0x3_001e, 0, *channel)[1] {
+            60_002 => whole += 1,
+            15 => refused += 1,
+            other => check!(false, "a reply of {other} bytes"),
+        }
+    }
+    check_equal!(whole + refused, CHANNELS, "replies");
+    check!((1..=17).contains(&whole), "{whole} replies of 60 KB wait for somebody");
+    for channel in channels {
+        let _ = guest::low(0x6_001e, 0, channel);
+    }
+    check_equal!(guest::ask(b"info-set guestinfo.long ", &mut reply), Ok(&b"1 "[..]), "a short value");
     Ok(())
 }
 
