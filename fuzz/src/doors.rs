@@ -5,12 +5,35 @@ use backdoor::commands::Groups;
 use backdoor::{BufferError, Config, Door, Host, Level, Limits, Outcome, Service, WallTime, Watchdog, Whose};
 
 /// A host whose guest has 4 KiB of memory at 0.
-struct Machine {
+pub(crate) struct Machine {
     memory: [u8; 4096],
     clock: u64,
 }
 
 impl Machine {
+    pub(crate) fn new() -> Self {
+        Self { memory: [0x20; 4096], clock: 0 }
+    }
+
+    /// The guest writes its memory.
+    pub(crate) fn put(&mut self, at: u64, bytes: &[u8]) {
+        self.memory[at as usize..][..bytes.len()].copy_from_slice(bytes);
+    }
+
+    /// What is in the guest's memory.
+    pub(crate) fn get(&self, at: u64, length: usize) -> &[u8] {
+        &self.memory[at as usize..][..length]
+    }
+
+    /// Time passes, in milliseconds.
+    pub(crate) fn pass(&mut self, milliseconds: u64) {
+        self.clock += milliseconds;
+    }
+
+    pub(crate) fn now(&self) -> u64 {
+        self.clock
+    }
+
     fn range(
         &self,
         at: u64,
@@ -73,13 +96,53 @@ impl Host for Machine {
     }
 }
 
+/// Makes a call of `kind` that looks right out of any registers; returns the control word. The first OPEN's cookies are 1
+/// and 2 on each channel.
+fn look_right(x: &mut [u64; 8], kind: u8) -> u64 {
+    x[0] = 0x564d_5868;
+    let id = x[3] & 3 << 16;
+    match kind {
+        0 => {
+            x[2] = x[2] & 0x7_0000 | 0x1e;
+            x[3] = id | 0x5658;
+            (x[4], x[5]) = (1, 2);
+            if x[2] == 0x1e {
+                x[1] = if x[1] & 1 == 0 { 0xc943_5052 } else { 0xcf4c_4354 };
+            }
+            0x0e
+        }
+        1 => {
+            x[3] = id | 0x5659 | x[3] & 2;
+            (x[4], x[5], x[6]) = (x[4] & 0x1fff, 2, 1);
+            0x18
+        }
+        2 => {
+            x[3] = id | 0x5659;
+            (x[4], x[5], x[6]) = (1, x[5] & 0x1fff, 2);
+            0x1c
+        }
+        _ => {
+            x[0] = 0x3176_4355;
+            let string = x[3] & 1 != 0;
+            x[3] = 0x5543;
+            x[4] &= 0x1fff;
+            if string {
+                0x18
+            } else {
+                x[2] &= 7;
+                0x0e
+            }
+        }
+    }
+}
+
 /// Plays `data` as calls; a call that faults changes nothing, and none changes what it must not.
 pub fn calls(data: &[u8]) {
     let limits = Limits { channels: 4, message: 4096, buffers: 8192, keys: 4, store: 1024, ..Limits::DEFAULT };
     let (user, kernel) = (Groups(7), Groups::ALL);
     let config = Config { uuid: [7; 16], memory: 1 << 30, megahertz: 1, time_sync: true, limits, user, kernel };
     let mut service = Service::new(config, 0);
-    let mut machine = Machine { memory: [0x20; 4096], clock: 0 };
+    let mut machine = Machine::new();
     let mut input = Input(data);
     while !input.is_empty() {
         let shape = input.byte();
@@ -87,14 +150,11 @@ pub fn calls(data: &[u8]) {
         for (number, register) in x.iter_mut().enumerate() {
             *register = if shape >> number & 1 != 0 { input.double() } else { u64::from(input.half()) };
         }
+        let mut control = x[7] & 0x3f;
         if shape & 1 == 0 {
-            // A call that looks right.
-            x[0] = 0x564d_5868;
-            x[2] = x[2] & 0x7_0000 | 0x1e;
-            x[3] = x[3] & 3 << 16 | 0x5658 | x[3] & 1;
-            (x[4], x[5], x[6]) = if x[3] & 1 == 0 { (1, 2, 0) } else { (x[4] & 0x1fff, 2, 1) };
+            control = look_right(&mut x, shape >> 2 & 3);
         }
-        x[7] = 0x86 << 32 | x[7] & 0x3f;
+        x[7] = 0x86 << 32 | control;
         let before = x;
         let Some(access) = backdoor::decode(Door::DebugChannel { rt: 31 }, x[3], x[7]) else { continue };
         let level = if shape & 2 == 0 { Level::User } else { Level::Kernel };
@@ -104,6 +164,7 @@ pub fn calls(data: &[u8]) {
             assert_eq!(before, x);
         }
         assert!(service.open_channels() <= 4);
+        assert!(service.buffered() <= limits.buffers + 4 * 15);
         assert!(service.state.store.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>() <= 1024);
     }
 }

@@ -8,4 +8,6 @@ pub mod doors;
 pub mod input;
 pub mod parsers;
 pub mod platform_devices;
+pub mod rpc;
 pub mod virtio_device;
+pub mod watchdogs;

@@ -3,10 +3,13 @@
 use a64::{Instruction, Transfer};
 use abi::Crc32c;
 use abi::bundle::{BLOB_ALIGNMENT, Bundle, FORMAT, HEADER_LENGTH, MAGIC};
-use abi::link::request::{Reply, Request};
+use abi::link::request::{Reply, Request as LinkRequest};
 use abi::link::{Command, Decoder, Message};
+use cpu::exit::Exit;
+use cpu::table_walk::{Regime, refused_level};
 use platform::{Console, Platform};
-use units::Pa;
+use services::{Facts, Request};
+use units::{Ipa, Pa, Va};
 
 use super::input::Input;
 
@@ -58,9 +61,9 @@ pub fn link(data: &[u8]) {
         let encoded = message.encode(&mut buffer).expect("what was decoded fits a frame");
         assert_eq!(Message::decode(encoded), Some(message));
     }
-    if let Some(request) = Request::decode(data) {
+    if let Some(request) = LinkRequest::decode(data) {
         let encoded = request.encode(&mut buffer).expect("what was decoded fits a frame");
-        assert_eq!(Request::decode(encoded), Some(request));
+        assert_eq!(LinkRequest::decode(encoded), Some(request));
     }
     if let Some(reply) = Reply::decode(data) {
         let encoded = reply.encode(&mut buffer).expect("what was decoded fits a frame");
@@ -105,5 +108,28 @@ fn check_transfer(transfer: &Transfer, input: &mut Input<'_>) {
     assert!(matches!(accesses.len(), 1 | 2));
     for (_, access) in accesses {
         assert!(matches!(access.bytes, 1 | 2 | 4 | 8) && access.rt < 32);
+    }
+}
+
+/// What a guest makes its CPU say: exits of any syndrome, calls with any arguments, and its own tables, anywhere.
+pub fn exits(data: &[u8]) {
+    let mut input = Input(data);
+    while !input.is_empty() {
+        let esr = u64::from(input.byte()) << 26 | u64::from(input.word());
+        let (far, hpfar) = (input.double(), input.double());
+        if let Exit::SystemRegister(access) = cpu::exit::decode(esr, far, hpfar) {
+            let _ = cpu::sysreg::classify(access.encoding, access.direction);
+        }
+        let facts = Facts { stolen_time: (esr & 1 != 0).then_some(Ipa(hpfar)), ..Facts::default() };
+        if let Request::Entropy(draw) = services::decode(esr << 24 | esr & 0xffff, [far, hpfar, esr], &facts) {
+            assert!(draw.bits() <= 192);
+        }
+        let regime = Regime { tcr_el1: input.double(), ttbr0_el1: hpfar, ttbr1_el1: far };
+        let mut reads = 0;
+        let level = refused_level(&regime, Va(far), Ipa(hpfar), |at| {
+            reads += 1;
+            (at.0 & 8 == 0).then_some(hpfar ^ at.0 | 3)
+        });
+        assert!(level.is_none_or(|level| level <= 3) && reads <= 4);
     }
 }

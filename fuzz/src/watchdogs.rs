@@ -1,0 +1,184 @@
+//! The watchdogs: the one behind the WFE channel's words, and the Generic Watchdog device, each against what it promises: it
+//! never acts before its time is over, and always when it is.
+
+use devices::{AccessSize, Effect, GenericWatchdog};
+use wfe::words::{self, Request};
+use wfe::{Action, Actions, Bounds, Refused, Watchdog};
+
+use crate::input::Input;
+
+/// Registers of a WFE: most often one of the words, or one that differs from it in a bit.
+fn registers(input: &mut Input<'_>) -> [u64; 3] {
+    let known = [
+        words::DETECT,
+        words::CONFIGURE,
+        words::PAT,
+        words::QUERY,
+        words::CONFIGURE_OWN,
+        words::PAT_OWN,
+        words::QUERY_OWN,
+    ];
+    let choice = input.byte();
+    let x0 = match known.get(usize::from(choice & 7)) {
+        Some(word) if choice & 0x80 == 0 => *word,
+        Some(word) => word ^ 1 << (choice >> 3 & 15) << (input.byte() & 48),
+        None => input.double(),
+    };
+    // Both words and numbers that make sense.
+    let x1 = if choice & 0x40 == 0 { input.half().into() } else { input.double() };
+    [x0, x1, if choice & 0x20 == 0 { input.byte().into() } else { input.double() }]
+}
+
+/// WFE with any registers, on a watchdog that is paused and whose time passes.
+pub fn words(data: &[u8]) {
+    let mut input = Input(data);
+    let shape = input.byte();
+    let bounds = Bounds { least: 100, most: 5000, actions: Actions(shape & 31), may_disarm: shape & 0x20 != 0 };
+    let mut dog = Watchdog::new(bounds);
+    let mut now = u64::from(input.half());
+    // What is left of its time, and how long that was, while it is armed.
+    let mut armed: Option<(u64, u64)> = None;
+    let mut paused = false;
+    if shape & 0x40 != 0 {
+        dog.preset(2000, Action::Reset, now);
+        armed = Some((2000, 2000));
+    }
+    while !input.is_empty() {
+        match input.byte() % 8 {
+            0 => {
+                dog.pause(now);
+                paused = true;
+            }
+            1 => {
+                dog.resume(now);
+                paused = false;
+            }
+            2 | 3 => {
+                let length = u64::from(input.half()) % 3000;
+                now += length;
+                if let Some((left, whole)) = &mut armed
+                    && !paused
+                {
+                    let expected = length >= *left;
+                    *left = left.saturating_sub(length);
+                    let acted = dog.expire(now);
+                    assert_eq!(acted.is_some(), expected);
+                    match acted {
+                        None => {}
+                        Some(Action::Log | Action::Inject) => *left = *whole,
+                        Some(_) => armed = None,
+                    }
+                } else {
+                    assert_eq!(dog.expire(now), None);
+                }
+            }
+            _ => {
+                let x = registers(&mut input);
+                match Request::decode(x[0], x[1], x[2]) {
+                    None => assert!(!is_word(x[0])),
+                    Some(_) if !is_word(x[0]) => panic!("{:#x} is no word", x[0]),
+                    Some(Request::Detect) => {}
+                    Some(Request::Configure { timeout, action, .. }) => {
+                        // One that stands still is started by that, as by the VM's going on.
+                        match dog.configure(timeout, action, now) {
+                            Ok(0) => {
+                                assert!(timeout == 0 && (armed.is_none() || bounds.may_disarm));
+                                armed = None;
+                            }
+                            Ok(granted) => {
+                                assert!(timeout != 0 && (bounds.least..=bounds.most).contains(&granted));
+                                let action = Action::from_number(action).expect("an action that was taken");
+                                assert!(bounds.actions.contains(action));
+                                armed = Some((granted, granted));
+                                paused = false;
+                            }
+                            Err(refused) => assert!(matches!(refused, Refused::Action | Refused::MustStay)),
+                        }
+                    }
+                    Some(Request::Pat(_)) => {
+                        assert_eq!(dog.pat(now).ok(), armed.map(|(_, whole)| whole));
+                        armed = armed.map(|(_, whole)| (whole, whole));
+                    }
+                    Some(Request::Query(_)) => assert_eq!(dog.query(now).ok(), armed.map(|(left, _)| left)),
+                }
+            }
+        }
+        assert_eq!(dog.deadline().map(|at| at - now), armed.filter(|_| !paused).map(|(left, _)| left));
+    }
+}
+
+fn is_word(x0: u64) -> bool {
+    x0 >> 32 == u64::from(u32::from_be_bytes(*b"WFE0"))
+        && [b"DETC", b"WDOG", b"PATT", b"WQRY", b"ODOG", b"OPAT", b"OQRY"]
+            .iter()
+            .any(|low| u32::from_be_bytes(**low) == x0 as u32)
+}
+
+/// WCS, WOR, WCV and WRR.
+const WCS: u64 = 0;
+const WOR: u64 = 8;
+const WCV: u64 = 16;
+
+/// The device under any accesses. As long as nobody writes its compare value, its signals come when they must.
+pub fn device(data: &[u8]) {
+    let mut input = Input(data);
+    let mut dog = GenericWatchdog::new();
+    let mut now = u64::from(input.word());
+    // When it was refreshed last; unknown after a write to the compare value.
+    let mut refreshed = None;
+    while !input.is_empty() {
+        let status = dog.read_control(WCS, AccessSize::Word);
+        let offset = dog.read_control(WOR, AccessSize::Double);
+        assert_eq!(dog.line(), status & 2 != 0);
+        assert_eq!(dog.deadline().is_some(), status & 5 == 1);
+        match input.byte() % 8 {
+            0 | 1 => {
+                now = now.saturating_add(u64::from(input.word()) >> (input.byte() & 31));
+                let second = dog.advance(now);
+                assert!(!second || status & 4 == 0, "it rises once");
+                let after = dog.read_control(WCS, AccessSize::Word);
+                assert_eq!(second, after & 4 > status & 4);
+                assert!(dog.deadline().is_none_or(|at| at > now || at == u64::MAX));
+                if let Some(at) = refreshed
+                    && status & 1 != 0
+                {
+                    assert_eq!(after & 2 != 0, now - at > offset, "the first signal");
+                    assert_eq!(after & 4 != 0, now - at > offset.saturating_mul(2).saturating_add(1), "the second");
+                }
+            }
+            2 => {
+                let before = dog.deadline();
+                dog.postpone(input.half().into());
+                assert!(before.is_none_or(|at| dog.deadline().is_some_and(|then| then >= at)));
+                refreshed = None;
+            }
+            3 => {
+                dog.reset();
+                assert_eq!(dog.read_control(WCS, AccessSize::Word) & 3, 0);
+                refreshed = None;
+            }
+            choice => {
+                let register = [WCS, WOR, WOR + 4, WCV, WCV + 4, 0xfcc, 0, 4][usize::from(input.byte() & 7)];
+                let size = AccessSize::from_sas(input.byte().into());
+                let register = if choice == 7 { u64::from(input.half()) & 0xfff } else { register };
+                // Times of any length, most often such as pass here.
+                let value = input.double() >> (input.byte() & 63);
+                assert_eq!(dog.read_control(register, size) & !size.mask(), 0);
+                assert_eq!(dog.read_refresh(register, size) & !size.mask(), 0);
+                let compare = dog.read_control(WCV, AccessSize::Double);
+                let effect = match choice {
+                    4 => dog.write_refresh(register, size, value, now),
+                    _ => dog.write_control(register, size, value, now),
+                };
+                if effect == Effect::None {
+                    assert_eq!(compare, dog.read_control(WCV, AccessSize::Double));
+                } else if choice != 4 && (WCV..WCV + 8).contains(&register) {
+                    refreshed = None;
+                } else {
+                    assert_eq!(dog.read_control(WCS, AccessSize::Word) & 6, 0, "refreshed");
+                    refreshed = Some(now);
+                }
+            }
+        }
+    }
+}
