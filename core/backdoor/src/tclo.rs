@@ -20,6 +20,8 @@ pub const GREETING: [&str; 6] = [
     "Set_Option broadcastIP 1",
     "OS_PowerOn",
 ];
+/// Asks the daemon to set the guest's clock to the host's once, back too if it must.
+const SET_TIME: &[u8] = b"Time_Synchronize 1";
 /// At most this many requests wait.
 const MAX_WAITING: usize = 32;
 /// What a daemon replies that is still at its last change of power state, at its scripts for instance.
@@ -96,6 +98,20 @@ impl Default for Report {
     }
 }
 
+/// What became of a request to set the guest's clock.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum TimeSet {
+    /// There is none, or the conversation in which it was made is over.
+    #[default]
+    Never,
+    /// The daemon has not replied yet.
+    Waiting,
+    /// It has set the clock, or found it right.
+    Done,
+    /// It could not.
+    Failed,
+}
+
 /// The host's side of the conversation.
 #[derive(Debug, Default)]
 pub struct Requests {
@@ -107,6 +123,7 @@ pub struct Requests {
     not_before: u64,
     /// How often the daemon was busy for the request at the front.
     busy: u32,
+    time_set: TimeSet,
 }
 
 impl Requests {
@@ -145,6 +162,21 @@ impl Requests {
         taken
     }
 
+    /// Asks for the guest's clock to be set, once for all who want it at a time. Says whether there was room.
+    pub fn set_time(&mut self) -> bool {
+        let asked = self.time_set == TimeSet::Waiting || self.push(SET_TIME);
+        if asked {
+            self.time_set = TimeSet::Waiting;
+        }
+        asked
+    }
+
+    /// What became of the last [`Requests::set_time`].
+    #[must_use]
+    pub fn time_set(&self) -> TimeSet {
+        self.time_set
+    }
+
     /// The guest polls `channel`, at `now` in milliseconds.
     pub fn poll(&mut self, channel: u16, now: u64) -> Option<Vec<u8>> {
         if self.channel != Some(channel) || self.outstanding.is_some() || now < self.not_before {
@@ -161,9 +193,17 @@ impl Requests {
         if self.channel != Some(channel) {
             return false;
         }
-        // Nothing: a poll. If a request was outstanding, the guest has dropped it.
-        let Some(request) = self.outstanding.take().filter(|_| !message.is_empty()) else { return false };
-        if message.starts_with(BUSY) && self.busy < RETRIES && self.waiting.try_reserve(1).is_ok() {
+        let Some(request) = self.outstanding.take() else { return false };
+        // Nothing: a poll. The guest has dropped the request.
+        let replied = !message.is_empty();
+        let again = message.starts_with(BUSY) && self.busy < RETRIES && self.waiting.try_reserve(1).is_ok();
+        if request == SET_TIME && !again {
+            self.time_set = if message.starts_with(b"OK") { TimeSet::Done } else { TimeSet::Failed };
+        }
+        if !replied {
+            return false;
+        }
+        if again {
             self.busy += 1;
             self.not_before = now.saturating_add(PATIENCE);
             self.waiting.push_front(request);
@@ -176,7 +216,7 @@ impl Requests {
 
 #[cfg(test)]
 mod tests {
-    use super::{GREETING, RETRIES, Requests};
+    use super::{GREETING, RETRIES, Requests, TimeSet};
 
     const OK: &[u8] = b"OK ";
     const BUSY: &[u8] = b"ERROR State change already in progress";
@@ -216,6 +256,34 @@ mod tests {
             assert!(requests.replied(3, BUSY, now));
         }
         assert_eq!(requests.poll(3, now + 1000), None);
+    }
+
+    #[test]
+    fn what_became_of_setting_the_clock_is_known() {
+        for (reply, became) in
+            [(OK, TimeSet::Done), (b"ERROR Unable to sync time", TimeSet::Failed), (b"", TimeSet::Failed)]
+        {
+            let mut requests = greeted();
+            assert_eq!(requests.time_set(), TimeSet::Never);
+            assert!(requests.set_time() && requests.set_time(), "two at a time are one");
+            assert_eq!(requests.poll(3, 0).as_deref(), Some(&b"Time_Synchronize 1"[..]));
+            assert_eq!((requests.time_set(), requests.poll(3, 0)), (TimeSet::Waiting, None));
+            assert_eq!(requests.replied(3, reply, 0), !reply.is_empty());
+            assert_eq!((requests.time_set(), requests.poll(3, 0)), (became, None));
+            assert!(requests.set_time(), "once more");
+            assert!(requests.poll(3, 0).is_some());
+            requests.closed(3);
+            assert_eq!(requests.time_set(), TimeSet::Never, "nobody is there who could reply");
+        }
+    }
+
+    #[test]
+    fn a_busy_daemon_still_sets_the_clock() {
+        let mut requests = greeted();
+        assert!(requests.set_time() && requests.poll(3, 0).is_some() && requests.replied(3, BUSY, 0));
+        assert_eq!(requests.time_set(), TimeSet::Waiting);
+        assert!(requests.poll(3, 500).is_some() && requests.replied(3, OK, 510));
+        assert_eq!(requests.time_set(), TimeSet::Done);
     }
 
     #[test]

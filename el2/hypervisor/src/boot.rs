@@ -15,7 +15,10 @@ use hw::{crash, firmware, gic, memory as physical, percpu, sysreg, uart};
 use platform::{BootMethod, Conduit, ConsoleKind, Platform, PlatformError};
 use units::{CpuId, PAGE_SIZE, Pa, Range, VmId};
 
-use crate::{console, doors, entropy, fast, host, interrupts, log_sink, memory, sched, selftest, vm, wander, watchdog};
+use crate::{
+    console, doors, entropy, fast, host, interrupts, log_sink, memory, sched, selftest, vm, wall_clock, wander,
+    watchdog,
+};
 
 /// Devices are mapped in pieces of this size: what is near a device is a device too.
 const DEVICE_STEP: u64 = 64 << 10;
@@ -107,9 +110,7 @@ fn start(platform: &mut Platform<'static>) -> ! {
     if let Err(error) = memory::init(platform) {
         refuse(format_args!("memory: {error}"));
     }
-    if let Some(clock) = platform.clock {
-        console::set_wall_clock(hw::clock::seconds(clock));
-    }
+    wall_clock::init(platform.clock);
     entropy::init(platform.seed);
     gic::init_distributor(platform.gic.distributor);
     join(platform, sysreg::mpidr_el1());

@@ -22,7 +22,7 @@ use crate::operator::Operator;
 use crate::ring::Ring;
 use crate::sched::{self, Thread};
 use crate::vm::{self, Stop, Vm};
-use crate::{host, stats};
+use crate::{host, stats, wall_clock};
 
 /// Bytes moved at a time from one source, so that none keeps the others waiting.
 const CHUNK: usize = 512;
@@ -30,6 +30,8 @@ const CHUNK: usize = 512;
 const GATHER_MICROSECONDS: u64 = 1_000;
 /// How long an unfinished line waits for its end, in microseconds: prompts have none.
 const LINE_MICROSECONDS: u64 = 20_000;
+/// How often a guest's tools are looked at that are to answer the operator, in microseconds.
+const ANSWER_MICROSECONDS: u64 = 50_000;
 /// How long the power button stays pressed, in microseconds.
 const PRESS_MICROSECONDS: u64 = 100_000;
 /// Ctrl-] starts a command in text mode.
@@ -43,10 +45,6 @@ static POWER_OFF_AT_END: AtomicBool = AtomicBool::new(false);
 /// All VMs are made, so the hypervisor can introduce itself.
 static OPEN: AtomicBool = AtomicBool::new(false);
 static STATES_CHANGED: AtomicBool = AtomicBool::new(false);
-/// When some guest's real time clock rings, in seconds.
-static CLOCK_ALARM: AtomicU64 = AtomicU64::new(u64::MAX);
-/// Seconds since 1970 at the counter's zero.
-static EPOCH: AtomicU64 = AtomicU64::new(0);
 static LOG: IrqLock<Ring<16384>> = IrqLock::new(Ring::new());
 
 /// A VM's console buffers.
@@ -171,21 +169,8 @@ pub(crate) fn interrupt() {
     }
 }
 
-/// The time of day in seconds since 1970, as far as the host knows it.
-#[must_use]
-pub(crate) fn wall_clock() -> u64 {
-    EPOCH.load(Ordering::Relaxed) + host::get().counter.nanoseconds(sysreg::cntpct_el0()) / 1_000_000_000
-}
-
-/// Sets the time of day: `seconds` since 1970 now.
-pub(crate) fn set_wall_clock(seconds: u64) {
-    let since_start = host::get().counter.nanoseconds(sysreg::cntpct_el0()) / 1_000_000_000;
-    EPOCH.store(seconds.saturating_sub(since_start), Ordering::Relaxed);
-}
-
-/// Some VM's clock is to ring at `seconds`.
-pub(crate) fn watch_clock(seconds: u64) {
-    CLOCK_ALARM.fetch_min(seconds, Ordering::AcqRel);
+/// Something else waits for the thread than output.
+pub(crate) fn attend() {
     announce();
 }
 
@@ -293,14 +278,10 @@ impl Port {
     fn deadline(&self) -> Option<Ticks> {
         let line = self.held_back.then(|| sysreg::cntpct_el0().saturating_add(host::ticks(LINE_MICROSECONDS)));
         let release = self.released.iter().map(|&(_, at)| at).min();
-        let alarm = match CLOCK_ALARM.load(Ordering::Acquire) {
-            u64::MAX => None,
-            seconds => {
-                let since_start = seconds.saturating_sub(EPOCH.load(Ordering::Relaxed));
-                Some(since_start.saturating_mul(host::get().counter.0).saturating_add(1))
-            }
-        };
-        [line, release, alarm].into_iter().flatten().min().map(Ticks)
+        let alarm = wall_clock::next_alarm();
+        let answer =
+            self.operator.is_waiting().then(|| sysreg::cntpct_el0().saturating_add(host::ticks(ANSWER_MICROSECONDS)));
+        [line, release, alarm, answer].into_iter().flatten().min().map(Ticks)
     }
 
     /// Buttons to release, clocks that ring, devices that asked for attention.
@@ -312,15 +293,16 @@ impl Port {
                 vm.devices.lock().set_power_button(vm, false);
             }
         }
-        let ringing = CLOCK_ALARM.load(Ordering::Acquire) <= wall_clock();
-        if ringing {
-            CLOCK_ALARM.store(u64::MAX, Ordering::Release);
-        }
+        let ringing = wall_clock::take_alarm();
         for vm in vm::all() {
             if vm.console.service.swap(false, Ordering::AcqRel) || ringing {
                 vm.devices.lock().poll(vm);
             }
+            if ringing && let Some(at) = vm.devices.lock().next_alarm() {
+                wall_clock::watch(at);
+            }
         }
+        self.operator.look_after(send_reply);
     }
 
     /// Moves output on, a chunk from each source. Says whether there was any.
@@ -559,10 +541,11 @@ impl Port {
             Command::Detach => FRAMED.store(false, Ordering::Relaxed),
             Command::PowerButton { vm } => {
                 // The tools in the guest, where they run, are surer than a button that nobody may watch.
-                if let Some(vm) = find(vm)
-                    && !vm.doors.ask_to_stop(false)
-                {
-                    self.press(vm);
+                if let Some(vm) = find(vm) {
+                    vm.start_again_after_power_off(None);
+                    if !vm.doors.ask_to_stop(false) {
+                        self.press(vm);
+                    }
                 }
             }
             Command::ForceStop { vm } => {

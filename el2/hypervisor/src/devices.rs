@@ -13,7 +13,7 @@ use virtio::{AccessSize, Console, Effect, Entropy, Fault, GuestMemory, Mmio, Pro
 
 use crate::guest_memory::GuestRam;
 use crate::vm::Vm;
-use crate::{console, entropy, watchdog};
+use crate::{entropy, wall_clock, watchdog};
 use hw::sync::PreemptLock;
 
 /// Bytes of input that wait for a guest to take them.
@@ -118,7 +118,7 @@ impl Devices {
                 self.feed_uart();
                 value
             }
-            DeviceKind::Pl031 => self.clock.read(offset, size, console::wall_clock()),
+            DeviceKind::Pl031 => self.clock.read(offset, size, wall_clock::seconds()),
             DeviceKind::Pl061 => self.gpio.read(offset, size),
             DeviceKind::WatchdogControl => self.watchdog.read_control(offset, size),
             DeviceKind::WatchdogRefresh => self.watchdog.read_refresh(offset, size),
@@ -139,10 +139,10 @@ impl Devices {
                 self.feed_uart();
             }
             DeviceKind::Pl031 => {
-                if self.clock.write(offset, size, value, console::wall_clock()) == devices::Effect::AlarmChanged
+                if self.clock.write(offset, size, value, wall_clock::seconds()) == devices::Effect::AlarmChanged
                     && let Some(at) = self.clock.next_alarm()
                 {
-                    console::watch_clock(at);
+                    wall_clock::watch(at);
                 }
             }
             DeviceKind::Pl061 => {
@@ -253,9 +253,15 @@ impl Devices {
         if self.entropy.is_live() && !self.off {
             let _ = self.entropy.poll(&Memory(&vm.ram));
         }
-        self.clock.advance(console::wall_clock());
+        self.clock.advance(wall_clock::seconds());
         let changed = self.update_lines(vm);
         vm.refresh(changed);
+    }
+
+    /// When the real-time clock rings next, in seconds since 1970 by the host.
+    #[must_use]
+    pub(crate) fn next_alarm(&self) -> Option<u64> {
+        self.clock.next_alarm()
     }
 
     /// Input for the UART. What does not fit is lost, as on a real line. Returns the vCPUs to be told.

@@ -34,7 +34,7 @@ use crate::stats::{self, Reason};
 use crate::vcpu::Vcpu;
 use crate::vm::Vm;
 use crate::watchdog::{self, Watchdogs};
-use crate::{console, entropy, host};
+use crate::{entropy, host, wall_clock};
 
 /// ESR_EL2 of `MRS XZR, MDCCSR_EL0`.
 const STATUS_READ: u64 = 0x6220_c3e3;
@@ -467,8 +467,8 @@ impl backdoor::Host for Caller {
     }
 
     fn time(&mut self) -> WallTime {
-        let nanoseconds = host::get().counter.nanoseconds(sysreg::cntpct_el0());
-        WallTime { seconds: console::wall_clock(), microseconds: (nanoseconds % 1_000_000_000 / 1000) as u32 }
+        let now = wall_clock::microseconds();
+        WallTime { seconds: now / 1_000_000, microseconds: (now % 1_000_000) as u32 }
     }
 
     fn milliseconds(&mut self) -> u64 {

@@ -90,8 +90,8 @@ fn synchronous(vcpu: &'static Vcpu, context: &mut VcpuContext) -> Answer {
         }
         class::SYSTEM_REGISTER => {
             let Some(index) = id::index_of_syndrome(syndrome) else {
-                let answered = syndrome & SYSREG_MASK == SGI1R_WRITE && self_sgi(vcpu, context)
-                    || doors::null_call(vcpu, context);
+                let answered =
+                    syndrome & SYSREG_MASK == SGI1R_WRITE && self_sgi(vcpu, context) || doors::null_call(vcpu, context);
                 return answered.into();
             };
             let value = host::get().guest_ids.get(index);

@@ -30,6 +30,7 @@ mod stats;
 mod switch_cost;
 mod vcpu;
 mod vm;
+mod wall_clock;
 mod wander;
 mod watchdog;
 

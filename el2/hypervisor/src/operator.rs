@@ -1,8 +1,9 @@
-//! What the operator's tool asks about the guests behind VMware's door, and the answers: channel 2 of the link
-//! (`abi::link::request`).
+//! What the operator's tool asks about the guests behind VMware's door, and about the host, and the answers: channel 2 of
+//! the link (`abi::link::request`).
 //!
 //! This is the console thread's work, never an exit's, so it may take memory. Values are copied out of the service under
-//! its lock and sent without it: a guest never waits for the UART.
+//! its lock and sent without it: a guest never waits for the UART. What a guest's tools must do first is answered when
+//! they have, or have not in time.
 
 extern crate alloc;
 
@@ -10,18 +11,26 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use abi::link::request::{Answer, Ask, Guest, MAX_KEY, MAX_PIECE, Reply, Request};
+use abi::link::request::{Answer, Ask, Guest, HOST, MAX_KEY, MAX_PIECE, Reply, Request};
 use backdoor::Service;
+use backdoor::tclo::TimeSet;
 use units::VmId;
 
-use crate::doors;
 use crate::vm::{self, Vm};
+use crate::{doors, wall_clock};
+
+/// How long tools that poll may take to set their guest's clock, in milliseconds. The tool that asks waits a little longer.
+const PATIENCE: u64 = 15_000;
+/// At most this many requests wait for guests' tools.
+const MAX_WAITING: usize = 64;
 
 /// The operator's side of the conversation.
 #[derive(Default)]
 pub(crate) struct Operator {
     /// A value of which not all pieces have come: the request's number, and the value so far.
     gathering: Option<(u32, Vec<u8>)>,
+    /// Guests whose clocks are being set: the request's number, the VM, and until when it is waited for.
+    setting: Vec<(u32, &'static Vm, u64)>,
 }
 
 /// Why a request is refused: a sentence.
@@ -36,9 +45,10 @@ impl Operator {
             return None;
         };
         let mut tell = |answer: Answer<'_>| send(&Reply { id, answer });
-        let done = match vm::by_id(VmId(vm)) {
-            Some(vm) => self.carry_out(id, vm, ask, &mut tell),
-            None => Err(format!("there is no VM number {vm}")),
+        let done = match (vm, vm::by_id(VmId(vm))) {
+            (HOST, _) => ask_host(ask, &mut tell),
+            (_, Some(vm)) => self.carry_out(id, vm, ask, &mut tell),
+            (_, None) => Err(format!("there is no VM number {vm}")),
         };
         match done {
             Ok(Progress::Waiting) => None,
@@ -113,16 +123,65 @@ impl Operator {
                 let set = with_service(vm, |service| service.set(key.as_bytes(), &whole))?;
                 set.map_err(|refused| format!("{}: {key}: {}", vm.config.name, refused.sentence()))?;
             }
-            Ask::Stop | Ask::Restart => {
+            Ask::Stop | Ask::Restart { .. } => {
                 must_run(vm)?;
-                if !vm.doors.ask_to_stop(ask == Ask::Restart) {
+                let restart = if let Ask::Restart { seconds } = ask { Some(seconds) } else { None };
+                let asked = vm.doors.ask_to_stop(restart.is_some());
+                vm.start_again_after_power_off(restart.filter(|_| !asked));
+                if !asked {
                     return Ok(Progress::Press(vm));
                 }
                 tell(Answer::ByTools);
             }
             Ask::Reconnect => with_service(vm, Service::drop_channels)?,
+            Ask::SetGuestTime => {
+                must_run(vm)?;
+                let now = doors::milliseconds();
+                let name = vm.config.name;
+                let asked = with_service(vm, |service| {
+                    service.state.requests.is_alive(&service.state.report, now) && service.state.requests.set_time()
+                })?;
+                if !asked {
+                    return Err(format!("{name}: its tools do not answer"));
+                }
+                if self.setting.len() >= MAX_WAITING || self.setting.try_reserve(1).is_err() {
+                    return Err(format!(
+                        "{name}: its tools were asked; too many requests wait already for their answers"
+                    ));
+                }
+                self.setting.push((id, vm, now.saturating_add(PATIENCE)));
+                return Ok(Progress::Waiting);
+            }
+            Ask::Time | Ask::SetTime { .. } => return Err(String::from("the host's time is asked of the host")),
         }
         Ok(Progress::Done)
+    }
+
+    /// Whether somebody waits for an answer of some guest's tools.
+    #[must_use]
+    pub(crate) fn is_waiting(&self) -> bool {
+        !self.setting.is_empty()
+    }
+
+    /// Answers those who waited for guests' tools, as far as it is known now what became of it.
+    pub(crate) fn look_after(&mut self, mut send: impl FnMut(&Reply<'_>)) {
+        let now = doors::milliseconds();
+        self.setting.retain(|&(id, vm, until)| {
+            let name = vm.config.name;
+            let answer = match with_service(vm, |service| service.state.requests.time_set()) {
+                Ok(TimeSet::Waiting) if now < until => return true,
+                Ok(TimeSet::Done) => Ok(()),
+                Ok(TimeSet::Waiting) => Err(format!("{name}: its tools have not answered in time")),
+                Ok(TimeSet::Failed) => Err(format!("{name}: its tools could not set its clock")),
+                Ok(TimeSet::Never) => Err(format!("{name}: its tools have gone meanwhile")),
+                Err(refusal) => Err(refusal),
+            };
+            match answer {
+                Ok(()) => send(&Reply { id, answer: Answer::Done }),
+                Err(refusal) => send(&Reply { id, answer: Answer::Refused(&refusal) }),
+            }
+            false
+        });
     }
 
     /// Takes the next piece of a value. A piece that doesn't follow the one before is refused, and so what comes behind
@@ -147,11 +206,26 @@ impl Operator {
 
 /// How far a request has come.
 enum Progress {
-    /// More pieces are to come.
+    /// More pieces are to come, or the guest's tools have to do something first.
     Waiting,
     Done,
     /// It is done when this VM's power button has been pressed.
     Press(&'static Vm),
+}
+
+/// What is asked of the host itself.
+fn ask_host(ask: Ask<'_>, tell: &mut impl FnMut(Answer<'_>)) -> Result<Progress, Refusal> {
+    match ask {
+        Ask::Time => {
+            tell(Answer::Time { microseconds: wall_clock::microseconds(), settable: wall_clock::is_settable() });
+            Ok(Progress::Done)
+        }
+        Ask::SetTime { microseconds } => match wall_clock::set(microseconds) {
+            Ok(()) => Ok(Progress::Done),
+            Err(refused) => Err(String::from(refused.sentence())),
+        },
+        _ => Err(format!("there is no VM number {HOST}")),
+    }
 }
 
 fn must_run(vm: &Vm) -> Result<(), Refusal> {

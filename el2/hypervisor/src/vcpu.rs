@@ -20,10 +20,10 @@ use spin::Once;
 use units::{Pa, Ticks, Va, VcpuId, VcpuSet};
 use vgic::{ListRegisters, Vgic, virtual_control};
 
+use crate::exits::Cause;
 use crate::sched::{self, Thread};
 use crate::stats::Counters;
 use crate::vm::{Task, Vm};
-use crate::exits::Cause;
 use crate::{doors, exits, host, wander};
 
 /// How many vCPUs there can be on one host.

@@ -24,7 +24,7 @@ use vgic::Vgic;
 
 use crate::console::{self, VmConsole};
 use crate::devices::Devices;
-use crate::doors::Doors;
+use crate::doors::{self, Doors};
 use crate::guest_memory::GuestRam;
 use crate::vcpu::{Vcpu, request};
 use crate::{entropy, host, memory, sched};
@@ -67,6 +67,9 @@ pub(crate) struct Power {
     boot: bool,
     /// It is to stop as soon as it has started: asked for while its images were being loaded.
     stop_next: Option<Stop>,
+    /// If it powers itself off before this time, in milliseconds, it is started again: the operator's reboot of a guest
+    /// without tools, which only has a power button.
+    again_until: u64,
 }
 
 /// What a vCPU's thread is to do.
@@ -163,6 +166,7 @@ pub(crate) fn create(id: VmId, config: VmConfig<'static>, bundle: Bundle<'static
             running: 0,
             boot: false,
             stop_next: None,
+            again_until: 0,
         }),
         bundle,
         vcpus: Once::new(),
@@ -266,6 +270,12 @@ impl Vm {
         drop(power);
     }
 
+    /// If it powers itself off within so many seconds, it is started again; with `None` it stays off.
+    pub(crate) fn start_again_after_power_off(&self, seconds: Option<u32>) {
+        let until = seconds.map_or(0, |seconds| doors::milliseconds().saturating_add(u64::from(seconds) * 1000));
+        self.power.lock().again_until = until;
+    }
+
     /// Whether its vCPUs stand still.
     #[must_use]
     pub(crate) fn is_paused(&self) -> bool {
@@ -353,6 +363,8 @@ impl Vm {
             Phase::Running if self.vcpus().iter().any(|vcpu| vcpu.start.lock().is_some()) => return,
             _ => Stop::PowerOff,
         };
+        let is_to_start_again = doors::milliseconds() < core::mem::take(&mut power.again_until);
+        let stop = if stop == Stop::PowerOff && is_to_start_again { Stop::Reset } else { stop };
         power.phase = Phase::Booting;
         drop(power);
         self.take_apart();

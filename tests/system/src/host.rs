@@ -86,6 +86,14 @@ impl Host {
         self.start_with(vms, AllOff::PowerOff, Options { boot_arguments: words.to_owned(), ..Options::default() })
     }
 
+    /// As [`Host::start`], with more arguments for QEMU.
+    ///
+    /// # Errors
+    /// Why it could not be started.
+    pub fn start_with_qemu(&self, vms: Vec<Vm>, qemu_args: Vec<String>) -> Result<Run> {
+        self.start_with(vms, AllOff::PowerOff, Options { qemu_args, ..Options::default() })
+    }
+
     /// As [`Host::start`], with time counted in instructions: each takes 2^`shift` nanoseconds, whichever CPU executes it. What
     /// runs is then the same each time, however busy this computer is.
     ///

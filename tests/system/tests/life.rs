@@ -2,7 +2,8 @@
 //! cost the hypervisor a frame, or a neighbour anything.
 
 use abi::link::Command;
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
+use croft::control::{self, Order};
 use croft::session::Condition;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -22,6 +23,7 @@ fn main() -> ExitCode {
         scenario("life::one_goes_the_other_stays", one_goes_the_other_stays),
         scenario("life::forced_stop", forced_stop),
         scenario("life::reboot_by_the_operator", reboot_by_the_operator),
+        scenario("life::reboot_by_the_button", reboot_by_the_button),
         scenario("life::hotplug_100_times", hotplug),
         scenario("life::idle", idle),
         scenario("life::load", load),
@@ -125,6 +127,37 @@ fn reboot_by_the_operator() -> Result<()> {
     }
     run.wait_for("guest", SOON, |condition| *condition == Condition::Running { boots: 4 })?;
     run.check_log()
+}
+
+/// The operator reboots guests without tools, by their power buttons. One listens; when it is off it is started again,
+/// although it was the last one on and the host is to go off with the last. One is deaf: when it powers itself off later, for
+/// reasons of its own, it stays off.
+fn reboot_by_the_button() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let vms = vec![
+        guest::linux("deaf", USUAL, 1, "quiet")?,
+        guest::linux_with_drivers("listens", 1, "quiet uc.test=button", folder.path())?,
+    ];
+    let run = Host::default().start(vms)?;
+    let socket = folder.path().join("socket");
+    let _server = control::serve(run.session(), vec![1, 1], &socket)?;
+    let order = |order: Order| control::perform(control::connect(&socket)?, &order, |_| ());
+    let reboot = |vm: &str, seconds| order(Order::Reboot { vm: vm.to_owned(), force: false, seconds });
+    run.console("deaf")?.expect_unless("# ", PANIC, BOOT)?;
+    let late = reboot("deaf", 2).err().context("a guest that does not know its button has rebooted")?;
+    ensure!(late.to_string().contains("did not reboot within 2 s"), "{late}");
+    run.console("deaf")?.send("exit\n")?;
+    let condition = run.wait_for("deaf", SOON, |condition| *condition != Condition::Running { boots: 1 })?;
+    ensure!(condition == Condition::PoweredOff, "a guest that was asked to reboot in vain is {condition}");
+
+    for boots in 2..4 {
+        run.console("listens")?.expect_unless("uc: button ready", PANIC, BOOT)?;
+        reboot("listens", 120)?;
+        ensure!(run.condition("listens")? == Condition::Running { boots }, "it is {}", run.condition("listens")?);
+    }
+    run.console("listens")?.expect_unless("uc: button ready", PANIC, BOOT)?;
+    order(Order::Stop { vm: "listens".to_owned(), force: false, seconds: 120 })?;
+    run.finish(SOON)
 }
 
 /// Runs one of the guest's own tests; it must pass, and its kernel must have nothing to complain about meanwhile.

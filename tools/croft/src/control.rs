@@ -1,4 +1,4 @@
-//! How `croft ps`, `croft stop` and their like reach a running host: a Unix socket that `croft run` listens on.
+//! How `croft ps`, `croft stop`, `croft time` and their like reach a running host: a Unix socket that `croft run` listens on.
 //!
 //! `croft run` owns the link, so it is the one that can ask. Its socket lies in the folder for logs if there is one, else
 //! in a private folder of the user's (`$XDG_RUNTIME_DIR/undercroft`, or `undercroft-<uid>` in the temporary folder);
@@ -73,6 +73,18 @@ pub enum Order {
         /// The VM's name.
         vm: String,
     },
+    /// What time the host has.
+    Time,
+    /// Sets the host's real-time clock.
+    SetTime {
+        /// Microseconds since 1970, UTC.
+        microseconds: u64,
+    },
+    /// Has a guest's tools set its clock to the host's, forward or back.
+    SetGuestTime {
+        /// The VM's name.
+        vm: String,
+    },
 }
 
 /// What a client is told.
@@ -84,6 +96,13 @@ pub enum Report {
     Keys(Vec<(String, u32)>),
     /// The answer to [`Order::Get`].
     Value(Vec<u8>),
+    /// The answer to [`Order::Time`].
+    Time {
+        /// Microseconds since 1970, UTC; since the host's start if it has no clock.
+        microseconds: u64,
+        /// Whether it has a clock.
+        settable: bool,
+    },
     /// Something on the way.
     Progress(String),
     /// It is done.

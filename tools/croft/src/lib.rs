@@ -6,13 +6,14 @@
 //! * [`control`]: how `croft ps` and its like reach the host that another `croft run` keeps.
 //! * [`session`]: a hypervisor at the other end of the link: its consoles, its log, its VMs, and how they end.
 //! * [`terminal`]: a session shown to a person, or as lines of text where nobody sits.
-//! * [`operate`]: what `croft ps` and its like print.
+//! * [`operate`]: what `croft ps` and its like print. [`moment`]: times of day as people write them.
 //! * [`run`]: all of it together, for `croft run`.
 #![forbid(unsafe_code)]
 
 pub mod bundle;
 pub mod control;
 pub mod kernel;
+pub mod moment;
 pub mod operate;
 pub mod run;
 pub mod session;

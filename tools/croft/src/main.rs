@@ -7,7 +7,7 @@ use croft::operate;
 use croft::run::{self, Request};
 use croft::session::status;
 use croft::site::Site;
-use croft::{bundle, size};
+use croft::{bundle, moment, size};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -107,6 +107,18 @@ enum Order {
         /// The VM's name.
         vm: String,
     },
+    /// Show the host's time of day, set it, or have a guest take it over.
+    Time {
+        #[command(flatten)]
+        host: HostPlace,
+        /// Set the host's real-time clock: now (as on this computer), 2026-11-25T22:17:38Z (RFC 3339), or @ and the seconds
+        /// since 1970. The guests' real-time clocks follow; their systems do as their tools are told to.
+        #[arg(long, value_name = "TIME", value_parser = moment::parse, conflicts_with = "sync")]
+        set: Option<u64>,
+        /// Have this VM's tools set its guest's clock to the host's once, forward or back.
+        #[arg(long, value_name = "VM")]
+        sync: Option<String>,
+    },
     /// Let a VM go on that was paused, by the operator or by its watchdog.
     Resume {
         #[command(flatten)]
@@ -200,6 +212,11 @@ fn main() -> ExitCode {
             order(&host, &Wish::Reboot { vm, force, seconds }, operate::show_progress)
         }
         Order::Pause { host, vm } => order(&host, &Wish::Pause { vm }, |_| String::new()),
+        Order::Time { host, set: Some(microseconds), .. } => {
+            order(&host, &Wish::SetTime { microseconds }, |_| String::new())
+        }
+        Order::Time { host, sync: Some(vm), .. } => order(&host, &Wish::SetGuestTime { vm }, |_| String::new()),
+        Order::Time { host, .. } => order(&host, &Wish::Time, operate::show_time),
         Order::Resume { host, vm } => order(&host, &Wish::Resume { vm }, |_| String::new()),
     })
 }

@@ -1,9 +1,10 @@
-//! What `croft ps`, `croft guestinfo`, `croft stop` and `croft reboot` print.
+//! What `croft ps`, `croft guestinfo`, `croft stop`, `croft reboot` and `croft time` print.
 //!
 //! Names, reports and values come from guests, which are not trusted with anybody's terminal: where one is, whatever is
 //! not a printable character is shown as its number. A value that goes into a file or a pipe goes there as it is.
 
 use crate::control::{Report, Vm};
+use crate::moment;
 use serde_json::{Value, json};
 use std::io::IsTerminal;
 
@@ -111,6 +112,18 @@ pub fn show_value(value: &[u8]) -> String {
     let text = String::from_utf8_lossy(value);
     let text = if std::io::stdout().is_terminal() { printable(&text) } else { text.into_owned() };
     format!("{text}\n")
+}
+
+/// The host's time of day; what it is worth if the host has no clock.
+#[must_use]
+pub fn show_time(report: Report) -> String {
+    match report {
+        Report::Time { microseconds, settable: true } => format!("{}\n", moment::show(microseconds)),
+        Report::Time { microseconds, settable: false } => {
+            format!("{} (the host has no real-time clock: counted from its start)\n", moment::show(microseconds))
+        }
+        _ => String::new(),
+    }
 }
 
 /// Something on the way.

@@ -21,7 +21,7 @@ mod tests;
 pub use console::{Console, ScriptError};
 pub use host::StartError;
 pub use outcome::{Outcome, status};
-pub use request::{Report, RequestError, Told};
+pub use request::{HostTime, Report, RequestError, Told};
 pub use state::{Condition, Notice};
 
 use abi::crc32c;

@@ -1,9 +1,9 @@
-//! `croft ps`, `guestinfo`, `stop`, `reboot`, `pause` and `resume` from outside: the program itself, over a real socket,
+//! `croft ps`, `guestinfo`, `stop`, `reboot`, `pause`, `resume` and `time` from outside: the program itself, over a real socket,
 //! against a hypervisor that is a thread of this test.
 #![expect(clippy::unwrap_used, reason = "the helpers of a test fail as the test does")]
 
 use abi::crc32c;
-use abi::link::request::{Answer, Ask, Guest, MAX_PIECE, Reply, Request};
+use abi::link::request::{Answer, Ask, Guest, HOST, MAX_PIECE, Reply, Request};
 use abi::link::{self, Channel, Command as Order, Decoder, Event, MAX_PAYLOAD, Message, StopReason, VmState};
 use croft::control::{self, Server};
 use croft::session::{Options, Session};
@@ -24,6 +24,8 @@ struct Fake {
     tools: bool,
     boots: u32,
     on: bool,
+    /// Whether there is a clock to be set, and what it shows.
+    clock: Option<u64>,
 }
 
 impl Fake {
@@ -88,8 +90,22 @@ impl Fake {
 
     fn answer(&mut self, Request { id, vm, ask }: Request<'_>) {
         let refused = match (vm, ask) {
+            (HOST, Ask::Time) => {
+                self.tell(id, Answer::Time { microseconds: self.clock.unwrap_or(77), settable: self.clock.is_some() });
+                None
+            }
+            (HOST, Ask::SetTime { microseconds }) => match &mut self.clock {
+                Some(clock) => {
+                    *clock = microseconds;
+                    None
+                }
+                None => Some("the host has no real-time clock"),
+            },
+            (0, Ask::SetGuestTime) if self.tools => None,
+            (0, Ask::SetGuestTime) => Some("web: its tools do not answer"),
+            (_, Ask::Time | Ask::SetTime { .. }) => panic!("{ask:?} is for the host, not for VM {vm}"),
             (1, _) => Some("db does not offer it"),
-            (_, Ask::Guest | Ask::Stop | Ask::Restart) if !self.on => Some("web is off"),
+            (_, Ask::Guest | Ask::Stop | Ask::Restart { .. }) if !self.on => Some("web is off"),
             (_, Ask::Guest) => {
                 let guest = Guest {
                     version: "12.2.0",
@@ -126,17 +142,19 @@ impl Fake {
                 self.store.insert(key.to_owned(), std::mem::take(&mut self.gathered));
                 None
             }
-            (_, Ask::Stop | Ask::Restart) => {
+            (_, Ask::Stop | Ask::Restart { .. }) => {
                 self.tell(id, if self.tools { Answer::ByTools } else { Answer::ByButton });
                 self.tell(id, Answer::Done);
-                if self.tools && ask == Ask::Restart {
-                    self.start()
-                } else {
-                    self.end(StopReason::PowerOff)
+                match ask {
+                    Ask::Restart { seconds } => {
+                        assert_eq!(seconds, 120, "what the tool waits for by itself");
+                        self.start();
+                    }
+                    _ => self.end(StopReason::PowerOff),
                 }
                 return;
             }
-            (_, Ask::Reconnect) => None,
+            (_, Ask::Reconnect | Ask::SetGuestTime) => None,
         };
         self.tell(id, refused.map_or(Answer::Done, Answer::Refused));
     }
@@ -153,7 +171,15 @@ impl Stage {
     fn new(tools: bool) -> Self {
         let (tool_input, output) = std::io::pipe().unwrap();
         let (input, tool_output) = std::io::pipe().unwrap();
-        let fake = Fake { output, store: BTreeMap::new(), gathered: Vec::new(), tools, boots: 1, on: true };
+        let fake = Fake {
+            output,
+            store: BTreeMap::new(),
+            gathered: Vec::new(),
+            tools,
+            boots: 1,
+            on: true,
+            clock: tools.then_some(0),
+        };
         thread::spawn(move || fake.run(input));
         let names = vec!["web".to_owned(), "db".to_owned()];
         let session = Arc::new(Session::over(tool_input, tool_output, names, &Options::default()).unwrap());
@@ -276,6 +302,41 @@ fn pause_and_resume() {
     assert_eq!(refused(&["pause", "web"]), "croft: web does not run: it is paused\n");
     assert_eq!(stage.says(&["resume", "web"]), "");
     assert!(!stage.says(&["ps"]).contains("paused"));
+}
+
+#[test]
+fn the_hosts_time_is_shown_and_set() {
+    let stage = Stage::new(true);
+    assert_eq!(stage.says(&["time"]), "1970-01-01T00:00:00.000Z\n");
+    assert_eq!(stage.says(&["time", "--set", "2026-11-25T23:17:38.25+01:00"]), "");
+    assert_eq!(stage.says(&["time"]), "2026-11-25T22:17:38.250Z\n");
+    assert_eq!(stage.says(&["time", "--set", "now"]), "");
+    let shown = stage.says(&["time"]);
+    let shown = croft::moment::parse(shown.trim()).unwrap();
+    let now = croft::moment::parse("now").unwrap();
+    assert!(now.abs_diff(shown) < 60_000_000, "{shown}, and it is {now}");
+    assert_eq!(stage.says(&["time", "--sync", "web"]), "");
+    let wrong = stage.croft(&["time", "--set", "noon"]);
+    assert_eq!(wrong.status.code(), Some(2));
+    assert!(text(&wrong.stderr).contains("RFC 3339"), "{}", text(&wrong.stderr));
+    assert_eq!(stage.croft(&["time", "--set", "now", "--sync", "web"]).status.code(), Some(2));
+}
+
+#[test]
+fn a_clock_that_cannot_be_set_is_told() {
+    let stage = Stage::new(false);
+    let refused = |arguments: &[&str]| {
+        let output = stage.croft(arguments);
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}");
+        text(&output.stderr)
+    };
+    assert_eq!(
+        stage.says(&["time"]),
+        "1970-01-01T00:00:00.000Z (the host has no real-time clock: counted from its start)\n"
+    );
+    assert_eq!(refused(&["time", "--set", "now"]), "croft: the host has no real-time clock\n");
+    assert_eq!(refused(&["time", "--sync", "web"]), "croft: web: its tools do not answer\n");
+    assert_eq!(refused(&["time", "--sync", "mail"]), "croft: there is no VM named mail; there are web, db\n");
 }
 
 #[test]

@@ -1,5 +1,5 @@
-//! What the operator's tool asks of a running VM's guest, and what it is told: channel 2. One request or answer a frame,
-//! postcard-encoded, as on the control channel.
+//! What the operator's tool asks of a running VM's guest, or of the host, and what it is told: channel 2. One request or
+//! answer a frame, postcard-encoded, as on the control channel.
 //!
 //! A request has a number that its answers repeat, so that several can be under way. Each request is answered by any
 //! number of answers that hold something, and then exactly one [`Answer::Done`] or [`Answer::Refused`]. Values are
@@ -12,12 +12,15 @@ pub const MAX_PIECE: usize = 640;
 /// At most this many bytes in a key, so that it fits into a frame beside a piece.
 pub const MAX_KEY: usize = 256;
 
+/// In [`Request::vm`]: no VM, the host itself is asked.
+pub const HOST: u16 = u16::MAX;
+
 /// From the tool to the hypervisor.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Request<'a> {
     /// Chosen by the tool; not the number of a request that has not ended.
     pub id: u32,
-    /// Which VM.
+    /// Which VM, or [`HOST`].
     pub vm: u16,
     /// What is asked.
     #[serde(borrow)]
@@ -51,11 +54,23 @@ pub enum Ask<'a> {
     /// The guest is to shut down: the tools are asked if they run, else the power button is pressed. Answered by
     /// [`Answer::ByTools`] or [`Answer::ByButton`].
     Stop,
-    /// The guest is to reboot: the tools are asked if they run; else it is to shut down by the power button, and whoever
-    /// asks starts it again. Answered as [`Ask::Stop`].
-    Restart,
+    /// The guest is to reboot: the tools are asked if they run; else the power button is pressed, and a guest that powers
+    /// itself off in time is started again. Answered as [`Ask::Stop`].
+    Restart {
+        /// How many seconds it may take to power itself off.
+        seconds: u32,
+    },
     /// All of the guest's channels are given up, as if the VM came from another machine: the tools connect anew.
     Reconnect,
+    /// What time the host has; [`HOST`] alone is asked this. Answered by [`Answer::Time`].
+    Time,
+    /// Sets the host's real-time clock; [`HOST`] alone is asked this.
+    SetTime {
+        /// Since 1970, UTC.
+        microseconds: u64,
+    },
+    /// The guest's tools are to set its clock to the host's, forward or back. Answered when they say that it is done.
+    SetGuestTime,
 }
 
 /// From the hypervisor to the tool.
@@ -91,6 +106,13 @@ pub enum Answer<'a> {
     Done,
     /// It has not, and why.
     Refused(&'a str),
+    /// What time the host has.
+    Time {
+        /// Since 1970, UTC.
+        microseconds: u64,
+        /// Whether it has a clock that can be set.
+        settable: bool,
+    },
 }
 
 /// What a guest's tools have reported. Texts are printable ASCII, and empty where nothing was said.
@@ -143,7 +165,7 @@ impl<'a> Reply<'a> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Answer, Ask, Guest, MAX_KEY, MAX_PIECE, Reply, Request};
+    use super::{Answer, Ask, Guest, HOST, MAX_KEY, MAX_PIECE, Reply, Request};
     use crate::link::MAX_PAYLOAD;
     use proptest::prelude::*;
 
@@ -165,7 +187,10 @@ mod tests {
             can_stop: true,
             channels: u16::MAX,
         };
-        for answer in [Answer::Guest(guest), Answer::Value(&[0xfe; MAX_PIECE]), Answer::Key { key, length: u32::MAX }] {
+        let time = Answer::Time { microseconds: u64::MAX, settable: true };
+        for answer in
+            [Answer::Guest(guest), Answer::Value(&[0xfe; MAX_PIECE]), Answer::Key { key, length: u32::MAX }, time]
+        {
             let reply = Reply { id: u32::MAX, answer };
             assert_eq!(Reply::decode(reply.encode(&mut buffer).unwrap()), Some(reply));
         }
@@ -179,6 +204,12 @@ mod tests {
         assert_eq!(request.encode(&mut buffer), Some(&[5, 1, 3, 2, b'a', b'b', 0xac, 2, 3, 7, 8, 9, 1][..]));
         let reply = Reply { id: 5, answer: Answer::Refused("no") };
         assert_eq!(reply.encode(&mut buffer), Some(&[5, 6, 2, b'n', b'o'][..]));
+        let request = Request { id: 6, vm: HOST, ask: Ask::SetTime { microseconds: 300 } };
+        assert_eq!(request.encode(&mut buffer), Some(&[6, 0xff, 0xff, 3, 8, 0xac, 2][..]));
+        let request = Request { id: 6, vm: 1, ask: Ask::Restart { seconds: 120 } };
+        assert_eq!(request.encode(&mut buffer), Some(&[6, 1, 5, 120][..]));
+        let reply = Reply { id: 6, answer: Answer::Time { microseconds: 300, settable: true } };
+        assert_eq!(reply.encode(&mut buffer), Some(&[6, 7, 0xac, 2, 1][..]));
         assert_eq!(Request::decode(&[5, 1, 99]), None);
         assert_eq!(Request::decode(&[5, 1, 2, 2, 0xff, 0xff]), None, "a key is UTF-8");
     }

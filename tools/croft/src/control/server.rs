@@ -1,7 +1,7 @@
 //! The server's end, in `croft run`.
 
 use super::{ControlError, MAX_LINE, Order, Report, Vm};
-use crate::session::{Condition, RequestError, Session, SessionError, Told};
+use crate::session::{Condition, HostTime, RequestError, Session, SessionError, Told};
 use abi::link::Command;
 use abi::link::request::Ask;
 use std::fs;
@@ -137,6 +137,14 @@ impl Desk<'_> {
                 self.session.control(Command::ResumeVm { vm: self.session.vm(&vm)? })?;
                 self.wait(&vm, "go on", PAUSE_SECONDS, |condition| *condition != Condition::Paused)?;
             }
+            Order::Time => {
+                let HostTime { microseconds, settable } = self.session.host_time(ANSWER)?;
+                tell(&Report::Time { microseconds, settable })?;
+            }
+            Order::SetTime { microseconds } => self.session.set_host_time(microseconds, ANSWER)?,
+            Order::SetGuestTime { vm } => {
+                self.session.ask(self.session.vm(&vm)?, Ask::SetGuestTime, ANSWER)?;
+            }
         }
         Ok(())
     }
@@ -177,14 +185,10 @@ impl Desk<'_> {
             self.session.control(Command::Reset { vm })?;
         } else if force {
             self.session.control(Command::Reset { vm })?;
-        } else if self.ask_guest(name, vm, Ask::Restart, tell)? == Told::ByButton {
-            // The button cannot say "again": that is for whoever presses it.
-            let condition = self.wait(name, "stop", seconds, Condition::is_off)?;
-            if condition != Condition::PoweredOff {
-                return Err(Failure::Otherwise { vm: name.to_owned(), condition });
-            }
-            self.session.control(Command::Reset { vm })?;
         } else {
+            // By the button too: the hypervisor starts it again when it has powered itself off.
+            let ask = Ask::Restart { seconds: u32::try_from(seconds).unwrap_or(u32::MAX) };
+            self.ask_guest(name, vm, ask, tell)?;
             let off_or_again = |condition: &Condition| condition.is_off() || again(condition);
             let condition = self.wait(name, "reboot", seconds, off_or_again)?;
             if condition.is_off() {
@@ -202,14 +206,14 @@ impl Desk<'_> {
     }
 
     /// Asks the guest to end, the one way or the other, and says which.
-    fn ask_guest(&self, name: &str, vm: u16, ask: Ask<'_>, tell: Tell<'_>) -> Result<Told, Failure> {
+    fn ask_guest(&self, name: &str, vm: u16, ask: Ask<'_>, tell: Tell<'_>) -> Result<(), Failure> {
         let told = self.session.ask(vm, ask, ANSWER)?.into_iter().next().unwrap_or(Told::ByButton);
         let way = match told {
             Told::ByTools => "its tools were asked",
             _ => "its tools do not answer; pressed its power button",
         };
         tell(&Report::Progress(format!("{name}: {way}")))?;
-        Ok(told)
+        Ok(())
     }
 
     fn wait(

@@ -1,7 +1,7 @@
 //! Questions about a VM's guest, and their answers (`abi::link::request`).
 
 use super::{ScriptError, Session, SessionError, Stopped};
-use abi::link::request::{Answer, Ask, MAX_PIECE, Reply, Request};
+use abi::link::request::{Answer, Ask, HOST, MAX_PIECE, Reply, Request};
 use abi::link::{Channel, MAX_PAYLOAD};
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
@@ -23,6 +23,17 @@ pub enum Told {
     ByTools,
     /// The power button was pressed.
     ByButton,
+    /// What time the host has.
+    Time(HostTime),
+}
+
+/// What time the host has; see [`Answer::Time`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HostTime {
+    /// Microseconds since 1970, UTC.
+    pub microseconds: u64,
+    /// Whether it has a clock that can be set.
+    pub settable: bool,
 }
 
 /// What a guest's tools have reported; see [`abi::link::request::Guest`].
@@ -109,6 +120,7 @@ impl Requests {
             Answer::Value(piece) => Told::Value(piece.to_vec()),
             Answer::ByTools => Told::ByTools,
             Answer::ByButton => Told::ByButton,
+            Answer::Time { microseconds, settable } => Told::Time(HostTime { microseconds, settable }),
         };
         if pending.told.len() < MAX_ANSWERS {
             pending.told.push(told);
@@ -117,7 +129,7 @@ impl Requests {
 }
 
 impl Session {
-    /// Asks something about a VM and gives what was told.
+    /// Asks something about a VM, or about [`HOST`], and gives what was told.
     ///
     /// # Errors
     /// Why it came to nothing.
@@ -160,6 +172,24 @@ impl Session {
         let told = self.ask(vm, Ask::Guest, limit)?;
         let report = told.into_iter().find_map(|told| if let Told::Guest(report) = told { Some(report) } else { None });
         report.ok_or_else(|| RequestError::Refused("the hypervisor answered something else".to_owned()))
+    }
+
+    /// What time the host has.
+    ///
+    /// # Errors
+    /// As [`Session::ask`].
+    pub fn host_time(&self, limit: Duration) -> Result<HostTime, RequestError> {
+        let told = self.ask(HOST, Ask::Time, limit)?;
+        let time = told.into_iter().find_map(|told| if let Told::Time(time) = told { Some(time) } else { None });
+        time.ok_or_else(|| RequestError::Refused("the hypervisor answered something else".to_owned()))
+    }
+
+    /// Sets the host's clock.
+    ///
+    /// # Errors
+    /// As [`Session::ask`].
+    pub fn set_host_time(&self, microseconds: u64, limit: Duration) -> Result<(), RequestError> {
+        self.ask(HOST, Ask::SetTime { microseconds }, limit).map(drop)
     }
 
     /// Sends the parts of one request and collects its answers.

@@ -1,0 +1,221 @@
+//! The host's real-time clock, which the operator sets while guests run: the clock itself takes it, the guests' own
+//! real-time clocks and their alarms follow, and a host that has none says so.
+
+use anyhow::{Context, Result, ensure};
+use croft::control::{self, ControlError, Order, Report};
+use qemu::{Level, Machine};
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Duration;
+use system::guest::{self, USUAL};
+use system::host::{Host, Run};
+use system::{BOOT, SOON, place, scenario};
+
+const SECOND: u64 = 1_000_000;
+const HOUR: u64 = 3600 * SECOND;
+/// What may pass between two looks at clocks on a busy computer.
+const LATE: u64 = 60;
+/// The host's PL031 (QEMU, `hw/arm/virt.c`).
+const HOST_CLOCK: u64 = 0x0901_0000;
+
+fn main() -> ExitCode {
+    system::run(vec![
+        scenario("clock::set_by_the_operator", set_by_the_operator),
+        scenario("clock::alarms_follow", alarms_follow),
+        scenario("clock::a_host_without_one", a_host_without_one),
+    ])
+}
+
+/// `croft` as it reaches a run by its socket.
+struct Operator<'f> {
+    folder: &'f Path,
+    _server: control::Server,
+}
+
+impl<'f> Operator<'f> {
+    fn new(run: &Run, folder: &'f Path) -> Result<Self> {
+        let server = control::serve(run.session(), Vec::new(), &folder.join("socket"))?;
+        Ok(Self { folder, _server: server })
+    }
+
+    fn order(&self, order: &Order) -> Result<Option<Report>, ControlError> {
+        let mut told = None;
+        control::perform(control::connect(&self.folder.join("socket"))?, order, |report| told = Some(report))?;
+        Ok(told)
+    }
+
+    /// The host's time of day in microseconds.
+    fn time(&self) -> Result<u64> {
+        match self.order(&Order::Time)? {
+            Some(Report::Time { microseconds, .. }) => Ok(microseconds),
+            other => anyhow::bail!("asked for the time, told {other:?}"),
+        }
+    }
+
+    /// Steps the clock; gives what time it was set to, in seconds.
+    fn step(&self, forward: bool, by: u64) -> Result<u64> {
+        let now = self.time()?;
+        let to = if forward { now + by } else { now - by };
+        self.order(&Order::SetTime { microseconds: to })?;
+        let shown = self.time()?;
+        ensure!(shown >= to && shown - to < LATE * SECOND, "set to {to}, it shows {shown}");
+        Ok(to / SECOND)
+    }
+}
+
+/// A time in seconds that was looked at soon after it was `expected`.
+fn is_about(what: &str, seen: u64, expected: u64) -> Result<()> {
+    // Clocks are read at different moments of a second.
+    ensure!(seen + 1 >= expected && seen < expected + LATE, "{what} shows {seen}; {expected} was to be expected");
+    Ok(())
+}
+
+/// What a guest's real-time clock shows.
+fn guest_clock(run: &Run, name: &str) -> Result<u64> {
+    run.ask(name, "echo shows $(cat /sys/class/rtc/rtc0/since_epoch)", "\nshows ")?;
+    Ok(run.console(name)?.expect("\r\n", SOON)?.trim().parse()?)
+}
+
+/// Arguments for QEMU that make it listen at a socket in `folder`.
+fn monitor(folder: &Path) -> Vec<String> {
+    let socket = format!("socket,id=look,server=on,wait=off,path={}", folder.join("monitor").display());
+    ["-chardev", &socket, "-object", "monitor-hmp,id=looker,chardev=look"].map(str::to_owned).to_vec()
+}
+
+/// A word of the host's memory, as the emulator itself sees it.
+fn host_word(folder: &Path, address: u64) -> Result<u64> {
+    let mut stream = UnixStream::connect(folder.join("monitor")).context("the emulator's socket")?;
+    stream.set_read_timeout(Some(SOON))?;
+    stream.write_all(format!("xp /1wx {address:#x}\n").as_bytes())?;
+    let mut said = String::new();
+    let mut piece = [0; 256];
+    let start = format!("{address:08x}: 0x");
+    loop {
+        let count = stream.read(&mut piece).context(said.clone())?;
+        ensure!(count > 0, "the emulator says {said:?}");
+        said.push_str(&String::from_utf8_lossy(piece.get(..count).unwrap_or_default()));
+        if let Some((word, _)) = said.split_once(&start).and_then(|(_, rest)| rest.split_once('\r')) {
+            return Ok(u64::from_str_radix(word, 16)?);
+        }
+    }
+}
+
+/// The host's clock is stepped forward and back: it is really set, as the next start would find it, and a guest's clock
+/// shows the same, also one that the guest had set to a time of its own.
+fn set_by_the_operator() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let vms = vec![guest::linux("follows", USUAL, 1, "quiet")?, guest::linux("own", USUAL, 1, "quiet")?];
+    let run = Host::default().start_with_qemu(vms, monitor(folder.path()))?;
+    let operator = Operator::new(&run, folder.path())?;
+    run.console("own")?.expect_unless("# ", &["Kernel panic"], BOOT)?;
+    run.console("own")?.send("date -u -s '2001-09-09 01:46:40' >/dev/null; hwclock -u -w; echo set $?\n")?;
+    run.console("own")?.expect("\nset 0", SOON)?;
+    for (forward, by) in [(true, HOUR), (false, 2 * HOUR), (true, 1000 * 24 * HOUR)] {
+        let own_before = guest_clock(&run, "own")?;
+        let to = operator.step(forward, by)?;
+        is_about("the host's clock", host_word(folder.path(), HOST_CLOCK)?, to)?;
+        is_about("a guest's clock", guest_clock(&run, "follows")?, to)?;
+        let by = by / SECOND;
+        is_about(
+            "a guest's own clock",
+            guest_clock(&run, "own")?,
+            if forward { own_before + by } else { own_before - by },
+        )?;
+    }
+    let refused =
+        operator.order(&Order::SetTime { microseconds: (1 << 32) * SECOND }).err().context("the year 2106")?;
+    ensure!(refused.to_string().contains("2106-02-07T06:28:15Z"), "{refused}");
+    let refused =
+        operator.order(&Order::SetGuestTime { vm: "own".to_owned() }).err().context("a guest without tools")?;
+    ensure!(refused.to_string().contains("vmware = true"), "{refused}");
+    let log = run.log().transcript();
+    let told = log.matches("the operator has set the time of day: ").count();
+    ensure!(told == 3, "the log tells of {told} steps: {log}");
+    for name in ["follows", "own"] {
+        run.console(name)?.expect("# ", SOON)?;
+        run.console(name)?.send("exit\n")?;
+    }
+    run.finish(SOON)
+}
+
+/// Two guests wait for their clocks' alarms, in ten and in twenty minutes. The host's clock is stepped past the one, then
+/// past the other: each rings when its time has come, and not before.
+fn alarms_follow() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let vms = vec![guest::linux("soon", USUAL, 1, "quiet")?, guest::linux("late", USUAL, 1, "quiet")?];
+    let run = Host::default().start(vms)?;
+    let operator = Operator::new(&run, folder.path())?;
+    for (name, seconds) in [("soon", 600), ("late", 1200)] {
+        let arm = format!(
+            "rings() {{ grep rtc /proc/interrupts | tr -s ' ' | cut -d' ' -f3; }}; \
+             echo +{seconds} >/sys/class/rtc/rtc0/wakealarm; echo armed $?, $(rings) so far"
+        );
+        run.ask(name, &arm, "\narmed 0, 0 so far")?;
+        // From now on the guest is silent until it rings.
+        run.console(name)?.expect("# ", SOON)?;
+        run.console(name)?.send("until [ $(rings) = 1 ]; do sleep 1; done; echo it ra''ng\n")?;
+    }
+    operator.step(true, 700 * SECOND)?;
+    run.console("soon")?.expect("\nit rang", SOON)?;
+    let early = run.console("late")?.expect("\nit rang", Duration::from_secs(5));
+    ensure!(early.is_err(), "the alarm rang ten minutes early");
+    operator.step(true, 600 * SECOND)?;
+    run.console("late")?.expect("\nit rang", SOON)?;
+    for name in ["soon", "late"] {
+        run.console(name)?.expect("# ", SOON)?;
+        run.console(name)?.send("exit\n")?;
+    }
+    run.finish(SOON)
+}
+
+/// A host whose device tree names no real-time clock: guests run, and the operator is told that there is nothing to set.
+fn a_host_without_one() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let tree = folder.path().join("host.dtb");
+    let host = Host::default();
+    write_tree(&host, &tree)?;
+    let arguments = vec!["-dtb".to_owned(), tree.display().to_string()];
+    let run = host.start_with_qemu(vec![guest::linux("guest", USUAL, 1, "quiet")?], arguments)?;
+    let operator = Operator::new(&run, folder.path())?;
+    run.console("guest")?.expect_unless("# ", &["Kernel panic"], BOOT)?;
+    let refused = operator.order(&Order::SetTime { microseconds: HOUR }).err().context("there is no clock")?;
+    ensure!(refused.to_string().contains("no real-time clock that could be set"), "{refused}");
+    let told = operator.order(&Order::Time)?;
+    ensure!(
+        matches!(told, Some(Report::Time { microseconds, settable: false }) if microseconds < 24 * HOUR),
+        "nobody has told it what time it is: {told:?}"
+    );
+    run.console("guest")?.send("exit\n")?;
+    run.finish(SOON)
+}
+
+/// The device tree that the emulator has for this host, with the clock's name changed to one that nobody knows.
+fn write_tree(host: &Host, file: &Path) -> Result<()> {
+    let mut machine = Machine::new(place::hypervisor()?);
+    machine.level = Level::El2;
+    machine.cpu = host.cpu.to_owned();
+    machine.cpus = host.cpus.into();
+    machine.memory = u32::try_from(host.memory)?;
+    machine.extra_args = vec!["-machine".to_owned(), format!("dumpdtb={}", file.display())];
+    machine.spawn()?.wait()?;
+    let mut bytes = std::fs::read(file).context("the device tree")?;
+    let name = b"arm,pl031\0";
+    let place = bytes.windows(name.len()).position(|window| window == name).context("no clock in the device tree")?;
+    if let Some(byte) = bytes.get_mut(place) {
+        *byte = b'x';
+    }
+    // The emulator writes a tree with 1 MiB of room behind it (Devicetree Specification 5.2: offsets and sizes of structure
+    // and strings are words 2, 9, 3 and 8), and would double that.
+    let word = |bytes: &[u8], number: usize| {
+        let word = bytes.get(4 * number..4 * number + 4).and_then(|word| word.try_into().ok());
+        word.map(|word| u32::from_be_bytes(word) as usize).context("no header")
+    };
+    let ends = [word(&bytes, 2)? + word(&bytes, 9)?, word(&bytes, 3)? + word(&bytes, 8)?];
+    bytes.truncate(ends.into_iter().max().unwrap_or(0));
+    let size = (bytes.len() as u32).to_be_bytes();
+    bytes.splice(4..8, size);
+    std::fs::write(file, bytes)?;
+    Ok(())
+}
