@@ -18,4 +18,6 @@ mod deferral;
 #[cfg(test)]
 mod handover;
 #[cfg(test)]
+mod locks;
+#[cfg(test)]
 mod wake;
