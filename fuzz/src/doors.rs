@@ -75,8 +75,9 @@ impl Host for Machine {
         self.clock
     }
 
-    fn log(&mut self, text: &[u8]) {
+    fn log(&mut self, text: &[u8]) -> bool {
         assert!(text.len() <= 65536);
+        self.clock % 3 != 0
     }
 
     fn features(&mut self) -> u64 {

@@ -157,9 +157,5 @@ fn note(state: &mut State, key: &[u8], value: &[u8]) {
 /// Writes a line into the host's log, unless the guest has written too much of late.
 pub(crate) fn log(state: &mut State, host: &mut impl Host, text: &[u8]) -> bool {
     let now = host.milliseconds();
-    let good = state.log_rate.take(text.len() as u64 + 16, now);
-    if good {
-        host.log(text);
-    }
-    good
+    state.log_rate.take(text.len() as u64 + 16, now) && host.log(text)
 }

@@ -88,8 +88,8 @@ pub trait Host {
     fn time(&mut self) -> WallTime;
     /// A clock that only runs forward, in milliseconds.
     fn milliseconds(&mut self) -> u64;
-    /// A line of the guest's for the log; any bytes.
-    fn log(&mut self, text: &[u8]);
+    /// A line of the guest's for the log; any bytes. Says whether there was room for it.
+    fn log(&mut self, text: &[u8]) -> bool;
     /// Bits of [`own::features`] beyond the calls themselves.
     fn features(&mut self) -> u64;
     /// Statistic `number` of the VM: name, count, and how many there are.

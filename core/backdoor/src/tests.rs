@@ -15,6 +15,7 @@ pub(crate) struct Machine {
     pub(crate) memory: Vec<u8>,
     pub(crate) missing: Option<u64>,
     pub(crate) log: Vec<Vec<u8>>,
+    pub(crate) log_is_full: bool,
     pub(crate) now: u64,
     random: u64,
 }
@@ -23,7 +24,7 @@ const BASE: u64 = 0x10000;
 
 impl Machine {
     pub(crate) fn new() -> Self {
-        Self { memory: std::vec![0; 1 << 17], missing: None, log: Vec::new(), now: 0, random: 1 }
+        Self { memory: std::vec![0; 1 << 17], missing: None, log: Vec::new(), log_is_full: false, now: 0, random: 1 }
     }
 
     fn range(&self, at: u64, length: usize, direction: Direction) -> Result<std::ops::Range<usize>, BufferError> {
@@ -66,8 +67,9 @@ impl Host for Machine {
         self.now
     }
 
-    fn log(&mut self, text: &[u8]) {
+    fn log(&mut self, text: &[u8]) -> bool {
         self.log.push(text.to_vec());
+        !self.log_is_full
     }
 
     fn features(&mut self) -> u64 {
@@ -436,6 +438,15 @@ fn the_log_cannot_be_flooded() {
     }
     assert!(guest.machine.log.len() < 40);
     assert_eq!(guest.ask(b"log 0123456789"), b"0 ");
+}
+
+#[test]
+fn a_full_log_is_told() {
+    let mut guest = Guest::new(Limits::DEFAULT);
+    guest.machine.log_is_full = true;
+    assert_eq!(guest.ask(b"log 0123456789"), b"0 ");
+    let mut x = [u64::from(own::MAGIC), 4, 4, 0x5543, BASE, 0, 0, 0x86_0000_000e];
+    assert_eq!((guest.call(&mut x), x[0]), (Outcome::Done, own::status::UNAVAILABLE));
 }
 
 proptest! {

@@ -8,7 +8,7 @@ extern crate alloc;
 
 use alloc::string::String;
 use alloc::vec::Vec;
-use core::fmt::Write as _;
+use core::fmt::{self, Write as _};
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use abi::link::request::Reply;
@@ -22,10 +22,10 @@ use crate::operator::Operator;
 use crate::ring::Ring;
 use crate::sched::{self, Thread};
 use crate::vm::{self, Stop, Vm};
-use crate::{host, stats, wall_clock};
+use crate::{host, log_sink, stats, wall_clock};
 
-/// Bytes moved at a time from one source, so that none keeps the others waiting.
-const CHUNK: usize = 512;
+/// Bytes moved at a time from one source, so that none keeps the others waiting; no line of the log is longer.
+const CHUNK: usize = 640;
 /// How long output may wait for more of it, in microseconds.
 const GATHER_MICROSECONDS: u64 = 1_000;
 /// How long an unfinished line waits for its end, in microseconds: prompts have none.
@@ -51,6 +51,8 @@ static LOG: IrqLock<Ring<16384>> = IrqLock::new(Ring::new());
 pub(crate) struct VmConsole {
     uart: IrqLock<Ring<4096>>,
     virtio: IrqLock<Ring<4096>>,
+    /// The guest's own lines for the log. They wait here, so that a guest which has much to say displaces nobody else's.
+    log: IrqLock<Ring<2048>>,
     /// When it last wrote something.
     last_output: AtomicU64,
     /// Its devices have work that waits for the console's thread.
@@ -70,6 +72,7 @@ impl VmConsole {
         Self {
             uart: IrqLock::new(Ring::new()),
             virtio: IrqLock::new(Ring::new()),
+            log: IrqLock::new(Ring::new()),
             last_output: AtomicU64::new(0),
             service: AtomicBool::new(false),
         }
@@ -100,6 +103,18 @@ impl VmConsole {
         drop(ring);
         announce();
         taken
+    }
+
+    /// Takes a line of the guest's for the log, whole or not at all. Says which.
+    pub(crate) fn push_log(&self, text: fmt::Arguments<'_>) -> bool {
+        let mut ring = self.log.lock();
+        let is_room = ring.room() >= CHUNK;
+        if is_room {
+            log_sink::write_line(&mut *ring, log::Level::Info, text);
+        }
+        drop(ring);
+        announce();
+        is_room
     }
 
     /// Lets the console's thread look after the VM's devices.
@@ -134,7 +149,7 @@ pub(crate) fn push_log(text: &str) {
 }
 
 /// The last of the log, for a crash report.
-pub(crate) fn write_log_tail(out: &mut dyn core::fmt::Write) {
+pub(crate) fn write_log_tail(out: &mut dyn fmt::Write) {
     if FRAMED.load(Ordering::Relaxed) {
         let mut buffer = [0_u8; link::MAX_PAYLOAD];
         let message = Message::Panic { text: "a fault of the hypervisor itself; the report is in its log" };
@@ -308,8 +323,10 @@ impl Port {
     /// Moves output on, a chunk from each source. Says whether there was any.
     fn drain(&mut self) -> bool {
         self.held_back = false;
-        let mut busy = self.drain_one(Source::Log, &LOG, false) > 0;
+        // Whole lines of the log, since they come from several places.
+        let mut busy = self.drain_one(Source::Log, &LOG, true) > 0;
         for vm in vm::all() {
+            busy |= self.drain_one(Source::Log, &vm.console.log, true) > 0;
             let whole = self.wants_whole_lines(vm);
             let taken = self.drain_one(Source::Uart(vm.id), &vm.console.uart, whole)
                 + self.drain_one(Source::Virtio(vm.id), &vm.console.virtio, whole);
@@ -426,7 +443,8 @@ impl Port {
 
     /// Moves all that a VM which is off has written.
     fn drain_whole(&mut self, vm: &Vm) {
-        while self.drain_one(Source::Uart(vm.id), &vm.console.uart, false)
+        while self.drain_one(Source::Log, &vm.console.log, true)
+            + self.drain_one(Source::Uart(vm.id), &vm.console.uart, false)
             + self.drain_one(Source::Virtio(vm.id), &vm.console.virtio, false)
             > 0
         {}

@@ -475,8 +475,8 @@ impl backdoor::Host for Caller {
         milliseconds()
     }
 
-    fn log(&mut self, text: &[u8]) {
-        log::info!("{}: guest: {}", self.vm.config.name, Printable(text));
+    fn log(&mut self, text: &[u8]) -> bool {
+        self.vm.console.push_log(format_args!("{}: guest: {}", self.vm.config.name, Printable(text)))
     }
 
     fn features(&mut self) -> u64 {

@@ -3,7 +3,7 @@
 use core::fmt::{self, Write};
 
 use hw::sysreg;
-use log::{LevelFilter, Log, Metadata, Record};
+use log::{Level, LevelFilter, Log, Metadata, Record};
 
 use crate::console;
 
@@ -46,15 +46,20 @@ impl Log for Sink {
     }
 
     fn log(&self, record: &Record<'_>) {
-        let frequency = sysreg::cntfrq_el0().max(1);
-        let milliseconds = u128::from(sysreg::cntpct_el0()) * 1000 / u128::from(frequency);
-        let (seconds, rest) = ((milliseconds / 1000) as u64, (milliseconds % 1000) as u64);
         let mut line = Line { text: [0; 256], length: 0 };
-        let _ = writeln!(line, "{seconds}.{rest:03} {}: {}", record.level(), record.args());
+        write_line(&mut line, record.level(), *record.args());
         line.flush();
     }
 
     fn flush(&self) {}
+}
+
+/// Writes a line of the log, with its time.
+pub(crate) fn write_line(out: &mut impl Write, level: Level, text: fmt::Arguments<'_>) {
+    let frequency = sysreg::cntfrq_el0().max(1);
+    let milliseconds = u128::from(sysreg::cntpct_el0()) * 1000 / u128::from(frequency);
+    let (seconds, rest) = ((milliseconds / 1000) as u64, (milliseconds % 1000) as u64);
+    let _ = writeln!(out, "{seconds}.{rest:03} {level}: {text}");
 }
 
 /// Starts the log.

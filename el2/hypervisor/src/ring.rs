@@ -1,5 +1,7 @@
 //! A ring of bytes: what is written waits there until the console's thread takes it.
 
+use core::fmt;
+
 /// At most `N` bytes, first in, first out. Remembers them after they were taken, until they are overwritten.
 pub(crate) struct Ring<const N: usize> {
     bytes: [u8; N],
@@ -61,5 +63,13 @@ impl<const N: usize> Ring<N> {
     pub(crate) fn recent(&self) -> impl Iterator<Item = u8> {
         let start = self.written % N;
         self.bytes[start..].iter().chain(&self.bytes[..start]).copied()
+    }
+}
+
+/// What does not fit is dropped.
+impl<const N: usize> fmt::Write for Ring<N> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        text.bytes().for_each(|byte| self.push(byte));
+        Ok(())
     }
 }

@@ -1,13 +1,16 @@
 //! Guests do not notice each other: what one prints beside others is exactly what it prints alone, even when one of the
 //! others does everything to the machine that a guest can do.
 
-use anyhow::{Result, ensure};
+use abi::bundle::Quota;
+use anyhow::{Context, Result, ensure};
 use croft::session::Condition;
+use croft::site::Vm;
 use libtest_mimic::Trial;
 use std::process::ExitCode;
 use system::guest::{self, USUAL};
 use system::host::{Host, Run};
-use system::{BOOT, full, log, scenario};
+use system::memory::Memory;
+use system::{BOOT, SOON, full, log, scenario};
 
 /// What the neighbour is asked to do.
 const STEPS: &str = "steps=40";
@@ -20,6 +23,7 @@ fn main() -> ExitCode {
     }
     let calls = if full() { 5_000_000 } else { 500_000 };
     scenarios.push(scenario("isolation::a_storm_of_calls", move || storm(calls)));
+    scenarios.push(scenario("isolation::a_guest_at_its_limits", at_its_limits));
     system::run(scenarios)
 }
 
@@ -106,4 +110,115 @@ fn storm(calls: u32) -> Result<()> {
     ensure!(has("storm", "call"), "exits of the storm: {}", exits("storm"));
     ensure!(run.damage() == 0, "seed {seed}: the link was damaged");
     Ok(())
+}
+
+/// What was seen of the guest that uses VMware's service modestly.
+struct Polite {
+    output: String,
+    /// Its lines in the hypervisor's log.
+    lines: usize,
+    /// How often it left for the hypervisor on its own account, by reason.
+    exits: Vec<(String, u64)>,
+    /// Milliseconds, which are millions of instructions, that its vCPU ran.
+    ran: u64,
+}
+
+/// Steps that it makes.
+const POLITE_STEPS: usize = 400;
+
+impl Polite {
+    fn vm() -> Result<Vm> {
+        let mut vm = guest::payload("polite", "greedy", 1, &format!("role=polite steps={POLITE_STEPS}"))?;
+        vm.doors.vmware = true;
+        Ok(vm)
+    }
+
+    /// Looks at it when it is off.
+    fn of(run: &Run) -> Result<Self> {
+        let output = to_its_end(run, "polite")?;
+        let statistics = run.statistics(SOON)?;
+        let mut section = statistics.lines().skip_while(|line| !line.starts_with("polite: "));
+        let (_, exits) = section.next().and_then(|line| line.split_once("exits: ")).context("no exits")?;
+        let words: Vec<&str> = exits.split_whitespace().collect();
+        let exits = words.chunks(2).filter_map(|pair| Some((pair.first()?.to_string(), pair.get(1)?.parse().ok()?)));
+        let ran = section
+            .next()
+            .and_then(|line| line.split_once(": ran ")?.1.split_once(" s"))
+            .context(statistics.clone())?;
+        let log = run.log().transcript();
+        let lines = (1..=POLITE_STEPS).filter(|step| log.contains(&format!(": polite: guest: polite line {step:06}")));
+        Ok(Self {
+            output,
+            lines: lines.count(),
+            // Interrupts come when the CPU is wanted by others too, and a full console is somebody else's pace.
+            exits: exits.filter(|(reason, _)| reason != "interrupt").collect(),
+            ran: ran.0.replace('.', "").parse()?,
+        })
+    }
+}
+
+/// A guest takes all that it may have of VMware's service, the log and its console, and never gives anything back. Another one
+/// that uses the same service is none the poorer: it makes the same steps with the same exits, in as many instructions within
+/// two in a hundred, its channel is never given up, and none of its lines is missing from the log. The hypervisor's memory is
+/// bounded by the quotas. All in instructions, on one CPU.
+fn at_its_limits() -> Result<()> {
+    let host = Host { cpus: 1, ..Host::default() };
+    let run = host.start_counted(vec![Polite::vm()?])?;
+    let alone = Polite::of(&run)?;
+    ensure!(alone.output.contains("payload: 1 passed, 0 failed"), "alone: {}", alone.output);
+    ensure!(alone.lines == POLITE_STEPS, "alone, {} of its lines are in the log", alone.lines);
+    run.check_log()?;
+    drop(run);
+
+    let mut greedy = guest::payload("greedy", "greedy", 1, "role=greedy")?;
+    greedy.doors.vmware = true;
+    greedy.doors.quota = Quota { channels: 64, message: 65536, keys: 48, store: 64 << 10, log: 64 << 10 };
+    let run = host.start_counted(vec![Polite::vm()?, greedy])?;
+    run.console("greedy")?.expect("greedy: round 1: ", BOOT)?;
+    let first = Memory::read(&run.statistics(SOON)?)?;
+    let beside = Polite::of(&run)?;
+    let rounds = run.console("greedy")?.transcript();
+    let rounds: Vec<&str> = rounds.lines().filter(|line| line.contains("greedy: round ")).collect();
+    let last = Memory::read(&run.statistics(SOON)?)?;
+    println!(
+        "{} rounds; ran {} ms alone, {} ms beside it; the last: {:?}",
+        rounds.len(),
+        alone.ran,
+        beside.ran,
+        rounds.last()
+    );
+    ensure!(rounds.len() > 3, "the greedy one came round {} times only", rounds.len());
+    for round in &rounds {
+        let numbers: Vec<u32> = round.split([' ', ',']).filter_map(|word| word.parse().ok()).collect();
+        let [opened, begun, taken, no_room, too_many, heard, unheard] = numbers[..] else {
+            anyhow::bail!("{round}");
+        };
+        // Each OPEN gives the channel up that was idle longest; 16 messages of 64 KiB are all that may be on their way.
+        ensure!(opened == 300 && (1..=16).contains(&begun), "{round}");
+        ensure!(taken > 0 && no_room > 0 && too_many > 0 && taken + no_room + too_many == 80, "{round}");
+        ensure!(unheard > 0 && heard + unheard == 200, "{round}");
+    }
+    ensure!(
+        beside.output == alone.output,
+        "beside a greedy guest it printed:\n{}\nbut alone:\n{}",
+        beside.output,
+        alone.output
+    );
+    ensure!(
+        beside.lines == POLITE_STEPS,
+        "beside a greedy guest, {} of {POLITE_STEPS} lines are in the log",
+        beside.lines
+    );
+    ensure!(beside.exits == alone.exits, "exits beside: {:?}, alone: {:?}", beside.exits, alone.exits);
+    ensure!(
+        beside.ran.abs_diff(alone.ran) * 100 <= alone.ran * 2,
+        "beside a greedy guest its steps take {} million instructions, alone {}",
+        beside.ran,
+        alone.ran
+    );
+    ensure!(
+        last.hypervisor <= first.hypervisor + 64,
+        "the hypervisor's memory grew: {last:?}, after a round {first:?}"
+    );
+    run.check_log()
 }
