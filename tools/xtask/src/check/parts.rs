@@ -23,6 +23,8 @@ const DOORS: [&str; 2] = ["doors", "wfe"];
 const PAYLOAD_CPUS: u8 = 2;
 /// vCPUs of a payload's VM: more than there are CPUs, so that they must take turns.
 const PAYLOAD_VCPUS: u8 = 3;
+/// Payloads that are run on the bare machine too, where they must find out that nobody is there.
+const ON_BARE: [&str; 2] = DOORS;
 /// Payloads that are no tests by themselves: for the budgets, and for `tests/system`.
 const OTHERS: [&str; 4] = ["bench", "greedy", "sharing", "starving"];
 /// How long one payload may take.
@@ -110,14 +112,36 @@ fn payloads(tree: &Tree, name: &str) -> Result<Tally> {
         let concerned = |image: &&Image| !DOOR_MODELS.contains(&model) || DOORS.contains(&&*image.name);
         for image in images.iter().filter(chosen).filter(concerned) {
             println!("-- {} on {model}", image.name);
-            let mut one = payload(tree, image, model, &options);
-            for text in one.failures.iter_mut().chain(&mut one.skipped) {
-                text.push_str(&format!(" (on {model})"));
+            tally += with_place(payload(tree, image, model, &options), model);
+            if ON_BARE.contains(&&*image.name) {
+                println!("-- {} on the bare {model}", image.name);
+                tally += with_place(on_bare(image, model, &options), &format!("the bare {model}"));
             }
-            tally += one;
         }
     }
     Ok(tally)
+}
+
+/// Says with each failure and skip where it was.
+fn with_place(mut tally: Tally, place: &str) -> Tally {
+    for text in tally.failures.iter_mut().chain(&mut tally.skipped) {
+        text.push_str(&format!(" (on {place})"));
+    }
+    tally
+}
+
+/// One payload without the hypervisor, at EL1 of one model.
+fn on_bare(image: &Image, model: &str, options: &str) -> Tally {
+    let mut vm = Vm::new(&*image.name, &image.path, 128 << 20);
+    vm.cmdline = format!("reference {options}").trim().to_owned();
+    let trial = Trial { vm, cpu: model.to_owned(), cpus: 1, icount: false, limit: PAYLOAD_LIMIT };
+    match trial.bare() {
+        Ok(report) => {
+            print!("{}", report.console);
+            Tally::of_payload(&image.name, &report.console)
+        }
+        Err(error) => Tally::failure(format!("{}: {error:#}", image.name)),
+    }
 }
 
 /// One payload on one model.
