@@ -36,8 +36,28 @@ pub fn linux(name: &str, kernel: &str, vcpus: u8, words: &str) -> Result<Vm> {
 /// # Errors
 /// Skips if its files are not there.
 pub fn linux_with_drivers(name: &str, vcpus: u8, words: &str, folder: &Path) -> Result<Vm> {
-    let mut vm = linux(name, WITH_DRIVERS, vcpus, words)?;
-    add_archives(&mut vm, &[place::modules(WITH_DRIVERS)?], folder)?;
+    kernel_with_drivers(name, WITH_DRIVERS, vcpus, words, folder)
+}
+
+/// As [`linux_with_drivers`], with this kernel, for which `setup` fetches drivers too.
+///
+/// # Errors
+/// Skips if its files are not there.
+pub fn kernel_with_drivers(name: &str, kernel: &str, vcpus: u8, words: &str, folder: &Path) -> Result<Vm> {
+    let mut vm = linux(name, kernel, vcpus, words)?;
+    add_archives(&mut vm, &[place::modules(kernel)?], folder)?;
+    Ok(vm)
+}
+
+/// A Linux guest with drivers and a release's systemd, which its test `uc.test=systemd` makes its first process. Its initial
+/// ramdisk is made in `folder`.
+///
+/// # Errors
+/// Skips if its files are not there.
+pub fn linux_with_systemd(name: &str, kernel: &str, release: &str, folder: &Path) -> Result<Vm> {
+    let mut vm = linux(name, kernel, 1, "quiet uc.test=systemd")?;
+    vm.memory = 384 << 20;
+    add_archives(&mut vm, &[place::modules(kernel)?, place::systemd(release)?], folder)?;
     Ok(vm)
 }
 

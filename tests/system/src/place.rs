@@ -52,6 +52,14 @@ pub fn tools(release: &str) -> Result<PathBuf> {
     found(project().join(format!(".undercroft/images/tools-{release}.cpio")), "setup --all")
 }
 
+/// systemd of a release of Debian's, as an archive.
+///
+/// # Errors
+/// Skips if it is not there.
+pub fn systemd(release: &str) -> Result<PathBuf> {
+    found(project().join(format!(".undercroft/images/systemd-{release}.cpio")), "setup --all")
+}
+
 /// A bare-metal payload.
 ///
 /// # Errors

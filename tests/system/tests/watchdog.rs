@@ -21,6 +21,7 @@ fn main() -> ExitCode {
         scenario("watchdog::a_pause_freezes_it", pause),
         scenario("watchdog::an_hour_well_fed", fed),
         scenario("watchdog::linux_after_panic_and_without_feeder", linux),
+        scenario("watchdog::systemd_that_is_frozen", systemd),
     ])
 }
 
@@ -157,27 +158,66 @@ fn fed() -> Result<()> {
     Ok(())
 }
 
-/// Debian's kernel with its own driver of the SBSA watchdog, fed by busybox: it is rebooted when the kernel has panicked
-/// (without rebooting by itself) and when the feeder was killed, and knows why.
+/// The Generic Watchdog for a Linux guest.
+fn with_watchdog(mut vm: Vm) -> Vm {
+    vm.doors.generic_watchdog = true;
+    vm.doors.watchdog_action = abi::bundle::WATCHDOG_RESET;
+    vm
+}
+
+/// Debian's kernels with their own driver of the SBSA watchdog, fed by busybox: they are rebooted when the kernel has panicked
+/// (without rebooting by itself) and when the feeder was killed, and know why.
 fn linux() -> Result<()> {
+    const NAMES: [(&str, &str, &str); 4] = [
+        ("lost", "linux-6.12", "panic"),
+        ("unfed", "linux-6.12", "kill"),
+        ("old-lost", "linux-6.1", "panic"),
+        ("old-unfed", "linux-6.1", "kill"),
+    ];
     let folder = tempfile::tempdir()?;
     let mut vms = Vec::new();
-    for (name, end) in [("lost", "panic"), ("unfed", "kill")] {
+    for (name, kernel, end) in NAMES {
         let words = format!("uc.test=watchdog uc.end={end} panic=0");
-        let mut vm = guest::linux_with_drivers(name, 1, &words, folder.path())?;
-        vm.doors.generic_watchdog = true;
-        vm.doors.watchdog_action = abi::bundle::WATCHDOG_RESET;
-        vms.push(vm);
+        vms.push(with_watchdog(guest::kernel_with_drivers(name, kernel, 1, &words, folder.path())?));
     }
-    let run = Host::default().start(vms)?;
-    for name in ["lost", "unfed"] {
+    let run = Host { memory: 2048, ..Host::default() }.start(vms)?;
+    for (name, ..) in NAMES {
         run.console(name)?.expect_unless("uc: watchdog fed", &["FAILED"], BOOT)?;
     }
-    run.console("lost")?.expect_unless("Kernel panic", &["FAILED"], STARVED)?;
-    for name in ["lost", "unfed"] {
+    for (name, ..) in NAMES.into_iter().filter(|(_, _, end)| *end == "panic") {
+        run.console(name)?.expect_unless("Kernel panic", &["FAILED"], STARVED)?;
+    }
+    for (name, ..) in NAMES {
         run.console(name)?.expect_unless("uc: watchdog passed: reset by the watchdog", &["FAILED"], BOOT)?;
     }
-    ends_with_warnings(run, &["lost: SBSA watchdog: not patted in time", "unfed: SBSA watchdog: not patted in time"])
+    let warnings = NAMES.map(|(name, ..)| format!(": {name}: SBSA watchdog: not patted in time"));
+    ends_with_warnings(run, &warnings.each_ref().map(String::as_str))
+}
+
+/// Debian's systemd of two releases as the first process, with RuntimeWatchdogSec: it feeds the SBSA watchdog by itself; when
+/// it is frozen, the VM is reset, although its kernel and other processes are well.
+fn systemd() -> Result<()> {
+    const NAMES: [(&str, &str); 2] = [("bookworm", "linux-6.1"), ("trixie", "linux-6.12")];
+    let folder = tempfile::tempdir()?;
+    let mut vms = Vec::new();
+    for (name, kernel) in NAMES {
+        vms.push(with_watchdog(guest::linux_with_systemd(name, kernel, name, folder.path())?));
+    }
+    let run = Host { memory: 2048, ..Host::default() }.start(vms)?;
+    for (name, _) in NAMES {
+        let console = run.console(name)?;
+        console.expect_unless("uc: inside, the first process is systemd", &["FAILED", "Kernel panic"], BOOT)?;
+        console.expect_unless("uc: systemd fed", &["FAILED", "Kernel panic"], BOOT)?;
+        console.expect_unless("uc: alive beside a frozen systemd", &["FAILED", "Kernel panic"], STARVED)?;
+    }
+    for (name, _) in NAMES {
+        let bad = ["FAILED", "Kernel panic"];
+        run.console(name)?.expect_unless("uc: systemd passed: reset by the watchdog", &bad, BOOT)?;
+        let boots = run.console(name)?.transcript().matches("init: ").count();
+        ensure!(boots == 2, "{name} was booted {boots} times");
+    }
+    let warnings = NAMES.map(|(name, _)| format!(": {name}: SBSA watchdog: not patted in time"));
+    ends_with_warnings(run, &warnings.each_ref().map(String::as_str))
 }
 
 /// All VMs power themselves off, and the log complains of this and of nothing else, once each.

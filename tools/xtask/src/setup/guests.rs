@@ -38,7 +38,7 @@ pub(crate) const KERNELS: [Kernel; 5] = [
     kernel("linux-6.12", "trixie", "linux-image-arm64", Extent::All, DRIVERS),
     kernel("linux-6.12-16k", "trixie", "linux-image-arm64-16k", Extent::All, &[]),
     kernel("linux-6.1-cloud", "bookworm", "linux-image-cloud-arm64", Extent::All, DUMMY_NETWORK),
-    kernel("linux-6.1", "bookworm", "linux-image-arm64", Extent::All, &[]),
+    kernel("linux-6.1", "bookworm", "linux-image-arm64", Extent::All, DRIVERS),
 ];
 
 const fn kernel(
@@ -83,7 +83,7 @@ pub(crate) fn provide(tree: &Tree, extent: Extent) -> Result<()> {
             println!("guests: {} is there", kernel.name);
         }
         let needs_busybox = suite == "trixie" && !busybox.is_file();
-        let needs_tools = extent == Extent::All && !tools::archive(tree, suite).is_file();
+        let needs_tools = extent == Extent::All && !tools::are_there(tree, suite);
         if missing.is_empty() && !needs_busybox && !needs_tools {
             continue;
         }
@@ -102,7 +102,7 @@ pub(crate) fn provide(tree: &Tree, extent: Extent) -> Result<()> {
             pack_modules(&package, kernel.modules, &modules(tree, kernel.name))?;
         }
         if needs_tools {
-            println!("  VMware's guest tools of {suite}");
+            println!("  VMware's guest tools and systemd of {suite}");
             tools::pack(tree, &archive, suite)?;
         }
     }

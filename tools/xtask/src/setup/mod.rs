@@ -9,6 +9,7 @@
 //! | core | for the bare-metal target, unless rustup has it | `.undercroft/rust-src` |
 //! | guests | arm64 kernels and a static busybox | `.undercroft/images` |
 //! | guest tools | with `--all`: Debian's open-vm-tools for arm64, of two releases | `.undercroft/images/tools-*.cpio` |
+//! | systemd | with `--all`: Debian's, of the same releases | `.undercroft/images/systemd-*.cpio` |
 //! | initramfs | from busybox and `tests/system/guest` | `.undercroft/images/initramfs.cpio` |
 
 mod apt;

@@ -1,10 +1,11 @@
-//! VMware's guest tools for Linux guests: Debian's own packages, unchanged, one archive a release.
+//! VMware's guest tools and systemd for Linux guests: Debian's own packages, unchanged, two archives a release.
 //!
-//! The archive is appended to the initramfs, as drivers are. It has the programs that the scenarios run, the plugins of
-//! the daemon that talk to the hypervisor, Debian's power scripts, and every library that one of them names: the closure
+//! An archive is appended to the initramfs, as drivers are. That of the tools has the programs that the scenarios run, the
+//! plugins of the daemon that talk to the hypervisor, and Debian's power scripts; that of systemd has what is the first
+//! process, and what it starts others with. Both have every library that one of them names: the closure
 //! of DT_NEEDED (System V ABI, "Dynamic Section"), so that a library that a release needs and the list of packages below
 //! lacks is an error here and not a riddle inside a guest. Nothing of the packages is changed; what a system's
-//! administrator would write (`tools.conf`, `/etc/passwd`) is written by the guest's test itself.
+//! administrator would write (`tools.conf`, `/etc/passwd`, units) is written by the guest's test itself.
 
 use super::apt::Archive;
 use crate::cpio;
@@ -23,6 +24,7 @@ const PACKAGES: &[&str] = &[
     "libsystemd-shared",
     "base-files",
     "libacl1",
+    "libapparmor1",
     "libaudit1",
     "libblkid1",
     "libc6",
@@ -67,8 +69,8 @@ const RELEASES: [(&str, &[&str]); 2] = [
 const LIBRARIES: &str = "usr/lib/aarch64-linux-gnu";
 /// The daemon's plugins.
 const PLUGINS: &str = "usr/lib/aarch64-linux-gnu/open-vm-tools/plugins/vmsvc";
-/// What is started or loaded by name.
-const ROOTS: [&str; 8] = [
+/// Of the tools, what is started or loaded by name.
+const TOOLS: &[&str] = &[
     "usr/bin/systemd-detect-virt",
     "usr/bin/vmtoolsd",
     "usr/bin/vmware-checkvm",
@@ -79,51 +81,108 @@ const ROOTS: [&str; 8] = [
     "usr/lib/aarch64-linux-gnu/open-vm-tools/plugins/vmsvc/libtimeSync.so",
 ];
 
-/// Where a release's archive is.
-pub(super) fn archive(tree: &Tree, suite: &str) -> PathBuf {
-    tree.store(format!("images/tools-{suite}.cpio"))
+/// Of systemd, the same; of older releases the first process starts all others itself.
+const SYSTEMD: &[&str] = &["usr/lib/systemd/systemd"];
+const SYSTEMD_EXECUTOR: &str = "usr/lib/systemd/systemd-executor";
+
+/// The two archives of each release.
+const ARCHIVES: [&str; 2] = ["tools", "systemd"];
+
+fn archive(tree: &Tree, name: &str, suite: &str) -> PathBuf {
+    tree.store(format!("images/{name}-{suite}.cpio"))
 }
 
-/// Fetches a release's packages and packs its archive.
+/// Whether a release's archives are there.
+pub(super) fn are_there(tree: &Tree, suite: &str) -> bool {
+    ARCHIVES.iter().all(|name| archive(tree, name, suite).is_file())
+}
+
+/// Fetches a release's packages and packs its archives.
 pub(super) fn pack(tree: &Tree, packages: &Archive, suite: &str) -> Result<()> {
     let own = RELEASES.iter().find(|(release, _)| *release == suite).with_context(|| format!("no tools of {suite}"))?;
     let names: Vec<&str> = PACKAGES.iter().chain(own.1).copied().collect();
-    let place = archive(tree, suite);
-    let scratch = place.with_extension("unpacking");
+    let scratch = tree.store(format!("images/tools-{suite}.unpacking"));
     if scratch.exists() {
         fs::remove_dir_all(&scratch).context("removing what an earlier setup left")?;
     }
     for package in packages.download(&names)? {
         package.unpack(&scratch)?;
     }
-    let packed = pack_folder(&scratch).with_context(|| format!("packing the tools of {suite}"))?;
-    fs::write(&place, packed).with_context(|| format!("writing {}", place.display()))?;
+    for name in ARCHIVES {
+        let packed = if name == "tools" { pack_tools(&scratch) } else { pack_systemd(&scratch) };
+        let packed = packed.with_context(|| format!("packing the {name} of {suite}"))?;
+        // Whoever reads it meanwhile has the old one or the new one.
+        let (fresh, place) = (tree.store(format!("images/{name}-{suite}.new")), archive(tree, name, suite));
+        fs::write(&fresh, packed).with_context(|| format!("writing {}", fresh.display()))?;
+        fs::rename(&fresh, &place).with_context(|| format!("moving {} into place", fresh.display()))?;
+    }
     fs::remove_dir_all(&scratch).context("removing what is not needed")
 }
 
-/// Packs what is wanted of the unpacked packages in `folder`.
-fn pack_folder(folder: &Path) -> Result<Vec<u8>> {
-    let libraries = find_libraries(folder)?;
+/// Packs what is wanted of VMware's tools, out of the unpacked packages in `folder`.
+fn pack_tools(folder: &Path) -> Result<Vec<u8>> {
+    let mut packed = base(folder, &["etc/vmware-tools", "usr/bin", "var", "var/log"])?;
+    for below in ["usr/lib/aarch64-linux-gnu/open-vm-tools", "usr/lib/aarch64-linux-gnu/open-vm-tools/plugins", PLUGINS]
+    {
+        packed.directory(below);
+    }
+    add_programs(&mut packed, folder, TOOLS)?;
+    let mut settings: Vec<PathBuf> = Vec::new();
+    for entry in fs::read_dir(folder.join("etc/vmware-tools")).context("etc/vmware-tools")? {
+        settings.push(entry?.path());
+    }
+    settings.sort();
+    for file in settings.iter().filter(|file| file.is_file()) {
+        let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let mode = if name.ends_with("-vm-default") { 0o755 } else { 0o644 };
+        packed.file(&format!("etc/vmware-tools/{name}"), mode, &fs::read(file)?);
+    }
+    Ok(packed.finish())
+}
+
+/// Packs what is wanted of systemd.
+fn pack_systemd(folder: &Path) -> Result<Vec<u8>> {
+    let mut packed = base(folder, &["etc/systemd", "etc/systemd/system", "usr/lib/systemd"])?;
+    let executor = unpacked(folder, SYSTEMD_EXECUTOR).is_file().then_some(SYSTEMD_EXECUTOR);
+    let programs: Vec<&str> = SYSTEMD.iter().copied().chain(executor).collect();
+    add_programs(&mut packed, folder, &programs)?;
+    Ok(packed.finish())
+}
+
+/// An archive with the folders that every program needs, and what the release calls itself.
+fn base(folder: &Path, more: &[&str]) -> Result<cpio::Archive> {
     let mut packed = cpio::Archive::default();
-    for name in ["etc", "etc/vmware-tools", "run", "sbin", "usr", "usr/bin", "usr/lib", LIBRARIES, "var", "var/log"] {
+    for name in ["etc", "run", "sbin", "usr", "usr/lib", LIBRARIES].iter().chain(more) {
         packed.directory(name);
     }
-    packed.directory("usr/lib/aarch64-linux-gnu/open-vm-tools");
-    packed.directory("usr/lib/aarch64-linux-gnu/open-vm-tools/plugins");
-    packed.directory(PLUGINS);
     // The path of the dynamic linker in every program is below /lib.
     packed.symlink("lib", "usr/lib");
     packed.symlink("usr/lib/ld-linux-aarch64.so.1", "aarch64-linux-gnu/ld-linux-aarch64.so.1");
-    // What the release calls itself, which the tools report.
     let release = fs::read(folder.join("usr/lib/os-release")).context("no usr/lib/os-release in the packages")?;
     packed.file("usr/lib/os-release", 0o644, &release);
     packed.symlink("etc/os-release", "../usr/lib/os-release");
+    Ok(packed)
+}
+
+/// Where a file of the packages is: of older releases, some are not merged into /usr yet.
+fn unpacked(folder: &Path, name: &str) -> PathBuf {
+    let merged = folder.join(name);
+    match name.strip_prefix("usr/") {
+        Some(unmerged) if !merged.is_file() => folder.join(unmerged),
+        _ => merged,
+    }
+}
+
+/// Packs programs and plugins, and every library that they need.
+fn add_programs(packed: &mut cpio::Archive, folder: &Path, roots: &[&str]) -> Result<()> {
+    let libraries = find_libraries(folder)?;
     let mut wanted = BTreeSet::new();
     let mut to_read: Vec<(String, PathBuf)> = Vec::new();
-    for root in ROOTS {
-        let content = fs::read(folder.join(root)).with_context(|| format!("no {root} in the packages"))?;
+    for &root in roots {
+        let file = unpacked(folder, root);
+        let content = fs::read(&file).with_context(|| format!("no {root} in the packages"))?;
         packed.file(root, 0o755, &content);
-        to_read.push((root.to_owned(), folder.join(root)));
+        to_read.push((root.to_owned(), file));
     }
     while let Some((name, file)) = to_read.pop() {
         for library in needed(&fs::read(&file)?).with_context(|| format!("reading {name}"))? {
@@ -138,17 +197,7 @@ fn pack_folder(folder: &Path) -> Result<Vec<u8>> {
             packed.file(&format!("{LIBRARIES}/{name}"), 0o755, &fs::read(file)?);
         }
     }
-    let mut settings: Vec<PathBuf> = Vec::new();
-    for entry in fs::read_dir(folder.join("etc/vmware-tools")).context("etc/vmware-tools")? {
-        settings.push(entry?.path());
-    }
-    settings.sort();
-    for file in settings.iter().filter(|file| file.is_file()) {
-        let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let mode = if name.ends_with("-vm-default") { 0o755 } else { 0o644 };
-        packed.file(&format!("etc/vmware-tools/{name}"), mode, &fs::read(file)?);
-    }
-    Ok(packed.finish())
+    Ok(())
 }
 
 /// The shared libraries in the packages, by the name that programs call them by.
@@ -195,15 +244,25 @@ mod tests {
     }
 
     #[test]
+    fn files_of_older_releases_are_found() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let place = folder.path().join("lib/systemd");
+        fs::create_dir_all(&place).expect("made");
+        fs::write(place.join("systemd"), "x").expect("written");
+        assert_eq!(unpacked(folder.path(), SYSTEMD[0]), place.join("systemd"));
+        assert_eq!(unpacked(folder.path(), "usr/bin/vmtoolsd"), folder.path().join("bin/vmtoolsd"));
+    }
+
+    #[test]
     fn a_missing_library_is_told() {
         let folder = tempfile::tempdir().expect("a folder");
         let own = std::env::current_exe().expect("this test's file");
-        for root in ROOTS.into_iter().chain(["usr/lib/os-release"]) {
+        for root in TOOLS.iter().chain(["usr/lib/os-release"].iter()) {
             let place = folder.path().join(root);
             fs::create_dir_all(place.parent().expect("a folder")).expect("made");
             fs::copy(&own, place).expect("copied");
         }
-        let error = pack_folder(folder.path()).expect_err("no libraries there");
+        let error = pack_tools(folder.path()).expect_err("no libraries there");
         assert!(error.to_string().contains("which no package has"), "{error}");
     }
 }
