@@ -6,7 +6,7 @@
 
 use abi::link::request::Ask;
 use anyhow::{Context, Result, ensure};
-use croft::control::{self, Order};
+use croft::control::{self, Order, Server};
 use croft::session::{Condition, Outcome, Report, Told};
 use croft::site::Vm;
 use std::path::Path;
@@ -15,6 +15,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use system::guest;
 use system::host::{Host, Run};
 use system::{BOOT, SOON, full, scenario};
+use tempfile::TempDir;
 
 /// How long a program of the tools may take, and everything that a check does with several of them.
 const PROGRAM: Duration = Duration::from_secs(120);
@@ -22,19 +23,31 @@ const PROGRAM: Duration = Duration::from_secs(120);
 const BAD: &[&str] = &["Kernel panic", "FAILED", "Segmentation fault"];
 
 fn main() -> ExitCode {
-    system::run(vec![
-        scenario("tools::bookworm", || tools(&BOOKWORM)),
-        scenario("tools::trixie", || tools(&TRIXIE)),
-        scenario("tools::not_vmware", not_vmware),
-        scenario("tools::tdcc_in_hardware", tdcc_in_hardware),
-    ])
+    let mut scenarios = Vec::new();
+    for combination in COMBINATIONS {
+        let Combination { release, kernel, vcpus, cpu, in_ci } = combination;
+        let name = format!("tools::{}_{kernel}_{vcpus}_vcpus_{cpu}", release.name);
+        if full() || in_ci == Ci::Whole {
+            scenarios.push(scenario(name.clone(), move || tools(&combination)));
+        }
+        if full() || in_ci == Ci::Clock {
+            scenarios.push(scenario(format!("{name}_clock"), move || the_hosts_clock_is_stepped(&combination)));
+        }
+        if full() || in_ci == Ci::FiveMinutes {
+            scenarios.push(scenario(format!("{name}_five_minutes"), move || five_minutes(&combination)));
+        }
+    }
+    scenarios.push(scenario("tools::not_vmware", not_vmware));
+    scenarios.push(scenario("tools::tdcc_in_hardware", tdcc_in_hardware));
+    system::run(scenarios)
 }
 
-/// A release of Debian's with its kernel.
+/// A release of Debian's.
+#[derive(Debug)]
 struct Release {
     name: &'static str,
+    /// The kernel that it comes with.
     kernel: &'static str,
-    vcpus: u8,
     /// A part of what it calls itself.
     system: &'static str,
     /// What `vmware-toolbox-cmd -v` says, and the daemon's shorter form of it.
@@ -44,24 +57,75 @@ struct Release {
 
 const BOOKWORM: Release = Release {
     name: "bookworm",
-    kernel: "linux-6.1-cloud",
-    vcpus: 1,
+    kernel: "6.1",
     system: "Debian GNU/Linux 12 (bookworm)",
     version: "12.2.0.41219 (build-21223074)",
     short_version: "12.2.0",
 };
 const TRIXIE: Release = Release {
     name: "trixie",
-    kernel: "linux-6.12-cloud",
-    vcpus: 4,
+    kernel: "6.12",
     system: "Debian GNU/Linux 13 (trixie)",
     version: "12.5.0.51152 (build-24276846)",
     short_version: "12.5.0",
 };
 
+/// What of a combination CI has time for; with `--full` everything is tried with all of them.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Ci {
+    /// All that the tools do.
+    Whole,
+    /// What they make of a host whose clock is stepped.
+    Clock,
+    /// Five minutes of the daemon.
+    FiveMinutes,
+    Nothing,
+}
+
+/// A release's packages on a kernel, which may be the other release's.
+#[derive(Clone, Copy)]
+struct Combination {
+    release: &'static Release,
+    kernel: &'static str,
+    vcpus: u8,
+    cpu: &'static str,
+    in_ci: Ci,
+}
+
+/// Each release with each kernel, with one vCPU and with more than there are CPUs. Between them they have all that a CPU can
+/// trap: everything (a57, a76), or what is needed (max).
+const COMBINATIONS: [Combination; 8] = [
+    Combination { release: &BOOKWORM, kernel: "6.1", vcpus: 1, cpu: "cortex-a57", in_ci: Ci::Whole },
+    Combination { release: &BOOKWORM, kernel: "6.1", vcpus: 4, cpu: "max", in_ci: Ci::Nothing },
+    Combination { release: &BOOKWORM, kernel: "6.12", vcpus: 1, cpu: "max", in_ci: Ci::FiveMinutes },
+    Combination { release: &BOOKWORM, kernel: "6.12", vcpus: 4, cpu: "cortex-a76", in_ci: Ci::Clock },
+    Combination { release: &TRIXIE, kernel: "6.1", vcpus: 1, cpu: "max", in_ci: Ci::Clock },
+    Combination { release: &TRIXIE, kernel: "6.1", vcpus: 4, cpu: "cortex-a57", in_ci: Ci::FiveMinutes },
+    Combination { release: &TRIXIE, kernel: "6.12", vcpus: 1, cpu: "cortex-a76", in_ci: Ci::Nothing },
+    Combination { release: &TRIXIE, kernel: "6.12", vcpus: 4, cpu: "max", in_ci: Ci::Whole },
+];
+
+impl Combination {
+    fn vm(&self, folder: &Path) -> Result<Vm> {
+        let kernel = format!("linux-{}-cloud", self.kernel);
+        let mut vm = guest::linux_with_tools(self.release.name, &kernel, self.release.name, self.vcpus, folder)?;
+        vm.doors.vmware = true;
+        Ok(vm)
+    }
+
+    fn host(&self) -> Host {
+        Host { cpu: self.cpu, ..Host::default() }
+    }
+
+    /// The counter's frequency, which is what the tools call the CPU's speed.
+    fn speed(&self) -> &'static str {
+        if self.cpu == "max" { "1000 MHz" } else { "62 MHz" }
+    }
+}
+
 impl Release {
     fn vm(&self, folder: &Path) -> Result<Vm> {
-        guest::linux_with_tools(self.name, self.kernel, self.name, self.vcpus, folder)
+        guest::linux_with_tools(self.name, &format!("linux-{}-cloud", self.kernel), self.name, 1, folder)
     }
 }
 
@@ -116,14 +180,13 @@ impl Guest<'_> {
 }
 
 /// The tools of a release, from the first question to the daemon that is killed.
-fn tools(release: &Release) -> Result<()> {
+fn tools(combination: &Combination) -> Result<()> {
     let folder = tempfile::tempdir()?;
-    let mut vm = release.vm(folder.path())?;
-    vm.doors.vmware = true;
-    let run = Host { cpu: "cortex-a57", ..Host::default() }.start(vec![vm])?;
+    let release = combination.release;
+    let run = combination.host().start(vec![combination.vm(folder.path())?])?;
     let guest = Guest { run: &run, name: release.name };
     guest.prepare()?;
-    table(&guest, release)?;
+    table(&guest, combination)?;
     guest.passes("big", "big_values")?;
     guest.passes("eight", if full() { "eight 20" } else { "eight 3" })?;
     let killed = guest.passes("killed", if full() { "killed_callers 200" } else { "killed_callers 80" })?;
@@ -131,12 +194,12 @@ fn tools(release: &Release) -> Result<()> {
     values_from_outside(&guest)?;
     daemon(&guest, release)?;
     time(&guest)?;
-    operator(&guest, release)?;
+    operator(&guest, combination)?;
     run.finish(BOOT)
 }
 
 /// What each program says, row by row.
-fn table(guest: &Guest<'_>, release: &Release) -> Result<()> {
+fn table(guest: &Guest<'_>, combination: &Combination) -> Result<()> {
     guest.says("systemd-detect-virt", "vmware", 0)?;
     guest.says("vmware-checkvm", "VMware software version 6 (good)", 0)?;
     guest.says("vmware-checkvm -p", "ESX Server", 0)?;
@@ -144,10 +207,9 @@ fn table(guest: &Guest<'_>, release: &Release) -> Result<()> {
     guest.says("vmware-rpctool 'info-get guestinfo.x'", "hello world", 0)?;
     guest.says("vmware-rpctool 'info-get guestinfo.nope'", "No value found", 1)?;
     guest.says("vmware-rpctool nonsense", "Unknown command", 1)?;
-    guest.says("vmware-toolbox-cmd -v", release.version, 0)?;
+    guest.says("vmware-toolbox-cmd -v", combination.release.version, 0)?;
     host_time(guest)?;
-    // What the counter of this CPU model says, in whole MHz.
-    guest.says("vmware-toolbox-cmd stat speed", "62 MHz", 0)?;
+    guest.says("vmware-toolbox-cmd stat speed", combination.speed(), 0)?;
     let no_statistics = "UpdateInfo failed: VMware Guest API is not enabled on the host";
     guest.says("vmware-toolbox-cmd stat sessionid", no_statistics, 75)?;
     guest.says("vmware-toolbox-cmd timesync status", "Disabled", 69)?;
@@ -245,14 +307,45 @@ fn daemon(guest: &Guest<'_>, release: &Release) -> Result<()> {
     guest.says("forget_address", "", 0)?;
     guest.run.session().ask(guest.run.vm(guest.name)?, Ask::Reconnect, SOON)?;
     guest.passes("address", "wait_for_address")?;
-    let stay = Duration::from_secs(if full() { 300 } else { 15 });
-    let begin = Instant::now();
-    while begin.elapsed() < stay {
+    stays(guest, 15)?;
+    guest.says("cat /tmp/daemon", "", 0)
+}
+
+/// For so many seconds of the guest's time the daemon is there, and what it has reported too.
+fn stays(guest: &Guest<'_>, seconds: u64) -> Result<()> {
+    let uptime = || -> Result<u64> {
+        let (said, _) = guest.answer("cut -d. -f1 /proc/uptime")?;
+        Ok(said.trim().parse()?)
+    };
+    let begin = uptime()?;
+    while uptime()? < begin + seconds {
         guest.says("sleep 5", "", 0)?;
         guest.says("vmware-rpctool 'info-get guestinfo.ip'", "10.0.2.15", 0)?;
         guest.says("kill -0 $daemon", "", 0)?;
     }
-    guest.says("cat /tmp/daemon", "", 0)
+    Ok(())
+}
+
+/// Five minutes of the daemon, in the guest's time: in instructions, so that no computer is too busy for it, and what is slept
+/// takes no time. Its address is reported, and it polls all the time.
+fn five_minutes(combination: &Combination) -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let release = combination.release;
+    let run = Host { cpus: 1, ..combination.host() }.start_counted(vec![combination.vm(folder.path())?])?;
+    let guest = Guest { run: &run, name: release.name };
+    guest.prepare()?;
+    guest.says("start_daemon", "", 0)?;
+    guest.passes("address", "wait_for_address")?;
+    stays(&guest, 300)?;
+    guest.says("cat /tmp/daemon", "", 0)?;
+    let report = run.report(0, SOON)?;
+    ensure!(
+        (&*report.version, &*report.host_name, &*report.address) == (release.short_version, release.name, "10.0.2.15")
+            && report.system.contains(release.system)
+            && report.heartbeat.is_some_and(|beat| beat < 10_000),
+        "{report:?}"
+    );
+    run.check_log()
 }
 
 /// A guest's clock that is an hour behind is set by its daemon, once the guest's administrator has allowed that.
@@ -272,16 +365,103 @@ fn time(guest: &Guest<'_>) -> Result<()> {
     guest.says("vmware-toolbox-cmd timesync disable", "Disabled", 0)
 }
 
-/// The operator reboots the guest and shuts it down, by its tools, over croft's own socket.
-fn operator(guest: &Guest<'_>, release: &Release) -> Result<()> {
+/// Orders as croft's other commands give them, over its own socket.
+struct Operator {
+    folder: TempDir,
+    _server: Server,
+}
+
+impl Operator {
+    fn new(run: &Run, vcpus: u8) -> Result<Self> {
+        let folder = tempfile::tempdir()?;
+        let server = control::serve(run.session(), vec![vcpus], &folder.path().join("socket"))?;
+        Ok(Self { folder, _server: server })
+    }
+
+    fn order(&self, order: &Order) -> Result<Vec<control::Report>> {
+        let mut told = Vec::new();
+        control::perform(control::connect(&self.folder.path().join("socket"))?, order, |report| told.push(report))?;
+        Ok(told)
+    }
+
+    /// The host's time of day, in seconds.
+    fn time(&self) -> Result<i64> {
+        match self.order(&Order::Time)?.as_slice() {
+            [control::Report::Time { microseconds, .. }] => Ok((microseconds / 1_000_000) as i64),
+            other => anyhow::bail!("{other:?}"),
+        }
+    }
+
+    /// Steps the host's clock by so many seconds.
+    fn step(&self, by: i64) -> Result<()> {
+        let to = u64::try_from((self.time()? + by) * 1_000_000)?;
+        self.order(&Order::SetTime { microseconds: to }).map(drop)
+    }
+}
+
+/// The host's clock is stepped under a guest whose site file says `time-sync = true`. The stock daemon follows forward by
+/// itself, within a minute, which is its period; it never follows back, until the operator says so.
+fn the_hosts_clock_is_stepped(combination: &Combination) -> Result<()> {
     let folder = tempfile::tempdir()?;
-    let socket = folder.path().join("socket");
-    let _server = control::serve(guest.run.session(), vec![release.vcpus], &socket)?;
+    let release = combination.release;
+    let mut vm = combination.vm(folder.path())?;
+    vm.doors.time_sync = true;
+    let run = combination.host().start(vec![vm])?;
+    let operator = Operator::new(&run, combination.vcpus)?;
+    let guest = Guest { run: &run, name: release.name };
+    guest.prepare()?;
+    guest.says("systemd-detect-virt", "vmware", 0)?;
+    guest.says("vmware-checkvm", "VMware software version 6 (good)", 0)?;
+    guest.says("vmware-toolbox-cmd -v", release.version, 0)?;
+    guest.says("vmware-toolbox-cmd timesync status", "Enabled", 0)?;
+    guest.passes("big", "big_values")?;
+    guest.passes("eight", "eight 1")?;
+    // How many seconds the guest's clock is ahead of the host's.
+    let ahead = || -> Result<i64> {
+        let (said, _) = guest.answer("date +%s")?;
+        Ok(said.trim().parse::<i64>()? - operator.time()?)
+    };
+    let asked = operator.order(&Order::SetGuestTime { vm: release.name.to_owned() });
+    let refused = asked.err().context("there is no daemon yet")?;
+    ensure!(refused.to_string().ends_with("its tools do not answer"), "{refused}");
+    guest.says("start_daemon", "", 0)?;
+    guest.passes("address", "wait_for_address")?;
+    let before = ahead()?;
+    ensure!(before.abs() < 60, "before all this, the guest is {before} s ahead of the host");
+    operator.step(3600)?;
+    let after = ahead()?;
+    ensure!(after < -3500, "the host's clock was stepped by an hour, and the guest is {after} s ahead of it");
+    let begin = Instant::now();
+    while ahead()?.abs() > 60 {
+        ensure!(begin.elapsed() < PROGRAM, "the guest is still {} s ahead", ahead()?);
+        guest.says("sleep 2", "", 0)?;
+    }
+    // A second after its period has passed once more, it is still where it was.
+    operator.step(-3600)?;
+    guest.says("sleep 62", "", 0)?;
+    let after = ahead()?;
+    ensure!(after > 3500, "the host's clock was stepped back by an hour, and the guest is {after} s ahead of it");
+    operator.order(&Order::SetGuestTime { vm: release.name.to_owned() })?;
+    let after = ahead()?;
+    ensure!(after.abs() < 60, "its tools have set its clock, and it is {after} s ahead of the host's");
+    // The other way round, a guest that is behind is set at once too.
+    operator.step(3600)?;
+    operator.order(&Order::SetGuestTime { vm: release.name.to_owned() })?;
+    let after = ahead()?;
+    ensure!(after.abs() < 60, "its tools have set its clock, and it is {after} s ahead of the host's");
+    guest.says("cat /tmp/daemon", "", 0)?;
+    operator.order(&Order::Stop { vm: release.name.to_owned(), force: false, seconds: 120 })?;
+    run.finish(BOOT)
+}
+
+/// The operator reboots the guest and shuts it down, by its tools, over croft's own socket.
+fn operator(guest: &Guest<'_>, combination: &Combination) -> Result<()> {
+    let release = combination.release;
+    let operator = Operator::new(guest.run, combination.vcpus)?;
     let console = guest.run.console(guest.name)?;
     let vm = release.name.to_owned();
     let order = |order: Order, way: &str| -> Result<()> {
-        let mut told = Vec::new();
-        control::perform(control::connect(&socket)?, &order, |report| told.push(report))?;
+        let told = operator.order(&order)?;
         ensure!(told == [control::Report::Progress(format!("{}: {way}", release.name))], "{told:?}");
         Ok(())
     };
@@ -294,14 +474,13 @@ fn operator(guest: &Guest<'_>, release: &Release) -> Result<()> {
     ensure!(!report.can_stop && report.version.is_empty(), "of the time before the reboot: {report:?}");
     guest.says("start_daemon", "", 0)?;
     wait_for_report(guest, |report| report.can_stop)?;
-    let mut told = Vec::new();
-    control::perform(control::connect(&socket)?, &Order::List, |report| told.push(report))?;
+    let told = operator.order(&Order::List)?;
     let [control::Report::Vms(vms)] = told.as_slice() else { anyhow::bail!("{told:?}") };
     let [shown] = vms.as_slice() else { anyhow::bail!("{vms:?}") };
     let known = shown.guest.clone().context("no report")?;
     ensure!(
         (&*shown.name, &*shown.state, shown.vcpus, &*known.tools)
-            == (release.name, "running, boot 2", release.vcpus, release.short_version),
+            == (release.name, "running, boot 2", combination.vcpus, release.short_version),
         "{shown:?}"
     );
     order(Order::Stop { vm, force: false, seconds: 120 }, by_tools)?;
