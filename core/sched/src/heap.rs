@@ -41,6 +41,11 @@ impl Heap {
         self.slots.first().map(|slot| &slot.entity)
     }
 
+    /// All that wait, in no order.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Entity> {
+        self.slots.iter().map(|slot| &slot.entity)
+    }
+
     /// Makes room for `threads` in all, so that no push allocates.
     pub(crate) fn reserve(&mut self, threads: usize) {
         self.slots.reserve(threads.saturating_sub(self.slots.len()));

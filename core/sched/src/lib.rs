@@ -8,8 +8,10 @@
 //! own before the queue's floor, the least virtual run time there is. That is enough for it to run soon (it is then the
 //! first, and [`RunQueue::should_preempt`] says so), and not enough to shut the others out.
 //!
-//! Between queues a virtual run time means nothing by itself; a thread that changes queues carries how far it is before
-//! or behind the floor ([`RunQueue::steal`], [`RunQueue::detach`], [`Arrival::Moved`]).
+//! Between queues a virtual run time means nothing by itself. `balance` has the scale common to all, by which queues are
+//! compared ([`RunQueue::standing`]), threads go from where they fall behind to where others are ahead
+//! ([`RunQueue::give`]), and a thread that changes queues keeps its claim ([`RunQueue::detach`], [`Arrival::Moved`]). It is
+//! a matter of milliseconds: nothing of it is done when threads take turns on one CPU.
 //!
 //! The queue is a binary heap: no lock, all operations in O(log n), except those that look for a particular thread, and no
 //! allocation once [`RunQueue::reserve`] has been told how many threads there are. Virtual run times are compared by
@@ -23,6 +25,9 @@
 extern crate alloc;
 
 mod alarms;
+mod balance;
+#[cfg(test)]
+mod balance_simulation;
 mod heap;
 mod parking;
 mod queue;
@@ -36,6 +41,7 @@ mod sync {
 }
 
 pub use alarms::{Alarm, Alarms};
+pub use balance::{Given, Standing};
 pub use parking::Parking;
 pub use queue::{Affinity, Arrival, Entity, RunQueue, ThreadId, Timing, Weight};
-pub use room::{has_cpu_of_its_own, should_give};
+pub use room::has_cpu_of_its_own;

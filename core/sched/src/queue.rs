@@ -2,6 +2,7 @@
 
 use units::CpuId;
 
+use crate::balance::Level;
 use crate::heap::Heap;
 
 /// A thread of the hypervisor: a vCPU or a worker.
@@ -34,7 +35,7 @@ impl Weight {
     }
 
     /// `ticks` of real time as virtual time of a thread of this weight.
-    const fn virtual_time(self, ticks: u64) -> u64 {
+    pub(crate) const fn virtual_time(self, ticks: u64) -> u64 {
         // 128 bits cost a division routine; a thread is charged at most seconds at a time.
         ticks.saturating_mul(VIRTUAL_UNIT) / self.0 as u64
     }
@@ -42,7 +43,7 @@ impl Weight {
 
 /// Virtual time per tick at weight 1: enough that the division by a weight loses little, so little that it takes years
 /// at the least weight until two virtual times on one queue could be 2^63 apart.
-const VIRTUAL_UNIT: u64 = 128;
+pub(crate) const VIRTUAL_UNIT: u64 = 128;
 
 /// The CPUs on which a thread may run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -74,12 +75,12 @@ pub struct Entity {
     pub weight: Weight,
     /// Where it may run.
     pub affinity: Affinity,
-    /// Its virtual run time: on a queue in that queue's time, of one that moves the distance to the floor.
+    /// Its virtual run time: on a queue in that queue's time, of one that moves on the scale common to all.
     pub(crate) virtual_time: u64,
 }
 
 impl Entity {
-    /// A thread that has not run yet: enqueue it as [`Arrival::Moved`].
+    /// A thread that has not run yet: enqueue it as [`Arrival::Woken`].
     #[must_use]
     pub const fn new(thread: ThreadId, weight: Weight, affinity: Affinity) -> Self {
         Self { thread, weight, affinity, virtual_time: 0 }
@@ -107,9 +108,9 @@ impl Entity {
 /// Why a thread comes to a queue.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Arrival {
-    /// It slept, and was on this queue before.
+    /// It slept, and was on this queue before; or it is new.
     Woken,
-    /// It is new, or comes from another queue by [`RunQueue::steal`] or [`RunQueue::detach`].
+    /// It comes from another queue by [`RunQueue::steal`] or [`RunQueue::detach`].
     Moved,
 }
 
@@ -125,20 +126,22 @@ pub struct Timing {
 /// The threads that want one CPU: one that runs, and those that wait.
 #[derive(Debug)]
 pub struct RunQueue {
-    waiting: Heap,
-    current: Option<Entity>,
+    pub(crate) waiting: Heap,
+    pub(crate) current: Option<Entity>,
     /// The least virtual run time of all, never going back; brought up to date before a thread comes or goes.
-    floor: u64,
+    pub(crate) floor: u64,
+    /// How it compares to other queues.
+    pub(crate) level: Level,
     /// The sum of the weights of those that wait.
-    waiting_weight: u64,
-    timing: Timing,
+    pub(crate) waiting_weight: u64,
+    pub(crate) timing: Timing,
 }
 
 impl RunQueue {
     /// An empty queue.
     #[must_use]
     pub const fn new(timing: Timing) -> Self {
-        Self { waiting: Heap::new(), current: None, floor: 0, waiting_weight: 0, timing }
+        Self { waiting: Heap::new(), current: None, floor: 0, level: Level::NEW, waiting_weight: 0, timing }
     }
 
     /// Makes room for `threads` in all, so that nothing here allocates until there are more.
@@ -149,13 +152,14 @@ impl RunQueue {
     /// Lets a thread wait for its turn. Ask [`RunQueue::should_preempt`] afterwards.
     pub fn enqueue(&mut self, mut entity: Entity, arrival: Arrival) {
         self.raise_floor();
-        if arrival == Arrival::Moved {
-            entity.virtual_time = entity.virtual_time.wrapping_add(self.floor);
+        match arrival {
+            Arrival::Moved => self.attach(&mut entity),
+            Arrival::Woken => {
+                // Neither a sleeper nor a newcomer may claim more than a slice before all others.
+                let earliest = self.floor.wrapping_sub(self.slice_when_here(entity.weight));
+                entity.virtual_time = later(entity.virtual_time, earliest);
+            }
         }
-        // Neither a sleeper nor a newcomer may claim more than a slice before all others.
-        let slice = self.slice_of(entity.weight, self.total_weight() + u64::from(entity.weight.0));
-        let earliest = self.floor.wrapping_sub(entity.weight.virtual_time(slice));
-        entity.virtual_time = later(entity.virtual_time, earliest);
         self.push(entity);
     }
 
@@ -238,7 +242,7 @@ impl RunQueue {
         self.raise_floor();
         let mut stolen = self.waiting.take_late(|entity| entity.affinity.allows(cpu) && wanted(entity.thread))?;
         self.waiting_weight -= u64::from(stolen.weight.0);
-        stolen.virtual_time = stolen.virtual_time.wrapping_sub(self.floor);
+        self.detach(&mut stolen);
         Some(stolen)
     }
 
@@ -248,12 +252,6 @@ impl RunQueue {
         let removed = self.waiting.take_late(|entity| entity.thread == thread)?;
         self.waiting_weight -= u64::from(removed.weight.0);
         Some(removed)
-    }
-
-    /// Prepares a thread that left this queue (and sleeps, say) for being enqueued on another one.
-    pub fn detach(&mut self, entity: &mut Entity) {
-        self.raise_floor();
-        entity.virtual_time = entity.virtual_time.wrapping_sub(self.floor);
     }
 
     /// How many threads wait or run.
@@ -280,6 +278,11 @@ impl RunQueue {
         self.waiting_weight + self.current.map_or(0, |current| u64::from(current.weight.0))
     }
 
+    /// By how much virtual time a slice is for a thread of `weight` once it is here too.
+    pub(crate) fn slice_when_here(&self, weight: Weight) -> u64 {
+        weight.virtual_time(self.slice_of(weight, self.total_weight() + u64::from(weight.0)))
+    }
+
     /// The slice of a thread of `weight` where all together have `total`.
     fn slice_of(&self, weight: Weight, total: u64) -> u64 {
         let share = self.timing.period.saturating_mul(u64::from(weight.0)) / total.max(1);
@@ -291,7 +294,7 @@ impl RunQueue {
         self.waiting_weight += u64::from(entity.weight.0);
     }
 
-    fn raise_floor(&mut self) {
+    pub(crate) fn raise_floor(&mut self) {
         let least = match (self.current.as_ref(), self.waiting.first()) {
             (Some(current), Some(first)) => earlier(current.virtual_time, first.virtual_time),
             (Some(one), None) | (None, Some(one)) => one.virtual_time,
@@ -302,11 +305,11 @@ impl RunQueue {
 }
 
 /// The later of two virtual times less than 2^63 apart.
-const fn later(one: u64, other: u64) -> u64 {
+pub(crate) const fn later(one: u64, other: u64) -> u64 {
     if (one.wrapping_sub(other) as i64) < 0 { other } else { one }
 }
 
 /// The earlier of two virtual times less than 2^63 apart.
-const fn earlier(one: u64, other: u64) -> u64 {
+pub(crate) const fn earlier(one: u64, other: u64) -> u64 {
     if (one.wrapping_sub(other) as i64) < 0 { one } else { other }
 }

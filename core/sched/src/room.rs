@@ -14,18 +14,11 @@ pub fn has_cpu_of_its_own(own: Affinity, all: impl IntoIterator<Item = Affinity>
     competitors as u64 <= u64::from(cpus.count_ones())
 }
 
-/// Whether a CPU with `own` threads that run or wait gives one to a CPU with `other`. A difference of one cannot be evened out,
-/// only go round (`round`), so that those who share a CPU with more others do not have to stay there.
-#[must_use]
-pub const fn should_give(own: usize, other: usize, round: bool) -> bool {
-    own >= other + 2 || round && own == other + 1
-}
-
 #[cfg(test)]
 mod tests {
     extern crate std;
 
-    use super::{has_cpu_of_its_own, should_give};
+    use super::has_cpu_of_its_own;
     use crate::Affinity;
     use proptest::prelude::{prop_assert, proptest};
     use std::vec::Vec;
@@ -45,20 +38,6 @@ mod tests {
     fn all_have_one_where_there_are_enough() {
         assert!((0..4).all(|own| ask(own, &[u64::MAX; 4], 0b1111)));
         assert!((0..4).all(|own| !ask(own, &[u64::MAX; 4], 0b111)));
-    }
-
-    #[test]
-    fn giving_evens_out_and_then_stops() {
-        let mut threads = [16, 1, 3];
-        let mut given = 0;
-        while should_give(threads[0], threads[1], false) || should_give(threads[0], threads[2], false) {
-            let to = if threads[1] <= threads[2] { 1 } else { 2 };
-            threads[0] -= 1;
-            threads[to] += 1;
-            given += 1;
-        }
-        assert_eq!((threads, given), ([7, 7, 6], 9));
-        assert!(should_give(7, 6, true) && !should_give(7, 6, false) && !should_give(6, 6, true));
     }
 
     proptest! {

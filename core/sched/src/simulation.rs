@@ -22,7 +22,7 @@ fn newcomer(thread: u32, weight: u32) -> Entity {
 fn queue_of(weights: &[u32]) -> Queue {
     let mut queue = Queue::new(TIMING);
     for (thread, &weight) in weights.iter().enumerate() {
-        queue.enqueue(newcomer(thread as u32, weight), Arrival::Moved);
+        queue.enqueue(newcomer(thread as u32, weight), Arrival::Woken);
     }
     queue
 }
@@ -130,9 +130,9 @@ fn a_woken_interactive_thread_runs_at_once_among_busy_ones() {
 fn stealing_respects_affinity_and_keeps_the_claim() {
     let mut queue = Queue::new(TIMING);
     let pinned = Entity::new(ThreadId(0), Weight::DEFAULT, Affinity::only(CpuId(0)));
-    queue.enqueue(pinned, Arrival::Moved);
+    queue.enqueue(pinned, Arrival::Woken);
     assert_eq!(queue.steal(CpuId(1), |_| true), None);
-    queue.enqueue(newcomer(1, 100), Arrival::Moved);
+    queue.enqueue(newcomer(1, 100), Arrival::Woken);
     let stolen = queue.steal(CpuId(1), |_| true).unwrap();
     assert_eq!(stolen.thread, ThreadId(1));
     // On a queue that has long been running it is neither starved nor let run for ages.

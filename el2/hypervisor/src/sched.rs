@@ -44,6 +44,8 @@ const SLICE_MICROSECONDS: u64 = 1_000;
 const NEVER: u64 = u64::MAX;
 /// [`Thread::exile`]: another CPU at each preemption.
 const ANYWHERE: u32 = u32::MAX;
+/// Added to [`Thread::exile`]: it may go on from there.
+const SENT: u32 = 1 << 16;
 
 /// One thread. Lives for ever.
 pub(crate) struct Thread {
@@ -65,7 +67,7 @@ pub(crate) struct Thread {
     wait_time: AtomicU64,
     /// Since when it waits.
     ready_since: AtomicU64,
-    /// Where its next preemption takes it: 0 nowhere, a CPU's number plus 1 (once), or [`ANYWHERE`].
+    /// Where its next preemption takes it: 0 nowhere, a CPU's number plus 1 (once, perhaps [`SENT`]), or [`ANYWHERE`].
     exile: AtomicU32,
     /// The vCPU that it runs, if it is one's thread.
     vcpu: Once<&'static Vcpu>,
@@ -103,8 +105,6 @@ struct Queue {
     charged: u64,
     /// When the running thread's slice ends; NEVER while nobody waits.
     slice_end: u64,
-    /// From when on a difference of one thread may go round (`balance`).
-    next_round: u64,
 }
 
 static THREADS: [Once<&'static Thread>; MAX_THREADS] = [const { Once::new() }; MAX_THREADS];
@@ -196,6 +196,15 @@ impl Thread {
         self.exile.store(u32::from(cpu.0) + 1, Ordering::Relaxed);
     }
 
+    /// Its next preemption takes it to `cpu`, without changing where it may run; unless it is to go elsewhere already.
+    fn send(&self, cpu: CpuId) -> bool {
+        let free = self.exile.load(Ordering::Relaxed) == 0;
+        if free {
+            self.exile.store((u32::from(cpu.0) + 1) | SENT, Ordering::Relaxed);
+        }
+        free
+    }
+
     /// Every preemption takes it to some other CPU, or no longer.
     pub(crate) fn exile_anywhere(&self, anywhere: bool) {
         self.exile.store(if anywhere { ANYWHERE } else { 0 }, Ordering::Relaxed);
@@ -227,9 +236,11 @@ impl Thread {
             ANYWHERE => Some(any_cpu(self.index)),
             cpu => {
                 self.exile.store(0, Ordering::Relaxed);
-                let to = CpuId((cpu - 1) as u16);
-                // And nobody takes it back from there.
-                self.affinity.store(1 << to.0, Ordering::Relaxed);
+                let to = CpuId(((cpu & !SENT) - 1) as u16);
+                if cpu & SENT == 0 {
+                    // And nobody takes it back from there.
+                    self.affinity.store(1 << to.0, Ordering::Relaxed);
+                }
                 Some(to)
             }
         }
@@ -282,7 +293,6 @@ pub(crate) fn join() {
         running: idle,
         charged: cntpct_el0(),
         slice_end: NEVER,
-        next_round: 0,
     };
     queue.reserve();
     let cpu: &'static Cpu = Box::leak(Box::new(Cpu {
@@ -444,6 +454,11 @@ impl Queue {
         self.run.charge(ran);
     }
 
+    /// As [`Queue::charge`], from wherever: its own CPU may have been at it a moment later than `now`.
+    fn charge_until(&mut self, now: u64) {
+        self.charge(now.max(self.charged));
+    }
+
     /// What becomes of the running thread `current`: says whether it gives the CPU away.
     #[inline(always)]
     fn gives_way(&mut self, current: &'static Thread, outcome: Outcome, now: u64) -> bool {
@@ -504,6 +519,7 @@ impl Queue {
             me.waiting.store(0, Ordering::SeqCst);
             me.waiting_affinity.store(0, Ordering::SeqCst);
             self.slice_end = NEVER;
+            self.cancel_round();
         } else {
             // First where, then that: an idle CPU that sees somebody wait also sees that it may take it.
             let affinity = current.affinity.load(Ordering::Relaxed);
@@ -527,10 +543,12 @@ impl Queue {
 
     /// Puts `entity`, which is ready, on this queue of `target`'s, and sees to it that it is noticed.
     fn enqueue(&mut self, target: &Cpu, entity: Entity, arrival: Arrival) {
-        self.charge(cntpct_el0().max(self.charged));
+        let now = cntpct_el0();
+        self.charge_until(now);
         target.waiting_affinity.fetch_or(entity.affinity.0, Ordering::SeqCst);
         self.run.enqueue(entity, arrival);
         target.waiting.store(self.run.waiting() as u32, Ordering::SeqCst);
+        self.plan_round(target, now);
         if self.slice_end == NEVER || self.run.should_preempt() {
             notify(target);
         }
@@ -651,10 +669,12 @@ pub(crate) fn timer_fired() {
     loop {
         let mut queue = me.queue.lock();
         let Some(alarm) = queue.alarms.take_due(now) else { break };
+        let idle = queue.idle;
         drop(queue);
         let thread = thread(ThreadId(alarm.slot / 2));
         match thread.vcpu.get() {
             Some(vcpu) => vcpu.request(request::TIMER),
+            None if core::ptr::eq(thread, idle) => balance::round(me, now),
             None => wake(thread),
         }
     }
@@ -663,8 +683,6 @@ pub(crate) fn timer_fired() {
         this_cpu().reschedule.store(1, Ordering::Relaxed);
         // Until the thread gives way there is nothing to fire for; if it does not, the timer fires again at once.
         cnthp_ctl_el2::write(0);
-        drop(queue);
-        balance::give_away(me, now);
     } else {
         queue.arm_timer();
     }

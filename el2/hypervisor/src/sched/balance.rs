@@ -1,46 +1,105 @@
-//! Busy CPUs give work away.
+//! Fairness between CPUs: a CPU on which threads fall behind gives one to a CPU on which they are ahead.
 //!
 //! An idle CPU takes work by itself. One that is busy with a single thread does not look around, and has no timer that would
-//! make it; so it is the CPU with the longer queue, whose timer fires at the end of each slice, that evens out. Which threads
-//! it may give, and when, is [`sched::should_give`](::sched::should_give)'s.
+//! make it; so it is the CPU on which somebody has to wait that looks at the others, in *rounds*, every few milliseconds for
+//! as long as somebody waits. A round is an alarm among the others of its CPU, in a slot of the idle thread, which has no
+//! use for it; nothing of this is on the path of a switch. Who may go where is [`RunQueue::give`](::sched::RunQueue::give)'s.
 
 use core::sync::atomic::Ordering;
 
-use ::sched::{Affinity, Arrival};
+use ::sched::{Arrival, Given, ThreadId};
+use hw::percpu::this_cpu;
 use spin::Once;
+use units::CpuId;
 
-use super::{CPUS, Cpu, IDLE, thread};
+use super::{CPUS, Cpu, NEVER, Queue, thread};
 use crate::host;
 
-/// Where queues differ by one thread, the difference goes round this often, in microseconds.
-const ROUND_MICROSECONDS: u64 = 100_000;
+/// From one round to the next, in microseconds: no simple fraction of the time in which threads take turns, or the same
+/// one would run at each round.
+const ROUND_MICROSECONDS: u64 = 6180;
+/// A CPU gives each other one at most so many threads in a round.
+const PASSES: u32 = 4;
 
-impl Cpu {
-    /// How many threads run or wait here; perhaps out of date.
-    fn threads(&self) -> usize {
-        let runs = IDLE.load(Ordering::Relaxed) >> self.id.0 & 1 == 0;
-        self.waiting.load(Ordering::Relaxed) as usize + usize::from(runs)
+impl Queue {
+    /// The slot of this CPU's next round among its alarms.
+    fn round_slot(&self) -> u32 {
+        self.idle.alarm_slot()
+    }
+
+    /// The CPUs to which something that runs or waits on `me`, whose queue this is, could go; perhaps more.
+    fn reachable(&self, me: &Cpu) -> u64 {
+        let running = self.run.current().map_or(0, |entity| entity.affinity.0);
+        (me.waiting_affinity.load(Ordering::Relaxed) | running) & super::online() & !(1 << me.id.0)
+    }
+
+    /// There is to be a round on `me`, whose queue this is, if somebody waits who could go elsewhere.
+    pub(super) fn plan_round(&mut self, me: &Cpu, now: u64) {
+        let slot = self.round_slot();
+        if self.run.len() > 1 && self.alarms.deadline_of(slot).is_none() && self.reachable(me) != 0 {
+            self.alarms.set(slot, now.saturating_add(host::ticks(ROUND_MICROSECONDS)));
+        }
+    }
+
+    /// Nobody waits any more: who is alone is not interrupted.
+    pub(super) fn cancel_round(&mut self) {
+        self.alarms.cancel(self.round_slot());
     }
 }
 
-/// Gives one of the threads that wait here to the CPU with the shortest queue, if that makes things more even. IRQs are
-/// masked.
-pub(super) fn give_away(me: &'static Cpu, now: u64) {
-    let allowed = Affinity(me.waiting_affinity.load(Ordering::Relaxed));
-    let others = CPUS.iter().filter_map(Once::get).copied();
-    let others = others.filter(|cpu| cpu.id != me.id && allowed.allows(cpu.id));
-    let Some(other) = others.min_by_key(|cpu| cpu.threads()) else { return };
+/// A round of this CPU's: compares it to the others, and gives threads away. IRQs are masked.
+pub(super) fn round(me: &'static Cpu, now: u64) {
+    for _ in 0..PASSES {
+        // Each begins with its neighbour, so that not all give to the same one.
+        let (before, after) = CPUS.split_at(usize::from(me.id.0).min(CPUS.len()));
+        let others = after.iter().skip(1).chain(before).filter_map(Once::get).copied();
+        let given = others.filter(|other| give(me, other, now)).count();
+        if given == 0 {
+            break;
+        }
+    }
     let mut queue = me.queue.lock();
-    let round = now >= queue.next_round;
-    if !::sched::should_give(queue.run.len(), other.threads(), round) {
-        return;
+    if queue.run.waiting() == 0 {
+        queue.slice_end = NEVER;
     }
-    let Some(given) = queue.run.steal(other.id, |id| thread(id).is_movable()) else { return };
-    if round {
-        queue.next_round = now.saturating_add(host::ticks(ROUND_MICROSECONDS));
+    queue.plan_round(me, now);
+}
+
+/// Gives one of `me`'s threads to `other`, if that is fair. Says whether it did. Locks one queue after the other, so either
+/// may have changed a little when it is compared.
+fn give(me: &'static Cpu, other: &'static Cpu, now: u64) -> bool {
+    let mut queue = me.queue.lock();
+    if queue.run.waiting() == 0 || queue.reachable(me) >> other.id.0 & 1 == 0 {
+        return false;
     }
-    me.waiting.store(queue.run.waiting() as u32, Ordering::SeqCst);
-    thread(given.thread).parking.set_home(u32::from(other.id.0));
+    queue.charge_until(now);
+    let own = queue.run.standing(now);
     drop(queue);
-    other.queue.lock().enqueue(other, given, Arrival::Moved);
+    let mut queue = other.queue.lock();
+    queue.charge_until(now);
+    let theirs = queue.run.stand_beside(&own, now);
+    drop(queue);
+    let mut queue = me.queue.lock();
+    match queue.run.give(other.id, &theirs, now, |id| thread(id).is_movable()) {
+        Some(Given::Waiting(entity)) => {
+            me.waiting.store(queue.run.waiting() as u32, Ordering::SeqCst);
+            thread(entity.thread).parking.set_home(u32::from(other.id.0));
+            drop(queue);
+            other.queue.lock().enqueue(other, entity, Arrival::Moved);
+            true
+        }
+        Some(Given::Running(id)) => {
+            drop(queue);
+            send(id, other.id);
+            false
+        }
+        None => false,
+    }
+}
+
+/// Lets the running thread go to `to`, as soon as it can be preempted.
+fn send(id: ThreadId, to: CpuId) {
+    if thread(id).send(to) {
+        this_cpu().reschedule.store(1, Ordering::Relaxed);
+    }
 }

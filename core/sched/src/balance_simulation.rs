@@ -1,0 +1,288 @@
+//! Tests by simulation of several CPUs, as `el2/hypervisor/src/sched/balance.rs` has them balance: everybody gets what is
+//! theirs of all CPUs together, wherever they are put at first.
+
+extern crate std;
+
+use proptest::collection::vec as vec_of;
+use proptest::prelude::{prop_assert, proptest};
+use std::vec;
+use std::vec::Vec;
+use units::CpuId;
+
+use crate::{Affinity, Arrival, Entity, Given, RunQueue, ThreadId, Timing, Weight};
+
+/// Ten milliseconds, at least one, of a counter of 62.5 MHz.
+const TIMING: Timing = Timing { period: 625_000, minimum_slice: 62_500 };
+/// From one round to the next.
+const ROUND: u64 = 386_271;
+/// A CPU gives each other one at most so many threads in a round.
+const PASSES: usize = 4;
+const NEVER: u64 = u64::MAX;
+/// Every CPU.
+const ANY: u64 = u64::MAX;
+
+/// A thread's weight and the CPUs on which it may run.
+type Share = (u32, u64);
+
+struct Cpu {
+    queue: RunQueue,
+    charged: u64,
+    slice_end: u64,
+    next_round: u64,
+}
+
+struct Machine {
+    cpus: Vec<Cpu>,
+    now: u64,
+    ran: Vec<u64>,
+    moves: u64,
+}
+
+impl Machine {
+    fn new(cpus: usize) -> Self {
+        let cpu = |_| Cpu { queue: RunQueue::new(TIMING), charged: 0, slice_end: NEVER, next_round: NEVER };
+        Machine { cpus: (0..cpus).map(cpu).collect(), now: 0, ran: Vec::new(), moves: 0 }
+    }
+
+    /// Another thread, which computes for ever, begins at `home`.
+    fn add(&mut self, (weight, affinity): Share, home: usize) {
+        let id = ThreadId(self.ran.len() as u32);
+        self.ran.push(0);
+        assert!(Affinity(affinity).allows(CpuId(home as u16)));
+        self.enqueue(home, Entity::new(id, Weight::new(weight), Affinity(affinity)), Arrival::Woken);
+    }
+
+    fn charge(&mut self, cpu: usize) {
+        let now = self.now;
+        let cpu = &mut self.cpus[cpu];
+        let ran = now - core::mem::replace(&mut cpu.charged, now);
+        if let Some(current) = cpu.queue.current() {
+            self.ran[current.thread.0 as usize] += ran;
+        }
+        cpu.queue.charge(ran);
+    }
+
+    fn enqueue(&mut self, cpu: usize, entity: Entity, arrival: Arrival) {
+        self.charge(cpu);
+        self.cpus[cpu].queue.enqueue(entity, arrival);
+        let now = self.now;
+        let cpu = &mut self.cpus[cpu];
+        if cpu.queue.current().is_none() || cpu.slice_end == NEVER || cpu.queue.should_preempt() {
+            // Notified; it picks at once.
+            cpu.slice_end = now;
+        }
+        if cpu.next_round == NEVER {
+            cpu.next_round = now + ROUND;
+        }
+    }
+
+    fn pick(&mut self, cpu: usize) {
+        self.charge(cpu);
+        let now = self.now;
+        let cpu = &mut self.cpus[cpu];
+        cpu.queue.pick();
+        cpu.slice_end = cpu.queue.slice().map_or(NEVER, |slice| now + slice);
+    }
+
+    fn round(&mut self, cpu: usize) {
+        self.cpus[cpu].next_round = NEVER;
+        let count = self.cpus.len();
+        for _ in 0..PASSES {
+            let given = (1..count).filter(|step| self.give(cpu, (cpu + step) % count)).count();
+            if given == 0 {
+                break;
+            }
+        }
+        if self.cpus[cpu].queue.waiting() > 0 {
+            self.cpus[cpu].next_round = self.now + ROUND;
+        }
+    }
+
+    fn give(&mut self, cpu: usize, other: usize) -> bool {
+        if self.cpus[cpu].queue.waiting() == 0 {
+            return false;
+        }
+        self.charge(cpu);
+        self.charge(other);
+        let own = self.cpus[cpu].queue.standing(self.now);
+        let theirs = self.cpus[other].queue.stand_beside(&own, self.now);
+        let (entity, again) = match self.cpus[cpu].queue.give(CpuId(other as u16), &theirs, self.now, |_| true) {
+            Some(Given::Waiting(entity)) => (entity, true),
+            Some(Given::Running(_)) => {
+                let mut entity = self.cpus[cpu].queue.take_current().unwrap();
+                self.cpus[cpu].queue.detach(&mut entity);
+                self.pick(cpu);
+                (entity, false)
+            }
+            None => return false,
+        };
+        assert!(entity.affinity.allows(CpuId(other as u16)));
+        self.moves += 1;
+        self.enqueue(other, entity, Arrival::Moved);
+        again
+    }
+
+    /// `cpu` has nothing to run.
+    fn steal(&mut self, cpu: usize) {
+        for other in 0..self.cpus.len() {
+            if other != cpu
+                && self.cpus[other].queue.len() > 1
+                && let Some(entity) = self.cpus[other].queue.steal(CpuId(cpu as u16), |_| true)
+            {
+                self.enqueue(cpu, entity, Arrival::Moved);
+                return;
+            }
+        }
+    }
+
+    /// Lets so many periods pass.
+    fn run(&mut self, periods: u64) {
+        let until = self.now + periods * TIMING.period;
+        loop {
+            for cpu in 0..self.cpus.len() {
+                if self.cpus[cpu].queue.is_empty() {
+                    self.steal(cpu);
+                }
+            }
+            let next = |cpu: &Cpu| cpu.slice_end.min(cpu.next_round);
+            let first = (0..self.cpus.len()).min_by_key(|&cpu| next(&self.cpus[cpu])).unwrap();
+            let at = next(&self.cpus[first]);
+            if at > until {
+                break;
+            }
+            self.now = self.now.max(at);
+            if self.cpus[first].next_round <= self.now {
+                self.round(first);
+            }
+            if self.cpus[first].slice_end <= self.now {
+                self.pick(first);
+            }
+        }
+        self.now = until;
+        (0..self.cpus.len()).for_each(|cpu| self.charge(cpu));
+    }
+}
+
+/// What each of `threads` should get of `cpus` CPUs, in parts of a CPU: as much of it as its weight says, but for those that
+/// cannot have that, since they may not run on more CPUs, or not on more than one at a time; what they leave is shared by
+/// the others in the same way.
+fn fair(cpus: usize, threads: &[Share]) -> Vec<f64> {
+    let mut share: Vec<Option<f64>> = vec![None; threads.len()];
+    while share.iter().any(Option::is_none) {
+        // The level at which the first limit is reached, and who is frozen by it.
+        let mut least = (f64::INFINITY, Vec::new());
+        for (index, &(weight, _)) in threads.iter().enumerate().filter(|(index, _)| share[*index].is_none()) {
+            if 1.0 / f64::from(weight) < least.0 {
+                least = (1.0 / f64::from(weight), vec![index]);
+            }
+        }
+        for set in 1..1_u64 << cpus {
+            let inside: Vec<usize> =
+                (0..threads.len()).filter(|&index| threads[index].1 & ((1 << cpus) - 1) & !set == 0).collect();
+            let taken: f64 = inside.iter().filter_map(|&index| share[index]).sum();
+            let free: Vec<usize> = inside.into_iter().filter(|&index| share[index].is_none()).collect();
+            let weight: f64 = free.iter().map(|&index| f64::from(threads[index].0)).sum();
+            let level = (f64::from(set.count_ones()) - taken).max(0.0) / weight;
+            if !free.is_empty() && level < least.0 {
+                least = (level, free);
+            }
+        }
+        for &index in &least.1 {
+            share[index] = Some(least.0 * f64::from(threads[index].0));
+        }
+    }
+    share.into_iter().flatten().collect()
+}
+
+/// Runs `threads`, each put on one of its CPUs by `places`, and says how many parts of what is fair the one that got least
+/// has after `periods`, apart from two periods' worth of time, and how many moves that took.
+fn least_part(cpus: usize, threads: &[Share], places: &[usize], periods: u64) -> (f64, u64) {
+    let mut machine = Machine::new(cpus);
+    for (&(weight, affinity), &place) in threads.iter().zip(places) {
+        let allowed: Vec<usize> = (0..cpus).filter(|cpu| affinity >> cpu & 1 != 0).collect();
+        machine.add((weight, affinity), allowed[place % allowed.len()]);
+    }
+    machine.run(periods);
+    let part = |(&ran, fair): (&u64, f64)| (ran as f64 / TIMING.period as f64 + 2.0) / (fair * periods as f64);
+    let least = machine.ran.iter().zip(fair(cpus, threads)).map(part).fold(f64::INFINITY, f64::min);
+    (least, machine.moves)
+}
+
+#[test]
+fn fair_is_what_it_should_be() {
+    let close = |cpus, threads: &[Share], expected: &[f64]| {
+        let fair = fair(cpus, threads);
+        assert!(fair.iter().zip(expected).all(|(one, other)| (one - other).abs() < 1e-9), "{fair:?}");
+    };
+    close(2, &[(100, ANY), (100, ANY), (200, ANY)], &[0.5, 0.5, 1.0]);
+    close(2, &[(900, ANY), (100, ANY), (300, ANY)], &[1.0, 0.25, 0.75]);
+    close(2, &[(100, 1), (100, 1), (100, 1), (100, ANY), (100, 2)], &[1.0 / 3.0, 1.0 / 3.0, 1.0 / 3.0, 0.5, 0.5]);
+    close(2, &[(100, 1), (100, 1), (100, ANY), (200, 2)], &[0.4, 0.4, 0.4, 0.8]);
+}
+
+#[test]
+fn those_who_are_even_stay_and_others_go_round() {
+    for (cpus, count) in [(2, 16), (4, 64), (2, 3), (3, 5), (4, 5), (4, 17)] {
+        let places: Vec<usize> = (0..count).collect();
+        let (least, moves) = least_part(cpus, &vec![(100, ANY); count], &places, 400);
+        assert!(least >= 0.99, "{count} on {cpus}: {least}");
+        assert_eq!(moves == 0, count % cpus == 0, "{count} on {cpus}: {moves} moves");
+        // Not all the time.
+        assert!(moves < 400, "{count} on {cpus}: {moves} moves");
+    }
+}
+
+#[test]
+fn a_heavy_one_gets_a_cpu_and_those_beside_it_leave() {
+    let (least, moves) = least_part(2, &[(10_000, ANY), (100, ANY), (100, ANY), (100, ANY), (100, ANY)], &[0; 5], 400);
+    assert!(least >= 0.98 && moves < 20, "{least}, {moves} moves");
+}
+
+#[test]
+fn one_that_always_runs_goes_all_the_same() {
+    // The heavy one would have to wait to be taken from the queue, which it does for a millisecond in two seconds.
+    let (least, _) = least_part(2, &[(2000, ANY), (1, 2), (2, ANY)], &[1, 0, 0], 400);
+    assert!(least >= 0.9, "{least}");
+}
+
+#[test]
+fn what_was_long_ago_does_not_count() {
+    let mut machine = Machine::new(2);
+    // For ten minutes two are ahead of one that cannot have more than a CPU.
+    machine.add((100, ANY), 0);
+    machine.add((1000, ANY), 1);
+    machine.add((100, ANY), 0);
+    machine.run(60_000);
+    // Then there are more, which begin where those two are. Two seconds later all have what is theirs.
+    (0..18).for_each(|_| machine.add((100, ANY), 0));
+    machine.run(200);
+    let before = machine.ran.clone();
+    machine.run(200);
+    let heavy = (machine.ran[1] - before[1]) as f64 / (200 * TIMING.period) as f64;
+    assert!((heavy - 2.0 / 3.0).abs() < 0.05, "it has {heavy}");
+}
+
+proptest! {
+    #[test]
+    fn everybody_gets_the_part_of_all_cpus_that_the_weight_says(
+        cpus in 1..=4_usize, weights in vec_of(1..=2000_u32, 1..24), places in vec_of(0..4_usize, 24),
+    ) {
+        let threads: Vec<Share> = weights.into_iter().map(|weight| (weight, ANY)).collect();
+        let (least, moves) = least_part(cpus, &threads, &places, 600);
+        prop_assert!(least >= 0.95, "{} of what is fair after {} moves", least, moves);
+    }
+
+    #[test]
+    fn also_where_not_all_may_run_everywhere(
+        cpus in 2..=4_usize, shares in vec_of((50..=400_u32, 1..16_u64), 2..24), places in vec_of(0..12_usize, 24),
+    ) {
+        let all = (1 << cpus) - 1;
+        let threads: Vec<Share> =
+            shares.into_iter().map(|(weight, set)| (weight, if set & all == 0 { all } else { set & all })).collect();
+        // See the module's story: whoever has a CPU whole, or nearly, has no reason to leave it.
+        if fair(cpus, &threads).iter().all(|&fair| fair < 0.75) {
+            let (least, moves) = least_part(cpus, &threads, &places, 600);
+            prop_assert!(least >= 0.9, "{} of what is fair after {} moves", least, moves);
+        }
+    }
+}
