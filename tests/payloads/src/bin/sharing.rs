@@ -6,12 +6,15 @@
 //! | `measure` | counts what a switch of vCPUs and a null call cost, and ends |
 //! | `partner` | gives its CPU away, for ever; with the word `fp` it uses an FP register in between; starts after `settle=<ms>`, as `measure` does |
 //! | `sleep` | sleeps, for ever |
-//! | `count` | counts loops for `ms=<n>` of its virtual time, and ends |
+//! | `count` | counts loops for `ms=<n>` of its virtual time, says how many, and how long it had a CPU; computes for `around=<ms>` before and after that, so that others who started earlier or later have the same company while they count |
 //! | `interactive` | after `settle=<ms>`, sleeps and wakes `times=<n>` times, and says how late it was at most |
 #![no_std]
 #![no_main]
 
-use payload_rt::{bench, cpu, gic, machine, println, psci, sysreg, timer};
+use payload_rt::{bench, cpu, gic, machine, memory, println, psci, sysreg, timer};
+
+/// Where the record of stolen time is (DEN0057).
+const PV_TIME_ST: u32 = 0xc500_0021;
 
 payload_rt::entry!(main);
 
@@ -77,15 +80,35 @@ fn measure() -> Result<(), &'static str> {
 }
 
 fn count() -> Result<(), &'static str> {
-    let start = timer::now();
-    let end = start + timer::microseconds(1000) * machine::option_number("ms", 1000);
-    let mut loops = 0_u64;
+    let millisecond = timer::microseconds(1000);
+    let around = machine::option_number("around", 0) * millisecond;
+    let start = timer::now() + around;
+    let end = start + machine::option_number("ms", 1000) * millisecond;
+    spin_until(start);
+    let before = had();
+    let loops = spin_until(end);
+    let after = had();
+    spin_until(end + around);
+    println!("counted {loops}");
+    println!("had {} us", (after - before) / 1000);
+    Ok(())
+}
+
+/// For how many nanoseconds it has had a CPU, but for a constant: all the time that was not stolen from it.
+fn had() -> u64 {
+    let nanoseconds = u128::from(timer::now()) * 1_000_000_000 / u128::from(sysreg::cntfrq_el0::read());
+    // The second word of the record is the time.
+    nanoseconds as u64 - memory::read64(psci::simple(PV_TIME_ST, [0; 3]) as u64 + 8)
+}
+
+/// Computes until the counter reaches `end`; in how many loops.
+fn spin_until(end: u64) -> u64 {
+    let mut loops = 0;
     while timer::now() < end {
         bench::spin(1000);
         loops += 1;
     }
-    println!("counted {loops}");
-    Ok(())
+    loops
 }
 
 fn interactive() -> Result<(), &'static str> {
