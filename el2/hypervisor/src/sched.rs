@@ -3,7 +3,8 @@
 //! Every vCPU and every worker of the hypervisor is a thread. Each CPU has a run queue (`core/sched`: weighted fair
 //! sharing by virtual run time), the deadlines that its timer serves, and an idle thread, which is what the CPU booted on.
 //! A thread sits on the queue of its home CPU. Who wakes a thread whose home is busy puts it on an idle CPU, if it may run
-//! there; a CPU that becomes idle takes a waiting thread from a busy one; one with a long queue gives some away.
+//! there; a CPU that becomes idle takes a waiting thread from a busy one; one whose threads fall behind gives some away
+//! (`balance`).
 //!
 //! There is no tick: the EL2 timer is armed for the next deadline, and for the end of the running thread's slice only
 //! while somebody waits for the CPU. A vCPU that is alone on its CPU is never interrupted by us.
