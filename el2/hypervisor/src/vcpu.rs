@@ -316,8 +316,7 @@ impl Vcpu {
     /// nor when it is loaded again.
     #[inline(always)]
     fn save(&self, features: &Features) {
-        let at_rest = self.at_rest.load(Ordering::Relaxed) && self.list_filled.load(Ordering::Relaxed) == 0;
-        let physical = if at_rest { 0 } else { self.take_back_interrupts() };
+        let physical = if self.is_at_rest() { 0 } else { self.take_back_interrupts() };
         self.save_registers(physical, features);
     }
 
@@ -466,26 +465,37 @@ impl Vcpu {
     }
 
     /// WFI: sleeps until an interrupt is pending for the guest, or something is asked of the vCPU. It is loaded.
+    ///
+    /// Of a vCPU at rest of which nothing was asked the model has nothing to say: nothing is pending for it.
     pub(crate) fn wait_for_interrupt(&'static self) {
-        self.wait(|gic, vmcr| gic.has_deliverable(self.id, vmcr));
+        let knows_nothing = || self.is_at_rest() && !self.physical_timer.lock().line(sysreg::cntpct_el0());
+        self.wait(knows_nothing, |gic, vmcr| gic.has_deliverable(self.id, vmcr));
     }
 
     /// CPU_SUSPEND with power down: as WFI, but whatever the CPU interface masks.
     pub(crate) fn wait_for_wake_up(&'static self) {
-        self.wait(|gic, _| gic.has_wake_request(self.id));
+        self.wait(|| false, |gic, _| gic.has_wake_request(self.id));
     }
 
-    fn wait(&'static self, awake: impl Fn(&Vgic, u64) -> bool) {
+    /// Whether its list registers are empty, and all that could fill them would be asked of it.
+    #[inline(always)]
+    fn is_at_rest(&self) -> bool {
+        self.at_rest.load(Ordering::Relaxed) && self.list_filled.load(Ordering::Relaxed) == 0
+    }
+
+    fn wait(&'static self, knows_nothing: impl Fn() -> bool, awake: impl Fn(&Vgic, u64) -> bool) {
         loop {
-            self.requests.fetch_and(!(request::INTERRUPTS | request::TIMER), Ordering::AcqRel);
-            self.update_physical_timer();
-            let vmcr = sysreg::ich_vmcr_el2::read();
+            let asked = self.requests.fetch_and(!(request::INTERRUPTS | request::TIMER), Ordering::AcqRel);
             let mut ready = false;
-            // Between sync and flush, when the model knows all.
-            self.with_gic(|gic| {
-                ready = awake(gic, vmcr);
-                VcpuSet::EMPTY
-            });
+            if asked & (request::INTERRUPTS | request::TIMER) != 0 || !knows_nothing() {
+                self.update_physical_timer();
+                let vmcr = sysreg::ich_vmcr_el2::read();
+                // Between sync and flush, when the model knows all.
+                self.with_gic(|gic| {
+                    ready = awake(gic, vmcr);
+                    VcpuSet::EMPTY
+                });
+            }
             let now = sysreg::cntpct_el0();
             let deadline = self.virtual_deadline(now);
             if ready || self.has_requests() || deadline.is_some_and(|deadline| deadline <= now) {
