@@ -1,4 +1,5 @@
-//! The scheduler's protocols against all interleavings (loom): wake-ups, threads that move, deferred preemption.
+//! The scheduler's protocols against all interleavings (loom): the run queue, wake-ups, threads that move, deferred
+//! preemption.
 //!
 //! `parking` is the scheduler's own file, compiled here with loom's atomics; the rest is written down as the assembly
 //! and the wiring of `el2/` do it, step for step, with the place named. Each model also exists with a step left out, and
@@ -19,5 +20,7 @@ mod deferral;
 mod handover;
 #[cfg(test)]
 mod locks;
+#[cfg(test)]
+mod run_queue;
 #[cfg(test)]
 mod wake;
