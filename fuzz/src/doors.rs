@@ -97,28 +97,33 @@ impl Host for Machine {
     }
 }
 
-/// Makes a call of `kind` that looks right out of any registers; returns the control word. The first OPEN's cookies are 1
-/// and 2 on each channel.
-fn look_right(x: &mut [u64; 8], kind: u8) -> u64 {
+/// Makes a call that looks right out of any registers, `choice` says which; returns the control word. The cookies of each
+/// channel are 1 and 2; `announced` is the length of the last message that was begun.
+fn look_right(x: &mut [u64; 8], choice: u8, announced: &mut u64) -> u64 {
     x[0] = 0x564d_5868;
     let id = x[3] & 3 << 16;
-    match kind {
+    match choice & 3 {
         0 => {
-            x[2] = x[2] & 0x7_0000 | 0x1e;
+            x[2] = u64::from(choice >> 2 & 7) << 16 | 0x1e;
             x[3] = id | 0x5658;
             (x[4], x[5]) = (1, 2);
             if x[2] == 0x1e {
                 x[1] = if x[1] & 1 == 0 { 0xc943_5052 } else { 0xcf4c_4354 };
+            } else if x[2] == 0x1_001e {
+                x[1] &= 0xfff;
+                *announced = x[1];
             }
             0x0e
         }
         1 => {
             x[3] = id | 0x5659 | x[3] & 2;
+            x[2] = *announced;
             (x[4], x[5], x[6]) = (x[4] & 0x1fff, 2, 1);
             0x18
         }
         2 => {
             x[3] = id | 0x5659;
+            x[2] &= 0x1f;
             (x[4], x[5], x[6]) = (1, x[5] & 0x1fff, 2);
             0x1c
         }
@@ -145,6 +150,7 @@ pub fn calls(data: &[u8]) {
     let mut service = Service::new(config, 0);
     let mut machine = Machine::new();
     let mut input = Input(data);
+    let mut announced = 0;
     while !input.is_empty() {
         let shape = input.byte();
         let mut x: [u64; 8] = [0; 8];
@@ -153,7 +159,7 @@ pub fn calls(data: &[u8]) {
         }
         let mut control = x[7] & 0x3f;
         if shape & 1 == 0 {
-            control = look_right(&mut x, shape >> 2 & 3);
+            control = look_right(&mut x, input.byte(), &mut announced);
         }
         x[7] = 0x86 << 32 | control;
         let before = x;

@@ -1,5 +1,5 @@
-//! The RPC channels as a whole: any clients, who mostly keep to the protocol and may say anything, against a naive model of
-//! the values that they leave.
+//! The RPC channels as a whole: any clients, who mostly keep to the protocol and may say anything, against a naive model
+//! of the values that they leave.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use backdoor::commands::Groups;
 use backdoor::{Config, Door, Level, Limits, Outcome, Service};
 
 const LIMITS: Limits =
-    Limits { channels: 4, message: 600, buffers: 1500, keys: 3, key: 24, store: 1000, log: 64, ..Limits::DEFAULT };
+    Limits { channels: 4, message: 600, buffers: 700, keys: 3, key: 24, store: 1000, log: 64, ..Limits::DEFAULT };
 /// The length of the error that a reply becomes for which there is no room.
 const ERROR: usize = 15;
 /// Where bulk transfers are.
@@ -33,7 +33,7 @@ struct Guest {
 
 /// A message: a command that is known, or not, and any bytes.
 fn message(input: &mut Input<'_>) -> Vec<u8> {
-    let start: &[u8] = match input.byte() % 12 {
+    let start: &[u8] = match input.byte() % 13 {
         0 | 1 => b"info-set guestinfo.",
         2 | 3 => b"info-get guestinfo.",
         4 => b"log ",
@@ -43,6 +43,7 @@ fn message(input: &mut Input<'_>) -> Vec<u8> {
         8 => b"OK ",
         9 => b"ERROR State change already in progress",
         10 => b"info-set guestinfo.k ",
+        11 => b"info-get guestinfo.k\0",
         _ => b"",
     };
     let mut message = start.to_vec();
@@ -178,6 +179,9 @@ pub fn clients(data: &[u8]) {
     let service = Service::new(config, 0);
     let machine = Machine::new();
     let mut guest = Guest { service, machine, values: BTreeMap::new(), channels: [None; 4], is_tclo: [false; 4] };
+    // A value that takes most of what may be on its way, so that two replies are too much.
+    guest.service.set(b"guestinfo.k", &[b'v'; 500]).expect("an empty store takes it");
+    guest.values = guest.stored();
     let mut input = Input(data);
     while !input.is_empty() {
         let choice = input.byte();

@@ -1,5 +1,5 @@
-//! The watchdogs: the one behind the WFE channel's words, and the Generic Watchdog device, each against what it promises: it
-//! never acts before its time is over, and always when it is.
+//! The watchdogs: the one behind the WFE channel's words, and the Generic Watchdog device, each against what it promises:
+//! it never acts before its time is over, and always when it is.
 
 use devices::{AccessSize, Effect, GenericWatchdog};
 use wfe::words::{self, Request};

@@ -12,7 +12,8 @@ use hw::percpu::this_cpu;
 use spin::Once;
 use units::CpuId;
 
-use super::{CPUS, Cpu, NEVER, Queue, thread};
+use super::threads::thread;
+use super::{CPUS, Cpu, NEVER, Queue};
 use crate::host;
 
 /// From one round to the next, in microseconds: no simple fraction of the time in which threads take turns, or the same

@@ -1,0 +1,227 @@
+//! A thread: what is known about it, and the table of all threads.
+
+extern crate alloc;
+
+use alloc::boxed::Box;
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use ::sched::{Affinity, Entity, Parking, ThreadId, Weight};
+use hw::percpu::this_cpu;
+use hw::sysreg::cntpct_el0;
+use hw::thread::Context;
+use spin::Once;
+use units::{CpuId, Va};
+
+use super::{CPUS, Cpu, cpu, online, place};
+use crate::vcpu::Vcpu;
+
+/// How many threads there can be.
+pub(crate) const MAX_THREADS: usize = 1024;
+/// [`Thread::exile`]: another CPU at each preemption.
+const ANYWHERE: u32 = u32::MAX;
+/// Added to [`Thread::exile`]: it may go on from there.
+const SENT: u32 = 1 << 16;
+
+/// One thread. Lives for ever.
+pub(crate) struct Thread {
+    /// What it is for, in reports.
+    pub(crate) name: &'static str,
+    /// Its number, the index in the table of threads.
+    pub(super) index: u32,
+    pub(super) context: Context,
+    /// Whether it runs, waits or sleeps, and where.
+    pub(super) parking: Parking,
+    pub(super) weight: Weight,
+    /// The CPUs it may run on, a bit each.
+    pub(super) affinity: AtomicU64,
+    /// Its virtual run time while it sleeps; under its home's lock.
+    pub(super) virtual_time: AtomicU64,
+    /// Ticks of the counter it has run.
+    pub(super) run_time: AtomicU64,
+    /// Ticks of the counter it was ready and did not run.
+    pub(super) wait_time: AtomicU64,
+    /// Since when it waits.
+    pub(super) ready_since: AtomicU64,
+    /// Where its next preemption takes it: 0 nowhere, a CPU's number plus 1 (once, perhaps [`SENT`]), or [`ANYWHERE`].
+    pub(super) exile: AtomicU32,
+    /// The vCPU that it runs, if it is one's thread.
+    pub(super) vcpu: Once<&'static Vcpu>,
+}
+
+static THREADS: [Once<&'static Thread>; MAX_THREADS] = [const { Once::new() }; MAX_THREADS];
+pub(super) static THREAD_COUNT: AtomicU32 = AtomicU32::new(0);
+
+impl Thread {
+    pub(super) fn register(
+        name: &'static str,
+        context: Context,
+        parking: Parking,
+        weight: u16,
+        affinity: u64,
+    ) -> &'static Self {
+        let index = THREAD_COUNT.fetch_add(1, Ordering::Relaxed);
+        let thread: &'static Self = Box::leak(Box::new(Self {
+            name,
+            index,
+            context,
+            parking,
+            weight: Weight::new(u32::from(weight)),
+            affinity: AtomicU64::new(affinity),
+            virtual_time: AtomicU64::new(0),
+            run_time: AtomicU64::new(0),
+            wait_time: AtomicU64::new(0),
+            ready_since: AtomicU64::new(0),
+            exile: AtomicU32::new(0),
+            vcpu: Once::new(),
+        }));
+        if let Some(slot) = THREADS.get(index as usize) {
+            slot.call_once(|| thread);
+        }
+        // Room for everybody everywhere, so that no switch and no wake-up allocates.
+        for cpu in CPUS.iter().filter_map(Once::get) {
+            cpu.queue.lock().reserve();
+        }
+        thread
+    }
+
+    /// A thread that will run `entry(argument)` once it is woken, on one of the CPUs in `affinity`, with `weight`.
+    ///
+    /// # Errors
+    /// When there is no memory for its stack or no place in the table.
+    pub(crate) fn spawn(
+        name: &'static str,
+        entry: fn(usize) -> !,
+        argument: usize,
+        (weight, affinity): (u16, u64),
+    ) -> Result<&'static Self, frames::FramesError> {
+        if THREAD_COUNT.load(Ordering::Relaxed) as usize >= MAX_THREADS {
+            return Err(frames::FramesError::OutOfFrames);
+        }
+        let affinity = match affinity & online() {
+            0 => {
+                log::warn!("{name}: none of the CPUs that it may run on is there; it may run on all");
+                online()
+            }
+            some => some,
+        };
+        let stack: Va = crate::memory::allocate_stack()?;
+        let home = place(affinity, weight);
+        let parking = Parking::asleep(u32::from(home.id.0));
+        Ok(Self::register(name, Context::new(stack, entry, argument), parking, weight, affinity))
+    }
+
+    /// Says which vCPU this thread runs; once.
+    pub(crate) fn set_vcpu(&self, vcpu: &'static Vcpu) {
+        self.vcpu.call_once(|| vcpu);
+    }
+
+    /// Ticks of the counter that it has run.
+    #[must_use]
+    pub(crate) fn run_time(&self) -> u64 {
+        self.run_time.load(Ordering::Relaxed)
+    }
+
+    /// Ticks of the counter that it could have run and did not, for others ran.
+    #[must_use]
+    pub(crate) fn wait_time(&self) -> u64 {
+        self.wait_time.load(Ordering::Relaxed)
+    }
+
+    /// Whether it runs right now, on whichever CPU.
+    #[must_use]
+    pub(crate) fn is_running(&self) -> bool {
+        self.parking.is_running()
+    }
+
+    /// Its next preemption takes it to `cpu`.
+    pub(crate) fn exile(&self, cpu: CpuId) {
+        self.exile.store(u32::from(cpu.0) + 1, Ordering::Relaxed);
+    }
+
+    /// Its next preemption takes it to `cpu`, without changing where it may run; unless it is to go elsewhere already.
+    pub(super) fn send(&self, cpu: CpuId) -> bool {
+        let free = self.exile.load(Ordering::Relaxed) == 0;
+        if free {
+            self.exile.store((u32::from(cpu.0) + 1) | SENT, Ordering::Relaxed);
+        }
+        free
+    }
+
+    /// Every preemption takes it to some other CPU, or no longer.
+    pub(crate) fn exile_anywhere(&self, anywhere: bool) {
+        self.exile.store(if anywhere { ANYWHERE } else { 0 }, Ordering::Relaxed);
+    }
+
+    pub(super) fn home(&self) -> &'static Cpu {
+        cpu(CpuId(self.parking.home() as u16))
+    }
+
+    pub(super) fn entity(&self, virtual_time: u64) -> Entity {
+        let affinity = Affinity(self.affinity.load(Ordering::Relaxed));
+        Entity::resumed(ThreadId(self.index), self.weight, affinity, virtual_time)
+    }
+
+    /// Its slot among a queue's alarms for the end of its sleep.
+    pub(super) fn sleep_slot(&self) -> u32 {
+        2 * self.index
+    }
+
+    /// Its slot for what it wants to be told of while it runs.
+    pub(super) fn alarm_slot(&self) -> u32 {
+        2 * self.index + 1
+    }
+
+    /// Where it goes at this preemption, if anywhere.
+    pub(super) fn take_exile(&self) -> Option<CpuId> {
+        match self.exile.load(Ordering::Relaxed) {
+            0 => None,
+            ANYWHERE => Some(any_cpu(self.index)),
+            cpu => {
+                self.exile.store(0, Ordering::Relaxed);
+                let to = CpuId(((cpu & !SENT) - 1) as u16);
+                if cpu & SENT == 0 {
+                    // And nobody takes it back from there.
+                    self.affinity.store(1 << to.0, Ordering::Relaxed);
+                }
+                Some(to)
+            }
+        }
+    }
+    /// Whether it can go on elsewhere: only the CPU on which a vCPU is loaded can save its registers.
+    pub(super) fn is_movable(&self) -> bool {
+        self.vcpu.get().is_none_or(|vcpu| !vcpu.is_loaded())
+    }
+
+    pub(super) fn may_run_on(&self, cpu: CpuId) -> bool {
+        Affinity(self.affinity.load(Ordering::Relaxed)).allows(cpu)
+    }
+}
+
+pub(super) fn thread(id: ThreadId) -> &'static Thread {
+    match THREADS.get(id.0 as usize).and_then(Once::get) {
+        Some(thread) => thread,
+        None => unreachable!("a thread that is not in the table"),
+    }
+}
+
+/// The name of the running thread, if there are threads yet; for a crash report.
+pub(crate) fn current_name() -> Option<&'static str> {
+    let index = this_cpu().thread.load(Ordering::Relaxed) as usize;
+    THREADS.get(index)?.get().map(|thread| thread.name)
+}
+
+/// The running thread.
+#[must_use]
+pub(crate) fn current() -> &'static Thread {
+    thread(ThreadId(this_cpu().thread.load(Ordering::Relaxed) as u32))
+}
+
+/// Some CPU that takes part, another one each time.
+fn any_cpu(salt: u32) -> CpuId {
+    // The counter's low bits, stirred (Knuth's multiplicative hash): nobody has to be unable to guess it.
+    let stirred = (cntpct_el0() ^ u64::from(salt)).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40;
+    let online = online();
+    let nth = stirred as u32 % online.count_ones().max(1);
+    let cpu = (0..64_u16).filter(|cpu| online >> cpu & 1 != 0).nth(nth as usize);
+    CpuId(cpu.unwrap_or(0))
+}
