@@ -8,7 +8,7 @@
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use guest::words;
-use payload_rt::test::Verdict;
+use payload_rt::test::{Stop, Verdict};
 use payload_rt::user::{self, Level};
 use payload_rt::{check, check_equal, cpu, machine, println, skip, sysreg, test, tests, timer};
 
@@ -140,18 +140,39 @@ fn p4_a5_event_register() -> Verdict {
     Ok(())
 }
 
-fn p4_a6_pats_keep_it_quiet() -> Verdict {
-    need_traps!();
+/// Pats a watchdog of 200 ms every 50 ms; returns when it was patted last, or nothing if some pat came too late.
+fn pat_for_two_seconds() -> Result<Option<u64>, Stop> {
     check_equal!(guest::configure_watchdog(200, 1), Some(Ok(200)), "configuration");
-    let mut start = timer::now();
+    let (mut last, mut longest) = (timer::now(), 0);
     for _ in 0..40 {
         timer::delay(50_000);
-        start = timer::now();
-        check_equal!(guest::pat_watchdog(), Some(Ok(200)), "pat");
+        let pat = guest::pat_watchdog();
+        let now = timer::now();
+        longest = longest.max(now - last);
+        last = now;
+        if longest < timer::microseconds(200_000) {
+            check_equal!(pat, Some(Ok(200)), "pat");
+        }
     }
+    if longest >= timer::microseconds(200_000) {
+        println!("a pat came after {} us", longest * 1000 / timer::microseconds(1000));
+        let _ = guest::configure_watchdog(0, 0);
+        return Ok(None);
+    }
+    check_equal!(serrors(), 0, "SErrors although it was patted");
+    Ok(Some(last))
+}
+
+fn p4_a6_pats_keep_it_quiet() -> Verdict {
+    need_traps!();
+    // A CPU that is kept from running for as long as the watchdog waits pats too late, and shows nothing. The SError that it
+    // then gets stays pending, so that it cannot be tried again.
+    let in_time = (0..10).take_while(|_| serrors() == 0).find_map(|_| pat_for_two_seconds().transpose());
+    let Some(start) = in_time.transpose()? else {
+        skip!("this machine is too busy to pat a watchdog of 200 ms in time");
+    };
     let left = guest::query_watchdog();
     check!(left.is_some_and(|left| left.is_ok_and(|left| left > 100)), "left: {left:?}");
-    check_equal!(serrors(), 0, "SErrors although it was patted");
     // And now not any more: between 200 and 300 ms, or as much more as this CPU was kept from looking.
     let (mut before, mut kept) = (timer::now(), 0);
     let came = timer::wait_until(5000, || {
