@@ -14,6 +14,7 @@
 //! holds everybody up for milliseconds, and the next one too, since all arrive there together. As sections are short and
 //! the waiters few, being overtaken costs less ([decision 0014](../../../docs/decisions/0014-unfair-locks.md)).
 
+use core::marker::PhantomData;
 use core::ops::{Deref, DerefMut};
 use core::sync::atomic::{Ordering, compiler_fence};
 use spin::mutex::{SpinMutex, SpinMutexGuard};
@@ -102,149 +103,62 @@ impl RelaxStrategy for Relax {
     }
 }
 
-/// A spin lock that masks IRQs while it is held.
-pub struct IrqLock<T> {
-    inner: SpinMutex<T, Relax>,
+/// What a lock disables on its CPU while it is held.
+pub trait Discipline {
+    /// What was before, to be put back.
+    type Before: Copy;
+    /// Disables it.
+    fn disable() -> Self::Before;
+    /// Puts back what was before.
+    fn restore(before: Self::Before);
 }
 
-impl<T> IrqLock<T> {
-    /// An unlocked lock around `value`.
-    pub const fn new(value: T) -> Self {
-        Self { inner: SpinMutex::new(value) }
-    }
+/// IRQs, and with them preemption.
+pub enum Irqs {}
 
-    /// Takes the lock as soon as it is free.
+/// Preemption alone.
+pub enum Preemption {}
+
+impl Discipline for Irqs {
+    type Before = IrqState;
+
     #[inline(always)]
-    pub fn lock(&self) -> IrqGuard<'_, T> {
-        let irqs = mask_irqs();
-        IrqGuard { inner: Some(self.inner.lock()), irqs }
+    fn disable() -> IrqState {
+        mask_irqs()
     }
 
-    /// The value behind the lock, whoever holds it: only for a CPU that has stopped all others and is about to die.
-    pub fn try_lock(&self) -> Option<IrqGuard<'_, T>> {
-        let irqs = mask_irqs();
-        match self.inner.try_lock() {
-            Some(inner) => Some(IrqGuard { inner: Some(inner), irqs }),
-            None => {
-                restore_irqs(irqs);
-                None
-            }
+    #[inline(always)]
+    fn restore(before: IrqState) {
+        restore_irqs(before);
+    }
+}
+
+impl Discipline for Preemption {
+    type Before = ();
+
+    /// One more reason to stay on this CPU.
+    ///
+    /// Load, addition and store are three instructions, and the thread may be moved between them. That does no harm: it is
+    /// moved only from a CPU whose count is 0, to one whose count is 0, or it would not run there.
+    #[inline(always)]
+    fn disable() {
+        let count = &this_cpu().unpreemptible;
+        count.store(count.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+        // For the interrupt handler of this CPU, which must see the count before anything of the section happens.
+        compiler_fence(Ordering::SeqCst);
+    }
+
+    /// One reason less. The count falls before the look at the note: an interrupt in between preempts at once.
+    #[inline(always)]
+    fn restore((): ()) {
+        compiler_fence(Ordering::SeqCst);
+        let count = &this_cpu().unpreemptible;
+        let left = count.load(Ordering::Relaxed) - 1;
+        count.store(left, Ordering::Relaxed);
+        compiler_fence(Ordering::SeqCst);
+        if left == 0 && this_cpu().preempt_pending.load(Ordering::Relaxed) != 0 {
+            nopreempt::preempt_now();
         }
-    }
-}
-
-/// Holds an [`IrqLock`]; the IRQ mask goes back when it is dropped, after the lock is free.
-pub struct IrqGuard<'a, T> {
-    inner: Option<SpinMutexGuard<'a, T, Relax>>,
-    irqs: IrqState,
-}
-
-impl<T> Deref for IrqGuard<'_, T> {
-    type Target = T;
-
-    #[inline(always)]
-    fn deref(&self) -> &T {
-        match &self.inner {
-            Some(inner) => inner,
-            None => unreachable!("the guard holds its lock until it is dropped"),
-        }
-    }
-}
-
-impl<T> DerefMut for IrqGuard<'_, T> {
-    #[inline(always)]
-    fn deref_mut(&mut self) -> &mut T {
-        match &mut self.inner {
-            Some(inner) => inner,
-            None => unreachable!("the guard holds its lock until it is dropped"),
-        }
-    }
-}
-
-impl<T> Drop for IrqGuard<'_, T> {
-    #[inline(always)]
-    fn drop(&mut self) {
-        drop(self.inner.take());
-        restore_irqs(self.irqs);
-    }
-}
-
-/// A spin lock that keeps its holder on its CPU while it is held: interrupts are handled, preemptions wait.
-pub struct PreemptLock<T> {
-    inner: SpinMutex<T, Relax>,
-}
-
-impl<T> PreemptLock<T> {
-    /// An unlocked lock around `value`.
-    pub const fn new(value: T) -> Self {
-        Self { inner: SpinMutex::new(value) }
-    }
-
-    /// Takes the lock as soon as it is free. Only for threads.
-    #[inline(always)]
-    pub fn lock(&self) -> PreemptGuard<'_, T> {
-        disable_preemption();
-        PreemptGuard { inner: Some(self.inner.lock()) }
-    }
-}
-
-/// Holds a [`PreemptLock`]; a preemption that waited for it happens when the last such guard is dropped.
-pub struct PreemptGuard<'a, T> {
-    inner: Option<SpinMutexGuard<'a, T, Relax>>,
-}
-
-impl<T> Deref for PreemptGuard<'_, T> {
-    type Target = T;
-
-    #[inline(always)]
-    fn deref(&self) -> &T {
-        match &self.inner {
-            Some(inner) => inner,
-            None => unreachable!("the guard holds its lock until it is dropped"),
-        }
-    }
-}
-
-impl<T> DerefMut for PreemptGuard<'_, T> {
-    #[inline(always)]
-    fn deref_mut(&mut self) -> &mut T {
-        match &mut self.inner {
-            Some(inner) => inner,
-            None => unreachable!("the guard holds its lock until it is dropped"),
-        }
-    }
-}
-
-impl<T> Drop for PreemptGuard<'_, T> {
-    #[inline(always)]
-    fn drop(&mut self) {
-        drop(self.inner.take());
-        enable_preemption();
-    }
-}
-
-/// One more reason to stay on this CPU.
-///
-/// Load, addition and store are three instructions, and the thread may be moved between them. That does no harm: it is moved
-/// only from a CPU whose count is 0, to one whose count is 0, or it would not run there.
-#[inline(always)]
-fn disable_preemption() {
-    let count = &this_cpu().unpreemptible;
-    count.store(count.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
-    // For the interrupt handler of this CPU, which must see the count before anything of the section happens.
-    compiler_fence(Ordering::SeqCst);
-}
-
-/// One reason less. The count falls before the look at the note: an interrupt in between preempts at once.
-#[inline(always)]
-fn enable_preemption() {
-    compiler_fence(Ordering::SeqCst);
-    let count = &this_cpu().unpreemptible;
-    let left = count.load(Ordering::Relaxed) - 1;
-    count.store(left, Ordering::Relaxed);
-    compiler_fence(Ordering::SeqCst);
-    if left == 0 && this_cpu().preempt_pending.load(Ordering::Relaxed) != 0 {
-        nopreempt::preempt_now();
     }
 }
 
@@ -253,4 +167,79 @@ fn enable_preemption() {
 #[must_use]
 pub fn is_unpreemptible() -> bool {
     this_cpu().unpreemptible.load(Ordering::Relaxed) != 0
+}
+
+/// A spin lock that masks IRQs while it is held.
+pub type IrqLock<T> = Lock<T, Irqs>;
+/// Holds an [`IrqLock`]; the IRQ mask goes back when it is dropped, after the lock is free.
+pub type IrqGuard<'a, T> = Guard<'a, T, Irqs>;
+/// A spin lock that keeps its holder on its CPU while it is held: interrupts are handled, preemptions wait. Only for threads.
+pub type PreemptLock<T> = Lock<T, Preemption>;
+
+/// A spin lock that disables what `D` says.
+pub struct Lock<T, D> {
+    discipline: PhantomData<D>,
+    inner: SpinMutex<T, Relax>,
+}
+
+impl<T, D: Discipline> Lock<T, D> {
+    /// An unlocked lock around `value`.
+    pub const fn new(value: T) -> Self {
+        Self { discipline: PhantomData, inner: SpinMutex::new(value) }
+    }
+
+    /// Takes the lock as soon as it is free.
+    #[inline(always)]
+    pub fn lock(&self) -> Guard<'_, T, D> {
+        let before = D::disable();
+        Guard { inner: Some(self.inner.lock()), before }
+    }
+
+    /// Takes the lock if it is free.
+    pub fn try_lock(&self) -> Option<Guard<'_, T, D>> {
+        let before = D::disable();
+        match self.inner.try_lock() {
+            Some(inner) => Some(Guard { inner: Some(inner), before }),
+            None => {
+                D::restore(before);
+                None
+            }
+        }
+    }
+}
+
+/// Holds a [`Lock`]; what was disabled is as it was when it is dropped, after the lock is free.
+pub struct Guard<'a, T, D: Discipline> {
+    inner: Option<SpinMutexGuard<'a, T, Relax>>,
+    before: D::Before,
+}
+
+impl<T, D: Discipline> Deref for Guard<'_, T, D> {
+    type Target = T;
+
+    #[inline(always)]
+    fn deref(&self) -> &T {
+        match &self.inner {
+            Some(inner) => inner,
+            None => unreachable!("the guard holds its lock until it is dropped"),
+        }
+    }
+}
+
+impl<T, D: Discipline> DerefMut for Guard<'_, T, D> {
+    #[inline(always)]
+    fn deref_mut(&mut self) -> &mut T {
+        match &mut self.inner {
+            Some(inner) => inner,
+            None => unreachable!("the guard holds its lock until it is dropped"),
+        }
+    }
+}
+
+impl<T, D: Discipline> Drop for Guard<'_, T, D> {
+    #[inline(always)]
+    fn drop(&mut self) {
+        drop(self.inner.take());
+        D::restore(self.before);
+    }
 }
