@@ -48,7 +48,7 @@ pub fn restore_irqs(state: IrqState) {
     }
 }
 
-/// Lets IRQs in. Only for code that holds no lock: threads at their outermost level.
+/// Lets IRQs in. Only for threads that hold no [`IrqLock`].
 #[inline(always)]
 pub fn unmask_irqs() {
     // SAFETY: IRQ handlers preserve every register of what they interrupt and take only locks that mask IRQs, none of

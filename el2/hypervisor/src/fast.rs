@@ -1,7 +1,8 @@
 //! The short path: exits that are answered from the registers alone (design, section 3).
 //!
-//! Runs in the exit hook, on the vCPU thread's stack with IRQs masked. Takes no lock that another VM could hold,
-//! allocates nothing, logs nothing; its length in instructions is promised in SPECIFICATION.md.
+//! Runs in the exit hook, on the vCPU thread's stack with IRQs masked. Takes no lock that another VM could hold, but for a
+//! WFE that gives the CPU away, which is a switch of threads and takes the scheduler's; allocates nothing, logs nothing.
+//! Its length in instructions is promised in SPECIFICATION.md.
 
 use cpu::exit::class;
 use cpu::id;
