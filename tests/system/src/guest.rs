@@ -22,7 +22,7 @@ pub fn online(vcpus: u8) -> String {
 /// A Linux guest. `words` go onto its kernel's command line: `uc.test=...` for what it is to do, nothing for a shell.
 ///
 /// # Errors
-/// Skips if its files are not there.
+/// If its files are not there.
 pub fn linux(name: &str, kernel: &str, vcpus: u8, words: &str) -> Result<Vm> {
     let mut vm = Vm::new(name, place::kernel(kernel)?, MEMORY);
     vm.vcpus = vcpus;
@@ -34,7 +34,7 @@ pub fn linux(name: &str, kernel: &str, vcpus: u8, words: &str) -> Result<Vm> {
 /// A Linux guest with the drivers of its virtio devices and its power button. Its initial ramdisk is made in `folder`.
 ///
 /// # Errors
-/// Skips if its files are not there.
+/// If its files are not there.
 pub fn linux_with_drivers(name: &str, vcpus: u8, words: &str, folder: &Path) -> Result<Vm> {
     kernel_with_drivers(name, WITH_DRIVERS, vcpus, words, folder)
 }
@@ -42,7 +42,7 @@ pub fn linux_with_drivers(name: &str, vcpus: u8, words: &str, folder: &Path) -> 
 /// As [`linux_with_drivers`], with this kernel, for which `setup` fetches drivers too.
 ///
 /// # Errors
-/// Skips if its files are not there.
+/// If its files are not there.
 pub fn kernel_with_drivers(name: &str, kernel: &str, vcpus: u8, words: &str, folder: &Path) -> Result<Vm> {
     let mut vm = linux(name, kernel, vcpus, words)?;
     add_archives(&mut vm, &[place::modules(kernel)?], folder)?;
@@ -53,7 +53,7 @@ pub fn kernel_with_drivers(name: &str, kernel: &str, vcpus: u8, words: &str, fol
 /// ramdisk is made in `folder`.
 ///
 /// # Errors
-/// Skips if its files are not there.
+/// If its files are not there.
 pub fn linux_with_systemd(name: &str, kernel: &str, release: &str, folder: &Path) -> Result<Vm> {
     let mut vm = linux(name, kernel, 1, "quiet uc.test=systemd")?;
     vm.memory = 384 << 20;
@@ -65,7 +65,7 @@ pub fn linux_with_systemd(name: &str, kernel: &str, release: &str, folder: &Path
 /// memory for both. Its initial ramdisk is made in `folder`.
 ///
 /// # Errors
-/// Skips if its files are not there.
+/// If its files are not there.
 pub fn linux_with_tools(name: &str, kernel: &str, release: &str, vcpus: u8, folder: &Path) -> Result<Vm> {
     let mut vm = linux(name, kernel, vcpus, "quiet")?;
     vm.memory = 384 << 20;
@@ -88,7 +88,7 @@ fn add_archives(vm: &mut Vm, archives: &[PathBuf], folder: &Path) -> Result<()> 
 /// A bare-metal payload as a guest.
 ///
 /// # Errors
-/// Skips if it is not there.
+/// If it is not there.
 pub fn payload(name: &str, payload: &str, vcpus: u8, words: &str) -> Result<Vm> {
     let mut vm = Vm::new(name, place::payload(payload)?, 64 << 20);
     vm.vcpus = vcpus;

@@ -12,7 +12,8 @@
 //!
 //! `UNDERCROFT_LOGS=DIR` keeps all consoles and logs, a folder for each emulated machine.
 //!
-//! A scenario that needs what is not there (a kernel, say) says "ignored" and why; it never passes.
+//! A scenario that this computer is too small for says "ignored" and why; it never passes. One that needs what `cargo xtask
+//! setup --all` fetches fails without it.
 #![forbid(unsafe_code)]
 
 pub mod bare;
@@ -21,6 +22,7 @@ pub mod host;
 pub mod log;
 pub mod memory;
 pub mod place;
+pub mod terminal;
 
 use anyhow::Result;
 use libtest_mimic::{Arguments, Completion, Trial};

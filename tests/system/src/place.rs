@@ -1,7 +1,6 @@
 //! Where kernels, initial ramdisk and payloads are.
 
-use crate::skip;
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use std::path::{Path, PathBuf};
 
 /// The project's folder.
@@ -15,15 +14,16 @@ pub fn target() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| project().join("target"), |own| project().join(own))
 }
 
-/// This file, if it is there.
+/// This file, if it is there. If not, that is a failure: it could be had.
 fn found(path: PathBuf, maker: &str) -> Result<PathBuf> {
-    if path.is_file() { Ok(path) } else { Err(skip(format!("no {}; run `cargo xtask {maker}`", path.display()))) }
+    ensure!(path.is_file(), "no {}; run `cargo xtask {maker}`", path.display());
+    Ok(path)
 }
 
 /// A kernel of Debian's, by the name of its folder.
 ///
 /// # Errors
-/// Skips if it is not there.
+/// If it is not there.
 pub fn kernel(name: &str) -> Result<PathBuf> {
     found(project().join(".undercroft/images").join(name).join("Image"), "setup --all")
 }
@@ -31,7 +31,7 @@ pub fn kernel(name: &str) -> Result<PathBuf> {
 /// The modules of a kernel of Debian's, as an archive.
 ///
 /// # Errors
-/// Skips if it is not there.
+/// If it is not there.
 pub fn modules(name: &str) -> Result<PathBuf> {
     found(project().join(".undercroft/images").join(name).join("modules.cpio"), "setup --all")
 }
@@ -39,7 +39,7 @@ pub fn modules(name: &str) -> Result<PathBuf> {
 /// The initial ramdisk of all test guests.
 ///
 /// # Errors
-/// Skips if it is not there.
+/// If it is not there.
 pub fn initramfs() -> Result<PathBuf> {
     found(project().join(".undercroft/images/initramfs.cpio"), "setup")
 }
@@ -47,7 +47,7 @@ pub fn initramfs() -> Result<PathBuf> {
 /// VMware's guest tools of a release of Debian's, as an archive.
 ///
 /// # Errors
-/// Skips if it is not there.
+/// If it is not there.
 pub fn tools(release: &str) -> Result<PathBuf> {
     found(project().join(format!(".undercroft/images/tools-{release}.cpio")), "setup --all")
 }
@@ -55,7 +55,7 @@ pub fn tools(release: &str) -> Result<PathBuf> {
 /// systemd of a release of Debian's, as an archive.
 ///
 /// # Errors
-/// Skips if it is not there.
+/// If it is not there.
 pub fn systemd(release: &str) -> Result<PathBuf> {
     found(project().join(format!(".undercroft/images/systemd-{release}.cpio")), "setup --all")
 }
@@ -63,7 +63,7 @@ pub fn systemd(release: &str) -> Result<PathBuf> {
 /// A bare-metal payload.
 ///
 /// # Errors
-/// Skips if it is not there.
+/// If it is not there.
 pub fn payload(name: &str) -> Result<PathBuf> {
     found(target().join("payloads").join(format!("{name}.img")), "build")
 }
@@ -71,7 +71,7 @@ pub fn payload(name: &str) -> Result<PathBuf> {
 /// The hypervisor.
 ///
 /// # Errors
-/// Skips if it is not there.
+/// If it is not there.
 pub fn hypervisor() -> Result<PathBuf> {
     found(target().join("undercroft.img"), "build")
 }
@@ -79,7 +79,7 @@ pub fn hypervisor() -> Result<PathBuf> {
 /// The hypervisor as an ELF file, which has its symbols.
 ///
 /// # Errors
-/// Skips if it is not there.
+/// If it is not there.
 pub fn hypervisor_symbols() -> Result<PathBuf> {
     found(target().join("aarch64-unknown-none-softfloat/release/undercroft"), "build")
 }

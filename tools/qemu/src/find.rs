@@ -49,8 +49,8 @@ pub struct Qemu {
     pub version: Version,
 }
 
-/// Finds a QEMU that is new enough, looking for `.undercroft` from the current folder (and from this program's own
-/// folder) upwards.
+/// Finds a QEMU that is new enough, looking for `.undercroft` upwards from the current folder, from this program's own
+/// folder, and from the work tree that this program was built in: installed elsewhere, it finds that tree's.
 ///
 /// # Errors
 /// [`Error::Missing`] if there is none at all, [`Error::TooOld`] if all there are are too old.
@@ -58,6 +58,7 @@ pub fn find() -> Result<Qemu, Error> {
     let mut starts = Vec::new();
     starts.extend(env::current_dir().ok());
     starts.extend(env::current_exe().ok());
+    starts.push(PathBuf::from(env!("CARGO_MANIFEST_DIR")));
     find_from(&starts)
 }
 

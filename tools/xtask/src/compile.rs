@@ -13,7 +13,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 /// The package names of what is built for bare metal, and never for the machine that it is built on.
 pub(crate) const BARE_METAL: [&str; 7] =
@@ -73,13 +73,26 @@ pub(crate) fn linux_bench(tree: &Tree) -> Result<()> {
     guests::pack_initramfs(tree)
 }
 
+/// Builds croft for this machine, and gives the program.
+pub(crate) fn croft(tree: &Tree) -> Result<PathBuf> {
+    let mut cargo = tree.cargo();
+    cargo.args(["build", "--bins", "--message-format=json-render-diagnostics", "-p", "croft"]);
+    let built = executables(&mut cargo)?.into_iter().next();
+    Ok(built.context("the package croft has no binary")?.1)
+}
+
 /// Builds a package for the bare-metal target and gives its binaries.
 fn binaries(tree: &Tree, package: &str) -> Result<Vec<(String, PathBuf)>> {
     let mut cargo = tree.cargo();
     cargo.args(["build", "--release", "--bins", "--message-format=json-render-diagnostics", "-p", package]);
     Standard::find(tree)?.apply(&mut cargo);
+    executables(&mut cargo)
+}
+
+/// Runs a build that prints JSON, and gives the programs that it made.
+fn executables(cargo: &mut Command) -> Result<Vec<(String, PathBuf)>> {
     let output = cargo.stderr(Stdio::inherit()).output().context("starting cargo")?;
-    ensure!(output.status.success(), "{} failed", words(&cargo));
+    ensure!(output.status.success(), "{} failed", words(cargo));
     let lines = String::from_utf8_lossy(&output.stdout).into_owned();
     Ok(lines.lines().filter_map(executable).collect())
 }

@@ -14,8 +14,9 @@ mod switches;
 mod tree;
 mod trial;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
+use std::os::unix::process::CommandExt;
 use std::process::ExitCode;
 use tree::Tree;
 
@@ -81,13 +82,15 @@ fn perform(command: Command) -> Result<()> {
     }
 }
 
-/// Builds the hypervisor and hands over to `croft run`.
+/// Builds the hypervisor and croft, and becomes `croft run`: its exit status is ours, and signals reach it. Comes back only if
+/// that does not work.
 fn demonstrate(tree: &Tree, arguments: &[String]) -> Result<()> {
     compile::hypervisor(tree)?;
-    let mut cargo = tree.cargo();
-    cargo.args(["run", "--quiet", "--package", "croft", "--", "run", "--image"]).arg(compile::hypervisor_image(tree));
+    let mut croft = std::process::Command::new(compile::croft(tree)?);
+    croft.args(["run", "--image"]).arg(compile::hypervisor_image(tree));
     if !arguments.iter().any(|argument| argument.ends_with(".toml")) {
-        cargo.arg("demo/site.toml");
+        croft.arg(tree.path("demo/site.toml"));
     }
-    tree::run(cargo.args(arguments))
+    let error = croft.args(arguments).exec();
+    Err(error).with_context(|| format!("starting {}", tree::words(&croft)))
 }

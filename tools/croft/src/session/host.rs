@@ -73,6 +73,13 @@ fn built_image() -> Result<PathBuf, StartError> {
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| project.join("target"), |own| project.join(own));
     let image = target.join("undercroft.img");
     if image.is_file() {
+        if let Some(newer) = newer_source(&project, &image) {
+            eprintln!(
+                "croft: {} is older than {}; `cargo xtask build` makes it anew",
+                image.display(),
+                newer.strip_prefix(&project).unwrap_or(&newer).display()
+            );
+        }
         return Ok(image);
     }
     eprintln!("croft: building the hypervisor");
@@ -83,6 +90,28 @@ fn built_image() -> Result<PathBuf, StartError> {
         Ok(status) => Err(wrong(&image, format!("`cargo xtask build` did not make it ({status})"))),
         Err(error) => Err(wrong(&image, format!("`cargo xtask build` cannot be started: {error}"))),
     }
+}
+
+/// A file that the hypervisor is built from and that was changed after its image was made.
+fn newer_source(project: &Path, image: &Path) -> Option<PathBuf> {
+    let made = image.metadata().and_then(|about| about.modified()).ok()?;
+    let mut folders = vec![project.join("core"), project.join("el2")];
+    while let Some(folder) = folders.pop() {
+        for path in std::fs::read_dir(folder).ok()?.filter_map(|entry| Some(entry.ok()?.path())) {
+            if path.is_dir() {
+                // The tests of a crate are not in the image.
+                if !path.ends_with("tests") {
+                    folders.push(path);
+                }
+                continue;
+            }
+            let changed = path.metadata().and_then(|about| about.modified()).ok()?;
+            if changed > made && path.extension().is_some_and(|end| end == "rs" || end == "toml" || end == "ld") {
+                return Some(path);
+            }
+        }
+    }
+    None
 }
 
 /// The bundle in a temporary file.

@@ -64,16 +64,26 @@ fn needs_build(part: &Part) -> bool {
     matches!(part, Part::Payloads | Part::System | Part::Bench)
 }
 
+/// Whether a name selects among the tests of a part.
+fn has_names(part: &Part) -> bool {
+    matches!(part, Part::Host | Part::Payloads | Part::System)
+}
+
 /// Runs the parts and prints the closing line; fails if anything failed.
 pub(crate) fn test(tree: &Tree, arguments: &Arguments) -> Result<()> {
     let name = arguments.name.as_deref().unwrap_or_default();
     let mut total = Tally::default();
+    let mut found = false;
     for part in arguments.parts() {
         println!("\n== {}", title(part));
         let start = Instant::now();
         let tally = parts::run(tree, part, name).unwrap_or_else(|error| Tally::failure(format!("{error:#}")));
         println!("== {}: {tally} ({:.0} s)", title(part), start.elapsed().as_secs_f64());
+        found |= has_names(&part) && !tally.is_empty();
         total += tally;
+    }
+    if !name.is_empty() && !found {
+        total += Tally::failure(format!("no test has {name:?} in its name"));
     }
     println!();
     total.skipped.iter().for_each(|why| println!("skipped: {why}"));

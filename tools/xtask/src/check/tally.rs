@@ -30,6 +30,11 @@ impl Tally {
         Tally { skipped: vec![why.into()], ..Tally::default() }
     }
 
+    /// Whether no test was counted.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.passed == 0 && self.failed == 0 && self.skipped.is_empty()
+    }
+
     /// Counts in what Rust's test harness (and libtest-mimic) prints.
     pub(crate) fn of_harness(output: &str) -> Tally {
         let mut tally = Tally::default();

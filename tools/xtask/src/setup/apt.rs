@@ -5,8 +5,10 @@
 //! SHA-256 in the signed index. The status file is empty, so a package's dependencies are all fetched, whatever this
 //! machine has. Nothing is ever installed: packages are unpacked into folders.
 //!
-//! The archive's address is the one that the machine itself is configured with.
+//! The archive's address is the one that the machine itself is configured with, unless the variable
+//! `UNDERCROFT_DEBIAN_MIRROR` names one.
 
+use super::progress::{Progress, run_watched};
 use crate::tree::{Tree, output};
 use anyhow::{Context, Result, bail, ensure};
 use std::fs;
@@ -37,11 +39,14 @@ impl Archive {
     /// Fetches the lists of these suites. Everything lands in `.undercroft/apt/<name>`.
     pub(crate) fn open(tree: &Tree, name: &str, architecture: &str, suites: &[&str]) -> Result<Archive> {
         check_machine()?;
-        let folder = tree.store("apt").join(name);
+        Archive::open_at(&mirror()?, tree.store("apt").join(name), architecture, suites)
+    }
+
+    /// As [`Archive::open`], of the archive at `mirror`, in this folder.
+    fn open_at(mirror: &str, folder: PathBuf, architecture: &str, suites: &[&str]) -> Result<Archive> {
         for below in ["lists/partial", "archives/partial"] {
             fs::create_dir_all(folder.join(below)).with_context(|| format!("creating {}", folder.display()))?;
         }
-        let mirror = mirror()?;
         let lines = suites.iter().map(|suite| format!("deb [signed-by={KEYRING}] {mirror} {suite} main\n"));
         fs::write(folder.join("sources.list"), lines.collect::<String>())?;
         fs::write(folder.join("status"), "")?;
@@ -49,7 +54,14 @@ impl Archive {
         fs::write(&config, configuration(&folder, architecture))?;
         let archive = Archive { folder, config };
         println!("  reading the package lists of {} ({architecture})", suites.join(" and "));
-        output(archive.apt("apt-get").args(["-q", "update"])).context("fetching Debian's package lists")?;
+        // Without the option, lists that cannot be fetched are a warning, and what misses them fails later, for odd reasons.
+        let mut update = archive.apt("apt-get");
+        update.args(["-q", "-o", "APT::Update::Error-Mode=any", "update"]);
+        output(&mut update).with_context(|| {
+            format!(
+                "fetching Debian's package lists from {mirror}: is this machine online? {MIRROR} names another archive"
+            )
+        })?;
         Ok(archive)
     }
 
@@ -91,8 +103,11 @@ impl Archive {
         ensure!(!entries.is_empty(), "apt-get names no file for {}", packages.join(" "));
         let bytes: u64 = entries.iter().map(|entry| entry.bytes).sum();
         println!("  fetching {} package files, {:.1} MB", entries.len(), bytes as f64 / 1e6);
-        output(self.apt("apt-get").arg("-q").args(verb).args(packages)).context("fetching packages")?;
         let archives = self.folder.join("archives");
+        let progress = Progress::new("  ", bytes);
+        let arrived = || entries.iter().map(|entry| entry.arrived(&archives)).sum();
+        run_watched(self.apt("apt-get").arg("-q").args(verb).args(packages), progress, arrived)
+            .context("fetching packages")?;
         check_hashes(&archives, &entries)?;
         Ok(entries.into_iter().map(|entry| Package { file: archives.join(entry.name) }).collect())
     }
@@ -134,6 +149,15 @@ struct Entry {
     sha256: String,
 }
 
+impl Entry {
+    /// How many of its bytes are there.
+    fn arrived(&self, archives: &Path) -> u64 {
+        let whole = archives.join(&self.name);
+        let part = archives.join("partial").join(&self.name);
+        fs::metadata(whole).or_else(|_| fs::metadata(part)).map_or(0, |about| about.len())
+    }
+}
+
 /// Reads lines of the form `'address' file size SHA256:hash`.
 fn parse_uris(listing: &str) -> Vec<Entry> {
     let entry = |line: &str| {
@@ -169,7 +193,10 @@ fn check_machine() -> Result<()> {
             "{program} is missing: setup needs a Debian or Ubuntu machine with the package {package}"
         );
     }
-    ensure!(Path::new(KEYRING).is_file(), "{KEYRING} is missing: install the package debian-archive-keyring");
+    ensure!(
+        Path::new(KEYRING).is_file(),
+        "{KEYRING} is missing: install Debian's keys (sudo apt install debian-archive-keyring)"
+    );
     Ok(())
 }
 
@@ -188,7 +215,10 @@ fn mirror() -> Result<String> {
     let wanted = output(Command::new("apt-get").args(["update", "--print-uris"])).unwrap_or_default();
     match wanted.lines().find_map(main_archive) {
         Some(mirror) => Ok(mirror),
-        None => bail!("this machine's apt has no Debian archive configured; name one in the variable {MIRROR}"),
+        None => bail!(
+            "this machine's apt knows no archive of Debian's (Ubuntu's do not); put the address of one of Debian's mirrors \
+             into the variable {MIRROR}"
+        ),
     }
 }
 
@@ -233,6 +263,16 @@ mod tests {
         assert_eq!(main_archive(&line("trixie")).as_deref(), Some("http://x.example/debian/"));
         assert_eq!(main_archive(&line("trixie-security")), None);
         assert_eq!(main_archive("'http://x.example/ubuntu/dists/noble/InRelease' x 0 "), None);
+    }
+
+    #[test]
+    fn an_archive_that_cannot_be_reached_is_named_as_the_cause() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let nowhere = format!("file:{}/nothing-here/", folder.path().display());
+        let error =
+            Archive::open_at(&nowhere, folder.path().join("lists"), "arm64", &["trixie"]).expect_err("no archive");
+        let text = format!("{error:#}");
+        assert!(text.contains("nothing-here") && text.contains(MIRROR) && text.contains("update"), "{text}");
     }
 
     #[test]

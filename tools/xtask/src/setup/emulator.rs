@@ -25,6 +25,7 @@ pub(crate) fn provide(tree: &Tree) -> Result<()> {
     if folder.exists() {
         fs::remove_dir_all(&folder).context("removing an old QEMU")?;
     }
+    println!("  unpacking them");
     for package in &packages {
         package.unpack(&folder)?;
     }

@@ -61,10 +61,30 @@ pub(crate) fn image(tree: &Tree, name: &str) -> PathBuf {
     tree.store("images").join(name).join("Image")
 }
 
-/// Whether the initramfs and all kernels of this extent are there.
+/// Where the demonstration's initramfs is: with VMware's guest tools, and the drivers of its kernel.
+fn demonstration(tree: &Tree) -> PathBuf {
+    tree.store("images/demo.cpio")
+}
+
+/// The kernel and the release of the demonstration.
+const DEMONSTRATION: (&str, &str) = ("linux-6.12-cloud", "trixie");
+
+/// Whether the initramfs, and all kernels and tools of this extent, are there.
 pub(crate) fn are_there(tree: &Tree, extent: Extent) -> bool {
-    let mut wanted = KERNELS.iter().filter(|kernel| extent == Extent::All || kernel.extent == extent);
-    initramfs(tree).is_file() && wanted.all(|kernel| image(tree, kernel.name).is_file())
+    let mut kernels = KERNELS.iter().filter(|kernel| extent == Extent::All || kernel.extent == extent);
+    let mut releases = SUITES.iter().filter(|suite| needs_tools(suite, extent));
+    initramfs(tree).is_file()
+        && demonstration(tree).is_file()
+        && kernels.all(|kernel| is_there(tree, kernel))
+        && releases.all(|suite| tools::are_there(tree, suite))
+}
+
+/// Debian's releases that guests come from.
+const SUITES: [&str; 2] = ["trixie", "bookworm"];
+
+/// Whether the tools of a release belong to this extent.
+fn needs_tools(suite: &str, extent: Extent) -> bool {
+    extent == Extent::All || suite == DEMONSTRATION.1
 }
 
 /// Where a kernel's modules are.
@@ -75,7 +95,7 @@ fn modules(tree: &Tree, name: &str) -> PathBuf {
 /// Makes sure that kernels, busybox and the initramfs are there.
 pub(crate) fn provide(tree: &Tree, extent: Extent) -> Result<()> {
     let busybox = tree.store("images/busybox");
-    for suite in ["trixie", "bookworm"] {
+    for suite in SUITES {
         let wanted = |kernel: &&Kernel| kernel.suite == suite && (extent == Extent::All || kernel.extent == extent);
         let (there, missing): (Vec<&Kernel>, Vec<&Kernel>) =
             KERNELS.iter().filter(wanted).partition(|kernel| is_there(tree, kernel));
@@ -83,7 +103,7 @@ pub(crate) fn provide(tree: &Tree, extent: Extent) -> Result<()> {
             println!("guests: {} is there", kernel.name);
         }
         let needs_busybox = suite == "trixie" && !busybox.is_file();
-        let needs_tools = extent == Extent::All && !tools::are_there(tree, suite);
+        let needs_tools = needs_tools(suite, extent) && !tools::are_there(tree, suite);
         if missing.is_empty() && !needs_busybox && !needs_tools {
             continue;
         }
@@ -138,10 +158,7 @@ fn pack_modules(package: &Package, names: &[&str], place: &Path) -> Result<()> {
         packed.file(&format!("modules/{name}.ko{end}"), 0o644, &content);
         fs::remove_file(&file)?;
     }
-    // Whoever reads it meanwhile has the old one or the new one.
-    let fresh = place.with_extension("new");
-    fs::write(&fresh, packed.finish()).with_context(|| format!("writing {}", fresh.display()))?;
-    fs::rename(&fresh, place).with_context(|| format!("moving {} into place", fresh.display()))
+    replace(place, &packed.finish())
 }
 
 fn fetch(archive: &Archive, name: &str) -> Result<Package> {
@@ -185,7 +202,9 @@ pub(crate) fn pack_initramfs(tree: &Tree) -> Result<()> {
     archive.device("dev/console", 5, 1);
     archive.file("bin/busybox", 0o755, &fs::read(tree.store("images/busybox")).context("busybox; run setup")?);
     archive.symlink("bin/sh", "busybox");
-    archive.file("init", 0o755, &fs::read(tree.path("tests/system/guest/init"))?);
+    for script in ["init", "system"] {
+        archive.file(script, 0o755, &fs::read(tree.path("tests/system/guest").join(script))?);
+    }
     let mut scripts: Vec<PathBuf> = Vec::new();
     for entry in fs::read_dir(tree.path("tests/system/guest/tests")).context("tests/system/guest/tests")? {
         scripts.push(entry?.path());
@@ -199,5 +218,23 @@ pub(crate) fn pack_initramfs(tree: &Tree) -> Result<()> {
     if bench.is_file() {
         archive.file("bin/linux-bench", 0o755, &fs::read(bench)?);
     }
-    fs::write(initramfs(tree), archive.finish()).context("writing the initramfs")
+    let packed = archive.finish();
+    replace(&initramfs(tree), &packed)?;
+    pack_demonstration(tree, packed)
+}
+
+/// Appends what the demonstration has beside the tests' initramfs; Linux unpacks one archive after the other.
+fn pack_demonstration(tree: &Tree, mut packed: Vec<u8>) -> Result<()> {
+    let (kernel, release) = DEMONSTRATION;
+    for archive in [modules(tree, kernel), tools::archive(tree, "tools", release)] {
+        packed.extend(fs::read(&archive).with_context(|| format!("{}; run setup", archive.display()))?);
+    }
+    replace(&demonstration(tree), &packed)
+}
+
+/// Writes a file beside its place and moves it there: whoever reads it meanwhile has the old one or the new one.
+fn replace(place: &Path, content: &[u8]) -> Result<()> {
+    let fresh = place.with_extension("new");
+    fs::write(&fresh, content).with_context(|| format!("writing {}", fresh.display()))?;
+    fs::rename(&fresh, place).with_context(|| format!("moving {} into place", fresh.display()))
 }

@@ -8,13 +8,15 @@
 //! | QEMU | 11.1 or newer, unless PATH has one | `.undercroft/bin/qemu-system-aarch64` |
 //! | core | for the bare-metal target, unless rustup has it | `.undercroft/rust-src` |
 //! | guests | arm64 kernels and a static busybox | `.undercroft/images` |
-//! | guest tools | with `--all`: Debian's open-vm-tools for arm64, of two releases | `.undercroft/images/tools-*.cpio` |
-//! | systemd | with `--all`: Debian's, of the same releases | `.undercroft/images/systemd-*.cpio` |
+//! | guest tools | Debian's open-vm-tools for arm64; with `--all` of two releases | `.undercroft/images/tools-*.cpio` |
+//! | systemd | Debian's, of the same releases | `.undercroft/images/systemd-*.cpio` |
 //! | initramfs | from busybox and `tests/system/guest` | `.undercroft/images/initramfs.cpio` |
+//! | the demonstration's | the same, with the guest tools | `.undercroft/images/demo.cpio` |
 
 mod apt;
 mod emulator;
 pub(crate) mod guests;
+mod progress;
 mod standard;
 mod tools;
 
@@ -28,7 +30,7 @@ pub(crate) use standard::Standard;
 pub(crate) enum Extent {
     /// What `run` needs.
     Demo,
-    /// What `test` needs too: all kernels.
+    /// What `test` needs too: all kernels, and the guest tools and systemd of both releases.
     All,
 }
 
@@ -41,15 +43,15 @@ pub(crate) fn setup(tree: &Tree, extent: Extent) -> Result<()> {
     Ok(())
 }
 
-/// Does it if anything of the demonstration's part is missing: what every other command begins with.
+/// Does it if anything of this extent is missing: what every other command begins with.
 pub(crate) fn when_needed(tree: &Tree, extent: Extent) -> Result<()> {
-    let ready = qemu::find_from(&[tree.path("")]).is_ok()
-        && Standard::find(tree).is_ok()
-        && guests::are_there(tree, Extent::Demo);
+    let ready =
+        qemu::find_from(&[tree.path("")]).is_ok() && Standard::find(tree).is_ok() && guests::are_there(tree, extent);
     if ready {
         return Ok(());
     }
-    println!("this machine is not set up yet; doing that first (cargo xtask setup)");
+    let all = if extent == Extent::All { " --all" } else { "" };
+    println!("this machine lacks something; fetching that first (cargo xtask setup{all})");
     setup(tree, extent)
 }
 

@@ -88,7 +88,8 @@ const SYSTEMD_EXECUTOR: &str = "usr/lib/systemd/systemd-executor";
 /// The two archives of each release.
 const ARCHIVES: [&str; 2] = ["tools", "systemd"];
 
-fn archive(tree: &Tree, name: &str, suite: &str) -> PathBuf {
+/// Where an archive of a release is.
+pub(super) fn archive(tree: &Tree, name: &str, suite: &str) -> PathBuf {
     tree.store(format!("images/{name}-{suite}.cpio"))
 }
 

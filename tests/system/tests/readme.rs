@@ -1,0 +1,205 @@
+//! README's commands, in order, as they stand there: what a new user types first must work, on the demonstration that README
+//! itself offers.
+//!
+//! Every line of a plain code block is run by a shell, in the project's folder; `cargo xtask run` gets a terminal and
+//! stays there while the next block's commands talk to it. A command that this program does not know how to judge is a failure,
+//! so README cannot gain one that nobody tries. The one line that is not run is the clone.
+
+use anyhow::{Context, Result, bail, ensure};
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, ExitCode, Output, Stdio};
+use std::sync::mpsc::channel;
+use std::time::{Duration, Instant};
+use system::host::Turn;
+use system::terminal::Terminal;
+use system::{BOOT, SOON, place, scenario};
+use tempfile::TempDir;
+
+/// How long a command may take that ends by itself: one of them shuts a guest down.
+const COMMAND: Duration = Duration::from_secs(150);
+
+fn main() -> ExitCode {
+    system::run(vec![scenario("readme::commands", commands)])
+}
+
+fn commands() -> Result<()> {
+    let readme = std::fs::read_to_string(place::project().join("README.md"))?;
+    let _turn = Turn::take()?;
+    let mut reader = Reader { runtime: tempfile::tempdir()?, demonstration: None };
+    let mut run = 0;
+    for block in blocks(&readme) {
+        for (command, remark) in lines(block) {
+            println!("README: {command}");
+            reader.follow(&command, &remark).with_context(|| format!("README's command: {command}"))?;
+            run += 1;
+        }
+    }
+    reader.end_demonstration()?;
+    // That the blocks were found at all: there are more commands than these.
+    ensure!(run >= 12, "only {run} commands were found in README");
+    Ok(())
+}
+
+/// The code blocks that name no language: those are for a shell.
+fn blocks(readme: &str) -> Vec<&str> {
+    let mut found = Vec::new();
+    for (number, part) in readme.split("```").enumerate() {
+        if number % 2 == 1
+            && let Some(block) = part.strip_prefix('\n')
+        {
+            found.push(block);
+        }
+    }
+    found
+}
+
+/// The commands of a block, each with the remark behind it; a backslash at the end continues a line.
+fn lines(block: &str) -> Vec<(String, String)> {
+    let whole = block.replace("\\\n", " ");
+    let split = |line: &str| match line.split_once(" #") {
+        Some((command, remark)) => (command.trim().to_owned(), remark.trim().to_owned()),
+        None => (line.trim().to_owned(), String::new()),
+    };
+    whole.lines().map(split).filter(|(command, _)| !command.is_empty()).collect()
+}
+
+/// Who follows README.
+struct Reader {
+    /// Where sockets of running hosts are: nobody else's.
+    runtime: TempDir,
+    /// `cargo xtask run`, once it has been typed.
+    demonstration: Option<Terminal>,
+}
+
+impl Reader {
+    fn follow(&mut self, command: &str, remark: &str) -> Result<()> {
+        match command {
+            clone if clone.starts_with("git clone ") => Ok(()),
+            "cargo xtask run" => self.demonstrate(command),
+            "cargo croft ps" => self.wait_for_tools(command),
+            qemu if qemu.starts_with("qemu-system-aarch64 ") => self.boot(qemu),
+            // The next two end by themselves, and need no host that runs.
+            build if build.starts_with("cargo xtask build") => self.succeed(build).map(drop),
+            bundle if bundle.starts_with("cargo croft bundle ") => {
+                // From here on README does without the demonstration.
+                self.end_demonstration()?;
+                self.succeed(bundle).map(drop)
+            }
+            croft if croft.starts_with("cargo croft ") => self.operate(croft, remark),
+            _ => bail!("this test does not know how to try it"),
+        }
+    }
+
+    /// A shell in the project's folder that finds what setup unpacked.
+    fn shell(&self, line: &str) -> Command {
+        let own = place::project().join(".undercroft/bin");
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let path = std::env::join_paths([own].into_iter().chain(std::env::split_paths(&path))).unwrap_or(path);
+        let mut command = Command::new("sh");
+        command.args(["-c", line]).current_dir(place::project()).env("PATH", path).env("TERM", "xterm");
+        command.env("XDG_RUNTIME_DIR", self.runtime.path()).stdin(Stdio::null());
+        command
+    }
+
+    /// Runs a command that must succeed.
+    fn succeed(&self, line: &str) -> Result<Output> {
+        let child = self.shell(line).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+        let (process, (sender, receiver)) = (child.id(), channel());
+        std::thread::spawn(move || sender.send(child.wait_with_output()));
+        let Ok(output) = receiver.recv_timeout(COMMAND) else {
+            let ended = Command::new("kill").arg(process.to_string()).status();
+            bail!("it runs on after {COMMAND:?} ({ended:?})");
+        };
+        let output = output?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "it ended with {}: {said}", output.status);
+        Ok(output)
+    }
+
+    fn demonstrate(&mut self, line: &str) -> Result<()> {
+        let mut terminal = Terminal::start(self.shell(line))?;
+        terminal.expect("cpus online", BOOT * 2)?;
+        terminal.expect("# ", SOON)?;
+        self.demonstration = Some(terminal);
+        Ok(())
+    }
+
+    /// `croft ps`, as often as it takes until both guests' tools have said who they are.
+    fn wait_for_tools(&self, line: &str) -> Result<()> {
+        let end = Instant::now() + BOOT;
+        loop {
+            let listed = String::from_utf8_lossy(&self.succeed(line)?.stdout).into_owned();
+            let reports = |vm: &&str| {
+                let row = listed.lines().find(|row| row.starts_with(*vm)).unwrap_or_default();
+                row.contains("running") && row.contains("10.0.2.15") && row.contains("Debian")
+            };
+            if ["web", "db"].iter().all(reports) {
+                return Ok(());
+            }
+            ensure!(Instant::now() < end, "the tools report nothing:\n{listed}");
+            std::thread::sleep(Duration::from_secs(2));
+        }
+    }
+
+    /// A command to the host that the demonstration runs.
+    fn operate(&mut self, line: &str, remark: &str) -> Result<()> {
+        let said = String::from_utf8_lossy(&self.succeed(line)?.stdout).into_owned();
+        if line.ends_with("get guestinfo.ip") {
+            ensure!(said.trim() == "10.0.2.15", "it printed {said:?}");
+        }
+        // What is to be typed in the guest's console, which is in the foreground.
+        if let Some(typed) = remark.strip_prefix("in the guest: ") {
+            let terminal = self.demonstration.as_mut().context("no demonstration runs")?;
+            terminal.press(&format!("{typed}\r"))?;
+            terminal.expect("\nhello", SOON)?;
+        }
+        if line == "cargo croft stop web" {
+            let listed = String::from_utf8_lossy(&self.succeed("cargo croft ps")?.stdout).into_owned();
+            let row = listed.lines().find(|row| row.starts_with("web")).unwrap_or_default();
+            ensure!(row.contains("off"), "it is not off:\n{listed}");
+        }
+        Ok(())
+    }
+
+    fn end_demonstration(&mut self) -> Result<()> {
+        let Some(mut terminal) = self.demonstration.take() else { return Ok(()) };
+        terminal.press("\x1dq")?;
+        let status = terminal.end(SOON)?;
+        ensure!(status.success(), "the demonstration ended with {status}; shown is:\n{}", terminal.shown());
+        Ok(())
+    }
+
+    /// QEMU alone, with the console as readable text: until both guests have started their first process.
+    fn boot(&self, line: &str) -> Result<()> {
+        // The shell becomes QEMU, so that what is ended is QEMU.
+        let mut machine = Ended(self.shell(&format!("exec {line}")).stdout(Stdio::piped()).spawn()?);
+        let output = machine.0.stdout.take().context("its output")?;
+        let (sender, receiver) = channel();
+        std::thread::spawn(move || {
+            BufReader::new(output).lines().map_while(Result::ok).try_for_each(|line| sender.send(line))
+        });
+        let (end, mut all, mut wanted) = (Instant::now() + BOOT, String::new(), vec!["web", "db"]);
+        while !wanted.is_empty() {
+            let Ok(text) = receiver.recv_timeout(end.saturating_duration_since(Instant::now())) else {
+                bail!("nothing more from {wanted:?}; all that it printed:\n{all}");
+            };
+            if text.contains("cpus online") {
+                wanted.retain(|vm| !text.contains(vm));
+            }
+            all.push_str(&text);
+            all.push('\n');
+        }
+        Ok(())
+    }
+}
+
+/// A machine that is ended with the scenario.
+struct Ended(Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
