@@ -6,7 +6,7 @@
 //!
 //! * SMCCC itself, version 1.1: what is there, and the speculation workarounds the host has.
 //! * PSCI 1.1 (DEN0022): power of CPUs and of the machine. [`psci::VmPower`] is the state behind it.
-//! * TRNG 1.0 (DEN0098): entropy.
+//! * TRNG 1.0 (DEN0098): entropy. [`random`] makes it, and all other random numbers of guests.
 //! * Paravirtualized time (DEN0057): stolen time, for a vCPU that has a record of it.
 //!
 //! Version 1.1, not 1.2 or later: 1.2 promises nothing that a guest of ours uses, and makes Linux ask for (and log the
@@ -20,6 +20,7 @@
 
 mod arch;
 pub mod psci;
+pub mod random;
 pub mod stolen_time;
 pub mod trng;
 

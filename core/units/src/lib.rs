@@ -21,7 +21,7 @@ mod time;
 pub use access::AccessSize;
 pub use address::{Address, Ipa, Pa, Range, Va};
 pub use names::{CpuId, IntId, MAX_VCPUS, VcpuId, VcpuSet, VmId};
-pub use time::{Hz, Scale, Ticks};
+pub use time::{Hz, Patience, Scale, Ticks};
 
 /// Bytes in the smallest page that stage 2 and EL2's own tables use (the 4 KiB granule).
 pub const PAGE_SIZE: u64 = 4 << 10;

@@ -57,9 +57,59 @@ impl Ticks {
     }
 }
 
+/// For how long somebody waits for what may never come: a device that is to take a byte, say.
+///
+/// By the counter, and by the number of looks besides, since the counter of a broken machine may stand still.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Patience {
+    limit: u64,
+    end: Option<Ticks>,
+    looks: u32,
+}
+
+impl Patience {
+    /// Lasts `limit` ticks from the first look on, and at most `looks` looks.
+    #[must_use]
+    pub const fn new(limit: u64, looks: u32) -> Self {
+        Self { limit, end: None, looks }
+    }
+
+    /// None: what did not come the last time is not waited for again.
+    #[must_use]
+    pub const fn exhausted() -> Self {
+        Self::new(0, 0)
+    }
+
+    /// After a look in vain: whether there is to be another one.
+    pub fn lasts(&mut self, now: Ticks) -> bool {
+        let end = *self.end.get_or_insert(now.after(self.limit));
+        let Some(looks) = self.looks.checked_sub(1) else { return false };
+        self.looks = looks;
+        (now.since(end) as i64) < 0
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{Hz, Scale};
+    use super::{Hz, Patience, Scale, Ticks};
+
+    #[test]
+    fn patience_lasts_for_its_time_from_the_first_look_on() {
+        // The counter may wrap meanwhile.
+        for start in [0, 1000, u64::MAX - 50] {
+            let mut patience = Patience::new(100, u32::MAX);
+            let lasts = |after: u64, patience: &mut Patience| patience.lasts(Ticks(start).after(after));
+            assert!(lasts(0, &mut patience) && lasts(99, &mut patience), "from {start}");
+            assert!(!lasts(100, &mut patience) && !lasts(5000, &mut patience), "from {start}");
+        }
+    }
+
+    #[test]
+    fn patience_ends_though_the_counter_stands_still() {
+        let mut patience = Patience::new(100, 10);
+        assert_eq!((0..1000).filter(|_| patience.lasts(Ticks(7))).count(), 10);
+        assert!(!Patience::exhausted().lasts(Ticks(7)));
+    }
 
     #[test]
     fn the_scale_agrees_with_the_division() {

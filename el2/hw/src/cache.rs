@@ -1,8 +1,13 @@
 //! Cache maintenance and zeroing of memory that nobody else uses at the time.
 
+use core::sync::atomic::{AtomicU64, Ordering};
+
 use units::{Pa, Range};
 
 use crate::sysreg::{ccsidr_el1, clidr_el1, csselr_el1, ctr_el0, dczid_el0, dsb_ish, dsb_sy, id_aa64mmfr2_el1, isb};
+
+/// CTR_EL0.DIC: instruction caches need no invalidation to see what was stored.
+const INSTRUCTION_COHERENT: u64 = 1 << 29;
 
 fn data_line() -> u64 {
     4 << (ctr_el0() >> 16 & 0xf)
@@ -69,6 +74,29 @@ pub fn publish_code(range: Range<Pa>) {
         // SAFETY: emptying instruction caches changes no data.
         unsafe { core::arch::asm!("ic ialluis", options(nostack, preserves_flags)) };
     }
+    dsb_ish();
+    isb();
+}
+
+/// How often the instruction caches were emptied for the sake of memory that changed hands.
+static FORGOTTEN: AtomicU64 = AtomicU64::new(0);
+
+/// How often the instruction caches were emptied for the sake of memory that changed hands, since the start.
+#[must_use]
+pub fn forgotten_instructions() -> u64 {
+    FORGOTTEN.load(Ordering::Relaxed)
+}
+
+/// Empties the instruction caches of all CPUs: they may hold instructions of whoever owned memory before, which whoever
+/// owns it next could execute, and so learn (DDI 0487 B2.7.4). Their lines are found by addresses that are not ours, or
+/// not by addresses at all, so they are emptied whole. Does nothing where they are kept coherent (CTR_EL0.DIC).
+pub fn forget_instructions() {
+    if ctr_el0() & INSTRUCTION_COHERENT != 0 {
+        return;
+    }
+    FORGOTTEN.fetch_add(1, Ordering::Relaxed);
+    // SAFETY: emptying instruction caches changes no data.
+    unsafe { core::arch::asm!("ic ialluis", options(nostack, preserves_flags)) };
     dsb_ish();
     isb();
 }

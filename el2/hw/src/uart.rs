@@ -1,9 +1,15 @@
 //! The host's PL011 (DDI 0183), as much of it as a hypervisor's console needs. The SBSA generic UART is the same
 //! without the baud rate registers, which are left to the firmware here.
+//!
+//! A transmitter may never be ready: nobody powers it, its clock stands, the other side of the cable does not let it send.
+//! Nobody may hang for that, least of all a report of what went wrong. So a byte is waited for once, for longer than the
+//! slowest line takes to send a full FIFO; from then on bytes are dropped, and counted, until the transmitter takes one.
 
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use crate::mmio;
+use units::{Patience, Ticks};
+
+use crate::{mmio, sync, sysreg};
 
 const DATA: u64 = 0x00;
 const FLAGS: u64 = 0x18;
@@ -18,7 +24,18 @@ const TRANSMIT_FULL: u32 = 1 << 5;
 /// Receive and receive timeout.
 const RECEIVE_INTERRUPTS: u32 = 1 << 4 | 1 << 6;
 
+/// For how long a byte waits for room, in milliseconds: 32 bytes, which is the largest FIFO, at 1,200 bits a second.
+const PATIENCE_MILLISECONDS: u64 = 300;
+/// How often is looked meanwhile, at most, should the counter stand still.
+const LOOKS: u32 = 50_000_000;
+
 static BASE: AtomicU64 = AtomicU64::new(0);
+/// The transmitter did not take a byte in time, and has taken none since.
+static STUCK: AtomicBool = AtomicBool::new(false);
+/// For the self-test: the transmitter is to be taken for full.
+static PRETENDS_FULL: AtomicBool = AtomicBool::new(false);
+/// Bytes that were dropped, ever.
+static DROPPED: AtomicU64 = AtomicU64::new(0);
 
 /// Uses the PL011 whose registers are at `base`, which is mapped (or the MMU is off): 8 bits, FIFOs, both directions.
 pub fn init(base: units::Pa) {
@@ -34,18 +51,48 @@ pub fn try_send(byte: u8) -> bool {
     if base == 0 {
         return true;
     }
-    if mmio::read32(base + FLAGS) & TRANSMIT_FULL != 0 {
+    if mmio::read32(base + FLAGS) & TRANSMIT_FULL != 0 || PRETENDS_FULL.load(Ordering::Relaxed) {
         return false;
     }
     mmio::write32(base + DATA, u32::from(byte));
     true
 }
 
-/// Sends one byte, waiting for room.
+/// Sends one byte. Waits for room, but not for ever: a byte for which there is none in time is dropped.
 pub fn send(byte: u8) {
+    let mut patience = if STUCK.load(Ordering::Relaxed) {
+        Patience::exhausted()
+    } else {
+        Patience::new(sysreg::cntfrq_el0() * PATIENCE_MILLISECONDS / 1000, LOOKS)
+    };
     while !try_send(byte) {
-        core::hint::spin_loop();
+        if !patience.lasts(Ticks(sysreg::cntpct_el0())) {
+            STUCK.store(true, Ordering::Relaxed);
+            DROPPED.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        sync::relax();
     }
+    if STUCK.load(Ordering::Relaxed) {
+        STUCK.store(false, Ordering::Relaxed);
+    }
+}
+
+/// How many bytes were dropped, ever, because the transmitter did not take them.
+#[must_use]
+pub fn dropped() -> u64 {
+    DROPPED.load(Ordering::Relaxed)
+}
+
+/// Whether the last byte was dropped.
+#[must_use]
+pub fn is_stuck() -> bool {
+    STUCK.load(Ordering::Relaxed)
+}
+
+/// For the self-test: lets the transmitter look full, or itself again.
+pub fn pretend_full(full: bool) {
+    PRETENDS_FULL.store(full, Ordering::Relaxed);
 }
 
 /// The next byte that arrived, if any.

@@ -232,6 +232,8 @@ struct Port {
     held_back: bool,
     released: Vec<(VmId, u64)>,
     operator: Operator,
+    /// Bytes of which the log has said that the UART did not take them.
+    lost: u64,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -266,6 +268,7 @@ fn run(_: usize) -> ! {
         held_back: false,
         released: Vec::new(),
         operator: Operator::default(),
+        lost: 0,
     };
     if FRAMED.load(Ordering::Relaxed) {
         port.introduce();
@@ -275,6 +278,7 @@ fn run(_: usize) -> ! {
         let mut busy = port.take_input();
         port.serve_devices();
         busy |= port.drain();
+        port.report_loss();
         if STATES_CHANGED.swap(false, Ordering::AcqRel) {
             port.report_states();
             busy = true;
@@ -358,6 +362,15 @@ impl Port {
             self.emit(source, bytes);
         }
         taken
+    }
+
+    /// Says what was lost while the UART did not take anything, as soon as it does again.
+    fn report_loss(&mut self) {
+        let dropped = uart::dropped();
+        if dropped != self.lost && !uart::is_stuck() {
+            log::warn!("the UART took nothing for a while: {} bytes of output are lost", dropped - self.lost);
+            self.lost = dropped;
+        }
     }
 
     fn emit(&mut self, source: Source, bytes: &[u8]) {

@@ -197,6 +197,8 @@ impl GuestRam {
         }
         let tables = self.tables.as_mut().ok_or(RamError::Outside(ipa))?;
         let at = ipa.align_down(BLOCK_SIZE);
+        // It was zeroed as data; before it can be executed, its last owner's code goes from the instruction caches too.
+        cache::forget_instructions();
         tables
             .map(&mut Tables(self.vm), &mut Tlb(self.vttbr), at, block.pa, BLOCK_SIZE, Attributes::CODE)
             .map_err(RamError::Tables)?;

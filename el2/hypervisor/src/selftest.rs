@@ -15,7 +15,7 @@ use abi::host_arguments::SelfTest;
 use hw::percpu::{self, ALIAS, PerCpu, this_cpu};
 use hw::selftest::{self as probe, Code, Held, counter};
 use hw::sync::{PreemptLock, mask_irqs, unmask_irqs, with_irqs};
-use hw::{firmware, nopreempt, sysreg, tlb};
+use hw::{firmware, nopreempt, sysreg, tlb, uart};
 use platform::Platform;
 use units::{CpuId, PAGE_SIZE, Ticks, Va};
 
@@ -38,7 +38,7 @@ const CONTRASTS: u64 = 100;
 
 type Check = (&'static str, fn() -> Result<(), String>);
 
-const CHECKS: [Check; 14] = [
+const CHECKS: [Check; 15] = [
     ("p3_a12_late_cpu_has_its_own_area", late_cpu),
     ("p3_a1_alias_is_this_cpus_area", alias),
     ("p3_a2_held_address_follows_the_thread_all_pairs", all_pairs),
@@ -53,6 +53,7 @@ const CHECKS: [Check; 14] = [
     ("p3_a10_tables_and_no_broadcasts", tables),
     ("p3_locks_defer_preemption_and_no_interrupt", locked),
     ("p3_a11_unlisted_code_moves_and_guards_fault", negative),
+    ("p3_uart_that_takes_nothing_hangs_nobody", mute),
 ];
 
 /// Makes the thread that checks, to be run as soon as the caller becomes the idle thread.
@@ -535,4 +536,25 @@ fn negative() -> Result<(), String> {
         ensure(found == readable, || format!("{address:#x}: readable is {found}"))?;
     }
     Ok(())
+}
+
+/// A UART whose transmitter never gets ready: who writes to it, the console's thread included, goes on, and what was lost
+/// is counted; as soon as it takes bytes again none is lost.
+fn mute() -> Result<(), String> {
+    const BYTES: usize = 2000;
+    let before = uart::dropped();
+    uart::pretend_full(true);
+    unmask_irqs();
+    for _ in 0..BYTES {
+        uart::send(b'?');
+    }
+    log::info!("this line is lost");
+    sleep(100_000);
+    let lost = uart::dropped() - before;
+    uart::pretend_full(false);
+    log::info!("this line is seen");
+    sleep(100_000);
+    let after = uart::dropped() - before;
+    ensure(lost as usize > BYTES, || format!("{lost} bytes were dropped of more than {BYTES}"))?;
+    ensure(after == lost && !uart::is_stuck(), || format!("{} bytes were dropped afterwards", after - lost))
 }

@@ -3,6 +3,8 @@
 use core::fmt::{self, Write};
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use hw::cache;
+
 use crate::{host, memory, vm};
 
 /// Why guests exit.
@@ -123,7 +125,8 @@ pub(crate) fn write(out: &mut dyn Write) -> fmt::Result {
         kib(usage.tables),
         kib(usage.hypervisor),
         kib(usage.reserved),
-    )
+    )?;
+    writeln!(out, "instruction caches emptied for guests' memory: {} times", cache::forgotten_instructions())
 }
 
 /// Writes one VM's statistics, as text.

@@ -457,8 +457,8 @@ impl Vm {
             &BootInfo {
                 bootargs: self.config.cmdline,
                 initrd: placement.initrd,
-                rng_seed: entropy::bytes(),
-                kaslr_seed: u64::from_le_bytes(entropy::bytes()),
+                rng_seed: entropy::seed(),
+                kaslr_seed: u64::from_le_bytes(entropy::seed()),
                 caches: caches(),
                 vmware: self.config.doors.vmware,
             },
