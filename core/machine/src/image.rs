@@ -1,16 +1,15 @@
-//! What an arm64 Linux `Image` says about itself, and where it goes.
+//! What an arm64 Linux `Image` says about itself, and whether that can be true.
 //!
 //! The rules are those of Linux's Documentation/arch/arm64/booting.rst. An `Image` begins with a header of 64 bytes; any
 //! flat program with such a header is loaded the same way, which is how small payloads become guests.
+//!
+//! Kernels with an EFI stub are PE files too, whose sections say how long the file must be: that is how one that was cut is
+//! known. `image_size` cannot tell, because it counts what the kernel zeroes by itself, which may be any amount.
 
-use crate::MachinePlan;
-use units::{Ipa, PAGE_SIZE, Range};
+use units::PAGE_SIZE;
 
-/// How many bytes at the start of an image [`ImageHeader::parse`] looks at.
+/// How many bytes an image's header has.
 pub const HEADER_SIZE: usize = 64;
-/// How much memory is set aside for the device tree.
-pub const DEVICE_TREE_SIZE: u64 = 64 << 10;
-
 /// Where in the header things are.
 const TEXT_OFFSET: usize = 8;
 const IMAGE_SIZE: usize = 16;
@@ -22,8 +21,9 @@ const MAGIC_VALUE: [u8; 4] = *b"ARM\x64";
 const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
 /// Kernels before 3.17 leave `image_size` empty, and then want this offset whatever the header says.
 const OLD_TEXT_OFFSET: u64 = 0x8_0000;
-/// An initrd must lie in a window of this size, aligned to 1 GiB, that holds the kernel too.
-const INITRD_WINDOW: u64 = 32 << 30;
+/// An image that is also a PE file begins with this, and has the offset of the PE header in its last word.
+const PE_MAGIC: [u8; 2] = *b"MZ";
+const PE_OFFSET: usize = 60;
 
 /// The page size a kernel was built for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -75,40 +75,26 @@ pub enum ImageError {
     /// A kernel of the other endianness.
     #[error("the kernel is big-endian; only little-endian guests are supported")]
     BigEndian,
-    /// The kernel is larger than RAM.
-    #[error("the kernel needs {needed:#x} bytes from the start of memory, and the VM has {available:#x}")]
-    KernelDoesNotFit {
-        /// Bytes from the start of RAM to the kernel's end.
+    /// A place from which no kernel runs.
+    #[error(
+        "the kernel's header asks for a place {0:#x} bytes behind a 2 MiB boundary (text_offset); that must be a multiple of 0x1000"
+    )]
+    TextOffset(u64),
+    /// Its end is missing.
+    #[error("the kernel is cut off: the file has {present} bytes, and by its sections it has at least {needed}")]
+    Cut {
+        /// Bytes in the file.
+        present: u64,
+        /// Bytes up to the end of its last section.
         needed: u64,
-        /// Bytes of RAM.
-        available: u64,
     },
-    /// No room for the device tree.
-    #[error("with the kernel and the device tree {needed:#x} bytes are needed, and the VM has {available:#x}")]
-    DeviceTreeDoesNotFit {
-        /// Bytes from the start of RAM to the tree's end.
-        needed: u64,
-        /// Bytes of RAM.
-        available: u64,
-    },
-    /// No room for the initrd.
-    #[error("with the kernel and the initrd {needed:#x} bytes are needed, and the VM has {available:#x}")]
-    InitrdDoesNotFit {
-        /// Bytes from the start of RAM to the initrd's end.
-        needed: u64,
-        /// Bytes of RAM.
-        available: u64,
-    },
-    /// The initrd lies too far from the kernel.
-    #[error("the initrd would end {0:#x} bytes behind the kernel's first gigabyte; 32 GiB is the limit")]
-    InitrdTooFar(u64),
 }
 
 impl ImageHeader {
-    /// Reads the header at the start of `image`, of which [`HEADER_SIZE`] bytes are enough.
+    /// Reads the header of `image`, which is the whole file.
     ///
     /// # Errors
-    /// If it is not a little-endian arm64 `Image`.
+    /// If it is not a little-endian arm64 `Image`, or cannot be started as it is.
     pub fn parse(image: &[u8]) -> Result<Self, ImageError> {
         if image.starts_with(&GZIP_MAGIC) {
             return Err(ImageError::Gzip);
@@ -128,76 +114,46 @@ impl ImageHeader {
             _ => PageSize::Unspecified,
         };
         let base = if flags & 8 == 0 { Base::StartOfRam } else { Base::Anywhere };
-        Ok(match doubleword(header, IMAGE_SIZE) {
-            0 => Self { text_offset: OLD_TEXT_OFFSET, image_size: None, page_size, base },
-            size => Self { text_offset: doubleword(header, TEXT_OFFSET), image_size: Some(size), page_size, base },
-        })
+        check_length(image, header)?;
+        let (text_offset, image_size) = match doubleword(header, IMAGE_SIZE) {
+            0 => (OLD_TEXT_OFFSET, None),
+            size => (doubleword(header, TEXT_OFFSET), Some(size)),
+        };
+        // Code finds its data by pages (ADRP), so none runs at an address that it was not linked for modulo 4 KiB.
+        if !text_offset.is_multiple_of(PAGE_SIZE) {
+            return Err(ImageError::TextOffset(text_offset));
+        }
+        Ok(Self { text_offset, image_size, page_size, base })
     }
+}
+
+/// Whether all sections of an image that is a PE file too are in the file (PE Format, "Section Table").
+fn check_length(image: &[u8], header: &[u8; HEADER_SIZE]) -> Result<(), ImageError> {
+    if !header.starts_with(&PE_MAGIC) {
+        return Ok(());
+    }
+    let present = image.len() as u64;
+    let word = |at: u64| {
+        let bytes = usize::try_from(at).ok().and_then(|at| image.get(at..)?.first_chunk());
+        bytes.map(|bytes| u64::from(u32::from_le_bytes(*bytes))).ok_or(ImageError::Cut { present, needed: at + 4 })
+    };
+    let pe = word(PE_OFFSET as u64)?;
+    // Some loaders want the two letters only, and nothing behind them.
+    if word(pe)? != u64::from(u32::from_le_bytes(*b"PE\0\0")) {
+        return Ok(());
+    }
+    let sections = word(pe + 4)? >> 16;
+    let optional_header = word(pe + 20)? & 0xffff;
+    let mut needed = 0;
+    for section in 0..sections {
+        // Of the 40 bytes: SizeOfRawData and PointerToRawData.
+        let at = pe + 24 + optional_header + 40 * section;
+        needed = needed.max(word(at + 16)? + word(at + 20)?);
+    }
+    if needed > present { Err(ImageError::Cut { present, needed }) } else { Ok(()) }
 }
 
 /// The little-endian 64-bit field at `offset`, one of the constants above.
 fn doubleword(header: &[u8; HEADER_SIZE], offset: usize) -> u64 {
     header[offset..].first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes))
-}
-
-/// Where a guest's parts go.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Placement {
-    /// The kernel's file goes to the start of this; the rest of it is the kernel's too.
-    pub kernel: Range<Ipa>,
-    /// The first instruction.
-    pub entry: Ipa,
-    /// The device tree's place; its address goes to X0.
-    pub device_tree: Range<Ipa>,
-    /// The initrd's place, if there is one.
-    pub initrd: Option<Range<Ipa>>,
-}
-
-impl Placement {
-    /// Places a kernel of `kernel_bytes` with this header, the device tree and an initrd of `initrd_bytes` (0: none)
-    /// into the RAM of `plan`, one behind the other from its start.
-    ///
-    /// The tree comes before the initrd, aligned to its own size so that it crosses no 2 MiB boundary, as kernels before
-    /// 4.2 want it.
-    ///
-    /// # Errors
-    /// What does not fit.
-    pub fn new(
-        plan: &MachinePlan,
-        header: &ImageHeader,
-        kernel_bytes: u64,
-        initrd_bytes: u64,
-    ) -> Result<Self, ImageError> {
-        let ram = plan.ram();
-        let available = ram.size;
-        let size = header.image_size.unwrap_or(0).max(kernel_bytes);
-
-        // All sums saturate: what reaches the top of the space is larger than any RAM.
-        let kernel_end = header.text_offset.saturating_add(size);
-        if kernel_end > available {
-            return Err(ImageError::KernelDoesNotFit { needed: kernel_end, available });
-        }
-        let tree_start = kernel_end.next_multiple_of(DEVICE_TREE_SIZE);
-        let tree_end = tree_start + DEVICE_TREE_SIZE;
-        if tree_end > available {
-            return Err(ImageError::DeviceTreeDoesNotFit { needed: tree_end, available });
-        }
-        let initrd_start = tree_end.next_multiple_of(PAGE_SIZE);
-        let initrd_end = initrd_start.saturating_add(initrd_bytes);
-        if initrd_end > available {
-            return Err(ImageError::InitrdDoesNotFit { needed: initrd_end, available });
-        }
-        if initrd_end > INITRD_WINDOW {
-            return Err(ImageError::InitrdTooFar(initrd_end));
-        }
-
-        let part = |start: u64, size: u64| Range { start: Ipa(ram.start.0 + start), size };
-        let kernel = part(header.text_offset, size);
-        Ok(Self {
-            kernel,
-            entry: kernel.start,
-            device_tree: part(tree_start, DEVICE_TREE_SIZE),
-            initrd: (initrd_bytes != 0).then(|| part(initrd_start, initrd_bytes)),
-        })
-    }
 }

@@ -13,12 +13,13 @@
 //! | 0x0900_0000 | PL011 UART | SPI 1 |
 //! | 0x0901_0000 | PL031 real time clock | SPI 2 |
 //! | 0x0903_0000 | PL061 GPIO, the power button on line 3 | SPI 7 |
-//! | 0x0A00_0000 + n * 0x200 | virtio-mmio device n | SPI 16 + n |
+//! | 0x0A00_0000 + n * 0x200 | virtio-mmio device n, up to 31; vacant ones say so | SPI 16 + n |
 //! | 0x4000_0000 | RAM | |
 //!
 //! * [`plan`](MachinePlan): the map and the lookup.
 //! * [`device_tree`]: the tree, written from the plan.
-//! * [`image`]: what an arm64 Linux `Image` says about itself, and where kernel, tree and initrd go.
+//! * [`image`]: what an arm64 Linux `Image` says about itself.
+//! * [`placement`]: where kernel, tree and initrd go.
 #![no_std]
 #![forbid(unsafe_code)]
 
@@ -26,6 +27,7 @@ extern crate alloc;
 
 mod blob;
 pub mod image;
+pub mod placement;
 mod plan;
 mod tree;
 

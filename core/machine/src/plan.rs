@@ -117,7 +117,8 @@ pub enum DeviceKind {
     WatchdogControl,
     /// Its refresh frame.
     WatchdogRefresh,
-    /// The virtio-mmio transport with this number, counted from 0.
+    /// The virtio-mmio transport with this number, counted from 0 to [`MAX_VIRTIO`] less one. Those from
+    /// [`MachinePlan::virtio`]'s length on are vacant.
     Virtio(u8),
 }
 
@@ -283,7 +284,7 @@ impl MachinePlan {
         TimerInterrupts::ARCHITECTED
     }
 
-    /// All devices, sorted by address; no two overlap.
+    /// All devices, sorted by address; no two overlap. Vacant transports are none.
     #[must_use]
     pub fn regions(&self) -> &[Region] {
         &self.regions
@@ -297,7 +298,9 @@ impl MachinePlan {
 
     /// The device that answers at `ipa`, and how far behind its first address that is.
     ///
-    /// On the path of every emulated access: the GIC is found in four instructions, the rest by binary search.
+    /// On the path of every emulated access: the GIC is found in four instructions, the rest by binary search. All of
+    /// QEMU's 32 virtio transports answer, with a device or without: there are drivers that look into each of them, and
+    /// end at the first abort.
     #[inline]
     #[must_use]
     pub fn find(&self, ipa: Ipa) -> Option<(DeviceKind, u64)> {
@@ -308,6 +311,10 @@ impl MachinePlan {
         let in_redistributors = ipa.0.wrapping_sub(REDISTRIBUTORS.0);
         if in_redistributors < self.redistributors_size {
             return Some((DeviceKind::Redistributors, in_redistributors));
+        }
+        let in_transports = ipa.0.wrapping_sub(VIRTIO.0);
+        if in_transports < MAX_VIRTIO as u64 * VIRTIO_SIZE {
+            return Some((DeviceKind::Virtio((in_transports / VIRTIO_SIZE) as u8), in_transports % VIRTIO_SIZE));
         }
         self.search(ipa)
     }

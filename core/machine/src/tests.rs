@@ -2,7 +2,8 @@
 
 extern crate std;
 
-use crate::image::{Base, DEVICE_TREE_SIZE, HEADER_SIZE, ImageError, ImageHeader, PageSize, Placement};
+use crate::image::{Base, HEADER_SIZE, ImageError, ImageHeader, PageSize};
+use crate::placement::{DEVICE_TREE_SIZE, Placement, PlacementError};
 use crate::{
     BootInfo, DeviceKind, MAX_BOOTARGS, MAX_VIRTIO, MachineError, MachinePlan, RAM_BASE, Spec, TreeError, Trigger,
     VirtioKind, device_tree,
@@ -95,7 +96,9 @@ fn addresses_are_found_and_holes_are_not() {
     assert_eq!(find(0x080e_0000), None, "there is no Redistributor of a third vCPU");
     assert_eq!(find(0x0900_0018), Some((DeviceKind::Pl011, 0x18)));
     assert_eq!(find(0x0a00_0204), Some((DeviceKind::Virtio(1), 4)));
-    assert_eq!(find(0x0a00_0400), None);
+    assert_eq!(find(0x0a00_0404), Some((DeviceKind::Virtio(2), 4)), "a vacant transport answers too");
+    assert_eq!(find(0x0a00_3fff), Some((DeviceKind::Virtio(31), 0x1ff)));
+    assert_eq!(find(0x0a00_4000), None);
     assert_eq!((find(0), find(u64::MAX), find(RAM_BASE.0)), (None, None, None));
 }
 
@@ -188,6 +191,16 @@ fn the_watchdog_is_there_when_it_is_asked_for() {
 }
 
 #[test]
+fn the_hypervisor_is_named() {
+    let names = |vmware| {
+        let tree = tree(&plan(SPEC), &BootInfo { vmware, ..BOOT });
+        text(find(tree, "/hypervisor"), "compatible")
+    };
+    assert_eq!(names(false), "undercroft,hypervisor\0");
+    assert_eq!(names(true), "vmware\0undercroft,hypervisor\0", "who knows VMware looks at the first name");
+}
+
+#[test]
 fn handles_are_unique() {
     let tree = tree(&plan(Spec { vcpus: 8, ..SPEC }), &BOOT);
     let mut handles = Vec::new();
@@ -249,7 +262,7 @@ fn image_headers_are_read() {
     assert_eq!(modern, expected);
     assert_eq!(ImageHeader::parse(&header(0, 1, 4)).unwrap().page_size, PageSize::Kib16);
     assert_eq!(ImageHeader::parse(&header(0, 1, 6)).unwrap().page_size, PageSize::Kib64);
-    let old = ImageHeader::parse(&header(0x1234, 0, 0)).unwrap();
+    let old = ImageHeader::parse(&header(0x3000, 0, 0)).unwrap();
     assert_eq!((old.text_offset, old.image_size, old.base), (0x8_0000, None, Base::StartOfRam));
 }
 
@@ -264,21 +277,69 @@ fn what_is_no_image_is_named() {
 #[test]
 fn kernel_tree_and_initrd_lie_behind_each_other() {
     let plan = plan(SPEC);
-    let header = ImageHeader::parse(&header(0, 0x201_0001, 0xa)).unwrap();
-    let placement = Placement::new(&plan, &header, 0x1c0_0000, 0x80_0001).unwrap();
+    let header = ImageHeader::parse(&header(0, 0x201_0001, 2)).unwrap();
+    let placement = Placement::of_image(&plan, &header, 0x1c0_0000, 0x80_0001).unwrap();
     assert_eq!(placement.kernel, Range { start: RAM_BASE, size: 0x201_0001 });
     assert_eq!(placement.entry, RAM_BASE);
     assert_eq!(placement.device_tree, Range { start: Ipa(0x4202_0000), size: DEVICE_TREE_SIZE });
     assert_eq!(placement.initrd, Some(Range { start: Ipa(0x4203_0000), size: 0x80_0001 }));
 }
 
+/// What kernels for QEMU's `virt` know by heart: the tree where RAM begins, and themselves 2 MiB further on.
+#[test]
+fn an_image_that_may_lie_anywhere_leaves_the_start_of_ram_to_the_tree() {
+    let plan = plan(SPEC);
+    let place = |text_offset, image_size| {
+        let header = ImageHeader::parse(&header(text_offset, image_size, 0xa)).unwrap();
+        let place = Placement::of_image(&plan, &header, 0x1000, 0x5000).unwrap();
+        assert_eq!(place.device_tree.start, RAM_BASE, "text_offset {text_offset:#x}");
+        assert_eq!(place.entry, place.kernel.start);
+        (place.entry.0 - RAM_BASE.0, place.initrd.unwrap().start.0 - RAM_BASE.0)
+    };
+    assert_eq!(place(0, 0x10_0001), (0x20_0000, 0x30_1000));
+    assert_eq!(place(0x1000, 0x2000), (0x20_1000, 0x20_3000), "the tree would be overwritten at the first boundary");
+    assert_eq!(place(0x8_0000, 0x2000), (0x8_0000, 0x8_2000), "there is room for the tree in front");
+    assert_eq!(place(0x48_0000, 0x2000), (0x48_0000, 0x48_2000));
+}
+
+#[test]
+fn an_image_that_cannot_run_is_refused() {
+    for text_offset in [1, 4, 0x800, 0x8_0004] {
+        let refused = ImageHeader::parse(&header(text_offset, 1, 0xa));
+        assert_eq!(refused, Err(ImageError::TextOffset(text_offset)));
+    }
+    // A header that is a PE file's too, with two sections of which the second ends at 0x5000.
+    let mut image = header(0, 0x9000, 0xa);
+    image[..2].copy_from_slice(b"MZ");
+    image[60..64].copy_from_slice(&64_u32.to_le_bytes());
+    image.resize(0x5000, 0);
+    image[64..68].copy_from_slice(b"PE\0\0");
+    image[70..72].copy_from_slice(&2_u16.to_le_bytes());
+    image[84..86].copy_from_slice(&0xa0_u16.to_le_bytes());
+    for (index, (size, place)) in [(0x3000_u32, 0x1000_u32), (0x1000, 0x4000)].into_iter().enumerate() {
+        let at = 64 + 24 + 0xa0 + 40 * index + 16;
+        image[at..at + 4].copy_from_slice(&size.to_le_bytes());
+        image[at + 4..at + 8].copy_from_slice(&place.to_le_bytes());
+    }
+    assert!(ImageHeader::parse(&image).is_ok());
+    let cut = ImageHeader::parse(&image[..0x4fff]);
+    assert_eq!(cut, Err(ImageError::Cut { present: 0x4fff, needed: 0x5000 }));
+    assert!(format!("{}", cut.unwrap_err()).contains("cut off: the file has 20479 bytes"));
+    for length in HEADER_SIZE..0x200 {
+        let cut = ImageHeader::parse(&image[..length]);
+        assert!(matches!(cut, Err(ImageError::Cut { .. })), "{length}: {cut:?}");
+    }
+}
+
 #[test]
 fn a_payload_fits_into_the_smallest_machine() {
     let plan = plan(Spec { memory_bytes: 2 << 20, ..SPEC });
-    let header = ImageHeader::parse(&header(0, 0x4000, 0)).unwrap();
-    let placement = Placement::new(&plan, &header, 0x1000, 0).unwrap();
-    assert_eq!(placement.device_tree.start, Ipa(0x4001_0000));
-    assert_eq!(placement.initrd, None);
+    for flags in [0, 8] {
+        let header = ImageHeader::parse(&header(0, 0x4000, flags)).unwrap();
+        let placement = Placement::of_image(&plan, &header, 0x1000, 0).unwrap();
+        assert_eq!((placement.entry, placement.device_tree.start), (RAM_BASE, Ipa(0x4001_0000)));
+        assert_eq!(placement.initrd, None);
+    }
 }
 
 #[test]
@@ -286,25 +347,25 @@ fn what_does_not_fit_is_named() {
     let plan = plan(Spec { memory_bytes: 16 << 20, ..SPEC });
     let place = |text_offset, image_size, file, initrd| {
         let header = ImageHeader::parse(&header(text_offset, image_size, 0)).unwrap();
-        Placement::new(&plan, &header, file, initrd).unwrap_err()
+        Placement::of_image(&plan, &header, file, initrd).unwrap_err()
     };
     let available = 16 << 20;
-    let kernel = ImageError::KernelDoesNotFit { needed: 0x100_0001, available };
+    let kernel = PlacementError::KernelDoesNotFit { needed: 0x100_0001, available };
     assert_eq!(place(0, 0x100_0001, 1, 0), kernel);
     assert_eq!(place(0, 1, 0x100_0001, 0), kernel, "the file counts where it is larger than it says");
-    assert_eq!(place(u64::MAX, 1, 1, 0), ImageError::KernelDoesNotFit { needed: u64::MAX, available });
-    assert_eq!(place(0, 0x100_0000, 1, 0), ImageError::DeviceTreeDoesNotFit { needed: 0x101_0000, available });
-    let initrd = ImageError::InitrdDoesNotFit { needed: 0x110_0000, available };
+    assert_eq!(place(!0xfff, 0x1000, 1, 0), PlacementError::KernelDoesNotFit { needed: u64::MAX, available });
+    assert_eq!(place(0, 0x100_0000, 1, 0), PlacementError::DeviceTreeDoesNotFit { needed: 0x101_0000, available });
+    let initrd = PlacementError::InitrdDoesNotFit { needed: 0x110_0000, available };
     assert_eq!(place(0, 0x10_0000, 1, 0xfe_0000 + 0x1_0000), initrd);
-    assert!(matches!(place(0, 0x10_0000, 1, u64::MAX), ImageError::InitrdDoesNotFit { .. }));
+    assert!(matches!(place(0, 0x10_0000, 1, u64::MAX), PlacementError::InitrdDoesNotFit { .. }));
 }
 
 #[test]
 fn an_initrd_beyond_the_window_is_refused() {
     let plan = plan(Spec { memory_bytes: 64 << 30, ..SPEC });
     let header = ImageHeader::parse(&header(0, 0x200_0000, 0)).unwrap();
-    assert!(Placement::new(&plan, &header, 1, 31 << 30).is_ok());
-    assert!(matches!(Placement::new(&plan, &header, 1, 32 << 30), Err(ImageError::InitrdTooFar(_))));
+    assert!(Placement::of_image(&plan, &header, 1, 31 << 30).is_ok());
+    assert!(matches!(Placement::of_image(&plan, &header, 1, 32 << 30), Err(PlacementError::InitrdTooFar(_))));
 }
 
 proptest! {
@@ -320,21 +381,27 @@ proptest! {
         let plan = plan(Spec { vcpus, virtio: &kinds[..virtio], watchdog, ..SPEC });
         let ipa = Ipa(base + offset);
         let naive = plan.regions().iter().find(|region| region.range.contains(ipa));
-        prop_assert_eq!(plan.find(ipa), naive.map(|region| (region.device, ipa.0 - region.range.start.0)));
+        let naive = naive.map(|region| (region.device, ipa.0 - region.range.start.0));
+        let in_transports = ipa.0.wrapping_sub(0x0a00_0000);
+        let vacant = naive.is_none() && in_transports < 0x4000;
+        let vacant = vacant.then_some((DeviceKind::Virtio((in_transports >> 9) as u8), in_transports & 0x1ff));
+        prop_assert_eq!(plan.find(ipa), naive.or(vacant));
         let sorted = plan.regions().is_sorted_by(|low, high| low.range.end() <= high.range.start);
         prop_assert!(sorted);
     }
 
     #[test]
     fn placement_stays_inside_and_apart(
-        memory in 1_u64..64, text_offset in 0_u64..0x40_0000, size in 0_u64..0x600_0000, file in 0_u64..0x600_0000,
+        memory in 1_u64..64, text_offset in (0_u64..0x400).prop_map(|pages| pages << 12), flags in 0_u64..16, size in 0_u64..0x600_0000, file in 0_u64..0x600_0000,
         initrd in 0_u64..0x600_0000,
     ) {
         let plan = plan(Spec { memory_bytes: memory << 21, ..SPEC });
-        let header = ImageHeader::parse(&header(text_offset, size, 0)).unwrap();
-        if let Ok(place) = Placement::new(&plan, &header, file, initrd) {
+        let header = ImageHeader::parse(&header(text_offset, size, flags & !1)).unwrap();
+        if let Ok(place) = Placement::of_image(&plan, &header, file, initrd) {
             let parts = [Some(place.kernel), Some(place.device_tree), place.initrd];
-            let parts: Vec<_> = parts.into_iter().flatten().collect();
+            let mut parts: Vec<_> = parts.into_iter().flatten().collect();
+            parts.sort();
+            prop_assert_eq!((place.entry.0 - RAM_BASE.0) % (2 << 20), header.text_offset % (2 << 20));
             prop_assert!(parts.iter().all(|&part| plan.ram().contains_range(part)));
             let apart = parts.windows(2).all(|pair| !pair[0].overlaps(pair[1]));
             prop_assert!(apart);

@@ -4,7 +4,7 @@
 //! Documentation/devicetree, less what the machine does not have. Every address and interrupt comes from the plan.
 
 use crate::blob::Writer;
-use crate::image::DEVICE_TREE_SIZE;
+use crate::placement::DEVICE_TREE_SIZE;
 use crate::{DeviceKind, MachinePlan, Region, Trigger};
 use alloc::format;
 use alloc::vec::Vec;
@@ -13,6 +13,8 @@ use units::{IntId, Ipa, Range};
 /// The longest command line, in bytes: Linux on arm64 has room for 2048 with the zero behind it.
 pub const MAX_BOOTARGS: usize = 2047;
 
+/// Our name in the tree.
+const HYPERVISOR: &str = "undercroft,hypervisor";
 /// The interrupt controller's handle. Zero is no handle.
 const GIC: u32 = 1;
 /// The handle of the peripherals' clock.
@@ -109,9 +111,12 @@ pub fn device_tree(plan: &MachinePlan, boot: &BootInfo<'_>) -> Result<Vec<u8>, T
             memory.numbers("reg", [ram.start.0, ram.size]);
             memory.text("device_type", "memory");
         });
-        if boot.vmware {
-            root.node("hypervisor", |node| node.text("compatible", "vmware"));
-        }
+        // Whoever asks whether this is a virtual machine looks here. systemd takes the text up to the first zero: it says
+        // "vmware" for that name, and "vm-other" for one that it does not know.
+        root.node("hypervisor", |node| {
+            let names: &[&str] = if boot.vmware { &["vmware", HYPERVISOR] } else { &[HYPERVISOR] };
+            node.texts("compatible", names);
+        });
         write_psci(root);
         write_timer(root, plan);
         write_gic(root, plan);

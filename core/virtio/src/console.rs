@@ -7,7 +7,7 @@
 use crate::chain::Chain;
 use crate::device::{Device, DeviceId, Progress};
 use crate::memory::GuestMemory;
-use crate::queue::{Queue, QueueError};
+use crate::queue::{CHAINS_A_CALL, LARGEST, Queue, QueueError};
 use crate::ring::Ring;
 
 /// Number of the queue that carries input to the guest.
@@ -18,7 +18,6 @@ pub const TRANSMIT: u16 = 1;
 /// VIRTIO_CONSOLE_F_SIZE: the configuration space tells the window's size.
 const FEATURE_SIZE: u64 = 1 << 0;
 
-const QUEUE_SIZE: u16 = 64;
 const INPUT_CAPACITY: usize = 1024;
 const OUTPUT_CAPACITY: usize = 4096;
 /// The most bytes that one call moves.
@@ -53,8 +52,8 @@ impl Console {
             config: [0; 4],
             input: Ring::new(INPUT_CAPACITY),
             output: Ring::new(OUTPUT_CAPACITY),
-            receiving: Chain::new(QUEUE_SIZE),
-            transmitting: Chain::new(QUEUE_SIZE),
+            receiving: Chain::new(LARGEST),
+            transmitting: Chain::new(LARGEST),
             in_transmission: false,
         }
     }
@@ -104,7 +103,7 @@ impl Console {
     }
 
     fn receive<M: GuestMemory>(&mut self, queue: &mut Queue, memory: &M) -> Result<Progress, QueueError> {
-        for _ in 0..QUEUE_SIZE {
+        for _ in 0..CHAINS_A_CALL {
             if self.input.len() == 0 || !queue.pop(memory, &mut self.receiving)? {
                 return Ok(Progress::Idle);
             }
@@ -120,7 +119,7 @@ impl Console {
 
     fn transmit<M: GuestMemory>(&mut self, queue: &mut Queue, memory: &M) -> Result<Progress, QueueError> {
         let mut budget = BYTES_A_CALL;
-        for _ in 0..QUEUE_SIZE {
+        for _ in 0..CHAINS_A_CALL {
             if !self.in_transmission {
                 if !queue.pop(memory, &mut self.transmitting)? {
                     return Ok(Progress::Idle);
@@ -157,7 +156,7 @@ impl Device for Console {
     }
 
     fn queue_sizes(&self) -> &[u16] {
-        &[QUEUE_SIZE, QUEUE_SIZE]
+        &[LARGEST, LARGEST]
     }
 
     fn config(&self) -> &[u8] {

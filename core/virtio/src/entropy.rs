@@ -5,9 +5,8 @@
 use crate::chain::Chain;
 use crate::device::{Device, DeviceId, Progress};
 use crate::memory::GuestMemory;
-use crate::queue::{Queue, QueueError};
+use crate::queue::{CHAINS_A_CALL, LARGEST, Queue, QueueError};
 
-const QUEUE_SIZE: u16 = 64;
 /// The most bytes that one call makes: random bytes are not free, and the guest asks at no cost.
 const BYTES_A_CALL: usize = 1024;
 /// How many bytes are made at a time, on the stack.
@@ -24,7 +23,7 @@ impl<S: FnMut(&mut [u8])> Entropy<S> {
     /// An entropy device that hands out what `source` makes.
     #[must_use]
     pub fn new(source: S) -> Self {
-        Self { source, chain: Chain::new(QUEUE_SIZE) }
+        Self { source, chain: Chain::new(LARGEST) }
     }
 
     /// Fills the chain, or at most `limit` bytes of it, and returns how many.
@@ -51,7 +50,7 @@ impl<S: FnMut(&mut [u8])> Device for Entropy<S> {
     }
 
     fn queue_sizes(&self) -> &[u16] {
-        &[QUEUE_SIZE]
+        &[LARGEST]
     }
 
     fn config(&self) -> &[u8] {
@@ -68,7 +67,7 @@ impl<S: FnMut(&mut [u8])> Device for Entropy<S> {
     ) -> Result<Progress, QueueError> {
         let [queue] = queues else { return Ok(Progress::Idle) };
         let mut budget = BYTES_A_CALL;
-        for _ in 0..QUEUE_SIZE {
+        for _ in 0..CHAINS_A_CALL {
             if budget == 0 {
                 return Ok(Progress::More);
             }

@@ -40,5 +40,5 @@ pub use device::{Device, Progress};
 pub use devices::AccessSize;
 pub use entropy::Entropy;
 pub use memory::{Fault, GuestMemory};
-pub use mmio::{Effect, Mmio};
+pub use mmio::{Effect, Mmio, read_vacant};
 pub use queue::{Queue, QueueError};

@@ -52,8 +52,23 @@ mod register {
 
 /// "virt" in the bytes' order.
 const MAGIC: u32 = u32::from_le_bytes(*b"virt");
+/// The transport's version; 1 is the legacy one.
+const VERSION: u32 = 2;
 /// "UCft", for Undercroft: nobody assigns these.
 const VENDOR: u32 = u32::from_le_bytes(*b"UCft");
+
+/// What the guest reads at `offset` of a window without a device: one with the device ID 0, which drivers are to leave
+/// alone (section 4.2.3.1.1). Writes change nothing.
+#[must_use]
+pub fn read_vacant(offset: u64, size: AccessSize) -> u64 {
+    let value = match (offset, size) {
+        (register::MAGIC_VALUE, AccessSize::Word) => MAGIC,
+        (register::VERSION, AccessSize::Word) => VERSION,
+        (register::VENDOR_ID, AccessSize::Word) => VENDOR,
+        _ => 0,
+    };
+    value.into()
+}
 
 /// Device status bits (section 2.1).
 const STATUS_DRIVER_OK: u32 = 4;
@@ -178,7 +193,7 @@ impl<D: Device> Mmio<D> {
         let queue = self.selected_queue();
         let value = match offset {
             register::MAGIC_VALUE => MAGIC,
-            register::VERSION => 2,
+            register::VERSION => VERSION,
             register::DEVICE_ID => self.device.id() as u32,
             register::VENDOR_ID => VENDOR,
             register::DEVICE_FEATURES => half(self.offered_features(), self.device_features_select),

@@ -97,6 +97,11 @@ fn entry(base: Ipa, header: u64, index: u16, size: u64) -> Result<Ipa, QueueErro
     base.checked_add(header + u64::from(index) * size).ok_or(QueueError::AddressWraps(base))
 }
 
+/// The largest size of our devices' queues. Drivers for the legacy rings, and test suites with them, want 128 at least.
+pub const LARGEST: u16 = 256;
+/// How many chains a device takes from a queue in one call. What a call may do is bounded by this, however long the queue is.
+pub const CHAINS_A_CALL: usize = 64;
+
 /// One virtqueue of a device.
 #[derive(Clone, Debug)]
 pub struct Queue {

@@ -109,6 +109,11 @@ pub fn zero(range: Range<Pa>) {
     debug_assert!(range.start.is_aligned(units::PAGE_SIZE) && range.size.is_multiple_of(units::PAGE_SIZE));
     let dczid = dczid_el0();
     let block = 4 << (dczid & 0xf);
+    if dczid & 0x10 == 0 && block == data_line() && block * 8 <= units::PAGE_SIZE {
+        zero_lines(range, block);
+        dsb_ish();
+        return;
+    }
     if dczid & 0x10 == 0 && (64..=units::PAGE_SIZE).contains(&block) {
         zero_blocks(range, block);
     } else {
@@ -120,6 +125,26 @@ pub fn zero(range: Range<Pa>) {
     }
     by_line!(range, data_line(), "dc cvac, {}");
     dsb_ish();
+}
+
+/// Zeroes and cleans line by line, where `DC ZVA` takes just one. The two need no barrier between them: maintenance of an
+/// address comes after the accesses to its line that stand before it (DDI 0487, D7.5, "Ordering and completion of data and
+/// instruction cache instructions"). Half the instructions of two passes, and a line is cleaned while it is near.
+fn zero_lines(range: Range<Pa>, line: u64) {
+    let (mut address, end) = (range.start.0, range.end().0);
+    while address < end {
+        // SAFETY: zeroes and cleans eight lines inside a range that the caller owns, mapped read-write where it is: 4 KiB
+        // is a multiple of eight lines.
+        unsafe {
+            core::arch::asm!(
+                "dc zva, {a}", "dc cvac, {a}", "add {a}, {a}, {b}", "dc zva, {a}", "dc cvac, {a}", "add {a}, {a}, {b}",
+                "dc zva, {a}", "dc cvac, {a}", "add {a}, {a}, {b}", "dc zva, {a}", "dc cvac, {a}", "add {a}, {a}, {b}",
+                "dc zva, {a}", "dc cvac, {a}", "add {a}, {a}, {b}", "dc zva, {a}", "dc cvac, {a}", "add {a}, {a}, {b}",
+                "dc zva, {a}", "dc cvac, {a}", "add {a}, {a}, {b}", "dc zva, {a}", "dc cvac, {a}", "add {a}, {a}, {b}",
+                a = inout(reg) address, b = in(reg) line, options(nostack, preserves_flags),
+            );
+        }
+    }
 }
 
 fn zero_blocks(range: Range<Pa>, block: u64) {

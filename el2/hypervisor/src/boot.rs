@@ -265,7 +265,9 @@ fn make_vms(platform: &Platform<'static>) -> Result<(), String> {
         watchdog::start().map_err(|error| alloc::format!("{error}"))?;
     }
     let blocks: u64 = bundle.vms().map(|vm| vm.memory / units::BLOCK_SIZE).sum();
-    memory::prepare_heap(services + blocks * 16 + u64::from(vcpus) * 4 * PAGE_SIZE)
+    // A VM's virtio devices have three chains of 256 entries between them, of a frame each.
+    let devices = bundle.vm_count() as u64 * 4 * PAGE_SIZE;
+    memory::prepare_heap(services + blocks * 16 + devices + u64::from(vcpus) * 4 * PAGE_SIZE)
         .map_err(|error| alloc::format!("{error}"))?;
     for (id, config) in (0..).map(VmId).zip(bundle.vms()) {
         if config.doors.wfe && !host::wfe_traps() {

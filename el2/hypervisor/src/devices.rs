@@ -124,6 +124,7 @@ impl Devices {
             DeviceKind::WatchdogRefresh => self.watchdog.read_refresh(offset, size),
             DeviceKind::Virtio(VIRTIO_CONSOLE) => self.console.read(offset, size),
             DeviceKind::Virtio(VIRTIO_ENTROPY) => self.entropy.read(offset, size),
+            DeviceKind::Virtio(_) => virtio::read_vacant(offset, size),
             _ => 0,
         }
     }

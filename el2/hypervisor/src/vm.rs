@@ -450,8 +450,9 @@ impl Vm {
             None => &[],
         };
         let header = machine::image::ImageHeader::parse(kernel).map_err(|error| format!("kernel: {error}"))?;
-        let placement = machine::image::Placement::new(&self.plan, &header, kernel.len() as u64, initrd.len() as u64)
-            .map_err(|error| format!("{error}"))?;
+        let placement =
+            machine::placement::Placement::of_image(&self.plan, &header, kernel.len() as u64, initrd.len() as u64)
+                .map_err(|error| format!("{error}"))?;
         let tree = machine::device_tree(
             &self.plan,
             &BootInfo {

@@ -494,8 +494,8 @@ fn not_vmware() -> Result<()> {
     let run = Host { cpu: "cortex-a57", ..Host::default() }.start(vec![TRIXIE.vm(folder.path())?])?;
     let guest = Guest { run: &run, name: TRIXIE.name };
     guest.prepare()?;
-    let (kind, _) = guest.answer("systemd-detect-virt")?;
-    ensure!(kind != "vmware", "without VMware's ABI, systemd-detect-virt says {kind}");
+    // What systemd says of a hypervisor that names itself and that it does not know; without a name it would be "none".
+    guest.says("systemd-detect-virt", "vm-other", 0)?;
     all_say_no(&guest)?;
     let said = run.report(0, SOON).err().context("a report without VMware's ABI")?;
     ensure!(said.to_string().contains("vmware = true"), "{said}");

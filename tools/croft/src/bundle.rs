@@ -4,7 +4,8 @@ use crate::kernel;
 use crate::site::{Site, SiteError, Vm};
 use crate::size;
 use abi::bundle::{self, BundleError, VmSource};
-use machine::image::{ImageHeader, Placement};
+use machine::image::ImageHeader;
+use machine::placement::Placement;
 use machine::{MachinePlan, Spec};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -77,7 +78,7 @@ fn check_placement(site: &Site, vm: &Vm, loaded: &Loaded) -> Result<(), SiteErro
     let plan = MachinePlan::new(spec).map_err(|error| wrong(error.to_string()))?;
     let (image, header) = &*loaded.kernel;
     let initrd_bytes = loaded.initrd.as_ref().map_or(0, |bytes| bytes.len() as u64);
-    let placed = Placement::new(&plan, header, image.len() as u64, initrd_bytes);
+    let placed = Placement::of_image(&plan, header, image.len() as u64, initrd_bytes);
     placed.map(drop).map_err(|error| wrong(format!("{error}; give the VM more")))
 }
 

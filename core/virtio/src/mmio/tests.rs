@@ -52,7 +52,7 @@ fn identifies_itself_and_offers_its_features() {
     assert_eq!(mmio.read(register::DEVICE_FEATURES, WORD), 1);
     set(&mut mmio, register::DEVICE_FEATURES_SEL, 2);
     assert_eq!(mmio.read(register::DEVICE_FEATURES, WORD), 0);
-    assert_eq!(mmio.read(register::QUEUE_SIZE_MAX, WORD), 64);
+    assert_eq!(mmio.read(register::QUEUE_SIZE_MAX, WORD), 256, "drivers want 128 at least");
     set(&mut mmio, register::QUEUE_SEL, 2);
     assert_eq!(mmio.read(register::QUEUE_SIZE_MAX, WORD), 0);
     assert_eq!(mmio.read(0, AccessSize::Byte), 0);
@@ -183,4 +183,18 @@ fn a_new_window_size_reaches_the_driver() {
     assert_eq!(mmio.read(register::CONFIG, WORD), 50 << 16 | 120);
     assert_eq!(mmio.read(register::CONFIG + 3, WORD), 0);
     assert_eq!(mmio.read(register::CONFIG + 0x80, WORD), 0);
+}
+
+/// Drivers that look into every window of the machine go by these three.
+#[test]
+fn a_vacant_window_says_that_it_is_one() {
+    let mmio = Mmio::new(Console::new());
+    for offset in (0..super::WINDOW_SIZE).step_by(4) {
+        let same = matches!(offset, register::MAGIC_VALUE | register::VERSION | register::VENDOR_ID);
+        let expected = if same { mmio.read(offset, WORD) } else { 0 };
+        assert_eq!(super::read_vacant(offset, WORD), expected, "register {offset:#x}");
+    }
+    for size in [AccessSize::Byte, AccessSize::Half, AccessSize::Double] {
+        assert_eq!(super::read_vacant(0, size), mmio.read(0, size));
+    }
 }

@@ -33,10 +33,20 @@ fn transports() -> Verdict {
     let mut devices = 0;
     for slot in 0..virtio::SLOTS {
         let base = virtio::BASE + slot * virtio::STRIDE;
-        // A machine may have fewer transports than there is room for.
-        let Ok(magic) = payload_rt::fault::catch(|| memory::read32(base)) else { continue };
+        // All of them answer, with a device or without: there are drivers that stop at the first that does not.
+        let magic = payload_rt::fault::catch(|| memory::read32(base)).unwrap_or(0);
         check_equal!(magic, 0x7472_6976, "magic of slot {slot}");
-        devices += u32::from(memory::read32(base + r::DEVICE_ID) != 0);
+        if memory::read32(base + r::DEVICE_ID) != 0 {
+            devices += 1;
+            continue;
+        }
+        let version = memory::read32(base + r::VERSION);
+        check!(version == 2 || payload_rt::machine::is_reference(), "version {version} of the vacant slot {slot}");
+        for register in [r::STATUS, r::QUEUE_READY, r::QUEUE_NOTIFY] {
+            memory::write32(base + register, 1);
+        }
+        check_equal!(memory::read32(base + r::STATUS), 0, "status of the vacant slot {slot} after a write");
+        check_equal!(memory::read32(base + r::QUEUE_NUM_MAX), 0, "QueueNumMax of the vacant slot {slot}");
     }
     if devices == 0 {
         skip!("no devices");
@@ -55,7 +65,7 @@ fn version_and_reset() -> Verdict {
     );
     device.write(r::QUEUE_SEL, 0);
     check_equal!(device.read(r::QUEUE_READY), 0, "QueueReady after a reset");
-    check!(device.read(r::QUEUE_NUM_MAX) >= 8, "QueueNumMax {}", device.read(r::QUEUE_NUM_MAX));
+    check!(device.read(r::QUEUE_NUM_MAX) >= 128, "QueueNumMax {}", device.read(r::QUEUE_NUM_MAX));
     device.write(r::QUEUE_SEL, 1000);
     check_equal!(device.read(r::QUEUE_NUM_MAX), 0, "QueueNumMax of queue 1000");
     Ok(())
