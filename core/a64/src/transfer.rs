@@ -2,6 +2,9 @@
 
 use units::Va;
 
+/// The bits of an address that are no tag.
+const ADDRESS: u64 = 0x00ff_ffff_ffff_ffff;
+
 /// Which way data moves.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Direction {
@@ -151,6 +154,21 @@ impl Transfer {
         Resolved { address: Va(address), writeback }
     }
 
+    /// How many bytes of memory it accesses, all together.
+    #[must_use]
+    pub const fn span(&self) -> u64 {
+        let parts = if self.second.is_some() { 2 } else { 1 };
+        parts * self.first.bytes as u64
+    }
+
+    /// Whether it can be the one that was aborted at `far` while it moved data in `direction`. If not, somebody has changed
+    /// the instruction since it was executed. The top byte of an address may be a tag, which an abort may lack.
+    #[must_use]
+    pub fn explains(&self, resolved: &Resolved, far: Va, direction: Direction) -> bool {
+        let distance = far.0.wrapping_sub(resolved.address.0) & ADDRESS;
+        self.direction == direction && distance < self.span()
+    }
+
     /// The accesses with their distance from the address, in the order in which they are to be made.
     pub fn accesses(&self) -> impl Iterator<Item = (u64, Access)> {
         let second = self.second.map(|second| (u64::from(self.first.bytes), second));
@@ -231,7 +249,35 @@ mod tests {
         assert_eq!(Access { bytes: 2, ..WORD }.stored(value), 0x8788);
     }
 
+    #[test]
+    fn an_abort_is_explained_by_what_it_can_have_come_from() {
+        let pair = Transfer { second: Some(WORD), ..load(Base::Register(2), Addressing::PreIndex(-8)) };
+        let resolved = pair.resolve(&registers(), 0, 0);
+        assert_eq!(resolved.address, Va(0x1ff8));
+        for (far, explained) in [(0x1ff7, false), (0x1ff8, true), (0x1ffc, true), (0x1fff, true), (0x2000, false)] {
+            assert_eq!(pair.explains(&resolved, Va(far), Direction::Load), explained, "{far:#x}");
+            assert_eq!(pair.explains(&resolved, Va(far | 0x5a << 56), Direction::Load), explained, "{far:#x}, tagged");
+            assert!(!pair.explains(&resolved, Va(far), Direction::Store), "{far:#x} is no store");
+        }
+        let one = load(Base::Register(2), Addressing::Offset(0));
+        let resolved = one.resolve(&registers(), 0, 0);
+        assert!(one.explains(&resolved, Va(0x2003), Direction::Load));
+        assert!(!one.explains(&resolved, Va(0x2004), Direction::Load));
+    }
+
     proptest! {
+        /// An instruction explains the aborts of its own bytes, and no others.
+        #[test]
+        fn every_word_explains_its_own_bytes(word: u32, value: u64, distance in -40_i64..40) {
+            if let Ok(crate::Instruction::Transfer(transfer)) = crate::decode(word) {
+                let resolved = transfer.resolve(&[value; 31], value, value);
+                let far = Va(resolved.address.0.wrapping_add_signed(distance));
+                let bytes: u64 = transfer.accesses().map(|(_, access)| u64::from(access.bytes)).sum();
+                let own = distance >= 0 && (distance as u64) < bytes;
+                prop_assert_eq!(transfer.explains(&resolved, far, transfer.direction), own);
+            }
+        }
+
         /// Whatever a guest's instruction and registers are, resolving them does not panic.
         #[test]
         fn every_word_resolves(word: u32, value: u64) {

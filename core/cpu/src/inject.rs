@@ -16,6 +16,10 @@ use units::Va;
 const SCTLR_SPAN: u64 = 1 << 23;
 /// SCTLR_EL1.DSSBS: what PSTATE.SSBS becomes on an exception.
 const SCTLR_DSSBS: u64 = 1 << 44;
+/// ISS bit 6 of a data abort, WnR.
+const WRITE: u64 = 1 << 6;
+/// ISS bit 8 of a data abort, CM.
+const CACHE_MAINTENANCE: u64 = 1 << 8;
 /// VBAR_EL1 bits 10:0 are RES0.
 const VECTOR_ALIGNMENT: u64 = 0x800;
 
@@ -87,11 +91,19 @@ pub const fn undefined(state: &mut GuestState) {
 pub const fn data_abort(state: &mut GuestState, far: Va, kind: AbortKind, direction: Direction) {
     let write = match direction {
         Direction::Read => 0,
-        Direction::Write => 1 << 6,
+        Direction::Write => WRITE,
     };
     let class = from_level(state.pstate, class::DATA_ABORT_LOWER, class::DATA_ABORT_CURRENT);
     state.far_el1 = far.0;
     synchronous(state, syndrome(class, write | kind.status()));
+}
+
+/// Cache maintenance or an address translation by the guest of `far` failed: with WnR and CM set, whatever the
+/// instruction does (DDI 0487, ESR_EL1, ISS of a data abort).
+pub const fn maintenance_abort(state: &mut GuestState, far: Va, kind: AbortKind) {
+    let class = from_level(state.pstate, class::DATA_ABORT_LOWER, class::DATA_ABORT_CURRENT);
+    state.far_el1 = far.0;
+    synchronous(state, syndrome(class, CACHE_MAINTENANCE | WRITE | kind.status()));
 }
 
 /// An instruction fetch of the guest at `far` failed.
@@ -168,7 +180,9 @@ const fn syndrome(class: u8, iss: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use super::{AbortKind, GuestState, data_abort, instruction_abort, reflect, synchronous, undefined};
+    use super::{
+        AbortKind, GuestState, data_abort, instruction_abort, maintenance_abort, reflect, synchronous, undefined,
+    };
     use crate::encoding::Direction;
     use crate::pstate::{A, AARCH32, ALLINT, BTYPE, D, DAIF, DIT, EL0T, EL1H, EL1T, F, I, IL, NZCV, PAN, SS, SSBS};
     use crate::pstate::{TCO, UAO};
@@ -257,6 +271,16 @@ mod tests {
         let mut state = guest(EL1T);
         data_abort(&mut state, Va(0), AbortKind::UnsupportedAtomic, Direction::Write);
         assert_eq!(state.esr_el1, 0x9600_0075);
+    }
+
+    #[test]
+    fn the_abort_of_a_maintenance_instruction_says_so() {
+        let mut state = guest(EL1H);
+        maintenance_abort(&mut state, Va(0x1234), AbortKind::ExternalOnWalk(2));
+        assert_eq!((state.esr_el1, state.far_el1), (0x9600_0156, 0x1234));
+        let mut state = guest(EL0T);
+        maintenance_abort(&mut state, Va(0), AbortKind::External);
+        assert_eq!(state.esr_el1, 0x9200_0150);
     }
 
     #[test]

@@ -1,5 +1,12 @@
 //! The processor state as SPSR_EL2 and SPSR_EL1 hold it (DDI 0487 C5.2.19, "exception taken from AArch64 state").
 
+use units::ByteOrder;
+
+/// SCTLR_EL1.E0E: the data of EL0 is big-endian.
+pub const SCTLR_E0E: u64 = 1 << 24;
+/// SCTLR_EL1.EE: the data of EL1 is big-endian, and so are the tables of both.
+pub const SCTLR_EE: u64 = 1 << 25;
+
 /// M\[3:0\]: EL0.
 pub const EL0T: u64 = 0b0000;
 /// M\[3:0\]: EL1 on SP_EL0.
@@ -71,6 +78,14 @@ pub const fn mode(pstate: u64) -> Mode {
     }
 }
 
+/// Whether the saved state of a guest is one of EL1, which is always AArch64. One bit tells: guests have no other states
+/// than [`Mode`] names.
+#[must_use]
+#[inline(always)]
+pub const fn is_kernel(pstate: u64) -> bool {
+    pstate & EL1T != 0
+}
+
 /// Whether the saved state is one of EL0.
 #[must_use]
 #[inline]
@@ -78,17 +93,48 @@ pub const fn is_user(pstate: u64) -> bool {
     matches!(mode(pstate), Mode::User | Mode::User32)
 }
 
+/// In which order the data accesses of this state have their bytes: SCTLR_EL1.E0E says it for EL0 and EE for EL1, also of
+/// the unprivileged loads and stores (DDI 0487, function BigEndian). Instructions are little-endian always.
+#[must_use]
+#[inline(always)]
+pub const fn byte_order(pstate: u64, sctlr_el1: u64) -> ByteOrder {
+    let bit = if is_user(pstate) { SCTLR_E0E } else { SCTLR_EE };
+    if sctlr_el1 & bit == 0 { ByteOrder::Little } else { ByteOrder::Big }
+}
+
 /// The state after an instruction was emulated: as after executing it, BTYPE is zero, and so is SS, which makes a
 /// guest that single-steps itself see the step. PC has to be advanced as well.
 #[must_use]
 #[inline]
 pub const fn after_instruction(pstate: u64) -> u64 {
-    if pstate & AARCH32 != 0 { pstate & !SS } else { pstate & !(SS | BTYPE) }
+    if pstate & AARCH32 != 0 { pstate & !SS } else { after_a64_instruction(pstate) }
+}
+
+/// [`after_instruction`] for a state that is known to be AArch64.
+#[must_use]
+#[inline(always)]
+pub const fn after_a64_instruction(pstate: u64) -> u64 {
+    pstate & !(SS | BTYPE)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{AARCH32, BTYPE, DAIF, EL1H, Mode, NZCV, SS, after_instruction, is_user, mode};
+    use super::{
+        AARCH32, BTYPE, DAIF, EL0T, EL1H, EL1T, Mode, NZCV, SS, after_instruction, byte_order, is_kernel, is_user, mode,
+    };
+    use super::{SCTLR_E0E, SCTLR_EE};
+    use units::ByteOrder::{Big, Little};
+
+    #[test]
+    fn each_level_has_its_byte_order() {
+        for (sctlr, user, kernel) in
+            [(0, Little, Little), (SCTLR_E0E, Big, Little), (SCTLR_EE, Little, Big), (SCTLR_E0E | SCTLR_EE, Big, Big)]
+        {
+            assert_eq!(byte_order(EL0T | NZCV, sctlr), user);
+            assert_eq!(byte_order(EL1H | NZCV, sctlr), kernel);
+            assert_eq!(byte_order(EL1T, sctlr), kernel);
+        }
+    }
 
     #[test]
     fn modes() {
@@ -97,6 +143,7 @@ mod tests {
         assert!(is_user(0) && is_user(0x10) && !is_user(EL1H));
         assert_eq!(mode(0x13), Mode::Other);
         assert_eq!(mode(0x9), Mode::Other);
+        assert!(is_kernel(NZCV | EL1H) && is_kernel(EL1T) && !is_kernel(NZCV | EL0T) && !is_kernel(AARCH32));
     }
 
     #[test]

@@ -6,8 +6,9 @@
 //! [`refused_level`] finds that n: it follows the same tables from the same registers (DDI 0487 D8.2, the VMSAv8-64
 //! translation process) until the next descriptor lies in the refused page.
 //!
-//! 48-bit addresses are covered, which is what guests are offered; tables in big-endian order are not.
+//! 48-bit addresses are covered, which is what guests are offered. SCTLR_EL1.EE is the byte order of the tables too.
 
+use crate::pstate::SCTLR_EE;
 use units::{Ipa, PAGE_SIZE, Va};
 
 /// The registers that a walk starts from.
@@ -19,6 +20,8 @@ pub struct Regime {
     pub ttbr0_el1: u64,
     /// TTBR1_EL1.
     pub ttbr1_el1: u64,
+    /// SCTLR_EL1.
+    pub sctlr_el1: u64,
 }
 
 /// What the registers say about one half of the address space.
@@ -54,11 +57,49 @@ impl Regime {
     }
 }
 
-/// The level, 0 to 3, at which a walk for `va` reads its descriptor from the page `refused`. `read` gives the descriptor
+/// The level, 0 to 3, at which a walk for `va` reads its descriptor from the page `refused`. `read` gives the eight bytes
 /// at an address, or nothing if there is no memory. `None` if the walk never comes there: the tables have changed, or are
 /// of a kind that guests are not offered.
-pub fn refused_level(regime: &Regime, va: Va, refused: Ipa, mut read: impl FnMut(Ipa) -> Option<u64>) -> Option<u8> {
-    let half = regime.half(va)?;
+pub fn refused_level(
+    regime: &Regime,
+    va: Va,
+    refused: Ipa,
+    mut read: impl FnMut(Ipa) -> Option<[u8; 8]>,
+) -> Option<u8> {
+    let is_there = |at: Ipa| at.align_down(PAGE_SIZE) != refused.align_down(PAGE_SIZE);
+    match walk(regime, va, |at| if is_there(at) { read(at).ok_or(Stop::Elsewhere) } else { Err(Stop::Here) }) {
+        End::Stopped(Stop::Here, level) => Some(level),
+        _ => None,
+    }
+}
+
+/// The level, 0 to 3, at which a walk for `va` comes to where `read` finds no memory; `None` if it never does.
+pub fn level_without_memory(regime: &Regime, va: Va, mut read: impl FnMut(Ipa) -> Option<[u8; 8]>) -> Option<u8> {
+    match walk(regime, va, |at| read(at).ok_or(Stop::Here)) {
+        End::Stopped(_, level) => Some(level),
+        End::Walked => None,
+    }
+}
+
+/// Why a walk does not go on.
+enum Stop {
+    /// It came to what was looked for.
+    Here,
+    /// It came to something else that is no memory.
+    Elsewhere,
+}
+
+/// How a walk ended.
+enum End {
+    /// At a page, a block or a hole, or there is no such walk.
+    Walked,
+    /// At this level, because a descriptor could not be read.
+    Stopped(Stop, u8),
+}
+
+/// Follows the tables for `va`. `read` gives the bytes of a descriptor.
+fn walk(regime: &Regime, va: Va, mut read: impl FnMut(Ipa) -> Result<[u8; 8], Stop>) -> End {
+    let Some(half) = regime.half(va) else { return End::Walked };
     let stride = half.granule - 3;
     let levels = (half.bits - half.granule).div_ceil(stride);
     let mut table = half.root & TTBR_ADDRESS;
@@ -67,22 +108,23 @@ pub fn refused_level(regime: &Regime, va: Va, refused: Ipa, mut read: impl FnMut
         let width = stride.min(half.bits - low);
         // The first table may be smaller than a page, and is aligned to its size.
         table &= !((8 << width) - 1);
-        let descriptor = Ipa(table + 8 * (va.0 >> low & ((1 << width) - 1)));
-        if descriptor.align_down(PAGE_SIZE) == refused.align_down(PAGE_SIZE) {
-            return u8::try_from(level).ok();
-        }
-        let entry = read(descriptor)?;
+        let bytes = match read(Ipa(table + 8 * (va.0 >> low & ((1 << width) - 1)))) {
+            Ok(bytes) => bytes,
+            Err(stop) => return End::Stopped(stop, level as u8),
+        };
+        let entry =
+            if regime.sctlr_el1 & SCTLR_EE == 0 { u64::from_le_bytes(bytes) } else { u64::from_be_bytes(bytes) };
         if entry & TABLE != TABLE {
-            return None;
+            return End::Walked;
         }
         table = entry & TABLE_ADDRESS;
     }
-    None
+    End::Walked
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Regime, refused_level};
+    use super::{Regime, SCTLR_EE, level_without_memory, refused_level};
     use proptest::prelude::*;
     use std::collections::HashMap;
     use std::vec;
@@ -101,7 +143,7 @@ mod tests {
     }
 
     fn shallow(granule: u32, bits: u32, root: u64, va: u64) -> Option<u8> {
-        let regime = Regime { tcr_el1: tcr(granule, bits), ttbr0_el1: root, ttbr1_el1: root };
+        let regime = Regime { tcr_el1: tcr(granule, bits), ttbr0_el1: root, ttbr1_el1: root, sctlr_el1: 0 };
         let page = if va >> 55 & 1 != 0 { root + 0x1000 } else { root };
         refused_level(&regime, Va(va), Ipa(page), |_| None)
     }
@@ -129,15 +171,16 @@ mod tests {
     #[test]
     fn sizes_and_granules_that_do_not_exist_have_no_level() {
         assert_eq!(shallow(12, 49, 0x8000_0000, 0), None);
-        let regime = Regime { tcr_el1: tcr(12, 39) | 3 << 14, ttbr0_el1: 0x8000_0000, ttbr1_el1: 0 };
+        let regime = Regime { tcr_el1: tcr(12, 39) | 3 << 14, ttbr0_el1: 0x8000_0000, ttbr1_el1: 0, sctlr_el1: 0 };
         assert_eq!(refused_level(&regime, Va(0), Ipa(0x8000_0000), |_| None), None);
     }
 
     #[test]
     fn blocks_and_holes_end_the_walk() {
-        let regime = Regime { tcr_el1: tcr(12, 39), ttbr0_el1: 0x4000_0000, ttbr1_el1: 0 };
-        for entry in [0, 0x8000_0701, 2] {
-            assert_eq!(refused_level(&regime, Va(0), Ipa(0x9000_0000), |_| Some(entry)), None);
+        let regime = Regime { tcr_el1: tcr(12, 39), ttbr0_el1: 0x4000_0000, ttbr1_el1: 0, sctlr_el1: 0 };
+        for entry in [0_u64, 0x8000_0701, 2] {
+            assert_eq!(refused_level(&regime, Va(0), Ipa(0x9000_0000), |_| Some(entry.to_le_bytes())), None);
+            assert_eq!(level_without_memory(&regime, Va(0), |_| Some(entry.to_le_bytes())), None);
         }
         assert_eq!(refused_level(&regime, Va(0), Ipa(0x9000_0000), |_| None), None);
     }
@@ -152,6 +195,7 @@ mod tests {
             upper: bool,
             tag: u8,
             which in 0_u32..4,
+            big_endian: bool,
         ) {
             let stride = granule - 3;
             let start = 4 - (bits - granule).div_ceil(stride);
@@ -168,15 +212,24 @@ mod tests {
                 table = next;
             }
             let (level, place) = tables[which as usize % tables.len()];
-            let regime = Regime { tcr_el1: tcr(granule, bits), ttbr0_el1: 0x8000_0000, ttbr1_el1: 0x8000_0000 | 5 << 48 };
-            let read = |at: Ipa| (at.0 >> 12 != place >> 12).then(|| memory.get(&at.0).copied()).flatten();
+            let regime = Regime {
+                tcr_el1: tcr(granule, bits),
+                ttbr0_el1: 0x8000_0000,
+                ttbr1_el1: 0x8000_0000 | 5 << 48,
+                sctlr_el1: if big_endian { SCTLR_EE } else { 0 },
+            };
+            let bytes = |entry: u64| if big_endian { entry.to_be_bytes() } else { entry.to_le_bytes() };
+            let read = |at: Ipa| (at.0 >> 12 != place >> 12).then(|| memory.get(&at.0).copied().map(bytes)).flatten();
             prop_assert_eq!(refused_level(&regime, Va(va), Ipa(place), read), Some(level as u8));
+            prop_assert_eq!(level_without_memory(&regime, Va(va), read), Some(level as u8));
         }
 
         #[test]
-        fn nothing_that_a_guest_sets_panics(tcr_el1: u64, ttbr0_el1: u64, ttbr1_el1: u64, va: u64, refused: u64, entry: u64) {
-            let regime = Regime { tcr_el1, ttbr0_el1, ttbr1_el1 };
-            let _ = refused_level(&regime, Va(va), Ipa(refused), |_| Some(entry | 3));
+        fn nothing_that_a_guest_sets_panics(registers: [u64; 4], va: u64, refused: u64, entry: u64) {
+            let [tcr_el1, ttbr0_el1, ttbr1_el1, sctlr_el1] = registers;
+            let regime = Regime { tcr_el1, ttbr0_el1, ttbr1_el1, sctlr_el1 };
+            let _ = refused_level(&regime, Va(va), Ipa(refused), |_| Some((entry | 3).to_le_bytes()));
+            let _ = level_without_memory(&regime, Va(va), |_| Some((entry | 3).to_be_bytes()));
         }
     }
 }

@@ -60,9 +60,47 @@ impl AccessSize {
     }
 }
 
+/// In which order the bytes of a value lie in memory.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum ByteOrder {
+    /// The lowest byte first.
+    Little,
+    /// The highest byte first.
+    Big,
+}
+
+impl ByteOrder {
+    /// Between the value in a register and the one that a little-endian device sees, in either direction. What lies above
+    /// the access's size is not kept.
+    #[must_use]
+    #[inline(always)]
+    pub const fn arrange(self, size: AccessSize, value: u64) -> u64 {
+        match self {
+            Self::Little => value & size.mask(),
+            Self::Big => value.swap_bytes() >> (64 - 8 * size.bytes() as u32),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::AccessSize;
+    use super::{AccessSize, ByteOrder};
+
+    #[test]
+    fn big_endian_values_are_turned_within_their_size() {
+        let value = 0x1122_3344_5566_7788;
+        let turned = [
+            (AccessSize::Byte, 0x88),
+            (AccessSize::Half, 0x8877),
+            (AccessSize::Word, 0x8877_6655),
+            (AccessSize::Double, 0x8877_6655_4433_2211),
+        ];
+        for (size, expected) in turned {
+            assert_eq!(ByteOrder::Big.arrange(size, value), expected, "{size:?}");
+            assert_eq!(ByteOrder::Big.arrange(size, expected), value & size.mask(), "{size:?}, and back");
+            assert_eq!(ByteOrder::Little.arrange(size, value), value & size.mask(), "{size:?}");
+        }
+    }
 
     #[test]
     fn sizes_round_trip() {

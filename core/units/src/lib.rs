@@ -18,7 +18,7 @@ mod address;
 mod names;
 mod time;
 
-pub use access::AccessSize;
+pub use access::{AccessSize, ByteOrder};
 pub use address::{Address, Ipa, Pa, Range, Va};
 pub use names::{CpuId, IntId, MAX_VCPUS, VcpuId, VcpuSet, VmId};
 pub use time::{Hz, Patience, Scale, Ticks};

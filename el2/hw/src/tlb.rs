@@ -75,36 +75,43 @@ pub fn translate_guest(va: u64, unprivileged: bool) -> u64 {
     result
 }
 
-/// Translates `va` as the guest's EL1 (or EL0) would read it, through its own stage 1 only: PAR_EL1 with an IPA. The
-/// guest's own PAR_EL1 is kept.
-#[must_use]
-pub fn translate_stage1(va: u64, unprivileged: bool) -> u64 {
-    let before = sysreg::par_el1::read();
-    // SAFETY: as above.
-    unsafe {
-        if unprivileged {
-            core::arch::asm!("at s1e0r, {}", in(reg) va, options(nostack, preserves_flags));
-        } else {
-            core::arch::asm!("at s1e1r, {}", in(reg) va, options(nostack, preserves_flags));
-        }
-    }
-    isb();
-    let result = sysreg::par_el1::read();
-    sysreg::par_el1::write(before);
-    result
+/// As whom, and for what, the guest's stage 1 is asked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Stage1 {
+    /// EL1 reads.
+    KernelRead,
+    /// EL1 writes.
+    KernelWrite,
+    /// EL1 reads while PSTATE.PAN is set. Only where FEAT_PAN2 is.
+    KernelAloneRead,
+    /// EL1 writes while PSTATE.PAN is set. Only where FEAT_PAN2 is.
+    KernelAloneWrite,
+    /// EL0 reads.
+    UserRead,
+    /// EL0 writes.
+    UserWrite,
 }
 
-/// As [`translate_stage1`], for a write.
+macro_rules! translate {
+    ($va:ident, $($instruction:literal),*) => {
+        // SAFETY: an address translation changes PAR_EL1 alone, which the caller puts back. PSTATE.PAN, which it may depend
+        // on, is clear again behind it; EL2's own regime (E2H = 0) does not know it.
+        unsafe { core::arch::asm!($($instruction,)* in(reg) $va, options(nostack, preserves_flags)) }
+    };
+}
+
+/// Translates `va` through the guest's own stage 1 only: PAR_EL1 with an IPA. The guest's own PAR_EL1 is kept.
 #[must_use]
-pub fn translate_stage1_for_write(va: u64, unprivileged: bool) -> u64 {
+pub fn translate_stage1(va: u64, access: Stage1) -> u64 {
     let before = sysreg::par_el1::read();
-    // SAFETY: as above.
-    unsafe {
-        if unprivileged {
-            core::arch::asm!("at s1e0w, {}", in(reg) va, options(nostack, preserves_flags));
-        } else {
-            core::arch::asm!("at s1e1w, {}", in(reg) va, options(nostack, preserves_flags));
-        }
+    match access {
+        Stage1::KernelRead => translate!(va, "at s1e1r, {}"),
+        Stage1::KernelWrite => translate!(va, "at s1e1w, {}"),
+        // MSR PAN, #1; AT S1E1RP or S1E1WP, which look at this level's PAN; MSR PAN, #0.
+        Stage1::KernelAloneRead => translate!(va, ".inst 0xd500419f", "sys #0, c7, c9, #0, {}", ".inst 0xd500409f"),
+        Stage1::KernelAloneWrite => translate!(va, ".inst 0xd500419f", "sys #0, c7, c9, #1, {}", ".inst 0xd500409f"),
+        Stage1::UserRead => translate!(va, "at s1e0r, {}"),
+        Stage1::UserWrite => translate!(va, "at s1e0w, {}"),
     }
     isb();
     let result = sysreg::par_el1::read();

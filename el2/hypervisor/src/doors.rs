@@ -20,12 +20,13 @@ use backdoor::{Access, BufferError, Door, Level, Limits, Outcome, WallTime, comm
 use cpu::exit::SystemRegister;
 use cpu::inject::{self, AbortKind};
 use cpu::sysreg::{self as trapped, Action, DebugRegister};
+use cpu::translation::{self, Form, Rights};
 use cpu::{Direction, controls, pstate};
 use hw::state::{Controls, DebugBank, DebugPolicy};
 use hw::sync::PreemptLock;
+use hw::sysreg;
 use hw::vcpu::VcpuContext;
-use hw::{sysreg, tlb};
-use units::{Ipa, PAGE_SIZE, Va, VcpuId};
+use units::{Ipa, PAGE_SIZE, Va};
 use wfe::words::{self, Request};
 
 use crate::exits::{complete, inject};
@@ -34,7 +35,7 @@ use crate::stats::{self, Reason};
 use crate::vcpu::Vcpu;
 use crate::vm::Vm;
 use crate::watchdog::{self, Watchdogs};
-use crate::{entropy, host, wall_clock};
+use crate::{entropy, host, stage1, wall_clock};
 
 /// ESR_EL2 of `MRS XZR, MDCCSR_EL0`.
 const STATUS_READ: u64 = 0x6220_c3e3;
@@ -50,11 +51,6 @@ const MDSCR_TDCC: u64 = 1 << 12;
 const TRANSMIT_FULL: u64 = 1 << 29;
 /// The upper half of each word of the WFE channel, "WFE0".
 const WORDS: u32 = (words::DETECT >> 32) as u32;
-/// PAR_EL1: failed, at stage 2; the address; the fault's status.
-const PAR_FAILED: u64 = 1;
-const PAR_STAGE_2: u64 = 1 << 9;
-const PAR_ADDRESS: u64 = 0x0000_ffff_ffff_f000;
-
 /// Guests' TDCC reaches the hardware: see [`leave_tdcc_in_hardware`].
 static TDCC_IN_HARDWARE: AtomicBool = AtomicBool::new(false);
 
@@ -379,7 +375,8 @@ fn carry_out(vcpu: &'static Vcpu, context: &mut VcpuContext, call: Access, door:
     let mut x = [0; 8];
     x.copy_from_slice(&context.x[..8]);
     let level = level(context);
-    let mut caller = Caller { vm: vcpu.vm, vcpu: vcpu.id, unprivileged: level == Level::User };
+    let rights = translation::rights(context.pstate, Form::Plain);
+    let mut caller = Caller { vm: vcpu.vm, vcpu, rights, unprivileged: level == Level::User };
     let outcome = service.lock().call(call, &mut x, level, &mut caller);
     context.x[..8].copy_from_slice(&x);
     if outcome != Outcome::Done && door == Door::Hvc {
@@ -395,26 +392,17 @@ fn carry_out(vcpu: &'static Vcpu, context: &mut VcpuContext, call: Access, door:
                 backdoor::Direction::In => Direction::Write,
                 backdoor::Direction::Out => Direction::Read,
             };
-            inject(context, |state| inject::data_abort(state, Va(address), abort_kind(status), direction));
+            inject(context, |state| inject::data_abort(state, Va(address), AbortKind::from_status(status), direction));
         }
-    }
-}
-
-fn abort_kind(status: u8) -> AbortKind {
-    let level = status & 3;
-    match status >> 2 {
-        0 => AbortKind::AddressSize(level),
-        1 => AbortKind::Translation(level),
-        2 => AbortKind::AccessFlag(level),
-        3 => AbortKind::Permission(level),
-        _ => AbortKind::External,
     }
 }
 
 /// The world as the service sees it during a call. The caller's vCPU is loaded.
 struct Caller {
     vm: &'static Vm,
-    vcpu: VcpuId,
+    vcpu: &'static Vcpu,
+    /// With what rights it reaches its memory: those of a load or store in the place of the call.
+    rights: Rights,
     unprivileged: bool,
 }
 
@@ -431,17 +419,15 @@ impl Caller {
         while done < length {
             let at = address.wrapping_add(done as u64);
             let part = ((PAGE_SIZE - at % PAGE_SIZE) as usize).min(length - done);
-            let result = match direction {
-                backdoor::Direction::Out => tlb::translate_stage1(at, self.unprivileged),
-                backdoor::Direction::In => tlb::translate_stage1_for_write(at, self.unprivileged),
+            let access = match direction {
+                backdoor::Direction::Out => Direction::Read,
+                backdoor::Direction::In => Direction::Write,
             };
-            if result & PAR_FAILED != 0 {
-                if result & PAR_STAGE_2 != 0 {
-                    return Err(BufferError::NotMemory);
-                }
-                return Err(BufferError::Fault { address: at, status: (result >> 1) as u8 & 0x3f, direction });
-            }
-            let ipa = Ipa(result & PAR_ADDRESS | at & (PAGE_SIZE - 1));
+            let ipa = match stage1::translate(self.vcpu, Va(at), self.rights, access) {
+                Ok((ipa, _)) => ipa,
+                Err(AbortKind::External | AbortKind::ExternalOnWalk(_)) => return Err(BufferError::NotMemory),
+                Err(kind) => return Err(BufferError::Fault { address: at, status: kind.status() as u8, direction }),
+            };
             move_part(&mut self.vm.ram.lock(), ipa, done, part).map_err(|_| BufferError::NotMemory)?;
             done += part;
         }
@@ -504,7 +490,7 @@ impl backdoor::Host for Caller {
             backdoor::Whose::Vm => wfe::Scope::Vm,
             backdoor::Whose::Caller => wfe::Scope::Own,
         };
-        let caller = watchdog::Caller { policy: &self.vm.config.doors, level, vcpu: self.vcpu, scope };
+        let caller = watchdog::Caller { policy: &self.vm.config.doors, level, vcpu: self.vcpu.id, scope };
         let dogs = &self.vm.doors.watchdogs;
         let result = match request {
             backdoor::Watchdog::Query => dogs.query(caller),

@@ -6,26 +6,23 @@ use core::fmt::Write as _;
 
 use cpu::exit::{DataAbort, Exit, FaultKind, InstructionAbort, WaitKind, class_of, decode};
 use cpu::inject::{self, AbortKind};
+use cpu::retry::{Try, Verdict};
 use cpu::sysreg::{self as trapped, Action, OsLockRegister, PhysicalTimerRegister, SgiRegister};
-use cpu::table_walk::{self, Regime};
+use cpu::translation::Rights;
 use cpu::{Direction, pstate};
+use hw::sysreg;
 use hw::vcpu::VcpuContext;
-use hw::{sysreg, tlb};
 use services::psci::{Call, CpuOffOutcome, PsciError, Suspension};
 use services::{Facts, NOT_SUPPORTED, Request, SUCCESS};
 use units::{IntId, Ipa, Va};
 use vgic::Group;
 
 use crate::guest_memory::Progress;
+use crate::stage1::{refused_walk, translate};
 use crate::stats::{self, Reason};
 use crate::vcpu::{Leave, Vcpu};
 use crate::vm::Stop;
 use crate::{doors, entropy, mmio, sched};
-
-/// PAR_EL1.F: the translation failed.
-const PAR_FAILED: u64 = 1;
-/// PAR_EL1.PA: bits 47:12 of the address.
-const PAR_ADDRESS: u64 = 0x0000_ffff_ffff_f000;
 
 /// What the CPU said about a synchronous exit beside its syndrome, read before anybody else's exit could overwrite it.
 #[derive(Clone, Copy)]
@@ -143,25 +140,66 @@ fn undefined(context: &mut VcpuContext) {
     inject(context, inject::undefined);
 }
 
+/// Lets the guest execute its instruction again, as if nothing had happened, because it will then go another way: unless it
+/// has tried the same often enough ([`cpu::retry`]), when it gets what `refuse` makes.
+pub(crate) fn again(
+    vcpu: &'static Vcpu,
+    context: &mut VcpuContext,
+    far: Va,
+    refuse: impl FnOnce(&mut inject::GuestState),
+) {
+    let VcpuContext { x: registers, pc, pstate, syndrome, .. } = *context;
+    let this = Try { pc, far: far.0, syndrome, pstate, registers };
+    let verdict = vcpu.tries.lock().again(&this);
+    if verdict == Verdict::Enough {
+        inject(context, refuse);
+    }
+}
+
+/// The data abort that the guest gets for `abort`.
+fn refuse(abort: DataAbort, far: Va, kind: AbortKind) -> impl FnOnce(&mut inject::GuestState) {
+    move |state| {
+        if abort.cache_maintenance {
+            inject::maintenance_abort(state, far, kind);
+        } else {
+            inject::data_abort(state, far, kind, abort.direction);
+        }
+    }
+}
+
 /// A data access that stage 2 refused.
 fn data_abort(vcpu: &'static Vcpu, context: &mut VcpuContext, abort: DataAbort) -> Reason {
     let far = abort.far.unwrap_or(Va(0));
-    if abort.fault.is_external() {
-        inject(context, |state| inject::data_abort(state, far, AbortKind::External, abort.direction));
-        return Reason::Nothing;
+    match abort.fault.kind {
+        _ if abort.fault.is_external() => {
+            inject(context, refuse(abort, far, AbortKind::External));
+            return Reason::Nothing;
+        }
+        // What the memory itself cannot do is the guest's own fault: trying again would not help.
+        FaultKind::Alignment => {
+            inject(context, refuse(abort, far, AbortKind::Alignment));
+            return Reason::Other;
+        }
+        FaultKind::UnsupportedAtomic => {
+            inject(context, refuse(abort, far, AbortKind::UnsupportedAtomic));
+            return Reason::Other;
+        }
+        _ => {}
     }
-    let unprivileged = pstate::is_user(context.pstate);
-    let ipa = abort.ipa.or_else(|| translate(far, unprivileged));
-    let Some(ipa) = ipa else {
+    let Some(ipa) = abort.ipa.or_else(|| place_of(vcpu, context, far, &abort)) else {
         // The guest's own translation changed meanwhile: it will find out by itself.
+        again(vcpu, context, far, refuse(abort, far, AbortKind::External));
         return Reason::Other;
     };
     if vcpu.vm.plan.ram().contains(ipa) {
-        return touch(vcpu, ipa);
+        if touch(vcpu, ipa) == Touched::Before {
+            again(vcpu, context, far, refuse(abort, far, AbortKind::External));
+        }
+        return Reason::Memory;
     }
     if abort.on_table_walk {
         let kind = refused_walk(vcpu, far, ipa);
-        inject(context, |state| inject::data_abort(state, far, kind, abort.direction));
+        inject(context, refuse(abort, far, kind));
         return Reason::Nothing;
     }
     if abort.cache_maintenance {
@@ -171,19 +209,41 @@ fn data_abort(vcpu: &'static Vcpu, context: &mut VcpuContext, abort: DataAbort) 
     mmio::access(vcpu, context, far, ipa, &abort)
 }
 
+/// Where the guest's access at `far` went, which the CPU does not say if it was permission that stage 2 refused. The guest's
+/// stage 1 has agreed to the access already, so what PSTATE.PAN thinks of it, or would if it was an unprivileged one, is
+/// left aside.
+fn place_of(vcpu: &'static Vcpu, context: &VcpuContext, far: Va, abort: &DataAbort) -> Option<Ipa> {
+    let rights = if pstate::is_user(context.pstate) { Rights::User } else { Rights::Kernel };
+    // Most cache maintenance asks for no more than to read.
+    let direction = if abort.cache_maintenance { Direction::Read } else { abort.direction };
+    translate(vcpu, far, rights, direction).ok().map(|(ipa, _)| ipa)
+}
+
+/// What [`touch`] found.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Touched {
+    /// The guest sees it now.
+    Now,
+    /// The guest saw it before.
+    Before,
+}
+
 /// The guest touched RAM that it was not shown yet. A piece of it at a time is made ready, and between two pieces the
 /// thread may be preempted.
-fn touch(vcpu: &'static Vcpu, ipa: Ipa) -> Reason {
+pub(crate) fn touch(vcpu: &'static Vcpu, ipa: Ipa) -> Touched {
+    if vcpu.vm.ram.lock().is_shown(ipa) {
+        return Touched::Before;
+    }
     loop {
         let result = vcpu.vm.ram.lock().prepare(ipa);
         match result {
-            Ok(Progress::Shown) => return Reason::Memory,
+            Ok(Progress::Shown) => return Touched::Now,
             Ok(Progress::Unfinished) => {}
             Err(error) => {
                 let mut text = alloc::string::String::new();
                 let _ = write!(text, "no memory at {ipa}: {error}");
                 vcpu.vm.stop(Stop::Crashed(text));
-                return Reason::Memory;
+                return Touched::Now;
             }
         }
     }
@@ -195,7 +255,10 @@ fn instruction_abort(vcpu: &'static Vcpu, context: &mut VcpuContext, abort: Inst
         && let Some(ipa) = abort.ipa
         && vcpu.vm.plan.ram().contains(ipa)
     {
-        return touch(vcpu, ipa);
+        if touch(vcpu, ipa) == Touched::Before {
+            again(vcpu, context, far, |state| inject::instruction_abort(state, far, AbortKind::External));
+        }
+        return Reason::Memory;
     }
     let kind = match abort.ipa {
         Some(table) if abort.on_table_walk => refused_walk(vcpu, far, table),
@@ -203,28 +266,6 @@ fn instruction_abort(vcpu: &'static Vcpu, context: &mut VcpuContext, abort: Inst
     };
     inject(context, |state| inject::instruction_abort(state, far, kind));
     Reason::Nothing
-}
-
-/// What the guest is told when the walk of its own tables for `va` came to `table`, where no RAM is.
-fn refused_walk(vcpu: &'static Vcpu, va: Va, table: Ipa) -> AbortKind {
-    let regime = Regime {
-        tcr_el1: sysreg::tcr_el1::read(),
-        ttbr0_el1: sysreg::ttbr0_el1::read(),
-        ttbr1_el1: sysreg::ttbr1_el1::read(),
-    };
-    let mut ram = vcpu.vm.ram.lock();
-    let level = table_walk::refused_level(&regime, va, table, |at| {
-        let mut bytes = [0; 8];
-        ram.read(at, &mut bytes).ok()?;
-        Some(u64::from_le_bytes(bytes))
-    });
-    level.map_or(AbortKind::External, AbortKind::ExternalOnWalk)
-}
-
-/// Where the guest's `va` is, by its own tables.
-pub(crate) fn translate(va: Va, unprivileged: bool) -> Option<Ipa> {
-    let result = tlb::translate_stage1(va.0, unprivileged);
-    (result & PAR_FAILED == 0).then_some(Ipa(result & PAR_ADDRESS | va.0 & 0xfff))
 }
 
 fn wait(vcpu: &'static Vcpu, kind: WaitKind) -> Reason {

@@ -5,7 +5,7 @@
 //! Its length in instructions is promised in SPECIFICATION.md.
 
 use cpu::exit::class;
-use cpu::id;
+use cpu::{id, pstate};
 use hw::sysreg;
 use hw::vcpu::{VcpuContext, exit_kind};
 use services::psci;
@@ -101,7 +101,7 @@ fn synchronous(vcpu: &'static Vcpu, context: &mut VcpuContext) -> Answer {
             vcpu.counters.count(Reason::IdRegister);
             true
         }
-        class::DATA_ABORT_LOWER => distributor_read(vcpu, context, syndrome),
+        class::DATA_ABORT_LOWER => distributor_read(vcpu, context),
         class::HVC64 if syndrome & 0xffff == 0x86 => doors::null_hvc(vcpu, context),
         class::WFX => return wait(vcpu, context),
         class::FLOATING_POINT => {
@@ -145,15 +145,23 @@ fn wait(vcpu: &'static Vcpu, context: &mut VcpuContext) -> Answer {
     }
 }
 
-/// A load of a Distributor register whose value does not depend on list registers.
+/// A load of a Distributor register whose value does not depend on list registers, by EL1, little-endian, and not at the begin
+/// of a page, where an access may end that began in the page before (see [`crate::mmio`]).
 #[inline(never)]
-fn distributor_read(vcpu: &'static Vcpu, context: &mut VcpuContext, syndrome: u64) -> bool {
-    if syndrome & LOAD_MASK != LOAD_WORD {
+fn distributor_read(vcpu: &'static Vcpu, context: &mut VcpuContext) -> bool {
+    let (syndrome, state) = (context.syndrome, context.pstate);
+    let far = sysreg::far_el2();
+    if syndrome & LOAD_MASK != LOAD_WORD
+        || !pstate::is_kernel(state)
+        || sysreg::sctlr_el1::read() & pstate::SCTLR_EE != 0
+        || far & 3 != 0
+        || far & 0xfff == 0
+    {
         return false;
     }
     let ipa = (sysreg::hpfar_el2() & 0x0fff_ffff_fff0) << 8;
-    let offset = ipa.wrapping_sub(vgic::DISTRIBUTOR_BASE) | sysreg::far_el2() & 0xfff;
-    if offset >= vgic::DISTRIBUTOR_SIZE || offset & 3 != 0 {
+    let offset = ipa.wrapping_sub(vgic::DISTRIBUTOR_BASE) | far & 0xfff;
+    if offset >= vgic::DISTRIBUTOR_SIZE {
         return false;
     }
     let gic = vcpu.vm.gic.lock();
@@ -163,7 +171,8 @@ fn distributor_read(vcpu: &'static Vcpu, context: &mut VcpuContext, syndrome: u6
     let value = gic.distributor_read(offset, vgic::AccessSize::Word);
     drop(gic);
     context.set_register((syndrome >> 16 & 31) as u8, value);
-    complete(context);
+    context.skip_instruction();
+    context.pstate = pstate::after_a64_instruction(state);
     vcpu.counters.count(Reason::Device);
     true
 }

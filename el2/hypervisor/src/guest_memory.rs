@@ -176,6 +176,13 @@ impl GuestRam {
         Ok(Pa(block.pa.0 + offset % BLOCK_SIZE))
     }
 
+    /// Whether the guest sees the block around `ipa`.
+    #[must_use]
+    pub(crate) fn is_shown(&self, ipa: Ipa) -> bool {
+        let index = (ipa.0.wrapping_sub(self.range.start.0) / BLOCK_SIZE) as usize;
+        self.blocks.get(index).is_some_and(|block| block.state == State::Shown)
+    }
+
     /// Does the next bounded piece of what is needed until the guest sees the block around `ipa`: zeroes a part of it, or
     /// maps it.
     ///

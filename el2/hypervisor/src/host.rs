@@ -25,6 +25,8 @@ pub(crate) struct Host {
     pub(crate) counter: Hz,
     /// Its ticks in nanoseconds.
     pub(crate) scale: Scale,
+    /// Whether AT S1E1RP and S1E1WP exist (FEAT_PAN2), which respect PSTATE.PAN.
+    pub(crate) translates_alone: bool,
     /// Virtual priority bits, 5 to 8.
     pub(crate) priority_bits: u8,
     /// Whether VMIDs of more than 8 bits exist does not matter: there are at most 64 VMs.
@@ -93,6 +95,7 @@ pub(crate) fn init(frequency: Option<Hz>) -> Result<(), Unfit> {
         vtcr,
         counter,
         scale: Scale::new(counter),
+        translates_alone: ids.field(id::fields::MMFR1_PAN) >= 2,
         priority_bits: (vtr >> 29 & 7) as u8 + 1,
         midr: sysreg::midr_el1(),
     };

@@ -26,6 +26,7 @@ mod operator;
 mod ring;
 mod sched;
 mod selftest;
+mod stage1;
 mod stats;
 mod switch_cost;
 mod vcpu;

@@ -3,17 +3,19 @@
 //! For most instructions the syndrome says all there is to know. For the others (pairs, writeback, `DC ZVA`) the
 //! instruction itself is read from the guest's memory and decoded (`core/a64`).
 
-use a64::{Base, Instruction, Transfer, Unsupported};
+use a64::{Base, Instruction, Resolved, Transfer, Unsupported};
 use cpu::exit::{Access, DataAbort};
 use cpu::inject::{self, AbortKind};
+use cpu::translation::{Form, Memory, Rights, rights};
 use cpu::{Direction, pstate};
 use hw::sysreg;
 use hw::vcpu::VcpuContext;
 use machine::DeviceKind;
-use units::{AccessSize, Ipa, PAGE_SIZE, Va, VcpuId, VcpuSet};
+use units::{AccessSize, ByteOrder, Ipa, PAGE_SIZE, Va, VcpuId, VcpuSet};
 use vgic::REDISTRIBUTOR_STRIDE;
 
-use crate::exits::{complete, translate};
+use crate::exits::{again, complete};
+use crate::stage1::{read_ram, translate};
 use crate::stats::Reason;
 use crate::vcpu::Vcpu;
 
@@ -24,35 +26,84 @@ struct Operation {
     size: AccessSize,
 }
 
+/// Why an instruction is not carried out.
+enum Refusal {
+    /// It is not the instruction that was executed, or not where it was: the guest changed something meanwhile.
+    Again,
+    /// The guest gets this abort, for this address.
+    Abort(Va, AbortKind),
+}
+
 /// The guest accessed `ipa` (at its `far`), which is not RAM.
 pub(crate) fn access(vcpu: &'static Vcpu, context: &mut VcpuContext, far: Va, ipa: Ipa, abort: &DataAbort) -> Reason {
     let Some((device, offset)) = vcpu.vm.plan.find(ipa) else {
         inject(context, far, AbortKind::External, abort.direction);
         return Reason::Nothing;
     };
-    match abort.access {
-        Some(access) => {
-            if offset & u64::from(access.bytes - 1) != 0 {
-                inject(context, far, AbortKind::Alignment, abort.direction);
-                return Reason::Device;
-            }
+    let result = match abort.access {
+        // Nothing here knows A32 and T32, which guests are not offered: how long the instruction is, where its IT block ends.
+        _ if context.pstate & pstate::AARCH32 != 0 => Err(Refusal::Abort(far, AbortKind::External)),
+        Some(access) if offset & u64::from(access.bytes - 1) != 0 => Err(Refusal::Abort(far, AbortKind::Alignment)),
+        Some(access) => whole(vcpu, context, far, access, abort.direction).map(|()| {
             let operation = Operation { device, offset, size: size(access.bytes) };
             simple(vcpu, context, &operation, access, abort.direction);
-            complete(context);
-        }
+        }),
         None => without_syndrome(vcpu, context, far, abort),
+    };
+    match result {
+        Ok(()) => complete(context),
+        Err(Refusal::Abort(at, kind)) => inject(context, at, kind, abort.direction),
+        Err(Refusal::Again) => {
+            let direction = abort.direction;
+            again(vcpu, context, far, |state| inject::data_abort(state, far, AbortKind::External, direction));
+        }
     }
     Reason::Device
 }
 
+/// Makes sure that an access that the syndrome describes lies in the device as a whole.
+///
+/// One that begins in RAM and ends in a device exits at the first byte of the device's page (as FAR_EL2 says), with the size of the
+/// whole; to carry it out as if it began there would lose its part in RAM. The architecture lets an unaligned access that
+/// touches Device memory fault (DDI 0487 B2.5.2, "Alignment of data accesses"), and so does this one. Such accesses need Normal memory at stage 1 in front
+/// of the device: where there is none, nothing more is to be done, and hardly any guest has any.
+#[inline(always)]
+fn whole(
+    vcpu: &'static Vcpu,
+    context: &VcpuContext,
+    far: Va,
+    access: Access,
+    direction: Direction,
+) -> Result<(), Refusal> {
+    if far.0.is_multiple_of(PAGE_SIZE) && access.bytes > 1 { begins_at(vcpu, context, far, direction) } else { Ok(()) }
+}
+
+/// See [`whole`]: for an access at the begin of a page.
+#[inline(never)]
+fn begins_at(vcpu: &'static Vcpu, context: &VcpuContext, far: Va, direction: Direction) -> Result<(), Refusal> {
+    let before = translate(vcpu, Va(far.0.wrapping_sub(1)), Rights::Kernel, Direction::Read);
+    let Ok((_, Memory::Normal)) = before else { return Ok(()) };
+    let word = fetch(vcpu, context).ok_or(Refusal::Again)?;
+    let Ok(Instruction::Transfer(transfer)) = a64::decode(word) else { return Err(Refusal::Again) };
+    let resolved = resolve(context, &transfer, far, direction)?;
+    let starts_here = resolved.address.0 << 8 == far.0 << 8;
+    if starts_here { Ok(()) } else { Err(Refusal::Abort(resolved.address, AbortKind::Alignment)) }
+}
+
 fn simple(vcpu: &'static Vcpu, context: &mut VcpuContext, operation: &Operation, access: Access, direction: Direction) {
+    let order = byte_order(context);
     match direction {
         Direction::Read => {
-            let value = read(vcpu, operation);
+            let value = order.arrange(operation.size, read(vcpu, operation));
             context.set_register(access.rt, access.loaded(value));
         }
-        Direction::Write => write(vcpu, operation, access.stored(context.register(access.rt))),
+        Direction::Write => write(vcpu, operation, order.arrange(operation.size, context.register(access.rt))),
     }
+}
+
+/// How the guest's data lies in memory now. Devices are little-endian.
+fn byte_order(context: &VcpuContext) -> ByteOrder {
+    pstate::byte_order(context.pstate, sysreg::sctlr_el1::read())
 }
 
 fn inject(context: &mut VcpuContext, far: Va, kind: AbortKind, direction: Direction) {
@@ -143,79 +194,107 @@ fn tell(vcpu: &'static Vcpu, concerned: VcpuSet) {
 }
 
 /// Carries out an instruction that the syndrome does not describe.
-fn without_syndrome(vcpu: &'static Vcpu, context: &mut VcpuContext, far: Va, abort: &DataAbort) {
-    let Some(word) = fetch(vcpu, context) else {
-        // The guest changed its own tables under its instruction: it gets to execute it again.
-        return;
-    };
+fn without_syndrome(vcpu: &'static Vcpu, context: &mut VcpuContext, far: Va, abort: &DataAbort) -> Result<(), Refusal> {
+    let word = fetch(vcpu, context).ok_or(Refusal::Again)?;
     match a64::decode(word) {
-        Ok(Instruction::Transfer(transfer)) => {
-            if !transfer_all(vcpu, context, &transfer) {
-                inject(context, far, AbortKind::External, abort.direction);
-                return;
-            }
+        Ok(Instruction::Transfer(transfer)) => transfer_all(vcpu, context, &transfer, far, abort.direction),
+        // DC ZVA faults on Device memory (DDI 0487 D7.4.9): as alignment.
+        Ok(Instruction::ZeroBlock { rt })
+            if abort.direction == Direction::Write && same_block(context.register(rt), far.0) =>
+        {
+            Err(Refusal::Abort(far, AbortKind::Alignment))
         }
-        Ok(Instruction::ZeroBlock { .. }) => {
-            // DC ZVA faults on Device memory (DDI 0487 D7.4.9): as alignment.
-            inject(context, far, AbortKind::Alignment, Direction::Write);
-            return;
-        }
-        Ok(Instruction::CacheMaintenance { .. } | Instruction::Prefetch) => {}
+        // Other cache maintenance says in the syndrome that it is that, a prefetch never aborts, and the others access no
+        // memory: none of them can have exited like this.
+        Ok(Instruction::ZeroBlock { .. } | Instruction::CacheMaintenance { .. } | Instruction::Prefetch)
+        | Err(Unsupported::NotMemory) => Err(Refusal::Again),
         Err(reason) => {
             log::debug!("{}: {word:#010x} at {far} on a device: {reason:?}", vcpu.vm.config.name);
             let kind = match reason {
                 Unsupported::Exclusive | Unsupported::Atomic => AbortKind::UnsupportedAtomic,
                 _ => AbortKind::External,
             };
-            inject(context, far, kind, abort.direction);
-            return;
+            Err(Refusal::Abort(far, kind))
         }
     }
-    complete(context);
 }
 
-/// The instruction at the guest's PC.
+/// Whether two addresses are in one block of DC ZVA, whose size in words DCZID_EL0.BS gives as a power of two.
+fn same_block(one: u64, other: u64) -> bool {
+    // Without the tags, which are the top byte.
+    (one ^ other) << 8 >> 8 >> ((sysreg::dczid_el0() & 0xf) + 2) == 0
+}
+
+/// The instruction at the guest's PC. It is read as EL1 reads, which may read whatever is mapped at all, also code that EL0
+/// may execute and not read. Instructions are little-endian, whatever data is.
 fn fetch(vcpu: &'static Vcpu, context: &VcpuContext) -> Option<u32> {
-    let ipa = translate(Va(context.pc), pstate::is_user(context.pstate))?;
+    let (ipa, _) = translate(vcpu, Va(context.pc), Rights::Kernel, Direction::Read).ok()?;
     let mut bytes = [0_u8; 4];
-    vcpu.vm.ram.lock().read(ipa, &mut bytes).ok()?;
+    read_ram(vcpu, ipa, &mut bytes)?;
     Some(u32::from_le_bytes(bytes))
 }
 
-/// Both accesses of a pair, then the registers: nothing changes if either is not on a device. Says whether all went well.
-fn transfer_all(vcpu: &'static Vcpu, context: &mut VcpuContext, transfer: &Transfer) -> bool {
-    let unprivileged = pstate::is_user(context.pstate);
-    let on_sp_el0 = unprivileged || context.pstate & 1 == 0;
-    let sp = if on_sp_el0 { sysreg::sp_el0::read() } else { sysreg::sp_el1::read() };
+/// Where `transfer` goes with the guest's registers, if it is what was aborted at `far`.
+fn resolve(context: &VcpuContext, transfer: &Transfer, far: Va, direction: Direction) -> Result<Resolved, Refusal> {
+    let sp = if on_sp_el0(context) { sysreg::sp_el0::read() } else { sysreg::sp_el1::read() };
     let resolved = transfer.resolve(&context.x, sp, context.pc);
+    let direction = match direction {
+        Direction::Read => a64::Direction::Load,
+        Direction::Write => a64::Direction::Store,
+    };
+    if transfer.explains(&resolved, far, direction) { Ok(resolved) } else { Err(Refusal::Again) }
+}
+
+fn on_sp_el0(context: &VcpuContext) -> bool {
+    pstate::is_user(context.pstate) || context.pstate & 1 == 0
+}
+
+/// Both accesses of a pair, then the registers: nothing changes if either cannot be made, by the guest's own tables and with the
+/// rights of this instruction, or is not on a device.
+fn transfer_all(
+    vcpu: &'static Vcpu,
+    context: &mut VcpuContext,
+    transfer: &Transfer,
+    far: Va,
+    direction: Direction,
+) -> Result<(), Refusal> {
+    let resolved = resolve(context, transfer, far, direction)?;
+    let form = if transfer.unprivileged { Form::Unprivileged } else { Form::Plain };
+    let rights = rights(context.pstate, form);
     let mut operations = [None, None];
-    for (slot, (offset, access)) in operations.iter_mut().zip(transfer.accesses()) {
-        let va = Va(resolved.address.0.wrapping_add(offset));
-        let crosses = va.0 % PAGE_SIZE + u64::from(access.bytes) > PAGE_SIZE;
-        let place = translate(va, unprivileged).and_then(|ipa| vcpu.vm.plan.find(ipa));
-        match place {
-            Some((device, offset)) if !crosses && offset & u64::from(access.bytes - 1) == 0 => {
-                *slot = Some((Operation { device, offset, size: size(access.bytes) }, access));
-            }
-            _ => return false,
+    for (slot, (distance, access)) in operations.iter_mut().zip(transfer.accesses()) {
+        let va = Va(resolved.address.0.wrapping_add(distance));
+        // An aligned part lies in one page. One that is not faults on Device memory, which begins or ends here.
+        if va.0 & u64::from(access.bytes - 1) != 0 {
+            return Err(Refusal::Abort(va, AbortKind::Alignment));
+        }
+        let (ipa, _) = translate(vcpu, va, rights, direction).map_err(|kind| Refusal::Abort(va, kind))?;
+        match vcpu.vm.plan.find(ipa) {
+            Some((device, offset)) => *slot = Some((Operation { device, offset, size: size(access.bytes) }, access)),
+            // It is the part that was refused, and now it is elsewhere.
+            None if far.0.wrapping_sub(va.0) << 8 >> 8 < access.bytes.into() => return Err(Refusal::Again),
+            // Half in RAM, half in a device: no half is done.
+            None if vcpu.vm.plan.ram().contains(ipa) => return Err(Refusal::Abort(far, AbortKind::External)),
+            None => return Err(Refusal::Abort(va, AbortKind::External)),
         }
     }
+    let order = byte_order(context);
     for (operation, access) in operations.iter().flatten() {
-        match transfer.direction {
-            a64::Direction::Load => {
-                let value = read(vcpu, operation);
+        match direction {
+            Direction::Read => {
+                let value = order.arrange(operation.size, read(vcpu, operation));
                 context.set_register(access.rt, access.loaded(value));
             }
-            a64::Direction::Store => write(vcpu, operation, context.register(access.rt)),
+            Direction::Write => write(vcpu, operation, order.arrange(operation.size, context.register(access.rt))),
         }
     }
     if let Some((base, value)) = resolved.writeback {
         match base {
             Base::Register(number) => context.set_register(number, value),
-            Base::StackPointer if on_sp_el0 => sysreg::sp_el0::write(value),
+            Base::StackPointer if on_sp_el0(context) => sysreg::sp_el0::write(value),
             Base::StackPointer => sysreg::sp_el1::write(value),
-            _ => {}
+            Base::ProgramCounter => {}
         }
     }
-    true
+    Ok(())
 }

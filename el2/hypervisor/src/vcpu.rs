@@ -9,6 +9,7 @@ extern crate alloc;
 use alloc::boxed::Box;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
+use cpu::retry::Tries;
 use cpu::{controls, reset};
 use hw::state::{Controls, El1, Features, GuestState, read_list_register, write_list_register};
 use hw::sync::{IrqLock, PreemptLock, unmask_irqs, with_irqs, without_irqs};
@@ -96,6 +97,8 @@ pub(crate) struct Vcpu {
     pub(crate) start: PreemptLock<Option<Start>>,
     /// The EL1 physical timer.
     pub(crate) physical_timer: PreemptLock<PhysicalTimer>,
+    /// What it was let to try again.
+    pub(crate) tries: PreemptLock<Tries>,
     index: usize,
     thread: Once<&'static Thread>,
     context: Once<ContextHandle>,
@@ -156,6 +159,7 @@ impl Vcpu {
             counters: Counters::new(),
             start: PreemptLock::new(None),
             physical_timer: PreemptLock::new(PhysicalTimer::default()),
+            tries: PreemptLock::new(Tries::new()),
             index,
             thread: Once::new(),
             context: Once::new(),
@@ -545,6 +549,7 @@ impl Vcpu {
         self.list.lock().forget();
         self.at_rest.store(false, Ordering::Relaxed);
         *self.physical_timer.lock() = PhysicalTimer::default();
+        *self.tries.lock() = Tries::new();
         self.timer_list_register.store(0, Ordering::Relaxed);
     }
 

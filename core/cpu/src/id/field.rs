@@ -106,6 +106,8 @@ pub mod fields {
     pub const MMFR0_ECV: Field = Field::new(MMFR0, 60);
     /// Limited ordering regions.
     pub const MMFR1_LO: Field = Field::new(MMFR1, 16);
+    /// Privileged access never.
+    pub const MMFR1_PAN: Field = Field::new(MMFR1, 20);
     /// HCRX_EL2.
     pub const MMFR1_HCX: Field = Field::new(MMFR1, 40);
     /// Enhanced virtualisation traps.
