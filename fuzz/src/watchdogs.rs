@@ -66,6 +66,8 @@ pub fn words(data: &[u8]) {
                     match acted {
                         None => {}
                         Some(Action::Log | Action::Inject) => *left = *whole,
+                        // The VM is paused by that, and watched again when it goes on.
+                        Some(Action::Pause) if !bounds.may_disarm => (*left, paused) = (*whole, true),
                         Some(_) => armed = None,
                     }
                 } else {
@@ -79,7 +81,7 @@ pub fn words(data: &[u8]) {
                     Some(_) if !is_word(x[0]) => panic!("{:#x} is no word", x[0]),
                     Some(Request::Detect) => {}
                     Some(Request::Configure { timeout, action, .. }) => {
-                        // One that stands still is started by that, as by the VM's going on.
+                        // One that stands still has its new time when the VM goes on.
                         match dog.configure(timeout, action, now) {
                             Ok(0) => {
                                 assert!(timeout == 0 && (armed.is_none() || bounds.may_disarm));
@@ -90,7 +92,6 @@ pub fn words(data: &[u8]) {
                                 let action = Action::from_number(action).expect("an action that was taken");
                                 assert!(bounds.actions.contains(action));
                                 armed = Some((granted, granted));
-                                paused = false;
                             }
                             Err(refused) => assert!(matches!(refused, Refused::Action | Refused::MustStay)),
                         }
@@ -148,8 +149,12 @@ pub fn device(data: &[u8]) {
             }
             2 => {
                 let before = dog.deadline();
-                dog.postpone(input.half().into());
-                assert!(before.is_none_or(|at| dog.deadline().is_some_and(|then| then >= at)));
+                let length = u64::from(input.half());
+                dog.pause(now);
+                now = now.saturating_add(length);
+                assert!(dog.deadline().is_none() && !dog.advance(now), "it acts during a pause");
+                dog.resume(now);
+                assert_eq!(dog.deadline(), before.map(|at| at.saturating_add(length)));
                 refreshed = None;
             }
             3 => {

@@ -10,6 +10,9 @@
 //! This is revision 1 of the architecture: the offset has 48 bits. Times are counts of the guest's system counter, called
 //! `now`; the device has no clock. A reset of the machine disables the watchdog. WS1 stays readable in the life that
 //! follows the one in which it was raised, which is how drivers know why they are booted.
+//!
+//! While the machine is paused so is the watchdog ([`GenericWatchdog::pause`]): it has as much time left afterwards as
+//! before, and one that is refreshed in the moment of the pause has its whole time.
 
 use crate::access::{extract, register_offset, written};
 use crate::{AccessSize, Effect};
@@ -49,13 +52,15 @@ pub struct GenericWatchdog {
     expired: bool,
     offset: u64,
     compare: u64,
+    /// The count at which the machine was paused, while it is.
+    paused: Option<u64>,
 }
 
 impl GenericWatchdog {
     /// A watchdog after power on: disabled.
     #[must_use]
     pub const fn new() -> Self {
-        Self { enabled: false, first: false, second: false, expired: false, offset: 0, compare: 0 }
+        Self { enabled: false, first: false, second: false, expired: false, offset: 0, compare: 0, paused: None }
     }
 
     /// What a reset of the machine does.
@@ -66,6 +71,7 @@ impl GenericWatchdog {
     /// The machine is off: nobody is watched, until it starts again.
     pub const fn disable(&mut self) {
         self.enabled = false;
+        self.paused = None;
     }
 
     /// The level of WS0's interrupt.
@@ -77,12 +83,12 @@ impl GenericWatchdog {
     /// The first count at which [`GenericWatchdog::advance`] has something to do.
     #[must_use]
     pub const fn deadline(&self) -> Option<u64> {
-        if self.enabled && !self.second { Some(self.compare.saturating_add(1)) } else { None }
+        if self.enabled && !self.second && self.paused.is_none() { Some(self.compare.saturating_add(1)) } else { None }
     }
 
     /// The counter has come to `now`. Says whether the second signal rises by that; it rises once.
     pub const fn advance(&mut self, now: u64) -> bool {
-        if !self.enabled || self.second || now <= self.compare {
+        if !self.enabled || self.second || self.paused.is_some() || now <= self.compare {
             return false;
         }
         if !self.first {
@@ -98,9 +104,24 @@ impl GenericWatchdog {
         true
     }
 
-    /// The machine stood still for `length` counts: it has as much time left as before.
-    pub const fn postpone(&mut self, length: u64) {
-        self.compare = self.compare.saturating_add(length);
+    /// The machine is paused at `now`.
+    pub const fn pause(&mut self, now: u64) {
+        if self.paused.is_none() {
+            self.paused = Some(now);
+        }
+    }
+
+    /// The machine goes on at `now`.
+    pub const fn resume(&mut self, now: u64) {
+        if let Some(since) = self.paused.take() {
+            self.compare = self.compare.saturating_add(now.saturating_sub(since));
+        }
+    }
+
+    /// Both signals were raised, and whoever the second one is for has dealt with it: two periods begin anew, as by the guest's
+    /// refresh at `now`.
+    pub const fn begin_anew(&mut self, now: u64) {
+        self.refresh(now);
     }
 
     /// The guest reads `size` bytes at `offset` of the control frame.
@@ -160,8 +181,12 @@ impl GenericWatchdog {
         Effect::AlarmChanged
     }
 
-    /// An explicit refresh.
+    /// An explicit refresh. During a pause time stands still.
     const fn refresh(&mut self, now: u64) {
+        let now = match self.paused {
+            Some(since) if since < now => since,
+            _ => now,
+        };
         self.compare = now.saturating_add(self.offset);
         self.first = false;
         self.second = false;
@@ -358,8 +383,43 @@ mod tests {
         #[test]
         fn a_pause_adds_its_length(offset in 0u64..1000, start in 0u64..1000, length in 0u64..10_000) {
             let mut dog = armed(offset, start);
-            dog.postpone(length);
+            dog.pause(start);
+            prop_assert_eq!((dog.deadline(), dog.advance(u64::MAX), dog.line()), (None, false, false));
+            dog.resume(start + length);
             prop_assert_eq!(dog.deadline(), Some(start + offset + length + 1));
+        }
+
+        /// Whatever a vCPU still does to it that has not stopped yet: the whole time is left when the machine goes on.
+        #[test]
+        fn what_is_refreshed_during_a_pause_begins_when_it_ends(
+            offset in 0u64..1000, late in 0u64..500, length in 500u64..10_000, which in 0usize..4,
+        ) {
+            let mut dog = GenericWatchdog::new();
+            let _ = dog.write_control(register::WOR, DOUBLE, offset, 0);
+            dog.pause(100);
+            dog.pause(100 + late);
+            let now = 100 + late;
+            match which {
+                0 => { let _ = dog.write_control(register::WCS, WORD, 1, now); }
+                1 => {
+                    let _ = dog.write_control(register::WCS, WORD, 1, 0);
+                    let _ = dog.write_refresh(register::WRR, WORD, 0, now);
+                }
+                2 => {
+                    let _ = dog.write_control(register::WCS, WORD, 1, 0);
+                    let _ = dog.write_control(register::WOR, DOUBLE, offset, now);
+                }
+                _ => {
+                    let _ = dog.write_control(register::WCS, WORD, 1, 0);
+                    dog.begin_anew(now);
+                }
+            }
+            prop_assert_eq!((dog.deadline(), dog.advance(u64::MAX)), (None, false));
+            dog.resume(100 + length);
+            prop_assert_eq!(dog.deadline(), Some(100 + length + offset + 1));
+            dog.pause(0);
+            dog.reset();
+            prop_assert_eq!(dog, GenericWatchdog::new(), "a pause survives a reset");
         }
 
         #[test]

@@ -2,7 +2,7 @@
 //!
 //! It has no clock of its own: each call says what time it is, in milliseconds of any clock that only runs forward. The
 //! owner asks for the [`Watchdog::deadline`] after each call, and calls [`Watchdog::expire`] when that has come. While the
-//! VM is paused the watchdog is too.
+//! VM is paused the watchdog is too, and so is one that is armed meanwhile: its time begins when the VM goes on.
 
 /// What happens when the time is over.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -139,24 +139,39 @@ pub struct Watchdog {
     timeout: u64,
     action: Action,
     state: State,
+    /// The VM is paused: no clock of its runs, whoever arms it.
+    is_paused: bool,
     acted: u32,
 }
 
 impl Watchdog {
-    /// A watchdog that nobody has armed.
+    /// A watchdog that nobody has armed, of a VM that is not paused.
     #[must_use]
     pub const fn new(bounds: Bounds) -> Self {
-        Self { bounds, timeout: 0, action: Action::Log, state: State::Disarmed, acted: 0 }
+        Self { bounds, timeout: 0, action: Action::Log, state: State::Disarmed, is_paused: false, acted: 0 }
+    }
+
+    /// The state in which it has its whole time before it.
+    const fn begun(&self, now: u64) -> State {
+        match (self.timeout, self.is_paused) {
+            (0, _) => State::Disarmed,
+            (timeout, true) => State::Paused { remaining: timeout },
+            (timeout, false) => State::Running { deadline: now.saturating_add(timeout) },
+        }
     }
 
     /// Arms it as the VM's administrator says, outside of what the guest may choose; 0 disarms it.
     pub const fn preset(&mut self, timeout: u64, action: Action, now: u64) {
         self.timeout = timeout;
         self.action = action;
-        self.state = match timeout {
-            0 => State::Disarmed,
-            timeout => State::Running { deadline: now.saturating_add(timeout) },
-        };
+        self.state = self.begun(now);
+    }
+
+    /// The VM's life is over: nobody is watched, and nothing is paused any more.
+    pub const fn stop(&mut self) {
+        self.timeout = 0;
+        self.state = State::Disarmed;
+        self.is_paused = false;
     }
 
     /// Arms it for `timeout` milliseconds from `now`, or disarms it with 0; what is asked beyond the bounds is moved to
@@ -176,7 +191,7 @@ impl Watchdog {
         let action = Action::from_number(action).filter(|&action| self.bounds.actions.contains(action));
         self.action = action.ok_or(Refused::Action)?;
         self.timeout = timeout.max(self.bounds.least).min(self.bounds.most);
-        self.state = State::Running { deadline: now.saturating_add(self.timeout) };
+        self.state = self.begun(now);
         Ok(self.timeout)
     }
 
@@ -185,17 +200,11 @@ impl Watchdog {
     /// # Errors
     /// If it is not armed.
     pub const fn pat(&mut self, now: u64) -> Result<u64, Refused> {
-        match self.state {
-            State::Disarmed => Err(Refused::NotArmed),
-            State::Running { .. } => {
-                self.state = State::Running { deadline: now.saturating_add(self.timeout) };
-                Ok(self.timeout)
-            }
-            State::Paused { .. } => {
-                self.state = State::Paused { remaining: self.timeout };
-                Ok(self.timeout)
-            }
+        if matches!(self.state, State::Disarmed) {
+            return Err(Refused::NotArmed);
         }
+        self.state = self.begun(now);
+        Ok(self.timeout)
     }
 
     /// The time that is left.
@@ -219,15 +228,22 @@ impl Watchdog {
         }
     }
 
-    /// What is to be done at `now`, if the time is over. It is disarmed then, but for [`Action::Log`] and
-    /// [`Action::Inject`], after which the time begins anew: a guest that does not recover is told again.
+    /// What is to be done at `now`, if the time is over.
+    ///
+    /// After [`Action::Log`] and [`Action::Inject`] the time begins anew: a guest that does not recover is told again. After
+    /// the others it is disarmed, but for [`Action::Pause`] of one that must stay armed: that VM is paused by this, and has
+    /// the whole time before it when somebody lets it go on.
     pub const fn expire(&mut self, now: u64) -> Option<Action> {
         let State::Running { deadline } = self.state else { return None };
         if now < deadline {
             return None;
         }
         self.state = match self.action {
-            Action::Log | Action::Inject => State::Running { deadline: now.saturating_add(self.timeout) },
+            Action::Log | Action::Inject => self.begun(now),
+            Action::Pause if !self.bounds.may_disarm => {
+                self.is_paused = true;
+                self.begun(now)
+            }
             _ => State::Disarmed,
         };
         self.acted = self.acted.saturating_add(1);
@@ -241,12 +257,12 @@ impl Watchdog {
             Ok(left) => Some((self.timeout, left)),
             Err(_) => None,
         };
-        let is_paused = matches!(self.state, State::Paused { .. });
-        Status { armed, action: self.action, is_paused, acted: self.acted }
+        Status { armed, action: self.action, is_paused: self.is_paused, acted: self.acted }
     }
 
-    /// Stops its clock.
+    /// Stops its clock, until [`Watchdog::resume`].
     pub const fn pause(&mut self, now: u64) {
+        self.is_paused = true;
         if let State::Running { deadline } = self.state {
             self.state = State::Paused { remaining: deadline.saturating_sub(now) };
         }
@@ -254,6 +270,7 @@ impl Watchdog {
 
     /// Lets its clock go on.
     pub const fn resume(&mut self, now: u64) {
+        self.is_paused = false;
         if let State::Paused { remaining } = self.state {
             self.state = State::Running { deadline: now.saturating_add(remaining) };
         }
@@ -319,7 +336,106 @@ mod tests {
         assert_eq!(watchdog.deadline(), Some(230));
     }
 
+    #[test]
+    fn what_is_armed_during_a_pause_begins_when_it_ends() {
+        let mut watchdog = Watchdog::new(BOUNDS);
+        watchdog.pause(0);
+        assert_eq!((watchdog.configure(100, 2, 50), watchdog.deadline()), (Ok(100), None));
+        assert_eq!((watchdog.pat(70), watchdog.expire(900), watchdog.query(900)), (Ok(100), None, Ok(100)));
+        watchdog.preset(200, Action::Stop, 950);
+        assert_eq!((watchdog.deadline(), watchdog.expire(5000)), (None, None));
+        watchdog.resume(10_000);
+        assert_eq!(watchdog.deadline(), Some(10_200));
+    }
+
+    #[test]
+    fn one_that_must_stay_armed_survives_the_pause_that_it_caused() {
+        for may_disarm in [false, true] {
+            let mut watchdog = Watchdog::new(Bounds { may_disarm, actions: Actions::ALL, ..BOUNDS });
+            watchdog.preset(500, Action::Pause, 0);
+            assert_eq!(watchdog.configure(300, 3, 0), Ok(300));
+            assert_eq!((watchdog.expire(300), watchdog.expire(400)), (Some(Action::Pause), None));
+            watchdog.pause(301);
+            assert_eq!(watchdog.expire(9000), None);
+            watchdog.resume(10_000);
+            let expected = if may_disarm { None } else { Some(10_300) };
+            assert_eq!(watchdog.deadline(), expected, "which may {}be disarmed", if may_disarm { "" } else { "not " });
+        }
+    }
+
+    #[test]
+    fn the_next_life_is_neither_watched_nor_paused() {
+        let mut watchdog = Watchdog::new(BOUNDS);
+        watchdog.preset(500, Action::Reset, 0);
+        watchdog.pause(10);
+        watchdog.stop();
+        assert_eq!((watchdog.query(20), watchdog.status(20).is_paused), (Err(Refused::NotArmed), false));
+        watchdog.preset(500, Action::Reset, 100);
+        assert_eq!(watchdog.deadline(), Some(600));
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Preset(u64),
+        Configure(u64),
+        Pat,
+        Pause,
+        Resume,
+        Stop,
+        Wait(u64),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let time = prop_oneof![Just(0), 10u64..1000];
+        prop_oneof![
+            time.clone().prop_map(Step::Preset),
+            time.prop_map(Step::Configure),
+            Just(Step::Pat),
+            Just(Step::Pause),
+            Just(Step::Resume),
+            Just(Step::Stop),
+            (0u64..700).prop_map(Step::Wait),
+        ]
+    }
+
     proptest! {
+        /// Against one that counts every millisecond down in which the VM is not paused: in any order of arming, patting,
+        /// pausing and going on it acts in the same millisecond, and never during a pause.
+        #[test]
+        fn it_agrees_with_one_that_counts_down(steps in prop::collection::vec(step(), 1..60)) {
+            let (mut now, mut dog) = (0u64, Watchdog::new(BOUNDS));
+            let (mut timeout, mut left, mut paused) = (0u64, None::<u64>, false);
+            for step in steps {
+                match step {
+                    Step::Preset(time) => {
+                        dog.preset(time, Action::Reset, now);
+                        (timeout, left) = (time, (time != 0).then_some(time));
+                    }
+                    Step::Configure(time) => {
+                        prop_assert_eq!(dog.configure(time, 2, now), Ok(time));
+                        (timeout, left) = (time, (time != 0).then_some(time));
+                    }
+                    Step::Pat => {
+                        prop_assert_eq!(dog.pat(now).ok(), left.map(|_| timeout));
+                        left = left.map(|_| timeout);
+                    }
+                    Step::Pause => { dog.pause(now); paused = true; }
+                    Step::Resume => { dog.resume(now); paused = false; }
+                    Step::Stop => { dog.stop(); (timeout, left, paused) = (0, None, false); }
+                    Step::Wait(length) => for _ in 0..length {
+                        now += 1;
+                        if !paused { left = left.map(|left| left - 1); }
+                        let due = left == Some(0);
+                        prop_assert_eq!(dog.expire(now).is_some(), due);
+                        if due { left = None; }
+                    }
+                }
+                prop_assert_eq!(dog.query(now).ok(), left);
+                prop_assert_eq!(dog.deadline(), left.filter(|_| !paused).map(|left| now + left));
+                prop_assert_eq!(dog.status(now).is_paused, paused);
+            }
+        }
+
         #[test]
         fn a_pause_adds_its_length(timeout in 10u64..1000, pause in 0u64..1000, length in 0u64..100_000) {
             let mut watchdog = Watchdog::new(BOUNDS);

@@ -175,6 +175,8 @@ pub type IrqLock<T> = Lock<T, Irqs>;
 pub type IrqGuard<'a, T> = Guard<'a, T, Irqs>;
 /// A spin lock that keeps its holder on its CPU while it is held: interrupts are handled, preemptions wait. Only for threads.
 pub type PreemptLock<T> = Lock<T, Preemption>;
+/// Holds a [`PreemptLock`]; whoever was kept waiting runs when it is dropped, after the lock is free.
+pub type PreemptGuard<'a, T> = Guard<'a, T, Preemption>;
 
 /// A spin lock that disables what `D` says.
 pub struct Lock<T, D> {

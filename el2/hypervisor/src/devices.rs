@@ -192,10 +192,22 @@ impl Devices {
         expired
     }
 
-    /// The machine stood still for so many counts.
-    pub(crate) fn postpone_watchdog(&mut self, vm: &Vm, counts: u64) {
-        self.watchdog.postpone(counts);
+    /// The machine is paused, and its watchdog with it.
+    pub(crate) fn pause_watchdog(&mut self, vm: &Vm) {
+        self.watchdog.pause(vm.count());
+    }
+
+    /// The machine goes on.
+    pub(crate) fn resume_watchdog(&mut self, vm: &Vm) {
+        self.watchdog.resume(vm.count());
         self.watch(vm, devices::Effect::AlarmChanged);
+    }
+
+    /// The watchdog's second signal was dealt with.
+    pub(crate) fn begin_watchdog_anew(&mut self, vm: &Vm) {
+        self.watchdog.begin_anew(vm.count());
+        let changed = self.update_lines(vm);
+        vm.refresh(changed);
     }
 
     /// The machine is off, and has no memory any more; what it has written is still passed on.

@@ -95,11 +95,10 @@ impl Doors {
     }
 
     /// The VM starts afresh.
-    pub(crate) fn restart(&self, policy: &Policy) {
+    pub(crate) fn restart(&self) {
         if let Some(service) = &self.service {
             service.lock().restart();
         }
-        self.watchdogs.restart(policy);
     }
 }
 

@@ -13,7 +13,7 @@ use alloc::string::String;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use abi::bundle::{Bundle, VmConfig};
-use hw::sync::{IrqLock, PreemptLock};
+use hw::sync::{IrqLock, PreemptGuard, PreemptLock};
 use hw::sysreg;
 use machine::{BootInfo, MachinePlan, Spec, VirtioKind};
 use services::psci::{CpuOffOutcome, PsciError, Start, VmPower};
@@ -82,6 +82,50 @@ pub(crate) enum Task {
     End,
 }
 
+impl Power {
+    /// Whether the guest of `vm`, whose state this is, runs.
+    #[must_use]
+    pub(crate) fn is_running(&self, vm: &Vm) -> bool {
+        self.phase == Phase::Running && !vm.is_paused()
+    }
+
+    /// Stops `vm`, whose state this is, or makes it start afresh. The first reason counts.
+    pub(crate) fn stop(&mut self, vm: &Vm, stop: Stop) {
+        match self.phase {
+            Phase::Running => self.phase = Phase::Stopping(stop),
+            Phase::Booting => {
+                self.stop_next.get_or_insert(stop);
+                return;
+            }
+            Phase::Off(_) | Phase::Stopping(_) => return,
+        }
+        // Under the lock: a vCPU that leaves at once must not clear the requests before all are made, or the VM's next life
+        // would find one.
+        for vcpu in vm.vcpus() {
+            vcpu.request(request::STOP);
+        }
+    }
+
+    /// Lets the vCPUs of `vm`, whose state this is, stand still, and its watchdogs with them; its clock goes on. Says
+    /// whether it ran.
+    ///
+    /// The watchdogs first: a vCPU that has not stopped yet may still set one up, whose time then begins with the VM's going
+    /// on.
+    pub(crate) fn pause(&self, vm: &Vm) -> bool {
+        if !self.is_running(vm) {
+            return false;
+        }
+        vm.paused.store(true, Ordering::Release);
+        vm.doors.watchdogs.pause();
+        vm.devices.lock().pause_watchdog(vm);
+        for vcpu in vm.vcpus() {
+            vcpu.request(request::PAUSE);
+        }
+        console::vm_changed();
+        true
+    }
+}
+
 /// One VM. Lives for ever; its memory does not.
 pub(crate) struct Vm {
     /// Its number.
@@ -110,8 +154,6 @@ pub(crate) struct Vm {
     boots: AtomicU32,
     /// Its vCPUs stand still. Written under the lock of `power`.
     paused: AtomicBool,
-    /// Since when, by the host's counter.
-    paused_at: AtomicU64,
 }
 
 static VMS: [Once<&'static Vm>; abi::bundle::MAX_VMS] = [const { Once::new() }; abi::bundle::MAX_VMS];
@@ -175,7 +217,6 @@ pub(crate) fn create(id: VmId, config: VmConfig<'static>, bundle: Bundle<'static
         records: AtomicU64::new(0),
         boots: AtomicU32::new(0),
         paused: AtomicBool::new(false),
-        paused_at: AtomicU64::new(0),
     }));
     let vcpus: Result<Box<[_]>, _> = (0..vm.config.vcpus).map(|id| Vcpu::create(vm, VcpuId(id))).collect();
     let vcpus = vcpus.map_err(|error| format!("{}: no memory for its vCPUs: {error}", vm.config.name))?;
@@ -251,23 +292,14 @@ impl Vm {
         true
     }
 
-    /// Stops it, or makes it start afresh. The first reason counts.
+    /// The state of its life, which nobody changes as long as the caller has it.
+    pub(crate) fn life(&self) -> PreemptGuard<'_, Power> {
+        self.power.lock()
+    }
+
+    /// See [`Power::stop`].
     pub(crate) fn stop(&self, stop: Stop) {
-        let mut power = self.power.lock();
-        match power.phase {
-            Phase::Running => power.phase = Phase::Stopping(stop),
-            Phase::Booting => {
-                power.stop_next.get_or_insert(stop);
-                return;
-            }
-            Phase::Off(_) | Phase::Stopping(_) => return,
-        }
-        // Under the lock: a vCPU that leaves at once must not clear the requests before all are made, or the VM's next life
-        // would find one.
-        for vcpu in self.vcpus() {
-            vcpu.request(request::STOP);
-        }
-        drop(power);
+        self.life().stop(self, stop);
     }
 
     /// If it powers itself off within so many seconds, it is started again; with `None` it stays off.
@@ -282,21 +314,9 @@ impl Vm {
         self.paused.load(Ordering::Acquire)
     }
 
-    /// Lets its vCPUs stand still, and its watchdogs with them; its clock goes on. Says whether it ran.
+    /// See [`Power::pause`].
     pub(crate) fn pause(&self) -> bool {
-        let power = self.power.lock();
-        if power.phase != Phase::Running || self.is_paused() {
-            return false;
-        }
-        self.paused_at.store(sysreg::cntpct_el0(), Ordering::Relaxed);
-        self.paused.store(true, Ordering::Release);
-        self.doors.watchdogs.pause();
-        for vcpu in self.vcpus() {
-            vcpu.request(request::PAUSE);
-        }
-        drop(power);
-        console::vm_changed();
-        true
+        self.life().pause(self)
     }
 
     /// Lets it go on. Says whether it was paused.
@@ -305,10 +325,9 @@ impl Vm {
         if !self.is_paused() {
             return false;
         }
-        let length = sysreg::cntpct_el0().saturating_sub(self.paused_at.load(Ordering::Relaxed));
-        self.devices.lock().postpone_watchdog(self, length);
         self.paused.store(false, Ordering::Release);
         self.doors.watchdogs.resume();
+        self.devices.lock().resume_watchdog(self);
         for vcpu in self.vcpus() {
             sched::wake(vcpu.thread());
         }
@@ -441,7 +460,7 @@ impl Vm {
         self.vttbr.store(stage2::vttbr_el2(root, self.id.0 + 1), Ordering::Release);
         self.gic.lock().reset();
         self.devices.lock().reset();
-        self.doors.restart(&self.config.doors);
+        self.doors.restart();
         self.counter_offset.store(sysreg::cntpct_el0(), Ordering::Relaxed);
 
         let kernel = self.bundle.verify(&self.config.kernel).map_err(|error| format!("kernel: {error}"))?;

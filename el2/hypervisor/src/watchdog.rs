@@ -17,7 +17,7 @@ use crate::doors::milliseconds;
 use crate::host;
 use crate::sched::{self, Thread};
 use crate::vcpu::request;
-use crate::vm::{self, Stop, Vm};
+use crate::vm::{self, Power, Stop, Vm};
 
 /// The least time that a guest can ask for, in milliseconds.
 const LEAST: u64 = 10;
@@ -42,6 +42,8 @@ struct Dogs {
     vm: Watchdog,
     /// Each vCPU's own.
     own: [Watchdog; MAX_VCPUS],
+    /// The guest was entered in this life of the VM, and what the site file arms is armed.
+    has_begun: bool,
 }
 
 impl Dogs {
@@ -63,36 +65,38 @@ impl Watchdogs {
     #[must_use]
     pub(crate) fn new(policy: &Policy) -> Self {
         let dog = |armed| Watchdog::new(bounds(policy, armed));
-        let dogs =
-            Dogs { vm: dog(policy.watchdog_milliseconds), own: [dog(policy.vcpu_watchdog_milliseconds); MAX_VCPUS] };
+        let dogs = Dogs {
+            vm: dog(policy.watchdog_milliseconds),
+            own: [dog(policy.vcpu_watchdog_milliseconds); MAX_VCPUS],
+            has_begun: false,
+        };
         Self { dogs: PreemptLock::new(dogs), report_from: AtomicU64::new(0) }
     }
 
-    /// The VM starts: its watchdog is armed if the site file says so.
-    pub(crate) fn restart(&self, policy: &Policy) {
-        let mut dogs = self.dogs.lock();
-        dogs.vm.preset(u64::from(policy.watchdog_milliseconds), action_of(policy), milliseconds());
-        watch_dog(&dogs.vm);
-    }
-
-    /// A vCPU was switched on: its own watchdog is armed if the site file says so.
+    /// A vCPU is about to enter the guest, having been switched on: its own watchdog is armed if the site file says so, and
+    /// the VM's, if this is the first time in its life. Not earlier: the loading of images is nobody's fault in the guest.
     pub(crate) fn vcpu_started(&self, policy: &Policy, vcpu: VcpuId) {
-        if policy.vcpu_watchdog_milliseconds == 0 {
-            return;
-        }
         let mut dogs = self.dogs.lock();
-        if let Ok(dog) = dogs.find(Scope::Own, vcpu) {
+        if !core::mem::replace(&mut dogs.has_begun, true) {
+            dogs.vm.preset(u64::from(policy.watchdog_milliseconds), action_of(policy), milliseconds());
+            watch_dog(&dogs.vm);
+        }
+        if policy.vcpu_watchdog_milliseconds != 0
+            && let Ok(dog) = dogs.find(Scope::Own, vcpu)
+        {
             dog.preset(u64::from(policy.vcpu_watchdog_milliseconds), action_of(policy), milliseconds());
             watch_dog(dog);
         }
     }
 
-    /// The VM is off: it is not watched.
+    /// The VM is off: it is not watched, nor paused.
     pub(crate) fn stop(&self) {
-        self.dogs.lock().all().for_each(|(_, dog)| dog.preset(0, Action::Log, 0));
+        let mut dogs = self.dogs.lock();
+        dogs.has_begun = false;
+        dogs.all().for_each(|(_, dog)| dog.stop());
     }
 
-    /// The VM is paused: so are its watchdogs.
+    /// The VM is paused: so are its watchdogs, and those that are set up until its vCPUs have stopped.
     pub(crate) fn pause(&self) {
         self.dogs.lock().all().for_each(|(_, dog)| dog.pause(milliseconds()));
     }
@@ -254,9 +258,16 @@ fn run(_: usize) -> ! {
 }
 
 /// Lets a VM's watchdogs act, if it is time; when it will be.
+///
+/// Whether one acts, and what it does to the VM's life, is decided under the lock of that life: nobody pauses the VM in
+/// between, and a paused one is left alone.
 fn look_after(vm: &'static Vm) -> Option<Ticks> {
     let mut next = None;
     for id in core::iter::once(None).chain(vm.vcpus().iter().map(|vcpu| Some(vcpu.id))) {
+        let mut life = vm.life();
+        if !life.is_running(vm) {
+            return None;
+        }
         let mut dogs = vm.doors.watchdogs.dogs.lock();
         let dog = match id {
             None => &mut dogs.vm,
@@ -269,18 +280,27 @@ fn look_after(vm: &'static Vm) -> Option<Ticks> {
         next = [next, dog.deadline().map(at)].into_iter().flatten().min();
         drop(dogs);
         if let Some(action) = action {
-            act(vm, action, Which::Called(id));
+            act(vm, &mut life, action, Which::Called(id));
         }
     }
-    if !vm.config.doors.generic_watchdog || vm.is_paused() {
+    if !vm.config.doors.generic_watchdog {
         return next;
+    }
+    let mut life = vm.life();
+    if !life.is_running(vm) {
+        return None;
     }
     let mut devices = vm.devices.lock();
     let expired = devices.advance_watchdog(vm);
+    let action = action_of(&vm.config.doors);
+    if expired && action == Action::Pause {
+        // It is watched again when it goes on.
+        devices.begin_watchdog_anew(vm);
+    }
     let device = devices.watchdog_deadline(vm);
     drop(devices);
     if expired {
-        act(vm, action_of(&vm.config.doors), Which::Device);
+        act(vm, &mut life, action, Which::Device);
     }
     [next, device].into_iter().flatten().min()
 }
@@ -310,7 +330,7 @@ fn at(milliseconds: u64) -> Ticks {
     Ticks(u64::try_from(ticks).unwrap_or(u64::MAX).saturating_add(1))
 }
 
-fn act(vm: &'static Vm, action: Action, which: Which) {
+fn act(vm: &'static Vm, life: &mut Power, action: Action, which: Which) {
     let patient = match which {
         Which::Called(Some(id)) => id,
         _ => VcpuId(0),
@@ -334,10 +354,10 @@ fn act(vm: &'static Vm, action: Action, which: Which) {
                 vcpu.request(request::SERROR);
             }
         }
-        Action::Reset => vm.stop(Stop::Reset),
+        Action::Reset => life.stop(vm, Stop::Reset),
         Action::Pause => {
-            vm.pause();
+            life.pause(vm);
         }
-        Action::Stop => vm.stop(Stop::Crashed("its watchdog was not patted in time".into())),
+        Action::Stop => life.stop(vm, Stop::Crashed("its watchdog was not patted in time".into())),
     }
 }

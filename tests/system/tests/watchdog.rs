@@ -19,6 +19,7 @@ fn main() -> ExitCode {
         scenario("watchdog::each_action_of_the_site_file", actions),
         scenario("watchdog::guests_that_are_not_well", modes),
         scenario("watchdog::a_pause_freezes_it", pause),
+        scenario("watchdog::of_the_site_file_from_the_first_instruction_on", from_start_to_resume),
         scenario("watchdog::an_hour_well_fed", fed),
         scenario("watchdog::linux_after_panic_and_without_feeder", linux),
         scenario("watchdog::systemd_that_is_frozen", systemd),
@@ -58,10 +59,10 @@ fn actions() -> Result<()> {
     }
     let statistics = run.statistics(STARVED)?;
     let of = |name: &str| section(&statistics, name);
-    ensure!(of("pause").contains("watchdog: acted 1 times"), "{statistics}");
+    ensure!(of("pause").contains("400 of 400 ms left to pause, stands still; acted 1 times"), "{statistics}");
     ensure!(of("log").contains("of 400 ms left to log; acted "), "{statistics}");
     ensure!(of("inject").contains("of 400 ms left to inject; acted "), "{statistics}");
-    // The paused one goes on when the operator says so.
+    // The paused one goes on when the operator says so, and is watched again.
     run.control(Command::ResumeVm { vm: run.vm("pause")? })?;
     run.wait_for("pause", STARVED, |condition| *condition == Condition::Running { boots: 1 })?;
     let transcript = run.log().transcript();
@@ -119,13 +120,27 @@ fn modes() -> Result<()> {
     Ok(())
 }
 
-/// While the operator has a VM paused, its watchdog stands still; when it goes on, so does the watchdog.
+/// While the operator has a VM paused, its watchdog stands still; when it goes on, so does the watchdog. That holds for
+/// guests too that are just setting all of theirs up, again and again, when the pause comes.
 fn pause() -> Result<()> {
-    let run = Host::default().start_and_stay(vec![starving("guest", "spin", 1, 5000, Action::Reset)?])?;
+    const RESTLESS: [&str; 3] = ["restless", "another", "third"];
+    let mut vms = vec![starving("guest", "spin", 1, 5000, Action::Reset)?];
+    for name in RESTLESS {
+        let mut vm = starving(name, "restless", 1, 0, Action::Reset)?;
+        vm.cmdline.push_str(" timeout=3000");
+        vm.doors.generic_watchdog = true;
+        vms.push(vm);
+    }
+    let run = Host::default().start_and_stay(vms)?;
     run.console("guest")?.expect("starving: spin", BOOT)?;
+    for name in RESTLESS {
+        run.console(name)?.expect("starving: restless", BOOT)?;
+        run.control(Command::PauseVm { vm: run.vm(name)? })?;
+        run.wait_for(name, STARVED, |condition| *condition == Condition::Paused)?;
+    }
     let folder = tempfile::tempdir()?;
     let socket = folder.path().join("socket");
-    let _server = control::serve(run.session(), vec![1], &socket)?;
+    let _server = control::serve(run.session(), vec![1; 4], &socket)?;
     let order = |order: Order| control::perform(control::connect(&socket)?, &order, |_| ());
     order(Order::Pause { vm: "guest".to_owned() })?;
     let left = |run: &Run| -> Result<u64> {
@@ -138,10 +153,43 @@ fn pause() -> Result<()> {
     std::thread::sleep(Duration::from_secs(7));
     let (after, condition) = (left(&run)?, run.condition("guest")?);
     ensure!(before == after && condition == Condition::Paused, "{before} ms left, then {after}; it is {condition}");
+    for name in RESTLESS {
+        let condition = run.condition(name)?;
+        ensure!(condition == Condition::Paused, "{name}, paused while it set its watchdogs up, is {condition}");
+        run.control(Command::ForceStop { vm: run.vm(name)? })?;
+    }
     run.control(Command::PauseVm { vm: 0 })?;
     order(Order::Resume { vm: "guest".to_owned() })?;
     run.wait_for("guest", STARVED, |condition| *condition == Condition::Running { boots: 2 })?;
     ensure!(run.refusals() == ["pause: the VM does not run"], "refused: {:?}", run.refusals());
+    Ok(())
+}
+
+/// The shortest watchdog that a site file may arm, on a guest whose images take several times as long to load: its time begins
+/// when the guest does, which pats in time and is not paused. When it no longer pats, it is, and again after each time that
+/// the operator lets it go on. All in instructions.
+fn from_start_to_resume() -> Result<()> {
+    let initrd = tempfile::NamedTempFile::new()?;
+    initrd.as_file().set_len(64 << 20)?;
+    let mut vm = starving("guest", "fed", 1, 100, Action::Pause)?;
+    vm.cmdline = "mode=fed every=20 pats=20".to_owned();
+    vm.initrd = Some(initrd.path().to_path_buf());
+    vm.memory = 128 << 20;
+    let run = Host { cpus: 1, ..Host::default() }.start_coarse(vec![vm], 3)?;
+    run.console("guest")?.expect("starving: patted 20 times in 0 s, 0 in vain", BOOT)?;
+    for round in 1..=3 {
+        let acted = format!("ms left to pause, stands still; acted {round} times");
+        let waited = std::time::Instant::now();
+        while !section(&run.statistics(STARVED)?, "guest").contains(&acted) {
+            ensure!(waited.elapsed() < STARVED, "round {round}: {}", section(&run.statistics(STARVED)?, "guest"));
+        }
+        run.wait_for("guest", STARVED, |condition| *condition == Condition::Paused)?;
+        run.control(Command::ResumeVm { vm: 0 })?;
+    }
+    let log = run.log().transcript();
+    let before = log.split_once("guest: started (1)").map_or(&*log, |(before, _)| before);
+    ensure!(!before.contains("not patted in time"), "it was watched before it started:\n{log}");
+    ensure!(!log.contains("started (2)"), "it was started afresh:\n{log}");
     Ok(())
 }
 

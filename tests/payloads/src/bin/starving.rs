@@ -9,6 +9,7 @@
 //! | `stuck` | vCPU 1 arms its own watchdog and loops; vCPU 0 is well and pats the VM's |
 //! | `off` | vCPU 1 arms its own watchdog and switches itself off; vCPU 0 is well and pats the VM's |
 //! | `serror` | as `spin`, until an SError is pending; then it says so |
+//! | `restless` | arms the VM's watchdog, its vCPU's own and the Generic Watchdog, all the time, and is well |
 //! | `fed` | sleeps and pats, `pats=` times every `every=` milliseconds; then says so and goes on as `wfi` |
 //!
 //! `action=` is what a watchdog does that the guest arms itself, by number; `timeout=` its time in milliseconds.
@@ -19,6 +20,9 @@ use payload_rt::{cpu, gic, instruction, machine, memory, println, psci, sysreg, 
 
 payload_rt::entry!(main);
 
+/// WOR and WCS of the Generic Watchdog.
+const WATCHDOG_OFFSET: u64 = 0x0910_0008;
+const WATCHDOG_STATUS: u64 = 0x0910_0000;
 const PSCI_VERSION: u32 = 0x8400_0000;
 
 fn main() {
@@ -40,6 +44,12 @@ fn main() {
             println!("starving: an SError is pending");
             spin();
         }
+        "restless" => loop {
+            let _ = guest::configure_watchdog(timeout(), 2);
+            arm();
+            memory::write32(WATCHDOG_OFFSET, timer::microseconds(timeout() * 1000) as u32);
+            memory::write32(WATCHDOG_STATUS, 1);
+        },
         "fed" => {
             feed();
             sleep_for_ever();
