@@ -6,7 +6,7 @@
 //! that the refusal can be printed: nothing in this path touches a register that EL1 does not have.
 //!
 //! The boot CPU describes the platform and builds the tables with the MMU off, then calls [`enter_virtual`]. The others
-//! are started by [`start_cpu`] with everything they need in a [`Secondary`] record and come up with the MMU on.
+//! are started by [`start_cpu`] with everything they need in a `Secondary` record and come up with the MMU on.
 
 use core::arch::global_asm;
 use core::mem::offset_of;

@@ -1,7 +1,7 @@
 //! Undercroft: a type-1 hypervisor for 64-bit Arm.
 //!
 //! This crate wires the pure logic of `core/` to the hardware of `el2/hw`, and contains no unsafe code. It begins at
-//! [`main`] on the boot CPU, MMU off: describe the platform, check that it can be served, build EL2's own address
+//! [`boot::main`] on the boot CPU, MMU off: describe the platform, check that it can be served, build EL2's own address
 //! space, take the RAM under control, start the other CPUs, make the VMs that the bundle describes, and become the idle
 //! thread. From then on everything happens in threads: one a vCPU ([`vcpu`]), one for the console ([`console`]).
 #![no_std]

@@ -14,7 +14,7 @@
 //! here changes, and from a vCPU's last look at what is asked of it until its guest runs.
 //!
 //! Locks, in the order in which they nest: a CPU's `loaded` vCPU, then a queue; never two queues at a time.
-//! Lost wake-ups: see [`sched::Parking`](::sched::Parking).
+//! Lost wake-ups: see [`::sched::Parking`].
 
 extern crate alloc;
 

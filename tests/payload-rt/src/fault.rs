@@ -54,7 +54,7 @@ impl Fault {
         self.esr >> 26 & 0x3f
     }
 
-    /// The fault status code of an abort, ESR_EL1.ISS[5:0].
+    /// The fault status code of an abort, bits 5:0 of ESR_EL1.ISS.
     #[must_use]
     pub fn status(&self) -> u64 {
         self.esr & 0x3f

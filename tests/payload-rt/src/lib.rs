@@ -4,7 +4,7 @@
 //! at 0x0900_0000, RAM at 0x4000_0000, PSCI by HVC. The same binary therefore runs under the hypervisor and on the bare emulated
 //! machine; what it prints on the latter is the reference.
 //!
-//! The order of things: [`entry`] makes Rust possible (stack, relocations, identity map with caches on), reads the device tree
+//! The order of things: [`entry!`] makes Rust possible (stack, relocations, identity map with caches on), reads the device tree
 //! ([`fdt`], [`machine`]) and calls the payload's `main`. A payload is either a list of [`test::Test`]s handed to [`test::run`], or
 //! does as it likes and ends with [`psci::system_off`].
 //!

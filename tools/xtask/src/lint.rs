@@ -10,6 +10,17 @@ use std::path::{Path, PathBuf};
 /// The longest that a source file may be, tests included: one idea fits.
 const LONGEST_FILE: usize = 800;
 
+/// The folders of what is built for bare metal.
+const BARE_METAL_FOLDERS: [&str; 7] = [
+    "el2/hw",
+    "el2/hypervisor",
+    "guest/library",
+    "guest/tools",
+    "tests/linux-bench",
+    "tests/payload-rt",
+    "tests/payloads",
+];
+
 /// Formats everything.
 pub(crate) fn format(tree: &Tree) -> Result<()> {
     run(tree.cargo().args(["fmt", "--all"]))
@@ -21,6 +32,7 @@ pub(crate) fn lint(tree: &Tree) -> Result<()> {
     layout(tree)?;
     clippy_host(tree)?;
     clippy_bare_metal(tree)?;
+    in_its_folder(tree)?;
     match dependencies(tree)? {
         None => println!("dependencies: fine"),
         Some(why) => println!("dependencies: skipped: {why}"),
@@ -48,6 +60,20 @@ pub(crate) fn clippy_bare_metal(tree: &Tree) -> Result<()> {
     cargo.args(BARE_METAL.iter().flat_map(|package| ["-p", package]));
     Standard::find(tree)?.apply(&mut cargo);
     run(cargo.args(["--", "-D", "warnings"]))
+}
+
+/// That plain `cargo check` and `cargo doc` mean bare metal in the folders of what is built for it, for whoever stands there,
+/// and for editors: each has a `.cargo/config.toml` that says so. Where core has to be built too, only `cargo xtask` knows how.
+pub(crate) fn in_its_folder(tree: &Tree) -> Result<()> {
+    for folder in BARE_METAL_FOLDERS {
+        for order in [&["check", "--quiet"][..], &["doc", "--quiet", "--no-deps"]] {
+            let mut cargo = tree.cargo();
+            cargo.current_dir(tree.path(folder)).args(order).env("RUSTDOCFLAGS", "-Dwarnings");
+            Standard::find(tree)?.add_sources(&mut cargo);
+            run(&mut cargo).with_context(|| format!("in {folder}"))?;
+        }
+    }
+    Ok(())
 }
 
 /// Licences, sources and doubled versions of what we depend on, if cargo-deny is here; else the reason why not.

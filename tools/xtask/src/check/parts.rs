@@ -46,11 +46,12 @@ type Lint = (&'static str, fn(&Tree) -> Result<()>);
 
 fn lints(tree: &Tree) -> Tally {
     let mut tally = Tally::default();
-    let lints: [Lint; 4] = [
+    let lints: [Lint; 5] = [
         ("formatting", lint::formatted),
         ("layout", lint::layout),
         ("clippy (host)", lint::clippy_host),
         ("clippy (bare metal)", lint::clippy_bare_metal),
+        ("check and doc (bare metal, each folder)", lint::in_its_folder),
     ];
     for (name, lint) in lints {
         tally += match lint(tree) {

@@ -45,6 +45,11 @@ impl Standard {
     /// Adds to a cargo command what builds for the bare-metal target need.
     pub(crate) fn apply(&self, cargo: &mut Command) {
         cargo.args(["--target", TARGET]);
+        self.add_sources(cargo);
+    }
+
+    /// Adds only what building core from its sources needs, to a command that has the target from elsewhere.
+    pub(crate) fn add_sources(&self, cargo: &mut Command) {
         if let Standard::Sources(library) = self {
             cargo.args(["-Zbuild-std=core,alloc,compiler_builtins", "-Zbuild-std-features=compiler-builtins-mem"]);
             cargo.env("RUSTC_BOOTSTRAP", "1").env("__CARGO_TESTS_ONLY_SRC_ROOT", library);
