@@ -20,8 +20,8 @@
 //! | RAS error records | HCR_EL2.TERR, FIEN = 0 |
 //! | memory partitioning | MPAM2_EL2.TRAPMPAM0EL1, TRAPMPAM1EL1 |
 //! | memory tagging | HCR_EL2.ATA = 0, TID5 |
-//! | context numbers (CSV2_2) | HCR_EL2.EnSCXT = 0 |
 //! | double lock, power requests | MDCR_EL2.TDOSA |
+//! | debug registers that are not the vCPU's own | HDFGxTR_EL2, MDCR_EL2.TDCC; or TDA for all: see [`crate::debug`] |
 //! | memory copy instructions | HCRX_EL2.MSCEn = 0 |
 //! | 64-byte loads and stores, ACCDATA_EL1 | HCRX_EL2.EnALS, EnAS0, EnASR = 0: class 0x0a; HFGxTR_EL2.nACCDATA_EL1 |
 //! | TCR2, SCTLR2, FPMR, PACM, GCS, 128-bit tables | the HCRX_EL2 enables of the same names = 0 |
@@ -36,7 +36,8 @@
 //! switched with it), TLBI and DSB variants, the arithmetic on tags of FEAT_MTE, 52-bit addresses (stage 2 bounds them), AArch32
 //! at EL0 (its traps are handled). Where a performance feature of that kind exists, using it harms nobody but the guest.
 
-use crate::id::{HostIds, fields};
+use crate::debug;
+use crate::id::{HostIds, Part, State, Trap, fields};
 
 /// HCR_EL2.TWI: trap WFI. Set for a vCPU whose CPU others may need; clear for one that has a CPU of its own.
 pub const HCR_TWI: u64 = 1 << 13;
@@ -73,6 +74,7 @@ const HCR_TERR: u64 = 1 << 36;
 const HCR_TEA: u64 = 1 << 37;
 const HCR_APK: u64 = 1 << 40;
 const HCR_API: u64 = 1 << 41;
+const HCR_ENSCXT: u64 = 1 << 53;
 const HCR_TID5: u64 = 1 << 58;
 
 const MDCR_TPMCR: u64 = 1 << 5;
@@ -81,6 +83,7 @@ const MDCR_TDOSA: u64 = 1 << 10;
 const MDCR_TDRA: u64 = 1 << 11;
 const MDCR_TPMS: u64 = 1 << 14;
 const MDCR_TTRF: u64 = 1 << 19;
+const MDCR_TDCC: u64 = 1 << 27;
 
 /// RES1 bits without SVE and SME; with them, bits 8 (TZ) and 12 (TSM) trap, which is what we want as well.
 const CPTR_BASE: u64 = 0x33ff;
@@ -139,28 +142,30 @@ pub struct GuestControls {
 #[must_use]
 pub fn controls(host: &HostIds, event_counters: u8) -> GuestControls {
     let has = |field| host.field(field) != 0;
+    let traps = |trap| host.has(Part::Trapped(trap));
     let fine_grained = has(fields::MMFR0_FGT).then(|| FineGrainedTraps {
-        hfgitr: if has(fields::ISAR2_ATS1A) { HFGITR_ATS1E1A } else { 0 },
+        hdfgrtr: debug::FINE_TRAPS,
+        // DBGAUTHSTATUS_EL1 can only be read, and its bit is reserved here.
+        hdfgwtr: debug::FINE_TRAPS & !(1 << 6),
+        hfgitr: if traps(Trap::CheckedTranslation) { HFGITR_ATS1E1A } else { 0 },
         ..FineGrainedTraps::default()
     });
-    let mpam = has(fields::PFR0_MPAM) || has(fields::PFR1_MPAM_FRAC);
     GuestControls {
         hcr: hcr(host),
         mdcr: mdcr(host, event_counters),
-        cptr: CPTR_BASE | CPTR_TTA | if has(fields::PFR0_AMU) { CPTR_TAM } else { 0 },
+        cptr: CPTR_BASE | CPTR_TTA | if traps(Trap::ActivityMonitors) { CPTR_TAM } else { 0 },
         cnthctl: CNTHCTL_EL1PCTEN,
         hstr: HSTR,
-        hcrx: has(fields::MMFR1_HCX).then(|| if has(fields::PFR1_NMI) { HCRX_TALLINT } else { 0 }),
+        hcrx: has(fields::MMFR1_HCX).then(|| if traps(Trap::InterruptMask) { HCRX_TALLINT } else { 0 }),
         fine_grained,
         has_fine_grained_2: host.field(fields::MMFR0_FGT) >= 2,
-        has_activity_monitors: has(fields::PFR0_AMU),
-        mpam2: mpam.then_some(MPAM2_TRAP),
+        has_activity_monitors: traps(Trap::ActivityMonitors),
+        mpam2: traps(Trap::Partitioning).then_some(MPAM2_TRAP),
     }
 }
 
 /// HCR_EL2.
 fn hcr(host: &HostIds) -> u64 {
-    let has = |field| host.field(field) != 0;
     // Stage 2 on; set/way invalidation also cleans; a stage 1 walk that hits device memory faults instead of reading it.
     let mut hcr = HCR_VM | HCR_SWIO | HCR_PTW;
     // Interrupts and SErrors come to EL2, and the guest gets virtual ones.
@@ -170,38 +175,38 @@ fn hcr(host: &HostIds) -> u64 {
     // What must not reach the machine: identification, SMC, implementation defined registers, ACTLR, set/way.
     hcr |= HCR_TID3 | HCR_TSC | HCR_TIDCP | HCR_TACR | HCR_TSW;
     hcr |= HCR_RW;
-    if has(fields::MMFR1_LO) {
-        hcr |= HCR_TLOR;
-    }
-    if has(fields::PFR0_RAS) {
+    for (part, bits) in [
+        (Part::Trapped(Trap::OrderingRegions), HCR_TLOR),
         // Synchronous external aborts come to EL2, which decides whether the host or the guest is ill.
-        hcr |= HCR_TERR | HCR_TEA;
-    }
-    if has(fields::ISAR1_APA) || has(fields::ISAR1_API) || has(fields::ISAR2_APA3) {
-        hcr |= HCR_APK | HCR_API;
-    }
-    if has(fields::PFR1_SME) {
-        hcr |= HCR_TID1;
-    }
-    // From 2 on there are tags in memory, and GMID_EL1; with 1 only instructions.
-    if host.field(fields::PFR1_MTE) >= 2 {
-        hcr |= HCR_TID5;
+        (Part::Trapped(Trap::ErrorRecords), HCR_TERR | HCR_TEA),
+        (Part::Trapped(Trap::ScalableMatrices), HCR_TID1),
+        (Part::Trapped(Trap::Tags), HCR_TID5),
+        // What is switched is enabled: both come from the same rows of the policy.
+        (Part::Switched(State::PointerKeys), HCR_APK | HCR_API),
+        (Part::Switched(State::ContextNumbers), HCR_ENSCXT),
+    ] {
+        if host.has(part) {
+            hcr |= bits;
+        }
     }
     hcr
 }
 
-/// MDCR_EL2. Breakpoints, watchpoints and single step stay the guest's own (TDA = TDE = 0).
+/// MDCR_EL2. Breakpoints, watchpoints and single step stay the guest's own (TDE = 0).
 fn mdcr(host: &HostIds, event_counters: u8) -> u64 {
-    let has = |field| host.field(field) != 0;
+    let traps = |trap| host.has(Part::Trapped(trap));
     let mut mdcr = MDCR_TDOSA | MDCR_TDRA;
-    if !matches!(host.field(fields::DFR0_PMUVER), 0 | 15) {
+    if traps(Trap::PerformanceMonitors) {
         // HPMN must not exceed the number of counters, and not be zero where there are some.
         mdcr |= MDCR_TPM | MDCR_TPMCR | u64::from(event_counters & 31);
     }
-    if has(fields::DFR0_PMSVER) {
+    if traps(Trap::Profiling) {
         mdcr |= MDCR_TPMS;
     }
-    if has(fields::DFR0_TRACEFILT) {
+    if host.field(fields::MMFR0_FGT) != 0 {
+        mdcr |= MDCR_TDCC;
+    }
+    if traps(Trap::TraceFilter) {
         mdcr |= MDCR_TTRF;
     }
     // E2PB and E2TB are zero: EL2 owns the profiling and the trace buffer.
@@ -229,8 +234,8 @@ mod tests {
     #[test]
     fn a_host_with_everything_traps_what_is_hidden() {
         let controls = controls(&models::MAX, 6);
-        // TLOR, TERR, TEA, APK, API, and TID1 because of SME.
-        assert_eq!(controls.hcr & !0xffff_ffff, 0x338_0000_0000);
+        // TLOR, TERR, TEA, APK, API, EnSCXT, and TID1 because of SME.
+        assert_eq!(controls.hcr & !0xffff_ffff, 0x20_0338_0000_0000);
         assert_eq!(controls.hcr >> 16 & 1, 1);
         assert_eq!(controls.hcrx, Some(1 << 6));
         assert_eq!(controls.fine_grained.map(|traps| traps.hfgitr), Some(HFGITR_ATS1E1A));
@@ -265,8 +270,8 @@ mod tests {
     fn dangerous_bits_are_never_set() {
         for host in [HostIds([0; COUNT]), HostIds([u64::MAX; COUNT])] {
             let hcr = controls(&host, 31).hcr;
-            // TGE, TDZ, HCD, CD, ID, E2H, NV, NV1, NV2, FIEN, EnSCXT, ATA, and what the scheduler owns.
-            for bit in [27, 28, 29, 32, 33, 34, 42, 43, 45, 47, 53, 56] {
+            // TGE, TDZ, HCD, CD, ID, E2H, NV, NV1, NV2, FIEN, ATA, and what the scheduler owns.
+            for bit in [27, 28, 29, 32, 33, 34, 42, 43, 45, 47, 56] {
                 assert_eq!(hcr & 1 << bit, 0, "bit {bit}");
             }
             assert_eq!(hcr & (HCR_TWI | HCR_TWE | HCR_VSE), 0);

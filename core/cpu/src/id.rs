@@ -15,9 +15,11 @@
 mod field;
 #[cfg(test)]
 pub(crate) mod models;
+mod part;
 mod policy;
 
 pub use field::{Field, fields};
+pub use part::{Part, State, Switched, Trap};
 
 use crate::encoding::SysregEncoding;
 
@@ -98,6 +100,24 @@ impl HostIds {
             6 => 52,
             // Larger than anything that we use; 7 is 56 bits.
             _ => 56,
+        }
+    }
+
+    /// Whether the CPU has something that is not just instructions, by any field that says so.
+    #[must_use]
+    pub fn has(&self, part: Part) -> bool {
+        policy::has(self, part)
+    }
+
+    /// Which registers are to be switched with a vCPU.
+    #[must_use]
+    pub fn switched(&self) -> Switched {
+        Switched {
+            pointer_keys: self.has(Part::Switched(State::PointerKeys)),
+            deferred_error: self.has(Part::Switched(State::DeferredError)),
+            context_numbers: self.has(Part::Switched(State::ContextNumbers)),
+            breakpoints: self.field(fields::DFR0_BRPS) as u8 + 1,
+            watchpoints: self.field(fields::DFR0_WRPS) as u8 + 1,
         }
     }
 

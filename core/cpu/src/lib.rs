@@ -10,6 +10,7 @@
 //! * [`sysreg`]: what to do with a trapped system register that is not an identification register.
 //! * [`controls`]: the traps and enables of EL2 while a guest runs. They and the feature list are two halves of one
 //!   decision: what is not shown is trapped where the architecture gives a trap.
+//! * [`debug`]: what becomes of each debug register.
 //! * [`table_walk`]: at which level a guest's own table walk left its memory.
 //! * [`translation`]: with which rights an address of a guest is translated. [`retry`]: when it has tried often enough.
 //! * [`pstate`]: the processor state as SPSR_EL2 holds it. [`reset`]: registers of a vCPU that starts.
@@ -20,6 +21,7 @@
 extern crate std;
 
 pub mod controls;
+pub mod debug;
 pub mod encoding;
 pub mod exit;
 pub mod id;

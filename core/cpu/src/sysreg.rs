@@ -44,13 +44,17 @@ pub enum OsLockRegister {
     Oslsr,
 }
 
-/// A debug register of the vCPU, trapped only while MDCR_EL2.TDA is set.
+/// A debug register of the vCPU's own: see [`crate::debug`].
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum DebugRegister {
     /// MDSCR_EL1.
     Mdscr,
     /// MDCCINT_EL1.
     Mdccint,
+    /// DBGCLAIMSET_EL1: reads as all tags, sets those that are written.
+    ClaimSet,
+    /// DBGCLAIMCLR_EL1: reads as the tags that are set, clears those that are written.
+    ClaimClear,
     /// DBGBVR`n`_EL1.
     BreakpointValue(u8),
     /// DBGBCR`n`_EL1.
@@ -154,8 +158,9 @@ const fn classify_debug(encoding: SysregEncoding, direction: Direction) -> Actio
         (0, 0, number, 5) => Action::Debug(DebugRegister::BreakpointControl(number)),
         (0, 0, number, 6) => Action::Debug(DebugRegister::WatchpointValue(number)),
         (0, 0, number, 7) => Action::Debug(DebugRegister::WatchpointControl(number)),
-        // DBGCLAIMSET_EL1, DBGCLAIMCLR_EL1 and DBGAUTHSTATUS_EL1.
-        (0, 7, 8 | 9, 6) => Action::ReadZeroWriteIgnored,
+        (0, 7, 8, 6) => Action::Debug(DebugRegister::ClaimSet),
+        (0, 7, 9, 6) => Action::Debug(DebugRegister::ClaimClear),
+        // DBGAUTHSTATUS_EL1.
         (0, 7, 14, 6) => only(Read, direction, Action::ReadZeroWriteIgnored),
         (3, 0, 1, 0) => only(Read, direction, Action::DebugChannelStatus),
         // DBGDTR_EL0, and DBGDTRRX_EL0 with DBGDTRTX_EL0: the channel is empty and swallows what is sent.

@@ -1,6 +1,6 @@
 //! The part of a guest's state that stays in the CPU between exits, and moving it when another vCPU comes.
 //!
-//! EL1 system registers, pointer authentication keys and the virtual timer are moved at every switch of vCPUs. FP/SIMD
+//! EL1 system registers, those that come with a feature (pointer authentication keys, say) and the virtual timer are moved at every switch of vCPUs. FP/SIMD
 //! registers and debug registers are moved only when they are used: until then CPTR_EL2.TFP and MDCR_EL2.TDA trap the
 //! first access, which loads them ([`GuestState::load_fp`], [`GuestState::load_debug`]). Who has used FP/SIMD registers gets them at once the next
 //! times: most guests use them all the time or not at all. A vCPU that has breakpoints enabled gets its debug registers
@@ -10,6 +10,8 @@
 //! GIC model takes their contents back when a vCPU leaves, and chooses afresh when it comes.
 
 use core::arch::global_asm;
+
+use cpu::id::Switched;
 
 use crate::sysreg::{self, isb};
 
@@ -27,14 +29,8 @@ const TIMER_ENABLE: u64 = 1;
 /// What kinds of state this host's CPUs have, beyond what all have. The same on all of them.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Features {
-    /// Pointer authentication (FEAT_PAuth).
-    pub pointer_authentication: bool,
-    /// Error synchronisation (FEAT_RAS): VDISR_EL2 exists, which a guest reaches as DISR_EL1.
-    pub error_synchronisation: bool,
-    /// Hardware breakpoints, 0 to 16.
-    pub breakpoints: u8,
-    /// Hardware watchpoints, 0 to 16.
-    pub watchpoints: u8,
+    /// Registers that come with a feature: what the policy of identification registers says is switched.
+    pub switched: Switched,
     /// Fine-grained traps (FEAT_FGT): HDFGRTR_EL2 and HDFGWTR_EL2 exist.
     pub fine_grained: bool,
     /// List registers, 1 to 16.
@@ -64,22 +60,26 @@ pub struct Controls {
     pub debug_traps: [u64; 2],
     /// How the guest's debug registers are kept from it.
     pub debug: DebugPolicy,
-    /// MDSCR_EL1 as the guest sees it, unless the policy is [`DebugPolicy::Native`].
+    /// MDSCR_EL1 as the guest sees it, unless the policy is [`DebugPolicy::Natural`].
     pub mdscr: u64,
     /// Bits of it that never reach the hardware.
     pub mdscr_withheld: u64,
+    /// MDCCINT_EL1 as the guest sees it; the hardware's is zero.
+    pub mdccint: u64,
+    /// The claim tags that the guest has set; the hardware's are not touched.
+    pub claim: u64,
 }
 
-/// Which debug registers a guest reaches without a trap, once it has used one.
+/// Which debug registers a guest reaches without a trap, once it has used one. What is shared between VMs always traps.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum DebugPolicy {
-    /// All.
+    /// None: the CPU can trap what is shared only together with all others.
     #[default]
-    Native,
-    /// All but MDSCR_EL1 and the debug channel, which fine-grained controls trap.
-    TrapChannel,
-    /// None: the CPU can trap the debug channel only together with all others.
     TrapAll,
+    /// Those that are switched, but for MDSCR_EL1.
+    TrapStatus,
+    /// Those that are switched.
+    Natural,
 }
 
 /// A breakpoint or watchpoint register.
@@ -150,8 +150,7 @@ register_state! {
         [contextidr_el1 = "contextidr_el1", tpidr_el0 = "tpidr_el0", tpidrro_el0 = "tpidrro_el0", tpidr_el1 = "tpidr_el1"]
         [cntkctl_el1 = "cntkctl_el1", elr_el1 = "elr_el1", spsr_el1 = "spsr_el1", sp_el0 = "sp_el0"]
         [sp_el1 = "sp_el1", par_el1 = "par_el1", csselr_el1 = "csselr_el1", mdscr_el1 = "mdscr_el1"]
-        [mdccint_el1 = "mdccint_el1", cntv_cval_el0 = "cntv_cval_el0"]
-        [cntv_ctl_el0 = "cntv_ctl_el0"]
+        [cntv_cval_el0 = "cntv_cval_el0", cntv_ctl_el0 = "cntv_ctl_el0"]
     }
 }
 
@@ -161,6 +160,13 @@ register_state! {
         [apiakeylo_el1 = "S3_0_C2_C1_0", apiakeyhi_el1 = "S3_0_C2_C1_1", apibkeylo_el1 = "S3_0_C2_C1_2", apibkeyhi_el1 = "S3_0_C2_C1_3"]
         [apdakeylo_el1 = "S3_0_C2_C2_0", apdakeyhi_el1 = "S3_0_C2_C2_1", apdbkeylo_el1 = "S3_0_C2_C2_2", apdbkeyhi_el1 = "S3_0_C2_C2_3"]
         [apgakeylo_el1 = "S3_0_C2_C3_0", apgakeyhi_el1 = "S3_0_C2_C3_1"]
+    }
+}
+
+register_state! {
+    /// What a guest tells the branch predictors about its own contexts (FEAT_CSV2_2): SCXTNUM_EL0 and SCXTNUM_EL1.
+    struct ContextNumbers {
+        [scxtnum_el0 = "S3_3_C13_C0_7", scxtnum_el1 = "S3_0_C13_C0_7"]
     }
 }
 
@@ -211,6 +217,7 @@ pub struct GuestState {
     /// The interrupt interface; not up to date while the vCPU is loaded.
     pub interrupts: InterruptState,
     keys: Keys,
+    context_numbers: ContextNumbers,
     fp: FpState,
     debug: DebugState,
 }
@@ -229,6 +236,7 @@ impl GuestState {
             interrupts: InterruptState::default(),
             deferred_error: 0,
             keys: Keys::default(),
+            context_numbers: ContextNumbers::default(),
             fp: FpState { q: [[0; 2]; 32], fpcr: 0, fpsr: 0 },
             debug: DebugState::default(),
             fp_loaded: false,
@@ -266,10 +274,13 @@ impl GuestState {
         sysreg::cntvoff_el2::write(controls.cntvoff);
         sysreg::oslar_el1(u64::from(controls.os_lock));
         self.el1.load();
-        if features.pointer_authentication {
+        if features.switched.pointer_keys {
             self.keys.load();
         }
-        if features.error_synchronisation {
+        if features.switched.context_numbers {
+            self.context_numbers.load();
+        }
+        if features.switched.deferred_error {
             sysreg::vdisr_el2::write(self.deferred_error);
         }
         self.interrupts.load(features);
@@ -288,10 +299,13 @@ impl GuestState {
         self.el1.save();
         self.controls.hcr = self.controls.hcr & !HCR_VSE | sysreg::hcr_el2::read() & HCR_VSE;
         sysreg::cntv_ctl_el0::write(0);
-        if features.pointer_authentication {
+        if features.switched.pointer_keys {
             self.keys.save();
         }
-        if features.error_synchronisation {
+        if features.switched.context_numbers {
+            self.context_numbers.save();
+        }
+        if features.switched.deferred_error {
             self.deferred_error = sysreg::vdisr_el2::read();
         }
         self.interrupts.save(features);
@@ -374,8 +388,8 @@ impl GuestState {
     /// Makes sure that the debug registers are the vCPU's.
     fn reach_debug(&mut self, bank: DebugBank, index: u8, features: &Features) -> Option<usize> {
         let count = match bank {
-            DebugBank::BreakpointValue | DebugBank::BreakpointControl => features.breakpoints,
-            DebugBank::WatchpointValue | DebugBank::WatchpointControl => features.watchpoints,
+            DebugBank::BreakpointValue | DebugBank::BreakpointControl => features.switched.breakpoints,
+            DebugBank::WatchpointValue | DebugBank::WatchpointControl => features.switched.watchpoints,
         };
         if index >= count {
             return None;
@@ -499,22 +513,22 @@ mod debug_registers {
 
 impl DebugState {
     fn save(&mut self, features: &Features) {
-        for index in 0..usize::from(features.breakpoints).min(16) {
+        for index in 0..usize::from(features.switched.breakpoints).min(16) {
             self.breakpoint_values[index] = debug_registers::read_bvr(index);
             self.breakpoint_controls[index] = debug_registers::read_bcr(index);
         }
-        for index in 0..usize::from(features.watchpoints).min(16) {
+        for index in 0..usize::from(features.switched.watchpoints).min(16) {
             self.watchpoint_values[index] = debug_registers::read_wvr(index);
             self.watchpoint_controls[index] = debug_registers::read_wcr(index);
         }
     }
 
     fn load(&self, features: &Features) {
-        for index in 0..usize::from(features.breakpoints).min(16) {
+        for index in 0..usize::from(features.switched.breakpoints).min(16) {
             debug_registers::write_bvr(index, self.breakpoint_values[index]);
             debug_registers::write_bcr(index, self.breakpoint_controls[index]);
         }
-        for index in 0..usize::from(features.watchpoints).min(16) {
+        for index in 0..usize::from(features.switched.watchpoints).min(16) {
             debug_registers::write_wvr(index, self.watchpoint_values[index]);
             debug_registers::write_wcr(index, self.watchpoint_controls[index]);
         }

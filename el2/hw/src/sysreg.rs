@@ -145,12 +145,8 @@ read_only! {
     ich_vtr_el2 = "ich_vtr_el2";
     ich_misr_el2 = "ich_misr_el2";
     ich_elrsr_el2 = "ich_elrsr_el2";
-    id_aa64pfr0_el1 = "id_aa64pfr0_el1";
     id_aa64isar0_el1 = "id_aa64isar0_el1";
-    id_aa64isar1_el1 = "id_aa64isar1_el1";
-    id_aa64dfr0_el1 = "id_aa64dfr0_el1";
     id_aa64mmfr0_el1 = "id_aa64mmfr0_el1";
-    id_aa64mmfr1_el1 = "id_aa64mmfr1_el1";
     tpidr_el2 = "tpidr_el2";
     ttbr0_el2 = "ttbr0_el2";
     icc_iar1_el1 = "icc_iar1_el1";

@@ -5,9 +5,8 @@
 //!
 //! For the first one MDSCR_EL1 is virtual. Linux sets its TDCC bit, by which EL0's accesses to the channel go to EL1, and
 //! that trap comes before all of ours; so the bit never reaches the hardware, and an access that is no call becomes the
-//! exception that the guest's kernel expects of it ([`refused`]). A CPU with fine-grained traps traps just MDSCR_EL1 and
-//! the channel. One without traps all debug registers (MDCR_EL2.TDA), which are then read and written here, on the
-//! guest's behalf: breakpoints, watchpoints and single step are the guest's own in both cases.
+//! exception that the guest's kernel expects of it ([`refused`]). A CPU with fine-grained traps traps MDSCR_EL1 for that; on one
+//! without it traps anyway (`debug.rs`).
 
 extern crate alloc;
 
@@ -19,10 +18,10 @@ use backdoor::commands::Groups;
 use backdoor::{Access, BufferError, Door, Level, Limits, Outcome, WallTime, commands, encoding, own};
 use cpu::exit::SystemRegister;
 use cpu::inject::{self, AbortKind};
-use cpu::sysreg::{self as trapped, Action, DebugRegister};
+use cpu::sysreg::{self as trapped, Action};
 use cpu::translation::{self, Form, Rights};
 use cpu::{Direction, controls, pstate};
-use hw::state::{Controls, DebugBank, DebugPolicy};
+use hw::state::{Controls, DebugPolicy};
 use hw::sync::PreemptLock;
 use hw::sysreg;
 use hw::vcpu::VcpuContext;
@@ -41,8 +40,6 @@ use crate::{entropy, host, stage1, wall_clock};
 const STATUS_READ: u64 = 0x6220_c3e3;
 /// X7 of a call to the low port through the debug channel.
 const LOW_CALL: u64 = (encoding::MARK as u64) << 32 | encoding::LOW as u64;
-/// MDCR_EL2.TDCC (FEAT_FGT): the debug channel traps.
-const MDCR_TDCC: u64 = 1 << 27;
 /// HDFGRTR_EL2 and HDFGWTR_EL2: MDSCR_EL1 traps.
 const TRAP_MDSCR: u64 = 1 << 4;
 /// MDSCR_EL1.TDCC: EL0 may not use the debug channel.
@@ -145,18 +142,17 @@ pub(crate) fn prepare(policy: &Policy, registers: &mut Controls) {
     }
     let traps = host.controls.fine_grained.unwrap_or_default();
     registers.debug_traps = [traps.hdfgrtr, traps.hdfgwtr];
-    registers.mdscr = 0;
-    registers.mdscr_withheld = if TDCC_IN_HARDWARE.load(Ordering::Relaxed) { 0 } else { MDSCR_TDCC };
-    if !policy.vmware {
-        return;
-    }
-    if host.controls.fine_grained.is_some() {
-        registers.debug = DebugPolicy::TrapChannel;
-        registers.mdcr |= MDCR_TDCC;
-        registers.debug_traps = [traps.hdfgrtr | TRAP_MDSCR, traps.hdfgwtr | TRAP_MDSCR];
-    } else {
-        registers.debug = DebugPolicy::TrapAll;
-    }
+    (registers.mdscr, registers.mdccint, registers.claim) = (0, 0, 0);
+    let withholds = policy.vmware && !TDCC_IN_HARDWARE.load(Ordering::Relaxed);
+    registers.mdscr_withheld = if withholds { MDSCR_TDCC } else { 0 };
+    registers.debug = match (host.controls.fine_grained, policy.vmware) {
+        (None, _) => DebugPolicy::TrapAll,
+        (Some(_), false) => DebugPolicy::Natural,
+        (Some(_), true) => {
+            registers.debug_traps = [traps.hdfgrtr | TRAP_MDSCR, traps.hdfgwtr | TRAP_MDSCR];
+            DebugPolicy::TrapStatus
+        }
+    };
 }
 
 /// The short path: the call that every client begins with, GETVERSION. Says whether it was one. Not inlined, so that other
@@ -296,7 +292,6 @@ pub(crate) fn debug_register(vcpu: &'static Vcpu, context: &mut VcpuContext, acc
             context.set_register(access.rt, TRANSMIT_FULL);
             complete(context);
         }
-        Action::Debug(register) => own_register(vcpu, context, access, register),
         _ => return None,
     }
     Some(Reason::SystemRegister)
@@ -306,57 +301,6 @@ pub(crate) fn debug_register(vcpu: &'static Vcpu, context: &mut VcpuContext, acc
 fn refused(vcpu: &'static Vcpu, context: &VcpuContext) -> bool {
     let forbidden = || vcpu.with_state(|state| state.controls.mdscr) & MDSCR_TDCC != 0;
     vcpu.vm.config.doors.strict || pstate::is_user(context.pstate) && forbidden()
-}
-
-fn own_register(vcpu: &'static Vcpu, context: &mut VcpuContext, access: SystemRegister, register: DebugRegister) {
-    let features = &host::get().features;
-    let value = context.register(access.rt);
-    let (bank, index) = match register {
-        DebugRegister::Mdscr => {
-            let read = vcpu.with_state(|state| {
-                if access.direction == Direction::Write {
-                    state.write_mdscr(value, features);
-                }
-                state.controls.mdscr
-            });
-            if access.direction == Direction::Read {
-                context.set_register(access.rt, read);
-            }
-            return complete(context);
-        }
-        DebugRegister::Mdccint => {
-            match access.direction {
-                Direction::Read => context.set_register(access.rt, sysreg::mdccint_el1::read()),
-                Direction::Write => sysreg::mdccint_el1::write(value),
-            }
-            return complete(context);
-        }
-        DebugRegister::BreakpointValue(index) => (DebugBank::BreakpointValue, index),
-        DebugRegister::BreakpointControl(index) => (DebugBank::BreakpointControl, index),
-        DebugRegister::WatchpointValue(index) => (DebugBank::WatchpointValue, index),
-        DebugRegister::WatchpointControl(index) => (DebugBank::WatchpointControl, index),
-    };
-    let known = vcpu.with_state(|state| {
-        if state.controls.debug != DebugPolicy::TrapAll {
-            // They are loaded now, and the access is made again, untrapped.
-            state.load_debug(features);
-            return Some(None);
-        }
-        match access.direction {
-            Direction::Read => state.read_debug(bank, index, features).map(Some),
-            Direction::Write => state.write_debug(bank, index, value, features).map(|()| Some(0)),
-        }
-    });
-    match known {
-        Some(None) => {}
-        Some(Some(read)) => {
-            if access.direction == Direction::Read {
-                context.set_register(access.rt, read);
-            }
-            complete(context);
-        }
-        None => inject(context, inject::undefined),
-    }
 }
 
 /// `HVC #0x86`; PC is behind it. Says whether it was a call.

@@ -22,7 +22,7 @@ use crate::stage1::{refused_walk, translate};
 use crate::stats::{self, Reason};
 use crate::vcpu::{Leave, Vcpu};
 use crate::vm::Stop;
-use crate::{doors, entropy, mmio, sched};
+use crate::{debug, doors, entropy, mmio, sched};
 
 /// What the CPU said about a synchronous exit beside its syndrome, read before anybody else's exit could overwrite it.
 #[derive(Clone, Copy)]
@@ -301,8 +301,7 @@ fn system_register(vcpu: &'static Vcpu, context: &mut VcpuContext, action: Actio
             None
         }
         Action::OsLock(OsLockRegister::Oslsr) => Some(trapped::oslsr(vcpu.os_lock())),
-        // They are loaded now, and the access is made again, untrapped.
-        Action::Debug(_) => return vcpu.load_debug(),
+        Action::Debug(register) => return debug::access(vcpu, context, register, direction, rt),
         Action::DebugChannelStatus | Action::ReadZeroWriteIgnored => Some(0),
         Action::NoOperation => None,
         Action::Identification(index) => Some(crate::host::get().guest_ids.get(index)),

@@ -4,7 +4,7 @@
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use cpu::controls::{GuestControls, controls};
-use cpu::id::{self, GuestIds, HostIds};
+use cpu::id::{self, GuestIds, HostIds, Part, Trap};
 use cpu::requirements::{self, Missing};
 use hw::state::Features;
 use hw::sysreg;
@@ -76,17 +76,14 @@ pub(crate) fn init(frequency: Option<Hz>) -> Result<(), Unfit> {
     };
     TICKS_PER_MICROSECOND.store((counter.0 / 1_000_000).max(1), Ordering::Relaxed);
     let vtr = sysreg::ich_vtr_el2();
-    let dfr0 = sysreg::id_aa64dfr0_el1();
     let features = Features {
-        pointer_authentication: sysreg::id_aa64isar1_el1() & 0xff00_0ff0 != 0,
-        error_synchronisation: ids.field(id::fields::PFR0_RAS) != 0,
-        breakpoints: (dfr0 >> 12 & 0xf) as u8 + 1,
-        watchpoints: (dfr0 >> 20 & 0xf) as u8 + 1,
+        switched: ids.switched(),
         fine_grained: ids.field(id::fields::MMFR0_FGT) != 0,
         list_registers: (vtr & 0x1f) as u8 + 1,
         priority_words: 1 << ((vtr >> 26 & 7).saturating_sub(4)).min(2),
     };
-    let event_counters = if dfr0 >> 8 & 0xf == 0 || dfr0 >> 8 & 0xf == 0xf { 0 } else { hw::ids::event_counters() };
+    let has_counters = ids.has(Part::Trapped(Trap::PerformanceMonitors));
+    let event_counters = if has_counters { hw::ids::event_counters() } else { 0 };
     let guest_ids = GuestIds::new(&ids, id::Inputs { ipa_bits: stage2::IPA_BITS as u8 });
     let host = Host {
         guest_ids,
@@ -142,10 +139,12 @@ pub(crate) fn init_cpu() {
     if let Some(mpam2) = controls.mpam2 {
         sysreg::mpam2_el2::write(mpam2);
     }
-    if host.features.error_synchronisation {
+    if host.features.switched.deferred_error {
         // The syndrome of SErrors that are injected: none in particular.
         sysreg::vsesr_el2::write(0);
     }
+    // The channel's interrupts are no guest's business: its MDCCINT_EL1 is emulated.
+    sysreg::mdccint_el1::write(0);
     // Whatever firmware left locked: a guest's own OS lock is emulated.
     sysreg::oslar_el1(0);
     sysreg::isb();

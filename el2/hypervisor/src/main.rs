@@ -11,6 +11,7 @@
 mod boot;
 mod console;
 mod crash_test;
+mod debug;
 mod devices;
 mod doors;
 mod entropy;

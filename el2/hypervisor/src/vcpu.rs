@@ -627,11 +627,6 @@ impl Vcpu {
         self.state.lock().load_fp();
     }
 
-    /// Lets the loaded vCPU use its debug registers.
-    pub(crate) fn load_debug(&self) {
-        self.state.lock().load_debug(&host::get().features);
-    }
-
     /// Lets `work` at the state of the loaded vCPU.
     pub(crate) fn with_state<R>(&self, work: impl FnOnce(&mut GuestState) -> R) -> R {
         work(&mut self.state.lock())

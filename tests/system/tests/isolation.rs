@@ -18,6 +18,7 @@ const STEPS: &str = "steps=40";
 fn main() -> ExitCode {
     let (seeds, loops) = if full() { (1..=20, 20_000) } else { (1..=2, 3000) };
     let mut scenarios: Vec<Trial> = vec![scenario("isolation::two_busy_neighbours", two_neighbours)];
+    scenarios.push(scenario("isolation::nothing_survives_a_reset", nothing_survives_a_reset));
     for seed in seeds {
         scenarios.push(scenario(format!("isolation::hostile_seed_{seed}"), move || hostile(seed, loops)));
     }
@@ -44,20 +45,43 @@ fn to_its_end(run: &Run, name: &str) -> Result<String> {
     Ok(output)
 }
 
-/// Two of them, with more vCPUs than the host has CPUs.
+/// Two of them, with more vCPUs than the host has CPUs: two CPUs of a usual sort, and one CPU of each sort that differs in the
+/// registers which are switched, where each writes its own values into all that it can reach.
 fn two_neighbours() -> Result<()> {
     let expected = alone()?;
-    let names = ["one", "other"];
-    let mut vms = Vec::new();
-    for name in names {
-        vms.push(guest::payload(name, "neighbour", 2, STEPS)?);
+    let one = |cpu| Host { cpu, cpus: 1, ..Host::default() };
+    for host in [Host::default(), one("max,pauth-qarma3=on"), one("max"), one("cortex-a72")] {
+        let names = ["one", "other"];
+        let mut vms = Vec::new();
+        for name in names {
+            vms.push(guest::payload(name, "neighbour", 2, STEPS)?);
+        }
+        let run = host.start(vms)?;
+        for name in names {
+            let output = to_its_end(&run, name)?;
+            ensure!(output == expected, "on {host:?} {name} printed:\n{output}\nbut alone:\n{expected}");
+        }
+        run.finish(BOOT)?;
     }
-    let run = Host::default().start(vms)?;
-    for name in names {
-        let output = to_its_end(&run, name)?;
-        ensure!(output == expected, "{name} printed:\n{output}\nbut alone:\n{expected}");
+    Ok(())
+}
+
+/// A guest fills whatever it can reach and resets itself, by both calls; nothing of a life is left in the next one: in RAM, the
+/// GIC, the timers, nor in any register that is switched, on CPUs that differ in those.
+fn nothing_survives_a_reset() -> Result<()> {
+    for cpu in ["max,pauth-qarma3=on", "cortex-a72"] {
+        let run = Host { cpu, cpus: 1, ..Host::default() }.start(vec![guest::payload("guest", "reset", 2, "")?])?;
+        for (life, word) in ["r", "w", "o"].into_iter().enumerate() {
+            run.console("guest")?
+                .expect_unless("reset: boot clean", &["FAILED"], BOOT)
+                .with_context(|| format!("life {life} on {cpu}"))?;
+            run.console("guest")?.send(word)?;
+        }
+        let output = to_its_end(&run, "guest")?;
+        ensure!(output.contains("payload: 1 passed, 0 failed"), "on {cpu}: {output}");
+        run.finish(BOOT)?;
     }
-    run.finish(BOOT)
+    Ok(())
 }
 
 /// A payload and a Linux guest compute beside a guest that scribbles over all it can reach.

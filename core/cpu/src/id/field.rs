@@ -76,6 +76,10 @@ pub mod fields {
     pub const PFR1_NMI: Field = Field::new(PFR1, 36);
     /// Performance monitors; 0 and 15 mean none of the architected kind.
     pub const DFR0_PMUVER: Field = Field::new(DFR0, 8);
+    /// Breakpoints, less one.
+    pub const DFR0_BRPS: Field = Field::new(DFR0, 12);
+    /// Watchpoints, less one.
+    pub const DFR0_WRPS: Field = Field::new(DFR0, 20);
     /// Statistical profiling.
     pub const DFR0_PMSVER: Field = Field::new(DFR0, 32);
     /// Self-hosted trace.

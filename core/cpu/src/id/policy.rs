@@ -7,9 +7,15 @@
 //! anyway; and features of EL1 whose state is among the registers that it saves. Everything with registers, interrupts or
 //! memory of its own waits until somebody virtualises it. Where a feature cannot be trapped, showing it is preferred
 //! to a guest that can use what it was told it lacks.
+//!
+//! The same row says what a feature brings along beside instructions ([`Part`]): registers that are switched with the
+//! vCPU, or something that traps. EL2's enables and traps ([`crate::controls`]) and the world switch
+//! ([`HostIds::switched`](super::HostIds::switched)) both follow from that, so that none of them can know of a feature that the
+//! others do not.
 
-use super::Inputs;
 use super::field::{registers, signed};
+use super::part::{Part, State, Trap};
+use super::{HostIds, Inputs};
 
 /// How much of a field a guest sees.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -27,45 +33,86 @@ pub(super) enum Limit {
 }
 use Limit::{AddressBits, Always, AtMost, Count, SignedAtMost};
 
-/// One field that is not simply zero.
+/// One field that we know.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Row {
     /// Its lowest bit.
     pub(super) shift: u32,
     /// How much of it is seen.
     pub(super) limit: Limit,
+    /// What else it brings along.
+    brings: &'static [Part],
+    /// The host has that from the first of these values to the second.
+    present: (u64, u64),
+}
+
+impl Row {
+    /// The same row, whose feature brings `parts` along.
+    const fn brings(self, parts: &'static [Part]) -> Self {
+        Self { brings: parts, ..self }
+    }
+
+    /// The same row, where the host has what the row brings from value `first` to value `last`.
+    const fn present(self, first: u64, last: u64) -> Self {
+        Self { present: (first, last), ..self }
+    }
 }
 
 const fn row(shift: u32, limit: Limit) -> Row {
-    Row { shift, limit }
+    Row { shift, limit, brings: &[], present: (1, 15) }
 }
 
-/// ID_AA64PFR0_EL1. Hidden: EL2, EL3, RAS, SVE, SEL2, MPAM, AMU, RME.
+/// A field that guests read as zero, whose feature traps, or is switched because nothing traps it.
+const fn hidden(shift: u32, parts: &'static [Part]) -> Row {
+    row(shift, AtMost(0)).brings(parts)
+}
+
+const POINTER_KEYS: &[Part] = &[Part::Switched(State::PointerKeys)];
+const CONTEXT_NUMBERS: &[Part] = &[Part::Switched(State::ContextNumbers)];
+const PARTITIONING: &[Part] = &[Part::Trapped(Trap::Partitioning)];
+
+/// ID_AA64PFR0_EL1. Hidden without a row: EL2, EL3, SEL2, RME.
 const PFR0: &[Row] = &[
     row(0, Always(1)),        // EL0: AArch64 only. AArch32 would need its own registers switched.
     row(4, Always(1)),        // EL1: AArch64 only, as HCR_EL2.RW makes it.
     row(16, SignedAtMost(1)), // FP: with half precision.
     row(20, SignedAtMost(1)), // AdvSIMD: the same.
     row(24, Always(1)),       // GIC: the system registers of our own model, version 3.
-    row(48, AtMost(1)),       // DIT: one bit of PSTATE.
-    row(56, AtMost(1)), // CSV2: a property of the predictors. From 2 on it has SCXTNUM_ELx, which we do not switch.
-    row(60, AtMost(1)), // CSV3: a property of speculation.
+    // RAS: error records trap. An ESB of the guest may defer an SError, and nothing traps that.
+    hidden(28, &[Part::Trapped(Trap::ErrorRecords), Part::Switched(State::DeferredError)]),
+    hidden(32, &[Part::Trapped(Trap::ScalableVectors)]),  // SVE.
+    hidden(40, PARTITIONING),                             // MPAM.
+    hidden(44, &[Part::Trapped(Trap::ActivityMonitors)]), // AMU.
+    row(48, AtMost(1)),                                   // DIT: one bit of PSTATE.
+    // CSV2: a property of the predictors, of which 3 says the most. It holds between VMs: each has a VMID of its own.
+    row(56, AtMost(3)).brings(CONTEXT_NUMBERS).present(2, 15),
+    row(60, AtMost(1)), // CSV3: a property of speculation; 1 is the highest value that there is.
 ];
 
-/// ID_AA64PFR1_EL1. Hidden: MTE, RAS_frac, MPAM_frac, SME, RNDR_trap, NMI, MTE_frac, GCS, THE, MTEX, DF2, PFAR.
+/// ID_AA64PFR1_EL1. Hidden without a row: RAS_frac, RNDR_trap, MTE_frac, THE, MTEX, DF2, PFAR.
 const PFR1: &[Row] = &[
-    row(0, AtMost(1)),  // BT: branch targets, PSTATE.BTYPE and bits of SCTLR_EL1.
-    row(4, AtMost(2)),  // SSBS: one bit of PSTATE, and MSR access to it.
-    row(32, AtMost(1)), // CSV2_frac: 2 would have SCXTNUM_ELx.
+    row(0, AtMost(1)), // BT: branch targets, PSTATE.BTYPE and bits of SCTLR_EL1.
+    row(4, AtMost(2)), // SSBS: one bit of PSTATE, and MSR access to it.
+    // MTE: from 2 on there are tags in memory, and GMID_EL1; with 1 only instructions.
+    hidden(8, &[Part::Trapped(Trap::Tags)]).present(2, 15),
+    hidden(16, PARTITIONING),                                  // MPAM_frac.
+    hidden(24, &[Part::Trapped(Trap::ScalableMatrices)]),      // SME.
+    row(32, AtMost(2)).brings(CONTEXT_NUMBERS).present(2, 15), // CSV2_frac: the same of a CPU with CSV2 = 1.
+    hidden(36, &[Part::Trapped(Trap::InterruptMask)]),         // NMI.
+    hidden(44, &[Part::Trapped(Trap::ControlStack)]),          // GCS.
 ];
 
-/// ID_AA64DFR0_EL1. Hidden: TraceVer, PMUVer, PMSS, SEBEP, PMSVer, TraceFilt, TraceBuffer, MTPMU, BRBE, ExtTrcBuff, HPMN0.
+/// ID_AA64DFR0_EL1. Hidden without a row: TraceVer, PMSS, SEBEP, TraceBuffer, MTPMU, BRBE, ExtTrcBuff, HPMN0.
 const DFR0: &[Row] = &[
-    row(0, AtMost(9)),   // DebugVer: up to Armv8.4; later ones add registers.
-    row(12, Count),      // BRPs: breakpoints, switched with the vCPU.
-    row(20, Count),      // WRPs: watchpoints, likewise.
-    row(28, Count),      // CTX_CMPs: which of the breakpoints compare contexts.
-    row(36, Always(15)), // DoubleLock: not implemented; OSDLR_EL1 is trapped and ignored.
+    row(0, AtMost(9)), // DebugVer: up to Armv8.4; later ones add registers.
+    // PMUVer: 15 is a unit that the architecture does not know.
+    hidden(8, &[Part::Trapped(Trap::PerformanceMonitors)]).present(1, 14),
+    row(12, Count),                                  // BRPs: breakpoints, switched with the vCPU.
+    row(20, Count),                                  // WRPs: watchpoints, likewise.
+    row(28, Count),                                  // CTX_CMPs: which of the breakpoints compare contexts.
+    hidden(32, &[Part::Trapped(Trap::Profiling)]),   // PMSVer.
+    row(36, Always(15)),                             // DoubleLock: not implemented; OSDLR_EL1 is trapped and ignored.
+    hidden(40, &[Part::Trapped(Trap::TraceFilter)]), // TraceFilt.
 ];
 
 /// ID_AA64ISAR0_EL1. Hidden: TME, and LSE128 of Atomic.
@@ -88,35 +135,36 @@ const ISAR0: &[Row] = &[
 
 /// ID_AA64ISAR1_EL1. Hidden: LS64.
 const ISAR1: &[Row] = &[
-    row(0, AtMost(2)),  // DPB: DC CVAP and CVADP.
-    row(4, AtMost(5)),  // APA: pointer authentication; the keys are switched with the vCPU. 6 (PAuth_LR) is not known.
-    row(8, AtMost(5)),  // API: the same with another algorithm.
-    row(12, AtMost(1)), // JSCVT.
-    row(16, AtMost(1)), // FCMA.
-    row(20, AtMost(3)), // LRCPC.
-    row(24, AtMost(1)), // GPA: generic authentication.
-    row(28, AtMost(1)), // GPI: the same with another algorithm.
-    row(32, AtMost(1)), // FRINTTS.
-    row(36, AtMost(1)), // SB.
-    row(40, AtMost(2)), // SPECRES: restricts prediction for the VM's own contexts only.
-    row(44, AtMost(2)), // BF16.
-    row(48, AtMost(1)), // DGH: a hint.
-    row(52, AtMost(1)), // I8MM.
-    row(56, AtMost(1)), // XS: variants of TLBI and DSB that cannot be trapped on their own.
+    row(0, AtMost(2)),                       // DPB: DC CVAP and CVADP.
+    row(4, AtMost(5)).brings(POINTER_KEYS),  // APA: pointer authentication. 6 (PAuth_LR) is not known.
+    row(8, AtMost(5)).brings(POINTER_KEYS),  // API: the same with another algorithm.
+    row(12, AtMost(1)),                      // JSCVT.
+    row(16, AtMost(1)),                      // FCMA.
+    row(20, AtMost(3)),                      // LRCPC.
+    row(24, AtMost(1)).brings(POINTER_KEYS), // GPA: generic authentication.
+    row(28, AtMost(1)).brings(POINTER_KEYS), // GPI: the same with another algorithm.
+    row(32, AtMost(1)),                      // FRINTTS.
+    row(36, AtMost(1)),                      // SB.
+    row(40, AtMost(2)),                      // SPECRES: restricts prediction for the VM's own contexts only.
+    row(44, AtMost(2)),                      // BF16.
+    row(48, AtMost(1)),                      // DGH: a hint.
+    row(52, AtMost(1)),                      // I8MM.
+    row(56, AtMost(1)),                      // XS: variants of TLBI and DSB that cannot be trapped on their own.
 ];
 
-/// ID_AA64ISAR2_EL1. Hidden: WFxT, MOPS, SYSREG_128, SYSINSTR_128, ATS1A.
+/// ID_AA64ISAR2_EL1. Hidden without a row: WFxT, MOPS, SYSREG_128, SYSINSTR_128.
 const ISAR2: &[Row] = &[
-    row(4, AtMost(1)),  // RPRES: precision of estimates, with a bit of FPCR.
-    row(8, AtMost(1)),  // GPA3: generic authentication, third algorithm.
-    row(12, AtMost(5)), // APA3: pointer authentication, third algorithm.
-    row(20, AtMost(1)), // BC: conditional branch with a hint.
-    row(24, AtMost(1)), // PAC_frac: a property of the codes.
-    row(28, AtMost(1)), // CLRBHB: a hint.
-    row(40, AtMost(1)), // PRFMSLC: a hint.
-    row(48, AtMost(1)), // RPRFM: a hint.
-    row(52, AtMost(1)), // CSSC: integer arithmetic.
-    row(56, AtMost(1)), // LUT: vector table look-up.
+    row(4, AtMost(1)),                       // RPRES: precision of estimates, with a bit of FPCR.
+    row(8, AtMost(1)).brings(POINTER_KEYS),  // GPA3: generic authentication, third algorithm.
+    row(12, AtMost(5)).brings(POINTER_KEYS), // APA3: pointer authentication, third algorithm.
+    row(20, AtMost(1)),                      // BC: conditional branch with a hint.
+    row(24, AtMost(1)),                      // PAC_frac: a property of the codes.
+    row(28, AtMost(1)),                      // CLRBHB: a hint.
+    row(40, AtMost(1)),                      // PRFMSLC: a hint.
+    row(48, AtMost(1)),                      // RPRFM: a hint.
+    row(52, AtMost(1)),                      // CSSC: integer arithmetic.
+    row(56, AtMost(1)),                      // LUT: vector table look-up.
+    hidden(60, &[Part::Trapped(Trap::CheckedTranslation)]), // ATS1A.
 ];
 
 /// ID_AA64ISAR3_EL1. Hidden: CPA, TLBIW, PACM, LSFE.
@@ -136,16 +184,17 @@ const MMFR0: &[Row] = &[
     row(28, SignedAtMost(0)), // TGran4: 1 is 52-bit addresses.
 ];
 
-/// ID_AA64MMFR1_EL1. Hidden: VMIDBits, VH, LO, XNX, TWED, HCX, TIDCP1, CMOW: matters of EL2, or with traps of their own.
+/// ID_AA64MMFR1_EL1. Hidden without a row: VMIDBits, VH, XNX, TWED, HCX, TIDCP1, CMOW: matters of EL2, or with traps of their own.
 const MMFR1: &[Row] = &[
-    row(0, AtMost(2)),  // HAFDBS: access flag and dirty state at stage 1.
-    row(12, AtMost(2)), // HPDS: bits of TCR_EL1.
-    row(20, AtMost(3)), // PAN: one bit of PSTATE, and AT S1E1RP and WP.
-    row(24, AtMost(1)), // SpecSEI: a property of the host that a guest should know.
-    row(36, AtMost(2)), // ETS: an ordering guarantee.
-    row(44, AtMost(1)), // AFP: bits of FPCR.
-    row(48, AtMost(1)), // nTLBPA: a property of the TLB.
-    row(60, AtMost(1)), // ECBHB: a property of the predictors.
+    row(0, AtMost(2)),                                   // HAFDBS: access flag and dirty state at stage 1.
+    row(12, AtMost(2)),                                  // HPDS: bits of TCR_EL1.
+    hidden(16, &[Part::Trapped(Trap::OrderingRegions)]), // LO.
+    row(20, AtMost(3)),                                  // PAN: one bit of PSTATE, and AT S1E1RP and WP.
+    row(24, AtMost(1)),                                  // SpecSEI: a property of the host that a guest should know.
+    row(36, AtMost(2)),                                  // ETS: an ordering guarantee.
+    row(44, AtMost(1)),                                  // AFP: bits of FPCR.
+    row(48, AtMost(1)),                                  // nTLBPA: a property of the TLB.
+    row(60, AtMost(1)),                                  // ECBHB: a property of the predictors.
 ];
 
 /// ID_AA64MMFR2_EL1. Hidden: IESB, VARange (52-bit), NV, FWB, EVT.
@@ -162,7 +211,7 @@ const MMFR2: &[Row] = &[
     row(60, AtMost(1)), // E0PD: bits of TCR_EL1.
 ];
 
-/// The fields of the register at `index` that a guest may see. All other registers are zero: those of AArch32, PFR2,
+/// The fields of the register at `index` that we know. All other registers are zero for guests: those of AArch32, PFR2,
 /// ZFR0, SMFR0, FPFR0, DFR1, DFR2, AFR0, AFR1, MMFR3 (TCR2, SCTLR2, permission indirection and overlay, 128-bit
 /// tables), MMFR4, and all that are reserved.
 pub(super) const fn shown(index: usize) -> &'static [Row] {
@@ -179,6 +228,16 @@ pub(super) const fn shown(index: usize) -> &'static [Row] {
         registers::MMFR2 => MMFR2,
         _ => &[],
     }
+}
+
+/// Whether a host has `part`: by any of the fields that may say so.
+pub(super) fn has(host: &HostIds, part: Part) -> bool {
+    host.0.iter().enumerate().any(|(index, &register)| {
+        shown(index).iter().any(|row| {
+            let (first, last) = row.present;
+            row.brings.contains(&part) && (first..=last).contains(&(register >> row.shift & 0xf))
+        })
+    })
 }
 
 /// What a guest reads in the register at `index` where the host reads `host`.

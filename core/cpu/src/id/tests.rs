@@ -2,6 +2,7 @@
 extern crate std;
 use super::policy::{Limit, shown};
 use super::{COUNT, GuestIds, HostIds, Inputs, encoding, index, index_of_syndrome, models};
+use crate::controls::controls;
 use crate::encoding::SysregEncoding;
 use proptest::prelude::*;
 use std::vec::Vec;
@@ -44,6 +45,91 @@ fn rows_do_not_overlap() {
             assert_eq!(seen & 0xf << row.shift, 0, "register {register}, bit {}", row.shift);
             seen |= 0xf << row.shift;
         }
+    }
+}
+
+// What a guest can use is what is switched, and what is switched is what it can use. These tests know the fields and bits of the
+// manual by themselves; only the numbers are those of the policy's table.
+
+/// HCR_EL2.APK and API.
+const POINTER_KEYS_ENABLED: u64 = 3 << 40;
+/// HCR_EL2.EnSCXT.
+const CONTEXT_NUMBERS_ENABLED: u64 = 1 << 53;
+
+#[test]
+fn pointer_keys_are_enabled_exactly_where_they_are_switched() {
+    // APA, API, GPA and GPI of ISAR1; GPA3 and APA3 of ISAR2. Each alone, and all together.
+    let fields = [(41, 4), (41, 8), (41, 24), (41, 28), (42, 8), (42, 12)];
+    let values = [0, 1, 2, 5, 6, 15_u64];
+    for combination in 0..values.len().pow(6) {
+        let mut host = HostIds([0; COUNT]);
+        for (position, (register, shift)) in fields.into_iter().enumerate() {
+            host.0[register] |= values[combination / values.len().pow(position as u32) % values.len()] << shift;
+        }
+        let guest = GuestIds::new(&host, INPUTS);
+        let any_of = |ids: &[u64; COUNT]| fields.iter().any(|&(register, shift)| ids[register] >> shift & 0xf != 0);
+        let enabled = controls(&host, 0).hcr & POINTER_KEYS_ENABLED;
+        let what = (host.0[41], host.0[42]);
+        assert!(enabled == 0 || enabled == POINTER_KEYS_ENABLED, "keys and instructions go together: {what:x?}");
+        assert_eq!(enabled != 0, host.switched().pointer_keys, "enabled, switched: {what:x?}");
+        assert_eq!(any_of(&guest.0), host.switched().pointer_keys, "shown, switched: {what:x?}");
+        assert_eq!(any_of(&host.0), any_of(&guest.0), "had by the host, shown: {what:x?}");
+    }
+}
+
+#[test]
+fn context_numbers_are_enabled_exactly_where_they_are_switched() {
+    for (csv2, fraction) in (0..16).flat_map(|csv2| (0..16).map(move |fraction| (csv2, fraction))) {
+        let mut host = HostIds([0; COUNT]);
+        host.0[24] = csv2 << 56;
+        host.0[25] = fraction << 32;
+        let guest = GuestIds::new(&host, INPUTS);
+        let shown = guest.0[24] >> 56 >= 2 || guest.0[25] >> 32 & 0xf >= 2;
+        let enabled = controls(&host, 0).hcr & CONTEXT_NUMBERS_ENABLED != 0;
+        assert_eq!((enabled, shown), (host.switched().context_numbers, enabled), "CSV2 {csv2}, CSV2_frac {fraction}");
+        assert_eq!(guest.0[24] >> 56, csv2.min(3), "what the predictors promise is shown");
+    }
+}
+
+#[test]
+fn what_nothing_traps_is_switched_and_counts_are_those_that_are_shown() {
+    for value in 0..16 {
+        let mut host = HostIds([0; COUNT]);
+        host.0[24] = value << 28;
+        // DISR_EL1 is there with FEAT_RAS, hidden or not.
+        assert_eq!(host.switched().deferred_error, value != 0, "RAS {value}");
+        host.0[32] = value << 12 | (15 - value) << 20;
+        let guest = GuestIds::new(&host, INPUTS).0[32];
+        assert_eq!(u64::from(host.switched().breakpoints), (guest >> 12 & 0xf) + 1);
+        assert_eq!(u64::from(host.switched().watchpoints), (guest >> 20 & 0xf) + 1);
+    }
+}
+
+/// Each field of each register alone, with each value: EL2 enables nothing for guests but what is switched.
+#[test]
+fn no_field_enables_anything_else() {
+    for (register, shift, value) in (0..COUNT)
+        .flat_map(|register| (0..16).flat_map(move |field| (1..16).map(move |value| (register, 4 * field, value))))
+    {
+        let mut host = HostIds([0; COUNT]);
+        // With HCRX_EL2 and the fine-grained traps there is more that could be enabled.
+        host.0[49] = 1 << 40;
+        host.0[48] = 2 << 56;
+        host.0[register] = host.0[register] & !(0xf << shift) | value << shift;
+        let (controls, switched) = (controls(&host, 6), host.switched());
+        let what = (register, shift, value);
+        // FIEN, EnSCXT and ATA, APK and API, DCT, NV: the enables of HCR_EL2.
+        let enabled = controls.hcr & (1 << 47 | 1 << 53 | 1 << 56 | 3 << 40 | 1 << 57 | 1 << 42);
+        let keys = if switched.pointer_keys { POINTER_KEYS_ENABLED } else { 0 };
+        let numbers = if switched.context_numbers { CONTEXT_NUMBERS_ENABLED } else { 0 };
+        assert_eq!(enabled, keys | numbers, "{what:?}");
+        // TALLINT is the one trap of HCRX_EL2 that we set; its other bits enable something. VINMI, VFNMI are not set either.
+        assert_eq!(controls.hcrx.unwrap_or(0) & !(1 << 6), 0, "{what:?}");
+        // The fine-grained registers' enables have bits that are 1 in no value of ours.
+        let traps = controls.fine_grained.unwrap_or_default();
+        assert_eq!(traps.hfgitr & !(1 << 62), 0, "{what:?}");
+        assert_eq!((traps.hfgrtr, traps.hfgwtr, traps.hafgrtr), (0, 0, 0), "{what:?}");
+        assert_eq!(controls.cptr & 0x1100, 0x1100, "SVE and SME trap: {what:?}");
     }
 }
 
@@ -111,7 +197,7 @@ fn goldens() {
     ];
     assert_visible(&models::CORTEX_A76, &a76);
     let n2 = [
-        (24, 0x1101_0000_0111_0011),
+        (24, 0x1201_0000_0111_0011),
         (25, 0x21),
         (32, 0xf0_1030_5009),
         (40, 0x1221_1111_1021_2120),
@@ -122,7 +208,7 @@ fn goldens() {
     ];
     assert_visible(&models::NEOVERSE_N2, &n2);
     let max = [
-        (24, 0x1101_0000_0111_0011),
+        (24, 0x1301_0000_0111_0011),
         (25, 0x21),
         (32, 0xf0_1030_5009),
         (40, 0x1221_1111_1021_2120),

@@ -1,5 +1,5 @@
 //! A guest that minds its own business while others misbehave: every CPU works on a checksum over memory of its own and keeps patterns
-//! in its SIMD registers; the boot CPU prints a line for each finished step. `steps=<n>` says how many (20).
+//! in its SIMD registers and in whatever other registers it has that nobody else may reach; the boot CPU prints a line for each finished step. `steps=<n>` says how many (20).
 //!
 //! `neighbour: step N checksum ok`, or `... FAILED: what`; then the usual last line.
 #![no_std]
@@ -7,6 +7,7 @@
 
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
+use payload_rt::instruction::{read_register, write_register};
 use payload_rt::{MAX_CPUS, cpu, machine, memory, println, simd, timer};
 
 payload_rt::entry!(main);
@@ -35,9 +36,54 @@ fn mix(sum: u64, value: u64) -> u64 {
     (sum ^ value).rotate_left(17).wrapping_mul(0x0000_0100_0000_01b3)
 }
 
+/// Registers that hold what is written to them, where they exist, with the bits that hold: the ten halves of the pointer authentication
+/// keys, SCXTNUM_EL0 and SCXTNUM_EL1, TPIDR_EL0, CONTEXTIDR_EL1, DBGBVR0_EL1, DBGWVR1_EL1.
+const OWN: [([u32; 5], u64); 16] = [
+    ([3, 0, 2, 1, 0], u64::MAX),
+    ([3, 0, 2, 1, 1], u64::MAX),
+    ([3, 0, 2, 1, 2], u64::MAX),
+    ([3, 0, 2, 1, 3], u64::MAX),
+    ([3, 0, 2, 2, 0], u64::MAX),
+    ([3, 0, 2, 2, 1], u64::MAX),
+    ([3, 0, 2, 2, 2], u64::MAX),
+    ([3, 0, 2, 2, 3], u64::MAX),
+    ([3, 0, 2, 3, 0], u64::MAX),
+    ([3, 0, 2, 3, 1], u64::MAX),
+    ([3, 3, 13, 0, 7], u64::MAX),
+    ([3, 0, 13, 0, 7], u64::MAX),
+    ([3, 3, 13, 0, 2], u64::MAX),
+    ([3, 0, 13, 0, 1], 0xffff_ffff),
+    ([2, 0, 0, 0, 4], 0xffff_fffc),
+    ([2, 0, 0, 1, 6], 0xffff_fffc),
+];
+/// DBGCLAIMSET_EL1 and DBGCLAIMCLR_EL1.
+const CLAIM: [u32; 5] = [2, 0, 7, 8, 6];
+const UNCLAIM: [u32; 5] = [2, 0, 7, 9, 6];
+
+/// What each register of [`OWN`] should hold, for those that exist.
+fn give_registers(seed: u64) -> [Option<u64>; OWN.len()] {
+    let _ = write_register(UNCLAIM, 0xff);
+    let _ = write_register(CLAIM, seed & 0xff);
+    core::array::from_fn(|number| {
+        let (register, bits) = OWN[number];
+        let value = word(seed, number as u64) & bits;
+        write_register(register, value).is_ok().then_some(value)
+    })
+}
+
+/// Whether all of them hold it still.
+fn registers_hold(seed: u64, given: &[Option<u64>; OWN.len()]) -> bool {
+    let claimed = read_register(UNCLAIM) == Ok(seed & 0xff);
+    claimed
+        && OWN.iter().zip(given).all(|(&(register, bits), given)| {
+            given.is_none_or(|value| read_register(register).is_ok_and(|found| found & bits == value))
+        })
+}
+
 /// One step: write, read back twice, compare the sums with the one that needs no memory. What was wrong, if anything.
 fn step(index: usize, number: u64) -> Option<&'static str> {
     let (base, seed, start) = (area(index), seed(index, number), timer::now());
+    let registers = give_registers(seed);
     simd::fill(seed);
     let mut expected = 0;
     for position in 0..WORDS {
@@ -53,6 +99,9 @@ fn step(index: usize, number: u64) -> Option<&'static str> {
     }
     if simd::difference(seed) != 0 {
         return Some("SIMD registers changed");
+    }
+    if !registers_hold(seed, &registers) {
+        return Some("registers changed");
     }
     (timer::now() <= start).then_some("the counter does not count")
 }

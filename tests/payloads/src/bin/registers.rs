@@ -17,7 +17,7 @@ fn main() {
     test::run(&tests!("registers":
         simd_survives_exits, simd_survives_sleep, simd_survives_preemption, simd_on_each_cpu, simd_control_registers,
         simd_trap_is_the_guests_own, pauth_keys_survive, pauth_on_each_cpu, el1_state_on_each_cpu,
-        general_registers_across_each_exit, deferred_error_on_each_cpu,
+        general_registers_across_each_exit, deferred_error_on_each_cpu, context_numbers_on_each_cpu,
     ));
 }
 
@@ -185,9 +185,9 @@ fn pauth_keys_survive() -> Verdict {
     }
     check_equal!(keep_keys(42), 0, "bits changed in the keys or their codes");
     // Other keys, other codes.
-    let generic = (sysreg::field(sysreg::id_aa64isar1_el1::read(), 24)
-        | sysreg::field(sysreg::id_aa64isar1_el1::read(), 28))
-        != 0;
+    let one = sysreg::id_aa64isar1_el1::read();
+    let generic =
+        (sysreg::field(one, 24) | sysreg::field(one, 28) | sysreg::field(sysreg::id_aa64isar2_el1::read(), 8)) != 0;
     if generic {
         let first = code_of(1);
         keep_keys(43);
@@ -324,6 +324,34 @@ fn general_registers_across_each_exit() -> Verdict {
         }
     }
     Ok(())
+}
+
+/// SCXTNUM_EL0 and SCXTNUM_EL1.
+const CONTEXT_NUMBERS: [[u32; 5]; 2] = [[3, 3, 13, 0, 7], [3, 0, 13, 0, 7]];
+
+fn keep_context_numbers(index: usize) {
+    let value = |number: usize| 0x1234_5678_9abc_def0_u64.rotate_left((8 * index + 4 * number) as u32);
+    let mut wrong = 0;
+    for (number, register) in CONTEXT_NUMBERS.into_iter().enumerate() {
+        wrong |= u64::from(write_register(register, value(number)).is_err());
+    }
+    for _ in 0..20 {
+        sleep();
+        for (number, register) in CONTEXT_NUMBERS.into_iter().enumerate() {
+            wrong |= u64::from(read_register(register) != Ok(value(number))) << 1;
+        }
+    }
+    WRONG.fetch_or(wrong << (2 * index), Ordering::SeqCst);
+    RUNS.fetch_add(1, Ordering::SeqCst);
+}
+
+fn context_numbers_on_each_cpu() -> Verdict {
+    let (zero, one) = (sysreg::id_aa64pfr0_el1::read(), sysreg::id_aa64pfr1_el1::read());
+    if sysreg::field(zero, 56) < 2 && sysreg::field(one, 32) < 2 {
+        skip!("no context numbers");
+    }
+    // In what is reported each CPU has two bits: a write faulted, a number changed.
+    on_all(keep_context_numbers)
 }
 
 /// DISR_EL1: what an ESB has deferred. Not offered, but no control keeps a guest from it where the CPU has it.

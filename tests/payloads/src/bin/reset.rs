@@ -11,7 +11,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use payload_rt::test::Verdict;
 use payload_rt::{
-    check_equal, cpu, gic, instruction, machine, memory, mmu, println, psci, sysreg, test, tests, timer, uart,
+    check, check_equal, cpu, gic, instruction, machine, memory, mmu, println, psci, sysreg, test, tests, timer, uart,
 };
 
 payload_rt::entry!(main);
@@ -50,6 +50,13 @@ fn boot_is_clean() -> Verdict {
     check_equal!(gic::not_reset(), None, "register of the GIC that is not as a reset leaves it");
     check_equal!(sysreg::cntv_ctl_el0::read() & 1, 0, "virtual timer enabled");
     check_equal!(sysreg::cntp_ctl_el0::read() & 1, 0, "physical timer enabled");
+    if !machine::is_reference() {
+        // The bare machine leaves them unknown; we promise that nothing of the life before is in them.
+        for (register, value) in KEPT {
+            let found = instruction::read_register(register).unwrap_or(0);
+            check!(found & value == 0, "after a reset register {register:?} holds {found:#x}");
+        }
+    }
     for index in 1..cpu::count() {
         check_equal!(psci::affinity_info(cpu::affinity(index), 0), psci::AFFINITY_OFF, "AFFINITY_INFO of CPU {index}");
     }
@@ -61,6 +68,24 @@ fn boot_is_clean() -> Verdict {
     }
     Ok(())
 }
+
+/// Registers that hold what is written to them where they exist, and bits that are written: two pointer authentication keys,
+/// SCXTNUM_EL0 and SCXTNUM_EL1, TPIDR_EL0, TPIDRRO_EL0, DBGBVR1_EL1, DBGWVR1_EL1, MDCCINT_EL1, the claim tags.
+const KEPT: [([u32; 5], u64); 10] = [
+    ([3, 0, 2, 1, 0], MAGIC),
+    ([3, 0, 2, 3, 1], MAGIC),
+    ([3, 3, 13, 0, 7], MAGIC),
+    ([3, 0, 13, 0, 7], MAGIC),
+    ([3, 3, 13, 0, 2], MAGIC),
+    ([3, 3, 13, 0, 3], MAGIC),
+    ([2, 0, 0, 1, 4], MAGIC & 0xffff_fff8),
+    ([2, 0, 0, 1, 6], MAGIC & 0xffff_fff8),
+    ([2, 0, 0, 2, 0], 3 << 29),
+    // Read here; set by the register before it.
+    ([2, 0, 7, 9, 6], 0xff),
+];
+/// DBGCLAIMSET_EL1.
+const CLAIM: [u32; 5] = [2, 0, 7, 8, 6];
 
 /// A CPU that is busy when the reset comes.
 fn spin_for_ever(_index: usize) {
@@ -102,6 +127,10 @@ fn make_dirty() {
     sysreg::dbgbvr0_el1::write(machine::image().start);
     sysreg::dbgbcr0_el1::write(1 | 1 << 1 | 0xf << 5);
     let _ = instruction::write_register([3, 0, 13, 0, 1], MAGIC & 0xffff);
+    for (register, value) in KEPT {
+        let _ = instruction::write_register(register, value);
+    }
+    let _ = instruction::write_register(CLAIM, 0xa5);
 }
 
 /// What to do next: `r`, `w` or `o`.

@@ -17,7 +17,7 @@ fn main() {
         id_space_reads, id_same_on_all_cpus, id_writes_are_undefined, mpidr_matches_device_tree, sve_hidden, sme_hidden, mte_hidden,
         performance_counters, lor_hidden, ras_hidden, activity_monitors_hidden, trace_and_profiling_hidden, pauth_as_stated,
         implementation_defined, upper_levels_undefined, counter_control_undefined, ordinary_registers, thread_registers_kept,
-        set_way_maintenance, debug_registers, os_lock, debug_channel, breakpoint, watchpoint, single_step,
+        set_way_maintenance, debug_registers, debug_claim_tags, debug_mailboxes_hold_nothing, os_lock, debug_channel, breakpoint, watchpoint, single_step,
     ));
 }
 
@@ -367,13 +367,50 @@ fn debug_registers() -> Verdict {
             check!(read_register([2, 0, 0, number, value_register + 1]).is_ok(), "control register {number}");
         }
     }
-    // MDRAR, DBGCLAIMSET, DBGCLAIMCLR, OSDLR, MDCCINT, OSECCR.
-    for encoding in
-        [[2, 0, 1, 0, 0], [2, 0, 7, 8, 6], [2, 0, 7, 9, 6], [2, 0, 1, 3, 4], [2, 0, 0, 2, 0], [2, 0, 0, 6, 2]]
-    {
+    // MDRAR, OSDLR, MDCCINT.
+    for encoding in [[2, 0, 1, 0, 0], [2, 0, 1, 3, 4], [2, 0, 0, 2, 0]] {
         let outcome = read_register(encoding);
         check!(outcome.is_ok(), "register {:#x}: {outcome:x?}", describe(encoding));
     }
+    Ok(())
+}
+
+/// After the breakpoints above were used, so that a hypervisor that lets go of all debug registers then has let go.
+fn debug_claim_tags() -> Verdict {
+    const SET: Encoding = [2, 0, 7, 8, 6];
+    const CLEAR: Encoding = [2, 0, 7, 9, 6];
+    check!(write_register(CLEAR, 0xff).is_ok(), "DBGCLAIMCLR_EL1 cannot be written");
+    for (register, value, tags) in [(SET, 0x85, 0x85), (SET, 0x12, 0x97), (CLEAR, 0x81, 0x16), (CLEAR, 0xff, 0)] {
+        check!(write_register(register, value).is_ok(), "write to {:#x}", describe(register));
+        check_equal!(
+            read_register(CLEAR),
+            Ok(tags),
+            "claim tags after writing {value:#x} to {:#x}",
+            describe(register)
+        );
+        check_equal!(read_register(SET), Ok(0xff), "DBGCLAIMSET_EL1, the tags that there are");
+    }
+    Ok(())
+}
+
+/// What belongs to an external debugger holds nothing that somebody else could find there later.
+fn debug_mailboxes_hold_nothing() -> Verdict {
+    // OSECCR, OSDTRRX, OSDTRTX, which matter while the OS lock is locked; DBGPRCR, OSDLR; DBGDTR_EL0.
+    let registers =
+        [[2, 0, 0, 6, 2], [2, 0, 0, 0, 2], [2, 0, 0, 3, 2], [2, 0, 1, 4, 4], [2, 0, 1, 3, 4], [2, 3, 0, 4, 0]];
+    sysreg::oslar_el1::write(1);
+    for encoding in registers {
+        // QEMU's CPUs have no DBGPRCR_EL1.
+        if encoding == [2, 0, 1, 4, 4] && read_register(encoding).is_err_and(|fault| fault.is_undefined()) {
+            continue;
+        }
+        check!(write_register(encoding, u64::MAX).is_ok(), "write to {:#x}", describe(encoding));
+        check_equal!(read_register(encoding), Ok(0), "register {:#x}", describe(encoding));
+    }
+    sysreg::oslar_el1::write(0);
+    check!(write_register([2, 0, 0, 2, 0], u64::MAX).is_ok(), "MDCCINT_EL1 cannot be written");
+    check_equal!(read_register([2, 0, 0, 2, 0]), Ok(3 << 29), "MDCCINT_EL1: RX and TX");
+    check!(write_register([2, 0, 0, 2, 0], 0).is_ok(), "MDCCINT_EL1 cannot be written");
     Ok(())
 }
 

@@ -16,6 +16,8 @@ use std::time::Duration;
 const PAYLOAD_MODELS: [&str; 2] = ["max", "cortex-a72"];
 /// More models for the doors, which depend on what a CPU can trap.
 const DOOR_MODELS: [&str; 2] = ["cortex-a57", "cortex-a76"];
+/// Shapes of the model that has everything which differ in the registers that are switched: what `registers` sees there.
+const REGISTER_MODELS: [&str; 3] = ["max,pauth-qarma3=on", "max,pauth-qarma5=on", "max,pauth=off"];
 /// The doors' payloads.
 const DOORS: [&str; 2] = ["doors", "wfe"];
 /// CPUs of a payload's host.
@@ -108,8 +110,12 @@ fn payloads(tree: &Tree, name: &str) -> Result<Tally> {
     let chosen = |image: &&Image| if is_payload { image.name == name } else { !OTHERS.contains(&&*image.name) };
     let options = if is_payload || name.is_empty() { String::new() } else { format!("test={name}") };
     let mut tally = Tally::default();
-    for model in PAYLOAD_MODELS.into_iter().chain(DOOR_MODELS) {
-        let concerned = |image: &&Image| !DOOR_MODELS.contains(&model) || DOORS.contains(&&*image.name);
+    for model in PAYLOAD_MODELS.into_iter().chain(DOOR_MODELS).chain(REGISTER_MODELS) {
+        let concerned = |image: &&Image| match model {
+            model if DOOR_MODELS.contains(&model) => DOORS.contains(&&*image.name),
+            model if REGISTER_MODELS.contains(&model) => image.name == "registers",
+            _ => true,
+        };
         for image in images.iter().filter(chosen).filter(concerned) {
             println!("-- {} on {model}", image.name);
             tally += with_place(payload(tree, image, model, &options), model);
