@@ -17,6 +17,7 @@
 mod check;
 mod doors;
 mod error;
+mod program;
 #[cfg(test)]
 mod tests;
 #[cfg(any(feature = "alloc", test))]
@@ -25,6 +26,7 @@ mod writer;
 pub use check::{check_name, check_vm};
 pub use doors::{Calls, Doors, Quota};
 pub use error::{BundleError, VmProblem};
+pub use program::{MAX_SEGMENTS, Program, Segment};
 #[cfg(any(feature = "alloc", test))]
 pub use writer::{VmSource, write};
 
@@ -34,7 +36,7 @@ use serde::{Deserialize, Serialize};
 /// The first eight bytes of a bundle. The last two show a transfer that mangled line ends.
 pub const MAGIC: [u8; 8] = *b"UCROFT\r\n";
 /// The format that this code reads and writes.
-pub const FORMAT: u32 = 4;
+pub const FORMAT: u32 = 5;
 /// Bytes in the header.
 pub const HEADER_LENGTH: usize = 64;
 /// Blobs begin at multiples of this many bytes from the start of the file.
@@ -78,8 +80,10 @@ pub struct VmConfig<'a> {
     pub vcpus: u8,
     /// RAM in bytes: a multiple of 2 MiB from [`MIN_MEMORY`] to [`MAX_MEMORY`], more than the kernel and initrd files.
     pub memory: u64,
-    /// The kernel: always an uncompressed arm64 `Image`.
+    /// The kernel: an uncompressed arm64 `Image`, or the bytes of `program`.
     pub kernel: Blob,
+    /// How the kernel is loaded and entered, if it is no `Image`.
+    pub program: Option<Program>,
     /// The initial ramdisk.
     pub initrd: Option<Blob>,
     /// The kernel's command line, without NUL bytes; at most [`MAX_CMDLINE`] bytes.

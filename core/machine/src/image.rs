@@ -80,6 +80,9 @@ pub enum ImageError {
         "the kernel's header asks for a place {0:#x} bytes behind a 2 MiB boundary (text_offset); that must be a multiple of 0x1000"
     )]
     TextOffset(u64),
+    /// Built for pages that the CPU does not have.
+    #[error("the kernel is built for pages of {0}, which the host's CPUs do not have; take one for pages of 4 KiB")]
+    PageSize(&'static str),
     /// Its end is missing.
     #[error("the kernel is cut off: the file has {present} bytes, and by its sections it has at least {needed}")]
     Cut {
@@ -124,6 +127,22 @@ impl ImageHeader {
             return Err(ImageError::TextOffset(text_offset));
         }
         Ok(Self { text_offset, image_size, page_size, base })
+    }
+
+    /// Whether a CPU whose ID_AA64MMFR0_EL1 reads so has the kernel's pages at stage 1: without, it stops before it can say
+    /// anything (DDI 0487, D24.2: TGran4 in bits 31:28 and TGran64 in 27:24 are 15 where there are none, TGran16 in 23:20
+    /// is 0).
+    ///
+    /// # Errors
+    /// If it does not.
+    pub fn check_pages(&self, id_aa64mmfr0: u64) -> Result<(), ImageError> {
+        let field = |shift: u32| id_aa64mmfr0 >> shift & 15;
+        match self.page_size {
+            PageSize::Kib4 if field(28) == 15 => Err(ImageError::PageSize("4 KiB")),
+            PageSize::Kib16 if field(20) == 0 => Err(ImageError::PageSize("16 KiB")),
+            PageSize::Kib64 if field(24) == 15 => Err(ImageError::PageSize("64 KiB")),
+            _ => Ok(()),
+        }
     }
 }
 

@@ -332,6 +332,19 @@ fn an_image_that_cannot_run_is_refused() {
 }
 
 #[test]
+fn pages_that_the_cpu_lacks_are_named() {
+    let check = |flags, mmfr0| ImageHeader::parse(&header(0, 1, flags)).unwrap().check_pages(mmfr0);
+    // A Cortex-A72 and a Cortex-A76 of QEMU's, and one that has none at all.
+    let (a72, a76, none) = (0x1124, 0x10_1122, 0xff00_0000);
+    assert_eq!(check(4, a72), Err(ImageError::PageSize("16 KiB")));
+    for (flags, has) in [(0, a72), (0, none), (2, a72), (6, a72), (2, a76), (4, a76), (6, a76)] {
+        assert_eq!(check(flags, has), Ok(()), "flags {flags:#x}");
+    }
+    assert_eq!(check(2, none), Err(ImageError::PageSize("4 KiB")));
+    assert_eq!(check(6, none), Err(ImageError::PageSize("64 KiB")));
+}
+
+#[test]
 fn a_payload_fits_into_the_smallest_machine() {
     let plan = plan(Spec { memory_bytes: 2 << 20, ..SPEC });
     for flags in [0, 8] {

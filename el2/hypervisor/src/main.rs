@@ -19,6 +19,7 @@ mod exits;
 mod fast;
 mod guest_memory;
 mod host;
+mod images;
 mod interrupts;
 mod log_sink;
 mod memory;

@@ -26,6 +26,7 @@ use crate::console::{self, VmConsole};
 use crate::devices::Devices;
 use crate::doors::{self, Doors};
 use crate::guest_memory::GuestRam;
+use crate::images::{self, Layout};
 use crate::vcpu::{Vcpu, request};
 use crate::{entropy, host, memory, sched};
 
@@ -468,10 +469,7 @@ impl Vm {
             Some(blob) => self.bundle.verify(blob).map_err(|error| format!("initrd: {error}"))?,
             None => &[],
         };
-        let header = machine::image::ImageHeader::parse(kernel).map_err(|error| format!("kernel: {error}"))?;
-        let placement =
-            machine::placement::Placement::of_image(&self.plan, &header, kernel.len() as u64, initrd.len() as u64)
-                .map_err(|error| format!("{error}"))?;
+        let Layout { placement, kernel } = images::lay_out(&self.config, &self.plan, kernel, initrd.len() as u64)?;
         let tree = machine::device_tree(
             &self.plan,
             &BootInfo {
@@ -485,7 +483,9 @@ impl Vm {
         )
         .map_err(|error| format!("device tree: {error}"))?;
         let load = |at, bytes| GuestRam::load(&self.ram, at, bytes).map_err(|fault| format!("{fault}"));
-        load(placement.kernel.start, kernel)?;
+        for (at, bytes) in kernel {
+            load(at, bytes)?;
+        }
         load(placement.device_tree.start, &tree)?;
         if let Some(at) = placement.initrd {
             load(at.start, initrd)?;

@@ -1,7 +1,7 @@
 //! The guests: Debian's kernels with the test initramfs, and bare-metal payloads.
 
 use crate::place;
-use anyhow::Result;
+use anyhow::{Context, Result};
 use croft::site::Vm;
 use std::path::{Path, PathBuf};
 
@@ -83,6 +83,33 @@ fn add_archives(vm: &mut Vm, archives: &[PathBuf], folder: &Path) -> Result<()> 
     std::fs::write(&file, bytes)?;
     vm.initrd = Some(file);
     Ok(())
+}
+
+/// A bare-metal payload as an ELF executable for address `base`, written to `folder`. The linker made it for address 0; but
+/// it runs anywhere, so its headers are all that has to be changed.
+///
+/// # Errors
+/// Skips if it is not there.
+pub fn payload_at(name: &str, payload: &str, base: u64, folder: &Path) -> Result<Vm> {
+    let mut elf = std::fs::read(place::payload_elf(payload)?)?;
+    let count = elf.get(56..58).context("the payload's header")?.try_into().map(u16::from_le_bytes)?;
+    let mut add = |at: usize| {
+        let field = elf.get_mut(at..at + 8).context("the payload's headers")?;
+        let value = u64::from_le_bytes(field.try_into()?) + base;
+        field.copy_from_slice(&value.to_le_bytes());
+        anyhow::Ok(())
+    };
+    // e_entry; then p_vaddr and p_paddr of each program header (System V ABI, "ELF Header", "Program Header").
+    add(24)?;
+    for header in 0..usize::from(count) {
+        add(64 + 56 * header + 16)?;
+        add(64 + 56 * header + 24)?;
+    }
+    let file = folder.join(format!("{name}.elf"));
+    std::fs::write(&file, elf)?;
+    let mut vm = Vm::new(name, file, 64 << 20);
+    vm.vcpus = 1;
+    Ok(vm)
 }
 
 /// A bare-metal payload as a guest.

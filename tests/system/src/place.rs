@@ -68,6 +68,14 @@ pub fn payload(name: &str) -> Result<PathBuf> {
     found(target().join("payloads").join(format!("{name}.img")), "build")
 }
 
+/// A bare-metal payload as the linker wrote it: an ELF file, linked to address 0.
+///
+/// # Errors
+/// Skips if it is not there.
+pub fn payload_elf(name: &str) -> Result<PathBuf> {
+    found(target().join("aarch64-unknown-none-softfloat/release").join(name), "build")
+}
+
 /// The hypervisor.
 ///
 /// # Errors

@@ -2,6 +2,7 @@
 //! refuses before anything is started is tested beside it (`tools/croft/tests`); here is what only the hypervisor itself
 //! can notice. Bundles are given to QEMU as they are, and the hypervisor speaks plain text.
 
+use abi::bundle::{Program, Segment, VmSource};
 use anyhow::{Context, Result, ensure};
 use croft::bundle;
 use croft::site::{Lines, Site, Vm};
@@ -30,6 +31,7 @@ fn main() -> ExitCode {
         }),
         scenario("errors::too_little_memory", || does_not_start(|machine| machine.memory = 16, "memory")),
         scenario("errors::unknown_boot_argument", unknown_boot_argument),
+        scenario("errors::kernels_that_cannot_run", kernels_that_cannot_run),
     ])
 }
 
@@ -137,6 +139,63 @@ fn more_memory_than_there_is() -> Result<()> {
     let transcript = run(&machine(folder.path(), Some(bytes))?)?;
     one_error(&transcript, "large: ")?;
     ensure!(transcript.contains("memory") && transcript.contains("[small] payload: 1 passed"), "{transcript}");
+    Ok(())
+}
+
+/// Kernels that croft refuses, in a bundle that it did not make: the hypervisor finds out by itself, says of each VM what is
+/// wrong, and starts the one with which nothing is.
+fn kernels_that_cannot_run() -> Result<()> {
+    let good = std::fs::read(place::payload("hello")?)?;
+    let changed = |at: usize, bytes: &[u8]| {
+        let mut image = good.clone();
+        image.get_mut(at..at + bytes.len()).context("a header")?.copy_from_slice(bytes);
+        anyhow::Ok(image)
+    };
+    let (crooked, pages) = (changed(8, &[4])?, changed(24, &[0b1100])?);
+    let mut cut = changed(0, b"MZ")?;
+    let pe = u32::try_from(cut.len())?;
+    cut.get_mut(60..64).context("a header")?.copy_from_slice(&pe.to_le_bytes());
+    let source = |name, kernel, program| VmSource {
+        name,
+        vcpus: 1,
+        memory: 64 << 20,
+        kernel,
+        program,
+        initrd: None,
+        cmdline: "",
+        weight: 100,
+        affinity: abi::bundle::ANY_CPU,
+        doors: abi::bundle::Doors::default(),
+    };
+    let size = good.len() as u64;
+    let program = |address, entry| Program::new(entry, &[Segment { address, file_bytes: size, size }]);
+    let bundle = abi::bundle::write(
+        "test",
+        &[
+            source("crooked", &crooked, None),
+            source("pages", &pages, None),
+            source("cut", &cut, None),
+            source("outside", &good, program(0x10_0000, 0x10_0000)),
+            source("entry", &good, program(0x4010_0000, 0x4010_0002)),
+            source("good", &good, None),
+        ],
+    )?;
+    let folder = tempfile::tempdir()?;
+    let mut machine = machine(folder.path(), Some(bundle))?;
+    machine.cpu = "cortex-a72".to_owned();
+    let transcript = run(&machine)?;
+    let said = [
+        "crooked: stopped: kernel: the kernel's header asks for a place 0x4 bytes behind",
+        "pages: stopped: kernel: the kernel is built for pages of 16 KiB, which the host's CPUs do not have",
+        "cut: stopped: kernel: the kernel is cut off: the file has",
+        "outside: stopped: kernel: the segment of",
+        "entry: stopped: kernel: the entry 0x40100002 is in no segment",
+    ];
+    for text in said {
+        ensure!(transcript.contains(text), "{text:?} is not said:\n{transcript}");
+    }
+    ensure!(transcript.contains("[good] payload: 1 passed"), "{transcript}");
+    ensure!(transcript.matches("payload: ").count() == 1, "one that cannot run was started:\n{transcript}");
     Ok(())
 }
 

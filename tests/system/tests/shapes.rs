@@ -1,6 +1,7 @@
 //! Hosts and guests of unusual shape: one CPU and eight, little memory and much, more vCPUs than CPUs, many VMs.
 
 use anyhow::{Context, Result, ensure};
+use croft::kernel::Raw;
 use croft::session::Outcome;
 use croft::site::Vm;
 use std::process::ExitCode;
@@ -22,6 +23,7 @@ fn main() -> ExitCode {
         scenario("shapes::memory_64g", || much_memory(64 << 10)),
         scenario("shapes::smallest_vm", smallest),
         scenario("shapes::sixty_four_vms", sixty_four),
+        scenario("shapes::kernels_of_other_kinds", other_kinds),
     ];
     if full() {
         scenarios.push(scenario("shapes::memory_16g", || {
@@ -110,6 +112,39 @@ fn hello(name: &str, memory: u64) -> Result<Vm> {
 fn smallest() -> Result<()> {
     let run = Host { memory: 512, ..Host::default() }.start(vec![hello("tiny", 2)?])?;
     run.console("tiny")?.expect("payload: 1 passed", BOOT)?;
+    run.finish(BOOT)
+}
+
+/// Kernels that are no `Image`: an ELF executable, one that lies where the tree usually is, and raw binaries. They are where
+/// they want to be, get the tree's address in X0, and find the tree where RAM begins unless they are there themselves.
+fn other_kinds() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let elf = guest::payload_at("elf", "hello", 0x4028_0000, folder.path())?;
+    let mut first = guest::payload_at("elf-at-start", "hello", 0x4000_0000, folder.path())?;
+    let initrd = folder.path().join("initrd");
+    std::fs::write(&initrd, [7; 5000])?;
+    first.initrd = Some(initrd);
+    let mut raw = guest::payload("raw", "hello", 1, "")?;
+    raw.raw = Some(Raw { load: 0x4321_0000, entry: 0x4321_0000 });
+    // Entered behind its first page.
+    let image = std::fs::read(system::place::payload("hello")?)?;
+    let flat = folder.path().join("flat");
+    std::fs::write(&flat, [&[0; 4096], &*image].concat())?;
+    let mut entry = Vm::new("raw-with-entry", flat, 64 << 20);
+    entry.raw = Some(Raw { load: 0x4010_0000, entry: 0x4010_1000 });
+    let expected = [
+        ("elf", "0x40280000", "tree at 0x40000000, initrd 0x0..0x0"),
+        ("elf-at-start", "0x40000000", "tree at 0x42000000, initrd 0x42010000..0x42011388"),
+        ("raw", "0x43210000", "tree at 0x40000000, initrd 0x0..0x0"),
+        ("raw-with-entry", "0x40101000", "tree at 0x40000000, initrd 0x0..0x0"),
+    ];
+    let run = Host { memory: 512, ..Host::default() }.start(vec![elf, first, raw, entry])?;
+    for (name, at, tree) in expected {
+        let console = run.console(name)?;
+        console.expect("payload: 1 passed", BOOT)?;
+        let said = console.transcript();
+        ensure!(said.contains(&format!("hello from EL1 at {at}")) && said.contains(tree), "{name} says:\n{said}");
+    }
     run.finish(BOOT)
 }
 

@@ -1,26 +1,24 @@
 //! From a site to the bytes of its bundle: every file read, unpacked, checked, and tried in its VM's memory.
 
-use crate::kernel;
+use crate::kernel::{self, Kernel, Raw};
 use crate::site::{Site, SiteError, Vm};
 use crate::size;
 use abi::bundle::{self, BundleError, VmSource};
-use machine::image::ImageHeader;
-use machine::placement::Placement;
+use machine::image::PageSize;
+use machine::placement::{Placement, Segment};
 use machine::{MachinePlan, Spec};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use units::Ipa;
 
 /// How the bundle names its maker.
 const MADE_BY: &str = concat!("croft ", env!("CARGO_PKG_VERSION"));
 
-/// A kernel file after unpacking.
-type Kernel = (Vec<u8>, ImageHeader);
-
 /// Files by path; many VMs often share one.
 #[derive(Default)]
 struct Files {
-    kernels: HashMap<PathBuf, Arc<Kernel>>,
+    kernels: HashMap<(PathBuf, Option<Raw>), Arc<Kernel>>,
     others: HashMap<PathBuf, Arc<Vec<u8>>>,
 }
 
@@ -37,14 +35,15 @@ fn read(site: &Site, key: &str, path: &Path, line: usize) -> Result<Vec<u8>, Sit
 
 impl Files {
     fn kernel(&mut self, site: &Site, vm: &Vm) -> Result<Arc<Kernel>, SiteError> {
-        if let Some(kernel) = self.kernels.get(&vm.kernel) {
+        let key = (vm.kernel.clone(), vm.raw);
+        if let Some(kernel) = self.kernels.get(&key) {
             return Ok(Arc::clone(kernel));
         }
         let file = read(site, "kernel", &vm.kernel, vm.lines.kernel)?;
-        let kernel = kernel::unpack(file)
+        let kernel = kernel::read(file, vm.raw)
             .map_err(|error| site.mistake(vm.lines.kernel, format!("kernel = \"{}\": {error}", vm.kernel.display())))?;
         let kernel = Arc::new(kernel);
-        self.kernels.insert(vm.kernel.clone(), Arc::clone(&kernel));
+        self.kernels.insert(key, Arc::clone(&kernel));
         Ok(kernel)
     }
 
@@ -63,6 +62,36 @@ impl Files {
     }
 }
 
+/// A kernel in place of the initrd of a kernel that is an `Image`; what other programs are given there is their business.
+fn check_initrd(site: &Site, vm: &Vm, loaded: &Loaded) -> Result<(), SiteError> {
+    let (Kernel::Image { .. }, Some(path), Some(bytes)) = (&*loaded.kernel, &vm.initrd, &loaded.initrd) else {
+        return Ok(());
+    };
+    let Some(what) = kernel::in_place_of_initrd(bytes) else { return Ok(()) };
+    let path = path.display();
+    let message =
+        format!("initrd = \"{path}\": it is {what}, not an initial ramdisk; are `kernel` and `initrd` confused?");
+    Err(site.mistake(vm.lines.initrd, message))
+}
+
+/// QEMU's CPU models that have no pages of 16 KiB (ID_AA64MMFR0_EL1.TGran16).
+const WITHOUT_16K: [&str; 3] = ["cortex-a53", "cortex-a57", "cortex-a72"];
+
+/// A kernel for pages that the emulated CPU does not have.
+fn check_pages(site: &Site, vm: &Vm, kernel: &Kernel) -> Result<(), SiteError> {
+    let cpu = site.host.as_ref().and_then(|host| host.cpu.split(',').next()).unwrap_or_default();
+    match kernel {
+        Kernel::Image { header, .. } if header.page_size == PageSize::Kib16 && WITHOUT_16K.contains(&cpu) => {
+            let path = vm.kernel.display();
+            let message = format!(
+                "kernel = \"{path}\": it is built for pages of 16 KiB, which the CPU {cpu} does not have; take another kernel or CPU"
+            );
+            Err(site.mistake(vm.lines.kernel, message))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Whether kernel, device tree and initrd find their places in the VM's memory, by the hypervisor's own rules.
 fn check_placement(site: &Site, vm: &Vm, loaded: &Loaded) -> Result<(), SiteError> {
     let spec = Spec {
@@ -76,10 +105,25 @@ fn check_placement(site: &Site, vm: &Vm, loaded: &Loaded) -> Result<(), SiteErro
     };
     let wrong = |what: String| site.mistake(vm.lines.memory, format!("memory = \"{}\": {what}", size::show(vm.memory)));
     let plan = MachinePlan::new(spec).map_err(|error| wrong(error.to_string()))?;
-    let (image, header) = &*loaded.kernel;
     let initrd_bytes = loaded.initrd.as_ref().map_or(0, |bytes| bytes.len() as u64);
-    let placed = Placement::of_image(&plan, header, image.len() as u64, initrd_bytes);
-    placed.map(drop).map_err(|error| wrong(format!("{error}; give the VM more")))
+    match &*loaded.kernel {
+        Kernel::Image { bytes, header } => {
+            let placed = Placement::of_image(&plan, header, bytes.len() as u64, initrd_bytes);
+            placed.map(drop).map_err(|error| wrong(format!("{error}; give the VM more")))
+        }
+        Kernel::Program { program, .. } => {
+            let segments: Vec<Segment> = program
+                .pieces()
+                .map(|(one, _)| Segment {
+                    range: units::Range { start: Ipa(one.address), size: one.size },
+                    file_bytes: one.file_bytes,
+                })
+                .collect();
+            let placed = Placement::of_program(&plan, &segments, Ipa(program.entry), initrd_bytes);
+            let path = vm.kernel.display();
+            placed.map(drop).map_err(|error| site.mistake(vm.lines.kernel, format!("kernel = \"{path}\": {error}")))
+        }
+    }
 }
 
 /// The bundle of `site`.
@@ -91,6 +135,8 @@ pub fn make(site: &Site) -> Result<Vec<u8>, SiteError> {
     let mut loaded = Vec::with_capacity(site.vms.len());
     for vm in &site.vms {
         let own = Loaded { kernel: files.kernel(site, vm)?, initrd: files.initrd(site, vm)? };
+        check_initrd(site, vm, &own)?;
+        check_pages(site, vm, &own.kernel)?;
         check_placement(site, vm, &own)?;
         loaded.push(own);
     }
@@ -102,7 +148,8 @@ pub fn make(site: &Site) -> Result<Vec<u8>, SiteError> {
             name: &vm.name,
             vcpus: vm.vcpus,
             memory: vm.memory,
-            kernel: &own.kernel.0,
+            kernel: own.kernel.bytes(),
+            program: own.kernel.program(),
             initrd: own.initrd.as_ref().map(|bytes| bytes.as_slice()),
             cmdline: &vm.cmdline,
             weight: vm.weight,
@@ -160,11 +207,47 @@ mod tests {
         assert!(no_image.contains("site.toml:5: kernel = ") && no_image.contains("no arm64 Image"), "{no_image}");
         let empty = said(SITE, &tiny_image(), b"");
         assert!(empty.contains("site.toml:6: initrd = ") && empty.contains("leave the key out"), "{empty}");
+        let kernel = said(SITE, &tiny_image(), &tiny_image());
+        assert!(kernel.contains("site.toml:6: initrd = ") && kernel.contains("it is an arm64 kernel"), "{kernel}");
+        let swapped = said(SITE, b"070701...", &tiny_image());
+        assert!(swapped.contains("site.toml:5: kernel = ") && swapped.contains("confused?"), "{swapped}");
         let large = said(SITE, &tiny_image(), &vec![1; 5 << 20]);
         assert!(large.contains("site.toml:4: memory = \"4M\"") && large.contains("give the VM more"), "{large}");
         let host = format!("[host]\ncpu = \"max\"\ncpus = 1\nmemory = \"256M\"\n{}", SITE.replace("4M", "90M"));
         let crowded = said(&host, &tiny_image(), &vec![1; 20 << 20]);
         assert!(crowded.contains("site.toml:4: memory = \"256M\": the VMs do not fit"), "{crowded}");
+    }
+
+    #[test]
+    fn a_raw_binary_goes_where_the_site_says() {
+        let site = |keys: &str| SITE.replace("initrd = \"initrd\"\n", keys);
+        let made = |keys: &str| make(&folder(&site(keys), &tiny_image(), b"x").1).map_err(|error| error.to_string());
+        let bytes = made("load = \"0x4020_0000\"\nentry = \"0x40200040\"\n").unwrap();
+        let bundle = Bundle::parse(&bytes, crc32c::compute).unwrap();
+        let vms: Vec<_> = bundle.vms().collect();
+        let program = vms[0].program.unwrap();
+        assert_eq!((program.entry, program.segments[0].address), (0x4020_0040, 0x4020_0000));
+        assert_eq!(vms[1].program, None, "the same file, an Image where nothing else is said");
+        let low = made("load = \"0x80000\"\n").unwrap_err();
+        assert!(
+            low.contains("site.toml:5: kernel = ") && low.contains("at 0x80000 is not inside the VM's RAM"),
+            "{low}"
+        );
+        let entry = made("load = \"0x40200000\"\nentry = \"0x40300000\"\n").unwrap_err();
+        assert!(entry.contains("the entry 0x40300000 is in no segment"), "{entry}");
+    }
+
+    #[test]
+    fn pages_that_the_emulated_cpu_lacks_are_told() {
+        let mut image = tiny_image();
+        image[24] = 0b1100;
+        let host = |cpu: &str| format!("[host]\ncpu = \"{cpu}\"\ncpus = 1\nmemory = \"256M\"\n{SITE}");
+        let said = make(&folder(&host("cortex-a72,pmu=off"), &image, b"x").1).unwrap_err().to_string();
+        assert!(
+            said.contains("site.toml:9: kernel = ") && said.contains("pages of 16 KiB, which the CPU cortex-a72"),
+            "{said}"
+        );
+        assert!(make(&folder(&host("cortex-a76"), &image, b"x").1).is_ok());
     }
 
     #[test]

@@ -1,15 +1,25 @@
-//! Kernel files. A bundle holds the plain arm64 `Image` only, so that the hypervisor needs no decompressor; what
-//! distributions ship is unpacked here: `Image.gz`, and the EFI "zboot" container that newer kernels are built as
-//! (Linux, drivers/firmware/efi/libstub/zboot-header.S: "MZ", at 4 "zimg", at 8 and 12 offset and size of the packed
-//! image, at 24 the packer's name).
+//! Kernel files. A bundle holds what is loaded and where it goes, so that the hypervisor needs no decompressor and reads no
+//! ELF; all that is done here.
+//!
+//! * What distributions ship is packed in one way or another: [`packing`] undoes it.
+//! * What is found then is an arm64 `Image`, an ELF executable, or a raw binary of which the site file says where it goes
+//!   ([`program`]);
+//! * or it is one of the many things that are taken for a kernel. Those are told by name, with what would be right
+//!   ([`foreign`]).
+//!
+//! Nobody vouches for these files, so what comes out of a packed one is bounded.
 
-use flate2::read::MultiGzDecoder;
+mod foreign;
+mod packing;
+mod program;
+
+use abi::bundle::Program;
 use machine::image::{ImageError, ImageHeader};
-use std::io::Read;
+use packing::Packing;
+pub use program::Raw;
 
-const GZIP: [u8; 2] = [0x1f, 0x8b];
-/// No kernel is larger than this, whatever a packed file claims.
-const MAX_UNPACKED: u64 = 1 << 30;
+/// A file that was packed more often than this is no kernel.
+const MOST_LAYERS: usize = 4;
 
 /// Why a file is no kernel.
 #[derive(Debug, thiserror::Error)]
@@ -21,65 +31,126 @@ pub enum KernelError {
     #[error("it is packed with {packer}, but damaged: {reason}")]
     Damaged {
         /// The method.
-        packer: String,
+        packer: &'static str,
         /// What the unpacker says.
         reason: String,
     },
     /// A method that croft doesn't know.
-    #[error("it is an EFI image packed with {0}; croft unpacks gzip and zstd, so give it the plain Image")]
+    #[error(
+        "it is packed with {0}; croft unpacks gzip, zstd, xz, lzma and lz4, so unpack it to the plain Image yourself"
+    )]
     Packer(String),
-    /// A program for another machine.
-    #[error("it is an ELF file; the kernel's arch/arm64/boot/Image is wanted, not its vmlinux")]
-    Elf,
+    /// Packed again and again.
+    #[error("it is packed four times and more; unpack it to the plain Image yourself")]
+    Layers,
+    /// Something else.
+    #[error("it is {0}")]
+    Foreign(&'static str),
+    /// A program that cannot be loaded.
+    #[error("{0}")]
+    Program(String),
+    /// The site file says where a file goes that says so itself.
+    #[error("it is an ELF file, which says itself where it goes; leave `load` and `entry` out")]
+    NotRaw,
+    /// Nobody says where a file goes.
+    #[error("{0}; a raw binary needs an address: load = \"0x40200000\"")]
+    NoAddress(ImageError),
 }
 
-/// The plain `Image` in a kernel file's contents, and its header.
+/// A kernel that can be started.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Kernel {
+    /// An arm64 `Image`.
+    Image {
+        /// The whole file.
+        bytes: Vec<u8>,
+        /// Its header.
+        header: ImageHeader,
+    },
+    /// Another program.
+    Program {
+        /// What is loaded of it.
+        bytes: Vec<u8>,
+        /// To where.
+        program: Box<Program>,
+    },
+}
+
+impl Kernel {
+    /// What goes into the bundle.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Image { bytes, .. } | Self::Program { bytes, .. } => bytes,
+        }
+    }
+
+    /// How it is loaded, if it is no `Image`.
+    #[must_use]
+    pub fn program(&self) -> Option<Program> {
+        match self {
+            Self::Image { .. } => None,
+            Self::Program { program, .. } => Some(**program),
+        }
+    }
+}
+
+/// The kernel in a file's contents; `raw` is what the site file says of a raw binary.
 ///
 /// # Errors
 /// Says why it cannot be started.
-pub fn unpack(file: Vec<u8>) -> Result<(Vec<u8>, ImageHeader), KernelError> {
-    let image = if file.starts_with(&GZIP) {
-        gunzip(&file)?
-    } else if file.starts_with(b"MZ") && file.get(4..8) == Some(b"zimg") {
-        unpack_zboot(&file)?
-    } else if file.starts_with(b"\x7fELF") {
-        return Err(KernelError::Elf);
-    } else {
-        file
-    };
-    let header = ImageHeader::parse(&image)?;
-    Ok((image, header))
-}
-
-fn gunzip(packed: &[u8]) -> Result<Vec<u8>, KernelError> {
-    read_all(MultiGzDecoder::new(packed), "gzip")
-}
-
-fn read_all(reader: impl Read, packer: &str) -> Result<Vec<u8>, KernelError> {
-    let damaged = |reason: String| KernelError::Damaged { packer: packer.to_owned(), reason };
-    let mut image = Vec::new();
-    let length = reader.take(MAX_UNPACKED).read_to_end(&mut image).map_err(|error| damaged(error.to_string()))?;
-    if length as u64 == MAX_UNPACKED { Err(damaged("it holds more than 1G".to_owned())) } else { Ok(image) }
-}
-
-fn unpack_zboot(file: &[u8]) -> Result<Vec<u8>, KernelError> {
-    let number = |at: usize| file.get(at..)?.first_chunk().map(|bytes| u32::from_le_bytes(*bytes) as usize);
-    let name = file.get(24..56).unwrap_or_default();
-    let packer: String =
-        name.iter().take_while(|byte| byte.is_ascii_alphanumeric()).map(|&byte| byte as char).collect();
-    let packed = number(8).zip(number(12)).and_then(|(offset, size)| file.get(offset..offset.checked_add(size)?));
-    let Some(packed) = packed else {
-        return Err(KernelError::Damaged { packer, reason: "the packed part is not inside the file".to_owned() });
-    };
-    match packer.as_str() {
-        "gzip" => gunzip(packed),
-        "zstd" | "zstd22" => {
-            let decoder = ruzstd::decoding::StreamingDecoder::new(packed);
-            let decoder = decoder.map_err(|error| KernelError::Damaged { packer, reason: error.to_string() })?;
-            read_all(decoder, "zstd")
+pub fn read(file: Vec<u8>, raw: Option<Raw>) -> Result<Kernel, KernelError> {
+    let bytes = unpack(file)?;
+    if bytes.starts_with(b"\x7fELF") {
+        if raw.is_some() {
+            return Err(KernelError::NotRaw);
         }
-        _ => Err(KernelError::Packer(packer)),
+        let (bytes, program) = program::of_elf(&bytes)?;
+        return Ok(Kernel::Program { bytes, program: Box::new(program) });
     }
+    if let Some(raw) = raw {
+        let program = program::of_raw(&bytes, raw)?;
+        return Ok(Kernel::Program { bytes, program: Box::new(program) });
+    }
+    match ImageHeader::parse(&bytes) {
+        Ok(header) => Ok(Kernel::Image { bytes, header }),
+        // What is an image is never taken for something else; a small initrd is too short for a header, and yet one.
+        Err(error @ (ImageError::NotAnImage | ImageError::TooShort(_))) => {
+            Err(foreign::name(&bytes).map_or(KernelError::NoAddress(error), KernelError::Foreign))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The contents of a file that may be packed, and packed again.
+fn unpack(mut bytes: Vec<u8>) -> Result<Vec<u8>, KernelError> {
+    for _ in 0..MOST_LAYERS {
+        let Some(packing) = Packing::of(&bytes) else { return Ok(bytes) };
+        bytes = packing.unpack(&bytes)?;
+    }
+    Err(KernelError::Layers)
+}
+
+/// What kernel the contents of an initrd are, if they are one: then two keys were probably confused.
+#[must_use]
+pub fn in_place_of_initrd(file: &[u8]) -> Option<&'static str> {
+    let mut start = file.get(..packing::START.min(file.len()))?.to_vec();
+    let mut packing = Packing::of(file);
+    if let Some(outer) = packing {
+        start = outer.start(file);
+        packing = packing.filter(|packing| *packing == Packing::Zboot);
+        packing = packing.or(Packing::of(&start));
+    }
+    if packing == Some(Packing::Zboot) {
+        return Some("an EFI kernel (zboot)");
+    }
+    if let Some(inner) = packing {
+        start = inner.start(&start);
+    }
+    if start.get(56..60) == Some(b"ARM\x64") {
+        return Some("an arm64 kernel (Image)");
+    }
+    start.starts_with(b"\x7fELF").then_some("an ELF file")
 }
 
 /// The smallest thing with a header that is right; for tests here and beside.
@@ -93,45 +164,4 @@ pub(crate) fn tiny_image() -> Vec<u8> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::{KernelError, tiny_image, unpack};
-    use flate2::{Compression, write::GzEncoder};
-    use std::io::Write;
-
-    fn gzip(bytes: &[u8]) -> Vec<u8> {
-        let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
-        encoder.write_all(bytes).unwrap();
-        encoder.finish().unwrap()
-    }
-
-    fn zboot(packer: &str, packed: &[u8]) -> Vec<u8> {
-        let mut file = vec![0; 64];
-        file[..8].copy_from_slice(b"MZ\0\0zimg");
-        file[8..12].copy_from_slice(&64u32.to_le_bytes());
-        file[12..16].copy_from_slice(&(packed.len() as u32).to_le_bytes());
-        file[24..24 + packer.len()].copy_from_slice(packer.as_bytes());
-        [file, packed.to_vec()].concat()
-    }
-
-    #[test]
-    fn every_packing_gives_the_same_image() {
-        let image = tiny_image();
-        let zstd = ruzstd::encoding::compress_to_vec(&image[..], ruzstd::encoding::CompressionLevel::Fastest);
-        for file in [image.clone(), gzip(&image), zboot("gzip", &gzip(&image)), zboot("zstd22", &zstd)] {
-            let (unpacked, header) = unpack(file).unwrap();
-            assert_eq!((unpacked, header.image_size), (image.clone(), Some(8192)));
-        }
-    }
-
-    #[test]
-    fn what_is_no_kernel_is_refused_with_the_reason() {
-        let said = |file: &[u8]| unpack(file.to_vec()).unwrap_err().to_string();
-        assert!(said(b"#!/bin/sh").contains("only 9 bytes"));
-        assert!(said(&[0; 100]).contains("no arm64 Image"));
-        assert!(said(b"\x7fELF....").contains("not its vmlinux"));
-        assert!(said(&gzip(&tiny_image())[..60]).contains("packed with gzip, but damaged"));
-        assert!(said(&zboot("lzma", b"x")).contains("packed with lzma; croft unpacks gzip and zstd"));
-        assert!(said(&zboot("gzip", b"x")[..40]).contains("not inside the file"));
-        assert!(matches!(unpack(zboot("zstd", b"rubbish")), Err(KernelError::Damaged { .. })));
-    }
-}
+mod tests;

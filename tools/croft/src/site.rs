@@ -8,6 +8,7 @@ mod reader;
 #[cfg(test)]
 mod tests;
 
+use crate::kernel::Raw;
 use abi::bundle;
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -50,8 +51,10 @@ pub struct Vm {
     pub vcpus: u8,
     /// RAM in bytes.
     pub memory: u64,
-    /// The kernel's file: a plain arm64 `Image`, one packed with gzip, or an EFI zboot image.
+    /// The kernel's file: an arm64 `Image` or an ELF executable, packed or not, or a raw binary.
     pub kernel: PathBuf,
+    /// Where a raw binary goes.
+    pub raw: Option<Raw>,
     /// The initial ramdisk's file.
     pub initrd: Option<PathBuf>,
     /// The kernel's command line.
@@ -75,6 +78,7 @@ impl Vm {
             vcpus: 1,
             memory,
             kernel: kernel.into(),
+            raw: None,
             initrd: None,
             cmdline: String::new(),
             weight: bundle::DEFAULT_WEIGHT,

@@ -30,6 +30,9 @@ pub fn check_vm(vm: &VmConfig<'_>) -> Result<(), VmProblem> {
     if files > vm.memory {
         return Err(VmProblem::DoesNotFit { files, memory: vm.memory });
     }
+    if let Some(program) = &vm.program {
+        program.check(vm.kernel.length)?;
+    }
     if vm.cmdline.len() > MAX_CMDLINE || vm.cmdline.bytes().any(|byte| byte == 0) {
         return Err(VmProblem::Cmdline);
     }

@@ -81,6 +81,9 @@ pub enum VmProblem {
         /// Bytes of memory.
         memory: u64,
     },
+    /// The pieces of a program are not what its blob holds.
+    #[error("the pieces of its program are not what its file has")]
+    Program,
     /// The command line is too long or has a NUL byte.
     #[error("the kernel's command line may have 2047 bytes and no NUL")]
     Cmdline,

@@ -1,8 +1,8 @@
 //! What the reader accepts, what it refuses, and that no bytes make it panic.
 
 use super::{
-    ANY_CPU, BLOB_ALIGNMENT, Bundle, BundleError, Doors, FORMAT, VmConfig, VmProblem, VmSource, check_name, check_vm,
-    write,
+    ANY_CPU, BLOB_ALIGNMENT, Bundle, BundleError, Doors, FORMAT, Program, Segment, VmConfig, VmProblem, VmSource,
+    check_name, check_vm, write,
 };
 use crate::crc32c::compute;
 use proptest::prelude::*;
@@ -17,6 +17,7 @@ fn source(name: &str) -> VmSource<'_> {
         vcpus: 2,
         memory: 64 << 20,
         kernel: &KERNEL,
+        program: None,
         initrd: Some(&INITRD),
         cmdline: "console=ttyAMA0",
         weight: 100,
@@ -220,4 +221,33 @@ fn what_a_guest_may_have_is_bounded() {
     let doors = Doors { quota: least, kernel_calls: Calls(0), ..Doors::default() };
     let bytes = write("test", &[VmSource { doors, ..source("web") }]).unwrap();
     assert_eq!(Bundle::parse(&bytes, compute).unwrap().vms().next().unwrap().doors, doors);
+}
+
+#[test]
+fn the_pieces_of_a_program_are_its_file() {
+    let piece = |address, file_bytes, size| Segment { address, file_bytes, size };
+    let with = |pieces: &[Segment]| {
+        let program = Program::new(0x4008_0000, pieces);
+        let bytes = write("test", &[VmSource { program, ..source("rtos") }])?;
+        let program = Bundle::parse(&bytes, compute)?.vms().next().unwrap().program.unwrap();
+        Ok::<_, BundleError>(program.pieces().collect::<Vec<_>>())
+    };
+    let (first, second) = (piece(0x4008_0000, 3000, 4096), piece(0x4010_0000, 2000, 2000));
+    let bss = piece(0x4020_0000, 0, 1 << 20);
+    assert_eq!(with(&[first, bss, second]), Ok(vec![(first, 0), (bss, 3000), (second, 3000)]));
+    let wrong = Err(BundleError::Vm { index: 0, problem: VmProblem::Program });
+    let most = piece(0, u64::MAX, u64::MAX);
+    let gap = piece(0, 0, 0);
+    let cases: [&[Segment]; 6] = [
+        &[first],
+        &[first, second, second],
+        &[],
+        &[first, gap, second],
+        &[piece(0, 5000, 4999)],
+        &[first, second, most],
+    ];
+    for pieces in cases {
+        assert_eq!(with(pieces), wrong, "{pieces:?}");
+    }
+    assert_eq!(Program::new(0, &[first; 17]), None);
 }

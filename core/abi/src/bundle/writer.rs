@@ -1,7 +1,8 @@
 //! The side of `croft`: from VMs with their files' contents to the bytes of a bundle.
 
 use super::{
-    BLOB_ALIGNMENT, Blob, Bundle, BundleError, Doors, FORMAT, HEADER_LENGTH, Head, MAGIC, MAX_VMS, VmConfig, VmProblem,
+    BLOB_ALIGNMENT, Blob, Bundle, BundleError, Doors, FORMAT, HEADER_LENGTH, Head, MAGIC, MAX_VMS, Program, VmConfig,
+    VmProblem,
 };
 use crate::crc32c;
 use alloc::vec::Vec;
@@ -15,8 +16,10 @@ pub struct VmSource<'a> {
     pub vcpus: u8,
     /// See [`VmConfig::memory`].
     pub memory: u64,
-    /// An uncompressed arm64 `Image`.
+    /// An uncompressed arm64 `Image`, or the bytes of `program`.
     pub kernel: &'a [u8],
+    /// See [`VmConfig::program`].
+    pub program: Option<Program>,
     /// An initial ramdisk; an empty one counts as none.
     pub initrd: Option<&'a [u8]>,
     /// See [`VmConfig::cmdline`].
@@ -92,8 +95,8 @@ pub fn write(made_by: &str, vms: &[VmSource<'_>]) -> Result<Vec<u8>, BundleError
         }
         let kernel = blobs.add(vm.kernel);
         let initrd = vm.initrd.filter(|bytes| !bytes.is_empty()).map(|bytes| blobs.add(bytes));
-        let VmSource { name, vcpus, memory, cmdline, weight, affinity, doors, .. } = *vm;
-        configs.push(VmConfig { name, vcpus, memory, kernel, initrd, cmdline, weight, affinity, doors });
+        let VmSource { name, vcpus, memory, program, cmdline, weight, affinity, doors, .. } = *vm;
+        configs.push(VmConfig { name, vcpus, memory, kernel, program, initrd, cmdline, weight, affinity, doors });
     }
     // Offsets are variable-length numbers: the manifest grows with the base, and settles after a round or two.
     let mut base = BLOB_ALIGNMENT;

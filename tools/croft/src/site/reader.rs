@@ -1,6 +1,7 @@
 //! From TOML to a [`Site`], collecting every mistake on the way.
 
 use super::{Host, Lines, MAX_HOST_CPUS, Mistake, Site, SiteError, Vm};
+use crate::kernel::Raw;
 use crate::size;
 use abi::bundle;
 use std::ops::Range;
@@ -16,6 +17,8 @@ const VM_KEYS: &[&str] = &[
     "vcpus",
     "memory",
     "kernel",
+    "load",
+    "entry",
     "initrd",
     "cmdline",
     "weight",
@@ -246,6 +249,7 @@ impl<'t> Reader<'t> {
         let memory = memory_entry.as_ref().and_then(|entry| self.vm_memory(entry));
         let kernel_entry = self.required(table, at.clone(), "kernel", "\"path/to/Image\"");
         let kernel = kernel_entry.as_ref().and_then(|entry| self.text(entry));
+        let raw = self.raw(table);
         let initrd_entry = entry(table, "initrd");
         let initrd = initrd_entry.as_ref().and_then(|entry| self.text(entry));
         let cmdline = entry(table, "cmdline").map_or(Some(String::new()), |entry| self.cmdline(&entry));
@@ -267,6 +271,7 @@ impl<'t> Reader<'t> {
             vcpus: vcpus? as u8,
             memory: memory?,
             kernel: folder.join(kernel?),
+            raw: raw?,
             initrd: initrd.map(|path| folder.join(path)),
             cmdline: cmdline?,
             weight: weight? as u16,
@@ -274,6 +279,38 @@ impl<'t> Reader<'t> {
             doors: doors?,
             lines,
         })
+    }
+
+    /// Where a raw binary goes; without `load` the kernel is none.
+    fn raw(&mut self, table: &DeTable<'t>) -> Option<Option<Raw>> {
+        let Some(found) = entry(table, "load") else {
+            if let Some(found) = entry(table, "entry") {
+                self.wrong(
+                    &found,
+                    "it belongs to a raw binary, of which `load` says where it goes; leave it out, or add `load`",
+                );
+                return None;
+            }
+            return Some(None);
+        };
+        let load = self.address(&found, units::PAGE_SIZE);
+        let start = entry(table, "entry").map_or(load, |found| self.address(&found, 4));
+        Some(Some(Raw { load: load?, entry: start? }))
+    }
+
+    /// A guest's physical address.
+    fn address(&mut self, found: &Entry<'_, 't>, alignment: u64) -> Option<u64> {
+        let text = found.value.get_ref().as_str();
+        let digits = text.and_then(|text| text.strip_prefix("0x")).map(|digits| digits.replace('_', ""));
+        let address = digits.and_then(|digits| u64::from_str_radix(&digits, 16).ok());
+        let good = address.filter(|address| address.is_multiple_of(alignment));
+        if good.is_none() {
+            let what = format!(
+                "an address in the VM's memory, which begins at 0x40000000, is wanted, as text and a multiple of {alignment}: \"0x40200000\""
+            );
+            self.wrong(found, what);
+        }
+        good
     }
 
     /// How the guest may call the hypervisor.

@@ -1,6 +1,7 @@
 //! Every mistake gets its line, its reason and its remedy.
 
 use super::Site;
+use crate::kernel::Raw;
 use abi::bundle::{Calls, Quota};
 use std::path::Path;
 
@@ -127,7 +128,7 @@ fn unknown_keys_name_the_nearest_known_one() {
     let said = after("weight = 200", "colour = \"red\"");
     assert_eq!(
         said,
-        "site.toml:19: colour: there is no such key; [[vm]] has name, vcpus, memory, kernel, initrd, cmdline, weight, affinity, vmware, vmware-strict, vmware-channels, vmware-message, vmware-keys, vmware-store, vmware-log, vmware-user, vmware-kernel, time-sync, wfe, watchdog, watchdog-action, watchdog-actions, watchdog-user, vcpu-watchdog, sbsa-watchdog"
+        "site.toml:19: colour: there is no such key; [[vm]] has name, vcpus, memory, kernel, load, entry, initrd, cmdline, weight, affinity, vmware, vmware-strict, vmware-channels, vmware-message, vmware-keys, vmware-store, vmware-log, vmware-user, vmware-kernel, time-sync, wfe, watchdog, watchdog-action, watchdog-actions, watchdog-user, vcpu-watchdog, sbsa-watchdog"
     );
     assert!(after("[host]", "[hosts]").contains("site.toml:1: hosts: there is no such key; did you mean `host`?"));
 }
@@ -202,4 +203,22 @@ fn what_a_guest_may_have_of_vmwares_service() {
     assert_eq!(said("vmware-user = [\"rcp\"]"), format!("site.toml:22: vmware-user = [\"rcp\"]: {list}"));
     assert_eq!(said("vmware-kernel = true"), format!("site.toml:22: vmware-kernel = true: {list}"));
     assert!(said("vmware-key = 1").contains("did you mean `vmware-keys`?"));
+}
+
+#[test]
+fn a_raw_binary_has_an_address() {
+    let with = |lines: &str| format!("{GOOD}{lines}\n");
+    let raw = |lines: &str| site(&with(lines)).vms[1].raw;
+    assert_eq!(raw(""), None);
+    let at = |load, entry| Some(Raw { load, entry });
+    assert_eq!(raw("load = \"0x40200000\""), at(0x4020_0000, 0x4020_0000));
+    assert_eq!(raw("load = \"0x4020_0000\"\nentry = \"0x40200104\""), at(0x4020_0000, 0x4020_0104));
+    let said = |lines: &str| mistakes(&with(lines));
+    for wrong in ["1073741824", "\"1G\"", "\"0x\"", "\"0x40200100\"", "\"0x10000000000000000\""] {
+        let said = said(&format!("load = {wrong}"));
+        assert!(said.starts_with(&format!("site.toml:21: load = {wrong}: an address in the VM's memory")), "{said}");
+        assert!(said.contains("a multiple of 4096"), "{said}");
+    }
+    assert!(said("load = \"0x40200000\"\nentry = \"0x40200002\"").contains("a multiple of 4: "));
+    assert!(said("entry = \"0x40200000\"").contains("leave it out, or add `load`"));
 }
