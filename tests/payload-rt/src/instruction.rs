@@ -50,7 +50,7 @@ pub fn smc(immediate: u16) -> u32 {
 /// Panics unless `opcode` is a load or store with base X0 well outside of the image (and outside of a large neighbourhood of it), a
 /// system instruction, an exception-generating instruction, `PACGA`, or
 /// SIMD arithmetic.
-fn check(opcode: u32, base: u64) {
+pub(crate) fn check(opcode: u32, base: u64) {
     let (class, top) = (opcode >> 25 & 0xf, opcode >> 24);
     if class & 0b0101 == 0b0100 {
         let literal = opcode >> 27 & 0b111 == 0b011 && opcode >> 24 & 0b11 == 0;

@@ -21,6 +21,7 @@ pub mod debug;
 pub mod entry;
 pub mod fault;
 pub mod fdt;
+pub mod foreign;
 pub mod general;
 pub mod gic;
 pub mod instruction;

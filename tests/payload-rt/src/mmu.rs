@@ -41,7 +41,9 @@ extern "C" fn fill_tables() {
     }
 }
 
-fn default_entry(slot: usize) -> u64 {
+/// The entry of `slot` at the start.
+#[must_use]
+pub(crate) fn default_entry(slot: usize) -> u64 {
     let kind = if (1..FREE_SLOT).contains(&slot) { NORMAL } else { DEVICE };
     (slot as u64 * SLOT_SIZE) | BLOCK | kind
 }

@@ -29,7 +29,22 @@ pub enum Page {
     Data,
     /// Only EL1 reads and writes.
     Kernel,
+    /// EL0 executes, and does not read.
+    ExecuteOnly,
+    /// A device for EL0 and EL1, or, as said, RAM or a device as Normal memory: whatever these attributes say.
+    Other(u64),
 }
+
+/// Attributes of a page for [`Page::Other`]: EL0 reads and writes a device.
+pub const DEVICE: u64 = 3 | 1 << 10 | 1 << 2 | 1 << 6 | 3 << 53;
+/// EL0 and EL1 read and write a device as if it was Normal memory.
+pub const DEVICE_AS_NORMAL: u64 = 3 | 1 << 10 | 3 << 8 | 1 << 6 | 3 << 53;
+/// Changes [`DEVICE`] so that nobody writes.
+pub const READ_ONLY: u64 = 1 << 7;
+/// Present in [`DEVICE`]: EL0 has access, too.
+pub const FOR_USER: u64 = 1 << 6;
+/// Present in [`DEVICE`]: the access flag.
+pub const ACCESSED: u64 = 1 << 10;
 
 /// Which level the code runs at.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -99,13 +114,52 @@ pub fn map(number: u64, to: u64, page: Page) {
         Page::ReadOnly => to | NORMAL_PAGE | 3 << 6 | NOT_EXECUTABLE,
         Page::Data => to | NORMAL_PAGE | 1 << 6 | NOT_EXECUTABLE,
         Page::Kernel => to | NORMAL_PAGE | NOT_EXECUTABLE,
+        Page::ExecuteOnly => to | NORMAL_PAGE | 1 << 53,
+        Page::Other(attributes) => to | attributes,
     };
-    assert!(number < PAGES, "the window has {PAGES} pages");
-    let entry = table() + 8 * number;
+    let entry = descriptor(number);
     memory::write64(entry, 0);
     sysreg::invalidate_tlb();
     memory::write64(entry, attributes);
     sysreg::invalidate_tlb();
+}
+
+/// Where the descriptor of page `number` is.
+#[must_use]
+pub fn descriptor(number: u64) -> u64 {
+    assert!(number < PAGES, "the window has {PAGES} pages");
+    table() + 8 * number
+}
+
+/// Maps the window's first page, where the code is, as `page`.
+pub fn map_code(page: Page) {
+    table();
+    map(0, CODE.load(Ordering::Relaxed), page);
+}
+
+/// What lies behind the window (2 MiB): `entry`, or nothing if it is 0.
+pub fn map_behind(entry: u64) {
+    memory::write64(table() - 4096 + 8, entry);
+    sysreg::invalidate_tlb();
+}
+
+/// Bits of PSTATE for [`run_with`].
+pub const PAN: u64 = 1 << 22;
+/// See [`PAN`].
+pub const UAO: u64 = 1 << 23;
+
+/// As [`run`], with these bits of PSTATE set besides.
+#[must_use]
+pub fn run_with(level: Level, bits: u64, code: &[u32], x: [u64; 31]) -> End {
+    load(code);
+    enter(level, 0, bits, x)
+}
+
+/// Lets EL0's data be big-endian, or not (SCTLR_EL1.E0E).
+pub fn set_big_endian(on: bool) {
+    let value = sysreg::sctlr_el1::read() & !(1 << 24) | u64::from(on) << 24;
+    // SAFETY: the bit changes EL0's loads and stores alone.
+    unsafe { core::arch::asm!("msr sctlr_el1, {}", "isb", in(reg) value, options(nostack)) };
 }
 
 /// Runs `code` at `level` with `x` in the general registers and interrupts masked.
@@ -128,12 +182,17 @@ pub fn load(code: &[u32]) {
 /// As [`run`], with code that is in the window already ([`load`]), from its instruction number `first`.
 #[must_use]
 pub fn run_again(level: Level, first: u64, x: [u64; 31]) -> End {
+    enter(level, first, 0, x)
+}
+
+fn enter(level: Level, first: u64, bits: u64, x: [u64; 31]) -> End {
     let state = match level {
         Level::User => 0x3c0,
         Level::Kernel => 0x3c4,
     };
     // Flags that nobody would leave by chance.
-    let mut end = End { x, elr: address(0) + 4 * first, spsr: state | 0xa << 28, esr: 0, far: 0, sp: 0x5a5a_5a50 };
+    let mut end =
+        End { x, elr: address(0) + 4 * first, spsr: state | bits | 0xa << 28, esr: 0, far: 0, sp: 0x5a5a_5a50 };
     // SAFETY: the code runs with the window's pages and general registers only; what it may not touch it cannot reach at
     // EL0, and at EL1 the callers' instructions are calls and system register accesses.
     unsafe { user_enter(&raw mut end) };
