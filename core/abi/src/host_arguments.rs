@@ -66,6 +66,8 @@ pub struct HostArguments<'a> {
     pub selftest: SelfTest,
     /// `tdcc=hardware`, for the tests' own test: guests' MDSCR_EL1.TDCC reaches the hardware, and no process can call.
     pub tdcc_in_hardware: bool,
+    /// `vectors=calling`, for tests: every CPU calls its firmware at each exit, as some have to.
+    pub calls_firmware: bool,
     text: &'a str,
 }
 
@@ -76,6 +78,7 @@ enum Word {
     ExitTimes(bool),
     SelfTest(SelfTest),
     TdccInHardware,
+    CallsFirmware,
 }
 
 fn understand(word: &str) -> Option<Word> {
@@ -95,6 +98,7 @@ fn understand(word: &str) -> Option<Word> {
         "selftest=crash-execute-data" => Some(Word::SelfTest(SelfTest::Crash(Crash::ExecuteData))),
         "selftest=crash-overflow" => Some(Word::SelfTest(SelfTest::Crash(Crash::Overflow))),
         "tdcc=hardware" => Some(Word::TdccInHardware),
+        "vectors=calling" => Some(Word::CallsFirmware),
         _ => None,
     }
 }
@@ -111,6 +115,7 @@ impl<'a> HostArguments<'a> {
                 Word::ExitTimes(timed) => arguments.exit_times = timed,
                 Word::SelfTest(which) => arguments.selftest = which,
                 Word::TdccInHardware => arguments.tdcc_in_hardware = true,
+                Word::CallsFirmware => arguments.calls_firmware = true,
             }
         }
         arguments
@@ -143,5 +148,6 @@ mod tests {
         assert_eq!(HostArguments::parse("selftest=wander").selftest, SelfTest::Wander);
         assert_eq!(HostArguments::parse("selftest=crash-overflow").selftest, SelfTest::Crash(Crash::Overflow));
         assert!(HostArguments::parse("tdcc=hardware").tdcc_in_hardware && !arguments.tdcc_in_hardware);
+        assert!(HostArguments::parse("vectors=calling").calls_firmware && !arguments.calls_firmware);
     }
 }

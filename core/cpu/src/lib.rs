@@ -11,6 +11,7 @@
 //! * [`controls`]: the traps and enables of EL2 while a guest runs. They and the feature list are two halves of one
 //!   decision: what is not shown is trapped where the architecture gives a trap.
 //! * [`debug`]: what becomes of each debug register.
+//! * [`speculation`]: what a CPU needs against attacks on its predictors.
 //! * [`table_walk`]: at which level a guest's own table walk left its memory.
 //! * [`translation`]: with which rights an address of a guest is translated. [`retry`]: when it has tried often enough.
 //! * [`pstate`]: the processor state as SPSR_EL2 holds it. [`reset`]: registers of a vCPU that starts.
@@ -30,6 +31,7 @@ pub mod pstate;
 pub mod requirements;
 pub mod reset;
 pub mod retry;
+pub mod speculation;
 pub mod sysreg;
 pub mod table_walk;
 pub mod translation;

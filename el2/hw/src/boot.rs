@@ -17,7 +17,7 @@ use units::{CpuId, PAGE_SIZE, Pa, Range};
 
 use crate::mmu::{self, MapError, Registers};
 use crate::percpu::{self, PerCpu};
-use crate::{cache, firmware, stack, sysreg};
+use crate::{cache, firmware, stack, sysreg, vectors};
 
 global_asm!(
     r#"
@@ -109,7 +109,6 @@ struct Secondary {
 
 unsafe extern "C" {
     fn secondary_entry();
-    static exception_vectors: u8;
 }
 
 static MMU_ON: AtomicBool = AtomicBool::new(false);
@@ -177,9 +176,8 @@ pub fn enter_virtual(ram: &[Range<Pa>], devices: &[Range<Pa>]) -> Result<(), Map
     unsafe {
         mmu::enable(root);
         sysreg::write_tpidr_el2(area.0);
-        sysreg::write_vbar_el2((&raw const exception_vectors).addr() as u64);
     }
-    sysreg::isb();
+    vectors::choose(vectors::Set::Plain);
     MMU_ON.store(true, Ordering::Relaxed);
     Ok(())
 }
@@ -237,11 +235,8 @@ pub fn start_cpu(
 const _: () = assert!(size_of::<PerCpu>() as u64 == PAGE_SIZE && size_of::<Secondary>() as u64 <= PAGE_SIZE);
 
 extern "C" fn secondary_main(record: &Secondary) -> ! {
-    // SAFETY: the vectors are code of the image; TPIDR_EL2 is only read back.
-    unsafe {
-        sysreg::write_tpidr_el2(record.area);
-        sysreg::write_vbar_el2((&raw const exception_vectors).addr() as u64);
-    }
-    sysreg::isb();
+    // SAFETY: TPIDR_EL2 is only read back.
+    unsafe { sysreg::write_tpidr_el2(record.area) };
+    vectors::choose(vectors::Set::Plain);
     (record.main)()
 }

@@ -92,7 +92,12 @@ pub(crate) extern "C" fn crash_entry(frame: &Frame) -> ! {
 }
 
 /// Reports a panic and stops the machine. `location` and `message` come from the panic handler.
+///
+/// Begins with a barrier: a CPU that only guesses that something panicked goes no further, least of all to an indirect
+/// branch with a guest's history (`tools/xtask/src/branches.rs` looks for it).
 pub fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
+    // SAFETY: barriers have no effect but order.
+    unsafe { core::arch::asm!("dsb nsh", "isb", options(nostack, preserves_flags)) };
     begin();
     let _ = writeln!(uart::Emergency, "undercroft: {info}");
     let frame_pointer: u64;

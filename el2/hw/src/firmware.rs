@@ -1,4 +1,4 @@
-//! The calls we make to the firmware below us: PSCI (DEN0022) by SMC.
+//! The calls we make to the firmware below us: PSCI (DEN0022) and SMCCC's architecture service (DEN0028), by SMC.
 
 use core::sync::atomic::{AtomicU8, Ordering};
 
@@ -53,4 +53,29 @@ pub(crate) fn cpu_on(mpidr: u64, entry: Pa, context: u64) -> Result<(), i32> {
         }),
         _ => Err(-1),
     }
+}
+
+const PSCI_FEATURES: u32 = 0x8400_000a;
+const SMCCC_VERSION: u32 = 0x8000_0000;
+const SMCCC_ARCH_FEATURES: u32 = 0x8000_0001;
+/// SMCCC 1.1, the first with an architecture service.
+const VERSION_1_1: i32 = 0x1_0001;
+const NOT_SUPPORTED: i32 = -1;
+
+/// Calls a 32-bit function of the firmware's on this CPU. NOT_SUPPORTED (-1) where there is none to call.
+pub fn call(function: u32, argument: u32) -> i32 {
+    match CONDUIT.load(Ordering::Relaxed) {
+        1 => smccc::smc32(function, [argument, 0, 0, 0, 0, 0, 0])[0] as i32,
+        _ => NOT_SUPPORTED,
+    }
+}
+
+/// What `SMCCC_ARCH_FEATURES` says of `function` on this CPU: negative if it is not known. Firmware that is too old for the
+/// question is not asked it (DEN0028 appendix A).
+#[must_use]
+pub fn architecture_feature(function: u32) -> i32 {
+    if call(PSCI_FEATURES, SMCCC_VERSION) < 0 || call(SMCCC_VERSION, 0) < VERSION_1_1 {
+        return NOT_SUPPORTED;
+    }
+    call(SMCCC_ARCH_FEATURES, function)
 }

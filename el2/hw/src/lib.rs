@@ -24,6 +24,7 @@ pub mod percpu;
 pub mod probe;
 pub mod rndr;
 pub mod selftest;
+pub mod speculation;
 pub mod stack;
 pub mod state;
 pub mod sync;
@@ -34,12 +35,19 @@ pub mod uart;
 pub mod vcpu;
 mod vectors;
 
-/// Makes `$main` (a `fn(device_tree: Pa) -> !`) what the boot path calls, and `$crate::crash::panic` the panic handler.
+/// Makes `$main` (a `fn(device_tree: Pa) -> !`) what the boot path calls, `$exit` (a `fn(&mut VcpuContext, kind: u64) ->
+/// u64`) the exit hook, which the vectors call, and `$crate::crash::panic` the panic handler.
 #[macro_export]
 macro_rules! entry {
-    ($main:path) => {
-        #[expect(unsafe_code, reason = "the boot path finds the entry by its name")]
+    ($main:path, $exit:path) => {
+        #[expect(unsafe_code, reason = "the boot path and the vectors find these by their names")]
         mod entry_point {
+            #[unsafe(no_mangle)]
+            extern "C" fn undercroft_exit(context: &mut $crate::vcpu::VcpuContext, kind: u64) -> u64 {
+                let exit: fn(&mut $crate::vcpu::VcpuContext, u64) -> u64 = $exit;
+                exit(context, kind)
+            }
+
             #[unsafe(no_mangle)]
             extern "C" fn undercroft_main(device_tree: u64) -> ! {
                 let main: fn(::units::Pa) -> ! = $main;

@@ -64,6 +64,8 @@ nopreempt_leave:
     ldr     w10, [x9, #{pending}]
     cbnz    w10, 1f
     ret
+    dsb     nsh
+    isb
 1:  b       {deferred}
 
     // Self-test: begins the leaf with its first x2 instructions, IRQs masked, and goes on in the listed leaf itself with
@@ -74,6 +76,8 @@ forced_add_pair:
     adr     x16, 2f
     add     x16, x16, x2, lsl #6
     br      x16
+    dsb     nsh
+    isb
 
     .macro forced_variant steps, target, offset
     .balign 64

@@ -17,9 +17,6 @@ use crate::vcpu::VcpuContext;
 /// Where every CPU sees its own area: slot 255 of its top-level table. One `movz` builds it.
 pub const ALIAS: u64 = 0x7f80_0000_0000;
 
-/// What runs at an exit from the guest before anything else, on the thread's stack with IRQs masked. Returns 0 to
-/// enter the guest again at once, anything else to return from [`crate::vcpu::enter`] with that value.
-pub type ExitHook = extern "C" fn(&mut VcpuContext, kind: u64) -> u64;
 /// What runs when an interrupt arrives in EL2, with IRQs masked; it is given the address where EL2 will go on.
 pub type InterruptHook = extern "C" fn(return_address: u64);
 /// What runs when a preemption was deferred to the end of listed code (`nopreempt`), with IRQs masked.
@@ -30,8 +27,13 @@ pub type PreemptHook = fn();
 pub struct PerCpu {
     /// The vCPU whose EL1 state is in this CPU's registers; what an exit stores the guest's registers into.
     pub(crate) vcpu: AtomicPtr<VcpuContext>,
-    /// See [`ExitHook`].
-    pub(crate) exit_hook: UnsafeCell<Option<ExitHook>>,
+    /// By how many rounds a guest's branch history is overwritten here; 0 if the CPU's own instruction does it, or nothing
+    /// needs to ([`crate::speculation`]).
+    pub(crate) history_rounds: AtomicU64,
+    /// The function of the firmware's that each exit from a guest calls, with the vectors that do.
+    pub(crate) workaround: AtomicU32,
+    /// The branch history is a guest's, though another thread went on.
+    pub(crate) foreign_history: AtomicU32,
     /// See [`InterruptHook`].
     pub(crate) interrupt_hook: UnsafeCell<Option<InterruptHook>>,
     /// Top of the stack for faults that the thread's own stack cannot take.
@@ -81,7 +83,9 @@ impl PerCpu {
     pub(crate) const fn new(cpu: CpuId, affinity: u64, emergency_stack: u64) -> Self {
         Self {
             vcpu: AtomicPtr::new(core::ptr::null_mut()),
-            exit_hook: UnsafeCell::new(None),
+            history_rounds: AtomicU64::new(0),
+            workaround: AtomicU32::new(0),
+            foreign_history: AtomicU32::new(0),
             interrupt_hook: UnsafeCell::new(None),
             emergency_stack,
             faulting_sp: 0,
@@ -141,13 +145,12 @@ pub fn this_cpu() -> &'static PerCpu {
     unsafe { &*(ALIAS as *const PerCpu) }
 }
 
-/// Sets what this CPU does at exits and interrupts. Called once per CPU, with IRQs masked, before either can happen.
-pub fn set_hooks(exit: ExitHook, interrupt: InterruptHook, preempt: PreemptHook) {
+/// Sets what this CPU does at interrupts. Called once per CPU, with IRQs masked, before either can happen.
+pub fn set_hooks(interrupt: InterruptHook, preempt: PreemptHook) {
     let area = this_cpu();
     // SAFETY: the cells are read only by this CPU's vectors, none of which runs during this call: no guest has been
     // entered here yet and IRQs are masked.
     unsafe {
-        *area.exit_hook.get() = Some(exit);
         *area.interrupt_hook.get() = Some(interrupt);
         *area.preempt_hook.get() = Some(preempt);
     }

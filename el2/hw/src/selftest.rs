@@ -30,6 +30,8 @@ increment_through_held_alias:
     ldr     x19, [sp, #16]
     ldp     x29, x30, [sp], #32
     ret
+    dsb     nsh
+    isb
 
     // The contrast: the same with the address from TPIDR_EL2.
     .global increment_through_held_register
@@ -47,6 +49,8 @@ increment_through_held_register:
     ldr     x19, [sp, #16]
     ldp     x29, x30, [sp], #32
     ret
+    dsb     nsh
+    isb
 
     // u64 increment_exclusive(void): LDXR/STXR on the alias; returns 1. No ordering is wanted.
     .global increment_exclusive
@@ -58,6 +62,8 @@ increment_exclusive:
     stxr    w11, x10, [x9]
     cbnz    w11, 1b
     ret
+    dsb     nsh
+    isb
 
     .arch_extension lse
     .global increment_atomic
@@ -67,6 +73,8 @@ increment_atomic:
     mov     x10, #1
     stadd   x10, [x9]
     ret
+    dsb     nsh
+    isb
     .arch_extension nolse
 
     // u64 cpu_through_alias(void)
@@ -75,6 +83,8 @@ cpu_through_alias:
     movz    x0, #{alias}, lsl #32
     ldrh    w0, [x0, #{cpu}]
     ret
+    dsb     nsh
+    isb
 
     // x0 = address. Returns whether it could be read.
     .global probe_read
@@ -85,6 +95,8 @@ probe_read:
 probe_load:
     ldrb    w1, [x1]
     ret
+    dsb     nsh
+    isb
     // The vectors come here when that load faults, with SP at the frame.
     .global probe_failed
 probe_failed:
@@ -92,13 +104,19 @@ probe_failed:
     adr     x2, 1f
     msr     elr_el2, x2
     eret
+    dsb     nsh
+    isb
 1:  mov     x0, #0
     ret
+    dsb     nsh
+    isb
 
     .global undefined_instruction
 undefined_instruction:
     udf     #0x5e1f
     ret
+    dsb     nsh
+    isb
     .popsection
     "#,
     alias = const ALIAS >> 32,
@@ -140,7 +158,6 @@ unsafe extern "C" {
     fn probe_read(address: u64) -> u64;
     fn undefined_instruction();
     fn nopreempt_leave();
-    fn guest_exit();
 }
 
 /// Obtains the area's address, calls `between`, and then adds 1 to a counter by plain load and store through it.
@@ -253,7 +270,7 @@ pub fn code(which: Code, most: usize) -> &'static [u32] {
     let start = match which {
         Code::Accessor => (accessor as *const ()).addr(),
         Code::Assembly => (cpu_through_alias as *const ()).addr(),
-        Code::Exit => (guest_exit as *const ()).addr(),
+        Code::Exit => crate::vectors::exit_address(),
         Code::Switch => crate::thread::switch_address(),
         Code::Leave => (nopreempt_leave as *const ()).addr(),
         Code::All => text.start.0 as usize,

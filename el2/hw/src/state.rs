@@ -568,6 +568,8 @@ save_fp_registers:
     mrs     x2, fpsr
     stp     x1, x2, [x0]
     ret
+    dsb     nsh
+    isb
     .global load_fp_registers
 load_fp_registers:
     ldp     q0, q1, [x0, #0]
@@ -591,6 +593,8 @@ load_fp_registers:
     msr     fpcr, x1
     msr     fpsr, x2
     ret
+    dsb     nsh
+    isb
     .popsection
     "#
 );

@@ -92,15 +92,23 @@ switch_stacks:
     ldp     x27, x28, [sp, #80]
     ldp     x29, x30, [sp], #96
     ret
+    dsb     nsh
+    isb
 2:  yield                                   // the CPU that it leaves is saving its registers
     b       1b
     .global thread_start
 thread_start:
+    bl      {forget}                        // it may follow a guest that gave the CPU away
     mov     x0, x20
     mov     x29, xzr
     mov     x30, xzr
     blr     x19
     b       .
     .popsection
-    "#
+    "#,
+    forget = sym start_without_history,
 );
+
+extern "C" fn start_without_history() {
+    crate::speculation::forget();
+}

@@ -5,6 +5,15 @@
 //! guest continues: that is the short path, and its length is a promise (SPECIFICATION.md). Otherwise the values that
 //! [`enter_guest`] saved come back from the stack and it returns to its caller, as any function does.
 //!
+//! A guest also leaves its branches behind, in predictors (`cpu::speculation`). So there are three sets of vectors, and each
+//! CPU is given the one that it needs, so that the others pay nothing ([`choose`]):
+//! * *plain*: the CPU keeps contexts apart by itself.
+//! * *clearing*: the guest's branch history is overwritten when an exit leaves the short path. Until then there is no
+//!   indirect branch whose prediction the history could choose: the hook is called directly, and `cargo xtask test` looks
+//!   at each instruction that can be reached from it (`tools/xtask/src/branches.rs`). What follows then, the long path or
+//!   another thread ([`crate::speculation`]), may branch as it likes.
+//! * *calling*: where only firmware can make the CPU forget what a guest has trained it to, it is called first of all.
+//!
 //! An interrupt in EL2 saves what a function call may change, runs the interrupt hook, which may switch threads, and
 //! returns. Everything else in EL2 is our own fault: the registers are laid out as a [`crate::crash::Frame`] and the
 //! machine stops with a report. A fault caused by a full stack finds its stack pointer in the guard half of its 64 KiB
@@ -15,18 +24,19 @@ use core::mem::offset_of;
 
 use crate::crash::{Frame, crash_entry};
 use crate::percpu::{ALIAS, PerCpu};
+use crate::sysreg;
 use crate::vcpu::VcpuContext;
 
 global_asm!(
     r#"
-    .macro lower_exit kind
+    .macro lower_exit kind, path
     .balign 0x80
     stp     x0, x1, [sp, #-16]!
     movz    x0, #{alias}, lsl #32
     ldr     x0, [x0, #{vcpu}]
     stp     x2, x3, [x0, #16]
     mov     x1, #\kind
-    b       guest_exit
+    b       \path
     .endm
 
     // A fault of our own. SP's bit 15 is set while it points into the mapped half of a stack slot.
@@ -45,10 +55,26 @@ global_asm!(
 1:  b       stack_overflow
     .endm
 
-    .pushsection .text.vectors, "ax"
+    // As lower_exit, but the firmware's workaround comes first. By SMCCC 1.1 it changes X0 to X3 at most.
+    .macro lower_exit_calling kind, path
+    .balign 0x80
+    stp     x0, x1, [sp, #-16]!
+    movz    x0, #{alias}, lsl #32
+    ldr     x0, [x0, #{vcpu}]
+    stp     x2, x3, [x0, #16]
+    movz    x0, #{alias}, lsl #32
+    ldr     w0, [x0, #{workaround}]
+    smc     #0
+    movz    x0, #{alias}, lsl #32
+    ldr     x0, [x0, #{vcpu}]
+    mov     x1, #\kind
+    b       \path
+    .endm
+
+    .macro vector_table name, lower, path
     .balign 0x800
-    .global exception_vectors
-exception_vectors:
+    .global \name
+\name:
     // Current EL with SP_EL0: never used by us.
     own_fault 0
     own_fault 1
@@ -60,20 +86,27 @@ exception_vectors:
     b       own_interrupt
     own_fault 6
     own_fault 7
-    // A lower EL, AArch64.
-    lower_exit 1
-    lower_exit 2
-    lower_exit 2
-    lower_exit 3
-    // A lower EL, AArch32: EL0 only, same treatment.
-    lower_exit 1
-    lower_exit 2
-    lower_exit 2
-    lower_exit 3
+    // A lower EL, AArch64; then AArch32, which is EL0 only and gets the same treatment.
+    .rept 2
+    \lower 1, \path
+    \lower 2, \path
+    \lower 2, \path
+    \lower 3, \path
+    .endr
+    .balign 0x80
+    .endm
 
+    // Nothing is executed behind an ERET or a branch that does not return; this keeps a CPU from beginning to, ahead of time.
+    .macro no_further
+    dsb     nsh
+    isb
+    .endm
+
+    // The way out of the guest and back, by the name `path`; what leaves the short path goes on at `leave`.
     // In: x0 = vCPU context, x1 = kind, the guest's x2 and x3 stored, its x0 and x1 on the stack, the rest untouched.
-    .global guest_exit
-guest_exit:
+    .macro exit_path path, resume, leave
+    .global \path
+\path:
     stp     x4, x5, [x0, #32]
     ldp     x2, x3, [sp], #16
     stp     x6, x7, [x0, #48]
@@ -86,10 +119,8 @@ guest_exit:
     mrs     x4, esr_el2
     stp     x14, x15, [x0, #112]
     stp     x16, x17, [x0, #128]
-    movz    x5, #{alias}, lsl #32
     stp     x18, x19, [x0, #144]
     stp     x20, x21, [x0, #160]
-    ldr     x5, [x5, #{exit_hook}]
     stp     x22, x23, [x0, #176]
     stp     x24, x25, [x0, #192]
     stp     x26, x27, [x0, #208]
@@ -97,10 +128,10 @@ guest_exit:
     stp     x30, x2, [x0, #240]
     stp     x3, x4, [x0, #256]
     mov     x19, x0
-    blr     x5
-    cbnz    x0, leave_enter
+    bl      {exit_hook}
+    cbnz    x0, \leave
     mov     x0, x19
-guest_resume:
+\resume:
     ldp     x30, x2, [x0, #240]
     ldr     x3, [x0, #256]
     ldp     x28, x29, [x0, #224]
@@ -121,8 +152,36 @@ guest_resume:
     ldp     x2, x3, [x0, #16]
     ldp     x0, x1, [x0]
     eret
-    dsb     nsh
+    no_further
+    .endm
+
+    .pushsection .text.vectors, "ax"
+    vector_table exception_vectors, lower_exit, guest_exit_plain
+    vector_table exception_vectors_clearing, lower_exit, guest_exit_clearing
+    vector_table exception_vectors_calling, lower_exit_calling, guest_exit_plain
+
+    exit_path guest_exit_plain, guest_resume, leave_enter
+    exit_path guest_exit_clearing, guest_resume_clearing, leave_clearing
+
+    // In: x0, which stays. Changes x1 and x2, and the flags.
+    .macro clear_branch_history
+    hint    #22                             // CLRBHB, nothing where the CPU does not have it
+    movz    x1, #{alias}, lsl #32
+    ldr     x2, [x1, #{rounds}]
+    cbz     x2, 2f
+1:  b       . + 4
+    subs    x2, x2, #1
+    b.ne    1b
+2:  dsb     nsh
     isb
+    .endm
+
+    // void forget_branch_history(void): as above, for a thread that goes on where a guest left the CPU.
+    .global forget_branch_history
+forget_branch_history:
+    clear_branch_history
+    ret
+    no_further
 
     // u64 enter_guest(VcpuContext *): IRQs masked. Returns what the exit hook returned.
     .global enter_guest
@@ -134,6 +193,8 @@ enter_guest:
     stp     x25, x26, [sp, #64]
     stp     x27, x28, [sp, #80]
     b       guest_resume
+leave_clearing:
+    clear_branch_history
 leave_enter:
     ldp     x19, x20, [sp, #16]
     ldp     x21, x22, [sp, #32]
@@ -142,6 +203,7 @@ leave_enter:
     ldp     x27, x28, [sp, #80]
     ldp     x29, x30, [sp], #96
     ret
+    no_further
 
 own_interrupt:
     sub     sp, sp, #208
@@ -179,8 +241,7 @@ own_interrupt:
     ldp     x18, x29, [sp, #144]
     add     sp, sp, #208
     eret
-    dsb     nsh
-    isb
+    no_further
 
     // In: x0 = (original SP - frame size), SP = that plus the original x0.
 stack_overflow:
@@ -240,7 +301,9 @@ own_fault_common:
     "#,
     alias = const ALIAS >> 32,
     vcpu = const offset_of!(PerCpu, vcpu),
-    exit_hook = const offset_of!(PerCpu, exit_hook),
+    exit_hook = sym undercroft_exit,
+    workaround = const offset_of!(PerCpu, workaround),
+    rounds = const offset_of!(PerCpu, history_rounds),
     interrupt_hook = const offset_of!(PerCpu, interrupt_hook),
     faulting_sp = const offset_of!(PerCpu, faulting_sp),
     emergency = const offset_of!(PerCpu, emergency_stack),
@@ -248,6 +311,41 @@ own_fault_common:
     frame_size = const size_of::<Frame>(),
     crash = sym crash_entry,
 );
+
+unsafe extern "C" {
+    static exception_vectors: u8;
+    static exception_vectors_clearing: u8;
+    static exception_vectors_calling: u8;
+    /// The exit hook, which `entry!` names: what runs at an exit from the guest before anything else, on the thread's stack
+    /// with IRQs masked. Returns 0 to enter the guest again at once, anything else to return from [`crate::vcpu::enter`]
+    /// with that value.
+    fn undercroft_exit(context: &mut VcpuContext, kind: u64) -> u64;
+}
+
+/// Where a guest's synchronous exit comes in, for the self-test to read.
+pub(crate) fn exit_address() -> usize {
+    (&raw const exception_vectors).addr() + 0x400
+}
+
+/// A set of vectors.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Set {
+    Plain,
+    Clearing,
+    Calling,
+}
+
+/// Makes this CPU take its exceptions through `set`.
+pub(crate) fn choose(set: Set) {
+    let table = match set {
+        Set::Plain => &raw const exception_vectors,
+        Set::Clearing => &raw const exception_vectors_clearing,
+        Set::Calling => &raw const exception_vectors_calling,
+    };
+    // SAFETY: each is a table of vectors in the image's code, of the size and alignment that VBAR_EL2 wants.
+    unsafe { sysreg::write_vbar_el2(table.addr() as u64) };
+    sysreg::isb();
+}
 
 const _: () = {
     assert!(offset_of!(VcpuContext, x) == 0);

@@ -9,6 +9,7 @@ use core::sync::atomic::{AtomicU32, Ordering};
 use abi::HostArguments;
 use abi::bundle::Bundle;
 use abi::host_arguments::SelfTest;
+use cpu::speculation::Plan;
 use frames::Owner;
 use hw::boot::{self as entry, StartError};
 use hw::{crash, firmware, gic, memory as physical, percpu, sysreg, uart};
@@ -16,7 +17,7 @@ use platform::{BootMethod, Conduit, ConsoleKind, Platform, PlatformError};
 use units::{CpuId, PAGE_SIZE, Pa, Range, VmId};
 
 use crate::{
-    console, doors, entropy, fast, host, interrupts, log_sink, memory, sched, selftest, vm, wall_clock, wander,
+    console, doors, entropy, host, interrupts, log_sink, memory, sched, selftest, speculation, vm, wall_clock, wander,
     watchdog,
 };
 
@@ -113,8 +114,11 @@ fn start(platform: &mut Platform<'static>) -> ! {
     wall_clock::init(platform.clock);
     entropy::init(platform.seed);
     gic::init_distributor(platform.gic.distributor);
-    join(platform, sysreg::mpidr_el1());
     let arguments = HostArguments::parse(platform.bootargs);
+    if arguments.calls_firmware {
+        speculation::call_always();
+    }
+    let plan = join(platform, sysreg::mpidr_el1());
     let others = platform.cpus.len() - 1;
     // The self-test of late CPUs starts the last one itself.
     start_others(platform, if arguments.selftest == SelfTest::PerCpu { others.saturating_sub(1) } else { others });
@@ -130,6 +134,10 @@ fn start(platform: &mut Platform<'static>) -> ! {
         STARTED.load(Ordering::Acquire),
         memory::usage().total / 256
     );
+    log::info!("speculation: {plan}");
+    if arguments.calls_firmware {
+        log::info!("speculation: every exit calls firmware, as the boot argument vectors=calling wants it");
+    }
     if arguments.tdcc_in_hardware {
         doors::leave_tdcc_in_hardware();
     }
@@ -178,15 +186,17 @@ fn map(platform: &Platform<'_>) -> Result<(), hw::mmu::MapError> {
     entry::enter_virtual(&platform.memory, &devices)
 }
 
-/// What every CPU does before it runs threads.
-fn join(platform: &Platform<'_>, mpidr: u64) {
+/// What every CPU does before it runs threads. Returns what is done about its predictors.
+fn join(platform: &Platform<'_>, mpidr: u64) -> Plan {
     host::init_cpu();
     match gic::find_redistributor(&platform.gic.redistributors, mpidr) {
         Some(redistributor) => gic::init_cpu(redistributor),
         None => refuse(format_args!("CPU {mpidr:#x} has no Redistributor in the device tree")),
     }
-    percpu::set_hooks(fast::on_exit, sched::interrupt_in_el2, sched::preempt);
+    percpu::set_hooks(sched::interrupt_in_el2, sched::preempt);
+    let plan = speculation::init_cpu();
     sched::join();
+    plan
 }
 
 /// Where the other CPUs find the platform.

@@ -22,7 +22,7 @@ use crate::stage1::{refused_walk, translate};
 use crate::stats::{self, Reason};
 use crate::vcpu::{Leave, Vcpu};
 use crate::vm::Stop;
-use crate::{debug, doors, entropy, mmio, sched};
+use crate::{debug, doors, entropy, mmio, sched, speculation};
 
 /// What the CPU said about a synchronous exit beside its syndrome, read before anybody else's exit could overwrite it.
 #[derive(Clone, Copy)]
@@ -345,7 +345,7 @@ fn call(vcpu: &'static Vcpu, context: &mut VcpuContext) -> Option<Leave> {
     let [function, first, second, third, ..] = context.x;
     let record = Ipa(machine::STOLEN_TIME.0 + vcpu.id.index() as u64 * services::stolen_time::RECORD_SIZE);
     let stolen_time = vcpu.vm.record(vcpu.id).map(|_| record);
-    let facts = Facts { workarounds: services::Workarounds::default(), stolen_time };
+    let facts = Facts { workarounds: speculation::workarounds(), stolen_time };
     match services::decode(function, [first, second, third], &facts) {
         Request::Answer(value) => context.set_register(0, value),
         Request::Answers(values) => set_results(context, values),
@@ -353,6 +353,7 @@ fn call(vcpu: &'static Vcpu, context: &mut VcpuContext) -> Option<Leave> {
             let values = draw.answers(|| Some(u64::from_le_bytes(entropy::bytes())));
             set_results(context, values);
         }
+        // The exit, or the end of its short path, has seen to it.
         Request::Workaround(_) => {}
         Request::Psci(call) => return power(vcpu, context, call),
     }

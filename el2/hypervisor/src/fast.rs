@@ -8,12 +8,12 @@ use cpu::exit::class;
 use cpu::{id, pstate};
 use hw::sysreg;
 use hw::vcpu::{VcpuContext, exit_kind};
-use services::psci;
+use services::{SUCCESS, psci};
 
 use crate::exits::complete;
 use crate::stats::Reason;
 use crate::vcpu::{self, Vcpu};
-use crate::{doors, host, interrupts, sched, stats};
+use crate::{doors, host, interrupts, sched, speculation, stats};
 
 /// SMCCC_VERSION and its answer (DEN0028); the long path gives the same.
 const SMCCC_VERSION: u32 = 0x8000_0000;
@@ -31,7 +31,8 @@ const WAIT_FOR_EVENT: u64 = 1;
 const SGI1R_WRITE: u64 = 3 << 20 | 5 << 17 | 12 << 10 | 11 << 1;
 
 /// Answers the exit and returns 0, or returns `kind` to leave it to the vCPU's thread.
-pub(crate) extern "C" fn on_exit(context: &mut VcpuContext, kind: u64) -> u64 {
+#[inline(always)]
+pub(crate) fn on_exit(context: &mut VcpuContext, kind: u64) -> u64 {
     let Some(vcpu) = vcpu::by_index(context.owner) else { return kind };
     match kind {
         exit_kind::SYNCHRONOUS => match synchronous(vcpu, context) {
@@ -84,6 +85,7 @@ fn synchronous(vcpu: &'static Vcpu, context: &mut VcpuContext) -> Answer {
             *function = match *function as u32 {
                 psci::PSCI_VERSION => psci::VERSION,
                 SMCCC_VERSION => SMCCC_1_1,
+                function if speculation::work_around(function) => SUCCESS,
                 _ => return Answer::NotHere,
             };
             vcpu.counters.count(Reason::Hvc);
@@ -104,6 +106,12 @@ fn synchronous(vcpu: &'static Vcpu, context: &mut VcpuContext) -> Answer {
         class::DATA_ABORT_LOWER => distributor_read(vcpu, context),
         class::HVC64 if syndrome & 0xffff == 0x86 => doors::null_hvc(vcpu, context),
         class::WFX => return wait(vcpu, context),
+        class::SMC64 if syndrome & 0xffff == 0 && speculation::work_around(context.x[0] as u32) => {
+            context.x[0] = SUCCESS;
+            complete(context);
+            vcpu.counters.count(Reason::Smc);
+            true
+        }
         class::FLOATING_POINT => {
             vcpu.load_fp();
             vcpu.counters.count(Reason::FloatingPoint);
@@ -127,7 +135,7 @@ fn wait(vcpu: &'static Vcpu, context: &mut VcpuContext) -> Answer {
         doors::Word::None if vcpu.gives_way() => {
             complete(context);
             vcpu.counters.count(Reason::Wfe);
-            sched::yield_now();
+            sched::yield_on_short_path();
             Answer::Rested
         }
         doors::Word::None => {

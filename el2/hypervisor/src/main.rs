@@ -28,6 +28,7 @@ mod operator;
 mod ring;
 mod sched;
 mod selftest;
+mod speculation;
 mod stage1;
 mod stats;
 mod switch_cost;
@@ -37,4 +38,4 @@ mod wall_clock;
 mod wander;
 mod watchdog;
 
-hw::entry!(crate::boot::main);
+hw::entry!(crate::boot::main, crate::fast::on_exit);

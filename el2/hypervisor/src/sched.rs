@@ -26,7 +26,7 @@ use hw::percpu::this_cpu;
 use hw::sync::{IrqLock, is_unpreemptible, without_irqs};
 use hw::sysreg::{cnthp_ctl_el2, cnthp_cval_el2, cntpct_el0};
 use hw::thread::{Context, switch};
-use hw::{gic, nopreempt};
+use hw::{gic, nopreempt, speculation};
 use spin::Once;
 use units::{CpuId, Ticks};
 
@@ -148,7 +148,7 @@ pub(crate) fn online() -> u64 {
 pub(crate) fn idle() -> ! {
     let me = this();
     loop {
-        reschedule(Outcome::Yield);
+        reschedule(Outcome::Yield, Place::Elsewhere);
         if steal(me) {
             continue;
         }
@@ -176,9 +176,24 @@ enum Outcome {
     Move(CpuId),
 }
 
+/// Where a thread gives the CPU away, and goes on when it gets it back.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// On the short path of its guest's exit, which ends in the guest again.
+    ShortPath,
+    /// Anywhere else.
+    Elsewhere,
+}
+
 /// Lets other threads of this CPU run, if there are any.
 pub(crate) fn yield_now() {
-    without_irqs(|| reschedule(Outcome::Yield));
+    without_irqs(|| reschedule(Outcome::Yield, Place::Elsewhere));
+}
+
+/// As [`yield_now`], on the short path of a guest's exit. IRQs are masked.
+pub(crate) fn yield_on_short_path() {
+    speculation::defer();
+    reschedule(Outcome::Yield, Place::ShortPath);
 }
 
 /// Lets a thread with a better claim run, if there is one. IRQs are masked.
@@ -188,15 +203,15 @@ pub(crate) fn preempt() {
         && let Some(to) = thread.take_exile()
         && to != this_cpu().cpu
     {
-        return reschedule(Outcome::Move(to));
+        return reschedule(Outcome::Move(to), Place::Elsewhere);
     }
-    reschedule(Outcome::Preempt);
+    reschedule(Outcome::Preempt, Place::Elsewhere);
 }
 
 /// Sleeps until somebody calls [`wake`] or the counter reaches `deadline`. No lock is held.
 pub(crate) fn block(deadline: Option<Ticks>) {
     assert!(!is_unpreemptible(), "a thread that holds a lock must not sleep");
-    without_irqs(|| reschedule(Outcome::Sleep(deadline.map_or(NEVER, |ticks| ticks.0))));
+    without_irqs(|| reschedule(Outcome::Sleep(deadline.map_or(NEVER, |ticks| ticks.0)), Place::Elsewhere));
 }
 
 /// Goes on on `to`, which takes part, and may run nowhere else from now on. No lock is held.
@@ -205,7 +220,7 @@ pub(crate) fn move_to(to: CpuId) {
     without_irqs(|| {
         current().affinity.store(1 << to.0, Ordering::Relaxed);
         if to != this_cpu().cpu {
-            reschedule(Outcome::Move(to));
+            reschedule(Outcome::Move(to), Place::Elsewhere);
         }
     });
 }
@@ -219,7 +234,7 @@ pub(crate) fn wants_reschedule() -> bool {
 
 /// Inlined where it is called with one of the outcomes, so that a switch pays for none of the others.
 #[inline(always)]
-fn reschedule(outcome: Outcome) {
+fn reschedule(outcome: Outcome, place: Place) {
     let me = this();
     let now = cntpct_el0();
     this_cpu().reschedule.store(0, Ordering::Relaxed);
@@ -253,6 +268,9 @@ fn reschedule(outcome: Outcome) {
         this_cpu().thread.store(u64::from(next.index), Ordering::Relaxed);
         count(&this_cpu().switches);
         switch(&current.context, &next.context);
+        if place == Place::Elsewhere {
+            speculation::settle();
+        }
         // Others ran here, or this is another CPU.
         if let Some(vcpu) = current.vcpu.get() {
             vcpu.resume();

@@ -50,6 +50,13 @@ pub(crate) fn hypervisor(tree: &Tree) -> Result<Image> {
     Ok(image)
 }
 
+/// The hypervisor's ELF file, as it was linked.
+pub(crate) fn hypervisor_elf(tree: &Tree) -> Result<Vec<u8>> {
+    let binaries = binaries(tree, "undercroft")?;
+    let (_, elf) = binaries.first().context("the package undercroft has no binary")?;
+    fs::read(elf).with_context(|| format!("reading {}", elf.display()))
+}
+
 /// Builds the payloads, in the order of their names.
 pub(crate) fn payloads(tree: &Tree) -> Result<Vec<Image>> {
     fs::create_dir_all(tree.target("payloads"))?;

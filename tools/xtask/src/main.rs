@@ -3,6 +3,7 @@
 //! Run it with `--help` for the list. Each command is a module; this file only reads the command line.
 
 mod bench;
+mod branches;
 mod check;
 mod compile;
 mod cpio;

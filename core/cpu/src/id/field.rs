@@ -66,6 +66,10 @@ pub mod fields {
     pub const PFR0_MPAM: Field = Field::new(PFR0, 40);
     /// Activity monitors.
     pub const PFR0_AMU: Field = Field::new(PFR0, 44);
+    /// Whether predicted branch targets are kept apart by context; from 3 on the branch history is too.
+    pub const PFR0_CSV2: Field = Field::new(PFR0, 56);
+    /// PSTATE.SSBS.
+    pub const PFR1_SSBS: Field = Field::new(PFR1, 4);
     /// Memory tagging.
     pub const PFR1_MTE: Field = Field::new(PFR1, 8);
     /// Memory partitioning and monitoring, minor revision.
@@ -96,6 +100,8 @@ pub mod fields {
     pub const ISAR1_LS64: Field = Field::new(ISAR1, 60);
     /// Pointer authentication with QARMA3.
     pub const ISAR2_APA3: Field = Field::new(ISAR2, 12);
+    /// CLRBHB, which clears the branch history.
+    pub const ISAR2_CLRBHB: Field = Field::new(ISAR2, 28);
     /// Translation with a permission check only (AT S1E1A).
     pub const ISAR2_ATS1A: Field = Field::new(ISAR2, 60);
     /// Bits of a physical address.
@@ -112,6 +118,8 @@ pub mod fields {
     pub const MMFR1_LO: Field = Field::new(MMFR1, 16);
     /// Privileged access never.
     pub const MMFR1_PAN: Field = Field::new(MMFR1, 20);
+    /// Exceptions clear the branch history.
+    pub const MMFR1_ECBHB: Field = Field::new(MMFR1, 60);
     /// HCRX_EL2.
     pub const MMFR1_HCX: Field = Field::new(MMFR1, 40);
     /// Enhanced virtualisation traps.

@@ -16,7 +16,7 @@ payload_rt::entry!(main);
 
 fn main() {
     test::run(&tests!("services":
-        smccc_version, arch_features, unknown_services, random_function_numbers, hvc_immediates, smc_does_not_reach_the_firmware,
+        smccc_version, arch_features, workarounds_are_told_truthfully, workarounds_keep_registers, unknown_services, random_function_numbers, hvc_immediates, smc_does_not_reach_the_firmware,
         trng_version_and_features, trng_uuid, trng_gives_different_bits, trng_fills_by_size, trng_bad_sizes,
         stolen_time_is_offered, stolen_time_records_are_apart, stolen_time_grows_while_others_run, stolen_time_is_read_only,
     ));
@@ -163,6 +163,68 @@ fn arch_features() -> Verdict {
         check_equal!(answer, NOT_SUPPORTED, "SMCCC_ARCH_FEATURES({function:#x})");
     }
     Ok(())
+}
+
+/// SMCCC_ARCH_WORKAROUND_1 (branch targets), 2 (store bypass) and 3 (branch history).
+const WORKAROUNDS: [u32; 3] = [0x8000_8000, 0x8000_7fff, 0x8000_3fff];
+
+/// What the guest is told of each, as SMCCC_ARCH_FEATURES has it: 0 call it, 1 no need to, -1 nobody knows it.
+fn told() -> [i64; 3] {
+    WORKAROUNDS.map(|function| psci::simple(SMCCC_ARCH_FEATURES, [u64::from(function), 0, 0]))
+}
+
+/// The answers agree with each other, with what the guest sees of the CPU, and with what is known of the model. The
+/// emulated machine's firmware offers nothing.
+fn workarounds_are_told_truthfully() -> Verdict {
+    if machine::is_reference() {
+        skip!("the bare machine knows PSCI only");
+    }
+    let [targets, bypass, history] = told();
+    let midr = sysreg::midr_el1::read();
+    let (implementer, part) = (midr >> 24 & 0xff, midr >> 4 & 0xfff);
+    let keeps_contexts_apart = sysreg::id_aa64pfr0_el1::read() >> 56 & 0xf != 0;
+    check_equal!(targets, if keeps_contexts_apart { 1 } else { NOT_SUPPORTED }, "branch targets, MIDR_EL1 {midr:#x}");
+    let expected = match (implementer, part) {
+        // The loop is EL2's, and can be asked for.
+        (0x41, 0xd0b | 0xd49) => SUCCESS,
+        // Without help against trained targets it would be of no use.
+        (0x41, 0xd07 | 0xd08) => NOT_SUPPORTED,
+        // The model with everything has FEAT_CSV2_3.
+        (0, _) => 1,
+        _ => skip!("nothing is known of MIDR_EL1 {midr:#x}"),
+    };
+    check_equal!(history, expected, "branch history, MIDR_EL1 {midr:#x}");
+    check_equal!(bypass, NOT_SUPPORTED, "store bypass: PSTATE.SSBS is the guest's own, and firmware does not help");
+    // PSCI_FEATURES is not the place to ask.
+    for function in WORKAROUNDS {
+        check_equal!(psci::features(function), NOT_SUPPORTED, "PSCI_FEATURES({function:#x})");
+    }
+    Ok(())
+}
+
+/// A workaround that is offered can be called by HVC and by SMC, on every CPU, and changes no more than X0 to X3; one that
+/// is not is refused.
+fn workarounds_keep_registers() -> Verdict {
+    if machine::is_reference() {
+        skip!("the bare machine knows PSCI only");
+    }
+    for (function, told) in WORKAROUNDS.into_iter().zip(told()) {
+        let expected = if told == NOT_SUPPORTED { NOT_SUPPORTED } else { SUCCESS };
+        for by_smc in [false, true] {
+            let (answer, kept) = call_between(function, by_smc);
+            check_equal!(answer, expected, "{function:#x}, by SMC: {by_smc}");
+            check!(kept, "{function:#x}, by SMC: {by_smc}: a register is lost");
+        }
+    }
+    Ok(())
+}
+
+/// Calls `function` with X4 to X7 full of patterns; its result, and whether they are as they were.
+fn call_between(function: u32, by_smc: bool) -> (i64, bool) {
+    let mut x = [u64::from(function), 1, 2, 3, 0x4444_4444_4444_4444, 0x5555, 0xaaaa_5555_aaaa_5555, u64::MAX];
+    let before = x;
+    let outcome = instruction::execute(if by_smc { instruction::smc(0) } else { instruction::hvc(0) }, &mut x);
+    (x[0] as i64, outcome.is_ok() && x[4..] == before[4..])
 }
 
 fn unknown_services() -> Verdict {

@@ -4,7 +4,7 @@ use super::{Part, Tally};
 use crate::compile::{self, BARE_METAL, Image};
 use crate::tree::{Tree, words};
 use crate::trial::Trial;
-use crate::{bench, lint, linux_bench};
+use crate::{bench, branches, lint, linux_bench};
 use abi::bundle::{Calls, Quota};
 use anyhow::{Context, Result};
 use croft::site::Vm;
@@ -36,11 +36,21 @@ pub(crate) fn run(tree: &Tree, part: Part, name: &str) -> Result<Tally> {
     match part {
         Part::Lint => Ok(lints(tree)),
         Part::Host => host(tree, name),
-        Part::Build => compile::build(tree).map(|()| Tally::success()),
+        Part::Build => compile::build(tree).map(|()| built(tree)),
         Part::Payloads => payloads(tree, name),
         Part::System => system(tree, name),
         Part::Bench => budgets(tree),
     }
+}
+
+/// It is built; and the short path of an exit has no indirect branch.
+fn built(tree: &Tree) -> Tally {
+    let mut tally = Tally::success();
+    tally += match compile::hypervisor_elf(tree).and_then(|elf| branches::check(&elf)) {
+        Ok(()) => Tally::success(),
+        Err(error) => Tally::failure(format!("short path: {error:#}")),
+    };
+    tally
 }
 
 /// A lint: its name, and what runs it.

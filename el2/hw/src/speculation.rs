@@ -1,0 +1,63 @@
+//! What a guest leaves behind in this CPU's predictors, and how EL2 is kept from it. What a CPU needs is decided elsewhere
+//! (`cpu::speculation`); here are the means.
+//!
+//! The vectors overwrite a guest's branch history where an exit leaves the short path. One way leads past them: a WFE
+//! gives the CPU to another thread on the short path itself. If that thread is on its short path too it enters its own
+//! guest, without an indirect branch in between, and after hundreds of instructions of EL2's own, whose branches push the
+//! first one's out of the history. Any other thread first clears it: whoever gives the CPU away from the short path leaves a note ([`defer`]) and
+//! whoever goes on elsewhere looks for it ([`settle`]).
+
+use core::sync::atomic::Ordering;
+
+use crate::percpu::this_cpu;
+use crate::vectors::{Set, choose};
+
+unsafe extern "C" {
+    fn forget_branch_history();
+}
+
+/// How this CPU forgets what a guest has left behind.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Means {
+    /// It needs nothing of the kind.
+    Nothing,
+    /// Its branch history is overwritten by so many rounds of a loop; if that is 0, CLRBHB clears it.
+    Clear(u8),
+    /// Firmware's function of this number does it, at each exit.
+    Call(u32),
+}
+
+/// Makes this CPU's exits do it from now on. IRQs are masked.
+pub fn apply(means: Means) {
+    let area = this_cpu();
+    let (set, rounds, function) = match means {
+        Means::Nothing => (Set::Plain, 0, 0),
+        Means::Clear(rounds) => (Set::Clearing, u64::from(rounds), 0),
+        Means::Call(function) => (Set::Calling, 0, function),
+    };
+    area.history_rounds.store(rounds, Ordering::Relaxed);
+    area.workaround.store(function, Ordering::Relaxed);
+    choose(set);
+}
+
+/// The branch history is the guest's that has just left, and stays so while another thread goes on. IRQs are masked.
+#[inline(always)]
+pub fn defer() {
+    this_cpu().foreign_history.store(1, Ordering::Relaxed);
+}
+
+/// Forgets a branch history of which a note was left. IRQs are masked.
+#[inline(always)]
+pub fn settle() {
+    if this_cpu().foreign_history.load(Ordering::Relaxed) != 0 {
+        forget();
+    }
+}
+
+/// Forgets the branch history, whosever it is.
+#[inline(never)]
+pub fn forget() {
+    this_cpu().foreign_history.store(0, Ordering::Relaxed);
+    // SAFETY: branches to the next instruction; changes X1, X2 and the flags, as any function may.
+    unsafe { forget_branch_history() };
+}

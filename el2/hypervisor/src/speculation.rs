@@ -1,0 +1,85 @@
+//! What this host's CPUs need so that a guest learns nothing, and steers nothing, through their predictors: asked of each
+//! CPU when it joins ([`cpu::speculation`]), done by its vectors ([`hw::speculation`]), and told to guests.
+
+use core::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+
+use cpu::id::HostIds;
+use cpu::speculation::{Firmware, Offer, Plan, StoreBypass, Vectors, WORKAROUND_1, WORKAROUND_2, WORKAROUND_3};
+use hw::firmware::{self, architecture_feature};
+use hw::speculation::{Means, apply, forget};
+use hw::sysreg;
+use services::{Need, Workarounds};
+
+/// What guests are told of the three workarounds: the least of what any CPU can promise.
+static TOLD: [AtomicU8; 3] = [const { AtomicU8::new(NOT_REQUIRED) }; 3];
+const NOT_REQUIRED: u8 = 0;
+const REQUIRED: u8 = 1;
+const UNKNOWN: u8 = 2;
+
+/// For tests: every CPU calls its firmware, as if it needed to.
+static CALLS_ALWAYS: AtomicBool = AtomicBool::new(false);
+
+/// For tests: every CPU that joins from now on calls its firmware at each exit, as if it needed to.
+pub(crate) fn call_always() {
+    CALLS_ALWAYS.store(true, Ordering::Relaxed);
+}
+
+/// Finds out what this CPU needs, and sees to it from its next exception on. IRQs are masked.
+pub(crate) fn init_cpu() -> Plan {
+    let offer = |function| Offer::from_answer(architecture_feature(function));
+    let firmware = Firmware {
+        branch_targets: offer(WORKAROUND_1),
+        store_bypass: offer(WORKAROUND_2),
+        branch_history: offer(WORKAROUND_3),
+    };
+    let plan = Plan::new(sysreg::midr_el1(), &HostIds(hw::ids::read_all()), &firmware);
+    if plan.store_bypass == StoreBypass::Firmware {
+        firmware::call(WORKAROUND_2, 1);
+    }
+    apply(match plan.vectors() {
+        _ if CALLS_ALWAYS.load(Ordering::Relaxed) => Means::Call(WORKAROUND_1),
+        Vectors::Plain => Means::Nothing,
+        Vectors::Clearing(rounds) => Means::Clear(rounds),
+        Vectors::Calling(function) => Means::Call(function),
+    });
+    for (told, offer) in TOLD.iter().zip(plan.for_guests()) {
+        let value = match offer {
+            Offer::NotRequired => NOT_REQUIRED,
+            Offer::Required => REQUIRED,
+            Offer::Unknown => UNKNOWN,
+        };
+        told.fetch_max(value, Ordering::Relaxed);
+    }
+    plan
+}
+
+/// What guests are told.
+#[must_use]
+pub(crate) fn workarounds() -> Workarounds {
+    let [branch_target, store_bypass, branch_history] =
+        TOLD.each_ref().map(|told| match told.load(Ordering::Relaxed) {
+            NOT_REQUIRED => Need::NotRequired,
+            REQUIRED => Need::Required,
+            _ => Need::Unknown,
+        });
+    Workarounds { branch_target, store_bypass, branch_history }
+}
+
+/// Carries out `function` for a guest, if that is a workaround of which guests are told that they need it. Says whether it
+/// was one.
+///
+/// The exit has made firmware do it already, where it is firmware's; the history is cleared here, since on the short path
+/// nobody else does.
+#[inline(never)]
+pub(crate) fn work_around(function: u32) -> bool {
+    let told = match function {
+        WORKAROUND_1 => &TOLD[0],
+        WORKAROUND_3 => &TOLD[2],
+        _ => return false,
+    };
+    if told.load(Ordering::Relaxed) != REQUIRED {
+        return false;
+    }
+    forget();
+    true
+}
