@@ -94,7 +94,7 @@ pub trait Host {
     fn features(&mut self) -> u64;
     /// Statistic `number` of the VM: name, count, and how many there are.
     fn statistic(&mut self, number: u32) -> Option<(&'static str, u64, u32)>;
-    /// The counter's frequency, and the physical count at which the virtual one was 0.
+    /// The counter's frequency, and the host's count at which the guest's virtual one was 0.
     fn clock(&mut self) -> (u64, u64);
     /// Asks the watchdog: milliseconds granted or remaining.
     ///

@@ -51,6 +51,8 @@ pub const CPTR_TFP: u64 = 1 << 10;
 pub const MDCR_TDA: u64 = 1 << 9;
 /// CNTHCTL_EL2.EL1PCTEN: the physical counter does not trap.
 pub const CNTHCTL_EL1PCTEN: u64 = 1 << 0;
+/// CNTHCTL_EL2.ECV: EL1 and EL0 read CNTPCT_EL0 less CNTPOFF_EL2.
+pub const CNTHCTL_ECV: u64 = 1 << 12;
 /// HSTR_EL2: nothing. It traps AArch32 coprocessor registers only.
 pub const HSTR: u64 = 0;
 
@@ -120,9 +122,11 @@ pub struct GuestControls {
     pub mdcr: u64,
     /// CPTR_EL2, without [`CPTR_TFP`].
     pub cptr: u64,
-    /// CNTHCTL_EL2: CNTPCT_EL0 is native, the CNTP timer traps. The physical counter has no offset, so a guest whose
-    /// time is not the host's must have [`CNTHCTL_EL1PCTEN`] clear.
+    /// CNTHCTL_EL2: CNTPCT_EL0 is native, the CNTP timer traps.
     pub cnthctl: u64,
+    /// Whether CNTPOFF_EL2 exists and is subtracted (FEAT_ECV). Without it the physical counter is the host's, and a guest
+    /// whose time is not the host's must have [`CNTHCTL_EL1PCTEN`] clear.
+    pub has_physical_offset: bool,
     /// HSTR_EL2.
     pub hstr: u64,
     /// HCRX_EL2, if there is one.
@@ -150,11 +154,14 @@ pub fn controls(host: &HostIds, event_counters: u8) -> GuestControls {
         hfgitr: if traps(Trap::CheckedTranslation) { HFGITR_ATS1E1A } else { 0 },
         ..FineGrainedTraps::default()
     });
+    // CPUs with FEAT_ECV have the fine-grained traps too; their registers are moved together.
+    let has_physical_offset = host.field(fields::MMFR0_ECV) >= 2 && fine_grained.is_some();
     GuestControls {
         hcr: hcr(host),
         mdcr: mdcr(host, event_counters),
         cptr: CPTR_BASE | CPTR_TTA | if traps(Trap::ActivityMonitors) { CPTR_TAM } else { 0 },
-        cnthctl: CNTHCTL_EL1PCTEN,
+        cnthctl: CNTHCTL_EL1PCTEN | if has_physical_offset { CNTHCTL_ECV } else { 0 },
+        has_physical_offset,
         hstr: HSTR,
         hcrx: has(fields::MMFR1_HCX).then(|| if traps(Trap::InterruptMask) { HCRX_TALLINT } else { 0 }),
         fine_grained,
@@ -238,6 +245,8 @@ mod tests {
         assert_eq!(controls.hcr & !0xffff_ffff, 0x20_0338_0000_0000);
         assert_eq!(controls.hcr >> 16 & 1, 1);
         assert_eq!(controls.hcrx, Some(1 << 6));
+        // The physical counter of a guest starts when it does.
+        assert_eq!((controls.cnthctl, controls.has_physical_offset), (1 | 1 << 12, true));
         assert_eq!(controls.fine_grained.map(|traps| traps.hfgitr), Some(HFGITR_ATS1E1A));
         assert!(!controls.has_fine_grained_2);
     }

@@ -33,6 +33,8 @@ pub struct Features {
     pub switched: Switched,
     /// Fine-grained traps (FEAT_FGT): HDFGRTR_EL2 and HDFGWTR_EL2 exist.
     pub fine_grained: bool,
+    /// CNTPOFF_EL2 exists and counts (FEAT_ECV); only where fine-grained traps are, too.
+    pub physical_offset: bool,
     /// List registers, 1 to 16.
     pub list_registers: u8,
     /// Words of active priorities in each group, 1, 2 or 4.
@@ -52,7 +54,7 @@ pub struct Controls {
     pub vttbr: u64,
     /// VMPIDR_EL2: the affinity that the vCPU reads.
     pub vmpidr: u64,
-    /// CNTVOFF_EL2: host count at which the guest's virtual counter was 0.
+    /// CNTVOFF_EL2, and CNTPOFF_EL2 where it exists: host count at which the guest's counters were 0.
     pub cntvoff: u64,
     /// The vCPU's OS lock (OSLSR_EL1.OSLK), which its debug exceptions depend on.
     pub os_lock: bool,
@@ -266,6 +268,9 @@ impl GuestState {
             let [read, write] = controls.debug_traps;
             sysreg::hdfgrtr_el2::write(read);
             sysreg::hdfgwtr_el2::write(write);
+            if features.physical_offset {
+                sysreg::cntpoff_el2::write(controls.cntvoff);
+            }
         }
         sysreg::hcr_el2::write(controls.hcr);
         sysreg::mdcr_el2::write(mdcr);

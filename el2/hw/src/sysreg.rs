@@ -93,6 +93,7 @@ registers! {
     cntv_ctl_el0 = "cntv_ctl_el0";
     cntv_cval_el0 = "cntv_cval_el0";
     cntvoff_el2 = "cntvoff_el2";
+    cntpoff_el2 = "S3_4_C14_C0_6";
     cnthp_ctl_el2 = "cnthp_ctl_el2";
     cnthp_cval_el2 = "cnthp_cval_el2";
     cnthctl_el2 = "cnthctl_el2";

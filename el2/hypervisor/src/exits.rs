@@ -294,7 +294,7 @@ fn system_register(vcpu: &'static Vcpu, context: &mut VcpuContext, action: Actio
             None
         }
         Action::IccSre => Some(trapped::ICC_SRE_VALUE),
-        Action::PhysicalCount => Some(sysreg::cntpct_el0()),
+        Action::PhysicalCount => Some(vcpu.physical_count(sysreg::cntpct_el0())),
         Action::PhysicalTimer(register) => physical_timer(vcpu, register, direction, value),
         Action::OsLock(OsLockRegister::Oslar) => {
             vcpu.set_os_lock(value & 1 != 0);
@@ -313,14 +313,14 @@ fn system_register(vcpu: &'static Vcpu, context: &mut VcpuContext, action: Actio
     complete(context);
 }
 
-/// CNTP_CTL_EL0, CNTP_CVAL_EL0 and CNTP_TVAL_EL0. The guest's physical count is the host's.
+/// CNTP_CTL_EL0, CNTP_CVAL_EL0 and CNTP_TVAL_EL0, all in the guest's physical count.
 fn physical_timer(
     vcpu: &'static Vcpu,
     register: PhysicalTimerRegister,
     direction: Direction,
     value: u64,
 ) -> Option<u64> {
-    let now = sysreg::cntpct_el0();
+    let now = vcpu.physical_count(sysreg::cntpct_el0());
     let mut timer = vcpu.physical_timer.lock();
     if direction == Direction::Read {
         let due = timer.control & 1 != 0 && now >= timer.compare;

@@ -76,18 +76,20 @@ pub(crate) fn init(frequency: Option<Hz>) -> Result<(), Unfit> {
     };
     TICKS_PER_MICROSECOND.store((counter.0 / 1_000_000).max(1), Ordering::Relaxed);
     let vtr = sysreg::ich_vtr_el2();
+    let has_counters = ids.has(Part::Trapped(Trap::PerformanceMonitors));
+    let event_counters = if has_counters { hw::ids::event_counters() } else { 0 };
+    let controls = controls(&ids, event_counters);
     let features = Features {
         switched: ids.switched(),
-        fine_grained: ids.field(id::fields::MMFR0_FGT) != 0,
+        fine_grained: controls.fine_grained.is_some(),
+        physical_offset: controls.has_physical_offset,
         list_registers: (vtr & 0x1f) as u8 + 1,
         priority_words: 1 << ((vtr >> 26 & 7).saturating_sub(4)).min(2),
     };
-    let has_counters = ids.has(Part::Trapped(Trap::PerformanceMonitors));
-    let event_counters = if has_counters { hw::ids::event_counters() } else { 0 };
     let guest_ids = GuestIds::new(&ids, id::Inputs { ipa_bits: stage2::IPA_BITS as u8 });
     let host = Host {
         guest_ids,
-        controls: controls(&ids, event_counters),
+        controls,
         features,
         vtcr,
         counter,

@@ -62,7 +62,8 @@ pub(crate) enum Leave {
     Resumed(Start),
 }
 
-/// The EL1 physical timer, which is emulated: CNTP_CTL_EL0 and CNTP_CVAL_EL0.
+/// The EL1 physical timer, which is emulated: CNTP_CTL_EL0 and CNTP_CVAL_EL0. It counts as the guest's CNTPCT_EL0 does
+/// ([`Vcpu::physical_count`]).
 #[derive(Clone, Copy, Default)]
 pub(crate) struct PhysicalTimer {
     /// ENABLE and IMASK.
@@ -459,20 +460,34 @@ impl Vcpu {
     /// The EL1 physical timer's line follows its registers. It is loaded.
     pub(crate) fn update_physical_timer(&self) {
         let timer = *self.physical_timer.lock();
-        let now = sysreg::cntpct_el0();
+        let now = self.physical_count(sysreg::cntpct_el0());
         let line = if timer.line(now) { vgic::Line::High } else { vgic::Line::Low };
         let interrupt = self.vm.plan.timer_interrupts().physical;
         self.with_gic(|gic| gic.set_ppi_level(self.id, interrupt, line));
         if let Some(deadline) = timer.deadline(now) {
-            sched::set_alarm(Ticks(deadline));
+            sched::set_alarm(Ticks(deadline.saturating_add(self.physical_offset())));
         }
+    }
+
+    /// What the guest reads in CNTPCT_EL0 when the host's count is `host`.
+    #[inline(always)]
+    #[must_use]
+    pub(crate) fn physical_count(&self, host: u64) -> u64 {
+        host.wrapping_sub(self.physical_offset())
+    }
+
+    /// CNTPOFF_EL2 while it runs; where there is none, the guest sees the host's physical count.
+    #[inline(always)]
+    fn physical_offset(&self) -> u64 {
+        if host::get().features.physical_offset { self.vm.counter_offset() } else { 0 }
     }
 
     /// WFI: sleeps until an interrupt is pending for the guest, or something is asked of the vCPU. It is loaded.
     ///
     /// Of a vCPU at rest of which nothing was asked the model has nothing to say: nothing is pending for it.
     pub(crate) fn wait_for_interrupt(&'static self) {
-        let knows_nothing = || self.is_at_rest() && !self.physical_timer.lock().line(sysreg::cntpct_el0());
+        let knows_nothing =
+            || self.is_at_rest() && !self.physical_timer.lock().line(self.physical_count(sysreg::cntpct_el0()));
         self.wait(knows_nothing, |gic, vmcr| gic.has_deliverable(self.id, vmcr));
     }
 
@@ -505,7 +520,8 @@ impl Vcpu {
             if ready || self.has_requests() || deadline.is_some_and(|deadline| deadline <= now) {
                 return;
             }
-            let physical = self.physical_timer.lock().deadline(now);
+            let physical = self.physical_timer.lock().deadline(self.physical_count(now));
+            let physical = physical.map(|deadline| deadline.saturating_add(self.physical_offset()));
             let deadline = [deadline, physical].into_iter().flatten().min();
             sched::block(deadline.map(Ticks));
         }

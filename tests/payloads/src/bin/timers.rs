@@ -14,7 +14,7 @@ payload_rt::entry!(main);
 
 fn main() {
     test::run(&tests!("timers":
-        frequency, counters_run_together, counter_is_monotonic_across_cpus, virtual_fires_on_time, physical_fires_on_time,
+        frequency, counters_start_with_the_machine, counters_run_together, counter_is_monotonic_across_cpus, virtual_fires_on_time, physical_fires_on_time,
         both_at_once, timer_value_registers, status_and_mask, condition_can_be_withdrawn, extreme_compare_values,
         wfi_wakes_by_timer, wfi_wakes_with_interrupts_masked, wfi_with_pending_does_not_sleep, many_short_sleeps, each_cpu_has_its_own,
     ));
@@ -23,6 +23,18 @@ fn main() {
 fn frequency() -> Verdict {
     let frequency = sysreg::cntfrq_el0::read();
     check!((1_000_000..=10_000_000_000).contains(&frequency), "CNTFRQ_EL0 is {frequency} Hz");
+    Ok(())
+}
+
+/// The virtual counter starts at 0 with the machine, and the physical one as well where the command line says that the CPU
+/// can do that; elsewhere it is the host's, which is older.
+fn counters_start_with_the_machine() -> Verdict {
+    let (before, physical, after) = (timer::now(), timer::physical_now(), timer::now());
+    if machine::option("counters") == Some("one") {
+        check!((before..=after).contains(&physical), "virtual {before} to {after}, physical {physical} in between");
+    } else {
+        check!(physical >= before, "virtual {before}, physical {physical}: it is younger than the machine");
+    }
     Ok(())
 }
 
