@@ -7,6 +7,7 @@
 //! * [`session`]: a hypervisor at the other end of the link: its consoles, its log, its VMs, and how they end.
 //! * [`terminal`]: a session shown to a person, or as lines of text where nobody sits.
 //! * [`operate`]: what `croft ps` and its like print. [`moment`]: times of day as people write them.
+//! * [`output`]: files that are written whole or not at all, and messages that nobody may read.
 //! * [`run`]: all of it together, for `croft run`.
 #![forbid(unsafe_code)]
 
@@ -15,6 +16,7 @@ pub mod control;
 pub mod kernel;
 pub mod moment;
 pub mod operate;
+pub mod output;
 pub mod run;
 pub mod session;
 pub mod site;

@@ -4,11 +4,12 @@
 use clap::{Args, Parser, Subcommand};
 use croft::control::{self, ControlError, Order as Wish, Report};
 use croft::operate;
+use croft::output::{self, Written, complain as say};
 use croft::run::{self, Request};
 use croft::session::status;
 use croft::site::Site;
 use croft::{bundle, moment, size};
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -18,6 +19,7 @@ const STATUSES: &str = "Exit status:
     1    a VM crashed or was stopped by force, or the hypervisor failed or refused
     2    wrong arguments, or a mistake in the site file or in a file that it names
     3    the emulated host could not be started, is not there, or ended under running VMs
+    4    all is well, but not all of the output or of the logs could be written
   124    the time given with --timeout was up
   128+N  ended by signal N";
 
@@ -67,6 +69,9 @@ enum Order {
         /// The hypervisor's image, instead of the one that `cargo xtask build` makes.
         #[arg(long, value_name = "FILE")]
         image: Option<PathBuf>,
+        /// How long the hypervisor may take to say hello, 60 unless given; 0: for ever, as with --qemu-arg=-S.
+        #[arg(long, value_name = "S", value_parser = seconds_or_none)]
+        hello: Option<Duration>,
     },
     /// List the VMs of a running host, and what the guests' tools say of them.
     Ps {
@@ -163,6 +168,11 @@ enum Deed {
     },
 }
 
+/// As [`seconds`], and 0.
+fn seconds_or_none(text: &str) -> Result<Duration, String> {
+    if text == "0" { Ok(Duration::ZERO) } else { seconds(text) }
+}
+
 fn seconds(text: &str) -> Result<Duration, String> {
     let seconds = text.parse().ok().filter(|seconds: &f64| *seconds > 0.0);
     seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()).ok_or("write a number of seconds".to_owned())
@@ -171,14 +181,14 @@ fn seconds(text: &str) -> Result<Duration, String> {
 fn main() -> ExitCode {
     ExitCode::from(match Arguments::parse().command {
         Order::Bundle { site, output } => make_bundle(&site, &output),
-        Order::Run { site, timeout, until_stopped, log_dir, icount, qemu_args, image } => {
-            let request = Request { site, timeout, until_stopped, log_dir, icount, qemu_args, image };
+        Order::Run { site, timeout, until_stopped, log_dir, icount, qemu_args, image, hello } => {
+            let request = Request { site, timeout, until_stopped, log_dir, icount, qemu_args, image, hello };
             match run::run(&request) {
-                Ok(end) => {
-                    if let Some(reason) = end.reason() {
-                        eprintln!("croft: {reason}");
+                Ok(finish) => {
+                    for line in finish.end.reason().iter().chain(&finish.incomplete) {
+                        say(&format!("croft: {line}"));
                     }
-                    end.exit_status()
+                    finish.exit_status()
                 }
                 Err(error) => complain(&error, error.exit_status()),
             }
@@ -223,55 +233,65 @@ fn main() -> ExitCode {
 
 /// Has a running host carry out an order, and prints what it reports.
 fn order(place: &HostPlace, wish: &Wish, show: impl Fn(Report) -> String) -> u8 {
+    let mut unwritten = None;
     let socket = control::find(place.host.as_deref());
     let done = socket.and_then(|socket| control::connect(&socket)).and_then(|stream| {
         control::perform(stream, wish, |report| {
-            // Who doesn't read any more doesn't miss anything either.
-            let _ = std::io::stdout().write_all(show(report).as_bytes());
+            if unwritten.is_none() {
+                unwritten = print(&show(report)).err();
+            }
         })
     });
-    match done {
-        Ok(()) => status::OK,
-        Err(error @ ControlError::Failed(_)) => complain(&error, status::FAILED),
-        Err(error) => complain(&error, status::HOST),
+    match (done, unwritten) {
+        (Ok(()), None) => status::OK,
+        (Ok(()), Some(error)) => unwritable(&error),
+        (Err(error @ ControlError::Failed(_)), _) => complain(&error, status::FAILED),
+        (Err(error), _) => complain(&error, status::HOST),
     }
+}
+
+/// Prints text, and says whether it could be.
+fn print(text: &str) -> std::io::Result<()> {
+    let mut out = std::io::stdout();
+    out.write_all(text.as_bytes())?;
+    out.flush()
+}
+
+/// Who went away (`| head`) knows it.
+fn unwritable(error: &std::io::Error) -> u8 {
+    if error.kind() != ErrorKind::BrokenPipe {
+        say(&format!("croft: standard output: {error}"));
+    }
+    status::INCOMPLETE
 }
 
 /// Mistakes in a site begin with file and line, as editors and people expect; everything else with the program's name.
 fn complain(error: &dyn std::error::Error, number: u8) -> u8 {
-    if number == status::USAGE {
-        eprintln!("{error}");
-    } else {
-        eprintln!("croft: {error}");
-    }
+    let name = if number == status::USAGE { "" } else { "croft: " };
+    say(&format!("{name}{error}"));
     number
 }
 
-/// Makes the bundle beside its place first, so that a failure leaves no half of one.
-fn make_bundle(file: &Path, output: &Path) -> u8 {
+fn make_bundle(file: &Path, place: &Path) -> u8 {
     let made = Site::load(file).and_then(|site| bundle::make(&site).map(|bytes| (site, bytes)));
     let (site, bytes) = match made {
         Ok(made) => made,
         Err(error) => return complain(&error, status::USAGE),
     };
-    let folder = output.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let written = tempfile::Builder::new().permissions(readable()).tempfile_in(folder).and_then(|mut temporary| {
-        temporary.write_all(&bytes)?;
-        temporary.persist(output).map_err(|error| error.error)?;
-        Ok(())
-    });
-    if let Err(error) = written {
-        eprintln!("croft: {}: cannot be written: {error}", output.display());
-        return status::USAGE;
+    let vms = if site.vms.len() == 1 { "1 VM".to_owned() } else { format!("{} VMs", site.vms.len()) };
+    let told = format!("{}: {vms}, {}\n", place.display(), size::show(bytes.len() as u64));
+    match output::write(place, &bytes) {
+        Ok(Written::Replaced) => print(&told).map_or_else(|error| unwritable(&error), |()| status::OK),
+        // Standard output may be what it was written to.
+        Ok(Written::Through) => {
+            say(&told.trim_end());
+            status::OK
+        }
+        Err(error) => {
+            let is_full =
+                matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::BrokenPipe);
+            say(&format!("croft: {}: cannot be written: {error}", place.display()));
+            if is_full { status::INCOMPLETE } else { status::USAGE }
+        }
     }
-    let count = site.vms.len();
-    let vms = if count == 1 { "1 VM" } else { "VMs" };
-    let vms = if count == 1 { vms.to_owned() } else { format!("{count} {vms}") };
-    println!("{}: {vms}, {}", output.display(), size::show(bytes.len() as u64));
-    status::OK
-}
-
-/// What a file usually may: temporary files are private, a bundle is not.
-fn readable() -> std::fs::Permissions {
-    std::os::unix::fs::PermissionsExt::from_mode(0o644)
 }

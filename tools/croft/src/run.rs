@@ -1,13 +1,14 @@
 //! `croft run`: a site on an emulated host, from the first check to the exit status.
 
 use crate::control;
+use crate::output::complain;
 use crate::session::{Notice, Options, Outcome, Session, StartError, status};
 use crate::site::{Site, SiteError};
-use crate::terminal::{Lines, Raw, Screen, Wish};
+use crate::terminal::{Lines, Look, Outlet, Progress, Raw, Screen, Wish};
 use abi::host_arguments::AllOff;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use signal_hook::iterator::Signals;
-use std::io::{Read, Stdout, stdin, stdout};
+use std::io::{ErrorKind, Read, stdin, stdout};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
@@ -31,7 +32,18 @@ pub struct Request {
     pub qemu_args: Vec<String>,
     /// See [`Options::image`].
     pub image: Option<PathBuf>,
+    /// How long the hypervisor may take to say hello; `None` is [`HELLO`], zero is for ever.
+    pub hello: Option<Duration>,
 }
+
+/// How long the hypervisor may take to say hello, unless something else is said.
+pub const HELLO: Duration = Duration::from_secs(60);
+/// After this time a person wants to know why nothing happens.
+const QUIET: Duration = Duration::from_secs(5);
+/// How long the VMs may take to stop when the run is ended from outside.
+const WIND_DOWN: Duration = Duration::from_secs(2);
+/// A reader that has taken nothing for so long is not waited for when the run is ended from outside.
+const STALLED: Duration = Duration::from_secs(1);
 
 /// Why `croft run` could not even begin.
 #[derive(Debug, thiserror::Error)]
@@ -72,6 +84,28 @@ pub enum End {
     Quit,
     /// By a signal.
     Signal(i32),
+    /// What it shows cannot be written any more, and why.
+    Unwritable(String),
+}
+
+/// How a run ended, and what of it was not written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finish {
+    /// How it ended.
+    pub end: End,
+    /// A line about each thing that is incomplete.
+    pub incomplete: Vec<String>,
+}
+
+impl Finish {
+    /// The exit status that says this: what is incomplete matters where all else is well.
+    #[must_use]
+    pub fn exit_status(&self) -> u8 {
+        match self.end.exit_status() {
+            status::OK if !self.incomplete.is_empty() => status::INCOMPLETE,
+            other => other,
+        }
+    }
 }
 
 impl End {
@@ -82,6 +116,7 @@ impl End {
             Self::Outcome(outcome) => outcome.exit_status(),
             Self::Quit => status::OK,
             Self::Signal(number) => status::SIGNAL.wrapping_add(*number as u8),
+            Self::Unwritable(_) => status::INCOMPLETE,
         }
     }
 
@@ -92,6 +127,7 @@ impl End {
             Self::Outcome(Outcome::PoweredOff) | Self::Quit => None,
             Self::Outcome(outcome) => Some(outcome.to_string()),
             Self::Signal(number) => Some(format!("ended by signal {number}")),
+            Self::Unwritable(why) => Some(format!("standard output: {why}; the VMs were stopped")),
         }
     }
 }
@@ -99,17 +135,25 @@ impl End {
 /// The two ways of showing a session.
 enum View {
     Screen {
-        screen: Screen<Stdout>,
+        screen: Screen<Outlet>,
         /// Held for what happens when it is dropped.
         _raw: Raw,
     },
-    Lines(Lines<Stdout>),
+    Lines(Lines<Outlet>),
 }
 
 impl View {
     fn new(names: Vec<String>, notices: &Sender<Notice>) -> std::io::Result<Self> {
+        let teller = notices.clone();
+        let outlet = Outlet::new(stdout(), move |error| {
+            let why = match error.kind() {
+                ErrorKind::BrokenPipe => "nobody reads it any more".to_owned(),
+                _ => error.to_string(),
+            };
+            let _ = teller.send(Notice::Unwritable(why));
+        });
         if !Raw::possible() {
-            return Ok(Self::Lines(Lines::new(stdout(), names)));
+            return Ok(Self::Lines(Lines::new(outlet, names)));
         }
         let raw = Raw::enter()?;
         let notices = notices.clone();
@@ -121,7 +165,14 @@ impl View {
                 }
             }
         });
-        Ok(Self::Screen { screen: Screen::new(stdout(), names)?, _raw: raw })
+        Ok(Self::Screen { screen: Screen::new(outlet, names, Look::from_environment())?, _raw: raw })
+    }
+
+    fn progress(&self) -> Progress {
+        match self {
+            Self::Screen { screen, .. } => screen.progress(),
+            Self::Lines(lines) => lines.progress(),
+        }
     }
 
     fn show(&mut self, notice: &Notice) -> std::io::Result<Vec<Wish>> {
@@ -132,7 +183,7 @@ impl View {
         }
     }
 
-    /// Leaves everything tidy. Who doesn't read any more doesn't miss anything either.
+    /// Leaves everything tidy.
     fn finish(&mut self) {
         let _ = match self {
             Self::Screen { screen, .. } => screen.finish(),
@@ -163,7 +214,7 @@ fn watch_signals(notices: &Sender<Notice>) -> Result<(), RunError> {
 ///
 /// # Errors
 /// Why it could not begin.
-pub fn run(request: &Request) -> Result<End, RunError> {
+pub fn run(request: &Request) -> Result<Finish, RunError> {
     let site = Site::load(&request.site)?;
     let (sender, notices) = mpsc::channel();
     watch_signals(&sender)?;
@@ -173,6 +224,7 @@ pub fn run(request: &Request) -> Result<End, RunError> {
         icount: request.icount,
         qemu_args: request.qemu_args.clone(),
         log_dir: request.log_dir.clone(),
+        title: request.site.display().to_string(),
         listener: Some(sender.clone()),
         ..Options::default()
     };
@@ -180,36 +232,70 @@ pub fn run(request: &Request) -> Result<End, RunError> {
     let vcpus = site.vms.iter().map(|vm| vm.vcpus).collect();
     let socket = control::for_run(request.log_dir.as_deref());
     // The VMs run whether or not others can reach them.
-    let _server = match socket.and_then(|socket| control::serve(&session, vcpus, &socket)) {
+    let server = match socket.and_then(|socket| control::serve(&session, vcpus, &socket)) {
         Ok(server) => Some(server),
         Err(error) => {
-            eprintln!("croft: `croft ps` and its like will not reach this host: {error}");
+            complain(&format!("croft: `croft ps` and its like will not reach this host: {error}"));
             None
         }
     };
     let mut view = View::new(session.names(), &sender).map_err(io("the terminal"))?;
-    let end = attend(&session, &notices, &mut view, request);
-    view.finish();
-    Ok(end)
+    let started = Instant::now();
+    let end = attend(&session, &notices, &mut view, request, started);
+    if !matches!(end, End::Outcome(Outcome::PoweredOff | Outcome::NotClean(_) | Outcome::HostEnded { .. })) {
+        session.wind_down(WIND_DOWN);
+    }
+    // Who waits for a VM that has just stopped learns it.
+    drop(server);
+    let deadline = request.timeout.and_then(|timeout| started.checked_add(timeout));
+    let unshown = finish(&notices, &mut view, &end, deadline);
+    let incomplete = [session.log_complaint(), unshown].into_iter().flatten().collect();
+    Ok(Finish { end, incomplete })
 }
 
 /// How long the last output may take once the end is certain.
 const GRACE: Duration = Duration::from_secs(3);
 
+/// How long the hypervisor may take to say hello; `None` for ever, as behind a debugger.
+fn hello_limit(request: &Request) -> Option<Duration> {
+    let is_halted = request.qemu_args.iter().any(|argument| argument == "-S");
+    Some(request.hello.unwrap_or(HELLO)).filter(|limit| !limit.is_zero() && (!is_halted || request.hello.is_some()))
+}
+
 /// Shows everything and does what is wished until the end.
-fn attend(session: &Session, notices: &Receiver<Notice>, view: &mut View, request: &Request) -> End {
+fn attend(session: &Session, notices: &Receiver<Notice>, view: &mut View, request: &Request, started: Instant) -> End {
     let limit = request.timeout.unwrap_or(Duration::MAX);
-    let mut deadline = Instant::now().checked_add(limit);
+    let mut deadline = started.checked_add(limit);
+    let hello = hello_limit(request);
+    let mut quiet = Some(started + QUIET);
     loop {
-        let received = match deadline {
-            Some(deadline) => notices.recv_timeout(deadline.saturating_duration_since(Instant::now())),
+        let silence = hello.filter(|_| quiet.is_some() || !session.has_said_hello()).map(|limit| started + limit);
+        let soonest = [deadline, quiet, silence].into_iter().flatten().min();
+        let received = match soonest {
+            Some(soonest) => notices.recv_timeout(soonest.saturating_duration_since(Instant::now())),
             None => notices.recv().map_err(|_| RecvTimeoutError::Disconnected),
         };
-        let Ok(notice) = received else { return End::Outcome(session.outcome(limit)) };
-        // A reader that went away (`| head`) ends the run as it ends any other filter.
+        let now = Instant::now();
+        if session.has_said_hello() {
+            quiet = None;
+        } else if deadline.is_none_or(|deadline| now < deadline) {
+            if hello.is_some_and(|limit| now >= started + limit) {
+                return End::Outcome(session.silent(hello.unwrap_or_default()));
+            }
+            if quiet.is_some_and(|quiet| now >= quiet) {
+                quiet = None;
+                let _ = view.show(&Notice::Remark(still_silent(hello)));
+            }
+        }
+        let notice = match received {
+            Ok(notice) => notice,
+            Err(RecvTimeoutError::Timeout) if deadline.is_none_or(|deadline| now < deadline) => continue,
+            Err(_) => return End::Outcome(session.outcome(limit)),
+        };
         let Ok(wishes) = view.show(&notice) else { return End::Quit };
         match notice {
             Notice::Signal(number) => return End::Signal(number),
+            Notice::Unwritable(why) => return End::Unwritable(why),
             Notice::Ended => return End::Outcome(session.outcome(limit)),
             Notice::Failed => deadline = Some(sooner(deadline)),
             Notice::AllStopped if request.until_stopped => deadline = Some(sooner(deadline)),
@@ -223,7 +309,64 @@ fn attend(session: &Session, notices: &Receiver<Notice>, view: &mut View, reques
                 Wish::Tell(command) => session.control(command),
             };
         }
+        // However much a guest prints, it must not keep the time from being up.
+        if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+            return End::Outcome(session.outcome(limit));
+        }
     }
+}
+
+fn still_silent(hello: Option<Duration>) -> String {
+    let end = match hello {
+        Some(limit) => format!("it is given {} s (--hello)", limit.as_secs_f64()),
+        None => "it is waited for".to_owned(),
+    };
+    format!("the hypervisor has not said hello for {} s; {end}", QUIET.as_secs())
+}
+
+/// Lets the reader have what was shown. After an end of its own the run waits for it, until its time is up or it is asked to
+/// end; ended from outside, it waits only while something is taken. Says what was not shown.
+fn finish(notices: &Receiver<Notice>, view: &mut View, end: &End, deadline: Option<Instant>) -> Option<String> {
+    let natural = matches!(end, End::Outcome(outcome) if !matches!(outcome, Outcome::TimedOut { .. }));
+    let progress = view.progress();
+    // What came since the end was certain: the hypervisor's last words about its VMs.
+    let (mut ended, last_words) = (false, Instant::now() + STALLED);
+    // A guest that floods its console until the host ends has no last word.
+    while let Some(notice) = notices.try_recv().ok().filter(|_| Instant::now() < last_words) {
+        ended |= matches!(notice, Notice::Ended);
+        if matches!(notice, Notice::Output { .. } | Notice::Changed { .. } | Notice::Ended) {
+            let _ = view.show(&notice);
+        }
+    }
+    if !ended {
+        view.finish();
+    }
+    let (mut taken, mut since, mut hurry) = (0, Instant::now(), !natural);
+    loop {
+        let standing = progress.standing();
+        if standing.waiting == 0 {
+            break;
+        }
+        if standing.written != taken {
+            (taken, since) = (standing.written, Instant::now());
+        }
+        if hurry && since.elapsed() >= STALLED {
+            break;
+        }
+        match notices.recv_timeout(Duration::from_millis(10)) {
+            Ok(Notice::Signal(_)) => hurry = true,
+            Ok(Notice::Unwritable(why)) => return Some(format!("standard output is incomplete: {why}")),
+            Err(RecvTimeoutError::Disconnected) => thread::sleep(Duration::from_millis(10)),
+            _ => {}
+        }
+        hurry |= deadline.is_some_and(|deadline| Instant::now() >= deadline);
+    }
+    if let Ok(Notice::Unwritable(why)) = notices.try_recv() {
+        return Some(format!("standard output is incomplete: {why}"));
+    }
+    let standing = progress.standing();
+    let unshown = standing.lost + standing.waiting as u64;
+    (unshown > 0).then(|| format!("{unshown} bytes of the output were not shown: nobody read them"))
 }
 
 fn sooner(deadline: Option<Instant>) -> Instant {

@@ -22,7 +22,7 @@ pub use console::{Console, ScriptError};
 pub use host::StartError;
 pub use outcome::{Outcome, status};
 pub use request::{HostTime, Report, RequestError, Told};
-pub use state::{Condition, Notice};
+pub use state::{Condition, Notice, Standing};
 
 use abi::crc32c;
 use abi::host_arguments::AllOff;
@@ -32,7 +32,7 @@ use state::State;
 use std::io::{Read, Write};
 use std::path::PathBuf;
 use std::sync::atomic::AtomicU32;
-use std::sync::mpsc::{self, Sender};
+use std::sync::mpsc::{self, Receiver, Sender};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -52,6 +52,8 @@ pub struct Options {
     pub boot_arguments: String,
     /// Where to keep consoles and log.
     pub log_dir: Option<PathBuf>,
+    /// What this run is called if another one wants the same folder for its logs.
+    pub title: String,
     /// Who wants to know of everything as it comes.
     pub listener: Option<Sender<Notice>>,
 }
@@ -96,15 +98,20 @@ impl Session {
     /// A session with a hypervisor that is already there, at the other end of `input` and `output`. `names` are the VMs'.
     ///
     /// # Errors
-    /// If the folder for the logs cannot be made.
+    /// If the folder for the logs cannot be made, or is another run's.
     pub fn over(
         input: impl Read + Send + 'static,
         output: impl Write + Send + 'static,
         names: Vec<String>,
         options: &Options,
     ) -> std::io::Result<Self> {
-        let recorder = options.log_dir.as_ref().map(|folder| Recorder::new(folder, &names)).transpose()?;
+        let recorder =
+            options.log_dir.as_ref().map(|folder| Recorder::new(folder, &names, &options.title)).transpose()?;
+        let (recorder, moved) = recorder.map_or((None, None), |(recorder, moved)| (Some(recorder), moved));
         let state = State::new(names, recorder, options.listener.clone());
+        if let (Some(text), Some(listener)) = (moved, &options.listener) {
+            let _ = listener.send(Notice::Remark(text));
+        }
         let shared =
             Arc::new(Shared { state: Mutex::new(state), news: Condvar::new(), next_request: AtomicU32::new(1) });
         let theirs = Arc::clone(&shared);
@@ -193,6 +200,44 @@ impl Session {
         Ok(self.shared.lock().condition(vm).cloned().unwrap_or_default())
     }
 
+    /// What is known of VM number `vm`.
+    #[must_use]
+    pub fn standing(&self, vm: u16) -> Standing {
+        self.shared.lock().standing(vm).unwrap_or_default()
+    }
+
+    /// Whether the hypervisor has said hello.
+    #[must_use]
+    pub fn has_said_hello(&self) -> bool {
+        self.shared.lock().hello
+    }
+
+    /// What is wrong with the files for logs, if anything is.
+    #[must_use]
+    pub fn log_complaint(&self) -> Option<String> {
+        self.shared.lock().complaint()
+    }
+
+    /// What comes down `channel` from now on, and first the last `history` bytes of what came before. It ends with the
+    /// session, or when the receiver is too far behind. `None` for a channel that carries no text.
+    #[must_use]
+    pub fn watch(&self, channel: Channel, history: usize) -> Option<Receiver<Vec<u8>>> {
+        self.shared.lock().watch(channel, history)
+    }
+
+    /// Stops all VMs at once and waits a moment for it, so that the hypervisor ends before the host does.
+    pub fn wind_down(&self, limit: Duration) {
+        if !self.has_said_hello() {
+            return;
+        }
+        for vm in 0..self.names().len() as u16 {
+            if !self.standing(vm).condition.is_off() && self.control(Command::ForceStop { vm }).is_err() {
+                return;
+            }
+        }
+        let _ = self.wait(limit, |state| state.all_stopped().then_some(()));
+    }
+
     /// Waits until `done` likes what the VM does.
     ///
     /// # Errors
@@ -241,6 +286,15 @@ impl Session {
         let status = self.host.as_ref().and_then(|host| host.status(ended));
         let known = self.shared.lock().outcome(status);
         known.unwrap_or_else(|| self.timed_out(limit))
+    }
+
+    /// How it ended if the hypervisor has not said hello for so long.
+    #[must_use]
+    pub fn silent(&self, limit: Duration) -> Outcome {
+        let mut state = self.shared.lock();
+        let log =
+            state.stream(Channel::Log).map_or(String::new(), |log| String::from_utf8_lossy(log.all()).into_owned());
+        Outcome::Silent { limit, last_words: outcome::last_line(&log) }
     }
 
     fn timed_out(&self, limit: Duration) -> Outcome {

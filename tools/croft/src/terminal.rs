@@ -3,15 +3,20 @@
 //! * [`Screen`]: one terminal for everything. One console, or the log, is in the foreground and gets what is typed; the
 //!   command key Ctrl-] leads every other wish. What the others print is kept and shown when one switches to them.
 //! * [`Lines`]: for a file, a pipe or a CI log: every line with the name of whose it is, nothing is read.
+//! * [`Outlet`]: what both write to, so that nobody waits for a reader. [`Look`]: what the terminal can show.
 //! * [`Raw`]: the terminal in raw mode for as long as it lives.
 //!
 //! `Screen` and `Lines` write to anything and know no terminal, so tests look at what they write.
 
 mod lines;
+mod look;
+mod outlet;
 mod raw;
 mod screen;
 
 pub use lines::Lines;
+pub use look::{Look, Stripper};
+pub use outlet::{Outlet, Progress, Standing};
 pub use raw::Raw;
 pub use screen::{Screen, Wish};
 

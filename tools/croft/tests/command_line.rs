@@ -5,7 +5,7 @@
 use abi::crc32c;
 use abi::link::{self, Channel, MAX_PAYLOAD, Message, StopReason, VmState};
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -59,6 +59,18 @@ impl Stage {
         command
     }
 
+    /// Starts a run and waits until its QEMU is there.
+    fn spawn(&self, command: &mut Command) -> std::process::Child {
+        let child = command.spawn().unwrap();
+        let started = Instant::now();
+        while fs::read_to_string(self.path("pid")).map_or(0, |pid| pid.len()) == 0 {
+            assert!(started.elapsed() < Duration::from_secs(20));
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        std::thread::sleep(Duration::from_millis(100));
+        child
+    }
+
     fn run(&self, arguments: &[&str]) -> Output {
         let all = [&["run", "site.toml", "--image", "undercroft.img"], arguments].concat();
         self.command(&all).output().unwrap()
@@ -82,7 +94,8 @@ impl Stage {
         ];
         let console = Channel::Console(VmId(0));
         link::encode(console, b"Linux\r\nbye\r\n", crc32c::compute, |byte| bytes.push(byte)).unwrap();
-        for message in messages {
+        let is_over = matches!(end, VmState::Stopped(_));
+        for message in messages.into_iter().take(if is_over { 4 } else { 3 }) {
             let payload = message.encode(&mut buffer).unwrap();
             link::encode(Channel::Control, payload, crc32c::compute, |byte| bytes.push(byte)).unwrap();
         }
@@ -142,17 +155,130 @@ fn a_timeout_is_status_124_and_nothing_stays() {
 #[test]
 fn a_signal_ends_the_host_too() {
     let stage = Stage::new("exec sleep 600");
-    let mut child = stage.command(&["run", "site.toml", "--image", "undercroft.img"]).spawn().unwrap();
-    let started = Instant::now();
-    while fs::read_to_string(stage.path("pid")).map_or(0, |pid| pid.len()) == 0 {
-        assert!(started.elapsed() < Duration::from_secs(20));
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    std::thread::sleep(Duration::from_millis(100));
+    let mut child = stage.spawn(&mut stage.command(&["run", "site.toml", "--image", "undercroft.img"]));
     let pid = rustix::process::Pid::from_child(&child);
     rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(128 + 15));
     assert!(!stage.is_running());
+}
+
+/// What a guest's flood looks like: far more than any pipe holds.
+const FLOOD: &str =
+    "cat frames; yes 'a line of a flood' | head -c 100000 > flood; while cat flood; do sleep 0.01; done";
+
+#[test]
+fn nobody_who_reads_is_needed_for_a_timeout_or_a_signal() {
+    for is_shared in [false, true] {
+        let stage = Stage::new(FLOOD);
+        stage.record(VmState::Running { boots: 2 });
+        let command = |limit: &[&str]| {
+            let (reader, writer) = std::io::pipe().unwrap();
+            let all = [&["run", "site.toml", "--image", "undercroft.img"], limit].concat();
+            let mut command = stage.command(&all);
+            if is_shared {
+                command.stderr(writer.try_clone().unwrap());
+            }
+            command.stdout(writer);
+            (command, reader)
+        };
+        let (mut timed, _reader) = command(&["--timeout", "1"]);
+        assert_eq!(timed.spawn().unwrap().wait().unwrap().code(), Some(124));
+        assert!(!stage.is_running());
+        fs::remove_file(stage.path("pid")).unwrap();
+        let (mut signalled, _reader) = command(&[]);
+        let mut child = stage.spawn(&mut signalled);
+        rustix::process::kill_process(rustix::process::Pid::from_child(&child), rustix::process::Signal::TERM).unwrap();
+        assert_eq!(child.wait().unwrap().code(), Some(128 + 15));
+        assert!(!stage.is_running());
+    }
+}
+
+#[test]
+fn output_that_cannot_be_written_is_status_4() {
+    let stage = Stage::new(FLOOD);
+    stage.record(VmState::Running { boots: 2 });
+    let run = |out: Stdio| {
+        let mut command = stage.command(&["run", "site.toml", "--image", "undercroft.img", "--log-dir", "logs"]);
+        let output = command.stdout(out).spawn().unwrap().wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(4));
+        assert!(!stage.is_running());
+        text(&output.stderr)
+    };
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    assert_eq!(run(writer.into()), "croft: standard output: nobody reads it any more; the VMs were stopped\n");
+    let full = || fs::File::options().write(true).open("/dev/full").unwrap();
+    let said = run(full().into());
+    assert!(said.starts_with("croft: standard output: No space left on device"), "{said}");
+    // A run that is over before the first error shows is no better.
+    let stage = Stage::new("cat frames");
+    stage.record(VmState::Stopped(StopReason::PowerOff));
+    let mut command = stage.command(&["run", "site.toml", "--image", "undercroft.img", "--until-stopped"]);
+    let output = command.stdout(full()).output().unwrap();
+    assert_eq!(output.status.code(), Some(4), "{}", text(&output.stderr));
+    let mut command = stage.command(&["bundle", "site.toml", "-o", "b"]);
+    assert_eq!(command.stdout(full()).output().unwrap().status.code(), Some(4));
+}
+
+#[test]
+fn logs_are_one_runs_and_an_earlier_ones_are_kept() {
+    let stage = Stage::new("cat frames; exec sleep 600");
+    stage.record(VmState::Running { boots: 2 });
+    let logged = ["run", "site.toml", "--image", "undercroft.img", "--log-dir", "logs"];
+    let mut first = stage.spawn(&mut stage.command(&logged));
+    let second = stage.command(&logged).output().unwrap();
+    let said = text(&second.stderr);
+    assert_eq!(second.status.code(), Some(3), "{said}");
+    let owner = format!("site.toml (process {}); give this one another --log-dir\n", first.id());
+    assert!(said.starts_with("croft: logs: another run keeps its logs there: ") && said.ends_with(&owner), "{said}");
+    rustix::process::kill_process(rustix::process::Pid::from_child(&first), rustix::process::Signal::TERM).unwrap();
+    first.wait().unwrap();
+    assert_eq!(fs::read(stage.path("logs/web.console")).unwrap(), b"Linux\r\nbye\r\n");
+    fs::write(stage.path("qemu"), fs::read_to_string(stage.path("qemu")).unwrap().replace("exec sleep 600", ""))
+        .unwrap();
+    stage.record(VmState::Stopped(StopReason::PowerOff));
+    let third = stage.run(&["--until-stopped", "--log-dir", "logs"]);
+    assert_eq!(third.status.code(), Some(0), "{}", text(&third.stderr));
+    let said = text(&third.stdout);
+    assert!(said.contains("[croft] logs: an earlier run's logs are kept: their names end with .1 now\n"), "{said}");
+    for name in ["web.console", "web.console.1"] {
+        assert_eq!(fs::read(stage.path("logs").join(name)).unwrap(), b"Linux\r\nbye\r\n", "{name}");
+    }
+}
+
+#[test]
+fn logs_that_are_incomplete_are_status_4() {
+    // A folder in a file's place stands for a disk that takes nothing.
+    let stage = Stage::new("mkdir logs/web.hvc0; cat frames");
+    stage.record(VmState::Stopped(StopReason::PowerOff));
+    let mut frames = Vec::new();
+    link::encode(Channel::VirtioConsole(VmId(0)), b"gone", crc32c::compute, |byte| frames.push(byte)).unwrap();
+    frames.extend(fs::read(stage.path("frames")).unwrap());
+    fs::write(stage.path("frames"), frames).unwrap();
+    let output = stage.run(&["--until-stopped", "--log-dir", "logs"]);
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(4), "{said}");
+    assert!(said.starts_with("croft: logs: the logs are incomplete, 4 bytes are missing: logs/web.hvc0: "), "{said}");
+    assert_eq!(fs::read(stage.path("logs/web.console")).unwrap(), b"Linux\r\nbye\r\n", "the rest is there");
+    let output = stage.run(&["--log-dir", "site.toml"]);
+    let said = text(&output.stderr);
+    assert!(output.status.code() == Some(3) && said.starts_with("croft: site.toml: "), "{said}");
+}
+
+#[test]
+fn a_hypervisor_that_says_nothing_has_a_time_limit() {
+    let stage = Stage::new("echo booting something else; exec sleep 600");
+    let output = stage.run(&["--hello", "0.5"]);
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(3), "{said}");
+    assert!(
+        said.contains("did not say hello within 0.5s") && said.contains("output: booting something else"),
+        "{said}"
+    );
+    assert!(!stage.is_running());
+    let waited = stage.run(&["--timeout", "6", "--hello", "0"]);
+    assert_eq!(waited.status.code(), Some(124), "0 is for ever");
+    assert!(text(&waited.stdout).contains("[croft] the hypervisor has not said hello for 5 s; it is waited for\n"));
 }
 
 #[test]
@@ -212,6 +338,13 @@ fn a_bundle_is_written_whole() {
     assert_eq!(abi::bundle::Bundle::parse(&bytes, crc32c::compute).unwrap().vm_count(), 1);
     let output = stage.command(&["bundle", "site.toml", "-o", "no/such/folder"]).output().unwrap();
     assert_eq!(output.status.code(), Some(2));
+    // What is no regular file is written to, not replaced.
+    let output = stage.command(&["bundle", "site.toml", "-o", "/dev/full"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(4), "{}", text(&output.stderr));
+    assert!(fs::metadata("/dev/full").unwrap().file_type().is_char_device());
+    let output = stage.command(&["bundle", "site.toml", "-o", "/dev/stdout"]).output().unwrap();
+    assert_eq!((output.status.code(), text(&output.stderr).as_str()), (Some(0), "/dev/stdout: 1 VM, 8K\n"));
+    assert_eq!(output.stdout, bytes);
 }
 
 #[test]

@@ -27,7 +27,10 @@ pub enum StartError {
         /// What is wrong.
         why: String,
     },
-    /// A temporary file or the folder for logs.
+    /// The folder for logs, or a file there; the error names it.
+    #[error("{0}")]
+    Logs(std::io::Error),
+    /// A temporary file.
     #[error("{what}: {source}")]
     Io {
         /// What was being done.
@@ -117,9 +120,14 @@ fn newer_source(project: &Path, image: &Path) -> Option<PathBuf> {
 /// The bundle in a temporary file.
 fn write_bundle(site: &Site) -> Result<NamedTempFile, StartError> {
     let bytes = bundle::make(site)?;
-    let io = |source| StartError::Io { what: "writing the bundle to a temporary file".to_owned(), source };
-    let file = tempfile::Builder::new().prefix("site-").suffix(".bundle").tempfile().map_err(io)?;
-    std::fs::write(file.path(), bytes).map_err(io)?;
+    let io = |place: &Path| {
+        let what = format!("{}: a temporary file for the bundle cannot be written", place.display());
+        |source| StartError::Io { what, source }
+    };
+    let folder = std::env::temp_dir();
+    let file = tempfile::Builder::new().prefix("site-").suffix(".bundle").tempfile_in(&folder);
+    let file = file.map_err(io(&folder))?;
+    std::fs::write(file.path(), bytes).map_err(io(file.path()))?;
     Ok(file)
 }
 
@@ -172,8 +180,7 @@ impl Session {
         let mut running = machine(site, options, image, bundle.path())?.spawn()?;
         let (output, input) = running.serial()?;
         let names = site.vms.iter().map(|vm| vm.name.clone()).collect();
-        let mut session = Self::over(output, input, names, options)
-            .map_err(|source| StartError::Io { what: "making the folder for logs".to_owned(), source })?;
+        let mut session = Self::over(output, input, names, options).map_err(StartError::Logs)?;
         session.host = Some(Host { running: Mutex::new(running), _bundle: bundle });
         Ok(session)
     }

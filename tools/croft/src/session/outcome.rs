@@ -24,6 +24,13 @@ pub enum Outcome {
         /// The last line that the hypervisor printed, possibly empty.
         last_words: String,
     },
+    /// The hypervisor never said hello.
+    Silent {
+        /// How long it was waited for.
+        limit: Duration,
+        /// The last line that came instead, possibly empty.
+        last_words: String,
+    },
     /// Time is up.
     TimedOut {
         /// How long it was.
@@ -43,6 +50,8 @@ pub mod status {
     pub const USAGE: u8 = 2;
     /// The emulated host could not be started, or ended under running VMs.
     pub const HOST: u8 = 3;
+    /// All went well, but not all of the output or of the logs could be written.
+    pub const INCOMPLETE: u8 = 4;
     /// The time given with `--timeout` is up; the same number as timeout(1) uses.
     pub const TIMEOUT: u8 = 124;
     /// A signal ended it: this plus the signal's number.
@@ -56,7 +65,7 @@ impl Outcome {
         match self {
             Self::PoweredOff => status::OK,
             Self::NotClean(_) | Self::Panicked(_) => status::FAILED,
-            Self::Stranger(_) | Self::HostEnded { .. } => status::HOST,
+            Self::Stranger(_) | Self::HostEnded { .. } | Self::Silent { .. } => status::HOST,
             Self::TimedOut { .. } => status::TIMEOUT,
         }
     }
@@ -79,9 +88,26 @@ impl fmt::Display for Outcome {
                 write!(out, "{status} while {} ran", running.join(", "))?;
                 if last_words.is_empty() { Ok(()) } else { write!(out, "; last line of the log: {last_words}") }
             }
+            Self::Silent { limit, last_words } => {
+                write!(
+                    out,
+                    "the hypervisor did not say hello within {}s (--hello S waits longer; 0: for ever)",
+                    limit.as_secs_f64()
+                )?;
+                if last_words.is_empty() {
+                    out.write_str("; it printed nothing: is the image undercroft.img, and QEMU's serial port the link?")
+                } else {
+                    write!(out, "; last line of its output: {last_words}")
+                }
+            }
             Self::TimedOut { limit, running } => {
                 write!(out, "timed out after {}s; not off: {}", limit.as_secs_f64(), running.join(", "))
             }
         }
     }
+}
+
+/// The last line of `log` that says something, possibly empty.
+pub(super) fn last_line(log: &str) -> String {
+    log.lines().rev().map(str::trim).find(|line| !line.is_empty()).unwrap_or_default().to_owned()
 }

@@ -1,16 +1,18 @@
 //! What is known of the hypervisor and its VMs, from what came down the link so far.
 
-use super::outcome::Outcome;
+use super::outcome::{Outcome, last_line};
 use super::record::Recorder;
 use super::request::Requests;
 use abi::link::request::Reply;
 use abi::link::{self, Channel, Event, Message, StopReason, VmState};
 use std::fmt;
-use std::sync::mpsc::Sender;
+use std::sync::mpsc::{Receiver, Sender, SyncSender, sync_channel};
 use units::VmId;
 
 /// Of each stream at least half of this many bytes is kept.
 const KEEP: usize = 8 << 20;
+/// Who watches a channel may be so many pieces behind.
+const BEHIND: usize = 4096;
 
 /// What a VM does, as far as is known.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -55,6 +57,21 @@ impl fmt::Display for Condition {
     }
 }
 
+impl Condition {
+    /// One fixed word for it, for programs (`docs/formats/control.md`).
+    #[must_use]
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Unknown => "unknown",
+            Self::Running { .. } => "running",
+            Self::Paused => "paused",
+            Self::PoweredOff => "powered-off",
+            Self::Forced => "stopped",
+            Self::Crashed(_) => "crashed",
+        }
+    }
+}
+
 impl From<VmState<'_>> for Condition {
     fn from(state: VmState<'_>) -> Self {
         match state {
@@ -88,6 +105,8 @@ pub enum Notice {
     Statistics(String),
     /// A command was refused, and why.
     Refused(String),
+    /// Something that the tool itself has to say.
+    Remark(String),
     /// All VMs are off.
     AllStopped,
     /// The hypervisor failed and its report follows in the log, or it is not the expected one.
@@ -98,6 +117,8 @@ pub enum Notice {
     Keys(Vec<u8>),
     /// This process got a signal that asks it to end, by number. Not from the link either.
     Signal(i32),
+    /// What is shown cannot be written any more, and why. Not from the link either.
+    Unwritable(String),
 }
 
 /// The bytes of one channel.
@@ -138,8 +159,60 @@ impl Stream {
 #[derive(Debug, Default)]
 struct Vm {
     condition: Condition,
+    /// How often it was started, as far as is known.
+    boots: u32,
+    consoles: Alarm,
     console: Stream,
     virtio_console: Stream,
+}
+
+/// Whether a VM's kernel says on its console that it has failed. A kernel that has panicked goes on spinning: for the
+/// hypervisor it runs. What it says is the guest's word, and so it is told.
+#[derive(Debug, Default)]
+struct Alarm {
+    line: Vec<u8>,
+    said: Option<String>,
+}
+
+impl Alarm {
+    /// How Linux begins its last words, behind the time stamp.
+    const LAST_WORDS: &str = "Kernel panic - not syncing";
+    /// A longer line is not looked at to its end.
+    const LONGEST: usize = 512;
+
+    fn hear(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            if byte == b'\n' {
+                let line = String::from_utf8_lossy(&self.line);
+                let line = line.trim();
+                let text = line.strip_prefix('[').and_then(|rest| rest.split_once("] ")).map_or(line, |(_, text)| text);
+                if text.starts_with(Self::LAST_WORDS) && self.said.is_none() {
+                    self.said = Some(text.to_owned());
+                }
+                self.line.clear();
+            } else if self.line.len() < Self::LONGEST {
+                self.line.push(byte);
+            }
+        }
+    }
+}
+
+/// Somebody who gets what comes down a channel from now on.
+#[derive(Debug)]
+struct Watcher {
+    channel: Channel,
+    pieces: SyncSender<Vec<u8>>,
+}
+
+/// What is known of one VM.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// What it does.
+    pub condition: Condition,
+    /// How often it was started; 0 if that is not known.
+    pub boots: u32,
+    /// How its kernel said on its console, since it was started last, that it has failed.
+    pub last_words: Option<String>,
 }
 
 /// All that is known.
@@ -155,6 +228,8 @@ pub(super) struct State {
     stranger: Option<String>,
     gathering: String,
     all_stopped: bool,
+    watchers: Vec<Watcher>,
+    pub(super) hello: bool,
     pub(super) statistics: String,
     pub(super) statistics_count: u64,
     pub(super) refusals: Vec<String>,
@@ -176,6 +251,8 @@ impl State {
             stranger: None,
             gathering: String::new(),
             all_stopped: false,
+            watchers: Vec::new(),
+            hello: false,
             statistics: String::new(),
             statistics_count: 0,
             refusals: Vec::new(),
@@ -258,6 +335,31 @@ impl State {
         }
     }
 
+    /// What comes down `channel` from now on, a piece at a time, and first the last `history` bytes of what came before.
+    pub(super) fn watch(&mut self, channel: Channel, history: usize) -> Option<Receiver<Vec<u8>>> {
+        let before = self.stream(channel)?.all();
+        let before = before.get(before.len().saturating_sub(history)..).unwrap_or_default().to_vec();
+        let (pieces, receiver) = sync_channel(BEHIND);
+        let _ = pieces.try_send(before);
+        if !self.ended {
+            self.watchers.push(Watcher { channel, pieces });
+        }
+        Some(receiver)
+    }
+
+    /// What is wrong with the files for logs, if anything is.
+    pub(super) fn complaint(&self) -> Option<String> {
+        self.recorder.as_ref().and_then(Recorder::complaint)
+    }
+
+    /// What is known of a VM.
+    pub(super) fn standing(&self, vm: u16) -> Option<Standing> {
+        let vm = self.vms.get(usize::from(vm))?;
+        let runs = matches!(vm.condition, Condition::Running { .. } | Condition::Paused);
+        let last_words = vm.consoles.said.clone().filter(|_| runs);
+        Some(Standing { condition: vm.condition.clone(), boots: vm.boots, last_words })
+    }
+
     /// Files the text that has gathered.
     pub(super) fn flush_text(&mut self) {
         if !self.text.is_empty() {
@@ -272,9 +374,16 @@ impl State {
             return;
         };
         stream.extend(bytes);
-        if let Some(recorder) = &mut self.recorder {
-            recorder.write(channel, bytes);
+        if let Channel::Console(VmId(vm)) | Channel::VirtioConsole(VmId(vm)) = channel
+            && let Some(vm) = self.vms.get_mut(usize::from(vm))
+        {
+            vm.consoles.hear(bytes);
         }
+        if let Some(complaint) = self.recorder.as_mut().and_then(|recorder| recorder.write(channel, bytes)) {
+            self.tell(Notice::Remark(complaint));
+        }
+        // Who is too far behind is let go, and learns it by that.
+        self.watchers.retain(|watcher| watcher.channel != channel || watcher.pieces.try_send(bytes.to_vec()).is_ok());
         self.tell(Notice::Output { channel, bytes: bytes.to_vec() });
     }
 
@@ -313,6 +422,7 @@ impl State {
     }
 
     fn check_hello(&mut self, version: u16, vms: u16, build: &str) {
+        self.hello = true;
         if version != link::VERSION {
             self.meet_stranger(format!(
                 "{build} speaks version {version} of the link, croft version {}; build both from one tree",
@@ -328,6 +438,12 @@ impl State {
             self.damaged += 1;
             return;
         };
+        if let Condition::Running { boots } = condition
+            && slot.boots != boots
+        {
+            slot.boots = boots;
+            slot.consoles = Alarm::default();
+        }
         if slot.condition != condition {
             slot.condition = condition.clone();
             self.all_stopped &= condition.is_off();
@@ -339,6 +455,7 @@ impl State {
     pub(super) fn end(&mut self) {
         self.flush_text();
         self.ended = true;
+        self.watchers.clear();
         self.tell(Notice::Ended);
     }
 
@@ -357,11 +474,10 @@ impl State {
         }
         self.ended.then(|| {
             let log = String::from_utf8_lossy(self.log.all()).into_owned();
-            let last_words = log.lines().rev().map(str::trim).find(|line| !line.is_empty());
             Outcome::HostEnded {
                 status: status.unwrap_or_else(|| "the link ended".to_owned()),
                 running: self.still_on(),
-                last_words: last_words.unwrap_or_default().to_owned(),
+                last_words: last_line(&log),
             }
         })
     }

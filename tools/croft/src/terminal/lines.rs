@@ -1,6 +1,6 @@
 //! Everything as lines of text, each with the name of whose it is.
 
-use super::LOG_NAME;
+use super::{LOG_NAME, Outlet, Progress};
 use crate::session::Notice;
 use abi::link::Channel;
 use std::collections::BTreeMap;
@@ -41,8 +41,9 @@ impl<W: Write> Lines<W> {
             }
             Notice::Statistics(text) => text.lines().try_for_each(|line| self.remark(line)),
             Notice::Refused(text) => self.remark(&format!("refused: {text}")),
+            Notice::Remark(text) => self.remark(text),
             Notice::Ended => self.finish(),
-            Notice::AllStopped | Notice::Failed | Notice::Keys(_) | Notice::Signal(_) => Ok(()),
+            Notice::AllStopped | Notice::Failed | Notice::Keys(_) | Notice::Signal(_) | Notice::Unwritable(_) => Ok(()),
         }
     }
 
@@ -90,6 +91,14 @@ fn line(out: &mut impl Write, name: &str, bytes: &[u8]) -> Result<()> {
     let plain: String = text.chars().filter(|letter| *letter == '\t' || !letter.is_control()).collect();
     writeln!(out, "[{name}] {plain}")?;
     out.flush()
+}
+
+impl Lines<Outlet> {
+    /// How far the writing is.
+    #[must_use]
+    pub fn progress(&self) -> Progress {
+        self.out.progress()
+    }
 }
 
 #[cfg(test)]

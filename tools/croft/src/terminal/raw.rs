@@ -36,6 +36,7 @@ impl Raw {
 impl Drop for Raw {
     fn drop(&mut self) {
         // There is nothing that could be done about a terminal that is gone.
-        let _ = tcsetattr(stdin(), OptionalActions::Drain, &self.before);
+        // Not after all output was shown: the terminal may have stopped showing any.
+        let _ = tcsetattr(stdin(), OptionalActions::Now, &self.before);
     }
 }

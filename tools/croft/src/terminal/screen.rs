@@ -1,6 +1,7 @@
 //! One terminal for all consoles and the log.
 
-use super::LOG_NAME;
+use super::look::{Look, Stripper};
+use super::{LOG_NAME, Outlet, Progress};
 use crate::session::{Condition, Notice};
 use abi::link::{Channel, Command};
 use std::collections::HashMap;
@@ -55,6 +56,8 @@ pub struct Screen<W> {
     kept: HashMap<Channel, Vec<u8>>,
     /// The command key was pressed.
     commanding: bool,
+    look: Look,
+    stripper: Stripper,
 }
 
 impl<W: Write> Screen<W> {
@@ -62,10 +65,11 @@ impl<W: Write> Screen<W> {
     ///
     /// # Errors
     /// If the terminal is gone.
-    pub fn new(out: W, names: Vec<String>) -> Result<Self> {
+    pub fn new(out: W, names: Vec<String>, look: Look) -> Result<Self> {
         let conditions = vec![Condition::Unknown; names.len()];
         let foreground = Channel::Console(VmId(0));
-        let mut screen = Self { out, names, conditions, foreground, kept: HashMap::new(), commanding: false };
+        let (kept, stripper) = (HashMap::new(), Stripper::default());
+        let mut screen = Self { out, names, conditions, foreground, kept, commanding: false, look, stripper };
         screen.redraw()?;
         Ok(screen)
     }
@@ -94,14 +98,27 @@ impl<W: Write> Screen<W> {
         format!("{name}{condition} - Ctrl-] h for help")
     }
 
+    /// What begins and ends croft's own words.
+    fn marks(&self) -> (&'static str, &'static str) {
+        if self.look == Look::Full { (INVERSE, PLAIN) } else { ("", "") }
+    }
+
     /// A line of croft's own.
     fn remark(&mut self, text: &str) -> Result<()> {
-        write!(self.out, "\r\n{INVERSE}[croft] {text}{PLAIN}\r\n")?;
+        let (inverse, plain) = self.marks();
+        write!(self.out, "\r\n{inverse}[croft] {text}{plain}\r\n")?;
         self.out.flush()
     }
 
     /// Bytes of the foreground as they are; the log has bare line ends, which a raw terminal takes literally.
     fn write(&mut self, channel: Channel, bytes: &[u8]) -> Result<()> {
+        let stripped;
+        let bytes = if self.look == Look::Plain {
+            stripped = self.stripper.strip(bytes);
+            &stripped
+        } else {
+            bytes
+        };
         if channel == Channel::Log {
             for line in bytes.split_inclusive(|&byte| byte == b'\n') {
                 let text = line.strip_suffix(b"\n").unwrap_or(line);
@@ -117,7 +134,10 @@ impl<W: Write> Screen<W> {
     }
 
     fn redraw(&mut self) -> Result<()> {
-        write!(self.out, "{SANE}{BLANK}{INVERSE} {} {PLAIN}\r\n", self.title())?;
+        let (inverse, plain) = self.marks();
+        let blank = if self.look == Look::Plain { "\r\n".to_owned() } else { format!("{SANE}{BLANK}") };
+        write!(self.out, "{blank}{inverse} {} {plain}\r\n", self.title())?;
+        self.stripper = Stripper::default();
         let kept = self.kept.remove(&self.foreground).unwrap_or_default();
         self.write(self.foreground, &kept)?;
         self.kept.insert(self.foreground, kept);
@@ -158,12 +178,13 @@ impl<W: Write> Screen<W> {
                 .try_for_each(|line| write!(self.out, "\r\n{line}"))
                 .and_then(|()| self.remark("that's all")),
             Notice::Refused(text) => self.remark(&format!("refused: {text}")),
+            Notice::Remark(text) => self.remark(text),
             Notice::AllStopped => self.remark("all VMs are off; Ctrl-] q quits"),
             Notice::Failed => {
                 self.foreground = Channel::Log;
                 self.redraw()
             }
-            Notice::Ended | Notice::Keys(_) | Notice::Signal(_) => Ok(()),
+            Notice::Ended | Notice::Keys(_) | Notice::Signal(_) | Notice::Unwritable(_) => Ok(()),
         }
     }
 
@@ -172,7 +193,8 @@ impl<W: Write> Screen<W> {
     /// # Errors
     /// If the terminal is gone.
     pub fn finish(&mut self) -> Result<()> {
-        write!(self.out, "{SANE}\r\n")?;
+        let sane = if self.look == Look::Plain { "" } else { SANE };
+        write!(self.out, "{sane}\r\n")?;
         self.out.flush()
     }
 
@@ -264,9 +286,17 @@ impl<W: Write> Screen<W> {
     }
 }
 
+impl Screen<Outlet> {
+    /// How far the writing is.
+    #[must_use]
+    pub fn progress(&self) -> Progress {
+        self.out.progress()
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{Screen, Wish};
+    use super::{Look, Screen, Wish};
     use crate::session::{Condition, Notice};
     use abi::link::{Channel, Command};
     use units::VmId;
@@ -275,7 +305,11 @@ mod tests {
     const DB: Channel = Channel::Console(VmId(1));
 
     fn screen() -> Screen<Vec<u8>> {
-        Screen::new(Vec::new(), vec!["web".to_owned(), "db".to_owned()]).unwrap()
+        with_look(Look::Full)
+    }
+
+    fn with_look(look: Look) -> Screen<Vec<u8>> {
+        Screen::new(Vec::new(), vec!["web".to_owned(), "db".to_owned()], look).unwrap()
     }
 
     fn print(screen: &mut Screen<Vec<u8>>, channel: Channel, text: &str) {
@@ -339,6 +373,26 @@ mod tests {
         assert!(shown(&mut screen).contains("db: powered off"));
         screen.keys(b"\x1dn").unwrap();
         assert!(shown(&mut screen).contains("VM 1: db (powered off)"));
+    }
+
+    #[test]
+    fn a_terminal_that_can_do_nothing_gets_text_alone() {
+        for (look, clears) in [(Look::Plain, false), (Look::Sober, true)] {
+            let mut screen = with_look(look);
+            if look == Look::Plain {
+                print(&mut screen, WEB, "\x1b[1mbold\x1b[0m\r\n");
+            }
+            screen.show(&Notice::Remark("a word".to_owned())).unwrap();
+            screen.show(&Notice::Changed { vm: 1, condition: Condition::PoweredOff }).unwrap();
+            screen.keys(b"\x1dh\x1dz").unwrap();
+            let text = shown(&mut screen);
+            assert!(!text.contains("\x1b[7m") && text.contains("[croft] a word"), "{look:?}: {text:?}");
+            screen.keys(b"\x1dn").unwrap();
+            screen.finish().unwrap();
+            let text = shown(&mut screen);
+            assert!(text.contains("VM 1: db"), "{look:?}: {text:?}");
+            assert_eq!(text.contains('\x1b'), clears, "{look:?}: {text:?}");
+        }
     }
 
     #[test]

@@ -1,0 +1,139 @@
+//! Writing where somebody said `-o FILE`, and saying things where somebody may not listen.
+
+use std::fmt::Display;
+use std::fs::{self, File, Permissions};
+use std::io::{Error, ErrorKind, Result, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+/// How long a message may take until it is written; the other end may be a pipe that nobody reads.
+const MESSAGE: Duration = Duration::from_secs(1);
+
+/// How something was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Written {
+    /// A file is there, whole; an earlier one was replaced at once.
+    Replaced,
+    /// The bytes went through a device, a pipe or a socket's name, which is still what it was.
+    Through,
+}
+
+/// Writes `bytes` to `place`. A regular file, also one behind a symbolic link, is made beside its place first, so that a
+/// failure leaves what was there. Anything else (`/dev/stdout`, a named pipe) is written to and never replaced.
+///
+/// # Errors
+/// Why it could not be written.
+pub fn write(place: &Path, bytes: &[u8]) -> Result<Written> {
+    let target = target(place)?;
+    let before = match fs::metadata(&target) {
+        Ok(metadata) => Some(metadata),
+        Err(error) if error.kind() == ErrorKind::NotFound => None,
+        Err(error) => return Err(error),
+    };
+    // What lies in /proc and /dev is somebody's open file, whatever it looks like: `/dev/stdout` may be a regular file.
+    let is_special = ["/proc", "/dev"].iter().any(|folder| place.starts_with(folder) || target.starts_with(folder));
+    if before.as_ref().is_some_and(|metadata| is_special || !metadata.is_file()) {
+        let mut file = File::options().write(true).open(place)?;
+        file.write_all(bytes)?;
+        file.flush()?;
+        return Ok(Written::Through);
+    }
+    let mode = before.map_or(0o644, |metadata| metadata.permissions().mode() & 0o7777);
+    let mut temporary =
+        tempfile::Builder::new().permissions(Permissions::from_mode(mode)).tempfile_in(folder_of(&target))?;
+    temporary.write_all(bytes)?;
+    temporary.as_file().sync_all()?;
+    temporary.persist(&target).map_err(|error| error.error)?;
+    Ok(Written::Replaced)
+}
+
+fn folder_of(file: &Path) -> &Path {
+    file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// Where `place` leads to: symbolic links are followed, also one whose target is not there yet.
+fn target(place: &Path) -> Result<PathBuf> {
+    let mut target = place.to_path_buf();
+    // As many as Linux follows.
+    for _ in 0..40 {
+        match fs::read_link(&target) {
+            // The links of /proc name what cannot be opened by that name.
+            Ok(_) if target.starts_with("/proc") => return Ok(target),
+            Ok(link) => target = folder_of(&target).join(link),
+            Err(_) => return Ok(target),
+        }
+    }
+    Err(Error::other("too many symbolic links"))
+}
+
+/// Writes a line to standard error. It gives up after a moment if nobody takes it, and fails at nothing.
+pub fn complain(text: &dyn Display) {
+    let line = format!("{text}\n");
+    let (done, is_done) = mpsc::channel();
+    thread::spawn(move || {
+        let _ = std::io::stderr().write_all(line.as_bytes());
+        let _ = done.send(());
+    });
+    let _ = is_done.recv_timeout(MESSAGE);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Written, write};
+    use std::fs;
+    use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
+    use std::path::Path;
+
+    #[test]
+    fn a_file_is_replaced_whole_and_a_link_stays_a_link() {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, link) = (folder.path().join("file"), folder.path().join("link"));
+        symlink("file", &link).unwrap();
+        assert_eq!(write(&link, b"one").unwrap(), Written::Replaced, "its target is not there yet");
+        assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o644);
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+        let before = fs::metadata(&file).unwrap().ino();
+        assert_eq!(write(&link, b"two").unwrap(), Written::Replaced);
+        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+        assert_eq!(fs::read(&file).unwrap(), b"two");
+        let after = fs::metadata(&file).unwrap();
+        assert_ne!(after.ino(), before, "beside its place first");
+        assert_eq!(after.permissions().mode() & 0o777, 0o600, "what one may do with it stays");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2, "nothing else is left");
+    }
+
+    #[test]
+    fn what_is_no_regular_file_is_written_to_and_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let link = folder.path().join("link");
+        symlink("/dev/null", &link).unwrap();
+        for place in [Path::new("/dev/null"), &link] {
+            assert_eq!(write(place, b"gone").unwrap(), Written::Through, "{}", place.display());
+            assert!(fs::metadata(place).unwrap().file_type().is_char_device(), "{}", place.display());
+        }
+        let full = write(Path::new("/dev/full"), b"too much").unwrap_err();
+        assert_eq!(full.kind(), std::io::ErrorKind::StorageFull);
+        assert!(fs::metadata("/dev/full").unwrap().file_type().is_char_device());
+        assert!(write(folder.path(), b"x").is_err(), "a folder is no file");
+        assert!(write(&folder.path().join("no/such"), b"x").is_err());
+        let ring = folder.path().join("ring");
+        symlink("ring", &ring).unwrap();
+        assert!(write(&ring, b"x").is_err());
+    }
+
+    #[test]
+    fn a_named_pipe_is_written_to() {
+        let folder = tempfile::tempdir().unwrap();
+        let pipe = folder.path().join("pipe");
+        let made = std::process::Command::new("mkfifo").arg(&pipe).status().unwrap();
+        assert!(made.success());
+        let reader = pipe.clone();
+        let reader = std::thread::spawn(move || fs::read(reader).unwrap());
+        assert_eq!(write(&pipe, b"through").unwrap(), Written::Through);
+        assert_eq!(reader.join().unwrap(), b"through");
+        assert!(fs::metadata(&pipe).unwrap().file_type().is_fifo());
+    }
+}

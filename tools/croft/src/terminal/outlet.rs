@@ -1,0 +1,229 @@
+//! Output for somebody who may not read it.
+//!
+//! A pipe or a terminal that nobody reads takes no more after some kilobytes, and whoever writes on waits for ever. So
+//! `croft run` writes into a bounded queue, and a thread of its own into standard output: deadlines, signals and the VMs
+//! never wait for a reader. What does not fit into the queue is left out, a line at a time; the gap is marked, and counted for
+//! the exit status. The first error (the reader went away, the disk is full) is told once, and ends the writing.
+
+use std::collections::VecDeque;
+use std::io::{ErrorKind, Result, Write};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+
+/// How many bytes may wait for the reader.
+const BOUND: usize = 32 << 20;
+
+/// The writer's end of the queue. What is written is handed over with [`Write::flush`], whole or not at all.
+pub struct Outlet {
+    shared: Arc<Shared>,
+    record: Vec<u8>,
+}
+
+/// Knows how far the writing is.
+#[derive(Clone)]
+pub struct Progress(Arc<Shared>);
+
+/// How far the writing is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// Bytes that were handed over and not written yet.
+    pub waiting: usize,
+    /// Bytes that were written.
+    pub written: u64,
+    /// Bytes that found no room.
+    pub lost: u64,
+}
+
+struct Shared {
+    queue: Mutex<Queue>,
+    news: Condvar,
+    bound: usize,
+}
+
+#[derive(Default)]
+struct Queue {
+    records: VecDeque<Vec<u8>>,
+    standing: Standing,
+    /// Of the bytes lost, those whose gap is not marked yet.
+    unmarked: u64,
+    closed: bool,
+    failed: bool,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Queue {
+    fn push(&mut self, record: Vec<u8>) {
+        self.standing.waiting += record.len();
+        self.records.push_back(record);
+    }
+}
+
+impl Outlet {
+    /// An outlet to `out`. `failed` is called with the first error, from the thread that writes.
+    pub fn new(out: impl Write + Send + 'static, failed: impl FnOnce(std::io::Error) + Send + 'static) -> Self {
+        Self::bounded(out, failed, BOUND)
+    }
+
+    fn bounded(
+        out: impl Write + Send + 'static,
+        failed: impl FnOnce(std::io::Error) + Send + 'static,
+        bound: usize,
+    ) -> Self {
+        let shared = Arc::new(Shared { queue: Mutex::default(), news: Condvar::new(), bound });
+        let theirs = Arc::clone(&shared);
+        thread::spawn(move || write_on(out, &theirs, failed));
+        Self { shared, record: Vec::new() }
+    }
+
+    /// Somebody else's look at how far the writing is.
+    #[must_use]
+    pub fn progress(&self) -> Progress {
+        Progress(Arc::clone(&self.shared))
+    }
+}
+
+impl Progress {
+    /// How far the writing is.
+    #[must_use]
+    pub fn standing(&self) -> Standing {
+        self.0.lock().standing
+    }
+}
+
+impl Write for Outlet {
+    fn write(&mut self, bytes: &[u8]) -> Result<usize> {
+        self.record.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    /// Hands over what was written since the last time. It never waits, and never fails.
+    fn flush(&mut self) -> Result<()> {
+        let record = std::mem::take(&mut self.record);
+        let mut queue = self.shared.lock();
+        if queue.failed || record.is_empty() {
+            return Ok(());
+        }
+        if queue.standing.waiting + record.len() > self.shared.bound {
+            queue.standing.lost += record.len() as u64;
+            queue.unmarked += record.len() as u64;
+            return Ok(());
+        }
+        if queue.unmarked > 0 {
+            let missing = std::mem::take(&mut queue.unmarked);
+            queue.push(format!("[croft] {missing} bytes are left out here: nobody read them in time\r\n").into_bytes());
+        }
+        queue.push(record);
+        drop(queue);
+        self.shared.news.notify_all();
+        Ok(())
+    }
+}
+
+impl Drop for Outlet {
+    fn drop(&mut self) {
+        self.shared.lock().closed = true;
+        self.shared.news.notify_all();
+    }
+}
+
+/// Writes record by record until the outlet is dropped, or writing fails.
+fn write_on(mut out: impl Write, shared: &Shared, failed: impl FnOnce(std::io::Error)) {
+    loop {
+        let mut queue = shared.lock();
+        let record = loop {
+            match queue.records.pop_front() {
+                Some(record) => break record,
+                None if queue.closed => return,
+                None => queue = shared.news.wait(queue).unwrap_or_else(PoisonError::into_inner),
+            }
+        };
+        drop(queue);
+        let written = write_whole(&mut out, &record);
+        let mut queue = shared.lock();
+        if let Err(error) = written {
+            *queue = Queue { failed: true, standing: Standing { waiting: 0, ..queue.standing }, ..Queue::default() };
+            drop(queue);
+            return failed(error);
+        }
+        queue.standing.waiting -= record.len();
+        queue.standing.written += record.len() as u64;
+    }
+}
+
+/// As `write_all` and `flush`, also where somebody has made the descriptor non-blocking.
+fn write_whole(out: &mut impl Write, record: &[u8]) -> Result<()> {
+    let mut rest = record;
+    loop {
+        let step = if rest.is_empty() { out.flush().map(|()| 0) } else { out.write(rest) };
+        match step {
+            Ok(_) if rest.is_empty() => return Ok(()),
+            Ok(0) => return Err(ErrorKind::WriteZero.into()),
+            Ok(count) => rest = rest.get(count..).unwrap_or_default(),
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                thread::sleep(std::time::Duration::from_millis(10));
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Outlet, Standing};
+    use std::io::{Read, Write};
+    use std::sync::mpsc::channel;
+
+    fn say(outlet: &mut Outlet, text: &str) {
+        // In two pieces, as `write!` may do it.
+        let (one, other) = text.split_at(text.len() / 2);
+        outlet.write_all(one.as_bytes()).unwrap();
+        outlet.write_all(other.as_bytes()).unwrap();
+        outlet.flush().unwrap();
+    }
+
+    #[test]
+    fn who_does_not_read_delays_nobody_and_learns_what_is_missing() {
+        let (mut reader, writer) = std::io::pipe().unwrap();
+        let mut outlet = Outlet::bounded(writer, |error| panic!("{error}"), 1 << 20);
+        let progress = outlet.progress();
+        let line = format!("{}\n", "x".repeat(1023));
+        // Far more than a pipe and the queue hold: this would wait for ever.
+        for _ in 0..4096 {
+            say(&mut outlet, &line);
+        }
+        let Standing { waiting, lost, .. } = progress.standing();
+        assert!(waiting <= 1 << 20 && lost > 0, "{waiting} wait, {lost} are lost");
+        let reader = std::thread::spawn(move || {
+            let mut text = String::new();
+            reader.read_to_string(&mut text).map(|_| text).unwrap()
+        });
+        while progress.standing().waiting > 0 {
+            std::thread::yield_now();
+        }
+        say(&mut outlet, "the end\n");
+        drop(outlet);
+        let text = reader.join().unwrap();
+        let mark = format!("[croft] {lost} bytes are left out here: nobody read them in time\r\n");
+        assert!(text.ends_with(&format!("{mark}the end\n")), "{}", &text[text.len() - 100..]);
+        assert_eq!(text.len() as u64 + lost, 4096 * 1024 + mark.len() as u64 + 8, "lines are left out whole");
+    }
+
+    #[test]
+    fn an_error_is_told_once_and_nothing_waits_behind_it() {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let (told, errors) = channel();
+        let mut outlet = Outlet::new(writer, move |error| told.send(error).unwrap());
+        say(&mut outlet, "to nobody\n");
+        assert_eq!(errors.recv().unwrap().kind(), std::io::ErrorKind::BrokenPipe);
+        say(&mut outlet, "nor this\n");
+        assert_eq!(outlet.progress().standing().waiting, 0);
+        assert!(errors.recv().is_err(), "once");
+    }
+}
