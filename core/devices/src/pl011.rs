@@ -10,8 +10,11 @@
 //! * TXRIS is the level "transmit FIFO at or below its trigger", looked at after each byte written or sent. It starts
 //!   clear and stays clear when the driver cleared it until the next byte, so that nothing fires for a driver that has
 //!   nothing to say; a driver that unmasks it has just written something.
-//! * RXRIS is the level "receive FIFO at or above its trigger"; RTRIS, the receive timeout, comes with each byte
-//!   instead of 32 bit times after the last: who waits for the trigger level of a keyboard waits long.
+//! * RXRIS is the level "receive FIFO at or above its trigger", looked at after each byte that comes or goes.
+//! * RTRIS, the receive timeout, says that bytes have waited for 32 bit times. No time passes, so it is there as long as
+//!   there is a byte: who waits for the trigger level of a keyboard waits long. In the hardware clearing it in ICR begins
+//!   another 32 bit times, after which it is back if the driver left a byte behind; here it is back at once. So no driver
+//!   loses a byte by clearing interrupts before it empties the FIFO, or by enabling them after the byte came.
 //!
 //! As with QEMU's model, a UART that the guest never enabled works all the same: `earlycon` counts on firmware
 //! to have enabled it, and our guests may start without firmware. Baud rates and line format are kept and ignored; modem lines
@@ -169,7 +172,10 @@ impl Pl011 {
             register::CR => self.cr = value & 0xff87,
             register::IFLS => self.ifls = value & 0x3f,
             register::IMSC => self.imsc = value & INTERRUPTS,
-            register::ICR => self.ris &= !value,
+            register::ICR => {
+                self.ris &= !value;
+                self.update_receive_timeout();
+            }
             register::DMACR => self.dmacr = value & 0x7,
             _ => {}
         }
@@ -286,7 +292,7 @@ impl Pl011 {
 
     fn put_received(&mut self, byte: u8) {
         self.received.push(byte);
-        self.ris |= INTERRUPT_RECEIVE_TIMEOUT;
+        self.update_receive_timeout();
         if self.received.len() >= self.receive_trigger() {
             self.ris |= INTERRUPT_RX;
         }
@@ -297,10 +303,16 @@ impl Pl011 {
         if self.received.len() < self.receive_trigger() {
             self.ris &= !INTERRUPT_RX;
         }
+        self.update_receive_timeout();
+        u32::from(byte) | if self.overrun { DR_OVERRUN } else { 0 }
+    }
+
+    const fn update_receive_timeout(&mut self) {
         if self.received.is_empty() {
             self.ris &= !INTERRUPT_RECEIVE_TIMEOUT;
+        } else {
+            self.ris |= INTERRUPT_RECEIVE_TIMEOUT;
         }
-        u32::from(byte) | if self.overrun { DR_OVERRUN } else { 0 }
     }
 
     const fn update_transmit_interrupt(&mut self) {

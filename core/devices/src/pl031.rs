@@ -20,8 +20,8 @@ mod register {
     pub(super) const ICR: u64 = 0x1c;
 }
 
-/// Part 0x031, designer Arm (0x41), revision 0.
-const PERIPHERAL_ID: u32 = 0x0004_1031;
+/// Part 0x031, designer Arm (0x41), revision 1 (r1p3), as QEMU's `virt` has it.
+const PERIPHERAL_ID: u32 = 0x0014_1031;
 
 /// A PL031. Times are seconds since 1970 by the host's clock, called `now`.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -172,6 +172,13 @@ mod tests {
         let _ = clock.write(register::MR, WORD, 500, NOW);
         let _ = clock.write(register::LR, WORD, 490, NOW);
         assert_eq!(clock.next_alarm(), Some(NOW + 10));
+    }
+
+    #[test]
+    fn identification_is_that_of_qemus_virt() {
+        let mut clock = Pl031::new();
+        let id: [u64; 8] = core::array::from_fn(|index| clock.read(0xfe0 + 4 * index as u64, WORD, NOW));
+        assert_eq!(id, [0x31, 0x10, 0x14, 0x00, 0x0d, 0xf0, 0x05, 0xb1]);
     }
 
     #[test]
