@@ -49,8 +49,9 @@ impl Bank {
 pub(crate) struct Held {
     /// Active on this vCPU and in no list register.
     pub(crate) active: u32,
-    /// Of those, activated through ISACTIVER: no handler of the guest's is going to end them. Means nothing for others.
-    pub(crate) by_hand: u32,
+    /// Of those, and of `carried_active`, activations that no end of interrupt is going to end, since no active priority
+    /// stands for them: made through ISACTIVER, or their priority was dropped with EOImode one. Means nothing for others.
+    pub(crate) set_aside: u32,
     /// In a list register of this vCPU.
     pub(crate) loaded: u32,
     /// Loaded as pending because of a latch, which is in the list register now.
@@ -64,7 +65,7 @@ pub(crate) struct Held {
 impl Held {
     /// Nothing at all.
     pub(crate) const NOTHING: Self =
-        Self { active: 0, by_hand: 0, loaded: 0, carried_latch: 0, carried_active: 0, cancel_active: 0 };
+        Self { active: 0, set_aside: 0, loaded: 0, carried_latch: 0, carried_active: 0, cancel_active: 0 };
 
     /// Held by this vCPU in any way: no other vCPU may take these.
     pub(crate) const fn any(&self) -> u32 {

@@ -129,7 +129,8 @@ impl Vgic {
             _ => old,
         };
         let changed = old ^ *field;
-        self.concerned(place.word, place.vcpu, changed)
+        let set = self.concerned(place.word, place.vcpu, changed);
+        if register == BankRegister::Group { set.union(self.route_groups(place.word, changed)) } else { set }
     }
 
     /// Pending state as ISPENDR shows it.
@@ -189,7 +190,7 @@ impl Vgic {
                     _ => u32::MAX,
                 };
                 held.active |= rest & mine;
-                held.by_hand |= rest & mine;
+                held.set_aside |= rest & mine;
                 rest &= !mine;
             }
         }

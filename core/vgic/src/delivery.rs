@@ -1,58 +1,11 @@
-//! Between the model and the list registers: sync, flush, and what to do when there are too few (GIC IHI 0069H 6.3
-//! and 6.4).
-//!
-//! As long as everything fits, order does not matter: the hardware picks the most important list register. When it
-//! does not, flush chooses by priority, and keeps this promise: *whatever is left out is less important than every
-//! pending interrupt that is loaded.* So nothing left out can be due until none of the loaded ones is pending, which
-//! is what NPIE reports. Activations keep their list registers, the most important first, since those end first; but
-//! one list register is always given to the best pending interrupt, or a guest that keeps many active would never
-//! hear of it. The end of an activation that has no list register is counted by the hardware in EOIcount (LRENPIE
-//! reports it), and ends are nested: it was the most important one left out. Activations made through ISACTIVER have no
-//! handler that would end them, and come last in both choices.
+//! Between the model and the list registers: sync and flush (GIC IHI 0069H 6.3 and 6.4). What to do when there are too
+//! few of them is in `choice`, and the end of what had none in `ends`.
 
-use crate::bank::bits;
+use crate::choice::Waiting;
 use crate::hardware::physical_set;
-use crate::list_registers::{compose, hardware_fields, list_register, virtual_control};
-use crate::{INTIDS, ListRegisters, MAX_LIST_REGISTERS, Vgic, WORDS};
+use crate::list_registers::{compose, hardware_fields, list_register, virtual_control, virtual_interface};
+use crate::{INTIDS, ListRegisters, Vgic, WORDS};
 use units::{IntId, VcpuId, VcpuSet};
-
-/// What waits for a list register of one vCPU.
-#[derive(Clone, Copy)]
-struct Waiting {
-    /// Pending and deliverable here.
-    ready: [u32; WORDS],
-    /// Active here.
-    active: [u32; WORDS],
-}
-
-impl Waiting {
-    /// All of it, one bit for each INTID.
-    fn all(&self) -> u128 {
-        let word = |index: usize| u64::from(self.ready[index] | self.active[index]);
-        u128::from(word(0) | word(1) << 32) | u128::from(word(2) | word(3) << 32) << 64
-    }
-}
-
-/// What the list registers will hold.
-struct Choice {
-    interrupts: [u8; MAX_LIST_REGISTERS],
-    count: usize,
-    /// Maintenance interrupts of ICH_HCR_EL2 that tell when to choose again.
-    maintenance: u64,
-}
-
-impl Choice {
-    const fn new() -> Self {
-        Self { interrupts: [0; MAX_LIST_REGISTERS], count: 0, maintenance: 0 }
-    }
-
-    fn push(&mut self, interrupt: u8) {
-        if let Some(slot) = self.interrupts.get_mut(self.count) {
-            *slot = interrupt;
-            self.count += 1;
-        }
-    }
-}
 
 impl Vgic {
     /// Takes the state of `vcpu`'s interrupts back from its list registers: those of `lrs.used`, as the hardware has
@@ -72,6 +25,7 @@ impl Vgic {
         // Whatever the list registers carried is over, unless one of them still shows it below.
         target.hardware &= !target.held[0].loaded | target.hardware_pending;
         target.hardware_carried = 0;
+        let mut acknowledged = [0; WORDS];
         let mut rest = lrs.used;
         while rest != 0 {
             let number = rest.trailing_zeros() as usize;
@@ -79,14 +33,18 @@ impl Vgic {
             let Some(&value) = lrs.lr.get(number) else { break };
             if value & list_register::STATE != 0 {
                 lrs.stale |= 1 << number;
-                self.fold(index, value);
+                self.fold(index, value, &mut acknowledged);
             } else if value & (list_register::HARDWARE | list_register::EOI) == list_register::EOI {
                 // Empty, but it goes on raising the maintenance interrupt until it is overwritten.
                 lrs.stale |= 1 << number;
             }
         }
         lrs.used = 0;
-        self.close_ledger(index, ended)
+        self.set_aside_overtaken(index, lrs.vmcr, &acknowledged);
+        let freed = self.close_ledger(index, ended);
+        let mut moved = self.set_interface(index, (lrs.vmcr & virtual_interface::GROUPS) as u8);
+        moved.remove(vcpu);
+        freed.union(moved)
     }
 
     /// Clears the ledger of what was loaded; returns the other vCPUs that can have an SPI of it, or of `ended`, now.
@@ -109,8 +67,8 @@ impl Vgic {
         self.others_waiting_for(index, &freed)
     }
 
-    /// Folds one list register that is not empty.
-    fn fold(&mut self, index: usize, value: u64) {
+    /// Folds one list register that is not empty; enters it into `acknowledged` if the guest has just taken it.
+    fn fold(&mut self, index: usize, value: u64, acknowledged: &mut [u32; WORDS]) {
         let interrupt = (value & list_register::VIRTUAL) as u32;
         if interrupt >= INTIDS {
             return;
@@ -124,7 +82,8 @@ impl Vgic {
         if active {
             held.active |= bit;
             if held.carried_active & bit == 0 {
-                held.by_hand &= !bit;
+                held.set_aside &= !bit;
+                acknowledged[word] |= bit;
             }
         }
         if value & list_register::HARDWARE != 0 && word == 0 {
@@ -145,31 +104,6 @@ impl Vgic {
         if latched && let Some(bank) = self.bank_mut(word, index) {
             bank.latched |= bit;
         }
-    }
-
-    /// Ends the activations that had no list register when the guest ended them; returns which.
-    fn count_ends(&mut self, index: usize, lrs: &mut ListRegisters) -> [u32; WORDS] {
-        let mut freed = [0; WORDS];
-        let ends = (lrs.hcr & virtual_control::EOI_COUNT) >> virtual_control::EOI_COUNT_SHIFT;
-        lrs.hcr &= !virtual_control::EOI_COUNT;
-        for _ in 0..ends {
-            let Some(target) = self.vcpus.get(index) else { break };
-            let handled = target.held.map(|held| held.active & !held.by_hand & !held.loaded);
-            let by_hand = target.held.map(|held| held.active & held.by_hand & !held.loaded);
-            let ended = self.most_important(index, &handled).or_else(|| self.most_important(index, &by_hand));
-            let Some(interrupt) = ended else { break };
-            let (word, bit) = (usize::from(interrupt / 32), 1_u32 << (interrupt % 32));
-            let Some(target) = self.vcpus.get_mut(index) else { break };
-            if let (Some(held), Some(freed)) = (target.held.get_mut(word), freed.get_mut(word)) {
-                held.active &= !bit;
-                *freed |= bit;
-            }
-            if word == 0 && target.hardware & !target.hardware_pending & bit != 0 {
-                target.hardware &= !bit;
-                target.deactivate |= physical_set(bit, &target.physical);
-            }
-        }
-        freed
     }
 
     /// The vCPUs, other than `index`, that can now have one of the SPIs `freed`.
@@ -213,6 +147,8 @@ impl Vgic {
         } else {
             (used, maintenance) = self.fill_many(index, waiting, lrs);
         }
+        let overflow = maintenance != 0;
+        maintenance |= self.watch_interface((lrs.vmcr & virtual_interface::GROUPS) as u8);
         let mut rest = lrs.stale & !used;
         while rest != 0 {
             let number = rest.trailing_zeros() as usize;
@@ -224,9 +160,11 @@ impl Vgic {
         }
         lrs.stale = 0;
         lrs.used = used;
-        lrs.hcr = virtual_control::EN | virtual_control::TDIR | maintenance;
+        let hcr = virtual_control::EN | virtual_control::TDIR | maintenance;
+        lrs.hcr_dirty |= lrs.hcr != hcr;
+        lrs.hcr = hcr;
         if let Some(target) = self.vcpus.get_mut(index) {
-            target.overflow = maintenance != 0;
+            target.overflow = overflow;
             lrs.deactivate |= target.deactivate;
             target.deactivate = 0;
             lrs.at_rest = used == 0 && maintenance == 0 && target.hardware == 0;
@@ -234,34 +172,20 @@ impl Vgic {
     }
 
     /// Loads one interrupt into list register `number`.
-    fn fill(&mut self, index: usize, interrupt: u8, number: usize, waiting: &Waiting, lrs: &mut ListRegisters) {
+    pub(crate) fn fill(
+        &mut self,
+        index: usize,
+        interrupt: u8,
+        number: usize,
+        waiting: &Waiting,
+        lrs: &mut ListRegisters,
+    ) {
         let value = self.load(index, interrupt, waiting);
         let Some(slot) = lrs.lr.get_mut(number) else { return };
         if lrs.stale >> number & 1 == 0 || *slot != value {
             *slot = value;
             lrs.dirty |= 1 << number;
         }
-    }
-
-    /// Loads all that waits, or the best of it. Returns the list registers filled, and the maintenance interrupts that
-    /// tell when to choose again.
-    fn fill_many(&mut self, index: usize, mut waiting: Waiting, lrs: &mut ListRegisters) -> (u16, u64) {
-        let choice = match self.choose_all(&waiting) {
-            Some(choice) => choice,
-            None => {
-                // An active interrupt must not go on to pending by itself here, out of its turn.
-                for (ready, active) in waiting.ready.iter_mut().zip(&waiting.active) {
-                    *ready &= !active;
-                }
-                self.choose_by_priority(index, &waiting)
-            }
-        };
-        let mut used = 0;
-        for (number, &interrupt) in choice.interrupts.iter().enumerate().take(choice.count) {
-            self.fill(index, interrupt, number, &waiting, lrs);
-            used |= 1 << number;
-        }
-        (used, choice.maintenance)
     }
 
     /// What waits for a list register of a vCPU that has been synced.
@@ -299,73 +223,6 @@ impl Vgic {
             }
         }
         held
-    }
-
-    /// Everything that waits, if it fits.
-    fn choose_all(&self, waiting: &Waiting) -> Option<Choice> {
-        let mut choice = Choice::new();
-        let mut rest = waiting.all();
-        while rest != 0 {
-            if choice.count == self.list_register_count {
-                return None;
-            }
-            choice.push(rest.trailing_zeros() as u8);
-            rest &= rest - 1;
-        }
-        Some(choice)
-    }
-
-    /// The best of what waits. `waiting.ready` and `waiting.active` have no interrupt in common.
-    fn choose_by_priority(&self, index: usize, waiting: &Waiting) -> Choice {
-        let mut choice = Choice::new();
-        let mut left = *waiting;
-        let any_ready = waiting.ready.iter().any(|&ready| ready != 0);
-        let for_active = self.list_register_count - usize::from(any_ready);
-        let mut handled = waiting.active;
-        for (handled, held) in handled.iter_mut().zip(self.vcpus.get(index).iter().flat_map(|vcpu| &vcpu.held)) {
-            *handled &= !held.by_hand;
-        }
-        while choice.count < for_active
-            && let Some(interrupt) = self.most_important(index, &handled)
-        {
-            choice.push(interrupt);
-            handled[usize::from(interrupt / 32)] &= !(1 << (interrupt % 32));
-            left.active[usize::from(interrupt / 32)] &= !(1 << (interrupt % 32));
-        }
-        while choice.count < for_active
-            && let Some(interrupt) = self.most_important(index, &left.active)
-        {
-            choice.push(interrupt);
-            left.active[usize::from(interrupt / 32)] &= !(1 << (interrupt % 32));
-        }
-        while choice.count < self.list_register_count
-            && let Some(interrupt) = self.most_important(index, &left.ready)
-        {
-            choice.push(interrupt);
-            left.ready[usize::from(interrupt / 32)] &= !(1 << (interrupt % 32));
-        }
-        if left.ready.iter().any(|&ready| ready != 0) {
-            choice.maintenance |= virtual_control::NPIE;
-        }
-        if left.active.iter().any(|&active| active != 0) {
-            choice.maintenance |= virtual_control::LRENPIE;
-        }
-        choice
-    }
-
-    /// The interrupt of `set` with the lowest priority value; of equals, the lowest INTID.
-    fn most_important(&self, index: usize, set: &[u32; WORDS]) -> Option<u8> {
-        let mut best = None;
-        for (word, &candidates) in set.iter().enumerate() {
-            let Some(bank) = self.bank(word, index) else { continue };
-            for bit in bits(candidates) {
-                let priority = bank.priority.get(bit as usize).copied().unwrap_or(u8::MAX);
-                if best.is_none_or(|(most, _)| priority < most) {
-                    best = Some((priority, word as u8 * 32 + bit as u8));
-                }
-            }
-        }
-        best.map(|(_, interrupt)| interrupt)
     }
 
     /// Moves one interrupt out of the model into the list register whose value this returns.

@@ -13,7 +13,6 @@ const TYPER: u64 = 0x0004;
 const IIDR: u64 = 0x0008;
 const IROUTER_SPI: u64 = 0x6100;
 const IROUTER_END: u64 = IROUTER_SPI + 8 * crate::SPIS as u64;
-const PIDR2: u64 = 0xFFE8;
 
 /// GICD_CTLR.EnableGrp0 and EnableGrp1.
 const CTLR_ENABLE: u64 = 0b11;
@@ -23,8 +22,11 @@ const CTLR_FIXED: u64 = 1 << 4 | 1 << 6;
 pub(crate) const TYPER_VALUE: u64 = (WORDS as u64 - 1) | 9 << 19;
 /// Product `U`, no JEP106 implementer.
 pub(crate) const IIDR_VALUE: u64 = 0x5500_0000;
-/// ArchRev 3 (GICv3), JEDEC-assigned, designer code as Arm's own implementations show it.
-pub(crate) const PIDR2_VALUE: u64 = 0x3B;
+/// GICD_PIDR0's part number, as QEMU's `virt` has it; GICR_PIDR0 has the next.
+const PIDR0_VALUE: u8 = 0x92;
+/// PIDR4 to 7, PIDR0 to 3 and CIDR0 to 3, as in Arm's own implementations and in QEMU's: ArchRev 3 (GICv3).
+const IDENTIFICATION: [u8; 12] = [0x44, 0, 0, 0, PIDR0_VALUE, 0xB4, 0x3B, 0, 0x0D, 0xF0, 0x05, 0xB1];
+const IDENTIFICATION_BASE: u64 = 0xFFD0;
 
 /// GICD_IROUTER.Interrupt_Routing_Mode: any vCPU.
 const ROUTER_ANY: u64 = 1 << 31;
@@ -51,8 +53,7 @@ impl Vgic {
             CTLR => CTLR_FIXED | u64::from(self.group0 & 1) | u64::from(self.group1 & 2),
             TYPER => TYPER_VALUE,
             IIDR => IIDR_VALUE,
-            PIDR2 => PIDR2_VALUE,
-            _ => 0,
+            _ => identification(offset, 0).unwrap_or(0),
         }
     }
 
@@ -116,14 +117,19 @@ impl Vgic {
             return VcpuSet::EMPTY;
         }
         *router = written;
-        let target = if written & ROUTER_ANY != 0 { 0 } else { written & ROUTER_AFFINITY };
         let (word, bit) = (spi / 32 + 1, 1 << (spi % 32));
-        for (index, vcpu) in self.vcpus.iter_mut().enumerate().take(self.vcpu_count) {
-            let Some(routed) = vcpu.routed.get_mut(word) else { continue };
-            *routed = if index as u64 == target { *routed | bit } else { *routed & !bit };
+        if written & ROUTER_ANY != 0 {
+            return self.route_anywhere(word, bit);
         }
-        self.concerned(word, 0, bit)
+        self.route_to(word, bit, (written & ROUTER_AFFINITY) as usize)
     }
+}
+
+/// The identification register at `offset` of a frame, a word each; `frame` is 0 for the Distributor, 1 for a Redistributor.
+pub(crate) fn identification(offset: u64, frame: u8) -> Option<u64> {
+    let index = offset.checked_sub(IDENTIFICATION_BASE).filter(|from| from & 3 == 0)? / 4;
+    let byte = IDENTIFICATION.get(index as usize)?;
+    Some(u64::from(if index == 4 { byte + frame } else { *byte }))
 }
 
 /// Finds the SPI whose GICD_IROUTER an access names, and how far up in the register the accessed part starts.

@@ -19,8 +19,8 @@
 //! # The machine that the guest sees
 //!
 //! * Security disabled (GICD_CTLR.DS is one), affinity routing only (ARE is one), two groups, 128 INTIDs, no LPIs yet.
-//! * vCPU *n* has affinity 0.0.0.*n*; a 1-of-N interrupt goes to vCPU 0. An SPI routed to an affinity that nobody has
-//!   stays pending.
+//! * vCPU *n* has affinity 0.0.0.*n*; a 1-of-N interrupt goes to the first vCPU that takes part ([`routing`]). An SPI
+//!   routed to an affinity that nobody has stays pending.
 //! * Redistributors start awake: security firmware would have woken them before the guest's first instruction
 //!   (GICR_WAKER).
 //! * ICC_DIR_EL1 always traps (ICH_HCR_EL2.TDIR): an SPI may be deactivated on another vCPU than the one that holds
@@ -33,12 +33,15 @@
 
 mod bank;
 mod bank_registers;
+mod choice;
 mod delivery;
 mod distributor;
+mod ends;
 mod hardware;
 mod lines;
 mod list_registers;
 mod redistributor;
+mod routing;
 #[cfg(test)]
 mod tests;
 
@@ -47,7 +50,7 @@ use units::{IntId, MAX_VCPUS, VcpuId, VcpuSet};
 
 pub use units::AccessSize;
 
-pub use list_registers::{ListRegisters, MAX_LIST_REGISTERS, list_register, virtual_control};
+pub use list_registers::{ListRegisters, MAX_LIST_REGISTERS, list_register, virtual_control, virtual_interface};
 
 /// Where the guest finds the Distributor: the offset that [`Vgic::distributor_read`] takes counts from here (64 KiB).
 pub const DISTRIBUTOR_BASE: u64 = 0x0800_0000;
@@ -76,6 +79,8 @@ pub struct Config {
     pub list_registers: usize,
     /// Virtual priority bits of the host's CPUs: ICH_VTR_EL2.PRIbits plus one, 5 to 8.
     pub priority_bits: u8,
+    /// Virtual preemption bits of the host's CPUs: ICH_VTR_EL2.PREbits plus one, 5 to 7.
+    pub preemption_bits: u8,
 }
 
 /// Whether an access to a register reads or writes it.
@@ -94,6 +99,15 @@ pub enum Group {
     Zero,
     /// ICC_SGI1R_EL1.
     One,
+}
+
+/// Whether a vCPU is switched on (PSCI).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Power {
+    /// It was never switched on, or has switched itself off.
+    Off,
+    /// It runs, waits, or is suspended.
+    On,
 }
 
 /// The level of an interrupt line.
@@ -128,6 +142,12 @@ struct Vcpu {
     overflow: bool,
     /// GICR_WAKER.ProcessorSleep.
     asleep: bool,
+    /// It is switched on.
+    on: bool,
+    /// The groups that its CPU interface had enabled at the last sync: bit *n* is Group *n*.
+    interface: u8,
+    /// The groups of which it takes no 1-of-N interrupts, GICR_CTLR.DPG0 and DPG1NS: bit *n* is Group *n*.
+    declines: u8,
 }
 
 /// The interrupt controller of one VM. Plain data: a clone taken after every vCPU's sync is its whole state.
@@ -136,6 +156,7 @@ pub struct Vgic {
     vcpu_count: usize,
     list_register_count: usize,
     priority_mask: u8,
+    preemption_bits: u8,
     /// All ones if GICD_CTLR.EnableGrp0, else zero.
     group0: u32,
     /// All ones if GICD_CTLR.EnableGrp1, else zero.
@@ -143,6 +164,8 @@ pub struct Vgic {
     shared: [Bank; SHARED_WORDS],
     /// GICD_IROUTER of each SPI as the guest wrote it.
     router: [u64; SPIS],
+    /// Those that may go to any vCPU: Interrupt_Routing_Mode is set.
+    anywhere: [u32; SHARED_WORDS],
     vcpus: [Vcpu; MAX_VCPUS],
 }
 
@@ -162,6 +185,9 @@ impl Vcpu {
             deactivate: 0,
             overflow: false,
             asleep: false,
+            on: false,
+            interface: 0,
+            declines: 0,
         }
     }
 }
@@ -175,17 +201,19 @@ impl Vgic {
             vcpu_count: config.vcpus.clamp(1, MAX_VCPUS),
             list_register_count: config.list_registers.clamp(1, MAX_LIST_REGISTERS),
             priority_mask: u8::MAX << (8 - config.priority_bits.clamp(5, 8)),
+            preemption_bits: config.preemption_bits.clamp(5, 7),
             group0: 0,
             group1: 0,
             shared: [const { Bank::new(0) }; SHARED_WORDS],
             router: [0; SPIS],
+            anywhere: [0; SHARED_WORDS],
             vcpus: [const { Vcpu::new() }; MAX_VCPUS],
         };
         vgic.reset();
         vgic
     }
 
-    /// Puts everything back to the state of [`Self::new`], lines too: the devices are reset with it. No vCPU runs,
+    /// Puts everything back to the state of [`Self::new`], lines too: the devices are reset with it. No vCPU is on,
     /// and each has been synced; hardware-linked interrupts are handed back for deactivation at each vCPU's next
     /// flush.
     pub fn reset(&mut self) {
@@ -193,6 +221,7 @@ impl Vgic {
         self.group1 = 0;
         self.shared = [const { Bank::new(0) }; SHARED_WORDS];
         self.router = [0; SPIS];
+        self.anywhere = [0; SHARED_WORDS];
         for vcpu in &mut self.vcpus {
             let deactivate = vcpu.deactivate | hardware::physical_set(vcpu.hardware, &vcpu.physical);
             *vcpu = Vcpu { deactivate, ..Vcpu::new() };

@@ -38,6 +38,10 @@ pub mod virtual_control {
     pub const LRENPIE: u64 = 1 << 2;
     /// Maintenance interrupt while no list register is pending.
     pub const NPIE: u64 = 1 << 3;
+    /// Maintenance interrupts while a group is enabled at the CPU interface (ICC_IGRPEN<n>_EL1): VGrp0EIE, VGrp1EIE.
+    pub const GROUP_ENABLED: [u64; 2] = [1 << 4, 1 << 6];
+    /// The same while it is disabled there: VGrp0DIE, VGrp1DIE.
+    pub const GROUP_DISABLED: [u64; 2] = [1 << 5, 1 << 7];
     /// Writes of ICC_DIR_EL1 trap.
     pub const TDIR: u64 = 1 << 14;
     /// Where EOIcount starts: ends of interrupt that found no list register.
@@ -46,12 +50,29 @@ pub mod virtual_control {
     pub const EOI_COUNT: u64 = 0x1F << EOI_COUNT_SHIFT;
 }
 
+/// Fields of ICH_VMCR_EL2: the virtual CPU interface as the guest has set it up through ICC_*_EL1, without an exit.
+pub mod virtual_interface {
+    /// VENG0 and VENG1: the groups that are enabled, one bit each.
+    pub const GROUPS: u64 = 0b11;
+    /// VCBPR: VBPR0 serves both groups.
+    pub const COMMON_BINARY_POINT: u64 = 1 << 4;
+    /// VEOIM: an end of interrupt only drops the priority, and ICC_DIR_EL1 deactivates (EOImode one).
+    pub const SPLIT_END: u64 = 1 << 9;
+    /// Where VBPR1 starts, three bits.
+    pub const BINARY_POINT_1_SHIFT: u32 = 18;
+    /// Where VBPR0 starts, three bits.
+    pub const BINARY_POINT_0_SHIFT: u32 = 21;
+    /// Where VPMR, the priority mask, starts.
+    pub const MASK_SHIFT: u32 = 24;
+}
+
 /// One vCPU's list registers as the owner carries them between the model and ICH_*_EL2.
 ///
-/// Before [`crate::Vgic::sync`] the owner reads ICH_LR<n>_EL2 into `lr[n]` for each bit *n* of `used`, and
-/// ICH_HCR_EL2 into `hcr` if `hcr` has [`virtual_control::LRENPIE`] set (its EOIcount matters only then). After
-/// [`crate::Vgic::flush`] it writes those of `dirty` and, if it changed, `hcr`. A list register that the owner filled
-/// itself (see [`crate::Vgic::hardware_list_register`]) is announced by its bit in `used`.
+/// Before [`crate::Vgic::sync`] the owner reads ICH_LR<n>_EL2 into `lr[n]` for each bit *n* of `used`, ICH_VMCR_EL2
+/// into `vmcr`, and ICH_HCR_EL2 into `hcr` if `hcr` has [`virtual_control::LRENPIE`] set (its EOIcount matters only
+/// then). After [`crate::Vgic::flush`] it writes those of `dirty` and, if `hcr_dirty` says so, `hcr`; if `hcr` has
+/// LRENPIE set, it calls [`crate::Vgic::note_running`]. A list register that the owner filled itself (see
+/// [`crate::Vgic::hardware_list_register`]) is announced by its bit in `used`.
 #[derive(Clone, Debug)]
 pub struct ListRegisters {
     /// Values of ICH_LR<n>_EL2.
@@ -67,6 +88,11 @@ pub struct ListRegisters {
     pub deactivate: u32,
     /// ICH_HCR_EL2 to load.
     pub hcr: u64,
+    /// After a flush: the hardware's ICH_HCR_EL2 is another one. That EOIcount has counted is reason enough: it is a
+    /// part of the register, and stays until it is overwritten.
+    pub hcr_dirty: bool,
+    /// ICH_VMCR_EL2, as the guest has it.
+    pub vmcr: u64,
     /// After a flush: no list register is used, no maintenance interrupt is asked for, and no physical interrupt is linked.
     /// The vCPU can then leave its CPU and come to another one without a sync, and without a flush unless it is told to
     /// make one, as long as nobody has filled a list register meanwhile.
@@ -84,6 +110,8 @@ impl ListRegisters {
             stale: 0,
             deactivate: 0,
             hcr: virtual_control::EN | virtual_control::TDIR,
+            hcr_dirty: false,
+            vmcr: 0,
             at_rest: false,
         }
     }
@@ -98,6 +126,7 @@ impl ListRegisters {
         self.stale = 0;
         self.deactivate = 0;
         self.hcr = virtual_control::EN | virtual_control::TDIR;
+        self.hcr_dirty = false;
         self.at_rest = false;
     }
 }

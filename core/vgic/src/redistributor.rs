@@ -1,21 +1,26 @@
 //! The Redistributors' frames, GICR_* (GIC IHI 0069H 12.10 and 12.11): RD_base describes a vCPU and puts its
-//! connection to sleep, SGI_base holds its SGIs and PPIs. There are no LPIs yet, so GICR_CTLR has nothing to control.
+//! connection to sleep, SGI_base holds its SGIs and PPIs. There are no LPIs yet, so all that GICR_CTLR controls is whether
+//! the vCPU takes 1-of-N interrupts.
 
 use crate::bank_registers::{Place, decode, depends_on_list_registers};
-use crate::distributor::{IIDR_VALUE, PIDR2_VALUE};
+use crate::distributor::{IIDR_VALUE, identification};
 use crate::{AccessSize, Direction, Vgic, WORDS};
 use units::{VcpuId, VcpuSet};
 
+const CTLR: u64 = 0x0000;
 const IIDR: u64 = 0x0004;
 const TYPER: u64 = 0x0008;
 const TYPER_HIGH: u64 = 0x000C;
 const WAKER: u64 = 0x0014;
-const PIDR2: u64 = 0xFFE8;
 /// Where SGI_base starts.
 const SGI_BASE: u64 = 0x1_0000;
 
+/// Where GICR_CTLR.DPG0 and DPG1NS start; DPG1S means nothing with one security state.
+const CTLR_DECLINES_SHIFT: u32 = 24;
 /// GICR_TYPER.Last.
 const TYPER_LAST: u64 = 1 << 4;
+/// GICR_TYPER.DPGS: GICR_CTLR.DPG* are there.
+const TYPER_DPGS: u64 = 1 << 5;
 /// GICR_WAKER.ProcessorSleep.
 const WAKER_PROCESSOR_SLEEP: u64 = 1 << 1;
 /// GICR_WAKER.ChildrenAsleep.
@@ -36,6 +41,9 @@ impl Vgic {
             };
         }
         match (offset, size) {
+            (CTLR, AccessSize::Word) => {
+                self.vcpus.get(vcpu).map_or(0, |vcpu| u64::from(vcpu.declines) << CTLR_DECLINES_SHIFT)
+            }
             (IIDR, AccessSize::Word) => IIDR_VALUE,
             (TYPER, AccessSize::Double) => self.typer(vcpu),
             (TYPER, AccessSize::Word) => self.typer(vcpu) & 0xFFFF_FFFF,
@@ -43,7 +51,7 @@ impl Vgic {
             (WAKER, AccessSize::Word) if self.vcpus.get(vcpu).is_some_and(|vcpu| vcpu.asleep) => {
                 WAKER_PROCESSOR_SLEEP | WAKER_CHILDREN_ASLEEP
             }
-            (PIDR2, AccessSize::Word) => PIDR2_VALUE,
+            (_, AccessSize::Word) => identification(offset, 1).unwrap_or(0),
             _ => 0,
         }
     }
@@ -60,10 +68,11 @@ impl Vgic {
                 _ => VcpuSet::EMPTY,
             };
         }
-        if (offset, size) == (WAKER, AccessSize::Word) {
-            return self.write_waker(vcpu, value & WAKER_PROCESSOR_SLEEP != 0);
+        match (offset, size) {
+            (CTLR, AccessSize::Word) => self.set_declines(vcpu, (value >> CTLR_DECLINES_SHIFT) as u8 & 0b11),
+            (WAKER, AccessSize::Word) => self.write_waker(vcpu, value & WAKER_PROCESSOR_SLEEP != 0),
+            _ => VcpuSet::EMPTY,
         }
-        VcpuSet::EMPTY
     }
 
     /// Which vCPUs must be synced before this access of the Redistributor of `frame` for its result to be exact: that
@@ -80,7 +89,7 @@ impl Vgic {
     /// GICR_TYPER: the affinity and the processor number are the vCPU's, and the last frame says so.
     fn typer(&self, vcpu: usize) -> u64 {
         let last = if vcpu + 1 == self.vcpu_count { TYPER_LAST } else { 0 };
-        (vcpu as u64) << 32 | (vcpu as u64) << 8 | last
+        (vcpu as u64) << 32 | (vcpu as u64) << 8 | TYPER_DPGS | last
     }
 
     /// While it sleeps, a Redistributor forwards nothing to its CPU interface.
@@ -96,6 +105,7 @@ impl Vgic {
         }
         // Only this vCPU's connection has changed.
         let frame = VcpuId(vcpu as u8);
-        if set.contains(frame) { VcpuSet::only(frame) } else { VcpuSet::EMPTY }
+        let own = if set.contains(frame) { VcpuSet::only(frame) } else { VcpuSet::EMPTY };
+        own.union(self.route_all_anywhere())
     }
 }

@@ -3,9 +3,10 @@
 
 mod life;
 mod registers;
+mod routing;
 mod shortage;
 
-use crate::{AccessSize, Config, Group, ListRegisters, Vgic, list_register as field};
+use crate::{AccessSize, Config, Group, ListRegisters, Power, Vgic, list_register as field, virtual_interface};
 use units::{IntId, VcpuId, VcpuSet};
 
 const ZERO: VcpuId = VcpuId(0);
@@ -20,7 +21,11 @@ const fn private(offset: u64) -> u64 {
 }
 
 fn vgic(vcpus: usize, list_registers: usize) -> Vgic {
-    Vgic::new(Config { vcpus, list_registers, priority_bits: 5 })
+    let mut vgic = Vgic::new(Config { vcpus, list_registers, priority_bits: 5, preemption_bits: 5 });
+    for vcpu in 0..vcpus {
+        vgic.set_power(VcpuId(vcpu as u8), Power::On);
+    }
+    vgic
 }
 
 /// A guest that has enabled everything, in Group 1, at priority 0xA0.
@@ -43,6 +48,11 @@ fn ready(vcpus: usize, list_registers: usize) -> Vgic {
     }
     write(&mut vgic, 0, 0b11);
     vgic
+}
+
+/// Empty list registers, beside a CPU interface that has both groups enabled.
+fn list_registers() -> ListRegisters {
+    ListRegisters { vmcr: virtual_interface::GROUPS, ..ListRegisters::new() }
 }
 
 fn write(vgic: &mut Vgic, offset: u64, value: u64) -> VcpuSet {

@@ -15,7 +15,10 @@ use naive::Naive;
 use proptest::prelude::*;
 use scenario::{Operation, Setting, scenario};
 use units::{IntId, VcpuId, VcpuSet};
-use vgic::{AccessSize, Config, Direction, Group, Line, ListRegisters, Vgic, list_register as field};
+use vgic::{
+    AccessSize, Config, Direction, Group, Line, ListRegisters, Power, Vgic, list_register as field,
+    virtual_control as control, virtual_interface as interface,
+};
 
 struct Machine {
     setting: Setting,
@@ -35,11 +38,19 @@ fn id(index: usize) -> VcpuId {
 impl Machine {
     fn new(setting: Setting) -> Self {
         let Setting { vcpus, list_registers, priority_bits, .. } = setting;
+        let preemption_bits = priority_bits.min(7);
+        let split_end = if setting.split_end { interface::SPLIT_END } else { 0 };
+        let vmcr = 0xFF << interface::MASK_SHIFT | setting.binary_points | split_end | interface::GROUPS;
+        let mut vgic = Vgic::new(Config { vcpus, list_registers, priority_bits, preemption_bits });
+        for vcpu in 0..vcpus {
+            assert_eq!(vgic.set_power(id(vcpu), Power::On), VcpuSet::EMPTY);
+        }
+        let interface = CpuInterface::new(list_registers, preemption_bits, setting.counts_drops, vmcr);
         Self {
             setting,
-            vgic: Vgic::new(Config { vcpus, list_registers, priority_bits }),
+            vgic,
             naive: Naive::new(vcpus, priority_bits),
-            cpus: (0..vcpus).map(|_| CpuInterface::new(list_registers)).collect(),
+            cpus: (0..vcpus).map(|_| interface.clone()).collect(),
             lrs: vec![ListRegisters::new(); vcpus],
             fired: VcpuSet::EMPTY,
             owed: VcpuSet::EMPTY,
@@ -61,6 +72,9 @@ impl Machine {
 
     fn flush(&mut self, vcpu: usize) {
         self.vgic.flush(id(vcpu), &mut self.lrs[vcpu]);
+        if self.lrs[vcpu].hcr & control::LRENPIE != 0 {
+            self.vgic.note_running(id(vcpu), self.cpus[vcpu].vmcr, self.cpus[vcpu].active_priorities());
+        }
         assert_eq!(u32::from(self.lrs[vcpu].used) >> self.setting.list_registers, 0);
         self.cpus[vcpu].load(&mut self.lrs[vcpu]);
         assert!(!self.cpus[vcpu].maintenance(), "a maintenance interrupt that the flush cannot satisfy");
@@ -74,7 +88,12 @@ impl Machine {
 
     fn settle_all(&mut self) {
         while let Some(vcpu) = self.owed.iter().next() {
-            self.settle(vcpu.index());
+            if self.naive.on[vcpu.index()] {
+                self.settle(vcpu.index());
+            } else {
+                // It does so when it is switched on.
+                self.owed.remove(vcpu);
+            }
         }
     }
 
@@ -102,6 +121,9 @@ impl Machine {
     }
 
     fn run(&mut self, operation: &Operation) {
+        if operation.actor().is_some_and(|vcpu| !self.naive.on[vcpu]) {
+            return;
+        }
         match *operation {
             Operation::Access { vcpu, frame, offset, size, write: None } => self.read(vcpu, frame, offset, size),
             Operation::Access { vcpu, frame, offset, size, write: Some(value) } => {
@@ -156,27 +178,65 @@ impl Machine {
                 self.kick(VcpuSet::EMPTY, None);
             }
             Operation::Move { vcpu } => {
-                self.sync(vcpu);
-                let physical = self.vgic.detach_hardware(id(vcpu));
-                assert_eq!(physical & !self.cpus[vcpu].physical_active, 0);
-                self.cpus[vcpu].physical_active &= !physical;
-                for interrupt in 16..32 {
-                    self.naive.get(vcpu, interrupt).fired = false;
-                }
+                self.take_back(vcpu);
                 self.flush(vcpu);
                 self.kick(VcpuSet::EMPTY, None);
             }
+            Operation::Interface { vcpu, groups, mask, split_end } => self.set_interface(vcpu, groups, mask, split_end),
+            Operation::Power { vcpu } => self.power(vcpu),
             Operation::Settle { vcpu } => {
                 self.sync(vcpu);
                 if self.owed.is_empty() {
-                    let due = self.naive.best(vcpu, 0x80).is_some();
-                    assert_eq!(self.vgic.has_deliverable(id(vcpu), 0x8000_0003), due);
+                    let due = self.naive.best(vcpu).is_some_and(|(_, _, priority)| priority < 0x80);
+                    let vmcr = self.cpus[vcpu].vmcr & !(0xFF << interface::MASK_SHIFT) | 0x80 << interface::MASK_SHIFT;
+                    assert_eq!(self.vgic.has_deliverable(id(vcpu), vmcr), due);
                 }
                 self.flush(vcpu);
                 self.kick(VcpuSet::EMPTY, None);
             }
         }
         self.check_physical();
+    }
+
+    /// Empties the list registers of `vcpu`, which leaves its CPU.
+    fn take_back(&mut self, vcpu: usize) {
+        self.sync(vcpu);
+        let physical = self.vgic.detach_hardware(id(vcpu));
+        assert_eq!(physical & !self.cpus[vcpu].physical_active, 0);
+        self.cpus[vcpu].physical_active &= !physical;
+        for interrupt in 16..32 {
+            self.naive.get(vcpu, interrupt).fired = false;
+        }
+    }
+
+    /// The guest sets its CPU interface up anew, without an exit; only a maintenance interrupt may tell of it.
+    fn set_interface(&mut self, vcpu: usize, groups: u64, mask: u64, split_end: bool) {
+        let cpu = &mut self.cpus[vcpu];
+        cpu.vmcr = cpu.vmcr & 0x00FF_FFFC | mask << interface::MASK_SHIFT | groups;
+        if self.setting.changes_mode {
+            cpu.vmcr = cpu.vmcr & !interface::SPLIT_END | if split_end { interface::SPLIT_END } else { 0 };
+        }
+        self.naive.enables[vcpu] = [groups & 1 != 0, groups & 2 != 0];
+        self.maintain(vcpu);
+    }
+
+    /// Switches a vCPU off by its own wish, or on again by somebody else's.
+    fn power(&mut self, vcpu: usize) {
+        let on = !self.naive.on[vcpu];
+        if on {
+            self.cpus[vcpu].reset();
+            self.naive.enables[vcpu] = [false; 2];
+        } else {
+            self.take_back(vcpu);
+            self.cpus[vcpu].reset();
+            self.lrs[vcpu].forget();
+        }
+        self.naive.on[vcpu] = on;
+        let set = self.vgic.set_power(id(vcpu), if on { Power::On } else { Power::Off });
+        if on {
+            self.settle(vcpu);
+        }
+        self.kick(set, None);
     }
 
     fn read(&mut self, vcpu: usize, frame: Option<usize>, offset: u64, size: u64) {
@@ -203,7 +263,14 @@ impl Machine {
             self.settle_all();
             value &= self.may_change_active(frame, bank);
         }
-        if matches!(bank, 0x400..0x800) && self.has_active(frame, bank) {
+        if matches!(bank, 0x400..0x800) {
+            // Priority 0xFF is below any mask: the guest could not finish.
+            value &= !0x0101_0101_0101_0101;
+        }
+        if matches!(bank, 0x400..0x800) && self.any_active(frame, (bank as u32 - 0x400) & !3, 4)
+            || matches!(bank, 0x80..0x100) && self.any_active(frame, (bank as u32 - 0x80) * 8, 32)
+        {
+            // The place of an active interrupt in the nesting, or the register that ends it, would become unclear.
             return;
         }
         let before: Vec<u32> = (0..128).filter(|&interrupt| self.shown_pending(frame, interrupt)).collect();
@@ -225,10 +292,14 @@ impl Machine {
 
     /// Syncs whom this access depends on; the caller flushes them.
     fn sync_for(&mut self, frame: Option<usize>, offset: u64, direction: Direction) -> VcpuSet {
-        let needs = match frame {
+        let mut needs = match frame {
             None => self.vgic.distributor_needs(offset, direction),
             Some(frame) => self.vgic.redistributor_needs(id(frame), offset, direction),
         };
+        // Of those that are off the model knows all.
+        for vcpu in (0..self.setting.vcpus).filter(|&vcpu| !self.naive.on[vcpu]) {
+            needs.remove(id(vcpu));
+        }
         for needed in needs.iter() {
             self.sync(needed.index());
         }
@@ -246,13 +317,13 @@ impl Machine {
     /// only counted by the hardware, so a guest that changes active state behind the back of its own handlers, and
     /// has more of them nested than there are list registers, may see another one deactivated. That is not compared.
     fn may_change_active(&mut self, frame: Option<usize>, bank: u64) -> u64 {
-        if self.setting.split_end || bank < 0x380 {
+        if (self.setting.split_end && !self.setting.changes_mode) || bank < 0x380 {
             return u64::MAX;
         }
         let mut mask = 0;
         for bit in 0..32 {
             let interrupt = (bank & 0x7F) as u32 * 8 + bit;
-            let nested = |cpu: &CpuInterface| cpu.stack.iter().any(|&(nested, _)| nested == interrupt);
+            let nested = |cpu: &CpuInterface| cpu.stack.iter().any(|running| running.id == interrupt);
             let handled = match frame {
                 Some(frame) => nested(&self.cpus[frame]),
                 None => self.cpus.iter().any(nested),
@@ -262,10 +333,9 @@ impl Machine {
         mask
     }
 
-    /// Whether a write to IPRIORITYR meets an active interrupt, whose place in the nesting would become unclear.
-    fn has_active(&mut self, frame: Option<usize>, bank: u64) -> bool {
-        let first = (bank - 0x400) as u32 & !3;
-        (first..first + 4).any(|interrupt| interrupt < 128 && self.naive.get(frame.unwrap_or(0), interrupt).active)
+    /// Whether any of these interrupts is active.
+    fn any_active(&mut self, frame: Option<usize>, first: u32, count: u32) -> bool {
+        (first..first + count).any(|interrupt| interrupt < 128 && self.naive.get(frame.unwrap_or(0), interrupt).active)
     }
 
     fn line(&mut self, vcpu: usize, interrupt: u32, high: bool) {
@@ -282,11 +352,11 @@ impl Machine {
     }
 
     fn acknowledge(&mut self, vcpu: usize) -> bool {
-        let running = self.cpus[vcpu].running();
-        let expected = self.naive.best(vcpu, running);
+        let best = self.naive.best(vcpu);
+        let expected = best.filter(|&(_, group, priority)| self.cpus[vcpu].lets_through(group, priority));
         let taken = self.cpus[vcpu].acknowledge();
         if self.owed.is_empty() {
-            assert_eq!(taken, expected, "vCPU {vcpu} acknowledges, running at {running:#x}");
+            assert_eq!(taken, expected.map(|(interrupt, ..)| interrupt), "vCPU {vcpu} acknowledges");
         } else if let Some(interrupt) = taken {
             let legal = self.naive.deliverable(vcpu, interrupt) || self.owed.contains(id(vcpu));
             assert!(legal, "vCPU {vcpu} acknowledges {interrupt}, which is not due");
@@ -295,6 +365,12 @@ impl Machine {
             self.naive.acknowledge(vcpu, interrupt);
         }
         self.maintain(vcpu);
+        if self.setting.changes_mode && taken.is_some() {
+            // Of two that were acknowledged at the same priority between two syncs, only the guest knows which came first, and
+            // so which one its end means once EOImode is zero. That is not compared.
+            self.settle(vcpu);
+            self.kick(VcpuSet::EMPTY, None);
+        }
         taken.is_some()
     }
 
@@ -306,21 +382,16 @@ impl Machine {
     }
 
     fn end(&mut self, vcpu: usize) {
-        if self.setting.split_end {
-            if let Some((interrupt, _)) = self.cpus[vcpu].stack.pop() {
-                self.cpus[vcpu].dropped.push(interrupt);
-            }
-            return;
-        }
         if let Some(interrupt) = self.cpus[vcpu].end() {
             self.naive.get(vcpu, interrupt).active = false;
-            self.maintain(vcpu);
         }
+        self.maintain(vcpu);
     }
 
     /// A write of ICC_DIR_EL1, for an SPI perhaps on another vCPU.
     fn deactivate(&mut self, vcpu: usize, which: usize) {
-        if !self.setting.split_end {
+        if self.cpus[vcpu].vmcr & interface::SPLIT_END == 0 {
+            // ICC_DIR_EL1 is for EOImode one.
             return;
         }
         let holder = if which.is_multiple_of(3) { which / 3 % self.setting.vcpus } else { vcpu };
@@ -401,6 +472,13 @@ impl Machine {
     fn finish(&mut self) {
         self.settle_all();
         for vcpu in 0..self.setting.vcpus {
+            if !self.naive.on[vcpu] {
+                self.power(vcpu);
+            }
+            self.set_interface(vcpu, interface::GROUPS, 0xFF, true);
+            self.settle_all();
+        }
+        for vcpu in 0..self.setting.vcpus {
             for offset in (0..0x1_0E00).step_by(4) {
                 self.read(0, Some(vcpu), offset, 4);
             }
@@ -451,7 +529,7 @@ impl Machine {
         for vcpu in 0..self.setting.vcpus {
             self.settle(vcpu);
             // What is routed nowhere, or has priority 0xFF at the lowest, cannot be here any more.
-            assert_eq!(self.naive.best(vcpu, 0x100), None);
+            assert_eq!(self.naive.best(vcpu).filter(|&(_, _, priority)| priority < 0xFF), None);
             assert!(self.vgic.is_quiet(id(vcpu)), "vCPU {vcpu} holds something that the naive model does not");
             assert_eq!(self.lrs[vcpu].used, 0);
             assert!(!self.vgic.has_deliverable(id(vcpu), 0xFF00_0003));

@@ -456,6 +456,15 @@ indexed!(pub read_list_register, write_list_register, "list register",
     6 = "ich_lr6_el2", 7 = "ich_lr7_el2", 8 = "ich_lr8_el2", 9 = "ich_lr9_el2", 10 = "ich_lr10_el2",
     11 = "ich_lr11_el2", 12 = "ich_lr12_el2", 13 = "ich_lr13_el2", 14 = "ich_lr14_el2", 15 = "ich_lr15_el2");
 
+/// `ICH_AP0R<n>_EL2` and `ICH_AP1R<n>_EL2` of the loaded vCPU, the registers of each group one after the other.
+#[must_use]
+pub fn active_priorities(features: &Features) -> [u128; 2] {
+    let mut groups = [[0; 4]; 2];
+    let [zero, one] = &mut groups;
+    active_priorities::save(zero, one, features.priority_words);
+    groups.map(|words| words.iter().rev().fold(0, |all, &word| all << 32 | u128::from(word as u32)))
+}
+
 mod active_priorities {
     indexed!(pub(super) read_0, write_0, "active priorities of group 0,",
         0 = "ich_ap0r0_el2", 1 = "ich_ap0r1_el2", 2 = "ich_ap0r2_el2", 3 = "ich_ap0r3_el2");

@@ -17,9 +17,14 @@ pub(crate) fn set_console(interrupt: IntId) {
     gic::enable_spi(interrupt);
 }
 
-/// Takes and handles all pending interrupts of this CPU. IRQs are masked.
+/// How many interrupts are handled in one go. Whatever makes them, what was interrupted gets its turn in between, and so
+/// does whoever waits for the CPU.
+const ROUNDS: usize = 16;
+
+/// Takes and handles the pending interrupts of this CPU, at most [`ROUNDS`]: what is left is pending still, and comes again
+/// as soon as IRQs are let in. IRQs are masked.
 pub(crate) fn handle() {
-    loop {
+    for _ in 0..ROUNDS {
         let interrupt = gic::acknowledge();
         if interrupt >= gic::SPURIOUS {
             return;

@@ -11,7 +11,7 @@ use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use cpu::retry::Tries;
 use cpu::{controls, reset};
-use hw::state::{Controls, El1, Features, GuestState, read_list_register, write_list_register};
+use hw::state::{Controls, El1, Features, GuestState, active_priorities, read_list_register, write_list_register};
 use hw::sync::{IrqLock, PreemptLock, unmask_irqs, with_irqs, without_irqs};
 use hw::vcpu::{ContextHandle, VcpuContext, exit_kind};
 use hw::{gic, sysreg};
@@ -19,7 +19,7 @@ use services::psci::Start;
 use services::stolen_time::STOLEN_OFFSET;
 use spin::Once;
 use units::{Pa, Ticks, Va, VcpuId, VcpuSet};
-use vgic::{ListRegisters, Vgic, virtual_control};
+use vgic::{ListRegisters, Power, Vgic, virtual_control};
 
 use crate::exits::Cause;
 use crate::sched::{self, Thread};
@@ -370,6 +370,7 @@ impl Vcpu {
             }
             used &= used - 1;
         }
+        list.vmcr = sysreg::ich_vmcr_el2::read();
         if list.hcr & virtual_control::LRENPIE != 0 {
             list.hcr = sysreg::ich_hcr_el2::read();
         }
@@ -385,13 +386,15 @@ impl Vcpu {
     pub(crate) fn with_gic(&self, work: impl FnOnce(&mut Vgic) -> VcpuSet) {
         let mut list = self.list.lock();
         let list = &mut *list;
-        let hcr = list.hcr;
         self.collect(list);
         let mut gic = self.vm.gic.lock();
         let mut concerned = gic.sync(self.id, list);
         self.withdraw_timer(&mut gic);
         concerned = concerned.union(work(&mut gic));
         gic.flush(self.id, list);
+        if list.hcr & virtual_control::LRENPIE != 0 {
+            gic.note_running(self.id, list.vmcr, active_priorities(&host::get().features));
+        }
         let timer = gic.hardware_list_register(self.id, gic::VIRTUAL_TIMER, gic::VIRTUAL_TIMER);
         drop(gic);
         self.syncs.store(self.syncs.load(Ordering::Relaxed).wrapping_add(1), Ordering::Release);
@@ -403,7 +406,7 @@ impl Vcpu {
             write_list_register(index, list.lr.get(index).copied().unwrap_or(0));
             dirty &= dirty - 1;
         }
-        if list.hcr != hcr {
+        if core::mem::take(&mut list.hcr_dirty) {
             sysreg::ich_hcr_el2::write(list.hcr);
         }
         let mut deactivate = core::mem::take(&mut list.deactivate);
@@ -573,6 +576,7 @@ impl Vcpu {
     fn run(&'static self, context: &mut VcpuContext) -> Leave {
         without_irqs(|| {
             self.resident.store(true, Ordering::Relaxed);
+            self.tell_power(Power::On);
             self.ensure_loaded();
             // What its thread waited while the vCPU was off does not count.
             let waited = self.thread().wait_time().wrapping_sub(self.stolen.load(Ordering::Relaxed));
@@ -580,8 +584,17 @@ impl Vcpu {
             let leave = self.run_loaded(context);
             self.resident.store(false, Ordering::Relaxed);
             self.unload();
+            if !matches!(leave, Leave::Resumed(_)) {
+                self.tell_power(Power::Off);
+            }
             leave
         })
+    }
+
+    /// Tells the GIC model whether the vCPU is on, for the interrupts that may go to any.
+    fn tell_power(&self, power: Power) {
+        let concerned = self.vm.gic.lock().set_power(self.id, power);
+        self.vm.refresh_others(concerned, self.id);
     }
 
     /// IRQs are masked, so that nothing comes between the last look at what is asked of the vCPU and its guest; what an exit

@@ -193,6 +193,7 @@ pub(crate) fn create(id: VmId, config: VmConfig<'static>, bundle: Bundle<'static
         vcpus: usize::from(config.vcpus),
         list_registers: usize::from(host.features.list_registers),
         priority_bits: host.priority_bits,
+        preemption_bits: 5 + host.features.priority_words.trailing_zeros() as u8,
     });
     let vm: &'static Vm = Box::leak(Box::new(Vm {
         id,

@@ -70,6 +70,8 @@ registers! {
     rw icc_ctlr_el1 = "S3_0_C12_C12_4", "CPU interface control.";
     rw icc_igrpen0_el1 = "S3_0_C12_C12_6", "Group 0 enable.";
     rw icc_igrpen1_el1 = "S3_0_C12_C12_7", "Group 1 enable.";
+    ro icc_iar0_el1 = "S3_0_C12_C8_0", "Acknowledge group 0; a read changes state.";
+    rw icc_eoir0_el1 = "S3_0_C12_C8_1", "End of interrupt, group 0.";
     ro icc_iar1_el1 = "S3_0_C12_C12_0", "Acknowledge group 1; a read changes state.";
     rw icc_eoir1_el1 = "S3_0_C12_C12_1", "End of interrupt, group 1.";
     rw icc_dir_el1 = "S3_0_C12_C11_1", "Deactivate.";

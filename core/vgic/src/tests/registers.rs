@@ -9,7 +9,10 @@ fn the_distributor_describes_itself() {
     let mut vgic = vgic(4, 4);
     assert_eq!(read(&vgic, 0x4), 3 | 9 << 19);
     assert_eq!(read(&vgic, 0x8) & 0xFFF, 0);
-    assert_eq!(read(&vgic, 0xFFE8), 0x3B);
+    assert_eq!(
+        identification_of(|offset| read(&vgic, offset)),
+        [0x44, 0, 0, 0, 0x92, 0xB4, 0x3B, 0, 0x0D, 0xF0, 5, 0xB1]
+    );
     assert_eq!(read(&vgic, 0x0), 0x50);
     write(&mut vgic, 0x0, 0xFFFF_FFFF);
     assert_eq!(read(&vgic, 0x0), 0x53);
@@ -17,15 +20,21 @@ fn the_distributor_describes_itself() {
     assert_eq!(read(&vgic, 0x0), 0x50, "ARE and DS cannot be cleared");
 }
 
+/// PIDR4 to 7, PIDR0 to 3, CIDR0 to 3, as QEMU's `virt` shows them.
+fn identification_of(read: impl Fn(u64) -> u64) -> [u64; 12] {
+    core::array::from_fn(|index| read(0xFFD0 + 4 * index as u64))
+}
+
 #[test]
 fn redistributors_describe_their_vcpu() {
     let vgic = vgic(3, 4);
     let double = |vcpu| vgic.redistributor_read(VcpuId(vcpu), 0x8, AccessSize::Double);
-    assert_eq!(double(0), 0);
-    assert_eq!(double(1), 1 << 32 | 1 << 8);
-    assert_eq!(double(2), 2 << 32 | 2 << 8 | 1 << 4);
+    assert_eq!(double(0), 1 << 5);
+    assert_eq!(double(1), 1 << 32 | 1 << 8 | 1 << 5);
+    assert_eq!(double(2), 2 << 32 | 2 << 8 | 1 << 5 | 1 << 4);
     assert_eq!(vgic.redistributor_read(VcpuId(2), 0xC, AccessSize::Word), 2);
-    assert_eq!(vgic.redistributor_read(ZERO, 0xFFE8, AccessSize::Word), 0x3B);
+    let identification = identification_of(|offset| vgic.redistributor_read(ONE, offset, AccessSize::Word));
+    assert_eq!(identification, [0x44, 0, 0, 0, 0x93, 0xB4, 0x3B, 0, 0x0D, 0xF0, 5, 0xB1]);
     assert_eq!(vgic.redistributor_read(ZERO, 0x0, AccessSize::Word), 0);
 }
 
@@ -70,7 +79,7 @@ fn private_registers_of_the_distributor_read_as_zero() {
 #[test]
 fn legacy_and_optional_registers_are_raz_wi() {
     let mut vgic = vgic(1, 4);
-    for offset in [0x10, 0x40, 0x840, 0xD04, 0xE08, 0xF00, 0xF10, 0xF20, 0xF80, 0x1104, 0x6000, 0x6400, 0xFFFC] {
+    for offset in [0x10, 0x40, 0x840, 0xD04, 0xE08, 0xF00, 0xF10, 0xF20, 0xF80, 0x1104, 0x6000, 0x6400, 0xFFCC] {
         write(&mut vgic, offset, 0xFFFF_FFFF);
         assert_eq!(read(&vgic, offset), 0, "offset {offset:#x}");
     }

@@ -1,13 +1,26 @@
 //! The hardware's virtual CPU interface, as far as list registers go (GIC IHI 0069H 6 and 12.4): acknowledge, end of
-//! interrupt, priority drop, EOIcount and maintenance interrupts. All priority bits count for preemption.
+//! interrupt, priority drop, EOIcount, active priorities and maintenance interrupts.
 
-use vgic::{ListRegisters, list_register as field, virtual_control as control};
+use vgic::{ListRegisters, list_register as field, virtual_control as control, virtual_interface as interface};
 
+/// What the guest is handling.
+#[derive(Clone, Copy)]
+pub(crate) struct Running {
+    pub(crate) id: u32,
+    pub(crate) group: usize,
+    pub(crate) group_priority: u8,
+}
+
+#[derive(Clone)]
 pub(crate) struct CpuInterface {
     pub(crate) lr: Vec<u64>,
     pub(crate) hcr: u64,
-    /// What the guest is handling, the innermost last: INTID and priority.
-    pub(crate) stack: Vec<(u32, u8)>,
+    pub(crate) vmcr: u64,
+    preemption_bits: u32,
+    /// It counts ends without a list register in EOIcount with EOImode one too, as some do.
+    counts_drops: bool,
+    /// What the guest is handling, the innermost last.
+    pub(crate) stack: Vec<Running>,
     /// EOImode one: acknowledged, priority dropped, not yet deactivated.
     pub(crate) dropped: Vec<u32>,
     /// Physical PPIs that are active on this CPU.
@@ -15,12 +28,64 @@ pub(crate) struct CpuInterface {
 }
 
 impl CpuInterface {
-    pub(crate) fn new(list_registers: usize) -> Self {
-        Self { lr: vec![0; list_registers], hcr: 1, stack: vec![], dropped: vec![], physical_active: 0 }
+    pub(crate) fn new(list_registers: usize, preemption_bits: u8, counts_drops: bool, vmcr: u64) -> Self {
+        let preemption_bits = u32::from(preemption_bits);
+        let (stack, dropped) = (vec![], vec![]);
+        let lr = vec![0; list_registers];
+        Self {
+            lr,
+            hcr: control::EN | control::TDIR,
+            vmcr,
+            preemption_bits,
+            counts_drops,
+            stack,
+            dropped,
+            physical_active: 0,
+        }
     }
 
-    pub(crate) fn running(&self) -> u16 {
-        self.stack.last().map_or(0x100, |&(_, priority)| u16::from(priority))
+    /// The bits of a priority that are the group priority.
+    pub(crate) fn group_priority_mask(&self, group: usize) -> u8 {
+        let least = 7 - self.preemption_bits;
+        let subpriority_bits = if group == 0 || self.vmcr & interface::COMMON_BINARY_POINT != 0 {
+            (self.vmcr >> interface::BINARY_POINT_0_SHIFT & 7).max(u64::from(least)) + 1
+        } else {
+            (self.vmcr >> interface::BINARY_POINT_1_SHIFT & 7).max(u64::from(least) + 1)
+        };
+        (0xFF_u16 << subpriority_bits) as u8
+    }
+
+    pub(crate) fn enables(&self, group: usize) -> bool {
+        self.vmcr >> group & 1 != 0
+    }
+
+    /// Whether an interrupt of this group and priority, the best of what is pending, is taken.
+    pub(crate) fn lets_through(&self, group: usize, priority: u8) -> bool {
+        let mask = self.group_priority_mask(group);
+        let preempts = |running: &Running| priority & mask < running.group_priority & mask;
+        priority < (self.vmcr >> interface::MASK_SHIFT) as u8 && self.stack.last().is_none_or(preempts)
+    }
+
+    fn split_end(&self) -> bool {
+        self.vmcr & interface::SPLIT_END != 0
+    }
+
+    /// ICH_AP0R<n>_EL2 and ICH_AP1R<n>_EL2.
+    pub(crate) fn active_priorities(&self) -> [u128; 2] {
+        let mut registers = [0; 2];
+        for running in &self.stack {
+            registers[running.group] |= 1 << (running.group_priority >> (8 - self.preemption_bits));
+        }
+        registers
+    }
+
+    /// It is switched off, and on again later.
+    pub(crate) fn reset(&mut self) {
+        self.lr.fill(0);
+        (self.hcr, self.vmcr) = (control::EN | control::TDIR, self.vmcr & !interface::GROUPS);
+        self.stack.clear();
+        self.dropped.clear();
+        self.physical_active = 0;
     }
 
     pub(crate) fn shows(&self, id: u32, state: u64) -> bool {
@@ -28,24 +93,28 @@ impl CpuInterface {
     }
 
     pub(crate) fn acknowledge(&mut self) -> Option<u32> {
-        let running = self.running();
-        let pending = self.lr.iter_mut().filter(|lr| **lr & field::STATE == field::PENDING);
-        let best = pending.min_by_key(|lr| (**lr >> 48 & 0xFF, **lr & field::VIRTUAL))?;
-        let priority = (*best >> 48) as u8;
-        if u16::from(priority) >= running {
+        let group_of = |lr: u64| usize::from(lr & field::GROUP1 != 0);
+        let pending = self.lr.iter().enumerate();
+        let pending = pending.filter(|(_, lr)| **lr & field::STATE == field::PENDING && self.enables(group_of(**lr)));
+        let (number, &best) = pending.min_by_key(|(_, lr)| (**lr >> 48 & 0xFF, **lr & field::VIRTUAL))?;
+        let (group, priority) = (group_of(best), (best >> 48) as u8);
+        if !self.lets_through(group, priority) {
             return None;
         }
-        *best = *best & !field::STATE | field::ACTIVE;
-        let id = (*best & field::VIRTUAL) as u32;
-        self.stack.push((id, priority));
+        self.lr[number] = best & !field::STATE | field::ACTIVE;
+        let id = (best & field::VIRTUAL) as u32;
+        let group_priority = priority & self.group_priority_mask(group);
+        self.stack.push(Running { id, group, group_priority });
         Some(id)
     }
 
-    /// Writes ICC_EOIR with EOImode zero for the innermost interrupt.
+    /// Writes ICC_EOIR for the innermost interrupt. Returns it if that deactivated it.
     pub(crate) fn end(&mut self) -> Option<u32> {
-        let (id, _) = self.stack.pop()?;
+        let Running { id, .. } = self.stack.pop()?;
+        let split_end = self.split_end();
         let found = self.lr.iter_mut().find(|lr| **lr & field::VIRTUAL == u64::from(id) && **lr & field::ACTIVE != 0);
         match found {
+            Some(_) if split_end => {}
             Some(lr) => {
                 *lr &= !field::ACTIVE;
                 if *lr & field::HARDWARE != 0 {
@@ -53,10 +122,15 @@ impl CpuInterface {
                     self.physical_active &= !(1 << (*lr >> 32 & 0x1FFF));
                 }
             }
+            None if split_end && !self.counts_drops => {}
             None => {
                 let count = (self.hcr & control::EOI_COUNT) >> control::EOI_COUNT_SHIFT;
-                self.hcr = self.hcr & !control::EOI_COUNT | (count + 1).min(31) << control::EOI_COUNT_SHIFT;
+                self.hcr = self.hcr & !control::EOI_COUNT | ((count + 1) & 31) << control::EOI_COUNT_SHIFT;
             }
+        }
+        if split_end {
+            self.dropped.push(id);
+            return None;
         }
         Some(id)
     }
@@ -65,7 +139,14 @@ impl CpuInterface {
         let ended = self.lr.iter().any(|lr| lr & (field::STATE | field::HARDWARE | field::EOI) == field::EOI);
         let none_pending = self.lr.iter().all(|lr| lr & field::STATE != field::PENDING);
         let not_present = self.hcr & control::EOI_COUNT != 0;
-        ended || (self.hcr & control::NPIE != 0 && none_pending) || (self.hcr & control::LRENPIE != 0 && not_present)
+        let changed = (0..2).any(|group| {
+            let watched = if self.enables(group) { control::GROUP_ENABLED } else { control::GROUP_DISABLED };
+            self.hcr & watched[group] != 0
+        });
+        changed
+            || ended
+            || (self.hcr & control::NPIE != 0 && none_pending)
+            || (self.hcr & control::LRENPIE != 0 && not_present)
     }
 
     /// What the owner of a `Vgic` does before a sync.
@@ -77,6 +158,7 @@ impl CpuInterface {
                 assert_eq!(lr & field::STATE, 0, "list register {number} is in use and nobody knows");
             }
         }
+        lrs.vmcr = self.vmcr;
         if lrs.hcr & control::LRENPIE != 0 {
             lrs.hcr = self.hcr;
         }
@@ -95,7 +177,16 @@ impl CpuInterface {
                 assert_eq!(value & field::STATE, 0, "list register {number} was not emptied");
             }
         }
-        self.hcr = lrs.hcr;
+        if core::mem::take(&mut lrs.hcr_dirty) {
+            self.hcr = lrs.hcr;
+        }
+        // What it counts while nobody asks does not matter, as long as it starts from zero when somebody does.
+        let ignored = if lrs.hcr & control::LRENPIE == 0 { control::EOI_COUNT } else { 0 };
+        assert_eq!(
+            self.hcr & !ignored,
+            lrs.hcr,
+            "ICH_HCR_EL2 was not marked dirty, so EOIcount, or what to report, stays wrong"
+        );
         self.physical_active &= !lrs.deactivate;
         lrs.deactivate = 0;
         lrs.dirty = 0;

@@ -44,6 +44,11 @@ pub(crate) struct Naive {
     pub(crate) group0: bool,
     pub(crate) group1: bool,
     pub(crate) asleep: Vec<bool>,
+    pub(crate) on: Vec<bool>,
+    /// GICR_CTLR.DPG0 and DPG1NS.
+    declines: Vec<[bool; 2]>,
+    /// ICC_IGRPEN0_EL1 and ICC_IGRPEN1_EL1.
+    pub(crate) enables: Vec<[bool; 2]>,
     private: Vec<Vec<Interrupt>>,
     shared: Vec<Interrupt>,
 }
@@ -60,6 +65,9 @@ impl Naive {
             group0: false,
             group1: false,
             asleep: vec![false; vcpus],
+            on: vec![true; vcpus],
+            declines: vec![[false; 2]; vcpus],
+            enables: vec![[true; 2]; vcpus],
             private: vec![private; vcpus],
             shared: vec![Interrupt::default(); 96],
         }
@@ -72,7 +80,10 @@ impl Naive {
     fn target(&self, id: u32) -> Option<usize> {
         let router = self.shared[id as usize - 32].router;
         if router >> 31 & 1 == 1 {
-            return Some(0);
+            let group = usize::from(self.shared[id as usize - 32].group1);
+            return (0..self.vcpus).find(|&vcpu| {
+                self.on[vcpu] && !self.asleep[vcpu] && !self.declines[vcpu][group] && self.enables[vcpu][group]
+            });
         }
         let vcpu = (router & 0xFF_00FF_FFFF) as usize;
         (vcpu < self.vcpus).then_some(vcpu)
@@ -87,19 +98,20 @@ impl Naive {
         routed && group && !asleep && interrupt.enabled && interrupt.pending() && !interrupt.active
     }
 
-    /// What `vcpu` reads from ICC_IAR with this running priority: the most important, lowest INTID first.
-    pub(crate) fn best(&mut self, vcpu: usize, running: u16) -> Option<u32> {
-        let mut best: Option<(u8, u32)> = None;
+    /// The most important of what is due on `vcpu` and in a group that its CPU interface has enabled, lowest INTID first: it,
+    /// its group and its priority. The CPU interface takes it or nothing.
+    pub(crate) fn best(&mut self, vcpu: usize) -> Option<(u32, usize, u8)> {
+        let mut best: Option<(u32, usize, u8)> = None;
         for id in 0..128 {
-            let priority = self.get(vcpu, id).priority;
+            let (priority, group) = (self.get(vcpu, id).priority, usize::from(self.get(vcpu, id).group1));
             if self.deliverable(vcpu, id)
-                && u16::from(priority) < running
-                && best.is_none_or(|(most, _)| priority < most)
+                && self.enables[vcpu][group]
+                && best.is_none_or(|(_, _, most)| priority < most)
             {
-                best = Some((priority, id));
+                best = Some((id, group, priority));
             }
         }
-        best.map(|(_, id)| id)
+        best
     }
 
     /// The guest acknowledged it: it is active, and what made it pending is consumed, but for a line that is still
@@ -163,13 +175,23 @@ impl Naive {
             (None, 0x0, 4) => 0x50 | u64::from(self.group0) | u64::from(self.group1) << 1,
             (None, 0x4, 4) => 3 | 9 << 19,
             (None, 0x8, 4) | (Some(_), 0x4, 4) => 0x5500_0000,
+            (_, 0xFFD0, 4) => 0x44,
+            (_, 0xFFE0, 4) => 0x92 + u64::from(frame.is_some()),
+            (_, 0xFFE4, 4) => 0xB4,
             (_, 0xFFE8, 4) => 0x3B,
+            (_, 0xFFF0, 4) => 0x0D,
+            (_, 0xFFF4, 4) => 0xF0,
+            (_, 0xFFF8, 4) => 0x05,
+            (_, 0xFFFC, 4) => 0xB1,
             (None, 0x6100..0x6400, 8) => self.get(0, (offset - 0x6000) as u32 / 8).router,
             (None, 0x6100..0x6400, 4) => {
                 (self.get(0, (offset - 0x6000) as u32 / 8).router >> ((offset & 4) * 8)) & 0xFFFF_FFFF
             }
-            (Some(vcpu), 0x8, 8) => (vcpu as u64) << 32 | (vcpu as u64) << 8 | u64::from(vcpu == self.vcpus - 1) << 4,
-            (Some(vcpu), 0x8, 4) => (vcpu as u64) << 8 | u64::from(vcpu == self.vcpus - 1) << 4,
+            (Some(vcpu), 0x0, 4) => u64::from(self.declines[vcpu][0]) << 24 | u64::from(self.declines[vcpu][1]) << 25,
+            (Some(vcpu), 0x8, 8) => {
+                (vcpu as u64) << 32 | (vcpu as u64) << 8 | 0x20 | u64::from(vcpu == self.vcpus - 1) << 4
+            }
+            (Some(vcpu), 0x8, 4) => (vcpu as u64) << 8 | 0x20 | u64::from(vcpu == self.vcpus - 1) << 4,
             (Some(vcpu), 0xC, 4) => vcpu as u64,
             (Some(vcpu), 0x14, 4) => u64::from(self.asleep[vcpu]) * 6,
             (None, _, _) => self.read_each(None, offset, size),
@@ -234,6 +256,7 @@ impl Naive {
                 };
                 *router = written & 0xFF_80FF_FFFF;
             }
+            (Some(vcpu), 0x0, 4) => self.declines[vcpu] = [value >> 24 & 1 != 0, value >> 25 & 1 != 0],
             (Some(vcpu), 0x14, 4) => self.asleep[vcpu] = value & 2 != 0,
             (None, _, _) => return self.write_each(None, offset, size, value),
             (Some(_), 0x1_0000.., _) => return self.write_each(frame, offset - 0x1_0000, size, value),

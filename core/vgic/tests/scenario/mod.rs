@@ -4,17 +4,80 @@ use proptest::prelude::*;
 
 #[derive(Clone, Debug)]
 pub(crate) enum Operation {
-    Access { vcpu: usize, frame: Option<usize>, offset: u64, size: u64, write: Option<u64> },
-    Line { vcpu: usize, id: u32, high: bool },
-    Pulse { id: u32 },
-    Sgi { vcpu: usize, value: u64, group1: bool },
-    Acknowledge { vcpu: usize },
-    End { vcpu: usize },
-    Deactivate { vcpu: usize, which: usize },
-    Fire { vcpu: usize, id: u32, ready_made: bool },
-    Withdraw { vcpu: usize, id: u32 },
-    Move { vcpu: usize },
-    Settle { vcpu: usize },
+    Access {
+        vcpu: usize,
+        frame: Option<usize>,
+        offset: u64,
+        size: u64,
+        write: Option<u64>,
+    },
+    Line {
+        vcpu: usize,
+        id: u32,
+        high: bool,
+    },
+    Pulse {
+        id: u32,
+    },
+    Sgi {
+        vcpu: usize,
+        value: u64,
+        group1: bool,
+    },
+    Acknowledge {
+        vcpu: usize,
+    },
+    End {
+        vcpu: usize,
+    },
+    Deactivate {
+        vcpu: usize,
+        which: usize,
+    },
+    Fire {
+        vcpu: usize,
+        id: u32,
+        ready_made: bool,
+    },
+    Withdraw {
+        vcpu: usize,
+        id: u32,
+    },
+    Move {
+        vcpu: usize,
+    },
+    /// Writes ICC_IGRPEN0_EL1 and ICC_IGRPEN1_EL1 (a bit each), ICC_PMR_EL1, and ICC_CTLR_EL1.EOImode.
+    Interface {
+        vcpu: usize,
+        groups: u64,
+        mask: u64,
+        split_end: bool,
+    },
+    Power {
+        vcpu: usize,
+    },
+    Settle {
+        vcpu: usize,
+    },
+}
+
+impl Operation {
+    /// The vCPU that does it itself, and therefore must be on.
+    pub(crate) fn actor(&self) -> Option<usize> {
+        match *self {
+            Self::Power { .. } | Self::Line { .. } | Self::Pulse { .. } => None,
+            Self::Access { vcpu, .. }
+            | Self::Sgi { vcpu, .. }
+            | Self::Acknowledge { vcpu }
+            | Self::End { vcpu }
+            | Self::Deactivate { vcpu, .. }
+            | Self::Fire { vcpu, .. }
+            | Self::Withdraw { vcpu, .. }
+            | Self::Move { vcpu }
+            | Self::Interface { vcpu, .. }
+            | Self::Settle { vcpu } => Some(vcpu),
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -23,8 +86,13 @@ pub(crate) struct Setting {
     pub(crate) list_registers: usize,
     pub(crate) priority_bits: u8,
     pub(crate) prompt: bool,
-    /// ICC_CTLR_EL1.EOImode of the guest.
+    /// ICC_CTLR_EL1.EOImode of the guest at its start, and whether it changes it in between.
     pub(crate) split_end: bool,
+    pub(crate) changes_mode: bool,
+    /// What is left of ICH_VMCR_EL2: binary points, and whether there is one for both groups.
+    pub(crate) binary_points: u64,
+    /// Whether EOIcount counts with EOImode one.
+    pub(crate) counts_drops: bool,
 }
 
 fn word_value() -> impl Strategy<Value = u64> {
@@ -56,6 +124,7 @@ fn access(vcpus: usize) -> impl Strategy<Value = Operation> {
         3 => (0..96_u64).prop_map(|spi| (None, 0x6100 + spi * 8, 8)),
         1 => Just((None, 0, 4)),
         1 => (0..vcpus).prop_map(|frame| (Some(frame), 0x14, 4)),
+        1 => (0..vcpus).prop_map(|frame| (Some(frame), 0, 4)),
         1 => (prop::option::of(0..vcpus), 0..0x2_0000_u64, prop_oneof![Just(1_u64), Just(2), Just(4), Just(8)]),
     ];
     let router = prop_oneof![4 => 0..vcpus as u64, 1 => Just(1_u64 << 31), 1 => Just(200_u64)];
@@ -65,6 +134,7 @@ fn access(vcpus: usize) -> impl Strategy<Value = Operation> {
                 (None, 0x6100..0x6400) => router,
                 (None, 0) if value & 4 != 0 => 3,
                 (Some(_), 0x14) if value & 4 != 0 => 0,
+                (Some(_), 0) => (value & 3) << 24,
                 _ => value,
             });
             Operation::Access { vcpu, frame, offset, size, write }
@@ -98,15 +168,35 @@ fn operation(vcpus: usize) -> impl Strategy<Value = Operation> {
             .prop_map(|(vcpu, id, ready_made)| Operation::Fire { vcpu, id, ready_made }),
         1 => (0..vcpus, timer()).prop_map(|(vcpu, id)| Operation::Withdraw { vcpu, id }),
         1 => (0..vcpus).prop_map(|vcpu| Operation::Move { vcpu }),
+        3 => (0..vcpus, prop_oneof![3 => Just(3_u64), 1 => Just(2_u64), 1 => Just(0_u64)], prop_oneof![Just(0xFF_u64), any::<u8>().prop_map(u64::from)],
+              any::<bool>())
+            .prop_map(|(vcpu, groups, mask, split_end)| Operation::Interface { vcpu, groups, mask, split_end }),
+        1 => (0..vcpus).prop_map(|vcpu| Operation::Power { vcpu }),
         2 => (0..vcpus).prop_map(|vcpu| Operation::Settle { vcpu }),
     ]
 }
 
 pub(crate) fn scenario() -> impl Strategy<Value = (Setting, u64, Vec<Operation>)> {
     let list_registers = prop_oneof![Just(1_usize), Just(2), Just(4), Just(16), 1..=16_usize];
-    (1..=4_usize, list_registers, 5..=8_u8, any::<bool>(), any::<bool>(), any::<u64>()).prop_flat_map(
-        |(vcpus, list_registers, priority_bits, prompt, split_end, seed)| {
-            let setting = Setting { vcpus, list_registers, priority_bits, prompt, split_end };
+    let binary_points = prop_oneof![2 => Just(0_u64), 1 => any::<u64>()];
+    let interface = (any::<bool>(), any::<bool>(), binary_points, any::<bool>());
+    (1..=4_usize, list_registers, 5..=8_u8, any::<bool>(), interface, any::<u64>()).prop_flat_map(
+        |(vcpus, list_registers, priority_bits, prompt, interface, seed)| {
+            let (split_end, changes_mode, binary_points, counts_drops) = interface;
+            // The fields of ICH_VMCR_EL2; each binary point is at least what the preemption bits leave.
+            let least = 7 - u64::from(priority_bits.min(7));
+            let (zero, one) = ((binary_points & 7).max(least), (binary_points >> 3 & 7).max(least + 1));
+            let binary_points = zero << 21 | one << 18 | (binary_points >> 6 & 1) << 4;
+            let setting = Setting {
+                vcpus,
+                list_registers,
+                priority_bits,
+                prompt,
+                split_end,
+                changes_mode,
+                binary_points,
+                counts_drops,
+            };
             (Just(setting), Just(seed), prop::collection::vec(operation(vcpus), 1..160))
         },
     )

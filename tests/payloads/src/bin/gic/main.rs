@@ -5,7 +5,16 @@
 #![no_std]
 #![no_main]
 
+mod any;
+mod shortage;
+
 use core::sync::atomic::{AtomicU32, Ordering};
+
+use any::spi_to_any_cpu_that_takes_part;
+use shortage::{
+    eoi_mode_changes_between, masked_group_starves_nobody, more_active_than_list_registers,
+    more_active_than_list_registers_eoi_mode_1,
+};
 
 use payload_rt::gic::{self, Target, Trigger};
 use payload_rt::test::Verdict;
@@ -20,7 +29,9 @@ fn main() {
         ppi_set_pending, spi_set_pending, pending_reads, disabled_stays_pending, priorities_order_delivery,
         equal_priority_lowest_number_first, priority_mask, preemption, binary_point_groups, group_enables,
         edge_is_latched_once, level_follows_its_line, twenty_four_pending_at_once, more_pending_than_list_registers_by_interrupt,
-        active_and_pending, eoi_mode_1, active_bit_by_register, spi_routed_to_other_cpu, spi_to_any_cpu, sgi_storm,
+        active_and_pending, eoi_mode_1, active_bit_by_register, more_active_than_list_registers,
+        more_active_than_list_registers_eoi_mode_1, eoi_mode_changes_between, masked_group_starves_nobody,
+        spi_routed_to_other_cpu, spi_to_any_cpu, spi_to_any_cpu_that_takes_part, sgi_storm,
     ));
 }
 
