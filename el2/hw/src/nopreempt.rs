@@ -39,7 +39,12 @@ global_asm!(
     .endif
     .endm
 
+    // The neighbours on both sides lie where they do for the self-test: a range that is one instruction too long, at either
+    // end, lists one of them.
     .pushsection .text.nopreempt, "ax"
+    .global before_add_pair
+before_add_pair:
+    nop
     .global nopreempt_add_pair
 nopreempt_add_pair:
     add_pair_step 0
@@ -49,6 +54,14 @@ nopreempt_add_pair:
     add_pair_step 4
     b       nopreempt_leave
 nopreempt_add_pair_end:
+    .global nopreempt_leave
+nopreempt_leave:
+    ldr     w10, [x9, #{pending}]
+    cbnz    w10, 1f
+    ret
+    dsb     nsh
+    isb
+1:  b       {deferred}
     .popsection
 
     // Start and end of each listed range, as offsets from the table's entries.
@@ -58,16 +71,7 @@ nopreempt_add_pair_end:
     .word   nopreempt_add_pair_end - .
     .popsection
 
-    .pushsection .text.leave, "ax"
-    .global nopreempt_leave
-nopreempt_leave:
-    ldr     w10, [x9, #{pending}]
-    cbnz    w10, 1f
-    ret
-    dsb     nsh
-    isb
-1:  b       {deferred}
-
+    .pushsection .text.forced, "ax"
     // Self-test: begins the leaf with its first x2 instructions, IRQs masked, and goes on in the listed leaf itself with
     // IRQs let in by the very jump, so that a pending interrupt is taken there. x2 = 6 goes on in nopreempt_leave, 7 just
     // before the leaf.
@@ -112,9 +116,6 @@ forced_add_pair:
     forced_variant 5, nopreempt_add_pair, 20
     forced_variant 5, nopreempt_leave, 0
     forced_variant 0, before_add_pair, 0
-    .global before_add_pair
-before_add_pair:
-    b       nopreempt_add_pair
 forced_entry:
     mrs     x17, daif
     bic     x17, x17, #0x80                 // IRQs let in

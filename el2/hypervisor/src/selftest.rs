@@ -434,7 +434,18 @@ fn listed() -> Result<(), String> {
     Ok(())
 }
 
+/// The range is listed to the instruction: neither the one before it nor the one behind it belongs to it. Both are
+/// neighbours in memory, and are interrupted like the others.
 fn around() -> Result<(), String> {
+    let (first, behind) = (nopreempt::address_of(0), nopreempt::address_of(nopreempt::STEPS));
+    let before = nopreempt::address_of(nopreempt::STEPS + 1);
+    ensure(before + 4 == first && behind == first + 4 * nopreempt::STEPS, || {
+        format!("not neighbours: {before:#x}, {first:#x}, {behind:#x}")
+    })?;
+    for address in (before..=behind).step_by(4) {
+        let (found, expected) = (nopreempt::is_listed(address), (first..behind).contains(&address));
+        ensure(found == expected, || format!("{address:#x} is listed: {found}; the range is {first:#x}..{behind:#x}"))?;
+    }
     let (here, there) = force(nopreempt::STEPS, 0)?;
     let expected = Traces { pair: ADDED, interrupts: 1, at_once: 1, deferred: 0 };
     ensure(here == expected && there.pair == NOTHING, || format!("after it: {here:?} here, {there:?} there"))?;

@@ -276,7 +276,9 @@ fn look_after(vm: &'static Vm) -> Option<Ticks> {
                 None => continue,
             },
         };
-        let action = dog.expire(milliseconds());
+        // A millisecond behind: the clock may have been about to show the next one when the watchdog was patted, and none acts
+        // before its time is over.
+        let action = dog.expire(milliseconds().saturating_sub(1));
         next = [next, dog.deadline().map(at)].into_iter().flatten().min();
         drop(dogs);
         if let Some(action) = action {
@@ -324,9 +326,9 @@ impl fmt::Display for Which {
     }
 }
 
-/// The count at which the millisecond clock shows `milliseconds`, or a little later.
+/// The count at which the millisecond clock has shown `milliseconds` for a whole one, or a little later.
 fn at(milliseconds: u64) -> Ticks {
-    let ticks = u128::from(milliseconds) * u128::from(host::get().counter.0) / 1000;
+    let ticks = (u128::from(milliseconds) + 1) * u128::from(host::get().counter.0) / 1000;
     Ticks(u64::try_from(ticks).unwrap_or(u64::MAX).saturating_add(1))
 }
 

@@ -1,10 +1,12 @@
-//! What happens on an IRQ: the handler that a test has set, or [`count`].
+//! What happens on an IRQ: the handler that a test has set, or [`count`]. And SErrors, which are masked until a test takes one
+//! ([`take_serror`]).
 
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use core::arch::asm;
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use spin::Mutex;
 
-use crate::{MAX_CPUS, cpu, gic, sysreg, timer};
+use crate::{MAX_CPUS, cpu, gic, instruction, sysreg, timer};
 
 /// Interrupts with numbers below this are counted.
 const COUNTED: usize = 1020;
@@ -12,6 +14,10 @@ const COUNTED: usize = 1020;
 static HANDLER: Mutex<fn()> = Mutex::new(count);
 static COUNTS: [[AtomicU32; COUNTED]; MAX_CPUS] = [const { [const { AtomicU32::new(0) }; COUNTED] }; MAX_CPUS];
 static SPURIOUS: [AtomicU32; MAX_CPUS] = [const { AtomicU32::new(0) }; MAX_CPUS];
+/// SErrors are welcome on this CPU.
+static WELCOME: [AtomicBool; MAX_CPUS] = [const { AtomicBool::new(false) }; MAX_CPUS];
+/// One has come.
+static TAKEN: [AtomicBool; MAX_CPUS] = [const { AtomicBool::new(false) }; MAX_CPUS];
 static LAST_TIME: [AtomicU64; MAX_CPUS] = [const { AtomicU64::new(0) }; MAX_CPUS];
 
 /// Makes `handler` run for each IRQ, on all CPUs, interrupts masked. It must acknowledge and end the interrupt itself, and not print.
@@ -72,4 +78,28 @@ pub fn clear() {
     for counter in COUNTS.iter().flatten().chain(&SPURIOUS) {
         counter.store(0, Ordering::SeqCst);
     }
+}
+
+/// Whether an SError is pending for this CPU: ISR_EL1.A.
+#[must_use]
+pub fn is_serror_pending() -> bool {
+    instruction::read_register([3, 0, 12, 1, 0]).is_ok_and(|pending| pending >> 8 & 1 != 0)
+}
+
+/// Takes the SError that is pending for this CPU, so that it is pending no longer, and one that may come just then. Says
+/// whether there was any.
+pub fn take_serror() -> bool {
+    let me = cpu::index();
+    TAKEN[me].store(false, Ordering::SeqCst);
+    WELCOME[me].store(true, Ordering::SeqCst);
+    // SAFETY: the handler keeps all registers and changes an atomic. SErrors are masked again behind it.
+    unsafe { asm!("msr daifclr, #4", "isb", "msr daifset, #4", options(nostack)) };
+    WELCOME[me].store(false, Ordering::SeqCst);
+    TAKEN[me].load(Ordering::SeqCst)
+}
+
+/// An SError came. Says whether it was welcome.
+pub(crate) fn on_serror() -> bool {
+    TAKEN[cpu::index()].store(true, Ordering::SeqCst);
+    WELCOME[cpu::index()].load(Ordering::SeqCst)
 }

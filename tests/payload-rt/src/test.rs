@@ -110,10 +110,15 @@ static PASSED: AtomicU32 = AtomicU32::new(0);
 static FAILED: AtomicU32 = AtomicU32::new(0);
 static SKIPPED: AtomicU32 = AtomicU32::new(0);
 
-/// Runs the tests that the command line selects (all of them without `test=`) and switches the machine off.
+/// Whether the command line selects the test of this name: all of them without `test=`.
+#[must_use]
+pub fn is_selected(name: &str) -> bool {
+    machine::option("test").unwrap_or("").split(',').any(|part| name.contains(part))
+}
+
+/// Runs the tests that the command line selects and switches the machine off.
 pub fn run(tests: &[Test]) -> ! {
-    let filter = machine::option("test").unwrap_or("");
-    for test in tests.iter().filter(|test| filter.split(',').any(|part| test.name.contains(part))) {
+    for test in tests.iter().filter(|test| is_selected(test.name)) {
         quiesce();
         print!("test {} ... ", test.name);
         RUNNING.store(true, Ordering::SeqCst);
@@ -139,9 +144,10 @@ pub fn run(tests: &[Test]) -> ! {
     psci::system_off()
 }
 
-/// Interrupts masked, timers off, GIC as at the start, counts cleared.
+/// Interrupts masked, timers off, GIC as at the start, counts cleared, no SError left by a test that failed.
 fn quiesce() {
     cpu::mask_interrupts();
+    interrupt::take_serror();
     timer::stop();
     gic::initialise_distributor();
     gic::initialise_cpu();

@@ -1,6 +1,6 @@
 //! The generic timers of EL1 (Arm ARM D12): the counter in order, deadlines in real units, and the interrupts' numbers.
 
-use crate::sysreg;
+use crate::{cpu, gic, interrupt, sysreg};
 
 /// The virtual timer's PPI.
 pub const VIRTUAL_PPI: u32 = 27;
@@ -78,7 +78,7 @@ pub fn wait_until(milliseconds: u64, mut done: impl FnMut() -> bool) -> bool {
         if deadline.passed() {
             return done();
         }
-        crate::cpu::relax();
+        cpu::relax();
     }
 }
 
@@ -92,4 +92,33 @@ pub fn delay(count: u64) {
 pub fn stop() {
     sysreg::cntv_ctl_el0::write(0);
     sysreg::cntp_ctl_el0::write(0);
+}
+
+/// Sleeps for so many microseconds by WFI, interrupts masked: the virtual timer's interrupt is pending at the end, is not
+/// taken, and goes away with the timer. An SError that becomes pending meanwhile ends it too. Says how many microseconds it
+/// was.
+pub fn sleep(count: u64) -> u64 {
+    let start = now();
+    let end = start + microseconds(count);
+    gic::enable(VIRTUAL_PPI);
+    sysreg::cntv_cval_el0::write(end);
+    sysreg::cntv_ctl_el0::write(ENABLE);
+    // WFI may end for no reason.
+    loop {
+        cpu::wait_for_interrupt();
+        if now() >= end || interrupt::is_serror_pending() {
+            break;
+        }
+    }
+    sysreg::cntv_ctl_el0::write(0);
+    (now() - start) * 1000 / microseconds(1000)
+}
+
+/// Runs `body` with an event every few microseconds (CNTKCTL_EL1.EVNTEN), so that no WFE waits for ever.
+pub fn with_event_stream<R>(body: impl FnOnce() -> R) -> R {
+    let before = sysreg::cntkctl_el1::read();
+    sysreg::cntkctl_el1::write(before | 1 << 2 | 8 << 4);
+    let result = body();
+    sysreg::cntkctl_el1::write(before);
+    result
 }

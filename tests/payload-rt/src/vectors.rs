@@ -89,6 +89,7 @@ extern "C" fn exception_main(frame: &mut Frame, kind: u64) {
     match kind & 3 {
         0 => fault::on_synchronous(frame, kind),
         1 => interrupt::dispatch(),
+        3 if interrupt::on_serror() => {}
         _ => panic!(
             "unexpected exception, vector {kind}: ESR {:#x} ELR {:#x} FAR {:#x}",
             sysreg::esr_el1::read(),

@@ -29,6 +29,8 @@ pub(crate) struct Trial {
 pub(crate) struct Report {
     /// The VM's console.
     pub(crate) console: String,
+    /// The hypervisor's log; nothing on the bare machine.
+    pub(crate) log: String,
     /// What went wrong, with the hypervisor's log; `None` if the VM powered itself off.
     pub(crate) wrong: Option<String>,
 }
@@ -63,11 +65,12 @@ impl Trial {
         let session = Session::start(&site, &options)?;
         let outcome = session.wait_stopped(self.limit);
         let console = session.console(name)?.transcript();
+        let log = session.log().transcript();
         let wrong = match outcome {
             Outcome::PoweredOff => None,
-            other => Some(format!("{other}; the hypervisor's log:\n{}", session.log().transcript())),
+            other => Some(format!("{other}; the hypervisor's log:\n{log}")),
         };
-        Ok(Report { console, wrong })
+        Ok(Report { console, log, wrong })
     }
 
     /// Runs the VM's kernel on the bare machine, without a hypervisor.
@@ -84,6 +87,6 @@ impl Trial {
         };
         let mut running = machine.spawn()?;
         let console = running.console()?.expect_end(self.limit)?;
-        Ok(Report { console, wrong: None })
+        Ok(Report { console, log: String::new(), wrong: None })
     }
 }

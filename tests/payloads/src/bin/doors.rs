@@ -1,22 +1,40 @@
 //! Calls through the debug channel and HVC #0x86: the checks P1-A1 to P1-A15, but A14, which needs a Linux guest.
 //!
-//! `vmware = true` in the site file. With `strict` on the command line an access that is no call is always an exception.
+//! The command line says what the site file does, so that nobody answers at an open door is a failure, and so is an answer
+//! at a closed one:
+//!
+//! | word | site file |
+//! |---|---|
+//! | (nothing) | `vmware = true` |
+//! | `calls=closed` | without it |
+//! | `strict` | `vmware-strict = true`: an access that is no call is always an exception |
+//! | `quota` | the bounds that [`quotas_are_kept`] and [`levels_call_what_they_may`] name |
+//! | `wfe=open` | `wfe = true`, which is the payload `wfe`'s subject; without the word that door must be closed |
+//! | `reference` | none: this is the bare machine |
 #![no_std]
 #![no_main]
 
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
+use guest::words;
 use payload_rt::test::Verdict;
+use payload_rt::timer::with_event_stream;
 use payload_rt::user::{self, End, Level, Page};
-use payload_rt::{check, check_equal, cpu, debug, instruction, machine, memory, random, skip, sysreg, test, tests};
+use payload_rt::{
+    check, check_equal, cpu, debug, instruction, machine, memory, println, random, skip, sysreg, test, tests, timer,
+};
 
 payload_rt::entry!(main);
 
 /// `MRS XZR, MDCCSR_EL0`.
 const STATUS: u32 = 0xd533_011f;
+/// `HVC #0x86`.
+const HVC: u32 = 0xd400_10c2;
 /// X7 of a low call.
 const LOW: u64 = 0x86_0000_000e;
 const MAGIC: u64 = 0x564d_5868;
+/// W0 of our own calls.
+const OWN_MAGIC: u64 = 0x3176_4355;
 /// MDSCR_EL1.TDCC, as Linux sets it.
 const TDCC: u64 = 1 << 12;
 /// ESR_EL1 of the instruction, when it is an exception.
@@ -27,40 +45,96 @@ fn main() {
     if machine::is_reference() {
         test::run(&tests!("doors": absent_without_a_hypervisor));
     }
-    if !guest::is_vmware() {
-        test::run(&tests!("doors": nobody_answers));
+    if machine::option("calls") == Some("closed") {
+        test::run(&tests!("doors": absent_without_a_hypervisor, closed_to_hvc, wfe_as_the_site_file_says));
     }
+    announce_log();
     test::run(&tests!("doors":
         p1_a1_version_from_el1, p1_a2_version_from_el0, p1_a3_version_from_el0_although_tdcc_is_set,
-        p1_a4_mdscr_reads_back, p1_a5_no_call_with_tdcc_is_an_exception, p1_a6_near_misses_are_no_calls,
+        p1_a3_tdcc_stays_away_when_vcpus_take_turns, p1_a4_mdscr_reads_back, p1_a4_mdscr_is_0_when_a_cpu_comes,
+        p1_a5_no_call_with_tdcc_is_an_exception, p1_a6_near_misses_are_no_calls,
         p1_a7_no_call_without_tdcc_reads_the_status, p1_a8_who_does_not_call_does_not_exit,
         p1_a9_a_register_as_destination_is_no_call, p1_a10_breakpoint_watchpoint_and_step_work,
-        p1_a11_string_across_pages, p1_a12_commands_for_kernels, p1_a13_hvc, p1_a15_cpus_at_once,
-        rpc_round_trip, bulk_round_trip_across_pages, bulk_faults_like_an_access, random_registers_harm_nobody,
-        levels_call_what_they_may, quotas_are_kept,
+        p1_a11_string_across_pages, p1_a11_hvc_faults_at_the_instruction, p1_a12_commands_for_kernels, p1_a13_hvc,
+        p1_a15_cpus_at_once, rpc_round_trip, bulk_round_trip_across_pages, bulk_faults_like_an_access,
+        random_registers_harm_nobody, levels_call_what_they_may, quotas_are_kept, wfe_as_the_site_file_says,
     ));
 }
 
-fn nobody_answers() -> Verdict {
-    skip!("nobody answers here");
+/// Whether the command line has this word.
+fn says(word: &str) -> bool {
+    machine::machine().command_line.split_ascii_whitespace().any(|other| other == word)
 }
 
-/// On the bare machine: a call reads the status and changes nothing, or is an exception where the kernel wants it to be; the
-/// library concludes that nobody is there.
+/// On the bare machine, and at a closed door: a call reads the status and changes nothing, or is an exception where the
+/// kernel wants it to be; the library concludes that nobody is there.
 fn absent_without_a_hypervisor() -> Verdict {
     check!(!guest::is_vmware() && guest::version().is_none(), "somebody answers");
-    for (level, tdcc) in [(Level::Kernel, 0), (Level::Kernel, TDCC), (Level::User, 0), (Level::User, TDCC)] {
-        sysreg::mdscr_el1::write(tdcc);
-        let end = user::run(level, &[STATUS], version());
-        sysreg::mdscr_el1::write(0);
-        if level == Level::User && tdcc != 0 {
-            check_equal!((end.esr, end.elr), (ESR_STATUS, 0), "the exception from {level:?}");
-        } else {
-            check!(end.is_svc(), "{level:?}, TDCC {tdcc:#x}: ESR {:#x} at {:#x}", end.esr, end.elr);
+    for x in [version(), own_version()] {
+        for (level, tdcc) in [(Level::Kernel, 0), (Level::Kernel, TDCC), (Level::User, 0), (Level::User, TDCC)] {
+            sysreg::mdscr_el1::write(tdcc);
+            let end = user::run(level, &[STATUS], x);
+            sysreg::mdscr_el1::write(0);
+            if level == Level::User && tdcc != 0 {
+                check_equal!((end.esr, end.elr), (ESR_STATUS, 0), "the exception from {level:?}");
+            } else {
+                check!(end.is_svc(), "{level:?}, TDCC {tdcc:#x}: ESR {:#x} at {:#x}", end.esr, end.elr);
+            }
+            check_equal!(end.x, x, "registers from {level:?}, TDCC {tdcc:#x}");
         }
-        check_equal!(end.x, version(), "registers from {level:?}, TDCC {tdcc:#x}");
     }
     Ok(())
+}
+
+/// At a closed door HVC #0x86 is like every HVC but #0: NOT_SUPPORTED, and nothing else changes.
+fn closed_to_hvc() -> Verdict {
+    for mut x in [version(), own_version()] {
+        for x7 in [0x0e, LOW, 0x18, 0x1c] {
+            x[7] = x7;
+            let end = user::run(Level::Kernel, &[HVC], x);
+            check!(end.is_svc() && end.elr == 8, "ESR {:#x} at {:#x}", end.esr, end.elr);
+            check_equal!((end.x[0] as i64, &end.x[1..]), (-1, &x[1..]), "registers with X7 {x7:#x}");
+        }
+    }
+    let end = user::run(Level::User, &[HVC], version());
+    check_equal!((end.esr >> 26, end.elr, end.x), (0, 0, version()), "HVC at EL0");
+    Ok(())
+}
+
+/// The door of WFE is open or closed by itself: closed, a WFE with a word in X0 is one without.
+fn wfe_as_the_site_file_says() -> Verdict {
+    let is_open = machine::option("wfe") == Some("open");
+    let all = [words::DETECT, words::CONFIGURE, words::PAT, words::QUERY].into_iter().chain(words::OWN);
+    for word in all {
+        let mut x = numbered();
+        // A watchdog of a minute, to log: nothing comes of it if it should be armed.
+        (x[0], x[1], x[2]) = (word, 60_000, 0);
+        for level in [Level::Kernel, Level::User] {
+            let end = with_event_stream(|| user::run(level, &[0xd503_20bf, 0xd503_205f, 0xd503_205f], x));
+            check!(end.is_svc() && end.elr == 16, "{level:?}: ESR {:#x} at {:#x}", end.esr, end.elr);
+            if !is_open {
+                check_equal!(end.x, x, "registers after a WFE from {level:?}");
+            } else {
+                check!(end.x[0] != word && end.x[2..] == x[2..], "{level:?}: X0 {:#x} after {word:#x}", end.x[0]);
+            }
+        }
+    }
+    if is_open {
+        let calls = guest::detect().map(|features| features & 2 != 0);
+        check_equal!(calls, Some(machine::option("calls") != Some("closed")), "the feature bit of the other doors");
+        check_equal!(guest::configure_watchdog(0, 0), Some(Ok(0)), "disarming");
+        check_equal!(guest::configure_own_watchdog(0, 0), Some(Ok(0)), "disarming its own");
+    } else if let Some(version) = guest::version() {
+        check_equal!(version.features & 4, 0, "the feature bit of the WFE channel");
+    }
+    Ok(())
+}
+
+/// Registers of the version of our own calls.
+fn own_version() -> [u64; 31] {
+    let mut x = numbered();
+    (x[0], x[2], x[3], x[7]) = (OWN_MAGIC, 0, 0x5543, LOW);
+    x
 }
 
 fn numbered() -> [u64; 31] {
@@ -105,12 +179,65 @@ fn p1_a3_version_from_el0_although_tdcc_is_set() -> Verdict {
     check_version(&end, &version())
 }
 
+static TURNS_ARE_OVER: AtomicBool = AtomicBool::new(false);
+
+/// Computes until it is told that it is enough.
+fn keep_busy(_: usize) {
+    while !TURNS_ARE_OVER.load(Ordering::SeqCst) {
+        cpu::relax();
+    }
+}
+
+/// As [`p1_a3_version_from_el0_although_tdcc_is_set`], after this vCPU's registers were moved to memory and back: the others
+/// are busy, and there are more of them than CPUs, so one of them runs here while this one sleeps.
+fn p1_a3_tdcc_stays_away_when_vcpus_take_turns() -> Verdict {
+    if cpu::count() == 1 {
+        skip!("there is one CPU");
+    }
+    TURNS_ARE_OVER.store(false, Ordering::SeqCst);
+    for index in 1..cpu::count() {
+        check!(cpu::start(index, keep_busy).is_ok(), "CPU {index} did not start");
+    }
+    sysreg::mdscr_el1::write(TDCC);
+    let mut verdict = Ok(());
+    for _ in 0..20 {
+        timer::sleep(3000);
+        verdict = verdict.and(check_version(&user::run(Level::User, &[STATUS], version()), &version()));
+    }
+    let seen = sysreg::mdscr_el1::read();
+    sysreg::mdscr_el1::write(0);
+    TURNS_ARE_OVER.store(true, Ordering::SeqCst);
+    for index in 1..cpu::count() {
+        check!(cpu::wait_off(index), "CPU {index} is still on");
+    }
+    check_equal!(seen, TDCC, "MDSCR_EL1");
+    verdict
+}
+
 fn p1_a4_mdscr_reads_back() -> Verdict {
     sysreg::mdscr_el1::write(TDCC);
     let seen = sysreg::mdscr_el1::read();
     sysreg::mdscr_el1::write(0);
     check_equal!(seen, TDCC, "MDSCR_EL1");
     check_equal!(sysreg::mdscr_el1::read(), 0, "MDSCR_EL1 afterwards");
+    Ok(())
+}
+
+static MDSCR_AT_START: AtomicU64 = AtomicU64::new(u64::MAX);
+
+/// A CPU that is switched on begins with MDSCR_EL1 = 0, whatever it was when it was switched off.
+fn p1_a4_mdscr_is_0_when_a_cpu_comes() -> Verdict {
+    if cpu::count() == 1 {
+        skip!("there is one CPU");
+    }
+    for round in 0..2 {
+        let started = cpu::start(1, |_| {
+            MDSCR_AT_START.store(sysreg::mdscr_el1::read(), Ordering::SeqCst);
+            sysreg::mdscr_el1::write(TDCC | 1 << 13);
+        });
+        check!(started.is_ok() && cpu::wait_off(1), "CPU 1 did not come, or not go");
+        check_equal!(MDSCR_AT_START.load(Ordering::SeqCst), 0, "MDSCR_EL1 in round {round}");
+    }
     Ok(())
 }
 
@@ -125,7 +252,11 @@ fn p1_a5_no_call_with_tdcc_is_an_exception() -> Verdict {
     sysreg::mdscr_el1::write(0);
     check_equal!((end.esr, end.elr, end.x), (ESR_STATUS, 0, x), "exception and registers");
     check_equal!((data.esr >> 26, data.elr), (0x18, 0), "reading DBGDTRRX_EL0");
-    check!(kernel.is_svc() || machine::machine().command_line.contains("strict"), "EL1 got ESR {:#x}", kernel.esr);
+    if says("strict") {
+        check_equal!((kernel.esr, kernel.elr, kernel.x), (ESR_STATUS, 0, x), "exception and registers at EL1");
+    } else {
+        check!(kernel.is_svc() && kernel.x == x, "EL1 got ESR {:#x}", kernel.esr);
+    }
     Ok(())
 }
 
@@ -166,8 +297,8 @@ fn p1_a7_no_call_without_tdcc_reads_the_status() -> Verdict {
     // MRS X5, MDCCSR_EL0.
     for level in [Level::User, Level::Kernel] {
         let end = user::run(level, &[0xd533_0105], x);
-        if machine::machine().command_line.contains("strict") {
-            check_equal!((end.esr >> 26, end.elr, end.x), (0x18, 0, x), "exception");
+        if says("strict") {
+            check_equal!((end.esr, end.elr, end.x), (0x6220_c0a3, 0, x), "exception at {level:?}");
         } else {
             let mut expected = x;
             expected[5] = 1 << 29;
@@ -230,25 +361,85 @@ fn string(at: u64, length: u64) -> [u64; 31] {
     x
 }
 
+/// Letter number `offset` of the strings: no two of 64 neighbours are alike, and no page is like another.
+fn letter(offset: u64) -> u8 {
+    b'!' + (offset % 89) as u8
+}
+
+/// Where the string of [`p1_a11_string_across_pages`] begins in its two pages, and how long it is.
+const STRING: (u64, u64) = (4096 - 128, 300);
+
+/// Says what the hypervisor's log is to say of that string, for the gate to compare: what is taken of a page makes a line.
+fn announce_log() {
+    if !test::is_selected("doors::p1_a11_string_across_pages") {
+        return;
+    }
+    let (start, length) = STRING;
+    for (from, to) in [(start, 4096), (4096, start + length)] {
+        let mut line = [0; 256];
+        let line = &mut line[..(to - from) as usize];
+        line.iter_mut().zip(from..).for_each(|(byte, offset)| *byte = letter(offset));
+        println!("# log: {}", core::str::from_utf8(line).unwrap_or("?"));
+    }
+}
+
 fn p1_a11_string_across_pages() -> Verdict {
     let pages = memory::pages(2);
     for offset in 0..8192 {
-        memory::write8(pages + offset, b'a' + (offset % 26) as u8);
+        memory::write8(pages + offset, letter(offset));
     }
     user::map(1, pages, Page::ReadOnly);
     user::map(2, pages + 4096, Page::ReadOnly);
-    let at = user::address(1) + 4096 - 128;
-    let end = user::run(Level::User, &[STATUS], string(at, 300));
-    check!(end.is_svc(), "ESR {:#x}", end.esr);
-    check_equal!((end.x[2], end.x[4]), (0, at + 300), "X2 and X4");
+    let (start, length) = STRING;
+    let at = user::address(1) + start;
+    let end = user::run(Level::User, &[STATUS], string(at, length));
+    check!(end.is_svc() && end.elr == 8, "ESR {:#x} at {:#x}", end.esr, end.elr);
+    let mut expected = string(at, length);
+    (expected[2], expected[4]) = (0, at + length);
+    check_equal!(end.x, expected, "registers");
     // The second page is missing, or the kernel's own.
     for (page, status) in [(Page::Missing, 0x07), (Page::Kernel, 0x0f)] {
         user::map(2, pages + 4096, page);
-        let end = user::run(Level::User, &[STATUS], string(at, 300));
+        let end = user::run(Level::User, &[STATUS], string(at, length));
         check_equal!((end.esr, end.elr), (0x9200_0000 | status, 0), "data abort, at the instruction");
-        check_equal!((end.far, end.x[2], end.x[4]), (user::address(2), 172, user::address(2)), "FAR, X2 and X4");
+        check_equal!(
+            (end.far, end.x[2], end.x[4]),
+            (user::address(2), length - 128, user::address(2)),
+            "FAR, X2 and X4"
+        );
     }
     user::map(2, pages + 4096, Page::ReadOnly);
+    Ok(())
+}
+
+/// As the debug channel, HVC #0x86 begins anew after a fault, and for what is left of a string: PC is behind an HVC when it
+/// is taken, and has to be moved back.
+fn p1_a11_hvc_faults_at_the_instruction() -> Verdict {
+    let pages = memory::pages(2);
+    for offset in 0..8192 {
+        memory::write8(pages + offset, letter(offset));
+    }
+    user::map(1, pages, Page::Data);
+    user::map(2, pages + 4096, Page::Missing);
+    let mut x = string(user::address(2) - 16, 40);
+    x[7] = 0x18;
+    let end = user::run(Level::Kernel, &[HVC], x);
+    check_equal!((end.esr, end.elr, end.far), (0x9600_0007, 0, user::address(2)), "data abort, at the instruction");
+    check_equal!((end.x[2], end.x[4]), (24, user::address(2)), "X2 and X4");
+    user::map(2, pages + 4096, Page::Data);
+    let end = user::run(Level::Kernel, &[HVC], x);
+    check!(end.is_svc() && end.elr == 8, "with all pages: ESR {:#x} at {:#x}", end.esr, end.elr);
+    check_equal!((end.x[2], end.x[4]), (0, user::address(2) + 24), "X2 and X4");
+    // A bulk transfer changes nothing before its fault.
+    let channel = open();
+    let _ = guest::low(0x1_001e, 24, channel);
+    user::map(2, pages + 4096, Page::Missing);
+    let mut x = bulk(0x18, channel, user::address(2) - 8, 24);
+    x[7] = 0x18;
+    let end = user::run(Level::Kernel, &[HVC], x);
+    check_equal!((end.esr, end.elr, end.far), (0x9600_0007, 0, user::address(2)), "data abort of a bulk transfer");
+    check_equal!(end.x, x, "registers");
+    let _ = guest::low(0x6_001e, 0, channel);
     Ok(())
 }
 
@@ -264,15 +455,15 @@ fn p1_a12_commands_for_kernels() -> Verdict {
 fn p1_a13_hvc() -> Verdict {
     let mut x = version();
     x[7] = 0x0e;
-    check_version(&user::run(Level::Kernel, &[0xd400_10c2], x), &x)?;
+    check_version(&user::run(Level::Kernel, &[HVC], x), &x)?;
     // Another immediate, and no call at all, are no calls of this kind: NOT_SUPPORTED, as for all unknown ones.
     let mut none = x;
     none[7] = 0x0f;
-    for (code, x) in [(0xd400_10a2, x), (0xd400_10c2, none)] {
+    for (code, x) in [(0xd400_10a2, x), (HVC, none)] {
         let end = user::run(Level::Kernel, &[code], x);
         check!(end.is_svc() && end.x[0] as i64 == -1 && end.x[1..] == x[1..], "{code:#x}: ESR {:#x}", end.esr);
     }
-    let end = user::run(Level::User, &[0xd400_10c2], x);
+    let end = user::run(Level::User, &[HVC], x);
     check_equal!((end.esr >> 26, end.elr, end.x), (0, 0, x), "HVC at EL0");
     Ok(())
 }
@@ -280,17 +471,63 @@ fn p1_a13_hvc() -> Verdict {
 static HAMMERED: AtomicU64 = AtomicU64::new(0);
 static MIXED: AtomicU32 = AtomicU32::new(0);
 
-/// 10^5 calls, each of which has its own argument in the answer.
+/// Calls of one CPU: as many as P1-A15 asks for.
+const CALLS: u64 = 100_000;
+/// Pairs of messages among them: 25 calls each, one for every four bytes there and back, so this is half of all.
+const MESSAGES: u64 = 2000;
+
+/// Half of the calls have nothing in common with those of other CPUs but the way; the other half are messages on a channel
+/// of this CPU's own, which all CPUs' calls carry on by turns, to one store. Each reply is this CPU's, and each value
+/// in the store is one that some CPU has written as a whole.
 fn hammer(index: usize) {
-    for round in 0..100_000u64 {
+    for round in 0..CALLS / 2 {
         let argument = (index as u64) << 28 | round;
         // An unknown command leaves X1 alone.
         let x = guest::low(0x77, argument, [index as u64, round, 9]);
         if x[..6] != [NO_COMMAND, argument, 0x77, (index as u64) << 16 | 0x5658, round, 9] {
             MIXED.fetch_add(1, Ordering::SeqCst);
         }
-        HAMMERED.fetch_add(1, Ordering::SeqCst);
     }
+    let channel = open();
+    let mut reply = [0; 32];
+    let own = [b"info-set guestinfo.own0 ", b"info-set guestinfo.own1 ", b"info-set guestinfo.own2 "];
+    for round in 0..MESSAGES {
+        let text = [round / 1000 % 10, round / 100 % 10, round / 10 % 10, round % 10].map(|digit| b'0' + digit as u8);
+        // This CPU's own value, in every second round; else the one that all share, which is twice the same.
+        let (set, value): (&[u8], [u8; 10]) = match round % 2 {
+            0 => (own[index % 3], padded(index, text, *b"mine ")),
+            _ => (
+                b"info-set guestinfo.test ",
+                padded(index, text, [b'a' + index as u8, text[0], text[1], text[2], text[3]]),
+            ),
+        };
+        let mut message = [0; 34];
+        message[..set.len()].copy_from_slice(set);
+        message[set.len()..set.len() + 10].copy_from_slice(&value);
+        let sent = guest::exchange(channel, &message[..set.len() + 10], &mut reply);
+        let mut good = sent == Ok(2) && reply[..2] == *b"1 ";
+        let get = &mut message[..set.len() - 1];
+        get[5..8].copy_from_slice(b"get");
+        let got = guest::exchange(channel, get, &mut reply);
+        good &= got == Ok(12) && reply[..2] == *b"1 ";
+        good &= match round % 2 {
+            0 => reply[2..12] == value,
+            _ => reply[2..7] == reply[7..12] && (b'a'..b'd').contains(&reply[2]),
+        };
+        if !good {
+            MIXED.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+    let _ = guest::low(0x6_001e, 0, channel);
+    HAMMERED.fetch_add(1, Ordering::SeqCst);
+}
+
+/// A value of ten bytes: who, the round, and five more.
+fn padded(index: usize, text: [u8; 4], more: [u8; 5]) -> [u8; 10] {
+    let mut value = [b'a' + index as u8; 10];
+    value[1..5].copy_from_slice(&text);
+    value[5..].copy_from_slice(&more);
+    value
 }
 
 fn p1_a15_cpus_at_once() -> Verdict {
@@ -302,10 +539,10 @@ fn p1_a15_cpus_at_once() -> Verdict {
         check!(cpu::start(index, hammer).is_ok(), "CPU {index} did not start");
     }
     hammer(0);
-    for index in others.clone() {
-        while HAMMERED.load(Ordering::SeqCst) < 100_000 * (1 + others.len() as u64) {
-            cpu::relax();
-        }
+    let all = 1 + others.len() as u64;
+    let done = timer::wait_until(120_000, || HAMMERED.load(Ordering::SeqCst) == all);
+    check!(done, "{} of {all} CPUs came to their ends", HAMMERED.load(Ordering::SeqCst));
+    for index in others {
         check!(cpu::wait_off(index), "CPU {index} is still on");
     }
     check_equal!(MIXED.load(Ordering::SeqCst), 0, "wrong answers");
@@ -342,8 +579,11 @@ const LENGTH: u64 = 60_000;
 fn bulk_round_trip_across_pages() -> Verdict {
     let pages = memory::pages(16);
     let text = b"info-set guestinfo.large ";
-    for (offset, &byte) in (0..).zip(text.iter().chain(core::iter::repeat_n(&b'x', LENGTH as usize - text.len()))) {
+    for (offset, &byte) in (0..).zip(text) {
         memory::write8(pages + 100 + offset, byte);
+    }
+    for offset in text.len() as u64..LENGTH {
+        memory::write8(pages + 100 + offset, letter(offset));
     }
     for page in 0..16 {
         user::map(1 + page, pages + 4096 * page, Page::Data);
@@ -369,9 +609,12 @@ fn bulk_round_trip_across_pages() -> Verdict {
     let x = bulk(0x1c, channel, user::address(1) + 7, length);
     let end = user::run(Level::User, &[STATUS], x);
     check!(end.is_svc() && end.x == x, "ESR {:#x}, X1 {:#x}", end.esr, end.x[1]);
-    check_equal!((memory::read8(pages + 7), memory::read8(pages + 9)), (b'1', b'x'), "first bytes");
-    check_equal!(memory::read8(pages + 7 + length - 1), b'x', "last byte");
-    check_equal!(memory::read8(pages + 7 + length), 0, "the byte behind");
+    check_equal!((memory::read8(pages + 7), memory::read8(pages + 8)), (b'1', b' '), "first bytes");
+    for offset in 2..length {
+        let expected = letter(offset - 2 + text.len() as u64);
+        check_equal!(memory::read8(pages + 7 + offset), expected, "byte {offset} of the value");
+    }
+    check_equal!((memory::read8(pages + 6), memory::read8(pages + 7 + length)), (0, 0), "the bytes around it");
     check_equal!(guest::low(0x6_001e, 0, channel)[2], 0x1_0000, "status of CLOSE");
     Ok(())
 }
@@ -436,7 +679,7 @@ fn random_registers_harm_nobody() -> Verdict {
 
 /// With the word `quota`, the site file keeps the time from EL0.
 fn levels_call_what_they_may() -> Verdict {
-    if !machine::machine().command_line.contains("quota") {
+    if !says("quota") {
         skip!("no `quota` on the command line");
     }
     let mut x = version();
@@ -448,10 +691,10 @@ fn levels_call_what_they_may() -> Verdict {
     check_version(&user::run(Level::User, &[STATUS], version()), &version())
 }
 
-/// With the word `quota`, the site file grants 8 channels, messages of 61,000 bytes, 4 keys, 128 KiB in them, and 1 KiB
+/// With the word `quota`, the site file grants 8 channels, messages of 61,000 bytes, 7 keys, 128 KiB in them, and 1 KiB
 /// of log a second. What is too much is an error, and what was there stays.
 fn quotas_are_kept() -> Verdict {
-    if !machine::machine().command_line.contains("quota") {
+    if !says("quota") {
         skip!("no `quota` on the command line");
     }
     let mut reply = [0; 64];

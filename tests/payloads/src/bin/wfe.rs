@@ -1,16 +1,26 @@
 //! The WFE channel and the watchdog: the checks P4-A0 to P4-A12.
 //!
 //! `wfe = true` and `vmware = true` in the site file; the latter for the counts of exits and for a value that outlives a
-//! reset. P4-A2 is the one for the bare machine: there it is all that is run. Not every machine traps WFE; where this one does not, the tests are skipped and say so.
+//! reset. P4-A2 is the one for the bare machine (`reference` on the command line): there it is all that is run.
+//!
+//! | on the command line | |
+//! |---|---|
+//! | (nothing) | three lives: the watchdog ends the first, SYSTEM_RESET the second, all tests are run in the third |
+//! | `armed=N` | the site file arms all watchdogs for N milliseconds; there is one life |
+//! | `counted` | time is counted in instructions, so nothing is ever too busy to be in time |
+//!
+//! The door is open, so that nobody answers is a failure, unless the machine does not trap WFE: the other doors say so.
 #![no_std]
 #![no_main]
 
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use guest::words;
+use payload_rt::interrupt::{is_serror_pending, take_serror};
 use payload_rt::test::{Stop, Verdict};
+use payload_rt::timer::with_event_stream;
 use payload_rt::user::{self, Level};
-use payload_rt::{check, check_equal, cpu, machine, println, skip, sysreg, test, tests, timer};
+use payload_rt::{check, check_equal, cpu, gic, machine, println, psci, skip, sysreg, test, tests, timer};
 
 payload_rt::entry!(main);
 
@@ -18,37 +28,44 @@ const SEVL: u32 = 0xd503_20bf;
 const WFE: u32 = 0xd503_205f;
 const WFI: u32 = 0xd503_207f;
 
-/// What `guestinfo.wfe`, which outlives a reset, says in the second life.
-const RESET_EXPECTED: &[u8] = b"1 reset expected";
+/// What `guestinfo.wfe`, which outlives a reset, says in the second and in the third life.
+const AFTER_WATCHDOG: &[u8] = b"1 reset by the watchdog";
+const AFTER_RESET: &[u8] = b"1 SYSTEM_RESET";
 
 fn main() {
     if machine::is_reference() {
         test::run(&tests!("wfe": p4_a2_absent_without_a_hypervisor));
     }
-    if traps() {
-        bring_reset_about();
-        if let Some(Err(why)) = guest::query_watchdog() {
-            AT_START.store(why, Ordering::SeqCst);
-        }
+    if machine::option("armed").is_some() {
+        test::run(&tests!("wfe":
+            p4_a0_wfe_traps, p4_a1_detect, p4_a1_requests_skip_the_instruction, p4_a3_an_ordinary_wfe_completes,
+            p4_a4_near_misses, p4_a5_event_register, p4_a11_other_waits, what_the_site_file_arms_stays_armed,
+        ));
+    }
+    if test::is_selected("wfe::p4_a12_reset_clears_watchdogs_and_mdscr") && traps() {
+        live_twice();
     }
     test::run(&tests!("wfe":
-        p4_a0_wfe_traps, p4_a1_detect, p4_a3_an_ordinary_wfe_completes,
+        p4_a0_wfe_traps, p4_a1_detect, p4_a1_requests_skip_the_instruction, p4_a3_an_ordinary_wfe_completes,
         p4_a4_near_misses, p4_a5_event_register, p4_a8_disarm_and_reconfigure, p4_a6_pats_keep_it_quiet,
-        p4_a9_level_0, own_watchdogs, p4_a10_spinlock_with_events, p4_a11_other_waits,
-        p4_a7_acts_although_masked, p4_a7_acts_during_wfi, p4_a12_reset_clears_the_watchdog,
+        p4_a9_level_0, own_watchdogs, own_watchdog_injects_into_its_own, p4_a10_spinlock_with_events, p4_a11_other_waits,
+        p4_a7_acts_although_masked, p4_a7_acts_during_wfi, p4_a12_reset_clears_watchdogs_and_mdscr,
     ));
 }
 
 /// Whether a WFE that would wait reaches the hypervisor here.
 fn traps() -> bool {
-    !machine::is_reference() && guest::detect().is_some()
+    guest::detect().is_some()
 }
 
+/// Skips the test where the machine does not trap WFE, which the hypervisor has tried when it started; nothing else excuses
+/// that nobody answers.
 macro_rules! need_traps {
     () => {
-        if !traps() {
-            skip!("WFE does not trap on this machine, or nobody is there");
+        if guest::version().is_some_and(|version| version.features & 4 == 0) {
+            skip!("this machine does not trap WFE");
         }
+        check!(traps(), "nobody answers to WFE, although the site file opens that door");
     };
 }
 
@@ -56,26 +73,36 @@ fn numbered(word: u64) -> [u64; 31] {
     core::array::from_fn(|number| if number == 0 { word } else { 0x2222_0000_0000_0000 + number as u64 })
 }
 
-/// The event stream, so that no WFE waits for ever.
-fn with_event_stream<R>(body: impl FnOnce() -> R) -> R {
-    let before = sysreg::cntkctl_el1::read();
-    sysreg::cntkctl_el1::write(before | 1 << 2 | 8 << 4);
-    let result = body();
-    sysreg::cntkctl_el1::write(before);
-    result
+/// How often this VM has exited for a reason, by one call.
+fn count(number: u64) -> u64 {
+    guest::statistic(number).map_or(0, |(_, count)| count)
+}
+
+/// The number of the exit reason called `name`.
+fn reason(name: &str) -> u64 {
+    let is_it = |number: &u64| {
+        guest::statistic(*number)
+            .is_some_and(|(known, _)| known.iter().take_while(|byte| **byte != 0).eq(name.as_bytes()))
+    };
+    (0..64).find(is_it).unwrap_or(64)
+}
+
+/// Exits that `body` leads to while the other CPUs are off: calls, ordinary WFEs, WFIs.
+fn exits_of(body: impl FnOnce()) -> [u64; 3] {
+    let [call, wfe, wfi] = ["call", "wfe", "wfi"].map(reason);
+    let before = [wfe, wfi, call].map(count);
+    body();
+    let after = [call, wfe, wfi].map(count);
+    // The count of calls was read last before and first behind: one call was made by that.
+    [after[0] - before[2] - 1, after[1] - before[0], after[2] - before[1]]
 }
 
 fn p4_a0_wfe_traps() -> Verdict {
-    if machine::is_reference() || !guest::is_vmware() {
-        skip!("nobody answers here");
-    }
+    check!(guest::is_vmware(), "the other door does not answer");
     // The other doors say whether this one is open, which the hypervisor has tried when it started.
     let told = guest::version().is_some_and(|version| version.features & 4 != 0);
     check_equal!(told, traps(), "the feature bit, and whether somebody answers");
-    // Not a matter of right or wrong: the tests below are skipped where it does not.
-    if !traps() {
-        skip!("WFE does not trap on this machine, or its door is closed");
-    }
+    need_traps!();
     Ok(())
 }
 
@@ -91,6 +118,21 @@ fn p4_a1_detect() -> Verdict {
         // The watchdogs are for the kernel alone here.
         let watchdogs = if level == Level::Kernel { 1 | 4 } else { 0 };
         check_equal!(end.x[1], 1 << 32 | 2 | watchdogs, "version and features for {level:?}");
+    }
+    Ok(())
+}
+
+/// An answered WFE is stepped over: it is one exit. One that is not would exit once more, as an ordinary WFE, with the
+/// answer in X0.
+fn p4_a1_requests_skip_the_instruction() -> Verdict {
+    need_traps!();
+    for level in [Level::Kernel, Level::User] {
+        for word in [words::DETECT, words::QUERY, words::OWN[2], words::PAT] {
+            let mut answer = 0;
+            let exits = exits_of(|| answer = user::run(level, &[SEVL, WFE, WFE], numbered(word)).x[0]);
+            check!(answer != word, "{level:?}: nobody answers to {word:#x}");
+            check_equal!(exits, [1, 0, 0], "calls, WFEs and WFIs for {word:#x} from {level:?}");
+        }
     }
     Ok(())
 }
@@ -111,13 +153,15 @@ fn p4_a2_absent_without_a_hypervisor() -> Verdict {
 
 fn p4_a3_an_ordinary_wfe_completes() -> Verdict {
     need_traps!();
-    let before = guest::exits("wfe");
-    let end = user::run(Level::Kernel, &[SEVL, WFE, WFE], numbered(0));
-    let after = guest::exits("wfe");
-    check!(end.is_svc() && end.elr == 16, "ESR {:#x} at {:#x}", end.esr, end.elr);
-    check_equal!(end.x, numbered(0), "registers");
-    let (before, after) = (before.unwrap_or(0), after.unwrap_or(0));
-    check_equal!(after - before, 1, "exits for one WFE");
+    for word in [0, 1, words::AGENT, words::DONE, u64::MAX] {
+        let mut end = None;
+        let exits = exits_of(|| end = Some(user::run(Level::Kernel, &[SEVL, WFE, WFE], numbered(word))));
+        let Some(end) = end else { return Ok(()) };
+        check!(end.is_svc() && end.elr == 16, "{word:#x}: ESR {:#x} at {:#x}", end.esr, end.elr);
+        check_equal!(end.x, numbered(word), "registers");
+        check_equal!((end.spsr >> 28, end.sp), (0xa, 0x5a5a_5a50), "flags and stack pointer");
+        check_equal!(exits, [0, 1, 0], "calls, WFEs and WFIs for one WFE");
+    }
     Ok(())
 }
 
@@ -145,7 +189,7 @@ fn pat_for_two_seconds() -> Result<Option<u64>, Stop> {
     check_equal!(guest::configure_watchdog(200, 1), Some(Ok(200)), "configuration");
     let (mut last, mut longest) = (timer::now(), 0);
     for _ in 0..40 {
-        timer::delay(50_000);
+        timer::sleep(50_000);
         let pat = guest::pat_watchdog();
         let now = timer::now();
         longest = longest.max(now - last);
@@ -155,20 +199,29 @@ fn pat_for_two_seconds() -> Result<Option<u64>, Stop> {
         }
     }
     if longest >= timer::microseconds(200_000) {
-        println!("a pat came after {} us", longest * 1000 / timer::microseconds(1000));
-        let _ = guest::configure_watchdog(0, 0);
         return Ok(None);
     }
-    check_equal!(serrors(), 0, "SErrors although it was patted");
+    check!(!is_serror_pending(), "an SError although it was patted");
     Ok(Some(last))
 }
 
 fn p4_a6_pats_keep_it_quiet() -> Verdict {
     need_traps!();
-    // A CPU that is kept from running for as long as the watchdog waits pats too late, and shows nothing. The SError that it
-    // then gets stays pending, so that it cannot be tried again.
-    let in_time = (0..10).take_while(|_| serrors() == 0).find_map(|_| pat_for_two_seconds().transpose());
-    let Some(start) = in_time.transpose()? else {
+    check!(!is_serror_pending(), "an SError is pending before anything was done");
+    let mut in_time = None;
+    for _ in 0..10 {
+        // A CPU that is kept from running for as long as the watchdog waits pats too late, and shows nothing. The SError that
+        // it may get then is taken, and all begins anew.
+        in_time = pat_for_two_seconds()?;
+        if in_time.is_some() {
+            break;
+        }
+        let _ = guest::configure_watchdog(0, 0);
+        timer::sleep(1000);
+        take_serror();
+    }
+    let Some(start) = in_time else {
+        check!(!is_counted(), "a pat came too late, although nothing else runs");
         skip!("this machine is too busy to pat a watchdog of 200 ms in time");
     };
     let left = guest::query_watchdog();
@@ -179,7 +232,7 @@ fn p4_a6_pats_keep_it_quiet() -> Verdict {
         let now = timer::now();
         kept += (now - before).saturating_sub(timer::microseconds(1000));
         before = now;
-        serrors() > 0
+        is_serror_pending()
     });
     let milliseconds = |ticks| ticks / timer::microseconds(1000);
     let (took, kept) = (milliseconds(timer::now() - start), milliseconds(kept));
@@ -188,13 +241,14 @@ fn p4_a6_pats_keep_it_quiet() -> Verdict {
         came && (200..300 + kept).contains(&took),
         "the action came after {took} ms ({came}), {kept} ms of which elsewhere"
     );
+    check!(take_serror(), "the SError that was pending could not be taken");
+    check!(!is_serror_pending(), "one SError is two");
     Ok(())
 }
 
-/// Whether an SError is pending for this CPU, which masks it; ISR_EL1.A. It is taken back by nobody: counted from what was
-/// there before.
-fn serrors() -> u64 {
-    payload_rt::instruction::read_register([3, 0, 12, 1, 0]).map_or(0, |pending| pending >> 8 & 1)
+/// Whether time is counted in instructions: nothing can be too late by chance.
+fn is_counted() -> bool {
+    machine::machine().command_line.split_ascii_whitespace().any(|word| word == "counted")
 }
 
 fn p4_a8_disarm_and_reconfigure() -> Verdict {
@@ -255,75 +309,163 @@ fn look_at_mine(_: usize) {
     MINE.store(answer.map_or(99, |answer| answer.err().unwrap_or(98)), Ordering::SeqCst);
 }
 
+/// An own watchdog's SError is for the vCPU whose watchdog it is; the VM's is for vCPU 0, whoever armed it.
+fn own_watchdog_injects_into_its_own() -> Verdict {
+    need_traps!();
+    if cpu::count() < 2 {
+        skip!("there is one CPU");
+    }
+    for (job, own) in [(inject_mine as cpu::Job, true), (inject_the_vms, false)] {
+        GOT.store(UNKNOWN, Ordering::SeqCst);
+        check!(cpu::start(1, job).is_ok(), "CPU 1 did not start");
+        let (mut here, mut there) = (false, UNKNOWN);
+        timer::wait_until(10_000, || {
+            here |= take_serror();
+            there = GOT.load(Ordering::SeqCst);
+            there != UNKNOWN
+        });
+        check!(cpu::wait_off(1), "CPU 1 is still on");
+        here |= take_serror();
+        check_equal!((here, there == 1), (!own, own), "who got an SError, CPU 0 and CPU 1; its own watchdog: {own}");
+    }
+    Ok(())
+}
+
+/// Whether CPU 1 got an SError, once that is known.
+static GOT: AtomicU64 = AtomicU64::new(UNKNOWN);
+const UNKNOWN: u64 = u64::MAX;
+
+fn inject_mine(_: usize) {
+    let _ = guest::configure_own_watchdog(20, 1);
+    let came = timer::wait_until(2000, is_serror_pending);
+    let _ = guest::configure_own_watchdog(0, 0);
+    take_serror();
+    GOT.store(came.into(), Ordering::SeqCst);
+}
+
+fn inject_the_vms(_: usize) {
+    let _ = guest::configure_watchdog(20, 1);
+    let came = timer::wait_until(200, is_serror_pending);
+    let _ = guest::configure_watchdog(0, 0);
+    GOT.store(came.into(), Ordering::SeqCst);
+}
+
 static LOCK: AtomicBool = AtomicBool::new(false);
 static TURNS: AtomicU64 = AtomicU64::new(0);
 static OTHERS: AtomicU64 = AtomicU64::new(0);
 
-fn take_turns(index: usize) {
-    for _ in 0..20_000 {
+const ROUNDS: u64 = 20_000;
+
+/// Takes a spinlock [`ROUNDS`] times; `wait` and `wake` are what one does who does not get it, and one who has had it.
+fn take_turns(index: usize, wait: fn(), wake: fn()) {
+    for _ in 0..ROUNDS {
         while LOCK.compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed).is_err() {
-            cpu::wait_for_event();
+            wait();
         }
         // Not atomic on purpose.
         TURNS.store(TURNS.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
         LOCK.store(false, Ordering::Release);
-        cpu::send_event();
+        wake();
     }
     if index != 0 {
         OTHERS.fetch_add(1, Ordering::SeqCst);
     }
 }
 
-fn p4_a10_spinlock_with_events() -> Verdict {
-    need_traps!();
+fn take_turns_by_events(index: usize) {
+    take_turns(index, cpu::wait_for_event, cpu::send_event);
+}
+
+fn take_turns_by_spinning(index: usize) {
+    take_turns(index, cpu::relax, cpu::relax);
+}
+
+/// How many ticks it takes all CPUs to take their turns.
+fn time_turns(job: cpu::Job) -> Result<u64, Stop> {
+    TURNS.store(0, Ordering::SeqCst);
+    OTHERS.store(0, Ordering::SeqCst);
     let others = 1..cpu::count().min(3);
-    if others.is_empty() {
-        skip!("there is one CPU");
-    }
+    // They come one by one, and are to begin together.
+    LOCK.store(true, Ordering::SeqCst);
     for index in others.clone() {
-        check!(cpu::start(index, take_turns).is_ok(), "CPU {index} did not start");
+        check!(cpu::start(index, job).is_ok(), "CPU {index} did not start");
     }
-    take_turns(0);
+    let begin = timer::now();
+    LOCK.store(false, Ordering::SeqCst);
+    cpu::send_event();
+    job(0);
     let all = others.len() as u64;
     let done = timer::wait_until(60_000, || OTHERS.load(Ordering::SeqCst) == all);
+    let took = timer::now() - begin;
     check!(done, "a wake-up was lost");
-    check_equal!(TURNS.load(Ordering::SeqCst), 20_000 * (1 + all), "turns");
+    check_equal!(TURNS.load(Ordering::SeqCst), ROUNDS * (1 + all), "turns");
     for index in others {
         check!(cpu::wait_off(index), "CPU {index} is still on");
+    }
+    Ok(took)
+}
+
+/// A lock whose waiters use WFE makes progress; and, where time is counted in instructions, all vCPUs on one CPU, at least
+/// half as fast as one whose waiters spin and never reach the hypervisor.
+fn p4_a10_spinlock_with_events() -> Verdict {
+    need_traps!();
+    if cpu::count() == 1 {
+        skip!("there is one CPU");
+    }
+    let events = time_turns(take_turns_by_events)?;
+    if is_counted() {
+        let spinning = time_turns(take_turns_by_spinning)?;
+        check!(events <= 2 * spinning, "{events} ticks with WFE, {spinning} without");
     }
     Ok(())
 }
 
 fn p4_a11_other_waits() -> Verdict {
     need_traps!();
-    let calls = guest::exits("call");
-    // An interrupt is pending soon, though masked: WFI ends by it.
-    sysreg::cntv_tval_el0::write(timer::microseconds(2000));
-    sysreg::cntv_ctl_el0::write(timer::ENABLE);
-    let end = user::run(Level::Kernel, &[WFI], numbered(words::DETECT));
-    timer::stop();
-    check!(end.is_svc() && end.x == numbered(words::DETECT), "WFI: ESR {:#x}, X0 {:#x}", end.esr, end.x[0]);
-    if sysreg::field(sysreg::id_aa64isar2_el1::read(), 4) == 2 {
-        // WFET X9 and WFIT X9, at a time that has passed.
+    check!(!is_serror_pending(), "an SError is pending: no WFI would wait");
+    for word in [words::DETECT, words::CONFIGURE, words::OWN[0]] {
+        let mut x = numbered(word);
+        (x[1], x[2]) = (60_000, 0);
+        // The timer's interrupt, though masked, ends the WFI.
+        let end = timer::now() + timer::microseconds(2000);
+        gic::enable(timer::VIRTUAL_PPI);
+        sysreg::cntv_cval_el0::write(end);
+        sysreg::cntv_ctl_el0::write(timer::ENABLE);
+        let mut ended = None;
+        let exits = exits_of(|| ended = Some(user::run(Level::Kernel, &[WFI], x)));
+        let waited = timer::now() >= end;
+        timer::stop();
+        let Some(ended) = ended else { return Ok(()) };
+        check!(ended.is_svc() && ended.x == x, "WFI: ESR {:#x}, X0 {:#x}", ended.esr, ended.x[0]);
+        check!(waited || exits[2] > 0, "the WFI with {word:#x} neither waited nor came to the hypervisor");
+        check_equal!([exits[0], exits[1]], [0, 0], "calls and WFEs for one WFI");
+        // WFET X9 and WFIT X9 (FEAT_WFxT), at a time that has passed; undefined where they are not.
         for code in [0xd503_1009, 0xd503_1029] {
-            let mut x = numbered(words::DETECT);
             x[9] = 0;
-            let end = user::run(Level::Kernel, &[code], x);
-            check!(end.is_svc() && end.x == x, "{code:#x}: ESR {:#x}, X0 {:#x}", end.esr, end.x[0]);
+            let mut ended = None;
+            let exits = exits_of(|| ended = Some(user::run(Level::Kernel, &[SEVL, WFE, code], x)));
+            let Some(ended) = ended else { return Ok(()) };
+            check!(ended.is_svc() || ended.esr >> 26 == 0, "{code:#x}: ESR {:#x}", ended.esr);
+            check_equal!((ended.x, exits[0]), (x, 0), "registers, and calls for {code:#x}");
         }
     }
-    let after = guest::exits("call");
-    let asked = (after.unwrap_or(0)).saturating_sub(calls.unwrap_or(0));
-    check!(asked < 40, "{asked} calls");
+    if machine::option("armed").is_none() {
+        check_equal!(guest::query_watchdog(), Some(Err(3)), "a query: WFI has armed nothing");
+        check_equal!(guest::query_own_watchdog(), Some(Err(3)), "a query about its own");
+    }
     Ok(())
 }
 
 fn p4_a7_acts_although_masked() -> Verdict {
     need_traps!();
-    check_equal!(guest::configure_watchdog(100, 0), Some(Ok(100)), "configuration");
-    // A log line every 100 ms; the query shows that the time began anew although all interrupts are masked here. It shows 0
-    // from the end of the time until the watchdog has acted, which is as soon as it gets a CPU.
-    timer::delay(150_000);
+    check!(!is_serror_pending(), "an SError is pending before anything was done");
+    let begin = timer::now();
+    check_equal!(guest::configure_watchdog(100, 1), Some(Ok(100)), "configuration");
+    // All interrupts are masked, and nothing here reaches the hypervisor.
+    let came = timer::wait_until(5000, is_serror_pending);
+    let took = (timer::now() - begin) / timer::microseconds(1000);
+    check!(came && took >= 100, "an SError: {came}, after {took} ms");
+    // The time began anew.
     let mut left = None;
     let began_anew = timer::wait_until(5000, || {
         left = guest::query_watchdog();
@@ -331,43 +473,116 @@ fn p4_a7_acts_although_masked() -> Verdict {
     });
     check!(began_anew, "left: {left:?}");
     check_equal!(guest::configure_watchdog(0, 0), Some(Ok(0)), "disarming");
+    check!(take_serror(), "the SError that was pending could not be taken");
     Ok(())
 }
 
 fn p4_a7_acts_during_wfi() -> Verdict {
     need_traps!();
-    check_equal!(guest::configure_watchdog(100, 0), Some(Ok(100)), "configuration");
-    sysreg::cntv_tval_el0::write(timer::microseconds(260_000));
-    sysreg::cntv_ctl_el0::write(timer::ENABLE);
-    cpu::wait_for_interrupt();
-    timer::stop();
-    let left = guest::query_watchdog();
-    check!(left.is_some_and(|left| left.is_ok()), "left: {left:?}");
+    check!(!is_serror_pending(), "an SError is pending: no WFI would wait");
+    let begin = timer::now();
+    check_equal!(guest::configure_watchdog(100, 1), Some(Ok(100)), "configuration");
+    // Nothing but the SError ends the sleep before its time.
+    let mut slept = 0;
+    let exits = exits_of(|| slept = timer::sleep(30_000_000));
+    let took = (timer::now() - begin) / timer::microseconds(1000);
     check_equal!(guest::configure_watchdog(0, 0), Some(Ok(0)), "disarming");
+    let came = take_serror();
+    check!(came && took >= 100 && slept < 30_000_000, "an SError: {came}, after {took} ms, {slept} us of sleep");
+    check!((1..1000).contains(&exits[2]), "{} WFIs came to the hypervisor", exits[2]);
     Ok(())
 }
 
-/// Lets the watchdog reset this VM, unless that has happened. All tests are run in the second life.
-fn bring_reset_about() {
-    let mut reply = [0; 32];
-    if guest::ask(b"info-get guestinfo.wfe", &mut reply) == Ok(RESET_EXPECTED) {
-        return;
-    }
-    let _ = guest::ask(b"info-set guestinfo.wfe reset expected", &mut [0; 8]);
-    println!("the watchdog is to reset this VM");
-    let _ = guest::configure_watchdog(100, 2);
-    timer::delay(3_000_000);
-    let _ = guest::configure_watchdog(0, 0);
-    let _ = guest::ask(b"info-set guestinfo.wfe none", &mut [0; 8]);
-}
-
-fn p4_a12_reset_clears_the_watchdog() -> Verdict {
+/// With `armed=`, the site file has armed the VM's watchdog and each vCPU's own for so long: the guest can make them shorter,
+/// neither longer nor disarmed, from no level and by no door.
+fn what_the_site_file_arms_stays_armed() -> Verdict {
     need_traps!();
-    let mut reply = [0; 32];
-    check_equal!(guest::ask(b"info-get guestinfo.wfe", &mut reply), Ok(RESET_EXPECTED), "the mark of the first life");
-    check_equal!(AT_START.load(Ordering::SeqCst), 3, "the answer to a query at the start: not armed");
+    let armed = machine::option_number("armed", 0);
+    type Answer = Option<Result<u64, u64>>;
+    type Whose = (fn(u64, u64) -> Answer, fn() -> Answer, u64);
+    let whose: [Whose; 2] = [
+        (guest::configure_watchdog, guest::query_watchdog, 0),
+        (guest::configure_own_watchdog, guest::query_own_watchdog, 4),
+    ];
+    for (configure, query, other_door) in whose {
+        let is_armed = || query().is_some_and(|left| left.is_ok_and(|left| left > 0 && left <= armed));
+        check!(is_armed(), "left at the start: {:?}", query());
+        check_equal!(configure(0, 0), Some(Err(4)), "disarming");
+        check_equal!(configure(0, 2), Some(Err(4)), "disarming");
+        check_equal!(guest::own(3, [other_door | 1, 0, 2]), Some(Err(1)), "disarming by the other door");
+        check_equal!(configure(armed / 2, 0), Some(Err(2)), "another action");
+        check!(is_armed(), "left after all that was refused: {:?}", query());
+        check_equal!(configure(armed / 2, 2), Some(Ok(armed / 2)), "a shorter time");
+        check_equal!(configure(0, 2), Some(Err(4)), "disarming after that");
+        check_equal!(configure(u64::MAX, 2), Some(Ok(armed)), "a longer time");
+        check!(is_armed(), "left at the end: {:?}", query());
+    }
     Ok(())
 }
 
-/// Why a query was refused at the start.
-static AT_START: AtomicU64 = AtomicU64::new(0);
+/// Lets the watchdog reset this VM, and in the second life SYSTEM_RESET. All tests are run in the third one.
+fn live_twice() {
+    let mut reply = [0; 64];
+    match guest::ask(b"info-get guestinfo.wfe", &mut reply) {
+        Ok(AFTER_WATCHDOG) => {
+            let mark: &[u8] = match find() {
+                AS_NEW => b"info-set guestinfo.wfe SYSTEM_RESET",
+                _ => b"info-set guestinfo.wfe SYSTEM_RESET, and the watchdog's reset left something",
+            };
+            let _ = guest::ask(mark, &mut [0; 8]);
+            // Everything is armed, on two CPUs, for long enough not to act before the third life has looked.
+            let _ = guest::configure_watchdog(60_000, 2);
+            let _ = guest::configure_own_watchdog(60_000, 2);
+            if cpu::count() > 1 {
+                let _ = cpu::start(1, |_| {
+                    let _ = guest::configure_own_watchdog(60_000, 2);
+                });
+                let _ = cpu::wait_off(1);
+            }
+            sysreg::mdscr_el1::write(TDCC);
+            println!("SYSTEM_RESET is to reset this VM");
+            let _ = psci::simple(psci::SYSTEM_RESET, [0; 3]);
+        }
+        Ok(text) if text.starts_with(AFTER_RESET) => {
+            for (place, value) in FOUND.iter().zip(find()) {
+                place.store(value, Ordering::SeqCst);
+            }
+        }
+        _ => {
+            let _ = guest::ask(b"info-set guestinfo.wfe reset by the watchdog", &mut [0; 8]);
+            println!("the watchdog is to reset this VM");
+            sysreg::mdscr_el1::write(TDCC);
+            let _ = guest::configure_watchdog(100, 2);
+            timer::delay(3_000_000);
+            // It did not: the third life's test will not find its mark.
+            let _ = guest::configure_watchdog(0, 0);
+        }
+    }
+}
+
+/// MDSCR_EL1.TDCC.
+const TDCC: u64 = 1 << 12;
+/// What [`find`] finds after a reset.
+const AS_NEW: [u64; 4] = [3, 3, 3, 0];
+/// What the third life found at its start.
+static FOUND: [AtomicU64; 4] = [const { AtomicU64::new(98) }; 4];
+
+/// The answers to queries about the VM's watchdog, CPU 0's own and CPU 1's, 3 being "not armed"; and MDSCR_EL1.
+fn find() -> [u64; 4] {
+    let why = |answer: Option<Result<u64, u64>>| answer.map_or(99, |answer| answer.err().unwrap_or(0));
+    MINE.store(if cpu::count() > 1 { 98 } else { 3 }, Ordering::SeqCst);
+    if cpu::count() > 1 && cpu::start(1, look_at_mine).is_ok() {
+        let _ = cpu::wait_off(1);
+    }
+    let (vm, own) = (why(guest::query_watchdog()), why(guest::query_own_watchdog()));
+    [vm, own, MINE.load(Ordering::SeqCst), sysreg::mdscr_el1::read()]
+}
+
+fn p4_a12_reset_clears_watchdogs_and_mdscr() -> Verdict {
+    need_traps!();
+    let mut reply = [0; 64];
+    check_equal!(guest::ask(b"info-get guestinfo.wfe", &mut reply), Ok(AFTER_RESET), "the mark of the second life");
+    let found = FOUND.each_ref().map(|place| place.load(Ordering::SeqCst));
+    check_equal!(found, AS_NEW, "the VM's watchdog, CPU 0's, CPU 1's (3: not armed), and MDSCR_EL1");
+    Ok(())
+}

@@ -3,6 +3,7 @@
 //! A failed part does not stop the others. A test that can't be run here is skipped with its reason shown; it never passes.
 
 mod parts;
+mod payloads;
 mod tally;
 
 use crate::tree::Tree;

@@ -1,0 +1,251 @@
+//! The bare-metal payloads: which VM each runs in, on which machines, and what its words on the command line say of that.
+//!
+//! Most payloads run once on each model, as [`usual`] says. What guests may or may not do depends on the site file, so the
+//! payloads of the doors run once more for each way in which it can be written ([`VARIANTS`]); their command line says which
+//! it is, so that nobody who answers at an open door, and somebody who answers at a closed one, are failures.
+
+use super::Tally;
+use crate::compile::{self, Image};
+use crate::tree::Tree;
+use crate::trial::Trial;
+use abi::bundle::{Calls, Quota, WATCHDOG_RESET};
+use anyhow::Result;
+use croft::site::Vm;
+use std::time::Duration;
+
+/// The machine models that payloads run on: everything that QEMU can emulate, and a core of Armv8.0.
+const MODELS: [&str; 2] = ["max", "cortex-a72"];
+/// More models for the doors, which depend on what a CPU can trap.
+const DOOR_MODELS: [&str; 2] = ["cortex-a57", "cortex-a76"];
+/// Shapes of the model that has everything which differ in the registers that are switched: what `registers` sees there.
+const REGISTER_MODELS: [&str; 3] = ["max,pauth-qarma3=on", "max,pauth-qarma5=on", "max,pauth=off"];
+/// The doors' payloads. They are run on the bare machine too, where they must find out that nobody is there.
+const DOORS: [&str; 2] = ["doors", "wfe"];
+/// CPUs of a payload's host.
+const CPUS: u8 = 2;
+/// vCPUs of a payload's VM: more than there are CPUs, so that they must take turns.
+const VCPUS: u8 = 3;
+/// Payloads that are no tests by themselves: for the budgets, and for `tests/system`.
+const OTHERS: [&str; 4] = ["bench", "greedy", "sharing", "starving"];
+/// How long one payload may take.
+const LIMIT: Duration = Duration::from_secs(180);
+/// A line of a payload's that begins so says what the hypervisor's log must say somewhere.
+const LOG_MARK: &str = "# log: ";
+
+/// A payload in a VM of another kind than the usual one.
+struct Variant {
+    payload: &'static str,
+    /// What is different about it.
+    what: &'static str,
+    models: &'static [&'static str],
+    change: fn(&mut Trial),
+    words: &'static str,
+}
+
+/// How doors can be, beyond all open: closed; one of them open; strict; and what shows only where a vCPU has its CPU alone,
+/// where the site file arms watchdogs, or where time is counted.
+const VARIANTS: [Variant; 5] = [
+    Variant {
+        payload: "doors",
+        what: "closed",
+        models: &["max", "cortex-a57"],
+        change: |trial| trial.vm.doors.vmware = false,
+        words: "calls=closed",
+    },
+    Variant {
+        payload: "doors",
+        what: "closed but for WFE",
+        models: &["cortex-a72"],
+        change: |trial| (trial.vm.doors.vmware, trial.vm.doors.wfe) = (false, true),
+        words: "calls=closed wfe=open",
+    },
+    Variant {
+        payload: "doors",
+        what: "strict",
+        models: &["max", "cortex-a57"],
+        change: |trial| trial.vm.doors.strict = true,
+        words: "strict test=p1_a1_,p1_a2,p1_a3,p1_a5,p1_a7,p1_a9",
+    },
+    Variant {
+        payload: "wfe",
+        what: "alone on its CPU, armed by the site file",
+        models: &["max", "cortex-a57"],
+        change: |trial| {
+            trial.vm.vcpus = 1;
+            trial.vm.doors.watchdog_milliseconds = 60_000;
+            trial.vm.doors.vcpu_watchdog_milliseconds = 60_000;
+        },
+        words: "armed=60000",
+    },
+    Variant {
+        payload: "wfe",
+        what: "two vCPUs on one CPU, counted",
+        models: &["cortex-a76"],
+        change: |trial| (trial.vm.vcpus, trial.cpus, trial.icount) = (2, 1, true),
+        words: "counted test=p4_a6,p4_a7,p4_a10",
+    },
+];
+
+/// When to stop.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Until {
+    /// When all is done.
+    Done,
+    /// When something has failed.
+    Failure,
+}
+
+/// Every payload under the hypervisor, on every model, and the variants. A name selects a payload, or tests in all of them;
+/// one like `doors::p1_a1` selects tests of that payload.
+pub(crate) fn run(tree: &Tree, name: &str, until: Until) -> Result<Tally> {
+    let images = compile::payloads(tree)?;
+    let payload = name.split("::").next().filter(|payload| images.iter().any(|image| image.name == *payload));
+    let chosen = |image: &&Image| match payload {
+        Some(payload) => image.name == payload,
+        None => !OTHERS.contains(&&*image.name),
+    };
+    let options = if payload == Some(name) || name.is_empty() { String::new() } else { format!("test={name}") };
+    let mut tally = Tally::default();
+    let is_over = |tally: &Tally| until == Until::Failure && tally.failed > 0;
+    for model in MODELS.into_iter().chain(DOOR_MODELS).chain(REGISTER_MODELS) {
+        for image in images.iter().filter(chosen) {
+            if is_over(&tally) {
+                return Ok(tally);
+            }
+            let is_door = DOORS.contains(&&*image.name);
+            let is_concerned = match model {
+                model if DOOR_MODELS.contains(&model) => is_door,
+                model if REGISTER_MODELS.contains(&model) => image.name == "registers",
+                _ => true,
+            };
+            if !is_concerned {
+                continue;
+            }
+            tally += under_undercroft(tree, &format!("{} on {model}", image.name), &usual(image, model, &options));
+            if is_door {
+                tally += on_bare(&format!("{} on the bare {model}", image.name), &bare(image, model, &options));
+            }
+            let concerned = |variant: &&Variant| variant.payload == image.name && variant.models.contains(&model);
+            for variant in VARIANTS.iter().filter(concerned) {
+                let mut trial = usual(image, model, "");
+                (variant.change)(&mut trial);
+                trial.vm.cmdline = with_filter(variant.words, &options);
+                tally += under_undercroft(tree, &format!("{} on {model}, {}", image.name, variant.what), &trial);
+            }
+        }
+    }
+    Ok(tally)
+}
+
+/// A variant's words; tests that are selected by name come instead of its own.
+fn with_filter(words: &str, options: &str) -> String {
+    if options.is_empty() {
+        return words.to_owned();
+    }
+    let kept: Vec<&str> = words.split(' ').filter(|word| !word.starts_with("test=")).collect();
+    format!("{} {options}", kept.join(" "))
+}
+
+/// The VM in which a payload usually runs.
+fn usual(image: &Image, model: &str, options: &str) -> Trial {
+    let mut vm = Vm::new(&*image.name, &image.path, 64 << 20);
+    vm.vcpus = VCPUS;
+    vm.cmdline = format!("{} {options}", words_for(&image.name)).trim().to_owned();
+    vm.doors.vmware = matches!(&*image.name, "doors" | "wfe" | "storm");
+    vm.doors.wfe = matches!(&*image.name, "wfe" | "storm");
+    if image.name == "timers" && model == "max" {
+        // FEAT_ECV: the physical counter can start with the VM, too.
+        vm.cmdline.push_str(" counters=one");
+    }
+    vm.doors.generic_watchdog = image.name == "watchdog";
+    vm.doors.watchdog_action = WATCHDOG_RESET;
+    if image.name == "doors" {
+        // What `quota` on its command line means to it.
+        vm.doors.quota = Quota { channels: 8, message: 61_000, keys: 7, store: 128 << 10, log: 1024 };
+        vm.doors.user_calls = Calls(Calls::ALL.0 & !Calls::TIME);
+    }
+    Trial { vm, cpu: model.to_owned(), cpus: CPUS, icount: false, limit: LIMIT }
+}
+
+/// The words of the command line that keep a payload from running for minutes, or say what its site file does.
+fn words_for(payload: &str) -> &'static str {
+    match payload {
+        "hostile" => "loops=4000",
+        "doors" => "quota",
+        "storm" => "calls=20000",
+        _ => "",
+    }
+}
+
+/// A payload without the hypervisor, at EL1 of one model.
+fn bare(image: &Image, model: &str, options: &str) -> Trial {
+    let mut vm = Vm::new(&*image.name, &image.path, 128 << 20);
+    vm.cmdline = format!("reference {options}").trim().to_owned();
+    Trial { vm, cpu: model.to_owned(), cpus: 1, icount: false, limit: LIMIT }
+}
+
+fn on_bare(title: &str, trial: &Trial) -> Tally {
+    println!("-- {title}");
+    let tally = match trial.bare() {
+        Ok(report) => {
+            print!("{}", report.console);
+            Tally::of_payload(&trial.vm.name, &report.console)
+        }
+        Err(error) => Tally::failure(format!("{}: {error:#}", trial.vm.name)),
+    };
+    with_place(tally, title)
+}
+
+fn under_undercroft(tree: &Tree, title: &str, trial: &Trial) -> Tally {
+    println!("-- {title}");
+    let name = &trial.vm.name;
+    let tally = match trial.under_undercroft(tree) {
+        Ok(report) => {
+            print!("{}", report.console);
+            let mut tally = Tally::of_payload(name, &report.console);
+            let wrong = report.wrong.into_iter().chain(not_in_the_log(name, &report.console, &report.log));
+            wrong.for_each(|what| tally += Tally::failure(format!("{name}: {what}")));
+            tally
+        }
+        Err(error) => Tally::failure(format!("{name}: {error:#}")),
+    };
+    with_place(tally, title)
+}
+
+/// What the payload has sent to the hypervisor's log, by its own words, and is not there as its guest's.
+fn not_in_the_log(name: &str, console: &str, log: &str) -> Vec<String> {
+    let announced = console.lines().filter_map(|line| line.split_once(LOG_MARK));
+    let guests = format!("{name}: guest: ");
+    let lines: Vec<&str> = log.lines().filter_map(|line| Some(line.split_once(&guests)?.1.trim_end())).collect();
+    let missing = announced.map(|(_, text)| text.trim_end()).filter(|text| !lines.contains(text));
+    missing.map(|text| format!("the log has no line \"{text}\" of the guest's")).collect()
+}
+
+/// Says with each failure and skip where it was.
+fn with_place(mut tally: Tally, place: &str) -> Tally {
+    for text in tally.failures.iter_mut().chain(&mut tally.skipped) {
+        text.push_str(&format!(" ({place})"));
+    }
+    tally
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_log_says_what_was_sent() {
+        let console = "# log: abc\r\n[doors] # log: d e\ntest x ... ok\n";
+        let log = "1.2 INFO: doors: guest: abc\n1.3 INFO: doors: guest: d e\n";
+        assert!(not_in_the_log("doors", console, log).is_empty());
+        for garbled in ["", "1.2 INFO: doors: guest: abcd\n1.3 INFO: doors: guest: d e\n", "abc\nd e\n"] {
+            assert!(!not_in_the_log("doors", console, garbled).is_empty(), "{garbled}");
+        }
+    }
+
+    #[test]
+    fn a_test_by_name_replaces_a_variants_own() {
+        assert_eq!(with_filter("strict test=a,b", ""), "strict test=a,b");
+        assert_eq!(with_filter("strict test=a,b", "test=c"), "strict test=c");
+    }
+}
