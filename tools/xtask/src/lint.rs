@@ -1,6 +1,7 @@
 //! `cargo xtask lint`: everything that reads the source without running it.
 
 use crate::compile::BARE_METAL;
+use crate::mutate;
 use crate::setup::Standard;
 use crate::tree::{Tree, run};
 use anyhow::{Context, Result, ensure};
@@ -30,6 +31,7 @@ pub(crate) fn format(tree: &Tree) -> Result<()> {
 pub(crate) fn lint(tree: &Tree) -> Result<()> {
     formatted(tree)?;
     layout(tree)?;
+    mutate::all_apply(tree)?;
     clippy_host(tree)?;
     clippy_bare_metal(tree)?;
     in_its_folder(tree)?;

@@ -10,6 +10,7 @@ mod cpio;
 mod image;
 mod lint;
 mod linux_bench;
+mod mutate;
 mod setup;
 mod switches;
 mod tree;
@@ -47,6 +48,8 @@ enum Command {
     },
     /// Check everything that CI checks
     Test(check::Arguments),
+    /// Break the project on purpose, and see whether the tests notice
+    Mutate(mutate::Arguments),
     /// Count instructions per operation, and hold them against the budgets
     Bench(bench::Arguments),
     /// Check formatting, the rules of the tree, clippy, dependencies
@@ -78,6 +81,7 @@ fn perform(command: Command) -> Result<()> {
         Command::Run { arguments } => demonstrate(&tree, &arguments),
         Command::Test(arguments) => check::test(&tree, &arguments),
         Command::Bench(arguments) => bench::bench(&tree, &arguments),
+        Command::Mutate(arguments) => mutate::mutate(&tree, &arguments),
         Command::Lint => lint::lint(&tree),
         Command::Fmt => lint::format(&tree),
     }

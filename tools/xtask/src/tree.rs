@@ -24,6 +24,11 @@ impl Tree {
         Ok(Tree { root: root.context("run this inside the Undercroft work tree")?.to_path_buf() })
     }
 
+    /// Another one, a copy.
+    pub(crate) fn at(root: PathBuf) -> Tree {
+        Tree { root }
+    }
+
     /// A path in the work tree.
     pub(crate) fn path(&self, below: impl AsRef<Path>) -> PathBuf {
         self.root.join(below)

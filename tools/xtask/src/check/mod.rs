@@ -2,8 +2,8 @@
 //!
 //! A failed part does not stop the others. A test that can't be run here is skipped with its reason shown; it never passes.
 
-mod parts;
-mod payloads;
+pub(crate) mod parts;
+pub(crate) mod payloads;
 mod tally;
 
 use crate::tree::Tree;

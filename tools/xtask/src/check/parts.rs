@@ -3,7 +3,7 @@
 use super::{Part, Tally, payloads};
 use crate::compile::{self, BARE_METAL};
 use crate::tree::{Tree, words};
-use crate::{bench, branches, lint, linux_bench};
+use crate::{bench, branches, lint, linux_bench, mutate};
 use anyhow::{Context, Result};
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
@@ -35,9 +35,10 @@ type Lint = (&'static str, fn(&Tree) -> Result<()>);
 
 fn lints(tree: &Tree) -> Tally {
     let mut tally = Tally::default();
-    let lints: [Lint; 5] = [
+    let lints: [Lint; 6] = [
         ("formatting", lint::formatted),
         ("layout", lint::layout),
+        ("mutations", mutate::all_apply),
         ("clippy (host)", lint::clippy_host),
         ("clippy (bare metal)", lint::clippy_bare_metal),
         ("check and doc (bare metal, each folder)", lint::in_its_folder),
@@ -72,7 +73,7 @@ fn system(tree: &Tree, name: &str) -> Result<Tally> {
 }
 
 /// Runs a command whose output is that of Rust's test harness. It is shown as it comes, and counted.
-fn harness(command: &mut Command) -> Result<Tally> {
+pub(crate) fn harness(command: &mut Command) -> Result<Tally> {
     let mut child = command.stdout(Stdio::piped()).spawn().context("starting cargo")?;
     let output = child.stdout.take().context("cargo's output")?;
     let mut text = String::new();

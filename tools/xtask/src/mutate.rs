@@ -1,0 +1,268 @@
+//! `cargo xtask mutate`: breaks the project on purpose, and sees whether the tests notice.
+//!
+//! For the hypervisor there is a list of breaks of our own, a patch each, with the test that is to fail (`docs/mutations`).
+//! They are tried on a copy of the work tree, one after the other. For a crate of `core/` cargo-mutants makes the breaks;
+//! `docs/mutations/accepted.toml` has those that may survive, with reasons. docs/mutations.md has the results.
+
+use crate::check::payloads::{self, Until};
+use crate::check::{Tally, parts};
+use crate::compile;
+use crate::tree::{self, Tree};
+use anyhow::{Context, Result, bail, ensure};
+use serde::Deserialize;
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// What is to be broken.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// `el2`, or a crate of core/
+    #[arg(long, value_name = "PART", default_value = "el2")]
+    part: String,
+    /// Only breaks whose name contains this
+    name: Option<String>,
+}
+
+/// A break of the hypervisor's.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Mutation {
+    patch: String,
+    breaks: String,
+    test: String,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Table {
+    mutation: Vec<Mutation>,
+}
+
+/// A break of cargo-mutants' that may survive.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Accepted {
+    /// Its words, without the line.
+    mutant: String,
+    reason: String,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct AcceptedTable {
+    #[serde(default)]
+    accepted: Vec<Accepted>,
+}
+
+/// Tries the breaks of a part; fails if one stays unseen.
+pub(crate) fn mutate(tree: &Tree, arguments: &Arguments) -> Result<()> {
+    let name = arguments.name.as_deref().unwrap_or_default();
+    if arguments.part == "el2" { hypervisor(tree, name) } else { of_crate(tree, &arguments.part, name) }
+}
+
+fn folder(tree: &Tree) -> PathBuf {
+    tree.path("docs/mutations")
+}
+
+fn patch(tree: &Tree, mutation: &Mutation) -> PathBuf {
+    folder(tree).join(format!("{}.patch", mutation.patch))
+}
+
+fn read(tree: &Tree) -> Result<Vec<Mutation>> {
+    let path = folder(tree).join("table.toml");
+    let text = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+    let table: Table = toml::from_str(&text).with_context(|| format!("{}", path.display()))?;
+    Ok(table.mutation)
+}
+
+/// Whether all patches are in the table, and apply: for the lint.
+pub(crate) fn all_apply(tree: &Tree) -> Result<()> {
+    let mutations = read(tree)?;
+    let mut wrong = Vec::new();
+    let named: BTreeSet<&str> = mutations.iter().map(|mutation| &*mutation.patch).collect();
+    for entry in fs::read_dir(folder(tree))? {
+        let path = entry?.path();
+        let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        if path.extension().is_some_and(|ending| ending == "patch") && !named.contains(&*stem) {
+            wrong.push(format!("{} is not in table.toml", path.display()));
+        }
+    }
+    for mutation in &mutations {
+        let check = tree.command("git").args(["apply", "--check"]).arg(patch(tree, mutation)).output()?;
+        if !check.status.success() {
+            let said = String::from_utf8_lossy(&check.stderr);
+            wrong.push(format!("{}.patch no longer applies; make it anew: {}", mutation.patch, said.trim()));
+        }
+    }
+    ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
+    Ok(())
+}
+
+/// What became of a break.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Fate {
+    Caught,
+    Survived,
+    /// It could not be tried.
+    Wrong(String),
+}
+
+fn hypervisor(tree: &Tree, name: &str) -> Result<()> {
+    ensure!(std::env::var_os("CARGO_TARGET_DIR").is_none(), "unset CARGO_TARGET_DIR: broken images would go there");
+    let chosen: Vec<Mutation> = read(tree)?.into_iter().filter(|mutation| mutation.patch.contains(name)).collect();
+    ensure!(!chosen.is_empty(), "no break in docs/mutations has \"{name}\" in its name");
+    let copy = copy(tree)?;
+    compile::hypervisor(&copy)?;
+    // A test that fails anyway would prove nothing.
+    let tests: BTreeSet<&str> = chosen.iter().map(|mutation| &*mutation.test).collect();
+    for test in tests {
+        let tally = run_test(&copy, test)?;
+        ensure!(tally.failed == 0, "{test} fails without any break: {}", tally.failures.join("; "));
+        ensure!(tally.passed > 0, "there is no test {test} that could fail");
+    }
+    let mut fates = Vec::new();
+    for mutation in chosen {
+        println!("\n== {}: {}", mutation.patch, mutation.breaks);
+        let fate = try_one(&copy, &mutation).unwrap_or_else(|error| Fate::Wrong(format!("{error:#}")));
+        fates.push((mutation, fate));
+    }
+    println!();
+    for (mutation, fate) in &fates {
+        let Mutation { patch, breaks, test } = mutation;
+        let said = match fate {
+            Fate::Caught => "caught",
+            Fate::Survived => "SURVIVED",
+            Fate::Wrong(why) => why,
+        };
+        println!("| `{patch}` | {breaks} | `{test}` | {said} |");
+    }
+    let unseen = fates.iter().filter(|(_, fate)| *fate != Fate::Caught).count();
+    ensure!(unseen == 0, "{unseen} of {} breaks were not seen", fates.len());
+    Ok(())
+}
+
+/// Applies one break to the copy, and runs its test there.
+fn try_one(copy: &Tree, mutation: &Mutation) -> Result<Fate> {
+    let path = patch(copy, mutation);
+    tree::output(copy.command("git").arg("apply").arg(&path)).context("it does not apply")?;
+    let tried = compile::hypervisor(copy).context("it does not build").and_then(|_| run_test(copy, &mutation.test));
+    tree::output(copy.command("git").args(["apply", "--reverse"]).arg(&path)).context("it cannot be taken back")?;
+    Ok(if tried?.failed > 0 { Fate::Caught } else { Fate::Survived })
+}
+
+/// Runs the tests that a row of the table names.
+fn run_test(copy: &Tree, test: &str) -> Result<Tally> {
+    match test.split(' ').collect::<Vec<_>>()[..] {
+        ["system", binary, scenario] => {
+            let mut cargo = copy.cargo();
+            cargo.args([
+                "test",
+                "-p",
+                "system",
+                "--test",
+                binary,
+                "--",
+                "--format=pretty",
+                "--test-threads=1",
+                scenario,
+            ]);
+            parts::harness(&mut cargo)
+        }
+        [name] if name.contains("::") => payloads::run(copy, name, Until::Failure),
+        _ => bail!("\"{test}\": a test is PAYLOAD::TEST or system BINARY SCENARIO"),
+    }
+}
+
+/// A copy of the work tree as it is, with what `setup` has fetched and a target folder of its own.
+fn copy(tree: &Tree) -> Result<Tree> {
+    let root = tree.target("mutate/tree");
+    let files = tree::output(tree.command("git").args(["ls-files", "--cached", "--others", "--exclude-standard"]))?;
+    for old in ["core", "docs", "el2", "guest", "tests", "tools"] {
+        if root.join(old).is_dir() {
+            fs::remove_dir_all(root.join(old))?;
+        }
+    }
+    for file in files.lines().filter(|file| tree.path(file).is_file()) {
+        let to = root.join(file);
+        fs::create_dir_all(to.parent().unwrap_or(&root))?;
+        fs::copy(tree.path(file), &to).with_context(|| format!("copying {file}"))?;
+    }
+    let store = root.join(".undercroft");
+    if !store.exists() {
+        std::os::unix::fs::symlink(fs::canonicalize(tree.store(""))?, &store).context("linking .undercroft")?;
+    }
+    // Without it git would look for the tree around this one, and apply nothing.
+    if !root.join(".git").exists() {
+        tree::output(tree.command("git").args(["init", "--quiet"]).arg(&root))?;
+    }
+    Ok(Tree::at(root))
+}
+
+/// The breaks that cargo-mutants makes in one crate; which of them the crate's own tests do not see.
+fn of_crate(tree: &Tree, package: &str, name: &str) -> Result<()> {
+    ensure!(
+        tree.path("core").join(package).is_dir(),
+        "--part is el2 or a crate of core/, and there is no core/{package}"
+    );
+    let there = tree.cargo().args(["mutants", "--version"]).output().is_ok_and(|output| output.status.success());
+    ensure!(there, "cargo-mutants is not installed; `cargo install cargo-mutants --locked` does that");
+    let folder = tree.target(format!("mutate/{package}"));
+    fs::create_dir_all(&folder)?;
+    let mut cargo = tree.cargo();
+    cargo.args(["mutants", "--jobs", "1", "--no-shuffle", "--timeout", "120", "--package", package]);
+    cargo.arg("--output").arg(&folder).env("PROPTEST_CASES", "64");
+    if !name.is_empty() {
+        cargo.args(["--re", name]);
+    }
+    // 2: some survived; 3: some took too long, which is as good as a failed test.
+    let status = cargo.status().context("starting cargo-mutants")?;
+    ensure!(matches!(status.code(), Some(0 | 2 | 3)), "cargo-mutants ended with {status}");
+    let survivors = survivors(&folder.join("mutants.out/missed.txt"))?;
+    let table = tree.path("docs/mutations/accepted.toml");
+    let text = fs::read_to_string(&table).with_context(|| format!("reading {}", table.display()))?;
+    let accepted: AcceptedTable = toml::from_str(&text).with_context(|| format!("{}", table.display()))?;
+    let (known, unknown) = judge(&survivors, &accepted.accepted);
+    known.iter().for_each(|row| println!("survives, accepted: {}: {}", row.mutant, row.reason));
+    unknown.iter().for_each(|mutant| println!("SURVIVED: {mutant}"));
+    ensure!(unknown.is_empty(), "{} breaks of {package} were not seen, and are not accepted", unknown.len());
+    Ok(())
+}
+
+/// The words of those that survived, without the places, which every edit moves.
+fn survivors(path: &Path) -> Result<Vec<String>> {
+    let text = fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
+    Ok(text.lines().map(without_place).collect())
+}
+
+/// `core/wfe/src/words.rs:3:4: replace ...` without `:3:4`.
+fn without_place(line: &str) -> String {
+    match line.split_once(": ") {
+        Some((place, words)) => format!("{}: {words}", place.split(':').next().unwrap_or(place)),
+        None => line.to_owned(),
+    }
+}
+
+/// Survivors that are accepted, and those that are not.
+fn judge<'a>(survivors: &'a [String], accepted: &'a [Accepted]) -> (Vec<&'a Accepted>, Vec<&'a str>) {
+    let row = |survivor: &String| accepted.iter().find(|row| row.mutant == *survivor);
+    let known = survivors.iter().filter_map(row).collect();
+    let unknown = survivors.iter().filter(|survivor| row(survivor).is_none()).map(String::as_str).collect();
+    (known, unknown)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn survivors_are_known_by_their_words() {
+        let line = "core/wfe/src/watchdog.rs:169:20: replace < with <= in Watchdog::expire";
+        let words = "core/wfe/src/watchdog.rs: replace < with <= in Watchdog::expire";
+        assert_eq!(without_place(line), words);
+        let accepted = [Accepted { mutant: words.to_owned(), reason: "a test".to_owned() }];
+        let survivors = [words.to_owned(), "core/wfe/src/words.rs: other".to_owned()];
+        let (known, unknown) = judge(&survivors, &accepted);
+        assert_eq!((known.len(), unknown), (1, vec!["core/wfe/src/words.rs: other"]));
+    }
+}
