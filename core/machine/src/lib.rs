@@ -8,6 +8,7 @@
 //!
 //! | address | device | interrupt |
 //! |---|---|---|
+//! | 0 | flash, two banks of 64 MiB: erased, read-only, not in the tree | |
 //! | 0x0800_0000 | GICv3 Distributor | |
 //! | 0x080A_0000 | GICv3 Redistributors, 128 KiB a vCPU | |
 //! | 0x0900_0000 | PL011 UART | SPI 1 |

@@ -16,6 +16,8 @@ const MAX_NAME: usize = 64;
 /// names it: the guest asks for it.
 pub const STOLEN_TIME: Ipa = Ipa(0x090a_0000);
 
+/// The end of the flash banks, which begin at 0: two of 64 MiB each.
+const FLASH_END: Ipa = Ipa(0x0800_0000);
 const DISTRIBUTOR: Ipa = Ipa(0x0800_0000);
 const DISTRIBUTOR_SIZE: u64 = 0x1_0000;
 const REDISTRIBUTORS: Ipa = Ipa(0x080a_0000);
@@ -103,6 +105,8 @@ impl VirtioKind {
 /// Which device answers at an address.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum DeviceKind {
+    /// The banks of flash memory: erased, and nothing can be written to them. No region, and not in the tree.
+    Flash,
     /// The GIC's Distributor.
     Distributor,
     /// The Redistributors of all vCPUs, 0x2_0000 bytes each.
@@ -284,7 +288,7 @@ impl MachinePlan {
         TimerInterrupts::ARCHITECTED
     }
 
-    /// All devices, sorted by address; no two overlap. Vacant transports are none.
+    /// All devices, sorted by address; no two overlap. Vacant transports and flash are none.
     #[must_use]
     pub fn regions(&self) -> &[Region] {
         &self.regions
@@ -300,7 +304,7 @@ impl MachinePlan {
     ///
     /// On the path of every emulated access: the GIC is found in four instructions, the rest by binary search. All of
     /// QEMU's 32 virtio transports answer, with a device or without: there are drivers that look into each of them, and
-    /// end at the first abort.
+    /// end at the first abort. So do its flash banks: boot loaders look for their settings there.
     #[inline]
     #[must_use]
     pub fn find(&self, ipa: Ipa) -> Option<(DeviceKind, u64)> {
@@ -315,6 +319,9 @@ impl MachinePlan {
         let in_transports = ipa.0.wrapping_sub(VIRTIO.0);
         if in_transports < MAX_VIRTIO as u64 * VIRTIO_SIZE {
             return Some((DeviceKind::Virtio((in_transports / VIRTIO_SIZE) as u8), in_transports % VIRTIO_SIZE));
+        }
+        if ipa < FLASH_END {
+            return Some((DeviceKind::Flash, ipa.0));
         }
         self.search(ipa)
     }

@@ -99,7 +99,8 @@ fn addresses_are_found_and_holes_are_not() {
     assert_eq!(find(0x0a00_0404), Some((DeviceKind::Virtio(2), 4)), "a vacant transport answers too");
     assert_eq!(find(0x0a00_3fff), Some((DeviceKind::Virtio(31), 0x1ff)));
     assert_eq!(find(0x0a00_4000), None);
-    assert_eq!((find(0), find(u64::MAX), find(RAM_BASE.0)), (None, None, None));
+    assert_eq!((find(0), find(0x07ff_ffff)), (Some((DeviceKind::Flash, 0)), Some((DeviceKind::Flash, 0x07ff_ffff))));
+    assert_eq!((find(0x0c00_0000), find(u64::MAX), find(RAM_BASE.0)), (None, None, None));
 }
 
 #[test]
@@ -398,7 +399,8 @@ proptest! {
         let in_transports = ipa.0.wrapping_sub(0x0a00_0000);
         let vacant = naive.is_none() && in_transports < 0x4000;
         let vacant = vacant.then_some((DeviceKind::Virtio((in_transports >> 9) as u8), in_transports & 0x1ff));
-        prop_assert_eq!(plan.find(ipa), naive.or(vacant));
+        let flash = (ipa < Ipa(0x0800_0000)).then_some((DeviceKind::Flash, ipa.0));
+        prop_assert_eq!(plan.find(ipa), naive.or(vacant).or(flash));
         let sorted = plan.regions().is_sorted_by(|low, high| low.range.end() <= high.range.start);
         prop_assert!(sorted);
     }

@@ -243,6 +243,8 @@ fn write_device(root: &mut Writer, plan: &MachinePlan, region: &Region) {
     match region.device {
         // These belong to another region's node.
         DeviceKind::Distributor | DeviceKind::Redistributors | DeviceKind::WatchdogRefresh => {}
+        // It keeps nothing: a driver would find no chip. There is no region for it.
+        DeviceKind::Flash => {}
         DeviceKind::Pl011 => root.node(&device_name("pl011", region), |uart| {
             uart.texts("clock-names", &["uartclk", "apb_pclk"]);
             uart.cells("clocks", [CLOCK, CLOCK]);

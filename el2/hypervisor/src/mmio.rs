@@ -123,6 +123,8 @@ fn frame(offset: u64) -> (VcpuId, u64) {
 fn read(vcpu: &'static Vcpu, operation: &Operation) -> u64 {
     let &Operation { device, offset, size } = operation;
     match device {
+        // Erased flash. There is nothing to lock, and nothing to be told.
+        DeviceKind::Flash => size.mask(),
         DeviceKind::Distributor => {
             let gic = vcpu.vm.gic.lock();
             let needs = gic.distributor_needs(offset, vgic::Direction::Read);
@@ -170,6 +172,8 @@ fn synced(vcpu: &'static Vcpu, needs: VcpuSet, look: impl Fn(&vgic::Vgic) -> u64
 fn write(vcpu: &'static Vcpu, operation: &Operation, value: u64) {
     let &Operation { device, offset, size } = operation;
     match device {
+        // No command is one: the banks are not there to be written to, nor to be identified.
+        DeviceKind::Flash => {}
         DeviceKind::Distributor => vcpu.with_gic(|gic| gic.distributor_write(offset, size, value)),
         DeviceKind::Redistributors => {
             let (id, offset) = frame(offset);

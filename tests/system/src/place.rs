@@ -60,6 +60,14 @@ pub fn systemd(release: &str) -> Result<PathBuf> {
     found(project().join(format!(".undercroft/images/systemd-{release}.cpio")), "setup --all")
 }
 
+/// Debian's U-Boot for QEMU's `virt`, a raw binary that runs at any page.
+///
+/// # Errors
+/// Skips if it is not there.
+pub fn boot_loader() -> Result<PathBuf> {
+    found(project().join(".undercroft/images/u-boot.bin"), "setup --all")
+}
+
 /// A bare-metal payload.
 ///
 /// # Errors

@@ -5,11 +5,13 @@
 //! model comes up; `--full` boots all combinations.
 
 use anyhow::{Context, Result, ensure};
+use croft::kernel::Raw;
+use croft::site::Vm;
 use libtest_mimic::Trial;
 use std::process::ExitCode;
 use system::guest::{self, KERNELS};
 use system::host::Host;
-use system::{BOOT, bare, full, scenario, skip};
+use system::{BOOT, bare, full, place, scenario, skip};
 
 const MODELS: [&str; 5] = ["cortex-a57", "cortex-a72", "cortex-a76", "neoverse-n2", "max"];
 const VCPUS: [u8; 3] = [1, 2, 4];
@@ -37,12 +39,35 @@ fn main() -> ExitCode {
     } else {
         scenarios.extend(SELECTION.map(|(cpu, guests)| trial(cpu, guests.to_vec())));
     }
+    scenarios.push(scenario("boot::u_boot", u_boot));
     system::run(scenarios)
 }
 
 fn trial(cpu: &'static str, guests: Vec<Guest>) -> Trial {
     let names: Vec<String> = guests.iter().map(|(kernel, vcpus)| format!("{kernel}-x{vcpus}")).collect();
     scenario(format!("boot::{cpu}::{}", names.join("+")), move || boot(cpu, &guests))
+}
+
+/// Debian's U-Boot, unmodified: it looks for the tree where RAM begins, reads its settings from flash, which is erased, looks into
+/// the virtio devices that the tree lists, and comes to its prompt.
+fn u_boot() -> Result<()> {
+    let mut vm = Vm::new("u-boot", place::boot_loader()?, 128 << 20);
+    vm.raw = Some(Raw { load: 0x4020_0000, entry: 0x4020_0000 });
+    let run = Host { memory: 512, ..Host::default() }.start(vec![vm])?;
+    let console = run.console("u-boot")?;
+    console.expect("Hit any key to stop autoboot", BOOT)?;
+    console.send("\n")?;
+    console.expect("=> ", BOOT)?;
+    // What it knows of its memory comes from the tree.
+    console.send("bdinfo\n")?;
+    console.expect("0x0000000008000000", BOOT)?;
+    console.expect("=> ", BOOT)?;
+    console.send("md.l 4000000 1\n")?;
+    console.expect("04000000: ffffffff", BOOT)?;
+    console.send("poweroff\n")?;
+    let starts = run.log().transcript().matches("u-boot: started").count();
+    ensure!(starts == 1, "it started {starts} times:\n{}", run.log().transcript());
+    run.finish(BOOT)
 }
 
 /// Whether this model has the page size that the kernel wants.

@@ -1,17 +1,40 @@
-//! The PL011 and the PL031 beyond the printing of text.
+//! The PL011 and the PL031 beyond the printing of text, and flash.
 #![no_std]
 #![no_main]
 
+use payload_rt::instruction::execute;
 use payload_rt::test::Verdict;
-use payload_rt::{check, check_equal, gic, memory, skip, test, tests, timer, uart};
+use payload_rt::{check, check_equal, gic, machine, memory, skip, test, tests, timer, uart};
 
 payload_rt::entry!(main);
 
 fn main() {
     test::run(&tests!("devices":
+        flash_is_erased,
         uart_identification, uart_flags, uart_registers_kept, uart_interrupt, uart_mask_and_clear, uart_flood,
         clock_identification, clock_advances, clock_can_be_set, clock_alarm,
     ));
+}
+
+/// Two banks of flash of 64 MiB each, in which boot loaders look for their settings: erased, whatever is written to them.
+fn flash_is_erased() -> Verdict {
+    for address in [0x1000, 0x03ff_fff0, 0x0400_0000, 0x0404_0000, 0x07ff_fff0] {
+        // Reset, the query of the Common Flash Interface, and the programming of a word.
+        for command in [0xf0, 0x98, 0xff, 0x40, 0x1234] {
+            if !machine::is_reference() {
+                memory::write32(address, command);
+            }
+        }
+        check_equal!(memory::read8(address + 3), 0xff, "a byte of flash at {address:#x}");
+        check_equal!(memory::read16(address + 2), 0xffff, "a half-word of flash at {address:#x}");
+        check_equal!(memory::read32(address + 4), 0xffff_ffff, "a word of flash at {address:#x}");
+        check_equal!(memory::read64(address), u64::MAX, "a double-word of flash at {address:#x}");
+        // LDP X1, X2, [X0]
+        let mut pair = [address, 0, 0, 0, 0, 0, 0, 0];
+        check!(execute(0xa940_0801, &mut pair).is_ok(), "a pair at {address:#x} faults");
+        check_equal!([pair[1], pair[2]], [u64::MAX; 2], "a pair of flash at {address:#x}");
+    }
+    Ok(())
 }
 
 /// PL011: integer and fractional baud rate, interrupt FIFO level, mask, raw status, masked status, clear.

@@ -72,13 +72,19 @@ impl Archive {
         Ok(versions.into_iter().find(|version| version.starts_with(prefix)).map(str::to_owned))
     }
 
-    /// The first dependency of a package that starts with `prefix`: what a meta-package stands for.
-    pub(crate) fn stands_for(&self, package: &str, prefix: &str) -> Result<String> {
+    /// The packages with the files of the kernel that a meta-package stands for.
+    pub(crate) fn kernel(&self, package: &str) -> Result<KernelPackages> {
+        let depends = self.depends(package)?;
+        let image = depends.iter().find(|name| name.starts_with("linux-image-"));
+        let image = image.with_context(|| format!("{package} depends on no linux-image-..."))?;
+        Ok(KernelPackages::of(image, &self.depends(image)?))
+    }
+
+    /// What a package depends on; of alternatives the first.
+    fn depends(&self, package: &str) -> Result<Vec<String>> {
         let text = output(self.apt("apt-cache").args(["show", "--no-all-versions", package]))?;
         let depends = text.lines().find_map(|line| line.strip_prefix("Depends: ")).unwrap_or_default();
-        let names = depends.split(',').filter_map(|one| one.split_whitespace().next());
-        let found = names.into_iter().find(|name| name.starts_with(prefix));
-        Ok(found.with_context(|| format!("{package} depends on no {prefix}..."))?.to_owned())
+        Ok(depends.split(',').filter_map(|one| one.split_whitespace().next()).map(str::to_owned).collect())
     }
 
     /// Fetches these packages, without what they depend on.
@@ -117,6 +123,24 @@ impl Archive {
         command.env("LC_ALL", "C").current_dir(self.folder.join("archives"));
         command.arg("-c").arg(&self.config).args(["-o", "Acquire::ForceHash=SHA256"]);
         command
+    }
+}
+
+/// Where a kernel's files are. Up to Linux 6 they are all in `linux-image-<version>`; from 7 on that one is empty, and depends
+/// on `linux-binary-...` with the kernel and `linux-modules-...`.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct KernelPackages {
+    /// The package with the kernel itself.
+    pub(crate) image: String,
+    /// That with its modules.
+    pub(crate) modules: String,
+}
+
+impl KernelPackages {
+    /// Those of `linux-image-<version>`, which depends on these.
+    fn of(image: &str, depends: &[String]) -> Self {
+        let find = |prefix: &str| depends.iter().find(|name| name.starts_with(prefix)).map_or(image, |name| name);
+        Self { image: find("linux-binary-").to_owned(), modules: find("linux-modules-").to_owned() }
     }
 }
 
@@ -255,6 +279,22 @@ mod tests {
         let expected = Entry { name: "q_1%3a2_amd64.deb".into(), bytes: 123, sha256: "ab12".into() };
         assert_eq!(parse_uris(listing), [expected]);
         assert_eq!(parse_uris("'http://x.example/q.deb' q.deb 123 MD5Sum:ab\n"), [], "a weak hash is no hash");
+    }
+
+    #[test]
+    fn a_kernel_may_be_in_several_packages() {
+        let of = |image: &str, depends: &[&str]| {
+            let depends: Vec<String> = depends.iter().map(|name| (*name).to_owned()).collect();
+            let KernelPackages { image, modules } = KernelPackages::of(image, &depends);
+            (image, modules)
+        };
+        let one = of("linux-image-6.12.1-arm64", &["kmod", "linux-base"]);
+        assert_eq!(one, ("linux-image-6.12.1-arm64".into(), "linux-image-6.12.1-arm64".into()));
+        let two = of(
+            "linux-image-7.2-arm64",
+            &["dracut", "linux-base-7.2-arm64", "linux-binary-7.2-arm64", "linux-modules-7.2-arm64"],
+        );
+        assert_eq!(two, ("linux-binary-7.2-arm64".into(), "linux-modules-7.2-arm64".into()));
     }
 
     #[test]

@@ -75,8 +75,14 @@ pub(crate) fn are_there(tree: &Tree, extent: Extent) -> bool {
     let mut releases = SUITES.iter().filter(|suite| needs_tools(suite, extent));
     initramfs(tree).is_file()
         && demonstration(tree).is_file()
+        && (extent != Extent::All || boot_loader(tree).is_file())
         && kernels.all(|kernel| is_there(tree, kernel))
         && releases.all(|suite| tools::are_there(tree, suite))
+}
+
+/// Where U-Boot is, a guest that is not Linux and knows QEMU's `virt` by heart.
+fn boot_loader(tree: &Tree) -> PathBuf {
+    tree.store("images/u-boot.bin")
 }
 
 /// Debian's releases that guests come from.
@@ -104,7 +110,8 @@ pub(crate) fn provide(tree: &Tree, extent: Extent) -> Result<()> {
         }
         let needs_busybox = suite == "trixie" && !busybox.is_file();
         let needs_tools = needs_tools(suite, extent) && !tools::are_there(tree, suite);
-        if missing.is_empty() && !needs_busybox && !needs_tools {
+        let needs_boot_loader = suite == "trixie" && extent == Extent::All && !boot_loader(tree).is_file();
+        if missing.is_empty() && !needs_busybox && !needs_tools && !needs_boot_loader {
             continue;
         }
         println!("guests: fetching what is missing from {suite}");
@@ -112,14 +119,24 @@ pub(crate) fn provide(tree: &Tree, extent: Extent) -> Result<()> {
         if needs_busybox {
             unpack_file(&fetch(&archive, "busybox-static")?, "./usr/bin/busybox", &busybox)?;
         }
+        if needs_boot_loader {
+            println!("  U-Boot");
+            let package = fetch(&archive, "u-boot-qemu")?;
+            unpack_file(&package, "./usr/lib/u-boot/qemu_arm64/u-boot.bin", &boot_loader(tree))?;
+        }
         for kernel in missing {
-            let package = archive.stands_for(kernel.package, "linux-image-")?;
+            let packages = archive.kernel(kernel.package)?;
             let image = image(tree, kernel.name);
-            println!("  {} is {package}", kernel.name);
-            let package = fetch(&archive, &package)?;
-            unpack_file(&package, "./boot/vmlinuz-*", &image)?;
+            println!("  {} is {}", kernel.name, packages.image);
+            let package = fetch(&archive, &packages.image)?;
+            // It lies in /boot, or, from Linux 7 on, beside its modules.
+            unpack_file(&package, "*/vmlinuz*", &image)?;
             check_image(&image)?;
-            pack_modules(&package, kernel.modules, &modules(tree, kernel.name))?;
+            if packages.modules == packages.image || kernel.modules.is_empty() {
+                pack_modules(&package, kernel.modules, &modules(tree, kernel.name))?;
+            } else {
+                pack_modules(&fetch(&archive, &packages.modules)?, kernel.modules, &modules(tree, kernel.name))?;
+            }
         }
         if needs_tools {
             println!("  VMware's guest tools and systemd of {suite}");

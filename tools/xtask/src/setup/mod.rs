@@ -10,6 +10,7 @@
 //! | guests | arm64 kernels and a static busybox | `.undercroft/images` |
 //! | guest tools | Debian's open-vm-tools for arm64; with `--all` of two releases | `.undercroft/images/tools-*.cpio` |
 //! | systemd | Debian's, of the same releases | `.undercroft/images/systemd-*.cpio` |
+//! | U-Boot | with `--all`: Debian's, as a guest | `.undercroft/images/u-boot.bin` |
 //! | initramfs | from busybox and `tests/system/guest` | `.undercroft/images/initramfs.cpio` |
 //! | the demonstration's | the same, with the guest tools | `.undercroft/images/demo.cpio` |
 
