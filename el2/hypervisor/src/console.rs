@@ -6,6 +6,7 @@
 
 extern crate alloc;
 
+use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt::{self, Write as _};
@@ -13,19 +14,25 @@ use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use abi::link::request::Reply;
 use abi::link::{self, Channel, Command, Decoder, Event, Message, StopReason, VmState};
+use fair::{Pace, Reports, Ring};
 use hw::sync::{IrqLock, unmask_irqs};
 use hw::{firmware, sysreg, uart};
 use spin::Once;
 use units::{Ticks, VmId};
 
+use crate::log_sink::{self, Line};
 use crate::operator::Operator;
-use crate::ring::Ring;
 use crate::sched::{self, Thread};
 use crate::vm::{self, Stop, Vm};
-use crate::{host, log_sink, stats, wall_clock};
+use crate::{doors, host, stats, wall_clock};
 
 /// Bytes moved at a time from one source, so that none keeps the others waiting; no line of the log is longer.
-const CHUNK: usize = 640;
+const CHUNK: usize = log_sink::LONGEST;
+/// The thread's weight, that of one more guest: however much guests write, it takes no more than one of them.
+const WEIGHT: u16 = abi::bundle::DEFAULT_WEIGHT;
+/// The log has at most this many lines at once about what one guest causes, and then one in so many milliseconds.
+const REPORTS_AT_ONCE: u64 = 10;
+const REPORT_MILLISECONDS: u64 = 1000;
 /// How long output may wait for more of it, in microseconds.
 const GATHER_MICROSECONDS: u64 = 1_000;
 /// How long an unfinished line waits for its end, in microseconds: prompts have none.
@@ -53,29 +60,30 @@ pub(crate) struct VmConsole {
     virtio: IrqLock<Ring<4096>>,
     /// The guest's own lines for the log. They wait here, so that a guest which has much to say displaces nobody else's.
     log: IrqLock<Ring<2048>>,
+    /// What the hypervisor says about the guest, at the guest's own pace; in milliseconds.
+    reports: IrqLock<Reports<4096>>,
+    /// One of the buffers may have something in it.
+    pending: AtomicBool,
     /// When it last wrote something.
     last_output: AtomicU64,
     /// Its devices have work that waits for the console's thread.
     service: AtomicBool,
 }
 
-impl Default for VmConsole {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 impl VmConsole {
-    /// Empty.
+    /// Empty. Boxed here, in a frame of its own: the buffers do not fit the stack together with the rest of a VM.
+    #[inline(never)]
     #[must_use]
-    pub(crate) const fn new() -> Self {
-        Self {
+    pub(crate) fn boxed() -> Box<Self> {
+        Box::new(Self {
             uart: IrqLock::new(Ring::new()),
             virtio: IrqLock::new(Ring::new()),
             log: IrqLock::new(Ring::new()),
+            reports: IrqLock::new(Reports::new(Pace::new(REPORT_MILLISECONDS, REPORTS_AT_ONCE))),
+            pending: AtomicBool::new(false),
             last_output: AtomicU64::new(0),
             service: AtomicBool::new(false),
-        }
+        })
     }
 
     /// Takes a byte of the guest's UART. Says whether there is room for another one.
@@ -88,7 +96,7 @@ impl VmConsole {
         if !room {
             self.ask_for_service();
         }
-        announce();
+        self.announce();
         room
     }
 
@@ -101,20 +109,39 @@ impl VmConsole {
             ring.push(byte);
         }
         drop(ring);
-        announce();
+        self.announce();
         taken
     }
 
     /// Takes a line of the guest's for the log, whole or not at all. Says which.
     pub(crate) fn push_log(&self, text: fmt::Arguments<'_>) -> bool {
+        let line = Line::of(log::Level::Info, text);
         let mut ring = self.log.lock();
-        let is_room = ring.room() >= CHUNK;
+        let is_room = ring.room() >= line.as_bytes().len();
         if is_room {
-            log_sink::write_line(&mut *ring, log::Level::Info, text);
+            line.as_bytes().iter().for_each(|&byte| ring.push(byte));
         }
         drop(ring);
-        announce();
+        self.announce();
         is_room
+    }
+
+    /// Takes a line about VM `name`, which that guest caused; at the guest's pace.
+    pub(crate) fn report(&self, name: &str, line: &Line) {
+        let count = |out: &mut dyn fmt::Write, left_out| write_left_out(out, name, left_out);
+        self.reports.lock().push(line.as_bytes(), doors::milliseconds(), count);
+        self.announce();
+    }
+
+    /// Takes a line about the VM's life, which comes seldom enough by itself.
+    pub(crate) fn tell(&self, line: &Line) {
+        self.reports.lock().push_always(line.as_bytes());
+        self.announce();
+    }
+
+    fn announce(&self) {
+        self.pending.store(true, Ordering::Release);
+        announce();
     }
 
     /// Lets the console's thread look after the VM's devices.
@@ -122,6 +149,12 @@ impl VmConsole {
         self.service.store(true, Ordering::Release);
         announce();
     }
+}
+
+/// How many lines about VM `name` there would have been.
+fn write_left_out(out: &mut dyn fmt::Write, name: &str, left_out: u32) -> fmt::Result {
+    let line = Line::of(log::Level::Warn, format_args!("{name}: {left_out} more lines about it were left out"));
+    out.write_str(core::str::from_utf8(line.as_bytes()).unwrap_or("?\n"))
 }
 
 /// There is output. The thread is woken a moment later, so that it finds more than one byte.
@@ -134,18 +167,21 @@ fn announce() {
     }
 }
 
-/// Takes a piece of the log.
-pub(crate) fn push_log(text: &str) {
+/// Takes lines of the log.
+pub(crate) fn push_log(text: &[u8]) {
     if THREAD.get().is_none() {
-        let _ = uart::Emergency.write_str(text);
+        let _ = uart::Emergency.write_str(core::str::from_utf8(text).unwrap_or("?\n"));
         return;
     }
-    let mut ring = LOG.lock();
-    for &byte in text.as_bytes() {
-        ring.push_over(byte);
-    }
-    drop(ring);
+    LOG.lock().push_lines_over(text);
     announce();
+}
+
+/// Wakes the thread at `deadline`.
+pub(crate) fn attend_at(deadline: Ticks) {
+    if let Some(thread) = THREAD.get() {
+        sched::wake_at(thread, deadline);
+    }
 }
 
 /// The last of the log, for a crash report.
@@ -184,11 +220,6 @@ pub(crate) fn interrupt() {
     }
 }
 
-/// Something else waits for the thread than output.
-pub(crate) fn attend() {
-    announce();
-}
-
 /// What a crash report begins with: the end of whatever frame may be open.
 pub(crate) fn crash_preamble() {
     if FRAMED.load(Ordering::Relaxed) {
@@ -204,7 +235,7 @@ pub(crate) fn start(arguments: &abi::HostArguments<'_>) -> Result<(), frames::Fr
     stats::set_timed(arguments.exit_times);
     FRAMED.store(arguments.link == abi::host_arguments::LinkMode::Framed, Ordering::Relaxed);
     POWER_OFF_AT_END.store(arguments.all_off == abi::host_arguments::AllOff::PowerOff, Ordering::Relaxed);
-    let thread = Thread::spawn("console", run, 0, (1000, u64::MAX))?;
+    let thread = Thread::spawn("console", run, 0, (WEIGHT, u64::MAX))?;
     THREAD.call_once(|| thread);
     uart::enable_receive_interrupt();
     Ok(())
@@ -230,6 +261,8 @@ struct Port {
     ended: bool,
     /// An unfinished line waits.
     held_back: bool,
+    /// When the log may say how many lines were left out about some VM, in milliseconds.
+    settle_at: Option<u64>,
     released: Vec<(VmId, u64)>,
     operator: Operator,
     /// Bytes of which the log has said that the UART did not take them.
@@ -266,6 +299,7 @@ fn run(_: usize) -> ! {
         command_key: false,
         ended: false,
         held_back: false,
+        settle_at: None,
         released: Vec::new(),
         operator: Operator::default(),
         lost: 0,
@@ -300,7 +334,10 @@ impl Port {
         let alarm = wall_clock::next_alarm();
         let answer =
             self.operator.is_waiting().then(|| sysreg::cntpct_el0().saturating_add(host::ticks(ANSWER_MICROSECONDS)));
-        [line, release, alarm, answer].into_iter().flatten().min().map(Ticks)
+        let settle = self
+            .settle_at
+            .map(|at| sysreg::cntpct_el0() + host::ticks(at.saturating_sub(doors::milliseconds()) * 1000));
+        [line, release, alarm, answer, settle].into_iter().flatten().min().map(Ticks)
     }
 
     /// Buttons to release, clocks that ring, devices that asked for attention.
@@ -314,11 +351,15 @@ impl Port {
         }
         let ringing = wall_clock::take_alarm();
         for vm in vm::all() {
-            if vm.console.service.swap(false, Ordering::AcqRel) || ringing {
+            let rings = ringing && vm.alarm.take_due();
+            if vm.console.service.swap(false, Ordering::AcqRel) || rings {
                 vm.devices.lock().poll(vm);
             }
-            if ringing && let Some(at) = vm.devices.lock().next_alarm() {
-                wall_clock::watch(at);
+            if ringing {
+                if rings && let Some(at) = vm.devices.lock().next_alarm() {
+                    vm.alarm.set(at);
+                }
+                vm.alarm.watch();
             }
         }
         self.operator.look_after(send_reply);
@@ -327,17 +368,27 @@ impl Port {
     /// Moves output on, a chunk from each source. Says whether there was any.
     fn drain(&mut self) -> bool {
         self.held_back = false;
+        self.settle_at = None;
         // Whole lines of the log, since they come from several places.
         let mut busy = self.drain_one(Source::Log, &LOG, true) > 0;
         for vm in vm::all() {
-            busy |= self.drain_one(Source::Log, &vm.console.log, true) > 0;
+            // Only those who have something, so that it costs nothing how many others there are.
+            if !vm.console.pending.swap(false, Ordering::AcqRel) {
+                continue;
+            }
+            let held_back = core::mem::take(&mut self.held_back);
+            let lines = self.drain_reports(vm) + self.drain_one(Source::Log, &vm.console.log, true);
             let whole = self.wants_whole_lines(vm);
             let taken = self.drain_one(Source::Uart(vm.id), &vm.console.uart, whole)
                 + self.drain_one(Source::Virtio(vm.id), &vm.console.virtio, whole);
             if taken > 0 {
-                busy = true;
                 vm.devices.lock().poll(vm);
             }
+            if lines + taken > 0 || self.held_back || self.settle_at.is_some() {
+                vm.console.pending.store(true, Ordering::Release);
+            }
+            busy |= lines + taken > 0;
+            self.held_back |= held_back;
         }
         busy
     }
@@ -371,6 +422,21 @@ impl Port {
             log::warn!("the UART took nothing for a while: {} bytes of output are lost", dropped - self.lost);
             self.lost = dropped;
         }
+    }
+
+    /// Moves lines about `vm`; returns their length.
+    fn drain_reports(&mut self, vm: &Vm) -> usize {
+        let mut chunk = [0_u8; CHUNK];
+        let mut reports = vm.console.reports.lock();
+        reports.settle(doors::milliseconds(), |out, left_out| write_left_out(out, vm.config.name, left_out));
+        self.settle_at = [self.settle_at, reports.next()].into_iter().flatten().min();
+        let limit = reports.ring().whole_lines(CHUNK);
+        let taken = chunk.get_mut(..limit).map_or(0, |chunk| reports.ring().pop_into(chunk));
+        drop(reports);
+        if taken > 0 {
+            self.emit(Source::Log, chunk.get(..taken).unwrap_or(&[]));
+        }
+        taken
     }
 
     fn emit(&mut self, source: Source, bytes: &[u8]) {
@@ -456,7 +522,8 @@ impl Port {
 
     /// Moves all that a VM which is off has written.
     fn drain_whole(&mut self, vm: &Vm) {
-        while self.drain_one(Source::Log, &vm.console.log, true)
+        while self.drain_reports(vm)
+            + self.drain_one(Source::Log, &vm.console.log, true)
             + self.drain_one(Source::Uart(vm.id), &vm.console.uart, false)
             + self.drain_one(Source::Virtio(vm.id), &vm.console.virtio, false)
             > 0
@@ -476,7 +543,7 @@ impl Port {
             self.ended = true;
             let mut text = String::new();
             let _ = stats::write(&mut text);
-            push_log(&text);
+            push_log(text.as_bytes());
             log::info!("all VMs are off");
             while self.drain() {}
             self.send(&Message::AllStopped);
@@ -608,7 +675,7 @@ impl Port {
                     }
                     self.send(&Message::StatsEnd);
                 } else {
-                    push_log(&text);
+                    push_log(text.as_bytes());
                 }
             }
             Command::ExitTimes { on } => {

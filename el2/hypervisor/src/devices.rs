@@ -7,6 +7,7 @@
 extern crate alloc;
 
 use alloc::collections::VecDeque;
+use log::Level;
 use machine::DeviceKind;
 use units::{Ipa, Ticks, VcpuSet};
 use virtio::{AccessSize, Console, Effect, Entropy, Fault, GuestMemory, Mmio, Progress};
@@ -143,7 +144,7 @@ impl Devices {
                 if self.clock.write(offset, size, value, wall_clock::seconds()) == devices::Effect::AlarmChanged
                     && let Some(at) = self.clock.next_alarm()
                 {
-                    wall_clock::watch(at);
+                    vm.alarm.set(at);
                 }
             }
             DeviceKind::Pl061 => {
@@ -161,11 +162,11 @@ impl Devices {
                 let effect = self.console.write(offset, size, value);
                 self.serve_console(vm, effect);
             }
-            DeviceKind::Virtio(VIRTIO_ENTROPY) => {
-                if let Effect::Notify(queue) = self.entropy.write(offset, size, value) {
-                    self.serve_entropy(vm, queue);
-                }
-            }
+            DeviceKind::Virtio(VIRTIO_ENTROPY) => match self.entropy.write(offset, size, value) {
+                Effect::Notify(queue) => self.serve_entropy(vm, queue),
+                Effect::Broken(error) => vm.report(Level::Warn, format_args!("virtio-rng: {error}")),
+                Effect::None | Effect::Reset | Effect::Started => {}
+            },
             _ => {}
         }
     }
@@ -174,7 +175,7 @@ impl Devices {
         if effect == devices::Effect::AlarmChanged
             && let Some(at) = self.watchdog_deadline(vm)
         {
-            watchdog::watch(at);
+            watchdog::watch(vm.id, &vm.doors.watchdogs, at);
         }
     }
 
@@ -223,7 +224,7 @@ impl Devices {
             match self.entropy.process(queue, &memory) {
                 Ok(Progress::More) => {}
                 Ok(_) => return,
-                Err(error) => return log::warn!("{}: virtio-rng: {error}", vm.config.name),
+                Err(error) => return vm.report(Level::Warn, format_args!("virtio-rng: {error}")),
             }
         }
         vm.console.ask_for_service();
@@ -233,7 +234,7 @@ impl Devices {
         match effect {
             Effect::Notify(queue) => {
                 if let Err(error) = self.console.process(queue, &Memory(&vm.ram)) {
-                    log::warn!("{}: virtio-console: {error}", vm.config.name);
+                    vm.report(Level::Warn, format_args!("virtio-console: {error}"));
                 }
                 self.console.device_mut().take_output(|bytes| vm.console.push_virtio(bytes));
                 if self.console.device().output_pending() > 0 {
@@ -241,7 +242,7 @@ impl Devices {
                 }
             }
             Effect::Started => self.poll(vm),
-            Effect::Broken(error) => log::warn!("{}: virtio-console: {error}", vm.config.name),
+            Effect::Broken(error) => vm.report(Level::Warn, format_args!("virtio-console: {error}")),
             Effect::None | Effect::Reset => {}
         }
     }
@@ -259,7 +260,7 @@ impl Devices {
         self.console.device_mut().take_output(|bytes| vm.console.push_virtio(bytes));
         if self.console.is_live() && !self.off {
             if let Err(error) = self.console.poll(&Memory(&vm.ram)) {
-                log::warn!("{}: virtio-console: {error}", vm.config.name);
+                vm.report(Level::Warn, format_args!("virtio-console: {error}"));
             }
             self.console.device_mut().take_output(|bytes| vm.console.push_virtio(bytes));
         }

@@ -244,7 +244,7 @@ pub(crate) fn wait(vcpu: &'static Vcpu, context: &mut VcpuContext) -> bool {
     let Some(request) = Request::decode(context.x[0], context.x[1], context.x[2]) else { return false };
     let dogs = &vcpu.vm.doors.watchdogs;
     let (policy, level) = (&vcpu.vm.config.doors, level(context));
-    let caller = |scope| watchdog::Caller { policy, level, vcpu: vcpu.id, scope };
+    let caller = |scope| watchdog::Caller { policy, level, vm: vcpu.vm.id, vcpu: vcpu.id, scope };
     let result = match request {
         Request::Detect => {
             answer_detection(vcpu, context);
@@ -433,7 +433,8 @@ impl backdoor::Host for Caller {
             backdoor::Whose::Vm => wfe::Scope::Vm,
             backdoor::Whose::Caller => wfe::Scope::Own,
         };
-        let caller = watchdog::Caller { policy: &self.vm.config.doors, level, vcpu: self.vcpu.id, scope };
+        let caller =
+            watchdog::Caller { policy: &self.vm.config.doors, level, vm: self.vcpu.vm.id, vcpu: self.vcpu.id, scope };
         let dogs = &self.vm.doors.watchdogs;
         let result = match request {
             backdoor::Watchdog::Query => dogs.query(caller),

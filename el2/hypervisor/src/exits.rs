@@ -12,6 +12,7 @@ use cpu::translation::Rights;
 use cpu::{Direction, pstate};
 use hw::sysreg;
 use hw::vcpu::VcpuContext;
+use log::Level;
 use services::psci::{Call, CpuOffOutcome, PsciError, Suspension};
 use services::{Facts, NOT_SUPPORTED, Request, SUCCESS};
 use units::{IntId, Ipa, Va};
@@ -100,7 +101,7 @@ fn dispatch(vcpu: &'static Vcpu, context: &mut VcpuContext, cause: Cause, exit: 
         }
         _ => {
             if matches!(exit, Exit::Unknown { .. }) {
-                log::debug!("{}: exit of class {:#x}", vcpu.vm.config.name, class_of(context.syndrome));
+                vcpu.vm.report(Level::Debug, format_args!("exit of class {:#x}", class_of(context.syndrome)));
             }
             undefined(context);
             (Reason::Other, None)

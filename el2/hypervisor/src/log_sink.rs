@@ -1,4 +1,7 @@
 //! The hypervisor's log: lines with their level and time, into the console's buffer.
+//!
+//! What a guest can cause to be said goes another way, into the VM's own buffer and at its own pace: see
+//! [`Vm::report`](crate::vm::Vm::report).
 
 use core::fmt::{self, Write};
 
@@ -7,36 +10,56 @@ use log::{Level, LevelFilter, Log, Metadata, Record};
 
 use crate::console;
 
+/// No line is longer, its end included.
+pub(crate) const LONGEST: usize = 640;
+/// What a line ends with that would be.
+const CUT: &[u8] = b"...\n";
+
 struct Sink;
 
-/// Collects a line, so that others' lines do not come between its pieces. Nothing is allocated; of a line that is longer than
-/// the room here, the beginning goes ahead.
-struct Line {
-    text: [u8; 256],
+/// A line, collected before it goes anywhere, so that nobody's come between its pieces. Nothing is allocated; of a line
+/// that is too long, the end is cut off.
+pub(crate) struct Line {
+    text: [u8; LONGEST],
     length: usize,
 }
 
 impl Line {
-    fn flush(&mut self) {
-        let text = self.text.get(..self.length).unwrap_or(&[]);
-        console::push_log(core::str::from_utf8(text).unwrap_or("?"));
-        self.length = 0;
+    /// `text` with its level and the time.
+    #[must_use]
+    pub(crate) fn of(level: Level, text: fmt::Arguments<'_>) -> Self {
+        let mut line = Self { text: [0; LONGEST], length: 0 };
+        let frequency = sysreg::cntfrq_el0().max(1);
+        let milliseconds = u128::from(sysreg::cntpct_el0()) * 1000 / u128::from(frequency);
+        let (seconds, rest) = ((milliseconds / 1000) as u64, (milliseconds % 1000) as u64);
+        if write!(line, "{seconds}.{rest:03} {level}: {text}").is_err() {
+            line.put(CUT);
+        } else {
+            line.put(b"\n");
+        }
+        line
+    }
+
+    /// All of it, with its end.
+    #[must_use]
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        self.text.get(..self.length).unwrap_or(&[])
+    }
+
+    fn put(&mut self, bytes: &[u8]) {
+        if let Some(room) = self.text.get_mut(self.length..self.length + bytes.len()) {
+            room.copy_from_slice(bytes);
+            self.length += bytes.len();
+        }
     }
 }
 
+/// What does not fit is an error, but for its beginning.
 impl Write for Line {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        if text.len() > self.text.len() - self.length {
-            self.flush();
-        }
-        match self.text.get_mut(self.length..self.length + text.len()) {
-            Some(room) => {
-                room.copy_from_slice(text.as_bytes());
-                self.length += text.len();
-            }
-            None => console::push_log(text),
-        }
-        Ok(())
+        let room = LONGEST - CUT.len() - self.length;
+        self.put(text.as_bytes().get(..text.len().min(room)).unwrap_or(&[]));
+        if text.len() > room { Err(fmt::Error) } else { Ok(()) }
     }
 }
 
@@ -46,20 +69,10 @@ impl Log for Sink {
     }
 
     fn log(&self, record: &Record<'_>) {
-        let mut line = Line { text: [0; 256], length: 0 };
-        write_line(&mut line, record.level(), *record.args());
-        line.flush();
+        console::push_log(Line::of(record.level(), *record.args()).as_bytes());
     }
 
     fn flush(&self) {}
-}
-
-/// Writes a line of the log, with its time.
-pub(crate) fn write_line(out: &mut impl Write, level: Level, text: fmt::Arguments<'_>) {
-    let frequency = sysreg::cntfrq_el0().max(1);
-    let milliseconds = u128::from(sysreg::cntpct_el0()) * 1000 / u128::from(frequency);
-    let (seconds, rest) = ((milliseconds / 1000) as u64, (milliseconds % 1000) as u64);
-    let _ = writeln!(out, "{seconds}.{rest:03} {level}: {text}");
 }
 
 /// Starts the log.

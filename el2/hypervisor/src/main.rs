@@ -25,7 +25,6 @@ mod log_sink;
 mod memory;
 mod mmio;
 mod operator;
-mod ring;
 mod sched;
 mod selftest;
 mod speculation;

@@ -10,6 +10,7 @@ use cpu::translation::{Form, Memory, Rights, rights};
 use cpu::{Direction, pstate};
 use hw::sysreg;
 use hw::vcpu::VcpuContext;
+use log::Level;
 use machine::DeviceKind;
 use units::{AccessSize, ByteOrder, Ipa, PAGE_SIZE, Va, VcpuId, VcpuSet};
 use vgic::REDISTRIBUTOR_STRIDE;
@@ -213,7 +214,7 @@ fn without_syndrome(vcpu: &'static Vcpu, context: &mut VcpuContext, far: Va, abo
         Ok(Instruction::ZeroBlock { .. } | Instruction::CacheMaintenance { .. } | Instruction::Prefetch)
         | Err(Unsupported::NotMemory) => Err(Refusal::Again),
         Err(reason) => {
-            log::debug!("{}: {word:#010x} at {far} on a device: {reason:?}", vcpu.vm.config.name);
+            vcpu.vm.report(Level::Debug, format_args!("{word:#010x} at {far} on a device: {reason:?}"));
             let kind = match reason {
                 Unsupported::Exclusive | Unsupported::Atomic => AbortKind::UnsupportedAtomic,
                 _ => AbortKind::External,

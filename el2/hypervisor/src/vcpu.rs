@@ -15,6 +15,7 @@ use hw::state::{Controls, El1, Features, GuestState, active_priorities, read_lis
 use hw::sync::{IrqLock, PreemptLock, unmask_irqs, with_irqs, without_irqs};
 use hw::vcpu::{ContextHandle, VcpuContext, exit_kind};
 use hw::{gic, sysreg};
+use log::Level;
 use services::psci::Start;
 use services::stolen_time::STOLEN_OFFSET;
 use spin::Once;
@@ -647,7 +648,7 @@ impl Vcpu {
 
     /// Hands a physical SError that arrived while this guest ran on to the guest.
     fn inject_serror(&self) {
-        log::warn!("{}: SError while vCPU {} ran; handed to the guest", self.vm.config.name, self.id.0);
+        self.vm.report(Level::Warn, format_args!("SError while vCPU {} ran; handed to the guest", self.id.0));
         sysreg::hcr_el2::write(sysreg::hcr_el2::read() | controls::HCR_VSE);
     }
 
@@ -691,7 +692,7 @@ fn run_thread(index: usize) -> ! {
             Task::Boot => vcpu.vm.boot(),
             Task::End => vcpu.vm.end(),
             Task::Run(start) => {
-                vcpu.vm.doors.watchdogs.vcpu_started(&vcpu.vm.config.doors, vcpu.id);
+                vcpu.vm.doors.watchdogs.vcpu_started(vcpu.vm.id, &vcpu.vm.config.doors, vcpu.id);
                 vcpu.reset(start, context);
                 let mut leave = vcpu.run(context);
                 while let Leave::Resumed(start) = leave {

@@ -10,16 +10,19 @@ extern crate alloc;
 use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::String;
+use core::fmt;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use abi::bundle::{Bundle, VmConfig};
+use fair::Restarts;
 use hw::sync::{IrqLock, PreemptGuard, PreemptLock};
 use hw::sysreg;
+use log::Level;
 use machine::{BootInfo, MachinePlan, Spec, VirtioKind};
 use services::psci::{CpuOffOutcome, PsciError, Start, VmPower};
 use services::stolen_time::RECORD_SIZE;
 use spin::Once;
-use units::{Pa, VcpuId, VcpuSet, VmId};
+use units::{Pa, Ticks, VcpuId, VcpuSet, VmId};
 use vgic::Vgic;
 
 use crate::console::{self, VmConsole};
@@ -27,7 +30,9 @@ use crate::devices::Devices;
 use crate::doors::{self, Doors};
 use crate::guest_memory::GuestRam;
 use crate::images::{self, Layout};
+use crate::log_sink::Line;
 use crate::vcpu::{Vcpu, request};
+use crate::wall_clock::Alarm;
 use crate::{entropy, host, memory, sched};
 
 /// How often [`Vm::sync_others`] looks before it takes what it has: a CPU that is slow to answer delays nobody for long.
@@ -71,6 +76,9 @@ pub(crate) struct Power {
     /// If it powers itself off before this time, in milliseconds, it is started again: the operator's reboot of a guest
     /// without tools, which only has a power button.
     again_until: u64,
+    /// When it was started, in milliseconds, and how many short lives it has had.
+    started_at: u64,
+    restarts: Restarts,
 }
 
 /// What a vCPU's thread is to do.
@@ -96,6 +104,8 @@ impl Power {
             Phase::Running => self.phase = Phase::Stopping(stop),
             Phase::Booting => {
                 self.stop_next.get_or_insert(stop);
+                // Perhaps it waits for its turn to start afresh.
+                vm.vcpus().iter().for_each(|vcpu| sched::wake(vcpu.thread()));
                 return;
             }
             Phase::Off(_) | Phase::Stopping(_) => return,
@@ -144,7 +154,9 @@ pub(crate) struct Vm {
     /// How its guest calls us.
     pub(crate) doors: Doors,
     /// Its console's buffers.
-    pub(crate) console: VmConsole,
+    pub(crate) console: Box<VmConsole>,
+    /// When its real-time clock rings.
+    pub(crate) alarm: Alarm,
     power: PreemptLock<Power>,
     bundle: Bundle<'static>,
     vcpus: Once<Box<[&'static Vcpu]>>,
@@ -203,7 +215,8 @@ pub(crate) fn create(id: VmId, config: VmConfig<'static>, bundle: Bundle<'static
         devices: PreemptLock::new(Devices::new()),
         ram: PreemptLock::new(GuestRam::new(id, ram)),
         doors: Doors::new(config.name, &config.doors, config.memory),
-        console: VmConsole::new(),
+        console: VmConsole::boxed(),
+        alarm: Alarm::new(),
         power: PreemptLock::new(Power {
             phase: Phase::Off(Stop::PowerOff),
             machine,
@@ -211,6 +224,8 @@ pub(crate) fn create(id: VmId, config: VmConfig<'static>, bundle: Bundle<'static
             boot: false,
             stop_next: None,
             again_until: 0,
+            started_at: 0,
+            restarts: Restarts::default(),
         }),
         bundle,
         vcpus: Once::new(),
@@ -294,6 +309,19 @@ impl Vm {
         true
     }
 
+    /// A line for the log about what its guest causes, under the VM's name; at the guest's own pace.
+    pub(crate) fn report(&self, level: Level, text: fmt::Arguments<'_>) {
+        if level <= log::max_level() {
+            let name = self.config.name;
+            self.console.report(name, &Line::of(level, format_args!("{name}: {text}")));
+        }
+    }
+
+    /// A line for the log about its life.
+    fn tell(&self, level: Level, text: fmt::Arguments<'_>) {
+        self.console.tell(&Line::of(level, format_args!("{}: {text}", self.config.name)));
+    }
+
     /// The state of its life, which nobody changes as long as the caller has it.
     pub(crate) fn life(&self) -> PreemptGuard<'_, Power> {
         self.power.lock()
@@ -328,7 +356,7 @@ impl Vm {
             return false;
         }
         self.paused.store(false, Ordering::Release);
-        self.doors.watchdogs.resume();
+        self.doors.watchdogs.resume(self.id);
         self.devices.lock().resume_watchdog(self);
         for vcpu in self.vcpus() {
             sched::wake(vcpu.thread());
@@ -386,22 +414,41 @@ impl Vm {
         };
         let is_to_start_again = doors::milliseconds() < core::mem::take(&mut power.again_until);
         let stop = if stop == Stop::PowerOff && is_to_start_again { Stop::Reset } else { stop };
+        let length = doors::milliseconds().saturating_sub(power.started_at);
+        let wait = if stop == Stop::Reset { power.restarts.wait(length) } else { 0 };
         power.phase = Phase::Booting;
         drop(power);
         self.take_apart();
         if stop == Stop::Reset {
-            log::info!("{}: starts afresh", self.config.name);
+            self.tell(Level::Info, format_args!("starts afresh"));
+            self.wait_for_its_turn(wait);
             self.boot();
         } else {
             self.set_off(stop);
         }
     }
 
+    /// Waits so many milliseconds before it starts afresh: a VM that resets itself again and again, and so has its images loaded
+    /// and its memory cleared all the time, is slowed down. What the operator wants is not made to wait.
+    fn wait_for_its_turn(&self, milliseconds: u64) {
+        if milliseconds == 0 {
+            return;
+        }
+        self.tell(
+            Level::Warn,
+            format_args!("it resets itself again and again within seconds; it starts again in {milliseconds} ms"),
+        );
+        let until = sysreg::cntpct_el0().saturating_add(host::ticks(milliseconds * 1000));
+        while self.power.lock().stop_next.is_none() && sysreg::cntpct_el0() < until {
+            sched::block(Some(Ticks(until)));
+        }
+    }
+
     fn set_off(&self, stop: Stop) {
         match &stop {
-            Stop::Crashed(reason) => log::error!("{}: stopped: {reason}", self.config.name),
-            Stop::Operator => log::info!("{}: stopped by the operator", self.config.name),
-            _ => log::info!("{}: powered off", self.config.name),
+            Stop::Crashed(reason) => self.tell(Level::Error, format_args!("stopped: {reason}")),
+            Stop::Operator => self.tell(Level::Info, format_args!("stopped by the operator")),
+            _ => self.tell(Level::Info, format_args!("powered off")),
         }
         self.power.lock().phase = Phase::Off(stop);
         console::vm_changed();
@@ -420,7 +467,7 @@ impl Vm {
         let vttbr = self.vttbr.swap(0, Ordering::AcqRel);
         self.ram.lock().destroy(vttbr);
         let frames = memory::release_guest(self.id);
-        log::debug!("{}: gave {frames} frames back", self.config.name);
+        self.report(Level::Debug, format_args!("gave {frames} frames back"));
     }
 
     /// Builds the machine, loads the images, and starts vCPU 0.
@@ -428,12 +475,13 @@ impl Vm {
         match self.build() {
             Ok(start) => {
                 let boots = self.boots.fetch_add(1, Ordering::Relaxed) + 1;
-                log::info!("{}: started ({boots})", self.config.name);
+                self.tell(Level::Info, format_args!("started ({boots})"));
                 let mut power = self.power.lock();
                 power.phase = match power.stop_next.take() {
                     None => Phase::Running,
                     Some(stop) => Phase::Stopping(stop),
                 };
+                power.started_at = doors::milliseconds();
                 power.machine.reset();
                 drop(power);
                 if let Some(first) = self.vcpus().first() {

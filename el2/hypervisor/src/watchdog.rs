@@ -2,15 +2,20 @@
 //! Watchdog among their devices (`core/devices`).
 //!
 //! Whatever a guest does, the EL2 timer wakes the thread at the first deadline. A pat only moves a deadline further away;
-//! the thread finds that out when it wakes at the old one, so patting wakes nobody.
+//! the thread finds that out when it wakes at the old one, so patting wakes nobody, and neither does a nearer deadline:
+//! it only sets the timer. The thread looks at the VMs whose time has come, at each of them at its own pace: what a guest
+//! can make it do does not depend on how many VMs there are, nor on how often the guest changes its mind.
 
+use ::sched::Alarms;
 use abi::bundle::Doors as Policy;
 use backdoor::Level;
 use core::fmt::{self, Write};
 use core::sync::atomic::{AtomicU64, Ordering};
+use fair::Pace;
 use hw::sync::{PreemptLock, unmask_irqs};
+use hw::sysreg;
 use spin::Once;
-use units::{MAX_VCPUS, Ticks, VcpuId};
+use units::{MAX_VCPUS, Ticks, VcpuId, VmId};
 use wfe::{Action, Actions, Bounds, Refused, Scope, Status, Watchdog};
 
 use crate::doors::milliseconds;
@@ -23,18 +28,23 @@ use crate::vm::{self, Power, Stop, Vm};
 const LEAST: u64 = 10;
 /// The most: a day.
 const MOST: u64 = 86_400_000;
-/// At most one line a VM in this time, in milliseconds: a guest may let its watchdogs act as often as it likes.
-const REPORT_INTERVAL: u64 = 1000;
+/// A VM's watchdogs are looked at so many times at once, and then once in so many microseconds: each look runs before all
+/// guests.
+const LOOKS_AT_ONCE: u64 = 8;
+const LOOK_MICROSECONDS: u64 = 50_000;
 
 static THREAD: Once<&'static Thread> = Once::new();
-/// The count at which the thread wakes by itself; the largest while it is looking around.
-static NEXT: AtomicU64 = AtomicU64::new(u64::MAX);
+/// When each VM is to be looked at, by its number. Guests only bring that forward.
+static AGENDA: PreemptLock<Alarms> = PreemptLock::new(Alarms::new());
 
 /// One VM's watchdogs.
 pub(crate) struct Watchdogs {
     dogs: PreemptLock<Dogs>,
-    /// When a line about this VM may be logged again, in milliseconds.
-    report_from: AtomicU64,
+    /// The count at which it is looked at next, as the agenda has it; the largest if it is not there. Changes under the lock of
+    /// the agenda.
+    next_look: AtomicU64,
+    /// The count from which on it may be looked at again.
+    look_from: AtomicU64,
 }
 
 struct Dogs {
@@ -44,6 +54,8 @@ struct Dogs {
     own: [Watchdog; MAX_VCPUS],
     /// The guest was entered in this life of the VM, and what the site file arms is armed.
     has_begun: bool,
+    /// How often the VM is looked at, in counts.
+    looks: Pace,
 }
 
 impl Dogs {
@@ -69,23 +81,24 @@ impl Watchdogs {
             vm: dog(policy.watchdog_milliseconds),
             own: [dog(policy.vcpu_watchdog_milliseconds); MAX_VCPUS],
             has_begun: false,
+            looks: Pace::new(host::ticks(LOOK_MICROSECONDS), LOOKS_AT_ONCE),
         };
-        Self { dogs: PreemptLock::new(dogs), report_from: AtomicU64::new(0) }
+        Self { dogs: PreemptLock::new(dogs), next_look: AtomicU64::new(u64::MAX), look_from: AtomicU64::new(0) }
     }
 
     /// A vCPU is about to enter the guest, having been switched on: its own watchdog is armed if the site file says so, and
     /// the VM's, if this is the first time in its life. Not earlier: the loading of images is nobody's fault in the guest.
-    pub(crate) fn vcpu_started(&self, policy: &Policy, vcpu: VcpuId) {
+    pub(crate) fn vcpu_started(&self, vm: VmId, policy: &Policy, vcpu: VcpuId) {
         let mut dogs = self.dogs.lock();
         if !core::mem::replace(&mut dogs.has_begun, true) {
             dogs.vm.preset(u64::from(policy.watchdog_milliseconds), action_of(policy), milliseconds());
-            watch_dog(&dogs.vm);
+            self.watch_dog(vm, &dogs.vm);
         }
         if policy.vcpu_watchdog_milliseconds != 0
             && let Ok(dog) = dogs.find(Scope::Own, vcpu)
         {
             dog.preset(u64::from(policy.vcpu_watchdog_milliseconds), action_of(policy), milliseconds());
-            watch_dog(dog);
+            self.watch_dog(vm, dog);
         }
     }
 
@@ -102,10 +115,10 @@ impl Watchdogs {
     }
 
     /// The VM goes on.
-    pub(crate) fn resume(&self) {
+    pub(crate) fn resume(&self, vm: VmId) {
         self.dogs.lock().all().for_each(|(_, dog)| {
             dog.resume(milliseconds());
-            watch_dog(dog);
+            self.watch_dog(vm, dog);
         });
     }
 
@@ -115,10 +128,11 @@ impl Watchdogs {
     /// Why not.
     pub(crate) fn configure(&self, caller: Caller<'_>, timeout: u64, action: u64) -> Result<u64, Refused> {
         caller.check()?;
+        let vm = caller.vm;
         let mut dogs = self.dogs.lock();
         let dog = dogs.find(caller.scope, caller.vcpu)?;
         let granted = dog.configure(timeout, action, milliseconds())?;
-        watch_dog(dog);
+        self.watch_dog(vm, dog);
         Ok(granted)
     }
 
@@ -137,6 +151,12 @@ impl Watchdogs {
     /// If it is not armed.
     pub(crate) fn query(&self, caller: Caller<'_>) -> Result<u64, Refused> {
         self.dogs.lock().find(caller.scope, caller.vcpu)?.query(milliseconds())
+    }
+
+    fn watch_dog(&self, vm: VmId, dog: &Watchdog) {
+        if let Some(deadline) = dog.deadline() {
+            watch(vm, self, at(deadline));
+        }
     }
 
     /// Writes the state of each that is armed or has acted, a line each.
@@ -165,15 +185,6 @@ impl Watchdogs {
         }
         Ok(())
     }
-
-    /// Whether what one does now is worth a line.
-    fn may_report(&self, now: u64) -> bool {
-        let may = now >= self.report_from.load(Ordering::Relaxed);
-        if may {
-            self.report_from.store(now.saturating_add(REPORT_INTERVAL), Ordering::Relaxed);
-        }
-        may
-    }
 }
 
 /// Who asks, and about which watchdog.
@@ -183,7 +194,8 @@ pub(crate) struct Caller<'a> {
     pub(crate) policy: &'a Policy,
     /// From which level.
     pub(crate) level: Level,
-    /// On which vCPU.
+    /// In which VM, on which vCPU.
+    pub(crate) vm: VmId,
     pub(crate) vcpu: VcpuId,
     /// Which watchdog.
     pub(crate) scope: Scope,
@@ -220,18 +232,21 @@ pub(crate) fn may_be_used(policy: &Policy) -> bool {
     policy.vmware || policy.wfe || armed || policy.generic_watchdog
 }
 
-/// Some watchdog has something to do at `deadline`.
-pub(crate) fn watch(deadline: Ticks) {
-    if deadline.0 < NEXT.load(Ordering::SeqCst)
-        && let Some(thread) = THREAD.get()
-    {
-        sched::wake(thread);
+/// Some watchdog of `vm` has something to do at `deadline`. Under the lock of that watchdog, which the thread takes after it
+/// has taken the VM off the agenda.
+pub(crate) fn watch(vm: VmId, watchdogs: &Watchdogs, deadline: Ticks) {
+    let at = deadline.0.max(watchdogs.look_from.load(Ordering::Relaxed));
+    if at >= watchdogs.next_look.load(Ordering::Relaxed) {
+        return;
     }
-}
-
-fn watch_dog(dog: &Watchdog) {
-    if let Some(deadline) = dog.deadline() {
-        watch(at(deadline));
+    let Some(thread) = THREAD.get() else { return };
+    let mut agenda = AGENDA.lock();
+    let is_next = agenda.next().is_none_or(|next| at < next);
+    agenda.set_earlier(vm.0.into(), at);
+    watchdogs.next_look.store(agenda.deadline_of(vm.0.into()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    drop(agenda);
+    if is_next {
+        sched::wake_at(thread, Ticks(at));
     }
 }
 
@@ -240,6 +255,7 @@ fn watch_dog(dog: &Watchdog) {
 /// # Errors
 /// When there is no memory for it.
 pub(crate) fn start() -> Result<(), frames::FramesError> {
+    AGENDA.lock().reserve(abi::bundle::MAX_VMS);
     let thread = Thread::spawn("watchdog", run, 0, (1000, u64::MAX))?;
     THREAD.call_once(|| thread);
     sched::wake(thread);
@@ -249,11 +265,25 @@ pub(crate) fn start() -> Result<(), frames::FramesError> {
 fn run(_: usize) -> ! {
     unmask_irqs();
     loop {
-        // Who sets a deadline from here on wakes the thread, which may have looked there already.
-        NEXT.store(u64::MAX, Ordering::SeqCst);
-        let next = vm::all().filter_map(look_after).min();
-        NEXT.store(next.map_or(u64::MAX, |deadline| deadline.0), Ordering::SeqCst);
-        sched::block(next);
+        let mut agenda = AGENDA.lock();
+        let vm = agenda.take_due(sysreg::cntpct_el0()).and_then(|due| vm::by_id(VmId(due.slot as u16)));
+        let next = agenda.next();
+        if let Some(vm) = vm {
+            vm.doors.watchdogs.next_look.store(u64::MAX, Ordering::Relaxed);
+        }
+        drop(agenda);
+        let Some(vm) = vm else {
+            sched::block(next.map(Ticks));
+            continue;
+        };
+        let watchdogs = &vm.doors.watchdogs;
+        let mut dogs = watchdogs.dogs.lock();
+        let _ = dogs.looks.take(sysreg::cntpct_el0());
+        watchdogs.look_from.store(dogs.looks.next(), Ordering::Relaxed);
+        drop(dogs);
+        if let Some(next) = look_after(vm) {
+            watch(vm.id, watchdogs, next);
+        }
     }
 }
 
@@ -337,17 +367,13 @@ fn act(vm: &'static Vm, life: &mut Power, action: Action, which: Which) {
         Which::Called(Some(id)) => id,
         _ => VcpuId(0),
     };
-    if vm.doors.watchdogs.may_report(milliseconds()) {
-        let name = vm.config.name;
-        match action {
-            Action::Log => log::warn!("{name}: {which}: not patted in time"),
-            Action::Inject => {
-                log::warn!("{name}: {which}: not patted in time; vCPU {} gets an SError", patient.0);
-            }
-            Action::Reset => log::warn!("{name}: {which}: not patted in time; the VM starts afresh"),
-            Action::Pause => log::warn!("{name}: {which}: not patted in time; the VM is paused"),
-            Action::Stop => log::warn!("{name}: {which}: not patted in time; the VM stops"),
-        }
+    let say = |what: fmt::Arguments<'_>| vm.report(log::Level::Warn, format_args!("{which}: not patted in time{what}"));
+    match action {
+        Action::Log => say(format_args!("")),
+        Action::Inject => say(format_args!("; vCPU {} gets an SError", patient.0)),
+        Action::Reset => say(format_args!("; the VM starts afresh")),
+        Action::Pause => say(format_args!("; the VM is paused")),
+        Action::Stop => say(format_args!("; the VM stops")),
     }
     match action {
         Action::Log => {}

@@ -10,20 +10,30 @@
 //! | `off` | vCPU 1 arms its own watchdog and switches itself off; vCPU 0 is well and pats the VM's |
 //! | `serror` | as `spin`, until an SError is pending; then it says so |
 //! | `restless` | arms the VM's watchdog, its vCPU's own and the Generic Watchdog, all the time, and is well |
+//! | `lowering` | brings the deadlines of all its watchdogs and its clock's alarm forward a little, again and again; is well |
+//! | `breaking` | breaks its virtio devices again and again, each time in a way that the log knows |
+//! | `resetting` | resets the VM at once |
 //! | `fed` | sleeps and pats, `pats=` times every `every=` milliseconds; then says so and goes on as `wfi` |
 //!
 //! `action=` is what a watchdog does that the guest arms itself, by number; `timeout=` its time in milliseconds.
 #![no_std]
 #![no_main]
 
-use payload_rt::{cpu, gic, instruction, machine, memory, println, psci, sysreg, timer};
+use payload_rt::{cpu, gic, instruction, machine, memory, println, psci, sysreg, timer, virtio};
 
 payload_rt::entry!(main);
 
 /// WOR and WCS of the Generic Watchdog.
 const WATCHDOG_OFFSET: u64 = 0x0910_0008;
 const WATCHDOG_STATUS: u64 = 0x0910_0000;
+/// WRR, WCV, and the PL031's data and match registers.
+const WATCHDOG_REFRESH: u64 = 0x0911_0000;
+const WATCHDOG_COMPARE: u64 = 0x0910_0010;
+const CLOCK: u64 = 0x0901_0000;
+const CLOCK_MATCH: u64 = 0x0901_0004;
+const CLOCK_MASK: u64 = 0x0901_0010;
 const PSCI_VERSION: u32 = 0x8400_0000;
+const SYSTEM_RESET: u32 = 0x8400_0009;
 
 fn main() {
     let mode = machine::option("mode").unwrap_or("spin");
@@ -50,11 +60,45 @@ fn main() {
             memory::write32(WATCHDOG_OFFSET, timer::microseconds(timeout() * 1000) as u32);
             memory::write32(WATCHDOG_STATUS, 1);
         },
+        "lowering" => lower(),
+        "breaking" => break_devices(),
+        "resetting" => {
+            let _ = psci::simple(SYSTEM_RESET, [0; 3]);
+        }
         "fed" => {
             feed();
             sleep_for_ever();
         }
         _ => spin(),
+    }
+}
+
+/// Each write makes some deadline nearer than any before; some are over at once.
+fn lower() -> ! {
+    memory::write32(CLOCK_MASK, 1);
+    loop {
+        for nearer in 0..10_000 {
+            let _ = guest::configure_watchdog(60_000 - nearer, 0);
+            let _ = guest::configure_own_watchdog(50_000 - nearer, 0);
+            memory::write64(WATCHDOG_OFFSET, timer::microseconds(40_000_000 - nearer * 1000));
+            memory::write32(WATCHDOG_STATUS, 1);
+            memory::write64(WATCHDOG_COMPARE, timer::now());
+            memory::write32(WATCHDOG_REFRESH, 0);
+            memory::write32(CLOCK_MATCH, memory::read32(CLOCK) + 20_000 - nearer as u32);
+        }
+    }
+}
+
+/// A queue that was not set up is made ready.
+fn break_devices() -> ! {
+    loop {
+        for kind in [virtio::CONSOLE, virtio::ENTROPY] {
+            let Some(device) = virtio::find(kind) else { continue };
+            for _ in 0..100 {
+                device.write(virtio::register::STATUS, 0);
+                device.write(virtio::register::QUEUE_READY, 1);
+            }
+        }
     }
 }
 

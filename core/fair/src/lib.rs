@@ -1,0 +1,21 @@
+//! What one guest may make the hypervisor do, so that it costs nobody else: counts and rates, without a clock of their own.
+//!
+//! * [`Pace`]: how often something may happen, with some at once.
+//! * [`Ring`]: bytes that wait for the console's thread, and lines that are never torn.
+//! * [`Reports`]: what the log says about one VM, at that VM's own pace, and how much was left out.
+//! * [`Restarts`]: how soon a VM that resets itself again and again starts again.
+#![no_std]
+#![forbid(unsafe_code)]
+
+#[cfg(test)]
+extern crate std;
+
+mod pace;
+mod reports;
+mod restarts;
+mod ring;
+
+pub use pace::Pace;
+pub use reports::Reports;
+pub use restarts::Restarts;
+pub use ring::Ring;

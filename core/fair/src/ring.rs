@@ -1,0 +1,131 @@
+//! A ring of bytes: what is written waits there until the console's thread takes it.
+
+use core::fmt;
+
+/// At most `N` bytes, first in, first out. Remembers them after they were taken, until they are overwritten.
+pub struct Ring<const N: usize> {
+    bytes: [u8; N],
+    /// Bytes ever written.
+    written: usize,
+    /// Bytes ever taken.
+    taken: usize,
+}
+
+impl<const N: usize> Default for Ring<N> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<const N: usize> Ring<N> {
+    /// An empty one.
+    #[must_use]
+    pub const fn new() -> Self {
+        assert!(N.is_power_of_two());
+        Self { bytes: [0; N], written: 0, taken: 0 }
+    }
+
+    /// How many bytes still fit.
+    #[must_use]
+    pub const fn room(&self) -> usize {
+        N - self.written.wrapping_sub(self.taken)
+    }
+
+    /// Adds a byte; a full ring drops it.
+    pub fn push(&mut self, byte: u8) {
+        if self.room() > 0 {
+            self.bytes[self.written % N] = byte;
+            self.written = self.written.wrapping_add(1);
+        }
+    }
+
+    /// Adds `text`, whole lines of it; where there is no room, the oldest lines make it, each as a whole: what is left of
+    /// the others is never torn. Of a text that is longer than the ring, its end is kept.
+    pub fn push_lines_over(&mut self, text: &[u8]) {
+        let text = text.get(text.len().saturating_sub(N)..).unwrap_or(&[]);
+        while self.room() < text.len() {
+            self.drop_line();
+        }
+        for &byte in text {
+            self.push(byte);
+        }
+    }
+
+    fn drop_line(&mut self) {
+        while self.taken != self.written {
+            let byte = self.bytes[self.taken % N];
+            self.taken = self.taken.wrapping_add(1);
+            if byte == b'\n' {
+                return;
+            }
+        }
+    }
+
+    /// Takes as many bytes as there are and fit into `into`; returns how many.
+    pub fn pop_into(&mut self, into: &mut [u8]) -> usize {
+        let count = into.len().min(self.written.wrapping_sub(self.taken));
+        for slot in into.iter_mut().take(count) {
+            *slot = self.bytes[self.taken % N];
+            self.taken = self.taken.wrapping_add(1);
+        }
+        count
+    }
+
+    /// The length of the whole lines among the first `most` bytes; all of these if there is no line end in so many.
+    pub fn whole_lines(&self, most: usize) -> usize {
+        let waiting = self.written.wrapping_sub(self.taken).min(most);
+        let is_end = |&at: &usize| self.bytes[self.taken.wrapping_add(at) % N] == b'\n';
+        let lines = (0..waiting).rev().find(is_end).map_or(0, |at| at + 1);
+        if lines == 0 && waiting == most { most } else { lines }
+    }
+
+    /// The last `N` bytes written, oldest first; zeroes if there were fewer.
+    pub fn recent(&self) -> impl Iterator<Item = u8> {
+        let start = self.written % N;
+        self.bytes[start..].iter().chain(&self.bytes[..start]).copied()
+    }
+}
+
+/// What does not fit is dropped.
+impl<const N: usize> fmt::Write for Ring<N> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        text.bytes().for_each(|byte| self.push(byte));
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Ring;
+    use proptest::prelude::*;
+    use std::string::String;
+    use std::vec::Vec;
+
+    proptest! {
+        /// What is left after any overflow is the latest lines, all of them whole.
+        #[test]
+        fn lines_that_make_room_do_so_as_a_whole(lengths in prop::collection::vec(0usize..60, 1..100)) {
+            let mut ring = Ring::<128>::new();
+            let mut lines = Vec::new();
+            for (number, length) in lengths.into_iter().enumerate() {
+                let line = std::format!("{number} {}\n", "x".repeat(length));
+                ring.push_lines_over(line.as_bytes());
+                lines.push(line);
+            }
+            let mut bytes = [0; 128];
+            let left = ring.pop_into(&mut bytes);
+            let left = String::from_utf8(bytes[..left].to_vec()).unwrap();
+            prop_assert!(left.len() > 128 - 70 || left == lines.concat());
+            prop_assert!(lines.concat().ends_with(&left), "{:?}", left);
+            let first = left.lines().next().unwrap();
+            prop_assert!(lines.iter().any(|line| line.trim_end_matches('\n') == first), "torn: {:?}", first);
+        }
+    }
+
+    #[test]
+    fn whole_lines_come_first() {
+        let mut ring = Ring::<16>::new();
+        b"one\ntwo\nthr".iter().for_each(|&byte| ring.push(byte));
+        assert_eq!((ring.whole_lines(16), ring.whole_lines(5), ring.room()), (8, 4, 5));
+    }
+}
