@@ -124,11 +124,11 @@ pub fn exits(data: &[u8]) {
         if let Request::Entropy(draw) = services::decode(esr << 24 | esr & 0xffff, [far, hpfar, esr], &facts) {
             assert!(draw.bits() <= 192);
         }
-        let regime = Regime { tcr_el1: input.double(), ttbr0_el1: hpfar, ttbr1_el1: far };
+        let regime = Regime { tcr_el1: input.double(), ttbr0_el1: hpfar, ttbr1_el1: far, sctlr_el1: esr };
         let mut reads = 0;
         let level = refused_level(&regime, Va(far), Ipa(hpfar), |at| {
             reads += 1;
-            (at.0 & 8 == 0).then_some(hpfar ^ at.0 | 3)
+            (at.0 & 8 == 0).then_some((hpfar ^ at.0 | 3).to_le_bytes())
         });
         assert!(level.is_none_or(|level| level <= 3) && reads <= 4);
     }
