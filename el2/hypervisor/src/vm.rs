@@ -132,6 +132,7 @@ impl Power {
         for vcpu in vm.vcpus() {
             vcpu.request(request::PAUSE);
         }
+        log::info!("{}: paused", vm.config.name);
         console::vm_changed();
         true
     }
@@ -362,6 +363,7 @@ impl Vm {
             sched::wake(vcpu.thread());
         }
         drop(power);
+        log::info!("{}: goes on", self.config.name);
         console::vm_changed();
         true
     }

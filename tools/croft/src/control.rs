@@ -2,7 +2,8 @@
 //!
 //! `croft run` owns the link, so it is the one that can ask. Its socket lies in the folder for logs if there is one, else
 //! in a private folder of the user's (`$XDG_RUNTIME_DIR/undercroft`, or `undercroft-<uid>` in the temporary folder);
-//! only its owner may connect. A client sends one [`Order`] as a line of JSON, and gets [`Report`]s, one a line, until
+//! only its owner may connect. A run with a folder for logs leaves a link to its socket in the private folder, so that it is
+//! found without a word about the folder. The protocol is described in `docs/formats/control.md`. A client sends one [`Order`] as a line of JSON, and gets [`Report`]s, one a line, until
 //! the server closes. A line longer than [`MAX_LINE`] ends the conversation.
 
 mod client;
@@ -10,7 +11,7 @@ mod place;
 mod server;
 
 pub use client::{ControlError, connect, perform};
-pub use place::{find, for_run};
+pub use place::{Registration, find, for_run, register};
 pub use server::{Server, serve};
 
 use crate::session;
@@ -116,8 +117,14 @@ pub enum Report {
 pub struct Vm {
     /// Its name.
     pub name: String,
-    /// What it does.
+    /// What it does, for people.
     pub state: String,
+    /// What it does, as one of the words of `docs/formats/control.md`.
+    pub word: String,
+    /// How often it was started; 0 if that is not known.
+    pub boots: u32,
+    /// Why it crashed, or how its kernel says that it panicked.
+    pub reason: Option<String>,
     /// How many vCPUs it has.
     pub vcpus: u8,
     /// What its guest's tools have reported, if it has any.

@@ -94,7 +94,15 @@ pub fn show_json(vms: &[Vm]) -> String {
                     "can_stop": guest.can_stop,
                 })
             });
-            json!({ "name": vm.name, "state": vm.state, "vcpus": vm.vcpus, "guest": guest })
+            let boots = if vm.boots == 0 { Value::Null } else { vm.boots.into() };
+            json!({
+                "name": vm.name,
+                "state": vm.word,
+                "boots": boots,
+                "reason": vm.reason,
+                "vcpus": vm.vcpus,
+                "guest": guest,
+            })
         })
         .collect();
     format!("{:#}\n", Value::from(list))
@@ -148,8 +156,23 @@ mod tests {
             can_stop: true,
         };
         vec![
-            Vm { name: "web".to_owned(), state: "running".to_owned(), vcpus: 2, guest: Some(guest) },
-            Vm { name: "database".to_owned(), state: "powered off".to_owned(), vcpus: 1, guest: None },
+            Vm {
+                name: "web".to_owned(),
+                state: "running, boot 2".to_owned(),
+                word: "running".to_owned(),
+                boots: 2,
+                vcpus: 2,
+                guest: Some(guest),
+                ..Vm::default()
+            },
+            Vm {
+                name: "database".to_owned(),
+                state: "crashed: no memory".to_owned(),
+                word: "crashed".to_owned(),
+                reason: Some("no memory".to_owned()),
+                vcpus: 1,
+                ..Vm::default()
+            },
         ]
     }
 
@@ -160,9 +183,9 @@ mod tests {
         assert_eq!(
             lines,
             [
-                "VM        STATE        VCPUS  TOOLS   HOST          OS                              IP         UPTIME   HEARTBEAT",
-                "web       running      2      12.2.0  web\\u{1b}[2J  Debian GNU/Linux 12 (bookworm)  10.0.2.15  1:01:40  0.1 s ago",
-                "database  powered off  1      -       -             -                               -          -        -",
+                "VM        STATE               VCPUS  TOOLS   HOST          OS                              IP         UPTIME   HEARTBEAT",
+                "web       running, boot 2     2      12.2.0  web\\u{1b}[2J  Debian GNU/Linux 12 (bookworm)  10.0.2.15  1:01:40  0.1 s ago",
+                "database  crashed: no memory  1      -       -             -                               -          -        -",
             ]
         );
     }
@@ -173,6 +196,9 @@ mod tests {
         assert_eq!(value[0]["guest"]["address"], "10.0.2.15");
         assert_eq!(value[0]["guest"]["heartbeat_milliseconds"], 140);
         assert!(value[1]["guest"].is_null());
+        assert_eq!((&value[0]["state"], &value[0]["boots"]), (&"running".into(), &2.into()), "a word and a number");
+        assert_eq!((&value[1]["state"], &value[1]["reason"]), (&"crashed".into(), &"no memory".into()));
+        assert!(value[1]["boots"].is_null() && value[0]["reason"].is_null());
     }
 
     #[test]

@@ -232,7 +232,11 @@ pub fn run(request: &Request) -> Result<Finish, RunError> {
     let vcpus = site.vms.iter().map(|vm| vm.vcpus).collect();
     let socket = control::for_run(request.log_dir.as_deref());
     // The VMs run whether or not others can reach them.
-    let server = match socket.and_then(|socket| control::serve(&session, vcpus, &socket)) {
+    let server = socket.and_then(|socket| {
+        let server = control::serve(&session, vcpus, &socket)?;
+        Ok((server, control::register(&socket)?))
+    });
+    let server = match server {
         Ok(server) => Some(server),
         Err(error) => {
             complain(&format!("croft: `croft ps` and its like will not reach this host: {error}"));

@@ -247,6 +247,29 @@ fn logs_are_one_runs_and_an_earlier_ones_are_kept() {
 }
 
 #[test]
+fn the_only_host_is_found_wherever_its_logs_are() {
+    use std::os::unix::fs::DirBuilderExt;
+    let stage = Stage::new("cat frames; exec sleep 600");
+    stage.record(VmState::Paused);
+    let private = stage.path("private");
+    fs::DirBuilder::new().mode(0o700).create(&private).unwrap();
+    let run = ["run", "site.toml", "--image", "undercroft.img", "--log-dir", "logs"];
+    let mut host = stage.spawn(stage.command(&run).env("XDG_RUNTIME_DIR", &private));
+    let said = |arguments: &[&str]| {
+        let output = stage.command(arguments).env("XDG_RUNTIME_DIR", &private).current_dir("/").output().unwrap();
+        (output.status.code(), text(&output.stderr))
+    };
+    let paused = (Some(1), "croft: web does not run: it is paused\n".to_owned());
+    assert_eq!(said(&["pause", "web"]), paused, "from another folder, and without --host");
+    assert_eq!(said(&["pause", "web", "--host", stage.path("logs").to_str().unwrap()]), paused);
+    rustix::process::kill_process(rustix::process::Pid::from_child(&host), rustix::process::Signal::KILL).unwrap();
+    host.wait().unwrap();
+    let (status, text) = said(&["pause", "web"]);
+    assert!(status == Some(3) && text.starts_with("croft: no host runs here;"), "{text}");
+    assert_eq!(fs::read_dir(private.join("undercroft")).unwrap().count(), 0, "what a killed run left is gone");
+}
+
+#[test]
 fn logs_that_are_incomplete_are_status_4() {
     // A folder in a file's place stands for a disk that takes nothing.
     let stage = Stage::new("mkdir logs/web.hvc0; cat frames");

@@ -300,6 +300,13 @@ fn pause_and_resume() {
     assert_eq!(stage.says(&["pause", "web"]), "");
     assert!(stage.says(&["ps"]).contains("paused"));
     assert_eq!(refused(&["pause", "web"]), "croft: web does not run: it is paused\n");
+    // A guest that stands still cannot do anything itself: nobody waits for it.
+    for arguments in [&["stop", "web"][..], &["reboot", "web"], &["time", "--sync", "web"]] {
+        let said = refused(arguments);
+        assert!(said.starts_with("croft: web is paused and cannot ") && said.contains("`croft resume web`"), "{said}");
+    }
+    let json: serde_json::Value = serde_json::from_str(&stage.says(&["ps", "--json"])).unwrap();
+    assert_eq!((&json[0]["state"], &json[0]["boots"]), (&"paused".into(), &1.into()));
     assert_eq!(stage.says(&["resume", "web"]), "");
     assert!(!stage.says(&["ps"]).contains("paused"));
 }

@@ -49,6 +49,24 @@ pub struct Qemu {
     pub version: Version,
 }
 
+impl Qemu {
+    /// Whether it has a CPU model of this name with AArch64.
+    #[must_use]
+    pub fn has_wide_model(&self, name: &str) -> bool {
+        let output = Command::new(&self.program).args(["-cpu", "help"]).output();
+        let printed = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
+        wide_models(&printed).any(|model| model == name)
+    }
+}
+
+/// The models in what `-cpu help` prints, a name a line, without those that have AArch32 alone.
+fn wide_models(printed: &str) -> impl Iterator<Item = &str> {
+    const NARROW: [&str; 10] =
+        ["arm", "cortex-m", "cortex-r", "cortex-a7 ", "cortex-a8 ", "cortex-a9 ", "cortex-a15 ", "pxa", "sa1", "ti9"];
+    let names = printed.lines().filter_map(|line| line.strip_prefix("  ")).map(str::trim);
+    names.filter(|name| !NARROW.iter().any(|narrow| format!("{name} ").starts_with(narrow)))
+}
+
 /// Finds a QEMU that is new enough, looking for `.undercroft` upwards from the current folder, from this program's own
 /// folder, and from the work tree that this program was built in: installed elsewhere, it finds that tree's.
 ///
@@ -85,7 +103,9 @@ pub fn find_from(starts: &[PathBuf]) -> Result<Qemu, Error> {
 fn check(program: &Path) -> Result<Qemu, Error> {
     let output = match Command::new(program).arg("--version").output() {
         Ok(output) => output,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Err(Error::Missing),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound && program == Path::new(PROGRAM) => {
+            return Err(Error::Missing);
+        }
         Err(error) => return Err(io(format!("{} --version", program.display()))(error)),
     };
     let printed = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -108,6 +128,13 @@ mod tests {
         assert_eq!(Version::parse("QEMU emulator version 12.0"), Some(Version { major: 12, minor: 0, micro: 0 }));
         assert_eq!(Version::parse("a window system"), None);
         assert_eq!(Version::parse("version next"), None);
+    }
+
+    #[test]
+    fn knows_models_that_are_64_bit() {
+        let printed =
+            "Available CPUs:\n  arm926\n  cortex-a15\n  cortex-a7\n  cortex-a76\n  cortex-m33\n  cortex-x9\n  max\n";
+        assert_eq!(wide_models(printed).collect::<Vec<_>>(), ["cortex-a76", "cortex-x9", "max"]);
     }
 
     #[test]

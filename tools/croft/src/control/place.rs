@@ -20,6 +20,33 @@ pub fn for_run(log_dir: Option<&Path>) -> Result<PathBuf, ControlError> {
     }
 }
 
+/// A link to a run's socket in the user's private folder; it goes when this is dropped.
+#[derive(Debug)]
+pub struct Registration(PathBuf);
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+/// Lets [`find`] find the socket of a run with a folder for logs. `None` if it lies where it is found anyway.
+///
+/// # Errors
+/// The private folder cannot be used.
+pub fn register(socket: &Path) -> Result<Option<Registration>, ControlError> {
+    let link = for_run(None)?;
+    if socket == link {
+        return Ok(None);
+    }
+    let wrong = |source| ControlError::Socket { socket: link.clone(), source };
+    let whole = std::path::absolute(socket).map_err(wrong)?;
+    // Left by a killed run whose number this process has now.
+    let _ = fs::remove_file(&link);
+    std::os::unix::fs::symlink(whole, &link).map_err(wrong)?;
+    Ok(Some(Registration(link)))
+}
+
 /// The socket of the host that is meant: `host` names a socket or a folder for logs; without it, it is the only one that
 /// this user runs.
 ///
@@ -36,7 +63,7 @@ pub fn find(host: Option<&Path>) -> Result<PathBuf, ControlError> {
         let path = entry.path();
         if path.extension().is_some_and(|end| end == "socket") {
             if UnixStream::connect(&path).is_ok() {
-                alive.push(path);
+                alive.push(fs::read_link(&path).unwrap_or(path));
             } else {
                 // Left by a run that was killed.
                 let _ = fs::remove_file(&path);

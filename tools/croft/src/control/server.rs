@@ -1,7 +1,7 @@
 //! The server's end, in `croft run`.
 
 use super::{ControlError, MAX_LINE, Order, Report, Vm};
-use crate::session::{Condition, HostTime, RequestError, Session, SessionError, Told};
+use crate::session::{Condition, HostTime, RequestError, Session, SessionError, Standing, Told};
 use abi::link::Command;
 use abi::link::request::Ask;
 use std::fs;
@@ -91,6 +91,10 @@ enum Failure {
     Late { vm: String, what: &'static str, seconds: u64 },
     #[error("{vm} is {condition} instead")]
     Otherwise { vm: String, condition: Condition },
+    #[error(
+        "{vm} is paused and cannot {what}; `croft resume {vm}` lets it go on, and --force stops or reboots it as it is"
+    )]
+    StandsStill { vm: String, what: &'static str },
     #[error("{vm} does not {what}: it is {condition}")]
     Not { vm: String, what: &'static str, condition: Condition },
     #[error("the client went away")]
@@ -143,6 +147,7 @@ impl Desk<'_> {
             }
             Order::SetTime { microseconds } => self.session.set_host_time(microseconds, ANSWER)?,
             Order::SetGuestTime { vm } => {
+                self.must_not_stand_still(&vm, "set its clock")?;
                 self.session.ask(self.session.vm(&vm)?, Ask::SetGuestTime, ANSWER)?;
             }
         }
@@ -152,7 +157,16 @@ impl Desk<'_> {
     fn list(&self) -> Result<Vec<Vm>, Failure> {
         let mut vms = Vec::new();
         for (index, name) in self.session.names().into_iter().enumerate() {
-            let state = self.session.condition(&name)?.to_string();
+            let Standing { condition, boots, last_words } = self.session.standing(index as u16);
+            let (mut state, mut word, mut reason) = (condition.to_string(), condition.word(), None);
+            if let Condition::Crashed(why) = condition {
+                reason = Some(why);
+            } else if last_words.is_some() {
+                word = if word == "running" { "panicked" } else { word };
+                state = format!("{state}, its console says that its kernel panicked");
+                reason = last_words;
+            }
+            let word = word.to_owned();
             let vcpus = self.vcpus.get(index).copied().unwrap_or_default();
             let guest = match self.session.report(index as u16, ANSWER) {
                 Ok(report) => Some(report.into()),
@@ -160,7 +174,7 @@ impl Desk<'_> {
                 Err(RequestError::Refused(_)) => None,
                 Err(error) => return Err(error.into()),
             };
-            vms.push(Vm { name, state, vcpus, guest });
+            vms.push(Vm { name, state, word, boots, reason, vcpus, guest });
         }
         Ok(vms)
     }
@@ -170,6 +184,7 @@ impl Desk<'_> {
         if force {
             self.session.control(Command::ForceStop { vm })?;
         } else {
+            self.must_not_stand_still(name, "stop")?;
             self.ask_guest(name, vm, Ask::Stop, tell)?;
         }
         self.wait(name, "stop", seconds, Condition::is_off)?;
@@ -186,6 +201,7 @@ impl Desk<'_> {
         } else if force {
             self.session.control(Command::Reset { vm })?;
         } else {
+            self.must_not_stand_still(name, "reboot")?;
             // By the button too: the hypervisor starts it again when it has powered itself off.
             let ask = Ask::Restart { seconds: u32::try_from(seconds).unwrap_or(u32::MAX) };
             self.ask_guest(name, vm, ask, tell)?;
@@ -203,6 +219,12 @@ impl Desk<'_> {
     fn change(&self, name: &str, what: &'static str, good: impl Fn(&Condition) -> bool) -> Result<(), Failure> {
         let condition = self.session.condition(name)?;
         if good(&condition) { Ok(()) } else { Err(Failure::Not { vm: name.to_owned(), what, condition }) }
+    }
+
+    /// Refuses what a guest has to do itself while it cannot.
+    fn must_not_stand_still(&self, name: &str, what: &'static str) -> Result<(), Failure> {
+        let stands_still = self.session.condition(name)? == Condition::Paused;
+        if stands_still { Err(Failure::StandsStill { vm: name.to_owned(), what }) } else { Ok(()) }
     }
 
     /// Asks the guest to end, the one way or the other, and says which.

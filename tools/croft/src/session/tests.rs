@@ -178,6 +178,25 @@ fn a_reboot_shows_and_a_bad_text_ends_the_wait() {
 }
 
 #[test]
+fn a_kernel_that_says_that_it_panicked_is_known_until_the_next_boot() {
+    let (session, mut fake) = start(&Options::default());
+    fake.hello();
+    fake.frame(WEB, b"dmesg | grep Kernel panic - not syncing\r\n");
+    fake.frame(WEB, b"[    1.5] Kernel panic - not");
+    fake.frame(WEB, b" syncing: No init found\r\nmarker\r\n");
+    session.console("web").unwrap().expect("marker", SOON).unwrap();
+    let words = "Kernel panic - not syncing: No init found";
+    assert_eq!(session.standing(0).last_words.as_deref(), Some(words));
+    assert_eq!((session.standing(0).boots, session.standing(1).last_words), (1, None));
+    fake.state(0, VmState::Running { boots: 2 });
+    session.wait_for("web", SOON, |condition| *condition == Condition::Running { boots: 2 }).unwrap();
+    assert_eq!((session.standing(0).boots, session.standing(0).last_words), (2, None));
+    fake.state(0, VmState::Paused);
+    session.wait_for("web", SOON, |condition| *condition == Condition::Paused).unwrap();
+    assert_eq!(session.standing(0).boots, 2, "it is remembered");
+}
+
+#[test]
 fn statistics_and_refusals_are_collected() {
     let (session, mut fake) = start(&Options::default());
     let answered = std::thread::spawn(move || {

@@ -45,6 +45,39 @@ const VM_KEYS: &[&str] = &[
 /// What a watchdog can do, in the order of the actions' numbers.
 const WATCHDOG_ACTIONS: [&str; 5] = ["log", "inject", "reset", "pause", "stop"];
 
+/// Keys that do nothing unless one of others is there: each with those others, as one would write them.
+const NEEDS: &[(&str, &[&str])] = &[
+    ("vmware-strict", &["vmware = true"]),
+    ("vmware-channels", &["vmware = true"]),
+    ("vmware-message", &["vmware = true"]),
+    ("vmware-keys", &["vmware = true"]),
+    ("vmware-store", &["vmware = true"]),
+    ("vmware-log", &["vmware = true"]),
+    ("vmware-user", &["vmware = true"]),
+    ("vmware-kernel", &["vmware = true"]),
+    ("time-sync", &["vmware = true"]),
+    ("watchdog-action", &["watchdog = 30000", "vcpu-watchdog = 30000"]),
+    ("watchdog-actions", &["vmware = true", "wfe = true"]),
+    ("watchdog-user", &["vmware = true", "wfe = true"]),
+];
+
+/// QEMU's models with an EL2 that is AArch64, as of version 11.1; a newer QEMU is asked about others.
+const CPU_MODELS: [&str; 13] = [
+    "a64fx",
+    "cortex-a35",
+    "cortex-a53",
+    "cortex-a55",
+    "cortex-a57",
+    "cortex-a72",
+    "cortex-a76",
+    "cortex-a78ae",
+    "cortex-a710",
+    "max",
+    "neoverse-n1",
+    "neoverse-n2",
+    "neoverse-v1",
+];
+
 /// Reads `text`, the contents of `file`.
 pub(super) fn read(text: &str, file: &Path) -> Result<Site, SiteError> {
     let mut reader = Reader { text, file, mistakes: Vec::new() };
@@ -126,6 +159,49 @@ impl<'t> Reader<'t> {
         }
     }
 
+    /// A key that does nothing without another one is a mistake: its writer expects something of it.
+    fn refuse_idle(&mut self, table: &DeTable<'t>) {
+        let is_on = |key: &str| entry(table, key).is_some_and(|found| found.value.get_ref().as_bool() != Some(false));
+        for (key, needed) in NEEDS {
+            let is_met = needed.iter().any(|other| is_on(other.split(' ').next().unwrap_or(other)));
+            if is_on(key)
+                && !is_met
+                && let Some(found) = entry(table, key)
+            {
+                let needed = needed.join(" or ");
+                self.wrong(&found, format!("it does nothing without {needed}; add that, or leave it out"));
+            }
+        }
+    }
+
+    /// QEMU's name of a CPU model, possibly with properties: `max,pauth-qarma3=on`. QEMU itself judges the properties.
+    fn cpu(&mut self, entry: &Entry<'_, 't>) -> Option<String> {
+        let cpu = self.text(entry)?;
+        let model = cpu.split(',').next().unwrap_or_default();
+        if CPU_MODELS.contains(&model) || qemu::find().is_ok_and(|qemu| qemu.has_wide_model(model)) {
+            return Some(cpu);
+        }
+        let nearest = CPU_MODELS.iter().map(|known| (distance(model, known), *known)).min();
+        let hint = match nearest {
+            Some((away, known)) if away <= 1 + known.len() / 3 => format!("did you mean \"{known}\"? "),
+            _ => String::new(),
+        };
+        let all = CPU_MODELS.join(", ");
+        self.wrong(entry, format!("QEMU has no such 64-bit CPU model; {hint}there are {all}, also with properties"));
+        None
+    }
+
+    /// What a size without a unit means, if it can hardly be meant.
+    fn unit_hint(&self, entry: &Entry<'_, 't>, bytes: u64) -> String {
+        let written = self.text.get(entry.value.span()).unwrap_or_default().trim_matches('"').trim();
+        let is_bare = written.bytes().all(|byte| byte.is_ascii_digit());
+        if is_bare && bytes < 1 << 20 {
+            format!("that is {bytes} bytes; write {} = \"{bytes}M\" for MiB: ", entry.key)
+        } else {
+            String::new()
+        }
+    }
+
     fn table<'v>(&mut self, entry: &Entry<'v, 't>, hint: &str) -> Option<&'v DeTable<'t>> {
         let table = entry.value.get_ref().as_table();
         if table.is_none() {
@@ -187,7 +263,7 @@ impl<'t> Reader<'t> {
         let table = self.table(found, "[host], then its keys")?;
         self.refuse_unknown(table, HOST_KEYS, "[host]");
         let at = found.value.span();
-        let cpu = self.required(table, at.clone(), "cpu", "\"cortex-a76\"").and_then(|entry| self.text(&entry));
+        let cpu = self.required(table, at.clone(), "cpu", "\"cortex-a76\"").and_then(|entry| self.cpu(&entry));
         let cpus = self
             .required(table, at.clone(), "cpus", "4")
             .and_then(|entry| self.number(&entry, 1..=u64::from(MAX_HOST_CPUS), "the host's CPUs"));
@@ -196,7 +272,8 @@ impl<'t> Reader<'t> {
             let memory = self.size(entry)?;
             let good = memory.is_multiple_of(1 << 20) && (256 << 20..=64 << 30).contains(&memory);
             if !good {
-                self.wrong(entry, "a host has 256M to 64G, in whole M");
+                let hint = self.unit_hint(entry, memory);
+                self.wrong(entry, format!("{hint}a host has 256M to 64G, in whole M"));
             }
             good.then_some(memory)
         });
@@ -257,7 +334,11 @@ impl<'t> Reader<'t> {
             self.number(&entry, 1..=u64::from(bundle::MAX_WEIGHT), "a VM's weight")
         });
         let affinity = entry(table, "affinity").map_or(Some(bundle::ANY_CPU), |entry| self.affinity(&entry));
+        let before = self.mistakes.len();
         let doors = self.doors(table);
+        if self.mistakes.len() == before {
+            self.refuse_idle(table);
+        }
         let line = |entry: &Option<Entry<'_, 't>>| entry.as_ref().map_or(0, |entry| self.line(entry.value.span()));
         let lines = Lines {
             table: self.line(at),
@@ -435,7 +516,8 @@ impl<'t> Reader<'t> {
         let range = bundle::MIN_MEMORY..=bundle::MAX_MEMORY;
         let good = memory.is_multiple_of(units::BLOCK_SIZE) && range.contains(&memory);
         if !good {
-            self.wrong(entry, "a VM has 2M to 256G, in steps of 2M");
+            let hint = self.unit_hint(entry, memory);
+            self.wrong(entry, format!("{hint}a VM has 2M to 256G, in steps of 2M"));
         }
         good.then_some(memory)
     }

@@ -104,7 +104,7 @@ fn watchdogs() {
     assert_eq!((plain.watchdog_milliseconds, plain.watchdog_action, plain.watchdog_choices), (0, 2, 0));
     assert_eq!((plain.vcpu_watchdog_milliseconds, plain.generic_watchdog), (0, false));
     let all = doors(
-        "watchdog = 500\nvcpu-watchdog = 700\nwatchdog-action = \"pause\"\nwatchdog-actions = [\"log\", \"stop\"]\nsbsa-watchdog = true",
+        "watchdog = 500\nvcpu-watchdog = 700\nwatchdog-action = \"pause\"\nwatchdog-actions = [\"log\", \"stop\"]\nsbsa-watchdog = true\nwfe = true",
     );
     assert_eq!((all.watchdog_milliseconds, all.watchdog_action, all.watchdog_choices), (500, 3, 0b10001));
     assert_eq!((all.vcpu_watchdog_milliseconds, all.generic_watchdog), (700, true));
@@ -150,6 +150,64 @@ fn what_is_no_toml_says_where() {
     assert_eq!(said.lines().count(), 1);
     let said = after("cpus = 4", "cpu = \"b\"");
     assert!(said.starts_with("site.toml:3: not TOML: duplicate key"), "{said}");
+}
+
+#[test]
+fn a_size_without_a_unit_is_bytes_and_says_so() {
+    let said = after(r#"memory = "512M""#, "memory = 256");
+    let steps = "a VM has 2M to 256G, in steps of 2M";
+    assert_eq!(said, format!("site.toml:9: memory = 256: that is 256 bytes; write memory = \"256M\" for MiB: {steps}"));
+    assert!(after(r#"memory = "512M""#, r#"memory = "256""#).contains("write memory = \"256M\" for MiB: a VM has"));
+    assert!(after(r#"memory = "2G""#, "memory = 2048").contains("that is 2048 bytes; write memory = \"2048M\""));
+    assert!(!after(r#"memory = "512M""#, r#"memory = "3M""#).contains("bytes"));
+}
+
+#[test]
+fn cpu_models_are_qemus_and_64_bit() {
+    for cpu in ["max,pauth-qarma3=on", "cortex-a76,cntfrq=1000000000", "neoverse-v1"] {
+        let file = GOOD.replacen("cortex-a76", cpu, 1);
+        assert_eq!(site(&file).host.unwrap().cpu, cpu);
+    }
+    let said = after("cortex-a76", "pentium");
+    assert!(
+        said.starts_with("site.toml:2: cpu = \"pentium\": QEMU has no such 64-bit CPU model; there are a64fx,"),
+        "{said}"
+    );
+    for (cpu, known) in [("cortex-a73,pmu=off", "cortex-a"), ("cortexa76", "cortex-a76"), ("Max", "max")] {
+        assert!(after("cortex-a76", cpu).contains(&format!("did you mean \"{known}")), "{cpu}");
+    }
+    for cpu in ["cortex-a15", "cortex-m33", "", ",pmu=off"] {
+        assert!(after("cortex-a76", cpu).contains("QEMU has no such 64-bit CPU model"), "{cpu}");
+    }
+}
+
+/// Every key of the table, alone and with what it needs.
+#[test]
+fn keys_that_would_do_nothing_are_mistakes() {
+    let pairs = [
+        ("vmware-strict = true", "vmware = true"),
+        ("vmware-channels = 8", "vmware = true"),
+        ("vmware-message = 4096", "vmware = true"),
+        ("vmware-keys = 3", "vmware = true"),
+        ("vmware-store = 70000", "vmware = true"),
+        ("vmware-log = 0", "vmware = true"),
+        ("vmware-user = [\"rpc\"]", "vmware = true"),
+        ("vmware-kernel = []", "vmware = true"),
+        ("time-sync = true", "vmware = true"),
+        ("watchdog-action = \"pause\"", "watchdog = 500"),
+        ("watchdog-action = \"reset\"", "vcpu-watchdog = 500"),
+        ("watchdog-actions = [\"log\"]", "wfe = true"),
+        ("watchdog-user = true", "vmware = true"),
+    ];
+    for (key, needed) in pairs {
+        let said = mistakes(&format!("{GOOD}{key}\n"));
+        assert!(said.starts_with(&format!("site.toml:21: {key}: it does nothing without ")), "{said}");
+        assert_eq!(said.lines().count(), 1, "{said}");
+        site(&format!("{GOOD}{key}\n{needed}\n"));
+    }
+    let off = mistakes(&format!("{GOOD}vmware = false\nvmware-user = [\"rpc\"]\n"));
+    assert!(off.starts_with("site.toml:22: vmware-user = [\"rpc\"]: it does nothing without vmware = true"), "{off}");
+    site(&format!("{GOOD}time-sync = false\n"));
 }
 
 #[test]
