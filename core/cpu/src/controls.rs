@@ -31,10 +31,13 @@
 //! | implementation defined registers, ACTLR_EL1 | HCR_EL2.TIDCP, TACR |
 //! | everything of FEAT_FGT2 | its n-bits = 0 |
 //!
+//! At EL0 EL1's own traps come first, with a syndrome that tells of the feature. Those whose enables are registers that trap are
+//! therefore open: [`PMUSERENR`], [`AMUSERENR`], [`GCSCRE0`].
+//!
 //! No control exists for: WFET and WFIT (they trap as WFE and WFI do, and may always complete at once), CNTVCTSS_EL0
 //! and CNTPCTSS_EL0 (they read like their plain forms), DISR_EL1 (with HCR_EL2.AMO the guest reaches VDISR_EL2, which is
-//! switched with it), TLBI and DSB variants, the arithmetic on tags of FEAT_MTE, 52-bit addresses (stage 2 bounds them), AArch32
-//! at EL0 (its traps are handled). Where a performance feature of that kind exists, using it harms nobody but the guest.
+//! switched with it), TLBI and DSB variants, the arithmetic on tags of FEAT_MTE, 52-bit addresses (stage 2 bounds them), entering
+//! AArch32 at EL0 (what comes to EL2 from there is refused). Where a performance feature of that kind exists, using it harms nobody but the guest.
 
 use crate::debug;
 use crate::id::{HostIds, Part, State, Trap, fields};
@@ -55,6 +58,14 @@ pub const CNTHCTL_EL1PCTEN: u64 = 1 << 0;
 pub const CNTHCTL_ECV: u64 = 1 << 12;
 /// HSTR_EL2: nothing. It traps AArch32 coprocessor registers only.
 pub const HSTR: u64 = 0;
+
+/// PMUSERENR_EL0: EL0 reaches all counters (EN), as far as EL1 is concerned. The other bits say less; QEMU takes them for more
+/// than EL2's trap.
+pub const PMUSERENR: u64 = 1;
+/// AMUSERENR_EL0: EL0 reaches the activity monitors (EN), as far as EL1 is concerned.
+pub const AMUSERENR: u64 = 1;
+/// GCSCRE0_EL1: EL0 reaches GCSPR_EL0 (nTR), as far as EL1 is concerned; no control stack is enabled.
+pub const GCSCRE0: u64 = 1 << 10;
 
 const HCR_VM: u64 = 1 << 0;
 const HCR_SWIO: u64 = 1 << 1;
@@ -136,8 +147,12 @@ pub struct GuestControls {
     /// Whether the registers of FEAT_FGT2 (HFGRTR2_EL2, HFGWTR2_EL2, HFGITR2_EL2, HDFGRTR2_EL2, HDFGWTR2_EL2) exist; each
     /// is to be zero.
     pub has_fine_grained_2: bool,
-    /// Whether HAFGRTR_EL2 exists along with the fine-grained traps.
+    /// Whether AMUSERENR_EL0 exists, which is to be [`AMUSERENR`], and HAFGRTR_EL2 along with the fine-grained traps.
     pub has_activity_monitors: bool,
+    /// Whether PMUSERENR_EL0 exists, which is to be [`PMUSERENR`].
+    pub has_performance_monitors: bool,
+    /// Whether GCSCRE0_EL1 exists, which is to be [`GCSCRE0`].
+    pub has_control_stacks: bool,
     /// MPAM2_EL2, if there is one.
     pub mpam2: Option<u64>,
 }
@@ -167,6 +182,8 @@ pub fn controls(host: &HostIds, event_counters: u8) -> GuestControls {
         fine_grained,
         has_fine_grained_2: host.field(fields::MMFR0_FGT) >= 2,
         has_activity_monitors: traps(Trap::ActivityMonitors),
+        has_performance_monitors: traps(Trap::PerformanceMonitors),
+        has_control_stacks: traps(Trap::ControlStack),
         mpam2: traps(Trap::Partitioning).then_some(MPAM2_TRAP),
     }
 }

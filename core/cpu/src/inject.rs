@@ -87,6 +87,13 @@ pub const fn undefined(state: &mut GuestState) {
     synchronous(state, syndrome(class::UNKNOWN, 0));
 }
 
+/// The guest executes in a state that it has not: as after an illegal exception return, PSTATE.IL is set, which is what the saved
+/// state says (DDI 0487 D1.3.3).
+pub const fn illegal_state(state: &mut GuestState) {
+    state.pstate |= pstate::IL;
+    synchronous(state, syndrome(class::ILLEGAL_STATE, 0));
+}
+
 /// A data access of the guest at `far` failed.
 pub const fn data_abort(state: &mut GuestState, far: Va, kind: AbortKind, direction: Direction) {
     let write = match direction {
@@ -181,7 +188,8 @@ const fn syndrome(class: u8, iss: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::{
-        AbortKind, GuestState, data_abort, instruction_abort, maintenance_abort, reflect, synchronous, undefined,
+        AbortKind, GuestState, data_abort, illegal_state, instruction_abort, maintenance_abort, reflect, synchronous,
+        undefined,
     };
     use crate::encoding::Direction;
     use crate::pstate::{A, AARCH32, ALLINT, BTYPE, D, DAIF, DIT, EL0T, EL1H, EL1T, F, I, IL, NZCV, PAN, SS, SSBS};
@@ -206,6 +214,18 @@ mod tests {
         assert_eq!(state.spsr_el1, NZCV | EL1H);
         assert_eq!(state.esr_el1, 0x0200_0000);
         assert_eq!(state.far_el1, 0);
+    }
+
+    #[test]
+    fn aarch32_at_el0_is_an_illegal_state() {
+        // A32 and T32 code, in the middle of an IT block.
+        for thumb in [0, 1 << 5 | 1 << 10] {
+            let mut state = guest(NZCV | AARCH32 | thumb);
+            illegal_state(&mut state);
+            assert_eq!((state.pc, state.esr_el1), (0x4001_0600, 0x0e << 26 | 1 << 25));
+            assert_eq!((state.elr_el1, state.spsr_el1), (0x4008_0000, NZCV | AARCH32 | thumb | IL));
+            assert_eq!(state.pstate, NZCV | DAIF | EL1H);
+        }
     }
 
     #[test]

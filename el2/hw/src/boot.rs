@@ -80,6 +80,7 @@ secondary_entry:
     msr     tcr_el2, x3
     isb
     tlbi    alle2
+    tlbi    alle1                           // whoever had EL2 before may have left VMIDs that are ours now
     ic      iallu
     dsb     nsh
     isb

@@ -235,13 +235,22 @@ pub(crate) fn registers(root: Pa) -> Registers {
 /// `root` must map the running code, the stack and all data in use where they are now.
 pub(crate) unsafe fn enable(root: Pa) {
     let registers = registers(root);
-    // SAFETY: the caller vouches for the tables; the rest are the constants above. Stale translations are dropped
-    // before the MMU goes on.
+    // SAFETY: the caller vouches for the tables; the rest are the constants above. What this CPU remembers
+    // is dropped before the MMU goes on: after a warm start or kexec there may be translations of EL2, and of VMIDs that
+    // will be ours, and instructions of what was loaded here before.
     unsafe {
         sysreg::write_mair_el2(registers.mair);
         sysreg::write_tcr_el2(registers.tcr);
         sysreg::write_ttbr0_el2(registers.ttbr0);
-        core::arch::asm!("isb", "tlbi alle2", "dsb nsh", "isb", options(nostack, preserves_flags));
+        core::arch::asm!(
+            "isb",
+            "tlbi alle2",
+            "tlbi alle1",
+            "ic iallu",
+            "dsb nsh",
+            "isb",
+            options(nostack, preserves_flags)
+        );
         sysreg::write_sctlr_el2(registers.sctlr);
     }
     isb();

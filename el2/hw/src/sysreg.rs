@@ -89,6 +89,9 @@ registers! {
     csselr_el1 = "csselr_el1";
     mdscr_el1 = "mdscr_el1";
     mdccint_el1 = "mdccint_el1";
+    pmuserenr_el0 = "pmuserenr_el0";
+    amuserenr_el0 = "S3_3_C13_C2_3";
+    gcscre0_el1 = "S3_0_C2_C5_2";
     osdlr_el1 = "osdlr_el1";
     cntv_ctl_el0 = "cntv_ctl_el0";
     cntv_cval_el0 = "cntv_cval_el0";

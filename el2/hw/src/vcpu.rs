@@ -84,6 +84,8 @@ pub mod exit_kind {
     pub const INTERRUPT: u64 = 2;
     /// A physical SError.
     pub const SERROR: u64 = 3;
+    /// Anything else, out of AArch32 state: at EL0, since EL1 is in AArch64 state.
+    pub const AARCH32: u64 = 4;
 }
 
 unsafe extern "C" {

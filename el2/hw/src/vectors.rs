@@ -86,7 +86,7 @@ global_asm!(
     b       own_interrupt
     own_fault 6
     own_fault 7
-    // A lower EL, AArch64; then AArch32, which is EL0 only and gets the same treatment.
+    // A lower EL: first where EL1 is in AArch64 state, as it always is; it is EL1 that counts, wherever the guest was.
     .rept 2
     \lower 1, \path
     \lower 2, \path
@@ -115,7 +115,11 @@ global_asm!(
     mrs     x2, elr_el2
     mrs     x3, spsr_el2
     stp     x10, x11, [x0, #80]
-    stp     x12, x13, [x0, #96]
+    tbz     x3, #4, 1f                      // M[4]: EL0 in AArch32 state, where no guest should be
+    mov     x4, #4                          // is another kind of exit, but for an SError, which was taken by this;
+    cmp     x1, #3                          // an interrupt stays pending, for the vCPU's thread
+    csel    x1, x1, x4, eq
+1:  stp     x12, x13, [x0, #96]
     mrs     x4, esr_el2
     stp     x14, x15, [x0, #112]
     stp     x16, x17, [x0, #128]

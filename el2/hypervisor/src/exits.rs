@@ -137,6 +137,14 @@ pub(crate) fn inject(context: &mut VcpuContext, make: impl FnOnce(&mut inject::G
     sysreg::far_el1::write(state.far_el1);
 }
 
+/// The guest's EL0 was found in AArch32 state, which it was told it lacks: whatever it did there is not carried out, and the
+/// guest's kernel gets the exception that an illegal execution state gives
+/// ([decision 0023](../../../docs/decisions/0023-what-is-hidden.md)).
+pub(crate) fn refuse_aarch32(vcpu: &Vcpu, context: &mut VcpuContext) {
+    inject(context, inject::illegal_state);
+    vcpu.counters.count(Reason::Other);
+}
+
 fn undefined(context: &mut VcpuContext) {
     inject(context, inject::undefined);
 }

@@ -138,6 +138,17 @@ pub(crate) fn init_cpu() {
     if controls.has_fine_grained_2 {
         hw::ids::clear_fine_grained_2();
     }
+    // EL1's own trap of EL0 would come before ours, and tell of a feature that is hidden: what EL0 does comes to EL2 too. The
+    // registers of these enables trap, so no guest changes them.
+    if controls.has_performance_monitors {
+        sysreg::pmuserenr_el0::write(cpu::controls::PMUSERENR);
+    }
+    if controls.has_activity_monitors {
+        sysreg::amuserenr_el0::write(cpu::controls::AMUSERENR);
+    }
+    if controls.has_control_stacks {
+        sysreg::gcscre0_el1::write(cpu::controls::GCSCRE0);
+    }
     if let Some(mpam2) = controls.mpam2 {
         sysreg::mpam2_el2::write(mpam2);
     }

@@ -633,6 +633,8 @@ impl Vcpu {
                     }
                 }
                 exit_kind::SERROR => self.inject_serror(),
+                // An interrupt that ended it is taken as soon as IRQs are let in.
+                exit_kind::AARCH32 => with_irqs(|| exits::refuse_aarch32(self, context)),
                 _ => {}
             }
         }

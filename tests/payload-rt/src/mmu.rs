@@ -24,6 +24,8 @@ const DEVICE: u64 = 1 << 2 | 1 << 53;
 
 /// The first slot that maps nothing a payload needs: 256 GiB.
 pub const FREE_SLOT: usize = 256;
+/// A slot below 4 GiB behind the RAM of all payloads' machines, for code that has 32 bits only.
+pub const LOW_SLOT: usize = 3;
 /// Bytes that one slot maps.
 pub const SLOT_SIZE: u64 = 1 << 30;
 
@@ -60,9 +62,9 @@ pub fn table(address: u64) -> u64 {
     address | 3
 }
 
-/// Puts `entry` into `slot`, which must be [`FREE_SLOT`] or above, and returns the virtual address that the slot maps.
+/// Puts `entry` into `slot`, which must be [`FREE_SLOT`] or above, or [`LOW_SLOT`], and returns the virtual address that the slot maps.
 pub fn set_slot(slot: usize, entry: u64) -> u64 {
-    assert!((FREE_SLOT..512).contains(&slot), "slot {slot} is in use");
+    assert!(slot == LOW_SLOT || (FREE_SLOT..512).contains(&slot), "slot {slot} is in use");
     PAYLOAD_TABLES.0[slot].store(0, Ordering::SeqCst);
     sysreg::invalidate_tlb();
     PAYLOAD_TABLES.0[slot].store(entry, Ordering::SeqCst);

@@ -200,6 +200,36 @@ fn enter(level: Level, first: u64, bits: u64, x: [u64; 31]) -> End {
     end
 }
 
+/// An instruction set of AArch32.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Set32 {
+    /// Words.
+    A32,
+    /// Half-words; two of them are in each word of the code, the first in its lower half.
+    T32,
+}
+
+/// As [`run`], in AArch32 state at EL0: which takes an address that has 32 bits, so the window is seen in the fourth gigabyte too
+/// ([`address32`]).
+#[must_use]
+pub fn run32(set: Set32, code: &[u32], x: [u64; 31]) -> End {
+    load(code);
+    mmu::set_slot(mmu::LOW_SLOT, mmu::table(table() - 4096));
+    let thumb = if set == Set32::T32 { 1 << 5 } else { 0 };
+    let mut end = End { x, elr: address32(0), spsr: 0x1d0 | thumb, esr: 0, far: 0, sp: 0x5a5a_5a50 };
+    // SAFETY: as for `run`; what the code does at EL0 in AArch32 state it could do in AArch64 state.
+    unsafe { user_enter(&raw mut end) };
+    mmu::reset_slot(mmu::LOW_SLOT);
+    end.elr = end.elr.wrapping_sub(address32(0));
+    end
+}
+
+/// The address of page `number` of the window for [`run32`].
+#[must_use]
+pub fn address32(number: u64) -> u64 {
+    mmu::LOW_SLOT as u64 * mmu::SLOT_SIZE + number * 4096
+}
+
 unsafe extern "C" {
     fn user_enter(end: *mut End);
 }
@@ -217,7 +247,7 @@ user_vectors:
     .balign 0x80
     b       user_left
     .balign 0x200
-    b       .                               // EL1 on SP_EL1: a mistake of this module
+    b       user_left                       // EL1 on SP_EL1: the return to where the code is was illegal
     .balign 0x200
     b       user_left                       // EL0
     .balign 0x80
@@ -227,6 +257,14 @@ user_vectors:
     .balign 0x80
     b       user_left
     .balign 0x200
+    b       user_left                       // EL0 in AArch32 state
+    .balign 0x80
+    b       user_left
+    .balign 0x80
+    b       user_left
+    .balign 0x80
+    b       user_left
+    .balign 0x80
 
 user_enter:
     stp     x29, x30, [sp, #-112]!

@@ -5,10 +5,12 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use payload_rt::fault::{EC_BREAKPOINT, EC_STEP, EC_WATCHPOINT};
+use payload_rt::fault::{EC_BREAKPOINT, EC_ILLEGAL_STATE, EC_STEP, EC_WATCHPOINT};
 use payload_rt::instruction::{execute, read_register, sys, write_register};
 use payload_rt::test::Verdict;
-use payload_rt::{check, check_equal, cpu, debug, gic, instruction, machine, memory, skip, sysreg, test, tests, timer};
+use payload_rt::{
+    check, check_equal, cpu, debug, gic, instruction, machine, memory, skip, sysreg, test, tests, timer, user,
+};
 
 payload_rt::entry!(main);
 
@@ -17,7 +19,7 @@ fn main() {
         id_space_reads, id_same_on_all_cpus, id_writes_are_undefined, mpidr_matches_device_tree, sve_hidden, sme_hidden, mte_hidden,
         performance_counters, lor_hidden, ras_hidden, activity_monitors_hidden, trace_and_profiling_hidden, pauth_as_stated,
         implementation_defined, upper_levels_undefined, counter_control_undefined, ordinary_registers, thread_registers_kept,
-        set_way_maintenance, debug_registers, debug_claim_tags, debug_mailboxes_hold_nothing, os_lock, debug_channel, breakpoint, watchpoint, single_step,
+        set_way_maintenance, debug_registers, debug_claim_tags, debug_mailboxes_hold_nothing, os_lock, debug_channel, hidden_from_user_too, aarch32_is_refused, breakpoint, watchpoint, single_step,
     ));
 }
 
@@ -420,6 +422,95 @@ fn os_lock() -> Verdict {
     sysreg::oslar_el1::write(0);
     check!(sysreg::oslsr_el1::read() & 2 == 0, "OSLSR_EL1 {:#x} after unlocking", sysreg::oslsr_el1::read());
     check!(sysreg::oslsr_el1::read() & 9 == 8, "OSLSR_EL1.OSLM does not say that the lock is there");
+    Ok(())
+}
+
+/// How `MRS X0, register` ends at EL0.
+fn read_at_el0([op0, op1, crn, crm, op2]: Encoding) -> user::End {
+    let instruction =
+        0xd520_0000 | (op0 & 1) << 19 | op1 << 16 | crn << 12 | crm << 8 | op2 << 5 | u32::from(op0 > 1) << 20;
+    user::run(user::Level::User, &[instruction], [0; 31])
+}
+
+fn hidden_from_user_too() -> Verdict {
+    if machine::is_reference() {
+        skip!("the bare machine has them");
+    }
+    // On a CPU without them they are undefined at EL0 as at EL1 (EC 0): a trap by EL1's own enables (EC 0x18) would tell that
+    // they are there.
+    for encoding in [
+        [3, 3, 9, 12, 0],  // PMCR_EL0
+        [3, 3, 9, 12, 1],  // PMCNTENSET_EL0
+        [3, 3, 9, 12, 2],  // PMCNTENCLR_EL0
+        [3, 3, 9, 12, 3],  // PMOVSCLR_EL0
+        [3, 3, 9, 12, 5],  // PMSELR_EL0
+        [3, 3, 9, 12, 6],  // PMCEID0_EL0
+        [3, 3, 9, 12, 7],  // PMCEID1_EL0
+        [3, 3, 9, 13, 0],  // PMCCNTR_EL0
+        [3, 3, 9, 13, 1],  // PMXEVTYPER_EL0
+        [3, 3, 9, 13, 2],  // PMXEVCNTR_EL0
+        [3, 3, 9, 14, 0],  // PMUSERENR_EL0
+        [3, 3, 9, 14, 3],  // PMOVSSET_EL0
+        [3, 3, 14, 8, 0],  // PMEVCNTR0_EL0
+        [3, 3, 14, 12, 0], // PMEVTYPER0_EL0
+        [3, 3, 14, 15, 7], // PMCCFILTR_EL0
+        [3, 3, 13, 2, 0],  // AMCR_EL0
+        [3, 3, 13, 2, 3],  // AMUSERENR_EL0
+        [3, 3, 13, 4, 0],  // AMEVCNTR00_EL0
+        [3, 3, 2, 5, 1],   // GCSPR_EL0
+        [3, 0, 9, 9, 0],   // PMSCR_EL1
+        [3, 0, 10, 4, 7],  // LORID_EL1
+        [3, 0, 5, 3, 0],   // ERRIDR_EL1
+        [3, 0, 1, 2, 0],   // ZCR_EL1
+        [3, 0, 1, 0, 5],   // RGSR_EL1
+        [2, 1, 0, 1, 0],   // TRCPRGCTLR
+    ] {
+        let end = read_at_el0(encoding);
+        check!(end.esr >> 26 == 0 && end.elr == 0, "register {:#x} at EL0: ESR {:#x}", describe(encoding), end.esr);
+    }
+    // MSR PMUSERENR_EL0, X0 at EL1 must not have changed what EL0 is told.
+    let _ = write_register([3, 3, 9, 14, 0], 0);
+    let end = read_at_el0([3, 3, 9, 13, 0]);
+    check!(end.esr >> 26 == 0, "PMCCNTR_EL0 at EL0 after a write of PMUSERENR_EL0: ESR {:#x}", end.esr);
+    Ok(())
+}
+
+fn aarch32_is_refused() -> Verdict {
+    check_equal!(sysreg::id_aa64pfr0_el1::read() & 0xff, 0x11, "ID_AA64PFR0_EL1: EL0 and EL1 in AArch64 state only");
+    if machine::is_reference() {
+        skip!("the bare machine has AArch32");
+    }
+    const DEVICE: u64 = 0x0901_0000;
+    user::map(1, DEVICE, user::Page::Data);
+    gic::enable(timer::VIRTUAL_PPI);
+    // SUBS R0, R0, #1; BNE; SVC: some instructions in which an interrupt comes. LDR R1, [R0] of a device, by A32 and T32, where nothing
+    // may be loaded; in T32 behind it MOVS R2, #1, which must not be skipped into.
+    let count = [0xe250_0001, 0x1aff_fffd, 0xef00_0000];
+    let cases: [(&str, user::Set32, &[u32], u64); 3] = [
+        ("computing", user::Set32::A32, &count, 1 << 24),
+        ("a load in A32", user::Set32::A32, &[0xe590_1000, 0xef00_0000], user::address32(1)),
+        ("a load in T32", user::Set32::T32, &[0x2201_6801, 0xdf00_df00], user::address32(1)),
+    ];
+    for (what, set, code, first) in cases {
+        let mut x = [0; 31];
+        (x[0], x[1]) = (first, 0x55);
+        // On a busy machine the interrupt may come before the code has begun, and then no other does.
+        let attempt = || {
+            sysreg::cntv_tval_el0::write(timer::microseconds(2000));
+            sysreg::cntv_ctl_el0::write(timer::ENABLE);
+            let end = user::run32(set, code, x);
+            timer::stop();
+            end
+        };
+        let mut end = attempt();
+        for _ in 0..20 {
+            if end.esr >> 26 != EC_ILLEGAL_STATE && set == user::Set32::A32 && code.len() == count.len() {
+                end = attempt();
+            }
+        }
+        check!(end.esr >> 26 == EC_ILLEGAL_STATE, "{what}: ESR {:#x} at {:#x}, SPSR {:#x}", end.esr, end.elr, end.spsr);
+        check_equal!(end.x[1] as u32, 0x55, "{what}: R1");
+    }
     Ok(())
 }
 
