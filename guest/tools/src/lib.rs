@@ -16,31 +16,36 @@ use core::fmt::{self, Write};
 // The kernel starts a program with SP at the word count of its command line, the words behind it.
 global_asm!(".global _start", "_start:", "mov x0, sp", "mov x29, xzr", "mov x30, xzr", "bl tool_main", "brk #0");
 
+const EINTR: u64 = 4;
 const WRITE: u64 = 64;
 const EXIT: u64 = 93;
 const NANOSLEEP: u64 = 101;
 const SIGACTION: u64 = 134;
 const SIGILL: u64 = 4;
 
-fn system_call(number: u64, arguments: [u64; 4]) {
+/// What the kernel answers, or its error's number.
+fn system_call(number: u64, arguments: [u64; 4]) -> Result<u64, u64> {
     let [a, b, c, d] = arguments;
+    let result: i64;
     // SAFETY: the callers below give the kernel only pointers to live memory of the size that the call expects.
     unsafe {
-        asm!("svc #0", in("x8") number, inout("x0") a => _, in("x1") b, in("x2") c, in("x3") d, options(nostack));
+        asm!("svc #0", in("x8") number, inout("x0") a => result, in("x1") b, in("x2") c, in("x3") d, options(nostack));
     }
+    if result < 0 { Err(result.unsigned_abs()) } else { Ok(result as u64) }
 }
 
 /// Ends the program.
 pub fn exit(code: u64) -> ! {
     loop {
-        system_call(EXIT, [code, 0, 0, 0]);
+        let _ = system_call(EXIT, [code, 0, 0, 0]);
     }
 }
 
 /// Waits.
 pub fn sleep_milliseconds(milliseconds: u64) {
     let time = [milliseconds / 1000, milliseconds % 1000 * 1_000_000];
-    system_call(NANOSLEEP, [time.as_ptr() as u64, 0, 0, 0]);
+    // One that is interrupted is shorter, which does no harm.
+    let _ = system_call(NANOSLEEP, [time.as_ptr() as u64, 0, 0, 0]);
 }
 
 /// The standard output.
@@ -49,18 +54,30 @@ pub struct Output;
 
 impl Write for Output {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        system_call(WRITE, [1, text.as_ptr() as u64, text.len() as u64, 0]);
+        let mut left = text.as_bytes();
+        while !left.is_empty() {
+            match system_call(WRITE, [1, left.as_ptr() as u64, left.len() as u64, 0]) {
+                Ok(written) if written > 0 => left = left.get(written as usize..).unwrap_or(&[]),
+                Err(EINTR) => {}
+                _ => return Err(fmt::Error),
+            }
+        }
         Ok(())
     }
 }
 
-/// Prints a line.
+/// The status of a program whose output could not be written, all of it.
+pub const NOT_WRITTEN: u64 = 3;
+
+/// Prints a line. A program that cannot say what it has to say ends with [`NOT_WRITTEN`]: a full disk or a reader that has gone
+/// must not look like success.
 #[macro_export]
 macro_rules! say {
     ($($text:tt)*) => {{
         use core::fmt::Write as _;
-        // Nobody can be told that nobody can be told.
-        let _ = writeln!($crate::Output, $($text)*);
+        if writeln!($crate::Output, $($text)*).is_err() {
+            $crate::exit($crate::NOT_WRITTEN)
+        }
     }};
 }
 
@@ -100,7 +117,7 @@ pub fn start(stack: *const u64) -> Words {
     let handler: extern "C" fn() -> ! = nobody_answers;
     // Handler, flags, restorer (none: the handler does not return), mask.
     let action = [handler as usize as u64, 0, 0, 0];
-    system_call(SIGACTION, [SIGILL, action.as_ptr() as u64, 0, 8]);
+    let _ = system_call(SIGACTION, [SIGILL, action.as_ptr() as u64, 0, 8]);
     Words(stack)
 }
 

@@ -110,6 +110,7 @@ impl Combination {
         let kernel = format!("linux-{}-cloud", self.kernel);
         let mut vm = guest::linux_with_tools(self.release.name, &kernel, self.release.name, self.vcpus, folder)?;
         vm.doors.vmware = true;
+        (vm.doors.wfe, vm.doors.watchdog_user) = (true, true);
         Ok(vm)
     }
 
@@ -187,6 +188,7 @@ fn tools(combination: &Combination) -> Result<()> {
     let guest = Guest { run: &run, name: release.name };
     guest.prepare()?;
     table(&guest, combination)?;
+    our_own_tools(&guest)?;
     guest.passes("big", "big_values")?;
     guest.passes("eight", if full() { "eight 20" } else { "eight 3" })?;
     let killed = guest.passes("killed", if full() { "killed_callers 200" } else { "killed_callers 80" })?;
@@ -218,6 +220,29 @@ fn table(guest: &Guest<'_>, combination: &Combination) -> Result<()> {
     guest.says("vmware-toolbox-cmd timesync disable", "Disabled", 0)?;
     guest.says("vmware-toolbox-cmd device list", "", 0)?;
     guest.says("vmtoolsd --cmd 'info-get guestinfo.x'", "hello world", 0)
+}
+
+/// `uc-info` and `uc-watchdog`, as ordinary processes: what they say of an open door, of the watchdogs, and when nobody can
+/// hear them.
+fn our_own_tools(guest: &Guest<'_>) -> Result<()> {
+    let features =
+        ["calls", "rpc-channels", "wfe-channel", "watchdog", "own-watchdog"].map(|name| format!("feature {name}"));
+    guest.says("sh -c 'uc-info | grep feature'", &features.join("\n"), 0)?;
+    guest.says("sh -c 'uc-info | grep -e ^Under -e ^vmware'", "Undercroft calls 1.0\nvmware-abi yes", 0)?;
+    guest.says("sh -c 'uc-info | grep -c \"^exits .* [0-9]\"'", "13", 0)?;
+    guest.says("sh -c 'uc-info >/dev/full'", "", 3)?;
+    guest.says("uc-watchdog detect", "agent version 1, features 0x7", 0)?;
+    guest.says("uc-watchdog query", "refused: not armed", 1)?;
+    guest.says("uc-watchdog set 600000 log", "600000 ms", 0)?;
+    guest.says("uc-watchdog pat", "600000 ms", 0)?;
+    guest.says("uc-watchdog set 0", "0 ms", 0)?;
+    guest.says("sh -c 'uc-watchdog set 1000 bark | head -c 18'", "usage: uc-watchdog", 0)?;
+    guest.says("taskset 1 uc-watchdog own query", "refused: not armed", 1)?;
+    guest.says("taskset 1 uc-watchdog own set 600000 log", "600000 ms", 0)?;
+    guest.says("taskset 1 uc-watchdog own pat", "600000 ms", 0)?;
+    guest.says("uc-watchdog query", "refused: not armed", 1)?;
+    guest.says("taskset 1 uc-watchdog own set 0", "0 ms", 0)?;
+    guest.says("sh -c 'uc-watchdog detect >/dev/full'", "", 3)
 }
 
 /// `22 Nov 2026 17:50:01`: this computer's time of day, which the emulated host's clock has too.
@@ -497,6 +522,8 @@ fn not_vmware() -> Result<()> {
     // What systemd says of a hypervisor that names itself and that it does not know; without a name it would be "none".
     guest.says("systemd-detect-virt", "vm-other", 0)?;
     all_say_no(&guest)?;
+    guest.says("uc-info", "no hypervisor answers here", 1)?;
+    guest.says("uc-watchdog detect", "nobody answers to WFE here", 1)?;
     let said = run.report(0, SOON).err().context("a report without VMware's ABI")?;
     ensure!(said.to_string().contains("vmware = true"), "{said}");
     run.console(guest.name)?.expect("# ", PROGRAM)?;

@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | the hypervisor | `el2/hypervisor` | `target/undercroft.img` |
 //! | the payloads | `tests/payloads` | `target/payloads/<name>.img` |
+//! | the tools for Linux guests | `guest/tools` | `target/guest/<name>`, and the initramfs |
 //! | the Linux benchmark | `tests/linux-bench` | the initramfs |
 
 use crate::image;
@@ -37,6 +38,7 @@ pub(crate) fn hypervisor_image(tree: &Tree) -> PathBuf {
 pub(crate) fn build(tree: &Tree) -> Result<()> {
     hypervisor(tree)?;
     payloads(tree)?;
+    guest_tools(tree)?;
     linux_bench(tree)
 }
 
@@ -70,6 +72,19 @@ pub(crate) fn payloads(tree: &Tree) -> Result<Vec<Image>> {
     let names: Vec<&str> = images.iter().map(|image| &*image.name).collect();
     println!("{}: {}", tree.target("payloads").display(), names.join(" "));
     Ok(images)
+}
+
+/// Builds the command-line tools for Linux guests: static programs, which need nothing else there.
+fn guest_tools(tree: &Tree) -> Result<()> {
+    fs::create_dir_all(tree.target("guest"))?;
+    for (name, elf) in binaries(tree, "guest-tools")? {
+        let tool = tree.target("guest").join(&name);
+        fs::copy(&elf, &tool).with_context(|| format!("writing {}", tool.display()))?;
+        // The test guests have it from here, whichever target folder it was built in.
+        fs::copy(&elf, tree.store("images").join(&name)).context("no .undercroft/images; run `cargo xtask setup`")?;
+        println!("{}: {} bytes", tool.display(), fs::metadata(&tool)?.len());
+    }
+    Ok(())
 }
 
 /// Builds the benchmark that runs in Linux guests, and packs the initramfs with it.

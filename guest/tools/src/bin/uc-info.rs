@@ -1,4 +1,5 @@
-//! `uc-info`: what the hypervisor says about itself and this VM. Needs no privileges.
+//! `uc-info`: what the hypervisor says about itself and this VM. Needs no privileges. Ends with status 1 where no hypervisor
+//! answers, 3 if its output could not be written.
 #![no_std]
 #![no_main]
 #![expect(unsafe_code, reason = "the symbol that the program's entry calls")]
@@ -15,9 +16,13 @@ extern "C" fn tool_main(stack: *const u64) -> ! {
         exit(1)
     };
     say!("Undercroft calls {}.{}", version.major, version.minor);
-    let features = [(1, "calls"), (2, "rpc-channels"), (4, "wfe-channel"), (8, "watchdog")];
+    let features = [(1, "calls"), (2, "rpc-channels"), (4, "wfe-channel"), (8, "watchdog"), (16, "own-watchdog")];
     for (_, name) in features.iter().filter(|(bit, _)| version.features & bit != 0) {
         say!("feature {name}");
+    }
+    let unknown = features.iter().fold(version.features, |left, (bit, _)| left & !bit);
+    if unknown != 0 {
+        say!("features {unknown:#x}, which this program does not know");
     }
     say!("vmware-abi {}", if guest::is_vmware() { "yes" } else { "no" });
     if let Some((frequency, lag)) = guest::clock() {

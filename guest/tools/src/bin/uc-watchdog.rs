@@ -1,8 +1,10 @@
 //! `uc-watchdog`: this VM's watchdog, through the WFE channel.
 //!
-//! `uc-watchdog detect`, `query`, `pat`, `set MILLISECONDS [log|inject|reset|pause|stop]` (0
-//! disarms), and `feed MILLISECONDS`,
-//! which pats for ever. All but the first two need a VM whose site file lets processes do it.
+//! `uc-watchdog detect`, `query`, `pat`, `set MILLISECONDS [log|inject|reset|pause|stop]` (0 disarms), and `feed MILLISECONDS`,
+//! which pats for ever. With `own` before one of the last four it is the watchdog of the vCPU that runs the program: bind it to one
+//! (`taskset`), or the kernel may move it to another between two calls. All but `detect` and `query` need a VM whose site file
+//! lets processes do it (`watchdog-user = true`). Ends with status 1 if nobody answers or the request is refused, 2 if it was
+//! called wrongly, 3 if its output could not be written.
 #![no_std]
 #![no_main]
 #![expect(unsafe_code, reason = "the symbol that the program's entry calls")]
@@ -11,20 +13,36 @@ use guest_tools::{Words, exit, say, sleep_milliseconds, start};
 
 const ACTIONS: [(&str, u64); 5] = [("log", 0), ("inject", 1), ("reset", 2), ("pause", 3), ("stop", 4)];
 
+type Answer = Option<Result<u64, u64>>;
+
+/// What can be asked of a watchdog.
+struct Dog {
+    query: fn() -> Answer,
+    pat: fn() -> Answer,
+    configure: fn(u64, u64) -> Answer,
+}
+
+/// The VM's, which any vCPU pats.
+const OF_VM: Dog = Dog { query: guest::query_watchdog, pat: guest::pat_watchdog, configure: guest::configure_watchdog };
+/// The calling vCPU's own.
+const OWN: Dog =
+    Dog { query: guest::query_own_watchdog, pat: guest::pat_own_watchdog, configure: guest::configure_own_watchdog };
+
 /// The program, called by the entry with the stack that the kernel left.
 // SAFETY: the name is the entry's, and each tool defines it once.
 #[unsafe(no_mangle)]
 extern "C" fn tool_main(stack: *const u64) -> ! {
     let words = start(stack);
-    match words.get(1) {
-        Some("detect") => match guest::detect() {
+    let (dog, first) = if words.get(1) == Some("own") { (OWN, 2) } else { (OF_VM, 1) };
+    match words.get(first) {
+        Some("detect") if first == 1 => match guest::detect() {
             Some(value) => say!("agent version {}, features {:#x}", value >> 32, value & 0xffff_ffff),
             None => nobody(),
         },
-        Some("query") => show(guest::query_watchdog()),
-        Some("pat") => show(guest::pat_watchdog()),
-        Some("set") => show(set(words)),
-        Some("feed") => feed(words),
+        Some("query") => show((dog.query)()),
+        Some("pat") => show((dog.pat)()),
+        Some("set") => show(set(&dog, words, first + 1)),
+        Some("feed") => feed(&dog, words, first + 1),
         _ => usage(),
     }
     exit(0)
@@ -32,7 +50,8 @@ extern "C" fn tool_main(stack: *const u64) -> ! {
 
 fn usage() -> ! {
     say!(
-        "usage: uc-watchdog detect | query | pat | set MILLISECONDS [log|inject|reset|pause|stop] | feed MILLISECONDS"
+        "usage: uc-watchdog detect | [own] query | [own] pat | \
+         [own] set MILLISECONDS [log|inject|reset|pause|stop] | [own] feed MILLISECONDS"
     );
     exit(2)
 }
@@ -42,24 +61,24 @@ fn nobody() -> ! {
     exit(1)
 }
 
-fn set(words: Words) -> Option<Result<u64, u64>> {
-    let Some(milliseconds) = words.number(2) else { usage() };
-    let name = words.get(3).unwrap_or("reset");
+fn set(dog: &Dog, words: Words, first: usize) -> Answer {
+    let Some(milliseconds) = words.number(first) else { usage() };
+    let name = words.get(first + 1).unwrap_or("reset");
     let Some((_, action)) = ACTIONS.iter().find(|(known, _)| *known == name) else { usage() };
-    guest::configure_watchdog(milliseconds, *action)
+    (dog.configure)(milliseconds, *action)
 }
 
-fn feed(words: Words) {
-    let Some(milliseconds) = words.number(2) else { usage() };
+fn feed(dog: &Dog, words: Words, first: usize) {
+    let Some(milliseconds) = words.number(first) else { usage() };
     loop {
-        if let answer @ (None | Some(Err(_))) = guest::pat_watchdog() {
+        if let answer @ (None | Some(Err(_))) = (dog.pat)() {
             show(answer);
         }
         sleep_milliseconds(milliseconds);
     }
 }
 
-fn show(answer: Option<Result<u64, u64>>) {
+fn show(answer: Answer) {
     match answer {
         Some(Ok(milliseconds)) => say!("{milliseconds} ms"),
         Some(Err(why)) => {

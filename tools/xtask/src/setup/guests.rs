@@ -210,7 +210,7 @@ fn check_image(path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Packs the initramfs: busybox, `tests/system/guest`, and the benchmark program if it has been built.
+/// Packs the initramfs: busybox, `tests/system/guest`, and the benchmark program and the tools for guests if they have been built.
 pub(crate) fn pack_initramfs(tree: &Tree) -> Result<()> {
     let mut archive = cpio::Archive::default();
     for folder in ["bin", "dev", "proc", "sys", "tmp", "tests"] {
@@ -231,9 +231,11 @@ pub(crate) fn pack_initramfs(tree: &Tree) -> Result<()> {
         let name = script.file_name().unwrap_or_default().to_string_lossy().into_owned();
         archive.file(&format!("tests/{name}"), 0o755, &fs::read(&script)?);
     }
-    let bench = tree.store("images/linux-bench");
-    if bench.is_file() {
-        archive.file("bin/linux-bench", 0o755, &fs::read(bench)?);
+    for program in ["linux-bench", "uc-info", "uc-watchdog"] {
+        let built = tree.store("images").join(program);
+        if built.is_file() {
+            archive.file(&format!("bin/{program}"), 0o755, &fs::read(built)?);
+        }
     }
     let packed = archive.finish();
     replace(&initramfs(tree), &packed)?;
