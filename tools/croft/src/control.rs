@@ -46,6 +46,13 @@ pub enum Order {
         /// The value.
         value: Vec<u8>,
     },
+    /// What is kept of the hypervisor's log.
+    Log,
+    /// Starts a VM that is off.
+    Start {
+        /// The VM's name.
+        vm: String,
+    },
     /// Shuts a VM down.
     Stop {
         /// The VM's name.
@@ -104,6 +111,8 @@ pub enum Report {
         /// Whether it has a clock.
         settable: bool,
     },
+    /// The next piece of the answer to [`Order::Log`].
+    Output(Vec<u8>),
     /// Something on the way.
     Progress(String),
     /// It is done.

@@ -46,6 +46,12 @@ enum Order {
         #[arg(short, long, value_name = "FILE")]
         output: PathBuf,
     },
+    /// Check a site file and all the files that it names, and start nothing.
+    #[command(after_help = STATUSES)]
+    Check {
+        /// The site file.
+        site: PathBuf,
+    },
     /// Run a site on an emulated host (QEMU), with this terminal attached.
     #[command(after_help = format!("{RUN_HELP}\n\n{STATUSES}"))]
     Run {
@@ -91,26 +97,38 @@ enum Order {
         #[command(subcommand)]
         deed: Option<Deed>,
     },
-    /// Shut a VM down: by its guest's tools if they run, else by its power button.
+    /// Print what is kept of the hypervisor's log.
+    Log {
+        #[command(flatten)]
+        host: HostPlace,
+    },
+    /// Start VMs that are off.
+    Start {
+        #[command(flatten)]
+        host: HostPlace,
+        #[command(flatten)]
+        which: Which,
+    },
+    /// Shut VMs down, one after the other: by its guest's tools if they run, else by its power button.
     Stop {
         #[command(flatten)]
         host: HostPlace,
         #[command(flatten)]
         how: How,
     },
-    /// Reboot a VM, or start one that is off: by its guest's tools if they run, else by its power button.
+    /// Reboot VMs, or start those that are off: by its guest's tools if they run, else by its power button.
     Reboot {
         #[command(flatten)]
         host: HostPlace,
         #[command(flatten)]
         how: How,
     },
-    /// Let a VM stand still, and its watchdogs with it.
+    /// Let VMs stand still, and their watchdogs with them.
     Pause {
         #[command(flatten)]
         host: HostPlace,
-        /// The VM's name.
-        vm: String,
+        #[command(flatten)]
+        which: Which,
     },
     /// Show the host's time of day, set it, or have a guest take it over.
     Time {
@@ -124,12 +142,12 @@ enum Order {
         #[arg(long, value_name = "VM")]
         sync: Option<String>,
     },
-    /// Let a VM go on that was paused, by the operator or by its watchdog.
+    /// Let VMs go on that were paused, by the operator or by their watchdogs.
     Resume {
         #[command(flatten)]
         host: HostPlace,
-        /// The VM's name.
-        vm: String,
+        #[command(flatten)]
+        which: Which,
     },
 }
 
@@ -140,10 +158,21 @@ struct HostPlace {
     host: Option<PathBuf>,
 }
 
+/// One VM or several.
+#[derive(Args)]
+struct Which {
+    /// The VMs' names.
+    #[arg(value_name = "VM", required_unless_present = "all", conflicts_with = "all")]
+    vms: Vec<String>,
+    /// All VMs for which it makes sense: those that are off to be started, those that run to be paused, and so on.
+    #[arg(long)]
+    all: bool,
+}
+
 #[derive(Args)]
 struct How {
-    /// The VM's name.
-    vm: String,
+    #[command(flatten)]
+    which: Which,
     /// At once, without asking the guest.
     #[arg(long)]
     force: bool,
@@ -215,20 +244,53 @@ fn main() -> ExitCode {
                 order(&host, &wish, |_| String::new())
             }
         },
-        Order::Stop { host, how: How { vm, force, wait: seconds } } => {
-            order(&host, &Wish::Stop { vm, force, seconds }, operate::show_progress)
+        Order::Check { site } => check(&site),
+        Order::Log { host } => order(&host, &Wish::Log, operate::show_log),
+        Order::Start { host, which } => each(&host, which, is_off, |vm| Wish::Start { vm }),
+        Order::Stop { host, how: How { which, force, wait: seconds } } => {
+            each(&host, which, |word| !is_off(word), |vm| Wish::Stop { vm, force, seconds })
         }
-        Order::Reboot { host, how: How { vm, force, wait: seconds } } => {
-            order(&host, &Wish::Reboot { vm, force, seconds }, operate::show_progress)
+        Order::Reboot { host, how: How { which, force, wait: seconds } } => {
+            each(&host, which, |_| true, |vm| Wish::Reboot { vm, force, seconds })
         }
-        Order::Pause { host, vm } => order(&host, &Wish::Pause { vm }, |_| String::new()),
+        Order::Pause { host, which } => {
+            each(&host, which, |word| matches!(word, "running" | "panicked"), |vm| Wish::Pause { vm })
+        }
         Order::Time { host, set: Some(microseconds), .. } => {
             order(&host, &Wish::SetTime { microseconds }, |_| String::new())
         }
         Order::Time { host, sync: Some(vm), .. } => order(&host, &Wish::SetGuestTime { vm }, |_| String::new()),
         Order::Time { host, .. } => order(&host, &Wish::Time, operate::show_time),
-        Order::Resume { host, vm } => order(&host, &Wish::Resume { vm }, |_| String::new()),
+        Order::Resume { host, which } => each(&host, which, |word| word == "paused", |vm| Wish::Resume { vm }),
     })
+}
+
+/// Whether a VM in this state (`docs/formats/control.md`) is off.
+fn is_off(word: &str) -> bool {
+    matches!(word, "powered-off" | "stopped" | "crashed")
+}
+
+/// Has a running host carry out an order for each VM that is meant, one after the other; one that fails keeps none of the
+/// others from it. With `--all` those are meant whose state `suits`.
+fn each(place: &HostPlace, which: Which, suits: impl Fn(&str) -> bool, wish: impl Fn(String) -> Wish) -> u8 {
+    let mut vms = which.vms;
+    if which.all {
+        let mut known = Vec::new();
+        let socket = control::find(place.host.as_deref());
+        let listed = socket.and_then(|socket| control::connect(&socket)).and_then(|stream| {
+            control::perform(stream, &Wish::List, |report| {
+                if let Report::Vms(vms) = report {
+                    known = vms;
+                }
+            })
+        });
+        if let Err(error) = listed {
+            return complain(&error, status::HOST);
+        }
+        vms = known.into_iter().filter(|vm| suits(&vm.word)).map(|vm| vm.name).collect();
+    }
+    let statuses = vms.into_iter().map(|vm| order(place, &wish(vm), operate::show_progress));
+    statuses.fold(status::OK, u8::max)
 }
 
 /// Has a running host carry out an order, and prints what it reports.
@@ -270,6 +332,17 @@ fn complain(error: &dyn std::error::Error, number: u8) -> u8 {
     let name = if number == status::USAGE { "" } else { "croft: " };
     say(&format!("{name}{error}"));
     number
+}
+
+fn check(file: &Path) -> u8 {
+    match Site::load(file).and_then(|site| bundle::make(&site).map(|_| site.vms.len())) {
+        Ok(count) => {
+            let vms = if count == 1 { "1 VM".to_owned() } else { format!("{count} VMs") };
+            print(&format!("{}: {vms}, no mistakes\n", file.display()))
+                .map_or_else(|error| unwritable(&error), |()| status::OK)
+        }
+        Err(error) => complain(&error, status::USAGE),
+    }
 }
 
 fn make_bundle(file: &Path, place: &Path) -> u8 {

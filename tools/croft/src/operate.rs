@@ -134,6 +134,14 @@ pub fn show_time(report: Report) -> String {
     }
 }
 
+/// A piece of the log, as text that cannot disturb a terminal.
+#[must_use]
+pub fn show_log(report: Report) -> String {
+    let Report::Output(bytes) = report else { return String::new() };
+    let text = String::from_utf8_lossy(&bytes);
+    text.chars().filter(|letter| matches!(letter, '\n' | '\t') || !letter.is_control()).collect()
+}
+
 /// Something on the way.
 #[must_use]
 pub fn show_progress(report: Report) -> String {

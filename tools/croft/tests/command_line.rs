@@ -338,8 +338,11 @@ fn every_mistake_is_one_line_and_starts_nothing() {
     for (what, site, said) in mistakes {
         let stage = Stage::new("exec sleep 600");
         fs::write(stage.path("site.toml"), site).unwrap();
-        for arguments in [&["run", "site.toml", "--image", "undercroft.img"][..], &["bundle", "site.toml", "-o", "out"]]
-        {
+        for arguments in [
+            &["run", "site.toml", "--image", "undercroft.img"][..],
+            &["bundle", "site.toml", "-o", "out"],
+            &["check", "site.toml"],
+        ] {
             let output = stage.command(arguments).output().unwrap();
             let told = text(&output.stderr);
             assert_eq!(output.status.code(), Some(2), "{what}: {told}");
@@ -359,6 +362,8 @@ fn a_bundle_is_written_whole() {
     assert_eq!((output.status.code(), text(&output.stdout).as_str()), (Some(0), "site.bundle: 1 VM, 8K\n"));
     let bytes = fs::read(stage.path("site.bundle")).unwrap();
     assert_eq!(abi::bundle::Bundle::parse(&bytes, crc32c::compute).unwrap().vm_count(), 1);
+    let output = stage.command(&["check", "site.toml"]).output().unwrap();
+    assert_eq!((output.status.code(), text(&output.stdout).as_str()), (Some(0), "site.toml: 1 VM, no mistakes\n"));
     let output = stage.command(&["bundle", "site.toml", "-o", "no/such/folder"]).output().unwrap();
     assert_eq!(output.status.code(), Some(2));
     // What is no regular file is written to, not replaced.

@@ -63,6 +63,7 @@ impl Fake {
         self.say(Message::Hello { version: link::VERSION, vms: 2, build: "fake" });
         self.say(Message::Vm { vm: 0, name: "web", state: VmState::Running { boots: 1 } });
         self.say(Message::Vm { vm: 1, name: "db", state: VmState::Running { boots: 1 } });
+        self.frame(Channel::Log, b"0.1 INFO: Undercroft\n0.2 WARN: \x1b[2Jodd\n");
         // An answer to nothing, and one that is no answer at all, must not matter.
         self.tell(4711, Answer::Refused("nobody asked"));
         let mut decoder = Decoder::new(crc32c::compute);
@@ -76,10 +77,10 @@ impl Fake {
                 Some(Event::Frame { channel: Channel::Control, payload }) => match Order::decode(payload) {
                     Some(Order::ForceStop { vm: 0 }) => self.end(StopReason::Forced),
                     Some(Order::Reset { vm: 0 }) => self.start(),
-                    Some(Order::PauseVm { vm: 0 }) => self.say(Message::VmState { vm: 0, state: VmState::Paused }),
-                    Some(Order::ResumeVm { vm: 0 }) => {
+                    Some(Order::PauseVm { vm }) => self.say(Message::VmState { vm, state: VmState::Paused }),
+                    Some(Order::ResumeVm { vm }) => {
                         let state = VmState::Running { boots: self.boots };
-                        self.say(Message::VmState { vm: 0, state });
+                        self.say(Message::VmState { vm, state });
                     }
                     other => panic!("{other:?}"),
                 },
@@ -309,6 +310,51 @@ fn pause_and_resume() {
     assert_eq!((&json[0]["state"], &json[0]["boots"]), (&"paused".into(), &1.into()));
     assert_eq!(stage.says(&["resume", "web"]), "");
     assert!(!stage.says(&["ps"]).contains("paused"));
+}
+
+#[test]
+fn several_vms_or_all_that_suit() {
+    let stage = Stage::new(true);
+    let states = || {
+        let json: serde_json::Value = serde_json::from_str(&stage.says(&["ps", "--json"])).unwrap();
+        [json[0]["state"].as_str().unwrap().to_owned(), json[1]["state"].as_str().unwrap().to_owned()]
+    };
+    assert_eq!(states(), ["running", "running"]);
+    assert_eq!(stage.says(&["pause", "web", "db"]), "");
+    assert_eq!(states(), ["paused", "paused"]);
+    assert_eq!(stage.says(&["resume", "--all"]), "");
+    assert_eq!(stage.says(&["stop", "--force", "web"]), "");
+    assert_eq!(stage.says(&["pause", "--all"]), "", "the one that is off is left alone");
+    assert_eq!(states(), ["stopped", "paused"]);
+    assert_eq!(stage.says(&["start", "--all"]), "");
+    assert_eq!(states(), ["running", "paused"]);
+    // One that fails keeps the next one from nothing.
+    let output = stage.croft(&["pause", "db", "mail", "web"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(text(&output.stderr).lines().count(), 2, "{}", text(&output.stderr));
+    assert_eq!(states(), ["paused", "paused"]);
+    for wrong in [&["pause"][..], &["pause", "--all", "web"]] {
+        assert_eq!(stage.croft(wrong).status.code(), Some(2), "{wrong:?}");
+    }
+}
+
+#[test]
+fn start_is_for_vms_that_are_off() {
+    let stage = Stage::new(true);
+    assert!(stage.says(&["ps"]).contains("running"));
+    let refused = stage.croft(&["start", "web"]);
+    let said = "croft: web does not need a start: it is running\n";
+    assert_eq!((refused.status.code(), &*text(&refused.stderr)), (Some(1), said));
+    assert_eq!(stage.says(&["stop", "--force", "web"]), "");
+    assert_eq!(stage.says(&["start", "web"]), "");
+    assert!(stage.says(&["ps"]).contains("running, boot 2"));
+}
+
+#[test]
+fn the_log_is_printed_without_what_disturbs_a_terminal() {
+    let stage = Stage::new(true);
+    assert!(stage.says(&["ps"]).contains("web-1"), "all that was said before has come");
+    assert_eq!(stage.says(&["log"]), "0.1 INFO: Undercroft\n0.2 WARN: [2Jodd\n");
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread;
 use std::time::Duration;
 
@@ -104,6 +104,13 @@ enum Failure {
 /// How long it may take until a VM stands still, or goes on.
 const PAUSE_SECONDS: u64 = 10;
 
+/// How long a VM may take to start: its images are loaded and checked meanwhile.
+const START_SECONDS: u64 = 120;
+/// Bytes of the log in one report: as numbers in JSON they fit a line.
+const PIECE: usize = 64 << 10;
+/// Held from the look whether a VM is off until it runs: a second start at the same time would reset it.
+static STARTING: Mutex<()> = Mutex::new(());
+
 struct Desk<'a> {
     session: &'a Session,
     vcpus: &'a [u8],
@@ -129,6 +136,12 @@ impl Desk<'_> {
             Order::Set { vm, key, value } => {
                 self.session.set_value(self.session.vm(&vm)?, &key, &value, ANSWER)?;
             }
+            Order::Log => {
+                for piece in self.session.log().transcript().as_bytes().chunks(PIECE) {
+                    tell(&Report::Output(piece.to_vec()))?;
+                }
+            }
+            Order::Start { vm } => self.start(&vm)?,
             Order::Stop { vm, force, seconds } => self.stop(&vm, force, seconds, tell)?,
             Order::Reboot { vm, force, seconds } => self.reboot(&vm, force, seconds, tell)?,
             Order::Pause { vm } => {
@@ -177,6 +190,15 @@ impl Desk<'_> {
             vms.push(Vm { name, state, word, boots, reason, vcpus, guest });
         }
         Ok(vms)
+    }
+
+    fn start(&self, name: &str) -> Result<(), Failure> {
+        let _alone = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
+        let vm = self.session.vm(name)?;
+        self.change(name, "need a start", Condition::is_off)?;
+        self.session.control(Command::Reset { vm })?;
+        self.wait(name, "start", START_SECONDS, |condition| matches!(condition, Condition::Running { .. }))?;
+        Ok(())
     }
 
     fn stop(&self, name: &str, force: bool, seconds: u64, tell: Tell<'_>) -> Result<(), Failure> {
