@@ -87,6 +87,9 @@ const HCR_TERR: u64 = 1 << 36;
 const HCR_TEA: u64 = 1 << 37;
 const HCR_APK: u64 = 1 << 40;
 const HCR_API: u64 = 1 << 41;
+/// NV, E2H and TGE.
+const HCR_NEVER: u64 = 1 << 42 | 1 << 34 | 1 << 27;
+const HCR_ALWAYS: u64 = HCR_VM | HCR_FMO | HCR_IMO | HCR_AMO;
 const HCR_ENSCXT: u64 = 1 << 53;
 const HCR_TID5: u64 = 1 << 58;
 
@@ -106,6 +109,23 @@ const CPTR_TAM: u64 = 1 << 30;
 const HCRX_TALLINT: u64 = 1 << 6;
 const HFGITR_ATS1E1A: u64 = 1 << 62;
 const MPAM2_TRAP: u64 = 1 << 48 | 1 << 49;
+
+/// `value` for HCR_EL2 as it may be written on a guest's account: without what would change EL2's own translation and where
+/// its exceptions go (E2H, TGE, and NV, which makes EL1 believe in an EL2), with stage 2, without which a guest reaches all
+/// memory, and with physical interrupts and SErrors for EL2 (FMO, IMO, AMO; DDI 0487 D24.2, HCR_EL2).
+#[must_use]
+#[inline(always)]
+pub const fn guest_hcr(value: u64) -> u64 {
+    value & !HCR_NEVER | HCR_ALWAYS
+}
+
+/// `value` for MDCR_EL2 without what would bring a guest's breakpoints to EL2, and into EL2's own code (TDE).
+#[must_use]
+#[inline(always)]
+pub const fn guest_mdcr(value: u64) -> u64 {
+    const TDE: u64 = 1 << 8;
+    value & !TDE
+}
 
 /// The fine-grained trap registers (FEAT_FGT). A zero n-bit traps, so zero is the safe value for what is yet unknown.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -239,7 +259,7 @@ fn mdcr(host: &HostIds, event_counters: u8) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use super::{CPTR_BASE, HCR_TWE, HCR_TWI, HCR_VSE, HFGITR_ATS1E1A, controls};
+    use super::{CPTR_BASE, HCR_TWE, HCR_TWI, HCR_VSE, HFGITR_ATS1E1A, controls, guest_hcr, guest_mdcr};
     use crate::id::{COUNT, HostIds, fields, models};
 
     #[test]
@@ -290,6 +310,23 @@ mod tests {
         assert!(with(fields::MMFR0_FGT, 2).has_fine_grained_2);
         // SVE and SME trap with the bits that are RES1 without them.
         assert_eq!(with(fields::PFR0_SVE, 1).cptr & CPTR_BASE, CPTR_BASE);
+    }
+
+    #[test]
+    fn nothing_that_is_written_for_a_guest_changes_el2() {
+        // By the manual's numbers: VM, FMO, IMO and AMO are set; TGE, E2H and NV are clear; the rest is as it was.
+        let (always, never) = (1 | 1 << 3 | 1 << 4 | 1 << 5, 1 << 27 | 1 << 34 | 1 << 42);
+        for value in [0, u64::MAX, 0x5555_5555_5555_5555, controls(&models::MAX, 6).hcr] {
+            let hcr = guest_hcr(value);
+            assert_eq!(hcr & (always | never), always);
+            assert_eq!((hcr ^ value) & !(always | never), 0);
+            assert_eq!(guest_mdcr(value), value & !(1 << 8));
+        }
+        for (name, host) in models::ALL {
+            let controls = controls(host, 6);
+            let filtered = (guest_hcr(controls.hcr), guest_mdcr(controls.mdcr));
+            assert_eq!(filtered, (controls.hcr, controls.mdcr), "{name}: the filter takes nothing that is meant");
+        }
     }
 
     #[test]

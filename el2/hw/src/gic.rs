@@ -94,6 +94,7 @@ pub fn find_redistributor(regions: &[Range<Pa>], mpidr: u64) -> Option<Pa> {
 
 /// Sets this CPU's Redistributor and interface up, and lets its own interrupts in.
 pub fn init_cpu(redistributor: Pa) {
+    crate::state::count_list_registers();
     this_cpu().redistributor.store(redistributor.0, Ordering::Relaxed);
     let base = redistributor.0;
     mmio::write32(base + GICR_WAKER, mmio::read32(base + GICR_WAKER) & !WAKER_SLEEP);

@@ -9,7 +9,7 @@ use core::arch::global_asm;
 
 use units::{Pa, Range};
 
-use crate::sysreg::{cnthctl_el2, hcr_el2, isb, sctlr_el1};
+use crate::sysreg::{cnthctl_el2, hcr_el2, isb, sctlr_el1, write_hcr_el2};
 use crate::vcpu::{ContextHandle, VcpuContext, enter, exit_kind};
 use crate::{cache, tlb};
 
@@ -57,7 +57,8 @@ pub fn traps_wfe() -> bool {
     let (context, handle): (_, ContextHandle) = VcpuContext::create(NOBODY);
     handle.make_current();
     let before = (hcr_el2::read(), cnthctl_el2::read(), sctlr_el1::read());
-    hcr_el2::write(HCR);
+    // SAFETY: without stage 2 the five instructions above run at EL1, and nothing else; EL2's own bits are zero.
+    unsafe { write_hcr_el2(HCR) };
     cnthctl_el2::write(before.1 & !0xff | before.1 & 3 | EVENT_STREAM);
     sctlr_el1::write(SCTLR);
     isb();
@@ -67,7 +68,8 @@ pub fn traps_wfe() -> bool {
     });
     // With stage 2 off everything was translated to itself, for the VMID that VTTBR_EL2 holds now: no guest's.
     tlb::invalidate_vmid();
-    hcr_el2::write(before.0);
+    // SAFETY: as it was.
+    unsafe { write_hcr_el2(before.0) };
     cnthctl_el2::write(before.1);
     sctlr_el1::write(before.2);
     isb();

@@ -10,6 +10,7 @@
 //! GIC model takes their contents back when a vCPU leaves, and chooses afresh when it comes.
 
 use core::arch::global_asm;
+use core::sync::atomic::{AtomicUsize, Ordering};
 
 use cpu::id::Switched;
 
@@ -392,11 +393,12 @@ impl GuestState {
 
     /// Makes sure that the debug registers are the vCPU's.
     fn reach_debug(&mut self, bank: DebugBank, index: u8, features: &Features) -> Option<usize> {
+        let [breakpoints, watchpoints] = debug_registers::counts(features);
         let count = match bank {
-            DebugBank::BreakpointValue | DebugBank::BreakpointControl => features.switched.breakpoints,
-            DebugBank::WatchpointValue | DebugBank::WatchpointControl => features.switched.watchpoints,
+            DebugBank::BreakpointValue | DebugBank::BreakpointControl => breakpoints,
+            DebugBank::WatchpointValue | DebugBank::WatchpointControl => watchpoints,
         };
-        if index >= count {
+        if usize::from(index) >= count {
             return None;
         }
         if !self.debug_loaded {
@@ -451,10 +453,35 @@ macro_rules! indexed {
     };
 }
 
-indexed!(pub read_list_register, write_list_register, "list register",
-    0 = "ich_lr0_el2", 1 = "ich_lr1_el2", 2 = "ich_lr2_el2", 3 = "ich_lr3_el2", 4 = "ich_lr4_el2", 5 = "ich_lr5_el2",
-    6 = "ich_lr6_el2", 7 = "ich_lr7_el2", 8 = "ich_lr8_el2", 9 = "ich_lr9_el2", 10 = "ich_lr10_el2",
-    11 = "ich_lr11_el2", 12 = "ich_lr12_el2", 13 = "ich_lr13_el2", 14 = "ich_lr14_el2", 15 = "ich_lr15_el2");
+/// How many list registers the CPUs have. Their own registers say so, not a caller: one too many would be undefined at EL2.
+static LIST_REGISTERS: AtomicUsize = AtomicUsize::new(0);
+
+/// Finds out how many list registers there are. Before any is used.
+pub(crate) fn count_list_registers() {
+    LIST_REGISTERS.store((sysreg::ich_vtr_el2() & 0x1f) as usize + 1, Ordering::Relaxed);
+}
+
+/// Reads list register `index`; 0 past the last that the CPU has.
+#[inline(always)]
+#[must_use]
+pub fn read_list_register(index: usize) -> u64 {
+    if index < LIST_REGISTERS.load(Ordering::Relaxed) { list_registers::read(index) } else { 0 }
+}
+
+/// Writes list register `index`; nothing past the last that the CPU has.
+#[inline(always)]
+pub fn write_list_register(index: usize, value: u64) {
+    if index < LIST_REGISTERS.load(Ordering::Relaxed) {
+        list_registers::write(index, value);
+    }
+}
+
+mod list_registers {
+    indexed!(pub(super) read, write, "list register",
+        0 = "ich_lr0_el2", 1 = "ich_lr1_el2", 2 = "ich_lr2_el2", 3 = "ich_lr3_el2", 4 = "ich_lr4_el2", 5 = "ich_lr5_el2",
+        6 = "ich_lr6_el2", 7 = "ich_lr7_el2", 8 = "ich_lr8_el2", 9 = "ich_lr9_el2", 10 = "ich_lr10_el2",
+        11 = "ich_lr11_el2", 12 = "ich_lr12_el2", 13 = "ich_lr13_el2", 14 = "ich_lr14_el2", 15 = "ich_lr15_el2");
+}
 
 /// `ICH_AP0R<n>_EL2` and `ICH_AP1R<n>_EL2` of the loaded vCPU, the registers of each group one after the other.
 #[must_use]
@@ -471,6 +498,16 @@ mod active_priorities {
     indexed!(pub(super) read_1, write_1, "active priorities of group 1,",
         0 = "ich_ap1r0_el2", 1 = "ich_ap1r1_el2", 2 = "ich_ap1r2_el2", 3 = "ich_ap1r3_el2");
 
+    /// Words that this CPU has, which no caller's number exceeds: 5, 6 or 7 bits of preemption (ICH_VTR_EL2.PREbits says one less).
+    #[cold]
+    fn implemented() -> u8 {
+        match crate::sysreg::ich_vtr_el2() >> 26 & 0x7 {
+            0..=4 => 1,
+            5 => 2,
+            _ => 4,
+        }
+    }
+
     /// Nearly all CPUs have one word, whose registers are reached without a loop.
     #[inline(always)]
     pub(super) fn load(group_0: &[u64; 4], group_1: &[u64; 4], words: u8) {
@@ -483,6 +520,7 @@ mod active_priorities {
 
     #[cold]
     fn load_rest(group_0: &[u64; 4], group_1: &[u64; 4], words: u8) {
+        let words = words.min(implemented());
         for (index, (&zero, &one)) in group_0.iter().zip(group_1).enumerate().take(usize::from(words)).skip(1) {
             write_0(index, zero);
             write_1(index, one);
@@ -500,6 +538,7 @@ mod active_priorities {
 
     #[cold]
     fn save_rest(group_0: &mut [u64; 4], group_1: &mut [u64; 4], words: u8) {
+        let words = words.min(implemented());
         for (index, (zero, one)) in group_0.iter_mut().zip(group_1).enumerate().take(usize::from(words)).skip(1) {
             *zero = read_0(index);
             *one = read_1(index);
@@ -508,6 +547,18 @@ mod active_priorities {
 }
 
 mod debug_registers {
+    use super::Features;
+    use crate::sysreg;
+
+    /// How many breakpoints and watchpoints are reached: as many as `features` says, but none that this CPU does not have
+    /// (ID_AA64DFR0_EL1.BRPs and WRPs say one less).
+    pub(super) fn counts(features: &Features) -> [usize; 2] {
+        let ids = sysreg::id_aa64dfr0_el1();
+        let implemented = |shift: u32| (ids >> shift & 0xf) as usize + 1;
+        let Features { switched, .. } = features;
+        [usize::from(switched.breakpoints).min(implemented(12)), usize::from(switched.watchpoints).min(implemented(20))]
+    }
+
     macro_rules! bank {
         ($read:ident, $write:ident, $what:literal, $prefix:literal) => {
             indexed!(pub(super) $read, $write, $what,
@@ -527,22 +578,24 @@ mod debug_registers {
 
 impl DebugState {
     fn save(&mut self, features: &Features) {
-        for index in 0..usize::from(features.switched.breakpoints).min(16) {
+        let [breakpoints, watchpoints] = debug_registers::counts(features);
+        for index in 0..breakpoints {
             self.breakpoint_values[index] = debug_registers::read_bvr(index);
             self.breakpoint_controls[index] = debug_registers::read_bcr(index);
         }
-        for index in 0..usize::from(features.switched.watchpoints).min(16) {
+        for index in 0..watchpoints {
             self.watchpoint_values[index] = debug_registers::read_wvr(index);
             self.watchpoint_controls[index] = debug_registers::read_wcr(index);
         }
     }
 
     fn load(&self, features: &Features) {
-        for index in 0..usize::from(features.switched.breakpoints).min(16) {
+        let [breakpoints, watchpoints] = debug_registers::counts(features);
+        for index in 0..breakpoints {
             debug_registers::write_bvr(index, self.breakpoint_values[index]);
             debug_registers::write_bcr(index, self.breakpoint_controls[index]);
         }
-        for index in 0..usize::from(features.switched.watchpoints).min(16) {
+        for index in 0..watchpoints {
             debug_registers::write_wvr(index, self.watchpoint_values[index]);
             debug_registers::write_wcr(index, self.watchpoint_controls[index]);
         }

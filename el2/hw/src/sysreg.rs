@@ -1,9 +1,10 @@
 //! System registers by the Arm manual's names.
 //!
-//! Two groups, told apart by what a wrong value can break. Registers that only shape what a guest sees (EL1 and EL0
+//! Three groups, told apart by what a wrong value can break. Registers that only shape what a guest sees (EL1 and EL0
 //! state, the virtual interrupt interface, the timers) are written by safe functions: whatever goes in, EL2's own
 //! memory stays sound. Registers that EL2 itself lives by (its tables, its vectors, its stack) are written in this
-//! crate alone, by `unsafe` functions.
+//! crate alone, by `unsafe` functions. Registers with bits of both kinds are written through a filter that leaves EL2's own
+//! bits as EL2 needs them.
 //!
 //! Names that the assembler only knows with an architecture extension are given by encoding
 //! (`S<op0>_<op1>_C<n>_C<m>_<op2>`), DDI 0487 chapter D19.
@@ -100,7 +101,6 @@ registers! {
     cnthp_ctl_el2 = "cnthp_ctl_el2";
     cnthp_cval_el2 = "cnthp_cval_el2";
     cnthctl_el2 = "cnthctl_el2";
-    hcr_el2 = "hcr_el2";
     hcrx_el2 = "S3_4_C1_C2_2";
     hfgrtr_el2 = "S3_4_C1_C1_4";
     hfgwtr_el2 = "S3_4_C1_C1_5";
@@ -108,8 +108,6 @@ registers! {
     hdfgrtr_el2 = "S3_4_C3_C1_4";
     hdfgwtr_el2 = "S3_4_C3_C1_5";
     hafgrtr_el2 = "S3_4_C3_C1_6";
-    cptr_el2 = "cptr_el2";
-    mdcr_el2 = "mdcr_el2";
     hstr_el2 = "hstr_el2";
     vttbr_el2 = "vttbr_el2";
     vtcr_el2 = "vtcr_el2";
@@ -136,6 +134,7 @@ read_only! {
     ctr_el0 = "ctr_el0";
     clidr_el1 = "clidr_el1";
     ccsidr_el1 = "ccsidr_el1";
+    id_aa64dfr0_el1 = "id_aa64dfr0_el1";
     id_aa64mmfr2_el1 = "S3_0_C0_C7_2";
     dczid_el0 = "dczid_el0";
     cntfrq_el0 = "cntfrq_el0";
@@ -162,7 +161,43 @@ own! {
     write_mair_el2 = "mair_el2";
     write_sctlr_el2 = "sctlr_el2";
     write_vbar_el2 = "vbar_el2";
+    write_hcr_el2 = "hcr_el2";
     write_tpidr_el2 = "tpidr_el2";
+}
+
+/// A register of EL2 that has bits for guests and bits for EL2 itself.
+macro_rules! shared {
+    ($($(#[$doc:meta])* $visible:vis $name:ident = $asm:literal, by $filter:path;)*) => {$(
+        $(#[$doc])*
+        $visible mod $name {
+            /// Reads the register.
+            #[inline(always)]
+            #[must_use]
+            pub fn read() -> u64 {
+                let value: u64;
+                // SAFETY: an MRS of a register that exists at EL2 changes nothing.
+                unsafe { core::arch::asm!(concat!("mrs {}, ", $asm), out(reg) value, options(nostack, preserves_flags)) };
+                value
+            }
+
+            /// Writes the register, but for the bits that EL2 lives by.
+            #[inline(always)]
+            pub fn write(value: u64) {
+                let value = $filter(value);
+                // SAFETY: what is left acts on guests only; for CPTR_EL2 see `state`, whose business it alone is.
+                unsafe { core::arch::asm!(concat!("msr ", $asm, ", {}"), in(reg) value, options(nostack, preserves_flags)) };
+            }
+        }
+    )*};
+}
+
+shared! {
+    /// `HCR_EL2`: never without stage 2 and EL2's interrupts, nor with E2H, TGE or NV.
+    pub hcr_el2 = "hcr_el2", by cpu::controls::guest_hcr;
+    /// `MDCR_EL2`: debug exceptions never come to EL2.
+    pub mdcr_el2 = "mdcr_el2", by cpu::controls::guest_mdcr;
+    /// `CPTR_EL2`: its traps hold for EL2's own FP/SIMD code too, so it belongs to who runs that.
+    pub(crate) cptr_el2 = "cptr_el2", by core::convert::identity;
 }
 
 macro_rules! commands {

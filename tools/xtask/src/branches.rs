@@ -39,8 +39,8 @@ enum Flow {
 }
 
 /// The program, as far as it is executable.
-struct Code {
-    words: HashMap<u64, u32>,
+pub(crate) struct Code {
+    pub(crate) words: HashMap<u64, u32>,
     /// Functions by address: name and end.
     functions: BTreeMap<u64, (String, u64)>,
 }
@@ -99,7 +99,7 @@ pub(crate) fn check(elf: &[u8]) -> Result<()> {
 }
 
 impl Code {
-    fn read(elf: &[u8]) -> Result<Code> {
+    pub(crate) fn read(elf: &[u8]) -> Result<Code> {
         let file: ElfFile64<'_> = ElfFile64::parse(elf).context("no 64-bit ELF file")?;
         let mut words = HashMap::new();
         for section in file.sections().filter(|section| section.kind() == SectionKind::Text) {

@@ -3,7 +3,7 @@
 use super::{Part, Tally, payloads};
 use crate::compile::{self, BARE_METAL};
 use crate::tree::{Tree, words};
-use crate::{bench, branches, lint, linux_bench, mutate};
+use crate::{bench, branches, lint, linux_bench, mutate, starts};
 use anyhow::{Context, Result};
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
@@ -20,13 +20,22 @@ pub(crate) fn run(tree: &Tree, part: Part, name: &str) -> Result<Tally> {
     }
 }
 
-/// It is built; and the short path of an exit has no indirect branch.
+/// It is built; the short path of an exit has no indirect branch; and no CPU starts with what it remembers.
 fn built(tree: &Tree) -> Tally {
+    type Look = (&'static str, fn(&[u8]) -> Result<()>);
+    let looks: [Look; 2] = [("short path", branches::check), ("starts", starts::check)];
     let mut tally = Tally::success();
-    tally += match compile::hypervisor_elf(tree).and_then(|elf| branches::check(&elf)) {
-        Ok(()) => Tally::success(),
-        Err(error) => Tally::failure(format!("short path: {error:#}")),
-    };
+    match compile::hypervisor_elf(tree) {
+        Ok(elf) => {
+            for (name, look) in looks {
+                tally += match look(&elf) {
+                    Ok(()) => Tally::success(),
+                    Err(error) => Tally::failure(format!("{name}: {error:#}")),
+                };
+            }
+        }
+        Err(error) => tally += Tally::failure(format!("no hypervisor to look at: {error:#}")),
+    }
     tally
 }
 
