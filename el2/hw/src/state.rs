@@ -291,7 +291,7 @@ impl GuestState {
         }
         self.interrupts.load(features);
         if self.fp_ahead == 0 {
-            sysreg::cptr_el2::write(self.controls.cptr | CPTR_TFP);
+            sysreg::write_cptr_el2(self.controls.cptr | CPTR_TFP);
             self.fp_loaded = false;
         } else {
             self.fp_ahead -= 1;
@@ -341,7 +341,7 @@ impl GuestState {
 
     #[inline(always)]
     fn load_fp_now(&mut self) {
-        sysreg::cptr_el2::write(self.controls.cptr & !CPTR_TFP);
+        sysreg::write_cptr_el2(self.controls.cptr & !CPTR_TFP);
         isb();
         // SAFETY: the pointer is to 528 readable bytes; TFP was just cleared. EL2 itself keeps nothing in these
         // registers: it is built without FP.

@@ -167,9 +167,9 @@ own! {
 
 /// A register of EL2 that has bits for guests and bits for EL2 itself.
 macro_rules! shared {
-    ($($(#[$doc:meta])* $visible:vis $name:ident = $asm:literal, by $filter:path;)*) => {$(
+    ($($(#[$doc:meta])* $name:ident = $asm:literal, by $filter:path;)*) => {$(
         $(#[$doc])*
-        $visible mod $name {
+        pub mod $name {
             /// Reads the register.
             #[inline(always)]
             #[must_use]
@@ -184,7 +184,7 @@ macro_rules! shared {
             #[inline(always)]
             pub fn write(value: u64) {
                 let value = $filter(value);
-                // SAFETY: what is left acts on guests only; for CPTR_EL2 see `state`, whose business it alone is.
+                // SAFETY: what is left acts on guests only.
                 unsafe { core::arch::asm!(concat!("msr ", $asm, ", {}"), in(reg) value, options(nostack, preserves_flags)) };
             }
         }
@@ -193,11 +193,16 @@ macro_rules! shared {
 
 shared! {
     /// `HCR_EL2`: never without stage 2 and EL2's interrupts, nor with E2H, TGE or NV.
-    pub hcr_el2 = "hcr_el2", by cpu::controls::guest_hcr;
+    hcr_el2 = "hcr_el2", by cpu::controls::guest_hcr;
     /// `MDCR_EL2`: debug exceptions never come to EL2.
-    pub mdcr_el2 = "mdcr_el2", by cpu::controls::guest_mdcr;
-    /// `CPTR_EL2`: its traps hold for EL2's own FP/SIMD code too, so it belongs to who runs that.
-    pub(crate) cptr_el2 = "cptr_el2", by core::convert::identity;
+    mdcr_el2 = "mdcr_el2", by cpu::controls::guest_mdcr;
+}
+
+/// Writes `CPTR_EL2`. Its traps hold for EL2's own FP/SIMD code too, so it is the business of `state`, which has all of that.
+#[inline(always)]
+pub(crate) fn write_cptr_el2(value: u64) {
+    // SAFETY: no value changes which memory EL2 reaches or where it executes; EL2 is built without FP.
+    unsafe { core::arch::asm!("msr cptr_el2, {}", in(reg) value, options(nostack, preserves_flags)) };
 }
 
 macro_rules! commands {

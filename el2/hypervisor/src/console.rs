@@ -7,13 +7,12 @@
 extern crate alloc;
 
 use alloc::boxed::Box;
-use alloc::string::String;
-use alloc::vec::Vec;
 use core::fmt::{self, Write as _};
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use abi::link::request::Reply;
 use abi::link::{self, Channel, Command, Decoder, Event, Message, StopReason, VmState};
+use arrayvec::ArrayVec;
 use fair::{Pace, Reports, Ring};
 use hw::sync::{IrqLock, unmask_irqs};
 use hw::{firmware, sysreg, uart};
@@ -23,6 +22,7 @@ use units::{Ticks, VmId};
 use crate::log_sink::{self, Line};
 use crate::operator::Operator;
 use crate::sched::{self, Thread};
+use crate::text::Text;
 use crate::vm::{self, Stop, Vm};
 use crate::{doors, host, stats, wall_clock};
 
@@ -263,7 +263,7 @@ struct Port {
     held_back: bool,
     /// When the log may say how many lines were left out about some VM, in milliseconds.
     settle_at: Option<u64>,
-    released: Vec<(VmId, u64)>,
+    released: ArrayVec<(VmId, u64), { abi::bundle::MAX_VMS }>,
     operator: Operator,
     /// Bytes of which the log has said that the UART did not take them.
     lost: u64,
@@ -300,7 +300,7 @@ fn run(_: usize) -> ! {
         ended: false,
         held_back: false,
         settle_at: None,
-        released: Vec::new(),
+        released: ArrayVec::new(),
         operator: Operator::default(),
         lost: 0,
     };
@@ -501,7 +501,9 @@ impl Port {
     fn press(&mut self, vm: &Vm) {
         vm.devices.lock().set_power_button(vm, true);
         let at = sysreg::cntpct_el0().saturating_add(host::ticks(PRESS_MICROSECONDS));
-        self.released.push((vm.id, at));
+        // Pressed again, it stays pressed for longer: once for each VM is enough.
+        self.released.retain(|(id, _)| *id != vm.id);
+        let _ = self.released.try_push((vm.id, at));
     }
 
     /// Says who is here.
@@ -541,8 +543,7 @@ impl Port {
         let all_off = vm::all().all(|vm| vm.stopped().is_some());
         if all_off && !self.ended {
             self.ended = true;
-            let mut text = String::new();
-            let _ = stats::write(&mut text);
+            let text = Text::of(stats::write);
             push_log(text.as_bytes());
             log::info!("all VMs are off");
             while self.drain() {}
@@ -667,8 +668,7 @@ impl Port {
                 }
             }
             Command::Stats => {
-                let mut text = String::new();
-                let _ = stats::write(&mut text);
+                let text = Text::of(stats::write);
                 if FRAMED.load(Ordering::Relaxed) {
                     for piece in Message::pieces(&text) {
                         self.send(&Message::Stats { text: piece });

@@ -2,8 +2,6 @@
 
 extern crate alloc;
 
-use core::fmt::Write as _;
-
 use cpu::exit::{DataAbort, Exit, FaultKind, InstructionAbort, WaitKind, class_of, decode};
 use cpu::inject::{self, AbortKind};
 use cpu::retry::{Try, Verdict};
@@ -21,6 +19,7 @@ use vgic::Group;
 use crate::guest_memory::Progress;
 use crate::stage1::{refused_walk, translate};
 use crate::stats::{self, Reason};
+use crate::text::sentence;
 use crate::vcpu::{Leave, Vcpu};
 use crate::vm::Stop;
 use crate::{debug, doors, entropy, mmio, sched, speculation};
@@ -249,8 +248,7 @@ pub(crate) fn touch(vcpu: &'static Vcpu, ipa: Ipa) -> Touched {
             Ok(Progress::Shown) => return Touched::Now,
             Ok(Progress::Unfinished) => {}
             Err(error) => {
-                let mut text = alloc::string::String::new();
-                let _ = write!(text, "no memory at {ipa}: {error}");
+                let text = sentence!("no memory at {ipa}: {error}");
                 vcpu.vm.stop(Stop::Crashed(text));
                 return Touched::Now;
             }

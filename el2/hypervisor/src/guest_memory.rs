@@ -23,6 +23,8 @@ pub(crate) enum RamError {
     Outside(Ipa),
     /// The host has not enough memory.
     Frames(FramesError),
+    /// The hypervisor has not enough memory for its list of blocks.
+    Heap,
     /// The tables cannot be made.
     Tables(Stage2Error),
 }
@@ -32,6 +34,7 @@ impl fmt::Display for RamError {
         match self {
             Self::Outside(ipa) => write!(f, "{ipa} is not in the VM's RAM"),
             Self::Frames(error) => write!(f, "memory: {error}"),
+            Self::Heap => f.write_str("the hypervisor has no memory left for the list of its blocks"),
             Self::Tables(error) => write!(f, "stage 2: {error}"),
         }
     }
@@ -131,7 +134,7 @@ impl GuestRam {
         let count = (self.range.size / BLOCK_SIZE) as usize;
         let runs = memory::allocate_guest(self.vm, count).map_err(RamError::Frames)?;
         self.blocks.clear();
-        self.blocks.reserve(count);
+        self.blocks.try_reserve_exact(count).map_err(|_| RamError::Heap)?;
         for run in &runs {
             let blocks = (0..run.blocks as u64).map(|nth| Pa(run.start.0 + nth * BLOCK_SIZE));
             self.blocks.extend(blocks.map(|pa| Block { pa, state: State::Untouched }));

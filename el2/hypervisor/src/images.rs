@@ -3,8 +3,7 @@
 
 extern crate alloc;
 
-use alloc::format;
-use alloc::string::String;
+use crate::text::{Sentence, sentence};
 
 use abi::bundle::VmConfig;
 use arrayvec::ArrayVec;
@@ -32,16 +31,16 @@ pub(crate) fn lay_out<'a>(
     plan: &MachinePlan,
     kernel: &'a [u8],
     initrd_bytes: u64,
-) -> Result<Layout<'a>, String> {
+) -> Result<Layout<'a>, Sentence> {
     let Some(program) = &config.program else {
         let judge = || {
             let header = ImageHeader::parse(kernel)?;
             header.check_pages(host::get().guest_ids.get(cpu::id::fields::MMFR0_TGRAN4.register))?;
             Ok(header)
         };
-        let header = judge().map_err(|error: machine::image::ImageError| format!("kernel: {error}"))?;
+        let header = judge().map_err(|error: machine::image::ImageError| sentence!("kernel: {error}"))?;
         let placement = Placement::of_image(plan, &header, kernel.len() as u64, initrd_bytes);
-        let placement = placement.map_err(|error| format!("{error}"))?;
+        let placement = placement.map_err(|error| sentence!("{error}"))?;
         return Ok(Layout { placement, kernel: [(placement.kernel.start, kernel)].into_iter().collect() });
     };
     let range = |segment: &abi::bundle::Segment| Range { start: Ipa(segment.address), size: segment.size };
@@ -50,7 +49,7 @@ pub(crate) fn lay_out<'a>(
         .map(|(segment, _)| Segment { range: range(&segment), file_bytes: segment.file_bytes })
         .collect();
     let placement = Placement::of_program(plan, &segments, Ipa(program.entry), initrd_bytes);
-    let placement = placement.map_err(|error| format!("kernel: {error}"))?;
+    let placement = placement.map_err(|error| sentence!("kernel: {error}"))?;
     let bytes = |segment: &abi::bundle::Segment, start: u64| {
         kernel.get(start as usize..)?.get(..segment.file_bytes as usize).map(|bytes| (Ipa(segment.address), bytes))
     };

@@ -7,6 +7,7 @@
 #![no_std]
 #![no_main]
 #![deny(unsafe_code)]
+#![expect(clippy::result_large_err, reason = "a refusal has its room with it, so that none has to be allocated")]
 
 mod boot;
 mod console;
@@ -31,6 +32,7 @@ mod speculation;
 mod stage1;
 mod stats;
 mod switch_cost;
+mod text;
 mod vcpu;
 mod vm;
 mod wall_clock;

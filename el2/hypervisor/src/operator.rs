@@ -7,15 +7,15 @@
 
 extern crate alloc;
 
-use alloc::format;
-use alloc::string::String;
 use alloc::vec::Vec;
 
 use abi::link::request::{Answer, Ask, Guest, HOST, MAX_KEY, MAX_PIECE, Reply, Request};
+use arrayvec::ArrayString;
 use backdoor::Service;
 use backdoor::tclo::TimeSet;
 use units::VmId;
 
+use crate::text::{Sentence, sentence};
 use crate::vm::{self, Vm};
 use crate::{doors, wall_clock};
 
@@ -34,7 +34,7 @@ pub(crate) struct Operator {
 }
 
 /// Why a request is refused: a sentence.
-type Refusal = String;
+type Refusal = Sentence;
 
 impl Operator {
     /// Answers the request in a frame's payload through `send`. Returns the VM whose power button is to be pressed, if
@@ -48,7 +48,7 @@ impl Operator {
         let done = match (vm, vm::by_id(VmId(vm))) {
             (HOST, _) => ask_host(ask, &mut tell),
             (_, Some(vm)) => self.carry_out(id, vm, ask, &mut tell),
-            (_, None) => Err(format!("there is no VM number {vm}")),
+            (_, None) => Err(sentence!("there is no VM number {vm}")),
         };
         match done {
             Ok(Progress::Waiting) => None,
@@ -97,19 +97,27 @@ impl Operator {
             }
             Ask::Keys => {
                 let keys = with_service(vm, |service| {
-                    let named = service.state.store.iter().filter_map(|(key, value)| {
-                        let name = core::str::from_utf8(key).ok().filter(|name| name.len() <= MAX_KEY)?;
-                        Some((String::from(name), value.len() as u32))
-                    });
-                    named.collect::<Vec<_>>()
-                })?;
+                    let mut keys = Vec::new();
+                    keys.try_reserve_exact(service.state.store.iter().count()).map_err(|_| no_memory(vm))?;
+                    keys.extend(service.state.store.iter().filter_map(|(key, value)| {
+                        let name = core::str::from_utf8(key).ok()?;
+                        Some((ArrayString::<MAX_KEY>::from(name).ok()?, value.len() as u32))
+                    }));
+                    Ok::<_, Refusal>(keys)
+                })??;
                 for (key, length) in &keys {
                     tell(Answer::Key { key, length: *length });
                 }
             }
             Ask::Get { key } => {
-                let value = with_service(vm, |service| service.state.store.get(key.as_bytes()).map(<[u8]>::to_vec))?;
-                let value = value.ok_or_else(|| format!("{} has no value for {key}", vm.config.name))?;
+                let value = with_service(vm, |service| {
+                    let Some(value) = service.state.store.get(key.as_bytes()) else { return Ok::<_, Refusal>(None) };
+                    let mut copy = Vec::new();
+                    copy.try_reserve_exact(value.len()).map_err(|_| no_memory(vm))?;
+                    copy.extend_from_slice(value);
+                    Ok(Some(copy))
+                })??;
+                let value = value.ok_or_else(|| sentence!("{} has no value for {key}", vm.config.name))?;
                 for piece in value.chunks(MAX_PIECE) {
                     tell(Answer::Value(piece));
                 }
@@ -121,7 +129,7 @@ impl Operator {
                 }
                 let (_, whole) = self.gathering.take().unwrap_or_default();
                 let set = with_service(vm, |service| service.set(key.as_bytes(), &whole))?;
-                set.map_err(|refused| format!("{}: {key}: {}", vm.config.name, refused.sentence()))?;
+                set.map_err(|refused| sentence!("{}: {key}: {}", vm.config.name, refused.sentence()))?;
             }
             Ask::Stop | Ask::Restart { .. } => {
                 must_run(vm)?;
@@ -142,17 +150,17 @@ impl Operator {
                     service.state.requests.is_alive(&service.state.report, now) && service.state.requests.set_time()
                 })?;
                 if !asked {
-                    return Err(format!("{name}: its tools do not answer"));
+                    return Err(sentence!("{name}: its tools do not answer"));
                 }
                 if self.setting.len() >= MAX_WAITING || self.setting.try_reserve(1).is_err() {
-                    return Err(format!(
+                    return Err(sentence!(
                         "{name}: its tools were asked; too many requests wait already for their answers"
                     ));
                 }
                 self.setting.push((id, vm, now.saturating_add(PATIENCE)));
                 return Ok(Progress::Waiting);
             }
-            Ask::Time | Ask::SetTime { .. } => return Err(String::from("the host's time is asked of the host")),
+            Ask::Time | Ask::SetTime { .. } => return Err(Sentence::from("the host's time is asked of the host")),
         }
         Ok(Progress::Done)
     }
@@ -171,9 +179,9 @@ impl Operator {
             let answer = match with_service(vm, |service| service.state.requests.time_set()) {
                 Ok(TimeSet::Waiting) if now < until => return true,
                 Ok(TimeSet::Done) => Ok(()),
-                Ok(TimeSet::Waiting) => Err(format!("{name}: its tools have not answered in time")),
-                Ok(TimeSet::Failed) => Err(format!("{name}: its tools could not set its clock")),
-                Ok(TimeSet::Never) => Err(format!("{name}: its tools have gone meanwhile")),
+                Ok(TimeSet::Waiting) => Err(sentence!("{name}: its tools have not answered in time")),
+                Ok(TimeSet::Failed) => Err(sentence!("{name}: its tools could not set its clock")),
+                Ok(TimeSet::Never) => Err(sentence!("{name}: its tools have gone meanwhile")),
                 Err(refusal) => Err(refusal),
             };
             match answer {
@@ -191,13 +199,15 @@ impl Operator {
         if offset == 0 {
             value.clear();
         } else if known != id || value.len() != offset as usize {
-            return Err(String::from("the pieces of the value did not come in order"));
+            return Err(Sentence::from("the pieces of the value did not come in order"));
         }
         let limit = backdoor::Limits::DEFAULT.message;
         if value.len() + piece.len() > limit {
-            return Err(format!("a value has at most {limit} bytes"));
+            return Err(sentence!("a value has at most {limit} bytes"));
         }
-        value.try_reserve(piece.len()).map_err(|_| String::from("the hypervisor has no memory left for the value"))?;
+        value
+            .try_reserve(piece.len())
+            .map_err(|_| Sentence::from("the hypervisor has no memory left for the value"))?;
         value.extend_from_slice(piece);
         self.gathering = Some((id, value));
         Ok(())
@@ -222,14 +232,18 @@ fn ask_host(ask: Ask<'_>, tell: &mut impl FnMut(Answer<'_>)) -> Result<Progress,
         }
         Ask::SetTime { microseconds } => match wall_clock::set(microseconds) {
             Ok(()) => Ok(Progress::Done),
-            Err(refused) => Err(String::from(refused.sentence())),
+            Err(refused) => Err(Sentence::from(refused.sentence())),
         },
-        _ => Err(format!("there is no VM number {HOST}")),
+        _ => Err(sentence!("there is no VM number {HOST}")),
     }
 }
 
+fn no_memory(vm: &Vm) -> Refusal {
+    sentence!("{}: the hypervisor has no memory left for the answer", vm.config.name)
+}
+
 fn must_run(vm: &Vm) -> Result<(), Refusal> {
-    if vm.stopped().is_some() { Err(format!("{} is off", vm.config.name)) } else { Ok(()) }
+    if vm.stopped().is_some() { Err(sentence!("{} is off", vm.config.name)) } else { Ok(()) }
 }
 
 fn with_service<T>(vm: &Vm, work: impl FnOnce(&mut Service) -> T) -> Result<T, Refusal> {
@@ -237,7 +251,7 @@ fn with_service<T>(vm: &Vm, work: impl FnOnce(&mut Service) -> T) -> Result<T, R
         Some(service) => Ok(work(&mut service.lock())),
         None => {
             let name = vm.config.name;
-            Err(format!("{name} does not offer VMware's guest ABI; its site file would say vmware = true"))
+            Err(sentence!("{name} does not offer VMware's guest ABI; its site file would say vmware = true"))
         }
     }
 }

@@ -31,6 +31,7 @@ use crate::doors::{self, Doors};
 use crate::guest_memory::GuestRam;
 use crate::images::{self, Layout};
 use crate::log_sink::Line;
+use crate::text::{Sentence, sentence};
 use crate::vcpu::{Vcpu, request};
 use crate::wall_clock::Alarm;
 use crate::{entropy, host, memory, sched};
@@ -40,6 +41,7 @@ const SYNC_SPINS: u32 = 100_000;
 
 /// Why a VM stops.
 #[derive(Clone, PartialEq, Eq, Debug)]
+#[expect(clippy::large_enum_variant, reason = "a VM that cannot go on says why without an allocation that could fail")]
 pub(crate) enum Stop {
     /// It starts afresh.
     Reset,
@@ -48,7 +50,7 @@ pub(crate) enum Stop {
     /// The operator stopped it.
     Operator,
     /// It cannot go on.
-    Crashed(String),
+    Crashed(Sentence),
 }
 
 /// Where a VM is in its life.
@@ -500,10 +502,10 @@ impl Vm {
         }
     }
 
-    fn build(&self) -> Result<Start, String> {
+    fn build(&self) -> Result<Start, Sentence> {
         let mut ram = self.ram.lock();
-        let root = ram.build().map_err(|error| format!("{error}"))?;
-        let records = ram.add_readable(machine::STOLEN_TIME).map_err(|error| format!("{error}"))?;
+        let root = ram.build().map_err(|error| sentence!("{error}"))?;
+        let records = ram.add_readable(machine::STOLEN_TIME).map_err(|error| sentence!("{error}"))?;
         drop(ram);
         self.records.store(records.0, Ordering::Relaxed);
         for vcpu in self.vcpus() {
@@ -515,9 +517,9 @@ impl Vm {
         self.doors.restart();
         self.counter_offset.store(sysreg::cntpct_el0(), Ordering::Relaxed);
 
-        let kernel = self.bundle.verify(&self.config.kernel).map_err(|error| format!("kernel: {error}"))?;
+        let kernel = self.bundle.verify(&self.config.kernel).map_err(|error| sentence!("kernel: {error}"))?;
         let initrd = match &self.config.initrd {
-            Some(blob) => self.bundle.verify(blob).map_err(|error| format!("initrd: {error}"))?,
+            Some(blob) => self.bundle.verify(blob).map_err(|error| sentence!("initrd: {error}"))?,
             None => &[],
         };
         let Layout { placement, kernel } = images::lay_out(&self.config, &self.plan, kernel, initrd.len() as u64)?;
@@ -532,8 +534,8 @@ impl Vm {
                 vmware: self.config.doors.vmware,
             },
         )
-        .map_err(|error| format!("device tree: {error}"))?;
-        let load = |at, bytes| GuestRam::load(&self.ram, at, bytes).map_err(|fault| format!("{fault}"));
+        .map_err(|error| sentence!("device tree: {error}"))?;
+        let load = |at, bytes| GuestRam::load(&self.ram, at, bytes).map_err(|fault| sentence!("{fault}"));
         for (at, bytes) in kernel {
             load(at, bytes)?;
         }
