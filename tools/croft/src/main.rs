@@ -1,7 +1,8 @@
 //! `croft`: the operator's command line.
 #![forbid(unsafe_code)]
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
 use croft::control::{self, ControlError, Order as Wish, Report};
 use croft::operate;
 use croft::output::{self, Written, complain as say};
@@ -26,6 +27,10 @@ const STATUSES: &str = "Exit status:
 const RUN_HELP: &str = "In a terminal, one VM's console is in the foreground; Ctrl-] h shows the keys \
 (Ctrl-] n: next VM, Ctrl-] l: log, Ctrl-] q: quit).
 Without a terminal, every line is printed with its VM's name, and nothing is read.";
+
+const COMPLETIONS_HELP: &str = "bash: croft completions bash > ~/.local/share/bash-completion/completions/croft
+zsh:  croft completions zsh > DIR/_croft, where DIR is in $fpath
+fish: croft completions fish > ~/.config/fish/completions/croft.fish";
 
 /// Works with Undercroft sites: bundles them, and runs them on an emulated Arm host.
 #[derive(Parser)]
@@ -78,6 +83,12 @@ enum Order {
         /// How long the hypervisor may take to say hello, 60 unless given; 0: for ever, as with --qemu-arg=-S.
         #[arg(long, value_name = "S", value_parser = seconds_or_none)]
         hello: Option<Duration>,
+    },
+    /// Print the script that lets a shell complete croft's commands and options.
+    #[command(after_help = COMPLETIONS_HELP)]
+    Completions {
+        /// The shell.
+        shell: Shell,
     },
     /// List the VMs of a running host, and what the guests' tools say of them.
     Ps {
@@ -245,6 +256,11 @@ fn main() -> ExitCode {
             }
         },
         Order::Check { site } => check(&site),
+        Order::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Arguments::command(), "croft", &mut script);
+            print(&String::from_utf8_lossy(&script)).map_or_else(|error| unwritable(&error), |()| status::OK)
+        }
         Order::Log { host } => order(&host, &Wish::Log, operate::show_log),
         Order::Start { host, which } => each(&host, which, is_off, |vm| Wish::Start { vm }),
         Order::Stop { host, how: How { which, force, wait: seconds } } => {

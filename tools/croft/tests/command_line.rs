@@ -153,6 +153,33 @@ fn a_timeout_is_status_124_and_nothing_stays() {
 }
 
 #[test]
+fn every_shell_gets_its_completions() {
+    let stage = Stage::new("");
+    for (shell, mark) in [
+        ("bash", "complete -F _croft"),
+        ("zsh", "#compdef croft"),
+        ("fish", "complete -c croft"),
+        ("elvish", "edit:completion:arg-completer[croft]"),
+        ("powershell", "Register-ArgumentCompleter"),
+    ] {
+        let output = stage.command(&["completions", shell]).output().unwrap();
+        let script = text(&output.stdout);
+        assert_eq!((output.status.code(), script.contains(mark)), (Some(0), true), "{shell}: {script}");
+        assert!(script.contains("guestinfo") && script.contains("until-stopped"), "{shell} knows commands and options");
+    }
+    let wrong = stage.command(&["completions", "tcsh"]).output().unwrap();
+    assert_eq!(wrong.status.code(), Some(2));
+    assert!(text(&wrong.stderr).contains("bash, elvish, fish, powershell, zsh"), "{}", text(&wrong.stderr));
+    // A shell that knows the language finds no mistake in it.
+    let script = stage.command(&["completions", "bash"]).output().unwrap().stdout;
+    fs::write(stage.path("script"), script).unwrap();
+    let tried =
+        "source ./script; COMP_WORDS=(croft gue) COMP_CWORD=1; _croft croft gue croft; echo \"${COMPREPLY[@]}\"";
+    let completed = Command::new("bash").args(["-c", tried]).current_dir(stage.folder.path()).output().unwrap();
+    assert_eq!(text(&completed.stdout), "guestinfo\n", "{}", text(&completed.stderr));
+}
+
+#[test]
 fn a_signal_ends_the_host_too() {
     let stage = Stage::new("exec sleep 600");
     let mut child = stage.spawn(&mut stage.command(&["run", "site.toml", "--image", "undercroft.img"]));
