@@ -48,6 +48,11 @@ pub enum Order {
     },
     /// What is kept of the hypervisor's log.
     Log,
+    /// What the hypervisor counts.
+    Statistics {
+        /// These VMs must be there.
+        vms: Vec<String>,
+    },
     /// Starts a VM that is off.
     Start {
         /// The VM's name.
@@ -113,6 +118,8 @@ pub enum Report {
     },
     /// The next piece of the answer to [`Order::Log`].
     Output(Vec<u8>),
+    /// The answer to [`Order::Statistics`]: of all VMs, as the hypervisor writes them.
+    Statistics(String),
     /// Something on the way.
     Progress(String),
     /// It is done.

@@ -6,7 +6,8 @@
 //! * [`control`]: how `croft ps` and its like reach the host that another `croft run` keeps.
 //! * [`session`]: a hypervisor at the other end of the link: its consoles, its log, its VMs, and how they end.
 //! * [`terminal`]: a session shown to a person, or as lines of text where nobody sits.
-//! * [`operate`]: what `croft ps` and its like print. [`moment`]: times of day as people write them.
+//! * [`operate`]: what `croft ps` and its like print. [`statistics`]: what `croft stat` prints.
+//!   [`moment`]: times of day as people write them.
 //! * [`output`]: files that are written whole or not at all, and messages that nobody may read.
 //! * [`run`]: all of it together, for `croft run`.
 #![forbid(unsafe_code)]
@@ -21,4 +22,5 @@ pub mod run;
 pub mod session;
 pub mod site;
 pub mod size;
+pub mod statistics;
 pub mod terminal;

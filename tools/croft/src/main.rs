@@ -9,7 +9,7 @@ use croft::output::{self, Written, complain as say};
 use croft::run::{self, Request};
 use croft::session::status;
 use croft::site::Site;
-use croft::{bundle, moment, size};
+use croft::{bundle, moment, size, statistics};
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -112,6 +112,17 @@ enum Order {
     Log {
         #[command(flatten)]
         host: HostPlace,
+    },
+    /// Print what the hypervisor counts: exits by reason, CPU time, memory.
+    Stat {
+        #[command(flatten)]
+        host: HostPlace,
+        /// The VMs' names; without any, all VMs and the host itself.
+        #[arg(value_name = "VM")]
+        vms: Vec<String>,
+        /// As JSON, for programs.
+        #[arg(long)]
+        json: bool,
     },
     /// Start VMs that are off.
     Start {
@@ -262,6 +273,7 @@ fn main() -> ExitCode {
             print(&String::from_utf8_lossy(&script)).map_or_else(|error| unwritable(&error), |()| status::OK)
         }
         Order::Log { host } => order(&host, &Wish::Log, operate::show_log),
+        Order::Stat { host, vms, json } => stat(&host, &vms, json),
         Order::Start { host, which } => each(&host, which, is_off, |vm| Wish::Start { vm }),
         Order::Stop { host, how: How { which, force, wait: seconds } } => {
             each(&host, which, |word| !is_off(word), |vm| Wish::Stop { vm, force, seconds })
@@ -292,16 +304,13 @@ fn each(place: &HostPlace, which: Which, suits: impl Fn(&str) -> bool, wish: imp
     let mut vms = which.vms;
     if which.all {
         let mut known = Vec::new();
-        let socket = control::find(place.host.as_deref());
-        let listed = socket.and_then(|socket| control::connect(&socket)).and_then(|stream| {
-            control::perform(stream, &Wish::List, |report| {
-                if let Report::Vms(vms) = report {
-                    known = vms;
-                }
-            })
+        let listed = ask(place, &Wish::List, |report| {
+            if let Report::Vms(vms) = report {
+                known = vms;
+            }
         });
         if let Err(error) = listed {
-            return complain(&error, status::HOST);
+            return complain(&error, status_of(&error));
         }
         vms = known.into_iter().filter(|vm| suits(&vm.word)).map(|vm| vm.name).collect();
     }
@@ -312,20 +321,45 @@ fn each(place: &HostPlace, which: Which, suits: impl Fn(&str) -> bool, wish: imp
 /// Has a running host carry out an order, and prints what it reports.
 fn order(place: &HostPlace, wish: &Wish, show: impl Fn(Report) -> String) -> u8 {
     let mut unwritten = None;
-    let socket = control::find(place.host.as_deref());
-    let done = socket.and_then(|socket| control::connect(&socket)).and_then(|stream| {
-        control::perform(stream, wish, |report| {
-            if unwritten.is_none() {
-                unwritten = print(&show(report)).err();
-            }
-        })
+    let done = ask(place, wish, |report| {
+        if unwritten.is_none() {
+            unwritten = print(&show(report)).err();
+        }
     });
     match (done, unwritten) {
         (Ok(()), None) => status::OK,
         (Ok(()), Some(error)) => unwritable(&error),
-        (Err(error @ ControlError::Failed(_)), _) => complain(&error, status::FAILED),
-        (Err(error), _) => complain(&error, status::HOST),
+        (Err(error), _) => complain(&error, status_of(&error)),
     }
+}
+
+/// Has a running host carry out an order, and hands on what it reports.
+fn ask(place: &HostPlace, wish: &Wish, show: impl FnMut(Report)) -> Result<(), ControlError> {
+    control::perform(control::connect(&control::find(place.host.as_deref())?)?, wish, show)
+}
+
+/// The exit status that says this.
+fn status_of(error: &ControlError) -> u8 {
+    if matches!(error, ControlError::Failed(_)) { status::FAILED } else { status::HOST }
+}
+
+fn stat(place: &HostPlace, vms: &[String], json: bool) -> u8 {
+    let mut text = String::new();
+    let asked = ask(place, &Wish::Statistics { vms: vms.to_vec() }, |report| {
+        if let Report::Statistics(all) = report {
+            text = statistics::select(&all, vms);
+        }
+    });
+    if let Err(error) = asked {
+        return complain(&error, status_of(&error));
+    }
+    if json {
+        match statistics::to_json(&text) {
+            Ok(value) => text = format!("{value:#}\n"),
+            Err(error) => return complain(&error, status::FAILED),
+        }
+    }
+    print(&text).map_or_else(|error| unwritable(&error), |()| status::OK)
 }
 
 /// Prints text, and says whether it could be.

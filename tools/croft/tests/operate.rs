@@ -15,6 +15,14 @@ use std::process::{Command, Output};
 use std::sync::Arc;
 use std::thread;
 
+const STATISTICS: &str = "\
+web: started 1 times, 512 MiB, 1028 KiB tables; exits: interrupt 3 device 4
+  vCPU 0: ran 1.234 s, waited 0.001 s for a CPU, 0.000 s of it stolen
+db: started 1 times, 64 MiB, 8 KiB tables; exits: hvc 5
+memory in KiB: 60 total, 50 free (40 zeroed), 30 guests, 20 their tables, 10 hypervisor, 5 reserved
+instruction caches emptied for guests' memory: 7 times
+";
+
 /// Two VMs: one with tools, one without VMware's door.
 struct Fake {
     output: PipeWriter,
@@ -81,6 +89,13 @@ impl Fake {
                     Some(Order::ResumeVm { vm }) => {
                         let state = VmState::Running { boots: self.boots };
                         self.say(Message::VmState { vm, state });
+                    }
+                    Some(Order::Stats) => {
+                        // It may be cut anywhere.
+                        let (first, second) = STATISTICS.split_at(40);
+                        self.say(Message::Stats { text: first });
+                        self.say(Message::Stats { text: second });
+                        self.say(Message::StatsEnd);
                     }
                     other => panic!("{other:?}"),
                 },
@@ -348,6 +363,21 @@ fn start_is_for_vms_that_are_off() {
     assert_eq!(stage.says(&["stop", "--force", "web"]), "");
     assert_eq!(stage.says(&["start", "web"]), "");
     assert!(stage.says(&["ps"]).contains("running, boot 2"));
+}
+
+#[test]
+fn statistics_are_printed_and_taken_apart() {
+    let stage = Stage::new(true);
+    assert_eq!(stage.says(&["stat"]), STATISTICS);
+    assert_eq!(stage.says(&["stat", "db"]), "db: started 1 times, 64 MiB, 8 KiB tables; exits: hvc 5\n");
+    let json: serde_json::Value = serde_json::from_str(&stage.says(&["stat", "--json"])).unwrap();
+    assert_eq!((&json["vms"][0]["exits"]["device"], &json["vms"][1]["name"]), (&4.into(), &"db".into()));
+    assert_eq!(json["host"]["memory_kib"]["free"], 50);
+    let json: serde_json::Value = serde_json::from_str(&stage.says(&["stat", "--json", "db"])).unwrap();
+    assert_eq!((&json["vms"][0]["exits"]["hvc"], &json["vms"][1]), (&5.into(), &serde_json::Value::Null));
+    let refused = stage.croft(&["stat", "mail"]);
+    let said = "croft: there is no VM named mail; there are web, db\n";
+    assert_eq!((refused.status.code(), &*text(&refused.stderr)), (Some(1), said));
 }
 
 #[test]

@@ -97,6 +97,8 @@ enum Failure {
     StandsStill { vm: String, what: &'static str },
     #[error("{vm} does not {what}: it is {condition}")]
     Not { vm: String, what: &'static str, condition: Condition },
+    #[error("the hypervisor sent no statistics within {} s", ANSWER.as_secs())]
+    NoStatistics,
     #[error("the client went away")]
     Client(#[from] std::io::Error),
 }
@@ -140,6 +142,12 @@ impl Desk<'_> {
                 for piece in self.session.log().transcript().as_bytes().chunks(PIECE) {
                     tell(&Report::Output(piece.to_vec()))?;
                 }
+            }
+            Order::Statistics { vms } => {
+                for vm in &vms {
+                    self.session.vm(vm)?;
+                }
+                tell(&Report::Statistics(self.session.statistics(ANSWER).map_err(|_| Failure::NoStatistics)?))?;
             }
             Order::Start { vm } => self.start(&vm)?,
             Order::Stop { vm, force, seconds } => self.stop(&vm, force, seconds, tell)?,

@@ -1,0 +1,240 @@
+//! The hypervisor's statistics: what `croft stat` prints, and the same taken apart for programs.
+//!
+//! They come as text, a block for each VM (a line with its name, and lines that begin with blanks) and then the host's lines;
+//! `el2/hypervisor/src/stats.rs` writes them. The JSON is described in `docs/formats/control.md`.
+
+use serde_json::{Map, Value, json};
+
+/// A line that is none of those that the hypervisor is known to write.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the hypervisor's statistics have a line that this croft cannot take apart: {0:?}; without --json it is printed"
+)]
+pub struct UnknownLine(String);
+
+/// The lines about these VMs; all lines, the host's too, if none is named.
+#[must_use]
+pub fn select(text: &str, vms: &[String]) -> String {
+    let mut wanted = vms.is_empty();
+    let mut selected = String::new();
+    for line in text.lines() {
+        if !line.starts_with(' ') {
+            wanted = vms.is_empty()
+                || line.split_once(": started ").is_some_and(|(name, _)| vms.iter().any(|vm| vm == name));
+        }
+        if wanted {
+            selected.push_str(line);
+            selected.push('\n');
+        }
+    }
+    selected
+}
+
+/// The same as JSON, numbers as numbers.
+///
+/// # Errors
+/// The text is of another hypervisor's making.
+pub fn to_json(text: &str) -> Result<Value, UnknownLine> {
+    let mut vms: Vec<Value> = Vec::new();
+    let mut host = Map::new();
+    for line in text.lines() {
+        let unknown = || UnknownLine(line.to_owned());
+        if line.starts_with(' ') {
+            let (list, entry) = vcpu(line).or_else(|| watchdog(line)).ok_or_else(unknown)?;
+            let list = vms.last_mut().and_then(|vm| vm.get_mut(list)).and_then(Value::as_array_mut);
+            list.ok_or_else(unknown)?.push(entry);
+        } else if let Some(found) = vm(line) {
+            vms.push(found);
+        } else {
+            let (key, value) = memory(line).or_else(|| caches(line)).ok_or_else(unknown)?;
+            host.insert(key.to_owned(), value);
+        }
+    }
+    let host = if host.is_empty() { Value::Null } else { host.into() };
+    Ok(json!({ "vms": vms, "host": host }))
+}
+
+/// The number before `end`, and what comes behind that.
+fn number<'t>(text: &'t str, end: &str) -> Option<(u64, &'t str)> {
+    let (digits, rest) = text.split_once(end)?;
+    Some((digits.parse().ok()?, rest))
+}
+
+/// The seconds before `end` in milliseconds, and what comes behind.
+fn milliseconds<'t>(text: &'t str, end: &str) -> Option<(u64, &'t str)> {
+    let (seconds, rest) = text.split_once(end)?;
+    let (whole, part) = seconds.split_once('.')?;
+    let part = part.parse::<u64>().ok().filter(|_| part.len() == 3)?;
+    Some((whole.parse::<u64>().ok()?.checked_mul(1000)?.checked_add(part)?, rest))
+}
+
+/// `web: started 1 times, 512 MiB, 1028 KiB tables; exits: interrupt 3 (1200 ns) hvc 4 (80 ns)`: durations only if exits are timed.
+fn vm(line: &str) -> Option<Value> {
+    let (name, rest) = line.split_once(": started ")?;
+    let (boots, rest) = number(rest, " times, ")?;
+    let (memory, rest) = number(rest, " MiB, ")?;
+    let (tables, rest) = number(rest, " KiB tables; exits:")?;
+    let (mut exits, mut times) = (Map::new(), Map::new());
+    let mut words = rest.split_whitespace().peekable();
+    while let Some(reason) = words.next() {
+        exits.insert(reason.to_owned(), words.next()?.parse::<u64>().ok()?.into());
+        if let Some(time) = words.next_if(|word| word.starts_with('(')) {
+            words.next_if_eq(&"ns)")?;
+            times.insert(reason.to_owned(), time.strip_prefix('(')?.parse::<u64>().ok()?.into());
+        }
+    }
+    let times = if times.is_empty() { Value::Null } else { times.into() };
+    Some(json!({
+        "name": name,
+        "boots": boots,
+        "memory_mib": memory,
+        "tables_kib": tables,
+        "exits": exits,
+        "exit_nanoseconds": times,
+        "vcpus": [],
+        "watchdogs": [],
+    }))
+}
+
+/// `  vCPU 0: ran 1.234 s, waited 0.001 s for a CPU, 0.000 s of it stolen`
+fn vcpu(line: &str) -> Option<(&'static str, Value)> {
+    let (number, rest) = number(line.strip_prefix("  vCPU ")?, ": ran ")?;
+    let (ran, rest) = milliseconds(rest, " s, waited ")?;
+    let (waited, rest) = milliseconds(rest, " s for a CPU, ")?;
+    let (stolen, rest) = milliseconds(rest, " s of it stolen")?;
+    let entry = json!({
+        "vcpu": number,
+        "ran_milliseconds": ran,
+        "waited_milliseconds": waited,
+        "stolen_milliseconds": stolen,
+    });
+    rest.is_empty().then_some(("vcpus", entry))
+}
+
+/// `  watchdog of vCPU 1: 20 of 30000 ms left to reset, stands still; acted 0 times`: nothing is left if it is not armed, and
+/// the VM's own has no number.
+fn watchdog(line: &str) -> Option<(&'static str, Value)> {
+    let (whose, rest) = line.strip_prefix("  watchdog")?.split_once(": ")?;
+    let vcpu = match whose {
+        "" => None,
+        whose => Some(whose.strip_prefix(" of vCPU ")?.parse::<u64>().ok()?),
+    };
+    let (armed, acted) = match rest.split_once("; acted ") {
+        Some((armed, acted)) => (Some(armed), acted),
+        None => (None, rest.strip_prefix("acted ")?),
+    };
+    let acted = acted.strip_suffix(" times")?.parse::<u64>().ok()?;
+    let armed = match armed {
+        None => Value::Null,
+        Some(armed) => {
+            let (left, rest) = number(armed, " of ")?;
+            let (timeout, rest) = number(rest, " ms left to ")?;
+            let (action, stands_still) =
+                rest.strip_suffix(", stands still").map_or((rest, false), |action| (action, true));
+            json!({
+                "left_milliseconds": left,
+                "timeout_milliseconds": timeout,
+                "action": action,
+                "stands_still": stands_still,
+            })
+        }
+    };
+    Some(("watchdogs", json!({ "vcpu": vcpu, "armed": armed, "acted": acted })))
+}
+
+/// `memory in KiB: 6 total, 5 free (4 zeroed), 3 guests, 2 their tables, 1 hypervisor, 0 reserved`
+fn memory(line: &str) -> Option<(&'static str, Value)> {
+    let (total, rest) = number(line.strip_prefix("memory in KiB: ")?, " total, ")?;
+    let (free, rest) = number(rest, " free (")?;
+    let (zeroed, rest) = number(rest, " zeroed), ")?;
+    let (guests, rest) = number(rest, " guests, ")?;
+    let (tables, rest) = number(rest, " their tables, ")?;
+    let (hypervisor, rest) = number(rest, " hypervisor, ")?;
+    let (reserved, rest) = number(rest, " reserved")?;
+    let entry = json!({
+        "total": total,
+        "free": free,
+        "zeroed": zeroed,
+        "guests": guests,
+        "tables": tables,
+        "hypervisor": hypervisor,
+        "reserved": reserved,
+    });
+    rest.is_empty().then_some(("memory_kib", entry))
+}
+
+/// `instruction caches emptied for guests' memory: 7 times`
+fn caches(line: &str) -> Option<(&'static str, Value)> {
+    let (times, rest) = number(line.strip_prefix("instruction caches emptied for guests' memory: ")?, " times")?;
+    rest.is_empty().then_some(("instruction_caches_emptied", times.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{select, to_json};
+    use serde_json::json;
+
+    const TEXT: &str = "\
+web: started 2 times, 512 MiB, 1028 KiB tables; exits: interrupt 3 (1200 ns) id-register 4 (80 ns)
+  vCPU 0: ran 1.234 s, waited 0.001 s for a CPU, 0.000 s of it stolen
+  vCPU 1: ran 12.034 s, waited 2.500 s for a CPU, 1.250 s of it stolen
+  watchdog: 20 of 30000 ms left to reset, stands still; acted 1 times
+  watchdog of vCPU 1: acted 2 times
+db: started 1 times, 64 MiB, 8 KiB tables; exits:
+memory in KiB: 60 total, 50 free (40 zeroed), 30 guests, 20 their tables, 10 hypervisor, 5 reserved
+instruction caches emptied for guests' memory: 7 times
+";
+
+    #[test]
+    fn every_line_is_taken_apart() {
+        let found = to_json(TEXT).unwrap();
+        let web = json!({
+            "name": "web",
+            "boots": 2,
+            "memory_mib": 512,
+            "tables_kib": 1028,
+            "exits": { "interrupt": 3, "id-register": 4 },
+            "exit_nanoseconds": { "interrupt": 1200, "id-register": 80 },
+            "vcpus": [
+                { "vcpu": 0, "ran_milliseconds": 1234, "waited_milliseconds": 1, "stolen_milliseconds": 0 },
+                { "vcpu": 1, "ran_milliseconds": 12034, "waited_milliseconds": 2500, "stolen_milliseconds": 1250 },
+            ],
+            "watchdogs": [
+                {
+                    "vcpu": null,
+                    "armed": {
+                        "left_milliseconds": 20,
+                        "timeout_milliseconds": 30000,
+                        "action": "reset",
+                        "stands_still": true,
+                    },
+                    "acted": 1,
+                },
+                { "vcpu": 1, "armed": null, "acted": 2 },
+            ],
+        });
+        assert_eq!(found["vms"][0], web);
+        assert_eq!((&found["vms"][1]["name"], &found["vms"][1]["exits"]), (&json!("db"), &json!({})));
+        assert!(found["vms"][1]["exit_nanoseconds"].is_null(), "nothing was timed");
+        assert_eq!(found["host"]["memory_kib"]["tables"], 20);
+        assert_eq!(found["host"]["instruction_caches_emptied"], 7);
+    }
+
+    #[test]
+    fn some_vms_are_picked_without_the_host() {
+        let picked = select(TEXT, &["web".to_owned()]);
+        assert_eq!(picked.lines().count(), 5, "{picked}");
+        assert!(picked.ends_with("  watchdog of vCPU 1: acted 2 times\n"), "{picked}");
+        assert!(to_json(&picked).unwrap()["host"].is_null());
+        assert_eq!(select(TEXT, &[]), TEXT);
+    }
+
+    #[test]
+    fn a_line_that_is_not_known_is_named() {
+        let without_vm = "  vCPU 0: ran 1.234 s, waited 0.001 s for a CPU, 0.000 s of it stolen";
+        for odd in ["weather: sunny", "  vCPU 0: ran 1 s", "web: started often", without_vm, "memory in KiB: 1 total"] {
+            let error = to_json(odd).unwrap_err().to_string();
+            assert!(error.contains(odd), "{error}");
+        }
+    }
+}
