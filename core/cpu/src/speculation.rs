@@ -154,6 +154,25 @@ const IN_ORDER: [u64; 9] = [
 /// Of these the two newest, and the oldest Kryo, bypass stores.
 const BYPASSING: [u64; 3] = [arm(0xd46), arm(0xd80), qualcomm(0x801)];
 
+/// Address translations carried out before their turn fill the TLB for a guest from another guest's registers: the model, and
+/// the last variant and revision that does it (MIDR_EL1 bits 23:20 and 3:0). Arm's errata 1319537 of the A57, 1319367 of the
+/// A72, 1165522 of the A76 and 1530923 of the A55, the Kryos like it.
+const TRANSLATING: [(u64, u64); 5] = [
+    (arm(0xd07), 0xff),      // A57
+    (arm(0xd08), 0xff),      // A72
+    (arm(0xd0b), 0x20),      // A76 to r2p0
+    (arm(0xd05), 0x20),      // A55 to r2p0
+    (qualcomm(0x805), 0xde), // Kryo 4xx Silver to rdpe
+];
+
+/// Whether the CPU whose MIDR_EL1 is `midr` translates addresses before their turn, also while EL2 changes from one guest to
+/// another. Stage 1 has to be closed meanwhile.
+#[must_use]
+pub fn translates_out_of_context(midr: u64) -> bool {
+    let revision = midr >> 16 & 0xf0 | midr & 0xf;
+    TRANSLATING.iter().any(|&(model, last)| midr & MODEL == model && revision <= last)
+}
+
 /// Safe from trained targets without saying so in CSV2: TSV110.
 const SEPARATING: [u64; 1] = [model(0x48, 0xd01)];
 
@@ -305,7 +324,7 @@ mod tests {
     extern crate std;
     use super::{
         BranchHistory, BranchTargets, Firmware, Offer, Plan, ROUNDS, StoreBypass, Vectors, WORKAROUND_1, WORKAROUND_3,
-        arm,
+        arm, translates_out_of_context,
     };
     use crate::id::{HostIds, fields, models};
     use std::string::ToString;
@@ -339,6 +358,19 @@ mod tests {
         assert_eq!(plan(N2, &models::NEOVERSE_N2, &SILENT), n2);
         let max = (BranchTargets::NotAffected, BranchHistory::NotAffected, StoreBypass::Ssbs);
         assert_eq!(plan(MAX, &models::MAX, &SILENT), max);
+    }
+
+    /// Each erratum's range has its end; variants count more than revisions.
+    #[test]
+    fn translations_out_of_context() {
+        let affected = [A57, A72, 0x410f_d0b0, 0x411f_d0bf, 0x412f_d0b0, 0x412f_d050, 0x51df_805e];
+        let others = [A76, 0x412f_d0b1, 0x413f_d0b0, 0x412f_d051, 0x51df_805f, 0x410f_d034, 0x410f_d0c1, N2, MAX];
+        for midr in affected {
+            assert!(translates_out_of_context(midr), "{midr:#x}");
+        }
+        for midr in others {
+            assert!(!translates_out_of_context(midr), "{midr:#x}");
+        }
     }
 
     #[test]

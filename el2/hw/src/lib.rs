@@ -26,6 +26,7 @@ pub mod rndr;
 pub mod selftest;
 pub mod speculation;
 pub mod stack;
+pub mod stage1;
 pub mod state;
 pub mod sync;
 pub mod sysreg;

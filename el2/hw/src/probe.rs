@@ -66,12 +66,12 @@ pub fn traps_wfe() -> bool {
         (context.pc, context.pstate) = (code, PSTATE);
         enter(context) == exit_kind::SYNCHRONOUS && context.syndrome >> 26 == CLASS_WAIT
     });
-    // With stage 2 off everything was translated to itself, for the VMID that VTTBR_EL2 holds now: no guest's.
-    tlb::invalidate_vmid();
     // SAFETY: as it was.
     unsafe { write_hcr_el2(before.0) };
     cnthctl_el2::write(before.1);
     sctlr_el1::write(before.2);
     isb();
+    // With stage 2 off everything was translated to itself, for the VMID that VTTBR_EL2 holds now: no guest's.
+    tlb::invalidate_vmid();
     trapped
 }

@@ -14,6 +14,7 @@ use core::sync::atomic::{AtomicUsize, Ordering};
 
 use cpu::id::Switched;
 
+use crate::stage1;
 use crate::sysreg::{self, isb};
 
 /// CPTR_EL2.TFP (E2H = 0): FP/SIMD accesses of EL1 and EL0 trap.
@@ -157,6 +158,17 @@ register_state! {
     }
 }
 
+impl El1 {
+    /// As `load`, where stage 1 is closed and VTTBR_EL2 was just written: it opens when all else is loaded.
+    #[cold]
+    #[inline(never)]
+    fn load_closed(&self) {
+        let sctlr_el1 = self.sctlr_el1 | stage1::SCTLR_ON;
+        Self { sctlr_el1, tcr_el1: self.tcr_el1 | stage1::TCR_NO_WALKS, ..*self }.load();
+        stage1::Open { sctlr: self.sctlr_el1, tcr: self.tcr_el1 }.restore();
+    }
+}
+
 register_state! {
     /// Pointer authentication keys (FEAT_PAuth), which the assembler knows by their encodings only.
     struct Keys {
@@ -279,7 +291,11 @@ impl GuestState {
         sysreg::vmpidr_el2::write(controls.vmpidr);
         sysreg::cntvoff_el2::write(controls.cntvoff);
         sysreg::oslar_el1(u64::from(controls.os_lock));
-        self.el1.load();
+        if stage1::is_closed_between_guests() {
+            self.el1.load_closed();
+        } else {
+            self.el1.load();
+        }
         if features.switched.pointer_keys {
             self.keys.load();
         }
@@ -303,6 +319,9 @@ impl GuestState {
     /// Saves the state from this CPU and disarms the virtual timer. IRQs are masked.
     pub fn save(&mut self, features: &Features) {
         self.el1.save();
+        if stage1::is_closed_between_guests() {
+            stage1::close();
+        }
         self.controls.hcr = self.controls.hcr & !HCR_VSE | sysreg::hcr_el2::read() & HCR_VSE;
         sysreg::cntv_ctl_el0::write(0);
         if features.switched.pointer_keys {

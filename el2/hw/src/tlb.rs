@@ -4,6 +4,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use units::Ipa;
 
+use crate::stage1;
 use crate::sync::without_irqs;
 use crate::sysreg::{self, dsb_ish, isb};
 
@@ -16,18 +17,22 @@ pub fn broadcasts() -> u64 {
     BROADCASTS.load(Ordering::Relaxed)
 }
 
-/// Runs `work` with `vttbr` (a stage 2 base and VMID) in VTTBR_EL2, which the invalidations go by, and IRQs masked.
+/// Runs `work` with `vttbr` (a stage 2 base and VMID) in VTTBR_EL2, which the invalidations go by, and IRQs masked. It is
+/// about invalidations, not translations: stage 1 may be closed.
 pub fn with_vttbr(vttbr: u64, work: impl FnOnce()) {
     without_irqs(|| {
         let before = sysreg::vttbr_el2::read();
-        if before != vttbr {
-            sysreg::vttbr_el2::write(vttbr);
-            isb();
+        if before == vttbr {
+            return work();
         }
+        let open = stage1::is_closed_between_guests().then(stage1::close);
+        sysreg::vttbr_el2::write(vttbr);
+        isb();
         work();
-        if before != vttbr {
-            sysreg::vttbr_el2::write(before);
-            isb();
+        sysreg::vttbr_el2::write(before);
+        isb();
+        if let Some(open) = open {
+            open.restore();
         }
     });
 }

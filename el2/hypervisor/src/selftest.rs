@@ -12,9 +12,11 @@ use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use abi::host_arguments::SelfTest;
+use cpu::speculation::translates_out_of_context;
 use hw::percpu::{self, ALIAS, PerCpu, this_cpu};
 use hw::selftest::{self as probe, Code, Held, counter};
-use hw::sync::{PreemptLock, mask_irqs, unmask_irqs, with_irqs};
+use hw::state::{Controls, GuestState};
+use hw::sync::{PreemptLock, mask_irqs, unmask_irqs, with_irqs, without_irqs};
 use hw::{firmware, nopreempt, sysreg, tlb, uart};
 use platform::Platform;
 use units::{CpuId, PAGE_SIZE, Ticks, Va};
@@ -38,7 +40,7 @@ const CONTRASTS: u64 = 100;
 
 type Check = (&'static str, fn() -> Result<(), String>);
 
-const CHECKS: [Check; 15] = [
+const CHECKS: [Check; 16] = [
     ("p3_a12_late_cpu_has_its_own_area", late_cpu),
     ("p3_a1_alias_is_this_cpus_area", alias),
     ("p3_a2_held_address_follows_the_thread_all_pairs", all_pairs),
@@ -54,6 +56,7 @@ const CHECKS: [Check; 15] = [
     ("p3_locks_defer_preemption_and_no_interrupt", locked),
     ("p3_a11_unlisted_code_moves_and_guards_fault", negative),
     ("p3_uart_that_takes_nothing_hangs_nobody", mute),
+    ("p3_stage_1_is_closed_between_guests", closed),
 ];
 
 /// Makes the thread that checks, to be run as soon as the caller becomes the idle thread.
@@ -568,4 +571,43 @@ fn mute() -> Result<(), String> {
     let after = uart::dropped() - before;
     ensure(lost as usize > BYTES, || format!("{lost} bytes were dropped of more than {BYTES}"))?;
     ensure(after == lost && !uart::is_stuck(), || format!("{} bytes were dropped afterwards", after - lost))
+}
+
+/// On CPUs that translate out of context, stage 1 walks nothing from a vCPU's save to the next load, nor while another VMID
+/// is in VTTBR_EL2; on the others nothing is done. The guest finds its registers as they were.
+fn closed() -> Result<(), String> {
+    const GUEST: (u64, u64) = (0x30d0_0800, 0x19);
+    const CLOSED: (u64, u64) = (GUEST.0 | 1, GUEST.1 | 1 << 7 | 1 << 23);
+    let between = if translates_out_of_context(sysreg::midr_el1()) { CLOSED } else { GUEST };
+    let host = host::get();
+    let controls = Controls {
+        hcr: host.controls.hcr,
+        mdcr: host.controls.mdcr,
+        cptr: host.controls.cptr,
+        debug_traps: [sysreg::hdfgrtr_el2::read, sysreg::hdfgwtr_el2::read].map(|read| {
+            // They exist with FEAT_FGT only.
+            if host.features.fine_grained { read() } else { 0 }
+        }),
+        ..Controls::default()
+    };
+    let mut state = GuestState::new(controls);
+    state.el1.sctlr_el1 = GUEST.0;
+    state.el1.tcr_el1 = GUEST.1;
+    let now = || (sysreg::sctlr_el1::read(), sysreg::tcr_el1::read());
+    let mut seen = [(0, 0); 4];
+    without_irqs(|| {
+        state.load(&host.features);
+        seen[0] = now();
+        tlb::with_vttbr(1 << 48, || seen[1] = now());
+        seen[2] = now();
+        state.save(&host.features);
+        seen[3] = now();
+    });
+    let expected = [GUEST, between, GUEST, between];
+    let saved = (state.el1.sctlr_el1, state.el1.tcr_el1);
+    if seen == expected && saved == GUEST {
+        Ok(())
+    } else {
+        Err(format!("SCTLR_EL1 and TCR_EL1 were {seen:x?} and saved as {saved:x?}; right: {expected:x?}"))
+    }
 }

@@ -4,7 +4,9 @@
 use core::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 use cpu::id::HostIds;
-use cpu::speculation::{Firmware, Offer, Plan, StoreBypass, Vectors, WORKAROUND_1, WORKAROUND_2, WORKAROUND_3};
+use cpu::speculation::{
+    Firmware, Offer, Plan, StoreBypass, Vectors, WORKAROUND_1, WORKAROUND_2, WORKAROUND_3, translates_out_of_context,
+};
 use hw::firmware::{self, architecture_feature};
 use hw::speculation::{Means, apply, forget};
 use hw::sysreg;
@@ -33,6 +35,9 @@ pub(crate) fn init_cpu() -> Plan {
         branch_history: offer(WORKAROUND_3),
     };
     let plan = Plan::new(sysreg::midr_el1(), &HostIds(hw::ids::read_all()), &firmware);
+    if translates_out_of_context(sysreg::midr_el1()) {
+        hw::stage1::close_between_guests();
+    }
     if plan.store_bypass == StoreBypass::Firmware {
         firmware::call(WORKAROUND_2, 1);
     }
