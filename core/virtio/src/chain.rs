@@ -99,7 +99,8 @@ impl Chain {
         self.segments.get(self.readable_segments..).unwrap_or(&[])
     }
 
-    /// Copies the next bytes of the readable part into `into`, as many as there are, and returns how many.
+    /// Copies the next bytes of the readable part into `into`, as many as there are, and returns how many; fewer, if only the
+    /// first pieces of memory can be reached: the next call has the error.
     ///
     /// # Errors
     /// If they lie outside the guest's memory.
@@ -108,7 +109,10 @@ impl Chain {
         while let Some(rest) = into.get_mut(done..).filter(|rest| !rest.is_empty()) {
             let Some((from, length)) = next_piece(self.readable(), self.read, rest.len()) else { break };
             let Some(target) = rest.get_mut(..length) else { break };
-            memory.read(from, target)?;
+            match memory.read(from, target) {
+                Err(_) if done > 0 => break,
+                result => result?,
+            }
             advance(&mut self.read, self.segments.get(..self.readable_segments).unwrap_or(&[]), length);
             self.unread = self.unread.saturating_sub(length as u32);
             done += length;
@@ -116,7 +120,8 @@ impl Chain {
         Ok(done)
     }
 
-    /// Copies `bytes` to the next place of the writable part, as many as fit, and returns how many.
+    /// Copies `bytes` to the next place of the writable part, as many as fit, and returns how many; fewer, as in
+    /// [`read`](Self::read).
     ///
     /// # Errors
     /// If they would lie outside the guest's memory.
@@ -125,7 +130,10 @@ impl Chain {
         while let Some(rest) = bytes.get(done..).filter(|rest| !rest.is_empty()) {
             let Some((to, length)) = next_piece(self.writable(), self.write, rest.len()) else { break };
             let Some(source) = rest.get(..length) else { break };
-            memory.write(to, source)?;
+            match memory.write(to, source) {
+                Err(_) if done > 0 => break,
+                result => result?,
+            }
             advance(&mut self.write, self.segments.get(self.readable_segments..).unwrap_or(&[]), length);
             self.unwritten = self.unwritten.saturating_sub(length as u32);
             self.written = self.written.saturating_add(length as u32);

@@ -36,6 +36,8 @@ pub struct Console {
     transmitting: Chain,
     /// A chain is being read and was not returned yet.
     in_transmission: bool,
+    /// As well, one that is being filled.
+    in_reception: bool,
 }
 
 impl Default for Console {
@@ -55,6 +57,7 @@ impl Console {
             receiving: Chain::new(LARGEST),
             transmitting: Chain::new(LARGEST),
             in_transmission: false,
+            in_reception: false,
         }
     }
 
@@ -104,15 +107,18 @@ impl Console {
 
     fn receive<M: GuestMemory>(&mut self, queue: &mut Queue, memory: &M) -> Result<Progress, QueueError> {
         for _ in 0..CHAINS_A_CALL {
-            if self.input.len() == 0 || !queue.pop(memory, &mut self.receiving)? {
-                return Ok(Progress::Idle);
+            if !self.in_reception {
+                if self.input.len() == 0 || !queue.pop(memory, &mut self.receiving)? {
+                    return Ok(Progress::Idle);
+                }
+                self.in_reception = true;
             }
-            // Twice, for what lies around the ring's end.
-            for _ in 0..2 {
+            while self.input.len() > 0 && self.receiving.unwritten() > 0 {
                 let written = self.receiving.write(memory, self.input.front())?;
                 self.input.consume(written);
             }
             queue.push(memory, &self.receiving)?;
+            self.in_reception = false;
         }
         Ok(Progress::More)
     }
@@ -139,8 +145,8 @@ impl Console {
                 self.output.push(piece.get(..read).unwrap_or(&[]));
                 budget -= read;
             }
-            self.in_transmission = false;
             queue.push(memory, &self.transmitting)?;
+            self.in_transmission = false;
         }
         Ok(Progress::More)
     }
@@ -166,6 +172,7 @@ impl Device for Console {
     /// Bytes already taken from the guest or meant for it stay; a buffer half read does not.
     fn reset(&mut self) {
         self.in_transmission = false;
+        self.in_reception = false;
     }
 
     fn process<M: GuestMemory>(

@@ -17,13 +17,15 @@ const PIECE: usize = 64;
 pub struct Entropy<S> {
     source: S,
     chain: Chain,
+    /// The chain is being filled and was not returned yet.
+    is_filling: bool,
 }
 
 impl<S: FnMut(&mut [u8])> Entropy<S> {
     /// An entropy device that hands out what `source` makes.
     #[must_use]
     pub fn new(source: S) -> Self {
-        Self { source, chain: Chain::new(LARGEST) }
+        Self { source, chain: Chain::new(LARGEST), is_filling: false }
     }
 
     /// Fills the chain, or at most `limit` bytes of it, and returns how many.
@@ -57,7 +59,9 @@ impl<S: FnMut(&mut [u8])> Device for Entropy<S> {
         &[]
     }
 
-    fn reset(&mut self) {}
+    fn reset(&mut self) {
+        self.is_filling = false;
+    }
 
     fn process<M: GuestMemory>(
         &mut self,
@@ -71,11 +75,15 @@ impl<S: FnMut(&mut [u8])> Device for Entropy<S> {
             if budget == 0 {
                 return Ok(Progress::More);
             }
-            if !queue.pop(memory, &mut self.chain)? {
-                return Ok(Progress::Idle);
+            if !self.is_filling {
+                if !queue.pop(memory, &mut self.chain)? {
+                    return Ok(Progress::Idle);
+                }
+                self.is_filling = true;
             }
             budget -= self.fill(memory, budget)?;
             queue.push(memory, &self.chain)?;
+            self.is_filling = false;
         }
         Ok(Progress::More)
     }

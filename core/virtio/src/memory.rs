@@ -35,6 +35,12 @@ pub trait GuestMemory {
     /// # Errors
     /// If it lies outside the guest's memory.
     fn store_u16(&self, at: Ipa, value: u16) -> Result<(), Fault>;
+
+    /// Whether the last access was refused for now only: enough was done for the guest in one go, or something has to be made
+    /// ready first. The work stops where it is, and goes on there when it is called for again; the driver did nothing wrong.
+    fn is_refused_for_now(&self) -> bool {
+        false
+    }
 }
 
 impl<M: GuestMemory + ?Sized> GuestMemory for &M {
@@ -52,5 +58,9 @@ impl<M: GuestMemory + ?Sized> GuestMemory for &M {
 
     fn store_u16(&self, at: Ipa, value: u16) -> Result<(), Fault> {
         (**self).store_u16(at, value)
+    }
+
+    fn is_refused_for_now(&self) -> bool {
+        (**self).is_refused_for_now()
     }
 }

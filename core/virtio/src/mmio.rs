@@ -234,7 +234,8 @@ impl<D: Device> Mmio<D> {
         Effect::None
     }
 
-    /// Lets the device work on one queue, a bounded amount. Call it after [`Effect::Notify`] and as [`Progress`] says.
+    /// Lets the device work on one queue, a bounded amount. Call it after [`Effect::Notify`] and as [`Progress`] says. Where the
+    /// memory refuses for now, there is [`Progress::More`] to do, and the next call goes on where this one stopped.
     ///
     /// # Errors
     /// If the driver broke the queue. The device has then already been stopped, and its interrupt raised; the error is
@@ -252,7 +253,10 @@ impl<D: Device> Mmio<D> {
             }
             Ok(progress)
         });
-        outcome.inspect_err(|_| self.stop())
+        match outcome {
+            Err(QueueError::Fault(_)) if memory.is_refused_for_now() => Ok(Progress::More),
+            outcome => outcome.inspect_err(|_| self.stop()),
+        }
     }
 
     /// Lets the device work on all its queues, for when something has happened outside.

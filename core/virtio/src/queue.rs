@@ -231,7 +231,7 @@ impl Queue {
     /// Returns a buffer to the driver, with the bytes that were written to it.
     ///
     /// # Errors
-    /// If the used ring lies outside the guest's memory.
+    /// If the used ring lies outside the guest's memory; the buffer was not returned then.
     pub fn push<M: GuestMemory>(&mut self, memory: &M, chain: &Chain) -> Result<(), QueueError> {
         if !self.ready {
             return Ok(());
@@ -241,8 +241,9 @@ impl Queue {
         memory.write(entry(self.used, RING_HEADER, slot, USED_SIZE)?, &element.to_le_bytes())?;
         // The data and the element have to be there before the index says so.
         fence(Ordering::Release);
-        self.next_used = self.next_used.wrapping_add(1);
-        memory.store_u16(entry(self.used, 2, 0, 0)?, self.next_used)?;
+        let next = self.next_used.wrapping_add(1);
+        memory.store_u16(entry(self.used, 2, 0, 0)?, next)?;
+        self.next_used = next;
         Ok(())
     }
 
@@ -254,16 +255,18 @@ impl Queue {
         if !self.ready || self.next_used == self.considered {
             return Ok(false);
         }
-        let before = core::mem::replace(&mut self.considered, self.next_used);
+        let before = self.considered;
         // The used index has to be visible before the driver's wish is read; the driver does the two the other way around.
         fence(Ordering::SeqCst);
-        if self.event_index {
+        let wanted = if self.event_index {
             let event = memory.load_u16(entry(self.available, RING_HEADER, self.size, AVAILABLE_SIZE)?)?;
             // Is `event` one of the indices from `before` up to, but not including, `next_used`? (section 2.7.10)
-            Ok(self.next_used.wrapping_sub(event).wrapping_sub(1) < self.next_used.wrapping_sub(before))
+            self.next_used.wrapping_sub(event).wrapping_sub(1) < self.next_used.wrapping_sub(before)
         } else {
-            Ok(memory.load_u16(self.available)? & AVAILABLE_NO_INTERRUPT == 0)
-        }
+            memory.load_u16(self.available)? & AVAILABLE_NO_INTERRUPT == 0
+        };
+        self.considered = self.next_used;
+        Ok(wanted)
     }
 
     fn load_available_index<M: GuestMemory>(&self, memory: &M) -> Result<u16, QueueError> {

@@ -1,6 +1,7 @@
 //! What the unit tests share: a guest with 64 KiB of RAM, and a driver's hand to write rings with.
 
-use core::cell::RefCell;
+use core::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 use std::vec;
 use std::vec::Vec;
 
@@ -98,5 +99,62 @@ impl GuestMemory for Ram {
     fn store_u16(&self, at: Ipa, value: u16) -> Result<(), Fault> {
         assert!(at.is_aligned(2));
         self.write(at, &value.to_le_bytes())
+    }
+}
+
+/// RAM of blocks of 256 bytes, each of which is refused for now until it was made ready; and that takes only so many accesses in
+/// a turn.
+pub(crate) struct Reluctant {
+    pub(crate) ram: Ram,
+    ready: RefCell<BTreeSet<u64>>,
+    missing: Cell<Option<u64>>,
+    left: Cell<usize>,
+    is_refused: Cell<bool>,
+}
+
+impl Reluctant {
+    pub(crate) fn new(ram: Ram) -> Self {
+        let (missing, is_refused) = (Cell::new(None), Cell::new(false));
+        Self { ram, ready: RefCell::default(), missing, left: Cell::new(0), is_refused }
+    }
+
+    /// Makes ready what was missing, and allows `accesses` more. Returns whether anything was missing.
+    pub(crate) fn next_turn(&self, accesses: usize) -> bool {
+        self.left.set(accesses);
+        self.missing.take().is_some_and(|block| self.ready.borrow_mut().insert(block))
+    }
+
+    fn allow(&self, at: Ipa, count: usize) -> Result<(), Fault> {
+        let blocks = at.0 / 256..=(at.0 + count as u64 - 1) / 256;
+        let missing = blocks.into_iter().find(|block| !self.ready.borrow().contains(block));
+        self.is_refused.set(self.left.get() == 0 || missing.is_some());
+        if self.is_refused.get() {
+            self.missing.set(if self.left.get() == 0 { self.missing.get() } else { missing });
+            return Err(Fault(at));
+        }
+        self.left.set(self.left.get() - 1);
+        Ok(())
+    }
+}
+
+impl GuestMemory for Reluctant {
+    fn read(&self, from: Ipa, into: &mut [u8]) -> Result<(), Fault> {
+        self.allow(from, into.len()).and_then(|()| self.ram.read(from, into))
+    }
+
+    fn write(&self, to: Ipa, bytes: &[u8]) -> Result<(), Fault> {
+        self.allow(to, bytes.len()).and_then(|()| self.ram.write(to, bytes))
+    }
+
+    fn load_u16(&self, at: Ipa) -> Result<u16, Fault> {
+        self.allow(at, 2).and_then(|()| self.ram.load_u16(at))
+    }
+
+    fn store_u16(&self, at: Ipa, value: u16) -> Result<(), Fault> {
+        self.allow(at, 2).and_then(|()| self.ram.store_u16(at, value))
+    }
+
+    fn is_refused_for_now(&self) -> bool {
+        self.is_refused.get()
     }
 }

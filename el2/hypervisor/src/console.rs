@@ -19,6 +19,8 @@ use hw::{firmware, sysreg, uart};
 use spin::Once;
 use units::{Ticks, VmId};
 
+use crate::devices::Wait;
+use crate::guest_memory::GuestRam;
 use crate::log_sink::{self, Line};
 use crate::operator::Operator;
 use crate::sched::{self, Thread};
@@ -39,6 +41,9 @@ const GATHER_MICROSECONDS: u64 = 1_000;
 const LINE_MICROSECONDS: u64 = 20_000;
 /// How often a guest's tools are looked at that are to answer the operator, in microseconds.
 const ANSWER_MICROSECONDS: u64 = 50_000;
+/// How long a VM's devices wait until they go on with what they could not finish in one turn, in microseconds. A turn is at
+/// most a block of memory made ready, and a share of accesses to it: a few per cent of the time between two.
+const TURN_MICROSECONDS: u64 = 5_000;
 /// How long the power button stays pressed, in microseconds.
 const PRESS_MICROSECONDS: u64 = 100_000;
 /// Ctrl-] starts a command in text mode.
@@ -68,6 +73,8 @@ pub(crate) struct VmConsole {
     last_output: AtomicU64,
     /// Its devices have work that waits for the console's thread.
     service: AtomicBool,
+    /// They have work that one of its vCPUs began, and that is to be gone on with at their pace.
+    unfinished: AtomicBool,
 }
 
 impl VmConsole {
@@ -83,6 +90,7 @@ impl VmConsole {
             pending: AtomicBool::new(false),
             last_output: AtomicU64::new(0),
             service: AtomicBool::new(false),
+            unfinished: AtomicBool::new(false),
         })
     }
 
@@ -141,6 +149,12 @@ impl VmConsole {
 
     fn announce(&self) {
         self.pending.store(true, Ordering::Release);
+        announce();
+    }
+
+    /// Lets the console's thread go on with the VM's devices' work when it is their turn.
+    pub(crate) fn ask_for_turn(&self) {
+        self.unfinished.store(true, Ordering::Release);
         announce();
     }
 
@@ -264,6 +278,8 @@ struct Port {
     /// When the log may say how many lines were left out about some VM, in milliseconds.
     settle_at: Option<u64>,
     released: ArrayVec<(VmId, u64), { abi::bundle::MAX_VMS }>,
+    /// VMs whose devices have unfinished work, and when they go on with it.
+    unfinished: ArrayVec<(VmId, u64), { abi::bundle::MAX_VMS }>,
     operator: Operator,
     /// Bytes of which the log has said that the UART did not take them.
     lost: u64,
@@ -301,6 +317,7 @@ fn run(_: usize) -> ! {
         held_back: false,
         settle_at: None,
         released: ArrayVec::new(),
+        unfinished: ArrayVec::new(),
         operator: Operator::default(),
         lost: 0,
     };
@@ -330,7 +347,7 @@ impl Port {
     /// When something happens by itself.
     fn deadline(&self) -> Option<Ticks> {
         let line = self.held_back.then(|| sysreg::cntpct_el0().saturating_add(host::ticks(LINE_MICROSECONDS)));
-        let release = self.released.iter().map(|&(_, at)| at).min();
+        let release = self.released.iter().chain(&self.unfinished).map(|&(_, at)| at).min();
         let alarm = wall_clock::next_alarm();
         let answer =
             self.operator.is_waiting().then(|| sysreg::cntpct_el0().saturating_add(host::ticks(ANSWER_MICROSECONDS)));
@@ -349,11 +366,20 @@ impl Port {
                 vm.devices.lock().set_power_button(vm, false);
             }
         }
+        while let Some(index) = self.unfinished.iter().position(|&(_, at)| at <= now) {
+            let (id, _) = self.unfinished.swap_remove(index);
+            if let Some(vm) = vm::by_id(id) {
+                self.go_on(vm);
+            }
+        }
         let ringing = wall_clock::take_alarm();
         for vm in vm::all() {
             let rings = ringing && vm.alarm.take_due();
             if vm.console.service.swap(false, Ordering::AcqRel) || rings {
-                vm.devices.lock().poll(vm);
+                self.poll_devices(vm);
+            }
+            if vm.console.unfinished.swap(false, Ordering::AcqRel) {
+                self.put_off(vm);
             }
             if ringing {
                 if rings && let Some(at) = vm.devices.lock().next_alarm() {
@@ -363,6 +389,40 @@ impl Port {
             }
         }
         self.operator.look_after(send_reply);
+    }
+
+    /// Lets the devices of `vm` work. What they cannot finish waits for its turn.
+    fn poll_devices(&mut self, vm: &Vm) {
+        let mut devices = vm.devices.lock();
+        devices.poll(vm);
+        let wait = devices.take_wait();
+        drop(devices);
+        if wait.is_some() {
+            self.put_off(vm);
+        }
+    }
+
+    /// The devices of `vm` go on at their next turn.
+    fn put_off(&mut self, vm: &Vm) {
+        if !self.unfinished.iter().any(|&(id, _)| id == vm.id) {
+            let at = sysreg::cntpct_el0().saturating_add(host::ticks(TURN_MICROSECONDS));
+            let _ = self.unfinished.try_push((vm.id, at));
+        }
+    }
+
+    /// It is the turn of the devices of `vm` to go on. One block of memory is made ready for them, under no lock of theirs.
+    fn go_on(&mut self, vm: &Vm) {
+        let mut devices = vm.devices.lock();
+        devices.poll(vm);
+        let wait = devices.take_wait();
+        drop(devices);
+        if let Some(Wait::Memory(place)) = wait {
+            // Where there is no memory, its devices find none either, and the guest's own next touch says so.
+            let _ = GuestRam::show(&vm.ram, place);
+        }
+        if wait.is_some() {
+            self.poll_devices(vm);
+        }
     }
 
     /// Moves output on, a chunk from each source. Says whether there was any.
@@ -382,7 +442,7 @@ impl Port {
             let taken = self.drain_one(Source::Uart(vm.id), &vm.console.uart, whole)
                 + self.drain_one(Source::Virtio(vm.id), &vm.console.virtio, whole);
             if taken > 0 {
-                vm.devices.lock().poll(vm);
+                self.poll_devices(vm);
             }
             if lines + taken > 0 || self.held_back || self.settle_at.is_some() {
                 vm.console.pending.store(true, Ordering::Release);
@@ -581,7 +641,8 @@ impl Port {
                 }
                 Some(Event::Frame { channel: Channel::VirtioConsole(id), payload }) => {
                     if let Some(vm) = vm::by_id(id) {
-                        vm.devices.lock().receive_virtio(vm, payload);
+                        vm.devices.lock().receive_virtio(payload);
+                        vm.console.ask_for_service();
                     }
                 }
                 Some(_) => log::warn!("link: a damaged frame arrived"),

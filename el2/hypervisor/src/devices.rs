@@ -3,18 +3,24 @@
 //!
 //! One lock a VM is around all of them. Interrupt lines are passed on under it, so that two vCPUs cannot pass them on
 //! in the wrong order.
+//!
+//! Whoever holds the lock is not preempted, and a guest chooses what its virtio queues make of work. So a device stops where
+//! its share of accesses is used up, or where memory has to be made ready first ([`Wait`]); the lock is let go of, and the work
+//! goes on there afterwards: by the vCPU that asked for it ([`carry_on`]), or by the console's thread at a pace.
 
 extern crate alloc;
 
 use alloc::collections::VecDeque;
+use core::cell::Cell;
 use log::Level;
 use machine::DeviceKind;
 use units::{Ipa, Ticks, VcpuSet};
 use virtio::{AccessSize, Console, Effect, Entropy, Fault, GuestMemory, Mmio, Progress};
 
-use crate::guest_memory::GuestRam;
+use crate::guest_memory::{GuestRam, RamError};
+use crate::vcpu::Vcpu;
 use crate::vm::Vm;
-use crate::{entropy, wall_clock, watchdog};
+use crate::{entropy, exits, wall_clock, watchdog};
 use hw::sync::PreemptLock;
 
 /// Bytes of input that wait for a guest to take them.
@@ -23,7 +29,24 @@ const INPUT: usize = 4096;
 const VIRTIO_CONSOLE: u8 = 0;
 const VIRTIO_ENTROPY: u8 = 1;
 
+/// How often a device may access the guest's memory under the lock, a few hundred bytes at a time at most. More than the
+/// longest descriptor chain takes, which is read in one go.
+const ACCESSES: u16 = 2048;
+const _: () = assert!(ACCESSES > 4 * virtio::queue::LARGEST);
+/// How often the vCPU that notifies a device lets it go on at once; blocks of memory that are made ready for it do not count,
+/// as a VM has only so many.
+const TURNS: u32 = 4;
+
 type FillRandom = fn(&mut [u8]);
+
+/// What the unfinished work of a VM's devices waits for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wait {
+    /// Another turn: this one's share is used up.
+    Turn,
+    /// The guest's memory around here to be made ready.
+    Memory(Ipa),
+}
 
 /// One VM's devices.
 pub(crate) struct Devices {
@@ -39,29 +62,60 @@ pub(crate) struct Devices {
     off: bool,
     /// The interrupt lines as the GIC model has them, a bit each in the order of [`Devices::LINES`].
     lines: u8,
+    /// There is unfinished work, of which nobody knows yet who will do it.
+    wait: Option<Wait>,
 }
 
-/// A VM's memory as virtio devices see it.
-struct Memory<'a>(&'a PreemptLock<GuestRam>);
+/// A VM's memory as virtio devices see it: what the guest sees already, and only so many accesses to it.
+struct Memory<'a> {
+    ram: &'a PreemptLock<GuestRam>,
+    left: Cell<u16>,
+    /// The last access was refused for now only.
+    is_refused: Cell<bool>,
+    /// What the guest does not see yet, of all that was accessed.
+    missing: Cell<Option<Ipa>>,
+}
+
+impl<'a> Memory<'a> {
+    fn of(vm: &'a Vm) -> Self {
+        Self { ram: &vm.ram, left: Cell::new(ACCESSES), is_refused: Cell::new(false), missing: Cell::new(None) }
+    }
+
+    fn access<T>(&self, at: Ipa, access: impl FnOnce(&GuestRam) -> Result<T, RamError>) -> Result<T, Fault> {
+        let Some(left) = self.left.get().checked_sub(1) else {
+            self.is_refused.set(true);
+            return Err(Fault(at));
+        };
+        self.left.set(left);
+        let result = access(&self.ram.lock());
+        self.is_refused.set(false);
+        if let Err(RamError::NotShown(place)) = result {
+            self.is_refused.set(true);
+            self.missing.set(Some(place));
+        }
+        result.map_err(|_| Fault(at))
+    }
+}
 
 impl GuestMemory for Memory<'_> {
     fn read(&self, from: Ipa, into: &mut [u8]) -> Result<(), Fault> {
-        self.0.lock().read(from, into).map_err(|_| Fault(from))
+        self.access(from, |ram| ram.read(from, into))
     }
 
     fn write(&self, to: Ipa, bytes: &[u8]) -> Result<(), Fault> {
-        self.0.lock().write(to, bytes).map_err(|_| Fault(to))
+        self.access(to, |ram| ram.write(to, bytes))
     }
 
     fn load_u16(&self, at: Ipa) -> Result<u16, Fault> {
-        let place = self.0.lock().index(at).map_err(|_| Fault(at))?;
-        Ok(hw::memory::read_index(place))
+        self.access(at, |ram| ram.index(at)).map(hw::memory::read_index)
     }
 
     fn store_u16(&self, at: Ipa, value: u16) -> Result<(), Fault> {
-        let place = self.0.lock().index(at).map_err(|_| Fault(at))?;
-        hw::memory::write_index(place, value);
-        Ok(())
+        self.access(at, |ram| ram.index(at)).map(|place| hw::memory::write_index(place, value))
+    }
+
+    fn is_refused_for_now(&self) -> bool {
+        self.is_refused.get()
     }
 }
 
@@ -95,6 +149,7 @@ impl Devices {
             input: VecDeque::with_capacity(INPUT),
             off: false,
             lines: 0,
+            wait: None,
         }
     }
 
@@ -109,6 +164,7 @@ impl Devices {
         self.input.clear();
         self.off = false;
         self.lines = 0;
+        self.wait = None;
     }
 
     /// The guest reads `size` at `offset` of `device`.
@@ -218,23 +274,37 @@ impl Devices {
     }
 
     fn serve_entropy(&mut self, vm: &Vm, queue: u16) {
-        let memory = Memory(&vm.ram);
-        // A bounded amount a call, and a bounded number of calls an exit; the rest waits for the console's thread.
-        for _ in 0..4 {
-            match self.entropy.process(queue, &memory) {
-                Ok(Progress::More) => {}
-                Ok(_) => return,
-                Err(error) => return vm.report(Level::Warn, format_args!("virtio-rng: {error}")),
+        let memory = Memory::of(vm);
+        match self.entropy.process(queue, &memory) {
+            Ok(progress) => self.note(progress, &memory),
+            Err(error) => vm.report(Level::Warn, format_args!("virtio-rng: {error}")),
+        }
+    }
+
+    /// A device has worked, and says how far it has come.
+    fn note(&mut self, progress: Progress, memory: &Memory<'_>) {
+        if progress == Progress::More {
+            let wait = memory.missing.get().map_or(Wait::Turn, Wait::Memory);
+            // Of two devices that wait, the one that needs memory comes first: nobody else makes it ready.
+            if self.wait.is_none() || wait != Wait::Turn {
+                self.wait = Some(wait);
             }
         }
-        vm.console.ask_for_service();
+    }
+
+    /// What unfinished work waits for, if there is any; who asks has to see to it that it is gone on with.
+    #[must_use]
+    pub(crate) fn take_wait(&mut self) -> Option<Wait> {
+        self.wait.take()
     }
 
     fn serve_console(&mut self, vm: &Vm, effect: Effect) {
         match effect {
             Effect::Notify(queue) => {
-                if let Err(error) = self.console.process(queue, &Memory(&vm.ram)) {
-                    vm.report(Level::Warn, format_args!("virtio-console: {error}"));
+                let memory = Memory::of(vm);
+                match self.console.process(queue, &memory) {
+                    Ok(progress) => self.note(progress, &memory),
+                    Err(error) => vm.report(Level::Warn, format_args!("virtio-console: {error}")),
                 }
                 self.console.device_mut().take_output(|bytes| vm.console.push_virtio(bytes));
                 if self.console.device().output_pending() > 0 {
@@ -247,7 +317,7 @@ impl Devices {
         }
     }
 
-    /// Moves on what waits: output that found no room, input, unfinished work. By the console's thread.
+    /// Moves on what waits: output that found no room, input, unfinished work.
     pub(crate) fn poll(&mut self, vm: &Vm) {
         self.uart.set_transmit_blocked(false);
         while let Some(byte) = self.uart.take_transmit() {
@@ -258,14 +328,20 @@ impl Devices {
         }
         self.feed_uart();
         self.console.device_mut().take_output(|bytes| vm.console.push_virtio(bytes));
+        self.wait = None;
         if self.console.is_live() && !self.off {
-            if let Err(error) = self.console.poll(&Memory(&vm.ram)) {
-                vm.report(Level::Warn, format_args!("virtio-console: {error}"));
+            let memory = Memory::of(vm);
+            match self.console.poll(&memory) {
+                Ok(progress) => self.note(progress, &memory),
+                Err(error) => vm.report(Level::Warn, format_args!("virtio-console: {error}")),
             }
             self.console.device_mut().take_output(|bytes| vm.console.push_virtio(bytes));
         }
         if self.entropy.is_live() && !self.off {
-            let _ = self.entropy.poll(&Memory(&vm.ram));
+            let memory = Memory::of(vm);
+            if let Ok(progress) = self.entropy.poll(&memory) {
+                self.note(progress, &memory);
+            }
         }
         self.clock.advance(wall_clock::seconds());
         let changed = self.update_lines(vm);
@@ -287,10 +363,9 @@ impl Devices {
         vm.refresh(changed);
     }
 
-    /// Input for the virtio console. What does not fit is lost.
-    pub(crate) fn receive_virtio(&mut self, vm: &Vm, bytes: &[u8]) {
+    /// Input for the virtio console, for which it is then to be [polled](Self::poll). What does not fit is lost.
+    pub(crate) fn receive_virtio(&mut self, bytes: &[u8]) {
         self.console.device_mut().push_input(bytes);
-        self.poll(vm);
     }
 
     /// Presses or releases the power button.
@@ -337,4 +412,32 @@ impl Devices {
         }
         concerned
     }
+}
+
+/// Goes on with the devices' work that `vcpu` has begun, on its thread's own time, which may be preempted between two pieces.
+#[inline(never)]
+pub(crate) fn carry_on(vcpu: &'static Vcpu, mut wait: Wait) {
+    let vm = vcpu.vm;
+    let mut turns = TURNS;
+    loop {
+        match wait {
+            Wait::Memory(place) => {
+                exits::touch(vcpu, place);
+            }
+            Wait::Turn if turns == 0 => break,
+            Wait::Turn => turns -= 1,
+        }
+        if vcpu.is_called_off() {
+            break;
+        }
+        let mut devices = vm.devices.lock();
+        devices.poll(vm);
+        let next = devices.take_wait();
+        drop(devices);
+        match next {
+            Some(next) => wait = next,
+            None => return,
+        }
+    }
+    vm.console.ask_for_turn();
 }

@@ -28,8 +28,9 @@ use hw::vcpu::VcpuContext;
 use units::{Ipa, PAGE_SIZE, Va};
 use wfe::words::{self, Request};
 
-use crate::exits::{complete, inject};
-use crate::guest_memory::GuestRam;
+use crate::exits::{self, complete, inject};
+use crate::guest_memory::{GuestRam, RamError};
+use crate::stage1::Refused;
 use crate::stats::{self, Reason};
 use crate::vcpu::Vcpu;
 use crate::vm::Vm;
@@ -319,8 +320,13 @@ fn carry_out(vcpu: &'static Vcpu, context: &mut VcpuContext, call: Access, door:
     x.copy_from_slice(&context.x[..8]);
     let level = level(context);
     let rights = translation::rights(context.pstate, Form::Plain);
-    let mut caller = Caller { vm: vcpu.vm, vcpu, rights, unprivileged: level == Level::User };
-    let outcome = service.lock().call(call, &mut x, level, &mut caller);
+    let mut caller = Caller { vm: vcpu.vm, vcpu, rights, unprivileged: level == Level::User, missing: None };
+    let mut outcome = service.lock().call(call, &mut x, level, &mut caller);
+    if let Some(missing) = caller.missing {
+        // Nothing has happened yet. Now that no lock is held, the block is made ready, and the guest calls again.
+        exits::touch(vcpu, missing);
+        outcome = Outcome::Again;
+    }
     context.x[..8].copy_from_slice(&x);
     if outcome != Outcome::Done && door == Door::Hvc {
         // Back to the instruction itself, as the other door does.
@@ -347,16 +353,18 @@ struct Caller {
     /// With what rights it reaches its memory: those of a load or store in the place of the call.
     rights: Rights,
     unprivileged: bool,
+    /// Where its memory is not ready yet. To make it so takes longer than the service's lock may be held.
+    missing: Option<Ipa>,
 }
 
 impl Caller {
     /// Calls `move_part` for each page's part of `address..address + length`, with its place and the offset in the whole.
     fn for_each_page(
-        &self,
+        &mut self,
         address: u64,
         length: usize,
         direction: backdoor::Direction,
-        mut move_part: impl FnMut(&mut GuestRam, Ipa, usize, usize) -> Result<(), crate::guest_memory::RamError>,
+        mut move_part: impl FnMut(&GuestRam, Ipa, usize, usize) -> Result<(), RamError>,
     ) -> Result<(), BufferError> {
         let mut done = 0;
         while done < length {
@@ -366,13 +374,28 @@ impl Caller {
                 backdoor::Direction::Out => Direction::Read,
                 backdoor::Direction::In => Direction::Write,
             };
-            let ipa = match stage1::translate(self.vcpu, Va(at), self.rights, access) {
+            let fault = |kind: AbortKind| BufferError::Fault { address: at, status: kind.status() as u8, direction };
+            let ipa = match stage1::translate_shown(self.vcpu, Va(at), self.rights, access) {
                 Ok((ipa, _)) => ipa,
-                Err(AbortKind::External | AbortKind::ExternalOnWalk(_)) => return Err(BufferError::NotMemory),
-                Err(kind) => return Err(BufferError::Fault { address: at, status: kind.status() as u8, direction }),
+                Err(Refused::NotShown(table)) => {
+                    self.missing = Some(table);
+                    return Err(fault(AbortKind::External));
+                }
+                Err(Refused::Abort(AbortKind::External | AbortKind::ExternalOnWalk(_))) => {
+                    return Err(BufferError::NotMemory);
+                }
+                Err(Refused::Abort(kind)) => return Err(fault(kind)),
             };
-            move_part(&mut self.vm.ram.lock(), ipa, done, part).map_err(|_| BufferError::NotMemory)?;
-            done += part;
+            let result = move_part(&self.vm.ram.lock(), ipa, done, part);
+            match result {
+                Ok(()) => done += part,
+                Err(RamError::NotShown(place)) => {
+                    self.missing = Some(place);
+                    // A fault is what lets the service take everything back.
+                    return Err(fault(AbortKind::External));
+                }
+                Err(_) => return Err(BufferError::NotMemory),
+            }
         }
         Ok(())
     }

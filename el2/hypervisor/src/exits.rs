@@ -16,7 +16,7 @@ use services::{Facts, NOT_SUPPORTED, Request, SUCCESS};
 use units::{IntId, Ipa, Va};
 use vgic::Group;
 
-use crate::guest_memory::Progress;
+use crate::guest_memory::GuestRam;
 use crate::stage1::{refused_walk, translate};
 use crate::stats::{self, Reason};
 use crate::text::sentence;
@@ -242,18 +242,11 @@ pub(crate) fn touch(vcpu: &'static Vcpu, ipa: Ipa) -> Touched {
     if vcpu.vm.ram.lock().is_shown(ipa) {
         return Touched::Before;
     }
-    loop {
-        let result = vcpu.vm.ram.lock().prepare(ipa);
-        match result {
-            Ok(Progress::Shown) => return Touched::Now,
-            Ok(Progress::Unfinished) => {}
-            Err(error) => {
-                let text = sentence!("no memory at {ipa}: {error}");
-                vcpu.vm.stop(Stop::Crashed(text));
-                return Touched::Now;
-            }
-        }
+    if let Err(error) = GuestRam::show(&vcpu.vm.ram, ipa) {
+        let text = sentence!("no memory at {ipa}: {error}");
+        vcpu.vm.stop(Stop::Crashed(text));
     }
+    Touched::Now
 }
 
 fn instruction_abort(vcpu: &'static Vcpu, context: &mut VcpuContext, abort: InstructionAbort) -> Reason {

@@ -1,7 +1,11 @@
 //! A guest's RAM: which of the host's memory it is, and the stage 2 tables that show it to the guest.
 //!
 //! RAM is allocated whole when a VM starts and shown to the guest block by block at the first touch, zeroed then
-//! ([`GuestRam::populate`]): starting a VM costs nothing for memory that it never uses.
+//! ([`GuestRam::prepare`]): starting a VM costs nothing for memory that it never uses.
+//!
+//! To zero a block takes long, and a guest chooses how many it touches. So nothing here makes more of a block ready in one go
+//! than a piece, under the lock that is around the RAM, and an access to a block that is not shown yet is refused
+//! ([`RamError::NotShown`]): whoever made it lets go of all locks, prepares the block piece by piece, and tries again.
 
 extern crate alloc;
 
@@ -21,6 +25,8 @@ use crate::memory;
 pub(crate) enum RamError {
     /// Not RAM.
     Outside(Ipa),
+    /// RAM of a block that has to be prepared first.
+    NotShown(Ipa),
     /// The host has not enough memory.
     Frames(FramesError),
     /// The hypervisor has not enough memory for its list of blocks.
@@ -33,6 +39,7 @@ impl fmt::Display for RamError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Outside(ipa) => write!(f, "{ipa} is not in the VM's RAM"),
+            Self::NotShown(ipa) => write!(f, "{ipa} is not ready yet"),
             Self::Frames(error) => write!(f, "memory: {error}"),
             Self::Heap => f.write_str("the hypervisor has no memory left for the list of its blocks"),
             Self::Tables(error) => write!(f, "stage 2: {error}"),
@@ -168,14 +175,16 @@ impl GuestRam {
         self.blocks.clear();
     }
 
-    /// Shows the block around `ipa` to the guest, zeroed, if it is RAM and not shown yet; returns where `ipa` is.
+    /// Where `ipa` is.
     ///
     /// # Errors
-    /// When it is not RAM, or there is no memory for tables.
-    pub(crate) fn populate(&mut self, ipa: Ipa) -> Result<Pa, RamError> {
-        while self.prepare(ipa)? == Progress::Unfinished {}
+    /// When it is not RAM, or the guest does not see its block yet.
+    fn find(&self, ipa: Ipa) -> Result<Pa, RamError> {
         let offset = ipa.0.wrapping_sub(self.range.start.0);
         let block = self.blocks.get((offset / BLOCK_SIZE) as usize).ok_or(RamError::Outside(ipa))?;
+        if block.state != State::Shown {
+            return Err(RamError::NotShown(ipa));
+        }
         Ok(Pa(block.pa.0 + offset % BLOCK_SIZE))
     }
 
@@ -190,7 +199,7 @@ impl GuestRam {
     /// maps it.
     ///
     /// # Errors
-    /// As [`GuestRam::populate`].
+    /// When it is not RAM, or there is no memory for tables.
     pub(crate) fn prepare(&mut self, ipa: Ipa) -> Result<Progress, RamError> {
         let index = (ipa.0.wrapping_sub(self.range.start.0) / BLOCK_SIZE) as usize;
         let block = self.blocks.get_mut(index).ok_or(RamError::Outside(ipa))?;
@@ -218,18 +227,13 @@ impl GuestRam {
 
     /// Splits `ipa..ipa + length` at block boundaries and calls `visit` with each part's place, its offset from `ipa`
     /// and its length.
-    fn for_each_part(
-        &mut self,
-        ipa: Ipa,
-        length: usize,
-        mut visit: impl FnMut(Pa, usize, usize),
-    ) -> Result<(), RamError> {
+    fn for_each_part(&self, ipa: Ipa, length: usize, mut visit: impl FnMut(Pa, usize, usize)) -> Result<(), RamError> {
         let mut done = 0;
         while done < length {
             let at = ipa.checked_add(done as u64).ok_or(RamError::Outside(ipa))?;
             let room = (BLOCK_SIZE - at.0 % BLOCK_SIZE) as usize;
             let part = room.min(length - done);
-            visit(self.populate(at)?, done, part);
+            visit(self.find(at)?, done, part);
             done += part;
         }
         Ok(())
@@ -238,8 +242,8 @@ impl GuestRam {
     /// Copies guest memory at `from` into `into`.
     ///
     /// # Errors
-    /// When some of it is not RAM.
-    pub(crate) fn read(&mut self, from: Ipa, into: &mut [u8]) -> Result<(), RamError> {
+    /// When some of it is not RAM, or not shown yet; what comes before it may have been copied.
+    pub(crate) fn read(&self, from: Ipa, into: &mut [u8]) -> Result<(), RamError> {
         let length = into.len();
         self.for_each_part(from, length, |pa, offset, part| {
             if let Some(into) = into.get_mut(offset..offset + part) {
@@ -251,8 +255,8 @@ impl GuestRam {
     /// Copies `bytes` to guest memory at `to`.
     ///
     /// # Errors
-    /// When some of it is not RAM.
-    pub(crate) fn write(&mut self, to: Ipa, bytes: &[u8]) -> Result<(), RamError> {
+    /// As [`GuestRam::read`].
+    pub(crate) fn write(&self, to: Ipa, bytes: &[u8]) -> Result<(), RamError> {
         self.for_each_part(to, bytes.len(), |pa, offset, part| {
             if let Some(bytes) = bytes.get(offset..offset + part) {
                 physical::write(pa, bytes);
@@ -263,22 +267,38 @@ impl GuestRam {
     /// Where a 16-bit ring index is.
     ///
     /// # Errors
-    /// When it is not RAM, or not aligned.
-    pub(crate) fn index(&mut self, at: Ipa) -> Result<Pa, RamError> {
-        if at.is_aligned(2) { self.populate(at) } else { Err(RamError::Outside(at)) }
+    /// When it is not RAM, not aligned, or not shown yet.
+    pub(crate) fn index(&self, at: Ipa) -> Result<Pa, RamError> {
+        if at.is_aligned(2) { self.find(at) } else { Err(RamError::Outside(at)) }
+    }
+
+    /// Makes the block around `ipa` ready, if it is not yet. Takes the lock for a piece at a time: between two, the thread may be
+    /// preempted, if the caller holds none.
+    ///
+    /// # Errors
+    /// As [`GuestRam::prepare`].
+    pub(crate) fn show(ram: &PreemptLock<Self>, ipa: Ipa) -> Result<(), RamError> {
+        // A guard in the loop's condition would live until the end of its body.
+        loop {
+            let progress = ram.lock().prepare(ipa)?;
+            if progress == Progress::Shown {
+                return Ok(());
+            }
+        }
     }
 
     /// Copies an image to `at` before the guest runs, and makes it visible to a guest whose caches are off. Takes the lock
-    /// for one block at a time, and only to find it.
+    /// only to prepare a piece of a block, and to find it.
     ///
     /// # Errors
-    /// As [`GuestRam::populate`].
+    /// As [`GuestRam::prepare`].
     pub(crate) fn load(ram: &PreemptLock<Self>, at: Ipa, bytes: &[u8]) -> Result<(), RamError> {
         let mut done = 0;
         while done < bytes.len() {
             let to = Ipa(at.0 + done as u64);
             let part = ((BLOCK_SIZE - to.0 % BLOCK_SIZE) as usize).min(bytes.len() - done);
-            let pa = ram.lock().populate(to)?;
+            Self::show(ram, to)?;
+            let pa = ram.lock().find(to)?;
             if let Some(bytes) = bytes.get(done..done + part) {
                 physical::write(pa, bytes);
                 cache::publish_code(Range { start: pa, size: part as u64 });

@@ -15,6 +15,7 @@ use machine::DeviceKind;
 use units::{AccessSize, ByteOrder, Ipa, PAGE_SIZE, Va, VcpuId, VcpuSet};
 use vgic::REDISTRIBUTOR_STRIDE;
 
+use crate::devices::carry_on;
 use crate::exits::{again, complete};
 use crate::stage1::{read_ram, translate};
 use crate::stats::Reason;
@@ -184,8 +185,12 @@ fn write(vcpu: &'static Vcpu, operation: &Operation, value: u64) {
             let mut devices = vcpu.vm.devices.lock();
             devices.write(vcpu.vm, device, offset, size, value);
             let concerned = devices.update_lines(vcpu.vm);
+            let wait = devices.take_wait();
             drop(devices);
             tell(vcpu, concerned);
+            if let Some(wait) = wait {
+                carry_on(vcpu, wait);
+            }
         }
     }
 }

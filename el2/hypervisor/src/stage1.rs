@@ -12,6 +12,7 @@ use hw::sysreg;
 use hw::tlb::{Stage1, translate_stage1};
 use units::{Ipa, Va};
 
+use crate::guest_memory::RamError;
 use crate::vcpu::Vcpu;
 use crate::{exits, host};
 
@@ -59,20 +60,56 @@ pub(crate) fn translate(
     match look_up(va, rights, direction) {
         Outcome::Place { ipa, memory } => Ok((ipa, memory)),
         Outcome::Refused(kind) => Err(kind),
-        Outcome::NoTable => without_table(vcpu, va, rights, direction),
+        Outcome::NoTable => without_table(va, rights, direction, |at| descriptor(vcpu, at)),
     }
 }
 
-/// [`translate`], when stage 2 does not map a table: there is no memory, or memory that the guest has not touched yet, which
-/// following its tables makes ready.
-#[cold]
-fn without_table(
+/// Why [`translate_shown`] says nothing about where an address is.
+pub(crate) enum Refused {
+    /// The guest's own tables have this abort for the access.
+    Abort(AbortKind),
+    /// A table is in memory that has to be made ready first.
+    NotShown(Ipa),
+}
+
+/// As [`translate`], for callers that hold a lock: no memory is made ready.
+///
+/// # Errors
+/// See [`Refused`].
+pub(crate) fn translate_shown(
     vcpu: &'static Vcpu,
     va: Va,
     rights: Rights,
     direction: Direction,
+) -> Result<(Ipa, Memory), Refused> {
+    match look_up(va, rights, direction) {
+        Outcome::Place { ipa, memory } => Ok((ipa, memory)),
+        Outcome::Refused(kind) => Err(Refused::Abort(kind)),
+        Outcome::NoTable => {
+            let mut missing = None;
+            let result = without_table(va, rights, direction, |at| {
+                let mut bytes = [0; 8];
+                let result = vcpu.vm.ram.lock().read(at, &mut bytes);
+                if let Err(RamError::NotShown(place)) = result {
+                    missing = Some(place);
+                }
+                result.ok().map(|()| bytes)
+            });
+            result.map_err(|kind| missing.map_or(Refused::Abort(kind), Refused::NotShown))
+        }
+    }
+}
+
+/// [`translate`], when stage 2 does not map a table: there is no memory, or memory that the guest has not touched yet, which
+/// following its tables by `read` makes ready.
+#[cold]
+fn without_table(
+    va: Va,
+    rights: Rights,
+    direction: Direction,
+    read: impl FnMut(Ipa) -> Option<[u8; 8]>,
 ) -> Result<(Ipa, Memory), AbortKind> {
-    if let Some(level) = table_walk::level_without_memory(&regime(), va, |at| descriptor(vcpu, at)) {
+    if let Some(level) = table_walk::level_without_memory(&regime(), va, read) {
         return Err(AbortKind::ExternalOnWalk(level));
     }
     match look_up(va, rights, direction) {

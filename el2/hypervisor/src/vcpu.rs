@@ -230,6 +230,12 @@ impl Vcpu {
         self.requests.load(Ordering::Acquire) != 0
     }
 
+    /// Whether it is to leave its guest or to stand still, so that what it does on the guest's behalf has to end soon.
+    #[must_use]
+    pub(crate) fn is_called_off(&self) -> bool {
+        self.requests.load(Ordering::Acquire) & (request::STOP | request::PAUSE) != 0
+    }
+
     /// Whether its state is in some CPU's registers.
     #[must_use]
     pub(crate) fn is_loaded(&self) -> bool {

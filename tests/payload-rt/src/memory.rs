@@ -77,6 +77,17 @@ static NEXT_PAGE: AtomicU64 = AtomicU64::new(0);
 /// Pages behind the image that tests may get: 16 MiB.
 const ARENA_PAGES: u64 = 4096;
 
+/// The blocks of 2 MiB of RAM that nothing lies in, and that nobody touches who was not given them by this.
+pub fn untouched_blocks() -> impl Iterator<Item = u64> {
+    let end = arena().end;
+    let is_free = |&block: &u64| {
+        [&machine().device_tree, &machine().initrd]
+            .iter()
+            .all(|taken| taken.is_empty() || block + 0x20_0000 <= taken.start || taken.end <= block)
+    };
+    (end..machine().ram.end - 0x1f_ffff).step_by(0x20_0000).filter(is_free)
+}
+
 /// The RAM that [`pages`] hands out.
 #[must_use]
 pub fn arena() -> core::ops::Range<u64> {

@@ -157,6 +157,27 @@ impl Queue {
         self.device.write(r::QUEUE_NOTIFY, self.number);
     }
 
+    /// Offers one buffer that consists of `length` bytes at each of these places, at most eight, and tells the device.
+    /// Nothing else may be offered yet, or still.
+    pub fn offer_chain(&mut self, places: &[u64], length: u32, direction: Direction) {
+        let flags = if direction == Direction::FromDevice { 2 } else { 0 };
+        for (index, &place) in (0..).zip(places) {
+            let is_last = index + 1 == places.len() as u64;
+            memory::write64(self.memory + 16 * index, place);
+            memory::write32(self.memory + 16 * index + 8, length);
+            memory::write32(
+                self.memory + 16 * index + 12,
+                if is_last { flags } else { flags | 1 | (index as u32 + 1) << 16 },
+            );
+        }
+        memory::write16(self.memory + 0x404 + 2 * (u64::from(self.next) % QUEUE_SIZE), 0);
+        sysreg::dsb();
+        self.next = self.next.wrapping_add(1);
+        memory::write16(self.memory + 0x402, self.next);
+        sysreg::dsb();
+        self.device.write(r::QUEUE_NOTIFY, self.number);
+    }
+
     /// Whether the device is done with everything that was offered.
     #[must_use]
     pub fn is_done(&self) -> bool {

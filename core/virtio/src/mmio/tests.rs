@@ -9,7 +9,8 @@ use crate::console::{Console, RECEIVE, TRANSMIT};
 use crate::device::Progress;
 use crate::entropy::Entropy;
 use crate::queue::QueueError;
-use crate::testing::{AVAILABLE, BUFFERS, DESCRIPTORS, RAM, Ram, USED, WRITE};
+use crate::testing::{AVAILABLE, BUFFERS, DESCRIPTORS, NEXT, RAM, Ram, Reluctant, USED, WRITE};
+use proptest::prelude::*;
 
 const WORD: AccessSize = AccessSize::Word;
 const SIZE: u16 = 8;
@@ -196,5 +197,101 @@ fn a_vacant_window_says_that_it_is_one() {
     }
     for size in [AccessSize::Byte, AccessSize::Half, AccessSize::Double] {
         assert_eq!(super::read_vacant(0, size), mmio.read(0, size));
+    }
+}
+
+/// Lets the device work on `queue` until there is nothing to do, and prepares memory between two calls; returns how many calls
+/// it took.
+fn work<D: crate::Device>(mmio: &mut Mmio<D>, queue: u16, memory: &Reluctant, accesses: usize) -> usize {
+    for calls in 1..10_000 {
+        match mmio.process(queue, memory).unwrap() {
+            Progress::More => {}
+            Progress::Idle | Progress::Blocked => return calls,
+        }
+        memory.next_turn(accesses);
+    }
+    panic!("it comes to no end");
+}
+
+#[test]
+fn memory_that_is_not_ready_is_waited_for_outside_of_the_call() {
+    const BLOCKS: u16 = 8;
+    let ram = Ram::new();
+    let mut mmio = Mmio::new(Entropy::new(|bytes: &mut [u8]| bytes.fill(0xee)));
+    negotiate(&mut mmio, 1 << 32, 0);
+    set(&mut mmio, register::QUEUE_READY, 1);
+    assert_eq!(mmio.write(register::STATUS, WORD, 15), Effect::Started);
+    for index in 0..BLOCKS {
+        let flags = if index + 1 < BLOCKS { WRITE | NEXT } else { WRITE };
+        ram.descriptor(DESCRIPTORS, index, (BUFFERS + u64::from(index) * 256, 1), flags, index + 1);
+    }
+    ram.offer(SIZE, 0, &[0]);
+    let memory = Reluctant::new(ram);
+    let (mut calls, mut prepared) = (0, 0);
+    loop {
+        prepared += usize::from(memory.next_turn(100));
+        calls += 1;
+        if mmio.process(0, &memory) == Ok(Progress::Idle) {
+            break;
+        }
+        assert!(calls < 100 && mmio.is_live(), "stopped, although the driver did nothing wrong");
+    }
+    // The buffers, the descriptors, and the two rings, each in a call of its own.
+    assert_eq!((prepared, calls), (usize::from(BLOCKS) + 3, usize::from(BLOCKS) + 4));
+    assert_eq!((memory.ram.half(USED + 2), memory.ram.used(0)), (1, (0, BLOCKS.into())));
+    assert!(mmio.line());
+    assert_eq!(memory.ram.get(BUFFERS + 256, 2), [0xee, 0]);
+}
+
+/// Chains of at most 8 descriptors in all: where each piece of memory is, and how long.
+fn chains() -> impl Strategy<Value = Vec<Vec<(u64, u32)>>> {
+    let piece = (0u64..0x4000, 0u32..700).prop_map(|(at, length)| (BUFFERS + at, length));
+    prop::collection::vec(prop::collection::vec(piece, 1..4), 1..3)
+}
+
+fn offer(ram: &Ram, chains: &[Vec<(u64, u32)>], flags: u16) {
+    let mut index = 0;
+    let mut heads = Vec::new();
+    for chain in chains {
+        heads.push(index);
+        for (nth, &piece) in chain.iter().enumerate() {
+            let more = if nth + 1 < chain.len() { NEXT } else { 0 };
+            ram.descriptor(DESCRIPTORS, index, piece, flags | more, index + 1);
+            index += 1;
+        }
+    }
+    ram.offer(SIZE, 0, &heads);
+}
+
+proptest! {
+    /// Wherever a device has to stop, what comes of it is what would have come without.
+    #[test]
+    fn work_in_pieces_gives_what_work_in_one_gives(
+        chains in chains(), accesses in 10usize..30, input in prop::collection::vec(any::<u8>(), 1..1000),
+    ) {
+        for (queue, flags) in [(TRANSMIT, 0), (RECEIVE, WRITE)] {
+            let whole = Reluctant::new(Ram::new());
+            let pieces = Reluctant::new(Ram::new());
+            let [one, other] = [(&whole, None), (&pieces, Some(accesses))].map(|(memory, accesses)| {
+                for at in 0..0x4800 {
+                    memory.ram.put(BUFFERS + at, &[(at % 251) as u8]);
+                }
+                offer(&memory.ram, &chains, flags);
+                let mut mmio = started_console(queue);
+                mmio.device_mut().push_input(&input);
+                let calls = match accesses {
+                    None => usize::from(mmio.process(queue, &memory.ram) != Ok(Progress::More)),
+                    Some(accesses) => work(&mut mmio, queue, memory, accesses),
+                };
+                assert!(calls > 0 && mmio.is_live());
+                let mut output = Vec::new();
+                mmio.device_mut().take_output(|bytes| {
+                    output.extend_from_slice(bytes);
+                    bytes.len()
+                });
+                (output, mmio.line(), memory.ram.get(RAM, 0x1_0000))
+            });
+            prop_assert!(one == other);
+        }
     }
 }

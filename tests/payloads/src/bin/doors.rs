@@ -56,7 +56,7 @@ fn main() {
         p1_a7_no_call_without_tdcc_reads_the_status, p1_a8_who_does_not_call_does_not_exit,
         p1_a9_a_register_as_destination_is_no_call, p1_a10_breakpoint_watchpoint_and_step_work,
         p1_a11_string_across_pages, p1_a11_hvc_faults_at_the_instruction, p1_a12_commands_for_kernels, p1_a13_hvc,
-        p1_a15_cpus_at_once, rpc_round_trip, bulk_round_trip_across_pages, bulk_faults_like_an_access,
+        p1_a15_cpus_at_once, rpc_round_trip, bulk_round_trip_across_pages, bulk_in_untouched_memory, bulk_faults_like_an_access,
         random_registers_harm_nobody, levels_call_what_they_may, quotas_are_kept, wfe_as_the_site_file_says,
     ));
 }
@@ -616,6 +616,42 @@ fn bulk_round_trip_across_pages() -> Verdict {
     }
     check_equal!((memory::read8(pages + 6), memory::read8(pages + 7 + length)), (0, 0), "the bytes around it");
     check_equal!(guest::low(0x6_001e, 0, channel)[2], 0x1_0000, "status of CLOSE");
+    Ok(())
+}
+
+/// Buffers of whose pages each lies in a block of RAM that was never touched: both doors begin the call anew until all of them are
+/// ready, and then it was made once.
+fn bulk_in_untouched_memory() -> Verdict {
+    const PAGES: u64 = 4;
+    let mut blocks = memory::untouched_blocks();
+    let mut map = || {
+        let mut places = [0; PAGES as usize];
+        let count = places.iter_mut().zip(&mut blocks).map(|(place, block)| *place = block).count();
+        (1..).zip(places).for_each(|(number, place)| user::map(number, place, Page::Data));
+        (count == PAGES as usize).then_some(places)
+    };
+    let channel = open();
+    let mut reply = [0; 64];
+    for (level, code, call) in [(Level::User, STATUS, 0x86 << 32), (Level::Kernel, HVC, 0)] {
+        // Zeroes: no command.
+        check!(map().is_some(), "too little RAM that nothing lies in");
+        let _ = guest::low(0x1_001e, PAGES * 4096, channel);
+        let mut x = bulk(0x18, channel, user::address(1), PAGES * 4096);
+        x[7] = call | 0x18;
+        let end = user::run(level, &[code], x);
+        check!(end.is_svc() && end.x == x, "{level:?} sends: ESR {:#x}, X1 {:#x}", end.esr, end.x[1]);
+        let length = guest::low(0x3_001e, 0, channel)[1];
+        check!((2..100).contains(&length), "the reply to no command has {length} bytes");
+
+        // What comes back crosses a page.
+        check!(map().is_some(), "too little RAM that nothing lies in");
+        let mut x = bulk(0x1c, channel, user::address(2) - 1, length);
+        x[7] = call | 0x1c;
+        let end = user::run(level, &[code], x);
+        check!(end.is_svc() && end.x == x, "{level:?} receives: ESR {:#x}, X1 {:#x}", end.esr, end.x[1]);
+    }
+    check_equal!(guest::low(0x6_001e, 0, channel)[2], 0x1_0000, "status of CLOSE");
+    check_equal!(guest::ask(b"info-get guestinfo.none", &mut reply), Ok(&b"0 No value found"[..]), "after all that");
     Ok(())
 }
 

@@ -12,7 +12,7 @@ payload_rt::entry!(main);
 fn main() {
     test::run(&tests!("virtio":
         transports, version_and_reset, unknown_feature_is_refused, entropy_differs, entropy_many_buffers, entropy_interrupt,
-        console_output, queue_in_no_memory, buffer_in_no_memory, descriptor_loop, works_after_all_that,
+        console_output, buffers_in_untouched_memory, queue_in_no_memory, buffer_in_no_memory, descriptor_loop, works_after_all_that,
     ));
 }
 
@@ -167,6 +167,32 @@ fn console_output() -> Verdict {
     for _ in 0..3 {
         transmit.offer(buffer, text.len() as u32, Direction::ToDevice);
         check!(timer::wait_until(5000, || transmit.is_done()), "the console does not take its output");
+    }
+    device.write(r::STATUS, 0);
+    Ok(())
+}
+
+/// One byte in each of many blocks of RAM that were never touched, of one buffer: each block has to be made ready, which takes
+/// long, and a host does it where it can do other things meanwhile.
+fn buffers_in_untouched_memory() -> Verdict {
+    let device = device!(virtio::ENTROPY, "entropy");
+    check!(device.start(), "negotiation fails, status {:#x}", device.read(r::STATUS));
+    let mut blocks = memory::untouched_blocks();
+    let mut queue = device.queue(0);
+    device.ready();
+    let mut used = 0;
+    for round in 0..2 {
+        let mut places = [0; 8];
+        let count = places.iter_mut().zip(&mut blocks).map(|(place, block)| *place = block + 0xfff).count();
+        check!(count == 8, "too little RAM that nothing lies in: {used} blocks");
+        used += count;
+        queue.offer_chain(&places, 1, Direction::FromDevice);
+        check!(timer::wait_until(5000, || queue.is_done()), "the device does not return buffer {round}");
+        check_equal!(queue.written(), 8, "bytes written");
+        check_equal!(device.read(r::STATUS) & virtio::STATUS_NEEDS_RESET, 0, "DEVICE_NEEDS_RESET");
+        for place in places {
+            check_equal!((memory::read8(place - 1), memory::read8(place + 1)), (0, 0), "beside {place:#x}");
+        }
     }
     device.write(r::STATUS, 0);
     Ok(())
