@@ -7,10 +7,11 @@
 //! the server closes. A line longer than [`MAX_LINE`] ends the conversation.
 
 mod client;
+mod follow;
 mod place;
 mod server;
 
-pub use client::{ControlError, connect, perform};
+pub use client::{ControlError, connect, perform, perform_while};
 pub use place::{Registration, find, for_run, register};
 pub use server::{Server, serve};
 
@@ -47,7 +48,18 @@ pub enum Order {
         value: Vec<u8>,
     },
     /// What is kept of the hypervisor's log.
-    Log,
+    Log {
+        /// And what comes from now on, until the client closes the connection.
+        follow: bool,
+    },
+    /// The last of what a console printed and what it prints from now on. Each further line of the client's is a list of
+    /// bytes, which go to the guest; it ends when the client has no more to say.
+    Console {
+        /// The VM's name.
+        vm: String,
+        /// The virtio console, not the PL011.
+        virtio: bool,
+    },
     /// What the hypervisor counts.
     Statistics {
         /// These VMs must be there.
@@ -116,7 +128,7 @@ pub enum Report {
         /// Whether it has a clock.
         settable: bool,
     },
-    /// The next piece of the answer to [`Order::Log`].
+    /// The next piece of the answer to [`Order::Log`] or [`Order::Console`].
     Output(Vec<u8>),
     /// The answer to [`Order::Statistics`]: of all VMs, as the hypervisor writes them.
     Statistics(String),

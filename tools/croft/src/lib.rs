@@ -3,6 +3,7 @@
 //! * [`site`]: the site file, read with errors that name file and line.
 //! * [`kernel`]: a kernel file, unpacked to the plain `Image` that goes into a bundle.
 //! * [`bundle`]: from a site to the bytes of its bundle.
+//! * [`attach`]: `croft console`, a console in another terminal.
 //! * [`control`]: how `croft ps` and its like reach the host that another `croft run` keeps.
 //! * [`session`]: a hypervisor at the other end of the link: its consoles, its log, its VMs, and how they end.
 //! * [`terminal`]: a session shown to a person, or as lines of text where nobody sits.
@@ -12,6 +13,7 @@
 //! * [`run`]: all of it together, for `croft run`.
 #![forbid(unsafe_code)]
 
+pub mod attach;
 pub mod bundle;
 pub mod control;
 pub mod kernel;

@@ -3,14 +3,16 @@
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
+use croft::attach::{self, End};
 use croft::control::{self, ControlError, Order as Wish, Report};
-use croft::operate;
+use croft::operate::{self, LogLines};
 use croft::output::{self, Written, complain as say};
 use croft::run::{self, Request};
 use croft::session::status;
 use croft::site::Site;
 use croft::{bundle, moment, size, statistics};
 use std::io::{ErrorKind, Write};
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -27,6 +29,11 @@ const STATUSES: &str = "Exit status:
 const RUN_HELP: &str = "In a terminal, one VM's console is in the foreground; Ctrl-] h shows the keys \
 (Ctrl-] n: next VM, Ctrl-] l: log, Ctrl-] q: quit).
 Without a terminal, every line is printed with its VM's name, and nothing is read.";
+
+const CONSOLE_HELP: &str = "First comes the last of what the console printed. \
+The terminal of `croft run` shows and types there too.
+Without a terminal, standard input is sent as it is, and its end ends the command, after what the guest has \
+printed by then: (echo date; sleep 1) | croft console web";
 
 const COMPLETIONS_HELP: &str = "bash: croft completions bash > ~/.local/share/bash-completion/completions/croft
 zsh:  croft completions zsh > DIR/_croft, where DIR is in $fpath
@@ -108,10 +115,24 @@ enum Order {
         #[command(subcommand)]
         deed: Option<Deed>,
     },
+    /// Attach this terminal to a VM's console; Ctrl-] q leaves it.
+    #[command(after_help = CONSOLE_HELP)]
+    Console {
+        #[command(flatten)]
+        host: HostPlace,
+        /// The VM's name.
+        vm: String,
+        /// Its virtio console (hvc0), not its PL011 (ttyAMA0).
+        #[arg(long)]
+        virtio: bool,
+    },
     /// Print what is kept of the hypervisor's log.
     Log {
         #[command(flatten)]
         host: HostPlace,
+        /// And what comes from now on, until the host ends.
+        #[arg(long)]
+        follow: bool,
     },
     /// Print what the hypervisor counts: exits by reason, CPU time, memory.
     Stat {
@@ -272,7 +293,8 @@ fn main() -> ExitCode {
             clap_complete::generate(shell, &mut Arguments::command(), "croft", &mut script);
             print(&String::from_utf8_lossy(&script)).map_or_else(|error| unwritable(&error), |()| status::OK)
         }
-        Order::Log { host } => order(&host, &Wish::Log, operate::show_log),
+        Order::Console { host, vm, virtio } => console(&host, &Wish::Console { vm, virtio }),
+        Order::Log { host, follow } => log(&host, follow),
         Order::Stat { host, vms, json } => stat(&host, &vms, json),
         Order::Start { host, which } => each(&host, which, is_off, |vm| Wish::Start { vm }),
         Order::Stop { host, how: How { which, force, wait: seconds } } => {
@@ -341,6 +363,41 @@ fn ask(place: &HostPlace, wish: &Wish, show: impl FnMut(Report)) -> Result<(), C
 /// The exit status that says this.
 fn status_of(error: &ControlError) -> u8 {
     if matches!(error, ControlError::Failed(_)) { status::FAILED } else { status::HOST }
+}
+
+fn console(place: &HostPlace, wish: &Wish) -> u8 {
+    let socket = control::find(place.host.as_deref());
+    let ended = socket.and_then(|socket| control::connect(&socket)).and_then(|stream| attach::attach(&stream, wish));
+    match ended {
+        Ok(End::Well) => status::OK,
+        Ok(End::Signal(number)) => status::SIGNAL.wrapping_add(number as u8),
+        Ok(End::Unwritable(error)) => unwritable(&error),
+        Err(error) => complain(&error, status_of(&error)),
+    }
+}
+
+fn log(place: &HostPlace, follow: bool) -> u8 {
+    let (mut lines, mut printed, mut has_begun) = (LogLines::default(), Ok(()), false);
+    let socket = control::find(place.host.as_deref());
+    let done = socket.and_then(|socket| control::connect(&socket)).and_then(|stream| {
+        control::perform_while(stream, &Wish::Log { follow }, |report| {
+            has_begun = true;
+            if let Report::Output(bytes) = report {
+                printed = print(&lines.push(&bytes));
+            }
+            // Who follows it without a reader would do so for ever.
+            if printed.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        })
+    });
+    if let Err(error) = printed.and_then(|()| print(&lines.finish())) {
+        return unwritable(&error);
+    }
+    match done {
+        Ok(()) => status::OK,
+        // A host that ends has no time for last words.
+        Err(ControlError::NoAnswer) if follow && has_begun => status::OK,
+        Err(error) => complain(&error, status_of(&error)),
+    }
 }
 
 fn stat(place: &HostPlace, vms: &[String], json: bool) -> u8 {

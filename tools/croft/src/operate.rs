@@ -134,11 +134,26 @@ pub fn show_time(report: Report) -> String {
     }
 }
 
-/// A piece of the log, as text that cannot disturb a terminal.
-#[must_use]
-pub fn show_log(report: Report) -> String {
-    let Report::Output(bytes) = report else { return String::new() };
-    let text = String::from_utf8_lossy(&bytes);
+/// The log as text that cannot disturb a terminal, in whole lines, however the pieces are cut.
+#[derive(Debug, Default)]
+pub struct LogLines(Vec<u8>);
+
+impl LogLines {
+    /// The lines that `bytes` complete.
+    pub fn push(&mut self, bytes: &[u8]) -> String {
+        self.0.extend(bytes);
+        let whole = self.0.iter().rposition(|&byte| byte == b'\n').map_or(0, |at| at + 1);
+        tame(&self.0.drain(..whole).collect::<Vec<_>>())
+    }
+
+    /// What is left.
+    pub fn finish(&mut self) -> String {
+        tame(&std::mem::take(&mut self.0))
+    }
+}
+
+fn tame(bytes: &[u8]) -> String {
+    let text = String::from_utf8_lossy(bytes);
     text.chars().filter(|letter| matches!(letter, '\n' | '\t') || !letter.is_control()).collect()
 }
 
@@ -150,7 +165,7 @@ pub fn show_progress(report: Report) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{duration, printable, show_json, show_table, whole_key};
+    use super::{LogLines, duration, printable, show_json, show_table, whole_key};
     use crate::control::{Guest, Vm};
 
     fn vms() -> Vec<Vm> {
@@ -207,6 +222,16 @@ mod tests {
         assert_eq!((&value[0]["state"], &value[0]["boots"]), (&"running".into(), &2.into()), "a word and a number");
         assert_eq!((&value[1]["state"], &value[1]["reason"]), (&"crashed".into(), &"no memory".into()));
         assert!(value[1]["boots"].is_null() && value[0]["reason"].is_null());
+    }
+
+    #[test]
+    fn the_log_comes_in_lines_that_are_tame() {
+        let mut lines = LogLines::default();
+        let whole = "1 é\u{1b}[2J\n2 \u{9b}x\ty\r\n3 rest".as_bytes();
+        let mut said: String = whole.iter().map(|&byte| lines.push(&[byte])).collect();
+        assert_eq!(said, "1 é[2J\n2 x\ty\n");
+        said.push_str(&lines.finish());
+        assert!(said.ends_with("\n3 rest") && lines.finish().is_empty());
     }
 
     #[test]

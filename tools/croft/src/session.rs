@@ -212,6 +212,12 @@ impl Session {
         self.shared.lock().hello
     }
 
+    /// Whether nothing more can come: the host has ended.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.shared.lock().ended
+    }
+
     /// What is wrong with the files for logs, if anything is.
     #[must_use]
     pub fn log_complaint(&self) -> Option<String> {

@@ -11,9 +11,10 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::{PipeReader, PipeWriter, Read, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::Arc;
 use std::thread;
+use units::VmId;
 
 const STATISTICS: &str = "\
 web: started 1 times, 512 MiB, 1028 KiB tables; exits: interrupt 3 device 4
@@ -58,6 +59,7 @@ impl Fake {
 
     fn start(&mut self) {
         self.boots += 1;
+        self.frame(Channel::Log, b"0.3 INFO: web started\n");
         self.on = true;
         self.say(Message::VmState { vm: 0, state: VmState::Running { boots: self.boots } });
     }
@@ -72,6 +74,8 @@ impl Fake {
         self.say(Message::Vm { vm: 0, name: "web", state: VmState::Running { boots: 1 } });
         self.say(Message::Vm { vm: 1, name: "db", state: VmState::Running { boots: 1 } });
         self.frame(Channel::Log, b"0.1 INFO: Undercroft\n0.2 WARN: \x1b[2Jodd\n");
+        self.frame(Channel::Console(VmId(0)), b"Debian\r\nweb login: ");
+        self.frame(Channel::VirtioConsole(VmId(0)), b"hvc0 login: ");
         // An answer to nothing, and one that is no answer at all, must not matter.
         self.tell(4711, Answer::Refused("nobody asked"));
         let mut decoder = Decoder::new(crc32c::compute);
@@ -99,6 +103,11 @@ impl Fake {
                     }
                     other => panic!("{other:?}"),
                 },
+                // A guest that echoes.
+                Some(Event::Frame { channel, payload }) => {
+                    let payload = payload.to_vec();
+                    self.frame(channel, &payload);
+                }
                 _ => {}
             }
         }
@@ -212,6 +221,13 @@ impl Stage {
     fn croft(&self, arguments: &[&str]) -> Output {
         let (command, rest) = arguments.split_first().unwrap();
         croft(command, rest, &["--host", self.folder.path().to_str().unwrap()])
+    }
+
+    /// A command that goes on.
+    fn start(&self, arguments: &[&str]) -> Child {
+        let mut croft = Command::new(env!("CARGO_BIN_EXE_croft"));
+        croft.args(arguments).arg("--host").arg(self.folder.path());
+        croft.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
     }
 
     /// What a command prints when it succeeds.
@@ -385,6 +401,95 @@ fn the_log_is_printed_without_what_disturbs_a_terminal() {
     let stage = Stage::new(true);
     assert!(stage.says(&["ps"]).contains("web-1"), "all that was said before has come");
     assert_eq!(stage.says(&["log"]), "0.1 INFO: Undercroft\n0.2 WARN: [2Jodd\n");
+}
+
+/// Reads until `end` has come.
+fn until(reader: &mut impl Read, end: &str) -> String {
+    let (mut said, mut byte) = (Vec::new(), [0]);
+    while !said.ends_with(end.as_bytes()) {
+        reader.read_exact(&mut byte).unwrap();
+        said.push(byte[0]);
+    }
+    text(&said)
+}
+
+#[test]
+fn the_log_is_followed_to_the_hosts_end() {
+    let stage = Stage::new(true);
+    assert!(stage.says(&["ps"]).contains("web-1"), "all that was said before has come");
+    let mut follower = stage.start(&["log", "--follow"]);
+    let mut out = follower.stdout.take().unwrap();
+    assert_eq!(until(&mut out, "odd\n"), "0.1 INFO: Undercroft\n0.2 WARN: [2Jodd\n");
+    assert_eq!(stage.says(&["reboot", "--force", "web"]), "");
+    assert_eq!(until(&mut out, "started\n"), "0.3 INFO: web started\n");
+    // Nobody reads this one any more: it ends with the next line.
+    let mut unread = stage.start(&["log", "--follow"]);
+    until(&mut unread.stdout.take().unwrap(), "started\n");
+    assert_eq!(stage.says(&["reboot", "--force", "web"]), "");
+    assert_eq!(unread.wait().unwrap().code(), Some(4));
+    drop(stage);
+    assert_eq!(follower.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn a_console_is_shown_and_typed_to() {
+    let stage = Stage::new(true);
+    assert!(stage.says(&["ps"]).contains("web-1"), "all that was said before has come");
+    assert_eq!(stage.says(&["console", "web"]), "Debian\r\nweb login: ", "no input: it ends");
+    assert_eq!(stage.says(&["console", "--virtio", "web"]), "hvc0 login: ");
+    let mut console = stage.start(&["console", "web"]);
+    let (mut input, mut out) = (console.stdin.take().unwrap(), console.stdout.take().unwrap());
+    until(&mut out, "login: ");
+    // Ctrl-] is nothing special without a terminal, and no byte is.
+    input.write_all(b"root\x1dq\xff\0\r").unwrap();
+    let mut echo = [0; 9];
+    out.read_exact(&mut echo).unwrap();
+    assert_eq!(&echo, b"root\x1dq\xff\0\r");
+    drop(input);
+    assert_eq!(console.wait().unwrap().code(), Some(0));
+    assert_eq!(stage.says(&["console", "db"]), "", "another VM's is another");
+    let refused = stage.croft(&["console", "mail"]);
+    let said = "croft: there is no VM named mail; there are web, db\n";
+    assert_eq!((refused.status.code(), &*text(&refused.stderr)), (Some(1), said));
+    // One that follows does not keep the host from ending.
+    let mut console = stage.start(&["console", "web"]);
+    until(console.stdout.as_mut().unwrap(), "login: ");
+    drop(stage);
+    assert_eq!(console.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn a_terminal_is_left_as_it_was() {
+    use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+    let stage = Stage::new(true);
+    assert!(stage.says(&["ps"]).contains("web-1"), "all that was said before has come");
+    for (leave, status) in [(&b"\x1dq"[..], Some(0)), (b"", Some(128 + 15))] {
+        let master = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+        grantpt(&master).unwrap();
+        unlockpt(&master).unwrap();
+        let name = ptsname(&master, Vec::new()).unwrap();
+        let slave = fs::OpenOptions::new().read(true).write(true).open(name.to_str().unwrap()).unwrap();
+        let mut master = fs::File::from(master);
+        let is_cooked =
+            || rustix::termios::tcgetattr(&slave).unwrap().local_modes.contains(rustix::termios::LocalModes::ECHO);
+        assert!(is_cooked());
+        let mut croft = Command::new(env!("CARGO_BIN_EXE_croft"));
+        croft.args(["console", "web", "--host"]).arg(stage.folder.path());
+        let end = || Stdio::from(slave.try_clone().unwrap());
+        let mut croft = croft.env("TERM", "xterm").stdin(end()).stdout(end()).stderr(end()).spawn().unwrap();
+        let shown = until(&mut master, "login: ");
+        assert!(shown.contains("Ctrl-] q leaves") && !is_cooked(), "{shown}");
+        master.write_all(b"\x03x").unwrap();
+        until(&mut master, "\x03x");
+        if leave.is_empty() {
+            let process = rustix::process::Pid::from_child(&croft);
+            rustix::process::kill_process(process, rustix::process::Signal::TERM).unwrap();
+        } else {
+            master.write_all(leave).unwrap();
+        }
+        assert_eq!(croft.wait().unwrap().code(), status);
+        assert!(is_cooked());
+    }
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use super::{MAX_LINE, Order, Report};
 use std::io::{BufRead, BufReader, Read, Write};
+use std::ops::ControlFlow;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
@@ -62,7 +63,22 @@ pub fn connect(socket: &Path) -> Result<UnixStream, ControlError> {
 ///
 /// # Errors
 /// The host refused, or is gone.
-pub fn perform(mut stream: UnixStream, order: &Order, mut show: impl FnMut(Report)) -> Result<(), ControlError> {
+pub fn perform(stream: UnixStream, order: &Order, mut show: impl FnMut(Report)) -> Result<(), ControlError> {
+    perform_while(stream, order, |report| {
+        show(report);
+        ControlFlow::Continue(())
+    })
+}
+
+/// As [`perform`], for as long as `show` wants to go on.
+///
+/// # Errors
+/// The host refused, or is gone.
+pub fn perform_while(
+    mut stream: UnixStream,
+    order: &Order,
+    mut show: impl FnMut(Report) -> ControlFlow<()>,
+) -> Result<(), ControlError> {
     let mut line = serde_json::to_vec(order).map_err(|_| ControlError::NoAnswer)?;
     line.push(b'\n');
     stream.write_all(&line).map_err(|_| ControlError::NoAnswer)?;
@@ -76,7 +92,11 @@ pub fn perform(mut stream: UnixStream, order: &Order, mut show: impl FnMut(Repor
         match serde_json::from_slice(&line).map_err(|_| ControlError::NoAnswer)? {
             Report::Done => return Ok(()),
             Report::Failed(why) => return Err(ControlError::Failed(why)),
-            report => show(report),
+            report => {
+                if show(report).is_break() {
+                    return Ok(());
+                }
+            }
         }
     }
 }

@@ -1,9 +1,9 @@
 //! The server's end, in `croft run`.
 
-use super::{ControlError, MAX_LINE, Order, Report, Vm};
+use super::{ControlError, MAX_LINE, Order, Report, Vm, follow};
 use crate::session::{Condition, HostTime, RequestError, Session, SessionError, Standing, Told};
-use abi::link::Command;
 use abi::link::request::Ask;
+use abi::link::{Channel, Command};
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread;
 use std::time::Duration;
+use units::VmId;
 
 /// How long the hypervisor may take for an answer.
 const ANSWER: Duration = Duration::from_secs(20);
@@ -60,8 +61,8 @@ pub fn serve(session: &Arc<Session>, vcpus: Vec<u8>, socket: &Path) -> Result<Se
 /// One client.
 fn attend(session: &Weak<Session>, vcpus: &[u8], stream: &UnixStream) -> std::io::Result<()> {
     stream.set_read_timeout(Some(CLIENT))?;
-    let mut line = Vec::new();
-    BufReader::new(stream).take(MAX_LINE).read_until(b'\n', &mut line)?;
+    let (mut input, mut line) = (BufReader::new(stream), Vec::new());
+    input.by_ref().take(MAX_LINE).read_until(b'\n', &mut line)?;
     let mut tell = |report: &Report| -> std::io::Result<()> {
         let mut line = serde_json::to_vec(report)?;
         line.push(b'\n');
@@ -73,6 +74,22 @@ fn attend(session: &Weak<Session>, vcpus: &[u8], stream: &UnixStream) -> std::io
         ));
     };
     let Some(session) = session.upgrade() else { return Ok(()) };
+    let followed = match &order {
+        Order::Log { follow: true } => Some(Ok(Channel::Log)),
+        Order::Console { vm, virtio } => {
+            let channel = if *virtio { Channel::VirtioConsole } else { Channel::Console };
+            Some(session.vm(vm).map(|vm| channel(VmId(vm))))
+        }
+        _ => None,
+    };
+    match followed {
+        Some(Ok(channel)) => {
+            let end = follow::attend(session, channel, input, &mut tell)?;
+            return tell(&end);
+        }
+        Some(Err(why)) => return tell(&Report::Failed(why.to_string())),
+        None => {}
+    }
     let desk = Desk { session: &session, vcpus };
     match desk.carry_out(order, &mut tell) {
         Ok(()) => tell(&Report::Done),
@@ -109,7 +126,7 @@ const PAUSE_SECONDS: u64 = 10;
 /// How long a VM may take to start: its images are loaded and checked meanwhile.
 const START_SECONDS: u64 = 120;
 /// Bytes of the log in one report: as numbers in JSON they fit a line.
-const PIECE: usize = 64 << 10;
+pub(super) const PIECE: usize = 64 << 10;
 /// Held from the look whether a VM is off until it runs: a second start at the same time would reset it.
 static STARTING: Mutex<()> = Mutex::new(());
 
@@ -118,7 +135,7 @@ struct Desk<'a> {
     vcpus: &'a [u8],
 }
 
-type Tell<'a> = &'a mut dyn FnMut(&Report) -> std::io::Result<()>;
+pub(super) type Tell<'a> = &'a mut dyn FnMut(&Report) -> std::io::Result<()>;
 
 impl Desk<'_> {
     fn carry_out(&self, order: Order, tell: Tell<'_>) -> Result<(), Failure> {
@@ -138,7 +155,8 @@ impl Desk<'_> {
             Order::Set { vm, key, value } => {
                 self.session.set_value(self.session.vm(&vm)?, &key, &value, ANSWER)?;
             }
-            Order::Log => {
+            // Those that are followed are not for this desk.
+            Order::Log { .. } | Order::Console { .. } => {
                 for piece in self.session.log().transcript().as_bytes().chunks(PIECE) {
                     tell(&Report::Output(piece.to_vec()))?;
                 }

@@ -1,0 +1,179 @@
+//! `croft console`: a VM's console in this terminal, beside the one that `croft run` has.
+//!
+//! In a terminal every key goes to the guest but the command key, Ctrl-], as in `croft run`. Elsewhere what comes on standard
+//! input is sent as it is, and the end of that is the end.
+
+use crate::control::{ControlError, Order, Report, perform_while};
+use crate::output::complain;
+use crate::terminal::{Look, Raw, Stripper};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
+use signal_hook::iterator::Signals;
+use std::io::{ErrorKind, Read, Write, stdin, stdout};
+use std::net::Shutdown;
+use std::ops::ControlFlow;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, Ordering};
+use std::thread;
+
+/// Ctrl-].
+const COMMAND_KEY: u8 = 0x1d;
+const HELP: &str = "Ctrl-] q leaves the console, Ctrl-] Ctrl-] sends Ctrl-]";
+
+/// How it ended.
+#[derive(Debug)]
+pub enum End {
+    /// The person had enough, or the input ended, or the host did.
+    Well,
+    /// By a signal.
+    Signal(i32),
+    /// What the guest prints cannot be shown.
+    Unwritable(std::io::Error),
+}
+
+/// Why this end closed the connection: 0 if it did not, a signal's number, or this.
+const LEFT: i32 = -1;
+
+/// Attaches to the console that `order` asks for until somebody has enough.
+///
+/// # Errors
+/// The host refused, or is not there.
+pub fn attach(stream: &UnixStream, order: &Order) -> Result<End, ControlError> {
+    let again = || stream.try_clone().map_err(|_| ControlError::NoAnswer);
+    let raw = Raw::possible().then(Raw::enter).and_then(Result::ok);
+    let is_terminal = raw.is_some();
+    let mut stripper = (is_terminal && Look::from_environment() == Look::Plain).then(Stripper::default);
+    let why = Arc::new(AtomicI32::new(0));
+    let mut typing = Some((again()?, Arc::clone(&why)));
+    let mut unwritten = None;
+    let done = perform_while(again()?, order, |report| {
+        // The first report says that the host lets this client in.
+        if let Some((stream, why)) = typing.take() {
+            if is_terminal {
+                complain(&format!("croft: {HELP}\r"));
+                watch_signals(&stream, &why);
+            }
+            thread::spawn(move || type_in(&stream, is_terminal, &why));
+        }
+        let Report::Output(bytes) = report else { return ControlFlow::Continue(()) };
+        let bytes = stripper.as_mut().map_or(bytes.clone(), |stripper| stripper.strip(&bytes));
+        match stdout().write_all(&bytes).and_then(|()| stdout().flush()) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(error) => {
+                unwritten = Some(error);
+                ControlFlow::Break(())
+            }
+        }
+    });
+    drop(raw);
+    let has_begun = typing.is_none();
+    let why = why.load(Ordering::Acquire);
+    if is_terminal && has_begun {
+        let told = if why == 0 && unwritten.is_none() { "\ncroft: the host has ended" } else { "" };
+        complain(&told);
+    }
+    match (unwritten, why, done) {
+        (Some(error), ..) => Ok(End::Unwritable(error)),
+        (None, signal @ 1.., _) => Ok(End::Signal(signal)),
+        (None, LEFT, _) | (None, _, Ok(())) => Ok(End::Well),
+        // A host that ends has no time for last words.
+        (None, _, Err(ControlError::NoAnswer)) if has_begun => Ok(End::Well),
+        (None, _, Err(error)) => Err(error),
+    }
+}
+
+/// Leaves the terminal as it was when a signal ends this process.
+fn watch_signals(stream: &UnixStream, why: &Arc<AtomicI32>) {
+    let (Ok(mut signals), Ok(stream)) = (Signals::new([SIGHUP, SIGINT, SIGQUIT, SIGTERM]), stream.try_clone()) else {
+        return;
+    };
+    let why = Arc::clone(why);
+    thread::spawn(move || {
+        if let Some(signal) = signals.forever().next() {
+            why.store(signal, Ordering::Release);
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+    });
+}
+
+/// Sends what comes on standard input until that ends, or until it says so.
+fn type_in(mut stream: &UnixStream, is_terminal: bool, why: &AtomicI32) {
+    let mut keys = Keys::default();
+    let mut buffer = [0; 1024];
+    loop {
+        let read = match stdin().read(&mut buffer) {
+            Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+            Ok(0) | Err(_) => break,
+            Ok(count) => buffer.get(..count).unwrap_or_default(),
+        };
+        let Typed { bytes, wants_help, leaves } = if is_terminal { keys.take(read) } else { Typed::from(read) };
+        if wants_help {
+            complain(&format!("\r\ncroft: {HELP}\r"));
+        }
+        let Ok(mut line) = serde_json::to_vec(&bytes) else { break };
+        line.push(b'\n');
+        if leaves || stream.write_all(&line).is_err() {
+            break;
+        }
+    }
+    if is_terminal {
+        let _ = why.compare_exchange(0, LEFT, Ordering::AcqRel, Ordering::Acquire);
+    }
+    // Without a terminal, what the guest has printed so far is still to come.
+    let _ = stream.shutdown(if is_terminal { Shutdown::Both } else { Shutdown::Write });
+}
+
+/// What typed keys mean.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Typed {
+    /// For the guest.
+    bytes: Vec<u8>,
+    wants_help: bool,
+    leaves: bool,
+}
+
+impl From<&[u8]> for Typed {
+    fn from(bytes: &[u8]) -> Self {
+        Self { bytes: bytes.to_vec(), ..Self::default() }
+    }
+}
+
+/// Tells the command key's sequences from what is for the guest, also when they come in pieces.
+#[derive(Default)]
+struct Keys {
+    is_command: bool,
+}
+
+impl Keys {
+    fn take(&mut self, keys: &[u8]) -> Typed {
+        let mut typed = Typed::default();
+        for &key in keys {
+            match (std::mem::take(&mut self.is_command), key) {
+                (false, COMMAND_KEY) => self.is_command = true,
+                (false, key) | (true, key @ COMMAND_KEY) => typed.bytes.push(key),
+                (true, b'q') => {
+                    typed.leaves = true;
+                    break;
+                }
+                (true, _) => typed.wants_help = true,
+            }
+        }
+        typed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Keys, Typed};
+
+    #[test]
+    fn the_command_key_leads_however_it_is_cut() {
+        let mut keys = Keys::default();
+        assert_eq!(keys.take(b"ls\r\x03\xc3"), Typed::from(&b"ls\r\x03\xc3"[..]));
+        assert_eq!(keys.take(b"q\x1d"), Typed::from(&b"q"[..]));
+        assert_eq!(keys.take(b"\x1dx"), Typed::from(&b"\x1dx"[..]), "twice: itself");
+        assert_eq!(keys.take(b"\x1dhy"), Typed { wants_help: true, ..Typed::from(&b"y"[..]) });
+        assert_eq!(keys.take(b"a\x1d"), Typed::from(&b"a"[..]));
+        assert_eq!(keys.take(b"qz"), Typed { leaves: true, ..Typed::default() }, "what comes behind is lost");
+    }
+}
