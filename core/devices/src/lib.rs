@@ -23,7 +23,7 @@ mod pl031;
 mod pl061;
 
 pub use generic_watchdog::GenericWatchdog;
-pub use pl011::Pl011;
+pub use pl011::{PL011_DR, PL011_FR, Pl011};
 pub use pl031::Pl031;
 pub use pl061::{POWER_BUTTON_PIN, Pl061};
 pub use units::AccessSize;

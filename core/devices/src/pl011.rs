@@ -26,9 +26,9 @@ use crate::{AccessSize, Effect};
 
 /// Register offsets (DDI 0183 table 3-1).
 mod register {
-    pub(super) const DR: u64 = 0x00;
+    pub(super) const DR: u64 = super::PL011_DR;
     pub(super) const RSR_ECR: u64 = 0x04;
-    pub(super) const FR: u64 = 0x18;
+    pub(super) const FR: u64 = super::PL011_FR;
     pub(super) const ILPR: u64 = 0x20;
     pub(super) const IBRD: u64 = 0x24;
     pub(super) const FBRD: u64 = 0x28;
@@ -41,6 +41,11 @@ mod register {
     pub(super) const ICR: u64 = 0x44;
     pub(super) const DMACR: u64 = 0x48;
 }
+
+/// Offset of the data register, DR.
+pub const PL011_DR: u64 = 0x00;
+/// Offset of the flag register, FR.
+pub const PL011_FR: u64 = 0x18;
 
 /// Part 0x011, designer Arm (0x41), revision 3 (r1p5): Linux takes revision 3 to mean FIFOs of 32.
 const PERIPHERAL_ID: u32 = 0x0034_1011;
@@ -127,6 +132,22 @@ impl Pl011 {
     #[must_use]
     pub const fn line(&self) -> bool {
         self.ris & self.imsc != 0
+    }
+
+    /// Whether a byte written to the data register now would leave at once ([`Effect::Transmit`]) and change nothing else
+    /// that can be seen from outside, the interrupt line above all: as each byte of a driver that polls.
+    #[inline(always)]
+    #[must_use]
+    pub const fn transmits_quietly(&self) -> bool {
+        let silent = self.imsc & !self.ris & INTERRUPT_TX == 0;
+        silent && !self.blocked && self.to_send.is_empty() && self.cr & CR_LBE == 0
+    }
+
+    /// The flag register, FR: reading it changes nothing.
+    #[inline(always)]
+    #[must_use]
+    pub const fn flag_register(&self) -> u64 {
+        self.flags() as u64
     }
 
     /// The guest reads `size` bytes at `offset`. After it, [`receive_space`](Self::receive_space) may have grown.
@@ -243,7 +264,7 @@ impl Pl011 {
         if self.lcr_h & LCR_H_FEN != 0 { Self::trigger(self.ifls) } else { 0 }
     }
 
-    fn flags(&self) -> u32 {
+    const fn flags(&self) -> u32 {
         let mut flags = FR_CTS | FR_DSR | FR_DCD;
         if self.received.is_empty() {
             flags |= FR_RXFE;

@@ -34,7 +34,7 @@ mod tree;
 
 pub use plan::{
     DeviceKind, MAX_REGIONS, MAX_VIRTIO, MachineError, MachinePlan, RAM_BASE, Region, STOLEN_TIME, Spec,
-    TimerInterrupts, Trigger, VirtioKind,
+    TimerInterrupts, Trigger, UART_BASE, VirtioKind,
 };
 pub use tree::{BootInfo, Cache, Caches, MAX_BOOTARGS, POWER_BUTTON_LINE, TreeError, device_tree};
 

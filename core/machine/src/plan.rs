@@ -22,7 +22,9 @@ const DISTRIBUTOR: Ipa = Ipa(0x0800_0000);
 const DISTRIBUTOR_SIZE: u64 = 0x1_0000;
 const REDISTRIBUTORS: Ipa = Ipa(0x080a_0000);
 const REDISTRIBUTOR_SIZE: u64 = 0x2_0000;
-const PL011: Ipa = Ipa(0x0900_0000);
+const PL011: Ipa = Ipa(UART_BASE);
+/// Where the UART is, for those who cannot wait for the plan: the short path of an exit.
+pub const UART_BASE: u64 = 0x0900_0000;
 const PL031: Ipa = Ipa(0x0901_0000);
 const PL061: Ipa = Ipa(0x0903_0000);
 /// The watchdog's frames, in pages of their own whatever the guest's page size is. QEMU's machine has no such device, and

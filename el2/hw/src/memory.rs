@@ -1,7 +1,7 @@
 //! Physical memory seen as bytes: what EL2 copies into and out of guests and tables.
 //!
-//! Guests change their memory while we look at it, so it is never made into a Rust reference: bytes are copied by
-//! volatile accesses into memory of ours, and only the copy is looked at.
+//! Guests change their memory while we look at it, so it is never made into a Rust reference: bytes are copied once into
+//! memory of ours, and only the copy is looked at.
 
 use core::ptr;
 use core::sync::atomic::{AtomicU16, AtomicU64, Ordering};
@@ -13,15 +13,55 @@ pub fn read(from: Pa, to: &mut [u8]) {
     let source = ptr::with_exposed_provenance::<u8>(from.0 as usize);
     // SAFETY: the frame allocator gave these frames to a guest; EL2 maps all RAM where it is, read-write, and holds no
     // reference into frames of guests.
-    unsafe { ptr::copy_nonoverlapping(source, to.as_mut_ptr(), to.len()) };
+    unsafe { copy(source, to.as_mut_ptr(), to.len()) };
 }
 
 /// Copies `from` into guest memory at `to`. The caller has checked that the bytes are RAM that a guest owns.
 pub fn write(to: Pa, from: &[u8]) {
     let target = ptr::with_exposed_provenance_mut::<u8>(to.0 as usize);
     // SAFETY: as in `read`.
-    unsafe { ptr::copy_nonoverlapping(from.as_ptr(), target, from.len()) };
+    unsafe { copy(from.as_ptr(), target, from.len()) };
 }
+
+/// Copies `length` bytes. Those of 64-byte blocks go through eight registers at a time, which takes a third of the
+/// instructions of the compiler's own function: it is a loop over words where, as here, no FP register may be used. Kernels and
+/// ramdisks are tens of megabytes, and messages of calls tens of kilobytes.
+///
+/// # Safety
+/// As [`ptr::copy_nonoverlapping`], but that the source may change meanwhile: each byte is read once.
+unsafe fn copy(from: *const u8, to: *mut u8, length: usize) {
+    let blocks = if from.addr() & 7 == 0 && to.addr() & 7 == 0 { length / BLOCK } else { 0 };
+    if blocks > 0 {
+        // SAFETY: the blocks lie within what the caller vouches for; both pointers are aligned for the accesses.
+        unsafe {
+            core::arch::asm!(
+                "0:",
+                "ldp {a}, {b}, [{from}]",
+                "ldp {c}, {d}, [{from}, 16]",
+                "ldp {e}, {f}, [{from}, 32]",
+                "ldp {g}, {h}, [{from}, 48]",
+                "add {from}, {from}, 64",
+                "stp {a}, {b}, [{to}]",
+                "stp {c}, {d}, [{to}, 16]",
+                "stp {e}, {f}, [{to}, 32]",
+                "stp {g}, {h}, [{to}, 48]",
+                "add {to}, {to}, 64",
+                "sub {left}, {left}, 1",
+                "cbnz {left}, 0b",
+                from = inout(reg) from => _, to = inout(reg) to => _, left = inout(reg) blocks => _,
+                a = out(reg) _, b = out(reg) _, c = out(reg) _, d = out(reg) _,
+                e = out(reg) _, f = out(reg) _, g = out(reg) _, h = out(reg) _,
+                options(nostack, preserves_flags),
+            );
+        }
+    }
+    let done = blocks * BLOCK;
+    // SAFETY: the rest of what the caller vouches for.
+    unsafe { ptr::copy_nonoverlapping(from.add(done), to.add(done), length - done) };
+}
+
+/// Bytes that are copied or summed up at once.
+const BLOCK: usize = 64;
 
 /// A 64-bit word of a translation table that the hardware walks, at `table` + 8 × `index`.
 #[must_use]
@@ -80,7 +120,32 @@ pub fn claim(start: Pa, size: u64) -> &'static mut [u8] {
 #[must_use]
 pub fn crc32c(seed: u32, bytes: &[u8]) -> u32 {
     let mut crc = !seed;
-    let (words, rest) = bytes.as_chunks::<8>();
+    let is_aligned = bytes.as_ptr().addr() & 7 == 0;
+    let (blocks, rest) = if is_aligned { bytes.as_chunks::<BLOCK>() } else { (&[][..], bytes) };
+    for block in blocks {
+        // SAFETY: reads the block, which is aligned for it, and computes; the host was checked to have the instruction.
+        unsafe {
+            core::arch::asm!(
+                ".arch_extension crc",
+                "ldp {a}, {b}, [{block}]",
+                "ldp {c}, {d}, [{block}, 16]",
+                "crc32cx {crc:w}, {crc:w}, {a}",
+                "crc32cx {crc:w}, {crc:w}, {b}",
+                "ldp {a}, {b}, [{block}, 32]",
+                "crc32cx {crc:w}, {crc:w}, {c}",
+                "crc32cx {crc:w}, {crc:w}, {d}",
+                "ldp {c}, {d}, [{block}, 48]",
+                "crc32cx {crc:w}, {crc:w}, {a}",
+                "crc32cx {crc:w}, {crc:w}, {b}",
+                "crc32cx {crc:w}, {crc:w}, {c}",
+                "crc32cx {crc:w}, {crc:w}, {d}",
+                block = in(reg) block.as_ptr(), crc = inout(reg) crc,
+                a = out(reg) _, b = out(reg) _, c = out(reg) _, d = out(reg) _,
+                options(pure, readonly, nostack, preserves_flags),
+            );
+        }
+    }
+    let (words, rest) = rest.as_chunks::<8>();
     for word in words {
         let word = u64::from_le_bytes(*word);
         // SAFETY: an arithmetic instruction; the host was checked to have it.

@@ -227,6 +227,32 @@ impl Devices {
         }
     }
 
+    /// The UART's flag register, for the short path of an exit; `None` while the UART waits for the console's thread.
+    #[inline(always)]
+    #[must_use]
+    pub(crate) fn uart_flags(&self) -> Option<u64> {
+        (!self.uart_waits()).then(|| self.uart.flag_register())
+    }
+
+    /// Whether bytes of the UART wait for the console's thread.
+    #[inline(always)]
+    #[must_use]
+    pub(crate) fn uart_waits(&self) -> bool {
+        self.uart.transmit_pending() > 0
+    }
+
+    /// The guest writes a byte to the UART's data register, on the short path of an exit: if it leaves at once, and no line and
+    /// no thread has to hear of it. Says whether it was done; if not, nothing was.
+    #[inline(always)]
+    pub(crate) fn transmit_quickly(&mut self, vm: &Vm, byte: u8) -> bool {
+        if !self.uart.transmits_quietly() || !vm.console.push_uart_quickly(byte) {
+            return false;
+        }
+        // It has left.
+        let _ = self.uart.write(devices::PL011_DR, AccessSize::Byte, byte.into());
+        true
+    }
+
     fn watch(&self, vm: &Vm, effect: devices::Effect) {
         if effect == devices::Effect::AlarmChanged
             && let Some(at) = self.watchdog_deadline(vm)

@@ -9,11 +9,12 @@ use cpu::{id, pstate};
 use hw::sysreg;
 use hw::vcpu::{VcpuContext, exit_kind};
 use services::{SUCCESS, psci};
+use units::Va;
 
 use crate::exits::complete;
 use crate::stats::Reason;
 use crate::vcpu::{self, Vcpu};
-use crate::{doors, host, interrupts, sched, speculation, stats};
+use crate::{doors, host, interrupts, sched, speculation, stage1, stats};
 
 /// SMCCC_VERSION and its answer (DEN0028); the long path gives the same.
 const SMCCC_VERSION: u32 = 0x8000_0000;
@@ -23,6 +24,12 @@ const SMCCC_1_1: u64 = 0x1_0001;
 /// WnR and the kind of fault (DDI 0487 D19.2.37): a complete 32-bit load by a translation fault, no more to it.
 const LOAD_MASK: u64 = 1 << 24 | 3 << 22 | 1 << 21 | 1 << 10 | 1 << 9 | 1 << 8 | 1 << 7 | 1 << 6 | 0x3c;
 const LOAD_WORD: u64 = 1 << 24 | 2 << 22 | 0x04;
+/// The same for an access of any size and direction.
+const ACCESS_MASK: u64 = LOAD_MASK & !SIZE & !WRITE;
+const ACCESS: u64 = 1 << 24 | 0x04;
+/// ISS.SAS, of which all ones are a doubleword, and ISS.WnR.
+const SIZE: u64 = 3 << 22;
+const WRITE: u64 = 1 << 6;
 /// A trapped MSR or MRS, but for its register Rt.
 const SYSREG_MASK: u64 = 0x1ff_ffff & !(31 << 5);
 /// ISS.TI of a trapped WFE.
@@ -103,7 +110,7 @@ fn synchronous(vcpu: &'static Vcpu, context: &mut VcpuContext) -> Answer {
             vcpu.counters.count(Reason::IdRegister);
             true
         }
-        class::DATA_ABORT_LOWER => distributor_read(vcpu, context),
+        class::DATA_ABORT_LOWER => distributor_read(vcpu, context) || uart(vcpu, context),
         class::HVC64 if syndrome & 0xffff == 0x86 => doors::null_hvc(vcpu, context),
         class::WFX => return wait(vcpu, context),
         class::SMC64 if syndrome & 0xffff == 0 && speculation::work_around(context.x[0] as u32) => {
@@ -179,6 +186,46 @@ fn distributor_read(vcpu: &'static Vcpu, context: &mut VcpuContext) -> bool {
     let value = gic.distributor_read(offset, vgic::AccessSize::Word);
     drop(gic);
     context.set_register((syndrome >> 16 & 31) as u8, value);
+    context.skip_instruction();
+    context.pstate = pstate::after_a64_instruction(state);
+    vcpu.counters.count(Reason::Device);
+    true
+}
+
+/// What a driver of the UART that polls does for each byte of a console: a look at UARTFR, a byte into UARTDR. Half a million
+/// instructions of a booting Linux are two hundred such exits, so they take no lock but the VM's own, and only if it is free.
+#[inline(never)]
+fn uart(vcpu: &'static Vcpu, context: &mut VcpuContext) -> bool {
+    let (syndrome, state) = (context.syndrome, context.pstate);
+    let far = sysreg::far_el2();
+    let ipa = (sysreg::hpfar_el2() & 0x0fff_ffff_fff0) << 8;
+    if syndrome & ACCESS_MASK != ACCESS
+        || ipa != machine::UART_BASE
+        || syndrome & SIZE == SIZE
+        || !pstate::is_kernel(state)
+        || sysreg::sctlr_el1::read() & pstate::SCTLR_EE != 0
+    {
+        return false;
+    }
+    let register = (syndrome >> 16 & 31) as u8;
+    match (far & 0xfff, syndrome & WRITE != 0) {
+        (devices::PL011_FR, false) => {
+            let Some(devices) = vcpu.vm.devices.try_lock_masked() else { return false };
+            let Some(flags) = devices.uart_flags() else { return false };
+            drop(devices);
+            // All of its flags are in the lowest byte, and nothing is extended by its sign: the size does not matter.
+            context.set_register(register, flags);
+        }
+        // More than a byte at the begin of a page may have begun in the page before (see `mmio::whole`).
+        (devices::PL011_DR, true) if syndrome & SIZE == 0 || !stage1::may_be_normal(Va(far.wrapping_sub(1))) => {
+            let byte = context.register(register) as u8;
+            let Some(mut devices) = vcpu.vm.devices.try_lock_masked() else { return false };
+            if !devices.transmit_quickly(vcpu.vm, byte) {
+                return false;
+            }
+        }
+        _ => return false,
+    }
     context.skip_instruction();
     context.pstate = pstate::after_a64_instruction(state);
     vcpu.counters.count(Reason::Device);

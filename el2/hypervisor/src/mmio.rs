@@ -17,6 +17,7 @@ use vgic::REDISTRIBUTOR_STRIDE;
 
 use crate::devices::carry_on;
 use crate::exits::{again, complete};
+use crate::sched;
 use crate::stage1::{read_ram, translate};
 use crate::stats::Reason;
 use crate::vcpu::Vcpu;
@@ -150,8 +151,13 @@ fn read(vcpu: &'static Vcpu, operation: &Operation) -> u64 {
             let mut devices = vcpu.vm.devices.lock();
             let value = devices.read(device, offset, size);
             let concerned = devices.update_lines(vcpu.vm);
+            let is_in_vain = device == DeviceKind::Pl011 && offset == devices::PL011_FR && devices.uart_waits();
             drop(devices);
             tell(vcpu, concerned);
+            if is_in_vain {
+                // It will look again and again until the console's thread has taken bytes: let that run.
+                sched::yield_now();
+            }
             value
         }
     }

@@ -119,6 +119,16 @@ fn without_table(
     }
 }
 
+/// Whether what lies at `va`, by the guest's tables, is Normal memory, or whether that cannot be told at once.
+#[inline(always)]
+#[must_use]
+pub(crate) fn may_be_normal(va: Va) -> bool {
+    !matches!(
+        look_up(va, Rights::Kernel, Direction::Read),
+        Outcome::Refused(_) | Outcome::Place { memory: Memory::Device, .. }
+    )
+}
+
 #[inline(always)]
 fn look_up(va: Va, rights: Rights, direction: Direction) -> Outcome {
     let ask = |access| outcome(translate_stage1(va.0, access), va);

@@ -118,6 +118,14 @@ pub fn bulk_out(channel: [u64; 3], address: u64, length: u64) -> bool {
     status == 0x1_0000
 }
 
+/// A byte written to the UART's data register, as a console driver that polls does: `STRB`. The bytes are line ends, and fewer
+/// than the hypervisor has room for.
+pub fn transmit() -> u64 {
+    const BYTES: u64 = 1000;
+    let with = ticks!(BYTES, [], ["strb w9, [x11]"], [], in("x9") u64::from(b'\n'), in("x11") crate::uart::BASE,);
+    tenths(with, ticks!(BYTES, [], [], [],), BYTES)
+}
+
 /// A WFE that would wait and asks for nothing. Before it `SEVL` and a `WFE` that uses the event up, which do not count.
 pub fn ordinary_wfe() -> u64 {
     let without = ticks!(ROUNDS, [], ["mov x0, #0", "sevl", "wfe"], [],);

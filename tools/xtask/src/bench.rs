@@ -33,7 +33,7 @@ const fn row(name: &'static str, what: &'static str, most: f64, others: [&'stati
 }
 
 /// The rows that the gate knows. What the payload measures beside them is shown without a budget.
-const BUDGETS: [Budget; 16] = [
+const BUDGETS: [Budget; 18] = [
     row("null-hvc", "null call (HVC, PSCI_VERSION)", 150.0, ["4", "192", "568", "1,322"]),
     row("null-mdccsr", "null call (MDCCSR_EL0, GETVERSION)", 180.0, ["-"; 4]),
     row("rpc-100", "RPC of 100 bytes, 4 bytes a call", 25_000.0, ["-"; 4]),
@@ -42,6 +42,8 @@ const BUDGETS: [Budget; 16] = [
     row("id-register", "trapped ID register", 150.0, ["0", "-", "526", "1,640"]),
     row("gicd-iidr", "emulated GICD_IIDR read", 200.0, ["0", "226", "672", "2,073"]),
     row("gicd-isenabler", "emulated GICD_ISENABLER read", 350.0, ["0", "1,289", "777", "3,941"]),
+    row("uart-flags", "emulated UARTFR read", 270.0, ["0", "-", "-", "-"]),
+    row("uart-data", "a byte to the console (UARTDR write)", 338.0, ["0", "-", "-", "-"]),
     row("self-sgi", "self-SGI: send, acknowledge, EOI", 600.0, ["9", "784", "1,135", "2,703"]),
     row("virtual-timer", "virtual timer: fire, acknowledge, EOI", 205.0, ["12", "211", "1,197", "2,621"]),
     row("reset-to-guest", "reset to a guest's first instruction", 1_000_000.0, ["700", "304,000", "105 M", "-"]),

@@ -2,7 +2,7 @@
 
 use std::vec::Vec;
 
-use super::{FR_BUSY, FR_RXFE, FR_RXFF, FR_TXFE, FR_TXFF, INTERRUPT_RX, INTERRUPT_TX, Pl011, register};
+use super::{CR_LBE, FR_BUSY, FR_RXFE, FR_RXFF, FR_TXFE, FR_TXFF, INTERRUPT_RX, INTERRUPT_TX, Pl011, register};
 use crate::{AccessSize, Effect};
 
 const WORD: AccessSize = AccessSize::Word;
@@ -173,5 +173,43 @@ fn loopback_returns_what_is_sent_and_reports_overrun() {
     let _ = uart.write(register::RSR_ECR, WORD, 0);
     for byte in 0..32 {
         assert_eq!(uart.read(register::DR, WORD), byte);
+    }
+}
+
+#[test]
+fn what_leaves_quietly_changes_nothing_else() {
+    let quiet = |prepare: &dyn Fn(&mut Pl011)| {
+        let mut uart = Pl011::new();
+        prepare(&mut uart);
+        uart.transmits_quietly()
+    };
+    assert!(quiet(&|_| {}), "a UART as it comes");
+    assert!(!quiet(&|uart| uart.set_transmit_blocked(true)), "nobody takes bytes");
+    assert!(!quiet(&|uart| drop(uart.write(register::CR, WORD, u64::from(CR_LBE)))), "it would come back");
+    let unmask = |uart: &mut Pl011| drop(uart.write(register::IMSC, WORD, u64::from(INTERRUPT_TX)));
+    assert!(!quiet(&unmask), "the line would rise");
+    let after_a_byte = |uart: &mut Pl011| {
+        unmask(uart);
+        let _ = uart.write(register::DR, WORD, 0);
+    };
+    assert!(quiet(&after_a_byte), "the line is up already");
+
+    // Whenever it says so, a byte leaves and the line stays as it is.
+    for steps in 0..4096_u32 {
+        let mut uart = Pl011::new();
+        for step in 0_u32..6 {
+            match steps >> (2 * step) & 3 {
+                0 => drop(uart.write(register::IMSC, WORD, u64::from(INTERRUPT_TX) * u64::from(step & 1))),
+                1 => drop(uart.write(register::ICR, WORD, 0x7ff)),
+                2 => uart.set_transmit_blocked(step & 1 == 0),
+                _ => drop(uart.write(register::DR, WORD, u64::from(b'x'))),
+            }
+        }
+        let (line, quiet, flags) = (uart.line(), uart.transmits_quietly(), uart.flag_register());
+        assert_eq!(flags, uart.read(register::FR, WORD), "{steps:#x}");
+        let effect = uart.write(register::DR, WORD, u64::from(b'y'));
+        if quiet {
+            assert_eq!((effect, uart.line()), (Effect::Transmit(b'y'), line), "{steps:#x}");
+        }
     }
 }

@@ -3,14 +3,14 @@
 #![no_std]
 #![no_main]
 
-use payload_rt::{bench, gic, memory, println, psci, sysreg, timer};
+use payload_rt::{bench, gic, memory, println, psci, sysreg, timer, uart};
 
 payload_rt::entry!(main);
 
 /// A row: its name, and what returns tenths of instructions.
 type Row = (&'static str, fn() -> u64);
 
-const ROWS: [Row; 15] = [
+const ROWS: [Row; 17] = [
     ("null-hvc", || bench::call(psci::VERSION)),
     ("smccc-version", || bench::call(psci::SMCCC_VERSION)),
     ("id-register", bench::id_register),
@@ -26,6 +26,9 @@ const ROWS: [Row; 15] = [
     ("wfe-detect", bench::detection_by_wfe),
     ("rpc-100", rpc_of_100_bytes),
     ("rpc-60000", rpc_of_60_000_bytes),
+    ("uart-flags", || bench::load(uart::BASE + uart::FR)),
+    // Last, because the console's thread is busy with it for a while.
+    ("uart-data", bench::transmit),
 ];
 
 /// Messages in one measurement.
