@@ -481,14 +481,17 @@ impl Port {
     }
 
     fn report_states(&mut self) {
+        // What was reported decides about the end, not a second look: a VM that stops between the two would never be said to
+        // have stopped. It has set `STATES_CHANGED`, so its turn comes in the next round.
+        let mut all_off = true;
         for vm in vm::all() {
             let stop = vm.stopped();
-            if stop.is_some() {
-                self.drain_whole(vm);
+            match stop {
+                Some(_) => self.drain_whole(vm),
+                None => all_off = false,
             }
             self.send(&Message::VmState { vm: vm.id.0, state: state_of(vm, stop.as_ref()) });
         }
-        let all_off = vm::all().all(|vm| vm.stopped().is_some());
         if all_off && !self.ended {
             self.ended = true;
             let text = Text::of(stats::write);

@@ -64,6 +64,8 @@ fn u_boot() -> Result<()> {
     console.expect("=> ", BOOT)?;
     console.send("md.l 4000000 1\n")?;
     console.expect("04000000: ffffffff", BOOT)?;
+    // What is typed while it still writes is lost: it looks there for Ctrl-C.
+    console.expect("=> ", BOOT)?;
     console.send("poweroff\n")?;
     let starts = run.log().transcript().matches("u-boot: started").count();
     ensure!(starts == 1, "it started {starts} times:\n{}", run.log().transcript());

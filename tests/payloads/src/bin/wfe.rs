@@ -426,17 +426,26 @@ fn p4_a11_other_waits() -> Verdict {
     for word in [words::DETECT, words::CONFIGURE, words::OWN[0]] {
         let mut x = numbered(word);
         (x[1], x[2]) = (60_000, 0);
-        // The timer's interrupt, though masked, ends the WFI.
-        let end = timer::now() + timer::microseconds(2000);
-        gic::enable(timer::VIRTUAL_PPI);
-        sysreg::cntv_cval_el0::write(end);
-        sysreg::cntv_ctl_el0::write(timer::ENABLE);
-        let mut ended = None;
-        let exits = exits_of(|| ended = Some(user::run(Level::Kernel, &[WFI], x)));
-        let waited = timer::now() >= end;
-        timer::stop();
-        let Some(ended) = ended else { return Ok(()) };
-        check!(ended.is_svc() && ended.x == x, "WFI: ESR {:#x}, X0 {:#x}", ended.esr, ended.x[0]);
+        // A CPU may end a WFI early, for an interrupt of the host too, which the guest does not see (DDI 0487, D1.6). One that
+        // is taken for a call never waits, so one of several that does is enough.
+        let mut exits = [0; 3];
+        let mut waited = false;
+        for _ in 0..16 {
+            // The timer's interrupt, though masked, ends the WFI.
+            let end = timer::now() + timer::microseconds(2000);
+            gic::enable(timer::VIRTUAL_PPI);
+            sysreg::cntv_cval_el0::write(end);
+            sysreg::cntv_ctl_el0::write(timer::ENABLE);
+            let mut ended = None;
+            exits = exits_of(|| ended = Some(user::run(Level::Kernel, &[WFI], x)));
+            waited = timer::now() >= end;
+            timer::stop();
+            let Some(ended) = ended else { return Ok(()) };
+            check!(ended.is_svc() && ended.x == x, "WFI: ESR {:#x}, X0 {:#x}", ended.esr, ended.x[0]);
+            if waited || exits[2] > 0 {
+                break;
+            }
+        }
         check!(waited || exits[2] > 0, "the WFI with {word:#x} neither waited nor came to the hypervisor");
         check_equal!([exits[0], exits[1]], [0, 0], "calls and WFEs for one WFI");
         // WFET X9 and WFIT X9 (FEAT_WFxT), at a time that has passed; undefined where they are not.
