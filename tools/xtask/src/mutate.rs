@@ -10,7 +10,7 @@ use crate::compile;
 use crate::tree::{self, Tree};
 use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -116,15 +116,23 @@ fn hypervisor(tree: &Tree, name: &str) -> Result<()> {
     compile::hypervisor(&copy)?;
     // A test that fails anyway would prove nothing.
     let tests: BTreeSet<&str> = chosen.iter().map(|mutation| &*mutation.test).collect();
+    let mut sound = BTreeMap::new();
     for test in tests {
         let tally = run_test(&copy, test)?;
-        ensure!(tally.failed == 0, "{test} fails without any break: {}", tally.failures.join("; "));
-        ensure!(tally.passed > 0, "there is no test {test} that could fail");
+        let wrong = match &tally {
+            tally if tally.failed > 0 => format!("the test fails without any break: {}", tally.failures.join("; ")),
+            tally if tally.passed == 0 => "there is no such test".to_owned(),
+            _ => String::new(),
+        };
+        sound.insert(test.to_owned(), wrong);
     }
     let mut fates = Vec::new();
     for mutation in chosen {
         println!("\n== {}: {}", mutation.patch, mutation.breaks);
-        let fate = try_one(&copy, &mutation).unwrap_or_else(|error| Fate::Wrong(format!("{error:#}")));
+        let fate = match sound.get(&mutation.test) {
+            Some(wrong) if !wrong.is_empty() => Fate::Wrong(wrong.clone()),
+            _ => try_one(&copy, &mutation).unwrap_or_else(|error| Fate::Wrong(format!("{error:#}"))),
+        };
         fates.push((mutation, fate));
     }
     println!();

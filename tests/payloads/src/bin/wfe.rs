@@ -317,10 +317,12 @@ fn own_watchdog_injects_into_its_own() -> Verdict {
     }
     for (job, own) in [(inject_mine as cpu::Job, true), (inject_the_vms, false)] {
         GOT.store(UNKNOWN, Ordering::SeqCst);
+        CAME_HERE.store(false, Ordering::SeqCst);
         check!(cpu::start(1, job).is_ok(), "CPU 1 did not start");
         let (mut here, mut there) = (false, UNKNOWN);
-        timer::wait_until(10_000, || {
+        timer::wait_until(20_000, || {
             here |= take_serror();
+            CAME_HERE.store(here, Ordering::SeqCst);
             there = GOT.load(Ordering::SeqCst);
             there != UNKNOWN
         });
@@ -334,10 +336,12 @@ fn own_watchdog_injects_into_its_own() -> Verdict {
 /// Whether CPU 1 got an SError, once that is known.
 static GOT: AtomicU64 = AtomicU64::new(UNKNOWN);
 const UNKNOWN: u64 = u64::MAX;
+/// Whether CPU 0 got one.
+static CAME_HERE: AtomicBool = AtomicBool::new(false);
 
 fn inject_mine(_: usize) {
     let _ = guest::configure_own_watchdog(20, 1);
-    let came = timer::wait_until(2000, is_serror_pending);
+    let came = timer::wait_until(10_000, is_serror_pending);
     let _ = guest::configure_own_watchdog(0, 0);
     take_serror();
     GOT.store(came.into(), Ordering::SeqCst);
@@ -345,9 +349,10 @@ fn inject_mine(_: usize) {
 
 fn inject_the_vms(_: usize) {
     let _ = guest::configure_watchdog(20, 1);
-    let came = timer::wait_until(200, is_serror_pending);
+    // Until somebody has it, however late that is on a machine with other work.
+    timer::wait_until(10_000, || is_serror_pending() || CAME_HERE.load(Ordering::SeqCst));
     let _ = guest::configure_watchdog(0, 0);
-    GOT.store(came.into(), Ordering::SeqCst);
+    GOT.store(is_serror_pending().into(), Ordering::SeqCst);
 }
 
 static LOCK: AtomicBool = AtomicBool::new(false);
