@@ -3,40 +3,20 @@
 //! This crate wires the pure logic of `core/` to the hardware of `el2/hw`, and contains no unsafe code. It begins at
 //! [`boot::main`] on the boot CPU, MMU off: describe the platform, check that it can be served, build EL2's own address
 //! space, take the RAM under control, start the other CPUs, make the VMs that the bundle describes, and become the idle
-//! thread. From then on everything happens in threads: one a vCPU ([`vcpu`]), one for the console ([`console`]).
+//! thread. From then on everything happens in threads: one a vCPU ([`vcpu`]), one for the console ([`link`]).
 #![no_std]
 #![no_main]
 #![deny(unsafe_code)]
 #![expect(clippy::result_large_err, reason = "a refusal has its room with it, so that none has to be allocated")]
 
 mod boot;
-mod console;
-mod crash_test;
-mod debug;
+mod checks;
 mod devices;
-mod doors;
-mod entropy;
-mod exits;
-mod fast;
-mod guest_memory;
+mod exit;
 mod host;
-mod images;
-mod interrupts;
-mod log_sink;
-mod memory;
-mod mmio;
-mod operator;
+mod link;
 mod sched;
-mod selftest;
-mod speculation;
-mod stage1;
-mod stats;
-mod switch_cost;
-mod text;
 mod vcpu;
 mod vm;
-mod wall_clock;
-mod wander;
-mod watchdog;
 
-hw::entry!(crate::boot::main, crate::fast::on_exit);
+hw::entry!(crate::boot::main, crate::exit::fast::on_exit);

@@ -1,4 +1,4 @@
-//! The run queue between CPUs, as `el2/hypervisor/src/sched.rs` has it around its lock: a thread that waits on a busy CPU
+//! The run queue between CPUs, as `el2/hypervisor/src/sched/mod.rs` has it around its lock: a thread that waits on a busy CPU
 //! is seen by a CPU that becomes idle, or that one is told; and who is told to look at its queue finds what it was told of.
 
 use loom::sync::atomic::{AtomicBool, AtomicU32, Ordering, fence};

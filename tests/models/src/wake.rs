@@ -1,4 +1,4 @@
-//! Sleeping, waking and stealing, as `el2/hypervisor/src/sched.rs` does them around [`Parking`]: no wake-up is lost, and
+//! Sleeping, waking and stealing, as `el2/hypervisor/src/sched/mod.rs` does them around [`Parking`]: no wake-up is lost, and
 //! no thread is on two queues.
 
 use loom::sync::atomic::{AtomicBool, Ordering};

@@ -16,7 +16,7 @@ const LIMIT: Duration = Duration::from_secs(120);
 type Case = (&'static str, &'static [&'static str], &'static [&'static str]);
 
 const CASES: [Case; 5] = [
-    ("panic", &["panicked at el2/hypervisor/src/crash_test.rs:", "the self-test panics"], &[]),
+    ("panic", &["panicked at el2/hypervisor/src/checks/crash_test.rs:", "the self-test panics"], &[]),
     ("undefined", &["ESR 0x2000000 (undefined instruction 0x0)"], &["undefined_instruction", "crash_test"]),
     ("write-code", &["(data abort 0x25)"], &["crash_test"]),
     ("execute-data", &["(instruction abort 0x21)"], &[]),

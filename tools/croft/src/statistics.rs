@@ -1,7 +1,7 @@
 //! The hypervisor's statistics: what `croft stat` prints, and the same taken apart for programs.
 //!
 //! They come as text, a block for each VM (a line with its name, and lines that begin with blanks) and then the host's lines;
-//! `el2/hypervisor/src/stats.rs` writes them. The JSON is described in `docs/formats/control.md`.
+//! `el2/hypervisor/src/link/stats.rs` writes them. The JSON is described in `docs/formats/control.md`.
 
 use serde_json::{Map, Value, json};
 

@@ -13,6 +13,7 @@ use spin::Once;
 use units::{CpuId, Va};
 
 use super::{CPUS, Cpu, cpu, online, place};
+use crate::host::memory;
 use crate::vcpu::Vcpu;
 
 /// How many threads there can be.
@@ -104,7 +105,7 @@ impl Thread {
             }
             some => some,
         };
-        let stack: Va = crate::memory::allocate_stack()?;
+        let stack: Va = memory::allocate_stack()?;
         let home = place(affinity, weight);
         let parking = Parking::asleep(u32::from(home.id.0));
         Ok(Self::register(name, Context::new(stack, entry, argument), parking, weight, affinity))

@@ -1,0 +1,297 @@
+//! From the first Rust instruction to the idle loop.
+
+extern crate alloc;
+
+use alloc::string::String;
+use core::fmt::Write as _;
+use core::sync::atomic::{AtomicU32, Ordering};
+
+use abi::HostArguments;
+use abi::bundle::Bundle;
+use abi::host_arguments::SelfTest;
+use cpu::speculation::Plan;
+use frames::Owner;
+use hw::boot::{self as entry, StartError};
+use hw::{crash, firmware, gic, memory as physical, percpu, sysreg, uart};
+use platform::{BootMethod, Conduit, ConsoleKind, Platform, PlatformError};
+use units::{CpuId, PAGE_SIZE, Pa, Range, VmId};
+
+use crate::checks::{selftest, wander};
+use crate::exit::doors;
+use crate::host::{self, entropy, memory, speculation, wall_clock};
+use crate::link::{console, log_sink};
+use crate::sched::{self, interrupts};
+use crate::vm::{self, watchdog};
+
+/// Devices are mapped in pieces of this size: what is near a device is a device too.
+const DEVICE_STEP: u64 = 64 << 10;
+
+/// With less memory than this, in MiB, no VM is worth starting.
+const LEAST_MEMORY_MIB: u64 = 64;
+
+// What is called here once is not inlined: `main` and `start` never return, and all that they inline would stay on the boot
+// CPU's stack, which becomes the idle thread's.
+
+/// CPUs that have come up.
+static STARTED: AtomicU32 = AtomicU32::new(1);
+
+/// The boot CPU's way in; `tree` is where the loader says the device tree is.
+pub(crate) fn main(tree: Pa) -> ! {
+    let blob = blob(tree);
+    let mut described = describe(blob, tree);
+    let (console, psci) = match &described {
+        Ok(platform) => (platform.console, platform.psci),
+        Err(_) => remains(blob),
+    };
+    if let Some(console) = console
+        && matches!(console.kind, ConsoleKind::Pl011 | ConsoleKind::Sbsa)
+    {
+        uart::init(console.registers.start);
+    }
+    firmware::set_conduit(match psci.map(|psci| psci.conduit) {
+        Some(Conduit::Smc) => firmware::Conduit::Smc,
+        Some(Conduit::Hvc) => firmware::Conduit::Hvc,
+        None => firmware::Conduit::None,
+    });
+    if entry::exception_level() != 2 {
+        refuse(format_args!(
+            "started at EL{}, but a hypervisor needs EL2: with QEMU add virtualization=on to -M virt",
+            entry::exception_level()
+        ));
+    }
+    // By reference, for the description is large.
+    let platform = match &mut described {
+        Ok(platform) => platform,
+        Err(error) => refuse(format_args!("the device tree: {error}")),
+    };
+    let memory = platform.memory.iter().map(|range| range.size).sum::<u64>() >> 20;
+    if memory < LEAST_MEMORY_MIB {
+        refuse(format_args!("memory: the host has {memory} MiB, at least {LEAST_MEMORY_MIB} are needed"));
+    }
+    if let Err(unfit) = host::init(platform.timer.frequency) {
+        refuse(format_args!("this CPU cannot run it: {unfit}"));
+    }
+    start(platform)
+}
+
+#[inline(never)]
+fn describe(blob: &'static [u8], tree: Pa) -> Result<Platform<'static>, PlatformError> {
+    Platform::from_device_tree(blob, tree)
+}
+
+/// What is left of a device tree that is no good: it may do to say why, and to switch off.
+#[inline(never)]
+fn remains(blob: &[u8]) -> (Option<platform::Console>, Option<platform::Psci>) {
+    (platform::Console::from_device_tree(blob), platform::Psci::from_device_tree(blob))
+}
+
+/// Says why Undercroft does not start, and switches the machine off.
+fn refuse(reason: core::fmt::Arguments<'_>) -> ! {
+    let _ = writeln!(uart::Emergency, "undercroft: does not start: {reason}");
+    firmware::power_off()
+}
+
+/// The device tree's bytes, which stay where they are for as long as we run; empty if there is none.
+fn blob(tree: Pa) -> &'static [u8] {
+    let header = physical::constant(tree, 8);
+    match header.try_into().ok().and_then(platform::device_tree_size) {
+        Some(size) => physical::constant(tree, size as u64),
+        None => &[],
+    }
+}
+
+fn start(platform: &mut Platform<'static>) -> ! {
+    if let Err(error) = map(platform) {
+        refuse(format_args!("cannot map the host's memory: {error:?}"));
+    }
+    log_sink::init();
+    crash::set_prologue(console::crash_preamble);
+    crash::set_epilogue(console::write_log_tail);
+    if !platform.put_first(sysreg::mpidr_el1()) {
+        log::warn!("the device tree does not know the CPU that booted");
+    }
+    if let Err(error) = memory::init(platform) {
+        refuse(format_args!("memory: {error}"));
+    }
+    wall_clock::init(platform.clock);
+    entropy::init(platform.seed);
+    gic::init_distributor(platform.gic.distributor);
+    let arguments = HostArguments::parse(platform.bootargs);
+    if arguments.calls_firmware {
+        speculation::call_always();
+    }
+    let plan = join(platform, sysreg::mpidr_el1());
+    let others = platform.cpus.len() - 1;
+    // The self-test of late CPUs starts the last one itself.
+    start_others(platform, if arguments.selftest == SelfTest::PerCpu { others.saturating_sub(1) } else { others });
+    if let Err(error) = console::start(&arguments) {
+        refuse(format_args!("memory: {error}"));
+    }
+    if let Some(interrupt) = platform.console.and_then(|console| console.interrupt) {
+        interrupts::set_console(interrupt);
+    }
+    log::info!(
+        "Undercroft {} on {} CPUs, {} MiB",
+        env!("CARGO_PKG_VERSION"),
+        STARTED.load(Ordering::Acquire),
+        memory::usage().total / 256
+    );
+    log::info!("speculation: {plan}");
+    if arguments.calls_firmware {
+        log::info!("speculation: every exit calls firmware, as the boot argument vectors=calling wants it");
+    }
+    if arguments.tdcc_in_hardware {
+        doors::leave_tdcc_in_hardware();
+    }
+    if !host::probe_wfe() {
+        log::info!("WFE does not trap on this machine: guests that ask through it get no answer");
+    }
+    for word in arguments.unknown() {
+        log::warn!(
+            "the boot argument \"{word}\" is unknown; known are link=text|framed, all-off=stay|poweroff, exit-times=off|on"
+        );
+    }
+    if !entropy::has_good_source(platform.seed) {
+        log::warn!("the host offers no randomness (no /chosen/rng-seed, no RNDR): guests' seeds can be guessed");
+    }
+    if !matches!(arguments.selftest, SelfTest::No | SelfTest::Wander) {
+        selftest::start(arguments.selftest, platform);
+        console::open();
+        sched::idle()
+    }
+    if let Err(reason) = make_vms(platform) {
+        log::error!("no VM can be started: {reason}");
+        console::vm_changed();
+    }
+    if arguments.selftest == SelfTest::Wander {
+        wander::start();
+    }
+    console::open();
+    sched::idle()
+}
+
+/// Builds EL2's address space and enters it.
+#[inline(never)]
+fn map(platform: &Platform<'_>) -> Result<(), hw::mmu::MapError> {
+    let mut devices = arrayvec::ArrayVec::<Range<Pa>, 16>::new();
+    let console = platform.console.map(|console| console.registers);
+    let gic = &platform.gic;
+    let clock = &platform.clock;
+    for range in gic.redistributors.iter().chain([&gic.distributor]).chain(&console).chain(clock) {
+        let start = range.start.align_down(DEVICE_STEP);
+        let end = range.end().align_up(DEVICE_STEP).unwrap_or(range.end());
+        let range = Range { start, size: end.0 - start.0 };
+        if !devices.iter().any(|known| known.overlaps(range)) {
+            let _ = devices.try_push(range);
+        }
+    }
+    entry::enter_virtual(&platform.memory, &devices)
+}
+
+/// What every CPU does before it runs threads. Returns what is done about its predictors.
+fn join(platform: &Platform<'_>, mpidr: u64) -> Plan {
+    host::init_cpu();
+    match gic::find_redistributor(&platform.gic.redistributors, mpidr) {
+        Some(redistributor) => gic::init_cpu(redistributor),
+        None => refuse(format_args!("CPU {mpidr:#x} has no Redistributor in the device tree")),
+    }
+    percpu::set_hooks(sched::interrupt_in_el2, sched::preempt);
+    let plan = speculation::init_cpu();
+    sched::join();
+    plan
+}
+
+/// Where the other CPUs find the platform.
+static PLATFORM: spin::Once<Platform<'static>> = spin::Once::new();
+
+#[inline(never)]
+fn publish(platform: &Platform<'static>) {
+    PLATFORM.call_once(|| platform.clone());
+}
+
+#[inline(never)]
+fn start_others(platform: &Platform<'static>, count: usize) {
+    publish(platform);
+    for cpu in platform.cpus.iter().skip(1).take(count) {
+        if cpu.boot != BootMethod::Psci {
+            log::warn!("CPU {} stays off: it waits for {:?}, which is not supported yet", cpu.id.0, cpu.boot);
+            continue;
+        }
+        if let Err(error) = start_cpu(cpu.id, cpu.mpidr) {
+            log::warn!("CPU {} stays off: {error}", cpu.id.0);
+        }
+    }
+    if platform.cpus_left_out > 0 {
+        log::warn!("{} CPUs stay off: more than {} are not supported", platform.cpus_left_out, platform::MAX_CPUS);
+    }
+}
+
+/// Starts the last CPU, which was left out at first: for the self-test. Returns its number.
+///
+/// # Errors
+/// A sentence.
+pub(crate) fn start_last() -> Result<CpuId, String> {
+    let last = PLATFORM.get().and_then(|platform| platform.cpus.last()).ok_or("there is no other CPU")?;
+    start_cpu(last.id, last.mpidr)?;
+    Ok(last.id)
+}
+
+fn start_cpu(id: CpuId, mpidr: u64) -> Result<(), String> {
+    let frame = || memory::allocate_frames(Owner::Hypervisor, 1).map(|frame| frame.start());
+    let memory =
+        || Ok::<_, frames::FramesError>((memory::allocate_stack()?, memory::allocate_stack()?, [frame()?, frame()?]));
+    let (stack, emergency, frames) = memory().map_err(|error| alloc::format!("{error}"))?;
+    let before = STARTED.load(Ordering::Acquire);
+    entry::start_cpu(id, mpidr, stack, frames, emergency, secondary).map_err(|error| match error {
+        StartError::Map(error) => alloc::format!("no memory: {error:?}"),
+        StartError::Firmware(code) => alloc::format!("PSCI CPU_ON returned {code}"),
+    })?;
+    // Ten seconds are ages for a CPU, even for an emulated one on a busy machine.
+    let deadline = sysreg::cntpct_el0().saturating_add(host::ticks(10_000_000));
+    while STARTED.load(Ordering::Acquire) == before {
+        if sysreg::cntpct_el0() > deadline {
+            return Err("it was started and has not come up within ten seconds".into());
+        }
+        hw::sync::relax();
+    }
+    Ok(())
+}
+
+/// The other CPUs' way in.
+fn secondary() -> ! {
+    let Some(platform) = PLATFORM.get() else { unreachable!("set before the CPU was started") };
+    join(platform, sysreg::mpidr_el1());
+    STARTED.fetch_add(1, Ordering::AcqRel);
+    sched::idle()
+}
+
+/// Reads the bundle and makes its VMs.
+#[inline(never)]
+fn make_vms(platform: &Platform<'static>) -> Result<(), String> {
+    let initrd = platform.initrd.ok_or("there is no initial ramdisk; it should be a bundle, made by `croft bundle`")?;
+    let bytes = physical::constant(initrd.start, initrd.size);
+    let bundle = Bundle::parse(bytes, physical::crc32c).map_err(|error| alloc::format!("the bundle: {error}"))?;
+    let vcpus: u32 = bundle.vms().map(|vm| u32::from(vm.vcpus)).sum();
+    let services: u64 = bundle.vms().map(|vm| doors::most_memory(&vm.doors)).sum();
+    if bundle.vms().any(|vm| watchdog::may_be_used(&vm.doors)) {
+        watchdog::start().map_err(|error| alloc::format!("{error}"))?;
+    }
+    let blocks: u64 = bundle.vms().map(|vm| vm.memory / units::BLOCK_SIZE).sum();
+    // A VM's virtio devices have three chains of 256 entries between them, of a frame each.
+    let devices = bundle.vm_count() as u64 * 4 * PAGE_SIZE;
+    memory::prepare_heap(services + blocks * 16 + devices + u64::from(vcpus) * 4 * PAGE_SIZE)
+        .map_err(|error| alloc::format!("{error}"))?;
+    for (id, config) in (0..).map(VmId).zip(bundle.vms()) {
+        if config.doors.wfe && !host::wfe_traps() {
+            log::warn!("{}: its WFE channel stays closed: WFE does not trap on this machine", config.name);
+        }
+        if let Err(reason) = vm::create(id, config, bundle) {
+            log::error!("{reason}");
+        }
+    }
+    // Only now: what a vCPU may do with its CPU depends on who else may come.
+    for vm in vm::all() {
+        vm.start();
+    }
+    Ok(())
+}

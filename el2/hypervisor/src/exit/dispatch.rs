@@ -1,0 +1,410 @@
+//! What a guest's exits lead to: the safe `match` in the middle of the hypervisor.
+
+extern crate alloc;
+
+use cpu::exit::{DataAbort, Exit, FaultKind, InstructionAbort, WaitKind, class_of, decode};
+use cpu::inject::{self, AbortKind};
+use cpu::retry::{Try, Verdict};
+use cpu::sysreg::{self as trapped, Action, OsLockRegister, PhysicalTimerRegister, SgiRegister};
+use cpu::translation::Rights;
+use cpu::{Direction, pstate};
+use hw::sysreg;
+use hw::vcpu::VcpuContext;
+use log::Level;
+use services::psci::{Call, CpuOffOutcome, PsciError, Suspension};
+use services::{Facts, NOT_SUPPORTED, Request, SUCCESS};
+use units::{IntId, Ipa, Va};
+use vgic::Group;
+
+use crate::exit::stage1::{refused_walk, translate};
+use crate::exit::{debug, doors, mmio};
+use crate::host::text::sentence;
+use crate::host::{entropy, speculation};
+use crate::link::stats::{self, Reason};
+use crate::sched;
+use crate::vcpu::{Leave, Vcpu};
+use crate::vm::Stop;
+use crate::vm::guest_memory::GuestRam;
+
+/// What the CPU said about a synchronous exit beside its syndrome, read before anybody else's exit could overwrite it.
+#[derive(Clone, Copy)]
+pub(crate) struct Cause {
+    /// FAR_EL2.
+    pub(crate) far: Va,
+    /// HPFAR_EL2.
+    pub(crate) hpfar: u64,
+}
+
+/// Handles the synchronous exit that `context` and `cause` describe. `Some` if the vCPU leaves the guest.
+///
+/// `vcpu` is loaded, and IRQs are let in: wherever no lock is held, its thread may be preempted and go on on another CPU. Its
+/// registers are there again by then, so a handler reads and writes them as if it had never left.
+pub(crate) fn handle(vcpu: &'static Vcpu, context: &mut VcpuContext, cause: Cause) -> Option<Leave> {
+    let exit = decode(context.syndrome, cause.far.0, cause.hpfar);
+    let begin = stats::is_timed().then(|| own_time(vcpu));
+    let (reason, leave) = dispatch(vcpu, context, cause, exit);
+    vcpu.counters.count(reason);
+    if let Some(begin) = begin {
+        vcpu.counters.add_ticks(reason, own_time(vcpu).wrapping_sub(begin));
+    }
+    leave
+}
+
+/// Ticks of the counter, less those for which others had the CPU that this vCPU wanted.
+fn own_time(vcpu: &Vcpu) -> u64 {
+    sysreg::cntpct_el0().wrapping_sub(vcpu.thread().wait_time())
+}
+
+fn dispatch(vcpu: &'static Vcpu, context: &mut VcpuContext, cause: Cause, exit: Exit) -> (Reason, Option<Leave>) {
+    match exit {
+        Exit::DataAbort(abort) => (data_abort(vcpu, context, abort), None),
+        Exit::InstructionAbort(abort) => (instruction_abort(vcpu, context, abort), None),
+        Exit::SystemRegister(access) => {
+            if let Some(reason) = doors::debug_register(vcpu, context, access) {
+                return (reason, None);
+            }
+            let action = trapped::classify(access.encoding, access.direction);
+            system_register(vcpu, context, action, access.direction, access.rt);
+            (Reason::SystemRegister, None)
+        }
+        Exit::Hvc { immediate: 0 } => (Reason::Hvc, call(vcpu, context)),
+        Exit::Hvc { immediate: 0x86 } if doors::hvc(vcpu, context) => (Reason::Call, None),
+        Exit::Smc { immediate: 0 } => {
+            complete(context);
+            (Reason::Smc, call(vcpu, context))
+        }
+        // The calling convention knows no other immediate than 0 (DEN0028 section 2.5): nobody is at that number.
+        Exit::Hvc { .. } => {
+            context.set_register(0, NOT_SUPPORTED);
+            (Reason::Hvc, None)
+        }
+        Exit::Smc { .. } => {
+            complete(context);
+            context.set_register(0, NOT_SUPPORTED);
+            (Reason::Smc, None)
+        }
+        Exit::Wfx(kind) => {
+            let called = kind == WaitKind::Wfe && doors::wait(vcpu, context);
+            complete(context);
+            if called {
+                return (Reason::Call, None);
+            }
+            (wait(vcpu, kind), None)
+        }
+        Exit::FloatingPoint => {
+            vcpu.load_fp();
+            (Reason::FloatingPoint, None)
+        }
+        Exit::Breakpoint | Exit::Step | Exit::Watchpoint { .. } | Exit::Brk { .. } | Exit::PcAlignment { .. } => {
+            let syndrome = context.syndrome;
+            inject(context, |state| inject::reflect(state, syndrome, Some(cause.far)));
+            (Reason::Other, None)
+        }
+        _ => {
+            if matches!(exit, Exit::Unknown { .. }) {
+                vcpu.vm.report(Level::Debug, format_args!("exit of class {:#x}", class_of(context.syndrome)));
+            }
+            undefined(context);
+            (Reason::Other, None)
+        }
+    }
+}
+
+/// Steps over an instruction that was carried out for the guest.
+#[inline(always)]
+pub(crate) fn complete(context: &mut VcpuContext) {
+    context.skip_instruction();
+    context.pstate = pstate::after_instruction(context.pstate);
+}
+
+/// Lets `make` turn the guest's state into that of an exception taken to EL1.
+pub(crate) fn inject(context: &mut VcpuContext, make: impl FnOnce(&mut inject::GuestState)) {
+    let mut state = inject::GuestState {
+        pc: context.pc,
+        pstate: context.pstate,
+        elr_el1: sysreg::elr_el1::read(),
+        spsr_el1: sysreg::spsr_el1::read(),
+        esr_el1: sysreg::esr_el1::read(),
+        far_el1: sysreg::far_el1::read(),
+        vbar_el1: sysreg::vbar_el1::read(),
+        sctlr_el1: sysreg::sctlr_el1::read(),
+    };
+    make(&mut state);
+    context.pc = state.pc;
+    context.pstate = state.pstate;
+    sysreg::elr_el1::write(state.elr_el1);
+    sysreg::spsr_el1::write(state.spsr_el1);
+    sysreg::esr_el1::write(state.esr_el1);
+    sysreg::far_el1::write(state.far_el1);
+}
+
+/// The guest's EL0 was found in AArch32 state, which it was told it lacks: whatever it did there is not carried out, and the
+/// guest's kernel gets the exception that an illegal execution state gives
+/// ([decision 0023](../../../docs/decisions/0023-what-is-hidden.md)).
+pub(crate) fn refuse_aarch32(vcpu: &Vcpu, context: &mut VcpuContext) {
+    inject(context, inject::illegal_state);
+    vcpu.counters.count(Reason::Other);
+}
+
+fn undefined(context: &mut VcpuContext) {
+    inject(context, inject::undefined);
+}
+
+/// Lets the guest execute its instruction again, as if nothing had happened, because it will then go another way: unless it
+/// has tried the same often enough ([`cpu::retry`]), when it gets what `refuse` makes.
+pub(crate) fn again(
+    vcpu: &'static Vcpu,
+    context: &mut VcpuContext,
+    far: Va,
+    refuse: impl FnOnce(&mut inject::GuestState),
+) {
+    let VcpuContext { x: registers, pc, pstate, syndrome, .. } = *context;
+    let this = Try { pc, far: far.0, syndrome, pstate, registers };
+    let verdict = vcpu.tries.lock().again(&this);
+    if verdict == Verdict::Enough {
+        inject(context, refuse);
+    }
+}
+
+/// The data abort that the guest gets for `abort`.
+fn refuse(abort: DataAbort, far: Va, kind: AbortKind) -> impl FnOnce(&mut inject::GuestState) {
+    move |state| {
+        if abort.cache_maintenance {
+            inject::maintenance_abort(state, far, kind);
+        } else {
+            inject::data_abort(state, far, kind, abort.direction);
+        }
+    }
+}
+
+/// A data access that stage 2 refused.
+fn data_abort(vcpu: &'static Vcpu, context: &mut VcpuContext, abort: DataAbort) -> Reason {
+    let far = abort.far.unwrap_or(Va(0));
+    match abort.fault.kind {
+        _ if abort.fault.is_external() => {
+            inject(context, refuse(abort, far, AbortKind::External));
+            return Reason::Nothing;
+        }
+        // What the memory itself cannot do is the guest's own fault: trying again would not help.
+        FaultKind::Alignment => {
+            inject(context, refuse(abort, far, AbortKind::Alignment));
+            return Reason::Other;
+        }
+        FaultKind::UnsupportedAtomic => {
+            inject(context, refuse(abort, far, AbortKind::UnsupportedAtomic));
+            return Reason::Other;
+        }
+        _ => {}
+    }
+    let Some(ipa) = abort.ipa.or_else(|| place_of(vcpu, context, far, &abort)) else {
+        // The guest's own translation changed meanwhile: it will find out by itself.
+        again(vcpu, context, far, refuse(abort, far, AbortKind::External));
+        return Reason::Other;
+    };
+    if vcpu.vm.plan.ram().contains(ipa) {
+        if touch(vcpu, ipa) == Touched::Before {
+            again(vcpu, context, far, refuse(abort, far, AbortKind::External));
+        }
+        return Reason::Memory;
+    }
+    if abort.on_table_walk {
+        let kind = refused_walk(vcpu, far, ipa);
+        inject(context, refuse(abort, far, kind));
+        return Reason::Nothing;
+    }
+    if abort.cache_maintenance {
+        complete(context);
+        return Reason::Nothing;
+    }
+    mmio::access(vcpu, context, far, ipa, &abort)
+}
+
+/// Where the guest's access at `far` went, which the CPU does not say if it was permission that stage 2 refused. The guest's
+/// stage 1 has agreed to the access already, so what PSTATE.PAN thinks of it, or would if it was an unprivileged one, is
+/// left aside.
+fn place_of(vcpu: &'static Vcpu, context: &VcpuContext, far: Va, abort: &DataAbort) -> Option<Ipa> {
+    let rights = if pstate::is_user(context.pstate) { Rights::User } else { Rights::Kernel };
+    // Most cache maintenance asks for no more than to read.
+    let direction = if abort.cache_maintenance { Direction::Read } else { abort.direction };
+    translate(vcpu, far, rights, direction).ok().map(|(ipa, _)| ipa)
+}
+
+/// What [`touch`] found.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Touched {
+    /// The guest sees it now.
+    Now,
+    /// The guest saw it before.
+    Before,
+}
+
+/// The guest touched RAM that it was not shown yet. A piece of it at a time is made ready, and between two pieces the
+/// thread may be preempted.
+pub(crate) fn touch(vcpu: &'static Vcpu, ipa: Ipa) -> Touched {
+    if vcpu.vm.ram.lock().is_shown(ipa) {
+        return Touched::Before;
+    }
+    if let Err(error) = GuestRam::show(&vcpu.vm.ram, ipa) {
+        let text = sentence!("no memory at {ipa}: {error}");
+        vcpu.vm.stop(Stop::Crashed(text));
+    }
+    Touched::Now
+}
+
+fn instruction_abort(vcpu: &'static Vcpu, context: &mut VcpuContext, abort: InstructionAbort) -> Reason {
+    let far = abort.far.unwrap_or(Va(context.pc));
+    if abort.fault.kind == FaultKind::Translation
+        && let Some(ipa) = abort.ipa
+        && vcpu.vm.plan.ram().contains(ipa)
+    {
+        if touch(vcpu, ipa) == Touched::Before {
+            again(vcpu, context, far, |state| inject::instruction_abort(state, far, AbortKind::External));
+        }
+        return Reason::Memory;
+    }
+    let kind = match abort.ipa {
+        Some(table) if abort.on_table_walk => refused_walk(vcpu, far, table),
+        _ => AbortKind::External,
+    };
+    inject(context, |state| inject::instruction_abort(state, far, kind));
+    Reason::Nothing
+}
+
+fn wait(vcpu: &'static Vcpu, kind: WaitKind) -> Reason {
+    match kind {
+        WaitKind::Wfi | WaitKind::Wfit { .. } => {
+            vcpu.wait_for_interrupt();
+            Reason::Wfi
+        }
+        WaitKind::Wfe | WaitKind::Wfet { .. } => {
+            sched::yield_now();
+            Reason::Wfe
+        }
+    }
+}
+
+fn system_register(vcpu: &'static Vcpu, context: &mut VcpuContext, action: Action, direction: Direction, rt: u8) {
+    let value = context.register(rt);
+    let result = match action {
+        Action::SendSgi(register) => {
+            let group = if register == SgiRegister::Sgi1r { Group::One } else { Group::Zero };
+            vcpu.with_gic(|gic| gic.send_sgi(vcpu.id, value, group));
+            None
+        }
+        Action::IccDir => {
+            vcpu.with_gic(|gic| gic.deactivate(vcpu.id, IntId(value as u32 & 0xff_ffff)));
+            None
+        }
+        Action::IccSre => Some(trapped::ICC_SRE_VALUE),
+        Action::PhysicalCount => Some(vcpu.physical_count(sysreg::cntpct_el0())),
+        Action::PhysicalTimer(register) => physical_timer(vcpu, register, direction, value),
+        Action::OsLock(OsLockRegister::Oslar) => {
+            vcpu.set_os_lock(value & 1 != 0);
+            None
+        }
+        Action::OsLock(OsLockRegister::Oslsr) => Some(trapped::oslsr(vcpu.os_lock())),
+        Action::Debug(register) => return debug::access(vcpu, context, register, direction, rt),
+        Action::DebugChannelStatus | Action::ReadZeroWriteIgnored => Some(0),
+        Action::NoOperation => None,
+        Action::Identification(index) => Some(crate::host::get().guest_ids.get(index)),
+        Action::Undefined => return undefined(context),
+    };
+    if direction == Direction::Read {
+        context.set_register(rt, result.unwrap_or(0));
+    }
+    complete(context);
+}
+
+/// CNTP_CTL_EL0, CNTP_CVAL_EL0 and CNTP_TVAL_EL0, all in the guest's physical count.
+fn physical_timer(
+    vcpu: &'static Vcpu,
+    register: PhysicalTimerRegister,
+    direction: Direction,
+    value: u64,
+) -> Option<u64> {
+    let now = vcpu.physical_count(sysreg::cntpct_el0());
+    let mut timer = vcpu.physical_timer.lock();
+    if direction == Direction::Read {
+        let due = timer.control & 1 != 0 && now >= timer.compare;
+        return Some(match register {
+            PhysicalTimerRegister::Control => timer.control | u64::from(due) << 2,
+            PhysicalTimerRegister::CompareValue => timer.compare,
+            PhysicalTimerRegister::TimerValue => timer.compare.wrapping_sub(now) & 0xffff_ffff,
+        });
+    }
+    match register {
+        PhysicalTimerRegister::Control => timer.control = value & 3,
+        PhysicalTimerRegister::CompareValue => timer.compare = value,
+        PhysicalTimerRegister::TimerValue => timer.compare = now.wrapping_add(i64::from(value as i32) as u64),
+    }
+    drop(timer);
+    vcpu.update_physical_timer();
+    None
+}
+
+/// HVC #0 or SMC #0: a call by the SMC calling convention. PC is behind the instruction.
+fn call(vcpu: &'static Vcpu, context: &mut VcpuContext) -> Option<Leave> {
+    let [function, first, second, third, ..] = context.x;
+    let record = Ipa(machine::STOLEN_TIME.0 + vcpu.id.index() as u64 * services::stolen_time::RECORD_SIZE);
+    let stolen_time = vcpu.vm.record(vcpu.id).map(|_| record);
+    let facts = Facts { workarounds: speculation::workarounds(), stolen_time };
+    match services::decode(function, [first, second, third], &facts) {
+        Request::Answer(value) => context.set_register(0, value),
+        Request::Answers(values) => set_results(context, values),
+        Request::Entropy(draw) => {
+            let values = draw.answers(|| Some(u64::from_le_bytes(entropy::bytes())));
+            set_results(context, values);
+        }
+        // The exit, or the end of its short path, has seen to it.
+        Request::Workaround(_) => {}
+        Request::Psci(call) => return power(vcpu, context, call),
+    }
+    None
+}
+
+fn set_results(context: &mut VcpuContext, values: [u64; 4]) {
+    for (number, value) in (0..).zip(values) {
+        context.set_register(number, value);
+    }
+}
+
+fn power(vcpu: &'static Vcpu, context: &mut VcpuContext, call: Call) -> Option<Leave> {
+    let vm = vcpu.vm;
+    let status = |result: Result<(), PsciError>| result.map_or_else(PsciError::value, |()| SUCCESS);
+    let result = match call {
+        Call::CpuOn { target, entry, context } => status(vm.cpu_on(target, entry, context)),
+        Call::CpuOff => {
+            // Whether it was the last one shows when its thread has left.
+            let (CpuOffOutcome::OthersRun | CpuOffOutcome::NoneLeft) = vm.cpu_off(vcpu.id);
+            return Some(Leave::SwitchedOff);
+        }
+        Call::AffinityInfo { target, level } => {
+            let state = vm.with_power_state(|power| power.affinity_info(target, level));
+            state.map_or_else(PsciError::value, |state| state.value())
+        }
+        Call::CpuSuspend { power_state, entry, context } => {
+            match vm.with_power_state(|power| power.cpu_suspend(vcpu.id, power_state, entry, context)) {
+                Ok(Suspension::Standby) => {
+                    vcpu.wait_for_interrupt();
+                    SUCCESS
+                }
+                Ok(Suspension::PowerDown(start)) => {
+                    vcpu.wait_for_wake_up();
+                    return Some(Leave::Resumed(start));
+                }
+                Err(error) => error.value(),
+            }
+        }
+        Call::SystemOff => {
+            vm.stop(Stop::PowerOff);
+            return Some(Leave::Stopped);
+        }
+        Call::SystemReset(_) => {
+            vm.stop(Stop::Reset);
+            return Some(Leave::Stopped);
+        }
+    };
+
+    context.set_register(0, result);
+    None
+}

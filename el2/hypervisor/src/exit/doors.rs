@@ -1,0 +1,489 @@
+//! The doors: how a guest calls the hypervisor without a driver, and what such accesses are when they are no call.
+//!
+//! Three doors, open where the site file says so: a read of the debug channel's status into XZR from any level and
+//! `HVC #0x86` from EL1 lead to VMware's guest ABI (`core/backdoor`); WFE leads to the WFE channel (`core/wfe`).
+//!
+//! For the first one MDSCR_EL1 is virtual. Linux sets its TDCC bit, by which EL0's accesses to the channel go to EL1, and
+//! that trap comes before all of ours; so the bit never reaches the hardware, and an access that is no call becomes the
+//! exception that the guest's kernel expects of it ([`refused`]). A CPU with fine-grained traps traps MDSCR_EL1 for that; on one
+//! without it traps anyway (`debug.rs`).
+
+extern crate alloc;
+
+use alloc::boxed::Box;
+use core::sync::atomic::{AtomicBool, Ordering};
+
+use abi::bundle::{Doors as Policy, Quota};
+use backdoor::commands::Groups;
+use backdoor::{Access, BufferError, Door, Level, Limits, Outcome, WallTime, commands, encoding, own};
+use cpu::exit::SystemRegister;
+use cpu::inject::{self, AbortKind};
+use cpu::sysreg::{self as trapped, Action};
+use cpu::translation::{self, Form, Rights};
+use cpu::{Direction, controls, pstate};
+use hw::state::{Controls, DebugPolicy};
+use hw::sync::PreemptLock;
+use hw::sysreg;
+use hw::vcpu::VcpuContext;
+use units::{Ipa, PAGE_SIZE, Va};
+use wfe::words::{self, Request};
+
+use crate::exit::dispatch::{self, complete, inject};
+use crate::exit::stage1;
+use crate::exit::stage1::Refused;
+use crate::host::{self, entropy, wall_clock};
+use crate::link::stats::{self, Reason};
+use crate::vcpu::Vcpu;
+use crate::vm::Vm;
+use crate::vm::guest_memory::{GuestRam, RamError};
+use crate::vm::watchdog::{self, Watchdogs};
+
+/// ESR_EL2 of `MRS XZR, MDCCSR_EL0`.
+const STATUS_READ: u64 = 0x6220_c3e3;
+/// X7 of a call to the low port through the debug channel.
+const LOW_CALL: u64 = (encoding::MARK as u64) << 32 | encoding::LOW as u64;
+/// HDFGRTR_EL2 and HDFGWTR_EL2: MDSCR_EL1 traps.
+const TRAP_MDSCR: u64 = 1 << 4;
+/// MDSCR_EL1.TDCC: EL0 may not use the debug channel.
+const MDSCR_TDCC: u64 = 1 << 12;
+/// MDCCSR_EL0.TXfull: the channel takes nothing, so that a guest doesn't mistake it for a console.
+const TRANSMIT_FULL: u64 = 1 << 29;
+/// The upper half of each word of the WFE channel, "WFE0".
+const WORDS: u32 = (words::DETECT >> 32) as u32;
+/// Guests' TDCC reaches the hardware: see [`leave_tdcc_in_hardware`].
+static TDCC_IN_HARDWARE: AtomicBool = AtomicBool::new(false);
+
+/// From now on guests' TDCC reaches the hardware, where it keeps processes from calling: what a hypervisor without a
+/// virtual MDSCR_EL1 would do. A test of the tests asks for it, to see that they would notice.
+pub(crate) fn leave_tdcc_in_hardware() {
+    TDCC_IN_HARDWARE.store(true, Ordering::Relaxed);
+    log::warn!("guests' MDSCR_EL1.TDCC reaches the hardware: no process of theirs can call");
+}
+
+/// A VM's side of the doors.
+pub(crate) struct Doors {
+    /// VMware's service, where that door is open.
+    pub(crate) service: Option<Box<PreemptLock<backdoor::Service>>>,
+    /// The watchdogs that are set up by calls.
+    pub(crate) watchdogs: Watchdogs,
+}
+
+impl Doors {
+    /// For a VM of this name and policy, with `memory` bytes.
+    #[inline(never)]
+    #[must_use]
+    pub(crate) fn new(name: &str, policy: &Policy, memory: u64) -> Self {
+        let service = policy.vmware.then(|| {
+            let config = backdoor::Config {
+                uuid: uuid(name),
+                memory,
+                megahertz: (host::get().counter.0 / 1_000_000).max(1) as u32,
+                time_sync: policy.time_sync,
+                limits: limits(&policy.quota),
+                user: Groups(policy.user_calls.0),
+                kernel: Groups(policy.kernel_calls.0),
+            };
+            Box::new(PreemptLock::new(backdoor::Service::new(config, milliseconds())))
+        });
+        Self { service, watchdogs: Watchdogs::new(policy) }
+    }
+
+    /// Asks the tools in the guest to shut it down, or to restart it. Says whether there are any that can.
+    pub(crate) fn ask_to_stop(&self, restart: bool) -> bool {
+        self.service.as_ref().is_some_and(|service| service.lock().ask_to_stop(restart, milliseconds()))
+    }
+
+    /// The VM starts afresh.
+    pub(crate) fn restart(&self) {
+        if let Some(service) = &self.service {
+            service.lock().restart();
+        }
+    }
+}
+
+/// A VM's bounds: those of its site file, and of what nobody sets.
+fn limits(quota: &Quota) -> Limits {
+    Limits {
+        channels: quota.channels.into(),
+        message: quota.message as usize,
+        keys: quota.keys.into(),
+        store: quota.store as usize,
+        log: quota.log.into(),
+        ..Limits::DEFAULT
+    }
+}
+
+/// Bytes of the heap that a VM's calls may take, all together.
+#[must_use]
+pub(crate) fn most_memory(policy: &Policy) -> u64 {
+    if policy.vmware { limits(&policy.quota).most_memory() as u64 } else { 0 }
+}
+
+/// An identity that depends on the VM's name alone, in the layout of RFC 9562, version 8.
+fn uuid(name: &str) -> [u8; 16] {
+    let crc = |seed| u64::from(hw::memory::crc32c(seed, name.as_bytes()));
+    let high = crc(1) << 32 | crc(2);
+    let low = crc(3) << 32 | crc(4);
+    let high = high & !0xf000 | 0x8000;
+    let low = low & !(3 << 62) | 2 << 62;
+    (u128::from(high) << 64 | u128::from(low)).to_be_bytes()
+}
+
+/// Milliseconds since the counter began.
+#[must_use]
+pub(crate) fn milliseconds() -> u64 {
+    host::get().counter.nanoseconds(sysreg::cntpct_el0()) / 1_000_000
+}
+
+/// Sets the traps of a vCPU that starts.
+pub(crate) fn prepare(policy: &Policy, registers: &mut Controls) {
+    let host = host::get();
+    registers.hcr &= !controls::HCR_VSE;
+    if policy.wfe {
+        registers.hcr |= controls::HCR_TWE;
+    }
+    let traps = host.controls.fine_grained.unwrap_or_default();
+    registers.debug_traps = [traps.hdfgrtr, traps.hdfgwtr];
+    (registers.mdscr, registers.mdccint, registers.claim) = (0, 0, 0);
+    let withholds = policy.vmware && !TDCC_IN_HARDWARE.load(Ordering::Relaxed);
+    registers.mdscr_withheld = if withholds { MDSCR_TDCC } else { 0 };
+    registers.debug = match (host.controls.fine_grained, policy.vmware) {
+        (None, _) => DebugPolicy::TrapAll,
+        (Some(_), false) => DebugPolicy::Natural,
+        (Some(_), true) => {
+            registers.debug_traps = [traps.hdfgrtr | TRAP_MDSCR, traps.hdfgwtr | TRAP_MDSCR];
+            DebugPolicy::TrapStatus
+        }
+    };
+}
+
+/// The short path: the call that every client begins with, GETVERSION. Says whether it was one. Not inlined, so that other
+/// exits do not pay for the registers that it needs.
+#[inline(never)]
+pub(crate) fn null_call(vcpu: &'static Vcpu, context: &mut VcpuContext) -> bool {
+    let x = &mut context.x;
+    let is_version = x[7] == LOW_CALL
+        && x[0] as u32 == encoding::MAGIC
+        && x[2] as u16 == commands::GET_VERSION
+        && x[3] as u16 == encoding::PORT_LOW;
+    if context.syndrome != STATUS_READ || !is_version || !vcpu.vm.config.doors.vmware {
+        return false;
+    }
+    answer_version(context);
+    complete(context);
+    vcpu.counters.count(Reason::Call);
+    true
+}
+
+/// As [`null_call`], by `HVC #0x86`.
+#[inline(never)]
+pub(crate) fn null_hvc(vcpu: &'static Vcpu, context: &mut VcpuContext) -> bool {
+    let x = &mut context.x;
+    let is_version = x[7] as u32 == encoding::LOW
+        && x[0] as u32 == encoding::MAGIC
+        && x[2] as u16 == commands::GET_VERSION
+        && x[3] as u16 == encoding::PORT_LOW;
+    if !is_version || !vcpu.vm.config.doors.vmware {
+        return false;
+    }
+    answer_version(context);
+    vcpu.counters.count(Reason::Call);
+    true
+}
+
+#[inline(always)]
+fn answer_version(context: &mut VcpuContext) {
+    context.x[0] = commands::VERSION;
+    context.x[1] = u64::from(encoding::MAGIC);
+    context.x[2] = commands::PRODUCT;
+}
+
+/// What a WFE says by X0.
+pub(crate) enum Word {
+    /// Nothing: it is an ordinary one, or this VM has no WFE channel.
+    None,
+    /// Whether anybody is there.
+    Detect,
+    /// Something else, perhaps.
+    Other,
+}
+
+/// See [`Word`]. All words of the channel have the same upper half: one comparison is all that an ordinary WFE pays.
+#[inline(always)]
+pub(crate) fn word(vcpu: &Vcpu, context: &VcpuContext) -> Word {
+    match context.x[0] {
+        word if (word >> 32) as u32 != WORDS || !vcpu.vm.config.doors.wfe => Word::None,
+        words::DETECT => Word::Detect,
+        _ => Word::Other,
+    }
+}
+
+/// Says that somebody is there.
+#[inline(always)]
+pub(crate) fn answer_detection(vcpu: &Vcpu, context: &mut VcpuContext) {
+    context.x[0] = words::AGENT;
+    context.x[1] = detected(vcpu, context.pstate);
+}
+
+#[inline(always)]
+fn detected(vcpu: &Vcpu, state: u64) -> u64 {
+    let policy = &vcpu.vm.config.doors;
+    let mut value = words::VERSION;
+    if !pstate::is_user(state) || policy.watchdog_user {
+        value |= words::features::WATCHDOG | words::features::OWN_WATCHDOG;
+    }
+    if policy.vmware {
+        value |= words::features::CALLS;
+    }
+    value
+}
+
+/// A WFE that came the long way. Says whether it was a request, which is answered then; PC stays.
+pub(crate) fn wait(vcpu: &'static Vcpu, context: &mut VcpuContext) -> bool {
+    if !vcpu.vm.config.doors.wfe {
+        return false;
+    }
+    let Some(request) = Request::decode(context.x[0], context.x[1], context.x[2]) else { return false };
+    let dogs = &vcpu.vm.doors.watchdogs;
+    let (policy, level) = (&vcpu.vm.config.doors, level(context));
+    let caller = |scope| watchdog::Caller { policy, level, vm: vcpu.vm.id, vcpu: vcpu.id, scope };
+    let result = match request {
+        Request::Detect => {
+            answer_detection(vcpu, context);
+            return true;
+        }
+        Request::Configure { scope, timeout, action } => dogs.configure(caller(scope), timeout, action),
+        Request::Pat(scope) => dogs.pat(caller(scope)),
+        Request::Query(scope) => dogs.query(caller(scope)),
+    };
+    let (word, value) = match result {
+        Ok(milliseconds) => (words::DONE, milliseconds),
+        Err(refused) => (words::ERROR, refused.number()),
+    };
+    context.x[0] = word;
+    context.x[1] = value;
+    true
+}
+
+fn level(context: &VcpuContext) -> Level {
+    if pstate::is_user(context.pstate) { Level::User } else { Level::Kernel }
+}
+
+/// A trapped access to a debug register by a guest with an open door. Says whether it was dealt with here.
+pub(crate) fn debug_register(vcpu: &'static Vcpu, context: &mut VcpuContext, access: SystemRegister) -> Option<Reason> {
+    let policy = &vcpu.vm.config.doors;
+    if !policy.vmware || access.encoding.op0() != 2 {
+        return None;
+    }
+    if access.encoding.op1() == 3 {
+        if access.direction == Direction::Read
+            && trapped::classify(access.encoding, access.direction) == Action::DebugChannelStatus
+            && let Some(call) = backdoor::decode(Door::DebugChannel { rt: access.rt }, context.x[3], context.x[7])
+        {
+            carry_out(vcpu, context, call, Door::DebugChannel { rt: access.rt });
+            return Some(Reason::Call);
+        }
+        if refused(vcpu, context) {
+            let syndrome = context.syndrome;
+            inject(context, |state| inject::reflect(state, syndrome, None));
+            return Some(Reason::SystemRegister);
+        }
+    }
+    match trapped::classify(access.encoding, access.direction) {
+        Action::DebugChannelStatus => {
+            context.set_register(access.rt, TRANSMIT_FULL);
+            complete(context);
+        }
+        _ => return None,
+    }
+    Some(Reason::SystemRegister)
+}
+
+/// Whether an access to the debug channel from where the guest is goes to its kernel, as MDSCR_EL1.TDCC says.
+fn refused(vcpu: &'static Vcpu, context: &VcpuContext) -> bool {
+    let forbidden = || vcpu.with_state(|state| state.controls.mdscr) & MDSCR_TDCC != 0;
+    vcpu.vm.config.doors.strict || pstate::is_user(context.pstate) && forbidden()
+}
+
+/// `HVC #0x86`; PC is behind it. Says whether it was a call.
+pub(crate) fn hvc(vcpu: &'static Vcpu, context: &mut VcpuContext) -> bool {
+    if !vcpu.vm.config.doors.vmware {
+        return false;
+    }
+    let Some(call) = backdoor::decode(Door::Hvc, context.x[3], context.x[7]) else { return false };
+    carry_out(vcpu, context, call, Door::Hvc);
+    true
+}
+
+fn carry_out(vcpu: &'static Vcpu, context: &mut VcpuContext, call: Access, door: Door) {
+    let Some(service) = &vcpu.vm.doors.service else { return };
+    let mut x = [0; 8];
+    x.copy_from_slice(&context.x[..8]);
+    let level = level(context);
+    let rights = translation::rights(context.pstate, Form::Plain);
+    let mut caller = Caller { vm: vcpu.vm, vcpu, rights, unprivileged: level == Level::User, missing: None };
+    let mut outcome = service.lock().call(call, &mut x, level, &mut caller);
+    if let Some(missing) = caller.missing {
+        // Nothing has happened yet. Now that no lock is held, the block is made ready, and the guest calls again.
+        dispatch::touch(vcpu, missing);
+        outcome = Outcome::Again;
+    }
+    context.x[..8].copy_from_slice(&x);
+    if outcome != Outcome::Done && door == Door::Hvc {
+        // Back to the instruction itself, as the other door does.
+        context.pc = context.pc.wrapping_sub(4);
+    }
+    match outcome {
+        Outcome::Done if door == Door::Hvc => {}
+        Outcome::Done => complete(context),
+        Outcome::Again => {}
+        Outcome::Fault { address, status, direction } => {
+            let direction = match direction {
+                backdoor::Direction::In => Direction::Write,
+                backdoor::Direction::Out => Direction::Read,
+            };
+            inject(context, |state| inject::data_abort(state, Va(address), AbortKind::from_status(status), direction));
+        }
+    }
+}
+
+/// The world as the service sees it during a call. The caller's vCPU is loaded.
+struct Caller {
+    vm: &'static Vm,
+    vcpu: &'static Vcpu,
+    /// With what rights it reaches its memory: those of a load or store in the place of the call.
+    rights: Rights,
+    unprivileged: bool,
+    /// Where its memory is not ready yet. To make it so takes longer than the service's lock may be held.
+    missing: Option<Ipa>,
+}
+
+impl Caller {
+    /// Calls `move_part` for each page's part of `address..address + length`, with its place and the offset in the whole.
+    fn for_each_page(
+        &mut self,
+        address: u64,
+        length: usize,
+        direction: backdoor::Direction,
+        mut move_part: impl FnMut(&GuestRam, Ipa, usize, usize) -> Result<(), RamError>,
+    ) -> Result<(), BufferError> {
+        let mut done = 0;
+        while done < length {
+            let at = address.wrapping_add(done as u64);
+            let part = ((PAGE_SIZE - at % PAGE_SIZE) as usize).min(length - done);
+            let access = match direction {
+                backdoor::Direction::Out => Direction::Read,
+                backdoor::Direction::In => Direction::Write,
+            };
+            let fault = |kind: AbortKind| BufferError::Fault { address: at, status: kind.status() as u8, direction };
+            let ipa = match stage1::translate_shown(self.vcpu, Va(at), self.rights, access) {
+                Ok((ipa, _)) => ipa,
+                Err(Refused::NotShown(table)) => {
+                    self.missing = Some(table);
+                    return Err(fault(AbortKind::External));
+                }
+                Err(Refused::Abort(AbortKind::External | AbortKind::ExternalOnWalk(_))) => {
+                    return Err(BufferError::NotMemory);
+                }
+                Err(Refused::Abort(kind)) => return Err(fault(kind)),
+            };
+            let result = move_part(&self.vm.ram.lock(), ipa, done, part);
+            match result {
+                Ok(()) => done += part,
+                Err(RamError::NotShown(place)) => {
+                    self.missing = Some(place);
+                    // A fault is what lets the service take everything back.
+                    return Err(fault(AbortKind::External));
+                }
+                Err(_) => return Err(BufferError::NotMemory),
+            }
+        }
+        Ok(())
+    }
+}
+
+impl backdoor::Host for Caller {
+    fn read(&mut self, from: u64, into: &mut [u8]) -> Result<(), BufferError> {
+        self.for_each_page(from, into.len(), backdoor::Direction::Out, |ram, at, offset, part| {
+            into.get_mut(offset..offset + part).map_or(Ok(()), |into| ram.read(at, into))
+        })
+    }
+
+    fn write(&mut self, to: u64, bytes: &[u8]) -> Result<(), BufferError> {
+        self.for_each_page(to, bytes.len(), backdoor::Direction::In, |ram, at, offset, part| {
+            bytes.get(offset..offset + part).map_or(Ok(()), |bytes| ram.write(at, bytes))
+        })
+    }
+
+    fn random(&mut self) -> u64 {
+        u64::from_le_bytes(entropy::bytes())
+    }
+
+    fn time(&mut self) -> WallTime {
+        let now = wall_clock::microseconds();
+        WallTime { seconds: now / 1_000_000, microseconds: (now % 1_000_000) as u32 }
+    }
+
+    fn milliseconds(&mut self) -> u64 {
+        milliseconds()
+    }
+
+    fn log(&mut self, text: &[u8]) -> bool {
+        self.vm.console.push_log(format_args!("{}: guest: {}", self.vm.config.name, Printable(text)))
+    }
+
+    fn features(&mut self) -> u64 {
+        let policy = &self.vm.config.doors;
+        let mut features = 0;
+        if policy.wfe && host::wfe_traps() {
+            features |= own::features::WFE;
+        }
+        if !self.unprivileged || policy.watchdog_user {
+            features |= own::features::WATCHDOG | own::features::OWN_WATCHDOG;
+        }
+        features
+    }
+
+    fn statistic(&mut self, number: u32) -> Option<(&'static str, u64, u32)> {
+        stats::of_vm(self.vm, number as usize)
+    }
+
+    fn clock(&mut self) -> (u64, u64) {
+        (host::get().counter.0, self.vm.counter_offset())
+    }
+
+    fn watchdog(&mut self, request: backdoor::Watchdog, whose: backdoor::Whose, level: Level) -> Result<u64, u64> {
+        let scope = match whose {
+            backdoor::Whose::Vm => wfe::Scope::Vm,
+            backdoor::Whose::Caller => wfe::Scope::Own,
+        };
+        let caller =
+            watchdog::Caller { policy: &self.vm.config.doors, level, vm: self.vcpu.vm.id, vcpu: self.vcpu.id, scope };
+        let dogs = &self.vm.doors.watchdogs;
+        let result = match request {
+            backdoor::Watchdog::Query => dogs.query(caller),
+            backdoor::Watchdog::Configure { milliseconds, action } => {
+                dogs.configure(caller, milliseconds, u64::from(action))
+            }
+            backdoor::Watchdog::Pat => dogs.pat(caller),
+        };
+        result.map_err(|refused| match refused {
+            wfe::Refused::Level | wfe::Refused::MustStay => own::status::REFUSED,
+            wfe::Refused::Action => own::status::ARGUMENT,
+            wfe::Refused::NotArmed => own::status::UNAVAILABLE,
+        })
+    }
+}
+
+/// A guest's text without what could disturb a terminal.
+struct Printable<'a>(&'a [u8]);
+
+impl core::fmt::Display for Printable<'_> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        for &byte in self.0.iter().take(512) {
+            let byte = if byte.is_ascii_graphic() || byte == b' ' { byte } else { b'.' };
+            core::fmt::Write::write_char(f, char::from(byte))?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,679 @@
+//! One UART for everybody: the hypervisor's log, every VM's consoles, the operator's commands.
+//!
+//! Guests and the log write into buffers; one thread empties them into the UART, as frames for `croft`
+//! (`abi::link`) or as text in which each line carries its source's name, and hands input to whom it is for. A guest
+//! whose buffer is full sees its own UART's FIFO full and waits: output is neither lost nor anybody else's burden.
+
+extern crate alloc;
+
+mod buffers;
+
+use core::fmt::{self, Write as _};
+use core::sync::atomic::{AtomicBool, Ordering};
+
+use abi::link::request::Reply;
+use abi::link::{self, Channel, Command, Decoder, Event, Message, StopReason, VmState};
+use arrayvec::ArrayVec;
+use fair::Ring;
+use hw::sync::{IrqLock, unmask_irqs};
+use hw::{firmware, sysreg, uart};
+use spin::Once;
+use units::{Ticks, VmId};
+
+use crate::devices::Wait;
+use crate::exit::doors;
+use crate::host::text::Text;
+use crate::host::{self, wall_clock};
+use crate::link::log_sink;
+use crate::link::operator::Operator;
+use crate::link::stats;
+use crate::sched::{self, Thread};
+use crate::vm::guest_memory::GuestRam;
+use crate::vm::{self, Stop, Vm};
+pub(crate) use buffers::VmConsole;
+use buffers::write_left_out;
+
+/// Bytes moved at a time from one source, so that none keeps the others waiting; no line of the log is longer.
+const CHUNK: usize = log_sink::LONGEST;
+/// The thread's weight, that of one more guest: however much guests write, it takes no more than one of them.
+const WEIGHT: u16 = abi::bundle::DEFAULT_WEIGHT;
+/// How long output may wait for more of it, in microseconds.
+const GATHER_MICROSECONDS: u64 = 1_000;
+/// How long an unfinished line waits for its end, in microseconds: prompts have none.
+const LINE_MICROSECONDS: u64 = 20_000;
+/// How often a guest's tools are looked at that are to answer the operator, in microseconds.
+const ANSWER_MICROSECONDS: u64 = 50_000;
+/// How long a VM's devices wait until they go on with what they could not finish in one turn, in microseconds. A turn is at
+/// most a block of memory made ready, and a share of accesses to it: a few per cent of the time between two.
+const TURN_MICROSECONDS: u64 = 5_000;
+/// How long the power button stays pressed, in microseconds.
+const PRESS_MICROSECONDS: u64 = 100_000;
+/// Ctrl-] starts a command in text mode.
+const COMMAND_KEY: u8 = 0x1d;
+
+static THREAD: Once<&'static Thread> = Once::new();
+/// Output waits, and the thread knows or will be woken.
+static DIRTY: AtomicBool = AtomicBool::new(false);
+static FRAMED: AtomicBool = AtomicBool::new(false);
+static POWER_OFF_AT_END: AtomicBool = AtomicBool::new(false);
+/// All VMs are made, so the hypervisor can introduce itself.
+static OPEN: AtomicBool = AtomicBool::new(false);
+static STATES_CHANGED: AtomicBool = AtomicBool::new(false);
+static LOG: IrqLock<Ring<16384>> = IrqLock::new(Ring::new());
+
+/// There is output. The thread is woken a moment later, so that it finds more than one byte.
+fn announce() {
+    if !DIRTY.swap(true, Ordering::AcqRel)
+        && let Some(thread) = THREAD.get()
+    {
+        let soon = sysreg::cntpct_el0().saturating_add(host::ticks(GATHER_MICROSECONDS));
+        sched::wake_at(thread, Ticks(soon));
+    }
+}
+
+/// Takes lines of the log.
+pub(crate) fn push_log(text: &[u8]) {
+    if THREAD.get().is_none() {
+        let _ = uart::Emergency.write_str(core::str::from_utf8(text).unwrap_or("?\n"));
+        return;
+    }
+    LOG.lock().push_lines_over(text);
+    announce();
+}
+
+/// Wakes the thread at `deadline`.
+pub(crate) fn attend_at(deadline: Ticks) {
+    if let Some(thread) = THREAD.get() {
+        sched::wake_at(thread, deadline);
+    }
+}
+
+/// The last of the log, for a crash report.
+pub(crate) fn write_log_tail(out: &mut dyn fmt::Write) {
+    if FRAMED.load(Ordering::Relaxed) {
+        let mut buffer = [0_u8; link::MAX_PAYLOAD];
+        let message = Message::Panic { text: "a fault of the hypervisor itself; the report is in its log" };
+        if let Some(payload) = message.encode(&mut buffer) {
+            let _ = link::encode(Channel::Control, payload, hw::memory::crc32c, uart::send);
+        }
+    }
+    if let Some(name) = sched::current_name() {
+        let _ = writeln!(out, "thread: {name}");
+    }
+    if let Some(ring) = LOG.try_lock() {
+        let _ = writeln!(out, "last of the log:");
+        for byte in ring.recent() {
+            if byte != 0 {
+                let _ = out.write_char(char::from(byte));
+            }
+        }
+    }
+}
+
+/// A VM was started or stopped.
+pub(crate) fn vm_changed() {
+    STATES_CHANGED.store(true, Ordering::Release);
+    announce();
+}
+
+/// Bytes arrived.
+pub(crate) fn interrupt() {
+    uart::acknowledge_receive_interrupt();
+    if let Some(thread) = THREAD.get() {
+        sched::wake(thread);
+    }
+}
+
+/// What a crash report begins with: the end of whatever frame may be open.
+pub(crate) fn crash_preamble() {
+    if FRAMED.load(Ordering::Relaxed) {
+        link::RETURN_TO_TEXT.into_iter().for_each(uart::send);
+    }
+}
+
+/// Starts the console's thread.
+///
+/// # Errors
+/// When there is no memory for it.
+pub(crate) fn start(arguments: &abi::HostArguments<'_>) -> Result<(), frames::FramesError> {
+    stats::set_timed(arguments.exit_times);
+    FRAMED.store(arguments.link == abi::host_arguments::LinkMode::Framed, Ordering::Relaxed);
+    POWER_OFF_AT_END.store(arguments.all_off == abi::host_arguments::AllOff::PowerOff, Ordering::Relaxed);
+    let thread = Thread::spawn("console", run, 0, (WEIGHT, u64::MAX))?;
+    THREAD.call_once(|| thread);
+    uart::enable_receive_interrupt();
+    Ok(())
+}
+
+/// All VMs are made: the thread begins its work, whatever was printed until now first.
+pub(crate) fn open() {
+    OPEN.store(true, Ordering::Release);
+    if let Some(thread) = THREAD.get() {
+        sched::wake(thread);
+    }
+}
+
+/// The UART and what is known of whoever is at its other end.
+struct Port {
+    decoder: Decoder,
+    /// Whose line is being written in text mode, and whether it has begun.
+    source: Option<Source>,
+    line_open: bool,
+    /// Who gets the input in text mode.
+    focus: u16,
+    command_key: bool,
+    ended: bool,
+    /// An unfinished line waits.
+    held_back: bool,
+    /// When the log may say how many lines were left out about some VM, in milliseconds.
+    settle_at: Option<u64>,
+    released: ArrayVec<(VmId, u64), { abi::bundle::MAX_VMS }>,
+    /// VMs whose devices have unfinished work, and when they go on with it.
+    unfinished: ArrayVec<(VmId, u64), { abi::bundle::MAX_VMS }>,
+    operator: Operator,
+    /// Bytes of which the log has said that the UART did not take them.
+    lost: u64,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Source {
+    Log,
+    Uart(VmId),
+    Virtio(VmId),
+}
+
+impl Source {
+    fn channel(self) -> Channel {
+        match self {
+            Self::Log => Channel::Log,
+            Self::Uart(vm) => Channel::Console(vm),
+            Self::Virtio(vm) => Channel::VirtioConsole(vm),
+        }
+    }
+}
+
+fn run(_: usize) -> ! {
+    unmask_irqs();
+    while !OPEN.load(Ordering::Acquire) {
+        sched::block(None);
+    }
+    let mut port = Port {
+        decoder: Decoder::new(hw::memory::crc32c),
+        source: None,
+        line_open: false,
+        focus: 0,
+        command_key: false,
+        ended: false,
+        held_back: false,
+        settle_at: None,
+        released: ArrayVec::new(),
+        unfinished: ArrayVec::new(),
+        operator: Operator::default(),
+        lost: 0,
+    };
+    if FRAMED.load(Ordering::Relaxed) {
+        port.introduce();
+    }
+    loop {
+        DIRTY.store(false, Ordering::Release);
+        let mut busy = port.take_input();
+        port.serve_devices();
+        busy |= port.drain();
+        port.report_loss();
+        if STATES_CHANGED.swap(false, Ordering::AcqRel) {
+            port.report_states();
+            busy = true;
+        }
+        if busy {
+            // Others may want this CPU, and output more of our attention.
+            sched::yield_now();
+        } else if !DIRTY.load(Ordering::Acquire) {
+            sched::block(port.deadline());
+        }
+    }
+}
+
+impl Port {
+    /// When something happens by itself.
+    fn deadline(&self) -> Option<Ticks> {
+        let line = self.held_back.then(|| sysreg::cntpct_el0().saturating_add(host::ticks(LINE_MICROSECONDS)));
+        let release = self.released.iter().chain(&self.unfinished).map(|&(_, at)| at).min();
+        let alarm = wall_clock::next_alarm();
+        let answer =
+            self.operator.is_waiting().then(|| sysreg::cntpct_el0().saturating_add(host::ticks(ANSWER_MICROSECONDS)));
+        let settle = self
+            .settle_at
+            .map(|at| sysreg::cntpct_el0() + host::ticks(at.saturating_sub(doors::milliseconds()) * 1000));
+        [line, release, alarm, answer, settle].into_iter().flatten().min().map(Ticks)
+    }
+
+    /// Buttons to release, clocks that ring, devices that asked for attention.
+    fn serve_devices(&mut self) {
+        let now = sysreg::cntpct_el0();
+        while let Some(index) = self.released.iter().position(|&(_, at)| at <= now) {
+            let (id, _) = self.released.swap_remove(index);
+            if let Some(vm) = vm::by_id(id) {
+                vm.devices.lock().set_power_button(vm, false);
+            }
+        }
+        while let Some(index) = self.unfinished.iter().position(|&(_, at)| at <= now) {
+            let (id, _) = self.unfinished.swap_remove(index);
+            if let Some(vm) = vm::by_id(id) {
+                self.go_on(vm);
+            }
+        }
+        let ringing = wall_clock::take_alarm();
+        for vm in vm::all() {
+            let rings = ringing && vm.alarm.take_due();
+            if vm.console.service.swap(false, Ordering::AcqRel) || rings {
+                self.poll_devices(vm);
+            }
+            if vm.console.unfinished.swap(false, Ordering::AcqRel) {
+                self.put_off(vm);
+            }
+            if ringing {
+                if rings && let Some(at) = vm.devices.lock().next_alarm() {
+                    vm.alarm.set(at);
+                }
+                vm.alarm.watch();
+            }
+        }
+        self.operator.look_after(send_reply);
+    }
+
+    /// Lets the devices of `vm` work. What they cannot finish waits for its turn.
+    fn poll_devices(&mut self, vm: &Vm) {
+        let mut devices = vm.devices.lock();
+        devices.poll(vm);
+        let wait = devices.take_wait();
+        drop(devices);
+        if wait.is_some() {
+            self.put_off(vm);
+        }
+    }
+
+    /// The devices of `vm` go on at their next turn.
+    fn put_off(&mut self, vm: &Vm) {
+        if !self.unfinished.iter().any(|&(id, _)| id == vm.id) {
+            let at = sysreg::cntpct_el0().saturating_add(host::ticks(TURN_MICROSECONDS));
+            let _ = self.unfinished.try_push((vm.id, at));
+        }
+    }
+
+    /// It is the turn of the devices of `vm` to go on. One block of memory is made ready for them, under no lock of theirs.
+    fn go_on(&mut self, vm: &Vm) {
+        let mut devices = vm.devices.lock();
+        devices.poll(vm);
+        let wait = devices.take_wait();
+        drop(devices);
+        if let Some(Wait::Memory(place)) = wait {
+            // Where there is no memory, its devices find none either, and the guest's own next touch says so.
+            let _ = GuestRam::show(&vm.ram, place);
+        }
+        if wait.is_some() {
+            self.poll_devices(vm);
+        }
+    }
+
+    /// Moves output on, a chunk from each source. Says whether there was any.
+    fn drain(&mut self) -> bool {
+        self.held_back = false;
+        self.settle_at = None;
+        // Whole lines of the log, since they come from several places.
+        let mut busy = self.drain_one(Source::Log, &LOG, true) > 0;
+        for vm in vm::all() {
+            // Only those who have something, so that it costs nothing how many others there are.
+            if !vm.console.pending.swap(false, Ordering::AcqRel) {
+                continue;
+            }
+            let held_back = core::mem::take(&mut self.held_back);
+            let lines = self.drain_reports(vm) + self.drain_one(Source::Log, &vm.console.log, true);
+            let whole = self.wants_whole_lines(vm);
+            let taken = self.drain_one(Source::Uart(vm.id), &vm.console.uart, whole)
+                + self.drain_one(Source::Virtio(vm.id), &vm.console.virtio, whole);
+            if taken > 0 {
+                self.poll_devices(vm);
+            }
+            if lines + taken > 0 || self.held_back || self.settle_at.is_some() {
+                vm.console.pending.store(true, Ordering::Release);
+            }
+            busy |= lines + taken > 0;
+            self.held_back |= held_back;
+        }
+        busy
+    }
+
+    /// Whether unfinished lines of `vm` are held back: in text mode, while it is still writing, so that its lines are not
+    /// torn by others'.
+    fn wants_whole_lines(&self, vm: &Vm) -> bool {
+        let quiet = sysreg::cntpct_el0().saturating_sub(vm.console.last_output.load(Ordering::Relaxed));
+        !FRAMED.load(Ordering::Relaxed) && quiet < host::ticks(LINE_MICROSECONDS)
+    }
+
+    /// Moves a chunk, only whole lines of it if `whole` says so; returns its length.
+    fn drain_one<const N: usize>(&mut self, source: Source, ring: &IrqLock<Ring<N>>, whole: bool) -> usize {
+        let mut chunk = [0_u8; CHUNK];
+        let mut ring = ring.lock();
+        let limit = if whole { ring.whole_lines(CHUNK) } else { CHUNK };
+        self.held_back |= limit == 0 && ring.room() < N;
+        let taken = chunk.get_mut(..limit).map_or(0, |chunk| ring.pop_into(chunk));
+        drop(ring);
+        if taken > 0 {
+            let bytes = chunk.get(..taken).unwrap_or(&[]);
+            self.emit(source, bytes);
+        }
+        taken
+    }
+
+    /// Says what was lost while the UART did not take anything, as soon as it does again.
+    fn report_loss(&mut self) {
+        let dropped = uart::dropped();
+        if dropped != self.lost && !uart::is_stuck() {
+            log::warn!("the UART took nothing for a while: {} bytes of output are lost", dropped - self.lost);
+            self.lost = dropped;
+        }
+    }
+
+    /// Moves lines about `vm`; returns their length.
+    fn drain_reports(&mut self, vm: &Vm) -> usize {
+        let mut chunk = [0_u8; CHUNK];
+        let mut reports = vm.console.reports.lock();
+        reports.settle(doors::milliseconds(), |out, left_out| write_left_out(out, vm.config.name, left_out));
+        self.settle_at = [self.settle_at, reports.next()].into_iter().flatten().min();
+        let limit = reports.ring().whole_lines(CHUNK);
+        let taken = chunk.get_mut(..limit).map_or(0, |chunk| reports.ring().pop_into(chunk));
+        drop(reports);
+        if taken > 0 {
+            self.emit(Source::Log, chunk.get(..taken).unwrap_or(&[]));
+        }
+        taken
+    }
+
+    fn emit(&mut self, source: Source, bytes: &[u8]) {
+        if FRAMED.load(Ordering::Relaxed) {
+            let _ = link::encode_stream(source.channel(), bytes, hw::memory::crc32c, uart::send);
+        } else {
+            self.emit_text(source, bytes);
+        }
+    }
+
+    /// Readable text: each line begins with its source's name. Carriage returns are the hypervisor's own business.
+    fn emit_text(&mut self, source: Source, bytes: &[u8]) {
+        for &byte in bytes {
+            if self.line_open && self.source != Some(source) {
+                self.end_line();
+            }
+            if byte == b'\r' {
+                continue;
+            }
+            if byte == b'\n' {
+                if self.source != Some(source) || !self.line_open {
+                    self.begin_line(source);
+                }
+                self.end_line();
+                continue;
+            }
+            if !self.line_open {
+                self.begin_line(source);
+            }
+            uart::send(byte);
+        }
+    }
+
+    fn begin_line(&mut self, source: Source) {
+        let name = |id: VmId| vm::by_id(id).map_or("?", |vm| vm.config.name);
+        let _ = match source {
+            Source::Log => uart::Emergency.write_str("[undercroft] "),
+            Source::Uart(id) => write!(uart::Emergency, "[{}] ", name(id)),
+            Source::Virtio(id) => write!(uart::Emergency, "[{} hvc0] ", name(id)),
+        };
+        self.source = Some(source);
+        self.line_open = true;
+    }
+
+    fn end_line(&mut self) {
+        uart::send(b'\r');
+        uart::send(b'\n');
+        self.line_open = false;
+    }
+
+    fn send(&self, message: &Message<'_>) {
+        if !FRAMED.load(Ordering::Relaxed) {
+            return;
+        }
+        let mut buffer = [0_u8; link::MAX_PAYLOAD];
+        if let Some(payload) = message.encode(&mut buffer) {
+            send_frame(Channel::Control, payload);
+        }
+    }
+
+    /// Presses a VM's power button; it is released a moment later.
+    fn press(&mut self, vm: &Vm) {
+        vm.devices.lock().set_power_button(vm, true);
+        let at = sysreg::cntpct_el0().saturating_add(host::ticks(PRESS_MICROSECONDS));
+        // Pressed again, it stays pressed for longer: once for each VM is enough.
+        self.released.retain(|(id, _)| *id != vm.id);
+        let _ = self.released.try_push((vm.id, at));
+    }
+
+    /// Says who is here.
+    fn introduce(&mut self) {
+        let vms = vm::all().count() as u16;
+        let build = concat!("undercroft ", env!("CARGO_PKG_VERSION"));
+        self.send(&Message::Hello { version: link::VERSION, vms, build });
+        // A VM that is off already is said to be so by `report_states`, after the last of its output.
+        STATES_CHANGED.store(true, Ordering::Release);
+        for vm in vm::all() {
+            self.send(&Message::Vm {
+                vm: vm.id.0,
+                name: vm.config.name,
+                state: VmState::Running { boots: vm.boots() },
+            });
+        }
+    }
+
+    /// Moves all that a VM which is off has written.
+    fn drain_whole(&mut self, vm: &Vm) {
+        while self.drain_reports(vm)
+            + self.drain_one(Source::Log, &vm.console.log, true)
+            + self.drain_one(Source::Uart(vm.id), &vm.console.uart, false)
+            + self.drain_one(Source::Virtio(vm.id), &vm.console.virtio, false)
+            > 0
+        {}
+    }
+
+    fn report_states(&mut self) {
+        // What was reported decides about the end, not a second look: a VM that stops between the two would never be said to
+        // have stopped. It has set `STATES_CHANGED`, so its turn comes in the next round.
+        let mut all_off = true;
+        for vm in vm::all() {
+            let stop = vm.stopped();
+            match stop {
+                Some(_) => self.drain_whole(vm),
+                None => all_off = false,
+            }
+            self.send(&Message::VmState { vm: vm.id.0, state: state_of(vm, stop.as_ref()) });
+        }
+        if all_off && !self.ended {
+            self.ended = true;
+            let text = Text::of(stats::write);
+            push_log(text.as_bytes());
+            log::info!("all VMs are off");
+            while self.drain() {}
+            self.send(&Message::AllStopped);
+            if POWER_OFF_AT_END.load(Ordering::Relaxed) {
+                firmware::power_off();
+            }
+        } else if !all_off {
+            self.ended = false;
+        }
+    }
+
+    /// Handles what arrived. Says whether anything did.
+    fn take_input(&mut self) -> bool {
+        let mut any = false;
+        while let Some(byte) = uart::receive() {
+            any = true;
+            match self.decoder.push(byte) {
+                None => {}
+                Some(Event::Text(byte)) => self.typed(byte),
+                Some(Event::Frame { channel: Channel::Control, payload }) => {
+                    if let Some(command) = Command::decode(payload) {
+                        self.obey(command);
+                    }
+                }
+                Some(Event::Frame { channel: Channel::Requests, payload }) => {
+                    if let Some(vm) = self.operator.answer(payload, send_reply) {
+                        self.press(vm);
+                    }
+                }
+                Some(Event::Frame { channel: Channel::Console(id), payload }) => {
+                    if let Some(vm) = vm::by_id(id) {
+                        vm.devices.lock().receive(vm, payload);
+                    }
+                }
+                Some(Event::Frame { channel: Channel::VirtioConsole(id), payload }) => {
+                    if let Some(vm) = vm::by_id(id) {
+                        vm.devices.lock().receive_virtio(payload);
+                        vm.console.ask_for_service();
+                    }
+                }
+                Some(_) => log::warn!("link: a damaged frame arrived"),
+            }
+        }
+        any
+    }
+
+    /// A byte of text: for the VM in focus, or part of a command.
+    fn typed(&mut self, byte: u8) {
+        if core::mem::take(&mut self.command_key) {
+            return self.typed_command(byte);
+        }
+        if byte == COMMAND_KEY {
+            self.command_key = true;
+            return;
+        }
+        if let Some(vm) = vm::by_id(VmId(self.focus)) {
+            vm.devices.lock().receive(vm, &[byte]);
+        }
+    }
+
+    fn typed_command(&mut self, byte: u8) {
+        let count = vm::all().count() as u16;
+        match byte {
+            b'0'..=b'9' if u16::from(byte - b'0') < count => self.focus = u16::from(byte - b'0'),
+            b'n' => self.focus = (self.focus + 1) % count.max(1),
+            b'p' => self.obey(Command::PowerButton { vm: self.focus }),
+            b's' => return self.obey(Command::Stats),
+            b't' => return self.obey(Command::ExitTimes { on: !stats::is_timed() }),
+            _ => {
+                log::info!(
+                    "Ctrl-] then: 0-9 or n choose the VM that gets the input, p power button, s statistics, t time exits"
+                );
+                return;
+            }
+        }
+        if let Some(vm) = vm::by_id(VmId(self.focus)) {
+            log::info!("input goes to {}", vm.config.name);
+        }
+    }
+
+    fn obey(&mut self, command: Command) {
+        let find = |id: u16| {
+            let vm = vm::by_id(VmId(id));
+            if vm.is_none() {
+                log::warn!("link: there is no VM number {id}");
+            }
+            vm
+        };
+        match command {
+            Command::Attach { .. } => {
+                FRAMED.store(true, Ordering::Relaxed);
+                self.introduce();
+            }
+            Command::Detach => FRAMED.store(false, Ordering::Relaxed),
+            Command::PowerButton { vm } => {
+                // The tools in the guest, where they run, are surer than a button that nobody may watch.
+                if let Some(vm) = find(vm) {
+                    vm.start_again_after_power_off(None);
+                    if !vm.doors.ask_to_stop(false) {
+                        self.press(vm);
+                    }
+                }
+            }
+            Command::ForceStop { vm } => {
+                if let Some(vm) = find(vm) {
+                    vm.stop(Stop::Operator);
+                }
+            }
+            Command::Reboot { vm } => {
+                if let Some(vm) = find(vm)
+                    && !vm.start()
+                    && !vm.doors.ask_to_stop(true)
+                {
+                    vm.stop(Stop::Reset);
+                }
+            }
+            Command::Reset { vm } => {
+                if let Some(vm) = find(vm)
+                    && !vm.start()
+                {
+                    vm.stop(Stop::Reset);
+                }
+            }
+            Command::Stats => {
+                let text = Text::of(stats::write);
+                if FRAMED.load(Ordering::Relaxed) {
+                    for piece in Message::pieces(&text) {
+                        self.send(&Message::Stats { text: piece });
+                    }
+                    self.send(&Message::StatsEnd);
+                } else {
+                    push_log(text.as_bytes());
+                }
+            }
+            Command::ExitTimes { on } => {
+                stats::set_timed(on);
+                log::info!("exits are {}", if on { "timed" } else { "counted only" });
+            }
+            Command::PauseVm { vm } => {
+                if let Some(vm) = find(vm)
+                    && !vm.pause()
+                {
+                    self.send(&Message::Refused { text: "pause: the VM does not run" });
+                }
+            }
+            Command::ResumeVm { vm } => {
+                if let Some(vm) = find(vm)
+                    && !vm.resume()
+                {
+                    self.send(&Message::Refused { text: "resume: the VM is not paused" });
+                }
+            }
+        }
+    }
+}
+
+/// Answers the operator, if anybody speaks frames.
+fn send_reply(reply: &Reply<'_>) {
+    let mut buffer = [0_u8; link::MAX_PAYLOAD];
+    if FRAMED.load(Ordering::Relaxed)
+        && let Some(payload) = reply.encode(&mut buffer)
+    {
+        send_frame(Channel::Requests, payload);
+    }
+}
+
+fn send_frame(channel: Channel, payload: &[u8]) {
+    let _ = link::encode(channel, payload, hw::memory::crc32c, uart::send);
+}
+
+fn state_of<'a>(vm: &Vm, stop: Option<&'a Stop>) -> VmState<'a> {
+    match stop {
+        None if vm.is_paused() => VmState::Paused,
+        None | Some(Stop::Reset) => VmState::Running { boots: vm.boots() },
+        Some(Stop::PowerOff) => VmState::Stopped(StopReason::PowerOff),
+        Some(Stop::Operator) => VmState::Stopped(StopReason::Forced),
+        Some(Stop::Crashed(reason)) => VmState::Stopped(StopReason::Crashed(reason)),
+    }
+}

@@ -1,0 +1,155 @@
+//! A VM's console buffers: what guests write waits here until the console's thread takes it.
+
+extern crate alloc;
+
+use alloc::boxed::Box;
+use core::fmt;
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use fair::{Pace, Reports, Ring};
+use hw::sync::IrqLock;
+use hw::sysreg;
+
+use super::{DIRTY, THREAD, announce};
+use crate::exit::doors;
+use crate::link::log_sink::Line;
+use crate::sched;
+
+/// The log has at most this many lines at once about what one guest causes, and then one in so many milliseconds.
+const REPORTS_AT_ONCE: u64 = 10;
+const REPORT_MILLISECONDS: u64 = 1000;
+
+/// A VM's console buffers.
+pub(crate) struct VmConsole {
+    pub(super) uart: IrqLock<Ring<4096>>,
+    pub(super) virtio: IrqLock<Ring<4096>>,
+    /// The guest's own lines for the log. They wait here, so that a guest which has much to say displaces nobody else's.
+    pub(super) log: IrqLock<Ring<2048>>,
+    /// What the hypervisor says about the guest, at the guest's own pace; in milliseconds.
+    pub(super) reports: IrqLock<Reports<4096>>,
+    /// One of the buffers may have something in it.
+    pub(super) pending: AtomicBool,
+    /// When it last wrote something.
+    pub(super) last_output: AtomicU64,
+    /// Its devices have work that waits for the console's thread.
+    pub(super) service: AtomicBool,
+    /// They have work that one of its vCPUs began, and that is to be gone on with at their pace.
+    pub(super) unfinished: AtomicBool,
+}
+
+impl VmConsole {
+    /// Empty. Boxed here, in a frame of its own: the buffers do not fit the stack together with the rest of a VM.
+    #[inline(never)]
+    #[must_use]
+    pub(crate) fn boxed() -> Box<Self> {
+        Box::new(Self {
+            uart: IrqLock::new(Ring::new()),
+            virtio: IrqLock::new(Ring::new()),
+            log: IrqLock::new(Ring::new()),
+            reports: IrqLock::new(Reports::new(Pace::new(REPORT_MILLISECONDS, REPORTS_AT_ONCE))),
+            pending: AtomicBool::new(false),
+            last_output: AtomicU64::new(0),
+            service: AtomicBool::new(false),
+            unfinished: AtomicBool::new(false),
+        })
+    }
+
+    /// Takes a byte of the guest's UART. Says whether there is room for another one.
+    pub(crate) fn push_uart(&self, byte: u8) -> bool {
+        self.last_output.store(sysreg::cntpct_el0(), Ordering::Relaxed);
+        let mut ring = self.uart.lock();
+        ring.push(byte);
+        let room = ring.room() > 0;
+        drop(ring);
+        self.announce();
+        if !room {
+            // The guest can only wait now, so there is nothing to be gathered any more.
+            self.ask_for_service();
+            if let Some(thread) = THREAD.get() {
+                sched::wake(thread);
+            }
+        }
+        room
+    }
+
+    /// As [`VmConsole::push_uart`] with room left behind it, if that can be done on the short path of an exit: the console's thread
+    /// knows already that there is output. Says whether it was done; if not, nothing was.
+    #[inline(always)]
+    pub(crate) fn push_uart_quickly(&self, byte: u8) -> bool {
+        if !DIRTY.load(Ordering::Relaxed) {
+            return false;
+        }
+        let mut ring = self.uart.lock();
+        if ring.room() < 2 {
+            return false;
+        }
+        ring.push(byte);
+        drop(ring);
+        self.last_output.store(sysreg::cntpct_el0(), Ordering::Relaxed);
+        // The thread may have looked just before: then it is woken here after all.
+        self.announce();
+        true
+    }
+
+    /// Takes what there is room for of the guest's virtio console; returns how much that was.
+    pub(crate) fn push_virtio(&self, bytes: &[u8]) -> usize {
+        self.last_output.store(sysreg::cntpct_el0(), Ordering::Relaxed);
+        let mut ring = self.virtio.lock();
+        let taken = bytes.len().min(ring.room());
+        for &byte in bytes.iter().take(taken) {
+            ring.push(byte);
+        }
+        drop(ring);
+        self.announce();
+        taken
+    }
+
+    /// Takes a line of the guest's for the log, whole or not at all. Says which.
+    pub(crate) fn push_log(&self, text: fmt::Arguments<'_>) -> bool {
+        let line = Line::of(log::Level::Info, text);
+        let mut ring = self.log.lock();
+        let is_room = ring.room() >= line.as_bytes().len();
+        if is_room {
+            line.as_bytes().iter().for_each(|&byte| ring.push(byte));
+        }
+        drop(ring);
+        self.announce();
+        is_room
+    }
+
+    /// Takes a line about VM `name`, which that guest caused; at the guest's pace.
+    pub(crate) fn report(&self, name: &str, line: &Line) {
+        let count = |out: &mut dyn fmt::Write, left_out| write_left_out(out, name, left_out);
+        self.reports.lock().push(line.as_bytes(), doors::milliseconds(), count);
+        self.announce();
+    }
+
+    /// Takes a line about the VM's life, which comes seldom enough by itself.
+    pub(crate) fn tell(&self, line: &Line) {
+        self.reports.lock().push_always(line.as_bytes());
+        self.announce();
+    }
+
+    fn announce(&self) {
+        self.pending.store(true, Ordering::Release);
+        announce();
+    }
+
+    /// Lets the console's thread go on with the VM's devices' work when it is their turn.
+    pub(crate) fn ask_for_turn(&self) {
+        self.unfinished.store(true, Ordering::Release);
+        announce();
+    }
+
+    /// Lets the console's thread look after the VM's devices.
+    pub(crate) fn ask_for_service(&self) {
+        self.service.store(true, Ordering::Release);
+        announce();
+    }
+}
+
+/// How many lines about VM `name` there would have been.
+pub(super) fn write_left_out(out: &mut dyn fmt::Write, name: &str, left_out: u32) -> fmt::Result {
+    let line = Line::of(log::Level::Warn, format_args!("{name}: {left_out} more lines about it were left out"));
+    out.write_str(core::str::from_utf8(line.as_bytes()).unwrap_or("?\n"))
+}

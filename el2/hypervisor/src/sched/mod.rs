@@ -1,0 +1,643 @@
+//! Threads on CPUs: who runs, who waits, who is woken.
+//!
+//! Every vCPU and every worker of the hypervisor is a thread. Each CPU has a run queue (`core/sched`: weighted fair
+//! sharing by virtual run time), the deadlines that its timer serves, and an idle thread, which is what the CPU booted on.
+//! A thread sits on the queue of its home CPU. Who wakes a thread whose home is busy puts it on an idle CPU, if it may run
+//! there; a CPU that becomes idle takes a waiting thread from a busy one; one whose threads fall behind gives some away
+//! (`balance`).
+//!
+//! There is no tick: the EL2 timer is armed for the next deadline, and for the end of the running thread's slice only
+//! while somebody waits for the CPU. A vCPU that is alone on its CPU is never interrupted by us.
+//!
+//! Threads run with IRQs let in. They are preempted wherever they are, and may go on on another CPU, but not while they hold
+//! a lock ([`hw::sync`]), nor in listed code (`hw::nopreempt`): then the preemption waits. IRQs are masked while anything
+//! here changes, and from a vCPU's last look at what is asked of it until its guest runs.
+//!
+//! Locks, in the order in which they nest: a CPU's `loaded` vCPU, then a queue; never two queues at a time.
+//! Lost wake-ups: see [`::sched::Parking`].
+
+extern crate alloc;
+
+use alloc::boxed::Box;
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
+
+use ::sched::{Affinity, Alarms, Arrival, Entity, Parking, RunQueue, ThreadId, Timing};
+use hw::percpu::this_cpu;
+use hw::sync::{IrqLock, is_unpreemptible, without_irqs};
+use hw::sysreg::{cnthp_ctl_el2, cnthp_cval_el2, cntpct_el0};
+use hw::thread::{Context, switch};
+use hw::{gic, nopreempt, speculation};
+use spin::Once;
+use units::{CpuId, Ticks};
+
+mod balance;
+pub(crate) mod interrupts;
+mod threads;
+
+pub(crate) use threads::{Thread, current, current_name};
+
+use threads::{THREAD_COUNT, thread};
+
+use crate::checks::wander;
+use crate::host;
+use crate::vcpu::{Vcpu, request};
+
+/// Within this time everybody who waits for a CPU has run there, in microseconds.
+const PERIOD_MICROSECONDS: u64 = 10_000;
+/// No slice is shorter, in microseconds.
+const SLICE_MICROSECONDS: u64 = 1_000;
+/// No deadline.
+const NEVER: u64 = u64::MAX;
+
+/// One CPU's part of the scheduler.
+pub(crate) struct Cpu {
+    /// Which one.
+    pub(crate) id: CpuId,
+    affinity: u64,
+    queue: IrqLock<Queue>,
+    /// How many threads wait in the queue: for others to look without the lock.
+    waiting: AtomicU32,
+    /// At least the CPUs that one of those may run on: an idle CPU that none of them may run on leaves the lock alone.
+    waiting_affinity: AtomicU64,
+    /// A KICK was sent for the queue's sake.
+    attention: AtomicBool,
+    /// For self-tests: see [`nudge_self`].
+    echoes: AtomicU32,
+    /// An idle CPU would take the thread that waits here, if its vCPU were not loaded.
+    release: AtomicBool,
+    /// The weights of the threads that were placed here.
+    placed: AtomicU32,
+    /// The vCPU whose state is in this CPU's registers.
+    loaded: IrqLock<Option<&'static Vcpu>>,
+}
+
+struct Queue {
+    run: RunQueue,
+    alarms: Alarms,
+    idle: &'static Thread,
+    /// Who runs: the run queue's current thread, or `idle`.
+    running: &'static Thread,
+    /// Until when the running thread has been charged for its time.
+    charged: u64,
+    /// When the running thread's slice ends; NEVER while nobody waits.
+    slice_end: u64,
+}
+
+static CPUS: [Once<&'static Cpu>; platform::MAX_CPUS] = [const { Once::new() }; platform::MAX_CPUS];
+/// The CPUs that take part, a bit each.
+static ONLINE: AtomicU64 = AtomicU64::new(0);
+/// Those that have nothing to run.
+static IDLE: AtomicU64 = AtomicU64::new(0);
+
+fn cpu(id: CpuId) -> &'static Cpu {
+    match CPUS.get(usize::from(id.0)).and_then(Once::get) {
+        Some(cpu) => cpu,
+        None => unreachable!("CPU {} takes no part in scheduling", id.0),
+    }
+}
+
+/// This CPU's part of the scheduler. IRQs are masked, or it may be another's a moment later.
+#[must_use]
+pub(crate) fn this() -> &'static Cpu {
+    cpu(this_cpu().cpu)
+}
+
+/// Makes this CPU take part; what runs now becomes its idle thread. IRQs are masked.
+pub(crate) fn join() {
+    let id = this_cpu().cpu;
+    let home = u32::from(id.0);
+    let idle = Thread::register("idle", Context::of_running(), Parking::running(home), 1, 1 << id.0);
+    this_cpu().thread.store(u64::from(idle.index), Ordering::Relaxed);
+    let timing = Timing { period: host::ticks(PERIOD_MICROSECONDS), minimum_slice: host::ticks(SLICE_MICROSECONDS) };
+    let mut queue = Queue {
+        run: RunQueue::new(timing),
+        alarms: Alarms::new(),
+        idle,
+        running: idle,
+        charged: cntpct_el0(),
+        slice_end: NEVER,
+    };
+    queue.reserve();
+    let cpu: &'static Cpu = Box::leak(Box::new(Cpu {
+        id,
+        affinity: this_cpu().affinity,
+        queue: IrqLock::new(queue),
+        waiting: AtomicU32::new(0),
+        waiting_affinity: AtomicU64::new(0),
+        attention: AtomicBool::new(false),
+        echoes: AtomicU32::new(0),
+        release: AtomicBool::new(false),
+        placed: AtomicU32::new(0),
+        loaded: IrqLock::new(None),
+    }));
+    if let Some(slot) = CPUS.get(usize::from(id.0)) {
+        slot.call_once(|| cpu);
+    }
+    // Threads that were made since then found no queue here to make room in.
+    cpu.queue.lock().reserve();
+    IDLE.fetch_or(1 << id.0, Ordering::Release);
+    ONLINE.fetch_or(1 << id.0, Ordering::Release);
+    cnthp_ctl_el2::write(0);
+}
+
+/// The CPUs that take part, a bit each.
+#[must_use]
+pub(crate) fn online() -> u64 {
+    ONLINE.load(Ordering::Acquire)
+}
+
+/// What an idle CPU does for ever: runs whoever becomes ready, zeroes free memory meanwhile.
+pub(crate) fn idle() -> ! {
+    let me = this();
+    loop {
+        reschedule(Outcome::Yield, Place::Elsewhere);
+        if steal(me) {
+            continue;
+        }
+        if host::memory::scrub_one() {
+            continue;
+        }
+        // IRQs are masked: one that arrives from here on ends the WFI and is handled right after.
+        if me.waiting.load(Ordering::Acquire) == 0 {
+            hw::sysreg::wfi();
+        }
+        hw::sync::with_irqs(hw::sysreg::isb);
+    }
+}
+
+/// What becomes of the thread that gives the CPU away.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    /// It stays ready, and lets whoever waits go first.
+    Yield,
+    /// It stays ready, and gives way only to whoever has a better claim, or if its slice is over.
+    Preempt,
+    /// It sleeps, until the count in [`block`]'s deadline if not NEVER.
+    Sleep(u64),
+    /// It goes on on another CPU.
+    Move(CpuId),
+}
+
+/// Where a thread gives the CPU away, and goes on when it gets it back.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// On the short path of its guest's exit, which ends in the guest again.
+    ShortPath,
+    /// Anywhere else.
+    Elsewhere,
+}
+
+/// Lets other threads of this CPU run, if there are any.
+pub(crate) fn yield_now() {
+    without_irqs(|| reschedule(Outcome::Yield, Place::Elsewhere));
+}
+
+/// As [`yield_now`], on the short path of a guest's exit. IRQs are masked.
+pub(crate) fn yield_on_short_path() {
+    speculation::defer();
+    reschedule(Outcome::Yield, Place::ShortPath);
+}
+
+/// Lets a thread with a better claim run, if there is one. IRQs are masked.
+pub(crate) fn preempt() {
+    let thread = current();
+    if thread.exile.load(Ordering::Relaxed) != 0
+        && let Some(to) = thread.take_exile()
+        && to != this_cpu().cpu
+    {
+        return reschedule(Outcome::Move(to), Place::Elsewhere);
+    }
+    reschedule(Outcome::Preempt, Place::Elsewhere);
+}
+
+/// Sleeps until somebody calls [`wake`] or the counter reaches `deadline`. No lock is held.
+pub(crate) fn block(deadline: Option<Ticks>) {
+    assert!(!is_unpreemptible(), "a thread that holds a lock must not sleep");
+    without_irqs(|| reschedule(Outcome::Sleep(deadline.map_or(NEVER, |ticks| ticks.0)), Place::Elsewhere));
+}
+
+/// Goes on on `to`, which takes part, and may run nowhere else from now on. No lock is held.
+pub(crate) fn move_to(to: CpuId) {
+    assert!(!is_unpreemptible(), "a thread that holds a lock must not move");
+    without_irqs(|| {
+        current().affinity.store(1 << to.0, Ordering::Relaxed);
+        if to != this_cpu().cpu {
+            reschedule(Outcome::Move(to), Place::Elsewhere);
+        }
+    });
+}
+
+/// Whether this CPU was asked to look at its queue.
+#[inline(always)]
+#[must_use]
+pub(crate) fn wants_reschedule() -> bool {
+    this_cpu().reschedule.load(Ordering::Relaxed) != 0
+}
+
+/// Inlined where it is called with one of the outcomes, so that a switch pays for none of the others.
+#[inline(always)]
+fn reschedule(outcome: Outcome, place: Place) {
+    let me = this();
+    let now = cntpct_el0();
+    this_cpu().reschedule.store(0, Ordering::Relaxed);
+    this_cpu().preempt_pending.store(0, Ordering::Relaxed);
+    if matches!(outcome, Outcome::Move(_))
+        && let Some(vcpu) = current().vcpu.get()
+    {
+        vcpu.unload();
+    }
+    let mut queue = me.queue.lock();
+    let current = queue.running;
+    queue.charge(now);
+    if !queue.gives_way(current, outcome, now) {
+        return queue.arm_timer();
+    }
+    let mut moving = None;
+    if let Outcome::Move(to) = outcome {
+        moving = queue.run.take_current().map(|mut entity| {
+            queue.run.detach(&mut entity);
+            (cpu(to), current.entity(entity.virtual_time()))
+        });
+    }
+    let next = if outcome == Outcome::Yield { queue.run.yield_and_pick() } else { queue.run.pick() };
+    let next = next.map_or(queue.idle, thread);
+    queue.put_on(me, current, next, now);
+    drop(queue);
+    if let Some((to, entity)) = moving {
+        to.queue.lock().enqueue(to, entity, Arrival::Moved);
+    }
+    if !core::ptr::eq(next, current) {
+        this_cpu().thread.store(u64::from(next.index), Ordering::Relaxed);
+        count(&this_cpu().switches);
+        switch(&current.context, &next.context);
+        if place == Place::Elsewhere {
+            speculation::settle();
+        }
+        // Others ran here, or this is another CPU.
+        if let Some(vcpu) = current.vcpu.get() {
+            vcpu.resume();
+        }
+    }
+}
+
+impl Queue {
+    fn reserve(&mut self) {
+        let threads = THREAD_COUNT.load(Ordering::Relaxed) as usize;
+        self.run.reserve(threads);
+        self.alarms.reserve(2 * threads);
+    }
+
+    /// Charges the running thread for its time.
+    fn charge(&mut self, now: u64) {
+        let ran = now.saturating_sub(core::mem::replace(&mut self.charged, now));
+        let run_time = &self.running.run_time;
+        run_time.store(run_time.load(Ordering::Relaxed) + ran, Ordering::Relaxed);
+        self.run.charge(ran);
+    }
+
+    /// As [`Queue::charge`], from wherever: its own CPU may have been at it a moment later than `now`.
+    fn charge_until(&mut self, now: u64) {
+        self.charge(now.max(self.charged));
+    }
+
+    /// What becomes of the running thread `current`: says whether it gives the CPU away.
+    #[inline(always)]
+    fn gives_way(&mut self, current: &'static Thread, outcome: Outcome, now: u64) -> bool {
+        if core::ptr::eq(current, self.idle) {
+            return self.run.waiting() > 0;
+        }
+        match outcome {
+            Outcome::Sleep(deadline) => {
+                if !current.parking.try_sleep() {
+                    return false;
+                }
+                if let Some(entity) = self.run.take_current() {
+                    current.virtual_time.store(entity.virtual_time(), Ordering::Relaxed);
+                }
+                if deadline != NEVER {
+                    self.alarms.set(current.sleep_slot(), deadline);
+                }
+                return true;
+            }
+            Outcome::Move(to) => {
+                current.ready_since.store(now, Ordering::Relaxed);
+                current.parking.preempted();
+                current.parking.set_home(u32::from(to.0));
+                return true;
+            }
+            Outcome::Yield | Outcome::Preempt => {}
+        }
+        if self.run.waiting() == 0 {
+            self.slice_end = NEVER;
+            return false;
+        }
+        if outcome == Outcome::Preempt && !self.run.should_preempt() && now < self.slice_end {
+            self.start_slice(now);
+            return false;
+        }
+        current.ready_since.store(now, Ordering::Relaxed);
+        current.parking.preempted();
+        true
+    }
+
+    /// `next`, which was just chosen, runs on `me` from now on, `current` no longer.
+    #[inline(always)]
+    fn put_on(&mut self, me: &Cpu, current: &'static Thread, next: &'static Thread, now: u64) {
+        let bit = 1 << me.id.0;
+        self.running = next;
+        if core::ptr::eq(next, self.idle) {
+            IDLE.fetch_or(bit, Ordering::SeqCst);
+        } else {
+            next.parking.picked();
+            let waited = now.saturating_sub(next.ready_since.load(Ordering::Relaxed));
+            next.wait_time.store(next.wait_time.load(Ordering::Relaxed) + waited, Ordering::Relaxed);
+            if core::ptr::eq(current, self.idle) {
+                IDLE.fetch_and(!bit, Ordering::Release);
+            }
+        }
+        let waiting = self.run.waiting();
+        if waiting == 0 {
+            me.waiting.store(0, Ordering::SeqCst);
+            me.waiting_affinity.store(0, Ordering::SeqCst);
+            self.slice_end = NEVER;
+            self.cancel_round();
+        } else {
+            // First where, then that: an idle CPU that sees somebody wait also sees that it may take it.
+            let affinity = current.affinity.load(Ordering::Relaxed);
+            if affinity & !me.waiting_affinity.load(Ordering::Relaxed) != 0 {
+                me.waiting_affinity.fetch_or(affinity, Ordering::SeqCst);
+            }
+            me.waiting.store(waiting as u32, Ordering::SeqCst);
+            self.slice_end = self.run.slice().map_or(NEVER, |slice| now.saturating_add(slice));
+        }
+        self.arm_timer();
+    }
+
+    /// The running thread's slice begins, if there is none yet and somebody waits.
+    fn start_slice(&mut self, now: u64) {
+        if self.slice_end == NEVER
+            && let Some(slice) = self.run.slice()
+        {
+            self.slice_end = now.saturating_add(slice);
+        }
+    }
+
+    /// Puts `entity`, which is ready, on this queue of `target`'s, and sees to it that it is noticed.
+    fn enqueue(&mut self, target: &Cpu, entity: Entity, arrival: Arrival) {
+        let now = cntpct_el0();
+        self.charge_until(now);
+        target.waiting_affinity.fetch_or(entity.affinity.0, Ordering::SeqCst);
+        self.run.enqueue(entity, arrival);
+        target.waiting.store(self.run.waiting() as u32, Ordering::SeqCst);
+        self.plan_round(target, now);
+        if self.slice_end == NEVER || self.run.should_preempt() {
+            notify(target);
+        }
+    }
+
+    /// Sets this CPU's timer, whose queue this is.
+    fn arm_timer(&self) {
+        let deadline = self.slice_end.min(self.alarms.next().unwrap_or(NEVER));
+        if deadline == NEVER {
+            cnthp_ctl_el2::write(0);
+        } else {
+            cnthp_cval_el2::write(deadline);
+            cnthp_ctl_el2::write(1);
+        }
+    }
+}
+
+/// Makes `target` look at its queue soon. IRQs are masked.
+fn notify(target: &Cpu) {
+    if target.id == this_cpu().cpu {
+        this_cpu().reschedule.store(1, Ordering::Relaxed);
+    } else if !target.attention.swap(true, Ordering::AcqRel) {
+        gic::send_sgi(target.affinity, gic::KICK);
+    }
+}
+
+/// Wakes `thread` if it sleeps; otherwise its next [`block`] returns at once.
+pub(crate) fn wake(thread: &'static Thread) {
+    without_irqs(|| {
+        loop {
+            let home = thread.home();
+            let mut queue = home.queue.lock();
+            // It may have moved before the lock was ours.
+            if core::ptr::eq(home, thread.home()) {
+                if thread.parking.try_wake() {
+                    queue.alarms.cancel(thread.sleep_slot());
+                    thread.ready_since.store(cntpct_el0(), Ordering::Relaxed);
+                    drop_off(thread, home, queue);
+                }
+                return;
+            }
+        }
+    });
+}
+
+/// Puts `thread`, just woken, on its home's queue, or on that of an idle CPU if the home is busy.
+fn drop_off(thread: &'static Thread, home: &'static Cpu, mut queue: hw::sync::IrqGuard<'_, Queue>) {
+    let mut entity = thread.entity(thread.virtual_time.load(Ordering::Relaxed));
+    let others = IDLE.load(Ordering::Relaxed) & thread.affinity.load(Ordering::Relaxed);
+    if others == 0 || queue.run.is_empty() || !thread.is_movable() {
+        queue.enqueue(home, entity, Arrival::Woken);
+        let busy = queue.run.current().is_some();
+        drop(queue);
+        // A CPU that became idle meanwhile either sees the thread waiting, or is seen here.
+        fence(Ordering::SeqCst);
+        if busy {
+            offer(thread);
+        }
+        return;
+    }
+    let to = cpu(CpuId(others.trailing_zeros() as u16));
+    queue.run.detach(&mut entity);
+    thread.parking.set_home(u32::from(to.id.0));
+    drop(queue);
+    to.queue.lock().enqueue(to, entity, Arrival::Moved);
+}
+
+/// Lets an idle CPU know of a thread that has to wait where it is.
+fn offer(thread: &Thread) {
+    let idle = IDLE.load(Ordering::SeqCst) & thread.affinity.load(Ordering::Relaxed);
+    if idle != 0 {
+        notify(cpu(CpuId(idle.trailing_zeros() as u16)));
+    }
+}
+
+/// Wakes `thread` when the counter reaches `deadline`, wherever it is then.
+pub(crate) fn wake_at(thread: &'static Thread, deadline: Ticks) {
+    without_irqs(|| {
+        let mut queue = this().queue.lock();
+        queue.alarms.set_earlier(thread.alarm_slot(), deadline.0);
+        queue.arm_timer();
+    });
+}
+
+/// Tells the running vCPU ([`request::TIMER`]) when the counter reaches `deadline`.
+pub(crate) fn set_alarm(deadline: Ticks) {
+    without_irqs(|| {
+        let slot = current().alarm_slot();
+        let mut queue = this().queue.lock();
+        queue.alarms.set(slot, deadline.0);
+        queue.arm_timer();
+    });
+}
+
+/// Interrupts whatever CPU runs `thread` now, so that it looks at what is asked of it.
+pub(crate) fn interrupt(thread: &'static Thread) {
+    without_irqs(|| {
+        if thread.is_running() {
+            let home = thread.home();
+            if home.id != this_cpu().cpu {
+                gic::send_sgi(home.affinity, gic::KICK);
+            }
+        }
+    });
+}
+
+/// The EL2 timer fired on this CPU: wakes sleepers and ends slices.
+pub(crate) fn timer_fired() {
+    let me = this();
+    let now = cntpct_el0();
+    loop {
+        let mut queue = me.queue.lock();
+        let Some(alarm) = queue.alarms.take_due(now) else { break };
+        let idle = queue.idle;
+        drop(queue);
+        let thread = thread(ThreadId(alarm.slot / 2));
+        match thread.vcpu.get() {
+            Some(vcpu) => vcpu.request(request::TIMER),
+            None if core::ptr::eq(thread, idle) => balance::round(me, now),
+            None => wake(thread),
+        }
+    }
+    let queue = me.queue.lock();
+    if queue.slice_end <= now {
+        this_cpu().reschedule.store(1, Ordering::Relaxed);
+        // Until the thread gives way there is nothing to fire for; if it does not, the timer fires again at once.
+        cnthp_ctl_el2::write(0);
+    } else {
+        queue.arm_timer();
+    }
+}
+
+/// A KICK arrived: somebody put a thread on this CPU's queue, or wants the running vCPU's attention.
+pub(crate) fn kicked() {
+    let me = this();
+    if me.attention.swap(false, Ordering::AcqRel) {
+        this_cpu().reschedule.store(1, Ordering::Relaxed);
+    }
+    if me.release.load(Ordering::Relaxed) && me.release.swap(false, Ordering::AcqRel) {
+        release(me);
+    }
+}
+
+/// For self-tests: this CPU's next interrupt is a request to look at its queue, which is pending from now on, and
+/// `echoes` more after it, each sent while the one before is handled. IRQs are masked.
+pub(crate) fn nudge_self(echoes: u32) {
+    let me = this();
+    me.echoes.store(echoes, Ordering::Relaxed);
+    me.attention.store(true, Ordering::Release);
+    gic::send_sgi(me.affinity, gic::KICK);
+}
+
+/// For self-tests: makes all other CPUs look at their queues.
+pub(crate) fn nudge_others() {
+    without_irqs(|| {
+        for cpu in CPUS.iter().filter_map(Once::get).filter(|cpu| cpu.id != this_cpu().cpu) {
+            notify(cpu);
+        }
+    });
+}
+
+/// Saves the vCPU that is loaded here while something else runs, so that its thread can go elsewhere.
+fn release(me: &'static Cpu) {
+    let loaded = *me.loaded.lock();
+    if let Some(vcpu) = loaded
+        && !core::ptr::eq(vcpu.thread(), current())
+    {
+        vcpu.unload();
+        offer(vcpu.thread());
+    }
+}
+
+/// Takes one waiting thread from another queue, for a CPU that has nothing to do. Says whether it found one.
+fn steal(me: &'static Cpu) -> bool {
+    fence(Ordering::SeqCst);
+    let busy = |cpu: &&'static Cpu| {
+        cpu.id != me.id
+            && cpu.waiting.load(Ordering::SeqCst) > 0
+            && Affinity(cpu.waiting_affinity.load(Ordering::SeqCst)).allows(me.id)
+    };
+    for victim in CPUS.iter().filter_map(Once::get).copied().filter(busy) {
+        let mut queue = victim.queue.lock();
+        let stolen = queue.run.steal(me.id, |id| thread(id).is_movable());
+        if let Some(entity) = stolen {
+            victim.waiting.store(queue.run.waiting() as u32, Ordering::SeqCst);
+            thread(entity.thread).parking.set_home(u32::from(me.id.0));
+            drop(queue);
+            me.queue.lock().enqueue(me, entity, Arrival::Moved);
+            return true;
+        }
+        drop(queue);
+        let holds_another = victim.loaded.try_lock().is_some_and(|loaded| {
+            loaded.is_some_and(|vcpu| !vcpu.thread().is_running() && vcpu.thread().may_run_on(me.id))
+        });
+        if holds_another && !victim.release.swap(true, Ordering::AcqRel) {
+            gic::send_sgi(victim.affinity, gic::KICK);
+        }
+    }
+    false
+}
+
+impl Cpu {
+    /// The vCPU whose state is in this CPU's registers.
+    #[must_use]
+    pub(crate) fn loaded(&self) -> &IrqLock<Option<&'static Vcpu>> {
+        &self.loaded
+    }
+}
+
+/// The interrupt hook: an interrupt arrived while this CPU was in EL2 with IRQs let in, and would go on at
+/// `return_address`. In listed code, and while the thread holds a lock, the preemption has to wait, not the interrupt.
+pub(crate) extern "C" fn interrupt_in_el2(return_address: u64) {
+    let area = this_cpu();
+    count(&area.interrupts);
+    area.last_interrupted.store(return_address, Ordering::Relaxed);
+    interrupts::handle();
+    let echoes = this().echoes.load(Ordering::Relaxed);
+    if echoes > 0 {
+        nudge_self(echoes - 1);
+    }
+    if wants_reschedule() {
+        if is_unpreemptible() || nopreempt::is_listed(return_address) {
+            area.preempt_pending.store(1, Ordering::Relaxed);
+        } else {
+            count(&area.preemptions);
+            if current().vcpu.get().is_some() {
+                wander::count_preemption();
+            }
+            preempt();
+        }
+    }
+}
+
+/// One more, in a counter that only this CPU writes, IRQs masked.
+fn count(counter: &AtomicU64) {
+    counter.store(counter.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+}
+
+/// The CPU a new thread starts on: of those that `affinity` allows the one with the least weight placed on it.
+fn place(affinity: u64, weight: u16) -> &'static Cpu {
+    let allowed = CPUS.iter().filter_map(Once::get).copied().filter(|cpu| affinity >> cpu.id.0 & 1 != 0);
+    let home = allowed.min_by_key(|cpu| cpu.placed.load(Ordering::Relaxed)).unwrap_or_else(this);
+    home.placed.fetch_add(u32::from(weight), Ordering::Relaxed);
+    home
+}
+
+/// Whether `thread` finds a CPU that none of `all`, the vCPUs of the host, needs but itself.
+pub(crate) fn has_cpu_of_its_own<'a>(thread: &Thread, all: impl Iterator<Item = &'a &'static Vcpu>) -> bool {
+    let affinity = |thread: &Thread| Affinity(thread.affinity.load(Ordering::Relaxed));
+    ::sched::has_cpu_of_its_own(affinity(thread), all.filter_map(|vcpu| vcpu.made_thread()).map(affinity), online())
+}

@@ -1,0 +1,716 @@
+//! A vCPU: its thread, its registers, what is asked of it.
+//!
+//! The thread owns the general registers; the rest of the state lives in [`GuestState`] and stays in a CPU's registers
+//! until another vCPU comes to that CPU ([`Vcpu::ensure_loaded`]). Other threads never touch a running vCPU: they leave a
+//! request bit and interrupt it, and it does what is asked before it enters the guest again.
+
+extern crate alloc;
+
+use alloc::boxed::Box;
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+
+use cpu::retry::Tries;
+use cpu::{controls, reset};
+use hw::state::{Controls, El1, Features, GuestState, active_priorities, read_list_register, write_list_register};
+use hw::sync::{IrqLock, PreemptLock, unmask_irqs, with_irqs, without_irqs};
+use hw::vcpu::{ContextHandle, VcpuContext, exit_kind};
+use hw::{gic, sysreg};
+use log::Level;
+use services::psci::Start;
+use services::stolen_time::STOLEN_OFFSET;
+use spin::Once;
+use units::{Pa, Ticks, Va, VcpuId, VcpuSet};
+use vgic::{ListRegisters, Power, Vgic, virtual_control};
+
+use crate::checks::wander;
+use crate::exit::dispatch::Cause;
+use crate::exit::{dispatch, doors};
+use crate::host;
+use crate::link::stats::Counters;
+use crate::sched::{self, Thread};
+use crate::vm::{Task, Vm};
+
+/// How many vCPUs there can be on one host.
+pub(crate) const MAX_TOTAL: usize = 512;
+/// What [`Vcpu::loaded_on`] says while the state is in memory.
+const NOWHERE: u32 = u32::MAX;
+/// CNTV_CTL_EL0 and CNTP_CTL_EL0: ENABLE and IMASK.
+const TIMER_ENABLE: u64 = 1;
+const TIMER_MASKED: u64 = 2;
+/// ISTATUS: the condition is met.
+const TIMER_STATUS: u64 = 4;
+
+/// What others ask of a vCPU.
+pub(crate) mod request {
+    /// Its pending interrupts changed: choose list registers anew.
+    pub(crate) const INTERRUPTS: u32 = 1;
+    /// Leave the guest for good: the VM stops or starts afresh.
+    pub(crate) const STOP: u32 = 2;
+    /// A deadline that it set has passed.
+    pub(crate) const TIMER: u32 = 4;
+    /// Give the guest an SError.
+    pub(crate) const SERROR: u32 = 8;
+    /// Stand still until the VM goes on.
+    pub(crate) const PAUSE: u32 = 16;
+}
+
+/// Why a vCPU's thread left the guest.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Leave {
+    /// The VM stops.
+    Stopped,
+    /// The vCPU switched itself off.
+    SwitchedOff,
+    /// The vCPU suspended itself and was woken: it starts afresh.
+    Resumed(Start),
+}
+
+/// The EL1 physical timer, which is emulated: CNTP_CTL_EL0 and CNTP_CVAL_EL0. It counts as the guest's CNTPCT_EL0 does
+/// ([`Vcpu::physical_count`]).
+#[derive(Clone, Copy, Default)]
+pub(crate) struct PhysicalTimer {
+    /// ENABLE and IMASK.
+    pub(crate) control: u64,
+    /// The count at which it fires.
+    pub(crate) compare: u64,
+}
+
+impl PhysicalTimer {
+    /// The level of its interrupt at `now`.
+    #[must_use]
+    pub(crate) fn line(self, now: u64) -> bool {
+        self.control & (TIMER_ENABLE | TIMER_MASKED) == TIMER_ENABLE && now >= self.compare
+    }
+
+    /// When the level will rise, if it is going to.
+    #[must_use]
+    pub(crate) fn deadline(self, now: u64) -> Option<u64> {
+        (self.control & (TIMER_ENABLE | TIMER_MASKED) == TIMER_ENABLE && now < self.compare).then_some(self.compare)
+    }
+}
+
+/// One virtual CPU. Lives for ever.
+pub(crate) struct Vcpu {
+    /// The machine it belongs to.
+    pub(crate) vm: &'static Vm,
+    /// Which one of them.
+    pub(crate) id: VcpuId,
+    /// Exits by reason.
+    pub(crate) counters: Counters,
+    /// What to do once it is switched on.
+    pub(crate) start: PreemptLock<Option<Start>>,
+    /// The EL1 physical timer.
+    pub(crate) physical_timer: PreemptLock<PhysicalTimer>,
+    /// What it was let to try again.
+    pub(crate) tries: PreemptLock<Tries>,
+    index: usize,
+    thread: Once<&'static Thread>,
+    context: Once<ContextHandle>,
+    state: IrqLock<GuestState>,
+    loaded_on: AtomicU32,
+    /// It is on: its state belongs into the registers of the CPU that its thread runs on. Its own thread's business.
+    resident: AtomicBool,
+    requests: AtomicU32,
+    /// Ticks that its thread had waited for a CPU when the VM was started: what came before was not stolen from the guest.
+    waited_before: AtomicU64,
+    /// Ticks stolen from it, as its record says.
+    stolen: AtomicU64,
+    /// Others may need its CPU: it gives it away while it waits.
+    gives_way: AtomicBool,
+    list: IrqLock<ListRegisters>,
+    /// A copy of [`ListRegisters::at_rest`], which a switch looks at without the lock.
+    at_rest: AtomicBool,
+    /// How often the model has been brought up to date, for those who wait for it.
+    syncs: AtomicU32,
+    /// List registers that the timer's short path filled since the last sync.
+    list_filled: AtomicU32,
+    /// The list register by which the virtual timer's interrupt can be handed over without asking the model; 0 if the
+    /// model must be asked.
+    timer_list_register: AtomicU64,
+}
+
+static VCPUS: [Once<&'static Vcpu>; MAX_TOTAL] = [const { Once::new() }; MAX_TOTAL];
+static COUNT: AtomicU32 = AtomicU32::new(0);
+
+/// The vCPU with this number, as [`VcpuContext::owner`] has it.
+#[inline(always)]
+#[must_use]
+pub(crate) fn by_index(index: usize) -> Option<&'static Vcpu> {
+    VCPUS.get(index).and_then(Once::get).copied()
+}
+
+impl Vcpu {
+    /// vCPU `id` of `vm`, with a thread that waits for the vCPU to be switched on.
+    ///
+    /// # Errors
+    /// When there is no memory or no number for it.
+    pub(crate) fn create(vm: &'static Vm, id: VcpuId) -> Result<&'static Self, frames::FramesError> {
+        let index = COUNT.fetch_add(1, Ordering::Relaxed) as usize;
+        let fixed = &host::get().controls;
+        let controls = Controls {
+            hcr: fixed.hcr,
+            mdcr: fixed.mdcr,
+            cptr: fixed.cptr,
+            vttbr: 0,
+            vmpidr: reset::vmpidr_el2(id),
+            cntvoff: 0,
+            os_lock: true,
+            ..Controls::default()
+        };
+        let vcpu: &'static Self = Box::leak(Box::new(Self {
+            vm,
+            id,
+            counters: Counters::new(),
+            start: PreemptLock::new(None),
+            physical_timer: PreemptLock::new(PhysicalTimer::default()),
+            tries: PreemptLock::new(Tries::new()),
+            index,
+            thread: Once::new(),
+            context: Once::new(),
+            state: IrqLock::new(GuestState::new(controls)),
+            loaded_on: AtomicU32::new(NOWHERE),
+            resident: AtomicBool::new(false),
+            requests: AtomicU32::new(0),
+            waited_before: AtomicU64::new(0),
+            stolen: AtomicU64::new(0),
+            gives_way: AtomicBool::new(false),
+            list: IrqLock::new(ListRegisters::new()),
+            at_rest: AtomicBool::new(false),
+            syncs: AtomicU32::new(0),
+            list_filled: AtomicU32::new(0),
+            timer_list_register: AtomicU64::new(0),
+        }));
+        VCPUS.get(index).ok_or(frames::FramesError::OutOfFrames)?.call_once(|| vcpu);
+        let share = (vm.config.weight, vm.config.affinity);
+        let thread = Thread::spawn(vm.config.name, run_thread, index, share)?;
+        thread.set_vcpu(vcpu);
+        vcpu.thread.call_once(|| thread);
+        Ok(vcpu)
+    }
+
+    /// Changes whenever the GIC model has been brought up to date with its list registers.
+    #[must_use]
+    pub(crate) fn syncs(&self) -> u32 {
+        self.syncs.load(Ordering::Acquire)
+    }
+
+    /// Its thread, if there was memory for one.
+    #[must_use]
+    pub(crate) fn made_thread(&self) -> Option<&'static Thread> {
+        self.thread.get().copied()
+    }
+
+    /// Its thread.
+    #[must_use]
+    pub(crate) fn thread(&self) -> &'static Thread {
+        match self.thread.get() {
+            Some(thread) => thread,
+            None => unreachable!("a vCPU gets its thread when it is made"),
+        }
+    }
+
+    /// Asks something of it ([`request`]), wherever it is.
+    pub(crate) fn request(&self, what: u32) {
+        let before = self.requests.fetch_or(what, Ordering::AcqRel);
+        if before & what != what {
+            sched::interrupt(self.thread());
+        }
+        sched::wake(self.thread());
+    }
+
+    /// Whether others may need its CPU. Otherwise it waits in the guest, by the CPU's own WFI.
+    #[inline(always)]
+    #[must_use]
+    pub(crate) fn gives_way(&self) -> bool {
+        self.gives_way.load(Ordering::Relaxed)
+    }
+
+    /// Whether something is asked of it.
+    #[inline(always)]
+    #[must_use]
+    pub(crate) fn has_requests(&self) -> bool {
+        self.requests.load(Ordering::Acquire) != 0
+    }
+
+    /// Whether it is to leave its guest or to stand still, so that what it does on the guest's behalf has to end soon.
+    #[must_use]
+    pub(crate) fn is_called_off(&self) -> bool {
+        self.requests.load(Ordering::Acquire) & (request::STOP | request::PAUSE) != 0
+    }
+
+    /// Whether its state is in some CPU's registers.
+    #[must_use]
+    pub(crate) fn is_loaded(&self) -> bool {
+        self.loaded_on.load(Ordering::Acquire) != NOWHERE
+    }
+
+    /// Puts its state into this CPU's registers, unless it is there, and the state that was there into memory. IRQs are
+    /// masked; called by the vCPU's own thread.
+    ///
+    /// Does nothing while the vCPU is off: its thread is scheduled then too, to load images or to wait, and its state is to
+    /// be reset in memory.
+    pub(crate) fn ensure_loaded(&'static self) {
+        if self.resident.load(Ordering::Relaxed) {
+            self.load();
+        }
+    }
+
+    /// See [`Vcpu::ensure_loaded`]. It is on.
+    #[inline(always)]
+    fn load(&'static self) {
+        let features = &host::get().features;
+        let cpu = sched::this();
+        let mut loaded = cpu.loaded().lock();
+        if loaded.is_some_and(|other| core::ptr::eq(other, self)) {
+            return;
+        }
+        if let Some(other) = loaded.replace(self) {
+            other.save(features);
+        }
+        debug_assert!(!self.is_loaded());
+        self.loaded_on.store(u32::from(cpu.id.0), Ordering::Release);
+        self.state.lock().load(features);
+        if let Some(context) = self.context.get() {
+            context.make_current();
+        }
+        drop(loaded);
+        if !self.at_rest.load(Ordering::Relaxed) {
+            self.refresh_interrupts();
+        }
+    }
+
+    /// Its thread goes on after others ran, perhaps on another CPU. IRQs are masked.
+    #[inline(always)]
+    pub(crate) fn resume(&'static self) {
+        if self.resident.load(Ordering::Relaxed) {
+            self.load();
+            self.tell_stolen_time();
+        }
+    }
+
+    /// The VM starts: nothing has been stolen from this vCPU yet, and its record, which is new, says so.
+    pub(crate) fn forget_stolen_time(&self) {
+        self.waited_before.store(self.thread().wait_time(), Ordering::Relaxed);
+        self.stolen.store(0, Ordering::Relaxed);
+    }
+
+    /// Ticks of the counter for which it could have run since the VM's start and did not.
+    #[must_use]
+    pub(crate) fn stolen_time(&self) -> u64 {
+        self.stolen.load(Ordering::Relaxed)
+    }
+
+    /// Brings its record up to date. While the vCPU is off its thread may wait too; that is nobody's loss, and not counted.
+    #[inline(always)]
+    fn tell_stolen_time(&self) {
+        let stolen = self.thread().wait_time().wrapping_sub(self.waited_before.load(Ordering::Relaxed));
+        self.stolen.store(stolen, Ordering::Relaxed);
+        if let Some(record) = self.vm.record(self.id) {
+            let time = Pa(record.0 + STOLEN_OFFSET);
+            hw::memory::write_word(time, host::get().scale.nanoseconds(stolen));
+        }
+    }
+
+    /// Takes its state out of this CPU's registers, if it is there, and all about its interrupts back into the model. IRQs
+    /// are masked; its thread is here or does not run.
+    pub(crate) fn unload(&'static self) {
+        let cpu = sched::this();
+        let mut loaded = cpu.loaded().lock();
+        if loaded.is_some_and(|other| core::ptr::eq(other, self)) {
+            let physical = self.take_back_interrupts();
+            self.save_registers(physical, &host::get().features);
+            *loaded = None;
+        }
+    }
+
+    /// Saves this CPU's registers, which hold its state.
+    ///
+    /// The list registers of a vCPU at rest are empty, and stay so until somebody asks it to look
+    /// ([`request::INTERRUPTS`]), which it does before it enters the guest: there is nothing to do for them, neither now
+    /// nor when it is loaded again.
+    #[inline(always)]
+    fn save(&self, features: &Features) {
+        let physical = if self.is_at_rest() { 0 } else { self.take_back_interrupts() };
+        self.save_registers(physical, features);
+    }
+
+    /// Saves the rest; `physical` are the interrupts of this CPU that are to be deactivated once the timer is disarmed.
+    #[inline(always)]
+    fn save_registers(&self, mut physical: u32, features: &Features) {
+        self.state.lock().save(features);
+        while physical != 0 {
+            gic::set_active(units::IntId(physical.trailing_zeros()), false);
+            physical &= physical - 1;
+        }
+        self.loaded_on.store(NOWHERE, Ordering::Release);
+    }
+
+    /// Empties the list registers into the model; returns the physical interrupts that are let go of, to be deactivated. It is
+    /// loaded, and about to leave.
+    #[inline(never)]
+    fn take_back_interrupts(&self) -> u32 {
+        let mut list = self.list.lock();
+        self.collect(&mut list);
+        let mut used = list.used;
+        let mut gic = self.vm.gic.lock();
+        let others = gic.sync(self.id, &mut list);
+        let physical = gic.detach_hardware(self.id);
+        drop(gic);
+        // The model has everything now; what is loaded next time is chosen afresh.
+        while used != 0 {
+            write_list_register(used.trailing_zeros() as usize, 0);
+            used &= used - 1;
+        }
+        list.forget();
+        self.at_rest.store(false, Ordering::Relaxed);
+        drop(list);
+        self.vm.refresh_others(others, self.id);
+        physical
+    }
+
+    /// Reads the list registers that the guest may have changed.
+    fn collect(&self, list: &mut ListRegisters) {
+        list.used |= self.list_filled.swap(0, Ordering::Relaxed) as u16;
+        let mut used = list.used;
+        while used != 0 {
+            let index = used.trailing_zeros() as usize;
+            if let Some(value) = list.lr.get_mut(index) {
+                *value = read_list_register(index);
+            }
+            used &= used - 1;
+        }
+        list.vmcr = sysreg::ich_vmcr_el2::read();
+        if list.hcr & virtual_control::LRENPIE != 0 {
+            list.hcr = sysreg::ich_hcr_el2::read();
+        }
+    }
+
+    /// Chooses the list registers anew from what is pending. It is loaded.
+    pub(crate) fn refresh_interrupts(&self) {
+        self.with_gic(|_| VcpuSet::EMPTY);
+    }
+
+    /// Lets `work` change the GIC model, which knows everything about this vCPU meanwhile, and brings the list registers
+    /// up to date. `work` returns the other vCPUs that are concerned. It is loaded.
+    pub(crate) fn with_gic(&self, work: impl FnOnce(&mut Vgic) -> VcpuSet) {
+        let mut list = self.list.lock();
+        let list = &mut *list;
+        self.collect(list);
+        let mut gic = self.vm.gic.lock();
+        let mut concerned = gic.sync(self.id, list);
+        self.withdraw_timer(&mut gic);
+        concerned = concerned.union(work(&mut gic));
+        gic.flush(self.id, list);
+        if list.hcr & virtual_control::LRENPIE != 0 {
+            gic.note_running(self.id, list.vmcr, active_priorities(&host::get().features));
+        }
+        let timer = gic.hardware_list_register(self.id, gic::VIRTUAL_TIMER, gic::VIRTUAL_TIMER);
+        drop(gic);
+        self.syncs.store(self.syncs.load(Ordering::Relaxed).wrapping_add(1), Ordering::Release);
+        self.timer_list_register.store(timer.unwrap_or(0), Ordering::Relaxed);
+        self.at_rest.store(list.at_rest, Ordering::Relaxed);
+        let mut dirty = core::mem::take(&mut list.dirty);
+        while dirty != 0 {
+            let index = dirty.trailing_zeros() as usize;
+            write_list_register(index, list.lr.get(index).copied().unwrap_or(0));
+            dirty &= dirty - 1;
+        }
+        if core::mem::take(&mut list.hcr_dirty) {
+            sysreg::ich_hcr_el2::write(list.hcr);
+        }
+        let mut deactivate = core::mem::take(&mut list.deactivate);
+        while deactivate != 0 {
+            gic::set_active(units::IntId(deactivate.trailing_zeros()), false);
+            deactivate &= deactivate - 1;
+        }
+        concerned.remove(self.id);
+        if !concerned.is_empty() {
+            self.vm.refresh_others(concerned, self.id);
+        }
+    }
+
+    /// The virtual timer's line is a level: its interrupt, fired and not yet taken, goes away with its cause. Between sync
+    /// and flush; it is loaded.
+    #[inline(always)]
+    fn withdraw_timer(&self, gic: &mut Vgic) {
+        if gic.hardware_linked(self.id) >> gic::VIRTUAL_TIMER.0 & 1 != 0
+            && sysreg::cntv_ctl_el0::read() & (TIMER_ENABLE | TIMER_MASKED | TIMER_STATUS)
+                != TIMER_ENABLE | TIMER_STATUS
+            && gic.lower_hardware(self.id, gic::VIRTUAL_TIMER)
+        {
+            gic::set_active(gic::VIRTUAL_TIMER, false);
+        }
+    }
+
+    /// The virtual timer's interrupt, active on this CPU, goes to the guest through a free list register if nothing
+    /// stands in the way. Says whether that was possible.
+    #[inline(always)]
+    pub(crate) fn hand_over_timer(&self) -> bool {
+        let value = self.timer_list_register.load(Ordering::Relaxed);
+        let free = sysreg::ich_elrsr_el2() as u32;
+        if value == 0 || free == 0 {
+            return false;
+        }
+        let index = free.trailing_zeros();
+        write_list_register(index as usize, value);
+        self.list_filled.store(self.list_filled.load(Ordering::Relaxed) | 1 << index, Ordering::Relaxed);
+        true
+    }
+
+    /// An SGI of group 1 to itself alone, if `value` (ICC_SGI1R_EL1) says that and nothing stands in the way. It is loaded;
+    /// IRQs are masked.
+    #[inline(always)]
+    pub(crate) fn send_sgi_to_self(&self, value: u64) -> bool {
+        let mut list = self.list.lock();
+        let free = sysreg::ich_elrsr_el2() as u16 & !(self.list_filled.load(Ordering::Relaxed) as u16);
+        let Some(index) = self.vm.gic.lock().sgi_list_register(self.id, value, &mut list, free) else { return false };
+        write_list_register(index, list.lr.get(index).copied().unwrap_or(0));
+        self.at_rest.store(false, Ordering::Relaxed);
+        true
+    }
+
+    /// The EL1 physical timer's line follows its registers. It is loaded.
+    pub(crate) fn update_physical_timer(&self) {
+        let timer = *self.physical_timer.lock();
+        let now = self.physical_count(sysreg::cntpct_el0());
+        let line = if timer.line(now) { vgic::Line::High } else { vgic::Line::Low };
+        let interrupt = self.vm.plan.timer_interrupts().physical;
+        self.with_gic(|gic| gic.set_ppi_level(self.id, interrupt, line));
+        if let Some(deadline) = timer.deadline(now) {
+            sched::set_alarm(Ticks(deadline.saturating_add(self.physical_offset())));
+        }
+    }
+
+    /// What the guest reads in CNTPCT_EL0 when the host's count is `host`.
+    #[inline(always)]
+    #[must_use]
+    pub(crate) fn physical_count(&self, host: u64) -> u64 {
+        host.wrapping_sub(self.physical_offset())
+    }
+
+    /// CNTPOFF_EL2 while it runs; where there is none, the guest sees the host's physical count.
+    #[inline(always)]
+    fn physical_offset(&self) -> u64 {
+        if host::get().features.physical_offset { self.vm.counter_offset() } else { 0 }
+    }
+
+    /// WFI: sleeps until an interrupt is pending for the guest, or something is asked of the vCPU. It is loaded.
+    ///
+    /// Of a vCPU at rest of which nothing was asked the model has nothing to say: nothing is pending for it.
+    pub(crate) fn wait_for_interrupt(&'static self) {
+        let knows_nothing =
+            || self.is_at_rest() && !self.physical_timer.lock().line(self.physical_count(sysreg::cntpct_el0()));
+        self.wait(knows_nothing, |gic, vmcr| gic.has_deliverable(self.id, vmcr));
+    }
+
+    /// CPU_SUSPEND with power down: as WFI, but whatever the CPU interface masks.
+    pub(crate) fn wait_for_wake_up(&'static self) {
+        self.wait(|| false, |gic, _| gic.has_wake_request(self.id));
+    }
+
+    /// Whether its list registers are empty, and all that could fill them would be asked of it.
+    #[inline(always)]
+    fn is_at_rest(&self) -> bool {
+        self.at_rest.load(Ordering::Relaxed) && self.list_filled.load(Ordering::Relaxed) == 0
+    }
+
+    fn wait(&'static self, knows_nothing: impl Fn() -> bool, awake: impl Fn(&Vgic, u64) -> bool) {
+        loop {
+            let asked = self.requests.fetch_and(!(request::INTERRUPTS | request::TIMER), Ordering::AcqRel);
+            let mut ready = false;
+            if asked & (request::INTERRUPTS | request::TIMER) != 0 || !knows_nothing() {
+                self.update_physical_timer();
+                let vmcr = sysreg::ich_vmcr_el2::read();
+                // Between sync and flush, when the model knows all.
+                self.with_gic(|gic| {
+                    ready = awake(gic, vmcr);
+                    VcpuSet::EMPTY
+                });
+            }
+            let now = sysreg::cntpct_el0();
+            let deadline = self.virtual_deadline(now);
+            if ready || self.has_requests() || deadline.is_some_and(|deadline| deadline <= now) {
+                return;
+            }
+            let physical = self.physical_timer.lock().deadline(self.physical_count(now));
+            let physical = physical.map(|deadline| deadline.saturating_add(self.physical_offset()));
+            let deadline = [deadline, physical].into_iter().flatten().min();
+            sched::block(deadline.map(Ticks));
+        }
+    }
+
+    /// The host count at which the virtual timer fires, if it is armed. It is loaded.
+    fn virtual_deadline(&self, now: u64) -> Option<u64> {
+        if sysreg::cntv_ctl_el0::read() & (TIMER_ENABLE | TIMER_MASKED) != TIMER_ENABLE {
+            return None;
+        }
+        let virtual_now = now.wrapping_sub(sysreg::cntvoff_el2::read());
+        let compare = sysreg::cntv_cval_el0::read();
+        Some(if compare <= virtual_now { now } else { now.saturating_add(compare - virtual_now) })
+    }
+
+    /// Puts its registers into the state of a CPU that was just switched on (PSCI, section 6.4), to start as `start`
+    /// says. It is not loaded.
+    fn reset(&self, start: Start, context: &mut VcpuContext) {
+        let owner = context.owner;
+        *context = VcpuContext { owner, pc: start.entry.0, pstate: reset::PSTATE, ..VcpuContext::default() };
+        context.set_register(0, start.context);
+        let mut state = self.state.lock();
+        state.controls.vttbr = self.vm.vttbr();
+        state.controls.cntvoff = self.vm.counter_offset();
+        state.controls.os_lock = true;
+        doors::prepare(&self.vm.config.doors, &mut state.controls);
+        let gives_way = !sched::has_cpu_of_its_own(self.thread(), VCPUS.iter().filter_map(Once::get));
+        self.gives_way.store(gives_way, Ordering::Relaxed);
+        if gives_way {
+            state.controls.hcr |= controls::HCR_TWI | controls::HCR_TWE;
+        }
+        state.reset(El1 {
+            sctlr_el1: reset::SCTLR_EL1,
+            cpacr_el1: reset::CPACR_EL1,
+            mdscr_el1: reset::MDSCR_EL1,
+            cntkctl_el1: reset::CNTKCTL_EL1,
+            ..El1::default()
+        });
+        state.interrupts.hcr = virtual_control::EN | virtual_control::TDIR;
+        drop(state);
+        self.list.lock().forget();
+        self.at_rest.store(false, Ordering::Relaxed);
+        *self.physical_timer.lock() = PhysicalTimer::default();
+        *self.tries.lock() = Tries::new();
+        self.timer_list_register.store(0, Ordering::Relaxed);
+    }
+
+    /// Runs the guest until the vCPU leaves it.
+    fn run(&'static self, context: &mut VcpuContext) -> Leave {
+        without_irqs(|| {
+            self.resident.store(true, Ordering::Relaxed);
+            self.tell_power(Power::On);
+            self.ensure_loaded();
+            // What its thread waited while the vCPU was off does not count.
+            let waited = self.thread().wait_time().wrapping_sub(self.stolen.load(Ordering::Relaxed));
+            self.waited_before.store(waited, Ordering::Relaxed);
+            let leave = self.run_loaded(context);
+            self.resident.store(false, Ordering::Relaxed);
+            self.unload();
+            if !matches!(leave, Leave::Resumed(_)) {
+                self.tell_power(Power::Off);
+            }
+            leave
+        })
+    }
+
+    /// Tells the GIC model whether the vCPU is on, for the interrupts that may go to any.
+    fn tell_power(&self, power: Power) {
+        let concerned = self.vm.gic.lock().set_power(self.id, power);
+        self.vm.refresh_others(concerned, self.id);
+    }
+
+    /// IRQs are masked, so that nothing comes between the last look at what is asked of the vCPU and its guest; what an exit
+    /// leads to happens with IRQs let in. The thread may be preempted there, and move: whenever it runs, its vCPU is loaded.
+    fn run_loaded(&'static self, context: &mut VcpuContext) -> Leave {
+        loop {
+            if self.has_requests() {
+                let requests = self.requests.swap(0, Ordering::AcqRel);
+                if requests & request::STOP != 0 {
+                    return Leave::Stopped;
+                }
+                if requests & request::PAUSE != 0 {
+                    self.stand_still(requests & !request::PAUSE);
+                    continue;
+                }
+                if requests & request::SERROR != 0 {
+                    sysreg::hcr_el2::write(sysreg::hcr_el2::read() | controls::HCR_VSE);
+                }
+                if requests & request::TIMER != 0 {
+                    self.update_physical_timer();
+                }
+                self.refresh_interrupts();
+            }
+            if sched::wants_reschedule() {
+                sched::preempt();
+                continue;
+            }
+            match hw::vcpu::enter(context) {
+                exit_kind::SYNCHRONOUS => {
+                    // The next exit of this CPU overwrites these registers.
+                    let cause = Cause { far: Va(sysreg::far_el2()), hpfar: sysreg::hpfar_el2() };
+                    wander::disturb();
+                    if let Some(leave) = with_irqs(|| dispatch::handle(self, context, cause)) {
+                        return leave;
+                    }
+                }
+                exit_kind::SERROR => self.inject_serror(),
+                // An interrupt that ended it is taken as soon as IRQs are let in.
+                exit_kind::AARCH32 => with_irqs(|| dispatch::refuse_aarch32(self, context)),
+                _ => {}
+            }
+        }
+    }
+
+    /// Sleeps for as long as the VM is paused; what else was asked is asked again.
+    fn stand_still(&self, requests: u32) {
+        self.requests.fetch_or(requests | request::INTERRUPTS, Ordering::AcqRel);
+        while self.vm.is_paused() && self.requests.load(Ordering::Acquire) & request::STOP == 0 {
+            sched::block(None);
+        }
+    }
+
+    /// Hands a physical SError that arrived while this guest ran on to the guest.
+    fn inject_serror(&self) {
+        self.vm.report(Level::Warn, format_args!("SError while vCPU {} ran; handed to the guest", self.id.0));
+        sysreg::hcr_el2::write(sysreg::hcr_el2::read() | controls::HCR_VSE);
+    }
+
+    /// Lets the loaded vCPU use its FP/SIMD registers.
+    pub(crate) fn load_fp(&self) {
+        self.state.lock().load_fp();
+    }
+
+    /// Lets `work` at the state of the loaded vCPU.
+    pub(crate) fn with_state<R>(&self, work: impl FnOnce(&mut GuestState) -> R) -> R {
+        work(&mut self.state.lock())
+    }
+
+    /// The loaded vCPU's OS lock.
+    pub(crate) fn set_os_lock(&self, locked: bool) {
+        self.state.lock().controls.os_lock = locked;
+        sysreg::oslar_el1(u64::from(locked));
+    }
+
+    /// See [`Vcpu::set_os_lock`].
+    #[must_use]
+    pub(crate) fn os_lock(&self) -> bool {
+        self.state.lock().controls.os_lock
+    }
+
+    /// Forgets what was asked before the VM started afresh.
+    pub(crate) fn clear_requests(&self) {
+        self.requests.store(0, Ordering::Release);
+    }
+}
+
+/// A vCPU thread's life: wait until there is something to do, do it, wait again. IRQs are let in but where the guest is
+/// entered.
+fn run_thread(index: usize) -> ! {
+    unmask_irqs();
+    let Some(vcpu) = by_index(index) else { unreachable!("the thread was made for a vCPU") };
+    let (context, handle) = VcpuContext::create(vcpu.index);
+    vcpu.context.call_once(|| handle);
+    loop {
+        match vcpu.vm.next_task(vcpu) {
+            Task::Boot => vcpu.vm.boot(),
+            Task::End => vcpu.vm.end(),
+            Task::Run(start) => {
+                vcpu.vm.doors.watchdogs.vcpu_started(vcpu.vm.id, &vcpu.vm.config.doors, vcpu.id);
+                vcpu.reset(start, context);
+                let mut leave = vcpu.run(context);
+                while let Leave::Resumed(start) = leave {
+                    vcpu.reset(start, context);
+                    leave = vcpu.run(context);
+                }
+                vcpu.vm.left();
+            }
+        }
+    }
+}

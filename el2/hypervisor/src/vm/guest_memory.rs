@@ -1,0 +1,310 @@
+//! A guest's RAM: which of the host's memory it is, and the stage 2 tables that show it to the guest.
+//!
+//! RAM is allocated whole when a VM starts and shown to the guest block by block at the first touch, zeroed then
+//! ([`GuestRam::prepare`]): starting a VM costs nothing for memory that it never uses.
+//!
+//! To zero a block takes long, and a guest chooses how many it touches. So nothing here makes more of a block ready in one go
+//! than a piece, under the lock that is around the RAM, and an access to a block that is not shown yet is refused
+//! ([`RamError::NotShown`]): whoever made it lets go of all locks, prepares the block piece by piece, and tries again.
+
+extern crate alloc;
+
+use alloc::vec::Vec;
+use core::fmt;
+
+use frames::{FramesError, Owner};
+use hw::sync::PreemptLock;
+use hw::{cache, memory as physical, tlb};
+use stage2::{Attributes, Invalidation, Permissions, Stage2, Stage2Error, TableMemory, TlbOps};
+use units::{BLOCK_SIZE, Ipa, PAGE_SIZE, Pa, Range, VmId};
+
+use crate::host::memory;
+
+/// What can be wrong with an access to a guest's RAM, or with getting it.
+#[derive(Debug)]
+pub(crate) enum RamError {
+    /// Not RAM.
+    Outside(Ipa),
+    /// RAM of a block that has to be prepared first.
+    NotShown(Ipa),
+    /// The host has not enough memory.
+    Frames(FramesError),
+    /// The hypervisor has not enough memory for its list of blocks.
+    Heap,
+    /// The tables cannot be made.
+    Tables(Stage2Error),
+}
+
+impl fmt::Display for RamError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Outside(ipa) => write!(f, "{ipa} is not in the VM's RAM"),
+            Self::NotShown(ipa) => write!(f, "{ipa} is not ready yet"),
+            Self::Frames(error) => write!(f, "memory: {error}"),
+            Self::Heap => f.write_str("the hypervisor has no memory left for the list of its blocks"),
+            Self::Tables(error) => write!(f, "stage 2: {error}"),
+        }
+    }
+}
+
+/// One VM's RAM.
+pub(crate) struct GuestRam {
+    vm: VmId,
+    range: Range<Ipa>,
+    /// Where each 2 MiB block is, and whether the guest has seen it; empty while the VM is off.
+    blocks: Vec<Block>,
+    tables: Option<Stage2>,
+    vttbr: u64,
+}
+
+#[derive(Clone, Copy)]
+struct Block {
+    pa: Pa,
+    state: State,
+}
+
+/// What the guest has of a block.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// It has not touched it.
+    Untouched,
+    /// So many bytes of it are zeroed, all under the lock of the RAM, by whoever wants the block.
+    Zeroing(u64),
+    /// It sees it.
+    Shown,
+}
+
+/// How far [`GuestRam::prepare`] has come.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Progress {
+    /// The guest sees the block.
+    Shown,
+    /// There is more to do.
+    Unfinished,
+}
+
+struct Tables(VmId);
+
+impl TableMemory for Tables {
+    fn allocate(&mut self) -> Option<Pa> {
+        memory::allocate_frames(Owner::Tables(self.0), 1).ok().map(|frame| frame.start())
+    }
+
+    fn allocate_root(&mut self) -> Option<Pa> {
+        memory::allocate_frames(Owner::Tables(self.0), 2).ok().map(|frames| frames.start())
+    }
+
+    fn free(&mut self, table: Pa) {
+        memory::free_frames(Owner::Tables(self.0), Range { start: table, size: PAGE_SIZE });
+    }
+
+    fn free_root(&mut self, root: Pa) {
+        memory::free_frames(Owner::Tables(self.0), Range { start: root, size: 2 * PAGE_SIZE });
+    }
+
+    fn read(&self, table: Pa, index: usize) -> u64 {
+        physical::read_entry(table, index)
+    }
+
+    fn write(&mut self, table: Pa, index: usize, value: u64) {
+        physical::write_entry(table, index, value);
+    }
+}
+
+struct Tlb(u64);
+
+impl TlbOps for Tlb {
+    fn publish(&mut self) {
+        hw::sysreg::dsb_ish();
+    }
+
+    fn invalidate(&mut self, what: Invalidation) {
+        tlb::with_vttbr(self.0, || match what {
+            Invalidation::All => tlb::invalidate_vmid(),
+            entries => tlb::invalidate_ipas(entries.addresses()),
+        });
+    }
+}
+
+impl GuestRam {
+    /// RAM at `range` of VM `vm`, which is off.
+    #[must_use]
+    pub(crate) fn new(vm: VmId, range: Range<Ipa>) -> Self {
+        Self { vm, range, blocks: Vec::new(), tables: None, vttbr: 0 }
+    }
+
+    /// Gets memory and empty tables; returns the tables' root.
+    ///
+    /// # Errors
+    /// When the host has not enough memory.
+    pub(crate) fn build(&mut self) -> Result<Pa, RamError> {
+        let count = (self.range.size / BLOCK_SIZE) as usize;
+        let runs = memory::allocate_guest(self.vm, count).map_err(RamError::Frames)?;
+        self.blocks.clear();
+        self.blocks.try_reserve_exact(count).map_err(|_| RamError::Heap)?;
+        for run in &runs {
+            let blocks = (0..run.blocks as u64).map(|nth| Pa(run.start.0 + nth * BLOCK_SIZE));
+            self.blocks.extend(blocks.map(|pa| Block { pa, state: State::Untouched }));
+        }
+        let tables = Stage2::new(&mut Tables(self.vm)).map_err(RamError::Tables)?;
+        let root = tables.root();
+        self.vttbr = stage2::vttbr_el2(root, self.vm.0 + 1);
+        self.tables = Some(tables);
+        Ok(root)
+    }
+
+    /// A page of zeroes at `at`, outside the RAM, that the guest can only read; it goes with the VM's memory.
+    ///
+    /// # Errors
+    /// When the host has not enough memory.
+    pub(crate) fn add_readable(&mut self, at: Ipa) -> Result<Pa, RamError> {
+        let page = memory::allocate_frames(Owner::Tables(self.vm), 1).map_err(RamError::Frames)?.start();
+        let tables = self.tables.as_mut().ok_or(RamError::Outside(at))?;
+        let attributes = Attributes::RAM.with_permissions(Permissions::READ);
+        tables
+            .map(&mut Tables(self.vm), &mut Tlb(self.vttbr), at, page, PAGE_SIZE, attributes)
+            .map_err(RamError::Tables)?;
+        Ok(page)
+    }
+
+    /// Frees the tables and forgets the memory, which the caller then releases. No vCPU is loaded.
+    pub(crate) fn destroy(&mut self, vttbr: u64) {
+        if let Some(tables) = self.tables.take() {
+            tables.destroy(&mut Tables(self.vm), &mut Tlb(vttbr));
+        }
+        self.blocks.clear();
+    }
+
+    /// Where `ipa` is.
+    ///
+    /// # Errors
+    /// When it is not RAM, or the guest does not see its block yet.
+    fn find(&self, ipa: Ipa) -> Result<Pa, RamError> {
+        let offset = ipa.0.wrapping_sub(self.range.start.0);
+        let block = self.blocks.get((offset / BLOCK_SIZE) as usize).ok_or(RamError::Outside(ipa))?;
+        if block.state != State::Shown {
+            return Err(RamError::NotShown(ipa));
+        }
+        Ok(Pa(block.pa.0 + offset % BLOCK_SIZE))
+    }
+
+    /// Whether the guest sees the block around `ipa`.
+    #[must_use]
+    pub(crate) fn is_shown(&self, ipa: Ipa) -> bool {
+        let index = (ipa.0.wrapping_sub(self.range.start.0) / BLOCK_SIZE) as usize;
+        self.blocks.get(index).is_some_and(|block| block.state == State::Shown)
+    }
+
+    /// Does the next bounded piece of what is needed until the guest sees the block around `ipa`: zeroes a part of it, or
+    /// maps it.
+    ///
+    /// # Errors
+    /// When it is not RAM, or there is no memory for tables.
+    pub(crate) fn prepare(&mut self, ipa: Ipa) -> Result<Progress, RamError> {
+        let index = (ipa.0.wrapping_sub(self.range.start.0) / BLOCK_SIZE) as usize;
+        let block = self.blocks.get_mut(index).ok_or(RamError::Outside(ipa))?;
+        let zeroed = match block.state {
+            State::Shown => return Ok(Progress::Shown),
+            State::Untouched if memory::needs_zeroing(self.vm, block.pa).map_err(RamError::Frames)? => 0,
+            State::Untouched => BLOCK_SIZE,
+            State::Zeroing(bytes) => bytes,
+        };
+        if zeroed < BLOCK_SIZE {
+            memory::zero_piece(self.vm, block.pa, zeroed).map_err(RamError::Frames)?;
+            block.state = State::Zeroing(zeroed + memory::PIECE);
+            return Ok(Progress::Unfinished);
+        }
+        let tables = self.tables.as_mut().ok_or(RamError::Outside(ipa))?;
+        let at = ipa.align_down(BLOCK_SIZE);
+        // It was zeroed as data; before it can be executed, its last owner's code goes from the instruction caches too.
+        cache::forget_instructions();
+        tables
+            .map(&mut Tables(self.vm), &mut Tlb(self.vttbr), at, block.pa, BLOCK_SIZE, Attributes::CODE)
+            .map_err(RamError::Tables)?;
+        block.state = State::Shown;
+        Ok(Progress::Shown)
+    }
+
+    /// Splits `ipa..ipa + length` at block boundaries and calls `visit` with each part's place, its offset from `ipa`
+    /// and its length.
+    fn for_each_part(&self, ipa: Ipa, length: usize, mut visit: impl FnMut(Pa, usize, usize)) -> Result<(), RamError> {
+        let mut done = 0;
+        while done < length {
+            let at = ipa.checked_add(done as u64).ok_or(RamError::Outside(ipa))?;
+            let room = (BLOCK_SIZE - at.0 % BLOCK_SIZE) as usize;
+            let part = room.min(length - done);
+            visit(self.find(at)?, done, part);
+            done += part;
+        }
+        Ok(())
+    }
+
+    /// Copies guest memory at `from` into `into`.
+    ///
+    /// # Errors
+    /// When some of it is not RAM, or not shown yet; what comes before it may have been copied.
+    pub(crate) fn read(&self, from: Ipa, into: &mut [u8]) -> Result<(), RamError> {
+        let length = into.len();
+        self.for_each_part(from, length, |pa, offset, part| {
+            if let Some(into) = into.get_mut(offset..offset + part) {
+                physical::read(pa, into);
+            }
+        })
+    }
+
+    /// Copies `bytes` to guest memory at `to`.
+    ///
+    /// # Errors
+    /// As [`GuestRam::read`].
+    pub(crate) fn write(&self, to: Ipa, bytes: &[u8]) -> Result<(), RamError> {
+        self.for_each_part(to, bytes.len(), |pa, offset, part| {
+            if let Some(bytes) = bytes.get(offset..offset + part) {
+                physical::write(pa, bytes);
+            }
+        })
+    }
+
+    /// Where a 16-bit ring index is.
+    ///
+    /// # Errors
+    /// When it is not RAM, not aligned, or not shown yet.
+    pub(crate) fn index(&self, at: Ipa) -> Result<Pa, RamError> {
+        if at.is_aligned(2) { self.find(at) } else { Err(RamError::Outside(at)) }
+    }
+
+    /// Makes the block around `ipa` ready, if it is not yet. Takes the lock for a piece at a time: between two, the thread may be
+    /// preempted, if the caller holds none.
+    ///
+    /// # Errors
+    /// As [`GuestRam::prepare`].
+    pub(crate) fn show(ram: &PreemptLock<Self>, ipa: Ipa) -> Result<(), RamError> {
+        // A guard in the loop's condition would live until the end of its body.
+        loop {
+            let progress = ram.lock().prepare(ipa)?;
+            if progress == Progress::Shown {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Copies an image to `at` before the guest runs, and makes it visible to a guest whose caches are off. Takes the lock
+    /// only to prepare a piece of a block, and to find it.
+    ///
+    /// # Errors
+    /// As [`GuestRam::prepare`].
+    pub(crate) fn load(ram: &PreemptLock<Self>, at: Ipa, bytes: &[u8]) -> Result<(), RamError> {
+        let mut done = 0;
+        while done < bytes.len() {
+            let to = Ipa(at.0 + done as u64);
+            let part = ((BLOCK_SIZE - to.0 % BLOCK_SIZE) as usize).min(bytes.len() - done);
+            Self::show(ram, to)?;
+            let pa = ram.lock().find(to)?;
+            if let Some(bytes) = bytes.get(done..done + part) {
+                physical::write(pa, bytes);
+                cache::publish_code(Range { start: pa, size: part as u64 });
+            }
+            done += part;
+        }
+        Ok(())
+    }
+}
