@@ -164,7 +164,7 @@ fn wait(vcpu: &'static Vcpu, context: &mut VcpuContext) -> Answer {
 }
 
 /// A load of a Distributor register whose value does not depend on list registers, by EL1, little-endian, and not at the begin
-/// of a page, where an access may end that began in the page before (see [`crate::mmio`]).
+/// of a page, where an access may end that began in the page before (see [`crate::exit::mmio`]).
 #[inline(never)]
 fn distributor_read(vcpu: &'static Vcpu, context: &mut VcpuContext) -> bool {
     let (syndrome, state) = (context.syndrome, context.pstate);
