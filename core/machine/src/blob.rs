@@ -3,8 +3,12 @@
 //! The format can be written front to back into one buffer, with the strings block collected beside it. Building a model
 //! of the tree first, with maps of nodes and properties, costs some hundred thousand instructions a guest, a good part of
 //! all that happens between reset and the guest's first instruction; this costs a tenth.
+//!
+//! A tree is written at every start of a VM, when other guests may have used the heap up. No memory is taken but by
+//! [`Writer::put`], which notes when there is none; the rest of the tree is then left out, and [`Writer::finish`] says so.
 
 use alloc::vec::Vec;
+use arrayvec::ArrayVec;
 
 const MAGIC: u32 = 0xd00d_feed;
 const VERSION: u32 = 17;
@@ -18,29 +22,42 @@ const END_NODE: u32 = 2;
 const PROPERTY: u32 = 3;
 const END: u32 = 9;
 
+/// The most names that properties have; there are forty.
+const NAMES: usize = 64;
+
+/// There is no memory for the tree, or it has more names than there is room for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct NoRoom;
+
 /// A tree that is being written.
 pub(crate) struct Writer {
     /// Header, reservations and structure block.
     bytes: Vec<u8>,
     /// The names of properties, each once, with their offsets in the strings block.
-    names: Vec<(&'static str, u32)>,
+    names: ArrayVec<(&'static str, u32), NAMES>,
     /// The length of that block.
     names_length: u32,
+    /// Something did not fit, and nothing has been written since.
+    is_cut: bool,
 }
 
 impl Writer {
-    /// A tree with nothing in it. Nodes and properties follow in their order, a node's properties before its children.
+    /// A tree with nothing in it, and memory for about `capacity` bytes. Nodes and properties follow in their order, a
+    /// node's properties before its children.
     pub(crate) fn new(capacity: usize) -> Self {
-        let mut bytes = Vec::with_capacity(capacity);
-        bytes.resize(HEADER_SIZE + RESERVATIONS_SIZE, 0);
-        Self { bytes, names: Vec::with_capacity(64), names_length: 0 }
+        let mut bytes = Vec::new();
+        // If there is no memory, the first byte finds that out.
+        let _ = bytes.try_reserve_exact(capacity);
+        let mut writer = Self { bytes, names: ArrayVec::new(), names_length: 0, is_cut: false };
+        writer.put(&[0; HEADER_SIZE + RESERVATIONS_SIZE]);
+        writer
     }
 
     /// A node called `name`, with what `fill` writes into it.
     pub(crate) fn node(&mut self, name: &str, fill: impl FnOnce(&mut Self)) {
         self.word(BEGIN_NODE);
-        self.bytes.extend_from_slice(name.as_bytes());
-        self.bytes.push(0);
+        self.put(name.as_bytes());
+        self.put(&[0]);
         self.align();
         fill(self);
         self.word(END_NODE);
@@ -52,7 +69,7 @@ impl Writer {
         self.word(PROPERTY);
         self.word(value.len() as u32);
         self.word(name);
-        self.bytes.extend_from_slice(value);
+        self.put(value);
         self.align();
     }
 
@@ -78,8 +95,8 @@ impl Writer {
         self.word(texts.iter().map(|text| text.len() as u32 + 1).sum());
         self.word(name);
         for text in texts {
-            self.bytes.extend_from_slice(text.as_bytes());
-            self.bytes.push(0);
+            self.put(text.as_bytes());
+            self.put(&[0]);
         }
         self.align();
     }
@@ -90,13 +107,19 @@ impl Writer {
     }
 
     /// The finished blob.
-    pub(crate) fn finish(mut self) -> Vec<u8> {
+    ///
+    /// # Errors
+    /// When there was no memory for all of it.
+    pub(crate) fn finish(mut self) -> Result<Vec<u8>, NoRoom> {
         self.word(END);
         let structure = HEADER_SIZE + RESERVATIONS_SIZE;
         let strings = self.bytes.len();
-        for (name, _) in &self.names {
-            self.bytes.extend_from_slice(name.as_bytes());
-            self.bytes.push(0);
+        for (name, _) in core::mem::take(&mut self.names) {
+            self.put(name.as_bytes());
+            self.put(&[0]);
+        }
+        if self.is_cut {
+            return Err(NoRoom);
         }
         let header = [
             MAGIC,
@@ -113,7 +136,7 @@ impl Writer {
         for (place, word) in self.bytes.chunks_exact_mut(4).zip(header) {
             place.copy_from_slice(&word.to_be_bytes());
         }
-        self.bytes
+        Ok(self.bytes)
     }
 
     /// Where `name` is in the strings block; adds it if it is not there yet. Few names are of the same length, so this is
@@ -123,16 +146,26 @@ impl Writer {
             return offset;
         }
         let offset = self.names_length;
-        self.names.push((name, offset));
+        self.is_cut |= self.names.try_push((name, offset)).is_err();
         self.names_length += name.len() as u32 + 1;
         offset
     }
 
     fn word(&mut self, word: u32) {
-        self.bytes.extend_from_slice(&word.to_be_bytes());
+        self.put(&word.to_be_bytes());
     }
 
     fn align(&mut self) {
-        self.bytes.resize(self.bytes.len().next_multiple_of(4), 0);
+        let missing = self.bytes.len().next_multiple_of(4) - self.bytes.len();
+        self.put([0; 4].get(..missing).unwrap_or(&[]));
+    }
+
+    /// Appends `bytes`, if there is memory for them: nothing else here may make the vector grow, because a vector that grows by
+    /// itself stops the machine when there is none.
+    fn put(&mut self, bytes: &[u8]) {
+        self.is_cut |= self.bytes.try_reserve(bytes.len()).is_err();
+        if !self.is_cut {
+            self.bytes.extend_from_slice(bytes);
+        }
     }
 }

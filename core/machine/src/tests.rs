@@ -17,6 +17,10 @@ use dtoolkit::{Node, Property};
 use proptest::prelude::*;
 use units::{Hz, IntId, Ipa, Range};
 
+/// A heap that runs out when a test wants it.
+#[global_allocator]
+static HEAP: scarce::Heap = scarce::Heap;
+
 const SPEC: Spec<'static> = Spec {
     name: "web",
     vcpus: 2,
@@ -428,4 +432,25 @@ proptest! {
     fn any_bytes_may_claim_to_be_an_image(bytes in prop::collection::vec(any::<u8>(), 0..80)) {
         let _ = ImageHeader::parse(&bytes);
     }
+}
+
+/// A VM starts at any time, also when the others have used the hypervisor's heap up: then its tree is refused, whichever
+/// allocation it is that fails, and nothing is kept.
+#[test]
+fn a_tree_for_which_there_is_no_memory_is_an_error() {
+    let plan = plan(Spec { vcpus: 8, watchdog: true, virtio: &[VirtioKind::Entropy; MAX_VIRTIO], ..SPEC });
+    let line = "x".repeat(MAX_BOOTARGS);
+    let boot = BootInfo { bootargs: &line, vmware: true, ..BOOT };
+    let whole = device_tree(&plan, &boot).unwrap();
+    let before = scarce::held();
+    let with_only = |allocations| scarce::with_only(allocations, || device_tree(&plan, &boot));
+    let enough = (0..100).find(|&allocations| match with_only(allocations) {
+        Ok(tree) => tree == whole,
+        Err(error) => {
+            assert_eq!((error, scarce::held()), (TreeError::NoMemory, before));
+            false
+        }
+    });
+    // At least the first must have failed, or nothing was tried.
+    assert!(enough.is_some_and(|allocations| allocations > 0), "{enough:?}");
 }

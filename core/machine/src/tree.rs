@@ -3,11 +3,12 @@
 //! Nodes and properties are those that QEMU writes for its `virt` machine, in the bindings of Linux's
 //! Documentation/devicetree, less what the machine does not have. Every address and interrupt comes from the plan.
 
-use crate::blob::Writer;
+use crate::blob::{NoRoom, Writer};
 use crate::placement::DEVICE_TREE_SIZE;
 use crate::{DeviceKind, MachinePlan, Region, Trigger};
-use alloc::format;
 use alloc::vec::Vec;
+use arrayvec::ArrayString;
+use core::fmt::{self, Write};
 use units::{IntId, Ipa, Range};
 
 /// The longest command line, in bytes: Linux on arm64 has room for 2048 with the zero behind it.
@@ -83,12 +84,15 @@ pub enum TreeError {
     /// The command line holds a zero byte.
     #[error("the command line holds a zero byte, at which the guest would cut it off")]
     BootargsWithZero,
+    /// The heap is used up.
+    #[error("the hypervisor has no memory left to write it; the VM can be started when there is some again")]
+    NoMemory,
 }
 
 /// The tree of `plan` as a flattened blob, never longer than [`DEVICE_TREE_SIZE`].
 ///
 /// # Errors
-/// If the command line cannot be passed on.
+/// If the command line cannot be passed on, or there is no memory for the tree.
 pub fn device_tree(plan: &MachinePlan, boot: &BootInfo<'_>) -> Result<Vec<u8>, TreeError> {
     if boot.bootargs.len() > MAX_BOOTARGS {
         return Err(TreeError::BootargsTooLong(boot.bootargs.len()));
@@ -107,7 +111,7 @@ pub fn device_tree(plan: &MachinePlan, boot: &BootInfo<'_>) -> Result<Vec<u8>, T
         write_chosen(root, plan, boot);
         write_cpus(root, plan, boot.caches);
         let ram = plan.ram();
-        root.node(&format!("memory@{:x}", ram.start.0), |memory| {
+        root.node(&name(format_args!("memory@{:x}", ram.start.0)), |memory| {
             memory.numbers("reg", [ram.start.0, ram.size]);
             memory.text("device_type", "memory");
         });
@@ -131,7 +135,7 @@ pub fn device_tree(plan: &MachinePlan, boot: &BootInfo<'_>) -> Result<Vec<u8>, T
             write_device(root, plan, region);
         }
     });
-    Ok(tree.finish())
+    tree.finish().map_err(|NoRoom| TreeError::NoMemory)
 }
 
 fn write_chosen(root: &mut Writer, plan: &MachinePlan, boot: &BootInfo<'_>) {
@@ -140,7 +144,7 @@ fn write_chosen(root: &mut Writer, plan: &MachinePlan, boot: &BootInfo<'_>) {
             chosen.text("bootargs", boot.bootargs);
         }
         if let Some(console) = plan.region(DeviceKind::Pl011) {
-            chosen.text("stdout-path", &format!("/{}", device_name("pl011", console)));
+            chosen.text("stdout-path", &name(format_args!("/{}", device_name("pl011", console))));
         }
         if let Some(initrd) = boot.initrd {
             chosen.numbers("linux,initrd-start", [initrd.start.0]);
@@ -151,7 +155,7 @@ fn write_chosen(root: &mut Writer, plan: &MachinePlan, boot: &BootInfo<'_>) {
     });
     root.node("aliases", |aliases| {
         if let Some(console) = plan.region(DeviceKind::Pl011) {
-            aliases.text("serial0", &format!("/{}", device_name("pl011", console)));
+            aliases.text("serial0", &name(format_args!("/{}", device_name("pl011", console))));
         }
     });
 }
@@ -164,13 +168,14 @@ fn write_cpus(root: &mut Writer, plan: &MachinePlan, caches: Option<Caches>) {
             map.node("socket0", |socket| {
                 socket.node("cluster0", |cluster| {
                     for number in 0..u32::from(plan.vcpus()) {
-                        cluster.node(&format!("core{number}"), |core| core.cells("cpu", [FIRST_CPU + number]));
+                        cluster
+                            .node(&name(format_args!("core{number}")), |core| core.cells("cpu", [FIRST_CPU + number]));
                     }
                 });
             });
         });
         for number in 0..u32::from(plan.vcpus()) {
-            cpus.node(&format!("cpu@{number:x}"), |cpu| {
+            cpus.node(&name(format_args!("cpu@{number:x}")), |cpu| {
                 cpu.cells("phandle", [FIRST_CPU + number]);
                 // A vCPU's affinity 0 is its number, and the other fields are zero.
                 cpu.cells("reg", [number]);
@@ -308,8 +313,19 @@ fn write_place(device: &mut Writer, region: &Region) {
     device.numbers("reg", [region.range.start.0, region.range.size]);
 }
 
-fn device_name(kind: &str, region: &Region) -> alloc::string::String {
-    format!("{kind}@{:x}", region.range.start.0)
+/// A node's name, or the path to it.
+type Name = ArrayString<32>;
+
+/// A name that is put together. Not by `format!`: see [`crate::blob`] on memory.
+fn name(text: fmt::Arguments<'_>) -> Name {
+    let mut name = Name::new();
+    // The longest is the console's path, of half the size.
+    let _ = name.write_fmt(text);
+    name
+}
+
+fn device_name(kind: &str, region: &Region) -> Name {
+    name(format_args!("{kind}@{:x}", region.range.start.0))
 }
 
 fn interrupt_cells(interrupt: IntId, trigger: Trigger) -> [u32; 3] {
