@@ -12,6 +12,8 @@ pub const PREFIX: &[u8] = b"guestinfo.";
 pub enum Refused {
     /// The key is empty, too long, or has a space or a control character.
     Key,
+    /// It has more bytes than a message may have.
+    TooLong,
     /// There are as many keys as may be.
     TooManyKeys,
     /// There is as much in the store as may be.
@@ -24,6 +26,7 @@ impl Refused {
     pub const fn text(self) -> &'static [u8] {
         match self {
             Self::Key => b"Invalid key",
+            Self::TooLong => b"Value too long",
             Self::TooManyKeys => b"Too many keys",
             Self::Full => b"Out of memory",
         }
@@ -36,6 +39,9 @@ impl Refused {
     pub const fn sentence(self) -> &'static str {
         match self {
             Self::Key => "a key is guestinfo. and a name of printable characters without spaces",
+            Self::TooLong => {
+                "a value has at most as many bytes as a message of the VM's (vmware-message in its site file)"
+            }
             Self::TooManyKeys => "the VM has as many keys as it may have",
             Self::Full => "the VM has as much in its values as it may have",
         }
@@ -66,6 +72,11 @@ impl Store {
             && key.iter().all(u8::is_ascii_graphic);
         if !good {
             return Err(Refused::Key);
+        }
+        // A guest's own value cannot be longer, since it came in a message. The operator's could, and each reply with it would
+        // take more of the host's memory than was set aside for this VM (`Limits::most_memory`).
+        if value.len() > limits.message {
+            return Err(Refused::TooLong);
         }
         let index = self.entries.iter().position(|(known, _)| known == key);
         let before = index.and_then(|index| self.entries.get(index)).map_or(0, |(key, value)| key.len() + value.len());
@@ -101,7 +112,7 @@ mod tests {
     use std::collections::BTreeMap;
     use std::vec::Vec;
 
-    const SMALL: Limits = Limits { keys: 4, key: 16, store: 100, ..Limits::DEFAULT };
+    const SMALL: Limits = Limits { message: 96, keys: 4, key: 16, store: 100, ..Limits::DEFAULT };
 
     #[test]
     fn limits_are_kept() {
@@ -110,6 +121,7 @@ mod tests {
         assert_eq!(store.set(b"other.a", b"", &SMALL), Err(Refused::Key));
         assert_eq!(store.set(b"guestinfo.a b", b"", &SMALL), Err(Refused::Key));
         assert_eq!(store.set(b"guestinfo.abcdefgh", b"", &SMALL), Err(Refused::Key));
+        assert_eq!(store.set(b"guestinfo.a", &[b'x'; 97], &SMALL), Err(Refused::TooLong));
         assert_eq!(store.set(b"guestinfo.a", &[b'x'; 90], &SMALL), Err(Refused::Full));
         assert_eq!(store.set(b"guestinfo.a", &[b'x'; 89], &SMALL), Ok(()));
         assert_eq!(store.set(b"guestinfo.a", &[b'y'; 2], &SMALL), Ok(()));

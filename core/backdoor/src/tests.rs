@@ -8,6 +8,8 @@ use crate::{Direction, Limits, commands, own};
 use proptest::prelude::*;
 use std::vec::Vec;
 
+mod memory;
+
 const DCC: Door = Door::DebugChannel { rt: 31 };
 
 /// A host with 64 KiB of guest memory at 0x10000, one page of which may be missing.
