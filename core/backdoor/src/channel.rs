@@ -13,13 +13,21 @@
 //! A reply waits here until the guest takes it. All messages on their way, in both directions, have one bound for the
 //! whole VM; a reply that is beyond it becomes an error of a few bytes.
 //!
+//! A payload that is transferred as a whole moves in pieces of [`PIECE`] bytes: the guest executes its call again until all is
+//! there, and each time the copy goes on where it ended. So nobody who wants the service meanwhile waits for more than a piece,
+//! and a missing page costs a piece again at most.
+//!
 //! Everything is in the low 32 bits, results are zero-extended, and only the registers named here change.
 
 use alloc::vec::Vec;
 
 use crate::limits::Limits;
+use crate::own::Progress;
 use crate::rpci;
 use crate::service::{BufferError, Host};
+
+/// How much of a payload is copied at a time.
+pub const PIECE: usize = 8192;
 
 /// X0 to X7.
 pub type Registers = [u64; 8];
@@ -88,6 +96,8 @@ struct Channel {
     incoming: Option<(Vec<u8>, usize)>,
     /// What is to be received, and how much has been.
     outgoing: Option<(Vec<u8>, usize)>,
+    /// How much of the one or the other has been moved by a transfer as a whole that is not at its end.
+    moved: usize,
 }
 
 impl Channel {
@@ -172,6 +182,7 @@ impl Channels {
             sub::RECEIVE_PAYLOAD => receive_payload(channel, x),
             sub::RECEIVE_STATUS => {
                 channel.outgoing = None;
+                channel.moved = 0;
                 finish(x, status::SUCCESS);
             }
             sub::CLOSE => {
@@ -200,7 +211,7 @@ impl Channels {
         }
         let random = host.random();
         let cookies = (wanted & WITH_COOKIES != 0).then_some([(random >> 32) as u32, random as u32]);
-        let channel = Channel { protocol, cookies, used: self.calls, incoming: None, outgoing: None };
+        let channel = Channel { protocol, cookies, used: self.calls, incoming: None, outgoing: None, moved: 0 };
         if let Some(slot) = self.slots.get_mut(index) {
             *slot = Some(channel);
         }
@@ -235,14 +246,14 @@ impl Channels {
     /// A whole payload from the guest: W5 and W6 are the low and the high cookie, X4 the address, X2 the length.
     ///
     /// # Errors
-    /// When the guest's page is missing; nothing has changed, and the guest is to repeat the call.
+    /// When the guest's page is missing; no register has changed, and the guest is to repeat the call.
     pub fn bulk_out(
         &mut self,
         x: &mut Registers,
         limits: &Limits,
         host: &mut impl Host,
         peer: &mut impl PeerOf,
-    ) -> Result<(), BufferError> {
+    ) -> Result<Progress, BufferError> {
         self.calls += 1;
         let calls = self.calls;
         let id = port_and_id(x);
@@ -251,34 +262,41 @@ impl Channels {
                 return bulk_result(x, status::CLOSED);
             };
             let Some((bytes, length)) = &mut channel.incoming else { return bulk_result(x, 0) };
-            if x[2] != *length as u64 || !bytes.is_empty() {
+            if x[2] != *length as u64 || bytes.len() != channel.moved {
                 return bulk_result(x, 0);
             }
-            bytes.resize(*length, 0);
-            match host.read(x[4], bytes) {
-                Ok(()) => {}
+            channel.used = calls;
+            let begin = channel.moved;
+            let end = (begin + PIECE).min(*length);
+            bytes.resize(end, 0);
+            let place = x[4].wrapping_add(begin as u64);
+            match bytes.get_mut(begin..).map_or(Ok(()), |piece| host.read(place, piece)) {
+                Ok(()) => channel.moved = end,
                 Err(BufferError::NotMemory) => {
                     bytes.clear();
+                    channel.moved = 0;
                     return bulk_result(x, 0);
                 }
                 Err(fault) => {
-                    bytes.clear();
+                    bytes.truncate(begin);
                     return Err(fault);
                 }
             }
-            channel.used = calls;
+            if end < *length {
+                return Ok(Progress::More);
+            }
             complete(channel, id, peer, host);
             status::SUCCESS << 16
         };
         self.bound_reply(id, limits);
-        Ok(())
+        Ok(Progress::Finished)
     }
 
     /// A whole payload to the guest: W6 and W4 are the low and the high cookie, X5 the address, X2 the length.
     ///
     /// # Errors
     /// As [`Channels::bulk_out`].
-    pub fn bulk_in(&mut self, x: &mut Registers, host: &mut impl Host) -> Result<(), BufferError> {
+    pub fn bulk_in(&mut self, x: &mut Registers, host: &mut impl Host) -> Result<Progress, BufferError> {
         self.calls += 1;
         let calls = self.calls;
         let id = port_and_id(x);
@@ -287,13 +305,23 @@ impl Channels {
         if x[2] != bytes.len() as u64 || *position != 0 {
             return bulk_result(x, 0);
         }
-        match host.write(x[5], bytes) {
-            Ok(()) => {}
-            Err(BufferError::NotMemory) => return bulk_result(x, 0),
+        channel.used = calls;
+        let begin = channel.moved;
+        let end = (begin + PIECE).min(bytes.len());
+        let place = x[5].wrapping_add(begin as u64);
+        match bytes.get(begin..end).map_or(Ok(()), |piece| host.write(place, piece)) {
+            Ok(()) => channel.moved = end,
+            Err(BufferError::NotMemory) => {
+                channel.moved = 0;
+                return bulk_result(x, 0);
+            }
             Err(fault) => return Err(fault),
         }
+        if end < bytes.len() {
+            return Ok(Progress::More);
+        }
         *position = bytes.len();
-        channel.used = calls;
+        channel.moved = 0;
         bulk_result(x, status::SUCCESS)
     }
 }
@@ -305,9 +333,9 @@ pub trait PeerOf {
 }
 
 #[expect(clippy::unnecessary_wraps, reason = "so that callers can return it")]
-fn bulk_result(x: &mut Registers, status: u64) -> Result<(), BufferError> {
+fn bulk_result(x: &mut Registers, status: u64) -> Result<Progress, BufferError> {
     x[1] = status << 16;
-    Ok(())
+    Ok(Progress::Finished)
 }
 
 fn send_size(
@@ -321,6 +349,7 @@ fn send_size(
 ) {
     channel.incoming = None;
     channel.outgoing = None;
+    channel.moved = 0;
     let length = x[1] as u32 as usize;
     let mut bytes = Vec::new();
     if length > limits.message || buffered + length > limits.buffers || bytes.try_reserve_exact(length).is_err() {
@@ -346,6 +375,7 @@ fn send_payload(channel: &mut Channel, id: u16, x: &mut Registers, peer: &mut im
 /// A message has arrived.
 fn complete(channel: &mut Channel, id: u16, peer: &mut impl PeerOf, host: &mut impl Host) {
     let Some((message, _)) = channel.incoming.take() else { return };
+    channel.moved = 0;
     channel.outgoing = peer.with(host).message(id, channel.protocol, &message).map(|reply| (reply, 0));
 }
 
@@ -355,6 +385,7 @@ fn receive_size(channel: &mut Channel, id: u16, x: &mut Registers, peer: &mut im
     }
     let Some((bytes, position)) = &mut channel.outgoing else { return finish(x, status::SUCCESS) };
     *position = 0;
+    channel.moved = 0;
     x[1] = bytes.len() as u64;
     // The clients look at this: what comes next is a size.
     x[3] = u64::from(sub::SEND_SIZE) << 16;

@@ -154,9 +154,9 @@ pub(crate) fn string(state: &mut State, x: &mut Registers, host: &mut impl Host)
     Ok(if x[2] == 0 { Progress::Finished } else { Progress::More })
 }
 
-/// Whether a string is at its end.
+/// Whether a string or a payload is at its end.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Progress {
+pub enum Progress {
     /// All taken.
     Finished,
     /// The instruction is to be repeated.

@@ -278,15 +278,14 @@ impl Service {
             (PORT_HIGH | PORT_HIGH_WITH_FLAGS, Form::String { repeated: true, .. }, direction)
                 if known && access.size == Size::Byte && x[1] as u16 == 0 =>
             {
-                let moved = match direction {
+                match direction {
                     _ if !self.config.allows(level, Group::Rpc) => {
                         x[1] = 0;
-                        Ok(())
+                        Ok(Progress::Finished)
                     }
                     Direction::Out => self.channels.bulk_out(x, &self.config.limits, host, &mut self.state),
                     Direction::In => self.channels.bulk_in(x, host),
-                };
-                moved.map(|()| Progress::Finished)
+                }
             }
             (own::PORT, Form::Single, Direction::In)
                 if may_own && x[0] as u32 == own::MAGIC && access.size == Size::Word =>

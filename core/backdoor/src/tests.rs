@@ -1,6 +1,6 @@
 //! The service as a client sees it: the golden trace of `vmware-rpctool`, every error, hostile registers.
 
-use crate::channel::Registers;
+use crate::channel::{PIECE, Registers};
 use crate::commands::Groups;
 use crate::encoding::{Door, MAGIC, decode};
 use crate::service::{BufferError, Config, Host, Level, Outcome, Service, WallTime, Watchdog, Whose};
@@ -19,6 +19,9 @@ pub(crate) struct Machine {
     pub(crate) log: Vec<Vec<u8>>,
     pub(crate) log_is_full: bool,
     pub(crate) now: u64,
+    /// Bytes that one call has copied at most, and how many all calls have.
+    most: usize,
+    copied: usize,
     random: u64,
 }
 
@@ -26,7 +29,21 @@ const BASE: u64 = 0x10000;
 
 impl Machine {
     pub(crate) fn new() -> Self {
-        Self { memory: std::vec![0; 1 << 17], missing: None, log: Vec::new(), log_is_full: false, now: 0, random: 1 }
+        Self {
+            memory: std::vec![0; 1 << 17],
+            missing: None,
+            log: Vec::new(),
+            log_is_full: false,
+            now: 0,
+            most: 0,
+            copied: 0,
+            random: 1,
+        }
+    }
+
+    fn count(&mut self, bytes: usize) {
+        self.most = self.most.max(bytes);
+        self.copied += bytes;
     }
 
     fn range(&self, at: u64, length: usize, direction: Direction) -> Result<std::ops::Range<usize>, BufferError> {
@@ -46,12 +63,14 @@ impl Machine {
 impl Host for Machine {
     fn read(&mut self, from: u64, into: &mut [u8]) -> Result<(), BufferError> {
         let range = self.range(from, into.len(), Direction::Out)?;
+        self.count(into.len());
         into.copy_from_slice(&self.memory[range]);
         Ok(())
     }
 
     fn write(&mut self, to: u64, bytes: &[u8]) -> Result<(), BufferError> {
         let range = self.range(to, bytes.len(), Direction::In)?;
+        self.count(bytes.len());
         self.memory[range].copy_from_slice(bytes);
         Ok(())
     }
@@ -157,6 +176,19 @@ impl Guest {
     fn call(&mut self, x: &mut Registers) -> Outcome {
         let access = decode(DCC, x[3], x[7]).unwrap();
         self.service.call(access, x, self.level, &mut self.machine)
+    }
+
+    /// As a guest does, which executes its instruction until it has its answer: what that is, and how often it was `Again` before.
+    fn call_to_the_end(&mut self, x: &mut Registers) -> (Outcome, usize) {
+        let mut times = 0;
+        loop {
+            let before = *x;
+            match self.call(x) {
+                Outcome::Again => assert_eq!(*x, before),
+                outcome => return (outcome, times),
+            }
+            times += 1;
+        }
     }
 
     fn low(&mut self, x1: u64, x2: u64, (id, high, low): Channel) -> Registers {
@@ -334,9 +366,13 @@ fn bulk_both_ways_and_a_missing_page() {
     guest.machine.missing = Some(BASE + 0x3000);
     let mut x = out;
     let fault = Outcome::Fault { address: BASE + 0x3000, status: 7, direction: Direction::Out };
-    assert_eq!((guest.call(&mut x), x), (fault, out), "nothing changed");
+    assert_eq!((guest.call_to_the_end(&mut x), x), ((fault, 1), out), "nothing changed");
     guest.machine.missing = None;
-    assert_eq!(guest.call(&mut x), Outcome::Done);
+    assert_eq!(
+        guest.call_to_the_end(&mut x),
+        (Outcome::Done, 6),
+        "60,023 bytes are eight pieces, of which one was there"
+    );
     assert_eq!(x, out, "X1 is success, and that it was");
     assert_eq!(guest.receive((id, high, low)).unwrap(), b"1 ");
     assert!(guest.send((id, high, low), b"info-get guestinfo.big"));
@@ -345,14 +381,50 @@ fn bulk_both_ways_and_a_missing_page() {
     let mut x = bulk_in;
     guest.machine.missing = Some(BASE + 0x1000);
     let fault = Outcome::Fault { address: BASE + 0x1000, status: 7, direction: Direction::In };
-    assert_eq!((guest.call(&mut x), x), (fault, bulk_in));
+    assert_eq!((guest.call_to_the_end(&mut x), x), ((fault, 0), bulk_in));
     guest.machine.missing = None;
-    assert_eq!((guest.call(&mut x), x), (Outcome::Done, bulk_in));
+    assert_eq!((guest.call_to_the_end(&mut x), x), ((Outcome::Done, 7), bulk_in));
+    // Nobody waited longer than for a piece, and nothing was copied twice.
+    assert_eq!((guest.machine.most, guest.machine.copied), (PIECE, 60_023 + 60_002));
+    let value = [b"1 ".as_slice(), &[b'v'; 60_000]].concat();
+    assert_eq!(guest.machine.memory[1..][..60_002], value);
     assert_eq!(guest.machine.memory[1..6], *b"1 vvv");
     let mut x = bulk_in;
     x[5] = 8;
     assert_eq!(guest.call(&mut x), Outcome::Done);
     assert_eq!(x[1], 0, "not memory, or already received");
+}
+
+/// A transfer that was begun and is not gone on with: what comes next on its channel finds it as if it had not been.
+#[test]
+fn a_transfer_that_is_given_up() {
+    let mut guest = Guest::new(Limits::DEFAULT);
+    let value = [b"info-set guestinfo.v ".as_slice(), &[b'v'; 20_000]].concat();
+    guest.machine.memory[..value.len()].copy_from_slice(&value);
+    let (id, high, low) = guest.open(0xc943_5052).unwrap();
+    let out =
+        |length: usize| [u64::from(MAGIC), 0x1_0000, length as u64, id << 16 | 0x5659, BASE, low, high, 0x86_0000_0018];
+    let mut x = out(value.len());
+    assert_eq!(guest.status(1, value.len() as u64, (id, high, low)), 0x81);
+    assert_eq!(guest.call(&mut x), Outcome::Again);
+    // A word at a time, what was begun as a whole: the guest's mistake.
+    assert_eq!(guest.status(2, 0, (id, high, low)), 1);
+    assert_eq!((guest.call(&mut x), x[1]), (Outcome::Done, 0));
+    // Another message.
+    assert_eq!(guest.status(1, value.len() as u64, (id, high, low)), 0x81);
+    let mut x = out(value.len());
+    assert_eq!((guest.call_to_the_end(&mut x), x[1]), ((Outcome::Done, 2), 0x1_0000));
+    assert_eq!(guest.receive((id, high, low)).unwrap(), b"1 ");
+    // The other way: begun, and received anew.
+    assert!(guest.send((id, high, low), b"info-get guestinfo.v"));
+    assert_eq!(guest.low(0, 0x3_001e, (id, high, low))[1], 20_002);
+    let bulk_in = [u64::from(MAGIC), 0x1_0000, 20_002, id << 16 | 0x5659, high, BASE, low, 0x86_0000_001c];
+    let mut x = bulk_in;
+    assert_eq!(guest.call(&mut x), Outcome::Again);
+    assert_eq!(guest.low(0, 0x3_001e, (id, high, low))[1], 20_002);
+    guest.machine.copied = 0;
+    assert_eq!((guest.call_to_the_end(&mut x), x[1]), ((Outcome::Done, 2), 0x1_0000));
+    assert_eq!(guest.machine.copied, 20_002);
 }
 
 #[test]
