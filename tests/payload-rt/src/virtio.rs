@@ -17,7 +17,7 @@ pub const CONSOLE: u32 = 3;
 /// Device type: entropy.
 pub const ENTROPY: u32 = 4;
 
-const QUEUE_SIZE: u64 = 8;
+const QUEUE_SIZE: u64 = 64;
 
 /// Register offsets (4.2.2).
 pub mod register {
@@ -157,7 +157,7 @@ impl Queue {
         self.device.write(r::QUEUE_NOTIFY, self.number);
     }
 
-    /// Offers one buffer that consists of `length` bytes at each of these places, at most eight, and tells the device.
+    /// Offers one buffer that consists of `length` bytes at each of these places, at most 64, and tells the device.
     /// Nothing else may be offered yet, or still.
     pub fn offer_chain(&mut self, places: &[u64], length: u32, direction: Direction) {
         let flags = if direction == Direction::FromDevice { 2 } else { 0 };

@@ -6,7 +6,8 @@
 //!
 //! Whoever holds the lock is not preempted, and a guest chooses what its virtio queues make of work. So a device stops where
 //! its share of accesses is used up, or where memory has to be made ready first ([`Wait`]); the lock is let go of, and the work
-//! goes on there afterwards: by the vCPU that asked for it ([`carry_on`]), or by the console's thread at a pace.
+//! goes on there afterwards: by the vCPU that asked for it ([`carry_on`]), and by some vCPU of the VM, again and again at a
+//! pace that the console's thread keeps. So the guest pays for it, and a paused VM's devices stand still.
 
 extern crate alloc;
 

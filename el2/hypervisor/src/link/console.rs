@@ -20,7 +20,6 @@ use hw::{firmware, sysreg, uart};
 use spin::Once;
 use units::{Ticks, VmId};
 
-use crate::devices::Wait;
 use crate::exit::doors;
 use crate::host::text::Text;
 use crate::host::{self, wall_clock};
@@ -28,7 +27,7 @@ use crate::link::log_sink;
 use crate::link::operator::Operator;
 use crate::link::stats;
 use crate::sched::{self, Thread};
-use crate::vm::guest_memory::GuestRam;
+use crate::vcpu::request;
 use crate::vm::{self, Stop, Vm};
 pub(crate) use buffers::VmConsole;
 use buffers::write_left_out;
@@ -43,8 +42,7 @@ const GATHER_MICROSECONDS: u64 = 1_000;
 const LINE_MICROSECONDS: u64 = 20_000;
 /// How often a guest's tools are looked at that are to answer the operator, in microseconds.
 const ANSWER_MICROSECONDS: u64 = 50_000;
-/// How long a VM's devices wait until they go on with what they could not finish in one turn, in microseconds. A turn is at
-/// most a block of memory made ready, and a share of accesses to it: a few per cent of the time between two.
+/// How long a VM's devices wait until a vCPU goes on with what they could not finish in one turn, in microseconds.
 const TURN_MICROSECONDS: u64 = 5_000;
 /// How long the power button stays pressed, in microseconds.
 const PRESS_MICROSECONDS: u64 = 100_000;
@@ -263,7 +261,8 @@ impl Port {
             }
         }
         let ringing = wall_clock::take_alarm();
-        for vm in vm::all() {
+        // A paused VM's devices stand still with it: they are looked at, and its clock is listened for, when it goes on.
+        for vm in vm::all().filter(|vm| !vm.is_paused()) {
             let rings = ringing && vm.alarm.take_due();
             if vm.console.service.swap(false, Ordering::AcqRel) || rings {
                 self.poll_devices(vm);
@@ -281,8 +280,11 @@ impl Port {
         self.operator.look_after(send_reply);
     }
 
-    /// Lets the devices of `vm` work. What they cannot finish waits for its turn.
+    /// Lets the devices of `vm` work, unless it is paused. What they cannot finish waits for its turn.
     fn poll_devices(&mut self, vm: &Vm) {
+        if vm.is_paused() {
+            return;
+        }
         let mut devices = vm.devices.lock();
         devices.poll(vm);
         let wait = devices.take_wait();
@@ -300,18 +302,19 @@ impl Port {
         }
     }
 
-    /// It is the turn of the devices of `vm` to go on. One block of memory is made ready for them, under no lock of theirs.
+    /// It is the turn of the devices of `vm` to go on: a vCPU sees to it. What a guest gives them to do so costs it its own
+    /// CPU time, by its own weight, and it is not done while the VM is paused.
     fn go_on(&mut self, vm: &Vm) {
-        let mut devices = vm.devices.lock();
-        devices.poll(vm);
-        let wait = devices.take_wait();
-        drop(devices);
-        if let Some(Wait::Memory(place)) = wait {
-            // Where there is no memory, its devices find none either, and the guest's own next touch says so.
-            let _ = GuestRam::show(&vm.ram, place);
+        if let Some(vcpu) = vm.vcpus().iter().find(|vcpu| vcpu.is_on()) {
+            vcpu.request(request::DEVICES);
+            if vcpu.is_on() {
+                return;
+            }
         }
-        if wait.is_some() {
-            self.poll_devices(vm);
+        // One that was switched off just now asks again if it has seen the request, so that it may be asked twice but is
+        // never forgotten; one that was switched on may not have begun yet.
+        if vm.stopped().is_none() {
+            self.put_off(vm);
         }
     }
 

@@ -23,6 +23,7 @@ use units::{Pa, Ticks, Va, VcpuId, VcpuSet};
 use vgic::{ListRegisters, Power, Vgic, virtual_control};
 
 use crate::checks::wander;
+use crate::devices::{self, Wait};
 use crate::exit::dispatch::Cause;
 use crate::exit::{dispatch, doors};
 use crate::host;
@@ -52,6 +53,8 @@ pub(crate) mod request {
     pub(crate) const SERROR: u32 = 8;
     /// Stand still until the VM goes on.
     pub(crate) const PAUSE: u32 = 16;
+    /// Go on with the devices' unfinished work, which the guest pays for in this way.
+    pub(crate) const DEVICES: u32 = 32;
 }
 
 /// Why a vCPU's thread left the guest.
@@ -108,7 +111,7 @@ pub(crate) struct Vcpu {
     context: Once<ContextHandle>,
     state: IrqLock<GuestState>,
     loaded_on: AtomicU32,
-    /// It is on: its state belongs into the registers of the CPU that its thread runs on. Its own thread's business.
+    /// It is on: its state belongs into the registers of the CPU that its thread runs on. Only its own thread changes that.
     resident: AtomicBool,
     requests: AtomicU32,
     /// Ticks that its thread had waited for a CPU when the VM was started: what came before was not stolen from the guest.
@@ -236,6 +239,12 @@ impl Vcpu {
     #[must_use]
     pub(crate) fn is_called_off(&self) -> bool {
         self.requests.load(Ordering::Acquire) & (request::STOP | request::PAUSE) != 0
+    }
+
+    /// Whether it is on.
+    #[must_use]
+    pub(crate) fn is_on(&self) -> bool {
+        self.resident.load(Ordering::Relaxed)
     }
 
     /// Whether its state is in some CPU's registers.
@@ -516,7 +525,12 @@ impl Vcpu {
 
     fn wait(&'static self, knows_nothing: impl Fn() -> bool, awake: impl Fn(&Vgic, u64) -> bool) {
         loop {
-            let asked = self.requests.fetch_and(!(request::INTERRUPTS | request::TIMER), Ordering::AcqRel);
+            let answered = request::INTERRUPTS | request::TIMER | request::DEVICES;
+            let asked = self.requests.fetch_and(!answered, Ordering::AcqRel);
+            if asked & request::DEVICES != 0 {
+                // Here, since the guest would take its return for a wake-up.
+                devices::carry_on(self, Wait::Turn);
+            }
             let mut ready = false;
             if asked & (request::INTERRUPTS | request::TIMER) != 0 || !knows_nothing() {
                 self.update_physical_timer();
@@ -596,6 +610,10 @@ impl Vcpu {
             if !matches!(leave, Leave::Resumed(_)) {
                 self.tell_power(Power::Off);
             }
+            // Others may be able to. Behind the store above, so that who asks later sees that it is off.
+            if self.requests.fetch_and(!request::DEVICES, Ordering::AcqRel) & request::DEVICES != 0 {
+                self.vm.console.ask_for_turn();
+            }
             leave
         })
     }
@@ -624,6 +642,10 @@ impl Vcpu {
                 }
                 if requests & request::TIMER != 0 {
                     self.update_physical_timer();
+                }
+                if requests & request::DEVICES != 0 {
+                    with_irqs(|| devices::carry_on(self, Wait::Turn));
+                    continue;
                 }
                 self.refresh_interrupts();
             }

@@ -366,6 +366,8 @@ impl Vm {
         self.paused.store(false, Ordering::Release);
         self.doors.watchdogs.resume(self.id);
         self.devices.lock().resume_watchdog(self);
+        self.console.ask_for_service();
+        self.alarm.watch();
         for vcpu in self.vcpus() {
             sched::wake(vcpu.thread());
         }

@@ -12,6 +12,7 @@
 //! | `restless` | arms the VM's watchdog, its vCPU's own and the Generic Watchdog, all the time, and is well |
 //! | `lowering` | brings the deadlines of all its watchdogs and its clock's alarm forward a little, again and again; is well |
 //! | `breaking` | breaks its virtio devices again and again, each time in a way that the log knows |
+//! | `feeding` | gives its entropy device one byte in each block of its untouched memory, 64 blocks at a time |
 //! | `resetting` | resets the VM at once |
 //! | `fed` | sleeps and pats, `pats=` times every `every=` milliseconds; then says so and goes on as `wfi` |
 //!
@@ -62,6 +63,7 @@ fn main() {
         },
         "lowering" => lower(),
         "breaking" => break_devices(),
+        "feeding" => feed_untouched(),
         "resetting" => {
             let _ = psci::simple(SYSTEM_RESET, [0; 3]);
         }
@@ -100,6 +102,30 @@ fn break_devices() -> ! {
             }
         }
     }
+}
+
+/// Each block has to be made ready first, which takes long.
+fn feed_untouched() -> ! {
+    let mut fed = 0;
+    if let Some(device) = virtio::find(virtio::ENTROPY)
+        && device.start()
+    {
+        let mut queue = device.queue(0);
+        device.ready();
+        let mut blocks = memory::untouched_blocks();
+        loop {
+            let mut places = [0; 64];
+            let count = places.iter_mut().zip(&mut blocks).map(|(place, block)| *place = block).count();
+            let Some(places @ [_, ..]) = places.get(..count) else { break };
+            queue.offer_chain(places, 1, virtio::Direction::FromDevice);
+            while !queue.is_done() {
+                cpu::relax();
+            }
+            fed += count;
+        }
+    }
+    println!("starving: fed {fed} blocks");
+    sleep_for_ever()
 }
 
 fn spin() -> ! {
