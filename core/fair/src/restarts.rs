@@ -9,6 +9,15 @@ const FIRST: u64 = 500;
 /// The longest.
 const LONGEST: u64 = 8_000;
 
+/// Who wants a VM to start afresh.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum By {
+    /// Its guest, or a watchdog of the guest's.
+    Guest,
+    /// The operator, whose patience is not the guest's fault.
+    Operator,
+}
+
 /// Counts a VM's short lives.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Restarts {
@@ -16,9 +25,13 @@ pub struct Restarts {
 }
 
 impl Restarts {
-    /// A life of `length` milliseconds ends with a reset; for how many milliseconds the next one is to wait.
+    /// A life of `length` milliseconds ends with a reset; for how many milliseconds the next one is to wait. Lives that the
+    /// operator ends do not wait, and do not count: neither for the guest nor against it.
     #[must_use]
-    pub fn wait(&mut self, length: u64) -> u64 {
+    pub fn wait(&mut self, length: u64, by: By) -> u64 {
+        if by == By::Operator {
+            return 0;
+        }
         if length >= SHORT {
             self.in_a_row = 0;
             return 0;
@@ -33,22 +46,34 @@ impl Restarts {
 
 #[cfg(test)]
 mod tests {
-    use super::Restarts;
+    use super::{By, Restarts};
 
     #[test]
     fn who_resets_again_and_again_waits_longer_and_longer() {
         let mut restarts = Restarts::default();
-        let waits: [u64; 12] = core::array::from_fn(|_| restarts.wait(140));
+        let waits: [u64; 12] = core::array::from_fn(|_| restarts.wait(140, By::Guest));
         assert_eq!(waits, [0, 0, 0, 0, 500, 1000, 2000, 4000, 8000, 8000, 8000, 8000]);
-        assert_eq!((restarts.wait(5000), restarts.wait(140)), (0, 0));
+        assert_eq!((restarts.wait(5000, By::Guest), restarts.wait(140, By::Guest)), (0, 0));
         // 278 resets in 40 seconds were seen; in the same time these are few.
         let (mut now, mut lives, mut restarts) = (0, 0, Restarts::default());
         while now < 40_000 {
-            now += 140 + restarts.wait(140);
+            now += 140 + restarts.wait(140, By::Guest);
             lives += 1;
         }
         assert!((5..=15).contains(&lives), "{lives} lives in 40 s");
         let mut restarts = Restarts { in_a_row: u32::MAX };
-        assert_eq!(restarts.wait(0), 8000);
+        assert_eq!(restarts.wait(0, By::Guest), 8000);
+    }
+
+    #[test]
+    fn what_the_operator_ends_does_not_count() {
+        let mut restarts = Restarts::default();
+        for _ in 0..3 {
+            assert_eq!(restarts.wait(140, By::Guest), 0);
+            assert_eq!([(); 10].map(|()| restarts.wait(140, By::Operator)), [0; 10]);
+        }
+        // Two more of the guest's own, and the guest is not let off because the operator came in between.
+        let waits = [By::Guest, By::Guest, By::Operator, By::Guest].map(|by| restarts.wait(140, by));
+        assert_eq!(waits, [0, 500, 0, 1000]);
     }
 }

@@ -117,7 +117,8 @@ fn forced_stop() -> Result<()> {
     run.check_log()
 }
 
-/// The operator reboots a guest that is in the middle of its work.
+/// The operator reboots a guest that is in the middle of its work, and then resets it many times in a row, which is no reset
+/// loop of the guest's: there is no warning, and nothing waits.
 fn reboot_by_the_operator() -> Result<()> {
     let run = Host::default().start_and_stay(vec![guest::linux(
         "guest",
@@ -130,7 +131,11 @@ fn reboot_by_the_operator() -> Result<()> {
         run.wait_for("guest", SOON, |condition| *condition == Condition::Running { boots })?;
         run.control(Command::Reboot { vm: 0 })?;
     }
-    run.wait_for("guest", SOON, |condition| *condition == Condition::Running { boots: 4 })?;
+    for boots in 4..=11 {
+        run.wait_for("guest", SOON, |condition| *condition == Condition::Running { boots })?;
+        run.control(Command::Reset { vm: 0 })?;
+    }
+    run.wait_for("guest", SOON, |condition| *condition == Condition::Running { boots: 12 })?;
     run.check_log()
 }
 

@@ -47,7 +47,7 @@ fn main() -> ExitCode {
         scenario("sharing::unlike_weights_on_two_cpus", || across(2, &UNLIKE, 5)),
         scenario("sharing::one_too_heavy_for_its_share", || across(2, &TOO_HEAVY, 5)),
         scenario("sharing::masks_that_overlap", || across(2, &MASKS, 5)),
-        scenario("sharing::what_fifteen_others_cause_costs_nobody_else", what_others_cause),
+        scenario("sharing::what_sixty_three_others_cause_costs_nobody_else", what_others_cause),
         scenario("sharing::linux_is_told_what_was_stolen", stolen_time),
     ])
 }
@@ -187,11 +187,12 @@ fn across(cpus: u8, parts: &[Part], percent: u32) -> Result<()> {
     run.finish(LIMIT)
 }
 
-/// Fifteen guests do what the hypervisor has to do something about besides: nine bring watchdogs' and clocks' deadlines forward
-/// all the time, four break their devices, two reset themselves. A sixteenth that computes on the same CPU has its share, and
-/// no line about anybody is lost in the log, but for those about whoever causes too many.
+/// As many guests as a host can have. 57 bring watchdogs' and clocks' deadlines forward all the time, four break their devices,
+/// two reset themselves: what the hypervisor has to do something about besides. One computes on the same CPU, and has
+/// its share, but for what the console's thread has, which counts as a guest more. No line about anybody is lost in
+/// the log, but for those about whoever causes too many.
 fn what_others_cause() -> Result<()> {
-    const OTHERS: [(&str, usize); 3] = [("lowering", 9), ("breaking", 4), ("resetting", 2)];
+    const OTHERS: [(&str, usize); 3] = [("lowering", 57), ("breaking", 4), ("resetting", 2)];
     let mut vms = vec![counting("victim", 4000)?];
     for (mode, count) in OTHERS {
         for number in 0..count {
@@ -203,13 +204,9 @@ fn what_others_cause() -> Result<()> {
     }
     let names: Vec<String> = vms.iter().map(|vm| vm.name.clone()).collect();
     let run = Host { cpus: 1, ..Host::default() }.start_coarse(vms, SHIFT + 1)?;
-    let had = number(&run, "victim", "had ")? as f64 / (4_000_000.0 / 16.0);
+    let had = number(&run, "victim", "had ")? as f64 / (4_000_000.0 / 64.0);
     println!("of its share it had {:.1} %", had * 100.0);
-    ensure!(
-        had >= 0.95,
-        "beside fifteen others that make work for the hypervisor it had {:.1} % of its share",
-        had * 100.0
-    );
+    ensure!(had >= 0.94, "beside 63 others that make work for the hypervisor it had {:.1} % of its share", had * 100.0);
     let log = run.log().transcript();
     for name in &names {
         ensure!(log.contains(&format!("{name}: started (1)")), "not in the log: {name} was started\n{log}");

@@ -614,14 +614,14 @@ impl Port {
                     && !vm.start()
                     && !vm.doors.ask_to_stop(true)
                 {
-                    vm.stop(Stop::Reset);
+                    vm.stop(Stop::Restart);
                 }
             }
             Command::Reset { vm } => {
                 if let Some(vm) = find(vm)
                     && !vm.start()
                 {
-                    vm.stop(Stop::Reset);
+                    vm.stop(Stop::Restart);
                 }
             }
             Command::Stats => {
@@ -674,7 +674,7 @@ fn send_frame(channel: Channel, payload: &[u8]) {
 fn state_of<'a>(vm: &Vm, stop: Option<&'a Stop>) -> VmState<'a> {
     match stop {
         None if vm.is_paused() => VmState::Paused,
-        None | Some(Stop::Reset) => VmState::Running { boots: vm.boots() },
+        None | Some(Stop::Reset | Stop::Restart) => VmState::Running { boots: vm.boots() },
         Some(Stop::PowerOff) => VmState::Stopped(StopReason::PowerOff),
         Some(Stop::Operator) => VmState::Stopped(StopReason::Forced),
         Some(Stop::Crashed(reason)) => VmState::Stopped(StopReason::Crashed(reason)),

@@ -25,13 +25,7 @@ const ROUNDS: usize = 16;
 /// Takes and handles the pending interrupts of this CPU, at most [`ROUNDS`]: what is left is pending still, and comes again
 /// as soon as IRQs are let in. IRQs are masked.
 pub(crate) fn handle() {
-    for _ in 0..ROUNDS {
-        let interrupt = gic::acknowledge();
-        if interrupt >= gic::SPURIOUS {
-            return;
-        }
-        dispatch(interrupt);
-    }
+    let _ = fair::go(ROUNDS, || Some(gic::acknowledge()).filter(|&interrupt| interrupt < gic::SPURIOUS), dispatch);
 }
 
 /// As [`handle`], while `vcpu` ran. The timer of the guest, by far the most frequent one, is handed over on the spot.

@@ -14,7 +14,7 @@ use core::fmt;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use abi::bundle::{Bundle, VmConfig};
-use fair::Restarts;
+use fair::{By, Restarts};
 use hw::sync::{IrqLock, PreemptGuard, PreemptLock};
 use hw::sysreg;
 use log::Level;
@@ -48,8 +48,10 @@ const SYNC_SPINS: u32 = 100_000;
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[expect(clippy::large_enum_variant, reason = "a VM that cannot go on says why without an allocation that could fail")]
 pub(crate) enum Stop {
-    /// It starts afresh.
+    /// It starts afresh, because its guest wants it to, or a watchdog.
     Reset,
+    /// It starts afresh, because the operator wants it to.
+    Restart,
     /// The guest powered itself off.
     PowerOff,
     /// The operator stopped it.
@@ -424,13 +426,17 @@ impl Vm {
             _ => Stop::PowerOff,
         };
         let is_to_start_again = doors::milliseconds() < core::mem::take(&mut power.again_until);
-        let stop = if stop == Stop::PowerOff && is_to_start_again { Stop::Reset } else { stop };
+        let stop = if stop == Stop::PowerOff && is_to_start_again { Stop::Restart } else { stop };
         let length = doors::milliseconds().saturating_sub(power.started_at);
-        let wait = if stop == Stop::Reset { power.restarts.wait(length) } else { 0 };
+        let wait = match stop {
+            Stop::Reset => Some(power.restarts.wait(length, By::Guest)),
+            Stop::Restart => Some(power.restarts.wait(length, By::Operator)),
+            _ => None,
+        };
         power.phase = Phase::Booting;
         drop(power);
         self.take_apart();
-        if stop == Stop::Reset {
+        if let Some(wait) = wait {
             self.tell(Level::Info, format_args!("starts afresh"));
             self.wait_for_its_turn(wait);
             self.boot();
