@@ -11,10 +11,10 @@
 
 mod boot;
 mod checks;
-mod devices;
 mod exit;
 mod host;
 mod link;
+mod output;
 mod sched;
 mod vcpu;
 mod vm;

@@ -17,11 +17,14 @@ use platform::{BootMethod, Conduit, ConsoleKind, Platform, PlatformError};
 use units::{CpuId, PAGE_SIZE, Pa, Range, VmId};
 
 use crate::checks::{selftest, wander};
-use crate::exit::doors;
+use crate::exit::{interrupts, run};
 use crate::host::{self, entropy, memory, speculation, wall_clock};
-use crate::link::{console, log_sink};
-use crate::sched::{self, interrupts};
-use crate::vm::{self, watchdog};
+use crate::link::console;
+use crate::output;
+use crate::output::log_sink;
+use crate::sched;
+use crate::vcpu::traps;
+use crate::vm::{self, doors, watchdog};
 
 /// Devices are mapped in pieces of this size: what is near a device is a device too.
 const DEVICE_STEP: u64 = 64 << 10;
@@ -141,7 +144,7 @@ fn start(platform: &mut Platform<'static>) -> ! {
         log::info!("speculation: every exit calls firmware, as the boot argument vectors=calling wants it");
     }
     if arguments.tdcc_in_hardware {
-        doors::leave_tdcc_in_hardware();
+        traps::leave_tdcc_in_hardware();
     }
     if !host::probe_wfe() {
         log::info!("WFE does not trap on this machine: guests that ask through it get no answer");
@@ -161,7 +164,7 @@ fn start(platform: &mut Platform<'static>) -> ! {
     }
     if let Err(reason) = make_vms(platform) {
         log::error!("no VM can be started: {reason}");
-        console::vm_changed();
+        output::vm_changed();
     }
     if arguments.selftest == SelfTest::Wander {
         wander::start();
@@ -195,7 +198,7 @@ fn join(platform: &Platform<'_>, mpidr: u64) -> Plan {
         Some(redistributor) => gic::init_cpu(redistributor),
         None => refuse(format_args!("CPU {mpidr:#x} has no Redistributor in the device tree")),
     }
-    percpu::set_hooks(sched::interrupt_in_el2, sched::preempt);
+    percpu::set_hooks(interrupts::interrupt_in_el2, sched::preempt);
     let plan = speculation::init_cpu();
     sched::join();
     plan
@@ -285,7 +288,7 @@ fn make_vms(platform: &Platform<'static>) -> Result<(), String> {
         if config.doors.wfe && !host::wfe_traps() {
             log::warn!("{}: its WFE channel stays closed: WFE does not trap on this machine", config.name);
         }
-        if let Err(reason) = vm::create(id, config, bundle) {
+        if let Err(reason) = vm::create(id, config, bundle, run::make_vcpu) {
             log::error!("{reason}");
         }
     }

@@ -9,9 +9,9 @@ use cpu::{Direction, debug, inject};
 use hw::state::{DebugBank, DebugPolicy};
 use hw::vcpu::VcpuContext;
 
-use crate::exit::dispatch::{complete, inject};
 use crate::host;
 use crate::vcpu::Vcpu;
+use crate::vcpu::exception::{complete, inject};
 
 /// Carries out a trapped access to `register`; `rt` is the general register that it moves.
 pub(crate) fn access(

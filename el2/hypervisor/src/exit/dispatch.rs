@@ -1,7 +1,5 @@
 //! What a guest's exits lead to: the safe `match` in the middle of the hypervisor.
 
-extern crate alloc;
-
 use cpu::exit::{DataAbort, Exit, FaultKind, InstructionAbort, WaitKind, class_of, decode};
 use cpu::inject::{self, AbortKind};
 use cpu::retry::{Try, Verdict};
@@ -18,13 +16,12 @@ use vgic::Group;
 
 use crate::exit::stage1::{refused_walk, translate};
 use crate::exit::{debug, doors, mmio};
-use crate::host::text::sentence;
-use crate::host::{entropy, speculation};
-use crate::link::stats::{self, Reason};
+use crate::host::{self, entropy, speculation};
 use crate::sched;
+use crate::vcpu::exception::{complete, inject};
 use crate::vcpu::{Leave, Vcpu};
-use crate::vm::Stop;
-use crate::vm::guest_memory::GuestRam;
+use crate::vm::counters::{self, Reason};
+use crate::vm::{Stop, Touched};
 
 /// What the CPU said about a synchronous exit beside its syndrome, read before anybody else's exit could overwrite it.
 #[derive(Clone, Copy)]
@@ -41,7 +38,7 @@ pub(crate) struct Cause {
 /// registers are there again by then, so a handler reads and writes them as if it had never left.
 pub(crate) fn handle(vcpu: &'static Vcpu, context: &mut VcpuContext, cause: Cause) -> Option<Leave> {
     let exit = decode(context.syndrome, cause.far.0, cause.hpfar);
-    let begin = stats::is_timed().then(|| own_time(vcpu));
+    let begin = counters::is_timed().then(|| own_time(vcpu));
     let (reason, leave) = dispatch(vcpu, context, cause, exit);
     vcpu.counters.count(reason);
     if let Some(begin) = begin {
@@ -110,34 +107,6 @@ fn dispatch(vcpu: &'static Vcpu, context: &mut VcpuContext, cause: Cause, exit: 
     }
 }
 
-/// Steps over an instruction that was carried out for the guest.
-#[inline(always)]
-pub(crate) fn complete(context: &mut VcpuContext) {
-    context.skip_instruction();
-    context.pstate = pstate::after_instruction(context.pstate);
-}
-
-/// Lets `make` turn the guest's state into that of an exception taken to EL1.
-pub(crate) fn inject(context: &mut VcpuContext, make: impl FnOnce(&mut inject::GuestState)) {
-    let mut state = inject::GuestState {
-        pc: context.pc,
-        pstate: context.pstate,
-        elr_el1: sysreg::elr_el1::read(),
-        spsr_el1: sysreg::spsr_el1::read(),
-        esr_el1: sysreg::esr_el1::read(),
-        far_el1: sysreg::far_el1::read(),
-        vbar_el1: sysreg::vbar_el1::read(),
-        sctlr_el1: sysreg::sctlr_el1::read(),
-    };
-    make(&mut state);
-    context.pc = state.pc;
-    context.pstate = state.pstate;
-    sysreg::elr_el1::write(state.elr_el1);
-    sysreg::spsr_el1::write(state.spsr_el1);
-    sysreg::esr_el1::write(state.esr_el1);
-    sysreg::far_el1::write(state.far_el1);
-}
-
 /// The guest's EL0 was found in AArch32 state, which it was told it lacks: whatever it did there is not carried out, and the
 /// guest's kernel gets the exception that an illegal execution state gives
 /// ([decision 0023](../../../docs/decisions/0023-what-is-hidden.md)).
@@ -202,7 +171,7 @@ fn data_abort(vcpu: &'static Vcpu, context: &mut VcpuContext, abort: DataAbort) 
         return Reason::Other;
     };
     if vcpu.vm.plan.ram().contains(ipa) {
-        if touch(vcpu, ipa) == Touched::Before {
+        if vcpu.vm.touch(ipa) == Touched::Before {
             again(vcpu, context, far, refuse(abort, far, AbortKind::External));
         }
         return Reason::Memory;
@@ -229,35 +198,13 @@ fn place_of(vcpu: &'static Vcpu, context: &VcpuContext, far: Va, abort: &DataAbo
     translate(vcpu, far, rights, direction).ok().map(|(ipa, _)| ipa)
 }
 
-/// What [`touch`] found.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Touched {
-    /// The guest sees it now.
-    Now,
-    /// The guest saw it before.
-    Before,
-}
-
-/// The guest touched RAM that it was not shown yet. A piece of it at a time is made ready, and between two pieces the
-/// thread may be preempted.
-pub(crate) fn touch(vcpu: &'static Vcpu, ipa: Ipa) -> Touched {
-    if vcpu.vm.ram.lock().is_shown(ipa) {
-        return Touched::Before;
-    }
-    if let Err(error) = GuestRam::show(&vcpu.vm.ram, ipa) {
-        let text = sentence!("no memory at {ipa}: {error}");
-        vcpu.vm.stop(Stop::Crashed(text));
-    }
-    Touched::Now
-}
-
 fn instruction_abort(vcpu: &'static Vcpu, context: &mut VcpuContext, abort: InstructionAbort) -> Reason {
     let far = abort.far.unwrap_or(Va(context.pc));
     if abort.fault.kind == FaultKind::Translation
         && let Some(ipa) = abort.ipa
         && vcpu.vm.plan.ram().contains(ipa)
     {
-        if touch(vcpu, ipa) == Touched::Before {
+        if vcpu.vm.touch(ipa) == Touched::Before {
             again(vcpu, context, far, |state| inject::instruction_abort(state, far, AbortKind::External));
         }
         return Reason::Memory;
@@ -306,7 +253,7 @@ fn system_register(vcpu: &'static Vcpu, context: &mut VcpuContext, action: Actio
         Action::Debug(register) => return debug::access(vcpu, context, register, direction, rt),
         Action::DebugChannelStatus | Action::ReadZeroWriteIgnored => Some(0),
         Action::NoOperation => None,
-        Action::Identification(index) => Some(crate::host::get().guest_ids.get(index)),
+        Action::Identification(index) => Some(host::get().guest_ids.get(index)),
         Action::Undefined => return undefined(context),
     };
     if direction == Direction::Read {

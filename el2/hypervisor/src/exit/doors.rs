@@ -8,155 +8,33 @@
 //! exception that the guest's kernel expects of it ([`refused`]). A CPU with fine-grained traps traps MDSCR_EL1 for that; on one
 //! without it traps anyway (`debug.rs`).
 
-extern crate alloc;
-
-use alloc::boxed::Box;
-use core::sync::atomic::{AtomicBool, Ordering};
-
-use abi::bundle::{Doors as Policy, Quota};
-use backdoor::commands::Groups;
-use backdoor::{Access, BufferError, Door, Level, Limits, Outcome, WallTime, commands, encoding, own};
+use backdoor::{Access, BufferError, Door, Level, Outcome, WallTime, commands, encoding, own};
 use cpu::exit::SystemRegister;
 use cpu::inject::{self, AbortKind};
 use cpu::sysreg::{self as trapped, Action};
 use cpu::translation::{self, Form, Rights};
-use cpu::{Direction, controls, pstate};
-use hw::state::{Controls, DebugPolicy};
-use hw::sync::PreemptLock;
-use hw::sysreg;
+use cpu::{Direction, pstate};
 use hw::vcpu::VcpuContext;
 use units::{Ipa, PAGE_SIZE, Va};
 use wfe::words::{self, Request};
 
-use crate::exit::dispatch::{self, complete, inject};
-use crate::exit::stage1;
-use crate::exit::stage1::Refused;
+use crate::exit::stage1::{self, Refused};
 use crate::host::{self, entropy, wall_clock};
-use crate::link::stats::{self, Reason};
 use crate::vcpu::Vcpu;
-use crate::vm::Vm;
+use crate::vcpu::exception::{complete, inject};
+use crate::vcpu::traps::MDSCR_TDCC;
+use crate::vm::counters::{self, Reason};
 use crate::vm::guest_memory::{GuestRam, RamError};
-use crate::vm::watchdog::{self, Watchdogs};
+use crate::vm::{Vm, watchdog};
 
 /// ESR_EL2 of `MRS XZR, MDCCSR_EL0`.
 const STATUS_READ: u64 = 0x6220_c3e3;
 /// X7 of a call to the low port through the debug channel.
 const LOW_CALL: u64 = (encoding::MARK as u64) << 32 | encoding::LOW as u64;
-/// HDFGRTR_EL2 and HDFGWTR_EL2: MDSCR_EL1 traps.
-const TRAP_MDSCR: u64 = 1 << 4;
-/// MDSCR_EL1.TDCC: EL0 may not use the debug channel.
-const MDSCR_TDCC: u64 = 1 << 12;
 /// MDCCSR_EL0.TXfull: the channel takes nothing, so that a guest doesn't mistake it for a console.
 const TRANSMIT_FULL: u64 = 1 << 29;
 /// The upper half of each word of the WFE channel, "WFE0".
 const WORDS: u32 = (words::DETECT >> 32) as u32;
-/// Guests' TDCC reaches the hardware: see [`leave_tdcc_in_hardware`].
-static TDCC_IN_HARDWARE: AtomicBool = AtomicBool::new(false);
-
-/// From now on guests' TDCC reaches the hardware, where it keeps processes from calling: what a hypervisor without a
-/// virtual MDSCR_EL1 would do. A test of the tests asks for it, to see that they would notice.
-pub(crate) fn leave_tdcc_in_hardware() {
-    TDCC_IN_HARDWARE.store(true, Ordering::Relaxed);
-    log::warn!("guests' MDSCR_EL1.TDCC reaches the hardware: no process of theirs can call");
-}
-
-/// A VM's side of the doors.
-pub(crate) struct Doors {
-    /// VMware's service, where that door is open.
-    pub(crate) service: Option<Box<PreemptLock<backdoor::Service>>>,
-    /// The watchdogs that are set up by calls.
-    pub(crate) watchdogs: Watchdogs,
-}
-
-impl Doors {
-    /// For a VM of this name and policy, with `memory` bytes.
-    #[inline(never)]
-    #[must_use]
-    pub(crate) fn new(name: &str, policy: &Policy, memory: u64) -> Self {
-        let service = policy.vmware.then(|| {
-            let config = backdoor::Config {
-                uuid: uuid(name),
-                memory,
-                megahertz: (host::get().counter.0 / 1_000_000).max(1) as u32,
-                time_sync: policy.time_sync,
-                limits: limits(&policy.quota),
-                user: Groups(policy.user_calls.0),
-                kernel: Groups(policy.kernel_calls.0),
-            };
-            Box::new(PreemptLock::new(backdoor::Service::new(config, milliseconds())))
-        });
-        Self { service, watchdogs: Watchdogs::new(policy) }
-    }
-
-    /// Asks the tools in the guest to shut it down, or to restart it. Says whether there are any that can.
-    pub(crate) fn ask_to_stop(&self, restart: bool) -> bool {
-        self.service.as_ref().is_some_and(|service| service.lock().ask_to_stop(restart, milliseconds()))
-    }
-
-    /// The VM starts afresh.
-    pub(crate) fn restart(&self) {
-        if let Some(service) = &self.service {
-            service.lock().restart();
-        }
-    }
-}
-
-/// A VM's bounds: those of its site file, and of what nobody sets.
-fn limits(quota: &Quota) -> Limits {
-    Limits {
-        channels: quota.channels.into(),
-        message: quota.message as usize,
-        keys: quota.keys.into(),
-        store: quota.store as usize,
-        log: quota.log.into(),
-        ..Limits::DEFAULT
-    }
-}
-
-/// Bytes of the heap that a VM's calls may take, all together.
-#[must_use]
-pub(crate) fn most_memory(policy: &Policy) -> u64 {
-    if policy.vmware { limits(&policy.quota).most_memory() as u64 } else { 0 }
-}
-
-/// An identity that depends on the VM's name alone, in the layout of RFC 9562, version 8.
-fn uuid(name: &str) -> [u8; 16] {
-    let crc = |seed| u64::from(hw::memory::crc32c(seed, name.as_bytes()));
-    let high = crc(1) << 32 | crc(2);
-    let low = crc(3) << 32 | crc(4);
-    let high = high & !0xf000 | 0x8000;
-    let low = low & !(3 << 62) | 2 << 62;
-    (u128::from(high) << 64 | u128::from(low)).to_be_bytes()
-}
-
-/// Milliseconds since the counter began.
-#[must_use]
-pub(crate) fn milliseconds() -> u64 {
-    host::get().counter.nanoseconds(sysreg::cntpct_el0()) / 1_000_000
-}
-
-/// Sets the traps of a vCPU that starts.
-pub(crate) fn prepare(policy: &Policy, registers: &mut Controls) {
-    let host = host::get();
-    registers.hcr &= !controls::HCR_VSE;
-    if policy.wfe {
-        registers.hcr |= controls::HCR_TWE;
-    }
-    let traps = host.controls.fine_grained.unwrap_or_default();
-    registers.debug_traps = [traps.hdfgrtr, traps.hdfgwtr];
-    (registers.mdscr, registers.mdccint, registers.claim) = (0, 0, 0);
-    let withholds = policy.vmware && !TDCC_IN_HARDWARE.load(Ordering::Relaxed);
-    registers.mdscr_withheld = if withholds { MDSCR_TDCC } else { 0 };
-    registers.debug = match (host.controls.fine_grained, policy.vmware) {
-        (None, _) => DebugPolicy::TrapAll,
-        (Some(_), false) => DebugPolicy::Natural,
-        (Some(_), true) => {
-            registers.debug_traps = [traps.hdfgrtr | TRAP_MDSCR, traps.hdfgwtr | TRAP_MDSCR];
-            DebugPolicy::TrapStatus
-        }
-    };
-}
-
 /// The short path: the call that every client begins with, GETVERSION. Says whether it was one. Not inlined, so that other
 /// exits do not pay for the registers that it needs.
 #[inline(never)]
@@ -325,7 +203,7 @@ fn carry_out(vcpu: &'static Vcpu, context: &mut VcpuContext, call: Access, door:
     let mut outcome = service.lock().call(call, &mut x, level, &mut caller);
     if let Some(missing) = caller.missing {
         // Nothing has happened yet. Now that no lock is held, the block is made ready, and the guest calls again.
-        dispatch::touch(vcpu, missing);
+        vcpu.vm.touch(missing);
         outcome = Outcome::Again;
     }
     context.x[..8].copy_from_slice(&x);
@@ -425,7 +303,7 @@ impl backdoor::Host for Caller {
     }
 
     fn milliseconds(&mut self) -> u64 {
-        milliseconds()
+        host::milliseconds()
     }
 
     fn log(&mut self, text: &[u8]) -> bool {
@@ -445,7 +323,7 @@ impl backdoor::Host for Caller {
     }
 
     fn statistic(&mut self, number: u32) -> Option<(&'static str, u64, u32)> {
-        stats::of_vm(self.vm, number as usize)
+        counters::of_vm(self.vm, number as usize)
     }
 
     fn clock(&mut self) -> (u64, u64) {

@@ -11,13 +11,12 @@ use hw::vcpu::{VcpuContext, exit_kind};
 use services::{SUCCESS, psci};
 use units::Va;
 
-use crate::exit::dispatch::complete;
-use crate::exit::{doors, stage1};
+use crate::exit::{doors, interrupts, stage1};
 use crate::host::{self, speculation};
-use crate::link::stats;
-use crate::link::stats::Reason;
-use crate::sched::{self, interrupts};
+use crate::sched;
+use crate::vcpu::exception::complete;
 use crate::vcpu::{self, Vcpu};
+use crate::vm::counters::{self, Reason};
 
 /// SMCCC_VERSION and its answer (DEN0028); the long path gives the same.
 const SMCCC_VERSION: u32 = 0x8000_0000;
@@ -86,7 +85,7 @@ fn look_around(vcpu: &'static Vcpu) -> u64 {
 #[inline(always)]
 fn synchronous(vcpu: &'static Vcpu, context: &mut VcpuContext) -> Answer {
     let syndrome = context.syndrome;
-    if stats::is_timed() {
+    if counters::is_timed() {
         return Answer::NotHere;
     }
     let answered = match (syndrome >> 26) as u8 {
@@ -145,7 +144,7 @@ fn wait(vcpu: &'static Vcpu, context: &mut VcpuContext) -> Answer {
         doors::Word::None if vcpu.gives_way() => {
             complete(context);
             vcpu.counters.count(Reason::Wfe);
-            sched::yield_on_short_path();
+            give_way(vcpu);
             Answer::Rested
         }
         doors::Word::None => {
@@ -160,6 +159,14 @@ fn wait(vcpu: &'static Vcpu, context: &mut VcpuContext) -> Answer {
             Answer::Done
         }
         doors::Word::Other => Answer::NotHere,
+    }
+}
+
+/// Gives the CPU away, and has the vCPU's registers loaded when it is back. Not inlined, for the reason of [`self_sgi`].
+#[inline(never)]
+fn give_way(vcpu: &'static Vcpu) {
+    if sched::yield_on_short_path() {
+        vcpu.go_on();
     }
 }
 

@@ -15,12 +15,12 @@ use machine::DeviceKind;
 use units::{AccessSize, ByteOrder, Ipa, PAGE_SIZE, Va, VcpuId, VcpuSet};
 use vgic::REDISTRIBUTOR_STRIDE;
 
-use crate::devices::carry_on;
-use crate::exit::dispatch::{again, complete};
+use crate::exit::dispatch::again;
 use crate::exit::stage1::{read_ram, translate};
-use crate::link::stats::Reason;
 use crate::sched;
 use crate::vcpu::Vcpu;
+use crate::vcpu::exception::{self, complete};
+use crate::vm::counters::Reason;
 
 /// One load or store of one device register.
 struct Operation {
@@ -110,7 +110,7 @@ fn byte_order(context: &VcpuContext) -> ByteOrder {
 }
 
 fn inject(context: &mut VcpuContext, far: Va, kind: AbortKind, direction: Direction) {
-    crate::exit::dispatch::inject(context, |state| inject::data_abort(state, far, kind, direction));
+    exception::inject(context, |state| inject::data_abort(state, far, kind, direction));
 }
 
 /// The size of an access, whose bytes a decoder gave: 1, 2, 4 or 8.
@@ -168,7 +168,7 @@ fn read(vcpu: &'static Vcpu, operation: &Operation) -> u64 {
 fn synced(vcpu: &'static Vcpu, needs: VcpuSet, look: impl Fn(&vgic::Vgic) -> u64) -> u64 {
     let mut others = needs;
     others.remove(vcpu.id);
-    vcpu.vm.sync_others(vcpu, others);
+    vcpu.sync_others(others);
     let mut value = 0;
     vcpu.with_gic(|gic| {
         value = look(gic);
@@ -195,7 +195,7 @@ fn write(vcpu: &'static Vcpu, operation: &Operation, value: u64) {
             drop(devices);
             tell(vcpu, concerned);
             if let Some(wait) = wait {
-                carry_on(vcpu, wait);
+                vcpu.carry_on(wait);
             }
         }
     }

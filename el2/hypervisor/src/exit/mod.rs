@@ -5,5 +5,7 @@ pub(crate) mod debug;
 pub(crate) mod dispatch;
 pub(crate) mod doors;
 pub(crate) mod fast;
+pub(crate) mod interrupts;
 pub(crate) mod mmio;
+pub(crate) mod run;
 pub(crate) mod stage1;

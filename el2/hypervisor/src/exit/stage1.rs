@@ -12,7 +12,6 @@ use hw::sysreg;
 use hw::tlb::{Stage1, translate_stage1};
 use units::{Ipa, Va};
 
-use crate::exit::dispatch;
 use crate::host;
 use crate::vcpu::Vcpu;
 use crate::vm::guest_memory::RamError;
@@ -44,7 +43,7 @@ pub(crate) fn read_ram(vcpu: &'static Vcpu, at: Ipa, into: &mut [u8]) -> Option<
     if !vcpu.vm.plan.ram().contains(at) {
         return None;
     }
-    dispatch::touch(vcpu, at);
+    vcpu.vm.touch(at);
     vcpu.vm.ram.lock().read(at, into).ok()
 }
 

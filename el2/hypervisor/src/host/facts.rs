@@ -170,6 +170,12 @@ pub(crate) fn ticks(microseconds: u64) -> u64 {
     microseconds.saturating_mul(TICKS_PER_MICROSECOND.load(Ordering::Relaxed))
 }
 
+/// Milliseconds since the counter began.
+#[must_use]
+pub(crate) fn milliseconds() -> u64 {
+    get().counter.nanoseconds(sysreg::cntpct_el0()) / 1_000_000
+}
+
 /// Tries whether WFE traps here, on the boot CPU for all: the CPUs of one machine do not differ in that. IRQs are masked, and no
 /// guest has run.
 pub(crate) fn probe_wfe() -> bool {

@@ -7,4 +7,4 @@ pub(crate) mod speculation;
 pub(crate) mod text;
 pub(crate) mod wall_clock;
 
-pub(crate) use facts::{get, init, init_cpu, probe_wfe, ticks, wfe_traps};
+pub(crate) use facts::{get, init, init_cpu, milliseconds, probe_wfe, ticks, wfe_traps};

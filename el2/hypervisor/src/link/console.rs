@@ -6,8 +6,6 @@
 
 extern crate alloc;
 
-mod buffers;
-
 use core::fmt::{self, Write as _};
 use core::sync::atomic::{AtomicBool, Ordering};
 
@@ -17,27 +15,23 @@ use arrayvec::ArrayVec;
 use fair::Ring;
 use hw::sync::{IrqLock, unmask_irqs};
 use hw::{firmware, sysreg, uart};
-use spin::Once;
 use units::{Ticks, VmId};
 
-use crate::exit::doors;
+use crate::host;
 use crate::host::text::Text;
-use crate::host::{self, wall_clock};
-use crate::link::log_sink;
 use crate::link::operator::Operator;
 use crate::link::stats;
+use crate::output;
+use crate::output::buffers::write_left_out;
+use crate::output::log_sink;
 use crate::sched::{self, Thread};
-use crate::vcpu::request;
-use crate::vm::{self, Stop, Vm};
-pub(crate) use buffers::VmConsole;
-use buffers::write_left_out;
+use crate::vm::handle::request;
+use crate::vm::{self, Stop, Vm, alarm, counters};
 
 /// Bytes moved at a time from one source, so that none keeps the others waiting; no line of the log is longer.
 const CHUNK: usize = log_sink::LONGEST;
 /// The thread's weight, that of one more guest: however much guests write, it takes no more than one of them.
 const WEIGHT: u16 = abi::bundle::DEFAULT_WEIGHT;
-/// How long output may wait for more of it, in microseconds.
-const GATHER_MICROSECONDS: u64 = 1_000;
 /// How long an unfinished line waits for its end, in microseconds: prompts have none.
 const LINE_MICROSECONDS: u64 = 20_000;
 /// How often a guest's tools are looked at that are to answer the operator, in microseconds.
@@ -49,42 +43,10 @@ const PRESS_MICROSECONDS: u64 = 100_000;
 /// Ctrl-] starts a command in text mode.
 const COMMAND_KEY: u8 = 0x1d;
 
-static THREAD: Once<&'static Thread> = Once::new();
-/// Output waits, and the thread knows or will be woken.
-static DIRTY: AtomicBool = AtomicBool::new(false);
 static FRAMED: AtomicBool = AtomicBool::new(false);
 static POWER_OFF_AT_END: AtomicBool = AtomicBool::new(false);
 /// All VMs are made, so the hypervisor can introduce itself.
 static OPEN: AtomicBool = AtomicBool::new(false);
-static STATES_CHANGED: AtomicBool = AtomicBool::new(false);
-static LOG: IrqLock<Ring<16384>> = IrqLock::new(Ring::new());
-
-/// There is output. The thread is woken a moment later, so that it finds more than one byte.
-fn announce() {
-    if !DIRTY.swap(true, Ordering::AcqRel)
-        && let Some(thread) = THREAD.get()
-    {
-        let soon = sysreg::cntpct_el0().saturating_add(host::ticks(GATHER_MICROSECONDS));
-        sched::wake_at(thread, Ticks(soon));
-    }
-}
-
-/// Takes lines of the log.
-pub(crate) fn push_log(text: &[u8]) {
-    if THREAD.get().is_none() {
-        let _ = uart::Emergency.write_str(core::str::from_utf8(text).unwrap_or("?\n"));
-        return;
-    }
-    LOG.lock().push_lines_over(text);
-    announce();
-}
-
-/// Wakes the thread at `deadline`.
-pub(crate) fn attend_at(deadline: Ticks) {
-    if let Some(thread) = THREAD.get() {
-        sched::wake_at(thread, deadline);
-    }
-}
 
 /// The last of the log, for a crash report.
 pub(crate) fn write_log_tail(out: &mut dyn fmt::Write) {
@@ -98,27 +60,13 @@ pub(crate) fn write_log_tail(out: &mut dyn fmt::Write) {
     if let Some(name) = sched::current_name() {
         let _ = writeln!(out, "thread: {name}");
     }
-    if let Some(ring) = LOG.try_lock() {
+    if let Some(ring) = output::LOG.try_lock() {
         let _ = writeln!(out, "last of the log:");
         for byte in ring.recent() {
             if byte != 0 {
                 let _ = out.write_char(char::from(byte));
             }
         }
-    }
-}
-
-/// A VM was started or stopped.
-pub(crate) fn vm_changed() {
-    STATES_CHANGED.store(true, Ordering::Release);
-    announce();
-}
-
-/// Bytes arrived.
-pub(crate) fn interrupt() {
-    uart::acknowledge_receive_interrupt();
-    if let Some(thread) = THREAD.get() {
-        sched::wake(thread);
     }
 }
 
@@ -134,21 +82,20 @@ pub(crate) fn crash_preamble() {
 /// # Errors
 /// When there is no memory for it.
 pub(crate) fn start(arguments: &abi::HostArguments<'_>) -> Result<(), frames::FramesError> {
-    stats::set_timed(arguments.exit_times);
+    counters::set_timed(arguments.exit_times);
     FRAMED.store(arguments.link == abi::host_arguments::LinkMode::Framed, Ordering::Relaxed);
     POWER_OFF_AT_END.store(arguments.all_off == abi::host_arguments::AllOff::PowerOff, Ordering::Relaxed);
     let thread = Thread::spawn("console", run, 0, (WEIGHT, u64::MAX))?;
-    THREAD.call_once(|| thread);
+    output::set_reader(thread);
     uart::enable_receive_interrupt();
     Ok(())
 }
 
 /// All VMs are made: the thread begins its work, whatever was printed until now first.
 pub(crate) fn open() {
+    // Pairs with the acquire in `run`: all VMs that were made are seen by then.
     OPEN.store(true, Ordering::Release);
-    if let Some(thread) = THREAD.get() {
-        sched::wake(thread);
-    }
+    output::wake_reader();
 }
 
 /// The UART and what is known of whoever is at its other end.
@@ -213,19 +160,19 @@ fn run(_: usize) -> ! {
         port.introduce();
     }
     loop {
-        DIRTY.store(false, Ordering::Release);
+        output::begin_look();
         let mut busy = port.take_input();
         port.serve_devices();
         busy |= port.drain();
         port.report_loss();
-        if STATES_CHANGED.swap(false, Ordering::AcqRel) {
+        if output::take_changed() {
             port.report_states();
             busy = true;
         }
         if busy {
             // Others may want this CPU, and output more of our attention.
             sched::yield_now();
-        } else if !DIRTY.load(Ordering::Acquire) {
+        } else if !output::is_waiting() {
             sched::block(port.deadline());
         }
     }
@@ -236,12 +183,11 @@ impl Port {
     fn deadline(&self) -> Option<Ticks> {
         let line = self.held_back.then(|| sysreg::cntpct_el0().saturating_add(host::ticks(LINE_MICROSECONDS)));
         let release = self.released.iter().chain(&self.unfinished).map(|&(_, at)| at).min();
-        let alarm = wall_clock::next_alarm();
+        let alarm = alarm::next_alarm();
         let answer =
             self.operator.is_waiting().then(|| sysreg::cntpct_el0().saturating_add(host::ticks(ANSWER_MICROSECONDS)));
-        let settle = self
-            .settle_at
-            .map(|at| sysreg::cntpct_el0() + host::ticks(at.saturating_sub(doors::milliseconds()) * 1000));
+        let settle =
+            self.settle_at.map(|at| sysreg::cntpct_el0() + host::ticks(at.saturating_sub(host::milliseconds()) * 1000));
         [line, release, alarm, answer, settle].into_iter().flatten().min().map(Ticks)
     }
 
@@ -260,7 +206,7 @@ impl Port {
                 self.go_on(vm);
             }
         }
-        let ringing = wall_clock::take_alarm();
+        let ringing = alarm::take_alarm();
         // A paused VM's devices stand still with it: they are looked at, and its clock is listened for, when it goes on.
         for vm in vm::all().filter(|vm| !vm.is_paused()) {
             let rings = ringing && vm.alarm.take_due();
@@ -323,7 +269,7 @@ impl Port {
         self.held_back = false;
         self.settle_at = None;
         // Whole lines of the log, since they come from several places.
-        let mut busy = self.drain_one(Source::Log, &LOG, true) > 0;
+        let mut busy = self.drain_one(Source::Log, &output::LOG, true) > 0;
         for vm in vm::all() {
             // Only those who have something, so that it costs nothing how many others there are.
             if !vm.console.pending.swap(false, Ordering::AcqRel) {
@@ -381,7 +327,7 @@ impl Port {
     fn drain_reports(&mut self, vm: &Vm) -> usize {
         let mut chunk = [0_u8; CHUNK];
         let mut reports = vm.console.reports.lock();
-        reports.settle(doors::milliseconds(), |out, left_out| write_left_out(out, vm.config.name, left_out));
+        reports.settle(host::milliseconds(), |out, left_out| write_left_out(out, vm.config.name, left_out));
         self.settle_at = [self.settle_at, reports.next()].into_iter().flatten().min();
         let limit = reports.ring().whole_lines(CHUNK);
         let taken = chunk.get_mut(..limit).map_or(0, |chunk| reports.ring().pop_into(chunk));
@@ -465,7 +411,7 @@ impl Port {
         let build = concat!("undercroft ", env!("CARGO_PKG_VERSION"));
         self.send(&Message::Hello { version: link::VERSION, vms, build });
         // A VM that is off already is said to be so by `report_states`, after the last of its output.
-        STATES_CHANGED.store(true, Ordering::Release);
+        output::note_change();
         for vm in vm::all() {
             self.send(&Message::Vm {
                 vm: vm.id.0,
@@ -487,7 +433,7 @@ impl Port {
 
     fn report_states(&mut self) {
         // What was reported decides about the end, not a second look: a VM that stops between the two would never be said to
-        // have stopped. It has set `STATES_CHANGED`, so its turn comes in the next round.
+        // have stopped. It has noted a change, so its turn comes in the next round.
         let mut all_off = true;
         for vm in vm::all() {
             let stop = vm.stopped();
@@ -500,7 +446,7 @@ impl Port {
         if all_off && !self.ended {
             self.ended = true;
             let text = Text::of(stats::write);
-            push_log(text.as_bytes());
+            output::push_log(text.as_bytes());
             log::info!("all VMs are off");
             while self.drain() {}
             self.send(&Message::AllStopped);
@@ -568,7 +514,7 @@ impl Port {
             b'n' => self.focus = (self.focus + 1) % count.max(1),
             b'p' => self.obey(Command::PowerButton { vm: self.focus }),
             b's' => return self.obey(Command::Stats),
-            b't' => return self.obey(Command::ExitTimes { on: !stats::is_timed() }),
+            b't' => return self.obey(Command::ExitTimes { on: !counters::is_timed() }),
             _ => {
                 log::info!(
                     "Ctrl-] then: 0-9 or n choose the VM that gets the input, p power button, s statistics, t time exits"
@@ -632,11 +578,11 @@ impl Port {
                     }
                     self.send(&Message::StatsEnd);
                 } else {
-                    push_log(text.as_bytes());
+                    output::push_log(text.as_bytes());
                 }
             }
             Command::ExitTimes { on } => {
-                stats::set_timed(on);
+                counters::set_timed(on);
                 log::info!("exits are {}", if on { "timed" } else { "counted only" });
             }
             Command::PauseVm { vm } => {

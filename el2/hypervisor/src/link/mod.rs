@@ -1,6 +1,5 @@
 //! What leaves by the UART and comes in by it: consoles, the log, the operator's questions and their answers.
 
 pub(crate) mod console;
-pub(crate) mod log_sink;
 pub(crate) mod operator;
 pub(crate) mod stats;

@@ -15,9 +15,8 @@ use backdoor::Service;
 use backdoor::tclo::TimeSet;
 use units::VmId;
 
-use crate::exit::doors;
 use crate::host::text::{Sentence, sentence};
-use crate::host::wall_clock;
+use crate::host::{self, wall_clock};
 use crate::vm::{self, Vm};
 
 /// How long tools that poll may take to set their guest's clock, in milliseconds. The tool that asks waits a little longer.
@@ -80,11 +79,11 @@ impl Operator {
             Ask::Guest => {
                 must_run(vm)?;
                 let (report, alive, channels) = with_service(vm, |service| {
-                    let now = doors::milliseconds();
+                    let now = host::milliseconds();
                     let alive = service.state.requests.is_alive(&service.state.report, now);
                     (service.state.report, alive, service.open_channels())
                 })?;
-                let now = doors::milliseconds();
+                let now = host::milliseconds();
                 tell(Answer::Guest(Guest {
                     version: report.version.as_str(),
                     host_name: report.host_name.as_str(),
@@ -145,7 +144,7 @@ impl Operator {
             Ask::Reconnect => with_service(vm, Service::drop_channels)?,
             Ask::SetGuestTime => {
                 must_run(vm)?;
-                let now = doors::milliseconds();
+                let now = host::milliseconds();
                 let name = vm.config.name;
                 let asked = with_service(vm, |service| {
                     service.state.requests.is_alive(&service.state.report, now) && service.state.requests.set_time()
@@ -174,7 +173,7 @@ impl Operator {
 
     /// Answers those who waited for guests' tools, as far as it is known now what became of it.
     pub(crate) fn look_after(&mut self, mut send: impl FnMut(&Reply<'_>)) {
-        let now = doors::milliseconds();
+        let now = host::milliseconds();
         self.setting.retain(|&(id, vm, until)| {
             let name = vm.config.name;
             let answer = match with_service(vm, |service| service.state.requests.time_set()) {

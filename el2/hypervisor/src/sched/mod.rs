@@ -13,7 +13,10 @@
 //! a lock ([`hw::sync`]), nor in listed code (`hw::nopreempt`): then the preemption waits. IRQs are masked while anything
 //! here changes, and from a vCPU's last look at what is asked of it until its guest runs.
 //!
-//! Locks, in the order in which they nest: a CPU's `loaded` vCPU, then a queue; never two queues at a time.
+//! What a thread has in its CPU's registers beside its own, a vCPU's state, is not known here: it is an [`Occupant`], which is
+//! told when its thread goes on, and when it has to leave the registers.
+//!
+//! Locks: never two queues at a time; a lock of an occupant's is taken before a queue's.
 //! Lost wake-ups: see [`::sched::Parking`].
 
 extern crate alloc;
@@ -26,26 +29,25 @@ use hw::percpu::this_cpu;
 use hw::sync::{IrqLock, is_unpreemptible, without_irqs};
 use hw::sysreg::{cnthp_ctl_el2, cnthp_cval_el2, cntpct_el0};
 use hw::thread::{Context, switch};
-use hw::{gic, nopreempt, speculation};
+use hw::{gic, speculation};
 use spin::Once;
 use units::{CpuId, Ticks};
 
 mod balance;
-pub(crate) mod interrupts;
 mod threads;
 
-pub(crate) use threads::{Thread, current, current_name};
+pub(crate) use threads::{Occupant, Registers, Thread, current, current_name};
 
 use threads::{THREAD_COUNT, thread};
 
-use crate::checks::wander;
 use crate::host;
-use crate::vcpu::{Vcpu, request};
 
 /// Within this time everybody who waits for a CPU has run there, in microseconds.
 const PERIOD_MICROSECONDS: u64 = 10_000;
 /// No slice is shorter, in microseconds.
 const SLICE_MICROSECONDS: u64 = 1_000;
+/// The number of no thread, and of no CPU.
+pub(crate) const NOBODY: u32 = u32::MAX;
 /// No deadline.
 const NEVER: u64 = u64::MAX;
 
@@ -63,12 +65,10 @@ pub(crate) struct Cpu {
     attention: AtomicBool,
     /// For self-tests: see [`nudge_self`].
     echoes: AtomicU32,
-    /// An idle CPU would take the thread that waits here, if its vCPU were not loaded.
+    /// An idle CPU would take the thread that waits here, if its state were not in this CPU's registers.
     release: AtomicBool,
     /// The weights of the threads that were placed here.
     placed: AtomicU32,
-    /// The vCPU whose state is in this CPU's registers.
-    loaded: IrqLock<Option<&'static Vcpu>>,
 }
 
 struct Queue {
@@ -88,6 +88,28 @@ static CPUS: [Once<&'static Cpu>; platform::MAX_CPUS] = [const { Once::new() }; 
 static ONLINE: AtomicU64 = AtomicU64::new(0);
 /// Those that have nothing to run.
 static IDLE: AtomicU64 = AtomicU64::new(0);
+
+/// The thread whose occupant's state is in each CPU's registers, or [`NOBODY`].
+static LOADED: [AtomicU32; platform::MAX_CPUS] = [const { AtomicU32::new(NOBODY) }; platform::MAX_CPUS];
+
+/// The running thread's occupant is in this CPU's registers from now on: for CPUs that look for work. IRQs are masked.
+#[inline(always)]
+pub(crate) fn occupy() {
+    if let Some(loaded) = LOADED.get(usize::from(this_cpu().cpu.0)) {
+        loaded.store(this_cpu().thread.load(Ordering::Relaxed) as u32, Ordering::Relaxed);
+    }
+}
+
+/// Nobody's state is in this CPU's registers from now on. IRQs are masked.
+pub(crate) fn vacate() {
+    if let Some(loaded) = LOADED.get(usize::from(this_cpu().cpu.0)) {
+        loaded.store(NOBODY, Ordering::Relaxed);
+    }
+}
+
+fn loaded_on(cpu: &Cpu) -> u32 {
+    LOADED.get(usize::from(cpu.id.0)).map_or(NOBODY, |loaded| loaded.load(Ordering::Relaxed))
+}
 
 fn cpu(id: CpuId) -> &'static Cpu {
     match CPUS.get(usize::from(id.0)).and_then(Once::get) {
@@ -128,7 +150,6 @@ pub(crate) fn join() {
         echoes: AtomicU32::new(0),
         release: AtomicBool::new(false),
         placed: AtomicU32::new(0),
-        loaded: IrqLock::new(None),
     }));
     if let Some(slot) = CPUS.get(usize::from(id.0)) {
         slot.call_once(|| cpu);
@@ -189,23 +210,34 @@ enum Place {
 
 /// Lets other threads of this CPU run, if there are any.
 pub(crate) fn yield_now() {
-    without_irqs(|| reschedule(Outcome::Yield, Place::Elsewhere));
+    without_irqs(|| {
+        reschedule(Outcome::Yield, Place::Elsewhere);
+    });
 }
 
-/// As [`yield_now`], on the short path of a guest's exit. IRQs are masked.
-pub(crate) fn yield_on_short_path() {
+/// As [`yield_now`], on the short path of a guest's exit. IRQs are masked. Says whether others ran: then the caller brings what
+/// its thread has in registers back itself, for no call through a pointer may be made here.
+#[inline(always)]
+#[must_use]
+pub(crate) fn yield_on_short_path() -> bool {
     speculation::defer();
-    reschedule(Outcome::Yield, Place::ShortPath);
+    reschedule(Outcome::Yield, Place::ShortPath)
 }
 
 /// Lets a thread with a better claim run, if there is one. IRQs are masked.
 pub(crate) fn preempt() {
+    let me = this();
+    // The counterpart of the swap in `steal`: the thread is free once its registers are saved, under locks of their own.
+    if me.release.load(Ordering::Relaxed) && me.release.swap(false, Ordering::AcqRel) {
+        release(me);
+    }
     let thread = current();
     if thread.exile.load(Ordering::Relaxed) != 0
         && let Some(to) = thread.take_exile()
         && to != this_cpu().cpu
     {
-        return reschedule(Outcome::Move(to), Place::Elsewhere);
+        reschedule(Outcome::Move(to), Place::Elsewhere);
+        return;
     }
     reschedule(Outcome::Preempt, Place::Elsewhere);
 }
@@ -213,7 +245,9 @@ pub(crate) fn preempt() {
 /// Sleeps until somebody calls [`wake`] or the counter reaches `deadline`. No lock is held.
 pub(crate) fn block(deadline: Option<Ticks>) {
     assert!(!is_unpreemptible(), "a thread that holds a lock must not sleep");
-    without_irqs(|| reschedule(Outcome::Sleep(deadline.map_or(NEVER, |ticks| ticks.0)), Place::Elsewhere));
+    without_irqs(|| {
+        reschedule(Outcome::Sleep(deadline.map_or(NEVER, |ticks| ticks.0)), Place::Elsewhere);
+    });
 }
 
 /// Goes on on `to`, which takes part, and may run nowhere else from now on. No lock is held.
@@ -234,23 +268,26 @@ pub(crate) fn wants_reschedule() -> bool {
     this_cpu().reschedule.load(Ordering::Relaxed) != 0
 }
 
+/// Gives the CPU away, if there is somebody to have it. Says whether others ran meanwhile.
+///
 /// Inlined where it is called with one of the outcomes, so that a switch pays for none of the others.
 #[inline(always)]
-fn reschedule(outcome: Outcome, place: Place) {
+fn reschedule(outcome: Outcome, place: Place) -> bool {
     let me = this();
     let now = cntpct_el0();
     this_cpu().reschedule.store(0, Ordering::Relaxed);
     this_cpu().preempt_pending.store(0, Ordering::Relaxed);
     if matches!(outcome, Outcome::Move(_))
-        && let Some(vcpu) = current().vcpu.get()
+        && let Some(occupant) = current().occupant.get()
     {
-        vcpu.unload();
+        occupant.registers.unload();
     }
     let mut queue = me.queue.lock();
     let current = queue.running;
     queue.charge(now);
     if !queue.gives_way(current, outcome, now) {
-        return queue.arm_timer();
+        queue.arm_timer();
+        return false;
     }
     let mut moving = None;
     if let Outcome::Move(to) = outcome {
@@ -266,18 +303,20 @@ fn reschedule(outcome: Outcome, place: Place) {
     if let Some((to, entity)) = moving {
         to.queue.lock().enqueue(to, entity, Arrival::Moved);
     }
-    if !core::ptr::eq(next, current) {
-        this_cpu().thread.store(u64::from(next.index), Ordering::Relaxed);
-        count(&this_cpu().switches);
-        switch(&current.context, &next.context);
-        if place == Place::Elsewhere {
-            speculation::settle();
-        }
+    if core::ptr::eq(next, current) {
+        return false;
+    }
+    this_cpu().thread.store(u64::from(next.index), Ordering::Relaxed);
+    count(&this_cpu().switches);
+    switch(&current.context, &next.context);
+    if place == Place::Elsewhere {
+        speculation::settle();
         // Others ran here, or this is another CPU.
-        if let Some(vcpu) = current.vcpu.get() {
-            vcpu.resume();
+        if let Some(occupant) = current.occupant.get() {
+            occupant.registers.resume();
         }
     }
+    true
 }
 
 impl Queue {
@@ -474,7 +513,7 @@ pub(crate) fn wake_at(thread: &'static Thread, deadline: Ticks) {
     });
 }
 
-/// Tells the running vCPU ([`request::TIMER`]) when the counter reaches `deadline`.
+/// Asks the running thread's occupant ([`Occupant::alarm`]) when the counter reaches `deadline`.
 pub(crate) fn set_alarm(deadline: Ticks) {
     without_irqs(|| {
         let slot = current().alarm_slot();
@@ -482,6 +521,16 @@ pub(crate) fn set_alarm(deadline: Ticks) {
         queue.alarms.set(slot, deadline.0);
         queue.arm_timer();
     });
+}
+
+/// Asks something of `thread`, wherever it is: a bit in `requests`, at which it looks before it goes on with what it is for.
+pub(crate) fn ask(thread: &'static Thread, requests: &AtomicU32, what: u32) {
+    // Pairs with the thread's own look, an acquire: what was written before is seen by whoever finds the bit.
+    let before = requests.fetch_or(what, Ordering::AcqRel);
+    if before & what != what {
+        interrupt(thread);
+    }
+    wake(thread);
 }
 
 /// Interrupts whatever CPU runs `thread` now, so that it looks at what is asked of it.
@@ -506,8 +555,8 @@ pub(crate) fn timer_fired() {
         let idle = queue.idle;
         drop(queue);
         let thread = thread(ThreadId(alarm.slot / 2));
-        match thread.vcpu.get() {
-            Some(vcpu) => vcpu.request(request::TIMER),
+        match thread.occupant.get() {
+            Some(occupant) => ask(thread, occupant.requests, occupant.alarm),
             None if core::ptr::eq(thread, idle) => balance::round(me, now),
             None => wake(thread),
         }
@@ -528,8 +577,8 @@ pub(crate) fn kicked() {
     if me.attention.swap(false, Ordering::AcqRel) {
         this_cpu().reschedule.store(1, Ordering::Relaxed);
     }
-    if me.release.load(Ordering::Relaxed) && me.release.swap(false, Ordering::AcqRel) {
-        release(me);
+    if me.release.load(Ordering::Relaxed) {
+        this_cpu().reschedule.store(1, Ordering::Relaxed);
     }
 }
 
@@ -542,6 +591,14 @@ pub(crate) fn nudge_self(echoes: u32) {
     gic::send_sgi(me.affinity, gic::KICK);
 }
 
+/// For self-tests: the next of the requests that [`nudge_self`] promised. IRQs are masked.
+pub(crate) fn echo() {
+    let echoes = this().echoes.load(Ordering::Relaxed);
+    if echoes > 0 {
+        nudge_self(echoes - 1);
+    }
+}
+
 /// For self-tests: makes all other CPUs look at their queues.
 pub(crate) fn nudge_others() {
     without_irqs(|| {
@@ -551,14 +608,16 @@ pub(crate) fn nudge_others() {
     });
 }
 
-/// Saves the vCPU that is loaded here while something else runs, so that its thread can go elsewhere.
+/// Empties this CPU's registers while something else runs, so that the thread to which they belong can go elsewhere. IRQs are
+/// masked.
 fn release(me: &'static Cpu) {
-    let loaded = *me.loaded.lock();
-    if let Some(vcpu) = loaded
-        && !core::ptr::eq(vcpu.thread(), current())
+    let loaded = loaded_on(me);
+    if loaded != NOBODY
+        && loaded != current().index
+        && let Some(occupant) = thread(ThreadId(loaded)).occupant.get()
     {
-        vcpu.unload();
-        offer(vcpu.thread());
+        occupant.registers.unload();
+        offer(thread(ThreadId(loaded)));
     }
 }
 
@@ -581,9 +640,12 @@ fn steal(me: &'static Cpu) -> bool {
             return true;
         }
         drop(queue);
-        let holds_another = victim.loaded.try_lock().is_some_and(|loaded| {
-            loaded.is_some_and(|vcpu| !vcpu.thread().is_running() && vcpu.thread().may_run_on(me.id))
-        });
+        // It may be loaded elsewhere a moment later: then the victim looks in vain.
+        let loaded = loaded_on(victim);
+        let holds_another = loaded != NOBODY && {
+            let thread = thread(ThreadId(loaded));
+            !thread.is_running() && thread.may_run_on(me.id)
+        };
         if holds_another && !victim.release.swap(true, Ordering::AcqRel) {
             gic::send_sgi(victim.affinity, gic::KICK);
         }
@@ -591,40 +653,8 @@ fn steal(me: &'static Cpu) -> bool {
     false
 }
 
-impl Cpu {
-    /// The vCPU whose state is in this CPU's registers.
-    #[must_use]
-    pub(crate) fn loaded(&self) -> &IrqLock<Option<&'static Vcpu>> {
-        &self.loaded
-    }
-}
-
-/// The interrupt hook: an interrupt arrived while this CPU was in EL2 with IRQs let in, and would go on at
-/// `return_address`. In listed code, and while the thread holds a lock, the preemption has to wait, not the interrupt.
-pub(crate) extern "C" fn interrupt_in_el2(return_address: u64) {
-    let area = this_cpu();
-    count(&area.interrupts);
-    area.last_interrupted.store(return_address, Ordering::Relaxed);
-    interrupts::handle();
-    let echoes = this().echoes.load(Ordering::Relaxed);
-    if echoes > 0 {
-        nudge_self(echoes - 1);
-    }
-    if wants_reschedule() {
-        if is_unpreemptible() || nopreempt::is_listed(return_address) {
-            area.preempt_pending.store(1, Ordering::Relaxed);
-        } else {
-            count(&area.preemptions);
-            if current().vcpu.get().is_some() {
-                wander::count_preemption();
-            }
-            preempt();
-        }
-    }
-}
-
 /// One more, in a counter that only this CPU writes, IRQs masked.
-fn count(counter: &AtomicU64) {
+pub(crate) fn count(counter: &AtomicU64) {
     counter.store(counter.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
 }
 
@@ -636,8 +666,8 @@ fn place(affinity: u64, weight: u16) -> &'static Cpu {
     home
 }
 
-/// Whether `thread` finds a CPU that none of `all`, the vCPUs of the host, needs but itself.
-pub(crate) fn has_cpu_of_its_own<'a>(thread: &Thread, all: impl Iterator<Item = &'a &'static Vcpu>) -> bool {
+/// Whether `thread` finds a CPU that none of `all`, the threads of the host's vCPUs, needs but itself.
+pub(crate) fn has_cpu_of_its_own(thread: &Thread, all: impl Iterator<Item = &'static Thread>) -> bool {
     let affinity = |thread: &Thread| Affinity(thread.affinity.load(Ordering::Relaxed));
-    ::sched::has_cpu_of_its_own(affinity(thread), all.filter_map(|vcpu| vcpu.made_thread()).map(affinity), online())
+    ::sched::has_cpu_of_its_own(affinity(thread), all.map(affinity), online())
 }

@@ -12,9 +12,8 @@ use hw::thread::Context;
 use spin::Once;
 use units::{CpuId, Va};
 
-use super::{CPUS, Cpu, cpu, online, place};
+use super::{CPUS, Cpu, NOBODY, cpu, online, place};
 use crate::host::memory;
-use crate::vcpu::Vcpu;
 
 /// How many threads there can be.
 pub(crate) const MAX_THREADS: usize = 1024;
@@ -22,6 +21,28 @@ pub(crate) const MAX_THREADS: usize = 1024;
 const ANYWHERE: u32 = u32::MAX;
 /// Added to [`Thread::exile`]: it may go on from there.
 const SENT: u32 = 1 << 16;
+
+/// State in a CPU's registers that is not the thread's own.
+pub(crate) trait Registers: Sync {
+    /// Its thread goes on after others ran, perhaps on another CPU. IRQs are masked. Never called on the short path of an exit,
+    /// where a call through a table of functions must not be.
+    fn resume(&'static self);
+
+    /// It is to leave this CPU's registers, if it is there. IRQs are masked; its thread is here, or does not run.
+    fn unload(&'static self);
+}
+
+/// What a thread has in its CPU's registers beside its own, as far as the scheduler knows it.
+pub(crate) struct Occupant {
+    /// How it is moved.
+    pub(crate) registers: &'static dyn Registers,
+    /// On which CPU it is; [`NOBODY`] while it is in memory.
+    pub(crate) loaded_on: &'static AtomicU32,
+    /// What is asked of it, a bit each.
+    pub(crate) requests: &'static AtomicU32,
+    /// The bit that says that its alarm ([`super::set_alarm`]) rang.
+    pub(crate) alarm: u32,
+}
 
 /// One thread. Lives for ever.
 pub(crate) struct Thread {
@@ -45,8 +66,8 @@ pub(crate) struct Thread {
     pub(super) ready_since: AtomicU64,
     /// Where its next preemption takes it: 0 nowhere, a CPU's number plus 1 (once, perhaps [`SENT`]), or [`ANYWHERE`].
     pub(super) exile: AtomicU32,
-    /// The vCPU that it runs, if it is one's thread.
-    pub(super) vcpu: Once<&'static Vcpu>,
+    /// What it has in its CPU's registers beside its own.
+    pub(super) occupant: Once<Occupant>,
 }
 
 static THREADS: [Once<&'static Thread>; MAX_THREADS] = [const { Once::new() }; MAX_THREADS];
@@ -73,7 +94,7 @@ impl Thread {
             wait_time: AtomicU64::new(0),
             ready_since: AtomicU64::new(0),
             exile: AtomicU32::new(0),
-            vcpu: Once::new(),
+            occupant: Once::new(),
         }));
         if let Some(slot) = THREADS.get(index as usize) {
             slot.call_once(|| thread);
@@ -111,9 +132,14 @@ impl Thread {
         Ok(Self::register(name, Context::new(stack, entry, argument), parking, weight, affinity))
     }
 
-    /// Says which vCPU this thread runs; once.
-    pub(crate) fn set_vcpu(&self, vcpu: &'static Vcpu) {
-        self.vcpu.call_once(|| vcpu);
+    /// Whether it has something in its CPU's registers beside its own.
+    pub(crate) fn has_occupant(&self) -> bool {
+        self.occupant.get().is_some()
+    }
+
+    /// Says what this thread has in its CPU's registers; once, before it runs.
+    pub(crate) fn set_occupant(&self, occupant: Occupant) {
+        self.occupant.call_once(|| occupant);
     }
 
     /// Ticks of the counter that it has run.
@@ -188,9 +214,11 @@ impl Thread {
             }
         }
     }
-    /// Whether it can go on elsewhere: only the CPU on which a vCPU is loaded can save its registers.
+
+    /// Whether it can go on elsewhere: only the CPU on which its occupant is loaded can save its registers.
     pub(super) fn is_movable(&self) -> bool {
-        self.vcpu.get().is_none_or(|vcpu| !vcpu.is_loaded())
+        // Pairs with the release in the occupant's save: whoever finds it nowhere finds all of its state in memory.
+        self.occupant.get().is_none_or(|occupant| occupant.loaded_on.load(Ordering::Acquire) == NOBODY)
     }
 
     pub(super) fn may_run_on(&self, cpu: CpuId) -> bool {

@@ -1,61 +1,48 @@
 //! A vCPU: its thread, its registers, what is asked of it.
 //!
 //! The thread owns the general registers; the rest of the state lives in [`GuestState`] and stays in a CPU's registers
-//! until another vCPU comes to that CPU ([`Vcpu::ensure_loaded`]). Other threads never touch a running vCPU: they leave a
+//! until another vCPU comes to that CPU ([`Vcpu::go_on`]). Other threads never touch a running vCPU: they leave a
 //! request bit and interrupt it, and it does what is asked before it enters the guest again.
 
 extern crate alloc;
 
 use alloc::boxed::Box;
+use core::ops::Deref;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use cpu::retry::Tries;
 use cpu::{controls, reset};
+use hw::percpu::this_cpu;
 use hw::state::{Controls, El1, Features, GuestState, active_priorities, read_list_register, write_list_register};
-use hw::sync::{IrqLock, PreemptLock, unmask_irqs, with_irqs, without_irqs};
-use hw::vcpu::{ContextHandle, VcpuContext, exit_kind};
+use hw::sync::{IrqLock, PreemptLock, with_irqs, without_irqs};
+use hw::vcpu::{ContextHandle, VcpuContext};
 use hw::{gic, sysreg};
 use log::Level;
 use services::psci::Start;
 use services::stolen_time::STOLEN_OFFSET;
 use spin::Once;
-use units::{Pa, Ticks, Va, VcpuId, VcpuSet};
+use units::{Pa, Ticks, VcpuId, VcpuSet};
 use vgic::{ListRegisters, Power, Vgic, virtual_control};
 
-use crate::checks::wander;
-use crate::devices::{self, Wait};
-use crate::exit::dispatch::Cause;
-use crate::exit::{dispatch, doors};
+mod devices;
+pub(crate) mod exception;
+pub(crate) mod traps;
+
 use crate::host;
-use crate::link::stats::Counters;
-use crate::sched::{self, Thread};
-use crate::vm::{Task, Vm};
+use crate::sched::{self, NOBODY, Occupant, Registers, Thread};
+use crate::vm::Vm;
+use crate::vm::devices::Wait;
+use crate::vm::handle::{VcpuHandle, request};
 
 /// How many vCPUs there can be on one host.
 pub(crate) const MAX_TOTAL: usize = 512;
-/// What [`Vcpu::loaded_on`] says while the state is in memory.
-const NOWHERE: u32 = u32::MAX;
+/// How often [`Vcpu::sync_others`] looks before it takes what it has: a CPU that is slow to answer delays nobody for long.
+const SYNC_SPINS: u32 = 100_000;
 /// CNTV_CTL_EL0 and CNTP_CTL_EL0: ENABLE and IMASK.
 const TIMER_ENABLE: u64 = 1;
 const TIMER_MASKED: u64 = 2;
 /// ISTATUS: the condition is met.
 const TIMER_STATUS: u64 = 4;
-
-/// What others ask of a vCPU.
-pub(crate) mod request {
-    /// Its pending interrupts changed: choose list registers anew.
-    pub(crate) const INTERRUPTS: u32 = 1;
-    /// Leave the guest for good: the VM stops or starts afresh.
-    pub(crate) const STOP: u32 = 2;
-    /// A deadline that it set has passed.
-    pub(crate) const TIMER: u32 = 4;
-    /// Give the guest an SError.
-    pub(crate) const SERROR: u32 = 8;
-    /// Stand still until the VM goes on.
-    pub(crate) const PAUSE: u32 = 16;
-    /// Go on with the devices' unfinished work, which the guest pays for in this way.
-    pub(crate) const DEVICES: u32 = 32;
-}
 
 /// Why a vCPU's thread left the guest.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -66,6 +53,17 @@ pub(crate) enum Leave {
     SwitchedOff,
     /// The vCPU suspended itself and was woken: it starts afresh.
     Resumed(Start),
+}
+
+/// What [`Vcpu::heed`] found.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Heed {
+    /// The guest may be entered.
+    Enter,
+    /// Time has passed: more may be asked by now.
+    LookAgain,
+    /// The VM stops.
+    Leave,
 }
 
 /// The EL1 physical timer, which is emulated: CNTP_CTL_EL0 and CNTP_CVAL_EL0. It counts as the guest's CNTPCT_EL0 does
@@ -96,35 +94,20 @@ impl PhysicalTimer {
 pub(crate) struct Vcpu {
     /// The machine it belongs to.
     pub(crate) vm: &'static Vm,
-    /// Which one of them.
-    pub(crate) id: VcpuId,
-    /// Exits by reason.
-    pub(crate) counters: Counters,
-    /// What to do once it is switched on.
-    pub(crate) start: PreemptLock<Option<Start>>,
+    /// What others see of it.
+    handle: VcpuHandle,
     /// The EL1 physical timer.
     pub(crate) physical_timer: PreemptLock<PhysicalTimer>,
     /// What it was let to try again.
     pub(crate) tries: PreemptLock<Tries>,
     index: usize,
-    thread: Once<&'static Thread>,
     context: Once<ContextHandle>,
     state: IrqLock<GuestState>,
-    loaded_on: AtomicU32,
-    /// It is on: its state belongs into the registers of the CPU that its thread runs on. Only its own thread changes that.
-    resident: AtomicBool,
-    requests: AtomicU32,
-    /// Ticks that its thread had waited for a CPU when the VM was started: what came before was not stolen from the guest.
-    waited_before: AtomicU64,
-    /// Ticks stolen from it, as its record says.
-    stolen: AtomicU64,
     /// Others may need its CPU: it gives it away while it waits.
     gives_way: AtomicBool,
     list: IrqLock<ListRegisters>,
     /// A copy of [`ListRegisters::at_rest`], which a switch looks at without the lock.
     at_rest: AtomicBool,
-    /// How often the model has been brought up to date, for those who wait for it.
-    syncs: AtomicU32,
     /// List registers that the timer's short path filled since the last sync.
     list_filled: AtomicU32,
     /// The list register by which the virtual timer's interrupt can be handed over without asking the model; 0 if the
@@ -142,12 +125,29 @@ pub(crate) fn by_index(index: usize) -> Option<&'static Vcpu> {
     VCPUS.get(index).and_then(Once::get).copied()
 }
 
+/// The vCPU whose state is in each CPU's registers.
+static LOADED: [IrqLock<Option<&'static Vcpu>>; platform::MAX_CPUS] =
+    [const { IrqLock::new(None) }; platform::MAX_CPUS];
+
+/// The vCPU whose state is in this CPU's registers. IRQs are masked, or it may be another's a moment later.
+#[inline(always)]
+pub(crate) fn loaded_here() -> &'static IrqLock<Option<&'static Vcpu>> {
+    match LOADED.get(usize::from(this_cpu().cpu.0)) {
+        Some(loaded) => loaded,
+        None => unreachable!("CPU {} is more than there can be", this_cpu().cpu.0),
+    }
+}
+
 impl Vcpu {
-    /// vCPU `id` of `vm`, with a thread that waits for the vCPU to be switched on.
+    /// Makes vCPU `id` of `vm`, with a thread that does `run` with the vCPU's number ([`by_index`]). Gives what others see of it.
     ///
     /// # Errors
     /// When there is no memory or no number for it.
-    pub(crate) fn create(vm: &'static Vm, id: VcpuId) -> Result<&'static Self, frames::FramesError> {
+    pub(crate) fn create(
+        vm: &'static Vm,
+        id: VcpuId,
+        run: fn(usize) -> !,
+    ) -> Result<&'static VcpuHandle, frames::FramesError> {
         let index = COUNT.fetch_add(1, Ordering::Relaxed) as usize;
         let fixed = &host::get().controls;
         let controls = Controls {
@@ -162,63 +162,29 @@ impl Vcpu {
         };
         let vcpu: &'static Self = Box::leak(Box::new(Self {
             vm,
-            id,
-            counters: Counters::new(),
-            start: PreemptLock::new(None),
+            handle: VcpuHandle::new(id),
             physical_timer: PreemptLock::new(PhysicalTimer::default()),
             tries: PreemptLock::new(Tries::new()),
             index,
-            thread: Once::new(),
             context: Once::new(),
             state: IrqLock::new(GuestState::new(controls)),
-            loaded_on: AtomicU32::new(NOWHERE),
-            resident: AtomicBool::new(false),
-            requests: AtomicU32::new(0),
-            waited_before: AtomicU64::new(0),
-            stolen: AtomicU64::new(0),
             gives_way: AtomicBool::new(false),
             list: IrqLock::new(ListRegisters::new()),
             at_rest: AtomicBool::new(false),
-            syncs: AtomicU32::new(0),
             list_filled: AtomicU32::new(0),
             timer_list_register: AtomicU64::new(0),
         }));
         VCPUS.get(index).ok_or(frames::FramesError::OutOfFrames)?.call_once(|| vcpu);
         let share = (vm.config.weight, vm.config.affinity);
-        let thread = Thread::spawn(vm.config.name, run_thread, index, share)?;
-        thread.set_vcpu(vcpu);
-        vcpu.thread.call_once(|| thread);
-        Ok(vcpu)
-    }
-
-    /// Changes whenever the GIC model has been brought up to date with its list registers.
-    #[must_use]
-    pub(crate) fn syncs(&self) -> u32 {
-        self.syncs.load(Ordering::Acquire)
-    }
-
-    /// Its thread, if there was memory for one.
-    #[must_use]
-    pub(crate) fn made_thread(&self) -> Option<&'static Thread> {
-        self.thread.get().copied()
-    }
-
-    /// Its thread.
-    #[must_use]
-    pub(crate) fn thread(&self) -> &'static Thread {
-        match self.thread.get() {
-            Some(thread) => thread,
-            None => unreachable!("a vCPU gets its thread when it is made"),
-        }
-    }
-
-    /// Asks something of it ([`request`]), wherever it is.
-    pub(crate) fn request(&self, what: u32) {
-        let before = self.requests.fetch_or(what, Ordering::AcqRel);
-        if before & what != what {
-            sched::interrupt(self.thread());
-        }
-        sched::wake(self.thread());
+        let thread = Thread::spawn(vm.config.name, run, index, share)?;
+        thread.set_occupant(Occupant {
+            registers: vcpu,
+            loaded_on: &vcpu.handle.loaded_on,
+            requests: &vcpu.handle.requests,
+            alarm: request::TIMER,
+        });
+        vcpu.handle.set_thread(thread);
+        Ok(&vcpu.handle)
     }
 
     /// Whether others may need its CPU. Otherwise it waits in the guest, by the CPU's own WFI.
@@ -228,48 +194,12 @@ impl Vcpu {
         self.gives_way.load(Ordering::Relaxed)
     }
 
-    /// Whether something is asked of it.
-    #[inline(always)]
-    #[must_use]
-    pub(crate) fn has_requests(&self) -> bool {
-        self.requests.load(Ordering::Acquire) != 0
-    }
-
-    /// Whether it is to leave its guest or to stand still, so that what it does on the guest's behalf has to end soon.
-    #[must_use]
-    pub(crate) fn is_called_off(&self) -> bool {
-        self.requests.load(Ordering::Acquire) & (request::STOP | request::PAUSE) != 0
-    }
-
-    /// Whether it is on.
-    #[must_use]
-    pub(crate) fn is_on(&self) -> bool {
-        self.resident.load(Ordering::Relaxed)
-    }
-
-    /// Whether its state is in some CPU's registers.
-    #[must_use]
-    pub(crate) fn is_loaded(&self) -> bool {
-        self.loaded_on.load(Ordering::Acquire) != NOWHERE
-    }
-
     /// Puts its state into this CPU's registers, unless it is there, and the state that was there into memory. IRQs are
-    /// masked; called by the vCPU's own thread.
-    ///
-    /// Does nothing while the vCPU is off: its thread is scheduled then too, to load images or to wait, and its state is to
-    /// be reset in memory.
-    pub(crate) fn ensure_loaded(&'static self) {
-        if self.resident.load(Ordering::Relaxed) {
-            self.load();
-        }
-    }
-
-    /// See [`Vcpu::ensure_loaded`]. It is on.
+    /// masked; called by the vCPU's own thread. It is on.
     #[inline(always)]
     fn load(&'static self) {
         let features = &host::get().features;
-        let cpu = sched::this();
-        let mut loaded = cpu.loaded().lock();
+        let mut loaded = loaded_here().lock();
         if loaded.is_some_and(|other| core::ptr::eq(other, self)) {
             return;
         }
@@ -277,7 +207,8 @@ impl Vcpu {
             other.save(features);
         }
         debug_assert!(!self.is_loaded());
-        self.loaded_on.store(u32::from(cpu.id.0), Ordering::Release);
+        sched::occupy();
+        self.loaded_on.store(u32::from(this_cpu().cpu.0), Ordering::Release);
         self.state.lock().load(features);
         if let Some(context) = self.context.get() {
             context.make_current();
@@ -289,24 +220,15 @@ impl Vcpu {
     }
 
     /// Its thread goes on after others ran, perhaps on another CPU. IRQs are masked.
+    ///
+    /// Does nothing while the vCPU is off: its thread is scheduled then too, to load images or to wait, and its state is to
+    /// be reset in memory.
     #[inline(always)]
-    pub(crate) fn resume(&'static self) {
+    pub(crate) fn go_on(&'static self) {
         if self.resident.load(Ordering::Relaxed) {
             self.load();
             self.tell_stolen_time();
         }
-    }
-
-    /// The VM starts: nothing has been stolen from this vCPU yet, and its record, which is new, says so.
-    pub(crate) fn forget_stolen_time(&self) {
-        self.waited_before.store(self.thread().wait_time(), Ordering::Relaxed);
-        self.stolen.store(0, Ordering::Relaxed);
-    }
-
-    /// Ticks of the counter for which it could have run since the VM's start and did not.
-    #[must_use]
-    pub(crate) fn stolen_time(&self) -> u64 {
-        self.stolen.load(Ordering::Relaxed)
     }
 
     /// Brings its record up to date. While the vCPU is off its thread may wait too; that is nobody's loss, and not counted.
@@ -317,18 +239,6 @@ impl Vcpu {
         if let Some(record) = self.vm.record(self.id) {
             let time = Pa(record.0 + STOLEN_OFFSET);
             hw::memory::write_word(time, host::get().scale.nanoseconds(stolen));
-        }
-    }
-
-    /// Takes its state out of this CPU's registers, if it is there, and all about its interrupts back into the model. IRQs
-    /// are masked; its thread is here or does not run.
-    pub(crate) fn unload(&'static self) {
-        let cpu = sched::this();
-        let mut loaded = cpu.loaded().lock();
-        if loaded.is_some_and(|other| core::ptr::eq(other, self)) {
-            let physical = self.take_back_interrupts();
-            self.save_registers(physical, &host::get().features);
-            *loaded = None;
         }
     }
 
@@ -351,7 +261,7 @@ impl Vcpu {
             gic::set_active(units::IntId(physical.trailing_zeros()), false);
             physical &= physical - 1;
         }
-        self.loaded_on.store(NOWHERE, Ordering::Release);
+        self.loaded_on.store(NOBODY, Ordering::Release);
     }
 
     /// Empties the list registers into the model; returns the physical interrupts that are let go of, to be deactivated. It is
@@ -397,6 +307,28 @@ impl Vcpu {
     /// Chooses the list registers anew from what is pending. It is loaded.
     pub(crate) fn refresh_interrupts(&self) {
         self.with_gic(|_| VcpuSet::EMPTY);
+    }
+
+    /// Asks other vCPUs to fold their list registers into the GIC model, and waits a bounded time for those that are in
+    /// the guest; it does what it is asked itself meanwhile, so that two vCPUs cannot wait for each other.
+    pub(crate) fn sync_others(&self, set: VcpuSet) {
+        for id in set.iter() {
+            let Some(vcpu) = self.vm.vcpus().get(id.index()) else { continue };
+            if !vcpu.is_loaded() || !vcpu.thread().is_running() {
+                continue;
+            }
+            let before = vcpu.syncs();
+            vcpu.request(request::INTERRUPTS);
+            for _ in 0..SYNC_SPINS {
+                if vcpu.syncs() != before || !vcpu.thread().is_running() {
+                    break;
+                }
+                if self.has_requests() {
+                    self.refresh_interrupts();
+                }
+                hw::sync::relax();
+            }
+        }
     }
 
     /// Lets `work` change the GIC model, which knows everything about this vCPU meanwhile, and brings the list registers
@@ -529,7 +461,7 @@ impl Vcpu {
             let asked = self.requests.fetch_and(!answered, Ordering::AcqRel);
             if asked & request::DEVICES != 0 {
                 // Here, since the guest would take its return for a wake-up.
-                devices::carry_on(self, Wait::Turn);
+                self.carry_on(Wait::Turn);
             }
             let mut ready = false;
             if asked & (request::INTERRUPTS | request::TIMER) != 0 || !knows_nothing() {
@@ -565,7 +497,7 @@ impl Vcpu {
 
     /// Puts its registers into the state of a CPU that was just switched on (PSCI, section 6.4), to start as `start`
     /// says. It is not loaded.
-    fn reset(&self, start: Start, context: &mut VcpuContext) {
+    pub(crate) fn reset(&self, start: Start, context: &mut VcpuContext) {
         let owner = context.owner;
         *context = VcpuContext { owner, pc: start.entry.0, pstate: reset::PSTATE, ..VcpuContext::default() };
         context.set_register(0, start.context);
@@ -573,8 +505,9 @@ impl Vcpu {
         state.controls.vttbr = self.vm.vttbr();
         state.controls.cntvoff = self.vm.counter_offset();
         state.controls.os_lock = true;
-        doors::prepare(&self.vm.config.doors, &mut state.controls);
-        let gives_way = !sched::has_cpu_of_its_own(self.thread(), VCPUS.iter().filter_map(Once::get));
+        traps::prepare(&self.vm.config.doors, &mut state.controls);
+        let all = VCPUS.iter().filter_map(Once::get);
+        let gives_way = !sched::has_cpu_of_its_own(self.thread(), all.filter_map(|vcpu| vcpu.made_thread()));
         self.gives_way.store(gives_way, Ordering::Relaxed);
         if gives_way {
             state.controls.hcr |= controls::HCR_TWI | controls::HCR_TWE;
@@ -595,16 +528,23 @@ impl Vcpu {
         self.timer_list_register.store(0, Ordering::Relaxed);
     }
 
-    /// Runs the guest until the vCPU leaves it.
-    fn run(&'static self, context: &mut VcpuContext) -> Leave {
+    /// The context that its thread runs the guest with; once, by that thread.
+    pub(crate) fn make_context(&'static self) -> &'static mut VcpuContext {
+        let (context, handle) = VcpuContext::create(self.index);
+        self.context.call_once(|| handle);
+        context
+    }
+
+    /// Lets `run` run the guest until the vCPU leaves it: it is on and loaded meanwhile, whenever its thread runs. IRQs are masked.
+    pub(crate) fn on(&'static self, run: impl FnOnce() -> Leave) -> Leave {
         without_irqs(|| {
             self.resident.store(true, Ordering::Relaxed);
             self.tell_power(Power::On);
-            self.ensure_loaded();
+            self.load();
             // What its thread waited while the vCPU was off does not count.
             let waited = self.thread().wait_time().wrapping_sub(self.stolen.load(Ordering::Relaxed));
             self.waited_before.store(waited, Ordering::Relaxed);
-            let leave = self.run_loaded(context);
+            let leave = run();
             self.resident.store(false, Ordering::Relaxed);
             self.unload();
             if !matches!(leave, Leave::Resumed(_)) {
@@ -624,50 +564,35 @@ impl Vcpu {
         self.vm.refresh_others(concerned, self.id);
     }
 
-    /// IRQs are masked, so that nothing comes between the last look at what is asked of the vCPU and its guest; what an exit
-    /// leads to happens with IRQs let in. The thread may be preempted there, and move: whenever it runs, its vCPU is loaded.
-    fn run_loaded(&'static self, context: &mut VcpuContext) -> Leave {
-        loop {
-            if self.has_requests() {
-                let requests = self.requests.swap(0, Ordering::AcqRel);
-                if requests & request::STOP != 0 {
-                    return Leave::Stopped;
-                }
-                if requests & request::PAUSE != 0 {
-                    self.stand_still(requests & !request::PAUSE);
-                    continue;
-                }
-                if requests & request::SERROR != 0 {
-                    sysreg::hcr_el2::write(sysreg::hcr_el2::read() | controls::HCR_VSE);
-                }
-                if requests & request::TIMER != 0 {
-                    self.update_physical_timer();
-                }
-                if requests & request::DEVICES != 0 {
-                    with_irqs(|| devices::carry_on(self, Wait::Turn));
-                    continue;
-                }
-                self.refresh_interrupts();
-            }
-            if sched::wants_reschedule() {
-                sched::preempt();
-                continue;
-            }
-            match hw::vcpu::enter(context) {
-                exit_kind::SYNCHRONOUS => {
-                    // The next exit of this CPU overwrites these registers.
-                    let cause = Cause { far: Va(sysreg::far_el2()), hpfar: sysreg::hpfar_el2() };
-                    wander::disturb();
-                    if let Some(leave) = with_irqs(|| dispatch::handle(self, context, cause)) {
-                        return leave;
-                    }
-                }
-                exit_kind::SERROR => self.inject_serror(),
-                // An interrupt that ended it is taken as soon as IRQs are let in.
-                exit_kind::AARCH32 => with_irqs(|| dispatch::refuse_aarch32(self, context)),
-                _ => {}
-            }
+    /// Does what is asked of it. It is loaded; IRQs are masked, and stay so until its guest is entered, or more might be asked.
+    #[inline(always)]
+    pub(crate) fn heed(&'static self) -> Heed {
+        if !self.has_requests() {
+            return Heed::Enter;
         }
+        // Pairs with the release in `sched::ask`: what was written before the bit was set is seen from here on.
+        let requests = self.requests.swap(0, Ordering::AcqRel);
+        if requests & request::STOP != 0 {
+            return Heed::Leave;
+        }
+        if requests & request::PAUSE != 0 {
+            self.stand_still(requests & !request::PAUSE);
+            return Heed::LookAgain;
+        }
+        if requests & request::SERROR != 0 {
+            sysreg::hcr_el2::write(sysreg::hcr_el2::read() | controls::HCR_VSE);
+        }
+        if requests & request::TIMER != 0 {
+            self.update_physical_timer();
+        }
+        if requests & request::DEVICES != 0 {
+            with_irqs(|| self.carry_on(Wait::Turn));
+            // Whatever else was asked, interrupts among it, was taken off above: it is done here as well.
+            self.refresh_interrupts();
+            return Heed::LookAgain;
+        }
+        self.refresh_interrupts();
+        Heed::Enter
     }
 
     /// Sleeps for as long as the VM is paused; what else was asked is asked again.
@@ -679,7 +604,7 @@ impl Vcpu {
     }
 
     /// Hands a physical SError that arrived while this guest ran on to the guest.
-    fn inject_serror(&self) {
+    pub(crate) fn inject_serror(&self) {
         self.vm.report(Level::Warn, format_args!("SError while vCPU {} ran; handed to the guest", self.id.0));
         sysreg::hcr_el2::write(sysreg::hcr_el2::read() | controls::HCR_VSE);
     }
@@ -705,34 +630,31 @@ impl Vcpu {
     pub(crate) fn os_lock(&self) -> bool {
         self.state.lock().controls.os_lock
     }
+}
 
-    /// Forgets what was asked before the VM started afresh.
-    pub(crate) fn clear_requests(&self) {
-        self.requests.store(0, Ordering::Release);
+impl Deref for Vcpu {
+    type Target = VcpuHandle;
+
+    #[inline(always)]
+    fn deref(&self) -> &VcpuHandle {
+        &self.handle
     }
 }
 
-/// A vCPU thread's life: wait until there is something to do, do it, wait again. IRQs are let in but where the guest is
-/// entered.
-fn run_thread(index: usize) -> ! {
-    unmask_irqs();
-    let Some(vcpu) = by_index(index) else { unreachable!("the thread was made for a vCPU") };
-    let (context, handle) = VcpuContext::create(vcpu.index);
-    vcpu.context.call_once(|| handle);
-    loop {
-        match vcpu.vm.next_task(vcpu) {
-            Task::Boot => vcpu.vm.boot(),
-            Task::End => vcpu.vm.end(),
-            Task::Run(start) => {
-                vcpu.vm.doors.watchdogs.vcpu_started(vcpu.vm.id, &vcpu.vm.config.doors, vcpu.id);
-                vcpu.reset(start, context);
-                let mut leave = vcpu.run(context);
-                while let Leave::Resumed(start) = leave {
-                    vcpu.reset(start, context);
-                    leave = vcpu.run(context);
-                }
-                vcpu.vm.left();
-            }
+impl Registers for Vcpu {
+    fn resume(&'static self) {
+        self.go_on();
+    }
+
+    /// Takes its state out of this CPU's registers, if it is there, and all about its interrupts back into the model. IRQs
+    /// are masked; its thread is here or does not run.
+    fn unload(&'static self) {
+        let mut loaded = loaded_here().lock();
+        if loaded.is_some_and(|other| core::ptr::eq(other, self)) {
+            let physical = self.take_back_interrupts();
+            self.save_registers(physical, &host::get().features);
+            *loaded = None;
+            sched::vacate();
         }
     }
 }

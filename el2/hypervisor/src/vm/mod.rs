@@ -22,27 +22,30 @@ use machine::{BootInfo, MachinePlan, Spec, VirtioKind};
 use services::psci::{CpuOffOutcome, PsciError, Start, VmPower};
 use services::stolen_time::RECORD_SIZE;
 use spin::Once;
-use units::{Pa, Ticks, VcpuId, VcpuSet, VmId};
+use units::{Ipa, Pa, Ticks, VcpuId, VcpuSet, VmId};
 use vgic::Vgic;
 
+pub(crate) mod alarm;
+pub(crate) mod counters;
+pub(crate) mod devices;
+pub(crate) mod doors;
 pub(crate) mod guest_memory;
+pub(crate) mod handle;
 pub(crate) mod images;
 pub(crate) mod watchdog;
 
-use crate::devices::Devices;
-use crate::exit::doors::{self, Doors};
 use crate::host::text::{Sentence, sentence};
-use crate::host::wall_clock::Alarm;
 use crate::host::{self, entropy, memory};
-use crate::link::console::{self, VmConsole};
-use crate::link::log_sink::Line;
+use crate::output;
+use crate::output::buffers::VmConsole;
+use crate::output::log_sink::Line;
 use crate::sched;
-use crate::vcpu::{Vcpu, request};
+use crate::vm::devices::Devices;
 use crate::vm::guest_memory::GuestRam;
+use alarm::Alarm;
+use doors::Doors;
+use handle::{VcpuHandle, request};
 use images::Layout;
-
-/// How often [`Vm::sync_others`] looks before it takes what it has: a CPU that is slow to answer delays nobody for long.
-const SYNC_SPINS: u32 = 100_000;
 
 /// Why a VM stops.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -142,9 +145,18 @@ impl Power {
             vcpu.request(request::PAUSE);
         }
         log::info!("{}: paused", vm.config.name);
-        console::vm_changed();
+        output::vm_changed();
         true
     }
+}
+
+/// What [`Vm::touch`] found.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Touched {
+    /// The guest sees it now.
+    Now,
+    /// The guest saw it before.
+    Before,
 }
 
 /// One VM. Lives for ever; its memory does not.
@@ -169,7 +181,7 @@ pub(crate) struct Vm {
     pub(crate) alarm: Alarm,
     power: PreemptLock<Power>,
     bundle: Bundle<'static>,
-    vcpus: Once<Box<[&'static Vcpu]>>,
+    vcpus: Once<Box<[&'static VcpuHandle]>>,
     vttbr: AtomicU64,
     counter_offset: AtomicU64,
     /// The page of the vCPUs' records of stolen time; 0 while the VM is off.
@@ -192,12 +204,20 @@ pub(crate) fn by_id(id: VmId) -> Option<&'static Vm> {
     VMS.get(usize::from(id.0)).and_then(Once::get).copied()
 }
 
-/// Makes the VM that `config` describes, off.
+/// What makes a VM's vCPU, which is known above this room, with its thread; gives what others see of it.
+pub(crate) type MakeVcpu = fn(&'static Vm, VcpuId) -> Result<&'static VcpuHandle, frames::FramesError>;
+
+/// Makes the VM that `config` describes, off, with vCPUs by `make_vcpu`.
 ///
 /// # Errors
 /// A sentence for the log.
 #[inline(never)]
-pub(crate) fn create(id: VmId, config: VmConfig<'static>, bundle: Bundle<'static>) -> Result<&'static Vm, String> {
+pub(crate) fn create(
+    id: VmId,
+    config: VmConfig<'static>,
+    bundle: Bundle<'static>,
+    make_vcpu: MakeVcpu,
+) -> Result<&'static Vm, String> {
     let host = host::get();
     let plan = MachinePlan::new(Spec {
         name: config.name,
@@ -245,7 +265,7 @@ pub(crate) fn create(id: VmId, config: VmConfig<'static>, bundle: Bundle<'static
         boots: AtomicU32::new(0),
         paused: AtomicBool::new(false),
     }));
-    let vcpus: Result<Box<[_]>, _> = (0..vm.config.vcpus).map(|id| Vcpu::create(vm, VcpuId(id))).collect();
+    let vcpus: Result<Box<[_]>, _> = (0..vm.config.vcpus).map(|id| make_vcpu(vm, VcpuId(id))).collect();
     let vcpus = vcpus.map_err(|error| format!("{}: no memory for its vCPUs: {error}", vm.config.name))?;
     vm.vcpus.call_once(|| vcpus);
     if let Some(slot) = VMS.get(usize::from(id.0)) {
@@ -257,7 +277,7 @@ pub(crate) fn create(id: VmId, config: VmConfig<'static>, bundle: Bundle<'static
 impl Vm {
     /// Its vCPUs.
     #[must_use]
-    pub(crate) fn vcpus(&self) -> &[&'static Vcpu] {
+    pub(crate) fn vcpus(&self) -> &[&'static VcpuHandle] {
         self.vcpus.get().map_or(&[], |vcpus| vcpus)
     }
 
@@ -344,7 +364,7 @@ impl Vm {
 
     /// If it powers itself off within so many seconds, it is started again; with `None` it stays off.
     pub(crate) fn start_again_after_power_off(&self, seconds: Option<u32>) {
-        let until = seconds.map_or(0, |seconds| doors::milliseconds().saturating_add(u64::from(seconds) * 1000));
+        let until = seconds.map_or(0, |seconds| host::milliseconds().saturating_add(u64::from(seconds) * 1000));
         self.power.lock().again_until = until;
     }
 
@@ -375,12 +395,12 @@ impl Vm {
         }
         drop(power);
         log::info!("{}: goes on", self.config.name);
-        console::vm_changed();
+        output::vm_changed();
         true
     }
 
     /// What `vcpu`'s thread does next; waits until there is something.
-    pub(crate) fn next_task(&self, vcpu: &'static Vcpu) -> Task {
+    pub(crate) fn next_task(&self, vcpu: &VcpuHandle) -> Task {
         loop {
             let mut power = self.power.lock();
             if vcpu.id == VcpuId(0) && core::mem::take(&mut power.boot) {
@@ -425,9 +445,9 @@ impl Vm {
             Phase::Running if self.vcpus().iter().any(|vcpu| vcpu.start.lock().is_some()) => return,
             _ => Stop::PowerOff,
         };
-        let is_to_start_again = doors::milliseconds() < core::mem::take(&mut power.again_until);
+        let is_to_start_again = host::milliseconds() < core::mem::take(&mut power.again_until);
         let stop = if stop == Stop::PowerOff && is_to_start_again { Stop::Restart } else { stop };
-        let length = doors::milliseconds().saturating_sub(power.started_at);
+        let length = host::milliseconds().saturating_sub(power.started_at);
         let wait = match stop {
             Stop::Reset => Some(power.restarts.wait(length, By::Guest)),
             Stop::Restart => Some(power.restarts.wait(length, By::Operator)),
@@ -468,7 +488,7 @@ impl Vm {
             _ => self.tell(Level::Info, format_args!("powered off")),
         }
         self.power.lock().phase = Phase::Off(stop);
-        console::vm_changed();
+        output::vm_changed();
     }
 
     /// Gives its memory back. No vCPU is in the guest or loaded.
@@ -498,14 +518,14 @@ impl Vm {
                     None => Phase::Running,
                     Some(stop) => Phase::Stopping(stop),
                 };
-                power.started_at = doors::milliseconds();
+                power.started_at = host::milliseconds();
                 power.machine.reset();
                 drop(power);
                 if let Some(first) = self.vcpus().first() {
                     *first.start.lock() = Some(start);
                     sched::wake(first.thread());
                 }
-                console::vm_changed();
+                output::vm_changed();
             }
             Err(reason) => {
                 self.take_apart();
@@ -582,26 +602,17 @@ impl Vm {
         look(&self.power.lock().machine)
     }
 
-    /// Asks other vCPUs to fold their list registers into the GIC model, and waits a bounded time for those that are in
-    /// the guest; `me` does what it is asked itself meanwhile, so that two vCPUs cannot wait for each other.
-    pub(crate) fn sync_others(&self, me: &'static Vcpu, set: VcpuSet) {
-        for id in set.iter() {
-            let Some(vcpu) = self.vcpus().get(id.index()) else { continue };
-            if !vcpu.is_loaded() || !vcpu.thread().is_running() {
-                continue;
-            }
-            let before = vcpu.syncs();
-            vcpu.request(request::INTERRUPTS);
-            for _ in 0..SYNC_SPINS {
-                if vcpu.syncs() != before || !vcpu.thread().is_running() {
-                    break;
-                }
-                if me.has_requests() {
-                    me.refresh_interrupts();
-                }
-                hw::sync::relax();
-            }
+    /// The guest touched RAM that it was not shown yet. A piece of it at a time is made ready, and between two pieces the
+    /// thread may be preempted.
+    pub(crate) fn touch(&self, ipa: Ipa) -> Touched {
+        if self.ram.lock().is_shown(ipa) {
+            return Touched::Before;
         }
+        if let Err(error) = GuestRam::show(&self.ram, ipa) {
+            let text = sentence!("no memory at {ipa}: {error}");
+            self.stop(Stop::Crashed(text));
+        }
+        Touched::Now
     }
 
     /// Tells vCPUs, all but `me`, to choose their list registers anew.

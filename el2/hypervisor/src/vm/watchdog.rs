@@ -18,10 +18,10 @@ use spin::Once;
 use units::{MAX_VCPUS, Ticks, VcpuId, VmId};
 use wfe::{Action, Actions, Bounds, Refused, Scope, Status, Watchdog};
 
-use crate::exit::doors::milliseconds;
 use crate::host;
+use crate::host::milliseconds;
 use crate::sched::{self, Thread};
-use crate::vcpu::request;
+use crate::vm::handle::request;
 use crate::vm::{self, Power, Stop, Vm};
 
 /// The least time that a guest can ask for, in milliseconds.

@@ -1,14 +1,14 @@
 //! The hypervisor's log: lines with their level and time, into the console's buffer.
 //!
 //! What a guest can cause to be said goes another way, into the VM's own buffer and at its own pace: see
-//! [`Vm::report`](crate::vm::Vm::report).
+//! `Vm::report`.
 
 use core::fmt::{self, Write};
 
 use hw::sysreg;
 use log::{Level, LevelFilter, Log, Metadata, Record};
 
-use crate::link::console;
+use crate::output;
 
 /// No line is longer, its end included.
 pub(crate) const LONGEST: usize = 640;
@@ -69,7 +69,7 @@ impl Log for Sink {
     }
 
     fn log(&self, record: &Record<'_>) {
-        console::push_log(Line::of(record.level(), *record.args()).as_bytes());
+        output::push_log(Line::of(record.level(), *record.args()).as_bytes());
     }
 
     fn flush(&self) {}

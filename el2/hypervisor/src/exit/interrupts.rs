@@ -2,12 +2,16 @@
 
 use core::sync::atomic::{AtomicU32, Ordering};
 
-use hw::gic;
+use hw::percpu::this_cpu;
+use hw::sync::is_unpreemptible;
+use hw::{gic, nopreempt};
 use units::IntId;
 
-use crate::link::console;
+use crate::checks::wander;
+use crate::output;
 use crate::sched;
-use crate::vcpu::{Vcpu, request};
+use crate::vcpu::{self, Vcpu};
+use crate::vm::handle::request;
 
 /// The console's interrupt, or [`gic::SPURIOUS`].
 static CONSOLE: AtomicU32 = AtomicU32::new(gic::SPURIOUS);
@@ -43,12 +47,33 @@ pub(crate) fn handle_from_guest(vcpu: &'static Vcpu) {
     }
 }
 
+/// The interrupt hook: an interrupt arrived while this CPU was in EL2 with IRQs let in, and would go on at
+/// `return_address`. In listed code, and while the thread holds a lock, the preemption has to wait, not the interrupt.
+pub(crate) extern "C" fn interrupt_in_el2(return_address: u64) {
+    let area = this_cpu();
+    sched::count(&area.interrupts);
+    area.last_interrupted.store(return_address, Ordering::Relaxed);
+    handle();
+    sched::echo();
+    if sched::wants_reschedule() {
+        if is_unpreemptible() || nopreempt::is_listed(return_address) {
+            area.preempt_pending.store(1, Ordering::Relaxed);
+        } else {
+            sched::count(&area.preemptions);
+            if sched::current().has_occupant() {
+                wander::count_preemption();
+            }
+            sched::preempt();
+        }
+    }
+}
+
 #[inline(never)]
 fn dispatch(interrupt: u32) {
     match IntId(interrupt) {
         gic::VIRTUAL_TIMER => {
             gic::drop_priority(interrupt);
-            let loaded = *sched::this().loaded().lock();
+            let loaded = *vcpu::loaded_here().lock();
             match loaded {
                 Some(vcpu) => timer_fired(vcpu),
                 // Fired just before its vCPU was unloaded; it will fire again where that goes.
@@ -61,7 +86,7 @@ fn dispatch(interrupt: u32) {
         }
         gic::MAINTENANCE => {
             // Choosing list registers anew removes the cause; until then it would only arrive again.
-            let loaded = *sched::this().loaded().lock();
+            let loaded = *vcpu::loaded_here().lock();
             if let Some(vcpu) = loaded {
                 vcpu.refresh_interrupts();
             }
@@ -76,7 +101,7 @@ fn dispatch(interrupt: u32) {
         },
         IntId(other) => {
             if other == CONSOLE.load(Ordering::Relaxed) {
-                console::interrupt();
+                output::input_arrived();
             }
             gic::end(other);
         }

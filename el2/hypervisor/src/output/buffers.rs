@@ -10,10 +10,9 @@ use fair::{Pace, Reports, Ring};
 use hw::sync::IrqLock;
 use hw::sysreg;
 
-use super::{DIRTY, THREAD, announce};
-use crate::exit::doors;
-use crate::link::log_sink::Line;
-use crate::sched;
+use super::{DIRTY, announce, wake_reader};
+use crate::host;
+use crate::output::log_sink::Line;
 
 /// The log has at most this many lines at once about what one guest causes, and then one in so many milliseconds.
 const REPORTS_AT_ONCE: u64 = 10;
@@ -21,20 +20,20 @@ const REPORT_MILLISECONDS: u64 = 1000;
 
 /// A VM's console buffers.
 pub(crate) struct VmConsole {
-    pub(super) uart: IrqLock<Ring<4096>>,
-    pub(super) virtio: IrqLock<Ring<4096>>,
+    pub(crate) uart: IrqLock<Ring<4096>>,
+    pub(crate) virtio: IrqLock<Ring<4096>>,
     /// The guest's own lines for the log. They wait here, so that a guest which has much to say displaces nobody else's.
-    pub(super) log: IrqLock<Ring<2048>>,
+    pub(crate) log: IrqLock<Ring<2048>>,
     /// What the hypervisor says about the guest, at the guest's own pace; in milliseconds.
-    pub(super) reports: IrqLock<Reports<4096>>,
+    pub(crate) reports: IrqLock<Reports<4096>>,
     /// One of the buffers may have something in it.
-    pub(super) pending: AtomicBool,
+    pub(crate) pending: AtomicBool,
     /// When it last wrote something.
-    pub(super) last_output: AtomicU64,
+    pub(crate) last_output: AtomicU64,
     /// Its devices have work that waits for the console's thread.
-    pub(super) service: AtomicBool,
+    pub(crate) service: AtomicBool,
     /// They have work that one of its vCPUs began, and that is to be gone on with at their pace.
-    pub(super) unfinished: AtomicBool,
+    pub(crate) unfinished: AtomicBool,
 }
 
 impl VmConsole {
@@ -65,9 +64,7 @@ impl VmConsole {
         if !room {
             // The guest can only wait now, so there is nothing to be gathered any more.
             self.ask_for_service();
-            if let Some(thread) = THREAD.get() {
-                sched::wake(thread);
-            }
+            wake_reader();
         }
         room
     }
@@ -120,7 +117,7 @@ impl VmConsole {
     /// Takes a line about VM `name`, which that guest caused; at the guest's pace.
     pub(crate) fn report(&self, name: &str, line: &Line) {
         let count = |out: &mut dyn fmt::Write, left_out| write_left_out(out, name, left_out);
-        self.reports.lock().push(line.as_bytes(), doors::milliseconds(), count);
+        self.reports.lock().push(line.as_bytes(), host::milliseconds(), count);
         self.announce();
     }
 
@@ -149,7 +146,7 @@ impl VmConsole {
 }
 
 /// How many lines about VM `name` there would have been.
-pub(super) fn write_left_out(out: &mut dyn fmt::Write, name: &str, left_out: u32) -> fmt::Result {
+pub(crate) fn write_left_out(out: &mut dyn fmt::Write, name: &str, left_out: u32) -> fmt::Result {
     let line = Line::of(log::Level::Warn, format_args!("{name}: {left_out} more lines about it were left out"));
     out.write_str(core::str::from_utf8(line.as_bytes()).unwrap_or("?\n"))
 }

@@ -6,7 +6,7 @@
 //!
 //! Whoever holds the lock is not preempted, and a guest chooses what its virtio queues make of work. So a device stops where
 //! its share of accesses is used up, or where memory has to be made ready first ([`Wait`]); the lock is let go of, and the work
-//! goes on there afterwards: by the vCPU that asked for it ([`carry_on`]), and by some vCPU of the VM, again and again at a
+//! goes on there afterwards: by the vCPU that asked for it, and by some vCPU of the VM, again and again at a
 //! pace that the console's thread keeps. So the guest pays for it, and a paused VM's devices stand still.
 
 extern crate alloc;
@@ -18,9 +18,7 @@ use machine::DeviceKind;
 use units::{Ipa, Ticks, VcpuSet};
 use virtio::{AccessSize, Console, Effect, Entropy, Fault, GuestMemory, Mmio, Progress};
 
-use crate::exit::dispatch;
 use crate::host::{entropy, wall_clock};
-use crate::vcpu::Vcpu;
 use crate::vm::Vm;
 use crate::vm::guest_memory::{GuestRam, RamError};
 use crate::vm::watchdog;
@@ -36,10 +34,6 @@ const VIRTIO_ENTROPY: u8 = 1;
 /// longest descriptor chain takes, which is read in one go.
 const ACCESSES: u16 = 2048;
 const _: () = assert!(ACCESSES > 4 * virtio::queue::LARGEST);
-/// How often the vCPU that notifies a device lets it go on at once; blocks of memory that are made ready for it do not count,
-/// as a VM has only so many.
-const TURNS: u32 = 4;
-
 type FillRandom = fn(&mut [u8]);
 
 /// What the unfinished work of a VM's devices waits for.
@@ -441,32 +435,4 @@ impl Devices {
         }
         concerned
     }
-}
-
-/// Goes on with the devices' work that `vcpu` has begun, on its thread's own time, which may be preempted between two pieces.
-#[inline(never)]
-pub(crate) fn carry_on(vcpu: &'static Vcpu, mut wait: Wait) {
-    let vm = vcpu.vm;
-    let mut turns = TURNS;
-    loop {
-        match wait {
-            Wait::Memory(place) => {
-                dispatch::touch(vcpu, place);
-            }
-            Wait::Turn if turns == 0 => break,
-            Wait::Turn => turns -= 1,
-        }
-        if vcpu.is_called_off() {
-            break;
-        }
-        let mut devices = vm.devices.lock();
-        devices.poll(vm);
-        let next = devices.take_wait();
-        drop(devices);
-        match next {
-            Some(next) => wait = next,
-            None => return,
-        }
-    }
-    vm.console.ask_for_turn();
 }

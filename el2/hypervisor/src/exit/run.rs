@@ -1,0 +1,76 @@
+//! A vCPU's thread: waits until there is something to do, runs the guest, and hands each exit that is not answered on the short
+//! path to [`dispatch`].
+
+use hw::sync::{unmask_irqs, with_irqs};
+use hw::sysreg;
+use hw::vcpu::{VcpuContext, exit_kind};
+use units::{Va, VcpuId};
+
+use crate::checks::wander;
+use crate::exit::dispatch::{self, Cause};
+use crate::sched;
+use crate::vcpu::{self, Heed, Leave, Vcpu};
+use crate::vm::handle::VcpuHandle;
+use crate::vm::{Task, Vm};
+
+/// Makes vCPU `id` of `vm`, which is run here.
+///
+/// # Errors
+/// When there is no memory or no number for it.
+pub(crate) fn make_vcpu(vm: &'static Vm, id: VcpuId) -> Result<&'static VcpuHandle, frames::FramesError> {
+    Vcpu::create(vm, id, live)
+}
+
+/// A vCPU thread's life: wait until there is something to do, do it, wait again. IRQs are let in but where the guest is
+/// entered.
+fn live(index: usize) -> ! {
+    unmask_irqs();
+    let Some(vcpu) = vcpu::by_index(index) else { unreachable!("the thread was made for a vCPU") };
+    let context = vcpu.make_context();
+    loop {
+        match vcpu.vm.next_task(vcpu) {
+            Task::Boot => vcpu.vm.boot(),
+            Task::End => vcpu.vm.end(),
+            Task::Run(start) => {
+                vcpu.vm.doors.watchdogs.vcpu_started(vcpu.vm.id, &vcpu.vm.config.doors, vcpu.id);
+                vcpu.reset(start, context);
+                let mut leave = vcpu.on(|| run(vcpu, context));
+                while let Leave::Resumed(start) = leave {
+                    vcpu.reset(start, context);
+                    leave = vcpu.on(|| run(vcpu, context));
+                }
+                vcpu.vm.left();
+            }
+        }
+    }
+}
+
+/// IRQs are masked, so that nothing comes between the last look at what is asked of the vCPU and its guest; what an exit
+/// leads to happens with IRQs let in. The thread may be preempted there, and move: whenever it runs, its vCPU is loaded.
+fn run(vcpu: &'static Vcpu, context: &mut VcpuContext) -> Leave {
+    loop {
+        match vcpu.heed() {
+            Heed::Enter => {}
+            Heed::LookAgain => continue,
+            Heed::Leave => return Leave::Stopped,
+        }
+        if sched::wants_reschedule() {
+            sched::preempt();
+            continue;
+        }
+        match hw::vcpu::enter(context) {
+            exit_kind::SYNCHRONOUS => {
+                // The next exit of this CPU overwrites these registers.
+                let cause = Cause { far: Va(sysreg::far_el2()), hpfar: sysreg::hpfar_el2() };
+                wander::disturb();
+                if let Some(leave) = with_irqs(|| dispatch::handle(vcpu, context, cause)) {
+                    return leave;
+                }
+            }
+            exit_kind::SERROR => vcpu.inject_serror(),
+            // An interrupt that ended it is taken as soon as IRQs are let in.
+            exit_kind::AARCH32 => with_irqs(|| dispatch::refuse_aarch32(vcpu, context)),
+            _ => {}
+        }
+    }
+}

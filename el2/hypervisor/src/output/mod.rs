@@ -1,0 +1,105 @@
+//! What waits to leave by the UART: the log, and what guests write. The rooms above put it here, and know no more of whoever takes
+//! it away than that a thread is woken: the link's, which stands above them all, and is the *reader* here.
+
+use core::fmt::Write as _;
+use core::sync::atomic::{AtomicBool, Ordering};
+
+use fair::Ring;
+use hw::sync::IrqLock;
+use hw::{sysreg, uart};
+use spin::Once;
+use units::Ticks;
+
+pub(crate) mod buffers;
+pub(crate) mod log_sink;
+
+use crate::host;
+use crate::sched::{self, Thread};
+
+/// How long output may wait for more of it, in microseconds.
+const GATHER_MICROSECONDS: u64 = 1_000;
+
+static READER: Once<&'static Thread> = Once::new();
+/// Output waits, and the reader knows or will be woken.
+static DIRTY: AtomicBool = AtomicBool::new(false);
+static STATES_CHANGED: AtomicBool = AtomicBool::new(false);
+/// Lines of the log.
+pub(crate) static LOG: IrqLock<Ring<16384>> = IrqLock::new(Ring::new());
+
+/// From now on `thread` takes output away; until now the log went to the UART at once.
+pub(crate) fn set_reader(thread: &'static Thread) {
+    READER.call_once(|| thread);
+}
+
+/// The reader looks at once.
+pub(crate) fn wake_reader() {
+    if let Some(thread) = READER.get() {
+        sched::wake(thread);
+    }
+}
+
+/// The reader looks for output now: what comes from here on is announced anew.
+pub(crate) fn begin_look() {
+    // Pairs with the swap in `announce`: who still finds it set has written before this look, and is seen by it.
+    DIRTY.store(false, Ordering::Release);
+}
+
+/// Whether output was announced since the reader's last look began.
+#[inline(always)]
+pub(crate) fn is_waiting() -> bool {
+    // Pairs with the swap in `announce`.
+    DIRTY.load(Ordering::Acquire)
+}
+
+/// The state of some VM is another than what was last told.
+pub(crate) fn note_change() {
+    // Pairs with the swap in `take_changed`: who finds it set sees the VM's new state.
+    STATES_CHANGED.store(true, Ordering::Release);
+}
+
+/// Whether the state of some VM changed since this was last asked.
+pub(crate) fn take_changed() -> bool {
+    // Pairs with the store in `note_change`.
+    STATES_CHANGED.swap(false, Ordering::AcqRel)
+}
+
+/// There is output. The reader is woken a moment later, so that it finds more than one byte.
+pub(crate) fn announce() {
+    if !DIRTY.swap(true, Ordering::AcqRel)
+        && let Some(thread) = READER.get()
+    {
+        let soon = sysreg::cntpct_el0().saturating_add(host::ticks(GATHER_MICROSECONDS));
+        sched::wake_at(thread, Ticks(soon));
+    }
+}
+
+/// Takes lines of the log.
+pub(crate) fn push_log(text: &[u8]) {
+    if READER.get().is_none() {
+        let _ = uart::Emergency.write_str(core::str::from_utf8(text).unwrap_or("?\n"));
+        return;
+    }
+    LOG.lock().push_lines_over(text);
+    announce();
+}
+
+/// Wakes the thread at `deadline`.
+pub(crate) fn attend_at(deadline: Ticks) {
+    if let Some(thread) = READER.get() {
+        sched::wake_at(thread, deadline);
+    }
+}
+
+/// A VM was started or stopped.
+pub(crate) fn vm_changed() {
+    note_change();
+    announce();
+}
+
+/// Bytes arrived.
+pub(crate) fn input_arrived() {
+    uart::acknowledge_receive_interrupt();
+    if let Some(thread) = READER.get() {
+        sched::wake(thread);
+    }
+}

@@ -1,0 +1,38 @@
+//! The part of devices' work that a vCPU does, on its own thread's time: the guest pays for what it makes of its queues.
+
+use crate::vcpu::Vcpu;
+use crate::vm::devices::Wait;
+
+/// How often the vCPU that notifies a device lets it go on at once; blocks of memory that are made ready for it do not count,
+/// as a VM has only so many.
+const TURNS: u32 = 4;
+
+impl Vcpu {
+    /// Goes on with the devices' work that it has begun, on its thread's own time, which may be preempted between two pieces.
+    #[inline(never)]
+    pub(crate) fn carry_on(&'static self, mut wait: Wait) {
+        let vm = self.vm;
+        let mut turns = TURNS;
+        loop {
+            match wait {
+                Wait::Memory(place) => {
+                    vm.touch(place);
+                }
+                Wait::Turn if turns == 0 => break,
+                Wait::Turn => turns -= 1,
+            }
+            if self.is_called_off() {
+                break;
+            }
+            let mut devices = vm.devices.lock();
+            devices.poll(vm);
+            let next = devices.take_wait();
+            drop(devices);
+            match next {
+                Some(next) => wait = next,
+                None => return,
+            }
+        }
+        vm.console.ask_for_turn();
+    }
+}

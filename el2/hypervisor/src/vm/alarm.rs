@@ -1,0 +1,78 @@
+//! When guests' real-time clocks ring: by the host's time of day, which the operator may set. The link's thread looks.
+
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use hw::sysreg;
+use units::Ticks;
+
+use crate::host;
+use crate::host::wall_clock::{MICROSECONDS, microseconds, seconds};
+use crate::output;
+
+/// When some guest's real-time clock rings, in seconds.
+static ALARM: AtomicU64 = AtomicU64::new(u64::MAX);
+
+/// A clock rings so much later at least than it was set to.
+const LEAST_MICROSECONDS: u64 = 1_000;
+
+/// When one VM's clock rings, in seconds since 1970; the largest while it is not to.
+pub(crate) struct Alarm(AtomicU64);
+
+impl Alarm {
+    /// It is not to ring.
+    #[must_use]
+    pub(crate) const fn new() -> Self {
+        Self(AtomicU64::new(u64::MAX))
+    }
+
+    /// It is to ring at `seconds`. The console's thread is woken when that has come, not sooner, however often a guest changes
+    /// its mind.
+    pub(crate) fn set(&self, seconds: u64) {
+        self.0.store(seconds, Ordering::Release);
+        self.watch();
+    }
+
+    /// Whether it is due; it no longer waits then.
+    #[must_use]
+    pub(crate) fn take_due(&self) -> bool {
+        let due = self.0.load(Ordering::Acquire) <= seconds();
+        if due {
+            self.0.store(u64::MAX, Ordering::Release);
+        }
+        due
+    }
+
+    /// Lets the console's thread know of it, if it is the next of all.
+    pub(crate) fn watch(&self) {
+        let seconds = self.0.load(Ordering::Acquire);
+        if ALARM.fetch_min(seconds, Ordering::AcqRel) > seconds
+            && let Some(at) = next_alarm()
+        {
+            output::attend_at(Ticks(at));
+        }
+    }
+}
+
+/// Whether somebody's clock is to ring now. Whoever asks looks at all of them, and calls [`Alarm::watch`] for each.
+#[must_use]
+pub(crate) fn take_alarm() -> bool {
+    let ringing = ALARM.load(Ordering::Acquire) <= seconds();
+    if ringing {
+        ALARM.store(u64::MAX, Ordering::Release);
+    }
+    ringing
+}
+
+/// The count at which the next clock rings, as the time of day is now.
+#[must_use]
+pub(crate) fn next_alarm() -> Option<u64> {
+    match ALARM.load(Ordering::Acquire) {
+        u64::MAX => None,
+        seconds => {
+            let away = seconds.saturating_mul(MICROSECONDS).saturating_sub(microseconds());
+            // Not at once, so that a guest which lets its clock ring all the time wakes nobody all the time.
+            let ticks = host::get().counter.ticks_in_microseconds(away.max(LEAST_MICROSECONDS)).saturating_add(1);
+            Some(sysreg::cntpct_el0().saturating_add(ticks))
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! Counting exits, always; timing them when asked to.
+
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use crate::vm::Vm;
+
+/// Why guests exit.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(usize)]
+pub(crate) enum Reason {
+    /// A physical interrupt.
+    Interrupt,
+    /// HVC.
+    Hvc,
+    /// SMC.
+    Smc,
+    /// An identification register.
+    IdRegister,
+    /// Another system register or instruction.
+    SystemRegister,
+    /// WFI.
+    Wfi,
+    /// WFE.
+    Wfe,
+    /// The first use of FP/SIMD since the vCPU came to its CPU.
+    FloatingPoint,
+    /// RAM touched for the first time.
+    Memory,
+    /// A device's registers.
+    Device,
+    /// An access to nothing.
+    Nothing,
+    /// A call to the hypervisor through the debug channel, HVC #0x86 or WFE.
+    Call,
+    /// Anything else.
+    Other,
+}
+
+const REASONS: usize = Reason::Other as usize + 1;
+/// What they are called, by their numbers.
+pub(crate) const NAMES: [&str; REASONS] = [
+    "interrupt",
+    "hvc",
+    "smc",
+    "id-register",
+    "system-register",
+    "wfi",
+    "wfe",
+    "floating-point",
+    "memory",
+    "device",
+    "nothing",
+    "call",
+    "other",
+];
+
+static TIMED: AtomicBool = AtomicBool::new(false);
+
+/// Counts exits' durations from now on, or no longer.
+pub(crate) fn set_timed(timed: bool) {
+    TIMED.store(timed, Ordering::Relaxed);
+}
+
+/// Whether exits are timed.
+#[inline(always)]
+pub(crate) fn is_timed() -> bool {
+    TIMED.load(Ordering::Relaxed)
+}
+
+/// One vCPU's counts. Only its own thread writes; anybody reads.
+pub(crate) struct Counters {
+    count: [AtomicU64; REASONS],
+    ticks: [AtomicU64; REASONS],
+}
+
+impl Counters {
+    /// All zero.
+    #[must_use]
+    pub(crate) const fn new() -> Self {
+        Self { count: [const { AtomicU64::new(0) }; REASONS], ticks: [const { AtomicU64::new(0) }; REASONS] }
+    }
+
+    /// One more exit for `reason`. A load and a store: there is one writer.
+    #[inline(always)]
+    pub(crate) fn count(&self, reason: Reason) {
+        let counter = &self.count[reason as usize];
+        counter.store(counter.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+    }
+
+    /// How many exits there were for reason `number`.
+    #[must_use]
+    pub(crate) fn exits(&self, number: usize) -> u64 {
+        self.count.get(number).map_or(0, |count| count.load(Ordering::Relaxed))
+    }
+
+    /// How many ticks of the counter were spent on them, while exits were timed.
+    #[must_use]
+    pub(crate) fn ticks(&self, number: usize) -> u64 {
+        self.ticks.get(number).map_or(0, |ticks| ticks.load(Ordering::Relaxed))
+    }
+
+    /// `ticks` were spent on an exit for `reason`.
+    pub(crate) fn add_ticks(&self, reason: Reason, ticks: u64) {
+        let counter = &self.ticks[reason as usize];
+        counter.store(counter.load(Ordering::Relaxed).wrapping_add(ticks), Ordering::Relaxed);
+    }
+}
+
+/// Statistic `number` of a VM: its name, the sum over the VM's vCPUs, and how many statistics there are.
+#[must_use]
+pub(crate) fn of_vm(vm: &Vm, number: usize) -> Option<(&'static str, u64, u32)> {
+    let name = *NAMES.get(number)?;
+    Some((name, vm.vcpus().iter().map(|vcpu| vcpu.counters.exits(number)).sum(), REASONS as u32))
+}

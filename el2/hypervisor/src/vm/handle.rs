@@ -1,0 +1,145 @@
+//! What others see of a vCPU, and may do with it: its counts, its thread, and requests.
+//!
+//! The vCPU itself, its registers and list registers, is known in a room above this one. Nobody but its own thread touches those;
+//! others leave a request bit and interrupt it.
+
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+
+use hw::sync::PreemptLock;
+use services::psci::Start;
+use spin::Once;
+use units::VcpuId;
+
+use crate::sched::{self, NOBODY, Thread};
+use crate::vm::counters::Counters;
+
+/// What others ask of a vCPU.
+pub(crate) mod request {
+    /// Its pending interrupts changed: choose list registers anew.
+    pub(crate) const INTERRUPTS: u32 = 1;
+    /// Leave the guest for good: the VM stops or starts afresh.
+    pub(crate) const STOP: u32 = 2;
+    /// A deadline that it set has passed.
+    pub(crate) const TIMER: u32 = 4;
+    /// Give the guest an SError.
+    pub(crate) const SERROR: u32 = 8;
+    /// Stand still until the VM goes on.
+    pub(crate) const PAUSE: u32 = 16;
+    /// Go on with the devices' unfinished work, which the guest pays for in this way.
+    pub(crate) const DEVICES: u32 = 32;
+}
+
+/// What others see of a vCPU. Lives for ever, as the vCPU does that it is a part of.
+pub(crate) struct VcpuHandle {
+    /// Which one of its VM's it is.
+    pub(crate) id: VcpuId,
+    /// Exits by reason.
+    pub(crate) counters: Counters,
+    /// What to do once it is switched on.
+    pub(crate) start: PreemptLock<Option<Start>>,
+    /// On which CPU its state is in registers; [`NOBODY`] while it is in memory. Its own thread's business.
+    pub(crate) loaded_on: AtomicU32,
+    /// It is on: its state belongs into the registers of the CPU that its thread runs on. Only its own thread changes that.
+    pub(crate) resident: AtomicBool,
+    /// What is asked of it ([`request`]).
+    pub(crate) requests: AtomicU32,
+    /// How often the GIC model has been brought up to date, for those who wait for it.
+    pub(crate) syncs: AtomicU32,
+    /// Ticks that its thread had waited for a CPU when the VM was started: what came before was not stolen from the guest.
+    pub(crate) waited_before: AtomicU64,
+    /// Ticks stolen from it, as its record says.
+    pub(crate) stolen: AtomicU64,
+    thread: Once<&'static Thread>,
+}
+
+impl VcpuHandle {
+    /// Of vCPU `id`, which has no thread yet.
+    #[must_use]
+    pub(crate) fn new(id: VcpuId) -> Self {
+        Self {
+            id,
+            counters: Counters::new(),
+            start: PreemptLock::new(None),
+            loaded_on: AtomicU32::new(NOBODY),
+            resident: AtomicBool::new(false),
+            requests: AtomicU32::new(0),
+            syncs: AtomicU32::new(0),
+            waited_before: AtomicU64::new(0),
+            stolen: AtomicU64::new(0),
+            thread: Once::new(),
+        }
+    }
+
+    /// Gives it its thread; once.
+    pub(crate) fn set_thread(&self, thread: &'static Thread) {
+        self.thread.call_once(|| thread);
+    }
+
+    /// Changes whenever the GIC model has been brought up to date with its list registers.
+    #[must_use]
+    pub(crate) fn syncs(&self) -> u32 {
+        self.syncs.load(Ordering::Acquire)
+    }
+
+    /// Its thread, if there was memory for one.
+    #[must_use]
+    pub(crate) fn made_thread(&self) -> Option<&'static Thread> {
+        self.thread.get().copied()
+    }
+
+    /// Its thread.
+    #[must_use]
+    pub(crate) fn thread(&self) -> &'static Thread {
+        match self.thread.get() {
+            Some(thread) => thread,
+            None => unreachable!("a vCPU gets its thread when it is made"),
+        }
+    }
+
+    /// Asks something of it ([`request`]), wherever it is.
+    pub(crate) fn request(&self, what: u32) {
+        sched::ask(self.thread(), &self.requests, what);
+    }
+
+    /// Whether something is asked of it.
+    #[inline(always)]
+    #[must_use]
+    pub(crate) fn has_requests(&self) -> bool {
+        self.requests.load(Ordering::Acquire) != 0
+    }
+
+    /// Whether it is to leave its guest or to stand still, so that what it does on the guest's behalf has to end soon.
+    #[must_use]
+    pub(crate) fn is_called_off(&self) -> bool {
+        self.requests.load(Ordering::Acquire) & (request::STOP | request::PAUSE) != 0
+    }
+
+    /// Whether it is on.
+    #[must_use]
+    pub(crate) fn is_on(&self) -> bool {
+        self.resident.load(Ordering::Relaxed)
+    }
+
+    /// Whether its state is in some CPU's registers.
+    #[must_use]
+    pub(crate) fn is_loaded(&self) -> bool {
+        self.loaded_on.load(Ordering::Acquire) != NOBODY
+    }
+
+    /// The VM starts: nothing has been stolen from this vCPU yet, and its record, which is new, says so.
+    pub(crate) fn forget_stolen_time(&self) {
+        self.waited_before.store(self.thread().wait_time(), Ordering::Relaxed);
+        self.stolen.store(0, Ordering::Relaxed);
+    }
+
+    /// Ticks of the counter for which it could have run since the VM's start and did not.
+    #[must_use]
+    pub(crate) fn stolen_time(&self) -> u64 {
+        self.stolen.load(Ordering::Relaxed)
+    }
+
+    /// Forgets what was asked before the VM started afresh.
+    pub(crate) fn clear_requests(&self) {
+        self.requests.store(0, Ordering::Release);
+    }
+}
