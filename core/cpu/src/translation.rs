@@ -60,6 +60,23 @@ pub enum Outcome {
     NoTable,
 }
 
+impl Outcome {
+    /// What it is, the outcome for EL1, under PSTATE.PAN on a CPU that has no AT instruction which heeds that (FEAT_PAN without
+    /// FEAT_PAN2). PAN forbids what EL0 can read (DDI 0487 D8.4, "About PSTATE.PAN"), and `for_user` says whether it can. The
+    /// level of the fault is not known then; it is given as that of a page.
+    #[must_use]
+    #[inline(always)]
+    pub fn unless_for_user(self, for_user: impl FnOnce() -> Self) -> Self {
+        let Self::Place { .. } = self else { return self };
+        match for_user() {
+            Self::Place { .. } => Self::Refused(AbortKind::Permission(3)),
+            // The guest's tables are changing, and nobody knows what EL0 can: not to be taken for leave.
+            Self::NoTable => Self::NoTable,
+            Self::Refused(_) => self,
+        }
+    }
+}
+
 /// A memory type of stage 1.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Memory {
@@ -117,6 +134,24 @@ mod tests {
     use crate::pstate::{EL0T, EL1H, EL1T, NZCV, PAN, UAO};
     use proptest::prelude::*;
     use units::{Ipa, Va};
+
+    #[test]
+    fn without_pan2_what_user_can_read_is_forbidden() {
+        let place = |at| Outcome::Place { ipa: Ipa(at), memory: Memory::Device };
+        let refused = |level| Outcome::Refused(AbortKind::Translation(level));
+        let cases = [
+            (place(0x9000), place(0x9000), Outcome::Refused(AbortKind::Permission(3))),
+            (place(0x9000), Outcome::Refused(AbortKind::Permission(2)), place(0x9000)),
+            (place(0x9000), Outcome::NoTable, Outcome::NoTable),
+        ];
+        for (as_kernel, as_user, expected) in cases {
+            assert_eq!(as_kernel.unless_for_user(|| as_user), expected, "{as_kernel:?}, for EL0 {as_user:?}");
+        }
+        // What the kernel itself cannot do is its own fault, whatever EL0 can.
+        for as_kernel in [refused(2), Outcome::NoTable] {
+            assert_eq!(as_kernel.unless_for_user(|| unreachable!("it does not matter")), as_kernel);
+        }
+    }
 
     #[test]
     fn an_access_has_the_rights_of_its_level_and_form() {

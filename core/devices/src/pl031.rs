@@ -20,7 +20,7 @@ mod register {
     pub(super) const ICR: u64 = 0x1c;
 }
 
-/// Part 0x031, designer Arm (0x41), revision 1 (r1p3), as QEMU's `virt` has it.
+/// Part 0x031, designer Arm (0x41), revision 1 (r1p3), as QEMU's `virt` has it (`pl031_id` in hw/rtc/pl031.c).
 const PERIPHERAL_ID: u32 = 0x0014_1031;
 
 /// A PL031. Times are seconds since 1970 by the host's clock, called `now`.

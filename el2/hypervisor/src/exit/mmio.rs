@@ -37,15 +37,14 @@ enum Refusal {
     Abort(Va, AbortKind),
 }
 
-/// The guest accessed `ipa` (at its `far`), which is not RAM.
+/// The guest accessed `ipa` (at its `far`), which is not RAM. Never from AArch32 state, of which nothing here knows how long an
+/// instruction is and where its IT block ends: such an exit is refused before anybody looks at it.
 pub(crate) fn access(vcpu: &'static Vcpu, context: &mut VcpuContext, far: Va, ipa: Ipa, abort: &DataAbort) -> Reason {
     let Some((device, offset)) = vcpu.vm.plan.find(ipa) else {
         inject(context, far, AbortKind::External, abort.direction);
         return Reason::Nothing;
     };
     let result = match abort.access {
-        // Nothing here knows A32 and T32, which guests are not offered: how long the instruction is, where its IT block ends.
-        _ if context.pstate & pstate::AARCH32 != 0 => Err(Refusal::Abort(far, AbortKind::External)),
         Some(access) if offset & u64::from(access.bytes - 1) != 0 => Err(Refusal::Abort(far, AbortKind::Alignment)),
         Some(access) => whole(vcpu, context, far, access, abort.direction).map(|()| {
             let operation = Operation { device, offset, size: size(access.bytes) };

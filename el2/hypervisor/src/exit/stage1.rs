@@ -142,10 +142,7 @@ fn look_up(va: Va, rights: Rights, direction: Direction) -> Outcome {
         (Rights::Kernel, _) => ask(as_kernel),
         (Rights::KernelAlone, Direction::Read) if host::get().translates_alone => ask(Stage1::KernelAloneRead),
         (Rights::KernelAlone, Direction::Write) if host::get().translates_alone => ask(Stage1::KernelAloneWrite),
-        // FEAT_PAN without FEAT_PAN2, as CPUs of Armv8.1 have it: what EL0 can read is what PAN forbids. The level is lost.
-        (Rights::KernelAlone, _) => match (ask(as_kernel), ask(Stage1::UserRead)) {
-            (Outcome::Place { .. }, Outcome::Place { .. }) => Outcome::Refused(AbortKind::Permission(3)),
-            (result, _) => result,
-        },
+        // FEAT_PAN without FEAT_PAN2, as CPUs of Armv8.1 have it.
+        (Rights::KernelAlone, _) => ask(as_kernel).unless_for_user(|| ask(Stage1::UserRead)),
     }
 }
