@@ -12,7 +12,7 @@ mod place;
 mod server;
 
 pub use client::{ControlError, connect, perform, perform_while};
-pub use place::{Registration, find, for_run, register};
+pub use place::{Place, Registration, find, for_run};
 pub use server::{Server, serve};
 
 use crate::session;

@@ -230,11 +230,11 @@ pub fn run(request: &Request) -> Result<Finish, RunError> {
     };
     let session = Arc::new(Session::start(&site, &options)?);
     let vcpus = site.vms.iter().map(|vm| vm.vcpus).collect();
-    let socket = control::for_run(request.log_dir.as_deref());
+    let place = control::for_run(request.log_dir.as_deref());
     // The VMs run whether or not others can reach them.
-    let server = socket.and_then(|socket| {
-        let server = control::serve(&session, vcpus, &socket)?;
-        Ok((server, control::register(&socket)?))
+    let server = place.and_then(|place| {
+        let server = control::serve(&session, vcpus, &place.socket)?;
+        Ok((server, place.register()?))
     });
     let server = match server {
         Ok(server) => Some(server),

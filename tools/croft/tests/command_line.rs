@@ -275,12 +275,21 @@ fn logs_are_one_runs_and_an_earlier_ones_are_kept() {
 
 #[test]
 fn the_only_host_is_found_wherever_its_logs_are() {
+    found_with_logs_in("logs");
+}
+
+#[test]
+fn a_folder_for_logs_may_have_a_longer_path_than_a_socket() {
+    found_with_logs_in(&"long".repeat(40));
+}
+
+fn found_with_logs_in(logs: &str) {
     use std::os::unix::fs::DirBuilderExt;
     let stage = Stage::new("cat frames; exec sleep 600");
     stage.record(VmState::Paused);
     let private = stage.path("private");
     fs::DirBuilder::new().mode(0o700).create(&private).unwrap();
-    let run = ["run", "site.toml", "--image", "undercroft.img", "--log-dir", "logs"];
+    let run = ["run", "site.toml", "--image", "undercroft.img", "--log-dir", logs];
     let mut host = stage.spawn(stage.command(&run).env("XDG_RUNTIME_DIR", &private));
     let said = |arguments: &[&str]| {
         let output = stage.command(arguments).env("XDG_RUNTIME_DIR", &private).current_dir("/").output().unwrap();
@@ -288,7 +297,7 @@ fn the_only_host_is_found_wherever_its_logs_are() {
     };
     let paused = (Some(1), "croft: web does not run: it is paused\n".to_owned());
     assert_eq!(said(&["pause", "web"]), paused, "from another folder, and without --host");
-    assert_eq!(said(&["pause", "web", "--host", stage.path("logs").to_str().unwrap()]), paused);
+    assert_eq!(said(&["pause", "web", "--host", stage.path(logs).to_str().unwrap()]), paused);
     rustix::process::kill_process(rustix::process::Pid::from_child(&host), rustix::process::Signal::KILL).unwrap();
     host.wait().unwrap();
     let (status, text) = said(&["pause", "web"]);

@@ -209,7 +209,7 @@ impl Stage {
         let names = vec!["web".to_owned(), "db".to_owned()];
         let session = Arc::new(Session::over(tool_input, tool_output, names, &Options::default()).unwrap());
         let folder = tempfile::tempdir().unwrap();
-        let socket = control::for_run(Some(folder.path())).unwrap();
+        let socket = control::for_run(Some(folder.path())).unwrap().socket;
         let server = control::serve(&session, vec![2, 1], &socket).unwrap();
         Self { folder, _session: session, _server: server }
     }

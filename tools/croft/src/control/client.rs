@@ -1,6 +1,6 @@
 //! The client's end.
 
-use super::{MAX_LINE, Order, Report};
+use super::{MAX_LINE, Order, Report, place};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::ops::ControlFlow;
 use std::os::unix::net::UnixStream;
@@ -25,6 +25,17 @@ pub enum ControlError {
         folder: PathBuf,
         /// What is wrong with it.
         why: String,
+    },
+    /// The socket's place.
+    #[error(
+        "{}: the path has {bytes} bytes, and a socket's 107 at most; name a folder with a shorter one (`--log-dir`, `--host`, or the variable XDG_RUNTIME_DIR)",
+        .socket.display()
+    )]
+    LongPath {
+        /// Where it was to be.
+        socket: PathBuf,
+        /// How many bytes that are.
+        bytes: usize,
     },
     /// The socket.
     #[error("{}: {source}", .socket.display())]
@@ -51,6 +62,7 @@ fn list(sockets: &[PathBuf]) -> String {
 /// # Errors
 /// Nobody listens.
 pub fn connect(socket: &Path) -> Result<UnixStream, ControlError> {
+    place::fits(socket)?;
     UnixStream::connect(socket).map_err(|source| match source.kind() {
         std::io::ErrorKind::ConnectionRefused | std::io::ErrorKind::NotFound => {
             ControlError::NoHostAt(socket.to_path_buf())

@@ -9,18 +9,53 @@ use std::path::{Path, PathBuf};
 /// The socket's name in a folder for logs.
 const IN_LOGS: &str = "croft.socket";
 
+/// The longest path that a socket can have, in bytes: `sun_path` of Linux's `sockaddr_un`, less the zero at its end.
+const LONGEST: usize = 107;
+
+/// Where a run's socket is, and the link by which it is found from elsewhere.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Place {
+    /// The socket.
+    pub socket: PathBuf,
+    /// The link, and what it says.
+    link: Option<(PathBuf, PathBuf)>,
+}
+
 /// Where a new run's socket goes.
 ///
 /// # Errors
-/// There is no private folder for it.
-pub fn for_run(log_dir: Option<&Path>) -> Result<PathBuf, ControlError> {
-    match log_dir {
-        Some(folder) => Ok(folder.join(IN_LOGS)),
-        None => Ok(private_folder()?.join(format!("{}.socket", std::process::id()))),
-    }
+/// There is no private folder for it, or its path is too long.
+pub fn for_run(log_dir: Option<&Path>) -> Result<Place, ControlError> {
+    choose(log_dir, &private_folder()?.join(format!("{}.socket", std::process::id())))
 }
 
-/// A link to a run's socket in the user's private folder; it goes when this is dropped.
+/// The socket in the folder for logs and a link to it at `private`; or the other way round, where the former's path is too long
+/// for a socket.
+fn choose(log_dir: Option<&Path>, private: &Path) -> Result<Place, ControlError> {
+    let wrong = |socket: &Path| {
+        let socket = socket.to_path_buf();
+        move |source| ControlError::Socket { socket, source }
+    };
+    let private = std::path::absolute(private).map_err(wrong(private))?;
+    let Some(folder) = log_dir else { return fits(&private).map(|()| Place { socket: private, link: None }) };
+    let logged = folder.join(IN_LOGS);
+    let whole = std::path::absolute(&logged).map_err(wrong(&logged))?;
+    if fits(&whole).is_ok() {
+        return Ok(Place { socket: logged, link: Some((private, whole)) });
+    }
+    fits(&private).map(|()| Place { socket: private.clone(), link: Some((logged, private)) })
+}
+
+/// Whether a socket can be there.
+///
+/// # Errors
+/// If its path is too long.
+pub(super) fn fits(socket: &Path) -> Result<(), ControlError> {
+    let bytes = socket.as_os_str().len();
+    if bytes <= LONGEST { Ok(()) } else { Err(ControlError::LongPath { socket: socket.to_path_buf(), bytes }) }
+}
+
+/// The link to a run's socket; it goes when this is dropped.
 #[derive(Debug)]
 pub struct Registration(PathBuf);
 
@@ -30,21 +65,19 @@ impl Drop for Registration {
     }
 }
 
-/// Lets [`find`] find the socket of a run with a folder for logs. `None` if it lies where it is found anyway.
-///
-/// # Errors
-/// The private folder cannot be used.
-pub fn register(socket: &Path) -> Result<Option<Registration>, ControlError> {
-    let link = for_run(None)?;
-    if socket == link {
-        return Ok(None);
+impl Place {
+    /// Lets [`find`] find the socket. `None` if it lies where it is found anyway.
+    ///
+    /// # Errors
+    /// The link cannot be made.
+    pub fn register(&self) -> Result<Option<Registration>, ControlError> {
+        let Some((link, target)) = &self.link else { return Ok(None) };
+        // Left by a killed run: one with this folder, or whose number this process has now.
+        let _ = fs::remove_file(link);
+        let wrong = |source| ControlError::Socket { socket: link.clone(), source };
+        std::os::unix::fs::symlink(target, link).map_err(wrong)?;
+        Ok(Some(Registration(link.clone())))
     }
-    let wrong = |source| ControlError::Socket { socket: link.clone(), source };
-    let whole = std::path::absolute(socket).map_err(wrong)?;
-    // Left by a killed run whose number this process has now.
-    let _ = fs::remove_file(&link);
-    std::os::unix::fs::symlink(whole, &link).map_err(wrong)?;
-    Ok(Some(Registration(link)))
 }
 
 /// The socket of the host that is meant: `host` names a socket or a folder for logs; without it, it is the only one that
@@ -54,7 +87,12 @@ pub fn register(socket: &Path) -> Result<Option<Registration>, ControlError> {
 /// There is none, or more than one.
 pub fn find(host: Option<&Path>) -> Result<PathBuf, ControlError> {
     if let Some(place) = host {
-        let socket = if place.is_dir() { place.join(IN_LOGS) } else { place.to_path_buf() };
+        let named = if place.is_dir() { place.join(IN_LOGS) } else { place.to_path_buf() };
+        let socket = match fits(&named) {
+            Ok(()) => named,
+            // There is a link then, if a host runs there.
+            Err(error) => fs::read_link(&named).map_err(|_| error)?,
+        };
         let is_socket = fs::metadata(&socket).is_ok_and(|metadata| metadata.file_type().is_socket());
         return if is_socket { Ok(socket) } else { Err(ControlError::NoHostAt(place.to_path_buf())) };
     }
@@ -96,4 +134,35 @@ fn private_folder() -> Result<PathBuf, ControlError> {
         return Err(wrong("it is not a folder that only its owner may use".to_owned()));
     }
     Ok(folder)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{IN_LOGS, LONGEST, Place, choose};
+    use std::path::{Path, PathBuf};
+
+    /// A folder below the root in which the socket's path has so many bytes.
+    fn folder(bytes: usize) -> PathBuf {
+        Path::new("/").join("x".repeat(bytes - IN_LOGS.len() - 2))
+    }
+
+    #[test]
+    fn where_the_path_is_too_long_socket_and_link_change_places() {
+        let private = Path::new("/run/7.socket");
+        for bytes in [50, LONGEST] {
+            let logged = folder(bytes).join(IN_LOGS);
+            assert_eq!(logged.as_os_str().len(), bytes);
+            let place = Place { socket: logged.clone(), link: Some((private.into(), logged)) };
+            assert_eq!(choose(Some(&folder(bytes)), private).ok(), Some(place));
+        }
+        let logged = folder(LONGEST + 1).join(IN_LOGS);
+        let place = Place { socket: private.into(), link: Some((logged, private.into())) };
+        assert_eq!(choose(Some(&folder(LONGEST + 1)), private).ok(), Some(place));
+        // Nowhere is a place.
+        for log_dir in [None, Some(folder(200))] {
+            let private = Path::new("/").join("y".repeat(149));
+            let error = choose(log_dir.as_deref(), &private).expect_err("no socket has such a path").to_string();
+            assert!(error.contains("has 150 bytes") && error.contains("XDG_RUNTIME_DIR"), "{error}");
+        }
+    }
 }

@@ -1,6 +1,6 @@
 //! The server's end, in `croft run`.
 
-use super::{ControlError, MAX_LINE, Order, Report, Vm, follow};
+use super::{ControlError, MAX_LINE, Order, Report, Vm, follow, place};
 use crate::session::{Condition, HostTime, RequestError, Session, SessionError, Standing, Told};
 use abi::link::request::Ask;
 use abi::link::{Channel, Command};
@@ -36,6 +36,7 @@ impl Drop for Server {
 /// # Errors
 /// The socket cannot be made.
 pub fn serve(session: &Arc<Session>, vcpus: Vec<u8>, socket: &Path) -> Result<Server, ControlError> {
+    place::fits(socket)?;
     let wrong = |source| ControlError::Socket { socket: socket.to_path_buf(), source };
     if UnixStream::connect(socket).is_err() {
         // Left by a run that was killed, if it is there at all.
