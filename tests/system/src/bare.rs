@@ -5,29 +5,29 @@ use crate::host::Turn;
 use crate::{BOOT, log, place};
 use anyhow::{Context, Result};
 use qemu::{Level, Machine};
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::sync::{LazyLock, Mutex, PoisonError};
 
 /// A kernel, and a CPU model.
 type Key = (String, String);
 
-/// What was seen so far, by kernel and CPU model; each combination is booted once a run.
-static SEEN: LazyLock<Mutex<HashMap<Key, BTreeSet<String>>>> = LazyLock::new(Mutex::default);
+/// What was printed so far, by kernel and CPU model; each combination is booted once a run.
+static SEEN: LazyLock<Mutex<HashMap<Key, String>>> = LazyLock::new(Mutex::default);
 
-/// The suspicious lines of this kernel on the bare machine.
+/// What this kernel prints on the bare machine until it is off.
 ///
 /// # Errors
 /// It did not boot.
-pub fn suspicious(kernel: &str, cpu: &str) -> Result<BTreeSet<String>> {
+pub fn printed(kernel: &str, cpu: &str) -> Result<String> {
     let key = (kernel.to_owned(), cpu.to_owned());
     let seen = || SEEN.lock().unwrap_or_else(PoisonError::into_inner);
     let known = seen().get(&key).cloned();
-    if let Some(lines) = known {
-        return Ok(lines);
+    if let Some(transcript) = known {
+        return Ok(transcript);
     }
-    let lines = log::suspicious(&boot(kernel, cpu)?);
-    seen().insert(key, lines.clone());
-    Ok(lines)
+    let transcript = boot(kernel, cpu)?;
+    seen().insert(key, transcript.clone());
+    Ok(transcript)
 }
 
 /// Boots this kernel on the bare machine and gives what it printed until it powered off.
@@ -53,7 +53,7 @@ pub fn unexplained(transcript: &str, kernel: &str, cpu: &str) -> Result<Vec<Stri
     let mut lines = log::suspicious(transcript);
     for model in ["max", cpu] {
         if !lines.is_empty() {
-            let known = suspicious(kernel, model)?;
+            let known = log::suspicious(&printed(kernel, model)?);
             lines.retain(|line| !known.contains(line));
         }
     }

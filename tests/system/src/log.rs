@@ -40,6 +40,12 @@ fn normalise(line: &str) -> String {
     normal
 }
 
+/// What a kernel thinks of its CPU's weaknesses, and what it does about them: a line each, as the guest's test `poweroff` prints
+/// them.
+pub fn vulnerabilities(transcript: &str) -> BTreeSet<&str> {
+    transcript.lines().filter_map(|line| line.trim().strip_prefix("uc: vulnerability ")).collect()
+}
+
 /// What the hypervisor's log complains about: warnings and errors.
 pub fn complaints(log: &str) -> Vec<String> {
     let bad = |line: &&str| [" WARN: ", " ERROR: ", "panic"].iter().any(|word| line.contains(word));
