@@ -109,7 +109,7 @@ fn dispatch(vcpu: &'static Vcpu, context: &mut VcpuContext, cause: Cause, exit: 
 
 /// The guest's EL0 was found in AArch32 state, which it was told it lacks: whatever it did there is not carried out, and the
 /// guest's kernel gets the exception that an illegal execution state gives
-/// ([decision 0023](../../../docs/decisions/0023-what-is-hidden.md)).
+/// ([decision 0023](../../../../docs/decisions/0023-what-is-hidden.md)).
 pub(crate) fn refuse_aarch32(vcpu: &Vcpu, context: &mut VcpuContext) {
     inject(context, inject::illegal_state);
     vcpu.counters.count(Reason::Other);

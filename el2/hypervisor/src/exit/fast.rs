@@ -1,4 +1,4 @@
-//! The short path: exits that are answered from the registers alone (design, section 3).
+//! The short path: exits that are answered from the registers alone (ARCHITECTURE.md, "The path of an exit").
 //!
 //! Runs in the exit hook, on the vCPU thread's stack with IRQs masked. Takes no lock that another VM could hold, but for a
 //! WFE that gives the CPU away, which is a switch of threads and takes the scheduler's; allocates nothing, logs nothing.

@@ -44,9 +44,10 @@ type Lint = (&'static str, fn(&Tree) -> Result<()>);
 
 fn lints(tree: &Tree) -> Tally {
     let mut tally = Tally::default();
-    let lints: [Lint; 6] = [
+    let lints: [Lint; 7] = [
         ("formatting", lint::formatted),
         ("layout", lint::layout),
+        ("documents", lint::documents),
         ("mutations", mutate::all_apply),
         ("clippy (host)", lint::clippy_host),
         ("clippy (bare metal)", lint::clippy_bare_metal),

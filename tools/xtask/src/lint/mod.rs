@@ -1,5 +1,8 @@
 //! `cargo xtask lint`: everything that reads the source without running it.
 
+mod documents;
+mod specification;
+
 use crate::compile::BARE_METAL;
 use crate::mutate;
 use crate::setup::Standard;
@@ -31,6 +34,7 @@ pub(crate) fn format(tree: &Tree) -> Result<()> {
 pub(crate) fn lint(tree: &Tree) -> Result<()> {
     formatted(tree)?;
     layout(tree)?;
+    documents(tree)?;
     mutate::all_apply(tree)?;
     clippy_host(tree)?;
     clippy_bare_metal(tree)?;
@@ -119,6 +123,56 @@ pub(crate) fn layout(tree: &Tree) -> Result<()> {
     }
     ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
     Ok(())
+}
+
+/// A file of the tree, and what it holds.
+struct Text {
+    path: String,
+    contents: String,
+}
+
+/// That what documents and comments point to is there, and that each check of `docs/spec` names the tests that prove it.
+pub(crate) fn documents(tree: &Tree) -> Result<()> {
+    let mut files = Vec::new();
+    all_files(&tree.path("."), "", &mut files)?;
+    let mut texts = Vec::new();
+    // What changed in the past may be gone by now.
+    for path in files.iter().filter(|path| *path != "CHANGELOG.md" && (path.ends_with(".rs") || path.ends_with(".md")))
+    {
+        let contents = fs::read_to_string(tree.path(path)).with_context(|| format!("reading {path}"))?;
+        texts.push(Text { path: path.clone(), contents });
+    }
+    // The lint's own tests speak of what is not there.
+    texts.retain(|text| !text.path.starts_with("tools/xtask/src/lint/"));
+    let (pages, others): (Vec<_>, Vec<_>) = texts.into_iter().partition(|text| text.path.starts_with("docs/spec/"));
+    let mut wrong = specification::check(&pages, &others, &others);
+    wrong.extend(documents::check(&pages, &files));
+    wrong.extend(documents::check(&others, &files));
+    ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
+    Ok(())
+}
+
+/// The paths of all files below `folder` that belong to the work tree, each with `prefix` in front.
+fn all_files(folder: &Path, prefix: &str, found: &mut Vec<String>) -> Result<()> {
+    const NOT_OURS: [&str; 4] = [".git", ".undercroft", "target", "corpus"];
+    for entry in fs::read_dir(folder).with_context(|| format!("reading {}", folder.display()))? {
+        let entry = entry?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let path = format!("{prefix}{name}");
+        if entry.file_type()?.is_dir() {
+            if !NOT_OURS.contains(&name.as_str()) {
+                all_files(&entry.path(), &format!("{path}/"), found)?;
+            }
+        } else {
+            found.push(path);
+        }
+    }
+    Ok(())
+}
+
+/// What stands between backquotes in a line.
+fn quoted(line: &str) -> Vec<&str> {
+    line.split('`').skip(1).step_by(2).collect()
 }
 
 /// All Rust files below a folder; none if there is no such folder.
