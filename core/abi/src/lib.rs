@@ -17,6 +17,7 @@ extern crate alloc;
 extern crate std;
 
 pub mod bundle;
+pub mod check_arguments;
 pub mod crc32c;
 pub mod host_arguments;
 pub mod link;

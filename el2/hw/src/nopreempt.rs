@@ -205,7 +205,6 @@ pub(crate) fn preempt_now() {
         if area.preempt_pending.load(Ordering::Relaxed) != 0
             && let Some(preempt) = area.preempt_hook()
         {
-            area.deferred_preemptions.fetch_add(1, Ordering::Relaxed);
             preempt();
         }
     });

@@ -56,16 +56,6 @@ pub struct PerCpu {
     pub preempt_pending: AtomicU32,
     /// How many locks the running thread holds for which it must stay on this CPU (`sync`).
     pub(crate) unpreemptible: AtomicU32,
-    /// Interrupts taken while in EL2.
-    pub interrupts: AtomicU64,
-    /// Where the last of them interrupted.
-    pub last_interrupted: AtomicU64,
-    /// Preemptions by an interrupt, at once.
-    pub preemptions: AtomicU64,
-    /// Preemptions that had to wait, for the end of listed code or for a lock.
-    pub deferred_preemptions: AtomicU64,
-    /// Threads put on this CPU in place of another.
-    pub switches: AtomicU64,
     /// For self-tests: counters of what was done through the alias.
     pub test: [AtomicU64; 4],
     /// Where this CPU's Redistributor is.
@@ -97,11 +87,6 @@ impl PerCpu {
             reschedule: AtomicU32::new(0),
             preempt_pending: AtomicU32::new(0),
             unpreemptible: AtomicU32::new(0),
-            interrupts: AtomicU64::new(0),
-            last_interrupted: AtomicU64::new(0),
-            preemptions: AtomicU64::new(0),
-            deferred_preemptions: AtomicU64::new(0),
-            switches: AtomicU64::new(0),
             test: [const { AtomicU64::new(0) }; 4],
             redistributor: AtomicU64::new(0),
             affinity,

@@ -1,5 +1,5 @@
-//! What the self-test needs of the hardware: accesses whose address was obtained earlier, a load that may fault, and a
-//! look at the tables and at the code.
+//! What the self-test needs of the hardware: accesses whose address was obtained earlier, and a look at the tables and at
+//! the code. Only the image with checks has any of it: nothing else of this crate uses it.
 
 use core::arch::global_asm;
 use core::mem::offset_of;
@@ -86,31 +86,6 @@ cpu_through_alias:
     dsb     nsh
     isb
 
-    // x0 = address. Returns whether it could be read.
-    .global probe_read
-probe_read:
-    mov     x1, x0
-    mov     x0, #1
-    .global probe_load
-probe_load:
-    ldrb    w1, [x1]
-    ret
-    dsb     nsh
-    isb
-    // The vectors come here when that load faults, with SP at the frame.
-    .global probe_failed
-probe_failed:
-    add     sp, sp, #{frame_size}
-    adr     x2, 1f
-    msr     elr_el2, x2
-    eret
-    dsb     nsh
-    isb
-1:  mov     x0, #0
-    ret
-    dsb     nsh
-    isb
-
     .global undefined_instruction
 undefined_instruction:
     udf     #0x5e1f
@@ -125,7 +100,6 @@ undefined_instruction:
     contrast = const offset_of!(PerCpu, test) + 8,
     exclusive = const offset_of!(PerCpu, test) + 16,
     atomic = const offset_of!(PerCpu, test) + 24,
-    frame_size = const size_of::<crate::crash::Frame>(),
 );
 
 /// Which of [`PerCpu::test`] the functions here count in.
@@ -155,7 +129,6 @@ unsafe extern "C" {
     fn increment_exclusive();
     fn increment_atomic();
     fn cpu_through_alias() -> u64;
-    fn probe_read(address: u64) -> u64;
     fn undefined_instruction();
     fn nopreempt_leave();
 }
@@ -210,12 +183,11 @@ pub fn execute_data() {
     unsafe { core::mem::transmute::<*mut u32, extern "C" fn()>(target)() };
 }
 
-/// Whether a byte can be read at `address`. A fault there is caught.
+/// Whether EL2's tables let a byte be read at `address`, as the CPU walks them.
 #[must_use]
 pub fn is_readable(address: Va) -> bool {
-    // SAFETY: a load of one byte whose value is dropped; the vectors know the one instruction that may fault. Nothing
-    // that tests pass here is a device.
-    unsafe { probe_read(address.0) != 0 }
+    // PAR_EL1.F.
+    translate(address) & 1 == 0
 }
 
 /// The CPU's number as an access of one immediate address reads it.

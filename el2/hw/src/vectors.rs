@@ -288,10 +288,6 @@ own_fault_common:
     mrs     x2, elr_el2
     mrs     x3, spsr_el2
     stp     x2, x3, [sp, #256]
-    adrp    x3, probe_load
-    add     x3, x3, :lo12:probe_load
-    sub     x3, x2, x3
-    cbz     x3, probe_failed
     mrs     x2, esr_el2
     mrs     x3, far_el2
     stp     x2, x3, [sp, #272]

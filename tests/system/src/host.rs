@@ -78,12 +78,13 @@ impl Host {
         self.start_with(vms, AllOff::Stay, Options { icount: true, ..Options::default() })
     }
 
-    /// As [`Host::start`], with more words on the hypervisor's own command line.
+    /// As [`Host::start`], by the hypervisor with checks of itself, of which `words` on its command line choose one.
     ///
     /// # Errors
     /// Why it could not be started.
-    pub fn start_with_words(&self, vms: Vec<Vm>, words: &str) -> Result<Run> {
-        self.start_with(vms, AllOff::PowerOff, Options { boot_arguments: words.to_owned(), ..Options::default() })
+    pub fn start_checks(&self, vms: Vec<Vm>, words: &str) -> Result<Run> {
+        let options = Options { image: Some(place::checks()?), boot_arguments: words.to_owned(), ..Options::default() };
+        self.start_with(vms, AllOff::PowerOff, options)
     }
 
     /// As [`Host::start`], with more arguments for QEMU.
@@ -107,7 +108,8 @@ impl Host {
     fn start_with(&self, vms: Vec<Vm>, all_off: AllOff, options: Options) -> Result<Run> {
         let memory = self.memory << 20;
         let host = site::Host { cpu: self.cpu.to_owned(), cpus: self.cpus, memory, lines: Lines::default() };
-        let options = Options { image: Some(place::hypervisor()?), all_off, ..options };
+        let image = options.image.map_or_else(place::hypervisor, Ok)?;
+        let options = Options { image: Some(image), all_off, ..options };
         let log_dir = options.log_dir.or_else(kept_logs);
         let qemu_args = [reserve_nothing(self.memory), options.qemu_args].concat();
         let options = Options { qemu_args, log_dir, ..options };

@@ -92,10 +92,18 @@ pub fn hypervisor() -> Result<PathBuf> {
     found(target().join("undercroft.img"), "build")
 }
 
-/// The hypervisor as an ELF file, which has its symbols.
+/// The hypervisor with checks of itself.
 ///
 /// # Errors
 /// If it is not there.
-pub fn hypervisor_symbols() -> Result<PathBuf> {
-    found(target().join("aarch64-unknown-none-softfloat/release/undercroft"), "build")
+pub fn checks() -> Result<PathBuf> {
+    found(target().join("undercroft-checks.img"), "build")
+}
+
+/// The hypervisor with checks of itself as an ELF file, which has its symbols.
+///
+/// # Errors
+/// If it is not there.
+pub fn checks_symbols() -> Result<PathBuf> {
+    found(target().join("aarch64-unknown-none-softfloat/release/undercroft-checks"), "build")
 }

@@ -1,9 +1,10 @@
 //! Faults of the hypervisor's own, made on purpose (`selftest=crash-...`): each is reported as what it is, with a backtrace
-//! that leads to its place and with the last of the log, and the host is switched off.
+//! that leads to its place and with the last of the log, and the host is switched off. The image that ships has none of them.
 
 use anyhow::{Context, Result, ensure};
 use object::{Object as _, ObjectSymbol as _};
 use qemu::{Level, Machine};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 use system::host::Turn;
@@ -16,7 +17,7 @@ const LIMIT: Duration = Duration::from_secs(120);
 type Case = (&'static str, &'static [&'static str], &'static [&'static str]);
 
 const CASES: [Case; 5] = [
-    ("panic", &["panicked at el2/hypervisor/src/checks/crash_test.rs:", "the self-test panics"], &[]),
+    ("panic", &["panicked at el2/checks/src/crash_test.rs:", "the self-test panics"], &[]),
     ("undefined", &["ESR 0x2000000 (undefined instruction 0x0)"], &["undefined_instruction", "crash_test"]),
     ("write-code", &["(data abort 0x25)"], &["crash_test"]),
     ("execute-data", &["(instruction abort 0x21)"], &[]),
@@ -25,17 +26,42 @@ const CASES: [Case; 5] = [
 
 fn main() -> ExitCode {
     let trial = |case: Case| scenario(format!("crashes::{}", case.0), move || reported(case));
-    system::run(CASES.map(trial).into())
+    let mut scenarios: Vec<_> = CASES.map(trial).into();
+    scenarios.push(scenario("crashes::not_in_what_ships", not_in_what_ships));
+    system::run(scenarios)
 }
 
-fn reported((name, says, functions): Case) -> Result<()> {
-    let mut machine = Machine::new(place::hypervisor()?);
+/// The image that ships does not know the words that make the other one crash: it says so, and goes on.
+fn not_in_what_ships() -> Result<()> {
+    let words = CASES.map(|(name, ..)| format!("selftest=crash-{name}"));
+    let mut machine = host(place::hypervisor()?);
+    machine.append = format!("{} selftest=percpu tdcc=hardware all-off=poweroff", words.join(" "));
+    let _turn = Turn::take()?;
+    let mut running = machine.spawn()?;
+    let printed = running.console()?.expect_end(LIMIT)?;
+    for word in words.iter().map(String::as_str).chain(["selftest=percpu", "tdcc=hardware"]) {
+        let said = format!("the boot argument \"{word}\" is unknown; known are link=");
+        ensure!(printed.matches(&said).count() == 1, "{said:?} is not there once:\n{printed}");
+    }
+    ensure!(printed.contains("all VMs are off"), "it did not go on:\n{printed}");
+    ensure!(!printed.contains("STOPPED") && !printed.contains("on purpose"), "it crashed:\n{printed}");
+    Ok(())
+}
+
+/// A small host that runs `image`.
+fn host(image: PathBuf) -> Machine {
+    let mut machine = Machine::new(image);
     machine.level = Level::El2;
     machine.cpu = "cortex-a72".to_owned();
     machine.cpus = 2;
     machine.memory = 512;
-    machine.append = format!("selftest=crash-{name}");
     machine.extra_args = vec!["-run-with".to_owned(), "exit-with-parent=on".to_owned()];
+    machine
+}
+
+fn reported((name, says, functions): Case) -> Result<()> {
+    let mut machine = host(place::checks()?);
+    machine.append = format!("selftest=crash-{name}");
     let _turn = Turn::take()?;
     let mut running = machine.spawn()?;
     let report = running.console()?.expect_end(LIMIT)?;
@@ -74,7 +100,7 @@ fn backtrace(report: &str) -> Result<Vec<u64>> {
 
 /// The function of the hypervisor that an offset in its image is in.
 fn symbol(offset: u64) -> Result<String> {
-    let bytes = std::fs::read(place::hypervisor_symbols()?)?;
+    let bytes = std::fs::read(place::checks_symbols()?)?;
     let file = object::File::parse(bytes.as_slice())?;
     let base =
         file.symbols().find(|symbol| symbol.name() == Ok("__image_start")).context("no __image_start")?.address();

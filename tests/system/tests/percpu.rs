@@ -24,7 +24,7 @@ fn main() -> ExitCode {
 }
 
 fn self_test(cpu: &str) -> Result<()> {
-    let mut machine = Machine::new(place::hypervisor()?);
+    let mut machine = Machine::new(place::checks()?);
     machine.level = Level::El2;
     machine.cpu = cpu.to_owned();
     machine.cpus = 4;
@@ -58,7 +58,7 @@ fn wandering() -> Result<()> {
         vms.push(vm);
     }
     vms.push(guest::linux(LINUX, USUAL, 2, "quiet uc.test=load uc.rounds=3")?);
-    let run = Host { cpus: 4, memory: 2048, ..Host::default() }.start_with_words(vms, "selftest=wander")?;
+    let run = Host { cpus: 4, memory: 2048, ..Host::default() }.start_checks(vms, "selftest=wander")?;
     for name in PAYLOADS {
         let condition = run.wait_for(name, LIMIT, Condition::is_off)?;
         let output = run.console(name)?.transcript();
@@ -83,7 +83,7 @@ fn wandering() -> Result<()> {
 fn calling() -> Result<()> {
     const PAYLOADS: [&str; 2] = ["registers", "services"];
     let vms = PAYLOADS.map(|name| guest::payload(name, name, 2, "")).into_iter().collect::<Result<_>>()?;
-    let run = Host { cpu: "cortex-a72", ..Host::default() }.start_with_words(vms, "vectors=calling")?;
+    let run = Host { cpu: "cortex-a72", ..Host::default() }.start_checks(vms, "vectors=calling")?;
     for name in PAYLOADS {
         let condition = run.wait_for(name, LIMIT, Condition::is_off)?;
         let output = run.console(name)?.transcript();

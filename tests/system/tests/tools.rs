@@ -537,7 +537,7 @@ fn tdcc_in_hardware() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let mut vm = BOOKWORM.vm(folder.path())?;
     vm.doors.vmware = true;
-    let run = Host { cpu: "cortex-a57", ..Host::default() }.start_with_words(vec![vm], "tdcc=hardware")?;
+    let run = Host { cpu: "cortex-a57", ..Host::default() }.start_checks(vec![vm], "tdcc=hardware")?;
     let guest = Guest { run: &run, name: BOOKWORM.name };
     guest.prepare()?;
     guest.says("systemd-detect-virt", "vmware", 0)?;

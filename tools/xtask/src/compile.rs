@@ -3,6 +3,7 @@
 //! | what | from | to |
 //! |---|---|---|
 //! | the hypervisor | `el2/hypervisor` | `target/undercroft.img` |
+//! | the hypervisor with checks of itself | `el2/checks` | `target/undercroft-checks.img` |
 //! | the payloads | `tests/payloads` | `target/payloads/<name>.img` |
 //! | the tools for Linux guests | `guest/tools` | `target/guest/<name>`, and the initramfs |
 //! | the Linux benchmark | `tests/linux-bench` | the initramfs |
@@ -17,8 +18,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 /// The package names of what is built for bare metal, and never for the machine that it is built on.
-pub(crate) const BARE_METAL: [&str; 7] =
-    ["undercroft", "hw", "payload-rt", "payloads", "linux-bench", "guest", "guest-tools"];
+pub(crate) const BARE_METAL: [&str; 8] =
+    ["undercroft", "undercroft-checks", "hw", "payload-rt", "payloads", "linux-bench", "guest", "guest-tools"];
 
 /// A flat image and its name.
 #[derive(Clone, Debug)]
@@ -29,6 +30,11 @@ pub(crate) struct Image {
     pub(crate) path: PathBuf,
 }
 
+/// Where the image of the hypervisor with checks of itself is.
+pub(crate) fn checks_image(tree: &Tree) -> PathBuf {
+    tree.target("undercroft-checks.img")
+}
+
 /// Where the hypervisor's image is.
 pub(crate) fn hypervisor_image(tree: &Tree) -> PathBuf {
     tree.target("undercroft.img")
@@ -37,26 +43,47 @@ pub(crate) fn hypervisor_image(tree: &Tree) -> PathBuf {
 /// Builds it all.
 pub(crate) fn build(tree: &Tree) -> Result<()> {
     hypervisor(tree)?;
+    checks(tree)?;
     payloads(tree)?;
     guest_tools(tree)?;
     linux_bench(tree)
 }
 
-/// Builds the hypervisor.
-pub(crate) fn hypervisor(tree: &Tree) -> Result<Image> {
-    let binaries = binaries(tree, "undercroft")?;
-    let (name, elf) = binaries.first().context("the package undercroft has no binary")?;
-    let image = Image { name: name.clone(), path: hypervisor_image(tree) };
-    let bytes = write_flat(elf, &image.path)?;
-    println!("{}: {bytes} bytes", image.path.display());
-    Ok(image)
+/// Builds the hypervisor that ships.
+pub(crate) fn hypervisor(tree: &Tree) -> Result<()> {
+    image_of(tree, "undercroft", &hypervisor_image(tree))
 }
 
-/// The hypervisor's ELF file, as it was linked.
+/// Builds the hypervisor with checks of itself.
+pub(crate) fn checks(tree: &Tree) -> Result<()> {
+    image_of(tree, "undercroft-checks", &checks_image(tree))
+}
+
+fn image_of(tree: &Tree, package: &str, image: &Path) -> Result<()> {
+    let bytes = write_flat(&program(tree, package)?, image)?;
+    println!("{}: {bytes} bytes", image.display());
+    Ok(())
+}
+
+/// The ELF file of the hypervisor that ships, as it was linked.
 pub(crate) fn hypervisor_elf(tree: &Tree) -> Result<Vec<u8>> {
-    let binaries = binaries(tree, "undercroft")?;
-    let (_, elf) = binaries.first().context("the package undercroft has no binary")?;
-    fs::read(elf).with_context(|| format!("reading {}", elf.display()))
+    read_program(tree, "undercroft")
+}
+
+/// The ELF file of the hypervisor with checks of itself.
+pub(crate) fn checks_elf(tree: &Tree) -> Result<Vec<u8>> {
+    read_program(tree, "undercroft-checks")
+}
+
+fn read_program(tree: &Tree, package: &str) -> Result<Vec<u8>> {
+    let elf = program(tree, package)?;
+    fs::read(&elf).with_context(|| format!("reading {}", elf.display()))
+}
+
+/// Builds the one program of a package.
+fn program(tree: &Tree, package: &str) -> Result<PathBuf> {
+    let built = binaries(tree, package)?.into_iter().next();
+    Ok(built.with_context(|| format!("the package {package} has no binary"))?.1)
 }
 
 /// Builds the payloads, in the order of their names.

@@ -12,6 +12,7 @@ mod lint;
 mod linux_bench;
 mod mutate;
 mod setup;
+mod shipped;
 mod starts;
 mod switches;
 mod tree;

@@ -6,7 +6,7 @@
 //! same CPU among 64 VMs, all others asleep.
 
 use crate::bench::{Row, parse};
-use crate::compile::hypervisor_image;
+use crate::compile::{checks_image, hypervisor_image};
 use crate::tree::Tree;
 use abi::host_arguments::AllOff;
 use anyhow::{Context, Result, ensure};
@@ -76,7 +76,7 @@ fn threads(tree: &Tree) -> Result<Vec<Row>> {
         append: "selftest=switch".into(),
         icount: true,
         level: Level::El2,
-        ..Machine::new(hypervisor_image(tree))
+        ..Machine::new(checks_image(tree))
     };
     let mut running = machine.spawn()?;
     let printed = running.console()?.expect_end(LIMIT)?;

@@ -8,7 +8,6 @@ use core::sync::atomic::{AtomicU32, Ordering};
 
 use abi::HostArguments;
 use abi::bundle::Bundle;
-use abi::host_arguments::SelfTest;
 use cpu::speculation::Plan;
 use frames::Owner;
 use hw::boot::{self as entry, StartError};
@@ -16,14 +15,13 @@ use hw::{crash, firmware, gic, memory as physical, percpu, sysreg, uart};
 use platform::{BootMethod, Conduit, ConsoleKind, Platform, PlatformError};
 use units::{CpuId, PAGE_SIZE, Pa, Range, VmId};
 
-use crate::checks::{selftest, wander};
+use crate::exit::checks::Checks;
 use crate::exit::{interrupts, run};
 use crate::host::{self, entropy, memory, speculation, wall_clock};
 use crate::link::console;
 use crate::output;
 use crate::output::log_sink;
 use crate::sched;
-use crate::vcpu::traps;
 use crate::vm::{self, doors, watchdog};
 
 /// Devices are mapped in pieces of this size: what is near a device is a device too.
@@ -39,7 +37,7 @@ const LEAST_MEMORY_MIB: u64 = 64;
 static STARTED: AtomicU32 = AtomicU32::new(1);
 
 /// The boot CPU's way in; `tree` is where the loader says the device tree is.
-pub(crate) fn main(tree: Pa) -> ! {
+pub fn main<C: Checks>(tree: Pa) -> ! {
     let blob = blob(tree);
     let mut described = describe(blob, tree);
     let (console, psci) = match &described {
@@ -74,7 +72,7 @@ pub(crate) fn main(tree: Pa) -> ! {
     if let Err(unfit) = host::init(platform.timer.frequency) {
         refuse(format_args!("this CPU cannot run it: {unfit}"));
     }
-    start(platform)
+    start::<C>(platform)
 }
 
 #[inline(never)]
@@ -103,7 +101,7 @@ fn blob(tree: Pa) -> &'static [u8] {
     }
 }
 
-fn start(platform: &mut Platform<'static>) -> ! {
+fn start<C: Checks>(platform: &mut Platform<'static>) -> ! {
     if let Err(error) = map(platform) {
         refuse(format_args!("cannot map the host's memory: {error:?}"));
     }
@@ -120,13 +118,9 @@ fn start(platform: &mut Platform<'static>) -> ! {
     entropy::init(platform.seed);
     gic::init_distributor(platform.gic.distributor);
     let arguments = HostArguments::parse(platform.bootargs);
-    if arguments.calls_firmware {
-        speculation::call_always();
-    }
-    let plan = join(platform, sysreg::mpidr_el1());
-    let others = platform.cpus.len() - 1;
-    // The self-test of late CPUs starts the last one itself.
-    start_others(platform, if arguments.selftest == SelfTest::PerCpu { others.saturating_sub(1) } else { others });
+    C::read(platform.bootargs);
+    let plan = join::<C>(platform, sysreg::mpidr_el1());
+    start_others::<C>(platform, C::cpus_to_start(platform.cpus.len() - 1));
     if let Err(error) = console::start(&arguments) {
         refuse(format_args!("memory: {error}"));
     }
@@ -140,16 +134,10 @@ fn start(platform: &mut Platform<'static>) -> ! {
         memory::usage().total / 256
     );
     log::info!("speculation: {plan}");
-    if arguments.calls_firmware {
-        log::info!("speculation: every exit calls firmware, as the boot argument vectors=calling wants it");
-    }
-    if arguments.tdcc_in_hardware {
-        traps::leave_tdcc_in_hardware();
-    }
     if !host::probe_wfe() {
         log::info!("WFE does not trap on this machine: guests that ask through it get no answer");
     }
-    for word in arguments.unknown() {
+    for word in arguments.unknown().filter(|word| !C::knows(word)) {
         log::warn!(
             "the boot argument \"{word}\" is unknown; known are link=text|framed, all-off=stay|poweroff, exit-times=off|on"
         );
@@ -157,18 +145,15 @@ fn start(platform: &mut Platform<'static>) -> ! {
     if !entropy::has_good_source(platform.seed) {
         log::warn!("the host offers no randomness (no /chosen/rng-seed, no RNDR): guests' seeds can be guessed");
     }
-    if !matches!(arguments.selftest, SelfTest::No | SelfTest::Wander) {
-        selftest::start(arguments.selftest, platform);
+    if C::replace_vms(platform) {
         console::open();
         sched::idle()
     }
-    if let Err(reason) = make_vms(platform) {
+    if let Err(reason) = make_vms::<C>(platform) {
         log::error!("no VM can be started: {reason}");
         output::vm_changed();
     }
-    if arguments.selftest == SelfTest::Wander {
-        wander::start();
-    }
+    C::vms_are_made();
     console::open();
     sched::idle()
 }
@@ -192,13 +177,13 @@ fn map(platform: &Platform<'_>) -> Result<(), hw::mmu::MapError> {
 }
 
 /// What every CPU does before it runs threads. Returns what is done about its predictors.
-fn join(platform: &Platform<'_>, mpidr: u64) -> Plan {
+fn join<C: Checks>(platform: &Platform<'_>, mpidr: u64) -> Plan {
     host::init_cpu();
     match gic::find_redistributor(&platform.gic.redistributors, mpidr) {
         Some(redistributor) => gic::init_cpu(redistributor),
         None => refuse(format_args!("CPU {mpidr:#x} has no Redistributor in the device tree")),
     }
-    percpu::set_hooks(interrupts::interrupt_in_el2, sched::preempt);
+    percpu::set_hooks(interrupts::interrupt_in_el2::<C>, interrupts::preempt_deferred::<C>);
     let plan = speculation::init_cpu();
     sched::join();
     plan
@@ -213,14 +198,14 @@ fn publish(platform: &Platform<'static>) {
 }
 
 #[inline(never)]
-fn start_others(platform: &Platform<'static>, count: usize) {
+fn start_others<C: Checks>(platform: &Platform<'static>, count: usize) {
     publish(platform);
     for cpu in platform.cpus.iter().skip(1).take(count) {
         if cpu.boot != BootMethod::Psci {
             log::warn!("CPU {} stays off: it waits for {:?}, which is not supported yet", cpu.id.0, cpu.boot);
             continue;
         }
-        if let Err(error) = start_cpu(cpu.id, cpu.mpidr) {
+        if let Err(error) = start_cpu::<C>(cpu.id, cpu.mpidr) {
             log::warn!("CPU {} stays off: {error}", cpu.id.0);
         }
     }
@@ -229,23 +214,23 @@ fn start_others(platform: &Platform<'static>, count: usize) {
     }
 }
 
-/// Starts the last CPU, which was left out at first: for the self-test. Returns its number.
+/// For checks: starts the last CPU, which was left out at first. Returns its number.
 ///
 /// # Errors
 /// A sentence.
-pub(crate) fn start_last() -> Result<CpuId, String> {
+pub fn start_last<C: Checks>() -> Result<CpuId, String> {
     let last = PLATFORM.get().and_then(|platform| platform.cpus.last()).ok_or("there is no other CPU")?;
-    start_cpu(last.id, last.mpidr)?;
+    start_cpu::<C>(last.id, last.mpidr)?;
     Ok(last.id)
 }
 
-fn start_cpu(id: CpuId, mpidr: u64) -> Result<(), String> {
+fn start_cpu<C: Checks>(id: CpuId, mpidr: u64) -> Result<(), String> {
     let frame = || memory::allocate_frames(Owner::Hypervisor, 1).map(|frame| frame.start());
     let memory =
         || Ok::<_, frames::FramesError>((memory::allocate_stack()?, memory::allocate_stack()?, [frame()?, frame()?]));
     let (stack, emergency, frames) = memory().map_err(|error| alloc::format!("{error}"))?;
     let before = STARTED.load(Ordering::Acquire);
-    entry::start_cpu(id, mpidr, stack, frames, emergency, secondary).map_err(|error| match error {
+    entry::start_cpu(id, mpidr, stack, frames, emergency, secondary::<C>).map_err(|error| match error {
         StartError::Map(error) => alloc::format!("no memory: {error:?}"),
         StartError::Firmware(code) => alloc::format!("PSCI CPU_ON returned {code}"),
     })?;
@@ -261,16 +246,16 @@ fn start_cpu(id: CpuId, mpidr: u64) -> Result<(), String> {
 }
 
 /// The other CPUs' way in.
-fn secondary() -> ! {
+fn secondary<C: Checks>() -> ! {
     let Some(platform) = PLATFORM.get() else { unreachable!("set before the CPU was started") };
-    join(platform, sysreg::mpidr_el1());
+    join::<C>(platform, sysreg::mpidr_el1());
     STARTED.fetch_add(1, Ordering::AcqRel);
     sched::idle()
 }
 
 /// Reads the bundle and makes its VMs.
 #[inline(never)]
-fn make_vms(platform: &Platform<'static>) -> Result<(), String> {
+fn make_vms<C: Checks>(platform: &Platform<'static>) -> Result<(), String> {
     let initrd = platform.initrd.ok_or("there is no initial ramdisk; it should be a bundle, made by `croft bundle`")?;
     let bytes = physical::constant(initrd.start, initrd.size);
     let bundle = Bundle::parse(bytes, physical::crc32c).map_err(|error| alloc::format!("the bundle: {error}"))?;
@@ -288,7 +273,7 @@ fn make_vms(platform: &Platform<'static>) -> Result<(), String> {
         if config.doors.wfe && !host::wfe_traps() {
             log::warn!("{}: its WFE channel stays closed: WFE does not trap on this machine", config.name);
         }
-        if let Err(reason) = vm::create(id, config, bundle, run::make_vcpu) {
+        if let Err(reason) = vm::create(id, config, bundle, run::make_vcpu::<C>) {
             log::error!("{reason}");
         }
     }

@@ -41,7 +41,7 @@ const SGI1R_WRITE: u64 = 3 << 20 | 5 << 17 | 12 << 10 | 11 << 1;
 
 /// Answers the exit and returns 0, or returns `kind` to leave it to the vCPU's thread.
 #[inline(always)]
-pub(crate) fn on_exit(context: &mut VcpuContext, kind: u64) -> u64 {
+pub fn on_exit(context: &mut VcpuContext, kind: u64) -> u64 {
     let Some(vcpu) = vcpu::by_index(context.owner) else { return kind };
     match kind {
         exit_kind::SYNCHRONOUS => match synchronous(vcpu, context) {

@@ -7,7 +7,7 @@ use hw::sync::is_unpreemptible;
 use hw::{gic, nopreempt};
 use units::IntId;
 
-use crate::checks::wander;
+use crate::exit::checks::{Checks, Place};
 use crate::output;
 use crate::sched;
 use crate::vcpu::{self, Vcpu};
@@ -49,23 +49,24 @@ pub(crate) fn handle_from_guest(vcpu: &'static Vcpu) {
 
 /// The interrupt hook: an interrupt arrived while this CPU was in EL2 with IRQs let in, and would go on at
 /// `return_address`. In listed code, and while the thread holds a lock, the preemption has to wait, not the interrupt.
-pub(crate) extern "C" fn interrupt_in_el2(return_address: u64) {
-    let area = this_cpu();
-    sched::count(&area.interrupts);
-    area.last_interrupted.store(return_address, Ordering::Relaxed);
+pub(crate) extern "C" fn interrupt_in_el2<C: Checks>(return_address: u64) {
+    C::interrupted(return_address);
     handle();
-    sched::echo();
+    C::interrupt_is_handled();
     if sched::wants_reschedule() {
         if is_unpreemptible() || nopreempt::is_listed(return_address) {
-            area.preempt_pending.store(1, Ordering::Relaxed);
+            this_cpu().preempt_pending.store(1, Ordering::Relaxed);
         } else {
-            sched::count(&area.preemptions);
-            if sched::current().has_occupant() {
-                wander::count_preemption();
-            }
+            C::before_preemption(Place::AtOnce);
             sched::preempt();
         }
     }
+}
+
+/// The preemption that had to wait ([`interrupt_in_el2`]) happens now. IRQs are masked.
+pub(crate) fn preempt_deferred<C: Checks>() {
+    C::before_preemption(Place::Deferred);
+    sched::preempt();
 }
 
 #[inline(never)]

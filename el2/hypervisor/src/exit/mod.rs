@@ -1,10 +1,11 @@
 //! What a guest's exit leads to: the short path ([`fast`]), which needs no more than the registers, and the long one
 //! ([`dispatch`]), which decodes the syndrome and hands it to the part of the machine that it is about.
 
+pub mod checks;
 pub(crate) mod debug;
 pub(crate) mod dispatch;
 pub(crate) mod doors;
-pub(crate) mod fast;
+pub mod fast;
 pub(crate) mod interrupts;
 pub(crate) mod mmio;
 pub(crate) mod run;

@@ -6,7 +6,7 @@ use hw::sysreg;
 use hw::vcpu::{VcpuContext, exit_kind};
 use units::{Va, VcpuId};
 
-use crate::checks::wander;
+use crate::exit::checks::{Checks, Place};
 use crate::exit::dispatch::{self, Cause};
 use crate::sched;
 use crate::vcpu::{self, Heed, Leave, Vcpu};
@@ -17,13 +17,13 @@ use crate::vm::{Task, Vm};
 ///
 /// # Errors
 /// When there is no memory or no number for it.
-pub(crate) fn make_vcpu(vm: &'static Vm, id: VcpuId) -> Result<&'static VcpuHandle, frames::FramesError> {
-    Vcpu::create(vm, id, live)
+pub(crate) fn make_vcpu<C: Checks>(vm: &'static Vm, id: VcpuId) -> Result<&'static VcpuHandle, frames::FramesError> {
+    Vcpu::create(vm, id, live::<C>)
 }
 
 /// A vCPU thread's life: wait until there is something to do, do it, wait again. IRQs are let in but where the guest is
 /// entered.
-fn live(index: usize) -> ! {
+fn live<C: Checks>(index: usize) -> ! {
     unmask_irqs();
     let Some(vcpu) = vcpu::by_index(index) else { unreachable!("the thread was made for a vCPU") };
     let context = vcpu.make_context();
@@ -34,10 +34,12 @@ fn live(index: usize) -> ! {
             Task::Run(start) => {
                 vcpu.vm.doors.watchdogs.vcpu_started(vcpu.vm.id, &vcpu.vm.config.doors, vcpu.id);
                 vcpu.reset(start, context);
-                let mut leave = vcpu.on(|| run(vcpu, context));
+                C::vcpu_is_reset(vcpu);
+                let mut leave = vcpu.on(|| run::<C>(vcpu, context));
                 while let Leave::Resumed(start) = leave {
                     vcpu.reset(start, context);
-                    leave = vcpu.on(|| run(vcpu, context));
+                    C::vcpu_is_reset(vcpu);
+                    leave = vcpu.on(|| run::<C>(vcpu, context));
                 }
                 vcpu.vm.left();
             }
@@ -47,7 +49,7 @@ fn live(index: usize) -> ! {
 
 /// IRQs are masked, so that nothing comes between the last look at what is asked of the vCPU and its guest; what an exit
 /// leads to happens with IRQs let in. The thread may be preempted there, and move: whenever it runs, its vCPU is loaded.
-fn run(vcpu: &'static Vcpu, context: &mut VcpuContext) -> Leave {
+fn run<C: Checks>(vcpu: &'static Vcpu, context: &mut VcpuContext) -> Leave {
     loop {
         match vcpu.heed() {
             Heed::Enter => {}
@@ -55,6 +57,7 @@ fn run(vcpu: &'static Vcpu, context: &mut VcpuContext) -> Leave {
             Heed::Leave => return Leave::Stopped,
         }
         if sched::wants_reschedule() {
+            C::before_preemption(Place::BetweenExits);
             sched::preempt();
             continue;
         }
@@ -62,7 +65,7 @@ fn run(vcpu: &'static Vcpu, context: &mut VcpuContext) -> Leave {
             exit_kind::SYNCHRONOUS => {
                 // The next exit of this CPU overwrites these registers.
                 let cause = Cause { far: Va(sysreg::far_el2()), hpfar: sysreg::hpfar_el2() };
-                wander::disturb();
+                C::before_handler();
                 if let Some(leave) = with_irqs(|| dispatch::handle(vcpu, context, cause)) {
                     return leave;
                 }

@@ -12,13 +12,13 @@ use spin::Once;
 use units::{Hz, Scale};
 
 /// The facts.
-pub(crate) struct Host {
+pub struct Host {
     /// What a guest reads from its identification registers.
     pub(crate) guest_ids: GuestIds,
     /// EL2's controls while a guest runs.
-    pub(crate) controls: GuestControls,
+    pub controls: GuestControls,
     /// Which registers there are to be switched.
-    pub(crate) features: Features,
+    pub features: Features,
     /// VTCR_EL2 for all guests.
     pub(crate) vtcr: u64,
     /// The system counter's frequency.
@@ -105,7 +105,7 @@ pub(crate) fn init(frequency: Option<Hz>) -> Result<(), Unfit> {
 /// The facts. After [`init`].
 #[inline(always)]
 #[must_use]
-pub(crate) fn get() -> &'static Host {
+pub fn get() -> &'static Host {
     match HOST.get() {
         Some(host) => host,
         None => unreachable!("the host is examined before anything asks about it"),
@@ -166,7 +166,7 @@ pub(crate) fn init_cpu() {
 /// `microseconds` in ticks of the counter, roughly: for slices and timeouts.
 #[inline(always)]
 #[must_use]
-pub(crate) fn ticks(microseconds: u64) -> u64 {
+pub fn ticks(microseconds: u64) -> u64 {
     microseconds.saturating_mul(TICKS_PER_MICROSECOND.load(Ordering::Relaxed))
 }
 

@@ -172,7 +172,7 @@ pub(crate) fn scrub_one() -> bool {
 
 /// Whether idle CPUs have nothing to zero.
 #[must_use]
-pub(crate) fn is_scrubbed() -> bool {
+pub fn is_scrubbed() -> bool {
     let usage = usage();
     usage.free.saturating_sub(usage.free_clean) < BLOCK_SIZE / PAGE_SIZE
 }

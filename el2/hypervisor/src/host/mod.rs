@@ -2,9 +2,10 @@
 
 pub(crate) mod entropy;
 mod facts;
-pub(crate) mod memory;
-pub(crate) mod speculation;
+pub mod memory;
+pub mod speculation;
 pub(crate) mod text;
 pub(crate) mod wall_clock;
 
-pub(crate) use facts::{get, init, init_cpu, milliseconds, probe_wfe, ticks, wfe_traps};
+pub use facts::{Host, get, ticks};
+pub(crate) use facts::{init, init_cpu, milliseconds, probe_wfe, wfe_traps};

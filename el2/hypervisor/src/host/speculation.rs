@@ -22,7 +22,7 @@ const UNKNOWN: u8 = 2;
 static CALLS_ALWAYS: AtomicBool = AtomicBool::new(false);
 
 /// For tests: every CPU that joins from now on calls its firmware at each exit, as if it needed to.
-pub(crate) fn call_always() {
+pub fn call_always() {
     CALLS_ALWAYS.store(true, Ordering::Relaxed);
 }
 

@@ -36,7 +36,8 @@ use units::{CpuId, Ticks};
 mod balance;
 mod threads;
 
-pub(crate) use threads::{Occupant, Registers, Thread, current, current_name};
+pub(crate) use threads::{Occupant, Registers, current_name};
+pub use threads::{Thread, current};
 
 use threads::{THREAD_COUNT, thread};
 
@@ -63,8 +64,6 @@ pub(crate) struct Cpu {
     waiting_affinity: AtomicU64,
     /// A KICK was sent for the queue's sake.
     attention: AtomicBool,
-    /// For self-tests: see [`nudge_self`].
-    echoes: AtomicU32,
     /// An idle CPU would take the thread that waits here, if its state were not in this CPU's registers.
     release: AtomicBool,
     /// The weights of the threads that were placed here.
@@ -147,7 +146,6 @@ pub(crate) fn join() {
         waiting: AtomicU32::new(0),
         waiting_affinity: AtomicU64::new(0),
         attention: AtomicBool::new(false),
-        echoes: AtomicU32::new(0),
         release: AtomicBool::new(false),
         placed: AtomicU32::new(0),
     }));
@@ -163,7 +161,7 @@ pub(crate) fn join() {
 
 /// The CPUs that take part, a bit each.
 #[must_use]
-pub(crate) fn online() -> u64 {
+pub fn online() -> u64 {
     ONLINE.load(Ordering::Acquire)
 }
 
@@ -209,7 +207,7 @@ enum Place {
 }
 
 /// Lets other threads of this CPU run, if there are any.
-pub(crate) fn yield_now() {
+pub fn yield_now() {
     without_irqs(|| {
         reschedule(Outcome::Yield, Place::Elsewhere);
     });
@@ -232,8 +230,8 @@ pub(crate) fn preempt() {
         release(me);
     }
     let thread = current();
-    if thread.exile.load(Ordering::Relaxed) != 0
-        && let Some(to) = thread.take_exile()
+    if thread.destination.load(Ordering::Relaxed) != 0
+        && let Some(to) = thread.take_destination()
         && to != this_cpu().cpu
     {
         reschedule(Outcome::Move(to), Place::Elsewhere);
@@ -243,7 +241,7 @@ pub(crate) fn preempt() {
 }
 
 /// Sleeps until somebody calls [`wake`] or the counter reaches `deadline`. No lock is held.
-pub(crate) fn block(deadline: Option<Ticks>) {
+pub fn block(deadline: Option<Ticks>) {
     assert!(!is_unpreemptible(), "a thread that holds a lock must not sleep");
     without_irqs(|| {
         reschedule(Outcome::Sleep(deadline.map_or(NEVER, |ticks| ticks.0)), Place::Elsewhere);
@@ -251,7 +249,7 @@ pub(crate) fn block(deadline: Option<Ticks>) {
 }
 
 /// Goes on on `to`, which takes part, and may run nowhere else from now on. No lock is held.
-pub(crate) fn move_to(to: CpuId) {
+pub fn move_to(to: CpuId) {
     assert!(!is_unpreemptible(), "a thread that holds a lock must not move");
     without_irqs(|| {
         current().affinity.store(1 << to.0, Ordering::Relaxed);
@@ -307,7 +305,6 @@ fn reschedule(outcome: Outcome, place: Place) -> bool {
         return false;
     }
     this_cpu().thread.store(u64::from(next.index), Ordering::Relaxed);
-    count(&this_cpu().switches);
     switch(&current.context, &next.context);
     if place == Place::Elsewhere {
         speculation::settle();
@@ -456,7 +453,7 @@ fn notify(target: &Cpu) {
 }
 
 /// Wakes `thread` if it sleeps; otherwise its next [`block`] returns at once.
-pub(crate) fn wake(thread: &'static Thread) {
+pub fn wake(thread: &'static Thread) {
     without_irqs(|| {
         loop {
             let home = thread.home();
@@ -582,25 +579,16 @@ pub(crate) fn kicked() {
     }
 }
 
-/// For self-tests: this CPU's next interrupt is a request to look at its queue, which is pending from now on, and
-/// `echoes` more after it, each sent while the one before is handled. IRQs are masked.
-pub(crate) fn nudge_self(echoes: u32) {
+/// For checks: this CPU's next interrupt is a request to look at its queue, which is pending from now on. IRQs are masked.
+pub fn nudge_self() {
     let me = this();
-    me.echoes.store(echoes, Ordering::Relaxed);
+    // Pairs with the swap in `kicked`.
     me.attention.store(true, Ordering::Release);
     gic::send_sgi(me.affinity, gic::KICK);
 }
 
-/// For self-tests: the next of the requests that [`nudge_self`] promised. IRQs are masked.
-pub(crate) fn echo() {
-    let echoes = this().echoes.load(Ordering::Relaxed);
-    if echoes > 0 {
-        nudge_self(echoes - 1);
-    }
-}
-
-/// For self-tests: makes all other CPUs look at their queues.
-pub(crate) fn nudge_others() {
+/// For checks: makes all other CPUs look at their queues.
+pub fn nudge_others() {
     without_irqs(|| {
         for cpu in CPUS.iter().filter_map(Once::get).filter(|cpu| cpu.id != this_cpu().cpu) {
             notify(cpu);
@@ -651,11 +639,6 @@ fn steal(me: &'static Cpu) -> bool {
         }
     }
     false
-}
-
-/// One more, in a counter that only this CPU writes, IRQs masked.
-pub(crate) fn count(counter: &AtomicU64) {
-    counter.store(counter.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
 }
 
 /// The CPU a new thread starts on: of those that `affinity` allows the one with the least weight placed on it.

@@ -7,7 +7,6 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use ::sched::{Affinity, Entity, Parking, ThreadId, Weight};
 use hw::percpu::this_cpu;
-use hw::sysreg::cntpct_el0;
 use hw::thread::Context;
 use spin::Once;
 use units::{CpuId, Va};
@@ -17,10 +16,6 @@ use crate::host::memory;
 
 /// How many threads there can be.
 pub(crate) const MAX_THREADS: usize = 1024;
-/// [`Thread::exile`]: another CPU at each preemption.
-const ANYWHERE: u32 = u32::MAX;
-/// Added to [`Thread::exile`]: it may go on from there.
-const SENT: u32 = 1 << 16;
 
 /// State in a CPU's registers that is not the thread's own.
 pub(crate) trait Registers: Sync {
@@ -45,11 +40,11 @@ pub(crate) struct Occupant {
 }
 
 /// One thread. Lives for ever.
-pub(crate) struct Thread {
+pub struct Thread {
     /// What it is for, in reports.
-    pub(crate) name: &'static str,
+    pub name: &'static str,
     /// Its number, the index in the table of threads.
-    pub(super) index: u32,
+    pub index: u32,
     pub(super) context: Context,
     /// Whether it runs, waits or sleeps, and where.
     pub(super) parking: Parking,
@@ -64,8 +59,8 @@ pub(crate) struct Thread {
     pub(super) wait_time: AtomicU64,
     /// Since when it waits.
     pub(super) ready_since: AtomicU64,
-    /// Where its next preemption takes it: 0 nowhere, a CPU's number plus 1 (once, perhaps [`SENT`]), or [`ANYWHERE`].
-    pub(super) exile: AtomicU32,
+    /// Where its next preemption takes it: 0 nowhere, or a CPU's number plus 1.
+    pub(super) destination: AtomicU32,
     /// What it has in its CPU's registers beside its own.
     pub(super) occupant: Once<Occupant>,
 }
@@ -93,7 +88,7 @@ impl Thread {
             run_time: AtomicU64::new(0),
             wait_time: AtomicU64::new(0),
             ready_since: AtomicU64::new(0),
-            exile: AtomicU32::new(0),
+            destination: AtomicU32::new(0),
             occupant: Once::new(),
         }));
         if let Some(slot) = THREADS.get(index as usize) {
@@ -110,7 +105,7 @@ impl Thread {
     ///
     /// # Errors
     /// When there is no memory for its stack or no place in the table.
-    pub(crate) fn spawn(
+    pub fn spawn(
         name: &'static str,
         entry: fn(usize) -> !,
         argument: usize,
@@ -133,7 +128,8 @@ impl Thread {
     }
 
     /// Whether it has something in its CPU's registers beside its own.
-    pub(crate) fn has_occupant(&self) -> bool {
+    #[must_use]
+    pub fn has_occupant(&self) -> bool {
         self.occupant.get().is_some()
     }
 
@@ -161,22 +157,22 @@ impl Thread {
     }
 
     /// Its next preemption takes it to `cpu`.
-    pub(crate) fn exile(&self, cpu: CpuId) {
-        self.exile.store(u32::from(cpu.0) + 1, Ordering::Relaxed);
+    pub fn migrate(&self, cpu: CpuId) {
+        self.destination.store(u32::from(cpu.0) + 1, Ordering::Relaxed);
     }
 
-    /// Its next preemption takes it to `cpu`, without changing where it may run; unless it is to go elsewhere already.
-    pub(super) fn send(&self, cpu: CpuId) -> bool {
-        let free = self.exile.load(Ordering::Relaxed) == 0;
+    /// Its next preemption takes it to `cpu`, unless it is to go elsewhere already. Says whether it will.
+    pub fn send(&self, cpu: CpuId) -> bool {
+        let free = self.destination.load(Ordering::Relaxed) == 0;
         if free {
-            self.exile.store((u32::from(cpu.0) + 1) | SENT, Ordering::Relaxed);
+            self.migrate(cpu);
         }
         free
     }
 
-    /// Every preemption takes it to some other CPU, or no longer.
-    pub(crate) fn exile_anywhere(&self, anywhere: bool) {
-        self.exile.store(if anywhere { ANYWHERE } else { 0 }, Ordering::Relaxed);
+    /// For checks: it may run on `cpu` alone, as soon as it waits or is preempted the next time.
+    pub fn restrict_to(&self, cpu: CpuId) {
+        self.affinity.store(1 << cpu.0, Ordering::Relaxed);
     }
 
     pub(super) fn home(&self) -> &'static Cpu {
@@ -199,20 +195,10 @@ impl Thread {
     }
 
     /// Where it goes at this preemption, if anywhere.
-    pub(super) fn take_exile(&self) -> Option<CpuId> {
-        match self.exile.load(Ordering::Relaxed) {
-            0 => None,
-            ANYWHERE => Some(any_cpu(self.index)),
-            cpu => {
-                self.exile.store(0, Ordering::Relaxed);
-                let to = CpuId(((cpu & !SENT) - 1) as u16);
-                if cpu & SENT == 0 {
-                    // And nobody takes it back from there.
-                    self.affinity.store(1 << to.0, Ordering::Relaxed);
-                }
-                Some(to)
-            }
-        }
+    pub(super) fn take_destination(&self) -> Option<CpuId> {
+        let to = self.destination.load(Ordering::Relaxed).checked_sub(1)?;
+        self.destination.store(0, Ordering::Relaxed);
+        Some(CpuId(to as u16))
     }
 
     /// Whether it can go on elsewhere: only the CPU on which its occupant is loaded can save its registers.
@@ -241,16 +227,6 @@ pub(crate) fn current_name() -> Option<&'static str> {
 
 /// The running thread.
 #[must_use]
-pub(crate) fn current() -> &'static Thread {
+pub fn current() -> &'static Thread {
     thread(ThreadId(this_cpu().thread.load(Ordering::Relaxed) as u32))
-}
-
-/// Some CPU that takes part, another one each time.
-fn any_cpu(salt: u32) -> CpuId {
-    // The counter's low bits, stirred (Knuth's multiplicative hash): nobody has to be unable to guess it.
-    let stirred = (cntpct_el0() ^ u64::from(salt)).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40;
-    let online = online();
-    let nth = stirred as u32 % online.count_ones().max(1);
-    let cpu = (0..64_u16).filter(|cpu| online >> cpu & 1 != 0).nth(nth as usize);
-    CpuId(cpu.unwrap_or(0))
 }

@@ -91,7 +91,7 @@ impl PhysicalTimer {
 }
 
 /// One virtual CPU. Lives for ever.
-pub(crate) struct Vcpu {
+pub struct Vcpu {
     /// The machine it belongs to.
     pub(crate) vm: &'static Vm,
     /// What others see of it.
@@ -615,7 +615,7 @@ impl Vcpu {
     }
 
     /// Lets `work` at the state of the loaded vCPU.
-    pub(crate) fn with_state<R>(&self, work: impl FnOnce(&mut GuestState) -> R) -> R {
+    pub fn with_state<R>(&self, work: impl FnOnce(&mut GuestState) -> R) -> R {
         work(&mut self.state.lock())
     }
 

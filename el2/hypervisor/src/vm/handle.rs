@@ -30,7 +30,7 @@ pub(crate) mod request {
 }
 
 /// What others see of a vCPU. Lives for ever, as the vCPU does that it is a part of.
-pub(crate) struct VcpuHandle {
+pub struct VcpuHandle {
     /// Which one of its VM's it is.
     pub(crate) id: VcpuId,
     /// Exits by reason.
@@ -89,7 +89,7 @@ impl VcpuHandle {
 
     /// Its thread.
     #[must_use]
-    pub(crate) fn thread(&self) -> &'static Thread {
+    pub fn thread(&self) -> &'static Thread {
         match self.thread.get() {
             Some(thread) => thread,
             None => unreachable!("a vCPU gets its thread when it is made"),

@@ -30,7 +30,7 @@ pub(crate) mod counters;
 pub(crate) mod devices;
 pub(crate) mod doors;
 pub(crate) mod guest_memory;
-pub(crate) mod handle;
+pub mod handle;
 pub(crate) mod images;
 pub(crate) mod watchdog;
 
@@ -160,7 +160,7 @@ pub(crate) enum Touched {
 }
 
 /// One VM. Lives for ever; its memory does not.
-pub(crate) struct Vm {
+pub struct Vm {
     /// Its number.
     pub(crate) id: VmId,
     /// What the bundle says about it.
@@ -194,7 +194,7 @@ pub(crate) struct Vm {
 static VMS: [Once<&'static Vm>; abi::bundle::MAX_VMS] = [const { Once::new() }; abi::bundle::MAX_VMS];
 
 /// All VMs.
-pub(crate) fn all() -> impl Iterator<Item = &'static Vm> {
+pub fn all() -> impl Iterator<Item = &'static Vm> {
     VMS.iter().filter_map(Once::get).copied()
 }
 
@@ -277,7 +277,7 @@ pub(crate) fn create(
 impl Vm {
     /// Its vCPUs.
     #[must_use]
-    pub(crate) fn vcpus(&self) -> &[&'static VcpuHandle] {
+    pub fn vcpus(&self) -> &[&'static VcpuHandle] {
         self.vcpus.get().map_or(&[], |vcpus| vcpus)
     }
 

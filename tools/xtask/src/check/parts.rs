@@ -3,7 +3,7 @@
 use super::{Part, Tally, payloads};
 use crate::compile::{self, BARE_METAL};
 use crate::tree::{Tree, words};
-use crate::{bench, branches, lint, linux_bench, mutate, starts};
+use crate::{bench, branches, lint, linux_bench, mutate, shipped, starts};
 use anyhow::{Context, Result};
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
@@ -20,13 +20,18 @@ pub(crate) fn run(tree: &Tree, part: Part, name: &str) -> Result<Tally> {
     }
 }
 
-/// It is built; the short path of an exit has no indirect branch; and no CPU starts with what it remembers.
+/// It is built; the short path of an exit has no indirect branch; no CPU starts with what it remembers; and nothing of the
+/// checks is in the image that ships.
 fn built(tree: &Tree) -> Tally {
     type Look = (&'static str, fn(&[u8]) -> Result<()>);
     let looks: [Look; 2] = [("short path", branches::check), ("starts", starts::check)];
     let mut tally = Tally::success();
     match compile::hypervisor_elf(tree) {
         Ok(elf) => {
+            tally += match compile::checks_elf(tree).and_then(|checks| shipped::check(&elf, &checks)) {
+                Ok(()) => Tally::success(),
+                Err(error) => Tally::failure(format!("what ships: {error:#}")),
+            };
             for (name, look) in looks {
                 tally += match look(&elf) {
                     Ok(()) => Tally::success(),
@@ -44,10 +49,11 @@ type Lint = (&'static str, fn(&Tree) -> Result<()>);
 
 fn lints(tree: &Tree) -> Tally {
     let mut tally = Tally::default();
-    let lints: [Lint; 7] = [
+    let lints: [Lint; 8] = [
         ("formatting", lint::formatted),
         ("layout", lint::layout),
         ("documents", lint::documents),
+        ("rooms", lint::rooms::check),
         ("mutations", mutate::all_apply),
         ("clippy (host)", lint::clippy_host),
         ("clippy (bare metal)", lint::clippy_bare_metal),

@@ -1,6 +1,7 @@
 //! `cargo xtask lint`: everything that reads the source without running it.
 
 mod documents;
+pub(crate) mod rooms;
 mod specification;
 
 use crate::compile::BARE_METAL;
@@ -15,7 +16,8 @@ use std::path::{Path, PathBuf};
 const LONGEST_FILE: usize = 800;
 
 /// The folders of what is built for bare metal.
-const BARE_METAL_FOLDERS: [&str; 7] = [
+const BARE_METAL_FOLDERS: [&str; 8] = [
+    "el2/checks",
     "el2/hw",
     "el2/hypervisor",
     "guest/library",
@@ -35,6 +37,7 @@ pub(crate) fn lint(tree: &Tree) -> Result<()> {
     formatted(tree)?;
     layout(tree)?;
     documents(tree)?;
+    rooms::check(tree)?;
     mutate::all_apply(tree)?;
     clippy_host(tree)?;
     clippy_bare_metal(tree)?;

@@ -98,7 +98,7 @@ fn tests_in(source: &Text) -> Vec<Test> {
         let place = format!("system::{stem}");
         let scenarios = source.contents.split('"').filter_map(|text| text.strip_prefix(stem)?.strip_prefix("::"));
         scenarios.map(|name| (place.clone(), name)).collect()
-    } else if path.starts_with("el2/hypervisor/") {
+    } else if path.starts_with("el2/checks/") {
         let names = source.contents.split('"').filter(|text| carried(text).is_some());
         names.map(|name| ("selftest".to_owned(), name)).collect()
     } else if let Some(folder) = path.strip_prefix("core/").and_then(|path| path.split('/').next()) {
@@ -137,7 +137,7 @@ mod tests {
         vec![
             text("tests/payloads/src/bin/doors.rs", "fn p1_a1_version() -> Verdict {\n}\nfn other() -> Verdict {\n}\n"),
             text("tests/system/tests/tools.rs", r#"scenario("tools::not_vmware", run)"#),
-            text("el2/hypervisor/src/checks/selftest.rs", r#"("p3_a1_alias", alias), ("crash", crash)"#),
+            text("el2/checks/src/selftest.rs", r#"("p3_a1_alias", alias), ("crash", crash)"#),
             text(
                 "core/clock/src/counter.rs",
                 "fn helper() {}\n    #[test]\n    fn identity() {\n    }\n    fn later() {}\n",

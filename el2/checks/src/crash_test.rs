@@ -3,10 +3,10 @@
 
 use core::hint::black_box;
 
-use abi::host_arguments::Crash;
+use abi::check_arguments::Crash;
 use hw::selftest as probe;
 
-use crate::checks::selftest;
+use crate::selftest;
 
 /// The thread that crashes; `crash` is a [`Crash`].
 pub(crate) fn run(crash: usize) -> ! {

@@ -4,26 +4,23 @@
 //! One thread runs the checks one after the other; it moves itself to the CPUs that a check is about. Each prints
 //! `test <name> ... ok` or `FAILED: <why>` into the log, as the payloads do; then the host is powered off.
 
-extern crate alloc;
-
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
-use abi::host_arguments::SelfTest;
 use cpu::speculation::translates_out_of_context;
 use hw::percpu::{self, ALIAS, PerCpu, this_cpu};
 use hw::selftest::{self as probe, Code, Held, counter};
 use hw::state::{Controls, GuestState};
 use hw::sync::{PreemptLock, mask_irqs, unmask_irqs, with_irqs, without_irqs};
 use hw::{firmware, nopreempt, sysreg, tlb, uart};
-use platform::Platform;
 use units::{CpuId, PAGE_SIZE, Ticks, Va};
 
-use crate::boot;
-use crate::host::{self, memory};
-use crate::sched::{self, Thread};
+use crate::{Image, disturbance};
+use undercroft::boot;
+use undercroft::host::{self, memory};
+use undercroft::sched::{self, Thread};
 
 /// How often the threads of the random test move, all together.
 const MOVES: u64 = 100_000;
@@ -61,19 +58,15 @@ const CHECKS: [Check; 16] = [
 ];
 
 /// Makes the thread that checks, to be run as soon as the caller becomes the idle thread.
-pub(crate) fn start(which: SelfTest, platform: &Platform<'static>) {
-    let (entry, argument): (fn(usize) -> !, usize) = match which {
-        SelfTest::Switch => (crate::checks::switch_cost::run, platform.cpus.len()),
-        SelfTest::Crash(crash) => (crate::checks::crash_test::run, crash as usize),
-        SelfTest::PerCpu | SelfTest::Wander | SelfTest::No => (run, platform.cpus.len()),
-    };
+pub(crate) fn start(entry: fn(usize) -> !, argument: usize) {
     match Thread::spawn("selftest", entry, argument, (100, 1)) {
         Ok(thread) => sched::wake(thread),
         Err(error) => log::error!("selftest: {error}"),
     }
 }
 
-fn run(cpus: usize) -> ! {
+/// The thread that checks.
+pub(crate) fn run(cpus: usize) -> ! {
     if cpus < 4 {
         log::info!("test p3 ... skipped: it needs 4 CPUs, there are {cpus}");
         end()
@@ -140,14 +133,15 @@ fn counted(cpu: CpuId, which: usize) -> u64 {
 /// A CPU that starts late: the area is its own from the start, and its first interrupt counts there.
 fn late_cpu() -> Result<(), String> {
     let before = sched::online();
-    let late = boot::start_last()?;
+    let late = boot::start_last::<Image>()?;
     ensure(before >> late.0 & 1 == 0 && sched::online() >> late.0 & 1 != 0, || format!("CPU {} was not late", late.0))?;
     sched::move_to(late);
     let seen = (probe::cpu_through_the_alias(), area(late).cpu);
     ensure(seen == (late, late), || format!("CPU {} sees {seen:?}", late.0))?;
-    let interrupts = || cpus().into_iter().map(|cpu| area(cpu).interrupts.load(Ordering::Relaxed)).collect::<Vec<_>>();
+    let interrupts =
+        || cpus().into_iter().map(|cpu| disturbance::on(cpu).interrupts.load(Ordering::Relaxed)).collect::<Vec<_>>();
     let before = interrupts();
-    sched::nudge_self(0);
+    disturbance::nudge_self(0);
     with_irqs(sysreg::isb);
     let at = usize::from(late.0);
     let (one, other) = (before.get(at).copied(), interrupts().get(at).copied());
@@ -331,7 +325,7 @@ static ENOUGH: AtomicBool = AtomicBool::new(false);
 static COUNTED: AtomicU64 = AtomicU64::new(0);
 
 fn counting(_: usize) -> ! {
-    sched::current().exile_anywhere(true);
+    disturbance::set_restless(sched::current(), true);
     let mut times = 0;
     while times < ATOMICS || !ENOUGH.load(Ordering::Relaxed) {
         with_irqs(|| {
@@ -340,18 +334,18 @@ fn counting(_: usize) -> ! {
         });
         times += 1;
     }
-    sched::current().exile_anywhere(false);
+    disturbance::set_restless(sched::current(), false);
     COUNTED.fetch_add(times, Ordering::Relaxed);
     finished()
 }
 
 fn atomics() -> Result<(), String> {
     let sum = |which| cpus().into_iter().map(|cpu| counted(cpu, which)).sum::<u64>();
-    let moves = || cpus().into_iter().map(|cpu| area(cpu).preemptions.load(Ordering::Relaxed)).sum::<u64>();
+    let moves = || cpus().into_iter().map(|cpu| disturbance::on(cpu).at_once.load(Ordering::Relaxed)).sum::<u64>();
     let before = (sum(counter::EXCLUSIVE), sum(counter::ATOMIC), moves());
     with_threads(COUNTERS, counting, || {
         sched::nudge_others();
-        sched::current().exile(CpuId(0));
+        disturbance::exile(CpuId(0));
         with_irqs(sysreg::isb);
         sched::yield_now();
         ENOUGH.store(moves() - before.2 >= PREEMPTIONS, Ordering::Relaxed);
@@ -378,9 +372,9 @@ impl Traces {
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Self {
             pair: [get(&area.zeroed[0]), get(&area.zeroed[1])],
-            interrupts: get(&area.interrupts),
-            at_once: get(&area.preemptions),
-            deferred: get(&area.deferred_preemptions),
+            interrupts: get(&disturbance::on(cpu).interrupts),
+            at_once: get(&disturbance::on(cpu).at_once),
+            deferred: get(&disturbance::on(cpu).deferred),
         }
     }
 
@@ -412,13 +406,13 @@ fn force(from: u64, echoes: u32) -> Result<(Traces, Traces), String> {
     let (here, there) = stage();
     sched::move_to(here);
     let before = (Traces::of(here), Traces::of(there));
-    sched::current().exile(there);
-    sched::nudge_self(echoes);
+    disturbance::exile(there);
+    disturbance::nudge_self(echoes);
     nopreempt::add_pair_from(from, ADDED[0], ADDED[1]);
     let _ = mask_irqs();
     let now = this_cpu().cpu;
     ensure(now == there, || format!("at {from}: the thread is on CPU {}, not {}", now.0, there.0))?;
-    let at = area(here).last_interrupted.load(Ordering::Relaxed);
+    let at = disturbance::on(here).last_interrupted.load(Ordering::Relaxed);
     let wanted = nopreempt::address_of(from);
     ensure(at == wanted, || format!("at {from}: interrupted at {at:#x}, not {wanted:#x}"))?;
     for cpu in [here, there] {
@@ -493,11 +487,11 @@ fn locked() -> Result<(), String> {
     let (here, there) = stage();
     sched::move_to(here);
     let before = Traces::of(here);
-    sched::current().exile(there);
+    disturbance::exile(there);
     let outer = OUTER.lock();
     let inner = INNER.lock();
     for _ in 0..2 {
-        sched::nudge_self(0);
+        disturbance::nudge_self(0);
         with_irqs(sysreg::isb);
     }
     let mut held = [(0, Traces::of(here).since(before)); 2];
@@ -540,8 +534,8 @@ fn negative() -> Result<(), String> {
     let (here, there) = stage();
     sched::move_to(here);
     let before = Traces::of(here);
-    sched::current().exile(there);
-    sched::nudge_self(0);
+    disturbance::exile(there);
+    disturbance::nudge_self(0);
     with_irqs(sysreg::isb);
     let happened = Traces::of(here).since(before);
     let moved = this_cpu().cpu == there && happened.at_once == 1 && happened.deferred == 0;

@@ -11,9 +11,10 @@ use hw::sync::unmask_irqs;
 use hw::sysreg;
 use units::Ticks;
 
-use crate::host;
-use crate::sched::{self, Thread};
-use crate::vm;
+use crate::disturbance;
+use undercroft::exit::checks::Place;
+use undercroft::sched::{self, Thread};
+use undercroft::{host, vm};
 
 /// How long the CPUs are left alone, in microseconds.
 const PAUSE_MICROSECONDS: u64 = 50;
@@ -26,7 +27,7 @@ static PREEMPTED: AtomicU64 = AtomicU64::new(0);
 pub(crate) fn start() {
     ON.store(true, Ordering::Relaxed);
     for vcpu in vm::all().flat_map(|vm| vm.vcpus()) {
-        vcpu.thread().exile_anywhere(true);
+        disturbance::set_restless(vcpu.thread(), true);
     }
     // Wherever it runs, it has just taken the CPU from somebody.
     match Thread::spawn("restless", run, 0, (10_000, sched::online())) {
@@ -39,13 +40,13 @@ pub(crate) fn start() {
 #[inline(always)]
 pub(crate) fn disturb() {
     if ON.load(Ordering::Relaxed) && sysreg::cntpct_el0() >> 4 & 1 != 0 {
-        sched::nudge_self(0);
+        disturbance::nudge_self(0);
     }
 }
 
-/// An interrupt preempts a vCPU's thread while it is in EL2.
-pub(crate) fn count_preemption() {
-    if ON.load(Ordering::Relaxed) {
+/// The running thread is about to be preempted: counts those of vCPUs, in EL2.
+pub(crate) fn note_preemption(place: Place) {
+    if ON.load(Ordering::Relaxed) && place == Place::AtOnce && sched::current().has_occupant() {
         PREEMPTED.fetch_add(1, Ordering::Relaxed);
     }
 }

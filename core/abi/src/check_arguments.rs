@@ -1,0 +1,104 @@
+//! What the command line may say besides ([`crate::host_arguments`]) to the image that has checks of the hypervisor in it: how a
+//! test chooses one. The image that ships knows none of these words.
+
+/// Which check is run.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum SelfTest {
+    /// None: VMs run.
+    #[default]
+    No,
+    /// `selftest=percpu`: the per-CPU area, threads that move, deferred preemption; then the host is powered off.
+    PerCpu,
+    /// `selftest=switch`: what switches of threads and vCPUs cost; then the host is powered off.
+    Switch,
+    /// `selftest=wander`: VMs run, and their threads move to another CPU at each preemption.
+    Wander,
+    /// `selftest=crash-...`: a fault of the hypervisor's own, which is to be reported and to stop the host.
+    Crash(Crash),
+}
+
+/// A fault of the hypervisor's own, made on purpose.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Crash {
+    /// `crash-panic`: a panic of the Rust code.
+    Panic,
+    /// `crash-undefined`: an instruction that does not exist.
+    Undefined,
+    /// `crash-write-code`: a store into the code.
+    WriteCode,
+    /// `crash-execute-data`: a jump into data.
+    ExecuteData,
+    /// `crash-overflow`: more on a thread's stack than it holds.
+    Overflow,
+}
+
+/// The words that choose checks, understood.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct CheckArguments {
+    /// `selftest=percpu`, `selftest=switch`, `selftest=wander` or `selftest=crash-...`; nothing by default.
+    pub selftest: SelfTest,
+    /// `tdcc=hardware`, for the tests' own test: guests' MDSCR_EL1.TDCC reaches the hardware, and no process can call.
+    pub tdcc_in_hardware: bool,
+    /// `vectors=calling`: every CPU calls its firmware at each exit, as some have to.
+    pub calls_firmware: bool,
+}
+
+impl CheckArguments {
+    /// Reads the command line. A later word wins over an earlier one.
+    #[must_use]
+    pub fn parse(text: &str) -> Self {
+        let mut arguments = Self::default();
+        for word in text.split_ascii_whitespace() {
+            arguments.take(word);
+        }
+        arguments
+    }
+
+    /// Whether `word` means something here.
+    #[must_use]
+    pub fn knows(word: &str) -> bool {
+        Self::default().take(word)
+    }
+
+    fn take(&mut self, word: &str) -> bool {
+        match word {
+            "tdcc=hardware" => self.tdcc_in_hardware = true,
+            "vectors=calling" => self.calls_firmware = true,
+            _ => {
+                let Some(which) = word.strip_prefix("selftest=").and_then(self_test) else { return false };
+                self.selftest = which;
+            }
+        }
+        true
+    }
+}
+
+fn self_test(name: &str) -> Option<SelfTest> {
+    Some(match name {
+        "percpu" => SelfTest::PerCpu,
+        "switch" => SelfTest::Switch,
+        "wander" => SelfTest::Wander,
+        "crash-panic" => SelfTest::Crash(Crash::Panic),
+        "crash-undefined" => SelfTest::Crash(Crash::Undefined),
+        "crash-write-code" => SelfTest::Crash(Crash::WriteCode),
+        "crash-execute-data" => SelfTest::Crash(Crash::ExecuteData),
+        "crash-overflow" => SelfTest::Crash(Crash::Overflow),
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{CheckArguments, Crash, SelfTest};
+
+    #[test]
+    fn words_choose_checks_and_the_last_wins() {
+        assert_eq!(CheckArguments::parse("link=framed quiet"), CheckArguments::default());
+        assert_eq!(CheckArguments::parse("selftest=wander selftest=percpu").selftest, SelfTest::PerCpu);
+        assert_eq!(CheckArguments::parse("selftest=crash-overflow").selftest, SelfTest::Crash(Crash::Overflow));
+        let both = CheckArguments::parse("tdcc=hardware vectors=calling");
+        assert!(both.tdcc_in_hardware && both.calls_firmware && both.selftest == SelfTest::No);
+        assert!(CheckArguments::knows("selftest=switch") && CheckArguments::knows("tdcc=hardware"));
+        assert!(!CheckArguments::knows("selftest=nothing") && !CheckArguments::knows("link=framed"));
+    }
+}

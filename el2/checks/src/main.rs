@@ -1,0 +1,98 @@
+//! The hypervisor with checks of itself, which must not be in the image that ships: on the machine itself, and of what becomes of
+//! its own faults. The words of its command line ([`abi::check_arguments`]) choose one; without any it is the hypervisor.
+#![no_std]
+#![no_main]
+#![deny(unsafe_code)]
+
+extern crate alloc;
+
+mod crash_test;
+mod disturbance;
+mod selftest;
+mod switch_cost;
+mod wander;
+
+use abi::check_arguments::{CheckArguments, SelfTest};
+use platform::Platform;
+use spin::Once;
+use undercroft::exit::checks::{Checks, Place};
+use undercroft::host::speculation;
+use undercroft::vcpu::Vcpu;
+
+static ARGUMENTS: Once<CheckArguments> = Once::new();
+
+fn arguments() -> CheckArguments {
+    ARGUMENTS.get().copied().unwrap_or_default()
+}
+
+/// What this image does beside being a hypervisor.
+pub(crate) struct Image;
+
+impl Checks for Image {
+    fn read(text: &str) {
+        let arguments = *ARGUMENTS.call_once(|| CheckArguments::parse(text));
+        log::info!("this image has checks of the hypervisor in it, and can be told to crash: it is for tests alone");
+        if arguments.calls_firmware {
+            speculation::call_always();
+            log::info!("speculation: every exit calls firmware, as the boot argument vectors=calling wants it");
+        }
+        if arguments.tdcc_in_hardware {
+            log::warn!("guests' MDSCR_EL1.TDCC reaches the hardware: no process of theirs can call");
+        }
+    }
+
+    fn knows(word: &str) -> bool {
+        CheckArguments::knows(word)
+    }
+
+    fn cpus_to_start(others: usize) -> usize {
+        // The self-test of late CPUs starts the last one itself.
+        if arguments().selftest == SelfTest::PerCpu { others.saturating_sub(1) } else { others }
+    }
+
+    fn replace_vms(platform: &Platform<'static>) -> bool {
+        let cpus = platform.cpus.len();
+        match arguments().selftest {
+            SelfTest::No | SelfTest::Wander => return false,
+            SelfTest::PerCpu => selftest::start(selftest::run, cpus),
+            SelfTest::Switch => selftest::start(switch_cost::run, cpus),
+            SelfTest::Crash(crash) => selftest::start(crash_test::run, crash as usize),
+        }
+        true
+    }
+
+    fn vms_are_made() {
+        if arguments().selftest == SelfTest::Wander {
+            wander::start();
+        }
+    }
+
+    fn vcpu_is_reset(vcpu: &Vcpu) {
+        if arguments().tdcc_in_hardware {
+            // What a hypervisor without a virtual MDSCR_EL1 would do: TDCC keeps processes from calling. A test of the tests
+            // asks for it, to see that they would notice.
+            vcpu.with_state(|state| state.controls.mdscr_withheld = 0);
+        }
+    }
+
+    #[inline(always)]
+    fn before_handler() {
+        wander::disturb();
+    }
+
+    fn interrupted(return_address: u64) {
+        disturbance::note_interrupt(return_address);
+    }
+
+    fn interrupt_is_handled() {
+        disturbance::echo();
+    }
+
+    fn before_preemption(place: Place) {
+        disturbance::note_preemption(place);
+        wander::note_preemption(place);
+        disturbance::send_restless();
+    }
+}
+
+hw::entry!(undercroft::boot::main::<crate::Image>, undercroft::exit::fast::on_exit);
