@@ -161,6 +161,12 @@ fn pause() -> Result<()> {
     run.control(Command::PauseVm { vm: 0 })?;
     order(Order::Resume { vm: "guest".to_owned() })?;
     run.wait_for("guest", STARVED, |condition| *condition == Condition::Running { boots: 2 })?;
+    let log = run.log().transcript();
+    let (paused, goes_on) = (log.matches(": guest: paused\n").count(), log.matches(": guest: goes on\n").count());
+    ensure!(
+        (paused, goes_on) == (1, 1),
+        "the log says {paused} times that it is paused and {goes_on} that it goes on:\n{log}"
+    );
     ensure!(run.refusals() == ["pause: the VM does not run"], "refused: {:?}", run.refusals());
     Ok(())
 }

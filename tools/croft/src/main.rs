@@ -75,7 +75,8 @@ enum Order {
         /// Return when every VM is off: with status 0 if all powered themselves off.
         #[arg(long)]
         until_stopped: bool,
-        /// Keep each console in DIR/<vm>.console (virtio: DIR/<vm>.hvc0) and the log in DIR/hypervisor.log.
+        /// Keep each console in DIR/<vm>.console (virtio: DIR/<vm>.hvc0) and the log in DIR/hypervisor.log,
+        /// each line with the time of day (UTC).
         #[arg(long, value_name = "DIR")]
         log_dir: Option<PathBuf>,
         /// Count time in instructions: one a nanosecond, on one thread. Repeatable, and slower.

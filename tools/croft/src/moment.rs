@@ -14,14 +14,20 @@ const FORMS: &str = "write now, 2026-11-25T22:17:38Z (RFC 3339), or the seconds 
 /// What one may write instead.
 pub fn parse(text: &str) -> Result<u64, String> {
     if text == "now" {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).ok();
-        return now.and_then(|now| u64::try_from(now.as_micros()).ok()).ok_or_else(|| FORMS.to_owned());
+        return Ok(now());
     }
     let parsed = match text.strip_prefix('@') {
         Some(seconds) => parse_seconds(seconds),
         None => parse_rfc3339(text),
     };
     parsed.ok_or_else(|| FORMS.to_owned())
+}
+
+/// This computer's time, in microseconds since 1970; 0 if it believes that it is earlier.
+#[must_use]
+pub fn now() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(now.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// A number made of digits alone: `parse` of the standard library takes a sign too.

@@ -116,7 +116,8 @@ fn a_clean_run_is_status_0_with_consoles_as_lines() {
     assert_eq!((output.status.code(), text(&output.stderr).as_str()), (Some(0), ""), "{out}");
     assert!(out.contains("[web] Linux\n[web] bye\n") && out.contains("[croft] web: powered off\n"), "{out}");
     assert_eq!(fs::read(stage.path("logs/web.console")).unwrap(), b"Linux\r\nbye\r\n");
-    assert_eq!(fs::read(stage.path("logs/hypervisor.log")).unwrap(), b"early text\n");
+    let log = fs::read_to_string(stage.path("logs/hypervisor.log")).unwrap();
+    assert!(log.starts_with("20") && log.ends_with("Z early text\n"), "{log}");
     let arguments = fs::read_to_string(stage.path("arguments")).unwrap();
     for part in
         ["-cpu cortex-a76", "-append link=framed all-off=poweroff", "-no-reboot", "exit-with-parent=on", "-icount"]
@@ -305,10 +306,34 @@ fn found_with_logs_in(logs: &str) {
     assert_eq!(fs::read_dir(private.join("undercroft")).unwrap().count(), 0, "what a killed run left is gone");
 }
 
+/// What is wrong with a thing that the environment names is said with the variable's name.
+#[test]
+fn messages_name_the_variable_that_they_are_about() {
+    let stage = Stage::new("cat frames");
+    let said = |arguments: &[&str], variable: &str, value: &str| {
+        let output = stage.command(arguments).env("XDG_RUNTIME_DIR", "").env(variable, value).output().unwrap();
+        (output.status.code(), text(&output.stderr))
+    };
+    let run = ["run", "site.toml", "--image", "undercroft.img"];
+    let cases: [(&[&str], &str, &str); 5] = [
+        (&run, "UNDERCROFT_QEMU", "/nowhere/qemu"),
+        (&run, "UNDERCROFT_QEMU", "/bin/true"),
+        (&["ps"], "XDG_RUNTIME_DIR", "/nowhere"),
+        (&["ps"], "XDG_RUNTIME_DIR", "/dev/null"),
+        (&["ps"], "TMPDIR", "/nowhere"),
+    ];
+    for (arguments, variable, value) in cases {
+        let (status, text) = said(arguments, variable, value);
+        assert_eq!(status, Some(3), "{text}");
+        let is_named = text.contains(value) && text.contains(&format!("; the variable {variable} "));
+        assert!(text.starts_with("croft: ") && is_named, "{text}");
+    }
+}
+
 #[test]
 fn logs_that_are_incomplete_are_status_4() {
     // A folder in a file's place stands for a disk that takes nothing.
-    let stage = Stage::new("mkdir logs/web.hvc0; cat frames");
+    let stage = Stage::new("mkdir -p logs/web.hvc0; cat frames");
     stage.record(VmState::Stopped(StopReason::PowerOff));
     let mut frames = Vec::new();
     link::encode(Channel::VirtioConsole(VmId(0)), b"gone", crc32c::compute, |byte| frames.push(byte)).unwrap();

@@ -85,8 +85,8 @@ pub fn find() -> Result<Qemu, Error> {
 /// # Errors
 /// As [`find`].
 pub fn find_from(starts: &[PathBuf]) -> Result<Qemu, Error> {
-    if let Some(named) = env::var_os("UNDERCROFT_QEMU") {
-        return check(Path::new(&named));
+    if let Some(named) = env::var_os("UNDERCROFT_QEMU").filter(|named| !named.is_empty()) {
+        return check(Path::new(&named)).map_err(|error| Error::Named(Box::new(error)));
     }
     let from_path = check(Path::new(PROGRAM));
     if from_path.is_ok() {

@@ -41,6 +41,9 @@ pub enum Error {
         /// What it printed.
         printed: String,
     },
+    /// The program that the environment names will not do.
+    #[error("{0}; the variable UNDERCROFT_QEMU names that program, and no other is looked for")]
+    Named(#[source] Box<Error>),
     /// The operating system refused something.
     #[error("{what}: {source}")]
     Io {

@@ -12,7 +12,7 @@
 //! | `restless` | arms the VM's watchdog, its vCPU's own and the Generic Watchdog, all the time, and is well |
 //! | `lowering` | brings the deadlines of all its watchdogs and its clock's alarm forward a little, again and again; is well |
 //! | `breaking` | breaks its virtio devices again and again, each time in a way that the log knows |
-//! | `feeding` | gives its entropy device one byte in each block of its untouched memory, 64 blocks at a time |
+//! | `feeding` | gives its entropy device one byte in each block of its untouched memory, 64 blocks at a time; then it switches its only vCPU off |
 //! | `resetting` | resets the VM at once |
 //! | `fed` | sleeps and pats, `pats=` times every `every=` milliseconds; then says so and goes on as `wfi` |
 //!
@@ -125,7 +125,8 @@ fn feed_untouched() -> ! {
         }
     }
     println!("starving: fed {fed} blocks");
-    sleep_for_ever()
+    let _ = psci::simple(psci::CPU_OFF, [0; 3]);
+    spin()
 }
 
 fn spin() -> ! {

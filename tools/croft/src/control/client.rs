@@ -19,12 +19,14 @@ pub enum ControlError {
     #[error("more than one host runs; name one with --host:{}", list(.0))]
     SeveralHosts(Vec<PathBuf>),
     /// The folder for sockets cannot be used.
-    #[error("{folder}: {why}", folder = .folder.display())]
+    #[error("{folder}: {why}; the variable {variable} says where it is to be", folder = .folder.display())]
     Folder {
         /// The folder.
         folder: PathBuf,
         /// What is wrong with it.
         why: String,
+        /// The variable of the environment that names the folder around it.
+        variable: &'static str,
     },
     /// The socket's place.
     #[error(

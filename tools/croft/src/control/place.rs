@@ -119,11 +119,11 @@ pub fn find(host: Option<&Path>) -> Result<PathBuf, ControlError> {
 /// The user's own folder for sockets, which nobody else can write to.
 fn private_folder() -> Result<PathBuf, ControlError> {
     let own = rustix::process::getuid().as_raw();
-    let folder = match std::env::var_os("XDG_RUNTIME_DIR").filter(|folder| !folder.is_empty()) {
-        Some(folder) => Path::new(&folder).join("undercroft"),
-        None => std::env::temp_dir().join(format!("undercroft-{own}")),
+    let (folder, variable) = match std::env::var_os("XDG_RUNTIME_DIR").filter(|folder| !folder.is_empty()) {
+        Some(folder) => (Path::new(&folder).join("undercroft"), "XDG_RUNTIME_DIR"),
+        None => (std::env::temp_dir().join(format!("undercroft-{own}")), "TMPDIR"),
     };
-    let wrong = |why: String| ControlError::Folder { folder: folder.clone(), why };
+    let wrong = |why: String| ControlError::Folder { folder: folder.clone(), why, variable };
     match fs::DirBuilder::new().mode(0o700).create(&folder) {
         Ok(()) => {}
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}

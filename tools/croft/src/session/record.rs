@@ -1,9 +1,13 @@
 //! `--log-dir`: a file for each console, and one for the log.
 //!
+//! A console's file has its bytes as they came. Each line of the log has the time of day before it, by this computer's clock: the
+//! hypervisor's own counts from its start, and what others log at the same time has no other clock to be compared by.
+//!
 //! A folder belongs to one run at a time, which holds the lock of a file in it. What an earlier run left there is kept: its
 //! files get a `.1` behind their names, those that have one a `.2`, and so on to [`KEPT`]. A disk that is full does not end the
 //! session; what is missing is counted, and marked in the file as soon as there is room again.
 
+use crate::moment;
 use abi::link::Channel;
 use std::collections::HashMap;
 use std::fs::{self, File, TryLockError};
@@ -28,6 +32,8 @@ pub(super) struct Recorder {
     files: HashMap<Channel, Record>,
     missing: u64,
     failure: Option<Error>,
+    /// The log's last line has not ended.
+    is_in_line: bool,
     /// Held for its lock.
     _lock: File,
 }
@@ -57,6 +63,7 @@ impl Recorder {
             files: HashMap::new(),
             missing: 0,
             failure: None,
+            is_in_line: false,
             _lock: lock,
         };
         recorder.open(Channel::Log)?;
@@ -80,8 +87,16 @@ impl Recorder {
         Ok(())
     }
 
-    /// Appends to the channel's file. The first failure is returned, to be told at once; [`Recorder::complaint`] has them all.
+    /// Appends to the channel's file, lines of the log with the time of day. The first failure is returned, to be told at once; [`Recorder::complaint`] has them all.
     pub(super) fn write(&mut self, channel: Channel, bytes: &[u8]) -> Option<String> {
+        if channel == Channel::Log {
+            let timed = with_time(bytes, &mut self.is_in_line, &moment::show(moment::now()));
+            return self.append(channel, &timed);
+        }
+        self.append(channel, bytes)
+    }
+
+    fn append(&mut self, channel: Channel, bytes: &[u8]) -> Option<String> {
         let opened = match self.files.get(&channel) {
             Some(Record { file: Some(_), .. }) => Ok(()),
             _ => self.open(channel),
@@ -127,6 +142,20 @@ impl Record {
         }
         None
     }
+}
+
+/// `bytes` with `time` at the start of each line; the first may go on with one that had its time already.
+fn with_time(bytes: &[u8], is_in_line: &mut bool, time: &str) -> Vec<u8> {
+    let mut timed = Vec::new();
+    for line in bytes.split_inclusive(|&byte| byte == b'\n') {
+        if !*is_in_line {
+            timed.extend_from_slice(time.as_bytes());
+            timed.push(b' ');
+        }
+        timed.extend_from_slice(line);
+        *is_in_line = !line.ends_with(b"\n");
+    }
+    timed
 }
 
 /// Makes the folder this run's, or says whose it is.
@@ -190,7 +219,8 @@ fn move_aside(folder: &Path) -> Result<Option<String>> {
 
 #[cfg(test)]
 mod tests {
-    use super::{KEPT, Record, Recorder};
+    use super::{KEPT, Record, Recorder, with_time};
+    use crate::moment;
     use abi::link::Channel;
     use std::fs::{self, File};
     use std::path::Path;
@@ -200,6 +230,28 @@ mod tests {
 
     fn recorder(folder: &Path) -> (Recorder, Option<String>) {
         Recorder::new(folder, &["web".to_owned()], "site.toml").unwrap()
+    }
+
+    #[test]
+    fn each_line_of_the_log_has_the_time_once() {
+        let mut is_in_line = false;
+        let pieces = [&b"1.0 INFO: one\n1.1 IN"[..], b"", b"FO: two", b"\n", b"\n1.2 INFO: three\n"];
+        let text: Vec<u8> = pieces
+            .iter()
+            .zip('a'..)
+            .flat_map(|(piece, time)| with_time(piece, &mut is_in_line, &time.to_string()))
+            .collect();
+        assert_eq!(String::from_utf8(text).unwrap(), "a 1.0 INFO: one\na 1.1 INFO: two\ne \ne 1.2 INFO: three\n");
+        // In the file it is this computer's time, to the second at least.
+        let folder = tempfile::tempdir().unwrap();
+        let (mut recorder, _) = recorder(folder.path());
+        let before = moment::now();
+        assert_eq!(recorder.write(Channel::Log, b"0.1 INFO: web started\n"), None);
+        let text = fs::read_to_string(folder.path().join("hypervisor.log")).unwrap();
+        let (time, line) = text.split_once(' ').unwrap();
+        assert_eq!(line, "0.1 INFO: web started\n");
+        let time = moment::parse(time).unwrap();
+        assert!((before / 1_000_000 * 1_000_000..=moment::now()).contains(&time), "{text}");
     }
 
     #[test]
