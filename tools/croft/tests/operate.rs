@@ -9,11 +9,13 @@ use croft::control::{self, Server};
 use croft::session::{Options, Session};
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{PipeReader, PipeWriter, Read, Write};
+use std::io::{BufRead, BufReader, PipeReader, PipeWriter, Read, Write};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
 use units::VmId;
 
 const STATISTICS: &str = "\
@@ -456,6 +458,47 @@ fn a_console_is_shown_and_typed_to() {
     until(console.stdout.as_mut().unwrap(), "login: ");
     drop(stage);
     assert_eq!(console.wait().unwrap().code(), Some(0));
+}
+
+/// One who follows a console and does not read, while much comes: it is told so at the end of what it can still have, and the
+/// one beside it that reads misses nothing.
+#[test]
+fn who_follows_too_slowly_is_told_and_delays_nobody() {
+    // More than a follower may be behind, and a socket holds, in pieces of 64 bytes.
+    const ROUNDS: usize = 12;
+    const PIECES: usize = 1000;
+    const BYTES: usize = 64;
+    let stage = Stage::new(true);
+    assert!(stage.says(&["ps"]).contains("web-1"), "all that was said before has come");
+    let follow = || {
+        let stream = UnixStream::connect(stage.socket()).unwrap();
+        (&stream).write_all(b"{\"Console\":{\"vm\":\"web\",\"virtio\":false}}\n").unwrap();
+        // Far more than it takes: who waits in vain is not to do so for ever.
+        stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        stream.set_write_timeout(Some(Duration::from_secs(60))).unwrap();
+        let mut reader = BufReader::new(stream.try_clone().unwrap());
+        // It is let in, and has what came before.
+        let mut line = String::new();
+        for _ in 0..2 {
+            reader.read_line(&mut line).unwrap();
+        }
+        assert!(line.starts_with("{\"Output\":[]}\n{\"Output\":["), "{line}");
+        (stream, reader)
+    };
+    let (_slow, unread) = follow();
+    let (mut typing, mut read) = follow();
+    let typed = format!("{:?}\n", [b'x'; BYTES]).repeat(PIECES);
+    for _ in 0..ROUNDS {
+        typing.write_all(typed.as_bytes()).unwrap();
+        let mut missing = PIECES * BYTES;
+        while missing > 0 {
+            let mut line = String::new();
+            read.read_line(&mut line).unwrap();
+            missing -= line.matches("120").count();
+        }
+    }
+    let last = unread.lines().map(Result::unwrap).last().unwrap();
+    assert_eq!(last, "{\"Failed\":\"more came than was read here; the rest is lost\"}");
 }
 
 #[test]
