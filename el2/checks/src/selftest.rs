@@ -219,6 +219,7 @@ fn wrong_mover(seed: usize) -> ! {
 }
 
 fn finished() -> ! {
+    // Pairs with the loads in `with_threads`: what the thread has counted is seen there.
     DONE.fetch_add(1, Ordering::AcqRel);
     loop {
         sched::block(None);
@@ -227,6 +228,7 @@ fn finished() -> ! {
 
 /// Runs `count` threads from `entry` to their ends; `meanwhile` is called in between.
 fn with_threads(count: u64, entry: fn(usize) -> !, meanwhile: impl Fn()) -> Result<(), String> {
+    // Pairs with the additions in `finished`, of threads that are made behind it.
     DONE.store(0, Ordering::Release);
     let spawn = |seed| Thread::spawn("selftest", entry, seed as usize, (100, u64::MAX));
     let threads: Result<Vec<_>, _> = (0..count).map(spawn).collect();
@@ -235,9 +237,11 @@ fn with_threads(count: u64, entry: fn(usize) -> !, meanwhile: impl Fn()) -> Resu
         sched::wake(thread);
     }
     let limit = sysreg::cntpct_el0() + host::ticks(120_000_000);
+    // Pairs with the addition in `finished`.
     while u64::from(DONE.load(Ordering::Acquire)) < count {
         meanwhile();
         ensure(sysreg::cntpct_el0() < limit, || {
+            // Pairs with the addition in `finished`.
             format!("{} of {count} threads ended in time", DONE.load(Ordering::Acquire))
         })?;
     }

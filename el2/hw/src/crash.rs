@@ -29,11 +29,13 @@ static EPILOGUE: AtomicPtr<()> = AtomicPtr::new(core::ptr::null_mut());
 
 /// Sets what is done before a crash report is written.
 pub fn set_prologue(prologue: fn()) {
+    // Pairs with the acquire in `begin`.
     PROLOGUE.store(prologue as *mut (), Ordering::Release);
 }
 
 /// Sets what is printed at the end of a crash report.
 pub fn set_epilogue(epilogue: Epilogue) {
+    // Pairs with the acquire at the end of the report.
     EPILOGUE.store(epilogue as *mut (), Ordering::Release);
 }
 
@@ -110,6 +112,7 @@ pub fn panic(info: &core::panic::PanicInfo<'_>) -> ! {
 fn begin() {
     let _ = crate::sync::mask_irqs();
     let me = if boot::is_virtual() { u32::from(this_cpu().cpu.0) } else { 0 };
+    // Pairs with itself on other CPUs: one of them is the first, and finds what it may print as the others left it.
     match CRASHED.compare_exchange(0, me + 1, Ordering::AcqRel, Ordering::Acquire) {
         Ok(_) => {}
         Err(first) if first == me + 1 => crate::firmware::power_off(),
@@ -120,6 +123,7 @@ fn begin() {
     if boot::is_virtual() {
         gic::send_sgi_to_others(gic::HALT);
     }
+    // Pairs with the release in `set_prologue`.
     let prologue = PROLOGUE.load(Ordering::Acquire);
     if !prologue.is_null() {
         // SAFETY: only `set_prologue` stores here, and it stores a `fn()`.
@@ -146,6 +150,7 @@ fn finish(innermost: &[u64], frame_pointer: u64) -> ! {
         }
         frame = next;
     }
+    // Pairs with the release in `set_epilogue`.
     let epilogue = EPILOGUE.load(Ordering::Acquire);
     if !epilogue.is_null() {
         // SAFETY: only `set_epilogue` stores here, and it stores an `Epilogue`.

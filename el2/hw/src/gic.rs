@@ -52,6 +52,7 @@ static DISTRIBUTOR: AtomicU64 = AtomicU64::new(0);
 /// Sets the Distributor up: everything group 1, disabled, equal priority.
 pub fn init_distributor(registers: Range<Pa>) {
     let base = registers.start.0;
+    // Pairs with the acquire in `enable_spi`.
     DISTRIBUTOR.store(base, Ordering::Release);
     mmio::write32(base + GICD_CTLR, 0);
     wait_for_writes(base);
@@ -123,6 +124,7 @@ pub fn init_cpu(redistributor: Pa) {
 
 /// Routes SPI `interrupt` to this CPU and enables it.
 pub fn enable_spi(interrupt: IntId) {
+    // Pairs with the release in `init_distributor`.
     let base = DISTRIBUTOR.load(Ordering::Acquire);
     let (word, bit) = (u64::from(interrupt.0 / 32), 1 << (interrupt.0 % 32));
     let shift = 8 * (interrupt.0 % 4);

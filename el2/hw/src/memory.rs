@@ -74,6 +74,7 @@ pub fn read_entry(table: Pa, index: usize) -> u64 {
 pub fn write_entry(table: Pa, index: usize, value: u64) {
     // SAFETY: as in `read_entry`.
     unsafe { &*ptr::with_exposed_provenance::<AtomicU64>(table.0 as usize + 8 * index) }
+        // Pairs with the walk of the hardware, which reads the entry first and then what it leads to.
         .store(value, Ordering::Release);
 }
 
@@ -87,12 +88,14 @@ pub fn write_word(to: Pa, value: u64) {
 #[must_use]
 pub fn read_index(from: Pa) -> u16 {
     // SAFETY: an even address in guest RAM, as in `read`; a guest's concurrent plain store is atomic for the hardware.
+    // Pairs with the barrier by which the guest's driver publishes the index, behind the entries that it counts.
     unsafe { &*ptr::with_exposed_provenance::<AtomicU16>(from.0 as usize & !1) }.load(Ordering::Acquire)
 }
 
 /// Publishes a 16-bit index to a guest's driver, after all earlier writes. `to` must be even.
 pub fn write_index(to: Pa, value: u16) {
     // SAFETY: as in `read_index`.
+    // Pairs with the barrier behind the driver's look at the index.
     unsafe { &*ptr::with_exposed_provenance::<AtomicU16>(to.0 as usize & !1) }.store(value, Ordering::Release);
 }
 

@@ -127,6 +127,7 @@ fn map_in(root: u64, frames: FrameSource, va: Va, pa: Pa, size: u64, kind: Kind)
                 let next = frames().ok_or(MapError::OutOfFrames)?;
                 value = next.0 | TABLE | VALID;
                 dsb_ish();
+                // Pairs with the walk of the hardware: the table is empty, and seen so, before it is walked.
                 slot.store(value, Ordering::Release);
             } else if value & TABLE == 0 {
                 return Err(MapError::Occupied);
@@ -138,6 +139,7 @@ fn map_in(root: u64, frames: FrameSource, va: Va, pa: Pa, size: u64, kind: Kind)
             return Err(MapError::Occupied);
         }
         let page = if level == 3 { TABLE } else { 0 };
+        // Pairs with the walk of the hardware; the barrier at the end of the mapping orders it before the first access.
         slot.store(to | kind.attributes() | page, Ordering::Release);
         done += 1 << shift(level);
     }
@@ -206,6 +208,7 @@ pub fn reserve_slot(va: Va) -> Result<(), MapError> {
     let slot = entry(space.root, va.0 >> 39);
     if slot.load(Ordering::Relaxed) & VALID == 0 {
         let next = (space.frames)().ok_or(MapError::OutOfFrames)?;
+        // Pairs with the walk of the hardware: the frame was zeroed before.
         slot.store(next.0 | TABLE | VALID, Ordering::Release);
     }
     Ok(())

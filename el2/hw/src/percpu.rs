@@ -108,6 +108,7 @@ const MAX_CPUS: usize = 64;
 /// An area was written for `cpu`.
 pub(crate) fn publish(cpu: CpuId, area: Pa) {
     if let Some(slot) = AREAS.get(usize::from(cpu.0)) {
+        // Pairs with the acquire in `of`: who finds the area finds it written.
         slot.store(area.0, Ordering::Release);
     }
 }
@@ -115,6 +116,7 @@ pub(crate) fn publish(cpu: CpuId, area: Pa) {
 /// Another CPU's area, by its ordinary address: for statistics and debugging.
 #[must_use]
 pub fn of(cpu: CpuId) -> Option<&'static PerCpu> {
+    // Pairs with the release in `publish`.
     let address = AREAS.get(usize::from(cpu.0))?.load(Ordering::Acquire);
     // SAFETY: `publish` is told of pages that hold a `PerCpu` for ever, identity-mapped with the alias's attributes.
     (address != 0).then(|| unsafe { &*core::ptr::with_exposed_provenance(address as usize) })

@@ -145,16 +145,20 @@ impl Discipline for Preemption {
         let count = &this_cpu().unpreemptible;
         count.store(count.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
         // For the interrupt handler of this CPU, which must see the count before anything of the section happens.
+        // Pairs with the handler's look at the count: an interrupt is a point in this CPU's own program, so nothing but the compiler could
+        // move the section before it.
         compiler_fence(Ordering::SeqCst);
     }
 
     /// One reason less. The count falls before the look at the note: an interrupt in between preempts at once.
     #[inline(always)]
     fn restore((): ()) {
+        // Pairs with the same look: nothing of the section comes behind the count's fall.
         compiler_fence(Ordering::SeqCst);
         let count = &this_cpu().unpreemptible;
         let left = count.load(Ordering::Relaxed) - 1;
         count.store(left, Ordering::Relaxed);
+        // Pairs with the handler's store of the note: the count has fallen before the look at it, or a preemption would be lost.
         compiler_fence(Ordering::SeqCst);
         if left == 0 && this_cpu().preempt_pending.load(Ordering::Relaxed) != 0 {
             nopreempt::preempt_now();

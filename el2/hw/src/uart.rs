@@ -39,6 +39,7 @@ static DROPPED: AtomicU64 = AtomicU64::new(0);
 
 /// Uses the PL011 whose registers are at `base`, which is mapped (or the MMU is off): 8 bits, FIFOs, both directions.
 pub fn init(base: units::Pa) {
+    // Pairs with no acquire: only the boot CPU runs yet, and others are started behind it.
     BASE.store(base.0, Ordering::Release);
     mmio::write32(base.0 + LINE_CONTROL, 0b11 << 5 | 1 << 4);
     mmio::write32(base.0 + CONTROL, 1 | 1 << 8 | 1 << 9);

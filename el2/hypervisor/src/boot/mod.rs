@@ -130,6 +130,7 @@ fn start<C: Checks>(platform: &mut Platform<'static>) -> ! {
     log::info!(
         "Undercroft {} on {} CPUs, {} MiB",
         env!("CARGO_PKG_VERSION"),
+        // Pairs with the addition in `secondary`.
         STARTED.load(Ordering::Acquire),
         memory::usage().total / 256
     );
@@ -229,6 +230,7 @@ fn start_cpu<C: Checks>(id: CpuId, mpidr: u64) -> Result<(), String> {
     let memory =
         || Ok::<_, frames::FramesError>((memory::allocate_stack()?, memory::allocate_stack()?, [frame()?, frame()?]));
     let (stack, emergency, frames) = memory().map_err(|error| alloc::format!("{error}"))?;
+    // Pairs with the addition in `secondary`, of the CPU that was started before this one.
     let before = STARTED.load(Ordering::Acquire);
     entry::start_cpu(id, mpidr, stack, frames, emergency, secondary::<C>).map_err(|error| match error {
         StartError::Map(error) => alloc::format!("no memory: {error:?}"),
@@ -236,6 +238,7 @@ fn start_cpu<C: Checks>(id: CpuId, mpidr: u64) -> Result<(), String> {
     })?;
     // Ten seconds are ages for a CPU, even for an emulated one on a busy machine.
     let deadline = sysreg::cntpct_el0().saturating_add(host::ticks(10_000_000));
+    // Pairs with the addition in `secondary`: the CPU has joined the scheduler by then.
     while STARTED.load(Ordering::Acquire) == before {
         if sysreg::cntpct_el0() > deadline {
             return Err("it was started and has not come up within ten seconds".into());
@@ -249,6 +252,7 @@ fn start_cpu<C: Checks>(id: CpuId, mpidr: u64) -> Result<(), String> {
 fn secondary<C: Checks>() -> ! {
     let Some(platform) = PLATFORM.get() else { unreachable!("set before the CPU was started") };
     join::<C>(platform, sysreg::mpidr_el1());
+    // Pairs with the loads in `start_cpu`: what this CPU has set up is seen by who starts threads on it.
     STARTED.fetch_add(1, Ordering::AcqRel);
     sched::idle()
 }

@@ -139,6 +139,7 @@ impl Source {
 
 fn run(_: usize) -> ! {
     unmask_irqs();
+    // Pairs with the release in `open`.
     while !OPEN.load(Ordering::Acquire) {
         sched::block(None);
     }
@@ -210,9 +211,11 @@ impl Port {
         // A paused VM's devices stand still with it: they are looked at, and its clock is listened for, when it goes on.
         for vm in vm::all().filter(|vm| !vm.is_paused()) {
             let rings = ringing && vm.alarm.take_due();
+            // Pairs with the release in `VmConsole::ask_for_service`.
             if vm.console.service.swap(false, Ordering::AcqRel) || rings {
                 self.poll_devices(vm);
             }
+            // Pairs with the release in `VmConsole::ask_for_turn`.
             if vm.console.unfinished.swap(false, Ordering::AcqRel) {
                 self.put_off(vm);
             }
@@ -272,6 +275,7 @@ impl Port {
         let mut busy = self.drain_one(Source::Log, &output::LOG, true) > 0;
         for vm in vm::all() {
             // Only those who have something, so that it costs nothing how many others there are.
+            // Pairs with the release in `VmConsole::announce`.
             if !vm.console.pending.swap(false, Ordering::AcqRel) {
                 continue;
             }
@@ -284,6 +288,7 @@ impl Port {
                 self.poll_devices(vm);
             }
             if lines + taken > 0 || self.held_back || self.settle_at.is_some() {
+                // Pairs with the swap above, in the next round of this thread's own.
                 vm.console.pending.store(true, Ordering::Release);
             }
             busy |= lines + taken > 0;

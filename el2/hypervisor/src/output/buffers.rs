@@ -128,18 +128,21 @@ impl VmConsole {
     }
 
     fn announce(&self) {
+        // Pairs with the swap in the reader's `drain`, as do the two below with theirs: who takes it sees what was written before.
         self.pending.store(true, Ordering::Release);
         announce();
     }
 
     /// Lets the console's thread go on with the VM's devices' work when it is their turn.
     pub(crate) fn ask_for_turn(&self) {
+        // Pairs with the swap in the reader's `serve_devices`.
         self.unfinished.store(true, Ordering::Release);
         announce();
     }
 
     /// Lets the console's thread look after the VM's devices.
     pub(crate) fn ask_for_service(&self) {
+        // Pairs with the swap in the reader's `serve_devices`.
         self.service.store(true, Ordering::Release);
         announce();
     }

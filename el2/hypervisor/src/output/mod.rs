@@ -40,8 +40,9 @@ pub(crate) fn wake_reader() {
 
 /// The reader looks for output now: what comes from here on is announced anew.
 pub(crate) fn begin_look() {
-    // Pairs with the swap in `announce`: who still finds it set has written before this look, and is seen by it.
-    DIRTY.store(false, Ordering::Release);
+    // Pairs with the swap in `announce`: who finds it set relies on a look that sees what it has written. A store would not see
+    // that swap, so the flags that are read next could still be those from before it.
+    let _ = DIRTY.swap(false, Ordering::AcqRel);
 }
 
 /// Whether output was announced since the reader's last look began.
@@ -65,6 +66,7 @@ pub(crate) fn take_changed() -> bool {
 
 /// There is output. The reader is woken a moment later, so that it finds more than one byte.
 pub(crate) fn announce() {
+    // Pairs with the swap in `begin_look`: the look that this one relies on, if it finds the flag set, sees what was written before.
     if !DIRTY.swap(true, Ordering::AcqRel)
         && let Some(thread) = READER.get()
     {

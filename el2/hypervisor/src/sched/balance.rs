@@ -83,6 +83,7 @@ fn give(me: &'static Cpu, other: &'static Cpu, now: u64) -> bool {
     let mut queue = me.queue.lock();
     match queue.run.give(other.id, &theirs, now, |id| thread(id).is_movable()) {
         Some(Given::Waiting(entity)) => {
+            // Pairs with the loads in `steal`.
             me.waiting.store(queue.run.waiting() as u32, Ordering::SeqCst);
             thread(entity.thread).parking.set_home(u32::from(other.id.0));
             drop(queue);

@@ -154,6 +154,8 @@ pub(crate) fn join() {
     }
     // Threads that were made since then found no queue here to make room in.
     cpu.queue.lock().reserve();
+    // Pairs with the acquire in `online`: who finds the CPU there finds its queue. (`IDLE` is a hint, which `drop_off` reads relaxed and
+    // `cpu` looks behind.)
     IDLE.fetch_or(1 << id.0, Ordering::Release);
     ONLINE.fetch_or(1 << id.0, Ordering::Release);
     cnthp_ctl_el2::write(0);
@@ -162,6 +164,7 @@ pub(crate) fn join() {
 /// The CPUs that take part, a bit each.
 #[must_use]
 pub fn online() -> u64 {
+    // Pairs with the release in `join`.
     ONLINE.load(Ordering::Acquire)
 }
 
@@ -177,6 +180,7 @@ pub(crate) fn idle() -> ! {
             continue;
         }
         // IRQs are masked: one that arrives from here on ends the WFI and is handled right after.
+        // Pairs with the store in `enqueue`. Should that come a moment later, the KICK that follows it ends the WFI.
         if me.waiting.load(Ordering::Acquire) == 0 {
             hw::sysreg::wfi();
         }
@@ -225,7 +229,7 @@ pub(crate) fn yield_on_short_path() -> bool {
 /// Lets a thread with a better claim run, if there is one. IRQs are masked.
 pub(crate) fn preempt() {
     let me = this();
-    // The counterpart of the swap in `steal`: the thread is free once its registers are saved, under locks of their own.
+    // Pairs with the swap in `steal`: the wish is taken once. Whose registers they are is looked up behind it.
     if me.release.load(Ordering::Relaxed) && me.release.swap(false, Ordering::AcqRel) {
         release(me);
     }
@@ -382,17 +386,22 @@ impl Queue {
         let bit = 1 << me.id.0;
         self.running = next;
         if core::ptr::eq(next, self.idle) {
+            // Pairs with the fence in `drop_off`: this CPU sets its bit and then, behind the fence in `steal`, looks for threads that wait; who
+            // makes one wait says so and then, behind its fence, looks for idle CPUs. One of the two sees the other, or a thread would wait
+            // beside a CPU that sleeps.
             IDLE.fetch_or(bit, Ordering::SeqCst);
         } else {
             next.parking.picked();
             let waited = now.saturating_sub(next.ready_since.load(Ordering::Relaxed));
             next.wait_time.store(next.wait_time.load(Ordering::Relaxed) + waited, Ordering::Relaxed);
             if core::ptr::eq(current, self.idle) {
+                // Pairs with nothing that must see it: a CPU that is taken for idle a moment longer gets a thread that it runs next.
                 IDLE.fetch_and(!bit, Ordering::Release);
             }
         }
         let waiting = self.run.waiting();
         if waiting == 0 {
+            // Pairs with the loads in `steal`, in one order with the bits of `IDLE`: see above.
             me.waiting.store(0, Ordering::SeqCst);
             me.waiting_affinity.store(0, Ordering::SeqCst);
             self.slice_end = NEVER;
@@ -401,8 +410,10 @@ impl Queue {
             // First where, then that: an idle CPU that sees somebody wait also sees that it may take it.
             let affinity = current.affinity.load(Ordering::Relaxed);
             if affinity & !me.waiting_affinity.load(Ordering::Relaxed) != 0 {
+                // Pairs with the load behind that of `waiting` in `steal`.
                 me.waiting_affinity.fetch_or(affinity, Ordering::SeqCst);
             }
+            // Pairs with the load in `steal`.
             me.waiting.store(waiting as u32, Ordering::SeqCst);
             self.slice_end = self.run.slice().map_or(NEVER, |slice| now.saturating_add(slice));
         }
@@ -422,6 +433,7 @@ impl Queue {
     fn enqueue(&mut self, target: &Cpu, entity: Entity, arrival: Arrival) {
         let now = cntpct_el0();
         self.charge_until(now);
+        // Pairs with the loads in `steal`, which come in the other order: who sees somebody wait sees where it may go.
         target.waiting_affinity.fetch_or(entity.affinity.0, Ordering::SeqCst);
         self.run.enqueue(entity, arrival);
         target.waiting.store(self.run.waiting() as u32, Ordering::SeqCst);
@@ -447,6 +459,8 @@ impl Queue {
 fn notify(target: &Cpu) {
     if target.id == this_cpu().cpu {
         this_cpu().reschedule.store(1, Ordering::Relaxed);
+    // Pairs with the swap in `kicked`: who still finds it set relies on the KICK that is under way, whose handler then sees the queue
+    // as it is now.
     } else if !target.attention.swap(true, Ordering::AcqRel) {
         gic::send_sgi(target.affinity, gic::KICK);
     }
@@ -480,6 +494,7 @@ fn drop_off(thread: &'static Thread, home: &'static Cpu, mut queue: hw::sync::Ir
         let busy = queue.run.current().is_some();
         drop(queue);
         // A CPU that became idle meanwhile either sees the thread waiting, or is seen here.
+        // Pairs with the fence in `steal`.
         fence(Ordering::SeqCst);
         if busy {
             offer(thread);
@@ -495,6 +510,7 @@ fn drop_off(thread: &'static Thread, home: &'static Cpu, mut queue: hw::sync::Ir
 
 /// Lets an idle CPU know of a thread that has to wait where it is.
 fn offer(thread: &Thread) {
+    // Pairs with the bit that `put_on` sets.
     let idle = IDLE.load(Ordering::SeqCst) & thread.affinity.load(Ordering::Relaxed);
     if idle != 0 {
         notify(cpu(CpuId(idle.trailing_zeros() as u16)));
@@ -571,6 +587,7 @@ pub(crate) fn timer_fired() {
 /// A KICK arrived: somebody put a thread on this CPU's queue, or wants the running vCPU's attention.
 pub(crate) fn kicked() {
     let me = this();
+    // Pairs with the swap in `notify`: what was put on the queue before it is seen from here on.
     if me.attention.swap(false, Ordering::AcqRel) {
         this_cpu().reschedule.store(1, Ordering::Relaxed);
     }
@@ -611,9 +628,11 @@ fn release(me: &'static Cpu) {
 
 /// Takes one waiting thread from another queue, for a CPU that has nothing to do. Says whether it found one.
 fn steal(me: &'static Cpu) -> bool {
+    // Pairs with the fence in `drop_off`: behind it, either a thread is seen that waits, or whoever makes it wait sees this CPU idle.
     fence(Ordering::SeqCst);
     let busy = |cpu: &&'static Cpu| {
         cpu.id != me.id
+            // Pairs with the stores in `enqueue` and `put_on`.
             && cpu.waiting.load(Ordering::SeqCst) > 0
             && Affinity(cpu.waiting_affinity.load(Ordering::SeqCst)).allows(me.id)
     };
@@ -621,6 +640,7 @@ fn steal(me: &'static Cpu) -> bool {
         let mut queue = victim.queue.lock();
         let stolen = queue.run.steal(me.id, |id| thread(id).is_movable());
         if let Some(entity) = stolen {
+            // Pairs with the loads of other CPUs in `steal`.
             victim.waiting.store(queue.run.waiting() as u32, Ordering::SeqCst);
             thread(entity.thread).parking.set_home(u32::from(me.id.0));
             drop(queue);
@@ -634,6 +654,7 @@ fn steal(me: &'static Cpu) -> bool {
             let thread = thread(ThreadId(loaded));
             !thread.is_running() && thread.may_run_on(me.id)
         };
+        // Pairs with the swap in `preempt`: a wish that is found there already has its KICK.
         if holds_another && !victim.release.swap(true, Ordering::AcqRel) {
             gic::send_sgi(victim.affinity, gic::KICK);
         }

@@ -208,6 +208,7 @@ impl Vcpu {
         }
         debug_assert!(!self.is_loaded());
         sched::occupy();
+        // Pairs with the acquire in `VcpuHandle::is_loaded`: `sync_others` asks a vCPU of which it finds this.
         self.loaded_on.store(u32::from(this_cpu().cpu.0), Ordering::Release);
         self.state.lock().load(features);
         if let Some(context) = self.context.get() {
@@ -261,6 +262,8 @@ impl Vcpu {
             gic::set_active(units::IntId(physical.trailing_zeros()), false);
             physical &= physical - 1;
         }
+        // Pairs with the acquires in `Thread::is_movable` and `VcpuHandle::is_loaded`: who finds it nowhere finds all of its state in memory, or
+        // another CPU would run it with what it was before.
         self.loaded_on.store(NOBODY, Ordering::Release);
     }
 
@@ -347,6 +350,7 @@ impl Vcpu {
         }
         let timer = gic.hardware_list_register(self.id, gic::VIRTUAL_TIMER, gic::VIRTUAL_TIMER);
         drop(gic);
+        // Pairs with the acquire in `VcpuHandle::syncs`: who sees it change sees the model as it is now.
         self.syncs.store(self.syncs.load(Ordering::Relaxed).wrapping_add(1), Ordering::Release);
         self.timer_list_register.store(timer.unwrap_or(0), Ordering::Relaxed);
         self.at_rest.store(list.at_rest, Ordering::Relaxed);
@@ -458,6 +462,7 @@ impl Vcpu {
     fn wait(&'static self, knows_nothing: impl Fn() -> bool, awake: impl Fn(&Vgic, u64) -> bool) {
         loop {
             let answered = request::INTERRUPTS | request::TIMER | request::DEVICES;
+            // Pairs with the addition in `sched::ask`. The bits go before what they ask for is done: one that is set meanwhile is found later.
             let asked = self.requests.fetch_and(!answered, Ordering::AcqRel);
             if asked & request::DEVICES != 0 {
                 // Here, since the guest would take its return for a wake-up.
@@ -551,6 +556,7 @@ impl Vcpu {
                 self.tell_power(Power::Off);
             }
             // Others may be able to. Behind the store above, so that who asks later sees that it is off.
+            // Pairs with the addition in `sched::ask`.
             if self.requests.fetch_and(!request::DEVICES, Ordering::AcqRel) & request::DEVICES != 0 {
                 self.vm.console.ask_for_turn();
             }
@@ -597,7 +603,9 @@ impl Vcpu {
 
     /// Sleeps for as long as the VM is paused; what else was asked is asked again.
     fn stand_still(&self, requests: u32) {
+        // Pairs with the swap in `heed`, which is this thread's own, and the looks of others.
         self.requests.fetch_or(requests | request::INTERRUPTS, Ordering::AcqRel);
+        // Pairs with the addition in `sched::ask`.
         while self.vm.is_paused() && self.requests.load(Ordering::Acquire) & request::STOP == 0 {
             sched::block(None);
         }

@@ -28,6 +28,7 @@ impl Alarm {
     /// It is to ring at `seconds`. The console's thread is woken when that has come, not sooner, however often a guest changes
     /// its mind.
     pub(crate) fn set(&self, seconds: u64) {
+        // Pairs with the acquire in `take_due`.
         self.0.store(seconds, Ordering::Release);
         self.watch();
     }
@@ -35,8 +36,10 @@ impl Alarm {
     /// Whether it is due; it no longer waits then.
     #[must_use]
     pub(crate) fn take_due(&self) -> bool {
+        // Pairs with the release in `set`.
         let due = self.0.load(Ordering::Acquire) <= seconds();
         if due {
+            // Pairs with the acquire in `watch`.
             self.0.store(u64::MAX, Ordering::Release);
         }
         due
@@ -44,7 +47,9 @@ impl Alarm {
 
     /// Lets the console's thread know of it, if it is the next of all.
     pub(crate) fn watch(&self) {
+        // Pairs with the releases in `set` and `take_due`.
         let seconds = self.0.load(Ordering::Acquire);
+        // Pairs with the loads in `take_alarm` and `next_alarm`: who finds this time finds the VM's own behind it.
         if ALARM.fetch_min(seconds, Ordering::AcqRel) > seconds
             && let Some(at) = next_alarm()
         {
@@ -56,8 +61,10 @@ impl Alarm {
 /// Whether somebody's clock is to ring now. Whoever asks looks at all of them, and calls [`Alarm::watch`] for each.
 #[must_use]
 pub(crate) fn take_alarm() -> bool {
+    // Pairs with `fetch_min` in `watch`.
     let ringing = ALARM.load(Ordering::Acquire) <= seconds();
     if ringing {
+        // Pairs with `fetch_min` in `watch`, which each VM is made to do again: a time that is lost here comes back then.
         ALARM.store(u64::MAX, Ordering::Release);
     }
     ringing
@@ -66,6 +73,7 @@ pub(crate) fn take_alarm() -> bool {
 /// The count at which the next clock rings, as the time of day is now.
 #[must_use]
 pub(crate) fn next_alarm() -> Option<u64> {
+    // Pairs with `fetch_min` in `watch`.
     match ALARM.load(Ordering::Acquire) {
         u64::MAX => None,
         seconds => {

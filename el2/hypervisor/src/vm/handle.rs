@@ -78,6 +78,7 @@ impl VcpuHandle {
     /// Changes whenever the GIC model has been brought up to date with its list registers.
     #[must_use]
     pub(crate) fn syncs(&self) -> u32 {
+        // Pairs with the release at the end of `Vcpu::with_gic`.
         self.syncs.load(Ordering::Acquire)
     }
 
@@ -105,12 +106,14 @@ impl VcpuHandle {
     #[inline(always)]
     #[must_use]
     pub(crate) fn has_requests(&self) -> bool {
+        // Pairs with the addition in `sched::ask`: what was written before the bit was set is seen by whoever finds it.
         self.requests.load(Ordering::Acquire) != 0
     }
 
     /// Whether it is to leave its guest or to stand still, so that what it does on the guest's behalf has to end soon.
     #[must_use]
     pub(crate) fn is_called_off(&self) -> bool {
+        // Pairs with the addition in `sched::ask`.
         self.requests.load(Ordering::Acquire) & (request::STOP | request::PAUSE) != 0
     }
 
@@ -123,6 +126,7 @@ impl VcpuHandle {
     /// Whether its state is in some CPU's registers.
     #[must_use]
     pub(crate) fn is_loaded(&self) -> bool {
+        // Pairs with the releases of the vCPU's load and save.
         self.loaded_on.load(Ordering::Acquire) != NOBODY
     }
 
@@ -140,6 +144,7 @@ impl VcpuHandle {
 
     /// Forgets what was asked before the VM started afresh.
     pub(crate) fn clear_requests(&self) {
+        // Pairs with the looks of its thread, which has left the guest: nobody asks anything of a VM that is taken apart.
         self.requests.store(0, Ordering::Release);
     }
 }

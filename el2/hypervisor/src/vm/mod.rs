@@ -138,6 +138,7 @@ impl Power {
         if !self.is_running(vm) {
             return false;
         }
+        // Pairs with the acquire in `is_paused`: a vCPU that finds it set finds its watchdogs standing still too.
         vm.paused.store(true, Ordering::Release);
         vm.doors.watchdogs.pause();
         vm.devices.lock().pause_watchdog(vm);
@@ -284,6 +285,7 @@ impl Vm {
     /// VTTBR_EL2 for its vCPUs.
     #[must_use]
     pub(crate) fn vttbr(&self) -> u64 {
+        // Pairs with the release in `build`: who enters by these tables finds them written.
         self.vttbr.load(Ordering::Acquire)
     }
 
@@ -371,6 +373,7 @@ impl Vm {
     /// Whether its vCPUs stand still.
     #[must_use]
     pub(crate) fn is_paused(&self) -> bool {
+        // Pairs with the stores in `pause`, `resume` and `take_apart`.
         self.paused.load(Ordering::Acquire)
     }
 
@@ -385,6 +388,7 @@ impl Vm {
         if !self.is_paused() {
             return false;
         }
+        // Pairs with the acquire in `is_paused`.
         self.paused.store(false, Ordering::Release);
         self.doors.watchdogs.resume(self.id);
         self.devices.lock().resume_watchdog(self);
@@ -493,6 +497,7 @@ impl Vm {
 
     /// Gives its memory back. No vCPU is in the guest or loaded.
     fn take_apart(&self) {
+        // Pairs with the acquire in `is_paused`.
         self.paused.store(false, Ordering::Release);
         self.doors.watchdogs.stop();
         self.devices.lock().power_off();
@@ -501,6 +506,7 @@ impl Vm {
             vcpu.clear_requests();
         }
         self.records.store(0, Ordering::Relaxed);
+        // Pairs with the release in `build`, and with the acquire in `vttbr`: nobody enters by tables that are about to go.
         let vttbr = self.vttbr.swap(0, Ordering::AcqRel);
         self.ram.lock().destroy(vttbr);
         let frames = memory::release_guest(self.id);
@@ -544,6 +550,7 @@ impl Vm {
         for vcpu in self.vcpus() {
             vcpu.forget_stolen_time();
         }
+        // Pairs with the acquire in `vttbr`.
         self.vttbr.store(stage2::vttbr_el2(root, self.id.0 + 1), Ordering::Release);
         self.gic.lock().reset();
         self.devices.lock().reset();

@@ -49,11 +49,12 @@ type Lint = (&'static str, fn(&Tree) -> Result<()>);
 
 fn lints(tree: &Tree) -> Tally {
     let mut tally = Tally::default();
-    let lints: [Lint; 8] = [
+    let lints: [Lint; 9] = [
         ("formatting", lint::formatted),
         ("layout", lint::layout),
         ("documents", lint::documents),
         ("rooms", lint::rooms::check),
+        ("orderings", lint::orderings::check),
         ("mutations", mutate::all_apply),
         ("clippy (host)", lint::clippy_host),
         ("clippy (bare metal)", lint::clippy_bare_metal),

@@ -1,6 +1,7 @@
 //! `cargo xtask lint`: everything that reads the source without running it.
 
 mod documents;
+pub(crate) mod orderings;
 pub(crate) mod rooms;
 mod specification;
 
@@ -38,6 +39,7 @@ pub(crate) fn lint(tree: &Tree) -> Result<()> {
     layout(tree)?;
     documents(tree)?;
     rooms::check(tree)?;
+    orderings::check(tree)?;
     mutate::all_apply(tree)?;
     clippy_host(tree)?;
     clippy_bare_metal(tree)?;
