@@ -42,8 +42,7 @@ pub(crate) fn hypervisor_image(tree: &Tree) -> PathBuf {
 
 /// Builds it all.
 pub(crate) fn build(tree: &Tree) -> Result<()> {
-    hypervisor(tree)?;
-    checks(tree)?;
+    hypervisors(tree)?;
     payloads(tree)?;
     guest_tools(tree)?;
     linux_bench(tree)
@@ -51,16 +50,19 @@ pub(crate) fn build(tree: &Tree) -> Result<()> {
 
 /// Builds the hypervisor that ships.
 pub(crate) fn hypervisor(tree: &Tree) -> Result<()> {
-    image_of(tree, "undercroft", &hypervisor_image(tree))
+    flatten(&program(tree, "undercroft")?, &hypervisor_image(tree))
 }
 
-/// Builds the hypervisor with checks of itself.
-pub(crate) fn checks(tree: &Tree) -> Result<()> {
-    image_of(tree, "undercroft-checks", &checks_image(tree))
+/// Builds the hypervisor that ships, and the one with checks of itself: at the same time, since each is linked for ten seconds.
+pub(crate) fn hypervisors(tree: &Tree) -> Result<()> {
+    for (name, elf) in binaries(tree, &["undercroft", "undercroft-checks"])? {
+        flatten(&elf, &tree.target(format!("{name}.img")))?;
+    }
+    Ok(())
 }
 
-fn image_of(tree: &Tree, package: &str, image: &Path) -> Result<()> {
-    let bytes = write_flat(&program(tree, package)?, image)?;
+fn flatten(elf: &Path, image: &Path) -> Result<()> {
+    let bytes = write_flat(elf, image)?;
     println!("{}: {bytes} bytes", image.display());
     Ok(())
 }
@@ -82,7 +84,7 @@ fn read_program(tree: &Tree, package: &str) -> Result<Vec<u8>> {
 
 /// Builds the one program of a package.
 fn program(tree: &Tree, package: &str) -> Result<PathBuf> {
-    let built = binaries(tree, package)?.into_iter().next();
+    let built = binaries(tree, &[package])?.into_iter().next();
     Ok(built.with_context(|| format!("the package {package} has no binary"))?.1)
 }
 
@@ -90,7 +92,7 @@ fn program(tree: &Tree, package: &str) -> Result<PathBuf> {
 pub(crate) fn payloads(tree: &Tree) -> Result<Vec<Image>> {
     fs::create_dir_all(tree.target("payloads"))?;
     let mut images = Vec::new();
-    for (name, elf) in binaries(tree, "payloads")? {
+    for (name, elf) in binaries(tree, &["payloads"])? {
         let path = tree.target(format!("payloads/{name}.img"));
         write_flat(&elf, &path)?;
         images.push(Image { name, path });
@@ -104,7 +106,7 @@ pub(crate) fn payloads(tree: &Tree) -> Result<Vec<Image>> {
 /// Builds the command-line tools for Linux guests: static programs, which need nothing else there.
 fn guest_tools(tree: &Tree) -> Result<()> {
     fs::create_dir_all(tree.target("guest"))?;
-    for (name, elf) in binaries(tree, "guest-tools")? {
+    for (name, elf) in binaries(tree, &["guest-tools"])? {
         let tool = tree.target("guest").join(&name);
         fs::copy(&elf, &tool).with_context(|| format!("writing {}", tool.display()))?;
         // The test guests have it from here, whichever target folder it was built in.
@@ -116,7 +118,7 @@ fn guest_tools(tree: &Tree) -> Result<()> {
 
 /// Builds the benchmark that runs in Linux guests, and packs the initramfs with it.
 pub(crate) fn linux_bench(tree: &Tree) -> Result<()> {
-    let binaries = binaries(tree, "linux-bench")?;
+    let binaries = binaries(tree, &["linux-bench"])?;
     let (_, elf) = binaries.first().context("the package linux-bench has no binary")?;
     fs::copy(elf, tree.store("images/linux-bench")).context("no .undercroft/images; run `cargo xtask setup`")?;
     guests::pack_initramfs(tree)
@@ -130,10 +132,11 @@ pub(crate) fn croft(tree: &Tree) -> Result<PathBuf> {
     Ok(built.context("the package croft has no binary")?.1)
 }
 
-/// Builds a package for the bare-metal target and gives its binaries.
-fn binaries(tree: &Tree, package: &str) -> Result<Vec<(String, PathBuf)>> {
+/// Builds packages for the bare-metal target and gives their binaries.
+fn binaries(tree: &Tree, packages: &[&str]) -> Result<Vec<(String, PathBuf)>> {
     let mut cargo = tree.cargo();
-    cargo.args(["build", "--release", "--bins", "--message-format=json-render-diagnostics", "-p", package]);
+    cargo.args(["build", "--release", "--bins", "--message-format=json-render-diagnostics"]);
+    cargo.args(packages.iter().flat_map(|package| ["-p", package]));
     Standard::find(tree)?.apply(&mut cargo);
     executables(&mut cargo)
 }

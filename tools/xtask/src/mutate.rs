@@ -113,8 +113,7 @@ fn hypervisor(tree: &Tree, name: &str) -> Result<()> {
     let chosen: Vec<Mutation> = read(tree)?.into_iter().filter(|mutation| mutation.patch.contains(name)).collect();
     ensure!(!chosen.is_empty(), "no break in docs/mutations has \"{name}\" in its name");
     let copy = copy(tree)?;
-    compile::hypervisor(&copy)?;
-    compile::checks(&copy)?;
+    compile::hypervisors(&copy)?;
     // A test that fails anyway would prove nothing.
     let tests: BTreeSet<&str> = chosen.iter().map(|mutation| &*mutation.test).collect();
     let mut sound = BTreeMap::new();
@@ -155,7 +154,7 @@ fn hypervisor(tree: &Tree, name: &str) -> Result<()> {
 fn try_one(copy: &Tree, mutation: &Mutation) -> Result<Fate> {
     let path = patch(copy, mutation);
     tree::output(copy.command("git").arg("apply").arg(&path)).context("it does not apply")?;
-    let built = compile::hypervisor(copy).and_then(|()| compile::checks(copy)).context("it does not build");
+    let built = compile::hypervisors(copy).context("it does not build");
     let tried = built.and_then(|()| run_test(copy, &mutation.test));
     tree::output(copy.command("git").args(["apply", "--reverse"]).arg(&path)).context("it cannot be taken back")?;
     Ok(if tried?.failed > 0 { Fate::Caught } else { Fate::Survived })
