@@ -2,6 +2,8 @@
 
 use units::{Hz, Ticks};
 
+use crate::saved::{self, Refused};
+
 /// A value of a guest's counter. [`Ticks`] are the host's; the two must not be mixed up.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct GuestTicks(pub u64);
@@ -43,16 +45,6 @@ impl Scale {
             .filter(|scale| scale.multiplier >= MIN_MULTIPLIER)
     }
 
-    /// A scale as it was saved; `None` if it is none that [`Scale::between`] could have made.
-    #[must_use]
-    pub const fn from_parts(multiplier: u64, shift: u32) -> Option<Self> {
-        let identity = multiplier == 1 && shift == 0;
-        if identity || (multiplier >= MIN_MULTIPLIER && shift <= MAX_SHIFT) {
-            return Some(Self { multiplier, shift });
-        }
-        None
-    }
-
     /// The factors m and s.
     #[must_use]
     pub const fn parts(self) -> (u64, u32) {
@@ -83,155 +75,153 @@ impl Scale {
     }
 }
 
-/// The clock that all vCPUs of a VM share.
+/// The clock that all vCPUs of a VM share: its counter, at which frequency that counts, and whether it stands still.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct GuestClock {
+    /// The host's count at which the scaled count is 0.
     offset: Ticks,
     scale: Scale,
+    /// What the scaled count is ahead of the guest's: of a clock that was restored at a value between two host ticks.
+    ahead: u64,
+    frequency: Hz,
+    /// The host's count at which it was stopped, while it stands still.
+    stopped: Option<Ticks>,
+    /// For how long it has stood still since its start, before this time, in its own ticks.
+    stood: GuestTicks,
 }
 
 impl GuestClock {
-    /// A clock that stood at zero when the host's counter was at `offset`.
+    /// A clock that stands at zero and begins to count when the host's counter is at `now`. `None` if the frequencies do
+    /// not go together ([`Scale::between`]).
     #[must_use]
-    pub const fn new(offset: Ticks, scale: Scale) -> Self {
-        Self { offset, scale }
+    pub fn start(now: Ticks, host: Hz, guest: Hz) -> Option<Self> {
+        let scale = Scale::between(host, guest)?;
+        Some(Self { offset: now, scale, ahead: 0, frequency: guest, stopped: None, stood: GuestTicks(0) })
     }
 
-    /// A clock that stands at `value` when the host's counter is at `now`: for a start (value 0), and to carry on where
-    /// a saved VM stopped. If no host tick falls on `value` exactly it is ahead by less than one host tick, never
-    /// behind. `None` if the host would take more than 2^64 ticks to count so far.
-    #[must_use]
-    pub fn standing_at(value: GuestTicks, now: Ticks, scale: Scale) -> Option<Self> {
-        let elapsed = scale.invert(value)?;
-        Some(Self { offset: Ticks(now.0.wrapping_sub(elapsed)), scale })
+    /// The clock that was saved, going on, on whatever host, when that one's counter is at `now`: it shows exactly what it
+    /// showed when it was saved, and stands still if it did.
+    ///
+    /// # Errors
+    /// Why that is impossible.
+    pub fn restore(saved: &saved::Clock, host: Hz, now: Ticks) -> Result<Self, Refused> {
+        let saved::Clock { version, count, frequency, is_stopped, stood } = *saved;
+        if version != saved::Clock::VERSION {
+            return Err(Refused::Version(version));
+        }
+        let frequency = Hz(frequency);
+        let scale = Scale::between(host, frequency).ok_or(Refused::Frequency(frequency))?;
+        let elapsed = scale.invert(GuestTicks(count)).ok_or(Refused::Count(count))?;
+        // No host tick may fall on the count exactly: what the next one is too far is taken off for ever, so that it is
+        // neither behind, which the guest would notice, nor ahead.
+        let ahead = scale.apply(elapsed).0.wrapping_sub(count);
+        Ok(Self {
+            offset: Ticks(now.0.wrapping_sub(elapsed)),
+            scale,
+            ahead,
+            frequency,
+            stopped: is_stopped.then_some(now),
+            stood: GuestTicks(stood),
+        })
     }
 
-    /// The offset in host ticks: CNTVOFF_EL2.
+    /// All of it that the guest can notice, as of `now`.
     #[must_use]
-    pub const fn offset(&self) -> Ticks {
-        self.offset
+    pub const fn save(&self, now: Ticks) -> saved::Clock {
+        let Self { offset: _, scale: _, ahead: _, frequency, stopped, stood: _ } = *self;
+        saved::Clock {
+            version: saved::Clock::VERSION,
+            count: self.guest(now).0,
+            frequency: frequency.0,
+            is_stopped: stopped.is_some(),
+            stood: self.stood(now).0,
+        }
     }
 
-    /// The scale.
+    /// How fast it counts, while it does.
     #[must_use]
-    pub const fn scale(&self) -> Scale {
-        self.scale
+    pub const fn frequency(&self) -> Hz {
+        self.frequency
+    }
+
+    /// CNTVOFF_EL2, by which the hardware shows this clock while it counts. `None` if the hardware cannot: it knows no scale,
+    /// and all of the guest's counter and timer registers have to trap.
+    #[must_use]
+    pub const fn hardware_offset(&self) -> Option<Ticks> {
+        if self.scale.is_identity() { Some(self.offset) } else { None }
     }
 
     /// What the guest's counter says when the host's says `now`.
     #[must_use]
+    #[inline(always)]
     pub const fn guest(&self, now: Ticks) -> GuestTicks {
-        self.scale.apply(now.since(self.offset))
+        let now = match self.stopped {
+            Some(since) => since,
+            None => now,
+        };
+        GuestTicks(self.scale.apply(now.since(self.offset)).0.wrapping_sub(self.ahead))
     }
 
-    /// How many host ticks after [`GuestClock::offset`] the guest's counter reaches `value`, at the earliest; `None` if
-    /// the host's counter comes round before that.
+    /// How many milliseconds of its time the clock has counted.
     #[must_use]
-    pub const fn elapsed_at(&self, value: GuestTicks) -> Option<u64> {
-        self.scale.invert(value)
+    pub fn milliseconds(&self, now: Ticks) -> u64 {
+        self.frequency.nanoseconds(self.guest(now).0) / 1_000_000
+    }
+
+    /// The least count at which [`GuestClock::milliseconds`] says `milliseconds`.
+    #[must_use]
+    pub fn count_at(&self, milliseconds: u64) -> GuestTicks {
+        let ticks = (u128::from(milliseconds) * u128::from(self.frequency.0)).div_ceil(1000);
+        GuestTicks(u64::try_from(ticks).unwrap_or(u64::MAX))
     }
 
     /// When the guest's counter reaches `value`: the least host time, but `now` if it has already. `None` if that is
-    /// never, which is to say beyond the end of the host's counter.
+    /// never, as things stand: it stands still, or the host's counter ends before that.
     #[must_use]
     pub fn host(&self, value: GuestTicks, now: Ticks) -> Option<Ticks> {
         if self.guest(now) >= value {
             return Some(now);
         }
+        if self.stopped.is_some() {
+            return None;
+        }
         // Counted from the offset, which may itself lie "before" zero, so only the distance can be compared.
-        let wait = self.elapsed_at(value)?.checked_sub(now.since(self.offset))?;
+        let elapsed = self.scale.invert(GuestTicks(value.0.checked_add(self.ahead)?))?;
+        let wait = elapsed.checked_sub(now.since(self.offset))?;
         now.0.checked_add(wait).map(Ticks)
+    }
+
+    /// Whether it stands still.
+    #[must_use]
+    pub const fn is_stopped(&self) -> bool {
+        self.stopped.is_some()
+    }
+
+    /// Lets it stand still from `now` on. No vCPU may be in the guest: the hardware would go on counting for it, and it would
+    /// see its counter go back when the clock goes on.
+    pub const fn stop(&mut self, now: Ticks) {
+        if self.stopped.is_none() {
+            self.stopped = Some(now);
+        }
+    }
+
+    /// Lets it go on, from where it stands.
+    pub const fn resume(&mut self, now: Ticks) {
+        self.stood = self.stood(now);
+        if let Some(since) = self.stopped.take() {
+            self.offset = self.offset.after(now.since(since));
+        }
+    }
+
+    /// For how long it has stood still since its start, in its own ticks: by so much it is behind a clock that never did.
+    #[must_use]
+    pub const fn stood(&self, now: Ticks) -> GuestTicks {
+        match self.stopped {
+            Some(since) => GuestTicks(self.stood.0.wrapping_add(self.scale.apply(now.since(since)).0)),
+            None => self.stood,
+        }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::{GuestClock, GuestTicks, Scale};
-    use proptest::prelude::{Just, Strategy, any, prop_assert, prop_assert_eq, prop_assume, prop_oneof, proptest};
-    use units::{Hz, Ticks};
-
-    fn frequencies() -> impl Strategy<Value = (Hz, Hz)> {
-        let one =
-            || prop_oneof![Just(24_000_000_u64), Just(62_500_000), Just(1_000_000_000), 1_000_000..1_000_000_000_u64];
-        (one(), one()).prop_map(|(host, guest)| (Hz(host), Hz(guest)))
-    }
-
-    proptest! {
-        #[test]
-        fn the_way_back_is_the_least_host_time((host, guest) in frequencies(), g in any::<u64>(), offset in any::<u64>()) {
-            let clock = GuestClock::new(Ticks(offset), Scale::between(host, guest).unwrap());
-            let Some(elapsed) = clock.elapsed_at(GuestTicks(g)) else { return Ok(()) };
-            prop_assert!(clock.guest(Ticks(offset).after(elapsed)) >= GuestTicks(g));
-            if elapsed > 0 {
-                prop_assert!(clock.guest(Ticks(offset).after(elapsed - 1)) < GuestTicks(g));
-            }
-        }
-
-        #[test]
-        fn the_counter_never_goes_back((host, guest) in frequencies(), elapsed in 0..1_u64 << 53, step in any::<u32>()) {
-            let clock = GuestClock::new(Ticks(77), Scale::between(host, guest).unwrap());
-            let before = clock.guest(Ticks(77).after(elapsed));
-            prop_assert!(clock.guest(Ticks(77).after(elapsed + u64::from(step))) >= before);
-        }
-
-        #[test]
-        fn identity_is_the_difference(offset in any::<u64>(), now in any::<u64>()) {
-            let clock = GuestClock::new(Ticks(offset), Scale::IDENTITY);
-            prop_assert_eq!(clock.guest(Ticks(now)).0, now.wrapping_sub(offset));
-        }
-
-        #[test]
-        fn a_deadline_is_neither_early_nor_late(
-            (host, guest) in frequencies(), now in 0..u64::MAX / 2, start in 0..1_u64 << 48, wait in 0..1_u64 << 40,
-        ) {
-            let scale = Scale::between(host, guest).unwrap();
-            let Some(clock) = GuestClock::standing_at(GuestTicks(start), Ticks(now), scale) else { return Ok(()) };
-            let target = GuestTicks(start + wait);
-            prop_assume!(clock.guest(Ticks(now)) < target);
-            let deadline = clock.host(target, Ticks(now)).unwrap();
-            prop_assert!(deadline > Ticks(now));
-            prop_assert!(clock.guest(deadline) >= target);
-            prop_assert!(clock.guest(Ticks(deadline.0 - 1)) < target);
-        }
-
-        #[test]
-        fn a_moved_clock_is_continuous((host, guest) in frequencies(), g in 0..1_u64 << 50, now in any::<u64>()) {
-            let clock = GuestClock::standing_at(GuestTicks(g), Ticks(now), Scale::between(host, guest).unwrap());
-            let stands = clock.unwrap().guest(Ticks(now)).0;
-            prop_assert!(stands >= g && stands - g <= guest.0 / host.0 + 1);
-        }
-    }
-
-    #[test]
-    fn ten_seconds_are_ten_seconds() {
-        let scale = Scale::between(Hz(100_000_000), Hz(24_000_000)).unwrap();
-        let clock = GuestClock::new(Ticks(u64::MAX - 5), scale);
-        let counted = clock.guest(Ticks(u64::MAX - 5).after(1_000_000_000)).0;
-        assert!(counted.abs_diff(240_000_000) <= 1, "{counted}");
-    }
-
-    #[test]
-    fn far_apart_frequencies_keep_their_precision() {
-        for (host, guest) in [(1_000_000, 1_000_000_000), (1_000_000_000, 1_000_000), (1, 1_000), (1_000, 1)] {
-            let (multiplier, shift) = Scale::between(Hz(host), Hz(guest)).unwrap().parts();
-            assert!(multiplier >= 1 << 31 && shift <= 63);
-            assert_eq!(Scale::from_parts(multiplier, shift).unwrap().parts(), (multiplier, shift));
-        }
-        assert_eq!(Scale::between(Hz(0), Hz(1)), None);
-        assert_eq!(Scale::between(Hz(u64::MAX), Hz(1)), None);
-        assert_eq!(Scale::from_parts(5, 0), None);
-    }
-
-    #[test]
-    fn the_end_of_time_is_never() {
-        let clock = GuestClock::new(Ticks(1_000), Scale::IDENTITY);
-        assert_eq!(clock.host(GuestTicks(u64::MAX), Ticks(5_000)), None);
-        assert_eq!(clock.host(GuestTicks(10_000), Ticks(5_000)), Some(Ticks(11_000)));
-        assert_eq!(clock.host(GuestTicks(4_000), Ticks(5_000)), Some(Ticks(5_000)));
-        // A guest that is ahead of its host.
-        let ahead = GuestClock::standing_at(GuestTicks(1_000), Ticks(100), Scale::IDENTITY).unwrap();
-        assert_eq!(ahead.host(GuestTicks(1_500), Ticks(100)), Some(Ticks(600)));
-        let slow = Scale::between(Hz(1_000_000_000), Hz(1_000_000)).unwrap();
-        assert_eq!(GuestClock::new(Ticks(0), slow).host(GuestTicks(u64::MAX), Ticks(0)), None);
-    }
-}
+mod tests;

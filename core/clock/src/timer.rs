@@ -2,6 +2,7 @@
 
 use units::Ticks;
 
+use crate::saved::{self, Refused};
 use crate::{GuestClock, GuestTicks};
 
 const ENABLE: u64 = 1 << 0;
@@ -21,6 +22,28 @@ impl EmulatedTimer {
     #[must_use]
     pub const fn from_registers(control: u64, compare: u64) -> Self {
         Self { control: control & (ENABLE | IMASK), compare: GuestTicks(compare) }
+    }
+
+    /// The timer that was saved.
+    ///
+    /// # Errors
+    /// Why there is no such timer.
+    pub const fn restore(saved: &saved::Timer) -> Result<Self, Refused> {
+        let saved::Timer { version, control, compare } = *saved;
+        if version != saved::Timer::VERSION {
+            return Err(Refused::Version(version));
+        }
+        if control & !(ENABLE | IMASK) != 0 {
+            return Err(Refused::Control(control));
+        }
+        Ok(Self { control, compare: GuestTicks(compare) })
+    }
+
+    /// All of it.
+    #[must_use]
+    pub const fn save(&self) -> saved::Timer {
+        let Self { control, compare } = *self;
+        saved::Timer { version: saved::Timer::VERSION, control, compare: compare.0 }
     }
 
     /// Reads CTL: ENABLE, IMASK and ISTATUS. ISTATUS does not care for IMASK, and is 0 while the timer is disabled.
@@ -81,12 +104,36 @@ impl EmulatedTimer {
 #[cfg(test)]
 mod tests {
     use super::{ENABLE, EmulatedTimer, IMASK, ISTATUS};
-    use crate::{GuestClock, Scale};
+    use crate::GuestClock;
+    use crate::saved::{self, Refused};
     use proptest::prelude::{any, prop_assert, prop_assert_eq, proptest};
     use units::{Hz, Ticks};
 
+    const HZ: Hz = Hz(62_500_000);
+
     fn clock() -> GuestClock {
-        GuestClock::new(Ticks(1_000), Scale::IDENTITY)
+        GuestClock::start(Ticks(1_000), HZ, HZ).unwrap()
+    }
+
+    #[test]
+    fn a_timer_waits_as_long_as_its_clock_stands_still() {
+        let (mut clock, timer) = (clock(), EmulatedTimer::from_registers(ENABLE, 500));
+        clock.stop(Ticks(1_100));
+        assert_eq!((timer.deadline(&clock, Ticks(9_000)), timer.is_asserted(&clock, Ticks(9_000))), (None, false));
+        assert_eq!(timer.read_value(&clock, Ticks(9_000)), 400);
+        clock.resume(Ticks(10_000));
+        assert_eq!(timer.deadline(&clock, Ticks(10_000)), Some(Ticks(10_400)));
+        // One that has fired stays so.
+        clock.stop(Ticks(10_400));
+        assert!(timer.is_asserted(&clock, Ticks(20_000)));
+    }
+
+    #[test]
+    fn what_no_timer_is_cannot_be_restored() {
+        let saved = EmulatedTimer::from_registers(u64::MAX, 7).save();
+        assert_eq!((saved.version, saved.control, saved.compare), (1, ENABLE | IMASK, 7));
+        assert_eq!(EmulatedTimer::restore(&saved::Timer { version: 0, ..saved }), Err(Refused::Version(0)));
+        assert_eq!(EmulatedTimer::restore(&saved::Timer { control: 7, ..saved }), Err(Refused::Control(7)));
     }
 
     #[test]
@@ -117,6 +164,14 @@ mod tests {
 
     proptest! {
         #[test]
+        fn what_is_saved_comes_back(control in any::<u64>(), compare in any::<u64>()) {
+            let timer = EmulatedTimer::from_registers(control, compare);
+            prop_assert_eq!(EmulatedTimer::restore(&timer.save()), Ok(timer));
+            let saved = saved::Timer { version: saved::Timer::VERSION, control: control & 3, compare };
+            prop_assert_eq!(EmulatedTimer::restore(&saved).map(|timer| timer.save()), Ok(saved));
+        }
+
+        #[test]
         fn value_reads_back_what_was_written(value in any::<u32>(), now in any::<u64>(), later in 0..1_000_u64) {
             let mut timer = EmulatedTimer::default();
             timer.write_value(u64::from(value), &clock(), Ticks(now));
@@ -126,8 +181,7 @@ mod tests {
 
         #[test]
         fn the_line_is_up_at_the_deadline_and_not_before(compare in 0..1_u64 << 50, now in 1_000..1_u64 << 50) {
-            let scale = Scale::between(Hz(62_500_000), Hz(24_000_000)).unwrap();
-            let clock = GuestClock::new(Ticks(999), scale);
+            let clock = GuestClock::start(Ticks(999), HZ, Hz(24_000_000)).unwrap();
             let timer = EmulatedTimer::from_registers(ENABLE, compare);
             let deadline = timer.deadline(&clock, Ticks(now)).unwrap();
             prop_assert!(timer.is_asserted(&clock, deadline));
