@@ -99,6 +99,12 @@ impl GuestClock {
         Some(Self { offset: now, scale, ahead: 0, frequency: guest, stopped: None, stood: GuestTicks(0) })
     }
 
+    /// A clock as fast as the host's, whose frequency is `frequency`, that begins to count at `now`.
+    #[must_use]
+    pub const fn like_the_hosts(now: Ticks, frequency: Hz) -> Self {
+        Self { offset: now, scale: Scale::IDENTITY, ahead: 0, frequency, stopped: None, stood: GuestTicks(0) }
+    }
+
     /// The clock that was saved, going on, on whatever host, when that one's counter is at `now`: it shows exactly what it
     /// showed when it was saved, and stands still if it did.
     ///

@@ -59,12 +59,16 @@ pub enum Refused {
 impl fmt::Display for Refused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Version(version) => write!(f, "version {version} of a saved clock or timer is not known; version 1 is"),
+            Self::Version(version) => {
+                write!(f, "version {version} of a saved clock or timer is not known; version 1 is")
+            }
             Self::Frequency(Hz(hertz)) => {
                 write!(f, "no counter of {hertz} Hz can be shown here; 1 Hz to 2^32 times the host's can")
             }
             Self::Count(count) => write!(f, "the count {count} is past the end of this host's counter"),
-            Self::Control(control) => write!(f, "a timer's CTL is {control:#x}; only ENABLE and IMASK, 0x3, can be set"),
+            Self::Control(control) => {
+                write!(f, "a timer's CTL is {control:#x}; only ENABLE and IMASK, 0x3, can be set")
+            }
         }
     }
 }

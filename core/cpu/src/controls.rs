@@ -153,10 +153,10 @@ pub struct GuestControls {
     pub mdcr: u64,
     /// CPTR_EL2, without [`CPTR_TFP`].
     pub cptr: u64,
-    /// CNTHCTL_EL2: CNTPCT_EL0 is native, the CNTP timer traps.
+    /// CNTHCTL_EL2: the CNTP timer traps, and CNTPCT_EL0 does unless the CPU subtracts the guest's offset (EL1PCTEN,
+    /// EL1PCEN; DDI 0487 D24.10.2).
     pub cnthctl: u64,
-    /// Whether CNTPOFF_EL2 exists and is subtracted (FEAT_ECV). Without it the physical counter is the host's, and a guest
-    /// whose time is not the host's must have [`CNTHCTL_EL1PCTEN`] clear.
+    /// Whether CNTPOFF_EL2 exists and is subtracted (FEAT_ECV). Without it the hardware's physical counter is the host's.
     pub has_physical_offset: bool,
     /// HSTR_EL2.
     pub hstr: u64,
@@ -195,7 +195,7 @@ pub fn controls(host: &HostIds, event_counters: u8) -> GuestControls {
         hcr: hcr(host),
         mdcr: mdcr(host, event_counters),
         cptr: CPTR_BASE | CPTR_TTA | if traps(Trap::ActivityMonitors) { CPTR_TAM } else { 0 },
-        cnthctl: CNTHCTL_EL1PCTEN | if has_physical_offset { CNTHCTL_ECV } else { 0 },
+        cnthctl: if has_physical_offset { CNTHCTL_EL1PCTEN | CNTHCTL_ECV } else { 0 },
         has_physical_offset,
         hstr: HSTR,
         hcrx: has(fields::MMFR1_HCX).then(|| if traps(Trap::InterruptMask) { HCRX_TALLINT } else { 0 }),
@@ -270,7 +270,7 @@ mod tests {
         // TPMCR, TPM, TDOSA, TDRA and six counters.
         assert_eq!(controls.mdcr, 0x0c66);
         assert_eq!(controls.cptr, 0x0010_33ff);
-        assert_eq!((controls.cnthctl, controls.hstr), (1, 0));
+        assert_eq!((controls.cnthctl, controls.hstr), (0, 0));
         assert_eq!((controls.hcrx, controls.fine_grained, controls.mpam2), (None, None, None));
         assert!(!controls.has_fine_grained_2 && !controls.has_activity_monitors);
     }
@@ -282,7 +282,7 @@ mod tests {
         assert_eq!(controls.hcr & !0xffff_ffff, 0x20_0338_0000_0000);
         assert_eq!(controls.hcr >> 16 & 1, 1);
         assert_eq!(controls.hcrx, Some(1 << 6));
-        // The physical counter of a guest starts when it does.
+        // ECV and EL1PCTEN: the physical counter of a guest starts when it does, and needs no trap for it.
         assert_eq!((controls.cnthctl, controls.has_physical_offset), (1 | 1 << 12, true));
         assert_eq!(controls.fine_grained.map(|traps| traps.hfgitr), Some(HFGITR_ATS1E1A));
         assert!(!controls.has_fine_grained_2);

@@ -183,6 +183,11 @@ pub fn id_register() -> u64 {
     tenths(ticks!(ROUNDS, [], ["mrs x10, S3_0_C0_C4_0"], [],), empty(), ROUNDS)
 }
 
+/// A read of CNTPCT_EL0.
+pub fn physical_count() -> u64 {
+    tenths(ticks!(ROUNDS, [], ["mrs x10, cntpct_el0"], [],), empty(), ROUNDS)
+}
+
 /// A 32-bit load from a device register.
 pub fn load(address: u64) -> u64 {
     crate::memory::outside_image(address, 4);

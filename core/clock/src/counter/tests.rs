@@ -10,8 +10,9 @@ use units::{Hz, Ticks};
 
 /// A clock that has stood still for some time, and counts, or does not.
 fn clocks() -> impl Strategy<Value = (GuestClock, Ticks)> {
-    let life = (frequencies(), any::<u64>(), 0..1_u64 << 50, 0..1_u64 << 40, 0..1_u64 << 40, any::<bool>());
-    life.prop_map(|((host, guest), start, ran, stood, after, stops)| {
+    let span = 0..1_u64 << 40;
+    let life = (frequencies(), any::<u64>(), 0..1_u64 << 50, span.clone(), span, any::<bool>(), any::<bool>());
+    life.prop_map(|((host, guest), start, ran, stood, after, stops, moves)| {
         let mut clock = GuestClock::start(Ticks(start), host, guest).unwrap();
         let mut now = Ticks(start).after(ran);
         clock.stop(now);
@@ -19,13 +20,16 @@ fn clocks() -> impl Strategy<Value = (GuestClock, Ticks)> {
         if !stops {
             clock.resume(now);
         }
+        if moves {
+            clock = GuestClock::restore(&clock.save(now), Hz(host.0 / 3 + 1), Ticks(1_000)).unwrap();
+            now = Ticks(1_000);
+        }
         (clock, now.after(after))
     })
 }
 
 fn frequencies() -> impl Strategy<Value = (Hz, Hz)> {
-    let one =
-        || prop_oneof![Just(24_000_000_u64), Just(62_500_000), Just(1_000_000_000), 1_000_000..1_000_000_000_u64];
+    let one = || prop_oneof![Just(24_000_000_u64), Just(62_500_000), Just(1_000_000_000), 1_000_000..1_000_000_000_u64];
     prop_oneof![(one(), one()), one().prop_map(|same| (same, same))].prop_map(|(host, guest)| (Hz(host), Hz(guest)))
 }
 
@@ -62,7 +66,7 @@ proptest! {
             match event {
                 Event::Wait(ticks) => {
                     now = now.after(ticks);
-                    let ticks = (u128::from(ticks) * u128::from(guest.0) << 40) / u128::from(host.0);
+                    let ticks = ((u128::from(ticks) * u128::from(guest.0)) << 40) / u128::from(host.0);
                     if clock.is_stopped() { stood += ticks } else { ran += ticks }
                     prop_assert!(!clock.is_stopped() || clock.guest(now) == before, "a stopped clock counts");
                 }
@@ -128,7 +132,8 @@ proptest! {
 
     #[test]
     fn equal_frequencies_are_the_difference(offset in any::<u64>(), now in any::<u64>(), hertz in 1..u64::MAX) {
-        let clock = GuestClock::start(Ticks(offset), Hz(hertz), Hz(hertz)).unwrap();
+        let clock = GuestClock::like_the_hosts(Ticks(offset), Hz(hertz));
+        prop_assert_eq!(GuestClock::start(Ticks(offset), Hz(hertz), Hz(hertz)), Some(clock));
         prop_assert_eq!(clock.guest(Ticks(now)).0, now.wrapping_sub(offset));
         prop_assert_eq!(clock.hardware_offset(), Some(Ticks(offset)));
     }

@@ -3,7 +3,7 @@
 use cpu::exit::{DataAbort, Exit, FaultKind, InstructionAbort, WaitKind, class_of, decode};
 use cpu::inject::{self, AbortKind};
 use cpu::retry::{Try, Verdict};
-use cpu::sysreg::{self as trapped, Action, OsLockRegister, PhysicalTimerRegister, SgiRegister};
+use cpu::sysreg::{self as trapped, Action, OsLockRegister, SgiRegister};
 use cpu::translation::Rights;
 use cpu::{Direction, pstate};
 use hw::sysreg;
@@ -243,8 +243,8 @@ fn system_register(vcpu: &'static Vcpu, context: &mut VcpuContext, action: Actio
             None
         }
         Action::IccSre => Some(trapped::ICC_SRE_VALUE),
-        Action::PhysicalCount => Some(vcpu.physical_count(sysreg::cntpct_el0())),
-        Action::PhysicalTimer(register) => physical_timer(vcpu, register, direction, value),
+        Action::PhysicalCount => Some(vcpu.physical_count()),
+        Action::PhysicalTimer(register) => vcpu.access_physical_timer(register, direction, value),
         Action::OsLock(OsLockRegister::Oslar) => {
             vcpu.set_os_lock(value & 1 != 0);
             None
@@ -260,33 +260,6 @@ fn system_register(vcpu: &'static Vcpu, context: &mut VcpuContext, action: Actio
         context.set_register(rt, result.unwrap_or(0));
     }
     complete(context);
-}
-
-/// CNTP_CTL_EL0, CNTP_CVAL_EL0 and CNTP_TVAL_EL0, all in the guest's physical count.
-fn physical_timer(
-    vcpu: &'static Vcpu,
-    register: PhysicalTimerRegister,
-    direction: Direction,
-    value: u64,
-) -> Option<u64> {
-    let now = vcpu.physical_count(sysreg::cntpct_el0());
-    let mut timer = vcpu.physical_timer.lock();
-    if direction == Direction::Read {
-        let due = timer.control & 1 != 0 && now >= timer.compare;
-        return Some(match register {
-            PhysicalTimerRegister::Control => timer.control | u64::from(due) << 2,
-            PhysicalTimerRegister::CompareValue => timer.compare,
-            PhysicalTimerRegister::TimerValue => timer.compare.wrapping_sub(now) & 0xffff_ffff,
-        });
-    }
-    match register {
-        PhysicalTimerRegister::Control => timer.control = value & 3,
-        PhysicalTimerRegister::CompareValue => timer.compare = value,
-        PhysicalTimerRegister::TimerValue => timer.compare = now.wrapping_add(i64::from(value as i32) as u64),
-    }
-    drop(timer);
-    vcpu.update_physical_timer();
-    None
 }
 
 /// HVC #0 or SMC #0: a call by the SMC calling convention. PC is behind the instruction.

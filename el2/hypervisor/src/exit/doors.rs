@@ -124,7 +124,7 @@ pub(crate) fn wait(vcpu: &'static Vcpu, context: &mut VcpuContext) -> bool {
     let Some(request) = Request::decode(context.x[0], context.x[1], context.x[2]) else { return false };
     let dogs = &vcpu.vm.doors.watchdogs;
     let (policy, level) = (&vcpu.vm.config.doors, level(context));
-    let caller = |scope| watchdog::Caller { policy, level, vm: vcpu.vm.id, vcpu: vcpu.id, scope };
+    let caller = |scope| watchdog::Caller { policy, level, vm: vcpu.vm, vcpu: vcpu.id, scope };
     let result = match request {
         Request::Detect => {
             answer_detection(vcpu, context);
@@ -327,7 +327,8 @@ impl backdoor::Host for Caller {
     }
 
     fn clock(&mut self) -> (u64, u64) {
-        (host::get().counter.0, self.vm.counter_offset())
+        let clock = self.vm.clock();
+        (clock.frequency().0, clock.hardware_offset().map_or(0, |offset| offset.0))
     }
 
     fn watchdog(&mut self, request: backdoor::Watchdog, whose: backdoor::Whose, level: Level) -> Result<u64, u64> {
@@ -335,8 +336,7 @@ impl backdoor::Host for Caller {
             backdoor::Whose::Vm => wfe::Scope::Vm,
             backdoor::Whose::Caller => wfe::Scope::Own,
         };
-        let caller =
-            watchdog::Caller { policy: &self.vm.config.doors, level, vm: self.vcpu.vm.id, vcpu: self.vcpu.id, scope };
+        let caller = watchdog::Caller { policy: &self.vm.config.doors, level, vm: self.vm, vcpu: self.vcpu.id, scope };
         let dogs = &self.vm.doors.watchdogs;
         let result = match request {
             backdoor::Watchdog::Query => dogs.query(caller),

@@ -38,6 +38,9 @@ const SYSREG_MASK: u64 = 0x1ff_ffff & !(31 << 5);
 const WAIT_FOR_EVENT: u64 = 1;
 /// MSR ICC_SGI1R_EL1, S3_0_C12_C11_5.
 const SGI1R_WRITE: u64 = 3 << 20 | 5 << 17 | 12 << 10 | 11 << 1;
+/// MRS CNTPCT_EL0, S3_3_C14_C0_1, and CNTPCTSS_EL0, which has another op2.
+const COUNT_READ: u64 = 3 << 20 | 1 << 17 | 3 << 14 | 14 << 10 | 1;
+const COUNT_MASK: u64 = SYSREG_MASK & !(4 << 17);
 
 /// Answers the exit and returns 0, or returns `kind` to leave it to the vCPU's thread.
 #[inline(always)]
@@ -102,8 +105,9 @@ fn synchronous(vcpu: &'static Vcpu, context: &mut VcpuContext) -> Answer {
         }
         class::SYSTEM_REGISTER => {
             let Some(index) = id::index_of_syndrome(syndrome) else {
-                let answered =
-                    syndrome & SYSREG_MASK == SGI1R_WRITE && self_sgi(vcpu, context) || doors::null_call(vcpu, context);
+                let answered = syndrome & SYSREG_MASK == SGI1R_WRITE && self_sgi(vcpu, context)
+                    || doors::null_call(vcpu, context)
+                    || syndrome & COUNT_MASK == COUNT_READ && physical_count(vcpu, context);
                 return answered.into();
             };
             let value = host::get().guest_ids.get(index);
@@ -239,6 +243,16 @@ fn uart(vcpu: &'static Vcpu, context: &mut VcpuContext) -> bool {
     context.skip_instruction();
     context.pstate = pstate::after_a64_instruction(state);
     vcpu.counters.count(Reason::Device);
+    true
+}
+
+/// A read of the physical counter, which traps where the CPU has no CNTPOFF_EL2. Not inlined, as [`self_sgi`] is not.
+#[inline(never)]
+fn physical_count(vcpu: &'static Vcpu, context: &mut VcpuContext) -> bool {
+    let Some(count) = vcpu.physical_count_quickly() else { return false };
+    context.set_register((context.syndrome >> 5 & 31) as u8, count);
+    complete(context);
+    vcpu.counters.count(Reason::SystemRegister);
     true
 }
 

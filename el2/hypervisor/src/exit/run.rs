@@ -32,7 +32,7 @@ fn live<C: Checks>(index: usize) -> ! {
             Task::Boot => vcpu.vm.boot(),
             Task::End => vcpu.vm.end(),
             Task::Run(start) => {
-                vcpu.vm.doors.watchdogs.vcpu_started(vcpu.vm.id, &vcpu.vm.config.doors, vcpu.id);
+                vcpu.vm.doors.watchdogs.vcpu_started(vcpu.vm, vcpu.id);
                 vcpu.reset(start, context);
                 C::vcpu_is_reset(vcpu);
                 let mut leave = vcpu.on(|| run::<C>(vcpu, context));

@@ -73,5 +73,5 @@ pub(crate) fn write_vm(vm: &vm::Vm, out: &mut dyn Write) -> fmt::Result {
             "  vCPU {id}: ran {s}.{ms:03} s, waited {waited}.{rest:03} s for a CPU, {stolen}.{more:03} s of it stolen"
         )?;
     }
-    vm.doors.watchdogs.write(out)
+    vm.doors.watchdogs.write(vm, out)
 }

@@ -26,6 +26,7 @@ use vgic::{ListRegisters, Power, Vgic, virtual_control};
 
 mod devices;
 pub(crate) mod exception;
+mod time;
 pub(crate) mod traps;
 
 use crate::host;
@@ -33,6 +34,7 @@ use crate::sched::{self, NOBODY, Occupant, Registers, Thread};
 use crate::vm::Vm;
 use crate::vm::devices::Wait;
 use crate::vm::handle::{VcpuHandle, request};
+use time::Time;
 
 /// How many vCPUs there can be on one host.
 pub(crate) const MAX_TOTAL: usize = 512;
@@ -66,38 +68,14 @@ pub(crate) enum Heed {
     Leave,
 }
 
-/// The EL1 physical timer, which is emulated: CNTP_CTL_EL0 and CNTP_CVAL_EL0. It counts as the guest's CNTPCT_EL0 does
-/// ([`Vcpu::physical_count`]).
-#[derive(Clone, Copy, Default)]
-pub(crate) struct PhysicalTimer {
-    /// ENABLE and IMASK.
-    pub(crate) control: u64,
-    /// The count at which it fires.
-    pub(crate) compare: u64,
-}
-
-impl PhysicalTimer {
-    /// The level of its interrupt at `now`.
-    #[must_use]
-    pub(crate) fn line(self, now: u64) -> bool {
-        self.control & (TIMER_ENABLE | TIMER_MASKED) == TIMER_ENABLE && now >= self.compare
-    }
-
-    /// When the level will rise, if it is going to.
-    #[must_use]
-    pub(crate) fn deadline(self, now: u64) -> Option<u64> {
-        (self.control & (TIMER_ENABLE | TIMER_MASKED) == TIMER_ENABLE && now < self.compare).then_some(self.compare)
-    }
-}
-
 /// One virtual CPU. Lives for ever.
 pub struct Vcpu {
     /// The machine it belongs to.
     pub(crate) vm: &'static Vm,
     /// What others see of it.
     handle: VcpuHandle,
-    /// The EL1 physical timer.
-    pub(crate) physical_timer: PreemptLock<PhysicalTimer>,
+    /// Its VM's clock and the EL1 physical timer. Its own thread's business.
+    time: PreemptLock<Time>,
     /// What it was let to try again.
     pub(crate) tries: PreemptLock<Tries>,
     index: usize,
@@ -163,7 +141,7 @@ impl Vcpu {
         let vcpu: &'static Self = Box::leak(Box::new(Self {
             vm,
             handle: VcpuHandle::new(id),
-            physical_timer: PreemptLock::new(PhysicalTimer::default()),
+            time: PreemptLock::new(Time::new(vm.clock())),
             tries: PreemptLock::new(Tries::new()),
             index,
             context: Once::new(),
@@ -414,37 +392,11 @@ impl Vcpu {
         true
     }
 
-    /// The EL1 physical timer's line follows its registers. It is loaded.
-    pub(crate) fn update_physical_timer(&self) {
-        let timer = *self.physical_timer.lock();
-        let now = self.physical_count(sysreg::cntpct_el0());
-        let line = if timer.line(now) { vgic::Line::High } else { vgic::Line::Low };
-        let interrupt = self.vm.plan.timer_interrupts().physical;
-        self.with_gic(|gic| gic.set_ppi_level(self.id, interrupt, line));
-        if let Some(deadline) = timer.deadline(now) {
-            sched::set_alarm(Ticks(deadline.saturating_add(self.physical_offset())));
-        }
-    }
-
-    /// What the guest reads in CNTPCT_EL0 when the host's count is `host`.
-    #[inline(always)]
-    #[must_use]
-    pub(crate) fn physical_count(&self, host: u64) -> u64 {
-        host.wrapping_sub(self.physical_offset())
-    }
-
-    /// CNTPOFF_EL2 while it runs; where there is none, the guest sees the host's physical count.
-    #[inline(always)]
-    fn physical_offset(&self) -> u64 {
-        if host::get().features.physical_offset { self.vm.counter_offset() } else { 0 }
-    }
-
     /// WFI: sleeps until an interrupt is pending for the guest, or something is asked of the vCPU. It is loaded.
     ///
     /// Of a vCPU at rest of which nothing was asked the model has nothing to say: nothing is pending for it.
     pub(crate) fn wait_for_interrupt(&'static self) {
-        let knows_nothing =
-            || self.is_at_rest() && !self.physical_timer.lock().line(self.physical_count(sysreg::cntpct_el0()));
+        let knows_nothing = || self.is_at_rest() && !self.time.lock().is_asserted(Ticks(sysreg::cntpct_el0()));
         self.wait(knows_nothing, |gic, vmcr| gic.has_deliverable(self.id, vmcr));
     }
 
@@ -478,26 +430,14 @@ impl Vcpu {
                     VcpuSet::EMPTY
                 });
             }
-            let now = sysreg::cntpct_el0();
+            let now = Ticks(sysreg::cntpct_el0());
             let deadline = self.virtual_deadline(now);
             if ready || self.has_requests() || deadline.is_some_and(|deadline| deadline <= now) {
                 return;
             }
-            let physical = self.physical_timer.lock().deadline(self.physical_count(now));
-            let physical = physical.map(|deadline| deadline.saturating_add(self.physical_offset()));
-            let deadline = [deadline, physical].into_iter().flatten().min();
-            sched::block(deadline.map(Ticks));
+            let physical = self.time.lock().deadline(now);
+            sched::block([deadline, physical].into_iter().flatten().min());
         }
-    }
-
-    /// The host count at which the virtual timer fires, if it is armed. It is loaded.
-    fn virtual_deadline(&self, now: u64) -> Option<u64> {
-        if sysreg::cntv_ctl_el0::read() & (TIMER_ENABLE | TIMER_MASKED) != TIMER_ENABLE {
-            return None;
-        }
-        let virtual_now = now.wrapping_sub(sysreg::cntvoff_el2::read());
-        let compare = sysreg::cntv_cval_el0::read();
-        Some(if compare <= virtual_now { now } else { now.saturating_add(compare - virtual_now) })
     }
 
     /// Puts its registers into the state of a CPU that was just switched on (PSCI, section 6.4), to start as `start`
@@ -506,9 +446,11 @@ impl Vcpu {
         let owner = context.owner;
         *context = VcpuContext { owner, pc: start.entry.0, pstate: reset::PSTATE, ..VcpuContext::default() };
         context.set_register(0, start.context);
+        let time = Time::new(self.vm.clock());
+        *self.time.lock() = time;
         let mut state = self.state.lock();
         state.controls.vttbr = self.vm.vttbr();
-        state.controls.cntvoff = self.vm.counter_offset();
+        state.controls.cntvoff = time.hardware_offset();
         state.controls.os_lock = true;
         traps::prepare(&self.vm.config.doors, &mut state.controls);
         let all = VCPUS.iter().filter_map(Once::get);
@@ -528,7 +470,6 @@ impl Vcpu {
         drop(state);
         self.list.lock().forget();
         self.at_rest.store(false, Ordering::Relaxed);
-        *self.physical_timer.lock() = PhysicalTimer::default();
         *self.tries.lock() = Tries::new();
         self.timer_list_register.store(0, Ordering::Relaxed);
     }

@@ -12,6 +12,7 @@
 extern crate alloc;
 
 use alloc::collections::VecDeque;
+use clock::GuestTicks;
 use core::cell::Cell;
 use log::Level;
 use machine::DeviceKind;
@@ -261,7 +262,7 @@ impl Devices {
     /// When the watchdog has something to do, by the host's counter.
     #[must_use]
     pub(crate) fn watchdog_deadline(&self, vm: &Vm) -> Option<Ticks> {
-        self.watchdog.deadline().map(|count| Ticks(count.saturating_add(vm.counter_offset())))
+        vm.when(GuestTicks(self.watchdog.deadline()?))
     }
 
     /// Lets the watchdog know what time it is; says whether its second signal rises.

@@ -14,6 +14,7 @@ use core::fmt;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use abi::bundle::{Bundle, VmConfig};
+use clock::{GuestClock, GuestTicks};
 use fair::{By, Restarts};
 use hw::sync::{IrqLock, PreemptGuard, PreemptLock};
 use hw::sysreg;
@@ -140,7 +141,7 @@ impl Power {
         }
         // Pairs with the acquire in `is_paused`: a vCPU that finds it set finds its watchdogs standing still too.
         vm.paused.store(true, Ordering::Release);
-        vm.doors.watchdogs.pause();
+        vm.doors.watchdogs.pause(vm);
         vm.devices.lock().pause_watchdog(vm);
         for vcpu in vm.vcpus() {
             vcpu.request(request::PAUSE);
@@ -184,7 +185,8 @@ pub struct Vm {
     bundle: Bundle<'static>,
     vcpus: Once<Box<[&'static VcpuHandle]>>,
     vttbr: AtomicU64,
-    counter_offset: AtomicU64,
+    /// Its time. A leaf: nobody takes another lock under this one.
+    clock: PreemptLock<GuestClock>,
     /// The page of the vCPUs' records of stolen time; 0 while the VM is off.
     records: AtomicU64,
     boots: AtomicU32,
@@ -261,7 +263,7 @@ pub(crate) fn create(
         bundle,
         vcpus: Once::new(),
         vttbr: AtomicU64::new(0),
-        counter_offset: AtomicU64::new(0),
+        clock: PreemptLock::new(GuestClock::like_the_hosts(Ticks(0), host.counter)),
         records: AtomicU64::new(0),
         boots: AtomicU32::new(0),
         paused: AtomicBool::new(false),
@@ -289,16 +291,28 @@ impl Vm {
         self.vttbr.load(Ordering::Acquire)
     }
 
-    /// The host's count at which its virtual counter was 0.
+    /// Its clock, as it is now.
     #[must_use]
-    pub(crate) fn counter_offset(&self) -> u64 {
-        self.counter_offset.load(Ordering::Relaxed)
+    pub(crate) fn clock(&self) -> GuestClock {
+        *self.clock.lock()
     }
 
-    /// What its virtual counter shows.
+    /// What its counters show.
     #[must_use]
     pub(crate) fn count(&self) -> u64 {
-        sysreg::cntpct_el0().wrapping_sub(self.counter_offset())
+        self.clock().guest(Ticks(sysreg::cntpct_el0())).0
+    }
+
+    /// How many milliseconds its clock has counted.
+    #[must_use]
+    pub(crate) fn milliseconds(&self) -> u64 {
+        self.clock().milliseconds(Ticks(sysreg::cntpct_el0()))
+    }
+
+    /// When its counters show `count`, or now if they have; `None` while they stand still before that.
+    #[must_use]
+    pub(crate) fn when(&self, count: GuestTicks) -> Option<Ticks> {
+        self.clock().host(count, Ticks(sysreg::cntpct_el0()))
     }
 
     /// Where vCPU `vcpu`'s record of stolen time is in memory, while there is one. Its vCPUs only: they are gone before it is.
@@ -390,7 +404,7 @@ impl Vm {
         }
         // Pairs with the acquire in `is_paused`.
         self.paused.store(false, Ordering::Release);
-        self.doors.watchdogs.resume(self.id);
+        self.doors.watchdogs.resume(self);
         self.devices.lock().resume_watchdog(self);
         self.console.ask_for_service();
         self.alarm.watch();
@@ -555,7 +569,7 @@ impl Vm {
         self.gic.lock().reset();
         self.devices.lock().reset();
         self.doors.restart();
-        self.counter_offset.store(sysreg::cntpct_el0(), Ordering::Relaxed);
+        *self.clock.lock() = GuestClock::like_the_hosts(Ticks(sysreg::cntpct_el0()), host::get().counter);
 
         let kernel = self.bundle.verify(&self.config.kernel).map_err(|error| sentence!("kernel: {error}"))?;
         let initrd = match &self.config.initrd {

@@ -19,7 +19,6 @@ use units::{MAX_VCPUS, Ticks, VcpuId, VmId};
 use wfe::{Action, Actions, Bounds, Refused, Scope, Status, Watchdog};
 
 use crate::host;
-use crate::host::milliseconds;
 use crate::sched::{self, Thread};
 use crate::vm::handle::request;
 use crate::vm::{self, Power, Stop, Vm};
@@ -88,16 +87,17 @@ impl Watchdogs {
 
     /// A vCPU is about to enter the guest, having been switched on: its own watchdog is armed if the site file says so, and
     /// the VM's, if this is the first time in its life. Not earlier: the loading of images is nobody's fault in the guest.
-    pub(crate) fn vcpu_started(&self, vm: VmId, policy: &Policy, vcpu: VcpuId) {
+    pub(crate) fn vcpu_started(&self, vm: &Vm, vcpu: VcpuId) {
+        let policy = &vm.config.doors;
         let mut dogs = self.dogs.lock();
         if !core::mem::replace(&mut dogs.has_begun, true) {
-            dogs.vm.preset(u64::from(policy.watchdog_milliseconds), action_of(policy), milliseconds());
+            dogs.vm.preset(u64::from(policy.watchdog_milliseconds), action_of(policy), vm.milliseconds());
             self.watch_dog(vm, &dogs.vm);
         }
         if policy.vcpu_watchdog_milliseconds != 0
             && let Ok(dog) = dogs.find(Scope::Own, vcpu)
         {
-            dog.preset(u64::from(policy.vcpu_watchdog_milliseconds), action_of(policy), milliseconds());
+            dog.preset(u64::from(policy.vcpu_watchdog_milliseconds), action_of(policy), vm.milliseconds());
             self.watch_dog(vm, dog);
         }
     }
@@ -110,14 +110,14 @@ impl Watchdogs {
     }
 
     /// The VM is paused: so are its watchdogs, and those that are set up until its vCPUs have stopped.
-    pub(crate) fn pause(&self) {
-        self.dogs.lock().all().for_each(|(_, dog)| dog.pause(milliseconds()));
+    pub(crate) fn pause(&self, vm: &Vm) {
+        self.dogs.lock().all().for_each(|(_, dog)| dog.pause(vm.milliseconds()));
     }
 
     /// The VM goes on.
-    pub(crate) fn resume(&self, vm: VmId) {
+    pub(crate) fn resume(&self, vm: &Vm) {
         self.dogs.lock().all().for_each(|(_, dog)| {
-            dog.resume(milliseconds());
+            dog.resume(vm.milliseconds());
             self.watch_dog(vm, dog);
         });
     }
@@ -131,7 +131,7 @@ impl Watchdogs {
         let vm = caller.vm;
         let mut dogs = self.dogs.lock();
         let dog = dogs.find(caller.scope, caller.vcpu)?;
-        let granted = dog.configure(timeout, action, milliseconds())?;
+        let granted = dog.configure(timeout, action, vm.milliseconds())?;
         self.watch_dog(vm, dog);
         Ok(granted)
     }
@@ -142,7 +142,7 @@ impl Watchdogs {
     /// Why not.
     pub(crate) fn pat(&self, caller: Caller<'_>) -> Result<u64, Refused> {
         caller.check()?;
-        self.dogs.lock().find(caller.scope, caller.vcpu)?.pat(milliseconds())
+        self.dogs.lock().find(caller.scope, caller.vcpu)?.pat(caller.vm.milliseconds())
     }
 
     /// See [`Watchdog::query`]. For every level.
@@ -150,12 +150,12 @@ impl Watchdogs {
     /// # Errors
     /// If it is not armed.
     pub(crate) fn query(&self, caller: Caller<'_>) -> Result<u64, Refused> {
-        self.dogs.lock().find(caller.scope, caller.vcpu)?.query(milliseconds())
+        self.dogs.lock().find(caller.scope, caller.vcpu)?.query(caller.vm.milliseconds())
     }
 
-    fn watch_dog(&self, vm: VmId, dog: &Watchdog) {
-        if let Some(deadline) = dog.deadline() {
-            watch(vm, self, at(deadline));
+    fn watch_dog(&self, vm: &Vm, dog: &Watchdog) {
+        if let Some(deadline) = dog.deadline().and_then(|deadline| at(vm, deadline)) {
+            watch(vm.id, self, deadline);
         }
     }
 
@@ -163,10 +163,10 @@ impl Watchdogs {
     ///
     /// # Errors
     /// Those of `out`.
-    pub(crate) fn write(&self, out: &mut dyn Write) -> fmt::Result {
+    pub(crate) fn write(&self, vm: &Vm, out: &mut dyn Write) -> fmt::Result {
         let mut states = [(None, None); MAX_VCPUS + 1];
         for (state, (vcpu, dog)) in states.iter_mut().zip(self.dogs.lock().all()) {
-            *state = (vcpu, Some(dog.status(milliseconds())));
+            *state = (vcpu, Some(dog.status(vm.milliseconds())));
         }
         for (vcpu, status) in states {
             let Some(Status { armed, action, is_paused, acted }) = status else { continue };
@@ -195,7 +195,7 @@ pub(crate) struct Caller<'a> {
     /// From which level.
     pub(crate) level: Level,
     /// In which VM, on which vCPU.
-    pub(crate) vm: VmId,
+    pub(crate) vm: &'a Vm,
     pub(crate) vcpu: VcpuId,
     /// Which watchdog.
     pub(crate) scope: Scope,
@@ -308,8 +308,9 @@ fn look_after(vm: &'static Vm) -> Option<Ticks> {
         };
         // A millisecond behind: the clock may have been about to show the next one when the watchdog was patted, and none acts
         // before its time is over.
-        let action = dog.expire(milliseconds().saturating_sub(1));
-        next = [next, dog.deadline().map(at)].into_iter().flatten().min();
+        let action = dog.expire(vm.milliseconds().saturating_sub(1));
+        let deadline = dog.deadline().and_then(|deadline| at(vm, deadline));
+        next = [next, deadline].into_iter().flatten().min();
         drop(dogs);
         if let Some(action) = action {
             act(vm, &mut life, action, Which::Called(id));
@@ -356,10 +357,9 @@ impl fmt::Display for Which {
     }
 }
 
-/// The count at which the millisecond clock has shown `milliseconds` for a whole one, or a little later.
-fn at(milliseconds: u64) -> Ticks {
-    let ticks = (u128::from(milliseconds) + 1) * u128::from(host::get().counter.0) / 1000;
-    Ticks(u64::try_from(ticks).unwrap_or(u64::MAX).saturating_add(1))
+/// The host's count at which the VM's clock has shown `milliseconds` for a whole one; `None` while that stands still.
+fn at(vm: &Vm, milliseconds: u64) -> Option<Ticks> {
+    vm.when(vm.clock().count_at(milliseconds.saturating_add(1)))
 }
 
 fn act(vm: &'static Vm, life: &mut Power, action: Action, which: Which) {

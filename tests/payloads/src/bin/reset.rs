@@ -50,6 +50,9 @@ fn boot_is_clean() -> Verdict {
     check_equal!(gic::not_reset(), None, "register of the GIC that is not as a reset leaves it");
     check_equal!(sysreg::cntv_ctl_el0::read() & 1, 0, "virtual timer enabled");
     check_equal!(sysreg::cntp_ctl_el0::read() & 1, 0, "physical timer enabled");
+    // Before anything else takes time: the physical counter was read at the first instruction, and both began with this life.
+    let (first, now) = (timer::first_count(), timer::now());
+    check!(first < now, "at the first instruction the physical counter was {first}, and the virtual one is {now}");
     if !machine::is_reference() {
         // The bare machine leaves them unknown; we promise that nothing of the life before is in them.
         for (register, value) in KEPT {

@@ -153,10 +153,6 @@ fn usual(image: &Image, model: &str, options: &str) -> Trial {
     vm.cmdline = format!("{} {options}", words_for(&image.name)).trim().to_owned();
     vm.doors.vmware = matches!(&*image.name, "doors" | "wfe" | "storm");
     vm.doors.wfe = matches!(&*image.name, "wfe" | "storm");
-    if image.name == "timers" && model == "max" {
-        // FEAT_ECV: the physical counter can start with the VM, too.
-        vm.cmdline.push_str(" counters=one");
-    }
     vm.doors.generic_watchdog = image.name == "watchdog";
     vm.doors.watchdog_action = WATCHDOG_RESET;
     if image.name == "doors" {
