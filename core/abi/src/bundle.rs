@@ -36,7 +36,7 @@ use serde::{Deserialize, Serialize};
 /// The first eight bytes of a bundle. The last two show a transfer that mangled line ends.
 pub const MAGIC: [u8; 8] = *b"UCROFT\r\n";
 /// The format that this code reads and writes.
-pub const FORMAT: u32 = 5;
+pub const FORMAT: u32 = 6;
 /// Bytes in the header.
 pub const HEADER_LENGTH: usize = 64;
 /// Blobs begin at multiples of this many bytes from the start of the file.
@@ -92,6 +92,8 @@ pub struct VmConfig<'a> {
     pub weight: u16,
     /// The host CPUs that the VM may run on, a bit each; not 0. [`ANY_CPU`] if the site file doesn't say.
     pub affinity: u64,
+    /// While it is paused its counters stand still too.
+    pub pause_stops_time: bool,
     /// How it may call the hypervisor.
     pub doors: Doors,
 }

@@ -165,6 +165,7 @@ fn kernels_that_cannot_run() -> Result<()> {
         cmdline: "",
         weight: 100,
         affinity: abi::bundle::ANY_CPU,
+        pause_stops_time: false,
         doors: abi::bundle::Doors::default(),
     };
     let size = good.len() as u64;

@@ -8,7 +8,7 @@ use croft::site::Vm;
 use std::process::ExitCode;
 use std::time::Duration;
 use system::host::{Host, Run};
-use system::{BOOT, guest, log, scenario};
+use system::{BOOT, SOON, guest, log, scenario};
 use wfe::Action;
 
 /// The feeder in the Linux guest gives the watchdog 8 seconds, everybody else gives less.
@@ -120,6 +120,68 @@ fn modes() -> Result<()> {
     Ok(())
 }
 
+/// What the statistics say of a VM's counter: its count, its frequency, and for how long it stood still.
+fn counter(run: &Run, name: &str) -> Result<([u64; 3], bool)> {
+    let statistics = run.statistics(STARVED)?;
+    let section = section(&statistics, name);
+    let line = section.lines().find(|line| line.starts_with("  counter: at ")).unwrap_or_default();
+    let numbers: Vec<u64> = line.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+    let numbers = numbers.try_into().map_err(|_| anyhow::anyhow!("no counter of {name} in {statistics}"))?;
+    Ok((numbers, line.ends_with(", stands still")))
+}
+
+/// What a guest says its counter and its real-time clock show, the next time that it says so.
+fn said(run: &Run, name: &str) -> Result<[u64; 2]> {
+    let console = run.console(name)?;
+    console.expect_unless("starving: count ", &["amiss"], STARVED)?;
+    let line = console.expect("\n", SOON)?;
+    let words: Vec<u64> = line.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+    words.try_into().map_err(|_| anyhow::anyhow!("{name} says {line:?}"))
+}
+
+/// Pauses the guests that count, of which one's time stops; what each said before that.
+fn pause_counting(run: &Run) -> Result<[[u64; 2]; 2]> {
+    let before = [said(run, "still")?, said(run, "onward")?];
+    for name in ["still", "onward"] {
+        run.control(Command::PauseVm { vm: run.vm(name)? })?;
+        run.wait_for(name, STARVED, |condition| *condition == Condition::Paused)?;
+    }
+    Ok(before)
+}
+
+/// They were paused for some seconds: the one's counter has not moved, as its host and the guest itself see it, and its
+/// real-time clock agrees; the other's has. The watchdogs of both stood still.
+fn resume_counting(run: &Run, before: [[u64; 2]; 2]) -> Result<()> {
+    let ([frozen, hertz, stood], is_still) = counter(run, "still")?;
+    let ([onward, ..], runs) = (counter(run, "onward")?.0, !counter(run, "onward")?.1);
+    ensure!(is_still && runs, "still {is_still}, onward {runs}");
+    let ([later, _, longer], _) = counter(run, "still")?;
+    ensure!(
+        frozen == later && stood < longer,
+        "it shows {frozen}, then {later}; it stood {stood}, then {longer} ticks"
+    );
+    ensure!(stood > 4 * hertz && onward > before[1][0] + 4 * hertz, "it stood {stood}, the other one is at {onward}");
+    for (name, [count, seconds]) in ["still", "onward"].into_iter().zip(before) {
+        run.control(Command::ResumeVm { vm: run.vm(name)? })?;
+        // What it said before the pause comes first.
+        let limit = if name == "still" { frozen } else { onward };
+        let mut now = said(run, name)?;
+        while now[0] <= limit {
+            now = said(run, name)?;
+        }
+        let ([shown, _, stood], is_still) = counter(run, name)?;
+        ensure!(now[0] <= shown && !is_still, "{name} says {now:?}, its host {shown}");
+        ensure!((stood > 4 * hertz) == (name == "still"), "{name} stood still for {stood} ticks");
+        // By the guest's own two clocks the same time has passed; each is read at another moment of a second.
+        let (passed, ticks) = (now[1] - seconds, now[0] - count);
+        ensure!(passed.abs_diff(ticks / hertz) <= 1, "{name}: {passed} s and {ticks} ticks have passed");
+        let condition = run.condition(name)?;
+        ensure!(condition == Condition::Running { boots: 1 }, "{name} is {condition}");
+        run.control(Command::ForceStop { vm: run.vm(name)? })?;
+    }
+    Ok(())
+}
+
 /// While the operator has a VM paused, its watchdog stands still; when it goes on, so does the watchdog. That holds for
 /// guests too that are just setting all of theirs up, again and again, when the pause comes.
 fn pause() -> Result<()> {
@@ -129,6 +191,11 @@ fn pause() -> Result<()> {
         let mut vm = starving(name, "restless", 1, 0, Action::Reset)?;
         vm.cmdline.push_str(" timeout=3000");
         vm.doors.generic_watchdog = true;
+        vms.push(vm);
+    }
+    for name in ["still", "onward"] {
+        let mut vm = starving(name, "counting", 2, 3000, Action::Stop)?;
+        vm.pause_stops_time = name == "still";
         vms.push(vm);
     }
     let run = Host::default().start_and_stay(vms)?;
@@ -149,9 +216,11 @@ fn pause() -> Result<()> {
         ensure!(line.ends_with("of 5000 ms left to reset, stands still; acted 0 times"), "{statistics}");
         Ok(line.split_whitespace().nth(1).unwrap_or_default().parse()?)
     };
+    let counts = pause_counting(&run)?;
     let before = left(&run)?;
     std::thread::sleep(Duration::from_secs(7));
     let (after, condition) = (left(&run)?, run.condition("guest")?);
+    resume_counting(&run, counts)?;
     ensure!(before == after && condition == Condition::Paused, "{before} ms left, then {after}; it is {condition}");
     for name in RESTLESS {
         let condition = run.condition(name)?;

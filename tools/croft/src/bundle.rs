@@ -154,6 +154,7 @@ pub fn make(site: &Site) -> Result<Vec<u8>, SiteError> {
             cmdline: &vm.cmdline,
             weight: vm.weight,
             affinity: vm.affinity,
+            pause_stops_time: vm.pause_stops_time,
             doors: vm.doors,
         })
         .collect();

@@ -63,6 +63,8 @@ pub struct Vm {
     pub weight: u16,
     /// The CPUs that the VM may use, a bit each.
     pub affinity: u64,
+    /// While it is paused its counters stand still too.
+    pub pause_stops_time: bool,
     /// How the guest may call the hypervisor.
     pub doors: bundle::Doors,
     /// Where the file says so.
@@ -83,6 +85,7 @@ impl Vm {
             cmdline: String::new(),
             weight: bundle::DEFAULT_WEIGHT,
             affinity: bundle::ANY_CPU,
+            pause_stops_time: false,
             doors: bundle::Doors::default(),
             lines: Lines::default(),
         }

@@ -22,6 +22,7 @@ fn source(name: &str) -> VmSource<'_> {
         cmdline: "console=ttyAMA0",
         weight: 100,
         affinity: ANY_CPU,
+        pause_stops_time: name == "db",
         doors: Doors::default(),
     }
 }
@@ -52,6 +53,7 @@ fn what_was_written_is_read_back() {
     let vms: Vec<VmConfig<'_>> = bundle.vms().collect();
     assert_eq!((bundle.made_by(), bundle.vm_count(), vms.len()), ("test 1", 2, 2));
     assert_eq!((vms[0].name, vms[0].vcpus, vms[0].memory, vms[0].cmdline), ("web", 2, 64 << 20, "console=ttyAMA0"));
+    assert_eq!((vms[0].pause_stops_time, vms[1].pause_stops_time), (false, true));
     assert_eq!((vms[1].name, vms[1].initrd, vms[1].affinity, vms[1].weight), ("db", None, 0b10, 100));
     assert_eq!(bundle.verify(&vms[0].kernel).unwrap(), KERNEL);
     assert_eq!(bundle.verify(&vms[0].initrd.unwrap()).unwrap(), INITRD);

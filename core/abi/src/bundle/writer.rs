@@ -28,6 +28,8 @@ pub struct VmSource<'a> {
     pub weight: u16,
     /// See [`VmConfig::affinity`].
     pub affinity: u64,
+    /// See [`VmConfig::pause_stops_time`].
+    pub pause_stops_time: bool,
     /// See [`VmConfig::doors`].
     pub doors: Doors,
 }
@@ -95,8 +97,20 @@ pub fn write(made_by: &str, vms: &[VmSource<'_>]) -> Result<Vec<u8>, BundleError
         }
         let kernel = blobs.add(vm.kernel);
         let initrd = vm.initrd.filter(|bytes| !bytes.is_empty()).map(|bytes| blobs.add(bytes));
-        let VmSource { name, vcpus, memory, program, cmdline, weight, affinity, doors, .. } = *vm;
-        configs.push(VmConfig { name, vcpus, memory, kernel, program, initrd, cmdline, weight, affinity, doors });
+        let VmSource { name, vcpus, memory, program, cmdline, weight, affinity, pause_stops_time, doors, .. } = *vm;
+        configs.push(VmConfig {
+            name,
+            vcpus,
+            memory,
+            kernel,
+            program,
+            initrd,
+            cmdline,
+            weight,
+            affinity,
+            pause_stops_time,
+            doors,
+        });
     }
     // Offsets are variable-length numbers: the manifest grows with the base, and settles after a round or two.
     let mut base = BLOB_ALIGNMENT;

@@ -148,7 +148,7 @@ fn read(vcpu: &'static Vcpu, operation: &Operation) -> u64 {
         }
         _ => {
             let mut devices = vcpu.vm.devices.lock();
-            let value = devices.read(device, offset, size);
+            let value = devices.read(vcpu.vm, device, offset, size);
             let concerned = devices.update_lines(vcpu.vm);
             let is_in_vain = device == DeviceKind::Pl011 && offset == devices::PL011_FR && devices.uart_waits();
             drop(devices);

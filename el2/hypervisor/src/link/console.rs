@@ -221,7 +221,7 @@ impl Port {
             }
             if ringing {
                 if rings && let Some(at) = vm.devices.lock().next_alarm() {
-                    vm.alarm.set(at);
+                    vm.ring_at(at);
                 }
                 vm.alarm.watch();
             }

@@ -2,7 +2,8 @@
 
 use core::fmt::{self, Write};
 
-use hw::cache;
+use hw::{cache, sysreg};
+use units::Ticks;
 
 use crate::host::{self, memory};
 use crate::vm;
@@ -73,5 +74,9 @@ pub(crate) fn write_vm(vm: &vm::Vm, out: &mut dyn Write) -> fmt::Result {
             "  vCPU {id}: ran {s}.{ms:03} s, waited {waited}.{rest:03} s for a CPU, {stolen}.{more:03} s of it stolen"
         )?;
     }
+    let (clock, now) = (vm.clock(), Ticks(sysreg::cntpct_el0()));
+    let still = if clock.is_stopped() { ", stands still" } else { "" };
+    let (count, stood, hertz) = (clock.guest(now).0, clock.stood(now).0, clock.frequency().0);
+    writeln!(out, "  counter: at {count} of {hertz} Hz, stood still for {stood} ticks{still}")?;
     vm.doors.watchdogs.write(vm, out)
 }

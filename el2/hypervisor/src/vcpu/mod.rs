@@ -543,13 +543,21 @@ impl Vcpu {
     }
 
     /// Sleeps for as long as the VM is paused; what else was asked is asked again.
-    fn stand_still(&self, requests: u32) {
-        // Pairs with the swap in `heed`, which is this thread's own, and the looks of others.
-        self.requests.fetch_or(requests | request::INTERRUPTS, Ordering::AcqRel);
-        // Pairs with the addition in `sched::ask`.
-        while self.vm.is_paused() && self.requests.load(Ordering::Acquire) & request::STOP == 0 {
-            sched::block(None);
-        }
+    ///
+    /// Its registers are in memory meanwhile: the hardware's timer would fire by a count that its clock, which may stand
+    /// still, does not reach. It goes by the VM's clock as that is afterwards.
+    #[cold]
+    fn stand_still(&'static self, requests: u32) {
+        // Pairs with the swap in `heed`, which is this thread's own, and the looks of others. The physical timer's deadline
+        // is another one, perhaps.
+        self.requests.fetch_or(requests | request::INTERRUPTS | request::TIMER, Ordering::AcqRel);
+        self.resident.store(false, Ordering::Relaxed);
+        Registers::unload(self);
+        let waited = with_irqs(|| self.vm.stand_still(self));
+        self.waited_before.fetch_add(waited, Ordering::Relaxed);
+        self.adopt_clock();
+        self.resident.store(true, Ordering::Relaxed);
+        self.load();
     }
 
     /// Hands a physical SError that arrived while this guest ran on to the guest.

@@ -50,6 +50,13 @@ impl Time {
 }
 
 impl Vcpu {
+    /// Goes by the VM's clock as it is now. It is not loaded.
+    pub(super) fn adopt_clock(&self) {
+        let mut time = self.time.lock();
+        time.clock = self.vm.clock();
+        self.state.lock().controls.cntvoff = time.hardware_offset();
+    }
+
     /// What CNTPCT_EL0 shows. The exit has put the read of the host's counter behind what the guest did before.
     #[inline(always)]
     #[must_use]

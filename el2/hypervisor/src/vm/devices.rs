@@ -19,7 +19,7 @@ use machine::DeviceKind;
 use units::{Ipa, Ticks, VcpuSet};
 use virtio::{AccessSize, Console, Effect, Entropy, Fault, GuestMemory, Mmio, Progress};
 
-use crate::host::{entropy, wall_clock};
+use crate::host::entropy;
 use crate::vm::Vm;
 use crate::vm::guest_memory::{GuestRam, RamError};
 use crate::vm::watchdog;
@@ -166,14 +166,14 @@ impl Devices {
     }
 
     /// The guest reads `size` at `offset` of `device`.
-    pub(crate) fn read(&mut self, device: DeviceKind, offset: u64, size: AccessSize) -> u64 {
+    pub(crate) fn read(&mut self, vm: &Vm, device: DeviceKind, offset: u64, size: AccessSize) -> u64 {
         match device {
             DeviceKind::Pl011 => {
                 let value = self.uart.read(offset, size);
                 self.feed_uart();
                 value
             }
-            DeviceKind::Pl031 => self.clock.read(offset, size, wall_clock::seconds()),
+            DeviceKind::Pl031 => self.clock.read(offset, size, vm.seconds()),
             DeviceKind::Pl061 => self.gpio.read(offset, size),
             DeviceKind::WatchdogControl => self.watchdog.read_control(offset, size),
             DeviceKind::WatchdogRefresh => self.watchdog.read_refresh(offset, size),
@@ -195,10 +195,10 @@ impl Devices {
                 self.feed_uart();
             }
             DeviceKind::Pl031 => {
-                if self.clock.write(offset, size, value, wall_clock::seconds()) == devices::Effect::AlarmChanged
+                if self.clock.write(offset, size, value, vm.seconds()) == devices::Effect::AlarmChanged
                     && let Some(at) = self.clock.next_alarm()
                 {
-                    vm.alarm.set(at);
+                    vm.ring_at(at);
                 }
             }
             DeviceKind::Pl061 => {
@@ -367,12 +367,12 @@ impl Devices {
                 self.note(progress, &memory);
             }
         }
-        self.clock.advance(wall_clock::seconds());
+        self.clock.advance(vm.seconds());
         let changed = self.update_lines(vm);
         vm.refresh(changed);
     }
 
-    /// When the real-time clock rings next, in seconds since 1970 by the host.
+    /// When the real-time clock rings next, in seconds since 1970 as the VM has them.
     #[must_use]
     pub(crate) fn next_alarm(&self) -> Option<u64> {
         self.clock.next_alarm()

@@ -117,6 +117,13 @@ impl VcpuHandle {
         self.requests.load(Ordering::Acquire) & (request::STOP | request::PAUSE) != 0
     }
 
+    /// Whether it is to leave its guest.
+    #[must_use]
+    pub(crate) fn is_to_stop(&self) -> bool {
+        // Pairs with the addition in `sched::ask`.
+        self.requests.load(Ordering::Acquire) & request::STOP != 0
+    }
+
     /// Whether it is on.
     #[must_use]
     pub(crate) fn is_on(&self) -> bool {

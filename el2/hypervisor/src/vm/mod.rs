@@ -36,7 +36,7 @@ pub(crate) mod images;
 pub(crate) mod watchdog;
 
 use crate::host::text::{Sentence, sentence};
-use crate::host::{self, entropy, memory};
+use crate::host::{self, entropy, memory, wall_clock};
 use crate::output;
 use crate::output::buffers::VmConsole;
 use crate::output::log_sink::Line;
@@ -82,6 +82,8 @@ pub(crate) struct Power {
     machine: VmPower,
     /// vCPUs whose threads are in the guest or on their way out.
     running: u8,
+    /// Those of them that stand still because it is paused: out of the guest, their registers in memory.
+    standing: u8,
     /// The VM is to be started by vCPU 0's thread.
     boot: bool,
     /// It is to stop as soon as it has started: asked for while its images were being loaded.
@@ -105,6 +107,16 @@ pub(crate) enum Task {
 }
 
 impl Power {
+    /// Lets the clock of `vm`, whose state this is, stand still, if its site file wants that of a pause.
+    ///
+    /// Only when all of its vCPUs stand still. The hardware counts on for one in the guest: what it had read would be taken
+    /// back from it when the clock goes on.
+    fn stop_time(&self, vm: &Vm) {
+        if vm.config.pause_stops_time && vm.is_paused() && self.standing == self.running {
+            vm.clock.lock().stop(Ticks(sysreg::cntpct_el0()));
+        }
+    }
+
     /// Whether the guest of `vm`, whose state this is, runs.
     #[must_use]
     pub(crate) fn is_running(&self, vm: &Vm) -> bool {
@@ -130,8 +142,8 @@ impl Power {
         }
     }
 
-    /// Lets the vCPUs of `vm`, whose state this is, stand still, and its watchdogs with them; its clock goes on. Says
-    /// whether it ran.
+    /// Lets the vCPUs of `vm`, whose state this is, stand still, and its watchdogs with them; its clock too, if its site
+    /// file says so, as soon as they all do. Says whether it ran.
     ///
     /// The watchdogs first: a vCPU that has not stopped yet may still set one up, whose time then begins with the VM's going
     /// on.
@@ -146,6 +158,7 @@ impl Power {
         for vcpu in vm.vcpus() {
             vcpu.request(request::PAUSE);
         }
+        self.stop_time(vm);
         log::info!("{}: paused", vm.config.name);
         output::vm_changed();
         true
@@ -254,6 +267,7 @@ pub(crate) fn create(
             phase: Phase::Off(Stop::PowerOff),
             machine,
             running: 0,
+            standing: 0,
             boot: false,
             stop_next: None,
             again_until: 0,
@@ -307,6 +321,23 @@ impl Vm {
     #[must_use]
     pub(crate) fn milliseconds(&self) -> u64 {
         self.clock().milliseconds(Ticks(sysreg::cntpct_el0()))
+    }
+
+    /// Seconds since 1970, as its real-time clock has them: the host's, less what its counters have stood still for in this
+    /// life, so that the two clocks of a guest stay together.
+    #[must_use]
+    pub(crate) fn seconds(&self) -> u64 {
+        wall_clock::microseconds().saturating_sub(self.stood_microseconds()) / wall_clock::MICROSECONDS
+    }
+
+    /// Lets its real-time clock ring when that shows `seconds`, or later, if its counters stand still before that.
+    pub(crate) fn ring_at(&self, seconds: u64) {
+        self.alarm.set(seconds.saturating_add(self.stood_microseconds().div_ceil(wall_clock::MICROSECONDS)));
+    }
+
+    fn stood_microseconds(&self) -> u64 {
+        let clock = self.clock();
+        clock.frequency().nanoseconds(clock.stood(Ticks(sysreg::cntpct_el0())).0) / 1000
     }
 
     /// When its counters show `count`, or now if they have; `None` while they stand still before that.
@@ -404,6 +435,8 @@ impl Vm {
         }
         // Pairs with the acquire in `is_paused`.
         self.paused.store(false, Ordering::Release);
+        // Before the watchdogs, whose deadlines are never while it stands, and before the vCPUs, which copy it.
+        self.clock.lock().resume(Ticks(sysreg::cntpct_el0()));
         self.doors.watchdogs.resume(self);
         self.devices.lock().resume_watchdog(self);
         self.console.ask_for_service();
@@ -415,6 +448,26 @@ impl Vm {
         log::info!("{}: goes on", self.config.name);
         output::vm_changed();
         true
+    }
+
+    /// `vcpu` stands still for as long as the VM is paused, or until it is to leave. Its registers are in memory; called by
+    /// its thread. For how long that waited for a CPU meanwhile, in the host's ticks: nobody stole that time from the guest.
+    pub(crate) fn stand_still(&self, vcpu: &VcpuHandle) -> u64 {
+        let mut waited = 0;
+        let mut power = self.power.lock();
+        power.standing += 1;
+        while self.is_paused() && !vcpu.is_to_stop() {
+            power.stop_time(self);
+            drop(power);
+            let before = vcpu.thread().wait_time();
+            sched::block(None);
+            power = self.power.lock();
+            if self.is_paused() {
+                waited += vcpu.thread().wait_time().wrapping_sub(before);
+            }
+        }
+        power.standing -= 1;
+        waited
     }
 
     /// What `vcpu`'s thread does next; waits until there is something.
@@ -444,6 +497,8 @@ impl Vm {
     pub(crate) fn left(&self) {
         let mut power = self.power.lock();
         power.running -= 1;
+        // Perhaps the others stand still already.
+        power.stop_time(self);
         if power.running > 0 {
             return;
         }

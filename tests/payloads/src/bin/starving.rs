@@ -14,6 +14,7 @@
 //! | `breaking` | breaks its virtio devices again and again, each time in a way that the log knows |
 //! | `feeding` | gives its entropy device one byte in each block of its untouched memory, 64 blocks at a time; then it switches its only vCPU off |
 //! | `resetting` | resets the VM at once |
+//! | `counting` | sleeps and pats, and says again and again what its counter and its real-time clock show |
 //! | `fed` | sleeps and pats, `pats=` times every `every=` milliseconds; then says so and goes on as `wfi` |
 //!
 //! `action=` is what a watchdog does that the guest arms itself, by number; `timeout=` its time in milliseconds.
@@ -67,12 +68,42 @@ fn main() {
         "resetting" => {
             let _ = psci::simple(SYSTEM_RESET, [0; 3]);
         }
+        "counting" => count(),
         "fed" => {
             feed();
             sleep_for_ever();
         }
         _ => spin(),
     }
+}
+
+/// By both timers in turn. Says so if the two counters do not agree, or a sleep was shorter than it should be.
+fn count() -> ! {
+    let nap = timer::microseconds(100_000);
+    gic::enable(timer::PHYSICAL_PPI);
+    gic::enable(timer::VIRTUAL_PPI);
+    for round in 0_u64.. {
+        let start = timer::now();
+        if round % 2 == 0 {
+            sysreg::cntp_cval_el0::write(start + nap);
+            sysreg::cntp_ctl_el0::write(timer::ENABLE);
+        } else {
+            sysreg::cntv_cval_el0::write(start + nap);
+            sysreg::cntv_ctl_el0::write(timer::ENABLE);
+        }
+        let ppi = if round % 2 == 0 { timer::PHYSICAL_PPI } else { timer::VIRTUAL_PPI };
+        while !gic::read_bit(gic::ISPENDR, ppi) {
+            cpu::wait_for_interrupt();
+        }
+        let (before, physical, after) = (timer::now(), timer::physical_now(), timer::now());
+        timer::stop();
+        let _ = guest::pat_watchdog();
+        println!("starving: count {before} seconds {}", memory::read32(CLOCK));
+        if !(before..=after).contains(&physical) || before < start + nap {
+            println!("starving: amiss: it slept from {start}, {before} {physical} {after}");
+        }
+    }
+    sleep_for_ever()
 }
 
 /// Each write makes some deadline nearer than any before; some are over at once.

@@ -23,6 +23,7 @@ const VM_KEYS: &[&str] = &[
     "cmdline",
     "weight",
     "affinity",
+    "pause-stops-time",
     "vmware",
     "vmware-strict",
     "vmware-channels",
@@ -333,6 +334,7 @@ impl<'t> Reader<'t> {
         let weight = entry(table, "weight").map_or(Some(u64::from(bundle::DEFAULT_WEIGHT)), |entry| {
             self.number(&entry, 1..=u64::from(bundle::MAX_WEIGHT), "a VM's weight")
         });
+        let pause_stops_time = entry(table, "pause-stops-time").map_or(Some(false), |entry| self.yes(&entry));
         let affinity = entry(table, "affinity").map_or(Some(bundle::ANY_CPU), |entry| self.affinity(&entry));
         let before = self.mistakes.len();
         let doors = self.doors(table);
@@ -357,6 +359,7 @@ impl<'t> Reader<'t> {
             cmdline: cmdline?,
             weight: weight? as u16,
             affinity: affinity?,
+            pause_stops_time: pause_stops_time?,
             doors: doors?,
             lines,
         })

@@ -97,6 +97,14 @@ fn names() {
 }
 
 #[test]
+fn a_pause_stops_time_only_where_that_is_asked_for() {
+    let with = |keys: &str| GOOD.replacen("weight = 200", keys, 1);
+    let stops = |keys: &str| site(&with(keys)).vms[1].pause_stops_time;
+    assert_eq!([stops(""), stops("pause-stops-time = false"), stops("pause-stops-time = true")], [false, false, true]);
+    assert!(mistakes(&with("pause-stops-time = 1")).contains("write true or false"));
+}
+
+#[test]
 fn watchdogs() {
     let with = |keys: &str| GOOD.replacen("weight = 200", keys, 1);
     let doors = |keys: &str| site(&with(keys)).vms[1].doors;
@@ -128,7 +136,7 @@ fn unknown_keys_name_the_nearest_known_one() {
     let said = after("weight = 200", "colour = \"red\"");
     assert_eq!(
         said,
-        "site.toml:19: colour: there is no such key; [[vm]] has name, vcpus, memory, kernel, load, entry, initrd, cmdline, weight, affinity, vmware, vmware-strict, vmware-channels, vmware-message, vmware-keys, vmware-store, vmware-log, vmware-user, vmware-kernel, time-sync, wfe, watchdog, watchdog-action, watchdog-actions, watchdog-user, vcpu-watchdog, sbsa-watchdog"
+        "site.toml:19: colour: there is no such key; [[vm]] has name, vcpus, memory, kernel, load, entry, initrd, cmdline, weight, affinity, pause-stops-time, vmware, vmware-strict, vmware-channels, vmware-message, vmware-keys, vmware-store, vmware-log, vmware-user, vmware-kernel, time-sync, wfe, watchdog, watchdog-action, watchdog-actions, watchdog-user, vcpu-watchdog, sbsa-watchdog"
     );
     assert!(after("[host]", "[hosts]").contains("site.toml:1: hosts: there is no such key; did you mean `host`?"));
 }
