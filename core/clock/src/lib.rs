@@ -12,6 +12,7 @@
 //! reached a value, so that a guest that is woken by its timer finds its counter at or past the compare value.
 //!
 //! * [`GuestClock`], [`Scale`]: the arithmetic, exact in 128 bits.
+//! * [`VmClock`]: the clock of a VM that can be paused.
 //! * [`EmulatedTimer`]: one generic timer as the guest sees it (CTL, CVAL, TVAL; Arm ARM DDI 0487, section D12.2), for
 //!   the physical timer, which always traps, and for the virtual timer of a vCPU that sleeps.
 //! * [`saved`]: what of them is saved.
@@ -19,8 +20,10 @@
 #![forbid(unsafe_code)]
 
 mod counter;
+mod pause;
 pub mod saved;
 mod timer;
 
 pub use counter::{GuestClock, GuestTicks, Scale};
+pub use pause::VmClock;
 pub use timer::EmulatedTimer;

@@ -14,7 +14,7 @@ use core::fmt;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use abi::bundle::{Bundle, VmConfig};
-use clock::{GuestClock, GuestTicks};
+use clock::{GuestClock, GuestTicks, VmClock};
 use fair::{By, Restarts};
 use hw::sync::{IrqLock, PreemptGuard, PreemptLock};
 use hw::sysreg;
@@ -82,8 +82,6 @@ pub(crate) struct Power {
     machine: VmPower,
     /// vCPUs whose threads are in the guest or on their way out.
     running: u8,
-    /// Those of them that stand still because it is paused: out of the guest, their registers in memory.
-    standing: u8,
     /// The VM is to be started by vCPU 0's thread.
     boot: bool,
     /// It is to stop as soon as it has started: asked for while its images were being loaded.
@@ -107,16 +105,6 @@ pub(crate) enum Task {
 }
 
 impl Power {
-    /// Lets the clock of `vm`, whose state this is, stand still, if its site file wants that of a pause.
-    ///
-    /// Only when all of its vCPUs stand still. The hardware counts on for one in the guest: what it had read would be taken
-    /// back from it when the clock goes on.
-    fn stop_time(&self, vm: &Vm) {
-        if vm.config.pause_stops_time && vm.is_paused() && self.standing == self.running {
-            vm.clock.lock().stop(Ticks(sysreg::cntpct_el0()));
-        }
-    }
-
     /// Whether the guest of `vm`, whose state this is, runs.
     #[must_use]
     pub(crate) fn is_running(&self, vm: &Vm) -> bool {
@@ -158,7 +146,7 @@ impl Power {
         for vcpu in vm.vcpus() {
             vcpu.request(request::PAUSE);
         }
-        self.stop_time(vm);
+        vm.clock.lock().pause(Ticks(sysreg::cntpct_el0()));
         log::info!("{}: paused", vm.config.name);
         output::vm_changed();
         true
@@ -199,7 +187,7 @@ pub struct Vm {
     vcpus: Once<Box<[&'static VcpuHandle]>>,
     vttbr: AtomicU64,
     /// Its time. A leaf: nobody takes another lock under this one.
-    clock: PreemptLock<GuestClock>,
+    clock: PreemptLock<VmClock>,
     /// The page of the vCPUs' records of stolen time; 0 while the VM is off.
     records: AtomicU64,
     boots: AtomicU32,
@@ -267,7 +255,6 @@ pub(crate) fn create(
             phase: Phase::Off(Stop::PowerOff),
             machine,
             running: 0,
-            standing: 0,
             boot: false,
             stop_next: None,
             again_until: 0,
@@ -277,7 +264,10 @@ pub(crate) fn create(
         bundle,
         vcpus: Once::new(),
         vttbr: AtomicU64::new(0),
-        clock: PreemptLock::new(GuestClock::like_the_hosts(Ticks(0), host.counter)),
+        clock: PreemptLock::new(VmClock::new(
+            GuestClock::like_the_hosts(Ticks(0), host.counter),
+            config.pause_stops_time,
+        )),
         records: AtomicU64::new(0),
         boots: AtomicU32::new(0),
         paused: AtomicBool::new(false),
@@ -308,7 +298,7 @@ impl Vm {
     /// Its clock, as it is now.
     #[must_use]
     pub(crate) fn clock(&self) -> GuestClock {
-        *self.clock.lock()
+        self.clock.lock().clock()
     }
 
     /// What its counters show.
@@ -455,9 +445,8 @@ impl Vm {
     pub(crate) fn stand_still(&self, vcpu: &VcpuHandle) -> u64 {
         let mut waited = 0;
         let mut power = self.power.lock();
-        power.standing += 1;
+        self.clock.lock().leave(Ticks(sysreg::cntpct_el0()));
         while self.is_paused() && !vcpu.is_to_stop() {
-            power.stop_time(self);
             drop(power);
             let before = vcpu.thread().wait_time();
             sched::block(None);
@@ -466,7 +455,9 @@ impl Vm {
                 waited += vcpu.thread().wait_time().wrapping_sub(before);
             }
         }
-        power.standing -= 1;
+        // Under the lock of its life, so that no pause comes between: the clock would stop though this vCPU goes on.
+        self.clock.lock().enter();
+        drop(power);
         waited
     }
 
@@ -486,6 +477,7 @@ impl Vm {
             {
                 power.machine.started(vcpu.id);
                 power.running += 1;
+                self.clock.lock().enter();
                 return Task::Run(start);
             }
             drop(power);
@@ -497,8 +489,7 @@ impl Vm {
     pub(crate) fn left(&self) {
         let mut power = self.power.lock();
         power.running -= 1;
-        // Perhaps the others stand still already.
-        power.stop_time(self);
+        self.clock.lock().leave(Ticks(sysreg::cntpct_el0()));
         if power.running > 0 {
             return;
         }
@@ -624,7 +615,8 @@ impl Vm {
         self.gic.lock().reset();
         self.devices.lock().reset();
         self.doors.restart();
-        *self.clock.lock() = GuestClock::like_the_hosts(Ticks(sysreg::cntpct_el0()), host::get().counter);
+        let clock = GuestClock::like_the_hosts(Ticks(sysreg::cntpct_el0()), host::get().counter);
+        *self.clock.lock() = VmClock::new(clock, self.config.pause_stops_time);
 
         let kernel = self.bundle.verify(&self.config.kernel).map_err(|error| sentence!("kernel: {error}"))?;
         let initrd = match &self.config.initrd {
