@@ -35,9 +35,10 @@
 //! therefore open: [`PMUSERENR`], [`AMUSERENR`], [`GCSCRE0`].
 //!
 //! No control exists for: WFET and WFIT (they trap as WFE and WFI do, and may always complete at once), CNTVCTSS_EL0
-//! and CNTPCTSS_EL0 (they read like their plain forms), DISR_EL1 (with HCR_EL2.AMO the guest reaches VDISR_EL2, which is
-//! switched with it), TLBI and DSB variants, the arithmetic on tags of FEAT_MTE, 52-bit addresses (stage 2 bounds them), entering
-//! AArch32 at EL0 (what comes to EL2 from there is refused). Where a performance feature of that kind exists, using it harms nobody but the guest.
+//! and CNTPCTSS_EL0 (they read like their plain forms), DISR_EL1 (with HCR_EL2.AMO the guest reaches VDISR_EL2, which
+//! is switched with it), TLBI and DSB variants, the arithmetic on tags of FEAT_MTE, 52-bit addresses (stage 2 bounds
+//! them), entering AArch32 at EL0 (what comes to EL2 from there is refused). Where a performance feature of that kind
+//! exists, using it harms nobody but the guest.
 
 use crate::debug;
 use crate::id::{HostIds, Part, State, Trap, fields};

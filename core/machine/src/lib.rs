@@ -1,8 +1,9 @@
 //! The guest's machine, as one plan.
 //!
 //! A guest learns of its devices from a device tree, and meets them at addresses where stage 2 maps nothing. Were the
-//! two written down twice, they would drift apart one day; so [`MachinePlan`] is the only place that says what is where,
-//! the exit path looks addresses up in it, and [`device_tree`] writes the tree from it.
+//! two written down twice, they would drift apart one day; so [`MachinePlan`] says what is where,
+//! the exit path looks addresses up in it, and [`device_tree`] writes the tree from it. The
+//! Distributor's address stands in `vgic` too, where the short path of an exit looks.
 //!
 //! The map is that of QEMU's `virt` machine, which existing kernels and guest firmware know:
 //!

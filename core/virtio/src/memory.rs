@@ -18,7 +18,7 @@ pub trait GuestMemory {
     /// If any of them lies outside the guest's memory; `into` is then undefined.
     fn read(&self, from: Ipa, into: &mut [u8]) -> Result<(), Fault>;
 
-    /// Copies `bytes` to `to`, and tells the dirty log about it.
+    /// Copies `bytes` to `to`.
     ///
     /// # Errors
     /// If any byte would lie outside the guest's memory; some of the others may have been written.

@@ -1,7 +1,8 @@
 //! Physical memory seen as bytes: what EL2 copies into and out of guests and tables.
 //!
 //! Guests change their memory while we look at it, so it is never made into a Rust reference: bytes are copied once into
-//! memory of ours, and only the copy is looked at.
+//! memory of ours, and only the copy is looked at. The copy is not made of volatile accesses, which would be one byte each;
+//! an empty piece of assembly behind it keeps the compiler from reading the original again (docs/unsafe.md).
 
 use core::ptr;
 use core::sync::atomic::{AtomicU16, AtomicU64, Ordering};
@@ -58,6 +59,13 @@ unsafe fn copy(from: *const u8, to: *mut u8, length: usize) {
     let done = blocks * BLOCK;
     // SAFETY: the rest of what the caller vouches for.
     unsafe { ptr::copy_nonoverlapping(from.add(done), to.add(done), length - done) };
+    // Without this the compiler may take the copy for equal to its source for as long as it sees no store there, and read
+    // the source again in its place: a guest could then change what was checked. For all that the compiler knows this
+    // writes to both.
+    // SAFETY: there is no instruction in it.
+    unsafe {
+        core::arch::asm!("/* {from} {to} */", from = in(reg) from, to = in(reg) to, options(nostack, preserves_flags))
+    };
 }
 
 /// Bytes that are copied or summed up at once.

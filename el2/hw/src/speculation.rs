@@ -3,9 +3,9 @@
 //!
 //! The vectors overwrite a guest's branch history where an exit leaves the short path. One way leads past them: a WFE
 //! gives the CPU to another thread on the short path itself. If that thread is on its short path too it enters its own
-//! guest, without an indirect branch in between, and after hundreds of instructions of EL2's own, whose branches push the
-//! first one's out of the history. Any other thread first clears it: whoever gives the CPU away from the short path leaves a note ([`defer`]) and
-//! whoever goes on elsewhere looks for it ([`settle`]).
+//! guest, without an indirect branch in between, and after hundreds of instructions of EL2's own, whose branches push
+//! the first one's out of the history. Any other thread first clears it: whoever gives the CPU away from the short path
+//! leaves a note ([`defer`]) and whoever goes on elsewhere looks for it ([`settle`]).
 
 use core::sync::atomic::Ordering;
 

@@ -1,10 +1,11 @@
 //! The part of a guest's state that stays in the CPU between exits, and moving it when another vCPU comes.
 //!
-//! EL1 system registers, those that come with a feature (pointer authentication keys, say) and the virtual timer are moved at every switch of vCPUs. FP/SIMD
-//! registers and debug registers are moved only when they are used: until then CPTR_EL2.TFP and MDCR_EL2.TDA trap the
-//! first access, which loads them ([`GuestState::load_fp`], [`GuestState::load_debug`]). Who has used FP/SIMD registers gets them at once the next
-//! times: most guests use them all the time or not at all. A vCPU that has breakpoints enabled gets its debug registers
-//! at once, since they act without being accessed.
+//! EL1 system registers, those that come with a feature (pointer authentication keys, say) and the virtual timer are
+//! moved at every switch of vCPUs. FP/SIMD registers and debug registers are moved only when they are used: until then
+//! CPTR_EL2.TFP and MDCR_EL2.TDA trap the first access, which loads them ([`GuestState::load_fp`],
+//! [`GuestState::load_debug`]). Who has used FP/SIMD registers gets them at once the next times: most guests use them
+//! all the time or not at all. A vCPU that has breakpoints enabled gets its debug registers at once, since they act
+//! without being accessed.
 //!
 //! The virtual interrupt interface is moved here too. The list registers are not: they are empty between vCPUs, as the
 //! GIC model takes their contents back when a vCPU leaves, and chooses afresh when it comes.

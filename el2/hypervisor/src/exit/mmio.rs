@@ -65,10 +65,11 @@ pub(crate) fn access(vcpu: &'static Vcpu, context: &mut VcpuContext, far: Va, ip
 
 /// Makes sure that an access that the syndrome describes lies in the device as a whole.
 ///
-/// One that begins in RAM and ends in a device exits at the first byte of the device's page (as FAR_EL2 says), with the size of the
-/// whole; to carry it out as if it began there would lose its part in RAM. The architecture lets an unaligned access that
-/// touches Device memory fault (DDI 0487 B2.5.2, "Alignment of data accesses"), and so does this one. Such accesses need Normal memory at stage 1 in front
-/// of the device: where there is none, nothing more is to be done, and hardly any guest has any.
+/// One that begins in RAM and ends in a device exits at the first byte of the device's page (as FAR_EL2 says), with the
+/// size of the whole; to carry it out as if it began there would lose its part in RAM. The architecture lets an
+/// unaligned access that touches Device memory fault (DDI 0487 B2.5.2, "Alignment of data accesses"), and so does this
+/// one. Such accesses need Normal memory at stage 1 in front of the device: where there is none, nothing more is to be
+/// done, and hardly any guest has any.
 #[inline(always)]
 fn whole(
     vcpu: &'static Vcpu,

@@ -386,9 +386,9 @@ impl Queue {
         let bit = 1 << me.id.0;
         self.running = next;
         if core::ptr::eq(next, self.idle) {
-            // Pairs with the fence in `drop_off`: this CPU sets its bit and then, behind the fence in `steal`, looks for threads that wait; who
-            // makes one wait says so and then, behind its fence, looks for idle CPUs. One of the two sees the other, or a thread would wait
-            // beside a CPU that sleeps.
+            // Pairs with the fence in `drop_off`: this CPU sets its bit and then, behind the fence in `steal`, looks
+            // for threads that wait; who makes one wait says so and then, behind its fence, looks for idle CPUs. One of
+            // the two sees the other, or a thread would wait beside a CPU that sleeps.
             IDLE.fetch_or(bit, Ordering::SeqCst);
         } else {
             next.parking.picked();

@@ -240,8 +240,8 @@ impl Vcpu {
             gic::set_active(units::IntId(physical.trailing_zeros()), false);
             physical &= physical - 1;
         }
-        // Pairs with the acquires in `Thread::is_movable` and `VcpuHandle::is_loaded`: who finds it nowhere finds all of its state in memory, or
-        // another CPU would run it with what it was before.
+        // Pairs with the acquires in `Thread::is_movable` and `VcpuHandle::is_loaded`: who finds it nowhere finds all
+        // of its state in memory, or another CPU would run it with what it was before.
         self.loaded_on.store(NOBODY, Ordering::Release);
     }
 
@@ -414,7 +414,8 @@ impl Vcpu {
     fn wait(&'static self, knows_nothing: impl Fn() -> bool, awake: impl Fn(&Vgic, u64) -> bool) {
         loop {
             let answered = request::INTERRUPTS | request::TIMER | request::DEVICES;
-            // Pairs with the addition in `sched::ask`. The bits go before what they ask for is done: one that is set meanwhile is found later.
+            // Pairs with the addition in `sched::ask`. The bits go before what they ask for is done: one that is set
+            // meanwhile is found later.
             let asked = self.requests.fetch_and(!answered, Ordering::AcqRel);
             if asked & request::DEVICES != 0 {
                 // Here, since the guest would take its return for a wake-up.

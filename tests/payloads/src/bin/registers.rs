@@ -1,5 +1,6 @@
-//! Registers that must be the guest's own whatever happens between two of its instructions: general registers, FP and SIMD, pointer authentication keys,
-//! thread registers; across exits, across time in which other guests run, and on two CPUs with different contents.
+//! Registers that must be the guest's own whatever happens between two of its instructions: general registers, FP and
+//! SIMD, pointer authentication keys, thread registers; across exits, across time in which other guests run, and on two
+//! CPUs with different contents.
 #![no_std]
 #![no_main]
 

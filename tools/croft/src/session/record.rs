@@ -87,7 +87,8 @@ impl Recorder {
         Ok(())
     }
 
-    /// Appends to the channel's file, lines of the log with the time of day. The first failure is returned, to be told at once; [`Recorder::complaint`] has them all.
+    /// Appends to the channel's file, lines of the log with the time of day. The first failure is returned, to be told
+    /// at once; [`Recorder::complaint`] has them all.
     pub(super) fn write(&mut self, channel: Channel, bytes: &[u8]) -> Option<String> {
         if channel == Channel::Log {
             let timed = with_time(bytes, &mut self.is_in_line, &moment::show(moment::now()));

@@ -4,6 +4,7 @@ mod documents;
 pub(crate) mod orderings;
 pub(crate) mod rooms;
 mod specification;
+mod style;
 
 use crate::compile::BARE_METAL;
 use crate::mutate;
@@ -141,7 +142,7 @@ pub(crate) fn documents(tree: &Tree) -> Result<()> {
     let mut files = Vec::new();
     all_files(&tree.path("."), "", &mut files)?;
     let mut texts = Vec::new();
-    // What changed in the past may be gone by now.
+    // What a changelog tells of may be gone by now.
     for path in files.iter().filter(|path| *path != "CHANGELOG.md" && (path.ends_with(".rs") || path.ends_with(".md")))
     {
         let contents = fs::read_to_string(tree.path(path)).with_context(|| format!("reading {path}"))?;
@@ -153,6 +154,8 @@ pub(crate) fn documents(tree: &Tree) -> Result<()> {
     let mut wrong = specification::check(&pages, &others, &others);
     wrong.extend(documents::check(&pages, &files));
     wrong.extend(documents::check(&others, &files));
+    wrong.extend(style::check(&pages));
+    wrong.extend(style::check(&others));
     ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
     Ok(())
 }
