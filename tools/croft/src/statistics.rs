@@ -39,7 +39,9 @@ pub fn to_json(text: &str) -> Result<Value, UnknownLine> {
     let mut host = Map::new();
     for line in text.lines() {
         let unknown = || UnknownLine(line.to_owned());
-        if line.starts_with(' ') {
+        if let Some(counter) = counter(line) {
+            *vms.last_mut().and_then(|vm| vm.get_mut("counter")).ok_or_else(unknown)? = counter;
+        } else if line.starts_with(' ') {
             let (list, entry) = vcpu(line).or_else(|| watchdog(line)).ok_or_else(unknown)?;
             let list = vms.last_mut().and_then(|vm| vm.get_mut(list)).and_then(Value::as_array_mut);
             list.ok_or_else(unknown)?.push(entry);
@@ -91,6 +93,7 @@ fn vm(line: &str) -> Option<Value> {
         "tables_kib": tables,
         "exits": exits,
         "exit_nanoseconds": times,
+        "counter": null,
         "vcpus": [],
         "watchdogs": [],
     }))
@@ -109,6 +112,19 @@ fn vcpu(line: &str) -> Option<(&'static str, Value)> {
         "stolen_milliseconds": stolen,
     });
     rest.is_empty().then_some(("vcpus", entry))
+}
+
+/// `  counter: at 1200 of 62500000 Hz, stood still for 300 ticks, stands still`
+fn counter(line: &str) -> Option<Value> {
+    let (count, rest) = number(line.strip_prefix("  counter: at ")?, " of ")?;
+    let (hertz, rest) = number(rest, " Hz, stood still for ")?;
+    let (stood, rest) = number(rest, " ticks")?;
+    let stands_still = match rest {
+        "" => false,
+        ", stands still" => true,
+        _ => return None,
+    };
+    Some(json!({ "count": count, "hertz": hertz, "stood_still_ticks": stood, "stands_still": stands_still }))
 }
 
 /// `  watchdog of vCPU 1: 20 of 30000 ms left to reset, stands still; acted 0 times`: nothing is left if it is not armed, and
@@ -178,9 +194,11 @@ mod tests {
 web: started 2 times, 512 MiB, 1028 KiB tables; exits: interrupt 3 (1200 ns) id-register 4 (80 ns)
   vCPU 0: ran 1.234 s, waited 0.001 s for a CPU, 0.000 s of it stolen
   vCPU 1: ran 12.034 s, waited 2.500 s for a CPU, 1.250 s of it stolen
+  counter: at 1200 of 62500000 Hz, stood still for 300 ticks, stands still
   watchdog: 20 of 30000 ms left to reset, stands still; acted 1 times
   watchdog of vCPU 1: acted 2 times
 db: started 1 times, 64 MiB, 8 KiB tables; exits:
+  counter: at 7 of 62500000 Hz, stood still for 0 ticks
 memory in KiB: 60 total, 50 free (40 zeroed), 30 guests, 20 their tables, 10 hypervisor, 5 reserved
 instruction caches emptied for guests' memory: 7 times
 ";
@@ -195,6 +213,7 @@ instruction caches emptied for guests' memory: 7 times
             "tables_kib": 1028,
             "exits": { "interrupt": 3, "id-register": 4 },
             "exit_nanoseconds": { "interrupt": 1200, "id-register": 80 },
+            "counter": { "count": 1200, "hertz": 62_500_000, "stood_still_ticks": 300, "stands_still": true },
             "vcpus": [
                 { "vcpu": 0, "ran_milliseconds": 1234, "waited_milliseconds": 1, "stolen_milliseconds": 0 },
                 { "vcpu": 1, "ran_milliseconds": 12034, "waited_milliseconds": 2500, "stolen_milliseconds": 1250 },
@@ -215,6 +234,7 @@ instruction caches emptied for guests' memory: 7 times
         });
         assert_eq!(found["vms"][0], web);
         assert_eq!((&found["vms"][1]["name"], &found["vms"][1]["exits"]), (&json!("db"), &json!({})));
+        assert_eq!(found["vms"][1]["counter"]["stands_still"], false);
         assert!(found["vms"][1]["exit_nanoseconds"].is_null(), "nothing was timed");
         assert_eq!(found["host"]["memory_kib"]["tables"], 20);
         assert_eq!(found["host"]["instruction_caches_emptied"], 7);
@@ -223,7 +243,7 @@ instruction caches emptied for guests' memory: 7 times
     #[test]
     fn some_vms_are_picked_without_the_host() {
         let picked = select(TEXT, &["web".to_owned()]);
-        assert_eq!(picked.lines().count(), 5, "{picked}");
+        assert_eq!(picked.lines().count(), 6, "{picked}");
         assert!(picked.ends_with("  watchdog of vCPU 1: acted 2 times\n"), "{picked}");
         assert!(to_json(&picked).unwrap()["host"].is_null());
         assert_eq!(select(TEXT, &[]), TEXT);
@@ -232,8 +252,19 @@ instruction caches emptied for guests' memory: 7 times
     #[test]
     fn a_line_that_is_not_known_is_named() {
         let without_vm = "  vCPU 0: ran 1.234 s, waited 0.001 s for a CPU, 0.000 s of it stolen";
-        for odd in ["weather: sunny", "  vCPU 0: ran 1 s", "web: started often", without_vm, "memory in KiB: 1 total"] {
-            let error = to_json(odd).unwrap_err().to_string();
+        let no_counter =
+            "web: started 1 times, 64 MiB, 8 KiB tables; exits:\n  counter: at 7 of 8 Hz, stood still for 0 ticks?";
+        for text in [
+            "weather: sunny",
+            "  vCPU 0: ran 1 s",
+            "web: started often",
+            without_vm,
+            "memory in KiB: 1 total",
+            no_counter,
+            "  counter: at 7 of 8 Hz, stood still for 0 ticks",
+        ] {
+            let odd = text.lines().last().unwrap();
+            let error = to_json(text).unwrap_err().to_string();
             assert!(error.contains(odd), "{error}");
         }
     }
