@@ -51,6 +51,14 @@ pub(super) fn check(pages: &[Text], sources: &[Text], texts: &[Text]) -> Vec<Str
             Some(_) => {}
         }
     }
+    for text in texts.iter().filter(|text| text.path == "docs/adding.md") {
+        for test in quoted(&text.contents.replace('\n', " ")).into_iter().filter(|test| !known(test)) {
+            let is_test = |place: &str| tests.iter().any(|(known, _)| known == place);
+            if test.rsplit_once("::").is_some_and(|(place, _)| is_test(place)) {
+                wrong.push(format!("{} names {test}, and there is no such test", text.path));
+            }
+        }
+    }
     for text in texts {
         for id in identifiers(&text.contents).into_iter().filter(|id| !rows.contains_key(id)) {
             wrong.push(format!("{} speaks of {id}, which is not in docs/spec", text.path));
@@ -188,6 +196,13 @@ mod tests {
     #[test]
     fn an_identifier_that_is_only_spoken_of_is_found() {
         assert_eq!(complaints(PAGE, "/// As P4-A9 says."), ["a.rs speaks of P4-A9, which is not in docs/spec"]);
+    }
+
+    #[test]
+    fn a_page_of_examples_names_tests_that_exist() {
+        let said = text("docs/adding.md", "`doors::other`, `system::tools`, `cpu::exit`, `doors::gone`");
+        let wrong = check(&[text("docs/spec/1.md", PAGE)], &sources(), &[said]);
+        assert_eq!(wrong, ["docs/adding.md names doors::gone, and there is no such test"]);
     }
 
     #[test]
