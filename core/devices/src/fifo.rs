@@ -1,12 +1,21 @@
 //! A byte queue of fixed size, as inside a UART.
 
+use alloc::vec::Vec;
+
 /// Up to `N` bytes, first in, first out.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, Eq, Debug)]
 pub(crate) struct Fifo<const N: usize> {
     bytes: [u8; N],
     /// Where the oldest byte is; always below `N`.
     first: usize,
     length: usize,
+}
+
+/// Two queues are the same if what is in them is, wherever in their memory that lies.
+impl<const N: usize> PartialEq for Fifo<N> {
+    fn eq(&self, other: &Self) -> bool {
+        self.save() == other.save()
+    }
 }
 
 impl<const N: usize> Fifo<N> {
@@ -20,6 +29,19 @@ impl<const N: usize> Fifo<N> {
 
     pub(crate) const fn is_empty(&self) -> bool {
         self.length == 0
+    }
+
+    /// What is in it, the oldest byte first.
+    pub(crate) fn save(&self) -> Vec<u8> {
+        let Self { bytes, first, length } = self;
+        (0..*length).filter_map(|position| bytes.get((first + position) % N).copied()).collect()
+    }
+
+    /// A queue with these bytes in it; `None` if they do not fit.
+    pub(crate) fn restored(saved: &[u8]) -> Option<Self> {
+        let mut fifo = Self::new();
+        saved.iter().for_each(|&byte| fifo.push(byte));
+        (saved.len() <= N).then_some(fifo)
     }
 
     /// Adds a byte behind the others; a full queue drops it.

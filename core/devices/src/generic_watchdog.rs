@@ -15,6 +15,8 @@
 //! before, and one that is refreshed in the moment of the pause has its whole time.
 
 use crate::access::{extract, register_offset, written};
+use crate::bus::{Access, Change, Device, Outside, Request};
+use crate::saved::Unfit;
 use crate::{AccessSize, Effect};
 
 /// Register offsets.
@@ -57,7 +59,55 @@ pub struct GenericWatchdog {
     paused: Option<u64>,
 }
 
+/// The state of a Generic Watchdog. Times are counts of the guest's counter.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct SavedGenericWatchdog {
+    /// WCS.EN.
+    pub enabled: bool,
+    /// WCS.WS0.
+    pub first: bool,
+    /// WCS.WS1.
+    pub second: bool,
+    /// The second signal was raised in this life of the machine.
+    pub expired: bool,
+    /// WOR, of 48 bits.
+    pub offset: u64,
+    /// WCV.
+    pub compare: u64,
+    /// The count at which the machine was paused, while it is.
+    pub paused: Option<u64>,
+}
+
+impl SavedGenericWatchdog {
+    /// The version of this type: another one means another set of fields, or another meaning.
+    pub const VERSION: u16 = 1;
+}
+
 impl GenericWatchdog {
+    /// The number of the control frame in the watchdog's row of the plan; the binding of the device tree has it first too.
+    pub const CONTROL_FRAME: usize = 0;
+    /// And that of the refresh frame.
+    pub const REFRESH_FRAME: usize = 1;
+
+    /// Takes the state out.
+    #[must_use]
+    pub const fn save(&self) -> SavedGenericWatchdog {
+        let &Self { enabled, first, second, expired, offset, compare, paused } = self;
+        SavedGenericWatchdog { enabled, first, second, expired, offset, compare, paused }
+    }
+
+    /// A watchdog with this state.
+    ///
+    /// # Errors
+    /// If no watchdog can be in such a state.
+    pub const fn restored(saved: &SavedGenericWatchdog) -> Result<Self, Unfit> {
+        let &SavedGenericWatchdog { enabled, first, second, expired, offset, compare, paused } = saved;
+        if offset & !OFFSET_MASK != 0 {
+            return Err(Unfit("the offset of the Generic Watchdog has more than 48 bits"));
+        }
+        Ok(Self { enabled, first, second, expired, offset, compare, paused })
+    }
+
     /// A watchdog after power on: disabled.
     #[must_use]
     pub const fn new() -> Self {
@@ -197,6 +247,57 @@ impl GenericWatchdog {
     fn status(&self) -> u32 {
         let bit = |set, bit| if set { bit } else { 0 };
         bit(self.enabled, ENABLE) | bit(self.first, WS0) | bit(self.second, WS1)
+    }
+}
+
+impl Device for GenericWatchdog {
+    fn read(&mut self, access: &Access, _outside: &dyn Outside) -> u64 {
+        match access.frame {
+            Self::CONTROL_FRAME => self.read_control(access.offset, access.size),
+            Self::REFRESH_FRAME => self.read_refresh(access.offset, access.size),
+            // It has no more.
+            _ => 0,
+        }
+    }
+
+    fn write(&mut self, access: &Access, value: u64, outside: &dyn Outside) {
+        let (offset, size, now) = (access.offset, access.size, outside.count());
+        let effect = match access.frame {
+            Self::CONTROL_FRAME => self.write_control(offset, size, value, now),
+            Self::REFRESH_FRAME => self.write_refresh(offset, size, value, now),
+            _ => Effect::None,
+        };
+        if effect == Effect::AlarmChanged {
+            self.ask(outside);
+        }
+    }
+
+    fn lines(&self) -> u32 {
+        self.line().into()
+    }
+
+    /// Nothing: whoever acts on its second signal looks at its deadline, and calls [`advance`](Self::advance), alone.
+    fn poll(&mut self, _outside: &dyn Outside) {}
+
+    fn change(&mut self, change: Change, outside: &dyn Outside) {
+        match change {
+            Change::Reset => self.reset(),
+            Change::PowerOff => self.disable(),
+            Change::Pause => self.pause(outside.count()),
+            Change::Resume => {
+                self.resume(outside.count());
+                self.ask(outside);
+            }
+        }
+    }
+}
+
+impl GenericWatchdog {
+    /// Asks to be looked after at its deadline.
+    fn ask(&self, outside: &dyn Outside) {
+        if let Some(at) = self.deadline() {
+            outside.request(Request::DeadlineAt(at));
+        }
     }
 }
 

@@ -7,25 +7,38 @@
 //! changes a device the owner compares [`line`](Pl011::line) with what the interrupt controller knows; that level is all
 //! there is to an interrupt.
 //!
+//! What they have in common is the [`bus`]: one trait, by which every device is read, written, polled, reset and paused, and
+//! the wires from their lines to the interrupt controller. A device's state can be taken out and put back ([`saved`]).
+//!
 //! A guest may do anything to a device: any offset inside its page or outside, any size, any value. Unknown registers
 //! read as zero and ignore writes, and no access takes more than a few instructions.
 #![no_std]
 #![forbid(unsafe_code)]
 
+extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+pub mod bus;
+pub mod memory;
+pub mod saved;
+
 mod access;
 mod fifo;
+mod flash;
 mod generic_watchdog;
 mod pl011;
 mod pl031;
 mod pl061;
+mod uart;
 
-pub use generic_watchdog::GenericWatchdog;
-pub use pl011::{PL011_DR, PL011_FR, Pl011};
-pub use pl031::Pl031;
-pub use pl061::{POWER_BUTTON_PIN, Pl061};
+pub use bus::{Access, Bus, Change, Device, Outside, Place, Request, Slot, Stream, Wired};
+pub use flash::ErasedFlash;
+pub use generic_watchdog::{GenericWatchdog, SavedGenericWatchdog};
+pub use pl011::{PL011_DR, PL011_FR, Pl011, SavedPl011};
+pub use pl031::{Pl031, SavedPl031};
+pub use pl061::{POWER_BUTTON_PIN, Pl061, SavedPl061};
+pub use uart::{SavedUart, Uart};
 pub use units::AccessSize;
 
 /// What the owner of a device has to do after a write to one of its registers.

@@ -22,7 +22,9 @@
 
 use crate::access::{extract, identification, register_offset, written};
 use crate::fifo::Fifo;
+use crate::saved::Unfit;
 use crate::{AccessSize, Effect};
+use alloc::vec::Vec;
 
 /// Register offsets (DDI 0183 table 3-1).
 mod register {
@@ -74,6 +76,15 @@ const INTERRUPTS: u32 = 0x7ff;
 const DR_OVERRUN: u32 = 1 << 11;
 const RSR_OVERRUN: u32 = 1 << 3;
 
+/// The bits that each of these registers has.
+const ILPR_BITS: u32 = 0xff;
+const IBRD_BITS: u32 = 0xffff;
+const FBRD_BITS: u32 = 0x3f;
+const LCR_H_BITS: u32 = 0xff;
+const CR_BITS: u32 = 0xff87;
+const IFLS_BITS: u32 = 0x3f;
+const DMACR_BITS: u32 = 0x7;
+
 const LCR_H_FEN: u32 = 1 << 4;
 const CR_LBE: u32 = 1 << 7;
 /// CR after reset: transmitter and receiver on, the UART as a whole off.
@@ -101,6 +112,29 @@ pub struct Pl011 {
     dmacr: u32,
 }
 
+/// The state of a PL011: its registers, and the FIFOs' bytes, the oldest first.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[expect(missing_docs, reason = "the fields have the names that the manual gives to the registers")]
+pub struct SavedPl011 {
+    pub received: Vec<u8>,
+    pub to_send: Vec<u8>,
+    pub overrun: bool,
+    pub ilpr: u32,
+    pub ibrd: u32,
+    pub fbrd: u32,
+    pub lcr_h: u32,
+    pub cr: u32,
+    pub ifls: u32,
+    pub imsc: u32,
+    pub ris: u32,
+    pub dmacr: u32,
+}
+
+impl SavedPl011 {
+    /// The version of this type: another one means another set of fields, or another meaning.
+    pub const VERSION: u16 = 1;
+}
+
 impl Default for Pl011 {
     fn default() -> Self {
         Self::new()
@@ -126,6 +160,65 @@ impl Pl011 {
             ris: 0,
             dmacr: 0,
         }
+    }
+
+    /// Takes the state out. Whether the other side takes bytes is not part of it.
+    #[must_use]
+    pub fn save(&self) -> SavedPl011 {
+        let Self { received, to_send, blocked: _, overrun, ilpr, ibrd, fbrd, lcr_h, cr, ifls, imsc, ris, dmacr } = self;
+        SavedPl011 {
+            received: received.save(),
+            to_send: to_send.save(),
+            overrun: *overrun,
+            ilpr: *ilpr,
+            ibrd: *ibrd,
+            fbrd: *fbrd,
+            lcr_h: *lcr_h,
+            cr: *cr,
+            ifls: *ifls,
+            imsc: *imsc,
+            ris: *ris,
+            dmacr: *dmacr,
+        }
+    }
+
+    /// A UART with this state. It sends nothing until [`set_transmit_blocked`](Self::set_transmit_blocked) says that the other
+    /// side takes bytes.
+    ///
+    /// # Errors
+    /// If no UART can be in such a state.
+    pub fn restored(saved: &SavedPl011) -> Result<Self, Unfit> {
+        let SavedPl011 { received, to_send, overrun, ilpr, ibrd, fbrd, lcr_h, cr, ifls, imsc, ris, dmacr } = saved;
+        let fifo = |bytes: &[u8]| Fifo::restored(bytes).ok_or(Unfit("a UART's FIFO is longer than 32 bytes"));
+        let registers = [
+            (ilpr, ILPR_BITS),
+            (ibrd, IBRD_BITS),
+            (fbrd, FBRD_BITS),
+            (lcr_h, LCR_H_BITS),
+            (cr, CR_BITS),
+            (ifls, IFLS_BITS),
+            (imsc, INTERRUPTS),
+            (ris, INTERRUPTS),
+            (dmacr, DMACR_BITS),
+        ];
+        if registers.into_iter().any(|(value, bits)| value & !bits != 0) {
+            return Err(Unfit("a register of the UART has bits that do not exist"));
+        }
+        Ok(Self {
+            received: fifo(received)?,
+            to_send: fifo(to_send)?,
+            blocked: true,
+            overrun: *overrun,
+            ilpr: *ilpr,
+            ibrd: *ibrd,
+            fbrd: *fbrd,
+            lcr_h: *lcr_h,
+            cr: *cr,
+            ifls: *ifls,
+            imsc: *imsc,
+            ris: *ris,
+            dmacr: *dmacr,
+        })
     }
 
     /// The level of the combined interrupt UARTINTR.
@@ -185,19 +278,19 @@ impl Pl011 {
         match offset {
             register::DR => return self.transmit(value.to_le_bytes()[0]),
             register::RSR_ECR => self.overrun = false,
-            register::ILPR => self.ilpr = value & 0xff,
-            register::IBRD => self.ibrd = value & 0xffff,
-            register::FBRD => self.fbrd = value & 0x3f,
+            register::ILPR => self.ilpr = value & ILPR_BITS,
+            register::IBRD => self.ibrd = value & IBRD_BITS,
+            register::FBRD => self.fbrd = value & FBRD_BITS,
             // Bytes in a FIFO survive a change of FEN: DDI 0183 does not say that they go, and nobody misses less.
-            register::LCR_H => self.lcr_h = value & 0xff,
-            register::CR => self.cr = value & 0xff87,
-            register::IFLS => self.ifls = value & 0x3f,
+            register::LCR_H => self.lcr_h = value & LCR_H_BITS,
+            register::CR => self.cr = value & CR_BITS,
+            register::IFLS => self.ifls = value & IFLS_BITS,
             register::IMSC => self.imsc = value & INTERRUPTS,
             register::ICR => {
                 self.ris &= !value;
                 self.update_receive_timeout();
             }
-            register::DMACR => self.dmacr = value & 0x7,
+            register::DMACR => self.dmacr = value & DMACR_BITS,
             _ => {}
         }
         Effect::None

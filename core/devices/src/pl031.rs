@@ -6,6 +6,7 @@
 //! [`Pl031::reset`].
 
 use crate::access::{extract, identification, register_offset, written};
+use crate::bus::{Access, Change, Device, Outside, Request};
 use crate::{AccessSize, Effect};
 
 /// Register offsets (DDI 0224 table 3-1).
@@ -37,7 +38,43 @@ pub struct Pl031 {
     alarm: Option<u64>,
 }
 
+/// The state of a PL031. Any value is one that a guest can bring about.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct SavedPl031 {
+    /// The guest's counter minus the host's time, modulo 2^32.
+    pub offset: u32,
+    /// RTCLR.
+    pub load: u32,
+    /// RTCMR.
+    pub matches: u32,
+    /// RTCIMSC.
+    pub enabled_interrupt: bool,
+    /// RTCRIS.
+    pub raised: bool,
+    /// When the alarm rings, in seconds since 1970.
+    pub alarm: Option<u64>,
+}
+
+impl SavedPl031 {
+    /// The version of this type: another one means another set of fields, or another meaning.
+    pub const VERSION: u16 = 1;
+}
+
 impl Pl031 {
+    /// Takes the state out.
+    #[must_use]
+    pub const fn save(&self) -> SavedPl031 {
+        let &Self { offset, load, matches, enabled_interrupt, raised, alarm } = self;
+        SavedPl031 { offset, load, matches, enabled_interrupt, raised, alarm }
+    }
+
+    /// A clock with this state.
+    #[must_use]
+    pub const fn restored(saved: &SavedPl031) -> Self {
+        let &SavedPl031 { offset, load, matches, enabled_interrupt, raised, alarm } = saved;
+        Self { offset, load, matches, enabled_interrupt, raised, alarm }
+    }
+
     /// A clock that shows the host's time.
     #[must_use]
     pub const fn new() -> Self {
@@ -121,6 +158,40 @@ impl Pl031 {
         let wait = self.matches.wrapping_sub(self.counter(now));
         self.alarm = now.checked_add(u64::from(wait));
         self.advance(now);
+    }
+}
+
+impl Device for Pl031 {
+    fn read(&mut self, access: &Access, outside: &dyn Outside) -> u64 {
+        Self::read(self, access.offset, access.size, outside.seconds())
+    }
+
+    fn write(&mut self, access: &Access, value: u64, outside: &dyn Outside) {
+        if Self::write(self, access.offset, access.size, value, outside.seconds()) == Effect::AlarmChanged
+            && let Some(at) = self.next_alarm()
+        {
+            outside.request(Request::AlarmAt(at));
+        }
+    }
+
+    fn lines(&self) -> u32 {
+        self.line().into()
+    }
+
+    /// Called for whatever reason, also for an alarm whose time was thought to have come: the operator may have set the time
+    /// of day back meanwhile, so it is asked for again.
+    fn poll(&mut self, outside: &dyn Outside) {
+        self.advance(outside.seconds());
+        if let Some(at) = self.next_alarm() {
+            outside.request(Request::AlarmAt(at));
+        }
+    }
+
+    fn change(&mut self, change: Change, _outside: &dyn Outside) {
+        match change {
+            Change::Reset => self.reset(),
+            Change::PowerOff | Change::Pause | Change::Resume => {}
+        }
     }
 }
 

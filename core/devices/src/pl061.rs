@@ -5,6 +5,7 @@
 //! gpio-keys waits for a contact to settle.
 
 use crate::access::{extract, identification, register_offset, written};
+use crate::bus::{Access, Change, Device, Outside};
 use crate::{AccessSize, Effect};
 
 /// The pin at which QEMU's `virt` machine, and so its guests' device trees and ACPI tables, have the power button.
@@ -43,7 +44,89 @@ pub struct Pl061 {
     alternate_function: u8,
 }
 
+/// The state of a PL061, a bit a pin. Any value is one that a guest and the outside can bring about.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct SavedPl061 {
+    /// What the outside drives.
+    pub inputs: u8,
+    /// What the guest last wrote to GPIODATA.
+    pub outputs: u8,
+    /// GPIODIR.
+    pub direction: u8,
+    /// GPIOIS.
+    pub level_sensitive: u8,
+    /// GPIOIBE.
+    pub both_edges: u8,
+    /// GPIOIEV.
+    pub rising_or_high: u8,
+    /// GPIOIE.
+    pub enabled: u8,
+    /// Edges seen and not yet cleared.
+    pub edges: u8,
+    /// GPIOAFSEL.
+    pub alternate_function: u8,
+}
+
+impl SavedPl061 {
+    /// The version of this type: another one means another set of fields, or another meaning.
+    pub const VERSION: u16 = 1;
+}
+
 impl Pl061 {
+    /// Takes the state out.
+    #[must_use]
+    pub const fn save(&self) -> SavedPl061 {
+        let &Self {
+            inputs,
+            outputs,
+            direction,
+            level_sensitive,
+            both_edges,
+            rising_or_high,
+            enabled,
+            edges,
+            alternate_function,
+        } = self;
+        SavedPl061 {
+            inputs,
+            outputs,
+            direction,
+            level_sensitive,
+            both_edges,
+            rising_or_high,
+            enabled,
+            edges,
+            alternate_function,
+        }
+    }
+
+    /// A controller with this state.
+    #[must_use]
+    pub const fn restored(saved: &SavedPl061) -> Self {
+        let &SavedPl061 {
+            inputs,
+            outputs,
+            direction,
+            level_sensitive,
+            both_edges,
+            rising_or_high,
+            enabled,
+            edges,
+            alternate_function,
+        } = saved;
+        Self {
+            inputs,
+            outputs,
+            direction,
+            level_sensitive,
+            both_edges,
+            rising_or_high,
+            enabled,
+            edges,
+            alternate_function,
+        }
+    }
+
     /// A controller after reset: all pins inputs, all of them low.
     #[must_use]
     pub const fn new() -> Self {
@@ -132,6 +215,30 @@ impl Pl061 {
         let now = self.levels();
         let wanted = self.both_edges | !(now ^ self.rising_or_high);
         self.edges |= (before ^ now) & wanted & !self.level_sensitive;
+    }
+}
+
+impl Device for Pl061 {
+    fn read(&mut self, access: &Access, _outside: &dyn Outside) -> u64 {
+        Self::read(self, access.offset, access.size)
+    }
+
+    fn write(&mut self, access: &Access, value: u64, _outside: &dyn Outside) {
+        // Never an effect outside the line.
+        let _ = Self::write(self, access.offset, access.size, value);
+    }
+
+    fn lines(&self) -> u32 {
+        self.line().into()
+    }
+
+    fn poll(&mut self, _outside: &dyn Outside) {}
+
+    fn change(&mut self, change: Change, _outside: &dyn Outside) {
+        match change {
+            Change::Reset => *self = Self::new(),
+            Change::PowerOff | Change::Pause | Change::Resume => {}
+        }
     }
 }
 

@@ -1,9 +1,12 @@
 //! The guest's machine, as one plan.
 //!
 //! A guest learns of its devices from a device tree, and meets them at addresses where stage 2 maps nothing. Were the
-//! two written down twice, they would drift apart one day; so [`MachinePlan`] says what is where,
-//! the exit path looks addresses up in it, and [`device_tree`] writes the tree from it. The
-//! Distributor's address stands in `vgic` too, where the short path of an exit looks.
+//! two written down twice, they would drift apart one day; so [`MachinePlan`] is the only place that says what is where,
+//! the exit path looks addresses up in it, the bus has its devices in the order of its rows and their lines lead where it
+//! says, and [`device_tree`] writes the tree from it.
+//!
+//! A device is one [`Row`]: its kind, its frames, its interrupt lines. There may be any number of any kind; a plan in which two
+//! of them would share an address or an interrupt is refused.
 //!
 //! The map is that of QEMU's `virt` machine, which existing kernels and guest firmware know:
 //!
@@ -34,10 +37,11 @@ mod plan;
 mod tree;
 
 pub use plan::{
-    DeviceKind, MAX_REGIONS, MAX_VIRTIO, MachineError, MachinePlan, RAM_BASE, Region, STOLEN_TIME, Spec,
-    TimerInterrupts, Trigger, UART_BASE, VirtioKind,
+    DISTRIBUTOR, DeviceKind, MAX_VIRTIO, MachineError, MachinePlan, RAM_BASE, REDISTRIBUTOR_SIZE, Row, STOLEN_TIME,
+    Spec, Target, TimerInterrupts, Trigger, UART_BASE, Wire,
 };
-pub use tree::{BootInfo, Cache, Caches, MAX_BOOTARGS, POWER_BUTTON_LINE, TreeError, device_tree};
+pub use tree::{BootInfo, Cache, Caches, MAX_BOOTARGS, TreeError, device_tree};
+pub use virtio::VirtioKind;
 
 #[cfg(test)]
 mod tests;

@@ -1,14 +1,18 @@
 //! The plan: what the guest's physical address space holds, and the lookup for an address that stage 2 does not map.
 
-use arrayvec::{ArrayString, ArrayVec};
-use units::{BLOCK_SIZE, Hz, IntId, Ipa, MAX_VCPUS, Range};
+use alloc::vec;
+use alloc::vec::Vec;
+use arrayvec::ArrayString;
+use devices::bus::{MAX_LINES, Place};
+use units::{BLOCK_SIZE, Hz, IntId, Ipa, MAX_VCPUS, PAGE_SIZE, Range};
+use virtio::{TRANSPORTS, VirtioKind, WINDOW_SIZE};
 
 /// Where RAM begins.
 pub const RAM_BASE: Ipa = Ipa(0x4000_0000);
 /// How many virtio devices a machine can have: as many transports as QEMU's `virt` machine.
-pub const MAX_VIRTIO: usize = 32;
-/// How many regions a plan can hold.
-pub const MAX_REGIONS: usize = MAX_VIRTIO + 7;
+pub const MAX_VIRTIO: usize = TRANSPORTS;
+/// The most frames that a device has.
+pub(crate) const MAX_FRAMES: usize = 4;
 /// The longest name of a machine, in bytes.
 const MAX_NAME: usize = 64;
 
@@ -16,12 +20,13 @@ const MAX_NAME: usize = 64;
 /// names it: the guest asks for it.
 pub const STOLEN_TIME: Ipa = Ipa(0x090a_0000);
 
-/// The end of the flash banks, which begin at 0: two of 64 MiB each.
-const FLASH_END: Ipa = Ipa(0x0800_0000);
-const DISTRIBUTOR: Ipa = Ipa(0x0800_0000);
-const DISTRIBUTOR_SIZE: u64 = 0x1_0000;
+/// The flash banks, which begin at 0: two of 64 MiB each.
+const FLASH: Range<Ipa> = Range { start: Ipa(0), size: 0x0800_0000 };
+/// The GIC's Distributor.
+pub const DISTRIBUTOR: Range<Ipa> = Range { start: Ipa(0x0800_0000), size: 0x1_0000 };
 const REDISTRIBUTORS: Ipa = Ipa(0x080a_0000);
-const REDISTRIBUTOR_SIZE: u64 = 0x2_0000;
+/// One vCPU's Redistributor: RD_base, then SGI_base, 64 KiB each (GIC IHI 0069H 12.10).
+pub const REDISTRIBUTOR_SIZE: u64 = 0x2_0000;
 const PL011: Ipa = Ipa(UART_BASE);
 /// Where the UART is, for those who cannot wait for the plan: the short path of an exit.
 pub const UART_BASE: u64 = 0x0900_0000;
@@ -33,7 +38,6 @@ const WATCHDOG_CONTROL: Ipa = Ipa(0x0910_0000);
 const WATCHDOG_REFRESH: Ipa = Ipa(0x0911_0000);
 const PERIPHERAL_SIZE: u64 = 0x1000;
 const VIRTIO: Ipa = Ipa(0x0a00_0000);
-const VIRTIO_SIZE: u64 = 0x200;
 const VIRTIO_FIRST_SPI: u32 = 16;
 
 /// What the owner of a VM asks for.
@@ -78,54 +82,40 @@ pub enum MachineError {
     /// Too many virtio devices.
     #[error("{0} virtio devices asked for; a VM has at most 32")]
     Virtio(usize),
+    /// A device has no frame, or too many.
+    #[error("a device has {0} frames; it needs 1 to 4")]
+    Frames(usize),
+    /// A device's frame is empty, or reaches past the end of the address space.
+    #[error("the device at {0} is empty, or reaches past the end of the address space")]
+    Frame(Ipa),
+    /// Two devices, or a device and something else, at one address.
+    #[error("what is at {0} and the device at {1} overlap; each needs addresses of its own")]
+    Overlap(Ipa, Ipa),
+    /// A device has too many interrupt lines.
+    #[error("a device has {0} interrupt lines; it can have 32")]
+    Lines(usize),
+    /// An interrupt that is no SPI, or another device's.
+    #[error("INTID {0} is another device's, or none that a device can have; devices have SPIs, from 32 on, one a line")]
+    Interrupt(u32),
 }
 
-/// A kind of virtio device. The value is its device ID (virtio 1.3, section 5).
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-#[repr(u32)]
-pub enum VirtioKind {
-    /// Network card.
-    Network = 1,
-    /// Block device.
-    Block = 2,
-    /// Console.
-    Console = 3,
-    /// Entropy source.
-    Entropy = 4,
-    /// Socket device.
-    Socket = 19,
-}
-
-impl VirtioKind {
-    /// The device ID, as the transport's DeviceID register shows it.
-    #[must_use]
-    pub const fn device_id(self) -> u32 {
-        self as u32
-    }
-}
-
-/// Which device answers at an address.
+/// A kind of device.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum DeviceKind {
-    /// The banks of flash memory: erased, and nothing can be written to them. No region, and not in the tree.
+    /// The banks of flash memory: erased, and nothing can be written to them. Not in the tree: a driver would find no chip.
     Flash,
-    /// The GIC's Distributor.
-    Distributor,
-    /// The Redistributors of all vCPUs, 0x2_0000 bytes each.
-    Redistributors,
-    /// The UART.
+    /// A UART.
     Pl011,
-    /// The real time clock.
+    /// A real time clock.
     Pl031,
-    /// The GPIO controller with the power button.
+    /// A GPIO controller; the first one has the power button.
     Pl061,
-    /// The Generic Watchdog's control frame.
-    WatchdogControl,
-    /// Its refresh frame.
-    WatchdogRefresh,
-    /// The virtio-mmio transport with this number, counted from 0 to [`MAX_VIRTIO`] less one. Those from
-    /// [`MachinePlan::virtio`]'s length on are vacant.
-    Virtio(u8),
+    /// A Generic Watchdog: its control frame, then its refresh frame.
+    Watchdog,
+    /// A virtio device behind the MMIO transport.
+    Virtio(VirtioKind),
+    /// The virtio-mmio transports without a device, all in one frame. Not in the tree.
+    VacantVirtio,
 }
 
 /// How a device's interrupt is signalled, as the device tree says it.
@@ -137,17 +127,75 @@ pub enum Trigger {
     LevelHigh,
 }
 
-/// A device's place in the address space.
+/// An interrupt line of a device.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Region {
-    /// The guest addresses it answers at.
-    pub range: Range<Ipa>,
+pub struct Wire {
+    /// Where it leads to.
+    pub interrupt: IntId,
+    /// How it is signalled.
+    pub trigger: Trigger,
+}
+
+impl Wire {
+    /// A line that leads to SPI number `spi`.
+    #[must_use]
+    pub const fn spi(spi: u32, trigger: Trigger) -> Self {
+        Self { interrupt: IntId::spi(spi), trigger }
+    }
+}
+
+/// A device of the machine: one row of the plan. Its number in the plan is that of its slot on the bus.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Row {
     /// What it is.
     pub device: DeviceKind,
-    /// Its interrupt, if it has one.
-    pub interrupt: Option<IntId>,
-    /// How that is signalled.
-    pub trigger: Trigger,
+    /// The guest addresses it answers at: its frames, in the order in which it counts them.
+    pub frames: Vec<Range<Ipa>>,
+    /// Its interrupt lines, in the order in which it counts them.
+    pub lines: Vec<Wire>,
+}
+
+impl Row {
+    /// A device with one frame and at most one line.
+    #[must_use]
+    pub fn simple(device: DeviceKind, frame: Range<Ipa>, line: Option<Wire>) -> Self {
+        Self { device, frames: vec![frame], lines: line.into_iter().collect() }
+    }
+
+    /// Where it begins, by which it is known.
+    #[must_use]
+    pub fn start(&self) -> Ipa {
+        self.frames.first().map_or(Ipa(0), |frame| frame.start)
+    }
+}
+
+/// What answers at an address.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Target {
+    /// The GIC's Distributor, so far behind its first register.
+    Distributor(u64),
+    /// The Redistributors of all vCPUs, so far behind the first one's first register.
+    Redistributors(u64),
+    /// A device on the bus.
+    Device(Place),
+}
+
+impl Target {
+    /// How far behind the first register of what answers.
+    #[must_use]
+    pub const fn offset(self) -> u64 {
+        match self {
+            Self::Distributor(offset) | Self::Redistributors(offset) | Self::Device(Place { offset, .. }) => offset,
+        }
+    }
+}
+
+/// A frame of a device, for the lookup.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Window {
+    range: Range<Ipa>,
+    slot: usize,
+    frame: usize,
 }
 
 /// The architected timers' interrupts: the PPIs that the Server Base System Architecture recommends.
@@ -179,18 +227,30 @@ pub struct MachinePlan {
     name: ArrayString<MAX_NAME>,
     vcpus: u8,
     ram: Range<Ipa>,
-    virtio: ArrayVec<VirtioKind, MAX_VIRTIO>,
     counter_frequency: Hz,
-    redistributors_size: u64,
-    regions: ArrayVec<Region, MAX_REGIONS>,
+    redistributors: Range<Ipa>,
+    rows: Vec<Row>,
+    /// All frames of all rows, sorted by address.
+    windows: Vec<Window>,
 }
 
 impl MachinePlan {
-    /// The machine for `spec`.
+    /// The machine for `spec`, with the devices of QEMU's `virt`.
     ///
     /// # Errors
     /// What `spec` asks for and cannot be had.
     pub fn new(spec: Spec<'_>) -> Result<Self, MachineError> {
+        if spec.virtio.len() > MAX_VIRTIO {
+            return Err(MachineError::Virtio(spec.virtio.len()));
+        }
+        Self::with_devices(spec, virt(spec))
+    }
+
+    /// The machine for `spec`, with these devices instead of those that it lists.
+    ///
+    /// # Errors
+    /// What `spec` asks for and cannot be had, or what two of the devices cannot both have.
+    pub fn with_devices(spec: Spec<'_>, rows: Vec<Row>) -> Result<Self, MachineError> {
         let name = ArrayString::from(spec.name).map_err(|_| MachineError::Name(spec.name.len()))?;
         if name.is_empty() {
             return Err(MachineError::Name(0));
@@ -207,51 +267,11 @@ impl MachinePlan {
         if ram.end() > Ipa(limit) {
             return Err(too_large);
         }
-        let mut virtio = ArrayVec::new();
-        virtio.try_extend_from_slice(spec.virtio).map_err(|_| MachineError::Virtio(spec.virtio.len()))?;
-        let mut plan = Self {
-            name,
-            vcpus: spec.vcpus,
-            ram,
-            virtio,
-            counter_frequency: spec.counter_frequency,
-            redistributors_size: u64::from(spec.vcpus) * REDISTRIBUTOR_SIZE,
-            regions: ArrayVec::new(),
-        };
-        plan.lay_out(spec.watchdog);
-        Ok(plan)
-    }
-
-    /// Writes the list of regions, in the order of their addresses.
-    fn lay_out(&mut self, watchdog: bool) {
-        use DeviceKind::{Distributor, Pl011, Pl031, Pl061, Redistributors, Virtio, WatchdogControl, WatchdogRefresh};
-        let level = |start, size, device, spi| (start, size, device, spi, Trigger::LevelHigh);
-        let fixed = [
-            level(DISTRIBUTOR, DISTRIBUTOR_SIZE, Distributor, None),
-            level(REDISTRIBUTORS, self.redistributors_size, Redistributors, None),
-            level(PL011, PERIPHERAL_SIZE, Pl011, Some(1)),
-            level(PL031, PERIPHERAL_SIZE, Pl031, Some(2)),
-            level(PL061, PERIPHERAL_SIZE, Pl061, Some(7)),
-        ];
-        let watchdog = watchdog.then_some([
-            level(WATCHDOG_CONTROL, PERIPHERAL_SIZE, WatchdogControl, Some(10)),
-            level(WATCHDOG_REFRESH, PERIPHERAL_SIZE, WatchdogRefresh, None),
-        ]);
-        let transports = (0..self.virtio.len() as u32).map(|number| {
-            let start = Ipa(VIRTIO.0 + u64::from(number) * VIRTIO_SIZE);
-            (start, VIRTIO_SIZE, Virtio(number as u8), Some(VIRTIO_FIRST_SPI + number), Trigger::EdgeRising)
-        });
-        self.regions = fixed
-            .into_iter()
-            .chain(watchdog.into_iter().flatten())
-            .chain(transports)
-            .map(|(start, size, device, spi, trigger)| Region {
-                range: Range { start, size },
-                device,
-                interrupt: spi.map(IntId::spi),
-                trigger,
-            })
-            .collect();
+        let redistributors = Range { start: REDISTRIBUTORS, size: u64::from(spec.vcpus) * REDISTRIBUTOR_SIZE };
+        let windows = lay_out(&rows, &[DISTRIBUTOR, redistributors, ram])?;
+        check_lines(&rows)?;
+        let counter_frequency = spec.counter_frequency;
+        Ok(Self { name, vcpus: spec.vcpus, ram, counter_frequency, redistributors, rows, windows })
     }
 
     /// The VM's name.
@@ -272,12 +292,6 @@ impl MachinePlan {
         self.ram
     }
 
-    /// Its virtio devices; the index is the number of the transport.
-    #[must_use]
-    pub fn virtio(&self) -> &[VirtioKind] {
-        &self.virtio
-    }
-
     /// The frequency of its counter.
     #[must_use]
     pub fn counter_frequency(&self) -> Hz {
@@ -290,49 +304,126 @@ impl MachinePlan {
         TimerInterrupts::ARCHITECTED
     }
 
-    /// All devices, sorted by address; no two overlap. Vacant transports and flash are none.
+    /// The Redistributors of all vCPUs, one behind the other.
     #[must_use]
-    pub fn regions(&self) -> &[Region] {
-        &self.regions
+    pub fn redistributors(&self) -> Range<Ipa> {
+        self.redistributors
     }
 
-    /// The region of `device`.
+    /// All devices on the bus; the index is the number of the slot.
     #[must_use]
-    pub fn region(&self, device: DeviceKind) -> Option<&Region> {
-        self.regions.iter().find(|region| region.device == device)
+    pub fn rows(&self) -> &[Row] {
+        &self.rows
     }
 
-    /// The device that answers at `ipa`, and how far behind its first address that is.
+    /// The first device of this kind.
+    #[must_use]
+    pub fn first(&self, device: DeviceKind) -> Option<&Row> {
+        self.rows.iter().find(|row| row.device == device)
+    }
+
+    /// What answers at `ipa`.
     ///
-    /// On the path of every emulated access: the GIC is found in four instructions, the rest by binary search. All of
-    /// QEMU's 32 virtio transports answer, with a device or without: there are drivers that look into each of them, and
-    /// end at the first abort. So do its flash banks: boot loaders look for their settings there.
+    /// On the path of every emulated access: the GIC is found in four instructions, the rest by binary search.
     #[inline]
     #[must_use]
-    pub fn find(&self, ipa: Ipa) -> Option<(DeviceKind, u64)> {
-        let in_distributor = ipa.0.wrapping_sub(DISTRIBUTOR.0);
-        if in_distributor < DISTRIBUTOR_SIZE {
-            return Some((DeviceKind::Distributor, in_distributor));
+    pub fn find(&self, ipa: Ipa) -> Option<Target> {
+        let in_distributor = ipa.0.wrapping_sub(DISTRIBUTOR.start.0);
+        if in_distributor < DISTRIBUTOR.size {
+            return Some(Target::Distributor(in_distributor));
         }
         let in_redistributors = ipa.0.wrapping_sub(REDISTRIBUTORS.0);
-        if in_redistributors < self.redistributors_size {
-            return Some((DeviceKind::Redistributors, in_redistributors));
+        if in_redistributors < self.redistributors.size {
+            return Some(Target::Redistributors(in_redistributors));
         }
-        let in_transports = ipa.0.wrapping_sub(VIRTIO.0);
-        if in_transports < MAX_VIRTIO as u64 * VIRTIO_SIZE {
-            return Some((DeviceKind::Virtio((in_transports / VIRTIO_SIZE) as u8), in_transports % VIRTIO_SIZE));
-        }
-        if ipa < FLASH_END {
-            return Some((DeviceKind::Flash, ipa.0));
-        }
-        self.search(ipa)
+        self.search(ipa).map(Target::Device)
     }
 
     /// The binary search.
-    fn search(&self, ipa: Ipa) -> Option<(DeviceKind, u64)> {
-        let behind = self.regions.partition_point(|region| region.range.start <= ipa);
-        let region = self.regions.get(behind.checked_sub(1)?)?;
-        let offset = ipa.0 - region.range.start.0;
-        (offset < region.range.size).then_some((region.device, offset))
+    fn search(&self, ipa: Ipa) -> Option<Place> {
+        let behind = self.windows.partition_point(|window| window.range.start <= ipa);
+        let &Window { range, slot, frame } = self.windows.get(behind.checked_sub(1)?)?;
+        let offset = ipa.0 - range.start.0;
+        (offset < range.size).then_some(Place { slot, frame, offset })
     }
+}
+
+/// The devices of QEMU's `virt` machine, as far as `spec` wants them, by their addresses.
+///
+/// All of its 32 virtio transports answer, with a device or without: there are drivers that look into each of them, and
+/// end at the first abort. So do its flash banks: boot loaders look for their settings there.
+fn virt(spec: Spec<'_>) -> Vec<Row> {
+    let peripheral = |start| Range { start, size: PERIPHERAL_SIZE };
+    let level = |spi| Wire::spi(spi, Trigger::LevelHigh);
+    let transports = |first: usize, count: usize| Range {
+        start: Ipa(VIRTIO.0 + first as u64 * WINDOW_SIZE),
+        size: count as u64 * WINDOW_SIZE,
+    };
+    let mut rows = vec![
+        Row::simple(DeviceKind::Flash, FLASH, None),
+        Row::simple(DeviceKind::Pl011, peripheral(PL011), Some(level(1))),
+        Row::simple(DeviceKind::Pl031, peripheral(PL031), Some(level(2))),
+        Row::simple(DeviceKind::Pl061, peripheral(PL061), Some(level(7))),
+    ];
+    if spec.watchdog {
+        let frames = vec![peripheral(WATCHDOG_CONTROL), peripheral(WATCHDOG_REFRESH)];
+        rows.push(Row { device: DeviceKind::Watchdog, frames, lines: vec![level(10)] });
+    }
+    for (number, &kind) in spec.virtio.iter().enumerate() {
+        let line = Wire::spi(VIRTIO_FIRST_SPI + number as u32, Trigger::EdgeRising);
+        rows.push(Row::simple(DeviceKind::Virtio(kind), transports(number, 1), Some(line)));
+    }
+    let vacant = MAX_VIRTIO - spec.virtio.len();
+    if vacant > 0 {
+        rows.push(Row::simple(DeviceKind::VacantVirtio, transports(spec.virtio.len(), vacant), None));
+    }
+    rows
+}
+
+/// All frames of `rows`, sorted by address, if none overlaps another one or what else the machine has.
+fn lay_out(rows: &[Row], others: &[Range<Ipa>]) -> Result<Vec<Window>, MachineError> {
+    let mut windows = Vec::new();
+    for (slot, row) in rows.iter().enumerate() {
+        if row.frames.is_empty() || row.frames.len() > MAX_FRAMES {
+            return Err(MachineError::Frames(row.frames.len()));
+        }
+        for (frame, &range) in row.frames.iter().enumerate() {
+            if range.is_empty() || Range::new(range.start, range.size).is_none() {
+                return Err(MachineError::Frame(range.start));
+            }
+            windows.push(Window { range, slot, frame });
+        }
+    }
+    windows.sort_unstable_by_key(|window| window.range.start);
+    let mut behind = windows.iter();
+    behind.next();
+    for (low, high) in windows.iter().zip(behind) {
+        if low.range.overlaps(high.range) {
+            return Err(MachineError::Overlap(low.range.start, high.range.start));
+        }
+    }
+    let records = Range { start: STOLEN_TIME, size: PAGE_SIZE };
+    for &other in others.iter().chain([&records]) {
+        if let Some(window) = windows.iter().find(|window| window.range.overlaps(other)) {
+            return Err(MachineError::Overlap(other.start, window.range.start));
+        }
+    }
+    Ok(windows)
+}
+
+/// Whether the lines of `rows` lead to SPIs, and no two of them to the same.
+fn check_lines(rows: &[Row]) -> Result<(), MachineError> {
+    let mut taken = Vec::new();
+    for row in rows {
+        if row.lines.len() > MAX_LINES {
+            return Err(MachineError::Lines(row.lines.len()));
+        }
+        for line in &row.lines {
+            if line.interrupt.is_private() || taken.contains(&line.interrupt) {
+                return Err(MachineError::Interrupt(line.interrupt.0));
+            }
+            taken.push(line.interrupt);
+        }
+    }
+    Ok(())
 }

@@ -5,13 +5,14 @@ extern crate std;
 use crate::image::{Base, HEADER_SIZE, ImageError, ImageHeader, PageSize};
 use crate::placement::{DEVICE_TREE_SIZE, Placement, PlacementError};
 use crate::{
-    BootInfo, DeviceKind, MAX_BOOTARGS, MAX_VIRTIO, MachineError, MachinePlan, RAM_BASE, Spec, TreeError, Trigger,
-    VirtioKind, device_tree,
+    BootInfo, DISTRIBUTOR, DeviceKind, MAX_BOOTARGS, MAX_VIRTIO, MachineError, MachinePlan, RAM_BASE, Row, STOLEN_TIME,
+    Spec, Target, TreeError, Trigger, VirtioKind, Wire, device_tree,
 };
 use alloc::format;
 use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
+use devices::Place;
 use dtoolkit::fdt::{Fdt, FdtNode};
 use dtoolkit::{Node, Property};
 use proptest::prelude::*;
@@ -72,39 +73,136 @@ fn text(node: FdtNode<'static>, name: &str) -> String {
 #[test]
 fn the_map_is_that_of_qemu_virt() {
     let plan = plan(SPEC);
-    let all: Vec<_> =
-        plan.regions().iter().map(|region| (region.range.start.0, region.range.size, region.interrupt)).collect();
+    let all: Vec<_> = plan
+        .rows()
+        .iter()
+        .map(|row| (row.device, row.start().0, row.frames[0].size, row.lines.first().map(|line| line.interrupt.0)))
+        .collect();
     assert_eq!(
         all,
         [
-            (0x0800_0000, 0x1_0000, None),
-            (0x080a_0000, 0x4_0000, None),
-            (0x0900_0000, 0x1000, Some(IntId(33))),
-            (0x0901_0000, 0x1000, Some(IntId(34))),
-            (0x0903_0000, 0x1000, Some(IntId(39))),
-            (0x0a00_0000, 0x200, Some(IntId(48))),
-            (0x0a00_0200, 0x200, Some(IntId(49))),
+            (DeviceKind::Flash, 0, 0x0800_0000, None),
+            (DeviceKind::Pl011, 0x0900_0000, 0x1000, Some(33)),
+            (DeviceKind::Pl031, 0x0901_0000, 0x1000, Some(34)),
+            (DeviceKind::Pl061, 0x0903_0000, 0x1000, Some(39)),
+            (DeviceKind::Virtio(VirtioKind::Console), 0x0a00_0000, 0x200, Some(48)),
+            (DeviceKind::Virtio(VirtioKind::Entropy), 0x0a00_0200, 0x200, Some(49)),
+            (DeviceKind::VacantVirtio, 0x0a00_0400, 0x3c00, None),
         ]
     );
+    assert_eq!(DISTRIBUTOR, Range { start: Ipa(0x0800_0000), size: 0x1_0000 });
+    assert_eq!(plan.redistributors(), Range { start: Ipa(0x080a_0000), size: 0x4_0000 });
     assert_eq!(plan.ram(), Range { start: RAM_BASE, size: 512 << 20 });
-    assert_eq!((plan.name(), plan.vcpus(), plan.virtio().len()), ("web", 2, 2));
+    assert_eq!((plan.name(), plan.vcpus()), ("web", 2));
 }
 
 #[test]
 fn addresses_are_found_and_holes_are_not() {
-    let plan = plan(SPEC);
+    let plan = plan(Spec { watchdog: true, ..SPEC });
     let find = |address| plan.find(Ipa(address));
-    assert_eq!(find(0x0800_ffff), Some((DeviceKind::Distributor, 0xffff)));
+    let device = |slot, frame, offset| Some(Target::Device(Place { slot, frame, offset }));
+    assert_eq!(find(0x0800_ffff), Some(Target::Distributor(0xffff)));
     assert_eq!(find(0x0801_0000), None);
-    assert_eq!(find(0x080d_fffc), Some((DeviceKind::Redistributors, 0x3_fffc)));
+    assert_eq!(find(0x080d_fffc), Some(Target::Redistributors(0x3_fffc)));
     assert_eq!(find(0x080e_0000), None, "there is no Redistributor of a third vCPU");
-    assert_eq!(find(0x0900_0018), Some((DeviceKind::Pl011, 0x18)));
-    assert_eq!(find(0x0a00_0204), Some((DeviceKind::Virtio(1), 4)));
-    assert_eq!(find(0x0a00_0404), Some((DeviceKind::Virtio(2), 4)), "a vacant transport answers too");
-    assert_eq!(find(0x0a00_3fff), Some((DeviceKind::Virtio(31), 0x1ff)));
+    assert_eq!(find(0x0900_0018), device(1, 0, 0x18));
+    assert_eq!(find(0x0900_1000), None);
+    assert_eq!(
+        (find(0x0910_0008), find(0x0911_0008)),
+        (device(4, 0, 8), device(4, 1, 8)),
+        "one device with two frames"
+    );
+    assert_eq!(find(0x0a00_0204), device(6, 0, 4));
+    assert_eq!(find(0x0a00_0404), device(7, 0, 4), "a vacant transport answers too");
+    assert_eq!(find(0x0a00_3fff), device(7, 0, 0x3bff));
     assert_eq!(find(0x0a00_4000), None);
-    assert_eq!((find(0), find(0x07ff_ffff)), (Some((DeviceKind::Flash, 0)), Some((DeviceKind::Flash, 0x07ff_ffff))));
+    assert_eq!((find(0), find(0x07ff_ffff)), (device(0, 0, 0), device(0, 0, 0x07ff_ffff)));
     assert_eq!((find(0x0c00_0000), find(u64::MAX), find(RAM_BASE.0)), (None, None, None));
+}
+
+const fn page(start: u64) -> Range<Ipa> {
+    Range { start: Ipa(start), size: 0x1000 }
+}
+
+/// Two of each kind, some with several frames and lines: each is found, has a node of its own, and all its interrupts in it.
+#[test]
+fn there_may_be_two_of_each_kind() {
+    let kinds = [
+        DeviceKind::Flash,
+        DeviceKind::Pl011,
+        DeviceKind::Pl031,
+        DeviceKind::Pl061,
+        DeviceKind::Watchdog,
+        DeviceKind::Virtio(VirtioKind::Block),
+        DeviceKind::VacantVirtio,
+    ];
+    let mut rows = Vec::new();
+    for (number, device) in (0..).zip(kinds.into_iter().chain(kinds)) {
+        let frames = vec![page(0x0b00_0000 + number * 0x1_0000), page(0x0b00_8000 + number * 0x1_0000)];
+        let trigger = if number % 2 == 0 { Trigger::EdgeRising } else { Trigger::LevelHigh };
+        let lines = (0..3).map(|line| Wire::spi(3 * number as u32 + line, trigger)).collect();
+        rows.push(Row { device, frames, lines });
+    }
+    let plan = MachinePlan::with_devices(SPEC, rows).unwrap();
+    let tree = tree(&plan, &BOOT);
+    let mut handles = Vec::new();
+    for (slot, row) in plan.rows().iter().enumerate() {
+        for (frame, range) in row.frames.iter().enumerate() {
+            let expected = Some(Target::Device(Place { slot, frame, offset: 0xfff }));
+            assert_eq!(plan.find(Ipa(range.start.0 + 0xfff)), expected);
+            assert_eq!(plan.find(range.end()), None);
+        }
+        let name = match row.device {
+            DeviceKind::Flash | DeviceKind::VacantVirtio => continue,
+            DeviceKind::Pl011 => "pl011",
+            DeviceKind::Pl031 => "pl031",
+            DeviceKind::Pl061 => "pl061",
+            DeviceKind::Watchdog => "watchdog",
+            DeviceKind::Virtio(_) => "virtio_mmio",
+        };
+        let node = find(tree, &format!("/{name}@{:x}", row.start().0));
+        let first = 3 * slot as u32;
+        let flags = if slot % 2 == 0 { 1 } else { 4 };
+        assert_eq!(cells(node, "interrupts"), [0, first, flags, 0, first + 1, flags, 0, first + 2, flags], "{name}");
+        assert_eq!(cells(node, "reg").len(), 8, "{name}");
+        if row.device == DeviceKind::Pl061 {
+            handles.push(cells(node, "phandle")[0]);
+        }
+    }
+    assert_ne!(handles[0], handles[1]);
+    assert_eq!(cells(find(tree, "/gpio-keys/poweroff"), "gpios")[0], handles[0], "one power button, at the first");
+    assert_eq!(text(find(tree, "/aliases"), "serial0"), "/pl011@b010000\0");
+}
+
+#[test]
+fn devices_that_share_something_are_refused() {
+    let line = |spi| Some(Wire::spi(spi, Trigger::LevelHigh));
+    let with = |rows| MachinePlan::with_devices(SPEC, rows).map(|plan| plan.rows().len());
+    let uart = |start, spi| Row::simple(DeviceKind::Pl011, page(start), line(spi));
+    assert_eq!(with(vec![uart(0x0900_0000, 1), uart(0x0900_1000, 2)]), Ok(2));
+    assert_eq!(with(vec![]), Ok(0));
+    let overlap = |low, high| Err(MachineError::Overlap(Ipa(low), Ipa(high)));
+    assert_eq!(with(vec![uart(0x0900_0800, 1), uart(0x0900_0000, 2)]), overlap(0x0900_0000, 0x0900_0800));
+    assert_eq!(with(vec![uart(0x0900_0000, 1), uart(0x0900_0000, 2)]), overlap(0x0900_0000, 0x0900_0000));
+    assert_eq!(with(vec![uart(DISTRIBUTOR.start.0 + 0xf000, 1)]), overlap(0x0800_0000, 0x0800_f000));
+    assert_eq!(with(vec![uart(0x080d_f000, 1)]), overlap(0x080a_0000, 0x080d_f000));
+    assert_eq!(with(vec![uart(STOLEN_TIME.0, 1)]), overlap(STOLEN_TIME.0, STOLEN_TIME.0));
+    assert_eq!(with(vec![uart(RAM_BASE.0 + 0x1000, 1)]), overlap(RAM_BASE.0, RAM_BASE.0 + 0x1000));
+    let two_frames = |frames| Row { device: DeviceKind::Watchdog, frames, lines: Vec::new() };
+    let twice = vec![two_frames(vec![page(0x0910_0000), page(0x0910_0000)])];
+    assert_eq!(with(twice), overlap(0x0910_0000, 0x0910_0000), "its own frames too");
+    assert_eq!(with(vec![two_frames(Vec::new())]), Err(MachineError::Frames(0)));
+    assert_eq!(with(vec![two_frames(vec![page(0x0910_0000); 5])]), Err(MachineError::Frames(5)));
+    let nothing = Range { start: Ipa(0x0910_0000), size: 0 };
+    assert_eq!(with(vec![two_frames(vec![nothing])]), Err(MachineError::Frame(nothing.start)));
+    assert_eq!(with(vec![two_frames(vec![page(!0xfff)])]).is_err(), Range::new(Ipa(!0xfff), 0x1000).is_none());
+    assert_eq!(with(vec![uart(0x0900_0000, 1), uart(0x0901_0000, 1)]), Err(MachineError::Interrupt(33)));
+    let private = Wire { interrupt: IntId::ppi(9), trigger: Trigger::LevelHigh };
+    let refused = with(vec![Row::simple(DeviceKind::Pl011, page(0x0900_0000), Some(private))]);
+    assert_eq!(refused, Err(MachineError::Interrupt(25)));
+    let lines = (0..33).map(|spi| Wire::spi(spi, Trigger::LevelHigh)).collect();
+    let many = Row { device: DeviceKind::Pl011, frames: vec![page(0x0900_0000)], lines };
+    assert_eq!(with(vec![many]), Err(MachineError::Lines(33)));
 }
 
 #[test]
@@ -136,17 +234,23 @@ fn each_region_is_in_the_tree_and_nothing_else() {
             continue;
         }
         nodes += 1;
-        let (device, _) = plan.find(Ipa(address)).unwrap();
-        let region = plan.region(device).unwrap();
+        let (frame, lines) = match plan.find(Ipa(address)).unwrap() {
+            Target::Distributor(_) => (DISTRIBUTOR, [].as_slice()),
+            Target::Redistributors(_) => (plan.redistributors(), [].as_slice()),
+            Target::Device(place) => {
+                let row = &plan.rows()[place.slot];
+                (row.frames[place.frame], row.lines.as_slice())
+            }
+        };
         let reg = cells(node, "reg");
-        assert_eq!(reg[..4], [0, region.range.start.0 as u32, 0, region.range.size as u32], "{name}");
-        if let Some(interrupt) = region.interrupt {
-            let flags = if region.trigger == Trigger::EdgeRising { 1 } else { 4 };
-            assert_eq!(cells(node, "interrupts"), [0, interrupt.0 - 32, flags], "{name}");
+        assert_eq!(reg[..4], [0, frame.start.0 as u32, 0, frame.size as u32], "{name}");
+        if let [line] = lines {
+            let flags = if line.trigger == Trigger::EdgeRising { 1 } else { 4 };
+            assert_eq!(cells(node, "interrupts"), [0, line.interrupt.0 - 32, flags], "{name}");
         }
     }
-    // The Redistributors and the watchdog's refresh frame have no node of their own.
-    assert_eq!(nodes, plan.regions().len() - 2);
+    // The GIC is no row, and flash has no node.
+    assert_eq!(nodes, plan.rows().len() + 1 - 1);
     assert!(tree.data().len() as u64 <= DEVICE_TREE_SIZE);
 }
 
@@ -398,15 +502,18 @@ proptest! {
         let kinds = [VirtioKind::Network; MAX_VIRTIO];
         let plan = plan(Spec { vcpus, virtio: &kinds[..virtio], watchdog, ..SPEC });
         let ipa = Ipa(base + offset);
-        let naive = plan.regions().iter().find(|region| region.range.contains(ipa));
-        let naive = naive.map(|region| (region.device, ipa.0 - region.range.start.0));
-        let in_transports = ipa.0.wrapping_sub(0x0a00_0000);
-        let vacant = naive.is_none() && in_transports < 0x4000;
-        let vacant = vacant.then_some((DeviceKind::Virtio((in_transports >> 9) as u8), in_transports & 0x1ff));
-        let flash = (ipa < Ipa(0x0800_0000)).then_some((DeviceKind::Flash, ipa.0));
-        prop_assert_eq!(plan.find(ipa), naive.or(vacant).or(flash));
-        let sorted = plan.regions().is_sorted_by(|low, high| low.range.end() <= high.range.start);
-        prop_assert!(sorted);
+        let naive = plan.rows().iter().enumerate().find_map(|(slot, row)| {
+            let frame = row.frames.iter().position(|frame| frame.contains(ipa))?;
+            Some(Target::Device(Place { slot, frame, offset: ipa.0 - row.frames[frame].start.0 }))
+        });
+        let gic = if DISTRIBUTOR.contains(ipa) {
+            Some(Target::Distributor(ipa.0 - DISTRIBUTOR.start.0))
+        } else {
+            let all = plan.redistributors();
+            all.contains(ipa).then(|| Target::Redistributors(ipa.0 - all.start.0))
+        };
+        prop_assert_eq!(plan.find(ipa), naive.or(gic));
+        prop_assert_eq!(plan.find(ipa).map(Target::offset).is_some(), naive.or(gic).is_some());
     }
 
     #[test]

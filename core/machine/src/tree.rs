@@ -5,10 +5,13 @@
 
 use crate::blob::{NoRoom, Writer};
 use crate::placement::DEVICE_TREE_SIZE;
-use crate::{DeviceKind, MachinePlan, Region, Trigger};
+use crate::plan::MAX_FRAMES;
+use crate::{DISTRIBUTOR, DeviceKind, MachinePlan, Row, Trigger, Wire};
 use alloc::vec::Vec;
-use arrayvec::ArrayString;
+use arrayvec::{ArrayString, ArrayVec};
 use core::fmt::{self, Write};
+use devices::POWER_BUTTON_PIN;
+use devices::bus::MAX_LINES;
 use units::{IntId, Ipa, Range};
 
 /// The longest command line, in bytes: Linux on arm64 has room for 2048 with the zero behind it.
@@ -20,15 +23,11 @@ const HYPERVISOR: &str = "undercroft,hypervisor";
 const GIC: u32 = 1;
 /// The handle of the peripherals' clock.
 const CLOCK: u32 = 2;
-/// The handle of the GPIO controller.
-const GPIO: u32 = 3;
-/// The handles of the CPUs follow from here.
+/// The handles of the CPUs follow from here, and behind the last CPU's those of the devices, by their rows.
 const FIRST_CPU: u32 = 16;
 
 /// The clock that PL011, PL031 and PL061 are driven by, in hertz.
 const PERIPHERAL_CLOCK: u32 = 24_000_000;
-/// The line of the GPIO controller that the power button is on.
-pub const POWER_BUTTON_LINE: u32 = 3;
 /// Linux's KEY_POWER.
 const KEY_POWER: u32 = 116;
 
@@ -131,8 +130,8 @@ pub fn device_tree(plan: &MachinePlan, boot: &BootInfo<'_>) -> Result<Vec<u8>, T
             clock.cells("#clock-cells", [0]);
             clock.text("compatible", "fixed-clock");
         });
-        for region in plan.regions() {
-            write_device(root, plan, region);
+        for (number, row) in (0..).zip(plan.rows()) {
+            write_device(root, plan, row, FIRST_CPU + u32::from(plan.vcpus()) + number);
         }
     });
     tree.finish().map_err(|NoRoom| TreeError::NoMemory)
@@ -143,7 +142,7 @@ fn write_chosen(root: &mut Writer, plan: &MachinePlan, boot: &BootInfo<'_>) {
         if !boot.bootargs.is_empty() {
             chosen.text("bootargs", boot.bootargs);
         }
-        if let Some(console) = plan.region(DeviceKind::Pl011) {
+        if let Some(console) = plan.first(DeviceKind::Pl011) {
             chosen.text("stdout-path", &name(format_args!("/{}", device_name("pl011", console))));
         }
         if let Some(initrd) = boot.initrd {
@@ -154,7 +153,7 @@ fn write_chosen(root: &mut Writer, plan: &MachinePlan, boot: &BootInfo<'_>) {
         chosen.numbers("kaslr-seed", [boot.kaslr_seed]);
     });
     root.node("aliases", |aliases| {
-        if let Some(console) = plan.region(DeviceKind::Pl011) {
+        if let Some(console) = plan.first(DeviceKind::Pl011) {
             aliases.text("serial0", &name(format_args!("/{}", device_name("pl011", console))));
         }
     });
@@ -224,14 +223,9 @@ fn write_timer(root: &mut Writer, plan: &MachinePlan) {
 }
 
 fn write_gic(root: &mut Writer, plan: &MachinePlan) {
-    let (Some(distributor), Some(redistributors)) =
-        (plan.region(DeviceKind::Distributor), plan.region(DeviceKind::Redistributors))
-    else {
-        return;
-    };
-    root.node(&device_name("intc", distributor), |gic| {
+    root.node(&name(format_args!("intc@{:x}", DISTRIBUTOR.start.0)), |gic| {
         gic.cells("phandle", [GIC]);
-        let (first, second) = (distributor.range, redistributors.range);
+        let (first, second) = (DISTRIBUTOR, plan.redistributors());
         gic.numbers("reg", [first.start.0, first.size, second.start.0, second.size]);
         gic.cells("#redistributor-regions", [1]);
         gic.text("compatible", "arm,gic-v3");
@@ -243,74 +237,71 @@ fn write_gic(root: &mut Writer, plan: &MachinePlan) {
     });
 }
 
-/// A device outside the GIC. Exhaustive, so that a new kind of device cannot be forgotten here.
-fn write_device(root: &mut Writer, plan: &MachinePlan, region: &Region) {
-    match region.device {
-        // These belong to another region's node.
-        DeviceKind::Distributor | DeviceKind::Redistributors | DeviceKind::WatchdogRefresh => {}
-        // It keeps nothing: a driver would find no chip. There is no region for it.
-        DeviceKind::Flash => {}
-        DeviceKind::Pl011 => root.node(&device_name("pl011", region), |uart| {
+/// A device on the bus, whose handle, if it has one, is `handle`. Exhaustive, so that a new kind of device cannot be forgotten
+/// here.
+fn write_device(root: &mut Writer, plan: &MachinePlan, row: &Row, handle: u32) {
+    match row.device {
+        DeviceKind::Flash | DeviceKind::VacantVirtio => {}
+        DeviceKind::Pl011 => root.node(&device_name("pl011", row), |uart| {
             uart.texts("clock-names", &["uartclk", "apb_pclk"]);
             uart.cells("clocks", [CLOCK, CLOCK]);
-            write_place(uart, region);
+            write_place(uart, row);
             uart.texts("compatible", &["arm,pl011", "arm,primecell"]);
         }),
-        DeviceKind::Pl031 => root.node(&device_name("pl031", region), |clock| {
+        DeviceKind::Pl031 => root.node(&device_name("pl031", row), |clock| {
             clock.text("clock-names", "apb_pclk");
             clock.cells("clocks", [CLOCK]);
-            write_place(clock, region);
+            write_place(clock, row);
             clock.texts("compatible", &["arm,pl031", "arm,primecell"]);
         }),
-        DeviceKind::Pl061 => write_power_button(root, region),
-        DeviceKind::WatchdogControl => write_watchdog(root, plan, region),
-        DeviceKind::Virtio(_) => root.node(&device_name("virtio_mmio", region), |transport| {
+        DeviceKind::Pl061 => write_gpio(root, plan, row, handle),
+        // The binding wants the control frame first.
+        DeviceKind::Watchdog => root.node(&device_name("watchdog", row), |watchdog| {
+            write_place(watchdog, row);
+            watchdog.text("compatible", "arm,sbsa-gwdt");
+        }),
+        DeviceKind::Virtio(_) => root.node(&device_name("virtio_mmio", row), |transport| {
             transport.flag("dma-coherent");
-            write_place(transport, region);
+            write_place(transport, row);
             transport.text("compatible", "virtio,mmio");
         }),
     }
 }
 
-fn write_power_button(root: &mut Writer, region: &Region) {
-    root.node(&device_name("pl061", region), |gpio| {
-        gpio.cells("phandle", [GPIO]);
+fn write_gpio(root: &mut Writer, plan: &MachinePlan, row: &Row, handle: u32) {
+    root.node(&device_name("pl061", row), |gpio| {
+        gpio.cells("phandle", [handle]);
         gpio.text("clock-names", "apb_pclk");
         gpio.cells("clocks", [CLOCK]);
-        write_place(gpio, region);
+        write_place(gpio, row);
         gpio.flag("gpio-controller");
         gpio.cells("#gpio-cells", [2]);
         gpio.texts("compatible", &["arm,pl061", "arm,primecell"]);
     });
+    // One power button is enough.
+    if plan.first(DeviceKind::Pl061) != Some(row) {
+        return;
+    }
     root.node("gpio-keys", |keys| {
         keys.text("compatible", "gpio-keys");
         keys.node("poweroff", |button| {
-            button.cells("gpios", [GPIO, POWER_BUTTON_LINE, 0]);
+            button.cells("gpios", [handle, POWER_BUTTON_PIN.into(), 0]);
             button.cells("linux,code", [KEY_POWER]);
             button.text("label", "GPIO Key Poweroff");
         });
     });
 }
 
-/// The binding wants the control frame first.
-fn write_watchdog(root: &mut Writer, plan: &MachinePlan, control: &Region) {
-    let Some(refresh) = plan.region(DeviceKind::WatchdogRefresh) else { return };
-    root.node(&device_name("watchdog", control), |watchdog| {
-        if let Some(interrupt) = control.interrupt {
-            watchdog.cells("interrupts", interrupt_cells(interrupt, control.trigger));
-        }
-        let (first, second) = (control.range, refresh.range);
-        watchdog.numbers("reg", [first.start.0, first.size, second.start.0, second.size]);
-        watchdog.text("compatible", "arm,sbsa-gwdt");
-    });
-}
-
-/// Registers and interrupt.
-fn write_place(device: &mut Writer, region: &Region) {
-    if let Some(interrupt) = region.interrupt {
-        device.cells("interrupts", interrupt_cells(interrupt, region.trigger));
+/// Registers and interrupts.
+fn write_place(device: &mut Writer, row: &Row) {
+    let lines = row.lines.iter().take(MAX_LINES).map(|line| wire_cells(*line).map(u32::to_be_bytes));
+    let lines: ArrayVec<[[u8; 4]; 3], MAX_LINES> = lines.collect();
+    if !lines.is_empty() {
+        device.property("interrupts", lines.as_flattened().as_flattened());
     }
-    device.numbers("reg", [region.range.start.0, region.range.size]);
+    let frames = row.frames.iter().take(MAX_FRAMES).map(|frame| [frame.start.0, frame.size].map(u64::to_be_bytes));
+    let frames: ArrayVec<[[u8; 8]; 2], MAX_FRAMES> = frames.collect();
+    device.property("reg", frames.as_flattened().as_flattened());
 }
 
 /// A node's name, or the path to it.
@@ -324,8 +315,12 @@ fn name(text: fmt::Arguments<'_>) -> Name {
     name
 }
 
-fn device_name(kind: &str, region: &Region) -> Name {
-    name(format_args!("{kind}@{:x}", region.range.start.0))
+fn device_name(kind: &str, row: &Row) -> Name {
+    name(format_args!("{kind}@{:x}", row.start().0))
+}
+
+fn wire_cells(wire: Wire) -> [u32; 3] {
+    interrupt_cells(wire.interrupt, wire.trigger)
 }
 
 fn interrupt_cells(interrupt: IntId, trigger: Trigger) -> [u32; 3] {

@@ -7,7 +7,8 @@
 //! * [`Pa`]: a physical address of the host; [`Ipa`]: an intermediate physical address, what a guest takes for
 //!   physical; [`Va`]: a virtual address, of EL2 or of a guest.
 //! * [`Range`]: a half-open range of any of them, whose arithmetic never wraps.
-//! * [`CpuId`], [`VmId`], [`VcpuId`], [`IntId`]: names of things. [`VcpuSet`]: some of a VM's virtual CPUs.
+//! * [`CpuId`], [`VmId`], [`VcpuId`], [`IntId`]: names of things. [`VcpuSet`]: some of a VM's virtual CPUs. [`Line`]: an
+//!   interrupt line's level.
 //! * [`AccessSize`]: how wide a load or store is.
 //! * [`Hz`], [`Ticks`]: a counter's frequency and its value.
 #![no_std]
@@ -20,7 +21,7 @@ mod time;
 
 pub use access::{AccessSize, ByteOrder};
 pub use address::{Address, Ipa, Pa, Range, Va};
-pub use names::{CpuId, IntId, MAX_VCPUS, VcpuId, VcpuSet, VmId};
+pub use names::{CpuId, IntId, Line, MAX_VCPUS, VcpuId, VcpuSet, VmId};
 pub use time::{Hz, Patience, Scale, Ticks};
 
 /// Bytes in the smallest page that stage 2 and EL2's own tables use (the 4 KiB granule).

@@ -54,6 +54,15 @@ impl IntId {
     }
 }
 
+/// The level of an interrupt line.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Line {
+    /// Deasserted.
+    Low,
+    /// Asserted.
+    High,
+}
+
 /// Some of a VM's virtual CPUs, one bit each.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct VcpuSet(pub u8);

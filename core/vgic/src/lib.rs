@@ -48,18 +48,10 @@ mod tests;
 use bank::{Bank, Held};
 use units::{IntId, MAX_VCPUS, VcpuId, VcpuSet};
 
-pub use units::AccessSize;
+pub use units::{AccessSize, Line};
 
 pub use list_registers::{ListRegisters, MAX_LIST_REGISTERS, list_register, virtual_control, virtual_interface};
 
-/// Where the guest finds the Distributor: the offset that [`Vgic::distributor_read`] takes counts from here (64 KiB).
-pub const DISTRIBUTOR_BASE: u64 = 0x0800_0000;
-/// Bytes of the Distributor's frame.
-pub const DISTRIBUTOR_SIZE: u64 = 0x1_0000;
-/// Where the guest finds the Redistributor of vCPU 0; the others follow, [`REDISTRIBUTOR_STRIDE`] apart.
-pub const REDISTRIBUTOR_BASE: u64 = 0x080A_0000;
-/// Bytes of one Redistributor: RD_base, then SGI_base, 64 KiB each.
-pub const REDISTRIBUTOR_STRIDE: u64 = 0x2_0000;
 /// How many INTIDs there are: 16 SGIs, 16 PPIs, 96 SPIs.
 pub const INTIDS: u32 = 128;
 
@@ -108,15 +100,6 @@ pub enum Power {
     Off,
     /// It runs, waits, or is suspended.
     On,
-}
-
-/// The level of an interrupt line.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Line {
-    /// Deasserted.
-    Low,
-    /// Asserted.
-    High,
 }
 
 /// One vCPU's share: its Redistributor, and what its list registers hold.

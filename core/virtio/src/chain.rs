@@ -9,10 +9,12 @@
 
 use alloc::vec::Vec;
 
+use devices::saved::Unfit;
 use units::{Ipa, Range};
 
 use crate::memory::{Fault, GuestMemory};
 use crate::queue::QueueError;
+use crate::saved::SavedChain;
 
 /// Whether the device reads a piece of memory or writes it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -22,7 +24,7 @@ pub(crate) enum Direction {
 }
 
 /// Where a cursor stands: in which segment, and how many bytes into it.
-#[derive(Clone, Copy, Default, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 struct Cursor {
     segment: usize,
     offset: u64,
@@ -60,6 +62,70 @@ impl Chain {
             unwritten: 0,
             written: 0,
         }
+    }
+
+    /// Takes the chain out, with how far it was worked on.
+    #[must_use]
+    pub fn save(&self) -> SavedChain {
+        // What is left follows from the pieces and the cursors.
+        let Self {
+            segments,
+            capacity: _,
+            readable_segments,
+            head,
+            read: Cursor { segment: read_segment, offset: read_offset },
+            write: Cursor { segment: write_segment, offset: write_offset },
+            unread: _,
+            unwritten: _,
+            written,
+        } = self;
+        SavedChain {
+            segments: segments.clone(),
+            readable_segments: *readable_segments,
+            head: *head,
+            read: (*read_segment, *read_offset),
+            write: (*write_segment, *write_offset),
+            written: *written,
+        }
+    }
+
+    /// Puts a chain in.
+    ///
+    /// # Errors
+    /// If no driver can have offered such a chain, or no device have worked on it so far; nothing has changed then.
+    pub fn restore(&mut self, saved: &SavedChain) -> Result<(), Unfit> {
+        let SavedChain { segments, readable_segments, head, read, write, written } = saved;
+        if segments.len() > self.capacity {
+            return Err(Unfit("a descriptor chain is longer than the queue"));
+        }
+        if segments.iter().any(|piece| piece.is_empty() || Range::new(piece.start, piece.size).is_none()) {
+            return Err(Unfit("a piece of a descriptor chain is empty, or reaches past the end of the address space"));
+        }
+        let (readable, writable) = segments
+            .split_at_checked(*readable_segments)
+            .ok_or(Unfit("a chain has fewer pieces than readable ones"))?;
+        let place = |pieces: &[Range<Ipa>], (segment, offset): (usize, u64)| match pieces.get(segment) {
+            Some(piece) if offset < piece.size => Some(Cursor { segment, offset }),
+            None if segment == pieces.len() && offset == 0 => Some(Cursor { segment, offset }),
+            _ => None,
+        };
+        let left = |pieces: &[Range<Ipa>], cursor: Cursor| {
+            let rest = pieces.get(cursor.segment..).unwrap_or(&[]);
+            let total = rest.iter().try_fold(0_u64, |sum, piece| sum.checked_add(piece.size))?;
+            u32::try_from(total - cursor.offset).ok()
+        };
+        let behind = Unfit("the place up to which a chain was worked on is not in the chain");
+        let (read, write) = (place(readable, *read).ok_or(behind)?, place(writable, *write).ok_or(behind)?);
+        let too_large = Unfit("a descriptor chain has 4 GiB or more");
+        (self.unread, self.unwritten) = left(readable, read).zip(left(writable, write)).ok_or(too_large)?;
+        self.segments.clear();
+        self.segments.extend_from_slice(segments);
+        self.readable_segments = *readable_segments;
+        self.head = *head;
+        self.read = read;
+        self.write = write;
+        self.written = *written;
+        Ok(())
     }
 
     /// The number of the chain's first descriptor, by which the driver knows it.

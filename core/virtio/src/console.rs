@@ -4,11 +4,15 @@
 //! ring, and then the guest's buffers stay in the queue; [`Progress::Blocked`] says so. Input that the guest doesn't take
 //! fills its ring, and then [`Console::push_input`] refuses more.
 
+use devices::saved::Unfit;
+use devices::{Outside, Stream};
+
 use crate::chain::Chain;
-use crate::device::{Device, DeviceId, Progress};
+use crate::device::{Device, Progress, VirtioKind};
 use crate::memory::GuestMemory;
 use crate::queue::{CHAINS_A_CALL, LARGEST, Queue, QueueError};
 use crate::ring::Ring;
+use crate::saved::SavedConsole;
 
 /// Number of the queue that carries input to the guest.
 pub const RECEIVE: u16 = 0;
@@ -38,6 +42,8 @@ pub struct Console {
     in_transmission: bool,
     /// As well, one that is being filled.
     in_reception: bool,
+    /// Where the outside takes output; nowhere, if nobody listens.
+    stream: Option<Stream>,
 }
 
 impl Default for Console {
@@ -58,7 +64,14 @@ impl Console {
             transmitting: Chain::new(LARGEST),
             in_transmission: false,
             in_reception: false,
+            stream: None,
         }
+    }
+
+    /// A console whose output goes to `stream`.
+    #[must_use]
+    pub fn connected(stream: Stream) -> Self {
+        Self { stream: Some(stream), ..Self::new() }
     }
 
     /// Sets the window's size in characters; follow it with [`Mmio::config_changed`](crate::Mmio::config_changed).
@@ -153,8 +166,8 @@ impl Console {
 }
 
 impl Device for Console {
-    fn id(&self) -> DeviceId {
-        DeviceId::Console
+    fn kind(&self) -> VirtioKind {
+        VirtioKind::Console
     }
 
     fn features(&self) -> u64 {
@@ -173,6 +186,40 @@ impl Device for Console {
     fn reset(&mut self) {
         self.in_transmission = false;
         self.in_reception = false;
+    }
+
+    fn exchange(&mut self, outside: &dyn Outside) -> usize {
+        let stream = self.stream;
+        // What nobody listens to is gone.
+        self.take_output(|bytes| stream.map_or(bytes.len(), |stream| outside.send(stream, bytes)));
+        self.output_pending()
+    }
+
+    type Saved = SavedConsole;
+
+    fn save(&self) -> SavedConsole {
+        let Self { config, input, output, receiving, transmitting, in_transmission, in_reception, stream: _ } = self;
+        SavedConsole {
+            config: *config,
+            input: input.save(),
+            output: output.save(),
+            receiving: in_reception.then(|| receiving.save()),
+            transmitting: in_transmission.then(|| transmitting.save()),
+        }
+    }
+
+    fn restore(&mut self, saved: &SavedConsole) -> Result<(), Unfit> {
+        let SavedConsole { config, input, output, receiving, transmitting } = saved;
+        let mut new = Self { config: *config, stream: self.stream, ..Self::new() };
+        if !new.input.restore(input) || !new.output.restore(output) {
+            return Err(Unfit("more bytes wait in a virtio console than it keeps"));
+        }
+        new.in_reception = receiving.is_some();
+        receiving.iter().try_for_each(|chain| new.receiving.restore(chain))?;
+        new.in_transmission = transmitting.is_some();
+        transmitting.iter().try_for_each(|chain| new.transmitting.restore(chain))?;
+        *self = new;
+        Ok(())
     }
 
     fn process<M: GuestMemory>(

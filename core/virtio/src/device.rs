@@ -1,12 +1,15 @@
 //! What a kind of device has to say for itself; the transport does the rest.
 
+use devices::Outside;
+use devices::saved::Unfit;
+
 use crate::memory::GuestMemory;
 use crate::queue::{Queue, QueueError};
 
-/// The device identifiers of section 5 that we have, or will have.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+/// A kind of virtio device. The value is its device ID (section 5).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[repr(u32)]
-pub enum DeviceId {
+pub enum VirtioKind {
     /// Network card.
     Network = 1,
     /// Block device.
@@ -15,8 +18,28 @@ pub enum DeviceId {
     Console = 3,
     /// Entropy source.
     Entropy = 4,
-    /// Socket.
+    /// Socket device.
     Socket = 19,
+}
+
+impl VirtioKind {
+    /// The device ID, as the transport's DeviceID register shows it.
+    #[must_use]
+    pub const fn device_id(self) -> u32 {
+        self as u32
+    }
+
+    /// Its name, for messages.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Network => "virtio-net",
+            Self::Block => "virtio-blk",
+            Self::Console => "virtio-console",
+            Self::Entropy => "virtio-rng",
+            Self::Socket => "virtio-vsock",
+        }
+    }
 }
 
 /// Why a device stopped working on a queue.
@@ -45,7 +68,7 @@ impl Progress {
 /// A device of one kind.
 pub trait Device {
     /// Its kind.
-    fn id(&self) -> DeviceId;
+    fn kind(&self) -> VirtioKind;
 
     /// The feature bits of this kind (bits 0 to 23 and 50 up) that it offers. The transport adds its own.
     fn features(&self) -> u64;
@@ -68,6 +91,22 @@ pub trait Device {
 
     /// The driver has reset the device: forget what it told you and drop any buffer held.
     fn reset(&mut self);
+
+    /// Moves bytes between what waits in the device and the outside, as many as either has room for. Returns how many still
+    /// wait to get out. Called after every piece of work.
+    fn exchange(&mut self, outside: &dyn Outside) -> usize;
+
+    /// What it has beside the transport's state.
+    type Saved;
+
+    /// Takes that out.
+    fn save(&self) -> Self::Saved;
+
+    /// Puts such a state in.
+    ///
+    /// # Errors
+    /// If no device of this kind can be in that state; nothing has changed then.
+    fn restore(&mut self, saved: &Self::Saved) -> Result<(), Unfit>;
 
     /// Works on queue number `index`, at most a bounded amount. `queues` are all queues of the device, of which only
     /// those that are [ready](Queue::is_ready) give buffers. The transport looks after interrupts.

@@ -2,10 +2,14 @@
 //!
 //! A device need not fill a buffer (section 5.4.6.1), so one that is longer than a call's share is returned part full.
 
+use devices::Outside;
+use devices::saved::Unfit;
+
 use crate::chain::Chain;
-use crate::device::{Device, DeviceId, Progress};
+use crate::device::{Device, Progress, VirtioKind};
 use crate::memory::GuestMemory;
 use crate::queue::{CHAINS_A_CALL, LARGEST, Queue, QueueError};
+use crate::saved::SavedEntropy;
 
 /// The most bytes that one call makes: random bytes are not free, and the guest asks at no cost.
 const BYTES_A_CALL: usize = 1024;
@@ -43,8 +47,8 @@ impl<S: FnMut(&mut [u8])> Entropy<S> {
 }
 
 impl<S: FnMut(&mut [u8])> Device for Entropy<S> {
-    fn id(&self) -> DeviceId {
-        DeviceId::Entropy
+    fn kind(&self) -> VirtioKind {
+        VirtioKind::Entropy
     }
 
     fn features(&self) -> u64 {
@@ -61,6 +65,24 @@ impl<S: FnMut(&mut [u8])> Device for Entropy<S> {
 
     fn reset(&mut self) {
         self.is_filling = false;
+    }
+
+    fn exchange(&mut self, _outside: &dyn Outside) -> usize {
+        0
+    }
+
+    type Saved = SavedEntropy;
+
+    fn save(&self) -> SavedEntropy {
+        let Self { source: _, chain, is_filling } = self;
+        SavedEntropy { filling: is_filling.then(|| chain.save()) }
+    }
+
+    fn restore(&mut self, saved: &SavedEntropy) -> Result<(), Unfit> {
+        let SavedEntropy { filling } = saved;
+        filling.iter().try_for_each(|chain| self.chain.restore(chain))?;
+        self.is_filling = filling.is_some();
+        Ok(())
     }
 
     fn process<M: GuestMemory>(

@@ -1,20 +1,22 @@
 //! The device side of virtio 1.3: virtqueues, the MMIO transport, and the devices that move bytes through them.
 //!
 //! The layers, lowest first:
-//! * [`memory`]: the guest's memory as a trait. Everything read through it is copied once and checked after.
+//! * [`memory`]: the guest's memory, as every device sees it. Everything read through it is copied once and checked after.
 //! * [`queue`]: the split virtqueue (section 2.7 of the specification), with indirect descriptors and event indices.
 //! * [`chain`]: one buffer that the driver offered, as a list of checked segments with a read and a write cursor.
 //! * [`device`]: what a kind of device has to say for itself.
 //! * [`mmio`]: the registers of section 4.2: negotiation, queue set-up, notification, interrupt, reset.
 //! * [`console`] and [`entropy`]: the devices of sections 5.3 and 5.4.
+//! * [`saved`]: their state as values.
 //!
 //! The driver is hostile until proven otherwise. What it gets wrong ends in a [`queue::QueueError`]; the transport then sets
 //! DEVICE_NEEDS_RESET and stops that device, which harms nobody but its own guest. A call does a bounded amount of work
 //! however fast other CPUs of the guest refill the rings: see [`device::Progress`]. All memory is allocated when a device
 //! is made.
 //!
-//! Nothing here blocks, knows time or calls back: a write to QueueNotify comes back as [`mmio::Effect::Notify`], and
-//! the caller runs [`mmio::Mmio::process`] at a moment that suits it, on the vCPU's thread or on a worker.
+//! Nothing here blocks or knows time: a write to QueueNotify comes back as [`mmio::Effect::Notify`], and the caller runs
+//! [`mmio::Mmio::process`] at a moment that suits it, on the vCPU's thread or on a worker. On a machine's bus, where a
+//! transport is a [`devices::Device`] like all others, that is at once.
 #![no_std]
 #![forbid(unsafe_code)]
 
@@ -26,9 +28,9 @@ pub mod chain;
 pub mod console;
 pub mod device;
 pub mod entropy;
-pub mod memory;
 pub mod mmio;
 pub mod queue;
+pub mod saved;
 
 mod ring;
 #[cfg(test)]
@@ -36,9 +38,10 @@ mod testing;
 
 pub use chain::Chain;
 pub use console::Console;
-pub use device::{Device, Progress};
+pub use device::{Device, Progress, VirtioKind};
 pub use devices::AccessSize;
+pub use devices::memory;
 pub use entropy::Entropy;
 pub use memory::{Fault, GuestMemory};
-pub use mmio::{Effect, Mmio, read_vacant};
+pub use mmio::{Effect, Mmio, TRANSPORTS, Vacant, WINDOW_SIZE};
 pub use queue::{Queue, QueueError};

@@ -10,15 +10,19 @@
 
 use alloc::vec::Vec;
 
-use devices::AccessSize;
+use devices::saved::Unfit;
+use devices::{Access, AccessSize, Change, Outside, Request};
 use units::Ipa;
 
 use crate::device::{Device, Progress};
 use crate::memory::GuestMemory;
 use crate::queue::{Queue, QueueError};
+use crate::saved::SavedMmio;
 
 /// Bytes from one device's window to the next on QEMU's `virt` machine, whose map our guests have.
 pub const WINDOW_SIZE: u64 = 0x200;
+/// And how many windows there are, with a device behind them or without.
+pub const TRANSPORTS: usize = 32;
 
 /// Register offsets (section 4.2.2).
 mod register {
@@ -57,17 +61,39 @@ const VERSION: u32 = 2;
 /// "UCft", for Undercroft: nobody assigns these.
 const VENDOR: u32 = u32::from_le_bytes(*b"UCft");
 
-/// What the guest reads at `offset` of a window without a device: one with the device ID 0, which drivers are to leave
-/// alone (section 4.2.3.1.1). Writes change nothing.
-#[must_use]
-pub fn read_vacant(offset: u64, size: AccessSize) -> u64 {
-    let value = match (offset, size) {
-        (register::MAGIC_VALUE, AccessSize::Word) => MAGIC,
-        (register::VERSION, AccessSize::Word) => VERSION,
-        (register::VENDOR_ID, AccessSize::Word) => VENDOR,
-        _ => 0,
-    };
-    value.into()
+/// All windows without a device, in one frame: each has the device ID 0, which drivers are to leave alone (section
+/// 4.2.3.1.1). There are drivers that look into all of the machine's windows, and end at the first abort.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Vacant;
+
+impl Vacant {
+    /// What the guest reads at `offset` of all windows together.
+    #[must_use]
+    pub fn register(self, offset: u64, size: AccessSize) -> u64 {
+        let value = match (offset % WINDOW_SIZE, size) {
+            (register::MAGIC_VALUE, AccessSize::Word) => MAGIC,
+            (register::VERSION, AccessSize::Word) => VERSION,
+            (register::VENDOR_ID, AccessSize::Word) => VENDOR,
+            _ => 0,
+        };
+        value.into()
+    }
+}
+
+impl devices::Device for Vacant {
+    fn read(&mut self, access: &Access, _outside: &dyn Outside) -> u64 {
+        self.register(access.offset, access.size)
+    }
+
+    fn write(&mut self, _access: &Access, _value: u64, _outside: &dyn Outside) {}
+
+    fn lines(&self) -> u32 {
+        0
+    }
+
+    fn poll(&mut self, _outside: &dyn Outside) {}
+
+    fn change(&mut self, _change: Change, _outside: &dyn Outside) {}
 }
 
 /// Device status bits (section 2.1).
@@ -194,7 +220,7 @@ impl<D: Device> Mmio<D> {
         let value = match offset {
             register::MAGIC_VALUE => MAGIC,
             register::VERSION => VERSION,
-            register::DEVICE_ID => self.device.id() as u32,
+            register::DEVICE_ID => self.device.kind().device_id(),
             register::VENDOR_ID => VENDOR,
             register::DEVICE_FEATURES => half(self.offered_features(), self.device_features_select),
             register::QUEUE_SIZE_MAX => queue.map_or(0, |queue| queue.max_size().into()),
@@ -376,6 +402,143 @@ impl<D: Device> Mmio<D> {
                 Effect::Notify(index)
             }
             _ => Effect::None,
+        }
+    }
+}
+
+impl<D: Device> Mmio<D> {
+    /// Takes the state out.
+    #[must_use]
+    pub fn save(&self) -> SavedMmio<D::Saved> {
+        let Self {
+            device,
+            queues,
+            status,
+            interrupt_status,
+            generation,
+            device_features_select,
+            driver_features_select,
+            queue_select,
+            driver_features,
+        } = self;
+        SavedMmio {
+            device: device.save(),
+            queues: queues.iter().map(Queue::save).collect(),
+            status: *status,
+            interrupt_status: *interrupt_status,
+            generation: *generation,
+            device_features_select: *device_features_select,
+            driver_features_select: *driver_features_select,
+            queue_select: *queue_select,
+            driver_features: *driver_features,
+        }
+    }
+
+    /// Puts a state in.
+    ///
+    /// # Errors
+    /// If no driver can bring such a device into it; nothing has changed then.
+    pub fn restore(&mut self, saved: &SavedMmio<D::Saved>) -> Result<(), Unfit> {
+        let SavedMmio {
+            device,
+            queues,
+            status,
+            interrupt_status,
+            generation,
+            device_features_select,
+            driver_features_select,
+            queue_select,
+            driver_features,
+        } = saved;
+        if status & !(STATUS_BY_DRIVER | STATUS_NEEDS_RESET) != 0
+            || interrupt_status & !(INTERRUPT_USED | INTERRUPT_CONFIG) != 0
+        {
+            return Err(Unfit("a register of a virtio transport has bits that do not exist"));
+        }
+        if status & STATUS_FEATURES_OK != 0 && driver_features & !self.offered_features() != 0 {
+            return Err(Unfit("the driver of a virtio device has accepted features that this one does not have"));
+        }
+        if queues.len() != self.queues.len() {
+            return Err(Unfit("a virtio device has another number of queues"));
+        }
+        let sizes = self.queues.iter().map(Queue::max_size);
+        let queues: Result<Vec<_>, _> = sizes.zip(queues).map(|(size, queue)| Queue::restored(size, queue)).collect();
+        let queues = queues?;
+        self.device.restore(device)?;
+        self.queues = queues;
+        self.status = *status;
+        self.interrupt_status = *interrupt_status;
+        self.generation = *generation;
+        self.device_features_select = *device_features_select;
+        self.driver_features_select = *driver_features_select;
+        self.queue_select = *queue_select;
+        self.driver_features = *driver_features;
+        Ok(())
+    }
+
+    /// Lets `work` run on the device, moves bytes, and asks for what is left to be done. Returns how many bytes still wait to
+    /// get out.
+    fn work<M>(&mut self, outside: &dyn Outside, memory: &M, work: Work) -> usize
+    where
+        M: GuestMemory,
+    {
+        let outcome = match work {
+            Work::Queue(queue) => self.process(queue, memory),
+            Work::All => Self::poll(self, memory),
+        };
+        match outcome {
+            Ok(Progress::More) => outside.request(Request::GoOn),
+            Ok(Progress::Idle | Progress::Blocked) => {}
+            Err(error) => self.report(error, outside),
+        }
+        self.device.exchange(outside)
+    }
+
+    fn report(&self, error: QueueError, outside: &dyn Outside) {
+        outside.request(Request::Report(format_args!("{}: {error}", self.device.kind().name())));
+    }
+}
+
+/// On which of its queues a device works.
+enum Work {
+    Queue(u16),
+    All,
+}
+
+impl<D: Device + Send> devices::Device for Mmio<D> {
+    fn read(&mut self, access: &Access, _outside: &dyn Outside) -> u64 {
+        Self::read(self, access.offset, access.size)
+    }
+
+    fn write(&mut self, access: &Access, value: u64, outside: &dyn Outside) {
+        let work = match Self::write(self, access.offset, access.size, value) {
+            Effect::None | Effect::Reset => return,
+            Effect::Broken(error) => return self.report(error, outside),
+            Effect::Notify(queue) => Work::Queue(queue),
+            Effect::Started => Work::All,
+        };
+        if self.work(outside, &outside.memory(), work) > 0 {
+            outside.request(Request::Poll);
+        }
+    }
+
+    fn lines(&self) -> u32 {
+        self.line().into()
+    }
+
+    /// Not asked for again where bytes still wait: whoever takes them polls.
+    fn poll(&mut self, outside: &dyn Outside) {
+        self.device.exchange(outside);
+        if self.is_live() {
+            self.work(outside, &outside.memory(), Work::All);
+        }
+    }
+
+    fn change(&mut self, change: Change, _outside: &dyn Outside) {
+        match change {
+            // A machine that is off has no driver, and no memory for its queues. Bytes that the device has taken stay.
+            Change::Reset | Change::PowerOff => self.reset(),
+            Change::Pause | Change::Resume => {}
         }
     }
 }

@@ -11,10 +11,12 @@
 
 use core::sync::atomic::{Ordering, fence};
 
+use devices::saved::Unfit;
 use units::Ipa;
 
 use crate::chain::{Chain, Direction};
 use crate::memory::{Fault, GuestMemory};
+use crate::saved::SavedQueue;
 
 /// What a driver did wrong with a queue. It ends in DEVICE_NEEDS_RESET.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -168,17 +170,88 @@ impl Queue {
     /// Makes the queue ready, from the start of its rings, if its size and addresses are valid (section 2.7); returns
     /// whether they are.
     pub fn make_ready(&mut self) -> bool {
-        let size = u64::from(self.size);
-        let fits = |base: Ipa, alignment, bytes| base.is_aligned(alignment) && base.checked_add(bytes).is_some();
-        self.ready = self.size.is_power_of_two()
-            && self.size <= self.max_size
-            && fits(self.descriptors, DESCRIPTOR_SIZE, size * DESCRIPTOR_SIZE)
-            && fits(self.available, 2, RING_HEADER + size * AVAILABLE_SIZE + 2)
-            && fits(self.used, 4, RING_HEADER + size * USED_SIZE + 2);
+        self.ready = self.is_valid();
         self.next_available = 0;
         self.next_used = 0;
         self.considered = 0;
         self.ready
+    }
+
+    /// Whether its size and addresses are such that the arithmetic of its rings holds.
+    fn is_valid(&self) -> bool {
+        let size = u64::from(self.size);
+        let fits = |base: Ipa, alignment, bytes| base.is_aligned(alignment) && base.checked_add(bytes).is_some();
+        self.size.is_power_of_two()
+            && self.size <= self.max_size
+            && fits(self.descriptors, DESCRIPTOR_SIZE, size * DESCRIPTOR_SIZE)
+            && fits(self.available, 2, RING_HEADER + size * AVAILABLE_SIZE + 2)
+            && fits(self.used, 4, RING_HEADER + size * USED_SIZE + 2)
+    }
+
+    /// Takes the state out.
+    #[must_use]
+    pub fn save(&self) -> SavedQueue {
+        let &Self {
+            max_size: _,
+            size,
+            descriptors,
+            available,
+            used,
+            ready,
+            event_index,
+            indirect,
+            next_available,
+            next_used,
+            considered,
+        } = self;
+        SavedQueue {
+            size,
+            descriptors,
+            available,
+            used,
+            ready,
+            event_index,
+            indirect,
+            next_available,
+            next_used,
+            considered,
+        }
+    }
+
+    /// A queue of up to `max_size` entries with this state.
+    ///
+    /// # Errors
+    /// If no driver can bring such a queue into it.
+    pub fn restored(max_size: u16, saved: &SavedQueue) -> Result<Self, Unfit> {
+        let &SavedQueue {
+            size,
+            descriptors,
+            available,
+            used,
+            ready,
+            event_index,
+            indirect,
+            next_available,
+            next_used,
+            considered,
+        } = saved;
+        let queue = Self {
+            max_size,
+            size,
+            descriptors,
+            available,
+            used,
+            ready,
+            event_index,
+            indirect,
+            next_available,
+            next_used,
+            considered,
+        };
+        if ready && !queue.is_valid() {
+            return Err(Unfit("a queue is ready whose size or addresses are not valid"));
+        }
+        Ok(queue)
     }
 
     /// Takes the queue from the device; nothing touches its memory any more.

@@ -2,6 +2,7 @@
 
 use alloc::boxed::Box;
 use alloc::vec;
+use alloc::vec::Vec;
 
 /// Bytes, first in, first out.
 #[derive(Debug)]
@@ -42,6 +43,19 @@ impl Ring {
     pub(crate) fn front(&self) -> &[u8] {
         let end = (self.first + self.length).min(self.bytes.len());
         self.bytes.get(self.first..end).unwrap_or(&[])
+    }
+
+    /// What is in it, the oldest byte first.
+    pub(crate) fn save(&self) -> Vec<u8> {
+        let Self { bytes, first, length } = self;
+        (0..*length).filter_map(|position| bytes.get((first + position) % bytes.len()).copied()).collect()
+    }
+
+    /// Puts these bytes in place of what is in it, as many as fit, and says whether all did.
+    pub(crate) fn restore(&mut self, saved: &[u8]) -> bool {
+        self.first = 0;
+        self.length = 0;
+        self.push(saved) == saved.len()
     }
 
     /// Drops the oldest `count` bytes, or all if there are fewer.

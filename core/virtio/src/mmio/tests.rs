@@ -193,10 +193,10 @@ fn a_vacant_window_says_that_it_is_one() {
     for offset in (0..super::WINDOW_SIZE).step_by(4) {
         let same = matches!(offset, register::MAGIC_VALUE | register::VERSION | register::VENDOR_ID);
         let expected = if same { mmio.read(offset, WORD) } else { 0 };
-        assert_eq!(super::read_vacant(offset, WORD), expected, "register {offset:#x}");
+        assert_eq!(super::Vacant.register(offset, WORD), expected, "register {offset:#x}");
     }
     for size in [AccessSize::Byte, AccessSize::Half, AccessSize::Double] {
-        assert_eq!(super::read_vacant(0, size), mmio.read(0, size));
+        assert_eq!(super::Vacant.register(0, size), mmio.read(0, size));
     }
 }
 

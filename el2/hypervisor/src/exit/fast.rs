@@ -189,8 +189,8 @@ fn distributor_read(vcpu: &'static Vcpu, context: &mut VcpuContext) -> bool {
         return false;
     }
     let ipa = (sysreg::hpfar_el2() & 0x0fff_ffff_fff0) << 8;
-    let offset = ipa.wrapping_sub(vgic::DISTRIBUTOR_BASE) | far & 0xfff;
-    if offset >= vgic::DISTRIBUTOR_SIZE {
+    let offset = ipa.wrapping_sub(machine::DISTRIBUTOR.start.0) | far & 0xfff;
+    if offset >= machine::DISTRIBUTOR.size {
         return false;
     }
     let gic = vcpu.vm.gic.lock();
@@ -224,17 +224,14 @@ fn uart(vcpu: &'static Vcpu, context: &mut VcpuContext) -> bool {
     let register = (syndrome >> 16 & 31) as u8;
     match (far & 0xfff, syndrome & WRITE != 0) {
         (devices::PL011_FR, false) => {
-            let Some(devices) = vcpu.vm.devices.try_lock_masked() else { return false };
-            let Some(flags) = devices.uart_flags() else { return false };
-            drop(devices);
+            let Some(flags) = vcpu.vm.devices.uart_flags() else { return false };
             // All of its flags are in the lowest byte, and nothing is extended by its sign: the size does not matter.
             context.set_register(register, flags);
         }
         // More than a byte at the begin of a page may have begun in the page before (see `mmio::whole`).
         (devices::PL011_DR, true) if syndrome & SIZE == 0 || !stage1::may_be_normal(Va(far.wrapping_sub(1))) => {
             let byte = context.register(register) as u8;
-            let Some(mut devices) = vcpu.vm.devices.try_lock_masked() else { return false };
-            if !devices.transmit_quickly(vcpu.vm, byte) {
+            if !vcpu.vm.devices.transmit_quickly(vcpu.vm, byte) {
                 return false;
             }
         }

@@ -11,9 +11,8 @@ use cpu::{Direction, pstate};
 use hw::sysreg;
 use hw::vcpu::VcpuContext;
 use log::Level;
-use machine::DeviceKind;
+use machine::{REDISTRIBUTOR_SIZE, Target};
 use units::{AccessSize, ByteOrder, Ipa, PAGE_SIZE, Va, VcpuId, VcpuSet};
-use vgic::REDISTRIBUTOR_STRIDE;
 
 use crate::exit::dispatch::again;
 use crate::exit::stage1::{read_ram, translate};
@@ -21,11 +20,11 @@ use crate::sched;
 use crate::vcpu::Vcpu;
 use crate::vcpu::exception::{self, complete};
 use crate::vm::counters::Reason;
+use crate::vm::outside::Surroundings;
 
 /// One load or store of one device register.
 struct Operation {
-    device: DeviceKind,
-    offset: u64,
+    target: Target,
     size: AccessSize,
 }
 
@@ -40,14 +39,16 @@ enum Refusal {
 /// The guest accessed `ipa` (at its `far`), which is not RAM. Never from AArch32 state, of which nothing here knows how long an
 /// instruction is and where its IT block ends: such an exit is refused before anybody looks at it.
 pub(crate) fn access(vcpu: &'static Vcpu, context: &mut VcpuContext, far: Va, ipa: Ipa, abort: &DataAbort) -> Reason {
-    let Some((device, offset)) = vcpu.vm.plan.find(ipa) else {
+    let Some(target) = vcpu.vm.plan.find(ipa) else {
         inject(context, far, AbortKind::External, abort.direction);
         return Reason::Nothing;
     };
     let result = match abort.access {
-        Some(access) if offset & u64::from(access.bytes - 1) != 0 => Err(Refusal::Abort(far, AbortKind::Alignment)),
+        Some(access) if target.offset() & u64::from(access.bytes - 1) != 0 => {
+            Err(Refusal::Abort(far, AbortKind::Alignment))
+        }
         Some(access) => whole(vcpu, context, far, access, abort.direction).map(|()| {
-            let operation = Operation { device, offset, size: size(access.bytes) };
+            let operation = Operation { target, size: size(access.bytes) };
             simple(vcpu, context, &operation, access, abort.direction);
         }),
         None => without_syndrome(vcpu, context, far, abort),
@@ -120,15 +121,13 @@ fn size(bytes: u8) -> AccessSize {
 
 /// The Redistributor frame that an offset into their region is in, and the offset within it.
 fn frame(offset: u64) -> (VcpuId, u64) {
-    (VcpuId((offset / REDISTRIBUTOR_STRIDE) as u8), offset % REDISTRIBUTOR_STRIDE)
+    (VcpuId((offset / REDISTRIBUTOR_SIZE) as u8), offset % REDISTRIBUTOR_SIZE)
 }
 
 fn read(vcpu: &'static Vcpu, operation: &Operation) -> u64 {
-    let &Operation { device, offset, size } = operation;
-    match device {
-        // Erased flash. There is nothing to lock, and nothing to be told.
-        DeviceKind::Flash => size.mask(),
-        DeviceKind::Distributor => {
+    let &Operation { target, size } = operation;
+    match target {
+        Target::Distributor(offset) => {
             let gic = vcpu.vm.gic.lock();
             let needs = gic.distributor_needs(offset, vgic::Direction::Read);
             if needs.is_empty() {
@@ -137,7 +136,7 @@ fn read(vcpu: &'static Vcpu, operation: &Operation) -> u64 {
             drop(gic);
             synced(vcpu, needs, |gic| gic.distributor_read(offset, size))
         }
-        DeviceKind::Redistributors => {
+        Target::Redistributors(offset) => {
             let (id, offset) = frame(offset);
             let gic = vcpu.vm.gic.lock();
             let needs = gic.redistributor_needs(id, offset, vgic::Direction::Read);
@@ -147,14 +146,11 @@ fn read(vcpu: &'static Vcpu, operation: &Operation) -> u64 {
             drop(gic);
             synced(vcpu, needs, |gic| gic.redistributor_read(id, offset, size))
         }
-        _ => {
-            let mut devices = vcpu.vm.devices.lock();
-            let value = devices.read(vcpu.vm, device, offset, size);
-            let concerned = devices.update_lines(vcpu.vm);
-            let is_in_vain = device == DeviceKind::Pl011 && offset == devices::PL011_FR && devices.uart_waits();
-            drop(devices);
-            tell(vcpu, concerned);
-            if is_in_vain {
+        Target::Device(place) => {
+            let outside = Surroundings::of(vcpu.vm);
+            let value = vcpu.vm.devices.bus().read(place, size, &outside);
+            tell(vcpu, outside.concerned());
+            if outside.is_in_vain() {
                 // It will look again and again until the console's thread has taken bytes: let that run.
                 sched::yield_now();
             }
@@ -178,23 +174,18 @@ fn synced(vcpu: &'static Vcpu, needs: VcpuSet, look: impl Fn(&vgic::Vgic) -> u64
 }
 
 fn write(vcpu: &'static Vcpu, operation: &Operation, value: u64) {
-    let &Operation { device, offset, size } = operation;
-    match device {
-        // No command is one: the banks are not there to be written to, nor to be identified.
-        DeviceKind::Flash => {}
-        DeviceKind::Distributor => vcpu.with_gic(|gic| gic.distributor_write(offset, size, value)),
-        DeviceKind::Redistributors => {
+    let &Operation { target, size } = operation;
+    match target {
+        Target::Distributor(offset) => vcpu.with_gic(|gic| gic.distributor_write(offset, size, value)),
+        Target::Redistributors(offset) => {
             let (id, offset) = frame(offset);
             vcpu.with_gic(|gic| gic.redistributor_write(id, offset, size, value));
         }
-        _ => {
-            let mut devices = vcpu.vm.devices.lock();
-            devices.write(vcpu.vm, device, offset, size, value);
-            let concerned = devices.update_lines(vcpu.vm);
-            let wait = devices.take_wait();
-            drop(devices);
-            tell(vcpu, concerned);
-            if let Some(wait) = wait {
+        Target::Device(place) => {
+            let outside = Surroundings::of(vcpu.vm);
+            vcpu.vm.devices.bus().write(place, size, value, &outside);
+            tell(vcpu, outside.concerned());
+            if let Some(wait) = outside.wait() {
                 vcpu.carry_on(wait);
             }
         }
@@ -286,7 +277,7 @@ fn transfer_all(
         }
         let (ipa, _) = translate(vcpu, va, rights, direction).map_err(|kind| Refusal::Abort(va, kind))?;
         match vcpu.vm.plan.find(ipa) {
-            Some((device, offset)) => *slot = Some((Operation { device, offset, size: size(access.bytes) }, access)),
+            Some(target) => *slot = Some((Operation { target, size: size(access.bytes) }, access)),
             // It is the part that was refused, and now it is elsewhere.
             None if far.0.wrapping_sub(va.0) << 8 >> 8 < access.bytes.into() => return Err(Refusal::Again),
             // Half in RAM, half in a device: no half is done.

@@ -198,7 +198,7 @@ impl Port {
         while let Some(index) = self.released.iter().position(|&(_, at)| at <= now) {
             let (id, _) = self.released.swap_remove(index);
             if let Some(vm) = vm::by_id(id) {
-                vm.devices.lock().set_power_button(vm, false);
+                vm.devices.set_power_button(vm, false);
             }
         }
         while let Some(index) = self.unfinished.iter().position(|&(_, at)| at <= now) {
@@ -220,9 +220,6 @@ impl Port {
                 self.put_off(vm);
             }
             if ringing {
-                if rings && let Some(at) = vm.devices.lock().next_alarm() {
-                    vm.ring_at(at);
-                }
                 vm.alarm.watch();
             }
         }
@@ -234,11 +231,7 @@ impl Port {
         if vm.is_paused() {
             return;
         }
-        let mut devices = vm.devices.lock();
-        devices.poll(vm);
-        let wait = devices.take_wait();
-        drop(devices);
-        if wait.is_some() {
+        if vm.devices.poll(vm).is_some() {
             self.put_off(vm);
         }
     }
@@ -403,7 +396,7 @@ impl Port {
 
     /// Presses a VM's power button; it is released a moment later.
     fn press(&mut self, vm: &Vm) {
-        vm.devices.lock().set_power_button(vm, true);
+        vm.devices.set_power_button(vm, true);
         let at = sysreg::cntpct_el0().saturating_add(host::ticks(PRESS_MICROSECONDS));
         // Pressed again, it stays pressed for longer: once for each VM is enough.
         self.released.retain(|(id, _)| *id != vm.id);
@@ -483,12 +476,12 @@ impl Port {
                 }
                 Some(Event::Frame { channel: Channel::Console(id), payload }) => {
                     if let Some(vm) = vm::by_id(id) {
-                        vm.devices.lock().receive(vm, payload);
+                        vm.devices.receive(vm, payload);
                     }
                 }
                 Some(Event::Frame { channel: Channel::VirtioConsole(id), payload }) => {
                     if let Some(vm) = vm::by_id(id) {
-                        vm.devices.lock().receive_virtio(payload);
+                        vm.devices.receive_virtio(vm, payload);
                         vm.console.ask_for_service();
                     }
                 }
@@ -508,7 +501,7 @@ impl Port {
             return;
         }
         if let Some(vm) = vm::by_id(VmId(self.focus)) {
-            vm.devices.lock().receive(vm, &[byte]);
+            vm.devices.receive(vm, &[byte]);
         }
     }
 

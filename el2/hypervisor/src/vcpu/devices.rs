@@ -24,11 +24,7 @@ impl Vcpu {
             if self.is_called_off() {
                 break;
             }
-            let mut devices = vm.devices.lock();
-            devices.poll(vm);
-            let next = devices.take_wait();
-            drop(devices);
-            match next {
+            match vm.devices.poll(vm) {
                 Some(next) => wait = next,
                 None => return,
             }

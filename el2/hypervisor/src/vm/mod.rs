@@ -13,6 +13,7 @@ use alloc::string::String;
 use core::fmt;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
+use ::devices::Change;
 use abi::bundle::{Bundle, VmConfig};
 use clock::{GuestClock, GuestTicks, VmClock};
 use fair::{By, Restarts};
@@ -33,6 +34,7 @@ pub(crate) mod doors;
 pub(crate) mod guest_memory;
 pub mod handle;
 pub(crate) mod images;
+pub(crate) mod outside;
 pub(crate) mod watchdog;
 
 use crate::host::text::{Sentence, sentence};
@@ -142,7 +144,7 @@ impl Power {
         // Pairs with the acquire in `is_paused`: a vCPU that finds it set finds its watchdogs standing still too.
         vm.paused.store(true, Ordering::Release);
         vm.doors.watchdogs.pause(vm);
-        vm.devices.lock().pause_watchdog(vm);
+        vm.devices.change(vm, Change::Pause);
         for vcpu in vm.vcpus() {
             vcpu.request(request::PAUSE);
         }
@@ -173,7 +175,7 @@ pub struct Vm {
     /// Its interrupt controller.
     pub(crate) gic: IrqLock<Vgic>,
     /// Its other devices.
-    pub(crate) devices: PreemptLock<Devices>,
+    pub(crate) devices: Devices,
     /// Its memory.
     pub(crate) ram: PreemptLock<GuestRam>,
     /// How its guest calls us.
@@ -233,6 +235,7 @@ pub(crate) fn create(
         counter_frequency: host.counter,
     })
     .map_err(|error| format!("{}: {error}", config.name))?;
+    let devices = Devices::new(&plan).map_err(|error| format!("{}: {error}", config.name))?;
     let ram = plan.ram();
     let machine = VmPower::new(config.vcpus, ram);
     let gic = Vgic::new(vgic::Config {
@@ -246,7 +249,7 @@ pub(crate) fn create(
         config,
         plan,
         gic: IrqLock::new(gic),
-        devices: PreemptLock::new(Devices::new()),
+        devices,
         ram: PreemptLock::new(GuestRam::new(id, ram)),
         doors: Doors::new(config.name, &config.doors, config.memory),
         console: VmConsole::boxed(),
@@ -428,7 +431,7 @@ impl Vm {
         // Before the watchdogs, whose deadlines are never while it stands, and before the vCPUs, which copy it.
         self.clock.lock().resume(Ticks(sysreg::cntpct_el0()));
         self.doors.watchdogs.resume(self);
-        self.devices.lock().resume_watchdog(self);
+        self.devices.change(self, Change::Resume);
         self.console.ask_for_service();
         self.alarm.watch();
         for vcpu in self.vcpus() {
@@ -560,7 +563,7 @@ impl Vm {
         // Pairs with the acquire in `is_paused`.
         self.paused.store(false, Ordering::Release);
         self.doors.watchdogs.stop();
-        self.devices.lock().power_off();
+        self.devices.change(self, Change::PowerOff);
         for vcpu in self.vcpus() {
             vcpu.start.lock().take();
             vcpu.clear_requests();
@@ -613,7 +616,7 @@ impl Vm {
         // Pairs with the acquire in `vttbr`.
         self.vttbr.store(stage2::vttbr_el2(root, self.id.0 + 1), Ordering::Release);
         self.gic.lock().reset();
-        self.devices.lock().reset();
+        self.devices.change(self, Change::Reset);
         self.doors.restart();
         let clock = GuestClock::like_the_hosts(Ticks(sysreg::cntpct_el0()), host::get().counter);
         *self.clock.lock() = VmClock::new(clock, self.config.pause_stops_time);

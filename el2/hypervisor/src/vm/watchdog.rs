@@ -20,6 +20,7 @@ use wfe::{Action, Actions, Bounds, Refused, Scope, Status, Watchdog};
 
 use crate::host;
 use crate::sched::{self, Thread};
+use crate::vm::devices::AtExpiry;
 use crate::vm::handle::request;
 use crate::vm::{self, Power, Stop, Vm};
 
@@ -323,15 +324,10 @@ fn look_after(vm: &'static Vm) -> Option<Ticks> {
     if !life.is_running(vm) {
         return None;
     }
-    let mut devices = vm.devices.lock();
-    let expired = devices.advance_watchdog(vm);
     let action = action_of(&vm.config.doors);
-    if expired && action == Action::Pause {
-        // It is watched again when it goes on.
-        devices.begin_watchdog_anew(vm);
-    }
-    let device = devices.watchdog_deadline(vm);
-    drop(devices);
+    // A paused VM is watched again when it goes on.
+    let at_expiry = if action == Action::Pause { AtExpiry::BeginAnew } else { AtExpiry::Stay };
+    let (expired, device) = vm.devices.advance_watchdog(vm, at_expiry);
     if expired {
         act(vm, &mut life, action, Which::Device);
     }

@@ -1,0 +1,348 @@
+//! Devices on a bus: each access reaches its device and frame, lines are told once, and a device that works holds up nobody.
+
+use std::cell::{Cell, RefCell};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use units::{AccessSize, IntId, Ipa, Line};
+
+use devices::memory::{Fault, GuestMemory};
+use devices::{
+    Access, Bus, Change, Device, ErasedFlash, GenericWatchdog, Outside, PL011_DR, PL011_FR, POWER_BUTTON_PIN, Pl031,
+    Pl061, Place, Request, Slot, Stream, Uart, Wired,
+};
+
+const WORD: AccessSize = AccessSize::Word;
+const NOW: u64 = 1_700_000_000;
+
+/// An outside that remembers what it is told.
+#[derive(Default)]
+struct World {
+    lines: RefCell<Vec<(u32, Line)>>,
+    sent: RefCell<Vec<(Stream, u8)>>,
+    requests: RefCell<Vec<String>>,
+    room: Cell<usize>,
+    count: Cell<u64>,
+}
+
+impl World {
+    fn with_room(room: usize) -> Self {
+        Self { room: Cell::new(room), ..Self::default() }
+    }
+
+    fn take_lines(&self) -> Vec<(u32, Line)> {
+        self.lines.take()
+    }
+
+    fn take_requests(&self) -> Vec<String> {
+        self.requests.take()
+    }
+}
+
+struct NoMemory;
+
+impl GuestMemory for NoMemory {
+    fn read(&self, from: Ipa, _into: &mut [u8]) -> Result<(), Fault> {
+        Err(Fault(from))
+    }
+
+    fn write(&self, to: Ipa, _bytes: &[u8]) -> Result<(), Fault> {
+        Err(Fault(to))
+    }
+
+    fn load_u16(&self, at: Ipa) -> Result<u16, Fault> {
+        Err(Fault(at))
+    }
+
+    fn store_u16(&self, at: Ipa, _value: u16) -> Result<(), Fault> {
+        Err(Fault(at))
+    }
+}
+
+impl Outside for World {
+    fn seconds(&self) -> u64 {
+        NOW
+    }
+
+    fn count(&self) -> u64 {
+        self.count.get()
+    }
+
+    fn memory(&self) -> &dyn GuestMemory {
+        &NoMemory
+    }
+
+    fn has_room(&self, _stream: Stream) -> bool {
+        self.room.get() > 0
+    }
+
+    fn send_byte(&self, stream: Stream, byte: u8) -> bool {
+        assert!(self.room.get() > 0, "a byte for which there is no room is lost");
+        self.sent.borrow_mut().push((stream, byte));
+        self.room.set(self.room.get() - 1);
+        self.room.get() > 0
+    }
+
+    fn send(&self, stream: Stream, bytes: &[u8]) -> usize {
+        let taken = bytes.len().min(self.room.get());
+        self.sent.borrow_mut().extend(bytes.iter().take(taken).map(|&byte| (stream, byte)));
+        self.room.set(self.room.get() - taken);
+        taken
+    }
+
+    fn set_line(&self, interrupt: IntId, line: Line) {
+        self.lines.borrow_mut().push((interrupt.0, line));
+    }
+
+    fn request(&self, request: Request<'_>) {
+        self.requests.borrow_mut().push(match request {
+            Request::Report(text) => text.to_string(),
+            other => format!("{other:?}"),
+        });
+    }
+}
+
+/// A device of registers, whose word 0 is the levels of its lines.
+struct Registers(Vec<u32>);
+
+impl Device for Registers {
+    fn read(&mut self, access: &Access, _outside: &dyn Outside) -> u64 {
+        u64::from(self.0[access.offset as usize / 4]) + 1000 * access.frame as u64
+    }
+
+    fn write(&mut self, access: &Access, value: u64, _outside: &dyn Outside) {
+        self.0[access.offset as usize / 4] = value as u32;
+    }
+
+    fn lines(&self) -> u32 {
+        self.0[0]
+    }
+
+    fn poll(&mut self, _outside: &dyn Outside) {
+        self.0[0] = 0;
+    }
+
+    fn change(&mut self, change: Change, _outside: &dyn Outside) {
+        if change == Change::Reset {
+            self.0[1] = 0;
+        }
+    }
+}
+
+struct Locked<D>(Mutex<Wired<D>>);
+
+impl<D: Device + 'static> Slot for Locked<D> {
+    fn enter(&self, work: &mut dyn FnMut(&mut Wired<dyn Device>)) {
+        work(&mut *self.0.lock().expect("no test panics with it"));
+    }
+}
+
+fn slot<D: Device + 'static>(device: D, interrupts: &[u32]) -> &'static Locked<D> {
+    Box::leak(Box::new(Locked(Mutex::new(Wired::new(device, interrupts.iter().map(|&number| IntId(number)))))))
+}
+
+fn place(slot: usize, offset: u64) -> Place {
+    Place { slot, frame: 0, offset }
+}
+
+#[test]
+fn an_access_reaches_its_device_its_frame_and_no_other() {
+    let world = World::default();
+    let bus = Bus::new(vec![slot(Registers(vec![0; 4]), &[]), slot(Registers(vec![0; 4]), &[])]);
+    bus.write(place(1, 8), WORD, 7, &world);
+    assert_eq!((bus.read(place(0, 8), WORD, &world), bus.read(place(1, 8), WORD, &world)), (0, 7));
+    assert_eq!(bus.read(Place { slot: 1, frame: 1, offset: 8 }, WORD, &world), 1007);
+    bus.write(place(2, 8), WORD, 7, &world);
+    assert_eq!(bus.read(place(2, 8), WORD, &world), 0, "there is no third");
+}
+
+/// The controller hears of each line that moves, by its own interrupt, and of nothing else.
+#[test]
+fn a_device_with_several_lines_moves_each_of_them() {
+    let world = World::default();
+    let device = slot(Registers(vec![0; 4]), &[40, 41, 50]);
+    let bus = Bus::new(vec![device]);
+    bus.write(place(0, 0), WORD, 0b101, &world);
+    assert_eq!(world.take_lines(), [(40, Line::High), (50, Line::High)]);
+    bus.write(place(0, 0), WORD, 0b110, &world);
+    assert_eq!(world.take_lines(), [(40, Line::Low), (41, Line::High)]);
+    bus.write(place(0, 4), WORD, 1, &world);
+    assert_eq!(world.take_lines(), [], "what has not moved is not told again");
+    // A fourth line leads nowhere.
+    bus.write(place(0, 0), WORD, 0b1110, &world);
+    assert_eq!(world.take_lines(), []);
+    device.0.lock().unwrap().poll(&world);
+    assert_eq!(world.take_lines(), [(41, Line::Low), (50, Line::Low)]);
+    // Thirty-two are as good as one.
+    let wide = slot(Registers(vec![0; 4]), &(32..64).collect::<Vec<_>>());
+    wide.0.lock().unwrap().work(&world, |device| device.0[0] = 1 << 31);
+    assert_eq!(world.take_lines(), [(63, Line::High)]);
+}
+
+/// The interrupt controller has forgotten its lines when the machine starts afresh.
+#[test]
+fn a_line_that_is_high_after_a_reset_is_told_anew() {
+    let world = World::default();
+    let bus = Bus::new(vec![slot(Registers(vec![0; 4]), &[40])]);
+    bus.write(place(0, 0), WORD, 1, &world);
+    assert_eq!(world.take_lines(), [(40, Line::High)]);
+    bus.slots().for_each(|slot| slot.enter(&mut |wired| wired.change(Change::Pause, &world)));
+    assert_eq!(world.take_lines(), []);
+    bus.slots().for_each(|slot| slot.enter(&mut |wired| wired.change(Change::Reset, &world)));
+    assert_eq!(world.take_lines(), [(40, Line::High)]);
+}
+
+/// A device that does not come back from a write until it is told to.
+struct Disk {
+    begun: Sender<()>,
+    end: Receiver<()>,
+    is_done: bool,
+}
+
+impl Device for Disk {
+    fn read(&mut self, _access: &Access, _outside: &dyn Outside) -> u64 {
+        self.is_done.into()
+    }
+
+    fn write(&mut self, _access: &Access, _value: u64, _outside: &dyn Outside) {
+        self.begun.send(()).expect("the test waits for it");
+        self.is_done = self.end.recv_timeout(Duration::from_secs(60)).is_ok();
+    }
+
+    fn lines(&self) -> u32 {
+        self.is_done.into()
+    }
+
+    fn poll(&mut self, _outside: &dyn Outside) {}
+
+    fn change(&mut self, _change: Change, _outside: &dyn Outside) {}
+}
+
+/// While one thread is inside a disk, another one uses the UART beside it; then the disk's thread passes its own line on.
+#[test]
+fn a_device_that_works_does_not_hold_up_another_one() {
+    let ((begun, has_begun), (end, may_end)) = (channel(), channel());
+    let disk = slot(Disk { begun, end: may_end, is_done: false }, &[50]);
+    let bus = Arc::new(Bus::new(vec![disk, slot(Uart::new(Some(Stream::Uart)), &[33])]));
+    let its_bus = Arc::clone(&bus);
+    let worker = std::thread::spawn(move || {
+        let world = World::default();
+        its_bus.write(place(0, 0), WORD, 1, &world);
+        world.take_lines()
+    });
+    has_begun.recv().unwrap();
+    let world = World::with_room(10);
+    bus.write(place(1, PL011_DR), WORD, b'x'.into(), &world);
+    assert_eq!(world.sent.take(), [(Stream::Uart, b'x')]);
+    end.send(()).unwrap();
+    assert_eq!(worker.join().unwrap(), [(50, Line::High)]);
+    assert_eq!(bus.read(place(0, 0), WORD, &world), 1, "only the word ended it");
+}
+
+#[test]
+fn a_uart_keeps_what_finds_no_room_until_it_is_polled_with_room() {
+    let world = World::with_room(1);
+    let mut uart = Wired::new(Uart::new(Some(Stream::Uart)), [IntId(33)]);
+    let at = |offset| Access { frame: 0, offset, size: WORD };
+    // FIFOs on.
+    uart.write(&at(0x2c), 1 << 4, &world);
+    for byte in [1, 2, 3] {
+        uart.write(&at(PL011_DR), byte, &world);
+    }
+    assert_eq!(world.sent.take(), [(Stream::Uart, 1)]);
+    uart.read(&at(PL011_FR), &world);
+    assert_eq!(world.take_requests(), ["Yield"], "the guest looks in vain");
+    // Somebody polls it although nobody has made room.
+    uart.poll(&world);
+    uart.write(&at(PL011_DR), 4, &world);
+    assert_eq!(world.sent.take(), []);
+    world.room.set(10);
+    uart.poll(&world);
+    assert_eq!(world.sent.take(), [2, 3, 4].map(|byte| (Stream::Uart, byte)));
+    uart.read(&at(PL011_FR), &world);
+    assert_eq!(world.take_requests(), [""; 0]);
+}
+
+#[test]
+fn input_waits_for_room_in_the_fifo_and_raises_the_line() {
+    let world = World::default();
+    let mut uart = Wired::new(Uart::new(None), [IntId(33)]);
+    let at = |offset| Access { frame: 0, offset, size: WORD };
+    uart.write(&at(0x38), 1 << 4 | 1 << 6, &world);
+    uart.work(&world, |uart| uart.receive(b"abc"));
+    assert_eq!(world.take_lines(), [(33, Line::High)]);
+    let bytes: Vec<_> = (0..3).map(|_| uart.read(&at(PL011_DR), &world) as u8).collect();
+    assert_eq!((bytes.as_slice(), world.take_lines()), (b"abc".as_slice(), vec![(33, Line::Low)]));
+    uart.work(&world, |uart| uart.receive(b"d"));
+    uart.change(Change::Reset, &world);
+    assert_eq!(uart.read(&at(PL011_DR), &world), 0, "what was typed for another life is gone");
+    // Nobody listens, so it never waits.
+    uart.write(&at(PL011_DR), 1, &world);
+    assert_eq!(uart.read(&at(PL011_FR), &world) & 1 << 3, 0);
+}
+
+#[test]
+fn the_clock_asks_for_its_alarm_again_if_it_was_called_too_early() {
+    let world = World::default();
+    let mut clock = Wired::new(Pl031::new(), [IntId(34)]);
+    let at = |offset| Access { frame: 0, offset, size: WORD };
+    assert_eq!(clock.read(&at(0), &world), NOW);
+    clock.write(&at(0x04), NOW + 10, &world);
+    assert_eq!(world.take_requests(), [""; 0], "its interrupt is masked");
+    clock.write(&at(0x10), 1, &world);
+    clock.poll(&world);
+    let alarm = format!("AlarmAt({})", NOW + 10);
+    assert_eq!(world.take_requests(), [alarm.clone(), alarm]);
+    clock.write(&at(0x04), NOW, &world);
+    assert_eq!(world.take_lines(), [(34, Line::High)]);
+}
+
+#[test]
+fn the_power_button_is_a_line_and_a_reset_lets_go_of_it() {
+    let world = World::default();
+    let mut gpio = Wired::new(Pl061::new(), [IntId(39)]);
+    let at = |offset| Access { frame: 0, offset, size: WORD };
+    gpio.write(&at(0x408), 8, &world);
+    gpio.write(&at(0x410), 8, &world);
+    gpio.work(&world, |gpio| gpio.set_input(POWER_BUTTON_PIN, true));
+    assert_eq!(world.take_lines(), [(39, Line::High)]);
+    assert_eq!(gpio.read(&at(0x418), &world), 8);
+    gpio.change(Change::Reset, &world);
+    assert_eq!((gpio.read(&at(0x418), &world), gpio.read(&at(0x20), &world)), (0, 0));
+}
+
+#[test]
+fn a_watchdog_has_two_frames_and_asks_to_be_looked_after() {
+    let world = World::default();
+    let mut dog = Wired::new(GenericWatchdog::new(), [IntId(42)]);
+    let at = |frame, offset| Access { frame, offset, size: WORD };
+    let (control, refresh) = (GenericWatchdog::CONTROL_FRAME, GenericWatchdog::REFRESH_FRAME);
+    dog.write(&at(control, 8), 100, &world);
+    dog.write(&at(control, 0), 1, &world);
+    assert_eq!(world.take_requests(), ["DeadlineAt(101)"]);
+    world.count.set(50);
+    dog.write(&at(refresh, 0), 1, &world);
+    assert_eq!(world.take_requests(), ["DeadlineAt(151)"]);
+    assert_eq!((dog.read(&at(control, 0x10), &world), dog.read(&at(refresh, 0x10), &world)), (150, 0));
+    dog.change(Change::Pause, &world);
+    world.count.set(1000);
+    dog.change(Change::Resume, &world);
+    assert_eq!(world.take_requests(), ["DeadlineAt(1101)"], "it has as much time left as before");
+    world.count.set(1101);
+    dog.work(&world, |dog| dog.advance(1101));
+    assert_eq!(world.take_lines(), [(42, Line::High)]);
+    dog.change(Change::PowerOff, &world);
+    assert_eq!(dog.device().deadline(), None);
+}
+
+#[test]
+fn flash_is_erased_and_stays_so() {
+    let world = World::default();
+    let mut flash = Wired::new(ErasedFlash, []);
+    for size in [AccessSize::Byte, AccessSize::Half, WORD, AccessSize::Double] {
+        let access = Access { frame: 0, offset: 0x100, size };
+        flash.write(&access, 0, &world);
+        assert_eq!(flash.read(&access, &world), size.mask());
+    }
+}

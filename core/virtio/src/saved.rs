@@ -1,0 +1,123 @@
+//! Transports, queues and devices as values: what is taken out of one and put into another one, with what is in flight.
+//!
+//! See [`devices::saved`] for what goes for all of these types. A chain that is being worked on is saved with how far that has
+//! come, so that its driver gets each buffer back once, and as full as it would have been.
+
+use alloc::vec::Vec;
+
+use units::{Ipa, Range};
+
+/// The state of a transport, with that of the device behind it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SavedMmio<S> {
+    /// The device's.
+    pub device: S,
+    /// The queues.
+    pub queues: Vec<SavedQueue>,
+    /// Status.
+    pub status: u32,
+    /// InterruptStatus.
+    pub interrupt_status: u32,
+    /// ConfigGeneration.
+    pub generation: u32,
+    /// DeviceFeaturesSel.
+    pub device_features_select: u32,
+    /// DriverFeaturesSel.
+    pub driver_features_select: u32,
+    /// QueueSel.
+    pub queue_select: u32,
+    /// What the driver wrote to both halves of DriverFeatures.
+    pub driver_features: u64,
+}
+
+impl<S> SavedMmio<S> {
+    /// The version of this type: another one means another set of fields, or another meaning.
+    pub const VERSION: u16 = 1;
+}
+
+/// The state of a queue.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SavedQueue {
+    /// QueueSize.
+    pub size: u16,
+    /// QueueDesc.
+    pub descriptors: Ipa,
+    /// QueueDriver.
+    pub available: Ipa,
+    /// QueueDevice.
+    pub used: Ipa,
+    /// QueueReady.
+    pub ready: bool,
+    /// The driver accepted event indices.
+    pub event_index: bool,
+    /// And indirect descriptors.
+    pub indirect: bool,
+    /// The next entry of the available ring to take.
+    pub next_available: u16,
+    /// The next entry of the used ring to fill.
+    pub next_used: u16,
+    /// Up to which entry the driver was considered for an interrupt.
+    pub considered: u16,
+}
+
+impl SavedQueue {
+    /// The version of this type.
+    pub const VERSION: u16 = 1;
+}
+
+/// A chain that is being worked on.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SavedChain {
+    /// Its pieces, those that the device may read first.
+    pub segments: Vec<Range<Ipa>>,
+    /// How many of them those are.
+    pub readable_segments: usize,
+    /// The number of its first descriptor.
+    pub head: u16,
+    /// Up to which readable piece, and how far into it, it was read.
+    pub read: (usize, u64),
+    /// Up to which writable piece, and how far into it, it was written.
+    pub write: (usize, u64),
+    /// How many bytes were written.
+    pub written: u32,
+}
+
+impl SavedChain {
+    /// The version of this type.
+    pub const VERSION: u16 = 1;
+}
+
+/// The state of a console.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SavedConsole {
+    /// The configuration space: columns, rows.
+    pub config: [u8; 4],
+    /// Bytes for the guest, the oldest first.
+    pub input: Vec<u8>,
+    /// Bytes of the guest's.
+    pub output: Vec<u8>,
+    /// The chain that is being filled.
+    pub receiving: Option<SavedChain>,
+    /// The chain that is being read.
+    pub transmitting: Option<SavedChain>,
+}
+
+impl SavedConsole {
+    /// The version of this type.
+    pub const VERSION: u16 = 1;
+}
+
+/// The state of an entropy device.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SavedEntropy {
+    /// The chain that is being filled.
+    pub filling: Option<SavedChain>,
+}
+
+impl SavedEntropy {
+    /// The version of this type.
+    pub const VERSION: u16 = 1;
+}
+
+#[cfg(test)]
+mod tests;

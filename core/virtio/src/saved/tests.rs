@@ -1,0 +1,189 @@
+//! Any state that can be saved comes back as it was; what no driver can bring about is refused; and a device that was moved in
+//! the middle of a chain goes on there.
+
+use std::vec;
+use std::vec::Vec;
+
+use devices::AccessSize;
+use proptest::collection::vec as many;
+use proptest::option;
+use proptest::prelude::*;
+use units::{Ipa, Range};
+
+use super::{SavedChain, SavedConsole, SavedEntropy, SavedMmio, SavedQueue};
+use crate::testing::{AVAILABLE, BUFFERS, DESCRIPTORS, Ram, USED};
+use crate::{Console, Device, Entropy, Mmio, Progress};
+
+const WORD: AccessSize = AccessSize::Word;
+
+/// A chain of up to five pieces, worked on up to anywhere.
+fn chain() -> impl Strategy<Value = SavedChain> {
+    let pieces = many((any::<u32>(), 1..0x1_0000_u64), 0..5);
+    (pieces, any::<[prop::sample::Index; 4]>(), any::<u16>(), any::<u32>()).prop_map(
+        |(pieces, places, head, written)| {
+            let [readable, read, write, offset] = places;
+            let segments: Vec<_> =
+                pieces.into_iter().map(|(start, size)| Range { start: Ipa(start.into()), size }).collect();
+            let readable_segments = readable.index(segments.len() + 1);
+            let (first, second) = segments.split_at(readable_segments);
+            let place = |segments: &[Range<Ipa>], which: &prop::sample::Index| {
+                let segment = which.index(segments.len() + 1);
+                (segment, segments.get(segment).map_or(0, |piece| offset.index(piece.size as usize) as u64))
+            };
+            let (read, write) = (place(first, &read), place(second, &write));
+            SavedChain { segments, readable_segments, head, read, write, written }
+        },
+    )
+}
+
+/// A queue that is ready at a place where one may be, or one with anything in its registers.
+fn queue() -> impl Strategy<Value = SavedQueue> {
+    let counts = any::<(u16, u16, u16)>();
+    (0..=8_u16, any::<u16>(), any::<[u32; 3]>(), any::<(bool, bool, bool)>(), counts).prop_map(
+        |(bits, size, [first, second, third], (ready, event_index, indirect), counts)| SavedQueue {
+            size: if ready { 1 << bits } else { size },
+            descriptors: Ipa(u64::from(first) << 4),
+            available: Ipa(u64::from(second) << 4),
+            used: Ipa(u64::from(third) << 4),
+            ready,
+            event_index,
+            indirect,
+            next_available: counts.0,
+            next_used: counts.1,
+            considered: counts.2,
+        },
+    )
+}
+
+fn mmio<S: core::fmt::Debug + Clone>(
+    device: impl Strategy<Value = S>,
+    queues: usize,
+) -> impl Strategy<Value = SavedMmio<S>> {
+    let registers = any::<(u32, u32, u32, u32, u64)>();
+    (device, many(queue(), queues), 0..=0xff_u32, 0..4_u32, registers).prop_map(
+        |(device, queues, status, interrupt_status, (generation, one, other, queue_select, features))| SavedMmio {
+            device,
+            queues,
+            status: status & 0xcf,
+            interrupt_status,
+            generation,
+            device_features_select: one,
+            driver_features_select: other,
+            queue_select,
+            // VIRTIO_F_VERSION_1 alone is what every device has.
+            driver_features: if status & 8 == 0 { features } else { 1 << 32 },
+        },
+    )
+}
+
+fn console() -> impl Strategy<Value = SavedConsole> {
+    (any::<[u8; 4]>(), many(any::<u8>(), 0..1024), many(any::<u8>(), 0..4096), option::of(chain()), option::of(chain()))
+        .prop_map(|(config, input, output, receiving, transmitting)| SavedConsole {
+            config,
+            input,
+            output,
+            receiving,
+            transmitting,
+        })
+}
+
+fn entropy() -> impl Strategy<Value = SavedEntropy> {
+    option::of(chain()).prop_map(|filling| SavedEntropy { filling })
+}
+
+fn no_random(_: &mut [u8]) {}
+
+proptest! {
+    #[test]
+    fn what_was_put_in_is_taken_out(one in mmio(console(), 2), other in mmio(entropy(), 1)) {
+        let mut transport = Mmio::new(Console::new());
+        prop_assert_eq!(transport.restore(&one), Ok(()));
+        prop_assert_eq!(transport.save(), one);
+        let mut transport = Mmio::new(Entropy::new(no_random));
+        prop_assert_eq!(transport.restore(&other), Ok(()));
+        prop_assert_eq!(transport.save(), other);
+    }
+}
+
+fn started<D: Device>(device: D, queue: u64) -> Mmio<D> {
+    let mut mmio = Mmio::new(device);
+    let registers = [(0x070, 3), (0x024, 1), (0x020, 1), (0x070, 11), (0x030, queue), (0x038, 8)];
+    let rings = [(0x080, DESCRIPTORS), (0x090, AVAILABLE), (0x0a0, USED), (0x044, 1), (0x070, 15)];
+    for (register, value) in registers.into_iter().chain(rings) {
+        let _ = mmio.write(register, WORD, value);
+    }
+    assert!(mmio.is_live());
+    mmio
+}
+
+/// A console that is moved while half of a buffer has gone out sends the other half on the other host, once, and returns the
+/// buffer there.
+#[test]
+fn a_console_goes_on_in_the_middle_of_a_chain() {
+    let ram = Ram::new();
+    let text: Vec<u8> = (0..6000_u32).map(|number| number as u8).collect();
+    ram.put(BUFFERS, &text);
+    ram.descriptor(DESCRIPTORS, 0, (BUFFERS, 6000), 0, 0);
+    ram.offer(8, 0, &[0]);
+    let mut here = started(Console::new(), 1);
+    assert_eq!(here.process(1, &ram), Ok(Progress::Blocked), "4096 bytes have gone into its ring");
+    let saved = here.save();
+    assert!(saved.device.transmitting.is_some());
+    let mut there = Mmio::new(Console::new());
+    assert_eq!(there.restore(&saved), Ok(()));
+    let mut sent = Vec::new();
+    for _ in 0..2 {
+        there.device_mut().take_output(|bytes| {
+            sent.extend_from_slice(bytes);
+            bytes.len()
+        });
+        assert!(there.process(1, &ram).is_ok());
+    }
+    there.device_mut().take_output(|bytes| {
+        sent.extend_from_slice(bytes);
+        bytes.len()
+    });
+    assert_eq!(sent, text);
+    assert_eq!((ram.half(USED + 2), there.line()), (1, true));
+}
+
+#[test]
+fn what_no_driver_can_bring_about_is_refused() {
+    let good = started(Console::new(), 1).save();
+    let refused = |change: fn(&mut SavedMmio<SavedConsole>)| {
+        let mut saved = good.clone();
+        change(&mut saved);
+        let mut transport = Mmio::new(Console::new());
+        let before = transport.save();
+        assert!(transport.restore(&saved).is_err(), "{saved:?}");
+        assert_eq!(transport.save(), before, "nothing has changed");
+    };
+    refused(|saved| saved.status |= 0x10);
+    refused(|saved| saved.interrupt_status = 4);
+    refused(|saved| saved.driver_features |= 1 << 40);
+    refused(|saved| saved.queues.truncate(1));
+    refused(|saved| saved.queues[1].size = 512);
+    refused(|saved| saved.queues[1].used = Ipa(2));
+    refused(|saved| saved.queues[1].available = Ipa(!1));
+    refused(|saved| saved.device.input = vec![0; 1025]);
+    refused(|saved| saved.device.output = vec![0; 4097]);
+    let piece = Range { start: Ipa(BUFFERS), size: 8 };
+    let chain =
+        SavedChain { segments: vec![piece], readable_segments: 1, head: 0, read: (0, 7), write: (0, 0), written: 0 };
+    let wrong: [fn(&mut SavedChain); 7] = [
+        |chain| chain.read = (0, 8),
+        |chain| chain.read = (1, 1),
+        |chain| chain.write = (1, 0),
+        |chain| chain.readable_segments = 2,
+        |chain| chain.segments[0].size = 0,
+        |chain| chain.segments = vec![Range { start: Ipa(0), size: u64::from(u32::MAX) }; 3],
+        |chain| chain.segments = vec![chain.segments[0]; 257],
+    ];
+    let mut entropy = Entropy::new(no_random);
+    assert_eq!(Device::restore(&mut entropy, &SavedEntropy { filling: Some(chain.clone()) }), Ok(()));
+    for change in wrong {
+        let mut chain = chain.clone();
+        change(&mut chain);
+        assert!(Device::restore(&mut entropy, &SavedEntropy { filling: Some(chain.clone()) }).is_err(), "{chain:?}");
+    }
+}

@@ -1,0 +1,177 @@
+//! What is outside of a device of a guest: memory, time, the console's buffers, the GIC model, the log.
+//!
+//! It is made for one call of one device, which it gives so many accesses to the guest's memory, and says afterwards what the
+//! caller has to see to without the device's lock: vCPUs to be told, work to go on with.
+
+use core::cell::Cell;
+
+use clock::GuestTicks;
+use devices::{Outside, Request, Stream};
+use log::Level;
+use units::{IntId, Ipa, Line, VcpuSet};
+use virtio::{Fault, GuestMemory};
+
+use crate::vm::Vm;
+use crate::vm::devices::Wait;
+use crate::vm::guest_memory::{GuestRam, RamError};
+use crate::vm::watchdog;
+
+/// How often a device may access the guest's memory under its lock, a few hundred bytes at a time at most. More than the
+/// longest descriptor chain takes, which is read in one go.
+const ACCESSES: u16 = 2048;
+const _: () = assert!(ACCESSES > 4 * virtio::queue::LARGEST);
+
+/// The surroundings of a device of one VM.
+pub(crate) struct Surroundings<'a> {
+    vm: &'a Vm,
+    memory: Memory<'a>,
+    concerned: Cell<VcpuSet>,
+    is_unfinished: Cell<bool>,
+    is_in_vain: Cell<bool>,
+}
+
+impl<'a> Surroundings<'a> {
+    /// Those of a device of `vm`.
+    #[must_use]
+    pub(crate) fn of(vm: &'a Vm) -> Self {
+        Self {
+            vm,
+            memory: Memory { vm, left: Cell::new(ACCESSES), is_refused: Cell::new(false), missing: Cell::new(None) },
+            concerned: Cell::new(VcpuSet::EMPTY),
+            is_unfinished: Cell::new(false),
+            is_in_vain: Cell::new(false),
+        }
+    }
+
+    /// The vCPUs for which interrupt lines have changed: they are to choose their list registers anew.
+    #[must_use]
+    pub(crate) fn concerned(&self) -> VcpuSet {
+        self.concerned.get()
+    }
+
+    /// Whether the guest looked at something that it has to wait for.
+    #[must_use]
+    pub(crate) fn is_in_vain(&self) -> bool {
+        self.is_in_vain.get()
+    }
+
+    /// What the device's unfinished work waits for, if there is any; who asks has to see to it that it is gone on with.
+    #[must_use]
+    pub(crate) fn wait(&self) -> Option<Wait> {
+        self.is_unfinished.get().then(|| self.memory.missing.get().map_or(Wait::Turn, Wait::Memory))
+    }
+}
+
+impl Outside for Surroundings<'_> {
+    fn seconds(&self) -> u64 {
+        self.vm.seconds()
+    }
+
+    fn count(&self) -> u64 {
+        self.vm.count()
+    }
+
+    fn memory(&self) -> &dyn GuestMemory {
+        &self.memory
+    }
+
+    fn has_room(&self, stream: Stream) -> bool {
+        match stream {
+            Stream::Uart => self.vm.console.uart.lock().room() > 0,
+            Stream::Virtio => self.vm.console.virtio.lock().room() > 0,
+        }
+    }
+
+    fn send_byte(&self, stream: Stream, byte: u8) -> bool {
+        match stream {
+            Stream::Uart => self.vm.console.push_uart(byte),
+            Stream::Virtio => {
+                self.vm.console.push_virtio(&[byte]);
+                self.has_room(stream)
+            }
+        }
+    }
+
+    fn send(&self, stream: Stream, bytes: &[u8]) -> usize {
+        match stream {
+            Stream::Uart => {
+                let room = self.vm.console.uart.lock().room().min(bytes.len());
+                bytes.iter().take(room).for_each(|&byte| {
+                    self.vm.console.push_uart(byte);
+                });
+                room
+            }
+            Stream::Virtio => self.vm.console.push_virtio(bytes),
+        }
+    }
+
+    fn set_line(&self, interrupt: IntId, line: Line) {
+        let concerned = self.vm.gic.lock().set_spi_level(interrupt, line);
+        self.concerned.set(self.concerned.get().union(concerned));
+    }
+
+    fn request(&self, request: Request<'_>) {
+        match request {
+            Request::Poll => self.vm.console.ask_for_service(),
+            Request::GoOn => self.is_unfinished.set(true),
+            Request::Yield => self.is_in_vain.set(true),
+            Request::AlarmAt(seconds) => self.vm.ring_at(seconds),
+            Request::DeadlineAt(count) => {
+                // Never, while the guest's clock stands still: it is asked for again when that goes on.
+                if let Some(at) = self.vm.when(GuestTicks(count)) {
+                    watchdog::watch(self.vm.id, &self.vm.doors.watchdogs, at);
+                }
+            }
+            Request::Report(text) => self.vm.report(Level::Warn, text),
+        }
+    }
+}
+
+/// A VM's memory as devices see it: what the guest sees already, and only so many accesses to it.
+struct Memory<'a> {
+    vm: &'a Vm,
+    left: Cell<u16>,
+    /// The last access was refused for now only.
+    is_refused: Cell<bool>,
+    /// What the guest does not see yet, of all that was accessed.
+    missing: Cell<Option<Ipa>>,
+}
+
+impl Memory<'_> {
+    fn access<T>(&self, at: Ipa, access: impl FnOnce(&GuestRam) -> Result<T, RamError>) -> Result<T, Fault> {
+        let Some(left) = self.left.get().checked_sub(1) else {
+            self.is_refused.set(true);
+            return Err(Fault(at));
+        };
+        self.left.set(left);
+        let result = access(&self.vm.ram.lock());
+        self.is_refused.set(false);
+        if let Err(RamError::NotShown(place)) = result {
+            self.is_refused.set(true);
+            self.missing.set(Some(place));
+        }
+        result.map_err(|_| Fault(at))
+    }
+}
+
+impl GuestMemory for Memory<'_> {
+    fn read(&self, from: Ipa, into: &mut [u8]) -> Result<(), Fault> {
+        self.access(from, |ram| ram.read(from, into))
+    }
+
+    fn write(&self, to: Ipa, bytes: &[u8]) -> Result<(), Fault> {
+        self.access(to, |ram| ram.write(to, bytes))
+    }
+
+    fn load_u16(&self, at: Ipa) -> Result<u16, Fault> {
+        self.access(at, |ram| ram.index(at)).map(hw::memory::read_index)
+    }
+
+    fn store_u16(&self, at: Ipa, value: u16) -> Result<(), Fault> {
+        self.access(at, |ram| ram.index(at)).map(|place| hw::memory::write_index(place, value))
+    }
+
+    fn is_refused_for_now(&self) -> bool {
+        self.is_refused.get()
+    }
+}
