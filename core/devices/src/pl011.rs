@@ -12,7 +12,7 @@
 //!   nothing to say; a driver that unmasks it has just written something.
 //! * RXRIS is the level "receive FIFO at or above its trigger", looked at after each byte that comes or goes.
 //! * RTRIS, the receive timeout, says that bytes have waited for 32 bit times. No time passes, so it is there as long as
-//!   there is a byte: who waits for the trigger level of a keyboard waits long. In the hardware clearing it in ICR begins
+//!   there is a byte: a driver that waits for a keyboard to reach the trigger level waits long. In the hardware clearing it in ICR begins
 //!   another 32 bit times, after which it is back if the driver left a byte behind; here it is back at once. So no driver
 //!   loses a byte by clearing interrupts before it empties the FIFO, or by enabling them after the byte came.
 //!

@@ -1,7 +1,7 @@
 //! The guest's machine, as one plan.
 //!
-//! A guest learns of its devices from a device tree, and meets them at addresses where stage 2 maps nothing. Were the
-//! two written down twice, they would drift apart one day; so [`MachinePlan`] is the only place that says what is where,
+//! A guest learns of its devices from a device tree, and meets them at addresses where stage 2 maps nothing. If both
+//! were written down, they would drift apart one day; so [`MachinePlan`] alone says what is where,
 //! the exit path looks addresses up in it, the bus has its devices in the order of its rows and their lines lead where it
 //! says, and [`device_tree`] writes the tree from it.
 //!

@@ -3,7 +3,7 @@
 //! EL1 system registers, those that come with a feature (pointer authentication keys, say) and the virtual timer are
 //! moved at every switch of vCPUs. FP/SIMD registers and debug registers are moved only when they are used: until then
 //! CPTR_EL2.TFP and MDCR_EL2.TDA trap the first access, which loads them ([`GuestState::load_fp`],
-//! [`GuestState::load_debug`]). Who has used FP/SIMD registers gets them at once the next times: most guests use them
+//! [`GuestState::load_debug`]). A vCPU that has used FP/SIMD registers gets them at once the next times: most guests use them
 //! all the time or not at all. A vCPU that has breakpoints enabled gets its debug registers at once, since they act
 //! without being accessed.
 //!
