@@ -4,7 +4,7 @@
 //! has run, divided by its weight. The one with the least runs next, for a slice; so over time each gets the CPU in
 //! proportion to its weight, and none is forgotten. This is the idea of weighted fair queueing.
 //!
-//! Who sleeps does not collect a claim to run for as long as it slept: when it wakes, it is placed at most one slice of its
+//! A sleeping thread does not collect a claim to run for as long as it slept: when it wakes, it is placed at most one slice of its
 //! own before the queue's floor, the least virtual run time there is. That is enough for it to run soon (it is then the
 //! first, and [`RunQueue::should_preempt`] says so), and not enough to shut the others out.
 //!

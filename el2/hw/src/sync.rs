@@ -9,7 +9,7 @@
 //! an interrupt handler that took it could wait for the very thread that it interrupts. Which of the two is the outer one
 //! does not matter as long as both are let go of in the reverse order.
 //!
-//! Who waits is not served in the order of arrival. A queue of waiters moves only as fast as each of them notices that it
+//! Waiters are not served in the order of arrival. A queue of waiters moves only as fast as each of them notices that it
 //! is its turn; on an emulated or nested machine, whose CPUs do not all run at the same time, one contended lock then
 //! holds everybody up for milliseconds, and the next one too, since all arrive there together. As sections are short and
 //! the waiters few, being overtaken costs less ([decision 0014](../../../docs/decisions/0014-unfair-locks.md)).
