@@ -19,8 +19,8 @@ use alloc::vec::Vec;
 
 use clock::GuestTicks;
 use devices::{
-    Bus, Change, Device, ErasedFlash, GenericWatchdog, Outside, POWER_BUTTON_PIN, Pl031, Pl061, Slot, Stream, Uart,
-    Wired,
+    Access, Bus, Change, Device, ErasedFlash, GenericWatchdog, Outside, POWER_BUTTON_PIN, Pl031, Pl061, Slot, Stream,
+    Uart, Wired,
 };
 use hw::sync::PreemptLock;
 use machine::{DeviceKind, MachinePlan, Row, UART_BASE, VirtioKind};
@@ -64,6 +64,14 @@ pub(crate) enum AtExpiry {
 struct Locked<D>(PreemptLock<Wired<D>>);
 
 impl<D: Device + 'static> Slot for Locked<D> {
+    fn read(&self, access: &Access, outside: &dyn Outside) -> u64 {
+        self.0.lock().read(access, outside)
+    }
+
+    fn write(&self, access: &Access, value: u64, outside: &dyn Outside) {
+        self.0.lock().write(access, value, outside);
+    }
+
     fn enter(&self, work: &mut dyn FnMut(&mut Wired<dyn Device>)) {
         work(&mut *self.0.lock());
     }
