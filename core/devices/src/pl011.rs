@@ -114,19 +114,30 @@ pub struct Pl011 {
 
 /// The state of a PL011: its registers, and the FIFOs' bytes, the oldest first.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
-#[expect(missing_docs, reason = "the fields have the names that the manual gives to the registers")]
 pub struct SavedPl011 {
+    /// The receive FIFO, the oldest byte first.
     pub received: Vec<u8>,
+    /// The transmit FIFO, the oldest byte first.
     pub to_send: Vec<u8>,
+    /// A byte came in loopback while the receive FIFO was full (UARTRSR.OE).
     pub overrun: bool,
+    /// UARTILPR.
     pub ilpr: u32,
+    /// UARTIBRD.
     pub ibrd: u32,
+    /// UARTFBRD.
     pub fbrd: u32,
+    /// UARTLCR_H.
     pub lcr_h: u32,
+    /// UARTCR.
     pub cr: u32,
+    /// UARTIFLS.
     pub ifls: u32,
+    /// UARTIMSC.
     pub imsc: u32,
+    /// UARTRIS.
     pub ris: u32,
+    /// UARTDMACR.
     pub dmacr: u32,
 }
 

@@ -196,6 +196,8 @@ fn pause() -> Result<()> {
     for name in ["still", "onward"] {
         let mut vm = starving(name, "counting", 2, 3000, Action::Stop)?;
         vm.pause_stops_time = name == "still";
+        // Twice its time is less than the pause: if it did not stand still, it would stop the VM that goes on.
+        vm.doors.generic_watchdog = true;
         vms.push(vm);
     }
     let run = Host::default().start_and_stay(vms)?;

@@ -554,7 +554,12 @@ impl Vm {
             Stop::Operator => self.tell(Level::Info, format_args!("stopped by the operator")),
             _ => self.tell(Level::Info, format_args!("powered off")),
         }
-        self.power.lock().phase = Phase::Off(stop);
+        let mut power = self.power.lock();
+        // A stop that was asked for while the VM was being taken apart has what it wanted; left here, it would end the next
+        // life as it begins.
+        power.stop_next = None;
+        power.phase = Phase::Off(stop);
+        drop(power);
         output::vm_changed();
     }
 
@@ -583,22 +588,27 @@ impl Vm {
                 let boots = self.boots.fetch_add(1, Ordering::Relaxed) + 1;
                 self.tell(Level::Info, format_args!("started ({boots})"));
                 let mut power = self.power.lock();
-                power.phase = match power.stop_next.take() {
-                    None => Phase::Running,
-                    Some(stop) => Phase::Stopping(stop),
-                };
                 power.started_at = host::milliseconds();
                 power.machine.reset();
+                let first = self.vcpus().first();
+                match power.stop_next.take() {
+                    Some(stop) => power.phase = Phase::Stopping(stop),
+                    None => {
+                        power.phase = Phase::Running;
+                        // Under the lock: stored behind it, the start could outlast this life and begin a later one.
+                        if let Some(first) = first {
+                            *first.start.lock() = Some(start);
+                        }
+                    }
+                }
                 drop(power);
-                if let Some(first) = self.vcpus().first() {
-                    *first.start.lock() = Some(start);
+                if let Some(first) = first {
                     sched::wake(first.thread());
                 }
                 output::vm_changed();
             }
             Err(reason) => {
                 self.take_apart();
-                self.power.lock().stop_next = None;
                 self.set_off(Stop::Crashed(reason));
             }
         }

@@ -14,7 +14,7 @@
 //! | `breaking` | breaks its virtio devices again and again, each time in a way that the log knows |
 //! | `feeding` | gives its entropy device one byte in each block of its untouched memory, 64 blocks at a time; then it switches its only vCPU off |
 //! | `resetting` | resets the VM at once |
-//! | `counting` | sleeps and pats, and says again and again what its counter and its real-time clock show |
+//! | `counting` | sleeps, pats and refreshes the Generic Watchdog, and says again and again what its counter and its real-time clock show |
 //! | `fed` | sleeps and pats, `pats=` times every `every=` milliseconds; then says so and goes on as `wfi` |
 //!
 //! `action=` is what a watchdog does that the guest arms itself, by number; `timeout=` its time in milliseconds.
@@ -82,6 +82,8 @@ fn count() -> ! {
     let nap = timer::microseconds(100_000);
     gic::enable(timer::PHYSICAL_PPI);
     gic::enable(timer::VIRTUAL_PPI);
+    memory::write32(WATCHDOG_OFFSET, timer::microseconds(3_000_000) as u32);
+    memory::write32(WATCHDOG_STATUS, 1);
     for round in 0_u64.. {
         let start = timer::now();
         if round % 2 == 0 {
@@ -98,6 +100,7 @@ fn count() -> ! {
         let (before, physical, after) = (timer::now(), timer::physical_now(), timer::now());
         timer::stop();
         let _ = guest::pat_watchdog();
+        memory::write32(WATCHDOG_REFRESH, 0);
         println!("starving: count {before} seconds {}", memory::read32(CLOCK));
         if !(before..=after).contains(&physical) || before < start + nap {
             println!("starving: amiss: it slept from {start}, {before} {physical} {after}");
