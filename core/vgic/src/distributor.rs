@@ -29,11 +29,11 @@ const IDENTIFICATION: [u8; 12] = [0x44, 0, 0, 0, PIDR0_VALUE, 0xB4, 0x3B, 0, 0x0
 const IDENTIFICATION_BASE: u64 = 0xFFD0;
 
 /// GICD_IROUTER.Interrupt_Routing_Mode: any vCPU.
-const ROUTER_ANY: u64 = 1 << 31;
+pub(crate) const ROUTER_ANY: u64 = 1 << 31;
 /// GICD_IROUTER: the fields that exist.
-const ROUTER_MASK: u64 = 0xFF_80FF_FFFF;
+pub(crate) const ROUTER_MASK: u64 = 0xFF_80FF_FFFF;
 /// GICD_IROUTER: the affinity fields.
-const ROUTER_AFFINITY: u64 = 0xFF_00FF_FFFF;
+pub(crate) const ROUTER_AFFINITY: u64 = 0xFF_00FF_FFFF;
 
 impl Vgic {
     /// The guest loads `size` at `offset` of the Distributor.

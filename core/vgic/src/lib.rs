@@ -42,6 +42,7 @@ mod lines;
 mod list_registers;
 mod redistributor;
 mod routing;
+pub mod saved;
 #[cfg(test)]
 mod tests;
 
@@ -133,13 +134,15 @@ struct Vcpu {
     declines: u8,
 }
 
-/// The interrupt controller of one VM. Plain data: a clone taken after every vCPU's sync is its whole state.
+/// The interrupt controller of one VM. What of it can be taken out and put back is in [`saved`].
 #[derive(Clone, Debug)]
 pub struct Vgic {
     vcpu_count: usize,
     list_register_count: usize,
     priority_mask: u8,
     preemption_bits: u8,
+    /// The preemption bits that its guest has found, on the first host it ran on: never more than there are.
+    known_preemption_bits: u8,
     /// All ones if GICD_CTLR.EnableGrp0, else zero.
     group0: u32,
     /// All ones if GICD_CTLR.EnableGrp1, else zero.
@@ -185,6 +188,7 @@ impl Vgic {
             list_register_count: config.list_registers.clamp(1, MAX_LIST_REGISTERS),
             priority_mask: u8::MAX << (8 - config.priority_bits.clamp(5, 8)),
             preemption_bits: config.preemption_bits.clamp(5, 7),
+            known_preemption_bits: config.preemption_bits.clamp(5, 7),
             group0: 0,
             group1: 0,
             shared: [const { Bank::new(0) }; SHARED_WORDS],

@@ -184,6 +184,7 @@ impl Machine {
             }
             Operation::Interface { vcpu, groups, mask, split_end } => self.set_interface(vcpu, groups, mask, split_end),
             Operation::Power { vcpu } => self.power(vcpu),
+            Operation::Restore { list_registers } => self.restore(list_registers),
             Operation::Settle { vcpu } => {
                 self.sync(vcpu);
                 if self.owed.is_empty() {
@@ -207,6 +208,32 @@ impl Machine {
         for interrupt in 16..32 {
             self.naive.get(vcpu, interrupt).fired = false;
         }
+    }
+
+    /// The VM is saved, and goes on at a host with other list registers; the guest must not see it.
+    fn restore(&mut self, list_registers: usize) {
+        for vcpu in 0..self.setting.vcpus {
+            if self.naive.on[vcpu] {
+                self.take_back(vcpu);
+            }
+        }
+        let saved = self.vgic.save().expect("all vCPUs are settled");
+        let Setting { vcpus, priority_bits, .. } = self.setting;
+        self.setting.list_registers = list_registers;
+        let config = Config { vcpus, list_registers, priority_bits: 8, preemption_bits: priority_bits.min(7) };
+        self.vgic = Vgic::restore(config, &saved).expect("it fits");
+        assert_eq!(self.vgic.save().as_ref(), Ok(&saved));
+        for vcpu in 0..vcpus {
+            self.lrs[vcpu].forget();
+            // The new CPU's own; what the guest has set up in its CPU interface comes with the vCPU.
+            self.cpus[vcpu].lr = vec![0; list_registers];
+            self.cpus[vcpu].hcr = control::EN | control::TDIR;
+            assert_eq!(self.cpus[vcpu].physical_active, 0);
+            if self.naive.on[vcpu] {
+                self.flush(vcpu);
+            }
+        }
+        self.kick(VcpuSet::EMPTY, None);
     }
 
     /// The guest sets its CPU interface up anew, without an exit; only a maintenance interrupt may tell of it.

@@ -59,13 +59,17 @@ pub(crate) enum Operation {
     Settle {
         vcpu: usize,
     },
+    /// The VM is taken out and put into a host with so many list registers.
+    Restore {
+        list_registers: usize,
+    },
 }
 
 impl Operation {
     /// The vCPU that does it itself, and therefore must be on.
     pub(crate) fn actor(&self) -> Option<usize> {
         match *self {
-            Self::Power { .. } | Self::Line { .. } | Self::Pulse { .. } => None,
+            Self::Power { .. } | Self::Line { .. } | Self::Pulse { .. } | Self::Restore { .. } => None,
             Self::Access { vcpu, .. }
             | Self::Sgi { vcpu, .. }
             | Self::Acknowledge { vcpu }
@@ -173,6 +177,7 @@ fn operation(vcpus: usize) -> impl Strategy<Value = Operation> {
             .prop_map(|(vcpu, groups, mask, split_end)| Operation::Interface { vcpu, groups, mask, split_end }),
         1 => (0..vcpus).prop_map(|vcpu| Operation::Power { vcpu }),
         2 => (0..vcpus).prop_map(|vcpu| Operation::Settle { vcpu }),
+        1 => (1..=16_usize).prop_map(|list_registers| Operation::Restore { list_registers }),
     ]
 }
 

@@ -1,0 +1,80 @@
+//! States that do not fit, or that nobody could have saved, are refused. That what is saved is what goes on is shown by
+//! `tests/against_naive.rs`.
+
+use super::{ONE, SPI, ZERO, acknowledge, list_registers, ready, settle, vgic};
+use crate::saved::{Saved, Unfit};
+use crate::{Config, Vgic};
+use units::IntId;
+
+const HERE: Config = Config { vcpus: 2, list_registers: 4, priority_bits: 5, preemption_bits: 5 };
+
+fn saved() -> Saved {
+    ready(2, 4).save().unwrap()
+}
+
+fn refusal(change: impl FnOnce(&mut Saved)) -> Unfit {
+    let mut changed = saved();
+    change(&mut changed);
+    Vgic::restore(HERE, &changed).unwrap_err()
+}
+
+#[test]
+fn what_is_still_loaded_or_linked_is_not_saved() {
+    let mut vgic = ready(2, 4);
+    let mut lrs = list_registers();
+    vgic.pulse_spi(SPI);
+    vgic.set_spi_level(SPI, crate::Line::High);
+    settle(&mut vgic, ZERO, &mut lrs);
+    acknowledge(&mut lrs, 0);
+    assert_eq!(vgic.save(), Err(Unfit::NotSettled(ZERO)));
+    vgic.sync(ZERO, &mut lrs);
+    assert_eq!(vgic.save().unwrap().vcpus[0].active, [0, 1, 0, 0]);
+    vgic.raise_hardware(ONE, IntId(27), IntId(26));
+    assert_eq!(vgic.save(), Err(Unfit::NotSettled(ONE)));
+    vgic.detach_hardware(ONE);
+    assert!(vgic.save().is_ok());
+}
+
+#[test]
+fn a_host_that_has_less_is_refused() {
+    let saved = Vgic::new(Config { priority_bits: 7, preemption_bits: 6, ..HERE }).save().unwrap();
+    assert_eq!(Vgic::restore(HERE, &saved).unwrap_err(), Unfit::PriorityBits(7));
+    let wide = Config { priority_bits: 7, ..HERE };
+    assert_eq!(Vgic::restore(wide, &saved).unwrap_err(), Unfit::PreemptionBits(6));
+    let one = vgic(1, 4).save().unwrap();
+    assert_eq!(Vgic::restore(HERE, &one).unwrap_err(), Unfit::Vcpus(1));
+}
+
+/// It may go to a host that has more, and back again.
+#[test]
+fn the_guest_keeps_its_bits() {
+    let saved = vgic(2, 4).save().unwrap();
+    let there =
+        Vgic::restore(Config { priority_bits: 8, preemption_bits: 7, list_registers: 16, vcpus: 2 }, &saved).unwrap();
+    assert_eq!(there.save().as_ref(), Ok(&saved));
+    assert_eq!(Vgic::restore(HERE, &there.save().unwrap()).unwrap().save(), Ok(saved));
+}
+
+#[test]
+fn what_nobody_can_have_saved_is_refused() {
+    let impossible = |change: fn(&mut Saved)| match refusal(change) {
+        Unfit::Impossible(what) => what,
+        other => panic!("{other}"),
+    };
+    assert!(impossible(|saved| saved.groups = 4).contains("control register"));
+    assert!(impossible(|saved| saved.preemption_bits = 0).contains("control register"));
+    assert!(impossible(|saved| saved.shared[2].priority[31] = 1).contains("priority"));
+    assert!(impossible(|saved| saved.vcpus[1].private.priority[0] = 4).contains("priority"));
+    assert!(impossible(|saved| saved.router[95] = 1 << 24).contains("IROUTER"));
+    assert!(impossible(|saved| saved.vcpus[0].private.edge = 0xFFFE).contains("SGI"));
+    assert!(impossible(|saved| saved.vcpus[0].declines = 4).contains("two groups"));
+    assert!(impossible(|saved| saved.vcpus[0].interface = 4).contains("two groups"));
+    assert!(impossible(|saved| saved.vcpus[0].set_aside[0] = 1).contains("set aside"));
+    assert!(
+        impossible(|saved| {
+            saved.vcpus[0].active[2] = 1;
+            saved.vcpus[1].active[2] = 1;
+        })
+        .contains("two vCPUs")
+    );
+}
