@@ -40,8 +40,9 @@ pub struct Machine {
     pub initrd: Option<PathBuf>,
     /// The kernel's command line.
     pub append: String,
-    /// Whether time is counted in instructions: one nanosecond each, one CPU thread, no sleeping. Repeatable, and the
-    /// way in which everything is measured.
+    /// Whether time is counted in instructions: one nanosecond each, one CPU thread, no sleeping. Repeatable to the last
+    /// digit, as long as nobody types, and the way in which everything is measured. A `-seed` among `extra_args` gives other
+    /// random numbers than the usual ones.
     pub icount: bool,
     /// Where the kernel is entered.
     pub level: Level,
@@ -85,7 +86,13 @@ impl Machine {
             push(&["-append", &self.append]);
         }
         if self.icount {
-            push(&["-icount", "shift=0,sleep=off"]);
+            // Without a seed, what QEMU calls random differs from run to run (the tree's `rng-seed`, RNDR), and with it a
+            // Linux's hash chains; without `clock=vm`, the real-time clock follows the machine that QEMU runs on.
+            push(&["-icount", "shift=0,sleep=off", "-rtc", "base=2026-01-01,clock=vm"]);
+            // QEMU takes one seed only.
+            if !self.extra_args.iter().any(|argument| argument == "-seed") {
+                push(&["-seed", "1"]);
+            }
         }
         match self.serial {
             Serial::Stdio => push(&["-serial", "mon:stdio"]),
@@ -201,7 +208,11 @@ mod tests {
         let line = machine.arguments().join(" ");
         assert!(line.starts_with("-M virt,virtualization=on,gic-version=3 -cpu max -smp 2 -m 2048"), "{line}");
         assert!(line.contains("-kernel undercroft.img -initrd site.bundle -append console=ttyAMA0"), "{line}");
-        assert!(line.ends_with("-icount shift=0,sleep=off -serial stdio -monitor none -no-reboot"), "{line}");
+        let counted = "-icount shift=0,sleep=off -rtc base=2026-01-01,clock=vm -seed 1";
+        assert!(line.ends_with(&format!("{counted} -serial stdio -monitor none -no-reboot")), "{line}");
+        machine.extra_args = vec!["-seed".into(), "2".into()];
+        let line = machine.arguments().join(" ");
+        assert!(line.ends_with("clock=vm -serial stdio -monitor none -seed 2"), "{line}");
     }
 
     #[test]

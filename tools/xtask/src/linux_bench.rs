@@ -1,12 +1,16 @@
 //! `cargo xtask bench --linux`: what a Linux guest loses against the same kernel on the bare machine.
 //!
-//! The same Debian kernel with the same initramfs runs twice, counted in instructions: on the bare machine, and as a VM.
-//! Its only process is `tests/linux-bench`, which measures everything once to settle and once to report.
+//! The same Debian kernel with the same initramfs runs, counted in instructions, on the bare machine and as a VM. Its only
+//! process is `tests/linux-bench`, which measures everything once to settle and once to report.
+//!
+//! A run repeats to the last digit, but each change of anything, also of the hypervisor's code, changes a kernel's random
+//! numbers, hence its hash chains, and moves a boot by as much as five percent. So each side runs with several seeds, and the
+//! least of each row counts: what the operation costs when chance adds nothing.
 
 use crate::bench::{Row, find, parse};
 use crate::setup::guests;
 use crate::tree::Tree;
-use crate::trial::Trial;
+use crate::trial::{Report, Trial};
 use anyhow::{Context, Result, ensure};
 use croft::site::Vm;
 use std::path::Path;
@@ -14,6 +18,9 @@ use std::time::Duration;
 
 /// The kernel that is measured.
 pub(crate) const KERNEL: &str = "linux-6.12-cloud";
+
+/// What QEMU's random numbers start from, a run of both sides each.
+const SEEDS: [u32; 3] = [1, 2, 3];
 
 /// An operation, and by how much a guest may be slower than the bare machine: a part of it, and a number on top.
 struct Bound {
@@ -27,8 +34,9 @@ const fn bound(name: &'static str, what: &'static str, part: f64, more: f64) -> 
     Bound { name, what, part, more }
 }
 
-/// The rows. What is allowed on top of the part for fork and exec and for page faults is by how much two boots of the bare
-/// machine differ among themselves (addresses, hash chains), for boot by a percent; the other rows repeat to the last digit.
+/// The rows. What is allowed on top of the part for fork and exec and for page faults is by how much boots of the bare machine
+/// differ among themselves from seed to seed (addresses, hash chains), for boot by a percent; the other rows do not depend
+/// on the seed.
 const BOUNDS: [Bound; 6] = [
     bound("boot", "boot to the first process", 0.03, 8_000_000.0),
     bound("fork-exec", "fork, exec, exit, wait", 0.001, 500.0),
@@ -78,13 +86,39 @@ pub(crate) fn measure(tree: &Tree) -> Result<(Vec<Row>, Vec<Row>)> {
     vm.initrd = Some(guests::initramfs(tree));
     // No randomised addresses: with them, page tables and so costs differ from boot to boot.
     vm.cmdline = "console=ttyAMA0 quiet nokaslr norandmaps randomize_kstack_offset=off rdinit=/bin/linux-bench".into();
-    let trial = Trial::measured(vm, Duration::from_secs(300));
-    let rows = |transcript: String| {
-        let rows = parse(&transcript, "linux-bench ");
-        ensure!(rows.len() == BOUNDS.len(), "linux-bench measured {} rows; it printed:\n{transcript}", rows.len());
-        Ok(rows)
-    };
-    Ok((rows(trial.bare()?.good()?)?, rows(trial.under_undercroft(tree)?.good()?)?))
+    let mut sides = (Vec::new(), Vec::new());
+    for seed in SEEDS {
+        let mut trial = Trial::measured(vm.clone(), Duration::from_secs(300));
+        trial.qemu_args = vec!["-seed".into(), seed.to_string()];
+        // Both at once: what counts instructions does not mind company.
+        let (bare, guest) = std::thread::scope(|scope| {
+            let bare = scope.spawn(|| trial.bare()?.good());
+            let guest = trial.under_undercroft(tree).and_then(Report::good);
+            (bare.join().expect("a run ends without a panic"), guest)
+        });
+        least(&mut sides.0, rows(&bare?)?);
+        least(&mut sides.1, rows(&guest?)?);
+    }
+    Ok(sides)
+}
+
+/// The rows of a run.
+fn rows(transcript: &str) -> Result<Vec<Row>> {
+    let rows = parse(transcript, "linux-bench ");
+    ensure!(rows.len() == BOUNDS.len(), "linux-bench measured {} rows; it printed:\n{transcript}", rows.len());
+    Ok(rows)
+}
+
+/// Keeps the lesser value of each row. The first run's rows are taken as they are.
+fn least(rows: &mut Vec<Row>, run: Vec<Row>) {
+    if rows.is_empty() {
+        *rows = run;
+        return;
+    }
+    for row in rows {
+        let again = find(&run, &row.name).unwrap_or(row.instructions);
+        row.instructions = row.instructions.min(again);
+    }
 }
 
 /// What exceeds its bound, or was not measured.
@@ -102,6 +136,19 @@ pub(crate) fn violations(bare: &[Row], guest: &[Row]) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_least_counts() {
+        let run = |boot: f64, pipe: f64| {
+            let row = |(name, instructions)| Row { name: String::from(name), instructions };
+            [("boot", boot), ("pipe", pipe)].map(row).to_vec()
+        };
+        let mut rows = Vec::new();
+        for (boot, pipe) in [(800.0, 11.0), (790.0, 12.0), (810.0, 13.0)] {
+            least(&mut rows, run(boot, pipe));
+        }
+        assert_eq!(rows.iter().map(|row| row.instructions).collect::<Vec<_>>(), [790.0, 11.0]);
+    }
 
     #[test]
     fn bounds() {

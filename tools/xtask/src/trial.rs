@@ -22,6 +22,8 @@ pub(crate) struct Trial {
     pub(crate) icount: bool,
     /// How long it may take.
     pub(crate) limit: Duration,
+    /// More arguments for QEMU, as they are.
+    pub(crate) qemu_args: Vec<String>,
 }
 
 /// What a VM printed, and how it ended.
@@ -48,7 +50,7 @@ impl Report {
 impl Trial {
     /// One CPU whose virtual nanoseconds are instructions: how everything is measured.
     pub(crate) fn measured(vm: Vm, limit: Duration) -> Trial {
-        Trial { vm, cpu: "cortex-a76,cntfrq=1000000000".into(), cpus: 1, icount: true, limit }
+        Trial { vm, cpu: "cortex-a76,cntfrq=1000000000".into(), cpus: 1, icount: true, limit, qemu_args: Vec::new() }
     }
 
     /// Runs the VM under the hypervisor.
@@ -60,6 +62,7 @@ impl Trial {
             image: Some(hypervisor_image(tree)),
             all_off: AllOff::PowerOff,
             icount: self.icount,
+            qemu_args: self.qemu_args.clone(),
             ..Options::default()
         };
         let session = Session::start(&site, &options)?;
@@ -82,6 +85,7 @@ impl Trial {
             initrd: self.vm.initrd.clone(),
             append: self.vm.cmdline.clone(),
             icount: self.icount,
+            extra_args: self.qemu_args.clone(),
             level: Level::El1,
             ..Machine::new(&self.vm.kernel)
         };

@@ -160,7 +160,7 @@ fn usual(image: &Image, model: &str, options: &str) -> Trial {
         vm.doors.quota = Quota { channels: 8, message: 61_000, keys: 7, store: 128 << 10, log: 1024 };
         vm.doors.user_calls = Calls(Calls::ALL.0 & !Calls::TIME);
     }
-    Trial { vm, cpu: model.to_owned(), cpus: CPUS, icount: false, limit: LIMIT }
+    Trial { vm, cpu: model.to_owned(), cpus: CPUS, icount: false, limit: LIMIT, qemu_args: Vec::new() }
 }
 
 /// The words of the command line that keep a payload from running for minutes, or say what its site file does.
@@ -177,7 +177,7 @@ fn words_for(payload: &str) -> &'static str {
 fn bare(image: &Image, model: &str, options: &str) -> Trial {
     let mut vm = Vm::new(&*image.name, &image.path, 128 << 20);
     vm.cmdline = format!("reference {options}").trim().to_owned();
-    Trial { vm, cpu: model.to_owned(), cpus: 1, icount: false, limit: LIMIT }
+    Trial { vm, cpu: model.to_owned(), cpus: 1, icount: false, limit: LIMIT, qemu_args: Vec::new() }
 }
 
 fn on_bare(title: &str, trial: &Trial) -> Tally {
