@@ -5,7 +5,7 @@
 //! `docs/mutations/accepted.toml` has those that may survive, with reasons. docs/mutations.md has the results.
 
 use crate::check::payloads::{self, Until};
-use crate::check::{Tally, parts};
+use crate::check::{Each, Tally, parts};
 use crate::compile;
 use crate::tree::{self, Tree};
 use anyhow::{Context, Result, bail, ensure};
@@ -177,7 +177,7 @@ fn run_test(copy: &Tree, test: &str) -> Result<Tally> {
                 "--test-threads=1",
                 scenario,
             ]);
-            parts::harness(&mut cargo)
+            parts::harness(&mut cargo, Each::Test)
         }
         [name] if name.contains("::") => payloads::run(copy, name, Until::Failure),
         _ => bail!("\"{test}\": a test is PAYLOAD::TEST or system BINARY SCENARIO"),

@@ -2,6 +2,7 @@
 //!
 //! A failed part does not stop the others. A test that can't be run here is skipped with its reason shown; it never passes.
 
+mod harness;
 pub(crate) mod parts;
 pub(crate) mod payloads;
 mod tally;
@@ -11,7 +12,11 @@ use anyhow::{Result, bail};
 use clap::ValueEnum;
 use std::time::Instant;
 
+pub(crate) use harness::Each;
 pub(crate) use tally::Tally;
+
+/// How many of the slowest are shown at the end.
+const SLOWEST: usize = 10;
 
 /// A part of the whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -87,6 +92,7 @@ pub(crate) fn test(tree: &Tree, arguments: &Arguments) -> Result<()> {
         total += Tally::failure(format!("no test has {name:?} in its name"));
     }
     println!();
+    total.slowest(SLOWEST).iter().for_each(|(time, what)| println!("{:7.1} s  {what}", time.as_secs_f64()));
     total.skipped.iter().for_each(|why| println!("skipped: {why}"));
     total.failures.iter().for_each(|what| println!("FAILED: {what}"));
     println!("{total}");

@@ -1,12 +1,14 @@
 //! The parts of the whole, each giving its count.
 
-use super::{Part, Tally, payloads};
+use super::harness::Harness;
+use super::{Each, Part, Tally, payloads};
 use crate::compile::{self, BARE_METAL};
 use crate::tree::{Tree, words};
 use crate::{bench, branches, lint, linux_bench, mutate, shipped, starts};
 use anyhow::{Context, Result};
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
+use std::time::Instant;
 
 /// Runs a part; `name` selects tests.
 pub(crate) fn run(tree: &Tree, part: Part, name: &str) -> Result<Tally> {
@@ -79,28 +81,32 @@ fn host(tree: &Tree, name: &str) -> Result<Tally> {
     let mut cargo = tree.cargo();
     cargo.args(["test", "--no-fail-fast", "--workspace", "--exclude", "system"]);
     cargo.args(BARE_METAL.iter().flat_map(|package| ["--exclude", package]));
-    harness(cargo.args(["--", "--format=pretty"]).arg(name))
+    harness(cargo.args(["--", "--format=pretty"]).arg(name), Each::Program)
 }
 
 /// The scenarios of `tests/system`, one at a time: each has an emulated machine of its own, with two threads.
 fn system(tree: &Tree, name: &str) -> Result<Tally> {
     let mut cargo = tree.cargo();
     cargo.args(["test", "--no-fail-fast", "-p", "system", "--", "--format=pretty", "--test-threads=1"]);
-    harness(cargo.arg(name))
+    harness(cargo.arg(name), Each::Test)
 }
 
-/// Runs a command whose output is that of Rust's test harness. It is shown as it comes, and counted.
-pub(crate) fn harness(command: &mut Command) -> Result<Tally> {
-    let mut child = command.stdout(Stdio::piped()).spawn().context("starting cargo")?;
-    let output = child.stdout.take().context("cargo's output")?;
-    let mut text = String::new();
+/// Runs a command whose output is that of Rust's test harness. It is shown as it comes, with the time of each verdict, and
+/// counted. Cargo's own words come the same way, since they say which program the tests are in.
+pub(crate) fn harness(command: &mut Command, each: Each) -> Result<Tally> {
+    let (output, input) = std::io::pipe().context("a pipe for cargo's output")?;
+    let mut child = command.stdout(input.try_clone()?).stderr(input).spawn().context("starting cargo")?;
+    // The command keeps its ends of the pipe open; with them there would be no end of what is read.
+    command.stdout(Stdio::inherit()).stderr(Stdio::inherit());
+    let mut harness = Harness::new(each, Instant::now());
     for line in BufReader::new(output).lines() {
         let line = line?;
-        println!("{line}");
-        text.push_str(&line);
-        text.push('\n');
+        match harness.line(&line, Instant::now()) {
+            Some(time) => println!("{line} ({:.1} s)", time.as_secs_f64()),
+            None => println!("{line}"),
+        }
     }
-    let mut tally = Tally::of_harness(&text);
+    let mut tally = harness.end();
     if !child.wait()?.success() && tally.failed == 0 {
         tally += Tally::failure(format!("{} ended before all tests were counted", words(command)));
     }

@@ -11,7 +11,7 @@ use crate::trial::Trial;
 use abi::bundle::{Calls, Quota, WATCHDOG_RESET};
 use anyhow::Result;
 use croft::site::Vm;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The machine models that payloads run on: everything that QEMU can emulate, and a core of Armv8.0.
 const MODELS: [&str; 2] = ["max", "cortex-a72"];
@@ -182,6 +182,7 @@ fn bare(image: &Image, model: &str, options: &str) -> Trial {
 
 fn on_bare(title: &str, trial: &Trial) -> Tally {
     println!("-- {title}");
+    let since = Instant::now();
     let tally = match trial.bare() {
         Ok(report) => {
             print!("{}", report.console);
@@ -189,11 +190,12 @@ fn on_bare(title: &str, trial: &Trial) -> Tally {
         }
         Err(error) => Tally::failure(format!("{}: {error:#}", trial.vm.name)),
     };
-    with_place(tally, title)
+    with_place(tally, title, since)
 }
 
 fn under_undercroft(tree: &Tree, title: &str, trial: &Trial) -> Tally {
     println!("-- {title}");
+    let since = Instant::now();
     let name = &trial.vm.name;
     let tally = match trial.under_undercroft(tree) {
         Ok(report) => {
@@ -205,7 +207,7 @@ fn under_undercroft(tree: &Tree, title: &str, trial: &Trial) -> Tally {
         }
         Err(error) => Tally::failure(format!("{name}: {error:#}")),
     };
-    with_place(tally, title)
+    with_place(tally, title, since)
 }
 
 /// What the payload has sent to the hypervisor's log, by its own words, and is not there as its guest's.
@@ -217,8 +219,11 @@ fn not_in_the_log(name: &str, console: &str, log: &str) -> Vec<String> {
     missing.map(|text| format!("the log has no line \"{text}\" of the guest's")).collect()
 }
 
-/// Says with each failure and skip where it was.
-fn with_place(mut tally: Tally, place: &str) -> Tally {
+/// Says with each failure and skip where it was, and how long all of it took.
+fn with_place(mut tally: Tally, place: &str, since: Instant) -> Tally {
+    let time = since.elapsed();
+    println!("-- {place}: {:.1} s", time.as_secs_f64());
+    tally.times.push((time, place.to_owned()));
     for text in tally.failures.iter_mut().chain(&mut tally.skipped) {
         text.push_str(&format!(" ({place})"));
     }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::ops::AddAssign;
+use std::time::Duration;
 
 /// How many tests passed, failed, and were skipped, and what there is to say about the latter two.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -12,6 +13,8 @@ pub(crate) struct Tally {
     pub(crate) failures: Vec<String>,
     /// What was skipped, and why.
     pub(crate) skipped: Vec<String>,
+    /// How long what took; for people, and no verdict.
+    pub(crate) times: Vec<(Duration, String)>,
 }
 
 impl Tally {
@@ -30,32 +33,17 @@ impl Tally {
         Tally { skipped: vec![why.into()], ..Tally::default() }
     }
 
+    /// The `count` that took longest, that first.
+    pub(crate) fn slowest(&self, count: usize) -> Vec<&(Duration, String)> {
+        let mut times: Vec<_> = self.times.iter().collect();
+        times.sort_by_key(|(time, _)| std::cmp::Reverse(*time));
+        times.truncate(count);
+        times
+    }
+
     /// Whether no test was counted.
     pub(crate) fn is_empty(&self) -> bool {
         self.passed == 0 && self.failed == 0 && self.skipped.is_empty()
-    }
-
-    /// Counts in what Rust's test harness (and libtest-mimic) prints.
-    pub(crate) fn of_harness(output: &str) -> Tally {
-        let mut tally = Tally::default();
-        for line in output.lines() {
-            if let Some(result) = line.strip_prefix("test result: ") {
-                let number = |word: &str| {
-                    let part = result.split(['.', ';']).find_map(|part| part.trim().strip_suffix(word));
-                    part.and_then(|part| part.trim().parse().ok()).unwrap_or(0)
-                };
-                tally.passed += number("passed");
-                tally.failed += number("failed");
-            } else if let Some((name, verdict)) = verdict(line) {
-                match verdict {
-                    "FAILED" => tally.failures.push(name.to_owned()),
-                    // libtest-mimic prints the bare word; std's harness may give the attribute's reason.
-                    ignored if ignored.starts_with("ignored") => tally.skipped.push(reason(name, ignored)),
-                    _ => {}
-                }
-            }
-        }
-        tally
     }
 
     /// Counts what a payload prints: `test <name> ... ok`, `FAILED: why` or `skipped: why`, and at the end
@@ -87,15 +75,10 @@ impl Tally {
 }
 
 /// The name and the verdict in a line `test <name> ... <verdict>`, whatever stands before it.
-fn verdict(line: &str) -> Option<(&str, &str)> {
+pub(super) fn verdict(line: &str) -> Option<(&str, &str)> {
     let (before, verdict) = line.split_once(" ... ")?;
     let (_, name) = before.split_once("test ")?;
     Some((name.trim(), verdict.trim()))
-}
-
-fn reason(name: &str, ignored: &str) -> String {
-    let why = ignored.trim_start_matches("ignored").trim_start_matches([',', ' ']);
-    format!("{name}: {}", if why.is_empty() { "it says itself that it is to be run by hand" } else { why })
 }
 
 impl AddAssign for Tally {
@@ -104,6 +87,7 @@ impl AddAssign for Tally {
         self.failed += other.failed;
         self.failures.extend(other.failures);
         self.skipped.extend(other.skipped);
+        self.times.extend(other.times);
     }
 }
 
@@ -118,14 +102,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn counts_the_harness() {
-        let output = "running 3 tests\ntest a ... ok\ntest b ... ignored, needs a printer\ntest c ... FAILED\n\n\
-                      test result: FAILED. 1 passed; 1 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.1s\n\
-                      test result: ok. 12 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.1s\n";
-        let tally = Tally::of_harness(output);
-        assert_eq!(tally.to_string(), "13 passed, 1 failed, 1 skipped");
-        assert_eq!(tally.failures, ["c"]);
-        assert_eq!(tally.skipped, ["b: needs a printer"]);
+    fn finds_the_slowest() {
+        let time = |seconds, what: &str| (Duration::from_secs(seconds), what.to_owned());
+        let mut tally = Tally { times: vec![time(1, "a"), time(9, "b")], ..Tally::default() };
+        tally += Tally { times: vec![time(5, "c")], ..Tally::default() };
+        assert_eq!(tally.slowest(2), [&time(9, "b"), &time(5, "c")]);
+        assert_eq!(tally.slowest(9).len(), 3);
     }
 
     #[test]

@@ -8,7 +8,7 @@ mod style;
 
 use crate::compile::BARE_METAL;
 use crate::mutate;
-use crate::setup::Standard;
+use crate::setup::{Standard, deny};
 use crate::tree::{Tree, run};
 use anyhow::{Context, Result, ensure};
 use std::fs;
@@ -88,14 +88,22 @@ pub(crate) fn in_its_folder(tree: &Tree) -> Result<()> {
     Ok(())
 }
 
-/// Licences, sources and doubled versions of what we depend on, if cargo-deny is here; else the reason why not.
+/// Licences, sources and doubled versions of what we and the fuzz targets depend on, if cargo-deny is here; else the reason why
+/// not.
 pub(crate) fn dependencies(tree: &Tree) -> Result<Option<String>> {
-    let there = tree.cargo().args(["deny", "--version"]).output().is_ok_and(|output| output.status.success());
-    if !there {
-        return Ok(Some("cargo-deny is not installed (`cargo install cargo-deny`)".into()));
+    // deny.toml serves both. What it allows must be met in what ships; the exceptions are the fuzzer's own.
+    let (unmet, foreign) = ("license-not-encountered", "license-exception-not-encountered");
+    for (manifest, deny, allow) in [("Cargo.toml", Some(unmet), foreign), ("fuzz/Cargo.toml", None, unmet)] {
+        let Some(mut program) = deny::find(tree) else {
+            return Ok(Some("cargo-deny is not installed; `cargo xtask setup --all` fetches it".into()));
+        };
+        program.arg("--manifest-path").arg(tree.path(manifest)).arg("--config").arg(tree.path("deny.toml"));
+        program.args(["check", "--hide-inclusion-graph", "--allow", allow, "--allow", "duplicate"]);
+        program.args(deny.iter().flat_map(|lint| ["--deny", lint]));
+        // The advisories need a database from elsewhere; the other checks need nothing.
+        run(program.args(["licenses", "bans", "sources"])).with_context(|| format!("on {manifest}"))?;
     }
-    // The advisories need a database from elsewhere; the other checks need nothing.
-    run(tree.cargo().args(["deny", "check", "licenses", "bans", "sources"])).map(|()| None)
+    Ok(None)
 }
 
 /// The rules of the tree that no compiler knows: `core/` has no unsafe code and no hardware, no file grows beyond its idea.

@@ -11,10 +11,12 @@
 //! | guest tools | Debian's open-vm-tools for arm64; with `--all` of two releases | `.undercroft/images/tools-*.cpio` |
 //! | systemd | Debian's, of the same releases | `.undercroft/images/systemd-*.cpio` |
 //! | U-Boot | with `--all`: Debian's, as a guest | `.undercroft/images/u-boot.bin` |
+//! | cargo-deny | with `--all`, unless cargo has it: what looks through our dependencies | `.undercroft/cargo-deny` |
 //! | initramfs | from busybox and `tests/system/guest` | `.undercroft/images/initramfs.cpio` |
 //! | the demonstration's | the same, with the guest tools | `.undercroft/images/demo.cpio` |
 
 mod apt;
+pub(crate) mod deny;
 mod emulator;
 pub(crate) mod guests;
 mod progress;
@@ -31,7 +33,7 @@ pub(crate) use standard::Standard;
 pub(crate) enum Extent {
     /// What `run` needs.
     Demo,
-    /// What `test` needs too: all kernels, and the guest tools and systemd of both releases.
+    /// What `test` needs too: all kernels, the guest tools and systemd of both releases, and cargo-deny.
     All,
 }
 
@@ -40,6 +42,9 @@ pub(crate) fn setup(tree: &Tree, extent: Extent) -> Result<()> {
     emulator::provide(tree)?;
     standard::provide(tree)?;
     guests::provide(tree, extent)?;
+    if extent == Extent::All {
+        deny::provide(tree)?;
+    }
     println!("ready.");
     Ok(())
 }

@@ -1,0 +1,156 @@
+//! Reading what Rust's test harness (and libtest-mimic) prints, while it prints it: what passed, and how long it took.
+
+use super::Tally;
+use std::time::{Duration, Instant};
+
+/// Of what the time is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Each {
+    /// Each test: they run one after the other.
+    Test,
+    /// Each program of tests: within one they run side by side.
+    Program,
+}
+
+/// The output so far.
+pub(crate) struct Harness {
+    tally: Tally,
+    each: Each,
+    /// The program that runs, as cargo calls it.
+    program: String,
+    /// The test whose verdict is not there yet: something was printed in between.
+    pending: Option<String>,
+    /// When what runs now began.
+    since: Instant,
+}
+
+impl Harness {
+    pub(crate) fn new(each: Each, now: Instant) -> Self {
+        Self { tally: Tally::default(), each, program: String::new(), pending: None, since: now }
+    }
+
+    /// Takes the next line, which came at `now`; gives how long it was waited for if it is a verdict on what is timed.
+    pub(crate) fn line(&mut self, line: &str, now: Instant) -> Option<Duration> {
+        if let Some(program) = program(line) {
+            self.program = program;
+            self.since = now;
+        } else if line.starts_with("running ") {
+            self.pending = None;
+            self.since = now;
+        } else if let Some(result) = line.strip_prefix("test result: ") {
+            self.tally.passed += number(result, "passed");
+            self.tally.failed += number(result, "failed");
+            if self.each == Each::Program {
+                return Some(self.took(self.program.clone(), now));
+            }
+        } else if let Some((name, verdict)) = super::tally::verdict(line) {
+            if is_verdict(verdict) {
+                return self.judged(name, verdict, now);
+            }
+            self.pending = Some(name.to_owned());
+        } else if is_verdict(line)
+            && let Some(name) = self.pending.take()
+        {
+            return self.judged(&name, line, now);
+        }
+        None
+    }
+
+    /// What all lines together say.
+    pub(crate) fn end(self) -> Tally {
+        self.tally
+    }
+
+    fn judged(&mut self, name: &str, verdict: &str, now: Instant) -> Option<Duration> {
+        self.pending = None;
+        if verdict == "FAILED" {
+            self.tally.failures.push(name.to_owned());
+        } else if verdict.starts_with("ignored") {
+            // libtest-mimic prints the bare word; std's harness may give the attribute's reason.
+            self.tally.skipped.push(reason(name, verdict));
+        }
+        (self.each == Each::Test).then(|| self.took(name.to_owned(), now))
+    }
+
+    fn took(&mut self, what: String, now: Instant) -> Duration {
+        let time = now.saturating_duration_since(self.since);
+        self.tally.times.push((time, what));
+        self.since = now;
+        time
+    }
+}
+
+/// The program in cargo's `Running unittests src/lib.rs (target/debug/deps/vgic-0123456789abcdef)` or `Doc-tests vgic`.
+fn program(line: &str) -> Option<String> {
+    let line = line.trim();
+    if let Some(package) = line.strip_prefix("Doc-tests ") {
+        return Some(format!("examples of {package}"));
+    }
+    let (_, file) = line.strip_prefix("Running ")?.strip_suffix(')')?.rsplit_once(" (")?;
+    let name = file.rsplit('/').next()?;
+    Some(name.rsplit_once('-').map_or(name, |(name, _)| name).to_owned())
+}
+
+/// The number before `word` in `ok. 12 passed; 0 failed; ...`.
+fn number(result: &str, word: &str) -> usize {
+    let part = result.split(['.', ';']).find_map(|part| part.trim().strip_suffix(word));
+    part.and_then(|part| part.trim().parse().ok()).unwrap_or(0)
+}
+
+fn is_verdict(text: &str) -> bool {
+    ["ok", "FAILED"].contains(&text) || text.starts_with("ignored")
+}
+
+fn reason(name: &str, ignored: &str) -> String {
+    let why = ignored.trim_start_matches("ignored").trim_start_matches([',', ' ']);
+    format!("{name}: {}", if why.is_empty() { "it says itself that it is to be run by hand" } else { why })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Reads lines that come a second apart.
+    fn read(each: Each, output: &str) -> Tally {
+        let mut now = Instant::now();
+        let mut harness = Harness::new(each, now);
+        for line in output.lines() {
+            now += Duration::from_secs(1);
+            harness.line(line, now);
+        }
+        harness.end()
+    }
+
+    fn times(tally: &Tally) -> Vec<(u64, &str)> {
+        tally.times.iter().map(|(time, what)| (time.as_secs(), &**what)).collect()
+    }
+
+    #[test]
+    fn counts() {
+        let output = "running 3 tests\ntest a ... ok\ntest b ... ignored, needs a printer\ntest c ... FAILED\n\n\
+                      test result: FAILED. 1 passed; 1 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.1s\n\
+                      test result: ok. 12 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.1s\n";
+        let tally = read(Each::Test, output);
+        assert_eq!(tally.to_string(), "13 passed, 1 failed, 1 skipped");
+        assert_eq!(tally.failures, ["c"]);
+        assert_eq!(tally.skipped, ["b: needs a printer"]);
+    }
+
+    #[test]
+    fn a_verdict_is_found_behind_what_the_test_printed_itself() {
+        let output = "running 3 tests\ntest a ... late by 28 us\nok\ntest b ... one: 1 ms\nother: 2 ms\nFAILED\n\
+                      test c ... too small\nignored, no memory\nok\n";
+        let tally = read(Each::Test, output);
+        assert_eq!(tally.failures, ["b"]);
+        assert_eq!(tally.skipped, ["c: no memory"]);
+        assert_eq!(times(&tally), [(2, "a"), (3, "b"), (2, "c")]);
+    }
+
+    #[test]
+    fn programs_are_timed_by_their_names() {
+        let output = "     Running unittests src/lib.rs (target/debug/deps/vgic-0123456789abcdef)\n\nrunning 2 tests\n\
+                      test a ... ok\ntest b ... ok\n\ntest result: ok. 2 passed; 0 failed; 0 ignored\n   Doc-tests vgic\n\
+                      running 1 test\ntest result: ok. 1 passed; 0 failed\n";
+        assert_eq!(times(&read(Each::Program, output)), [(4, "vgic"), (1, "examples of vgic")]);
+    }
+}
