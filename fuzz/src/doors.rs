@@ -1,7 +1,7 @@
 //! Calls to the hypervisor through the debug channel: any registers, on a service with small limits.
 
 use crate::input::Input;
-use backdoor::commands::Groups;
+use abi::bundle::{Calls, Group};
 use backdoor::{BufferError, Config, Door, Host, Level, Limits, Outcome, Service, WallTime, Watchdog, Whose};
 
 /// A host whose guest has 4 KiB of memory at 0.
@@ -98,7 +98,8 @@ impl Host for Machine {
 }
 
 /// Makes a call that looks right out of any registers, `choice` says which; returns the control word. The cookies of each
-/// channel are 1 and 2; `announced` is the length of the last message that was begun.
+/// channel are 1 and 2; `announced` is the length of the last message that was begun. The numbers are spelled out, here and
+/// in `rpc.rs`: beside the payload `doors` they bear witness to `abi::calls`, which everybody else takes them from.
 fn look_right(x: &mut [u64; 8], choice: u8, announced: &mut u64) -> u64 {
     x[0] = 0x564d_5868;
     let id = x[3] & 3 << 16;
@@ -145,7 +146,7 @@ fn look_right(x: &mut [u64; 8], choice: u8, announced: &mut u64) -> u64 {
 /// Plays `data` as calls; a call that faults changes nothing, and none changes what it must not.
 pub fn calls(data: &[u8]) {
     let limits = Limits { channels: 4, message: 4096, buffers: 8192, keys: 4, store: 1024, ..Limits::DEFAULT };
-    let (user, kernel) = (Groups(7), Groups::ALL);
+    let (user, kernel) = (Calls::only(&[Group::Rpc, Group::Time, Group::Hardware]), Calls::ALL);
     let config = Config { uuid: [7; 16], memory: 1 << 30, megahertz: 1, time_sync: true, limits, user, kernel };
     let mut service = Service::new(config, 0);
     let mut machine = Machine::new();

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use crate::doors::Machine;
 use crate::input::Input;
-use backdoor::commands::Groups;
+use abi::bundle::Calls;
 use backdoor::{Config, Door, Level, Limits, Outcome, Service};
 
 const LIMITS: Limits =
@@ -173,8 +173,8 @@ pub fn clients(data: &[u8]) {
         megahertz: 1,
         time_sync: true,
         limits: LIMITS,
-        user: Groups::ALL,
-        kernel: Groups::ALL,
+        user: Calls::ALL,
+        kernel: Calls::ALL,
     };
     let service = Service::new(config, 0);
     let machine = Machine::new();

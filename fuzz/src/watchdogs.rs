@@ -1,8 +1,9 @@
 //! The watchdogs: the one behind the WFE channel's words, and the Generic Watchdog device, each against what it promises:
 //! it never acts before its time is over, and always when it is.
 
+use abi::wfe as words;
 use devices::{AccessSize, Effect, GenericWatchdog};
-use wfe::words::{self, Request};
+use wfe::words::Request;
 use wfe::{Action, Actions, Bounds, Refused, Watchdog};
 
 use crate::input::Input;

@@ -24,13 +24,14 @@ mod tests;
 mod writer;
 
 pub use check::{check_name, check_vm};
-pub use doors::{Calls, Doors, Quota};
+pub use doors::{Calls, Doors, Group, Quota};
 pub use error::{BundleError, VmProblem};
 pub use program::{MAX_SEGMENTS, Program, Segment};
 #[cfg(any(feature = "alloc", test))]
 pub use writer::{VmSource, write};
 
 use crate::Crc32c;
+use crate::watchdog::Action;
 use serde::{Deserialize, Serialize};
 
 /// The first eight bytes of a bundle. The last two show a transfer that mangled line ends.
@@ -55,8 +56,8 @@ pub const MAX_MEMORY: u64 = 256 * units::GIGABYTE;
 pub const MAX_WEIGHT: u16 = 10_000;
 /// The weight of a VM whose site file says none.
 pub const DEFAULT_WEIGHT: u16 = 100;
-/// [`Doors::watchdog_action`]: the VM starts afresh. What a site file that says nothing means.
-pub const WATCHDOG_RESET: u8 = 2;
+/// [`Doors::watchdog_action`] where the site file says nothing.
+pub const DEFAULT_ACTION: Action = Action::Reset;
 /// The affinity that lets a VM run on every CPU.
 pub const ANY_CPU: u64 = u64::MAX;
 

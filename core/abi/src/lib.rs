@@ -3,7 +3,10 @@
 //! * [`bundle`]: the file that `croft bundle` makes and the hypervisor reads in place (`docs/formats/bundle.md`).
 //! * [`link`]: the framed byte stream between the hypervisor and `croft` (`docs/formats/link.md`).
 //! * [`host_arguments`]: what the hypervisor's own kernel command line may say.
-//! * [`crc32c`]: the checksum of the first two. The hypervisor computes it with the CPU's instruction and passes that
+//! * [`calls`]: what a guest puts into its registers to call without a driver: ports, commands and their answers.
+//! * [`wfe`]: the words of the WFE channel.
+//! * [`watchdog`]: what a watchdog does, and why a request to one is refused, by number and by name.
+//! * [`crc32c`]: the checksum of bundle and link. The hypervisor computes it with the CPU's instruction and passes that
 //!   function in; [`crc32c::compute`] is the portable one.
 //!
 //! Whatever arrives through one of these is somebody else's bytes: every reader here checks before it believes, and none
@@ -17,10 +20,13 @@ extern crate alloc;
 extern crate std;
 
 pub mod bundle;
+pub mod calls;
 pub mod check_arguments;
 pub mod crc32c;
 pub mod host_arguments;
 pub mod link;
+pub mod watchdog;
+pub mod wfe;
 
 pub use crc32c::Crc32c;
 pub use host_arguments::HostArguments;

@@ -21,6 +21,8 @@
 
 use alloc::vec::Vec;
 
+use abi::calls::vmware::channel::{RPCI, TCLO, WITH_COOKIES, status, step};
+
 use crate::limits::Limits;
 use crate::own::Progress;
 use crate::rpci;
@@ -31,38 +33,6 @@ pub const PIECE: usize = 8192;
 
 /// X0 to X7.
 pub type Registers = [u64; 8];
-
-/// "RPCI": the guest asks.
-pub const RPCI: u32 = 0x4943_5052;
-/// "TCLO": the host asks, when the guest polls.
-pub const TCLO: u32 = 0x4f4c_4354;
-/// In the protocol of OPEN: give the channel cookies.
-pub const WITH_COOKIES: u32 = 0x8000_0000;
-
-/// Sub-commands, W2\[31:16\].
-mod sub {
-    pub(super) const OPEN: u16 = 0;
-    pub(super) const SEND_SIZE: u16 = 1;
-    pub(super) const SEND_PAYLOAD: u16 = 2;
-    pub(super) const RECEIVE_SIZE: u16 = 3;
-    pub(super) const RECEIVE_PAYLOAD: u16 = 4;
-    pub(super) const RECEIVE_STATUS: u16 = 5;
-    pub(super) const CLOSE: u16 = 6;
-}
-
-/// Status bits, W2\[31:16\], and W1\[31:16\] of bulk transfers.
-pub mod status {
-    /// It worked.
-    pub const SUCCESS: u64 = 0x01;
-    /// There is a message to receive.
-    pub const DO_RECEIVE: u64 = 0x02;
-    /// There is no such channel.
-    pub const CLOSED: u64 = 0x04;
-    /// Begin this message again.
-    pub const CHECKPOINT: u64 = 0x10;
-    /// The payload may be transferred as a whole.
-    pub const BULK: u64 = 0x80;
-}
 
 /// Who asks on a channel.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -157,35 +127,35 @@ impl Channels {
     pub fn call(&mut self, x: &mut Registers, limits: &Limits, host: &mut impl Host, peer: &mut impl PeerOf) {
         self.calls += 1;
         let which = (x[2] >> 16) as u16;
-        if which == sub::OPEN {
+        if which == step::OPEN {
             return self.open(x, limits, host, peer);
         }
         let id = port_and_id(x);
         let calls = self.calls;
         // Only a new message needs to know, and there are many calls for each.
-        let buffered = if which == sub::SEND_SIZE { self.buffered() } else { 0 };
+        let buffered = if which == step::SEND_SIZE { self.buffered() } else { 0 };
         let Some(channel) = self.find(id, [x[4] as u32, x[5] as u32]) else {
             return finish(x, status::CLOSED);
         };
         channel.used = calls;
         match which {
-            sub::SEND_SIZE | sub::SEND_PAYLOAD => {
+            step::SEND_SIZE | step::SEND_PAYLOAD => {
                 match which {
-                    sub::SEND_SIZE => send_size(channel, id, x, limits, buffered, peer, host),
+                    step::SEND_SIZE => send_size(channel, id, x, limits, buffered, peer, host),
                     _ => send_payload(channel, id, x, peer, host),
                 }
                 if channel.outgoing.is_some() {
                     self.bound_reply(id, limits);
                 }
             }
-            sub::RECEIVE_SIZE => receive_size(channel, id, x, peer, host),
-            sub::RECEIVE_PAYLOAD => receive_payload(channel, x),
-            sub::RECEIVE_STATUS => {
+            step::RECEIVE_SIZE => receive_size(channel, id, x, peer, host),
+            step::RECEIVE_PAYLOAD => receive_payload(channel, x),
+            step::RECEIVE_STATUS => {
                 channel.outgoing = None;
                 channel.moved = 0;
                 finish(x, status::SUCCESS);
             }
-            sub::CLOSE => {
+            step::CLOSE => {
                 let protocol = channel.protocol;
                 if let Some(slot) = self.slots.get_mut(usize::from(id)) {
                     *slot = None;
@@ -388,7 +358,7 @@ fn receive_size(channel: &mut Channel, id: u16, x: &mut Registers, peer: &mut im
     channel.moved = 0;
     x[1] = bytes.len() as u64;
     // The clients look at this: what comes next is a size.
-    x[3] = u64::from(sub::SEND_SIZE) << 16;
+    x[3] = u64::from(step::SEND_SIZE) << 16;
     finish(x, status::SUCCESS | status::DO_RECEIVE | status::BULK);
 }
 
@@ -405,6 +375,6 @@ fn receive_payload(channel: &mut Channel, x: &mut Registers) {
     }
     *position = (*position + 4).min(bytes.len());
     x[1] = u64::from(u32::from_le_bytes(word));
-    x[3] = u64::from(sub::SEND_PAYLOAD) << 16;
+    x[3] = u64::from(step::SEND_PAYLOAD) << 16;
     finish(x, status::SUCCESS);
 }

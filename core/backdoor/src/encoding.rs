@@ -1,33 +1,6 @@
-//! Which register contents are a call: the control word in X7.
-//!
-//! | bits | meaning |
-//! |---|---|
-//! | 63:32 | 0x86; the mark of the debug channel's door. HVC has the mark in its immediate, and these bits don't count |
-//! | 1:0 | bytes: 0 one, 1 two, 2 four, 3 invalid |
-//! | 2 | 1 reads (IN), 0 writes (OUT) |
-//! | 3 | the port is in W3\[15:0\] |
-//! | 4 | a string of items; with bit 3, as many as X2 says |
-//! | 5 | of a string: downwards in memory |
-//! | 12:5 | the port, if bits 3 and 4 are clear |
-//!
-//! All other bits of W7 are reserved. What sets one of them, or has the invalid size, is no call.
+//! Which register contents are a call: X7 says so, as [`abi::calls`] writes it down.
 
-/// W0 of every call to VMware's ports, "VMXh".
-pub const MAGIC: u32 = 0x564d_5868;
-/// X7\[63:32\] of a call through the debug channel, and the immediate of HVC.
-pub const MARK: u32 = 0x86;
-/// The port of calls that carry everything in registers.
-pub const PORT_LOW: u16 = 0x5658;
-/// The port of calls that move a buffer.
-pub const PORT_HIGH: u16 = 0x5659;
-/// What Linux' vmwgfx before 6.11 makes of [`PORT_HIGH`] when it sends: it sets flag bits in the port.
-pub const PORT_HIGH_WITH_FLAGS: u16 = 0x565b;
-/// W7 of a call to [`PORT_LOW`].
-pub const LOW: u32 = 0x0e;
-/// W7 of a transfer to the host on [`PORT_HIGH`].
-pub const HIGH_OUT: u32 = 0x18;
-/// W7 of a transfer to the guest on [`PORT_HIGH`].
-pub const HIGH_IN: u32 = 0x1c;
+use abi::calls::MARK;
 
 /// How the guest called.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -134,7 +107,9 @@ pub const fn decode(door: Door, x3: u64, x7: u64) -> Option<Access> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Access, Direction, Door, Form, HIGH_IN, HIGH_OUT, LOW, PORT_HIGH, PORT_LOW, Size, decode};
+    use super::{Access, Direction, Door, Form, Size, decode};
+    use abi::calls::vmware::{PORT_HIGH, PORT_LOW};
+    use abi::calls::{HIGH_IN, HIGH_OUT, LOW};
     use proptest::prelude::*;
 
     const DCC: Door = Door::DebugChannel { rt: 31 };

@@ -1,5 +1,6 @@
 //! How much of everything a guest may have, and what that can add up to.
 
+use abi::bundle::Quota;
 use alloc::vec::Vec;
 
 /// Bounds for one VM.
@@ -23,8 +24,21 @@ pub struct Limits {
 
 impl Limits {
     /// What every VM gets unless something else is said.
-    pub const DEFAULT: Self =
-        Self { channels: 64, message: 65536, buffers: 1 << 20, keys: 256, key: 256, store: 512 << 10, log: 4096 };
+    pub const DEFAULT: Self = Self::of(&Quota::USUAL);
+
+    /// A VM's bounds: those of its site file, and of what nobody sets.
+    #[must_use]
+    pub const fn of(quota: &Quota) -> Self {
+        Self {
+            channels: quota.channels as usize,
+            message: quota.message as usize,
+            buffers: 1 << 20,
+            keys: quota.keys as usize,
+            key: 256,
+            store: quota.store as usize,
+            log: quota.log as u64,
+        }
+    }
 
     /// About how many bytes of the host's memory a guest can make its service take: values and messages on their way,
     /// the message that is carried out with its reply and a copy of its value, and as much again for what an allocator

@@ -2,9 +2,14 @@
 
 use alloc::vec::Vec;
 
+use abi::bundle::{Calls, Group};
+use abi::calls::NO_COMMAND;
+use abi::calls::own::{MAGIC as OWN_MAGIC, PORT as OWN_PORT};
+use abi::calls::vmware::{self, MAGIC, PORT_HIGH, PORT_HIGH_WITH_FLAGS, PORT_LOW, command};
+
 use crate::channel::{Channels, Peer, PeerOf, Protocol, Registers};
-use crate::commands::{self, Group, Groups, NO_COMMAND};
-use crate::encoding::{Access, Direction, Form, MAGIC, PORT_HIGH, PORT_HIGH_WITH_FLAGS, PORT_LOW, Size};
+use crate::commands;
+use crate::encoding::{Access, Direction, Form, Size};
 use crate::guestinfo::{Refused, Store};
 use crate::limits::{Limits, Rate};
 use crate::own::{self, Progress};
@@ -90,7 +95,7 @@ pub trait Host {
     fn milliseconds(&mut self) -> u64;
     /// A line of the guest's for the log; any bytes. Says whether there was room for it.
     fn log(&mut self, text: &[u8]) -> bool;
-    /// Bits of [`own::features`] beyond the calls themselves.
+    /// Bits of [`abi::calls::own::features`] beyond the calls themselves.
     fn features(&mut self) -> u64;
     /// Statistic `number` of the VM: name, count, and how many there are.
     fn statistic(&mut self, number: u32) -> Option<(&'static str, u64, u32)>;
@@ -99,7 +104,7 @@ pub trait Host {
     /// Asks the watchdog: milliseconds granted or remaining.
     ///
     /// # Errors
-    /// One of [`own::status`].
+    /// One of [`abi::calls::own::status`].
     fn watchdog(&mut self, request: Watchdog, whose: Whose, level: Level) -> Result<u64, u64>;
 }
 
@@ -117,9 +122,9 @@ pub struct Config {
     /// How much of everything.
     pub limits: Limits,
     /// What the guest's user level may call.
-    pub user: Groups,
+    pub user: Calls,
     /// What its kernel may call.
-    pub kernel: Groups,
+    pub kernel: Calls,
 }
 
 impl Config {
@@ -287,12 +292,12 @@ impl Service {
                     Direction::In => self.channels.bulk_in(x, host),
                 }
             }
-            (own::PORT, Form::Single, Direction::In)
-                if may_own && x[0] as u32 == own::MAGIC && access.size == Size::Word =>
+            (OWN_PORT, Form::Single, Direction::In)
+                if may_own && x[0] as u32 == OWN_MAGIC && access.size == Size::Word =>
             {
                 own::call(&mut self.state, x, level, host).map(|()| Progress::Finished)
             }
-            (own::PORT, Form::String { repeated: true, backwards: false }, Direction::Out)
+            (OWN_PORT, Form::String { repeated: true, backwards: false }, Direction::Out)
                 if may_own && access.size == Size::Byte =>
             {
                 own::string(&mut self.state, x, host)
@@ -313,45 +318,45 @@ impl Service {
 
     /// A command of the low port.
     fn low(&mut self, x: &mut Registers, level: Level, host: &mut impl Host) {
-        let command = x[2] as u16;
-        let allowed = commands::group(command).is_none_or(|group| self.config.allows(level, group));
-        if level < commands::least_level(command) || !allowed {
+        let number = x[2] as u16;
+        let allowed = commands::group(number).is_none_or(|group| self.config.allows(level, group));
+        if level < commands::least_level(number) || !allowed {
             x[0] = NO_COMMAND;
             return;
         }
-        match command {
-            commands::GET_VERSION => [x[0], x[1], x[2]] = [commands::VERSION, u64::from(MAGIC), commands::PRODUCT],
-            commands::MESSAGE => self.channels.call(x, &self.config.limits, host, &mut self.state),
-            commands::GET_MHZ => x[0] = u64::from(self.config.megahertz.max(1)),
-            commands::GET_DEVICE | commands::TOGGLE_DEVICE | commands::STOP_CATCH_UP | commands::DISPLAY_STATISTICS => {
+        match number {
+            command::GET_VERSION => [x[0], x[1], x[2]] = [vmware::VERSION, u64::from(MAGIC), vmware::PRODUCT],
+            command::MESSAGE => self.channels.call(x, &self.config.limits, host, &mut self.state),
+            command::GET_MHZ => x[0] = u64::from(self.config.megahertz.max(1)),
+            command::GET_DEVICE | command::TOGGLE_DEVICE | command::STOP_CATCH_UP | command::DISPLAY_STATISTICS => {
                 x[0] = 0;
             }
-            commands::GET_OPTIONS => x[0] = if self.state.time_sync { commands::OPTION_TIME_SYNC } else { 0 },
-            commands::GET_HARDWARE_VERSION => [x[0], x[1]] = [commands::HARDWARE_VERSION, u64::from(MAGIC)],
-            commands::GET_UUID => {
+            command::GET_OPTIONS => x[0] = if self.state.time_sync { vmware::OPTION_TIME_SYNC } else { 0 },
+            command::GET_HARDWARE_VERSION => [x[0], x[1]] = [vmware::HARDWARE_VERSION, u64::from(MAGIC)],
+            command::GET_UUID => {
                 let (words, _) = self.config.uuid.as_chunks::<4>();
                 for (to, from) in x.iter_mut().zip(words) {
                     *to = u64::from(u32::from_le_bytes(*from));
                 }
             }
-            commands::GET_MEMORY => {
+            command::GET_MEMORY => {
                 x[0] = self.config.memory.min(0xffff_f000);
                 x[1] = 0x1177;
             }
-            commands::GET_TIME => {
+            command::GET_TIME => {
                 let time = host.time();
                 x[0] = time.seconds & 0xffff_ffff;
                 x[1] = u64::from(time.microseconds);
-                x[2] = commands::TOLERATED_LAG;
+                x[2] = vmware::TOLERATED_LAG;
             }
-            commands::GET_TIME_FULL | commands::GET_TIME_FULL_WITH_LAG => {
+            command::GET_TIME_FULL | command::GET_TIME_FULL_WITH_LAG => {
                 let time = host.time();
                 x[0] = u64::from(MAGIC);
                 x[1] = u64::from(time.microseconds);
-                x[2] = commands::TOLERATED_LAG;
+                x[2] = vmware::TOLERATED_LAG;
                 x[3] = time.seconds & 0xffff_ffff;
                 x[4] = time.seconds >> 32;
-                if command == commands::GET_TIME_FULL_WITH_LAG {
+                if number == command::GET_TIME_FULL_WITH_LAG {
                     x[5] = 0;
                 }
             }

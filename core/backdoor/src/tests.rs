@@ -1,10 +1,12 @@
 //! The service as a client sees it: the golden trace of `vmware-rpctool`, every error, hostile registers.
 
 use crate::channel::{PIECE, Registers};
-use crate::commands::Groups;
-use crate::encoding::{Door, MAGIC, decode};
+use crate::encoding::{Door, decode};
 use crate::service::{BufferError, Config, Host, Level, Outcome, Service, WallTime, Watchdog, Whose};
-use crate::{Direction, Limits, commands, own};
+use crate::{Direction, Limits};
+use abi::bundle::Calls;
+use abi::calls::vmware::{MAGIC, command};
+use abi::calls::{self, own};
 use proptest::prelude::*;
 use std::vec::Vec;
 
@@ -116,24 +118,24 @@ impl Host for Machine {
 
 #[test]
 fn each_level_calls_what_it_may() {
-    let config = Config { user: Groups(0b1000), kernel: Groups(0b0111), ..config(Limits::DEFAULT) };
+    let config = Config { user: Calls(0b1000), kernel: Calls(0b0111), ..config(Limits::DEFAULT) };
     let mut guest = Guest { service: Service::new(config, 0), machine: Machine::new(), level: Level::User };
-    let refused = |guest: &mut Guest, command| guest.low(!MAGIC as u64, command, (0, 0, 0))[0] == commands::NO_COMMAND;
+    let refused = |guest: &mut Guest, command| guest.low(!MAGIC as u64, command, (0, 0, 0))[0] == calls::NO_COMMAND;
     let own = |guest: &mut Guest| {
         let mut x = [u64::from(own::MAGIC), 0, 0, u64::from(own::PORT), 0, 0, 0, 0x86_0000_000e];
         assert_eq!(guest.call(&mut x), Outcome::Done);
         x[0]
     };
-    for command in [commands::MESSAGE, commands::GET_TIME_FULL, commands::GET_MHZ, commands::GET_DEVICE] {
+    for command in [command::MESSAGE, command::GET_TIME_FULL, command::GET_MHZ, command::GET_DEVICE] {
         assert!(refused(&mut guest, command.into()), "{command} from EL0");
         guest.level = Level::Kernel;
         assert!(!refused(&mut guest, command.into()), "{command} from EL1");
         guest.level = Level::User;
     }
-    assert!(!refused(&mut guest, commands::GET_VERSION.into()), "whether anybody answers may always be asked");
+    assert!(!refused(&mut guest, command::GET_VERSION.into()), "whether anybody answers may always be asked");
     assert_eq!(own(&mut guest), own::status::DONE);
     guest.level = Level::Kernel;
-    assert_eq!(own(&mut guest), commands::NO_COMMAND);
+    assert_eq!(own(&mut guest), calls::NO_COMMAND);
     // A bulk transfer belongs to the channels.
     let channel = guest.open(0xc943_5052).unwrap();
     assert_eq!(guest.status(1, 4, channel), 0x81);
@@ -154,8 +156,8 @@ fn config(limits: Limits) -> Config {
         megahertz: 2400,
         time_sync: false,
         limits,
-        user: Groups::ALL,
-        kernel: Groups::ALL,
+        user: Calls::ALL,
+        kernel: Calls::ALL,
     }
 }
 
@@ -460,9 +462,9 @@ fn time_and_other_commands() {
     assert_eq!(guest.low(0, 11, (0, 0, 0))[0], 0);
     assert_eq!(guest.low(0, 19, (0, 0, 0))[..4], [0x0302_0100, 0x0706_0504, 0x0b0a_0908, 0x0f0e_0d0c]);
     for unknown in [0u64, 2, 36, 99, 0xffff] {
-        assert_eq!(guest.low(7, unknown, (0, 0, 0))[..2], [commands::NO_COMMAND, 7]);
+        assert_eq!(guest.low(7, unknown, (0, 0, 0))[..2], [calls::NO_COMMAND, 7]);
     }
-    assert_eq!(guest.low(0, 85, (0, 0, 0))[0], commands::NO_COMMAND, "for kernels");
+    assert_eq!(guest.low(0, 85, (0, 0, 0))[0], calls::NO_COMMAND, "for kernels");
     guest.level = Level::Kernel;
     assert_eq!(guest.low(0, 85, (0, 0, 0))[0], 0);
 }
@@ -486,7 +488,7 @@ fn our_own_calls() {
     assert_eq!(own(&mut guest, 4, 4, BASE).1[0], 0);
     assert_eq!(guest.machine.log, [b"line"]);
     assert_eq!(own(&mut guest, 4, 2000, BASE).1[0], own::status::ARGUMENT);
-    assert_eq!(own(&mut guest, 9, 0, 0).1[0], commands::NO_COMMAND);
+    assert_eq!(own(&mut guest, 9, 0, 0).1[0], calls::NO_COMMAND);
 }
 
 #[test]

@@ -5,7 +5,7 @@
 //! X1. Any other X0 is an ordinary WFE. The words are neither addresses nor small numbers, so that never happens by
 //! chance.
 //!
-//! * [`words`]: the words, and [`Request`], what a guest's registers ask.
+//! * [`words`]: [`Request`], what a guest's registers ask.
 //! * [`watchdog`]: the watchdog's states, driven by somebody else's clock.
 //!
 //! A WFE that finds the event register set does not wait, hence is not trapped: a guest asks with `SEVL; WFE; WFE` and
@@ -19,5 +19,6 @@ extern crate std;
 pub mod watchdog;
 pub mod words;
 
-pub use watchdog::{Action, Actions, Bounds, Refused, Status, Watchdog};
+pub use abi::watchdog::{Action, Actions, Refused};
+pub use watchdog::{Bounds, Status, Watchdog};
 pub use words::{Request, Scope};

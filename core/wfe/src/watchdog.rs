@@ -4,74 +4,7 @@
 //! owner asks for the [`Watchdog::deadline`] after each call, and calls [`Watchdog::expire`] when that has come. While the
 //! VM is paused the watchdog is too, and so is one that is armed meanwhile: its time begins when the VM goes on.
 
-/// What happens when the time is over.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Action {
-    /// A line in the host's log, and the time begins anew.
-    Log,
-    /// The guest gets an SError.
-    Inject,
-    /// The VM starts afresh.
-    Reset,
-    /// The VM is paused, for a debugger.
-    Pause,
-    /// The VM stops.
-    Stop,
-}
-
-impl Action {
-    /// The action that a guest's number means.
-    #[must_use]
-    pub const fn from_number(number: u64) -> Option<Self> {
-        Some(match number {
-            0 => Self::Log,
-            1 => Self::Inject,
-            2 => Self::Reset,
-            3 => Self::Pause,
-            4 => Self::Stop,
-            _ => return None,
-        })
-    }
-
-    /// Its number.
-    #[must_use]
-    pub const fn number(self) -> u8 {
-        self as u8
-    }
-
-    /// Its name, as the site file has it.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Log => "log",
-            Self::Inject => "inject",
-            Self::Reset => "reset",
-            Self::Pause => "pause",
-            Self::Stop => "stop",
-        }
-    }
-}
-
-/// A set of actions, a bit each by number.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Actions(pub u8);
-
-impl Actions {
-    /// All there are.
-    pub const ALL: Self = Self(0b11111);
-
-    /// This one alone.
-    #[must_use]
-    pub const fn only(action: Action) -> Self {
-        Self(1 << action.number())
-    }
-
-    /// Whether `action` is one of them.
-    #[must_use]
-    pub const fn contains(self, action: Action) -> bool {
-        self.0 >> action.number() & 1 != 0
-    }
-}
+use abi::watchdog::{Action, Actions, Refused};
 
 /// What a guest may ask for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -84,32 +17,6 @@ pub struct Bounds {
     pub actions: Actions,
     /// Whether it may disarm it.
     pub may_disarm: bool,
-}
-
-/// Why a request is refused.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Refused {
-    /// Not from the caller's level.
-    Level,
-    /// No such action, or not for this VM.
-    Action,
-    /// It is not armed.
-    NotArmed,
-    /// It must stay armed.
-    MustStay,
-}
-
-impl Refused {
-    /// What the guest is told.
-    #[must_use]
-    pub const fn number(self) -> u64 {
-        match self {
-            Self::Level => 1,
-            Self::Action => 2,
-            Self::NotArmed => 3,
-            Self::MustStay => 4,
-        }
-    }
 }
 
 /// What is to be seen of a watchdog.
@@ -315,17 +222,6 @@ mod tests {
         let mut must = Watchdog::new(Bounds { may_disarm: false, ..BOUNDS });
         must.preset(5000, Action::Stop, 0);
         assert_eq!(must.configure(0, 0, 0), Err(Refused::MustStay));
-    }
-
-    #[test]
-    fn actions_and_their_numbers() {
-        for number in 0..5 {
-            let action = Action::from_number(number).unwrap();
-            assert_eq!(u64::from(action.number()), number);
-            assert!(Actions::ALL.contains(action) && Actions::only(action).contains(action));
-            assert_eq!((0..5).filter(|&other| Actions::only(action).0 >> other & 1 != 0).count(), 1);
-        }
-        assert_eq!(Action::from_number(5), None);
     }
 
     #[test]

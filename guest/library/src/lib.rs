@@ -9,21 +9,25 @@
 #![no_std]
 #![expect(unsafe_code, reason = "the instructions that reach the hypervisor")]
 
+use abi::calls::vmware::{self, channel, command};
+use abi::calls::{self, own};
 use core::arch::asm;
+
+pub use abi::calls::own::features;
+pub use abi::calls::vmware::channel::step;
+pub use abi::watchdog::{Action, Refused};
 
 /// X0 to X7.
 pub type Registers = [u64; 8];
 
-/// X7 of a call to a port that reads four bytes.
-const LOW: u64 = 0x86_0000_000e;
+/// X7 of a call that carries everything in registers.
+const LOW: u64 = calls::marked(calls::LOW);
 /// W0 of VMware's calls.
-const MAGIC: u64 = 0x564d_5868;
+const MAGIC: u64 = vmware::MAGIC as u64;
 /// W0 of Undercroft's own calls.
-const OWN_MAGIC: u64 = 0x3176_4355;
-/// Their port.
-const OWN_PORT: u64 = 0x5543;
+const OWN_MAGIC: u64 = own::MAGIC as u64;
 /// OPEN's protocol: RPCI with cookies.
-const RPCI: u64 = 0xc943_5052;
+pub const RPCI: u64 = (channel::RPCI | channel::WITH_COOKIES) as u64;
 
 /// Calls through the debug channel. Where nobody answers, the registers stay as they are, or the guest's kernel
 /// gets an exception.
@@ -42,16 +46,22 @@ pub fn call(x: &mut Registers) {
 #[must_use]
 pub fn low(command: u64, argument: u64, channel: [u64; 3]) -> Registers {
     let [id, high, low] = channel;
-    let mut x = [MAGIC, argument, command, id << 16 | 0x5658, high, low, 0, LOW];
+    let mut x = [MAGIC, argument, command, id << 16 | u64::from(vmware::PORT_LOW), high, low, 0, LOW];
     call(&mut x);
     x
+}
+
+/// A step of an RPC channel's protocol ([`step`]), with its argument.
+#[must_use]
+pub fn message(step: u16, argument: u64, channel: [u64; 3]) -> Registers {
+    low(u64::from(step) << 16 | u64::from(command::MESSAGE), argument, channel)
 }
 
 /// Whether VMware's calls are answered.
 #[must_use]
 pub fn is_vmware() -> bool {
-    let x = low(10, !MAGIC & 0xffff_ffff, [0; 3]);
-    x[0] == 6 && x[1] == MAGIC
+    let x = low(command::GET_VERSION.into(), !MAGIC & 0xffff_ffff, [0; 3]);
+    x[0] == vmware::VERSION && x[1] == MAGIC
 }
 
 /// What Undercroft is able to do for this caller.
@@ -61,20 +71,19 @@ pub struct Version {
     pub major: u16,
     /// Version of the calls.
     pub minor: u16,
-    /// Bits: 1 these calls, 2 RPC channels, 4 the WFE channel, 8 a watchdog that this caller may set up, 16 one of each
-    /// vCPU's own besides.
+    /// Bits of [`features`].
     pub features: u64,
 }
 
 /// One of Undercroft's own calls: the results in X1 to X5, or why not. `None` if nobody answers.
 #[must_use]
-pub fn own(command: u64, arguments: [u64; 3]) -> Option<Result<Registers, u64>> {
+pub fn own(command: u16, arguments: [u64; 3]) -> Option<Result<Registers, u64>> {
     let [first, address, action] = arguments;
-    let mut x = [OWN_MAGIC, first, command, OWN_PORT, address, action, 0, LOW];
+    let mut x = [OWN_MAGIC, first, command.into(), own::PORT.into(), address, action, 0, LOW];
     call(&mut x);
     match x[0] {
-        OWN_MAGIC | 0xffff_ffff => None,
-        0 => Some(Ok(x)),
+        OWN_MAGIC | calls::NO_COMMAND => None,
+        own::status::DONE => Some(Ok(x)),
         error => Some(Err(error)),
     }
 }
@@ -82,14 +91,14 @@ pub fn own(command: u64, arguments: [u64; 3]) -> Option<Result<Registers, u64>> 
 /// Undercroft's version; `None` elsewhere.
 #[must_use]
 pub fn version() -> Option<Version> {
-    let x = own(0, [0; 3])?.ok()?;
+    let x = own(own::command::VERSION, [0; 3])?.ok()?;
     (x[1] == OWN_MAGIC).then_some(Version { major: (x[2] >> 16) as u16, minor: x[2] as u16, features: x[3] })
 }
 
 /// An exit reason of this VM: 24 bytes of name, and how often.
 #[must_use]
 pub fn statistic(number: u64) -> Option<([u8; 24], u64)> {
-    let x = own(1, [number, 0, 0])?.ok()?;
+    let x = own(own::command::STATISTIC, [number, 0, 0])?.ok()?;
     let mut name = [0; 24];
     for (to, from) in name.chunks_mut(8).zip(&x[3..6]) {
         to.copy_from_slice(&from.to_le_bytes());
@@ -113,7 +122,7 @@ pub fn exits(name: &str) -> Option<u64> {
 /// The counter's frequency in Hz and the virtual counter's lag.
 #[must_use]
 pub fn clock() -> Option<(u64, u64)> {
-    let x = own(2, [0; 3])?.ok()?;
+    let x = own(own::command::CLOCK, [0; 3])?.ok()?;
     Some((x[1], x[2]))
 }
 
@@ -128,44 +137,45 @@ pub enum RpcError {
     Receive,
 }
 
-/// Sends `message` on a channel of its own and returns the part of `reply` that came; the rest is cut.
+/// Sends `text` on a channel of its own and returns the part of `reply` that came; the rest is cut.
 ///
 /// # Errors
 /// Which step failed.
-pub fn ask<'a>(message: &[u8], reply: &'a mut [u8]) -> Result<&'a [u8], RpcError> {
-    let x = low(0x1e, RPCI, [0; 3]);
-    if x[2] != 0x1_0000 {
+pub fn ask<'a>(text: &[u8], reply: &'a mut [u8]) -> Result<&'a [u8], RpcError> {
+    let x = message(step::OPEN, RPCI, [0; 3]);
+    if x[2] != channel::status::SUCCESS << 16 {
         return Err(RpcError::Open);
     }
-    let channel = [x[3] >> 16, x[4], x[5]];
-    let result = exchange(channel, message, reply);
-    let _ = low(0x6_001e, 0, channel);
+    let opened = [x[3] >> 16, x[4], x[5]];
+    let result = exchange(opened, text, reply);
+    let _ = message(step::CLOSE, 0, opened);
     result.map(|length| &reply[..length])
 }
 
-/// Sends `message` on an open channel (its number, and its cookies: high and low) and gives how much of `reply` came.
+/// Sends `text` on an open channel (its number, and its cookies: high and low) and gives how much of `reply` came.
 ///
 /// # Errors
 /// Which step failed.
-pub fn exchange(channel: [u64; 3], message: &[u8], reply: &mut [u8]) -> Result<usize, RpcError> {
-    let good = |x: &Registers| x[2] >> 16 & 1 != 0;
-    if !good(&low(0x1_001e, message.len() as u64, channel)) {
+pub fn exchange(opened: [u64; 3], text: &[u8], reply: &mut [u8]) -> Result<usize, RpcError> {
+    use channel::status::{DO_RECEIVE, SUCCESS};
+    let good = |x: &Registers| x[2] >> 16 & SUCCESS != 0;
+    if !good(&message(step::SEND_SIZE, text.len() as u64, opened)) {
         return Err(RpcError::Send);
     }
-    for part in message.chunks(4) {
+    for part in text.chunks(4) {
         let mut word = [0; 4];
         word[..part.len()].copy_from_slice(part);
-        if !good(&low(0x2_001e, u64::from(u32::from_le_bytes(word)), channel)) {
+        if !good(&message(step::SEND_PAYLOAD, u64::from(u32::from_le_bytes(word)), opened)) {
             return Err(RpcError::Send);
         }
     }
-    let x = low(0x3_001e, 0, channel);
-    if x[2] >> 16 & 3 != 3 {
+    let x = message(step::RECEIVE_SIZE, 0, opened);
+    if x[2] >> 16 & (SUCCESS | DO_RECEIVE) != SUCCESS | DO_RECEIVE {
         return Err(RpcError::Receive);
     }
     let (length, mut done) = (x[1] as usize, 0);
     while done < length {
-        let x = low(0x4_001e, 1, channel);
+        let x = message(step::RECEIVE_PAYLOAD, SUCCESS, opened);
         if !good(&x) {
             return Err(RpcError::Receive);
         }
@@ -176,28 +186,17 @@ pub fn exchange(channel: [u64; 3], message: &[u8], reply: &mut [u8]) -> Result<u
             done += 1;
         }
     }
-    let _ = low(0x5_001e, 1, channel);
+    let _ = message(step::RECEIVE_STATUS, SUCCESS, opened);
     Ok(length.min(reply.len()))
 }
 
 /// The words of the WFE channel.
 pub mod words {
-    /// Is anybody there?
-    pub const DETECT: u64 = 0x5746_4530_4445_5443;
-    /// Arm the watchdog.
-    pub const CONFIGURE: u64 = 0x5746_4530_5744_4f47;
-    /// Pat it.
-    pub const PAT: u64 = 0x5746_4530_5041_5454;
-    /// How much is left?
-    pub const QUERY: u64 = 0x5746_4530_5751_5259;
+    pub use abi::wfe::{AGENT, CONFIGURE, DETECT, DONE, ERROR, PAT, QUERY};
+    use abi::wfe::{CONFIGURE_OWN, PAT_OWN, QUERY_OWN};
+
     /// As [`CONFIGURE`], [`PAT`] and [`QUERY`], for the calling vCPU's own.
-    pub const OWN: [u64; 3] = [0x5746_4530_4f44_4f47, 0x5746_4530_4f50_4154, 0x5746_4530_4f51_5259];
-    /// Somebody is.
-    pub const AGENT: u64 = 0x5746_4530_4147_4e54;
-    /// Done.
-    pub const DONE: u64 = 0x5746_4530_444f_4e45;
-    /// Refused.
-    pub const ERROR: u64 = 0x5746_4530_4552_525f;
+    pub const OWN: [u64; 3] = [CONFIGURE_OWN, PAT_OWN, QUERY_OWN];
 }
 
 /// How often [`wait`] asks before it concludes that nobody is there.
@@ -227,11 +226,10 @@ pub fn detect() -> Option<u64> {
     wait(words::DETECT, 0, 0).filter(|x| x[0] == words::AGENT).map(|x| x[1])
 }
 
-/// Arms the watchdog for `milliseconds` (0 disarms it), with action 0 log, 1 inject, 2 reset, 3 pause, 4 stop; the time that
-/// was granted. `None` if nobody answers.
+/// Arms the watchdog for `milliseconds` (0 disarms it), with the number of an [`Action`]; the time that was granted. `None` if nobody answers.
 ///
 /// # Errors
-/// Why not: 1 level, 2 action, 3 not armed, 4 it must stay armed.
+/// Why not: the number of a [`Refused`].
 #[must_use]
 pub fn configure_watchdog(milliseconds: u64, action: u64) -> Option<Result<u64, u64>> {
     result(wait(words::CONFIGURE, milliseconds, action)?)

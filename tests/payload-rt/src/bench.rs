@@ -7,6 +7,8 @@
 
 use core::arch::{asm, global_asm};
 
+use abi::calls::{self, vmware};
+
 use crate::{gic, sysreg, timer};
 
 /// Repetitions of an operation in one measurement.
@@ -81,12 +83,12 @@ pub fn call(function: u32) -> u64 {
 }
 
 /// W0 to W3 and X7 of VMware's GETVERSION, then the call: by a read of the debug channel's status, or by `HVC #0x86`. Five `MOV`s
-/// and the call.
+/// and the call; command, port and control word stand in the instructions themselves.
 macro_rules! version {
     ($call:literal) => {{
         let with = ticks!(ROUNDS, [],
             ["mov w0, w9", "mov w2, #10", "mov w3, #0x5658", "mov w7, #0x0e", "movk x7, #0x86, lsl #32", $call], [],
-            in("x9") 0x564d_5868_u64,);
+            in("x9") vmware::MAGIC as u64,);
         tenths(with, empty(), ROUNDS)
     }};
 }
@@ -111,9 +113,9 @@ pub fn bulk_out(channel: [u64; 3], address: u64, length: u64) -> bool {
     // Rust's, and changes X1.
     unsafe {
         asm!("mrs xzr, mdccsr_el0",
-            inout("x0") 0x564d_5868_u64 => _, inout("x1") status, inout("x2") length => _,
-            inout("x3") id << 16 | 0x5659 => _, inout("x4") address => _, inout("x5") low => _, inout("x6") high => _,
-            in("x7") 0x86_0000_0018_u64, options(nostack));
+            inout("x0") u64::from(vmware::MAGIC) => _, inout("x1") status, inout("x2") length => _,
+            inout("x3") id << 16 | u64::from(vmware::PORT_HIGH) => _, inout("x4") address => _, inout("x5") low => _, inout("x6") high => _,
+            in("x7") calls::marked(calls::HIGH_OUT), options(nostack));
     }
     status == 0x1_0000
 }
@@ -134,11 +136,7 @@ pub fn ordinary_wfe() -> u64 {
 
 /// The detection by WFE: `MOV`, `SEVL`, `WFE`, `WFE`.
 pub fn detection_by_wfe() -> u64 {
-    tenths(
-        ticks!(ROUNDS, [], ["mov x0, x9", "sevl", "wfe", "wfe"], [], in("x9") 0x5746_4530_4445_5443_u64,),
-        empty(),
-        ROUNDS,
-    )
+    tenths(ticks!(ROUNDS, [], ["mov x0, x9", "sevl", "wfe", "wfe"], [], in("x9") abi::wfe::DETECT,), empty(), ROUNDS)
 }
 
 /// Gives the CPU away: a WFE that would wait. With `fp`, after an instruction that uses an FP register.

@@ -1,6 +1,8 @@
 //! GICv3 as software at EL1 sees it (IHI 0069): Distributor, Redistributors by affinity, the CPU interface by system registers.
 //!
-//! One security state, affinity routing on; everything is in group 1. Addresses are those of the `virt` machine.
+//! One security state, affinity routing on; everything is in group 1. Addresses are those of the `virt` machine, written down
+//! again on purpose, as those of the other devices are: payloads run on the bare machine too, and so bear witness that
+//! `core/machine` has its devices where that has them.
 
 use core::ops::Range;
 

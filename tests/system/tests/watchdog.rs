@@ -286,7 +286,7 @@ fn fed() -> Result<()> {
 /// The Generic Watchdog for a Linux guest.
 fn with_watchdog(mut vm: Vm) -> Vm {
     vm.doors.generic_watchdog = true;
-    vm.doors.watchdog_action = abi::bundle::WATCHDOG_RESET;
+    vm.doors.watchdog_action = Action::Reset.number();
     vm
 }
 

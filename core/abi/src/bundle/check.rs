@@ -1,6 +1,7 @@
 //! The rules for one VM, for `croft` and for the hypervisor alike.
 
-use super::{Calls, MAX_CMDLINE, MAX_MEMORY, MAX_NAME, MAX_WEIGHT, MIN_MEMORY, VmConfig, VmProblem};
+use super::{Calls, Doors, MAX_CMDLINE, MAX_MEMORY, MAX_NAME, MAX_WEIGHT, MIN_MEMORY, VmConfig, VmProblem};
+use crate::watchdog::{Action, Actions, MILLISECONDS};
 use units::{BLOCK_SIZE, MAX_VCPUS};
 
 /// Whether `name` may be a VM's: 1 to 32 of `a` to `z`, `0` to `9` and `-`. Such a name is safe as a file name, in a
@@ -42,15 +43,23 @@ pub fn check_vm(vm: &VmConfig<'_>) -> Result<(), VmProblem> {
     if vm.affinity == 0 {
         return Err(VmProblem::Affinity);
     }
-    if vm.doors.watchdog_action > 4 {
-        return Err(VmProblem::WatchdogAction(vm.doors.watchdog_action));
+    check_doors(&vm.doors)
+}
+
+fn check_doors(doors: &Doors) -> Result<(), VmProblem> {
+    if Action::from_number(doors.watchdog_action.into()).is_none() {
+        return Err(VmProblem::WatchdogAction(doors.watchdog_action));
     }
-    if vm.doors.watchdog_choices > 0b11111 {
-        return Err(VmProblem::WatchdogChoices(vm.doors.watchdog_choices));
+    if doors.watchdog_choices & !Actions::ALL.0 != 0 {
+        return Err(VmProblem::WatchdogChoices(doors.watchdog_choices));
     }
-    let unknown = (vm.doors.user_calls.0 | vm.doors.kernel_calls.0) & !Calls::ALL.0;
+    let times = [doors.watchdog_milliseconds, doors.vcpu_watchdog_milliseconds];
+    if let Some(wrong) = times.into_iter().find(|&time| time != 0 && !MILLISECONDS.contains(&time.into())) {
+        return Err(VmProblem::WatchdogTime(wrong));
+    }
+    let unknown = (doors.user_calls.0 | doors.kernel_calls.0) & !Calls::ALL.0;
     if unknown != 0 {
         return Err(VmProblem::Calls(unknown));
     }
-    vm.doors.quota.check()
+    doors.quota.check()
 }

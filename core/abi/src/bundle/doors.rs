@@ -22,8 +22,7 @@ pub struct Doors {
     /// The watchdog is armed from the start for this many milliseconds, and the guest cannot disarm it; 0: it is the
     /// guest's own.
     pub watchdog_milliseconds: u32,
-    /// What an armed watchdog does: 0 a line in the log, 1 an SError for the guest, 2 the VM starts afresh, 3 it is paused,
-    /// 4 it stops.
+    /// What an armed watchdog does: the number of a [`crate::watchdog::Action`].
     pub watchdog_action: u8,
     /// The actions that the guest may choose for its watchdogs, a bit each by number. 0: all; but where the site file arms
     /// one, that one's action alone.
@@ -67,6 +66,8 @@ impl Quota {
     pub const STORE: RangeInclusive<u64> = 0..=4 << 20;
     /// See [`Quota::log`].
     pub const LOG: RangeInclusive<u64> = 0..=1 << 20;
+    /// What every VM gets unless its site file says something else.
+    pub const USUAL: Self = Self { channels: 64, message: 65536, keys: 256, store: 512 << 10, log: 4096 };
 
     /// Whether each bound is one that may be set.
     ///
@@ -87,28 +88,59 @@ impl Quota {
 
 impl Default for Quota {
     fn default() -> Self {
-        Self { channels: 64, message: 65536, keys: 256, store: 512 << 10, log: 4096 }
+        Self::USUAL
     }
 }
 
-/// Groups of calls that a level may make, a bit each. Whether anybody answers at all (VMware's version) is in no group:
+/// Calls that are allowed or refused together.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Group {
+    /// RPC channels, and with them the values and the tools.
+    Rpc,
+    /// What time it is.
+    Time,
+    /// What the machine is made of: speed, memory, UUID, options, removable devices.
+    Hardware,
+    /// Our own calls: statistics, clock, watchdog, a line for the log.
+    Own,
+}
+
+impl Group {
+    /// All of them, by their bits in [`Calls`].
+    pub const LIST: [Self; 4] = [Self::Rpc, Self::Time, Self::Hardware, Self::Own];
+
+    /// Its name, as the site file has it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Rpc => "rpc",
+            Self::Time => "time",
+            Self::Hardware => "hardware",
+            Self::Own => "own",
+        }
+    }
+}
+
+/// Groups of calls that a level may make, a bit each in the order of [`Group`]. Whether anybody answers at all (VMware's version) is in no group:
 /// who may not know that cannot tell the other answers either.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Calls(pub u8);
 
 impl Calls {
-    /// The names of the groups, by their bits, as the site file has them.
-    pub const NAMES: [&str; 4] = ["rpc", "time", "hardware", "own"];
-    /// RPC channels, and with them the values and the tools.
-    pub const RPC: u8 = 1;
-    /// What time it is.
-    pub const TIME: u8 = 2;
-    /// What the machine is made of: speed, memory, UUID, options, removable devices.
-    pub const HARDWARE: u8 = 4;
-    /// Our own calls: statistics, clock, watchdog, a line for the log.
-    pub const OWN: u8 = 8;
     /// All of them.
-    pub const ALL: Self = Self(15);
+    pub const ALL: Self = Self((1 << Group::LIST.len()) - 1);
+
+    /// These alone.
+    #[must_use]
+    pub fn only(groups: &[Group]) -> Self {
+        Self(groups.iter().fold(0, |bits, group| bits | 1 << *group as u8))
+    }
+
+    /// Whether `group` is one of them.
+    #[must_use]
+    pub const fn has(self, group: Group) -> bool {
+        self.0 >> group as u8 & 1 != 0
+    }
 }
 
 impl Default for Calls {

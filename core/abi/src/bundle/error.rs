@@ -1,6 +1,9 @@
 //! What can be wrong with a bundle, in words for the host's console.
 
+use super::{MAX_CMDLINE, MAX_NAME, MAX_VMS, MAX_WEIGHT};
+use crate::watchdog::MILLISECONDS;
 use thiserror::Error;
+use units::MAX_VCPUS;
 
 /// Why a bundle is refused.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
@@ -32,7 +35,7 @@ pub enum BundleError {
     #[error("the bundle's manifest cannot be read although its checksum is right; bundle the site again")]
     Manifest,
     /// No VM, or too many.
-    #[error("the bundle holds {0} VMs; it must be 1 to 64")]
+    #[error("the bundle holds {0} VMs; it must be 1 to {MAX_VMS}")]
     VmCount(u16),
     /// A VM breaks a rule.
     #[error("VM {index} of the bundle: {problem}")]
@@ -62,13 +65,13 @@ pub enum BundleError {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
 pub enum VmProblem {
     /// The name is empty, too long or has other characters.
-    #[error("a name is 1 to 32 of a-z, 0-9 and -")]
+    #[error("a name is 1 to {MAX_NAME} of a-z, 0-9 and -")]
     Name,
     /// Another VM has this name.
     #[error("another VM has the same name; each needs its own")]
     NameTaken,
     /// Not 1 to 8 vCPUs.
-    #[error("{0} vCPUs; a VM has 1 to 8")]
+    #[error("{0} vCPUs; a VM has 1 to {MAX_VCPUS}")]
     Vcpus(u64),
     /// Memory is no multiple of 2 MiB, or too little or much.
     #[error("{0} bytes of memory; it must be a multiple of 2M, from 2M to 256G")]
@@ -85,10 +88,10 @@ pub enum VmProblem {
     #[error("the pieces of its program are not what its file has")]
     Program,
     /// The command line is too long or has a NUL byte.
-    #[error("the kernel's command line may have 2047 bytes and no NUL")]
+    #[error("the kernel's command line may have {MAX_CMDLINE} bytes and no NUL")]
     Cmdline,
     /// Weight 0 or too large.
-    #[error("weight {0}; it must be 1 to 10000")]
+    #[error("weight {0}; it must be 1 to {MAX_WEIGHT}")]
     Weight(u64),
     /// No CPU to run on.
     #[error("the affinity allows no CPU; name at least one, or leave it out")]
@@ -96,6 +99,9 @@ pub enum VmProblem {
     /// No action has this number.
     #[error("watchdog action {0}; it must be 0 log, 1 inject, 2 reset, 3 pause or 4 stop")]
     WatchdogAction(u8),
+    /// Neither off nor a time for which a watchdog can be armed.
+    #[error("a watchdog of {0} ms; it must be 0 for none, or {least} to {most}", least = MILLISECONDS.start(), most = MILLISECONDS.end())]
+    WatchdogTime(u32),
     /// There is no such set of actions.
     #[error("watchdog choices {0:#x}; they are a bit each of the actions 0 to 4")]
     WatchdogChoices(u8),

@@ -226,6 +226,25 @@ fn what_a_guest_may_have_is_bounded() {
 }
 
 #[test]
+fn watchdogs_have_times_and_actions_that_there_are() {
+    let with = |doors: Doors| write("t", &[VmSource { doors, ..source("a") }]).map(drop);
+    let wrong = |problem| Err(BundleError::Vm { index: 0, problem });
+    for time in [0, 100, 86_400_000] {
+        assert_eq!(with(Doors { watchdog_milliseconds: time, ..Doors::default() }), Ok(()));
+        assert_eq!(with(Doors { vcpu_watchdog_milliseconds: time, ..Doors::default() }), Ok(()));
+    }
+    for time in [1, 99, 86_400_001, u32::MAX] {
+        let problem = wrong(VmProblem::WatchdogTime(time));
+        assert_eq!(with(Doors { watchdog_milliseconds: time, ..Doors::default() }), problem);
+        assert_eq!(with(Doors { vcpu_watchdog_milliseconds: time, ..Doors::default() }), problem);
+    }
+    let action = with(Doors { watchdog_action: 5, ..Doors::default() });
+    assert_eq!(action, wrong(VmProblem::WatchdogAction(5)));
+    let choices = with(Doors { watchdog_choices: 0b10_0000, ..Doors::default() });
+    assert_eq!(choices, wrong(VmProblem::WatchdogChoices(0b10_0000)));
+}
+
+#[test]
 fn the_pieces_of_a_program_are_its_file() {
     let piece = |address, file_bytes, size| Segment { address, file_bytes, size };
     let with = |pieces: &[Segment]| {

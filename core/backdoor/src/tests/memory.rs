@@ -2,8 +2,8 @@
 
 use super::{BASE, Guest};
 use crate::Limits;
-use crate::encoding::MAGIC;
 use crate::guestinfo::Refused;
+use abi::calls::vmware::MAGIC;
 use proptest::prelude::*;
 use std::vec::Vec;
 

@@ -8,7 +8,9 @@
 //! exception that the guest's kernel expects of it ([`refused`]). A CPU with fine-grained traps traps MDSCR_EL1 for that; on one
 //! without it traps anyway (`debug.rs`).
 
-use backdoor::{Access, BufferError, Door, Level, Outcome, WallTime, commands, encoding, own};
+use abi::calls::{self, own, vmware};
+use abi::wfe as words;
+use backdoor::{Access, BufferError, Door, Level, Outcome, WallTime};
 use cpu::exit::SystemRegister;
 use cpu::inject::{self, AbortKind};
 use cpu::sysreg::{self as trapped, Action};
@@ -16,7 +18,7 @@ use cpu::translation::{self, Form, Rights};
 use cpu::{Direction, pstate};
 use hw::vcpu::VcpuContext;
 use units::{Ipa, PAGE_SIZE, Va};
-use wfe::words::{self, Request};
+use wfe::words::Request;
 
 use crate::exit::stage1::{self, Refused};
 use crate::host::{self, entropy, wall_clock};
@@ -30,7 +32,7 @@ use crate::vm::{Vm, watchdog};
 /// ESR_EL2 of `MRS XZR, MDCCSR_EL0`.
 const STATUS_READ: u64 = 0x6220_c3e3;
 /// X7 of a call to the low port through the debug channel.
-const LOW_CALL: u64 = (encoding::MARK as u64) << 32 | encoding::LOW as u64;
+const LOW_CALL: u64 = calls::marked(calls::LOW);
 /// MDCCSR_EL0.TXfull: the channel takes nothing, so that a guest doesn't mistake it for a console.
 const TRANSMIT_FULL: u64 = 1 << 29;
 /// The upper half of each word of the WFE channel, "WFE0".
@@ -41,9 +43,9 @@ const WORDS: u32 = (words::DETECT >> 32) as u32;
 pub(crate) fn null_call(vcpu: &'static Vcpu, context: &mut VcpuContext) -> bool {
     let x = &mut context.x;
     let is_version = x[7] == LOW_CALL
-        && x[0] as u32 == encoding::MAGIC
-        && x[2] as u16 == commands::GET_VERSION
-        && x[3] as u16 == encoding::PORT_LOW;
+        && x[0] as u32 == vmware::MAGIC
+        && x[2] as u16 == vmware::command::GET_VERSION
+        && x[3] as u16 == vmware::PORT_LOW;
     if context.syndrome != STATUS_READ || !is_version || !vcpu.vm.config.doors.vmware {
         return false;
     }
@@ -57,10 +59,10 @@ pub(crate) fn null_call(vcpu: &'static Vcpu, context: &mut VcpuContext) -> bool 
 #[inline(never)]
 pub(crate) fn null_hvc(vcpu: &'static Vcpu, context: &mut VcpuContext) -> bool {
     let x = &mut context.x;
-    let is_version = x[7] as u32 == encoding::LOW
-        && x[0] as u32 == encoding::MAGIC
-        && x[2] as u16 == commands::GET_VERSION
-        && x[3] as u16 == encoding::PORT_LOW;
+    let is_version = x[7] as u32 == calls::LOW
+        && x[0] as u32 == vmware::MAGIC
+        && x[2] as u16 == vmware::command::GET_VERSION
+        && x[3] as u16 == vmware::PORT_LOW;
     if !is_version || !vcpu.vm.config.doors.vmware {
         return false;
     }
@@ -71,9 +73,9 @@ pub(crate) fn null_hvc(vcpu: &'static Vcpu, context: &mut VcpuContext) -> bool {
 
 #[inline(always)]
 fn answer_version(context: &mut VcpuContext) {
-    context.x[0] = commands::VERSION;
-    context.x[1] = u64::from(encoding::MAGIC);
-    context.x[2] = commands::PRODUCT;
+    context.x[0] = vmware::VERSION;
+    context.x[1] = u64::from(vmware::MAGIC);
+    context.x[2] = vmware::PRODUCT;
 }
 
 /// What a WFE says by X0.

@@ -4,9 +4,8 @@ extern crate alloc;
 
 use alloc::boxed::Box;
 
-use abi::bundle::{Doors as Policy, Quota};
+use abi::bundle::Doors as Policy;
 use backdoor::Limits;
-use backdoor::commands::Groups;
 use hw::sync::PreemptLock;
 
 use crate::host::{self, milliseconds};
@@ -31,9 +30,9 @@ impl Doors {
                 memory,
                 megahertz: (host::get().counter.0 / 1_000_000).max(1) as u32,
                 time_sync: policy.time_sync,
-                limits: limits(&policy.quota),
-                user: Groups(policy.user_calls.0),
-                kernel: Groups(policy.kernel_calls.0),
+                limits: Limits::of(&policy.quota),
+                user: policy.user_calls,
+                kernel: policy.kernel_calls,
             };
             Box::new(PreemptLock::new(backdoor::Service::new(config, milliseconds())))
         });
@@ -53,22 +52,10 @@ impl Doors {
     }
 }
 
-/// A VM's bounds: those of its site file, and of what nobody sets.
-fn limits(quota: &Quota) -> Limits {
-    Limits {
-        channels: quota.channels.into(),
-        message: quota.message as usize,
-        keys: quota.keys.into(),
-        store: quota.store as usize,
-        log: quota.log.into(),
-        ..Limits::DEFAULT
-    }
-}
-
 /// Bytes of the heap that a VM's calls may take, all together.
 #[must_use]
 pub(crate) fn most_memory(policy: &Policy) -> u64 {
-    if policy.vmware { limits(&policy.quota).most_memory() as u64 } else { 0 }
+    if policy.vmware { Limits::of(&policy.quota).most_memory() as u64 } else { 0 }
 }
 
 /// An identity that depends on the VM's name alone, in the layout of RFC 9562, version 8.

@@ -26,8 +26,8 @@ use crate::vm::{self, Power, Stop, Vm};
 
 /// The least time that a guest can ask for, in milliseconds.
 const LEAST: u64 = 10;
-/// The most: a day.
-const MOST: u64 = 86_400_000;
+/// The most: what a site file may say too.
+const MOST: u64 = *abi::watchdog::MILLISECONDS.end();
 /// A VM's watchdogs are looked at so many times at once, and then once in so many microseconds: each look runs before all
 /// guests.
 const LOOKS_AT_ONCE: u64 = 8;

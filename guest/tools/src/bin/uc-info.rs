@@ -4,6 +4,7 @@
 #![no_main]
 #![expect(unsafe_code, reason = "the symbol that the program's entry calls")]
 
+use guest::features;
 use guest_tools::{exit, say, start};
 
 /// The program, called by the entry with the stack that the kernel left.
@@ -16,11 +17,10 @@ extern "C" fn tool_main(stack: *const u64) -> ! {
         exit(1)
     };
     say!("Undercroft calls {}.{}", version.major, version.minor);
-    let features = [(1, "calls"), (2, "rpc-channels"), (4, "wfe-channel"), (8, "watchdog"), (16, "own-watchdog")];
-    for (_, name) in features.iter().filter(|(bit, _)| version.features & bit != 0) {
+    for (_, name) in features::NAMES.iter().filter(|(bit, _)| version.features & bit != 0) {
         say!("feature {name}");
     }
-    let unknown = features.iter().fold(version.features, |left, (bit, _)| left & !bit);
+    let unknown = features::NAMES.iter().fold(version.features, |left, (bit, _)| left & !bit);
     if unknown != 0 {
         say!("features {unknown:#x}, which this program does not know");
     }

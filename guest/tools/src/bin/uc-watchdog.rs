@@ -9,9 +9,8 @@
 #![no_main]
 #![expect(unsafe_code, reason = "the symbol that the program's entry calls")]
 
+use guest::{Action, Refused};
 use guest_tools::{Words, exit, say, sleep_milliseconds, start};
-
-const ACTIONS: [(&str, u64); 5] = [("log", 0), ("inject", 1), ("reset", 2), ("pause", 3), ("stop", 4)];
 
 type Answer = Option<Result<u64, u64>>;
 
@@ -63,9 +62,9 @@ fn nobody() -> ! {
 
 fn set(dog: &Dog, words: Words, first: usize) -> Answer {
     let Some(milliseconds) = words.number(first) else { usage() };
-    let name = words.get(first + 1).unwrap_or("reset");
-    let Some((_, action)) = ACTIONS.iter().find(|(known, _)| *known == name) else { usage() };
-    (dog.configure)(milliseconds, *action)
+    let action = words.get(first + 1).map_or(Some(Action::Reset), Action::from_name);
+    let Some(action) = action else { usage() };
+    (dog.configure)(milliseconds, action.number().into())
 }
 
 fn feed(dog: &Dog, words: Words, first: usize) {
@@ -82,8 +81,14 @@ fn show(answer: Answer) {
     match answer {
         Some(Ok(milliseconds)) => say!("{milliseconds} ms"),
         Some(Err(why)) => {
-            let reasons = ["", "not for this caller", "no such action", "not armed", "it must stay armed"];
-            say!("refused: {}", reasons.get(why as usize).unwrap_or(&"?"));
+            let reason = match Refused::from_number(why) {
+                Some(Refused::Level) => "not for this caller",
+                Some(Refused::Action) => "no such action",
+                Some(Refused::NotArmed) => "not armed",
+                Some(Refused::MustStay) => "it must stay armed",
+                None => "?",
+            };
+            say!("refused: {reason}");
             exit(1)
         }
         None => nobody(),

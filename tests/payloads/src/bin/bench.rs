@@ -3,6 +3,7 @@
 #![no_std]
 #![no_main]
 
+use guest::step;
 use payload_rt::{bench, gic, memory, println, psci, sysreg, timer, uart};
 
 payload_rt::entry!(main);
@@ -57,23 +58,23 @@ fn rpc_of_60_000_bytes() -> u64 {
         memory::write8(buffer + offset, byte);
     }
     exchange_all(|channel| {
-        let offered = guest::low(0x1_001e, LENGTH, channel)[2] == 0x81_0000;
+        let offered = guest::message(step::SEND_SIZE, LENGTH, channel)[2] == 0x81_0000;
         let taken = bench::bulk_out(channel, buffer, LENGTH);
-        let replied = guest::low(0x3_001e, 0, channel)[1] == 2;
-        let good = guest::low(0x4_001e, 1, channel)[1] as u16 == u16::from_le_bytes(*b"1 ");
-        let _ = guest::low(0x5_001e, 1, channel);
+        let replied = guest::message(step::RECEIVE_SIZE, 0, channel)[1] == 2;
+        let good = guest::message(step::RECEIVE_PAYLOAD, 1, channel)[1] as u16 == u16::from_le_bytes(*b"1 ");
+        let _ = guest::message(step::RECEIVE_STATUS, 1, channel);
         offered && taken && replied && good
     })
 }
 
 /// Tenths of instructions of one exchange on an open channel; 0 when one failed.
 fn exchange_all(exchange: impl Fn([u64; 3]) -> bool) -> u64 {
-    let x = guest::low(0x1e, 0xc943_5052, [0; 3]);
+    let x = guest::message(step::OPEN, guest::RPCI, [0; 3]);
     let channel = [x[3] >> 16, x[4], x[5]];
     let start = timer::now();
     let all = (0..MESSAGES).all(|_| exchange(channel));
     let end = timer::now();
-    let _ = guest::low(0x6_001e, 0, channel);
+    let _ = guest::message(step::CLOSE, 0, channel);
     if all { (end - start) * 10 / MESSAGES } else { 0 }
 }
 

@@ -1,5 +1,8 @@
 //! Calls through the debug channel and HVC #0x86: the checks P1-A1 to P1-A15, but A14, which needs a Linux guest.
 //!
+//! The numbers of the calls are spelled out here: this payload bears witness to `abi::calls`, which the hypervisor, the guests'
+//! library and the other payloads take them from, so that a wrong one there cannot hide.
+//!
 //! The command line says what the site file does, so that nobody answers at an open door is a failure, and so is an answer
 //! at a closed one:
 //!

@@ -11,14 +11,12 @@
 
 use core::fmt::Write;
 
+use abi::calls::own::command;
+use guest::step;
 use payload_rt::{machine, memory, println};
 
 payload_rt::entry!(main);
 
-/// OPEN's protocol: RPCI with cookies.
-const RPCI: u64 = 0xc943_5052;
-const OPEN: u64 = 0x1e;
-const SEND_SIZE: u64 = 0x1_001e;
 /// More channels than any VM has.
 const OPENED: usize = 300;
 /// More keys than the site of the test allows.
@@ -70,7 +68,7 @@ fn main() {
 }
 
 fn open() -> Option<[u64; 3]> {
-    let x = guest::low(OPEN, RPCI, [0; 3]);
+    let x = guest::message(step::OPEN, guest::RPCI, [0; 3]);
     (x[2] == 0x1_0000).then_some([x[3] >> 16, x[4], x[5]])
 }
 
@@ -83,7 +81,7 @@ fn greedy() {
             *channel = open();
         }
         let opened = channels.iter().flatten().count();
-        let begins = |channel: &&[u64; 3]| guest::low(SEND_SIZE, 65536, **channel)[2] >> 16 & 1 != 0;
+        let begins = |channel: &&[u64; 3]| guest::message(step::SEND_SIZE, 65536, **channel)[2] >> 16 & 1 != 0;
         let begun = channels.iter().flatten().filter(begins).count();
         // The last keys find no room for a key, and long before that there is none for a value.
         let (mut taken, mut no_room, mut too_many) = (0, 0, 0);
@@ -105,7 +103,7 @@ fn greedy() {
             memory::write64(base + 8 * word, 0x2021_7964_6565_7267);
         }
         for _ in 0..100 {
-            match guest::own(4, [1000, base, 0]) {
+            match guest::own(command::LOG, [1000, base, 0]) {
                 Some(Ok(_)) => heard += 1,
                 Some(Err(3)) => unheard += 1,
                 _ => {}

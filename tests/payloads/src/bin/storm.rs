@@ -8,6 +8,10 @@
 
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use abi::calls::own::{self, command};
+use abi::calls::vmware::command::MESSAGE;
+use abi::calls::{self, vmware};
+use guest::step;
 use payload_rt::random::Random;
 use payload_rt::test::Verdict;
 use payload_rt::user::{self, Level, Page};
@@ -22,12 +26,10 @@ const SVC: u32 = 0xd400_0001;
 const DOORS: [u64; 3] = [0, 2, 4];
 /// Channels that a VM may have.
 const CHANNELS: usize = 64;
-/// OPEN's protocol.
-const RPCI: u64 = 0xc943_5052;
-const MAGIC: u64 = 0x564d_5868;
-const OWN_MAGIC: u64 = 0x3176_4355;
-const OWN_PORT: u64 = 0x5543;
-const MARK: u64 = 0x86 << 32;
+const MAGIC: u64 = vmware::MAGIC as u64;
+const OWN_MAGIC: u64 = own::MAGIC as u64;
+const OWN_PORT: u64 = own::PORT as u64;
+const MARK: u64 = calls::marked(0);
 /// MDSCR_EL1.TDCC.
 const TDCC: u64 = 1 << 12;
 const UART: u64 = 0x0900_0000;
@@ -117,28 +119,30 @@ fn registers(random: &mut Random) -> [u64; 31] {
         _ => random.word() << 32 | MAGIC,
     };
     x[1] = match random.below(5) {
-        0 => RPCI,
+        0 => guest::RPCI,
         1 => random.below(200),
         2 => random.below(0x2_0000),
         3 => random.below(8),
         _ => random.word(),
     };
     x[2] = match random.below(4) {
-        0 => random.below(8) << 16 | 0x1e,
+        0 => random.below(8) << 16 | u64::from(MESSAGE),
         1 => random.below(100),
         2 => random.below(0x1_4000),
         _ => random.word(),
     };
-    let port = [0x5658, 0x5658, 0x5659, 0x5659, 0x565b, OWN_PORT][random.below(6) as usize];
+    let (low, high) = (u64::from(vmware::PORT_LOW), u64::from(vmware::PORT_HIGH));
+    let flags = u64::from(vmware::PORT_HIGH_WITH_FLAGS);
+    let port = [low, low, high, high, flags, OWN_PORT][random.below(6) as usize];
     x[3] = random.below(70) << 16 | port;
     (x[4], x[5]) = match random.below(3) {
         0 => (random.word(), random.word()),
         _ => (place(random), place(random)),
     };
     x[7] = match random.below(6) {
-        0..3 => MARK | 0x0e,
-        3 => MARK | 0x18,
-        4 => MARK | 0x1c,
+        0..3 => calls::marked(calls::LOW),
+        3 => calls::marked(calls::HIGH_OUT),
+        4 => calls::marked(calls::HIGH_IN),
         _ => MARK | random.below(64),
     };
     // What a guest may do to itself: a string to our own port goes on for as long as it was asked to, one exit for each part of it.
@@ -146,7 +150,7 @@ fn registers(random: &mut Random) -> [u64; 31] {
         x[2] &= 0xffff;
     }
     // And its watchdog could end this test.
-    if x[0] as u32 == OWN_MAGIC as u32 && x[2] as u16 == 3 {
+    if x[0] as u32 == OWN_MAGIC as u32 && x[2] as u16 == command::WATCHDOG {
         x[5] = 0;
     }
     x
@@ -209,18 +213,18 @@ fn channels_that_nobody_closes() -> Verdict {
     let mut opened = [[0; 3]; CHANNELS];
     let mut first = None;
     for round in 0..1000 {
-        let x = guest::low(0x1e, RPCI, [0; 3]);
+        let x = guest::message(step::OPEN, guest::RPCI, [0; 3]);
         let channel = [x[3] >> 16, x[4], x[5]];
         check!(x[2] == 0x1_0000 && channel[0] < CHANNELS as u64, "OPEN {round}: X2 {:#x}, number {}", x[2], channel[0]);
         opened[round % CHANNELS] = channel;
         first = first.or(Some(channel));
     }
     // On each a message of the greatest length is begun, and never sent: a VM may have 1 MiB of them.
-    let begin = |channel| guest::low(0x1_001e, 65536, channel)[2] >> 16 & 1 != 0;
+    let begin = |channel| guest::message(step::SEND_SIZE, 65536, channel)[2] >> 16 & 1 != 0;
     let begun = opened.iter().filter(|&&channel| begin(channel)).count();
     check!((1..=16).contains(&begun), "{begun} messages of 64 KiB begun");
     check!(first.is_some_and(|channel| !begin(channel)), "the first channel, long given up, is taken for one");
-    let closed = opened.iter().filter(|&&channel| guest::low(0x6_001e, 0, channel)[2] >> 16 & 1 != 0).count();
+    let closed = opened.iter().filter(|&&channel| guest::message(step::CLOSE, 0, channel)[2] >> 16 & 1 != 0).count();
     check_equal!(closed, CHANNELS, "channels closed");
     let mut reply = [0; 64];
     check!(guest::ask(b"info-set guestinfo.storm 1", &mut reply).is_ok(), "no channel after all were closed");
@@ -242,13 +246,13 @@ fn replies_that_nobody_takes() -> Verdict {
     let (mut whole, mut refused) = (0, 0);
     let mut channels = [[0; 3]; CHANNELS];
     for channel in &mut channels {
-        let x = guest::low(0x1e, RPCI, [0; 3]);
+        let x = guest::message(step::OPEN, guest::RPCI, [0; 3]);
         *channel = [x[3] >> 16, x[4], x[5]];
-        let _ = guest::low(0x1_001e, ask.len() as u64, *channel);
+        let _ = guest::message(step::SEND_SIZE, ask.len() as u64, *channel);
         for word in ask.as_chunks::<4>().0 {
-            let _ = guest::low(0x2_001e, u32::from_le_bytes(*word).into(), *channel);
+            let _ = guest::message(step::SEND_PAYLOAD, u32::from_le_bytes(*word).into(), *channel);
         }
-        match guest::low(0x3_001e, 0, *channel)[1] {
+        match guest::message(step::RECEIVE_SIZE, 0, *channel)[1] {
             60_002 => whole += 1,
             15 => refused += 1,
             other => check!(false, "a reply of {other} bytes"),
@@ -257,7 +261,7 @@ fn replies_that_nobody_takes() -> Verdict {
     check_equal!(whole + refused, CHANNELS, "replies");
     check!((1..=17).contains(&whole), "{whole} replies of 60 KB wait for somebody");
     for channel in channels {
-        let _ = guest::low(0x6_001e, 0, channel);
+        let _ = guest::message(step::CLOSE, 0, channel);
     }
     check_equal!(guest::ask(b"info-set guestinfo.long ", &mut reply), Ok(&b"1 "[..]), "a short value");
     Ok(())
@@ -272,7 +276,7 @@ fn a_log_that_never_ends() -> Verdict {
     }
     let (mut taken, mut refused, mut strange) = (0, 0, None);
     for _ in 0..20_000 {
-        match guest::own(4, [1000, at, 0]) {
+        match guest::own(command::LOG, [1000, at, 0]) {
             Some(Ok(_)) => taken += 1,
             Some(Err(3)) => refused += 1,
             other => strange = Some(other),

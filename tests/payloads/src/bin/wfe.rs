@@ -15,6 +15,7 @@
 
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use abi::calls::own::command;
 use guest::words;
 use payload_rt::interrupt::{is_serror_pending, take_serror};
 use payload_rt::test::{Stop, Verdict};
@@ -296,7 +297,11 @@ fn own_watchdogs() -> Verdict {
         check!(cpu::wait_off(1), "CPU 1 is still on");
         check_equal!(MINE.load(Ordering::SeqCst), 3, "why CPU 1 cannot query its own: not armed");
     }
-    check_equal!(guest::own(3, [4, 0, 0]).map(|answer| answer.is_ok()), Some(true), "a query by the other door");
+    check_equal!(
+        guest::own(command::WATCHDOG, [4, 0, 0]).map(|answer| answer.is_ok()),
+        Some(true),
+        "a query by the other door"
+    );
     check_equal!(guest::configure_own_watchdog(0, 0), Some(Ok(0)), "disarming");
     check_equal!(guest::query_own_watchdog(), Some(Err(3)), "a query after it was disarmed");
     Ok(())
@@ -523,7 +528,11 @@ fn what_the_site_file_arms_stays_armed() -> Verdict {
         check!(is_armed(), "left at the start: {:?}", query());
         check_equal!(configure(0, 0), Some(Err(4)), "disarming");
         check_equal!(configure(0, 2), Some(Err(4)), "disarming");
-        check_equal!(guest::own(3, [other_door | 1, 0, 2]), Some(Err(1)), "disarming by the other door");
+        check_equal!(
+            guest::own(command::WATCHDOG, [other_door | 1, 0, 2]),
+            Some(Err(1)),
+            "disarming by the other door"
+        );
         check_equal!(configure(armed / 2, 0), Some(Err(2)), "another action");
         check!(is_armed(), "left after all that was refused: {:?}", query());
         check_equal!(configure(armed / 2, 2), Some(Ok(armed / 2)), "a shorter time");

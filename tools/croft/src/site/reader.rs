@@ -4,6 +4,7 @@ use super::{Host, Lines, MAX_HOST_CPUS, Mistake, Site, SiteError, Vm};
 use crate::kernel::Raw;
 use crate::size;
 use abi::bundle;
+use abi::watchdog::Action;
 use std::ops::Range;
 use std::path::Path;
 use toml::Spanned;
@@ -42,9 +43,6 @@ const VM_KEYS: &[&str] = &[
     "vcpu-watchdog",
     "sbsa-watchdog",
 ];
-
-/// What a watchdog can do, in the order of the actions' numbers.
-const WATCHDOG_ACTIONS: [&str; 5] = ["log", "inject", "reset", "pause", "stop"];
 
 /// Keys that do nothing unless one of others is there: each with those others, as one would write them.
 const NEEDS: &[(&str, &[&str])] = &[
@@ -408,8 +406,8 @@ impl<'t> Reader<'t> {
             })
         };
         let (of_vm, of_vcpus) = (milliseconds("watchdog"), milliseconds("vcpu-watchdog"));
-        let action =
-            entry(table, "watchdog-action").map_or(Some(bundle::WATCHDOG_RESET), |found| self.watchdog_action(&found));
+        let action = entry(table, "watchdog-action")
+            .map_or(Some(bundle::DEFAULT_ACTION.number()), |found| self.watchdog_action(&found));
         let choices = entry(table, "watchdog-actions").map_or(Some(0), |found| self.watchdog_choices(&found));
         let quota = self.quota(table);
         let (user_calls, kernel_calls) = (self.calls(table, "vmware-user"), self.calls(table, "vmware-kernel"));
@@ -432,17 +430,17 @@ impl<'t> Reader<'t> {
 
     fn watchdog_action(&mut self, found: &Entry<'_, 't>) -> Option<u8> {
         let text = self.text(found)?;
-        let known = WATCHDOG_ACTIONS.iter().position(|&name| name == text);
+        let known = Action::from_name(&text).map(Action::number);
         if known.is_none() {
-            self.wrong(found, format!("an action is one of {}", WATCHDOG_ACTIONS.join(", ")));
+            self.wrong(found, format!("an action is one of {}", Action::NAMES.join(", ")));
         }
-        known.map(|number| number as u8)
+        known
     }
 
     /// A list of actions, not empty: a bit each.
     fn watchdog_choices(&mut self, found: &Entry<'_, 't>) -> Option<u8> {
         let Some(list) = found.value.get_ref().as_array().filter(|list| !list.is_empty()) else {
-            self.wrong(found, format!("write a list of what the guest may choose, of {}", WATCHDOG_ACTIONS.join(", ")));
+            self.wrong(found, format!("write a list of what the guest may choose, of {}", Action::NAMES.join(", ")));
             return None;
         };
         let bits: Vec<_> = list.iter().map(|value| self.watchdog_action(&Entry { key: found.key, value })).collect();
@@ -489,7 +487,7 @@ impl<'t> Reader<'t> {
     /// The groups of calls that a level may make.
     fn calls(&mut self, table: &DeTable<'t>, key: &str) -> Option<bundle::Calls> {
         let Some(found) = entry(table, key) else { return Some(bundle::Calls::ALL) };
-        let names = bundle::Calls::NAMES;
+        let names = bundle::Group::LIST.map(bundle::Group::name);
         let known = |value: &Spanned<DeValue<'t>>| {
             let name = value.get_ref().as_str()?;
             names.iter().position(|known| *known == name)

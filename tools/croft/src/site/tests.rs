@@ -2,7 +2,7 @@
 
 use super::Site;
 use crate::kernel::Raw;
-use abi::bundle::{Calls, Quota};
+use abi::bundle::{Calls, Group, Quota};
 use std::path::Path;
 
 const GOOD: &str = r#"[host]
@@ -255,7 +255,7 @@ fn what_a_guest_may_have_of_vmwares_service() {
          vmware-user = [\"rpc\", \"own\"]\nvmware-kernel = []",
     );
     assert_eq!(own.quota, Quota { channels: 8, message: 4096, keys: 3, store: 70_000, log: 0 });
-    assert_eq!((own.user_calls, own.kernel_calls), (Calls(Calls::RPC | Calls::OWN), Calls(0)));
+    assert_eq!((own.user_calls, own.kernel_calls), (Calls::only(&[Group::Rpc, Group::Own]), Calls(0)));
     let said = |lines: &str| mistakes(&with(lines));
     assert_eq!(
         said("vmware-channels = 1"),

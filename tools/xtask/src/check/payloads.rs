@@ -8,7 +8,8 @@ use super::Tally;
 use crate::compile::{self, Image};
 use crate::tree::Tree;
 use crate::trial::Trial;
-use abi::bundle::{Calls, Quota, WATCHDOG_RESET};
+use abi::bundle::{Calls, Group, Quota};
+use abi::watchdog::Action;
 use anyhow::Result;
 use croft::site::Vm;
 use std::time::{Duration, Instant};
@@ -154,11 +155,11 @@ fn usual(image: &Image, model: &str, options: &str) -> Trial {
     vm.doors.vmware = matches!(&*image.name, "doors" | "wfe" | "storm");
     vm.doors.wfe = matches!(&*image.name, "wfe" | "storm");
     vm.doors.generic_watchdog = image.name == "watchdog";
-    vm.doors.watchdog_action = WATCHDOG_RESET;
+    vm.doors.watchdog_action = Action::Reset.number();
     if image.name == "doors" {
         // What `quota` on its command line means to it.
         vm.doors.quota = Quota { channels: 8, message: 61_000, keys: 7, store: 128 << 10, log: 1024 };
-        vm.doors.user_calls = Calls(Calls::ALL.0 & !Calls::TIME);
+        vm.doors.user_calls = Calls::only(&[Group::Rpc, Group::Hardware, Group::Own]);
     }
     Trial { vm, cpu: model.to_owned(), cpus: CPUS, icount: false, limit: LIMIT, qemu_args: Vec::new() }
 }
