@@ -4,9 +4,14 @@
 //! all mistakes at once, since fixing one a run is tedious. The file is walked by hand rather than through serde, because
 //! that is what keeps the place of every key and value, and makes an unknown key an error with a suggestion.
 
+mod keys;
+mod page;
 mod reader;
 #[cfg(test)]
 mod tests;
+mod texts;
+
+pub use page::page;
 
 use crate::kernel::Raw;
 use abi::bundle;

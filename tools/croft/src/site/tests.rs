@@ -1,6 +1,7 @@
 //! Every mistake gets its line, its reason and its remedy.
 
 use super::Site;
+use super::keys::{Absent, Form, Key, Needs, VM};
 use crate::kernel::Raw;
 use abi::bundle::{Calls, Group, Quota};
 use std::path::Path;
@@ -287,4 +288,72 @@ fn a_raw_binary_has_an_address() {
     }
     assert!(said("load = \"0x40200000\"\nentry = \"0x40200002\"").contains("a multiple of 4: "));
     assert!(said("entry = \"0x40200000\"").contains("leave it out, or add `load`"));
+}
+
+/// A site of one VM with these lines, in which no key has the value of its row's example.
+fn plain(lines: &str) -> String {
+    let required = [("name", "\"a\""), ("vcpus", "1"), ("memory", "\"2M\""), ("kernel", "\"k\"")];
+    let is_there = |key: &str| lines.lines().any(|line| line.split(' ').next() == Some(key));
+    let required: Vec<_> =
+        required.iter().filter(|(key, _)| !is_there(key)).map(|(k, v)| format!("{k} = {v}")).collect();
+    format!("[[vm]]\n{}\n{lines}\n", required.join("\n"))
+}
+
+/// What a key of the VM's table needs, as lines.
+fn needed(key: &Key) -> String {
+    match key.needs {
+        Needs::Nothing => String::new(),
+        Needs::AnyOf(needed) => needed[0].to_owned(),
+        Needs::Key(other, _) => format!("{other} = {}", VM.keys.iter().find(|row| row.name == other).unwrap().example),
+    }
+}
+
+#[test]
+fn each_key_of_a_vm_changes_it() {
+    let vm = |lines: &str| super::Vm { lines: super::Lines::default(), ..site(&plain(lines)).vms.remove(0) };
+    for key in VM.keys {
+        let (without, example) = (needed(key), format!("{} = {}", key.name, key.example));
+        assert_ne!(vm(&without), vm(&format!("{without}\n{example}")), "{example}");
+        if let Absent::Usual(value) = &key.absent {
+            let usual = format!("{} = {}", key.name, key.form.shown(value));
+            assert_eq!(vm(&without), vm(&format!("{without}\n{usual}")), "{usual} is what it means to leave it out");
+        }
+    }
+}
+
+#[test]
+fn each_range_ends_where_its_row_says() {
+    let mut ranges = 0;
+    for key in VM.keys {
+        let (range, step) = match &key.form {
+            Form::Number(range, _) | Form::Bound(range, _) => (range, 1),
+            Form::Size(_, range, step) => (range, *step),
+            _ => continue,
+        };
+        ranges += 1;
+        let text = |value: i128| plain(&format!("{}\n{} = {value}", needed(key), key.name));
+        let (least, most, step) = (i128::from(*range.start()), i128::from(*range.end()), i128::from(step));
+        for value in [least, least + step, most] {
+            site(&text(value));
+        }
+        for value in [least - step, most + step] {
+            assert!(mistakes(&text(value)).contains(&format!("{} = {value}: ", key.name)), "{} = {value}", key.name);
+        }
+    }
+    assert!(ranges >= 10, "{ranges}");
+}
+
+#[test]
+fn the_page_has_a_line_for_each_key() {
+    let page = super::page();
+    for key in super::keys::TABLES.iter().flat_map(|table| table.keys) {
+        let line = format!("| `{}` | {} |", key.name, key.form.described());
+        assert_eq!(page.lines().filter(|other| other.starts_with(&line)).count(), 1, "{line}");
+    }
+    assert!(page.contains("| `vcpus` | a whole number from 1 to 8 | a mistake | `2` | "), "{page}");
+    assert!(
+        page.contains(
+            "| `watchdog-action` | one of \"log\", \"inject\", \"reset\", \"pause\", \"stop\" | `\"reset\"` |"
+        )
+    );
 }

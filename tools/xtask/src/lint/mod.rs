@@ -29,9 +29,13 @@ const BARE_METAL_FOLDERS: [&str; 8] = [
     "tests/payloads",
 ];
 
-/// Formats everything.
+/// The page that croft's table of the site file's keys makes.
+const SITE_PAGE: &str = "docs/formats/site.md";
+
+/// Formats everything, and writes the pages that are made of source.
 pub(crate) fn format(tree: &Tree) -> Result<()> {
-    run(tree.cargo().args(["fmt", "--all"]))
+    run(tree.cargo().args(["fmt", "--all"]))?;
+    fs::write(tree.path(SITE_PAGE), croft::site::page()).with_context(|| format!("writing {SITE_PAGE}"))
 }
 
 /// Runs all lints.
@@ -52,9 +56,15 @@ pub(crate) fn lint(tree: &Tree) -> Result<()> {
     Ok(())
 }
 
-/// Whether everything is formatted.
+/// Whether everything is formatted, and the pages that are made of source are what it makes.
 pub(crate) fn formatted(tree: &Tree) -> Result<()> {
-    run(tree.cargo().args(["fmt", "--all", "--check"]))
+    run(tree.cargo().args(["fmt", "--all", "--check"]))?;
+    let page = fs::read_to_string(tree.path(SITE_PAGE)).with_context(|| format!("reading {SITE_PAGE}"))?;
+    ensure!(
+        page == croft::site::page(),
+        "{SITE_PAGE} is not what the table of keys makes; `cargo xtask fmt` writes it"
+    );
+    Ok(())
 }
 
 /// Clippy on everything that runs on this machine.

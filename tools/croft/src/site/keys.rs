@@ -1,0 +1,439 @@
+//! The keys of a site file, a row each: name, what may stand there, what it means if nothing does, what it is for.
+//!
+//! All else comes from these rows: which keys are known and which one was meant, what is checked and said of a wrong value,
+//! and the page `docs/formats/site.md` (`page.rs`). A new key is a row here and whoever asks for its value
+//! (`reader.rs`).
+
+use super::MAX_HOST_CPUS;
+use super::texts::Text;
+use crate::size;
+use abi::bundle::{self, Group, Quota};
+use abi::watchdog::{self, Action};
+use std::ops::RangeInclusive;
+
+/// What a value becomes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Value {
+    /// `true` or `false`.
+    Flag(bool),
+    /// A number, bytes, an address; an action's number; a set, a bit each.
+    Number(u64),
+    /// A text.
+    Text(String),
+}
+
+/// What may stand behind a key.
+#[derive(Debug)]
+pub(super) enum Form {
+    /// A text, with a rule of its own.
+    Text(Text),
+    /// `true` or `false`.
+    Flag,
+    /// A whole number; what it counts, for messages.
+    Number(RangeInclusive<u64>, &'static str),
+    /// Bytes: whose they are, the range and the steps.
+    Size(&'static str, RangeInclusive<u64>, u64),
+    /// A whole number or bytes, as one likes; what it counts.
+    Bound(RangeInclusive<u64>, &'static str),
+    /// A guest's physical address, a multiple of this.
+    Address(u64),
+    /// A list of the host's CPUs.
+    Cpus,
+    /// What a watchdog does.
+    Action,
+    /// A list of such, not empty.
+    Actions,
+    /// A list of groups of calls, maybe empty.
+    Calls,
+}
+
+/// What it means that a key is not there.
+#[derive(Debug)]
+pub(super) enum Absent {
+    /// It is a mistake.
+    Wrong,
+    /// Nothing stands for it; the page says this.
+    Unknown(&'static str),
+    /// The same as this value, which the page shows.
+    Usual(Value),
+    /// The same as this value, of which the page says this.
+    Said(Value, &'static str),
+}
+
+/// What a key needs to have an effect.
+#[derive(Debug)]
+pub(super) enum Needs {
+    /// Nothing.
+    Nothing,
+    /// One of these, as one would write them.
+    AnyOf(&'static [&'static str]),
+    /// This key; and what is said where that is missing.
+    Key(&'static str, &'static str),
+}
+
+/// A row.
+#[derive(Debug)]
+pub(super) struct Key {
+    /// As one writes it.
+    pub(super) name: &'static str,
+    /// What may stand behind it.
+    pub(super) form: Form,
+    /// What it means if it is not there.
+    pub(super) absent: Absent,
+    /// A value, as one would write it.
+    pub(super) example: &'static str,
+    /// What it is for, in one line of Markdown.
+    pub(super) says: &'static str,
+    /// What it needs to have an effect.
+    pub(super) needs: Needs,
+}
+
+/// A table of a site file.
+#[derive(Debug)]
+pub(super) struct Table {
+    /// Its name, between brackets in the file.
+    pub(super) name: &'static str,
+    /// How its head is written.
+    pub(super) head: &'static str,
+    /// What it describes, in one line of Markdown.
+    pub(super) says: &'static str,
+    /// Its keys, the required ones first.
+    pub(super) keys: &'static [Key],
+}
+
+const NO: Absent = Absent::Usual(Value::Flag(false));
+const ALONE: Needs = Needs::Nothing;
+const VMWARE: Needs = Needs::AnyOf(&["vmware = true"]);
+const BY_CALLS: Needs = Needs::AnyOf(&["vmware = true", "wfe = true"]);
+
+const fn key(
+    name: &'static str,
+    form: Form,
+    absent: Absent,
+    needs: Needs,
+    example: &'static str,
+    says: &'static str,
+) -> Key {
+    Key { name, form, absent, needs, example, says }
+}
+
+const fn usual(number: u64) -> Absent {
+    Absent::Usual(Value::Number(number))
+}
+
+const fn time() -> Form {
+    Form::Number(watchdog::MILLISECONDS, "the milliseconds until the watchdog acts")
+}
+
+/// All tables.
+pub(super) static TABLES: [&Table; 2] = [&HOST, &VM];
+
+/// The emulated machine.
+pub(super) static HOST: Table = Table {
+    name: "host",
+    head: "[host]",
+    says: "The machine that `croft run` emulates. A site that is only meant for real hardware needs none.",
+    keys: &[
+        key("cpu", Form::Text(Text::CpuModel), Absent::Wrong, ALONE, "\"cortex-a76\"", "The model of its CPUs."),
+        key(
+            "cpus",
+            Form::Number(1..=MAX_HOST_CPUS as u64, "the host's CPUs"),
+            Absent::Wrong,
+            ALONE,
+            "4",
+            "How many CPUs it has.",
+        ),
+        key(
+            "memory",
+            Form::Size("a host", 256 << 20..=64 << 30, 1 << 20),
+            Absent::Wrong,
+            ALONE,
+            "\"4G\"",
+            "Its RAM. All VMs must fit beside the hypervisor and their files.",
+        ),
+    ],
+};
+
+/// A virtual machine.
+pub(super) static VM: Table = Table {
+    name: "vm",
+    head: "[[vm]]",
+    says: "A virtual machine: as many as there is memory for, each with a table of its own.",
+    keys: &[
+        key(
+            "name",
+            Form::Text(Text::Name),
+            Absent::Wrong,
+            ALONE,
+            "\"web\"",
+            "What it is called; no other VM has that name.",
+        ),
+        key(
+            "vcpus",
+            Form::Number(1..=units::MAX_VCPUS as u64, "a VM's vCPUs"),
+            Absent::Wrong,
+            ALONE,
+            "2",
+            "How many CPUs its guest sees. All VMs together may have more than the host has.",
+        ),
+        key(
+            "memory",
+            Form::Size("a VM", bundle::MIN_MEMORY..=bundle::MAX_MEMORY, units::BLOCK_SIZE),
+            Absent::Wrong,
+            ALONE,
+            "\"512M\"",
+            "Its RAM.",
+        ),
+        key(
+            "kernel",
+            Form::Text(Text::Path),
+            Absent::Wrong,
+            ALONE,
+            "\"path/to/Image\"",
+            "What it runs: an arm64 `Image` or ELF executable, also packed (gzip, zstd, xz, lzma, lz4, EFI zboot), or with `load` a raw binary.",
+        ),
+        key(
+            "load",
+            Form::Address(units::PAGE_SIZE),
+            Absent::Unknown("`kernel` is no raw binary"),
+            ALONE,
+            "\"0x40200000\"",
+            "Where a raw binary goes in the VM's memory, which begins at 0x40000000.",
+        ),
+        key(
+            "entry",
+            Form::Address(4),
+            Absent::Unknown("as `load`"),
+            Needs::Key(
+                "load",
+                "it belongs to a raw binary, of which `load` says where it goes; leave it out, or add `load`",
+            ),
+            "\"0x40200104\"",
+            "Where a raw binary begins.",
+        ),
+        key(
+            "initrd",
+            Form::Text(Text::Path),
+            Absent::Unknown("no ramdisk"),
+            ALONE,
+            "\"path/to/initrd\"",
+            "The initial ramdisk.",
+        ),
+        key(
+            "cmdline",
+            Form::Text(Text::CommandLine),
+            Absent::Usual(Value::Text(String::new())),
+            ALONE,
+            "\"console=ttyAMA0\"",
+            "The kernel's command line.",
+        ),
+        key(
+            "weight",
+            Form::Number(1..=bundle::MAX_WEIGHT as u64, "a VM's weight"),
+            usual(bundle::DEFAULT_WEIGHT as u64),
+            ALONE,
+            "200",
+            "Its share of CPU time, relative to the other VMs'.",
+        ),
+        key(
+            "affinity",
+            Form::Cpus,
+            Absent::Said(Value::Number(bundle::ANY_CPU), "every CPU"),
+            ALONE,
+            "[0, 2]",
+            "The host's CPUs that it may use.",
+        ),
+        key(
+            "pause-stops-time",
+            Form::Flag,
+            NO,
+            ALONE,
+            "true",
+            "While it is paused its counters stand still, so that its guest notices nothing.",
+        ),
+        key(
+            "vmware",
+            Form::Flag,
+            NO,
+            ALONE,
+            "true",
+            "VMware's guest ABI is answered, for open-vm-tools, and our own calls beside it.",
+        ),
+        key(
+            "vmware-strict",
+            Form::Flag,
+            NO,
+            VMWARE,
+            "true",
+            "An access to the debug channel that is no call is always an exception for the guest; otherwise only where its kernel wants it to be.",
+        ),
+        key(
+            "vmware-channels",
+            Form::Bound(Quota::CHANNELS, "channels"),
+            usual(Quota::USUAL.channels as u64),
+            VMWARE,
+            "8",
+            "RPC channels that may be open at once.",
+        ),
+        key(
+            "vmware-message",
+            Form::Bound(Quota::MESSAGE, "bytes in a message"),
+            usual(Quota::USUAL.message as u64),
+            VMWARE,
+            "\"4K\"",
+            "Bytes in a message of the guest's.",
+        ),
+        key(
+            "vmware-keys",
+            Form::Bound(Quota::KEYS, "keys"),
+            usual(Quota::USUAL.keys as u64),
+            VMWARE,
+            "16",
+            "Values that the guest and its operator may keep.",
+        ),
+        key(
+            "vmware-store",
+            Form::Bound(Quota::STORE, "bytes in all values"),
+            usual(Quota::USUAL.store as u64),
+            VMWARE,
+            "\"64K\"",
+            "Bytes in all these values and their keys.",
+        ),
+        key(
+            "vmware-log",
+            Form::Bound(Quota::LOG, "bytes a second for the log"),
+            usual(Quota::USUAL.log as u64),
+            VMWARE,
+            "1024",
+            "Bytes a second that the guest may write into the host's log.",
+        ),
+        key(
+            "vmware-user",
+            Form::Calls,
+            Absent::Usual(Value::Number(bundle::Calls::ALL.0 as u64)),
+            VMWARE,
+            "[\"rpc\", \"own\"]",
+            "What its processes may call.",
+        ),
+        key(
+            "vmware-kernel",
+            Form::Calls,
+            Absent::Usual(Value::Number(bundle::Calls::ALL.0 as u64)),
+            VMWARE,
+            "[\"rpc\", \"time\"]",
+            "What its kernel may call.",
+        ),
+        key("time-sync", Form::Flag, NO, VMWARE, "true", "The guest's tools follow the host's clock, forward."),
+        key("wfe", Form::Flag, NO, ALONE, "true", "The WFE channel is answered: detection, and watchdogs."),
+        key(
+            "watchdog",
+            time(),
+            Absent::Said(Value::Number(0), "not armed at the start"),
+            ALONE,
+            "30000",
+            "The VM's watchdog is armed from the start for so many milliseconds, and the guest cannot disarm it.",
+        ),
+        key(
+            "watchdog-action",
+            Form::Action,
+            usual(bundle::DEFAULT_ACTION as u64),
+            Needs::AnyOf(&["watchdog = 30000", "vcpu-watchdog = 30000"]),
+            "\"pause\"",
+            "What a watchdog does that the site file arms.",
+        ),
+        key(
+            "watchdog-actions",
+            Form::Actions,
+            Absent::Said(Value::Number(0), "all; where the site file arms one, `watchdog-action` alone"),
+            BY_CALLS,
+            "[\"log\", \"reset\"]",
+            "What the guest may choose for its watchdogs.",
+        ),
+        key("watchdog-user", Form::Flag, NO, BY_CALLS, "true", "The guest's processes may set watchdogs up too."),
+        key(
+            "vcpu-watchdog",
+            time(),
+            Absent::Said(Value::Number(0), "not armed at the start"),
+            ALONE,
+            "30000",
+            "As `watchdog`, for one of each vCPU's own.",
+        ),
+        key(
+            "sbsa-watchdog",
+            Form::Flag,
+            NO,
+            ALONE,
+            "true",
+            "The machine has the Generic Watchdog of Arm's Base System Architecture, for which operating systems have a driver. Its second signal does `watchdog-action`.",
+        ),
+    ],
+};
+
+impl Table {
+    /// The names of all keys.
+    pub(super) fn names(&self) -> Vec<&'static str> {
+        self.keys.iter().map(|key| key.name).collect()
+    }
+}
+
+/// The names of the groups of calls.
+pub(super) fn calls() -> [&'static str; 4] {
+    Group::LIST.map(Group::name)
+}
+
+/// A list of texts as it stands in a file.
+fn list(names: impl Iterator<Item = &'static str>) -> String {
+    names.map(|name| format!("\"{name}\"")).collect::<Vec<_>>().join(", ")
+}
+
+impl Form {
+    /// The range of what may stand there, in words; what is said of a wrong value ends with it.
+    pub(super) fn range(&self) -> String {
+        match self {
+            Self::Text(text) => text.range(),
+            Self::Flag => "true or false".to_owned(),
+            Self::Number(range, _) | Self::Bound(range, _) => format!("from {} to {}", range.start(), range.end()),
+            Self::Size(_, range, step) => {
+                let (least, most, step) = (size::show(*range.start()), size::show(*range.end()), size::show(*step));
+                format!("{least} to {most}, in steps of {step}")
+            }
+            Self::Address(alignment) => format!("a multiple of {alignment}"),
+            Self::Cpus => "from 0 to 63".to_owned(),
+            Self::Action | Self::Actions => Action::NAMES.join(", "),
+            Self::Calls => list(calls().into_iter()),
+        }
+    }
+
+    /// What may stand there, for the page.
+    pub(super) fn described(&self) -> String {
+        let range = self.range();
+        match self {
+            Self::Text(_) => format!("text: {}", range.rsplit_once(" is ").map_or(&*range, |(_, rule)| rule)),
+            Self::Flag => "`true` or `false`".to_owned(),
+            Self::Number(..) => format!("a whole number {range}"),
+            Self::Size(..) => format!("a size, {range}"),
+            Self::Bound(..) => format!("a whole number or a size, {range}"),
+            Self::Address(_) => format!("an address as text, {range}"),
+            Self::Cpus => format!("a list of CPU numbers {range}, not empty"),
+            Self::Action => format!("one of {}", list(Action::NAMES.into_iter())),
+            Self::Actions => format!("a list of {}, not empty", list(Action::NAMES.into_iter())),
+            Self::Calls => format!("a list of {range}"),
+        }
+    }
+
+    /// A value as one would write it.
+    pub(super) fn shown(&self, value: &Value) -> String {
+        match (self, value) {
+            (_, Value::Flag(on)) => on.to_string(),
+            (_, Value::Text(text)) => format!("\"{text}\""),
+            (Self::Action, Value::Number(number)) => {
+                format!("\"{}\"", Action::from_number(*number).map_or("?", Action::name))
+            }
+            (Self::Calls, Value::Number(bits)) => {
+                format!("[{}]", list((0..).zip(calls()).filter(|(bit, _)| bits >> bit & 1 != 0).map(|(_, name)| name)))
+            }
+            (Self::Size(..), Value::Number(bytes)) => format!("\"{}\"", size::show(*bytes)),
+            (_, Value::Number(number)) => number.to_string(),
+        }
+    }
+}
