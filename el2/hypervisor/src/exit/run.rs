@@ -1,6 +1,7 @@
 //! A vCPU's thread: waits until there is something to do, runs the guest, and hands each exit that is not answered on the short
 //! path to [`dispatch`].
 
+use ::vm::Task;
 use hw::sync::{unmask_irqs, with_irqs};
 use hw::sysreg;
 use hw::vcpu::{VcpuContext, exit_kind};
@@ -10,8 +11,8 @@ use crate::exit::checks::{Checks, Place};
 use crate::exit::dispatch::{self, Cause};
 use crate::sched;
 use crate::vcpu::{self, Heed, Leave, Vcpu};
+use crate::vm::Vm;
 use crate::vm::handle::VcpuHandle;
-use crate::vm::{Task, Vm};
 
 /// Makes vCPU `id` of `vm`, which is run here.
 ///
@@ -41,7 +42,7 @@ fn live<C: Checks>(index: usize) -> ! {
                     C::vcpu_is_reset(vcpu);
                     leave = vcpu.on(|| run::<C>(vcpu, context));
                 }
-                vcpu.vm.left();
+                vcpu.vm.left(vcpu.id);
             }
         }
     }

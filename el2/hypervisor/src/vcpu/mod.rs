@@ -69,7 +69,12 @@ pub(crate) enum Heed {
 }
 
 /// One virtual CPU. Lives for ever.
+///
+/// In this order in memory: behind an offset, the address of the state's lock, which each switch takes twice, would be computed
+/// at each use, for a load with acquire has no offset.
+#[repr(C)]
 pub struct Vcpu {
+    state: IrqLock<GuestState>,
     /// The machine it belongs to.
     pub(crate) vm: &'static Vm,
     /// What others see of it.
@@ -80,7 +85,6 @@ pub struct Vcpu {
     pub(crate) tries: PreemptLock<Tries>,
     index: usize,
     context: Once<ContextHandle>,
-    state: IrqLock<GuestState>,
     /// Others may need its CPU: it gives it away while it waits.
     gives_way: AtomicBool,
     list: IrqLock<ListRegisters>,
@@ -139,13 +143,13 @@ impl Vcpu {
             ..Controls::default()
         };
         let vcpu: &'static Self = Box::leak(Box::new(Self {
+            state: IrqLock::new(GuestState::new(controls)),
             vm,
             handle: VcpuHandle::new(id),
             time: PreemptLock::new(Time::new(vm.clock())),
             tries: PreemptLock::new(Tries::new()),
             index,
             context: Once::new(),
-            state: IrqLock::new(GuestState::new(controls)),
             gives_way: AtomicBool::new(false),
             list: IrqLock::new(ListRegisters::new()),
             at_rest: AtomicBool::new(false),

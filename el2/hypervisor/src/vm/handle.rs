@@ -5,8 +5,6 @@
 
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
-use hw::sync::PreemptLock;
-use services::psci::Start;
 use spin::Once;
 use units::VcpuId;
 
@@ -35,8 +33,6 @@ pub struct VcpuHandle {
     pub(crate) id: VcpuId,
     /// Exits by reason.
     pub(crate) counters: Counters,
-    /// What to do once it is switched on.
-    pub(crate) start: PreemptLock<Option<Start>>,
     /// On which CPU its state is in registers; [`NOBODY`] while it is in memory. Its own thread's business.
     pub(crate) loaded_on: AtomicU32,
     /// It is on: its state belongs into the registers of the CPU that its thread runs on. Only its own thread changes that.
@@ -59,7 +55,6 @@ impl VcpuHandle {
         Self {
             id,
             counters: Counters::new(),
-            start: PreemptLock::new(None),
             loaded_on: AtomicU32::new(NOBODY),
             resident: AtomicBool::new(false),
             requests: AtomicU32::new(0),

@@ -1,9 +1,8 @@
-//! A VM's life: made once from the bundle, started, reset, stopped, started again; its memory comes and goes with it.
+//! A VM: made once from the bundle, started, reset, stopped, started again ([`life`]); its memory comes and goes with its life.
 //!
-//! All that changes a VM's state goes through [`Vm::power`]'s lock, and the work itself is done by the VM's own vCPU
-//! threads: vCPU 0's thread loads the images and starts the machine; when the VM is to stop, every vCPU is asked to
-//! leave the guest, and the last one to leave takes the machine apart and, for a reset, starts it again. So nothing is
-//! freed while a vCPU may use it, and no other VM waits for any of it.
+//! The work is done by the VM's own vCPU threads: vCPU 0's thread loads the images and starts the machine; when the VM is to
+//! stop, every vCPU is asked to leave the guest, and the last one to leave takes the machine apart and, for a reset, starts it
+//! again. What comes when is decided in `core/vm`.
 
 extern crate alloc;
 
@@ -11,17 +10,16 @@ use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::String;
 use core::fmt;
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use ::devices::Change;
 use abi::bundle::{Bundle, VmConfig};
 use clock::{GuestClock, GuestTicks, VmClock};
-use fair::{By, Restarts};
-use hw::sync::{IrqLock, PreemptGuard, PreemptLock};
+use hw::sync::{IrqLock, PreemptLock};
 use hw::sysreg;
 use log::Level;
 use machine::{BootInfo, MachinePlan, Spec, VirtioKind};
-use services::psci::{CpuOffOutcome, PsciError, Start, VmPower};
+use services::psci::{Start, VmPower};
 use services::stolen_time::RECORD_SIZE;
 use spin::Once;
 use units::{Ipa, Pa, Ticks, VcpuId, VcpuSet, VmId};
@@ -34,15 +32,14 @@ pub(crate) mod doors;
 pub(crate) mod guest_memory;
 pub mod handle;
 pub(crate) mod images;
+mod life;
 pub(crate) mod outside;
 pub(crate) mod watchdog;
 
 use crate::host::text::{Sentence, sentence};
-use crate::host::{self, entropy, memory, wall_clock};
-use crate::output;
+use crate::host::{self, entropy, wall_clock};
 use crate::output::buffers::VmConsole;
 use crate::output::log_sink::Line;
-use crate::sched;
 use crate::vm::devices::Devices;
 use crate::vm::guest_memory::GuestRam;
 use alarm::Alarm;
@@ -51,109 +48,10 @@ use handle::{VcpuHandle, request};
 use images::Layout;
 
 /// Why a VM stops.
-#[derive(Clone, PartialEq, Eq, Debug)]
-#[expect(clippy::large_enum_variant, reason = "a VM that cannot go on says why without an allocation that could fail")]
-pub(crate) enum Stop {
-    /// It starts afresh, because its guest wants it to, or a watchdog.
-    Reset,
-    /// It starts afresh, because the operator wants it to.
-    Restart,
-    /// The guest powered itself off.
-    PowerOff,
-    /// The operator stopped it.
-    Operator,
-    /// It cannot go on.
-    Crashed(Sentence),
-}
+pub(crate) type Stop = ::vm::Stop<Sentence>;
 
-/// Where a VM is in its life.
-#[derive(Clone, PartialEq, Eq, Debug)]
-enum Phase {
-    /// Off, for this reason.
-    Off(Stop),
-    /// Its images are being loaded.
-    Booting,
-    Running,
-    /// It waits for its vCPUs to leave.
-    Stopping(Stop),
-}
-
-/// The state of a VM, all of it under one lock.
-pub(crate) struct Power {
-    phase: Phase,
-    machine: VmPower,
-    /// vCPUs whose threads are in the guest or on their way out.
-    running: u8,
-    /// The VM is to be started by vCPU 0's thread.
-    boot: bool,
-    /// It is to stop as soon as it has started: asked for while its images were being loaded.
-    stop_next: Option<Stop>,
-    /// If it powers itself off before this time, in milliseconds, it is started again: the operator's reboot of a guest
-    /// without tools, which only has a power button.
-    again_until: u64,
-    /// When it was started, in milliseconds, and how many short lives it has had.
-    started_at: u64,
-    restarts: Restarts,
-}
-
-/// What a vCPU's thread is to do.
-pub(crate) enum Task {
-    /// Start the VM.
-    Boot,
-    /// Run the vCPU.
-    Run(Start),
-    /// End the VM, in which no vCPU is.
-    End,
-}
-
-impl Power {
-    /// Whether the guest of `vm`, whose state this is, runs.
-    #[must_use]
-    pub(crate) fn is_running(&self, vm: &Vm) -> bool {
-        self.phase == Phase::Running && !vm.is_paused()
-    }
-
-    /// Stops `vm`, whose state this is, or makes it start afresh. The first reason counts.
-    pub(crate) fn stop(&mut self, vm: &Vm, stop: Stop) {
-        match self.phase {
-            Phase::Running => self.phase = Phase::Stopping(stop),
-            Phase::Booting => {
-                self.stop_next.get_or_insert(stop);
-                // Perhaps it waits for its turn to start afresh.
-                vm.vcpus().iter().for_each(|vcpu| sched::wake(vcpu.thread()));
-                return;
-            }
-            Phase::Off(_) | Phase::Stopping(_) => return,
-        }
-        // Under the lock: a vCPU that leaves at once must not clear the requests before all are made, or the VM's next life
-        // would find one.
-        for vcpu in vm.vcpus() {
-            vcpu.request(request::STOP);
-        }
-    }
-
-    /// Lets the vCPUs of `vm`, whose state this is, stand still, and its watchdogs with them; its clock too, if its site
-    /// file says so, as soon as they all do. Says whether it ran.
-    ///
-    /// The watchdogs first: a vCPU that has not stopped yet may still set one up, whose time then begins with the VM's going
-    /// on.
-    pub(crate) fn pause(&self, vm: &Vm) -> bool {
-        if !self.is_running(vm) {
-            return false;
-        }
-        // Pairs with the acquire in `is_paused`: a vCPU that finds it set finds its watchdogs standing still too.
-        vm.paused.store(true, Ordering::Release);
-        vm.doors.watchdogs.pause(vm);
-        vm.devices.change(vm, Change::Pause);
-        for vcpu in vm.vcpus() {
-            vcpu.request(request::PAUSE);
-        }
-        vm.clock.lock().pause(Ticks(sysreg::cntpct_el0()));
-        log::info!("{}: paused", vm.config.name);
-        output::vm_changed();
-        true
-    }
-}
+/// A VM's life.
+pub(crate) type Life = ::vm::Life<Sentence>;
 
 /// What [`Vm::touch`] found.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -184,7 +82,7 @@ pub struct Vm {
     pub(crate) console: Box<VmConsole>,
     /// When its real-time clock rings.
     pub(crate) alarm: Alarm,
-    power: PreemptLock<Power>,
+    life: PreemptLock<Life>,
     bundle: Bundle<'static>,
     vcpus: Once<Box<[&'static VcpuHandle]>>,
     vttbr: AtomicU64,
@@ -192,8 +90,7 @@ pub struct Vm {
     clock: PreemptLock<VmClock>,
     /// The page of the vCPUs' records of stolen time; 0 while the VM is off.
     records: AtomicU64,
-    boots: AtomicU32,
-    /// Its vCPUs stand still. Written under the lock of `power`.
+    /// Its vCPUs stand still, as its life says, for those who look without that lock. Written under it.
     paused: AtomicBool,
 }
 
@@ -237,7 +134,6 @@ pub(crate) fn create(
     .map_err(|error| format!("{}: {error}", config.name))?;
     let devices = Devices::new(&plan).map_err(|error| format!("{}: {error}", config.name))?;
     let ram = plan.ram();
-    let machine = VmPower::new(config.vcpus, ram);
     let gic = Vgic::new(vgic::Config {
         vcpus: usize::from(config.vcpus),
         list_registers: usize::from(host.features.list_registers),
@@ -254,16 +150,7 @@ pub(crate) fn create(
         doors: Doors::new(config.name, &config.doors, config.memory),
         console: VmConsole::boxed(),
         alarm: Alarm::new(),
-        power: PreemptLock::new(Power {
-            phase: Phase::Off(Stop::PowerOff),
-            machine,
-            running: 0,
-            boot: false,
-            stop_next: None,
-            again_until: 0,
-            started_at: 0,
-            restarts: Restarts::default(),
-        }),
+        life: PreemptLock::new(Life::new(VmPower::new(config.vcpus, ram))),
         bundle,
         vcpus: Once::new(),
         vttbr: AtomicU64::new(0),
@@ -272,7 +159,6 @@ pub(crate) fn create(
             config.pause_stops_time,
         )),
         records: AtomicU64::new(0),
-        boots: AtomicU32::new(0),
         paused: AtomicBool::new(false),
     }));
     let vcpus: Result<Box<[_]>, _> = (0..vm.config.vcpus).map(|id| make_vcpu(vm, VcpuId(id))).collect();
@@ -349,36 +235,6 @@ impl Vm {
         }
     }
 
-    /// How often it has been started.
-    #[must_use]
-    pub(crate) fn boots(&self) -> u32 {
-        self.boots.load(Ordering::Relaxed)
-    }
-
-    /// Why it is off; `None` while it is not.
-    #[must_use]
-    pub(crate) fn stopped(&self) -> Option<Stop> {
-        match &self.power.lock().phase {
-            Phase::Off(stop) => Some(stop.clone()),
-            _ => None,
-        }
-    }
-
-    /// Starts it, if it is off. Says whether it was.
-    pub(crate) fn start(&self) -> bool {
-        let mut power = self.power.lock();
-        if !matches!(power.phase, Phase::Off(_)) || power.boot {
-            return false;
-        }
-        power.boot = true;
-        power.phase = Phase::Booting;
-        drop(power);
-        if let Some(first) = self.vcpus().first() {
-            sched::wake(first.thread());
-        }
-        true
-    }
-
     /// A line for the log about what its guest causes, under the VM's name; at the guest's own pace.
     pub(crate) fn report(&self, level: Level, text: fmt::Arguments<'_>) {
         if level <= log::max_level() {
@@ -387,231 +243,11 @@ impl Vm {
         }
     }
 
-    /// A line for the log about its life.
-    fn tell(&self, level: Level, text: fmt::Arguments<'_>) {
-        self.console.tell(&Line::of(level, format_args!("{}: {text}", self.config.name)));
-    }
-
-    /// The state of its life, which nobody changes as long as the caller has it.
-    pub(crate) fn life(&self) -> PreemptGuard<'_, Power> {
-        self.power.lock()
-    }
-
-    /// See [`Power::stop`].
-    pub(crate) fn stop(&self, stop: Stop) {
-        self.life().stop(self, stop);
-    }
-
-    /// If it powers itself off within so many seconds, it is started again; with `None` it stays off.
-    pub(crate) fn start_again_after_power_off(&self, seconds: Option<u32>) {
-        let until = seconds.map_or(0, |seconds| host::milliseconds().saturating_add(u64::from(seconds) * 1000));
-        self.power.lock().again_until = until;
-    }
-
     /// Whether its vCPUs stand still.
     #[must_use]
     pub(crate) fn is_paused(&self) -> bool {
-        // Pairs with the stores in `pause`, `resume` and `take_apart`.
+        // Pairs with the store in `show_pause`.
         self.paused.load(Ordering::Acquire)
-    }
-
-    /// See [`Power::pause`].
-    pub(crate) fn pause(&self) -> bool {
-        self.life().pause(self)
-    }
-
-    /// Lets it go on. Says whether it was paused.
-    pub(crate) fn resume(&self) -> bool {
-        let power = self.power.lock();
-        if !self.is_paused() {
-            return false;
-        }
-        // Pairs with the acquire in `is_paused`.
-        self.paused.store(false, Ordering::Release);
-        // Before the watchdogs, whose deadlines are never while it stands, and before the vCPUs, which copy it.
-        self.clock.lock().resume(Ticks(sysreg::cntpct_el0()));
-        self.doors.watchdogs.resume(self);
-        self.devices.change(self, Change::Resume);
-        self.console.ask_for_service();
-        self.alarm.watch();
-        for vcpu in self.vcpus() {
-            sched::wake(vcpu.thread());
-        }
-        drop(power);
-        log::info!("{}: goes on", self.config.name);
-        output::vm_changed();
-        true
-    }
-
-    /// `vcpu` stands still for as long as the VM is paused, or until it is to leave. Its registers are in memory; called by
-    /// its thread. For how long that waited for a CPU meanwhile, in the host's ticks: nobody stole that time from the guest.
-    pub(crate) fn stand_still(&self, vcpu: &VcpuHandle) -> u64 {
-        let mut waited = 0;
-        let mut power = self.power.lock();
-        self.clock.lock().leave(Ticks(sysreg::cntpct_el0()));
-        while self.is_paused() && !vcpu.is_to_stop() {
-            drop(power);
-            let before = vcpu.thread().wait_time();
-            sched::block(None);
-            power = self.power.lock();
-            if self.is_paused() {
-                waited += vcpu.thread().wait_time().wrapping_sub(before);
-            }
-        }
-        // Under the lock of its life, so that no pause comes between: the clock would stop though this vCPU goes on.
-        self.clock.lock().enter();
-        drop(power);
-        waited
-    }
-
-    /// What `vcpu`'s thread does next; waits until there is something.
-    pub(crate) fn next_task(&self, vcpu: &VcpuHandle) -> Task {
-        loop {
-            let mut power = self.power.lock();
-            if vcpu.id == VcpuId(0) && core::mem::take(&mut power.boot) {
-                return Task::Boot;
-            }
-            // Nobody is in the guest who could be the last to leave it.
-            if vcpu.id == VcpuId(0) && matches!(power.phase, Phase::Stopping(_)) && power.running == 0 {
-                return Task::End;
-            }
-            if power.phase == Phase::Running
-                && let Some(start) = vcpu.start.lock().take()
-            {
-                power.machine.started(vcpu.id);
-                power.running += 1;
-                self.clock.lock().enter();
-                return Task::Run(start);
-            }
-            drop(power);
-            sched::block(None);
-        }
-    }
-
-    /// A vCPU has left the guest and is unloaded. The last one to leave ends the VM's life, or begins it anew.
-    pub(crate) fn left(&self) {
-        let mut power = self.power.lock();
-        power.running -= 1;
-        self.clock.lock().leave(Ticks(sysreg::cntpct_el0()));
-        if power.running > 0 {
-            return;
-        }
-        drop(power);
-        self.end();
-    }
-
-    /// Ends the VM's life, or begins it anew, if no vCPU is in the guest or about to be.
-    pub(crate) fn end(&self) {
-        let mut power = self.power.lock();
-        if power.running > 0 || matches!(power.phase, Phase::Off(_) | Phase::Booting) {
-            return;
-        }
-        let stop = match &power.phase {
-            Phase::Stopping(stop) => stop.clone(),
-            // A vCPU was switched on and has not begun yet: the VM goes on.
-            Phase::Running if self.vcpus().iter().any(|vcpu| vcpu.start.lock().is_some()) => return,
-            _ => Stop::PowerOff,
-        };
-        let is_to_start_again = host::milliseconds() < core::mem::take(&mut power.again_until);
-        let stop = if stop == Stop::PowerOff && is_to_start_again { Stop::Restart } else { stop };
-        let length = host::milliseconds().saturating_sub(power.started_at);
-        let wait = match stop {
-            Stop::Reset => Some(power.restarts.wait(length, By::Guest)),
-            Stop::Restart => Some(power.restarts.wait(length, By::Operator)),
-            _ => None,
-        };
-        power.phase = Phase::Booting;
-        drop(power);
-        self.take_apart();
-        if let Some(wait) = wait {
-            self.tell(Level::Info, format_args!("starts afresh"));
-            self.wait_for_its_turn(wait);
-            self.boot();
-        } else {
-            self.set_off(stop);
-        }
-    }
-
-    /// Waits so many milliseconds before it starts afresh: a VM that resets itself again and again, and so has its images loaded
-    /// and its memory cleared all the time, is slowed down. What the operator wants is not made to wait.
-    fn wait_for_its_turn(&self, milliseconds: u64) {
-        if milliseconds == 0 {
-            return;
-        }
-        self.tell(
-            Level::Warn,
-            format_args!("it resets itself again and again within seconds; it starts again in {milliseconds} ms"),
-        );
-        let until = sysreg::cntpct_el0().saturating_add(host::ticks(milliseconds * 1000));
-        while self.power.lock().stop_next.is_none() && sysreg::cntpct_el0() < until {
-            sched::block(Some(Ticks(until)));
-        }
-    }
-
-    fn set_off(&self, stop: Stop) {
-        match &stop {
-            Stop::Crashed(reason) => self.tell(Level::Error, format_args!("stopped: {reason}")),
-            Stop::Operator => self.tell(Level::Info, format_args!("stopped by the operator")),
-            _ => self.tell(Level::Info, format_args!("powered off")),
-        }
-        let mut power = self.power.lock();
-        // A stop that was asked for while the VM was being taken apart has what it wanted; left here, it would end the next
-        // life as it begins.
-        power.stop_next = None;
-        power.phase = Phase::Off(stop);
-        drop(power);
-        output::vm_changed();
-    }
-
-    /// Gives its memory back. No vCPU is in the guest or loaded.
-    fn take_apart(&self) {
-        // Pairs with the acquire in `is_paused`.
-        self.paused.store(false, Ordering::Release);
-        self.doors.watchdogs.stop();
-        self.devices.change(self, Change::PowerOff);
-        for vcpu in self.vcpus() {
-            vcpu.start.lock().take();
-            vcpu.clear_requests();
-        }
-        self.records.store(0, Ordering::Relaxed);
-        // Pairs with the release in `build`, and with the acquire in `vttbr`: nobody enters by tables that are about to go.
-        let vttbr = self.vttbr.swap(0, Ordering::AcqRel);
-        self.ram.lock().destroy(vttbr);
-        let frames = memory::release_guest(self.id);
-        self.report(Level::Debug, format_args!("gave {frames} frames back"));
-    }
-
-    /// Builds the machine, loads the images, and starts vCPU 0.
-    pub(crate) fn boot(&self) {
-        match self.build() {
-            Ok(start) => {
-                let boots = self.boots.fetch_add(1, Ordering::Relaxed) + 1;
-                self.tell(Level::Info, format_args!("started ({boots})"));
-                let mut power = self.power.lock();
-                power.started_at = host::milliseconds();
-                power.machine.reset();
-                let first = self.vcpus().first();
-                match power.stop_next.take() {
-                    Some(stop) => power.phase = Phase::Stopping(stop),
-                    None => {
-                        power.phase = Phase::Running;
-                        // Under the lock: stored behind it, the start could outlast this life and begin a later one.
-                        if let Some(first) = first {
-                            *first.start.lock() = Some(start);
-                        }
-                    }
-                }
-                drop(power);
-                if let Some(first) = first {
-                    sched::wake(first.thread());
-                }
-                output::vm_changed();
-            }
-            Err(reason) => {
-                self.take_apart();
-                self.set_off(Stop::Crashed(reason));
-            }
-        }
     }
 
     fn build(&self) -> Result<Start, Sentence> {
@@ -658,29 +294,6 @@ impl Vm {
             load(at.start, initrd)?;
         }
         Ok(Start { vcpu: VcpuId(0), entry: placement.entry, context: placement.device_tree.start.0 })
-    }
-
-    /// PSCI CPU_ON.
-    ///
-    /// # Errors
-    /// What the caller gets instead of success.
-    pub(crate) fn cpu_on(&self, target: u64, entry: u64, context: u64) -> Result<(), PsciError> {
-        let start = self.power.lock().machine.cpu_on(target, entry, context)?;
-        if let Some(vcpu) = self.vcpus().get(start.vcpu.index()) {
-            *vcpu.start.lock() = Some(start);
-            sched::wake(vcpu.thread());
-        }
-        Ok(())
-    }
-
-    /// PSCI CPU_OFF by `vcpu`.
-    pub(crate) fn cpu_off(&self, vcpu: VcpuId) -> CpuOffOutcome {
-        self.power.lock().machine.cpu_off(vcpu)
-    }
-
-    /// Looks something up in the state of its CPUs.
-    pub(crate) fn with_power_state<R>(&self, look: impl FnOnce(&VmPower) -> R) -> R {
-        look(&self.power.lock().machine)
     }
 
     /// The guest touched RAM that it was not shown yet. A piece of it at a time is made ready, and between two pieces the

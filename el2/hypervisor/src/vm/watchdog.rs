@@ -22,7 +22,7 @@ use crate::host;
 use crate::sched::{self, Thread};
 use crate::vm::devices::AtExpiry;
 use crate::vm::handle::request;
-use crate::vm::{self, Power, Stop, Vm};
+use crate::vm::{self, Life, Stop, Vm};
 
 /// The least time that a guest can ask for, in milliseconds.
 const LEAST: u64 = 10;
@@ -296,7 +296,7 @@ fn look_after(vm: &'static Vm) -> Option<Ticks> {
     let mut next = None;
     for id in core::iter::once(None).chain(vm.vcpus().iter().map(|vcpu| Some(vcpu.id))) {
         let mut life = vm.life();
-        if !life.is_running(vm) {
+        if !life.is_running() {
             return None;
         }
         let mut dogs = vm.doors.watchdogs.dogs.lock();
@@ -321,7 +321,7 @@ fn look_after(vm: &'static Vm) -> Option<Ticks> {
         return next;
     }
     let mut life = vm.life();
-    if !life.is_running(vm) {
+    if !life.is_running() {
         return None;
     }
     let action = action_of(&vm.config.doors);
@@ -358,7 +358,7 @@ fn at(vm: &Vm, milliseconds: u64) -> Option<Ticks> {
     vm.when(vm.clock().count_at(milliseconds.saturating_add(1)))
 }
 
-fn act(vm: &'static Vm, life: &mut Power, action: Action, which: Which) {
+fn act(vm: &'static Vm, life: &mut Life, action: Action, which: Which) {
     let patient = match which {
         Which::Called(Some(id)) => id,
         _ => VcpuId(0),
@@ -378,10 +378,10 @@ fn act(vm: &'static Vm, life: &mut Power, action: Action, which: Which) {
                 vcpu.request(request::SERROR);
             }
         }
-        Action::Reset => life.stop(vm, Stop::Reset),
+        Action::Reset => vm.stop_under(life, Stop::Reset),
         Action::Pause => {
-            life.pause(vm);
+            vm.pause_under(life);
         }
-        Action::Stop => life.stop(vm, Stop::Crashed("its watchdog was not patted in time".into())),
+        Action::Stop => vm.stop_under(life, Stop::Crashed("its watchdog was not patted in time".into())),
     }
 }

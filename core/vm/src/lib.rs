@@ -1,0 +1,15 @@
+//! What a VM does, as plain values: events go in, and what has to happen comes out.
+//!
+//! * [`Life`]: a VM's life. It is started, runs, stands still, stops, and starts afresh.
+//!
+//! Nothing here takes a lock, wakes a thread or writes a line. The hypervisor has each value under a lock of its own, says
+//! what happened, and performs the [`Effect`]s that it is told, in their order, before it lets go of the lock.
+#![no_std]
+#![forbid(unsafe_code)]
+
+#[cfg(test)]
+extern crate std;
+
+mod life;
+
+pub use life::{Ask, Effect, End, Life, Saying, Stop, Task};

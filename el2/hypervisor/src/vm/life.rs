@@ -1,0 +1,282 @@
+//! Where a VM's life happens: what [`Life`] decides is performed here, and the long work is done that it hands out.
+//!
+//! All that changes a VM's life goes through the lock around it ([`Vm::life`]), and so does each effect: whoever gets the lock
+//! next finds done what was decided. Loading and taking apart take long and happen without it, on a vCPU's thread; the life
+//! itself sees to it that only one does so, and that nobody is in the guest meanwhile. So nothing is freed while a vCPU may use
+//! it, and no other VM waits for any of it.
+
+use core::fmt;
+use core::sync::atomic::Ordering;
+
+use ::devices::Change;
+use ::vm::{Ask, Effect, End, Saying, Task};
+use hw::sync::PreemptGuard;
+use hw::sysreg;
+use log::Level;
+use services::psci::{CpuOffOutcome, PsciError, VmPower};
+use units::{Ticks, VcpuId};
+
+use super::handle::{VcpuHandle, request};
+use super::{Life, Stop, Vm};
+use crate::host::{self, memory};
+use crate::output;
+use crate::output::log_sink::Line;
+use crate::sched;
+
+impl Vm {
+    /// The state of its life, which nobody changes as long as the caller has it.
+    pub(crate) fn life(&self) -> PreemptGuard<'_, Life> {
+        self.life.lock()
+    }
+
+    /// Performs what `life`, which is this VM's and which the caller has locked, decided. Says whether that was anything.
+    fn perform(&self, life: &Life, effects: &[Effect]) -> bool {
+        for effect in effects {
+            match *effect {
+                Effect::ShowPause => self.show_pause(life),
+                Effect::FreezeWatchdogs => self.doors.watchdogs.pause(self),
+                Effect::ThawWatchdogs => self.doors.watchdogs.resume(self),
+                Effect::PauseDevices => self.devices.change(self, Change::Pause),
+                Effect::ResumeDevices => self.devices.change(self, Change::Resume),
+                Effect::AskAll(ask) => {
+                    let what = match ask {
+                        Ask::Leave => request::STOP,
+                        Ask::StandStill => request::PAUSE,
+                    };
+                    self.vcpus().iter().for_each(|vcpu| vcpu.request(what));
+                }
+                Effect::PauseClock => self.clock.lock().pause(Ticks(sysreg::cntpct_el0())),
+                Effect::ResumeClock => self.clock.lock().resume(Ticks(sysreg::cntpct_el0())),
+                Effect::ServeDevices => {
+                    self.console.ask_for_service();
+                    self.alarm.watch();
+                }
+                Effect::Wake(vcpu) => {
+                    if let Some(vcpu) = self.vcpus().get(vcpu.index()) {
+                        sched::wake(vcpu.thread());
+                    }
+                }
+                Effect::WakeAll => self.vcpus().iter().for_each(|vcpu| sched::wake(vcpu.thread())),
+                Effect::Say(saying) => self.say(life, saying),
+                Effect::Report => output::vm_changed(),
+            }
+        }
+        !effects.is_empty()
+    }
+
+    fn show_pause(&self, life: &Life) {
+        // Pairs with the acquire in `is_paused`: a vCPU that finds it set finds its watchdogs standing still, or what was
+        // before the pause if it does not.
+        self.paused.store(life.is_paused(), Ordering::Release);
+    }
+
+    fn say(&self, life: &Life, saying: Saying) {
+        match (saying, life.stopped()) {
+            (Saying::Started, _) => self.tell(Level::Info, format_args!("started ({})", life.boots())),
+            (Saying::Paused, _) => log::info!("{}: paused", self.config.name),
+            (Saying::GoesOn, _) => log::info!("{}: goes on", self.config.name),
+            (Saying::Stopped, Some(Stop::Crashed(reason))) => {
+                self.tell(Level::Error, format_args!("stopped: {reason}"));
+            }
+            (Saying::Stopped, Some(Stop::Operator)) => self.tell(Level::Info, format_args!("stopped by the operator")),
+            (Saying::Stopped, _) => self.tell(Level::Info, format_args!("powered off")),
+        }
+    }
+
+    /// A line for the log about its life.
+    fn tell(&self, level: Level, text: fmt::Arguments<'_>) {
+        self.console.tell(&Line::of(level, format_args!("{}: {text}", self.config.name)));
+    }
+
+    /// How often it has been started.
+    #[must_use]
+    pub(crate) fn boots(&self) -> u32 {
+        self.life().boots()
+    }
+
+    /// Why it is off; `None` while it is not.
+    #[must_use]
+    pub(crate) fn stopped(&self) -> Option<Stop> {
+        self.life().stopped().cloned()
+    }
+
+    /// Starts it, if it is off. Says whether it was.
+    pub(crate) fn start(&self) -> bool {
+        let mut life = self.life();
+        let effects = life.start();
+        self.perform(&life, effects)
+    }
+
+    /// Stops it, or makes it start afresh. The first reason counts.
+    pub(crate) fn stop(&self, stop: Stop) {
+        self.stop_under(&mut self.life(), stop);
+    }
+
+    /// As [`Vm::stop`], under the lock of its life.
+    pub(crate) fn stop_under(&self, life: &mut Life, stop: Stop) {
+        let effects = life.stop(stop);
+        self.perform(life, effects);
+    }
+
+    /// Lets its vCPUs stand still, and its watchdogs with them; its clock too, if its site file says so, as soon as they all do.
+    /// Says whether it ran.
+    pub(crate) fn pause(&self) -> bool {
+        self.pause_under(&mut self.life())
+    }
+
+    /// As [`Vm::pause`], under the lock of its life.
+    pub(crate) fn pause_under(&self, life: &mut Life) -> bool {
+        let effects = life.pause();
+        self.perform(life, effects)
+    }
+
+    /// Lets it go on. Says whether it was paused.
+    pub(crate) fn resume(&self) -> bool {
+        let mut life = self.life();
+        let effects = life.resume();
+        self.perform(&life, effects)
+    }
+
+    /// If it powers itself off within so many seconds, it is started again; with `None` it stays off.
+    pub(crate) fn start_again_after_power_off(&self, seconds: Option<u32>) {
+        let until = seconds.map_or(0, |seconds| host::milliseconds().saturating_add(u64::from(seconds) * 1000));
+        self.life().start_again_until(until);
+    }
+
+    /// `vcpu` stands still for as long as the VM is paused, or until it is to leave. Its registers are in memory; called by
+    /// its thread. For how long that waited for a CPU meanwhile, in the host's ticks: nobody stole that time from the guest.
+    pub(crate) fn stand_still(&self, vcpu: &VcpuHandle) -> u64 {
+        let mut waited = 0;
+        let mut life = self.life();
+        self.clock.lock().leave(Ticks(sysreg::cntpct_el0()));
+        while life.is_paused() && !vcpu.is_to_stop() {
+            drop(life);
+            let before = vcpu.thread().wait_time();
+            sched::block(None);
+            life = self.life();
+            if life.is_paused() {
+                waited += vcpu.thread().wait_time().wrapping_sub(before);
+            }
+        }
+        // Under the lock of its life, so that no pause comes between: the clock would stop though this vCPU goes on.
+        self.clock.lock().enter();
+        drop(life);
+        waited
+    }
+
+    /// What `vcpu`'s thread does next; waits until there is something.
+    pub(crate) fn next_task(&self, vcpu: &VcpuHandle) -> Task {
+        loop {
+            let mut life = self.life();
+            if let Some(task) = life.next_task(vcpu.id) {
+                // Under the lock of its life, for the reason that `stand_still` has.
+                if matches!(task, Task::Run(_)) {
+                    self.clock.lock().enter();
+                }
+                return task;
+            }
+            drop(life);
+            sched::block(None);
+        }
+    }
+
+    /// `vcpu` has left the guest and is unloaded. The last one to leave ends the VM's life, or begins it anew.
+    pub(crate) fn left(&self, vcpu: VcpuId) {
+        let mut life = self.life();
+        self.clock.lock().leave(Ticks(sysreg::cntpct_el0()));
+        let end = life.left(vcpu, host::milliseconds());
+        self.carry_out(life, end);
+    }
+
+    /// Ends the VM's life, or begins it anew, if no vCPU is in the guest or about to be.
+    pub(crate) fn end(&self) {
+        let mut life = self.life();
+        let end = life.end(host::milliseconds());
+        self.carry_out(life, end);
+    }
+
+    fn carry_out(&self, life: PreemptGuard<'_, Life>, end: Option<End>) {
+        let Some(end) = end else { return };
+        self.show_pause(&life);
+        drop(life);
+        self.take_apart();
+        match end {
+            End::Afresh { wait } => {
+                self.tell(Level::Info, format_args!("starts afresh"));
+                self.wait_for_its_turn(wait);
+                self.boot();
+            }
+            End::Off => {
+                let mut life = self.life();
+                let effects = life.is_taken_apart();
+                self.perform(&life, effects);
+            }
+        }
+    }
+
+    /// Waits so many milliseconds before it starts afresh: a VM that resets itself again and again, and so has its images loaded
+    /// and its memory cleared all the time, is slowed down. What the operator wants is not made to wait.
+    fn wait_for_its_turn(&self, milliseconds: u64) {
+        if milliseconds == 0 {
+            return;
+        }
+        self.tell(
+            Level::Warn,
+            format_args!("it resets itself again and again within seconds; it starts again in {milliseconds} ms"),
+        );
+        let until = sysreg::cntpct_el0().saturating_add(host::ticks(milliseconds * 1000));
+        while !self.life().is_to_stop_at_once() && sysreg::cntpct_el0() < until {
+            sched::block(Some(Ticks(until)));
+        }
+    }
+
+    /// Gives its memory back. No vCPU is in the guest or loaded.
+    fn take_apart(&self) {
+        self.doors.watchdogs.stop();
+        self.devices.change(self, Change::PowerOff);
+        for vcpu in self.vcpus() {
+            vcpu.clear_requests();
+        }
+        self.records.store(0, Ordering::Relaxed);
+        // Pairs with the release in `build`, and with the acquire in `vttbr`: nobody enters by tables that are about to go.
+        let vttbr = self.vttbr.swap(0, Ordering::AcqRel);
+        self.ram.lock().destroy(vttbr);
+        let frames = memory::release_guest(self.id);
+        self.report(Level::Debug, format_args!("gave {frames} frames back"));
+    }
+
+    /// Builds the machine, loads the images, and starts vCPU 0.
+    pub(crate) fn boot(&self) {
+        let built = self.build();
+        if built.is_err() {
+            self.take_apart();
+        }
+        let mut life = self.life();
+        let effects = match built {
+            Ok(start) => life.started(start, host::milliseconds()),
+            Err(reason) => life.failed(reason),
+        };
+        self.perform(&life, effects);
+    }
+
+    /// PSCI CPU_ON.
+    ///
+    /// # Errors
+    /// What the caller gets instead of success.
+    pub(crate) fn cpu_on(&self, target: u64, entry: u64, context: u64) -> Result<(), PsciError> {
+        let mut life = self.life();
+        let effect = life.cpu_on(target, entry, context)?;
+        self.perform(&life, &[effect]);
+        Ok(())
+    }
+
+    /// PSCI CPU_OFF by `vcpu`.
+    pub(crate) fn cpu_off(&self, vcpu: VcpuId) -> CpuOffOutcome {
+        self.life().cpu_off(vcpu)
+    }
+
+    /// Looks something up in the state of its CPUs.
+    pub(crate) fn with_power_state<R>(&self, look: impl FnOnce(&VmPower) -> R) -> R {
+        look(self.life().machine())
+    }
+}
