@@ -8,6 +8,15 @@ use crate::saved::{self, Refused};
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct GuestTicks(pub u64);
 
+/// How fast a guest's time passes, in millionths of real time: one at half of it finds a real minute to be thirty seconds.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Rate(pub u32);
+
+impl Rate {
+    /// Real time.
+    pub const REAL: Self = Self(1_000_000);
+}
+
 /// How fast a guest's counter runs relative to the host's: by `m / 2^s`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Scale {
@@ -24,25 +33,30 @@ impl Scale {
     /// The guest's counter runs as fast as the host's.
     pub const IDENTITY: Self = Self { multiplier: 1, shift: 0 };
 
-    /// The scale by which a counter of `host` appears as one of `guest`; `None` if either is zero or the two are so
-    /// far apart (a factor of more than 2^32) that the scale would be inexact.
+    /// The scale by which a counter of `host` appears as one of `guest` whose time passes at `rate`. `None` if one of them is
+    /// zero or the two are so far apart (a factor of more than 2^32 down, 2^64 up) that the scale would be inexact.
     #[must_use]
-    pub fn between(host: Hz, guest: Hz) -> Option<Self> {
-        if host.0 == 0 || guest.0 == 0 {
-            return None;
-        }
-        if host == guest {
+    pub fn between(host: Hz, guest: Hz, rate: Rate) -> Option<Self> {
+        // In millionths of a tick a second: neither has more than 96 bits.
+        let wanted = u128::from(guest.0) * u128::from(rate.0);
+        let given = u128::from(host.0) * u128::from(Rate::REAL.0);
+        if wanted == given && wanted != 0 {
             return Some(Self::IDENTITY);
         }
-        (0..=MAX_SHIFT)
-            .rev()
-            .find_map(|shift| {
-                let exact = u128::from(guest.0) << shift;
-                let rounded = (exact + u128::from(host.0 / 2)) / u128::from(host.0);
-                let multiplier = u64::try_from(rounded).ok()?;
-                Some(Self { multiplier, shift })
-            })
-            .filter(|scale| scale.multiplier >= MIN_MULTIPLIER)
+        let mut multiplier = u64::try_from(wanted.checked_div(given)?).ok()?;
+        let mut rest = wanted.checked_rem(given)?;
+        // One more bit of the quotient at a time, as long as there is room for it.
+        let mut shift = 0;
+        while shift < MAX_SHIFT && multiplier >> 63 == 0 {
+            rest *= 2;
+            multiplier *= 2;
+            if rest >= given {
+                rest -= given;
+                multiplier += 1;
+            }
+            shift += 1;
+        }
+        (multiplier >= MIN_MULTIPLIER).then_some(Self { multiplier, shift })
     }
 
     /// The factors m and s.
@@ -84,6 +98,10 @@ pub struct GuestClock {
     /// What the scaled count is ahead of the guest's: of a clock that was restored at a value between two host ticks.
     ahead: u64,
     frequency: Hz,
+    rate: Rate,
+    /// The host's count at which a counter that nobody scales is 0: one that agreed with the scaled count when the clock was
+    /// made, or restored, and has stood still as long.
+    unscaled: Ticks,
     /// The host's count at which it was stopped, while it stands still.
     stopped: Option<Ticks>,
     /// For how long it has stood still since its start, before this time, in its own ticks.
@@ -94,15 +112,17 @@ impl GuestClock {
     /// A clock that stands at zero and begins to count when the host's counter is at `now`. `None` if the frequencies do
     /// not go together ([`Scale::between`]).
     #[must_use]
-    pub fn start(now: Ticks, host: Hz, guest: Hz) -> Option<Self> {
-        let scale = Scale::between(host, guest)?;
-        Some(Self { offset: now, scale, ahead: 0, frequency: guest, stopped: None, stood: GuestTicks(0) })
+    pub fn start(now: Ticks, host: Hz, guest: Hz, rate: Rate) -> Option<Self> {
+        let scale = Scale::between(host, guest, rate)?;
+        let stood = GuestTicks(0);
+        Some(Self { offset: now, scale, ahead: 0, frequency: guest, rate, unscaled: now, stopped: None, stood })
     }
 
     /// A clock as fast as the host's, whose frequency is `frequency`, that begins to count at `now`.
     #[must_use]
     pub const fn like_the_hosts(now: Ticks, frequency: Hz) -> Self {
-        Self { offset: now, scale: Scale::IDENTITY, ahead: 0, frequency, stopped: None, stood: GuestTicks(0) }
+        let (scale, rate, stood) = (Scale::IDENTITY, Rate::REAL, GuestTicks(0));
+        Self { offset: now, scale, ahead: 0, frequency, rate, unscaled: now, stopped: None, stood }
     }
 
     /// The clock that was saved, going on, on whatever host, when that one's counter is at `now`: it shows exactly what it
@@ -111,12 +131,13 @@ impl GuestClock {
     /// # Errors
     /// Why that is impossible.
     pub fn restore(saved: &saved::Clock, host: Hz, now: Ticks) -> Result<Self, Refused> {
-        let saved::Clock { version, count, frequency, is_stopped, stood } = *saved;
+        let saved::Clock { version, count, frequency, rate, is_stopped, stood } = *saved;
         if version != saved::Clock::VERSION {
             return Err(Refused::Version(version));
         }
         let frequency = Hz(frequency);
-        let scale = Scale::between(host, frequency).ok_or(Refused::Frequency(frequency))?;
+        let rate = Rate(rate);
+        let scale = Scale::between(host, frequency, rate).ok_or(Refused::Frequency(frequency, rate))?;
         let elapsed = scale.invert(GuestTicks(count)).ok_or(Refused::Count(count))?;
         // No host tick may fall on the count exactly: what the next one is too far is taken off for ever, so that it is
         // neither behind, which the guest would notice, nor ahead.
@@ -126,6 +147,8 @@ impl GuestClock {
             scale,
             ahead,
             frequency,
+            rate,
+            unscaled: Ticks(now.0.wrapping_sub(count)),
             stopped: is_stopped.then_some(now),
             stood: GuestTicks(stood),
         })
@@ -134,20 +157,40 @@ impl GuestClock {
     /// All of it that the guest can notice, as of `now`.
     #[must_use]
     pub const fn save(&self, now: Ticks) -> saved::Clock {
-        let Self { offset: _, scale: _, ahead: _, frequency, stopped, stood: _ } = *self;
+        let Self { offset: _, scale: _, ahead: _, unscaled: _, frequency, rate, stopped, stood: _ } = *self;
         saved::Clock {
             version: saved::Clock::VERSION,
             count: self.guest(now).0,
             frequency: frequency.0,
+            rate: rate.0,
             is_stopped: stopped.is_some(),
             stood: self.stood(now).0,
         }
     }
 
-    /// How fast it counts, while it does.
+    /// How many of its ticks are one of the guest's seconds.
     #[must_use]
     pub const fn frequency(&self) -> Hz {
         self.frequency
+    }
+
+    /// How fast the guest's time passes, while it does.
+    #[must_use]
+    pub const fn rate(&self) -> Rate {
+        self.rate
+    }
+
+    /// CNTVOFF_EL2 for this clock: exact where [`GuestClock::hardware_offset`] is one. Otherwise what the hardware shows by it
+    /// began with the clock and stands still when that does, but runs as fast as the host's counter.
+    #[must_use]
+    pub const fn virtual_offset(&self) -> Ticks {
+        self.unscaled
+    }
+
+    /// The clock that the hardware shows by [`GuestClock::virtual_offset`], and by which its virtual timer fires.
+    #[must_use]
+    pub const fn unscaled(&self) -> Self {
+        Self { offset: self.unscaled, scale: Scale::IDENTITY, ahead: 0, ..*self }
     }
 
     /// CNTVOFF_EL2, by which the hardware shows this clock while it counts. `None` if the hardware cannot: it knows no scale,
@@ -192,7 +235,12 @@ impl GuestClock {
             return None;
         }
         // Counted from the offset, which may itself lie "before" zero, so only the distance can be compared.
-        let elapsed = self.scale.invert(GuestTicks(value.0.checked_add(self.ahead)?))?;
+        let value = GuestTicks(value.0.checked_add(self.ahead)?);
+        let elapsed = self.scale.invert(value)?;
+        // A fast guest's counter goes by several ticks at once, and may begin anew without having shown the last ones.
+        if self.scale.apply(elapsed) < value {
+            return None;
+        }
         let wait = elapsed.checked_sub(now.since(self.offset))?;
         now.0.checked_add(wait).map(Ticks)
     }
@@ -216,16 +264,39 @@ impl GuestClock {
         self.stood = self.stood(now);
         if let Some(since) = self.stopped.take() {
             self.offset = self.offset.after(now.since(since));
+            self.unscaled = self.unscaled.after(now.since(since));
         }
     }
 
-    /// For how long it has stood still since its start, in its own ticks: by so much it is behind a clock that never did.
+    /// For how long it has stood still since its start, in its own ticks.
     #[must_use]
     pub const fn stood(&self, now: Ticks) -> GuestTicks {
         match self.stopped {
             Some(since) => GuestTicks(self.stood.0.wrapping_add(self.scale.apply(now.since(since)).0)),
             None => self.stood,
         }
+    }
+
+    /// By how many of the guest's microseconds it is behind a clock that began with it and has shown real time ever since;
+    /// less than nothing where it is ahead. What it `stands` still for counts, or does not.
+    #[must_use]
+    pub fn behind(&self, now: Ticks, stands: bool) -> i64 {
+        let (shown, stood) = (u128::from(self.guest(now).0), u128::from(self.stood(now).0));
+        // What its ticks took in real time. No clock is made without a frequency and a rate.
+        let real = |ticks: u128| (ticks * u128::from(Rate::REAL.0)).checked_div(self.rate.0.into()).unwrap_or(0);
+        let passed = real(shown) + if stands { real(stood) } else { 0 };
+        let (sign, ticks) = if passed < shown { (-1, shown - passed) } else { (1, passed - shown) };
+        // Two times 64 bits, in millionths: 86 bits.
+        let microseconds = (ticks * 1_000_000).checked_div(self.frequency.0.into()).unwrap_or(0);
+        sign * i64::try_from(microseconds).unwrap_or(i64::MAX)
+    }
+
+    /// How many real microseconds pass before it has counted `microseconds` of the guest's, rounded up, at most `u64::MAX`.
+    #[must_use]
+    pub fn real_microseconds(&self, microseconds: u64) -> u64 {
+        let millionths = u128::from(microseconds) * u128::from(Rate::REAL.0);
+        let real = if self.rate.0 == 0 { u128::MAX } else { millionths.div_ceil(self.rate.0.into()) };
+        u64::try_from(real).unwrap_or(u64::MAX)
     }
 }
 

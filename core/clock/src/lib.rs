@@ -2,7 +2,8 @@
 //!
 //! A guest's counter is the host's, less an offset, times a scale: `guest(c) = ((c - offset) * m) >> s`. Offset and scale
 //! belong to the VM, so all its vCPUs read one clock. The scale makes the counter run at the guest's own frequency
-//! whatever the host's is; with equal frequencies it is the identity, and the hardware's CNTVOFF_EL2 can do it all
+//! whatever the host's is, and a VM's time pass faster or slower than real time on purpose ([`Rate`]); with equal
+//! frequencies at real time it is the identity, and the hardware's CNTVOFF_EL2 can do it all
 //! ([`GuestClock::hardware_offset`] says whether). Nobody else converts between the two counters.
 //!
 //! The clock can stand still, as long as no vCPU is in the guest: it goes on from where it stood, by another offset, and
@@ -11,7 +12,7 @@
 //! The way back must never be early: [`GuestClock::host`] gives the *least* host time at which the guest's counter has
 //! reached a value, so that a guest that is woken by its timer finds its counter at or past the compare value.
 //!
-//! * [`GuestClock`], [`Scale`]: the arithmetic, exact in 128 bits.
+//! * [`GuestClock`], [`Scale`], [`Rate`]: the arithmetic, exact in 128 bits.
 //! * [`VmClock`]: the clock of a VM that can be paused.
 //! * [`EmulatedTimer`]: one generic timer as the guest sees it (CTL, CVAL, TVAL; Arm ARM DDI 0487, section D12.2), for
 //!   the physical timer, which always traps, and for the virtual timer of a vCPU that sleeps.
@@ -24,6 +25,6 @@ mod pause;
 pub mod saved;
 mod timer;
 
-pub use counter::{GuestClock, GuestTicks, Scale};
+pub use counter::{GuestClock, GuestTicks, Rate, Scale};
 pub use pause::VmClock;
 pub use timer::EmulatedTimer;

@@ -7,6 +7,8 @@ use core::fmt;
 
 use units::Hz;
 
+use crate::Rate;
+
 /// A [`GuestClock`](crate::GuestClock). Its counter is saved, not its offset: the host that goes on with it has another counter.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Clock {
@@ -16,6 +18,8 @@ pub struct Clock {
     pub count: u64,
     /// Its frequency in hertz.
     pub frequency: u64,
+    /// How fast its time passes, in millionths of real time.
+    pub rate: u32,
     /// It stood still.
     pub is_stopped: bool,
     /// For how long it had stood still since its start, in its own ticks.
@@ -24,7 +28,7 @@ pub struct Clock {
 
 impl Clock {
     /// The version that is written, and the only one that is read.
-    pub const VERSION: u16 = 1;
+    pub const VERSION: u16 = 2;
 }
 
 /// An [`EmulatedTimer`](crate::EmulatedTimer): the physical one of a vCPU, or its virtual one while it is not loaded.
@@ -48,8 +52,8 @@ impl Timer {
 pub enum Refused {
     /// It has a version that is not known here.
     Version(u16),
-    /// This host cannot show a counter of that frequency.
-    Frequency(Hz),
+    /// This host cannot show a counter of that frequency at that rate.
+    Frequency(Hz, Rate),
     /// This host's counter cannot hold that count.
     Count(u64),
     /// CTL has bits that no timer has.
@@ -60,11 +64,18 @@ impl fmt::Display for Refused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Version(version) => {
-                write!(f, "version {version} of a saved clock or timer is not known; version 1 is")
+                write!(
+                    f,
+                    "version {version} of a saved clock or timer is not known; {} of a clock is, {} of a timer",
+                    Clock::VERSION,
+                    Timer::VERSION
+                )
             }
-            Self::Frequency(Hz(hertz)) => {
-                write!(f, "no counter of {hertz} Hz can be shown here; 1 Hz to 2^32 times the host's can")
-            }
+            Self::Frequency(Hz(hertz), Rate(rate)) => write!(
+                f,
+                "no counter of {hertz} Hz at {rate} millionths of real time can be shown here; the product of the two must \
+                 be within 2^-32 and 2^64 times the host's"
+            ),
             Self::Count(count) => write!(f, "the count {count} is past the end of this host's counter"),
             Self::Control(control) => {
                 write!(f, "a timer's CTL is {control:#x}; only ENABLE and IMASK, 0x3, can be set")

@@ -104,15 +104,15 @@ impl EmulatedTimer {
 #[cfg(test)]
 mod tests {
     use super::{ENABLE, EmulatedTimer, IMASK, ISTATUS};
-    use crate::GuestClock;
     use crate::saved::{self, Refused};
+    use crate::{GuestClock, Rate};
     use proptest::prelude::{any, prop_assert, prop_assert_eq, proptest};
     use units::{Hz, Ticks};
 
     const HZ: Hz = Hz(62_500_000);
 
     fn clock() -> GuestClock {
-        GuestClock::start(Ticks(1_000), HZ, HZ).unwrap()
+        GuestClock::start(Ticks(1_000), HZ, HZ, Rate::REAL).unwrap()
     }
 
     #[test]
@@ -181,7 +181,7 @@ mod tests {
 
         #[test]
         fn the_line_is_up_at_the_deadline_and_not_before(compare in 0..1_u64 << 50, now in 1_000..1_u64 << 50) {
-            let clock = GuestClock::start(Ticks(999), HZ, Hz(24_000_000)).unwrap();
+            let clock = GuestClock::start(Ticks(999), HZ, Hz(24_000_000), Rate::REAL).unwrap();
             let timer = EmulatedTimer::from_registers(ENABLE, compare);
             let deadline = timer.deadline(&clock, Ticks(now)).unwrap();
             prop_assert!(timer.is_asserted(&clock, deadline));

@@ -2,7 +2,7 @@
 
 extern crate std;
 
-use super::{GuestClock, GuestTicks, Scale};
+use super::{GuestClock, GuestTicks, Rate, Scale};
 use crate::saved::{self, Refused};
 use proptest::collection::vec;
 use proptest::prelude::{Just, Strategy, any, prop_assert, prop_assert_eq, prop_assume, prop_oneof, proptest};
@@ -11,9 +11,11 @@ use units::{Hz, Ticks};
 /// A clock that has stood still for some time, and counts, or does not.
 fn clocks() -> impl Strategy<Value = (GuestClock, Ticks)> {
     let span = 0..1_u64 << 40;
-    let life = (frequencies(), any::<u64>(), 0..1_u64 << 50, span.clone(), span, any::<bool>(), any::<bool>());
-    life.prop_map(|((host, guest), start, ran, stood, after, stops, moves)| {
-        let mut clock = GuestClock::start(Ticks(start), host, guest).unwrap();
+    // The fastest of them count to 2^62 in that life.
+    let rate = prop_oneof![Just(1_000_000), 1_000..4_000_000_u32].prop_map(Rate);
+    let life = (frequencies(), rate, any::<u64>(), 0..1_u64 << 50, span.clone(), span, any::<bool>(), any::<bool>());
+    life.prop_map(|((host, guest), rate, start, ran, stood, after, stops, moves)| {
+        let mut clock = GuestClock::start(Ticks(start), host, guest, rate).unwrap();
         let mut now = Ticks(start).after(ran);
         clock.stop(now);
         now = now.after(stood);
@@ -31,6 +33,11 @@ fn clocks() -> impl Strategy<Value = (GuestClock, Ticks)> {
 fn frequencies() -> impl Strategy<Value = (Hz, Hz)> {
     let one = || prop_oneof![Just(24_000_000_u64), Just(62_500_000), Just(1_000_000_000), 1_000_000..1_000_000_000_u64];
     prop_oneof![(one(), one()), one().prop_map(|same| (same, same))].prop_map(|(host, guest)| (Hz(host), Hz(guest)))
+}
+
+/// Real time mostly, and down to a thousandth and up to a thousand times of it.
+fn rates() -> impl Strategy<Value = Rate> {
+    prop_oneof![Just(Rate::REAL), Just(Rate(500_000)), (1_000..1_000_000_000_u32).prop_map(Rate)]
 }
 
 /// What happens to a clock.
@@ -56,9 +63,11 @@ proptest! {
     /// Whatever happens to a clock: it never goes back, stands exactly while it is to stand, and shows all the time that it
     /// ran, less a tick for each move to another host.
     #[test]
-    fn a_life_is_monotonic_and_loses_nothing((host, guest) in frequencies(), start in any::<u64>(), events in events()) {
+    fn a_life_is_monotonic_and_loses_nothing(
+        (host, guest) in frequencies(), rate in 1_000..4_000_000_u32, start in any::<u64>(), events in events(),
+    ) {
         let (mut host, mut now) = (host, Ticks(start));
-        let mut clock = GuestClock::start(now, host, guest).unwrap();
+        let mut clock = GuestClock::start(now, host, guest, Rate(rate)).unwrap();
         // In guest ticks, with 40 bits behind the point.
         let (mut ran, mut stood, mut slack) = (0_u128, 0_u128, 2_u64);
         for event in events {
@@ -66,7 +75,8 @@ proptest! {
             match event {
                 Event::Wait(ticks) => {
                     now = now.after(ticks);
-                    let ticks = ((u128::from(ticks) * u128::from(guest.0)) << 40) / u128::from(host.0);
+                    let ticks = u128::from(ticks) * u128::from(guest.0) * u128::from(rate) / 1_000;
+                    let ticks = (ticks << 30) / u128::from(host.0) * 1_024 / 1_000;
                     if clock.is_stopped() { stood += ticks } else { ran += ticks }
                     prop_assert!(!clock.is_stopped() || clock.guest(now) == before, "a stopped clock counts");
                 }
@@ -104,7 +114,8 @@ proptest! {
         for host in [Hz(host), clock.frequency()] {
             let restored = GuestClock::restore(&saved, host, Ticks(later)).unwrap();
             prop_assert_eq!(restored.save(Ticks(later)), saved);
-            prop_assert_eq!(restored.hardware_offset().is_some(), host == clock.frequency());
+            let is_native = host == clock.frequency() && clock.rate() == Rate::REAL;
+            prop_assert_eq!(restored.hardware_offset().is_some(), is_native);
         }
     }
 
@@ -113,13 +124,14 @@ proptest! {
         count in any::<u64>(), frequency in 1_000_000..1_000_000_000_u64, is_stopped in any::<bool>(), stood in any::<u64>(),
         now in any::<u64>(),
     ) {
-        let saved = saved::Clock { version: saved::Clock::VERSION, count, frequency, is_stopped, stood };
+        let rate = Rate::REAL.0;
+        let saved = saved::Clock { version: saved::Clock::VERSION, count, frequency, rate, is_stopped, stood };
         let restored = GuestClock::restore(&saved, Hz(frequency), Ticks(now)).unwrap();
         prop_assert_eq!(restored.save(Ticks(now)), saved);
     }
 
     #[test]
-    fn the_way_back_is_the_least_host_time((clock, now) in clocks(), wait in 0..1_u64 << 40) {
+    fn p5_a7_the_way_back_is_the_least_host_time((clock, now) in clocks(), wait in 0..1_u64 << 40) {
         prop_assume!(now.0 < u64::MAX / 2);
         let target = GuestTicks(clock.guest(now).0 + wait);
         let Some(deadline) = clock.host(target, now) else {
@@ -130,18 +142,110 @@ proptest! {
         prop_assert!(deadline == now || clock.guest(Ticks(deadline.0 - 1)) < target);
     }
 
+    /// There and back, anywhere on the way from the begin of the counters to their ends, and for any two frequencies and
+    /// rate for which there is a scale: never early, and never later than the next host tick.
     #[test]
-    fn equal_frequencies_are_the_difference(offset in any::<u64>(), now in any::<u64>(), hertz in 1..u64::MAX) {
+    fn p5_a7_for_any_scale_and_any_count(
+        host in 1..u64::MAX, guest in 1..u64::MAX, rate in any::<u32>(), offset in any::<u64>(), elapsed in any::<u64>(),
+        ahead in any::<u64>(), narrow in 0..64_u32, near in 0..64_u32,
+    ) {
+        let (host, guest) = (Hz((host >> narrow).max(1)), Hz((guest >> narrow).max(1)));
+        let Some(clock) = GuestClock::start(Ticks(offset), host, guest, Rate(rate)) else { return Ok(()) };
+        let (multiplier, shift) = Scale::between(host, guest, Rate(rate)).unwrap().parts();
+        prop_assert!((multiplier, shift) == (1, 0) || multiplier >= 1 << 31 && shift <= 63);
+        let now = Ticks(offset).after(elapsed);
+        let exact = (u128::from(elapsed) * u128::from(multiplier)) >> shift;
+        prop_assert_eq!(clock.guest(now).0, exact as u64, "it wraps as a counter does, and does nothing else");
+        let target = GuestTicks((exact as u64).saturating_add(ahead >> near));
+        match clock.host(target, now) {
+            // Its counter has begun anew: what is to come is behind it.
+            _ if exact >> 64 != 0 => {}
+            Some(deadline) => {
+                prop_assert!(clock.guest(deadline) >= target);
+                prop_assert!(deadline == now || clock.guest(Ticks(deadline.0 - 1)) < target);
+            }
+            // Never: the last host tick, or the last that the host's counter shows, is not enough for it.
+            None => {
+                let left = (u64::MAX - now.0).min(u64::MAX - elapsed);
+                let last = (u128::from(elapsed + left) * u128::from(multiplier)) >> shift;
+                let skips = clock.guest(Ticks(now.0.wrapping_add(left))).0 < target.0;
+                prop_assert!(last < u128::from(target.0) || skips, "it says never, and {} comes after {}", target.0, last);
+            }
+        }
+    }
+
+    /// Each step of the host's counter is one forwards, or none, for the guest: from any count on.
+    #[test]
+    fn p5_a7_no_step_goes_back((host, guest) in frequencies(), rate in rates(), at in 0..1_u64 << 52, steps in vec(0..50_u64, 1..50)) {
+        let clock = GuestClock::start(Ticks(u64::MAX - 7), host, guest, rate).unwrap();
+        let (mut now, mut before) = (Ticks(u64::MAX - 7).after(at), GuestTicks(0));
+        for step in steps {
+            now = now.after(step);
+            prop_assert!(clock.guest(now) >= before);
+            before = clock.guest(now);
+        }
+    }
+
+    #[test]
+    fn p5_a10_equal_frequencies_are_the_difference(offset in any::<u64>(), now in any::<u64>(), hertz in 1..u64::MAX) {
         let clock = GuestClock::like_the_hosts(Ticks(offset), Hz(hertz));
-        prop_assert_eq!(GuestClock::start(Ticks(offset), Hz(hertz), Hz(hertz)), Some(clock));
+        prop_assert_eq!(GuestClock::start(Ticks(offset), Hz(hertz), Hz(hertz), Rate::REAL), Some(clock));
         prop_assert_eq!(clock.guest(Ticks(now)).0, now.wrapping_sub(offset));
         prop_assert_eq!(clock.hardware_offset(), Some(Ticks(offset)));
+        prop_assert_eq!((clock.virtual_offset(), clock.unscaled()), (Ticks(offset), clock));
+        prop_assert_eq!((clock.behind(Ticks(now), true), clock.behind(Ticks(now), false)), (0, 0));
+    }
+
+    /// A rate and its inverse by the frequency: the counter runs as the host's, but a second of it is not one.
+    #[test]
+    fn p5_a10_what_is_equal_in_all_is_native_too(offset in any::<u64>(), now in any::<u64>(), half in 1..1_u64 << 40) {
+        let clock = GuestClock::start(Ticks(offset), Hz(half), Hz(half * 2), Rate(500_000)).unwrap();
+        prop_assert_eq!((clock.guest(Ticks(now)).0, clock.hardware_offset()), (now.wrapping_sub(offset), Some(Ticks(offset))));
+    }
+
+    /// What a guest that ignores its scale sees: a counter of the host's speed that began with the clock, stands still with it,
+    /// and goes on where that was when it is restored.
+    #[test]
+    fn the_unscaled_counter_begins_with_the_clock_and_never_goes_back((clock, now) in clocks(), wait in 0..1_u64 << 40) {
+        let mut clock = clock;
+        let before = clock.unscaled().guest(now);
+        prop_assert_eq!(now.since(clock.virtual_offset()) >= before.0, true);
+        clock.resume(now);
+        prop_assert_eq!(clock.unscaled().guest(now), before);
+        prop_assert_eq!(now.after(wait).since(clock.virtual_offset()), before.0 + wait);
+        let restored = GuestClock::restore(&clock.save(now), Hz(77_000_000), Ticks(5)).unwrap();
+        prop_assert_eq!(restored.unscaled().guest(Ticks(5)), clock.guest(now));
+    }
+
+    /// A clock that runs at half of real time is behind by as much as it shows, one at twice of it is ahead by half; what it
+    /// stood still for is real time.
+    #[test]
+    fn what_it_is_behind_by((host, guest) in frequencies(), seconds in 1..1_000_000_u64, stood in 0..1_000_000_u64) {
+        let at = |seconds: u64| Ticks(seconds * host.0);
+        let near = |clock: GuestClock, now, stands, seconds: i64| {
+            let microseconds = clock.behind(now, stands);
+            prop_assert!(microseconds.abs_diff(seconds * 1_000_000) <= 4, "{microseconds} us, {seconds} s");
+            Ok(())
+        };
+        for (rate, shown, behind) in [(500_000, 1, 1), (1_000_000, 2, 0), (2_000_000, 4, -2)] {
+            let mut clock = GuestClock::start(Ticks(0), host, guest, Rate(rate)).unwrap();
+            let then = at(seconds * 2);
+            prop_assert!(clock.milliseconds(then).abs_diff(seconds * shown * 1000) <= 1);
+            near(clock, then, true, behind * seconds as i64)?;
+            clock.stop(then);
+            let later = at(seconds * 2 + stood);
+            near(clock, later, false, behind * seconds as i64)?;
+            near(clock, later, true, behind * seconds as i64 + stood as i64)?;
+            clock.resume(later);
+            near(clock, later, true, behind * seconds as i64 + stood as i64)?;
+            prop_assert_eq!(clock.real_microseconds(10), 10_000_000_u64.div_ceil(rate.into()));
+        }
     }
 
     /// The hardware shows what the clock says: before a stop, and after it by another offset.
     #[test]
     fn a_stop_moves_the_hardwares_offset(start in any::<u64>(), ran in 0..1_u64 << 50, stood in any::<u64>(), more in 0..1_u64 << 50) {
-        let mut clock = GuestClock::start(Ticks(start), Hz(62_500_000), Hz(62_500_000)).unwrap();
+        let mut clock = GuestClock::start(Ticks(start), Hz(62_500_000), Hz(62_500_000), Rate::REAL).unwrap();
         let at = Ticks(start).after(ran);
         clock.stop(at);
         clock.stop(at.after(stood));
@@ -155,7 +259,7 @@ proptest! {
 
     #[test]
     fn milliseconds_and_counts_go_together((host, guest) in frequencies(), milliseconds in 1..1_u64 << 40) {
-        let clock = GuestClock::start(Ticks(0), host, guest).unwrap();
+        let clock = GuestClock::start(Ticks(0), host, guest, Rate::REAL).unwrap();
         let count = clock.count_at(milliseconds);
         let Some(at) = clock.host(count, Ticks(0)) else { return Ok(()) };
         prop_assert!(clock.milliseconds(at) >= milliseconds);
@@ -164,8 +268,8 @@ proptest! {
 }
 
 #[test]
-fn ten_seconds_are_ten_seconds() {
-    let clock = GuestClock::start(Ticks(u64::MAX - 5), Hz(100_000_000), Hz(24_000_000)).unwrap();
+fn p5_a3_ten_seconds_are_ten_seconds() {
+    let clock = GuestClock::start(Ticks(u64::MAX - 5), Hz(100_000_000), Hz(24_000_000), Rate::REAL).unwrap();
     let counted = clock.guest(Ticks(u64::MAX - 5).after(1_000_000_000)).0;
     assert!(counted.abs_diff(240_000_000) <= 1, "{counted}");
 }
@@ -173,32 +277,38 @@ fn ten_seconds_are_ten_seconds() {
 #[test]
 fn far_apart_frequencies_keep_their_precision() {
     for (host, guest) in [(1_000_000, 1_000_000_000), (1_000_000_000, 1_000_000), (1, 1_000), (1_000, 1)] {
-        let (multiplier, shift) = Scale::between(Hz(host), Hz(guest)).unwrap().parts();
+        let (multiplier, shift) = Scale::between(Hz(host), Hz(guest), Rate::REAL).unwrap().parts();
         assert!(multiplier >= 1 << 31 && shift <= 63);
     }
-    assert_eq!(Scale::between(Hz(0), Hz(1)), None);
-    assert_eq!(Scale::between(Hz(u64::MAX), Hz(1)), None);
+    for (host, guest, rate) in
+        [(0, 1, 1), (1, 0, 1), (1, 1, 0), (0, 0, 0), (u64::MAX, 1, 1_000_000), (1, u64::MAX, u32::MAX)]
+    {
+        assert_eq!(Scale::between(Hz(host), Hz(guest), Rate(rate)), None);
+    }
+    // Half of an odd number of ticks: the last bit is not lost.
+    assert_eq!(Scale::between(Hz(3), Hz(3), Rate(500_000)).unwrap().parts(), (1 << 62, 63));
 }
 
 #[test]
 fn the_end_of_time_is_never() {
     let same = Hz(62_500_000);
-    let clock = GuestClock::start(Ticks(1_000), same, same).unwrap();
+    let clock = GuestClock::start(Ticks(1_000), same, same, Rate::REAL).unwrap();
     assert_eq!(clock.host(GuestTicks(u64::MAX), Ticks(5_000)), None);
     assert_eq!(clock.host(GuestTicks(10_000), Ticks(5_000)), Some(Ticks(11_000)));
     assert_eq!(clock.host(GuestTicks(4_000), Ticks(5_000)), Some(Ticks(5_000)));
-    let slow = GuestClock::start(Ticks(0), Hz(1_000_000_000), Hz(1_000_000)).unwrap();
+    let slow = GuestClock::start(Ticks(0), Hz(1_000_000_000), Hz(1_000_000), Rate::REAL).unwrap();
     assert_eq!(slow.host(GuestTicks(u64::MAX), Ticks(0)), None);
 }
 
 #[test]
 fn what_cannot_be_restored_says_why() {
     let same = Hz(62_500_000);
-    let saved = GuestClock::start(Ticks(0), same, same).unwrap().save(Ticks(5));
-    assert_eq!((saved.version, saved.count, saved.frequency, saved.is_stopped, saved.stood), (1, 5, same.0, false, 0));
+    let saved = GuestClock::start(Ticks(0), same, same, Rate::REAL).unwrap().save(Ticks(5));
+    assert_eq!((saved.version, saved.count, saved.frequency, saved.is_stopped, saved.stood), (2, 5, same.0, false, 0));
     let restore = |saved| GuestClock::restore(&saved, same, Ticks(0));
-    assert_eq!(restore(saved::Clock { version: 2, ..saved }), Err(Refused::Version(2)));
-    assert_eq!(restore(saved::Clock { frequency: 0, ..saved }), Err(Refused::Frequency(Hz(0))));
+    assert_eq!(restore(saved::Clock { version: 1, ..saved }), Err(Refused::Version(1)));
+    assert_eq!(restore(saved::Clock { frequency: 0, ..saved }), Err(Refused::Frequency(Hz(0), Rate::REAL)));
+    assert_eq!(restore(saved::Clock { rate: 0, ..saved }), Err(Refused::Frequency(same, Rate(0))));
     // A slow guest's largest count is more than this host's counter can hold.
     let slow = saved::Clock { frequency: 1_000_000, count: u64::MAX, ..saved };
     assert_eq!(restore(slow), Err(Refused::Count(u64::MAX)));
