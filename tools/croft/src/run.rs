@@ -335,9 +335,13 @@ fn finish(notices: &Receiver<Notice>, view: &mut View, end: &End, deadline: Opti
     let progress = view.progress();
     // What came since the end was certain: the hypervisor's last words about its VMs.
     let (mut ended, last_words) = (false, Instant::now() + STALLED);
+    let incomplete = |why: &str| Some(format!("standard output is incomplete: {why}"));
     // A guest that floods its console until the host ends has no last word.
     while let Some(notice) = notices.try_recv().ok().filter(|_| Instant::now() < last_words) {
         ended |= matches!(notice, Notice::Ended);
+        if let Notice::Unwritable(why) = &notice {
+            return incomplete(why);
+        }
         if matches!(notice, Notice::Output { .. } | Notice::Changed { .. } | Notice::Ended) {
             let _ = view.show(&notice);
         }
@@ -359,14 +363,16 @@ fn finish(notices: &Receiver<Notice>, view: &mut View, end: &End, deadline: Opti
         }
         match notices.recv_timeout(Duration::from_millis(10)) {
             Ok(Notice::Signal(_)) => hurry = true,
-            Ok(Notice::Unwritable(why)) => return Some(format!("standard output is incomplete: {why}")),
+            Ok(Notice::Unwritable(why)) => return incomplete(&why),
             Err(RecvTimeoutError::Disconnected) => thread::sleep(Duration::from_millis(10)),
             _ => {}
         }
         hurry |= deadline.is_some_and(|deadline| Instant::now() >= deadline);
     }
-    if let Ok(Notice::Unwritable(why)) = notices.try_recv() {
-        return Some(format!("standard output is incomplete: {why}"));
+    while let Ok(notice) = notices.try_recv() {
+        if let Notice::Unwritable(why) = notice {
+            return incomplete(&why);
+        }
     }
     let standing = progress.standing();
     let unshown = standing.lost + standing.waiting as u64;

@@ -210,6 +210,8 @@ impl Stage {
         thread::spawn(move || fake.run(input));
         let names = vec!["web".to_owned(), "db".to_owned()];
         let session = Arc::new(Session::over(tool_input, tool_output, names, &Options::default()).unwrap());
+        // The last line that the hypervisor says by itself.
+        session.virtio_console("web").unwrap().expect("hvc0 login: ", Duration::from_secs(60)).unwrap();
         let folder = tempfile::tempdir().unwrap();
         let socket = control::for_run(Some(folder.path())).unwrap().socket;
         let server = control::serve(&session, vec![2, 1], &socket).unwrap();

@@ -143,13 +143,14 @@ fn write_on(mut out: impl Write, shared: &Shared, failed: impl FnOnce(std::io::E
             }
         };
         drop(queue);
-        let written = write_whole(&mut out, &record);
-        let mut queue = shared.lock();
-        if let Err(error) = written {
+        if let Err(error) = write_whole(&mut out, &record) {
+            // First the word, then the empty queue: whoever waits until nothing waits any more would miss a word that follows.
+            failed(error);
+            let mut queue = shared.lock();
             *queue = Queue { failed: true, standing: Standing { waiting: 0, ..queue.standing }, ..Queue::default() };
-            drop(queue);
-            return failed(error);
+            return;
         }
+        let mut queue = shared.lock();
         queue.standing.waiting -= record.len();
         queue.standing.written += record.len() as u64;
     }
@@ -229,9 +230,16 @@ mod tests {
         let (reader, writer) = std::io::pipe().unwrap();
         drop(reader);
         let (told, errors) = channel();
-        let mut outlet = Outlet::new(writer, move |error| told.send(error).unwrap());
+        let mut outlet = Outlet::new(writer, move |error| {
+            // Slowly, so that a queue that shows empty before the word is out is seen.
+            std::thread::sleep(std::time::Duration::from_millis(50));
+            told.send(error).unwrap();
+        });
         say(&mut outlet, "to nobody\n");
-        assert_eq!(errors.recv().unwrap().kind(), std::io::ErrorKind::BrokenPipe);
+        while outlet.progress().standing().waiting > 0 {
+            std::thread::yield_now();
+        }
+        assert_eq!(errors.try_recv().unwrap().kind(), std::io::ErrorKind::BrokenPipe);
         say(&mut outlet, "nor this\n");
         assert_eq!(outlet.progress().standing().waiting, 0);
         assert!(errors.recv().is_err(), "once");
