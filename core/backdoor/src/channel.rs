@@ -56,18 +56,18 @@ pub trait Peer {
 }
 
 #[derive(Debug)]
-struct Channel {
-    protocol: Protocol,
+pub(crate) struct Channel {
+    pub(crate) protocol: Protocol,
     /// High and low.
-    cookies: Option<[u32; 2]>,
+    pub(crate) cookies: Option<[u32; 2]>,
     /// When it was used last, in calls.
-    used: u64,
+    pub(crate) used: u64,
     /// The message that is arriving, and its length.
-    incoming: Option<(Vec<u8>, usize)>,
+    pub(crate) incoming: Option<(Vec<u8>, usize)>,
     /// What is to be received, and how much has been.
-    outgoing: Option<(Vec<u8>, usize)>,
+    pub(crate) outgoing: Option<(Vec<u8>, usize)>,
     /// How much of the one or the other has been moved by a transfer as a whole that is not at its end.
-    moved: usize,
+    pub(crate) moved: usize,
 }
 
 impl Channel {
@@ -80,8 +80,8 @@ impl Channel {
 /// One VM's channels.
 #[derive(Debug, Default)]
 pub struct Channels {
-    slots: Vec<Option<Channel>>,
-    calls: u64,
+    pub(crate) slots: Vec<Option<Channel>>,
+    pub(crate) calls: u64,
 }
 
 fn finish(x: &mut Registers, status: u64) {

@@ -98,6 +98,12 @@ impl Store {
         Ok(())
     }
 
+    /// The same, as they are kept.
+    pub(crate) fn entries(&self) -> &[(Vec<u8>, Vec<u8>)] {
+        let Self { entries, used: _ } = self;
+        entries
+    }
+
     /// All keys with their values, in the order in which they came.
     pub fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
         self.entries.iter().map(|(key, value)| (key.as_slice(), value.as_slice()))

@@ -31,6 +31,7 @@ pub mod guestinfo;
 pub mod limits;
 pub mod own;
 pub mod rpci;
+pub mod saved;
 pub mod service;
 pub mod tclo;
 #[cfg(test)]

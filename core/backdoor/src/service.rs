@@ -172,8 +172,8 @@ pub struct State {
 /// One VM's service.
 #[derive(Debug)]
 pub struct Service {
-    config: Config,
-    channels: Channels,
+    pub(crate) config: Config,
+    pub(crate) channels: Channels,
     /// The rest.
     pub state: State,
 }

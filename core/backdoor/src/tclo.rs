@@ -22,8 +22,6 @@ pub const GREETING: [&str; 6] = [
 ];
 /// Asks the daemon to set the guest's clock to the host's once, back too if it must.
 const SET_TIME: &[u8] = b"Time_Synchronize 1";
-/// At most this many requests wait.
-const MAX_WAITING: usize = 32;
 /// What a daemon replies that is still at its last change of power state, at its scripts for instance.
 const BUSY: &[u8] = b"ERROR State change already in progress";
 /// How long it is left alone then, in milliseconds, and how often it is asked again.
@@ -115,18 +113,21 @@ pub enum TimeSet {
 /// The host's side of the conversation.
 #[derive(Debug, Default)]
 pub struct Requests {
-    channel: Option<u16>,
-    waiting: VecDeque<Vec<u8>>,
+    pub(crate) channel: Option<u16>,
+    pub(crate) waiting: VecDeque<Vec<u8>>,
     /// What the daemon has been asked and not replied to.
-    outstanding: Option<Vec<u8>>,
+    pub(crate) outstanding: Option<Vec<u8>>,
     /// Nothing is asked before this time, in milliseconds.
-    not_before: u64,
+    pub(crate) not_before: u64,
     /// How often the daemon was busy for the request at the front.
-    busy: u32,
-    time_set: TimeSet,
+    pub(crate) busy: u32,
+    pub(crate) time_set: TimeSet,
 }
 
 impl Requests {
+    /// At most this many requests wait.
+    pub(crate) const MAX_WAITING: usize = 32;
+
     /// The daemon opened `channel`: the newest one counts, since a daemon that was killed leaves its channel open.
     pub fn opened(&mut self, channel: u16, time_sync: bool) {
         *self = Self { channel: Some(channel), ..Self::default() };
@@ -153,7 +154,7 @@ impl Requests {
 
     /// Asks for something. Says whether there was room.
     pub fn push(&mut self, request: &[u8]) -> bool {
-        if self.waiting.len() >= MAX_WAITING || self.waiting.try_reserve(1).is_err() {
+        if self.waiting.len() >= Self::MAX_WAITING || self.waiting.try_reserve(1).is_err() {
             return false;
         }
         let request = copy(request);

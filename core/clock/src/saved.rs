@@ -47,6 +47,9 @@ impl Timer {
     pub const VERSION: u16 = 1;
 }
 
+pack::value!(Clock { version, count, frequency, rate, is_stopped, stood });
+pack::value!(Timer { version, control, compare });
+
 /// Why something saved cannot be restored.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Refused {

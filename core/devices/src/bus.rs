@@ -16,6 +16,7 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::fmt;
 
+use pack::{Damaged, Reader, Writer};
 use units::{AccessSize, IntId, Line};
 
 use crate::memory::GuestMemory;
@@ -127,6 +128,15 @@ pub trait Device: Send {
 
     /// Something happens to the machine.
     fn change(&mut self, change: Change, outside: &dyn Outside);
+
+    /// Takes its state out, as a section; nothing, if it has none. See [`crate::saved`].
+    fn save_to(&self, out: &mut Writer);
+
+    /// Puts a state in that was taken out of such a device.
+    ///
+    /// # Errors
+    /// What is wrong with it; nothing has changed then.
+    fn restore_from(&mut self, from: &mut Reader<'_>) -> Result<(), Damaged>;
 }
 
 /// A device and its wires to the interrupt controller.
@@ -186,6 +196,24 @@ impl<D: Device + ?Sized> Wired<D> {
             self.told = 0;
         }
         self.work(outside, |device| device.change(change, outside));
+    }
+
+    /// See [`Device::save_to`]. What the interrupt controller was told is its own state.
+    pub fn save_to(&self, out: &mut Writer) {
+        let Self { interrupts: _, told: _, device } = self;
+        device.save_to(out);
+    }
+
+    /// See [`Device::restore_from`]. The interrupt controller is told of all lines: it may have come from elsewhere too.
+    ///
+    /// # Errors
+    /// Those of the device.
+    pub fn restore_from(&mut self, from: &mut Reader<'_>, outside: &dyn Outside) -> Result<(), Damaged> {
+        self.device.restore_from(from)?;
+        let now = self.device.lines();
+        self.told = !now;
+        self.tell(now, outside);
+        Ok(())
     }
 
     /// Does something with the device, a thread's completion of its work for example, and passes its lines on.

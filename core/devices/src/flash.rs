@@ -3,6 +3,8 @@
 //! Boot loaders look here for their settings, and end at an abort. No command is one: the chips are not there to be written
 //! to, nor to be identified, so a driver finds none.
 
+use pack::{Damaged, Reader, Writer};
+
 use crate::bus::{Access, Change, Device, Outside};
 
 /// Erased flash.
@@ -23,4 +25,11 @@ impl Device for ErasedFlash {
     fn poll(&mut self, _outside: &dyn Outside) {}
 
     fn change(&mut self, _change: Change, _outside: &dyn Outside) {}
+
+    /// It has none.
+    fn save_to(&self, _out: &mut Writer) {}
+
+    fn restore_from(&mut self, _from: &mut Reader<'_>) -> Result<(), Damaged> {
+        Ok(())
+    }
 }

@@ -14,6 +14,8 @@
 //! While the machine is paused so is the watchdog ([`GenericWatchdog::pause`]): it has as much time left afterwards as
 //! before, and one that is refreshed in the moment of the pause has its whole time.
 
+use pack::{Damaged, Reader, Writer};
+
 use crate::access::{extract, register_offset, written};
 use crate::bus::{Access, Change, Device, Outside, Request};
 use crate::saved::Unfit;
@@ -82,6 +84,8 @@ impl SavedGenericWatchdog {
     /// The version of this type: another one means another set of fields, or another meaning.
     pub const VERSION: u16 = 1;
 }
+
+pack::value!(SavedGenericWatchdog as "sbsa-watchdog" { enabled, first, second, expired, offset, compare, paused });
 
 impl GenericWatchdog {
     /// The number of the control frame in the watchdog's row of the plan; the binding of the device tree has it first too.
@@ -289,6 +293,15 @@ impl Device for GenericWatchdog {
                 self.ask(outside);
             }
         }
+    }
+
+    fn save_to(&self, out: &mut Writer) {
+        out.part(&self.save());
+    }
+
+    fn restore_from(&mut self, from: &mut Reader<'_>) -> Result<(), Damaged> {
+        *self = Self::restored(&from.part()?)?;
+        Ok(())
     }
 }
 

@@ -146,6 +146,10 @@ impl SavedPl011 {
     pub const VERSION: u16 = 1;
 }
 
+pack::value!(SavedPl011 versioned {
+    received, to_send, overrun, ilpr, ibrd, fbrd, lcr_h, cr, ifls, imsc, ris, dmacr
+});
+
 impl Default for Pl011 {
     fn default() -> Self {
         Self::new()

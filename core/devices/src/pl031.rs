@@ -5,6 +5,8 @@
 //! the hardware's does. A reset of the VM keeps the offset, as a battery would: keep the device across it and call
 //! [`Pl031::reset`].
 
+use pack::{Damaged, Reader, Writer};
+
 use crate::access::{extract, identification, register_offset, written};
 use crate::bus::{Access, Change, Device, Outside, Request};
 use crate::{AccessSize, Effect};
@@ -59,6 +61,8 @@ impl SavedPl031 {
     /// The version of this type: another one means another set of fields, or another meaning.
     pub const VERSION: u16 = 1;
 }
+
+pack::value!(SavedPl031 as "pl031" { offset, load, matches, enabled_interrupt, raised, alarm });
 
 impl Pl031 {
     /// Takes the state out.
@@ -192,6 +196,15 @@ impl Device for Pl031 {
             Change::Reset => self.reset(),
             Change::PowerOff | Change::Pause | Change::Resume => {}
         }
+    }
+
+    fn save_to(&self, out: &mut Writer) {
+        out.part(&self.save());
+    }
+
+    fn restore_from(&mut self, from: &mut Reader<'_>) -> Result<(), Damaged> {
+        *self = Self::restored(&from.part()?);
+        Ok(())
     }
 }
 

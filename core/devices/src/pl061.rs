@@ -4,6 +4,8 @@
 //! power button is pin [`POWER_BUTTON_PIN`] high for about a tenth of a second, longer than the time for which Linux's
 //! gpio-keys waits for a contact to settle.
 
+use pack::{Damaged, Reader, Writer};
+
 use crate::access::{extract, identification, register_offset, written};
 use crate::bus::{Access, Change, Device, Outside};
 use crate::{AccessSize, Effect};
@@ -71,6 +73,10 @@ impl SavedPl061 {
     /// The version of this type: another one means another set of fields, or another meaning.
     pub const VERSION: u16 = 1;
 }
+
+pack::value!(SavedPl061 as "pl061" {
+    inputs, outputs, direction, level_sensitive, both_edges, rising_or_high, enabled, edges, alternate_function
+});
 
 impl Pl061 {
     /// Takes the state out.
@@ -239,6 +245,15 @@ impl Device for Pl061 {
             Change::Reset => *self = Self::new(),
             Change::PowerOff | Change::Pause | Change::Resume => {}
         }
+    }
+
+    fn save_to(&self, out: &mut Writer) {
+        out.part(&self.save());
+    }
+
+    fn restore_from(&mut self, from: &mut Reader<'_>) -> Result<(), Damaged> {
+        *self = Self::restored(&from.part()?);
+        Ok(())
     }
 }
 

@@ -5,6 +5,9 @@
 //! the same time there. `save` and `restored` take the types apart by naming all of their fields: a field that is added and
 //! forgotten does not compile.
 //!
+//! On the bus a device takes its state out as bytes, a section of its own ([`pack::Part`]), since whoever moves a machine's
+//! devices does not know what they are.
+//!
 //! The values may come from a file. What no guest could have brought about is refused, so that the models need not expect
 //! it.
 
@@ -12,6 +15,12 @@
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("a device's state is damaged: {0}")]
 pub struct Unfit(pub &'static str);
+
+impl From<Unfit> for pack::Damaged {
+    fn from(Unfit(what): Unfit) -> Self {
+        Self::Impossible(what)
+    }
+}
 
 #[cfg(test)]
 mod tests;

@@ -2,6 +2,8 @@
 
 use alloc::collections::VecDeque;
 
+use pack::{Damaged, Reader, Writer};
+
 use crate::Effect;
 use crate::bus::{Access, Change, Device, Outside, Request, Stream};
 use crate::pl011::{PL011_FR, Pl011, SavedPl011};
@@ -33,6 +35,8 @@ impl SavedUart {
     /// The version of this type: another one means another set of fields, or another meaning.
     pub const VERSION: u16 = 1;
 }
+
+pack::value!(SavedUart as "uart" { model, input });
 
 impl Uart {
     /// A UART after power on, whose output goes to `stream`.
@@ -138,5 +142,13 @@ impl Device for Uart {
             }
             Change::PowerOff | Change::Pause | Change::Resume => {}
         }
+    }
+
+    fn save_to(&self, out: &mut Writer) {
+        out.part(&self.save());
+    }
+
+    fn restore_from(&mut self, from: &mut Reader<'_>) -> Result<(), Damaged> {
+        Ok(self.restore(&from.part()?)?)
     }
 }

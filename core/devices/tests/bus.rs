@@ -5,6 +5,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use pack::{Damaged, Reader, Value, Writer};
 use units::{AccessSize, IntId, Ipa, Line};
 
 use devices::memory::{Fault, GuestMemory};
@@ -128,6 +129,15 @@ impl Device for Registers {
             self.0[1] = 0;
         }
     }
+
+    fn save_to(&self, out: &mut Writer) {
+        self.0.pack(out);
+    }
+
+    fn restore_from(&mut self, from: &mut Reader<'_>) -> Result<(), Damaged> {
+        self.0 = Value::unpack(from)?;
+        Ok(())
+    }
 }
 
 struct Locked<D>(Mutex<Wired<D>>);
@@ -188,6 +198,23 @@ fn a_device_with_several_lines_moves_each_of_them() {
     assert_eq!(world.take_lines(), [(63, Line::High)]);
 }
 
+/// A device that was put back tells the controller of each of its lines, whatever that was told before the move.
+#[test]
+fn a_device_that_was_moved_tells_of_all_its_lines() {
+    let world = World::default();
+    let mut out = Writer::new();
+    slot(Registers(vec![0b10, 9]), &[]).0.lock().unwrap().save_to(&mut out);
+    let saved = out.finish().unwrap();
+    let other = slot(Registers(vec![0; 4]), &[40, 41]);
+    other.0.lock().unwrap().restore_from(&mut Reader::new(&saved), &world).unwrap();
+    assert_eq!(world.take_lines(), [(40, Line::Low), (41, Line::High)]);
+    assert_eq!(other.read(&Access { frame: 0, offset: 4, size: WORD }, &world), 9);
+    other.write(&Access { frame: 0, offset: 0, size: WORD }, 0, &world);
+    assert_eq!(world.take_lines(), [(41, Line::Low)]);
+    let short = other.0.lock().unwrap().restore_from(&mut Reader::new(&saved[..7]), &world);
+    assert_eq!((short, world.take_lines()), (Err(Damaged::Short), vec![]));
+}
+
 /// The interrupt controller has forgotten its lines when the machine starts afresh.
 #[test]
 fn a_line_that_is_high_after_a_reset_is_told_anew() {
@@ -225,6 +252,12 @@ impl Device for Disk {
     fn poll(&mut self, _outside: &dyn Outside) {}
 
     fn change(&mut self, _change: Change, _outside: &dyn Outside) {}
+
+    fn save_to(&self, _out: &mut Writer) {}
+
+    fn restore_from(&mut self, _from: &mut Reader<'_>) -> Result<(), Damaged> {
+        Ok(())
+    }
 }
 
 /// While one thread is inside a disk, another one uses the UART beside it; then the disk's thread passes its own line on.

@@ -9,7 +9,7 @@
 
 mod power;
 
-pub use power::{AffinityState, CpuOffOutcome, Start, Suspension, VmPower};
+pub use power::{AffinityState, CpuOffOutcome, SavedPower, Start, Suspension, VmPower};
 
 use crate::{INVALID_PARAMETERS, NOT_SUPPORTED, Request, SUCCESS};
 

@@ -2,8 +2,9 @@
 
 extern crate std;
 
-use crate::psci::{AffinityState, Call, CpuOffOutcome, PsciError, Reset, Start, Suspension, VmPower};
+use crate::psci::{AffinityState, Call, CpuOffOutcome, PsciError, Reset, SavedPower, Start, Suspension, VmPower};
 use crate::{Facts, INVALID_PARAMETERS, NOT_SUPPORTED, Need, Request, Workaround, Workarounds, decode, psci, trng};
+use pack::{Reader, Value, Writer};
 use proptest::prelude::*;
 use std::vec::Vec;
 use units::{Ipa, Range, VcpuId};
@@ -332,6 +333,45 @@ fn groups_of_cpus() {
     assert!(power.cpu_on(1, ENTRY, 0).is_ok());
     power.cpu_off(VcpuId(0));
     assert_eq!(power.affinity_info(0, 1), Ok(AffinityState::OnPending));
+}
+
+#[test]
+fn what_no_vm_can_be_in_is_refused() {
+    let mut vm = power();
+    assert!(vm.restore(&SavedPower { count: 2, on: 1, pending: 0 }).is_err());
+    assert!(vm.restore(&SavedPower { count: 3, on: 8, pending: 0 }).is_err());
+    assert!(vm.restore(&SavedPower { count: 3, on: 1, pending: 8 }).is_err());
+    assert!(vm.restore(&SavedPower { count: 3, on: 1, pending: 1 }).is_err());
+    assert_eq!(vm, power(), "nothing has changed");
+    vm.cpu_on(1, RAM.start.0, 0).unwrap();
+    assert_eq!(vm.save(), SavedPower { count: 3, on: 0b001, pending: 0b010 });
+    vm.started(VcpuId(1));
+    assert_eq!(vm.save(), SavedPower { count: 3, on: 0b011, pending: 0 });
+}
+
+proptest! {
+    /// Whatever was put in is taken out, comes through bytes, and is what the guest is told.
+    #[test]
+    fn power_that_was_put_in_is_taken_out(count in 1..=8_u8, on in any::<u8>(), pending in any::<u8>()) {
+        let on = on & (0xff >> (8 - count));
+        let pending = pending & !on & (0xff >> (8 - count));
+        let saved = SavedPower { count, on, pending };
+        let mut vm = VmPower::new(count, RAM);
+        prop_assert_eq!(vm.restore(&saved), Ok(()));
+        prop_assert_eq!(vm.save(), saved);
+        for id in 0..count {
+            let state = match (on >> id & 1, pending >> id & 1) {
+                (0, 0) => AffinityState::Off,
+                (0, _) => AffinityState::OnPending,
+                _ => AffinityState::On,
+            };
+            prop_assert_eq!(vm.affinity_info(id.into(), 0), Ok(state));
+        }
+        let mut out = Writer::new();
+        saved.pack(&mut out);
+        let bytes = out.finish().expect("there is memory");
+        prop_assert_eq!(SavedPower::unpack(&mut Reader::new(&bytes)), Ok(saved));
+    }
 }
 
 #[test]

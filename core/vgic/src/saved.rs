@@ -106,6 +106,10 @@ impl Saved {
     pub const VERSION: u16 = 1;
 }
 
+pack::value!(Saved as "gic" { groups, priority_bits, preemption_bits, shared, router, vcpu_count, vcpus });
+pack::value!(SavedBank { enabled, group, edge, latched, level, priority });
+pack::value!(SavedVcpu { private, active, set_aside, asleep, on, interface, declines });
+
 impl Vgic {
     /// Takes the state out. Each vCPU has been synced and detached from its CPU, and none is flushed meanwhile.
     ///

@@ -97,7 +97,7 @@ pub trait Device {
     fn exchange(&mut self, outside: &dyn Outside) -> usize;
 
     /// What it has beside the transport's state.
-    type Saved;
+    type Saved: pack::Part;
 
     /// Takes that out.
     fn save(&self) -> Self::Saved;

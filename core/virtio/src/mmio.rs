@@ -12,6 +12,7 @@ use alloc::vec::Vec;
 
 use devices::saved::Unfit;
 use devices::{Access, AccessSize, Change, Outside, Request};
+use pack::{Damaged, Reader, Writer};
 use units::Ipa;
 
 use crate::device::{Device, Progress};
@@ -94,6 +95,13 @@ impl devices::Device for Vacant {
     fn poll(&mut self, _outside: &dyn Outside) {}
 
     fn change(&mut self, _change: Change, _outside: &dyn Outside) {}
+
+    /// It has none.
+    fn save_to(&self, _out: &mut Writer) {}
+
+    fn restore_from(&mut self, _from: &mut Reader<'_>) -> Result<(), Damaged> {
+        Ok(())
+    }
 }
 
 /// Device status bits (section 2.1).
@@ -540,6 +548,14 @@ impl<D: Device + Send> devices::Device for Mmio<D> {
             Change::Reset | Change::PowerOff => self.reset(),
             Change::Pause | Change::Resume => {}
         }
+    }
+
+    fn save_to(&self, out: &mut Writer) {
+        out.part(&self.save());
+    }
+
+    fn restore_from(&mut self, from: &mut Reader<'_>) -> Result<(), Damaged> {
+        Ok(self.restore(&from.part()?)?)
     }
 }
 

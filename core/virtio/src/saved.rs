@@ -5,6 +5,7 @@
 
 use alloc::vec::Vec;
 
+use pack::{Damaged, Part, Reader, Value, Writer};
 use units::{Ipa, Range};
 
 /// The state of a transport, with that of the device behind it.
@@ -33,6 +34,50 @@ pub struct SavedMmio<S> {
 impl<S> SavedMmio<S> {
     /// The version of this type: another one means another set of fields, or another meaning.
     pub const VERSION: u16 = 1;
+}
+
+/// The device is a section within that of its transport.
+impl<S: Part> Value for SavedMmio<S> {
+    fn pack(&self, out: &mut Writer) {
+        let Self {
+            device,
+            queues,
+            status,
+            interrupt_status,
+            generation,
+            device_features_select,
+            driver_features_select,
+            queue_select,
+            driver_features,
+        } = self;
+        out.part(device);
+        queues.pack(out);
+        for register in
+            [status, interrupt_status, generation, device_features_select, driver_features_select, queue_select]
+        {
+            register.pack(out);
+        }
+        driver_features.pack(out);
+    }
+
+    fn unpack(from: &mut Reader<'_>) -> Result<Self, Damaged> {
+        Ok(Self {
+            device: from.part()?,
+            queues: Value::unpack(from)?,
+            status: Value::unpack(from)?,
+            interrupt_status: Value::unpack(from)?,
+            generation: Value::unpack(from)?,
+            device_features_select: Value::unpack(from)?,
+            driver_features_select: Value::unpack(from)?,
+            queue_select: Value::unpack(from)?,
+            driver_features: Value::unpack(from)?,
+        })
+    }
+}
+
+impl<S: Part> Part for SavedMmio<S> {
+    const NAME: &'static str = "virtio-mmio";
+    const VERSION: u16 = Self::VERSION;
 }
 
 /// The state of a queue.
@@ -65,6 +110,10 @@ impl SavedQueue {
     pub const VERSION: u16 = 1;
 }
 
+pack::value!(SavedQueue versioned {
+    size, descriptors, available, used, ready, event_index, indirect, next_available, next_used, considered
+});
+
 /// A chain that is being worked on.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct SavedChain {
@@ -87,6 +136,8 @@ impl SavedChain {
     pub const VERSION: u16 = 1;
 }
 
+pack::value!(SavedChain versioned { segments, readable_segments, head, read, write, written });
+
 /// The state of a console.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct SavedConsole {
@@ -107,6 +158,8 @@ impl SavedConsole {
     pub const VERSION: u16 = 1;
 }
 
+pack::value!(SavedConsole as "virtio-console" { config, input, output, receiving, transmitting });
+
 /// The state of an entropy device.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct SavedEntropy {
@@ -118,6 +171,8 @@ impl SavedEntropy {
     /// The version of this type.
     pub const VERSION: u16 = 1;
 }
+
+pack::value!(SavedEntropy as "virtio-entropy" { filling });
 
 #[cfg(test)]
 mod tests;

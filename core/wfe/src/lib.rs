@@ -20,5 +20,5 @@ pub mod watchdog;
 pub mod words;
 
 pub use abi::watchdog::{Action, Actions, Refused};
-pub use watchdog::{Bounds, Status, Watchdog};
+pub use watchdog::{Bounds, SavedWatchdog, Status, Watchdog};
 pub use words::{Request, Scope};

@@ -5,6 +5,7 @@
 //! VM is paused the watchdog is too, and so is one that is armed meanwhile: its time begins when the VM goes on.
 
 use abi::watchdog::{Action, Actions, Refused};
+use pack::Damaged;
 
 /// What a guest may ask for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -39,6 +40,26 @@ enum State {
     Paused { remaining: u64 },
 }
 
+/// The state of a watchdog whose VM is paused: what of its time is left counts from when that goes on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct SavedWatchdog {
+    /// The time that it was armed for, in milliseconds.
+    pub timeout: u64,
+    /// The number of its action.
+    pub action: u8,
+    /// What is left of the time, while it is armed.
+    pub remaining: Option<u64>,
+    /// How often it has acted.
+    pub acted: u32,
+}
+
+impl SavedWatchdog {
+    /// The version of this type: another one means another set of fields, or another meaning.
+    pub const VERSION: u16 = 1;
+}
+
+pack::value!(SavedWatchdog versioned { timeout, action, remaining, acted });
+
 /// One watchdog.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Watchdog {
@@ -56,6 +77,34 @@ impl Watchdog {
     #[must_use]
     pub const fn new(bounds: Bounds) -> Self {
         Self { bounds, timeout: 0, action: Action::Log, state: State::Disarmed, is_paused: false, acted: 0 }
+    }
+
+    /// Takes the state out, at `now`. What the guest may ask of it is its VM's, not its own.
+    #[must_use]
+    pub const fn save(&self, now: u64) -> SavedWatchdog {
+        let &Self { bounds: _, timeout, action, state, is_paused: _, acted } = self;
+        let remaining = match state {
+            State::Disarmed => None,
+            State::Running { deadline } => Some(deadline.saturating_sub(now)),
+            State::Paused { remaining } => Some(remaining),
+        };
+        SavedWatchdog { timeout, action: action.number(), remaining, acted }
+    }
+
+    /// Puts a state in. The watchdog stands still until its VM goes on ([`Watchdog::resume`]).
+    ///
+    /// # Errors
+    /// If no watchdog can be in it; nothing has changed then.
+    pub fn restore(&mut self, saved: &SavedWatchdog) -> Result<(), Damaged> {
+        let &SavedWatchdog { timeout, action, remaining, acted } = saved;
+        if remaining.is_some_and(|remaining| timeout == 0 || remaining > timeout) {
+            return Err(Damaged::Impossible("more is left of a watchdog's time than it was armed for"));
+        }
+        let action = Action::from_number(action.into());
+        let action = action.ok_or(Damaged::Impossible("a watchdog has an action that does not exist"))?;
+        let state = remaining.map_or(State::Disarmed, |remaining| State::Paused { remaining });
+        *self = Self { bounds: self.bounds, timeout, action, state, is_paused: true, acted };
+        Ok(())
     }
 
     /// The state in which it has its whole time before it.
@@ -186,7 +235,8 @@ impl Watchdog {
 
 #[cfg(test)]
 mod tests {
-    use super::{Action, Actions, Bounds, Refused, Status, Watchdog};
+    use super::{Action, Actions, Bounds, Refused, SavedWatchdog, Status, Watchdog};
+    use pack::{Damaged, Reader, Value, Writer};
     use proptest::prelude::*;
 
     const BOUNDS: Bounds = Bounds { least: 10, most: 1000, actions: Actions(0b10111), may_disarm: true };
@@ -206,6 +256,54 @@ mod tests {
         assert_eq!((watchdog.expire(9999), watchdog.deadline()), (None, None));
         let status = Status { armed: None, action: Action::Reset, is_paused: false, acted: 1 };
         assert_eq!(watchdog.status(9999), status);
+    }
+
+    #[test]
+    fn what_no_watchdog_can_be_is_refused() {
+        let mut watchdog = Watchdog::new(BOUNDS);
+        let before = watchdog;
+        let bad = [
+            SavedWatchdog { timeout: 10, remaining: Some(11), ..SavedWatchdog::default() },
+            SavedWatchdog { timeout: 0, remaining: Some(0), ..SavedWatchdog::default() },
+            SavedWatchdog { action: 5, ..SavedWatchdog::default() },
+        ];
+        for saved in bad {
+            assert!(matches!(watchdog.restore(&saved), Err(Damaged::Impossible(_))), "{saved:?}");
+            assert_eq!(watchdog, before);
+        }
+    }
+
+    proptest! {
+        /// Whatever was put in is taken out, at any time, and comes through bytes.
+        #[test]
+        fn what_was_put_in_is_taken_out(timeout in 1..u64::MAX, left in any::<Option<u64>>(), action in 0..5_u8, acted in any::<u32>(), now in any::<u64>()) {
+            let remaining = left.map(|left| left % timeout);
+            let saved = SavedWatchdog { timeout, action, remaining, acted };
+            let mut watchdog = Watchdog::new(BOUNDS);
+            prop_assert_eq!(watchdog.restore(&saved), Ok(()));
+            prop_assert_eq!(watchdog.save(now), saved);
+            let mut out = Writer::new();
+            saved.pack(&mut out);
+            let bytes = out.finish().expect("there is memory");
+            prop_assert_eq!(SavedWatchdog::unpack(&mut Reader::new(&bytes)), Ok(saved));
+        }
+
+        /// A watchdog that was moved while it was paused is the same one, and acts when it would have, by a clock that may begin
+        /// anew.
+        #[test]
+        fn one_that_was_moved_goes_on(timeout in 0..2000_u64, action in 0..5_u64, paused in 0..3000_u64, there in any::<u32>()) {
+            let mut here = Watchdog::new(BOUNDS);
+            let _ = here.configure(timeout, action, 0);
+            let _ = here.expire(paused);
+            here.pause(paused);
+            let mut other = Watchdog::new(BOUNDS);
+            prop_assert_eq!(other.restore(&here.save(paused)), Ok(()));
+            prop_assert_eq!(here, other);
+            let there = u64::from(there);
+            here.resume(paused);
+            other.resume(there);
+            prop_assert_eq!(here.deadline().map(|at| at - paused), other.deadline().map(|at| at - there));
+        }
     }
 
     #[test]

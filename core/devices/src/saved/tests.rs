@@ -5,6 +5,8 @@ use std::vec::Vec;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
+use pack::{Part, Reader, Writer};
+
 use crate::{
     AccessSize, GenericWatchdog, Pl011, Pl031, Pl061, SavedGenericWatchdog, SavedPl011, SavedPl031, SavedPl061,
     SavedUart, Uart,
@@ -87,6 +89,17 @@ fn watchdog() -> impl Strategy<Value = SavedGenericWatchdog> {
     )
 }
 
+/// Written as bytes and read again.
+fn through_bytes<P: Part>(part: &P) -> P {
+    let mut out = Writer::new();
+    out.part(part);
+    let bytes = out.finish().expect("there is memory");
+    let mut from = Reader::new(&bytes);
+    let read = from.part().expect("it was just written");
+    assert_eq!(from.left(), 0);
+    read
+}
+
 proptest! {
     #[test]
     fn what_was_put_in_is_taken_out(uart in pl011(), clock in pl031(), gpio in pl061(), dog in watchdog(),
@@ -96,6 +109,8 @@ proptest! {
         prop_assert_eq!(Pl061::restored(&gpio).save(), gpio);
         prop_assert_eq!(GenericWatchdog::restored(&dog).map(|dog| dog.save()), Ok(dog));
         let saved = SavedUart { model: uart, input };
+        prop_assert_eq!(through_bytes(&saved), saved.clone());
+        prop_assert_eq!((through_bytes(&clock), through_bytes(&gpio), through_bytes(&dog)), (clock, gpio, dog));
         let mut other = Uart::new(None);
         prop_assert_eq!(other.restore(&saved), Ok(()));
         prop_assert_eq!(other.save(), saved);

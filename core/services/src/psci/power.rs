@@ -5,6 +5,7 @@
 //! calls must be serialized, by a lock of that VM; none of them is frequent.
 
 use super::PsciError;
+use pack::Damaged;
 use units::{Ipa, MAX_VCPUS, Range, VcpuId};
 
 /// The affinity fields of `MPIDR_EL1`: Aff3 in bits 39:32, Aff2 to Aff0 in bits 23:0. All else must be zero in a target
@@ -75,6 +76,24 @@ pub enum CpuOffOutcome {
     NoneLeft,
 }
 
+/// The power state of one VM's CPUs. A suspended CPU is on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SavedPower {
+    /// How many there are.
+    pub count: u8,
+    /// Those that are on, a bit each.
+    pub on: u8,
+    /// Those that are about to be: how they start is known to whoever starts them.
+    pub pending: u8,
+}
+
+impl SavedPower {
+    /// The version of this type: another one means another set of fields, or another meaning.
+    pub const VERSION: u16 = 1;
+}
+
+pack::value!(SavedPower versioned { count, on, pending });
+
 /// The power state of one VM's CPUs.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct VmPower {
@@ -99,6 +118,44 @@ impl VmPower {
         if let Some(first) = self.vcpus.first_mut() {
             *first = Power::On;
         }
+    }
+
+    /// Takes the state out.
+    #[must_use]
+    pub fn save(&self) -> SavedPower {
+        // Where CPUs may start follows from the machine.
+        let &Self { vcpus, count, executable: _ } = self;
+        let (mut on, mut pending) = (0, 0);
+        for (number, power) in vcpus.into_iter().enumerate() {
+            match power {
+                Power::Off => {}
+                Power::OnPending => pending |= 1 << number,
+                Power::On => on |= 1 << number,
+            }
+        }
+        SavedPower { count, on, pending }
+    }
+
+    /// Puts a state in.
+    ///
+    /// # Errors
+    /// If it is not one of this VM's; nothing has changed then.
+    pub fn restore(&mut self, saved: &SavedPower) -> Result<(), Damaged> {
+        let &SavedPower { count, on, pending } = saved;
+        if count != self.count {
+            return Err(Damaged::Impossible("the VM was saved with another number of vCPUs"));
+        }
+        if u32::from(on | pending) >> count != 0 || on & pending != 0 {
+            return Err(Damaged::Impossible("a vCPU is on that the VM does not have, or on and about to be"));
+        }
+        for (number, power) in self.vcpus.iter_mut().enumerate() {
+            *power = match (on >> number & 1, pending >> number & 1) {
+                (0, 0) => Power::Off,
+                (0, _) => Power::OnPending,
+                _ => Power::On,
+            };
+        }
+        Ok(())
     }
 
     /// Whether `vcpu` is on (running, or suspended).

@@ -5,6 +5,7 @@ use std::vec;
 use std::vec::Vec;
 
 use devices::AccessSize;
+use pack::{Part, Reader, Writer};
 use proptest::collection::vec as many;
 use proptest::option;
 use proptest::prelude::*;
@@ -93,9 +94,22 @@ fn entropy() -> impl Strategy<Value = SavedEntropy> {
 
 fn no_random(_: &mut [u8]) {}
 
+/// Written as bytes and read again.
+fn through_bytes<P: Part>(part: &P) -> P {
+    let mut out = Writer::new();
+    out.part(part);
+    let bytes = out.finish().expect("there is memory");
+    let mut from = Reader::new(&bytes);
+    let read = from.part().expect("it was just written");
+    assert_eq!(from.left(), 0);
+    read
+}
+
 proptest! {
     #[test]
     fn what_was_put_in_is_taken_out(one in mmio(console(), 2), other in mmio(entropy(), 1)) {
+        prop_assert_eq!(through_bytes(&one), one.clone());
+        prop_assert_eq!(through_bytes(&other), other.clone());
         let mut transport = Mmio::new(Console::new());
         prop_assert_eq!(transport.restore(&one), Ok(()));
         prop_assert_eq!(transport.save(), one);

@@ -1,0 +1,279 @@
+//! The service's state as a value: channels with the messages on them, the key store, what the tools have said and are asked.
+//!
+//! Times are saved as how long ago, or how long until then: the host that goes on has another clock. What the guest may have
+//! is its VM's, not its own: a state that has more is refused. How much a guest may still say for the log is the host's
+//! business, and begins anew.
+//!
+//! Each type is taken apart by naming all of its fields: a field that is added and forgotten here does not compile.
+
+use alloc::vec::Vec;
+
+use pack::{Damaged, value};
+
+use crate::channel::{Channel, Channels, Protocol};
+use crate::limits::{Limits, copy};
+use crate::service::{Service, State};
+use crate::tclo::{Report, Requests, Text, TimeSet};
+
+/// The state of one VM's service.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct SavedService {
+    /// Its channels, by number.
+    pub channels: Vec<Option<SavedChannel>>,
+    /// How many calls there were, by which the channel is found that was not used for the longest time.
+    pub calls: u64,
+    /// Keys and values, in the order in which they came.
+    pub store: Vec<(Vec<u8>, Vec<u8>)>,
+    /// What the tools have reported.
+    pub report: SavedReport,
+    /// What they are asked.
+    pub requests: SavedRequests,
+    /// Whether the guest's clock follows the host's.
+    pub time_sync: bool,
+}
+
+/// A channel.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct SavedChannel {
+    /// The host asks on it (TCLO), not the guest (RPCI).
+    pub host_asks: bool,
+    /// High and low.
+    pub cookies: Option<[u32; 2]>,
+    /// When it was used last, in calls.
+    pub used: u64,
+    /// The message that is arriving, and its length.
+    pub incoming: Option<(Vec<u8>, usize)>,
+    /// What is to be received, and how much has been.
+    pub outgoing: Option<(Vec<u8>, usize)>,
+    /// How much of the one or the other has been moved by a transfer as a whole that is not at its end.
+    pub moved: usize,
+}
+
+/// What the tools have reported. Texts are printable ASCII.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct SavedReport {
+    /// The tools' version.
+    pub version: Vec<u8>,
+    /// The guest's host name.
+    pub host_name: Vec<u8>,
+    /// Its operating system.
+    pub system: Vec<u8>,
+    /// Its first IPv4 address.
+    pub address: Vec<u8>,
+    /// Seconds that it is up.
+    pub uptime: u64,
+    /// How many milliseconds ago the daemon polled last.
+    pub silent: Option<u64>,
+    /// It can shut itself down when asked.
+    pub soft_power: bool,
+    /// The last reply to a request began with "OK".
+    pub last_ok: bool,
+}
+
+/// The conversation in which the host asks.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct SavedRequests {
+    /// On which channel.
+    pub channel: Option<u16>,
+    /// What waits to be asked, first things first.
+    pub waiting: Vec<Vec<u8>>,
+    /// What the daemon has been asked and not replied to.
+    pub outstanding: Option<Vec<u8>>,
+    /// For how many milliseconds nothing is asked.
+    pub quiet: u64,
+    /// How often the daemon was busy for the request at the front.
+    pub busy: u32,
+    /// What became of the last request to set the clock: never made, waiting, done, failed.
+    pub time_set: u8,
+}
+
+impl SavedService {
+    /// The version of this type, and of those in it: another one means another set of fields, or another meaning.
+    pub const VERSION: u16 = 1;
+}
+
+value!(SavedService as "vmware" { channels, calls, store, report, requests, time_sync });
+value!(SavedChannel { host_asks, cookies, used, incoming, outgoing, moved });
+value!(SavedReport { version, host_name, system, address, uptime, silent, soft_power, last_ok });
+value!(SavedRequests { channel, waiting, outstanding, quiet, busy, time_set });
+
+/// A copy, or why not.
+fn copied(bytes: &[u8]) -> Result<Vec<u8>, Damaged> {
+    copy(bytes).ok_or(Damaged::NoMemory)
+}
+
+/// What `each` makes of all `from`.
+fn collected<T, U>(
+    from: impl ExactSizeIterator<Item = T>,
+    each: impl FnMut(T) -> Result<U, Damaged>,
+) -> Result<Vec<U>, Damaged> {
+    let mut all = Vec::new();
+    all.try_reserve_exact(from.len()).map_err(|_| Damaged::NoMemory)?;
+    for one in from.map(each) {
+        all.push(one?);
+    }
+    Ok(all)
+}
+
+fn message(message: &Option<(Vec<u8>, usize)>) -> Result<Option<(Vec<u8>, usize)>, Damaged> {
+    message.as_ref().map(|(bytes, place)| Ok((copied(bytes)?, *place))).transpose()
+}
+
+impl Service {
+    /// Takes the state out at `now`, in milliseconds.
+    ///
+    /// # Errors
+    /// If there is no memory for it.
+    pub fn save(&self, now: u64) -> Result<SavedService, Damaged> {
+        // What the VM may have is its own.
+        let Self { config: _, channels, state } = self;
+        let Channels { slots, calls } = channels;
+        let State { store, report, requests, time_sync, limits: _, log_rate: _ } = state;
+        Ok(SavedService {
+            channels: collected(slots.iter(), |slot| slot.as_ref().map(Channel::save).transpose())?,
+            calls: *calls,
+            store: collected(store.entries().iter(), |(key, value)| Ok((copied(key)?, copied(value)?)))?,
+            report: report.save(now)?,
+            requests: requests.save(now)?,
+            time_sync: *time_sync,
+        })
+    }
+
+    /// Puts a state in at `now`, in milliseconds.
+    ///
+    /// # Errors
+    /// If it is none that this VM's service can have; the service is then as after the VM's start, perhaps with some values.
+    pub fn restore(&mut self, saved: &SavedService, now: u64) -> Result<(), Damaged> {
+        let SavedService { channels, calls, store, report, requests, time_sync } = saved;
+        let limits = self.config.limits;
+        if channels.len() > limits.channels {
+            return Err(Damaged::Impossible("more channels are open than the VM may have"));
+        }
+        self.restart();
+        self.state.store = Default::default();
+        for (key, value) in store {
+            let set = self.state.store.set(key, value, &limits);
+            set.map_err(|_| Damaged::Impossible("a value is not one that the VM may have"))?;
+        }
+        let slots =
+            collected(channels.iter(), |slot| slot.as_ref().map(|slot| Channel::restored(slot, &limits)).transpose())?;
+        let channels = Channels { slots, calls: *calls };
+        if channels.buffered() > limits.buffers {
+            return Err(Damaged::Impossible("more bytes of messages are on their way than the VM may have"));
+        }
+        self.channels = channels;
+        self.state.report = Report::restored(report, now)?;
+        self.state.requests = Requests::restored(requests, now)?;
+        self.state.time_sync = *time_sync;
+        Ok(())
+    }
+}
+
+impl Channel {
+    fn save(&self) -> Result<SavedChannel, Damaged> {
+        let Self { protocol, cookies, used, incoming, outgoing, moved } = self;
+        Ok(SavedChannel {
+            host_asks: *protocol == Protocol::Tclo,
+            cookies: *cookies,
+            used: *used,
+            incoming: message(incoming)?,
+            outgoing: message(outgoing)?,
+            moved: *moved,
+        })
+    }
+
+    fn restored(saved: &SavedChannel, limits: &Limits) -> Result<Self, Damaged> {
+        let SavedChannel { host_asks, cookies, used, incoming, outgoing, moved } = saved;
+        let arrives = |(bytes, length): &(Vec<u8>, usize)| bytes.len() <= *length && *length <= limits.message;
+        if !incoming.as_ref().is_none_or(arrives) {
+            return Err(Damaged::Impossible("a message is longer than it was to be, or than any may be"));
+        }
+        let whole = [incoming, outgoing].into_iter().flatten().map(|(bytes, _)| bytes.len()).max().unwrap_or(0);
+        if outgoing.as_ref().is_some_and(|(bytes, place)| *place > bytes.len()) || *moved > whole {
+            return Err(Damaged::Impossible("more of a message was moved than there is"));
+        }
+        Ok(Self {
+            protocol: if *host_asks { Protocol::Tclo } else { Protocol::Rpci },
+            cookies: *cookies,
+            used: *used,
+            incoming: message(incoming)?,
+            outgoing: message(outgoing)?,
+            moved: *moved,
+        })
+    }
+}
+
+impl Report {
+    fn save(&self, now: u64) -> Result<SavedReport, Damaged> {
+        let Self { version, host_name, system, address, uptime, heartbeat, soft_power, last_ok } = self;
+        let text = |text: &Text| copied(text.as_str().as_bytes());
+        Ok(SavedReport {
+            version: text(version)?,
+            host_name: text(host_name)?,
+            system: text(system)?,
+            address: text(address)?,
+            uptime: *uptime,
+            silent: heartbeat.map(|heartbeat| now.saturating_sub(heartbeat)),
+            soft_power: *soft_power,
+            last_ok: *last_ok,
+        })
+    }
+
+    fn restored(saved: &SavedReport, now: u64) -> Result<Self, Damaged> {
+        let SavedReport { version, host_name, system, address, uptime, silent, soft_power, last_ok } = saved;
+        let text = |bytes: &[u8]| {
+            let text = Text::new(bytes);
+            let whole = text.as_str().as_bytes() == bytes;
+            whole.then_some(text).ok_or(Damaged::Impossible("a report has a text that no tool can have reported"))
+        };
+        Ok(Self {
+            version: text(version)?,
+            host_name: text(host_name)?,
+            system: text(system)?,
+            address: text(address)?,
+            uptime: *uptime,
+            // A host that has just started cannot say that it was longer ago.
+            heartbeat: silent.map(|silent| now.saturating_sub(silent)),
+            soft_power: *soft_power,
+            last_ok: *last_ok,
+        })
+    }
+}
+
+impl Requests {
+    fn save(&self, now: u64) -> Result<SavedRequests, Damaged> {
+        let Self { channel, waiting, outstanding, not_before, busy, time_set } = self;
+        Ok(SavedRequests {
+            channel: *channel,
+            waiting: collected(waiting.iter(), |request| copied(request))?,
+            outstanding: outstanding.as_deref().map(copied).transpose()?,
+            quiet: not_before.saturating_sub(now),
+            busy: *busy,
+            time_set: *time_set as u8,
+        })
+    }
+
+    fn restored(saved: &SavedRequests, now: u64) -> Result<Self, Damaged> {
+        let SavedRequests { channel, waiting, outstanding, quiet, busy, time_set } = saved;
+        if waiting.len() > Self::MAX_WAITING {
+            return Err(Damaged::Impossible("more requests wait for the tools than can"));
+        }
+        Ok(Self {
+            channel: *channel,
+            waiting: collected(waiting.iter(), |request| copied(request))?.into(),
+            outstanding: outstanding.as_deref().map(copied).transpose()?,
+            not_before: if *quiet == 0 { 0 } else { now.saturating_add(*quiet) },
+            busy: *busy,
+            time_set: match time_set {
+                0 => TimeSet::Never,
+                1 => TimeSet::Waiting,
+                2 => TimeSet::Done,
+                3 => TimeSet::Failed,
+                _ => return Err(Damaged::Impossible("a clock was set in a way that does not exist")),
+            },
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

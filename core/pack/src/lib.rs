@@ -1,0 +1,230 @@
+//! Values as bytes: how the saved state of a VM's parts is written down and read again.
+//!
+//! A [`Value`] is written field after field, numbers little-endian and of fixed width, so that equal values are equal bytes.
+//! The macro [`value!`](crate::value) does that for a struct by naming all of its fields: one that is added and forgotten does
+//! not compile. A [`Part`] is a value with a name and a version: it is written as a section, whose length is told, so that a
+//! reader knows what it does not know. The format is in `docs/formats/saved-vm.md`.
+//!
+//! The bytes may come from a file. Reading takes no more memory than there are bytes, and whatever is wrong is said in one
+//! line; what a part makes of values that no VM could have had is the part's business.
+#![no_std]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+#[cfg(test)]
+extern crate std;
+
+mod values;
+
+use alloc::vec::Vec;
+use core::fmt;
+
+/// Something that can be written as bytes, and read again.
+pub trait Value: Sized {
+    /// Writes it.
+    fn pack(&self, out: &mut Writer);
+
+    /// Reads it.
+    ///
+    /// # Errors
+    /// What is wrong with the bytes.
+    fn unpack(from: &mut Reader<'_>) -> Result<Self, Damaged>;
+}
+
+/// A value that is a section of its own.
+pub trait Part: Value {
+    /// The section's name.
+    const NAME: &'static str;
+    /// The version that is written, and the only one that is read. Another one means other fields, or another meaning.
+    const VERSION: u16;
+}
+
+/// Makes a struct a [`Value`], of all of its fields in the order in which they are named, and with a name also a [`Part`],
+/// whose version is the struct's `VERSION`. A `versioned` one, which stands within another's section, has that in front of it.
+///
+/// All fields are to be named:
+/// ```compile_fail,E0027
+/// struct Saved { one: u8, forgotten: u8 }
+/// pack::value!(Saved { one });
+/// ```
+#[macro_export]
+macro_rules! value {
+    ($type:ident { $($field:ident),* $(,)? }) => {
+        impl $crate::Value for $type {
+            fn pack(&self, out: &mut $crate::Writer) {
+                let Self { $($field),* } = self;
+                $($crate::Value::pack($field, out);)*
+            }
+
+            fn unpack(from: &mut $crate::Reader<'_>) -> Result<Self, $crate::Damaged> {
+                $(let $field = $crate::Value::unpack(from)?;)*
+                Ok(Self { $($field),* })
+            }
+        }
+    };
+    ($type:ident versioned { $($field:ident),* $(,)? }) => {
+        impl $crate::Value for $type {
+            fn pack(&self, out: &mut $crate::Writer) {
+                let Self { $($field),* } = self;
+                $crate::Value::pack(&Self::VERSION, out);
+                $($crate::Value::pack($field, out);)*
+            }
+
+            fn unpack(from: &mut $crate::Reader<'_>) -> Result<Self, $crate::Damaged> {
+                let version: u16 = $crate::Value::unpack(from)?;
+                if version != Self::VERSION {
+                    return Err($crate::Damaged::Version(stringify!($type), version, Self::VERSION));
+                }
+                $(let $field = $crate::Value::unpack(from)?;)*
+                Ok(Self { $($field),* })
+            }
+        }
+    };
+    ($type:ident as $name:literal { $($field:ident),* $(,)? }) => {
+        $crate::value!($type { $($field),* });
+
+        impl $crate::Part for $type {
+            const NAME: &'static str = $name;
+            const VERSION: u16 = $type::VERSION;
+        }
+    };
+}
+
+/// What is wrong with bytes that should be a value.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Damaged {
+    /// They end too early.
+    Short,
+    /// A section is longer than what is in it.
+    Long(&'static str),
+    /// This section should be here.
+    Missing(&'static str),
+    /// This section, or what is in one, has that version, which is not known here; the other one is.
+    Version(&'static str, u16, u16),
+    /// There is no such value; says of what.
+    Impossible(&'static str),
+    /// The hypervisor has no memory left for it.
+    NoMemory,
+}
+
+impl fmt::Display for Damaged {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Short => out.write_str("the saved state is damaged: it ends too early"),
+            Self::Long(section) => {
+                write!(out, "the saved state is damaged: its section {section} is longer than what is in it")
+            }
+            Self::Missing(section) => write!(out, "the saved state has no section {section} where one should be"),
+            Self::Version(section, version, known) => {
+                write!(out, "the saved state's {section} has version {version}; version {known} is known here")
+            }
+            Self::Impossible(what) => write!(out, "the saved state is damaged: {what}"),
+            Self::NoMemory => out.write_str("the hypervisor has no memory left for the saved state"),
+        }
+    }
+}
+
+impl core::error::Error for Damaged {}
+
+/// Bytes that are being written.
+#[derive(Debug, Default)]
+pub struct Writer {
+    bytes: Vec<u8>,
+    is_full: bool,
+}
+
+impl Writer {
+    /// Nothing yet.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self { bytes: Vec::new(), is_full: false }
+    }
+
+    /// Bytes as they are.
+    pub fn bytes(&mut self, bytes: &[u8]) {
+        // What did not fit is missed at the end, not at each of the many values.
+        if self.is_full || self.bytes.try_reserve(bytes.len()).is_err() {
+            self.is_full = true;
+            return;
+        }
+        self.bytes.extend_from_slice(bytes);
+    }
+
+    /// A part, as a section: its name with the length in front, its version, its length, and itself.
+    pub fn part<P: Part>(&mut self, part: &P) {
+        (P::NAME.len() as u8).pack(self);
+        self.bytes(P::NAME.as_bytes());
+        P::VERSION.pack(self);
+        let place = self.bytes.len();
+        0_u32.pack(self);
+        let begin = self.bytes.len();
+        part.pack(self);
+        let length = (self.bytes.len() - begin) as u32;
+        if let Some(field) = self.bytes.get_mut(place..begin) {
+            for (to, from) in field.iter_mut().zip(length.to_le_bytes()) {
+                *to = from;
+            }
+        }
+    }
+
+    /// What was written.
+    ///
+    /// # Errors
+    /// If there was no memory for it.
+    pub fn finish(self) -> Result<Vec<u8>, Damaged> {
+        if self.is_full { Err(Damaged::NoMemory) } else { Ok(self.bytes) }
+    }
+}
+
+/// Bytes that are being read.
+#[derive(Clone, Debug)]
+pub struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    /// Reads these.
+    #[must_use]
+    pub const fn new(bytes: &'a [u8]) -> Self {
+        Self(bytes)
+    }
+
+    /// So many bytes.
+    ///
+    /// # Errors
+    /// If there are fewer.
+    pub fn bytes(&mut self, count: usize) -> Result<&'a [u8], Damaged> {
+        let (bytes, rest) = self.0.split_at_checked(count).ok_or(Damaged::Short)?;
+        self.0 = rest;
+        Ok(bytes)
+    }
+
+    /// How many are left.
+    #[must_use]
+    pub const fn left(&self) -> usize {
+        self.0.len()
+    }
+
+    /// A part, which is the next section.
+    ///
+    /// # Errors
+    /// If it is another one, of another version, or damaged.
+    pub fn part<P: Part>(&mut self) -> Result<P, Damaged> {
+        let length = u8::unpack(self)?;
+        if self.bytes(length.into())? != P::NAME.as_bytes() {
+            return Err(Damaged::Missing(P::NAME));
+        }
+        let version = u16::unpack(self)?;
+        if version != P::VERSION {
+            return Err(Damaged::Version(P::NAME, version, P::VERSION));
+        }
+        let length = u32::unpack(self)?;
+        let mut body = Self(self.bytes(length as usize)?);
+        let part = P::unpack(&mut body)?;
+        if body.left() > 0 {
+            return Err(Damaged::Long(P::NAME));
+        }
+        Ok(part)
+    }
+}
+
+#[cfg(test)]
+mod tests;
