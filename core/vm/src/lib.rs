@@ -1,6 +1,7 @@
 //! What a VM does, as plain values: events go in, and what has to happen comes out.
 //!
 //! * [`Life`]: a VM's life. It is started, runs, stands still, stops, and starts afresh.
+//! * [`Watchdogs`]: who may set which of a VM's watchdogs up, when one bites, and what that leads to.
 //!
 //! Nothing here takes a lock, wakes a thread or writes a line. The hypervisor has each value under a lock of its own, says
 //! what happened, and performs the [`Effect`]s that it is told, in their order, before it lets go of the lock.
@@ -11,5 +12,9 @@
 extern crate std;
 
 mod life;
+mod watchdogs;
+#[cfg(test)]
+mod world;
 
 pub use life::{Ask, Effect, End, Life, Saying, Stop, Task};
+pub use watchdogs::{AtExpiry, Bite, Caller, Consequence, Watchdogs, Which};

@@ -265,7 +265,7 @@ fn make_vms<C: Checks>(platform: &Platform<'static>) -> Result<(), String> {
     let bundle = Bundle::parse(bytes, physical::crc32c).map_err(|error| alloc::format!("the bundle: {error}"))?;
     let vcpus: u32 = bundle.vms().map(|vm| u32::from(vm.vcpus)).sum();
     let services: u64 = bundle.vms().map(|vm| doors::most_memory(&vm.doors)).sum();
-    if bundle.vms().any(|vm| watchdog::may_be_used(&vm.doors)) {
+    if bundle.vms().any(|vm| ::vm::Watchdogs::may_be_used(&vm.doors)) {
         watchdog::start().map_err(|error| alloc::format!("{error}"))?;
     }
     let blocks: u64 = bundle.vms().map(|vm| vm.memory / units::BLOCK_SIZE).sum();

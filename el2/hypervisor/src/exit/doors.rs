@@ -25,9 +25,9 @@ use crate::host::{self, entropy, wall_clock};
 use crate::vcpu::Vcpu;
 use crate::vcpu::exception::{complete, inject};
 use crate::vcpu::traps::MDSCR_TDCC;
+use crate::vm::Vm;
 use crate::vm::counters::{self, Reason};
 use crate::vm::guest_memory::{GuestRam, RamError};
-use crate::vm::{Vm, watchdog};
 
 /// ESR_EL2 of `MRS XZR, MDCCSR_EL0`.
 const STATUS_READ: u64 = 0x6220_c3e3;
@@ -125,16 +125,16 @@ pub(crate) fn wait(vcpu: &'static Vcpu, context: &mut VcpuContext) -> bool {
     }
     let Some(request) = Request::decode(context.x[0], context.x[1], context.x[2]) else { return false };
     let dogs = &vcpu.vm.doors.watchdogs;
-    let (policy, level) = (&vcpu.vm.config.doors, level(context));
-    let caller = |scope| watchdog::Caller { policy, level, vm: vcpu.vm, vcpu: vcpu.id, scope };
+    let level = level(context);
+    let caller = |scope| ::vm::Caller { level, vcpu: vcpu.id, scope };
     let result = match request {
         Request::Detect => {
             answer_detection(vcpu, context);
             return true;
         }
-        Request::Configure { scope, timeout, action } => dogs.configure(caller(scope), timeout, action),
-        Request::Pat(scope) => dogs.pat(caller(scope)),
-        Request::Query(scope) => dogs.query(caller(scope)),
+        Request::Configure { scope, timeout, action } => dogs.configure(vcpu.vm, caller(scope), timeout, action),
+        Request::Pat(scope) => dogs.pat(vcpu.vm, caller(scope)),
+        Request::Query(scope) => dogs.query(vcpu.vm, caller(scope)),
     };
     let (word, value) = match result {
         Ok(milliseconds) => (words::DONE, milliseconds),
@@ -338,14 +338,14 @@ impl backdoor::Host for Caller {
             backdoor::Whose::Vm => wfe::Scope::Vm,
             backdoor::Whose::Caller => wfe::Scope::Own,
         };
-        let caller = watchdog::Caller { policy: &self.vm.config.doors, level, vm: self.vm, vcpu: self.vcpu.id, scope };
+        let caller = ::vm::Caller { level, vcpu: self.vcpu.id, scope };
         let dogs = &self.vm.doors.watchdogs;
         let result = match request {
-            backdoor::Watchdog::Query => dogs.query(caller),
+            backdoor::Watchdog::Query => dogs.query(self.vm, caller),
             backdoor::Watchdog::Configure { milliseconds, action } => {
-                dogs.configure(caller, milliseconds, u64::from(action))
+                dogs.configure(self.vm, caller, milliseconds, u64::from(action))
             }
-            backdoor::Watchdog::Pat => dogs.pat(caller),
+            backdoor::Watchdog::Pat => dogs.pat(self.vm, caller),
         };
         result.map_err(|refused| match refused {
             wfe::Refused::Level | wfe::Refused::MustStay => own::status::REFUSED,

@@ -17,6 +17,7 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
+use ::vm::AtExpiry;
 use clock::GuestTicks;
 use devices::{
     Access, Bus, Change, Device, ErasedFlash, GenericWatchdog, Outside, POWER_BUTTON_PIN, Pl031, Pl061, Slot, Stream,
@@ -49,15 +50,6 @@ impl Wait {
             _ => other,
         }
     }
-}
-
-/// What happens when a watchdog's second signal rises.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum AtExpiry {
-    /// It stays, until the guest refreshes it.
-    Stay,
-    /// Two periods begin anew.
-    BeginAnew,
 }
 
 /// A device with its lock.

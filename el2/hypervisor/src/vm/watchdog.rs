@@ -1,5 +1,5 @@
-//! Watchdogs of VMs, and the thread that lets them act: the one that guests set up by calls (`core/wfe`), and the Generic
-//! Watchdog among their devices (`core/devices`).
+//! Watchdogs of VMs, and the thread that lets them act: those that guests set up by calls (`core/vm`, where it is decided what
+//! one that acts does), and the Generic Watchdog among their devices (`core/devices`).
 //!
 //! Whatever a guest does, the EL2 timer wakes the thread at the first deadline. A pat only moves a deadline further away;
 //! the thread finds that out when it wakes at the old one, so patting wakes nobody, and neither does a nearer deadline:
@@ -7,27 +7,22 @@
 //! can make it do does not depend on how many VMs there are, nor on how often the guest changes its mind.
 
 use ::sched::Alarms;
+use ::vm::{Bite, Caller, Consequence, Which};
 use abi::bundle::Doors as Policy;
-use backdoor::Level;
 use core::fmt::{self, Write};
 use core::sync::atomic::{AtomicU64, Ordering};
 use fair::Pace;
 use hw::sync::{PreemptLock, unmask_irqs};
 use hw::sysreg;
 use spin::Once;
-use units::{MAX_VCPUS, Ticks, VcpuId, VmId};
-use wfe::{Action, Actions, Bounds, Refused, Scope, Status, Watchdog};
+use units::{Ticks, VcpuId, VmId};
+use wfe::Refused;
 
 use crate::host;
 use crate::sched::{self, Thread};
-use crate::vm::devices::AtExpiry;
 use crate::vm::handle::request;
-use crate::vm::{self, Life, Stop, Vm};
+use crate::vm::{self, Life, Vm};
 
-/// The least time that a guest can ask for, in milliseconds.
-const LEAST: u64 = 10;
-/// The most: what a site file may say too.
-const MOST: u64 = *abi::watchdog::MILLISECONDS.end();
 /// A VM's watchdogs are looked at so many times at once, and then once in so many microseconds: each look runs before all
 /// guests.
 const LOOKS_AT_ONCE: u64 = 8;
@@ -48,115 +43,74 @@ pub(crate) struct Watchdogs {
 }
 
 struct Dogs {
-    /// The VM's, which any vCPU pats.
-    vm: Watchdog,
-    /// Each vCPU's own.
-    own: [Watchdog; MAX_VCPUS],
-    /// The guest was entered in this life of the VM, and what the site file arms is armed.
-    has_begun: bool,
+    all: ::vm::Watchdogs,
     /// How often the VM is looked at, in counts.
     looks: Pace,
-}
-
-impl Dogs {
-    fn all(&mut self) -> impl Iterator<Item = (Option<VcpuId>, &mut Watchdog)> {
-        let own = (0..).map(|id| Some(VcpuId(id))).zip(&mut self.own);
-        core::iter::once((None, &mut self.vm)).chain(own)
-    }
-
-    fn find(&mut self, scope: Scope, caller: VcpuId) -> Result<&mut Watchdog, Refused> {
-        match scope {
-            Scope::Vm => Ok(&mut self.vm),
-            Scope::Own => self.own.get_mut(caller.index()).ok_or(Refused::Level),
-        }
-    }
 }
 
 impl Watchdogs {
     /// Not armed yet.
     #[must_use]
     pub(crate) fn new(policy: &Policy) -> Self {
-        let dog = |armed| Watchdog::new(bounds(policy, armed));
-        let dogs = Dogs {
-            vm: dog(policy.watchdog_milliseconds),
-            own: [dog(policy.vcpu_watchdog_milliseconds); MAX_VCPUS],
-            has_begun: false,
-            looks: Pace::new(host::ticks(LOOK_MICROSECONDS), LOOKS_AT_ONCE),
-        };
+        let looks = Pace::new(host::ticks(LOOK_MICROSECONDS), LOOKS_AT_ONCE);
+        let dogs = Dogs { all: ::vm::Watchdogs::new(policy), looks };
         Self { dogs: PreemptLock::new(dogs), next_look: AtomicU64::new(u64::MAX), look_from: AtomicU64::new(0) }
     }
 
-    /// A vCPU is about to enter the guest, having been switched on: its own watchdog is armed if the site file says so, and
-    /// the VM's, if this is the first time in its life. Not earlier: the loading of images is nobody's fault in the guest.
+    /// A vCPU is about to enter the guest, having been switched on.
     pub(crate) fn vcpu_started(&self, vm: &Vm, vcpu: VcpuId) {
-        let policy = &vm.config.doors;
         let mut dogs = self.dogs.lock();
-        if !core::mem::replace(&mut dogs.has_begun, true) {
-            dogs.vm.preset(u64::from(policy.watchdog_milliseconds), action_of(policy), vm.milliseconds());
-            self.watch_dog(vm, &dogs.vm);
-        }
-        if policy.vcpu_watchdog_milliseconds != 0
-            && let Ok(dog) = dogs.find(Scope::Own, vcpu)
-        {
-            dog.preset(u64::from(policy.vcpu_watchdog_milliseconds), action_of(policy), vm.milliseconds());
-            self.watch_dog(vm, dog);
-        }
+        dogs.all.vcpu_started(vcpu, vm.milliseconds());
+        self.watch_all(vm, &dogs.all);
     }
 
-    /// The VM is off: it is not watched, nor paused.
+    /// The VM is off.
     pub(crate) fn stop(&self) {
-        let mut dogs = self.dogs.lock();
-        dogs.has_begun = false;
-        dogs.all().for_each(|(_, dog)| dog.stop());
+        self.dogs.lock().all.stop();
     }
 
-    /// The VM is paused: so are its watchdogs, and those that are set up until its vCPUs have stopped.
+    /// The VM is paused.
     pub(crate) fn pause(&self, vm: &Vm) {
-        self.dogs.lock().all().for_each(|(_, dog)| dog.pause(vm.milliseconds()));
+        self.dogs.lock().all.pause(vm.milliseconds());
     }
 
     /// The VM goes on.
     pub(crate) fn resume(&self, vm: &Vm) {
-        self.dogs.lock().all().for_each(|(_, dog)| {
-            dog.resume(vm.milliseconds());
-            self.watch_dog(vm, dog);
-        });
+        let mut dogs = self.dogs.lock();
+        dogs.all.resume(vm.milliseconds());
+        self.watch_all(vm, &dogs.all);
     }
 
-    /// What `caller` asks of one of its watchdogs: see [`Watchdog::configure`].
+    /// What `caller` in `vm` asks of one of its watchdogs: see [`wfe::Watchdog::configure`].
     ///
     /// # Errors
     /// Why not.
-    pub(crate) fn configure(&self, caller: Caller<'_>, timeout: u64, action: u64) -> Result<u64, Refused> {
-        caller.check()?;
-        let vm = caller.vm;
+    pub(crate) fn configure(&self, vm: &Vm, caller: Caller, timeout: u64, action: u64) -> Result<u64, Refused> {
         let mut dogs = self.dogs.lock();
-        let dog = dogs.find(caller.scope, caller.vcpu)?;
-        let granted = dog.configure(timeout, action, vm.milliseconds())?;
-        self.watch_dog(vm, dog);
+        let granted = dogs.all.configure(caller, timeout, action, vm.milliseconds())?;
+        self.watch_all(vm, &dogs.all);
         Ok(granted)
     }
 
-    /// See [`Watchdog::pat`].
+    /// See [`wfe::Watchdog::pat`].
     ///
     /// # Errors
     /// Why not.
-    pub(crate) fn pat(&self, caller: Caller<'_>) -> Result<u64, Refused> {
-        caller.check()?;
-        self.dogs.lock().find(caller.scope, caller.vcpu)?.pat(caller.vm.milliseconds())
+    pub(crate) fn pat(&self, vm: &Vm, caller: Caller) -> Result<u64, Refused> {
+        self.dogs.lock().all.pat(caller, vm.milliseconds())
     }
 
-    /// See [`Watchdog::query`]. For every level.
+    /// See [`wfe::Watchdog::query`].
     ///
     /// # Errors
     /// If it is not armed.
-    pub(crate) fn query(&self, caller: Caller<'_>) -> Result<u64, Refused> {
-        self.dogs.lock().find(caller.scope, caller.vcpu)?.query(caller.vm.milliseconds())
+    pub(crate) fn query(&self, vm: &Vm, caller: Caller) -> Result<u64, Refused> {
+        self.dogs.lock().all.query(caller, vm.milliseconds())
     }
 
-    fn watch_dog(&self, vm: &Vm, dog: &Watchdog) {
-        if let Some(deadline) = dog.deadline().and_then(|deadline| at(vm, deadline)) {
-            watch(vm.id, self, deadline);
+    fn watch_all(&self, vm: &Vm, dogs: &::vm::Watchdogs) {
+        if let Some(at) = at(vm, dogs) {
+            watch(vm.id, self, at);
         }
     }
 
@@ -165,72 +119,14 @@ impl Watchdogs {
     /// # Errors
     /// Those of `out`.
     pub(crate) fn write(&self, vm: &Vm, out: &mut dyn Write) -> fmt::Result {
-        let mut states = [(None, None); MAX_VCPUS + 1];
-        for (state, (vcpu, dog)) in states.iter_mut().zip(self.dogs.lock().all()) {
-            *state = (vcpu, Some(dog.status(vm.milliseconds())));
-        }
-        for (vcpu, status) in states {
-            let Some(Status { armed, action, is_paused, acted }) = status else { continue };
-            if armed.is_none() && acted == 0 {
-                continue;
-            }
-            match vcpu {
-                None => write!(out, "  watchdog:")?,
-                Some(vcpu) => write!(out, "  watchdog of vCPU {}:", vcpu.0)?,
-            }
-            if let Some((timeout, left)) = armed {
-                let paused = if is_paused { ", stands still" } else { "" };
-                write!(out, " {left} of {timeout} ms left to {}{paused};", action.name())?;
-            }
-            writeln!(out, " acted {acted} times")?;
-        }
-        Ok(())
+        let dogs = self.dogs.lock().all;
+        dogs.write(vm.milliseconds(), out)
     }
 }
 
-/// Who asks, and about which watchdog.
-#[derive(Clone, Copy)]
-pub(crate) struct Caller<'a> {
-    /// What the site file allows.
-    pub(crate) policy: &'a Policy,
-    /// From which level.
-    pub(crate) level: Level,
-    /// In which VM, on which vCPU.
-    pub(crate) vm: &'a Vm,
-    pub(crate) vcpu: VcpuId,
-    /// Which watchdog.
-    pub(crate) scope: Scope,
-}
-
-impl Caller<'_> {
-    /// A process must not disarm its kernel's watchdog, unless the site file lets it.
-    fn check(&self) -> Result<(), Refused> {
-        if self.level == Level::Kernel || self.policy.watchdog_user { Ok(()) } else { Err(Refused::Level) }
-    }
-}
-
-/// What the guest may ask of a watchdog that the site file arms for `armed` milliseconds, or of its own if that is 0. The
-/// guest can make the former stricter, not laxer.
-fn bounds(policy: &Policy, armed: u32) -> Bounds {
-    let may_disarm = armed == 0;
-    let actions = match policy.watchdog_choices {
-        0 if may_disarm => Actions::ALL,
-        0 => Actions::only(action_of(policy)),
-        some => Actions(some),
-    };
-    Bounds { least: LEAST, most: if may_disarm { MOST } else { u64::from(armed) }, actions, may_disarm }
-}
-
-/// What the site file wants a watchdog to do.
-fn action_of(policy: &Policy) -> Action {
-    Action::from_number(u64::from(policy.watchdog_action)).unwrap_or(Action::Reset)
-}
-
-/// Whether a VM of this policy may ever have a watchdog to look after.
-#[must_use]
-pub(crate) fn may_be_used(policy: &Policy) -> bool {
-    let armed = policy.watchdog_milliseconds != 0 || policy.vcpu_watchdog_milliseconds != 0;
-    policy.vmware || policy.wfe || armed || policy.generic_watchdog
+/// The host's count at which they are to be looked at next; `None` while the VM's clock stands still.
+fn at(vm: &Vm, dogs: &::vm::Watchdogs) -> Option<Ticks> {
+    dogs.next_look().and_then(|milliseconds| vm.when(vm.clock().count_at(milliseconds)))
 }
 
 /// Some watchdog of `vm` has something to do at `deadline`. Under the lock of that watchdog, which the thread takes after it
@@ -291,97 +187,50 @@ fn run(_: usize) -> ! {
 /// Lets a VM's watchdogs act, if it is time; when it will be.
 ///
 /// Whether one acts, and what it does to the VM's life, is decided under the lock of that life: nobody pauses the VM in
-/// between, and a paused one is left alone.
+/// between.
 fn look_after(vm: &'static Vm) -> Option<Ticks> {
-    let mut next = None;
-    for id in core::iter::once(None).chain(vm.vcpus().iter().map(|vcpu| Some(vcpu.id))) {
+    let watchdogs = &vm.doors.watchdogs;
+    for which in Which::called(vm.config.vcpus) {
         let mut life = vm.life();
-        if !life.is_running() {
-            return None;
+        let bite = watchdogs.dogs.lock().all.look(&life, which, vm.milliseconds());
+        if let Some(bite) = bite {
+            act(vm, &mut life, bite);
         }
-        let mut dogs = vm.doors.watchdogs.dogs.lock();
-        let dog = match id {
-            None => &mut dogs.vm,
-            Some(id) => match dogs.own.get_mut(id.index()) {
-                Some(dog) => dog,
-                None => continue,
-            },
-        };
-        // A millisecond behind: the clock may have been about to show the next one when the watchdog was patted, and none acts
-        // before its time is over.
-        let action = dog.expire(vm.milliseconds().saturating_sub(1));
-        let deadline = dog.deadline().and_then(|deadline| at(vm, deadline));
-        next = [next, deadline].into_iter().flatten().min();
-        drop(dogs);
-        if let Some(action) = action {
-            act(vm, &mut life, action, Which::Called(id));
-        }
-    }
-    if !vm.config.doors.generic_watchdog {
-        return next;
     }
     let mut life = vm.life();
+    let device = look_after_device(vm, &mut life);
     if !life.is_running() {
         return None;
     }
-    let action = action_of(&vm.config.doors);
-    // A paused VM is watched again when it goes on.
-    let at_expiry = if action == Action::Pause { AtExpiry::BeginAnew } else { AtExpiry::Stay };
-    let (expired, device) = vm.devices.advance_watchdog(vm, at_expiry);
+    let called = at(vm, &watchdogs.dogs.lock().all);
+    [called, device].into_iter().flatten().min()
+}
+
+/// As [`look_after`], for the Generic Watchdog.
+fn look_after_device(vm: &'static Vm, life: &mut Life) -> Option<Ticks> {
+    if !vm.config.doors.generic_watchdog || !life.is_running() {
+        return None;
+    }
+    let bite = Bite::of_device(&vm.config.doors);
+    let (expired, next) = vm.devices.advance_watchdog(vm, bite.at_expiry());
     if expired {
-        act(vm, &mut life, action, Which::Device);
+        act(vm, life, bite);
     }
-    [next, device].into_iter().flatten().min()
+    next
 }
 
-/// Which of a VM's watchdogs it is.
-#[derive(Clone, Copy)]
-enum Which {
-    /// One that is set up by calls: a vCPU's own, or the VM's.
-    Called(Option<VcpuId>),
-    /// The Generic Watchdog.
-    Device,
-}
-
-impl fmt::Display for Which {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Called(None) => f.write_str("watchdog"),
-            Self::Called(Some(vcpu)) => write!(f, "watchdog of vCPU {}", vcpu.0),
-            Self::Device => f.write_str("SBSA watchdog"),
-        }
-    }
-}
-
-/// The host's count at which the VM's clock has shown `milliseconds` for a whole one; `None` while that stands still.
-fn at(vm: &Vm, milliseconds: u64) -> Option<Ticks> {
-    vm.when(vm.clock().count_at(milliseconds.saturating_add(1)))
-}
-
-fn act(vm: &'static Vm, life: &mut Life, action: Action, which: Which) {
-    let patient = match which {
-        Which::Called(Some(id)) => id,
-        _ => VcpuId(0),
-    };
-    let say = |what: fmt::Arguments<'_>| vm.report(log::Level::Warn, format_args!("{which}: not patted in time{what}"));
-    match action {
-        Action::Log => say(format_args!("")),
-        Action::Inject => say(format_args!("; vCPU {} gets an SError", patient.0)),
-        Action::Reset => say(format_args!("; the VM starts afresh")),
-        Action::Pause => say(format_args!("; the VM is paused")),
-        Action::Stop => say(format_args!("; the VM stops")),
-    }
-    match action {
-        Action::Log => {}
-        Action::Inject => {
-            if let Some(vcpu) = vm.vcpus().get(patient.index()).copied() {
+fn act(vm: &'static Vm, life: &mut Life, bite: Bite) {
+    vm.report(log::Level::Warn, format_args!("{bite}"));
+    match bite.consequence() {
+        Consequence::Nothing => {}
+        Consequence::SError(id) => {
+            if let Some(vcpu) = vm.vcpus().get(id.index()) {
                 vcpu.request(request::SERROR);
             }
         }
-        Action::Reset => vm.stop_under(life, Stop::Reset),
-        Action::Pause => {
+        Consequence::Pause => {
             vm.pause_under(life);
         }
-        Action::Stop => vm.stop_under(life, Stop::Crashed("its watchdog was not patted in time".into())),
+        Consequence::Stop(stop) => vm.stop_under(life, stop),
     }
 }
