@@ -14,10 +14,12 @@
 //! * [`speculation`]: what a CPU needs against attacks on its predictors.
 //! * [`table_walk`]: at which level a guest's own table walk left its memory.
 //! * [`translation`]: with which rights an address of a guest is translated. [`retry`]: when it has tried often enough.
+//! * [`registers`]: those that are switched with a vCPU, in tables. [`saved`]: all of a vCPU's as a value.
 //! * [`pstate`]: the processor state as SPSR_EL2 holds it. [`reset`]: registers of a vCPU that starts.
 #![no_std]
 #![forbid(unsafe_code)]
 
+extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
@@ -28,9 +30,11 @@ pub mod exit;
 pub mod id;
 pub mod inject;
 pub mod pstate;
+pub mod registers;
 pub mod requirements;
 pub mod reset;
 pub mod retry;
+pub mod saved;
 pub mod speculation;
 pub mod sysreg;
 pub mod table_walk;

@@ -93,6 +93,12 @@ pub const fn is_user(pstate: u64) -> bool {
     matches!(mode(pstate), Mode::User | Mode::User32)
 }
 
+/// Whether a guest can be in the saved state: EL1 or EL0 in AArch64 state.
+#[must_use]
+pub const fn is_guests(pstate: u64) -> bool {
+    matches!(mode(pstate), Mode::User | Mode::KernelOnSp0 | Mode::Kernel)
+}
+
 /// In which order the data accesses of this state have their bytes: SCTLR_EL1.E0E says it for EL0 and EE for EL1, also of
 /// the unprivileged loads and stores (DDI 0487, function BigEndian). Instructions are little-endian always.
 #[must_use]

@@ -14,6 +14,10 @@ use core::arch::global_asm;
 use core::sync::atomic::{AtomicUsize, Ordering};
 
 use cpu::id::Switched;
+use cpu::registers;
+use cpu::registers::{ContextNumbers, Debug, General, Keys, Vectors};
+pub use cpu::registers::{El1, InterruptState};
+use cpu::saved::Registers;
 
 use crate::stage1;
 use crate::sysreg::{self, isb};
@@ -100,18 +104,17 @@ pub enum DebugBank {
     WatchpointControl,
 }
 
-/// Defines a struct of registers of the guest's own that are moved together: those of one line by one block of assembly,
-/// so that the compiler stores and loads them in pairs.
-macro_rules! register_state {
-    ($(#[$doc:meta])* $visible:vis struct $state:ident { $([$($name:ident = $asm:literal),* $(,)?])* }) => {
-        $(#[$doc])*
-        #[repr(C)]
-        #[derive(Clone, Copy, Default)]
-        $visible struct $state {
-            $($(#[doc = concat!("`", $asm, "`.")] pub $name: u64,)*)*
-        }
+/// Registers that are moved between a CPU and memory.
+trait Switch {
+    fn save(&mut self);
+    fn load(&self);
+}
 
-        impl $state {
+/// Moves a table of registers: those of one line by one block of assembly, so that the compiler stores and loads them in
+/// pairs.
+macro_rules! switch {
+    ($(#[$doc:meta])* $state:ident { $([$($name:ident = $asm:literal),* $(,)?])* }) => {
+        impl Switch for registers::$state {
             #[inline(always)]
             fn save(&mut self) {
                 $(
@@ -145,75 +148,21 @@ macro_rules! register_state {
     };
 }
 
-register_state! {
-    /// The EL1 and EL0 system registers that are the guest's own.
-    #[derive(Debug)]
-    pub struct El1 {
-        [sctlr_el1 = "sctlr_el1", cpacr_el1 = "cpacr_el1", ttbr0_el1 = "ttbr0_el1", ttbr1_el1 = "ttbr1_el1"]
-        [tcr_el1 = "tcr_el1", esr_el1 = "esr_el1", far_el1 = "far_el1", afsr0_el1 = "afsr0_el1"]
-        [afsr1_el1 = "afsr1_el1", mair_el1 = "mair_el1", amair_el1 = "amair_el1", vbar_el1 = "vbar_el1"]
-        [contextidr_el1 = "contextidr_el1", tpidr_el0 = "tpidr_el0", tpidrro_el0 = "tpidrro_el0", tpidr_el1 = "tpidr_el1"]
-        [cntkctl_el1 = "cntkctl_el1", elr_el1 = "elr_el1", spsr_el1 = "spsr_el1", sp_el0 = "sp_el0"]
-        [sp_el1 = "sp_el1", par_el1 = "par_el1", csselr_el1 = "csselr_el1", mdscr_el1 = "mdscr_el1"]
-        [cntv_cval_el0 = "cntv_cval_el0", cntv_ctl_el0 = "cntv_ctl_el0"]
-    }
+cpu::switched_registers!(switch);
+
+/// As `load`, where stage 1 is closed and VTTBR_EL2 was just written: it opens when all else is loaded.
+#[cold]
+#[inline(never)]
+fn load_closed(el1: &El1) {
+    let sctlr_el1 = el1.sctlr_el1 | stage1::SCTLR_ON;
+    El1 { sctlr_el1, tcr_el1: el1.tcr_el1 | stage1::TCR_NO_WALKS, ..*el1 }.load();
+    stage1::Open { sctlr: el1.sctlr_el1, tcr: el1.tcr_el1 }.restore();
 }
 
-impl El1 {
-    /// As `load`, where stage 1 is closed and VTTBR_EL2 was just written: it opens when all else is loaded.
-    #[cold]
-    #[inline(never)]
-    fn load_closed(&self) {
-        let sctlr_el1 = self.sctlr_el1 | stage1::SCTLR_ON;
-        Self { sctlr_el1, tcr_el1: self.tcr_el1 | stage1::TCR_NO_WALKS, ..*self }.load();
-        stage1::Open { sctlr: self.sctlr_el1, tcr: self.tcr_el1 }.restore();
-    }
-}
-
-register_state! {
-    /// Pointer authentication keys (FEAT_PAuth), which the assembler knows by their encodings only.
-    struct Keys {
-        [apiakeylo_el1 = "S3_0_C2_C1_0", apiakeyhi_el1 = "S3_0_C2_C1_1", apibkeylo_el1 = "S3_0_C2_C1_2", apibkeyhi_el1 = "S3_0_C2_C1_3"]
-        [apdakeylo_el1 = "S3_0_C2_C2_0", apdakeyhi_el1 = "S3_0_C2_C2_1", apdbkeylo_el1 = "S3_0_C2_C2_2", apdbkeyhi_el1 = "S3_0_C2_C2_3"]
-        [apgakeylo_el1 = "S3_0_C2_C3_0", apgakeyhi_el1 = "S3_0_C2_C3_1"]
-    }
-}
-
-register_state! {
-    /// What a guest tells the branch predictors about its own contexts (FEAT_CSV2_2): SCXTNUM_EL0 and SCXTNUM_EL1.
-    struct ContextNumbers {
-        [scxtnum_el0 = "S3_3_C13_C0_7", scxtnum_el1 = "S3_0_C13_C0_7"]
-    }
-}
-
-/// Q0 to Q31, FPCR and FPSR. The assembly below knows this layout.
-#[repr(C, align(16))]
-#[derive(Clone, Copy)]
-struct FpState {
-    q: [[u64; 2]; 32],
-    fpcr: u64,
-    fpsr: u64,
-}
-
-#[derive(Clone, Copy, Default)]
-struct DebugState {
-    breakpoint_values: [u64; 16],
-    breakpoint_controls: [u64; 16],
-    watchpoint_values: [u64; 16],
-    watchpoint_controls: [u64; 16],
-}
-
-/// The virtual interrupt interface of a vCPU that is not on a CPU.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct InterruptState {
-    /// ICH_VMCR_EL2.
-    pub vmcr: u64,
-    /// ICH_HCR_EL2, to be loaded.
-    pub hcr: u64,
-    /// ICH_AP0R0_EL2 and up.
-    pub active_priorities_0: [u64; 4],
-    /// ICH_AP1R0_EL2 and up.
-    pub active_priorities_1: [u64; 4],
+/// Registers of which a CPU has as many as it says.
+trait SwitchSome {
+    fn save(&mut self, features: &Features);
+    fn load(&self, features: &Features);
 }
 
 /// Everything of a vCPU that stays in a CPU between exits. What every switch moves comes first: within 504 bytes of the
@@ -234,8 +183,8 @@ pub struct GuestState {
     pub interrupts: InterruptState,
     keys: Keys,
     context_numbers: ContextNumbers,
-    fp: FpState,
-    debug: DebugState,
+    fp: Vectors,
+    debug: Debug,
 }
 
 /// A vCPU that uses FP/SIMD gets its registers at once for so many more times that it comes to a CPU. Each time that saves
@@ -253,8 +202,8 @@ impl GuestState {
             deferred_error: 0,
             keys: Keys::default(),
             context_numbers: ContextNumbers::default(),
-            fp: FpState { q: [[0; 2]; 32], fpcr: 0, fpsr: 0 },
-            debug: DebugState::default(),
+            fp: Vectors::ZERO,
+            debug: Debug::default(),
             fp_loaded: false,
             fp_ahead: 0,
             debug_loaded: false,
@@ -293,7 +242,7 @@ impl GuestState {
         sysreg::cntvoff_el2::write(controls.cntvoff);
         sysreg::oslar_el1(u64::from(controls.os_lock));
         if stage1::is_closed_between_guests() {
-            self.el1.load_closed();
+            load_closed(&self.el1);
         } else {
             self.el1.load();
         }
@@ -344,6 +293,60 @@ impl GuestState {
         if self.debug_loaded {
             self.debug.save(features);
             self.debug_loaded = false;
+        }
+    }
+
+    /// All registers of a vCPU that is not loaded, with its general ones, to be saved or put in. What EL2 decides for it is not
+    /// among them: its controls come from its VM's site file and clock wherever it runs.
+    pub fn registers<'a>(&'a mut self, general: &'a mut General, features: &Features) -> Registers<'a> {
+        let Switched { pointer_keys, context_numbers: has_context_numbers, deferred_error: has_deferred_error, .. } =
+            features.switched;
+        let [breakpoints, watchpoints] = debug_registers::counts(features);
+        let Self {
+            el1,
+            controls,
+            deferred_error,
+            // Nothing is loaded, and what is loaded ahead is a guess.
+            fp_loaded: _,
+            fp_ahead: _,
+            debug_loaded: _,
+            interrupts,
+            keys,
+            context_numbers,
+            fp,
+            debug,
+        } = self;
+        let Controls {
+            hcr,
+            mdcr: _,
+            cptr: _,
+            vttbr: _,
+            vmpidr: _,
+            cntvoff: _,
+            os_lock,
+            debug_traps: _,
+            debug: _,
+            mdscr,
+            mdscr_withheld: _,
+            mdccint,
+            claim,
+        } = controls;
+        Registers {
+            general,
+            el1,
+            keys: pointer_keys.then_some(keys),
+            context_numbers: has_context_numbers.then_some(context_numbers),
+            deferred_error: has_deferred_error.then_some(deferred_error),
+            vectors: fp,
+            debug,
+            breakpoints,
+            watchpoints,
+            interrupts,
+            hcr,
+            os_lock,
+            mdscr,
+            mdccint,
+            claim,
         }
     }
 
@@ -428,7 +431,7 @@ impl GuestState {
     }
 }
 
-impl InterruptState {
+impl SwitchSome for InterruptState {
     fn load(&self, features: &Features) {
         sysreg::ich_vmcr_el2::write(self.vmcr);
         sysreg::ich_hcr_el2::write(self.hcr);
@@ -596,7 +599,7 @@ mod debug_registers {
     bank!(read_wcr, write_wcr, "watchpoint control", "dbgwcr");
 }
 
-impl DebugState {
+impl SwitchSome for Debug {
     fn save(&mut self, features: &Features) {
         let [breakpoints, watchpoints] = debug_registers::counts(features);
         for index in 0..breakpoints {
@@ -623,8 +626,8 @@ impl DebugState {
 }
 
 unsafe extern "C" {
-    fn save_fp_registers(to: *mut FpState);
-    fn load_fp_registers(from: *const FpState);
+    fn save_fp_registers(to: *mut Vectors);
+    fn load_fp_registers(from: *const Vectors);
 }
 
 global_asm!(

@@ -11,6 +11,8 @@ extern crate alloc;
 use alloc::boxed::Box;
 use core::sync::atomic::{AtomicPtr, Ordering};
 
+use cpu::registers::General;
+
 use crate::percpu::this_cpu;
 
 /// A vCPU's general registers. The vectors know this layout.
@@ -30,6 +32,19 @@ pub struct VcpuContext {
 }
 
 impl VcpuContext {
+    /// The registers of the guest's in it.
+    #[must_use]
+    pub fn general(&self) -> General {
+        let &Self { x, pc, pstate, syndrome: _, owner: _ } = self;
+        General { x, pc, pstate }
+    }
+
+    /// Sets them.
+    pub fn set_general(&mut self, general: &General) {
+        let &General { x, pc, pstate } = general;
+        (self.x, self.pc, self.pstate) = (x, pc, pstate);
+    }
+
     /// Register `number` as an instruction's Rt field names it: 31 is XZR and reads as zero.
     #[inline(always)]
     #[must_use]
