@@ -10,7 +10,7 @@
 
 mod abort;
 
-pub use abort::{Access, DataAbort, Fault, FaultKind, InstructionAbort, Level};
+pub use abort::{Access, DataAbort, Fault, FaultKind, InstructionAbort, Level, Wanted};
 
 use crate::encoding::{Direction, SysregEncoding};
 use units::Va;

@@ -87,10 +87,10 @@ bitflags::bitflags! {
         const MAINTAINED = 1;
         /// The page is write-protected only to log that it gets written.
         const DIRTY_LOGGED = 2;
+        /// The page lost its execute permission because the hypervisor stored into it.
+        const REWRITTEN = 4;
         /// Not used yet.
-        const SPARE_0 = 4;
-        /// Not used yet.
-        const SPARE_1 = 8;
+        const SPARE = 8;
     }
 }
 

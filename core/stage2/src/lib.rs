@@ -16,7 +16,8 @@
 //! * **A new table is complete before it is linked**: [`TlbOps::publish`] stands between the two.
 //!
 //! Permission changes need no break, only an invalidation afterwards, so making one page executable at its first fetch
-//! costs a split of its block at most once, and later one store and one invalidation.
+//! costs a split of its block at most once, and later one store and one invalidation. Which pages a guest may execute, and
+//! the maintenance of caches before it may, is the idea of `coherency.rs`.
 //!
 //! While an entry is broken other vCPUs of the VM may take a translation fault on it. All operations on one VM's tables
 //! must be under one lock, and a fault handler that gets the lock must first [`Stage2::translate`]: if the access is
@@ -27,9 +28,11 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+mod coherency;
 mod control;
 mod descriptor;
 mod edit;
+mod maintenance;
 mod memory;
 #[cfg(test)]
 mod model;
@@ -37,8 +40,10 @@ mod tables;
 #[cfg(test)]
 mod tests;
 
+pub use coherency::{Allowed, Effects, Hardware, MOST, Policy, Promotion, Rules, Writable};
 pub use control::{IPA_BITS, IPA_SIZE, vtcr_el2, vttbr_el2};
 pub use descriptor::{Attributes, Level, MemoryType, Permissions, Software};
+pub use maintenance::{CacheKind, Caches, Point, Step, lines, steps};
 pub use memory::{Invalidation, TableMemory, TlbOps};
 pub use tables::{Mapping, Stage2};
 
@@ -59,6 +64,9 @@ pub enum Stage2Error {
     /// Something is mapped there already.
     #[error("guest address {0} is mapped already; unmap it first or change its attributes instead")]
     AlreadyMapped(Ipa),
+    /// The hypervisor is to store into guest memory that is not mapped, or not in one piece.
+    #[error("guest address {0} is not mapped in one piece with what is before it; store up to there")]
+    Apart(Ipa),
     /// No memory for another table.
     #[error("no memory left for a stage 2 table; give the VM's table account more frames")]
     OutOfTables,

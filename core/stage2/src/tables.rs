@@ -5,7 +5,7 @@ use units::{Ipa, PAGE_SIZE, Pa, Range};
 use crate::control::IPA_SIZE;
 use crate::descriptor::Descriptor;
 use crate::edit::Edit;
-use crate::{Attributes, Level, Permissions, Software, Stage2Error, TableMemory, TlbOps};
+use crate::{Attributes, Level, Permissions, Stage2Error, TableMemory, TlbOps};
 
 /// Output addresses have 48 bits.
 const PA_SIZE: u64 = 1 << 48;
@@ -141,43 +141,21 @@ impl Stage2 {
         self.update(memory, tlb, range, |attributes| attributes.with_permissions(permissions))
     }
 
-    /// Makes the one page around `ipa` executable at its first fetch, if it is mapped; a block around it is split. The
-    /// caller has made the caches coherent for the page, and this notes it ([`Software::MAINTAINED`]).
+    /// Makes the page at `ipa` an entry of its own, if it is mapped: the block around it is split.
     ///
     /// # Errors
     ///
-    /// As for [`Stage2::unmap`].
-    pub fn grant_execute<M: TableMemory + ?Sized, T: TlbOps + ?Sized>(
+    /// As for [`Stage2::unmap`]; nothing has changed then, but perhaps the size of entries.
+    pub(crate) fn split_to_pages<M: TableMemory + ?Sized, T: TlbOps + ?Sized>(
         &mut self,
         memory: &mut M,
         tlb: &mut T,
         ipa: Ipa,
     ) -> Result<(), Stage2Error> {
-        let page = Range { start: ipa.align_down(PAGE_SIZE), size: PAGE_SIZE };
-        self.update(memory, tlb, page, |attributes| Attributes {
-            permissions: attributes.permissions | Permissions::EXECUTE,
-            software: attributes.software | Software::MAINTAINED,
-            ..attributes
-        })
-    }
-
-    /// Takes the execute permission from `range` before the hypervisor writes there behind the guest's back. The next
-    /// fetch from it faults and gets the caches maintained again.
-    ///
-    /// # Errors
-    ///
-    /// As for [`Stage2::unmap`].
-    pub fn revoke_execute<M: TableMemory + ?Sized, T: TlbOps + ?Sized>(
-        &mut self,
-        memory: &mut M,
-        tlb: &mut T,
-        range: Range<Ipa>,
-    ) -> Result<(), Stage2Error> {
-        self.update(memory, tlb, range, |attributes| Attributes {
-            permissions: attributes.permissions - Permissions::EXECUTE,
-            software: attributes.software - Software::MAINTAINED,
-            ..attributes
-        })
+        let mut edit = Edit::new(memory, tlb);
+        let result = split_around(&mut edit, self.root, ipa);
+        edit.finish();
+        result
     }
 
     /// Joins what was split: where all entries of a table within `range` agree and follow one another, a block takes
@@ -313,6 +291,24 @@ fn clear_range<M: TableMemory + ?Sized, T: TlbOps + ?Sized>(
             let child = edit.split(table, index, level, covered)?;
             clear_range(edit, child, level.below(), covered.start, range)?;
         }
+    }
+    Ok(())
+}
+
+fn split_around<M: TableMemory + ?Sized, T: TlbOps + ?Sized>(
+    edit: &mut Edit<'_, M, T>,
+    root: Pa,
+    ipa: Ipa,
+) -> Result<(), Stage2Error> {
+    let (mut table, mut level) = (root, Level::One);
+    while level != Level::Three {
+        let index = level.index(ipa);
+        if !edit.read(table, index).is_valid() {
+            return Ok(());
+        }
+        let covered = Range { start: ipa.align_down(level.size()), size: level.size() };
+        table = edit.split(table, index, level, covered)?;
+        level = level.below();
     }
     Ok(())
 }

@@ -8,7 +8,33 @@ use std::vec::Vec;
 use units::{BLOCK_SIZE, GIGABYTE, Ipa, PAGE_SIZE, Pa, Range};
 
 use crate::model::Host;
-use crate::{Attributes, Invalidation, Level, Permissions, Stage2, Stage2Error};
+use crate::{
+    Allowed, Attributes, CacheKind, Caches, Effects, Hardware, Invalidation, Level, MOST, MemoryType, Permissions,
+    Point, Policy, Promotion, Rules, Software, Stage2, Stage2Error, Step,
+};
+use cpu::exit::Wanted;
+
+/// Caches that need nothing done.
+struct Idle;
+
+impl Caches for Idle {
+    fn carry_out(&mut self, _: Step) {}
+}
+
+/// As on a cortex-a72.
+const RULES: Rules = Rules { policy: Policy::OnDemand, caches: CacheKind::of(0x8444_c004), point: Point::Unification };
+
+/// Caches that say what was done to them, to which the tables look as they did then.
+#[derive(Default)]
+struct Recorder {
+    steps: Vec<Step>,
+}
+
+impl Caches for Recorder {
+    fn carry_out(&mut self, step: Step) {
+        self.steps.push(step);
+    }
+}
 
 /// Where operations begin and end: each boundary that makes a difference to the tables.
 const EDGES: [u64; 18] = [
@@ -52,11 +78,11 @@ enum Act {
     Protect(Permissions),
     Retype(Attributes),
     Execute,
-    Revoke,
+    Rewrite,
     Merge,
 }
 
-type Step = (usize, usize, Act, usize);
+type Deed = (usize, usize, Act, usize);
 
 fn acts() -> impl Strategy<Value = Act> {
     let attributes =
@@ -68,12 +94,12 @@ fn acts() -> impl Strategy<Value = Act> {
         3 => (0..8_u8).prop_map(|bits| Act::Protect(Permissions::from_bits_truncate(bits))),
         1 => attributes().prop_map(Act::Retype),
         3 => Just(Act::Execute),
-        1 => Just(Act::Revoke),
+        2 => Just(Act::Rewrite),
         3 => Just(Act::Merge),
     ]
 }
 
-fn steps() -> impl Strategy<Value = Vec<Step>> {
+fn steps() -> impl Strategy<Value = Vec<Deed>> {
     let edge = 0..EDGES.len();
     // The last number is the memory for tables: mostly plenty.
     let budget = prop_oneof![9 => Just(1000_usize), 1 => 0..3_usize];
@@ -99,7 +125,7 @@ impl World {
         Self { host, tables, naive: [None; EDGES.len() - 1] }
     }
 
-    fn step(&mut self, (first, end, act, budget): Step) -> Result<(), TestCaseError> {
+    fn step(&mut self, (first, end, act, budget): Deed) -> Result<(), TestCaseError> {
         let (memory, tlb) = (&mut &self.host, &mut &self.host);
         let range = between(first, end);
         // Nobody maps gigabytes by pages.
@@ -142,24 +168,65 @@ impl World {
                 self.tables.update(memory, tlb, range, |_| attributes)
             }
             Act::Execute => {
-                // The first page only, if that is an atom of its own.
+                // The first page only, if that is an atom of its own. Without memory for tables more than that changes,
+                // which has a test of its own.
                 if atoms().nth(first).is_none_or(|atom| atom.size != PAGE_SIZE) {
                     return Ok(());
                 }
-                change(&mut naive[..1], &|attributes| Attributes {
-                    permissions: attributes.permissions | Permissions::EXECUTE,
-                    software: attributes.software | crate::Software::MAINTAINED,
-                    ..attributes
-                });
-                self.tables.grant_execute(memory, tlb, Ipa(range.start.0 + 0x123))
+                self.host.set_budget(1000);
+                let expected = match naive[0] {
+                    None => Some(Allowed::Unmapped),
+                    Some((_, attributes)) if attributes.permissions.contains(Permissions::EXECUTE) => {
+                        Some(Allowed::Already)
+                    }
+                    Some((_, attributes)) if attributes.memory == MemoryType::Device => Some(Allowed::Never),
+                    Some(_) => None,
+                };
+                let allowed = self.tables.allow(
+                    &mut Hardware { memory, tlb, caches: &mut Idle },
+                    Ipa(range.start.0 + 0x123),
+                    Wanted::Fetch,
+                    RULES,
+                );
+                match expected {
+                    Some(expected) => prop_assert_eq!(allowed, Ok(expected)),
+                    None => {
+                        prop_assert!(matches!(allowed, Ok(Allowed::Now { .. })), "{:?}", allowed);
+                        change(&mut naive[..1], &|attributes| Attributes {
+                            permissions: attributes.permissions | Permissions::EXECUTE,
+                            software: attributes.software | Software::MAINTAINED,
+                            ..attributes
+                        });
+                    }
+                }
+                Ok(())
             }
-            Act::Revoke => {
-                change(naive, &|attributes| Attributes {
-                    permissions: attributes.permissions - Permissions::EXECUTE,
-                    software: attributes.software - crate::Software::MAINTAINED,
-                    ..attributes
+            Act::Rewrite => {
+                // As for the fetch.
+                if atoms().nth(first).is_none_or(|atom| atom.size != PAGE_SIZE) {
+                    return Ok(());
+                }
+                self.host.set_budget(1000);
+                let mut hardware = Hardware { memory, tlb, caches: &mut Idle };
+                let part = Range { start: Ipa(range.start.0 + 0x123), size: 0x400 };
+                let rewritten = self.tables.rewrite(&mut hardware, part, RULES, |place| place.range().start);
+                let place = naive[0].map(|(pa, _)| Pa(pa + 0x123));
+                prop_assert_eq!(rewritten.map(|(place, _)| place), place.ok_or(Stage2Error::Apart(part.start)));
+                change(&mut naive[..1], &|attributes| {
+                    if !attributes.permissions.contains(Permissions::EXECUTE) {
+                        return attributes;
+                    }
+                    let protected = Permissions::READ | Permissions::EXECUTE;
+                    let is_protected =
+                        attributes.permissions == protected && attributes.software.contains(Software::MAINTAINED);
+                    Attributes {
+                        permissions: (attributes.permissions - Permissions::EXECUTE)
+                            | if is_protected { Permissions::WRITE } else { Permissions::empty() },
+                        software: (attributes.software - Software::MAINTAINED) | Software::REWRITTEN,
+                        ..attributes
+                    }
                 });
-                self.tables.revoke_execute(memory, tlb, range)
+                Ok(())
             }
             Act::Merge => {
                 let tables = self.host.tables();
@@ -247,34 +314,241 @@ fn aligned_gigabytes_need_no_table_and_no_invalidation() {
     tables.destroy(&mut &host, &mut &host);
 }
 
+fn fetch(host: &Host, tables: &mut Stage2, address: u64) -> Allowed {
+    want(host, tables, address, Wanted::Fetch, RULES)
+}
+
+fn want(host: &Host, tables: &mut Stage2, address: u64, wanted: Wanted, rules: Rules) -> Allowed {
+    let mut hardware = Hardware { memory: &mut &*host, tlb: &mut &*host, caches: &mut Idle };
+    tables.allow(&mut hardware, Ipa(address), wanted, rules).unwrap()
+}
+
+fn store(host: &Host, tables: &mut Stage2, address: u64, size: u64, rules: Rules) -> Effects {
+    let mut hardware = Hardware { memory: &mut &*host, tlb: &mut &*host, caches: &mut Idle };
+    tables.rewrite(&mut hardware, Range { start: Ipa(address), size }, rules, |_| ()).unwrap().1
+}
+
+fn attributes(host: &Host, tables: &Stage2, address: u64) -> Attributes {
+    tables.translate(&host, Ipa(address)).unwrap().attributes
+}
+
+const STRICT: Rules = Rules { policy: Policy::Strict, ..RULES };
+const PROTECTED: Permissions = Permissions::READ.union(Permissions::EXECUTE);
+
 #[test]
-fn a_fetch_from_a_block_makes_one_page_executable() {
+fn p6_a10_a_fetch_from_a_block_makes_one_page_executable() {
     let (host, mut tables) = guest();
     let fetched = Ipa(GIGABYTE + 7 * PAGE_SIZE + 0x40);
-    tables.grant_execute(&mut &host, &mut &host, fetched).unwrap();
+    let effects = Effects { granted: 1, lines: 64, invalidations: 1, splits: 2, ..Effects::default() };
+    assert_eq!(fetch(&host, &mut tables, fetched.0), Allowed::Now { effects, crowded: false });
     host.settle().unwrap();
     assert_eq!(host.tables(), 2);
-    let executable = |address| tables.translate(&&host, Ipa(address)).unwrap().attributes == Attributes::CODE;
+    let executable = |address| attributes(&host, &tables, address) == Attributes::CODE;
     assert!(executable(fetched.0));
     assert!(!executable(fetched.0 - PAGE_SIZE));
     assert!(!executable(fetched.0 + PAGE_SIZE));
     assert_eq!(level_at(&host, &tables, GIGABYTE + BLOCK_SIZE), Level::Two);
-    let mut code = 0;
-    tables.visit(&&host, Range { start: Ipa(0), size: 1 << 40 }, |_, mapping| {
-        code += u32::from(mapping.attributes == Attributes::CODE);
-    });
-    assert_eq!(code, 1);
+    let all = Range { start: Ipa(0), size: 1 << 40 };
+    assert_eq!(tables.pages(&&host, all), (2 * GIGABYTE / PAGE_SIZE, 1));
     // The next page of the block costs one entry's invalidation, with its level as hint.
     host.take_invalidations();
-    tables.grant_execute(&mut &host, &mut &host, Ipa(GIGABYTE)).unwrap();
+    fetch(&host, &mut tables, GIGABYTE);
     let one = Invalidation::Entries { start: Ipa(GIGABYTE), level: Level::Three, count: 1 };
     assert_eq!(host.take_invalidations(), [one]);
-    // Once both have lost it again, the gigabyte can be whole again.
-    let ram = Range { start: Ipa(GIGABYTE), size: 2 * GIGABYTE };
-    tables.revoke_execute(&mut &host, &mut &host, ram).unwrap();
-    assert_eq!(tables.merge(&mut &host, &mut &host, ram), Ok(2));
+    // It is executable now, and a second vCPU that faulted with the first finds it so: no second maintenance.
+    assert_eq!(fetch(&host, &mut tables, GIGABYTE), Allowed::Already);
+    assert_eq!(host.take_invalidations(), []);
+    tables.destroy(&mut &host, &mut &host);
+}
+
+#[test]
+fn p6_a1_what_is_no_fetch_makes_nothing_executable() {
+    let (host, mut tables) = guest();
+    for wanted in [Wanted::Read, Wanted::Write, Wanted::Walk] {
+        assert_eq!(want(&host, &mut tables, GIGABYTE, wanted, RULES), Allowed::Already);
+        assert_eq!(attributes(&host, &tables, GIGABYTE), Attributes::RAM);
+        assert_eq!(want(&host, &mut tables, 0, wanted, RULES), Allowed::Unmapped);
+    }
+    assert_eq!(want(&host, &mut tables, 0, Wanted::Fetch, RULES), Allowed::Unmapped);
+    assert_eq!(host.take_invalidations(), []);
+    // Registers of a device, and a page that is read-only to the guest.
+    let (device, read_only) = (Ipa(0), Attributes::RAM.with_permissions(Permissions::READ));
+    tables.map(&mut &host, &mut &host, device, Pa(0), PAGE_SIZE, Attributes::DEVICE).unwrap();
+    assert_eq!(want(&host, &mut tables, device.0, Wanted::Fetch, RULES), Allowed::Never);
+    tables.map(&mut &host, &mut &host, Ipa(PAGE_SIZE), Pa(0), PAGE_SIZE, read_only).unwrap();
+    assert_eq!(want(&host, &mut tables, PAGE_SIZE, Wanted::Write, RULES), Allowed::Never);
+    assert_eq!(want(&host, &mut tables, PAGE_SIZE, Wanted::Walk, RULES), Allowed::Already);
+    tables.destroy(&mut &host, &mut &host);
+}
+
+#[test]
+fn p6_a2_a_page_is_executable_only_behind_its_maintenance() {
+    let (host, mut tables) = guest();
+    let mut caches = Recorder::default();
+    let mut hardware = Hardware { memory: &mut &host, tlb: &mut &host, caches: &mut caches };
+    tables.allow(&mut hardware, Ipa(GIGABYTE + 0x40), Wanted::Fetch, RULES).unwrap();
+    let page = Range { start: Pa(8 * GIGABYTE), size: PAGE_SIZE };
+    assert_eq!(caches.steps, crate::steps(RULES.caches, page, Point::Unification).to_vec());
+    tables.destroy(&mut &host, &mut &host);
+}
+
+#[test]
+fn p6_a7_a_store_of_the_hypervisors_takes_execution_away_first() {
+    let (host, mut tables) = guest();
+    for page in 0..3 {
+        fetch(&host, &mut tables, GIGABYTE + page * PAGE_SIZE);
+    }
+    host.take_invalidations();
+    // The last bytes of the first page and the first of the second.
+    assert_eq!(
+        store(&host, &mut tables, GIGABYTE + PAGE_SIZE - 2, 4, RULES),
+        Effects { taken: 2, ..Effects::default() }
+    );
     host.settle().unwrap();
-    assert_eq!(level_at(&host, &tables, GIGABYTE), Level::One);
+    assert_eq!(host.take_invalidations().len(), 2);
+    let rewritten = Attributes::RAM.with_software(Software::REWRITTEN);
+    for (page, expected) in [(0, rewritten), (1, rewritten), (2, Attributes::CODE)] {
+        assert_eq!(attributes(&host, &tables, GIGABYTE + page * PAGE_SIZE), expected);
+    }
+    // What is not executable costs nothing.
+    assert_eq!(store(&host, &mut tables, GIGABYTE, BLOCK_SIZE / 2, RULES).taken, 1);
+    host.take_invalidations();
+    assert_eq!(store(&host, &mut tables, GIGABYTE, 2 * BLOCK_SIZE, RULES), Effects::default());
+    assert_eq!(host.take_invalidations(), []);
+    assert!(matches!(fetch(&host, &mut tables, GIGABYTE), Allowed::Now { .. }));
+    // Beyond the end of RAM nothing is stored.
+    let mut hardware = Hardware { memory: &mut &host, tlb: &mut &host, caches: &mut Idle };
+    let behind = Range { start: Ipa(3 * GIGABYTE - 8), size: 16 };
+    let result = tables.rewrite(&mut hardware, behind, RULES, |_| panic!("it is not mapped"));
+    assert_eq!(result.map(|((), _)| ()), Err(Stage2Error::Apart(Ipa(3 * GIGABYTE))));
+    tables.destroy(&mut &host, &mut &host);
+}
+
+#[test]
+fn eager_pages_stay_executable_and_are_maintained_behind_a_store() {
+    let host = Host::new(100, [GIGABYTE].into());
+    let mut tables = Stage2::new(&mut &host).unwrap();
+    let mut caches = Recorder::default();
+    let rules = Rules { policy: Policy::Eager, ..RULES };
+    let mut hardware = Hardware { memory: &mut &host, tlb: &mut &host, caches: &mut caches };
+    let ram = Range { start: Pa(0x4020_0000), size: BLOCK_SIZE };
+    let effects = tables.show(&mut hardware, Ipa(GIGABYTE), ram, rules).unwrap();
+    assert_eq!((effects.granted, effects.lines, effects.invalidations), (512, 0, 1));
+    assert_eq!(hardware.caches.steps[1], Step::InvalidateAll);
+    assert_eq!(attributes(&host, &tables, GIGABYTE), Attributes::CODE);
+    caches.steps.clear();
+    let mut hardware = Hardware { memory: &mut &host, tlb: &mut &host, caches: &mut caches };
+    let part = Range { start: Ipa(GIGABYTE + 60), size: 8 };
+    let (place, effects) = tables.rewrite(&mut hardware, part, rules, |place| place.range()).unwrap();
+    assert_eq!(place, Range { start: Pa(0x4020_003c), size: 8 });
+    assert_eq!((effects.lines, effects.taken), (2, 0));
+    assert_eq!(caches.steps, crate::steps(RULES.caches, place, Point::Unification).to_vec());
+    assert_eq!(level_at(&host, &tables, GIGABYTE), Level::Two);
+    tables.destroy(&mut &host, &mut &host);
+}
+
+#[test]
+fn p6_a15_a_strict_page_is_writable_or_executable() {
+    let (host, mut tables) = guest();
+    want(&host, &mut tables, GIGABYTE, Wanted::Fetch, STRICT);
+    assert_eq!(attributes(&host, &tables, GIGABYTE).permissions, PROTECTED);
+    // The hardware's own store into a table is one too.
+    for wanted in [Wanted::Write, Wanted::Walk] {
+        assert!(matches!(want(&host, &mut tables, GIGABYTE, wanted, STRICT), Allowed::Now { .. }));
+        assert_eq!(attributes(&host, &tables, GIGABYTE).permissions, Attributes::RAM.permissions);
+        assert!(matches!(want(&host, &mut tables, GIGABYTE, Wanted::Fetch, STRICT), Allowed::Now { .. }));
+        assert_eq!(attributes(&host, &tables, GIGABYTE).permissions, PROTECTED);
+    }
+    host.settle().unwrap();
+    // What the hypervisor stores there leaves it to the guest's stores as well.
+    store(&host, &mut tables, GIGABYTE, 8, STRICT);
+    assert_eq!(attributes(&host, &tables, GIGABYTE).permissions, Attributes::RAM.permissions);
+    // Who gets nowhere has both, by either way, and the caches agree at that moment.
+    let both = |effects: Effects| (effects.lines, effects.taken) == (64, 0);
+    want(&host, &mut tables, GIGABYTE, Wanted::Fetch, STRICT);
+    let given = want(&host, &mut tables, GIGABYTE, Wanted::Write, RULES);
+    assert!(matches!(given, Allowed::Now { effects, .. } if both(effects)));
+    assert_eq!(attributes(&host, &tables, GIGABYTE).permissions, Permissions::all());
+    assert_eq!(want(&host, &mut tables, GIGABYTE, Wanted::Write, STRICT), Allowed::Already);
+    assert_eq!(want(&host, &mut tables, GIGABYTE, Wanted::Fetch, STRICT), Allowed::Already);
+    tables.destroy(&mut &host, &mut &host);
+}
+
+/// Promotes to the end; what was done, and in how many pieces.
+fn promote(host: &Host, tables: &mut Stage2, address: u64) -> (Effects, usize) {
+    let mut hardware = Hardware { memory: &mut &*host, tlb: &mut &*host, caches: &mut Idle };
+    let (mut done, mut pieces) = (Effects::default(), 0);
+    loop {
+        pieces += 1;
+        match tables.promote(&mut hardware, Ipa(address), RULES).unwrap() {
+            Promotion::Unfinished(effects) => {
+                assert!(effects.lines <= 16 * 64, "a piece is bounded");
+                done = done.and(effects);
+            }
+            Promotion::Finished(effects) => return (done.and(effects), pieces),
+        }
+        host.settle().unwrap();
+    }
+}
+
+/// Fetches from `count` pages of the first block in ascending order; says at which fetches it was crowded.
+fn fetch_many(host: &Host, tables: &mut Stage2, count: u64) -> Vec<u64> {
+    let crowded = |&page: &u64| {
+        let allowed = fetch(host, tables, GIGABYTE + page * PAGE_SIZE);
+        matches!(allowed, Allowed::Now { crowded: true, .. })
+    };
+    (0..count).filter(crowded).collect()
+}
+
+#[test]
+fn a_block_of_which_most_is_executable_is_one_entry_again() {
+    let (host, mut tables) = guest();
+    assert_eq!(fetch_many(&host, &mut tables, MOST as u64), [MOST as u64 - 1]);
+    let (done, pieces) = promote(&host, &mut tables, GIGABYTE + 0x1234);
+    assert_eq!((done.granted, done.promotions, pieces), (128, 1, 9));
+    assert_eq!(level_at(&host, &tables, GIGABYTE), Level::Two);
+    assert_eq!(attributes(&host, &tables, GIGABYTE + BLOCK_SIZE - 1), Attributes::CODE);
+    assert_eq!(attributes(&host, &tables, GIGABYTE + BLOCK_SIZE), Attributes::RAM);
+    // A page that the hypervisor stores into leaves it in pieces, and so it stays: it will be stored into again.
+    assert_eq!(store(&host, &mut tables, GIGABYTE, 8, RULES), Effects { taken: 1, splits: 1, ..Effects::default() });
+    host.settle().unwrap();
+    let effects = Effects { granted: 1, lines: 64, invalidations: 1, ..Effects::default() };
+    assert_eq!(fetch(&host, &mut tables, GIGABYTE), Allowed::Now { effects, crowded: false });
+    assert_eq!(promote(&host, &mut tables, GIGABYTE), (Effects::default(), 1));
+    assert_eq!(level_at(&host, &tables, GIGABYTE), Level::Three);
+    tables.destroy(&mut &host, &mut &host);
+}
+
+#[test]
+fn no_block_is_promoted_too_early_or_with_pages_that_must_not() {
+    let (host, mut tables) = guest();
+    assert_eq!(fetch_many(&host, &mut tables, MOST as u64 - 1), []);
+    // The guest may only read one page behind those: that page keeps the block in pieces.
+    let page = Range { start: Ipa(GIGABYTE + 400 * PAGE_SIZE), size: PAGE_SIZE };
+    tables.protect(&mut &host, &mut &host, page, Permissions::READ).unwrap();
+    assert_eq!(fetch_many(&host, &mut tables, 400), []);
+    assert_eq!(promote(&host, &mut tables, GIGABYTE), (Effects::default(), 1));
+    assert_eq!(attributes(&host, &tables, page.start.0).permissions, Permissions::READ);
+    // Half a block is mapped and all of it executed: no entry may take the other half's place.
+    let start = Ipa(4 * GIGABYTE);
+    tables.map(&mut &host, &mut &host, start, Pa(0), 448 * PAGE_SIZE, Attributes::CODE).unwrap();
+    assert_eq!(promote(&host, &mut tables, start.0), (Effects::default(), 1));
+    assert_eq!(tables.translate(&&host, Ipa(start.0 + 448 * PAGE_SIZE)), None);
+    tables.destroy(&mut &host, &mut &host);
+}
+
+#[test]
+fn without_memory_for_a_table_the_whole_block_changes() {
+    let host = Host::new(10, [GIGABYTE, GIGABYTE + BLOCK_SIZE - PAGE_SIZE].into());
+    let mut tables = Stage2::new(&mut &host).unwrap();
+    tables.map(&mut &host, &mut &host, Ipa(GIGABYTE), Pa(0), 2 * BLOCK_SIZE, Attributes::RAM).unwrap();
+    host.set_budget(0);
+    let Allowed::Now { effects, .. } = fetch(&host, &mut tables, GIGABYTE + PAGE_SIZE) else { panic!("it may") };
+    assert_eq!((effects.granted, effects.lines, effects.splits), (512, 512 * 64, 0));
+    assert_eq!(tables.pages(&&host, Range { start: Ipa(GIGABYTE), size: 2 * BLOCK_SIZE }), (1024, 512));
+    assert_eq!(store(&host, &mut tables, GIGABYTE + 8, 2 * PAGE_SIZE, RULES).taken, 512);
+    host.settle().unwrap();
+    assert_eq!(tables.pages(&&host, Range { start: Ipa(GIGABYTE), size: 2 * BLOCK_SIZE }), (1024, 0));
     tables.destroy(&mut &host, &mut &host);
 }
 

@@ -2,12 +2,34 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
+use stage2::{CacheKind, Step};
 use units::{Pa, Range};
 
 use crate::sysreg::{ccsidr_el1, clidr_el1, csselr_el1, ctr_el0, dczid_el0, dsb_ish, dsb_sy, id_aa64mmfr2_el1, isb};
 
-/// CTR_EL0.DIC: instruction caches need no invalidation to see what was stored.
-const INSTRUCTION_COHERENT: u64 = 1 << 29;
+/// What serves all CPUs that have come up, as a CTR_EL0 ([`CacheKind::as_ctr`]); 0 until the first has.
+static KIND: AtomicU64 = AtomicU64::new(0);
+
+/// Takes this CPU's caches into account. Once per CPU, before a guest runs on it.
+pub fn join() {
+    let mine = CacheKind::of(ctr_el0());
+    let with_mine = |all: u64| if all == 0 { mine } else { CacheKind::of(all).with(mine) };
+    let update = |all| Some(with_mine(all).as_ctr());
+    // The closure always has a value, so the result says nothing.
+    let _ = KIND.fetch_update(Ordering::Relaxed, Ordering::Relaxed, update);
+}
+
+/// Leaves nothing out from now on because CTR_EL0 says so. After the first [`join`].
+pub fn distrust() {
+    let _ =
+        KIND.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |all| Some(CacheKind::of(all).distrusted().as_ctr()));
+}
+
+/// What serves all CPUs.
+#[must_use]
+pub fn kind() -> CacheKind {
+    CacheKind::of(KIND.load(Ordering::Relaxed))
+}
 
 fn data_line() -> u64 {
     4 << (ctr_el0() >> 16 & 0xf)
@@ -55,6 +77,31 @@ macro_rules! by_line {
     }};
 }
 
+/// As `by_line`, eight lines a turn where that many are left: a page is maintained at each first fetch from it.
+macro_rules! by_lines {
+    ($range:expr, $line:expr, $instruction:literal) => {{
+        let (line, end) = ($line, $range.end().0);
+        let mut address = $range.start.0 & !(line - 1);
+        while end.saturating_sub(address) >= 8 * line {
+            // SAFETY: maintenance by address of mapped memory; it moves data between caches and memory, changing none.
+            unsafe {
+                core::arch::asm!(
+                    $instruction, "add {a}, {a}, {b}", $instruction, "add {a}, {a}, {b}",
+                    $instruction, "add {a}, {a}, {b}", $instruction, "add {a}, {a}, {b}",
+                    $instruction, "add {a}, {a}, {b}", $instruction, "add {a}, {a}, {b}",
+                    $instruction, "add {a}, {a}, {b}", $instruction, "add {a}, {a}, {b}",
+                    a = inout(reg) address, b = in(reg) line, options(nostack, preserves_flags),
+                );
+            }
+        }
+        while address < end {
+            // SAFETY: as above.
+            unsafe { core::arch::asm!($instruction, a = in(reg) address, options(nostack, preserves_flags)) };
+            address += line;
+        }
+    }};
+}
+
 /// Writes dirty lines of `range` back to memory and drops them all, to the point of coherency: for what was, or will be,
 /// accessed with caches off.
 pub fn clean_and_invalidate(range: Range<Pa>) {
@@ -62,8 +109,8 @@ pub fn clean_and_invalidate(range: Range<Pa>) {
     dsb_sy();
 }
 
-/// Makes instructions just written to `range` executable by a guest, even with its caches off: data to the point of
-/// coherency, instruction caches emptied of it.
+/// Makes instructions of our own in `range` executable at EL1, even with its caches off: data to the point of coherency,
+/// instruction caches emptied of it. What guests execute goes by [`carry_out`].
 pub fn publish_code(range: Range<Pa>) {
     by_line!(range, data_line(), "dc cvac, {}");
     dsb_ish();
@@ -78,27 +125,39 @@ pub fn publish_code(range: Range<Pa>) {
     isb();
 }
 
-/// How often the instruction caches were emptied for the sake of memory that changed hands.
+/// Writes `range` back to memory, where a guest with its caches off looks.
+pub fn clean(range: Range<Pa>) {
+    by_line!(range, data_line(), "dc cvac, {}");
+    dsb_ish();
+}
+
+/// How often instruction caches were emptied of a guest's memory, a stretch of it or all.
 static FORGOTTEN: AtomicU64 = AtomicU64::new(0);
 
-/// How often the instruction caches were emptied for the sake of memory that changed hands, since the start.
+/// How often instruction caches were emptied of a guest's memory, since the start.
 #[must_use]
 pub fn forgotten_instructions() -> u64 {
     FORGOTTEN.load(Ordering::Relaxed)
 }
 
-/// Empties the instruction caches of all CPUs: they may hold instructions of whoever owned memory before, which whoever
-/// owns it next could execute, and so learn (DDI 0487 B2.7.4). Their lines are found by addresses that are not ours, or
-/// not by addresses at all, so they are emptied whole. Does nothing where they are kept coherent (CTR_EL0.DIC).
-pub fn forget_instructions() {
-    if ctr_el0() & INSTRUCTION_COHERENT != 0 {
-        return;
+/// Does one step of what makes instruction and data caches agree. The ranges are RAM, which EL2 maps where it is; so a cache
+/// that is found by physical address is found by these addresses too, and for others the step is another one.
+pub fn carry_out(step: Step) {
+    match step {
+        Step::CleanToUnification { range, line } => by_lines!(range, line, "dc cvau, {a}"),
+        Step::CleanToCoherency { range, line } => by_lines!(range, line, "dc cvac, {a}"),
+        Step::InvalidateLines { range, line } => {
+            FORGOTTEN.fetch_add(1, Ordering::Relaxed);
+            by_lines!(range, line, "ic ivau, {a}");
+        }
+        Step::InvalidateAll => {
+            FORGOTTEN.fetch_add(1, Ordering::Relaxed);
+            // SAFETY: emptying instruction caches changes no data.
+            unsafe { core::arch::asm!("ic ialluis", options(nostack, preserves_flags)) };
+        }
+        Step::WaitForClean | Step::WaitForInvalidation => dsb_ish(),
+        Step::Synchronize => isb(),
     }
-    FORGOTTEN.fetch_add(1, Ordering::Relaxed);
-    // SAFETY: emptying instruction caches changes no data.
-    unsafe { core::arch::asm!("ic ialluis", options(nostack, preserves_flags)) };
-    dsb_ish();
-    isb();
 }
 
 /// Writes zeroes over `range`, a multiple of 4 KiB of RAM, and cleans it to the point of coherency, so that a guest with

@@ -7,6 +7,7 @@
 use core::ptr;
 use core::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 
+use stage2::Writable;
 use units::Pa;
 
 /// Copies guest memory at `from` into `to`. The caller has checked that the bytes are RAM that a guest owns.
@@ -17,11 +18,12 @@ pub fn read(from: Pa, to: &mut [u8]) {
     unsafe { copy(source, to.as_mut_ptr(), to.len()) };
 }
 
-/// Copies `from` into guest memory at `to`. The caller has checked that the bytes are RAM that a guest owns.
-pub fn write(to: Pa, from: &[u8]) {
-    let target = ptr::with_exposed_provenance_mut::<u8>(to.0 as usize);
-    // SAFETY: as in `read`.
-    unsafe { copy(from.as_ptr(), target, from.len()) };
+/// Copies `from` into guest memory, as much as there is place: `to` says that no CPU executes what is there.
+pub fn write(to: &Writable<'_>, from: &[u8]) {
+    let target = ptr::with_exposed_provenance_mut::<u8>(to.range().start.0 as usize);
+    let length = from.len().min(to.range().size as usize);
+    // SAFETY: as in `read`; a `Writable` is RAM that a guest's tables show to it.
+    unsafe { copy(from.as_ptr(), target, length) };
 }
 
 /// Copies `length` bytes. Those of 64-byte blocks go through eight registers at a time, which takes a third of the
@@ -86,7 +88,8 @@ pub fn write_entry(table: Pa, index: usize, value: u64) {
         .store(value, Ordering::Release);
 }
 
-/// Stores a 64-bit word that a guest may read at any time. `to` must be a multiple of 8, in frames that the caller owns.
+/// Stores a 64-bit word that a guest may read at any time, and neither write nor execute: a record of ours, not the guest's
+/// memory. `to` must be a multiple of 8, in frames that the caller owns.
 pub fn write_word(to: Pa, value: u64) {
     // SAFETY: RAM of the caller's, mapped where it is; aligned, and accessed as a whole by both sides.
     unsafe { &*ptr::with_exposed_provenance::<AtomicU64>(to.0 as usize & !7) }.store(value, Ordering::Relaxed);
@@ -101,10 +104,11 @@ pub fn read_index(from: Pa) -> u16 {
 }
 
 /// Publishes a 16-bit index to a guest's driver, after all earlier writes. `to` must be even.
-pub fn write_index(to: Pa, value: u16) {
+pub fn write_index(to: &Writable<'_>, value: u16) {
+    let to = to.range().start.0 as usize & !1;
     // SAFETY: as in `read_index`.
     // Pairs with the barrier behind the driver's look at the index.
-    unsafe { &*ptr::with_exposed_provenance::<AtomicU16>(to.0 as usize & !1) }.store(value, Ordering::Release);
+    unsafe { &*ptr::with_exposed_provenance::<AtomicU16>(to) }.store(value, Ordering::Release);
 }
 
 /// Memory that stays as it is for ever, as a slice: the device tree and the bundle, which lie in RAM that is reserved

@@ -41,6 +41,8 @@ pub fn to_json(text: &str) -> Result<Value, UnknownLine> {
         let unknown = || UnknownLine(line.to_owned());
         if let Some(counter) = counter(line) {
             *vms.last_mut().and_then(|vm| vm.get_mut("counter")).ok_or_else(unknown)? = counter;
+        } else if let Some(code) = code(line) {
+            *vms.last_mut().and_then(|vm| vm.get_mut("code")).ok_or_else(unknown)? = code;
         } else if line.starts_with(' ') {
             let (list, entry) = vcpu(line).or_else(|| watchdog(line)).ok_or_else(unknown)?;
             let list = vms.last_mut().and_then(|vm| vm.get_mut(list)).and_then(Value::as_array_mut);
@@ -94,6 +96,7 @@ fn vm(line: &str) -> Option<Value> {
         "exits": exits,
         "exit_nanoseconds": times,
         "counter": null,
+        "code": null,
         "vcpus": [],
         "watchdogs": [],
     }))
@@ -125,6 +128,27 @@ fn counter(line: &str) -> Option<Value> {
         _ => return None,
     };
     Some(json!({ "count": count, "hertz": hertz, "stood_still_ticks": stood, "stands_still": stands_still }))
+}
+
+/// `  code: on-demand, 12 pages executable; made so 15, taken back 3, lines cleaned 960, caches emptied 15, blocks split 2, joined 0`
+fn code(line: &str) -> Option<Value> {
+    let (policy, rest) = line.strip_prefix("  code: ")?.split_once(", ")?;
+    let (executable, rest) = number(rest, " pages executable; made so ")?;
+    let (granted, rest) = number(rest, ", taken back ")?;
+    let (taken, rest) = number(rest, ", lines cleaned ")?;
+    let (lines, rest) = number(rest, ", caches emptied ")?;
+    let (emptied, rest) = number(rest, ", blocks split ")?;
+    let (split, joined) = number(rest, ", joined ")?;
+    Some(json!({
+        "policy": policy,
+        "pages_executable": executable,
+        "pages_made_executable": granted,
+        "pages_taken_back": taken,
+        "lines_cleaned": lines,
+        "caches_emptied": emptied,
+        "blocks_split": split,
+        "blocks_joined": joined.parse::<u64>().ok()?,
+    }))
 }
 
 /// `  watchdog of vCPU 1: 20 of 30000 ms left to reset, stands still; acted 0 times`: nothing is left if it is not armed, and
@@ -195,6 +219,7 @@ web: started 2 times, 512 MiB, 1028 KiB tables; exits: interrupt 3 (1200 ns) id-
   vCPU 0: ran 1.234 s, waited 0.001 s for a CPU, 0.000 s of it stolen
   vCPU 1: ran 12.034 s, waited 2.500 s for a CPU, 1.250 s of it stolen
   counter: at 1200 of 62500000 Hz, stood still for 300 ticks, stands still
+  code: on-demand, 12 pages executable; made so 15, taken back 3, lines cleaned 960, caches emptied 15, blocks split 2, joined 0
   watchdog: 20 of 30000 ms left to reset, stands still; acted 1 times
   watchdog of vCPU 1: acted 2 times
 db: started 1 times, 64 MiB, 8 KiB tables; exits:
@@ -214,6 +239,16 @@ instruction caches emptied for guests' memory: 7 times
             "exits": { "interrupt": 3, "id-register": 4 },
             "exit_nanoseconds": { "interrupt": 1200, "id-register": 80 },
             "counter": { "count": 1200, "hertz": 62_500_000, "stood_still_ticks": 300, "stands_still": true },
+            "code": {
+                "policy": "on-demand",
+                "pages_executable": 12,
+                "pages_made_executable": 15,
+                "pages_taken_back": 3,
+                "lines_cleaned": 960,
+                "caches_emptied": 15,
+                "blocks_split": 2,
+                "blocks_joined": 0,
+            },
             "vcpus": [
                 { "vcpu": 0, "ran_milliseconds": 1234, "waited_milliseconds": 1, "stolen_milliseconds": 0 },
                 { "vcpu": 1, "ran_milliseconds": 12034, "waited_milliseconds": 2500, "stolen_milliseconds": 1250 },
@@ -243,7 +278,7 @@ instruction caches emptied for guests' memory: 7 times
     #[test]
     fn some_vms_are_picked_without_the_host() {
         let picked = select(TEXT, &["web".to_owned()]);
-        assert_eq!(picked.lines().count(), 6, "{picked}");
+        assert_eq!(picked.lines().count(), 7, "{picked}");
         assert!(picked.ends_with("  watchdog of vCPU 1: acted 2 times\n"), "{picked}");
         assert!(to_json(&picked).unwrap()["host"].is_null());
         assert_eq!(select(TEXT, &[]), TEXT);
@@ -262,6 +297,7 @@ instruction caches emptied for guests' memory: 7 times
             "memory in KiB: 1 total",
             no_counter,
             "  counter: at 7 of 8 Hz, stood still for 0 ticks",
+            "  code: eager, 1 pages executable; made so 1",
         ] {
             let odd = text.lines().last().unwrap();
             let error = to_json(text).unwrap_err().to_string();

@@ -147,7 +147,32 @@ pub struct DataAbort {
     pub cache_maintenance: bool,
 }
 
+/// What a guest wanted of memory that stage 2 did not let it have.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Wanted {
+    /// To execute an instruction there.
+    Fetch,
+    /// To load from there, or to maintain caches.
+    Read,
+    /// To store there.
+    Write,
+    /// A walk of its own tables came by there, for whatever access: what lies there is a table, and not executed.
+    Walk,
+}
+
 impl DataAbort {
+    /// What the guest wanted.
+    #[must_use]
+    pub const fn wanted(&self) -> Wanted {
+        match self.direction {
+            _ if self.on_table_walk => Wanted::Walk,
+            // Maintenance and AT say "write" in the syndrome, and store nothing.
+            _ if self.cache_maintenance => Wanted::Read,
+            Direction::Read => Wanted::Read,
+            Direction::Write => Wanted::Write,
+        }
+    }
+
     /// Reads ESR_EL2, FAR_EL2 and HPFAR_EL2 of a data abort.
     #[must_use]
     pub const fn decode(esr: u64, far: u64, hpfar: u64) -> Self {
@@ -179,6 +204,12 @@ pub struct InstructionAbort {
 }
 
 impl InstructionAbort {
+    /// What the guest wanted. A walk on behalf of a fetch is no fetch: taking it for one would make tables executable.
+    #[must_use]
+    pub const fn wanted(&self) -> Wanted {
+        if self.on_table_walk { Wanted::Walk } else { Wanted::Fetch }
+    }
+
     /// Reads ESR_EL2, FAR_EL2 and HPFAR_EL2 of an instruction abort.
     #[must_use]
     pub const fn decode(esr: u64, far: u64, hpfar: u64) -> Self {
@@ -240,8 +271,31 @@ const fn faulting_va(esr: u64, far: u64) -> Option<Va> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Access, DataAbort, Direction, Fault, FaultKind, InstructionAbort};
+    use super::{Access, DataAbort, Direction, Fault, FaultKind, InstructionAbort, Wanted};
     use units::{Ipa, Va};
+
+    #[test]
+    fn only_a_fetch_is_an_execution() {
+        let fetch = |esr| InstructionAbort::decode(esr, 0, 0).wanted();
+        // From what is not mapped, and from what is mapped without execute permission, at each level.
+        for status in (0x04..=0x07).chain(0x0c..=0x0f) {
+            assert_eq!(fetch(0x8200_0000 | status), Wanted::Fetch);
+            // S1PTW: the walk of stage 1 for the fetch.
+            assert_eq!(fetch(0x8200_0080 | status), Wanted::Walk);
+        }
+        let data = |esr| DataAbort::decode(esr, 0, 0).wanted();
+        for status in (0x04..=0x07).chain(0x0c..=0x0f) {
+            assert_eq!(data(0x9380_8000 | status), Wanted::Read);
+            assert_eq!(data(0x9380_8040 | status), Wanted::Write);
+            // Without a syndrome of the access, as of a pair.
+            assert_eq!(data(0x9200_0040 | status), Wanted::Write);
+            // CM: `DC CVAU` and the like.
+            assert_eq!(data(0x9200_0140 | status), Wanted::Read);
+            // S1PTW, also with WnR: the walker updated a flag.
+            assert_eq!(data(0x9200_0080 | status), Wanted::Walk);
+            assert_eq!(data(0x9200_00c0 | status), Wanted::Walk);
+        }
+    }
 
     #[test]
     fn a_write_to_an_unmapped_page_as_measured() {

@@ -1,6 +1,6 @@
 //! What a guest's exits lead to: the safe `match` in the middle of the hypervisor.
 
-use cpu::exit::{DataAbort, Exit, FaultKind, InstructionAbort, WaitKind, class_of, decode};
+use cpu::exit::{DataAbort, Exit, FaultKind, InstructionAbort, WaitKind, Wanted, class_of, decode};
 use cpu::inject::{self, AbortKind};
 use cpu::retry::{Try, Verdict};
 use cpu::sysreg::{self as trapped, Action, OsLockRegister, SgiRegister};
@@ -11,6 +11,7 @@ use hw::vcpu::VcpuContext;
 use log::Level;
 use services::psci::{Call, CpuOffOutcome, PsciError, Suspension};
 use services::{Facts, NOT_SUPPORTED, Request, SUCCESS};
+use stage2::Point;
 use units::{IntId, Ipa, Va};
 use vgic::Group;
 
@@ -21,7 +22,7 @@ use crate::sched;
 use crate::vcpu::exception::{complete, inject};
 use crate::vcpu::{Leave, Vcpu};
 use crate::vm::counters::{self, Reason};
-use crate::vm::{Stop, Touched};
+use crate::vm::{Allowance, Stop};
 
 /// What the CPU said about a synchronous exit beside its syndrome, read before anybody else's exit could overwrite it.
 #[derive(Clone, Copy)]
@@ -171,10 +172,7 @@ fn data_abort(vcpu: &'static Vcpu, context: &mut VcpuContext, abort: DataAbort) 
         return Reason::Other;
     };
     if vcpu.vm.plan.ram().contains(ipa) {
-        if vcpu.vm.touch(ipa) == Touched::Before {
-            again(vcpu, context, far, refuse(abort, far, AbortKind::External));
-        }
-        return Reason::Memory;
+        return ram_abort(vcpu, context, far, ipa, abort.wanted(), refuse(abort, far, AbortKind::External));
     }
     if abort.on_table_walk {
         let kind = refused_walk(vcpu, far, ipa);
@@ -200,21 +198,46 @@ fn place_of(vcpu: &'static Vcpu, context: &VcpuContext, far: Va, abort: &DataAbo
 
 fn instruction_abort(vcpu: &'static Vcpu, context: &mut VcpuContext, abort: InstructionAbort) -> Reason {
     let far = abort.far.unwrap_or(Va(context.pc));
-    if abort.fault.kind == FaultKind::Translation
-        && let Some(ipa) = abort.ipa
+    let refuse = |kind| move |state: &mut inject::GuestState| inject::instruction_abort(state, far, kind);
+    let mut place = abort.ipa;
+    if abort.fault.kind == FaultKind::Permission && place.is_none() {
+        // The CPU does not say where. Whatever may be executed EL1 may read, if PSTATE.PAN is left aside.
+        let Ok((ipa, _)) = translate(vcpu, far, Rights::Kernel, Direction::Read) else {
+            again(vcpu, context, far, refuse(AbortKind::External));
+            return Reason::Other;
+        };
+        place = Some(ipa);
+    }
+    if matches!(abort.fault.kind, FaultKind::Translation | FaultKind::Permission)
+        && let Some(ipa) = place
         && vcpu.vm.plan.ram().contains(ipa)
     {
-        if vcpu.vm.touch(ipa) == Touched::Before {
-            again(vcpu, context, far, |state| inject::instruction_abort(state, far, AbortKind::External));
-        }
-        return Reason::Memory;
+        return ram_abort(vcpu, context, far, ipa, abort.wanted(), refuse(AbortKind::External));
     }
     let kind = match abort.ipa {
         Some(table) if abort.on_table_walk => refused_walk(vcpu, far, table),
         _ => AbortKind::External,
     };
-    inject(context, |state| inject::instruction_abort(state, far, kind));
+    inject(context, refuse(kind));
     Reason::Nothing
+}
+
+/// Stage 2 refused the guest its RAM at `ipa`: it is shown to the guest, or made executable or writable, if it may be.
+fn ram_abort(
+    vcpu: &'static Vcpu,
+    context: &mut VcpuContext,
+    far: Va,
+    ipa: Ipa,
+    wanted: Wanted,
+    refuse: impl FnOnce(&mut inject::GuestState),
+) -> Reason {
+    let point = Point::of_guest(sysreg::sctlr_el1::read());
+    match vcpu.vm.allow(ipa, wanted, point, None) {
+        Allowance::Now => {}
+        Allowance::Already => again(vcpu, context, far, refuse),
+        Allowance::Never => inject(context, refuse),
+    }
+    if wanted == Wanted::Fetch { Reason::Execution } else { Reason::Memory }
 }
 
 fn wait(vcpu: &'static Vcpu, kind: WaitKind) -> Reason {

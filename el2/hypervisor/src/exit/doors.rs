@@ -245,7 +245,7 @@ impl Caller {
         address: u64,
         length: usize,
         direction: backdoor::Direction,
-        mut move_part: impl FnMut(&GuestRam, Ipa, usize, usize) -> Result<(), RamError>,
+        mut move_part: impl FnMut(&mut GuestRam, Ipa, usize, usize) -> Result<(), RamError>,
     ) -> Result<(), BufferError> {
         let mut done = 0;
         while done < length {
@@ -267,7 +267,7 @@ impl Caller {
                 }
                 Err(Refused::Abort(kind)) => return Err(fault(kind)),
             };
-            let result = move_part(&self.vm.ram.lock(), ipa, done, part);
+            let result = move_part(&mut self.vm.ram.lock(), ipa, done, part);
             match result {
                 Ok(()) => done += part,
                 Err(RamError::NotShown(place)) => {

@@ -116,6 +116,7 @@ pub fn get() -> &'static Host {
 pub(crate) fn init_cpu() {
     let host = get();
     let controls = &host.controls;
+    hw::cache::join();
     // Interrupts come to EL2 from the first moment (IMO), not only once a vCPU was loaded here.
     sysreg::hcr_el2::write(controls.hcr);
     sysreg::vtcr_el2::write(host.vtcr);

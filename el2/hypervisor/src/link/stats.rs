@@ -3,6 +3,7 @@
 use core::fmt::{self, Write};
 
 use hw::{cache, sysreg};
+use stage2::Policy;
 use units::Ticks;
 
 use crate::host::{self, memory};
@@ -78,5 +79,20 @@ pub(crate) fn write_vm(vm: &vm::Vm, out: &mut dyn Write) -> fmt::Result {
     let still = if clock.is_stopped() { ", stands still" } else { "" };
     let (count, stood, hertz) = (clock.guest(now).0, clock.stood(now).0, clock.frequency().0);
     writeln!(out, "  counter: at {count} of {hertz} Hz, stood still for {stood} ticks{still}")?;
+    let (policy, (done, executable)) = {
+        let ram = vm.ram.lock();
+        (ram.policy(), ram.coherency())
+    };
+    let policy = match policy {
+        Policy::OnDemand => "on-demand",
+        Policy::Strict => "strict",
+        Policy::Eager => "eager",
+    };
+    writeln!(
+        out,
+        "  code: {policy}, {executable} pages executable; made so {}, taken back {}, lines cleaned {}, caches emptied {}, \
+         blocks split {}, joined {}",
+        done.granted, done.taken, done.lines, done.invalidations, done.splits, done.promotions
+    )?;
     vm.doors.watchdogs.write(vm, out)
 }

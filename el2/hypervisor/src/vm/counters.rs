@@ -24,8 +24,10 @@ pub(crate) enum Reason {
     Wfe,
     /// The first use of FP/SIMD since the vCPU came to its CPU.
     FloatingPoint,
-    /// RAM touched for the first time.
+    /// RAM touched for the first time, or refused to a store.
     Memory,
+    /// RAM fetched from for the first time, since the hypervisor last stored there.
+    Execution,
     /// A device's registers.
     Device,
     /// An access to nothing.
@@ -48,6 +50,7 @@ pub(crate) const NAMES: [&str; REASONS] = [
     "wfe",
     "floating-point",
     "memory",
+    "execution",
     "device",
     "nothing",
     "call",
@@ -106,9 +109,26 @@ impl Counters {
     }
 }
 
+/// What is counted of a VM beside its exits, by numbers behind those of the exits.
+const OTHERS: [&str; 7] = [
+    "pages-executable",
+    "pages-made-executable",
+    "pages-taken-back",
+    "lines-cleaned",
+    "caches-emptied",
+    "blocks-split",
+    "blocks-joined",
+];
+
 /// Statistic `number` of a VM: its name, the sum over the VM's vCPUs, and how many statistics there are.
 #[must_use]
 pub(crate) fn of_vm(vm: &Vm, number: usize) -> Option<(&'static str, u64, u32)> {
-    let name = *NAMES.get(number)?;
-    Some((name, vm.vcpus().iter().map(|vcpu| vcpu.counters.exits(number)).sum(), REASONS as u32))
+    let count = (REASONS + OTHERS.len()) as u32;
+    if let Some(name) = NAMES.get(number) {
+        return Some((name, vm.vcpus().iter().map(|vcpu| vcpu.counters.exits(number)).sum(), count));
+    }
+    let name = OTHERS.get(number - REASONS)?;
+    let (done, executable) = vm.ram.lock().coherency();
+    let values = [executable, done.granted, done.taken, done.lines, done.invalidations, done.splits, done.promotions];
+    Some((name, *values.get(number - REASONS)?, count))
 }

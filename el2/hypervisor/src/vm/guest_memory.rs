@@ -6,16 +6,24 @@
 //! To zero a block takes long, and a guest chooses how many it touches. So nothing here makes more of a block ready in one go
 //! than a piece, under the lock that is around the RAM, and an access to a block that is not shown yet is refused
 //! ([`RamError::NotShown`]): whoever made it lets go of all locks, prepares the block piece by piece, and tries again.
+//!
+//! What the guest may execute is `stage2`'s matter (`core/stage2/src/coherency.rs`): its first fetch from a page comes here
+//! ([`GuestRam::allow`]), and whatever the hypervisor stores into the guest goes through [`GuestRam::rewrite`], behind which it
+//! does not execute what was there before.
 
 extern crate alloc;
 
 use alloc::vec::Vec;
 use core::fmt;
 
+use cpu::exit::Wanted;
 use frames::{FramesError, Owner};
 use hw::sync::PreemptLock;
 use hw::{cache, memory as physical, tlb};
-use stage2::{Attributes, Invalidation, Permissions, Stage2, Stage2Error, TableMemory, TlbOps};
+use stage2::{
+    Allowed, Attributes, Caches, Effects, Hardware, Invalidation, Permissions, Point, Policy, Promotion, Rules, Stage2,
+    Stage2Error, Step, TableMemory, TlbOps, Writable,
+};
 use units::{BLOCK_SIZE, Ipa, PAGE_SIZE, Pa, Range, VmId};
 
 use crate::host::memory;
@@ -55,6 +63,11 @@ pub(crate) struct GuestRam {
     blocks: Vec<Block>,
     tables: Option<Stage2>,
     vttbr: u64,
+    policy: Policy,
+    /// What was done to execute permissions and caches since the VM was made.
+    done: Effects,
+    /// How many pages are executable.
+    executable: u64,
 }
 
 #[derive(Clone, Copy)]
@@ -126,11 +139,109 @@ impl TlbOps for Tlb {
     }
 }
 
+struct HostCaches;
+
+impl Caches for HostCaches {
+    fn carry_out(&mut self, step: Step) {
+        cache::carry_out(step);
+    }
+}
+
 impl GuestRam {
     /// RAM at `range` of VM `vm`, which is off.
     #[must_use]
-    pub(crate) fn new(vm: VmId, range: Range<Ipa>) -> Self {
-        Self { vm, range, blocks: Vec::new(), tables: None, vttbr: 0 }
+    pub(crate) fn new(vm: VmId, range: Range<Ipa>, policy: Policy) -> Self {
+        Self { vm, range, blocks: Vec::new(), tables: None, vttbr: 0, policy, done: Effects::default(), executable: 0 }
+    }
+
+    /// When pages become executable.
+    #[must_use]
+    pub(crate) fn policy(&self) -> Policy {
+        self.policy
+    }
+
+    /// What was done to execute permissions and caches since the VM was made, and how many pages are executable now.
+    #[must_use]
+    pub(crate) fn coherency(&self) -> (Effects, u64) {
+        (self.done, self.executable)
+    }
+
+    /// Changes the tables, with all that this needs, and counts what was done.
+    fn change<R>(
+        &mut self,
+        at: Ipa,
+        change: impl FnOnce(&mut Stage2, &mut Hardware<'_, Tables, Tlb, HostCaches>) -> Result<(R, Effects), Stage2Error>,
+    ) -> Result<R, RamError> {
+        let tables = self.tables.as_mut().ok_or(RamError::Outside(at))?;
+        let (memory, tlb, caches) = (&mut Tables(self.vm), &mut Tlb(self.vttbr), &mut HostCaches);
+        let (result, effects) = change(tables, &mut Hardware { memory, tlb, caches }).map_err(RamError::Tables)?;
+        self.done = self.done.and(effects);
+        self.executable = (self.executable + effects.granted).saturating_sub(effects.taken);
+        Ok(result)
+    }
+
+    fn rules(&self, policy: Policy, point: Point) -> Rules {
+        Rules { policy, caches: cache::kind(), point }
+    }
+
+    /// Lets the guest have what stage 2 refused it at `ipa`, if it may, by `policy`. `Unmapped` if it has to be prepared.
+    ///
+    /// # Errors
+    /// When there is no memory for tables.
+    pub(crate) fn allow(
+        &mut self,
+        ipa: Ipa,
+        wanted: Wanted,
+        policy: Policy,
+        point: Point,
+    ) -> Result<Allowed, RamError> {
+        let rules = self.rules(policy, point);
+        self.change(ipa, |tables, hardware| {
+            let allowed = tables.allow(hardware, ipa, wanted, rules)?;
+            let effects = if let Allowed::Now { effects, .. } = allowed { effects } else { Effects::default() };
+            Ok((allowed, effects))
+        })
+    }
+
+    /// Makes the whole block around `ipa` executable, of which most is. Takes the lock for a piece at a time, as [`GuestRam::show`].
+    ///
+    /// # Errors
+    /// When there is no memory for tables.
+    pub(crate) fn promote(ram: &PreemptLock<Self>, ipa: Ipa, point: Point) -> Result<(), RamError> {
+        loop {
+            let mut ram = ram.lock();
+            let rules = ram.rules(ram.policy, point);
+            let progress = ram.change(ipa, |tables, hardware| {
+                Ok(match tables.promote(hardware, ipa, rules)? {
+                    Promotion::Unfinished(effects) => (Progress::Unfinished, effects),
+                    Promotion::Finished(effects) => (Progress::Shown, effects),
+                })
+            })?;
+            if progress == Progress::Shown {
+                return Ok(());
+            }
+        }
+    }
+
+    /// The one door by which the hypervisor stores into the guest: `store` gets each part of `to..to + length` as a place from
+    /// which no CPU executes, and the part's offset.
+    ///
+    /// # Errors
+    /// As [`GuestRam::read`].
+    fn rewrite(&mut self, to: Ipa, length: usize, mut store: impl FnMut(&Writable<'_>, usize)) -> Result<(), RamError> {
+        // What the guest's caches see of it shows when it fetches.
+        let rules = self.rules(self.policy, Point::Coherency);
+        let mut done = 0;
+        while done < length {
+            let at = to.checked_add(done as u64).ok_or(RamError::Outside(to))?;
+            let room = (BLOCK_SIZE - at.0 % BLOCK_SIZE) as usize;
+            let part = room.min(length - done);
+            self.find(at)?;
+            let range = Range { start: at, size: part as u64 };
+            self.change(at, |tables, hardware| tables.rewrite(hardware, range, rules, |place| store(place, done)))?;
+            done += part;
+        }
+        Ok(())
     }
 
     /// Gets memory and empty tables; returns the tables' root.
@@ -173,6 +284,7 @@ impl GuestRam {
             tables.destroy(&mut Tables(self.vm), &mut Tlb(vttbr));
         }
         self.blocks.clear();
+        self.executable = 0;
     }
 
     /// Where `ipa` is.
@@ -214,14 +326,12 @@ impl GuestRam {
             block.state = State::Zeroing(zeroed + memory::PIECE);
             return Ok(Progress::Unfinished);
         }
-        let tables = self.tables.as_mut().ok_or(RamError::Outside(ipa))?;
-        let at = ipa.align_down(BLOCK_SIZE);
-        // It was zeroed as data; before it can be executed, its last owner's code goes from the instruction caches too.
-        cache::forget_instructions();
-        tables
-            .map(&mut Tables(self.vm), &mut Tlb(self.vttbr), at, block.pa, BLOCK_SIZE, Attributes::CODE)
-            .map_err(RamError::Tables)?;
-        block.state = State::Shown;
+        let (at, place) = (ipa.align_down(BLOCK_SIZE), Range { start: block.pa, size: BLOCK_SIZE });
+        let rules = self.rules(self.policy, Point::Unification);
+        self.change(at, |tables, hardware| Ok(((), tables.show(hardware, at, place, rules)?)))?;
+        if let Some(block) = self.blocks.get_mut(index) {
+            block.state = State::Shown;
+        }
         Ok(Progress::Shown)
     }
 
@@ -256,20 +366,27 @@ impl GuestRam {
     ///
     /// # Errors
     /// As [`GuestRam::read`].
-    pub(crate) fn write(&self, to: Ipa, bytes: &[u8]) -> Result<(), RamError> {
-        self.for_each_part(to, bytes.len(), |pa, offset, part| {
-            if let Some(bytes) = bytes.get(offset..offset + part) {
-                physical::write(pa, bytes);
-            }
-        })
+    pub(crate) fn write(&mut self, to: Ipa, bytes: &[u8]) -> Result<(), RamError> {
+        self.rewrite(to, bytes.len(), |place, offset| physical::write(place, bytes.get(offset..).unwrap_or_default()))
     }
 
-    /// Where a 16-bit ring index is.
+    /// Reads a 16-bit ring index.
     ///
     /// # Errors
     /// When it is not RAM, not aligned, or not shown yet.
-    pub(crate) fn index(&self, at: Ipa) -> Result<Pa, RamError> {
-        if at.is_aligned(2) { self.find(at) } else { Err(RamError::Outside(at)) }
+    pub(crate) fn load_index(&self, at: Ipa) -> Result<u16, RamError> {
+        if at.is_aligned(2) { self.find(at).map(physical::read_index) } else { Err(RamError::Outside(at)) }
+    }
+
+    /// Stores a 16-bit ring index, behind all earlier stores.
+    ///
+    /// # Errors
+    /// As [`GuestRam::load_index`].
+    pub(crate) fn store_index(&mut self, at: Ipa, value: u16) -> Result<(), RamError> {
+        if !at.is_aligned(2) {
+            return Err(RamError::Outside(at));
+        }
+        self.rewrite(at, size_of::<u16>(), |place, _| physical::write_index(place, value))
     }
 
     /// Makes the block around `ipa` ready, if it is not yet. Takes the lock for a piece at a time: between two, the thread may be
@@ -287,8 +404,8 @@ impl GuestRam {
         }
     }
 
-    /// Copies an image to `at` before the guest runs, and makes it visible to a guest whose caches are off. Takes the lock
-    /// only to prepare a piece of a block, and to find it.
+    /// Copies an image to `at` before the guest runs, and cleans it to memory, where a guest looks whose caches are off. Takes
+    /// the lock for a piece at a time.
     ///
     /// # Errors
     /// As [`GuestRam::prepare`].
@@ -296,13 +413,13 @@ impl GuestRam {
         let mut done = 0;
         while done < bytes.len() {
             let to = Ipa(at.0 + done as u64);
-            let part = ((BLOCK_SIZE - to.0 % BLOCK_SIZE) as usize).min(bytes.len() - done);
+            let part = ((memory::PIECE - to.0 % memory::PIECE) as usize).min(bytes.len() - done);
             Self::show(ram, to)?;
-            let pa = ram.lock().find(to)?;
-            if let Some(bytes) = bytes.get(done..done + part) {
-                physical::write(pa, bytes);
-                cache::publish_code(Range { start: pa, size: part as u64 });
-            }
+            let piece = bytes.get(done..done + part).unwrap_or_default();
+            ram.lock().rewrite(to, part, |place, offset| {
+                physical::write(place, piece.get(offset..).unwrap_or_default());
+                cache::clean(place.range());
+            })?;
             done += part;
         }
         Ok(())

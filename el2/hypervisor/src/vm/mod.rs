@@ -15,6 +15,7 @@ use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use ::devices::Change;
 use abi::bundle::{Bundle, VmConfig};
 use clock::{GuestClock, GuestTicks, VmClock};
+use cpu::exit::Wanted;
 use hw::sync::{IrqLock, PreemptLock};
 use hw::sysreg;
 use log::Level;
@@ -22,6 +23,7 @@ use machine::{BootInfo, MachinePlan, Spec, VirtioKind};
 use services::psci::{Start, VmPower};
 use services::stolen_time::RECORD_SIZE;
 use spin::Once;
+use stage2::{Allowed, Point, Policy};
 use units::{Ipa, Pa, Ticks, VcpuId, VcpuSet, VmId};
 use vgic::Vgic;
 
@@ -52,6 +54,17 @@ pub(crate) type Stop = ::vm::Stop<Sentence>;
 
 /// A VM's life.
 pub(crate) type Life = ::vm::Life<Sentence>;
+
+/// What [`Vm::allow`] did.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Allowance {
+    /// The guest may go on.
+    Now,
+    /// It could before: another vCPU's fault came first.
+    Already,
+    /// It may not.
+    Never,
+}
 
 /// What [`Vm::touch`] found.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -146,7 +159,7 @@ pub(crate) fn create(
         plan,
         gic: IrqLock::new(gic),
         devices,
-        ram: PreemptLock::new(GuestRam::new(id, ram)),
+        ram: PreemptLock::new(GuestRam::new(id, ram, Policy::OnDemand)),
         doors: Doors::new(config.name, &config.doors, config.memory),
         console: VmConsole::boxed(),
         alarm: Alarm::new(),
@@ -294,6 +307,32 @@ impl Vm {
             load(at.start, initrd)?;
         }
         Ok(Start { vcpu: VcpuId(0), entry: placement.entry, context: placement.device_tree.start.0 })
+    }
+
+    /// Stage 2 refused the guest what it `wanted` at `ipa`, in its RAM. By `policy` instead of the VM's own, if one is given.
+    pub(crate) fn allow(&self, ipa: Ipa, wanted: Wanted, point: Point, policy: Option<Policy>) -> Allowance {
+        let touched = self.touch(ipa);
+        if touched == Touched::Now && wanted != Wanted::Fetch {
+            return Allowance::Now;
+        }
+        let allowed = {
+            let mut ram = self.ram.lock();
+            let policy = policy.unwrap_or(ram.policy());
+            ram.allow(ipa, wanted, policy, point)
+        };
+        let result = match allowed {
+            Ok(Allowed::Now { crowded: true, .. }) => GuestRam::promote(&self.ram, ipa, point).map(|()| Allowance::Now),
+            Ok(Allowed::Now { .. }) => Ok(Allowance::Now),
+            // Unmapped again: the VM is being taken apart.
+            Ok(Allowed::Already | Allowed::Unmapped) if touched == Touched::Before => Ok(Allowance::Already),
+            Ok(Allowed::Already | Allowed::Unmapped) => Ok(Allowance::Now),
+            Ok(Allowed::Never) => Ok(Allowance::Never),
+            Err(error) => Err(error),
+        };
+        result.unwrap_or_else(|error| {
+            self.stop(Stop::Crashed(sentence!("no memory at {ipa}: {error}")));
+            Allowance::Now
+        })
     }
 
     /// The guest touched RAM that it was not shown yet. A piece of it at a time is made ready, and between two pieces the

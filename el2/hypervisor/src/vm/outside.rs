@@ -138,13 +138,13 @@ struct Memory<'a> {
 }
 
 impl Memory<'_> {
-    fn access<T>(&self, at: Ipa, access: impl FnOnce(&GuestRam) -> Result<T, RamError>) -> Result<T, Fault> {
+    fn access<T>(&self, at: Ipa, access: impl FnOnce(&mut GuestRam) -> Result<T, RamError>) -> Result<T, Fault> {
         let Some(left) = self.left.get().checked_sub(1) else {
             self.is_refused.set(true);
             return Err(Fault(at));
         };
         self.left.set(left);
-        let result = access(&self.vm.ram.lock());
+        let result = access(&mut self.vm.ram.lock());
         self.is_refused.set(false);
         if let Err(RamError::NotShown(place)) = result {
             self.is_refused.set(true);
@@ -164,11 +164,11 @@ impl GuestMemory for Memory<'_> {
     }
 
     fn load_u16(&self, at: Ipa) -> Result<u16, Fault> {
-        self.access(at, |ram| ram.index(at)).map(hw::memory::read_index)
+        self.access(at, |ram| ram.load_index(at))
     }
 
     fn store_u16(&self, at: Ipa, value: u16) -> Result<(), Fault> {
-        self.access(at, |ram| ram.index(at)).map(|place| hw::memory::write_index(place, value))
+        self.access(at, |ram| ram.store_index(at, value))
     }
 
     fn is_refused_for_now(&self) -> bool {
