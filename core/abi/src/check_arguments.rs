@@ -13,6 +13,8 @@ pub enum SelfTest {
     Switch,
     /// `selftest=wander`: VMs run, and their threads move to another CPU at each preemption.
     Wander,
+    /// `selftest=scrub`: VMs run, and are paused again and again, taken out, made as after power on, and put back.
+    Scrub,
     /// `selftest=crash-...`: a fault of the hypervisor's own, which is to be reported and to stop the host.
     Crash(Crash),
 }
@@ -35,7 +37,7 @@ pub enum Crash {
 /// The words that choose checks, understood.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct CheckArguments {
-    /// `selftest=percpu`, `selftest=switch`, `selftest=wander` or `selftest=crash-...`; nothing by default.
+    /// `selftest=percpu`, `selftest=switch`, `selftest=wander`, `selftest=scrub` or `selftest=crash-...`; nothing by default.
     pub selftest: SelfTest,
     /// `tdcc=hardware`, for the tests' own test: guests' MDSCR_EL1.TDCC reaches the hardware, and no process can call.
     pub tdcc_in_hardware: bool,
@@ -78,6 +80,7 @@ fn self_test(name: &str) -> Option<SelfTest> {
         "percpu" => SelfTest::PerCpu,
         "switch" => SelfTest::Switch,
         "wander" => SelfTest::Wander,
+        "scrub" => SelfTest::Scrub,
         "crash-panic" => SelfTest::Crash(Crash::Panic),
         "crash-undefined" => SelfTest::Crash(Crash::Undefined),
         "crash-write-code" => SelfTest::Crash(Crash::WriteCode),

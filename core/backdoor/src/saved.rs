@@ -149,8 +149,7 @@ impl Service {
         if channels.len() > limits.channels {
             return Err(Damaged::Impossible("more channels are open than the VM may have"));
         }
-        self.restart();
-        self.state.store = Default::default();
+        self.forget();
         for (key, value) in store {
             let set = self.state.store.set(key, value, &limits);
             set.map_err(|_| Damaged::Impossible("a value is not one that the VM may have"))?;

@@ -243,6 +243,12 @@ impl Service {
         self.state.time_sync = self.config.time_sync;
     }
 
+    /// As after power on: values are gone too.
+    pub fn forget(&mut self) {
+        self.restart();
+        self.state.store = Store::default();
+    }
+
     /// Gives all channels up, as after the VM has come from another machine: the tools notice, and connect anew. Values
     /// and reports stay.
     pub fn drop_channels(&mut self) {

@@ -32,6 +32,12 @@ impl VmClock {
         self.clock
     }
 
+    /// Whether no vCPU is in its guest, or may enter it.
+    #[must_use]
+    pub const fn is_left(&self) -> bool {
+        self.inside == 0
+    }
+
     /// A vCPU is switched on, or goes on after a pause.
     pub const fn enter(&mut self) {
         self.inside += 1;
@@ -185,8 +191,9 @@ mod tests {
         time.enter();
         time.pause(Ticks(100));
         time.leave(Ticks(150));
-        assert!(!time.clock().is_stopped(), "one is still inside");
+        assert!(!time.clock().is_stopped() && !time.is_left(), "one is still inside");
         time.leave(Ticks(200));
+        assert!(time.is_left());
         assert_eq!((time.clock().is_stopped(), time.clock().guest(Ticks(900)).0), (true, 200));
         time.resume(Ticks(1_000));
         // Nobody has gone on yet: it is paused once more.

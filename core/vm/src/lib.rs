@@ -16,5 +16,7 @@ mod watchdogs;
 #[cfg(test)]
 mod world;
 
+pub use life::saved::SavedLife;
 pub use life::{Ask, Effect, End, Life, Saying, Stop, Task};
+pub use watchdogs::saved::SavedWatchdogs;
 pub use watchdogs::{AtExpiry, Bite, Caller, Consequence, Watchdogs, Which};

@@ -18,6 +18,7 @@ use fair::{By, Restarts};
 use services::psci::{CpuOffOutcome, PsciError, Start, VmPower};
 use units::{MAX_VCPUS, VcpuId, VcpuSet};
 
+pub(crate) mod saved;
 #[cfg(test)]
 mod tests;
 

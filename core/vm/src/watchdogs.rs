@@ -17,6 +17,7 @@ use wfe::{Action, Actions, Bounds, Refused, Scope, Status, Watchdog};
 
 use crate::{Life, Stop};
 
+pub(crate) mod saved;
 #[cfg(test)]
 mod tests;
 

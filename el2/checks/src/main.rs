@@ -8,6 +8,7 @@ extern crate alloc;
 
 mod crash_test;
 mod disturbance;
+mod scrub;
 mod selftest;
 mod switch_cost;
 mod wander;
@@ -53,7 +54,7 @@ impl Checks for Image {
     fn replace_vms(platform: &Platform<'static>) -> bool {
         let cpus = platform.cpus.len();
         match arguments().selftest {
-            SelfTest::No | SelfTest::Wander => return false,
+            SelfTest::No | SelfTest::Wander | SelfTest::Scrub => return false,
             SelfTest::PerCpu => selftest::start(selftest::run, cpus),
             SelfTest::Switch => selftest::start(switch_cost::run, cpus),
             SelfTest::Crash(crash) => selftest::start(crash_test::run, crash as usize),
@@ -62,8 +63,10 @@ impl Checks for Image {
     }
 
     fn vms_are_made() {
-        if arguments().selftest == SelfTest::Wander {
-            wander::start();
+        match arguments().selftest {
+            SelfTest::Wander => wander::start(),
+            SelfTest::Scrub => scrub::start(),
+            SelfTest::No | SelfTest::PerCpu | SelfTest::Switch | SelfTest::Crash(_) => {}
         }
     }
 

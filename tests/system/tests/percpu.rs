@@ -19,6 +19,7 @@ fn main() -> ExitCode {
     let trial = |cpu: &'static str| scenario(format!("percpu::{cpu}"), move || self_test(cpu));
     let mut scenarios: Vec<Trial> = ["cortex-a72", "cortex-a76"].map(trial).into();
     scenarios.push(scenario("percpu::guests_that_never_stay", wandering));
+    scenarios.push(scenario("percpu::guests_that_are_taken_out_and_put_back", scrubbing));
     scenarios.push(scenario("percpu::exits_that_call_firmware", calling));
     system::run(scenarios)
 }
@@ -76,6 +77,39 @@ fn wandering() -> Result<()> {
     ensure!(preempted >= 10_000, "exits' handlers were preempted only {preempted} times:\n{log}");
     println!("preempted {preempted} times");
     run.finish(LIMIT)
+}
+
+/// Payloads and a Linux guest that are paused, taken out, made as after power on, and put back, hundreds of times, at any moment:
+/// everything that they check about their registers, timers, interrupts, devices and calls is as if nothing had happened.
+fn scrubbing() -> Result<()> {
+    const PAYLOADS: [&str; 7] = ["registers", "gic", "timers", "memory", "virtio", "doors", "services"];
+    const LINUX: &str = "linux";
+    let mut vms = Vec::new();
+    for name in PAYLOADS {
+        let mut vm = guest::payload(name, name, 2, "")?;
+        vm.doors.vmware = name == "doors";
+        vms.push(vm);
+    }
+    vms.push(guest::linux(LINUX, USUAL, 2, "quiet uc.test=load uc.rounds=4")?);
+    let run = Host { cpu: "max", cpus: 4, memory: 2048 }.start_checks(vms, "selftest=scrub")?;
+    for name in PAYLOADS {
+        let condition = run.wait_for(name, LIMIT, Condition::is_off)?;
+        let output = run.console(name)?.transcript();
+        let passed = output.contains(" passed, 0 failed") && condition == Condition::PoweredOff;
+        ensure!(passed, "{name} is {condition} and printed:\n{output}\n{}", run.log().transcript());
+    }
+    run.console(LINUX)?.expect_unless("uc: load passed", &["Kernel panic", "FAILED", "rcu:", "lockup"], LIMIT)?;
+    run.wait_for(LINUX, LIMIT, Condition::is_off)?;
+    let log = run.log().transcript();
+    let times = log.lines().filter_map(|line| {
+        let (_, rest) = line.split_once("scrubbed and put back ")?;
+        rest.split_whitespace().next()?.parse::<u64>().ok()
+    });
+    let times = times.max().unwrap_or(0);
+    ensure!(times >= 100 && !log.contains("selftest:"), "they were put back only {times} times, or wrongly:\n{log}");
+    println!("put back {times} times");
+    // What the payloads do wrong on purpose is told.
+    run.check_log_but(&["virtio: "])
 }
 
 /// Vectors that call firmware at each exit, as CPUs need it that do not keep contexts apart. This machine's firmware knows

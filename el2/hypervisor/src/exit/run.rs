@@ -52,7 +52,7 @@ fn live<C: Checks>(index: usize) -> ! {
 /// leads to happens with IRQs let in. The thread may be preempted there, and move: whenever it runs, its vCPU is loaded.
 fn run<C: Checks>(vcpu: &'static Vcpu, context: &mut VcpuContext) -> Leave {
     loop {
-        match vcpu.heed() {
+        match vcpu.heed(context) {
             Heed::Enter => {}
             Heed::LookAgain => continue,
             Heed::Leave => return Leave::Stopped,

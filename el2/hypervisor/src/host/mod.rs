@@ -4,7 +4,7 @@ pub(crate) mod entropy;
 mod facts;
 pub mod memory;
 pub mod speculation;
-pub(crate) mod text;
+pub mod text;
 pub(crate) mod wall_clock;
 
 pub use facts::{Host, get, ticks};

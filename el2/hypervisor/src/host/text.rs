@@ -16,12 +16,12 @@ const ROOM: usize = 400;
 
 /// A sentence.
 #[derive(Clone, Default, PartialEq, Eq, Debug)]
-pub(crate) struct Sentence(ArrayString<ROOM>);
+pub struct Sentence(ArrayString<ROOM>);
 
 impl Sentence {
     /// Writes it down.
     #[must_use]
-    pub(crate) fn new(text: fmt::Arguments<'_>) -> Self {
+    pub fn new(text: fmt::Arguments<'_>) -> Self {
         let mut sentence = Self::default();
         let _ = sentence.write_fmt(text);
         sentence
@@ -33,6 +33,12 @@ impl Write for Sentence {
         let room = self.0.remaining_capacity();
         let cut = (0..=room.min(text.len())).rev().find(|&at| text.is_char_boundary(at)).unwrap_or(0);
         text.get(..cut).map_or(Err(fmt::Error), |text| self.0.try_push_str(text).map_err(|_| fmt::Error))
+    }
+}
+
+impl From<pack::Damaged> for Sentence {
+    fn from(damaged: pack::Damaged) -> Self {
+        Self::new(format_args!("{damaged}"))
     }
 }
 

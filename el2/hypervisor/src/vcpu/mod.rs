@@ -10,6 +10,7 @@ use alloc::boxed::Box;
 use core::ops::Deref;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
+use cpu::registers::General;
 use cpu::retry::Tries;
 use cpu::{controls, reset};
 use hw::percpu::this_cpu;
@@ -26,6 +27,7 @@ use vgic::{ListRegisters, Power, Vgic, virtual_control};
 
 mod devices;
 pub(crate) mod exception;
+pub mod saved;
 mod time;
 pub(crate) mod traps;
 
@@ -85,6 +87,8 @@ pub struct Vcpu {
     pub(crate) tries: PreemptLock<Tries>,
     index: usize,
     context: Once<ContextHandle>,
+    /// Its general registers, while it stands still.
+    general: PreemptLock<General>,
     /// Others may need its CPU: it gives it away while it waits.
     gives_way: AtomicBool,
     list: IrqLock<ListRegisters>,
@@ -150,6 +154,7 @@ impl Vcpu {
             tries: PreemptLock::new(Tries::new()),
             index,
             context: Once::new(),
+            general: PreemptLock::new(General::default()),
             gives_way: AtomicBool::new(false),
             list: IrqLock::new(ListRegisters::new()),
             at_rest: AtomicBool::new(false),
@@ -518,7 +523,7 @@ impl Vcpu {
 
     /// Does what is asked of it. It is loaded; IRQs are masked, and stay so until its guest is entered, or more might be asked.
     #[inline(always)]
-    pub(crate) fn heed(&'static self) -> Heed {
+    pub(crate) fn heed(&'static self, context: &mut VcpuContext) -> Heed {
         if !self.has_requests() {
             return Heed::Enter;
         }
@@ -528,7 +533,7 @@ impl Vcpu {
             return Heed::Leave;
         }
         if requests & request::PAUSE != 0 {
-            self.stand_still(requests & !request::PAUSE);
+            self.stand_still(requests & !request::PAUSE, context);
             return Heed::LookAgain;
         }
         if requests & request::SERROR != 0 {
@@ -549,17 +554,24 @@ impl Vcpu {
 
     /// Sleeps for as long as the VM is paused; what else was asked is asked again.
     ///
-    /// Its registers are in memory meanwhile: the hardware's timer would fire by a count that its clock, which may stand
-    /// still, does not reach. It goes by the VM's clock as that is afterwards.
+    /// Its registers are in memory meanwhile, where they may be saved and put in ([`saved`]): the hardware's timer would fire by
+    /// a count that its clock, which may stand still, does not reach. It goes by the VM's clock as that is afterwards.
     #[cold]
-    fn stand_still(&'static self, requests: u32) {
+    fn stand_still(&'static self, requests: u32, context: &mut VcpuContext) {
         // Pairs with the swap in `heed`, which is this thread's own, and the looks of others. The physical timer's deadline
         // is another one, perhaps.
         self.requests.fetch_or(requests | request::INTERRUPTS | request::TIMER, Ordering::AcqRel);
         self.resident.store(false, Ordering::Relaxed);
         Registers::unload(self);
+        *self.general.lock() = context.general();
+        let before = self.thread().wait_time();
         let waited = with_irqs(|| self.vm.stand_still(self));
-        self.waited_before.fetch_add(waited, Ordering::Relaxed);
+        context.set_general(&self.general.lock());
+        // What was stolen before may have been put in meanwhile; what its thread waited for since the pause is over is added.
+        let now = self.thread().wait_time();
+        let since = now.wrapping_sub(before).wrapping_sub(waited);
+        let stolen = self.stolen.load(Ordering::Relaxed).wrapping_add(since);
+        self.waited_before.store(now.wrapping_sub(stolen), Ordering::Relaxed);
         self.adopt_clock();
         self.resident.store(true, Ordering::Relaxed);
         self.load();

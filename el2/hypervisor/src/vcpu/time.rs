@@ -38,6 +38,18 @@ impl Time {
         }
     }
 
+    /// The physical timer.
+    pub(super) fn save_physical(&self) -> clock::saved::Timer {
+        let Self { clock: _, physical } = self;
+        physical.save()
+    }
+
+    /// Puts a physical timer in. The clock is adopted when the vCPU goes on.
+    pub(super) fn restore_physical(&mut self, saved: &clock::saved::Timer) -> Result<(), clock::saved::Refused> {
+        self.physical = EmulatedTimer::restore(saved)?;
+        Ok(())
+    }
+
     /// Whether the physical timer's line is up.
     pub(super) fn is_asserted(&self, now: Ticks) -> bool {
         self.physical.is_asserted(&self.clock, now)

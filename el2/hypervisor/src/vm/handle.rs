@@ -5,9 +5,11 @@
 
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
+use services::stolen_time::STOLEN_OFFSET;
 use spin::Once;
-use units::VcpuId;
+use units::{Pa, VcpuId};
 
+use crate::host;
 use crate::sched::{self, NOBODY, Thread};
 use crate::vm::counters::Counters;
 
@@ -136,6 +138,14 @@ impl VcpuHandle {
     pub(crate) fn forget_stolen_time(&self) {
         self.waited_before.store(self.thread().wait_time(), Ordering::Relaxed);
         self.stolen.store(0, Ordering::Relaxed);
+    }
+
+    /// Makes its stolen time `ticks`, also in its `record`. It stands still; from then on its own thread looks after both.
+    pub(crate) fn set_stolen_time(&self, record: Option<Pa>, ticks: u64) {
+        self.stolen.store(ticks, Ordering::Relaxed);
+        if let Some(record) = record {
+            hw::memory::write_word(Pa(record.0 + STOLEN_OFFSET), host::get().scale.nanoseconds(ticks));
+        }
     }
 
     /// Ticks of the counter for which it could have run since the VM's start and did not.

@@ -120,7 +120,7 @@ impl Vm {
 
     /// Lets its vCPUs stand still, and its watchdogs with them; its clock too, if its site file says so, as soon as they all do.
     /// Says whether it ran.
-    pub(crate) fn pause(&self) -> bool {
+    pub fn pause(&self) -> bool {
         self.pause_under(&mut self.life())
     }
 
@@ -131,7 +131,7 @@ impl Vm {
     }
 
     /// Lets it go on. Says whether it was paused.
-    pub(crate) fn resume(&self) -> bool {
+    pub fn resume(&self) -> bool {
         let mut life = self.life();
         let effects = life.resume();
         self.perform(&life, effects)

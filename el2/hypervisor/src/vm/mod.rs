@@ -36,6 +36,7 @@ pub mod handle;
 pub(crate) mod images;
 mod life;
 pub(crate) mod outside;
+pub(crate) mod saved;
 pub(crate) mod watchdog;
 
 use crate::host::text::{Sentence, sentence};
@@ -147,12 +148,7 @@ pub(crate) fn create(
     .map_err(|error| format!("{}: {error}", config.name))?;
     let devices = Devices::new(&plan).map_err(|error| format!("{}: {error}", config.name))?;
     let ram = plan.ram();
-    let gic = Vgic::new(vgic::Config {
-        vcpus: usize::from(config.vcpus),
-        list_registers: usize::from(host.features.list_registers),
-        priority_bits: host.priority_bits,
-        preemption_bits: 5 + host.features.priority_words.trailing_zeros() as u8,
-    });
+    let gic = Vgic::new(gic_config(config.vcpus));
     let vm: &'static Vm = Box::leak(Box::new(Vm {
         id,
         config,
@@ -181,6 +177,17 @@ pub(crate) fn create(
         slot.call_once(|| vm);
     }
     Ok(vm)
+}
+
+/// What the interrupt controller of a VM with so many vCPUs is made of here.
+fn gic_config(vcpus: u8) -> vgic::Config {
+    let host = host::get();
+    vgic::Config {
+        vcpus: usize::from(vcpus),
+        list_registers: usize::from(host.features.list_registers),
+        priority_bits: host.priority_bits,
+        preemption_bits: 5 + host.features.priority_words.trailing_zeros() as u8,
+    }
 }
 
 impl Vm {
@@ -258,7 +265,7 @@ impl Vm {
 
     /// Whether its vCPUs stand still.
     #[must_use]
-    pub(crate) fn is_paused(&self) -> bool {
+    pub fn is_paused(&self) -> bool {
         // Pairs with the store in `show_pause`.
         self.paused.load(Ordering::Acquire)
     }

@@ -108,6 +108,11 @@ impl Watchdogs {
         self.dogs.lock().all.query(caller, vm.milliseconds())
     }
 
+    /// Lets `work` work at those that are set up by calls.
+    pub(crate) fn with<R>(&self, work: impl FnOnce(&mut ::vm::Watchdogs) -> R) -> R {
+        work(&mut self.dogs.lock().all)
+    }
+
     fn watch_all(&self, vm: &Vm, dogs: &::vm::Watchdogs) {
         if let Some(at) = at(vm, dogs) {
             watch(vm.id, self, at);

@@ -1,0 +1,265 @@
+//! A VM as one value: all that its guest can see of the machine beside its memory, taken out of a paused VM and put into one.
+//!
+//! Each part has a saved type of its own, beside what it is the state of; here they come together as [`SavedVm`], with the
+//! machine that they belong to, so that a state is refused by a machine of another shape. It is written as one section with
+//! the others in it (`docs/formats/saved-vm.md`).
+//!
+//! Devices are kept as the bytes that each of them wrote, in the order of the machine's plan: what they are is known to them
+//! alone.
+#![no_std]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+#[cfg(test)]
+extern crate std;
+
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+use core::fmt;
+
+use backdoor::saved::SavedService;
+use clock::saved::{Clock, Timer};
+use cpu::id;
+use cpu::saved::SavedRegisters;
+use pack::{Damaged, Part, Reader, Value, Writer, value};
+use vm::{SavedLife, SavedWatchdogs};
+
+/// The machine that a state belongs to.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SavedMachine {
+    /// How many vCPUs it has.
+    pub vcpus: u8,
+    /// How many bytes of memory.
+    pub memory: u64,
+    /// How many devices its plan has.
+    pub devices: u32,
+    /// The identification registers as its guest reads them.
+    pub identification: [u64; id::COUNT],
+}
+
+impl SavedMachine {
+    /// The version of this type: another one means another set of fields, or another meaning.
+    pub const VERSION: u16 = 1;
+}
+
+value!(SavedMachine as "machine" { vcpus, memory, devices, identification });
+
+/// A VM's clock.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SavedTime {
+    /// What its counters show.
+    pub clock: Clock,
+}
+
+impl SavedTime {
+    /// The version of this type, beside that of the clock.
+    pub const VERSION: u16 = 1;
+}
+
+value!(SavedTime as "time" { clock });
+
+/// A vCPU that is on.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SavedVcpu {
+    /// Which one.
+    pub number: u8,
+    /// Its registers.
+    pub registers: SavedRegisters,
+    /// The EL1 physical timer. The virtual one is among the registers.
+    pub physical_timer: Timer,
+    /// For how long others had the CPU that it wanted, in ticks of the host on which it was saved.
+    pub stolen: u64,
+    /// How many of those that host had in a second.
+    pub stolen_frequency: u64,
+}
+
+impl SavedVcpu {
+    /// The version of this type, beside that of the registers.
+    pub const VERSION: u16 = 1;
+
+    /// The stolen time in ticks of a host that has so many in a second; never less than it was.
+    #[must_use]
+    pub fn stolen_here(&self, frequency: u64) -> u64 {
+        let ticks = u128::from(self.stolen) * u128::from(frequency);
+        // A file may say anything: a frequency of zero too.
+        u64::try_from(ticks.div_ceil(u128::from(self.stolen_frequency.max(1)))).unwrap_or(u64::MAX)
+    }
+}
+
+/// The registers are a section within that of their vCPU.
+impl Value for SavedVcpu {
+    fn pack(&self, out: &mut Writer) {
+        let Self { number, registers, physical_timer, stolen, stolen_frequency } = self;
+        number.pack(out);
+        out.part(registers);
+        physical_timer.pack(out);
+        stolen.pack(out);
+        stolen_frequency.pack(out);
+    }
+
+    fn unpack(from: &mut Reader<'_>) -> Result<Self, Damaged> {
+        Ok(Self {
+            number: Value::unpack(from)?,
+            registers: from.part()?,
+            physical_timer: Value::unpack(from)?,
+            stolen: Value::unpack(from)?,
+            stolen_frequency: Value::unpack(from)?,
+        })
+    }
+}
+
+impl Part for SavedVcpu {
+    const NAME: &'static str = "vcpu";
+    const VERSION: u16 = Self::VERSION;
+}
+
+/// A VM.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SavedVm {
+    /// What machine it is.
+    pub machine: SavedMachine,
+    /// Its clock.
+    pub time: SavedTime,
+    /// Which vCPUs are on, and which are about to be.
+    pub life: SavedLife,
+    /// Its interrupt controller.
+    pub gic: Box<vgic::saved::Saved>,
+    /// Those of its vCPUs that have registers: all that have begun and not ended.
+    pub vcpus: Vec<SavedVcpu>,
+    /// The sections of its devices, in the order of the plan.
+    pub devices: Vec<u8>,
+    /// Its watchdogs.
+    pub watchdogs: SavedWatchdogs,
+    /// VMware's service, where that door is open.
+    pub calls: Option<SavedService>,
+}
+
+impl SavedVm {
+    /// The version of the whole: of which parts it has, and in which order.
+    pub const VERSION: u16 = 1;
+
+    /// As bytes.
+    ///
+    /// # Errors
+    /// If there is no memory for them.
+    pub fn to_bytes(&self) -> Result<Vec<u8>, Damaged> {
+        let mut out = Writer::new();
+        out.part(self);
+        out.finish()
+    }
+
+    /// From bytes, all of them.
+    ///
+    /// # Errors
+    /// What is wrong with them.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, Damaged> {
+        let mut from = Reader::new(bytes);
+        let vm = from.part()?;
+        if from.left() > 0 { Err(Damaged::Long(Self::NAME)) } else { Ok(vm) }
+    }
+}
+
+impl Value for SavedVm {
+    fn pack(&self, out: &mut Writer) {
+        let Self { machine, time, life, gic, vcpus, devices, watchdogs, calls } = self;
+        out.part(machine);
+        out.part(time);
+        out.part(life);
+        out.part(&**gic);
+        (vcpus.len() as u8).pack(out);
+        vcpus.iter().for_each(|vcpu| out.part(vcpu));
+        devices.pack(out);
+        out.part(watchdogs);
+        calls.is_some().pack(out);
+        if let Some(calls) = calls {
+            out.part(calls);
+        }
+    }
+
+    fn unpack(from: &mut Reader<'_>) -> Result<Self, Damaged> {
+        let (machine, time, life) = (from.part()?, from.part()?, from.part()?);
+        let gic = Box::new(from.part()?);
+        let count = u8::unpack(from)?;
+        let mut vcpus = Vec::new();
+        for _ in 0..count {
+            let vcpu = from.part()?;
+            vcpus.try_reserve(1).map_err(|_| Damaged::NoMemory)?;
+            vcpus.push(vcpu);
+        }
+        Ok(Self {
+            machine,
+            time,
+            life,
+            gic,
+            vcpus,
+            devices: Value::unpack(from)?,
+            watchdogs: from.part()?,
+            calls: if bool::unpack(from)? { Some(from.part()?) } else { None },
+        })
+    }
+}
+
+impl Part for SavedVm {
+    const NAME: &'static str = "vm";
+    const VERSION: u16 = Self::VERSION;
+}
+
+/// In what a machine differs from the one that a state belongs to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Difference {
+    /// So many vCPUs were saved, this one has so many.
+    Vcpus(u8, u8),
+    /// So many bytes of memory.
+    Memory(u64, u64),
+    /// So many devices.
+    Devices(u32, u32),
+    /// The identification register at this index had that value, here it has this one.
+    Identification(usize, u64, u64),
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::Vcpus(saved, here) => write!(out, "it was saved with {saved} vCPUs, here it has {here}"),
+            Self::Memory(saved, here) => {
+                write!(out, "it was saved with {saved} bytes of memory, here it has {here}")
+            }
+            Self::Devices(saved, here) => write!(out, "it was saved with {saved} devices, here it has {here}"),
+            Self::Identification(index, saved, here) => {
+                let register = id::encoding(index);
+                let (crm, op2) = (register.crm(), register.op2());
+                write!(out, "its guest knows ID register S3_0_C0_C{crm}_{op2} as {saved:#x}, here it is {here:#x}")
+            }
+        }
+    }
+}
+
+impl core::error::Error for Difference {}
+
+impl SavedMachine {
+    /// In what `here` differs from it, if in anything.
+    ///
+    /// # Errors
+    /// The first difference.
+    pub fn compare(&self, here: &Self) -> Result<(), Difference> {
+        let Self { vcpus, memory, devices, identification } = self;
+        if *vcpus != here.vcpus {
+            return Err(Difference::Vcpus(*vcpus, here.vcpus));
+        }
+        if *memory != here.memory {
+            return Err(Difference::Memory(*memory, here.memory));
+        }
+        if *devices != here.devices {
+            return Err(Difference::Devices(*devices, here.devices));
+        }
+        for (index, (&saved, &here)) in identification.iter().zip(&here.identification).enumerate() {
+            if saved != here {
+                return Err(Difference::Identification(index, saved, here));
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,116 @@
+//! What was written is read; damage of any kind is noticed or is another value, and never more than that.
+
+use std::boxed::Box;
+use std::format;
+use std::vec::Vec;
+
+use backdoor::saved::SavedService;
+use clock::saved::{Clock, Timer};
+use cpu::saved::{Name, SavedRegisters};
+use pack::Damaged;
+use proptest::prelude::*;
+use services::psci::SavedPower;
+use units::Ipa;
+use vgic::{Config, Vgic};
+use vm::{SavedLife, SavedWatchdogs};
+use wfe::SavedWatchdog;
+
+use crate::{Difference, SavedMachine, SavedTime, SavedVcpu, SavedVm};
+
+fn machine() -> SavedMachine {
+    SavedMachine { vcpus: 2, memory: 1 << 30, devices: 9, identification: [0x11; 56] }
+}
+
+fn vcpu(number: u8, word: u64) -> SavedVcpu {
+    SavedVcpu {
+        number,
+        registers: SavedRegisters {
+            pc: word,
+            system: Vec::from([(Name::new("sctlr_el1"), word)]),
+            ..Default::default()
+        },
+        physical_timer: Timer { version: 1, control: 1, compare: word },
+        stolen: word,
+        stolen_frequency: 62_500_000,
+    }
+}
+
+fn vm(words: [u64; 4], devices: Vec<u8>, has_calls: bool) -> SavedVm {
+    let [first, second, third, fourth] = words;
+    let config = Config { vcpus: 2, list_registers: 4, priority_bits: 5, preemption_bits: 5 };
+    let dog = SavedWatchdog { timeout: fourth, action: 2, remaining: None, acted: 3 };
+    SavedVm {
+        machine: machine(),
+        time: SavedTime {
+            clock: Clock { version: 2, count: first, frequency: 1, rate: 1_000_000, is_stopped: true, stood: second },
+        },
+        life: SavedLife {
+            power: SavedPower { count: 2, on: 1, pending: 2 },
+            starts: [None, Some((Ipa(third), second)), None, None, None, None, None, None],
+        },
+        gic: Box::new(Vgic::new(config).save().unwrap()),
+        vcpus: Vec::from([vcpu(0, second), vcpu(1, third)]),
+        devices,
+        watchdogs: SavedWatchdogs { has_begun: true, vm: dog, own: [dog; 8] },
+        calls: has_calls.then(SavedService::default),
+    }
+}
+
+fn any_vm() -> impl Strategy<Value = SavedVm> {
+    (any::<[u64; 4]>(), proptest::collection::vec(any::<u8>(), 0..99), any::<bool>())
+        .prop_map(|(words, devices, has_calls)| vm(words, devices, has_calls))
+}
+
+proptest! {
+    #[test]
+    fn what_was_written_is_read(saved in any_vm()) {
+        prop_assert_eq!(SavedVm::from_bytes(&saved.to_bytes().unwrap()), Ok(saved));
+    }
+
+    /// A flipped bit is noticed, or it is a bit of some value, and then of that alone.
+    #[test]
+    fn a_flipped_bit_is_noticed_or_is_another_value(saved in any_vm(), place in any::<prop::sample::Index>(), bit in 0..8_u8) {
+        let mut bytes = saved.to_bytes().unwrap();
+        let place = place.index(bytes.len());
+        bytes[place] ^= 1 << bit;
+        if let Ok(other) = SavedVm::from_bytes(&bytes) {
+            prop_assert_ne!(&other, &saved);
+            prop_assert_eq!(other.to_bytes().unwrap(), bytes);
+        }
+    }
+
+    #[test]
+    fn stolen_time_is_never_less_on_another_host(stolen in 0..1_u64 << 50, saved in 1..2_000_000_000_u64, here in 1..2_000_000_000_u64) {
+        let vcpu = SavedVcpu { stolen, stolen_frequency: saved, ..vcpu(0, 0) };
+        prop_assert_eq!(vcpu.stolen_here(saved), stolen);
+        let ticks = vcpu.stolen_here(here);
+        prop_assert!(u128::from(ticks) * u128::from(saved) >= u128::from(stolen) * u128::from(here));
+        prop_assert!(u128::from(ticks) * u128::from(saved) < u128::from(stolen) * u128::from(here) + u128::from(saved));
+    }
+}
+
+#[test]
+fn no_piece_of_it_is_enough_and_nothing_may_follow() {
+    let bytes = vm([1, 2, 3, 4], Vec::from([5; 9]), true).to_bytes().unwrap();
+    for end in 0..bytes.len() {
+        assert_eq!(SavedVm::from_bytes(&bytes[..end]), Err(Damaged::Short), "{end}");
+    }
+    let longer = [&bytes[..], &[0]].concat();
+    assert_eq!(SavedVm::from_bytes(&longer), Err(Damaged::Long("vm")));
+    assert_eq!(&bytes[..5], b"\x02vm\x01\x00");
+}
+
+#[test]
+fn a_machine_of_another_shape_is_told_apart() {
+    let compare = |change: fn(&mut SavedMachine)| {
+        let mut here = machine();
+        change(&mut here);
+        machine().compare(&here)
+    };
+    assert_eq!(compare(|_| {}), Ok(()));
+    assert_eq!(compare(|here| here.vcpus = 3), Err(Difference::Vcpus(2, 3)));
+    assert_eq!(compare(|here| here.memory = 5), Err(Difference::Memory(1 << 30, 5)));
+    assert_eq!(compare(|here| here.devices = 8), Err(Difference::Devices(9, 8)));
+    let feature = compare(|here| here.identification[40] = 0x21).unwrap_err();
+    assert_eq!(format!("{feature}"), "its guest knows ID register S3_0_C0_C6_0 as 0x11, here it is 0x21");
+}

@@ -1,0 +1,141 @@
+//! Which of a VM's vCPUs are on, as a value. All else about its life is the host's: what it waits for, what it is to do next.
+
+use pack::{Damaged, value};
+use services::psci::{SavedPower, Start};
+use units::{Ipa, MAX_VCPUS, VcpuId};
+
+use super::{Life, Phase};
+
+/// A paused VM's vCPUs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SavedLife {
+    /// Which are on, and which are about to be.
+    pub power: SavedPower,
+    /// Where those begin that were switched on and have not begun, and with what in X0.
+    pub starts: [Option<(Ipa, u64)>; MAX_VCPUS],
+}
+
+impl SavedLife {
+    /// The version of this type: another one means another set of fields, or another meaning.
+    pub const VERSION: u16 = 1;
+}
+
+value!(SavedLife as "life" { power, starts });
+
+impl<R: Clone + PartialEq> Life<R> {
+    /// Takes the state out of a paused VM; of another one, nothing.
+    #[must_use]
+    pub fn save(&self) -> Option<SavedLife> {
+        let Self {
+            phase,
+            machine,
+            starts,
+            is_paused,
+            // It says whose registers there are; they are saved, or are not.
+            inside: _,
+            // The host's.
+            boot: _,
+            stop_next: _,
+            again_until: _,
+            boots: _,
+            started_at: _,
+            restarts: _,
+        } = self;
+        let is_still = *phase == Phase::Running && *is_paused;
+        is_still.then(|| SavedLife {
+            power: machine.save(),
+            starts: starts.map(|start| start.map(|Start { vcpu: _, entry, context }| (entry, context))),
+        })
+    }
+
+    /// Puts a state into a paused VM.
+    ///
+    /// # Errors
+    /// If it is not one of this VM's; nothing has changed then.
+    pub fn restore(&mut self, saved: &SavedLife) -> Result<(), Damaged> {
+        let SavedLife { power, starts } = saved;
+        let begins = |(id, start): (u8, &Option<_>)| start.is_none() || u32::from(power.count) > u32::from(id);
+        if !(0..).zip(starts).all(begins) {
+            return Err(Damaged::Impossible("a vCPU is to begin that the VM does not have"));
+        }
+        self.machine.restore(power)?;
+        for (id, (place, start)) in (0..).zip(self.starts.iter_mut().zip(starts)) {
+            *place = start.map(|(entry, context)| Start { vcpu: VcpuId(id), entry, context });
+        }
+        Ok(())
+    }
+
+    /// The vCPUs that have begun and not ended: they have registers.
+    #[must_use]
+    pub const fn inside(&self) -> units::VcpuSet {
+        self.inside
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::SavedLife;
+    use crate::{Life, Task};
+    use pack::{Damaged, Reader, Writer};
+    use proptest::prelude::*;
+    use services::psci::{SavedPower, Start, VmPower};
+    use units::{Ipa, Range, VcpuId};
+
+    const RAM: Range<Ipa> = Range { start: Ipa(0x4000_0000), size: 0x1000_0000 };
+
+    /// Paused, vCPU 0 inside.
+    fn paused(vcpus: u8) -> Life<()> {
+        let mut life = Life::new(VmPower::new(vcpus, RAM));
+        life.start();
+        assert_eq!(life.next_task(VcpuId(0)), Some(Task::Boot));
+        life.started(Start { vcpu: VcpuId(0), entry: RAM.start, context: 7 }, 0);
+        assert!(matches!(life.next_task(VcpuId(0)), Some(Task::Run(_))));
+        assert_eq!(life.save(), None, "it runs");
+        life.pause();
+        life
+    }
+
+    proptest! {
+        /// Whatever was put in is taken out, and comes through bytes.
+        #[test]
+        fn what_was_put_in_is_taken_out(count in 1..=8_u8, bits in any::<[u8; 2]>(), starts in any::<[Option<(u64, u64)>; 8]>()) {
+            let all = 0xff >> (8 - count);
+            let mut starts = starts.map(|start| start.map(|(entry, context)| (Ipa(entry), context)));
+            starts[usize::from(count)..].fill(None);
+            let power = SavedPower { count, on: bits[0] & all, pending: bits[1] & !bits[0] & all };
+            let saved = SavedLife { power, starts };
+            let mut life = paused(count);
+            prop_assert_eq!(life.restore(&saved), Ok(()));
+            prop_assert_eq!(life.save(), Some(saved));
+            let mut out = Writer::new();
+            out.part(&saved);
+            let bytes = out.finish().expect("there is memory");
+            prop_assert_eq!(Reader::new(&bytes).part(), Ok(saved));
+        }
+    }
+
+    /// A vCPU that was switched on and had not begun begins where it was put in.
+    #[test]
+    fn a_start_that_was_moved_happens() {
+        let mut here = paused(2);
+        here.cpu_on(1, RAM.start.0 + 8, 9).unwrap();
+        let mut there = paused(2);
+        there.restore(&here.save().unwrap()).unwrap();
+        there.resume();
+        let start = Start { vcpu: VcpuId(1), entry: Ipa(RAM.start.0 + 8), context: 9 };
+        assert_eq!(there.next_task(VcpuId(1)), Some(Task::Run(start)));
+    }
+
+    #[test]
+    fn a_vcpu_that_is_not_there_does_not_begin() {
+        let mut life = paused(2);
+        let before = life.clone();
+        let mut saved = life.save().unwrap();
+        saved.starts[2] = Some((RAM.start, 0));
+        assert!(matches!(life.restore(&saved), Err(Damaged::Impossible(_))));
+        saved.starts[2] = None;
+        saved.power.count = 3;
+        assert!(matches!(life.restore(&saved), Err(Damaged::Impossible(_))));
+        assert_eq!(life, before, "nothing has changed");
+    }
+}

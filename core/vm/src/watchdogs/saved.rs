@@ -1,0 +1,85 @@
+//! A VM's watchdogs as a value. What the site file arms, and what the guest may change of it, is the VM's.
+
+use pack::{Damaged, value};
+use units::MAX_VCPUS;
+use wfe::SavedWatchdog;
+
+use super::Watchdogs;
+
+/// The watchdogs of one paused VM that are set up by calls.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SavedWatchdogs {
+    /// A vCPU has begun in this life of the VM, and what its site file arms is armed.
+    pub has_begun: bool,
+    /// The VM's.
+    pub vm: SavedWatchdog,
+    /// Each vCPU's own.
+    pub own: [SavedWatchdog; MAX_VCPUS],
+}
+
+impl SavedWatchdogs {
+    /// The version of this type: another one means another set of fields, or another meaning.
+    pub const VERSION: u16 = 1;
+}
+
+value!(SavedWatchdogs as "watchdogs" { has_begun, vm, own });
+
+impl Watchdogs {
+    /// Takes the state out at `now`, in milliseconds.
+    #[must_use]
+    pub fn save(&self, now: u64) -> SavedWatchdogs {
+        let Self { armed: _, own_armed: _, action: _, users_may: _, vm, own, has_begun } = self;
+        SavedWatchdogs { has_begun: *has_begun, vm: vm.save(now), own: own.map(|dog| dog.save(now)) }
+    }
+
+    /// Puts a state in. The watchdogs stand still until the VM goes on.
+    ///
+    /// # Errors
+    /// If no watchdogs can be in it; nothing has changed then.
+    pub fn restore(&mut self, saved: &SavedWatchdogs) -> Result<(), Damaged> {
+        let SavedWatchdogs { has_begun, vm, own } = saved;
+        let mut restored = Self { has_begun: *has_begun, ..*self };
+        restored.vm.restore(vm)?;
+        for (dog, saved) in restored.own.iter_mut().zip(own) {
+            dog.restore(saved)?;
+        }
+        *self = restored;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::SavedWatchdogs;
+    use crate::Watchdogs;
+    use abi::bundle::Doors;
+    use pack::{Reader, Writer};
+    use proptest::prelude::*;
+    use wfe::SavedWatchdog;
+
+    fn dog() -> impl Strategy<Value = SavedWatchdog> {
+        (1..u64::MAX, any::<Option<u64>>(), 0..5_u8, any::<u32>()).prop_map(|(timeout, left, action, acted)| {
+            SavedWatchdog { timeout, action, remaining: left.map(|left| left % timeout), acted }
+        })
+    }
+
+    proptest! {
+        /// Whatever was put in is taken out, and comes through bytes.
+        #[test]
+        fn what_was_put_in_is_taken_out(dogs in proptest::collection::vec(dog(), 9), has_begun in any::<bool>(), now in any::<u64>()) {
+            let own = core::array::from_fn(|id| dogs[id]);
+            let saved = SavedWatchdogs { has_begun, vm: dogs[8], own };
+            let mut watchdogs = Watchdogs::new(&Doors::default());
+            prop_assert_eq!(watchdogs.restore(&saved), Ok(()));
+            prop_assert_eq!(watchdogs.save(now), saved);
+            let mut out = Writer::new();
+            out.part(&saved);
+            let bytes = out.finish().expect("there is memory");
+            prop_assert_eq!(Reader::new(&bytes).part(), Ok(saved));
+            let mut bad = saved;
+            bad.own[7].action = 9;
+            prop_assert!(watchdogs.restore(&bad).is_err());
+            prop_assert_eq!(watchdogs.save(now), saved, "nothing has changed");
+        }
+    }
+}

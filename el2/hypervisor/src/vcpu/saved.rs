@@ -1,0 +1,139 @@
+//! A paused VM as a value: taken out, and put into the same VM or one of the same shape.
+//!
+//! Nothing here is on the way of a guest that runs. Whoever saves a VM holds the lock of its life from the first register to
+//! the last ([`Still`]): nobody lets it go on, stops it or begins a vCPU in between.
+
+extern crate alloc;
+
+use alloc::vec::Vec;
+use core::sync::atomic::Ordering;
+
+use hw::sync::PreemptGuard;
+use hw::sysreg;
+use hw::vcpu::VcpuContext;
+use services::psci::Start;
+use snapshot::{SavedVcpu, SavedVm};
+use spin::Once;
+use units::{Ipa, Ticks};
+
+use super::{VCPUS, Vcpu};
+use crate::host;
+use crate::host::text::{Sentence, sentence};
+use crate::vm::handle::request;
+use crate::vm::{Life, Vm};
+
+/// A paused VM that all its vCPUs have left, and which stays so.
+pub struct Still {
+    vm: &'static Vm,
+    life: PreemptGuard<'static, Life>,
+    /// By which count all of it is saved and put in: so its clock loses nothing in between.
+    now: Ticks,
+}
+
+impl Still {
+    /// `vm`, if it is paused and its vCPUs stand still; they take a moment.
+    #[must_use]
+    pub fn of(vm: &'static Vm) -> Option<Self> {
+        let life = vm.life();
+        let is_still = life.save().is_some() && vm.is_left();
+        is_still.then(|| Self { vm, life, now: Ticks(sysreg::cntpct_el0()) })
+    }
+
+    /// The vCPUs that have registers.
+    fn vcpus(&self) -> impl Iterator<Item = &'static Vcpu> {
+        let (vm, inside) = (self.vm, self.life.inside());
+        let all = VCPUS.iter().filter_map(Once::get).copied();
+        all.filter(move |vcpu| core::ptr::eq(vcpu.vm, vm) && inside.contains(vcpu.id))
+    }
+
+    /// Takes its state out.
+    ///
+    /// # Errors
+    /// A sentence that says why that is impossible.
+    pub fn save(&self) -> Result<SavedVm, Sentence> {
+        let life = self.life.save().ok_or_else(|| sentence!("it is not paused"))?;
+        let mut vcpus = Vec::new();
+        for vcpu in self.vcpus() {
+            vcpus.try_reserve(1).map_err(|_| sentence!("the hypervisor has no memory left for its vCPUs"))?;
+            vcpus.push(vcpu.save_registers_out()?);
+        }
+        self.vm.save_machine(&life, vcpus, self.now)
+    }
+
+    /// Puts a state in.
+    ///
+    /// # Errors
+    /// A sentence that says what does not fit. The VM cannot go on then: some of it may have been put in.
+    pub fn restore(&mut self, saved: &SavedVm) -> Result<(), Sentence> {
+        self.vm.restore_machine(&mut self.life, saved, self.now)?;
+        let numbers = saved.vcpus.iter().map(|vcpu| vcpu.number);
+        if !numbers.eq(self.vcpus().map(|vcpu| vcpu.id.0)) {
+            return Err(sentence!("other vCPUs of it were on when it was saved"));
+        }
+        for (vcpu, saved) in self.vcpus().zip(&saved.vcpus) {
+            vcpu.put_registers_in(saved)?;
+        }
+        Ok(())
+    }
+
+    /// Makes everything but its memory as it is after power on, by the ways of a reset and not by those of [`Still::restore`]: what
+    /// that forgets shows then. For checks.
+    ///
+    /// # Errors
+    /// A sentence.
+    pub fn scrub(&mut self) -> Result<(), Sentence> {
+        self.vm.scrub_machine(&mut self.life, self.now)?;
+        for vcpu in self.vcpus() {
+            vcpu.scrub();
+        }
+        Ok(())
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        self.vm.config.name
+    }
+}
+
+impl Vcpu {
+    /// Takes its registers out. It stands still.
+    fn save_registers_out(&self) -> Result<SavedVcpu, Sentence> {
+        let host = host::get();
+        let mut general = *self.general.lock();
+        let registers = self.with_state(|state| state.registers(&mut general, &host.features).save());
+        let mut registers = registers?;
+        // One that it was to be given when it goes on. Pairs with the addition in `sched::ask`.
+        registers.pending_error |= self.requests.load(Ordering::Acquire) & request::SERROR != 0;
+        Ok(SavedVcpu {
+            number: self.id.0,
+            registers,
+            physical_timer: self.time.lock().save_physical(),
+            stolen: self.stolen_time(),
+            stolen_frequency: host.counter.0,
+        })
+    }
+
+    /// Puts its registers in. It stands still, and looks at its interrupts, timers and clock when it goes on.
+    fn put_registers_in(&self, saved: &SavedVcpu) -> Result<(), Sentence> {
+        let host = host::get();
+        let SavedVcpu { number: _, registers, physical_timer, stolen: _, stolen_frequency: _ } = saved;
+        let mut general = self.general.lock();
+        let put = self.with_state(|state| state.registers(&mut general, &host.features).restore(registers));
+        put.map_err(|unfit| sentence!("{unfit}"))?;
+        drop(general);
+        self.time.lock().restore_physical(physical_timer).map_err(|refused| sentence!("{refused}"))?;
+        self.vm.write_stolen_time(self.id, saved.stolen_here(host.counter.0));
+        Ok(())
+    }
+
+    /// Its registers are as after power on. It stands still.
+    fn scrub(&self) {
+        let mut context = VcpuContext::default();
+        self.reset(Start { vcpu: self.id, entry: Ipa(0), context: 0 }, &mut context);
+        *self.general.lock() = context.general();
+        // Pairs with the looks of its thread, which sleeps.
+        self.requests.fetch_and(!request::SERROR, Ordering::AcqRel);
+        self.vm.write_stolen_time(self.id, 0);
+    }
+}

@@ -1,0 +1,168 @@
+//! A paused VM's machine as a value: all but its vCPUs' registers, which [`crate::vcpu::saved`] adds.
+//!
+//! The caller holds the lock of the VM's life, and no vCPU is in its guest or may enter it: so nothing changes meanwhile but
+//! what the outside does with the devices, each of which has a lock of its own.
+
+extern crate alloc;
+
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+
+use ::devices::Change;
+use ::vm::{SavedLife, SavedWatchdogs};
+use clock::{GuestClock, VmClock};
+use pack::{Damaged, Reader, Writer};
+use services::psci::SavedPower;
+use snapshot::{SavedMachine, SavedTime, SavedVcpu, SavedVm};
+use units::{Ticks, VcpuId};
+use vgic::Vgic;
+
+use super::{Life, Vm, gic_config};
+use crate::host;
+use crate::host::text::{Sentence, sentence};
+
+/// What a host's clock that only runs forward shows at `now`, in milliseconds.
+fn milliseconds(now: Ticks) -> u64 {
+    host::get().counter.nanoseconds(now.0) / 1_000_000
+}
+
+impl Vm {
+    /// Whether no vCPU is in its guest, or may enter it.
+    pub(crate) fn is_left(&self) -> bool {
+        self.clock.lock().is_left()
+    }
+
+    /// Its shape, by which a state finds out whether it is this machine's.
+    fn shape(&self) -> SavedMachine {
+        SavedMachine {
+            vcpus: self.config.vcpus,
+            memory: self.config.memory,
+            devices: self.plan.rows().len() as u32,
+            identification: host::get().guest_ids.0,
+        }
+    }
+
+    /// Takes its state out as of `now`, with that of its `vcpus`.
+    ///
+    /// # Errors
+    /// A sentence that says why that is impossible.
+    pub(crate) fn save_machine(
+        &self,
+        life: &SavedLife,
+        vcpus: Vec<SavedVcpu>,
+        now: Ticks,
+    ) -> Result<SavedVm, Sentence> {
+        let clock = self.clock.lock().clock();
+        let calls = self.doors.service.as_ref().map(|service| service.lock().save(milliseconds(now))).transpose();
+        Ok(SavedVm {
+            machine: self.shape(),
+            time: SavedTime { clock: clock.save(now) },
+            life: *life,
+            gic: Box::new(self.gic.lock().save().map_err(|unfit| sentence!("{unfit}"))?),
+            vcpus,
+            devices: self.save_devices()?,
+            watchdogs: self.doors.watchdogs.save(clock.milliseconds(now)),
+            calls: calls?,
+        })
+    }
+
+    fn save_devices(&self) -> Result<Vec<u8>, Damaged> {
+        let mut out = Writer::new();
+        for slot in self.devices.bus().slots() {
+            slot.enter(&mut |wired| wired.save_to(&mut out));
+        }
+        out.finish()
+    }
+
+    /// Puts a state in at `now`, but for that of its vCPUs' registers.
+    ///
+    /// # Errors
+    /// A sentence that says what does not fit. Some of it may have been put in.
+    pub(crate) fn restore_machine(&self, life: &mut Life, saved: &SavedVm, now: Ticks) -> Result<(), Sentence> {
+        // The vCPUs' are the caller's.
+        let SavedVm { machine, time, life: saved_life, gic, vcpus: _, devices, watchdogs, calls } = saved;
+        machine.compare(&self.shape()).map_err(|difference| sentence!("{difference}"))?;
+        life.restore(saved_life)?;
+        let SavedTime { clock } = time;
+        let clock = GuestClock::restore(clock, host::get().counter, now).map_err(|refused| sentence!("{refused}"))?;
+        self.set_clock(clock, now);
+        let gic = Vgic::restore(gic_config(self.config.vcpus), gic).map_err(|unfit| sentence!("{unfit}"))?;
+        *self.gic.lock() = gic;
+        // Behind the interrupt controller, which hears of their lines.
+        self.restore_devices(devices)?;
+        self.doors.watchdogs.restore(watchdogs)?;
+        match (&self.doors.service, calls) {
+            (Some(service), Some(calls)) => service.lock().restore(calls, milliseconds(now)).map_err(Sentence::from),
+            (None, None) => Ok(()),
+            (Some(_), None) => {
+                Err(sentence!("it was saved without VMware's guest ABI; its site file says vmware = true"))
+            }
+            (None, Some(_)) => {
+                Err(sentence!("it was saved with VMware's guest ABI; its site file would say vmware = true"))
+            }
+        }
+    }
+
+    fn restore_devices(&self, saved: &[u8]) -> Result<(), Damaged> {
+        let mut from = Reader::new(saved);
+        let mut done = Ok(());
+        for slot in self.devices.bus().slots() {
+            let outside = crate::vm::outside::Surroundings::of(self);
+            slot.enter(&mut |wired| {
+                if done.is_ok() {
+                    done = wired.restore_from(&mut from, &outside);
+                }
+            });
+            self.refresh(outside.concerned());
+        }
+        done?;
+        if from.left() > 0 { Err(Damaged::Long("devices")) } else { Ok(()) }
+    }
+
+    /// The clock of a paused VM that all vCPUs have left.
+    fn set_clock(&self, clock: GuestClock, now: Ticks) {
+        let mut place = self.clock.lock();
+        *place = VmClock::new(clock, self.config.pause_stops_time);
+        place.pause(now);
+    }
+
+    /// Makes everything as it is after power on, but memory and vCPUs' registers: what is forgotten when a state is put in shows
+    /// then. For checks.
+    pub(crate) fn scrub_machine(&self, life: &mut Life, now: Ticks) -> Result<(), Sentence> {
+        let power = SavedPower { count: self.config.vcpus, on: 1, pending: 0 };
+        let nobody = SavedLife { power, starts: Default::default() };
+        life.restore(&nobody)?;
+        self.set_clock(GuestClock::like_the_hosts(now, host::get().counter), now);
+        self.gic.lock().reset();
+        self.devices.change(self, Change::Reset);
+        self.doors.scrub();
+        Ok(())
+    }
+
+    /// Sets a vCPU's record of stolen time, which it brings up to date itself whenever it runs.
+    pub(crate) fn write_stolen_time(&self, vcpu: VcpuId, ticks: u64) {
+        if let Some(handle) = self.vcpus().get(vcpu.index()) {
+            handle.set_stolen_time(self.record(vcpu), ticks);
+        }
+    }
+}
+
+impl super::doors::Doors {
+    /// As after power on: no watchdogs, no channels, no values.
+    fn scrub(&self) {
+        self.watchdogs.stop();
+        if let Some(service) = &self.service {
+            service.lock().forget();
+        }
+    }
+}
+
+impl super::watchdog::Watchdogs {
+    fn save(&self, milliseconds: u64) -> SavedWatchdogs {
+        self.with(|all| all.save(milliseconds))
+    }
+
+    fn restore(&self, saved: &SavedWatchdogs) -> Result<(), Damaged> {
+        self.with(|all| all.restore(saved))
+    }
+}
