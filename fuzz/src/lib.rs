@@ -9,5 +9,6 @@ pub mod input;
 pub mod parsers;
 pub mod platform_devices;
 pub mod rpc;
+pub mod saved_vm;
 pub mod virtio_device;
 pub mod watchdogs;

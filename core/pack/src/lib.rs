@@ -140,7 +140,8 @@ impl Writer {
         Self { bytes: Vec::new(), is_full: false }
     }
 
-    /// Bytes as they are.
+    /// Bytes as they are. Not inlined: there are hundreds of values, and each would have its own copy of how a vector grows.
+    #[inline(never)]
     pub fn bytes(&mut self, bytes: &[u8]) {
         // What did not fit is missed at the end, not at each of the many values.
         if self.is_full || self.bytes.try_reserve(bytes.len()).is_err() {
@@ -187,10 +188,11 @@ impl<'a> Reader<'a> {
         Self(bytes)
     }
 
-    /// So many bytes.
+    /// So many bytes. Not inlined, as [`Writer::bytes`].
     ///
     /// # Errors
     /// If there are fewer.
+    #[inline(never)]
     pub fn bytes(&mut self, count: usize) -> Result<&'a [u8], Damaged> {
         let (bytes, rest) = self.0.split_at_checked(count).ok_or(Damaged::Short)?;
         self.0 = rest;
