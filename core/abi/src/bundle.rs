@@ -20,6 +20,7 @@ mod error;
 mod program;
 #[cfg(test)]
 mod tests;
+mod vm;
 #[cfg(any(feature = "alloc", test))]
 mod writer;
 
@@ -27,6 +28,7 @@ pub use check::{check_name, check_vm};
 pub use doors::{Calls, Doors, Group, Quota};
 pub use error::{BundleError, VmProblem};
 pub use program::{MAX_SEGMENTS, Program, Segment};
+pub use vm::Vm;
 #[cfg(any(feature = "alloc", test))]
 pub use writer::{VmSource, write};
 
@@ -72,32 +74,8 @@ pub struct Blob {
     pub crc32c: u32,
 }
 
-/// One VM, as the site file describes it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct VmConfig<'a> {
-    /// 1 to 32 of `a` to `z`, `0` to `9` and `-`; unique in the bundle.
-    pub name: &'a str,
-    /// 1 to 8.
-    pub vcpus: u8,
-    /// RAM in bytes: a multiple of 2 MiB from [`MIN_MEMORY`] to [`MAX_MEMORY`], more than the kernel and initrd files.
-    pub memory: u64,
-    /// The kernel: an uncompressed arm64 `Image`, or the bytes of `program`.
-    pub kernel: Blob,
-    /// How the kernel is loaded and entered, if it is no `Image`.
-    pub program: Option<Program>,
-    /// The initial ramdisk.
-    pub initrd: Option<Blob>,
-    /// The kernel's command line, without NUL bytes; at most [`MAX_CMDLINE`] bytes.
-    pub cmdline: &'a str,
-    /// Share of CPU time relative to other VMs', 1 to [`MAX_WEIGHT`].
-    pub weight: u16,
-    /// The host CPUs that the VM may run on, a bit each; not 0. [`ANY_CPU`] if the site file doesn't say.
-    pub affinity: u64,
-    /// While it is paused its counters stand still too.
-    pub pause_stops_time: bool,
-    /// How it may call the hypervisor.
-    pub doors: Doors,
-}
+/// A VM in a bundle: a record of the manifest.
+pub type VmConfig<'a> = Vm<&'a str, Blob, Program>;
 
 /// The first record of the manifest.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]

@@ -4,7 +4,7 @@ use crate::{BOOT, SOON, log, place};
 use abi::host_arguments::AllOff;
 use anyhow::{Context, Result, ensure};
 use croft::session::{Options, Outcome, Session};
-use croft::site::{self, Lines, Site, Vm};
+use croft::site::{self, Site, Vm};
 use std::fs::File;
 use std::ops::Deref;
 use std::path::{Path, PathBuf};
@@ -107,7 +107,7 @@ impl Host {
 
     fn start_with(&self, vms: Vec<Vm>, all_off: AllOff, options: Options) -> Result<Run> {
         let memory = self.memory << 20;
-        let host = site::Host { cpu: self.cpu.to_owned(), cpus: self.cpus, memory, lines: Lines::default() };
+        let host = site::Host { cpu: self.cpu.to_owned(), cpus: self.cpus, memory };
         let image = options.image.map_or_else(place::hypervisor, Ok)?;
         let options = Options { image: Some(image), all_off, ..options };
         let log_dir = options.log_dir.or_else(kept_logs);

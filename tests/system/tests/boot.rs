@@ -54,7 +54,7 @@ fn trial(cpu: &'static str, guests: Vec<Guest>) -> Trial {
 /// the virtio devices that the tree lists, and comes to its prompt.
 fn u_boot() -> Result<()> {
     let mut vm = Vm::new("u-boot", place::boot_loader()?, 128 << 20);
-    vm.raw = Some(Raw { load: 0x4020_0000, entry: 0x4020_0000 });
+    vm.program = Some(Raw { load: 0x4020_0000, entry: 0x4020_0000 });
     let run = Host { memory: 512, ..Host::default() }.start(vec![vm])?;
     let console = run.console("u-boot")?;
     console.expect("Hit any key to stop autoboot", BOOT)?;

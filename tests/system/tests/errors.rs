@@ -41,7 +41,7 @@ fn good() -> Result<Vec<u8>> {
 }
 
 fn bundle_of(vms: Vec<Vm>) -> Result<Vec<u8>> {
-    let site = Site { file: "site".into(), host: None, vms };
+    let site = Site { file: "site".into(), host: None, vms, lines: Lines::default() };
     Ok(bundle::make(&site)?)
 }
 
@@ -133,7 +133,6 @@ fn one_kernel_damaged() -> Result<()> {
 fn more_memory_than_there_is() -> Result<()> {
     let mut large = guest::payload("large", "hello", 1, "")?;
     large.memory = 8 << 30;
-    large.lines = Lines::default();
     let folder = tempfile::tempdir()?;
     let bytes = bundle_of(vec![large, guest::payload("small", "hello", 1, "")?])?;
     let transcript = run(&machine(folder.path(), Some(bytes))?)?;
@@ -155,19 +154,9 @@ fn kernels_that_cannot_run() -> Result<()> {
     let mut cut = changed(0, b"MZ")?;
     let pe = u32::try_from(cut.len())?;
     cut.get_mut(60..64).context("a header")?.copy_from_slice(&pe.to_le_bytes());
-    let source = |name, kernel, program| VmSource {
-        name,
-        vcpus: 1,
-        memory: 64 << 20,
-        kernel,
-        program,
-        initrd: None,
-        cmdline: "",
-        weight: 100,
-        affinity: abi::bundle::ANY_CPU,
-        pause_stops_time: false,
-        doors: abi::bundle::Doors::default(),
-    };
+    fn source<'a>(name: &'a str, kernel: &'a [u8], program: Option<Program>) -> VmSource<'a> {
+        VmSource { program, ..VmSource::new(name, kernel, 64 << 20) }
+    }
     let size = good.len() as u64;
     let program = |address, entry| Program::new(entry, &[Segment { address, file_bytes: size, size }]);
     let bundle = abi::bundle::write(

@@ -125,13 +125,13 @@ fn other_kinds() -> Result<()> {
     std::fs::write(&initrd, [7; 5000])?;
     first.initrd = Some(initrd);
     let mut raw = guest::payload("raw", "hello", 1, "")?;
-    raw.raw = Some(Raw { load: 0x4321_0000, entry: 0x4321_0000 });
+    raw.program = Some(Raw { load: 0x4321_0000, entry: 0x4321_0000 });
     // Entered behind its first page.
     let image = std::fs::read(system::place::payload("hello")?)?;
     let flat = folder.path().join("flat");
     std::fs::write(&flat, [&[0; 4096], &*image].concat())?;
     let mut entry = Vm::new("raw-with-entry", flat, 64 << 20);
-    entry.raw = Some(Raw { load: 0x4010_0000, entry: 0x4010_1000 });
+    entry.program = Some(Raw { load: 0x4010_0000, entry: 0x4010_1000 });
     let expected = [
         ("elf", "0x40280000", "tree at 0x40000000, initrd 0x0..0x0"),
         ("elf-at-start", "0x40000000", "tree at 0x42000000, initrd 0x42010000..0x42011388"),

@@ -1,7 +1,7 @@
 //! From a site to the bytes of its bundle: every file read, unpacked, checked, and tried in its VM's memory.
 
 use crate::kernel::{self, Kernel, Raw};
-use crate::site::{Site, SiteError, Vm};
+use crate::site::{Site, SiteError, Vm, VmLines};
 use crate::size;
 use abi::bundle::{self, BundleError, VmSource};
 use machine::image::PageSize;
@@ -34,28 +34,28 @@ fn read(site: &Site, key: &str, path: &Path, line: usize) -> Result<Vec<u8>, Sit
 }
 
 impl Files {
-    fn kernel(&mut self, site: &Site, vm: &Vm) -> Result<Arc<Kernel>, SiteError> {
-        let key = (vm.kernel.clone(), vm.raw);
+    fn kernel(&mut self, site: &Site, vm: &Vm, lines: VmLines) -> Result<Arc<Kernel>, SiteError> {
+        let key = (vm.kernel.clone(), vm.program);
         if let Some(kernel) = self.kernels.get(&key) {
             return Ok(Arc::clone(kernel));
         }
-        let file = read(site, "kernel", &vm.kernel, vm.lines.kernel)?;
-        let kernel = kernel::read(file, vm.raw)
-            .map_err(|error| site.mistake(vm.lines.kernel, format!("kernel = \"{}\": {error}", vm.kernel.display())))?;
+        let file = read(site, "kernel", &vm.kernel, lines.kernel)?;
+        let kernel = kernel::read(file, vm.program)
+            .map_err(|error| site.mistake(lines.kernel, format!("kernel = \"{}\": {error}", vm.kernel.display())))?;
         let kernel = Arc::new(kernel);
         self.kernels.insert(key, Arc::clone(&kernel));
         Ok(kernel)
     }
 
-    fn initrd(&mut self, site: &Site, vm: &Vm) -> Result<Option<Arc<Vec<u8>>>, SiteError> {
+    fn initrd(&mut self, site: &Site, vm: &Vm, lines: VmLines) -> Result<Option<Arc<Vec<u8>>>, SiteError> {
         let Some(path) = &vm.initrd else { return Ok(None) };
         if let Some(bytes) = self.others.get(path) {
             return Ok(Some(Arc::clone(bytes)));
         }
-        let bytes = Arc::new(read(site, "initrd", path, vm.lines.initrd)?);
+        let bytes = Arc::new(read(site, "initrd", path, lines.initrd)?);
         if bytes.is_empty() {
             let message = format!("initrd = \"{}\": the file is empty; leave the key out instead", path.display());
-            return Err(site.mistake(vm.lines.initrd, message));
+            return Err(site.mistake(lines.initrd, message));
         }
         self.others.insert(path.clone(), Arc::clone(&bytes));
         Ok(Some(bytes))
@@ -63,7 +63,7 @@ impl Files {
 }
 
 /// A kernel in place of the initrd of a kernel that is an `Image`; what other programs are given there is their business.
-fn check_initrd(site: &Site, vm: &Vm, loaded: &Loaded) -> Result<(), SiteError> {
+fn check_initrd(site: &Site, vm: &Vm, lines: VmLines, loaded: &Loaded) -> Result<(), SiteError> {
     let (Kernel::Image { .. }, Some(path), Some(bytes)) = (&*loaded.kernel, &vm.initrd, &loaded.initrd) else {
         return Ok(());
     };
@@ -71,14 +71,14 @@ fn check_initrd(site: &Site, vm: &Vm, loaded: &Loaded) -> Result<(), SiteError> 
     let path = path.display();
     let message =
         format!("initrd = \"{path}\": it is {what}, not an initial ramdisk; are `kernel` and `initrd` confused?");
-    Err(site.mistake(vm.lines.initrd, message))
+    Err(site.mistake(lines.initrd, message))
 }
 
 /// QEMU's CPU models that have no pages of 16 KiB (ID_AA64MMFR0_EL1.TGran16).
 const WITHOUT_16K: [&str; 3] = ["cortex-a53", "cortex-a57", "cortex-a72"];
 
 /// A kernel for pages that the emulated CPU does not have.
-fn check_pages(site: &Site, vm: &Vm, kernel: &Kernel) -> Result<(), SiteError> {
+fn check_pages(site: &Site, vm: &Vm, lines: VmLines, kernel: &Kernel) -> Result<(), SiteError> {
     let cpu = site.host.as_ref().and_then(|host| host.cpu.split(',').next()).unwrap_or_default();
     match kernel {
         Kernel::Image { header, .. } if header.page_size == PageSize::Kib16 && WITHOUT_16K.contains(&cpu) => {
@@ -86,14 +86,14 @@ fn check_pages(site: &Site, vm: &Vm, kernel: &Kernel) -> Result<(), SiteError> {
             let message = format!(
                 "kernel = \"{path}\": it is built for pages of 16 KiB, which the CPU {cpu} does not have; take another kernel or CPU"
             );
-            Err(site.mistake(vm.lines.kernel, message))
+            Err(site.mistake(lines.kernel, message))
         }
         _ => Ok(()),
     }
 }
 
 /// Whether kernel, device tree and initrd find their places in the VM's memory, by the hypervisor's own rules.
-fn check_placement(site: &Site, vm: &Vm, loaded: &Loaded) -> Result<(), SiteError> {
+fn check_placement(site: &Site, vm: &Vm, lines: VmLines, loaded: &Loaded) -> Result<(), SiteError> {
     let spec = Spec {
         watchdog: vm.doors.generic_watchdog,
         name: &vm.name,
@@ -103,7 +103,7 @@ fn check_placement(site: &Site, vm: &Vm, loaded: &Loaded) -> Result<(), SiteErro
         virtio: &[],
         counter_frequency: units::Hz(1_000_000_000),
     };
-    let wrong = |what: String| site.mistake(vm.lines.memory, format!("memory = \"{}\": {what}", size::show(vm.memory)));
+    let wrong = |what: String| site.mistake(lines.memory, format!("memory = \"{}\": {what}", size::show(vm.memory)));
     let plan = MachinePlan::new(spec).map_err(|error| wrong(error.to_string()))?;
     let initrd_bytes = loaded.initrd.as_ref().map_or(0, |bytes| bytes.len() as u64);
     match &*loaded.kernel {
@@ -121,7 +121,7 @@ fn check_placement(site: &Site, vm: &Vm, loaded: &Loaded) -> Result<(), SiteErro
                 .collect();
             let placed = Placement::of_program(&plan, &segments, Ipa(program.entry), initrd_bytes);
             let path = vm.kernel.display();
-            placed.map(drop).map_err(|error| site.mistake(vm.lines.kernel, format!("kernel = \"{path}\": {error}")))
+            placed.map(drop).map_err(|error| site.mistake(lines.kernel, format!("kernel = \"{path}\": {error}")))
         }
     }
 }
@@ -133,36 +133,31 @@ fn check_placement(site: &Site, vm: &Vm, loaded: &Loaded) -> Result<(), SiteErro
 pub fn make(site: &Site) -> Result<Vec<u8>, SiteError> {
     let mut files = Files::default();
     let mut loaded = Vec::with_capacity(site.vms.len());
-    for vm in &site.vms {
-        let own = Loaded { kernel: files.kernel(site, vm)?, initrd: files.initrd(site, vm)? };
-        check_initrd(site, vm, &own)?;
-        check_pages(site, vm, &own.kernel)?;
-        check_placement(site, vm, &own)?;
+    for (vm, lines) in site.vms_with_lines() {
+        let own = Loaded { kernel: files.kernel(site, vm, lines)?, initrd: files.initrd(site, vm, lines)? };
+        check_initrd(site, vm, lines, &own)?;
+        check_pages(site, vm, lines, &own.kernel)?;
+        check_placement(site, vm, lines, &own)?;
         loaded.push(own);
     }
     let sources: Vec<VmSource<'_>> = site
         .vms
         .iter()
         .zip(&loaded)
-        .map(|(vm, own)| VmSource {
-            name: &vm.name,
-            vcpus: vm.vcpus,
-            memory: vm.memory,
-            kernel: own.kernel.bytes(),
-            program: own.kernel.program(),
-            initrd: own.initrd.as_ref().map(|bytes| bytes.as_slice()),
-            cmdline: &vm.cmdline,
-            weight: vm.weight,
-            affinity: vm.affinity,
-            pause_stops_time: vm.pause_stops_time,
-            doors: vm.doors,
+        .map(|(vm, Loaded { kernel, initrd })| {
+            let initrd = initrd.as_ref().map(|bytes| bytes.as_slice());
+            vm.with(String::as_str, kernel.bytes(), kernel.program(), initrd)
         })
         .collect();
     let bytes = bundle::write(MADE_BY, &sources).map_err(|error| {
         // A site from a file was checked before; this is one made by a program.
-        let vm = if let BundleError::Vm { index, .. } = error { site.vms.get(usize::from(index)) } else { None };
-        let name = vm.map_or(String::new(), |vm| format!("{}: ", vm.name));
-        site.mistake(vm.map_or(0, |vm| vm.lines.table), format!("{name}{error}"))
+        let found = if let BundleError::Vm { index, .. } = error {
+            site.vms_with_lines().nth(usize::from(index))
+        } else {
+            None
+        };
+        let (name, line) = found.map_or((String::new(), 0), |(vm, lines)| (format!("{}: ", vm.name), lines.table));
+        site.mistake(line, format!("{name}{error}"))
     })?;
     site.check_memory(bytes.len() as u64)?;
     Ok(bytes)

@@ -32,6 +32,8 @@ pub struct Site {
     pub host: Option<Host>,
     /// The VMs, in the order of the file; their numbers on the link count from 0 in this order.
     pub vms: Vec<Vm>,
+    /// Where the file says so; nothing for a site made by a program.
+    pub lines: Lines,
 }
 
 /// The machine that `croft run` emulates.
@@ -43,71 +45,31 @@ pub struct Host {
     pub cpus: u8,
     /// RAM in bytes, whole MiB.
     pub memory: u64,
-    /// Where the file says so.
-    pub lines: Lines,
 }
 
-/// One VM.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Vm {
-    /// See [`bundle::check_name`].
-    pub name: String,
-    /// 1 to 8.
-    pub vcpus: u8,
-    /// RAM in bytes.
-    pub memory: u64,
-    /// The kernel's file: an arm64 `Image` or an ELF executable, packed or not, or a raw binary.
-    pub kernel: PathBuf,
-    /// Where a raw binary goes.
-    pub raw: Option<Raw>,
-    /// The initial ramdisk's file.
-    pub initrd: Option<PathBuf>,
-    /// The kernel's command line.
-    pub cmdline: String,
-    /// Share of CPU time, 1 to [`bundle::MAX_WEIGHT`].
-    pub weight: u16,
-    /// The CPUs that the VM may use, a bit each.
-    pub affinity: u64,
-    /// While it is paused its counters stand still too.
-    pub pause_stops_time: bool,
-    /// How the guest may call the hypervisor.
-    pub doors: bundle::Doors,
-    /// Where the file says so.
-    pub lines: Lines,
-}
-
-impl Vm {
-    /// A VM with one vCPU, an empty command line, and the usual weight and affinity; for sites made by programs.
-    #[must_use]
-    pub fn new(name: impl Into<String>, kernel: impl Into<PathBuf>, memory: u64) -> Self {
-        Self {
-            name: name.into(),
-            vcpus: 1,
-            memory,
-            kernel: kernel.into(),
-            raw: None,
-            initrd: None,
-            cmdline: String::new(),
-            weight: bundle::DEFAULT_WEIGHT,
-            affinity: bundle::ANY_CPU,
-            pause_stops_time: false,
-            doors: bundle::Doors::default(),
-            lines: Lines::default(),
-        }
-    }
-}
+/// One VM: its files by their paths, which need not be those of `Image`s.
+pub type Vm = bundle::Vm<String, PathBuf, Raw>;
 
 /// The lines of the values that may turn out wrong only later; 0 where there is no file.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Lines {
+    /// `memory` of the host.
+    host_memory: usize,
+    /// Those of the VMs, in their order.
+    vms: Vec<VmLines>,
+}
+
+/// The lines of a VM.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct VmLines {
     /// The table's own line.
-    pub table: usize,
+    pub(crate) table: usize,
     /// `memory`.
-    pub memory: usize,
+    pub(crate) memory: usize,
     /// `kernel`.
-    pub kernel: usize,
+    pub(crate) kernel: usize,
     /// `initrd`.
-    pub initrd: usize,
+    pub(crate) initrd: usize,
 }
 
 /// One mistake in a site file, or in a file that it names.
@@ -148,7 +110,7 @@ impl Site {
     /// A site made by a program; `file` only names it in messages.
     #[must_use]
     pub fn new(file: impl Into<PathBuf>, host: Host, vms: Vec<Vm>) -> Self {
-        Self { file: file.into(), host: Some(host), vms }
+        Self { file: file.into(), host: Some(host), vms, lines: Lines::default() }
     }
 
     /// Reads a site file. Paths in it are relative to its folder; whether their files are there is part of the check.
@@ -161,7 +123,8 @@ impl Site {
             SiteError(vec![Mistake { file: file.to_path_buf(), line: 0, message }])
         })?;
         let site = Self::parse(&text, file)?;
-        let missing: Vec<Mistake> = site.vms.iter().flat_map(|vm| site.missing_files(vm)).collect();
+        let missing: Vec<Mistake> =
+            site.vms_with_lines().flat_map(|(vm, lines)| site.missing_files(vm, lines)).collect();
         if missing.is_empty() { Ok(site) } else { Err(SiteError(missing)) }
     }
 
@@ -173,14 +136,20 @@ impl Site {
         reader::read(text, file)
     }
 
+    /// The VMs, each with where the file says so.
+    pub(crate) fn vms_with_lines(&self) -> impl Iterator<Item = (&Vm, VmLines)> {
+        let lines = self.lines.vms.iter().copied().chain(std::iter::repeat(VmLines::default()));
+        self.vms.iter().zip(lines)
+    }
+
     /// A mistake in this site.
     pub(crate) fn mistake(&self, line: usize, message: impl Into<String>) -> SiteError {
         SiteError(vec![Mistake { file: self.file.clone(), line, message: message.into() }])
     }
 
     /// What `vm` names that is no file.
-    fn missing_files(&self, vm: &Vm) -> Vec<Mistake> {
-        let named = [("kernel", Some(&vm.kernel), vm.lines.kernel), ("initrd", vm.initrd.as_ref(), vm.lines.initrd)];
+    fn missing_files(&self, vm: &Vm, lines: VmLines) -> Vec<Mistake> {
+        let named = [("kernel", Some(&vm.kernel), lines.kernel), ("initrd", vm.initrd.as_ref(), lines.initrd)];
         let mut mistakes = Vec::new();
         for (key, path, line) in named {
             let Some(path) = path else { continue };
@@ -219,6 +188,6 @@ impl Site {
             crate::size::show(RESERVE),
             crate::size::show(needed.next_multiple_of(64 << 20)),
         );
-        Err(self.mistake(host.lines.memory, message))
+        Err(self.mistake(self.lines.host_memory, message))
     }
 }

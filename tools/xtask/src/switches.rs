@@ -11,7 +11,7 @@ use crate::tree::Tree;
 use abi::host_arguments::AllOff;
 use anyhow::{Context, Result, ensure};
 use croft::session::{Options, Session};
-use croft::site::{Host, Lines, Site, Vm};
+use croft::site::{Host, Site, Vm};
 use qemu::{Level, Machine};
 use std::time::Duration;
 
@@ -58,7 +58,7 @@ fn guest(tree: &Tree, role: &str, words: &str) -> Vm {
 
 /// Starts these VMs and reads what the first one counts.
 fn run(tree: &Tree, vms: Vec<Vm>) -> Result<Vec<Row>> {
-    let host = Host { cpu: CPU.into(), cpus: CPUS, memory: 1 << 30, lines: Lines::default() };
+    let host = Host { cpu: CPU.into(), cpus: CPUS, memory: 1 << 30 };
     let options =
         Options { image: Some(hypervisor_image(tree)), all_off: AllOff::PowerOff, icount: true, ..Options::default() };
     let session = Session::start(&Site::new("(switches)", host, vms), &options)?;

@@ -5,7 +5,7 @@ use crate::tree::Tree;
 use abi::host_arguments::AllOff;
 use anyhow::{Context, Result, bail};
 use croft::session::{Options, Outcome, Session};
-use croft::site::{Host, Lines, Site, Vm};
+use croft::site::{Host, Site, Vm};
 use qemu::{Level, Machine};
 use std::time::Duration;
 
@@ -56,7 +56,7 @@ impl Trial {
     /// Runs the VM under the hypervisor.
     pub(crate) fn under_undercroft(&self, tree: &Tree) -> Result<Report> {
         let name = &self.vm.name;
-        let host = Host { cpu: self.cpu.clone(), cpus: self.cpus, memory: 2 << 30, lines: Lines::default() };
+        let host = Host { cpu: self.cpu.clone(), cpus: self.cpus, memory: 2 << 30 };
         let site = Site::new(format!("(trial {name})"), host, vec![self.vm.clone()]);
         let options = Options {
             image: Some(hypervisor_image(tree)),

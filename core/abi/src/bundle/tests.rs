@@ -1,8 +1,8 @@
 //! What the reader accepts, what it refuses, and that no bytes make it panic.
 
 use super::{
-    ANY_CPU, BLOB_ALIGNMENT, Bundle, BundleError, Doors, FORMAT, Program, Segment, VmConfig, VmProblem, VmSource,
-    check_name, check_vm, write,
+    BLOB_ALIGNMENT, Bundle, BundleError, Doors, FORMAT, Program, Segment, VmConfig, VmProblem, VmSource, check_name,
+    check_vm, write,
 };
 use crate::crc32c::compute;
 use proptest::prelude::*;
@@ -13,17 +13,11 @@ const INITRD: [u8; 10] = [9; 10];
 
 fn source(name: &str) -> VmSource<'_> {
     VmSource {
-        name,
         vcpus: 2,
-        memory: 64 << 20,
-        kernel: &KERNEL,
-        program: None,
         initrd: Some(&INITRD),
         cmdline: "console=ttyAMA0",
-        weight: 100,
-        affinity: ANY_CPU,
         pause_stops_time: name == "db",
-        doors: Doors::default(),
+        ..VmSource::new(name, &KERNEL[..], 64 << 20)
     }
 }
 

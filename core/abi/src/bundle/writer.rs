@@ -1,38 +1,14 @@
 //! The side of `croft`: from VMs with their files' contents to the bytes of a bundle.
 
 use super::{
-    BLOB_ALIGNMENT, Blob, Bundle, BundleError, Doors, FORMAT, HEADER_LENGTH, Head, MAGIC, MAX_VMS, Program, VmConfig,
+    BLOB_ALIGNMENT, Blob, Bundle, BundleError, FORMAT, HEADER_LENGTH, Head, MAGIC, MAX_VMS, Program, Vm, VmConfig,
     VmProblem,
 };
 use crate::crc32c;
 use alloc::vec::Vec;
 
-/// A VM with the contents of its files. The fields mean what those of [`VmConfig`] mean.
-#[derive(Clone, Copy, Debug)]
-pub struct VmSource<'a> {
-    /// See [`VmConfig::name`].
-    pub name: &'a str,
-    /// See [`VmConfig::vcpus`].
-    pub vcpus: u8,
-    /// See [`VmConfig::memory`].
-    pub memory: u64,
-    /// An uncompressed arm64 `Image`, or the bytes of `program`.
-    pub kernel: &'a [u8],
-    /// See [`VmConfig::program`].
-    pub program: Option<Program>,
-    /// An initial ramdisk; an empty one counts as none.
-    pub initrd: Option<&'a [u8]>,
-    /// See [`VmConfig::cmdline`].
-    pub cmdline: &'a str,
-    /// See [`VmConfig::weight`].
-    pub weight: u16,
-    /// See [`VmConfig::affinity`].
-    pub affinity: u64,
-    /// See [`VmConfig::pause_stops_time`].
-    pub pause_stops_time: bool,
-    /// See [`VmConfig::doors`].
-    pub doors: Doors,
-}
+/// A VM with the contents of its files; an empty initial ramdisk counts as none.
+pub type VmSource<'a> = Vm<&'a str, &'a [u8], Program>;
 
 /// The blobs so far: equal contents are stored once, since VMs often share a kernel. Offsets count from 0 here and are
 /// moved when the manifest's length is known.
@@ -97,20 +73,7 @@ pub fn write(made_by: &str, vms: &[VmSource<'_>]) -> Result<Vec<u8>, BundleError
         }
         let kernel = blobs.add(vm.kernel);
         let initrd = vm.initrd.filter(|bytes| !bytes.is_empty()).map(|bytes| blobs.add(bytes));
-        let VmSource { name, vcpus, memory, program, cmdline, weight, affinity, pause_stops_time, doors, .. } = *vm;
-        configs.push(VmConfig {
-            name,
-            vcpus,
-            memory,
-            kernel,
-            program,
-            initrd,
-            cmdline,
-            weight,
-            affinity,
-            pause_stops_time,
-            doors,
-        });
+        configs.push(vm.with(|text| *text, kernel, vm.program, initrd));
     }
     // Offsets are variable-length numbers: the manifest grows with the base, and settles after a round or two.
     let mut base = BLOB_ALIGNMENT;

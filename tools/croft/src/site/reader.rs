@@ -2,7 +2,7 @@
 
 use super::keys::{self, Absent, Form, Key, Needs, Table, Value};
 use super::texts::nearest;
-use super::{Host, Lines, Mistake, Site, SiteError, Vm};
+use super::{Host, Lines, Mistake, Site, SiteError, Vm, VmLines};
 use crate::kernel::Raw;
 use crate::size;
 use abi::bundle;
@@ -14,7 +14,7 @@ use toml::de::{DeTable, DeValue};
 
 /// Reads `text`, the contents of `file`.
 pub(super) fn read(text: &str, file: &Path) -> Result<Site, SiteError> {
-    let mut reader = Reader { text, file, mistakes: Vec::new() };
+    let mut reader = Reader { text, file, mistakes: Vec::new(), lines: Lines::default() };
     let site = reader.site();
     match site {
         Some(site) if reader.mistakes.is_empty() => site.check_memory(0).map(|()| site),
@@ -89,6 +89,7 @@ struct Reader<'t> {
     text: &'t str,
     file: &'t Path,
     mistakes: Vec<Mistake>,
+    lines: Lines,
 }
 
 impl<'t> Reader<'t> {
@@ -133,7 +134,7 @@ impl<'t> Reader<'t> {
         if let Some(host) = &host {
             self.check_affinities(root, &vms, host);
         }
-        Some(Site { file: self.file.to_path_buf(), host, vms })
+        Some(Site { file: self.file.to_path_buf(), host, vms, lines: std::mem::take(&mut self.lines) })
     }
 
     fn refuse_unknown(&mut self, table: &DeTable<'t>, known: &[&str], what: &str) {
@@ -271,11 +272,10 @@ impl<'t> Reader<'t> {
 
     fn host(&mut self, found: &Entry<'_, 't>) -> Option<Host> {
         let table = self.table(found, "[host], then its keys")?;
-        let at = found.value.span();
-        let keys = self.values(table, &keys::HOST, at.clone())?;
-        let lines = Lines { table: self.line(at), memory: keys.line("memory"), ..Lines::default() };
+        let keys = self.values(table, &keys::HOST, found.value.span())?;
+        self.lines.host_memory = keys.line("memory");
         let (cpu, cpus) = (keys.text("cpu").to_owned(), keys.number("cpus") as u8);
-        Some(Host { cpu, cpus, memory: keys.number("memory"), lines })
+        Some(Host { cpu, cpus, memory: keys.number("memory") })
     }
 
     fn vms(&mut self, found: &Entry<'_, 't>) -> Vec<Vm> {
@@ -289,16 +289,16 @@ impl<'t> Reader<'t> {
         let mut vms: Vec<Vm> = Vec::new();
         for value in array.iter() {
             let Some(vm) = self.vm(&Entry { key: "vm", value }) else { continue };
-            if let Some(first) = vms.iter().find(|other| other.name == vm.name) {
+            if let Some((_, first)) = vms.iter().zip(&self.lines.vms).find(|(other, _)| other.name == vm.name) {
+                let message = format!(
+                    "name = \"{}\": the VM of line {} has this name already; each needs its own",
+                    vm.name, first.table
+                );
                 let at = value
                     .get_ref()
                     .as_table()
                     .and_then(|table| entry(table, "name"))
                     .map_or(value.span(), |name| name.value.span());
-                let message = format!(
-                    "name = \"{}\": the VM of line {} has this name already; each needs its own",
-                    vm.name, first.lines.table
-                );
                 self.wrong_at(at, message);
             }
             vms.push(vm);
@@ -310,12 +310,12 @@ impl<'t> Reader<'t> {
         let table = self.table(found, "[[vm]], then its keys")?;
         let at = found.value.span();
         let keys = self.values(table, &keys::VM, at.clone())?;
-        let lines = Lines {
+        self.lines.vms.push(VmLines {
             table: self.line(at),
             memory: keys.line("memory"),
             kernel: keys.line("kernel"),
             initrd: keys.line("initrd"),
-        };
+        });
         let folder = self.file.parent().unwrap_or(Path::new(""));
         let load = keys.given_number("load");
         Some(Vm {
@@ -323,14 +323,13 @@ impl<'t> Reader<'t> {
             vcpus: keys.number("vcpus") as u8,
             memory: keys.number("memory"),
             kernel: folder.join(keys.text("kernel")),
-            raw: load.map(|load| Raw { load, entry: keys.given_number("entry").unwrap_or(load) }),
+            program: load.map(|load| Raw { load, entry: keys.given_number("entry").unwrap_or(load) }),
             initrd: keys.given_text("initrd").map(|path| folder.join(path)),
             cmdline: keys.text("cmdline").to_owned(),
             weight: keys.number("weight") as u16,
             affinity: keys.number("affinity"),
             pause_stops_time: keys.flag("pause-stops-time"),
             doors: doors(&keys),
-            lines,
         })
     }
 

@@ -53,7 +53,7 @@ fn a_good_file_is_understood() {
     assert_eq!(web.initrd.as_deref(), Some(Path::new("/boot/initrd")));
     assert_eq!((web.cmdline.as_str(), web.weight, web.affinity), ("console=ttyAMA0", 100, u64::MAX));
     assert_eq!((db.cmdline.as_str(), db.weight, db.affinity), ("", 200, 0b101));
-    assert_eq!((web.lines.kernel, db.lines.table, site.vm("db")), (10, 14, Some(1)));
+    assert_eq!((site.lines.vms[0].kernel, site.lines.vms[1].table, site.vm("db")), (10, 14, Some(1)));
 }
 
 #[test]
@@ -275,7 +275,7 @@ fn what_a_guest_may_have_of_vmwares_service() {
 #[test]
 fn a_raw_binary_has_an_address() {
     let with = |lines: &str| format!("{GOOD}{lines}\n");
-    let raw = |lines: &str| site(&with(lines)).vms[1].raw;
+    let raw = |lines: &str| site(&with(lines)).vms[1].program;
     assert_eq!(raw(""), None);
     let at = |load, entry| Some(Raw { load, entry });
     assert_eq!(raw("load = \"0x40200000\""), at(0x4020_0000, 0x4020_0000));
@@ -310,7 +310,7 @@ fn needed(key: &Key) -> String {
 
 #[test]
 fn each_key_of_a_vm_changes_it() {
-    let vm = |lines: &str| super::Vm { lines: super::Lines::default(), ..site(&plain(lines)).vms.remove(0) };
+    let vm = |lines: &str| site(&plain(lines)).vms.remove(0);
     for key in VM.keys {
         let (without, example) = (needed(key), format!("{} = {}", key.name, key.example));
         assert_ne!(vm(&without), vm(&format!("{without}\n{example}")), "{example}");

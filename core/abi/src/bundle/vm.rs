@@ -1,0 +1,96 @@
+//! What a VM is, said once for the whole way from the site file to EL2.
+//!
+//! Only the form of what is too large for a record changes on the way: texts and files belong to `croft`'s site, are borrowed
+//! by the bundle's writer, and lie in the bundle for the hypervisor. So those are parameters, and [`Vm::with`] goes
+//! from one form to the next; a field that is added here is carried along, or does not compile.
+
+use super::{ANY_CPU, DEFAULT_WEIGHT, Doors};
+use serde::{Deserialize, Serialize};
+
+/// One VM, as the site file describes it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Vm<Text, File, Program> {
+    /// 1 to 32 of `a` to `z`, `0` to `9` and `-`; unique in the site. See [`super::check_name`].
+    pub name: Text,
+    /// 1 to 8.
+    pub vcpus: u8,
+    /// RAM in bytes: a multiple of 2 MiB from [`super::MIN_MEMORY`] to [`super::MAX_MEMORY`], more than the kernel and initrd
+    /// files.
+    pub memory: u64,
+    /// The kernel. In a site any file that croft can unpack; in a bundle an uncompressed arm64 `Image`, or the bytes of
+    /// `program`.
+    pub kernel: File,
+    /// How the kernel is loaded and entered, if it is no `Image`. In a site only what a raw binary does not say itself.
+    pub program: Option<Program>,
+    /// The initial ramdisk.
+    pub initrd: Option<File>,
+    /// The kernel's command line, without NUL bytes; at most [`super::MAX_CMDLINE`] bytes.
+    pub cmdline: Text,
+    /// Share of CPU time relative to other VMs', 1 to [`super::MAX_WEIGHT`].
+    pub weight: u16,
+    /// The host CPUs that the VM may run on, a bit each; not 0. [`ANY_CPU`] if the site file doesn't say.
+    pub affinity: u64,
+    /// While it is paused its counters stand still too.
+    pub pause_stops_time: bool,
+    /// How it may call the hypervisor.
+    pub doors: Doors,
+}
+
+impl<Text: Default, File, Program> Vm<Text, File, Program> {
+    /// A VM with one vCPU, of which nothing else is said.
+    #[must_use]
+    pub fn new(name: impl Into<Text>, kernel: impl Into<File>, memory: u64) -> Self {
+        Self {
+            name: name.into(),
+            vcpus: 1,
+            memory,
+            kernel: kernel.into(),
+            program: None,
+            initrd: None,
+            cmdline: Text::default(),
+            weight: DEFAULT_WEIGHT,
+            affinity: ANY_CPU,
+            pause_stops_time: false,
+            doors: Doors::default(),
+        }
+    }
+}
+
+impl<Text, File, Program> Vm<Text, File, Program> {
+    /// The same VM with its texts in the form that `text` gives them, and these files.
+    #[must_use]
+    pub fn with<'a, NewText, NewFile, NewProgram>(
+        &'a self,
+        text: impl Fn(&'a Text) -> NewText,
+        kernel: NewFile,
+        program: Option<NewProgram>,
+        initrd: Option<NewFile>,
+    ) -> Vm<NewText, NewFile, NewProgram> {
+        let Self {
+            name,
+            vcpus,
+            memory,
+            kernel: _,
+            program: _,
+            initrd: _,
+            cmdline,
+            weight,
+            affinity,
+            pause_stops_time,
+            doors,
+        } = self;
+        Vm {
+            name: text(name),
+            vcpus: *vcpus,
+            memory: *memory,
+            kernel,
+            program,
+            initrd,
+            cmdline: text(cmdline),
+            weight: *weight,
+            affinity: *affinity,
+            pause_stops_time: *pause_stops_time,
+            doors: *doors,
+        }
+    }
+}
