@@ -55,6 +55,34 @@ fn what_was_written_is_read_back() {
 }
 
 #[test]
+fn all_of_a_vm_goes_the_whole_way() {
+    let doors = Doors { vmware: true, ..Doors::default() };
+    // All fields, each with a value that no other has and that is not the usual one.
+    let source = VmSource {
+        name: "all",
+        vcpus: 3,
+        memory: 66 << 20,
+        kernel: &KERNEL,
+        program: None,
+        initrd: Some(&INITRD),
+        cmdline: "quiet",
+        weight: 7,
+        affinity: 0b101,
+        pause_stops_time: true,
+        doors,
+    };
+    let bytes = write("t", &[source]).unwrap();
+    let bundle = Bundle::parse(&bytes, compute).unwrap();
+    let read = bundle.vms().next().unwrap();
+    let initrd = read.initrd.unwrap();
+    let files = (bundle.verify(&read.kernel).unwrap(), bundle.verify(&initrd).unwrap());
+    assert_eq!(source.with(|text| *text, read.kernel, None, read.initrd), read);
+    let said = (read.name, read.vcpus, read.memory, read.program, read.cmdline, read.weight, read.affinity);
+    assert_eq!(said, ("all", 3, 66 << 20, None, "quiet", 7, 0b101));
+    assert_eq!((read.pause_stops_time, read.doors, files), (true, doors, (&KERNEL[..], &INITRD[..])));
+}
+
+#[test]
 fn sixty_four_vms_with_long_command_lines_fit() {
     let names: Vec<_> = (0..64).map(|n| std::format!("vm-{n}")).collect();
     let cmdline = "x".repeat(2047);
