@@ -1,6 +1,7 @@
 //! What a VM does, as plain values: events go in, and what has to happen comes out.
 //!
 //! * [`Life`]: a VM's life. It is started, runs, stands still, stops, and starts afresh.
+//! * [`doors`]: what a guest does at its doors, and where it goes on.
 //! * [`Watchdogs`]: who may set which of a VM's watchdogs up, when one bites, and what that leads to.
 //!
 //! Nothing here takes a lock, wakes a thread or writes a line. The hypervisor has each value under a lock of its own, says
@@ -11,6 +12,7 @@
 #[cfg(test)]
 extern crate std;
 
+pub mod doors;
 mod life;
 mod watchdogs;
 #[cfg(test)]

@@ -15,6 +15,7 @@ use backdoor::Level;
 use units::{MAX_VCPUS, VcpuId};
 use wfe::{Action, Actions, Bounds, Refused, Scope, Status, Watchdog};
 
+use crate::doors::{WatchdogRequest, may_set_watchdogs_up};
 use crate::{Life, Stop};
 
 pub(crate) mod saved;
@@ -29,13 +30,7 @@ const MOST: u64 = *abi::watchdog::MILLISECONDS.end();
 /// The watchdogs of one VM that are set up by calls.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Watchdogs {
-    /// For how long the site file arms the VM's, and each vCPU's; 0 if it does not.
-    armed: u32,
-    own_armed: u32,
-    /// What those do.
-    action: Action,
-    /// Processes may set watchdogs up too.
-    users_may: bool,
+    policy: Policy,
     vm: Watchdog,
     own: [Watchdog; MAX_VCPUS],
     /// A vCPU has begun in this life of the VM, and what the site file arms is armed.
@@ -163,10 +158,7 @@ impl Watchdogs {
     pub fn new(policy: &Policy) -> Self {
         let watchdog = |armed| Watchdog::new(bounds(policy, armed));
         Self {
-            armed: policy.watchdog_milliseconds,
-            own_armed: policy.vcpu_watchdog_milliseconds,
-            action: action_of(policy),
-            users_may: policy.watchdog_user,
+            policy: *policy,
             vm: watchdog(policy.watchdog_milliseconds),
             own: [watchdog(policy.vcpu_watchdog_milliseconds); MAX_VCPUS],
             has_begun: false,
@@ -183,13 +175,14 @@ impl Watchdogs {
     /// `vcpu` was switched on and is about to enter the guest: its own watchdog is armed if the site file says so, and the VM's,
     /// if this is the first time in its life. Not earlier: the loading of images is nobody's fault in the guest.
     pub fn vcpu_started(&mut self, vcpu: VcpuId, now: u64) {
+        let action = action_of(&self.policy);
         if !core::mem::replace(&mut self.has_begun, true) {
-            self.vm.preset(self.armed.into(), self.action, now);
+            self.vm.preset(self.policy.watchdog_milliseconds.into(), action, now);
         }
-        if self.own_armed != 0
+        if self.policy.vcpu_watchdog_milliseconds != 0
             && let Some(watchdog) = self.own.get_mut(vcpu.index())
         {
-            watchdog.preset(self.own_armed.into(), self.action, now);
+            watchdog.preset(self.policy.vcpu_watchdog_milliseconds.into(), action, now);
         }
     }
 
@@ -209,30 +202,23 @@ impl Watchdogs {
         self.all_mut().for_each(|watchdog| watchdog.resume(now));
     }
 
-    /// What `caller` asks of one of its watchdogs: see [`Watchdog::configure`].
+    /// What `caller` asks of one of its watchdogs: the milliseconds that it is granted, or that are left. Every level may look.
     ///
     /// # Errors
     /// Why not.
-    pub fn configure(&mut self, caller: Caller, timeout: u64, action: u64, now: u64) -> Result<u64, Refused> {
-        self.check(caller)?;
-        self.find(caller)?.configure(timeout, action, now)
-    }
-
-    /// See [`Watchdog::pat`].
-    ///
-    /// # Errors
-    /// Why not.
-    pub fn pat(&mut self, caller: Caller, now: u64) -> Result<u64, Refused> {
-        self.check(caller)?;
-        self.find(caller)?.pat(now)
-    }
-
-    /// See [`Watchdog::query`]. For every level.
-    ///
-    /// # Errors
-    /// If it is not armed.
-    pub fn query(&mut self, caller: Caller, now: u64) -> Result<u64, Refused> {
-        self.find(caller)?.query(now)
+    pub fn carry_out(&mut self, caller: Caller, request: WatchdogRequest, now: u64) -> Result<u64, Refused> {
+        if request != WatchdogRequest::Query && !may_set_watchdogs_up(&self.policy, caller.level) {
+            return Err(Refused::Level);
+        }
+        let watchdog = match caller.scope {
+            Scope::Vm => &mut self.vm,
+            Scope::Own => self.own.get_mut(caller.vcpu.index()).ok_or(Refused::Level)?,
+        };
+        match request {
+            WatchdogRequest::Configure { timeout, action } => watchdog.configure(timeout, action, now),
+            WatchdogRequest::Pat => watchdog.pat(now),
+            WatchdogRequest::Query => watchdog.query(now),
+        }
     }
 
     /// Looks at one of them at `now`: the bite, if its time is over. Under the lock of the VM's `life`, so that nobody pauses the
@@ -287,18 +273,6 @@ impl Watchdogs {
 
     fn all_mut(&mut self) -> impl Iterator<Item = &mut Watchdog> {
         core::iter::once(&mut self.vm).chain(&mut self.own)
-    }
-
-    fn find(&mut self, caller: Caller) -> Result<&mut Watchdog, Refused> {
-        match caller.scope {
-            Scope::Vm => Ok(&mut self.vm),
-            Scope::Own => self.own.get_mut(caller.vcpu.index()).ok_or(Refused::Level),
-        }
-    }
-
-    /// A process must not disarm its kernel's watchdog, unless the site file lets it.
-    fn check(&self, caller: Caller) -> Result<(), Refused> {
-        if caller.level == Level::Kernel || self.users_may { Ok(()) } else { Err(Refused::Level) }
     }
 }
 

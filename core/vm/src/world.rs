@@ -4,6 +4,7 @@
 //! What happens without the lock (loading, taking apart, the guest) lies between two steps of a thread, and anything may come
 //! there.
 
+use crate::doors::WatchdogRequest;
 use crate::{Ask, Bite, Caller, Consequence, Effect, End, Life, Saying, Stop, Task, Watchdogs, Which};
 use abi::bundle::Doors as Policy;
 use backdoor::Level;
@@ -13,7 +14,7 @@ use services::psci::{Start, VmPower};
 use std::vec;
 use std::vec::Vec;
 use units::{Ipa, Range, VcpuId};
-use wfe::{Action, Actions, Scope};
+use wfe::{Action, Actions, Refused, Scope};
 
 pub(crate) const VCPUS: usize = 3;
 pub(crate) const RAM: Range<Ipa> = Range { start: Ipa(0x4000_0000), size: 0x1000_0000 };
@@ -598,4 +599,18 @@ fn slot(id: usize, scope: Scope) -> usize {
 
 fn caller(id: usize, scope: Scope) -> Caller {
     Caller { level: Level::Kernel, vcpu: VcpuId(id as u8), scope }
+}
+
+impl Watchdogs {
+    pub(crate) fn configure(&mut self, caller: Caller, timeout: u64, action: u64, now: u64) -> Result<u64, Refused> {
+        self.carry_out(caller, WatchdogRequest::Configure { timeout, action }, now)
+    }
+
+    pub(crate) fn pat(&mut self, caller: Caller, now: u64) -> Result<u64, Refused> {
+        self.carry_out(caller, WatchdogRequest::Pat, now)
+    }
+
+    pub(crate) fn query(&mut self, caller: Caller, now: u64) -> Result<u64, Refused> {
+        self.carry_out(caller, WatchdogRequest::Query, now)
+    }
 }

@@ -28,7 +28,7 @@ impl Watchdogs {
     /// Takes the state out at `now`, in milliseconds.
     #[must_use]
     pub fn save(&self, now: u64) -> SavedWatchdogs {
-        let Self { armed: _, own_armed: _, action: _, users_may: _, vm, own, has_begun } = self;
+        let Self { policy: _, vm, own, has_begun } = self;
         SavedWatchdogs { has_begun: *has_begun, vm: vm.save(now), own: own.map(|dog| dog.save(now)) }
     }
 

@@ -5,15 +5,15 @@
 //!
 //! For the first one MDSCR_EL1 is virtual. Linux sets its TDCC bit, by which EL0's accesses to the channel go to EL1, and
 //! that trap comes before all of ours; so the bit never reaches the hardware, and an access that is no call becomes the
-//! exception that the guest's kernel expects of it ([`refused`]). A CPU with fine-grained traps traps MDSCR_EL1 for that; on one
+//! exception that the guest's kernel expects of it ([`DebugAccess::Refused`]). A CPU with fine-grained traps traps MDSCR_EL1 for that; on one
 //! without it traps anyway (`debug.rs`).
 
-use abi::calls::{self, own, vmware};
+use ::vm::doors::{self, Abort, After, DebugAccess, WatchdogRequest};
+use abi::calls::{self, vmware};
 use abi::wfe as words;
 use backdoor::{Access, BufferError, Door, Level, Outcome, WallTime};
 use cpu::exit::SystemRegister;
 use cpu::inject::{self, AbortKind};
-use cpu::sysreg::{self as trapped, Action};
 use cpu::translation::{self, Form, Rights};
 use cpu::{Direction, pstate};
 use hw::vcpu::VcpuContext;
@@ -33,8 +33,6 @@ use crate::vm::guest_memory::{GuestRam, RamError};
 const STATUS_READ: u64 = 0x6220_c3e3;
 /// X7 of a call to the low port through the debug channel.
 const LOW_CALL: u64 = calls::marked(calls::LOW);
-/// MDCCSR_EL0.TXfull: the channel takes nothing, so that a guest doesn't mistake it for a console.
-const TRANSMIT_FULL: u64 = 1 << 29;
 /// The upper half of each word of the WFE channel, "WFE0".
 const WORDS: u32 = (words::DETECT >> 32) as u32;
 /// The short path: the call that every client begins with, GETVERSION. Says whether it was one. Not inlined, so that other
@@ -102,20 +100,7 @@ pub(crate) fn word(vcpu: &Vcpu, context: &VcpuContext) -> Word {
 #[inline(always)]
 pub(crate) fn answer_detection(vcpu: &Vcpu, context: &mut VcpuContext) {
     context.x[0] = words::AGENT;
-    context.x[1] = detected(vcpu, context.pstate);
-}
-
-#[inline(always)]
-fn detected(vcpu: &Vcpu, state: u64) -> u64 {
-    let policy = &vcpu.vm.config.doors;
-    let mut value = words::VERSION;
-    if !pstate::is_user(state) || policy.watchdog_user {
-        value |= words::features::WATCHDOG | words::features::OWN_WATCHDOG;
-    }
-    if policy.vmware {
-        value |= words::features::CALLS;
-    }
-    value
+    context.x[1] = doors::detected(&vcpu.vm.config.doors, level(context));
 }
 
 /// A WFE that came the long way. Says whether it was a request, which is answered then; PC stays.
@@ -124,73 +109,46 @@ pub(crate) fn wait(vcpu: &'static Vcpu, context: &mut VcpuContext) -> bool {
         return false;
     }
     let Some(request) = Request::decode(context.x[0], context.x[1], context.x[2]) else { return false };
-    let dogs = &vcpu.vm.doors.watchdogs;
-    let level = level(context);
-    let caller = |scope| ::vm::Caller { level, vcpu: vcpu.id, scope };
-    let result = match request {
-        Request::Detect => {
-            answer_detection(vcpu, context);
-            return true;
-        }
-        Request::Configure { scope, timeout, action } => dogs.configure(vcpu.vm, caller(scope), timeout, action),
-        Request::Pat(scope) => dogs.pat(vcpu.vm, caller(scope)),
-        Request::Query(scope) => dogs.query(vcpu.vm, caller(scope)),
+    let Some((scope, request)) = WatchdogRequest::by_word(request) else {
+        answer_detection(vcpu, context);
+        return true;
     };
-    let (word, value) = match result {
-        Ok(milliseconds) => (words::DONE, milliseconds),
-        Err(refused) => (words::ERROR, refused.number()),
-    };
-    context.x[0] = word;
-    context.x[1] = value;
+    let caller = ::vm::Caller { level: level(context), vcpu: vcpu.id, scope };
+    let result = vcpu.vm.doors.watchdogs.carry_out(vcpu.vm, caller, request);
+    [context.x[0], context.x[1]] = doors::word_of(result);
     true
 }
 
+#[inline(always)]
 fn level(context: &VcpuContext) -> Level {
     if pstate::is_user(context.pstate) { Level::User } else { Level::Kernel }
 }
 
 /// A trapped access to a debug register by a guest with an open door. Says whether it was dealt with here.
 pub(crate) fn debug_register(vcpu: &'static Vcpu, context: &mut VcpuContext, access: SystemRegister) -> Option<Reason> {
-    let policy = &vcpu.vm.config.doors;
-    if !policy.vmware || access.encoding.op0() != 2 {
-        return None;
-    }
-    if access.encoding.op1() == 3 {
-        if access.direction == Direction::Read
-            && trapped::classify(access.encoding, access.direction) == Action::DebugChannelStatus
-            && let Some(call) = backdoor::decode(Door::DebugChannel { rt: access.rt }, context.x[3], context.x[7])
-        {
+    let is_forbidden = || vcpu.with_state(|state| state.controls.mdscr) & MDSCR_TDCC != 0;
+    let registers = [context.x[3], context.x[7]];
+    match doors::debug_access(&vcpu.vm.config.doors, &access, registers, level(context), is_forbidden) {
+        DebugAccess::Call(call) => {
             carry_out(vcpu, context, call, Door::DebugChannel { rt: access.rt });
             return Some(Reason::Call);
         }
-        if refused(vcpu, context) {
+        DebugAccess::Refused => {
             let syndrome = context.syndrome;
             inject(context, |state| inject::reflect(state, syndrome, None));
-            return Some(Reason::SystemRegister);
         }
-    }
-    match trapped::classify(access.encoding, access.direction) {
-        Action::DebugChannelStatus => {
-            context.set_register(access.rt, TRANSMIT_FULL);
+        DebugAccess::Status => {
+            context.set_register(access.rt, doors::TRANSMIT_FULL);
             complete(context);
         }
-        _ => return None,
+        DebugAccess::Other => return None,
     }
     Some(Reason::SystemRegister)
 }
 
-/// Whether an access to the debug channel from where the guest is goes to its kernel, as MDSCR_EL1.TDCC says.
-fn refused(vcpu: &'static Vcpu, context: &VcpuContext) -> bool {
-    let forbidden = || vcpu.with_state(|state| state.controls.mdscr) & MDSCR_TDCC != 0;
-    vcpu.vm.config.doors.strict || pstate::is_user(context.pstate) && forbidden()
-}
-
 /// `HVC #0x86`; PC is behind it. Says whether it was a call.
 pub(crate) fn hvc(vcpu: &'static Vcpu, context: &mut VcpuContext) -> bool {
-    if !vcpu.vm.config.doors.vmware {
-        return false;
-    }
-    let Some(call) = backdoor::decode(Door::Hvc, context.x[3], context.x[7]) else { return false };
+    let Some(call) = doors::hvc(&vcpu.vm.config.doors, [context.x[3], context.x[7]]) else { return false };
     carry_out(vcpu, context, call, Door::Hvc);
     true
 }
@@ -201,7 +159,7 @@ fn carry_out(vcpu: &'static Vcpu, context: &mut VcpuContext, call: Access, door:
     x.copy_from_slice(&context.x[..8]);
     let level = level(context);
     let rights = translation::rights(context.pstate, Form::Plain);
-    let mut caller = Caller { vm: vcpu.vm, vcpu, rights, unprivileged: level == Level::User, missing: None };
+    let mut caller = Caller { vm: vcpu.vm, vcpu, rights, level, missing: None };
     let mut outcome = service.lock().call(call, &mut x, level, &mut caller);
     if let Some(missing) = caller.missing {
         // Nothing has happened yet. Now that no lock is held, the block is made ready, and the guest calls again.
@@ -209,20 +167,14 @@ fn carry_out(vcpu: &'static Vcpu, context: &mut VcpuContext, call: Access, door:
         outcome = Outcome::Again;
     }
     context.x[..8].copy_from_slice(&x);
-    if outcome != Outcome::Done && door == Door::Hvc {
-        // Back to the instruction itself, as the other door does.
-        context.pc = context.pc.wrapping_sub(4);
-    }
-    match outcome {
-        Outcome::Done if door == Door::Hvc => {}
-        Outcome::Done => complete(context),
-        Outcome::Again => {}
-        Outcome::Fault { address, status, direction } => {
-            let direction = match direction {
-                backdoor::Direction::In => Direction::Write,
-                backdoor::Direction::Out => Direction::Read,
-            };
-            inject(context, |state| inject::data_abort(state, Va(address), AbortKind::from_status(status), direction));
+    match doors::after(door, &outcome) {
+        After::Behind => {}
+        After::StepOver => complete(context),
+        After::Again { back, abort } => {
+            context.pc = context.pc.wrapping_sub(back);
+            if let Some(Abort { address, kind, direction }) = abort {
+                inject(context, |state| inject::data_abort(state, address, kind, direction));
+            }
         }
     }
 }
@@ -233,7 +185,7 @@ struct Caller {
     vcpu: &'static Vcpu,
     /// With what rights it reaches its memory: those of a load or store in the place of the call.
     rights: Rights,
-    unprivileged: bool,
+    level: Level,
     /// Where its memory is not ready yet. To make it so takes longer than the service's lock may be held.
     missing: Option<Ipa>,
 }
@@ -313,15 +265,7 @@ impl backdoor::Host for Caller {
     }
 
     fn features(&mut self) -> u64 {
-        let policy = &self.vm.config.doors;
-        let mut features = 0;
-        if policy.wfe && host::wfe_traps() {
-            features |= own::features::WFE;
-        }
-        if !self.unprivileged || policy.watchdog_user {
-            features |= own::features::WATCHDOG | own::features::OWN_WATCHDOG;
-        }
-        features
+        doors::features(&self.vm.config.doors, self.level, host::wfe_traps())
     }
 
     fn statistic(&mut self, number: u32) -> Option<(&'static str, u64, u32)> {
@@ -334,24 +278,9 @@ impl backdoor::Host for Caller {
     }
 
     fn watchdog(&mut self, request: backdoor::Watchdog, whose: backdoor::Whose, level: Level) -> Result<u64, u64> {
-        let scope = match whose {
-            backdoor::Whose::Vm => wfe::Scope::Vm,
-            backdoor::Whose::Caller => wfe::Scope::Own,
-        };
+        let (scope, request) = WatchdogRequest::by_call(request, whose);
         let caller = ::vm::Caller { level, vcpu: self.vcpu.id, scope };
-        let dogs = &self.vm.doors.watchdogs;
-        let result = match request {
-            backdoor::Watchdog::Query => dogs.query(self.vm, caller),
-            backdoor::Watchdog::Configure { milliseconds, action } => {
-                dogs.configure(self.vm, caller, milliseconds, u64::from(action))
-            }
-            backdoor::Watchdog::Pat => dogs.pat(self.vm, caller),
-        };
-        result.map_err(|refused| match refused {
-            wfe::Refused::Level | wfe::Refused::MustStay => own::status::REFUSED,
-            wfe::Refused::Action => own::status::ARGUMENT,
-            wfe::Refused::NotArmed => own::status::UNAVAILABLE,
-        })
+        self.vm.doors.watchdogs.carry_out(self.vm, caller, request).map_err(doors::status_of)
     }
 }
 

@@ -7,6 +7,7 @@
 //! can make it do does not depend on how many VMs there are, nor on how often the guest changes its mind.
 
 use ::sched::Alarms;
+use ::vm::doors::WatchdogRequest;
 use ::vm::{Bite, Caller, Consequence, Which};
 use abi::bundle::Doors as Policy;
 use core::fmt::{self, Write};
@@ -81,31 +82,18 @@ impl Watchdogs {
         self.watch_all(vm, &dogs.all);
     }
 
-    /// What `caller` in `vm` asks of one of its watchdogs: see [`wfe::Watchdog::configure`].
+    /// What `caller` in `vm` asks of one of its watchdogs.
     ///
     /// # Errors
     /// Why not.
-    pub(crate) fn configure(&self, vm: &Vm, caller: Caller, timeout: u64, action: u64) -> Result<u64, Refused> {
+    pub(crate) fn carry_out(&self, vm: &Vm, caller: Caller, request: WatchdogRequest) -> Result<u64, Refused> {
         let mut dogs = self.dogs.lock();
-        let granted = dogs.all.configure(caller, timeout, action, vm.milliseconds())?;
-        self.watch_all(vm, &dogs.all);
-        Ok(granted)
-    }
-
-    /// See [`wfe::Watchdog::pat`].
-    ///
-    /// # Errors
-    /// Why not.
-    pub(crate) fn pat(&self, vm: &Vm, caller: Caller) -> Result<u64, Refused> {
-        self.dogs.lock().all.pat(caller, vm.milliseconds())
-    }
-
-    /// See [`wfe::Watchdog::query`].
-    ///
-    /// # Errors
-    /// If it is not armed.
-    pub(crate) fn query(&self, vm: &Vm, caller: Caller) -> Result<u64, Refused> {
-        self.dogs.lock().all.query(caller, vm.milliseconds())
+        let result = dogs.all.carry_out(caller, request, vm.milliseconds());
+        // A pat only moves a deadline further away.
+        if matches!(request, WatchdogRequest::Configure { .. }) {
+            self.watch_all(vm, &dogs.all);
+        }
+        result
     }
 
     /// Lets `work` work at those that are set up by calls.
