@@ -65,6 +65,13 @@ impl Scale {
         (self.multiplier, self.shift)
     }
 
+    /// The scale with these factors; `None` for a shift of more than 63.
+    #[must_use]
+    #[inline(always)]
+    pub const fn from_parts(multiplier: u64, shift: u32) -> Option<Self> {
+        if shift > MAX_SHIFT { None } else { Some(Self { multiplier, shift }) }
+    }
+
     /// Whether the two counters run equally fast.
     #[must_use]
     pub const fn is_identity(self) -> bool {
@@ -72,11 +79,13 @@ impl Scale {
     }
 
     /// `elapsed` host ticks in guest ticks, rounded down; wraps as a counter does.
+    #[inline(always)]
     const fn apply(self, elapsed: u64) -> GuestTicks {
-        if self.is_identity() {
-            return GuestTicks(elapsed);
-        }
-        GuestTicks(((elapsed as u128 * self.multiplier as u128) >> self.shift) as u64)
+        let product = elapsed as u128 * self.multiplier as u128;
+        // The low 64 bits of `product >> shift`, without the compiler's care for shifts of 64 and more. The first of the two
+        // shifts to the left keeps the second one below 64 where `shift` is 0.
+        let (high, low) = ((product >> 64) as u64, product as u64);
+        GuestTicks(low >> (self.shift & 63) | high << 1 << ((63 - self.shift) & 63))
     }
 
     /// The least number of host ticks that are at least `guest` guest ticks.
@@ -86,6 +95,27 @@ impl Scale {
         }
         let elapsed = ((guest.0 as u128) << self.shift).div_ceil(self.multiplier as u128);
         if elapsed > u64::MAX as u128 { None } else { Some(elapsed as u64) }
+    }
+}
+
+/// What shows a clock's count while it does not stand still: all that a trapped read of the counter needs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Counter {
+    /// The host's count at which the scaled count is 0.
+    pub offset: Ticks,
+    /// How fast it runs.
+    pub scale: Scale,
+    /// What the scaled count is ahead of the guest's: of a clock that was restored at a value between two host ticks.
+    pub ahead: u64,
+}
+
+impl Counter {
+    /// Its count when the host's is `now`. The offset goes before the scale: after it, a slow guest's counter would stand at a
+    /// value that depends on how long its host has been on, and lose its high bits.
+    #[must_use]
+    #[inline(always)]
+    pub const fn guest(self, now: Ticks) -> GuestTicks {
+        GuestTicks(self.scale.apply(now.since(self.offset)).0.wrapping_sub(self.ahead))
     }
 }
 
@@ -194,10 +224,19 @@ impl GuestClock {
     }
 
     /// CNTVOFF_EL2, by which the hardware shows this clock while it counts. `None` if the hardware cannot: it knows no scale,
-    /// and all of the guest's counter and timer registers have to trap.
+    /// and all of the guest's counter and timer registers have to trap. Nor does it where frequency and rate make up for each
+    /// other: the guest has another frequency than the host all the same.
     #[must_use]
     pub const fn hardware_offset(&self) -> Option<Ticks> {
-        if self.scale.is_identity() { Some(self.offset) } else { None }
+        if self.scale.is_identity() && self.rate.0 == Rate::REAL.0 { Some(self.offset) } else { None }
+    }
+
+    /// What counts for it while it does not stand still.
+    #[must_use]
+    #[inline(always)]
+    pub const fn counter(&self) -> Counter {
+        let Self { offset, scale, ahead, .. } = *self;
+        Counter { offset, scale, ahead }
     }
 
     /// What the guest's counter says when the host's says `now`.
@@ -208,7 +247,7 @@ impl GuestClock {
             Some(since) => since,
             None => now,
         };
-        GuestTicks(self.scale.apply(now.since(self.offset)).0.wrapping_sub(self.ahead))
+        self.counter().guest(now)
     }
 
     /// How many milliseconds of its time the clock has counted.
@@ -289,6 +328,13 @@ impl GuestClock {
         // Two times 64 bits, in millionths: 86 bits.
         let microseconds = (ticks * 1_000_000).checked_div(self.frequency.0.into()).unwrap_or(0);
         sign * i64::try_from(microseconds).unwrap_or(i64::MAX)
+    }
+
+    /// By which the ticks of a `host`'s counter are nanoseconds of the guest's: a host that seems to count faster or slower.
+    #[must_use]
+    pub fn ticks_of(&self, host: Hz) -> units::Scale {
+        let seeming = (u128::from(host.0) * u128::from(Rate::REAL.0)).checked_div(self.rate.0.into());
+        units::Scale::new(Hz(seeming.and_then(|hertz| u64::try_from(hertz).ok()).unwrap_or(u64::MAX)))
     }
 
     /// How many real microseconds pass before it has counted `microseconds` of the guest's, rounded up, at most `u64::MAX`.

@@ -25,6 +25,6 @@ mod pause;
 pub mod saved;
 mod timer;
 
-pub use counter::{GuestClock, GuestTicks, Rate, Scale};
+pub use counter::{Counter, GuestClock, GuestTicks, Rate, Scale};
 pub use pause::VmClock;
 pub use timer::EmulatedTimer;

@@ -57,6 +57,10 @@ pub const MDCR_TDA: u64 = 1 << 9;
 pub const CNTHCTL_EL1PCTEN: u64 = 1 << 0;
 /// CNTHCTL_EL2.ECV: EL1 and EL0 read CNTPCT_EL0 less CNTPOFF_EL2.
 pub const CNTHCTL_ECV: u64 = 1 << 12;
+/// CNTHCTL_EL2.EL1TVT (FEAT_ECV): the CNTV timer traps.
+pub const CNTHCTL_EL1TVT: u64 = 1 << 13;
+/// CNTHCTL_EL2.EL1TVCT (FEAT_ECV): CNTVCT_EL0 traps.
+pub const CNTHCTL_EL1TVCT: u64 = 1 << 14;
 /// HSTR_EL2: nothing. It traps AArch32 coprocessor registers only.
 pub const HSTR: u64 = 0;
 
@@ -159,6 +163,11 @@ pub struct GuestControls {
     pub cnthctl: u64,
     /// Whether CNTPOFF_EL2 exists and is subtracted (FEAT_ECV). Without it the hardware's physical counter is the host's.
     pub has_physical_offset: bool,
+    /// CNTHCTL_EL2 for a guest whose time the hardware cannot show: both of its counters and timers trap, or as much of that
+    /// as the CPU can. Before FEAT_ECV nothing traps the virtual ones.
+    pub cnthctl_scaled: u64,
+    /// Whether EL2 is the highest exception level, to which CNTFRQ_EL0 belongs (DDI 0487 D24.10.1).
+    pub owns_frequency: bool,
     /// HSTR_EL2.
     pub hstr: u64,
     /// HCRX_EL2, if there is one.
@@ -198,6 +207,8 @@ pub fn controls(host: &HostIds, event_counters: u8) -> GuestControls {
         cptr: CPTR_BASE | CPTR_TTA | if traps(Trap::ActivityMonitors) { CPTR_TAM } else { 0 },
         cnthctl: if has_physical_offset { CNTHCTL_EL1PCTEN | CNTHCTL_ECV } else { 0 },
         has_physical_offset,
+        cnthctl_scaled: if has(fields::MMFR0_ECV) { CNTHCTL_EL1TVT | CNTHCTL_EL1TVCT } else { 0 },
+        owns_frequency: !has(fields::PFR0_EL3),
         hstr: HSTR,
         hcrx: has(fields::MMFR1_HCX).then(|| if traps(Trap::InterruptMask) { HCRX_TALLINT } else { 0 }),
         fine_grained,
@@ -272,6 +283,8 @@ mod tests {
         assert_eq!(controls.mdcr, 0x0c66);
         assert_eq!(controls.cptr, 0x0010_33ff);
         assert_eq!((controls.cnthctl, controls.hstr), (0, 0));
+        // A guest with another time: the physical counter and timer trap here anyway, and nothing traps the virtual ones.
+        assert_eq!((controls.cnthctl_scaled, controls.owns_frequency), (0, true));
         assert_eq!((controls.hcrx, controls.fine_grained, controls.mpam2), (None, None, None));
         assert!(!controls.has_fine_grained_2 && !controls.has_activity_monitors);
     }
@@ -285,6 +298,8 @@ mod tests {
         assert_eq!(controls.hcrx, Some(1 << 6));
         // ECV and EL1PCTEN: the physical counter of a guest starts when it does, and needs no trap for it.
         assert_eq!((controls.cnthctl, controls.has_physical_offset), (1 | 1 << 12, true));
+        // Without EL1PCTEN, EL1PCEN and ECV, and with EL1TVT and EL1TVCT, all of them trap.
+        assert_eq!(controls.cnthctl_scaled, 3 << 13);
         assert_eq!(controls.fine_grained.map(|traps| traps.hfgitr), Some(HFGITR_ATS1E1A));
         assert!(!controls.has_fine_grained_2);
     }
@@ -309,6 +324,9 @@ mod tests {
         assert_eq!(with(fields::PFR1_MPAM_FRAC, 1).mpam2, Some(3 << 48));
         assert_eq!(with(fields::MMFR1_HCX, 1).hcrx, Some(0));
         assert!(with(fields::MMFR0_FGT, 2).has_fine_grained_2);
+        // The traps of the virtual counter come before the offset of the physical one; behind EL3 the frequency is firmware's.
+        assert_eq!((with(fields::MMFR0_ECV, 1).cnthctl, with(fields::MMFR0_ECV, 1).cnthctl_scaled), (0, 3 << 13));
+        assert!(!with(fields::PFR0_EL3, 1).owns_frequency);
         // SVE and SME trap with the bits that are RES1 without them.
         assert_eq!(with(fields::PFR0_SVE, 1).cptr & CPTR_BASE, CPTR_BASE);
     }

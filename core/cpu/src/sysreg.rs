@@ -24,14 +24,23 @@ pub enum SgiRegister {
     Sgi0r,
 }
 
-/// A register of the EL1 physical timer.
+/// One of the two timers of EL1.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum PhysicalTimerRegister {
-    /// CNTP_CTL_EL0.
+pub enum Timer {
+    /// CNTP, which always traps.
+    Physical,
+    /// CNTV, which traps where CNTHCTL_EL2.EL1TVT is set.
+    Virtual,
+}
+
+/// A register of a timer.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum TimerRegister {
+    /// CNTP_CTL_EL0, CNTV_CTL_EL0.
     Control,
-    /// CNTP_CVAL_EL0.
+    /// CNTP_CVAL_EL0, CNTV_CVAL_EL0.
     CompareValue,
-    /// CNTP_TVAL_EL0.
+    /// CNTP_TVAL_EL0, CNTV_TVAL_EL0.
     TimerValue,
 }
 
@@ -76,10 +85,11 @@ pub enum Action {
     IccSre,
     /// ICC_DIR_EL1: deactivate the interrupt in the register.
     IccDir,
-    /// A register of the physical timer.
-    PhysicalTimer(PhysicalTimerRegister),
-    /// CNTPCT_EL0 or CNTPCTSS_EL0: the physical count.
-    PhysicalCount,
+    /// A register of a timer.
+    Timer(Timer, TimerRegister),
+    /// CNTPCT_EL0, CNTVCT_EL0, CNTPCTSS_EL0 or CNTVCTSS_EL0: the count, which is one, as far as the counter that traps is
+    /// concerned.
+    Count,
     /// The OS lock.
     OsLock(OsLockRegister),
     /// A debug register.
@@ -182,17 +192,20 @@ const fn classify_register(encoding: SysregEncoding, direction: Direction) -> Ac
         (0, 12, 11, 6) => only(Write, direction, Action::SendSgi(SgiRegister::Asgi1r)),
         (0, 12, 11, 7) => only(Write, direction, Action::SendSgi(SgiRegister::Sgi0r)),
         (0, 12, 12, 5) => Action::IccSre,
-        (3, 14, 0, 1 | 5) => only(Read, direction, Action::PhysicalCount),
-        (3, 14, 2, 0) => Action::PhysicalTimer(PhysicalTimerRegister::TimerValue),
-        (3, 14, 2, 1) => Action::PhysicalTimer(PhysicalTimerRegister::Control),
-        (3, 14, 2, 2) => Action::PhysicalTimer(PhysicalTimerRegister::CompareValue),
+        (3, 14, 0, 1 | 2 | 5 | 6) => only(Read, direction, Action::Count),
+        (3, 14, 2, 0) => Action::Timer(Timer::Physical, TimerRegister::TimerValue),
+        (3, 14, 2, 1) => Action::Timer(Timer::Physical, TimerRegister::Control),
+        (3, 14, 2, 2) => Action::Timer(Timer::Physical, TimerRegister::CompareValue),
+        (3, 14, 3, 0) => Action::Timer(Timer::Virtual, TimerRegister::TimerValue),
+        (3, 14, 3, 1) => Action::Timer(Timer::Virtual, TimerRegister::Control),
+        (3, 14, 3, 2) => Action::Timer(Timer::Virtual, TimerRegister::CompareValue),
         _ => Action::Undefined,
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Action, DebugRegister, OsLockRegister, PhysicalTimerRegister, SgiRegister, classify};
+    use super::{Action, DebugRegister, OsLockRegister, SgiRegister, Timer, TimerRegister, classify};
     use crate::encoding::Direction::{Read, Write};
     use crate::encoding::SysregEncoding;
 
@@ -213,12 +226,17 @@ mod tests {
         assert_eq!(classify(name(3, 0, 12, 11, 5), Read), Action::Undefined);
         assert_eq!(classify(name(3, 0, 12, 12, 5), Read), Action::IccSre);
         assert_eq!(classify(name(3, 0, 12, 11, 1), Write), Action::IccDir);
-        let timer = |register| Action::PhysicalTimer(register);
-        assert_eq!(classify(name(3, 3, 14, 2, 0), Read), timer(PhysicalTimerRegister::TimerValue));
-        assert_eq!(classify(name(3, 3, 14, 2, 1), Write), timer(PhysicalTimerRegister::Control));
-        assert_eq!(classify(name(3, 3, 14, 2, 2), Write), timer(PhysicalTimerRegister::CompareValue));
-        assert_eq!(classify(name(3, 3, 14, 0, 1), Read), Action::PhysicalCount);
-        assert_eq!(classify(name(3, 3, 14, 0, 1), Write), Action::Undefined);
+        for (crm, timer) in [(2, Timer::Physical), (3, Timer::Virtual)] {
+            let registers = [TimerRegister::TimerValue, TimerRegister::Control, TimerRegister::CompareValue];
+            for (op2, register) in (0..).zip(registers) {
+                assert_eq!(classify(name(3, 3, 14, crm, op2), Read), Action::Timer(timer, register));
+                assert_eq!(classify(name(3, 3, 14, crm, op2), Write), Action::Timer(timer, register));
+            }
+        }
+        for op2 in [1, 2, 5, 6] {
+            assert_eq!(classify(name(3, 3, 14, 0, op2), Read), Action::Count);
+            assert_eq!(classify(name(3, 3, 14, 0, op2), Write), Action::Undefined);
+        }
     }
 
     #[test]
@@ -267,6 +285,6 @@ mod tests {
     fn every_encoding_has_an_answer_and_few_are_answered() {
         let answered = (0..=u16::MAX).filter(|&raw| classify(SysregEncoding(raw), Read) != Action::Undefined).count();
         // 56 identification registers, 64 breakpoints and watchpoints, and the ones with a line above.
-        assert_eq!(answered, 56 + 64 + 24);
+        assert_eq!(answered, 56 + 64 + 29);
     }
 }

@@ -57,6 +57,8 @@ pub struct Spec<'a> {
     pub watchdog: bool,
     /// The frequency of the guest's counter.
     pub counter_frequency: Hz,
+    /// Whether the guest is told of the virtual counter and timer. Otherwise it is to use the physical ones.
+    pub virtual_timer: bool,
 }
 
 /// Why there can be no such machine.
@@ -228,6 +230,7 @@ pub struct MachinePlan {
     vcpus: u8,
     ram: Range<Ipa>,
     counter_frequency: Hz,
+    virtual_timer: bool,
     redistributors: Range<Ipa>,
     rows: Vec<Row>,
     /// All frames of all rows, sorted by address.
@@ -270,8 +273,8 @@ impl MachinePlan {
         let redistributors = Range { start: REDISTRIBUTORS, size: u64::from(spec.vcpus) * REDISTRIBUTOR_SIZE };
         let windows = lay_out(&rows, &[DISTRIBUTOR, redistributors, ram])?;
         check_lines(&rows)?;
-        let counter_frequency = spec.counter_frequency;
-        Ok(Self { name, vcpus: spec.vcpus, ram, counter_frequency, redistributors, rows, windows })
+        let Spec { vcpus, counter_frequency, virtual_timer, .. } = spec;
+        Ok(Self { name, vcpus, ram, counter_frequency, virtual_timer, redistributors, rows, windows })
     }
 
     /// The VM's name.
@@ -296,6 +299,12 @@ impl MachinePlan {
     #[must_use]
     pub fn counter_frequency(&self) -> Hz {
         self.counter_frequency
+    }
+
+    /// Whether the guest is told of the virtual counter and timer.
+    #[must_use]
+    pub fn has_virtual_timer(&self) -> bool {
+        self.virtual_timer
     }
 
     /// Its timers' interrupts.

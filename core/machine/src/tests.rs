@@ -30,6 +30,7 @@ const SPEC: Spec<'static> = Spec {
     virtio: &[VirtioKind::Console, VirtioKind::Entropy],
     watchdog: false,
     counter_frequency: Hz(62_500_000),
+    virtual_timer: true,
 };
 const BOOT: BootInfo<'static> = BootInfo {
     bootargs: "console=ttyAMA0",
@@ -68,6 +69,17 @@ fn cells(node: FdtNode<'static>, name: &str) -> Vec<u32> {
 
 fn text(node: FdtNode<'static>, name: &str) -> String {
     String::from_utf8(value(node, name)).unwrap()
+}
+
+/// Names for those who take interrupts by name; and for those who go by places nothing behind the physical timer's.
+#[test]
+fn p5_a1_a_guest_without_the_virtual_timer_is_told_of_the_physical_one_alone() {
+    let plan = plan(Spec { virtual_timer: false, counter_frequency: Hz(24_000_000), ..SPEC });
+    let tree = tree(&plan, &BOOT);
+    let timer = find(tree, "/timer");
+    assert_eq!(cells(timer, "interrupts"), [1, 13, 4, 1, 14, 4]);
+    assert_eq!(text(timer, "interrupt-names"), "sec-phys\0phys\0");
+    assert_eq!(cells(timer, "clock-frequency"), [24_000_000]);
 }
 
 #[test]

@@ -205,13 +205,23 @@ fn write_psci(root: &mut Writer) {
     });
 }
 
-/// The counter's frequency stands here because the register that a guest reads it from, CNTFRQ_EL0, belongs to the host.
+/// The counter's frequency stands here because the register that a guest reads it from, CNTFRQ_EL0, belongs to the host, or to
+/// its firmware.
+///
+/// Where the virtual timer is left out the interrupts have names besides, by which Linux has taken them since 5.13. An older one
+/// goes by their places, and finds none in the virtual timer's: so the one behind it, of EL2's timer, is left out as well, or it
+/// would be taken for that.
 fn write_timer(root: &mut Writer, plan: &MachinePlan) {
     let timers = plan.timer_interrupts();
     root.node("timer", |timer| {
         let interrupts = [timers.secure_physical, timers.physical, timers.virtual_, timers.hypervisor_physical]
-            .map(|interrupt| interrupt_cells(interrupt, Trigger::LevelHigh));
-        timer.property("interrupts", interrupts.map(|cells| cells.map(u32::to_be_bytes)).as_flattened().as_flattened());
+            .map(|interrupt| interrupt_cells(interrupt, Trigger::LevelHigh).map(u32::to_be_bytes));
+        let shown = if plan.has_virtual_timer() { interrupts.len() } else { 2 };
+        if !plan.has_virtual_timer() {
+            timer.texts("interrupt-names", &["sec-phys", "phys"]);
+        }
+        let shown = interrupts.get(..shown).unwrap_or(&interrupts);
+        timer.property("interrupts", shown.as_flattened().as_flattened());
         timer.flag("always-on");
         if let Ok(frequency) = u32::try_from(plan.counter_frequency().0)
             && frequency != 0

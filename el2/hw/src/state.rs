@@ -7,6 +7,9 @@
 //! all the time or not at all. A vCPU that has breakpoints enabled gets its debug registers at once, since they act
 //! without being accessed.
 //!
+//! What only few vCPUs need, debug registers and the controls of a guest whose time is scaled, is one test on the way of all
+//! others (`unusual`).
+//!
 //! The virtual interrupt interface is moved here too. The list registers are not: they are empty between vCPUs, as the
 //! GIC model takes their contents back when a vCPU leaves, and chooses afresh when it comes.
 
@@ -30,6 +33,8 @@ const MDCR_TDA: u64 = 1 << 9;
 const HCR_VSE: u64 = 1 << 8;
 /// MDSCR_EL1.SS, KDE and MDE: debug exceptions can happen.
 const MDSCR_ARMED: u64 = 1 | 1 << 13 | 1 << 15;
+/// Beside these bits, in what is unusual about a vCPU: its time is scaled.
+const SCALED: u64 = 1 << 63;
 /// CNTV_CTL_EL0.ENABLE.
 const TIMER_ENABLE: u64 = 1;
 
@@ -42,6 +47,8 @@ pub struct Features {
     pub fine_grained: bool,
     /// CNTPOFF_EL2 exists and counts (FEAT_ECV); only where fine-grained traps are, too.
     pub physical_offset: bool,
+    /// What all guests but those of a scaled time have.
+    pub usual_time: TimeControls,
     /// List registers, 1 to 16.
     pub list_registers: u8,
     /// Words of active priorities in each group, 1, 2 or 4.
@@ -63,6 +70,8 @@ pub struct Controls {
     pub vmpidr: u64,
     /// CNTVOFF_EL2, and CNTPOFF_EL2 where it exists: host count at which the guest's counters were 0.
     pub cntvoff: u64,
+    /// What is different for a guest whose time is scaled.
+    pub scaled_time: Option<TimeControls>,
     /// The vCPU's OS lock (OSLSR_EL1.OSLK), which its debug exceptions depend on.
     pub os_lock: bool,
     /// HDFGRTR_EL2 and HDFGWTR_EL2, where they exist.
@@ -77,6 +86,24 @@ pub struct Controls {
     pub mdccint: u64,
     /// The claim tags that the guest has set; the hardware's are not touched.
     pub claim: u64,
+}
+
+/// The registers by which a guest's counters and timers trap, and by which it learns their frequency.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct TimeControls {
+    /// CNTHCTL_EL2.
+    pub cnthctl: u64,
+    /// CNTFRQ_EL0; `None` where it belongs to firmware.
+    pub cntfrq: Option<u32>,
+}
+
+impl TimeControls {
+    fn load(self) {
+        sysreg::cnthctl_el2::write(self.cnthctl);
+        if let Some(hertz) = self.cntfrq {
+            sysreg::write_cntfrq_el0(hertz);
+        }
+    }
 }
 
 /// Which debug registers a guest reaches without a trap, once it has used one. What is shared between VMs always traps.
@@ -173,12 +200,16 @@ pub struct GuestState {
     pub el1: El1,
     /// EL2's controls for this vCPU.
     pub controls: Controls,
+    /// [`SCALED`] for a vCPU whose time is scaled, so that it is found together with what else is unusual.
+    scaled: u64,
     /// VDISR_EL2: the SError that an ESB of the guest has deferred.
     deferred_error: u64,
     fp_loaded: bool,
     /// How many more times FP/SIMD registers are loaded without being asked for.
     fp_ahead: u8,
-    debug_loaded: bool,
+    /// What of it is loaded that is not of every vCPU: the debug registers, if a bit of [`MDSCR_ARMED`] is set, and the
+    /// controls of its time ([`SCALED`]).
+    unusual: u64,
     /// The interrupt interface; not up to date while the vCPU is loaded.
     pub interrupts: InterruptState,
     keys: Keys,
@@ -195,8 +226,12 @@ impl GuestState {
     /// A vCPU's state at its first start: everything zero but what `controls` says.
     #[must_use]
     pub fn new(controls: Controls) -> Self {
+        let scaled = if controls.scaled_time.is_some() { SCALED } else { 0 };
+        // Until the debug registers are loaded.
+        let mdcr = controls.mdcr | MDCR_TDA;
         Self {
-            controls,
+            controls: Controls { mdcr, ..controls },
+            scaled,
             el1: El1::default(),
             interrupts: InterruptState::default(),
             deferred_error: 0,
@@ -206,7 +241,7 @@ impl GuestState {
             debug: Debug::default(),
             fp_loaded: false,
             fp_ahead: 0,
-            debug_loaded: false,
+            unusual: 0,
         }
     }
 
@@ -219,13 +254,10 @@ impl GuestState {
     /// Loads the state into this CPU. IRQs are masked, and no other vCPU's state is loaded.
     pub fn load(&mut self, features: &Features) {
         let controls = &self.controls;
-        let mut mdcr = controls.mdcr | MDCR_TDA;
-        self.debug_loaded = self.el1.mdscr_el1 & MDSCR_ARMED != 0;
-        if self.debug_loaded {
-            self.debug.load(features);
-            if controls.debug != DebugPolicy::TrapAll {
-                mdcr &= !MDCR_TDA;
-            }
+        let mut mdcr = controls.mdcr;
+        self.unusual = self.el1.mdscr_el1 & MDSCR_ARMED | self.scaled;
+        if self.unusual != 0 {
+            mdcr = self.load_unusual(features);
         }
         if features.fine_grained {
             let [read, write] = controls.debug_traps;
@@ -290,9 +322,8 @@ impl GuestState {
             unsafe { save_fp_registers(&raw mut self.fp) };
             self.fp_loaded = false;
         }
-        if self.debug_loaded {
-            self.debug.save(features);
-            self.debug_loaded = false;
+        if self.unusual != 0 {
+            self.save_unusual(features);
         }
     }
 
@@ -309,7 +340,8 @@ impl GuestState {
             // Nothing is loaded, and what is loaded ahead is a guess.
             fp_loaded: _,
             fp_ahead: _,
-            debug_loaded: _,
+            unusual: _,
+            scaled: _,
             interrupts,
             keys,
             context_numbers,
@@ -323,6 +355,7 @@ impl GuestState {
             vttbr: _,
             vmpidr: _,
             cntvoff: _,
+            scaled_time: _,
             os_lock,
             debug_traps: _,
             debug: _,
@@ -348,6 +381,45 @@ impl GuestState {
             mdccint,
             claim,
         }
+    }
+
+    /// The controls of the time of a vCPU that is not loaded.
+    pub fn set_time(&mut self, offset: u64, scaled: Option<TimeControls>) {
+        self.controls.cntvoff = offset;
+        self.controls.scaled_time = scaled;
+        self.scaled = if scaled.is_some() { SCALED } else { 0 };
+    }
+
+    /// Loads what only few vCPUs have; MDCR_EL2 for it.
+    #[cold]
+    #[inline(never)]
+    fn load_unusual(&self, features: &Features) -> u64 {
+        let controls = &self.controls;
+        if let Some(time) = controls.scaled_time {
+            time.load();
+        }
+        if !self.is_debug_loaded() {
+            return controls.mdcr;
+        }
+        self.debug.load(features);
+        if controls.debug == DebugPolicy::TrapAll { controls.mdcr } else { controls.mdcr & !MDCR_TDA }
+    }
+
+    /// Saves it. The next vCPU finds the usual controls of its time, so that none but those of a scaled one has to write them.
+    #[cold]
+    #[inline(never)]
+    fn save_unusual(&mut self, features: &Features) {
+        if self.is_debug_loaded() {
+            self.debug.save(features);
+        }
+        if self.unusual & SCALED != 0 {
+            features.usual_time.load();
+        }
+        self.unusual = 0;
+    }
+
+    fn is_debug_loaded(&self) -> bool {
+        self.unusual & !SCALED != 0
     }
 
     /// Whether the virtual timer is armed; for a vCPU that is not loaded.
@@ -378,7 +450,7 @@ impl GuestState {
         if self.controls.debug != DebugPolicy::TrapAll {
             sysreg::mdcr_el2::write(self.controls.mdcr & !MDCR_TDA);
         }
-        self.debug_loaded = true;
+        self.unusual |= MDSCR_ARMED;
     }
 
     /// Sets MDSCR_EL1 of the loaded vCPU, whose accesses to it trap. Some bits are withheld from the register: TDCC would
@@ -386,7 +458,7 @@ impl GuestState {
     pub fn write_mdscr(&mut self, value: u64, features: &Features) {
         self.controls.mdscr = value;
         sysreg::mdscr_el1::write(value & !self.controls.mdscr_withheld);
-        if value & MDSCR_ARMED != 0 && !self.debug_loaded {
+        if value & MDSCR_ARMED != 0 && !self.is_debug_loaded() {
             self.load_debug(features);
         }
     }
@@ -424,7 +496,7 @@ impl GuestState {
         if usize::from(index) >= count {
             return None;
         }
-        if !self.debug_loaded {
+        if !self.is_debug_loaded() {
             self.load_debug(features);
         }
         Some(usize::from(index))

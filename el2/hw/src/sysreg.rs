@@ -165,6 +165,14 @@ own! {
     write_tpidr_el2 = "tpidr_el2";
 }
 
+/// Writes CNTFRQ_EL0, which tells a frequency and changes none. EL2 is the highest exception level.
+#[inline(always)]
+pub fn write_cntfrq_el0(hertz: u32) {
+    // SAFETY: no code of EL2 goes by it while guests run: it is what the loaded guest is told. Where EL2 is not the highest
+    // level this is undefined, and EL2 gets an exception that ends it: nobody can be harmed.
+    unsafe { core::arch::asm!("msr cntfrq_el0, {:x}", in(reg) u64::from(hertz), options(nostack, preserves_flags)) };
+}
+
 /// A register of EL2 that has bits for guests and bits for EL2 itself.
 macro_rules! shared {
     ($($(#[$doc:meta])* $name:ident = $asm:literal, by $filter:path;)*) => {$(

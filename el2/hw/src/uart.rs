@@ -30,6 +30,8 @@ const PATIENCE_MILLISECONDS: u64 = 300;
 const LOOKS: u32 = 50_000_000;
 
 static BASE: AtomicU64 = AtomicU64::new(0);
+/// That time in ticks of the counter.
+static LONGEST_WAIT: AtomicU64 = AtomicU64::new(0);
 /// The transmitter did not take a byte in time, and has taken none since.
 static STUCK: AtomicBool = AtomicBool::new(false);
 /// For the self-test: the transmitter is to be taken for full.
@@ -39,6 +41,8 @@ static DROPPED: AtomicU64 = AtomicU64::new(0);
 
 /// Uses the PL011 whose registers are at `base`, which is mapped (or the MMU is off): 8 bits, FIFOs, both directions.
 pub fn init(base: units::Pa) {
+    // Now, since CNTFRQ_EL0 may be what a guest is told, once guests run.
+    LONGEST_WAIT.store(sysreg::cntfrq_el0() * PATIENCE_MILLISECONDS / 1000, Ordering::Relaxed);
     // Pairs with no acquire: only the boot CPU runs yet, and others are started behind it.
     BASE.store(base.0, Ordering::Release);
     mmio::write32(base.0 + LINE_CONTROL, 0b11 << 5 | 1 << 4);
@@ -64,7 +68,7 @@ pub fn send(byte: u8) {
     let mut patience = if STUCK.load(Ordering::Relaxed) {
         Patience::exhausted()
     } else {
-        Patience::new(sysreg::cntfrq_el0() * PATIENCE_MILLISECONDS / 1000, LOOKS)
+        Patience::new(LONGEST_WAIT.load(Ordering::Relaxed), LOOKS)
     };
     while !try_send(byte) {
         if !patience.lasts(Ticks(sysreg::cntpct_el0())) {

@@ -186,6 +186,26 @@ pub fn physical_count() -> u64 {
     tenths(ticks!(ROUNDS, [], ["mrs x10, cntpct_el0"], [],), empty(), ROUNDS)
 }
 
+/// `MSR CNTP_CVAL_EL0`, of a timer that is off.
+pub fn physical_timer_write() -> u64 {
+    tenths(ticks!(ROUNDS, [], ["msr cntp_cval_el0, xzr"], [],), empty(), ROUNDS)
+}
+
+/// The physical timer with interrupts masked: set to fire at once (`MSR CTL`), found by reading ICC_IAR1_EL1 (`MRS`, `CMP`, `B`),
+/// switched off and ended (`MSR CTL`, `MSR EOIR`). Two of these are accesses to the timer.
+pub fn physical_timer_polled() -> u64 {
+    gic::enable(timer::PHYSICAL_PPI);
+    sysreg::cntp_cval_el0::write(0);
+    let with = ticks!(ROUNDS, [],
+        ["msr cntp_ctl_el0, x9", "isb",
+         "3:", "mrs x10, S3_0_C12_C12_0", "cmp w10, #1023", "b.eq 3b",
+         "msr cntp_ctl_el0, xzr", "msr S3_0_C12_C12_1, x10"],
+        [], in("x9") timer::ENABLE,);
+    timer::stop();
+    gic::disable(timer::PHYSICAL_PPI);
+    tenths(with, empty(), ROUNDS)
+}
+
 /// A 32-bit load from a device register.
 pub fn load(address: u64) -> u64 {
     crate::memory::outside_image(address, 4);

@@ -44,6 +44,15 @@ pub fn machine() -> &'static Machine {
     read(0)
 }
 
+/// The device tree itself; empty if there was none.
+#[must_use]
+pub fn device_tree() -> &'static [u8] {
+    match machine().device_tree.start {
+        0 => &[],
+        start => blob(start),
+    }
+}
+
 /// Reads the tree at `address`, the first time it is called.
 pub(crate) fn read(address: u64) -> &'static Machine {
     MACHINE.call_once(|| {

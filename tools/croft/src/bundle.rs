@@ -102,6 +102,7 @@ fn check_placement(site: &Site, vm: &Vm, lines: VmLines, loaded: &Loaded) -> Res
         ipa_bits: 40,
         virtio: &[],
         counter_frequency: units::Hz(1_000_000_000),
+        virtual_timer: true,
     };
     let wrong = |what: String| site.mistake(lines.memory, format!("memory = \"{}\": {what}", size::show(vm.memory)));
     let plan = MachinePlan::new(spec).map_err(|error| wrong(error.to_string()))?;

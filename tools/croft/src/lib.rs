@@ -16,6 +16,7 @@
 pub mod attach;
 pub mod bundle;
 pub mod control;
+pub mod decimal;
 pub mod kernel;
 pub mod moment;
 pub mod operate;

@@ -40,6 +40,7 @@ pub fn check_vm(vm: &VmConfig<'_>) -> Result<(), VmProblem> {
     if vm.weight == 0 || vm.weight > MAX_WEIGHT {
         return Err(VmProblem::Weight(u64::from(vm.weight)));
     }
+    vm.time.check()?;
     if vm.affinity == 0 {
         return Err(VmProblem::Affinity);
     }

@@ -93,6 +93,12 @@ pub enum VmProblem {
     /// Weight 0 or too large.
     #[error("weight {0}; it must be 1 to {MAX_WEIGHT}")]
     Weight(u64),
+    /// No such frequency of a counter.
+    #[error("a counter of {0} Hz; it must be 0 for the host's, or 1000000 to 1000000000")]
+    Frequency(u32),
+    /// Time that stands still, or passes too fast.
+    #[error("time at {0} millionths of real time; it must be 1000 to 10000000")]
+    Rate(u32),
     /// No CPU to run on.
     #[error("the affinity allows no CPU; name at least one, or leave it out")]
     Affinity,

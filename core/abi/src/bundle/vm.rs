@@ -4,7 +4,7 @@
 //! by the bundle's writer, and lie in the bundle for the hypervisor. So those are parameters, and [`Vm::with`] goes
 //! from one form to the next; a field that is added here is carried along, or does not compile.
 
-use super::{ANY_CPU, DEFAULT_WEIGHT, Doors};
+use super::{ANY_CPU, DEFAULT_WEIGHT, Doors, Time};
 use serde::{Deserialize, Serialize};
 
 /// One VM, as the site file describes it.
@@ -32,6 +32,8 @@ pub struct Vm<Text, File, Program> {
     pub affinity: u64,
     /// While it is paused its counters stand still too.
     pub pause_stops_time: bool,
+    /// The frequency of its counters, and how fast its time passes.
+    pub time: Time,
     /// How it may call the hypervisor.
     pub doors: Doors,
 }
@@ -51,6 +53,7 @@ impl<Text: Default, File, Program> Vm<Text, File, Program> {
             weight: DEFAULT_WEIGHT,
             affinity: ANY_CPU,
             pause_stops_time: false,
+            time: Time::default(),
             doors: Doors::default(),
         }
     }
@@ -77,6 +80,7 @@ impl<Text, File, Program> Vm<Text, File, Program> {
             weight,
             affinity,
             pause_stops_time,
+            time,
             doors,
         } = self;
         Vm {
@@ -90,6 +94,7 @@ impl<Text, File, Program> Vm<Text, File, Program> {
             weight: *weight,
             affinity: *affinity,
             pause_stops_time: *pause_stops_time,
+            time: *time,
             doors: *doors,
         }
     }

@@ -56,6 +56,8 @@ pub mod fields {
     pub const PFR0_EL1: Field = Field::new(PFR0, 4);
     /// EL2's execution states.
     pub const PFR0_EL2: Field = Field::new(PFR0, 8);
+    /// EL3's execution states.
+    pub const PFR0_EL3: Field = Field::new(PFR0, 12);
     /// System register interface of the GIC.
     pub const PFR0_GIC: Field = Field::new(PFR0, 24);
     /// Reliability, availability, serviceability.

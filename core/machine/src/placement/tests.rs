@@ -19,6 +19,7 @@ fn plan(memory: u64) -> MachinePlan {
         virtio: &[],
         watchdog: false,
         counter_frequency: Hz(1_000_000),
+        virtual_timer: true,
     })
     .unwrap()
 }

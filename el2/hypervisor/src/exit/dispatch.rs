@@ -1,5 +1,6 @@
 //! What a guest's exits lead to: the safe `match` in the middle of the hypervisor.
 
+use clock::GuestTicks;
 use cpu::exit::{DataAbort, Exit, FaultKind, InstructionAbort, WaitKind, Wanted, class_of, decode};
 use cpu::inject::{self, AbortKind};
 use cpu::retry::{Try, Verdict};
@@ -87,7 +88,7 @@ fn dispatch(vcpu: &'static Vcpu, context: &mut VcpuContext, cause: Cause, exit: 
             if called {
                 return (Reason::Call, None);
             }
-            (wait(vcpu, kind), None)
+            (wait(vcpu, context, kind), None)
         }
         Exit::FloatingPoint => {
             vcpu.load_fp();
@@ -240,10 +241,15 @@ fn ram_abort(
     if wanted == Wanted::Fetch { Reason::Execution } else { Reason::Memory }
 }
 
-fn wait(vcpu: &'static Vcpu, kind: WaitKind) -> Reason {
+/// WFIT, without a register in the syndrome, ends at once, as it always may.
+fn wait(vcpu: &'static Vcpu, context: &VcpuContext, kind: WaitKind) -> Reason {
     match kind {
-        WaitKind::Wfi | WaitKind::Wfit { .. } => {
-            vcpu.wait_for_interrupt();
+        WaitKind::Wfi => {
+            vcpu.wait_for_interrupt(None);
+            Reason::Wfi
+        }
+        WaitKind::Wfit { rt } => {
+            vcpu.wait_for_interrupt(Some(GuestTicks(rt.map_or(0, |rt| context.register(rt)))));
             Reason::Wfi
         }
         WaitKind::Wfe | WaitKind::Wfet { .. } => {
@@ -266,8 +272,8 @@ fn system_register(vcpu: &'static Vcpu, context: &mut VcpuContext, action: Actio
             None
         }
         Action::IccSre => Some(trapped::ICC_SRE_VALUE),
-        Action::PhysicalCount => Some(vcpu.physical_count()),
-        Action::PhysicalTimer(register) => vcpu.access_physical_timer(register, direction, value),
+        Action::Count => Some(vcpu.count()),
+        Action::Timer(timer, register) => vcpu.access_timer(timer, register, direction, value),
         Action::OsLock(OsLockRegister::Oslar) => {
             vcpu.set_os_lock(value & 1 != 0);
             None
@@ -328,7 +334,7 @@ fn power(vcpu: &'static Vcpu, context: &mut VcpuContext, call: Call) -> Option<L
         Call::CpuSuspend { power_state, entry, context } => {
             match vm.with_power_state(|power| power.cpu_suspend(vcpu.id, power_state, entry, context)) {
                 Ok(Suspension::Standby) => {
-                    vcpu.wait_for_interrupt();
+                    vcpu.wait_for_interrupt(None);
                     SUCCESS
                 }
                 Ok(Suspension::PowerDown(start)) => {

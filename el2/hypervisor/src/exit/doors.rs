@@ -21,7 +21,7 @@ use units::{Ipa, PAGE_SIZE, Va};
 use wfe::words::Request;
 
 use crate::exit::stage1::{self, Refused};
-use crate::host::{self, entropy, wall_clock};
+use crate::host::{self, entropy};
 use crate::vcpu::Vcpu;
 use crate::vcpu::exception::{complete, inject};
 use crate::vcpu::traps::MDSCR_TDCC;
@@ -252,7 +252,7 @@ impl backdoor::Host for Caller {
     }
 
     fn time(&mut self) -> WallTime {
-        let now = wall_clock::microseconds();
+        let now = self.vm.wall_clock();
         WallTime { seconds: now / 1_000_000, microseconds: (now % 1_000_000) as u32 }
     }
 

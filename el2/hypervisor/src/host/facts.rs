@@ -6,10 +6,10 @@ use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use cpu::controls::{GuestControls, controls};
 use cpu::id::{self, GuestIds, HostIds, Part, Trap};
 use cpu::requirements::{self, Missing};
-use hw::state::Features;
+use hw::state::{Features, TimeControls};
 use hw::sysreg;
 use spin::Once;
-use units::{Hz, Scale};
+use units::Hz;
 
 /// The facts.
 pub struct Host {
@@ -23,8 +23,6 @@ pub struct Host {
     pub(crate) vtcr: u64,
     /// The system counter's frequency.
     pub(crate) counter: Hz,
-    /// Its ticks in nanoseconds.
-    pub(crate) scale: Scale,
     /// Whether AT S1E1RP and S1E1WP exist (FEAT_PAN2), which respect PSTATE.PAN.
     pub(crate) translates_alone: bool,
     /// Virtual priority bits, 5 to 8.
@@ -83,6 +81,10 @@ pub(crate) fn init(frequency: Option<Hz>) -> Result<(), Unfit> {
         switched: ids.switched(),
         fine_grained: controls.fine_grained.is_some(),
         physical_offset: controls.has_physical_offset,
+        usual_time: TimeControls {
+            cnthctl: controls.cnthctl,
+            cntfrq: if controls.owns_frequency { u32::try_from(sysreg::cntfrq_el0()).ok() } else { None },
+        },
         list_registers: (vtr & 0x1f) as u8 + 1,
         priority_words: 1 << ((vtr >> 26 & 7).saturating_sub(4)).min(2),
     };
@@ -93,7 +95,6 @@ pub(crate) fn init(frequency: Option<Hz>) -> Result<(), Unfit> {
         features,
         vtcr,
         counter,
-        scale: Scale::new(counter),
         translates_alone: ids.field(id::fields::MMFR1_PAN) >= 2,
         priority_bits: (vtr >> 29 & 7) as u8 + 1,
         midr: sysreg::midr_el1(),
@@ -110,6 +111,12 @@ pub fn get() -> &'static Host {
         Some(host) => host,
         None => unreachable!("the host is examined before anything asks about it"),
     }
+}
+
+/// The system counter's frequency. Not what CNTFRQ_EL0 says, once guests run: that may be what the loaded guest is told.
+#[must_use]
+pub(crate) fn frequency() -> Hz {
+    HOST.get().map_or_else(|| Hz(sysreg::cntfrq_el0()), |host| host.counter)
 }
 
 /// Writes the EL2 registers that are the same for all guests. Once per CPU.

@@ -64,12 +64,6 @@ pub(crate) fn microseconds() -> u64 {
     EPOCH.load(Ordering::Relaxed).wrapping_add(since_start())
 }
 
-/// Seconds since 1970.
-#[must_use]
-pub(crate) fn seconds() -> u64 {
-    microseconds() / MICROSECONDS
-}
-
 /// Whether there is a clock that can be set.
 #[must_use]
 pub(crate) fn is_settable() -> bool {

@@ -2,6 +2,7 @@
 
 use core::fmt::{self, Write};
 
+use clock::Rate;
 use hw::{cache, sysreg};
 use stage2::Policy;
 use units::Ticks;
@@ -78,7 +79,11 @@ pub(crate) fn write_vm(vm: &vm::Vm, out: &mut dyn Write) -> fmt::Result {
     let (clock, now) = (vm.clock(), Ticks(sysreg::cntpct_el0()));
     let still = if clock.is_stopped() { ", stands still" } else { "" };
     let (count, stood, hertz) = (clock.guest(now).0, clock.stood(now).0, clock.frequency().0);
-    writeln!(out, "  counter: at {count} of {hertz} Hz, stood still for {stood} ticks{still}")?;
+    write!(out, "  counter: at {count} of {hertz} Hz")?;
+    if clock.rate() != Rate::REAL {
+        write!(out, " at {} millionths of real time", clock.rate().0)?;
+    }
+    writeln!(out, ", stood still for {stood} ticks{still}")?;
     let (policy, (done, executable)) = {
         let ram = vm.ram.lock();
         (ram.policy(), ram.coherency())

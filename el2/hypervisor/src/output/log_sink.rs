@@ -8,6 +8,7 @@ use core::fmt::{self, Write};
 use hw::sysreg;
 use log::{Level, LevelFilter, Log, Metadata, Record};
 
+use crate::host;
 use crate::output;
 
 /// No line is longer, its end included.
@@ -29,7 +30,7 @@ impl Line {
     #[must_use]
     pub(crate) fn of(level: Level, text: fmt::Arguments<'_>) -> Self {
         let mut line = Self { text: [0; LONGEST], length: 0 };
-        let frequency = sysreg::cntfrq_el0().max(1);
+        let frequency = host::frequency().0.max(1);
         let milliseconds = u128::from(sysreg::cntpct_el0()) * 1000 / u128::from(frequency);
         let (seconds, rest) = ((milliseconds / 1000) as u64, (milliseconds % 1000) as u64);
         if write!(line, "{seconds}.{rest:03} {level}: {text}").is_err() {

@@ -10,6 +10,7 @@ use alloc::boxed::Box;
 use core::ops::Deref;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
+use clock::GuestTicks;
 use cpu::registers::General;
 use cpu::retry::Tries;
 use cpu::{controls, reset};
@@ -36,7 +37,7 @@ use crate::sched::{self, NOBODY, Occupant, Registers, Thread};
 use crate::vm::Vm;
 use crate::vm::devices::Wait;
 use crate::vm::handle::{VcpuHandle, request};
-use time::Time;
+use time::{Time, View};
 
 /// How many vCPUs there can be on one host.
 pub(crate) const MAX_TOTAL: usize = 512;
@@ -83,6 +84,8 @@ pub struct Vcpu {
     handle: VcpuHandle,
     /// Its VM's clock and the EL1 physical timer. Its own thread's business.
     time: PreemptLock<Time>,
+    /// What its counter shows.
+    view: View,
     /// What it was let to try again.
     pub(crate) tries: PreemptLock<Tries>,
     index: usize,
@@ -143,6 +146,7 @@ impl Vcpu {
             vttbr: 0,
             vmpidr: reset::vmpidr_el2(id),
             cntvoff: 0,
+            scaled_time: time::scaled_controls(&vm.clock()),
             os_lock: true,
             ..Controls::default()
         };
@@ -151,6 +155,7 @@ impl Vcpu {
             vm,
             handle: VcpuHandle::new(id),
             time: PreemptLock::new(Time::new(vm.clock())),
+            view: View::new(),
             tries: PreemptLock::new(Tries::new()),
             index,
             context: Once::new(),
@@ -226,7 +231,7 @@ impl Vcpu {
         self.stolen.store(stolen, Ordering::Relaxed);
         if let Some(record) = self.vm.record(self.id) {
             let time = Pa(record.0 + STOLEN_OFFSET);
-            hw::memory::write_word(time, host::get().scale.nanoseconds(stolen));
+            hw::memory::write_word(time, self.vm.nanoseconds(stolen));
         }
     }
 
@@ -401,17 +406,18 @@ impl Vcpu {
         true
     }
 
-    /// WFI: sleeps until an interrupt is pending for the guest, or something is asked of the vCPU. It is loaded.
+    /// WFI: sleeps until an interrupt is pending for the guest, its counter shows `until` (WFIT), or something is asked of the
+    /// vCPU. It is loaded.
     ///
     /// Of a vCPU at rest of which nothing was asked the model has nothing to say: nothing is pending for it.
-    pub(crate) fn wait_for_interrupt(&'static self) {
+    pub(crate) fn wait_for_interrupt(&'static self, until: Option<GuestTicks>) {
         let knows_nothing = || self.is_at_rest() && !self.time.lock().is_asserted(Ticks(sysreg::cntpct_el0()));
-        self.wait(knows_nothing, |gic, vmcr| gic.has_deliverable(self.id, vmcr));
+        self.wait(knows_nothing, |gic, vmcr| gic.has_deliverable(self.id, vmcr), until);
     }
 
     /// CPU_SUSPEND with power down: as WFI, but whatever the CPU interface masks.
     pub(crate) fn wait_for_wake_up(&'static self) {
-        self.wait(|| false, |gic, _| gic.has_wake_request(self.id));
+        self.wait(|| false, |gic, _| gic.has_wake_request(self.id), None);
     }
 
     /// Whether its list registers are empty, and all that could fill them would be asked of it.
@@ -420,7 +426,12 @@ impl Vcpu {
         self.at_rest.load(Ordering::Relaxed) && self.list_filled.load(Ordering::Relaxed) == 0
     }
 
-    fn wait(&'static self, knows_nothing: impl Fn() -> bool, awake: impl Fn(&Vgic, u64) -> bool) {
+    fn wait(
+        &'static self,
+        knows_nothing: impl Fn() -> bool,
+        awake: impl Fn(&Vgic, u64) -> bool,
+        until: Option<GuestTicks>,
+    ) {
         loop {
             let answered = request::INTERRUPTS | request::TIMER | request::DEVICES;
             // Pairs with the addition in `sched::ask`. The bits go before what they ask for is done: one that is set
@@ -432,7 +443,7 @@ impl Vcpu {
             }
             let mut ready = false;
             if asked & (request::INTERRUPTS | request::TIMER) != 0 || !knows_nothing() {
-                self.update_physical_timer();
+                self.update_timers();
                 let vmcr = sysreg::ich_vmcr_el2::read();
                 // Between sync and flush, when the model knows all.
                 self.with_gic(|gic| {
@@ -441,12 +452,11 @@ impl Vcpu {
                 });
             }
             let now = Ticks(sysreg::cntpct_el0());
-            let deadline = self.virtual_deadline(now);
+            let deadline = self.next_deadline(now, until);
             if ready || self.has_requests() || deadline.is_some_and(|deadline| deadline <= now) {
                 return;
             }
-            let physical = self.time.lock().deadline(now);
-            sched::block([deadline, physical].into_iter().flatten().min());
+            sched::block(deadline);
         }
     }
 
@@ -456,17 +466,16 @@ impl Vcpu {
         let owner = context.owner;
         *context = VcpuContext { owner, pc: start.entry.0, pstate: reset::PSTATE, ..VcpuContext::default() };
         context.set_register(0, start.context);
-        let time = Time::new(self.vm.clock());
-        *self.time.lock() = time;
+        self.reset_time();
         let mut state = self.state.lock();
         state.controls.vttbr = self.vm.vttbr();
-        state.controls.cntvoff = time.hardware_offset();
         state.controls.os_lock = true;
         traps::prepare(&self.vm.config.doors, &mut state.controls);
         let all = VCPUS.iter().filter_map(Once::get);
         let gives_way = !sched::has_cpu_of_its_own(self.thread(), all.filter_map(|vcpu| vcpu.made_thread()));
         self.gives_way.store(gives_way, Ordering::Relaxed);
-        if gives_way {
+        // WFIT and WFET, which wait by the hardware's virtual count, trap together with WFI and WFE.
+        if gives_way || time::traps_virtual(&state.controls) {
             state.controls.hcr |= controls::HCR_TWI | controls::HCR_TWE;
         }
         state.reset(El1 {
@@ -540,7 +549,7 @@ impl Vcpu {
             sysreg::hcr_el2::write(sysreg::hcr_el2::read() | controls::HCR_VSE);
         }
         if requests & request::TIMER != 0 {
-            self.update_physical_timer();
+            self.update_timers();
         }
         if requests & request::DEVICES != 0 {
             with_irqs(|| self.carry_on(Wait::Turn));

@@ -101,7 +101,18 @@ impl Vcpu {
     fn save_registers_out(&self) -> Result<SavedVcpu, Sentence> {
         let host = host::get();
         let mut general = *self.general.lock();
-        let registers = self.with_state(|state| state.registers(&mut general, &host.features).save());
+        let trapped = self.time.lock().trapped_virtual();
+        let registers = self.with_state(|state| {
+            if let Some(timer) = trapped {
+                [state.el1.cntv_ctl_el0, state.el1.cntv_cval_el0] = timer;
+            }
+            let registers = state.registers(&mut general, &host.features).save();
+            if trapped.is_some() {
+                // The hardware's stays off.
+                state.el1.cntv_ctl_el0 = 0;
+            }
+            registers
+        });
         let mut registers = registers?;
         // One that it was to be given when it goes on. Pairs with the addition in `sched::ask`.
         registers.pending_error |= self.requests.load(Ordering::Acquire) & request::SERROR != 0;
@@ -118,8 +129,22 @@ impl Vcpu {
     fn put_registers_in(&self, saved: &SavedVcpu) -> Result<(), Sentence> {
         let host = host::get();
         let SavedVcpu { number: _, registers, physical_timer, stolen: _, stolen_frequency: _ } = saved;
+        // It says which of the timers are emulated here.
+        self.adopt_clock();
         let mut general = self.general.lock();
-        let put = self.with_state(|state| state.registers(&mut general, &host.features).restore(registers));
+        let traps_virtual = self.time.lock().trapped_virtual().is_some();
+        let (put, timer) = self.with_state(|state| {
+            let put = state.registers(&mut general, &host.features).restore(registers);
+            let timer = [state.el1.cntv_ctl_el0, state.el1.cntv_cval_el0];
+            if traps_virtual {
+                // The hardware's stays off.
+                state.el1.cntv_ctl_el0 = 0;
+            }
+            (put, timer)
+        });
+        if traps_virtual {
+            self.time.lock().restore_virtual(timer);
+        }
         put.map_err(|unfit| sentence!("{unfit}"))?;
         drop(general);
         self.time.lock().restore_physical(physical_timer).map_err(|refused| sentence!("{refused}"))?;

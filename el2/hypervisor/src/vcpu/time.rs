@@ -1,63 +1,150 @@
 //! A vCPU's time: its VM's clock, as this vCPU goes by it, and its two timers.
 //!
-//! The virtual counter and timer are the hardware's while the vCPU is loaded, by CNTVOFF_EL2. The physical timer always
-//! traps and is emulated. The physical counter shows the same count as the virtual one: by CNTPOFF_EL2 where the CPU has
-//! it (FEAT_ECV), else it traps and is read here. KVM lets a guest read the host's count until somebody asks for an
-//! offset, and traps it then; here every guest's time begins with the guest.
+//! Where the guest's counter has the frequency of the host's, and its time passes as real time does, the virtual counter and
+//! timer are the hardware's while the vCPU is loaded, by CNTVOFF_EL2. The physical timer always traps and is emulated. The
+//! physical counter shows the same count as the virtual one: by CNTPOFF_EL2 where the CPU has it (FEAT_ECV), else it traps and
+//! is read here. KVM lets a guest read the host's count until somebody asks for an offset, and traps it then; here every
+//! guest's time begins with the guest.
+//!
+//! Where the guest's time is another, the physical counter traps always, and with FEAT_ECV the virtual counter and timer do as
+//! well, so that there is one time, whichever of them the guest reads. Without FEAT_ECV nothing traps those: they are not in
+//! the guest's device tree, and to a guest that uses them all the same they show the host's speed, from the guest's start on.
 //!
 //! The copy of the clock is taken when the vCPU is switched on, and again when it has stood still for a pause: the VM's own
-//! changes only while all of its vCPUs are out of the guest. So the short path of an exit reads it with no lock but the vCPU's.
+//! changes only while all of its vCPUs are out of the guest. So the short path of an exit reads it with no lock.
 
-use clock::{EmulatedTimer, GuestClock};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use clock::{Counter, EmulatedTimer, GuestClock, GuestTicks, Scale, saved};
 use cpu::Direction;
-use cpu::sysreg::PhysicalTimerRegister;
+use cpu::controls::CNTHCTL_EL1TVCT;
+use cpu::sysreg::{Timer, TimerRegister};
+use hw::state::{Controls, TimeControls};
 use hw::sysreg;
 use units::Ticks;
 
 use super::Vcpu;
+use crate::host;
 use crate::sched;
 
-/// The clock that a vCPU goes by, and the EL1 physical timer.
+/// The clock that a vCPU goes by, and those of its timers that are emulated.
 #[derive(Clone, Copy)]
 pub(super) struct Time {
     clock: GuestClock,
     physical: EmulatedTimer,
+    /// The EL1 virtual timer, of a guest of which it traps; off otherwise, and the hardware's is used.
+    virtual_: EmulatedTimer,
+    traps_virtual: bool,
 }
 
 impl Time {
     /// The time of a vCPU that was just switched on.
     pub(super) fn new(clock: GuestClock) -> Self {
-        Self { clock, physical: EmulatedTimer::default() }
+        let off = EmulatedTimer::default();
+        let mut time = Self { clock, physical: off, virtual_: off, traps_virtual: false };
+        time.adopt(clock);
+        time
     }
 
-    /// CNTVOFF_EL2, and CNTPOFF_EL2 where it exists.
-    pub(super) fn hardware_offset(&self) -> u64 {
-        match self.clock.hardware_offset() {
-            Some(Ticks(offset)) => offset,
-            None => unreachable!("every clock is as fast as the host's"),
-        }
+    fn adopt(&mut self, clock: GuestClock) {
+        self.clock = clock;
+        self.traps_virtual = clock.hardware_offset().is_none() && host::get().controls.cnthctl_scaled != 0;
     }
 
     /// The physical timer.
-    pub(super) fn save_physical(&self) -> clock::saved::Timer {
-        let Self { clock: _, physical } = self;
-        physical.save()
+    pub(super) fn save_physical(&self) -> saved::Timer {
+        self.physical.save()
     }
 
     /// Puts a physical timer in. The clock is adopted when the vCPU goes on.
-    pub(super) fn restore_physical(&mut self, saved: &clock::saved::Timer) -> Result<(), clock::saved::Refused> {
+    pub(super) fn restore_physical(&mut self, saved: &saved::Timer) -> Result<(), saved::Refused> {
         self.physical = EmulatedTimer::restore(saved)?;
         Ok(())
     }
 
-    /// Whether the physical timer's line is up.
-    pub(super) fn is_asserted(&self, now: Ticks) -> bool {
-        self.physical.is_asserted(&self.clock, now)
+    /// CNTV_CTL_EL0 and CNTV_CVAL_EL0, where they trap. They are saved in the place of the hardware's, so that a host on which they
+    /// do not trap goes on with them, and the other way round.
+    pub(super) fn trapped_virtual(&self) -> Option<[u64; 2]> {
+        let saved::Timer { version: _, control, compare } = self.virtual_.save();
+        self.traps_virtual.then_some([control, compare])
     }
 
-    /// When the physical timer's line goes up; `now` if it is up.
-    pub(super) fn deadline(&self, now: Ticks) -> Option<Ticks> {
-        self.physical.deadline(&self.clock, now)
+    /// Puts them in.
+    pub(super) fn restore_virtual(&mut self, [control, compare]: [u64; 2]) {
+        self.virtual_ = EmulatedTimer::from_registers(control, compare);
+    }
+
+    /// CNTVOFF_EL2, and CNTPOFF_EL2 where it exists and is used.
+    pub(super) fn offset(&self) -> u64 {
+        self.clock.virtual_offset().0
+    }
+
+    /// Whether a timer's line is up, of those that are emulated.
+    pub(super) fn is_asserted(&self, now: Ticks) -> bool {
+        self.physical.is_asserted(&self.clock, now) || self.virtual_.is_asserted(&self.clock, now)
+    }
+
+    /// When the next line of those timers goes up; `now` if one is up.
+    fn deadline(&self, now: Ticks) -> Option<Ticks> {
+        let physical = self.physical.deadline(&self.clock, now);
+        if !self.traps_virtual {
+            return physical;
+        }
+        earlier(physical, self.virtual_.deadline(&self.clock, now))
+    }
+}
+
+fn earlier(one: Option<Ticks>, other: Option<Ticks>) -> Option<Ticks> {
+    [one, other].into_iter().flatten().min()
+}
+
+/// Whether a guest that goes by `clock` needs other controls than all others, and which.
+pub(super) fn scaled_controls(clock: &GuestClock) -> Option<TimeControls> {
+    if clock.hardware_offset().is_some() {
+        return None;
+    }
+    let controls = &host::get().controls;
+    let cntfrq = if controls.owns_frequency { u32::try_from(clock.frequency().0).ok() } else { None };
+    Some(TimeControls { cnthctl: controls.cnthctl_scaled, cntfrq })
+}
+
+/// Whether the virtual counter and timer trap for the guest that has these controls.
+pub(super) fn traps_virtual(controls: &Controls) -> bool {
+    controls.scaled_time.is_some_and(|time| time.cnthctl & CNTHCTL_EL1TVCT != 0)
+}
+
+/// What the counter shows, for the short path: written by the vCPU's own thread alone, before its guest is entered.
+pub(super) struct View {
+    offset: AtomicU64,
+    multiplier: AtomicU64,
+    ahead: AtomicU64,
+    shift: AtomicU32,
+}
+
+impl View {
+    pub(super) const fn new() -> Self {
+        Self {
+            offset: AtomicU64::new(0),
+            multiplier: AtomicU64::new(0),
+            ahead: AtomicU64::new(0),
+            shift: AtomicU32::new(0),
+        }
+    }
+
+    fn show(&self, clock: &GuestClock) {
+        let Counter { offset, scale, ahead } = clock.counter();
+        let (multiplier, shift) = scale.parts();
+        self.offset.store(offset.0, Ordering::Relaxed);
+        self.multiplier.store(multiplier, Ordering::Relaxed);
+        self.ahead.store(ahead, Ordering::Relaxed);
+        self.shift.store(shift, Ordering::Relaxed);
+    }
+
+    #[inline(always)]
+    fn counter(&self) -> Counter {
+        let (multiplier, shift) = (self.multiplier.load(Ordering::Relaxed), self.shift.load(Ordering::Relaxed));
+        let scale = Scale::from_parts(multiplier, shift & 63).unwrap_or(Scale::IDENTITY);
+        Counter { offset: Ticks(self.offset.load(Ordering::Relaxed)), scale, ahead: self.ahead.load(Ordering::Relaxed) }
     }
 }
 
@@ -65,67 +152,93 @@ impl Vcpu {
     /// Goes by the VM's clock as it is now. It is not loaded.
     pub(super) fn adopt_clock(&self) {
         let mut time = self.time.lock();
-        time.clock = self.vm.clock();
-        self.state.lock().controls.cntvoff = time.hardware_offset();
+        time.adopt(self.vm.clock());
+        self.state.lock().set_time(time.offset(), scaled_controls(&time.clock));
+        self.view.show(&time.clock);
     }
 
-    /// What CNTPCT_EL0 shows. The exit has put the read of the host's counter behind what the guest did before.
+    /// The time of a vCPU that is switched on.
+    pub(super) fn reset_time(&self) {
+        *self.time.lock() = Time::new(self.vm.clock());
+        self.adopt_clock();
+    }
+
+    /// What the counters that trap show. The exit has put the read of the host's counter behind what the guest did before.
     #[inline(always)]
     #[must_use]
-    pub(crate) fn physical_count(&self) -> u64 {
-        self.time.lock().clock.guest(Ticks(sysreg::cntpct_el0())).0
+    pub(crate) fn count(&self) -> u64 {
+        self.view.counter().guest(Ticks(sysreg::cntpct_el0())).0
     }
 
-    /// The same for the short path of an exit, if nobody has the lock: which cannot be, since it is this thread's own.
-    #[inline(always)]
-    #[must_use]
-    pub(crate) fn physical_count_quickly(&self) -> Option<u64> {
-        Some(self.time.try_lock_masked()?.clock.guest(Ticks(sysreg::cntpct_el0())).0)
-    }
-
-    /// The guest reads or writes CNTP_CTL_EL0, CNTP_CVAL_EL0 or CNTP_TVAL_EL0; what it reads. The vCPU is loaded.
-    pub(crate) fn access_physical_timer(
+    /// The guest reads or writes a register of a timer that traps; what it reads. The vCPU is loaded.
+    pub(crate) fn access_timer(
         &self,
-        register: PhysicalTimerRegister,
+        timer: Timer,
+        register: TimerRegister,
         direction: Direction,
         value: u64,
     ) -> Option<u64> {
         let now = Ticks(sysreg::cntpct_el0());
         let mut time = self.time.lock();
-        let Time { clock, physical } = &mut *time;
+        let Time { clock, physical, virtual_, .. } = &mut *time;
+        let timer = match timer {
+            Timer::Physical => physical,
+            Timer::Virtual => virtual_,
+        };
         if direction == Direction::Read {
             return Some(match register {
-                PhysicalTimerRegister::Control => physical.read_control(clock, now),
-                PhysicalTimerRegister::CompareValue => physical.read_compare(),
-                PhysicalTimerRegister::TimerValue => physical.read_value(clock, now),
+                TimerRegister::Control => timer.read_control(clock, now),
+                TimerRegister::CompareValue => timer.read_compare(),
+                TimerRegister::TimerValue => timer.read_value(clock, now),
             });
         }
         match register {
-            PhysicalTimerRegister::Control => physical.write_control(value),
-            PhysicalTimerRegister::CompareValue => physical.write_compare(value),
-            PhysicalTimerRegister::TimerValue => physical.write_value(value, clock, now),
+            TimerRegister::Control => timer.write_control(value),
+            TimerRegister::CompareValue => timer.write_compare(value),
+            TimerRegister::TimerValue => timer.write_value(value, clock, now),
         }
         drop(time);
-        self.update_physical_timer();
+        self.update_timers();
         None
     }
 
-    /// The EL1 physical timer's line follows its registers. It is loaded.
-    pub(super) fn update_physical_timer(&self) {
+    /// The lines of the timers that are emulated follow their registers. It is loaded.
+    pub(super) fn update_timers(&self) {
         let time = *self.time.lock();
         let now = Ticks(sysreg::cntpct_el0());
-        let is_up = time.is_asserted(now);
-        let line = if is_up { vgic::Line::High } else { vgic::Line::Low };
-        let interrupt = self.vm.plan.timer_interrupts().physical;
-        self.with_gic(|gic| gic.set_ppi_level(self.id, interrupt, line));
-        if !is_up && let Some(deadline) = time.deadline(now) {
+        let line = |timer: EmulatedTimer| {
+            if timer.is_asserted(&time.clock, now) { vgic::Line::High } else { vgic::Line::Low }
+        };
+        let (physical, virtual_) = (line(time.physical), line(time.virtual_));
+        let interrupts = self.vm.plan.timer_interrupts();
+        self.with_gic(|gic| {
+            let concerned = gic.set_ppi_level(self.id, interrupts.physical, physical);
+            if time.traps_virtual {
+                concerned.union(gic.set_ppi_level(self.id, interrupts.virtual_, virtual_))
+            } else {
+                concerned
+            }
+        });
+        // Of a line that is up there is nothing more to come, until the guest writes a register.
+        let pending = |timer: EmulatedTimer, line| match line {
+            vgic::Line::High => None,
+            vgic::Line::Low => timer.deadline(&time.clock, now),
+        };
+        if let Some(deadline) = earlier(pending(time.physical, physical), pending(time.virtual_, virtual_)) {
             sched::set_alarm(deadline);
         }
     }
 
-    /// The host count at which the virtual timer fires, if it is armed; `now` if it has. It is loaded.
-    pub(super) fn virtual_deadline(&self, now: Ticks) -> Option<Ticks> {
-        let timer = EmulatedTimer::from_registers(sysreg::cntv_ctl_el0::read(), sysreg::cntv_cval_el0::read());
-        timer.deadline(&self.time.lock().clock, now)
+    /// The host count at which one of its timers fires, if one is armed, or its counter shows `until`; `now` if that has come.
+    /// It is loaded.
+    pub(super) fn next_deadline(&self, now: Ticks, until: Option<GuestTicks>) -> Option<Ticks> {
+        let time = self.time.lock();
+        let timers = if time.traps_virtual {
+            time.deadline(now)
+        } else {
+            let timer = EmulatedTimer::from_registers(sysreg::cntv_ctl_el0::read(), sysreg::cntv_cval_el0::read());
+            earlier(timer.deadline(&time.clock.unscaled(), now), time.deadline(now))
+        };
+        earlier(timers, until.and_then(|count| time.clock.host(count, now)))
     }
 }

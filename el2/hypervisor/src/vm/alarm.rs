@@ -6,16 +6,16 @@ use hw::sysreg;
 use units::Ticks;
 
 use crate::host;
-use crate::host::wall_clock::{MICROSECONDS, microseconds, seconds};
+use crate::host::wall_clock::microseconds;
 use crate::output;
 
-/// When some guest's real-time clock rings, in seconds.
+/// When some guest's real-time clock rings, in the host's microseconds since 1970.
 static ALARM: AtomicU64 = AtomicU64::new(u64::MAX);
 
 /// A clock rings so much later at least than it was set to.
 const LEAST_MICROSECONDS: u64 = 1_000;
 
-/// When one VM's clock rings, in seconds since 1970; the largest while it is not to.
+/// When one VM's clock rings, in the host's microseconds since 1970; the largest while it is not to.
 pub(crate) struct Alarm(AtomicU64);
 
 impl Alarm {
@@ -25,11 +25,11 @@ impl Alarm {
         Self(AtomicU64::new(u64::MAX))
     }
 
-    /// It is to ring at `seconds`. The console's thread is woken when that has come, not sooner, however often a guest changes
+    /// It is to ring at `microseconds`. The console's thread is woken when that has come, not sooner, however often a guest changes
     /// its mind.
-    pub(crate) fn set(&self, seconds: u64) {
+    pub(crate) fn set(&self, microseconds: u64) {
         // Pairs with the acquire in `take_due`.
-        self.0.store(seconds, Ordering::Release);
+        self.0.store(microseconds, Ordering::Release);
         self.watch();
     }
 
@@ -37,7 +37,7 @@ impl Alarm {
     #[must_use]
     pub(crate) fn take_due(&self) -> bool {
         // Pairs with the release in `set`.
-        let due = self.0.load(Ordering::Acquire) <= seconds();
+        let due = self.0.load(Ordering::Acquire) <= microseconds();
         if due {
             // Pairs with the acquire in `watch`.
             self.0.store(u64::MAX, Ordering::Release);
@@ -48,9 +48,9 @@ impl Alarm {
     /// Lets the console's thread know of it, if it is the next of all.
     pub(crate) fn watch(&self) {
         // Pairs with the releases in `set` and `take_due`.
-        let seconds = self.0.load(Ordering::Acquire);
+        let at = self.0.load(Ordering::Acquire);
         // Pairs with the loads in `take_alarm` and `next_alarm`: who finds this time finds the VM's own behind it.
-        if ALARM.fetch_min(seconds, Ordering::AcqRel) > seconds
+        if ALARM.fetch_min(at, Ordering::AcqRel) > at
             && let Some(at) = next_alarm()
         {
             output::attend_at(Ticks(at));
@@ -62,7 +62,7 @@ impl Alarm {
 #[must_use]
 pub(crate) fn take_alarm() -> bool {
     // Pairs with `fetch_min` in `watch`.
-    let ringing = ALARM.load(Ordering::Acquire) <= seconds();
+    let ringing = ALARM.load(Ordering::Acquire) <= microseconds();
     if ringing {
         // Pairs with `fetch_min` in `watch`, which each VM is made to do again: a time that is lost here comes back then.
         ALARM.store(u64::MAX, Ordering::Release);
@@ -76,8 +76,8 @@ pub(crate) fn next_alarm() -> Option<u64> {
     // Pairs with `fetch_min` in `watch`.
     match ALARM.load(Ordering::Acquire) {
         u64::MAX => None,
-        seconds => {
-            let away = seconds.saturating_mul(MICROSECONDS).saturating_sub(microseconds());
+        at => {
+            let away = at.saturating_sub(microseconds());
             // Not at once, so that a guest which lets its clock ring all the time wakes nobody all the time.
             let ticks = host::get().counter.ticks_in_microseconds(away.max(LEAST_MICROSECONDS)).saturating_add(1);
             Some(sysreg::cntpct_el0().saturating_add(ticks))

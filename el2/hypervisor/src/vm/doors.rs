@@ -7,8 +7,9 @@ use alloc::boxed::Box;
 use abi::bundle::Doors as Policy;
 use backdoor::Limits;
 use hw::sync::PreemptLock;
+use units::Hz;
 
-use crate::host::{self, milliseconds};
+use crate::host::milliseconds;
 use crate::vm::watchdog::Watchdogs;
 
 /// A VM's side of the doors.
@@ -20,15 +21,15 @@ pub(crate) struct Doors {
 }
 
 impl Doors {
-    /// For a VM of this name and policy, with `memory` bytes.
+    /// For a VM of this name and policy, with `memory` bytes and a counter of this frequency.
     #[inline(never)]
     #[must_use]
-    pub(crate) fn new(name: &str, policy: &Policy, memory: u64) -> Self {
+    pub(crate) fn new(name: &str, policy: &Policy, memory: u64, counter: Hz) -> Self {
         let service = policy.vmware.then(|| {
             let config = backdoor::Config {
                 uuid: uuid(name),
                 memory,
-                megahertz: (host::get().counter.0 / 1_000_000).max(1) as u32,
+                megahertz: (counter.0 / 1_000_000).max(1) as u32,
                 time_sync: policy.time_sync,
                 limits: Limits::of(&policy.quota),
                 user: policy.user_calls,

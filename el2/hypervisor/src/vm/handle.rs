@@ -9,7 +9,6 @@ use services::stolen_time::STOLEN_OFFSET;
 use spin::Once;
 use units::{Pa, VcpuId};
 
-use crate::host;
 use crate::sched::{self, NOBODY, Thread};
 use crate::vm::counters::Counters;
 
@@ -140,11 +139,12 @@ impl VcpuHandle {
         self.stolen.store(0, Ordering::Relaxed);
     }
 
-    /// Makes its stolen time `ticks`, also in its `record`. It stands still; from then on its own thread looks after both.
-    pub(crate) fn set_stolen_time(&self, record: Option<Pa>, ticks: u64) {
+    /// Makes its stolen time `ticks`, also in its `record`, where it is in its guest's `nanoseconds`. It stands still; from then on
+    /// its own thread looks after both.
+    pub(crate) fn set_stolen_time(&self, record: Option<Pa>, ticks: u64, nanoseconds: u64) {
         self.stolen.store(ticks, Ordering::Relaxed);
         if let Some(record) = record {
-            hw::memory::write_word(Pa(record.0 + STOLEN_OFFSET), host::get().scale.nanoseconds(ticks));
+            hw::memory::write_word(Pa(record.0 + STOLEN_OFFSET), nanoseconds);
         }
     }
 

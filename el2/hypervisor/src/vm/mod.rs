@@ -14,7 +14,7 @@ use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use ::devices::Change;
 use abi::bundle::{Bundle, VmConfig};
-use clock::{GuestClock, GuestTicks, VmClock};
+use clock::{GuestClock, GuestTicks, Rate, VmClock};
 use cpu::exit::Wanted;
 use hw::sync::{IrqLock, PreemptLock};
 use hw::sysreg;
@@ -24,7 +24,7 @@ use services::psci::{Start, VmPower};
 use services::stolen_time::RECORD_SIZE;
 use spin::Once;
 use stage2::{Allowed, Point, Policy};
-use units::{Ipa, Pa, Ticks, VcpuId, VcpuSet, VmId};
+use units::{Hz, Ipa, Pa, Scale, Ticks, VcpuId, VcpuSet, VmId};
 use vgic::Vgic;
 
 pub(crate) mod alarm;
@@ -102,6 +102,8 @@ pub struct Vm {
     vttbr: AtomicU64,
     /// Its time. A leaf: nobody takes another lock under this one.
     clock: PreemptLock<VmClock>,
+    /// The host's ticks in nanoseconds as its guest has them.
+    nanoseconds: Scale,
     /// The page of the vCPUs' records of stolen time; 0 while the VM is off.
     records: AtomicU64,
     /// Its vCPUs stand still, as its life says, for those who look without that lock. Written under it.
@@ -136,6 +138,7 @@ pub(crate) fn create(
     make_vcpu: MakeVcpu,
 ) -> Result<&'static Vm, String> {
     let host = host::get();
+    let clock = new_clock(&config, Ticks(0));
     let plan = MachinePlan::new(Spec {
         name: config.name,
         vcpus: config.vcpus,
@@ -143,7 +146,8 @@ pub(crate) fn create(
         ipa_bits: stage2::IPA_BITS,
         virtio: &[VirtioKind::Console, VirtioKind::Entropy],
         watchdog: config.doors.generic_watchdog,
-        counter_frequency: host.counter,
+        counter_frequency: clock.frequency(),
+        virtual_timer: clock.hardware_offset().is_some(),
     })
     .map_err(|error| format!("{}: {error}", config.name))?;
     let devices = Devices::new(&plan).map_err(|error| format!("{}: {error}", config.name))?;
@@ -156,20 +160,25 @@ pub(crate) fn create(
         gic: IrqLock::new(gic),
         devices,
         ram: PreemptLock::new(GuestRam::new(id, ram, Policy::OnDemand)),
-        doors: Doors::new(config.name, &config.doors, config.memory),
+        doors: Doors::new(config.name, &config.doors, config.memory, clock.frequency()),
         console: VmConsole::boxed(),
         alarm: Alarm::new(),
         life: PreemptLock::new(Life::new(VmPower::new(config.vcpus, ram))),
         bundle,
         vcpus: Once::new(),
         vttbr: AtomicU64::new(0),
-        clock: PreemptLock::new(VmClock::new(
-            GuestClock::like_the_hosts(Ticks(0), host.counter),
-            config.pause_stops_time,
-        )),
+        clock: PreemptLock::new(VmClock::new(clock, config.pause_stops_time)),
+        nanoseconds: clock.ticks_of(host.counter),
         records: AtomicU64::new(0),
         paused: AtomicBool::new(false),
     }));
+    if clock.hardware_offset().is_none() && host.controls.cnthctl_scaled == 0 {
+        log::warn!(
+            "{}: this CPU cannot trap CNTVCT_EL0 (no FEAT_ECV): a guest that reads it, as Linux does, has the host's time by a \
+             wrong frequency; the physical counter and timer are right",
+            vm.config.name
+        );
+    }
     let vcpus: Result<Box<[_]>, _> = (0..vm.config.vcpus).map(|id| make_vcpu(vm, VcpuId(id))).collect();
     let vcpus = vcpus.map_err(|error| format!("{}: no memory for its vCPUs: {error}", vm.config.name))?;
     vm.vcpus.call_once(|| vcpus);
@@ -188,6 +197,15 @@ fn gic_config(vcpus: u8) -> vgic::Config {
         priority_bits: host.priority_bits,
         preemption_bits: 5 + host.features.priority_words.trailing_zeros() as u8,
     }
+}
+
+/// The clock of a VM that begins at `now`.
+pub(crate) fn new_clock(config: &VmConfig<'_>, now: Ticks) -> GuestClock {
+    let host = host::get().counter;
+    let frequency = if config.time.frequency == 0 { host } else { Hz(config.time.frequency.into()) };
+    // Of the frequencies and rates that a bundle can have, and CPUs, there are none between which there is no scale.
+    GuestClock::start(now, host, frequency, Rate(config.time.rate))
+        .unwrap_or_else(|| GuestClock::like_the_hosts(now, host))
 }
 
 impl Vm {
@@ -210,6 +228,13 @@ impl Vm {
         self.clock.lock().clock()
     }
 
+    /// `ticks` of the host's counter in nanoseconds, of which its guest counts more or fewer if its time passes at another rate.
+    #[inline(always)]
+    #[must_use]
+    pub(crate) fn nanoseconds(&self, ticks: u64) -> u64 {
+        self.nanoseconds.nanoseconds(ticks)
+    }
+
     /// What its counters show.
     #[must_use]
     pub(crate) fn count(&self) -> u64 {
@@ -222,21 +247,30 @@ impl Vm {
         self.clock().milliseconds(Ticks(sysreg::cntpct_el0()))
     }
 
-    /// Seconds since 1970, as its real-time clock has them: the host's, less what its counters have stood still for in this
-    /// life, so that the two clocks of a guest stay together.
+    /// Seconds since 1970, as its real-time clock has them: the host's, less what its counters are behind real time in this
+    /// life, because they stood still or are slow on purpose, so that the two clocks of a guest stay together.
     #[must_use]
     pub(crate) fn seconds(&self) -> u64 {
-        wall_clock::microseconds().saturating_sub(self.stood_microseconds()) / wall_clock::MICROSECONDS
+        self.microseconds(true) / wall_clock::MICROSECONDS
+    }
+
+    /// Microseconds since 1970, as VMware's time commands answer: as its real-time clock has them, but for what its counters
+    /// stood still for. Tools put the guest's clock right by them, and a guest that wants to know of a pause finds out.
+    #[must_use]
+    pub(crate) fn wall_clock(&self) -> u64 {
+        self.microseconds(false)
     }
 
     /// Lets its real-time clock ring when that shows `seconds`, or later, if its counters stand still before that.
     pub(crate) fn ring_at(&self, seconds: u64) {
-        self.alarm.set(seconds.saturating_add(self.stood_microseconds().div_ceil(wall_clock::MICROSECONDS)));
+        let wait = seconds.saturating_mul(wall_clock::MICROSECONDS).saturating_sub(self.microseconds(true));
+        self.alarm.set(wall_clock::microseconds().saturating_add(self.clock().real_microseconds(wait)));
     }
 
-    fn stood_microseconds(&self) -> u64 {
-        let clock = self.clock();
-        clock.frequency().nanoseconds(clock.stood(Ticks(sysreg::cntpct_el0())).0) / 1000
+    /// Microseconds since 1970 for its guest, to whom what its counters `stood` still for is lost, or not.
+    fn microseconds(&self, stood: bool) -> u64 {
+        let behind = self.clock().behind(Ticks(sysreg::cntpct_el0()), stood);
+        wall_clock::microseconds().saturating_sub_signed(behind)
     }
 
     /// When its counters show `count`, or now if they have; `None` while they stand still before that.
@@ -284,7 +318,7 @@ impl Vm {
         self.gic.lock().reset();
         self.devices.change(self, Change::Reset);
         self.doors.restart();
-        let clock = GuestClock::like_the_hosts(Ticks(sysreg::cntpct_el0()), host::get().counter);
+        let clock = new_clock(&self.config, Ticks(sysreg::cntpct_el0()));
         *self.clock.lock() = VmClock::new(clock, self.config.pause_stops_time);
 
         let kernel = self.bundle.verify(&self.config.kernel).map_err(|error| sentence!("kernel: {error}"))?;

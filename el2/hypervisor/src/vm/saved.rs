@@ -17,7 +17,7 @@ use snapshot::{SavedMachine, SavedTime, SavedVcpu, SavedVm};
 use units::{Ticks, VcpuId};
 use vgic::Vgic;
 
-use super::{Life, Vm, gic_config};
+use super::{Life, Vm, gic_config, new_clock};
 use crate::host;
 use crate::host::text::{Sentence, sentence};
 
@@ -132,7 +132,7 @@ impl Vm {
         let power = SavedPower { count: self.config.vcpus, on: 1, pending: 0 };
         let nobody = SavedLife { power, starts: Default::default() };
         life.restore(&nobody)?;
-        self.set_clock(GuestClock::like_the_hosts(now, host::get().counter), now);
+        self.set_clock(new_clock(&self.config, now), now);
         self.gic.lock().reset();
         self.devices.change(self, Change::Reset);
         self.doors.scrub();
@@ -142,7 +142,7 @@ impl Vm {
     /// Sets a vCPU's record of stolen time, which it brings up to date itself whenever it runs.
     pub(crate) fn write_stolen_time(&self, vcpu: VcpuId, ticks: u64) {
         if let Some(handle) = self.vcpus().get(vcpu.index()) {
-            handle.set_stolen_time(self.record(vcpu), ticks);
+            handle.set_stolen_time(self.record(vcpu), ticks, self.nanoseconds(ticks));
         }
     }
 }

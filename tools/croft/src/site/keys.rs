@@ -5,9 +5,10 @@
 //! (`reader.rs`).
 
 use super::MAX_HOST_CPUS;
+use super::reader::Values;
 use super::texts::Text;
-use crate::size;
-use abi::bundle::{self, Group, Quota};
+use crate::{decimal, size};
+use abi::bundle::{self, Group, Quota, Time};
 use abi::watchdog::{self, Action};
 use std::ops::RangeInclusive;
 
@@ -20,6 +21,8 @@ pub(super) enum Value {
     Number(u64),
     /// A text.
     Text(String),
+    /// What the keys of an inner table say.
+    Table(Values),
 }
 
 /// What may stand behind a key.
@@ -35,6 +38,12 @@ pub(super) enum Form {
     Size(&'static str, RangeInclusive<u64>, u64),
     /// A whole number or bytes, as one likes; what it counts.
     Bound(RangeInclusive<u64>, &'static str),
+    /// A frequency in hertz.
+    Frequency(RangeInclusive<u64>),
+    /// A number with a point, in millionths; what it is, for messages.
+    Millionths(RangeInclusive<u64>, &'static str),
+    /// A table with these keys.
+    Table(&'static Table),
     /// A guest's physical address, a multiple of this.
     Address(u64),
     /// A list of the host's CPUs.
@@ -100,6 +109,9 @@ pub(super) struct Table {
     /// Its keys, the required ones first.
     pub(super) keys: &'static [Key],
 }
+
+/// Of which there are so many in one.
+pub(super) const MILLION: u64 = 1_000_000;
 
 const NO: Absent = Absent::Usual(Value::Flag(false));
 const ALONE: Needs = Needs::Nothing;
@@ -252,6 +264,14 @@ pub(super) static VM: Table = Table {
             "While it is paused its counters stand still, so that its guest notices nothing.",
         ),
         key(
+            "time",
+            Form::Table(&TIME),
+            Absent::Unknown("the host's frequency, real time"),
+            ALONE,
+            "{ frequency = \"62.5M\" }",
+            "A time of its own. Where it is not the host's, its counters and timers are emulated.",
+        ),
+        key(
             "vmware",
             Form::Flag,
             NO,
@@ -369,7 +389,45 @@ pub(super) static VM: Table = Table {
     ],
 };
 
+/// A VM's own time.
+static TIME: Table = Table {
+    name: "time",
+    head: "time = { ... }",
+    says: "A virtual machine's own time. Where it is that of the host nothing is emulated, and it costs nothing.",
+    keys: &[
+        key(
+            "frequency",
+            Form::Frequency(*Time::FREQUENCY.start() as u64..=*Time::FREQUENCY.end() as u64),
+            Absent::Said(Value::Number(0), "that of the host on which it is created"),
+            ALONE,
+            "\"62.5M\"",
+            "The frequency of its counters, for all its life and on whatever host.",
+        ),
+        key(
+            "rate",
+            Form::Millionths(*Time::RATE.start() as u64..=*Time::RATE.end() as u64, "how fast its time passes"),
+            usual(Time::REAL as u64),
+            ALONE,
+            "\"0.5\"",
+            "How fast its time passes: at half of real time a real minute is thirty seconds to it.",
+        ),
+    ],
+};
+
 impl Table {
+    /// The tables that stand in it as values of its keys.
+    pub(super) fn inner(&self) -> impl Iterator<Item = &'static Table> {
+        self.keys.iter().filter_map(|key| match key.form {
+            Form::Table(table) => Some(table),
+            _ => None,
+        })
+    }
+
+    /// Its keys, as one would write them in one line.
+    pub(super) fn example(&self) -> String {
+        self.keys.iter().map(|key| format!("{} = {}", key.name, key.example)).collect::<Vec<_>>().join(", ")
+    }
+
     /// The names of all keys.
     pub(super) fn names(&self) -> Vec<&'static str> {
         self.keys.iter().map(|key| key.name).collect()
@@ -397,6 +455,15 @@ impl Form {
                 let (least, most, step) = (size::show(*range.start()), size::show(*range.end()), size::show(*step));
                 format!("{least} to {most}, in steps of {step}")
             }
+            Self::Frequency(range) => {
+                let [least, most] = [range.start(), range.end()].map(|&hertz| decimal::show_frequency(hertz));
+                format!("from {least} to {most}")
+            }
+            Self::Millionths(range, _) => {
+                let [least, most] = [range.start(), range.end()].map(|&millionths| decimal::show(millionths, MILLION));
+                format!("from {least} to {most}")
+            }
+            Self::Table(table) => format!("a table with {}", table.names().join(", ")),
             Self::Address(alignment) => format!("a multiple of {alignment}"),
             Self::Cpus => "from 0 to 63".to_owned(),
             Self::Action | Self::Actions => Action::NAMES.join(", "),
@@ -413,6 +480,9 @@ impl Form {
             Self::Number(..) => format!("a whole number {range}"),
             Self::Size(..) => format!("a size, {range}"),
             Self::Bound(..) => format!("a whole number or a size, {range}"),
+            Self::Frequency(_) => format!("a frequency in hertz as text, {range}"),
+            Self::Millionths(..) => format!("a number as text, {range}"),
+            Self::Table(_) => range,
             Self::Address(_) => format!("an address as text, {range}"),
             Self::Cpus => format!("a list of CPU numbers {range}, not empty"),
             Self::Action => format!("one of {}", list(Action::NAMES.into_iter())),
@@ -432,6 +502,8 @@ impl Form {
             (Self::Calls, Value::Number(bits)) => {
                 format!("[{}]", list((0..).zip(calls()).filter(|(bit, _)| bits >> bit & 1 != 0).map(|(_, name)| name)))
             }
+            (Self::Millionths(..), Value::Number(millionths)) => format!("\"{}\"", decimal::show(*millionths, MILLION)),
+            (_, Value::Table(_)) => "{}".to_owned(),
             (Self::Size(..), Value::Number(bytes)) => format!("\"{}\"", size::show(*bytes)),
             (_, Value::Number(number)) => number.to_string(),
         }

@@ -10,7 +10,8 @@ const INTRODUCTION: &str = "\
 A site file says which VMs there are, and which machine `croft run` emulates for them. It is TOML: a table `[host]` and a table `[[vm]]` for each VM,
 in the order of their numbers. `croft check SITE.toml` reports every mistake with its line and what would be right; a key that does nothing is one.
 
-A size is a number with `K`, `M` or `G` (powers of 1024) in quotes; a number alone counts bytes. Paths are relative to the folder of the site file.
+A size is a number with `K`, `M` or `G` (powers of 1024) in quotes; a number alone counts bytes. A frequency may have a point, and `K`, `M` or `G`
+(powers of 1000). Paths are relative to the folder of the site file.
 
 This page is written by `cargo xtask fmt` from the table in `tools/croft/src/site/keys.rs`, which the reader of site files works with;
 `cargo xtask lint` fails if they differ.
@@ -19,7 +20,8 @@ This page is written by `cargo xtask fmt` from the table in `tools/croft/src/sit
 /// The page.
 #[must_use]
 pub fn page() -> String {
-    TABLES.iter().fold(INTRODUCTION.to_owned(), |page, table| page + &section(table))
+    let all = TABLES.iter().flat_map(|table| std::iter::once(*table).chain(table.inner()));
+    all.fold(INTRODUCTION.to_owned(), |page, table| page + &section(table))
 }
 
 fn section(table: &Table) -> String {

@@ -4,7 +4,7 @@ use super::keys::{self, Absent, Form, Key, Needs, Table, Value};
 use super::texts::nearest;
 use super::{Host, Lines, Mistake, Site, SiteError, Vm, VmLines};
 use crate::kernel::Raw;
-use crate::size;
+use crate::{decimal, size};
 use abi::bundle;
 use abi::watchdog::Action;
 use std::ops::{Range, RangeInclusive};
@@ -31,11 +31,14 @@ struct Entry<'v, 't> {
 }
 
 /// What the keys of a table say, all of it right: a row each.
-struct Values(Vec<Found>);
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Values(Vec<Found>);
 
 /// What a key says.
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct Found {
-    key: &'static Key,
+    /// Its name.
+    key: &'static str,
     /// The value, or the one that stands for it; `None` if the key is not there and none does.
     value: Option<Value>,
     /// The line of the value; 0 if the key is not there.
@@ -46,7 +49,7 @@ impl Values {
     /// # Panics
     /// If there is no such row, here and below: whoever asks for a value means one, and one of its form.
     fn find(&self, name: &str) -> &Found {
-        self.0.iter().find(|found| found.key.name == name).unwrap_or_else(|| panic!("there is no row for `{name}`"))
+        self.0.iter().find(|found| found.key == name).unwrap_or_else(|| panic!("there is no row for `{name}`"))
     }
 
     fn line(&self, name: &str) -> usize {
@@ -75,6 +78,15 @@ impl Values {
 
     fn text(&self, name: &str) -> &str {
         self.given_text(name).unwrap_or_else(|| panic!("`{name}` may be missing"))
+    }
+
+    /// What an inner table says, if it is there.
+    fn given_table(&self, name: &str) -> Option<&Values> {
+        match &self.find(name).value {
+            Some(Value::Table(values)) => Some(values),
+            None => None,
+            _ => panic!("`{name}` is no table"),
+        }
     }
 
     fn flag(&self, name: &str) -> bool {
@@ -166,14 +178,14 @@ impl<'t> Reader<'t> {
                     Absent::Unknown(_) => None,
                     Absent::Usual(value) | Absent::Said(value, _) => Some(value.clone()),
                 };
-                all.push(Found { key, value, line: 0 });
+                all.push(Found { key: key.name, value, line: 0 });
                 continue;
             };
             let value = self.value(&entry, &key.form);
             if value.is_some() {
                 self.refuse_idle(table, key, &entry);
             }
-            all.push(Found { key, value, line: self.line(entry.value.span()) });
+            all.push(Found { key: key.name, value, line: self.line(entry.value.span()) });
         }
         (self.mistakes.len() == before).then_some(Values(all))
     }
@@ -209,6 +221,17 @@ impl<'t> Reader<'t> {
             Form::Number(range, what) => Value::Number(self.number(entry, form, range, what)?),
             Form::Size(whose, range, step) => Value::Number(self.stepped_size(entry, form, whose, range, *step)?),
             Form::Bound(range, what) => Value::Number(self.bytes_or_number(entry, form, range, what)?),
+            Form::Frequency(range) => {
+                let what = "a counter's frequency in hertz";
+                Value::Number(self.decimal(entry, form, 1, range, what, "\"62.5M\"")?)
+            }
+            Form::Millionths(range, what) => {
+                Value::Number(self.decimal(entry, form, keys::MILLION, range, what, "\"0.5\"")?)
+            }
+            Form::Table(table) => {
+                let inner = self.table(entry, &format!("{} = {{ {} }}", entry.key, table.example()))?;
+                Value::Table(self.values(inner, table, entry.value.span())?)
+            }
             Form::Address(alignment) => Value::Number(self.address(entry, *alignment)?),
             Form::Cpus => Value::Number(self.cpus(entry)?),
             Form::Action => Value::Number(self.action(entry)?),
@@ -329,6 +352,10 @@ impl<'t> Reader<'t> {
             weight: keys.number("weight") as u16,
             affinity: keys.number("affinity"),
             pause_stops_time: keys.flag("pause-stops-time"),
+            time: keys.given_table("time").map_or(bundle::Time::default(), |time| bundle::Time {
+                frequency: time.number("frequency") as u32,
+                rate: time.number("rate") as u32,
+            }),
             doors: doors(&keys),
         })
     }
@@ -377,6 +404,29 @@ impl<'t> Reader<'t> {
             self.wrong(entry, format!("{what}: it must be {}", form.range()));
         }
         range.contains(&size).then_some(size)
+    }
+
+    /// A number that may have a point, in units of which one is `one`, as text or as TOML has numbers.
+    fn decimal(
+        &mut self,
+        entry: &Entry<'_, 't>,
+        form: &Form,
+        one: u64,
+        range: &Inclusive,
+        what: &str,
+        example: &str,
+    ) -> Option<u64> {
+        let written = match entry.value.get_ref() {
+            DeValue::String(text) => Some(text.to_string()),
+            DeValue::Integer(number) if number.radix() == 10 => Some(number.as_str().to_owned()),
+            DeValue::Float(number) => Some(number.as_str().to_owned()),
+            _ => None,
+        };
+        let number = written.and_then(|text| decimal::parse(&text, one)).filter(|number| range.contains(number));
+        if number.is_none() {
+            self.wrong(entry, format!("{what}: it must be {}; write for example {example}", form.range()));
+        }
+        number
     }
 
     /// A size within `range` and in steps, of what `whose` names.

@@ -3,7 +3,7 @@
 use super::Site;
 use super::keys::{Absent, Form, Key, Needs, VM};
 use crate::kernel::Raw;
-use abi::bundle::{Calls, Group, Quota};
+use abi::bundle::{Calls, Group, Quota, Time};
 use std::path::Path;
 
 const GOOD: &str = r#"[host]
@@ -106,6 +106,37 @@ fn a_pause_stops_time_only_where_that_is_asked_for() {
 }
 
 #[test]
+fn a_time_of_its_own() {
+    let with = |keys: &str| GOOD.replacen("weight = 200", keys, 1);
+    let time = |keys: &str| site(&with(keys)).vms[1].time;
+    assert_eq!(time(""), Time { frequency: 0, rate: 1_000_000 });
+    assert_eq!(time("time = {}"), Time::default());
+    assert_eq!(
+        time("time = { frequency = \"62.5M\", rate = \"1.0\" }"),
+        Time { frequency: 62_500_000, rate: 1_000_000 }
+    );
+    assert_eq!(time("time.frequency = 24_000_000\ntime.rate = 0.001"), Time { frequency: 24_000_000, rate: 1_000 });
+    for wrong in ["0", "-1", "1099511627776", "\"1099511627776\"", "\"62.5 MHz\"", "\"999999\"", "true", "[]", "nan"] {
+        let said = mistakes(&with(&format!("time = {{ frequency = {wrong} }}")));
+        let rule = "a counter's frequency in hertz: it must be from 1M to 1G; write for example \"62.5M\"";
+        assert_eq!(said, format!("site.toml:19: frequency = {wrong}: {rule}"));
+    }
+    for wrong in ["-1", "\"-1\"", "0", "0.0", "\"0.0009\"", "\"10.000001\"", "\"0.0000001\"", "inf", "\"half\"", "1e0"]
+    {
+        let said = mistakes(&with(&format!("time = {{ rate = {wrong} }}")));
+        let rule = "how fast its time passes: it must be from 0.001 to 10.0; write for example \"0.5\"";
+        assert_eq!(said, format!("site.toml:19: rate = {wrong}: {rule}"));
+    }
+    let said = mistakes(&with("time = { frequenzy = \"1G\" }"));
+    assert_eq!(said, "site.toml:19: frequenzy: there is no such key; did you mean `frequency`?");
+    let said = mistakes(&with("time = \"62.5M\""));
+    assert!(
+        said.contains("time = \"62.5M\": not a table; write time = { frequency = \"62.5M\", rate = \"0.5\" }"),
+        "{said}"
+    );
+}
+
+#[test]
 fn watchdogs() {
     let with = |keys: &str| GOOD.replacen("weight = 200", keys, 1);
     let doors = |keys: &str| site(&with(keys)).vms[1].doors;
@@ -137,7 +168,7 @@ fn unknown_keys_name_the_nearest_known_one() {
     let said = after("weight = 200", "colour = \"red\"");
     assert_eq!(
         said,
-        "site.toml:19: colour: there is no such key; [[vm]] has name, vcpus, memory, kernel, load, entry, initrd, cmdline, weight, affinity, pause-stops-time, vmware, vmware-strict, vmware-channels, vmware-message, vmware-keys, vmware-store, vmware-log, vmware-user, vmware-kernel, time-sync, wfe, watchdog, watchdog-action, watchdog-actions, watchdog-user, vcpu-watchdog, sbsa-watchdog"
+        "site.toml:19: colour: there is no such key; [[vm]] has name, vcpus, memory, kernel, load, entry, initrd, cmdline, weight, affinity, pause-stops-time, time, vmware, vmware-strict, vmware-channels, vmware-message, vmware-keys, vmware-store, vmware-log, vmware-user, vmware-kernel, time-sync, wfe, watchdog, watchdog-action, watchdog-actions, watchdog-user, vcpu-watchdog, sbsa-watchdog"
     );
     assert!(after("[host]", "[hosts]").contains("site.toml:1: hosts: there is no such key; did you mean `host`?"));
 }

@@ -8,7 +8,7 @@ use super::Tally;
 use crate::compile::{self, Image};
 use crate::tree::Tree;
 use crate::trial::Trial;
-use abi::bundle::{Calls, Group, Quota};
+use abi::bundle::{Calls, Group, Quota, Time};
 use abi::watchdog::Action;
 use anyhow::Result;
 use croft::site::Vm;
@@ -45,7 +45,31 @@ struct Variant {
 
 /// How doors can be, beyond all open: closed; one of them open; strict; and what shows only where a vCPU has its CPU alone,
 /// where the site file arms watchdogs, or where time is counted.
-const VARIANTS: [Variant; 5] = [
+const VARIANTS: [Variant; 8] = [
+    Variant {
+        payload: "timers",
+        what: "of another frequency",
+        models: &["max"],
+        change: |trial| scale(trial, 100_000_000, Time { frequency: 24_000_000, ..Time::default() }),
+        words: "",
+    },
+    Variant {
+        payload: "scaled",
+        what: "faster than its host",
+        models: &["max", "cortex-a72"],
+        change: |trial| scale(trial, 62_500_000, Time { frequency: 1_000_000_000, ..Time::default() }),
+        words: "host=62500000 frequency=1000000000 rate=1000000",
+    },
+    Variant {
+        payload: "scaled",
+        what: "slower than its host, at half of real time, counted",
+        models: &["max"],
+        change: |trial| {
+            scale(trial, 100_000_000, Time { frequency: 24_000_000, rate: 500_000 });
+            (trial.vm.vcpus, trial.cpus, trial.icount) = (2, 1, true);
+        },
+        words: "host=100000000 frequency=24000000 rate=500000 reads=2000 trials=200 seconds=10",
+    },
     Variant {
         payload: "doors",
         what: "closed",
@@ -130,7 +154,7 @@ pub(crate) fn run(tree: &Tree, name: &str, until: Until) -> Result<Tally> {
             for variant in VARIANTS.iter().filter(concerned) {
                 let mut trial = usual(image, model, "");
                 (variant.change)(&mut trial);
-                trial.vm.cmdline = with_filter(variant.words, &options);
+                trial.vm.cmdline = format!("{}{}", with_filter(variant.words, &options), words_of_model(image, model));
                 tally += under_undercroft(tree, &format!("{} on {model}, {}", image.name, variant.what), &trial);
             }
         }
@@ -151,8 +175,8 @@ fn with_filter(words: &str, options: &str) -> String {
 fn usual(image: &Image, model: &str, options: &str) -> Trial {
     let mut vm = Vm::new(&*image.name, &image.path, 64 << 20);
     vm.vcpus = VCPUS;
-    vm.cmdline = format!("{} {options}", words_for(&image.name)).trim().to_owned();
-    vm.doors.vmware = matches!(&*image.name, "doors" | "wfe" | "storm");
+    vm.cmdline = format!("{} {options}{}", words_for(&image.name), words_of_model(image, model)).trim().to_owned();
+    vm.doors.vmware = matches!(&*image.name, "doors" | "wfe" | "storm" | "scaled");
     vm.doors.wfe = matches!(&*image.name, "wfe" | "storm");
     vm.doors.generic_watchdog = image.name == "watchdog";
     vm.doors.watchdog_action = Action::Reset.number();
@@ -161,7 +185,18 @@ fn usual(image: &Image, model: &str, options: &str) -> Trial {
         vm.doors.quota = Quota { channels: 8, message: 61_000, keys: 7, store: 128 << 10, log: 1024 };
         vm.doors.user_calls = Calls::only(&[Group::Rpc, Group::Hardware, Group::Own]);
     }
-    Trial { vm, cpu: model.to_owned(), cpus: CPUS, icount: false, limit: LIMIT, qemu_args: Vec::new() }
+    let mut trial = Trial { vm, cpu: model.to_owned(), cpus: CPUS, icount: false, limit: LIMIT, qemu_args: Vec::new() };
+    if image.name == "scaled" {
+        scale(&mut trial, 100_000_000, Time { frequency: 24_000_000, ..Time::default() });
+    }
+    trial
+}
+
+/// On a host whose counter has this frequency, in a VM with this time.
+fn scale(trial: &mut Trial, host: u32, time: Time) {
+    let model = trial.cpu.split(',').next().unwrap_or_default().to_owned();
+    trial.cpu = format!("{model},cntfrq={host}");
+    trial.vm.time = time;
 }
 
 /// The words of the command line that keep a payload from running for minutes, or say what its site file does.
@@ -170,8 +205,14 @@ fn words_for(payload: &str) -> &'static str {
         "hostile" => "loops=4000",
         "doors" => "quota",
         "storm" => "calls=20000",
+        "scaled" => "host=100000000 frequency=24000000 rate=1000000",
         _ => "",
     }
+}
+
+/// The words that say what its CPU can do: only FEAT_ECV traps the virtual counter.
+fn words_of_model(image: &Image, model: &str) -> &'static str {
+    if image.name == "scaled" && model == "max" { " virtual=scaled" } else { "" }
 }
 
 /// A payload without the hypervisor, at EL1 of one model.
