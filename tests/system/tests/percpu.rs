@@ -84,13 +84,17 @@ fn wandering() -> Result<()> {
 fn scrubbing() -> Result<()> {
     const PAYLOADS: [&str; 7] = ["registers", "gic", "timers", "memory", "virtio", "doors", "services"];
     const LINUX: &str = "linux";
+    // The sums of the test `load`, and beside them numbers that leave by hvc0 and random bytes that come in.
+    const WORK: &str = "word() { echo 4; }; (for r in $(seq 0 19); do seq $((r*100+1)) $((r*100+100)) >/dev/hvc0; \
+                        head -c 4096 /dev/hwrng | wc -c; done >/tmp/got) & . /tests/load; echo got $(sort -u /tmp/got)";
+    let folder = tempfile::tempdir()?;
     let mut vms = Vec::new();
     for name in PAYLOADS {
         let mut vm = guest::payload(name, name, 2, "")?;
         vm.doors.vmware = name == "doors";
         vms.push(vm);
     }
-    vms.push(guest::linux(LINUX, USUAL, 2, "quiet uc.test=load uc.rounds=4")?);
+    vms.push(guest::linux_with_drivers(LINUX, 2, "quiet", folder.path())?);
     let run = Host { cpu: "max", cpus: 4, memory: 2048 }.start_checks(vms, "selftest=scrub")?;
     for name in PAYLOADS {
         let condition = run.wait_for(name, LIMIT, Condition::is_off)?;
@@ -98,7 +102,15 @@ fn scrubbing() -> Result<()> {
         let passed = output.contains(" passed, 0 failed") && condition == Condition::PoweredOff;
         ensure!(passed, "{name} is {condition} and printed:\n{output}\n{}", run.log().transcript());
     }
-    run.console(LINUX)?.expect_unless("uc: load passed", &["Kernel panic", "FAILED", "rcu:", "lockup"], LIMIT)?;
+    let console = run.console(LINUX)?;
+    console.expect_unless("# ", &["Kernel panic"], LIMIT)?;
+    console.send(format!("{WORK}\n"))?;
+    console.expect_unless("uc: load passed", &["Kernel panic", "FAILED", "rcu:", "lockup"], LIMIT)?;
+    console.expect("\ngot 4096\r\n", LIMIT)?;
+    let numbers: String = (1..=2000).map(|number| format!("{number}\r\n")).collect();
+    let output = run.virtio_console(LINUX)?.expect("2000\r\n", LIMIT)?;
+    ensure!(output == numbers, "not all numbers came through hvc0, or not in order: {output}");
+    console.send("poweroff -f\n")?;
     run.wait_for(LINUX, LIMIT, Condition::is_off)?;
     let log = run.log().transcript();
     let times = log.lines().filter_map(|line| {
