@@ -1,6 +1,7 @@
 //! The host's real-time clock, which the operator sets while guests run: the clock itself takes it, the guests' own
 //! real-time clocks and their alarms follow, and a host that has none says so.
 
+use abi::bundle::Time;
 use anyhow::{Context, Result, ensure};
 use croft::control::{self, ControlError, Order, Report};
 use qemu::{Level, Machine};
@@ -25,6 +26,7 @@ fn main() -> ExitCode {
         scenario("clock::set_by_the_operator", set_by_the_operator),
         scenario("clock::alarms_follow", alarms_follow),
         scenario("clock::a_host_without_one", a_host_without_one),
+        scenario("clock::p5_a12_linux_of_another_frequency", p5_a12_linux_of_another_frequency),
     ])
 }
 
@@ -100,6 +102,29 @@ fn host_word(folder: &Path, address: u64) -> Result<u64> {
             return Ok(u64::from_str_radix(word, 16)?);
         }
     }
+}
+
+/// Two of Linux at once, one slower and one faster than the host, on a CPU that can trap the virtual counter: both take the
+/// physical timer, and five seconds of their sleep are five by their real-time clocks, which know nothing of their counters.
+fn p5_a12_linux_of_another_frequency() -> Result<()> {
+    let host = Host { cpu: "max,cntfrq=100000000", ..Host::default() };
+    let mut vms = vec![guest::linux("slow", USUAL, 1, "")?, guest::linux("fast", USUAL, 1, "")?];
+    let frequencies = [24_000_000, 1_000_000_000];
+    for (vm, frequency) in vms.iter_mut().zip(frequencies) {
+        vm.time = Time { frequency, ..Time::default() };
+    }
+    let run = host.start(vms)?;
+    for (name, timer) in [("slow", "24.00MHz (phys)"), ("fast", "1000.00MHz (phys)")] {
+        run.console(name)?.expect_unless(&format!("cp15 timer(s) running at {timer}"), &["Kernel panic"], BOOT)?;
+    }
+    for name in ["slow", "fast"] {
+        let second = "$(cat /sys/class/rtc/rtc0/since_epoch)";
+        run.ask(name, &format!("a={second}; sleep 5; echo took $(({second} - a))"), "\ntook ")?;
+        let took: u64 = run.console(name)?.expect("\r\n", SOON)?.trim().parse()?;
+        // A second for where each of them begins, and one for a busy computer: a wrong frequency is off by four times.
+        ensure!((4..=8).contains(&took), "{name}: a sleep of five seconds took {took}");
+    }
+    run.check_log()
 }
 
 /// The host's clock is stepped forward and back: it is really set, as the next start would find it, and a guest's clock
