@@ -16,8 +16,10 @@
 use arrayvec::ArrayVec;
 use units::{CpuId, Hz, IntId, Pa, Range};
 
+mod device;
 mod devicetree;
 
+pub use device::{Device, DeviceKind};
 pub use devicetree::{HEADER_SIZE, MAX_DEVICE_TREE_SIZE, device_tree_size};
 
 /// How many CPUs are used; further ones stay off.

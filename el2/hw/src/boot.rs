@@ -144,7 +144,7 @@ static BOOT_EMERGENCY: EmergencyStack = EmergencyStack(core::cell::UnsafeCell::n
 ///
 /// # Errors
 /// When the early tables do not suffice or the ranges overlap.
-pub fn enter_virtual(ram: &[Range<Pa>], devices: &[Range<Pa>]) -> Result<(), MapError> {
+pub fn enter_virtual(ram: &[Range<Pa>], devices: impl Iterator<Item = Range<Pa>>) -> Result<(), MapError> {
     let image = stack::image();
     let whole = Range { start: image.text.start, size: image.data.end().0 - image.text.start.0 };
     mmu::map_identity(image.text, mmu::Kind::Code)?;
@@ -159,7 +159,7 @@ pub fn enter_virtual(ram: &[Range<Pa>], devices: &[Range<Pa>]) -> Result<(), Map
             mmu::map_identity(part, mmu::Kind::Data)?;
         }
     }
-    for &range in devices {
+    for range in devices {
         mmu::map_identity(range, mmu::Kind::Device)?;
     }
     mmu::reserve_slot(units::Va(0x7f00_0000_0000))?;

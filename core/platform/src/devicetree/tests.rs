@@ -1,7 +1,8 @@
 //! QEMU's own tree, trees of other shapes (written by dtoolkit, which is nobody's relative here), and broken ones.
 
 use crate::{
-    BootMethod, Conduit, Console, ConsoleKind, Cpu, MAX_CPUS, Platform, PlatformError, PsciVersion, device_tree_size,
+    BootMethod, Conduit, Console, ConsoleKind, Cpu, Device, DeviceKind, MAX_CPUS, Platform, PlatformError, PsciVersion,
+    device_tree_size,
 };
 use dtoolkit::memreserve::MemoryReservation;
 use dtoolkit::model::{DeviceTree, DeviceTreeNode, DeviceTreeProperty};
@@ -256,6 +257,39 @@ fn redistributors_in_several_regions() {
     let gic = platform.unwrap().gic;
     assert_eq!(gic.redistributors[..], [range(0x080a_0000, 0x10_0000), range(0x1_0000_0000, 0x20_0000)]);
     assert_eq!(gic.stride, Some(0x4_0000));
+}
+
+#[test]
+fn devices_are_listed_with_their_interrupts() {
+    let platform = Platform::from_device_tree(QEMU, LOCATION).unwrap();
+    let device = |kind, start, size, interrupt| Device { kind, registers: range(start, size), interrupt };
+    let devices: Vec<_> = platform.devices().collect();
+    assert_eq!(
+        devices,
+        [
+            device(DeviceKind::Distributor, 0x0800_0000, 0x1_0000, None),
+            device(DeviceKind::Redistributors, 0x080a_0000, 0xf6_0000, None),
+            device(DeviceKind::Console(ConsoleKind::Pl011), 0x0900_0000, 0x1000, Some(IntId(33))),
+            device(DeviceKind::Clock, 0x0901_0000, 0x1000, None),
+        ]
+    );
+    // The last Redistributors, the console and the clock touch, once they are whole pieces.
+    let memory: Vec<_> = platform.device_memory(0x1_0000).collect();
+    assert_eq!(memory, [range(0x0800_0000, 0x1_0000), range(0x080a_0000, 0xf8_0000)]);
+}
+
+#[test]
+fn every_register_of_a_device_is_in_device_memory_once() {
+    let mut platform = Platform::from_device_tree(QEMU, LOCATION).unwrap();
+    // One region inside a piece, one that begins in the same piece and goes on behind it, one of nothing, one far below.
+    platform.gic.redistributors =
+        [range(0x0a00_1000, 0x1000), range(0x0a00_8000, 0x3_0000), range(0x0b00_0000, 0), range(0x0010_0000, 0x2_0000)]
+            .into_iter()
+            .collect();
+    let memory: Vec<_> = platform.device_memory(0x1_0000).collect();
+    let uart_and_clock = range(0x0900_0000, 0x2_0000);
+    let gic = [range(0x0010_0000, 0x2_0000), range(0x0800_0000, 0x1_0000)];
+    assert_eq!(memory, [gic[0], gic[1], uart_and_clock, range(0x0a00_0000, 0x4_0000)]);
 }
 
 #[test]

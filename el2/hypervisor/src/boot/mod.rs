@@ -13,7 +13,7 @@ use frames::Owner;
 use hw::boot::{self as entry, StartError};
 use hw::{crash, firmware, gic, memory as physical, percpu, sysreg, uart};
 use platform::{BootMethod, Conduit, ConsoleKind, Platform, PlatformError};
-use units::{CpuId, PAGE_SIZE, Pa, Range, VmId};
+use units::{CpuId, PAGE_SIZE, Pa, VmId};
 
 use crate::exit::checks::Checks;
 use crate::exit::{interrupts, run};
@@ -162,19 +162,7 @@ fn start<C: Checks>(platform: &mut Platform<'static>) -> ! {
 /// Builds EL2's address space and enters it.
 #[inline(never)]
 fn map(platform: &Platform<'_>) -> Result<(), hw::mmu::MapError> {
-    let mut devices = arrayvec::ArrayVec::<Range<Pa>, 16>::new();
-    let console = platform.console.map(|console| console.registers);
-    let gic = &platform.gic;
-    let clock = &platform.clock;
-    for range in gic.redistributors.iter().chain([&gic.distributor]).chain(&console).chain(clock) {
-        let start = range.start.align_down(DEVICE_STEP);
-        let end = range.end().align_up(DEVICE_STEP).unwrap_or(range.end());
-        let range = Range { start, size: end.0 - start.0 };
-        if !devices.iter().any(|known| known.overlaps(range)) {
-            let _ = devices.try_push(range);
-        }
-    }
-    entry::enter_virtual(&platform.memory, &devices)
+    entry::enter_virtual(&platform.memory, platform.device_memory(DEVICE_STEP))
 }
 
 /// What every CPU does before it runs threads. Returns what is done about its predictors.
