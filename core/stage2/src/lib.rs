@@ -32,6 +32,8 @@ mod coherency;
 mod control;
 mod descriptor;
 mod edit;
+#[cfg(test)]
+mod incoherent;
 mod maintenance;
 mod memory;
 #[cfg(test)]
