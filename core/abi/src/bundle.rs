@@ -15,6 +15,7 @@
 //! exactly the one it was built for.
 
 mod check;
+mod coherency;
 mod doors;
 mod error;
 mod program;
@@ -26,6 +27,7 @@ mod vm;
 mod writer;
 
 pub use check::{check_name, check_vm};
+pub use coherency::Coherency;
 pub use doors::{Calls, Doors, Group, Quota};
 pub use error::{BundleError, VmProblem};
 pub use program::{MAX_SEGMENTS, Program, Segment};
@@ -41,7 +43,7 @@ use serde::{Deserialize, Serialize};
 /// The first eight bytes of a bundle. The last two show a transfer that mangled line ends.
 pub const MAGIC: [u8; 8] = *b"UCROFT\r\n";
 /// The format that this code reads and writes.
-pub const FORMAT: u32 = 7;
+pub const FORMAT: u32 = 8;
 /// Bytes in the header.
 pub const HEADER_LENGTH: usize = 64;
 /// Blobs begin at multiples of this many bytes from the start of the file.

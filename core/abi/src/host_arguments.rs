@@ -31,6 +31,9 @@ pub struct HostArguments<'a> {
     pub all_off: AllOff,
     /// `exit-times=off` (the default) or `exit-times=on`: whether exits are timed besides being counted.
     pub exit_times: bool,
+    /// `cache-maintenance=needed` (the default) or `cache-maintenance=always`: whether all maintenance of caches is done that
+    /// CTR_EL0 says is not needed, for CPUs that say so wrongly.
+    pub maintains_always: bool,
     text: &'a str,
 }
 
@@ -39,6 +42,7 @@ enum Word {
     Link(LinkMode),
     AllOff(AllOff),
     ExitTimes(bool),
+    MaintainsAlways(bool),
 }
 
 fn understand(word: &str) -> Option<Word> {
@@ -48,6 +52,8 @@ fn understand(word: &str) -> Option<Word> {
         "all-off=stay" => Some(Word::AllOff(AllOff::Stay)),
         "all-off=poweroff" => Some(Word::AllOff(AllOff::PowerOff)),
         "exit-times=off" => Some(Word::ExitTimes(false)),
+        "cache-maintenance=needed" => Some(Word::MaintainsAlways(false)),
+        "cache-maintenance=always" => Some(Word::MaintainsAlways(true)),
         "exit-times=on" => Some(Word::ExitTimes(true)),
         _ => None,
     }
@@ -62,6 +68,7 @@ impl<'a> HostArguments<'a> {
             match word {
                 Word::Link(mode) => arguments.link = mode,
                 Word::AllOff(action) => arguments.all_off = action,
+                Word::MaintainsAlways(always) => arguments.maintains_always = always,
                 Word::ExitTimes(timed) => arguments.exit_times = timed,
             }
         }
@@ -86,8 +93,10 @@ mod tests {
 
     #[test]
     fn words_are_understood_in_any_order_and_the_last_wins() {
-        let arguments = HostArguments::parse("  all-off=poweroff quiet link=framed\tlink=what exit-times=on");
-        assert!(arguments.exit_times);
+        let arguments = HostArguments::parse(
+            "  all-off=poweroff quiet link=framed\tlink=what exit-times=on cache-maintenance=always",
+        );
+        assert!(arguments.exit_times && arguments.maintains_always);
         assert_eq!((arguments.link, arguments.all_off), (LinkMode::Framed, AllOff::PowerOff));
         assert_eq!(arguments.unknown().collect::<Vec<_>>(), ["quiet", "link=what"]);
         assert_eq!(HostArguments::parse("link=framed link=text").link, LinkMode::Text);

@@ -23,8 +23,8 @@ use units::{BLOCK_SIZE, GIGABYTE, Ipa, PAGE_SIZE, Pa, Range};
 
 use crate::descriptor::Descriptor;
 use crate::{
-    Allowed, CacheKind, Caches, Effects, Hardware, Invalidation, Level, Permissions, Point, Policy,
-    Promotion, Rules, Stage2, Step, TableMemory, TlbOps,
+    Allowed, CacheKind, Caches, Effects, Hardware, Invalidation, Level, Permissions, Point, Policy, Promotion, Rules,
+    Stage2, Step, TableMemory, TlbOps,
 };
 
 const CPUS: usize = 3;
@@ -176,9 +176,9 @@ impl State {
         if !self.may(cpu, cell, Permissions::WRITE) {
             return false;
         }
-        let is_code = self.entry(cell - OFFSET).is_some_and(|entry| {
-            entry.attributes().permissions.contains(Permissions::EXECUTE)
-        });
+        let is_code = self
+            .entry(cell - OFFSET)
+            .is_some_and(|entry| entry.attributes().permissions.contains(Permissions::EXECUTE));
         // Into what is executable, or becomes so at this moment: in a strict VM that does not happen.
         if self.shape.policy != Policy::Strict && (is_code || self.busy.is_some()) {
             self.guests.insert(cell);
@@ -341,7 +341,7 @@ impl TableMemory for &Machine {
         let mut state = self.0.borrow_mut();
         state.tables.get_mut(&table.0).unwrap()[index] = value;
         // Tables that are being filled are written 512 times.
-        if index % 64 == 0 {
+        if index.is_multiple_of(64) {
             state.meanwhile();
         }
     }

@@ -66,9 +66,16 @@ pub fn first_not_zero(range: core::ops::Range<u64>) -> Option<u64> {
 /// Calls whatever code is at `address` (`BLR`), expecting the fetch to fault; if there is code it must return as the procedure call
 /// standard says.
 pub fn call(address: u64) {
+    call_with(address, 0);
+}
+
+/// The same with a value in X0, and what X0 is then.
+pub fn call_with(address: u64, x0: u64) -> u64 {
     outside_image(address, 4);
+    let result;
     // SAFETY: outside of the image lies no code that Rust knows of; callers put a `RET` there or expect a fault.
-    unsafe { asm!("blr {}", in(reg) address, clobber_abi("C")) };
+    unsafe { asm!("blr {}", in(reg) address, inlateout("x0") x0 => result, clobber_abi("C")) };
+    result
 }
 
 /// The next free page of RAM behind the image; 0 before the first use.

@@ -20,6 +20,8 @@ pub(crate) struct Trial {
     pub(crate) cpus: u8,
     /// Whether time is counted in instructions.
     pub(crate) icount: bool,
+    /// Words for the hypervisor's command line.
+    pub(crate) arguments: &'static str,
     /// How long it may take.
     pub(crate) limit: Duration,
     /// More arguments for QEMU, as they are.
@@ -50,7 +52,15 @@ impl Report {
 impl Trial {
     /// One CPU whose virtual nanoseconds are instructions: how everything is measured.
     pub(crate) fn measured(vm: Vm, limit: Duration) -> Trial {
-        Trial { vm, cpu: "cortex-a76,cntfrq=1000000000".into(), cpus: 1, icount: true, limit, qemu_args: Vec::new() }
+        Trial {
+            vm,
+            cpu: "cortex-a76,cntfrq=1000000000".into(),
+            cpus: 1,
+            icount: true,
+            arguments: "",
+            limit,
+            qemu_args: Vec::new(),
+        }
     }
 
     /// Runs the VM under the hypervisor.
@@ -61,6 +71,7 @@ impl Trial {
         let options = Options {
             image: Some(hypervisor_image(tree)),
             all_off: AllOff::PowerOff,
+            boot_arguments: self.arguments.to_owned(),
             icount: self.icount,
             qemu_args: self.qemu_args.clone(),
             ..Options::default()

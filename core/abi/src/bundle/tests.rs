@@ -1,8 +1,8 @@
 //! What the reader accepts, what it refuses, and that no bytes make it panic.
 
 use super::{
-    BLOB_ALIGNMENT, Bundle, BundleError, Doors, FORMAT, Program, Segment, Time, VmConfig, VmProblem, VmSource,
-    check_name, check_vm, write,
+    BLOB_ALIGNMENT, Bundle, BundleError, Coherency, Doors, FORMAT, Program, Segment, Time, VmConfig, VmProblem,
+    VmSource, check_name, check_vm, write,
 };
 use crate::crc32c::compute;
 use proptest::prelude::*;
@@ -17,6 +17,7 @@ fn source(name: &str) -> VmSource<'_> {
         initrd: Some(&INITRD),
         cmdline: "console=ttyAMA0",
         pause_stops_time: name == "db",
+        coherency: if name == "db" { Coherency::Strict } else { Coherency::OnDemand },
         time: if name == "db" { Time { frequency: 24_000_000, rate: 500_000 } } else { Time::default() },
         ..VmSource::new(name, &KERNEL[..], 64 << 20)
     }
@@ -50,6 +51,7 @@ fn what_was_written_is_read_back() {
     assert_eq!((vms[0].name, vms[0].vcpus, vms[0].memory, vms[0].cmdline), ("web", 2, 64 << 20, "console=ttyAMA0"));
     assert_eq!((vms[0].pause_stops_time, vms[1].pause_stops_time), (false, true));
     assert_eq!((vms[0].time, vms[1].time), (Time::default(), Time { frequency: 24_000_000, rate: 500_000 }));
+    assert_eq!((vms[0].coherency, vms[1].coherency), (Coherency::OnDemand, Coherency::Strict));
     assert_eq!((vms[1].name, vms[1].initrd, vms[1].affinity, vms[1].weight), ("db", None, 0b10, 100));
     assert_eq!(bundle.verify(&vms[0].kernel).unwrap(), KERNEL);
     assert_eq!(bundle.verify(&vms[0].initrd.unwrap()).unwrap(), INITRD);
@@ -72,6 +74,7 @@ fn all_of_a_vm_goes_the_whole_way() {
         affinity: 0b101,
         pause_stops_time: true,
         time: Time { frequency: 62_500_000, rate: 250_000 },
+        coherency: Coherency::Eager,
         doors,
     };
     let bytes = write("t", &[source]).unwrap();
@@ -82,7 +85,7 @@ fn all_of_a_vm_goes_the_whole_way() {
     assert_eq!(source.with(|text| *text, read.kernel, None, read.initrd), read);
     let said = (read.name, read.vcpus, read.memory, read.program, read.cmdline, read.weight, read.affinity);
     assert_eq!(said, ("all", 3, 66 << 20, None, "quiet", 7, 0b101));
-    assert_eq!(read.time, Time { frequency: 62_500_000, rate: 250_000 });
+    assert_eq!((read.time, read.coherency), (Time { frequency: 62_500_000, rate: 250_000 }, Coherency::Eager));
     assert_eq!((read.pause_stops_time, read.doors, files), (true, doors, (&KERNEL[..], &INITRD[..])));
 }
 

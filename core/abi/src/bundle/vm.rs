@@ -4,7 +4,7 @@
 //! by the bundle's writer, and lie in the bundle for the hypervisor. So those are parameters, and [`Vm::with`] goes
 //! from one form to the next; a field that is added here is carried along, or does not compile.
 
-use super::{ANY_CPU, DEFAULT_WEIGHT, Doors, Time};
+use super::{ANY_CPU, Coherency, DEFAULT_WEIGHT, Doors, Time};
 use serde::{Deserialize, Serialize};
 
 /// One VM, as the site file describes it.
@@ -34,6 +34,8 @@ pub struct Vm<Text, File, Program> {
     pub pause_stops_time: bool,
     /// The frequency of its counters, and how fast its time passes.
     pub time: Time,
+    /// When its pages become executable.
+    pub coherency: Coherency,
     /// How it may call the hypervisor.
     pub doors: Doors,
 }
@@ -54,6 +56,7 @@ impl<Text: Default, File, Program> Vm<Text, File, Program> {
             affinity: ANY_CPU,
             pause_stops_time: false,
             time: Time::default(),
+            coherency: Coherency::OnDemand,
             doors: Doors::default(),
         }
     }
@@ -81,6 +84,7 @@ impl<Text, File, Program> Vm<Text, File, Program> {
             affinity,
             pause_stops_time,
             time,
+            coherency,
             doors,
         } = self;
         Vm {
@@ -95,6 +99,7 @@ impl<Text, File, Program> Vm<Text, File, Program> {
             affinity: *affinity,
             pause_stops_time: *pause_stops_time,
             time: *time,
+            coherency: *coherency,
             doors: *doors,
         }
     }

@@ -120,6 +120,9 @@ fn start<C: Checks>(platform: &mut Platform<'static>) -> ! {
     let arguments = HostArguments::parse(platform.bootargs);
     C::read(platform.bootargs);
     let plan = join::<C>(platform, sysreg::mpidr_el1());
+    if arguments.maintains_always {
+        hw::cache::distrust();
+    }
     start_others::<C>(platform, C::cpus_to_start(platform.cpus.len() - 1));
     if let Err(error) = console::start(&arguments) {
         refuse(format_args!("memory: {error}"));
@@ -140,7 +143,8 @@ fn start<C: Checks>(platform: &mut Platform<'static>) -> ! {
     }
     for word in arguments.unknown().filter(|word| !C::knows(word)) {
         log::warn!(
-            "the boot argument \"{word}\" is unknown; known are link=text|framed, all-off=stay|poweroff, exit-times=off|on"
+            "the boot argument \"{word}\" is unknown; known are link=text|framed, all-off=stay|poweroff, exit-times=off|on, \
+             cache-maintenance=needed|always"
         );
     }
     if !entropy::has_good_source(platform.seed) {

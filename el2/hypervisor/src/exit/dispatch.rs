@@ -1,5 +1,6 @@
 //! What a guest's exits lead to: the safe `match` in the middle of the hypervisor.
 
+use abi::bundle::Coherency;
 use clock::GuestTicks;
 use cpu::exit::{DataAbort, Exit, FaultKind, InstructionAbort, WaitKind, Wanted, class_of, decode};
 use cpu::inject::{self, AbortKind};
@@ -12,7 +13,7 @@ use hw::vcpu::VcpuContext;
 use log::Level;
 use services::psci::{Call, CpuOffOutcome, PsciError, Suspension};
 use services::{Facts, NOT_SUPPORTED, Request, SUCCESS};
-use stage2::Point;
+use stage2::{Point, Policy};
 use units::{IntId, Ipa, Va};
 use vgic::Group;
 
@@ -223,6 +224,12 @@ fn instruction_abort(vcpu: &'static Vcpu, context: &mut VcpuContext, abort: Inst
     Reason::Nothing
 }
 
+/// Whether the guest has come to the same instruction again and again, whatever of its RAM it was refused there.
+fn makes_no_progress(vcpu: &'static Vcpu, context: &VcpuContext) -> bool {
+    let VcpuContext { x: registers, pc, pstate, .. } = *context;
+    vcpu.tries.lock().again(&Try { pc, far: 0, syndrome: 0, pstate, registers }) == Verdict::Enough
+}
+
 /// Stage 2 refused the guest its RAM at `ipa`: it is shown to the guest, or made executable or writable, if it may be.
 fn ram_abort(
     vcpu: &'static Vcpu,
@@ -233,8 +240,14 @@ fn ram_abort(
     refuse: impl FnOnce(&mut inject::GuestState),
 ) -> Reason {
     let point = Point::of_guest(sysreg::sctlr_el1::read());
-    match vcpu.vm.allow(ipa, wanted, point, None) {
+    let is_strict = vcpu.vm.config.coherency == Coherency::Strict;
+    // An instruction that stores into its own page wants it writable and executable at once, and so may two vCPUs, each of
+    // which takes away what the other needs: where nothing gets done by turns, the page becomes both.
+    let policy = (is_strict && makes_no_progress(vcpu, context)).then_some(Policy::OnDemand);
+    match vcpu.vm.allow(ipa, wanted, point, policy) {
         Allowance::Now => {}
+        // This try has been counted.
+        Allowance::Already if is_strict => {}
         Allowance::Already => again(vcpu, context, far, refuse),
         Allowance::Never => inject(context, refuse),
     }

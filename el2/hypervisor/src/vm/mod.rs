@@ -13,7 +13,7 @@ use core::fmt;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use ::devices::Change;
-use abi::bundle::{Bundle, VmConfig};
+use abi::bundle::{Bundle, Coherency, VmConfig};
 use clock::{GuestClock, GuestTicks, Rate, VmClock};
 use cpu::exit::Wanted;
 use hw::sync::{IrqLock, PreemptLock};
@@ -159,7 +159,7 @@ pub(crate) fn create(
         plan,
         gic: IrqLock::new(gic),
         devices,
-        ram: PreemptLock::new(GuestRam::new(id, ram, Policy::OnDemand)),
+        ram: PreemptLock::new(GuestRam::new(id, ram, policy(config.coherency))),
         doors: Doors::new(config.name, &config.doors, config.memory, clock.frequency()),
         console: VmConsole::boxed(),
         alarm: Alarm::new(),
@@ -405,6 +405,17 @@ impl Vm {
                 vcpu.request(request::INTERRUPTS);
             }
         }
+    }
+}
+
+/// By which rules a VM's pages become executable on this host.
+fn policy(coherency: Coherency) -> Policy {
+    match coherency {
+        Coherency::OnDemand => Policy::OnDemand,
+        Coherency::Eager => Policy::Eager,
+        Coherency::OffWhenCoherent if hw::cache::kind().is_coherent() => Policy::Eager,
+        Coherency::OffWhenCoherent => Policy::OnDemand,
+        Coherency::Strict => Policy::Strict,
     }
 }
 

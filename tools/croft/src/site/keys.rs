@@ -8,7 +8,7 @@ use super::MAX_HOST_CPUS;
 use super::reader::Values;
 use super::texts::Text;
 use crate::{decimal, size};
-use abi::bundle::{self, Group, Quota, Time};
+use abi::bundle::{self, Coherency, Group, Quota, Time};
 use abi::watchdog::{self, Action};
 use std::ops::RangeInclusive;
 
@@ -48,6 +48,8 @@ pub(super) enum Form {
     Address(u64),
     /// A list of the host's CPUs.
     Cpus,
+    /// One of these names, by its number; what is chosen.
+    Choice(&'static [&'static str], &'static str),
     /// What a watchdog does.
     Action,
     /// A list of such, not empty.
@@ -272,6 +274,22 @@ pub(super) static VM: Table = Table {
             "A time of its own. Where it is not the host's, its counters and timers are emulated.",
         ),
         key(
+            "coherency",
+            Form::Choice(&Coherency::NAMES, "when pages become executable"),
+            usual(0),
+            ALONE,
+            "\"eager\"",
+            "When a page becomes executable and the caches are made to agree about it: when it is executed; when the guest is shown it; as `eager` where the caches of all CPUs agree by themselves, else on demand.",
+        ),
+        key(
+            "coherency-strict",
+            Form::Flag,
+            NO,
+            ALONE,
+            "true",
+            "A page that is executed is read-only until it is written, and not executable then: code that does no cache maintenance works. Only with `coherency = \"on-demand\"`.",
+        ),
+        key(
             "vmware",
             Form::Flag,
             NO,
@@ -466,6 +484,7 @@ impl Form {
             Self::Table(table) => format!("a table with {}", table.names().join(", ")),
             Self::Address(alignment) => format!("a multiple of {alignment}"),
             Self::Cpus => "from 0 to 63".to_owned(),
+            Self::Choice(names, _) => list(names.iter().copied()),
             Self::Action | Self::Actions => Action::NAMES.join(", "),
             Self::Calls => list(calls().into_iter()),
         }
@@ -485,6 +504,7 @@ impl Form {
             Self::Table(_) => range,
             Self::Address(_) => format!("an address as text, {range}"),
             Self::Cpus => format!("a list of CPU numbers {range}, not empty"),
+            Self::Choice(..) => format!("one of {range}"),
             Self::Action => format!("one of {}", list(Action::NAMES.into_iter())),
             Self::Actions => format!("a list of {}, not empty", list(Action::NAMES.into_iter())),
             Self::Calls => format!("a list of {range}"),
@@ -496,6 +516,9 @@ impl Form {
         match (self, value) {
             (_, Value::Flag(on)) => on.to_string(),
             (_, Value::Text(text)) => format!("\"{text}\""),
+            (Self::Choice(names, _), Value::Number(number)) => {
+                format!("\"{}\"", names.get(*number as usize).unwrap_or(&"?"))
+            }
             (Self::Action, Value::Number(number)) => {
                 format!("\"{}\"", Action::from_number(*number).map_or("?", Action::name))
             }

@@ -234,6 +234,7 @@ impl<'t> Reader<'t> {
             }
             Form::Address(alignment) => Value::Number(self.address(entry, *alignment)?),
             Form::Cpus => Value::Number(self.cpus(entry)?),
+            Form::Choice(names, what) => Value::Number(self.choice(entry, names, what)?),
             Form::Action => Value::Number(self.action(entry)?),
             Form::Actions => Value::Number(self.actions(entry)?),
             Form::Calls => Value::Number(self.calls(entry)?),
@@ -356,6 +357,7 @@ impl<'t> Reader<'t> {
                 frequency: time.number("frequency") as u32,
                 rate: time.number("rate") as u32,
             }),
+            coherency: self.coherency(table, &keys)?,
             doors: doors(&keys),
         })
     }
@@ -373,6 +375,27 @@ impl<'t> Reader<'t> {
             self.wrong(found, what);
         }
         good
+    }
+
+    /// The number of one of these names.
+    fn choice(&mut self, found: &Entry<'_, 't>, names: &[&str], what: &str) -> Option<u64> {
+        let text = self.text(found)?;
+        let known = names.iter().position(|&name| name == text);
+        if known.is_none() {
+            let names: Vec<_> = names.iter().map(|name| format!("\"{name}\"")).collect();
+            self.wrong(found, format!("{what}: write one of {}", names.join(", ")));
+        }
+        known.map(|number| number as u64)
+    }
+
+    fn coherency(&mut self, table: &DeTable<'t>, keys: &Values) -> Option<bundle::Coherency> {
+        let known = bundle::Coherency::of(keys.number("coherency"), keys.flag("coherency-strict"));
+        if known.is_none()
+            && let Some(found) = entry(table, "coherency-strict")
+        {
+            self.wrong(&found, "it belongs to pages that are executable on demand; leave it or `coherency` out");
+        }
+        known
     }
 
     fn action(&mut self, found: &Entry<'_, 't>) -> Option<u64> {

@@ -98,6 +98,22 @@ fn names() {
 }
 
 #[test]
+fn coherency_is_on_demand_unless_said() {
+    use abi::bundle::Coherency;
+    let with = |keys: &str| GOOD.replace("name = \"db\"", &format!("name = \"db\"\n{keys}"));
+    let coherency = |keys: &str| site(&with(keys)).vms[1].coherency;
+    assert_eq!(coherency(""), Coherency::OnDemand);
+    assert_eq!(coherency("coherency-strict = true"), Coherency::Strict);
+    assert_eq!(coherency("coherency = \"on-demand\"\ncoherency-strict = false"), Coherency::OnDemand);
+    assert_eq!(coherency("coherency = \"eager\""), Coherency::Eager);
+    assert_eq!(coherency("coherency = \"off-when-coherent\""), Coherency::OffWhenCoherent);
+    let wrong = mistakes(&with("coherency = \"never\""));
+    assert!(wrong.contains("when pages become executable: write one of \"on-demand\", \"eager\""), "{wrong}");
+    let wrong = mistakes(&with("coherency = \"eager\"\ncoherency-strict = true"));
+    assert!(wrong.contains("coherency-strict = true: it belongs to pages that are executable on demand"), "{wrong}");
+}
+
+#[test]
 fn a_pause_stops_time_only_where_that_is_asked_for() {
     let with = |keys: &str| GOOD.replacen("weight = 200", keys, 1);
     let stops = |keys: &str| site(&with(keys)).vms[1].pause_stops_time;
@@ -168,7 +184,7 @@ fn unknown_keys_name_the_nearest_known_one() {
     let said = after("weight = 200", "colour = \"red\"");
     assert_eq!(
         said,
-        "site.toml:19: colour: there is no such key; [[vm]] has name, vcpus, memory, kernel, load, entry, initrd, cmdline, weight, affinity, pause-stops-time, time, vmware, vmware-strict, vmware-channels, vmware-message, vmware-keys, vmware-store, vmware-log, vmware-user, vmware-kernel, time-sync, wfe, watchdog, watchdog-action, watchdog-actions, watchdog-user, vcpu-watchdog, sbsa-watchdog"
+        "site.toml:19: colour: there is no such key; [[vm]] has name, vcpus, memory, kernel, load, entry, initrd, cmdline, weight, affinity, pause-stops-time, time, coherency, coherency-strict, vmware, vmware-strict, vmware-channels, vmware-message, vmware-keys, vmware-store, vmware-log, vmware-user, vmware-kernel, time-sync, wfe, watchdog, watchdog-action, watchdog-actions, watchdog-user, vcpu-watchdog, sbsa-watchdog"
     );
     assert!(after("[host]", "[hosts]").contains("site.toml:1: hosts: there is no such key; did you mean `host`?"));
 }

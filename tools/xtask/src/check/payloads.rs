@@ -8,7 +8,7 @@ use super::Tally;
 use crate::compile::{self, Image};
 use crate::tree::Tree;
 use crate::trial::Trial;
-use abi::bundle::{Calls, Group, Quota, Time};
+use abi::bundle::{Calls, Coherency, Group, Quota, Time};
 use abi::watchdog::Action;
 use anyhow::Result;
 use croft::site::Vm;
@@ -45,7 +45,7 @@ struct Variant {
 
 /// How doors can be, beyond all open: closed; one of them open; strict; and what shows only where a vCPU has its CPU alone,
 /// where the site file arms watchdogs, or where time is counted.
-const VARIANTS: [Variant; 8] = [
+const VARIANTS: [Variant; 10] = [
     Variant {
         payload: "timers",
         what: "of another frequency",
@@ -69,6 +69,20 @@ const VARIANTS: [Variant; 8] = [
             (trial.vm.vcpus, trial.cpus, trial.icount) = (2, 1, true);
         },
         words: "host=100000000 frequency=24000000 rate=500000 reads=2000 trials=200 seconds=10",
+    },
+    Variant {
+        payload: "coherency",
+        what: "strict",
+        models: &["max", "cortex-a72"],
+        change: |trial| trial.vm.coherency = Coherency::Strict,
+        words: "mode=strict",
+    },
+    Variant {
+        payload: "coherency",
+        what: "maintained whatever CTR_EL0 says",
+        models: &["max"],
+        change: |trial| trial.arguments = "cache-maintenance=always",
+        words: "mode=always",
     },
     Variant {
         payload: "doors",
@@ -176,16 +190,27 @@ fn usual(image: &Image, model: &str, options: &str) -> Trial {
     let mut vm = Vm::new(&*image.name, &image.path, 64 << 20);
     vm.vcpus = VCPUS;
     vm.cmdline = format!("{} {options}{}", words_for(&image.name), words_of_model(image, model)).trim().to_owned();
-    vm.doors.vmware = matches!(&*image.name, "doors" | "wfe" | "storm" | "scaled");
+    vm.doors.vmware = matches!(&*image.name, "coherency" | "doors" | "wfe" | "storm" | "scaled");
     vm.doors.wfe = matches!(&*image.name, "wfe" | "storm");
     vm.doors.generic_watchdog = image.name == "watchdog";
     vm.doors.watchdog_action = Action::Reset.number();
+    if image.name == "coherency" {
+        (vm.vcpus, vm.memory) = (4, 192 << 20);
+    }
     if image.name == "doors" {
         // What `quota` on its command line means to it.
         vm.doors.quota = Quota { channels: 8, message: 61_000, keys: 7, store: 128 << 10, log: 1024 };
         vm.doors.user_calls = Calls::only(&[Group::Rpc, Group::Hardware, Group::Own]);
     }
-    let mut trial = Trial { vm, cpu: model.to_owned(), cpus: CPUS, icount: false, limit: LIMIT, qemu_args: Vec::new() };
+    let mut trial = Trial {
+        vm,
+        cpu: model.to_owned(),
+        cpus: CPUS,
+        icount: false,
+        arguments: "",
+        limit: LIMIT,
+        qemu_args: Vec::new(),
+    };
     if image.name == "scaled" {
         scale(&mut trial, 100_000_000, Time { frequency: 24_000_000, ..Time::default() });
     }
@@ -219,7 +244,7 @@ fn words_of_model(image: &Image, model: &str) -> &'static str {
 fn bare(image: &Image, model: &str, options: &str) -> Trial {
     let mut vm = Vm::new(&*image.name, &image.path, 128 << 20);
     vm.cmdline = format!("reference {options}").trim().to_owned();
-    Trial { vm, cpu: model.to_owned(), cpus: 1, icount: false, limit: LIMIT, qemu_args: Vec::new() }
+    Trial { vm, cpu: model.to_owned(), cpus: 1, icount: false, arguments: "", limit: LIMIT, qemu_args: Vec::new() }
 }
 
 fn on_bare(title: &str, trial: &Trial) -> Tally {
