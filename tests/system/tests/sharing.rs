@@ -208,7 +208,9 @@ fn what_others_cause() -> Result<()> {
     let run = Host { cpus: 1, ..Host::default() }.start_coarse(vms, SHIFT + 1)?;
     let had = number(&run, "victim", "had ")? as f64 / (4_000_000.0 / 64.0);
     println!("of its share it had {:.1} %", had * 100.0);
-    ensure!(had >= 0.94, "beside 63 others that make work for the hypervisor it had {:.1} % of its share", had * 100.0);
+    // 98.5 % would be fair, 28 % is what it had when the looks at deadlines were without a pace. Where its last turn ends within
+    // its four seconds moves this by one or two percent with every change of the hypervisor's code.
+    ensure!(had >= 0.92, "beside 63 others that make work for the hypervisor it had {:.1} % of its share", had * 100.0);
     let log = run.log().transcript();
     for name in &names {
         ensure!(log.contains(&format!("{name}: started (1)")), "not in the log: {name} was started\n{log}");

@@ -8,6 +8,7 @@ use stage2::Policy;
 use units::Ticks;
 
 use crate::host::{self, memory};
+use crate::sched;
 use crate::vm;
 use crate::vm::counters::{self, Counters};
 
@@ -65,7 +66,7 @@ pub(crate) fn write_vm(vm: &vm::Vm, out: &mut dyn Write) -> fmt::Result {
     }
     writeln!(out)?;
     for vcpu in vm.vcpus() {
-        let run = host::get().counter.nanoseconds(vcpu.thread().run_time());
+        let run = host::get().counter.nanoseconds(sched::run_time(vcpu.thread()));
         let wait = host::get().counter.nanoseconds(vcpu.thread().wait_time()) / 1_000_000;
         let run = run / 1_000_000;
         let stolen = host::get().counter.nanoseconds(vcpu.stolen_time()) / 1_000_000;

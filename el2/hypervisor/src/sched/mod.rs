@@ -168,6 +168,20 @@ pub fn online() -> u64 {
     ONLINE.load(Ordering::Acquire)
 }
 
+/// For how many ticks of the counter `thread` has run until now, for reports.
+///
+/// Its CPU charges it at the next switch. For a thread that is alone on its CPU that may be minutes away.
+pub(crate) fn run_time(thread: &Thread) -> u64 {
+    if let Some(cpu) = CPUS.get(thread.parking.home() as usize).and_then(Once::get) {
+        let mut queue = cpu.queue.lock();
+        // It may have moved since; then it was charged a moment ago.
+        if core::ptr::eq(queue.running, thread) {
+            queue.charge_until(cntpct_el0());
+        }
+    }
+    thread.run_time.load(Ordering::Relaxed)
+}
+
 /// What an idle CPU does for ever: runs whoever becomes ready, zeroes free memory meanwhile.
 pub(crate) fn idle() -> ! {
     let me = this();

@@ -53,7 +53,7 @@ pub struct Thread {
     pub(super) affinity: AtomicU64,
     /// Its virtual run time while it sleeps; under its home's lock.
     pub(super) virtual_time: AtomicU64,
-    /// Ticks of the counter it has run.
+    /// Ticks of the counter it has run, when it was last charged for them; see [`super::run_time`].
     pub(super) run_time: AtomicU64,
     /// Ticks of the counter it was ready and did not run.
     pub(super) wait_time: AtomicU64,
@@ -136,12 +136,6 @@ impl Thread {
     /// Says what this thread has in its CPU's registers; once, before it runs.
     pub(crate) fn set_occupant(&self, occupant: Occupant) {
         self.occupant.call_once(|| occupant);
-    }
-
-    /// Ticks of the counter that it has run.
-    #[must_use]
-    pub(crate) fn run_time(&self) -> u64 {
-        self.run_time.load(Ordering::Relaxed)
     }
 
     /// Ticks of the counter that it could have run and did not, for others ran.
