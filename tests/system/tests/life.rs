@@ -36,15 +36,6 @@ fn account(run: &Run) -> Result<Memory> {
     Memory::read(&run.statistics(SOON)?)
 }
 
-/// For how many milliseconds each vCPU of a VM has had a CPU, asked some time after whatever was before.
-fn ran(run: &Run, name: &str) -> Result<Vec<u64>> {
-    std::thread::sleep(Duration::from_millis(50));
-    let statistics = croft::statistics::to_json(&run.statistics(SOON)?)?;
-    let vm = statistics["vms"].as_array().and_then(|vms| vms.iter().find(|vm| vm["name"] == name));
-    let vcpus = vm.and_then(|vm| vm["vcpus"].as_array()).context("no vCPUs in the statistics")?;
-    vcpus.iter().map(|vcpu| vcpu["ran_milliseconds"].as_u64().context("no time that it ran")).collect()
-}
-
 /// A guest that reboots itself as soon as it is up: each time it starts afresh, with all of its CPUs, and the
 /// hypervisor has as much memory as before. Afterwards the guest's is all given back.
 fn reboot(rounds: u32) -> Result<()> {
@@ -102,9 +93,6 @@ fn one_goes_the_other_stays() -> Result<()> {
     let run = Host::default().start(vms)?;
     run.wait_for("goes", BOOT, |condition| *condition == Condition::PoweredOff)?;
     run.ask("stays", "echo still $((40 + 2))", "still 42")?;
-    // Nobody else is there: no switch charges its vCPUs for their time. What is reported goes on all the same.
-    let (earlier, later) = (ran(&run, "stays")?, ran(&run, "stays")?);
-    ensure!(earlier.iter().zip(&later).all(|(earlier, later)| later > earlier), "{earlier:?} ms, then {later:?}");
     run.console("stays")?.send("exit\n")?;
     run.finish(SOON)
 }
