@@ -13,6 +13,7 @@ use croft::site::Site;
 use croft::{bundle, moment, size, statistics};
 use std::io::{ErrorKind, Write};
 use std::ops::ControlFlow;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -453,12 +454,32 @@ fn check(file: &Path) -> u8 {
     }
 }
 
+/// What a bundle is made of.
+fn inputs<'a>(file: &'a Path, site: &'a Site) -> impl Iterator<Item = &'a Path> {
+    let images = site.vms.iter().flat_map(|vm| [Some(&vm.kernel), vm.initrd.as_ref()]);
+    std::iter::once(file).chain(images.flatten().map(|image| image.as_ref()))
+}
+
+/// Whether both names lead to one file, by whatever links.
+fn is_same_file(one: &Path, other: &Path) -> bool {
+    let identity = |file: &Path| std::fs::metadata(file).map(|found| (found.dev(), found.ino())).ok();
+    identity(one).is_some_and(|found| identity(other) == Some(found))
+}
+
 fn make_bundle(file: &Path, place: &Path) -> u8 {
     let made = Site::load(file).and_then(|site| bundle::make(&site).map(|bytes| (site, bytes)));
     let (site, bytes) = match made {
         Ok(made) => made,
         Err(error) => return complain(&error, status::USAGE),
     };
+    if let Some(input) = inputs(file, &site).find(|input| is_same_file(input, place)) {
+        say(&format!(
+            "croft: {}: it is read for the bundle ({}); write to another file",
+            place.display(),
+            input.display()
+        ));
+        return status::USAGE;
+    }
     let vms = if site.vms.len() == 1 { "1 VM".to_owned() } else { format!("{} VMs", site.vms.len()) };
     let told = format!("{}: {vms}, {}\n", place.display(), size::show(bytes.len() as u64));
     match output::write(place, &bytes) {

@@ -6,6 +6,7 @@ use crate::session::{Notice, Options, Outcome, Session, StartError, status};
 use crate::site::{Site, SiteError};
 use crate::terminal::{Lines, Look, Outlet, Progress, Raw, Screen, Wish};
 use abi::host_arguments::AllOff;
+use qemu::end_of_wait;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use signal_hook::iterator::Signals;
 use std::io::{ErrorKind, Read, stdin, stdout};
@@ -273,7 +274,8 @@ fn attend(session: &Session, notices: &Receiver<Notice>, view: &mut View, reques
     let hello = hello_limit(request);
     let mut quiet = Some(started + QUIET);
     loop {
-        let silence = hello.filter(|_| quiet.is_some() || !session.has_said_hello()).map(|limit| started + limit);
+        let silence =
+            hello.filter(|_| quiet.is_some() || !session.has_said_hello()).map(|limit| end_of_wait(started, limit));
         let soonest = [deadline, quiet, silence].into_iter().flatten().min();
         let received = match soonest {
             Some(soonest) => notices.recv_timeout(soonest.saturating_duration_since(Instant::now())),
@@ -283,7 +285,7 @@ fn attend(session: &Session, notices: &Receiver<Notice>, view: &mut View, reques
         if session.has_said_hello() {
             quiet = None;
         } else if deadline.is_none_or(|deadline| now < deadline) {
-            if hello.is_some_and(|limit| now >= started + limit) {
+            if hello.is_some_and(|limit| now >= end_of_wait(started, limit)) {
                 return End::Outcome(session.silent(hello.unwrap_or_default()));
             }
             if quiet.is_some_and(|quiet| now >= quiet) {

@@ -27,6 +27,7 @@ pub use state::{Condition, Notice, Standing};
 use abi::crc32c;
 use abi::host_arguments::AllOff;
 use abi::link::{self, Channel, Command, Decoder};
+use qemu::end_of_wait;
 use record::Recorder;
 use state::State;
 use std::io::{Read, Write};
@@ -309,7 +310,7 @@ impl Session {
 
     /// Waits for `found` to find something. A panic of the hypervisor, or the stream's end, ends the wait early.
     fn wait<T>(&self, limit: Duration, mut found: impl FnMut(&mut State) -> Option<T>) -> Result<T, Stopped> {
-        let mut end = Instant::now() + limit;
+        let mut end = end_of_wait(Instant::now(), limit);
         let mut failed = false;
         let mut state = self.shared.lock();
         loop {

@@ -437,6 +437,29 @@ fn a_bundle_is_written_whole() {
 }
 
 #[test]
+fn a_bundle_is_never_written_over_what_it_is_made_of() {
+    let stage = Stage::new("");
+    std::os::unix::fs::symlink("site.toml", stage.path("link")).unwrap();
+    for place in ["site.toml", "./site.toml", "link", "Image"] {
+        let before = fs::read(stage.path(place)).unwrap();
+        let output = stage.command(&["bundle", "site.toml", "-o", place]).output().unwrap();
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(said.starts_with(&format!("croft: {place}: it is read for the bundle (")), "{said}");
+        assert_eq!(fs::read(stage.path(place)).unwrap(), before);
+    }
+}
+
+/// An hour counted in the age of the universe is no reason to end the VMs.
+#[test]
+fn any_number_of_seconds_can_be_waited_for_hello() {
+    let stage = Stage::new("cat frames");
+    stage.record(VmState::Stopped(StopReason::PowerOff));
+    let output = stage.run(&["--until-stopped", "--hello", "18000000000000000000"]);
+    assert_eq!((output.status.code(), text(&output.stderr).as_str()), (Some(0), ""));
+}
+
+#[test]
 fn an_old_qemu_and_a_missing_image_are_named() {
     let stage = Stage::new("");
     fs::write(stage.path("qemu"), "#!/bin/sh\necho 'QEMU emulator version 9.2.0'\n").unwrap();

@@ -4,7 +4,7 @@
 //! the last match; each has a deadline, and its error carries everything that was printed, so that a failed test needs
 //! no second run to be understood.
 
-use crate::{Error, io};
+use crate::{Error, end_of_wait, io};
 use std::io::{Read, Write};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -113,7 +113,7 @@ impl Console {
     /// [`Error::Deadline`] or [`Error::Ended`].
     pub fn expect_any(&mut self, texts: &[&str], limit: Duration) -> Result<Expected, Error> {
         let wanted = || texts.iter().map(|text| format!("{text:?}")).collect::<Vec<_>>().join(" or ");
-        let end = Instant::now() + limit;
+        let end = end_of_wait(Instant::now(), limit);
         let mut heard = self.shared.lock();
         loop {
             let fresh = heard.bytes.get(self.place..).unwrap_or_default();

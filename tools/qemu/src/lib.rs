@@ -11,10 +11,12 @@
 mod console;
 mod find;
 mod machine;
+mod wait;
 
 pub use console::{Console, Expected};
 pub use find::{MINIMUM, Qemu, Version, find, find_from};
 pub use machine::{Level, Machine, Running, Serial};
+pub use wait::end_of_wait;
 
 use std::path::PathBuf;
 use std::time::Duration;

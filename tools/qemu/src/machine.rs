@@ -1,7 +1,7 @@
 //! The host machine that everything runs on: QEMU's `virt` with a GICv3, entered at EL2 (or at EL1, to see what a
 //! guest does without a hypervisor).
 
-use crate::{Console, Error, Qemu, find, io};
+use crate::{Console, Error, Qemu, end_of_wait, find, io};
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::thread;
@@ -167,7 +167,7 @@ impl Running {
     /// # Errors
     /// The operating system's refusal.
     pub fn wait_for(&mut self, limit: Duration) -> Result<Option<ExitStatus>, Error> {
-        let end = Instant::now() + limit;
+        let end = end_of_wait(Instant::now(), limit);
         loop {
             let status = self.child.try_wait().map_err(io("waiting for QEMU"))?;
             if status.is_some() || Instant::now() >= end {

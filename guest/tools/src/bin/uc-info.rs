@@ -32,7 +32,7 @@ extern "C" fn tool_main(stack: *const u64) -> ! {
     let mut number = 0;
     while let Some((name, count)) = guest::statistic(number) {
         let length = name.iter().position(|&byte| byte == 0).unwrap_or(name.len());
-        say!("exits {} {count}", core::str::from_utf8(&name[..length]).unwrap_or("?"));
+        say!("count {} {count}", core::str::from_utf8(&name[..length]).unwrap_or("?"));
         number += 1;
     }
     exit(0)

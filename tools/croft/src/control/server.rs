@@ -19,6 +19,9 @@ const ANSWER: Duration = Duration::from_secs(20);
 /// How long a client may take to say what it wants.
 const CLIENT: Duration = Duration::from_secs(10);
 
+/// How long nobody is let in after it was not possible.
+const PAUSE: Duration = Duration::from_millis(50);
+
 /// A socket that is listened on; it goes when this is dropped.
 #[derive(Debug)]
 pub struct Server {
@@ -47,16 +50,31 @@ pub fn serve(session: &Arc<Session>, vcpus: Vec<u8>, socket: &Path) -> Result<Se
     fs::set_permissions(socket, fs::Permissions::from_mode(0o600)).map_err(wrong)?;
     let session = Arc::downgrade(session);
     thread::spawn(move || {
-        for stream in listener.incoming().map_while(Result::ok) {
+        let_in(listener.incoming(), &session, |stream| {
             let (session, vcpus) = (Weak::clone(&session), vcpus.clone());
-            if session.strong_count() == 0 {
-                return;
-            }
-            // A client that goes away in the middle is nobody's trouble.
-            thread::spawn(move || attend(&session, &vcpus, &stream));
-        }
+            // A client that goes away in the middle is nobody's trouble; one for whom there is no thread is sent away.
+            let _ = thread::Builder::new().spawn(move || attend(&session, &vcpus, &stream));
+        });
     });
     Ok(server)
+}
+
+/// Hands over one client after the other, as long as the session lives. When one cannot be let in, for all descriptors are in
+/// use, the next ones can: to give up would put the host out of everybody's reach for good.
+fn let_in(
+    clients: impl Iterator<Item = std::io::Result<UnixStream>>,
+    session: &Weak<Session>,
+    mut serve: impl FnMut(UnixStream),
+) {
+    for client in clients {
+        if session.strong_count() == 0 {
+            return;
+        }
+        match client {
+            Ok(stream) => serve(stream),
+            Err(_) => thread::sleep(PAUSE),
+        }
+    }
 }
 
 /// One client.
@@ -297,5 +315,25 @@ impl Desk<'_> {
         let limit = Duration::from_secs(seconds);
         let late = || Failure::Late { vm: name.to_owned(), what, seconds };
         self.session.wait_for(name, limit, done).map_err(|_| late())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::session::Options;
+    use std::io::{Error, empty, sink};
+
+    #[test]
+    fn one_who_cannot_be_let_in_keeps_nobody_out() {
+        let session = Arc::new(Session::over(empty(), sink(), Vec::new(), &Options::default()).unwrap());
+        let alive = Arc::downgrade(&session);
+        let client = || Ok(UnixStream::pair().unwrap().0);
+        let refused = || Err(Error::from_raw_os_error(24));
+        let mut served = 0;
+        let_in([client(), refused(), refused(), client()].into_iter(), &alive, |_| served += 1);
+        assert_eq!(served, 2);
+        drop(session);
+        let_in([client()].into_iter(), &alive, |_| panic!("nobody is there to be served for"));
     }
 }

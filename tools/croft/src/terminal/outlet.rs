@@ -108,14 +108,17 @@ impl Write for Outlet {
         if queue.failed || record.is_empty() {
             return Ok(());
         }
-        if queue.standing.waiting + record.len() > self.shared.bound {
+        let missing = queue.unmarked;
+        let mark = format!("[croft] {missing} bytes are left out here: nobody read them in time\r\n").into_bytes();
+        let mark = if missing > 0 { mark } else { Vec::new() };
+        if queue.standing.waiting + mark.len() + record.len() > self.shared.bound {
             queue.standing.lost += record.len() as u64;
             queue.unmarked += record.len() as u64;
             return Ok(());
         }
-        if queue.unmarked > 0 {
-            let missing = std::mem::take(&mut queue.unmarked);
-            queue.push(format!("[croft] {missing} bytes are left out here: nobody read them in time\r\n").into_bytes());
+        if !mark.is_empty() {
+            queue.unmarked = 0;
+            queue.push(mark);
         }
         queue.push(record);
         drop(queue);
