@@ -38,7 +38,7 @@ const CONTRASTS: u64 = 100;
 
 type Check = (&'static str, fn() -> Result<(), String>);
 
-const CHECKS: [Check; 16] = [
+const CHECKS: [Check; 17] = [
     ("p3_a12_late_cpu_has_its_own_area", late_cpu),
     ("p3_a1_alias_is_this_cpus_area", alias),
     ("p3_a2_held_address_follows_the_thread_all_pairs", all_pairs),
@@ -55,6 +55,7 @@ const CHECKS: [Check; 16] = [
     ("p3_a11_unlisted_code_moves_and_guards_fault", negative),
     ("p3_uart_that_takes_nothing_hangs_nobody", mute),
     ("p3_stage_1_is_closed_between_guests", closed),
+    ("p3_copies_and_fills_are_exact", copies),
 ];
 
 /// Makes the thread that checks, to be run as soon as the caller becomes the idle thread.
@@ -609,4 +610,29 @@ fn closed() -> Result<(), String> {
     } else {
         Err(format!("SCTLR_EL1 and TCR_EL1 were {seen:x?} and saved as {saved:x?}; right: {expected:x?}"))
     }
+}
+
+/// Copies and fills (`hw`'s own `memcpy` and `memset`) of each length up to two blocks of 64 bytes, at each alignment of source
+/// and target, change what they should and no byte beside it.
+fn copies() -> Result<(), String> {
+    const BESIDE: u8 = 0xee;
+    let source: Vec<u8> = (0..160).map(|n: u8| n ^ 0x35).collect();
+    for (length, from, to) in (0..=136).flat_map(|length| (0..64).map(move |both| (length, both % 8, both / 8))) {
+        let from = source.get(from..).and_then(|source| source.get(..length)).unwrap_or_default();
+        let is_inside = |at: usize| (to..to + length).contains(&at);
+        let mut target = [BESIDE; 160];
+        if let Some(target) = target.get_mut(to..to + length) {
+            target.copy_from_slice(from);
+        }
+        let copied = from.iter().eq(target.iter().skip(to).take(length));
+        let beside = |target: &[u8]| target.iter().enumerate().all(|(at, &byte)| is_inside(at) || byte == BESIDE);
+        let at = || format!("{length} bytes, {to} behind an aligned address, from {}", from.as_ptr().addr() % 8);
+        ensure(copied && beside(&target), || format!("a copy is wrong: {}", at()))?;
+        if let Some(target) = target.get_mut(to..to + length) {
+            target.fill(length as u8);
+        }
+        let filled = target.iter().skip(to).take(length).all(|&byte| byte == length as u8);
+        ensure(filled && beside(&target), || format!("a fill is wrong: {}", at()))?;
+    }
+    Ok(())
 }

@@ -9,6 +9,7 @@
 #![expect(unsafe_code, reason = "the one crate of the hypervisor that touches the hardware")]
 
 pub mod boot;
+mod bytes;
 pub mod cache;
 pub mod clock;
 pub mod crash;

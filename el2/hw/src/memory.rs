@@ -26,41 +26,13 @@ pub fn write(to: &Writable<'_>, from: &[u8]) {
     unsafe { copy(from.as_ptr(), target, length) };
 }
 
-/// Copies `length` bytes. Those of 64-byte blocks go through eight registers at a time, which takes a third of the
-/// instructions of the compiler's own function: it is a loop over words where, as here, no FP register may be used. Kernels and
-/// ramdisks are tens of megabytes, and messages of calls tens of kilobytes.
+/// Copies `length` bytes.
 ///
 /// # Safety
-/// As [`ptr::copy_nonoverlapping`], but that the source may change meanwhile: each byte is read once.
+/// As [`ptr::copy_nonoverlapping`], but that the source may change meanwhile: each byte is read once (`bytes`).
 unsafe fn copy(from: *const u8, to: *mut u8, length: usize) {
-    let blocks = if from.addr() & 7 == 0 && to.addr() & 7 == 0 { length / BLOCK } else { 0 };
-    if blocks > 0 {
-        // SAFETY: the blocks lie within what the caller vouches for; both pointers are aligned for the accesses.
-        unsafe {
-            core::arch::asm!(
-                "0:",
-                "ldp {a}, {b}, [{from}]",
-                "ldp {c}, {d}, [{from}, 16]",
-                "ldp {e}, {f}, [{from}, 32]",
-                "ldp {g}, {h}, [{from}, 48]",
-                "add {from}, {from}, 64",
-                "stp {a}, {b}, [{to}]",
-                "stp {c}, {d}, [{to}, 16]",
-                "stp {e}, {f}, [{to}, 32]",
-                "stp {g}, {h}, [{to}, 48]",
-                "add {to}, {to}, 64",
-                "sub {left}, {left}, 1",
-                "cbnz {left}, 0b",
-                from = inout(reg) from => _, to = inout(reg) to => _, left = inout(reg) blocks => _,
-                a = out(reg) _, b = out(reg) _, c = out(reg) _, d = out(reg) _,
-                e = out(reg) _, f = out(reg) _, g = out(reg) _, h = out(reg) _,
-                options(nostack, preserves_flags),
-            );
-        }
-    }
-    let done = blocks * BLOCK;
-    // SAFETY: the rest of what the caller vouches for.
-    unsafe { ptr::copy_nonoverlapping(from.add(done), to.add(done), length - done) };
+    // SAFETY: the caller vouches for it.
+    unsafe { ptr::copy_nonoverlapping(from, to, length) };
     // Without this the compiler may take the copy for equal to its source for as long as it sees no store there, and read
     // the source again in its place: a guest could then change what was checked. For all that the compiler knows this
     // writes to both.
@@ -70,7 +42,7 @@ unsafe fn copy(from: *const u8, to: *mut u8, length: usize) {
     };
 }
 
-/// Bytes that are copied or summed up at once.
+/// Bytes that are summed up at once.
 const BLOCK: usize = 64;
 
 /// A 64-bit word of a translation table that the hardware walks, at `table` + 8 × `index`.
