@@ -65,19 +65,8 @@ pub fn first_level() -> Option<[(u32, u32, u32); 2]> {
     Some(shapes)
 }
 
-macro_rules! by_line {
-    ($range:expr, $line:expr, $instruction:literal) => {{
-        let line = $line;
-        let mut address = $range.start.0 & !(line - 1);
-        while address < $range.end().0 {
-            // SAFETY: maintenance by address of mapped memory; it moves data between caches and memory, changing none.
-            unsafe { core::arch::asm!($instruction, in(reg) address, options(nostack, preserves_flags)) };
-            address += line;
-        }
-    }};
-}
-
-/// As `by_line`, eight lines a turn where that many are left: a page is maintained at each first fetch from it.
+/// Maintains a range line by line, eight a turn where that many are left: it is the whole image at the start, and a page at each
+/// first fetch from it.
 macro_rules! by_lines {
     ($range:expr, $line:expr, $instruction:literal) => {{
         let (line, end) = ($line, $range.end().0);
@@ -105,18 +94,18 @@ macro_rules! by_lines {
 /// Writes dirty lines of `range` back to memory and drops them all, to the point of coherency: for what was, or will be,
 /// accessed with caches off.
 pub fn clean_and_invalidate(range: Range<Pa>) {
-    by_line!(range, data_line(), "dc civac, {}");
+    by_lines!(range, data_line(), "dc civac, {a}");
     dsb_sy();
 }
 
 /// Makes instructions of our own in `range` executable at EL1, even with its caches off: data to the point of coherency,
 /// instruction caches emptied of it. What guests execute goes by [`carry_out`].
 pub fn publish_code(range: Range<Pa>) {
-    by_line!(range, data_line(), "dc cvac, {}");
+    by_lines!(range, data_line(), "dc cvac, {a}");
     dsb_ish();
     // VIPT or VPIPT instruction caches (CTR_EL0.L1Ip) hold lines under virtual addresses that are not ours.
     if ctr_el0() >> 14 & 3 == 3 {
-        by_line!(range, instruction_line(), "ic ivau, {}");
+        by_lines!(range, instruction_line(), "ic ivau, {a}");
     } else {
         // SAFETY: emptying instruction caches changes no data.
         unsafe { core::arch::asm!("ic ialluis", options(nostack, preserves_flags)) };
@@ -127,7 +116,7 @@ pub fn publish_code(range: Range<Pa>) {
 
 /// Writes `range` back to memory, where a guest with its caches off looks.
 pub fn clean(range: Range<Pa>) {
-    by_line!(range, data_line(), "dc cvac, {}");
+    by_lines!(range, data_line(), "dc cvac, {a}");
     dsb_ish();
 }
 
@@ -182,7 +171,7 @@ pub fn zero(range: Range<Pa>) {
             core::ptr::write_bytes(core::ptr::with_exposed_provenance_mut::<u64>(range.start.0 as usize), 0, words)
         };
     }
-    by_line!(range, data_line(), "dc cvac, {}");
+    by_lines!(range, data_line(), "dc cvac, {a}");
     dsb_ish();
 }
 

@@ -134,14 +134,20 @@ fn map_in(root: u64, frames: FrameSource, va: Va, pa: Pa, size: u64, kind: Kind)
             }
             table = value & ADDRESS;
         }
-        let slot = entry(table, at >> shift(level));
-        if slot.load(Ordering::Relaxed) & VALID != 0 {
-            return Err(MapError::Occupied);
+        let (block, page) = (1 << shift(level), if level == 3 { TABLE } else { 0 });
+        // The walk leads to one table: as many of its entries as there is left to map by blocks of this size.
+        loop {
+            let slot = entry(table, (va.0 + done) >> shift(level));
+            if slot.load(Ordering::Relaxed) & VALID != 0 {
+                return Err(MapError::Occupied);
+            }
+            // Pairs with the walk of the hardware; the barrier at the end of the mapping orders it before the first access.
+            slot.store((pa.0 + done) | kind.attributes() | page, Ordering::Release);
+            done += block;
+            if size - done < block || (va.0 + done).is_multiple_of(512 * block) {
+                break;
+            }
         }
-        let page = if level == 3 { TABLE } else { 0 };
-        // Pairs with the walk of the hardware; the barrier at the end of the mapping orders it before the first access.
-        slot.store(to | kind.attributes() | page, Ordering::Release);
-        done += 1 << shift(level);
     }
     // Invalid entries are never cached, so a new mapping needs no invalidation, only to be seen by the walkers.
     dsb_ish();
