@@ -155,18 +155,16 @@ pub(crate) fn hvc(vcpu: &'static Vcpu, context: &mut VcpuContext) -> bool {
 
 fn carry_out(vcpu: &'static Vcpu, context: &mut VcpuContext, call: Access, door: Door) {
     let Some(service) = &vcpu.vm.doors.service else { return };
-    let mut x = [0; 8];
-    x.copy_from_slice(&context.x[..8]);
     let level = level(context);
     let rights = translation::rights(context.pstate, Form::Plain);
     let mut caller = Caller { vm: vcpu.vm, vcpu, rights, level, missing: None };
-    let mut outcome = service.lock().call(call, &mut x, level, &mut caller);
+    let Some(x) = context.x.first_chunk_mut() else { return };
+    let mut outcome = service.lock().call(call, x, level, &mut caller);
     if let Some(missing) = caller.missing {
         // Nothing has happened yet. Now that no lock is held, the block is made ready, and the guest calls again.
         vcpu.vm.touch(missing);
         outcome = Outcome::Again;
     }
-    context.x[..8].copy_from_slice(&x);
     match doors::after(door, &outcome) {
         After::Behind => {}
         After::StepOver => complete(context),
