@@ -146,7 +146,7 @@ static BOOT_EMERGENCY: EmergencyStack = EmergencyStack(core::cell::UnsafeCell::n
 /// When the early tables do not suffice or the ranges overlap.
 pub fn enter_virtual(ram: &[Range<Pa>], devices: impl Iterator<Item = Range<Pa>>) -> Result<(), MapError> {
     let image = stack::image();
-    let whole = Range { start: image.text.start, size: image.data.end().0 - image.text.start.0 };
+    let whole = image.whole();
     mmu::map_identity(image.text, mmu::Kind::Code)?;
     mmu::map_identity(image.rodata, mmu::Kind::ReadOnly)?;
     let guard = image.boot_guard;

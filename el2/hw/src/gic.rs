@@ -134,6 +134,13 @@ pub fn enable_spi(interrupt: IntId) {
     mmio::write32(base + GICD_ISENABLER + 4 * word, bit);
 }
 
+/// Disables SPI `interrupt`: it may be pending, and does not come.
+pub fn disable_spi(interrupt: IntId) {
+    // Pairs with the release in `init_distributor`.
+    let base = DISTRIBUTOR.load(Ordering::Acquire);
+    mmio::write32(base + GICD_ICENABLER + 4 * u64::from(interrupt.0 / 32), 1 << (interrupt.0 % 32));
+}
+
 /// Takes the most important pending interrupt; at least [`SPURIOUS`] if there is none.
 #[inline(always)]
 #[must_use]

@@ -18,7 +18,7 @@ pub mod gic;
 pub mod heap;
 pub mod ids;
 pub mod memory;
-mod mmio;
+pub mod mmio;
 pub mod mmu;
 pub mod nopreempt;
 pub mod percpu;

@@ -191,6 +191,11 @@ pub fn root_for(area: Pa) -> Result<Pa, MapError> {
 /// The descriptor that maps `va` in the tables under `root`; `None` where nothing is mapped. For self-tests.
 #[must_use]
 pub fn descriptor(root: u64, va: Va) -> Option<u64> {
+    leaf(root, va).map(|(value, _)| value)
+}
+
+/// The descriptor that maps `va` in the tables under `root`, and how many bytes it maps.
+fn leaf(root: u64, va: Va) -> Option<(u64, u64)> {
     let mut table = root;
     for level in 0..4 {
         let value = entry(table, va.0 >> shift(level)).load(Ordering::Relaxed);
@@ -198,11 +203,26 @@ pub fn descriptor(root: u64, va: Va) -> Option<u64> {
             return None;
         }
         if level == 3 || value & TABLE == 0 {
-            return Some(value);
+            return Some((value, 1 << shift(level)));
         }
         table = value & ADDRESS;
     }
     None
+}
+
+/// Whether all of `range` is mapped, as a device's and where it is.
+pub(crate) fn is_device(range: Range<Pa>) -> bool {
+    let root = SPACE.lock().root;
+    let mut at = range.start;
+    while at < range.end() {
+        let Some((value, size)) = leaf(root, Va(at.0)) else { return false };
+        let start = at.align_down(size);
+        if value & !TABLE != start.0 | Kind::Device.attributes() {
+            return false;
+        }
+        at = Pa(start.0 + size);
+    }
+    true
 }
 
 /// Makes sure that the shared top-level entry for `va` exists, so that it is in every CPU's copy.

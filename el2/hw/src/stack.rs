@@ -38,6 +38,14 @@ pub struct Image {
     pub boot_guard: Range<Pa>,
 }
 
+impl Image {
+    /// All of it.
+    #[must_use]
+    pub fn whole(&self) -> Range<Pa> {
+        Range { start: self.text.start, size: self.data.end().0 - self.text.start.0 }
+    }
+}
+
 /// Where the image is.
 #[must_use]
 pub fn image() -> Image {

@@ -12,11 +12,12 @@ use cpu::speculation::Plan;
 use frames::Owner;
 use hw::boot::{self as entry, StartError};
 use hw::{crash, firmware, gic, memory as physical, percpu, sysreg, uart};
-use platform::{BootMethod, Conduit, ConsoleKind, Platform, PlatformError};
+use platform::{BootMethod, Conduit, ConsoleKind, DeviceKind, Platform, PlatformError};
 use units::{CpuId, PAGE_SIZE, Pa, VmId};
 
 use crate::exit::checks::Checks;
-use crate::exit::{interrupts, run};
+use crate::exit::interrupts::{self, Handler};
+use crate::exit::run;
 use crate::host::{self, entropy, memory, speculation, wall_clock};
 use crate::link::console;
 use crate::output;
@@ -127,9 +128,7 @@ fn start<C: Checks>(platform: &mut Platform<'static>) -> ! {
     if let Err(error) = console::start(&arguments) {
         refuse(format_args!("memory: {error}"));
     }
-    if let Some(interrupt) = platform.console.and_then(|console| console.interrupt) {
-        interrupts::set_console(interrupt);
-    }
+    connect_interrupts(platform);
     log::info!(
         "Undercroft {} on {} CPUs, {} MiB",
         env!("CARGO_PKG_VERSION"),
@@ -161,6 +160,23 @@ fn start<C: Checks>(platform: &mut Platform<'static>) -> ! {
     C::vms_are_made();
     console::open();
     sched::idle()
+}
+
+/// Lets the interrupts of the host's devices in.
+#[inline(never)]
+fn connect_interrupts(platform: &Platform<'_>) {
+    for device in platform.devices() {
+        let handler = match device.kind {
+            DeviceKind::Console(_) => Handler::Console,
+            // The GIC's own interrupt is each CPU's; nobody waits for the clock's.
+            DeviceKind::Distributor | DeviceKind::Redistributors | DeviceKind::Clock => continue,
+        };
+        if let Some(interrupt) = device.interrupt
+            && let Err(error) = interrupts::connect(interrupt, handler, 0)
+        {
+            log::warn!("interrupt {} of {:?} is not used: {}", interrupt.0, device.kind, error.sentence());
+        }
+    }
 }
 
 /// Builds EL2's address space and enters it.

@@ -1,6 +1,11 @@
 //! The host's interrupts: those that arrive while a guest runs, and those that arrive in EL2.
+//!
+//! A CPU's own (timers, SGIs, maintenance) have an arm each in `dispatch`. A device's find what handles them in a table by their
+//! number: a device that interrupts is one line among the [`Handler`]s, and a call of [`connect`] where it is set up. A
+//! handler is chosen by a `match` and not by a pointer: this is on the short path of an exit, where a guest's branch history
+//! could choose the target of an indirect call.
 
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::{AtomicU16, AtomicU32, Ordering};
 
 use hw::percpu::this_cpu;
 use hw::sync::is_unpreemptible;
@@ -13,13 +18,94 @@ use crate::sched;
 use crate::vcpu::{self, Vcpu};
 use crate::vm::handle::request;
 
-/// The console's interrupt, or [`gic::SPURIOUS`].
-static CONSOLE: AtomicU32 = AtomicU32::new(gic::SPURIOUS);
+/// Makes [`Handler`] of lines `Name(which of these devices) => what it does`. What it does stands in a room below this one, runs
+/// with IRQs masked on the CPU that took the interrupt, and makes the device take its interrupt back.
+macro_rules! handlers {
+    ($($(#[$doc:meta])* $name:ident($device:pat) => $handle:expr;)+) => {
+        /// What handles the interrupts of a kind of device.
+        #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+        #[repr(u8)]
+        pub enum Handler { $($(#[$doc])* $name),+ }
 
-/// Enables `interrupt` as the console's.
-pub(crate) fn set_console(interrupt: IntId) {
-    CONSOLE.store(interrupt.0, Ordering::Relaxed);
+        impl Handler {
+            const ALL: &[Self] = &[$(Self::$name),+];
+
+            fn handle(self, device: u8) {
+                match (self, device) { $((Self::$name, $device) => $handle),+ }
+            }
+        }
+    };
+}
+
+handlers! {
+    /// The UART to talk through.
+    Console(_) => output::input_arrived();
+}
+
+/// Shared interrupts begin here.
+const FIRST_SHARED: u32 = 32;
+/// Who handles each shared interrupt: the handler's place in [`Handler::ALL`], plus one, in the upper half, which of its devices
+/// in the lower; 0 for nobody. LPIs, which begin at 8192, will need a table of their own.
+static SHARED: [AtomicU16; (gic::SPURIOUS - FIRST_SHARED) as usize] =
+    [const { AtomicU16::new(0) }; (gic::SPURIOUS - FIRST_SHARED) as usize];
+/// Interrupts that nobody handles, and that were disabled when they came.
+static UNCLAIMED: AtomicU32 = AtomicU32::new(0);
+
+/// Why an interrupt cannot be connected.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Unconnectable {
+    /// It is not a shared interrupt.
+    NotShared,
+    /// It is another device's already.
+    Taken,
+}
+
+impl Unconnectable {
+    /// A sentence.
+    #[must_use]
+    pub const fn sentence(self) -> &'static str {
+        match self {
+            Self::NotShared => "a device's must be from 32 to 1019",
+            Self::Taken => "it is another device's already",
+        }
+    }
+}
+
+/// From now on `handler` handles `interrupt` for the device of its kind with the number `device`; the interrupt is
+/// routed to this CPU and enabled.
+///
+/// # Errors
+/// Why it stays as it was.
+pub fn connect(interrupt: IntId, handler: Handler, device: u8) -> Result<(), Unconnectable> {
+    let entry = entry(interrupt).ok_or(Unconnectable::NotShared)?;
+    let value = (handler as u16 + 1) << 8 | u16::from(device);
+    // Pairs with the acquire in `handle_shared`: what the handler needs is seen by whichever CPU takes the interrupt.
+    entry.compare_exchange(0, value, Ordering::Release, Ordering::Relaxed).map_err(|_| Unconnectable::Taken)?;
     gic::enable_spi(interrupt);
+    Ok(())
+}
+
+fn entry(interrupt: IntId) -> Option<&'static AtomicU16> {
+    SHARED.get(interrupt.0.checked_sub(FIRST_SHARED)? as usize)
+}
+
+/// How many interrupts came that no device of ours has.
+#[must_use]
+pub fn unclaimed() -> u32 {
+    UNCLAIMED.load(Ordering::Relaxed)
+}
+
+/// One that nobody handles is disabled: its device would raise it for ever.
+fn handle_shared(interrupt: IntId) {
+    // Pairs with the release in `connect`.
+    let value = entry(interrupt).map_or(0, |entry| entry.load(Ordering::Acquire));
+    match usize::from(value >> 8).checked_sub(1).and_then(|place| Handler::ALL.get(place)) {
+        Some(handler) => handler.handle(value as u8),
+        None => {
+            gic::disable_spi(interrupt);
+            UNCLAIMED.fetch_add(1, Ordering::Relaxed);
+        }
+    }
 }
 
 /// How many interrupts are handled in one go. Whatever makes them, what was interrupted gets its turn in between, and so
@@ -100,11 +186,9 @@ fn dispatch(interrupt: u32) {
         gic::HALT => loop {
             hw::sysreg::wfi();
         },
-        IntId(other) => {
-            if other == CONSOLE.load(Ordering::Relaxed) {
-                output::input_arrived();
-            }
-            gic::end(other);
+        other => {
+            handle_shared(other);
+            gic::end(interrupt);
         }
     }
 }

@@ -7,6 +7,7 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
+use hw::clock::Clock;
 use hw::sysreg;
 use spin::Once;
 use units::{Pa, Range};
@@ -15,8 +16,8 @@ use crate::host;
 
 /// Microseconds since 1970 at the counter's zero, modulo 2^64: the time may be set to one before that.
 static EPOCH: AtomicU64 = AtomicU64::new(0);
-/// The registers of the host's real-time clock.
-static DEVICE: Once<Range<Pa>> = Once::new();
+/// The host's real-time clock.
+static DEVICE: Once<Clock> = Once::new();
 
 /// Of a second.
 pub(crate) const MICROSECONDS: u64 = 1_000_000;
@@ -46,8 +47,10 @@ impl Refused {
 /// Reads the host's real-time clock at `registers`, if it has one.
 pub(crate) fn init(registers: Option<Range<Pa>>) {
     let Some(registers) = registers else { return };
-    DEVICE.call_once(|| registers);
-    adopt(hw::clock::seconds(registers).saturating_mul(MICROSECONDS));
+    match hw::clock::open(registers) {
+        Ok(clock) => adopt(DEVICE.call_once(|| clock).seconds().saturating_mul(MICROSECONDS)),
+        Err(error) => log::warn!("the host's real-time clock is not used: {}", error.sentence()),
+    }
 }
 
 fn adopt(microseconds: u64) {
@@ -75,10 +78,10 @@ pub(crate) fn is_settable() -> bool {
 /// # Errors
 /// Why it stays as it was.
 pub(crate) fn set(to: u64) -> Result<(), Refused> {
-    let registers = *DEVICE.get().ok_or(Refused::NoClock)?;
+    let clock = DEVICE.get().ok_or(Refused::NoClock)?;
     let whole = u32::try_from(to / MICROSECONDS).map_err(|_| Refused::TooLate)?;
     let before = microseconds();
-    if !hw::clock::set(registers, whole) {
+    if !clock.set(whole) {
         return Err(Refused::ReadOnly);
     }
     adopt(to);

@@ -17,6 +17,7 @@ use hw::sync::{IrqLock, unmask_irqs};
 use hw::{firmware, sysreg, uart};
 use units::{Ticks, VmId};
 
+use crate::exit::interrupts;
 use crate::host;
 use crate::host::text::Text;
 use crate::link::operator::Operator;
@@ -118,6 +119,8 @@ struct Port {
     operator: Operator,
     /// Bytes of which the log has said that the UART did not take them.
     lost: u64,
+    /// Interrupts of which the log has said that nobody handles them.
+    unclaimed: u32,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -156,6 +159,7 @@ fn run(_: usize) -> ! {
         unfinished: ArrayVec::new(),
         operator: Operator::default(),
         lost: 0,
+        unclaimed: 0,
     };
     if FRAMED.load(Ordering::Relaxed) {
         port.introduce();
@@ -312,12 +316,17 @@ impl Port {
         taken
     }
 
-    /// Says what was lost while the UART did not take anything, as soon as it does again.
+    /// Says what was lost while the UART did not take anything, as soon as it does again, and which interrupts were.
     fn report_loss(&mut self) {
         let dropped = uart::dropped();
         if dropped != self.lost && !uart::is_stuck() {
             log::warn!("the UART took nothing for a while: {} bytes of output are lost", dropped - self.lost);
             self.lost = dropped;
+        }
+        let unclaimed = interrupts::unclaimed();
+        if unclaimed != self.unclaimed {
+            log::warn!("{} interrupts came that no driver handles, and were disabled", unclaimed - self.unclaimed);
+            self.unclaimed = unclaimed;
         }
     }
 
