@@ -6,7 +6,7 @@ pub(crate) mod debug;
 pub(crate) mod dispatch;
 pub(crate) mod doors;
 pub mod fast;
-pub(crate) mod interrupts;
+pub mod interrupts;
 pub(crate) mod mmio;
 pub(crate) mod run;
 pub(crate) mod stage1;
