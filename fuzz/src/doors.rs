@@ -2,7 +2,8 @@
 
 use crate::input::Input;
 use abi::bundle::{Calls, Group};
-use backdoor::{BufferError, Config, Door, Host, Level, Limits, Outcome, Service, WallTime, Watchdog, Whose};
+use backdoor::{BufferError, Config, Door, Host, ExceptionLevel, Limits, Outcome, Service, WallTime, Watchdog, Whose};
+use units::Direction;
 
 /// A host whose guest has 4 KiB of memory at 0.
 pub(crate) struct Machine {
@@ -38,7 +39,7 @@ impl Machine {
         &self,
         at: u64,
         length: usize,
-        direction: backdoor::Direction,
+        direction: Direction,
     ) -> Result<std::ops::Range<usize>, BufferError> {
         let start = usize::try_from(at).map_err(|_| BufferError::NotMemory)?;
         let end = start.checked_add(length).ok_or(BufferError::NotMemory)?;
@@ -51,13 +52,13 @@ impl Machine {
 
 impl Host for Machine {
     fn read(&mut self, from: u64, into: &mut [u8]) -> Result<(), BufferError> {
-        let range = self.range(from, into.len(), backdoor::Direction::Out)?;
+        let range = self.range(from, into.len(), Direction::Read)?;
         into.copy_from_slice(&self.memory[range]);
         Ok(())
     }
 
     fn write(&mut self, to: u64, bytes: &[u8]) -> Result<(), BufferError> {
-        let range = self.range(to, bytes.len(), backdoor::Direction::In)?;
+        let range = self.range(to, bytes.len(), Direction::Write)?;
         self.memory[range].copy_from_slice(bytes);
         Ok(())
     }
@@ -92,7 +93,7 @@ impl Host for Machine {
         (1, 0)
     }
 
-    fn watchdog(&mut self, _: Watchdog, _: Whose, _: Level) -> Result<u64, u64> {
+    fn watchdog(&mut self, _: Watchdog, _: Whose, _: ExceptionLevel) -> Result<u64, u64> {
         Ok(0)
     }
 }
@@ -165,7 +166,7 @@ pub fn calls(data: &[u8]) {
         x[7] = 0x86 << 32 | control;
         let before = x;
         let Some(access) = backdoor::decode(Door::DebugChannel { rt: 31 }, x[3], x[7]) else { continue };
-        let level = if shape & 2 == 0 { Level::User } else { Level::Kernel };
+        let level = if shape & 2 == 0 { ExceptionLevel::User } else { ExceptionLevel::Kernel };
         let outcome = service.call(access, &mut x, level, &mut machine);
         assert_eq!(before[6..], x[6..]);
         if matches!(outcome, Outcome::Fault { .. }) {

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use crate::doors::Machine;
 use crate::input::Input;
 use abi::bundle::Calls;
-use backdoor::{Config, Door, Level, Limits, Outcome, Service};
+use backdoor::{Config, Door, ExceptionLevel, Limits, Outcome, Service};
 
 const LIMITS: Limits =
     Limits { channels: 4, message: 600, buffers: 700, keys: 3, key: 24, store: 1000, log: 64, ..Limits::DEFAULT };
@@ -58,7 +58,7 @@ fn message(input: &mut Input<'_>) -> Vec<u8> {
 }
 
 impl Guest {
-    fn call(&mut self, x: &mut [u64; 8], level: Level) -> Outcome {
+    fn call(&mut self, x: &mut [u64; 8], level: ExceptionLevel) -> Outcome {
         let before = *x;
         let access = backdoor::decode(Door::DebugChannel { rt: 31 }, x[3], x[7]).expect("a call");
         let outcome = self.service.call(access, x, level, &mut self.machine);
@@ -69,7 +69,7 @@ impl Guest {
 
     fn low(&mut self, x1: u64, sub: u64, (id, high, low): Channel) -> [u64; 8] {
         let mut x = [MAGIC, x1, sub << 16 | 0x1e, id << 16 | 0x5658, high, low, 0, LOW];
-        assert_eq!(self.call(&mut x, Level::User), Outcome::Done);
+        assert_eq!(self.call(&mut x, ExceptionLevel::User), Outcome::Done);
         x
     }
 
@@ -109,7 +109,7 @@ impl Guest {
         self.machine.put(BUFFER, message);
         let mut x = [MAGIC, 0, message.len() as u64, id << 16 | 0x5659, BUFFER, low, high, 0x86_0000_0018];
         x[1] = 0x1_0000;
-        let outcome = self.call(&mut x, Level::User);
+        let outcome = self.call(&mut x, ExceptionLevel::User);
         assert_eq!(outcome, Outcome::Done);
         // An empty message was complete with its length.
         assert_eq!(x[1], if message.is_empty() { 0 } else { 0x1_0000 });
@@ -127,7 +127,7 @@ impl Guest {
         if whole {
             let (id, high, low) = channel;
             let mut x = [MAGIC, 0x1_0000, length as u64, id << 16 | 0x5659, high, BUFFER, low, 0x86_0000_001c];
-            assert_eq!((self.call(&mut x, Level::User), x[1]), (Outcome::Done, 0x1_0000));
+            assert_eq!((self.call(&mut x, ExceptionLevel::User), x[1]), (Outcome::Done, 0x1_0000));
             reply.extend(self.machine.get(BUFFER, length));
         } else {
             while reply.len() < length {

@@ -5,7 +5,8 @@
 
 use crate::Instruction;
 use crate::Unsupported::{self, Atomic, Authenticated, Exclusive, NotMemory, Simd, Tag, Unallocated, Unpredictable};
-use crate::transfer::{Access, Addressing, Base, Direction, Extension, Transfer};
+use crate::transfer::{Access, Addressing, Base, Extension, Transfer};
+use units::Direction;
 
 /// Decodes an instruction word.
 ///
@@ -229,7 +230,7 @@ const fn single(word: u32, load: bool, first: Access, addressing: Addressing) ->
         31 => Base::StackPointer,
         register => Base::Register(register),
     };
-    let direction = if load { Direction::Load } else { Direction::Store };
+    let direction = if load { Direction::Read } else { Direction::Write };
     Transfer { direction, first, second: None, base, addressing, unprivileged: false, ordered: false }
 }
 
@@ -269,7 +270,8 @@ const fn signed(word: u32, shift: u32, width: u32) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::decode;
-    use crate::{Access, Addressing, Base, Direction, Instruction, Transfer, Unsupported};
+    use crate::{Access, Addressing, Base, Instruction, Transfer, Unsupported};
+    use units::Direction;
 
     fn transfer(word: u32) -> Transfer {
         match decode(word) {
@@ -283,7 +285,7 @@ mod tests {
         // ldpsw x1, x2, [x3, #8]!
         let first = Access { rt: 1, bytes: 4, sign_extend: true, sixty_four: true };
         let expected = Transfer {
-            direction: Direction::Load,
+            direction: Direction::Read,
             first,
             second: Some(Access { rt: 2, ..first }),
             base: Base::Register(3),

@@ -1,18 +1,9 @@
 //! A load or store of general-purpose registers: what it moves, and where its address comes from.
 
-use units::Va;
+use units::{Direction, Va};
 
 /// The bits of an address that are no tag.
 const ADDRESS: u64 = 0x00ff_ffff_ffff_ffff;
-
-/// Which way data moves.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum Direction {
-    /// From memory into registers.
-    Load,
-    /// From registers into memory.
-    Store,
-}
 
 /// One register's part of a transfer.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -188,7 +179,7 @@ mod tests {
 
     fn load(base: Base, addressing: Addressing) -> Transfer {
         Transfer {
-            direction: Direction::Load,
+            direction: Direction::Read,
             first: WORD,
             second: None,
             base,
@@ -255,14 +246,14 @@ mod tests {
         let resolved = pair.resolve(&registers(), 0, 0);
         assert_eq!(resolved.address, Va(0x1ff8));
         for (far, explained) in [(0x1ff7, false), (0x1ff8, true), (0x1ffc, true), (0x1fff, true), (0x2000, false)] {
-            assert_eq!(pair.explains(&resolved, Va(far), Direction::Load), explained, "{far:#x}");
-            assert_eq!(pair.explains(&resolved, Va(far | 0x5a << 56), Direction::Load), explained, "{far:#x}, tagged");
-            assert!(!pair.explains(&resolved, Va(far), Direction::Store), "{far:#x} is no store");
+            assert_eq!(pair.explains(&resolved, Va(far), Direction::Read), explained, "{far:#x}");
+            assert_eq!(pair.explains(&resolved, Va(far | 0x5a << 56), Direction::Read), explained, "{far:#x}, tagged");
+            assert!(!pair.explains(&resolved, Va(far), Direction::Write), "{far:#x} is no store");
         }
         let one = load(Base::Register(2), Addressing::Offset(0));
         let resolved = one.resolve(&registers(), 0, 0);
-        assert!(one.explains(&resolved, Va(0x2003), Direction::Load));
-        assert!(!one.explains(&resolved, Va(0x2004), Direction::Load));
+        assert!(one.explains(&resolved, Va(0x2003), Direction::Read));
+        assert!(!one.explains(&resolved, Va(0x2004), Direction::Read));
     }
 
     proptest! {

@@ -4,9 +4,10 @@
 //! Every combination of the bits that divide loads and stores into classes is tried, each with several registers and
 //! constants, and after that a large sample of random words. Words must agree in both directions: what we decode, the
 //! others read alike, and what we refuse is no plain load or store for them either.
-use a64::{Access, Addressing, Base, Direction, Extension, Instruction, Transfer, Unsupported, decode};
+use a64::{Access, Addressing, Base, Extension, Instruction, Transfer, Unsupported, decode};
 use disarm64::decoder_load_store;
 use std::fmt::Write;
+use units::Direction;
 use yaxpeax_arch::{Decoder, U8Reader};
 use yaxpeax_arm::armv8::a64::InstDecoder;
 
@@ -50,7 +51,7 @@ fn read(line: &str) -> Option<Instruction> {
         None => (Base::ProgramCounter, Addressing::Offset(constant(names.next()?)?)),
     };
     Some(Instruction::Transfer(Transfer {
-        direction: if family.starts_with("ld") { Direction::Load } else { Direction::Store },
+        direction: if family.starts_with("ld") { Direction::Read } else { Direction::Write },
         first,
         second,
         base,

@@ -24,7 +24,7 @@ use alloc::vec::Vec;
 use abi::calls::vmware::channel::{RPCI, TCLO, WITH_COOKIES, status, step};
 
 use crate::limits::Limits;
-use crate::own::Progress;
+use crate::own::Completion;
 use crate::rpci;
 use crate::service::{BufferError, Host};
 
@@ -223,7 +223,7 @@ impl Channels {
         limits: &Limits,
         host: &mut impl Host,
         peer: &mut impl PeerOf,
-    ) -> Result<Progress, BufferError> {
+    ) -> Result<Completion, BufferError> {
         self.calls += 1;
         let calls = self.calls;
         let id = port_and_id(x);
@@ -253,20 +253,20 @@ impl Channels {
                 }
             }
             if end < *length {
-                return Ok(Progress::More);
+                return Ok(Completion::More);
             }
             complete(channel, id, peer, host);
             status::SUCCESS << 16
         };
         self.bound_reply(id, limits);
-        Ok(Progress::Finished)
+        Ok(Completion::Finished)
     }
 
     /// A whole payload to the guest: W6 and W4 are the low and the high cookie, X5 the address, X2 the length.
     ///
     /// # Errors
     /// As [`Channels::bulk_out`].
-    pub fn bulk_in(&mut self, x: &mut Registers, host: &mut impl Host) -> Result<Progress, BufferError> {
+    pub fn bulk_in(&mut self, x: &mut Registers, host: &mut impl Host) -> Result<Completion, BufferError> {
         self.calls += 1;
         let calls = self.calls;
         let id = port_and_id(x);
@@ -288,7 +288,7 @@ impl Channels {
             Err(fault) => return Err(fault),
         }
         if end < bytes.len() {
-            return Ok(Progress::More);
+            return Ok(Completion::More);
         }
         *position = bytes.len();
         channel.moved = 0;
@@ -303,9 +303,9 @@ pub trait PeerOf {
 }
 
 #[expect(clippy::unnecessary_wraps, reason = "so that callers can return it")]
-fn bulk_result(x: &mut Registers, status: u64) -> Result<Progress, BufferError> {
+fn bulk_result(x: &mut Registers, status: u64) -> Result<Completion, BufferError> {
     x[1] = status << 16;
-    Ok(Progress::Finished)
+    Ok(Completion::Finished)
 }
 
 fn send_size(

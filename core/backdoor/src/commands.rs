@@ -6,14 +6,14 @@
 use abi::bundle::Group;
 use abi::calls::vmware::command;
 
-use crate::service::Level;
+use crate::service::ExceptionLevel;
 
 /// The least level that a command is for. What names physical pages is for kernels alone.
 #[must_use]
-pub const fn least_level(number: u16) -> Level {
+pub const fn least_level(number: u16) -> ExceptionLevel {
     match number {
-        command::DISPLAY_STATISTICS => Level::Kernel,
-        _ => Level::User,
+        command::DISPLAY_STATISTICS => ExceptionLevel::Kernel,
+        _ => ExceptionLevel::User,
     }
 }
 

@@ -37,9 +37,9 @@ impl Size {
     }
 }
 
-/// Which way data moves.
+/// Which way data moves: as by the instructions IN and OUT, whose place a call takes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Direction {
+pub enum PortDirection {
     /// To the guest.
     In,
     /// From the guest.
@@ -68,7 +68,7 @@ pub struct Access {
     /// How wide.
     pub size: Size,
     /// Which way.
-    pub direction: Direction,
+    pub direction: PortDirection,
     /// How many.
     pub form: Form,
 }
@@ -89,7 +89,7 @@ pub const fn decode(door: Door, x3: u64, x7: u64) -> Option<Access> {
         2 => Size::Word,
         _ => return None,
     };
-    let direction = if word & 4 != 0 { Direction::In } else { Direction::Out };
+    let direction = if word & 4 != 0 { PortDirection::In } else { PortDirection::Out };
     let with_port = word & 8 != 0;
     let string = word & 16 != 0;
     let allowed = match (string, with_port) {
@@ -107,7 +107,7 @@ pub const fn decode(door: Door, x3: u64, x7: u64) -> Option<Access> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Access, Direction, Door, Form, Size, decode};
+    use super::{Access, Door, Form, PortDirection, Size, decode};
     use abi::calls::vmware::{PORT_HIGH, PORT_LOW};
     use abi::calls::{HIGH_IN, HIGH_OUT, LOW};
     use proptest::prelude::*;
@@ -117,13 +117,13 @@ mod tests {
 
     #[test]
     fn the_three_calls_of_real_clients() {
-        let low = Access { port: PORT_LOW, size: Size::Word, direction: Direction::In, form: Form::Single };
+        let low = Access { port: PORT_LOW, size: Size::Word, direction: PortDirection::In, form: Form::Single };
         assert_eq!(decode(DCC, 0xffff_edc7_5658, MARKED | u64::from(LOW)), Some(low));
         assert_eq!(decode(Door::Hvc, 0x5658, u64::from(LOW)), Some(low));
         let string = Form::String { repeated: true, backwards: false };
         let high = |direction| Access { port: PORT_HIGH, size: Size::Byte, direction, form: string };
-        assert_eq!(decode(DCC, 0x1_5659, MARKED | u64::from(HIGH_OUT)), Some(high(Direction::Out)));
-        assert_eq!(decode(DCC, 0x1_5659, MARKED | u64::from(HIGH_IN)), Some(high(Direction::In)));
+        assert_eq!(decode(DCC, 0x1_5659, MARKED | u64::from(HIGH_OUT)), Some(high(PortDirection::Out)));
+        assert_eq!(decode(DCC, 0x1_5659, MARKED | u64::from(HIGH_IN)), Some(high(PortDirection::In)));
     }
 
     #[test]
@@ -146,7 +146,7 @@ mod tests {
         fn a_call_says_all_of_its_control_word(x3: u64, w7 in 0u32..0x2000) {
             if let Some(access) = decode(DCC, x3, MARKED | u64::from(w7)) {
                 let size = match access.size { Size::Byte => 0, Size::Half => 1, Size::Word => 2 };
-                let direction = if access.direction == Direction::In { 4 } else { 0 };
+                let direction = if access.direction == PortDirection::In { 4 } else { 0 };
                 let rest = match access.form {
                     Form::Single if w7 & 8 != 0 => 8,
                     Form::Single => u32::from(access.port) << 5,

@@ -37,6 +37,6 @@ pub mod tclo;
 #[cfg(test)]
 mod tests;
 
-pub use encoding::{Access, Direction, Door, Form, Size, decode};
+pub use encoding::{Access, Door, Form, PortDirection, Size, decode};
 pub use limits::{Limits, Rate};
-pub use service::{BufferError, Config, Host, Level, Outcome, Service, State, WallTime, Watchdog, Whose};
+pub use service::{BufferError, Config, ExceptionLevel, Host, Outcome, Service, State, WallTime, Watchdog, Whose};

@@ -4,7 +4,7 @@ use abi::calls::own::{LOG_BYTES, MAGIC, VERSION, command, features, status, watc
 
 use crate::channel::Registers;
 use crate::rpci;
-use crate::service::{BufferError, Host, Level, State, Watchdog, Whose};
+use crate::service::{BufferError, ExceptionLevel, Host, State, Watchdog, Whose};
 
 /// Carries out a call.
 ///
@@ -13,7 +13,7 @@ use crate::service::{BufferError, Host, Level, State, Watchdog, Whose};
 pub(crate) fn call(
     state: &mut State,
     x: &mut Registers,
-    level: Level,
+    level: ExceptionLevel,
     host: &mut impl Host,
 ) -> Result<(), BufferError> {
     x[0] = match x[2] as u16 {
@@ -63,7 +63,7 @@ pub(crate) fn call(
     Ok(())
 }
 
-fn watchdog(x: &mut Registers, level: Level, host: &mut impl Host) -> u64 {
+fn watchdog(x: &mut Registers, level: ExceptionLevel, host: &mut impl Host) -> u64 {
     let whose = if x[1] as u32 & what::OF_CALLER == 0 { Whose::Vm } else { Whose::Caller };
     let request = match x[1] as u32 & !what::OF_CALLER {
         what::QUERY => Watchdog::Query,
@@ -84,7 +84,7 @@ fn watchdog(x: &mut Registers, level: Level, host: &mut impl Host) -> u64 {
 ///
 /// # Errors
 /// As [`call`]; what was taken before is taken.
-pub(crate) fn string(state: &mut State, x: &mut Registers, host: &mut impl Host) -> Result<Progress, BufferError> {
+pub(crate) fn string(state: &mut State, x: &mut Registers, host: &mut impl Host) -> Result<Completion, BufferError> {
     let mut piece = [0; LOG_BYTES];
     // Only up to the end of the page: what was taken before a missing page is not asked for again.
     let room = 4096 - (x[4] & 4095);
@@ -102,12 +102,12 @@ pub(crate) fn string(state: &mut State, x: &mut Registers, host: &mut impl Host)
         x[4] = x[4].wrapping_add(part);
         x[2] -= part;
     }
-    Ok(if x[2] == 0 { Progress::Finished } else { Progress::More })
+    Ok(if x[2] == 0 { Completion::Finished } else { Completion::More })
 }
 
 /// Whether a string or a payload is at its end.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Progress {
+pub enum Completion {
     /// All taken.
     Finished,
     /// The instruction is to be repeated.

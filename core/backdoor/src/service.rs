@@ -9,16 +9,17 @@ use abi::calls::vmware::{self, MAGIC, PORT_HIGH, PORT_HIGH_WITH_FLAGS, PORT_LOW,
 
 use crate::channel::{Channels, Peer, PeerOf, Protocol, Registers};
 use crate::commands;
-use crate::encoding::{Access, Direction, Form, Size};
+use crate::encoding::{Access, Form, PortDirection, Size};
 use crate::guestinfo::{Refused, Store};
 use crate::limits::{Limits, Rate};
-use crate::own::{self, Progress};
+use crate::own::{self, Completion};
 use crate::rpci;
 use crate::tclo::{Report, Requests};
+use units::Direction;
 
 /// Who calls.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub enum Level {
+pub enum ExceptionLevel {
     /// EL0.
     User,
     /// EL1.
@@ -43,7 +44,7 @@ pub enum BufferError {
         address: u64,
         /// The fault status code (PAR_EL1.FST).
         status: u8,
-        /// Which way data was to move.
+        /// Whether its memory was to be read or written.
         direction: Direction,
     },
     /// It leads to something that is no RAM.
@@ -105,7 +106,7 @@ pub trait Host {
     ///
     /// # Errors
     /// One of [`abi::calls::own::status`].
-    fn watchdog(&mut self, request: Watchdog, whose: Whose, level: Level) -> Result<u64, u64>;
+    fn watchdog(&mut self, request: Watchdog, whose: Whose, level: ExceptionLevel) -> Result<u64, u64>;
 }
 
 /// What does not change while a VM lives.
@@ -128,10 +129,10 @@ pub struct Config {
 }
 
 impl Config {
-    fn allows(&self, level: Level, group: Group) -> bool {
+    fn allows(&self, level: ExceptionLevel, group: Group) -> bool {
         match level {
-            Level::User => self.user.has(group),
-            Level::Kernel => self.kernel.has(group),
+            ExceptionLevel::User => self.user.has(group),
+            ExceptionLevel::Kernel => self.kernel.has(group),
         }
     }
 }
@@ -149,7 +150,7 @@ pub enum Outcome {
         address: u64,
         /// The fault status code.
         status: u8,
-        /// Which way data was to move.
+        /// Whether its memory was to be read or written.
         direction: Direction,
     },
 }
@@ -278,13 +279,13 @@ impl Service {
 
     /// Answers the call `access` of a caller at `level`. Only documented results change; after anything but
     /// [`Outcome::Done`] and [`Outcome::Again`] nothing has.
-    pub fn call(&mut self, access: Access, x: &mut Registers, level: Level, host: &mut impl Host) -> Outcome {
+    pub fn call(&mut self, access: Access, x: &mut Registers, level: ExceptionLevel, host: &mut impl Host) -> Outcome {
         let known = x[0] as u32 == MAGIC;
         let may_own = self.config.allows(level, Group::Own);
         let result = match (access.port, access.form, access.direction) {
-            (PORT_LOW, Form::Single, Direction::In) if known && access.size == Size::Word => {
+            (PORT_LOW, Form::Single, PortDirection::In) if known && access.size == Size::Word => {
                 self.low(x, level, host);
-                Ok(Progress::Finished)
+                Ok(Completion::Finished)
             }
             (PORT_HIGH | PORT_HIGH_WITH_FLAGS, Form::String { repeated: true, .. }, direction)
                 if known && access.size == Size::Byte && x[1] as u16 == 0 =>
@@ -292,38 +293,38 @@ impl Service {
                 match direction {
                     _ if !self.config.allows(level, Group::Rpc) => {
                         x[1] = 0;
-                        Ok(Progress::Finished)
+                        Ok(Completion::Finished)
                     }
-                    Direction::Out => self.channels.bulk_out(x, &self.config.limits, host, &mut self.state),
-                    Direction::In => self.channels.bulk_in(x, host),
+                    PortDirection::Out => self.channels.bulk_out(x, &self.config.limits, host, &mut self.state),
+                    PortDirection::In => self.channels.bulk_in(x, host),
                 }
             }
-            (OWN_PORT, Form::Single, Direction::In)
+            (OWN_PORT, Form::Single, PortDirection::In)
                 if may_own && x[0] as u32 == OWN_MAGIC && access.size == Size::Word =>
             {
-                own::call(&mut self.state, x, level, host).map(|()| Progress::Finished)
+                own::call(&mut self.state, x, level, host).map(|()| Completion::Finished)
             }
-            (OWN_PORT, Form::String { repeated: true, backwards: false }, Direction::Out)
+            (OWN_PORT, Form::String { repeated: true, backwards: false }, PortDirection::Out)
                 if may_own && access.size == Size::Byte =>
             {
                 own::string(&mut self.state, x, host)
             }
-            (_, Form::Single, Direction::In) => {
+            (_, Form::Single, PortDirection::In) => {
                 // A port where nothing is: all bits set.
                 x[0] = x[0] & 0xffff_ffff | access.size.mask();
-                Ok(Progress::Finished)
+                Ok(Completion::Finished)
             }
-            _ => Ok(Progress::Finished),
+            _ => Ok(Completion::Finished),
         };
         match result {
-            Ok(Progress::Finished) | Err(BufferError::NotMemory) => Outcome::Done,
-            Ok(Progress::More) => Outcome::Again,
+            Ok(Completion::Finished) | Err(BufferError::NotMemory) => Outcome::Done,
+            Ok(Completion::More) => Outcome::Again,
             Err(BufferError::Fault { address, status, direction }) => Outcome::Fault { address, status, direction },
         }
     }
 
     /// A command of the low port.
-    fn low(&mut self, x: &mut Registers, level: Level, host: &mut impl Host) {
+    fn low(&mut self, x: &mut Registers, level: ExceptionLevel, host: &mut impl Host) {
         let number = x[2] as u16;
         let allowed = commands::group(number).is_none_or(|group| self.config.allows(level, group));
         if level < commands::least_level(number) || !allowed {

@@ -1,14 +1,15 @@
 //! The service as a client sees it: the golden trace of `vmware-rpctool`, every error, hostile registers.
 
+use crate::Limits;
 use crate::channel::{PIECE, Registers};
 use crate::encoding::{Door, decode};
-use crate::service::{BufferError, Config, Host, Level, Outcome, Service, WallTime, Watchdog, Whose};
-use crate::{Direction, Limits};
+use crate::service::{BufferError, Config, ExceptionLevel, Host, Outcome, Service, WallTime, Watchdog, Whose};
 use abi::bundle::Calls;
 use abi::calls::vmware::{MAGIC, command};
 use abi::calls::{self, own};
 use proptest::prelude::*;
 use std::vec::Vec;
+use units::Direction;
 
 mod memory;
 
@@ -64,14 +65,14 @@ impl Machine {
 
 impl Host for Machine {
     fn read(&mut self, from: u64, into: &mut [u8]) -> Result<(), BufferError> {
-        let range = self.range(from, into.len(), Direction::Out)?;
+        let range = self.range(from, into.len(), Direction::Read)?;
         self.count(into.len());
         into.copy_from_slice(&self.memory[range]);
         Ok(())
     }
 
     fn write(&mut self, to: u64, bytes: &[u8]) -> Result<(), BufferError> {
-        let range = self.range(to, bytes.len(), Direction::In)?;
+        let range = self.range(to, bytes.len(), Direction::Write)?;
         self.count(bytes.len());
         self.memory[range].copy_from_slice(bytes);
         Ok(())
@@ -107,10 +108,10 @@ impl Host for Machine {
         (1_000_000_000, 7)
     }
 
-    fn watchdog(&mut self, request: Watchdog, whose: Whose, level: Level) -> Result<u64, u64> {
+    fn watchdog(&mut self, request: Watchdog, whose: Whose, level: ExceptionLevel) -> Result<u64, u64> {
         match request {
             Watchdog::Query => Ok(if whose == Whose::Vm { 3 } else { 4 }),
-            _ if level == Level::User => Err(own::status::REFUSED),
+            _ if level == ExceptionLevel::User => Err(own::status::REFUSED),
             _ => Ok(100),
         }
     }
@@ -119,7 +120,7 @@ impl Host for Machine {
 #[test]
 fn each_level_calls_what_it_may() {
     let config = Config { user: Calls(0b1000), kernel: Calls(0b0111), ..config(Limits::DEFAULT) };
-    let mut guest = Guest { service: Service::new(config, 0), machine: Machine::new(), level: Level::User };
+    let mut guest = Guest { service: Service::new(config, 0), machine: Machine::new(), level: ExceptionLevel::User };
     let refused = |guest: &mut Guest, command| guest.low(!MAGIC as u64, command, (0, 0, 0))[0] == calls::NO_COMMAND;
     let own = |guest: &mut Guest| {
         let mut x = [u64::from(own::MAGIC), 0, 0, u64::from(own::PORT), 0, 0, 0, 0x86_0000_000e];
@@ -128,23 +129,23 @@ fn each_level_calls_what_it_may() {
     };
     for command in [command::MESSAGE, command::GET_TIME_FULL, command::GET_MHZ, command::GET_DEVICE] {
         assert!(refused(&mut guest, command.into()), "{command} from EL0");
-        guest.level = Level::Kernel;
+        guest.level = ExceptionLevel::Kernel;
         assert!(!refused(&mut guest, command.into()), "{command} from EL1");
-        guest.level = Level::User;
+        guest.level = ExceptionLevel::User;
     }
     assert!(!refused(&mut guest, command::GET_VERSION.into()), "whether anybody answers may always be asked");
     assert_eq!(own(&mut guest), own::status::DONE);
-    guest.level = Level::Kernel;
+    guest.level = ExceptionLevel::Kernel;
     assert_eq!(own(&mut guest), calls::NO_COMMAND);
     // A bulk transfer belongs to the channels.
     let channel = guest.open(0xc943_5052).unwrap();
     assert_eq!(guest.status(1, 4, channel), 0x81);
     let (id, high, low) = channel;
     let out = [u64::from(MAGIC), 0x1_0000, 4, id << 16 | 0x5659, BASE, low, high, 0x86_0000_0018];
-    guest.level = Level::User;
+    guest.level = ExceptionLevel::User;
     let mut x = out;
     assert_eq!((guest.call(&mut x), x[1]), (Outcome::Done, 0));
-    guest.level = Level::Kernel;
+    guest.level = ExceptionLevel::Kernel;
     let mut x = out;
     assert_eq!((guest.call(&mut x), x[1]), (Outcome::Done, 0x1_0000));
 }
@@ -164,7 +165,7 @@ fn config(limits: Limits) -> Config {
 pub(crate) struct Guest {
     pub(crate) service: Service,
     pub(crate) machine: Machine,
-    level: Level,
+    level: ExceptionLevel,
 }
 
 /// An open channel: number, high and low cookie.
@@ -172,7 +173,7 @@ type Channel = (u64, u64, u64);
 
 impl Guest {
     pub(crate) fn new(limits: Limits) -> Self {
-        Self { service: Service::new(config(limits), 0), machine: Machine::new(), level: Level::User }
+        Self { service: Service::new(config(limits), 0), machine: Machine::new(), level: ExceptionLevel::User }
     }
 
     fn call(&mut self, x: &mut Registers) -> Outcome {
@@ -367,7 +368,7 @@ fn bulk_both_ways_and_a_missing_page() {
     let out = [u64::from(MAGIC), 0x1_0000, message.len() as u64, id << 16 | 0x565b, BASE, low, high, 0x86_0000_0018];
     guest.machine.missing = Some(BASE + 0x3000);
     let mut x = out;
-    let fault = Outcome::Fault { address: BASE + 0x3000, status: 7, direction: Direction::Out };
+    let fault = Outcome::Fault { address: BASE + 0x3000, status: 7, direction: Direction::Read };
     assert_eq!((guest.call_to_the_end(&mut x), x), ((fault, 1), out), "nothing changed");
     guest.machine.missing = None;
     assert_eq!(
@@ -382,7 +383,7 @@ fn bulk_both_ways_and_a_missing_page() {
     let bulk_in = [u64::from(MAGIC), 0x1_0000, 60_002, id << 16 | 0x5659, high, BASE + 1, low, 0x86_0000_001c];
     let mut x = bulk_in;
     guest.machine.missing = Some(BASE + 0x1000);
-    let fault = Outcome::Fault { address: BASE + 0x1000, status: 7, direction: Direction::In };
+    let fault = Outcome::Fault { address: BASE + 0x1000, status: 7, direction: Direction::Write };
     assert_eq!((guest.call_to_the_end(&mut x), x), ((fault, 0), bulk_in));
     guest.machine.missing = None;
     assert_eq!((guest.call_to_the_end(&mut x), x), ((Outcome::Done, 7), bulk_in));
@@ -465,7 +466,7 @@ fn time_and_other_commands() {
         assert_eq!(guest.low(7, unknown, (0, 0, 0))[..2], [calls::NO_COMMAND, 7]);
     }
     assert_eq!(guest.low(0, 85, (0, 0, 0))[0], calls::NO_COMMAND, "for kernels");
-    guest.level = Level::Kernel;
+    guest.level = ExceptionLevel::Kernel;
     assert_eq!(guest.low(0, 85, (0, 0, 0))[0], 0);
 }
 
@@ -544,7 +545,7 @@ proptest! {
             let mut registers = [x[0], x[1], x[2], x[3], x[4], x[5], x[6], 0x86 << 32 | w7];
             if let Some(access) = decode(DCC, registers[3], registers[7]) {
                 let before = registers;
-                let outcome = guest.service.call(access, &mut registers, Level::User, &mut guest.machine);
+                let outcome = guest.service.call(access, &mut registers, ExceptionLevel::User, &mut guest.machine);
                 prop_assert_eq!(&before[6..], &registers[6..]);
                 if matches!(outcome, Outcome::Fault { .. }) {
                     prop_assert_eq!(before, registers);

@@ -105,10 +105,11 @@ pub const MDCCINT_BITS: u64 = 3 << 29;
 mod tests {
     use super::{Control, FINE_TRAPS, ROWS, Treatment};
     use crate::controls::controls;
-    use crate::encoding::{Direction, SysregEncoding};
+    use crate::encoding::SysregEncoding;
     use crate::id::{Field, fields, models};
     use crate::sysreg::{Action, classify};
     use std::vec::Vec;
+    use units::Direction;
 
     fn encodings() -> impl Iterator<Item = (&'static super::Row, SysregEncoding)> {
         ROWS.iter().flat_map(|row| {

@@ -78,15 +78,6 @@ impl fmt::Display for SysregEncoding {
     }
 }
 
-/// Which way an access moves data.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum Direction {
-    /// From the register or the memory into a general-purpose register.
-    Read,
-    /// From a general-purpose register into the register or the memory.
-    Write,
-}
-
 #[cfg(test)]
 mod tests {
     extern crate std;

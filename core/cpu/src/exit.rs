@@ -10,10 +10,10 @@
 
 mod abort;
 
-pub use abort::{Access, DataAbort, Fault, FaultKind, InstructionAbort, Level, Wanted};
+pub use abort::{Access, DataAbort, Fault, FaultKind, InstructionAbort, LookupLevel, Wanted};
 
-use crate::encoding::{Direction, SysregEncoding};
-use units::Va;
+use crate::encoding::SysregEncoding;
+use units::{Direction, Va};
 
 /// Exception classes (ESR_ELx bits 31:26) by their names in DDI 0487.
 pub mod class {
@@ -292,9 +292,9 @@ const fn decode_system_register(esr: u64) -> SystemRegister {
 #[cfg(test)]
 mod tests {
     use super::{Exit, SystemRegister, WaitKind, class, decode, instruction_bytes};
-    use crate::encoding::{Direction, SysregEncoding};
+    use crate::encoding::SysregEncoding;
     use proptest::prelude::*;
-    use units::Va;
+    use units::{Direction, Va};
 
     #[test]
     fn waiting_instructions_are_told_apart() {

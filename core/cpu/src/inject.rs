@@ -7,10 +7,9 @@
 //! SErrors are not here. The hardware delivers them: set HCR_EL2.VSE (and VSESR_EL2 where FEAT_RAS exists) and the
 //! guest takes one as soon as PSTATE.A allows. Interrupts are the list registers' business.
 
-use crate::encoding::Direction;
 use crate::exit::{ESR_IL, class, class_of};
 use crate::pstate;
-use units::Va;
+use units::{Direction, Va};
 
 /// SCTLR_EL1.SPAN: an exception leaves PSTATE.PAN alone.
 const SCTLR_SPAN: u64 = 1 << 23;
@@ -191,11 +190,10 @@ mod tests {
         AbortKind, GuestState, data_abort, illegal_state, instruction_abort, maintenance_abort, reflect, synchronous,
         undefined,
     };
-    use crate::encoding::Direction;
     use crate::pstate::{A, AARCH32, ALLINT, BTYPE, D, DAIF, DIT, EL0T, EL1H, EL1T, F, I, IL, NZCV, PAN, SS, SSBS};
     use crate::pstate::{TCO, UAO};
     use proptest::prelude::*;
-    use units::Va;
+    use units::{Direction, Va};
 
     const SPAN: u64 = 1 << 23;
     const DSSBS: u64 = 1 << 44;

@@ -40,4 +40,5 @@ pub mod sysreg;
 pub mod table_walk;
 pub mod translation;
 
-pub use encoding::{Direction, SysregEncoding};
+pub use encoding::SysregEncoding;
+pub use units::Direction;

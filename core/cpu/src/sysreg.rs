@@ -10,8 +10,9 @@
 //! records, activity monitors, limited ordering regions, error records, memory partitioning, tags, SVE and SME control, and
 //! all IMPLEMENTATION DEFINED registers.
 
-use crate::encoding::{Direction, SysregEncoding};
+use crate::encoding::SysregEncoding;
 use crate::id;
+use units::Direction;
 
 /// Which of the three registers that send a software-generated interrupt.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -206,8 +207,8 @@ const fn classify_register(encoding: SysregEncoding, direction: Direction) -> Ac
 #[cfg(test)]
 mod tests {
     use super::{Action, DebugRegister, OsLockRegister, SgiRegister, Timer, TimerRegister, classify};
-    use crate::encoding::Direction::{Read, Write};
     use crate::encoding::SysregEncoding;
+    use units::Direction::{Read, Write};
 
     const fn name(op0: u8, op1: u8, crn: u8, crm: u8, op2: u8) -> SysregEncoding {
         SysregEncoding::new(op0, op1, crn, crm, op2)

@@ -34,7 +34,7 @@ const CLAIM: u64 = 2;
 
 /// What makes a queue's virtual time one on the common scale.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Level {
+pub(crate) struct QueueLevel {
     /// The difference.
     offset: u64,
     /// Up to when it has been forgotten.
@@ -43,7 +43,7 @@ pub(crate) struct Level {
     is_new: bool,
 }
 
-impl Level {
+impl QueueLevel {
     pub(crate) const NEW: Self = Self { offset: 0, at: 0, is_new: true };
 }
 
@@ -85,7 +85,7 @@ impl RunQueue {
             now.saturating_sub(self.level.at),
             self.timing.period.saturating_mul(WINDOW_PERIODS),
         );
-        self.level = Level { offset: (level as u64).wrapping_sub(mean), at: now, ..self.level };
+        self.level = QueueLevel { offset: (level as u64).wrapping_sub(mean), at: now, ..self.level };
         Standing { level, weight, turn: turn.saturating_mul(VIRTUAL_UNIT) / weight.max(1) }
     }
 

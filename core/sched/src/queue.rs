@@ -2,7 +2,7 @@
 
 use units::CpuId;
 
-use crate::balance::Level;
+use crate::balance::QueueLevel;
 use crate::heap::Heap;
 
 /// A thread of the hypervisor: a vCPU or a worker.
@@ -131,7 +131,7 @@ pub struct RunQueue {
     /// The least virtual run time of all, never going back; brought up to date before a thread comes or goes.
     pub(crate) floor: u64,
     /// How it compares to other queues.
-    pub(crate) level: Level,
+    pub(crate) level: QueueLevel,
     /// The sum of the weights of those that wait.
     pub(crate) waiting_weight: u64,
     pub(crate) timing: Timing,
@@ -141,7 +141,7 @@ impl RunQueue {
     /// An empty queue.
     #[must_use]
     pub const fn new(timing: Timing) -> Self {
-        Self { waiting: Heap::new(), current: None, floor: 0, level: Level::NEW, waiting_weight: 0, timing }
+        Self { waiting: Heap::new(), current: None, floor: 0, level: QueueLevel::NEW, waiting_weight: 0, timing }
     }
 
     /// Makes room for `threads` in all, so that nothing here allocates until there are more.

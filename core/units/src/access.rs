@@ -1,4 +1,13 @@
-//! How wide an access is.
+//! Which way an access moves data, and how wide it is.
+
+/// Which way an access moves data: seen from whoever makes it, be that a CPU or a device.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Direction {
+    /// From the register or the memory.
+    Read,
+    /// Into the register or the memory.
+    Write,
+}
 
 /// The width of one load or store.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]

@@ -9,7 +9,7 @@
 //! * [`Range`]: a half-open range of any of them, whose arithmetic never wraps.
 //! * [`CpuId`], [`VmId`], [`VcpuId`], [`IntId`]: names of things. [`VcpuSet`]: some of a VM's virtual CPUs. [`Line`]: an
 //!   interrupt line's level.
-//! * [`AccessSize`]: how wide a load or store is.
+//! * [`Direction`], [`AccessSize`]: which way a load or store goes, and how wide it is.
 //! * [`Hz`], [`Ticks`]: a counter's frequency and its value.
 #![no_std]
 #![forbid(unsafe_code)]
@@ -19,7 +19,7 @@ mod address;
 mod names;
 mod time;
 
-pub use access::{AccessSize, ByteOrder};
+pub use access::{AccessSize, ByteOrder, Direction};
 pub use address::{Address, Ipa, Pa, Range, Va};
 pub use names::{CpuId, IntId, Line, MAX_VCPUS, VcpuId, VcpuSet, VmId};
 pub use time::{Hz, Patience, Scale, Ticks};

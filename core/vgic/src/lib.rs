@@ -49,7 +49,7 @@ mod tests;
 use bank::{Bank, Held};
 use units::{IntId, MAX_VCPUS, VcpuId, VcpuSet};
 
-pub use units::{AccessSize, Line};
+pub use units::{AccessSize, Direction, Line};
 
 pub use list_registers::{ListRegisters, MAX_LIST_REGISTERS, list_register, virtual_control, virtual_interface};
 
@@ -74,15 +74,6 @@ pub struct Config {
     pub priority_bits: u8,
     /// Virtual preemption bits of the host's CPUs: ICH_VTR_EL2.PREbits plus one, 5 to 7.
     pub preemption_bits: u8,
-}
-
-/// Whether an access to a register reads or writes it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Direction {
-    /// The guest loads from it.
-    Read,
-    /// The guest stores to it.
-    Write,
 }
 
 /// The group that an SGI register generates.

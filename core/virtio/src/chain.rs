@@ -10,18 +10,11 @@
 use alloc::vec::Vec;
 
 use devices::saved::Unfit;
-use units::{Ipa, Range};
+use units::{Direction, Ipa, Range};
 
 use crate::memory::{Fault, GuestMemory};
 use crate::queue::QueueError;
 use crate::saved::SavedChain;
-
-/// Whether the device reads a piece of memory or writes it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Direction {
-    Readable,
-    Writable,
-}
 
 /// Where a cursor stands: in which segment, and how many bytes into it.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
@@ -224,12 +217,12 @@ impl Chain {
         self.written = 0;
     }
 
-    /// Adds one descriptor's piece of memory.
+    /// Adds one descriptor's piece of memory, which the device may read or write: its `direction` is the device's.
     pub(crate) fn add(&mut self, start: Ipa, length: u32, direction: Direction) -> Result<(), QueueError> {
         let range = Range::new(start, length.into()).ok_or(QueueError::AddressWraps(start))?;
         let total = self.unread.checked_add(self.unwritten).and_then(|total| total.checked_add(length));
         total.ok_or(QueueError::ChainTooLarge)?;
-        if direction == Direction::Readable && self.segments.len() > self.readable_segments {
+        if direction == Direction::Read && self.segments.len() > self.readable_segments {
             return Err(QueueError::ReadableAfterWritable);
         }
         // Pieces of no length mean nothing, and leaving them out spares the cursors a special case.
@@ -241,11 +234,11 @@ impl Chain {
         }
         self.segments.push(range);
         match direction {
-            Direction::Readable => {
+            Direction::Read => {
                 self.readable_segments += 1;
                 self.unread += length;
             }
-            Direction::Writable => self.unwritten += length,
+            Direction::Write => self.unwritten += length,
         }
         Ok(())
     }

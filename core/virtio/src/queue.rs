@@ -12,9 +12,9 @@
 use core::sync::atomic::{Ordering, fence};
 
 use devices::saved::Unfit;
-use units::Ipa;
+use units::{Direction, Ipa};
 
-use crate::chain::{Chain, Direction};
+use crate::chain::Chain;
 use crate::memory::{Fault, GuestMemory};
 use crate::saved::SavedQueue;
 
@@ -380,7 +380,7 @@ impl Queue {
                 continue;
             }
             let writable = descriptor.flags & DESCRIPTOR_WRITE != 0;
-            let direction = if writable { Direction::Writable } else { Direction::Readable };
+            let direction = if writable { Direction::Write } else { Direction::Read };
             chain.add(descriptor.address, descriptor.length, direction)?;
             if descriptor.flags & DESCRIPTOR_NEXT == 0 {
                 return Ok(());

@@ -6,7 +6,7 @@
 use abi::bundle::Doors as Policy;
 use abi::calls::own;
 use abi::wfe as words;
-use backdoor::{Access, Door, Level, Outcome};
+use backdoor::{Access, Door, ExceptionLevel, Outcome};
 use cpu::Direction;
 use cpu::exit::SystemRegister;
 use cpu::inject::AbortKind;
@@ -43,7 +43,7 @@ pub fn debug_access(
     policy: &Policy,
     access: &SystemRegister,
     [x3, x7]: [u64; 2],
-    level: Level,
+    level: ExceptionLevel,
     is_forbidden: impl FnOnce() -> bool,
 ) -> DebugAccess {
     // The channel's registers, which are all that EL0 knows of the debug registers.
@@ -55,7 +55,7 @@ pub fn debug_access(
     if is_status && let Some(call) = backdoor::decode(Door::DebugChannel { rt: access.rt }, x3, x7) {
         return DebugAccess::Call(call);
     }
-    if policy.strict || level == Level::User && is_forbidden() {
+    if policy.strict || level == ExceptionLevel::User && is_forbidden() {
         return DebugAccess::Refused;
     }
     if is_status { DebugAccess::Status } else { DebugAccess::Other }
@@ -106,10 +106,6 @@ pub fn after(door: Door, outcome: &Outcome) -> After {
         Outcome::Done => After::StepOver,
         Outcome::Again => After::Again { back, abort: None },
         Outcome::Fault { address, status, direction } => {
-            let direction = match direction {
-                backdoor::Direction::In => Direction::Write,
-                backdoor::Direction::Out => Direction::Read,
-            };
             let abort = Abort { address: Va(address), kind: AbortKind::from_status(status), direction };
             After::Again { back, abort: Some(abort) }
         }
@@ -185,7 +181,7 @@ pub const fn status_of(refused: Refused) -> u64 {
 /// level.
 #[must_use]
 #[inline(always)]
-pub const fn detected(policy: &Policy, level: Level) -> u64 {
+pub const fn detected(policy: &Policy, level: ExceptionLevel) -> u64 {
     let mut value = words::VERSION;
     if may_set_watchdogs_up(policy, level) {
         value |= words::features::WATCHDOG | words::features::OWN_WATCHDOG;
@@ -199,7 +195,7 @@ pub const fn detected(policy: &Policy, level: Level) -> u64 {
 /// What there is besides the calls for a caller of this level, in the words of our own calls, on a host on which WFE traps or
 /// not.
 #[must_use]
-pub const fn features(policy: &Policy, level: Level, wfe_traps: bool) -> u64 {
+pub const fn features(policy: &Policy, level: ExceptionLevel, wfe_traps: bool) -> u64 {
     let mut features = 0;
     if policy.wfe && wfe_traps {
         features |= own::features::WFE;
@@ -213,6 +209,6 @@ pub const fn features(policy: &Policy, level: Level, wfe_traps: bool) -> u64 {
 /// A process must not disarm its kernel's watchdog, unless the site file lets it.
 #[must_use]
 #[inline(always)]
-pub(crate) const fn may_set_watchdogs_up(policy: &Policy, level: Level) -> bool {
-    matches!(level, Level::Kernel) || policy.watchdog_user
+pub(crate) const fn may_set_watchdogs_up(policy: &Policy, level: ExceptionLevel) -> bool {
+    matches!(level, ExceptionLevel::Kernel) || policy.watchdog_user
 }

@@ -11,7 +11,7 @@
 use core::fmt::{self, Write};
 
 use abi::bundle::Doors as Policy;
-use backdoor::Level;
+use backdoor::ExceptionLevel;
 use units::{MAX_VCPUS, VcpuId};
 use wfe::{Action, Actions, Bounds, Refused, Scope, Status, Watchdog};
 
@@ -41,7 +41,7 @@ pub struct Watchdogs {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Caller {
     /// From which level.
-    pub level: Level,
+    pub level: ExceptionLevel,
     /// On which vCPU.
     pub vcpu: VcpuId,
     /// The VM's watchdog, or the vCPU's own.

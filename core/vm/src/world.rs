@@ -7,7 +7,7 @@
 use crate::doors::WatchdogRequest;
 use crate::{Ask, Bite, Caller, Consequence, Effect, End, Life, Saying, Stop, Task, Watchdogs, Which};
 use abi::bundle::Doors as Policy;
-use backdoor::Level;
+use backdoor::ExceptionLevel;
 use proptest::prelude::{Just, Strategy, prop_oneof};
 use proptest::sample::select;
 use services::psci::{Start, VmPower};
@@ -598,7 +598,7 @@ fn slot(id: usize, scope: Scope) -> usize {
 }
 
 fn caller(id: usize, scope: Scope) -> Caller {
-    Caller { level: Level::Kernel, vcpu: VcpuId(id as u8), scope }
+    Caller { level: ExceptionLevel::Kernel, vcpu: VcpuId(id as u8), scope }
 }
 
 impl Watchdogs {

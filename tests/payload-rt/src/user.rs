@@ -48,7 +48,7 @@ pub const ACCESSED: u64 = 1 << 10;
 
 /// Which level the code runs at.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Level {
+pub enum ExceptionLevel {
     /// EL0.
     User,
     /// EL1, on SP_EL0.
@@ -150,7 +150,7 @@ pub const UAO: u64 = 1 << 23;
 
 /// As [`run`], with these bits of PSTATE set besides.
 #[must_use]
-pub fn run_with(level: Level, bits: u64, code: &[u32], x: [u64; 31]) -> End {
+pub fn run_with(level: ExceptionLevel, bits: u64, code: &[u32], x: [u64; 31]) -> End {
     load(code);
     enter(level, 0, bits, x)
 }
@@ -164,7 +164,7 @@ pub fn set_big_endian(on: bool) {
 
 /// Runs `code` at `level` with `x` in the general registers and interrupts masked.
 #[must_use]
-pub fn run(level: Level, code: &[u32], x: [u64; 31]) -> End {
+pub fn run(level: ExceptionLevel, code: &[u32], x: [u64; 31]) -> End {
     load(code);
     run_again(level, 0, x)
 }
@@ -181,14 +181,14 @@ pub fn load(code: &[u32]) {
 
 /// As [`run`], with code that is in the window already ([`load`]), from its instruction number `first`.
 #[must_use]
-pub fn run_again(level: Level, first: u64, x: [u64; 31]) -> End {
+pub fn run_again(level: ExceptionLevel, first: u64, x: [u64; 31]) -> End {
     enter(level, first, 0, x)
 }
 
-fn enter(level: Level, first: u64, bits: u64, x: [u64; 31]) -> End {
+fn enter(level: ExceptionLevel, first: u64, bits: u64, x: [u64; 31]) -> End {
     let state = match level {
-        Level::User => 0x3c0,
-        Level::Kernel => 0x3c4,
+        ExceptionLevel::User => 0x3c0,
+        ExceptionLevel::Kernel => 0x3c4,
     };
     // Flags that nobody would leave by chance.
     let mut end =

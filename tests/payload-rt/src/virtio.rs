@@ -51,7 +51,7 @@ pub const STATUS_NEEDS_RESET: u32 = 64;
 
 /// Which way a buffer goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Direction {
+pub enum BufferDirection {
     /// The device reads it.
     ToDevice,
     /// The device fills it.
@@ -143,12 +143,12 @@ impl Queue {
     }
 
     /// Offers one buffer and tells the device.
-    pub fn offer(&mut self, address: u64, length: u32, direction: Direction) {
+    pub fn offer(&mut self, address: u64, length: u32, direction: BufferDirection) {
         let slot = u64::from(self.next) % QUEUE_SIZE;
         let descriptor = self.memory + 16 * slot;
         memory::write64(descriptor, address);
         memory::write32(descriptor + 8, length);
-        memory::write32(descriptor + 12, if direction == Direction::FromDevice { 2 } else { 0 });
+        memory::write32(descriptor + 12, if direction == BufferDirection::FromDevice { 2 } else { 0 });
         memory::write16(self.memory + 0x404 + 2 * slot, slot as u16);
         sysreg::dsb();
         self.next = self.next.wrapping_add(1);
@@ -159,8 +159,8 @@ impl Queue {
 
     /// Offers one buffer that consists of `length` bytes at each of these places, at most 64, and tells the device.
     /// Nothing else may be offered yet, or still.
-    pub fn offer_chain(&mut self, places: &[u64], length: u32, direction: Direction) {
-        let flags = if direction == Direction::FromDevice { 2 } else { 0 };
+    pub fn offer_chain(&mut self, places: &[u64], length: u32, direction: BufferDirection) {
+        let flags = if direction == BufferDirection::FromDevice { 2 } else { 0 };
         for (index, &place) in (0..).zip(places) {
             let is_last = index + 1 == places.len() as u64;
             memory::write64(self.memory + 16 * index, place);

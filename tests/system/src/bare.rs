@@ -4,7 +4,7 @@
 use crate::host::Turn;
 use crate::{BOOT, log, place};
 use anyhow::{Context, Result};
-use qemu::{Level, Machine};
+use qemu::{ExceptionLevel, Machine};
 use std::collections::HashMap;
 use std::sync::{LazyLock, Mutex, PoisonError};
 
@@ -33,7 +33,7 @@ pub fn printed(kernel: &str, cpu: &str) -> Result<String> {
 /// Boots this kernel on the bare machine and gives what it printed until it powered off.
 fn boot(kernel: &str, cpu: &str) -> Result<String> {
     let mut machine = Machine::new(place::kernel(kernel)?);
-    machine.level = Level::El1;
+    machine.level = ExceptionLevel::El1;
     machine.cpu = cpu.to_owned();
     machine.memory = 256;
     machine.initrd = Some(place::initramfs()?);

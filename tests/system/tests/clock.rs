@@ -4,7 +4,7 @@
 use abi::bundle::Time;
 use anyhow::{Context, Result, ensure};
 use croft::control::{self, ControlError, Order, Report};
-use qemu::{Level, Machine};
+use qemu::{ExceptionLevel, Machine};
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -219,7 +219,7 @@ fn a_host_without_one() -> Result<()> {
 /// The device tree that the emulator has for this host, with the clock's name changed to one that nobody knows.
 fn write_tree(host: &Host, file: &Path) -> Result<()> {
     let mut machine = Machine::new(place::hypervisor()?);
-    machine.level = Level::El2;
+    machine.level = ExceptionLevel::El2;
     machine.cpu = host.cpu.to_owned();
     machine.cpus = host.cpus.into();
     machine.memory = u32::try_from(host.memory)?;

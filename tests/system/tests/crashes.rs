@@ -3,7 +3,7 @@
 
 use anyhow::{Context, Result, ensure};
 use object::{Object as _, ObjectSymbol as _};
-use qemu::{Level, Machine};
+use qemu::{ExceptionLevel, Machine};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -51,7 +51,7 @@ fn not_in_what_ships() -> Result<()> {
 /// A small host that runs `image`.
 fn host(image: PathBuf) -> Machine {
     let mut machine = Machine::new(image);
-    machine.level = Level::El2;
+    machine.level = ExceptionLevel::El2;
     machine.cpu = "cortex-a72".to_owned();
     machine.cpus = 2;
     machine.memory = 512;

@@ -6,7 +6,7 @@ use abi::bundle::{Program, Segment, VmSource};
 use anyhow::{Context, Result, ensure};
 use croft::bundle;
 use croft::site::{Lines, Site, Vm};
-use qemu::{Level, Machine};
+use qemu::{ExceptionLevel, Machine};
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -25,7 +25,9 @@ fn main() -> ExitCode {
         scenario("errors::manifest_damaged", || refused(Some(flipped(good()?, 70)), "manifest is damaged")),
         scenario("errors::one_kernel_damaged", one_kernel_damaged),
         scenario("errors::more_memory_than_the_host_has", more_memory_than_there_is),
-        scenario("errors::started_at_el1", || does_not_start(|machine| machine.level = Level::El1, "needs EL2")),
+        scenario("errors::started_at_el1", || {
+            does_not_start(|machine| machine.level = ExceptionLevel::El1, "needs EL2")
+        }),
         scenario("errors::old_interrupt_controller", || {
             does_not_start(|machine| machine.extra_args.extend(["-machine".into(), "gic-version=2".into()]), "GIC")
         }),

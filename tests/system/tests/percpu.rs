@@ -5,7 +5,7 @@
 use anyhow::{Result, ensure};
 use croft::session::Condition;
 use libtest_mimic::Trial;
-use qemu::{Level, Machine};
+use qemu::{ExceptionLevel, Machine};
 use std::process::ExitCode;
 use std::time::Duration;
 use system::guest::{self, USUAL};
@@ -26,7 +26,7 @@ fn main() -> ExitCode {
 
 fn self_test(cpu: &str) -> Result<()> {
     let mut machine = Machine::new(place::checks()?);
-    machine.level = Level::El2;
+    machine.level = ExceptionLevel::El2;
     machine.cpu = cpu.to_owned();
     machine.cpus = 4;
     machine.memory = 256;

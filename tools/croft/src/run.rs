@@ -4,7 +4,7 @@ use crate::control;
 use crate::output::complain;
 use crate::session::{Notice, Options, Outcome, Session, StartError, status};
 use crate::site::{Site, SiteError};
-use crate::terminal::{Lines, Look, Outlet, Progress, Raw, Screen, Wish};
+use crate::terminal::{Backlog, Lines, Look, Outlet, Raw, Screen, Wish};
 use abi::host_arguments::AllOff;
 use qemu::end_of_wait;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
@@ -169,10 +169,10 @@ impl View {
         Ok(Self::Screen { screen: Screen::new(outlet, names, Look::from_environment())?, _raw: raw })
     }
 
-    fn progress(&self) -> Progress {
+    fn backlog(&self) -> Backlog {
         match self {
-            Self::Screen { screen, .. } => screen.progress(),
-            Self::Lines(lines) => lines.progress(),
+            Self::Screen { screen, .. } => screen.backlog(),
+            Self::Lines(lines) => lines.backlog(),
         }
     }
 
@@ -334,7 +334,7 @@ fn still_silent(hello: Option<Duration>) -> String {
 /// end; ended from outside, it waits only while something is taken. Says what was not shown.
 fn finish(notices: &Receiver<Notice>, view: &mut View, end: &End, deadline: Option<Instant>) -> Option<String> {
     let natural = matches!(end, End::Outcome(outcome) if !matches!(outcome, Outcome::TimedOut { .. }));
-    let progress = view.progress();
+    let backlog = view.backlog();
     // What came since the end was certain: the hypervisor's last words about its VMs.
     let (mut ended, last_words) = (false, Instant::now() + STALLED);
     let incomplete = |why: &str| Some(format!("standard output is incomplete: {why}"));
@@ -353,7 +353,7 @@ fn finish(notices: &Receiver<Notice>, view: &mut View, end: &End, deadline: Opti
     }
     let (mut taken, mut since, mut hurry) = (0, Instant::now(), !natural);
     loop {
-        let standing = progress.standing();
+        let standing = backlog.standing();
         if standing.waiting == 0 {
             break;
         }
@@ -376,7 +376,7 @@ fn finish(notices: &Receiver<Notice>, view: &mut View, end: &End, deadline: Opti
             return incomplete(&why);
         }
     }
-    let standing = progress.standing();
+    let standing = backlog.standing();
     let unshown = standing.lost + standing.waiting as u64;
     (unshown > 0).then(|| format!("{unshown} bytes of the output were not shown: nobody read them"))
 }

@@ -16,7 +16,7 @@ mod screen;
 
 pub use lines::Lines;
 pub use look::{Look, Stripper};
-pub use outlet::{Outlet, Progress, Standing};
+pub use outlet::{Backlog, Outlet, Standing};
 pub use raw::Raw;
 pub use screen::{Screen, Wish};
 

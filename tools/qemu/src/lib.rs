@@ -15,7 +15,7 @@ mod wait;
 
 pub use console::{Console, Expected};
 pub use find::{MINIMUM, Qemu, Version, find, find_from};
-pub use machine::{Level, Machine, Running, Serial};
+pub use machine::{ExceptionLevel, Machine, Running, Serial};
 pub use wait::end_of_wait;
 
 use std::path::PathBuf;

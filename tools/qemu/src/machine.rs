@@ -18,7 +18,7 @@ pub enum Serial {
 
 /// The exception level at which the kernel is entered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Level {
+pub enum ExceptionLevel {
     /// The bare machine without virtualisation: what guests are compared with.
     El1,
     /// The machine for a hypervisor.
@@ -45,7 +45,7 @@ pub struct Machine {
     /// random numbers than the usual ones.
     pub icount: bool,
     /// Where the kernel is entered.
-    pub level: Level,
+    pub level: ExceptionLevel,
     /// More arguments, as they are.
     pub extra_args: Vec<String>,
     /// Where the first serial port goes.
@@ -63,7 +63,7 @@ impl Machine {
             initrd: None,
             append: String::new(),
             icount: false,
-            level: Level::El2,
+            level: ExceptionLevel::El2,
             extra_args: Vec::new(),
             serial: Serial::Pipe,
         }
@@ -72,8 +72,8 @@ impl Machine {
     /// The arguments that QEMU gets.
     pub fn arguments(&self) -> Vec<String> {
         let board = match self.level {
-            Level::El1 => "virt,gic-version=3",
-            Level::El2 => "virt,virtualization=on,gic-version=3",
+            ExceptionLevel::El1 => "virt,gic-version=3",
+            ExceptionLevel::El2 => "virt,virtualization=on,gic-version=3",
         };
         let mut arguments: Vec<String> = Vec::new();
         let mut push = |words: &[&str]| arguments.extend(words.iter().map(|word| (*word).to_owned()));
@@ -217,7 +217,7 @@ mod tests {
 
     #[test]
     fn leaves_out_virtualisation_at_el1() {
-        let machine = Machine { level: Level::El1, serial: Serial::Stdio, ..Machine::new("Image") };
+        let machine = Machine { level: ExceptionLevel::El1, serial: Serial::Stdio, ..Machine::new("Image") };
         let line = machine.arguments().join(" ");
         assert!(line.starts_with("-M virt,gic-version=3 "), "{line}");
         assert!(line.ends_with("-serial mon:stdio"), "{line}");

@@ -12,7 +12,7 @@ use abi::host_arguments::AllOff;
 use anyhow::{Context, Result, ensure};
 use croft::session::{Options, Session};
 use croft::site::{Host, Site, Vm};
-use qemu::{Level, Machine};
+use qemu::{ExceptionLevel, Machine};
 use std::time::Duration;
 
 /// A measurement takes seconds; the crowd's start takes longest.
@@ -75,7 +75,7 @@ fn threads(tree: &Tree) -> Result<Vec<Row>> {
         memory: 256,
         append: "selftest=switch".into(),
         icount: true,
-        level: Level::El2,
+        level: ExceptionLevel::El2,
         ..Machine::new(checks_image(tree))
     };
     let mut running = machine.spawn()?;

@@ -6,7 +6,7 @@ use abi::host_arguments::AllOff;
 use anyhow::{Context, Result, bail};
 use croft::session::{Options, Outcome, Session};
 use croft::site::{Host, Site, Vm};
-use qemu::{Level, Machine};
+use qemu::{ExceptionLevel, Machine};
 use std::time::Duration;
 
 /// What is run, and on which machine.
@@ -97,7 +97,7 @@ impl Trial {
             append: self.vm.cmdline.clone(),
             icount: self.icount,
             extra_args: self.qemu_args.clone(),
-            level: Level::El1,
+            level: ExceptionLevel::El1,
             ..Machine::new(&self.vm.kernel)
         };
         let mut running = machine.spawn()?;

@@ -12,8 +12,7 @@
 //! themselves in the syndrome (ISV = 1). For all the others [`DataAbort::access`] is `None`, and the instruction has
 //! to be read from the guest's memory and decoded.
 
-use crate::encoding::Direction;
-use units::{Ipa, PAGE_SIZE, Va};
+use units::{Direction, Ipa, PAGE_SIZE, Va};
 
 /// What was wrong, from the fault status code (ESR_ELx.DFSC or IFSC).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -44,8 +43,8 @@ pub enum FaultKind {
     Other(u8),
 }
 
-/// A level of the translation tables, -1 to 3.
-pub type Level = i8;
+/// The level of a lookup in the translation tables, -1 to 3.
+pub type LookupLevel = i8;
 
 /// A fault and the level of the tables where it was found.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -53,7 +52,7 @@ pub struct Fault {
     /// What was wrong.
     pub kind: FaultKind,
     /// The level of the tables; 0 for the kinds that have none.
-    pub level: Level,
+    pub level: LookupLevel,
 }
 
 impl Fault {
@@ -61,7 +60,7 @@ impl Fault {
     #[must_use]
     pub const fn from_status(code: u8) -> Self {
         let code = code & 0x3f;
-        let low = (code & 3) as Level;
+        let low = (code & 3) as LookupLevel;
         let (kind, level) = match code {
             0x00..=0x03 => (FaultKind::AddressSize, low),
             0x04..=0x07 => (FaultKind::Translation, low),

@@ -6,7 +6,7 @@ use super::{
 use abi::bundle::Doors as Policy;
 use abi::calls::{self, own, vmware};
 use abi::wfe as words;
-use backdoor::{Door, Level, Outcome, Watchdog, Whose};
+use backdoor::{Door, ExceptionLevel, Outcome, Watchdog, Whose};
 use core::cell::Cell;
 use cpu::exit::SystemRegister;
 use cpu::inject::AbortKind;
@@ -52,7 +52,7 @@ proptest! {
     ) {
         let policy = Policy { vmware, strict, ..Policy::default() };
         let direction = if is_read { Direction::Read } else { Direction::Write };
-        let level = if is_user { Level::User } else { Level::Kernel };
+        let level = if is_user { ExceptionLevel::User } else { ExceptionLevel::Kernel };
         let access = SystemRegister { encoding, direction, rt };
         let asked = Cell::new(false);
         let got = debug_access(&policy, &access, registers, level, || {
@@ -86,16 +86,20 @@ fn the_status_by_who_reads_it_and_how() {
     };
     let strict = Policy { strict: true, ..open() };
     assert!(
-        matches!(look(&open(), 31, CALL, Level::User, true), DebugAccess::Call(..)),
+        matches!(look(&open(), 31, CALL, ExceptionLevel::User, true), DebugAccess::Call(..)),
         "TDCC does not close the door"
     );
-    assert!(matches!(look(&strict, 31, CALL, Level::Kernel, false), DebugAccess::Call(..)));
-    assert_eq!(look(&open(), 4, CALL, Level::Kernel, true), DebugAccess::Status);
-    assert_eq!(look(&open(), 4, CALL, Level::User, false), DebugAccess::Status);
-    assert_eq!(look(&open(), 4, CALL, Level::User, true), DebugAccess::Refused);
-    assert_eq!(look(&strict, 4, CALL, Level::Kernel, false), DebugAccess::Refused);
-    assert_eq!(look(&open(), 31, [CALL[0], calls::LOW.into()], Level::Kernel, false), DebugAccess::Status, "no mark");
-    assert_eq!(look(&Policy::default(), 31, CALL, Level::Kernel, false), DebugAccess::Other);
+    assert!(matches!(look(&strict, 31, CALL, ExceptionLevel::Kernel, false), DebugAccess::Call(..)));
+    assert_eq!(look(&open(), 4, CALL, ExceptionLevel::Kernel, true), DebugAccess::Status);
+    assert_eq!(look(&open(), 4, CALL, ExceptionLevel::User, false), DebugAccess::Status);
+    assert_eq!(look(&open(), 4, CALL, ExceptionLevel::User, true), DebugAccess::Refused);
+    assert_eq!(look(&strict, 4, CALL, ExceptionLevel::Kernel, false), DebugAccess::Refused);
+    assert_eq!(
+        look(&open(), 31, [CALL[0], calls::LOW.into()], ExceptionLevel::Kernel, false),
+        DebugAccess::Status,
+        "no mark"
+    );
+    assert_eq!(look(&Policy::default(), 31, CALL, ExceptionLevel::Kernel, false), DebugAccess::Other);
 }
 
 #[test]
@@ -115,9 +119,9 @@ fn a_guest_goes_on_behind_what_is_done_and_at_what_is_not() {
         assert_eq!(after(door, &Outcome::Done), done);
         assert_eq!(after(door, &Outcome::Again), After::Again { back, abort: None });
         let writes = After::Again { back, abort: abort(Direction::Write) };
-        assert_eq!(after(door, &fault(backdoor::Direction::In)), writes, "what comes in is stored");
+        assert_eq!(after(door, &fault(Direction::Write)), writes, "what comes in is stored");
         let reads = After::Again { back, abort: abort(Direction::Read) };
-        assert_eq!(after(door, &fault(backdoor::Direction::Out)), reads);
+        assert_eq!(after(door, &fault(Direction::Read)), reads);
     }
 }
 
@@ -154,9 +158,9 @@ fn answers_about_watchdogs() {
 #[test]
 fn what_there_is() {
     for (policy, level, may) in [
-        (open(), Level::Kernel, true),
-        (open(), Level::User, false),
-        (Policy { watchdog_user: true, ..open() }, Level::User, true),
+        (open(), ExceptionLevel::Kernel, true),
+        (open(), ExceptionLevel::User, false),
+        (Policy { watchdog_user: true, ..open() }, ExceptionLevel::User, true),
     ] {
         let by_word = words::VERSION | words::features::CALLS;
         let dogs = words::features::WATCHDOG | words::features::OWN_WATCHDOG;
@@ -166,5 +170,5 @@ fn what_there_is() {
         assert_eq!(features(&Policy { wfe: true, ..policy }, level, true), dogs | own::features::WFE);
         assert_eq!(features(&Policy { wfe: true, ..policy }, level, false), dogs);
     }
-    assert_eq!(detected(&Policy::default(), Level::Kernel) & words::features::CALLS, 0);
+    assert_eq!(detected(&Policy::default(), ExceptionLevel::Kernel) & words::features::CALLS, 0);
 }

@@ -4,17 +4,17 @@ use super::{AtExpiry, Bite, Caller, Consequence, LEAST, MOST, Watchdogs, Which};
 use crate::world::{Event, World};
 use crate::{Life, Stop};
 use abi::bundle::Doors as Policy;
-use backdoor::Level;
+use backdoor::ExceptionLevel;
 use std::format;
 use std::string::{String, ToString};
 use std::vec::Vec;
 use units::VcpuId;
 use wfe::{Action, Actions, Refused, Scope};
 
-const VM: Caller = Caller { level: Level::Kernel, vcpu: VcpuId(0), scope: Scope::Vm };
+const VM: Caller = Caller { level: ExceptionLevel::Kernel, vcpu: VcpuId(0), scope: Scope::Vm };
 
 fn own(id: u8) -> Caller {
-    Caller { level: Level::Kernel, vcpu: VcpuId(id), scope: Scope::Own }
+    Caller { level: ExceptionLevel::Kernel, vcpu: VcpuId(id), scope: Scope::Own }
 }
 
 /// The life of a VM that runs.
@@ -67,7 +67,7 @@ fn a_process_may_only_look_unless_the_site_file_lets_it() {
     for users_may in [false, true] {
         let mut watchdogs = Watchdogs::new(&Policy { watchdog_user: users_may, ..Policy::default() });
         assert_eq!(watchdogs.configure(VM, 100, 0, 0), Ok(100));
-        let user = Caller { level: Level::User, ..VM };
+        let user = Caller { level: ExceptionLevel::User, ..VM };
         let answers = [watchdogs.configure(user, 50, 0, 0), watchdogs.pat(user, 0)];
         assert_eq!(answers, if users_may { [Ok(50); 2] } else { [Err(Refused::Level); 2] });
         assert_eq!(watchdogs.query(user, 10), Ok(if users_may { 40 } else { 90 }));

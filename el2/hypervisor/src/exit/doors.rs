@@ -11,7 +11,7 @@
 use ::vm::doors::{self, Abort, After, DebugAccess, WatchdogRequest};
 use abi::calls::{self, vmware};
 use abi::wfe as words;
-use backdoor::{Access, BufferError, Door, Level, Outcome, WallTime};
+use backdoor::{Access, BufferError, Door, ExceptionLevel, Outcome, WallTime};
 use cpu::exit::SystemRegister;
 use cpu::inject::{self, AbortKind};
 use cpu::translation::{self, Form, Rights};
@@ -120,8 +120,8 @@ pub(crate) fn wait(vcpu: &'static Vcpu, context: &mut VcpuContext) -> bool {
 }
 
 #[inline(always)]
-fn level(context: &VcpuContext) -> Level {
-    if pstate::is_user(context.pstate) { Level::User } else { Level::Kernel }
+fn level(context: &VcpuContext) -> ExceptionLevel {
+    if pstate::is_user(context.pstate) { ExceptionLevel::User } else { ExceptionLevel::Kernel }
 }
 
 /// A trapped access to a debug register by a guest with an open door. Says whether it was dealt with here.
@@ -183,7 +183,7 @@ struct Caller {
     vcpu: &'static Vcpu,
     /// With what rights it reaches its memory: those of a load or store in the place of the call.
     rights: Rights,
-    level: Level,
+    level: ExceptionLevel,
     /// Where its memory is not ready yet. To make it so takes longer than the service's lock may be held.
     missing: Option<Ipa>,
 }
@@ -194,19 +194,15 @@ impl Caller {
         &mut self,
         address: u64,
         length: usize,
-        direction: backdoor::Direction,
+        direction: Direction,
         mut move_part: impl FnMut(&mut GuestRam, Ipa, usize, usize) -> Result<(), RamError>,
     ) -> Result<(), BufferError> {
         let mut done = 0;
         while done < length {
             let at = address.wrapping_add(done as u64);
             let part = ((PAGE_SIZE - at % PAGE_SIZE) as usize).min(length - done);
-            let access = match direction {
-                backdoor::Direction::Out => Direction::Read,
-                backdoor::Direction::In => Direction::Write,
-            };
             let fault = |kind: AbortKind| BufferError::Fault { address: at, status: kind.status() as u8, direction };
-            let ipa = match stage1::translate_shown(self.vcpu, Va(at), self.rights, access) {
+            let ipa = match stage1::translate_shown(self.vcpu, Va(at), self.rights, direction) {
                 Ok((ipa, _)) => ipa,
                 Err(Refused::NotShown(table)) => {
                     self.missing = Some(table);
@@ -234,13 +230,13 @@ impl Caller {
 
 impl backdoor::Host for Caller {
     fn read(&mut self, from: u64, into: &mut [u8]) -> Result<(), BufferError> {
-        self.for_each_page(from, into.len(), backdoor::Direction::Out, |ram, at, offset, part| {
+        self.for_each_page(from, into.len(), Direction::Read, |ram, at, offset, part| {
             into.get_mut(offset..offset + part).map_or(Ok(()), |into| ram.read(at, into))
         })
     }
 
     fn write(&mut self, to: u64, bytes: &[u8]) -> Result<(), BufferError> {
-        self.for_each_page(to, bytes.len(), backdoor::Direction::In, |ram, at, offset, part| {
+        self.for_each_page(to, bytes.len(), Direction::Write, |ram, at, offset, part| {
             bytes.get(offset..offset + part).map_or(Ok(()), |bytes| ram.write(at, bytes))
         })
     }
@@ -275,7 +271,12 @@ impl backdoor::Host for Caller {
         (clock.frequency().0, clock.hardware_offset().map_or(0, |offset| offset.0))
     }
 
-    fn watchdog(&mut self, request: backdoor::Watchdog, whose: backdoor::Whose, level: Level) -> Result<u64, u64> {
+    fn watchdog(
+        &mut self,
+        request: backdoor::Watchdog,
+        whose: backdoor::Whose,
+        level: ExceptionLevel,
+    ) -> Result<u64, u64> {
         let (scope, request) = WatchdogRequest::by_call(request, whose);
         let caller = ::vm::Caller { level, vcpu: self.vcpu.id, scope };
         self.vm.doors.watchdogs.carry_out(self.vm, caller, request).map_err(doors::status_of)

@@ -129,7 +129,7 @@ fn read(vcpu: &'static Vcpu, operation: &Operation) -> u64 {
     match target {
         Target::Distributor(offset) => {
             let gic = vcpu.vm.gic.lock();
-            let needs = gic.distributor_needs(offset, vgic::Direction::Read);
+            let needs = gic.distributor_needs(offset, Direction::Read);
             if needs.is_empty() {
                 return gic.distributor_read(offset, size);
             }
@@ -139,7 +139,7 @@ fn read(vcpu: &'static Vcpu, operation: &Operation) -> u64 {
         Target::Redistributors(offset) => {
             let (id, offset) = frame(offset);
             let gic = vcpu.vm.gic.lock();
-            let needs = gic.redistributor_needs(id, offset, vgic::Direction::Read);
+            let needs = gic.redistributor_needs(id, offset, Direction::Read);
             if needs.is_empty() {
                 return gic.redistributor_read(id, offset, size);
             }
@@ -245,10 +245,6 @@ fn fetch(vcpu: &'static Vcpu, context: &VcpuContext) -> Option<u32> {
 fn resolve(context: &VcpuContext, transfer: &Transfer, far: Va, direction: Direction) -> Result<Resolved, Refusal> {
     let sp = if on_sp_el0(context) { sysreg::sp_el0::read() } else { sysreg::sp_el1::read() };
     let resolved = transfer.resolve(&context.x, sp, context.pc);
-    let direction = match direction {
-        Direction::Read => a64::Direction::Load,
-        Direction::Write => a64::Direction::Store,
-    };
     if transfer.explains(&resolved, far, direction) { Ok(resolved) } else { Err(Refusal::Again) }
 }
 

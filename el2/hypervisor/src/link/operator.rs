@@ -51,12 +51,12 @@ impl Operator {
             (_, None) => Err(sentence!("there is no VM number {vm}")),
         };
         match done {
-            Ok(Progress::Waiting) => None,
-            Ok(Progress::Done) => {
+            Ok(RequestState::Waiting) => None,
+            Ok(RequestState::Done) => {
                 tell(Answer::Done);
                 None
             }
-            Ok(Progress::Press(vm)) => {
+            Ok(RequestState::Press(vm)) => {
                 tell(Answer::ByButton);
                 tell(Answer::Done);
                 Some(vm)
@@ -74,7 +74,7 @@ impl Operator {
         vm: &'static Vm,
         ask: Ask<'_>,
         tell: &mut impl FnMut(Answer<'_>),
-    ) -> Result<Progress, Refusal> {
+    ) -> Result<RequestState, Refusal> {
         match ask {
             Ask::Guest => {
                 must_run(vm)?;
@@ -125,7 +125,7 @@ impl Operator {
             Ask::Set { key, offset, value, last } => {
                 self.gather(id, offset, value)?;
                 if !last {
-                    return Ok(Progress::Waiting);
+                    return Ok(RequestState::Waiting);
                 }
                 let (_, whole) = self.gathering.take().unwrap_or_default();
                 let set = with_service(vm, |service| service.set(key.as_bytes(), &whole))?;
@@ -137,7 +137,7 @@ impl Operator {
                 let asked = vm.doors.ask_to_stop(restart.is_some());
                 vm.start_again_after_power_off(restart.filter(|_| !asked));
                 if !asked {
-                    return Ok(Progress::Press(vm));
+                    return Ok(RequestState::Press(vm));
                 }
                 tell(Answer::ByTools);
             }
@@ -158,11 +158,11 @@ impl Operator {
                     ));
                 }
                 self.setting.push((id, vm, now.saturating_add(PATIENCE)));
-                return Ok(Progress::Waiting);
+                return Ok(RequestState::Waiting);
             }
             Ask::Time | Ask::SetTime { .. } => return Err(Sentence::from("the host's time is asked of the host")),
         }
-        Ok(Progress::Done)
+        Ok(RequestState::Done)
     }
 
     /// Whether somebody waits for an answer of some guest's tools.
@@ -215,7 +215,7 @@ impl Operator {
 }
 
 /// How far a request has come.
-enum Progress {
+enum RequestState {
     /// More pieces are to come, or the guest's tools have to do something first.
     Waiting,
     Done,
@@ -224,14 +224,14 @@ enum Progress {
 }
 
 /// What is asked of the host itself.
-fn ask_host(ask: Ask<'_>, tell: &mut impl FnMut(Answer<'_>)) -> Result<Progress, Refusal> {
+fn ask_host(ask: Ask<'_>, tell: &mut impl FnMut(Answer<'_>)) -> Result<RequestState, Refusal> {
     match ask {
         Ask::Time => {
             tell(Answer::Time { microseconds: wall_clock::microseconds(), settable: wall_clock::is_settable() });
-            Ok(Progress::Done)
+            Ok(RequestState::Done)
         }
         Ask::SetTime { microseconds } => match wall_clock::set(microseconds) {
-            Ok(()) => Ok(Progress::Done),
+            Ok(()) => Ok(RequestState::Done),
             Err(refused) => Err(Sentence::from(refused.sentence())),
         },
         _ => Err(sentence!("there is no VM number {HOST}")),

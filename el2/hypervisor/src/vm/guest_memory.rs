@@ -89,7 +89,7 @@ enum State {
 
 /// How far [`GuestRam::prepare`] has come.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Progress {
+pub(crate) enum Preparation {
     /// The guest sees the block.
     Shown,
     /// There is more to do.
@@ -211,13 +211,13 @@ impl GuestRam {
         loop {
             let mut ram = ram.lock();
             let rules = ram.rules(ram.policy, point);
-            let progress = ram.change(ipa, |tables, hardware| {
+            let preparation = ram.change(ipa, |tables, hardware| {
                 Ok(match tables.promote(hardware, ipa, rules)? {
-                    Promotion::Unfinished(effects) => (Progress::Unfinished, effects),
-                    Promotion::Finished(effects) => (Progress::Shown, effects),
+                    Promotion::Unfinished(effects) => (Preparation::Unfinished, effects),
+                    Promotion::Finished(effects) => (Preparation::Shown, effects),
                 })
             })?;
-            if progress == Progress::Shown {
+            if preparation == Preparation::Shown {
                 return Ok(());
             }
         }
@@ -312,11 +312,11 @@ impl GuestRam {
     ///
     /// # Errors
     /// When it is not RAM, or there is no memory for tables.
-    pub(crate) fn prepare(&mut self, ipa: Ipa) -> Result<Progress, RamError> {
+    pub(crate) fn prepare(&mut self, ipa: Ipa) -> Result<Preparation, RamError> {
         let index = (ipa.0.wrapping_sub(self.range.start.0) / BLOCK_SIZE) as usize;
         let block = self.blocks.get_mut(index).ok_or(RamError::Outside(ipa))?;
         let zeroed = match block.state {
-            State::Shown => return Ok(Progress::Shown),
+            State::Shown => return Ok(Preparation::Shown),
             State::Untouched if memory::needs_zeroing(self.vm, block.pa).map_err(RamError::Frames)? => 0,
             State::Untouched => BLOCK_SIZE,
             State::Zeroing(bytes) => bytes,
@@ -324,7 +324,7 @@ impl GuestRam {
         if zeroed < BLOCK_SIZE {
             memory::zero_piece(self.vm, block.pa, zeroed).map_err(RamError::Frames)?;
             block.state = State::Zeroing(zeroed + memory::PIECE);
-            return Ok(Progress::Unfinished);
+            return Ok(Preparation::Unfinished);
         }
         let (at, place) = (ipa.align_down(BLOCK_SIZE), Range { start: block.pa, size: BLOCK_SIZE });
         let rules = self.rules(self.policy, Point::Unification);
@@ -332,7 +332,7 @@ impl GuestRam {
         if let Some(block) = self.blocks.get_mut(index) {
             block.state = State::Shown;
         }
-        Ok(Progress::Shown)
+        Ok(Preparation::Shown)
     }
 
     /// Splits `ipa..ipa + length` at block boundaries and calls `visit` with each part's place, its offset from `ipa`
@@ -397,8 +397,8 @@ impl GuestRam {
     pub(crate) fn show(ram: &PreemptLock<Self>, ipa: Ipa) -> Result<(), RamError> {
         // A guard in the loop's condition would live until the end of its body.
         loop {
-            let progress = ram.lock().prepare(ipa)?;
-            if progress == Progress::Shown {
+            let preparation = ram.lock().prepare(ipa)?;
+            if preparation == Preparation::Shown {
                 return Ok(());
             }
         }

@@ -9,7 +9,7 @@
 use payload_rt::fault::{FSC_ALIGNMENT, FSC_EXTERNAL};
 use payload_rt::foreign::{self, Tables};
 use payload_rt::test::Verdict;
-use payload_rt::user::{self, ACCESSED, DEVICE, DEVICE_AS_NORMAL, End, FOR_USER, Level, Page, READ_ONLY};
+use payload_rt::user::{self, ACCESSED, DEVICE, DEVICE_AS_NORMAL, End, ExceptionLevel, FOR_USER, Page, READ_ONLY};
 use payload_rt::{check, check_equal, gic, machine, memory, mmu, skip, sysreg, test, tests, uart};
 
 payload_rt::entry!(main);
@@ -47,8 +47,8 @@ fn registers(given: &[(usize, u64)]) -> [u64; 31] {
 }
 
 /// Whether it ended in a data abort of this status for `far`, and says what direction the access had.
-fn is_abort(end: &End, level: Level, status: u64, far: u64, store: bool) -> bool {
-    let class = if level == Level::User { EC_DATA_ABORT_LOWER } else { EC_DATA_ABORT_LOWER + 1 };
+fn is_abort(end: &End, level: ExceptionLevel, status: u64, far: u64, store: bool) -> bool {
+    let class = if level == ExceptionLevel::User { EC_DATA_ABORT_LOWER } else { EC_DATA_ABORT_LOWER + 1 };
     end.esr >> 26 == class
         && end.esr & 0x3f == status
         && (end.esr & 1 << 6 != 0) == store
@@ -71,7 +71,11 @@ const PAIRS: [(bool, u64, u32); 9] = [
 
 /// Executes each pair whose second half is the GIC's control register, at the begin of page [`SECOND`], and tells `judge`
 /// whether it stores, where that half is and how it ended.
-fn pairs_to_the_second_page(level: Level, bits: u64, mut judge: impl FnMut(bool, u64, &End) -> bool) -> Verdict {
+fn pairs_to_the_second_page(
+    level: ExceptionLevel,
+    bits: u64,
+    mut judge: impl FnMut(bool, u64, &End) -> bool,
+) -> Verdict {
     let control = memory::read32(CONTROL);
     for (store, size, opcode) in PAIRS {
         let second = user::address(SECOND);
@@ -89,7 +93,7 @@ fn pairs_to_the_second_page(level: Level, bits: u64, mut judge: impl FnMut(bool,
 }
 
 fn second_half_has_rights_of_its_own() -> Verdict {
-    let user = Level::User;
+    let user = ExceptionLevel::User;
     // What the second page is, where it is, and the status that stores and loads get; 0 if none.
     let cases = [
         (Page::Other(DEVICE | READ_ONLY), CONTROL, PERMISSION_3, 0),
@@ -113,7 +117,7 @@ fn privileged_access_never() -> Verdict {
     if sysreg::field(sysreg::id_aa64mmfr1_el1::read(), 20) == 0 {
         skip!("the CPU has no PSTATE.PAN");
     }
-    let kernel = Level::Kernel;
+    let kernel = ExceptionLevel::Kernel;
     for (page, bits, allowed) in
         [(DEVICE, user::PAN, false), (DEVICE & !FOR_USER, user::PAN, true), (DEVICE, user::PAN | user::UAO, false)]
     {
@@ -134,9 +138,9 @@ fn second_half_without_table() -> Verdict {
     let behind = user::address(user::PAGES);
     for (store, size, opcode) in PAIRS {
         let x = registers(&[(0, behind - size), (1, 0x1111)]);
-        let end = user::run(Level::User, &[opcode], x);
+        let end = user::run(ExceptionLevel::User, &[opcode], x);
         check!(
-            is_abort(&end, Level::User, 0x17, behind, store),
+            is_abort(&end, ExceptionLevel::User, 0x17, behind, store),
             "{opcode:#x}: {end:x?}, expected an abort on the walk, level 3"
         );
         check_equal!(end.x, x, "registers after {opcode:#x}");
@@ -158,7 +162,7 @@ fn ram_beside_a_device() -> Verdict {
             user::map(FIRST, RTC, Page::Other(DEVICE_AS_NORMAL));
             user::map(SECOND, ram, Page::Data);
         }
-        for level in [Level::User, Level::Kernel] {
+        for level in [ExceptionLevel::User, ExceptionLevel::Kernel] {
             for (store, size, opcode) in PAIRS {
                 memory::write64(place, 0x5555_5555_5555_5555);
                 let x = registers(&[(0, user::address(SECOND) - size), (1, 0), (2, 0)]);
@@ -205,7 +209,7 @@ fn one_access_in_both() -> Verdict {
     for to in [CONTROL, nowhere] {
         user::map(FIRST, ram, Page::Data);
         user::map(SECOND, to, Page::Other(DEVICE_AS_NORMAL));
-        for level in [Level::User, Level::Kernel] {
+        for level in [ExceptionLevel::User, ExceptionLevel::Kernel] {
             for (store, size, opcode) in SINGLES {
                 for before in 1..size {
                     memory::write64(place, 0x5555_5555_5555_5555);
@@ -237,7 +241,7 @@ fn one_access_at_the_begin_of_a_page() -> Verdict {
     let control = memory::read32(CONTROL);
     user::map(FIRST, memory::pages(1), Page::Data);
     user::map(SECOND, CONTROL, Page::Other(DEVICE_AS_NORMAL));
-    for level in [Level::User, Level::Kernel] {
+    for level in [ExceptionLevel::User, ExceptionLevel::Kernel] {
         for (store, size, opcode) in SINGLES.into_iter().filter(|&(_, size, opcode)| size == 4 && opcode & 1 << 26 == 0)
         {
             let x = registers(&[(0, user::address(SECOND)), (1, control.into())]);
@@ -257,7 +261,7 @@ fn execute_only_code() -> Verdict {
     user::map_code(Page::ExecuteOnly);
     // LDP W1, W2, [X0]; LDR W3, [X0], #4; LDR W4, [X0]; then a load from where the code is, which must fault.
     let x = registers(&[(0, user::address(FIRST) + 0xfe0), (5, user::address(0))]);
-    let end = user::run(Level::User, &[0x2940_0801, 0xb840_4403, 0xb940_0004, 0xb940_00a6], x);
+    let end = user::run(ExceptionLevel::User, &[0x2940_0801, 0xb840_4403, 0xb940_0004, 0xb940_00a6], x);
     user::map_code(Page::Code);
     user::map(FIRST, 0, Page::Missing);
     check_equal!([end.x[1], end.x[2], end.x[3], end.x[4]], [ID[0], ID[1], ID[0], ID[1]], "what was loaded: {end:x?}");
@@ -295,7 +299,7 @@ fn instruction_that_is_another() -> Verdict {
         memory::write32(BAUD, baud[0]);
         memory::write32(BAUD + 4, baud[1]);
         let x = registers(&[(0, BAUD), (2, 0x11), (3, 0x22), (5, RTC + 0xfe0), (9, user::descriptor(0)), (10, new)]);
-        let end = user::run(Level::Kernel, &code, x);
+        let end = user::run(ExceptionLevel::Kernel, &code, x);
         user::map_code(Page::Code);
         let after = [memory::read32(BAUD), memory::read32(BAUD + 4)];
         memory::write32(BAUD, before[0]);
@@ -395,7 +399,7 @@ fn big_endian_user() -> Verdict {
             Some(offset) => user::address(FIRST + 16) + offset,
             None => user::address(FIRST) + (address - gic::DISTRIBUTOR),
         };
-        let end = user::run(Level::User, &[opcode], registers(&[(0, at), (1, first), (2, second)]));
+        let end = user::run(ExceptionLevel::User, &[opcode], registers(&[(0, at), (1, first), (2, second)]));
         check!(end.is_svc(), "{opcode:#x} at {address:#x}: {end:x?}");
         Ok([end.x[0], end.x[1], end.x[2]])
     });

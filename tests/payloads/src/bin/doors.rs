@@ -22,7 +22,7 @@ use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use guest::words;
 use payload_rt::test::Verdict;
 use payload_rt::timer::with_event_stream;
-use payload_rt::user::{self, End, Level, Page};
+use payload_rt::user::{self, End, ExceptionLevel, Page};
 use payload_rt::{
     check, check_equal, cpu, debug, instruction, machine, memory, println, random, skip, sysreg, test, tests, timer,
 };
@@ -74,11 +74,16 @@ fn says(word: &str) -> bool {
 fn absent_without_a_hypervisor() -> Verdict {
     check!(!guest::is_vmware() && guest::version().is_none(), "somebody answers");
     for x in [version(), own_version()] {
-        for (level, tdcc) in [(Level::Kernel, 0), (Level::Kernel, TDCC), (Level::User, 0), (Level::User, TDCC)] {
+        for (level, tdcc) in [
+            (ExceptionLevel::Kernel, 0),
+            (ExceptionLevel::Kernel, TDCC),
+            (ExceptionLevel::User, 0),
+            (ExceptionLevel::User, TDCC),
+        ] {
             sysreg::mdscr_el1::write(tdcc);
             let end = user::run(level, &[STATUS], x);
             sysreg::mdscr_el1::write(0);
-            if level == Level::User && tdcc != 0 {
+            if level == ExceptionLevel::User && tdcc != 0 {
                 check_equal!((end.esr, end.elr), (ESR_STATUS, 0), "the exception from {level:?}");
             } else {
                 check!(end.is_svc(), "{level:?}, TDCC {tdcc:#x}: ESR {:#x} at {:#x}", end.esr, end.elr);
@@ -94,12 +99,12 @@ fn closed_to_hvc() -> Verdict {
     for mut x in [version(), own_version()] {
         for x7 in [0x0e, LOW, 0x18, 0x1c] {
             x[7] = x7;
-            let end = user::run(Level::Kernel, &[HVC], x);
+            let end = user::run(ExceptionLevel::Kernel, &[HVC], x);
             check!(end.is_svc() && end.elr == 8, "ESR {:#x} at {:#x}", end.esr, end.elr);
             check_equal!((end.x[0] as i64, &end.x[1..]), (-1, &x[1..]), "registers with X7 {x7:#x}");
         }
     }
-    let end = user::run(Level::User, &[HVC], version());
+    let end = user::run(ExceptionLevel::User, &[HVC], version());
     check_equal!((end.esr >> 26, end.elr, end.x), (0, 0, version()), "HVC at EL0");
     Ok(())
 }
@@ -112,7 +117,7 @@ fn wfe_as_the_site_file_says() -> Verdict {
         let mut x = numbered();
         // A watchdog of a minute, to log: nothing comes of it if it should be armed.
         (x[0], x[1], x[2]) = (word, 60_000, 0);
-        for level in [Level::Kernel, Level::User] {
+        for level in [ExceptionLevel::Kernel, ExceptionLevel::User] {
             let end = with_event_stream(|| user::run(level, &[0xd503_20bf, 0xd503_205f, 0xd503_205f], x));
             check!(end.is_svc() && end.elr == 16, "{level:?}: ESR {:#x} at {:#x}", end.esr, end.elr);
             if !is_open {
@@ -167,17 +172,17 @@ fn check_version(end: &End, before: &[u64; 31]) -> Verdict {
 }
 
 fn p1_a1_version_from_el1() -> Verdict {
-    check_version(&user::run(Level::Kernel, &[STATUS], version()), &version())
+    check_version(&user::run(ExceptionLevel::Kernel, &[STATUS], version()), &version())
 }
 
 fn p1_a2_version_from_el0() -> Verdict {
     sysreg::mdscr_el1::write(0);
-    check_version(&user::run(Level::User, &[STATUS], version()), &version())
+    check_version(&user::run(ExceptionLevel::User, &[STATUS], version()), &version())
 }
 
 fn p1_a3_version_from_el0_although_tdcc_is_set() -> Verdict {
     sysreg::mdscr_el1::write(TDCC);
-    let end = user::run(Level::User, &[STATUS], version());
+    let end = user::run(ExceptionLevel::User, &[STATUS], version());
     sysreg::mdscr_el1::write(0);
     check_version(&end, &version())
 }
@@ -205,7 +210,7 @@ fn p1_a3_tdcc_stays_away_when_vcpus_take_turns() -> Verdict {
     let mut verdict = Ok(());
     for _ in 0..20 {
         timer::sleep(3000);
-        verdict = verdict.and(check_version(&user::run(Level::User, &[STATUS], version()), &version()));
+        verdict = verdict.and(check_version(&user::run(ExceptionLevel::User, &[STATUS], version()), &version()));
     }
     let seen = sysreg::mdscr_el1::read();
     sysreg::mdscr_el1::write(0);
@@ -248,10 +253,10 @@ fn p1_a5_no_call_with_tdcc_is_an_exception() -> Verdict {
     sysreg::mdscr_el1::write(TDCC);
     let mut x = numbered();
     x[7] = 0;
-    let end = user::run(Level::User, &[STATUS], x);
+    let end = user::run(ExceptionLevel::User, &[STATUS], x);
     // So are the other registers of the channel, MDCCSR_EL0's neighbours DBGDTRRX_EL0 and DBGDTR_EL0.
-    let data = user::run(Level::User, &[0xd533_0500], x);
-    let kernel = user::run(Level::Kernel, &[STATUS], x);
+    let data = user::run(ExceptionLevel::User, &[0xd533_0500], x);
+    let kernel = user::run(ExceptionLevel::Kernel, &[STATUS], x);
     sysreg::mdscr_el1::write(0);
     check_equal!((end.esr, end.elr, end.x), (ESR_STATUS, 0, x), "exception and registers");
     check_equal!((data.esr >> 26, data.elr), (0x18, 0), "reading DBGDTRRX_EL0");
@@ -272,7 +277,7 @@ fn p1_a6_near_misses_are_no_calls() -> Verdict {
     for x7 in marks.into_iter().chain([0x86, LOW | 3, 0x8600_000e]).chain(bits) {
         let mut x = version();
         x[7] = x7;
-        let end = user::run(Level::User, &[STATUS], x);
+        let end = user::run(ExceptionLevel::User, &[STATUS], x);
         if (end.esr, end.x) != (ESR_STATUS, x) {
             wrong = Some(x7);
         }
@@ -286,7 +291,7 @@ fn p1_a6_near_misses_are_no_calls() -> Verdict {
     for (x0, port) in [(MAGIC ^ 1, 0x5658), (MAGIC, 0x5657), (MAGIC, 0x60), (0, 0x5543)] {
         let mut x = version();
         (x[0], x[3]) = (x0, port);
-        let end = user::run(Level::User, &[STATUS], x);
+        let end = user::run(ExceptionLevel::User, &[STATUS], x);
         x[0] = NO_COMMAND;
         check!(end.is_svc() && end.x == x, "port {port:#x}: ESR {:#x}, X0 {:#x}", end.esr, end.x[0]);
     }
@@ -298,7 +303,7 @@ fn p1_a7_no_call_without_tdcc_reads_the_status() -> Verdict {
     let mut x = numbered();
     x[7] = 0;
     // MRS X5, MDCCSR_EL0.
-    for level in [Level::User, Level::Kernel] {
+    for level in [ExceptionLevel::User, ExceptionLevel::Kernel] {
         let end = user::run(level, &[0xd533_0105], x);
         if says("strict") {
             check_equal!((end.esr, end.elr, end.x), (0x6220_c0a3, 0, x), "exception at {level:?}");
@@ -315,7 +320,7 @@ fn p1_a7_no_call_without_tdcc_reads_the_status() -> Verdict {
 fn p1_a8_who_does_not_call_does_not_exit() -> Verdict {
     let before = guest::exits("call").unwrap_or(0);
     // 10^6 rounds: MOVZ X0, #16, LSL #16; SUBS X0, X0, #1; B.NE.
-    let end = user::run(Level::User, &[0xd2a0_0200, 0xf100_0400, 0x54ff_ffe1], numbered());
+    let end = user::run(ExceptionLevel::User, &[0xd2a0_0200, 0xf100_0400, 0x54ff_ffe1], numbered());
     check!(end.is_svc(), "ESR {:#x}", end.esr);
     let own = guest::exits("call").unwrap_or(0);
     let again = guest::exits("call").unwrap_or(0);
@@ -325,7 +330,7 @@ fn p1_a8_who_does_not_call_does_not_exit() -> Verdict {
 
 fn p1_a9_a_register_as_destination_is_no_call() -> Verdict {
     sysreg::mdscr_el1::write(TDCC);
-    let end = user::run(Level::User, &[0xd533_0103], version());
+    let end = user::run(ExceptionLevel::User, &[0xd533_0103], version());
     sysreg::mdscr_el1::write(0);
     check_equal!((end.esr & !0x3e0, end.elr, end.x), (ESR_STATUS & !0x3e0, 0, version()), "MRS X3, MDCCSR_EL0");
     Ok(())
@@ -395,7 +400,7 @@ fn p1_a11_string_across_pages() -> Verdict {
     user::map(2, pages + 4096, Page::ReadOnly);
     let (start, length) = STRING;
     let at = user::address(1) + start;
-    let end = user::run(Level::User, &[STATUS], string(at, length));
+    let end = user::run(ExceptionLevel::User, &[STATUS], string(at, length));
     check!(end.is_svc() && end.elr == 8, "ESR {:#x} at {:#x}", end.esr, end.elr);
     let mut expected = string(at, length);
     (expected[2], expected[4]) = (0, at + length);
@@ -403,7 +408,7 @@ fn p1_a11_string_across_pages() -> Verdict {
     // The second page is missing, or the kernel's own.
     for (page, status) in [(Page::Missing, 0x07), (Page::Kernel, 0x0f)] {
         user::map(2, pages + 4096, page);
-        let end = user::run(Level::User, &[STATUS], string(at, length));
+        let end = user::run(ExceptionLevel::User, &[STATUS], string(at, length));
         check_equal!((end.esr, end.elr), (0x9200_0000 | status, 0), "data abort, at the instruction");
         check_equal!(
             (end.far, end.x[2], end.x[4]),
@@ -426,11 +431,11 @@ fn p1_a11_hvc_faults_at_the_instruction() -> Verdict {
     user::map(2, pages + 4096, Page::Missing);
     let mut x = string(user::address(2) - 16, 40);
     x[7] = 0x18;
-    let end = user::run(Level::Kernel, &[HVC], x);
+    let end = user::run(ExceptionLevel::Kernel, &[HVC], x);
     check_equal!((end.esr, end.elr, end.far), (0x9600_0007, 0, user::address(2)), "data abort, at the instruction");
     check_equal!((end.x[2], end.x[4]), (24, user::address(2)), "X2 and X4");
     user::map(2, pages + 4096, Page::Data);
-    let end = user::run(Level::Kernel, &[HVC], x);
+    let end = user::run(ExceptionLevel::Kernel, &[HVC], x);
     check!(end.is_svc() && end.elr == 8, "with all pages: ESR {:#x} at {:#x}", end.esr, end.elr);
     check_equal!((end.x[2], end.x[4]), (0, user::address(2) + 24), "X2 and X4");
     // A bulk transfer changes nothing before its fault.
@@ -439,7 +444,7 @@ fn p1_a11_hvc_faults_at_the_instruction() -> Verdict {
     user::map(2, pages + 4096, Page::Missing);
     let mut x = bulk(0x18, channel, user::address(2) - 8, 24);
     x[7] = 0x18;
-    let end = user::run(Level::Kernel, &[HVC], x);
+    let end = user::run(ExceptionLevel::Kernel, &[HVC], x);
     check_equal!((end.esr, end.elr, end.far), (0x9600_0007, 0, user::address(2)), "data abort of a bulk transfer");
     check_equal!(end.x, x, "registers");
     let _ = guest::low(0x6_001e, 0, channel);
@@ -449,24 +454,24 @@ fn p1_a11_hvc_faults_at_the_instruction() -> Verdict {
 fn p1_a12_commands_for_kernels() -> Verdict {
     let mut x = version();
     x[2] = 85;
-    let user = user::run(Level::User, &[STATUS], x);
+    let user = user::run(ExceptionLevel::User, &[STATUS], x);
     check_equal!((user.x[0], &user.x[1..]), (NO_COMMAND, &x[1..]), "from EL0");
-    check_equal!(user::run(Level::Kernel, &[STATUS], x).x[0], 0, "from EL1");
+    check_equal!(user::run(ExceptionLevel::Kernel, &[STATUS], x).x[0], 0, "from EL1");
     Ok(())
 }
 
 fn p1_a13_hvc() -> Verdict {
     let mut x = version();
     x[7] = 0x0e;
-    check_version(&user::run(Level::Kernel, &[HVC], x), &x)?;
+    check_version(&user::run(ExceptionLevel::Kernel, &[HVC], x), &x)?;
     // Another immediate, and no call at all, are no calls of this kind: NOT_SUPPORTED, as for all unknown ones.
     let mut none = x;
     none[7] = 0x0f;
     for (code, x) in [(0xd400_10a2, x), (HVC, none)] {
-        let end = user::run(Level::Kernel, &[code], x);
+        let end = user::run(ExceptionLevel::Kernel, &[code], x);
         check!(end.is_svc() && end.x[0] as i64 == -1 && end.x[1..] == x[1..], "{code:#x}: ESR {:#x}", end.esr);
     }
-    let end = user::run(Level::User, &[HVC], x);
+    let end = user::run(ExceptionLevel::User, &[HVC], x);
     check_equal!((end.esr >> 26, end.elr, end.x), (0, 0, x), "HVC at EL0");
     Ok(())
 }
@@ -594,7 +599,7 @@ fn bulk_round_trip_across_pages() -> Verdict {
     let channel = open();
     check_equal!(guest::low(0x1_001e, LENGTH, channel)[2], 0x81_0000, "status of SENDSIZE");
     let x = bulk(0x18, channel, user::address(1) + 100, LENGTH);
-    let end = user::run(Level::User, &[STATUS], x);
+    let end = user::run(ExceptionLevel::User, &[STATUS], x);
     check!(end.is_svc() && end.x == x, "ESR {:#x}, X1 {:#x}", end.esr, end.x[1]);
     check_equal!(guest::low(0x3_001e, 0, channel)[1], 2, "length of the reply");
     // The answer is the value, behind "1 ".
@@ -610,7 +615,7 @@ fn bulk_round_trip_across_pages() -> Verdict {
         memory::write64(pages + offset, 0);
     }
     let x = bulk(0x1c, channel, user::address(1) + 7, length);
-    let end = user::run(Level::User, &[STATUS], x);
+    let end = user::run(ExceptionLevel::User, &[STATUS], x);
     check!(end.is_svc() && end.x == x, "ESR {:#x}, X1 {:#x}", end.esr, end.x[1]);
     check_equal!((memory::read8(pages + 7), memory::read8(pages + 8)), (b'1', b' '), "first bytes");
     for offset in 2..length {
@@ -635,7 +640,7 @@ fn bulk_in_untouched_memory() -> Verdict {
     };
     let channel = open();
     let mut reply = [0; 64];
-    for (level, code, call) in [(Level::User, STATUS, 0x86 << 32), (Level::Kernel, HVC, 0)] {
+    for (level, code, call) in [(ExceptionLevel::User, STATUS, 0x86 << 32), (ExceptionLevel::Kernel, HVC, 0)] {
         // Zeroes: no command.
         check!(map().is_some(), "too little RAM that nothing lies in");
         let _ = guest::low(0x1_001e, PAGES * 4096, channel);
@@ -664,9 +669,9 @@ fn bulk_faults_like_an_access() -> Verdict {
     let channel = open();
     let _ = guest::low(0x1_001e, 24, channel);
     for (page, level, esr) in [
-        (Page::Missing, Level::User, 0x9200_0007u64),
-        (Page::Kernel, Level::User, 0x9200_000f),
-        (Page::Missing, Level::Kernel, 0x9600_0007),
+        (Page::Missing, ExceptionLevel::User, 0x9200_0007u64),
+        (Page::Kernel, ExceptionLevel::User, 0x9200_000f),
+        (Page::Missing, ExceptionLevel::Kernel, 0x9600_0007),
     ] {
         user::map(2, pages + 4096, page);
         let x = bulk(0x18, channel, user::address(2) - 8, 24);
@@ -679,15 +684,15 @@ fn bulk_faults_like_an_access() -> Verdict {
     for (offset, &byte) in (0..).zip(b" guestinfo.test ") {
         memory::write8(pages + 4096 + offset, byte);
     }
-    let end = user::run(Level::User, &[STATUS], bulk(0x18, channel, user::address(2) - 8, 24));
+    let end = user::run(ExceptionLevel::User, &[STATUS], bulk(0x18, channel, user::address(2) - 8, 24));
     check!(end.is_svc() && end.x[1] == 0x1_0000, "ESR {:#x}, X1 {:#x}", end.esr, end.x[1]);
     let length = guest::low(0x3_001e, 0, channel)[1];
     user::map(2, pages + 4096, Page::ReadOnly);
     let x = bulk(0x1c, channel, user::address(2), length);
-    let end = user::run(Level::User, &[STATUS], x);
+    let end = user::run(ExceptionLevel::User, &[STATUS], x);
     check_equal!((end.esr, end.far, end.x), (0x9200_004f, user::address(2), x), "read-only destination");
     user::map(2, 0x0900_0000, Page::Data);
-    let end = user::run(Level::User, &[STATUS], x);
+    let end = user::run(ExceptionLevel::User, &[STATUS], x);
     check!(end.is_svc() && end.x[1] == 0, "a device: ESR {:#x}, X1 {:#x}", end.esr, end.x[1]);
     user::map(2, pages + 4096, Page::Missing);
     let _ = guest::low(0x6_001e, 0, channel);
@@ -708,7 +713,7 @@ fn random_registers_harm_nobody() -> Verdict {
             x[4] = user::address(1) + x[4] % 8192;
             x[5] = user::address(1) + x[5] % 8192;
         }
-        let level = if round & 8 == 0 { Level::User } else { Level::Kernel };
+        let level = if round & 8 == 0 { ExceptionLevel::User } else { ExceptionLevel::Kernel };
         let end = user::run(level, &[STATUS], x);
         check_equal!(&end.x[7..], &x[7..], "X7 to X30 in round {round}");
     }
@@ -723,11 +728,11 @@ fn levels_call_what_they_may() -> Verdict {
     }
     let mut x = version();
     x[2] = 46;
-    let user = user::run(Level::User, &[STATUS], x);
+    let user = user::run(ExceptionLevel::User, &[STATUS], x);
     check_equal!((user.x[0], &user.x[1..]), (NO_COMMAND, &x[1..]), "registers at EL0");
-    let kernel = user::run(Level::Kernel, &[STATUS], x);
+    let kernel = user::run(ExceptionLevel::Kernel, &[STATUS], x);
     check!(kernel.x[0] == MAGIC && kernel.x[3] | kernel.x[4] << 32 > 1_700_000_000, "X0 {:#x} at EL1", kernel.x[0]);
-    check_version(&user::run(Level::User, &[STATUS], version()), &version())
+    check_version(&user::run(ExceptionLevel::User, &[STATUS], version()), &version())
 }
 
 /// With the word `quota`, the site file grants 8 channels, messages of 61,000 bytes, 7 keys, 128 KiB in them, and 1 KiB

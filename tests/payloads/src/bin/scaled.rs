@@ -180,7 +180,7 @@ fn p5_a2_at_el0() -> Verdict {
     let code = [ISB, read(CNTPCT, 1), write(2, 2), write(1, 3), ISB, read(CNTPCT, 30)];
     let refused = |bits: u64, code: u32| {
         sysreg::cntkctl_el1::write(kept & !(USER_COUNTERS | USER_TIMERS) | bits);
-        let end = user::run(user::Level::User, &[code], [7; 31]);
+        let end = user::run(user::ExceptionLevel::User, &[code], [7; 31]);
         sysreg::cntkctl_el1::write(kept);
         end.esr >> 26 == 0x18 && end.x[1] == 7
     };
@@ -188,7 +188,7 @@ fn p5_a2_at_el0() -> Verdict {
     check!(refused(USER_COUNTERS, write(2, 1)), "EL1 does not get EL0's write of a timer that it keeps from it");
     let before = timer::physical_now();
     sysreg::cntkctl_el1::write(kept | USER_COUNTERS | USER_TIMERS);
-    let end = user::run(user::Level::User, &code, x);
+    let end = user::run(user::ExceptionLevel::User, &code, x);
     sysreg::cntkctl_el1::write(kept);
     let after = timer::physical_now();
     check!(end.is_svc(), "EL0 ends with ESR_EL1 {:#x} at {:#x}", end.esr, end.elr);

@@ -151,7 +151,7 @@ fn feed_untouched() -> ! {
             let mut places = [0; 64];
             let count = places.iter_mut().zip(&mut blocks).map(|(place, block)| *place = block).count();
             let Some(places @ [_, ..]) = places.get(..count) else { break };
-            queue.offer_chain(places, 1, virtio::Direction::FromDevice);
+            queue.offer_chain(places, 1, virtio::BufferDirection::FromDevice);
             while !queue.is_done() {
                 cpu::relax();
             }

@@ -14,7 +14,7 @@ use abi::calls::{self, vmware};
 use guest::step;
 use payload_rt::random::Random;
 use payload_rt::test::Verdict;
-use payload_rt::user::{self, Level, Page};
+use payload_rt::user::{self, ExceptionLevel, Page};
 use payload_rt::{check, check_equal, cpu, machine, memory, println, sysreg, test, tests};
 
 payload_rt::entry!(main);
@@ -156,7 +156,7 @@ fn registers(random: &mut Random) -> [u64; 31] {
     x
 }
 
-fn storm(level: Level) -> Verdict {
+fn storm(level: ExceptionLevel) -> Verdict {
     map_window();
     STOP.store(false, Ordering::SeqCst);
     CHANGES.store(0, Ordering::SeqCst);
@@ -164,7 +164,7 @@ fn storm(level: Level) -> Verdict {
     if others {
         check!(cpu::start(1, restless).is_ok(), "CPU 1 did not start");
     }
-    let mut random = Random::new(seed() ^ u64::from(level == Level::User) << 32);
+    let mut random = Random::new(seed() ^ u64::from(level == ExceptionLevel::User) << 32);
     let calls = machine::option_number("calls", 100_000);
     let (mut wrong, mut exceptions) = (None, 0u64);
     for round in 0..calls {
@@ -201,11 +201,11 @@ fn storm(level: Level) -> Verdict {
 }
 
 fn any_registers_from_level_0() -> Verdict {
-    storm(Level::User)
+    storm(ExceptionLevel::User)
 }
 
 fn any_registers_from_level_1() -> Verdict {
-    storm(Level::Kernel)
+    storm(ExceptionLevel::Kernel)
 }
 
 /// OPEN again and again, and nobody closes: a VM has 64 channels, and the one that was idle longest is given up for the next.

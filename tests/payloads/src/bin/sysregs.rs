@@ -429,7 +429,7 @@ fn os_lock() -> Verdict {
 fn read_at_el0([op0, op1, crn, crm, op2]: Encoding) -> user::End {
     let instruction =
         0xd520_0000 | (op0 & 1) << 19 | op1 << 16 | crn << 12 | crm << 8 | op2 << 5 | u32::from(op0 > 1) << 20;
-    user::run(user::Level::User, &[instruction], [0; 31])
+    user::run(user::ExceptionLevel::User, &[instruction], [0; 31])
 }
 
 fn hidden_from_user_too() -> Verdict {

@@ -74,9 +74,9 @@ fn counters_agree_at_el0() -> Verdict {
     let code = [ISB, read(2, 1), ISB, read(1, 30), ISB, read(2, 3)];
     let kept = sysreg::cntkctl_el1::read();
     sysreg::cntkctl_el1::write(kept | USER_COUNTERS);
-    let end = user::run(user::Level::User, &code, [7; 31]);
+    let end = user::run(user::ExceptionLevel::User, &code, [7; 31]);
     sysreg::cntkctl_el1::write(kept & !USER_COUNTERS);
-    let refused = user::run(user::Level::User, &[read(1, 1)], [7; 31]);
+    let refused = user::run(user::ExceptionLevel::User, &[read(1, 1)], [7; 31]);
     sysreg::cntkctl_el1::write(kept);
     check!(end.is_svc(), "EL0 ends with ESR_EL1 {:#x} at {:#x}", end.esr, end.elr);
     let (before, physical, after) = (end.x[1], end.x[30], end.x[3]);
@@ -98,7 +98,7 @@ fn timers_fire_at_el0() -> Verdict {
     gic::enable(PHYSICAL_PPI);
     let kept = sysreg::cntkctl_el1::read();
     sysreg::cntkctl_el1::write(kept | USER_COUNTERS | USER_TIMERS);
-    let end = user::run(user::Level::User, &[ISB, read, ADD, write(2, 1), write(1, 3)], x);
+    let end = user::run(user::ExceptionLevel::User, &[ISB, read, ADD, write(2, 1), write(1, 3)], x);
     sysreg::cntkctl_el1::write(kept);
     check!(end.is_svc(), "EL0 ends with ESR_EL1 {:#x} at {:#x}", end.esr, end.elr);
     check_equal!(sysreg::cntp_cval_el0::read(), end.x[1], "CNTP_CVAL_EL0");

@@ -4,7 +4,7 @@
 #![no_main]
 
 use payload_rt::test::Verdict;
-use payload_rt::virtio::{self, Device, Direction, register as r};
+use payload_rt::virtio::{self, BufferDirection, Device, register as r};
 use payload_rt::{check, check_equal, gic, memory, skip, test, tests, timer};
 
 payload_rt::entry!(main);
@@ -95,7 +95,7 @@ fn start(device: Device) -> Result<virtio::Queue, test::Stop> {
 }
 
 fn fill(queue: &mut virtio::Queue, buffer: u64, length: u32) -> Verdict {
-    queue.offer(buffer, length, Direction::FromDevice);
+    queue.offer(buffer, length, BufferDirection::FromDevice);
     check!(timer::wait_until(5000, || queue.is_done()), "the device does not return the buffer");
     let written = queue.written();
     check!((1..=length).contains(&written), "{written} bytes written into a buffer of {length}");
@@ -136,7 +136,7 @@ fn entropy_interrupt() -> Verdict {
     gic::set_trigger(device.intid, gic::Trigger::Edge);
     gic::enable(device.intid);
     let buffer = memory::pages(1);
-    queue.offer(buffer, 32, Direction::FromDevice);
+    queue.offer(buffer, 32, BufferDirection::FromDevice);
     let mut intid = gic::SPURIOUS;
     timer::wait_until(5000, || {
         intid = gic::acknowledge();
@@ -165,7 +165,7 @@ fn console_output() -> Verdict {
         memory::write8(buffer + offset as u64, byte);
     }
     for _ in 0..3 {
-        transmit.offer(buffer, text.len() as u32, Direction::ToDevice);
+        transmit.offer(buffer, text.len() as u32, BufferDirection::ToDevice);
         check!(timer::wait_until(5000, || transmit.is_done()), "the console does not take its output");
     }
     device.write(r::STATUS, 0);
@@ -186,7 +186,7 @@ fn buffers_in_untouched_memory() -> Verdict {
         let count = places.iter_mut().zip(&mut blocks).map(|(place, block)| *place = block + 0xfff).count();
         check!(count == 8, "too little RAM that nothing lies in: {used} blocks");
         used += count;
-        queue.offer_chain(&places, 1, Direction::FromDevice);
+        queue.offer_chain(&places, 1, BufferDirection::FromDevice);
         check!(timer::wait_until(5000, || queue.is_done()), "the device does not return buffer {round}");
         check_equal!(queue.written(), 8, "bytes written");
         check_equal!(device.read(r::STATUS) & virtio::STATUS_NEEDS_RESET, 0, "DEVICE_NEEDS_RESET");
@@ -236,7 +236,7 @@ fn buffer_in_no_memory() -> Verdict {
         [(end, 64), (end - 16, 64), (0x0900_0000, 64), (u64::MAX - 7, 64), (0, u32::MAX), (end - 1, u32::MAX)]
     {
         let mut queue = start(device)?;
-        queue.offer(address, length, Direction::FromDevice);
+        queue.offer(address, length, BufferDirection::FromDevice);
         takes_reset(device)?;
     }
     Ok(())

@@ -20,7 +20,7 @@ use guest::words;
 use payload_rt::interrupt::{is_serror_pending, take_serror};
 use payload_rt::test::{Stop, Verdict};
 use payload_rt::timer::with_event_stream;
-use payload_rt::user::{self, Level};
+use payload_rt::user::{self, ExceptionLevel};
 use payload_rt::{check, check_equal, cpu, gic, machine, println, psci, skip, sysreg, test, tests, timer};
 
 payload_rt::entry!(main);
@@ -109,7 +109,7 @@ fn p4_a0_wfe_traps() -> Verdict {
 
 fn p4_a1_detect() -> Verdict {
     need_traps!();
-    for level in [Level::Kernel, Level::User] {
+    for level in [ExceptionLevel::Kernel, ExceptionLevel::User] {
         let end = user::run(level, &[SEVL, WFE, WFE], numbered(words::DETECT));
         check!(end.is_svc() && end.elr == 16, "{level:?}: ESR {:#x} at {:#x}", end.esr, end.elr);
         let mut expected = numbered(words::AGENT);
@@ -117,7 +117,7 @@ fn p4_a1_detect() -> Verdict {
         check_equal!(end.x, expected, "registers from {level:?}");
         check_equal!((end.spsr >> 28, end.sp), (0xa, 0x5a5a_5a50), "flags and stack pointer");
         // The watchdogs are for the kernel alone here.
-        let watchdogs = if level == Level::Kernel { 1 | 4 } else { 0 };
+        let watchdogs = if level == ExceptionLevel::Kernel { 1 | 4 } else { 0 };
         check_equal!(end.x[1], 1 << 32 | 2 | watchdogs, "version and features for {level:?}");
     }
     Ok(())
@@ -127,7 +127,7 @@ fn p4_a1_detect() -> Verdict {
 /// answer in X0.
 fn p4_a1_requests_skip_the_instruction() -> Verdict {
     need_traps!();
-    for level in [Level::Kernel, Level::User] {
+    for level in [ExceptionLevel::Kernel, ExceptionLevel::User] {
         for word in [words::DETECT, words::QUERY, words::OWN[2], words::PAT] {
             let mut answer = 0;
             let exits = exits_of(|| answer = user::run(level, &[SEVL, WFE, WFE], numbered(word)).x[0]);
@@ -142,7 +142,7 @@ fn p4_a1_requests_skip_the_instruction() -> Verdict {
 /// register is the worse for it.
 fn p4_a2_absent_without_a_hypervisor() -> Verdict {
     check_equal!(with_event_stream(guest::detect), None, "detection");
-    for level in [Level::Kernel, Level::User] {
+    for level in [ExceptionLevel::Kernel, ExceptionLevel::User] {
         let x = numbered(words::DETECT);
         // The first WFE takes the event, the second one waits for the event stream.
         let end = with_event_stream(|| user::run(level, &[SEVL, WFE, WFE], x));
@@ -156,7 +156,7 @@ fn p4_a3_an_ordinary_wfe_completes() -> Verdict {
     need_traps!();
     for word in [0, 1, words::AGENT, words::DONE, u64::MAX] {
         let mut end = None;
-        let exits = exits_of(|| end = Some(user::run(Level::Kernel, &[SEVL, WFE, WFE], numbered(word))));
+        let exits = exits_of(|| end = Some(user::run(ExceptionLevel::Kernel, &[SEVL, WFE, WFE], numbered(word))));
         let Some(end) = end else { return Ok(()) };
         check!(end.is_svc() && end.elr == 16, "{word:#x}: ESR {:#x} at {:#x}", end.esr, end.elr);
         check_equal!(end.x, numbered(word), "registers");
@@ -170,7 +170,7 @@ fn p4_a4_near_misses() -> Verdict {
     need_traps!();
     for bit in 0..64 {
         let x = numbered(words::DETECT ^ 1 << bit);
-        let end = user::run(Level::Kernel, &[SEVL, WFE, WFE], x);
+        let end = user::run(ExceptionLevel::Kernel, &[SEVL, WFE, WFE], x);
         check!(end.is_svc() && end.x == x, "bit {bit}: X0 {:#x}", end.x[0]);
     }
     Ok(())
@@ -178,7 +178,7 @@ fn p4_a4_near_misses() -> Verdict {
 
 fn p4_a5_event_register() -> Verdict {
     need_traps!();
-    let end = user::run(Level::Kernel, &[SEVL, WFE], numbered(words::DETECT));
+    let end = user::run(ExceptionLevel::Kernel, &[SEVL, WFE], numbered(words::DETECT));
     check!(end.is_svc(), "ESR {:#x}", end.esr);
     check_equal!(end.x, numbered(words::DETECT), "registers after a WFE that found an event");
     check!(guest::detect().is_some(), "nobody is there any more");
@@ -275,7 +275,7 @@ fn p4_a9_level_0() -> Verdict {
     for word in [words::CONFIGURE, words::PAT, words::OWN[0], words::OWN[1]] {
         let mut x = numbered(word);
         (x[1], x[2]) = (50, 2);
-        let end = user::run(Level::User, &[SEVL, WFE, WFE], x);
+        let end = user::run(ExceptionLevel::User, &[SEVL, WFE, WFE], x);
         check!(end.is_svc(), "ESR {:#x}", end.esr);
         check_equal!((end.x[0], end.x[1]), (words::ERROR, 1), "answer to {word:#x}");
     }
@@ -447,7 +447,7 @@ fn p4_a11_other_waits() -> Verdict {
             sysreg::cntv_cval_el0::write(end);
             sysreg::cntv_ctl_el0::write(timer::ENABLE);
             let mut ended = None;
-            exits = exits_of(|| ended = Some(user::run(Level::Kernel, &[WFI], x)));
+            exits = exits_of(|| ended = Some(user::run(ExceptionLevel::Kernel, &[WFI], x)));
             waited = timer::now() >= end;
             timer::stop();
             let Some(ended) = ended else { return Ok(()) };
@@ -462,7 +462,7 @@ fn p4_a11_other_waits() -> Verdict {
         for code in [0xd503_1009, 0xd503_1029] {
             x[9] = 0;
             let mut ended = None;
-            let exits = exits_of(|| ended = Some(user::run(Level::Kernel, &[SEVL, WFE, code], x)));
+            let exits = exits_of(|| ended = Some(user::run(ExceptionLevel::Kernel, &[SEVL, WFE, code], x)));
             let Some(ended) = ended else { return Ok(()) };
             check!(ended.is_svc() || ended.esr >> 26 == 0, "{code:#x}: ESR {:#x}", ended.esr);
             check_equal!((ended.x, exits[0]), (x, 0), "registers, and calls for {code:#x}");

@@ -1,6 +1,6 @@
 //! Everything as lines of text, each with the name of whose it is.
 
-use super::{LOG_NAME, Outlet, Progress};
+use super::{Backlog, LOG_NAME, Outlet};
 use crate::session::Notice;
 use abi::link::Channel;
 use std::collections::BTreeMap;
@@ -96,8 +96,8 @@ fn line(out: &mut impl Write, name: &str, bytes: &[u8]) -> Result<()> {
 impl Lines<Outlet> {
     /// How far the writing is.
     #[must_use]
-    pub fn progress(&self) -> Progress {
-        self.out.progress()
+    pub fn backlog(&self) -> Backlog {
+        self.out.backlog()
     }
 }
 

@@ -21,7 +21,7 @@ pub struct Outlet {
 
 /// Knows how far the writing is.
 #[derive(Clone)]
-pub struct Progress(Arc<Shared>);
+pub struct Backlog(Arc<Shared>);
 
 /// How far the writing is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -82,12 +82,12 @@ impl Outlet {
 
     /// Somebody else's look at how far the writing is.
     #[must_use]
-    pub fn progress(&self) -> Progress {
-        Progress(Arc::clone(&self.shared))
+    pub fn backlog(&self) -> Backlog {
+        Backlog(Arc::clone(&self.shared))
     }
 }
 
-impl Progress {
+impl Backlog {
     /// How far the writing is.
     #[must_use]
     pub fn standing(&self) -> Standing {
@@ -195,19 +195,19 @@ mod tests {
     fn who_does_not_read_delays_nobody_and_learns_what_is_missing() {
         let (mut reader, writer) = std::io::pipe().unwrap();
         let mut outlet = Outlet::bounded(writer, |error| panic!("{error}"), 1 << 20);
-        let progress = outlet.progress();
+        let backlog = outlet.backlog();
         let line = format!("{}\n", "x".repeat(1023));
         // Far more than a pipe and the queue hold: this would wait for ever.
         for _ in 0..4096 {
             say(&mut outlet, &line);
         }
-        let Standing { waiting, lost, .. } = progress.standing();
+        let Standing { waiting, lost, .. } = backlog.standing();
         assert!(waiting <= 1 << 20 && lost > 0, "{waiting} wait, {lost} are lost");
         let reader = std::thread::spawn(move || {
             let mut text = String::new();
             reader.read_to_string(&mut text).map(|_| text).unwrap()
         });
-        while progress.standing().waiting > 0 {
+        while backlog.standing().waiting > 0 {
             std::thread::yield_now();
         }
         say(&mut outlet, "the end\n");
@@ -239,12 +239,12 @@ mod tests {
             told.send(error).unwrap();
         });
         say(&mut outlet, "to nobody\n");
-        while outlet.progress().standing().waiting > 0 {
+        while outlet.backlog().standing().waiting > 0 {
             std::thread::yield_now();
         }
         assert_eq!(errors.try_recv().unwrap().kind(), std::io::ErrorKind::BrokenPipe);
         say(&mut outlet, "nor this\n");
-        assert_eq!(outlet.progress().standing().waiting, 0);
+        assert_eq!(outlet.backlog().standing().waiting, 0);
         assert!(errors.recv().is_err(), "once");
     }
 }

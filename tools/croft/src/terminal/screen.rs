@@ -1,7 +1,7 @@
 //! One terminal for all consoles and the log.
 
 use super::look::{Look, Stripper};
-use super::{LOG_NAME, Outlet, Progress};
+use super::{Backlog, LOG_NAME, Outlet};
 use crate::session::{Condition, Notice};
 use abi::link::{Channel, Command};
 use std::collections::HashMap;
@@ -289,8 +289,8 @@ impl<W: Write> Screen<W> {
 impl Screen<Outlet> {
     /// How far the writing is.
     #[must_use]
-    pub fn progress(&self) -> Progress {
-        self.out.progress()
+    pub fn backlog(&self) -> Backlog {
+        self.out.backlog()
     }
 }
 

@@ -8,7 +8,7 @@
 //! The archive's address is the one that the machine itself is configured with, unless the variable
 //! `UNDERCROFT_DEBIAN_MIRROR` names one.
 
-use super::progress::{Progress, run_watched};
+use super::progress::{ProgressLine, run_watched};
 use crate::tree::{Tree, output};
 use anyhow::{Context, Result, bail, ensure};
 use std::fs;
@@ -110,7 +110,7 @@ impl Archive {
         let bytes: u64 = entries.iter().map(|entry| entry.bytes).sum();
         println!("  fetching {} package files, {:.1} MB", entries.len(), bytes as f64 / 1e6);
         let archives = self.folder.join("archives");
-        let progress = Progress::new("  ", bytes);
+        let progress = ProgressLine::new("  ", bytes);
         let arrived = || entries.iter().map(|entry| entry.arrived(&archives)).sum();
         run_watched(self.apt("apt-get").arg("-q").args(verb).args(packages), progress, arrived)
             .context("fetching packages")?;

@@ -12,17 +12,17 @@ const GLANCE: Duration = Duration::from_millis(200);
 const LINE: Duration = Duration::from_secs(10);
 
 /// What is shown of a step of so many bytes.
-pub(super) struct Progress {
+pub(super) struct ProgressLine {
     indent: &'static str,
     total: u64,
     on_terminal: bool,
     shown: Instant,
 }
 
-impl Progress {
+impl ProgressLine {
     /// Nothing is shown yet.
-    pub(super) fn new(indent: &'static str, total: u64) -> Progress {
-        Progress { indent, total, on_terminal: stderr().is_terminal(), shown: Instant::now() }
+    pub(super) fn new(indent: &'static str, total: u64) -> ProgressLine {
+        ProgressLine { indent, total, on_terminal: stderr().is_terminal(), shown: Instant::now() }
     }
 
     /// So many bytes are there.
@@ -50,7 +50,7 @@ fn line(bytes: u64, total: u64) -> String {
 }
 
 /// Runs a command to its end and shows meanwhile how many bytes `arrived` counts. What it prints is shown only when it fails.
-pub(super) fn run_watched(command: &mut Command, mut progress: Progress, arrived: impl Fn() -> u64) -> Result<()> {
+pub(super) fn run_watched(command: &mut Command, mut progress: ProgressLine, arrived: impl Fn() -> u64) -> Result<()> {
     let mut child = command
         .stdin(Stdio::null())
         .stdout(Stdio::null())
@@ -93,10 +93,10 @@ mod tests {
     fn a_command_that_fails_tells_why() {
         let mut command = Command::new("sh");
         command.args(["-c", "echo because >&2; exit 3"]);
-        let error = run_watched(&mut command, Progress::new("", 1), || 0).expect_err("it fails");
+        let error = run_watched(&mut command, ProgressLine::new("", 1), || 0).expect_err("it fails");
         assert!(error.to_string().ends_with("because"), "{error}");
         let mut command = Command::new("sh");
         command.args(["-c", "head -c 1000000 /dev/zero >&2"]);
-        assert!(run_watched(&mut command, Progress::new("", 1), || 0).is_ok(), "much to say stops nothing");
+        assert!(run_watched(&mut command, ProgressLine::new("", 1), || 0).is_ok(), "much to say stops nothing");
     }
 }
