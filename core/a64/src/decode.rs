@@ -5,8 +5,8 @@
 
 use crate::Instruction;
 use crate::Unsupported::{self, Atomic, Authenticated, Exclusive, NotMemory, Simd, Tag, Unallocated, Unpredictable};
-use crate::transfer::{Access, Addressing, Base, Extension, Transfer};
-use units::Direction;
+use crate::transfer::{Addressing, Base, Extension, Transfer};
+use units::{Direction, RegisterAccess};
 
 /// Decodes an instruction word.
 ///
@@ -66,7 +66,7 @@ const fn decode_exclusive(word: u32) -> Result<Instruction, Unsupported> {
         // The unused register fields should be all ones, and what happens otherwise is left open.
         (true, false) if field(word, 16, 5) != 31 || field(word, 10, 5) != 31 => Err(Unpredictable),
         (true, false) => {
-            let access = Access { sixty_four: field(word, 30, 2) == 3, ..access(word, 0, false, false) };
+            let access = RegisterAccess { sixty_four: field(word, 30, 2) == 3, ..access(word, 0, false, false) };
             let transfer = Transfer { ordered: true, ..single(word, bit(word, 22), access, Addressing::Offset(0)) };
             Ok(Instruction::Transfer(transfer))
         }
@@ -84,7 +84,7 @@ const fn decode_literal(word: u32) -> Result<Instruction, Unsupported> {
         (true, 3) => return Err(Unallocated),
         (true, _) => return Err(Simd),
     };
-    let access = Access { rt: number(word, 0), bytes, sign_extend, sixty_four };
+    let access = RegisterAccess { rt: number(word, 0), bytes, sign_extend, sixty_four };
     let transfer = single(word, true, access, Addressing::Offset(signed(word, 5, 19) * 4));
     Ok(Instruction::Transfer(Transfer { base: Base::ProgramCounter, ..transfer }))
 }
@@ -123,8 +123,8 @@ const fn decode_pair(word: u32) -> Result<Instruction, Unsupported> {
         (1, false, 1..=3) => return Err(Tag),
         _ => return Err(Unallocated),
     };
-    let first = Access { rt: number(word, 0), bytes, sign_extend, sixty_four: opc != 0 };
-    let second = Access { rt: number(word, 10), ..first };
+    let first = RegisterAccess { rt: number(word, 0), bytes, sign_extend, sixty_four: opc != 0 };
+    let second = RegisterAccess { rt: number(word, 10), ..first };
     let offset = signed(word, 15, 7) * bytes as i64;
     let addressing = match index {
         1 => Addressing::PostIndex(offset),
@@ -189,7 +189,7 @@ const fn decode_atomic(word: u32) -> Result<Instruction, Unsupported> {
         if field(word, 16, 5) != 31 {
             return Err(Unpredictable);
         }
-        let access = Access { sixty_four: field(word, 30, 2) == 3, ..access(word, 0, false, false) };
+        let access = RegisterAccess { sixty_four: field(word, 30, 2) == 3, ..access(word, 0, false, false) };
         let transfer = Transfer { ordered: true, ..single(word, true, access, Addressing::Offset(0)) };
         return Ok(Instruction::Transfer(transfer));
     }
@@ -225,7 +225,7 @@ const fn without_prefetch(decoded: Result<Instruction, Unsupported>) -> Result<I
 }
 
 /// A transfer of one register, with the base in bits 9:5.
-const fn single(word: u32, load: bool, first: Access, addressing: Addressing) -> Transfer {
+const fn single(word: u32, load: bool, first: RegisterAccess, addressing: Addressing) -> Transfer {
     let base = match number(word, 5) {
         31 => Base::StackPointer,
         register => Base::Register(register),
@@ -235,8 +235,8 @@ const fn single(word: u32, load: bool, first: Access, addressing: Addressing) ->
 }
 
 /// The access of size (bits 31:30) with its register at bit `rt`.
-const fn access(word: u32, rt: u32, sign_extend: bool, sixty_four: bool) -> Access {
-    Access { rt: number(word, rt), bytes: 1 << field(word, 30, 2), sign_extend, sixty_four }
+const fn access(word: u32, rt: u32, sign_extend: bool, sixty_four: bool) -> RegisterAccess {
+    RegisterAccess { rt: number(word, rt), bytes: 1 << field(word, 30, 2), sign_extend, sixty_four }
 }
 
 const fn writes_back(addressing: Addressing) -> bool {
@@ -270,8 +270,8 @@ const fn signed(word: u32, shift: u32, width: u32) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::decode;
-    use crate::{Access, Addressing, Base, Instruction, Transfer, Unsupported};
-    use units::Direction;
+    use crate::{Addressing, Base, Instruction, Transfer, Unsupported};
+    use units::{Direction, RegisterAccess};
 
     fn transfer(word: u32) -> Transfer {
         match decode(word) {
@@ -283,11 +283,11 @@ mod tests {
     #[test]
     fn a_pair_with_pre_index() {
         // ldpsw x1, x2, [x3, #8]!
-        let first = Access { rt: 1, bytes: 4, sign_extend: true, sixty_four: true };
+        let first = RegisterAccess { rt: 1, bytes: 4, sign_extend: true, sixty_four: true };
         let expected = Transfer {
             direction: Direction::Read,
             first,
-            second: Some(Access { rt: 2, ..first }),
+            second: Some(RegisterAccess { rt: 2, ..first }),
             base: Base::Register(3),
             addressing: Addressing::PreIndex(8),
             unprivileged: false,
@@ -301,7 +301,7 @@ mod tests {
         // str wzr, [sp], #-4
         let store = transfer(0xb81f_c7ff);
         assert_eq!((store.base, store.addressing), (Base::StackPointer, Addressing::PostIndex(-4)));
-        assert_eq!(store.first, Access { rt: 31, bytes: 4, sign_extend: false, sixty_four: false });
+        assert_eq!(store.first, RegisterAccess { rt: 31, bytes: 4, sign_extend: false, sixty_four: false });
     }
 
     #[test]

@@ -19,7 +19,7 @@ mod decode;
 mod transfer;
 
 pub use decode::decode;
-pub use transfer::{Access, Addressing, Base, Extension, Resolved, Transfer};
+pub use transfer::{Addressing, Base, Extension, Resolved, Transfer};
 
 /// What an instruction word asks of memory.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]

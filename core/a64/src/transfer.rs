@@ -1,45 +1,9 @@
 //! A load or store of general-purpose registers: what it moves, and where its address comes from.
 
-use units::{Direction, Va};
+use units::{Direction, RegisterAccess, Va};
 
 /// The bits of an address that are no tag.
 const ADDRESS: u64 = 0x00ff_ffff_ffff_ffff;
-
-/// One register's part of a transfer.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub struct Access {
-    /// Number of the register, 31 for XZR.
-    pub rt: u8,
-    /// How many bytes of memory: 1, 2, 4 or 8.
-    pub bytes: u8,
-    /// A load extends the sign.
-    pub sign_extend: bool,
-    /// A load writes all 64 bits of the register; otherwise it clears the upper half.
-    pub sixty_four: bool,
-}
-
-impl Access {
-    /// What a load of `value` leaves in the register.
-    #[must_use]
-    pub const fn loaded(self, value: u64) -> u64 {
-        let unused = self.unused_bits();
-        let value = value << unused;
-        let extended = if self.sign_extend { ((value as i64) >> unused) as u64 } else { value >> unused };
-        if self.sixty_four { extended } else { extended & 0xffff_ffff }
-    }
-
-    /// What a store of a register that holds `value` puts into memory.
-    #[must_use]
-    pub const fn stored(self, value: u64) -> u64 {
-        let unused = self.unused_bits();
-        value << unused >> unused
-    }
-
-    /// How many bits of a 64-bit value the access leaves out.
-    const fn unused_bits(self) -> u32 {
-        64_u32.wrapping_sub(8 * self.bytes as u32) & 63
-    }
-}
 
 /// The register that an address starts from.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -91,9 +55,9 @@ pub struct Transfer {
     /// Which way data moves.
     pub direction: Direction,
     /// The access at the address.
-    pub first: Access,
+    pub first: RegisterAccess,
     /// The access behind it, of the same size.
-    pub second: Option<Access>,
+    pub second: Option<RegisterAccess>,
     /// Where the address starts from.
     pub base: Base,
     /// How it goes on.
@@ -161,7 +125,7 @@ impl Transfer {
     }
 
     /// The accesses with their distance from the address, in the order in which they are to be made.
-    pub fn accesses(&self) -> impl Iterator<Item = (u64, Access)> {
+    pub fn accesses(&self) -> impl Iterator<Item = (u64, RegisterAccess)> {
         let second = self.second.map(|second| (u64::from(self.first.bytes), second));
         [Some((0, self.first)), second].into_iter().flatten()
     }
@@ -170,12 +134,12 @@ impl Transfer {
 #[cfg(test)]
 mod tests {
     extern crate std;
-    use super::{Access, Addressing, Base, Direction, Extension, Transfer};
+    use super::{Addressing, Base, Extension, Transfer};
     use proptest::prelude::*;
     use std::vec::Vec;
-    use units::Va;
+    use units::{Direction, RegisterAccess, Va};
 
-    const WORD: Access = Access { rt: 1, bytes: 4, sign_extend: false, sixty_four: false };
+    const WORD: RegisterAccess = RegisterAccess { rt: 1, bytes: 4, sign_extend: false, sixty_four: false };
 
     fn load(base: Base, addressing: Addressing) -> Transfer {
         Transfer {
@@ -222,7 +186,7 @@ mod tests {
 
     #[test]
     fn a_pair_is_two_accesses() {
-        let second = Access { rt: 2, ..WORD };
+        let second = RegisterAccess { rt: 2, ..WORD };
         let pair = Transfer { second: Some(second), ..load(Base::Register(0), Addressing::Offset(0)) };
         assert_eq!(pair.accesses().collect::<Vec<_>>(), [(0, WORD), (4, second)]);
     }
@@ -231,13 +195,13 @@ mod tests {
     fn loads_extend_as_the_instruction_asks() {
         let value = 0x8182_8384_8586_8788;
         assert_eq!(WORD.loaded(value), 0x8586_8788);
-        assert_eq!(Access { bytes: 1, sign_extend: true, ..WORD }.loaded(value), 0xffff_ff88);
+        assert_eq!(RegisterAccess { bytes: 1, sign_extend: true, ..WORD }.loaded(value), 0xffff_ff88);
         assert_eq!(
-            Access { bytes: 2, sign_extend: true, sixty_four: true, ..WORD }.loaded(value),
+            RegisterAccess { bytes: 2, sign_extend: true, sixty_four: true, ..WORD }.loaded(value),
             0xffff_ffff_ffff_8788
         );
-        assert_eq!(Access { bytes: 8, sixty_four: true, ..WORD }.loaded(value), value);
-        assert_eq!(Access { bytes: 2, ..WORD }.stored(value), 0x8788);
+        assert_eq!(RegisterAccess { bytes: 8, sixty_four: true, ..WORD }.loaded(value), value);
+        assert_eq!(RegisterAccess { bytes: 2, ..WORD }.stored(value), 0x8788);
     }
 
     #[test]

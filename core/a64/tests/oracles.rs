@@ -4,10 +4,10 @@
 //! Every combination of the bits that divide loads and stores into classes is tried, each with several registers and
 //! constants, and after that a large sample of random words. Words must agree in both directions: what we decode, the
 //! others read alike, and what we refuse is no plain load or store for them either.
-use a64::{Access, Addressing, Base, Extension, Instruction, Transfer, Unsupported, decode};
+use a64::{Addressing, Base, Extension, Instruction, Transfer, Unsupported, decode};
 use disarm64::decoder_load_store;
 use std::fmt::Write;
-use units::Direction;
+use units::{Direction, RegisterAccess};
 use yaxpeax_arch::{Decoder, U8Reader};
 use yaxpeax_arm::armv8::a64::InstDecoder;
 
@@ -41,10 +41,10 @@ fn read(line: &str) -> Option<Instruction> {
         _ if sixty_four => 8,
         _ => 4,
     };
-    let first = Access { rt, bytes, sign_extend: suffix.starts_with('s'), sixty_four };
+    let first = RegisterAccess { rt, bytes, sign_extend: suffix.starts_with('s'), sixty_four };
     let mut second = None;
     if family.ends_with('p') {
-        second = Some(Access { rt: general(names.next()?)?.0, ..first });
+        second = Some(RegisterAccess { rt: general(names.next()?)?.0, ..first });
     }
     let (base, addressing) = match address {
         Some(text) => read_address(text)?,

@@ -10,7 +10,7 @@
 
 mod abort;
 
-pub use abort::{Access, DataAbort, Fault, FaultKind, InstructionAbort, LookupLevel, Wanted};
+pub use abort::{DataAbort, Fault, FaultKind, InstructionAbort, LookupLevel, Wanted};
 
 use crate::encoding::SysregEncoding;
 use units::{Direction, Va};

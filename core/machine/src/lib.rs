@@ -38,7 +38,7 @@ mod tree;
 
 pub use plan::{
     DISTRIBUTOR, DeviceKind, MAX_VIRTIO, MachineError, MachinePlan, RAM_BASE, REDISTRIBUTOR_SIZE, Row, STOLEN_TIME,
-    Spec, Target, TimerInterrupts, Trigger, UART_BASE, Wire,
+    Spec, Target, TimerInterrupts, Trigger, UART_BASE, Wire, redistributor,
 };
 pub use tree::{BootInfo, Cache, Caches, MAX_BOOTARGS, TreeError, device_tree};
 pub use virtio::VirtioKind;

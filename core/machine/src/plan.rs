@@ -4,7 +4,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 use arrayvec::ArrayString;
 use devices::bus::{MAX_LINES, Place};
-use units::{BLOCK_SIZE, Hz, IntId, Ipa, MAX_VCPUS, PAGE_SIZE, Range};
+use units::{BLOCK_SIZE, Hz, IntId, Ipa, MAX_VCPUS, PAGE_SIZE, Range, VcpuId};
 use virtio::{TRANSPORTS, VirtioKind, WINDOW_SIZE};
 
 /// Where RAM begins.
@@ -190,6 +190,12 @@ impl Target {
             Self::Distributor(offset) | Self::Redistributors(offset) | Self::Device(Place { offset, .. }) => offset,
         }
     }
+}
+
+/// The Redistributor frame that an offset into their region is in, and the offset within it.
+#[must_use]
+pub const fn redistributor(offset: u64) -> (VcpuId, u64) {
+    (VcpuId((offset / REDISTRIBUTOR_SIZE) as u8), offset % REDISTRIBUTOR_SIZE)
 }
 
 /// A frame of a device, for the lookup.

@@ -78,6 +78,42 @@ pub enum ByteOrder {
     Big,
 }
 
+/// One general-purpose register's part of a load or store.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct RegisterAccess {
+    /// Number of the register, 31 for XZR.
+    pub rt: u8,
+    /// How many bytes of memory: 1, 2, 4 or 8.
+    pub bytes: u8,
+    /// A load extends the sign.
+    pub sign_extend: bool,
+    /// A load writes all 64 bits of the register; otherwise it clears the upper half.
+    pub sixty_four: bool,
+}
+
+impl RegisterAccess {
+    /// What a load of `value` leaves in the register: `value` cut to the access's size and extended as it asks.
+    #[must_use]
+    pub const fn loaded(self, value: u64) -> u64 {
+        let unused = self.unused_bits();
+        let value = value << unused;
+        let extended = if self.sign_extend { ((value as i64) >> unused) as u64 } else { value >> unused };
+        if self.sixty_four { extended } else { extended & 0xffff_ffff }
+    }
+
+    /// What a store of a register that holds `value` puts into memory: the low bytes.
+    #[must_use]
+    pub const fn stored(self, value: u64) -> u64 {
+        let unused = self.unused_bits();
+        value << unused >> unused
+    }
+
+    /// How many bits of a 64-bit value the access leaves out.
+    const fn unused_bits(self) -> u32 {
+        64_u32.wrapping_sub(8 * self.bytes as u32) & 63
+    }
+}
+
 impl ByteOrder {
     /// Between the value in a register and the one that a little-endian device sees, in either direction. What lies above
     /// the access's size is not kept.

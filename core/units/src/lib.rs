@@ -9,7 +9,8 @@
 //! * [`Range`]: a half-open range of any of them, whose arithmetic never wraps.
 //! * [`CpuId`], [`VmId`], [`VcpuId`], [`IntId`]: names of things. [`VcpuSet`]: some of a VM's virtual CPUs. [`Line`]: an
 //!   interrupt line's level.
-//! * [`Direction`], [`AccessSize`]: which way a load or store goes, and how wide it is.
+//! * [`Direction`], [`AccessSize`], [`RegisterAccess`]: which way a load or store goes, how wide it is, and what it does with
+//!   a register.
 //! * [`Hz`], [`Ticks`]: a counter's frequency and its value.
 #![no_std]
 #![forbid(unsafe_code)]
@@ -19,7 +20,7 @@ mod address;
 mod names;
 mod time;
 
-pub use access::{AccessSize, ByteOrder, Direction};
+pub use access::{AccessSize, ByteOrder, Direction, RegisterAccess};
 pub use address::{Address, Ipa, Pa, Range, Va};
 pub use names::{CpuId, IntId, Line, MAX_VCPUS, VcpuId, VcpuSet, VmId};
 pub use time::{Hz, Patience, Scale, Ticks};

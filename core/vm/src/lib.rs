@@ -2,6 +2,7 @@
 //!
 //! * [`Life`]: a VM's life. It is started, runs, stands still, stops, and starts afresh.
 //! * [`doors`]: what a guest does at its doors, and where it goes on.
+//! * [`aborts`]: what an access leads to that stage 2 refused, and [`mmio`]: what it does at a device.
 //! * [`Watchdogs`]: who may set which of a VM's watchdogs up, when one bites, and what that leads to.
 //!
 //! Nothing here takes a lock, wakes a thread or writes a line. The hypervisor has each value under a lock of its own, says
@@ -12,8 +13,10 @@
 #[cfg(test)]
 extern crate std;
 
+pub mod aborts;
 pub mod doors;
 mod life;
+pub mod mmio;
 mod watchdogs;
 #[cfg(test)]
 mod world;

@@ -12,7 +12,7 @@
 //! themselves in the syndrome (ISV = 1). For all the others [`DataAbort::access`] is `None`, and the instruction has
 //! to be read from the guest's memory and decoded.
 
-use units::{Direction, Ipa, PAGE_SIZE, Va};
+use units::{Direction, Ipa, PAGE_SIZE, RegisterAccess, Va};
 
 /// What was wrong, from the fault status code (ESR_ELx.DFSC or IFSC).
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -92,40 +92,6 @@ impl Fault {
     }
 }
 
-/// The load or store behind a data abort, where the syndrome describes it.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub struct Access {
-    /// How many bytes of memory: 1, 2, 4 or 8.
-    pub bytes: u8,
-    /// A load extends the sign.
-    pub sign_extend: bool,
-    /// A load writes all 64 bits of the register; otherwise it clears the upper half.
-    pub sixty_four: bool,
-    /// Number of the register, 31 for XZR.
-    pub rt: u8,
-    /// The instruction orders memory: load-acquire or store-release.
-    pub acquire_release: bool,
-}
-
-impl Access {
-    /// What a load of `value` leaves in the register: `value` cut to the access's size and extended as it asks.
-    #[must_use]
-    pub const fn loaded(self, value: u64) -> u64 {
-        let unused = 64 - 8 * self.bytes as u32 % 64;
-        let unused = unused % 64;
-        let value = value << unused;
-        let extended = if self.sign_extend { ((value as i64) >> unused) as u64 } else { value >> unused };
-        if self.sixty_four { extended } else { extended & 0xffff_ffff }
-    }
-
-    /// What a store of a register that holds `value` puts into memory: the low bytes.
-    #[must_use]
-    pub const fn stored(self, value: u64) -> u64 {
-        let unused = (64 - 8 * self.bytes as u32 % 64) % 64;
-        value << unused >> unused
-    }
-}
-
 /// A data access that did not succeed.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct DataAbort {
@@ -139,7 +105,7 @@ pub struct DataAbort {
     /// itself did (a write when it updated a flag).
     pub direction: Direction,
     /// The access, where the syndrome describes it.
-    pub access: Option<Access>,
+    pub access: Option<RegisterAccess>,
     /// It was the guest's stage 1 table walk that faulted, not the access: `ipa` is the table's page.
     pub on_table_walk: bool,
     /// The instruction was cache maintenance or an address translation.
@@ -235,16 +201,15 @@ pub(super) const fn direction(esr: u64) -> Direction {
 }
 
 /// The access in ISS bits 23:14 (SAS, SSE, SRT, SF, AR), if ISV says that they hold it.
-const fn decode_access(esr: u64) -> Option<Access> {
+const fn decode_access(esr: u64) -> Option<RegisterAccess> {
     if esr & SYNDROME_VALID == 0 {
         return None;
     }
-    Some(Access {
+    Some(RegisterAccess {
         bytes: 1 << (esr >> 22 & 3),
         sign_extend: esr & 1 << 21 != 0,
         rt: (esr >> 16) as u8 & 31,
         sixty_four: esr & 1 << 15 != 0,
-        acquire_release: esr & 1 << 14 != 0,
     })
 }
 
@@ -270,8 +235,8 @@ const fn faulting_va(esr: u64, far: u64) -> Option<Va> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Access, DataAbort, Direction, Fault, FaultKind, InstructionAbort, Wanted};
-    use units::{Ipa, Va};
+    use super::{DataAbort, Direction, Fault, FaultKind, InstructionAbort, Wanted};
+    use units::{Ipa, RegisterAccess, Va};
 
     #[test]
     fn only_a_fetch_is_an_execution() {
@@ -303,7 +268,7 @@ mod tests {
         assert_eq!(abort.ipa, Some(Ipa(0x0900_0018)));
         assert_eq!(abort.far, Some(Va(0xffff_0000_0900_0018)));
         assert_eq!(abort.direction, Direction::Write);
-        let access = Access { bytes: 8, sign_extend: false, sixty_four: true, rt: 5, acquire_release: false };
+        let access = RegisterAccess { bytes: 8, sign_extend: false, sixty_four: true, rt: 5 };
         assert_eq!(abort.access, Some(access));
         assert!(!abort.on_table_walk && !abort.cache_maintenance);
     }
@@ -339,7 +304,7 @@ mod tests {
     #[test]
     fn loads_extend_as_the_instruction_asks() {
         let load = |bytes, sign_extend, sixty_four| {
-            Access { bytes, sign_extend, sixty_four, rt: 0, acquire_release: false }.loaded(0x8182_8384_8586_8788)
+            RegisterAccess { bytes, sign_extend, sixty_four, rt: 0 }.loaded(0x8182_8384_8586_8788)
         };
         assert_eq!(load(1, false, false), 0x88);
         assert_eq!(load(1, true, true), 0xffff_ffff_ffff_ff88);
@@ -347,7 +312,7 @@ mod tests {
         assert_eq!(load(4, false, true), 0x8586_8788);
         assert_eq!(load(4, true, true), 0xffff_ffff_8586_8788);
         assert_eq!(load(8, false, true), 0x8182_8384_8586_8788);
-        let store = Access { bytes: 2, sign_extend: false, sixty_four: false, rt: 0, acquire_release: false };
+        let store = RegisterAccess { bytes: 2, sign_extend: false, sixty_four: false, rt: 0 };
         assert_eq!(store.stored(0x1234_5678), 0x5678);
     }
 

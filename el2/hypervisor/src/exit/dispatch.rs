@@ -1,13 +1,13 @@
 //! What a guest's exits lead to: the safe `match` in the middle of the hypervisor.
 
+use ::vm::aborts::{self, Course, Fetch};
 use abi::bundle::Coherency;
 use clock::GuestTicks;
-use cpu::exit::{DataAbort, Exit, FaultKind, InstructionAbort, WaitKind, Wanted, class_of, decode};
+use cpu::Direction;
+use cpu::exit::{DataAbort, Exit, InstructionAbort, WaitKind, Wanted, class_of, decode};
 use cpu::inject::{self, AbortKind};
 use cpu::retry::{Try, Verdict};
 use cpu::sysreg::{self as trapped, Action, OsLockRegister, SgiRegister};
-use cpu::translation::Rights;
-use cpu::{Direction, pstate};
 use hw::sysreg;
 use hw::vcpu::VcpuContext;
 use log::Level;
@@ -17,8 +17,8 @@ use stage2::{Point, Policy};
 use units::{IntId, Ipa, Va};
 use vgic::Group;
 
-use crate::exit::stage1::{refused_walk, translate};
-use crate::exit::{debug, doors, mmio};
+use crate::exit::mmio::{self, registers};
+use crate::exit::{debug, doors};
 use crate::host::{self, entropy, speculation};
 use crate::sched;
 use crate::vcpu::exception::{complete, inject};
@@ -138,90 +138,47 @@ pub(crate) fn again(
     }
 }
 
-/// The data abort that the guest gets for `abort`.
-fn refuse(abort: DataAbort, far: Va, kind: AbortKind) -> impl FnOnce(&mut inject::GuestState) {
-    move |state| {
-        if abort.cache_maintenance {
-            inject::maintenance_abort(state, far, kind);
-        } else {
-            inject::data_abort(state, far, kind, abort.direction);
-        }
-    }
-}
-
 /// A data access that stage 2 refused.
 fn data_abort(vcpu: &'static Vcpu, context: &mut VcpuContext, abort: DataAbort) -> Reason {
     let far = abort.far.unwrap_or(Va(0));
-    match abort.fault.kind {
-        _ if abort.fault.is_external() => {
-            inject(context, refuse(abort, far, AbortKind::External));
-            return Reason::Nothing;
+    let refuse = |kind| move |state: &mut inject::GuestState| aborts::refuse(state, &abort, far, kind);
+    match aborts::data(&vcpu, registers(context), far, &abort) {
+        Course::Nobody(kind) => {
+            inject(context, refuse(kind));
+            Reason::Nothing
         }
-        // What the memory itself cannot do is the guest's own fault: trying again would not help.
-        FaultKind::Alignment => {
-            inject(context, refuse(abort, far, AbortKind::Alignment));
-            return Reason::Other;
+        Course::Unable(kind) => {
+            inject(context, refuse(kind));
+            Reason::Other
         }
-        FaultKind::UnsupportedAtomic => {
-            inject(context, refuse(abort, far, AbortKind::UnsupportedAtomic));
-            return Reason::Other;
+        Course::Again => {
+            again(vcpu, context, far, refuse(AbortKind::External));
+            Reason::Other
         }
-        _ => {}
+        Course::Ram(ipa) => ram_abort(vcpu, context, far, ipa, abort.wanted(), refuse(AbortKind::External)),
+        Course::Done => {
+            complete(context);
+            Reason::Nothing
+        }
+        Course::Elsewhere(ipa) => mmio::access(vcpu, context, far, ipa, &abort),
     }
-    let Some(ipa) = abort.ipa.or_else(|| place_of(vcpu, context, far, &abort)) else {
-        // The guest's own translation changed meanwhile: it will find out by itself.
-        again(vcpu, context, far, refuse(abort, far, AbortKind::External));
-        return Reason::Other;
-    };
-    if vcpu.vm.plan.ram().contains(ipa) {
-        return ram_abort(vcpu, context, far, ipa, abort.wanted(), refuse(abort, far, AbortKind::External));
-    }
-    if abort.on_table_walk {
-        let kind = refused_walk(vcpu, far, ipa);
-        inject(context, refuse(abort, far, kind));
-        return Reason::Nothing;
-    }
-    if abort.cache_maintenance {
-        complete(context);
-        return Reason::Nothing;
-    }
-    mmio::access(vcpu, context, far, ipa, &abort)
 }
 
-/// Where the guest's access at `far` went, which the CPU does not say if it was permission that stage 2 refused. The guest's
-/// stage 1 has agreed to the access already, so what PSTATE.PAN thinks of it, or would if it was an unprivileged one, is
-/// left aside.
-fn place_of(vcpu: &'static Vcpu, context: &VcpuContext, far: Va, abort: &DataAbort) -> Option<Ipa> {
-    let rights = if pstate::is_user(context.pstate) { Rights::User } else { Rights::Kernel };
-    // Most cache maintenance asks for no more than to read.
-    let direction = if abort.cache_maintenance { Direction::Read } else { abort.direction };
-    translate(vcpu, far, rights, direction).ok().map(|(ipa, _)| ipa)
-}
-
+/// A fetch of an instruction that stage 2 refused.
 fn instruction_abort(vcpu: &'static Vcpu, context: &mut VcpuContext, abort: InstructionAbort) -> Reason {
     let far = abort.far.unwrap_or(Va(context.pc));
     let refuse = |kind| move |state: &mut inject::GuestState| inject::instruction_abort(state, far, kind);
-    let mut place = abort.ipa;
-    if abort.fault.kind == FaultKind::Permission && place.is_none() {
-        // The CPU does not say where. Whatever may be executed EL1 may read, if PSTATE.PAN is left aside.
-        let Ok((ipa, _)) = translate(vcpu, far, Rights::Kernel, Direction::Read) else {
+    match aborts::fetch(&vcpu, far, &abort) {
+        Fetch::Ram(ipa) => ram_abort(vcpu, context, far, ipa, abort.wanted(), refuse(AbortKind::External)),
+        Fetch::Again => {
             again(vcpu, context, far, refuse(AbortKind::External));
-            return Reason::Other;
-        };
-        place = Some(ipa);
+            Reason::Other
+        }
+        Fetch::Nobody(kind) => {
+            inject(context, refuse(kind));
+            Reason::Nothing
+        }
     }
-    if matches!(abort.fault.kind, FaultKind::Translation | FaultKind::Permission)
-        && let Some(ipa) = place
-        && vcpu.vm.plan.ram().contains(ipa)
-    {
-        return ram_abort(vcpu, context, far, ipa, abort.wanted(), refuse(AbortKind::External));
-    }
-    let kind = match abort.ipa {
-        Some(table) if abort.on_table_walk => refused_walk(vcpu, far, table),
-        _ => AbortKind::External,
-    };
-    inject(context, refuse(kind));
-    Reason::Nothing
 }
 
 /// Whether the guest has come to the same instruction again and again, whatever of its RAM it was refused there.
