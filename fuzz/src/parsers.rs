@@ -55,6 +55,10 @@ pub fn link(data: &[u8]) {
         let _ = decoder.push(byte);
     }
     let _ = decoder.finish();
+    let mut bulk = Decoder::with_buffer(vec![0; abi::link::decoder_buffer(abi::link::MAX_BULK)], no_checksum);
+    let mut rest = data;
+    while bulk.take(&mut rest).is_some() {}
+    assert!(rest.is_empty(), "everything was taken");
     let mut buffer = [0; abi::link::MAX_PAYLOAD];
     let data = data.get(..buffer.len()).unwrap_or(data);
     if let Some(message) = Message::decode(data) {

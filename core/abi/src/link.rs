@@ -1,9 +1,12 @@
 //! The link: one byte stream between the hypervisor and `croft` that carries the hypervisor's log, every VM's
-//! consoles and control messages, over nothing better than a UART.
+//! consoles, control messages and what is transferred, over nothing better than a UART.
 //!
 //! ```text
-//! START 0xff | channel u8 | length u16 | payload, at most 1024 bytes | CRC-32C u32 of channel, length and payload
+//! START 0xff | channel u8 | length u16, or u32 if long | payload | CRC-32C u32 of channel, length and payload
 //! ```
+//!
+//! A payload has at most 1024 bytes, on channel 3 at most 65 KiB. A length of 0x8000 or more is *long*: it takes four bytes,
+//! the low 15 bits in the first two, whose bit 15 says so, and 16 more in the others.
 //!
 //! Numbers are little-endian. 0xff cannot occur in UTF-8, so a terminal and a person can share the line with frames:
 //! whatever is outside a frame is plain text. Inside a frame (behind its start byte) 0xff and 0xfe are written as
@@ -11,16 +14,18 @@
 //! whatever got lost before, and no guest can forge a frame inside its console output. Text that guests print holds
 //! neither byte, so this costs nothing in practice. The bytes in detail are in `docs/formats/link.md`.
 //!
-//! [`Decoder`] is fed byte by byte and owns one frame's buffer; [`encode`] writes through a closure; neither allocates.
+//! [`Decoder`] is fed byte by byte, or with what has come so far, and owns one frame's buffer; [`encode`] writes through a
+//! closure; neither allocates. What is plain, which is nearly everything, is moved in whole runs.
 
 mod control;
 mod decode;
+mod plain;
 pub mod request;
 #[cfg(test)]
 mod tests;
 
-pub use control::{Command, Message, StopReason, VERSION, VmState};
-pub use decode::{Decoder, Event};
+pub use control::{Carrier, Command, Message, StopReason, VERSION, VmState};
+pub use decode::{Decoder, Event, decoder_buffer};
 
 use crate::Crc32c;
 use thiserror::Error;
@@ -33,12 +38,17 @@ pub const ESCAPE: u8 = 0xfe;
 /// Ends whatever frame may be open and returns to text: a start byte that is followed by a new line. A panic writes
 /// this first, since it may have interrupted a frame.
 pub const RETURN_TO_TEXT: [u8; 2] = [START, b'\n'];
-/// At most this many bytes in a frame's payload.
+/// At most this many bytes in a frame's payload, on any channel but [`Channel::Bulk`].
 pub const MAX_PAYLOAD: usize = 1024;
+/// At most this many bytes in a frame's payload on [`Channel::Bulk`]: a block of 64 KiB, and what is said about it.
+pub const MAX_BULK: usize = 65 << 10;
 /// At most this many bytes in a frame as it is on the line, if every byte needs an escape.
 pub const MAX_ENCODED: usize = 1 + 2 * (1 + 2 + MAX_PAYLOAD + 4);
+/// A length that takes four bytes has this bit in the first two.
+const LONG: u16 = 1 << 15;
 
-/// Whose bytes a frame carries. As a number: 0 control, 1 log, 2 requests, 16 + 2 * VM console, 17 + 2 * VM virtio console.
+/// Whose bytes a frame carries. As a number: 0 control, 1 log, 2 requests, 3 bulk, 16 + 2 * VM console, 17 + 2 * VM virtio
+/// console.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Channel {
     /// [`Message`]s to the tool, [`Command`]s to the hypervisor; one a frame.
@@ -47,6 +57,8 @@ pub enum Channel {
     Log,
     /// [`request::Request`]s to the hypervisor, [`request::Reply`]s to the tool; one a frame.
     Requests,
+    /// What is transferred in large pieces, both ways; one piece a frame.
+    Bulk,
     /// A VM's PL011, raw bytes both ways.
     Console(VmId),
     /// A VM's virtio console (port 0), raw bytes both ways.
@@ -68,9 +80,16 @@ impl Channel {
             Self::Control => Some(0),
             Self::Log => Some(1),
             Self::Requests => Some(2),
+            Self::Bulk => Some(3),
             Self::Console(vm) => console(vm, 0),
             Self::VirtioConsole(vm) => console(vm, 1),
         }
+    }
+
+    /// At most this many bytes in a frame's payload.
+    #[must_use]
+    pub fn max_payload(self) -> usize {
+        if self == Self::Bulk { MAX_BULK } else { MAX_PAYLOAD }
     }
 
     /// The channel with this number, if there is one.
@@ -80,6 +99,7 @@ impl Channel {
             0 => Some(Self::Control),
             1 => Some(Self::Log),
             2 => Some(Self::Requests),
+            3 => Some(Self::Bulk),
             _ => {
                 let console = number.checked_sub(Self::FIRST_CONSOLE)?;
                 let vm = VmId(u16::from(console / 2));
@@ -94,8 +114,8 @@ impl Channel {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
 pub enum LinkError {
     /// The payload is too long for one frame.
-    #[error("{0} bytes do not fit into a frame; split them into at most 1024 each")]
-    TooLong(usize),
+    #[error("{0} bytes do not fit into a frame of that channel; split them into at most {1} each")]
+    TooLong(usize, usize),
     /// There is no channel for this VM number.
     #[error("VM {0} has no channel; VM numbers end at 63")]
     NoChannel(u16),
@@ -104,25 +124,50 @@ pub enum LinkError {
 /// Writes one frame through `write`, byte by byte.
 ///
 /// # Errors
-/// If `payload` exceeds [`MAX_PAYLOAD`] or the channel's VM number is too large; nothing was written then.
+/// If `payload` exceeds [`Channel::max_payload`] or the channel's VM number is too large; nothing was written then.
 pub fn encode(channel: Channel, payload: &[u8], crc32c: Crc32c, mut write: impl FnMut(u8)) -> Result<(), LinkError> {
+    encode_parts(channel, &[payload], crc32c, |run| run.iter().for_each(|&byte| write(byte)))
+}
+
+/// Writes one frame, whose payload is made of `parts`, through `write`, in runs: each is as it is on the line.
+///
+/// # Errors
+/// As [`encode`].
+pub fn encode_parts(
+    channel: Channel,
+    parts: &[&[u8]],
+    crc32c: Crc32c,
+    mut write: impl FnMut(&[u8]),
+) -> Result<(), LinkError> {
     let number = channel.number().ok_or(match channel {
         Channel::Console(vm) | Channel::VirtioConsole(vm) => LinkError::NoChannel(vm.0),
-        Channel::Control | Channel::Log | Channel::Requests => LinkError::NoChannel(0),
+        Channel::Control | Channel::Log | Channel::Requests | Channel::Bulk => LinkError::NoChannel(0),
     })?;
-    if payload.len() > MAX_PAYLOAD {
-        return Err(LinkError::TooLong(payload.len()));
+    let length = parts.iter().map(|part| part.len()).sum::<usize>();
+    if length > channel.max_payload() {
+        return Err(LinkError::TooLong(length, channel.max_payload()));
     }
-    let [low, high] = (payload.len() as u16).to_le_bytes();
-    let head = [number, low, high];
-    let checksum = crc32c(crc32c(0, &head), payload).to_le_bytes();
-    write(START);
-    for &byte in head.iter().chain(payload).chain(&checksum) {
-        if byte >= ESCAPE {
-            write(ESCAPE);
-            write(byte & 0x7f);
-        } else {
-            write(byte);
+    let (low, rest) = (length as u16 & !LONG, (length >> 15) as u16);
+    let is_long = rest > 0;
+    let [l0, l1] = (if is_long { low | LONG } else { low }).to_le_bytes();
+    let [l2, l3] = rest.to_le_bytes();
+    let head = [number, l0, l1, l2, l3];
+    let head = head.get(..if is_long { 5 } else { 3 }).unwrap_or(&head);
+    let checksum = parts.iter().fold(crc32c(0, head), |sum, part| crc32c(sum, part)).to_le_bytes();
+    write(&[START]);
+    for part in core::iter::once(&head).chain(parts).chain(&[&checksum[..]]) {
+        let mut part = *part;
+        while !part.is_empty() {
+            let (run, special) = part.split_at(plain::length(part));
+            if !run.is_empty() {
+                write(run);
+            }
+            let (first, behind) =
+                special.split_first().map_or((None, special), |(first, behind)| (Some(first), behind));
+            if let Some(first) = first {
+                write(&[ESCAPE, first & 0x7f]);
+            }
+            part = behind;
         }
     }
     Ok(())

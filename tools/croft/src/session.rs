@@ -26,7 +26,7 @@ pub use state::{Condition, Notice, Standing};
 
 use abi::crc32c;
 use abi::host_arguments::AllOff;
-use abi::link::{self, Channel, Command, Decoder};
+use abi::link::{self, Channel, Command, Decoder, Event};
 use qemu::end_of_wait;
 use record::Recorder;
 use state::State;
@@ -178,6 +178,27 @@ impl Session {
         let framed = link::encode_stream(channel, bytes, crc32c::compute, |byte| frames.push(byte));
         framed.map_err(|_| SessionError::Gone)?;
         self.output.send(frames).map_err(|_| SessionError::Gone)
+    }
+
+    /// Sends one piece down [`Channel::Bulk`], made of `parts`, at most [`link::MAX_BULK`] bytes in all.
+    ///
+    /// # Errors
+    /// [`SessionError::Gone`]; also if it is too long.
+    pub fn send_bulk(&self, parts: &[&[u8]]) -> Result<(), SessionError> {
+        let mut frame = Vec::with_capacity(parts.iter().map(|part| part.len()).sum::<usize>() + 64);
+        let framed = link::encode_parts(Channel::Bulk, parts, crc32c::compute, |run| frame.extend_from_slice(run));
+        framed.map_err(|_| SessionError::Gone)?;
+        self.output.send(frame).map_err(|_| SessionError::Gone)
+    }
+
+    /// The pieces that come down [`Channel::Bulk`] from now on, in order, each as the hypervisor sent it. Nobody else gets them
+    /// then; without a taker they are dropped. While the taker is more than `ahead` pieces behind, the whole link waits for it.
+    #[must_use]
+    pub fn take_bulk(&self, ahead: usize) -> Receiver<Vec<u8>> {
+        let (sender, receiver) = mpsc::sync_channel(ahead);
+        let mut state = self.shared.lock();
+        state.bulk = Some(sender).filter(|_| !state.ended);
+        receiver
     }
 
     /// What the hypervisor refused so far, oldest first.
@@ -350,8 +371,8 @@ enum Stopped {
 
 /// Takes the stream apart until it ends.
 fn read_link(mut input: impl Read, shared: &Shared) {
-    let mut decoder = Decoder::new(crc32c::compute);
-    let mut buffer = [0; 16 << 10];
+    let mut decoder = Decoder::with_buffer(vec![0; link::decoder_buffer(link::MAX_BULK)], crc32c::compute);
+    let mut buffer = vec![0; 64 << 10];
     loop {
         let count = match input.read(&mut buffer) {
             Ok(0) => break,
@@ -360,9 +381,21 @@ fn read_link(mut input: impl Read, shared: &Shared) {
             Err(_) => break,
         };
         let mut state = shared.lock();
-        for &byte in buffer.iter().take(count) {
-            if let Some(event) = decoder.push(byte) {
+        let mut bytes = buffer.get(..count).unwrap_or_default();
+        while let Some(event) = decoder.take(&mut bytes) {
+            let Event::Frame { channel: Channel::Bulk, payload } = event else {
                 state.take(event);
+                continue;
+            };
+            // Whoever takes the pieces may be slower than the link; nobody else waits for the lock meanwhile.
+            if let Some(taker) = state.bulk.clone() {
+                let piece = payload.to_vec();
+                drop(state);
+                let gone = taker.send(piece).is_err();
+                state = shared.lock();
+                if gone {
+                    state.bulk = None;
+                }
             }
         }
         state.flush_text();

@@ -6,7 +6,17 @@
 use serde::{Deserialize, Serialize};
 
 /// The version of the control messages that this code speaks.
-pub const VERSION: u16 = 3;
+pub const VERSION: u16 = 4;
+
+/// What carries the link.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub enum Carrier {
+    /// The host's UART, beside whatever text the hypervisor prints there.
+    #[default]
+    Uart,
+    /// A port of a virtio console of the host's, for nothing but frames.
+    Port,
+}
 
 /// Why a VM is off.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -81,6 +91,11 @@ pub enum Message<'a> {
     Refused {
         /// One line, at most [`Message::MAX_TEXT`] bytes.
         text: &'a str,
+    },
+    /// Everything behind this comes by that carrier, beginning with a [`Message::Hello`] if it is another one than this came by.
+    Carrier {
+        /// Which.
+        carrier: Carrier,
     },
 }
 

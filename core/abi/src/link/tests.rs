@@ -1,8 +1,8 @@
 //! Encoder and decoder against each other, over clean, noisy and cut lines.
 
 use super::{
-    Channel, Command, Decoder, Event, LinkError, MAX_ENCODED, MAX_PAYLOAD, Message, RETURN_TO_TEXT, START, StopReason,
-    VmState, encode, encode_stream,
+    Carrier, Channel, Command, Decoder, Event, LinkError, MAX_BULK, MAX_ENCODED, MAX_PAYLOAD, Message, RETURN_TO_TEXT,
+    START, StopReason, VmState, decoder_buffer, encode, encode_parts, encode_stream,
 };
 use crate::crc32c::compute;
 use proptest::prelude::*;
@@ -40,6 +40,20 @@ fn decode(bytes: &[u8]) -> Vec<Owned> {
     events
 }
 
+/// As [`decode`], by a decoder for all channels that gets `step` bytes at a time.
+fn decode_steps(bytes: &[u8], step: usize) -> Vec<Owned> {
+    let mut decoder = Decoder::with_buffer(vec![0; decoder_buffer(MAX_BULK)], compute);
+    let mut events = Vec::new();
+    for mut piece in bytes.chunks(step) {
+        while let Some(event) = decoder.take(&mut piece) {
+            events.push(Owned::from(event));
+        }
+        assert!(piece.is_empty());
+    }
+    events.extend(decoder.finish().map(Owned::from));
+    events
+}
+
 fn text(text: &str) -> Vec<Owned> {
     text.bytes().map(Owned::Text).collect()
 }
@@ -60,7 +74,7 @@ fn channels_have_numbers_and_back() {
         if let Some(channel) = Channel::from_number(number) {
             assert_eq!(channel.number(), Some(number));
         } else {
-            assert!((3..16).contains(&number) || number > 17 + 2 * 63, "{number}");
+            assert!((4..16).contains(&number) || number > 17 + 2 * 63, "{number}");
         }
     }
     assert_eq!(Channel::VirtioConsole(VmId(1)).number(), Some(19));
@@ -107,7 +121,7 @@ fn a_length_past_the_limit_is_damage() {
         decode(&[&long[..], &frame(CONSOLE, b"z")].concat()),
         [Owned::Damaged, Owned::Frame(CONSOLE, vec![b'z'])]
     );
-    assert_eq!(encode(CONSOLE, &[0; 1025], compute, |_| ()), Err(LinkError::TooLong(1025)));
+    assert_eq!(encode(CONSOLE, &[0; 1025], compute, |_| ()), Err(LinkError::TooLong(1025, 1024)));
 }
 
 #[test]
@@ -128,6 +142,32 @@ fn the_longest_frame_and_streams_pass() {
 }
 
 #[test]
+fn long_frames_have_a_long_length() {
+    let short = frame(Channel::Bulk, &[1; 0x7fff]);
+    assert_eq!(short[..4], [START, 3, 0xfe, 0x7f], "0x7fff, of which the low byte is escaped");
+    let long = frame(Channel::Bulk, &[1; 0x1_0400]);
+    assert_eq!(long[..7], [START, 3, 0x00, 0x84, 2, 0, 1]);
+    let most = vec![0xff; MAX_BULK];
+    let line = [short, long, frame(Channel::Bulk, &most), frame(CONSOLE, b"x")].concat();
+    let expected = [
+        Owned::Frame(Channel::Bulk, vec![1; 0x7fff]),
+        Owned::Frame(Channel::Bulk, vec![1; 0x1_0400]),
+        Owned::Frame(Channel::Bulk, most.clone()),
+        Owned::Frame(CONSOLE, vec![b'x']),
+    ];
+    for step in [1, 7, 4096, line.len()] {
+        assert_eq!(decode_steps(&line, step), expected, "{step} bytes at a time");
+    }
+    // Who has no room for such frames loses them, and nothing else.
+    assert_eq!(decode(&line), [Owned::Damaged, Owned::Damaged, Owned::Damaged, Owned::Frame(CONSOLE, vec![b'x'])]);
+    let longer = [most, vec![0]].concat();
+    assert_eq!(encode(Channel::Bulk, &longer, compute, |_| ()), Err(LinkError::TooLong(MAX_BULK + 1, MAX_BULK)));
+    // The other channels stay as short as they were, whatever a length says.
+    assert_eq!(decode_steps(&[START, 0x16, 0x01, 0x04, b'x'], 1), [Owned::Damaged]);
+    assert_eq!(decode_steps(&[START, 3, 0xfe, 0x7e, 0xfe, 0x7f, 0xfe, 0x7f, 0xfe, 0x7f, b'x'], 1), [Owned::Damaged]);
+}
+
+#[test]
 fn messages_and_commands_survive_the_trip() {
     let mut buffer = [0; MAX_PAYLOAD];
     let long = "é".repeat(Message::MAX_TEXT / 2);
@@ -138,6 +178,7 @@ fn messages_and_commands_survive_the_trip() {
         Message::AllStopped,
         Message::Panic { text: &long },
         Message::StatsEnd,
+        Message::Carrier { carrier: Carrier::Port },
     ];
     for message in messages {
         assert_eq!(Message::decode(message.encode(&mut buffer).unwrap()), Some(message));
@@ -194,6 +235,25 @@ proptest! {
         expected.remove(hit);
         let expected: Vec<_> = expected.into_iter().map(|(channel, payload)| Owned::Frame(channel, payload)).collect();
         prop_assert_eq!(got, expected);
+    }
+
+    /// However a frame's payload is put together, and however the line is cut, the same comes out.
+    #[test]
+    fn parts_and_steps_make_no_difference(
+        frames in proptest::collection::vec((any_frame(), 0..64_usize), 0..6),
+        noise in proptest::collection::vec(any::<u8>(), 0..20),
+        step in 1..40_usize,
+    ) {
+        let mut line = Vec::new();
+        for ((channel, payload), cut) in &frames {
+            let (front, back) = payload.split_at(*cut.min(&payload.len()));
+            let before = line.len();
+            encode_parts(*channel, &[front, &[], back], compute, |run| line.extend_from_slice(run)).unwrap();
+            prop_assert_eq!(&line[before..], &frame(*channel, payload)[..]);
+            line.extend(&noise);
+        }
+        prop_assert_eq!(decode_steps(&line, step), decode_steps(&line, 1));
+        prop_assert_eq!(decode_steps(&line, step), decode(&line));
     }
 
     #[test]

@@ -6,6 +6,8 @@
 
 extern crate alloc;
 
+use alloc::boxed::Box;
+use alloc::vec::Vec;
 use core::fmt::{self, Write as _};
 use core::sync::atomic::{AtomicBool, Ordering};
 
@@ -20,6 +22,7 @@ use units::{Ticks, VmId};
 use crate::exit::interrupts;
 use crate::host;
 use crate::host::text::Text;
+use crate::link::carrier;
 use crate::link::operator::Operator;
 use crate::link::stats;
 use crate::output;
@@ -44,14 +47,13 @@ const PRESS_MICROSECONDS: u64 = 100_000;
 /// Ctrl-] starts a command in text mode.
 const COMMAND_KEY: u8 = 0x1d;
 
-static FRAMED: AtomicBool = AtomicBool::new(false);
 static POWER_OFF_AT_END: AtomicBool = AtomicBool::new(false);
 /// All VMs are made, so the hypervisor can introduce itself.
 static OPEN: AtomicBool = AtomicBool::new(false);
 
 /// The last of the log, for a crash report.
 pub(crate) fn write_log_tail(out: &mut dyn fmt::Write) {
-    if FRAMED.load(Ordering::Relaxed) {
+    if carrier::is_framed() {
         let mut buffer = [0_u8; link::MAX_PAYLOAD];
         let message = Message::Panic { text: "a fault of the hypervisor itself; the report is in its log" };
         if let Some(payload) = message.encode(&mut buffer) {
@@ -73,7 +75,7 @@ pub(crate) fn write_log_tail(out: &mut dyn fmt::Write) {
 
 /// What a crash report begins with: the end of whatever frame may be open.
 pub(crate) fn crash_preamble() {
-    if FRAMED.load(Ordering::Relaxed) {
+    if carrier::is_framed() {
         link::RETURN_TO_TEXT.into_iter().for_each(uart::send);
     }
 }
@@ -84,7 +86,7 @@ pub(crate) fn crash_preamble() {
 /// When there is no memory for it.
 pub(crate) fn start(arguments: &abi::HostArguments<'_>) -> Result<(), frames::FramesError> {
     counters::set_timed(arguments.exit_times);
-    FRAMED.store(arguments.link == abi::host_arguments::LinkMode::Framed, Ordering::Relaxed);
+    carrier::set_framed(arguments.link == abi::host_arguments::LinkMode::Framed);
     POWER_OFF_AT_END.store(arguments.all_off == abi::host_arguments::AllOff::PowerOff, Ordering::Relaxed);
     let thread = Thread::spawn("console", run, 0, (WEIGHT, u64::MAX))?;
     output::set_reader(thread);
@@ -101,7 +103,7 @@ pub(crate) fn open() {
 
 /// The UART and what is known of whoever is at its other end.
 struct Port {
-    decoder: Decoder,
+    decoder: Decoder<Box<[u8]>>,
     /// Whose line is being written in text mode, and whether it has begun.
     source: Option<Source>,
     line_open: bool,
@@ -147,7 +149,7 @@ fn run(_: usize) -> ! {
         sched::block(None);
     }
     let mut port = Port {
-        decoder: Decoder::new(hw::memory::crc32c),
+        decoder: Decoder::with_buffer(buffer(), hw::memory::crc32c),
         source: None,
         line_open: false,
         focus: 0,
@@ -161,7 +163,7 @@ fn run(_: usize) -> ! {
         lost: 0,
         unclaimed: 0,
     };
-    if FRAMED.load(Ordering::Relaxed) {
+    if carrier::is_framed() {
         port.introduce();
     }
     loop {
@@ -181,6 +183,19 @@ fn run(_: usize) -> ! {
             sched::block(port.deadline());
         }
     }
+}
+
+/// What the largest frame fits into. Without memory for it the link has to do with the smaller ones.
+fn buffer() -> Box<[u8]> {
+    let mut buffer = Vec::new();
+    for payload in [link::MAX_BULK, link::MAX_PAYLOAD] {
+        let length = link::decoder_buffer(payload);
+        if buffer.try_reserve_exact(length).is_ok() {
+            buffer.resize(length, 0);
+            break;
+        }
+    }
+    buffer.into_boxed_slice()
 }
 
 impl Port {
@@ -298,7 +313,7 @@ impl Port {
     /// torn by others'.
     fn wants_whole_lines(&self, vm: &Vm) -> bool {
         let quiet = sysreg::cntpct_el0().saturating_sub(vm.console.last_output.load(Ordering::Relaxed));
-        !FRAMED.load(Ordering::Relaxed) && quiet < host::ticks(LINE_MICROSECONDS)
+        !carrier::is_framed() && quiet < host::ticks(LINE_MICROSECONDS)
     }
 
     /// Moves a chunk, only whole lines of it if `whole` says so; returns its length.
@@ -346,8 +361,10 @@ impl Port {
     }
 
     fn emit(&mut self, source: Source, bytes: &[u8]) {
-        if FRAMED.load(Ordering::Relaxed) {
-            let _ = link::encode_stream(source.channel(), bytes, hw::memory::crc32c, uart::send);
+        if carrier::is_framed() {
+            for chunk in bytes.chunks(link::MAX_PAYLOAD) {
+                let _ = carrier::send(source.channel(), &[chunk]);
+            }
         } else {
             self.emit_text(source, bytes);
         }
@@ -394,7 +411,7 @@ impl Port {
     }
 
     fn send(&self, message: &Message<'_>) {
-        if !FRAMED.load(Ordering::Relaxed) {
+        if !carrier::is_framed() {
             return;
         }
         let mut buffer = [0_u8; link::MAX_PAYLOAD];
@@ -494,6 +511,9 @@ impl Port {
                         vm.console.ask_for_service();
                     }
                 }
+                Some(Event::Frame { channel: Channel::Bulk, .. }) => {
+                    log::warn!("link: a piece arrived of what nobody expects");
+                }
                 Some(_) => log::warn!("link: a damaged frame arrived"),
             }
         }
@@ -544,10 +564,10 @@ impl Port {
         };
         match command {
             Command::Attach { .. } => {
-                FRAMED.store(true, Ordering::Relaxed);
+                carrier::set_framed(true);
                 self.introduce();
             }
-            Command::Detach => FRAMED.store(false, Ordering::Relaxed),
+            Command::Detach => carrier::set_framed(false),
             Command::PowerButton { vm } => {
                 // The tools in the guest, where they run, are surer than a button that nobody may watch.
                 if let Some(vm) = find(vm) {
@@ -579,7 +599,7 @@ impl Port {
             }
             Command::Stats => {
                 let text = Text::of(stats::write);
-                if FRAMED.load(Ordering::Relaxed) {
+                if carrier::is_framed() {
                     for piece in Message::pieces(&text) {
                         self.send(&Message::Stats { text: piece });
                     }
@@ -613,7 +633,7 @@ impl Port {
 /// Answers the operator, if anybody speaks frames.
 fn send_reply(reply: &Reply<'_>) {
     let mut buffer = [0_u8; link::MAX_PAYLOAD];
-    if FRAMED.load(Ordering::Relaxed)
+    if carrier::is_framed()
         && let Some(payload) = reply.encode(&mut buffer)
     {
         send_frame(Channel::Requests, payload);
@@ -621,7 +641,7 @@ fn send_reply(reply: &Reply<'_>) {
 }
 
 fn send_frame(channel: Channel, payload: &[u8]) {
-    let _ = link::encode(channel, payload, hw::memory::crc32c, uart::send);
+    let _ = carrier::send(channel, &[payload]);
 }
 
 fn state_of<'a>(vm: &Vm, stop: Option<&'a Stop>) -> VmState<'a> {

@@ -52,6 +52,12 @@ pub(crate) fn is_waiting() -> bool {
     DIRTY.load(Ordering::Acquire)
 }
 
+/// The reader, which calls this itself, has been woken and does not know for what: it looks again before it sleeps.
+pub(crate) fn look_again() {
+    // Pairs with the load in `is_waiting`.
+    DIRTY.store(true, Ordering::Release);
+}
+
 /// The state of some VM is another than what was last told.
 pub(crate) fn note_change() {
     // Pairs with the swap in `take_changed`: who finds it set sees the VM's new state.

@@ -76,7 +76,7 @@ impl Recorder {
     fn open(&mut self, channel: Channel) -> Result<()> {
         let name = |vm: units::VmId| self.names.get(usize::from(vm.0)).map_or("", String::as_str);
         let file = match channel {
-            Channel::Control | Channel::Requests => return Ok(()),
+            Channel::Control | Channel::Requests | Channel::Bulk => return Ok(()),
             Channel::Log => LOG.to_owned(),
             Channel::Console(vm) => format!("{}{CONSOLE}", name(vm)),
             Channel::VirtioConsole(vm) => format!("{}{VIRTIO_CONSOLE}", name(vm)),

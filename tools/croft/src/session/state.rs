@@ -229,6 +229,8 @@ pub(super) struct State {
     gathering: String,
     all_stopped: bool,
     watchers: Vec<Watcher>,
+    /// Who takes what is transferred.
+    pub(super) bulk: Option<SyncSender<Vec<u8>>>,
     pub(super) hello: bool,
     pub(super) statistics: String,
     pub(super) statistics_count: u64,
@@ -252,6 +254,7 @@ impl State {
             gathering: String::new(),
             all_stopped: false,
             watchers: Vec::new(),
+            bulk: None,
             hello: false,
             statistics: String::new(),
             statistics_count: 0,
@@ -296,7 +299,7 @@ impl State {
 
     pub(super) fn stream(&mut self, channel: Channel) -> Option<&mut Stream> {
         match channel {
-            Channel::Control | Channel::Requests => None,
+            Channel::Control | Channel::Requests | Channel::Bulk => None,
             Channel::Log => Some(&mut self.log),
             Channel::Console(vm) => self.vms.get_mut(usize::from(vm.0)).map(|vm| &mut vm.console),
             Channel::VirtioConsole(vm) => self.vms.get_mut(usize::from(vm.0)).map(|vm| &mut vm.virtio_console),
@@ -418,6 +421,7 @@ impl State {
                 self.refusals.push(text.to_owned());
                 self.tell(Notice::Refused(text.to_owned()));
             }
+            Message::Carrier { .. } => {}
         }
     }
 
@@ -456,6 +460,7 @@ impl State {
         self.flush_text();
         self.ended = true;
         self.watchers.clear();
+        self.bulk = None;
         self.tell(Notice::Ended);
     }
 

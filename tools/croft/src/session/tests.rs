@@ -92,6 +92,50 @@ fn what_is_sent_arrives_on_its_channel() {
 }
 
 #[test]
+fn what_is_transferred_comes_in_order_beside_everything_else() {
+    let (session, mut fake) = start(&Options::default());
+    let pieces = session.take_bulk(2);
+    let block = vec![0xff; 64 << 10];
+    let sent = block.clone();
+    // Far more than the taker may be behind, so that the link waits for it.
+    let hypervisor = std::thread::spawn(move || {
+        fake.hello();
+        for number in 0..20_u8 {
+            let mut frame = Vec::new();
+            link::encode_parts(Channel::Bulk, &[&[number], &sent], crc32c::compute, |run| frame.extend(run)).unwrap();
+            fake.output.write_all(&frame).unwrap();
+            fake.frame(WEB, &[b'a' + number]);
+        }
+        fake
+    });
+    for number in 0..20_u8 {
+        let piece = pieces.recv_timeout(SOON).unwrap();
+        assert_eq!((piece[0], &piece[1..]), (number, &block[..]));
+    }
+    let mut fake = hypervisor.join().unwrap();
+    session.console("web").unwrap().expect("abcdefghijklmnopqrst", SOON).unwrap();
+    session.send_bulk(&[b"head", &[7; 5000]]).unwrap();
+    let mut decoder = Decoder::with_buffer(vec![0; link::decoder_buffer(link::MAX_BULK)], crc32c::compute);
+    let mut byte = [0];
+    let piece = loop {
+        fake.input.read_exact(&mut byte).unwrap();
+        if let Some(Event::Frame { channel: Channel::Bulk, payload }) = decoder.push(byte[0]) {
+            break payload.to_vec();
+        }
+    };
+    assert_eq!(piece, [&b"head"[..], &[7; 5000]].concat());
+    assert!(session.send_bulk(&[&vec![0; link::MAX_BULK + 1]]).is_err());
+    // Nobody takes them any more, and nobody waits for that.
+    drop(pieces);
+    for _ in 0..5 {
+        fake.frame(Channel::Bulk, b"unwanted");
+    }
+    fake.frame(WEB, b"on");
+    session.console("web").unwrap().expect("on", SOON).unwrap();
+    assert_eq!(session.damage(), 0);
+}
+
+#[test]
 fn all_powered_off_is_a_clean_end() {
     let (session, mut fake) = start(&Options::default());
     fake.hello();

@@ -54,7 +54,7 @@ impl<W: Write> Lines<W> {
 
     fn output(&mut self, channel: Channel, bytes: &[u8]) -> Result<()> {
         let name = match channel {
-            Channel::Control | Channel::Log | Channel::Requests => LOG_NAME.to_owned(),
+            Channel::Control | Channel::Log | Channel::Requests | Channel::Bulk => LOG_NAME.to_owned(),
             Channel::Console(VmId(vm)) => self.name(vm).to_owned(),
             Channel::VirtioConsole(VmId(vm)) => format!("{} hvc0", self.name(vm)),
         };

@@ -78,7 +78,7 @@ impl<W: Write> Screen<W> {
     fn vm(&self) -> Option<VmId> {
         match self.foreground {
             Channel::Console(vm) | Channel::VirtioConsole(vm) => Some(vm),
-            Channel::Control | Channel::Log | Channel::Requests => None,
+            Channel::Control | Channel::Log | Channel::Requests | Channel::Bulk => None,
         }
     }
 
@@ -88,7 +88,7 @@ impl<W: Write> Screen<W> {
 
     fn title(&self) -> String {
         let name = match self.foreground {
-            Channel::Control | Channel::Log | Channel::Requests => format!("log of {LOG_NAME}"),
+            Channel::Control | Channel::Log | Channel::Requests | Channel::Bulk => format!("log of {LOG_NAME}"),
             Channel::Console(VmId(vm)) => format!("VM {vm}: {}", self.name(vm)),
             Channel::VirtioConsole(VmId(vm)) => format!("VM {vm}: {}, virtio console", self.name(vm)),
         };
@@ -257,7 +257,9 @@ impl<W: Write> Screen<W> {
             b'v' => match self.foreground {
                 Channel::Console(vm) => self.switch(Channel::VirtioConsole(vm)),
                 Channel::VirtioConsole(vm) => self.switch(Channel::Console(vm)),
-                Channel::Control | Channel::Log | Channel::Requests => self.remark(FOR_A_VM).map(|()| None),
+                Channel::Control | Channel::Log | Channel::Requests | Channel::Bulk => {
+                    self.remark(FOR_A_VM).map(|()| None)
+                }
             },
             b'p' => self.for_a_vm(|vm| Command::PowerButton { vm }),
             b'r' => self.for_a_vm(|vm| Command::Reboot { vm }),
