@@ -4,7 +4,7 @@
 extern crate std;
 
 use core::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::vec::Vec;
 
 use crate::Registers;
@@ -14,6 +14,8 @@ use crate::Registers;
 pub(crate) enum Access {
     /// Of a byte: offset and value.
     Write8(u64, u8),
+    /// Of two bytes.
+    Write16(u64, u16),
     /// Of four bytes.
     Write32(u64, u32),
     /// Of eight bytes.
@@ -26,13 +28,23 @@ pub(crate) struct Fake {
     size: u64,
     values: RefCell<BTreeMap<u64, u64>>,
     frozen: RefCell<BTreeMap<u64, u64>>,
+    answers: RefCell<BTreeMap<u64, VecDeque<u64>>>,
     log: RefCell<Vec<Access>>,
+    /// How many reads there were, by offset.
+    reads: RefCell<BTreeMap<u64, usize>>,
 }
 
 impl Fake {
     /// A device with `size` bytes of registers, all zero.
     pub(crate) fn new(size: u64) -> Self {
-        Self { size, values: RefCell::default(), frozen: RefCell::default(), log: RefCell::default() }
+        Self {
+            size,
+            values: RefCell::default(),
+            frozen: RefCell::default(),
+            answers: RefCell::default(),
+            log: RefCell::default(),
+            reads: RefCell::default(),
+        }
     }
 
     /// The register at `offset` reads as `value` until something is written to it.
@@ -45,9 +57,19 @@ impl Fake {
         self.frozen.borrow_mut().insert(offset, value);
     }
 
+    /// The next reads of `offset` give `values`, one each, before it is itself again.
+    pub(crate) fn answer(&self, offset: u64, values: impl IntoIterator<Item = u64>) {
+        self.answers.borrow_mut().entry(offset).or_default().extend(values);
+    }
+
     /// What was written, in its order, since this was last asked.
     pub(crate) fn log(&self) -> Vec<Access> {
         self.log.take()
+    }
+
+    /// How often the register at `offset` was read.
+    pub(crate) fn reads_of(&self, offset: u64) -> usize {
+        self.reads.borrow().get(&offset).copied().unwrap_or(0)
     }
 
     fn check(&self, offset: u64, width: u64) {
@@ -57,6 +79,10 @@ impl Fake {
 
     fn read(&self, offset: u64, width: u64) -> u64 {
         self.check(offset, width);
+        *self.reads.borrow_mut().entry(offset).or_default() += 1;
+        if let Some(answer) = self.answers.borrow_mut().get_mut(&offset).and_then(VecDeque::pop_front) {
+            return answer;
+        }
         let frozen = self.frozen.borrow().get(&offset).copied();
         frozen.or_else(|| self.values.borrow().get(&offset).copied()).unwrap_or(0)
     }
@@ -93,8 +119,8 @@ impl Registers for &Fake {
         self.write(offset, 1, u64::from(value), Access::Write8(offset, value));
     }
 
-    fn write16(&self, offset: u64, _: u16) {
-        panic!("no driver writes two bytes, as here at {offset:#x}");
+    fn write16(&self, offset: u64, value: u16) {
+        self.write(offset, 2, u64::from(value), Access::Write16(offset, value));
     }
 
     fn write32(&self, offset: u64, value: u32) {

@@ -11,9 +11,16 @@
 
 #[cfg(test)]
 mod fake;
+mod gicv3;
+mod ns16550;
+mod pl011;
 mod pl031;
+mod uart;
 
+pub use gicv3::{Distributor, Redistributor};
 pub use pl031::Pl031;
+pub use platform::ConsoleKind;
+pub use uart::Uart;
 
 /// A device's block of registers. An access is one load or store of that width, in program order with all others of the
 /// block.

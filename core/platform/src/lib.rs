@@ -122,7 +122,7 @@ pub enum ConsoleKind {
     Ns16550 {
         /// Register n is at offset `n << register_shift`.
         register_shift: u8,
-        /// How many bytes wide the accesses have to be: 1 or 4.
+        /// How many bytes wide the accesses have to be: 1, 2 or 4.
         register_width: u8,
     },
 }

@@ -71,7 +71,7 @@ impl fmt::Display for Which {
         match self {
             Self::Vm => f.write_str("watchdog"),
             Self::Own(vcpu) => write!(f, "watchdog of vCPU {}", vcpu.0),
-            Self::Device => f.write_str("SBSA watchdog"),
+            Self::Device => f.write_str("Generic Watchdog"),
         }
     }
 }

@@ -7,6 +7,7 @@
 extern crate alloc;
 
 mod crash_test;
+mod devices;
 mod disturbance;
 mod scrub;
 mod selftest;

@@ -54,12 +54,24 @@ impl Region {
     /// # Errors
     /// When they are not mapped as a device's. Before the MMU is on nothing is mapped: then it is enough that they are not in our
     /// image. If they turn out to be RAM, they cannot be mapped as a device's, and nothing starts.
+    #[inline(never)]
     pub(crate) fn open(range: Range<Pa>) -> Result<Self, RegionError> {
         if range.is_empty() || !range.start.is_aligned(8) {
             return Err(RegionError::Misplaced);
         }
         let is_free = if boot::is_virtual() { mmu::is_device(range) } else { !stack::image().whole().overlaps(range) };
         if is_free { Ok(Self { start: range.start.0, size: range.size }) } else { Err(RegionError::NoDevice) }
+    }
+
+    /// A region that was opened before, of which only the start was kept: where that is read often, and the size is known.
+    #[inline(always)]
+    pub(crate) const fn opened_before(start: Pa, size: u64) -> Self {
+        Self { start: start.0, size }
+    }
+
+    /// Where it begins.
+    pub(crate) const fn start(&self) -> Pa {
+        Pa(self.start)
     }
 
     /// The address of `width` bytes at `offset`, which is a multiple of that: an unaligned access to a device is a fault.
@@ -103,24 +115,4 @@ impl Registers for Region {
     access!(read16, write16, u16, "ldrh {0:w}, [{1}]", "strh {0:w}, [{1}]");
     access!(read32, write32, u32, "ldr {0:w}, [{1}]", "str {0:w}, [{1}]");
     access!(read64, write64, u64, "ldr {0}, [{1}]", "str {0}, [{1}]");
-}
-
-fn old(address: u64) -> Region {
-    Region { start: address, size: 8 }
-}
-
-pub(crate) fn read32(address: u64) -> u32 {
-    old(address).read32(0)
-}
-
-pub(crate) fn write32(address: u64, value: u32) {
-    old(address).write32(0, value);
-}
-
-pub(crate) fn read64(address: u64) -> u64 {
-    old(address).read64(0)
-}
-
-pub(crate) fn write64(address: u64, value: u64) {
-    old(address).write64(0, value);
 }

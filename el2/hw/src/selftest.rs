@@ -4,8 +4,9 @@
 use core::arch::global_asm;
 use core::mem::offset_of;
 
-use units::{CpuId, Va};
+use units::{CpuId, IntId, Va};
 
+use crate::gic;
 use crate::mmu;
 use crate::percpu::{ALIAS, PerCpu, this_cpu};
 use crate::stack;
@@ -195,6 +196,20 @@ pub fn is_readable(address: Va) -> bool {
 pub fn cpu_through_the_alias() -> CpuId {
     // SAFETY: reads the area.
     CpuId(unsafe { cpu_through_alias() } as u16)
+}
+
+/// Enables SPI `interrupt` on this CPU and makes it pending, as a device would that nobody drives.
+pub fn raise_spi(interrupt: IntId) {
+    gic::enable_spi(interrupt);
+    if let Some(distributor) = gic::distributor() {
+        distributor.pend(interrupt);
+    }
+}
+
+/// Whether SPI `interrupt` is enabled.
+#[must_use]
+pub fn is_spi_enabled(interrupt: IntId) -> bool {
+    gic::distributor().is_some_and(|distributor| distributor.is_enabled(interrupt))
 }
 
 /// PAR_EL1 after AT S1E2R of `address`. There must be no guest whose PAR_EL1 it would be.

@@ -1,35 +1,30 @@
-//! The host's PL011 (DDI 0183), as much of it as a hypervisor's console needs. The SBSA generic UART is the same
-//! without the baud rate registers, which are left to the firmware here.
+//! The host's UART to talk through. Which registers it has is `drivers::Uart`'s; this is the one handle, and the patience.
 //!
 //! A transmitter may never be ready: nobody powers it, its clock stands, the other side of the cable does not let it send.
 //! Nobody may hang for that, least of all a report of what went wrong. So a byte is waited for once, for longer than the
 //! slowest line takes to send a full FIFO; from then on bytes are dropped, and counted, until the transmitter takes one.
 
+use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use units::{Patience, Ticks};
+use drivers::{ConsoleKind, Uart};
+use units::{Pa, Patience, Range, Ticks};
 
-use crate::{mmio, sync, sysreg};
-
-const DATA: u64 = 0x00;
-const FLAGS: u64 = 0x18;
-const LINE_CONTROL: u64 = 0x2c;
-const CONTROL: u64 = 0x30;
-const INTERRUPT_FIFO_LEVEL: u64 = 0x34;
-const INTERRUPT_MASK: u64 = 0x38;
-const INTERRUPT_CLEAR: u64 = 0x44;
-
-const RECEIVE_EMPTY: u32 = 1 << 4;
-const TRANSMIT_FULL: u32 = 1 << 5;
-/// Receive and receive timeout.
-const RECEIVE_INTERRUPTS: u32 = 1 << 4 | 1 << 6;
+use crate::mmio::{Region, RegionError};
+use crate::{boot, sync, sysreg};
 
 /// For how long a byte waits for room, in milliseconds: 32 bytes, which is the largest FIFO, at 1,200 bits a second.
 const PATIENCE_MILLISECONDS: u64 = 300;
 /// How often is looked meanwhile, at most, should the counter stand still.
 const LOOKS: u32 = 50_000_000;
 
-static BASE: AtomicU64 = AtomicU64::new(0);
+struct Handle(UnsafeCell<Option<Uart<Region>>>);
+// SAFETY: `init` writes it before the MMU is on, when one CPU runs and takes no interrupts, and only while `IS_SET` is false;
+// everybody else reads it, and only while that is true.
+unsafe impl Sync for Handle {}
+
+static UART: Handle = Handle(UnsafeCell::new(None));
+static IS_SET: AtomicBool = AtomicBool::new(false);
 /// That time in ticks of the counter.
 static LONGEST_WAIT: AtomicU64 = AtomicU64::new(0);
 /// The transmitter did not take a byte in time, and has taken none since.
@@ -39,31 +34,45 @@ static PRETENDS_FULL: AtomicBool = AtomicBool::new(false);
 /// Bytes that were dropped, ever.
 static DROPPED: AtomicU64 = AtomicU64::new(0);
 
-/// Uses the PL011 whose registers are at `base`, which is mapped (or the MMU is off): 8 bits, FIFOs, both directions.
-pub fn init(base: units::Pa) {
+/// Uses the UART of this kind whose registers are at `range`. For the boot CPU, before the MMU is on, once: later it does
+/// nothing.
+///
+/// # Errors
+/// When there can be none.
+pub fn init(kind: ConsoleKind, range: Range<Pa>) -> Result<(), RegionError> {
+    if boot::is_virtual() || IS_SET.load(Ordering::Relaxed) {
+        return Ok(());
+    }
+    let uart = Uart::new(kind, Region::open(range)?)?;
+    uart.init();
     // Now, since CNTFRQ_EL0 may be what a guest is told, once guests run.
     LONGEST_WAIT.store(sysreg::cntfrq_el0() * PATIENCE_MILLISECONDS / 1000, Ordering::Relaxed);
-    // Pairs with no acquire: only the boot CPU runs yet, and others are started behind it.
-    BASE.store(base.0, Ordering::Release);
-    mmio::write32(base.0 + LINE_CONTROL, 0b11 << 5 | 1 << 4);
-    mmio::write32(base.0 + CONTROL, 1 | 1 << 8 | 1 << 9);
+    // SAFETY: nobody else runs yet, and nobody has read it (see `Handle`).
+    unsafe { *UART.0.get() = Some(uart) };
+    // Pairs with the load in `uart`, of this CPU and of those that are started later. A store: before the MMU is on a CPU need not
+    // be able to do more with an atomic.
+    IS_SET.store(true, Ordering::Release);
+    Ok(())
+}
+
+fn uart() -> Option<&'static Uart<Region>> {
+    // Pairs with the store in `init`.
+    if !IS_SET.load(Ordering::Acquire) {
+        return None;
+    }
+    // SAFETY: it was written, and is never again.
+    unsafe { (*UART.0.get()).as_ref() }
 }
 
 /// Sends one byte if there is room; says whether it did. True, too, when there is no UART at all.
 #[must_use]
 pub fn try_send(byte: u8) -> bool {
-    let base = BASE.load(Ordering::Relaxed);
-    if base == 0 {
-        return true;
-    }
-    if mmio::read32(base + FLAGS) & TRANSMIT_FULL != 0 || PRETENDS_FULL.load(Ordering::Relaxed) {
-        return false;
-    }
-    mmio::write32(base + DATA, u32::from(byte));
-    true
+    let Some(uart) = uart() else { return true };
+    !PRETENDS_FULL.load(Ordering::Relaxed) && uart.try_send(byte)
 }
 
 /// Sends one byte. Waits for room, but not for ever: a byte for which there is none in time is dropped.
+#[inline(never)]
 pub fn send(byte: u8) {
     let mut patience = if STUCK.load(Ordering::Relaxed) {
         Patience::exhausted()
@@ -100,30 +109,23 @@ pub fn pretend_full(full: bool) {
     PRETENDS_FULL.store(full, Ordering::Relaxed);
 }
 
-/// The next byte that arrived, if any.
+/// The next byte that arrived, if any. Whoever finds none is told of the next by an interrupt, if those are enabled.
 #[must_use]
 pub fn receive() -> Option<u8> {
-    let base = BASE.load(Ordering::Relaxed);
-    if base == 0 || mmio::read32(base + FLAGS) & RECEIVE_EMPTY != 0 {
-        return None;
-    }
-    Some(mmio::read32(base + DATA) as u8)
+    uart()?.receive()
 }
 
 /// Raises an interrupt when bytes arrive.
 pub fn enable_receive_interrupt() {
-    let base = BASE.load(Ordering::Relaxed);
-    if base != 0 {
-        mmio::write32(base + INTERRUPT_FIFO_LEVEL, 0);
-        mmio::write32(base + INTERRUPT_MASK, RECEIVE_INTERRUPTS);
+    if let Some(uart) = uart() {
+        uart.enable_receive_interrupt();
     }
 }
 
-/// Takes the receive interrupt back; the bytes stay.
-pub fn acknowledge_receive_interrupt() {
-    let base = BASE.load(Ordering::Relaxed);
-    if base != 0 {
-        mmio::write32(base + INTERRUPT_CLEAR, RECEIVE_INTERRUPTS);
+/// Takes the receive interrupt back; the bytes stay. Somebody must be made to [`receive`] them all afterwards.
+pub fn quiet_receive_interrupt() {
+    if let Some(uart) = uart() {
+        uart.quiet_receive_interrupt();
     }
 }
 

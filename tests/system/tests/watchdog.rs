@@ -290,7 +290,7 @@ fn with_watchdog(mut vm: Vm) -> Vm {
     vm
 }
 
-/// Debian's kernels with their own driver of the SBSA watchdog, fed by busybox: they are rebooted when the kernel has panicked
+/// Debian's kernels with their own driver of the Generic Watchdog, fed by busybox: they are rebooted when the kernel has panicked
 /// (without rebooting by itself) and when the feeder was killed, and know why.
 fn linux() -> Result<()> {
     const NAMES: [(&str, &str, &str); 4] = [
@@ -315,11 +315,11 @@ fn linux() -> Result<()> {
     for (name, ..) in NAMES {
         run.console(name)?.expect_unless("uc: watchdog passed: reset by the watchdog", &["FAILED"], BOOT)?;
     }
-    let warnings = NAMES.map(|(name, ..)| format!(": {name}: SBSA watchdog: not patted in time"));
+    let warnings = NAMES.map(|(name, ..)| format!(": {name}: Generic Watchdog: not patted in time"));
     ends_with_warnings(run, &warnings.each_ref().map(String::as_str))
 }
 
-/// Debian's systemd of two releases as the first process, with RuntimeWatchdogSec: it feeds the SBSA watchdog by itself; when
+/// Debian's systemd of two releases as the first process, with RuntimeWatchdogSec: it feeds the Generic Watchdog by itself; when
 /// it is frozen, the VM is reset, although its kernel and other processes are well.
 fn systemd() -> Result<()> {
     const NAMES: [(&str, &str); 2] = [("bookworm", "linux-6.1"), ("trixie", "linux-6.12")];
@@ -341,7 +341,7 @@ fn systemd() -> Result<()> {
         let boots = run.console(name)?.transcript().matches("init: ").count();
         ensure!(boots == 2, "{name} was booted {boots} times");
     }
-    let warnings = NAMES.map(|(name, _)| format!(": {name}: SBSA watchdog: not patted in time"));
+    let warnings = NAMES.map(|(name, _)| format!(": {name}: Generic Watchdog: not patted in time"));
     ends_with_warnings(run, &warnings.each_ref().map(String::as_str))
 }
 

@@ -387,7 +387,11 @@ impl<'t> Survey<'t> {
                 b"arm,sbsa-uart" => ConsoleKind::Sbsa,
                 b"ns16550a" | b"ns16550" | b"snps,dw-apb-uart" => ConsoleKind::Ns16550 {
                     register_shift: node.register_shift.map_or(0, |shift| shift.min(3) as u8),
-                    register_width: if node.register_width == Some(4) { 4 } else { 1 },
+                    register_width: match node.register_width {
+                        Some(2) => 2,
+                        Some(4) => 4,
+                        _ => 1,
+                    },
                 },
                 _ => continue,
             };

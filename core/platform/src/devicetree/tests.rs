@@ -200,6 +200,32 @@ fn the_console_follows_stdout_path_or_alias() {
 }
 
 #[test]
+fn a_16550_says_where_its_registers_are_and_how_wide() {
+    let console = |compatible: &'static str, shift: Option<u32>, width: Option<u32>| {
+        changed(move |tree| {
+            let mut uart = node("serial@b000000", &[("reg", &cells(&[0, 0x0b00_0000, 0, 0x100]))]);
+            set(&mut uart, "compatible", compatible);
+            for (name, value) in [("reg-shift", shift), ("reg-io-width", width)] {
+                if let Some(value) = value {
+                    set(&mut uart, name, value);
+                }
+            }
+            tree.root.add_child(uart);
+            set(at(tree, "/chosen"), "stdout-path", "/serial@b000000");
+        })
+        .unwrap()
+        .console
+        .map(|console| console.kind)
+    };
+    let kind = |register_shift, register_width| Some(ConsoleKind::Ns16550 { register_shift, register_width });
+    assert_eq!(console("ns16550a", None, None), kind(0, 1));
+    assert_eq!(console("snps,dw-apb-uart", Some(2), Some(4)), kind(2, 4));
+    assert_eq!(console("snps,dw-apb-uart", Some(2), Some(1)), kind(2, 1));
+    assert_eq!(console("ns16550", Some(1), Some(2)), kind(1, 2));
+    assert_eq!(console("ns16550a", Some(9), Some(3)), kind(3, 1), "nonsense is the nearest that can be");
+}
+
+#[test]
 fn a_console_is_found_where_no_platform_is() {
     let mut tree = qemu();
     at(&mut tree, "/intc@8000000").remove_property("interrupts");

@@ -40,7 +40,7 @@ fn each_action_leads_to_what_it_says() {
     assert_eq!(lines, ends.map(|end| format!("watchdog of vCPU 2: not patted in time{end}")));
     let names = [Which::Vm, Which::Device].map(|which| Bite { which, action: Action::Inject }.to_string());
     let end = "not patted in time; vCPU 0 gets an SError";
-    assert_eq!(names, [format!("watchdog: {end}"), format!("SBSA watchdog: {end}")]);
+    assert_eq!(names, [format!("watchdog: {end}"), format!("Generic Watchdog: {end}")]);
 }
 
 /// A vCPU's own watchdog is for that vCPU; one that is for all has vCPU 0 to tell.

@@ -12,7 +12,7 @@ use cpu::speculation::Plan;
 use frames::Owner;
 use hw::boot::{self as entry, StartError};
 use hw::{crash, firmware, gic, memory as physical, percpu, sysreg, uart};
-use platform::{BootMethod, Conduit, ConsoleKind, DeviceKind, Platform, PlatformError};
+use platform::{BootMethod, Conduit, DeviceKind, Platform, PlatformError};
 use units::{CpuId, PAGE_SIZE, Pa, VmId};
 
 use crate::exit::checks::Checks;
@@ -45,10 +45,9 @@ pub fn main<C: Checks>(tree: Pa) -> ! {
         Ok(platform) => (platform.console, platform.psci),
         Err(_) => remains(blob),
     };
-    if let Some(console) = console
-        && matches!(console.kind, ConsoleKind::Pl011 | ConsoleKind::Sbsa)
-    {
-        uart::init(console.registers.start);
+    if let Some(console) = console {
+        // If it does not work there is nothing to say it with.
+        let _ = uart::init(console.kind, console.registers);
     }
     firmware::set_conduit(match psci.map(|psci| psci.conduit) {
         Some(Conduit::Smc) => firmware::Conduit::Smc,
@@ -117,7 +116,9 @@ fn start<C: Checks>(platform: &mut Platform<'static>) -> ! {
     }
     wall_clock::init(platform.clock);
     entropy::init(platform.seed);
-    gic::init_distributor(platform.gic.distributor);
+    if let Err(error) = gic::init_distributor(platform.gic.distributor) {
+        refuse(format_args!("the GIC's Distributor: {}", error.sentence()));
+    }
     let arguments = HostArguments::parse(platform.bootargs);
     C::read(platform.bootargs);
     let plan = join::<C>(platform, sysreg::mpidr_el1());
@@ -174,7 +175,7 @@ fn connect_interrupts(platform: &Platform<'_>) {
         if let Some(interrupt) = device.interrupt
             && let Err(error) = interrupts::connect(interrupt, handler, 0)
         {
-            log::warn!("interrupt {} of {:?} is not used: {}", interrupt.0, device.kind, error.sentence());
+            log::warn!("interrupt {} of a device of the host is not used: {}", interrupt.0, error.sentence());
         }
     }
 }
@@ -189,7 +190,11 @@ fn map(platform: &Platform<'_>) -> Result<(), hw::mmu::MapError> {
 fn join<C: Checks>(platform: &Platform<'_>, mpidr: u64) -> Plan {
     host::init_cpu();
     match gic::find_redistributor(&platform.gic.redistributors, mpidr) {
-        Some(redistributor) => gic::init_cpu(redistributor),
+        Some(redistributor) => {
+            if let Err(error) = gic::init_cpu(redistributor) {
+                refuse(format_args!("the Redistributor of CPU {mpidr:#x}: {}", error.sentence()));
+            }
+        }
         None => refuse(format_args!("CPU {mpidr:#x} has no Redistributor in the device tree")),
     }
     percpu::set_hooks(interrupts::interrupt_in_el2::<C>, interrupts::preempt_deferred::<C>);

@@ -101,11 +101,15 @@ fn handle_shared(interrupt: IntId) {
     let value = entry(interrupt).map_or(0, |entry| entry.load(Ordering::Acquire));
     match usize::from(value >> 8).checked_sub(1).and_then(|place| Handler::ALL.get(place)) {
         Some(handler) => handler.handle(value as u8),
-        None => {
-            gic::disable_spi(interrupt);
-            UNCLAIMED.fetch_add(1, Ordering::Relaxed);
-        }
+        None => disable_unclaimed(interrupt),
     }
+}
+
+#[cold]
+#[inline(never)]
+fn disable_unclaimed(interrupt: IntId) {
+    gic::disable_spi(interrupt);
+    UNCLAIMED.fetch_add(1, Ordering::Relaxed);
 }
 
 /// How many interrupts are handled in one go. Whatever makes them, what was interrupted gets its turn in between, and so

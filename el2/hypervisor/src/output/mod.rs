@@ -106,7 +106,7 @@ pub(crate) fn vm_changed() {
 
 /// Bytes arrived.
 pub(crate) fn input_arrived() {
-    uart::acknowledge_receive_interrupt();
+    uart::quiet_receive_interrupt();
     if let Some(thread) = READER.get() {
         sched::wake(thread);
     }

@@ -26,7 +26,7 @@ pub(crate) struct Kernel {
     modules: &'static [&'static str],
 }
 
-/// The drivers of virtio, its entropy device, the power button, and the SBSA watchdog.
+/// The drivers of virtio, its entropy device, the power button, and the Generic Watchdog.
 const DRIVERS: &[&str] = &["virtio_mmio", "virtio-rng", "gpio_keys", "evdev", "sbsa_gwdt"];
 
 /// A network device that needs no hardware: something for tools to report an address of.
