@@ -2,7 +2,8 @@
 
 use std::collections::VecDeque;
 
-use devices::{AccessSize, Effect, Pl011, Pl031, Pl061};
+use devices::{AccessSize, Effect, MemoryTimer, Pl011, Pl031, Pl061};
+use units::Hz;
 
 use super::input::Input;
 
@@ -94,10 +95,10 @@ fn write_pl011(uart: &mut Pl011, (offset, value): (u64, u64), sent: &mut VecDequ
     }
 }
 
-/// The clock and the GPIO controller: no panic, and an alarm that is asked for comes in time.
+/// The clock, the GPIO controller and the timer in memory: no panic, and an alarm or a deadline that is asked for comes in time.
 pub fn rest(data: &[u8]) {
     let mut input = Input(data);
-    let (mut clock, mut gpio) = (Pl031::new(), Pl061::new());
+    let (mut clock, mut gpio, mut timer) = (Pl031::new(), Pl061::new(), MemoryTimer::new(Hz(62_500_000)));
     let mut now = 1 << 31;
     while !input.is_empty() {
         match input.byte() % 8 {
@@ -115,6 +116,8 @@ pub fn rest(data: &[u8]) {
                 let (offset, size) = (offset(&mut input), size(&mut input));
                 assert_eq!(clock.read(offset, size, now) & !size.mask(), 0);
                 assert_eq!(gpio.read(offset, size) & !size.mask(), 0);
+                let frame = usize::from(input.byte() & 1);
+                assert_eq!(timer.read_frame(frame, offset, size, now) & !size.mask(), 0);
             }
             5 => assert_eq!(
                 gpio.write(0x400 + u64::from(input.byte()), AccessSize::Word, input.word().into()),
@@ -125,6 +128,14 @@ pub fn rest(data: &[u8]) {
                 let effect = clock.write(offset, size, value, now);
                 assert!(matches!(effect, Effect::None | Effect::AlarmChanged));
                 assert_eq!(gpio.write(offset, size, value), Effect::None);
+                timer.write_frame(usize::from(input.byte() & 1), offset, size, value, now);
+                timer.advance(now);
+                let before = timer;
+                if let Some(deadline) = timer.deadline(now) {
+                    timer.advance(deadline);
+                    assert_ne!(timer, before, "no line moves at its deadline");
+                    timer.advance(now);
+                }
             }
         }
     }

@@ -49,7 +49,13 @@ impl EmulatedTimer {
     /// Reads CTL: ENABLE, IMASK and ISTATUS. ISTATUS does not care for IMASK, and is 0 while the timer is disabled.
     #[must_use]
     pub const fn read_control(&self, clock: &GuestClock, now: Ticks) -> u64 {
-        if self.is_met(clock, now) { self.control | ISTATUS } else { self.control }
+        self.control_at(clock.guest(now))
+    }
+
+    /// CTL when the guest's counter shows `count`.
+    #[must_use]
+    pub const fn control_at(&self, count: GuestTicks) -> u64 {
+        if self.is_met(count) { self.control | ISTATUS } else { self.control }
     }
 
     /// Writes CTL.
@@ -71,33 +77,53 @@ impl EmulatedTimer {
     /// Reads TVAL: the ticks left, the low 32 bits of a difference that is negative once the time is over.
     #[must_use]
     pub const fn read_value(&self, clock: &GuestClock, now: Ticks) -> u64 {
-        self.compare.0.wrapping_sub(clock.guest(now).0) & 0xffff_ffff
+        self.value_at(clock.guest(now))
+    }
+
+    /// TVAL when the guest's counter shows `count`.
+    #[must_use]
+    pub const fn value_at(&self, count: GuestTicks) -> u64 {
+        self.compare.0.wrapping_sub(count.0) & 0xffff_ffff
     }
 
     /// Writes TVAL: the low 32 bits are signed, and count from now.
     pub const fn write_value(&mut self, value: u64, clock: &GuestClock, now: Ticks) {
+        self.write_value_at(value, clock.guest(now));
+    }
+
+    /// Writes TVAL when the guest's counter shows `count`.
+    pub const fn write_value_at(&mut self, value: u64, count: GuestTicks) {
         let ticks = value as u32 as i32;
-        self.compare = GuestTicks(clock.guest(now).0.wrapping_add_signed(ticks as i64));
+        self.compare = GuestTicks(count.0.wrapping_add_signed(ticks as i64));
     }
 
     /// Whether the interrupt line is up: a level, which stays until CTL or CVAL change it.
     #[must_use]
     pub const fn is_asserted(&self, clock: &GuestClock, now: Ticks) -> bool {
-        self.control & IMASK == 0 && self.is_met(clock, now)
+        self.is_asserted_at(clock.guest(now))
+    }
+
+    /// Whether the interrupt line is up when the guest's counter shows `count`.
+    #[must_use]
+    pub const fn is_asserted_at(&self, count: GuestTicks) -> bool {
+        self.control & IMASK == 0 && self.is_met(count)
+    }
+
+    /// The count at which the line goes up, if the timer is not masked or disabled.
+    #[must_use]
+    pub const fn fires_at(&self) -> Option<GuestTicks> {
+        if self.control & (ENABLE | IMASK) == ENABLE { Some(self.compare) } else { None }
     }
 
     /// The host time at which the line goes up; `now` if it is up. `None` if it never does as things stand: disabled,
     /// masked, or further off than the host can count.
     #[must_use]
     pub fn deadline(&self, clock: &GuestClock, now: Ticks) -> Option<Ticks> {
-        if self.control & (ENABLE | IMASK) != ENABLE {
-            return None;
-        }
-        clock.host(self.compare, now)
+        clock.host(self.fires_at()?, now)
     }
 
-    const fn is_met(&self, clock: &GuestClock, now: Ticks) -> bool {
-        self.control & ENABLE != 0 && clock.guest(now).0 >= self.compare.0
+    const fn is_met(&self, count: GuestTicks) -> bool {
+        self.control & ENABLE != 0 && count.0 >= self.compare.0
     }
 }
 

@@ -81,6 +81,8 @@ pub enum Request<'a> {
     AlarmAt(u64),
     /// Its deadline, by the guest's counter, may have come nearer.
     DeadlineAt(u64),
+    /// Poll it when the guest's counter shows this, as exactly as a timer of the CPU; not any more, if it is nothing.
+    TimerAt(Option<u64>),
     /// A line for the log about what the guest did.
     Report(fmt::Arguments<'a>),
 }

@@ -6,12 +6,12 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use pack::{Damaged, Reader, Value, Writer};
-use units::{AccessSize, IntId, Ipa, Line};
+use units::{AccessSize, Hz, IntId, Ipa, Line};
 
 use devices::memory::{Fault, GuestMemory};
 use devices::{
-    Access, Bus, Change, Device, ErasedFlash, GenericWatchdog, Outside, PL011_DR, PL011_FR, POWER_BUTTON_PIN, Pl031,
-    Pl061, Place, Request, Slot, Stream, Uart, Wired,
+    Access, Bus, Change, Device, ErasedFlash, GenericWatchdog, MemoryTimer, Outside, PL011_DR, PL011_FR,
+    POWER_BUTTON_PIN, Pl031, Pl061, Place, Request, Slot, Stream, Uart, Wired,
 };
 
 const WORD: AccessSize = AccessSize::Word;
@@ -386,4 +386,29 @@ fn flash_is_erased_and_stays_so() {
         flash.write(&access, 0, &world);
         assert_eq!(flash.read(&access, &world), size.mask());
     }
+}
+
+/// The timer in memory asks for its deadline whenever that moves, raises its line when it is polled then, and after a pause asks
+/// anew: its counter may have stood still.
+#[test]
+fn the_timer_in_memory_asks_to_be_polled_at_its_deadline() {
+    let world = World::default();
+    let mut timer = Wired::new(MemoryTimer::new(Hz(24_000_000)), [IntId::spi(12), IntId::spi(13)]);
+    let access = |offset| Access { frame: MemoryTimer::TIMER_FRAME, offset, size: WORD };
+    world.count.set(100);
+    timer.write(&access(0x38), 50, &world);
+    timer.write(&access(0x3c), 1, &world);
+    assert_eq!(world.take_requests(), ["TimerAt(None)", "TimerAt(Some(150))"]);
+    world.count.set(149);
+    timer.poll(&world);
+    assert_eq!((world.take_lines(), world.take_requests()), (Vec::new(), vec!["TimerAt(Some(150))".to_owned()]));
+    timer.change(Change::Pause, &world);
+    timer.change(Change::Resume, &world);
+    assert_eq!(world.take_requests(), ["TimerAt(Some(150))"]);
+    world.count.set(150);
+    timer.poll(&world);
+    assert_eq!((world.take_lines(), world.take_requests()), (vec![(45, Line::High)], vec!["TimerAt(None)".to_owned()]));
+    timer.change(Change::Reset, &world);
+    assert_eq!(timer.read(&access(0x3c), &world), 0);
+    assert_eq!(world.take_requests(), ["TimerAt(None)"]);
 }

@@ -18,6 +18,7 @@
 //! | 0x0900_0000 | PL011 UART | SPI 1 |
 //! | 0x0901_0000 | PL031 real time clock | SPI 2 |
 //! | 0x0903_0000 | PL061 GPIO, the power button on line 3 | SPI 7 |
+//! | 0x0912_0000, 0x0913_0000 | memory-mapped generic timer, where the guest is to use that: control frame, timer frame | SPI 12, 13 |
 //! | 0x0A00_0000 + n * 0x200 | virtio-mmio device n, up to 31; vacant ones say so | SPI 16 + n |
 //! | 0x4000_0000 | RAM | |
 //!
@@ -38,7 +39,7 @@ mod tree;
 
 pub use plan::{
     DISTRIBUTOR, DeviceKind, MAX_VIRTIO, MachineError, MachinePlan, RAM_BASE, REDISTRIBUTOR_SIZE, Row, STOLEN_TIME,
-    Spec, Target, TimerInterrupts, Trigger, UART_BASE, Wire, redistributor,
+    Spec, TIMER_BASE, Target, TimerInterrupts, Timers, Trigger, UART_BASE, Wire, redistributor,
 };
 pub use tree::{BootInfo, Cache, Caches, MAX_BOOTARGS, TreeError, device_tree};
 pub use virtio::VirtioKind;

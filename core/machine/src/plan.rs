@@ -36,6 +36,11 @@ const PL061: Ipa = Ipa(0x0903_0000);
 /// nothing else there.
 const WATCHDOG_CONTROL: Ipa = Ipa(0x0910_0000);
 const WATCHDOG_REFRESH: Ipa = Ipa(0x0911_0000);
+/// The memory-mapped timer's frames, likewise.
+const TIMER_CONTROL: Ipa = Ipa(0x0912_0000);
+const TIMER_FRAME: Ipa = Ipa(TIMER_BASE);
+/// Where its timer frame is, for the short path of an exit.
+pub const TIMER_BASE: u64 = 0x0913_0000;
 const PERIPHERAL_SIZE: u64 = 0x1000;
 const VIRTIO: Ipa = Ipa(0x0a00_0000);
 const VIRTIO_FIRST_SPI: u32 = 16;
@@ -57,8 +62,19 @@ pub struct Spec<'a> {
     pub watchdog: bool,
     /// The frequency of the guest's counter.
     pub counter_frequency: Hz,
-    /// Whether the guest is told of the virtual counter and timer. Otherwise it is to use the physical ones.
-    pub virtual_timer: bool,
+    /// Which counter and timers the guest is told of.
+    pub timers: Timers,
+}
+
+/// Which counter and timers a guest is told of. It may use the others all the same.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Timers {
+    /// The CPU's, of which kernels prefer the virtual ones.
+    Cpu,
+    /// The CPU's physical ones alone.
+    Physical,
+    /// The memory-mapped ones alone.
+    Memory,
 }
 
 /// Why there can be no such machine.
@@ -114,6 +130,8 @@ pub enum DeviceKind {
     Pl061,
     /// A Generic Watchdog: its control frame, then its refresh frame.
     Watchdog,
+    /// A memory-mapped generic timer: its control frame, then its timer frame.
+    Timer,
     /// A virtio device behind the MMIO transport.
     Virtio(VirtioKind),
     /// The virtio-mmio transports without a device, all in one frame. Not in the tree.
@@ -236,7 +254,7 @@ pub struct MachinePlan {
     vcpus: u8,
     ram: Range<Ipa>,
     counter_frequency: Hz,
-    virtual_timer: bool,
+    timers: Timers,
     redistributors: Range<Ipa>,
     rows: Vec<Row>,
     /// All frames of all rows, sorted by address.
@@ -279,8 +297,8 @@ impl MachinePlan {
         let redistributors = Range { start: REDISTRIBUTORS, size: u64::from(spec.vcpus) * REDISTRIBUTOR_SIZE };
         let windows = lay_out(&rows, &[DISTRIBUTOR, redistributors, ram])?;
         check_lines(&rows)?;
-        let Spec { vcpus, counter_frequency, virtual_timer, .. } = spec;
-        Ok(Self { name, vcpus, ram, counter_frequency, virtual_timer, redistributors, rows, windows })
+        let Spec { vcpus, counter_frequency, timers, .. } = spec;
+        Ok(Self { name, vcpus, ram, counter_frequency, timers, redistributors, rows, windows })
     }
 
     /// The VM's name.
@@ -307,10 +325,10 @@ impl MachinePlan {
         self.counter_frequency
     }
 
-    /// Whether the guest is told of the virtual counter and timer.
+    /// Which counter and timers the guest is told of.
     #[must_use]
-    pub fn has_virtual_timer(&self) -> bool {
-        self.virtual_timer
+    pub fn timers(&self) -> Timers {
+        self.timers
     }
 
     /// Its timers' interrupts.
@@ -383,6 +401,10 @@ fn virt(spec: Spec<'_>) -> Vec<Row> {
     if spec.watchdog {
         let frames = vec![peripheral(WATCHDOG_CONTROL), peripheral(WATCHDOG_REFRESH)];
         rows.push(Row { device: DeviceKind::Watchdog, frames, lines: vec![level(10)] });
+    }
+    if spec.timers == Timers::Memory {
+        let frames = vec![peripheral(TIMER_CONTROL), peripheral(TIMER_FRAME)];
+        rows.push(Row { device: DeviceKind::Timer, frames, lines: vec![level(12), level(13)] });
     }
     for (number, &kind) in spec.virtio.iter().enumerate() {
         let line = Wire::spi(VIRTIO_FIRST_SPI + number as u32, Trigger::EdgeRising);

@@ -6,7 +6,7 @@ use crate::image::{Base, HEADER_SIZE, ImageError, ImageHeader, PageSize};
 use crate::placement::{DEVICE_TREE_SIZE, Placement, PlacementError};
 use crate::{
     BootInfo, DISTRIBUTOR, DeviceKind, MAX_BOOTARGS, MAX_VIRTIO, MachineError, MachinePlan, RAM_BASE, Row, STOLEN_TIME,
-    Spec, Target, TreeError, Trigger, VirtioKind, Wire, device_tree,
+    Spec, Target, Timers, TreeError, Trigger, VirtioKind, Wire, device_tree,
 };
 use alloc::format;
 use alloc::string::String;
@@ -30,7 +30,7 @@ const SPEC: Spec<'static> = Spec {
     virtio: &[VirtioKind::Console, VirtioKind::Entropy],
     watchdog: false,
     counter_frequency: Hz(62_500_000),
-    virtual_timer: true,
+    timers: Timers::Cpu,
 };
 const BOOT: BootInfo<'static> = BootInfo {
     bootargs: "console=ttyAMA0",
@@ -74,12 +74,30 @@ fn text(node: FdtNode<'static>, name: &str) -> String {
 /// Names for those who take interrupts by name; and for those who go by places nothing behind the physical timer's.
 #[test]
 fn p5_a1_a_guest_without_the_virtual_timer_is_told_of_the_physical_one_alone() {
-    let plan = plan(Spec { virtual_timer: false, counter_frequency: Hz(24_000_000), ..SPEC });
+    let plan = plan(Spec { timers: Timers::Physical, counter_frequency: Hz(24_000_000), ..SPEC });
     let tree = tree(&plan, &BOOT);
     let timer = find(tree, "/timer");
     assert_eq!(cells(timer, "interrupts"), [1, 13, 4, 1, 14, 4]);
     assert_eq!(text(timer, "interrupt-names"), "sec-phys\0phys\0");
     assert_eq!(cells(timer, "clock-frequency"), [24_000_000]);
+}
+
+/// By the binding of the memory-mapped timer: whoever finds it looks for its frame, and for no other timer.
+#[test]
+fn p5_a1_a_guest_with_a_timer_in_memory_is_told_of_that_alone() {
+    let plan = plan(Spec { timers: Timers::Memory, counter_frequency: Hz(24_000_000), ..SPEC });
+    let tree = tree(&plan, &BOOT);
+    assert!(tree.root().children().all(|node| node.name() != "timer"));
+    let timer = find(tree, "/timer@9120000");
+    assert_eq!(text(timer, "compatible"), "arm,armv7-timer-mem\0");
+    assert_eq!(cells(timer, "reg"), [0, 0x0912_0000, 0, 0x1000]);
+    assert_eq!((cells(timer, "#address-cells"), cells(timer, "#size-cells")), (vec![2], vec![1]));
+    assert!(timer.property("ranges").is_some() && timer.property("interrupts").is_none());
+    let frame = find(tree, "/timer@9120000/frame@9130000");
+    assert_eq!((cells(frame, "frame-number"), cells(frame, "reg")), (vec![0], vec![0, 0x0913_0000, 0x1000]));
+    assert_eq!(cells(frame, "interrupts"), [0, 12, 4, 0, 13, 4], "the physical timer's comes first");
+    assert_eq!(plan.find(Ipa(0x0913_002c)), Some(Target::Device(Place { slot: 4, frame: 1, offset: 0x2c })));
+    assert_eq!(self::plan(SPEC).find(Ipa(0x0913_002c)), None);
 }
 
 #[test]
@@ -145,6 +163,7 @@ fn there_may_be_two_of_each_kind() {
         DeviceKind::Pl031,
         DeviceKind::Pl061,
         DeviceKind::Watchdog,
+        DeviceKind::Timer,
         DeviceKind::Virtio(VirtioKind::Block),
         DeviceKind::VacantVirtio,
     ];
@@ -170,6 +189,13 @@ fn there_may_be_two_of_each_kind() {
             DeviceKind::Pl031 => "pl031",
             DeviceKind::Pl061 => "pl061",
             DeviceKind::Watchdog => "watchdog",
+            // Its interrupts are in its frame.
+            DeviceKind::Timer => {
+                let [control, frame] = [row.frames[0].start.0, row.frames[1].start.0];
+                let frame = find(tree, &format!("/timer@{control:x}/frame@{frame:x}"));
+                assert_eq!(cells(frame, "interrupts").len(), 9);
+                continue;
+            }
             DeviceKind::Virtio(_) => "virtio_mmio",
         };
         let node = find(tree, &format!("/{name}@{:x}", row.start().0));

@@ -6,7 +6,7 @@
 use crate::blob::{NoRoom, Writer};
 use crate::placement::DEVICE_TREE_SIZE;
 use crate::plan::MAX_FRAMES;
-use crate::{DISTRIBUTOR, DeviceKind, MachinePlan, Row, Trigger, Wire};
+use crate::{DISTRIBUTOR, DeviceKind, MachinePlan, Row, Timers, Trigger, Wire};
 use alloc::vec::Vec;
 use arrayvec::{ArrayString, ArrayVec};
 use core::fmt::{self, Write};
@@ -211,13 +211,19 @@ fn write_psci(root: &mut Writer) {
 /// Where the virtual timer is left out the interrupts have names besides, by which Linux has taken them since 5.13. An older one
 /// goes by their places, and finds none in the virtual timer's: so the one behind it, of EL2's timer, is left out as well, or it
 /// would be taken for that.
+///
+/// A guest that is to use the memory-mapped timer is told of no other one: Linux takes its clock from the CPU where it finds both.
 fn write_timer(root: &mut Writer, plan: &MachinePlan) {
     let timers = plan.timer_interrupts();
+    let shown = match plan.timers() {
+        Timers::Cpu => 4,
+        Timers::Physical => 2,
+        Timers::Memory => return,
+    };
     root.node("timer", |timer| {
         let interrupts = [timers.secure_physical, timers.physical, timers.virtual_, timers.hypervisor_physical]
             .map(|interrupt| interrupt_cells(interrupt, Trigger::LevelHigh).map(u32::to_be_bytes));
-        let shown = if plan.has_virtual_timer() { interrupts.len() } else { 2 };
-        if !plan.has_virtual_timer() {
+        if plan.timers() == Timers::Physical {
             timer.texts("interrupt-names", &["sec-phys", "phys"]);
         }
         let shown = interrupts.get(..shown).unwrap_or(&interrupts);
@@ -270,12 +276,33 @@ fn write_device(root: &mut Writer, plan: &MachinePlan, row: &Row, handle: u32) {
             write_place(watchdog, row);
             watchdog.text("compatible", "arm,sbsa-gwdt");
         }),
+        DeviceKind::Timer => write_memory_timer(root, row),
         DeviceKind::Virtio(_) => root.node(&device_name("virtio_mmio", row), |transport| {
             transport.flag("dma-coherent");
             write_place(transport, row);
             transport.text("compatible", "virtio,mmio");
         }),
     }
+}
+
+/// The binding (Linux's timer/arm,arch_timer_mmio.yaml) has the control frame as the node's own place, and for each timer frame a node
+/// within, whose size is one cell. The frequency is left to CNTFRQ in the frame, as it asks for.
+fn write_memory_timer(root: &mut Writer, row: &Row) {
+    root.node(&device_name("timer", row), |timer| {
+        timer.flag("ranges");
+        timer.cells("#size-cells", [1]);
+        timer.cells("#address-cells", [2]);
+        timer.numbers("reg", row.frames.first().map(|control| [control.start.0, control.size]).unwrap_or_default());
+        timer.text("compatible", "arm,armv7-timer-mem");
+        for (number, frame) in (0..).zip(row.frames.iter().skip(1)) {
+            let Range { start: Ipa(start), size } = *frame;
+            timer.node(&name(format_args!("frame@{start:x}")), |node| {
+                node.cells("frame-number", [number]);
+                write_interrupts(node, row);
+                node.cells("reg", [(start >> 32) as u32, (start & 0xffff_ffff) as u32, size as u32]);
+            });
+        }
+    });
 }
 
 fn write_gpio(root: &mut Writer, plan: &MachinePlan, row: &Row, handle: u32) {
@@ -304,14 +331,18 @@ fn write_gpio(root: &mut Writer, plan: &MachinePlan, row: &Row, handle: u32) {
 
 /// Registers and interrupts.
 fn write_place(device: &mut Writer, row: &Row) {
+    write_interrupts(device, row);
+    let frames = row.frames.iter().take(MAX_FRAMES).map(|frame| [frame.start.0, frame.size].map(u64::to_be_bytes));
+    let frames: ArrayVec<[[u8; 8]; 2], MAX_FRAMES> = frames.collect();
+    device.property("reg", frames.as_flattened().as_flattened());
+}
+
+fn write_interrupts(device: &mut Writer, row: &Row) {
     let lines = row.lines.iter().take(MAX_LINES).map(|line| wire_cells(*line).map(u32::to_be_bytes));
     let lines: ArrayVec<[[u8; 4]; 3], MAX_LINES> = lines.collect();
     if !lines.is_empty() {
         device.property("interrupts", lines.as_flattened().as_flattened());
     }
-    let frames = row.frames.iter().take(MAX_FRAMES).map(|frame| [frame.start.0, frame.size].map(u64::to_be_bytes));
-    let frames: ArrayVec<[[u8; 8]; 2], MAX_FRAMES> = frames.collect();
-    device.property("reg", frames.as_flattened().as_flattened());
 }
 
 /// A node's name, or the path to it.

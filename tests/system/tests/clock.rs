@@ -1,9 +1,10 @@
 //! The host's real-time clock, which the operator sets while guests run: the clock itself takes it, the guests' own
 //! real-time clocks and their alarms follow, and a host that has none says so.
 
-use abi::bundle::Time;
+use abi::bundle::{Time, TimeSource};
 use anyhow::{Context, Result, ensure};
 use croft::control::{self, ControlError, Order, Report};
+use croft::site::Vm;
 use qemu::{ExceptionLevel, Machine};
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -27,6 +28,7 @@ fn main() -> ExitCode {
         scenario("clock::alarms_follow", alarms_follow),
         scenario("clock::a_host_without_one", a_host_without_one),
         scenario("clock::p5_a12_linux_of_another_frequency", p5_a12_linux_of_another_frequency),
+        scenario("clock::p5_a12_linux_by_the_timer_in_memory", p5_a12_linux_by_the_timer_in_memory),
     ])
 }
 
@@ -104,8 +106,25 @@ fn host_word(folder: &Path, address: u64) -> Result<u64> {
     }
 }
 
+/// Exits of the VM `name` for `reason` so far.
+fn exits(run: &Run, name: &str, reason: &str) -> Result<u64> {
+    let statistics = run.statistics(SOON)?;
+    let line = statistics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
+    let (_, exits) = line.and_then(|line| line.split_once("exits: ")).context("no exits")?;
+    let mut words = exits.split_whitespace();
+    // One that never came is not in the line.
+    Ok(words.find(|word| *word == reason).and_then(|_| words.next()?.parse().ok()).unwrap_or(0))
+}
+
+/// A guest of the host's own time, which sleeps three milliseconds by the virtual timer, again and again, and looks at the
+/// virtual counter in between.
+fn native() -> Result<Vm> {
+    guest::payload("native", "sharing", 1, "role=interactive settle=1 times=100000000")
+}
+
 /// Two of Linux at once, one slower and one faster than the host, on a CPU that can trap the virtual counter: both take the
-/// physical timer, and five seconds of their sleep are five by their real-time clocks, which know nothing of their counters.
+/// physical timer, and five seconds of their sleep are five by their real-time clocks, which know nothing of their counters. A
+/// neighbour of the host's own time, which shares CPUs with them, pays nothing for theirs: not one exit for a counter or timer.
 fn p5_a12_linux_of_another_frequency() -> Result<()> {
     let host = Host { cpu: "max,cntfrq=100000000", ..Host::default() };
     let mut vms = vec![guest::linux("slow", USUAL, 1, "")?, guest::linux("fast", USUAL, 1, "")?];
@@ -113,18 +132,64 @@ fn p5_a12_linux_of_another_frequency() -> Result<()> {
     for (vm, frequency) in vms.iter_mut().zip(frequencies) {
         vm.time = Time { frequency, ..Time::default() };
     }
+    vms.push(native()?);
     let run = host.start(vms)?;
     for (name, timer) in [("slow", "24.00MHz (phys)"), ("fast", "1000.00MHz (phys)")] {
         run.console(name)?.expect_unless(&format!("cp15 timer(s) running at {timer}"), &["Kernel panic"], BOOT)?;
     }
+    let before = ["system-register", "wfi"].map(|reason| exits(&run, "native", reason));
     for name in ["slow", "fast"] {
-        let second = "$(cat /sys/class/rtc/rtc0/since_epoch)";
-        run.ask(name, &format!("a={second}; sleep 5; echo took $(({second} - a))"), "\ntook ")?;
-        let took: u64 = run.console(name)?.expect("\r\n", SOON)?.trim().parse()?;
-        // A second for where each of them begins, and one for a busy computer: a wrong frequency is off by four times.
-        ensure!((4..=8).contains(&took), "{name}: a sleep of five seconds took {took}");
+        five_seconds(&run, name)?;
+        ensure!(exits(&run, name, "system-register")? > 1000, "{name}: its counters do not trap");
     }
+    let after = ["system-register", "wfi"].map(|reason| exits(&run, "native", reason));
+    let ([Ok(accesses), Ok(sleeps)], [Ok(later_accesses), Ok(later_sleeps)]) = (before, after) else {
+        anyhow::bail!("the statistics do not know the neighbour: {}", run.statistics(SOON)?);
+    };
+    ensure!(later_sleeps > sleeps + 100, "the neighbour slept only {} times", later_sleeps - sleeps);
+    ensure!(later_accesses == accesses, "the neighbour's time exited {} times", later_accesses - accesses);
     run.check_log()
+}
+
+/// Five seconds of a Linux guest's sleep are five of its real-time clock.
+fn five_seconds(run: &Run, name: &str) -> Result<()> {
+    let second = "$(cat /sys/class/rtc/rtc0/since_epoch)";
+    run.ask(name, &format!("a={second}; sleep 5; echo took $(({second} - a))"), "\ntook ")?;
+    let took: u64 = run.console(name)?.expect("\r\n", SOON)?.trim().parse()?;
+    // A second for where each of them begins, and one for a busy computer: a wrong frequency is off by four times.
+    ensure!((4..=8).contains(&took), "{name}: a sleep of five seconds took {took}");
+    Ok(())
+}
+
+/// Linux on a CPU that cannot trap the virtual counter, whose device tree has nothing but the timer in memory: its clock and its
+/// ticks come from there, with one vCPU, whose own timer it can be, and with two, for which it is the broadcast timer.
+fn p5_a12_linux_by_the_timer_in_memory() -> Result<()> {
+    let host = Host { cpu: "cortex-a72,cntfrq=100000000", ..Host::default() };
+    let mut vms = vec![guest::linux("one", "linux-6.1-cloud", 1, "")?, guest::linux("two", USUAL, 2, "")?];
+    for (vm, (frequency, rate)) in vms.iter_mut().zip([(24_000_000, 1_000_000), (1_000_000_000, 500_000)]) {
+        vm.time = Time { frequency, rate, ..Time::default() };
+    }
+    // One that asks for the CPU's timer all the same: that is said where an operator looks.
+    let mut misled = guest::payload("misled", "sharing", 1, "role=sleep")?;
+    misled.time = Time { frequency: 24_000_000, source: TimeSource::Cp15, ..Time::default() };
+    vms.push(misled);
+    let run = host.start(vms)?;
+    for (name, timer) in [("one", "24.00MHz (virt)"), ("two", "1000.00MHz (virt)")] {
+        run.console(name)?.expect_unless(&format!("mmio timer(s) running at {timer}"), &["Kernel panic"], BOOT)?;
+    }
+    for name in ["one", "two"] {
+        run.ask(name, "cat /sys/devices/system/clocksource/clocksource0/current_clocksource", "\narch_sys_counter")?;
+        five_seconds(&run, name)?;
+    }
+    let folder = tempfile::tempdir()?;
+    let Some(Report::Vms(listed)) = Operator::new(&run, folder.path())?.order(&Order::List)? else {
+        anyhow::bail!("the VMs are not listed");
+    };
+    let wrong: Vec<&str> = listed.iter().filter(|vm| vm.state.contains("clock is wrong")).map(|vm| &*vm.name).collect();
+    ensure!(wrong == ["misled"], "of these a wrong clock is told: {wrong:?}");
+    const WARNING: &str = "misled: this CPU cannot trap CNTVCT_EL0";
+    ensure!(run.log().transcript().contains(WARNING), "the log does not tell of a wrong clock");
+    run.check_log_but(&[WARNING])
 }
 
 /// The host's clock is stepped forward and back: it is really set, as the next start would find it, and a guest's clock

@@ -2,6 +2,7 @@
 //! argument `selftest=percpu`) on four CPUs, on models with and without FEAT_LSE; and guests whose threads are moved in the
 //! middle of everything that EL2 does for them (`selftest=wander`).
 
+use abi::bundle::{Time, TimeSource};
 use anyhow::{Result, ensure};
 use croft::session::Condition;
 use libtest_mimic::Trial;
@@ -84,6 +85,7 @@ fn wandering() -> Result<()> {
 /// everything that they check about their registers, timers, interrupts, devices and calls is as if nothing had happened.
 fn scrubbing() -> Result<()> {
     const PAYLOADS: [&str; 7] = ["registers", "gic", "timers", "memory", "virtio", "doors", "services"];
+    const SCALED: &str = "scaled";
     const LINUX: &str = "linux";
     // The sums of the test `load`, and beside them numbers that leave by hvc0 and random bytes that come in.
     const WORK: &str = "word() { echo 4; }; (for r in $(seq 0 19); do seq $((r*100+1)) $((r*100+100)) >/dev/hvc0; \
@@ -95,9 +97,15 @@ fn scrubbing() -> Result<()> {
         vm.doors.vmware = name == "doors";
         vms.push(vm);
     }
+    // Of another time, so that all of its timers are values of ours.
+    let words = "host=100000000 frequency=24000000 rate=1000000 virtual=scaled timer=memory reads=5000 trials=200";
+    let mut scaled = guest::payload(SCALED, SCALED, 2, words)?;
+    scaled.time = Time { frequency: 24_000_000, source: TimeSource::Mmio, ..Time::default() };
+    scaled.doors.vmware = true;
+    vms.push(scaled);
     vms.push(guest::linux_with_drivers(LINUX, 2, "quiet", folder.path())?);
-    let run = Host { cpu: "max", cpus: 4, memory: 2048 }.start_checks(vms, "selftest=scrub")?;
-    for name in PAYLOADS {
+    let run = Host { cpu: "max,cntfrq=100000000", cpus: 4, memory: 2048 }.start_checks(vms, "selftest=scrub")?;
+    for name in PAYLOADS.into_iter().chain([SCALED]) {
         let condition = run.wait_for(name, LIMIT, Condition::is_off)?;
         let output = run.console(name)?.transcript();
         let passed = output.contains(" passed, 0 failed") && condition == Condition::PoweredOff;

@@ -6,7 +6,7 @@ use crate::size;
 use abi::bundle::{self, BundleError, VmSource};
 use machine::image::PageSize;
 use machine::placement::{Placement, Segment};
-use machine::{MachinePlan, Spec};
+use machine::{MachinePlan, Spec, Timers};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -102,7 +102,7 @@ fn check_placement(site: &Site, vm: &Vm, lines: VmLines, loaded: &Loaded) -> Res
         ipa_bits: 40,
         virtio: &[],
         counter_frequency: units::Hz(1_000_000_000),
-        virtual_timer: true,
+        timers: Timers::Cpu,
     };
     let wrong = |what: String| site.mistake(lines.memory, format!("memory = \"{}\": {what}", size::show(vm.memory)));
     let plan = MachinePlan::new(spec).map_err(|error| wrong(error.to_string()))?;

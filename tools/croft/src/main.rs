@@ -444,11 +444,14 @@ fn complain(error: &dyn std::error::Error, number: u8) -> u8 {
 }
 
 fn check(file: &Path) -> u8 {
-    match Site::load(file).and_then(|site| bundle::make(&site).map(|_| site.vms.len())) {
-        Ok(count) => {
-            let vms = if count == 1 { "1 VM".to_owned() } else { format!("{count} VMs") };
-            print(&format!("{}: {vms}, no mistakes\n", file.display()))
-                .map_or_else(|error| unwritable(&error), |()| status::OK)
+    match Site::load(file).and_then(|site| bundle::make(&site).map(|_| site)) {
+        Ok(site) => {
+            let vms = if site.vms.len() == 1 { "1 VM".to_owned() } else { format!("{} VMs", site.vms.len()) };
+            let mut text = format!("{}: {vms}, no mistakes\n", file.display());
+            for (vm, wrong) in site.wrong_clocks() {
+                text.push_str(&format!("{}: note: {vm}: {wrong}\n", file.display()));
+            }
+            print(&text).map_or_else(|error| unwritable(&error), |()| status::OK)
         }
         Err(error) => complain(&error, status::USAGE),
     }

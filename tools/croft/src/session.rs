@@ -77,6 +77,8 @@ pub struct Session {
     shared: Arc<Shared>,
     output: Sender<Vec<u8>>,
     host: Option<host::Host>,
+    /// The VMs whose guests may read a wrong clock on that host.
+    wrong_clocks: Vec<String>,
 }
 
 /// What was asked of a session that it cannot give.
@@ -117,13 +119,19 @@ impl Session {
             Arc::new(Shared { state: Mutex::new(state), news: Condvar::new(), next_request: AtomicU32::new(1) });
         let theirs = Arc::clone(&shared);
         thread::spawn(move || read_link(input, &theirs));
-        Ok(Self { shared, output: start_writer(output), host: None })
+        Ok(Self { shared, output: start_writer(output), host: None, wrong_clocks: Vec::new() })
     }
 
     /// The VMs' names; a VM's number is its place.
     #[must_use]
     pub fn names(&self) -> Vec<String> {
         self.shared.lock().names().to_vec()
+    }
+
+    /// Whether the guest of the VM with this name may read a wrong clock on this host.
+    #[must_use]
+    pub fn may_read_a_wrong_clock(&self, name: &str) -> bool {
+        self.wrong_clocks.iter().any(|vm| vm == name)
     }
 
     /// The number of the VM with this name.

@@ -4,6 +4,7 @@
 //! all mistakes at once, since fixing one a run is tedious. The file is walked by hand rather than through serde, because
 //! that is what keeps the place of every key and value, and makes an unknown key an error with a suggestion.
 
+mod clock;
 mod keys;
 mod page;
 mod reader;
@@ -164,6 +165,12 @@ impl Site {
             mistakes.push(Mistake { file: self.file.clone(), line, message });
         }
         mistakes
+    }
+
+    /// The VMs whose guests may read a wrong clock on the emulated host, by name, and what is to be said of each.
+    pub fn wrong_clocks(&self) -> impl Iterator<Item = (&str, String)> {
+        let host = self.host.as_ref();
+        self.vms.iter().filter_map(move |vm| Some((&*vm.name, clock::wrong_clock(host?, vm)?)))
     }
 
     /// The number of the VM with this name.

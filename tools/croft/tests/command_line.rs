@@ -437,6 +437,26 @@ fn a_bundle_is_written_whole() {
 }
 
 #[test]
+fn a_clock_that_will_be_wrong_is_noted() {
+    let stage = Stage::new("");
+    let site = fs::read_to_string(stage.path("site.toml")).unwrap();
+    let check = |cpu: &str, time: &str| {
+        let site = site.replacen("cortex-a76", cpu, 1) + time + "\n";
+        fs::write(stage.path("site.toml"), site).unwrap();
+        let output = stage.command(&["check", "site.toml"]).output().unwrap();
+        assert_eq!((output.status.code(), &*text(&output.stderr)), (Some(0), ""));
+        text(&output.stdout)
+    };
+    let cp15 = "time = { rate = \"0.5\", source = \"cp15\" }";
+    let told = check("cortex-a72", cp15);
+    let (first, note) = told.split_once('\n').unwrap();
+    assert_eq!(first, "site.toml: 1 VM, no mistakes");
+    assert!(note.starts_with("site.toml: note: web: time.source = \"cp15\": the CPU cortex-a72 cannot trap"), "{note}");
+    assert_eq!(check("max", cp15), "site.toml: 1 VM, no mistakes\n");
+    assert_eq!(check("cortex-a72", "time = { rate = \"0.5\" }"), "site.toml: 1 VM, no mistakes\n");
+}
+
+#[test]
 fn a_bundle_is_never_written_over_what_it_is_made_of() {
     let stage = Stage::new("");
     std::os::unix::fs::symlink("site.toml", stage.path("link")).unwrap();

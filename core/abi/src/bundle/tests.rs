@@ -1,8 +1,8 @@
 //! What the reader accepts, what it refuses, and that no bytes make it panic.
 
 use super::{
-    BLOB_ALIGNMENT, Bundle, BundleError, Coherency, Doors, FORMAT, Program, Segment, Time, VmConfig, VmProblem,
-    VmSource, check_name, check_vm, write,
+    BLOB_ALIGNMENT, Bundle, BundleError, Coherency, Doors, FORMAT, Program, Segment, Time, TimeSource, VmConfig,
+    VmProblem, VmSource, check_name, check_vm, write,
 };
 use crate::crc32c::compute;
 use proptest::prelude::*;
@@ -11,6 +11,8 @@ use std::{string::ToString, vec, vec::Vec};
 const KERNEL: [u8; 5000] = [7; 5000];
 const INITRD: [u8; 10] = [9; 10];
 
+const OTHER_TIME: Time = Time { frequency: 24_000_000, rate: 500_000, source: TimeSource::Mmio };
+
 fn source(name: &str) -> VmSource<'_> {
     VmSource {
         vcpus: 2,
@@ -18,7 +20,7 @@ fn source(name: &str) -> VmSource<'_> {
         cmdline: "console=ttyAMA0",
         pause_stops_time: name == "db",
         coherency: if name == "db" { Coherency::Strict } else { Coherency::OnDemand },
-        time: if name == "db" { Time { frequency: 24_000_000, rate: 500_000 } } else { Time::default() },
+        time: if name == "db" { OTHER_TIME } else { Time::default() },
         ..VmSource::new(name, &KERNEL[..], 64 << 20)
     }
 }
@@ -50,7 +52,7 @@ fn what_was_written_is_read_back() {
     assert_eq!((bundle.made_by(), bundle.vm_count(), vms.len()), ("test 1", 2, 2));
     assert_eq!((vms[0].name, vms[0].vcpus, vms[0].memory, vms[0].cmdline), ("web", 2, 64 << 20, "console=ttyAMA0"));
     assert_eq!((vms[0].pause_stops_time, vms[1].pause_stops_time), (false, true));
-    assert_eq!((vms[0].time, vms[1].time), (Time::default(), Time { frequency: 24_000_000, rate: 500_000 }));
+    assert_eq!((vms[0].time, vms[1].time), (Time::default(), OTHER_TIME));
     assert_eq!((vms[0].coherency, vms[1].coherency), (Coherency::OnDemand, Coherency::Strict));
     assert_eq!((vms[1].name, vms[1].initrd, vms[1].affinity, vms[1].weight), ("db", None, 0b10, 100));
     assert_eq!(bundle.verify(&vms[0].kernel).unwrap(), KERNEL);
@@ -73,7 +75,7 @@ fn all_of_a_vm_goes_the_whole_way() {
         weight: 7,
         affinity: 0b101,
         pause_stops_time: true,
-        time: Time { frequency: 62_500_000, rate: 250_000 },
+        time: Time { frequency: 62_500_000, rate: 250_000, source: TimeSource::Cp15 },
         coherency: Coherency::Eager,
         doors,
     };
@@ -85,7 +87,10 @@ fn all_of_a_vm_goes_the_whole_way() {
     assert_eq!(source.with(|text| *text, read.kernel, None, read.initrd), read);
     let said = (read.name, read.vcpus, read.memory, read.program, read.cmdline, read.weight, read.affinity);
     assert_eq!(said, ("all", 3, 66 << 20, None, "quiet", 7, 0b101));
-    assert_eq!((read.time, read.coherency), (Time { frequency: 62_500_000, rate: 250_000 }, Coherency::Eager));
+    assert_eq!(
+        (read.time, read.coherency),
+        (Time { frequency: 62_500_000, rate: 250_000, source: TimeSource::Cp15 }, Coherency::Eager)
+    );
     assert_eq!((read.pause_stops_time, read.doors, files), (true, doors, (&KERNEL[..], &INITRD[..])));
 }
 
@@ -149,11 +154,11 @@ fn a_vm_that_breaks_a_rule_is_refused_with_its_number() {
     assert_eq!(problem(VmSource { affinity: 0, ..source("b") }), VmProblem::Affinity);
     assert_eq!(problem(VmSource { kernel: &[], ..source("b") }), VmProblem::BlobOutside);
     for frequency in [1, 999_999, 1_000_000_001, u32::MAX] {
-        let time = Time { frequency, rate: 1_000_000 };
+        let time = Time { frequency, ..Time::default() };
         assert_eq!(problem(VmSource { time, ..source("b") }), VmProblem::Frequency(frequency));
     }
     for rate in [0, 999, 10_000_001, u32::MAX] {
-        let time = Time { frequency: 0, rate };
+        let time = Time { rate, ..Time::default() };
         assert_eq!(problem(VmSource { time, ..source("b") }), VmProblem::Rate(rate));
     }
     let large = vec![0; 3 << 20];

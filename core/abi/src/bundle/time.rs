@@ -1,4 +1,4 @@
-//! A VM's own time: the frequency of its counter, and how fast its time passes.
+//! A VM's own time: the frequency of its counter, how fast its time passes, and from which counter its guest takes it.
 
 use super::VmProblem;
 use core::ops::RangeInclusive;
@@ -11,6 +11,54 @@ pub struct Time {
     pub frequency: u32,
     /// How fast its time passes, in millionths of real time.
     pub rate: u32,
+    /// Which counter and timers its device tree names.
+    pub source: TimeSource,
+}
+
+/// Which counter and timers a guest's device tree names.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub enum TimeSource {
+    /// The CPU's where they show the guest's time, else the memory-mapped one.
+    #[default]
+    Auto,
+    /// The CPU's.
+    Cp15,
+    /// The memory-mapped one alone.
+    Mmio,
+}
+
+/// How far a host's CPU can show a guest's time.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum CpuCounters {
+    /// Its time is the host's: nothing is emulated.
+    Native,
+    /// Its time is another, and all counters trap and show it.
+    Trapped,
+    /// Its time is another, and CNTVCT_EL0 traps nowhere (no FEAT_ECV): it shows the host's speed.
+    VirtualUntrapped,
+}
+
+impl TimeSource {
+    /// What a site file may say, by their numbers there.
+    pub const NAMES: [&str; 3] = ["auto", "cp15", "mmio"];
+    /// The same as values.
+    pub const LIST: [Self; 3] = [Self::Auto, Self::Cp15, Self::Mmio];
+
+    /// Whether the guest is told of the memory-mapped timer alone.
+    #[must_use]
+    pub const fn is_memory(self, counters: CpuCounters) -> bool {
+        match self {
+            Self::Auto => matches!(counters, CpuCounters::VirtualUntrapped),
+            Self::Cp15 => false,
+            Self::Mmio => true,
+        }
+    }
+
+    /// Whether a kernel that takes its clock from the virtual counter, as Linux does, has a wrong one.
+    #[must_use]
+    pub const fn misleads(self, counters: CpuCounters) -> bool {
+        matches!((self, counters), (Self::Cp15, CpuCounters::VirtualUntrapped))
+    }
 }
 
 impl Time {
@@ -36,6 +84,25 @@ impl Time {
 
 impl Default for Time {
     fn default() -> Self {
-        Self { frequency: 0, rate: Self::REAL }
+        Self { frequency: 0, rate: Self::REAL, source: TimeSource::Auto }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{CpuCounters, TimeSource};
+
+    #[test]
+    fn the_timer_in_memory_is_for_what_the_cpu_cannot_show() {
+        let [native, trapped, untrapped] = [CpuCounters::Native, CpuCounters::Trapped, CpuCounters::VirtualUntrapped];
+        let memory = |source: TimeSource| [native, trapped, untrapped].map(|counters| source.is_memory(counters));
+        assert_eq!(memory(TimeSource::Auto), [false, false, true]);
+        assert_eq!(memory(TimeSource::Cp15), [false; 3]);
+        assert_eq!(memory(TimeSource::Mmio), [true; 3]);
+        for source in TimeSource::LIST {
+            let wrong = [native, trapped, untrapped].map(|counters| source.misleads(counters));
+            assert_eq!(wrong, [false, false, source == TimeSource::Cp15]);
+        }
+        assert_eq!(TimeSource::LIST.len(), TimeSource::NAMES.len());
     }
 }

@@ -3,6 +3,7 @@
 extern crate std;
 
 use super::{GuestClock, GuestTicks, Rate, Scale};
+use crate::EmulatedTimer;
 use crate::saved::{self, Refused};
 use proptest::collection::vec;
 use proptest::prelude::{Just, Strategy, any, prop_assert, prop_assert_eq, prop_assume, prop_oneof, proptest};
@@ -116,6 +117,35 @@ proptest! {
             prop_assert_eq!(restored.save(Ticks(later)), saved);
             let is_native = host == clock.frequency() && clock.rate() == Rate::REAL;
             prop_assert_eq!(restored.hardware_offset().is_some(), is_native);
+        }
+    }
+
+    /// A VM's clock and timer go from a host of 100 MHz to one of 62.5 MHz, on to one of 1 GHz, and back: on each the count goes on
+    /// where it stood, a second has as many ticks as before, and the timer fires at the guest's count that it was set to, as
+    /// late as that host's ticks are long.
+    #[test]
+    fn p5_a8_a_vm_goes_on_at_another_host_frequency(
+        start in any::<u32>(), ran in 1..1_u64 << 40, wait in 1..1_u64 << 36, guest in prop_oneof![Just(62_500_000), Just(1_000_000_000_u64)],
+    ) {
+        let (mut host, mut now) = (Hz(100_000_000), Ticks(start.into()));
+        let mut clock = GuestClock::start(now, host, Hz(guest), Rate::REAL).unwrap();
+        now = now.after(ran);
+        let compare = clock.guest(now).0 + wait;
+        let mut timer = EmulatedTimer::from_registers(1, compare);
+        for to in [62_500_000, 1_000_000_000, 100_000_000] {
+            let (saved, saved_timer, before) = (clock.save(now), timer.save(), clock.guest(now));
+            (host, now) = (Hz(to), Ticks(now.0.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 8));
+            clock = GuestClock::restore(&saved, host, now).unwrap();
+            timer = EmulatedTimer::restore(&saved_timer).unwrap();
+            prop_assert_eq!(clock.guest(now), before, "the count jumps");
+            let second = clock.guest(now.after(to)).0 - before.0;
+            prop_assert!(second.abs_diff(guest) <= 1, "a second has {second} ticks");
+            let deadline = timer.deadline(&clock, now).unwrap();
+            prop_assert!(clock.guest(deadline).0 >= compare, "it fires early");
+            prop_assert!(deadline == now || clock.guest(Ticks(deadline.0 - 1)).0 < compare, "it fires late");
+            // A part of the way there, and on to the next host.
+            now = now.after(deadline.0.saturating_sub(now.0) / 4);
+            prop_assert!(!timer.is_asserted(&clock, now) || deadline == now);
         }
     }
 
@@ -242,8 +272,10 @@ proptest! {
             near(clock, later, true, behind * seconds as i64 + stood as i64)?;
             clock.resume(later);
             near(clock, later, true, behind * seconds as i64 + stood as i64)?;
-            let nanoseconds = clock.ticks_of(host).nanoseconds(host.0 * 1000);
-            prop_assert!(nanoseconds.abs_diff(u64::from(rate) * 1_000_000) <= 1_000_000, "{nanoseconds} ns");
+            // The host that seems to count so fast does so in whole hertz.
+            let (nanoseconds, real) = (clock.ticks_of(host).nanoseconds(host.0 * 1000), u64::from(rate) * 1_000_000);
+            let wrong = real / (host.0 * 1_000_000 / u64::from(rate)) + 1_000;
+            prop_assert!(nanoseconds.abs_diff(real) <= wrong, "{nanoseconds} ns");
             prop_assert_eq!(clock.real_microseconds(10), 10_000_000_u64.div_ceil(rate.into()));
         }
     }

@@ -3,7 +3,7 @@
 extern crate std;
 
 use super::{DEVICE_TREE_SIZE, Placement, PlacementError, Segment};
-use crate::{MachinePlan, RAM_BASE, Spec};
+use crate::{MachinePlan, RAM_BASE, Spec, Timers};
 use alloc::vec::Vec;
 use proptest::prelude::*;
 use units::{Hz, Ipa, Range};
@@ -19,7 +19,7 @@ fn plan(memory: u64) -> MachinePlan {
         virtio: &[],
         watchdog: false,
         counter_frequency: Hz(1_000_000),
-        virtual_timer: true,
+        timers: Timers::Cpu,
     })
     .unwrap()
 }

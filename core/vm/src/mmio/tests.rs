@@ -60,7 +60,7 @@ impl Fake {
             virtio: &[],
             watchdog: false,
             counter_frequency: Hz(1_000_000),
-            virtual_timer: true,
+            timers: machine::Timers::Cpu,
         };
         let plan = MachinePlan::new(spec).unwrap();
         let mut fake = Self { plan, pages: BTreeMap::new(), code: word, sctlr_el1: 0, asked: Cell::new(0) };

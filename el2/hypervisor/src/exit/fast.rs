@@ -128,7 +128,9 @@ fn synchronous(vcpu: &'static Vcpu, context: &mut VcpuContext) -> Answer {
             vcpu.counters.count(Reason::IdRegister);
             true
         }
-        class::DATA_ABORT_LOWER => distributor_read(vcpu, context) || uart(vcpu, context),
+        class::DATA_ABORT_LOWER => {
+            distributor_read(vcpu, context) || uart(vcpu, context) || memory_count(vcpu, context)
+        }
         class::HVC64 if syndrome & 0xffff == 0x86 => doors::null_hvc(vcpu, context),
         class::WFX => return wait(vcpu, context),
         class::SMC64 if syndrome & 0xffff == 0 && speculation::work_around(context.x[0] as u32) => {
@@ -249,6 +251,28 @@ fn uart(vcpu: &'static Vcpu, context: &mut VcpuContext) -> bool {
         }
         _ => return false,
     }
+    context.skip_instruction();
+    context.pstate = pstate::after_a64_instruction(state);
+    vcpu.counters.count(Reason::Device);
+    true
+}
+
+/// A word of the memory-mapped timer's counters, of which Linux reads three for each look at its clock, where that is its clock.
+/// Not the first one, at the begin of the page, for the reason of [`distributor_read`].
+#[inline(never)]
+fn memory_count(vcpu: &'static Vcpu, context: &mut VcpuContext) -> bool {
+    let (syndrome, state) = (context.syndrome, context.pstate);
+    let offset = sysreg::far_el2() & 0xfff;
+    if (sysreg::hpfar_el2() & 0x0fff_ffff_fff0) << 8 != machine::TIMER_BASE
+        || syndrome & LOAD_MASK != LOAD_WORD
+        || !matches!(offset, 0x4 | 0x8 | 0xc)
+        || !pstate::is_kernel(state)
+        || sysreg::sctlr_el1::read() & pstate::SCTLR_EE != 0
+    {
+        return false;
+    }
+    let Some(value) = vcpu.vm.devices.timer_word(offset, vcpu.count()) else { return false };
+    context.set_register((syndrome >> 16 & 31) as u8, value);
     context.skip_instruction();
     context.pstate = pstate::after_a64_instruction(state);
     vcpu.counters.count(Reason::Device);

@@ -186,6 +186,9 @@ fn write(vcpu: &'static Vcpu, operation: &Operation, value: u64) {
             let outside = Surroundings::of(vcpu.vm);
             vcpu.vm.devices.bus().write(place, size, value, &outside);
             tell(vcpu, outside.concerned());
+            if outside.moves_timer() {
+                vcpu.follow_timer();
+            }
             if let Some(wait) = outside.wait() {
                 vcpu.carry_on(wait);
             }

@@ -411,7 +411,7 @@ impl Vcpu {
     ///
     /// Of a vCPU at rest of which nothing was asked the model has nothing to say: nothing is pending for it.
     pub(crate) fn wait_for_interrupt(&'static self, until: Option<GuestTicks>) {
-        let knows_nothing = || self.is_at_rest() && !self.time.lock().is_asserted(Ticks(sysreg::cntpct_el0()));
+        let knows_nothing = || self.is_at_rest() && !self.is_timer_due();
         self.wait(knows_nothing, |gic, vmcr| gic.has_deliverable(self.id, vmcr), until);
     }
 
@@ -515,6 +515,7 @@ impl Vcpu {
             if !matches!(leave, Leave::Resumed(_)) {
                 self.tell_power(Power::Off);
             }
+            self.hand_timer_over();
             // Others may be able to. Behind the store above, so that who asks later sees that it is off.
             // Pairs with the addition in `sched::ask`.
             if self.requests.fetch_and(!request::DEVICES, Ordering::AcqRel) & request::DEVICES != 0 {

@@ -26,6 +26,7 @@ use units::Ticks;
 use super::Vcpu;
 use crate::host;
 use crate::sched;
+use crate::vm::handle::request;
 
 /// The clock that a vCPU goes by, and those of its timers that are emulated.
 #[derive(Clone, Copy)]
@@ -95,7 +96,10 @@ impl Time {
 }
 
 fn earlier(one: Option<Ticks>, other: Option<Ticks>) -> Option<Ticks> {
-    [one, other].into_iter().flatten().min()
+    match (one, other) {
+        (Some(one), Some(other)) => Some(one.min(other)),
+        (one, other) => one.or(other),
+    }
 }
 
 /// Whether a guest that goes by `clock` needs other controls than all others, and which.
@@ -204,15 +208,16 @@ impl Vcpu {
 
     /// The lines of the timers that are emulated follow their registers. It is loaded.
     pub(super) fn update_timers(&self) {
-        let time = *self.time.lock();
         let now = Ticks(sysreg::cntpct_el0());
+        let shared = self.vm.look_at_timer(now);
+        let time = *self.time.lock();
         let line = |timer: EmulatedTimer| {
             if timer.is_asserted(&time.clock, now) { vgic::Line::High } else { vgic::Line::Low }
         };
         let (physical, virtual_) = (line(time.physical), line(time.virtual_));
         let interrupts = self.vm.plan.timer_interrupts();
         self.with_gic(|gic| {
-            let concerned = gic.set_ppi_level(self.id, interrupts.physical, physical);
+            let concerned = shared.union(gic.set_ppi_level(self.id, interrupts.physical, physical));
             if time.traps_virtual {
                 concerned.union(gic.set_ppi_level(self.id, interrupts.virtual_, virtual_))
             } else {
@@ -224,8 +229,32 @@ impl Vcpu {
             vgic::Line::High => None,
             vgic::Line::Low => timer.deadline(&time.clock, now),
         };
-        if let Some(deadline) = earlier(pending(time.physical, physical), pending(time.virtual_, virtual_)) {
+        let own = earlier(pending(time.physical, physical), pending(time.virtual_, virtual_));
+        if let Some(deadline) = earlier(own, self.vm.timer_at()) {
             sched::set_alarm(deadline);
+        }
+    }
+
+    /// The VM's memory-mapped timer has another deadline, by what this vCPU wrote: it is asked to look at its timers then.
+    pub(crate) fn follow_timer(&self) {
+        let own = self.time.lock().deadline(Ticks(sysreg::cntpct_el0()));
+        if let Some(deadline) = earlier(own, self.vm.timer_at()) {
+            sched::set_alarm(deadline);
+        }
+    }
+
+    /// Whether the time of one of its timers has come that are emulated, or that of the VM's memory-mapped one.
+    pub(super) fn is_timer_due(&self) -> bool {
+        let now = Ticks(sysreg::cntpct_el0());
+        self.time.lock().is_asserted(now) || self.vm.timer_at().is_some_and(|at| at <= now)
+    }
+
+    /// It is switched off: the others look after the memory-mapped timer, of whose deadline they may not know.
+    pub(super) fn hand_timer_over(&self) {
+        if self.vm.timer_at().is_some() {
+            for other in self.vm.vcpus().iter().filter(|other| other.id != self.id) {
+                other.request(request::TIMER);
+            }
         }
     }
 
@@ -239,6 +268,7 @@ impl Vcpu {
             let timer = EmulatedTimer::from_registers(sysreg::cntv_ctl_el0::read(), sysreg::cntv_cval_el0::read());
             earlier(timer.deadline(&time.clock.unscaled(), now), time.deadline(now))
         };
-        earlier(timers, until.and_then(|count| time.clock.host(count, now)))
+        let until = until.and_then(|count| time.clock.host(count, now));
+        earlier(earlier(timers, self.vm.timer_at()), until)
     }
 }

@@ -20,12 +20,12 @@ use alloc::vec::Vec;
 use ::vm::AtExpiry;
 use clock::GuestTicks;
 use devices::{
-    Access, Bus, Change, Device, ErasedFlash, GenericWatchdog, Outside, POWER_BUTTON_PIN, Pl031, Pl061, Slot, Stream,
-    Uart, Wired,
+    Access, AccessSize, Bus, Change, Device, ErasedFlash, GenericWatchdog, MemoryTimer, Outside, POWER_BUTTON_PIN,
+    Pl031, Pl061, Slot, Stream, Uart, Wired,
 };
 use hw::sync::PreemptLock;
 use machine::{DeviceKind, MachinePlan, Row, UART_BASE, VirtioKind};
-use units::{Ipa, Ticks};
+use units::{Ipa, Ticks, VcpuSet};
 use virtio::{Console, Entropy, Mmio, Vacant};
 
 use crate::host::entropy;
@@ -94,6 +94,7 @@ pub(crate) struct Devices {
     uart: &'static Locked<Uart>,
     gpio: Option<&'static Locked<Pl061>>,
     watchdog: Option<&'static Locked<GenericWatchdog>>,
+    timer: Option<&'static Locked<MemoryTimer>>,
     console: Option<&'static Locked<Mmio<Console>>>,
 }
 
@@ -103,7 +104,7 @@ impl Devices {
     /// # Errors
     /// A sentence for the log.
     pub(crate) fn new(plan: &MachinePlan) -> Result<Self, String> {
-        let (mut uart, mut gpio, mut watchdog, mut console) = (None, None, None, None);
+        let (mut uart, mut gpio, mut watchdog, mut timer, mut console) = (None, None, None, None, None);
         let mut slots: Vec<&'static dyn Slot> = Vec::new();
         for row in plan.rows() {
             // Exhaustive, so that a kind of device that is planned and forgotten here does not compile.
@@ -125,6 +126,11 @@ impl Devices {
                     watchdog.get_or_insert(device);
                     device
                 }
+                DeviceKind::Timer => {
+                    let device = Locked::new(MemoryTimer::new(plan.counter_frequency()), row);
+                    timer.get_or_insert(device);
+                    device
+                }
                 DeviceKind::Virtio(VirtioKind::Console) if console.is_none() => {
                     *console.insert(Locked::new(Mmio::new(Console::connected(Stream::Virtio)), row))
                 }
@@ -140,7 +146,7 @@ impl Devices {
             });
         }
         let uart = uart.ok_or_else(|| format!("its plan has no UART at {UART_BASE:#x}"))?;
-        Ok(Self { bus: Bus::new(slots), uart, gpio, watchdog, console })
+        Ok(Self { bus: Bus::new(slots), uart, gpio, watchdog, timer, console })
     }
 
     /// The devices as accesses find them.
@@ -209,6 +215,24 @@ impl Devices {
             let deadline = device.deadline().and_then(|count| vm.when(GuestTicks(count)));
             (expired, deadline)
         })
+    }
+
+    /// A word of the memory-mapped timer's frame, for the short path of an exit, where the guest's counter shows `count`; `None` if
+    /// there is no such timer, or somebody else works on it.
+    #[inline(always)]
+    #[must_use]
+    pub(crate) fn timer_word(&self, offset: u64, count: u64) -> Option<u64> {
+        let wired = self.timer?.0.try_lock_masked()?;
+        Some(wired.device().read_frame(MemoryTimer::TIMER_FRAME, offset, AccessSize::Word, count))
+    }
+
+    /// Lets the memory-mapped timer know what time it is, which asks for its next deadline itself. The vCPUs that its lines concern.
+    #[must_use]
+    pub(crate) fn advance_timer(&self, vm: &Vm) -> VcpuSet {
+        let Some(timer) = self.timer else { return VcpuSet::EMPTY };
+        let outside = Surroundings::of(vm);
+        timer.0.lock().poll(&outside);
+        outside.concerned()
     }
 
     /// Input for the UART. What does not fit is lost, as on a real line.

@@ -37,6 +37,7 @@ pub(crate) mod images;
 mod life;
 pub(crate) mod outside;
 pub(crate) mod saved;
+mod time;
 pub(crate) mod watchdog;
 
 use crate::host::text::{Sentence, sentence};
@@ -104,6 +105,8 @@ pub struct Vm {
     clock: PreemptLock<VmClock>,
     /// The host's ticks in nanoseconds as its guest has them.
     nanoseconds: Scale,
+    /// The host's count at which its memory-mapped timer is to be looked at; the largest if never. Written under that device's lock.
+    timer_at: AtomicU64,
     /// The page of the vCPUs' records of stolen time; 0 while the VM is off.
     records: AtomicU64,
     /// Its vCPUs stand still, as its life says, for those who look without that lock. Written under it.
@@ -147,7 +150,7 @@ pub(crate) fn create(
         virtio: &[VirtioKind::Console, VirtioKind::Entropy],
         watchdog: config.doors.generic_watchdog,
         counter_frequency: clock.frequency(),
-        virtual_timer: clock.hardware_offset().is_some(),
+        timers: time::timers(&config, &clock),
     })
     .map_err(|error| format!("{}: {error}", config.name))?;
     let devices = Devices::new(&plan).map_err(|error| format!("{}: {error}", config.name))?;
@@ -169,16 +172,11 @@ pub(crate) fn create(
         vttbr: AtomicU64::new(0),
         clock: PreemptLock::new(VmClock::new(clock, config.pause_stops_time)),
         nanoseconds: clock.ticks_of(host.counter),
+        timer_at: AtomicU64::new(u64::MAX),
         records: AtomicU64::new(0),
         paused: AtomicBool::new(false),
     }));
-    if clock.hardware_offset().is_none() && host.controls.cnthctl_scaled == 0 {
-        log::warn!(
-            "{}: this CPU cannot trap CNTVCT_EL0 (no FEAT_ECV): a guest that reads it, as Linux does, has the host's time by a \
-             wrong frequency; the physical counter and timer are right",
-            vm.config.name
-        );
-    }
+    time::warn_of_misleading(vm, &clock);
     let vcpus: Result<Box<[_]>, _> = (0..vm.config.vcpus).map(|id| make_vcpu(vm, VcpuId(id))).collect();
     let vcpus = vcpus.map_err(|error| format!("{}: no memory for its vCPUs: {error}", vm.config.name))?;
     vm.vcpus.call_once(|| vcpus);

@@ -28,6 +28,7 @@ pub(crate) struct Surroundings<'a> {
     concerned: Cell<VcpuSet>,
     is_unfinished: Cell<bool>,
     is_in_vain: Cell<bool>,
+    moves_timer: Cell<bool>,
 }
 
 impl<'a> Surroundings<'a> {
@@ -40,6 +41,7 @@ impl<'a> Surroundings<'a> {
             concerned: Cell::new(VcpuSet::EMPTY),
             is_unfinished: Cell::new(false),
             is_in_vain: Cell::new(false),
+            moves_timer: Cell::new(false),
         }
     }
 
@@ -53,6 +55,12 @@ impl<'a> Surroundings<'a> {
     #[must_use]
     pub(crate) fn is_in_vain(&self) -> bool {
         self.is_in_vain.get()
+    }
+
+    /// Whether the memory-mapped timer has another deadline: a vCPU has to see to it that it is looked at then.
+    #[must_use]
+    pub(crate) fn moves_timer(&self) -> bool {
+        self.moves_timer.get()
     }
 
     /// What the device's unfinished work waits for, if there is any; who asks has to see to it that it is gone on with.
@@ -121,6 +129,10 @@ impl Outside for Surroundings<'_> {
                 if let Some(at) = self.vm.when(GuestTicks(count)) {
                     watchdog::watch(self.vm.id, &self.vm.doors.watchdogs, at);
                 }
+            }
+            Request::TimerAt(count) => {
+                self.moves_timer.set(true);
+                self.vm.set_timer(count.and_then(|count| self.vm.when(GuestTicks(count))));
             }
             Request::Report(text) => self.vm.report(Level::Warn, text),
         }

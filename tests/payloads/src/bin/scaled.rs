@@ -2,7 +2,8 @@
 //! where it can see that; its timers never early; every register that traps, at EL1 and EL0.
 //!
 //! Words on the command line: `frequency` and `rate` (in millionths) are what its site file says, `host` is the frequency of the
-//! host's counter, and `virtual=scaled` says that the virtual counter and timer trap too.
+//! host's counter, `virtual=scaled` says that the virtual counter and timer trap too, and `timer=memory` that the device tree
+//! names the memory-mapped timer alone.
 #![no_std]
 #![no_main]
 
@@ -14,6 +15,15 @@ use payload_rt::timer::{ENABLE, IMASK, ISTATUS, PHYSICAL_PPI, VIRTUAL_PPI};
 use payload_rt::{check, check_equal, cpu, fdt, gic, instruction, interrupt, machine, memory, sysreg, test, tests};
 use payload_rt::{timer, user};
 
+#[path = "scaled/memory_timer.rs"]
+mod memory_timer;
+
+use memory_timer::{
+    counters as memory_timer_counters, level as memory_timer_level, never_early as memory_timer_never_early,
+    outlives_the_cpu_that_set_it as memory_timer_outlives_the_cpu_that_set_it, registers as memory_timer_registers,
+    wakes_wfi as memory_timer_wakes_wfi,
+};
+
 payload_rt::entry!(main);
 
 fn main() {
@@ -21,6 +31,8 @@ fn main() {
         p5_a1_device_tree, p5_a11_frequency, p5_a2_each_access_is_one_exit, p5_a2_at_el0, p5_a3_counts_by_its_frequency,
         p5_a3_ten_seconds_of_the_real_time_clock, p5_a4_never_goes_back, p5_a5_never_early, p5_a5_wfi_wakes_by_the_timer,
         p5_a6_extremes, p5_a6_level, p5_a11_virtual_counter, virtual_timer_goes_by_its_counter, waits_with_a_timeout,
+        memory_timer_counters, memory_timer_registers, memory_timer_never_early, memory_timer_wakes_wfi,
+        memory_timer_level, memory_timer_outlives_the_cpu_that_set_it,
     ));
 }
 
@@ -76,6 +88,9 @@ fn sleep() {
 }
 
 fn p5_a1_device_tree() -> Verdict {
+    if memory_timer::is_there() {
+        return memory_timer::device_tree();
+    }
     let (mut interrupts, mut names, mut frequency) = (0, 0, 0);
     let mut is_physical = false;
     let walked = fdt::walk(machine::device_tree(), |_, node, property, value| match (node, property) {
@@ -317,7 +332,7 @@ fn p5_a5_never_early() -> Verdict {
     with_note(|| {
         let mut random = Random::new(machine::option_number("seed", 5));
         for round in 1..=machine::option_number("trials", 1000) as u32 {
-            let ahead = random.below(real_microseconds(300) + 2);
+            let ahead = random.below(real_microseconds(machine::option_number("ahead", 300)) + 2);
             let compare = timer::physical_now() + ahead;
             sysreg::cntp_cval_el0::write(compare);
             sysreg::cntp_ctl_el0::write(ENABLE);

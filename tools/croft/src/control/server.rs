@@ -224,6 +224,9 @@ impl Desk<'_> {
                 state = format!("{state}, its console says that its kernel panicked");
                 reason = last_words;
             }
+            if self.session.may_read_a_wrong_clock(&name) {
+                state.push_str(", its clock is wrong if it reads CNTVCT_EL0 (see croft check)");
+            }
             let word = word.to_owned();
             let vcpus = self.vcpus.get(index).copied().unwrap_or_default();
             let guest = match self.session.report(index as u16, ANSWER) {

@@ -181,6 +181,7 @@ impl Session {
         let (output, input) = running.serial()?;
         let names = site.vms.iter().map(|vm| vm.name.clone()).collect();
         let mut session = Self::over(output, input, names, options).map_err(StartError::Logs)?;
+        session.wrong_clocks = site.wrong_clocks().map(|(vm, _)| vm.to_owned()).collect();
         session.host = Some(Host { running: Mutex::new(running), _bundle: bundle });
         Ok(session)
     }

@@ -8,7 +8,7 @@ use super::MAX_HOST_CPUS;
 use super::reader::Values;
 use super::texts::Text;
 use crate::{decimal, size};
-use abi::bundle::{self, Coherency, Group, Quota, Time};
+use abi::bundle::{self, Coherency, Group, Quota, Time, TimeSource};
 use abi::watchdog::{self, Action};
 use std::ops::RangeInclusive;
 
@@ -428,6 +428,14 @@ static TIME: Table = Table {
             ALONE,
             "\"0.5\"",
             "How fast its time passes: at half of real time a real minute is thirty seconds to it.",
+        ),
+        key(
+            "source",
+            Form::Choice(&TimeSource::NAMES, "which counter and timers the guest is told of"),
+            usual(0),
+            ALONE,
+            "\"mmio\"",
+            "Which counter and timers its device tree names: those of the CPU (`cp15`), or the memory-mapped one alone (`mmio`), from which Linux before 6.18 takes all of its time. `auto` is the latter where its time is not the host's and the CPU cannot show it (no FEAT_ECV).",
         ),
     ],
 };

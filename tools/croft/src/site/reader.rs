@@ -356,6 +356,7 @@ impl<'t> Reader<'t> {
             time: keys.given_table("time").map_or(bundle::Time::default(), |time| bundle::Time {
                 frequency: time.number("frequency") as u32,
                 rate: time.number("rate") as u32,
+                source: bundle::TimeSource::LIST.get(time.number("source") as usize).copied().unwrap_or_default(),
             }),
             coherency: self.coherency(table, &keys)?,
             doors: doors(&keys),

@@ -8,7 +8,7 @@ use super::Tally;
 use crate::compile::{self, Image};
 use crate::tree::Tree;
 use crate::trial::Trial;
-use abi::bundle::{Calls, Coherency, Group, Quota, Time};
+use abi::bundle::{Calls, Coherency, Group, Quota, Time, TimeSource};
 use abi::watchdog::Action;
 use anyhow::Result;
 use croft::site::Vm;
@@ -57,20 +57,26 @@ const VARIANTS: [Variant; 10] = [
     },
     Variant {
         payload: "scaled",
-        what: "faster than its host",
+        what: "faster than its host, by the CPU's timer",
         models: &["max", "cortex-a72"],
-        change: |trial| scale(trial, 62_500_000, Time { frequency: 1_000_000_000, ..Time::default() }),
+        change: |trial| {
+            let time = Time { frequency: 1_000_000_000, source: TimeSource::Cp15, ..Time::default() };
+            scale(trial, 62_500_000, time);
+            // Each vCPU has a CPU of its own, and so no reason to exit for a wait but its time.
+            trial.vm.vcpus = CPUS;
+        },
         words: "host=62500000 frequency=1000000000 rate=1000000",
     },
     Variant {
         payload: "scaled",
-        what: "slower than its host, at half of real time, counted",
+        what: "slower than its host, at half of real time, by the timer in memory, counted",
         models: &["max"],
         change: |trial| {
-            scale(trial, 100_000_000, Time { frequency: 24_000_000, rate: 500_000 });
+            let time = Time { frequency: 24_000_000, rate: 500_000, source: TimeSource::Mmio };
+            scale(trial, 100_000_000, time);
             (trial.vm.vcpus, trial.cpus, trial.icount) = (2, 1, true);
         },
-        words: "host=100000000 frequency=24000000 rate=500000 reads=2000 trials=200 seconds=10",
+        words: "host=100000000 frequency=24000000 rate=500000 timer=memory reads=500000 trials=10000 ahead=4 seconds=10",
     },
     Variant {
         payload: "coherency",
@@ -191,7 +197,8 @@ fn with_filter(words: &str, options: &str) -> String {
 fn usual(image: &Image, model: &str, options: &str) -> Trial {
     let mut vm = Vm::new(&*image.name, &image.path, 64 << 20);
     vm.vcpus = VCPUS;
-    vm.cmdline = format!("{} {options}{}", words_for(&image.name), words_of_model(image, model)).trim().to_owned();
+    let words = [words_of_model(image, model), words_of_usual(image, model)].concat();
+    vm.cmdline = format!("{} {options}{words}", words_for(&image.name)).trim().to_owned();
     vm.doors.vmware = matches!(&*image.name, "coherency" | "doors" | "wfe" | "storm" | "scaled");
     vm.doors.wfe = matches!(&*image.name, "wfe" | "storm");
     vm.doors.generic_watchdog = image.name == "watchdog";
@@ -240,6 +247,11 @@ fn words_for(payload: &str) -> &'static str {
 /// The words that say what its CPU can do: only FEAT_ECV traps the virtual counter.
 fn words_of_model(image: &Image, model: &str) -> &'static str {
     if image.name == "scaled" && model == "max" { " virtual=scaled" } else { "" }
+}
+
+/// Those of the usual VM only: where the CPU does not trap the virtual counter, its device tree has the timer in memory.
+fn words_of_usual(image: &Image, model: &str) -> &'static str {
+    if image.name == "scaled" && model != "max" { " timer=memory" } else { "" }
 }
 
 /// A payload without the hypervisor, at EL1 of one model.

@@ -1,0 +1,76 @@
+//! Which of its counters and timers show a guest's time, and when its memory-mapped timer is looked at.
+//!
+//! That timer is a device of the VM, not of a vCPU, and is due as exactly as those of the CPU. So each vCPU takes its deadline for
+//! one more of its own: the first one that has a CPU when it comes moves the timer's lines, on its own thread's time. A vCPU that
+//! is switched off hands the deadline over to the others.
+
+use core::sync::atomic::Ordering;
+
+use abi::bundle::{CpuCounters, VmConfig};
+use clock::GuestClock;
+use machine::Timers;
+use units::{Ticks, VcpuSet};
+
+use crate::host;
+use crate::vm::Vm;
+
+/// How far this host's CPUs can show `clock`.
+fn counters(clock: &GuestClock) -> CpuCounters {
+    if clock.hardware_offset().is_some() {
+        CpuCounters::Native
+    } else if host::get().controls.cnthctl_scaled != 0 {
+        CpuCounters::Trapped
+    } else {
+        CpuCounters::VirtualUntrapped
+    }
+}
+
+/// Which counter and timers the guest that `config` describes is told of.
+pub(super) fn timers(config: &VmConfig<'_>, clock: &GuestClock) -> Timers {
+    match counters(clock) {
+        counters if config.time.source.is_memory(counters) => Timers::Memory,
+        CpuCounters::Native => Timers::Cpu,
+        CpuCounters::Trapped | CpuCounters::VirtualUntrapped => Timers::Physical,
+    }
+}
+
+/// Says so, if a guest that takes its clock from the virtual counter has a wrong one.
+pub(super) fn warn_of_misleading(vm: &Vm, clock: &GuestClock) {
+    if vm.config.time.source.misleads(counters(clock)) {
+        log::warn!(
+            "{}: this CPU cannot trap CNTVCT_EL0 (no FEAT_ECV), and time.source is \"cp15\": a kernel that reads it, as Linux does, \
+             has the host's time by a wrong frequency, and only one that uses the physical counter and timer a right one; \
+             time.source = \"mmio\" is right for Linux before 6.18",
+            vm.config.name
+        );
+    }
+}
+
+impl Vm {
+    /// Its memory-mapped timer is to be looked at when the host's counter shows `at`, or not at all. Under that device's lock.
+    pub(super) fn set_timer(&self, at: Option<Ticks>) {
+        // Pairs with the acquire in `timer_at`.
+        self.timer_at.store(at.map_or(u64::MAX, |at| at.0), Ordering::Release);
+    }
+
+    /// When its memory-mapped timer is to be looked at, if it has one that is armed.
+    #[inline(always)]
+    #[must_use]
+    pub(crate) fn timer_at(&self) -> Option<Ticks> {
+        // Pairs with the release in `set_timer`: who finds a deadline finds the clock that it was computed by, or a later one.
+        match self.timer_at.load(Ordering::Acquire) {
+            u64::MAX => None,
+            at => Some(Ticks(at)),
+        }
+    }
+
+    /// Lets its memory-mapped timer move its lines, if its time has come. The vCPUs that are concerned.
+    #[inline(always)]
+    #[must_use]
+    pub(crate) fn look_at_timer(&self, now: Ticks) -> VcpuSet {
+        match self.timer_at() {
+            Some(at) if at <= now => self.devices.advance_timer(self),
+            _ => VcpuSet::EMPTY,
+        }
+    }
+}
