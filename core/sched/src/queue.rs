@@ -1,5 +1,6 @@
 //! One CPU's run queue.
 
+use core::num::NonZeroU32;
 use units::CpuId;
 
 use crate::balance::QueueLevel;
@@ -11,33 +12,32 @@ pub struct ThreadId(pub u32);
 
 /// A thread's share of a CPU, relative to the others that want it. 1 to 10,000.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub struct Weight(u32);
+pub struct Weight(NonZeroU32);
 
 impl Weight {
     /// The weight of a thread of which nothing else is said.
-    pub const DEFAULT: Self = Self(100);
+    pub const DEFAULT: Self = Self::new(100);
     const MAX: u32 = 10_000;
 
     /// `weight`, brought into the allowed range.
     #[must_use]
     pub const fn new(weight: u32) -> Self {
-        match weight {
-            0 => Self(1),
-            1..=Self::MAX => Self(weight),
-            _ => Self(Self::MAX),
+        match NonZeroU32::new(if weight > Self::MAX { Self::MAX } else { weight }) {
+            Some(weight) => Self(weight),
+            None => Self(NonZeroU32::MIN),
         }
     }
 
     /// The number.
     #[must_use]
     pub const fn get(self) -> u32 {
-        self.0
+        self.0.get()
     }
 
     /// `ticks` of real time as virtual time of a thread of this weight.
     pub(crate) const fn virtual_time(self, ticks: u64) -> u64 {
         // 128 bits cost a division routine; a thread is charged at most seconds at a time.
-        ticks.saturating_mul(VIRTUAL_UNIT) / self.0 as u64
+        ticks.saturating_mul(VIRTUAL_UNIT) / self.0.get() as u64
     }
 }
 
@@ -173,7 +173,7 @@ impl RunQueue {
             },
             None => {
                 let next = self.waiting.pop()?;
-                self.waiting_weight -= u64::from(next.weight.0);
+                self.waiting_weight -= u64::from(next.weight.get());
                 next
             }
         };
@@ -182,6 +182,7 @@ impl RunQueue {
     }
 
     /// Chooses who runs next as the running one gives way for this once: whoever else waits comes before it.
+    #[inline]
     pub fn yield_and_pick(&mut self) -> Option<ThreadId> {
         let (Some(mut current), Some(first)) = (self.current, self.waiting.first()) else { return self.pick() };
         current.virtual_time = later(current.virtual_time, first.virtual_time);
@@ -190,13 +191,15 @@ impl RunQueue {
     }
 
     /// Lets `current` wait instead of the first of those that do, which is returned.
+    #[inline]
     fn exchange(&mut self, current: Entity) -> Option<Entity> {
         let next = self.waiting.replace_first(current)?;
-        self.waiting_weight = self.waiting_weight + u64::from(current.weight.0) - u64::from(next.weight.0);
+        self.waiting_weight = self.waiting_weight + u64::from(current.weight.get()) - u64::from(next.weight.get());
         Some(next)
     }
 
     /// Charges the running thread for having run for `ticks`.
+    #[inline]
     pub fn charge(&mut self, ticks: u64) {
         if let Some(current) = &mut self.current {
             current.virtual_time = current.virtual_time.wrapping_add(current.weight.virtual_time(ticks));
@@ -241,7 +244,7 @@ impl RunQueue {
     pub fn steal(&mut self, cpu: CpuId, wanted: impl Fn(ThreadId) -> bool) -> Option<Entity> {
         self.raise_floor();
         let mut stolen = self.waiting.take_late(|entity| entity.affinity.allows(cpu) && wanted(entity.thread))?;
-        self.waiting_weight -= u64::from(stolen.weight.0);
+        self.waiting_weight -= u64::from(stolen.weight.get());
         self.detach(&mut stolen);
         Some(stolen)
     }
@@ -250,7 +253,7 @@ impl RunQueue {
     pub fn remove(&mut self, thread: ThreadId) -> Option<Entity> {
         self.raise_floor();
         let removed = self.waiting.take_late(|entity| entity.thread == thread)?;
-        self.waiting_weight -= u64::from(removed.weight.0);
+        self.waiting_weight -= u64::from(removed.weight.get());
         Some(removed)
     }
 
@@ -275,23 +278,24 @@ impl RunQueue {
     /// The weights of all that wait or run: a measure of how busy the CPU is.
     #[must_use]
     pub fn total_weight(&self) -> u64 {
-        self.waiting_weight + self.current.map_or(0, |current| u64::from(current.weight.0))
+        self.waiting_weight + self.current.map_or(0, |current| u64::from(current.weight.get()))
     }
 
     /// By how much virtual time a slice is for a thread of `weight` once it is here too.
     pub(crate) fn slice_when_here(&self, weight: Weight) -> u64 {
-        weight.virtual_time(self.slice_of(weight, self.total_weight() + u64::from(weight.0)))
+        weight.virtual_time(self.slice_of(weight, self.total_weight() + u64::from(weight.get())))
     }
 
     /// The slice of a thread of `weight` where all together have `total`.
+    #[inline]
     fn slice_of(&self, weight: Weight, total: u64) -> u64 {
-        let share = self.timing.period.saturating_mul(u64::from(weight.0)) / total.max(1);
+        let share = self.timing.period.saturating_mul(u64::from(weight.get())) / total.max(1);
         share.max(self.timing.minimum_slice)
     }
 
     fn push(&mut self, entity: Entity) {
         self.waiting.push(entity);
-        self.waiting_weight += u64::from(entity.weight.0);
+        self.waiting_weight += u64::from(entity.weight.get());
     }
 
     pub(crate) fn raise_floor(&mut self) {
@@ -312,4 +316,63 @@ pub(crate) const fn later(one: u64, other: u64) -> u64 {
 /// The earlier of two virtual times less than 2^63 apart.
 pub(crate) const fn earlier(one: u64, other: u64) -> u64 {
     if (one.wrapping_sub(other) as i64) < 0 { one } else { other }
+}
+
+#[cfg(test)]
+mod tests {
+    use units::CpuId;
+
+    use super::{Affinity, Arrival, Entity, RunQueue, ThreadId, Timing, Weight};
+
+    #[test]
+    fn cpus_that_have_no_number_here_are_in_no_set() {
+        for cpu in [0, 1, 63] {
+            assert!(Affinity::only(CpuId(cpu)).allows(CpuId(cpu)));
+            assert!(!Affinity::only(CpuId(cpu)).allows(CpuId(cpu ^ 1)));
+        }
+        for cpu in [64, 65, 255] {
+            assert_eq!(Affinity::only(CpuId(cpu)), Affinity(0));
+            assert!(!Affinity::ANY.allows(CpuId(cpu)));
+        }
+    }
+
+    #[test]
+    fn weights_are_brought_into_range() {
+        let weights = [0, 1, 2, 9_999, 10_000, 10_001, u32::MAX].map(|weight| Weight::new(weight).get());
+        assert_eq!(weights, [1, 1, 2, 9_999, 10_000, 10_000, 10_000]);
+    }
+
+    #[test]
+    fn who_waits_goes_first_when_it_is_behind_by_a_shortest_slice() {
+        let mut queue = RunQueue::new(Timing { period: 1_000, minimum_slice: 100 });
+        queue.reserve(3);
+        // At this weight a tick of virtual time is a tick.
+        let thread = |id| Entity::new(ThreadId(id), Weight::new(128), Affinity::ANY);
+        assert!(!queue.should_preempt(), "nobody is there");
+        queue.enqueue(thread(0), Arrival::Woken);
+        assert!(queue.should_preempt(), "nobody runs");
+        assert_eq!(queue.pick(), Some(ThreadId(0)));
+        assert!(!queue.should_preempt(), "nobody waits");
+        queue.enqueue(thread(1), Arrival::Woken);
+        assert!(!queue.should_preempt(), "both have got the same");
+        queue.charge(99);
+        assert!(!queue.should_preempt(), "a tick is missing");
+        queue.charge(1);
+        assert!(queue.should_preempt());
+        // The other runs, ahead of nobody.
+        assert_eq!(queue.pick(), Some(ThreadId(1)));
+        assert!(!queue.should_preempt(), "who runs is behind");
+    }
+
+    #[test]
+    fn what_a_thread_got_is_kept_while_it_sleeps() {
+        let mut queue = RunQueue::new(Timing { period: 1_000, minimum_slice: 100 });
+        queue.enqueue(Entity::new(ThreadId(0), Weight::DEFAULT, Affinity::ANY), Arrival::Woken);
+        queue.pick();
+        queue.charge(100);
+        let slept = queue.take_current().unwrap();
+        assert_eq!(slept.virtual_time(), Weight::DEFAULT.virtual_time(100));
+        let woken = Entity::resumed(slept.thread, slept.weight, slept.affinity, slept.virtual_time());
+        assert_eq!(woken, slept);
+    }
 }

@@ -82,6 +82,7 @@ pub(crate) const fn depends_on_list_registers(offset: u64, direction: Direction)
 }
 
 impl Vgic {
+    #[inline]
     pub(crate) fn bank_read(&self, register: BankRegister, place: Place, size: AccessSize) -> u64 {
         let Some(bank) = self.bank(place.word, place.vcpu) else { return 0 };
         let value = match register {

@@ -38,7 +38,19 @@ pub(crate) const ROUTER_AFFINITY: u64 = 0xFF_00FF_FFFF;
 impl Vgic {
     /// The guest loads `size` at `offset` of the Distributor.
     #[must_use]
+    #[inline]
     pub fn distributor_read(&self, offset: u64, size: AccessSize) -> u64 {
+        match (offset, size) {
+            (CTLR, AccessSize::Word) => CTLR_FIXED | u64::from(self.group0 & 1) | u64::from(self.group1 & 2),
+            (TYPER, AccessSize::Word) => TYPER_VALUE,
+            (IIDR, AccessSize::Word) => IIDR_VALUE,
+            _ => self.array_read(offset, size),
+        }
+    }
+
+    /// The registers that there are more of.
+    #[inline]
+    fn array_read(&self, offset: u64, size: AccessSize) -> u64 {
         if let Some((register, word)) = decode(offset, size) {
             return if word == 0 { 0 } else { self.bank_read(register, Place { word, vcpu: 0 }, size) };
         }
@@ -46,15 +58,7 @@ impl Vgic {
             let value = self.router.get(spi).map_or(0, |router| router >> shift);
             return if size == AccessSize::Word { value & 0xFFFF_FFFF } else { value };
         }
-        if size != AccessSize::Word {
-            return 0;
-        }
-        match offset {
-            CTLR => CTLR_FIXED | u64::from(self.group0 & 1) | u64::from(self.group1 & 2),
-            TYPER => TYPER_VALUE,
-            IIDR => IIDR_VALUE,
-            _ => identification(offset, 0).unwrap_or(0),
-        }
+        if size == AccessSize::Word { identification(offset, 0).unwrap_or(0) } else { 0 }
     }
 
     /// The guest stores `value` at `offset` of the Distributor. Returns the vCPUs that must sync and flush.
@@ -78,11 +82,14 @@ impl Vgic {
     /// Which vCPUs must be synced before this access of the Distributor for its result to be exact. Empty, after one
     /// comparison, for all but reads of pending and active state and writes of the latter.
     #[must_use]
+    #[inline]
     pub fn distributor_needs(&self, offset: u64, direction: Direction) -> VcpuSet {
+        if depends_on_list_registers(offset, direction) { self.who_holds(offset) } else { VcpuSet::EMPTY }
+    }
+
+    /// The vCPUs that have an interrupt of this register's word in a list register.
+    fn who_holds(&self, offset: u64) -> VcpuSet {
         let mut set = VcpuSet::EMPTY;
-        if !depends_on_list_registers(offset, direction) {
-            return set;
-        }
         let word = (offset as usize & 0x7F) / 4;
         for (index, vcpu) in self.vcpus.iter().enumerate().take(self.vcpu_count) {
             if word > 0 && vcpu.held.get(word).is_some_and(|held| held.loaded != 0) {

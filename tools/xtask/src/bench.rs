@@ -45,7 +45,7 @@ const BUDGETS: [Budget; 23] = [
     row("memory-count", "a word of the counter in memory, scaled", 290.0, ["-"; 4]),
     row("scaled-timer-write", "write of CNTP_CVAL_EL0, scaled", 920.0, ["-"; 4]),
     row("scaled-timer", "physical timer, scaled: fire, ack., EOI", 2_308.0, ["-"; 4]),
-    row("gicd-iidr", "emulated GICD_IIDR read", 200.0, ["0", "226", "672", "2,073"]),
+    row("gicd-iidr", "emulated GICD_IIDR read", 169.0, ["0", "226", "672", "2,073"]),
     row("gicd-isenabler", "emulated GICD_ISENABLER read", 212.0, ["0", "1,289", "777", "3,941"]),
     row("uart-flags", "emulated UARTFR read", 236.0, ["0", "-", "-", "-"]),
     row("uart-data", "a byte to the console (UARTDR write)", 294.0, ["0", "-", "-", "-"]),

@@ -342,6 +342,7 @@ impl Queue {
     }
 
     /// Charges the running thread for its time.
+    #[inline]
     fn charge(&mut self, now: u64) {
         let ran = now.saturating_sub(core::mem::replace(&mut self.charged, now));
         let run_time = &self.running.run_time;
