@@ -341,6 +341,13 @@ mod tests {
             (0xf820_0441, Unsupported::Authenticated), // ldraa x1, [x2]
             (0xf840_4c42, Unsupported::Unpredictable), // ldr x2, [x2, #4]!
             (0xa940_0461, Unsupported::Unpredictable), // ldp x1, x1, [x3]
+            (0xa8c1_0841, Unsupported::Unpredictable), // ldp x1, x2, [x2], #16
+            (0xa8c1_0822, Unsupported::Unpredictable), // ldp x2, x2, [x1], #16
+            (0xa881_0422, Unsupported::Unpredictable), // stp x2, x1, [x1], #16
+            (0xc8c0_fc41, Unsupported::Unpredictable), // ldar x1, [x2], Rs not all ones
+            (0xc8df_8c41, Unsupported::Unpredictable), // ldar x1, [x2], Rt2 not all ones
+            (0xb820_0441, Unsupported::Unallocated),   // as ldraa, of 32 bits
+            (0xfc20_0441, Unsupported::Unallocated),   // as ldraa, of a SIMD register
             (0x1d00_0440, Unsupported::Unallocated),   // cpyf
             (0xd503_201f, Unsupported::NotMemory),     // nop
             (0x0000_0000, Unsupported::NotMemory),     // udf #0
@@ -355,5 +362,19 @@ mod tests {
         // ldr xzr, [sp], #8 and stp x1, x1, [x3]: number 31 is two registers, and a store reads twice.
         assert!(decode(0xf840_87ff).is_ok());
         assert!(decode(0xa900_0461).is_ok());
+        // ldr x2, [x2, #8], ldur x2, [x2] and ldp x2, x3, [x2]: nothing is written back.
+        for word in [0xf940_0442, 0xf840_0042, 0xa940_0c42] {
+            assert!(decode(word).is_ok(), "{word:#x}");
+        }
+    }
+
+    #[test]
+    fn ordered_accesses_of_one_register() {
+        // ldar x1, [x2] and stlrb w1, [x2]
+        for (word, bytes, direction) in [(0xc8df_fc41, 8, Direction::Read), (0x089f_fc41, 1, Direction::Write)] {
+            let Ok(Instruction::Transfer(transfer)) = decode(word) else { panic!("{word:#x} is not emulated") };
+            assert!(transfer.ordered);
+            assert_eq!((transfer.first.bytes, transfer.direction, transfer.second), (bytes, direction, None));
+        }
     }
 }

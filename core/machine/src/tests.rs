@@ -302,6 +302,15 @@ fn the_tree_says_what_qemu_s_says() {
     assert_eq!(cells(find(tree, "/timer"), "interrupts"), [1, 13, 4, 1, 14, 4, 1, 11, 4, 1, 10, 4]);
     assert_eq!(cells(find(tree, "/timer"), "clock-frequency"), [62_500_000]);
     assert_eq!(text(find(tree, "/timer"), "compatible"), "arm,armv8-timer\0arm,armv7-timer\0");
+    for (path, flag) in [
+        ("/", "dma-coherent"),
+        ("/timer", "always-on"),
+        ("/intc@8000000", "interrupt-controller"),
+        ("/intc@8000000", "ranges"),
+        ("/pl061@9030000", "gpio-controller"),
+    ] {
+        assert_eq!(value(find(tree, path), flag), [], "{path} {flag}");
+    }
     let gic = find(tree, "/intc@8000000");
     assert_eq!(cells(gic, "reg"), [0, 0x0800_0000, 0, 0x1_0000, 0, 0x080a_0000, 0, 0x4_0000]);
     assert_eq!(text(gic, "compatible"), "arm,gic-v3\0");
@@ -590,7 +599,10 @@ fn a_tree_for_which_there_is_no_memory_is_an_error() {
     let before = scarce::held();
     let with_only = |allocations| scarce::with_only(allocations, || device_tree(&plan, &boot));
     let enough = (0..100).find(|&allocations| match with_only(allocations) {
-        Ok(tree) => tree == whole,
+        Ok(tree) => {
+            assert_eq!(tree, whole, "with {allocations} allocations it is another");
+            true
+        }
         Err(error) => {
             assert_eq!((error, scarce::held()), (TreeError::NoMemory, before));
             false

@@ -150,6 +150,34 @@ mod tests {
     use proptest::prelude::{prop_assert_eq, proptest};
     use std::collections::BTreeMap;
 
+    #[test]
+    fn room_that_was_made_is_enough() {
+        let mut alarms = Alarms::new();
+        alarms.reserve(10);
+        let room = (alarms.heap.capacity(), alarms.places.capacity());
+        assert!(room.0 >= 10 && room.1 >= 10);
+        (0..10).for_each(|slot| alarms.set(slot, u64::from(slot)));
+        assert_eq!((alarms.heap.capacity(), alarms.places.capacity()), room);
+        // Less room takes nothing away.
+        alarms.reserve(1);
+        assert_eq!(alarms.deadline_of(9), Some(9));
+        alarms.reserve(11);
+        assert_eq!((alarms.places.len(), alarms.deadline_of(10)), (11, None));
+    }
+
+    #[test]
+    fn what_is_due_now_rings_now() {
+        let mut alarms = Alarms::new();
+        alarms.set(1, 7);
+        assert_eq!(alarms.take_due(6), None);
+        assert_eq!(alarms.take_due(7).map(|alarm| alarm.slot), Some(1));
+        assert_eq!(alarms.take_due(7), None);
+        // Without a deadline there is nothing to take away.
+        alarms.cancel(1);
+        alarms.cancel(40);
+        assert_eq!(alarms.next(), None);
+    }
+
     proptest! {
         #[test]
         fn rings_in_order_whatever_is_changed_meanwhile(

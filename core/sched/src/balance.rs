@@ -173,7 +173,9 @@ impl RunQueue {
 fn forget(level: i64, passed: u64, window: u64) -> i64 {
     /// In so many parts: 128 bits would cost a division routine.
     const PARTS: u64 = 1 << 20;
-    let forgotten = passed.min(u64::MAX / PARTS).saturating_mul(PARTS) / window.saturating_add(passed).max(1);
+    // Beyond this all is forgotten anyway; without a bound on both sides of the fraction it would come back.
+    let passed = passed.min(u64::MAX / PARTS);
+    let forgotten = passed * PARTS / window.saturating_add(passed).max(1);
     level - level / 1024 * (forgotten as i64) / 1024
 }
 
@@ -181,7 +183,29 @@ fn forget(level: i64, passed: u64, window: u64) -> i64 {
 mod tests {
     use units::CpuId;
 
+    use super::{Given, forget};
     use crate::{Affinity, Arrival, Entity, RunQueue, ThreadId, Timing, Weight};
+
+    #[test]
+    fn a_level_is_forgotten_in_the_course_of_time() {
+        assert_eq!(forget(1 << 30, 0, 1_000), 1 << 30);
+        assert_eq!(forget(1 << 30, 1_000, 1_000), 1 << 29);
+        assert_eq!(forget(-(1 << 30), 3_000, 1_000), -(1 << 28));
+        assert!(forget(1 << 30, u64::MAX, 1_000) < 1 << 20);
+    }
+
+    /// Of weights 60, 100 and 300 beside nothing, 300 goes: it leaves the two most even.
+    #[test]
+    fn the_one_that_leaves_the_weights_most_even_goes() {
+        let timing = Timing { period: 1_000, minimum_slice: 100 };
+        let (mut full, mut empty) = (RunQueue::new(timing), RunQueue::new(timing));
+        for (id, weight) in [(0, 60), (1, 100), (2, 300), (3, 180)] {
+            full.enqueue(Entity::new(ThreadId(id), Weight::new(weight), Affinity::ANY), Arrival::Woken);
+        }
+        let theirs = empty.standing(0);
+        let Some(Given::Waiting(given)) = full.give(CpuId(1), &theirs, 0, |_| true) else { panic!("nobody goes") };
+        assert_eq!(given.thread, ThreadId(2));
+    }
 
     #[test]
     fn a_queue_that_was_empty_takes_the_level_of_the_other() {

@@ -130,6 +130,18 @@ mod tests {
         Entity { virtual_time, ..Entity::new(ThreadId(thread), Weight::DEFAULT, Affinity::ANY) }
     }
 
+    #[test]
+    fn who_is_put_in_for_the_first_comes_behind_its_equals() {
+        let mut heap = Heap::new();
+        heap.reserve(4);
+        assert!(heap.slots.capacity() >= 4);
+        (0..3).for_each(|thread| heap.push(entity(thread, 7)));
+        assert_eq!(heap.replace_first(entity(3, 7)).map(|entity| entity.thread), Some(ThreadId(0)));
+        heap.push(entity(4, 7));
+        let order: Vec<_> = core::iter::from_fn(|| heap.pop()).map(|entity| entity.thread.0).collect();
+        assert_eq!(order, [1, 2, 3, 4]);
+    }
+
     proptest! {
         #[test]
         fn replacing_the_first_is_taking_it_and_putting_in(

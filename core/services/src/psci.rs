@@ -139,13 +139,12 @@ pub(crate) const fn is_implemented(function: u32) -> bool {
     )
 }
 
-/// Reads one of these functions. The 32-bit form of a call sees only the lower halves of its arguments (DEN0028
-/// section 3.1).
+/// Reads one of these functions but `PSCI_VERSION`, which is answered before all others. The 32-bit form of a call sees only
+/// the lower halves of its arguments (DEN0028 section 3.1).
 pub(crate) fn decode(function: u32, arguments: [u64; 3]) -> Request {
     let [first, second, third] = arguments;
     let low = |argument: u64| u64::from(argument as u32);
     match function {
-        PSCI_VERSION => Request::Answer(VERSION),
         CPU_SUSPEND_32 => suspend(first, low(second), low(third)),
         CPU_SUSPEND_64 => suspend(first, second, third),
         CPU_OFF => Request::Psci(Call::CpuOff),

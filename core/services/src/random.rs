@@ -100,6 +100,17 @@ mod tests {
         assert_ne!(bytes(&mut one, 32, 4), bytes(&mut other, 32, 4));
     }
 
+    /// A host that has no generator, or one that is stuck, takes nothing away from what was there.
+    #[test]
+    fn fresh_bits_that_are_none_leave_the_old_stream_what_it_is_worth() {
+        for stuck in [0, u64::MAX] {
+            let [mut one, mut other] = [7, 8].map(|seed| Generator::new(&[seed; 32], || stuck));
+            one.renew(|| stuck);
+            other.renew(|| stuck);
+            assert_ne!(bytes(&mut one, 32, stuck), bytes(&mut other, 32, stuck));
+        }
+    }
+
     /// Long requests are no way around it, nor is the way in which one is cut.
     #[test]
     fn the_length_of_a_request_does_not_matter() {

@@ -161,6 +161,7 @@ fn random_bits_fill_from_x3_downwards() {
     assert_eq!(draw(0xc400_0053, 1).answers(ones), [0, 0, 0, 1]);
     assert_eq!(draw(0x8400_0053, 96).answers(ones), [0, 0xffff_ffff, 0xffff_ffff, 0xffff_ffff]);
     assert_eq!(draw(0x8400_0053, HIGH | 33).answers(ones), [0, 0, 1, 0xffff_ffff]);
+    assert_eq!([draw(0xc400_0053, 192).bits(), draw(0x8400_0053, HIGH | 33).bits()], [192, 33]);
 }
 
 #[test]
@@ -333,6 +334,8 @@ fn groups_of_cpus() {
     assert!(power.cpu_on(1, ENTRY, 0).is_ok());
     power.cpu_off(VcpuId(0));
     assert_eq!(power.affinity_info(0, 1), Ok(AffinityState::OnPending));
+    power.restore(&SavedPower { count: 3, on: 0, pending: 0 }).unwrap();
+    assert_eq!(power.affinity_info(0, 1), Ok(AffinityState::Off));
 }
 
 #[test]
