@@ -110,6 +110,9 @@ impl Survey<'_> {
             None if self.old_gic => return Err(PlatformError::OldGic),
             _ => return Err(PlatformError::NoGicv3),
         };
+        if let Some(stride) = gic.stride.filter(|&stride| !Gicv3::is_stride(stride)) {
+            return Err(PlatformError::RedistributorStride(stride));
+        }
         let maintenance = gic.interrupts.get(0, gic.interrupt_cells).ok_or(PlatformError::NoMaintenanceInterrupt)?;
         Ok(Gicv3 {
             distributor: gic.distributor,

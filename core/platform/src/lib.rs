@@ -18,6 +18,7 @@ use units::{CpuId, Hz, IntId, Pa, Range};
 
 mod device;
 mod devicetree;
+mod redistributors;
 
 pub use device::{Device, DeviceKind};
 pub use devicetree::{HEADER_SIZE, MAX_DEVICE_TREE_SIZE, device_tree_size};
@@ -194,6 +195,9 @@ pub enum PlatformError {
     /// An older GIC.
     #[error("the interrupt controller is older than GICv3, which this hypervisor needs")]
     OldGic,
+    /// A distance that cannot be.
+    #[error("the GIC's redistributor-stride is {0:#x}; it must be a multiple of 0x10000, and 0x20000 at least")]
+    RedistributorStride(u64),
     /// The GIC cannot serve a hypervisor.
     #[error("the GIC has no maintenance interrupt: its CPU interface cannot serve guests")]
     NoMaintenanceInterrupt,

@@ -52,28 +52,6 @@ fn open_redistributor(frame: Pa) -> Result<(Redistributor<Region>, Pa), RegionEr
     Ok((Redistributor::new(region)?, start))
 }
 
-/// Finds the Redistributor of the CPU with affinity `mpidr` in the regions that the platform describes.
-#[must_use]
-pub fn find_redistributor(regions: &[Range<Pa>], mpidr: u64) -> Option<Pa> {
-    let affinity = (mpidr >> 32 & 0xff) << 24 | mpidr & 0xff_ffff;
-    for region in regions {
-        let mut frame = region.start;
-        while frame.0 + Redistributor::<Region>::SIZE <= region.end().0 {
-            let kind = redistributor_type(frame);
-            if kind >> 32 == affinity {
-                return Some(frame);
-            }
-            // VLPIS: four frames instead of two. Last: the region ends here.
-            let frames = if kind & 2 != 0 { 4 } else { 2 };
-            if kind & 0x10 != 0 {
-                break;
-            }
-            frame = Pa(frame.0 + frames * 0x1_0000);
-        }
-    }
-    None
-}
-
 /// GICR_TYPER of the Redistributor at `frame`. Where there is none it is that of nobody's, and the last.
 #[must_use]
 pub fn redistributor_type(frame: Pa) -> u64 {

@@ -286,6 +286,16 @@ fn redistributors_in_several_regions() {
 }
 
 #[test]
+fn a_stride_that_cannot_be_is_told() {
+    let with_stride = |stride: u64| changed(|tree| set(at(tree, "/intc@8000000"), "redistributor-stride", stride));
+    assert_eq!(with_stride(0).unwrap().gic.stride, None, "it says nothing");
+    for stride in [0x1_0000, 0x2_1000] {
+        let error = with_stride(stride).unwrap_err();
+        assert_eq!(error, PlatformError::RedistributorStride(stride));
+    }
+}
+
+#[test]
 fn devices_are_listed_with_their_interrupts() {
     let platform = Platform::from_device_tree(QEMU, LOCATION).unwrap();
     let device = |kind, start, size, interrupt| Device { kind, registers: range(start, size), interrupt };

@@ -189,7 +189,7 @@ fn map(platform: &Platform<'_>) -> Result<(), hw::mmu::MapError> {
 /// What every CPU does before it runs threads. Returns what is done about its predictors.
 fn join<C: Checks>(platform: &Platform<'_>, mpidr: u64) -> Plan {
     host::init_cpu();
-    match gic::find_redistributor(&platform.gic.redistributors, mpidr) {
+    match platform.gic.redistributor(mpidr, gic::redistributor_type) {
         Some(redistributor) => {
             if let Err(error) = gic::init_cpu(redistributor) {
                 refuse(format_args!("the Redistributor of CPU {mpidr:#x}: {}", error.sentence()));
