@@ -188,6 +188,14 @@ impl Device for Console {
         self.in_reception = false;
     }
 
+    fn let_go(&mut self, index: usize) {
+        match u16::try_from(index) {
+            Ok(RECEIVE) => self.in_reception = false,
+            Ok(TRANSMIT) => self.in_transmission = false,
+            _ => {}
+        }
+    }
+
     fn exchange(&mut self, outside: &dyn Outside) -> usize {
         let stream = self.stream;
         // What nobody listens to is gone.

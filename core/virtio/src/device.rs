@@ -92,6 +92,9 @@ pub trait Device {
     /// The driver has reset the device: forget what it told you and drop any buffer held.
     fn reset(&mut self);
 
+    /// The driver has taken queue number `index` from the device: drop any buffer of it that is held.
+    fn let_go(&mut self, index: usize);
+
     /// Moves bytes between what waits in the device and the outside, as many as either has room for. Returns how many still
     /// wait to get out. Called after every piece of work.
     fn exchange(&mut self, outside: &dyn Outside) -> usize;

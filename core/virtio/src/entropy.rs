@@ -67,6 +67,10 @@ impl<S: FnMut(&mut [u8])> Device for Entropy<S> {
         self.is_filling = false;
     }
 
+    fn let_go(&mut self, _index: usize) {
+        self.is_filling = false;
+    }
+
     fn exchange(&mut self, _outside: &dyn Outside) -> usize {
         0
     }

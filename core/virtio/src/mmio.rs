@@ -9,11 +9,14 @@
 //! the guest's memory shows at each access.
 
 use alloc::vec::Vec;
+use core::fmt;
 
 use devices::saved::Unfit;
 use devices::{Access, AccessSize, Change, Outside, Request};
 use pack::{Damaged, Reader, Writer};
 use units::Ipa;
+
+pub use early::Early;
 
 use crate::device::{Device, Progress};
 use crate::memory::GuestMemory;
@@ -135,6 +138,8 @@ pub enum Effect {
     Reset,
     /// The driver set queue number so-and-so up wrongly, and the device stopped.
     Broken(QueueError),
+    /// The driver waits in vain, and this is why. Said once in each life of the device.
+    InVain(Early),
 }
 
 /// A device behind MMIO registers.
@@ -149,6 +154,9 @@ pub struct Mmio<D> {
     driver_features_select: u32,
     queue_select: u32,
     driver_features: u64,
+    /// A notification that comes to nothing was reported since the last reset. It is no part of what is saved: at worst it is
+    /// reported once more.
+    in_vain: bool,
 }
 
 impl<D: Device> Mmio<D> {
@@ -166,6 +174,7 @@ impl<D: Device> Mmio<D> {
             driver_features_select: 0,
             queue_select: 0,
             driver_features: 0,
+            in_vain: false,
         }
     }
 
@@ -209,6 +218,7 @@ impl<D: Device> Mmio<D> {
         self.driver_features_select = 0;
         self.queue_select = 0;
         self.driver_features = 0;
+        self.in_vain = false;
         for queue in &mut self.queues {
             queue.reset();
         }
@@ -368,6 +378,9 @@ impl<D: Device> Mmio<D> {
         let Some(queue) = self.queues.get_mut(select as usize) else { return Effect::None };
         if value & 1 == 0 {
             queue.make_unready();
+            // The buffer that the device had in its hands is the driver's again (section 4.2.2.1, QueueReady). Kept, it would be
+            // read from where the driver has something else by now, and returned to a ring that never had it.
+            self.device.let_go(select as usize);
             return Effect::None;
         }
         if queue.is_ready() {
@@ -404,13 +417,22 @@ impl<D: Device> Mmio<D> {
         }
     }
 
-    fn notify(&self, value: u32) -> Effect {
-        match u16::try_from(value) {
-            Ok(index) if self.is_live() && self.queues.get(usize::from(index)).is_some_and(Queue::is_ready) => {
-                Effect::Notify(index)
-            }
-            _ => Effect::None,
-        }
+    fn notify(&mut self, value: u32) -> Effect {
+        let status = self.status;
+        let queue = self.queues.get(value as usize);
+        let early = if status & STATUS_NEEDS_RESET != 0 {
+            // What stopped the device was reported then.
+            return Effect::None;
+        } else if status & STATUS_FEATURES_OK == 0 {
+            Early::Features { queue: value, status }
+        } else if status & STATUS_DRIVER_OK == 0 {
+            Early::Driver { queue: value, status }
+        } else if queue.is_some_and(Queue::is_ready) {
+            return Effect::Notify(value as u16);
+        } else {
+            Early::Queue { queue: value, exists: queue.is_some() }
+        };
+        if core::mem::replace(&mut self.in_vain, true) { Effect::None } else { Effect::InVain(early) }
     }
 }
 
@@ -428,6 +450,7 @@ impl<D: Device> Mmio<D> {
             driver_features_select,
             queue_select,
             driver_features,
+            in_vain: _,
         } = self;
         SavedMmio {
             device: device.save(),
@@ -481,6 +504,7 @@ impl<D: Device> Mmio<D> {
         self.driver_features_select = *driver_features_select;
         self.queue_select = *queue_select;
         self.driver_features = *driver_features;
+        self.in_vain = false;
         Ok(())
     }
 
@@ -502,7 +526,7 @@ impl<D: Device> Mmio<D> {
         self.device.exchange(outside)
     }
 
-    fn report(&self, error: QueueError, outside: &dyn Outside) {
+    fn report(&self, error: impl fmt::Display, outside: &dyn Outside) {
         outside.request(Request::Report(format_args!("{}: {error}", self.device.kind().name())));
     }
 }
@@ -522,6 +546,7 @@ impl<D: Device + Send> devices::Device for Mmio<D> {
         let work = match Self::write(self, access.offset, access.size, value) {
             Effect::None | Effect::Reset => return,
             Effect::Broken(error) => return self.report(error, outside),
+            Effect::InVain(early) => return self.report(early, outside),
             Effect::Notify(queue) => Work::Queue(queue),
             Effect::Started => Work::All,
         };
@@ -577,5 +602,6 @@ fn set_half(value: &mut u64, select: u32, half: u32) {
     }
 }
 
+mod early;
 #[cfg(test)]
 mod tests;

@@ -124,6 +124,7 @@ impl<D: Device> Registers<D> {
             Effect::Notify(queue) => mmio.process(queue, &Arena).expect("a driver that keeps the rules"),
             Effect::Started => mmio.poll(&Arena).expect("a driver that keeps the rules"),
             Effect::Broken(error) => panic!("{error}"),
+            Effect::InVain(early) => panic!("{early}"),
             Effect::None | Effect::Reset => Progress::Idle,
         };
         assert_ne!(progress, Progress::Blocked);

@@ -4,7 +4,7 @@ use std::vec::Vec;
 
 use devices::AccessSize;
 
-use super::{Effect, Mmio, register};
+use super::{Early, Effect, Mmio, register};
 use crate::console::{Console, RECEIVE, TRANSMIT};
 use crate::device::Progress;
 use crate::entropy::Entropy;
@@ -171,6 +171,106 @@ fn a_queue_set_up_wrongly_stops_the_device() {
     assert_eq!(mmio.read(register::STATUS, WORD), 11 | 64);
     assert_eq!(mmio.write(register::STATUS, WORD, 15), Effect::None);
     assert!(!mmio.is_live());
+}
+
+/// A driver that breaks the order of initialisation waits for ever: the log says why, once in each life of the device, and what
+/// would be right. When the driver goes on, so does the device.
+#[test]
+fn a_notification_that_comes_to_nothing_is_told_once() {
+    let ram = Ram::new();
+    let mut mmio = Mmio::new(Console::new());
+    let notify = |mmio: &mut Mmio<Console>, queue: u32| mmio.write(register::QUEUE_NOTIFY, WORD, queue.into());
+    for _ in 0..2 {
+        set(&mut mmio, register::STATUS, 3);
+        assert_eq!(notify(&mut mmio, 1), Effect::InVain(Early::Features { queue: 1, status: 3 }));
+        for queue in [0, 1, 2, 77, u32::MAX] {
+            assert_eq!(notify(&mut mmio, queue), Effect::None);
+        }
+        assert_eq!(mmio.write(register::STATUS, WORD, 0), Effect::Reset);
+    }
+    negotiate(&mut mmio, 1 << 32, TRANSMIT);
+    set(&mut mmio, register::QUEUE_READY, 1);
+    ram.descriptor(DESCRIPTORS, 0, (BUFFERS, 5), 0, 0);
+    ram.offer(SIZE, 0, &[0]);
+    let early = Early::Driver { queue: 1, status: 11 };
+    assert_eq!(notify(&mut mmio, 1), Effect::InVain(early));
+    assert_eq!(mmio.process(TRANSMIT, &ram), Ok(Progress::Idle));
+    assert_eq!(mmio.device().output_pending(), 0, "nothing is looked at before DRIVER_OK");
+    let said = std::format!("{early}");
+    assert!(said.contains("Status is 0xb, without DRIVER_OK (4)") && said.contains("notifies after that"), "{said}");
+    assert_eq!(mmio.write(register::STATUS, WORD, 15), Effect::Started);
+    assert_eq!((mmio.poll(&ram), mmio.device().output_pending()), (Ok(Progress::Idle), 5));
+    assert_eq!(notify(&mut mmio, 1), Effect::Notify(TRANSMIT));
+    assert_eq!(notify(&mut mmio, 0), Effect::None, "one line is enough");
+}
+
+#[test]
+fn notifications_of_queues_that_are_not_there_are_told() {
+    for (queue, exists) in [(0, true), (2, false), (u32::MAX, false)] {
+        let mut mmio = started_console(TRANSMIT);
+        let effect = mmio.write(register::QUEUE_NOTIFY, WORD, queue.into());
+        assert_eq!(effect, Effect::InVain(Early::Queue { queue, exists }));
+    }
+    let mut stopped = started_console(TRANSMIT);
+    stopped.stop();
+    assert_eq!(stopped.write(register::QUEUE_NOTIFY, WORD, 0), Effect::None, "why it stopped was told then");
+}
+
+/// The device stands in the middle of a buffer, since nobody takes its output, and the driver takes the queue back and sets
+/// another one up.
+#[test]
+fn a_queue_that_is_set_up_anew_has_nothing_of_the_old_one() {
+    let ram = Ram::new();
+    let mut mmio = started_console(TRANSMIT);
+    ram.descriptor(DESCRIPTORS, 5, (BUFFERS, 4096 + 7), 0, 0);
+    ram.offer(SIZE, 0, &[5]);
+    assert_eq!(mmio.process(TRANSMIT, &ram), Ok(Progress::Blocked));
+    set(&mut mmio, register::QUEUE_READY, 0);
+    // A driver that breaks off does not have to be waited for: the memory is its own.
+    ram.put(BUFFERS, b"new");
+    ram.descriptor(DESCRIPTORS, 2, (BUFFERS, 3), 0, 0);
+    ram.offer(SIZE, 0, &[2]);
+    ram.put(USED + 2, &[0, 0]);
+    set(&mut mmio, register::QUEUE_READY, 1);
+    assert_eq!(mmio.device_mut().take_output(|bytes| bytes.len()), 4096);
+    assert_eq!(mmio.process(TRANSMIT, &ram), Ok(Progress::Idle));
+    let mut output = Vec::new();
+    mmio.device_mut().take_output(|bytes| {
+        output.extend_from_slice(bytes);
+        bytes.len()
+    });
+    assert_eq!((ram.half(USED + 2), ram.used(0)), (1, (2, 0)), "one buffer was offered, and that one came back");
+    assert_eq!(output, b"new");
+}
+
+/// Lets the device take a buffer whose memory is not ready, takes the queue back, and offers another one.
+fn is_let_go<D: crate::Device>(mmio: &mut Mmio<D>) {
+    let memory = Reluctant::new(Ram::new());
+    memory.ram.descriptor(DESCRIPTORS, 5, (BUFFERS + 0x800, 16), WRITE, 0);
+    memory.ram.offer(SIZE, 0, &[5]);
+    // The ring becomes ready, then the descriptors; the buffer is taken and not ready when the driver breaks off.
+    for _ in 0..3 {
+        memory.next_turn(100);
+        assert_eq!(mmio.process(0, &memory), Ok(Progress::More));
+    }
+    set(mmio, register::QUEUE_READY, 0);
+    memory.ram.descriptor(DESCRIPTORS, 2, (BUFFERS, 1), WRITE, 0);
+    memory.ram.offer(SIZE, 0, &[2]);
+    set(mmio, register::QUEUE_READY, 1);
+    work(mmio, 0, &memory, 100);
+    assert_eq!((memory.ram.half(USED + 2), memory.ram.used(0)), (1, (2, 1)));
+}
+
+#[test]
+fn a_buffer_half_filled_is_not_returned_to_a_queue_that_never_had_it() {
+    let mut console = started_console(RECEIVE);
+    console.device_mut().push_input(b"x");
+    is_let_go(&mut console);
+    let mut entropy = Mmio::new(Entropy::new(|bytes: &mut [u8]| bytes.fill(0xee)));
+    negotiate(&mut entropy, 1 << 32, 0);
+    set(&mut entropy, register::QUEUE_READY, 1);
+    assert_eq!(entropy.write(register::STATUS, WORD, 15), Effect::Started);
+    is_let_go(&mut entropy);
 }
 
 #[test]

@@ -34,6 +34,8 @@ const WHOLE: [&str; 4] = ["hello", "hostile", "neighbour", "reset"];
 const LIMIT: Duration = Duration::from_secs(180);
 /// A line of a payload's that begins so says what the hypervisor's log must say somewhere.
 const LOG_MARK: &str = "# log: ";
+/// As well, with which words the hypervisor must say something about the payload's VM.
+const WARNING_MARK: &str = "# warned: ";
 
 /// A payload in a VM of another kind than the usual one.
 struct Variant {
@@ -297,7 +299,13 @@ fn not_in_the_log(name: &str, console: &str, log: &str) -> Vec<String> {
     let guests = format!("{name}: guest: ");
     let lines: Vec<&str> = log.lines().filter_map(|line| Some(line.split_once(&guests)?.1.trim_end())).collect();
     let missing = announced.map(|(_, text)| text.trim_end()).filter(|text| !lines.contains(text));
-    missing.map(|text| format!("the log has no line \"{text}\" of the guest's")).collect()
+    let missing = missing.map(|text| format!("the log has no line \"{text}\" of the guest's"));
+    let about = format!("{name}: ");
+    let warnings = console.lines().filter_map(|line| Some(line.split_once(WARNING_MARK)?.1.trim_end()));
+    let said =
+        |text: &str| log.lines().any(|line| line.split_once(&about).is_some_and(|(_, line)| line.starts_with(text)));
+    let untold = warnings.filter(|text| !said(text)).map(|text| format!("the log does not say \"{text}\" of it"));
+    missing.chain(untold).collect()
 }
 
 /// Says with each failure and skip where it was, and how long all of it took.
@@ -322,6 +330,21 @@ mod tests {
         assert!(not_in_the_log("doors", console, log).is_empty());
         for garbled in ["", "1.2 INFO: doors: guest: abcd\n1.3 INFO: doors: guest: d e\n", "abc\nd e\n"] {
             assert!(!not_in_the_log("doors", console, garbled).is_empty(), "{garbled}");
+        }
+    }
+
+    #[test]
+    fn the_log_says_what_was_announced() {
+        let console = "# warned: virtio-rng: the driver waits\r\n";
+        assert!(
+            not_in_the_log("virtio", console, "1.2 WARN: virtio: virtio-rng: the driver waits for ever\n").is_empty()
+        );
+        for other in [
+            "",
+            "1.2 WARN: other: virtio-rng: the driver waits\n",
+            "1.2 WARN: virtio: guest: virtio-rng: the driver waits\n",
+        ] {
+            assert_eq!(not_in_the_log("virtio", console, other).len(), 1, "{other}");
         }
     }
 
