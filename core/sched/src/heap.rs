@@ -11,6 +11,9 @@ struct Slot {
     arrival: u64,
 }
 
+/// Bytes of a thread's place here.
+pub(crate) const BYTES_OF_A_PLACE: usize = size_of::<Slot>();
+
 impl Slot {
     fn is_before(&self, other: &Self) -> bool {
         // The difference decides, so that virtual run times may wrap.

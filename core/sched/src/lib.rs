@@ -40,6 +40,9 @@ mod sync {
     pub(crate) use core::sync::atomic::{AtomicU8, AtomicU32, Ordering};
 }
 
+/// Bytes that a thread takes on each CPU: a place in its queue, and two among its alarms.
+pub const BYTES_OF_A_PLACE: usize = heap::BYTES_OF_A_PLACE + 2 * (size_of::<Alarm>() + size_of::<u32>());
+
 pub use alarms::{Alarm, Alarms};
 pub use balance::{Given, Standing};
 pub use parking::Parking;

@@ -10,7 +10,7 @@ use qemu::{ExceptionLevel, Machine};
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
-use system::host::Turn;
+use system::host::{Host, Turn};
 use system::{guest, place, scenario};
 
 /// How long a host may take that has nothing to run.
@@ -25,6 +25,7 @@ fn main() -> ExitCode {
         scenario("errors::manifest_damaged", || refused(Some(flipped(good()?, 70)), "manifest is damaged")),
         scenario("errors::one_kernel_damaged", one_kernel_damaged),
         scenario("errors::more_memory_than_the_host_has", more_memory_than_there_is),
+        scenario("errors::the_largest_site_that_fits", the_largest_that_fits),
         scenario("errors::started_at_el1", || {
             does_not_start(|machine| machine.level = ExceptionLevel::El1, "needs EL2")
         }),
@@ -130,16 +131,55 @@ fn one_kernel_damaged() -> Result<()> {
     Ok(())
 }
 
-/// The bundle of another, larger host: the VM that does not fit is not started, or is stopped when it wants more than
-/// there is; the other one is not disturbed.
+/// The bundle of another, larger host: nothing is started, not even what there would be memory for, and the line has the numbers.
 fn more_memory_than_there_is() -> Result<()> {
     let mut large = guest::payload("large", "hello", 1, "")?;
     large.memory = 8 << 30;
+    refuses_as_too_large(512, 1, vec![large, guest::payload("small", "hello", 1, "")?], "8256 MiB for their RAM")
+}
+
+/// A host with so many MiB starts none of these VMs, and says why in one line.
+fn refuses_as_too_large(memory: u32, cpus: u32, vms: Vec<Vm>, text: &str) -> Result<()> {
     let folder = tempfile::tempdir()?;
-    let bytes = bundle_of(vec![large, guest::payload("small", "hello", 1, "")?])?;
-    let transcript = run(&machine(folder.path(), Some(bytes))?)?;
-    one_error(&transcript, "large: ")?;
-    ensure!(transcript.contains("memory") && transcript.contains("[small] payload: 1 passed"), "{transcript}");
+    let mut machine = machine(folder.path(), Some(bundle_of(vms)?))?;
+    (machine.memory, machine.cpus) = (memory, cpus);
+    let transcript = run(&machine)?;
+    one_error(&transcript, "no VM can be started: the VMs do not fit: ")?;
+    ensure!(transcript.contains(text), "{text:?} is not what it says:\n{transcript}");
+    ensure!(transcript.contains(&format!("and the host has {memory}; give it ")), "{transcript}");
+    ensure!(!transcript.contains(": started ("), "something was started:\n{transcript}");
+    Ok(())
+}
+
+/// Many small VMs, for which tables and stacks are a good part of what they take: on the smallest host for which croft accepts
+/// them each one starts while all others run; with a MiB less neither croft nor the hypervisor begins.
+fn the_largest_that_fits() -> Result<()> {
+    const CPUS: u8 = 2;
+    let mut vms = Vec::new();
+    for number in 0..40 {
+        let mut vm = guest::payload(&format!("vm{number}"), "starving", 2, "mode=wfi")?;
+        vm.memory = 8 << 20;
+        vms.push(vm);
+    }
+    let accepts = |memory: u32| {
+        let host = croft::site::Host { cpu: "cortex-a76".to_owned(), cpus: CPUS, memory: u64::from(memory) << 20 };
+        bundle::make(&Site::new("site", host, vms.clone()))
+    };
+    let (mut too_small, mut enough) = (256, 1024);
+    while enough - too_small > 1 {
+        let middle = u32::midpoint(too_small, enough);
+        if accepts(middle).is_ok() { enough = middle } else { too_small = middle }
+    }
+    let said = accepts(too_small).err().context("256 MiB cannot be enough for 320")?.to_string();
+    ensure!(said.contains("320 MiB for their RAM, 80 for its tables"), "{said}");
+    refuses_as_too_large(too_small, CPUS.into(), vms.clone(), "320 MiB for their RAM, 80 for its tables")?;
+
+    let run = Host { cpu: "cortex-a76", cpus: CPUS, memory: enough.into() }.start_and_stay(vms)?;
+    for number in 0..40 {
+        run.console(&format!("vm{number}"))?.expect("starving: wfi", SHORT)?;
+    }
+    let log = run.log().transcript();
+    ensure!(!log.contains("ERROR: "), "{log}");
     Ok(())
 }
 

@@ -75,7 +75,7 @@ fn check_initrd(site: &Site, vm: &Vm, lines: VmLines, loaded: &Loaded) -> Result
 }
 
 /// QEMU's CPU models that have no pages of 16 KiB (ID_AA64MMFR0_EL1.TGran16).
-const WITHOUT_16K: [&str; 3] = ["cortex-a53", "cortex-a57", "cortex-a72"];
+const WITHOUT_16K: [&str; 4] = ["a64fx", "cortex-a53", "cortex-a57", "cortex-a72"];
 
 /// A kernel for pages that the emulated CPU does not have.
 fn check_pages(site: &Site, vm: &Vm, lines: VmLines, kernel: &Kernel) -> Result<(), SiteError> {
@@ -210,7 +210,7 @@ mod tests {
         assert!(swapped.contains("site.toml:5: kernel = ") && swapped.contains("confused?"), "{swapped}");
         let large = said(SITE, &tiny_image(), &vec![1; 5 << 20]);
         assert!(large.contains("site.toml:4: memory = \"4M\"") && large.contains("give the VM more"), "{large}");
-        let host = format!("[host]\ncpu = \"max\"\ncpus = 1\nmemory = \"256M\"\n{}", SITE.replace("4M", "90M"));
+        let host = format!("[host]\ncpu = \"max\"\ncpus = 1\nmemory = \"256M\"\n{}", SITE.replace("4M", "110M"));
         let crowded = said(&host, &tiny_image(), &vec![1; 20 << 20]);
         assert!(crowded.contains("site.toml:4: memory = \"256M\": the VMs do not fit"), "{crowded}");
     }
@@ -244,6 +244,8 @@ mod tests {
             said.contains("site.toml:9: kernel = ") && said.contains("pages of 16 KiB, which the CPU cortex-a72"),
             "{said}"
         );
+        let said = make(&folder(&host("a64fx"), &image, b"x").1).unwrap_err().to_string();
+        assert!(said.contains("pages of 16 KiB, which the CPU a64fx"), "{said}");
         assert!(make(&folder(&host("cortex-a76"), &image, b"x").1).is_ok());
     }
 

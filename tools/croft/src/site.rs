@@ -18,11 +18,10 @@ use crate::kernel::Raw;
 use abi::bundle;
 use std::fmt;
 use std::path::{Path, PathBuf};
+use vm::{Needs, Share};
 
 /// The most CPUs that the emulated host may have.
 pub const MAX_HOST_CPUS: u8 = 8;
-/// Host memory that VMs cannot have: the hypervisor's own, and what its tables take.
-pub const RESERVE: u64 = 64 << 20;
 
 /// A site.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -179,22 +178,13 @@ impl Site {
         self.vms.iter().position(|vm| vm.name == name).map(|index| index as u16)
     }
 
-    /// Whether the VMs, with `extra` bytes beside them (the bundle), fit into the host's memory.
-    pub(crate) fn check_memory(&self, extra: u64) -> Result<(), SiteError> {
+    /// Whether the VMs, out of a bundle of so many bytes, fit into the host's memory, by the hypervisor's own rules.
+    pub(crate) fn check_memory(&self, bundle: u64) -> Result<(), SiteError> {
         let Some(host) = &self.host else { return Ok(()) };
-        let vms = self.vms.iter().fold(0u64, |sum, vm| sum.saturating_add(vm.memory));
-        let needed = vms.saturating_add(RESERVE).saturating_add(extra);
-        if needed <= host.memory {
-            return Ok(());
-        }
-        let files = if extra == 0 { String::new() } else { format!(", {} for their files", crate::size::show(extra)) };
-        let message = format!(
-            "memory = \"{}\": the VMs do not fit: {} for them{files} and {} for the hypervisor; give the host {} or more, or the VMs less",
-            crate::size::show(host.memory),
-            crate::size::show(vms),
-            crate::size::show(RESERVE),
-            crate::size::show(needed.next_multiple_of(64 << 20)),
-        );
-        Err(self.mistake(self.lines.host_memory, message))
+        let needs = Needs::of(self.vms.iter().map(Share::of), host.cpus.into(), host.memory, bundle);
+        needs.fit(host.memory).map_err(|error| {
+            let memory = crate::size::show(host.memory);
+            self.mistake(self.lines.host_memory, format!("memory = \"{memory}\": {error}"))
+        })
     }
 }

@@ -6,6 +6,7 @@ use alloc::string::String;
 use core::fmt::Write as _;
 use core::sync::atomic::{AtomicU32, Ordering};
 
+use ::vm::{Needs, Share, Watchdogs};
 use abi::HostArguments;
 use abi::bundle::Bundle;
 use cpu::speculation::Plan;
@@ -13,7 +14,7 @@ use frames::Owner;
 use hw::boot::{self as entry, StartError};
 use hw::{crash, firmware, gic, memory as physical, percpu, sysreg, uart};
 use platform::{BootMethod, Conduit, DeviceKind, Platform, PlatformError};
-use units::{CpuId, PAGE_SIZE, Pa, VmId};
+use units::{CpuId, Pa, VmId};
 
 use crate::exit::checks::Checks;
 use crate::exit::interrupts::{self, Handler};
@@ -23,7 +24,7 @@ use crate::link::console;
 use crate::output;
 use crate::output::log_sink;
 use crate::sched;
-use crate::vm::{self, doors, watchdog};
+use crate::vm::{self, watchdog};
 
 /// Devices are mapped in pieces of this size: what is near a device is a device too.
 const DEVICE_STEP: u64 = 64 << 10;
@@ -276,16 +277,22 @@ fn make_vms<C: Checks>(platform: &Platform<'static>) -> Result<(), String> {
     let initrd = platform.initrd.ok_or("there is no initial ramdisk; it should be a bundle, made by `croft bundle`")?;
     let bytes = physical::constant(initrd.start, initrd.size);
     let bundle = Bundle::parse(bytes, physical::crc32c).map_err(|error| alloc::format!("the bundle: {error}"))?;
-    let vcpus: u32 = bundle.vms().map(|vm| u32::from(vm.vcpus)).sum();
-    let services: u64 = bundle.vms().map(|vm| doors::most_memory(&vm.doors)).sum();
-    if bundle.vms().any(|vm| ::vm::Watchdogs::may_be_used(&vm.doors)) {
+    let memory: u64 = platform.memory.iter().map(|range| range.size).sum();
+    let needs = Needs::of(bundle.vms().map(|vm| Share::of(&vm)), platform.cpus.len(), memory, initrd.size);
+    needs.fit(memory).map_err(|error| alloc::format!("{error}"))?;
+    // Of what firmware keeps for itself nothing was counted.
+    let free = memory::least_free(platform.cpus.len());
+    if needs.of_vms() > free {
+        let (wanted, free) = (needs.of_vms() >> 20, free >> 20);
+        return Err(alloc::format!(
+            "the VMs need {wanted} MiB, and of the host's {} MiB only {free} are free; give it more, or the VMs less",
+            memory >> 20
+        ));
+    }
+    if bundle.vms().any(|vm| Watchdogs::may_be_used(&vm.doors)) {
         watchdog::start().map_err(|error| alloc::format!("{error}"))?;
     }
-    let blocks: u64 = bundle.vms().map(|vm| vm.memory / units::BLOCK_SIZE).sum();
-    // A VM's virtio devices have three chains of 256 entries between them, of a frame each.
-    let devices = bundle.vm_count() as u64 * 4 * PAGE_SIZE;
-    memory::prepare_heap(services + blocks * 16 + devices + u64::from(vcpus) * 4 * PAGE_SIZE)
-        .map_err(|error| alloc::format!("{error}"))?;
+    memory::prepare_heap(needs.heap).map_err(|error| alloc::format!("{error}"))?;
     for (id, config) in (0..).map(VmId).zip(bundle.vms()) {
         if config.doors.wfe && !host::wfe_traps() {
             log::warn!("{}: its WFE channel stays closed: WFE does not trap on this machine", config.name);

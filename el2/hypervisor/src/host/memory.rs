@@ -5,18 +5,19 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
+use ::vm::needs;
 use frames::{Allocation, BlockState, CarvedBlock, Extent, FrameAllocator, FramesError, Owner, Runs, Usage, VmUsage};
 use hw::sync::PreemptLock;
 use hw::{cache, mmu, nopreempt, stack, sysreg};
 use platform::Platform;
 use units::{BLOCK_SIZE, PAGE_SIZE, Pa, Range, Va, VmId};
 
-/// How many blocks may be divided into frames: the hypervisor's own and one or two a VM.
-const CARVED: usize = 256;
 /// How much of a guest's block is zeroed at a time: between two pieces a thread may be preempted.
 pub(crate) const PIECE: u64 = BLOCK_SIZE / 32;
-/// Bytes that the heap starts with and grows by.
-const HEAP_STEP: u64 = BLOCK_SIZE;
+
+// What is counted before a site is accepted is what is taken here.
+const _: () = assert!(size_of::<BlockState>() == 8 && size_of::<CarvedBlock>() as u64 <= needs::RECORD);
+const _: () = assert!(stack::SIZE == needs::STACK);
 
 static FRAMES: PreemptLock<Option<FrameAllocator<'static>>> = PreemptLock::new(None);
 static STACKS: AtomicU64 = AtomicU64::new(0);
@@ -34,13 +35,14 @@ pub(crate) fn init(platform: &Platform<'_>) -> Result<(), FramesError> {
 
     // The allocator's own metadata: the first place in RAM where it fits between what is taken.
     let blocks = frames::metadata_len(span);
-    let bytes = (blocks * size_of::<BlockState>() + CARVED * size_of::<CarvedBlock>()) as u64 + 64;
+    let divided = needs::divided_blocks(span.size) as usize;
+    let bytes = (blocks * size_of::<BlockState>() + divided * size_of::<CarvedBlock>()) as u64 + 64;
     let metadata = find_gap(platform, image, bytes.next_multiple_of(PAGE_SIZE))
         .ok_or(FramesError::OutOfBlocks { wanted: 1, free: 0 })?;
     let (states, carved) = hw::memory::claim_metadata::<BlockState, CarvedBlock>(
         metadata,
         (blocks, BlockState::ABSENT),
-        (CARVED, CarvedBlock::UNUSED),
+        (divided, CarvedBlock::UNUSED),
     );
     let mut frames = FrameAllocator::new(states, carved, span)?;
     for &range in &platform.memory {
@@ -51,7 +53,7 @@ pub(crate) fn init(platform: &Platform<'_>) -> Result<(), FramesError> {
     }
     *FRAMES.lock() = Some(frames);
     mmu::set_frame_source(|| allocate_frames(Owner::Hypervisor, 1).ok().map(|extent| extent.start()));
-    grow_heap()
+    grow_heap(1)
 }
 
 /// The first `size` bytes of RAM, page-aligned, that overlap neither the image nor anything reserved.
@@ -77,23 +79,29 @@ fn with<R>(work: impl FnOnce(&mut FrameAllocator<'static>) -> Result<R, FramesEr
     }
 }
 
-fn grow_heap() -> Result<(), FramesError> {
-    let block = with(|frames| frames.allocate_blocks(Owner::Hypervisor, 1))?;
-    let range = block.range();
-    debug_assert_eq!(range.size, HEAP_STEP);
+fn grow_heap(blocks: usize) -> Result<(), FramesError> {
+    let range = with(|frames| frames.allocate_blocks(Owner::Hypervisor, blocks))?.range();
     hw::heap::add(hw::memory::claim_unzeroed(range.start, range.size));
     Ok(())
 }
 
-/// Makes sure that the heap can hold `bytes` more, roughly: called before a VM is made.
+/// Makes sure that the heap can hold `bytes` more, whole blocks: called before VMs are made. In one piece if there is one, for
+/// the list of a large VM's blocks is longer than a block.
 ///
 /// # Errors
 /// When there is no memory for it.
 pub(crate) fn prepare_heap(bytes: u64) -> Result<(), FramesError> {
-    for _ in 0..bytes.div_ceil(HEAP_STEP) {
-        grow_heap()?;
+    let blocks = bytes.div_ceil(BLOCK_SIZE) as usize;
+    if blocks > 0 && grow_heap(blocks).is_err() {
+        (0..blocks).try_for_each(|_| grow_heap(1))?;
     }
     Ok(())
+}
+
+/// How many bytes of free blocks VMs can have at any moment: one that an idle CPU is zeroing is nobody's until it is done.
+pub(crate) fn least_free(cpus: usize) -> u64 {
+    let usage = usage();
+    ((usage.free + usage.scrubbing) * PAGE_SIZE).saturating_sub(cpus as u64 * BLOCK_SIZE)
 }
 
 /// `count` contiguous zeroed frames for `owner`, aligned to their size.

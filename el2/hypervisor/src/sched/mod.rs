@@ -334,6 +334,10 @@ fn reschedule(outcome: Outcome, place: Place) -> bool {
     true
 }
 
+// What is counted before a site is accepted: twice what is there, for the queues grow by doubling, and the old place, which is
+// free only when the new one is there.
+const _: () = assert!(3 * ::sched::BYTES_OF_A_PLACE as u64 <= ::vm::needs::HEAP_OF_A_PLACE);
+
 impl Queue {
     fn reserve(&mut self) {
         let threads = THREAD_COUNT.load(Ordering::Relaxed) as usize;

@@ -10,6 +10,7 @@ use alloc::boxed::Box;
 use core::ops::Deref;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
+use ::vm::needs;
 use clock::GuestTicks;
 use cpu::registers::General;
 use cpu::retry::Tries;
@@ -103,6 +104,10 @@ pub struct Vcpu {
     /// model must be asked.
     timer_list_register: AtomicU64,
 }
+
+// What is counted before a site is accepted: these, and what an allocator adds.
+const _: () =
+    assert!((size_of::<Vcpu>() + size_of::<Thread>() + size_of::<VcpuContext>() + 256) as u64 <= needs::HEAP_OF_A_VCPU);
 
 static VCPUS: [Once<&'static Vcpu>; MAX_TOTAL] = [const { Once::new() }; MAX_TOTAL];
 static COUNT: AtomicU32 = AtomicU32::new(0);

@@ -53,12 +53,6 @@ impl Doors {
     }
 }
 
-/// Bytes of the heap that a VM's calls may take, all together.
-#[must_use]
-pub(crate) fn most_memory(policy: &Policy) -> u64 {
-    if policy.vmware { Limits::of(&policy.quota).most_memory() as u64 } else { 0 }
-}
-
 /// An identity that depends on the VM's name alone, in the layout of RFC 9562, version 8.
 fn uuid(name: &str) -> [u8; 16] {
     let crc = |seed| u64::from(hw::memory::crc32c(seed, name.as_bytes()));

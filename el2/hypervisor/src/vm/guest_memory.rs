@@ -16,6 +16,7 @@ extern crate alloc;
 use alloc::vec::Vec;
 use core::fmt;
 
+use ::vm::needs;
 use cpu::exit::Wanted;
 use frames::{FramesError, Owner};
 use hw::sync::PreemptLock;
@@ -75,6 +76,9 @@ struct Block {
     pa: Pa,
     state: State,
 }
+
+// What is counted before a site is accepted.
+const _: () = assert!(size_of::<Block>() as u64 <= needs::HEAP_OF_A_BLOCK);
 
 /// What the guest has of a block.
 #[derive(Clone, Copy, PartialEq, Eq)]

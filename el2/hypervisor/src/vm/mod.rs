@@ -13,6 +13,7 @@ use core::fmt;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use ::devices::Change;
+use ::vm::needs;
 use abi::bundle::{Bundle, Coherency, VmConfig};
 use clock::{GuestClock, GuestTicks, Rate, VmClock};
 use cpu::exit::Wanted;
@@ -112,6 +113,11 @@ pub struct Vm {
     /// Its vCPUs stand still, as its life says, for those who look without that lock. Written under it.
     paused: AtomicBool,
 }
+
+// What is counted before a site is accepted: these, and about as much again that is made on the way, such as rings and the tree.
+const _: () = assert!(
+    2 * (size_of::<Vm>() + size_of::<VmConsole>() + size_of::<backdoor::Service>()) as u64 <= needs::HEAP_OF_A_VM
+);
 
 static VMS: [Once<&'static Vm>; abi::bundle::MAX_VMS] = [const { Once::new() }; abi::bundle::MAX_VMS];
 

@@ -73,8 +73,8 @@ fn sizes() {
     let said = after(r#"memory = "2G""#, r#"memory = "1G""#);
     assert_eq!(
         said,
-        "site.toml:4: memory = \"1G\": the VMs do not fit: 1G for them and 64M for the hypervisor; \
-         give the host 1088M or more, or the VMs less"
+        "site.toml:4: memory = \"1G\": the VMs do not fit: 1024 MiB for their RAM, 4 for its tables, 4 for vCPUs and devices, \
+         0 for their files and 20 for the hypervisor make 1052 MiB, and the host has 1024; give it 1052 MiB or more, or the VMs less"
     );
 }
 

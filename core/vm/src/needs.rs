@@ -1,0 +1,250 @@
+//! What a site takes of the host's memory: computed here alone, for `croft`, which refuses a site that does not fit its host,
+//! and for the hypervisor, which refuses it at boot.
+//!
+//! Memory is handed out in blocks of 2 MiB, and a block serves one owner, so that a VM's tables lie beside no other's. A VM
+//! therefore takes a block for its tables, however small it is. What a VM could come to need while it runs is counted as needed:
+//! once a site was accepted, no VM of it ends for want of memory.
+
+use core::fmt;
+
+use abi::bundle::Vm;
+use backdoor::Limits;
+use units::{BLOCK_SIZE, GIGABYTE, PAGE_SIZE};
+
+/// Bytes of a thread's stack.
+pub const STACK: u64 = 32 << 10;
+/// Bytes of the heap that a VM takes at most: its state, its devices', its console's buffers, the tree that it is given.
+pub const HEAP_OF_A_VM: u64 = 96 << 10;
+/// As well, each vCPU, and its thread.
+pub const HEAP_OF_A_VCPU: u64 = 8 << 10;
+/// As well, each 2 MiB block of a VM's RAM: where it is.
+pub const HEAP_OF_A_BLOCK: u64 = 24;
+/// As well, each thread on each CPU: its place in the queues, which grow by doubling.
+pub const HEAP_OF_A_PLACE: u64 = 256;
+
+/// Bytes of the record of a frame allocator's divided block; there are [`divided_blocks`].
+pub const RECORD: u64 = 320;
+
+/// Tables of a VM beside those for its RAM: the root's two frames, two for the page of records of stolen time and that page, and
+/// what waits to be freed until the TLBs have forgotten it.
+const TABLES: u64 = 5 + 16;
+/// Frames of a thread: its stack, and its part of the table that maps it.
+const THREAD: u64 = STACK / PAGE_SIZE + 1;
+/// Frames of a CPU: two stacks, its area, its start record, its top-level table and three below.
+const CPU: u64 = 2 * THREAD + 6;
+/// Threads that serve all VMs.
+const SERVICES: u64 = 2;
+
+/// For how many blocks that are divided into frames a host with so many bytes of RAM needs records: two for each VM, the
+/// hypervisor's own, those that are in use in part when it starts; and one for the tables of each gigabyte.
+#[must_use]
+pub const fn divided_blocks(memory: u64) -> u64 {
+    let more = memory / GIGABYTE;
+    // The allocator numbers its records with 16 bits.
+    if more > 60_000 { 60_256 } else { 256 + more }
+}
+
+/// What a site takes of the host's memory, in bytes, whole blocks each.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Needs {
+    /// The RAM of the VMs.
+    pub ram: u64,
+    /// Their stage 2 tables, if every block of their RAM has to be split.
+    pub tables: u64,
+    /// The state of VMs and vCPUs, on the heap.
+    pub heap: u64,
+    /// The stacks of vCPUs and CPUs.
+    pub stacks: u64,
+    /// The bundle.
+    pub bundle: u64,
+    /// What the hypervisor takes without VMs, and what idle CPUs are zeroing.
+    pub own: u64,
+}
+
+/// What one VM adds to the [`Needs`] of its site.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Share {
+    ram: u64,
+    tables: u64,
+    vcpus: u64,
+    heap: u64,
+}
+
+impl Share {
+    /// That of `vm`.
+    #[must_use]
+    pub fn of<Text, File, Program>(vm: &Vm<Text, File, Program>) -> Self {
+        let blocks = vm.memory.div_ceil(BLOCK_SIZE);
+        let frames = TABLES + vm.memory.div_ceil(GIGABYTE) + blocks;
+        let service = if vm.doors.vmware { Limits::of(&vm.doors.quota).most_memory() as u64 } else { 0 };
+        Self {
+            ram: blocks.saturating_mul(BLOCK_SIZE),
+            tables: whole_blocks(frames * PAGE_SIZE),
+            vcpus: vm.vcpus.into(),
+            heap: HEAP_OF_A_VM + u64::from(vm.vcpus) * HEAP_OF_A_VCPU + blocks * HEAP_OF_A_BLOCK + service,
+        }
+    }
+}
+
+const fn whole_blocks(bytes: u64) -> u64 {
+    match bytes.checked_next_multiple_of(BLOCK_SIZE) {
+        Some(bytes) => bytes,
+        None => u64::MAX - (BLOCK_SIZE - 1),
+    }
+}
+
+/// How much of the heap so many bytes of state take, with what an allocator loses between pieces of any size.
+const fn heap(bytes: u64) -> u64 {
+    whole_blocks(bytes + bytes / 8)
+}
+
+impl Needs {
+    /// What VMs with these shares need on a host with so many CPUs and so many bytes of RAM, out of a bundle of `bundle` bytes.
+    #[must_use]
+    pub fn of(shares: impl Iterator<Item = Share>, cpus: usize, memory: u64, bundle: u64) -> Self {
+        let sum = shares.fold(Share::default(), |sum, share| Share {
+            ram: sum.ram.saturating_add(share.ram),
+            tables: sum.tables.saturating_add(share.tables),
+            vcpus: sum.vcpus + share.vcpus,
+            heap: sum.heap + share.heap,
+        });
+        let cpus = cpus as u64;
+        let places = (sum.vcpus + SERVICES + cpus) * cpus;
+        let frames = (sum.vcpus + SERVICES) * THREAD + cpus * CPU;
+        let records = memory / BLOCK_SIZE * 8 + divided_blocks(memory) * RECORD;
+        // The image; the host's device tree, of up to 2 MiB that begin anywhere; what the heap begins with; the records, which begin
+        // anywhere too; and a block that each CPU may be zeroing, which nobody else can have meanwhile.
+        let own = 1 + 2 + 1 + 1 + cpus;
+        Self {
+            ram: sum.ram,
+            tables: sum.tables,
+            heap: heap(sum.heap + places * HEAP_OF_A_PLACE),
+            stacks: whole_blocks(frames * PAGE_SIZE),
+            // It begins anywhere.
+            bundle: if bundle == 0 { 0 } else { whole_blocks(bundle).saturating_add(BLOCK_SIZE) },
+            own: whole_blocks(records) + own * BLOCK_SIZE,
+        }
+    }
+
+    /// What the VMs take, in bytes: all but the bundle and the hypervisor's own.
+    #[must_use]
+    pub const fn of_vms(&self) -> u64 {
+        self.ram.saturating_add(self.tables).saturating_add(self.heap).saturating_add(self.stacks)
+    }
+
+    /// All of it, in bytes.
+    #[must_use]
+    pub const fn total(&self) -> u64 {
+        self.of_vms().saturating_add(self.bundle).saturating_add(self.own)
+    }
+
+    /// Whether a host with so many bytes of RAM has room for it.
+    ///
+    /// # Errors
+    /// What is needed and what there is.
+    pub const fn fit(self, memory: u64) -> Result<(), DoesNotFit> {
+        if self.total() <= memory { Ok(()) } else { Err(DoesNotFit { needs: self, memory }) }
+    }
+}
+
+/// A site that needs more memory than its host has.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct DoesNotFit {
+    /// What it needs.
+    pub needs: Needs,
+    /// The host's RAM, in bytes.
+    pub memory: u64,
+}
+
+impl fmt::Display for DoesNotFit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { needs: Needs { ram, tables, heap, stacks, bundle, own }, memory } = *self;
+        let [ram, tables, state, bundle, own, total, memory] =
+            [ram, tables, heap + stacks, bundle, own, self.needs.total(), memory].map(|bytes| bytes >> 20);
+        write!(
+            f,
+            "the VMs do not fit: {ram} MiB for their RAM, {tables} for its tables, {state} for vCPUs and devices, \
+             {bundle} for their files and {own} for the hypervisor make {total} MiB, and the host has {memory}; give it \
+             {total} MiB or more, or the VMs less"
+        )
+    }
+}
+
+impl core::error::Error for DoesNotFit {}
+
+#[cfg(test)]
+mod tests {
+    use super::{BLOCK_SIZE, Needs, Share, divided_blocks};
+    use abi::bundle::{Quota, Vm};
+    use std::string::ToString;
+
+    const MIB: u64 = 1 << 20;
+
+    fn share(memory: u64, vcpus: u8) -> Share {
+        Share::of(&vm(memory, vcpus))
+    }
+
+    fn vm(memory: u64, vcpus: u8) -> Vm<&'static str, &'static str, ()> {
+        Vm { vcpus, ..Vm::new("vm", "kernel", memory) }
+    }
+
+    fn needs(count: usize, memory: u64, vcpus: u8, cpus: usize) -> Needs {
+        Needs::of(std::iter::repeat_n(share(memory, vcpus), count), cpus, 1 << 30, 0)
+    }
+
+    #[test]
+    fn each_vm_has_blocks_of_tables_of_its_own() {
+        assert_eq!(needs(40, 8 * MIB, 2, 2).tables, 80 * MIB);
+        // 512 frames, of which those that every VM has leave room for 490 blocks.
+        assert_eq!(needs(1, 980 * MIB, 1, 1).tables, 2 * MIB);
+        assert_eq!(needs(1, 982 * MIB, 1, 1).tables, 4 * MIB);
+        // A frame for each block of 2 MiB, and one for each gigabyte.
+        assert_eq!(needs(1, 256 << 30, 1, 1).tables, (512 + 1 + 1) * MIB);
+    }
+
+    #[test]
+    fn stacks_and_state_grow_with_vcpus_and_cpus() {
+        let [one, all] = [1, 8].map(|vcpus| needs(64, 2 * MIB, vcpus, 8));
+        let stacks = 64 * 7 * (32 << 10);
+        assert!(all.stacks >= one.stacks + stacks, "{} {}", one.stacks, all.stacks);
+        assert!(all.heap >= one.heap + 64 * 7 * super::HEAP_OF_A_VCPU);
+        assert!(needs(64, 2 * MIB, 8, 64).heap >= all.heap + 56 * 512 * super::HEAP_OF_A_PLACE);
+        let closed = vm(2 * MIB, 1);
+        let mut open = closed;
+        (open.doors.vmware, open.doors.quota) = (true, Quota { store: 8 << 20, ..Quota::USUAL });
+        let heap = |vm: &_| Needs::of(std::iter::once(Share::of(vm)), 1, 1 << 30, 0).heap;
+        assert!(heap(&open) >= heap(&closed) + 16 * MIB, "what a guest may store is set aside twice");
+    }
+
+    #[test]
+    fn the_hypervisors_own_grows_with_the_host() {
+        let own = |cpus, memory| Needs::of(std::iter::empty(), cpus, memory, 0).own;
+        assert_eq!(own(2, 1 << 30), (1 + 2 + 1 + 1 + 2 + 1) * BLOCK_SIZE);
+        assert_eq!(own(8, 1 << 30) - own(2, 1 << 30), 6 * BLOCK_SIZE);
+        assert!(own(2, 1 << 40) >= own(2, 1 << 30) + (4 << 20), "eight bytes for each block of 2 MiB");
+        assert_eq!(divided_blocks(1 << 30), 257);
+        assert!(divided_blocks(u64::MAX) < 65_535);
+    }
+
+    #[test]
+    fn what_fits_and_what_does_not() {
+        let shares = || std::iter::repeat_n(share(8 * MIB, 2), 40);
+        let needs = Needs::of(shares(), 2, 392 * MIB, 3 * MIB);
+        assert_eq!(needs.bundle, 6 * MIB, "it may begin anywhere in a block");
+        assert_eq!(needs.fit(needs.total()), Ok(()));
+        let said = needs.fit(needs.total() - 1).unwrap_err().to_string();
+        assert!(
+            said.contains("320 MiB for their RAM, 80 for its tables") && said.contains("6 for their files"),
+            "{said}"
+        );
+        let said = needs.fit(392 * MIB).unwrap_err().to_string();
+        let total = needs.total() / MIB;
+        assert!(said.contains(&std::format!("make {total} MiB, and the host has 392; give it {total} MiB")), "{said}");
+    }
+
+    #[test]
+    fn nothing_overflows() {
+        let huge = Needs::of(std::iter::repeat_n(share(u64::MAX, 8), 64), 64, u64::MAX, u64::MAX);
+        assert!(huge.fit(u64::MAX - 1).is_err());
+    }
+}
