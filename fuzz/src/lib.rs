@@ -10,5 +10,6 @@ pub mod parsers;
 pub mod platform_devices;
 pub mod rpc;
 pub mod saved_vm;
+pub mod snapshot_file;
 pub mod virtio_device;
 pub mod watchdogs;

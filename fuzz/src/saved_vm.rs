@@ -46,7 +46,7 @@ fn look(bytes: &[u8]) {
         assert_eq!(clock.save(Ticks(NOW)), time.clock);
     }
     let mut other = paused();
-    if other.restore(&life).is_ok() {
+    if other.restore(&life, other.begun()).is_ok() {
         assert_eq!(other.save(), Some(life));
     }
     if let Ok(put) = Vgic::restore(GIC, &gic) {

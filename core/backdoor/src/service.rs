@@ -236,6 +236,11 @@ impl Service {
         Self { config, channels: Channels::default(), state }
     }
 
+    /// What its guest is told its CPUs' speed is from now on, in MHz.
+    pub const fn set_megahertz(&mut self, megahertz: u32) {
+        self.config.megahertz = megahertz;
+    }
+
     /// The VM starts afresh: channels and reports are gone, values stay.
     pub fn restart(&mut self) {
         self.channels.drop_all();

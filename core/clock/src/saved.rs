@@ -26,9 +26,31 @@ pub struct Clock {
     pub stood: u64,
 }
 
+/// What a guest's clock makes of the time that it was away: saved, and not restored yet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Away {
+    /// It has gone on.
+    Advance,
+    /// It has stood still.
+    Freeze,
+}
+
 impl Clock {
     /// The version that is written, and the only one that is read.
     pub const VERSION: u16 = 2;
+
+    /// The same clock when it has been away for so many microseconds of real time. One that was saved while it stood still has
+    /// stood still since.
+    #[must_use]
+    pub fn after(self, microseconds: u64, away: Away) -> Self {
+        let millionths = u128::from(microseconds) * u128::from(self.frequency) / 1_000_000;
+        let ticks = u64::try_from(millionths * u128::from(self.rate) / 1_000_000).unwrap_or(u64::MAX);
+        match away {
+            // A file may say anything: a time of the year 200 000 too. The count stays, and is refused by a host that cannot hold it.
+            Away::Advance if !self.is_stopped => Self { count: self.count.saturating_add(ticks), ..self },
+            Away::Advance | Away::Freeze => Self { stood: self.stood.saturating_add(ticks), ..self },
+        }
+    }
 }
 
 /// An [`EmulatedTimer`](crate::EmulatedTimer): the physical one of a vCPU, or its virtual one while it is not loaded.
@@ -82,6 +104,49 @@ impl fmt::Display for Refused {
             Self::Count(count) => write!(f, "the count {count} is past the end of this host's counter"),
             Self::Control(control) => {
                 write!(f, "a timer's CTL is {control:#x}; only ENABLE and IMASK, 0x3, can be set")
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Away, Clock};
+    use crate::GuestClock;
+    use proptest::prelude::*;
+    use units::{Hz, Ticks};
+
+    fn clock(frequency: u64, rate: u32, is_stopped: bool) -> Clock {
+        Clock { version: Clock::VERSION, count: 1000, frequency, rate, is_stopped, stood: 7 }
+    }
+
+    #[test]
+    fn time_away_passes_or_is_stood_still() {
+        let second = 1_000_000;
+        let real = clock(62_500_000, 1_000_000, false);
+        assert_eq!(real.after(2 * second, Away::Advance), Clock { count: 125_001_000, ..real });
+        assert_eq!(real.after(2 * second, Away::Freeze), Clock { stood: 125_000_007, ..real });
+        let slow = clock(1_000_000, 500_000, false);
+        assert_eq!(slow.after(4 * second, Away::Advance), Clock { count: 2_001_000, ..slow });
+        let stopped = clock(1_000_000, 1_000_000, true);
+        assert_eq!(stopped.after(second, Away::Advance), Clock { stood: 1_000_007, ..stopped });
+    }
+
+    proptest! {
+        /// However long it was away, its count is not less; frozen, it is the same, and behind by what it was away.
+        #[test]
+        fn no_count_goes_back(away in any::<u64>(), frequency in 1_000_000..=1_000_000_000_u64, rate in 1_000..=10_000_000_u32) {
+            let clock = clock(frequency, rate, false);
+            prop_assert!(clock.after(away, Away::Advance).count >= clock.count);
+            let frozen = clock.after(away % (1 << 40), Away::Freeze);
+            prop_assert_eq!(frozen.count, clock.count);
+            let host = Hz(62_500_000);
+            if let (Ok(one), Ok(other)) =
+                (GuestClock::restore(&clock, host, Ticks(0)), GuestClock::restore(&frozen, host, Ticks(0)))
+            {
+                let behind = other.behind(Ticks(0), true) - one.behind(Ticks(0), true);
+                let expected = (away % (1 << 40)) as i64;
+                prop_assert!((behind - expected).abs() <= 2 + i64::from(1_000_000_000 / rate), "{behind} for {expected}");
             }
         }
     }

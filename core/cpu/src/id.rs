@@ -15,10 +15,12 @@
 mod field;
 #[cfg(test)]
 pub(crate) mod models;
+mod names;
 mod part;
 mod policy;
 
 pub use field::{Field, fields};
+pub use names::features;
 pub use part::{Part, State, Switched, Trap};
 
 use crate::encoding::SysregEncoding;

@@ -4,6 +4,8 @@
 //! machine that they belong to, so that a state is refused by a machine of another shape. It is written as one section with
 //! the others in it (`docs/formats/saved-vm.md`).
 //!
+//! With what the VM is, and its memory, it is a file ([`file`]).
+//!
 //! Devices are kept as the bytes that each of them wrote, in the order of the machine's plan: what they are is known to them
 //! alone.
 #![no_std]
@@ -12,6 +14,8 @@
 extern crate alloc;
 #[cfg(test)]
 extern crate std;
+
+pub mod file;
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
@@ -178,7 +182,7 @@ impl Value for SavedVm {
 
     fn unpack(from: &mut Reader<'_>) -> Result<Self, Damaged> {
         let (machine, time, life) = (from.part()?, from.part()?, from.part()?);
-        let gic = Box::new(from.part()?);
+        let gic = boxed(from)?;
         let count = u8::unpack(from)?;
         let mut vcpus = Vec::new();
         for _ in 0..count {
@@ -197,6 +201,12 @@ impl Value for SavedVm {
             calls: if bool::unpack(from)? { Some(from.part()?) } else { None },
         })
     }
+}
+
+/// A large part, which lies on the stack only as long as it is read.
+#[inline(never)]
+fn boxed<P: Part>(from: &mut Reader<'_>) -> Result<Box<P>, Damaged> {
+    from.part().map(Box::new)
 }
 
 impl Part for SavedVm {
@@ -236,7 +246,45 @@ impl fmt::Display for Difference {
 
 impl core::error::Error for Difference {}
 
+/// A feature of the CPU, or a number that it has, which a guest knows otherwise.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct FeatureDifference {
+    /// Which register, by its index, and the lowest bit of the field.
+    place: (usize, u32),
+    saved: u64,
+    here: u64,
+}
+
+impl fmt::Display for FeatureDifference {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let &Self { place: (index, shift), saved, here } = self;
+        let mut has_name = false;
+        for (feature, is_lost) in id::features(index, shift, saved, here) {
+            let separator = if has_name { ", " } else { "" };
+            write!(out, "{separator}{feature} {}", if is_lost { "is missing" } else { "is new to it" })?;
+            has_name = true;
+        }
+        if has_name {
+            return Ok(());
+        }
+        let register = id::encoding(index);
+        let (crm, op2, end) = (register.crm(), register.op2(), shift + 3);
+        write!(out, "bits {end}:{shift} of ID register S3_0_C0_C{crm}_{op2} were {saved:#x} and are {here:#x}")
+    }
+}
+
 impl SavedMachine {
+    /// All that a guest of this machine knows otherwise than that of `here` does.
+    pub fn features(&self, here: &Self) -> impl Iterator<Item = FeatureDifference> {
+        let registers = self.identification.into_iter().zip(here.identification).enumerate();
+        registers.flat_map(|(index, (saved, here))| {
+            (0..64).step_by(4).filter_map(move |shift| {
+                let (saved, here) = (saved >> shift & 0xf, here >> shift & 0xf);
+                (saved != here).then_some(FeatureDifference { place: (index, shift), saved, here })
+            })
+        })
+    }
+
     /// In what `here` differs from it, if in anything.
     ///
     /// # Errors

@@ -35,7 +35,7 @@ fn vcpu(number: u8, word: u64) -> SavedVcpu {
     }
 }
 
-fn vm(words: [u64; 4], devices: Vec<u8>, has_calls: bool) -> SavedVm {
+pub(crate) fn vm(words: [u64; 4], devices: Vec<u8>, has_calls: bool) -> SavedVm {
     let [first, second, third, fourth] = words;
     let config = Config { vcpus: 2, list_registers: 4, priority_bits: 5, preemption_bits: 5 };
     let dog = SavedWatchdog { timeout: fourth, action: 2, remaining: None, acted: 3 };
@@ -56,7 +56,7 @@ fn vm(words: [u64; 4], devices: Vec<u8>, has_calls: bool) -> SavedVm {
     }
 }
 
-fn any_vm() -> impl Strategy<Value = SavedVm> {
+pub(crate) fn any_vm() -> impl Strategy<Value = SavedVm> {
     (any::<[u64; 4]>(), proptest::collection::vec(any::<u8>(), 0..99), any::<bool>())
         .prop_map(|(words, devices, has_calls)| vm(words, devices, has_calls))
 }
@@ -98,6 +98,25 @@ fn no_piece_of_it_is_enough_and_nothing_may_follow() {
     let longer = [&bytes[..], &[0]].concat();
     assert_eq!(SavedVm::from_bytes(&longer), Err(Damaged::Long("vm")));
     assert_eq!(&bytes[..5], b"\x02vm\x01\x00");
+}
+
+/// Each feature has its name, what is no feature its bits, and a field of which nothing is named says so too.
+#[test]
+fn features_that_differ_are_all_named() {
+    let (mut saved, mut here) = (machine(), machine());
+    assert_eq!(saved.features(&here).count(), 0);
+    // ID_AA64PFR0_EL1.FP, which is signed; ID_AA64ISAR0_EL1.AES and SHA3; ID_AA64MMFR0_EL1.PARange.
+    (saved.identification[24], here.identification[24]) = (0x1_0000, 0xf_0000);
+    (saved.identification[40], here.identification[40]) = (1 << 4 | 1 << 32, 2 << 4);
+    here.identification[48] = 0x15;
+    let all: Vec<_> = saved.features(&here).map(|feature| format!("{feature}")).collect();
+    let expected = [
+        "FEAT_FP16 is missing, FEAT_FP is missing",
+        "FEAT_PMULL is new to it",
+        "FEAT_SHA3 is missing",
+        "bits 3:0 of ID register S3_0_C0_C7_0 were 0x1 and are 0x5",
+    ];
+    assert_eq!(all, expected);
 }
 
 #[test]

@@ -12,6 +12,8 @@
 //! * The first reason to stop counts; a reason never outlives the life that it was given for.
 //! * A paused VM lets no vCPU begin, and its watchdogs stand still before the first vCPU does.
 //! * A vCPU that was switched on in one life never begins in the next.
+//! * A VM that is built for a state that was saved ([`Life::start_for_state`]) stands still, and nobody lets it go on, before that is
+//!   in it.
 //! * Whoever has something to do was woken after it was there to do.
 
 use fair::{By, Restarts};
@@ -58,6 +60,8 @@ pub enum Task {
     Boot,
     /// Run the vCPU.
     Run(Start),
+    /// Run the vCPU, with the registers that were put in.
+    GoOn,
     /// Call [`Life::end`]: nobody is in the guest who could be the last to leave it.
     End,
 }
@@ -143,8 +147,12 @@ pub struct Life<R> {
     inside: VcpuSet,
     /// vCPU 0's thread is to load the images.
     boot: bool,
+    /// vCPUs that have not begun in this life and have registers all the same: those that were put in.
+    put_in: VcpuSet,
     /// Its vCPUs are to stand still.
     is_paused: bool,
+    /// It stands still without a state, which is to be put in.
+    awaits_state: bool,
     /// It is to stop as soon as it has started: asked for while its images were being loaded.
     stop_next: Option<Stop<R>>,
     /// If it powers itself off before this time, in milliseconds, it is started again: the operator's reboot of a guest
@@ -167,7 +175,9 @@ impl<R: Clone + PartialEq> Life<R> {
             starts: [None; MAX_VCPUS],
             inside: VcpuSet::EMPTY,
             boot: false,
+            put_in: VcpuSet::EMPTY,
             is_paused: false,
+            awaits_state: false,
             stop_next: None,
             again_until: 0,
             boots: 0,
@@ -213,6 +223,32 @@ impl<R: Clone + PartialEq> Life<R> {
         &[Effect::Wake(FIRST)]
     }
 
+    /// Takes hold of it, if it is off, to build it for a state that was saved: whoever is told so builds it, and says
+    /// [`Life::is_built`], or [`Life::failed`]. Says whether it was off.
+    pub fn start_for_state(&mut self) -> bool {
+        let is_off = matches!(self.phase, Phase::Off(_));
+        if is_off {
+            self.phase = Phase::Booting;
+        }
+        is_off
+    }
+
+    /// It is built, at `now` in milliseconds, without images. It stands still with nobody in it until a state is put in
+    /// ([`Life::restore`]), and it is let go on.
+    pub fn is_built(&mut self, now: u64) -> &'static [Effect] {
+        self.boots = self.boots.wrapping_add(1);
+        self.started_at = now;
+        self.machine.reset();
+        if let Some(stop) = self.stop_next.take() {
+            self.phase = Phase::Stopping(stop);
+            return &[Effect::Wake(FIRST), Effect::Report];
+        }
+        self.phase = Phase::Running;
+        self.is_paused = true;
+        self.awaits_state = true;
+        &[Effect::ShowPause, Effect::FreezeWatchdogs, Effect::PauseDevices, Effect::PauseClock, Effect::Report]
+    }
+
     /// Stops it, or makes it start afresh. The first reason counts.
     pub fn stop(&mut self, stop: Stop<R>) -> &'static [Effect] {
         match self.phase {
@@ -252,11 +288,11 @@ impl<R: Clone + PartialEq> Life<R> {
         ]
     }
 
-    /// Lets it go on. No effects if it is not paused, or stops: its watchdogs are not to begin again then.
+    /// Lets it go on. No effects if it is not paused, has no state yet, or stops: its watchdogs are not to begin again then.
     ///
     /// The clock before the watchdogs, whose deadlines are never while it stands, and before the vCPUs, which copy it.
     pub fn resume(&mut self) -> &'static [Effect] {
-        if self.phase != Phase::Running || !self.is_paused {
+        if self.phase != Phase::Running || !self.is_paused || self.awaits_state {
             return NOTHING;
         }
         self.is_paused = false;
@@ -289,6 +325,11 @@ impl<R: Clone + PartialEq> Life<R> {
         if !self.is_running() {
             return None;
         }
+        if self.put_in.contains(vcpu) {
+            self.put_in.remove(vcpu);
+            self.inside.insert(vcpu);
+            return Some(Task::GoOn);
+        }
         let start = self.starts.get_mut(vcpu.index())?.take()?;
         self.machine.started(vcpu);
         self.inside.insert(vcpu);
@@ -310,14 +351,16 @@ impl<R: Clone + PartialEq> Life<R> {
         let stop = match &self.phase {
             Phase::Stopping(stop) => stop.clone(),
             // A vCPU was switched on and has not begun yet: the VM goes on.
-            Phase::Running if self.starts.iter().any(Option::is_some) => return None,
+            Phase::Running if self.starts.iter().any(Option::is_some) || !self.put_in.is_empty() => return None,
             Phase::Running => Stop::PowerOff,
             Phase::Off(_) | Phase::Booting | Phase::Ending(_) => return None,
         };
         let is_to_start_again = now < core::mem::take(&mut self.again_until);
         let stop = if stop == Stop::PowerOff && is_to_start_again { Stop::Restart } else { stop };
         self.starts = [None; MAX_VCPUS];
+        self.put_in = VcpuSet::EMPTY;
         self.is_paused = false;
+        self.awaits_state = false;
         let length = now.saturating_sub(self.started_at);
         let by = match stop {
             Stop::Reset => By::Guest,

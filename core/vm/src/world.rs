@@ -5,15 +5,15 @@
 //! there.
 
 use crate::doors::WatchdogRequest;
-use crate::{Ask, Bite, Caller, Consequence, Effect, End, Life, Saying, Stop, Task, Watchdogs, Which};
+use crate::{Ask, Bite, Caller, Consequence, Effect, End, Life, SavedLife, Saying, Stop, Task, Watchdogs, Which};
 use abi::bundle::Doors as Policy;
 use backdoor::ExceptionLevel;
 use proptest::prelude::{Just, Strategy, prop_oneof};
 use proptest::sample::select;
-use services::psci::{Start, VmPower};
+use services::psci::{SavedPower, Start, VmPower};
 use std::vec;
 use std::vec::Vec;
-use units::{Ipa, Range, VcpuId};
+use units::{Ipa, MAX_VCPUS, Range, VcpuId, VcpuSet};
 use wfe::{Action, Actions, Refused, Scope};
 
 pub(crate) const VCPUS: usize = 3;
@@ -77,6 +77,9 @@ pub(crate) enum Event {
     Pat(usize, Scope),
     /// The thread of the watchdogs looks at one of them.
     Look(Which),
+    /// The operator has it built for a state, if it is off; and that is put in, with the registers of these vCPUs, a bit each.
+    Build,
+    PutIn(u8),
     /// The images turn out to be bad, if they are being loaded.
     BadImages,
     /// Threads may wake up for no reason.
@@ -108,6 +111,8 @@ pub(crate) fn event() -> impl Strategy<Value = Event> {
             .prop_map(|(id, scope, timeout, action)| Event::Arm(id, scope, timeout, action)),
         3 => (0..VCPUS, scope()).prop_map(|(id, scope)| Event::Pat(id, scope)),
         6 => (0..=VCPUS).prop_map(|slot| Event::Look(Which::called(VCPUS as u8).nth(slot).unwrap())),
+        2 => Just(Event::Build),
+        2 => (1..1_u8 << VCPUS).prop_map(Event::PutIn),
         1 => Just(Event::BadImages),
         2 => (0..VCPUS).prop_map(Event::WakeForNothing),
     ]
@@ -295,6 +300,11 @@ impl World {
                     None => Thread::Asleep,
                     Some(Task::Boot) => Thread::Loading,
                     Some(Task::End) => Thread::AboutToEnd,
+                    Some(Task::GoOn) => {
+                        assert!(!self.life.is_paused() && self.life.machine().is_on(vcpu));
+                        self.begun[id] = true;
+                        Thread::Inside
+                    }
                     Some(Task::Run(start)) => {
                         assert_eq!(start.vcpu, vcpu);
                         assert_eq!(start.context, self.lives, "switched on in another life");
@@ -441,6 +451,8 @@ impl World {
                 armed.iter_mut().for_each(|armed| armed.elapsed = 0);
             }
             Event::Look(which) => self.look(which),
+            Event::Build => self.build(),
+            Event::PutIn(bits) => self.put_in(bits),
             Event::BadImages => self.images_are_bad = self.threads.contains(&Thread::Loading),
             Event::WakeForNothing(id) => self.wake(id),
             Event::CpuOn(..)
@@ -451,6 +463,29 @@ impl World {
             | Event::Pat(..) => {}
         }
         self.check();
+    }
+
+    /// By the console's thread, at once: so nothing comes between.
+    fn build(&mut self) {
+        let was_off = self.life.stopped().is_some();
+        assert_eq!(self.life.start_for_state(), was_off, "only what is off can be built, and that always can");
+        if was_off {
+            self.lives += 1;
+            self.watched_life = self.lives;
+            let effects = self.life.is_built(self.now);
+            self.perform(effects);
+        }
+    }
+
+    fn put_in(&mut self, bits: u8) {
+        if !self.life.awaits_state() {
+            return;
+        }
+        let mut vcpus = VcpuSet::EMPTY;
+        (0..VCPUS).filter(|id| bits >> id & 1 != 0).for_each(|id| vcpus.insert(VcpuId(id as u8)));
+        let power = SavedPower { count: VCPUS as u8, on: bits, pending: 0 };
+        let done = self.life.restore(&SavedLife { power, starts: [None; MAX_VCPUS] }, vcpus);
+        assert!(done.is_ok() && !self.life.awaits_state());
     }
 
     pub(crate) fn is_frozen(&self) -> bool {
@@ -573,7 +608,8 @@ impl World {
         let waits = self.life.is_paused();
         let lives = self.threads.iter().any(|thread| matches!(thread, Thread::InGuest | Thread::StandingAsleep));
         assert!(lives || waits, "it is neither off nor does anybody run: {:?}", self.threads);
-        // Whoever was switched on during the pause begins after it.
+        // Whoever was switched on during the pause begins after it; and a state is put in sooner or later.
+        self.put_in(1);
         self.happen(Event::Resume);
         for _ in 0..200 {
             for id in 0..VCPUS {

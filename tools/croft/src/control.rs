@@ -11,6 +11,7 @@ mod client;
 mod follow;
 mod place;
 mod server;
+mod transfer;
 
 pub use client::{ControlError, connect, perform, perform_while};
 pub use place::{Place, Registration, find, for_run};
@@ -18,6 +19,7 @@ pub use server::{Server, serve};
 
 use crate::session;
 use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
 
 /// At most this many bytes in a line: a value of 64 KiB as JSON numbers, with room.
 pub const MAX_LINE: u64 = 512 << 10;
@@ -98,6 +100,22 @@ pub enum Order {
     Resume {
         /// The VM's name.
         vm: String,
+    },
+    /// Saves a VM to a file. It stands still meanwhile.
+    Save {
+        /// The VM's name.
+        vm: String,
+        /// The file; an absolute path.
+        file: PathBuf,
+    },
+    /// Lets a saved VM take the place of one that is off.
+    Restore {
+        /// That one's name; without it, it is called as the saved one.
+        vm: Option<String>,
+        /// The file; an absolute path.
+        file: PathBuf,
+        /// It stands still until it is told to go on.
+        pause: bool,
     },
     /// What time the host has.
     Time,

@@ -22,6 +22,7 @@ pub mod moment;
 pub mod operate;
 pub mod output;
 pub mod run;
+pub mod saved;
 pub mod session;
 pub mod site;
 pub mod size;

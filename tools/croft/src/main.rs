@@ -8,6 +8,7 @@ use croft::control::{self, ControlError, Order as Wish, Report};
 use croft::operate::{self, LogLines};
 use croft::output::{self, Written, complain as say};
 use croft::run::{self, Request};
+use croft::saved::SavedError;
 use croft::session::status;
 use croft::site::Site;
 use croft::{bundle, moment, size, statistics};
@@ -187,6 +188,28 @@ enum Order {
         #[arg(long, value_name = "VM")]
         sync: Option<String>,
     },
+    /// Save a VM to a file: what it is, its state and its memory. It stands still until all of that is written.
+    Save {
+        #[command(flatten)]
+        host: HostPlace,
+        /// The VM's name.
+        vm: String,
+        /// The file. If there is one of that name, it is replaced when the new one is whole.
+        file: PathBuf,
+    },
+    /// Let a saved VM take the place of one that is off. The site file must say the same of its vCPUs, memory and calls.
+    Restore {
+        #[command(flatten)]
+        host: HostPlace,
+        /// The file that `croft save` wrote.
+        file: PathBuf,
+        /// The VM whose place it takes; without it, the one with the name of the saved one.
+        #[arg(long, value_name = "VM")]
+        name: Option<String>,
+        /// It stands still until `croft resume` lets it go on.
+        #[arg(long)]
+        pause: bool,
+    },
     /// Let VMs go on that were paused, by the operator or by their watchdogs.
     Resume {
         #[command(flatten)]
@@ -308,6 +331,14 @@ fn main() -> ExitCode {
         Order::Pause { host, which } => {
             each(&host, which, |word| matches!(word, "running" | "panicked"), |vm| Wish::Pause { vm })
         }
+        Order::Save { host, vm, file } => match std::path::absolute(&file) {
+            Ok(file) => order(&host, &Wish::Save { vm, file }, operate::show_progress),
+            Err(source) => complain(&SavedError::Io { file, source }, status::USAGE),
+        },
+        Order::Restore { host, file, name, pause } => match std::path::absolute(&file) {
+            Ok(file) => order(&host, &Wish::Restore { vm: name, file, pause }, operate::show_progress),
+            Err(source) => complain(&SavedError::Io { file, source }, status::USAGE),
+        },
         Order::Time { host, set: Some(microseconds), .. } => {
             order(&host, &Wish::SetTime { microseconds }, |_| String::new())
         }

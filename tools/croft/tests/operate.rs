@@ -184,7 +184,15 @@ impl Fake {
                 }
                 return;
             }
-            (_, Ask::Reconnect | Ask::SetGuestTime) => None,
+            // It sends what is no saved VM.
+            (_, Ask::SaveNext { .. }) => {
+                self.tell(id, Answer::Value(&[7; 32]));
+                None
+            }
+            (_, Ask::Restore | Ask::RestoreNext { .. } | Ask::RestoreEnd { .. } | Ask::Machine) => {
+                Some("web restores nothing")
+            }
+            (_, Ask::Reconnect | Ask::SetGuestTime | Ask::Save | Ask::EndTransfer) => None,
         };
         self.tell(id, refused.map_or(Answer::Done, Answer::Refused));
     }
@@ -629,4 +637,32 @@ fn exchange(socket: &Path, bytes: &[u8]) -> String {
     let mut said = String::new();
     let _ = stream.read_to_string(&mut said);
     said
+}
+
+/// What comes from the hypervisor is looked at before it is a file; and so is a file before the hypervisor hears of it. What
+/// was there before stays.
+#[test]
+fn what_is_no_saved_vm_is_neither_kept_nor_sent() {
+    let stage = Stage::new(true);
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("web.saved");
+    fs::write(&file, "before").unwrap();
+    let path = file.to_str().unwrap();
+    let refused = stage.croft(&["save", "web", path]);
+    let said = text(&refused.stderr);
+    assert_eq!(
+        (refused.status.code(), &*said),
+        (
+            Some(1),
+            "croft: what came from the hypervisor is wrong: this is no saved VM; `croft save VM FILE` makes one\n"
+        )
+    );
+    assert_eq!(fs::read(&file).unwrap(), b"before");
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "a draft was left");
+    let refused = stage.croft(&["restore", path]);
+    let expected = format!("croft: {path}: this is no saved VM; `croft save VM FILE` makes one\n");
+    assert_eq!((refused.status.code(), text(&refused.stderr)), (Some(1), expected));
+    let nowhere = folder.path().join("no").join("web.saved");
+    let refused = stage.croft(&["save", "web", nowhere.to_str().unwrap()]);
+    assert!(text(&refused.stderr).contains("No such file or directory"), "{}", text(&refused.stderr));
 }

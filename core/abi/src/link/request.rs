@@ -9,6 +9,8 @@ use serde::{Deserialize, Serialize};
 
 /// At most this many bytes of a value in one request or answer.
 pub const MAX_PIECE: usize = 640;
+/// At most this many bytes of a saved VM in one request or answer.
+pub const MAX_CHUNK: usize = 960;
 /// At most this many bytes in a key, so that it fits into a frame beside a piece.
 pub const MAX_KEY: usize = 256;
 
@@ -71,6 +73,34 @@ pub enum Ask<'a> {
     },
     /// The guest's tools are to set its clock to the host's, forward or back. Answered when they say that it is done.
     SetGuestTime,
+    /// The VM is to stand still and be saved. Answered when it does, and its state was taken.
+    Save,
+    /// What comes next of the saved VM. Answered by [`Answer::Value`]s, which may be none: pages were looked at that take no room.
+    SaveNext {
+        /// At most so many bytes.
+        length: u32,
+    },
+    /// A saved VM is to take the place of this one, which is off.
+    Restore,
+    /// The next piece of it. Only the last of several is answered, and each one that is refused; then all is, and the VM is off.
+    RestoreNext {
+        /// How much came before.
+        offset: u64,
+        /// The piece.
+        bytes: &'a [u8],
+        /// Whether it is to be answered.
+        last: bool,
+    },
+    /// That was all: the VM is to go on.
+    RestoreEnd {
+        /// Not before it is told to.
+        pause: bool,
+    },
+    /// What is saved is, or nobody wants it any more: the VM goes on if it ran before. Nobody wants what is being restored any
+    /// more: the VM is off.
+    EndTransfer,
+    /// What the VM's machine is, with what its guest can know of the CPU. Answered by one [`Answer::Value`].
+    Machine,
 }
 
 /// From the hypervisor to the tool.
@@ -165,7 +195,7 @@ impl<'a> Reply<'a> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Answer, Ask, Guest, HOST, MAX_KEY, MAX_PIECE, Reply, Request};
+    use super::{Answer, Ask, Guest, HOST, MAX_CHUNK, MAX_KEY, MAX_PIECE, Reply, Request};
     use crate::link::MAX_PAYLOAD;
     use proptest::prelude::*;
 
@@ -174,6 +204,9 @@ mod tests {
         let key = core::str::from_utf8(&[b'k'; MAX_KEY]).unwrap();
         let mut buffer = [0; MAX_PAYLOAD];
         let ask = Ask::Set { key, offset: u32::MAX, value: &[0xff; MAX_PIECE], last: true };
+        let request = Request { id: u32::MAX, vm: u16::MAX, ask };
+        assert_eq!(Request::decode(request.encode(&mut buffer).unwrap()), Some(request));
+        let ask = Ask::RestoreNext { offset: u64::MAX, bytes: &[0xff; MAX_CHUNK], last: true };
         let request = Request { id: u32::MAX, vm: u16::MAX, ask };
         assert_eq!(Request::decode(request.encode(&mut buffer).unwrap()), Some(request));
         let text = core::str::from_utf8(&[b't'; 96]).unwrap();
@@ -189,7 +222,7 @@ mod tests {
         };
         let time = Answer::Time { microseconds: u64::MAX, settable: true };
         for answer in
-            [Answer::Guest(guest), Answer::Value(&[0xfe; MAX_PIECE]), Answer::Key { key, length: u32::MAX }, time]
+            [Answer::Guest(guest), Answer::Value(&[0xfe; MAX_CHUNK]), Answer::Key { key, length: u32::MAX }, time]
         {
             let reply = Reply { id: u32::MAX, answer };
             assert_eq!(Reply::decode(reply.encode(&mut buffer).unwrap()), Some(reply));
@@ -202,6 +235,11 @@ mod tests {
         let ask = Ask::Set { key: "ab", offset: 300, value: &[7, 8, 9], last: true };
         let request = Request { id: 5, vm: 1, ask };
         assert_eq!(request.encode(&mut buffer), Some(&[5, 1, 3, 2, b'a', b'b', 0xac, 2, 3, 7, 8, 9, 1][..]));
+        let ask = Ask::RestoreNext { offset: 300, bytes: &[7, 8], last: true };
+        let request = Request { id: 5, vm: 1, ask };
+        assert_eq!(request.encode(&mut buffer), Some(&[5, 1, 13, 0xac, 2, 2, 7, 8, 1][..]));
+        let request = Request { id: 5, vm: 1, ask: Ask::EndTransfer };
+        assert_eq!(request.encode(&mut buffer), Some(&[5, 1, 15][..]));
         let reply = Reply { id: 5, answer: Answer::Refused("no") };
         assert_eq!(reply.encode(&mut buffer), Some(&[5, 6, 2, b'n', b'o'][..]));
         let request = Request { id: 6, vm: HOST, ask: Ask::SetTime { microseconds: 300 } };

@@ -2,7 +2,7 @@
 
 use pack::{Damaged, value};
 use services::psci::{SavedPower, Start};
-use units::{Ipa, MAX_VCPUS, VcpuId};
+use units::{Ipa, MAX_VCPUS, VcpuId, VcpuSet};
 
 use super::{Life, Phase};
 
@@ -31,10 +31,12 @@ impl<R: Clone + PartialEq> Life<R> {
             machine,
             starts,
             is_paused,
-            // It says whose registers there are; they are saved, or are not.
+            // They say whose registers there are; those are saved, or are not.
             inside: _,
+            put_in: _,
             // The host's.
             boot: _,
+            awaits_state: _,
             stop_next: _,
             again_until: _,
             boots: _,
@@ -48,12 +50,19 @@ impl<R: Clone + PartialEq> Life<R> {
         })
     }
 
-    /// Puts a state into a paused VM.
+    /// Puts a state into a paused VM, with the registers of these vCPUs, which the caller puts in. If it was built for that, they
+    /// go on by them when the VM does; else they are those that have begun here, too.
     ///
     /// # Errors
     /// If it is not one of this VM's; nothing has changed then.
-    pub fn restore(&mut self, saved: &SavedLife) -> Result<(), Damaged> {
+    pub fn restore(&mut self, saved: &SavedLife, vcpus: VcpuSet) -> Result<(), Damaged> {
         let SavedLife { power, starts } = saved;
+        if !self.awaits_state && vcpus != self.begun() {
+            return Err(Damaged::Impossible("other vCPUs of it were on when it was saved"));
+        }
+        if vcpus.iter().any(|vcpu| vcpu.0 >= power.count) {
+            return Err(Damaged::Impossible("a vCPU has registers that the VM does not have"));
+        }
         let begins = |(id, start): (u8, &Option<_>)| start.is_none() || u32::from(power.count) > u32::from(id);
         if !(0..).zip(starts).all(begins) {
             return Err(Damaged::Impossible("a vCPU is to begin that the VM does not have"));
@@ -62,13 +71,28 @@ impl<R: Clone + PartialEq> Life<R> {
         for (id, (place, start)) in (0..).zip(self.starts.iter_mut().zip(starts)) {
             *place = start.map(|(entry, context)| Start { vcpu: VcpuId(id), entry, context });
         }
+        if core::mem::take(&mut self.awaits_state) {
+            self.put_in = vcpus;
+        }
         Ok(())
     }
 
     /// The vCPUs that have begun and not ended: they have registers.
     #[must_use]
-    pub const fn inside(&self) -> units::VcpuSet {
-        self.inside
+    pub fn begun(&self) -> VcpuSet {
+        self.inside.union(self.put_in)
+    }
+
+    /// Whether a vCPU has registers only because they were put in: its thread waits for the VM to go on.
+    #[must_use]
+    pub fn was_put_in(&self, vcpu: VcpuId) -> bool {
+        self.put_in.contains(vcpu)
+    }
+
+    /// Whether it was built for a state, which is not in it yet.
+    #[must_use]
+    pub const fn awaits_state(&self) -> bool {
+        self.awaits_state
     }
 }
 
@@ -79,7 +103,7 @@ mod tests {
     use pack::{Damaged, Reader, Writer};
     use proptest::prelude::*;
     use services::psci::{SavedPower, Start, VmPower};
-    use units::{Ipa, Range, VcpuId};
+    use units::{Ipa, Range, VcpuId, VcpuSet};
 
     const RAM: Range<Ipa> = Range { start: Ipa(0x4000_0000), size: 0x1000_0000 };
 
@@ -95,6 +119,11 @@ mod tests {
         life
     }
 
+    /// vCPU 0.
+    fn first() -> VcpuSet {
+        VcpuSet::only(VcpuId(0))
+    }
+
     proptest! {
         /// Whatever was put in is taken out, and comes through bytes.
         #[test]
@@ -105,7 +134,7 @@ mod tests {
             let power = SavedPower { count, on: bits[0] & all, pending: bits[1] & !bits[0] & all };
             let saved = SavedLife { power, starts };
             let mut life = paused(count);
-            prop_assert_eq!(life.restore(&saved), Ok(()));
+            prop_assert_eq!(life.restore(&saved, first()), Ok(()));
             prop_assert_eq!(life.save(), Some(saved));
             let mut out = Writer::new();
             out.part(&saved);
@@ -120,10 +149,43 @@ mod tests {
         let mut here = paused(2);
         here.cpu_on(1, RAM.start.0 + 8, 9).unwrap();
         let mut there = paused(2);
-        there.restore(&here.save().unwrap()).unwrap();
+        there.restore(&here.save().unwrap(), first()).unwrap();
         there.resume();
         let start = Start { vcpu: VcpuId(1), entry: Ipa(RAM.start.0 + 8), context: 9 };
         assert_eq!(there.next_task(VcpuId(1)), Some(Task::Run(start)));
+    }
+
+    /// A VM that was off and is built for the state of one with two vCPUs, of which the first is off.
+    #[test]
+    fn what_is_built_for_a_state_goes_on_with_it() {
+        let mut life: Life<()> = Life::new(VmPower::new(2, RAM));
+        assert!(life.start_for_state() && !life.start_for_state() && life.start().is_empty());
+        life.is_built(5);
+        assert!(life.awaits_state() && life.is_paused() && life.begun().is_empty());
+        assert!(life.resume().is_empty(), "there is nothing in it that could go on");
+        let power = SavedPower { count: 2, on: 2, pending: 0 };
+        let second = VcpuSet::only(VcpuId(1));
+        life.restore(&SavedLife { power, starts: [None; 8] }, second).unwrap();
+        assert!(!life.awaits_state() && life.was_put_in(VcpuId(1)) && life.begun() == second);
+        assert_eq!((life.next_task(VcpuId(1)), life.end(6)), (None, None), "it is paused");
+        assert!(!life.resume().is_empty());
+        assert_eq!(life.next_task(VcpuId(0)), None);
+        assert_eq!(life.next_task(VcpuId(1)), Some(Task::GoOn));
+        assert_eq!((life.next_task(VcpuId(1)), life.was_put_in(VcpuId(1))), (None, false));
+        assert!(life.begun() == second && life.is_running());
+    }
+
+    #[test]
+    fn registers_of_others_do_not_fit() {
+        let mut life = paused(2);
+        let saved = life.save().unwrap();
+        assert!(matches!(life.restore(&saved, VcpuSet::EMPTY), Err(Damaged::Impossible(_))));
+        let mut other: Life<()> = Life::new(VmPower::new(2, RAM));
+        other.start_for_state();
+        other.is_built(0);
+        let third = VcpuSet::only(VcpuId(2));
+        assert!(matches!(other.restore(&saved, third), Err(Damaged::Impossible(_))));
+        assert!(other.awaits_state(), "nothing has changed");
     }
 
     #[test]
@@ -132,10 +194,10 @@ mod tests {
         let before = life.clone();
         let mut saved = life.save().unwrap();
         saved.starts[2] = Some((RAM.start, 0));
-        assert!(matches!(life.restore(&saved), Err(Damaged::Impossible(_))));
+        assert!(matches!(life.restore(&saved, first()), Err(Damaged::Impossible(_))));
         saved.starts[2] = None;
         saved.power.count = 3;
-        assert!(matches!(life.restore(&saved), Err(Damaged::Impossible(_))));
+        assert!(matches!(life.restore(&saved, first()), Err(Damaged::Impossible(_))));
         assert_eq!(life, before, "nothing has changed");
     }
 }

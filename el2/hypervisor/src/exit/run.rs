@@ -36,16 +36,25 @@ fn live<C: Checks>(index: usize) -> ! {
                 vcpu.vm.doors.watchdogs.vcpu_started(vcpu.vm, vcpu.id);
                 vcpu.reset(start, context);
                 C::vcpu_is_reset(vcpu);
-                let mut leave = vcpu.on(|| run::<C>(vcpu, context));
-                while let Leave::Resumed(start) = leave {
-                    vcpu.reset(start, context);
-                    C::vcpu_is_reset(vcpu);
-                    leave = vcpu.on(|| run::<C>(vcpu, context));
-                }
-                vcpu.vm.left(vcpu.id);
+                run_until_off::<C>(vcpu, context);
+            }
+            Task::GoOn => {
+                vcpu.take_registers(context);
+                run_until_off::<C>(vcpu, context);
             }
         }
     }
+}
+
+/// Runs its guest, which may suspend it and start it afresh, until it is off.
+fn run_until_off<C: Checks>(vcpu: &'static Vcpu, context: &mut VcpuContext) {
+    let mut leave = vcpu.on(|| run::<C>(vcpu, context));
+    while let Leave::Resumed(start) = leave {
+        vcpu.reset(start, context);
+        C::vcpu_is_reset(vcpu);
+        leave = vcpu.on(|| run::<C>(vcpu, context));
+    }
+    vcpu.vm.left(vcpu.id);
 }
 
 /// IRQs are masked, so that nothing comes between the last look at what is asked of the vCPU and its guest; what an exit

@@ -148,7 +148,8 @@ fn run(_: usize) -> ! {
     while !OPEN.load(Ordering::Acquire) {
         sched::block(None);
     }
-    let mut port = Port {
+    // The stack is for what is called: a saved VM's state is taken in on it. So nothing below is inlined here either.
+    let mut port = Box::new(Port {
         decoder: Decoder::with_buffer(buffer(), hw::memory::crc32c),
         source: None,
         line_open: false,
@@ -162,7 +163,7 @@ fn run(_: usize) -> ! {
         operator: Operator::default(),
         lost: 0,
         unclaimed: 0,
-    };
+    });
     if carrier::is_framed() {
         port.introduce();
     }
@@ -212,6 +213,7 @@ impl Port {
     }
 
     /// Buttons to release, clocks that ring, devices that asked for attention.
+    #[inline(never)]
     fn serve_devices(&mut self) {
         let now = sysreg::cntpct_el0();
         while let Some(index) = self.released.iter().position(|&(_, at)| at <= now) {
@@ -280,6 +282,7 @@ impl Port {
     }
 
     /// Moves output on, a chunk from each source. Says whether there was any.
+    #[inline(never)]
     fn drain(&mut self) -> bool {
         self.held_back = false;
         self.settle_at = None;
@@ -317,6 +320,7 @@ impl Port {
     }
 
     /// Moves a chunk, only whole lines of it if `whole` says so; returns its length.
+    #[inline(never)]
     fn drain_one<const N: usize>(&mut self, source: Source, ring: &IrqLock<Ring<N>>, whole: bool) -> usize {
         let mut chunk = [0_u8; CHUNK];
         let mut ring = ring.lock();
@@ -346,6 +350,7 @@ impl Port {
     }
 
     /// Moves lines about `vm`; returns their length.
+    #[inline(never)]
     fn drain_reports(&mut self, vm: &Vm) -> usize {
         let mut chunk = [0_u8; CHUNK];
         let mut reports = vm.console.reports.lock();
@@ -360,6 +365,7 @@ impl Port {
         taken
     }
 
+    #[inline(never)]
     fn emit(&mut self, source: Source, bytes: &[u8]) {
         if carrier::is_framed() {
             for chunk in bytes.chunks(link::MAX_PAYLOAD) {
@@ -410,6 +416,7 @@ impl Port {
         self.line_open = false;
     }
 
+    #[inline(never)]
     fn send(&self, message: &Message<'_>) {
         if !carrier::is_framed() {
             return;
@@ -430,6 +437,7 @@ impl Port {
     }
 
     /// Says who is here.
+    #[inline(never)]
     fn introduce(&mut self) {
         let vms = vm::all().count() as u16;
         let build = concat!("undercroft ", env!("CARGO_PKG_VERSION"));
@@ -455,6 +463,7 @@ impl Port {
         {}
     }
 
+    #[inline(never)]
     fn report_states(&mut self) {
         // What was reported decides about the end, not a second look: a VM that stops between the two would never be said to
         // have stopped. It has noted a change, so its turn comes in the next round.
@@ -483,6 +492,7 @@ impl Port {
     }
 
     /// Handles what arrived. Says whether anything did.
+    #[inline(never)]
     fn take_input(&mut self) -> bool {
         let mut any = false;
         while let Some(byte) = uart::receive() {
@@ -554,6 +564,7 @@ impl Port {
         }
     }
 
+    #[inline(never)]
     fn obey(&mut self, command: Command) {
         let find = |id: u16| {
             let vm = vm::by_id(VmId(id));
@@ -565,6 +576,8 @@ impl Port {
         match command {
             Command::Attach { .. } => {
                 carrier::set_framed(true);
+                // Whoever was there before is there no longer.
+                self.operator.transfer.give_up();
                 self.introduce();
             }
             Command::Detach => carrier::set_framed(false),
@@ -620,9 +633,10 @@ impl Port {
                 }
             }
             Command::ResumeVm { vm } => {
-                if let Some(vm) = find(vm)
-                    && !vm.resume()
-                {
+                let Some(vm) = find(vm) else { return };
+                if self.operator.transfer.holds(vm) {
+                    self.send(&Message::Refused { text: "resume: the VM is being saved or restored" });
+                } else if !vm.resume() {
                     self.send(&Message::Refused { text: "resume: the VM is not paused" });
                 }
             }

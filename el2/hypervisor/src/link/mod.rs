@@ -4,3 +4,4 @@ pub(crate) mod carrier;
 pub(crate) mod console;
 pub(crate) mod operator;
 pub(crate) mod stats;
+pub(crate) mod transfer;

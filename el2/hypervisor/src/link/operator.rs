@@ -13,10 +13,12 @@ use abi::link::request::{Answer, Ask, Guest, HOST, MAX_KEY, MAX_PIECE, Reply, Re
 use arrayvec::ArrayString;
 use backdoor::Service;
 use backdoor::tclo::TimeSet;
+use pack::{Value as _, Writer};
 use units::VmId;
 
 use crate::host::text::{Sentence, sentence};
 use crate::host::{self, wall_clock};
+use crate::link::transfer::Transfer;
 use crate::vm::{self, Vm};
 
 /// How long tools that poll may take to set their guest's clock, in milliseconds. The tool that asks waits a little longer.
@@ -31,6 +33,8 @@ pub(crate) struct Operator {
     gathering: Option<(u32, Vec<u8>)>,
     /// Guests whose clocks are being set: the request's number, the VM, and until when it is waited for.
     setting: Vec<(u32, &'static Vm, u64)>,
+    /// The VM that is being saved or restored.
+    pub(crate) transfer: Transfer,
 }
 
 /// Why a request is refused: a sentence.
@@ -160,6 +164,27 @@ impl Operator {
                 self.setting.push((id, vm, now.saturating_add(PATIENCE)));
                 return Ok(RequestState::Waiting);
             }
+            Ask::Save => {
+                self.transfer.save(id, vm)?;
+                return Ok(RequestState::Waiting);
+            }
+            Ask::SaveNext { length } => {
+                self.transfer.save_next(vm, length, &mut |piece| tell(Answer::Value(piece)))?;
+            }
+            Ask::Restore => self.transfer.restore(vm)?,
+            Ask::RestoreNext { offset, bytes, last } => {
+                self.transfer.restore_next(vm, offset, bytes)?;
+                if !last {
+                    return Ok(RequestState::Waiting);
+                }
+            }
+            Ask::RestoreEnd { pause } => self.transfer.restore_end(vm, pause)?,
+            Ask::EndTransfer => self.transfer.end(vm)?,
+            Ask::Machine => {
+                let mut out = Writer::new();
+                vm.shape().pack(&mut out);
+                tell(Answer::Value(&out.finish()?));
+            }
             Ask::Time | Ask::SetTime { .. } => return Err(Sentence::from("the host's time is asked of the host")),
         }
         Ok(RequestState::Done)
@@ -168,11 +193,16 @@ impl Operator {
     /// Whether somebody waits for an answer of some guest's tools.
     #[must_use]
     pub(crate) fn is_waiting(&self) -> bool {
-        !self.setting.is_empty()
+        !self.setting.is_empty() || self.transfer.is_under_way()
     }
 
-    /// Answers those who waited for guests' tools, as far as it is known now what became of it.
+    /// Answers those who waited for guests' tools, or for a VM to stand still, as far as it is known now what became of it.
     pub(crate) fn look_after(&mut self, mut send: impl FnMut(&Reply<'_>)) {
+        match self.transfer.look_after() {
+            Some((id, Ok(()))) => send(&Reply { id, answer: Answer::Done }),
+            Some((id, Err(refusal))) => send(&Reply { id, answer: Answer::Refused(&refusal) }),
+            None => {}
+        }
         let now = host::milliseconds();
         self.setting.retain(|&(id, vm, until)| {
             let name = vm.config.name;

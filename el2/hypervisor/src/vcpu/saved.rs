@@ -14,7 +14,7 @@ use hw::vcpu::VcpuContext;
 use services::psci::Start;
 use snapshot::{SavedVcpu, SavedVm};
 use spin::Once;
-use units::{Ipa, Ticks};
+use units::{Ipa, MAX_VCPUS, Ticks, VcpuId, VcpuSet};
 
 use super::{VCPUS, Vcpu};
 use crate::host;
@@ -41,9 +41,9 @@ impl Still {
 
     /// The vCPUs that have registers.
     fn vcpus(&self) -> impl Iterator<Item = &'static Vcpu> {
-        let (vm, inside) = (self.vm, self.life.inside());
+        let (vm, begun) = (self.vm, self.life.begun());
         let all = VCPUS.iter().filter_map(Once::get).copied();
-        all.filter(move |vcpu| core::ptr::eq(vcpu.vm, vm) && inside.contains(vcpu.id))
+        all.filter(move |vcpu| core::ptr::eq(vcpu.vm, vm) && begun.contains(vcpu.id))
     }
 
     /// Takes its state out.
@@ -65,12 +65,20 @@ impl Still {
     /// # Errors
     /// A sentence that says what does not fit. The VM cannot go on then: some of it may have been put in.
     pub fn restore(&mut self, saved: &SavedVm) -> Result<(), Sentence> {
-        self.vm.restore_machine(&mut self.life, saved, self.now)?;
-        let numbers = saved.vcpus.iter().map(|vcpu| vcpu.number);
-        if !numbers.eq(self.vcpus().map(|vcpu| vcpu.id.0)) {
-            return Err(sentence!("other vCPUs of it were on when it was saved"));
+        let mut numbers = VcpuSet::EMPTY;
+        for (place, vcpu) in saved.vcpus.iter().enumerate() {
+            let is_next = place.checked_sub(1).and_then(|before| saved.vcpus.get(before));
+            if usize::from(vcpu.number) >= MAX_VCPUS || is_next.is_some_and(|before| before.number >= vcpu.number) {
+                return Err(sentence!("its vCPUs do not stand in order"));
+            }
+            numbers.insert(VcpuId(vcpu.number));
         }
+        self.vm.restore_machine(&mut self.life, saved, numbers, self.now)?;
         for (vcpu, saved) in self.vcpus().zip(&saved.vcpus) {
+            if self.life.was_put_in(vcpu.id) {
+                // It has not begun in this life.
+                vcpu.scrub();
+            }
             vcpu.put_registers_in(saved)?;
         }
         Ok(())
@@ -150,6 +158,14 @@ impl Vcpu {
         self.time.lock().restore_physical(physical_timer).map_err(|refused| sentence!("{refused}"))?;
         self.vm.write_stolen_time(self.id, saved.stolen_here(host.counter.0));
         Ok(())
+    }
+
+    /// It is switched on with the registers that were put in: its thread takes over those that a thread has.
+    pub(crate) fn take_registers(&self, context: &mut VcpuContext) {
+        context.set_general(&self.general.lock());
+        self.adopt_clock();
+        // Pairs with the swap in `heed`, which is this thread's own.
+        self.requests.fetch_or(request::INTERRUPTS | request::TIMER, Ordering::AcqRel);
     }
 
     /// Its registers are as after power on. It stands still.

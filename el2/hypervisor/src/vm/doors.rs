@@ -29,7 +29,7 @@ impl Doors {
             let config = backdoor::Config {
                 uuid: uuid(name),
                 memory,
-                megahertz: (counter.0 / 1_000_000).max(1) as u32,
+                megahertz: megahertz(counter),
                 time_sync: policy.time_sync,
                 limits: Limits::of(&policy.quota),
                 user: policy.user_calls,
@@ -45,12 +45,24 @@ impl Doors {
         self.service.as_ref().is_some_and(|service| service.lock().ask_to_stop(restart, milliseconds()))
     }
 
+    /// Its guest's counter has this frequency from now on.
+    pub(crate) fn set_counter(&self, counter: Hz) {
+        if let Some(service) = &self.service {
+            service.lock().set_megahertz(megahertz(counter));
+        }
+    }
+
     /// The VM starts afresh.
     pub(crate) fn restart(&self) {
         if let Some(service) = &self.service {
             service.lock().restart();
         }
     }
+}
+
+/// A counter's frequency as VMware's calls say it.
+fn megahertz(counter: Hz) -> u32 {
+    u32::try_from(counter.0 / 1_000_000).unwrap_or(u32::MAX).max(1)
 }
 
 /// An identity that depends on the VM's name alone, in the layout of RFC 9562, version 8.

@@ -18,6 +18,7 @@ use units::{Ticks, VcpuId};
 
 use super::handle::{VcpuHandle, request};
 use super::{Life, Stop, Vm};
+use crate::host::text::{Sentence, sentence};
 use crate::host::{self, memory};
 use crate::output;
 use crate::output::log_sink::Line;
@@ -170,7 +171,7 @@ impl Vm {
             let mut life = self.life();
             if let Some(task) = life.next_task(vcpu.id) {
                 // Under the lock of its life, for the reason that `stand_still` has.
-                if matches!(task, Task::Run(_)) {
+                if matches!(task, Task::Run(_) | Task::GoOn) {
                     self.clock.lock().enter();
                 }
                 return task;
@@ -257,6 +258,28 @@ impl Vm {
             Err(reason) => life.failed(reason),
         };
         self.perform(&life, effects);
+    }
+
+    /// Builds it, which is off, without images: it stands still, for a state to be put in. Not on one of its own threads; they
+    /// sleep.
+    ///
+    /// # Errors
+    /// If it is not off, or there is no memory for it.
+    pub(crate) fn build_for_state(&self) -> Result<(), Sentence> {
+        if !self.life().start_for_state() {
+            return Err(sentence!("{} is not off any more", self.config.name));
+        }
+        let built = self.build_machine();
+        if built.is_err() {
+            self.take_apart();
+        }
+        let mut life = self.life();
+        let effects = match &built {
+            Ok(()) => life.is_built(host::milliseconds()),
+            Err(reason) => life.failed(reason.clone()),
+        };
+        self.perform(&life, effects);
+        built
     }
 
     /// PSCI CPU_ON.

@@ -308,7 +308,8 @@ impl Vm {
         self.paused.load(Ordering::Acquire)
     }
 
-    fn build(&self) -> Result<Start, Sentence> {
+    /// Gets its memory, and makes everything as it is after power on.
+    fn build_machine(&self) -> Result<(), Sentence> {
         let mut ram = self.ram.lock();
         let root = ram.build().map_err(|error| sentence!("{error}"))?;
         let records = ram.add_readable(machine::STOLEN_TIME).map_err(|error| sentence!("{error}"))?;
@@ -324,7 +325,14 @@ impl Vm {
         self.doors.restart();
         let clock = new_clock(&self.config, Ticks(sysreg::cntpct_el0()));
         *self.clock.lock() = VmClock::new(clock, self.config.pause_stops_time);
+        // In the life before it may have been another: one that was restored from another host.
+        self.doors.set_counter(clock.frequency());
+        Ok(())
+    }
 
+    /// Builds it, and loads its images.
+    fn build(&self) -> Result<Start, Sentence> {
+        self.build_machine()?;
         let kernel = self.bundle.verify(&self.config.kernel).map_err(|error| sentence!("kernel: {error}"))?;
         let initrd = match &self.config.initrd {
             Some(blob) => self.bundle.verify(blob).map_err(|error| sentence!("initrd: {error}"))?,

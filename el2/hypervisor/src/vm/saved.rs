@@ -14,7 +14,7 @@ use clock::{GuestClock, VmClock};
 use pack::{Damaged, Reader, Writer};
 use services::psci::SavedPower;
 use snapshot::{SavedMachine, SavedTime, SavedVcpu, SavedVm};
-use units::{Ticks, VcpuId};
+use units::{Ticks, VcpuId, VcpuSet};
 use vgic::Vgic;
 
 use super::{Life, Vm, gic_config, new_clock};
@@ -33,7 +33,7 @@ impl Vm {
     }
 
     /// Its shape, by which a state finds out whether it is this machine's.
-    fn shape(&self) -> SavedMachine {
+    pub(crate) fn shape(&self) -> SavedMachine {
         SavedMachine {
             vcpus: self.config.vcpus,
             memory: self.config.memory,
@@ -74,25 +74,35 @@ impl Vm {
         out.finish()
     }
 
-    /// Puts a state in at `now`, but for that of its vCPUs' registers.
+    /// Puts a state in at `now`, but for the registers of its vCPUs, which are these.
     ///
     /// # Errors
     /// A sentence that says what does not fit. Some of it may have been put in.
-    pub(crate) fn restore_machine(&self, life: &mut Life, saved: &SavedVm, now: Ticks) -> Result<(), Sentence> {
-        // The vCPUs' are the caller's.
+    pub(crate) fn restore_machine(
+        &self,
+        life: &mut Life,
+        saved: &SavedVm,
+        vcpus: VcpuSet,
+        now: Ticks,
+    ) -> Result<(), Sentence> {
+        // The vCPUs' registers are the caller's.
         let SavedVm { machine, time, life: saved_life, gic, vcpus: _, devices, watchdogs, calls } = saved;
         machine.compare(&self.shape()).map_err(|difference| sentence!("{difference}"))?;
-        life.restore(saved_life)?;
+        life.restore(saved_life, vcpus)?;
         let SavedTime { clock } = time;
         let clock = GuestClock::restore(clock, host::get().counter, now).map_err(|refused| sentence!("{refused}"))?;
         self.set_clock(clock, now);
+        super::time::warn_of_untrapped(self, &clock);
         let gic = Vgic::restore(gic_config(self.config.vcpus), gic).map_err(|unfit| sentence!("{unfit}"))?;
         *self.gic.lock() = gic;
         // Behind the interrupt controller, which hears of their lines.
         self.restore_devices(devices)?;
         self.doors.watchdogs.restore(watchdogs)?;
         match (&self.doors.service, calls) {
-            (Some(service), Some(calls)) => service.lock().restore(calls, milliseconds(now)).map_err(Sentence::from),
+            (Some(service), Some(calls)) => {
+                self.doors.set_counter(clock.frequency());
+                service.lock().restore(calls, milliseconds(now)).map_err(Sentence::from)
+            }
             (None, None) => Ok(()),
             (Some(_), None) => {
                 Err(sentence!("it was saved without VMware's guest ABI; its site file says vmware = true"))
@@ -131,7 +141,7 @@ impl Vm {
     pub(crate) fn scrub_machine(&self, life: &mut Life, now: Ticks) -> Result<(), Sentence> {
         let power = SavedPower { count: self.config.vcpus, on: 1, pending: 0 };
         let nobody = SavedLife { power, starts: Default::default() };
-        life.restore(&nobody)?;
+        life.restore(&nobody, life.begun())?;
         self.set_clock(new_clock(&self.config, now), now);
         self.gic.lock().reset();
         self.devices.change(self, Change::Reset);

@@ -46,6 +46,18 @@ pub(super) fn warn_of_misleading(vm: &Vm, clock: &GuestClock) {
     }
 }
 
+/// Says so, if a guest that was restored, and was told of the CPU's timers where it began, has another time here than its virtual
+/// counter shows.
+pub(super) fn warn_of_untrapped(vm: &Vm, clock: &GuestClock) {
+    if counters(clock) == CpuCounters::VirtualUntrapped && vm.plan.timers() != Timers::Memory {
+        log::warn!(
+            "{}: this CPU cannot trap CNTVCT_EL0 (no FEAT_ECV), and its guest began at another frequency: a kernel that reads it, as \
+             Linux does, has the host's time by a wrong frequency; the physical counter and timer are right",
+            vm.config.name
+        );
+    }
+}
+
 impl Vm {
     /// Its memory-mapped timer is to be looked at when the host's counter shows `at`, or not at all. Under that device's lock.
     pub(super) fn set_timer(&self, at: Option<Ticks>) {

@@ -1,6 +1,7 @@
 //! The server's end, in `croft run`.
 
 use super::{ControlError, MAX_LINE, Order, Report, Vm, follow, place};
+use crate::saved::SavedError;
 use crate::session::{Condition, HostTime, RequestError, Session, SessionError, Standing, Told};
 use abi::link::request::Ask;
 use abi::link::{Channel, Command};
@@ -15,7 +16,7 @@ use std::time::Duration;
 use units::VmId;
 
 /// How long the hypervisor may take for an answer.
-const ANSWER: Duration = Duration::from_secs(20);
+pub(super) const ANSWER: Duration = Duration::from_secs(20);
 /// How long a client may take to say what it wants.
 const CLIENT: Duration = Duration::from_secs(10);
 
@@ -118,7 +119,7 @@ fn attend(session: &Weak<Session>, vcpus: &[u8], stream: &UnixStream) -> std::io
 
 /// Why an order was not carried out.
 #[derive(Debug, thiserror::Error)]
-enum Failure {
+pub(super) enum Failure {
     #[error(transparent)]
     Session(#[from] SessionError),
     #[error(transparent)]
@@ -137,10 +138,18 @@ enum Failure {
     NoStatistics,
     #[error("the client went away")]
     Client(#[from] std::io::Error),
+    #[error(transparent)]
+    File(#[from] SavedError),
+    #[error(
+        "{vm} is {condition}; a saved VM takes the place of one that is off: `croft stop {vm}`, with --force if it may lose its work"
+    )]
+    InUse { vm: String, condition: Condition },
+    #[error("{file} holds a VM named {vm}, and there is none of that name; name one with --name: {known}")]
+    NoPlace { file: String, vm: String, known: String },
 }
 
 /// How long it may take until a VM stands still, or goes on.
-const PAUSE_SECONDS: u64 = 10;
+pub(super) const PAUSE_SECONDS: u64 = 10;
 
 /// How long a VM may take to start: its images are loaded and checked meanwhile.
 const START_SECONDS: u64 = 120;
@@ -149,8 +158,8 @@ pub(super) const PIECE: usize = 64 << 10;
 /// Held from the look whether a VM is off until it runs: a second start at the same time would reset it.
 static STARTING: Mutex<()> = Mutex::new(());
 
-struct Desk<'a> {
-    session: &'a Session,
+pub(super) struct Desk<'a> {
+    pub(super) session: &'a Session,
     vcpus: &'a [u8],
 }
 
@@ -199,6 +208,8 @@ impl Desk<'_> {
                 self.session.control(Command::ResumeVm { vm: self.session.vm(&vm)? })?;
                 self.wait(&vm, "go on", PAUSE_SECONDS, |condition| *condition != Condition::Paused)?;
             }
+            Order::Save { vm, file } => self.save(&vm, &file, tell)?,
+            Order::Restore { vm, file, pause } => self.restore(vm, &file, pause, tell)?,
             Order::Time => {
                 let HostTime { microseconds, settable } = self.session.host_time(ANSWER)?;
                 tell(&Report::Time { microseconds, settable })?;
@@ -308,7 +319,7 @@ impl Desk<'_> {
         Ok(())
     }
 
-    fn wait(
+    pub(super) fn wait(
         &self,
         name: &str,
         what: &'static str,

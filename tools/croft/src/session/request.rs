@@ -193,7 +193,10 @@ impl Session {
     }
 
     /// Sends the parts of one request and collects its answers.
-    fn request<'a>(
+    ///
+    /// # Errors
+    /// As [`Session::ask`].
+    pub fn request<'a>(
         &self,
         vm: u16,
         parts: impl Iterator<Item = Ask<'a>>,

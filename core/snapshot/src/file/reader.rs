@@ -1,0 +1,261 @@
+//! A file that is being read, as its bytes come.
+
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+
+use abi::Crc32c;
+use abi::bundle::{Blob, check_vm};
+use pack::Value;
+use units::PAGE_SIZE;
+
+use super::memory::Memory;
+use super::{Description, FileError, HEAD, HEADER, Kind, MAGIC, SavedMoment, VERSION};
+use crate::{SavedMachine, SavedVm};
+
+/// What was read.
+#[derive(Clone, Debug)]
+pub enum Section<'a> {
+    /// What the VM is.
+    Vm(Description<'a>),
+    /// The machine that the state belongs to, with what its guest knows of the CPU.
+    Machine(Box<SavedMachine>),
+    /// When it was taken.
+    Moment(SavedMoment),
+    /// Pages of memory, which follow those of the section before.
+    Memory(Memory<'a>),
+    /// The state.
+    State(Box<SavedVm>),
+    /// It is whole, and what was read is what was written.
+    End,
+}
+
+/// What comes next in the stream.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Next {
+    Header,
+    Head,
+    /// The body of a section, with this checksum.
+    Body(Kind, u32),
+    Nothing,
+}
+
+/// Reads a file from bytes as they come.
+#[derive(Debug)]
+pub struct Reader {
+    crc32c: Crc32c,
+    next: Next,
+    /// What is there of it, and how many bytes it has.
+    buffer: Vec<u8>,
+    wanted: usize,
+    /// Bytes that were taken so far.
+    taken: u64,
+    before: Option<Kind>,
+    sections: u32,
+    vm: Option<(u8, u64)>,
+    pages: u64,
+    is_handed_out: bool,
+    failed: Option<FileError>,
+}
+
+impl Reader {
+    /// Of a file of which nothing was read yet.
+    #[must_use]
+    pub const fn new(crc32c: Crc32c) -> Self {
+        Self {
+            crc32c,
+            next: Next::Header,
+            buffer: Vec::new(),
+            wanted: HEADER,
+            taken: 0,
+            before: None,
+            sections: 0,
+            vm: None,
+            pages: 0,
+            is_handed_out: false,
+            failed: None,
+        }
+    }
+
+    /// Takes bytes from the begin of `input` until a section is whole, or all; `None` if more have to come for that.
+    ///
+    /// # Errors
+    /// What is wrong with the file. It is the answer from then on.
+    pub fn read<'a>(&'a mut self, input: &mut &[u8]) -> Result<Option<Section<'a>>, FileError> {
+        if let Some(error) = self.failed {
+            return Err(error);
+        }
+        match self.advance(input) {
+            Ok(None) => return Ok(None),
+            Ok(Some(_)) => {}
+            Err(error) => {
+                self.failed = Some(error);
+                return Err(error);
+            }
+        }
+        self.is_handed_out = true;
+        self.wanted = HEAD;
+        self.next = if self.before == Some(Kind::End) { Next::Nothing } else { Next::Head };
+        let section = interpret(self.before, &self.buffer, &mut self.vm, &mut self.pages);
+        if let Err(error) = &section {
+            self.failed = Some(*error);
+        }
+        section.map(Some)
+    }
+
+    /// There is nothing more to come.
+    ///
+    /// # Errors
+    /// If there should have been.
+    pub fn finish(&self) -> Result<(), FileError> {
+        match (self.failed, self.next) {
+            (Some(error), _) => Err(error),
+            (None, Next::Nothing) => Ok(()),
+            (None, Next::Header) if self.taken < MAGIC.len() as u64 => Err(FileError::NoSnapshot),
+            (None, _) => Err(FileError::Short(self.taken)),
+        }
+    }
+
+    /// Takes bytes until a body is there, whose checksum is right.
+    fn advance(&mut self, input: &mut &[u8]) -> Result<Option<Kind>, FileError> {
+        loop {
+            if matches!(self.next, Next::Nothing) {
+                return if input.is_empty() { Ok(None) } else { Err(FileError::Surplus) };
+            }
+            // A body stays until the next look.
+            if core::mem::take(&mut self.is_handed_out) {
+                self.buffer.clear();
+            }
+            let count = (self.wanted - self.buffer.len()).min(input.len());
+            let (bytes, rest) = input.split_at_checked(count).unwrap_or_default();
+            self.buffer.try_reserve(count).map_err(|_| FileError::NoMemory)?;
+            self.buffer.extend_from_slice(bytes);
+            self.taken += count as u64;
+            *input = rest;
+            if self.buffer.len() < self.wanted {
+                return Ok(None);
+            }
+            match self.next {
+                Next::Header => self.look_at_header()?,
+                Next::Head => self.look_at_head()?,
+                Next::Body(kind, checksum) => {
+                    if (self.crc32c)(0, &self.buffer) != checksum {
+                        return Err(FileError::Body(kind.name(), self.sections - 1));
+                    }
+                    return Ok(Some(kind));
+                }
+                Next::Nothing => return Ok(None),
+            }
+            // Header and heads are used up; a body of no bytes is whole at once.
+            self.buffer.clear();
+        }
+    }
+
+    fn field<const COUNT: usize>(&self, place: usize) -> [u8; COUNT] {
+        self.buffer.get(place..).and_then(|rest| rest.first_chunk()).copied().unwrap_or([0; COUNT])
+    }
+
+    fn look_at_header(&mut self) -> Result<(), FileError> {
+        if self.field(0) != MAGIC {
+            return Err(FileError::NoSnapshot);
+        }
+        let checksum = (self.crc32c)(0, self.buffer.get(..12).unwrap_or_default());
+        if checksum != u32::from_le_bytes(self.field(12)) || self.field(10) != [0; 2] {
+            return Err(FileError::Header);
+        }
+        let version = u16::from_le_bytes(self.field(8));
+        if version != VERSION {
+            return Err(FileError::Version(version));
+        }
+        self.next = Next::Head;
+        self.wanted = HEAD;
+        Ok(())
+    }
+
+    fn look_at_head(&mut self) -> Result<(), FileError> {
+        let number = self.sections;
+        let checksum = (self.crc32c)(0, self.buffer.get(..28).unwrap_or_default());
+        let is_whole = checksum == u32::from_le_bytes(self.field(28)) && self.field(14) == [0; 2];
+        if !is_whole {
+            return Err(FileError::Head(number));
+        }
+        let kind = Kind::named(&self.field::<12>(0)).ok_or(FileError::Unknown(number))?;
+        if u32::from_le_bytes(self.field(24)) != number || !kind.may_follow(self.before) {
+            return Err(FileError::Misplaced(kind.name(), number));
+        }
+        let version = u16::from_le_bytes(self.field(12));
+        if version != kind.version() {
+            return Err(FileError::SectionVersion(kind.name(), version, kind.version()));
+        }
+        let length = u32::from_le_bytes(self.field(16)) as usize;
+        if length > kind.most() {
+            return Err(FileError::Long(kind.name()));
+        }
+        let pages = self.vm.map_or(0, |(_, memory)| memory / PAGE_SIZE);
+        if kind == Kind::State && self.pages != pages {
+            return Err(FileError::Pages(self.pages, pages));
+        }
+        self.before = Some(kind);
+        self.sections += 1;
+        self.next = Next::Body(kind, u32::from_le_bytes(self.field(20)));
+        self.wanted = length;
+        Ok(())
+    }
+}
+
+/// What is in a body that came well, of a VM of which so much is known.
+#[inline(never)]
+fn interpret<'a>(
+    kind: Option<Kind>,
+    body: &'a [u8],
+    vm: &mut Option<(u8, u64)>,
+    pages: &mut u64,
+) -> Result<Section<'a>, FileError> {
+    let Some(kind) = kind else { return Err(FileError::Header) };
+    let section = match kind {
+        Kind::Vm => describe(body).map(|found| {
+            *vm = Some((found.vcpus, found.memory));
+            Section::Vm(found)
+        }),
+        Kind::Machine => unpacked(body)
+            .filter(|machine: &SavedMachine| *vm == Some((machine.vcpus, machine.memory)))
+            .map(|machine| Section::Machine(Box::new(machine))),
+        Kind::Moment => unpacked(body).map(Section::Moment),
+        Kind::Memory => {
+            let all = vm.map_or(0, |(_, memory)| memory / PAGE_SIZE);
+            Memory::parse(body, *pages, all).map(|(memory, end)| {
+                *pages = end;
+                Section::Memory(memory)
+            })
+        }
+        Kind::State => {
+            let state = state(body)?;
+            let fits = *vm == Some((state.machine.vcpus, state.machine.memory));
+            fits.then_some(Section::State(state))
+        }
+        Kind::End => (body == pages.to_le_bytes()).then_some(Section::End),
+    };
+    section.ok_or(FileError::Impossible(kind.name()))
+}
+
+/// In a frame of its own on the stack, which is gone when the state is in its box: the hypervisor's threads have small ones.
+#[inline(never)]
+fn state(body: &[u8]) -> Result<Box<SavedVm>, FileError> {
+    SavedVm::from_bytes(body).map(Box::new).map_err(FileError::State)
+}
+
+/// A description of a VM as there can be one, in the only form that is written.
+#[inline(never)]
+fn describe(bytes: &[u8]) -> Option<Description<'_>> {
+    let (vm, rest) = postcard::take_from_bytes::<Description<'_>>(bytes).ok()?;
+    let no_file = Blob { offset: 0, length: 0, crc32c: 0 };
+    check_vm(&vm.with(|text| *text, no_file, None, None)).ok()?;
+    let mut again = [0; Kind::Vm.most()];
+    let again = postcard::to_slice(&vm, &mut again).ok()?;
+    (rest.is_empty() && *again == *bytes).then_some(vm)
+}
+
+fn unpacked<T: Value>(bytes: &[u8]) -> Option<T> {
+    let mut from = pack::Reader::new(bytes);
+    let value = T::unpack(&mut from).ok()?;
+    (from.left() == 0).then_some(value)
+}

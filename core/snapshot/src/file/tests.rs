@@ -1,0 +1,272 @@
+//! Random VMs come back, written again they are the same bytes, and no damage of any kind goes unnoticed.
+
+use std::boxed::Box;
+use std::format;
+use std::string::String;
+use std::vec::Vec;
+
+use abi::bundle::Vm;
+use abi::crc32c;
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+use super::{Content, Description, FileError, HEAD, HEADER, PAGE, Reader, SavedMoment, Section, Writer};
+use crate::tests::{any_vm, vm};
+use crate::{SavedMachine, SavedVm};
+
+/// Pages, each by one number: the word that it holds again and again, or one of which every third byte is.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Page {
+    Word(u64),
+    Bytes(u8),
+}
+
+fn page(page: Page) -> Box<[u8; PAGE]> {
+    let mut bytes = Box::new([0; PAGE]);
+    match page {
+        Page::Word(word) => bytes.as_chunks_mut::<8>().0.fill(word.to_le_bytes()),
+        Page::Bytes(value) => bytes.iter_mut().step_by(3).for_each(|byte| *byte = value),
+    }
+    bytes
+}
+
+/// So many pages that are alike, one after the other.
+type Pages = Vec<(Page, u64)>;
+
+fn any_pages() -> impl Strategy<Value = Pages> {
+    let content = prop_oneof![
+        3 => Just(Page::Word(0)),
+        1 => (0..3_u64).prop_map(Page::Word),
+        4 => (1..9_u8).prop_map(Page::Bytes),
+    ];
+    vec((content, prop_oneof![3 => Just(1), 1 => 1..99_u64]), 0..200)
+}
+
+fn moment() -> SavedMoment {
+    SavedMoment { microseconds: 1_700_000_000_000_000, is_known: true }
+}
+
+/// A VM whose memory holds `pages`, and zeros up to a whole number of blocks.
+fn written(state: &SavedVm, pages: &Pages) -> Vec<u8> {
+    let count: u64 = pages.iter().map(|(_, count)| count).sum();
+    let memory = (count * PAGE as u64).next_multiple_of(units::BLOCK_SIZE).max(units::BLOCK_SIZE);
+    let mut state = state.clone();
+    state.machine.memory = memory;
+    let description: Description<'_> = Vm { vcpus: 2, ..Vm::new("guest", (), memory) };
+    let mut writer = Writer::new(crc32c::compute);
+    let mut bytes = writer.begin(&description, &state.machine, moment()).unwrap();
+    for &(content, count) in pages {
+        bytes.extend(writer.memory(Content::Page(&page(content)), count).unwrap());
+    }
+    let rest = memory / PAGE as u64 - count;
+    if rest > 0 {
+        bytes.extend(writer.memory(Content::Fill(0), rest).unwrap());
+    }
+    bytes.extend(writer.end(&state).unwrap());
+    bytes
+}
+
+/// What a file holds, or what is wrong with it; read in pieces of `step` bytes.
+#[derive(Default, Debug)]
+struct Read {
+    vm: String,
+    machine: Option<SavedMachine>,
+    pages: u64,
+    memory: Vec<(u64, u64, Vec<u8>)>,
+    state: Option<Box<SavedVm>>,
+    is_whole: bool,
+    again: Vec<u8>,
+    /// Where sections end.
+    ends: Vec<usize>,
+}
+
+fn read(bytes: &[u8], step: usize) -> Result<Read, FileError> {
+    let mut reader = Reader::new(crc32c::compute);
+    let mut writer = Writer::new(crc32c::compute);
+    let (mut read, mut at) = (Read::default(), 0);
+    let (mut description, mut machine) = (None, None);
+    for piece in bytes.chunks(step) {
+        let mut input = piece;
+        while let Some(section) = reader.read(&mut input)? {
+            match section {
+                Section::Vm(vm) => {
+                    read.vm = vm.name.into();
+                    description = Some((vm.vcpus, vm.memory));
+                }
+                Section::Machine(found) => machine = Some(*found),
+                Section::Moment(moment) => {
+                    let (vcpus, memory) = description.unwrap();
+                    let vm: Description<'_> = Vm { vcpus, ..Vm::new(read.vm.as_str(), (), memory) };
+                    let begin = writer.begin(&vm, machine.as_ref().unwrap(), moment).unwrap();
+                    read.again.extend(begin);
+                }
+                Section::Memory(runs) => {
+                    for run in runs {
+                        assert_eq!(run.first, read.pages);
+                        read.pages += run.count;
+                        read.again.extend(writer.memory(run.content, run.count).unwrap());
+                        let content = match run.content {
+                            Content::Fill(word) => page(Page::Word(word)).to_vec(),
+                            Content::Page(page) => page.to_vec(),
+                        };
+                        read.memory.push((run.first, run.count, content));
+                    }
+                }
+                Section::State(state) => {
+                    read.again.extend(writer.end(&state).unwrap());
+                    read.state = Some(state);
+                }
+                Section::End => read.is_whole = true,
+            }
+            read.ends.push(at + piece.len() - input.len());
+        }
+        at += piece.len();
+    }
+    reader.finish()?;
+    read.machine = machine;
+    Ok(read)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn what_was_written_is_read_and_written_again(state in any_vm(), pages in any_pages(), step in 1..9000_usize) {
+        let bytes = written(&state, &pages);
+        let read = read(&bytes, step).unwrap();
+        prop_assert!(read.is_whole && read.vm == "guest" && read.again == bytes);
+        let found = read.state.unwrap();
+        prop_assert_eq!(Some(&found.machine), read.machine.as_ref());
+        let expected = SavedVm { machine: found.machine.clone(), ..state };
+        prop_assert_eq!(*found, expected);
+        // Page by page: what runs of them say, whichever they are.
+        let flat = |runs: Vec<(Vec<u8>, u64)>| {
+            let mut all: Vec<(Vec<u8>, u64)> = Vec::new();
+            for (content, count) in runs {
+                match all.last_mut() {
+                    Some((last, sum)) if *last == content => *sum += count,
+                    _ => all.push((content, count)),
+                }
+            }
+            all
+        };
+        let count: u64 = pages.iter().map(|(_, count)| count).sum();
+        let mut expected: Vec<_> = pages.iter().map(|&(content, count)| (page(content).to_vec(), count)).collect();
+        if read.pages > count {
+            expected.push((page(Page::Word(0)).to_vec(), read.pages - count));
+        }
+        let found = read.memory.into_iter().map(|(_, count, content)| (content, count)).collect();
+        prop_assert!(flat(found) == flat(expected), "memory is another one");
+    }
+
+    #[test]
+    fn any_bytes_are_survived(bytes in vec(any::<u8>(), 0..400), keeps_header in any::<bool>()) {
+        let mut all = if keeps_header { small()[..HEADER].to_vec() } else { Vec::new() };
+        all.extend(bytes);
+        prop_assert!(read(&all, 64).is_err());
+    }
+}
+
+/// A file with a page of each sort.
+fn small() -> Vec<u8> {
+    let pages = [(Page::Bytes(7), 3), (Page::Word(5), 2), (Page::Bytes(8), 1), (Page::Word(0), 30)];
+    written(&vm([1, 2, 3, 4], Vec::from([5; 9]), true), &Vec::from(pages))
+}
+
+#[test]
+fn every_flipped_bit_is_noticed() {
+    let good = small();
+    for place in 0..good.len() {
+        let mut bytes = good.clone();
+        // All bits where there is a structure, one of each byte in what a checksum is over.
+        let bits = if place < 2000 || place + 600 > good.len() { 0..8 } else { place % 8..place % 8 + 1 };
+        for bit in bits {
+            bytes[place] ^= 1 << bit;
+            let found = read(&bytes, good.len()).err();
+            let line = found.map(|error| format!("{error}")).unwrap_or_default();
+            assert!(line.contains("damaged") || line.contains("no saved VM"), "byte {place}, bit {bit}: {line:?}");
+            bytes[place] ^= 1 << bit;
+        }
+    }
+}
+
+#[test]
+fn a_file_that_is_cut_off_anywhere_is_incomplete() {
+    let good = small();
+    for end in (0..good.len()).filter(|end| *end < 3000 || end % 7 == 0 || end + 300 > good.len()) {
+        let expected = if end < 8 { FileError::NoSnapshot } else { FileError::Short(end as u64) };
+        assert_eq!(read(&good[..end], 5000).err(), Some(expected), "{end}");
+    }
+    // And at the end of every section, where all that is there is whole.
+    for end in read(&good, 100).unwrap().ends.into_iter().rev().skip(1) {
+        assert_eq!(read(&good[..end], 5000).err(), Some(FileError::Short(end as u64)), "{end}");
+    }
+    let longer = [&good[..], &[0]].concat();
+    assert_eq!(read(&longer, 5000).err(), Some(FileError::Surplus));
+}
+
+/// Sections that are right in themselves, but missing, doubled, or in another order.
+#[test]
+fn sections_that_were_moved_are_noticed() {
+    let pages = (1..40).map(|value| (Page::Bytes(value), 1)).collect();
+    let good = written(&vm([1, 2, 3, 4], Vec::new(), false), &pages);
+    let ends = read(&good, 100).unwrap().ends;
+    let begins: Vec<usize> = [HEADER].into_iter().chain(ends.iter().copied()).collect();
+    assert!(ends.len() >= 8, "there are three sections of memory: {ends:?}");
+    let section = |number: usize| &good[begins[number]..ends[number]];
+    for left_out in 0..ends.len() {
+        let bytes = [&good[..begins[left_out]], &good[ends[left_out]..]].concat();
+        let error = read(&bytes, 5000).err();
+        let is_last = left_out + 1 == ends.len();
+        let expected = if is_last { FileError::Short(bytes.len() as u64) } else { error.unwrap() };
+        assert_eq!(error, Some(expected), "{left_out}");
+        assert!(is_last || matches!(expected, FileError::Misplaced(..)), "{left_out}: {expected:?}");
+    }
+    for doubled in 0..ends.len() - 1 {
+        let bytes = [&good[..ends[doubled]], &good[begins[doubled]..]].concat();
+        assert!(matches!(read(&bytes, 5000), Err(FileError::Misplaced(..))), "{doubled}");
+    }
+    let swapped = [&good[..begins[3]], section(4), section(3), &good[begins[5]..]].concat();
+    assert!(matches!(read(&swapped, 5000), Err(FileError::Misplaced("memory", 3))));
+}
+
+/// A head or header that says something else, with a checksum that is right: by another release, or by somebody who means ill.
+#[test]
+fn what_is_another_releases_is_said_to_be() {
+    let good = small();
+    let ends = read(&good, 100).unwrap().ends;
+    let forged = |place: usize, bytes: &[u8]| {
+        let mut file = good.clone();
+        file[place..place + bytes.len()].copy_from_slice(bytes);
+        let (begin, length) = if place < HEADER { (0, 12) } else { (ends[1], 28) };
+        let checksum = crc32c::compute(0, &file[begin..begin + length]).to_le_bytes();
+        file[begin + length..begin + length + 4].copy_from_slice(&checksum);
+        read(&file, 5000).unwrap_err()
+    };
+    // The third section is the moment.
+    let at = ends[1];
+    assert_eq!(&good[at..at + 6], b"moment");
+    assert_eq!(forged(8, &[2]), FileError::Version(2));
+    assert_eq!(forged(at + 12, &[2]), FileError::SectionVersion("moment", 2, 1));
+    assert_eq!(forged(at, b"device"), FileError::Unknown(2));
+    assert_eq!(forged(at, b"moments"), FileError::Unknown(2));
+    assert_eq!(forged(at, b"state\0"), FileError::Misplaced("state", 2));
+    assert_eq!(forged(at + 24, &[3]), FileError::Misplaced("moment", 2));
+    assert_eq!(forged(at + 16, &[0, 0, 0, 0x80]), FileError::Long("moment"));
+    let text = format!("{}", FileError::SectionVersion("moment", 2, 1));
+    assert!(text.ends_with("version 2; version 1 is known here: use the release that wrote it"), "{text}");
+}
+
+/// Of pages that hold what the one before held, or one word, nothing but their number is written.
+#[test]
+fn pages_that_are_alike_take_no_room() {
+    let state = vm([1, 2, 3, 4], Vec::new(), false);
+    let none = written(&state, &Vec::from([(Page::Word(0), 512)])).len();
+    assert_eq!(none - HEADER, read(&written(&state, &Vec::new()), 100).unwrap().again.len() - HEADER);
+    let one = written(&state, &Vec::from([(Page::Bytes(1), 512)])).len();
+    assert_eq!(one - none, 1 + PAGE + 1 + 8 - (1 + 8 + 8));
+    let large = written(&state, &Vec::from([(Page::Word(0x0101), 1 << 24)])).len();
+    // Its size itself takes some bytes more.
+    assert!(large - none < 8, "64 GiB of one word: {large}, 2 MiB of zeros: {none}");
+    assert!(none < HEADER + 6 * HEAD + 20_000, "{none}");
+}

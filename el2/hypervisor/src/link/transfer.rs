@@ -1,0 +1,444 @@
+//! VMs that are saved to the operator's disk, and restored from there, over the link: as a file (`snapshot::file`), which goes
+//! piece by piece, as fast as the operator's tool asks for the next.
+//!
+//! A VM that is saved stands still from the request until the tool says that it has all. One that is restored is built when the
+//! file has said what it is, and stands still without a state until that is put in, behind its memory. The file may come from
+//! anybody: nothing is believed that a checksum, the VM's own description and each part of the machine do not bear out.
+//!
+//! Whoever asks may go away at any moment, and so may the link. So each transfer has a time by which the tool must have asked for
+//! more; when that is over, the VM that was to be saved goes on, and the one that was to be restored is off again.
+//!
+//! This is the console thread's work. It is done a few pages at a time; between two requests others have their turn. A state is
+//! large, and so is what takes it apart: each step has a frame of its own on the stack, which is gone before the next.
+
+extern crate alloc;
+
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+
+use abi::bundle::VmConfig;
+use abi::link::request::MAX_CHUNK;
+use clock::saved::Away;
+use snapshot::SavedVm;
+use snapshot::file::{Content, Description, FileError, PAGE, Reader, Run, SavedMoment, Section, Writer};
+use units::{BLOCK_SIZE, Ipa, PAGE_SIZE};
+
+use crate::host::text::{Sentence, sentence};
+use crate::host::{self, wall_clock};
+use crate::vcpu::saved::Still;
+use crate::vm::guest_memory::GuestRam;
+use crate::vm::{Stop, Vm};
+
+/// How long the tool may take between two requests, in milliseconds.
+const PATIENCE: u64 = 10_000;
+/// At most so many steps for one request: each looks at some pages, or at a block of which the guest has seen none.
+const STEPS: usize = 64;
+/// Pages that are looked at in a step.
+const PAGES: u64 = 16;
+
+/// What is under way, if anything is: one VM at a time.
+#[derive(Default)]
+pub(crate) struct Transfer(Option<Under>);
+
+enum Under {
+    Saving(Box<Saving>),
+    Restoring(Box<Restoring>),
+}
+
+/// A VM on its way out.
+struct Saving {
+    vm: &'static Vm,
+    /// Which of its lives it is.
+    life: u32,
+    ran: bool,
+    until: u64,
+    /// The request that waits until its vCPUs stand still.
+    waits: Option<u32>,
+    writer: Writer,
+    state: Option<SavedVm>,
+    /// The next page.
+    next: u64,
+    page: Box<[u8; PAGE]>,
+    out: Vec<u8>,
+    sent: usize,
+}
+
+/// A VM on its way in.
+struct Restoring {
+    vm: &'static Vm,
+    /// Which of its lives it is, once it is built.
+    life: Option<u32>,
+    until: u64,
+    reader: Reader,
+    taken: u64,
+    moment: Option<SavedMoment>,
+    state: Option<Box<SavedVm>>,
+    is_whole: bool,
+    page: Box<[u8; PAGE]>,
+}
+
+/// A request that has waited, and what became of it.
+pub(crate) type Answered = (u32, Result<(), Sentence>);
+
+impl Transfer {
+    /// Whether it has to be looked after.
+    pub(crate) fn is_under_way(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// Whether `vm` stands still to be saved, or has no state yet: it cannot go on.
+    pub(crate) fn holds(&self, vm: &Vm) -> bool {
+        match &self.0 {
+            Some(Under::Saving(saving)) => core::ptr::eq(saving.vm, vm),
+            Some(Under::Restoring(restoring)) => core::ptr::eq(restoring.vm, vm),
+            None => false,
+        }
+    }
+
+    fn must_be_free(&self) -> Result<(), Sentence> {
+        let vm = match &self.0 {
+            None => return Ok(()),
+            Some(Under::Saving(saving)) => saving.vm,
+            Some(Under::Restoring(restoring)) => restoring.vm,
+        };
+        Err(sentence!("{} is being saved or restored; one VM can be at a time", vm.config.name))
+    }
+
+    /// Begins to save `vm`. The request is answered when its vCPUs stand still ([`Transfer::look_after`]).
+    #[inline(never)]
+    pub(crate) fn save(&mut self, request: u32, vm: &'static Vm) -> Result<(), Sentence> {
+        self.must_be_free()?;
+        let ran = vm.pause();
+        if !ran && !vm.is_paused() {
+            return Err(sentence!("{} is off, or about to be", vm.config.name));
+        }
+        self.0 = Some(Under::Saving(Box::new(Saving {
+            vm,
+            life: vm.boots(),
+            ran,
+            until: host::milliseconds().saturating_add(PATIENCE),
+            waits: Some(request),
+            writer: Writer::new(hw::memory::crc32c),
+            state: None,
+            next: 0,
+            page: Box::new([0; PAGE]),
+            out: Vec::new(),
+            sent: 0,
+        })));
+        Ok(())
+    }
+
+    /// Hands at most `length` bytes of the file that come next to `tell`; fewer if they have to be looked for.
+    #[inline(never)]
+    pub(crate) fn save_next(&mut self, vm: &Vm, length: u32, tell: &mut impl FnMut(&[u8])) -> Result<(), Sentence> {
+        let Some(Under::Saving(saving)) = &mut self.0 else { return Err(none_is(vm)) };
+        if !core::ptr::eq(saving.vm, vm) || saving.waits.is_some() {
+            return Err(none_is(vm));
+        }
+        saving.until = host::milliseconds().saturating_add(PATIENCE);
+        saving.give(length as usize, tell)
+    }
+
+    /// Begins to restore `vm`, which is off.
+    #[inline(never)]
+    pub(crate) fn restore(&mut self, vm: &'static Vm) -> Result<(), Sentence> {
+        self.must_be_free()?;
+        if vm.stopped().is_none() {
+            return Err(sentence!("{} is not off; stop it before a saved VM takes its place", vm.config.name));
+        }
+        self.0 = Some(Under::Restoring(Box::new(Restoring {
+            vm,
+            life: None,
+            until: host::milliseconds().saturating_add(PATIENCE),
+            reader: Reader::new(hw::memory::crc32c),
+            taken: 0,
+            moment: None,
+            state: None,
+            is_whole: false,
+            page: Box::new([0; PAGE]),
+        })));
+        Ok(())
+    }
+
+    /// Takes the next piece of the file. If it is refused, all is: the VM is off again.
+    #[inline(never)]
+    pub(crate) fn restore_next(&mut self, vm: &Vm, offset: u64, piece: &[u8]) -> Result<(), Sentence> {
+        let taken = self.restoring(vm)?.take(offset, piece);
+        if taken.is_err() {
+            self.give_up();
+        }
+        taken
+    }
+
+    /// All of the file is there: the state is put in, and the VM goes on, or stands still.
+    #[inline(never)]
+    pub(crate) fn restore_end(&mut self, vm: &Vm, pause: bool) -> Result<(), Sentence> {
+        let done = self.restoring(vm)?.put_in(pause);
+        if done.is_err() {
+            self.give_up();
+        }
+        self.0 = None;
+        done
+    }
+
+    /// Ends what is under way with `vm`: it goes on as it was before, or is off again.
+    #[inline(never)]
+    pub(crate) fn end(&mut self, vm: &Vm) -> Result<(), Sentence> {
+        if !self.holds(vm) {
+            return Err(none_is(vm));
+        }
+        self.give_up();
+        Ok(())
+    }
+
+    /// Ends whatever is under way: whoever asked for it is gone.
+    pub(crate) fn give_up(&mut self) {
+        match self.0.take() {
+            Some(Under::Saving(saving)) if saving.ran && saving.vm.boots() == saving.life => {
+                saving.vm.resume();
+            }
+            Some(Under::Restoring(restoring)) if restoring.life == Some(restoring.vm.boots()) => {
+                restoring.vm.stop(Stop::Operator);
+            }
+            _ => {}
+        }
+    }
+
+    /// Looks whether a VM that is to be saved stands still by now, and whether anybody still asks for what is under way.
+    #[inline(never)]
+    pub(crate) fn look_after(&mut self) -> Option<Answered> {
+        let now = host::milliseconds();
+        let (until, vm) = match &mut self.0 {
+            None => return None,
+            Some(Under::Saving(saving)) => {
+                if let Some(id) = saving.waits
+                    && let Some(answer) = saving.stands_still(now)
+                {
+                    saving.waits = None;
+                    let is_refused = answer.is_err();
+                    if is_refused {
+                        self.give_up();
+                    }
+                    return Some((id, answer));
+                }
+                (saving.until, saving.vm)
+            }
+            Some(Under::Restoring(restoring)) => (restoring.until, restoring.vm),
+        };
+        if now >= until {
+            log::warn!("{}: nobody asks any more for what was to be saved or restored", vm.config.name);
+            self.give_up();
+        }
+        None
+    }
+
+    fn restoring(&mut self, vm: &Vm) -> Result<&mut Restoring, Sentence> {
+        match &mut self.0 {
+            Some(Under::Restoring(restoring)) if core::ptr::eq(restoring.vm, vm) => {
+                restoring.until = host::milliseconds().saturating_add(PATIENCE);
+                Ok(restoring)
+            }
+            _ => Err(none_is(vm)),
+        }
+    }
+}
+
+/// Nothing is under way with it.
+fn none_is(vm: &Vm) -> Sentence {
+    sentence!("{} is not being saved or restored: nobody asked for it, or for too long nothing came", vm.config.name)
+}
+
+fn refused(error: FileError) -> Sentence {
+    sentence!("{error}")
+}
+
+impl Saving {
+    /// If its vCPUs stand still, or will not any more: the state is taken, and what comes before memory is written.
+    #[inline(never)]
+    fn stands_still(&mut self, now: u64) -> Option<Result<(), Sentence>> {
+        let still = match Still::of(self.vm) {
+            Some(still) => still,
+            None if !self.vm.is_paused() || self.vm.boots() != self.life => return Some(Err(self.went())),
+            None if now >= self.until => {
+                return Some(Err(sentence!("{}: its vCPUs do not stand still", self.vm.config.name)));
+            }
+            None => return None,
+        };
+        let moment = SavedMoment { microseconds: wall_clock::microseconds(), is_known: wall_clock::is_settable() };
+        Some(still.save().and_then(|state| {
+            let description: Description<'_> = self.vm.config.with(|text| *text, (), None, None);
+            self.out = self.writer.begin(&description, &state.machine, moment).map_err(refused)?;
+            self.state = Some(state);
+            Ok(())
+        }))
+    }
+
+    fn went(&self) -> Sentence {
+        sentence!("{} was stopped while it was being saved", self.vm.config.name)
+    }
+
+    fn give(&mut self, length: usize, tell: &mut impl FnMut(&[u8])) -> Result<(), Sentence> {
+        let length = length.min(64 << 10);
+        let mut given = 0;
+        for _ in 0..STEPS {
+            if self.sent == self.out.len() {
+                if !self.vm.is_paused() || self.vm.boots() != self.life {
+                    return Err(self.went());
+                }
+                self.sent = 0;
+                self.out = self.step()?;
+            }
+            let ready = self.out.get(self.sent..).unwrap_or_default();
+            let ready = ready.get(..ready.len().min(length - given)).unwrap_or_default();
+            ready.chunks(MAX_CHUNK).for_each(&mut *tell);
+            self.sent += ready.len();
+            given += ready.len();
+            if given == length {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// The bytes that come next, of a few pages; none if those have to be written with the next ones, or all is written.
+    #[inline(never)]
+    fn step(&mut self) -> Result<Vec<u8>, Sentence> {
+        let ram = self.vm.plan.ram();
+        let all = ram.size / PAGE_SIZE;
+        if self.next == all {
+            // Once.
+            return match self.state.take() {
+                Some(state) => self.writer.end(&state).map_err(refused),
+                None => Ok(Vec::new()),
+            };
+        }
+        let mut out = Vec::new();
+        for _ in 0..PAGES {
+            let at = Ipa(ram.start.0 + self.next * PAGE_SIZE);
+            let is_shown = self.vm.ram.lock().is_shown(at);
+            // What the guest has not seen is zeros to it.
+            let (content, count) = if is_shown {
+                self.vm.ram.lock().read(at, &mut *self.page).map_err(|error| sentence!("{error}"))?;
+                (Content::Page(&self.page), 1)
+            } else {
+                (Content::Fill(0), (BLOCK_SIZE - at.0 % BLOCK_SIZE) / PAGE_SIZE)
+            };
+            let mut bytes = self.writer.memory(content, count).map_err(refused)?;
+            self.next += count;
+            if out.is_empty() {
+                out = bytes;
+            } else {
+                out.try_reserve(bytes.len()).map_err(|_| refused(FileError::NoMemory))?;
+                out.append(&mut bytes);
+            }
+            if self.next == all || !is_shown {
+                break;
+            }
+        }
+        Ok(out)
+    }
+}
+
+impl Restoring {
+    #[inline(never)]
+    fn take(&mut self, offset: u64, piece: &[u8]) -> Result<(), Sentence> {
+        if offset != self.taken {
+            return Err(Sentence::from("the pieces of the saved VM did not come in order"));
+        }
+        if self.life.is_some_and(|life| life != self.vm.boots() || self.vm.stopped().is_some()) {
+            return Err(sentence!("{} was stopped while it was being restored", self.vm.config.name));
+        }
+        self.taken += piece.len() as u64;
+        let Self { vm, reader, page, .. } = self;
+        let mut input = piece;
+        while let Some(section) = reader.read(&mut input).map_err(refused)? {
+            match section {
+                Section::Vm(saved) => fits(&saved, &vm.config)?,
+                Section::Machine(machine) => {
+                    machine.compare(&vm.shape()).map_err(|difference| sentence!("{difference}"))?;
+                    vm.build_for_state()?;
+                    self.life = Some(vm.boots());
+                }
+                Section::Moment(moment) => self.moment = Some(moment),
+                Section::Memory(runs) => runs.into_iter().try_for_each(|run| load(vm, page, &run))?,
+                Section::State(state) => self.state = Some(state),
+                Section::End => self.is_whole = true,
+            }
+        }
+        Ok(())
+    }
+
+    #[inline(never)]
+    fn put_in(&mut self, pause: bool) -> Result<(), Sentence> {
+        let name = self.vm.config.name;
+        self.reader.finish().map_err(refused)?;
+        let (Some(mut state), Some(moment), true) = (self.state.take(), self.moment, self.is_whole) else {
+            return Err(sentence!("{name} has no state yet"));
+        };
+        let away = away(moment);
+        let how = if self.vm.config.pause_stops_time { Away::Freeze } else { Away::Advance };
+        state.time.clock = state.time.clock.after(away, how);
+        let mut still =
+            Still::of(self.vm).ok_or_else(|| sentence!("{name} was stopped while it was being restored"))?;
+        still.restore(&state)?;
+        drop(still);
+        let seconds = away / wall_clock::MICROSECONDS;
+        log::info!("{name}: restored, with the state that a VM had {seconds} s ago");
+        if !pause {
+            self.vm.resume();
+        }
+        Ok(())
+    }
+}
+
+/// How many microseconds have passed since then, as far as clocks know it.
+fn away(moment: SavedMoment) -> u64 {
+    let is_known = moment.is_known && wall_clock::is_settable();
+    if is_known { wall_clock::microseconds().saturating_sub(moment.microseconds) } else { 0 }
+}
+
+/// Whether the VM that was saved is one as the site file says of this.
+#[inline(never)]
+fn fits(saved: &Description<'_>, here: &VmConfig<'_>) -> Result<(), Sentence> {
+    let name = here.name;
+    if saved.vcpus != here.vcpus || saved.memory != here.memory {
+        return Err(sentence!(
+            "the saved VM has {} vCPUs and {} MiB of memory, {name} has {} and {}",
+            saved.vcpus,
+            saved.memory >> 20,
+            here.vcpus,
+            here.memory >> 20
+        ));
+    }
+    if saved.time.rate != here.time.rate {
+        return Err(sentence!(
+            "the saved VM's time passes at {} millionths of real time, that of {name} at {}",
+            saved.time.rate,
+            here.time.rate
+        ));
+    }
+    if saved.doors != here.doors {
+        return Err(sentence!(
+            "the saved VM calls its hypervisor in other ways than {name}: the site file's keys for that must be the same"
+        ));
+    }
+    Ok(())
+}
+
+/// Pages go into a VM that was just built: all of it is zeros.
+#[inline(never)]
+fn load(vm: &Vm, page: &mut [u8; PAGE], run: &Run<'_>) -> Result<(), Sentence> {
+    let bytes = match run.content {
+        Content::Fill(0) => return Ok(()),
+        Content::Fill(word) => {
+            page.as_chunks_mut::<8>().0.fill(word.to_le_bytes());
+            &*page
+        }
+        Content::Page(bytes) => bytes,
+    };
+    let ram = vm.plan.ram();
+    for number in run.first..run.first + run.count {
+        GuestRam::load(&vm.ram, Ipa(ram.start.0 + number * PAGE_SIZE), bytes).map_err(|error| sentence!("{error}"))?;
+    }
+    Ok(())
+}

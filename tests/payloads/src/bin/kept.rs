@@ -1,0 +1,108 @@
+//! A guest that is saved and goes on elsewhere, and notices if anything of it is lost on the way: its memory, each page of which it
+//! knows; its counter, which no vCPU may ever see behind what any has seen; the frequency of that; its timer, by which it
+//! ticks ten times a second, and wakes by an interrupt; the registers of both of its vCPUs.
+//!
+//! Each tick it changes some pages, looks at all, and says what its counter and its real-time clock show. The host judges whether
+//! these two go together. Nothing ends it but a fault that it finds.
+#![no_std]
+#![no_main]
+
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use payload_rt::timer::{ENABLE, PHYSICAL_PPI};
+use payload_rt::{cpu, gic, memory, println, psci, sysreg, timer};
+
+payload_rt::entry!(main);
+
+/// Pages whose contents it knows.
+const PAGES: u64 = 64;
+const PAGE: u64 = 4096;
+/// The PL031's time, seconds.
+const CLOCK: u64 = 0x0901_0000;
+
+/// What each page holds, as a number.
+static SEEDS: [AtomicU64; PAGES as usize] = [const { AtomicU64::new(0) }; PAGES as usize];
+/// The latest count that any vCPU has seen.
+static LATEST: AtomicU64 = AtomicU64::new(0);
+static WENT_BACK: AtomicBool = AtomicBool::new(false);
+
+fn main() {
+    gic::enable(PHYSICAL_PPI);
+    if cpu::count() > 1 && cpu::start(1, |_| watch()).is_err() {
+        fail("its second vCPU does not start");
+    }
+    let pages = memory::pages(PAGES);
+    (0..PAGES).for_each(|page| write(pages, page, 2 + page));
+    let frequency = sysreg::cntfrq_el0::read();
+    for tick in 1_u64.. {
+        for page in [tick * 7 % PAGES, tick * 13 % PAGES] {
+            write(pages, page, if tick % 5 == 0 { tick % 2 } else { tick });
+        }
+        sleep(frequency / 10);
+        if let Some(page) = (0..PAGES).find(|&page| !holds(pages, page)) {
+            println!("kept: page {page} of {PAGES}");
+            fail("a page does not hold what was written");
+        }
+        if WENT_BACK.load(Ordering::SeqCst) {
+            fail("the counter went back");
+        }
+        if sysreg::cntfrq_el0::read() != frequency {
+            fail("the counter has another frequency");
+        }
+        println!("kept: tick {tick}, count {} of {frequency}, clock {}.", look(), memory::read32(CLOCK));
+    }
+}
+
+fn fail(why: &str) -> ! {
+    println!("kept: FAILED: {why}");
+    psci::system_off()
+}
+
+fn watch() -> ! {
+    loop {
+        look();
+        cpu::relax();
+    }
+}
+
+fn look() -> u64 {
+    let before = LATEST.load(Ordering::SeqCst);
+    let now = timer::physical_now();
+    if now < before {
+        WENT_BACK.store(true, Ordering::SeqCst);
+    }
+    LATEST.fetch_max(now, Ordering::SeqCst);
+    now
+}
+
+/// Until the physical timer's interrupt, so many ticks from now. It is pending then and not taken, and goes away with the timer.
+fn sleep(ticks: u64) {
+    let until = look() + ticks;
+    sysreg::cntp_cval_el0::write(until);
+    sysreg::cntp_ctl_el0::write(ENABLE);
+    while look() < until {
+        cpu::wait_for_interrupt();
+    }
+    sysreg::cntp_ctl_el0::write(0);
+}
+
+/// What word `index` of a page is whose number is `seed`: of 0 and 1 all are alike.
+fn word(seed: u64, index: u64) -> u64 {
+    match seed {
+        0 => 0,
+        1 => 0x5a5a_5a5a_5a5a_5a5a,
+        seed => (seed << 32 | index).wrapping_mul(0x9e37_79b9_7f4a_7c15),
+    }
+}
+
+fn write(pages: u64, page: u64, seed: u64) {
+    for index in 0..PAGE / 8 {
+        memory::write64(pages + page * PAGE + index * 8, word(seed, index));
+    }
+    SEEDS[page as usize].store(seed, Ordering::SeqCst);
+}
+
+fn holds(pages: u64, page: u64) -> bool {
+    let seed = SEEDS[page as usize].load(Ordering::SeqCst);
+    (0..PAGE / 8).all(|index| memory::read64(pages + page * PAGE + index * 8) == word(seed, index))
+}

@@ -1,0 +1,276 @@
+//! VMs that are saved to a file and restored from it: on another host with another counter, from a file that is damaged, on a CPU that
+//! lacks what they know, and when whoever asks for it goes away.
+
+use abi::link::request::{Ask, MAX_CHUNK};
+use anyhow::{Context, Result, ensure};
+use croft::control::{self, ControlError, Order};
+use croft::session::Condition;
+use croft::site::Vm;
+use std::fs;
+use std::io::Write;
+use std::net::Shutdown;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::thread;
+use std::time::Duration;
+use system::host::{Host, Run};
+use system::{SOON, guest, scenario};
+
+/// The VM that is saved.
+const NAME: &str = "kept";
+const LOST: &[&str] = &["FAILED"];
+/// For how long it is away at least, in seconds: longer than clocks of whole seconds are apart.
+const AWAY: u64 = 4;
+
+fn main() -> ExitCode {
+    system::run(vec![
+        scenario("saved::goes_on_on_a_host_with_another_counter", another_counter),
+        scenario("saved::refused_files_and_hosts", refused),
+        scenario("saved::whoever_goes_away_leaves_a_vm_that_runs", gone),
+    ])
+}
+
+fn host(cpu: &'static str) -> Host {
+    Host { cpu, cpus: 2, memory: 512 }
+}
+
+/// The guest that notices what it lost.
+fn kept() -> Result<Vm> {
+    guest::payload(NAME, "kept", 2, "")
+}
+
+/// A run with its socket.
+struct Operated {
+    run: Run,
+    socket: PathBuf,
+    _server: control::Server,
+}
+
+impl Operated {
+    fn new(run: Run, folder: &Path, name: &str) -> Result<Self> {
+        let socket = folder.join(name);
+        let server = control::serve(run.session(), vec![2, 2], &socket)?;
+        Ok(Self { run, socket, _server: server })
+    }
+
+    fn order(&self, order: &Order) -> Result<(), ControlError> {
+        control::perform(control::connect(&self.socket)?, order, |_| ())
+    }
+
+    fn save(&self, file: &Path) -> Result<(), ControlError> {
+        self.order(&Order::Save { vm: NAME.to_owned(), file: file.to_path_buf() })
+    }
+
+    fn restore(&self, file: &Path) -> Result<(), ControlError> {
+        self.order(&Order::Restore { vm: None, file: file.to_path_buf(), pause: false })
+    }
+
+    fn force_off(&self) -> Result<()> {
+        self.order(&Order::Stop { vm: NAME.to_owned(), force: true, seconds: 60 })?;
+        Ok(())
+    }
+
+    /// What the guest says next.
+    fn tick(&self) -> Result<Tick> {
+        let console = self.run.console(NAME)?;
+        console.expect_unless("kept: tick ", LOST, SOON)?;
+        let text = console.expect_unless(".", LOST, SOON)?;
+        let mut numbers = text.split(|letter: char| !letter.is_ascii_digit()).filter(|word| !word.is_empty());
+        let mut next = || numbers.next().with_context(|| text.clone())?.parse::<u64>().context("a number");
+        Ok(Tick { number: next()?, count: next()?, frequency: next()?, clock: next()? })
+    }
+
+    /// What it says first with a counter of this frequency. What the VM said that was here before, and had another, is passed over.
+    fn first_of(&self, frequency: u64) -> Result<Tick> {
+        for _ in 0..200 {
+            let tick = self.tick()?;
+            if tick.frequency == frequency {
+                return Ok(tick);
+            }
+        }
+        anyhow::bail!("it does not go on with {frequency} Hz")
+    }
+
+    /// What it says when it has ticked so often more.
+    fn ticks(&self, count: u32) -> Result<Tick> {
+        for _ in 1..count {
+            self.tick()?;
+        }
+        self.tick()
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Tick {
+    number: u64,
+    count: u64,
+    frequency: u64,
+    clock: u64,
+}
+
+/// Between two looks the counter has counted as many seconds as the real-time clock, which shows whole ones.
+fn go_together(before: Tick, after: Tick) -> Result<()> {
+    ensure!(before.count < after.count && before.number <= after.number, "{before:?}, then {after:?}");
+    ensure!(before.frequency == after.frequency, "{before:?}, then {after:?}");
+    let counted = (after.count - before.count) as f64 / before.frequency as f64;
+    let passed = (after.clock as i64 - before.clock as i64) as f64;
+    ensure!((counted - passed).abs() < 2.0, "it counted {counted} s where {passed} s passed: {before:?}, {after:?}");
+    Ok(())
+}
+
+/// A VM that began on a host with 62.5 MHz goes on while it is saved, and on one with 1 GHz and on one with 24 MHz, where it is saved
+/// again: nothing of its memory is lost, no vCPU sees its counter go back, a second stays one, and the time that it was away has
+/// passed for it.
+fn another_counter() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("kept.saved");
+    let first = Operated::new(host("max,cntfrq=62500000").start_and_stay(vec![kept()?])?, folder.path(), "first")?;
+    let began = first.ticks(5)?;
+    ensure!(began.frequency == 62_500_000, "{began:?}");
+    first.save(&file)?;
+    let mut before = first.tick()?;
+    // Also after it was saved, all goes on here.
+    go_together(began, first.ticks(20)?)?;
+    first.run.check_log()?;
+    drop(first);
+    let saved = fs::metadata(&file)?.len();
+    ensure!(
+        (256 << 10..1 << 20).contains(&saved),
+        "a guest that has written to some seventy pages takes {saved} bytes"
+    );
+    for (name, cpu) in [("second", "max,cntfrq=1000000000"), ("third", "max,cntfrq=24000000")] {
+        thread::sleep(Duration::from_secs(AWAY));
+        let next = Operated::new(host(cpu).start_and_stay(vec![kept()?])?, folder.path(), name)?;
+        next.tick()?;
+        let in_use = next.restore(&file).err().context("it took the place of a VM that runs")?;
+        ensure!(in_use.to_string().contains("takes the place of one that is off"), "{in_use}");
+        next.force_off()?;
+        next.restore(&file)?;
+        let after = next.first_of(before.frequency)?;
+        ensure!(after.clock >= before.clock + AWAY, "the time that it was away has not passed: {before:?}, {after:?}");
+        ensure!(after.number < before.number + 20, "it went on with another state: {before:?}, {after:?}");
+        go_together(before, after)?;
+        go_together(after, next.ticks(30)?)?;
+        next.save(&file)?;
+        before = next.tick()?;
+        next.ticks(3)?;
+        next.run.check_log()?;
+    }
+    Ok(())
+}
+
+/// Files that are damaged, or of other VMs, and a host whose CPU lacks what the guest knows: each is refused in a line, also by the
+/// hypervisor, which is sent them past croft; the VM stays off, and can be started.
+fn refused() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("kept.saved");
+    let mut other = kept()?;
+    other.name = "other".to_owned();
+    other.memory = 32 << 20;
+    let here = Operated::new(host("max").start_and_stay(vec![kept()?, other])?, folder.path(), "here")?;
+    here.ticks(2)?;
+    here.save(&file)?;
+    here.force_off()?;
+    let good = fs::read(&file)?;
+    let wrong = folder.path().join("wrong.saved");
+    let mut flipped = good.clone();
+    let middle = flipped.len() / 2;
+    *flipped.get_mut(middle).context("a byte")? ^= 8;
+    let cut = good.get(..good.len() - 50).context("its end")?.to_vec();
+    let cases = [
+        (cut, "the saved VM is incomplete: it ends after"),
+        (flipped, "the saved VM is damaged: the checksum of section"),
+        (b"MZ".repeat(100), "this is no saved VM"),
+    ];
+    let kept = here.run.vm(NAME)?;
+    for (bytes, line) in cases {
+        fs::write(&wrong, &bytes)?;
+        let refusal = here.restore(&wrong).err().with_context(|| format!("it took a file of which is said: {line}"))?;
+        ensure!(refusal.to_string().contains(line), "{refusal}");
+        // Past croft.
+        here.run.session().ask(kept, Ask::Restore, SOON)?;
+        let mut refusal = None;
+        for (number, piece) in bytes.chunks(MAX_CHUNK).enumerate() {
+            let ask = Ask::RestoreNext { offset: (number * MAX_CHUNK) as u64, bytes: piece, last: true };
+            if let Err(error) = here.run.session().ask(kept, ask, SOON) {
+                refusal = Some(error);
+                break;
+            }
+        }
+        let refusal = match refusal {
+            Some(error) => error,
+            None => here.run.session().ask(kept, Ask::RestoreEnd { pause: false }, SOON).err().context("it took it")?,
+        };
+        ensure!(refusal.to_string().contains(line), "{refusal}");
+        here.run.wait_for(NAME, SOON, Condition::is_off)?;
+    }
+    let misfit = Order::Restore { vm: Some("other".to_owned()), file: file.clone(), pause: false };
+    here.order(&Order::Stop { vm: "other".to_owned(), force: true, seconds: 60 })?;
+    let refusal = here.order(&misfit).err().context("a VM of another size took it")?;
+    ensure!(refusal.to_string().contains("64 MiB of memory, other has 2 and 32"), "{refusal}");
+    let nobody = Order::Restore { vm: Some("nobody".to_owned()), file: file.clone(), pause: false };
+    let refusal = here.order(&nobody).err().context("a VM that is not there took it")?;
+    ensure!(refusal.to_string().contains("kept, other"), "{refusal}");
+    here.order(&Order::Start { vm: NAME.to_owned() })?;
+    here.tick()?;
+    here.force_off()?;
+    here.order(&Order::Restore { vm: None, file: file.clone(), pause: true })?;
+    ensure!(here.run.condition(NAME)? == Condition::Paused, "it is {}", here.run.condition(NAME)?);
+    here.order(&Order::Resume { vm: NAME.to_owned() })?;
+    here.ticks(3)?;
+    here.run.check_log()?;
+    drop(here);
+    let less = Operated::new(host("cortex-a76").start_and_stay(vec![self::kept()?])?, folder.path(), "less")?;
+    less.tick()?;
+    less.force_off()?;
+    let refusal = less.restore(&file).err().context("a CPU that lacks what it knows took it")?.to_string();
+    for feature in ["FEAT_SHA3", "FEAT_BTI", "FEAT_FlagM2"] {
+        ensure!(refusal.contains(feature), "{feature} is not among what it lacks: {refusal}");
+    }
+    ensure!(!refusal.contains("FEAT_CRC32"), "both have that: {refusal}");
+    less.order(&Order::Start { vm: NAME.to_owned() })?;
+    less.tick()?;
+    less.run.check_log()
+}
+
+/// The client of a save goes away at any moment: there is no file and no half of one, and the VM goes on. So it does if nobody asks for
+/// more though the link is there, and after many saves it is as it was.
+fn gone() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let place = folder.path().join("files");
+    fs::create_dir(&place)?;
+    let file = place.join("kept.saved");
+    let here = Operated::new(host("max").start_and_stay(vec![kept()?])?, folder.path(), "here")?;
+    let mut before = here.ticks(3)?;
+    let order = format!("{{\"Save\":{{\"vm\":\"{NAME}\",\"file\":\"{}\"}}}}\n", file.display());
+    for round in 0..8_u64 {
+        let mut client = control::connect(&here.socket)?;
+        client.write_all(order.as_bytes())?;
+        // Somewhere in a save that takes a second or some.
+        thread::sleep(Duration::from_millis(round * round * 9 % 400));
+        client.shutdown(Shutdown::Both)?;
+        drop(client);
+        let after = here.ticks(2)?;
+        go_together(before, after)?;
+        before = after;
+        here.run.wait_for(NAME, SOON, |condition| matches!(condition, Condition::Running { .. }))?;
+        let left: Vec<_> = fs::read_dir(&place)?.filter_map(|entry| Some(entry.ok()?.file_name())).collect();
+        ensure!(left.is_empty() || left == ["kept.saved"], "round {round} left {left:?}");
+        if !left.is_empty() {
+            control_file(&file)?;
+            fs::remove_file(&file)?;
+        }
+    }
+    let kept = here.run.vm(NAME)?;
+    here.run.session().ask(kept, Ask::Save, SOON)?;
+    here.run.wait_for(NAME, SOON, |condition| *condition == Condition::Paused)?;
+    here.run.wait_for(NAME, SOON, |condition| matches!(condition, Condition::Running { .. }))?;
+    go_together(before, here.ticks(2)?)?;
+    here.run.check_log_but(&["nobody asks any more"])
+}
+
+/// A file that is there is whole.
+fn control_file(file: &Path) -> Result<()> {
+    croft::saved::Check::file(&mut fs::File::open(file)?, file)?;
+    Ok(())
+}

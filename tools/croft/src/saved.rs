@@ -1,0 +1,205 @@
+//! Saved VMs as files: one is there whole, or not at all, and one that is read is looked at first.
+
+use abi::crc32c;
+use pack::Value as _;
+use snapshot::SavedMachine;
+use snapshot::file::{FileError, Reader, Section};
+use std::fs::File;
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+
+/// What is wrong with a file.
+#[derive(Debug, thiserror::Error)]
+pub enum SavedError {
+    /// It cannot be read or written.
+    #[error("{}: {source}", .file.display())]
+    Io {
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// What it holds.
+    #[error("{}: {error}", .file.display())]
+    Damaged {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong with it.
+        error: FileError,
+    },
+    /// The machine that it was saved on, and this one.
+    #[error("the guest knows a CPU that this is not: {0}")]
+    Misfit(String),
+    /// What the hypervisor sends is no saved VM.
+    #[error("what came from the hypervisor is wrong: {0}")]
+    Received(#[from] FileError),
+}
+
+/// A file that is being written, beside the one that it will be. Dropped, it is gone.
+#[derive(Debug)]
+pub struct Draft {
+    file: tempfile::NamedTempFile,
+    to: PathBuf,
+    bytes: u64,
+}
+
+impl Draft {
+    /// Begins one, to be `to`.
+    ///
+    /// # Errors
+    /// If it cannot be made.
+    pub fn create(to: &Path) -> Result<Self, SavedError> {
+        let folder = to.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let name = to.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let file = tempfile::Builder::new().prefix(&format!(".{name}.")).suffix(".part").tempfile_in(folder);
+        let file = file.map_err(|source| SavedError::Io { file: to.to_path_buf(), source })?;
+        Ok(Self { file, to: to.to_path_buf(), bytes: 0 })
+    }
+
+    /// Writes more.
+    ///
+    /// # Errors
+    /// If the disk is full, or the like.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<(), SavedError> {
+        self.bytes += bytes.len() as u64;
+        self.file.write_all(bytes).map_err(|source| SavedError::Io { file: self.to.clone(), source })
+    }
+
+    /// It is whole, and takes the place of whatever file has its name: on the disk first, so that a name never stands for half of
+    /// it. Says how many bytes it has.
+    ///
+    /// # Errors
+    /// If that cannot be.
+    pub fn keep(self) -> Result<u64, SavedError> {
+        let Self { file, to, bytes } = self;
+        let wrong = |source| SavedError::Io { file: to.clone(), source };
+        file.as_file().sync_all().map_err(wrong)?;
+        file.persist(&to).map_err(|error| wrong(error.error))?;
+        if let Some(folder) = to.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+            // The name is in the folder.
+            File::open(folder).and_then(|folder| folder.sync_all()).map_err(wrong)?;
+        }
+        Ok(bytes)
+    }
+}
+
+/// Looks at a saved VM as it comes, and keeps nothing of it.
+#[derive(Debug)]
+pub struct Check {
+    reader: Reader,
+    name: String,
+    machine: Option<SavedMachine>,
+    is_whole: bool,
+}
+
+/// What a file holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Contents {
+    /// The VM's name.
+    pub name: String,
+    machine: Option<SavedMachine>,
+}
+
+impl Contents {
+    /// Whether its guest finds the CPU that it knows, on the machine of the VM `name`, which `here` describes as the hypervisor did.
+    ///
+    /// # Errors
+    /// All that it would miss, or not know.
+    pub fn must_fit(&self, name: &str, here: &[u8]) -> Result<(), SavedError> {
+        let Some(machine) = &self.machine else { return Ok(()) };
+        let here = SavedMachine::unpack(&mut pack::Reader::new(here))
+            .map_err(|error| SavedError::Misfit(format!("{name}: {error}")))?;
+        let differences: Vec<String> = machine.features(&here).map(|feature| feature.to_string()).collect();
+        if differences.is_empty() { Ok(()) } else { Err(SavedError::Misfit(differences.join(", "))) }
+    }
+}
+
+impl Default for Check {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Check {
+    /// Nothing has come yet.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self { reader: Reader::new(crc32c::compute), name: String::new(), machine: None, is_whole: false }
+    }
+
+    /// Takes the next bytes.
+    ///
+    /// # Errors
+    /// What is wrong with them.
+    pub fn take(&mut self, mut bytes: &[u8]) -> Result<(), FileError> {
+        while let Some(section) = self.reader.read(&mut bytes)? {
+            match section {
+                Section::Vm(vm) => vm.name.clone_into(&mut self.name),
+                Section::End => self.is_whole = true,
+                Section::Machine(machine) => self.machine = Some(*machine),
+                Section::Moment(_) | Section::Memory(_) | Section::State(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether all of it has come.
+    #[must_use]
+    pub const fn is_whole(&self) -> bool {
+        self.is_whole
+    }
+
+    /// Looks at a whole file, and says what is in it.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn file(from: &mut impl Read, file: &Path) -> Result<Contents, SavedError> {
+        let mut check = Self::new();
+        let mut buffer = vec![0; 256 << 10];
+        let damaged = |error| SavedError::Damaged { file: file.to_path_buf(), error };
+        loop {
+            let count = match from.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(count) => count,
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+                Err(source) => return Err(SavedError::Io { file: file.to_path_buf(), source }),
+            };
+            check.take(buffer.get(..count).unwrap_or_default()).map_err(damaged)?;
+        }
+        check.reader.finish().map_err(damaged)?;
+        Ok(Contents { name: check.name, machine: check.machine })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Check, Draft, SavedError};
+    use std::fs;
+
+    /// A file keeps what it was until the new one is whole, and a draft that is given up leaves nothing.
+    #[test]
+    fn a_file_is_there_whole_or_not_at_all() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("vm.saved");
+        fs::write(&file, "before").unwrap();
+        let mut draft = Draft::create(&file).unwrap();
+        draft.write(b"half").unwrap();
+        assert_eq!(fs::read(&file).unwrap(), b"before");
+        drop(draft);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "a draft was left");
+        let mut draft = Draft::create(&file).unwrap();
+        draft.write(b"all of it").unwrap();
+        assert_eq!(draft.keep().unwrap(), 9);
+        assert_eq!(fs::read(&file).unwrap(), b"all of it");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+        assert!(matches!(Draft::create(&folder.path().join("no/vm.saved")), Err(SavedError::Io { .. })));
+    }
+
+    #[test]
+    fn what_is_no_saved_vm_is_said_to_be_none() {
+        let path = std::path::Path::new("vm.saved");
+        let look = |bytes: &[u8]| Check::file(&mut &*bytes, path).unwrap_err().to_string();
+        assert_eq!(look(b""), "vm.saved: this is no saved VM; `croft save VM FILE` makes one");
+        assert_eq!(look(&[0x7f; 100]), "vm.saved: this is no saved VM; `croft save VM FILE` makes one");
+    }
+}
