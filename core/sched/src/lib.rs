@@ -17,8 +17,9 @@
 //! allocation once [`RunQueue::reserve`] has been told how many threads there are. Virtual run times are compared by
 //! their difference, so they may wrap.
 //!
-//! Beside the queue there are [`Alarms`], the deadlines that a CPU's timer serves, and [`Parking`], a thread's state and
-//! the protocol by which no wake-up is lost. [`has_cpu_of_its_own`] says who may keep its CPU while it waits.
+//! Beside the queue there are [`Alarms`], the deadlines that a CPU's timer serves, [`Parking`], a thread's state and the
+//! protocol by which no wake-up is lost, and [`Meter`], what the running thread is to be charged. [`has_cpu_of_its_own`]
+//! says who may keep its CPU while it waits.
 #![no_std]
 #![forbid(unsafe_code)]
 
@@ -29,6 +30,7 @@ mod balance;
 #[cfg(test)]
 mod balance_simulation;
 mod heap;
+mod meter;
 mod parking;
 mod queue;
 mod room;
@@ -45,6 +47,7 @@ pub const BYTES_OF_A_PLACE: usize = heap::BYTES_OF_A_PLACE + 2 * (size_of::<Alar
 
 pub use alarms::{Alarm, Alarms};
 pub use balance::{Given, Standing};
+pub use meter::Meter;
 pub use parking::Parking;
 pub use queue::{Affinity, Arrival, Entity, RunQueue, ThreadId, Timing, Weight};
 pub use room::has_cpu_of_its_own;

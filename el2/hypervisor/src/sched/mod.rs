@@ -24,7 +24,7 @@ extern crate alloc;
 use alloc::boxed::Box;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
 
-use ::sched::{Affinity, Alarms, Arrival, Entity, Parking, RunQueue, ThreadId, Timing};
+use ::sched::{Affinity, Alarms, Arrival, Entity, Meter, Parking, RunQueue, ThreadId, Timing};
 use hw::percpu::this_cpu;
 use hw::sync::{IrqLock, is_unpreemptible, without_irqs};
 use hw::sysreg::{cnthp_ctl_el2, cnthp_cval_el2, cntpct_el0};
@@ -76,8 +76,8 @@ struct Queue {
     idle: &'static Thread,
     /// Who runs: the run queue's current thread, or `idle`.
     running: &'static Thread,
-    /// Until when the running thread has been charged for its time.
-    charged: u64,
+    /// What the running thread is to be charged for its time.
+    charged: Meter,
     /// When the running thread's slice ends; NEVER while nobody waits.
     slice_end: u64,
 }
@@ -135,7 +135,7 @@ pub(crate) fn join() {
         alarms: Alarms::new(),
         idle,
         running: idle,
-        charged: cntpct_el0(),
+        charged: Meter::new(cntpct_el0()),
         slice_end: NEVER,
     };
     queue.reserve();
@@ -348,15 +348,21 @@ impl Queue {
     /// Charges the running thread for its time.
     #[inline]
     fn charge(&mut self, now: u64) {
-        let ran = now.saturating_sub(core::mem::replace(&mut self.charged, now));
-        let run_time = &self.running.run_time;
-        run_time.store(run_time.load(Ordering::Relaxed) + ran, Ordering::Relaxed);
-        self.run.charge(ran);
+        let ran = self.charged.take(now);
+        self.charge_for(ran);
     }
 
     /// As [`Queue::charge`], from wherever: its own CPU may have been at it a moment later than `now`.
     fn charge_until(&mut self, now: u64) {
-        self.charge(now.max(self.charged));
+        let ran = self.charged.take_until(now);
+        self.charge_for(ran);
+    }
+
+    #[inline(always)]
+    fn charge_for(&mut self, ran: u64) {
+        let run_time = &self.running.run_time;
+        run_time.store(run_time.load(Ordering::Relaxed) + ran, Ordering::Relaxed);
+        self.run.charge(ran);
     }
 
     /// What becomes of the running thread `current`: says whether it gives the CPU away.
