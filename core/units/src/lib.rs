@@ -11,7 +11,7 @@
 //!   interrupt line's level.
 //! * [`Direction`], [`AccessSize`], [`RegisterAccess`]: which way a load or store goes, how wide it is, and what it does with
 //!   a register.
-//! * [`Hz`], [`Ticks`]: a counter's frequency and its value.
+//! * [`Hz`], [`Ticks`]: a counter's frequency and its value. [`Times`]: how often something happened, in words.
 #![no_std]
 #![forbid(unsafe_code)]
 
@@ -19,11 +19,13 @@ mod access;
 mod address;
 mod names;
 mod time;
+mod times;
 
 pub use access::{AccessSize, ByteOrder, Direction, RegisterAccess};
 pub use address::{Address, Ipa, Pa, Range, Va};
 pub use names::{CpuId, IntId, Line, MAX_VCPUS, VcpuId, VcpuSet, VmId};
 pub use time::{Hz, Patience, Scale, Ticks};
+pub use times::Times;
 
 /// Bytes in the smallest page that stage 2 and EL2's own tables use (the 4 KiB granule).
 pub const PAGE_SIZE: u64 = 4 << 10;

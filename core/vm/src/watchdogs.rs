@@ -261,7 +261,7 @@ impl Watchdogs {
                 let paused = if is_paused { ", stands still" } else { "" };
                 write!(out, " {left} of {timeout} ms left to {}{paused};", action.name())?;
             }
-            writeln!(out, " acted {acted} times")?;
+            writeln!(out, " acted {}", units::Times(acted.into()))?;
         }
         Ok(())
     }

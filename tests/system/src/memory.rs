@@ -44,9 +44,7 @@ impl Memory {
             hypervisor: amount("hypervisor")?,
             emptied: statistics
                 .lines()
-                .find_map(|line| {
-                    line.split_once("emptied for guests' memory: ")?.1.strip_suffix(" times")?.parse().ok()
-                })
+                .find_map(|line| line.split_once("emptied for guests' memory: ")?.1.split_once(" time")?.0.parse().ok())
                 .context("no count of emptied instruction caches")?,
         })
     }

@@ -3,7 +3,7 @@
 
 use abi::bundle::{Time, TimeSource};
 use anyhow::{Context, Result, ensure};
-use croft::control::{self, ControlError, Order, Report};
+use croft::control::{self, About, ControlError, Order, Place, Report};
 use croft::site::Vm;
 use qemu::{ExceptionLevel, Machine};
 use std::io::{Read, Write};
@@ -40,7 +40,7 @@ struct Operator<'f> {
 
 impl<'f> Operator<'f> {
     fn new(run: &Run, folder: &'f Path) -> Result<Self> {
-        let server = control::serve(run.session(), Vec::new(), &folder.join("socket"))?;
+        let server = control::serve(run.session(), About::default(), &Place::at(&folder.join("socket"))?)?;
         Ok(Self { folder, _server: server })
     }
 

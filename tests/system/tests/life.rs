@@ -3,7 +3,7 @@
 
 use abi::link::Command;
 use anyhow::{Context, Result, ensure};
-use croft::control::{self, Order};
+use croft::control::{self, About, Order, Place};
 use croft::session::Condition;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -150,7 +150,7 @@ fn reboot_by_the_button() -> Result<()> {
     ];
     let run = Host::default().start(vms)?;
     let socket = folder.path().join("socket");
-    let _server = control::serve(run.session(), vec![1, 1], &socket)?;
+    let _server = control::serve(run.session(), About::default(), &Place::at(&socket)?)?;
     let order = |order: Order| control::perform(control::connect(&socket)?, &order, |_| ());
     let reboot = |vm: &str, seconds| order(Order::Reboot { vm: vm.to_owned(), force: false, seconds });
     run.console("deaf")?.expect_unless("# ", PANIC, BOOT)?;

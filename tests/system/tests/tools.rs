@@ -6,7 +6,7 @@
 
 use abi::link::request::Ask;
 use anyhow::{Context, Result, ensure};
-use croft::control::{self, Order, Server};
+use croft::control::{self, About, Order, Place, Server};
 use croft::session::{Condition, Outcome, Report, Told};
 use croft::site::Vm;
 use std::path::Path;
@@ -399,7 +399,8 @@ struct Operator {
 impl Operator {
     fn new(run: &Run, vcpus: u8) -> Result<Self> {
         let folder = tempfile::tempdir()?;
-        let server = control::serve(run.session(), vec![vcpus], &folder.path().join("socket"))?;
+        let about = About { vcpus: vec![vcpus], ..About::default() };
+        let server = control::serve(run.session(), about, &Place::at(&folder.path().join("socket"))?)?;
         Ok(Self { folder, _server: server })
     }
 
@@ -485,13 +486,13 @@ fn operator(guest: &Guest<'_>, combination: &Combination) -> Result<()> {
     let operator = Operator::new(guest.run, combination.vcpus)?;
     let console = guest.run.console(guest.name)?;
     let vm = release.name.to_owned();
-    let order = |order: Order, way: &str| -> Result<()> {
+    let order = |order: Order, end: &str| -> Result<()> {
         let told = operator.order(&order)?;
-        ensure!(told == [control::Report::Progress(format!("{}: {way}", release.name))], "{told:?}");
+        let said = |what| control::Report::Progress(format!("{}: {what}", release.name));
+        ensure!(told == ["its tools were asked", end].map(said), "{told:?}");
         Ok(())
     };
-    let by_tools = "its tools were asked";
-    order(Order::Reboot { vm: vm.clone(), force: false, seconds: 120 }, by_tools)?;
+    order(Order::Reboot { vm: vm.clone(), force: false, seconds: 120 }, "running, boot 2")?;
     console.expect_unless("uc: shutdown -r now", BAD, PROGRAM)?;
     ensure!(guest.run.condition(guest.name)? == Condition::Running { boots: 2 }, "it should have rebooted");
     guest.prepare()?;
@@ -508,7 +509,7 @@ fn operator(guest: &Guest<'_>, combination: &Combination) -> Result<()> {
             == (release.name, "running, boot 2", combination.vcpus, release.short_version),
         "{shown:?}"
     );
-    order(Order::Stop { vm, force: false, seconds: 120 }, by_tools)?;
+    order(Order::Stop { vm, force: false, seconds: 120 }, "powered off")?;
     console.expect_unless("uc: shutdown -h now", BAD, PROGRAM)?;
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use abi::link::Command;
 use anyhow::{Result, ensure};
-use croft::control::{self, Order};
+use croft::control::{self, About, Order, Place};
 use croft::session::{Condition, Outcome};
 use croft::site::Vm;
 use std::process::ExitCode;
@@ -59,7 +59,7 @@ fn actions() -> Result<()> {
     }
     let statistics = run.statistics(STARVED)?;
     let of = |name: &str| section(&statistics, name);
-    ensure!(of("pause").contains("400 of 400 ms left to pause, stands still; acted 1 times"), "{statistics}");
+    ensure!(of("pause").contains("400 of 400 ms left to pause, stands still; acted 1 time"), "{statistics}");
     ensure!(of("log").contains("of 400 ms left to log; acted "), "{statistics}");
     ensure!(of("inject").contains("of 400 ms left to inject; acted "), "{statistics}");
     // The paused one goes on when the operator says so, and is watched again.
@@ -209,7 +209,7 @@ fn pause() -> Result<()> {
     }
     let folder = tempfile::tempdir()?;
     let socket = folder.path().join("socket");
-    let _server = control::serve(run.session(), vec![1; 4], &socket)?;
+    let _server = control::serve(run.session(), About::default(), &Place::at(&socket)?)?;
     let order = |order: Order| control::perform(control::connect(&socket)?, &order, |_| ());
     order(Order::Pause { vm: "guest".to_owned() })?;
     let left = |run: &Run| -> Result<u64> {
@@ -255,7 +255,7 @@ fn from_start_to_resume() -> Result<()> {
     let run = Host { cpus: 1, ..Host::default() }.start_coarse(vec![vm], 3)?;
     run.console("guest")?.expect("starving: patted 20 times in 0 s, 0 in vain", BOOT)?;
     for round in 1..=3 {
-        let acted = format!("ms left to pause, stands still; acted {round} times");
+        let acted = format!("ms left to pause, stands still; acted {round} time");
         let waited = std::time::Instant::now();
         while !section(&run.statistics(STARVED)?, "guest").contains(&acted) {
             ensure!(waited.elapsed() < STARVED, "round {round}: {}", section(&run.statistics(STARVED)?, "guest"));

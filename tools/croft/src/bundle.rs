@@ -1,6 +1,7 @@
 //! From a site to the bytes of its bundle: every file read, unpacked, checked, and tried in its VM's memory.
 
-use crate::kernel::{self, Kernel, Raw};
+use crate::kernel::{self, Kernel, MAX_UNPACKED, Raw};
+use crate::output::read_at_most;
 use crate::site::{Site, SiteError, Vm, VmLines};
 use crate::size;
 use abi::bundle::{self, BundleError, VmSource};
@@ -28,9 +29,14 @@ struct Loaded {
     initrd: Option<Arc<Vec<u8>>>,
 }
 
-fn read(site: &Site, key: &str, path: &Path, line: usize) -> Result<Vec<u8>, SiteError> {
-    let bytes = std::fs::read(path);
-    bytes.map_err(|error| site.mistake(line, format!("{key} = \"{}\": it cannot be read: {error}", path.display())))
+/// Reads a file of at most `most` bytes, which are `whose`.
+fn read(site: &Site, key: &str, path: &Path, line: usize, most: u64, whose: &str) -> Result<Vec<u8>, SiteError> {
+    let wrong = |what: String| site.mistake(line, format!("{key} = \"{}\": {what}", path.display()));
+    match read_at_most(path, most) {
+        Ok(Some(bytes)) => Ok(bytes),
+        Ok(None) => Err(wrong(format!("it is larger than {}, {whose}", size::show(most)))),
+        Err(error) => Err(wrong(format!("it cannot be read: {error}"))),
+    }
 }
 
 impl Files {
@@ -39,7 +45,7 @@ impl Files {
         if let Some(kernel) = self.kernels.get(&key) {
             return Ok(Arc::clone(kernel));
         }
-        let file = read(site, "kernel", &vm.kernel, lines.kernel)?;
+        let file = read(site, "kernel", &vm.kernel, lines.kernel, MAX_UNPACKED, "the most that a kernel may have")?;
         let kernel = kernel::read(file, vm.program)
             .map_err(|error| site.mistake(lines.kernel, format!("kernel = \"{}\": {error}", vm.kernel.display())))?;
         let kernel = Arc::new(kernel);
@@ -52,7 +58,7 @@ impl Files {
         if let Some(bytes) = self.others.get(path) {
             return Ok(Some(Arc::clone(bytes)));
         }
-        let bytes = Arc::new(read(site, "initrd", path, lines.initrd)?);
+        let bytes = Arc::new(read(site, "initrd", path, lines.initrd, vm.memory, "the VM's memory")?);
         if bytes.is_empty() {
             let message = format!("initrd = \"{}\": the file is empty; leave the key out instead", path.display());
             return Err(site.mistake(lines.initrd, message));
@@ -208,7 +214,7 @@ mod tests {
         assert!(kernel.contains("site.toml:6: initrd = ") && kernel.contains("it is an arm64 kernel"), "{kernel}");
         let swapped = said(SITE, b"070701...", &tiny_image());
         assert!(swapped.contains("site.toml:5: kernel = ") && swapped.contains("confused?"), "{swapped}");
-        let large = said(SITE, &tiny_image(), &vec![1; 5 << 20]);
+        let large = said(SITE, &tiny_image(), &vec![1; 4 << 20]);
         assert!(large.contains("site.toml:4: memory = \"4M\"") && large.contains("give the VM more"), "{large}");
         let host = format!("[host]\ncpu = \"max\"\ncpus = 1\nmemory = \"256M\"\n{}", SITE.replace("4M", "110M"));
         let crowded = said(&host, &tiny_image(), &vec![1; 20 << 20]);

@@ -1,21 +1,21 @@
 //! How `croft ps`, `croft stop`, `croft time` and their like reach a running host: a Unix socket that `croft run` listens on.
 //!
-//! `croft run` owns the link, so it is the one that can ask. Its socket lies in the folder for logs if there is one,
-//! else in a private folder of the user's (`$XDG_RUNTIME_DIR/undercroft`, or `undercroft-<uid>` in the temporary
-//! folder); only its owner may connect. A run with a folder for logs leaves a link to its socket in the private folder,
-//! so that it is found without a word about the folder. The protocol is described in `docs/formats/control.md`. A
-//! client sends one [`Order`] as a line of JSON, and gets [`Report`]s, one a line, until the server closes. A line
+//! `croft run` owns the link, so it is the one that can ask. Its socket lies in a private folder of the user's
+//! (`$XDG_RUNTIME_DIR/undercroft`, or `undercroft-<uid>` in the temporary folder); only its owner may connect. A run with a
+//! folder for logs leaves a link to its socket there, by which it can be named. The protocol is described in
+//! `docs/formats/control.md`. A client sends one [`Order`] as a line of JSON, and gets [`Report`]s, one a line, until the server closes. A line
 //! longer than [`MAX_LINE`] ends the conversation.
 
 mod client;
 mod follow;
 mod place;
+mod post;
 mod server;
 mod transfer;
 
 pub use client::{ControlError, connect, perform, perform_while};
-pub use place::{Place, Registration, find, for_run};
-pub use server::{Server, serve};
+pub use place::{Place, find, for_run};
+pub use server::{About, Server, serve};
 
 use crate::session;
 use serde::{Deserialize, Serialize};
@@ -27,6 +27,8 @@ pub const MAX_LINE: u64 = 512 << 10;
 /// What a client wants.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Order {
+    /// What the host runs, and where its logs are.
+    Host,
     /// All VMs, and what is known of them.
     List,
     /// The keys of a VM's guest store.
@@ -134,6 +136,13 @@ pub enum Order {
 /// What a client is told.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Report {
+    /// The answer to [`Order::Host`].
+    Host {
+        /// The site file, as it was named.
+        site: String,
+        /// Where the folder for logs was at the start.
+        logs: Option<String>,
+    },
     /// The answer to [`Order::List`].
     Vms(Vec<Vm>),
     /// The answer to [`Order::Keys`]: each key with the length of its value.
@@ -157,6 +166,8 @@ pub enum Report {
     Done,
     /// It isn't, and why.
     Failed(String),
+    /// It isn't, since the client has named a VM that is not there.
+    NotThere(String),
 }
 
 /// A VM as `croft ps` shows it.

@@ -15,6 +15,7 @@ mod program;
 
 use abi::bundle::Program;
 use machine::image::{ImageError, ImageHeader};
+pub(crate) use packing::MAX_UNPACKED;
 use packing::Packing;
 pub use program::Raw;
 

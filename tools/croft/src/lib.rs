@@ -10,6 +10,7 @@
 //! * [`operate`]: what `croft ps` and its like print. [`statistics`]: what `croft stat` prints.
 //!   [`moment`]: times of day as people write them.
 //! * [`output`]: files that are written whole or not at all, and messages that nobody may read.
+//!   [`printable`]: others' text on somebody's terminal.
 //! * [`run`]: all of it together, for `croft run`.
 #![forbid(unsafe_code)]
 
@@ -21,6 +22,7 @@ pub mod kernel;
 pub mod moment;
 pub mod operate;
 pub mod output;
+pub mod printable;
 pub mod run;
 pub mod saved;
 pub mod session;

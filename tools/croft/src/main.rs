@@ -4,17 +4,16 @@
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 use croft::attach::{self, End};
-use croft::control::{self, ControlError, Order as Wish, Report};
+use croft::control::{self, ControlError, Order as Wish, Report, Vm};
 use croft::operate::{self, LogLines};
-use croft::output::{self, Written, complain as say};
+use croft::output::{self, Written, is_same_file};
 use croft::run::{self, Request};
 use croft::saved::SavedError;
 use croft::session::status;
-use croft::site::Site;
-use croft::{bundle, moment, size, statistics};
+use croft::site::{Site, SiteError};
+use croft::{bundle, moment, printable, size, statistics};
 use std::io::{ErrorKind, Write};
 use std::ops::ControlFlow;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -22,7 +21,7 @@ use std::time::Duration;
 const STATUSES: &str = "Exit status:
     0    all is well; with --until-stopped: every VM powered itself off
     1    a VM crashed or was stopped by force, or the hypervisor failed or refused
-    2    wrong arguments, or a mistake in the site file or in a file that it names
+    2    wrong arguments, among them a VM that is not there, or a mistake in the site file or in a file that it names
     3    the emulated host could not be started, is not there, or ended under running VMs
     4    all is well, but not all of the output or of the logs could be written
   124    the time given with --timeout was up
@@ -104,6 +103,9 @@ enum Order {
     Ps {
         #[command(flatten)]
         host: HostPlace,
+        /// The VMs' names; without any, all VMs.
+        #[arg(value_name = "VM")]
+        vms: Vec<String>,
         /// As JSON, for programs.
         #[arg(long)]
         json: bool,
@@ -244,7 +246,7 @@ struct How {
     /// At once, without asking the guest.
     #[arg(long)]
     force: bool,
-    /// How long the guest may take.
+    /// How many seconds the guest may take.
     #[arg(long, value_name = "S", default_value_t = 120)]
     wait: u64,
 }
@@ -260,7 +262,8 @@ enum Deed {
     Set {
         /// The key; `guestinfo.` before it may be left out.
         key: String,
-        /// The value.
+        /// The value; it may begin with a hyphen. One that is an option of this command too (-h) goes behind `--`.
+        #[arg(allow_hyphen_values = true)]
         value: String,
     },
 }
@@ -287,14 +290,13 @@ fn main() -> ExitCode {
                     }
                     finish.exit_status()
                 }
-                Err(error) => complain(&error, error.exit_status()),
+                Err(error) => match error.mistakes() {
+                    Some(mistakes) => tell_mistakes(mistakes),
+                    None => complain(&error, error.exit_status()),
+                },
             }
         }
-        Order::Ps { host, json } => order(&host, &Wish::List, |report| match report {
-            Report::Vms(vms) if json => operate::show_json(&vms),
-            Report::Vms(vms) => operate::show_table(&vms),
-            _ => String::new(),
-        }),
+        Order::Ps { host, vms, json } => list(&host, &vms, json),
         Order::Guestinfo { host, vm, deed } => match deed {
             None => order(&host, &Wish::Keys { vm }, |report| match report {
                 Report::Keys(keys) => operate::show_keys(&keys),
@@ -340,9 +342,9 @@ fn main() -> ExitCode {
             Err(source) => complain(&SavedError::Io { file, source }, status::USAGE),
         },
         Order::Time { host, set: Some(microseconds), .. } => {
-            order(&host, &Wish::SetTime { microseconds }, |_| String::new())
+            order(&host, &Wish::SetTime { microseconds }, operate::show_progress)
         }
-        Order::Time { host, sync: Some(vm), .. } => order(&host, &Wish::SetGuestTime { vm }, |_| String::new()),
+        Order::Time { host, sync: Some(vm), .. } => order(&host, &Wish::SetGuestTime { vm }, operate::show_progress),
         Order::Time { host, .. } => order(&host, &Wish::Time, operate::show_time),
         Order::Resume { host, which } => each(&host, which, |word| word == "paused", |vm| Wish::Resume { vm }),
     })
@@ -356,30 +358,61 @@ fn is_off(word: &str) -> bool {
 /// Has a running host carry out an order for each VM that is meant, one after the other; one that fails keeps none of the
 /// others from it. With `--all` those are meant whose state `suits`.
 fn each(place: &HostPlace, which: Which, suits: impl Fn(&str) -> bool, wish: impl Fn(String) -> Wish) -> u8 {
+    // Once: what is wrong with the host itself is said once.
+    let socket = match control::find(place.host.as_deref()) {
+        Ok(socket) => socket,
+        Err(error) => return complain(&error, status_of(&error)),
+    };
     let mut vms = which.vms;
     if which.all {
-        let mut known = Vec::new();
-        let listed = ask(place, &Wish::List, |report| {
-            if let Report::Vms(vms) = report {
-                known = vms;
-            }
-        });
-        if let Err(error) = listed {
-            return complain(&error, status_of(&error));
+        match known(&socket) {
+            Ok(known) => vms = known.into_iter().filter(|vm| suits(&vm.word)).map(|vm| vm.name).collect(),
+            Err(error) => return complain(&error, status_of(&error)),
         }
-        vms = known.into_iter().filter(|vm| suits(&vm.word)).map(|vm| vm.name).collect();
     }
-    let statuses = vms.into_iter().map(|vm| order(place, &wish(vm), operate::show_progress));
+    let statuses = vms.into_iter().map(|vm| order_at(&socket, &wish(vm), operate::show_progress));
     statuses.fold(status::OK, u8::max)
+}
+
+/// The VMs of a running host.
+fn known(socket: &Path) -> Result<Vec<Vm>, ControlError> {
+    let mut known = Vec::new();
+    control::perform(control::connect(socket)?, &Wish::List, |report| {
+        if let Report::Vms(vms) = report {
+            known = vms;
+        }
+    })?;
+    Ok(known)
+}
+
+fn list(place: &HostPlace, wanted: &[String], json: bool) -> u8 {
+    let listed = control::find(place.host.as_deref()).and_then(|socket| known(&socket));
+    match listed.and_then(|vms| operate::select(vms, wanted)) {
+        Ok(vms) => {
+            let text = if json { operate::show_json(&vms) } else { operate::show_table(&vms, operate::columns()) };
+            print(&text).map_or_else(|error| unwritable(&error), |()| status::OK)
+        }
+        Err(error) => complain(&error, status_of(&error)),
+    }
 }
 
 /// Has a running host carry out an order, and prints what it reports.
 fn order(place: &HostPlace, wish: &Wish, show: impl Fn(Report) -> String) -> u8 {
+    match control::find(place.host.as_deref()) {
+        Ok(socket) => order_at(&socket, wish, show),
+        Err(error) => complain(&error, status_of(&error)),
+    }
+}
+
+/// As [`order`], with the host known.
+fn order_at(socket: &Path, wish: &Wish, show: impl Fn(Report) -> String) -> u8 {
     let mut unwritten = None;
-    let done = ask(place, wish, |report| {
-        if unwritten.is_none() {
-            unwritten = print(&show(report)).err();
-        }
+    let done = control::connect(socket).and_then(|stream| {
+        control::perform(stream, wish, |report| {
+            if unwritten.is_none() {
+                unwritten = print(&show(report)).err();
+            }
+        })
     });
     match (done, unwritten) {
         (Ok(()), None) => status::OK,
@@ -395,7 +428,11 @@ fn ask(place: &HostPlace, wish: &Wish, show: impl FnMut(Report)) -> Result<(), C
 
 /// The exit status that says this.
 fn status_of(error: &ControlError) -> u8 {
-    if matches!(error, ControlError::Failed(_)) { status::FAILED } else { status::HOST }
+    match error {
+        ControlError::Failed(_) => status::FAILED,
+        ControlError::NotThere(_) => status::USAGE,
+        _ => status::HOST,
+    }
 }
 
 fn console(place: &HostPlace, wish: &Wish) -> u8 {
@@ -467,11 +504,21 @@ fn unwritable(error: &std::io::Error) -> u8 {
     status::INCOMPLETE
 }
 
-/// Mistakes in a site begin with file and line, as editors and people expect; everything else with the program's name.
+/// Says something on standard error, where what is quoted must not disturb a terminal.
+fn say(text: &str) {
+    output::complain(&printable::lines(text));
+}
+
+/// Everything begins with the program's name, but for mistakes in a site.
 fn complain(error: &dyn std::error::Error, number: u8) -> u8 {
-    let name = if number == status::USAGE { "" } else { "croft: " };
-    say(&format!("{name}{error}"));
+    say(&format!("croft: {error}"));
     number
+}
+
+/// Mistakes in a site begin with file and line, as editors and people expect.
+fn tell_mistakes(mistakes: &SiteError) -> u8 {
+    say(&mistakes.to_string());
+    status::USAGE
 }
 
 fn check(file: &Path) -> u8 {
@@ -484,7 +531,7 @@ fn check(file: &Path) -> u8 {
             }
             print(&text).map_or_else(|error| unwritable(&error), |()| status::OK)
         }
-        Err(error) => complain(&error, status::USAGE),
+        Err(mistakes) => tell_mistakes(&mistakes),
     }
 }
 
@@ -494,17 +541,11 @@ fn inputs<'a>(file: &'a Path, site: &'a Site) -> impl Iterator<Item = &'a Path> 
     std::iter::once(file).chain(images.flatten().map(|image| image.as_ref()))
 }
 
-/// Whether both names lead to one file, by whatever links.
-fn is_same_file(one: &Path, other: &Path) -> bool {
-    let identity = |file: &Path| std::fs::metadata(file).map(|found| (found.dev(), found.ino())).ok();
-    identity(one).is_some_and(|found| identity(other) == Some(found))
-}
-
 fn make_bundle(file: &Path, place: &Path) -> u8 {
     let made = Site::load(file).and_then(|site| bundle::make(&site).map(|bytes| (site, bytes)));
     let (site, bytes) = match made {
         Ok(made) => made,
-        Err(error) => return complain(&error, status::USAGE),
+        Err(mistakes) => return tell_mistakes(&mistakes),
     };
     if let Some(input) = inputs(file, &site).find(|input| is_same_file(input, place)) {
         say(&format!(
@@ -520,7 +561,7 @@ fn make_bundle(file: &Path, place: &Path) -> u8 {
         Ok(Written::Replaced) => print(&told).map_or_else(|error| unwritable(&error), |()| status::OK),
         // Standard output may be what it was written to.
         Ok(Written::Through) => {
-            say(&told.trim_end());
+            say(told.trim_end());
             status::OK
         }
         Err(error) => {
@@ -529,5 +570,24 @@ fn make_bundle(file: &Path, place: &Path) -> u8 {
             say(&format!("croft: {}: cannot be written: {error}", place.display()));
             if is_full { status::INCOMPLETE } else { status::USAGE }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Arguments, CommandFactory};
+    use croft::run::WITH_VALUE;
+
+    /// `cargo xtask run` tells by these which of its arguments is the site.
+    #[test]
+    fn the_options_of_run_that_have_a_value_are_known() {
+        let command = Arguments::command();
+        let run = command.find_subcommand("run").unwrap();
+        let options = run.get_opts().filter(|option| option.get_action().takes_values());
+        let mut names: Vec<String> = options.map(|option| format!("--{}", option.get_long().unwrap())).collect();
+        let mut known = WITH_VALUE.map(str::to_owned);
+        names.sort();
+        known.sort();
+        assert_eq!(names, known);
     }
 }

@@ -3,8 +3,10 @@
 //! Names, reports and values come from guests, which are not trusted with anybody's terminal: where one is, whatever is
 //! not a printable character is shown as its number. A value that goes into a file or a pipe goes there as it is.
 
-use crate::control::{Report, Vm};
+use crate::control::{ControlError, Report, Vm};
 use crate::moment;
+use crate::printable::line as printable;
+use crate::session::SessionError;
 use serde_json::{Value, json};
 use std::io::IsTerminal;
 
@@ -17,18 +19,59 @@ pub fn whole_key(key: &str) -> String {
     if key.starts_with(PREFIX) { key.to_owned() } else { format!("{PREFIX}{key}") }
 }
 
-/// Text that cannot disturb a terminal.
-fn printable(text: &str) -> String {
-    let mut shown = String::new();
-    for letter in text.chars() {
-        if letter.is_control() { shown.extend(letter.escape_unicode()) } else { shown.push(letter) }
+/// Of the VMs the ones that are wanted, or all.
+///
+/// # Errors
+/// One is not there.
+pub fn select(vms: Vec<Vm>, wanted: &[String]) -> Result<Vec<Vm>, ControlError> {
+    if let Some(missing) = wanted.iter().find(|name| vms.iter().all(|vm| vm.name != **name)) {
+        let known = vms.iter().map(|vm| vm.name.as_str()).collect::<Vec<_>>().join(", ");
+        return Err(ControlError::NotThere(SessionError::NoVm { wanted: missing.clone(), known }.to_string()));
     }
-    shown
+    Ok(vms.into_iter().filter(|vm| wanted.is_empty() || wanted.contains(&vm.name)).collect())
 }
 
-/// The VMs as a table.
+/// How many columns the terminal has that is standard output; `None` if there is none, or it does not say.
 #[must_use]
-pub fn show_table(vms: &[Vm]) -> String {
+pub fn columns() -> Option<usize> {
+    let size = rustix::termios::tcgetwinsize(std::io::stdout()).ok()?;
+    Some(usize::from(size.ws_col)).filter(|&columns| columns > 0)
+}
+
+/// The place of the operating system in a row.
+const SYSTEM: usize = 5;
+/// It is made no shorter than this.
+const LEAST: usize = 8;
+
+/// The operating system in few words: the tools say `Linux`, its release and then the distribution, of which the first name will do.
+fn distribution(system: &str) -> &str {
+    let name = system.strip_prefix("Linux ").and_then(|rest| rest.split_once(' ')).map_or(system, |(_, name)| name);
+    name.find(')').and_then(|end| name.get(..=end)).unwrap_or(name)
+}
+
+/// The beginning of a text that has no room.
+fn shortened(text: &str, room: usize) -> String {
+    if text.chars().count() <= room {
+        return text.to_owned();
+    }
+    text.chars().take(room.saturating_sub(1)).chain(['…']).collect()
+}
+
+/// As many letters as the longest cell of each column has.
+fn widths(rows: &[[String; 9]]) -> [usize; 9] {
+    let mut widths = [0; 9];
+    for row in rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = cell.chars().count().max(*width);
+        }
+    }
+    widths
+}
+
+/// The VMs as a table. On a terminal of so many columns, where it would be too wide, what a guest says of its operating system is
+/// shortened; nowhere else, for a program may read it.
+#[must_use]
+pub fn show_table(vms: &[Vm], columns: Option<usize>) -> String {
     let mut rows =
         vec![["VM", "STATE", "VCPUS", "TOOLS", "HOST", "OS", "IP", "UPTIME", "HEARTBEAT"].map(str::to_owned)];
     for vm in vms {
@@ -51,12 +94,16 @@ pub fn show_table(vms: &[Vm]) -> String {
             heartbeat,
         ]);
     }
-    let mut widths = [0; 9];
-    for row in &rows {
-        for (width, cell) in widths.iter_mut().zip(row) {
-            *width = cell.chars().count().max(*width);
-        }
+    // How much wider than the terminal it is, with two blanks between its columns.
+    let excess = |rows: &[[String; 9]]| {
+        columns.map_or(0, |columns| (widths(rows).iter().sum::<usize>() + 16).saturating_sub(columns))
+    };
+    if excess(&rows) > 0 {
+        rows.iter_mut().for_each(|row| row[SYSTEM] = distribution(&row[SYSTEM]).to_owned());
+        let room = widths(&rows)[SYSTEM].saturating_sub(excess(&rows)).max(LEAST);
+        rows.iter_mut().for_each(|row| row[SYSTEM] = shortened(&row[SYSTEM], room));
     }
+    let widths = widths(&rows);
     let mut text = String::new();
     for row in &rows {
         let cells: Vec<String> = row.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
@@ -165,7 +212,7 @@ pub fn show_progress(report: Report) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{LogLines, duration, printable, show_json, show_table, whole_key};
+    use super::{LogLines, distribution, duration, shortened, show_json, show_table, whole_key};
     use crate::control::{Guest, Vm};
 
     fn vms() -> Vec<Vm> {
@@ -201,7 +248,7 @@ mod tests {
 
     #[test]
     fn a_table_has_a_line_for_each() {
-        let text = show_table(&vms());
+        let text = show_table(&vms(), None);
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(
             lines,
@@ -211,6 +258,26 @@ mod tests {
                 "database  crashed: no memory  1      -       -             -                               -          -        -",
             ]
         );
+    }
+
+    #[test]
+    fn only_a_narrow_terminal_gets_less_of_the_system() {
+        let mut vms = vms();
+        let long = "Linux 6.12.117+deb13-cloud-arm64 Debian GNU/Linux 13 (trixie) Debian GNU/Linux 13 13 (trixie)";
+        vms[0].guest.as_mut().unwrap().system = long.to_owned();
+        let whole = show_table(&vms, None);
+        assert!(whole.contains(long));
+        let width = whole.lines().next().unwrap().chars().count();
+        let row = |columns| show_table(&vms, Some(columns)).lines().nth(1).unwrap().to_owned();
+        assert_eq!(row(width), row(1000), "it fits");
+        assert!(row(width).contains(long));
+        let least =
+            "web       running, boot 2     2      12.2.0  web\\u{1b}[2J  Debian …  10.0.2.15  1:01:40  0.1 s ago";
+        assert!(row(width - 1).contains("  Debian GNU/Linux 13 (trixie)  10.0.2.15"), "{}", row(width - 1));
+        let width = row(width - 1).chars().count();
+        assert!(row(width - 1).contains("  Debian GNU/Linux 13 (trixi…  10.0.2.15"), "{}", row(width - 1));
+        assert_eq!(row(width - 1).chars().count(), width - 1);
+        assert_eq!((row(80), row(1)), (least.to_owned(), least.to_owned()), "no shorter than the name");
     }
 
     #[test]
@@ -239,6 +306,11 @@ mod tests {
         assert_eq!(whole_key("a"), "guestinfo.a");
         assert_eq!(whole_key("guestinfo.a"), "guestinfo.a");
         assert_eq!((duration(59), duration(90061)), ("0:59".to_owned(), "1 d 1:01:01".to_owned()));
-        assert_eq!(printable("a\u{7}é"), "a\\u{7}é");
+        let long = "Linux 6.12.117+deb13-cloud-arm64 Debian GNU/Linux 13 (trixie) Debian GNU/Linux 13 13 (trixie)";
+        assert_eq!(distribution(long), "Debian GNU/Linux 13 (trixie)");
+        for whole in ["Debian GNU/Linux 12 (bookworm)", "FreeBSD 14.1", "Linux 6.1", "Linux", "-", ""] {
+            assert_eq!(distribution(whole), whole);
+        }
+        assert_eq!((&*shortened("éé", 2), &*shortened("ééé", 2)), ("éé", "é…"));
     }
 }

@@ -2,8 +2,8 @@
 
 use std::fmt::Display;
 use std::fs::{self, File, Permissions};
-use std::io::{Error, ErrorKind, Result, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::io::{Error, ErrorKind, Read, Result, Write};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::thread;
@@ -19,6 +19,27 @@ pub enum Written {
     Replaced,
     /// The bytes went through a device, a pipe or a socket's name, which is still what it was.
     Through,
+}
+
+/// A file's contents; `None` if it has more bytes than `most`, however many it claims to have: a device may have no end.
+///
+/// # Errors
+/// Why it could not be read.
+pub fn read_at_most(file: &Path, most: u64) -> Result<Option<Vec<u8>>> {
+    let file = File::open(file)?;
+    if file.metadata()?.len() > most {
+        return Ok(None);
+    }
+    let mut bytes = Vec::new();
+    let count = file.take(most.saturating_add(1)).read_to_end(&mut bytes)?;
+    Ok((count as u64 <= most).then_some(bytes))
+}
+
+/// Whether both names lead to one file, by whatever links.
+#[must_use]
+pub fn is_same_file(one: &Path, other: &Path) -> bool {
+    let identity = |file: &Path| fs::metadata(file).map(|found| (found.dev(), found.ino())).ok();
+    identity(one).is_some_and(|found| identity(other) == Some(found))
 }
 
 /// Writes `bytes` to `place`. A regular file, also one behind a symbolic link, is made beside its place first, so that a
@@ -41,10 +62,15 @@ pub fn write(place: &Path, bytes: &[u8]) -> Result<Written> {
         file.flush()?;
         return Ok(Written::Through);
     }
+    let folder = folder_of(&target);
+    if !folder.is_dir() {
+        return Err(Error::new(ErrorKind::NotFound, format!("there is no folder {}", folder.display())));
+    }
     let mode = before.map_or(0o644, |metadata| metadata.permissions().mode() & 0o7777);
-    let mut temporary =
-        tempfile::Builder::new().permissions(Permissions::from_mode(mode)).tempfile_in(folder_of(&target))?;
-    temporary.write_all(bytes)?;
+    let temporary = tempfile::Builder::new().permissions(Permissions::from_mode(mode)).tempfile_in(folder);
+    // Without the name of the temporary file, here and below: nobody has asked for that one.
+    let mut temporary = temporary.map_err(|error| Error::from(error.kind()))?;
+    temporary.as_file_mut().write_all(bytes)?;
     temporary.as_file().sync_all()?;
     temporary.persist(&target).map_err(|error| error.error)?;
     Ok(Written::Replaced)

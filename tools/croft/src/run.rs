@@ -1,7 +1,8 @@
 //! `croft run`: a site on an emulated host, from the first check to the exit status.
 
-use crate::control;
+use crate::control::{self, About};
 use crate::output::complain;
+use crate::printable;
 use crate::session::{Notice, Options, Outcome, Session, StartError, status};
 use crate::site::{Site, SiteError};
 use crate::terminal::{Backlog, Lines, Look, Outlet, Raw, Screen, Wish};
@@ -37,6 +38,27 @@ pub struct Request {
     pub hello: Option<Duration>,
 }
 
+/// The options of `croft run` that have a value.
+pub const WITH_VALUE: [&str; 5] = ["--timeout", "--log-dir", "--qemu-arg", "--image", "--hello"];
+
+/// The site file among the arguments of `croft run`, if there is one.
+#[must_use]
+pub fn site_among(arguments: &[String]) -> Option<&str> {
+    let mut arguments = arguments.iter().map(String::as_str);
+    while let Some(argument) = arguments.next() {
+        if argument == "--" {
+            return arguments.next();
+        }
+        if !argument.starts_with('-') {
+            return Some(argument);
+        }
+        if WITH_VALUE.contains(&argument) {
+            arguments.next();
+        }
+    }
+    None
+}
+
 /// How long the hypervisor may take to say hello, unless something else is said.
 pub const HELLO: Duration = Duration::from_secs(60);
 /// After this time a person wants to know why nothing happens.
@@ -66,11 +88,20 @@ pub enum RunError {
 }
 
 impl RunError {
+    /// The mistakes in the site, if that is it.
+    #[must_use]
+    pub fn mistakes(&self) -> Option<&SiteError> {
+        match self {
+            Self::Site(mistakes) | Self::Start(StartError::Site(mistakes)) => Some(mistakes),
+            _ => None,
+        }
+    }
+
     /// The exit status that says this.
     #[must_use]
     pub fn exit_status(&self) -> u8 {
         match self {
-            Self::Site(_) | Self::Start(StartError::Site(_)) => status::USAGE,
+            Self::Site(_) | Self::Start(StartError::Site(_) | StartError::Argument { .. }) => status::USAGE,
             Self::Start(_) | Self::Io { .. } => status::HOST,
         }
     }
@@ -230,17 +261,25 @@ pub fn run(request: &Request) -> Result<Finish, RunError> {
         ..Options::default()
     };
     let session = Arc::new(Session::start(&site, &options)?);
-    let vcpus = site.vms.iter().map(|vm| vm.vcpus).collect();
-    let place = control::for_run(request.log_dir.as_deref());
+    let logs = request.log_dir.as_deref().and_then(|folder| std::path::absolute(folder).ok());
+    let about = About {
+        site: request.site.display().to_string(),
+        logs: logs.map(|folder| folder.display().to_string()),
+        vcpus: site.vms.iter().map(|vm| vm.vcpus).collect(),
+    };
     // The VMs run whether or not others can reach them.
-    let server = place.and_then(|place| {
-        let server = control::serve(&session, vcpus, &place.socket)?;
-        Ok((server, place.register()?))
-    });
-    let server = match server {
-        Ok(server) => Some(server),
+    let place = control::for_run(request.log_dir.as_deref());
+    let server = match place.and_then(|place| control::serve(&session, about, &place)) {
+        Ok(server) => {
+            if let Some(why) = server.complaint() {
+                let why = printable::lines(why);
+                complain(&format!("croft: --host will not find this host by the folder of its logs: {why}"));
+            }
+            Some(server)
+        }
         Err(error) => {
-            complain(&format!("croft: `croft ps` and its like will not reach this host: {error}"));
+            let why = printable::lines(&error.to_string());
+            complain(&format!("croft: `croft ps` and its like will not reach this host: {why}"));
             None
         }
     };
@@ -384,4 +423,26 @@ fn finish(notices: &Receiver<Notice>, view: &mut View, end: &End, deadline: Opti
 fn sooner(deadline: Option<Instant>) -> Instant {
     let soon = Instant::now() + GRACE;
     deadline.map_or(soon, |deadline| deadline.min(soon))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::site_among;
+
+    #[test]
+    fn the_site_is_what_is_neither_an_option_nor_its_value() {
+        let found = |line: &str| {
+            let arguments: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
+            site_among(&arguments).map(str::to_owned)
+        };
+        for line in
+            ["demo/site", "--icount demo/site", "--timeout 9 demo/site --icount", "--hello=9 demo/site", "-- demo/site"]
+        {
+            assert_eq!(found(line).as_deref(), Some("demo/site"), "{line}");
+        }
+        assert_eq!(found("--qemu-arg -d --qemu-arg x.toml a.toml").as_deref(), Some("a.toml"));
+        for line in ["", "--icount", "--timeout 9 --log-dir site.toml", "--image=a.toml", "--"] {
+            assert_eq!(found(line), None, "{line}");
+        }
+    }
 }

@@ -108,18 +108,34 @@ impl Session {
         names: Vec<String>,
         options: &Options,
     ) -> std::io::Result<Self> {
-        let recorder =
-            options.log_dir.as_ref().map(|folder| Recorder::new(folder, &names, &options.title)).transpose()?;
-        let (recorder, moved) = recorder.map_or((None, None), |(recorder, moved)| (Some(recorder), moved));
-        let state = State::new(names, recorder, options.listener.clone());
+        let recorder = Self::recorder(&names, options)?;
+        Ok(Self::recorded(input, output, names, options, recorder))
+    }
+
+    /// The files for the logs, if there are to be any; what becomes of an earlier run's is told.
+    fn recorder(names: &[String], options: &Options) -> std::io::Result<Option<Recorder>> {
+        let Some(folder) = &options.log_dir else { return Ok(None) };
+        let (recorder, moved) = Recorder::new(folder, names, &options.title)?;
         if let (Some(text), Some(listener)) = (moved, &options.listener) {
             let _ = listener.send(Notice::Remark(text));
         }
+        Ok(Some(recorder))
+    }
+
+    /// As [`Session::over`], with the files for the logs at hand.
+    fn recorded(
+        input: impl Read + Send + 'static,
+        output: impl Write + Send + 'static,
+        names: Vec<String>,
+        options: &Options,
+        recorder: Option<Recorder>,
+    ) -> Self {
+        let state = State::new(names, recorder, options.listener.clone());
         let shared =
             Arc::new(Shared { state: Mutex::new(state), news: Condvar::new(), next_request: AtomicU32::new(1) });
         let theirs = Arc::clone(&shared);
         thread::spawn(move || read_link(input, &theirs));
-        Ok(Self { shared, output: start_writer(output), host: None, wrong_clocks: Vec::new() })
+        Self { shared, output: start_writer(output), host: None, wrong_clocks: Vec::new() }
     }
 
     /// The VMs' names; a VM's number is its place.

@@ -15,11 +15,15 @@ mod texts;
 pub use page::page;
 
 use crate::kernel::Raw;
+use crate::{output, printable};
 use abi::bundle;
 use std::fmt;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use vm::{Needs, Share};
 
+/// A site file with 64 VMs that say everything has a quarter of this.
+const MAX_FILE: u64 = 1 << 20;
 /// The most CPUs that the emulated host may have.
 pub const MAX_HOST_CPUS: u8 = 8;
 
@@ -72,6 +76,27 @@ pub(crate) struct VmLines {
     pub(crate) initrd: usize,
 }
 
+/// The text of a site file.
+fn read(file: &Path) -> Result<String, String> {
+    let wrong = |error: std::io::Error| {
+        let mut whole = file.as_os_str().to_owned();
+        whole.push(".toml");
+        match error.kind() {
+            ErrorKind::NotFound if Path::new(&whole).is_file() => {
+                format!("cannot be read: there is no such file; did you mean {}?", whole.display())
+            }
+            ErrorKind::NotFound => "cannot be read: there is no such file".to_owned(),
+            _ => format!("cannot be read: {error}"),
+        }
+    };
+    if std::fs::metadata(file).map_err(wrong)?.is_dir() {
+        return Err("that is a folder; name the site file in it".to_owned());
+    }
+    let bytes = output::read_at_most(file, MAX_FILE).map_err(wrong)?;
+    let bytes = bytes.ok_or_else(|| format!("is no site file: it is larger than {}", crate::size::show(MAX_FILE)))?;
+    String::from_utf8(bytes).map_err(|_| "is no site file: it is not text in UTF-8".to_owned())
+}
+
 /// One mistake in a site file, or in a file that it names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mistake {
@@ -85,11 +110,12 @@ pub struct Mistake {
 
 impl fmt::Display for Mistake {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "{}:", self.file.display())?;
+        write!(out, "{}:", printable::line(&self.file.display().to_string()))?;
         if self.line > 0 {
             write!(out, "{}:", self.line)?;
         }
-        write!(out, " {}", self.message)
+        // It quotes the file, in which there may be anything.
+        write!(out, " {}", printable::line(&self.message))
     }
 }
 
@@ -118,14 +144,20 @@ impl Site {
     /// # Errors
     /// All mistakes.
     pub fn load(file: &Path) -> Result<Self, SiteError> {
-        let text = std::fs::read_to_string(file).map_err(|error| {
-            let message = format!("cannot be read: {error}");
-            SiteError(vec![Mistake { file: file.to_path_buf(), line: 0, message }])
-        })?;
-        let site = Self::parse(&text, file)?;
+        let site = Self::read(file)?;
         let missing: Vec<Mistake> =
             site.vms_with_lines().flat_map(|(vm, lines)| site.missing_files(vm, lines)).collect();
         if missing.is_empty() { Ok(site) } else { Err(SiteError(missing)) }
+    }
+
+    /// Reads a site file without looking at the files that it names.
+    ///
+    /// # Errors
+    /// All mistakes.
+    pub fn read(file: &Path) -> Result<Self, SiteError> {
+        let text =
+            read(file).map_err(|message| SiteError(vec![Mistake { file: file.to_path_buf(), line: 0, message }]))?;
+        Self::parse(&text, file)
     }
 
     /// Reads the text of a site file without looking at the files that it names.
@@ -156,7 +188,7 @@ impl Site {
             let wrong = match std::fs::metadata(path) {
                 Ok(metadata) if metadata.is_file() => continue,
                 Ok(_) => "that is no file".to_owned(),
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => "there is no such file".to_owned(),
+                Err(error) if error.kind() == ErrorKind::NotFound => "there is no such file".to_owned(),
                 Err(error) => format!("it cannot be read: {error}"),
             };
             let message =

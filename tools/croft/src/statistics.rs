@@ -64,6 +64,12 @@ fn number<'t>(text: &'t str, end: &str) -> Option<(u64, &'t str)> {
     Some((digits.parse().ok()?, rest))
 }
 
+/// The number before `time` or `times`, and what comes behind that.
+fn times(text: &str) -> Option<(u64, &str)> {
+    let (count, rest) = number(text, " time")?;
+    Some((count, if count == 1 { rest } else { rest.strip_prefix('s')? }))
+}
+
 /// The seconds before `end` in milliseconds, and what comes behind.
 fn milliseconds<'t>(text: &'t str, end: &str) -> Option<(u64, &'t str)> {
     let (seconds, rest) = text.split_once(end)?;
@@ -72,10 +78,11 @@ fn milliseconds<'t>(text: &'t str, end: &str) -> Option<(u64, &'t str)> {
     Some((whole.parse::<u64>().ok()?.checked_mul(1000)?.checked_add(part)?, rest))
 }
 
-/// `web: started 1 times, 512 MiB, 1028 KiB tables; exits: interrupt 3 (1200 ns) hvc 4 (80 ns)`: durations only if exits are timed.
+/// `web: started 2 times, 512 MiB, 1028 KiB tables; exits: interrupt 3 (1200 ns) hvc 4 (80 ns)`: durations only if exits are timed.
 fn vm(line: &str) -> Option<Value> {
     let (name, rest) = line.split_once(": started ")?;
-    let (boots, rest) = number(rest, " times, ")?;
+    let (boots, rest) = times(rest)?;
+    let rest = rest.strip_prefix(", ")?;
     let (memory, rest) = number(rest, " MiB, ")?;
     let (tables, rest) = number(rest, " KiB tables; exits:")?;
     let (mut exits, mut times) = (Map::new(), Map::new());
@@ -163,7 +170,10 @@ fn watchdog(line: &str) -> Option<(&'static str, Value)> {
         Some((armed, acted)) => (Some(armed), acted),
         None => (None, rest.strip_prefix("acted ")?),
     };
-    let acted = acted.strip_suffix(" times")?.parse::<u64>().ok()?;
+    let (acted, end) = times(acted)?;
+    if !end.is_empty() {
+        return None;
+    }
     let armed = match armed {
         None => Value::Null,
         Some(armed) => {
@@ -205,8 +215,8 @@ fn memory(line: &str) -> Option<(&'static str, Value)> {
 
 /// `instruction caches emptied for guests' memory: 7 times`
 fn caches(line: &str) -> Option<(&'static str, Value)> {
-    let (times, rest) = number(line.strip_prefix("instruction caches emptied for guests' memory: ")?, " times")?;
-    rest.is_empty().then_some(("instruction_caches_emptied", times.into()))
+    let (emptied, rest) = times(line.strip_prefix("instruction caches emptied for guests' memory: ")?)?;
+    rest.is_empty().then_some(("instruction_caches_emptied", emptied.into()))
 }
 
 #[cfg(test)]
@@ -220,9 +230,9 @@ web: started 2 times, 512 MiB, 1028 KiB tables; exits: interrupt 3 (1200 ns) id-
   vCPU 1: ran 12.034 s, waited 2.500 s for a CPU, 1.250 s of it stolen
   counter: at 1200 of 62500000 Hz, stood still for 300 ticks, stands still
   code: on-demand, 12 pages executable; made so 15, taken back 3, lines cleaned 960, caches emptied 15, blocks split 2, joined 0
-  watchdog: 20 of 30000 ms left to reset, stands still; acted 1 times
+  watchdog: 20 of 30000 ms left to reset, stands still; acted 1 time
   watchdog of vCPU 1: acted 2 times
-db: started 1 times, 64 MiB, 8 KiB tables; exits:
+db: started 1 time, 64 MiB, 8 KiB tables; exits:
   counter: at 7 of 62500000 Hz, stood still for 0 ticks
 memory in KiB: 60 total, 50 free (40 zeroed), 30 guests, 20 their tables, 10 hypervisor, 5 reserved
 instruction caches emptied for guests' memory: 7 times
@@ -288,7 +298,7 @@ instruction caches emptied for guests' memory: 7 times
     fn a_line_that_is_not_known_is_named() {
         let without_vm = "  vCPU 0: ran 1.234 s, waited 0.001 s for a CPU, 0.000 s of it stolen";
         let no_counter =
-            "web: started 1 times, 64 MiB, 8 KiB tables; exits:\n  counter: at 7 of 8 Hz, stood still for 0 ticks?";
+            "web: started 1 time, 64 MiB, 8 KiB tables; exits:\n  counter: at 7 of 8 Hz, stood still for 0 ticks?";
         for text in [
             "weather: sunny",
             "  vCPU 0: ran 1 s",

@@ -5,6 +5,7 @@
 use abi::crc32c;
 use abi::link::{self, Channel, MAX_PAYLOAD, Message, StopReason, VmState};
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -67,8 +68,52 @@ impl Stage {
             assert!(started.elapsed() < Duration::from_secs(20));
             std::thread::sleep(Duration::from_millis(10));
         }
-        std::thread::sleep(Duration::from_millis(100));
         child
+    }
+
+    /// A command with a private folder for sockets that is this stage's alone.
+    fn private(&self, arguments: &[&str]) -> Command {
+        let mut command = self.command(arguments);
+        command.env("XDG_RUNTIME_DIR", self.path("private"));
+        command
+    }
+
+    /// Starts a run that others can find by this stage's private folder, and waits until they can.
+    fn host(&self, arguments: &[&str]) -> Host {
+        use std::os::unix::fs::DirBuilderExt;
+        let _ = fs::DirBuilder::new().mode(0o700).create(self.path("private"));
+        let mut run = self.private(&[&["run", "--image", "undercroft.img"], arguments].concat());
+        let mut host = Host(run.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap());
+        // It listens before it shows what its hypervisor says.
+        let mut shown = BufReader::new(host.0.stdout.take().unwrap());
+        let mut line = String::new();
+        while !line.contains("web: paused") {
+            line.clear();
+            assert!(shown.read_line(&mut line).unwrap() > 0, "it ended");
+        }
+        std::thread::spawn(move || std::io::copy(&mut shown, &mut std::io::sink()));
+        host
+    }
+
+    fn socket(&self, host: &Host) -> PathBuf {
+        self.path("private/undercroft").join(format!("{}.socket", host.0.id()))
+    }
+
+    /// What becomes of `croft pause web`, with more arguments, from another folder.
+    fn asked(&self, arguments: &[&str]) -> (Option<i32>, String) {
+        let mut command = self.private(&[&["pause", "web"], arguments].concat());
+        let output = command.current_dir("/").output().unwrap();
+        (output.status.code(), text(&output.stderr))
+    }
+
+    /// What becomes of it where the host is reached; its VM is paused already.
+    fn paused(&self) -> (Option<i32>, String) {
+        (Some(1), "croft: web does not run: it is paused\n".to_owned())
+    }
+
+    /// How many hosts seem to run.
+    fn registered(&self) -> usize {
+        fs::read_dir(self.path("private/undercroft")).unwrap().count()
     }
 
     fn run(&self, arguments: &[&str]) -> Output {
@@ -78,8 +123,9 @@ impl Stage {
 
     /// Whether the pretended QEMU is still there.
     fn is_running(&self) -> bool {
-        let pid = fs::read_to_string(self.path("pid")).unwrap();
-        Path::new("/proc").join(pid.trim()).join("exe").exists()
+        // One that was ended before it could write its number is not there.
+        let pid = fs::read_to_string(self.path("pid")).unwrap_or_default();
+        !pid.trim().is_empty() && Path::new("/proc").join(pid.trim()).join("exe").exists()
     }
 
     /// Writes what the hypervisor would send into `frames`.
@@ -100,6 +146,19 @@ impl Stage {
             link::encode(Channel::Control, payload, crc32c::compute, |byte| bytes.push(byte)).unwrap();
         }
         fs::write(self.path("frames"), bytes).unwrap();
+    }
+}
+
+/// A run that is ended, and its QEMU with it, when this is dropped.
+struct Host(std::process::Child);
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        if matches!(self.0.try_wait(), Ok(None)) {
+            let process = rustix::process::Pid::from_child(&self.0);
+            let _ = rustix::process::kill_process(process, rustix::process::Signal::TERM);
+            let _ = self.0.wait();
+        }
     }
 }
 
@@ -254,6 +313,11 @@ fn logs_are_one_runs_and_an_earlier_ones_are_kept() {
     stage.record(VmState::Running { boots: 2 });
     let logged = ["run", "site.toml", "--image", "undercroft.img", "--log-dir", "logs"];
     let mut first = stage.spawn(&mut stage.command(&logged));
+    let started = Instant::now();
+    while fs::read(stage.path("logs/web.console")).unwrap() != b"Linux\r\nbye\r\n" {
+        assert!(started.elapsed() < Duration::from_secs(60));
+        std::thread::sleep(Duration::from_millis(10));
+    }
     let second = stage.command(&logged).output().unwrap();
     let said = text(&second.stderr);
     assert_eq!(second.status.code(), Some(3), "{said}");
@@ -285,25 +349,80 @@ fn a_folder_for_logs_may_have_a_longer_path_than_a_socket() {
 }
 
 fn found_with_logs_in(logs: &str) {
-    use std::os::unix::fs::DirBuilderExt;
     let stage = Stage::new("cat frames; exec sleep 600");
     stage.record(VmState::Paused);
-    let private = stage.path("private");
-    fs::DirBuilder::new().mode(0o700).create(&private).unwrap();
-    let run = ["run", "site.toml", "--image", "undercroft.img", "--log-dir", logs];
-    let mut host = stage.spawn(stage.command(&run).env("XDG_RUNTIME_DIR", &private));
-    let said = |arguments: &[&str]| {
-        let output = stage.command(arguments).env("XDG_RUNTIME_DIR", &private).current_dir("/").output().unwrap();
-        (output.status.code(), text(&output.stderr))
-    };
-    let paused = (Some(1), "croft: web does not run: it is paused\n".to_owned());
-    assert_eq!(said(&["pause", "web"]), paused, "from another folder, and without --host");
-    assert_eq!(said(&["pause", "web", "--host", stage.path(logs).to_str().unwrap()]), paused);
-    rustix::process::kill_process(rustix::process::Pid::from_child(&host), rustix::process::Signal::KILL).unwrap();
-    host.wait().unwrap();
-    let (status, text) = said(&["pause", "web"]);
+    let mut host = stage.host(&["site.toml", "--log-dir", logs]);
+    assert_eq!(stage.asked(&[]), stage.paused(), "from another folder, and without --host");
+    assert_eq!(stage.asked(&["--host", stage.path(logs).to_str().unwrap()]), stage.paused());
+    host.0.kill().unwrap();
+    host.0.wait().unwrap();
+    // QEMU itself goes with its parent; the one that is played does not.
+    let qemu = fs::read_to_string(stage.path("pid")).unwrap().trim().parse().unwrap();
+    let qemu = rustix::process::Pid::from_raw(qemu).unwrap();
+    rustix::process::kill_process(qemu, rustix::process::Signal::KILL).unwrap();
+    let (status, text) = stage.asked(&[]);
     assert!(status == Some(3) && text.starts_with("croft: no host runs here;"), "{text}");
-    assert_eq!(fs::read_dir(private.join("undercroft")).unwrap().count(), 0, "what a killed run left is gone");
+    assert_eq!(stage.registered(), 0, "what a killed run left is gone");
+}
+
+/// Its folder for logs may be moved or removed, and a cleaner may take its socket away.
+#[test]
+fn a_host_is_found_whatever_becomes_of_its_files() {
+    let stage = Stage::new("cat frames; exec sleep 600");
+    stage.record(VmState::Paused);
+    let _host = stage.host(&["site.toml", "--log-dir", "logs"]);
+    let named = |name: &str| stage.asked(&["--host", stage.path(name).to_str().unwrap()]);
+    fs::rename(stage.path("logs"), stage.path("moved")).unwrap();
+    assert_eq!(stage.asked(&[]), stage.paused());
+    assert_eq!(named("moved"), stage.paused(), "by where it is");
+    assert_eq!(named("logs"), stage.paused(), "by where it was");
+    fs::remove_dir_all(stage.path("moved")).unwrap();
+    assert_eq!(stage.asked(&[]), stage.paused());
+    assert_eq!(named("logs"), stage.paused());
+    assert_eq!(named("moved").0, Some(3), "it is not known by that name");
+    fs::remove_dir_all(stage.path("private/undercroft")).unwrap();
+    let started = Instant::now();
+    while stage.asked(&[]) != stage.paused() {
+        assert!(started.elapsed() < Duration::from_secs(60), "it is lost for good");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// A client that cannot connect says nothing about the host, and takes nothing away from it.
+#[test]
+fn the_socket_of_a_host_that_lives_is_left_alone() {
+    let stage = Stage::new("cat frames; exec sleep 600");
+    stage.record(VmState::Paused);
+    let host = stage.host(&["site.toml"]);
+    // As of a run that has just started, has made its socket and does not listen yet.
+    let other = stage.path("private/undercroft").join(format!("{}.socket", std::process::id()));
+    drop(std::os::unix::net::UnixListener::bind(&other).unwrap());
+    assert_eq!(stage.asked(&[]), stage.paused());
+    assert!(stage.socket(&host).exists() && other.exists());
+}
+
+#[test]
+fn of_several_hosts_each_is_told_once_with_its_site() {
+    let stage = Stage::new("cat frames; exec sleep 600");
+    stage.record(VmState::Paused);
+    fs::copy(stage.path("site.toml"), stage.path("other.toml")).unwrap();
+    let _first = stage.host(&["site.toml", "--log-dir", "logs"]);
+    let second = stage.host(&["other.toml"]);
+    let (logs, socket) = (stage.path("logs"), stage.socket(&second));
+    for arguments in [&["pause", "web", "db", "mail"][..], &["ps"], &["log"], &["console", "web"], &["stop", "--all"]] {
+        let output = stage.private(arguments).output().unwrap();
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(3), "{said}");
+        let mut lines: Vec<&str> = said.lines().collect();
+        assert_eq!(lines.remove(0), "croft: more than one host runs; name one with --host:");
+        lines.sort_unstable();
+        let mut hosts = [format!("  {}  (site.toml)", logs.display()), format!("  {}  (other.toml)", socket.display())];
+        hosts.sort_unstable();
+        assert_eq!(lines, hosts, "{said}");
+    }
+    for place in [&logs, &socket] {
+        assert_eq!(stage.asked(&["--host", place.to_str().unwrap()]), stage.paused(), "as it was told");
+    }
 }
 
 /// What is wrong with a thing that the environment names is said with the variable's name.
@@ -344,21 +463,30 @@ fn logs_that_are_incomplete_are_status_4() {
     assert_eq!(output.status.code(), Some(4), "{said}");
     assert!(said.starts_with("croft: logs: the logs are incomplete, 4 bytes are missing: logs/web.hvc0: "), "{said}");
     assert_eq!(fs::read(stage.path("logs/web.console")).unwrap(), b"Linux\r\nbye\r\n", "the rest is there");
-    let output = stage.run(&["--log-dir", "site.toml"]);
+}
+
+#[test]
+fn logs_go_into_a_folder() {
+    let stage = Stage::new("cat frames");
+    for place in ["site.toml", "/dev/null"] {
+        let output = stage.run(&["--log-dir", place]);
+        let said =
+            format!("croft: {place}: that is no folder; --log-dir names one, which is made if it is not there\n");
+        assert_eq!((output.status.code(), text(&output.stderr)), (Some(2), said));
+    }
+    let output = stage.run(&["--log-dir", "site.toml/logs"]);
     let said = text(&output.stderr);
-    assert!(output.status.code() == Some(3) && said.starts_with("croft: site.toml: "), "{said}");
+    assert!(output.status.code() == Some(3) && said.starts_with("croft: site.toml/logs: "), "{said}");
+    assert!(!stage.path("pid").exists(), "QEMU was started");
 }
 
 #[test]
 fn a_hypervisor_that_says_nothing_has_a_time_limit() {
     let stage = Stage::new("echo booting something else; exec sleep 600");
-    let output = stage.run(&["--hello", "0.5"]);
+    let output = stage.run(&["--hello", "2"]);
     let said = text(&output.stderr);
     assert_eq!(output.status.code(), Some(3), "{said}");
-    assert!(
-        said.contains("did not say hello within 0.5s") && said.contains("output: booting something else"),
-        "{said}"
-    );
+    assert!(said.contains("did not say hello within 2s") && said.contains("output: booting something else"), "{said}");
     assert!(!stage.is_running());
     let waited = stage.run(&["--timeout", "6", "--hello", "0"]);
     assert_eq!(waited.status.code(), Some(124), "0 is for ever");
@@ -379,6 +507,62 @@ fn mistakes_in_the_site_are_status_2() {
         "site.toml:10: kernel = \"Image\": there is no such file; paths are relative to the folder of the site file\n";
     assert_eq!((output.status.code(), text(&output.stderr).as_str()), (Some(2), said));
     assert!(!stage.path("out").exists());
+}
+
+/// What stands in a file, or is its name, does not reach the terminal as more than text.
+#[test]
+fn nothing_in_a_site_file_disturbs_a_terminal() {
+    let stage = Stage::new("");
+    let sites = [
+        format!("{SITE}\"\\u001b[2J\\u0007\\nkey\" = 1\n"),
+        SITE.replace("\"web\"", "\"\\u001b[2Jweb\""),
+        SITE.replace("\"Image\"", "\"\\u001b]0;title\\u0007\\n\""),
+        SITE.replace("vcpus = 1", "vcpus = \"\u{9b}2J\u{202e}\""),
+        SITE.replace("cortex-a76", "\\u001b[2J,x"),
+        format!("{SITE}key \u{9b} = 1\n"),
+    ];
+    for site in sites {
+        fs::write(stage.path("odd\u{1b}[2J.toml"), &site).unwrap();
+        let output = stage.command(&["check", "odd\u{1b}[2J.toml"]).output().unwrap();
+        let said = text(&output.stderr);
+        assert_eq!((output.status.code(), said.lines().count()), (Some(2), 1), "{said:?}");
+        let odd = said.trim_end_matches('\n').chars().find(|letter| letter.is_control() || *letter == '\u{202e}');
+        assert_eq!(odd, None, "{said:?}");
+        assert!(said.starts_with("odd\\u{1b}[2J.toml:"), "{said:?}");
+    }
+}
+
+/// A site is a file that comes to an end, and so are a kernel and a ramdisk.
+#[test]
+fn what_has_no_end_is_no_site() {
+    let stage = Stage::new("");
+    fs::write(stage.path("long.toml"), SITE.to_owned() + &"# and so on\n".repeat(100_000)).unwrap();
+    fs::write(stage.path("bytes.toml"), b"\xff\xfe").unwrap();
+    for (file, why) in [
+        ("/dev/zero", "is no site file: it is larger than 1M"),
+        ("long.toml", "is no site file: it is larger than 1M"),
+        (".", "that is a folder; name the site file in it"),
+        ("site", "cannot be read: there is no such file; did you mean site.toml?"),
+        ("bytes.toml", "is no site file: it is not text in UTF-8"),
+        ("nowhere", "cannot be read: there is no such file"),
+        ("site.toml/x", "cannot be read: Not a directory (os error 20)"),
+    ] {
+        for arguments in
+            [&["check", file][..], &["run", file, "--image", "undercroft.img"], &["bundle", file, "-o", "x"]]
+        {
+            let output = stage.command(arguments).output().unwrap();
+            let said = (output.status.code(), text(&output.stderr));
+            assert_eq!(said, (Some(2), format!("{file}: {why}\n")), "{arguments:?}");
+        }
+    }
+    for (key, most) in [("kernel", "1G, the most that a kernel may have"), ("initrd", "64M, the VM's memory")] {
+        fs::File::create(stage.path("huge")).unwrap().set_len(1 << 40).unwrap();
+        let site = if key == "kernel" { SITE.replace("Image", "huge") } else { format!("{SITE}initrd = \"huge\"\n") };
+        fs::write(stage.path("site.toml"), site).unwrap();
+        let output = stage.command(&["check", "site.toml"]).output().unwrap();
+        let said = text(&output.stderr);
+        assert!(output.status.code() == Some(2) && said.contains(&format!(": it is larger than {most}\n")), "{said}");
+    }
 }
 
 #[test]
@@ -426,7 +610,8 @@ fn a_bundle_is_written_whole() {
     let output = stage.command(&["check", "site.toml"]).output().unwrap();
     assert_eq!((output.status.code(), text(&output.stdout).as_str()), (Some(0), "site.toml: 1 VM, no mistakes\n"));
     let output = stage.command(&["bundle", "site.toml", "-o", "no/such/folder"]).output().unwrap();
-    assert_eq!(output.status.code(), Some(2));
+    let said = "croft: no/such/folder: cannot be written: there is no folder no/such\n";
+    assert_eq!((output.status.code(), text(&output.stderr).as_str()), (Some(2), said));
     // What is no regular file is written to, not replaced.
     let output = stage.command(&["bundle", "site.toml", "-o", "/dev/full"]).output().unwrap();
     assert_eq!(output.status.code(), Some(4), "{}", text(&output.stderr));
@@ -486,9 +671,15 @@ fn an_old_qemu_and_a_missing_image_are_named() {
     let output = stage.run(&[]);
     let said = text(&output.stderr);
     assert!(output.status.code() == Some(3) && said.contains("9.2.0") && said.lines().count() == 1, "{said}");
-    let output = stage.command(&["run", "site.toml", "--image", "nowhere.img"]).output().unwrap();
-    let said = text(&output.stderr);
-    assert!(output.status.code() == Some(3) && said.contains("nowhere.img: there is no such file"), "{said}");
+    for (image, why) in [
+        ("nowhere.img", "there is no such file"),
+        ("/dev/null", "that is no file with an image"),
+        (".", "that is no file with an image"),
+    ] {
+        let output = stage.command(&["run", "site.toml", "--image", image]).output().unwrap();
+        let said = format!("croft: {image}: {why}; `cargo xtask build` makes target/undercroft.img\n");
+        assert_eq!((output.status.code(), text(&output.stderr)), (Some(2), said));
+    }
 }
 
 #[test]

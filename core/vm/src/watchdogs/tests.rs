@@ -166,6 +166,6 @@ fn those_that_are_armed_or_have_acted_are_written() {
     watchdogs.pause(200);
     watchdogs.write(900, &mut text).unwrap();
     let expected =
-        "  watchdog: 300 of 500 ms left to stop, stands still; acted 0 times\n  watchdog of vCPU 3: acted 1 times\n";
+        "  watchdog: 300 of 500 ms left to stop, stands still; acted 0 times\n  watchdog of vCPU 3: acted 1 time\n";
     assert_eq!(text, expected);
 }

@@ -5,7 +5,7 @@ use core::fmt::{self, Write};
 use clock::Rate;
 use hw::{cache, sysreg};
 use stage2::Policy;
-use units::Ticks;
+use units::{Ticks, Times};
 
 use crate::host::{self, memory};
 use crate::sched;
@@ -34,7 +34,7 @@ pub(crate) fn write(out: &mut dyn Write) -> fmt::Result {
         kib(usage.hypervisor),
         kib(usage.reserved),
     )?;
-    writeln!(out, "instruction caches emptied for guests' memory: {} times", cache::forgotten_instructions())
+    writeln!(out, "instruction caches emptied for guests' memory: {}", Times(cache::forgotten_instructions()))
 }
 
 /// Writes one VM's statistics, as text.
@@ -45,9 +45,9 @@ pub(crate) fn write_vm(vm: &vm::Vm, out: &mut dyn Write) -> fmt::Result {
     let usage = memory::vm_usage(vm.id);
     write!(
         out,
-        "{}: started {} times, {} MiB, {} KiB tables; exits:",
+        "{}: started {}, {} MiB, {} KiB tables; exits:",
         vm.config.name,
-        vm.boots(),
+        Times(vm.boots().into()),
         usage.guest / 256,
         usage.tables * 4
     )?;

@@ -17,7 +17,7 @@ pub enum ControlError {
     NoHostAt(PathBuf),
     /// More than one.
     #[error("more than one host runs; name one with --host:{}", list(.0))]
-    SeveralHosts(Vec<PathBuf>),
+    SeveralHosts(Vec<String>),
     /// The folder for sockets cannot be used.
     #[error("{folder}: {why}; the variable {variable} says where it is to be", folder = .folder.display())]
     Folder {
@@ -53,10 +53,13 @@ pub enum ControlError {
     /// The host refused.
     #[error("{0}")]
     Failed(String),
+    /// What was named is not there.
+    #[error("{0}")]
+    NotThere(String),
 }
 
-fn list(sockets: &[PathBuf]) -> String {
-    sockets.iter().map(|socket| format!("\n  {}", socket.display())).collect()
+fn list(hosts: &[String]) -> String {
+    hosts.iter().map(|host| format!("\n  {host}")).collect()
 }
 
 /// A connection to the host behind this socket.
@@ -106,6 +109,7 @@ pub fn perform_while(
         match serde_json::from_slice(&line).map_err(|_| ControlError::NoAnswer)? {
             Report::Done => return Ok(()),
             Report::Failed(why) => return Err(ControlError::Failed(why)),
+            Report::NotThere(why) => return Err(ControlError::NotThere(why)),
             report => {
                 if show(report).is_break() {
                     return Ok(());

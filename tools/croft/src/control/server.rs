@@ -1,16 +1,15 @@
 //! The server's end, in `croft run`.
 
-use super::{ControlError, MAX_LINE, Order, Report, Vm, follow, place};
+use super::post::{Clients, Post};
+use super::{ControlError, MAX_LINE, Order, Place, Report, Vm, follow};
+use crate::moment;
 use crate::saved::SavedError;
 use crate::session::{Condition, HostTime, RequestError, Session, SessionError, Standing, Told};
 use abi::link::request::Ask;
 use abi::link::{Channel, Command};
-use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
 use std::time::Duration;
 use units::VmId;
@@ -23,38 +22,56 @@ const CLIENT: Duration = Duration::from_secs(10);
 /// How long nobody is let in after it was not possible.
 const PAUSE: Duration = Duration::from_millis(50);
 
+/// What a host says of itself.
+#[derive(Clone, Debug, Default)]
+pub struct About {
+    /// The site file, as it was named.
+    pub site: String,
+    /// Where the folder for logs was at the start.
+    pub logs: Option<String>,
+    /// How many vCPUs each of its VMs has.
+    pub vcpus: Vec<u8>,
+}
+
 /// A socket that is listened on; it goes when this is dropped.
 #[derive(Debug)]
 pub struct Server {
-    socket: PathBuf,
+    post: Arc<Mutex<Post>>,
+    complaint: Option<String>,
+}
+
+impl Server {
+    /// Why a folder for logs does not lead to the host, if it doesn't.
+    #[must_use]
+    pub fn complaint(&self) -> Option<&str> {
+        self.complaint.as_deref()
+    }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        let _ = fs::remove_file(&self.socket);
+        lock(&self.post).leave();
     }
 }
 
-/// Listens at `socket` for orders to `session`, whose VMs have so many vCPUs each. The session lives no longer for it.
+pub(super) fn lock(post: &Mutex<Post>) -> MutexGuard<'_, Post> {
+    post.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Listens at `place` for orders to `session`. The session lives no longer for it.
 ///
 /// # Errors
 /// The socket cannot be made.
-pub fn serve(session: &Arc<Session>, vcpus: Vec<u8>, socket: &Path) -> Result<Server, ControlError> {
-    place::fits(socket)?;
-    let wrong = |source| ControlError::Socket { socket: socket.to_path_buf(), source };
-    if UnixStream::connect(socket).is_err() {
-        // Left by a run that was killed, if it is there at all.
-        let _ = fs::remove_file(socket);
-    }
-    let listener = UnixListener::bind(socket).map_err(wrong)?;
-    let server = Server { socket: socket.to_path_buf() };
-    fs::set_permissions(socket, fs::Permissions::from_mode(0o600)).map_err(wrong)?;
-    let session = Arc::downgrade(session);
+pub fn serve(session: &Arc<Session>, about: About, place: &Place) -> Result<Server, ControlError> {
+    let (post, listener, complaint) = Post::take_up(place)?;
+    let server = Server { post: Arc::new(Mutex::new(post)), complaint };
+    let clients = Clients::new(listener, Arc::clone(&server.post));
+    let (session, about) = (Arc::downgrade(session), Arc::new(about));
     thread::spawn(move || {
-        let_in(listener.incoming(), &session, |stream| {
-            let (session, vcpus) = (Weak::clone(&session), vcpus.clone());
+        let_in(clients, &session, |stream| {
+            let (session, about) = (Weak::clone(&session), Arc::clone(&about));
             // A client that goes away in the middle is nobody's trouble; one for whom there is no thread is sent away.
-            let _ = thread::Builder::new().spawn(move || attend(&session, &vcpus, &stream));
+            let _ = thread::Builder::new().spawn(move || attend(&session, &about, &stream));
         });
     });
     Ok(server)
@@ -79,7 +96,7 @@ fn let_in(
 }
 
 /// One client.
-fn attend(session: &Weak<Session>, vcpus: &[u8], stream: &UnixStream) -> std::io::Result<()> {
+fn attend(session: &Weak<Session>, about: &About, stream: &UnixStream) -> std::io::Result<()> {
     stream.set_read_timeout(Some(CLIENT))?;
     let (mut input, mut line) = (BufReader::new(stream), Vec::new());
     input.by_ref().take(MAX_LINE).read_until(b'\n', &mut line)?;
@@ -107,13 +124,13 @@ fn attend(session: &Weak<Session>, vcpus: &[u8], stream: &UnixStream) -> std::io
             let end = follow::attend(session, channel, input, &mut tell)?;
             return tell(&end);
         }
-        Some(Err(why)) => return tell(&Report::Failed(why.to_string())),
+        Some(Err(why)) => return tell(&Failure::from(why).report()),
         None => {}
     }
-    let desk = Desk { session: &session, vcpus };
+    let desk = Desk { session: &session, about };
     match desk.carry_out(order, &mut tell) {
         Ok(()) => tell(&Report::Done),
-        Err(why) => tell(&Report::Failed(why.to_string())),
+        Err(why) => tell(&why.report()),
     }
 }
 
@@ -148,6 +165,16 @@ pub(super) enum Failure {
     NoPlace { file: String, vm: String, known: String },
 }
 
+impl Failure {
+    /// What the client is told.
+    fn report(&self) -> Report {
+        match self {
+            Self::Session(SessionError::NoVm { .. }) => Report::NotThere(self.to_string()),
+            _ => Report::Failed(self.to_string()),
+        }
+    }
+}
+
 /// How long it may take until a VM stands still, or goes on.
 pub(super) const PAUSE_SECONDS: u64 = 10;
 
@@ -160,14 +187,22 @@ static STARTING: Mutex<()> = Mutex::new(());
 
 pub(super) struct Desk<'a> {
     pub(super) session: &'a Session,
-    vcpus: &'a [u8],
+    about: &'a About,
 }
 
 pub(super) type Tell<'a> = &'a mut dyn FnMut(&Report) -> std::io::Result<()>;
 
+/// What a VM does after all.
+fn tell_condition(name: &str, condition: &Condition, tell: Tell<'_>) -> Result<(), Failure> {
+    Ok(tell(&Report::Progress(format!("{name}: {condition}")))?)
+}
+
 impl Desk<'_> {
     fn carry_out(&self, order: Order, tell: Tell<'_>) -> Result<(), Failure> {
         match order {
+            Order::Host => {
+                tell(&Report::Host { site: self.about.site.clone(), logs: self.about.logs.clone() })?;
+            }
             Order::List => tell(&Report::Vms(self.list()?))?,
             Order::Keys { vm } => {
                 let told = self.session.ask(self.session.vm(&vm)?, Ask::Keys, ANSWER)?;
@@ -195,18 +230,20 @@ impl Desk<'_> {
                 }
                 tell(&Report::Statistics(self.session.statistics(ANSWER).map_err(|_| Failure::NoStatistics)?))?;
             }
-            Order::Start { vm } => self.start(&vm)?,
+            Order::Start { vm } => self.start(&vm, tell)?,
             Order::Stop { vm, force, seconds } => self.stop(&vm, force, seconds, tell)?,
             Order::Reboot { vm, force, seconds } => self.reboot(&vm, force, seconds, tell)?,
             Order::Pause { vm } => {
                 self.change(&vm, "run", |condition| matches!(condition, Condition::Running { .. }))?;
                 self.session.control(Command::PauseVm { vm: self.session.vm(&vm)? })?;
-                self.wait(&vm, "pause", PAUSE_SECONDS, |condition| *condition == Condition::Paused)?;
+                let paused = self.wait(&vm, "pause", PAUSE_SECONDS, |condition| *condition == Condition::Paused)?;
+                tell_condition(&vm, &paused, tell)?;
             }
             Order::Resume { vm } => {
                 self.change(&vm, "stand still", |condition| *condition == Condition::Paused)?;
                 self.session.control(Command::ResumeVm { vm: self.session.vm(&vm)? })?;
-                self.wait(&vm, "go on", PAUSE_SECONDS, |condition| *condition != Condition::Paused)?;
+                let goes_on = self.wait(&vm, "go on", PAUSE_SECONDS, |condition| *condition != Condition::Paused)?;
+                tell_condition(&vm, &goes_on, tell)?;
             }
             Order::Save { vm, file } => self.save(&vm, &file, tell)?,
             Order::Restore { vm, file, pause } => self.restore(vm, &file, pause, tell)?,
@@ -214,10 +251,14 @@ impl Desk<'_> {
                 let HostTime { microseconds, settable } = self.session.host_time(ANSWER)?;
                 tell(&Report::Time { microseconds, settable })?;
             }
-            Order::SetTime { microseconds } => self.session.set_host_time(microseconds, ANSWER)?,
+            Order::SetTime { microseconds } => {
+                self.session.set_host_time(microseconds, ANSWER)?;
+                tell(&Report::Progress(format!("the host's time is set to {}", moment::show(microseconds))))?;
+            }
             Order::SetGuestTime { vm } => {
                 self.must_not_stand_still(&vm, "set its clock")?;
                 self.session.ask(self.session.vm(&vm)?, Ask::SetGuestTime, ANSWER)?;
+                tell(&Report::Progress(format!("{vm}: its tools have set its clock")))?;
             }
         }
         Ok(())
@@ -239,7 +280,7 @@ impl Desk<'_> {
                 state.push_str(", its clock is wrong if it reads CNTVCT_EL0 (see croft check)");
             }
             let word = word.to_owned();
-            let vcpus = self.vcpus.get(index).copied().unwrap_or_default();
+            let vcpus = self.about.vcpus.get(index).copied().unwrap_or_default();
             let guest = match self.session.report(index as u16, ANSWER) {
                 Ok(report) => Some(report.into()),
                 // It is off, or has no door to report by.
@@ -251,25 +292,27 @@ impl Desk<'_> {
         Ok(vms)
     }
 
-    fn start(&self, name: &str) -> Result<(), Failure> {
+    fn start(&self, name: &str, tell: Tell<'_>) -> Result<(), Failure> {
         let _alone = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
         let vm = self.session.vm(name)?;
         self.change(name, "need a start", Condition::is_off)?;
         self.session.control(Command::Reset { vm })?;
-        self.wait(name, "start", START_SECONDS, |condition| matches!(condition, Condition::Running { .. }))?;
-        Ok(())
+        let is_there = |condition: &Condition| matches!(condition, Condition::Running { .. });
+        let started = self.wait(name, "start", START_SECONDS, is_there)?;
+        tell_condition(name, &started, tell)
     }
 
     fn stop(&self, name: &str, force: bool, seconds: u64, tell: Tell<'_>) -> Result<(), Failure> {
         let vm = self.session.vm(name)?;
+        self.change(name, "need a stop", |condition| !condition.is_off())?;
         if force {
             self.session.control(Command::ForceStop { vm })?;
         } else {
             self.must_not_stand_still(name, "stop")?;
             self.ask_guest(name, vm, Ask::Stop, tell)?;
         }
-        self.wait(name, "stop", seconds, Condition::is_off)?;
-        Ok(())
+        let off = self.wait(name, "stop", seconds, Condition::is_off)?;
+        tell_condition(name, &off, tell)
     }
 
     fn reboot(&self, name: &str, force: bool, seconds: u64, tell: Tell<'_>) -> Result<(), Failure> {
@@ -292,8 +335,8 @@ impl Desk<'_> {
                 return Err(Failure::Otherwise { vm: name.to_owned(), condition });
             }
         }
-        self.wait(name, "reboot", seconds, again)?;
-        Ok(())
+        let started = self.wait(name, "reboot", seconds, again)?;
+        tell_condition(name, &started, tell)
     }
 
     /// Refuses a change of a VM that does something else than it has to for that.

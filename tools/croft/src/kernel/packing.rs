@@ -11,7 +11,7 @@ use ruzstd::decoding::{FrameDecoder, StreamingDecoder};
 use std::io::{Read, Result};
 
 /// No kernel is larger than this, whatever a packed file claims.
-const MAX_UNPACKED: u64 = 1 << 30;
+pub(crate) const MAX_UNPACKED: u64 = 1 << 30;
 /// How many KiB xz and lzma may use for it; zstd, in bytes, may look as far back. Linux packs with 128 MiB of both.
 const MAX_WINDOW_KIB: u32 = 512 << 10;
 /// As much of a file's start as tells what it is.

@@ -27,6 +27,14 @@ pub enum StartError {
         /// What is wrong.
         why: String,
     },
+    /// What the command line names; the site is not to blame.
+    #[error("{}: {why}", .path.display())]
+    Argument {
+        /// The path.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: &'static str,
+    },
     /// The folder for logs, or a file there; the error names it.
     #[error("{0}")]
     Logs(std::io::Error),
@@ -168,19 +176,30 @@ impl Session {
     /// # Errors
     /// Why it could not be started; nothing is left running then.
     pub fn start(site: &Site, options: &Options) -> Result<Self, StartError> {
+        let wrong = |path: &Path, why| Err(StartError::Argument { path: path.to_path_buf(), why });
         let image = match &options.image {
             Some(image) if image.is_file() => image.clone(),
+            Some(image) if image.exists() => {
+                return wrong(image, "that is no file with an image; `cargo xtask build` makes target/undercroft.img");
+            }
             Some(image) => {
-                let why = "there is no such file; `cargo xtask build` makes target/undercroft.img".to_owned();
-                return Err(StartError::Image { path: image.display().to_string(), why });
+                return wrong(image, "there is no such file; `cargo xtask build` makes target/undercroft.img");
             }
             None => built_image()?,
         };
+        if let Some(folder) = options.log_dir.as_ref().filter(|folder| folder.exists() && !folder.is_dir()) {
+            return wrong(folder, "that is no folder; --log-dir names one, which is made if it is not there");
+        }
         let bundle = write_bundle(site)?;
-        let mut running = machine(site, options, image, bundle.path())?.spawn()?;
+        let machine = machine(site, options, image, bundle.path())?;
+        let names: Vec<String> = site.vms.iter().map(|vm| vm.name.clone()).collect();
+        // Nothing is moved aside for a host that cannot be started.
+        qemu::find()?;
+        // Before the host: it must not run while an earlier run's logs are moved aside, nor for nothing where that fails.
+        let recorder = Self::recorder(&names, options).map_err(StartError::Logs)?;
+        let mut running = machine.spawn()?;
         let (output, input) = running.serial()?;
-        let names = site.vms.iter().map(|vm| vm.name.clone()).collect();
-        let mut session = Self::over(output, input, names, options).map_err(StartError::Logs)?;
+        let mut session = Self::recorded(output, input, names, options, recorder);
         session.wrong_clocks = site.wrong_clocks().map(|(vm, _)| vm.to_owned()).collect();
         session.host = Some(Host { running: Mutex::new(running), _bundle: bundle });
         Ok(session)
