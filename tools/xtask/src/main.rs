@@ -20,7 +20,10 @@ mod trial;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
+use croft::run;
+use croft::site::Site;
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::ExitCode;
 use tree::Tree;
 
@@ -61,7 +64,15 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    match perform(Arguments::parse().command) {
+    let command = Arguments::parse().command;
+    // Before anything is fetched and built, which takes minutes.
+    if let Command::Run { arguments } = &command
+        && let Some(Err(mistakes)) = run::site_among(arguments).map(|site| Site::read(Path::new(site)))
+    {
+        eprintln!("{mistakes}");
+        return ExitCode::from(croft::session::status::USAGE);
+    }
+    match perform(command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
@@ -95,7 +106,7 @@ fn demonstrate(tree: &Tree, arguments: &[String]) -> Result<()> {
     compile::hypervisor(tree)?;
     let mut croft = std::process::Command::new(compile::croft(tree)?);
     croft.args(["run", "--image"]).arg(compile::hypervisor_image(tree));
-    if !arguments.iter().any(|argument| argument.ends_with(".toml")) {
+    if run::site_among(arguments).is_none() {
         croft.arg(tree.path("demo/site.toml"));
     }
     let error = croft.args(arguments).exec();

@@ -226,8 +226,8 @@ fn check_machine() -> Result<()> {
 
 /// The address of Debian's archive: the machine's own.
 fn mirror() -> Result<String> {
-    if let Ok(mirror) = std::env::var(MIRROR) {
-        return Ok(mirror);
+    if let Some(named) = std::env::var(MIRROR).ok().filter(|named| !named.trim().is_empty()) {
+        return address(&named).with_context(|| format!("the variable {MIRROR} is {named:?}"));
     }
     // With lists there, apt knows which of its archives is Debian's main one.
     let format = "$(ORIGIN)|$(LABEL)|$(REPO_URI)";
@@ -244,6 +244,17 @@ fn mirror() -> Result<String> {
              into the variable {MIRROR}"
         ),
     }
+}
+
+/// An address as apt takes it. A bare host's name is none: apt would only say that it cannot be reached.
+fn address(named: &str) -> Result<String> {
+    let named = named.trim();
+    let scheme = named.split_once(':').map(|(scheme, rest)| (scheme, rest.starts_with("//") || scheme == "file"));
+    let is_scheme =
+        |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'+');
+    let is_good = scheme.is_some_and(|(scheme, is_followed)| is_scheme(scheme) && is_followed);
+    ensure!(is_good && !named.contains(char::is_whitespace), "that is no address; write http:// and the mirror's name");
+    Ok(named.to_owned())
 }
 
 /// The archive's address in a line of `apt-get update --print-uris`, if it is Debian's main archive.
@@ -303,6 +314,24 @@ mod tests {
         assert_eq!(main_archive(&line("trixie")).as_deref(), Some("http://x.example/debian/"));
         assert_eq!(main_archive(&line("trixie-security")), None);
         assert_eq!(main_archive("'http://x.example/ubuntu/dists/noble/InRelease' x 0 "), None);
+    }
+
+    #[test]
+    fn a_mirror_is_an_address() {
+        for good in [
+            "http://x.example/debian",
+            " https://x.example:8080/debian/\n",
+            "file:/srv/debian",
+            "tor+http://x.example/",
+        ] {
+            assert_eq!(address(good).expect("an address"), good.trim());
+        }
+        for bad in
+            ["x.example/debian", "x.example:8080/debian", "//x.example", "http:x.example", "http://x.example/a b", ":"]
+        {
+            let said = format!("{:#}", address(bad).expect_err(bad));
+            assert!(said.contains("write http://"), "{said}");
+        }
     }
 
     #[test]
