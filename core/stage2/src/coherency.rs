@@ -23,7 +23,7 @@ use core::marker::PhantomData;
 use cpu::exit::Wanted;
 use units::{BLOCK_SIZE, Ipa, PAGE_SIZE, Pa, Range};
 
-use crate::maintenance::{CacheKind, Caches, Point, Step, lines, steps};
+use crate::maintenance::{CacheKind, Caches, Point, Step, steps};
 use crate::{Attributes, Level, Mapping, MemoryType, Permissions, Software, Stage2, Stage2Error, TableMemory, TlbOps};
 
 /// Pages that [`Stage2::promote`] makes executable in one go: 64 KiB, as much as is zeroed in one.
@@ -450,14 +450,13 @@ const fn splits(before: Mapping, range: Range<Ipa>) -> u64 {
 fn maintain<C: Caches + ?Sized>(caches: &mut C, rules: Rules, range: Range<Pa>) -> Effects {
     let mut effects = Effects::default();
     for step in steps(rules.caches, range, rules.point) {
+        // What was done is counted, not what was meant to be.
+        let lines = caches.carry_out(step);
         match step {
-            Step::CleanToUnification { range, line } | Step::CleanToCoherency { range, line } => {
-                effects.lines += lines(range, line);
-            }
-            Step::InvalidateLines { .. } | Step::InvalidateAll => effects.invalidations += 1,
+            Step::CleanToUnification { .. } | Step::CleanToCoherency { .. } => effects.lines += lines,
+            Step::InvalidateLines { .. } | Step::InvalidateAll => effects.invalidations += u64::from(lines > 0),
             Step::WaitForClean | Step::WaitForInvalidation | Step::Synchronize => {}
         }
-        caches.carry_out(step);
     }
     effects
 }

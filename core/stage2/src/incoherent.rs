@@ -13,6 +13,8 @@
 
 extern crate std;
 
+mod lives;
+
 use core::cell::RefCell;
 use cpu::exit::Wanted;
 use std::collections::{BTreeMap, BTreeSet};
@@ -33,6 +35,7 @@ const CELL: u64 = 32;
 /// The pages that the guest uses, in two blocks, and the places in them.
 const PAGES: [u64; 6] = [0, PAGE_SIZE, 16 * PAGE_SIZE, 511 * PAGE_SIZE, BLOCK_SIZE, BLOCK_SIZE + 7 * PAGE_SIZE];
 const PLACES: [u64; 4] = [0, CELL, 2 * CELL, PAGE_SIZE - CELL];
+const RAM: Range<Ipa> = Range { start: Ipa(0), size: 2 * BLOCK_SIZE };
 /// From a guest's address to the host's.
 const OFFSET: u64 = 7 * GIGABYTE;
 /// What the last owner of the memory left in the instruction caches.
@@ -51,6 +54,12 @@ enum Omitted {
     TlbInvalidation,
     /// The hypervisor stores past [`Stage2::rewrite`].
     Taking,
+    /// Memory is restored below mappings that stay.
+    Hiding,
+    /// Memory is restored while vCPUs run that were to stand still.
+    Waiting,
+    /// A new life begins in the tables of the one before.
+    Dismantling,
 }
 
 /// What the machine and its guest are like.
@@ -113,6 +122,8 @@ struct State {
     guests: BTreeSet<u64>,
     /// The CPU on which an operation of the hypervisor's is under way.
     busy: Option<usize>,
+    /// The CPUs that are not in the guest.
+    outside: [bool; CPUS],
     stores: u32,
     complaint: Option<String>,
 }
@@ -212,9 +223,10 @@ impl State {
         for _ in 0..self.draw(4) {
             let (cpu, cell) = (self.draw(CPUS as u64) as usize, self.draw_cell());
             let is_busy = self.busy == Some(cpu);
+            let runs = !is_busy && !self.outside[cpu];
             match self.draw(7) {
-                0 if !is_busy => _ = self.guest_stores(cpu, cell),
-                1 | 2 if !is_busy => _ = self.guest_fetches(cpu, cell),
+                0 if runs => _ = self.guest_stores(cpu, cell),
+                1 | 2 if runs => _ = self.guest_fetches(cpu, cell),
                 3 => {
                     if let Some(value) = self.above.remove(&cell) {
                         self.unified.insert(cell, value);
@@ -269,6 +281,17 @@ impl State {
         self.cpus.iter_mut().for_each(Cpu::invalidate);
     }
 
+    /// Other memory stands in the place of the guest's: stored as data, and cleaned to memory, as whoever shows memory to a guest
+    /// has to.
+    fn replace_memory(&mut self) {
+        for cell in cells() {
+            self.store(cell);
+            self.cleaning_to_memory.insert(cell);
+        }
+        self.complete();
+        self.guests.clear();
+    }
+
     fn invalidate(&mut self, reached: &[u64]) {
         for cpu in &mut self.cpus {
             cpu.invalidating.extend(reached);
@@ -277,7 +300,7 @@ impl State {
 }
 
 impl Caches for &Machine {
-    fn carry_out(&mut self, step: Step) {
+    fn carry_out(&mut self, step: Step) -> u64 {
         let mut state = self.0.borrow_mut();
         state.meanwhile();
         let omitted = state.shape.omitted;
@@ -310,6 +333,7 @@ impl Caches for &Machine {
             }
         }
         state.meanwhile();
+        step.lines()
     }
 }
 
@@ -322,10 +346,11 @@ impl TableMemory for &Machine {
     }
 
     fn allocate_root(&mut self) -> Option<Pa> {
+        let root = self.allocate()?;
         let mut state = self.0.borrow_mut();
-        state.root = 0x1000;
-        state.tables.insert(0x1000, std::vec![0; 1024]);
-        Some(Pa(0x1000))
+        state.root = root.0;
+        state.tables.insert(root.0, std::vec![0; 1024]);
+        Some(root)
     }
 
     // Tables are few and told apart by their addresses: none is used again.
@@ -369,6 +394,17 @@ impl TlbOps for &Machine {
     }
 }
 
+/// Shows the guest the block around `ipa`.
+fn show<M: TableMemory, T: TlbOps, C: Caches>(
+    tables: &mut Stage2,
+    hardware: &mut Hardware<'_, M, T, C>,
+    ipa: Ipa,
+    rules: Rules,
+) {
+    let block = ipa.align_down(BLOCK_SIZE);
+    tables.show(hardware, block, Range { start: Pa(block.0 + OFFSET), size: BLOCK_SIZE }, rules).unwrap();
+}
+
 /// A guest on such a machine.
 struct World {
     machine: Machine,
@@ -393,6 +429,7 @@ impl World {
             cleaning_to_memory: BTreeSet::new(),
             guests: BTreeSet::new(),
             busy: None,
+            outside: [false; CPUS],
             stores: 0,
             complaint: None,
         }));
@@ -450,11 +487,9 @@ impl World {
                 state.guests.retain(|other| other & !(PAGE_SIZE - 1) != page);
             }
             let allowed = self.at_el2(cpu, |tables, hardware, rules| {
-                let block = ipa.align_down(BLOCK_SIZE);
                 let allowed = tables.allow(hardware, ipa, wanted, rules).unwrap();
                 if allowed == Allowed::Unmapped {
-                    let ram = Range { start: Pa(block.0 + OFFSET), size: BLOCK_SIZE };
-                    tables.show(hardware, block, ram, rules).unwrap();
+                    show(tables, hardware, ipa, rules);
                     return tables.allow(hardware, ipa, wanted, rules).unwrap();
                 }
                 allowed
@@ -500,6 +535,22 @@ impl World {
         }
     }
 
+    /// Hides all memory from the guest, by way of `cpu`.
+    fn hide(&mut self, cpu: usize) {
+        if self.shape.omitted != Omitted::Hiding {
+            self.at_el2(cpu, |tables, hardware, _| tables.unmap(hardware.memory, hardware.tlb, RAM)).unwrap();
+            self.machine.0.borrow_mut().cpus[cpu].pipeline.clear();
+        }
+    }
+
+    /// The whole VM is replaced by another state of it, by way of `cpu`. All vCPUs stand still.
+    fn restore(&mut self, cpu: usize) {
+        self.hide(cpu);
+        let mut state = self.machine.0.borrow_mut();
+        state.replace_memory();
+        state.cpus.iter_mut().for_each(|cpu| cpu.pipeline.clear());
+    }
+
     fn promote(&mut self, cpu: usize, ipa: Ipa) {
         if self.shape.policy != Policy::OnDemand {
             return;
@@ -517,6 +568,7 @@ impl World {
             4..7 => self.access(cpu, cell, Wanted::Write),
             7..11 => self.rewrite(cpu, cell),
             _ if self.draw(8) == 0 => self.promote(cpu, Ipa(cell - OFFSET)),
+            _ if self.draw(4) == 0 => self.restore(cpu),
             _ => self.machine.0.borrow_mut().meanwhile(),
         }
     }
@@ -591,6 +643,34 @@ fn without_invalidated_tlbs_something_stale_is_executed() {
 fn without_taking_execution_away_something_stale_is_executed() {
     prove(USUAL, Omitted::Taking);
     prove(STRICT, Omitted::Taking);
+}
+
+#[test]
+fn without_hiding_what_is_restored_something_stale_is_executed() {
+    prove(USUAL, Omitted::Hiding);
+    prove(STRICT, Omitted::Hiding);
+    prove(Shape { policy: Policy::Eager, ..USUAL }, Omitted::Hiding);
+}
+
+#[test]
+fn p6_a9_behind_a_restore_only_what_is_touched_comes_back() {
+    for policy in [Policy::OnDemand, Policy::Strict, Policy::Eager] {
+        let mut world = World::new(Shape { policy, ..USUAL }, 1);
+        let pages = |world: &World| world.tables.pages(&&world.machine, RAM);
+        let block = BLOCK_SIZE / PAGE_SIZE;
+        let executable = |pages| if policy == Policy::Eager { block } else { pages };
+        let [first, second] = [PAGES[1], PAGES[5]].map(|page| OFFSET + page);
+        world.access(0, first, Wanted::Fetch);
+        world.access(1, second, Wanted::Fetch);
+        assert_eq!(pages(&world), (2 * block, 2 * executable(1)));
+        world.restore(0);
+        assert_eq!(pages(&world), (0, 0));
+        world.access(2, second, Wanted::Write);
+        assert_eq!(pages(&world), (block, executable(0)));
+        world.access(2, second, Wanted::Fetch);
+        assert_eq!(pages(&world), (block, executable(1)));
+        assert_eq!(world.machine.0.borrow_mut().complaint.take(), None);
+    }
 }
 
 #[test]

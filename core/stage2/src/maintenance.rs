@@ -127,13 +127,29 @@ pub enum Step {
     Synchronize,
 }
 
+#[cfg(test)]
+impl Step {
+    /// How many lines it has to come by.
+    pub(crate) fn lines(self) -> u64 {
+        match self {
+            Self::CleanToUnification { range, line }
+            | Self::CleanToCoherency { range, line }
+            | Self::InvalidateLines { range, line } => {
+                (range.end().0.next_multiple_of(line) - (range.start.0 & !(line - 1))) / line
+            }
+            Self::InvalidateAll => 1,
+            Self::WaitForClean | Self::WaitForInvalidation | Self::Synchronize => 0,
+        }
+    }
+}
+
 /// The most steps of one maintenance.
 pub(crate) const MOST_STEPS: usize = 5;
 
 /// Carries steps out.
 pub trait Caches {
-    /// Does `step`, after all earlier ones.
-    fn carry_out(&mut self, step: Step);
+    /// Does `step`, after all earlier ones. Returns how many lines it came by; 1 if it was all of a cache.
+    fn carry_out(&mut self, step: Step) -> u64;
 }
 
 /// The steps for `range`, in their order.
@@ -161,15 +177,9 @@ pub fn steps(kind: CacheKind, range: Range<Pa>, point: Point) -> ArrayVec<Step, 
     steps
 }
 
-/// How many lines of `line` bytes `range` has a part in.
-#[must_use]
-pub fn lines(range: Range<Pa>, line: u64) -> u64 {
-    (range.end().0.next_multiple_of(line) - (range.start.0 & !(line - 1))) / line
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{CacheKind, Point, Step, lines, steps};
+    use super::{CacheKind, Point, Step, steps};
     use units::{Pa, Range};
 
     /// CTR_EL0 of QEMU's cortex-a72 and max.
@@ -216,8 +226,8 @@ mod tests {
         assert_eq!(steps(A72, PAGE, Point::Unification)[..], expected);
         let vipt = CacheKind { by_address: false, ..A72 };
         assert_eq!(steps(vipt, PAGE, Point::Unification)[2], Step::InvalidateAll);
-        assert_eq!(lines(PAGE, 64), 64);
-        assert_eq!(lines(Range { start: Pa(0x3f), size: 2 }, 64), 2);
+        assert_eq!(clean.lines(), 64);
+        assert_eq!(Step::InvalidateLines { range: Range { start: Pa(0x3f), size: 2 }, line: 64 }.lines(), 2);
     }
 
     #[test]

@@ -65,12 +65,17 @@ pub fn first_level() -> Option<[(u32, u32, u32); 2]> {
     Some(shapes)
 }
 
+fn lines_between(first: u64, behind: u64, line: u64) -> u64 {
+    (behind - first) >> line.trailing_zeros()
+}
+
 /// Maintains a range line by line, eight a turn where that many are left: it is the whole image at the start, and a page at each
-/// first fetch from it.
+/// first fetch from it. How many lines that were.
 macro_rules! by_lines {
     ($range:expr, $line:expr, $instruction:literal) => {{
         let (line, end) = ($line, $range.end().0);
-        let mut address = $range.start.0 & !(line - 1);
+        let first = $range.start.0 & !(line - 1);
+        let mut address = first;
         while end.saturating_sub(address) >= 8 * line {
             // SAFETY: maintenance by address of mapped memory; it moves data between caches and memory, changing none.
             unsafe {
@@ -88,6 +93,7 @@ macro_rules! by_lines {
             unsafe { core::arch::asm!($instruction, a = in(reg) address, options(nostack, preserves_flags)) };
             address += line;
         }
+        lines_between(first, address, line)
     }};
 }
 
@@ -130,22 +136,30 @@ pub fn forgotten_instructions() -> u64 {
 }
 
 /// Does one step of what makes instruction and data caches agree. The ranges are RAM, which EL2 maps where it is; so a cache
-/// that is found by physical address is found by these addresses too, and for others the step is another one.
-pub fn carry_out(step: Step) {
+/// that is found by physical address is found by these addresses too, and for others the step is another one. How many
+/// lines it came by; 1 if it was all of a cache.
+pub fn carry_out(step: Step) -> u64 {
     match step {
         Step::CleanToUnification { range, line } => by_lines!(range, line, "dc cvau, {a}"),
         Step::CleanToCoherency { range, line } => by_lines!(range, line, "dc cvac, {a}"),
         Step::InvalidateLines { range, line } => {
             FORGOTTEN.fetch_add(1, Ordering::Relaxed);
-            by_lines!(range, line, "ic ivau, {a}");
+            by_lines!(range, line, "ic ivau, {a}")
         }
         Step::InvalidateAll => {
             FORGOTTEN.fetch_add(1, Ordering::Relaxed);
             // SAFETY: emptying instruction caches changes no data.
             unsafe { core::arch::asm!("ic ialluis", options(nostack, preserves_flags)) };
+            1
         }
-        Step::WaitForClean | Step::WaitForInvalidation => dsb_ish(),
-        Step::Synchronize => isb(),
+        Step::WaitForClean | Step::WaitForInvalidation => {
+            dsb_ish();
+            0
+        }
+        Step::Synchronize => {
+            isb();
+            0
+        }
     }
 }
 

@@ -11,6 +11,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 use system::guest::{self, USUAL};
 use system::host::{Host, Turn};
+use system::memory::Code;
 use system::{place, scenario};
 
 /// A hundred thousand moves of threads take a while on a busy machine.
@@ -119,6 +120,7 @@ fn scrubbing() -> Result<()> {
     let numbers: String = (1..=2000).map(|number| format!("{number}\r\n")).collect();
     let output = run.virtio_console(LINUX)?.expect("2000\r\n", LIMIT)?;
     ensure!(output == numbers, "not all numbers came through hvc0, or not in order: {output}");
+    only_what_is_touched(&run.statistics(LIMIT)?, LINUX)?;
     console.send("poweroff -f\n")?;
     run.wait_for(LINUX, LIMIT, Condition::is_off)?;
     let log = run.log().transcript();
@@ -131,6 +133,18 @@ fn scrubbing() -> Result<()> {
     println!("put back {times} times");
     // What the payloads do wrong on purpose is told.
     run.check_log_but(&["virtio: "])
+}
+
+/// A guest that was put back a moment ago, as often before, sees only what it has touched since, and executes few pages of that
+/// (P6-A9).
+fn only_what_is_touched(statistics: &str, name: &str) -> Result<()> {
+    let code = Code::read(statistics, name)?;
+    println!("{name}: {code:?}");
+    let Code { mapped, executable, made_executable, joined: _ } = code;
+    ensure!(mapped < guest::MEMORY / 4096 / 2, "{mapped} pages of {name} are mapped:\n{statistics}");
+    ensure!(executable <= mapped / 5, "{executable} of {mapped} pages of {name} are executable");
+    ensure!(made_executable > 20 * executable, "{made_executable} pages of {name} became executable:\n{statistics}");
+    Ok(())
 }
 
 /// Vectors that call firmware at each exit, as CPUs need it that do not keep contexts apart. This machine's firmware knows

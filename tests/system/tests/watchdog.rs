@@ -8,6 +8,7 @@ use croft::site::Vm;
 use std::process::ExitCode;
 use std::time::Duration;
 use system::host::{Host, Run};
+use system::memory::Code;
 use system::{BOOT, SOON, guest, log, scenario};
 use wfe::Action;
 
@@ -319,6 +320,16 @@ fn linux() -> Result<()> {
     ends_with_warnings(run, &warnings.each_ref().map(String::as_str))
 }
 
+/// Of a guest that has booted, at most a tenth of the pages that it has touched are executable (P6-A9): what was never executed
+/// is maintained for nobody.
+fn few_pages_are_executable(run: &Run, name: &str) -> Result<()> {
+    let code = Code::read(&run.statistics(STARVED)?, name)?;
+    let Code { mapped, executable, .. } = code;
+    println!("{name}: {code:?}");
+    ensure!(executable > 0 && executable <= mapped / 10, "{name}: {executable} of {mapped} pages are executable");
+    Ok(())
+}
+
 /// Debian's systemd of two releases as the first process, with RuntimeWatchdogSec: it feeds the Generic Watchdog by itself; when
 /// it is frozen, the VM is reset, although its kernel and other processes are well.
 fn systemd() -> Result<()> {
@@ -334,6 +345,7 @@ fn systemd() -> Result<()> {
         console.expect_unless("uc: inside, the first process is systemd", &["FAILED", "Kernel panic"], BOOT)?;
         console.expect_unless("uc: systemd fed", &["FAILED", "Kernel panic"], BOOT)?;
         console.expect_unless("uc: alive beside a frozen systemd", &["FAILED", "Kernel panic"], STARVED)?;
+        few_pages_are_executable(&run, name)?;
     }
     for (name, _) in NAMES {
         let bad = ["FAILED", "Kernel panic"];

@@ -137,10 +137,11 @@ fn counter(line: &str) -> Option<Value> {
     Some(json!({ "count": count, "hertz": hertz, "stood_still_ticks": stood, "stands_still": stands_still }))
 }
 
-/// `  code: on-demand, 12 pages executable; made so 15, taken back 3, lines cleaned 960, caches emptied 15, blocks split 2, joined 0`
+/// `  code: on-demand, 12 of 512 pages executable; made so 15, taken back 3, lines cleaned 960, caches emptied 15, blocks split 2, joined 0`
 fn code(line: &str) -> Option<Value> {
     let (policy, rest) = line.strip_prefix("  code: ")?.split_once(", ")?;
-    let (executable, rest) = number(rest, " pages executable; made so ")?;
+    let (executable, rest) = number(rest, " of ")?;
+    let (mapped, rest) = number(rest, " pages executable; made so ")?;
     let (granted, rest) = number(rest, ", taken back ")?;
     let (taken, rest) = number(rest, ", lines cleaned ")?;
     let (lines, rest) = number(rest, ", caches emptied ")?;
@@ -148,6 +149,7 @@ fn code(line: &str) -> Option<Value> {
     let (split, joined) = number(rest, ", joined ")?;
     Some(json!({
         "policy": policy,
+        "pages_mapped": mapped,
         "pages_executable": executable,
         "pages_made_executable": granted,
         "pages_taken_back": taken,
@@ -229,7 +231,7 @@ web: started 2 times, 512 MiB, 1028 KiB tables; exits: interrupt 3 (1200 ns) id-
   vCPU 0: ran 1.234 s, waited 0.001 s for a CPU, 0.000 s of it stolen
   vCPU 1: ran 12.034 s, waited 2.500 s for a CPU, 1.250 s of it stolen
   counter: at 1200 of 62500000 Hz, stood still for 300 ticks, stands still
-  code: on-demand, 12 pages executable; made so 15, taken back 3, lines cleaned 960, caches emptied 15, blocks split 2, joined 0
+  code: on-demand, 12 of 512 pages executable; made so 15, taken back 3, lines cleaned 960, caches emptied 15, blocks split 2, joined 0
   watchdog: 20 of 30000 ms left to reset, stands still; acted 1 time
   watchdog of vCPU 1: acted 2 times
 db: started 1 time, 64 MiB, 8 KiB tables; exits:
@@ -251,6 +253,7 @@ instruction caches emptied for guests' memory: 7 times
             "counter": { "count": 1200, "hertz": 62_500_000, "stood_still_ticks": 300, "stands_still": true },
             "code": {
                 "policy": "on-demand",
+                "pages_mapped": 512,
                 "pages_executable": 12,
                 "pages_made_executable": 15,
                 "pages_taken_back": 3,

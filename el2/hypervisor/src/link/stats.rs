@@ -11,6 +11,7 @@ use crate::host::{self, memory};
 use crate::sched;
 use crate::vm;
 use crate::vm::counters::{self, Counters};
+use crate::vm::guest_memory::Code;
 
 /// Writes the statistics of all VMs and of memory, as text.
 ///
@@ -85,9 +86,9 @@ pub(crate) fn write_vm(vm: &vm::Vm, out: &mut dyn Write) -> fmt::Result {
         write!(out, " at {} millionths of real time", clock.rate().0)?;
     }
     writeln!(out, ", stood still for {stood} ticks{still}")?;
-    let (policy, (done, executable)) = {
+    let (policy, Code { done, mapped, executable }) = {
         let ram = vm.ram.lock();
-        (ram.policy(), ram.coherency())
+        (ram.policy(), ram.code())
     };
     let policy = match policy {
         Policy::OnDemand => "on-demand",
@@ -96,7 +97,7 @@ pub(crate) fn write_vm(vm: &vm::Vm, out: &mut dyn Write) -> fmt::Result {
     };
     writeln!(
         out,
-        "  code: {policy}, {executable} pages executable; made so {}, taken back {}, lines cleaned {}, caches emptied {}, \
+        "  code: {policy}, {executable} of {mapped} pages executable; made so {}, taken back {}, lines cleaned {}, caches emptied {}, \
          blocks split {}, joined {}",
         done.granted, done.taken, done.lines, done.invalidations, done.splits, done.promotions
     )?;

@@ -60,7 +60,7 @@ impl Still {
         self.vm.save_machine(&life, vcpus, self.now)
     }
 
-    /// Puts a state in.
+    /// Puts a state in. Of its memory the guest sees nothing before it touches it.
     ///
     /// # Errors
     /// A sentence that says what does not fit. The VM cannot go on then: some of it may have been put in.
@@ -73,6 +73,7 @@ impl Still {
             }
             numbers.insert(VcpuId(vcpu.number));
         }
+        self.vm.ram.lock().hide().map_err(|error| sentence!("{error}"))?;
         self.vm.restore_machine(&mut self.life, saved, numbers, self.now)?;
         for (vcpu, saved) in self.vcpus().zip(&saved.vcpus) {
             if self.life.was_put_in(vcpu.id) {

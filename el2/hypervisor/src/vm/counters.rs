@@ -2,7 +2,10 @@
 
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use stage2::Effects;
+
 use crate::vm::Vm;
+use crate::vm::guest_memory::Code;
 
 /// Why guests exit.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -110,7 +113,8 @@ impl Counters {
 }
 
 /// What is counted of a VM beside its exits, by numbers behind those of the exits.
-const OTHERS: [&str; 7] = [
+const OTHERS: [&str; 8] = [
+    "pages-mapped",
     "pages-executable",
     "pages-made-executable",
     "pages-taken-back",
@@ -128,7 +132,8 @@ pub(crate) fn of_vm(vm: &Vm, number: usize) -> Option<(&'static str, u64, u32)> 
         return Some((name, vm.vcpus().iter().map(|vcpu| vcpu.counters.exits(number)).sum(), count));
     }
     let name = OTHERS.get(number - REASONS)?;
-    let (done, executable) = vm.ram.lock().coherency();
-    let values = [executable, done.granted, done.taken, done.lines, done.invalidations, done.splits, done.promotions];
+    let Code { done: Effects { granted, taken, lines, invalidations, splits, promotions }, mapped, executable } =
+        vm.ram.lock().code();
+    let values = [mapped, executable, granted, taken, lines, invalidations, splits, promotions];
     Some((name, *values.get(number - REASONS)?, count))
 }

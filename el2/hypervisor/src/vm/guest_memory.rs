@@ -67,8 +67,19 @@ pub(crate) struct GuestRam {
     policy: Policy,
     /// What was done to execute permissions and caches since the VM was made.
     done: Effects,
-    /// How many pages are executable.
+    /// How many pages the guest sees, and how many of these are executable.
+    mapped: u64,
     executable: u64,
+}
+
+/// Which of a guest's pages are executable, and what was done for that.
+pub(crate) struct Code {
+    /// What was done to execute permissions and caches since the VM was made.
+    pub(crate) done: Effects,
+    /// How many pages of RAM the guest sees now.
+    pub(crate) mapped: u64,
+    /// How many of these are executable.
+    pub(crate) executable: u64,
 }
 
 #[derive(Clone, Copy)]
@@ -89,6 +100,8 @@ enum State {
     Zeroing(u64),
     /// It sees it.
     Shown,
+    /// Its contents are the guest's, who does not see it until it touches it again.
+    Hidden,
 }
 
 /// How far [`GuestRam::prepare`] has come.
@@ -146,8 +159,8 @@ impl TlbOps for Tlb {
 struct HostCaches;
 
 impl Caches for HostCaches {
-    fn carry_out(&mut self, step: Step) {
-        cache::carry_out(step);
+    fn carry_out(&mut self, step: Step) -> u64 {
+        cache::carry_out(step)
     }
 }
 
@@ -155,7 +168,8 @@ impl GuestRam {
     /// RAM at `range` of VM `vm`, which is off.
     #[must_use]
     pub(crate) fn new(vm: VmId, range: Range<Ipa>, policy: Policy) -> Self {
-        Self { vm, range, blocks: Vec::new(), tables: None, vttbr: 0, policy, done: Effects::default(), executable: 0 }
+        let (blocks, done) = (Vec::new(), Effects::default());
+        Self { vm, range, blocks, tables: None, vttbr: 0, policy, done, mapped: 0, executable: 0 }
     }
 
     /// When pages become executable.
@@ -164,10 +178,10 @@ impl GuestRam {
         self.policy
     }
 
-    /// What was done to execute permissions and caches since the VM was made, and how many pages are executable now.
+    /// Which pages are executable, and what was done for that.
     #[must_use]
-    pub(crate) fn coherency(&self) -> (Effects, u64) {
-        (self.done, self.executable)
+    pub(crate) fn code(&self) -> Code {
+        Code { done: self.done, mapped: self.mapped, executable: self.executable }
     }
 
     /// Changes the tables, with all that this needs, and counts what was done.
@@ -288,7 +302,25 @@ impl GuestRam {
             tables.destroy(&mut Tables(self.vm), &mut Tlb(vttbr));
         }
         self.blocks.clear();
-        self.executable = 0;
+        (self.mapped, self.executable) = (0, 0);
+    }
+
+    /// Hides all RAM from the guest, as behind a restore: what it touches is shown to it again, with what is in it, and becomes
+    /// executable where it executes it. What it was executing before says nothing of what it will. Its vCPUs stand still.
+    ///
+    /// # Errors
+    /// When the tables cannot be changed.
+    pub(crate) fn hide(&mut self) -> Result<(), RamError> {
+        let (range, pages) = (self.range, self.executable);
+        self.change(range.start, |tables, hardware| {
+            let effects = Effects { taken: pages, ..Effects::default() };
+            tables.unmap(hardware.memory, hardware.tlb, range).map(|()| ((), effects))
+        })?;
+        for block in self.blocks.iter_mut().filter(|block| block.state == State::Shown) {
+            block.state = State::Hidden;
+        }
+        self.mapped = 0;
+        Ok(())
     }
 
     /// Where `ipa` is.
@@ -322,7 +354,7 @@ impl GuestRam {
         let zeroed = match block.state {
             State::Shown => return Ok(Preparation::Shown),
             State::Untouched if memory::needs_zeroing(self.vm, block.pa).map_err(RamError::Frames)? => 0,
-            State::Untouched => BLOCK_SIZE,
+            State::Untouched | State::Hidden => BLOCK_SIZE,
             State::Zeroing(bytes) => bytes,
         };
         if zeroed < BLOCK_SIZE {
@@ -336,6 +368,7 @@ impl GuestRam {
         if let Some(block) = self.blocks.get_mut(index) {
             block.state = State::Shown;
         }
+        self.mapped += BLOCK_SIZE / PAGE_SIZE;
         Ok(Preparation::Shown)
     }
 
