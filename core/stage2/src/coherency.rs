@@ -23,13 +23,12 @@ use core::marker::PhantomData;
 use cpu::exit::Wanted;
 use units::{BLOCK_SIZE, Ipa, PAGE_SIZE, Pa, Range};
 
+use crate::descriptor::Descriptor;
 use crate::maintenance::{CacheKind, Caches, Point, Step, steps};
 use crate::{Attributes, Level, Mapping, MemoryType, Permissions, Software, Stage2, Stage2Error, TableMemory, TlbOps};
 
 /// Pages that [`Stage2::promote`] makes executable in one go: 64 KiB, as much as is zeroed in one.
-const GROUP: u64 = 16;
-/// Of these, so many that were executed make it worth while to look at the whole block.
-const CROWDED: usize = 12;
+const GROUP: usize = 16;
 /// Pages of a block that have to be executable before the others are made so too: three quarters.
 pub const MOST: usize = 384;
 
@@ -114,6 +113,16 @@ pub enum Allowed {
     },
     /// Never: it is a device, or read-only.
     Never,
+}
+
+/// A block whose pages can become one entry.
+struct Survey {
+    /// The table of its pages.
+    table: Pa,
+    /// Where it is.
+    start: Pa,
+    /// The first page that is not executable.
+    missing: Option<usize>,
 }
 
 /// How far [`Stage2::promote`] has come.
@@ -323,6 +332,9 @@ impl Stage2 {
         mapping: Mapping,
     ) -> Result<(Range<Ipa>, Range<Pa>), Stage2Error> {
         let page = entry_around(ipa, Level::Three);
+        if mapping.level == Level::Three {
+            return Ok((page, place_of(page, ipa, mapping)));
+        }
         let block = entry_around(ipa, Level::Two);
         let range = match self.split_to_pages(hardware.memory, hardware.tlb, page.start) {
             Err(Stage2Error::OutOfTables) if mapping.level == Level::Two => block,
@@ -331,19 +343,36 @@ impl Stage2 {
         Ok((range, place_of(range, ipa, mapping)))
     }
 
-    /// Whether so much of the block around `ipa`, which has just become executable, is, that the rest should be. Looks at
-    /// the whole block once for each 64 KiB that fill up, not at each page.
+    /// Whether so much of the block around `ipa`, which has just become executable, is, that the rest should be. Only each
+    /// sixteenth page asks, since the answer takes longer than all else at a first fetch. Of a block that fills up, the last of
+    /// these comes among the last pages; and one in which it does not stays in pieces, which is right too.
     fn is_crowded<M: TableMemory + ?Sized>(&self, memory: &M, ipa: Ipa) -> bool {
-        let count = |range| {
-            let (mut executable, mut spoiled) = (0, false);
-            self.visit(memory, range, |_, mapping| {
-                executable += usize::from(mapping.attributes == Attributes::CODE);
-                spoiled |= mapping.level != Level::Three || !is_promotable(mapping.attributes);
-            });
-            if spoiled { 0 } else { executable }
-        };
-        let group = count(group_around(ipa));
-        (group == CROWDED || group == GROUP as usize) && count(entry_around(ipa, Level::Two)) >= MOST
+        let is_asked = Level::Three.index(ipa) % GROUP == GROUP - 1;
+        is_asked && self.survey(memory, ipa, Level::Three.entries() - MOST).is_some()
+    }
+
+    /// Looks at all pages of the block around `ipa`, until more than `most_missing` are not executable. `None` then, and if they
+    /// cannot become one entry: those that do not lie in one stretch, and those that the hypervisor has stored into since they
+    /// were executed. What it has, it will again, and a block that is split for each store costs more than one that stays split.
+    fn survey<M: TableMemory + ?Sized>(&self, memory: &M, ipa: Ipa, most_missing: usize) -> Option<Survey> {
+        let table = self.table_of_pages(memory, ipa)?;
+        let start = Descriptor(memory.read(table, 0)).address();
+        let [plain, code] =
+            [Attributes::RAM, Attributes::CODE].map(|attributes| Descriptor::leaf(Level::Three, start, attributes).0);
+        let (mut missing, mut first) = (0, None);
+        for index in 0..Level::Three.entries() {
+            // As if all were the first one's: that compares address and attributes at once.
+            let entry = memory.read(table, index).wrapping_sub(index as u64 * PAGE_SIZE);
+            if entry == code {
+                continue;
+            }
+            missing += 1;
+            first = first.or(Some(index));
+            if entry != plain || missing > most_missing {
+                return None;
+            }
+        }
+        Some(Survey { table, start, missing: first })
     }
 
     /// Does the next bounded piece of making the block around `ipa` one executable entry: makes 64 KiB of it executable,
@@ -359,32 +388,21 @@ impl Stage2 {
         rules: Rules,
     ) -> Result<Promotion, Stage2Error> {
         let block = entry_around(ipa, Level::Two);
-        let (mut missing, mut pages, mut spoiled) = (None, 0, false);
-        let mut place = None;
-        self.visit(hardware.memory, block, |at, mapping| {
-            pages += 1;
-            // As one stretch, or it can be no entry.
-            let start = mapping.pa.0.wrapping_sub(at.0 - block.start.0);
-            spoiled |= mapping.level != Level::Three
-                || !is_promotable(mapping.attributes)
-                || *place.get_or_insert(start) != start;
-            if mapping.attributes != Attributes::CODE {
-                missing.get_or_insert(at);
-            }
-        });
-        let Some(start) = place.filter(|_| !spoiled && pages == Level::Three.entries()) else {
+        let Some(Survey { table, start, missing }) = self.survey(hardware.memory, ipa, Level::Three.entries()) else {
             return Ok(Promotion::Finished(Effects::default()));
         };
         let Some(missing) = missing else {
             let joined = self.merge(hardware.memory, hardware.tlb, block)?;
             return Ok(Promotion::Finished(Effects { promotions: joined as u64, ..Effects::default() }));
         };
-        let group = group_around(missing);
-        let mut granted = 0;
-        self.visit(hardware.memory, group, |_, mapping| granted += u64::from(mapping.attributes != Attributes::CODE));
-        let pa = Range { start: Pa(start + (group.start.0 - block.start.0)), size: group.size };
-        let effects = maintain(hardware.caches, rules, pa);
-        self.update(hardware.memory, hardware.tlb, group, executable)?;
+        let first = missing - missing % GROUP;
+        let offset = first as u64 * PAGE_SIZE;
+        let is_missing =
+            |&index: &usize| Descriptor(hardware.memory.read(table, index)).attributes() != Attributes::CODE;
+        let granted = (first..first + GROUP).filter(is_missing).count() as u64;
+        let size = GROUP as u64 * PAGE_SIZE;
+        let effects = maintain(hardware.caches, rules, Range { start: Pa(start.0 + offset), size });
+        self.update(hardware.memory, hardware.tlb, Range { start: Ipa(block.start.0 + offset), size }, executable)?;
         Ok(Promotion::Unfinished(Effects { granted, ..effects }))
     }
 
@@ -417,19 +435,9 @@ fn is_protected(attributes: Attributes) -> bool {
         && !attributes.software.contains(Software::DIRTY_LOGGED)
 }
 
-/// Plain RAM, executed or not, that the hypervisor has not stored into since it was executed: what it has, it will again,
-/// and a block that is split for each store costs more than one that stays split.
-fn is_promotable(attributes: Attributes) -> bool {
-    attributes == Attributes::RAM || attributes == Attributes::CODE
-}
-
 /// What an entry of `level` around `ipa` covers.
 fn entry_around(ipa: Ipa, level: Level) -> Range<Ipa> {
     Range { start: ipa.align_down(level.size()), size: level.size() }
-}
-
-fn group_around(ipa: Ipa) -> Range<Ipa> {
-    Range { start: ipa.align_down(GROUP * PAGE_SIZE), size: GROUP * PAGE_SIZE }
 }
 
 /// Where `range` is, of which `mapping` tells the place of `ipa`.

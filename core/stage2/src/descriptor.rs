@@ -172,10 +172,13 @@ impl Descriptor {
     }
 
     /// The entry with which the `index`th entry of the table below says what this leaf of `level` says of its part.
+    ///
+    /// What a leaf says beside its address and its kind stands in the same bits at all levels, so none of it is taken apart here:
+    /// a split makes 512 of these.
     pub(crate) fn part(self, level: Level, index: usize) -> Self {
         let below = level.below();
-        let offset = index as u64 * below.size();
-        Self::leaf(below, Pa(self.address().0 + offset), self.attributes())
+        let kind = if below == Level::Three { TABLE_OR_PAGE } else { 0 };
+        Self(self.0 + index as u64 * below.size() | kind)
     }
 
     pub(crate) const fn is_valid(self) -> bool {
@@ -247,6 +250,20 @@ mod tests {
         let page = Descriptor::leaf(Level::Three, Pa(0x8020_1000), Attributes::CODE);
         assert_eq!(page.0, 0x0080_0000_8020_17ff);
         assert!(!page.is_table(Level::Three));
+    }
+
+    #[test]
+    fn a_part_says_what_the_whole_says() {
+        for attributes in [Attributes::RAM, Attributes::CODE, Attributes::DEVICE] {
+            for (level, below, pa) in [(Level::One, Level::Two, 7 << 30), (Level::Two, Level::Three, 0xffff_ffe0_0000)]
+            {
+                let whole = Descriptor::leaf(level, Pa(pa), attributes);
+                for index in [0, 1, 511] {
+                    let part = Descriptor::leaf(below, Pa(pa + index as u64 * below.size()), attributes);
+                    assert_eq!(whole.part(level, index), part);
+                }
+            }
+        }
     }
 
     #[test]

@@ -5,7 +5,7 @@ use units::{Ipa, PAGE_SIZE, Pa, Range};
 use crate::control::IPA_SIZE;
 use crate::descriptor::Descriptor;
 use crate::edit::Edit;
-use crate::{Attributes, Level, Permissions, Stage2Error, TableMemory, TlbOps};
+use crate::{Attributes, Invalidation, Level, Permissions, Stage2Error, TableMemory, TlbOps};
 
 /// Output addresses have 48 bits.
 const PA_SIZE: u64 = 1 << 48;
@@ -120,10 +120,36 @@ impl Stage2 {
         change: impl Fn(Attributes) -> Attributes,
     ) -> Result<(), Stage2Error> {
         let range = checked(range)?;
+        if range.size == PAGE_SIZE && self.adjust_page(memory, tlb, range.start, &change) {
+            return Ok(());
+        }
         let mut edit = Edit::new(memory, tlb);
         let result = update_range(&mut edit, self.root, Level::One, Ipa(0), range, &change);
         edit.finish();
         result
+    }
+
+    /// [`Stage2::update`] for a page that is an entry already and needs no break: what each first fetch does, in a quarter of the
+    /// instructions. Says whether it was such a page.
+    fn adjust_page<M: TableMemory + ?Sized, T: TlbOps + ?Sized>(
+        &self,
+        memory: &mut M,
+        tlb: &mut T,
+        page: Ipa,
+        change: &impl Fn(Attributes) -> Attributes,
+    ) -> bool {
+        let Some(table) = self.table_of_pages(memory, page) else { return false };
+        let index = Level::Three.index(page);
+        let entry = Descriptor(memory.read(table, index));
+        let (old, new) = (entry.attributes(), change(entry.attributes()));
+        if !entry.is_valid() || old.memory != new.memory {
+            return false;
+        }
+        if old != new {
+            memory.write(table, index, Descriptor::leaf(Level::Three, entry.address(), new).0);
+            tlb.invalidate(Invalidation::Entries { start: page, level: Level::Three, count: 1 });
+        }
+        true
     }
 
     /// Gives what is mapped in `range` these permissions, and leaves all else of it alone.
@@ -197,6 +223,19 @@ impl Stage2 {
             table = entry.address();
             level = level.below();
         }
+    }
+
+    /// The table whose entries map the pages of the 2 MiB around `ipa`, if there is one.
+    pub(crate) fn table_of_pages<M: TableMemory + ?Sized>(&self, memory: &M, ipa: Ipa) -> Option<Pa> {
+        let mut table = self.root;
+        for level in [Level::One, Level::Two] {
+            let entry = Descriptor(memory.read(table, level.index(ipa)));
+            if !entry.is_table(level) {
+                return None;
+            }
+            table = entry.address();
+        }
+        Some(table)
     }
 
     /// Calls `visit` for each entry that maps something in `range`, in ascending order, with the address where the

@@ -522,6 +522,22 @@ fn a_block_of_which_most_is_executable_is_one_entry_again() {
     tables.destroy(&mut &host, &mut &host);
 }
 
+/// Whatever the order in which a whole block is executed, it is seen that most of it is, and not before.
+#[test]
+fn a_crowded_block_is_seen_in_any_order() {
+    for step in [1, 3, 5, 17, 101, 511] {
+        let (host, mut tables) = guest();
+        let pages = (0..512).map(|nth| nth * step % 512);
+        let crowded = |(_, page): &(usize, u64)| {
+            let allowed = fetch(&host, &mut tables, GIGABYTE + page * PAGE_SIZE);
+            matches!(allowed, Allowed::Now { crowded: true, .. })
+        };
+        let (nth, _) = pages.enumerate().find(crowded).unwrap();
+        assert!((MOST - 1..MOST + 32).contains(&nth), "by steps of {step} after {nth} fetches");
+        tables.destroy(&mut &host, &mut &host);
+    }
+}
+
 #[test]
 fn no_block_is_promoted_too_early_or_with_pages_that_must_not() {
     let (host, mut tables) = guest();

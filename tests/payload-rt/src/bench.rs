@@ -6,9 +6,11 @@
 //! off. The instructions that the operation has in the guest itself stay in: they are what the bare machine shows.
 
 use core::arch::{asm, global_asm};
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use abi::calls::{self, vmware};
 
+use crate::instruction::publish;
 use crate::{gic, sysreg, timer};
 
 /// Repetitions of an operation in one measurement.
@@ -210,6 +212,84 @@ pub fn physical_timer_polled() -> u64 {
 pub fn load(address: u64) -> u64 {
     crate::memory::outside_image(address, 4);
     tenths(ticks!(ROUNDS, [], ["ldr w10, [x9]"], [], in("x9") address,), empty(), ROUNDS)
+}
+
+/// Pages of 4 KiB, and the blocks of 2 MiB that stage 2 maps them in.
+const PAGE: u64 = 4096;
+const BLOCK: u64 = 0x20_0000;
+
+/// So many blocks in a row that nobody has touched yet.
+fn fresh_blocks(count: u64) -> u64 {
+    static BEHIND: AtomicU64 = AtomicU64::new(0);
+    let behind = BEHIND.load(Ordering::Relaxed);
+    let mut blocks = crate::memory::untouched_blocks().filter(|&block| block >= behind);
+    let mut start = blocks.next().expect("there is RAM for all rows");
+    let mut end = start + BLOCK;
+    while end < start + count * BLOCK {
+        let next = blocks.next().expect("there is RAM for all rows");
+        if next != end {
+            start = next;
+        }
+        end = next + BLOCK;
+    }
+    BEHIND.store(end, Ordering::Relaxed);
+    start
+}
+
+/// Puts a `RET` at the beginning of so many pieces of memory, `step` apart.
+fn put_code(start: u64, step: u64, count: u64) {
+    const RET: u32 = 0xd65f_03c0;
+    for address in (0..count).map(|nth| start + nth * step) {
+        crate::memory::write32(address, RET);
+        publish(address);
+    }
+}
+
+/// Calls the code at each of so many places, `step` apart: `BLR`, `ADD`, and the `RET` there.
+fn calls(start: u64, step: u64, count: u64) -> u64 {
+    ticks!(count, [], ["blr x9", "add x9, x9, x13"], [], inout("x9") start => _, in("x13") step, out("x30") _,)
+}
+
+/// What the first calls of these places take more than the second ones.
+fn first_calls(start: u64, step: u64, count: u64) -> u64 {
+    let with = calls(start, step, count);
+    tenths(with, calls(start, step, count), count)
+}
+
+/// The first access to memory, a load: a block of 2 MiB is zeroed and mapped.
+pub fn first_load() -> u64 {
+    const BLOCKS: u64 = 2;
+    let start = fresh_blocks(BLOCKS);
+    let loads =
+        || ticks!(BLOCKS, [], ["ldr x10, [x9]", "add x9, x9, x13"], [], inout("x9") start => _, in("x13") BLOCK,);
+    let with = loads();
+    tenths(with, loads(), BLOCKS)
+}
+
+/// The first fetch from a page, in a block whose other pages are pages already.
+pub fn first_fetch() -> u64 {
+    const PAGES: u64 = 256;
+    let start = fresh_blocks(1);
+    put_code(start, PAGE, PAGES + 1);
+    calls(start, PAGE, 1);
+    first_calls(start + PAGE, PAGE, PAGES)
+}
+
+/// The first fetch from a block.
+pub fn first_fetch_from_a_block() -> u64 {
+    const BLOCKS: u64 = 2;
+    let start = fresh_blocks(BLOCKS);
+    put_code(start, BLOCK, BLOCKS);
+    first_calls(start, BLOCK, BLOCKS)
+}
+
+/// The fetch with which three quarters of a block are executable, behind which all of it is, and one entry again.
+pub fn fetch_from_most_of_a_block() -> u64 {
+    const BEFORE: u64 = 383;
+    let start = fresh_blocks(1);
+    put_code(start, PAGE, BLOCK / PAGE);
+    calls(start, PAGE, BEFORE);
+    first_calls(start + BEFORE * PAGE, PAGE, 1)
 }
 
 /// ICC_SGI1R_EL1 for SGI 1 to this CPU, which is the first of its cluster.

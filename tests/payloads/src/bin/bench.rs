@@ -11,7 +11,7 @@ payload_rt::entry!(main);
 /// A row: its name, and what returns tenths of instructions.
 type Row = (&'static str, fn() -> u64);
 
-const ROWS: [Row; 18] = [
+const ROWS: [Row; 22] = [
     ("null-hvc", || bench::call(psci::VERSION)),
     ("smccc-version", || bench::call(psci::SMCCC_VERSION)),
     ("id-register", bench::id_register),
@@ -28,6 +28,10 @@ const ROWS: [Row; 18] = [
     ("wfe-detect", bench::detection_by_wfe),
     ("rpc-100", rpc_of_100_bytes),
     ("rpc-60000", rpc_of_60_000_bytes),
+    ("data-fault", bench::first_load),
+    ("fetch-fault", bench::first_fetch),
+    ("fetch-fault-split", bench::first_fetch_from_a_block),
+    ("fetch-fault-join", bench::fetch_from_most_of_a_block),
     ("uart-flags", || bench::load(uart::BASE + uart::FR)),
     // Last, because the console's thread is busy with it for a while.
     ("uart-data", bench::transmit),
@@ -44,6 +48,9 @@ const SCALED: [Row; 4] = [
     ("scaled-timer-write", bench::physical_timer_write),
     ("scaled-timer", bench::physical_timer_polled),
 ];
+
+/// What is measured on a CPU whose instruction caches need no maintenance.
+const COHERENT: [Row; 1] = [("fetch-fault-elided", bench::first_fetch)];
 
 /// The host's count when this machine's was 0, which only its host knows; 0 without one.
 fn host_count_at_zero() -> u64 {
@@ -91,9 +98,10 @@ fn exchange_all(exchange: impl Fn([u64; 3]) -> bool) -> u64 {
 }
 
 fn main() {
-    if machine::option("rows") == Some("scaled") {
-        print(&SCALED);
-        return;
+    match machine::option("rows") {
+        Some("scaled") => return print(&SCALED),
+        Some("coherent") => return print(&COHERENT),
+        _ => {}
     }
     let frequency = sysreg::cntfrq_el0::read();
     if frequency != 1_000_000_000 {
