@@ -15,6 +15,7 @@
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::fmt;
+use core::ops::Deref;
 
 use pack::{Damaged, Reader, Writer};
 use units::{AccessSize, IntId, Line};
@@ -253,21 +254,30 @@ pub trait Slot: Send + Sync {
     fn enter(&self, work: &mut dyn FnMut(&mut Wired<dyn Device>));
 }
 
-/// All devices of a machine, in the order of the plan's rows.
-pub struct Bus {
-    slots: Vec<&'static dyn Slot>,
+/// All devices of a machine, in the order of the plan's rows. `S` is how their owner holds them: for ever, or in a test for as
+/// long as the machine is there.
+pub struct Bus<S = &'static dyn Slot> {
+    slots: Vec<S>,
 }
 
 impl Bus {
     /// A bus with these devices.
     #[must_use]
     pub fn new(slots: Vec<&'static dyn Slot>) -> Self {
+        Self::of(slots)
+    }
+}
+
+impl<S: Deref<Target = dyn Slot>> Bus<S> {
+    /// A bus with devices that are held in another way.
+    #[must_use]
+    pub fn of(slots: Vec<S>) -> Self {
         Self { slots }
     }
 
     /// Every device.
-    pub fn slots(&self) -> impl Iterator<Item = &'static dyn Slot> + '_ {
-        self.slots.iter().copied()
+    pub fn slots(&self) -> impl Iterator<Item = &dyn Slot> {
+        self.slots.iter().map(|slot| &**slot)
     }
 
     /// The guest reads. Where no device is, it reads zero; the plan names no such place.
@@ -285,7 +295,7 @@ impl Bus {
     }
 }
 
-impl fmt::Debug for Bus {
+impl<S> fmt::Debug for Bus<S> {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(out, "a bus with {} devices", self.slots.len())
     }

@@ -3,7 +3,7 @@
 
 use abi::link::request::{Ask, MAX_CHUNK};
 use anyhow::{Context, Result, ensure};
-use croft::control::{self, ControlError, Order};
+use croft::control::{self, About, ControlError, Order, Place};
 use croft::session::Condition;
 use croft::site::Vm;
 use std::fs;
@@ -49,7 +49,7 @@ struct Operated {
 impl Operated {
     fn new(run: Run, folder: &Path, name: &str) -> Result<Self> {
         let socket = folder.join(name);
-        let server = control::serve(run.session(), vec![2, 2], &socket)?;
+        let server = control::serve(run.session(), About { vcpus: vec![2, 2], ..About::default() }, &Place::at(&socket)?)?;
         Ok(Self { run, socket, _server: server })
     }
 

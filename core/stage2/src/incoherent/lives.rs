@@ -184,7 +184,8 @@ impl Vm {
             cells().for_each(|cell| self.memory.world.get_mut().access(id, cell, Wanted::Fetch));
         }
         self.memory.world.get_mut().machine.0.borrow_mut().replace_memory();
-        self.life.restore(&saved).unwrap();
+        let begun = self.life.begun();
+        self.life.restore(&saved, begun).unwrap();
         self.happened.restores += 1;
     }
 
@@ -199,7 +200,7 @@ impl Vm {
                     let end = self.life.end(self.now);
                     self.end(id, end);
                 }
-                Some(Task::Run(_)) => self.threads[id] = Thread::InGuest,
+                Some(Task::Run(_) | Task::GoOn) => self.threads[id] = Thread::InGuest,
             },
             Thread::Loading => {
                 self.load(id);

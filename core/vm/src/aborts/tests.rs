@@ -20,9 +20,13 @@ const MAINTENANCE: u64 = 1 << 8;
 const STORE: u64 = 1 << 6;
 
 fn course(esr: u64, far: u64, ipa: u64) -> Course {
+    course_of(&Fake::new(0), esr, far, ipa)
+}
+
+fn course_of(guest: &Fake, esr: u64, far: u64, ipa: u64) -> Course {
     let x = with_x3(0);
     let registers = Registers { x: &x, pc: CODE, pstate: KERNEL };
-    data(&Fake::new(0), registers, Va(far), &DataAbort::decode(esr, far, ipa >> 8))
+    data(guest, registers, Va(far), &DataAbort::decode(esr, far, ipa >> 8))
 }
 
 #[test]
@@ -47,6 +51,15 @@ fn a_place_that_the_cpu_does_not_say_is_looked_up() {
     let refused = LOAD & !STATUS | PERMISSION;
     assert_eq!(course(refused, CODE + 8, 0xdead_0000), Course::Ram(Ipa(RAM_BASE.0 + 8)));
     assert_eq!(course(refused, 0x7000_0000, 0xdead_0000), Course::Again, "the guest has unmapped it meanwhile");
+}
+
+/// Its syndrome says that it writes; a page that can be read is enough for it.
+#[test]
+fn maintenance_of_what_is_read_only_is_looked_up_as_a_read() {
+    let guest = Fake::new(0).protect(CODE);
+    let refused = LOAD & !STATUS | PERMISSION | STORE;
+    assert_eq!(course_of(&guest, refused, CODE, 0), Course::Again, "a store is refused by the guest's own tables");
+    assert_eq!(course_of(&guest, refused | MAINTENANCE, CODE, 0), Course::Ram(RAM_BASE));
 }
 
 #[test]

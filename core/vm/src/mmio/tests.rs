@@ -39,6 +39,7 @@ struct Mapped {
     ipa: u64,
     memory: Memory,
     for_user: bool,
+    is_read_only: bool,
 }
 
 pub(crate) struct Fake {
@@ -70,8 +71,14 @@ impl Fake {
         fake
     }
 
+    /// The page at `va` cannot be written.
+    pub(crate) fn protect(mut self, va: u64) -> Self {
+        self.pages.entry(va).and_modify(|page| page.is_read_only = true);
+        self
+    }
+
     fn map(&mut self, va: u64, ipa: u64, memory: Memory, for_user: bool) {
-        self.pages.insert(va, Mapped { ipa, memory, for_user });
+        self.pages.insert(va, Mapped { ipa, memory, for_user, is_read_only: false });
     }
 
     fn ask(&self) {
@@ -88,10 +95,10 @@ impl Guest for Fake {
         self.plan.ram().contains(ipa)
     }
 
-    fn translate(&self, va: Va, rights: Rights, _: Direction) -> Result<(Ipa, Memory), AbortKind> {
+    fn translate(&self, va: Va, rights: Rights, direction: Direction) -> Result<(Ipa, Memory), AbortKind> {
         self.ask();
         let page = self.pages.get(&(va.0 << 8 >> 8 & !0xfff)).ok_or(AbortKind::Translation(3))?;
-        if rights == Rights::User && !page.for_user {
+        if rights == Rights::User && !page.for_user || direction == Direction::Write && page.is_read_only {
             return Err(AbortKind::Permission(3));
         }
         Ok((Ipa(page.ipa | va.0 & 0xfff), page.memory))

@@ -1,0 +1,218 @@
+//! Its life: what the operator wants, and what each vCPU's thread then does until nobody has anything to do.
+
+use devices::Change;
+use services::psci::Start;
+use units::{IntId, Ipa, VcpuId};
+use vgic::{Power, Vgic};
+use vm::{Ask, Effect, End, Stop, Task};
+
+use crate::exits::Done;
+use crate::hardware::Registers;
+use crate::whole::{GIC, HOST, Reason, VCPUS, VcpuState, WholeVm};
+
+/// EL1 on SP_EL1, everything masked.
+const START: u64 = 0x3c5;
+/// More turns than any life takes to come to rest: each vCPU leaves, the last one takes apart and loads, and one begins.
+const TURNS: usize = 64;
+
+impl WholeVm {
+    /// The operator starts it.
+    pub fn start(&mut self) {
+        let effects = self.life.start();
+        self.perform(effects);
+        self.settle();
+    }
+
+    /// The operator stops it, or something else does.
+    pub fn stop(&mut self, stop: Reason) {
+        let effects = self.life.stop(stop);
+        self.perform(effects);
+        self.settle();
+    }
+
+    /// The operator pauses it.
+    pub fn pause(&mut self) {
+        let effects = self.life.pause();
+        self.perform(effects);
+        self.settle();
+    }
+
+    /// And lets it go on.
+    pub fn resume(&mut self) {
+        let effects = self.life.resume();
+        self.perform(effects);
+        self.settle();
+    }
+
+    /// Whether it is off, and why.
+    #[must_use]
+    pub const fn stopped(&self) -> Option<&Stop<&'static str>> {
+        self.life.stopped()
+    }
+
+    pub(crate) fn perform(&mut self, effects: &[Effect]) {
+        for effect in effects {
+            match *effect {
+                Effect::FreezeWatchdogs => self.watchdogs.pause(self.milliseconds()),
+                Effect::ThawWatchdogs => self.watchdogs.resume(self.milliseconds()),
+                Effect::PauseDevices => self.change(Change::Pause),
+                Effect::ResumeDevices => self.change(Change::Resume),
+                Effect::AskAll(ask) => {
+                    for vcpu in self.vcpus.iter_mut().filter(|vcpu| vcpu.place != VcpuState::Out) {
+                        match ask {
+                            Ask::Leave => vcpu.is_to_leave = true,
+                            Ask::StandStill => vcpu.is_to_stand = true,
+                        }
+                    }
+                }
+                Effect::PauseClock => self.clock.pause(self.now),
+                Effect::ResumeClock => self.clock.resume(self.now),
+                Effect::ServeDevices => self.poll(),
+                Effect::Say(saying) => self.done.push(Done::Said(saying)),
+                // Whoever looks, looks after each event.
+                Effect::ShowPause | Effect::Wake(_) | Effect::WakeAll | Effect::Report => {}
+            }
+        }
+    }
+
+    /// Lets every thread do what it has to, until none has anything to do but run its guest.
+    ///
+    /// # Panics
+    /// If that takes for ever.
+    pub(crate) fn settle(&mut self) {
+        for _ in 0..TURNS {
+            if !(0..VCPUS).map(VcpuId).any(|id| self.turn(id)) {
+                return;
+            }
+        }
+        panic!("it does not come to rest: {:?}", self.life);
+    }
+
+    /// What the thread of a vCPU does next. Says whether it had anything to do.
+    fn turn(&mut self, id: VcpuId) -> bool {
+        let vcpu = &mut self.vcpus[id.index()];
+        match vcpu.place {
+            VcpuState::In | VcpuState::Standing if std::mem::take(&mut vcpu.is_to_leave) => {
+                vcpu.is_to_stand = false;
+                self.leaves(id);
+            }
+            VcpuState::In if std::mem::take(&mut vcpu.is_to_stand) => {
+                vcpu.place = VcpuState::Standing;
+                self.unload(id);
+            }
+            VcpuState::Standing if !self.life.is_paused() => {
+                vcpu.place = VcpuState::In;
+                self.clock.enter();
+                self.update_timer(id);
+            }
+            VcpuState::In | VcpuState::Standing => return false,
+            VcpuState::Out => match self.life.next_task(id) {
+                None => return false,
+                Some(Task::Boot) => self.load(),
+                Some(Task::End) => {
+                    let end = self.life.end(self.host_milliseconds());
+                    self.ends(end);
+                }
+                Some(Task::Run(start)) => self.begins(start),
+                Some(Task::GoOn) => {
+                    self.vcpus[id.index()].place = VcpuState::In;
+                    self.clock.enter();
+                    self.update_timer(id);
+                }
+            },
+        }
+        true
+    }
+
+    /// Its images are loaded.
+    fn load(&mut self) {
+        let start = Start { vcpu: VcpuId(0), entry: self.plan.ram().start, context: 0 };
+        let effects = self.life.started(start, self.host_milliseconds());
+        self.perform(effects);
+    }
+
+    /// A vCPU begins in its guest.
+    fn begins(&mut self, start: Start) {
+        let id = start.vcpu;
+        let vcpu = &mut self.vcpus[id.index()];
+        vcpu.registers = Registers::default();
+        vcpu.place = VcpuState::In;
+        self.enter_at(start);
+        self.clock.enter();
+        let concerned = self.shared.gic.borrow_mut().set_power(id, Power::On);
+        self.watchdogs.vcpu_started(id, self.milliseconds());
+        self.refresh(concerned);
+        self.with_gic(id, |_| units::VcpuSet::EMPTY);
+    }
+
+    /// Its registers are those with which a vCPU starts.
+    pub(crate) fn enter_at(&mut self, start: Start) {
+        let registers = &mut self.vcpus[start.vcpu.index()].registers;
+        let list = std::mem::take(&mut registers.list);
+        *registers = Registers { list, ..Registers::default() };
+        registers.x[0] = start.context;
+        registers.state.pc = start.entry.0;
+        registers.state.pstate = START;
+    }
+
+    /// A vCPU's state is in memory, and nothing of it on a CPU.
+    fn unload(&mut self, id: VcpuId) {
+        let registers = &mut self.vcpus[id.index()].registers;
+        // Which tries were alike is the host's, and begins anew.
+        registers.tries = cpu::retry::Tries::new();
+        let mut gic = self.shared.gic.borrow_mut();
+        let concerned = gic.sync(id, &mut registers.list);
+        let _ = gic.detach_hardware(id);
+        drop(gic);
+        registers.list.forget();
+        registers.list.lr = Default::default();
+        self.clock.leave(self.now);
+        self.refresh(concerned);
+    }
+
+    /// A vCPU leaves its guest for good.
+    fn leaves(&mut self, id: VcpuId) {
+        if self.vcpus[id.index()].place == VcpuState::In {
+            self.unload(id);
+        }
+        self.vcpus[id.index()].place = VcpuState::Out;
+        let concerned = self.shared.gic.borrow_mut().set_power(id, Power::Off);
+        self.refresh(concerned);
+        let end = self.life.left(id, self.host_milliseconds());
+        self.ends(end);
+    }
+
+    /// The machine is taken apart, if its life ends, and loaded again if it starts afresh.
+    fn ends(&mut self, end: Option<End>) {
+        let Some(end) = end else { return };
+        self.watchdogs.stop();
+        self.clock.resume(self.now);
+        self.change(Change::PowerOff);
+        self.shared.memory.borrow_mut().forget();
+        self.is_unfinished = false;
+        *self.shared.gic.borrow_mut() = Vgic::new(GIC);
+        self.change(Change::Reset);
+        self.service.restart();
+        match end {
+            End::Off => {
+                let effects = self.life.is_taken_apart();
+                self.perform(effects);
+            }
+            End::Afresh { wait } => {
+                self.now.0 += wait * (HOST.0 / 1000);
+                self.load();
+            }
+        }
+    }
+
+    /// A number of an interrupt that a guest may write, for those who choose at random.
+    pub(crate) const fn interrupt(value: u64) -> IntId {
+        IntId(value as u32 & 0xff_ffff)
+    }
+
+    /// The first byte of RAM.
+    #[must_use]
+    pub fn ram(&self) -> Ipa {
+        self.plan.ram().start
+    }
+}

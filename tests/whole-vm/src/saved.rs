@@ -1,0 +1,172 @@
+//! A paused VM as a value, as the hypervisor's `vm/saved.rs` and `vcpu/saved.rs` take it out and put it in.
+
+use backdoor::saved::SavedService;
+use clock::{EmulatedTimer, GuestClock, VmClock};
+use cpu::saved::{Name, SavedRegisters};
+use pack::{Damaged, Reader, Writer};
+use snapshot::{SavedMachine, SavedTime, SavedVcpu, SavedVm};
+use units::{VcpuId, VcpuSet};
+use vgic::Vgic;
+use vm::Watchdogs;
+
+use crate::hardware::Registers;
+use crate::whole::{Devices, GIC, HOST, VCPUS, VcpuState, WholeVm, service};
+
+impl WholeVm {
+    /// Its state, if it is paused and all its vCPUs stand still.
+    ///
+    /// # Panics
+    /// If a part of it cannot be taken out: never, of a VM that stands still.
+    #[must_use]
+    pub fn save(&self) -> Option<SavedVm> {
+        let life = self.life.save()?;
+        let standing = (0..VCPUS).map(VcpuId).filter(|&id| self.place(id) == VcpuState::Standing);
+        let calls = self.service.save(self.host_milliseconds()).expect("there is memory");
+        Some(SavedVm {
+            machine: self.shape(),
+            time: SavedTime { clock: self.clock.clock().save(self.now) },
+            life,
+            gic: Box::new(self.shared.gic.borrow().save().expect("no vCPU is loaded")),
+            vcpus: standing.map(|id| self.save_vcpu(id)).collect(),
+            devices: self.save_devices(),
+            watchdogs: self.watchdogs.save(self.milliseconds()),
+            calls: Some(calls),
+        })
+    }
+
+    fn shape(&self) -> SavedMachine {
+        SavedMachine {
+            vcpus: VCPUS,
+            memory: self.plan.ram().size,
+            devices: self.plan.rows().len() as u32,
+            identification: [0; cpu::id::COUNT],
+        }
+    }
+
+    fn save_devices(&self) -> Vec<u8> {
+        let mut out = Writer::new();
+        self.devices.bus.slots().for_each(|slot| slot.enter(&mut |wired| wired.save_to(&mut out)));
+        out.finish().expect("there is memory")
+    }
+
+    fn save_vcpu(&self, id: VcpuId) -> SavedVcpu {
+        // Each field, so that one that is added is not forgotten. Which tries were alike is the host's.
+        let Registers { x, state, sp, mdscr, os_lock, serror, physical, list, tries: _ } =
+            &self.vcpus[id.index()].registers;
+        let system = [
+            ("elr_el1", state.elr_el1),
+            ("spsr_el1", state.spsr_el1),
+            ("esr_el1", state.esr_el1),
+            ("far_el1", state.far_el1),
+            ("vbar_el1", state.vbar_el1),
+            ("sctlr_el1", state.sctlr_el1),
+            ("sp_el0", sp[0]),
+            ("sp_el1", sp[1]),
+        ];
+        SavedVcpu {
+            number: id.0,
+            registers: SavedRegisters {
+                x: *x,
+                pc: state.pc,
+                pstate: state.pstate,
+                system: system.map(|(name, value)| (Name::new(name), value)).to_vec(),
+                mdscr: *mdscr,
+                os_lock: *os_lock,
+                vmcr: list.vmcr,
+                pending_error: *serror,
+                ..SavedRegisters::default()
+            },
+            physical_timer: physical.save(),
+            stolen: 0,
+            stolen_frequency: HOST.0,
+        }
+    }
+
+    /// Puts a state in, in place of every part that there is: nothing of what was before is left but memory, which goes another
+    /// way, and what is the host's.
+    ///
+    /// # Errors
+    /// What does not fit. Some of it may have been put in.
+    pub fn restore(&mut self, saved: &SavedVm) -> Result<(), Damaged> {
+        let SavedVm { machine, time, life, gic, vcpus, devices, watchdogs, calls } = saved;
+        if *machine != self.shape() {
+            return Err(Damaged::Impossible("it is another machine"));
+        }
+        let mut numbers = VcpuSet::EMPTY;
+        vcpus.iter().for_each(|vcpu| numbers.insert(VcpuId(vcpu.number)));
+        self.life.restore(life, numbers)?;
+        let clock = GuestClock::restore(&time.clock, HOST, self.now);
+        let stops = self.clock_stops;
+        self.clock = VmClock::new(clock.map_err(|_| Damaged::Impossible("no such clock"))?, stops);
+        self.clock.pause(self.now);
+        let gic = Vgic::restore(GIC, gic).map_err(|_| Damaged::Impossible("no such interrupt controller"))?;
+        *self.shared.gic.borrow_mut() = gic;
+        self.devices = Devices::new(&self.plan);
+        self.restore_devices(devices)?;
+        self.watchdogs = Watchdogs::new(&self.policy);
+        self.watchdogs.restore(watchdogs)?;
+        self.service = service(&self.policy, &self.plan);
+        self.service.restore(calls.as_ref().unwrap_or(&SavedService::default()), self.host_milliseconds())?;
+        vcpus.iter().try_for_each(|vcpu| self.restore_vcpu(vcpu))
+    }
+
+    fn restore_devices(&mut self, saved: &[u8]) -> Result<(), Damaged> {
+        let mut from = Reader::new(saved);
+        let mut done = Ok(());
+        self.each_device(|wired, outside| {
+            if done.is_ok() {
+                done = wired.restore_from(&mut from, outside);
+            }
+        });
+        done?;
+        if from.left() > 0 { Err(Damaged::Long("devices")) } else { Ok(()) }
+    }
+
+    fn restore_vcpu(&mut self, saved: &SavedVcpu) -> Result<(), Damaged> {
+        let SavedVcpu { number, registers, physical_timer, stolen: _, stolen_frequency: _ } = saved;
+        let vcpu = self.vcpus.get_mut(usize::from(*number)).filter(|vcpu| vcpu.place == VcpuState::Standing);
+        let vcpu = vcpu.ok_or(Damaged::Impossible("another vCPU was on"))?;
+        let mut put = Registers {
+            x: registers.x,
+            mdscr: registers.mdscr,
+            os_lock: registers.os_lock,
+            serror: registers.pending_error,
+            physical: EmulatedTimer::restore(physical_timer).map_err(|_| Damaged::Impossible("no such timer"))?,
+            ..Registers::default()
+        };
+        put.list.vmcr = registers.vmcr;
+        put.state.pc = registers.pc;
+        put.state.pstate = registers.pstate;
+        for &(name, value) in &registers.system {
+            let place = match name.to_string().as_str() {
+                "elr_el1" => &mut put.state.elr_el1,
+                "spsr_el1" => &mut put.state.spsr_el1,
+                "esr_el1" => &mut put.state.esr_el1,
+                "far_el1" => &mut put.state.far_el1,
+                "vbar_el1" => &mut put.state.vbar_el1,
+                "sctlr_el1" => &mut put.state.sctlr_el1,
+                "sp_el0" => &mut put.sp[0],
+                "sp_el1" => &mut put.sp[1],
+                _ => return Err(Damaged::Impossible("a register that a vCPU here does not have")),
+            };
+            *place = value;
+        }
+        vcpu.registers = put;
+        Ok(())
+    }
+
+    /// Whether what another VM's guest could see is what this one's could: all but what a saved state has in it is compared.
+    #[must_use]
+    pub fn looks_like(&self, other: &Self) -> bool {
+        let same_memory = {
+            let (one, two) = (self.shared.memory.borrow(), other.shared.memory.borrow());
+            one.contents() == two.contents()
+        };
+        let places = |vm: &Self| vm.vcpus.iter().map(|vcpu| vcpu.place).collect::<Vec<_>>();
+        same_memory
+            && places(self) == places(other)
+            && self.life == other.life
+            && self.watchdogs == other.watchdogs
+            && self.shared.sent == other.shared.sent
+    }
+}
