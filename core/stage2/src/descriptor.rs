@@ -178,7 +178,7 @@ impl Descriptor {
     pub(crate) fn part(self, level: Level, index: usize) -> Self {
         let below = level.below();
         let kind = if below == Level::Three { TABLE_OR_PAGE } else { 0 };
-        Self(self.0 + index as u64 * below.size() | kind)
+        Self((self.0 + index as u64 * below.size()) | kind)
     }
 
     pub(crate) const fn is_valid(self) -> bool {

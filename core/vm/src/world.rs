@@ -5,7 +5,9 @@
 //! there.
 
 use crate::doors::WatchdogRequest;
-use crate::{Ask, Bite, Caller, Consequence, Effect, End, Life, SavedLife, Saying, Stop, Task, Watchdogs, Which};
+use crate::{
+    Ask, Bite, Caller, Consequence, Effect, End, Life, SavedLife, SavedWatchdogs, Saying, Stop, Task, Watchdogs, Which,
+};
 use abi::bundle::Doors as Policy;
 use backdoor::ExceptionLevel;
 use proptest::prelude::{Just, Strategy, prop_oneof};
@@ -486,6 +488,9 @@ impl World {
         let power = SavedPower { count: VCPUS as u8, on: bits, pending: 0 };
         let done = self.life.restore(&SavedLife { power, starts: [None; MAX_VCPUS] }, vcpus);
         assert!(done.is_ok() && !self.life.awaits_state());
+        // With the rest of the state come watchdogs that nobody has armed, of a life that has begun.
+        let saved = SavedWatchdogs { has_begun: true, ..self.watchdogs.save(self.now) };
+        assert_eq!(self.watchdogs.restore(&saved), Ok(()));
     }
 
     pub(crate) fn is_frozen(&self) -> bool {

@@ -49,7 +49,8 @@ struct Operated {
 impl Operated {
     fn new(run: Run, folder: &Path, name: &str) -> Result<Self> {
         let socket = folder.join(name);
-        let server = control::serve(run.session(), About { vcpus: vec![2, 2], ..About::default() }, &Place::at(&socket)?)?;
+        let server =
+            control::serve(run.session(), About { vcpus: vec![2, 2], ..About::default() }, &Place::at(&socket)?)?;
         Ok(Self { run, socket, _server: server })
     }
 

@@ -45,12 +45,15 @@ struct Happened {
     device_stores: u32,
 }
 
+/// A device that stores into the guest's memory: the bytes come from a function that makes them.
+type Device = Entropy<fn(&mut [u8])>;
+
 struct Vm {
     memory: Memory,
     life: Life<&'static str>,
     threads: [Thread; CPUS],
     asked: [Option<Ask>; CPUS],
-    device: Mmio<Entropy<fn(&mut [u8])>>,
+    device: Mmio<Device>,
     offered: u16,
     now: u64,
     happened: Happened,
