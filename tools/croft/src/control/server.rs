@@ -169,7 +169,7 @@ impl Failure {
     /// What the client is told.
     fn report(&self) -> Report {
         match self {
-            Self::Session(SessionError::NoVm { .. }) => Report::NotThere(self.to_string()),
+            Self::Session(SessionError::NoVm { .. }) | Self::NoPlace { .. } => Report::NotThere(self.to_string()),
             _ => Report::Failed(self.to_string()),
         }
     }

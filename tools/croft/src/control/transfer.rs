@@ -46,12 +46,16 @@ impl Desk<'_> {
         let mut reader = File::open(file).map_err(wrong)?;
         // All of it is looked at before anything is made of it.
         let saved = Check::file(&mut reader, file)?;
-        let name = vm.unwrap_or(saved.name.clone());
-        let number = self.session.vm(&name).map_err(|_| Failure::NoPlace {
-            file: file.display().to_string(),
-            vm: name.clone(),
-            known: self.session.names().join(", "),
-        })?;
+        let (number, name) = match vm {
+            Some(name) => (self.session.vm(&name)?, name),
+            None => match self.session.vm(&saved.name) {
+                Ok(number) => (number, saved.name.clone()),
+                Err(_) => {
+                    let known = self.session.names().join(", ");
+                    return Err(Failure::NoPlace { file: file.display().to_string(), vm: saved.name, known });
+                }
+            },
+        };
         let condition = self.session.condition(&name)?;
         if !condition.is_off() {
             return Err(Failure::InUse { vm: name, condition });
