@@ -5,7 +5,7 @@
 //! not compile. A [`Part`] is a value with a name and a version: it is written as a section, whose length is told, so that a
 //! reader knows what it does not know. The format is in `docs/formats/saved-vm.md`.
 //!
-//! The bytes may come from a file. Reading takes no more memory than there are bytes, and whatever is wrong is said in one
+//! The bytes may come from a file. Reading takes memory in proportion to the bytes, and whatever is wrong is said in one
 //! line; what a part makes of values that no VM could have had is the part's business.
 #![no_std]
 #![forbid(unsafe_code)]

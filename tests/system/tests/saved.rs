@@ -217,6 +217,23 @@ fn refused() -> Result<()> {
     here.force_off()?;
     here.order(&Order::Restore { vm: None, file: file.clone(), pause: true })?;
     ensure!(here.run.condition(NAME)? == Condition::Paused, "it is {}", here.run.condition(NAME)?);
+    // Of the memory that was put in the guest has touched nothing yet, and all of it is saved again.
+    let again = folder.path().join("again.saved");
+    here.save(&again)?;
+    ensure!(
+        fs::metadata(&again)?.len() == good.len() as u64,
+        "{} bytes, not {}",
+        fs::metadata(&again)?.len(),
+        good.len()
+    );
+    let site = folder.path().join("site.toml");
+    fs::write(&site, "[[vm]]")?;
+    for taken in [folder.path(), &site] {
+        let refusal = here.save(taken).err().context("it was written over something else")?;
+        ensure!(refusal.to_string().contains("would be lost"), "{refusal}");
+    }
+    here.force_off()?;
+    here.order(&Order::Restore { vm: None, file: again, pause: true })?;
     here.order(&Order::Resume { vm: NAME.to_owned() })?;
     here.ticks(3)?;
     here.run.check_log()?;

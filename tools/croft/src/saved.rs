@@ -3,7 +3,7 @@
 use abi::crc32c;
 use pack::Value as _;
 use snapshot::SavedMachine;
-use snapshot::file::{FileError, Reader, Section};
+use snapshot::file::{FileError, MAGIC, Reader, Section};
 use std::fs::File;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
@@ -18,6 +18,12 @@ pub enum SavedError {
         file: PathBuf,
         /// Why.
         source: std::io::Error,
+    },
+    /// Something else has the name of the file to be.
+    #[error("{}: something that is no saved VM has this name, and would be lost: name another file", .file.display())]
+    InTheWay {
+        /// The file.
+        file: PathBuf,
     },
     /// What it holds.
     #[error("{}: {error}", .file.display())]
@@ -44,11 +50,14 @@ pub struct Draft {
 }
 
 impl Draft {
-    /// Begins one, to be `to`.
+    /// Begins one, to be `to`. A saved VM that has this name goes only when this one is whole.
     ///
     /// # Errors
-    /// If it cannot be made.
+    /// If it cannot be made, or something else has this name.
     pub fn create(to: &Path) -> Result<Self, SavedError> {
+        if to.symlink_metadata().is_ok() && !is_saved_vm(to) {
+            return Err(SavedError::InTheWay { file: to.to_path_buf() });
+        }
         let folder = to.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let name = to.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let file = tempfile::Builder::new().prefix(&format!(".{name}.")).suffix(".part").tempfile_in(folder);
@@ -81,6 +90,13 @@ impl Draft {
         }
         Ok(bytes)
     }
+}
+
+/// Whether a file begins as saved VMs do.
+fn is_saved_vm(file: &Path) -> bool {
+    let mut start = [0; MAGIC.len()];
+    let is_file = file.symlink_metadata().is_ok_and(|found| found.is_file());
+    is_file && File::open(file).and_then(|mut file| file.read_exact(&mut start)).is_ok() && start == MAGIC
 }
 
 /// Looks at a saved VM as it comes, and keeps nothing of it.

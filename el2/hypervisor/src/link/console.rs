@@ -595,6 +595,12 @@ impl Port {
                     vm.stop(Stop::Operator);
                 }
             }
+            // A life that began while a state is put in would get the state's memory.
+            Command::Reboot { vm } | Command::Reset { vm }
+                if find(vm).is_some_and(|vm| self.operator.transfer.holds(vm)) =>
+            {
+                self.send(&Message::Refused { text: "reboot: the VM is being saved or restored" });
+            }
             Command::Reboot { vm } => {
                 if let Some(vm) = find(vm)
                     && !vm.start()

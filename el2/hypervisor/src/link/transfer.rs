@@ -315,10 +315,10 @@ impl Saving {
         let mut out = Vec::new();
         for _ in 0..PAGES {
             let at = Ipa(ram.start.0 + self.next * PAGE_SIZE);
-            let is_shown = self.vm.ram.lock().is_shown(at);
+            let kept = self.vm.ram.lock().read_kept(at, &mut *self.page);
+            let has_content = kept.map_err(|error| sentence!("{error}"))?;
             // What the guest has not seen is zeros to it.
-            let (content, count) = if is_shown {
-                self.vm.ram.lock().read(at, &mut *self.page).map_err(|error| sentence!("{error}"))?;
+            let (content, count) = if has_content {
                 (Content::Page(&self.page), 1)
             } else {
                 (Content::Fill(0), (BLOCK_SIZE - at.0 % BLOCK_SIZE) / PAGE_SIZE)
@@ -331,7 +331,7 @@ impl Saving {
                 out.try_reserve(bytes.len()).map_err(|_| refused(FileError::NoMemory))?;
                 out.append(&mut bytes);
             }
-            if self.next == all || !is_shown {
+            if self.next == all || !has_content {
                 break;
             }
         }

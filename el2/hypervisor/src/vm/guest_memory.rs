@@ -336,6 +336,22 @@ impl GuestRam {
         Ok(Pa(block.pa.0 + offset % BLOCK_SIZE))
     }
 
+    /// Copies what the guest has in memory at `from`, within one block, whether it sees it now or it is hidden. False, and nothing
+    /// is copied, if the guest has never seen the block: it is zeros then. To take hidden blocks for that would lose what
+    /// a VM that was restored has not touched yet, when it is saved again.
+    ///
+    /// # Errors
+    /// When it is not RAM.
+    pub(crate) fn read_kept(&self, from: Ipa, into: &mut [u8]) -> Result<bool, RamError> {
+        let offset = from.0.wrapping_sub(self.range.start.0);
+        let block = self.blocks.get((offset / BLOCK_SIZE) as usize).ok_or(RamError::Outside(from))?;
+        let has_content = matches!(block.state, State::Shown | State::Hidden);
+        if has_content {
+            physical::read(Pa(block.pa.0 + offset % BLOCK_SIZE), into);
+        }
+        Ok(has_content)
+    }
+
     /// Whether the guest sees the block around `ipa`.
     #[must_use]
     pub(crate) fn is_shown(&self, ipa: Ipa) -> bool {
