@@ -197,10 +197,11 @@ mod tests {
     fn a_file_is_there_whole_or_not_at_all() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("vm.saved");
-        fs::write(&file, "before").unwrap();
+        let old = b"UCSAVED\0 before";
+        fs::write(&file, old).unwrap();
         let mut draft = Draft::create(&file).unwrap();
         draft.write(b"half").unwrap();
-        assert_eq!(fs::read(&file).unwrap(), b"before");
+        assert_eq!(fs::read(&file).unwrap(), old);
         drop(draft);
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "a draft was left");
         let mut draft = Draft::create(&file).unwrap();
@@ -209,6 +210,9 @@ mod tests {
         assert_eq!(fs::read(&file).unwrap(), b"all of it");
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
         assert!(matches!(Draft::create(&folder.path().join("no/vm.saved")), Err(SavedError::Io { .. })));
+        // It is no saved VM now.
+        assert!(matches!(Draft::create(&file), Err(SavedError::InTheWay { .. })));
+        assert!(matches!(Draft::create(folder.path()), Err(SavedError::InTheWay { .. })));
     }
 
     #[test]

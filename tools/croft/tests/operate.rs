@@ -704,7 +704,7 @@ fn what_is_no_saved_vm_is_neither_kept_nor_sent() {
     let stage = Stage::new(true);
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("web.saved");
-    fs::write(&file, "before").unwrap();
+    fs::write(&file, b"UCSAVED\0before").unwrap();
     let path = file.to_str().unwrap();
     let refused = stage.croft(&["save", "web", path]);
     let said = text(&refused.stderr);
@@ -715,8 +715,12 @@ fn what_is_no_saved_vm_is_neither_kept_nor_sent() {
             "croft: what came from the hypervisor is wrong: this is no saved VM; `croft save VM FILE` makes one\n"
         )
     );
-    assert_eq!(fs::read(&file).unwrap(), b"before");
+    assert_eq!(fs::read(&file).unwrap(), b"UCSAVED\0before");
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "a draft was left");
+    fs::write(&file, "a site").unwrap();
+    let refused = stage.croft(&["save", "web", path]);
+    assert!(text(&refused.stderr).contains("would be lost: name another file"), "{}", text(&refused.stderr));
+    assert_eq!(fs::read(&file).unwrap(), b"a site");
     let refused = stage.croft(&["restore", path]);
     let expected = format!("croft: {path}: this is no saved VM; `croft save VM FILE` makes one\n");
     assert_eq!((refused.status.code(), text(&refused.stderr)), (Some(1), expected));
