@@ -18,6 +18,7 @@ pub mod attach;
 pub mod bundle;
 pub mod control;
 pub mod decimal;
+mod draft;
 pub mod kernel;
 pub mod moment;
 pub mod operate;

@@ -1,7 +1,8 @@
 //! Writing where somebody said `-o FILE`, and saying things where somebody may not listen.
 
+use crate::draft::{Draft, folder_of};
 use std::fmt::Display;
-use std::fs::{self, File, Permissions};
+use std::fs::{self, File};
 use std::io::{Error, ErrorKind, Read, Result, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -67,17 +68,11 @@ pub fn write(place: &Path, bytes: &[u8]) -> Result<Written> {
         return Err(Error::new(ErrorKind::NotFound, format!("there is no folder {}", folder.display())));
     }
     let mode = before.map_or(0o644, |metadata| metadata.permissions().mode() & 0o7777);
-    let temporary = tempfile::Builder::new().permissions(Permissions::from_mode(mode)).tempfile_in(folder);
-    // Without the name of the temporary file, here and below: nobody has asked for that one.
-    let mut temporary = temporary.map_err(|error| Error::from(error.kind()))?;
-    temporary.as_file_mut().write_all(bytes)?;
-    temporary.as_file().sync_all()?;
-    temporary.persist(&target).map_err(|error| error.error)?;
+    // Without the name that the draft has at times: nobody has asked for that one.
+    let mut draft = Draft::create(&target, mode).map_err(|error| Error::from(error.kind()))?;
+    draft.write_all(bytes)?;
+    draft.keep()?;
     Ok(Written::Replaced)
-}
-
-fn folder_of(file: &Path) -> &Path {
-    file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// Where `place` leads to: symbolic links are followed, also one whose target is not there yet.

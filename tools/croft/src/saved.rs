@@ -1,5 +1,6 @@
 //! Saved VMs as files: one is there whole, or not at all, and one that is read is looked at first.
 
+use crate::draft::Draft;
 use abi::crc32c;
 use pack::Value as _;
 use snapshot::SavedMachine;
@@ -41,28 +42,25 @@ pub enum SavedError {
     Received(#[from] FileError),
 }
 
-/// A file that is being written, beside the one that it will be. Dropped, it is gone.
+/// A saved VM that is being written; a file with its name only when it is whole ([`Draft`]).
 #[derive(Debug)]
-pub struct Draft {
-    file: tempfile::NamedTempFile,
+pub struct Writing {
+    draft: Draft,
     to: PathBuf,
     bytes: u64,
 }
 
-impl Draft {
-    /// Begins one, to be `to`. A saved VM that has this name goes only when this one is whole.
+impl Writing {
+    /// Begins one, to be `to`, for its owner alone: it holds all of a guest's secrets.
     ///
     /// # Errors
-    /// If it cannot be made, or something else has this name.
+    /// If it cannot be made, or something that is no saved VM has this name.
     pub fn create(to: &Path) -> Result<Self, SavedError> {
         if to.symlink_metadata().is_ok() && !is_saved_vm(to) {
             return Err(SavedError::InTheWay { file: to.to_path_buf() });
         }
-        let folder = to.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let name = to.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let file = tempfile::Builder::new().prefix(&format!(".{name}.")).suffix(".part").tempfile_in(folder);
-        let file = file.map_err(|source| SavedError::Io { file: to.to_path_buf(), source })?;
-        Ok(Self { file, to: to.to_path_buf(), bytes: 0 })
+        let draft = Draft::create(to, 0o600).map_err(|source| SavedError::Io { file: to.to_path_buf(), source })?;
+        Ok(Self { draft, to: to.to_path_buf(), bytes: 0 })
     }
 
     /// Writes more.
@@ -71,23 +69,16 @@ impl Draft {
     /// If the disk is full, or the like.
     pub fn write(&mut self, bytes: &[u8]) -> Result<(), SavedError> {
         self.bytes += bytes.len() as u64;
-        self.file.write_all(bytes).map_err(|source| SavedError::Io { file: self.to.clone(), source })
+        self.draft.write_all(bytes).map_err(|source| SavedError::Io { file: self.to.clone(), source })
     }
 
-    /// It is whole, and takes the place of whatever file has its name: on the disk first, so that a name never stands for half of
-    /// it. Says how many bytes it has.
+    /// It is whole, and takes its name. Says how many bytes it has.
     ///
     /// # Errors
     /// If that cannot be.
     pub fn keep(self) -> Result<u64, SavedError> {
-        let Self { file, to, bytes } = self;
-        let wrong = |source| SavedError::Io { file: to.clone(), source };
-        file.as_file().sync_all().map_err(wrong)?;
-        file.persist(&to).map_err(|error| wrong(error.error))?;
-        if let Some(folder) = to.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-            // The name is in the folder.
-            File::open(folder).and_then(|folder| folder.sync_all()).map_err(wrong)?;
-        }
+        let Self { draft, to, bytes } = self;
+        draft.keep().map_err(|source| SavedError::Io { file: to, source })?;
         Ok(bytes)
     }
 }
@@ -189,30 +180,22 @@ impl Check {
 
 #[cfg(test)]
 mod tests {
-    use super::{Check, Draft, SavedError};
+    use super::{Check, SavedError, Writing};
     use std::fs;
 
-    /// A file keeps what it was until the new one is whole, and a draft that is given up leaves nothing.
     #[test]
-    fn a_file_is_there_whole_or_not_at_all() {
+    fn only_a_saved_vm_is_written_over() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("vm.saved");
-        let old = b"UCSAVED\0 before";
-        fs::write(&file, old).unwrap();
-        let mut draft = Draft::create(&file).unwrap();
-        draft.write(b"half").unwrap();
-        assert_eq!(fs::read(&file).unwrap(), old);
-        drop(draft);
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "a draft was left");
-        let mut draft = Draft::create(&file).unwrap();
-        draft.write(b"all of it").unwrap();
-        assert_eq!(draft.keep().unwrap(), 9);
+        fs::write(&file, b"UCSAVED\0 before").unwrap();
+        let mut writing = Writing::create(&file).unwrap();
+        writing.write(b"all of it").unwrap();
+        assert_eq!(writing.keep().unwrap(), 9);
         assert_eq!(fs::read(&file).unwrap(), b"all of it");
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
-        assert!(matches!(Draft::create(&folder.path().join("no/vm.saved")), Err(SavedError::Io { .. })));
-        // It is no saved VM now.
-        assert!(matches!(Draft::create(&file), Err(SavedError::InTheWay { .. })));
-        assert!(matches!(Draft::create(folder.path()), Err(SavedError::InTheWay { .. })));
+        for taken in [folder.path(), &file] {
+            assert!(matches!(Writing::create(taken), Err(SavedError::InTheWay { .. })), "{}", taken.display());
+        }
+        assert!(matches!(Writing::create(&folder.path().join("no/vm.saved")), Err(SavedError::Io { .. })));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use super::Report;
 use super::server::{ANSWER, Desk, Failure, PAUSE_SECONDS, Tell};
-use crate::saved::{Check, Draft, SavedError};
+use crate::saved::{Check, SavedError, Writing};
 use crate::session::{Condition, Told};
 use abi::link::request::{Ask, MAX_CHUNK};
 use std::fs::File;
@@ -15,9 +15,9 @@ const PIECE: usize = 16 * MAX_CHUNK;
 impl Desk<'_> {
     pub(super) fn save(&self, name: &str, file: &Path, tell: Tell<'_>) -> Result<(), Failure> {
         let vm = self.session.vm(name)?;
-        let draft = Draft::create(file)?;
+        let writing = Writing::create(file)?;
         self.session.ask(vm, Ask::Save, ANSWER)?;
-        let received = self.receive(vm, draft, tell);
+        let received = self.receive(vm, writing, tell);
         // Whatever has become of it, the VM goes on.
         let ended = self.session.ask(vm, Ask::EndTransfer, ANSWER);
         let bytes = received?.keep()?;
@@ -26,19 +26,19 @@ impl Desk<'_> {
         Ok(())
     }
 
-    fn receive(&self, vm: u16, mut draft: Draft, tell: Tell<'_>) -> Result<Draft, Failure> {
+    fn receive(&self, vm: u16, mut writing: Writing, tell: Tell<'_>) -> Result<Writing, Failure> {
         let mut check = Check::new();
         while !check.is_whole() {
             for told in self.session.ask(vm, Ask::SaveNext { length: PIECE as u32 }, ANSWER)? {
                 if let Told::Value(bytes) = told {
                     check.take(&bytes).map_err(SavedError::from)?;
-                    draft.write(&bytes)?;
+                    writing.write(&bytes)?;
                 }
             }
             // Says nothing, and finds out whether anybody listens.
             tell(&Report::Output(Vec::new()))?;
         }
-        Ok(draft)
+        Ok(writing)
     }
 
     pub(super) fn restore(&self, vm: Option<String>, file: &Path, pause: bool, tell: Tell<'_>) -> Result<(), Failure> {
