@@ -8,6 +8,9 @@
 //! What an external debugger would see through them (claim tags, the channel, OSECCR_EL1) is state that VMs could send each
 //! other, or hand to their next life, if the hardware kept it. The claim tags are kept for each vCPU, the rest is nothing.
 
+/// MDSCR_EL1.TDCC: EL0 may not use the debug channel.
+pub const MDSCR_TDCC: u64 = 1 << 12;
+
 /// What becomes of a register.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Treatment {

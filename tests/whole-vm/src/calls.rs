@@ -1,6 +1,7 @@
 //! What its guest does at its doors, as the hypervisor's `exit/doors.rs` carries it out.
 
 use backdoor::{Access, BufferError, Door, ExceptionLevel, Host, Outcome, WallTime};
+use cpu::debug::MDSCR_TDCC;
 use cpu::exit::SystemRegister;
 use cpu::inject::{self, AbortKind};
 use cpu::pstate;
@@ -13,9 +14,6 @@ use wfe::Request;
 use crate::exits::{Cause, Done, translate};
 use crate::hardware::{Refused, Shared};
 use crate::whole::{HOST, WholeVm};
-
-/// MDSCR_EL1.TDCC: the kernel keeps the debug channel from its processes.
-const TDCC: u64 = 1 << 12;
 
 /// The world as the service sees it during a call.
 struct World<'a> {
@@ -122,7 +120,7 @@ impl WholeVm {
     /// A trapped access to a debug register. Says whether it was dealt with here.
     pub(crate) fn debug_register(&mut self, id: VcpuId, cause: Cause, access: &SystemRegister) -> bool {
         let registers = &self.vcpus[id.index()].registers;
-        let is_forbidden = || registers.mdscr & TDCC != 0;
+        let is_forbidden = || registers.mdscr & MDSCR_TDCC != 0;
         let what =
             doors::debug_access(&self.policy, access, [registers.x[3], registers.x[7]], self.level(id), is_forbidden);
         match what {

@@ -10,8 +10,6 @@ use crate::exits::Done;
 use crate::hardware::Registers;
 use crate::whole::{GIC, HOST, Reason, VCPUS, VcpuState, WholeVm};
 
-/// EL1 on SP_EL1, everything masked.
-const START: u64 = 0x3c5;
 /// More turns than any life takes to come to rest: each vCPU leaves, the last one takes apart and loads, and one begins.
 const TURNS: usize = 64;
 
@@ -152,7 +150,7 @@ impl WholeVm {
         *registers = Registers { list, ..Registers::default() };
         registers.x[0] = start.context;
         registers.state.pc = start.entry.0;
-        registers.state.pstate = START;
+        registers.state.pstate = cpu::reset::PSTATE;
     }
 
     /// A vCPU's state is in memory, and nothing of it on a CPU.

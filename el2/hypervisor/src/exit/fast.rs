@@ -188,18 +188,28 @@ fn give_way(vcpu: &'static Vcpu) {
     }
 }
 
+/// Whether it is EL1 that accesses a device, and little-endian.
+#[inline(always)]
+fn is_plain(state: u64) -> bool {
+    pstate::is_kernel(state) && sysreg::sctlr_el1::read() & pstate::SCTLR_EE == 0
+}
+
+/// A device's access is done, and the guest goes on behind it.
+#[inline(always)]
+fn device_answered(vcpu: &'static Vcpu, context: &mut VcpuContext, state: u64) -> bool {
+    context.skip_instruction();
+    context.pstate = pstate::after_a64_instruction(state);
+    vcpu.counters.count(Reason::Device);
+    true
+}
+
 /// A load of a Distributor register whose value does not depend on list registers, by EL1, little-endian, and not at the begin
 /// of a page, where an access may end that began in the page before (see [`crate::exit::mmio`]).
 #[inline(never)]
 fn distributor_read(vcpu: &'static Vcpu, context: &mut VcpuContext) -> bool {
     let (syndrome, state) = (context.syndrome, context.pstate);
     let far = sysreg::far_el2();
-    if syndrome & LOAD_MASK != LOAD_WORD
-        || !pstate::is_kernel(state)
-        || sysreg::sctlr_el1::read() & pstate::SCTLR_EE != 0
-        || far & 3 != 0
-        || far & 0xfff == 0
-    {
+    if syndrome & LOAD_MASK != LOAD_WORD || !is_plain(state) || far & 3 != 0 || far & 0xfff == 0 {
         return false;
     }
     let ipa = (sysreg::hpfar_el2() & 0x0fff_ffff_fff0) << 8;
@@ -214,10 +224,7 @@ fn distributor_read(vcpu: &'static Vcpu, context: &mut VcpuContext) -> bool {
     let value = gic.distributor_read(offset, vgic::AccessSize::Word);
     drop(gic);
     context.set_register((syndrome >> 16 & 31) as u8, value);
-    context.skip_instruction();
-    context.pstate = pstate::after_a64_instruction(state);
-    vcpu.counters.count(Reason::Device);
-    true
+    device_answered(vcpu, context, state)
 }
 
 /// What a driver of the UART that polls does for each byte of a console: a look at UARTFR, a byte into UARTDR. Half a million
@@ -227,12 +234,7 @@ fn uart(vcpu: &'static Vcpu, context: &mut VcpuContext) -> bool {
     let (syndrome, state) = (context.syndrome, context.pstate);
     let far = sysreg::far_el2();
     let ipa = (sysreg::hpfar_el2() & 0x0fff_ffff_fff0) << 8;
-    if syndrome & ACCESS_MASK != ACCESS
-        || ipa != machine::UART_BASE
-        || syndrome & SIZE == SIZE
-        || !pstate::is_kernel(state)
-        || sysreg::sctlr_el1::read() & pstate::SCTLR_EE != 0
-    {
+    if syndrome & ACCESS_MASK != ACCESS || ipa != machine::UART_BASE || syndrome & SIZE == SIZE || !is_plain(state) {
         return false;
     }
     let register = (syndrome >> 16 & 31) as u8;
@@ -251,10 +253,7 @@ fn uart(vcpu: &'static Vcpu, context: &mut VcpuContext) -> bool {
         }
         _ => return false,
     }
-    context.skip_instruction();
-    context.pstate = pstate::after_a64_instruction(state);
-    vcpu.counters.count(Reason::Device);
-    true
+    device_answered(vcpu, context, state)
 }
 
 /// A word of the memory-mapped timer's counters, of which Linux reads three for each look at its clock, where that is its clock.
@@ -266,17 +265,13 @@ fn memory_count(vcpu: &'static Vcpu, context: &mut VcpuContext) -> bool {
     if (sysreg::hpfar_el2() & 0x0fff_ffff_fff0) << 8 != machine::TIMER_BASE
         || syndrome & LOAD_MASK != LOAD_WORD
         || !matches!(offset, 0x4 | 0x8 | 0xc)
-        || !pstate::is_kernel(state)
-        || sysreg::sctlr_el1::read() & pstate::SCTLR_EE != 0
+        || !is_plain(state)
     {
         return false;
     }
     let Some(value) = vcpu.vm.devices.timer_word(offset, vcpu.count()) else { return false };
     context.set_register((syndrome >> 16 & 31) as u8, value);
-    context.skip_instruction();
-    context.pstate = pstate::after_a64_instruction(state);
-    vcpu.counters.count(Reason::Device);
-    true
+    device_answered(vcpu, context, state)
 }
 
 /// A read of a counter that traps: of the physical one, where the CPU has no CNTPOFF_EL2, and of both where the guest's time

@@ -2,14 +2,13 @@
 
 use abi::bundle::Doors as Policy;
 use cpu::controls;
+use cpu::debug::MDSCR_TDCC;
 use hw::state::{Controls, DebugPolicy};
 
 use crate::host;
 
 /// HDFGRTR_EL2 and HDFGWTR_EL2: MDSCR_EL1 traps.
 const TRAP_MDSCR: u64 = 1 << 4;
-/// MDSCR_EL1.TDCC: EL0 may not use the debug channel.
-pub(crate) const MDSCR_TDCC: u64 = 1 << 12;
 
 /// Sets the traps of a vCPU that starts.
 pub(crate) fn prepare(policy: &Policy, registers: &mut Controls) {
