@@ -29,6 +29,9 @@ fn main() -> ExitCode {
         scenario("errors::started_at_el1", || {
             does_not_start(|machine| machine.level = ExceptionLevel::El1, "needs EL2")
         }),
+        scenario("errors::cpu_without_el2", || {
+            does_not_start(|machine| machine.cpu = "a64fx,has_el2=off".into(), "needs EL2")
+        }),
         scenario("errors::old_interrupt_controller", || {
             does_not_start(|machine| machine.extra_args.extend(["-machine".into(), "gic-version=2".into()]), "GIC")
         }),

@@ -241,6 +241,15 @@ fn cpu_models_are_qemus_and_64_bit() {
     for cpu in ["cortex-a15", "cortex-m33", "", ",pmu=off"] {
         assert!(after("cortex-a76", cpu).contains("QEMU has no such 64-bit CPU model"), "{cpu}");
     }
+    for (cpu, why) in [
+        ("max,aarch64=off", "aarch64=off: a 32-bit CPU cannot execute a 64-bit hypervisor; leave it out"),
+        ("max,pauth=off,aarch64=no", "aarch64=no: a 32-bit CPU cannot"),
+        ("cortex-a72,has_el2=false", "has_el2=false: a hypervisor needs a CPU with EL2; leave it out"),
+    ] {
+        assert!(after("cortex-a76", cpu).contains(why), "{cpu}");
+    }
+    // What is not switched off may be named.
+    assert_eq!(site(&GOOD.replacen("cortex-a76", "max,aarch64=on,has_el2=on", 1)).host.unwrap().cpu.len(), 25);
 }
 
 /// Every key of the table, alone and with what it needs.

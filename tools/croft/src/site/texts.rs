@@ -58,9 +58,25 @@ impl Text {
     }
 }
 
-/// A model, possibly with properties: `max,pauth-qarma3=on`. QEMU itself judges the properties.
+/// A model, possibly with properties: `max,pauth-qarma3=on`. QEMU itself judges the properties, but for those that it takes and that
+/// leave no CPU for a hypervisor: one without AArch64 executes none of its instructions, so that it could not even say why.
 fn check_cpu(cpu: &str) -> Result<(), String> {
-    let model = cpu.split(',').next().unwrap_or_default();
+    let mut parts = cpu.split(',');
+    let model = parts.next().unwrap_or_default();
+    for property in parts {
+        let (name, value) = property.split_once('=').unwrap_or((property, ""));
+        // QEMU's words for "no" (`qapi_bool_parse`).
+        let is_off = ["off", "no", "false", "n"].contains(&value);
+        match name {
+            "aarch64" if is_off => {
+                return Err(format!("{property}: a 32-bit CPU cannot execute a 64-bit hypervisor; leave it out"));
+            }
+            "has_el2" if is_off => {
+                return Err(format!("{property}: a hypervisor needs a CPU with EL2; leave it out"));
+            }
+            _ => {}
+        }
+    }
     if CPU_MODELS.contains(&model) || qemu::find().is_ok_and(|qemu| qemu.has_wide_model(model)) {
         return Ok(());
     }

@@ -18,8 +18,9 @@ use std::time::{Duration, Instant};
 const MODELS: [&str; 2] = ["max", "cortex-a72"];
 /// More models for the doors, which depend on what a CPU can trap.
 const DOOR_MODELS: [&str; 2] = ["cortex-a57", "cortex-a76"];
-/// Shapes of the model that has everything which differ in the registers that are switched: what `registers` sees there.
-const REGISTER_MODELS: [&str; 3] = ["max,pauth-qarma3=on", "max,pauth-qarma5=on", "max,pauth=off"];
+/// Shapes of the model that has everything which differ in the registers that are switched, and one that has SVE and no pointer
+/// authentication: what `registers` sees there.
+const REGISTER_MODELS: [&str; 4] = ["max,pauth-qarma3=on", "max,pauth-qarma5=on", "max,pauth=off", "a64fx"];
 /// The doors' payloads. They are run on the bare machine too, where they must find out that nobody is there.
 const DOORS: [&str; 2] = ["doors", "wfe"];
 /// CPUs of a payload's host.
