@@ -192,6 +192,10 @@ mod tests {
         distributor.disable(IntId(37));
         distributor.pend(IntId(1019));
         assert_eq!(fake.log(), [Access::Write32(0x184, 1 << 5), Access::Write32(0x27c, 1 << 27)]);
+        distributor.enable(IntId(99), 1);
+        let enabled =
+            [Access::Write32(0x460, 0x8000_0000), Access::Write64(0x6000 + 8 * 99, 1), Access::Write32(0x10c, 1 << 3)];
+        assert_eq!(fake.log(), enabled);
     }
 
     #[test]
@@ -209,6 +213,9 @@ mod tests {
         assert_eq!(log.last(), Some(&Access::Write32(0x1_0100, 1 << 27 | 1)));
         let priorities = (0..8).map(|word| Access::Write32(0x1_0400 + 4 * word, PRIORITIES));
         assert!(priorities.into_iter().all(|write| log.contains(&write)));
+        // Neither enabled nor active, and of group 1.
+        let begins = [0x1_0180, 0x1_0380, 0x1_0080].map(|offset| Access::Write32(offset, u32::MAX));
+        assert_eq!(log[1..4], begins);
         redistributor.set_active(IntId(27), true);
         redistributor.set_active(IntId(27), false);
         assert_eq!(fake.log(), [Access::Write32(0x1_0300, 1 << 27), Access::Write32(0x1_0380, 1 << 27)]);

@@ -127,5 +127,24 @@ mod tests {
         let mut ring = Ring::<16>::new();
         b"one\ntwo\nthr".iter().for_each(|&byte| ring.push(byte));
         assert_eq!((ring.whole_lines(16), ring.whole_lines(5), ring.room()), (8, 4, 5));
+        // A line that is not over may yet be, unless it is as long as what is asked for.
+        let mut ring = Ring::<16>::new();
+        b"thr".iter().for_each(|&byte| ring.push(byte));
+        assert_eq!((ring.whole_lines(16), ring.whole_lines(4), ring.whole_lines(3), ring.whole_lines(2)), (0, 0, 3, 2));
+    }
+
+    #[test]
+    fn a_full_ring_drops_what_comes_and_remembers_what_came() {
+        let mut ring = Ring::<8>::new();
+        b"0123456789".iter().for_each(|&byte| ring.push(byte));
+        let mut bytes = [0; 16];
+        assert_eq!((ring.pop_into(&mut bytes), &bytes[..8], ring.room()), (8, &b"01234567"[..], 8));
+        b"abc".iter().for_each(|&byte| ring.push(byte));
+        assert_eq!(ring.recent().collect::<Vec<_>>(), b"34567abc");
+        // What just fits drops no line.
+        let mut ring = Ring::<8>::new();
+        ring.push_lines_over(b"abc\n");
+        ring.push_lines_over(b"def\n");
+        assert_eq!((ring.pop_into(&mut bytes), &bytes[..8]), (8, &b"abc\ndef\n"[..]));
     }
 }

@@ -141,3 +141,21 @@ impl<T: Value> Value for VecDeque<T> {
         Vec::unpack(from).map(Self::from)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::VecDeque;
+    use crate::{Reader, Value, Writer};
+
+    #[test]
+    fn a_queue_keeps_its_order_wherever_it_begins() {
+        // It begins in the middle of its ring.
+        let mut queue: VecDeque<u16> = (0..8).collect();
+        queue.drain(..5);
+        queue.extend([8, 9]);
+        let mut out = Writer::new();
+        queue.pack(&mut out);
+        let bytes = out.finish().unwrap();
+        assert_eq!(VecDeque::unpack(&mut Reader::new(&bytes)), Ok(VecDeque::from([5_u16, 6, 7, 8, 9])));
+    }
+}

@@ -129,7 +129,7 @@ impl ByteOrder {
 
 #[cfg(test)]
 mod tests {
-    use super::{AccessSize, ByteOrder};
+    use super::{AccessSize, ByteOrder, RegisterAccess};
 
     #[test]
     fn big_endian_values_are_turned_within_their_size() {
@@ -154,5 +154,26 @@ mod tests {
             assert_eq!(AccessSize::from_bytes(size.bytes() as u64), Some(size));
         }
         assert_eq!(AccessSize::from_bytes(3), None);
+        // ESR_EL2.ISS.SAS; what lies above it is not looked at.
+        assert_eq!([0, 1, 2, 3, 0b100, 0b1110].map(|sas| AccessSize::from_sas(sas).bytes()), [1, 2, 4, 8, 1, 4]);
+    }
+
+    #[test]
+    fn a_load_is_cut_and_extended_and_a_store_is_cut() {
+        let access = |bytes, sign_extend, sixty_four| RegisterAccess { rt: 0, bytes, sign_extend, sixty_four };
+        let value = 0x8182_8384_8586_8788;
+        // LDRB, LDRH, LDR W, LDR X.
+        let cut = [(1, 0x88), (2, 0x8788), (4, 0x8586_8788), (8, value)];
+        for (bytes, expected) in cut {
+            assert_eq!(access(bytes, false, true).loaded(value), expected, "{bytes}");
+            assert_eq!(access(bytes, true, true).stored(value), expected, "{bytes}");
+        }
+        // LDRSB, LDRSH and LDRSW, of W and X.
+        let signed = [(1, 0xffff_ffff_ffff_ff88), (2, 0xffff_ffff_ffff_8788), (4, 0xffff_ffff_8586_8788)];
+        for (bytes, expected) in signed {
+            assert_eq!(access(bytes, true, true).loaded(value), expected, "{bytes}");
+            assert_eq!(access(bytes, true, false).loaded(value), expected & 0xffff_ffff, "{bytes}");
+            assert_eq!(access(bytes, true, true).loaded(0x11), 0x11, "{bytes}");
+        }
     }
 }

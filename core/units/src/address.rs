@@ -165,5 +165,19 @@ mod tests {
         let high = Range::new(Pa(0x1000), 0x1000).unwrap();
         assert!(!low.overlaps(high));
         assert!(Range::new(Pa(0xfff), 2).unwrap().overlaps(high));
+        assert!(!high.overlaps(low) && high.overlaps(Range::new(Pa(0xfff), 2).unwrap()));
+    }
+
+    #[test]
+    fn a_range_holds_what_neither_begins_before_it_nor_ends_behind_it() {
+        let range = |start, size| Range::new(Ipa(start), size).unwrap();
+        let whole = range(0x1000, 0x1000);
+        assert!(whole.contains_range(whole) && whole.contains_range(range(0x1800, 0x800)));
+        assert!(!whole.contains_range(range(0xfff, 2)) && !whole.contains_range(range(0x1fff, 2)));
+        assert!(!whole.contains_range(range(0, 0x3000)) && !whole.contains_range(range(0x4000, 1)));
+        let nothing = range(0x1800, 0);
+        assert!(nothing.is_empty() && !whole.is_empty());
+        assert!(whole.contains_range(nothing) && !whole.overlaps(nothing) && !nothing.contains(Ipa(0x1800)));
+        assert_eq!(std::format!("{whole:?}"), "Ipa(0x1000)..0x2000");
     }
 }

@@ -15,6 +15,9 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+#[cfg(test)]
+extern crate std;
+
 mod access;
 mod address;
 mod names;

@@ -116,3 +116,40 @@ impl fmt::Debug for VcpuSet {
         f.debug_set().entries(self.iter().map(|vcpu| vcpu.0)).finish()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{IntId, MAX_VCPUS, VcpuId, VcpuSet};
+    use std::vec::Vec;
+
+    #[test]
+    fn interrupts_are_numbered_as_the_gic_does() {
+        assert_eq!(
+            (IntId::ppi(0), IntId::ppi(11), IntId::spi(0), IntId::spi(5)),
+            (IntId(16), IntId(27), IntId(32), IntId(37))
+        );
+        assert!([0, 15, 16, 31].map(IntId).into_iter().all(IntId::is_private));
+        assert!(![32, 33, 1019].map(IntId).into_iter().any(IntId::is_private));
+    }
+
+    #[test]
+    fn a_set_has_who_was_put_in_and_not_taken_out() {
+        // Each of the 256 sets, member by member.
+        for bits in 0..=u8::MAX {
+            let members: Vec<_> = (0..MAX_VCPUS as u8).filter(|&vcpu| bits >> vcpu & 1 == 1).map(VcpuId).collect();
+            let mut set = VcpuSet::EMPTY;
+            members.iter().for_each(|&vcpu| set.insert(vcpu));
+            assert_eq!(set, VcpuSet(bits));
+            assert_eq!(set.iter().collect::<Vec<_>>(), members);
+            assert_eq!(set.is_empty(), members.is_empty());
+            for vcpu in (0..MAX_VCPUS as u8).map(VcpuId) {
+                let mut less = set;
+                less.remove(vcpu);
+                assert!(!less.contains(vcpu) && set.contains(vcpu) == (bits >> vcpu.index() & 1 == 1));
+                assert_eq!(less.union(VcpuSet::only(vcpu)), set.union(VcpuSet::only(vcpu)));
+                assert_eq!(set.contains(vcpu), less.union(VcpuSet::only(vcpu)) == set);
+            }
+        }
+        assert_eq!(std::format!("{:?}", VcpuSet(0b101)), "{0, 2}");
+    }
+}

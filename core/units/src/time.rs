@@ -112,6 +112,15 @@ mod tests {
     }
 
     #[test]
+    fn microseconds_are_rounded_up_to_ticks() {
+        assert_eq!(
+            [0, 1, 16, 1_000_000].map(|time| Hz(62_500_000).ticks_in_microseconds(time)),
+            [0, 63, 1000, 62_500_000]
+        );
+        assert_eq!(Hz(u64::MAX).ticks_in_microseconds(u64::MAX), u64::MAX);
+    }
+
+    #[test]
     fn the_scale_agrees_with_the_division() {
         for hertz in [1_000_000, 19_200_000, 24_000_000, 54_000_000, 62_500_000, 1_000_000_000, 1_999_999_973] {
             for ticks in [0, 1, 63, 1_000_003, hertz, hertz * 86_400, 1 << 52] {

@@ -243,6 +243,25 @@ mod tests {
     }
 
     #[test]
+    fn each_part_is_the_sum_of_what_makes_it_up() {
+        const KIB: u64 = 1 << 10;
+        let with_loss = |bytes: u64| (bytes + bytes / 8).next_multiple_of(BLOCK_SIZE);
+        for (count, blocks, vcpus, cpus) in [(1, 1, 1, 1), (3, 512, 4, 2), (64, 1, 8, 8), (40, 5000, 2, 64)] {
+            let needs = needs(count as usize, blocks * BLOCK_SIZE, vcpus as u8, cpus as usize);
+            let threads = count * vcpus + 2;
+            assert_eq!(needs.stacks, ((threads * 9 + cpus * 24) * 4 * KIB).next_multiple_of(BLOCK_SIZE));
+            let places = (threads + cpus) * cpus;
+            let exact = count * ((96 + 8 * vcpus) * KIB + 24 * blocks) + 256 * places;
+            assert_eq!(needs.heap, with_loss(exact), "{count} VMs of {vcpus} vCPUs on {cpus} CPUs");
+        }
+        let own = |memory: u64| Needs::of(std::iter::empty(), 1, memory, 0).own;
+        // 4 bytes a megabyte, and 320 for each of 256 divided blocks and one a gigabyte.
+        let records: u64 = (64 << 10) * 4 + (256 + 64) * 320;
+        assert_eq!(own(64 << 30), records.next_multiple_of(BLOCK_SIZE) + 6 * BLOCK_SIZE);
+        assert_eq!(divided_blocks((60_001 << 30) - 1), 60_256);
+    }
+
+    #[test]
     fn nothing_overflows() {
         let huge = Needs::of(std::iter::repeat_n(share(u64::MAX, 8), 64), 64, u64::MAX, u64::MAX);
         assert!(huge.fit(u64::MAX - 1).is_err());

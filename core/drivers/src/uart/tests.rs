@@ -208,6 +208,7 @@ fn a_16550_talks_and_listens_wherever_its_registers_are() {
         let uart = board.uart();
         uart.init();
         assert_eq!((board.enabled.get(), board.line_control.get(), board.fifos.get()), (0, 3, 1));
+        assert_eq!(board.modem.get(), 0b1011, "DTR, RTS and OUT2");
         assert!(uart.try_send(b'x'));
         board.is_sending.set(true);
         assert!(!uart.try_send(b'y'));
@@ -282,4 +283,16 @@ fn a_designware_is_talked_out_of_its_own_interrupts() {
     board.timeout.set(true);
     uart.quiet_receive_interrupt();
     assert_eq!((uart.receive(), uart.receive()), (Some(b'x'), None));
+}
+
+/// Whoever says that it is busy without having the register that takes this back is not read beyond its end.
+#[test]
+fn the_status_of_a_designware_is_read_where_there_is_one() {
+    for (size, reads) in [(0x7c, 0), (0x7f, 0), (0x80, 1), (0x100, 1)] {
+        let fake = Fake::new(size);
+        fake.freeze(2 << 2, 7);
+        let uart = Uart::new(ConsoleKind::Ns16550 { register_shift: 2, register_width: 4 }, &fake).unwrap();
+        uart.quiet_receive_interrupt();
+        assert_eq!(fake.reads_of(31 << 2), reads, "{size:#x} bytes of registers");
+    }
 }

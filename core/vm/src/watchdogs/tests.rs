@@ -22,6 +22,21 @@ fn life() -> Life<&'static str> {
     World::running().life
 }
 
+/// The hypervisor has a thread for watchdogs only if some VM may have one.
+#[test]
+fn whoever_may_set_one_up_or_has_one_by_the_site_file_may_use_it() {
+    let none = Policy::default();
+    assert!(!Watchdogs::may_be_used(&none));
+    let policies = [
+        Policy { vmware: true, ..none },
+        Policy { wfe: true, ..none },
+        Policy { watchdog_milliseconds: 100, ..none },
+        Policy { vcpu_watchdog_milliseconds: 100, ..none },
+        Policy { generic_watchdog: true, ..none },
+    ];
+    assert!(policies.iter().all(Watchdogs::may_be_used));
+}
+
 #[test]
 fn each_action_leads_to_what_it_says() {
     let text = "its watchdog was not patted in time";
