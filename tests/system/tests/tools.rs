@@ -25,17 +25,19 @@ const BAD: &[&str] = &["Kernel panic", "FAILED", "Segmentation fault"];
 fn main() -> ExitCode {
     let mut scenarios = Vec::new();
     for combination in COMBINATIONS {
-        let Combination { release, kernel, vcpus, cpu, in_ci } = combination;
-        let name = format!("tools::{}_{kernel}_{vcpus}_vcpus_{cpu}", release.name);
+        let (name, in_ci) = (format!("tools::{}", combination.name()), combination.in_ci);
         if full() || in_ci == Ci::Whole {
             scenarios.push(scenario(name.clone(), move || tools(&combination)));
-        }
-        if full() || in_ci == Ci::Clock {
-            scenarios.push(scenario(format!("{name}_clock"), move || the_hosts_clock_is_stepped(&combination)));
         }
         if full() || in_ci == Ci::FiveMinutes {
             scenarios.push(scenario(format!("{name}_five_minutes"), move || five_minutes(&combination)));
         }
+    }
+    let clocks: Vec<_> = COMBINATIONS.into_iter().filter(|one| full() || one.in_ci == Ci::Clock).collect();
+    for two in clocks.chunks(2) {
+        let names: Vec<_> = two.iter().map(Combination::name).collect();
+        let two = two.to_vec();
+        scenarios.push(scenario(format!("tools::{}_clocks", names.join("_and_")), move || clocks_are_stepped(&two)));
     }
     scenarios.push(scenario("tools::not_vmware", not_vmware));
     scenarios.push(scenario("tools::tdcc_in_hardware", tdcc_in_hardware));
@@ -106,6 +108,11 @@ const COMBINATIONS: [Combination; 8] = [
 ];
 
 impl Combination {
+    fn name(&self) -> String {
+        let Self { release, kernel, vcpus, cpu, .. } = self;
+        format!("{}_{kernel}_{vcpus}_vcpus_{cpu}", release.name)
+    }
+
     fn vm(&self, folder: &Path) -> Result<Vm> {
         let kernel = format!("linux-{}-cloud", self.kernel);
         let mut vm = guest::linux_with_tools(self.release.name, &kernel, self.release.name, self.vcpus, folder)?;
@@ -425,6 +432,20 @@ impl Operator {
         let to = u64::try_from((self.time()? + by) * 1_000_000)?;
         self.order(&Order::SetTime { microseconds: to }).map(drop)
     }
+}
+
+/// [`the_hosts_clock_is_stepped`] for each of these at once: their guests sleep most of the time.
+fn clocks_are_stepped(combinations: &[Combination]) -> Result<()> {
+    std::thread::scope(|scope| {
+        let start = |one| scope.spawn(move || the_hosts_clock_is_stepped(one));
+        let threads: Vec<_> = combinations.iter().map(start).collect();
+        let ends = threads.into_iter().zip(combinations).map(|(thread, one)| {
+            let end = thread.join().unwrap_or_else(|_| anyhow::bail!("a panic"));
+            end.with_context(|| one.name())
+        });
+        // All of them are waited for, and the first that failed is told.
+        ends.collect::<Vec<_>>().into_iter().collect()
+    })
 }
 
 /// The host's clock is stepped under a guest whose site file says `time-sync = true`. The stock daemon follows forward by
