@@ -15,6 +15,8 @@ pub enum SelfTest {
     Wander,
     /// `selftest=scrub`: VMs run, and are paused again and again, taken out, made as after power on, and put back.
     Scrub,
+    /// `selftest=hunger`: VMs run, and when one was started again nothing is left of the hypervisor's heap.
+    Hunger,
     /// `selftest=crash-...`: a fault of the hypervisor's own, which is to be reported and to stop the host.
     Crash(Crash),
 }
@@ -37,10 +39,12 @@ pub enum Crash {
 /// The words that choose checks, understood.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct CheckArguments {
-    /// `selftest=percpu`, `selftest=switch`, `selftest=wander`, `selftest=scrub` or `selftest=crash-...`; nothing by default.
+    /// `selftest=percpu`, `switch`, `wander`, `scrub`, `hunger` or `crash-...`; nothing by default.
     pub selftest: SelfTest,
     /// `tdcc=hardware`, for the tests' own test: guests' MDSCR_EL1.TDCC reaches the hardware, and no process can call.
     pub tdcc_in_hardware: bool,
+    /// `heap=small`: VMs get no more of the heap than it begins with.
+    pub small_heap: bool,
     /// `vectors=calling`: every CPU calls its firmware at each exit, as some have to.
     pub calls_firmware: bool,
 }
@@ -65,6 +69,7 @@ impl CheckArguments {
     fn take(&mut self, word: &str) -> bool {
         match word {
             "tdcc=hardware" => self.tdcc_in_hardware = true,
+            "heap=small" => self.small_heap = true,
             "vectors=calling" => self.calls_firmware = true,
             _ => {
                 let Some(which) = word.strip_prefix("selftest=").and_then(self_test) else { return false };
@@ -81,6 +86,7 @@ fn self_test(name: &str) -> Option<SelfTest> {
         "switch" => SelfTest::Switch,
         "wander" => SelfTest::Wander,
         "scrub" => SelfTest::Scrub,
+        "hunger" => SelfTest::Hunger,
         "crash-panic" => SelfTest::Crash(Crash::Panic),
         "crash-undefined" => SelfTest::Crash(Crash::Undefined),
         "crash-write-code" => SelfTest::Crash(Crash::WriteCode),
@@ -101,6 +107,7 @@ mod tests {
         assert_eq!(CheckArguments::parse("selftest=crash-overflow").selftest, SelfTest::Crash(Crash::Overflow));
         let both = CheckArguments::parse("tdcc=hardware vectors=calling");
         assert!(both.tdcc_in_hardware && both.calls_firmware && both.selftest == SelfTest::No);
+        assert!(CheckArguments::parse("selftest=hunger heap=small").small_heap && !both.small_heap);
         assert!(CheckArguments::knows("selftest=switch") && CheckArguments::knows("tdcc=hardware"));
         assert!(!CheckArguments::knows("selftest=nothing") && !CheckArguments::knows("link=framed"));
     }

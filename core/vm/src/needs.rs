@@ -22,6 +22,18 @@ pub const HEAP_OF_A_BLOCK: u64 = 24;
 /// As well, each thread on each CPU: its place in the queues, which grow by doubling.
 pub const HEAP_OF_A_PLACE: u64 = 256;
 
+/// Bytes of the heap that are left to the hypervisor itself when the last VM is made: the console's buffers, the link's, and what the
+/// operator asks for first. It is part of the block with which the heap begins.
+pub const HEAP_OF_OUR_OWN: u64 = 256 << 10;
+
+/// Bytes of the heap that are asked for before a VM is made: what that takes itself with so many vCPUs, where so many threads are on
+/// so many CPUs already.
+#[must_use]
+pub const fn heap_to_make(vcpus: u8, threads: u32, cpus: u32) -> u64 {
+    let places = (threads as u64 + vcpus as u64) * cpus as u64;
+    HEAP_OF_A_VM + vcpus as u64 * HEAP_OF_A_VCPU + places * HEAP_OF_A_PLACE
+}
+
 /// Bytes of the record of a frame allocator's divided block; there are [`divided_blocks`].
 pub const RECORD: u64 = 320;
 
@@ -214,6 +226,19 @@ mod tests {
         (open.doors.vmware, open.doors.quota) = (true, Quota { store: 8 << 20, ..Quota::USUAL });
         let heap = |vm: &_| Needs::of(std::iter::once(Share::of(vm)), 1, 1 << 30, 0).heap;
         assert!(heap(&open) >= heap(&closed) + 16 * MIB, "what a guest may store is set aside twice");
+    }
+
+    #[test]
+    fn what_a_vm_is_made_of_is_counted() {
+        for (vcpus, cpus) in [(1, 1), (8, 2), (8, 64)] {
+            // The last of many: beside it are the threads of all others, and of the hypervisor.
+            let count = 64;
+            let threads = (count - 1) * u32::from(vcpus) + cpus + 2;
+            let others: u64 = (0..count as u64 - 1).map(|_| share(8 * MIB, vcpus).heap).sum();
+            let last = super::heap_to_make(vcpus, threads, cpus);
+            let all = needs(count as usize, 8 * MIB, vcpus, cpus as usize).heap;
+            assert!(others + last <= all, "{vcpus} vCPUs, {cpus} CPUs: {others} + {last}, and {all} are prepared");
+        }
     }
 
     #[test]

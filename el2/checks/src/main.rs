@@ -9,6 +9,7 @@ extern crate alloc;
 mod crash_test;
 mod devices;
 mod disturbance;
+mod hunger;
 mod scrub;
 mod selftest;
 mod switch_cost;
@@ -55,7 +56,7 @@ impl Checks for Image {
     fn replace_vms(platform: &Platform<'static>) -> bool {
         let cpus = platform.cpus.len();
         match arguments().selftest {
-            SelfTest::No | SelfTest::Wander | SelfTest::Scrub => return false,
+            SelfTest::No | SelfTest::Wander | SelfTest::Scrub | SelfTest::Hunger => return false,
             SelfTest::PerCpu => selftest::start(selftest::run, cpus),
             SelfTest::Switch => selftest::start(switch_cost::run, cpus),
             SelfTest::Crash(crash) => selftest::start(crash_test::run, crash as usize),
@@ -63,10 +64,15 @@ impl Checks for Image {
         true
     }
 
+    fn heap(bytes: u64) -> u64 {
+        if arguments().small_heap { 0 } else { bytes }
+    }
+
     fn vms_are_made() {
         match arguments().selftest {
             SelfTest::Wander => wander::start(),
             SelfTest::Scrub => scrub::start(),
+            SelfTest::Hunger => selftest::start(hunger::run, 0),
             SelfTest::No | SelfTest::PerCpu | SelfTest::Switch | SelfTest::Crash(_) => {}
         }
     }

@@ -100,7 +100,7 @@ pub(crate) fn end() -> ! {
     firmware::power_off()
 }
 
-fn sleep(microseconds: u64) {
+pub(crate) fn sleep(microseconds: u64) {
     let end = sysreg::cntpct_el0() + host::ticks(microseconds);
     while sysreg::cntpct_el0() < end {
         sched::block(Some(Ticks(end)));

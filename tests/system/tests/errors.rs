@@ -26,6 +26,7 @@ fn main() -> ExitCode {
         scenario("errors::one_kernel_damaged", one_kernel_damaged),
         scenario("errors::more_memory_than_the_host_has", more_memory_than_there_is),
         scenario("errors::the_largest_site_that_fits", the_largest_that_fits),
+        scenario("errors::heap_for_some", heap_for_some),
         scenario("errors::started_at_el1", || {
             does_not_start(|machine| machine.level = ExceptionLevel::El1, "needs EL2")
         }),
@@ -183,6 +184,30 @@ fn the_largest_that_fits() -> Result<()> {
     }
     let log = run.log().transcript();
     ensure!(!log.contains("ERROR: "), "{log}");
+    Ok(())
+}
+
+/// The heap is too small for all VMs, which the sum should have told (`heap=small` makes it so): those for which it is not are not
+/// made, in a line each, and the others run to their end.
+fn heap_for_some() -> Result<()> {
+    const COUNT: usize = 64;
+    let vms: Result<Vec<Vm>> = (0..COUNT)
+        .map(|number| {
+            let mut vm = guest::payload(&format!("vm{number}"), "hello", 4, "")?;
+            vm.memory = 4 << 20;
+            Ok(vm)
+        })
+        .collect();
+    let folder = tempfile::tempdir()?;
+    let mut machine = machine(folder.path(), Some(bundle_of(vms?)?))?;
+    machine.kernel = place::checks()?;
+    machine.append.push_str(" heap=small");
+    let transcript = run(&machine)?;
+    let of = |text: &str| transcript.lines().filter(|line| line.contains(text)).count();
+    let (refused, errors) = (of("KiB of the hypervisor's heap are not left for it"), of("ERROR: "));
+    let passed = of("payload: 1 passed");
+    println!("{passed} VMs ran, {refused} were refused");
+    ensure!(passed > 0 && refused > 0 && passed + refused == COUNT && errors == refused, "{transcript}");
     Ok(())
 }
 

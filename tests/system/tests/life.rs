@@ -2,6 +2,7 @@
 //! cost the hypervisor a frame, or a neighbour anything.
 
 use abi::link::Command;
+use abi::link::request::Ask;
 use anyhow::{Context, Result, ensure};
 use croft::control::{self, About, Order, Place};
 use croft::session::Condition;
@@ -27,6 +28,7 @@ fn main() -> ExitCode {
         scenario("life::hotplug_100_times", hotplug),
         scenario("life::idle", idle),
         scenario("life::load", load),
+        scenario("life::no_heap_left", no_heap_left),
         scenario("life::load_under_two_page_sizes", || loads(["linux-6.12-16k", USUAL])),
     ])
 }
@@ -215,6 +217,43 @@ fn idle() -> Result<()> {
         "{guests} seconds of the guest's were {hosts} of the host's"
     );
     run.check_log()
+}
+
+/// VMs of a hypervisor that has nothing left of its heap (`selftest=hunger`): what the operator asks for is done without memory, or
+/// refused in a line that says so; a guest that is to start afresh is off if that takes memory; the others do not notice.
+fn no_heap_left() -> Result<()> {
+    let mut other = guest::payload("other", "kept", 2, "")?;
+    other.doors.vmware = true;
+    let again = guest::payload("again", "kept", 2, "")?;
+    let run = Host { memory: 512, ..Host::default() }.start_checks(vec![other, again], "selftest=hunger")?;
+    let ticks = |name: &str| run.console(name)?.expect_unless("kept: tick ", &["FAILED"], SOON);
+    for name in ["other", "again"] {
+        ticks(name)?;
+    }
+    run.control(Command::Reset { vm: run.vm("again")? })?;
+    run.log().expect_unless("selftest: the heap is used up", &["STOPPED"], SOON)?;
+    let other = run.vm("other")?;
+    for ask in [Ask::Save, Ask::Set { key: "guestinfo.new", offset: 0, value: &[b'x'; 500], last: true }] {
+        let refused = run.session().ask(other, ask, SOON).err().with_context(|| format!("{ask:?} took no memory"))?;
+        ensure!(refused.to_string().contains("no memory left"), "{ask:?}: {refused}");
+    }
+    // The text is as long as there is memory for it, and the log tells.
+    run.statistics(SOON)?;
+    run.log().expect_unless("no memory left for the whole of a text", &["STOPPED"], SOON)?;
+    for command in [Command::PauseVm { vm: other }, Command::ResumeVm { vm: other }] {
+        run.control(command)?;
+    }
+    run.control(Command::Reset { vm: run.vm("again")? })?;
+    let off = run.wait_for("again", SOON, Condition::is_off)?;
+    ensure!(off.to_string().contains("no memory"), "a guest whose device tree found no memory is {off}");
+    for _ in 0..3 {
+        ticks("other")?;
+    }
+    run.control(Command::ForceStop { vm: other })?;
+    run.wait_for("other", SOON, Condition::is_off)?;
+    let log = run.log().transcript();
+    ensure!(!log.contains("STOPPED") && !log.contains("memory allocation"), "the hypervisor stopped:\n{log}");
+    Ok(())
 }
 
 /// Two guests with twice as many busy vCPUs as there are CPUs compute right, and both come to their end.

@@ -292,7 +292,7 @@ fn make_vms<C: Checks>(platform: &Platform<'static>) -> Result<(), String> {
     if bundle.vms().any(|vm| Watchdogs::may_be_used(&vm.doors)) {
         watchdog::start().map_err(|error| alloc::format!("{error}"))?;
     }
-    memory::prepare_heap(needs.heap).map_err(|error| alloc::format!("{error}"))?;
+    memory::prepare_heap(C::heap(needs.heap)).map_err(|error| alloc::format!("{error}"))?;
     for (id, config) in (0..).map(VmId).zip(bundle.vms()) {
         if config.doors.wfe && !host::wfe_traps() {
             log::warn!("{}: its WFE channel stays closed: WFE does not trap on this machine", config.name);

@@ -35,6 +35,12 @@ pub trait Checks: 'static {
         false
     }
 
+    /// The heap is to hold `bytes` for VMs. How many it gets.
+    #[must_use]
+    fn heap(bytes: u64) -> u64 {
+        bytes
+    }
+
     /// The VMs are made, and started.
     fn vms_are_made() {}
 

@@ -19,6 +19,7 @@ use alloc::vec::Vec;
 use abi::bundle::VmConfig;
 use abi::link::request::MAX_CHUNK;
 use clock::saved::Away;
+use hw::heap;
 use snapshot::SavedVm;
 use snapshot::file::{Content, Description, FileError, PAGE, Reader, Run, SavedMoment, Section, Writer};
 use units::{BLOCK_SIZE, Ipa, PAGE_SIZE};
@@ -108,23 +109,25 @@ impl Transfer {
     #[inline(never)]
     pub(crate) fn save(&mut self, request: u32, vm: &'static Vm) -> Result<(), Sentence> {
         self.must_be_free()?;
-        let ran = vm.pause();
-        if !ran && !vm.is_paused() {
-            return Err(sentence!("{} is off, or about to be", vm.config.name));
-        }
-        self.0 = Some(Under::Saving(Box::new(Saving {
+        let saving = heap::boxed(Saving {
             vm,
             life: vm.boots(),
-            ran,
+            ran: false,
             until: host::milliseconds().saturating_add(PATIENCE),
             waits: Some(request),
             writer: Writer::new(hw::memory::crc32c),
             state: None,
             next: 0,
-            page: Box::new([0; PAGE]),
+            page: page()?,
             out: Vec::new(),
             sent: 0,
-        })));
+        });
+        let mut saving = saving.ok_or_else(no_memory)?;
+        saving.ran = vm.pause();
+        if !saving.ran && !vm.is_paused() {
+            return Err(sentence!("{} is off, or about to be", vm.config.name));
+        }
+        self.0 = Some(Under::Saving(saving));
         Ok(())
     }
 
@@ -146,7 +149,7 @@ impl Transfer {
         if vm.stopped().is_none() {
             return Err(sentence!("{} is not off; stop it before a saved VM takes its place", vm.config.name));
         }
-        self.0 = Some(Under::Restoring(Box::new(Restoring {
+        let restoring = heap::boxed(Restoring {
             vm,
             life: None,
             until: host::milliseconds().saturating_add(PATIENCE),
@@ -155,8 +158,9 @@ impl Transfer {
             moment: None,
             state: None,
             is_whole: false,
-            page: Box::new([0; PAGE]),
-        })));
+            page: page()?,
+        });
+        self.0 = Some(Under::Restoring(restoring.ok_or_else(no_memory)?));
         Ok(())
     }
 
@@ -246,6 +250,15 @@ impl Transfer {
 /// Nothing is under way with it.
 fn none_is(vm: &Vm) -> Sentence {
     sentence!("{} is not being saved or restored: nobody asked for it, or for too long nothing came", vm.config.name)
+}
+
+/// Room for a page.
+fn page() -> Result<Box<[u8; PAGE]>, Sentence> {
+    heap::boxed([0; PAGE]).ok_or_else(no_memory)
+}
+
+fn no_memory() -> Sentence {
+    refused(FileError::NoMemory)
 }
 
 fn refused(error: FileError) -> Sentence {

@@ -36,7 +36,7 @@ use units::{CpuId, Ticks};
 mod balance;
 mod threads;
 
-pub(crate) use threads::{Occupant, Registers, current_name};
+pub(crate) use threads::{Occupant, Registers, current_name, thread_count};
 pub use threads::{Thread, current};
 
 use threads::{THREAD_COUNT, thread};

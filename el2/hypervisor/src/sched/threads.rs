@@ -68,6 +68,11 @@ pub struct Thread {
 static THREADS: [Once<&'static Thread>; MAX_THREADS] = [const { Once::new() }; MAX_THREADS];
 pub(super) static THREAD_COUNT: AtomicU32 = AtomicU32::new(0);
 
+/// How many threads there are.
+pub(crate) fn thread_count() -> u32 {
+    THREAD_COUNT.load(Ordering::Relaxed)
+}
+
 impl Thread {
     pub(super) fn register(
         name: &'static str,

@@ -91,7 +91,7 @@ impl Vm {
 
     /// How often it has been started.
     #[must_use]
-    pub(crate) fn boots(&self) -> u32 {
+    pub fn boots(&self) -> u32 {
         self.life().boots()
     }
 

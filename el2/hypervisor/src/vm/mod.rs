@@ -18,7 +18,7 @@ use abi::bundle::{Bundle, Coherency, VmConfig};
 use clock::{GuestClock, GuestTicks, Rate, VmClock};
 use cpu::exit::Wanted;
 use hw::sync::{IrqLock, PreemptLock};
-use hw::sysreg;
+use hw::{heap, sysreg};
 use log::Level;
 use machine::{BootInfo, MachinePlan, Spec, VirtioKind};
 use services::psci::{Start, VmPower};
@@ -45,6 +45,7 @@ use crate::host::text::{Sentence, sentence};
 use crate::host::{self, entropy, wall_clock};
 use crate::output::buffers::VmConsole;
 use crate::output::log_sink::Line;
+use crate::sched;
 use crate::vm::devices::Devices;
 use crate::vm::guest_memory::GuestRam;
 use alarm::Alarm;
@@ -146,6 +147,15 @@ pub(crate) fn create(
     bundle: Bundle<'static>,
     make_vcpu: MakeVcpu,
 ) -> Result<&'static Vm, String> {
+    let needed = needs::heap_to_make(config.vcpus, sched::thread_count(), sched::online().count_ones());
+    // What follows asks no more: it is counted in this.
+    if !heap::has_room((needed + needs::HEAP_OF_OUR_OWN) as usize) {
+        return Err(format!(
+            "{}: not made: {} KiB of the hypervisor's heap are not left for it",
+            config.name,
+            needed >> 10
+        ));
+    }
     let host = host::get();
     let clock = new_clock(&config, Ticks(0));
     let plan = MachinePlan::new(Spec {

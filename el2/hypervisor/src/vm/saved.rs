@@ -5,12 +5,12 @@
 
 extern crate alloc;
 
-use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use ::devices::Change;
 use ::vm::{SavedLife, SavedWatchdogs};
 use clock::{GuestClock, VmClock};
+use hw::heap;
 use pack::{Damaged, Reader, Writer};
 use services::psci::SavedPower;
 use snapshot::{SavedMachine, SavedTime, SavedVcpu, SavedVm};
@@ -58,7 +58,7 @@ impl Vm {
             machine: self.shape(),
             time: SavedTime { clock: clock.save(now) },
             life: *life,
-            gic: Box::new(self.gic.lock().save().map_err(|unfit| sentence!("{unfit}"))?),
+            gic: heap::boxed(self.gic.lock().save().map_err(|unfit| sentence!("{unfit}"))?).ok_or(Damaged::NoMemory)?,
             vcpus,
             devices: self.save_devices()?,
             watchdogs: self.doors.watchdogs.save(clock.milliseconds(now)),
