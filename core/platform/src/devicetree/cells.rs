@@ -138,3 +138,63 @@ impl Interrupts<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+
+    use super::{Bus, CellCounts, Cells, Interrupts, physical_range};
+    use std::vec::Vec;
+    use units::{IntId, Pa};
+
+    fn bytes(cells: &[u32]) -> Vec<u8> {
+        cells.iter().flat_map(|cell| cell.to_be_bytes()).collect()
+    }
+
+    #[test]
+    fn numbers_have_up_to_two_cells() {
+        let all = bytes(&[0x8000_0001, 0x9000_0002, 3]);
+        let number = |count| Cells(&all).number(count);
+        assert_eq!([0, 1, 2, 3].map(number), [Some(0), Some(0x8000_0001), Some(0x8000_0001_9000_0002), None]);
+        assert_eq!([4, 8, 12].map(|length| Cells(&all[..length]).whole()), [number(1), number(2), None]);
+    }
+
+    #[test]
+    fn an_entry_may_have_an_address_or_a_size_alone() {
+        let reg = bytes(&[7]);
+        let block = |address, size| Cells(&reg).register_block(CellCounts { address, size });
+        assert_eq!([block(1, 0), block(0, 1), block(0, 0), block(1, 1)], [Some((7, 0)), Some((0, 7)), None, None]);
+    }
+
+    /// The GIC's binding: 988 SPIs, 16 PPIs, and of GICv3.1 1024 and 64 more.
+    #[test]
+    fn each_kind_of_interrupt_has_its_range() {
+        let get = |kind, number| {
+            let value = bytes(&[0, 0, 0, kind, number, 4]);
+            Interrupts { value: &value, extended: false }.get(1, 3)
+        };
+        for (kind, first, count) in [(0, 32, 988), (1, 16, 16), (2, 4096, 1024), (3, 1056, 64)] {
+            assert_eq!(get(kind, 0), Some(IntId(first)), "kind {kind}");
+            assert_eq!(get(kind, count - 1), Some(IntId(first + count - 1)), "kind {kind}");
+            assert_eq!(get(kind, count), None, "kind {kind}");
+        }
+        assert_eq!(get(4, 0), None);
+    }
+
+    #[test]
+    fn an_address_is_translated_by_the_range_that_has_it() {
+        let one = CellCounts { address: 1, size: 1 };
+        let ranges = bytes(&[0x100, 0x1000, 0x10, 0x200, 0x2000, 0x10]);
+        let inner = Bus { counts: one, ranges: Some(&ranges) };
+        let outer = Bus { counts: one, ranges: None };
+        let at = |address| {
+            let reg = bytes(&[address, 4]);
+            physical_range(&mut Cells(&reg), &[outer, inner]).map(|range| range.start)
+        };
+        let expected = [None, Some(Pa(0x1000)), Some(Pa(0x100f)), None, Some(Pa(0x2008)), None];
+        assert_eq!([0xff, 0x100, 0x10f, 0x110, 0x208, 0x210].map(at), expected);
+        // No ranges at all: its children have no addresses that a CPU could use.
+        let reg = bytes(&[0x100, 4]);
+        assert_eq!(physical_range(&mut Cells(&reg), &[outer, Bus { ranges: None, ..inner }]), None);
+    }
+}

@@ -349,6 +349,18 @@ fn extended_interrupts_name_their_controller() {
         set(uart, "interrupts-extended", cells(&[0x8005, 0, 1, 4]));
     });
     assert_eq!(platform.unwrap().console.unwrap().interrupt, Some(IntId(33)));
+    // Where there are both, these hold, in whatever order they stand.
+    for extended_first in [false, true] {
+        let platform = changed(|tree| {
+            let uart = at(tree, "/pl011@9000000");
+            uart.remove_property("interrupts");
+            let both = [("interrupts", cells(&[0, 9, 4])), ("interrupts-extended", cells(&[0x8005, 0, 1, 4]))];
+            let [first, second] = if extended_first { [1, 0] } else { [0, 1] };
+            set(uart, both[first].0, both[first].1.clone());
+            set(uart, both[second].0, both[second].1.clone());
+        });
+        assert_eq!(platform.unwrap().console.unwrap().interrupt, Some(IntId(33)));
+    }
 }
 
 #[test]
@@ -399,6 +411,86 @@ fn wrong_blobs_are_refused() {
     let mut newer = QEMU.to_vec();
     newer[27] = 18;
     assert_eq!(Platform::from_device_tree(&newer, LOCATION).unwrap_err(), PlatformError::Version(17));
+}
+
+/// Firmware that takes something out of a tree writes such words over it (section 5.4.1).
+#[test]
+fn words_that_mean_nothing_change_nothing() {
+    const NOP: [u8; 4] = 4_u32.to_be_bytes();
+    let field = |index: usize| u32::from_be_bytes(QEMU[index * 4..][..4].try_into().unwrap()) as usize;
+    let (structure, size) = (field(2), field(9));
+    // The same structure behind the rest, with two of them before each token.
+    let mut blob = QEMU.to_vec();
+    blob.resize(blob.len().next_multiple_of(4), 0);
+    let begin = blob.len() as u32;
+    let mut at = structure;
+    while at < structure + size {
+        let length = match QEMU[at..at + 4] {
+            [0, 0, 0, 1] => 4 + (QEMU[at + 4..].iter().position(|&byte| byte == 0).unwrap() + 1).next_multiple_of(4),
+            [0, 0, 0, 3] => 12 + (QEMU[at + 7] as usize | (QEMU[at + 6] as usize) << 8).next_multiple_of(4),
+            _ => 4,
+        };
+        blob.extend(NOP);
+        blob.extend(NOP);
+        blob.extend(&QEMU[at..at + length]);
+        at += length;
+    }
+    let total = blob.len() as u32;
+    blob[4..8].copy_from_slice(&total.to_be_bytes());
+    blob[8..12].copy_from_slice(&begin.to_be_bytes());
+    let platform = Platform::from_device_tree(&blob, LOCATION).unwrap();
+    let expected = Platform::from_device_tree(QEMU, LOCATION).unwrap();
+    assert_eq!(
+        (&platform.cpus[..], platform.console, platform.psci),
+        (&expected.cpus[..], expected.console, expected.psci)
+    );
+    let blob = super::blob::Blob::new(&blob).unwrap();
+    for path in ["/cpus/cpu@2", "/cpus/cpu-map/socket0/cluster0/core3"] {
+        assert!(blob.find(path.as_bytes()).is_some(), "{path}");
+    }
+}
+
+#[test]
+fn reservations_of_nothing_and_to_the_end_of_all() {
+    let platform = changed(|tree| {
+        tree.memory_reservations.push(MemoryReservation::new(0, 0x1000));
+        tree.memory_reservations.push(MemoryReservation::new(0x4400_0000, 0));
+        tree.memory_reservations.push(MemoryReservation::new(u64::MAX - 0xfff, 0x2000));
+    })
+    .unwrap();
+    let kept = [range(0, 0x1000), range(u64::MAX - 0xfff, 0xfff)];
+    assert!(kept.iter().all(|range| platform.reserved.contains(range)), "{:?}", platform.reserved);
+    assert_eq!(platform.reserved.len(), 3, "{:?}", platform.reserved);
+}
+
+#[test]
+fn what_is_disabled_or_says_not_what_it_is_is_not_used() {
+    let uart = |properties: &[(&str, &[u8])]| {
+        let mut uart = node("serial@b000000", &[("reg", &cells(&[0, 0x0b00_0000, 0, 0x1000]))]);
+        properties.iter().for_each(|&(name, value)| set(&mut uart, name, value));
+        changed(|tree| {
+            tree.root.remove_child("pl011@9000000");
+            tree.root.add_child(uart);
+        })
+        .unwrap()
+        .console
+        .map(|console| console.kind)
+    };
+    assert_eq!(uart(&[("compatible", b"vendor,uart\0arm,sbsa-uart\0")]), Some(ConsoleKind::Sbsa));
+    assert_eq!(uart(&[("compatible", b"arm,sbsa-uart\0"), ("status", b"disabled\0")]), None);
+    assert_eq!(uart(&[("status", b"okay\0")]), None);
+    // Calls without numbers are none.
+    let psci = changed(|tree| {
+        set(at(tree, "/psci"), "compatible", "arm,psci");
+        at(tree, "/psci").remove_property("cpu_on");
+    });
+    assert_eq!(psci.unwrap().psci, None);
+    // A machine of which nothing else is known can be switched off.
+    let mut tree = qemu();
+    at(&mut tree, "/intc@8000000").remove_property("interrupts");
+    assert_eq!(crate::Psci::from_device_tree(&tree.to_dtb()).unwrap().conduit, Conduit::Smc);
+    let no_redistributors = changed(|tree| set(at(tree, "/intc@8000000"), "#redistributor-regions", 0_u32));
+    assert_eq!(no_redistributors.unwrap_err(), PlatformError::NoGicv3);
 }
 
 #[test]
