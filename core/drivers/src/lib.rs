@@ -16,6 +16,7 @@ mod ns16550;
 mod pl011;
 mod pl031;
 mod uart;
+pub mod virtio;
 
 pub use gicv3::{Distributor, Redistributor};
 pub use pl031::Pl031;

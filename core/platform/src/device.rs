@@ -3,7 +3,7 @@
 
 use units::{IntId, Pa, Range};
 
-use crate::{ConsoleKind, Platform};
+use crate::{ConsoleKind, Platform, VirtioWindow};
 
 /// A block of registers that a driver of ours uses.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -30,7 +30,7 @@ pub enum DeviceKind {
 }
 
 impl Platform<'_> {
-    /// The host's devices.
+    /// The host's devices, but for those behind virtio's windows: nobody knows yet which are there.
     pub fn devices(&self) -> impl Iterator<Item = Device> {
         let silent = |kind| move |registers| Device { kind, registers, interrupt: None };
         let distributor = core::iter::once(self.gic.distributor).map(silent(DeviceKind::Distributor));
@@ -44,16 +44,24 @@ impl Platform<'_> {
         distributor.chain(redistributors).chain(console).chain(clock)
     }
 
-    /// The memory that the devices' registers are in, in whole pieces of `step` bytes (a power of two): each piece once,
-    /// by rising addresses, and pieces that touch as one range. There may be any number of devices: the list is walked
-    /// again for each range, so nothing has to be stored before there is memory to store it in.
+    /// The windows of virtio devices, of those that see memory as the CPUs' caches do.
+    pub fn virtio(&self) -> impl Iterator<Item = VirtioWindow> {
+        self.windows.iter().map(|window| VirtioWindow {
+            registers: window.registers,
+            interrupt: window.interrupts.get(0, self.interrupt_cells),
+        })
+    }
+
+    /// The memory that the devices' registers are in, and virtio's windows, in whole pieces of `step` bytes (a power of two): each
+    /// piece once, by rising addresses, and pieces that touch as one range. There may be any number of devices: the list is
+    /// walked again for each range, so nothing has to be stored before there is memory to store it in.
     pub fn device_memory(&self, step: u64) -> impl Iterator<Item = Range<Pa>> {
         let mut from = Pa(0);
         core::iter::from_fn(move || {
             // A range that was given out holds all that begins in it or at its end, so what ends later begins later.
             let rest = || {
-                let wide = self.devices().map(|device| widened(device.registers, step));
-                wide.filter(|range| !range.is_empty() && range.end() > from)
+                let registers = self.devices().map(|device| device.registers).chain(self.window_rows.iter().copied());
+                registers.map(|range| widened(range, step)).filter(|range| !range.is_empty() && range.end() > from)
             };
             let start = rest().map(|range| range.start).min()?;
             let mut end = start;

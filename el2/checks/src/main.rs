@@ -10,6 +10,7 @@ mod crash_test;
 mod devices;
 mod disturbance;
 mod hunger;
+mod link_cost;
 mod scrub;
 mod selftest;
 mod switch_cost;

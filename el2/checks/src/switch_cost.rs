@@ -10,7 +10,7 @@ use hw::percpu::this_cpu;
 use hw::sysreg;
 use units::Ticks;
 
-use crate::selftest;
+use crate::{link_cost, selftest};
 use undercroft::host;
 use undercroft::sched::{self, Thread};
 
@@ -45,6 +45,7 @@ pub(crate) fn run(_: usize) -> ! {
     }
     OVER.store(true, Ordering::Relaxed);
     log::info!("bench thread-switch {}.{}", tenths / 10, tenths % 10);
+    link_cost::measure();
     selftest::end()
 }
 

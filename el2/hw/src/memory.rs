@@ -30,7 +30,7 @@ pub fn write(to: &Writable<'_>, from: &[u8]) {
 ///
 /// # Safety
 /// As [`ptr::copy_nonoverlapping`], but that the source may change meanwhile: each byte is read once (`bytes`).
-unsafe fn copy(from: *const u8, to: *mut u8, length: usize) {
+pub(crate) unsafe fn copy(from: *const u8, to: *mut u8, length: usize) {
     // SAFETY: the caller vouches for it.
     unsafe { ptr::copy_nonoverlapping(from, to, length) };
     // Without this the compiler may take the copy for equal to its source for as long as it sees no store there, and read

@@ -33,7 +33,7 @@
 pub mod boot;
 pub mod exit;
 pub mod host;
-mod link;
+pub mod link;
 mod output;
 pub mod sched;
 pub mod vcpu;

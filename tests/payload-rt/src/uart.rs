@@ -60,6 +60,12 @@ pub fn print(arguments: fmt::Arguments<'_>) {
     let _ = UART.lock().write_fmt(arguments);
 }
 
+/// Prints bytes as they are.
+pub fn print_bytes(bytes: &[u8]) {
+    let _uart = UART.lock();
+    bytes.iter().copied().for_each(put);
+}
+
 /// Prints even if the lock is held: for the last words of a payload that has gone wrong.
 pub(crate) fn print_last_words(arguments: fmt::Arguments<'_>) {
     let _ = Uart.write_fmt(arguments);

@@ -21,12 +21,14 @@ pub struct Host {
     pub cpus: u8,
     /// RAM in MiB.
     pub memory: u64,
+    /// Whether it has a port for the link.
+    pub port: bool,
 }
 
 impl Default for Host {
     /// Two CPUs, since that is what CI has, of a middling sort.
     fn default() -> Self {
-        Host { cpu: "cortex-a76", cpus: 2, memory: 1024 }
+        Host { cpu: "cortex-a76", cpus: 2, memory: 1024, port: false }
     }
 }
 
@@ -109,7 +111,7 @@ impl Host {
         let memory = self.memory << 20;
         let host = site::Host { cpu: self.cpu.to_owned(), cpus: self.cpus, memory };
         let image = options.image.map_or_else(place::hypervisor, Ok)?;
-        let options = Options { image: Some(image), all_off, ..options };
+        let options = Options { image: Some(image), all_off, port: self.port, ..options };
         let log_dir = options.log_dir.or_else(kept_logs);
         let qemu_args = [reserve_nothing(self.memory), options.qemu_args].concat();
         let options = Options { qemu_args, log_dir, ..options };

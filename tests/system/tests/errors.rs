@@ -178,7 +178,7 @@ fn the_largest_that_fits() -> Result<()> {
     ensure!(said.contains("320 MiB for their RAM, 80 for its tables"), "{said}");
     refuses_as_too_large(too_small, CPUS.into(), vms.clone(), "320 MiB for their RAM, 80 for its tables")?;
 
-    let run = Host { cpu: "cortex-a76", cpus: CPUS, memory: enough.into() }.start_and_stay(vms)?;
+    let run = Host { cpu: "cortex-a76", cpus: CPUS, memory: enough.into(), ..Host::default() }.start_and_stay(vms)?;
     for number in 0..40 {
         run.console(&format!("vm{number}"))?.expect("starving: wfi", SHORT)?;
     }

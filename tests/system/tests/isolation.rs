@@ -2,8 +2,9 @@
 //! others does everything to the machine that a guest can do.
 
 use abi::bundle::Quota;
+use abi::link::Carrier;
 use anyhow::{Context, Result, ensure};
-use croft::session::Condition;
+use croft::session::{Condition, Outcome};
 use croft::site::Vm;
 use libtest_mimic::Trial;
 use std::process::ExitCode;
@@ -46,11 +47,12 @@ fn to_its_end(run: &Run, name: &str) -> Result<String> {
 }
 
 /// Two of them, with more vCPUs than the host has CPUs: two CPUs of a usual sort, and one CPU of each sort that differs in the
-/// registers which are switched, where each writes its own values into all that it can reach.
+/// registers which are switched, where each writes its own values into all that it can reach. One host has a port for the link.
 fn two_neighbours() -> Result<()> {
     let expected = alone()?;
     let one = |cpu| Host { cpu, cpus: 1, ..Host::default() };
-    for host in [Host::default(), one("max,pauth-qarma3=on"), one("max"), one("cortex-a72")] {
+    let with_port = Host { port: true, ..one("max") };
+    for host in [Host::default(), one("max,pauth-qarma3=on"), with_port, one("cortex-a72")] {
         let names = ["one", "other"];
         let mut vms = Vec::new();
         for name in names {
@@ -61,30 +63,44 @@ fn two_neighbours() -> Result<()> {
             let output = to_its_end(&run, name)?;
             ensure!(output == expected, "on {host:?} {name} printed:\n{output}\nbut alone:\n{expected}");
         }
+        let carrier = if host.port { Carrier::Port } else { Carrier::Uart };
+        ensure!(run.carrier() == carrier, "on {host:?} the link goes by {:?}", run.carrier());
         run.finish(BOOT)?;
     }
     Ok(())
 }
 
 /// A guest fills whatever it can reach and resets itself, by both calls; nothing of a life is left in the next one: in RAM, the
-/// GIC, the timers, nor in any register that is switched, on CPUs that differ in those.
+/// GIC, the timers, nor in any register that is switched, on CPUs that differ in those. On one of them the link's port is shut
+/// between two lives: the link goes on by the UART, both ways.
 fn nothing_survives_a_reset() -> Result<()> {
     for cpu in ["max,pauth-qarma3=on", "cortex-a72"] {
-        let run = Host { cpu, cpus: 1, ..Host::default() }.start(vec![guest::payload("guest", "reset", 2, "")?])?;
+        let port = cpu == "cortex-a72";
+        let run =
+            Host { cpu, cpus: 1, port, ..Host::default() }.start(vec![guest::payload("guest", "reset", 2, "")?])?;
         for (life, word) in ["r", "w", "o"].into_iter().enumerate() {
             run.console("guest")?
                 .expect_unless("reset: boot clean", &["FAILED"], BOOT)
                 .with_context(|| format!("life {life} on {cpu}"))?;
+            if port && life == 1 {
+                ensure!(run.carrier() == Carrier::Port, "the link goes by {:?}", run.carrier());
+                run.shut_port();
+                run.log().expect("it goes by the UART", BOOT)?;
+                ensure!(run.carrier() == Carrier::Uart, "the link goes by {:?}", run.carrier());
+            }
             run.console("guest")?.send(word)?;
         }
         let output = to_its_end(&run, "guest")?;
         ensure!(output.contains("payload: 1 passed, 0 failed"), "on {cpu}: {output}");
-        run.finish(BOOT)?;
+        let outcome = run.wait_stopped(BOOT);
+        ensure!(outcome == Outcome::PoweredOff, "on {cpu}: {outcome}");
+        run.check_log_but(if port { &["it goes by the UART"] } else { &[] })?;
     }
     Ok(())
 }
 
-/// A payload and a Linux guest compute beside a guest that scribbles over all it can reach.
+/// A payload and a Linux guest compute beside a guest that scribbles over all it can reach, and prints a frame that would have
+/// the neighbour stopped. With one seed the link goes by the UART, with the next by its port.
 fn hostile(seed: u32, loops: u32) -> Result<()> {
     let expected = alone()?;
     let vms = vec![
@@ -92,8 +108,11 @@ fn hostile(seed: u32, loops: u32) -> Result<()> {
         guest::payload("hostile", "hostile", 2, &format!("seed={seed} loops={loops}"))?,
         guest::linux("linux", USUAL, 2, "quiet uc.test=load uc.rounds=5")?,
     ];
-    let run = Host { cpu: "max", ..Host::default() }.start_and_stay(vms)?;
+    let port = seed.is_multiple_of(2);
+    let run = Host { cpu: "max", port, ..Host::default() }.start_and_stay(vms)?;
+    run.console("hostile")?.expect("a frame it is not: ", BOOT)?;
     let output = to_its_end(&run, "neighbour")?;
+    ensure!(run.carrier() == if port { Carrier::Port } else { Carrier::Uart }, "the link goes by {:?}", run.carrier());
     ensure!(output == expected, "the neighbour printed:\n{output}\nbut alone:\n{expected}");
 
     run.console("linux")?.expect_unless("uc: load passed", &["Kernel panic", "FAILED"], BOOT * 2)?;

@@ -105,7 +105,8 @@ fn scrubbing() -> Result<()> {
     scaled.doors.vmware = true;
     vms.push(scaled);
     vms.push(guest::linux_with_drivers(LINUX, 2, "quiet", folder.path())?);
-    let run = Host { cpu: "max,cntfrq=100000000", cpus: 4, memory: 2048 }.start_checks(vms, "selftest=scrub")?;
+    let run = Host { cpu: "max,cntfrq=100000000", cpus: 4, memory: 2048, ..Host::default() }
+        .start_checks(vms, "selftest=scrub")?;
     for name in PAYLOADS.into_iter().chain([SCALED]) {
         let condition = run.wait_for(name, LIMIT, Condition::is_off)?;
         let output = run.console(name)?.transcript();

@@ -31,7 +31,7 @@ fn main() -> ExitCode {
 }
 
 fn host(cpu: &'static str) -> Host {
-    Host { cpu, cpus: 2, memory: 512 }
+    Host { cpu, cpus: 2, memory: 512, ..Host::default() }
 }
 
 /// The guest that notices what it lost.

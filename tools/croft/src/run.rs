@@ -254,6 +254,8 @@ pub fn run(request: &Request) -> Result<Finish, RunError> {
         image: request.image.clone(),
         all_off: if request.until_stopped { AllOff::PowerOff } else { AllOff::Stay },
         icount: request.icount,
+        // What is measured is to be repeatable.
+        port: !request.icount,
         qemu_args: request.qemu_args.clone(),
         log_dir: request.log_dir.clone(),
         title: request.site.display().to_string(),

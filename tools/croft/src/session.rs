@@ -2,13 +2,16 @@
 //!
 //! A [`Session`] owns the emulated host and both ends of its serial port. One thread takes the stream apart and files
 //! what comes: console output by VM, the log, the VMs' conditions, statistics. Another writes, so that nobody hangs
-//! because the machine has stopped to listen. On top sit two kinds of user:
+//! because the machine has stopped to listen. Where the host has a port for the link beside its serial port, it has two threads
+//! of its own, and what it brings is filed when the serial port has said that the link goes on there (see `carrier`). On top sit
+//! two kinds of user:
 //!
 //! * a person's terminal, which gets every piece as a [`Notice`] when it arrives;
 //! * a test, which works through [`Console`]s (`expect`, `send`), [`Session::control`] and [`Session::wait_stopped`].
 //!
 //! Whatever ends a session ends the host too: dropping it kills QEMU, and QEMU itself goes when this process dies.
 
+mod carrier;
 mod console;
 mod host;
 mod outcome;
@@ -26,7 +29,7 @@ pub use state::{Condition, Notice, Standing};
 
 use abi::crc32c;
 use abi::host_arguments::AllOff;
-use abi::link::{self, Channel, Command, Decoder, Event};
+use abi::link::{self, Carrier, Channel, Command};
 use qemu::end_of_wait;
 use record::Recorder;
 use state::State;
@@ -53,6 +56,9 @@ pub struct Options {
     pub boot_arguments: String,
     /// Where to keep consoles and log.
     pub log_dir: Option<PathBuf>,
+    /// Give the host a port for the link, through which hundreds of megabytes go in the time that the serial port takes for one.
+    /// What it does is not repeatable to the last instruction.
+    pub port: bool,
     /// What this run is called if another one wants the same folder for its logs.
     pub title: String,
     /// Who wants to know of everything as it comes.
@@ -134,8 +140,8 @@ impl Session {
         let shared =
             Arc::new(Shared { state: Mutex::new(state), news: Condvar::new(), next_request: AtomicU32::new(1) });
         let theirs = Arc::clone(&shared);
-        thread::spawn(move || read_link(input, &theirs));
-        Self { shared, output: start_writer(output), host: None, wrong_clocks: Vec::new() }
+        thread::spawn(move || carrier::read(input, &theirs, Carrier::Uart));
+        Self { shared, output: carrier::start_writer(output), host: None, wrong_clocks: Vec::new() }
     }
 
     /// The VMs' names; a VM's number is its place.
@@ -201,7 +207,25 @@ impl Session {
         let mut frames = Vec::new();
         let framed = link::encode_stream(channel, bytes, crc32c::compute, |byte| frames.push(byte));
         framed.map_err(|_| SessionError::Gone)?;
-        self.output.send(frames).map_err(|_| SessionError::Gone)
+        self.transmit(frames)
+    }
+
+    fn transmit(&self, frames: Vec<u8>) -> Result<(), SessionError> {
+        let port = self.shared.lock().way.output();
+        port.unwrap_or_else(|| self.output.clone()).send(frames).map_err(|_| SessionError::Gone)
+    }
+
+    /// What carries the link.
+    #[must_use]
+    pub fn carrier(&self) -> Carrier {
+        self.shared.lock().way.carrier()
+    }
+
+    /// Shuts the host's port for the link for ever, as if its cable were pulled. The link goes on over the serial port.
+    pub fn shut_port(&self) {
+        if let Some(host) = &self.host {
+            host.shut_port();
+        }
     }
 
     /// Sends one piece down [`Channel::Bulk`], made of `parts`, at most [`link::MAX_BULK`] bytes in all.
@@ -212,7 +236,7 @@ impl Session {
         let mut frame = Vec::with_capacity(parts.iter().map(|part| part.len()).sum::<usize>() + 64);
         let framed = link::encode_parts(Channel::Bulk, parts, crc32c::compute, |run| frame.extend_from_slice(run));
         framed.map_err(|_| SessionError::Gone)?;
-        self.output.send(frame).map_err(|_| SessionError::Gone)
+        self.transmit(frame)
     }
 
     /// The pieces that come down [`Channel::Bulk`] from now on, in order, each as the hypervisor sent it. Nobody else gets them
@@ -391,59 +415,4 @@ enum Stopped {
     Deadline,
     /// Nothing more will come.
     Ended,
-}
-
-/// Takes the stream apart until it ends.
-fn read_link(mut input: impl Read, shared: &Shared) {
-    let mut decoder = Decoder::with_buffer(vec![0; link::decoder_buffer(link::MAX_BULK)], crc32c::compute);
-    let mut buffer = vec![0; 64 << 10];
-    loop {
-        let count = match input.read(&mut buffer) {
-            Ok(0) => break,
-            Ok(count) => count,
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
-            Err(_) => break,
-        };
-        let mut state = shared.lock();
-        let mut bytes = buffer.get(..count).unwrap_or_default();
-        while let Some(event) = decoder.take(&mut bytes) {
-            let Event::Frame { channel: Channel::Bulk, payload } = event else {
-                state.take(event);
-                continue;
-            };
-            // Whoever takes the pieces may be slower than the link; nobody else waits for the lock meanwhile.
-            if let Some(taker) = state.bulk.clone() {
-                let piece = payload.to_vec();
-                drop(state);
-                let gone = taker.send(piece).is_err();
-                state = shared.lock();
-                if gone {
-                    state.bulk = None;
-                }
-            }
-        }
-        state.flush_text();
-        drop(state);
-        shared.news.notify_all();
-    }
-    let mut state = shared.lock();
-    if let Some(event) = decoder.finish() {
-        state.take(event);
-    }
-    state.end();
-    drop(state);
-    shared.news.notify_all();
-}
-
-/// A thread that writes what it is sent, for as long as somebody reads.
-fn start_writer(mut output: impl Write + Send + 'static) -> Sender<Vec<u8>> {
-    let (sender, receiver) = mpsc::channel::<Vec<u8>>();
-    thread::spawn(move || {
-        for bytes in receiver {
-            if output.write_all(&bytes).and_then(|()| output.flush()).is_err() {
-                break;
-            }
-        }
-    });
-    sender
 }

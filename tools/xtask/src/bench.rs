@@ -33,7 +33,7 @@ const fn row(name: &'static str, what: &'static str, most: f64, others: [&'stati
 }
 
 /// The rows that the gate knows. What the payload measures beside them is shown without a budget.
-const BUDGETS: [Budget; 28] = [
+const BUDGETS: [Budget; 30] = [
     row("null-hvc", "null call (HVC, PSCI_VERSION)", 106.0, ["4", "192", "568", "1,322"]),
     row("null-mdccsr", "null call (MDCCSR_EL0, GETVERSION)", 160.0, ["-"; 4]),
     row("rpc-100", "RPC of 100 bytes, 4 bytes a call", 21_045.0, ["-"; 4]),
@@ -58,6 +58,8 @@ const BUDGETS: [Budget; 28] = [
     row("virtual-timer", "virtual timer: fire, acknowledge, EOI", 119.0, ["12", "211", "1,197", "2,621"]),
     row("reset-to-guest", "reset to a guest's first instruction", 674_281.0, ["700", "304,000", "105 M", "-"]),
     row("thread-switch", "switch of the hypervisor's threads", 236.0, ["-"; 4]),
+    row("link-uart", "a KiB on the link, by the UART", 55_242.0, ["-"; 4]),
+    row("link-port", "a KiB on the link, by its port", 4_137.0, ["-"; 4]),
     row("vcpu-switch", "from one guest to another, by a WFE", 646.0, ["-", "-", "3,872", "8,591"]),
     row("vcpu-switch-fp", "the same, both using FP registers", 700.0, ["-", "-", "3,872", "9,008"]),
     row("null-hvc-64-vms", "null call, 64 VMs", 106.0, ["-"; 4]),

@@ -38,7 +38,11 @@ impl Cells<'_> {
         match count {
             0 => Some(0),
             1 => self.cell().map(u64::from),
-            2 => Some(u64::from(self.cell()?) << 32 | u64::from(self.cell()?)),
+            2 => {
+                let (cells, rest) = self.0.split_first_chunk()?;
+                self.0 = rest;
+                Some(u64::from_be_bytes(*cells))
+            }
             _ => None,
         }
     }
@@ -112,7 +116,7 @@ pub(super) fn physical_range(reg: &mut Cells<'_>, buses: &[Bus<'_>]) -> Option<R
 
 /// The interrupts of a node: `interrupts`, or `interrupts-extended` where each is preceded by its controller.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub(super) struct Interrupts<'t> {
+pub(crate) struct Interrupts<'t> {
     /// The value.
     pub(super) value: &'t [u8],
     /// Whether it is that of `interrupts-extended`.
@@ -122,7 +126,7 @@ pub(super) struct Interrupts<'t> {
 impl Interrupts<'_> {
     /// Interrupt number `index` of the list, each described by `cells` cells of the GIC's binding: kind (0 SPI, 1 PPI,
     /// 2 extended SPI, 3 extended PPI), number, flags.
-    pub(super) fn get(self, index: usize, cells: u32) -> Option<IntId> {
+    pub(crate) fn get(self, index: usize, cells: u32) -> Option<IntId> {
         let entry = usize::try_from(cells).ok()?.checked_add(usize::from(self.extended))?.checked_mul(4)?;
         let mut entry = Cells(self.value.get(entry.checked_mul(index)?..)?);
         if self.extended {

@@ -8,7 +8,7 @@ use super::blob::{Blob, NameOffset, Token};
 use super::cells::{Bus, CellCounts, Cells, Interrupts, physical_range};
 use crate::{
     BootMethod, Conduit, ConsoleKind, Cpu, MAX_CPUS, MAX_MEMORY_RANGES, MAX_REDISTRIBUTOR_REGIONS, MAX_RESERVED_RANGES,
-    PlatformError, Psci, PsciVersion,
+    MAX_VIRTIO_WINDOWS, MAX_WINDOW_ROWS, PlatformError, Psci, PsciVersion,
 };
 use arrayvec::ArrayVec;
 use units::{CpuId, Hz, Pa, Range};
@@ -35,6 +35,8 @@ pub(super) struct Survey<'t> {
     pub(super) its: Option<Range<Pa>>,
     pub(super) clock: Option<Range<Pa>>,
     pub(super) uarts: ArrayVec<UartNode<'t>, MAX_UARTS>,
+    pub(super) windows: ArrayVec<Window<'t>, MAX_VIRTIO_WINDOWS>,
+    pub(super) rows: ArrayVec<Range<Pa>, MAX_WINDOW_ROWS>,
     pub(super) psci: Option<Psci>,
     pub(super) timer: Option<TimerNode<'t>>,
 }
@@ -69,6 +71,14 @@ pub(super) struct UartNode<'t> {
     pub(super) interrupts: Interrupts<'t>,
 }
 
+/// The window of a virtio device.
+#[derive(Clone, Debug)]
+pub(crate) struct Window<'t> {
+    pub(crate) registers: Range<Pa>,
+    /// Read by who wants it: there are many windows, with few devices behind them.
+    pub(crate) interrupts: Interrupts<'t>,
+}
+
 /// The architected timer.
 #[derive(Debug)]
 pub(super) struct TimerNode<'t> {
@@ -98,6 +108,7 @@ enum Key {
     NumberOfRedistributorRegions,
     RedistributorStride,
     ClockFrequency,
+    DmaCoherent,
     RegShift,
     RegIoWidth,
     Model,
@@ -132,6 +143,7 @@ impl Key {
             b"#redistributor-regions" => Self::NumberOfRedistributorRegions,
             b"redistributor-stride" => Self::RedistributorStride,
             b"clock-frequency" => Self::ClockFrequency,
+            b"dma-coherent" => Self::DmaCoherent,
             b"reg-shift" => Self::RegShift,
             b"reg-io-width" => Self::RegIoWidth,
             b"model" => Self::Model,
@@ -191,6 +203,7 @@ struct Node<'t> {
     redistributor_stride: &'t [u8],
     cpu_on: Option<u32>,
     clock_frequency: &'t [u8],
+    is_coherent: bool,
     register_shift: Option<u32>,
     register_width: Option<u32>,
     chosen: Chosen<'t>,
@@ -218,6 +231,7 @@ impl<'t> Node<'t> {
             Key::NumberOfRedistributorRegions => self.redistributor_regions = cell(),
             Key::RedistributorStride => self.redistributor_stride = value,
             Key::ClockFrequency => self.clock_frequency = value,
+            Key::DmaCoherent => self.is_coherent = true,
             Key::RegShift => self.register_shift = cell(),
             Key::RegIoWidth => self.register_width = cell(),
             Key::Model => self.model = value,
@@ -365,7 +379,36 @@ impl<'t> Survey<'t> {
         }
     }
 
+    /// To one that does not see our caches our buffers are not what they are to us.
+    fn visit_window(&mut self, node: &Node<'t>, buses: &[Bus<'t>]) {
+        if node.is_coherent
+            && let Some(registers) = physical_range(&mut Cells(node.reg), buses)
+        {
+            self.add_window(Window { registers, interrupts: node.interrupts });
+        }
+    }
+
+    /// Adds a virtio device's window, to the row of the one before if it touches that. One too many stays unknown.
+    fn add_window(&mut self, window: Window<'t>) {
+        let new = window.registers;
+        if self.windows.is_full() {
+            return;
+        }
+        let is_room = !self.rows.is_full();
+        match self.rows.last_mut() {
+            Some(row) if row.end() == new.start => row.size += new.size,
+            Some(row) if new.end() == row.start => *row = Range { start: new.start, size: row.size + new.size },
+            _ if is_room => self.rows.push(new),
+            _ => return,
+        }
+        self.windows.push(window);
+    }
+
     fn visit_device(&mut self, node: &Node<'t>, buses: &[Bus<'t>]) {
+        // Where there are any there are many, so they are not looked for among all the others.
+        if node.compatible == b"virtio,mmio\0" {
+            return self.visit_window(node, buses);
+        }
         for compatible in strings(node.compatible) {
             let uart = match compatible {
                 b"arm,gic-v3" => return self.visit_gic(node, buses),
@@ -381,6 +424,7 @@ impl<'t> Survey<'t> {
                     self.clock = self.clock.or_else(|| physical_range(&mut Cells(node.reg), buses));
                     return;
                 }
+                b"virtio,mmio" => return self.visit_window(node, buses),
                 b"arm,armv8-timer" => return self.visit_timer(node),
                 b"arm,psci-1.0" | b"arm,psci-0.2" | b"arm,psci" => return self.visit_psci(node),
                 b"arm,pl011" => ConsoleKind::Pl011,

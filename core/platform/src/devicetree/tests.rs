@@ -2,7 +2,7 @@
 
 use crate::{
     BootMethod, Conduit, Console, ConsoleKind, Cpu, Device, DeviceKind, MAX_CPUS, Platform, PlatformError, PsciVersion,
-    device_tree_size,
+    VirtioWindow, device_tree_size,
 };
 use dtoolkit::memreserve::MemoryReservation;
 use dtoolkit::model::{DeviceTree, DeviceTreeNode, DeviceTreeProperty};
@@ -95,6 +95,7 @@ fn padding_and_an_overlong_slice_do_not_matter() {
     padded[4..8].copy_from_slice(&(1_u32 << 20).to_be_bytes());
     let platform = Platform::from_device_tree(&padded, LOCATION).unwrap();
     assert_eq!(platform.reserved[..], [range(LOCATION.0, 1 << 20)]);
+    drop(platform);
     padded[4..8].copy_from_slice(&(QEMU.len() as u32).to_be_bytes());
     assert!(Platform::from_device_tree(&padded, LOCATION).is_ok());
 }
@@ -300,6 +301,14 @@ fn devices_are_listed_with_their_interrupts() {
     let platform = Platform::from_device_tree(QEMU, LOCATION).unwrap();
     let device = |kind, start, size, interrupt| Device { kind, registers: range(start, size), interrupt };
     let devices: Vec<_> = platform.devices().collect();
+    let mut windows: Vec<_> = platform.virtio().collect();
+    windows.sort_by_key(|window| window.registers.start);
+    let window = |number: u32| VirtioWindow {
+        registers: range(0x0a00_0000 + 0x200 * u64::from(number), 0x200),
+        interrupt: Some(IntId(48 + number)),
+    };
+    assert_eq!(windows, (0..32).map(window).collect::<Vec<_>>());
+    assert_eq!(platform.window_rows[..], [range(0x0a00_0000, 0x4000)]);
     assert_eq!(
         devices,
         [
@@ -311,7 +320,17 @@ fn devices_are_listed_with_their_interrupts() {
     );
     // The last Redistributors, the console and the clock touch, once they are whole pieces.
     let memory: Vec<_> = platform.device_memory(0x1_0000).collect();
-    assert_eq!(memory, [range(0x0800_0000, 0x1_0000), range(0x080a_0000, 0xf8_0000)]);
+    assert_eq!(memory, [range(0x0800_0000, 0x1_0000), range(0x080a_0000, 0xf8_0000), range(0x0a00_0000, 0x1_0000)]);
+    // One that does not see our caches is left alone.
+    let platform = changed(|tree| {
+        at(tree, "/virtio_mmio@a000200").remove_property("dma-coherent");
+    })
+    .unwrap();
+    assert_eq!(platform.virtio().count(), 31);
+    assert!(platform.virtio().all(|window| window.registers.start != Pa(0x0a00_0200)));
+    let mut rows = platform.window_rows.to_vec();
+    rows.sort_by_key(|row| row.start);
+    assert_eq!(rows, [range(0x0a00_0000, 0x200), range(0x0a00_0400, 0x3c00)]);
 }
 
 #[test]

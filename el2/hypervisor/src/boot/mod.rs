@@ -23,6 +23,7 @@ use crate::host::{self, entropy, memory, speculation, wall_clock};
 use crate::link::console;
 use crate::output;
 use crate::output::log_sink;
+use crate::output::port;
 use crate::sched;
 use crate::vm::{self, watchdog};
 
@@ -131,6 +132,10 @@ fn start<C: Checks>(platform: &mut Platform<'static>) -> ! {
         refuse(format_args!("memory: {error}"));
     }
     connect_interrupts(platform);
+    // Who is behind them is looked at later: guests need not wait for that.
+    if let Some(platform) = PLATFORM.get() {
+        port::look_behind(platform);
+    }
     log::info!(
         "Undercroft {} on {} CPUs, {} MiB",
         env!("CARGO_PKG_VERSION"),

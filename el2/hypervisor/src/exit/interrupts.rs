@@ -40,6 +40,8 @@ macro_rules! handlers {
 handlers! {
     /// The UART to talk through.
     Console(_) => output::input_arrived();
+    /// The virtio console with the link's port.
+    LinkPort(_) => output::port::interrupted();
 }
 
 /// Shared interrupts begin here.

@@ -1,16 +1,22 @@
 //! What carries the link, and who may use it: a frame goes out whole, whichever thread sends it, and everybody else who has one
 //! waits for its end.
 //!
+//! It is the UART, or a port of a virtio console's (`output::port`) while somebody is at its other end. The UART is told when the
+//! link goes over to the port, and when it is back; it takes commands at any time.
+//!
 //! A thread that sends sleeps until it is its turn, and while there is no room: it must hold no lock.
 
 use core::sync::atomic::{AtomicBool, Ordering};
 
-use abi::link::{self, Channel};
+use abi::link::{self, Carrier, Channel, Message};
 use arrayvec::ArrayVec;
 use hw::sync::IrqLock;
-use hw::uart;
+use hw::{sysreg, uart};
+use units::Ticks;
 
+use crate::host;
 use crate::output;
+use crate::output::port::{self, Writer};
 use crate::sched::{self, Thread};
 
 /// As many threads as may wait in their order; further ones try again and again.
@@ -18,6 +24,10 @@ const MAX_WAITING: usize = 8;
 
 /// There is somebody who understands frames.
 static FRAMED: AtomicBool = AtomicBool::new(false);
+/// The link goes by the port.
+static BY_PORT: AtomicBool = AtomicBool::new(false);
+/// It has come back to the UART, and there nobody has been introduced since.
+static IS_BACK: AtomicBool = AtomicBool::new(false);
 static TURN: IrqLock<Turn> = IrqLock::new(Turn { taken: false, waiting: ArrayVec::new_const() });
 
 /// Whose turn it is to send.
@@ -28,7 +38,7 @@ struct Turn {
 
 /// Why a frame was not sent.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Unsent {
+pub enum Unsent {
     /// The other side reads text.
     NobodyListens,
     /// The frame is longer than its channel's may be.
@@ -54,8 +64,96 @@ pub(crate) fn send(channel: Channel, parts: &[&[u8]]) -> Result<(), Unsent> {
     if !is_framed() {
         return Err(Unsent::NobodyListens);
     }
-    with_turn(|| link::encode_parts(channel, parts, hw::memory::crc32c, |run| run.iter().copied().for_each(uart::send)))
+    with_turn(|| {
+        if BY_PORT.load(Ordering::Relaxed) {
+            match by_port(channel, parts) {
+                Err(Unsent::NobodyListens) => come_back(),
+                done => return done,
+            }
+        }
+        by_uart(channel, parts)
+    })
+}
+
+/// Whether there is a port with somebody at its other end: for checks.
+#[must_use]
+pub fn has_port() -> bool {
+    port::is_open()
+}
+
+/// As [`send`], by that carrier and no other: for checks.
+///
+/// # Errors
+/// When it cannot be sent so.
+pub fn send_by(carrier: Carrier, channel: Channel, parts: &[&[u8]]) -> Result<(), Unsent> {
+    with_turn(|| match carrier {
+        Carrier::Uart => by_uart(channel, parts),
+        Carrier::Port => by_port(channel, parts),
+    })
+}
+
+fn by_port(channel: Channel, parts: &[&[u8]]) -> Result<(), Unsent> {
+    let mut writer = Writer::new();
+    link::encode_parts(channel, parts, hw::memory::crc32c, |run| writer.write(run)).map_err(|_| Unsent::TooLong)?;
+    if writer.finish() { Ok(()) } else { Err(Unsent::NobodyListens) }
+}
+
+fn by_uart(channel: Channel, parts: &[&[u8]]) -> Result<(), Unsent> {
+    link::encode_parts(channel, parts, hw::memory::crc32c, |run| run.iter().copied().for_each(uart::send))
         .map_err(|_| Unsent::TooLong)
+}
+
+/// Sends a message by the UART, whatever carries the link.
+fn say_by_uart(message: &Message<'_>) {
+    let mut buffer = [0; link::MAX_PAYLOAD];
+    if let Some(payload) = message.encode(&mut buffer) {
+        let _ = by_uart(Channel::Control, &[payload]);
+    }
+}
+
+/// The link goes by the UART again. It is this thread's turn.
+fn come_back() {
+    BY_PORT.store(false, Ordering::Relaxed);
+    IS_BACK.store(true, Ordering::Relaxed);
+    say_by_uart(&Message::Carrier { carrier: Carrier::Uart });
+    log::warn!("link: nobody is at the other end of the port any more; it goes by the UART");
+}
+
+/// Lets the link go where it can. `hello` introduces the hypervisor. Says whether it has come by another way to whoever is at its
+/// other end, who has to be told all anew.
+pub(crate) fn choose(hello: fn() -> Message<'static>) -> bool {
+    let (open, by_port) = (port::is_open(), BY_PORT.load(Ordering::Relaxed));
+    if open && !by_port && is_framed() {
+        with_turn(|| {
+            say_by_uart(&hello());
+            say_by_uart(&Message::Carrier { carrier: Carrier::Port });
+            BY_PORT.store(true, Ordering::Relaxed);
+            IS_BACK.store(false, Ordering::Relaxed);
+        });
+        log::info!(
+            "link: it goes by the port {} of the virtio console at {:#x}",
+            port::NAME,
+            port::registers().map_or(0, |at| at.0)
+        );
+        return true;
+    }
+    if !open && by_port {
+        with_turn(|| {
+            // Another thread may have noticed it meanwhile.
+            if BY_PORT.load(Ordering::Relaxed) {
+                come_back();
+            }
+        });
+    }
+    IS_BACK.swap(false, Ordering::Relaxed)
+}
+
+/// Waits until all that was sent is gone, but no longer than `milliseconds`: the host is about to be switched off.
+pub(crate) fn drain(milliseconds: u64) {
+    let end = host::milliseconds().saturating_add(milliseconds);
+    while BY_PORT.load(Ordering::Relaxed) && !port::is_drained() && host::milliseconds() < end {
+        sched::block(Some(Ticks(sysreg::cntpct_el0().saturating_add(host::ticks(1000)))));
+    }
 }
 
 /// Does `work` while nobody else sends.

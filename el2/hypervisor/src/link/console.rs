@@ -7,7 +7,6 @@
 extern crate alloc;
 
 use alloc::boxed::Box;
-use alloc::vec::Vec;
 use core::fmt::{self, Write as _};
 use core::sync::atomic::{AtomicBool, Ordering};
 
@@ -22,12 +21,13 @@ use units::{Ticks, VmId};
 use crate::exit::interrupts;
 use crate::host;
 use crate::host::text::Text;
-use crate::link::carrier;
 use crate::link::operator::Operator;
 use crate::link::stats;
+use crate::link::{arrivals, carrier};
 use crate::output;
 use crate::output::buffers::write_left_out;
 use crate::output::log_sink;
+use crate::output::port;
 use crate::sched::{self, Thread};
 use crate::vm::handle::request;
 use crate::vm::{self, Stop, Vm, alarm, counters};
@@ -44,6 +44,12 @@ const ANSWER_MICROSECONDS: u64 = 50_000;
 const TURN_MICROSECONDS: u64 = 5_000;
 /// How long the power button stays pressed, in microseconds.
 const PRESS_MICROSECONDS: u64 = 100_000;
+/// As many frames that came by the port are handled before output is looked at again.
+const FRAMES_AT_ONCE: usize = 32;
+/// How long a port may take to be opened when we begin, in milliseconds.
+const PORT_MILLISECONDS: u64 = 100;
+/// How long the last output may take before the host is switched off, in milliseconds.
+const LAST_MILLISECONDS: u64 = 2_000;
 /// Ctrl-] starts a command in text mode.
 const COMMAND_KEY: u8 = 0x1d;
 
@@ -103,7 +109,6 @@ pub(crate) fn open() {
 
 /// The UART and what is known of whoever is at its other end.
 struct Port {
-    decoder: Decoder<Box<[u8]>>,
     /// Whose line is being written in text mode, and whether it has begun.
     source: Option<Source>,
     line_open: bool,
@@ -148,9 +153,10 @@ fn run(_: usize) -> ! {
     while !OPEN.load(Ordering::Acquire) {
         sched::block(None);
     }
+    arrivals::start();
     // The stack is for what is called: a saved VM's state is taken in on it. So nothing below is inlined here either.
+    let mut decoder = Box::new(Decoder::new(hw::memory::crc32c));
     let mut port = Box::new(Port {
-        decoder: Decoder::with_buffer(buffer(), hw::memory::crc32c),
         source: None,
         line_open: false,
         focus: 0,
@@ -165,11 +171,18 @@ fn run(_: usize) -> ! {
         unclaimed: 0,
     });
     if carrier::is_framed() {
-        port.introduce();
+        await_port();
+        if !carrier::choose(hello) {
+            port.introduce();
+        }
     }
     loop {
         output::begin_look();
-        let mut busy = port.take_input();
+        if carrier::choose(hello) {
+            port.introduce();
+        }
+        let mut busy = port.take_input(&mut decoder);
+        busy |= arrivals::is_any() && port.take_posted();
         port.serve_devices();
         busy |= port.drain();
         port.report_loss();
@@ -186,17 +199,18 @@ fn run(_: usize) -> ! {
     }
 }
 
-/// What the largest frame fits into. Without memory for it the link has to do with the smaller ones.
-fn buffer() -> Box<[u8]> {
-    let mut buffer = Vec::new();
-    for payload in [link::MAX_BULK, link::MAX_PAYLOAD] {
-        let length = link::decoder_buffer(payload);
-        if buffer.try_reserve_exact(length).is_ok() {
-            buffer.resize(length, 0);
-            break;
-        }
+/// What introduces us.
+fn hello() -> Message<'static> {
+    let build = concat!("undercroft ", env!("CARGO_PKG_VERSION"));
+    Message::Hello { version: link::VERSION, vms: vm::all().count() as u16, build }
+}
+
+/// Gives a port that there is a moment to be opened, so that the link need not begin by the UART.
+fn await_port() {
+    let end = host::milliseconds().saturating_add(PORT_MILLISECONDS);
+    while port::registers().is_some() && !port::is_open() && host::milliseconds() < end {
+        sched::block(Some(Ticks(sysreg::cntpct_el0().saturating_add(host::ticks(1000)))));
     }
-    buffer.into_boxed_slice()
 }
 
 impl Port {
@@ -439,9 +453,7 @@ impl Port {
     /// Says who is here.
     #[inline(never)]
     fn introduce(&mut self) {
-        let vms = vm::all().count() as u16;
-        let build = concat!("undercroft ", env!("CARGO_PKG_VERSION"));
-        self.send(&Message::Hello { version: link::VERSION, vms, build });
+        self.send(&hello());
         // A VM that is off already is said to be so by `report_states`, after the last of its output.
         output::note_change();
         for vm in vm::all() {
@@ -484,6 +496,7 @@ impl Port {
             while self.drain() {}
             self.send(&Message::AllStopped);
             if POWER_OFF_AT_END.load(Ordering::Relaxed) {
+                carrier::drain(LAST_MILLISECONDS);
                 firmware::power_off();
             }
         } else if !all_off {
@@ -491,43 +504,61 @@ impl Port {
         }
     }
 
-    /// Handles what arrived. Says whether anything did.
+    /// Handles what arrived by the UART. Says whether anything did.
     #[inline(never)]
-    fn take_input(&mut self) -> bool {
+    fn take_input(&mut self, decoder: &mut Decoder) -> bool {
         let mut any = false;
         while let Some(byte) = uart::receive() {
             any = true;
-            match self.decoder.push(byte) {
+            match decoder.push(byte) {
                 None => {}
                 Some(Event::Text(byte)) => self.typed(byte),
-                Some(Event::Frame { channel: Channel::Control, payload }) => {
-                    if let Some(command) = Command::decode(payload) {
-                        self.obey(command);
-                    }
-                }
-                Some(Event::Frame { channel: Channel::Requests, payload }) => {
-                    if let Some(vm) = self.operator.answer(payload, send_reply) {
-                        self.press(vm);
-                    }
-                }
-                Some(Event::Frame { channel: Channel::Console(id), payload }) => {
-                    if let Some(vm) = vm::by_id(id) {
-                        vm.devices.receive(vm, payload);
-                    }
-                }
-                Some(Event::Frame { channel: Channel::VirtioConsole(id), payload }) => {
-                    if let Some(vm) = vm::by_id(id) {
-                        vm.devices.receive_virtio(vm, payload);
-                        vm.console.ask_for_service();
-                    }
-                }
-                Some(Event::Frame { channel: Channel::Bulk, .. }) => {
-                    log::warn!("link: a piece arrived of what nobody expects");
-                }
-                Some(_) => log::warn!("link: a damaged frame arrived"),
+                Some(Event::Frame { channel: Channel::Bulk, payload }) => arrivals::piece_arrived(payload),
+                Some(Event::Frame { channel, payload }) => self.take_frame(channel, payload),
+                Some(Event::Damaged) => log::warn!("link: a damaged frame arrived"),
             }
         }
         any
+    }
+
+    /// Handles frames that arrived by the port, some of them. Says whether there were any.
+    #[inline(never)]
+    fn take_posted(&mut self) -> bool {
+        let mut payload = [0; link::MAX_PAYLOAD];
+        let mut any = false;
+        for _ in 0..FRAMES_AT_ONCE {
+            let Some((channel, length)) = arrivals::next(&mut payload) else { break };
+            any = true;
+            self.take_frame(channel, payload.get(..length).unwrap_or_default());
+        }
+        any
+    }
+
+    fn take_frame(&mut self, channel: Channel, payload: &[u8]) {
+        match channel {
+            Channel::Control => {
+                if let Some(command) = Command::decode(payload) {
+                    self.obey(command);
+                }
+            }
+            Channel::Requests => {
+                if let Some(vm) = self.operator.answer(payload, send_reply) {
+                    self.press(vm);
+                }
+            }
+            Channel::Console(id) => {
+                if let Some(vm) = vm::by_id(id) {
+                    vm.devices.receive(vm, payload);
+                }
+            }
+            Channel::VirtioConsole(id) => {
+                if let Some(vm) = vm::by_id(id) {
+                    vm.devices.receive_virtio(vm, payload);
+                    vm.console.ask_for_service();
+                }
+            }
+            Channel::Log | Channel::Bulk => log::warn!("link: a frame arrived on a channel that only sends"),
+        }
     }
 
     /// A byte of text: for the VM in focus, or part of a command.

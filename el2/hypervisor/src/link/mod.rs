@@ -1,6 +1,7 @@
 //! What leaves by the UART and comes in by it: consoles, the log, the operator's questions and their answers.
 
-pub(crate) mod carrier;
+mod arrivals;
+pub mod carrier;
 pub(crate) mod console;
 pub(crate) mod operator;
 pub(crate) mod stats;

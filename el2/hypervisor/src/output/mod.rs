@@ -1,5 +1,6 @@
 //! What waits to leave by the UART: the log, and what guests write. The rooms above put it here, and know no more of whoever takes
-//! it away than that a thread is woken: the link's, which stands above them all, and is the *reader* here.
+//! it away than that a thread is woken: the link's, which stands above them all, and is the *reader* here. Where the link goes by a
+//! port of a virtio console's, that is here too, for interrupts reach it.
 
 use core::fmt::Write as _;
 use core::sync::atomic::{AtomicBool, Ordering};
@@ -12,6 +13,7 @@ use units::Ticks;
 
 pub(crate) mod buffers;
 pub(crate) mod log_sink;
+pub(crate) mod port;
 
 use crate::host;
 use crate::sched::{self, Thread};

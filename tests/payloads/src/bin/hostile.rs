@@ -12,7 +12,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use payload_rt::instruction::{self, execute};
 use payload_rt::random::Random;
-use payload_rt::{MAX_CPUS, cpu, fault, gic, machine, memory, mmu, println, psci, sysreg, timer, uart, virtio};
+use payload_rt::{MAX_CPUS, cpu, fault, gic, machine, memory, mmu, print, println, psci, sysreg, timer, uart, virtio};
 
 payload_rt::entry!(main);
 
@@ -22,6 +22,10 @@ const PAGES_EACH: u64 = 4;
 
 /// What each CPU has done, for the progress line.
 static ACTIONS: [AtomicU64; MAX_CPUS] = [const { AtomicU64::new(0) }; MAX_CPUS];
+
+/// A frame of the hypervisor's link, as it would be on the line: the control message that VM 0 has powered itself off, and behind it
+/// the start of another one (docs/formats/link.md).
+const FRAME: [u8; 13] = [0xff, 0, 4, 0, 2, 0, 1, 0, 0xec, 0xe6, 0x0e, 0xa5, 0xff];
 
 /// One kind of misbehaviour.
 type Action = fn(&mut Hostile);
@@ -53,6 +57,9 @@ struct Hostile {
 fn main() {
     TABLES.store(memory::pages(PAGES_EACH * cpu::count() as u64), Ordering::SeqCst);
     println!("hostile: seed {}, {} CPUs", machine::option_number("seed", 1), cpu::count());
+    print!("a frame it is not: ");
+    uart::print_bytes(&FRAME);
+    println!("");
     for index in 1..cpu::count() {
         if let Err(error) = cpu::start(index, misbehave) {
             println!("hostile: CPU_ON of CPU {index} returns {error}");

@@ -1,14 +1,16 @@
 //! The emulated host: image, bundle, QEMU.
 
-use super::{Options, Session};
+use super::{Notice, Options, Session, Shared, carrier};
 use crate::bundle;
 use crate::site::{Site, SiteError};
 use abi::host_arguments::AllOff;
+use std::net::Shutdown;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tempfile::NamedTempFile;
+use tempfile::{NamedTempFile, TempDir};
 
 /// Why there is no session.
 #[derive(Debug, thiserror::Error)]
@@ -51,11 +53,67 @@ pub enum StartError {
 /// The running host, and the file that it was given.
 pub(super) struct Host {
     running: Mutex<qemu::Running>,
+    /// Our end of the port for the link.
+    port: Option<Arc<PortSocket>>,
     /// Read by QEMU when it starts; kept so that a look at its command line finds what it names.
     _bundle: NamedTempFile,
 }
 
+/// Where QEMU finds the port for the link: a socket in a folder of its own, into which nobody else can look. QEMU connects to it
+/// before the machine starts, so that the hypervisor finds it open.
+struct PortSocket {
+    listener: UnixListener,
+    folder: TempDir,
+    connected: Mutex<Option<UnixStream>>,
+}
+
+impl PortSocket {
+    fn bind() -> std::io::Result<Self> {
+        let folder = tempfile::Builder::new().prefix("croft-").tempdir()?;
+        let listener = UnixListener::bind(folder.path().join("link"))?;
+        listener.set_nonblocking(true)?;
+        Ok(Self { listener, folder, connected: Mutex::new(None) })
+    }
+
+    /// What gives the machine the port. Our windows are of virtio 1, as QEMU's are not by default.
+    fn arguments(&self) -> Vec<String> {
+        // A comma in a value is written twice.
+        let path = self.folder.path().join("link").display().to_string().replace(',', ",,");
+        let chardev = format!("socket,id=undercroft-link,path={path}");
+        let port = "virtserialport,chardev=undercroft-link,name=undercroft.link";
+        let words = ["-global", "virtio-mmio.force-legacy=false", "-device", "virtio-serial-device,max_ports=2"];
+        let words = words.into_iter().chain(["-chardev", &chardev, "-device", port]);
+        words.map(str::to_owned).collect()
+    }
+
+    /// Waits for QEMU and takes the port up.
+    fn serve(&self, shared: &Arc<Shared>) -> std::io::Result<()> {
+        let stream = loop {
+            match self.listener.accept() {
+                Ok((stream, _)) => break stream,
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock && !shared.lock().ended => {
+                    std::thread::sleep(Duration::from_millis(2));
+                }
+                Err(error) => return Err(error),
+            }
+        };
+        stream.set_nonblocking(false)?;
+        let (output, ours) = (stream.try_clone()?, stream.try_clone()?);
+        *self.connected.lock().unwrap_or_else(PoisonError::into_inner) = Some(ours);
+        carrier::attach(shared, stream, output);
+        Ok(())
+    }
+}
+
 impl Host {
+    /// Shuts the port. What QEMU has sent by it still comes.
+    pub(super) fn shut_port(&self) {
+        let Some(port) = &self.port else { return };
+        if let Some(stream) = &*port.connected.lock().unwrap_or_else(PoisonError::into_inner) {
+            let _ = stream.shutdown(Shutdown::Write);
+        }
+    }
+
     /// How QEMU ended, for a message. `ended` says that its output did, so that it will be gone in a moment.
     pub(super) fn status(&self, ended: bool) -> Option<String> {
         let limit = if ended { Duration::from_secs(3) } else { Duration::ZERO };
@@ -140,7 +198,13 @@ fn write_bundle(site: &Site) -> Result<NamedTempFile, StartError> {
 }
 
 /// The machine for this site.
-fn machine(site: &Site, options: &Options, image: PathBuf, bundle: &Path) -> Result<qemu::Machine, StartError> {
+fn machine(
+    site: &Site,
+    options: &Options,
+    image: PathBuf,
+    bundle: &Path,
+    port: Option<&PortSocket>,
+) -> Result<qemu::Machine, StartError> {
     let host = site.host.as_ref().ok_or_else(|| {
         let hint = "there is no [host]; `croft run` needs one, for example\n[host]\ncpu = \"cortex-a76\"\ncpus = 4\nmemory = \"4G\"";
         site.mistake(0, hint)
@@ -155,6 +219,7 @@ fn machine(site: &Site, options: &Options, image: PathBuf, bundle: &Path) -> Res
     }
     // Whatever happens to this process, even a kill that it cannot see, QEMU goes with it.
     let mut extra_args = vec!["-run-with".to_owned(), "exit-with-parent=on".to_owned()];
+    extra_args.extend(port.map(PortSocket::arguments).unwrap_or_default());
     extra_args.extend(options.qemu_args.iter().cloned());
     Ok(qemu::Machine {
         cpu: host.cpu.clone(),
@@ -191,7 +256,16 @@ impl Session {
             return wrong(folder, "that is no folder; --log-dir names one, which is made if it is not there");
         }
         let bundle = write_bundle(site)?;
-        let machine = machine(site, options, image, bundle.path())?;
+        let port = options.port.then(PortSocket::bind).and_then(|bound| match bound {
+            Ok(port) => Some(Arc::new(port)),
+            Err(error) => {
+                let folder = std::env::temp_dir();
+                let text = format!("the link stays on the serial port: no socket in {}: {error}", folder.display());
+                let _ = options.listener.as_ref().map(|listener| listener.send(Notice::Remark(text)));
+                None
+            }
+        });
+        let machine = machine(site, options, image, bundle.path(), port.as_deref())?;
         let names: Vec<String> = site.vms.iter().map(|vm| vm.name.clone()).collect();
         // Nothing is moved aside for a host that cannot be started.
         qemu::find()?;
@@ -201,7 +275,12 @@ impl Session {
         let (output, input) = running.serial()?;
         let mut session = Self::recorded(output, input, names, options, recorder);
         session.wrong_clocks = site.wrong_clocks().map(|(vm, _)| vm.to_owned()).collect();
-        session.host = Some(Host { running: Mutex::new(running), _bundle: bundle });
+        if let Some(port) = port.clone() {
+            let shared = Arc::clone(&session.shared);
+            // Without QEMU's end there is no port, and the link stays where it is.
+            std::thread::spawn(move || port.serve(&shared));
+        }
+        session.host = Some(Host { running: Mutex::new(running), port, _bundle: bundle });
         Ok(session)
     }
 }

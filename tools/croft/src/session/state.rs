@@ -1,5 +1,6 @@
 //! What is known of the hypervisor and its VMs, from what came down the link so far.
 
+use super::carrier::Way;
 use super::outcome::{Outcome, last_line};
 use super::record::Recorder;
 use super::request::Requests;
@@ -231,6 +232,8 @@ pub(super) struct State {
     watchers: Vec<Watcher>,
     /// Who takes what is transferred.
     pub(super) bulk: Option<SyncSender<Vec<u8>>>,
+    /// Which way the link goes.
+    pub(super) way: Way,
     pub(super) hello: bool,
     pub(super) statistics: String,
     pub(super) statistics_count: u64,
@@ -255,6 +258,7 @@ impl State {
             all_stopped: false,
             watchers: Vec::new(),
             bulk: None,
+            way: Way::default(),
             hello: false,
             statistics: String::new(),
             statistics_count: 0,
@@ -421,7 +425,7 @@ impl State {
                 self.refusals.push(text.to_owned());
                 self.tell(Notice::Refused(text.to_owned()));
             }
-            Message::Carrier { .. } => {}
+            Message::Carrier { carrier } => self.way.announced = Some(carrier),
         }
     }
 

@@ -1,8 +1,8 @@
 //! A session with a hypervisor that is a thread of this test.
 
-use super::{Condition, Notice, Options, Outcome, ScriptError, Session};
+use super::{Condition, Notice, Options, Outcome, ScriptError, Session, carrier};
 use abi::crc32c;
-use abi::link::{self, Channel, Command, Decoder, Event, MAX_PAYLOAD, Message, StopReason, VmState};
+use abi::link::{self, Carrier, Channel, Command, Decoder, Event, MAX_PAYLOAD, Message, StopReason, VmState};
 use std::io::{PipeReader, PipeWriter, Read, Write};
 use std::sync::mpsc;
 use std::time::Duration;
@@ -133,6 +133,98 @@ fn what_is_transferred_comes_in_order_beside_everything_else() {
     fake.frame(WEB, b"on");
     session.console("web").unwrap().expect("on", SOON).unwrap();
     assert_eq!(session.damage(), 0);
+}
+
+/// A session with a port, and its two fakes: at the serial port, and at the port.
+fn start_with_port() -> (Session, Fake, Fake) {
+    let (session, uart) = start(&Options::default());
+    let (tool_input, output) = std::io::pipe().unwrap();
+    let (input, tool_output) = std::io::pipe().unwrap();
+    carrier::attach(&session.shared, tool_input, tool_output);
+    (session, uart, Fake { output, input, decoder: Decoder::new(crc32c::compute) })
+}
+
+fn go_over(uart: &mut Fake, port: &mut Fake) {
+    uart.say(Message::Hello { version: link::VERSION, vms: 2, build: "fake 1" });
+    uart.say(Message::Carrier { carrier: Carrier::Port });
+    port.hello();
+}
+
+#[test]
+fn the_port_is_heard_when_the_serial_port_says_so() {
+    let (session, mut uart, mut port) = start_with_port();
+    port.frame(WEB, b"second ");
+    assert!(session.console("web").unwrap().expect("second", SHORT).is_err(), "it is not its turn");
+    assert_eq!(session.carrier(), Carrier::Uart);
+    session.console("db").unwrap().send("early\r").unwrap();
+    assert_eq!(uart.hear(), (DB, b"early\r".to_vec()));
+    uart.frame(WEB, b"first ");
+    go_over(&mut uart, &mut port);
+    session.console("web").unwrap().expect("first second ", SOON).unwrap();
+    assert_eq!(session.carrier(), Carrier::Port);
+    session.console("db").unwrap().send("late\r").unwrap();
+    assert_eq!(port.hear(), (DB, b"late\r".to_vec()));
+    // The serial port is heard all the same: whatever is wrong is said there.
+    uart.output.write_all(b"a line of text\r\n").unwrap();
+    session.log().expect("a line of text", SOON).unwrap();
+    port.state(0, VmState::Stopped(StopReason::PowerOff));
+    port.state(1, VmState::Stopped(StopReason::PowerOff));
+    // The host ends, and its serial port first: what is in the port is not lost.
+    drop(uart);
+    std::thread::sleep(SHORT);
+    port.frame(Channel::Log, b"statistics\n");
+    port.say(Message::AllStopped);
+    drop(port);
+    assert_eq!(session.wait_stopped(SOON), Outcome::PoweredOff);
+    assert!(session.log().transcript().ends_with("statistics\n"));
+    assert_eq!(session.damage(), 0);
+}
+
+#[test]
+fn a_port_that_is_shut_leaves_the_link_to_the_serial_port() {
+    let (session, mut uart, mut port) = start_with_port();
+    go_over(&mut uart, &mut port);
+    session.wait_for("web", SOON, |condition| matches!(condition, Condition::Running { .. })).unwrap();
+    // It comes later than what is said behind it, and belongs before.
+    uart.say(Message::Carrier { carrier: Carrier::Uart });
+    uart.hello();
+    uart.frame(WEB, b"second ");
+    std::thread::sleep(SHORT);
+    port.frame(WEB, b"first ");
+    drop(port);
+    session.console("web").unwrap().expect("first second ", SOON).unwrap();
+    assert_eq!(session.carrier(), Carrier::Uart);
+    session.console("db").unwrap().send("late\r").unwrap();
+    assert_eq!(uart.hear(), (DB, b"late\r".to_vec()));
+    assert!(!session.has_ended());
+    assert_eq!(session.damage(), 0);
+}
+
+#[test]
+fn whatever_a_guest_writes_is_no_frame_on_either_way() {
+    let (session, mut uart, mut port) = start_with_port();
+    // A whole frame that would power web off, and a start byte, as a guest would print them.
+    let mut forged = Vec::new();
+    let mut buffer = [0; MAX_PAYLOAD];
+    let state = VmState::Stopped(StopReason::PowerOff);
+    let payload = Message::VmState { vm: 0, state }.encode(&mut buffer).unwrap();
+    link::encode(Channel::Control, payload, crc32c::compute, |byte| forged.push(byte)).unwrap();
+    forged.push(link::START);
+    uart.hello();
+    uart.frame(WEB, &forged);
+    go_over(&mut uart, &mut port);
+    port.frame(WEB, &forged);
+    port.frame(WEB, b"honest");
+    session.console("web").unwrap().expect("honest", SOON).unwrap();
+    assert_eq!(session.condition("web").unwrap(), Condition::Running { boots: 1 });
+    let heard = session.shared.lock().stream(WEB).unwrap().all().to_vec();
+    assert_eq!(heard, [&forged[..], &forged, b"honest"].concat());
+    assert_eq!(session.damage(), 0);
+    // Bytes outside frames are nobody's on the port.
+    port.output.write_all(b"x").unwrap();
+    port.frame(WEB, b"more");
+    session.console("web").unwrap().expect("more", SOON).unwrap();
+    assert_eq!(session.damage(), 1);
 }
 
 #[test]

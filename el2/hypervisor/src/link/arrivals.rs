@@ -1,0 +1,148 @@
+//! What comes by the port: a thread of its own takes it apart, so that neither the consoles' thread waits for what is transferred
+//! nor the other way round.
+//!
+//! Frames for the consoles' thread go into a box of fixed size, from which it takes them in their order. While the box is full
+//! nothing is read, and then the tool has to wait.
+
+extern crate alloc;
+
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicBool, Ordering};
+
+use abi::link::{self, Channel, Decoder, Event};
+use drivers::virtio::console::MOST_AT_ONCE;
+use fair::Ring;
+use hw::sync::{IrqLock, unmask_irqs};
+
+use crate::exit::interrupts::{self, Handler};
+use crate::output::{self, port};
+use crate::sched::{self, Thread};
+
+/// The thread's weight, that of one more guest.
+const WEIGHT: u16 = abi::bundle::DEFAULT_WEIGHT;
+/// What stands before a payload in the box: the channel's number and the length.
+const HEAD: usize = 3;
+
+/// The box.
+struct Posted {
+    /// Heads and payloads, whole ones only.
+    ring: Ring<4096>,
+    /// The port's thread waits for room.
+    waiter: Option<&'static Thread>,
+}
+
+/// Something is in the box: changed under its lock, and looked at without it, in each round of the consoles' thread.
+static IS_POSTED: AtomicBool = AtomicBool::new(false);
+static POSTED: IrqLock<Posted> = IrqLock::new(Posted { ring: Ring::new(), waiter: None });
+
+/// What frames of all channels fit into. Without memory for it the link has to do with the smaller ones.
+fn buffer() -> Box<[u8]> {
+    let mut buffer = Vec::new();
+    for payload in [link::MAX_BULK, link::MAX_PAYLOAD] {
+        let length = link::decoder_buffer(payload);
+        if buffer.try_reserve_exact(length).is_ok() {
+            buffer.resize(length, 0);
+            break;
+        }
+    }
+    buffer.into_boxed_slice()
+}
+
+/// Looks for a port. If there is one, the thread is started that takes what comes by it.
+#[inline(never)]
+pub(super) fn start() {
+    let mut windows = port::windows().filter_map(|window| Some((window.registers, window.interrupt?)));
+    let Some((_, interrupt)) = windows.find(|&(registers, _)| port::adopt(registers)) else { return };
+    let thread = match Thread::spawn("link", run, 0, (WEIGHT, u64::MAX)) {
+        Ok(thread) => thread,
+        Err(error) => return log::warn!("the link's port is not used: {error}"),
+    };
+    port::set_thread(thread);
+    match interrupts::connect(interrupt, Handler::LinkPort, 0) {
+        // What the device has said meanwhile came without an interrupt that anybody handled.
+        Ok(()) => sched::wake(thread),
+        Err(error) => log::warn!("the link's port is not used: its interrupt {}: {}", interrupt.0, error.sentence()),
+    }
+}
+
+fn run(_: usize) -> ! {
+    unmask_irqs();
+    let mut decoder = Decoder::with_buffer(buffer(), hw::memory::crc32c);
+    let mut piece = [0; MOST_AT_ONCE];
+    loop {
+        port::attend();
+        match port::receive(&mut piece) {
+            0 => sched::block(None),
+            count => {
+                let mut bytes = piece.get(..count).unwrap_or_default();
+                while let Some(event) = decoder.take(&mut bytes) {
+                    hear(&event);
+                }
+                sched::yield_now();
+            }
+        }
+    }
+}
+
+fn hear(event: &Event<'_>) {
+    match *event {
+        Event::Frame { channel: Channel::Bulk, payload } => piece_arrived(payload),
+        Event::Frame { channel, payload } => post(channel, payload),
+        // The port carries frames alone; a text byte is one of a frame that was cut off, and each is not worth a line.
+        Event::Text(_) => {}
+        Event::Damaged => log::warn!("link: a damaged frame arrived"),
+    }
+}
+
+/// The next piece of what is transferred, whichever way it came.
+pub(super) fn piece_arrived(_piece: &[u8]) {
+    log::warn!("link: a piece arrived of what nobody expects");
+}
+
+/// Puts a frame into the box; waits for room.
+fn post(channel: Channel, payload: &[u8]) {
+    let Some(number) = channel.number() else {
+        return;
+    };
+    loop {
+        let mut posted = POSTED.lock();
+        if posted.ring.room() >= HEAD + payload.len() {
+            let [low, high] = (payload.len() as u16).to_le_bytes();
+            [number, low, high].iter().chain(payload).for_each(|&byte| posted.ring.push(byte));
+            IS_POSTED.store(true, Ordering::Relaxed);
+            drop(posted);
+            // Who finds the flag unset looks again behind this.
+            output::look_again();
+            output::wake_reader();
+            return;
+        }
+        posted.waiter = Some(sched::current());
+        drop(posted);
+        sched::block(None);
+    }
+}
+
+/// Whether something is in the box.
+pub(super) fn is_any() -> bool {
+    IS_POSTED.load(Ordering::Relaxed)
+}
+
+/// Takes the next frame out of the box into `payload`; says whose it is, and how long.
+pub(super) fn next(payload: &mut [u8; link::MAX_PAYLOAD]) -> Option<(Channel, usize)> {
+    let mut posted = POSTED.lock();
+    let mut head = [0; HEAD];
+    if posted.ring.pop_into(&mut head) < HEAD {
+        IS_POSTED.store(false, Ordering::Relaxed);
+        return None;
+    }
+    let [number, low, high] = head;
+    let length =
+        payload.get_mut(..usize::from(u16::from_le_bytes([low, high]))).map_or(0, |room| posted.ring.pop_into(room));
+    let waiter = posted.waiter.take();
+    drop(posted);
+    if let Some(waiter) = waiter {
+        sched::wake(waiter);
+    }
+    Some((Channel::from_number(number)?, length))
+}
