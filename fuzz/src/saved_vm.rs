@@ -6,7 +6,7 @@
 use abi::bundle::{Calls, Doors};
 use backdoor::{Config, Limits, Service};
 use clock::GuestClock;
-use clock::saved::{Clock, Timer};
+use clock::saved::{Away, Clock, Timer};
 use cpu::saved::{Name, SavedRegisters};
 use devices::{Device, GenericWatchdog, Pl031, Pl061, Uart};
 use pack::{Damaged, Reader, Writer};
@@ -135,7 +135,10 @@ pub fn good() -> Vec<u8> {
     service.set(b"guestinfo.a", b"value").expect("there is room");
     let saved = SavedVm {
         machine: shape(),
-        time: SavedTime { clock: Clock { count: 5, ..GuestClock::like_the_hosts(Ticks(0), HOST).save(Ticks(NOW)) } },
+        time: SavedTime {
+            clock: Clock { count: 5, ..GuestClock::like_the_hosts(Ticks(0), HOST).save(Ticks(NOW)) },
+            away: Away::Advance,
+        },
         life: paused().save().expect("it is paused"),
         gic: Box::new(Vgic::new(GIC).save().expect("nothing is loaded")),
         vcpus: vec![vcpu(0), vcpu(1)],

@@ -3,10 +3,13 @@
 //! The hardware counts for every vCPU that is in its guest, by the offset that was loaded with it. So a clock that is to
 //! stand still during a pause stops when the last vCPU is out, not when the pause is asked for: a vCPU that read its counter
 //! in between would see it go back when the VM goes on.
+//!
+//! What becomes of the time that a VM is saved is its choice for life, so it stands beside the clock and is saved with it.
 
 use units::Ticks;
 
 use crate::GuestClock;
+use crate::saved::Away;
 
 /// A VM's clock, and what decides whether it counts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -14,22 +17,31 @@ pub struct VmClock {
     clock: GuestClock,
     /// A pause lets it stand still.
     stops: bool,
+    /// What it makes of the time that its VM is saved.
+    away: Away,
     is_paused: bool,
     /// vCPUs that are in their guest, or may enter it without taking the clock's offset anew.
     inside: u16,
 }
 
 impl VmClock {
-    /// The clock of a VM in which no vCPU is yet, and which is not paused. Whether a pause `stops` it.
+    /// The clock of a VM in which no vCPU is yet, and which is not paused. Whether a pause `stops` it, and what it makes of the time that
+    /// its VM is saved.
     #[must_use]
-    pub const fn new(clock: GuestClock, stops: bool) -> Self {
-        Self { clock, stops, is_paused: false, inside: 0 }
+    pub const fn new(clock: GuestClock, stops: bool, away: Away) -> Self {
+        Self { clock, stops, away, is_paused: false, inside: 0 }
     }
 
     /// The clock as it is now. A vCPU takes it after [`VmClock::enter`], and goes by it until it is out again.
     #[must_use]
     pub const fn clock(&self) -> GuestClock {
         self.clock
+    }
+
+    /// What it makes of the time that its VM is saved.
+    #[must_use]
+    pub const fn away(&self) -> Away {
+        self.away
     }
 
     /// Whether no vCPU is in its guest, or may enter it.
@@ -74,6 +86,7 @@ mod tests {
 
     use super::VmClock;
     use crate::GuestClock;
+    use crate::saved::Away;
     use proptest::collection::vec;
     use proptest::prelude::{Just, Strategy, any, prop_assert, prop_assert_eq, prop_oneof, proptest};
     use units::{Hz, Ticks};
@@ -123,7 +136,7 @@ mod tests {
         #[test]
         fn no_vcpu_sees_time_go_back(stops in any::<bool>(), events in vec(event(), 1..200)) {
             let mut now = Ticks(5_000);
-            let mut time = VmClock::new(GuestClock::like_the_hosts(now, Hz(62_500_000)), stops);
+            let mut time = VmClock::new(GuestClock::like_the_hosts(now, Hz(62_500_000)), stops, Away::Advance);
             let (mut vcpus, mut asked, mut paused) = ([Vcpu::Off; VCPUS], [false; VCPUS], false);
             let (mut seen, mut should) = (0, 0);
             for event in events {
@@ -186,7 +199,7 @@ mod tests {
     #[test]
     fn time_stops_with_the_last_vcpu() {
         let hz = Hz(62_500_000);
-        let mut time = VmClock::new(GuestClock::like_the_hosts(Ticks(0), hz), true);
+        let mut time = VmClock::new(GuestClock::like_the_hosts(Ticks(0), hz), true, Away::Advance);
         time.enter();
         time.enter();
         time.pause(Ticks(100));
@@ -199,7 +212,7 @@ mod tests {
         // Nobody has gone on yet: it is paused once more.
         time.pause(Ticks(1_010));
         assert_eq!(time.clock().guest(Ticks(5_000)).0, 210);
-        let mut goes_on = VmClock::new(GuestClock::like_the_hosts(Ticks(0), hz), false);
+        let mut goes_on = VmClock::new(GuestClock::like_the_hosts(Ticks(0), hz), false, Away::Freeze);
         goes_on.pause(Ticks(5));
         assert!(!goes_on.clock().is_stopped());
     }

@@ -5,6 +5,7 @@
 
 use core::fmt;
 
+use pack::{Damaged, Reader, Value, Writer};
 use units::Hz;
 
 use crate::Rate;
@@ -35,20 +36,31 @@ pub enum Away {
     Freeze,
 }
 
+/// One byte: 0 or 1.
+impl Value for Away {
+    fn pack(&self, out: &mut Writer) {
+        (*self == Self::Freeze).pack(out);
+    }
+
+    fn unpack(from: &mut Reader<'_>) -> Result<Self, Damaged> {
+        Ok(if bool::unpack(from)? { Self::Freeze } else { Self::Advance })
+    }
+}
+
 impl Clock {
     /// The version that is written, and the only one that is read.
     pub const VERSION: u16 = 2;
 
-    /// The same clock when it has been away for so many microseconds of real time. One that was saved while it stood still has
-    /// stood still since.
+    /// The same clock when it has been away for so many microseconds of real time. What it does in a pause is another matter: one that
+    /// was saved while it stood still has gone on since, if that is its choice, and stands still again.
     #[must_use]
     pub fn after(self, microseconds: u64, away: Away) -> Self {
         let millionths = u128::from(microseconds) * u128::from(self.frequency) / 1_000_000;
         let ticks = u64::try_from(millionths * u128::from(self.rate) / 1_000_000).unwrap_or(u64::MAX);
         match away {
             // A file may say anything: a time of the year 200 000 too. The count stays, and is refused by a host that cannot hold it.
-            Away::Advance if !self.is_stopped => Self { count: self.count.saturating_add(ticks), ..self },
-            Away::Advance | Away::Freeze => Self { stood: self.stood.saturating_add(ticks), ..self },
+            Away::Advance => Self { count: self.count.saturating_add(ticks), ..self },
+            Away::Freeze => Self { stood: self.stood.saturating_add(ticks), ..self },
         }
     }
 }
@@ -129,7 +141,8 @@ mod tests {
         let slow = clock(1_000_000, 500_000, false);
         assert_eq!(slow.after(4 * second, Away::Advance), Clock { count: 2_001_000, ..slow });
         let stopped = clock(1_000_000, 1_000_000, true);
-        assert_eq!(stopped.after(second, Away::Advance), Clock { stood: 1_000_007, ..stopped });
+        assert_eq!(stopped.after(second, Away::Advance), Clock { count: 1_001_000, ..stopped });
+        assert_eq!(stopped.after(second, Away::Freeze), Clock { stood: 1_000_007, ..stopped });
     }
 
     proptest! {

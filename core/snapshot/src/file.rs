@@ -78,7 +78,9 @@ impl Kind {
 
     const fn version(self) -> u16 {
         match self {
-            Self::Vm | Self::Machine | Self::Moment | Self::Memory | Self::State | Self::End => 1,
+            // 2: what becomes of the time away.
+            Self::Vm => 2,
+            Self::Machine | Self::Moment | Self::Memory | Self::State | Self::End => 1,
         }
     }
 

@@ -22,7 +22,7 @@ use alloc::vec::Vec;
 use core::fmt;
 
 use backdoor::saved::SavedService;
-use clock::saved::{Clock, Timer};
+use clock::saved::{Away, Clock, Timer};
 use cpu::id;
 use cpu::saved::SavedRegisters;
 use pack::{Damaged, Part, Reader, Value, Writer, value};
@@ -53,14 +53,16 @@ value!(SavedMachine as "machine" { vcpus, memory, devices, identification });
 pub struct SavedTime {
     /// What its counters show.
     pub clock: Clock,
+    /// What it makes of the time until it is restored.
+    pub away: Away,
 }
 
 impl SavedTime {
     /// The version of this type, beside that of the clock.
-    pub const VERSION: u16 = 1;
+    pub const VERSION: u16 = 2;
 }
 
-value!(SavedTime as "time" { clock });
+value!(SavedTime as "time" { clock, away });
 
 /// A vCPU that is on.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -5,7 +5,7 @@ use std::format;
 use std::vec::Vec;
 
 use backdoor::saved::SavedService;
-use clock::saved::{Clock, Timer};
+use clock::saved::{Away, Clock, Timer};
 use cpu::saved::{Name, SavedRegisters};
 use pack::Damaged;
 use proptest::prelude::*;
@@ -43,6 +43,7 @@ pub(crate) fn vm(words: [u64; 4], devices: Vec<u8>, has_calls: bool) -> SavedVm 
         machine: machine(),
         time: SavedTime {
             clock: Clock { version: 2, count: first, frequency: 1, rate: 1_000_000, is_stopped: true, stood: second },
+            away: if has_calls { Away::Freeze } else { Away::Advance },
         },
         life: SavedLife {
             power: SavedPower { count: 2, on: 1, pending: 2 },

@@ -1,11 +1,14 @@
 //! VMs that are saved to a file and restored from it: on another host with another counter, from a file that is damaged, on a CPU that
 //! lacks what they know, and when whoever asks for it goes away.
 
+use abi::bundle::TimeAway;
 use abi::link::request::{Ask, MAX_CHUNK};
 use anyhow::{Context, Result, ensure};
 use croft::control::{self, About, ControlError, Order, Place};
 use croft::session::Condition;
 use croft::site::Vm;
+use snapshot::SavedTime;
+use snapshot::file::{Reader, Section};
 use std::fs;
 use std::io::Write;
 use std::net::Shutdown;
@@ -73,7 +76,11 @@ impl Operated {
 
     /// What the guest says next.
     fn tick(&self) -> Result<Tick> {
-        let console = self.run.console(NAME)?;
+        self.tick_of(NAME)
+    }
+
+    fn tick_of(&self, name: &str) -> Result<Tick> {
+        let console = self.run.console(name)?;
         console.expect_unless("kept: tick ", LOST, SOON)?;
         let text = console.expect_unless(".", LOST, SOON)?;
         let mut numbers = text.split(|letter: char| !letter.is_ascii_digit()).filter(|word| !word.is_empty());
@@ -82,9 +89,9 @@ impl Operated {
     }
 
     /// What it says first with a counter of this frequency. What the VM said that was here before, and had another, is passed over.
-    fn first_of(&self, frequency: u64) -> Result<Tick> {
+    fn first_of(&self, name: &str, frequency: u64) -> Result<Tick> {
         for _ in 0..200 {
-            let tick = self.tick()?;
+            let tick = self.tick_of(name)?;
             if tick.frequency == frequency {
                 return Ok(tick);
             }
@@ -122,10 +129,15 @@ fn go_together(before: Tick, after: Tick) -> Result<()> {
 /// A VM that began on a host with 62.5 MHz goes on while it is saved, and on one with 1 GHz and on one with 24 MHz, where it is saved
 /// again: nothing of its memory is lost, no vCPU sees its counter go back, a second stays one, and the time that it was away has
 /// passed for it.
+///
+/// Beside it one whose time stands still while it is saved, and in a pause: its counter is where it was, to the tick.
 fn another_counter() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let file = folder.path().join("kept.saved");
-    let first = Operated::new(host("max,cntfrq=62500000").start_and_stay(vec![kept()?])?, folder.path(), "first")?;
+    let frozen = Frozen { file: folder.path().join("frozen.saved"), again: folder.path().join("again.saved") };
+    let vms = vec![kept()?, Frozen::vm(TimeAway::Freeze)?];
+    let first = Operated::new(host("max,cntfrq=62500000").start_and_stay(vms)?, folder.path(), "first")?;
+    let left = frozen.leave(&first)?;
     let began = first.ticks(5)?;
     ensure!(began.frequency == 62_500_000, "{began:?}");
     first.save(&file)?;
@@ -141,13 +153,19 @@ fn another_counter() -> Result<()> {
     );
     for (name, cpu) in [("second", "max,cntfrq=1000000000"), ("third", "max,cntfrq=24000000")] {
         thread::sleep(Duration::from_secs(AWAY));
-        let next = Operated::new(host(cpu).start_and_stay(vec![kept()?])?, folder.path(), name)?;
+        // The choice goes with it: by the site file of the second host its time would go on.
+        let mut vms = vec![kept()?];
+        vms.extend((name == "second").then(|| Frozen::vm(TimeAway::Advance)).transpose()?);
+        let next = Operated::new(host(cpu).start_and_stay(vms)?, folder.path(), name)?;
+        if name == "second" {
+            frozen.come_back(&next, left)?;
+        }
         next.tick()?;
         let in_use = next.restore(&file).err().context("it took the place of a VM that runs")?;
         ensure!(in_use.to_string().contains("takes the place of one that is off"), "{in_use}");
         next.force_off()?;
         next.restore(&file)?;
-        let after = next.first_of(before.frequency)?;
+        let after = next.first_of(NAME, before.frequency)?;
         ensure!(after.clock >= before.clock + AWAY, "the time that it was away has not passed: {before:?}, {after:?}");
         ensure!(after.number < before.number + 20, "it went on with another state: {before:?}, {after:?}");
         go_together(before, after)?;
@@ -158,6 +176,56 @@ fn another_counter() -> Result<()> {
         next.run.check_log()?;
     }
     Ok(())
+}
+
+/// A VM whose time stands still while it is saved, and in a pause, in two files: as it left, and as it came back.
+struct Frozen {
+    file: PathBuf,
+    again: PathBuf,
+}
+
+impl Frozen {
+    const NAME: &'static str = "frozen";
+
+    fn vm(away: TimeAway) -> Result<Vm> {
+        let mut vm = guest::payload(Self::NAME, "kept", 1, "")?;
+        vm.pause_stops_time = true;
+        vm.time.away = away;
+        Ok(vm)
+    }
+
+    fn leave(&self, host: &Operated) -> Result<Tick> {
+        let last = host.tick_of(Self::NAME)?;
+        host.order(&Order::Save { vm: Self::NAME.to_owned(), file: self.file.clone() })?;
+        host.order(&Order::Stop { vm: Self::NAME.to_owned(), force: true, seconds: 60 })?;
+        Ok(last)
+    }
+
+    /// It is restored, saved before it goes on, and goes on.
+    fn come_back(&self, host: &Operated, last: Tick) -> Result<()> {
+        host.order(&Order::Stop { vm: Self::NAME.to_owned(), force: true, seconds: 60 })?;
+        host.order(&Order::Restore { vm: None, file: self.file.clone(), pause: true })?;
+        host.order(&Order::Save { vm: Self::NAME.to_owned(), file: self.again.clone() })?;
+        let (left, came) = (time_of(&self.file)?, time_of(&self.again)?);
+        ensure!(left.away == came.away && left.clock.count == came.clock.count, "{left:?}, then {came:?}");
+        let stood = (came.clock.stood - left.clock.stood) / left.clock.frequency;
+        ensure!(stood >= AWAY, "it was away for {AWAY} s at least, and stood still for {stood}");
+        host.order(&Order::Resume { vm: Self::NAME.to_owned() })?;
+        // Its real-time clock has stood still with its counter.
+        go_together(last, host.first_of(Self::NAME, last.frequency)?)
+    }
+}
+
+/// The clock in a file.
+fn time_of(file: &Path) -> Result<SavedTime> {
+    let bytes = fs::read(file)?;
+    let (mut reader, mut input) = (Reader::new(abi::crc32c::compute), &*bytes);
+    while let Some(section) = reader.read(&mut input)? {
+        if let Section::State(state) = section {
+            return Ok(state.time.clone());
+        }
+    }
+    anyhow::bail!("{}: it holds no state", file.display())
 }
 
 /// Files that are damaged, or of other VMs, and a host whose CPU lacks what the guest knows: each is refused in a line, also by the

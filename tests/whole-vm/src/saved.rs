@@ -24,7 +24,7 @@ impl WholeVm {
         let calls = self.service.save(self.host_milliseconds()).expect("there is memory");
         Some(SavedVm {
             machine: self.shape(),
-            time: SavedTime { clock: self.clock.clock().save(self.now) },
+            time: SavedTime { clock: self.clock.clock().save(self.now), away: self.clock.away() },
             life,
             gic: Box::new(self.shared.gic.borrow().save().expect("no vCPU is loaded")),
             vcpus: standing.map(|id| self.save_vcpu(id)).collect(),
@@ -97,7 +97,7 @@ impl WholeVm {
         self.life.restore(life, numbers)?;
         let clock = GuestClock::restore(&time.clock, HOST, self.now);
         let stops = self.clock_stops;
-        self.clock = VmClock::new(clock.map_err(|_| Damaged::Impossible("no such clock"))?, stops);
+        self.clock = VmClock::new(clock.map_err(|_| Damaged::Impossible("no such clock"))?, stops, time.away);
         self.clock.pause(self.now);
         let gic = Vgic::restore(GIC, gic).map_err(|_| Damaged::Impossible("no such interrupt controller"))?;
         *self.shared.gic.borrow_mut() = gic;

@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use abi::bundle::Doors;
 use backdoor::{Config, Limits, Service};
+use clock::saved::Away;
 use clock::{GuestClock, VmClock};
 use devices::{
     Access, Bus, Change, Device, ErasedFlash, GenericWatchdog, MemoryTimer, Outside, POWER_BUTTON_PIN, Pl031, Pl061,
@@ -149,7 +150,7 @@ pub struct WholeVm {
 }
 
 impl WholeVm {
-    /// A VM that is off, with doors by `policy`. A pause stops its time if `pause_stops_time` says so.
+    /// A VM that is off, with doors by `policy`. A pause stops its time if `pause_stops_time` says so, and so does being saved then.
     ///
     /// # Panics
     /// If there can be no such machine.
@@ -158,11 +159,12 @@ impl WholeVm {
         let plan = MachinePlan::new(SPEC).expect("there can be such a machine");
         let vcpu =
             || Vcpu { registers: Registers::default(), place: VcpuState::Out, is_to_leave: false, is_to_stand: false };
+        let away = if pause_stops_time { Away::Freeze } else { Away::Advance };
         Self {
             life: Life::new(VmPower::new(VCPUS, plan.ram())),
             watchdogs: Watchdogs::new(&policy),
             service: service(&policy, &plan),
-            clock: VmClock::new(GuestClock::like_the_hosts(Ticks(0), HOST), pause_stops_time),
+            clock: VmClock::new(GuestClock::like_the_hosts(Ticks(0), HOST), pause_stops_time, away),
             clock_stops: pause_stops_time,
             now: Ticks(1),
             devices: Devices::new(&plan),

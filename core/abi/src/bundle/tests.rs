@@ -1,8 +1,8 @@
 //! What the reader accepts, what it refuses, and that no bytes make it panic.
 
 use super::{
-    BLOB_ALIGNMENT, Bundle, BundleError, Coherency, Doors, FORMAT, Program, Segment, Time, TimeSource, VmConfig,
-    VmProblem, VmSource, check_name, check_vm, write,
+    BLOB_ALIGNMENT, Bundle, BundleError, Coherency, Doors, FORMAT, Program, Segment, Time, TimeAway, TimeSource,
+    VmConfig, VmProblem, VmSource, check_name, check_vm, write,
 };
 use crate::crc32c::compute;
 use proptest::prelude::*;
@@ -11,7 +11,8 @@ use std::{string::ToString, vec, vec::Vec};
 const KERNEL: [u8; 5000] = [7; 5000];
 const INITRD: [u8; 10] = [9; 10];
 
-const OTHER_TIME: Time = Time { frequency: 24_000_000, rate: 500_000, source: TimeSource::Mmio };
+const OTHER_TIME: Time =
+    Time { frequency: 24_000_000, rate: 500_000, source: TimeSource::Mmio, away: TimeAway::Freeze };
 
 fn source(name: &str) -> VmSource<'_> {
     VmSource {
@@ -75,7 +76,7 @@ fn all_of_a_vm_goes_the_whole_way() {
         weight: 7,
         affinity: 0b101,
         pause_stops_time: true,
-        time: Time { frequency: 62_500_000, rate: 250_000, source: TimeSource::Cp15 },
+        time: Time { frequency: 62_500_000, rate: 250_000, source: TimeSource::Cp15, away: TimeAway::Freeze },
         coherency: Coherency::Eager,
         doors,
     };
@@ -89,7 +90,10 @@ fn all_of_a_vm_goes_the_whole_way() {
     assert_eq!(said, ("all", 3, 66 << 20, None, "quiet", 7, 0b101));
     assert_eq!(
         (read.time, read.coherency),
-        (Time { frequency: 62_500_000, rate: 250_000, source: TimeSource::Cp15 }, Coherency::Eager)
+        (
+            Time { frequency: 62_500_000, rate: 250_000, source: TimeSource::Cp15, away: TimeAway::Freeze },
+            Coherency::Eager
+        )
     );
     assert_eq!((read.pause_stops_time, read.doors, files), (true, doors, (&KERNEL[..], &INITRD[..])));
 }

@@ -1,4 +1,5 @@
-//! A VM's own time: the frequency of its counter, how fast its time passes, and from which counter its guest takes it.
+//! A VM's own time: the frequency of its counter, how fast its time passes, and from which counter its guest takes it, and
+//! whether it passes while the VM is a file.
 
 use super::VmProblem;
 use core::ops::RangeInclusive;
@@ -13,6 +14,25 @@ pub struct Time {
     pub rate: u32,
     /// Which counter and timers its device tree names.
     pub source: TimeSource,
+    /// Whether it passes while the VM is saved.
+    pub away: TimeAway,
+}
+
+/// What becomes of the time between a VM's being saved and its being restored.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub enum TimeAway {
+    /// It has passed for its guest too, as far as hosts have clocks.
+    #[default]
+    Advance,
+    /// Its guest's clocks have stood still.
+    Freeze,
+}
+
+impl TimeAway {
+    /// What a site file may say, by their numbers there.
+    pub const NAMES: [&str; 2] = ["advance", "freeze"];
+    /// The same as values.
+    pub const LIST: [Self; 2] = [Self::Advance, Self::Freeze];
 }
 
 /// Which counter and timers a guest's device tree names.
@@ -84,13 +104,13 @@ impl Time {
 
 impl Default for Time {
     fn default() -> Self {
-        Self { frequency: 0, rate: Self::REAL, source: TimeSource::Auto }
+        Self { frequency: 0, rate: Self::REAL, source: TimeSource::Auto, away: TimeAway::Advance }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{CpuCounters, TimeSource};
+    use super::{CpuCounters, TimeAway, TimeSource};
 
     #[test]
     fn the_timer_in_memory_is_for_what_the_cpu_cannot_show() {
@@ -104,5 +124,6 @@ mod tests {
             assert_eq!(wrong, [false, false, source == TimeSource::Cp15]);
         }
         assert_eq!(TimeSource::LIST.len(), TimeSource::NAMES.len());
+        assert_eq!(TimeAway::LIST.len(), TimeAway::NAMES.len());
     }
 }

@@ -389,14 +389,14 @@ impl Restoring {
             return Err(sentence!("{name} has no state yet"));
         };
         let away = away(moment);
-        let how = if self.vm.config.pause_stops_time { Away::Freeze } else { Away::Advance };
-        state.time.clock = state.time.clock.after(away, how);
+        state.time.clock = state.time.clock.after(away, state.time.away);
         let mut still =
             Still::of(self.vm).ok_or_else(|| sentence!("{name} was stopped while it was being restored"))?;
         still.restore(&state)?;
         drop(still);
         let seconds = away / wall_clock::MICROSECONDS;
-        log::info!("{name}: restored, with the state that a VM had {seconds} s ago");
+        let time = if state.time.away == Away::Freeze { "; its time stood still meanwhile" } else { "" };
+        log::info!("{name}: restored, with the state that a VM had {seconds} s ago{time}");
         if !pause {
             self.vm.resume();
         }

@@ -186,7 +186,7 @@ pub(crate) fn create(
         bundle,
         vcpus: Once::new(),
         vttbr: AtomicU64::new(0),
-        clock: PreemptLock::new(VmClock::new(clock, config.pause_stops_time)),
+        clock: PreemptLock::new(time::vm_clock(&config, clock)),
         nanoseconds: clock.ticks_of(host.counter),
         timer_at: AtomicU64::new(u64::MAX),
         records: AtomicU64::new(0),
@@ -334,7 +334,7 @@ impl Vm {
         self.devices.change(self, Change::Reset);
         self.doors.restart();
         let clock = new_clock(&self.config, Ticks(sysreg::cntpct_el0()));
-        *self.clock.lock() = VmClock::new(clock, self.config.pause_stops_time);
+        *self.clock.lock() = time::vm_clock(&self.config, clock);
         // In the life before it may have been another: one that was restored from another host.
         self.doors.set_counter(clock.frequency());
         Ok(())

@@ -52,11 +52,12 @@ impl Vm {
         vcpus: Vec<SavedVcpu>,
         now: Ticks,
     ) -> Result<SavedVm, Sentence> {
-        let clock = self.clock.lock().clock();
+        let time = *self.clock.lock();
+        let clock = time.clock();
         let calls = self.doors.service.as_ref().map(|service| service.lock().save(milliseconds(now))).transpose();
         Ok(SavedVm {
             machine: self.shape(),
-            time: SavedTime { clock: clock.save(now) },
+            time: SavedTime { clock: clock.save(now), away: time.away() },
             life: *life,
             gic: heap::boxed(self.gic.lock().save().map_err(|unfit| sentence!("{unfit}"))?).ok_or(Damaged::NoMemory)?,
             vcpus,
@@ -89,9 +90,10 @@ impl Vm {
         let SavedVm { machine, time, life: saved_life, gic, vcpus: _, devices, watchdogs, calls } = saved;
         machine.compare(&self.shape()).map_err(|difference| sentence!("{difference}"))?;
         life.restore(saved_life, vcpus)?;
-        let SavedTime { clock } = time;
+        let SavedTime { clock, away } = time;
         let clock = GuestClock::restore(clock, host::get().counter, now).map_err(|refused| sentence!("{refused}"))?;
-        self.set_clock(clock, now);
+        // Its choice goes with it, whatever the site file says of those that begin here.
+        self.set_clock(VmClock::new(clock, self.config.pause_stops_time, *away), now);
         super::time::warn_of_untrapped(self, &clock);
         let gic = Vgic::restore(gic_config(self.config.vcpus), gic).map_err(|unfit| sentence!("{unfit}"))?;
         *self.gic.lock() = gic;
@@ -130,9 +132,9 @@ impl Vm {
     }
 
     /// The clock of a paused VM that all vCPUs have left.
-    fn set_clock(&self, clock: GuestClock, now: Ticks) {
+    fn set_clock(&self, clock: VmClock, now: Ticks) {
         let mut place = self.clock.lock();
-        *place = VmClock::new(clock, self.config.pause_stops_time);
+        *place = clock;
         place.pause(now);
     }
 
@@ -142,7 +144,7 @@ impl Vm {
         let power = SavedPower { count: self.config.vcpus, on: 1, pending: 0 };
         let nobody = SavedLife { power, starts: Default::default() };
         life.restore(&nobody, life.begun())?;
-        self.set_clock(new_clock(&self.config, now), now);
+        self.set_clock(super::time::vm_clock(&self.config, new_clock(&self.config, now)), now);
         self.gic.lock().reset();
         self.devices.change(self, Change::Reset);
         self.doors.scrub();

@@ -6,13 +6,23 @@
 
 use core::sync::atomic::Ordering;
 
-use abi::bundle::{CpuCounters, VmConfig};
-use clock::GuestClock;
+use abi::bundle::{CpuCounters, TimeAway, VmConfig};
+use clock::saved::Away;
+use clock::{GuestClock, VmClock};
 use machine::Timers;
 use units::{Ticks, VcpuSet};
 
 use crate::host;
 use crate::vm::Vm;
+
+/// `clock` as that of a VM whose life begins by what the site file says.
+pub(super) fn vm_clock(config: &VmConfig<'_>, clock: GuestClock) -> VmClock {
+    let away = match config.time.away {
+        TimeAway::Advance => Away::Advance,
+        TimeAway::Freeze => Away::Freeze,
+    };
+    VmClock::new(clock, config.pause_stops_time, away)
+}
 
 /// How far this host's CPUs can show `clock`.
 fn counters(clock: &GuestClock) -> CpuCounters {

@@ -8,7 +8,7 @@ use super::MAX_HOST_CPUS;
 use super::reader::Values;
 use super::texts::Text;
 use crate::{decimal, size};
-use abi::bundle::{self, Coherency, Group, Quota, Time, TimeSource};
+use abi::bundle::{self, Coherency, Group, Quota, Time, TimeAway, TimeSource};
 use abi::watchdog::{self, Action};
 use std::ops::RangeInclusive;
 
@@ -436,6 +436,14 @@ static TIME: Table = Table {
             ALONE,
             "\"mmio\"",
             "Which counter and timers its device tree names: those of the CPU (`cp15`), or the memory-mapped one alone (`mmio`), from which Linux before 6.18 takes all of its time. `auto` is the latter where its time is not the host's and the CPU cannot show it (no FEAT_ECV).",
+        ),
+        key(
+            "away",
+            Form::Choice(&TimeAway::NAMES, "what becomes of the time that it is saved"),
+            usual(0),
+            ALONE,
+            "\"freeze\"",
+            "What becomes of the time between `croft save` and `croft restore`: it has passed for the guest too, whose clocks are right at once (`advance`, as far as both hosts have a clock), or they have stood still (`freeze`). The choice goes with the saved VM.",
         ),
     ],
 };

@@ -357,6 +357,7 @@ impl<'t> Reader<'t> {
                 frequency: time.number("frequency") as u32,
                 rate: time.number("rate") as u32,
                 source: bundle::TimeSource::LIST.get(time.number("source") as usize).copied().unwrap_or_default(),
+                away: bundle::TimeAway::LIST.get(time.number("away") as usize).copied().unwrap_or_default(),
             }),
             coherency: self.coherency(table, &keys)?,
             doors: doors(&keys),

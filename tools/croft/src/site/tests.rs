@@ -3,7 +3,7 @@
 use super::Site;
 use super::keys::{Absent, Form, Key, Needs, VM};
 use crate::kernel::Raw;
-use abi::bundle::{Calls, Group, Quota, Time, TimeSource};
+use abi::bundle::{Calls, Group, Quota, Time, TimeAway, TimeSource};
 use std::path::Path;
 
 const GOOD: &str = r#"[host]
@@ -125,7 +125,7 @@ fn a_pause_stops_time_only_where_that_is_asked_for() {
 fn a_time_of_its_own() {
     let with = |keys: &str| GOOD.replacen("weight = 200", keys, 1);
     let time = |keys: &str| site(&with(keys)).vms[1].time;
-    assert_eq!(time(""), Time { frequency: 0, rate: 1_000_000, source: TimeSource::Auto });
+    assert_eq!(time(""), Time { frequency: 0, rate: 1_000_000, source: TimeSource::Auto, away: TimeAway::Advance });
     assert_eq!(time("time = {}"), Time::default());
     assert_eq!(
         time("time = { frequency = \"62.5M\", rate = \"1.0\" }"),
@@ -135,6 +135,10 @@ fn a_time_of_its_own() {
     assert_eq!(time("time.frequency = 24_000_000\ntime.rate = 0.001"), slow);
     let sources = ["auto", "cp15", "mmio"].map(|name| time(&format!("time.source = \"{name}\"")).source);
     assert_eq!(sources, TimeSource::LIST);
+    let away = TimeAway::NAMES.map(|name| time(&format!("time.away = \"{name}\"")).away);
+    assert_eq!(away, TimeAway::LIST);
+    let said = mistakes(&with("time.away = \"stop\""));
+    assert!(said.contains("what becomes of the time that it is saved: write one of \"advance\", \"freeze\""), "{said}");
     assert!(mistakes(&with("time.source = \"hpet\"")).contains("\"auto\", \"cp15\", \"mmio\""));
     for wrong in ["0", "-1", "1099511627776", "\"1099511627776\"", "\"62.5 MHz\"", "\"999999\"", "true", "[]", "nan"] {
         let said = mistakes(&with(&format!("time = {{ frequency = {wrong} }}")));
@@ -152,7 +156,7 @@ fn a_time_of_its_own() {
     let said = mistakes(&with("time = \"62.5M\""));
     assert!(
         said.contains(
-            "time = \"62.5M\": not a table; write time = { frequency = \"62.5M\", rate = \"0.5\", source = \"mmio\" }"
+            "time = \"62.5M\": not a table; write time = { frequency = \"62.5M\", rate = \"0.5\", source = \"mmio\", away = \"freeze\" }"
         ),
         "{said}"
     );

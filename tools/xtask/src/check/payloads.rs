@@ -75,7 +75,7 @@ const VARIANTS: [Variant; 10] = [
         what: "slower than its host, at half of real time, by the timer in memory, counted",
         models: &["max"],
         change: |trial| {
-            let time = Time { frequency: 24_000_000, rate: 500_000, source: TimeSource::Mmio };
+            let time = Time { frequency: 24_000_000, rate: 500_000, source: TimeSource::Mmio, ..Time::default() };
             scale(trial, 100_000_000, time);
             (trial.vm.vcpus, trial.cpus, trial.icount) = (2, 1, true);
         },
