@@ -7,8 +7,8 @@ use anyhow::{Context, Result, ensure};
 use croft::control::{self, About, ControlError, Order, Place};
 use croft::session::Condition;
 use croft::site::Vm;
-use snapshot::SavedTime;
 use snapshot::file::{Reader, Section};
+use snapshot::{SavedTime, SavedVm};
 use std::fs;
 use std::io::Write;
 use std::net::Shutdown;
@@ -186,12 +186,18 @@ struct Frozen {
 
 impl Frozen {
     const NAME: &'static str = "frozen";
+    const TWIN: &'static str = "twin";
 
     fn vm(away: TimeAway) -> Result<Vm> {
         let mut vm = guest::payload(Self::NAME, "kept", 1, "")?;
         vm.pause_stops_time = true;
         vm.time.away = away;
         Ok(vm)
+    }
+
+    /// One whose place its clone can take.
+    fn twin() -> Result<Vm> {
+        Ok(Vm { name: Self::TWIN.to_owned(), ..Self::vm(TimeAway::Freeze)? })
     }
 
     fn leave(&self, host: &Operated) -> Result<Tick> {
@@ -203,6 +209,8 @@ impl Frozen {
 
     /// It is restored, saved before it goes on, and goes on.
     fn come_back(&self, host: &Operated, last: Tick) -> Result<()> {
+        // One that has not begun yet cannot be stopped.
+        host.tick_of(Self::NAME)?;
         host.order(&Order::Stop { vm: Self::NAME.to_owned(), force: true, seconds: 60 })?;
         host.order(&Order::Restore { vm: None, file: self.file.clone(), pause: true })?;
         host.order(&Order::Save { vm: Self::NAME.to_owned(), file: self.again.clone() })?;
@@ -218,11 +226,67 @@ impl Frozen {
 
 /// The clock in a file.
 fn time_of(file: &Path) -> Result<SavedTime> {
+    Ok(contents(file)?.1.time)
+}
+
+/// A VM is cloned while it stands still, and while it runs. It goes on as it was; its clone has the same memory, and a machine in the
+/// same state. Where no clone can go on nothing happens.
+fn cloned(host: &Operated, folder: &Path) -> Result<()> {
+    let clone = |name: &str, pause| Order::Clone { vm: Frozen::NAME.to_owned(), name: name.to_owned(), pause };
+    let off = |name: &str| Order::Stop { vm: name.to_owned(), force: true, seconds: 60 };
+    let refusal = host.order(&clone("nobody", false)).err().context("a VM that is not there was cloned to")?;
+    ensure!(refusal.to_string().contains("kept, frozen, twin"), "{refusal}");
+    let refusal = host.order(&clone(Frozen::TWIN, false)).err().context("a clone took the place of a VM that runs")?;
+    ensure!(refusal.to_string().contains("takes the place of one that is off"), "{refusal}");
+    host.tick_of(Frozen::TWIN)?;
+    host.order(&off(Frozen::TWIN))?;
+    let refusal = host.order(&Order::Clone { vm: NAME.to_owned(), name: Frozen::TWIN.to_owned(), pause: false });
+    let refusal = refusal.err().context("a VM with two vCPUs was cloned to one with one")?;
+    ensure!(refusal.to_string().contains("twin is no place for a clone of kept"), "{refusal}");
+    let last = host.tick_of(Frozen::NAME)?;
+    host.order(&Order::Pause { vm: Frozen::NAME.to_owned() })?;
+    host.order(&clone(Frozen::TWIN, true))?;
+    let mut files = Vec::new();
+    for name in [Frozen::NAME, Frozen::TWIN] {
+        ensure!(host.run.condition(name)? == Condition::Paused, "{name} is {}", host.run.condition(name)?);
+        let file = folder.join(name);
+        host.order(&Order::Save { vm: name.to_owned(), file: file.clone() })?;
+        files.push(contents(&file)?);
+    }
+    let [(memory, mut state), (copied, twin)] = files.try_into().ok().context("two files")?;
+    ensure!(memory == copied, "the clone has another memory");
+    ensure!(state.time.clock.count == twin.time.clock.count, "{:?}, and its clone {:?}", state.time, twin.time);
+    // It was away for a moment in which its clock stood still.
+    state.time.clock.stood = twin.time.clock.stood;
+    ensure!(state == twin, "the clone is in another state: {twin:?}, not {state:?}");
+    for name in [Frozen::NAME, Frozen::TWIN] {
+        host.order(&Order::Resume { vm: name.to_owned() })?;
+        let mut tick = host.tick_of(name)?;
+        while tick.count <= state.time.clock.count {
+            tick = host.tick_of(name)?;
+        }
+        go_together(last, tick)?;
+    }
+    host.order(&off(Frozen::TWIN))?;
+    host.order(&clone(Frozen::TWIN, false))?;
+    for name in [Frozen::NAME, Frozen::TWIN] {
+        host.tick_of(name)?;
+        host.order(&off(name))?;
+    }
+    Ok(())
+}
+
+/// The memory in a file, as it is written, and the state.
+fn contents(file: &Path) -> Result<(Vec<u8>, Box<SavedVm>)> {
     let bytes = fs::read(file)?;
-    let (mut reader, mut input) = (Reader::new(abi::crc32c::compute), &*bytes);
+    let (mut reader, mut input, mut memory) = (Reader::new(abi::crc32c::compute), &*bytes, Vec::new());
     while let Some(section) = reader.read(&mut input)? {
-        if let Section::State(state) = section {
-            return Ok(state.time.clone());
+        match section {
+            Section::Memory(runs) => {
+                memory.extend(runs.into_iter().map(|run| format!("{run:?}")).collect::<String>().bytes())
+            }
+            Section::State(state) => return Ok((memory, state)),
+            _ => {}
         }
     }
     anyhow::bail!("{}: it holds no state", file.display())
@@ -326,7 +390,9 @@ fn gone() -> Result<()> {
     let place = folder.path().join("files");
     fs::create_dir(&place)?;
     let file = place.join("kept.saved");
-    let here = Operated::new(host("max").start_and_stay(vec![kept()?])?, folder.path(), "here")?;
+    let vms = vec![kept()?, Frozen::vm(TimeAway::Freeze)?, Frozen::twin()?];
+    let here = Operated::new(host("max").start_and_stay(vms)?, folder.path(), "here")?;
+    cloned(&here, folder.path())?;
     let mut before = here.ticks(3)?;
     let order = format!("{{\"Save\":{{\"vm\":\"{NAME}\",\"file\":\"{}\"}}}}\n", file.display());
     for round in 0..8_u64 {

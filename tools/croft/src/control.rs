@@ -119,6 +119,15 @@ pub enum Order {
         /// It stands still until it is told to go on.
         pause: bool,
     },
+    /// Lets a clone of a VM take the place of one that is off. The VM stands still meanwhile, and goes on.
+    Clone {
+        /// The VM's name.
+        vm: String,
+        /// The name of the one that is off.
+        name: String,
+        /// The clone stands still until it is told to go on.
+        pause: bool,
+    },
     /// What time the host has.
     Time,
     /// Sets the host's real-time clock.

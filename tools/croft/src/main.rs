@@ -212,6 +212,19 @@ enum Order {
         #[arg(long)]
         pause: bool,
     },
+    /// Let a clone of a VM take the place of one that is off. The VM stands still until it is copied, and goes on.
+    Clone {
+        #[command(flatten)]
+        host: HostPlace,
+        /// The VM's name.
+        vm: String,
+        /// The VM whose place the clone takes: one of the site file with the same vCPUs, memory and calls, which is off.
+        #[arg(long, value_name = "VM")]
+        name: String,
+        /// The clone stands still until `croft resume` lets it go on.
+        #[arg(long)]
+        pause: bool,
+    },
     /// Let VMs go on that were paused, by the operator or by their watchdogs.
     Resume {
         #[command(flatten)]
@@ -341,6 +354,9 @@ fn main() -> ExitCode {
             Ok(file) => order(&host, &Wish::Restore { vm: name, file, pause }, operate::show_progress),
             Err(source) => complain(&SavedError::Io { file, source }, status::USAGE),
         },
+        Order::Clone { host, vm, name, pause } => {
+            order(&host, &Wish::Clone { vm, name, pause }, operate::show_progress)
+        }
         Order::Time { host, set: Some(microseconds), .. } => {
             order(&host, &Wish::SetTime { microseconds }, operate::show_progress)
         }

@@ -37,6 +37,9 @@ pub enum SavedError {
     /// The machine that it was saved on, and this one.
     #[error("the guest knows a CPU that this is not: {0}")]
     Misfit(String),
+    /// Two machines, of which one was to go on as the other.
+    #[error("{0}")]
+    OtherShape(String),
     /// What the hypervisor sends is no saved VM.
     #[error("what came from the hypervisor is wrong: {0}")]
     Received(#[from] FileError),
@@ -119,6 +122,31 @@ impl Contents {
         let differences: Vec<String> = machine.features(&here).map(|feature| feature.to_string()).collect();
         if differences.is_empty() { Ok(()) } else { Err(SavedError::Misfit(differences.join(", "))) }
     }
+}
+
+/// Whether two VMs of a host, each with what the hypervisor says of its machine, have the same one.
+///
+/// # Errors
+/// What each has.
+pub fn machines_must_agree(one: (&str, &[u8]), other: (&str, &[u8])) -> Result<(), SavedError> {
+    let read = |(name, bytes): (&str, &[u8])| {
+        SavedMachine::unpack(&mut pack::Reader::new(bytes))
+            .map_err(|error| SavedError::Misfit(format!("{name}: {error}")))
+    };
+    let (machine, place) = (read(one)?, read(other)?);
+    if machine.compare(&place).is_ok() {
+        return Ok(());
+    }
+    let [(vm, _), (name, _)] = [one, other];
+    Err(SavedError::OtherShape(format!(
+        "{name} is no place for a clone of {vm}: that has {} vCPUs, {} MiB of memory and {} devices, {name} has {}, {} and {}",
+        machine.vcpus,
+        machine.memory >> 20,
+        machine.devices,
+        place.vcpus,
+        place.memory >> 20,
+        place.devices
+    )))
 }
 
 impl Default for Check {

@@ -7,6 +7,8 @@ use abi::link::request::{Answer, Ask, Guest, HOST, MAX_PIECE, Reply, Request};
 use abi::link::{self, Channel, Command as Order, Decoder, Event, MAX_PAYLOAD, Message, StopReason, VmState};
 use croft::control::{self, About, Place, Server};
 use croft::session::{Options, Session};
+use pack::Value;
+use snapshot::SavedMachine;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader, PipeReader, PipeWriter, Read, Write};
@@ -136,6 +138,12 @@ impl Fake {
             (0, Ask::SetGuestTime) if self.tools => None,
             (0, Ask::SetGuestTime) => Some("web: its tools do not answer"),
             (_, Ask::Time | Ask::SetTime { .. }) => panic!("{ask:?} is for the host, not for VM {vm}"),
+            (vm, Ask::Machine) => {
+                let (mut machine, identification) = (pack::Writer::new(), std::array::from_fn(|_| 0));
+                SavedMachine { vcpus: 2 - vm as u8, memory: 64 << 20, devices: 7, identification }.pack(&mut machine);
+                self.tell(id, Answer::Value(&machine.finish().unwrap()));
+                None
+            }
             (1, _) => Some("db does not offer it"),
             (_, Ask::Guest | Ask::Stop | Ask::Restart { .. }) if !self.on => Some("web is off"),
             (_, Ask::Guest) => {
@@ -194,9 +202,7 @@ impl Fake {
                 self.tell(id, Answer::Value(&[7; 32]));
                 None
             }
-            (_, Ask::Restore | Ask::RestoreNext { .. } | Ask::RestoreEnd { .. } | Ask::Machine) => {
-                Some("web restores nothing")
-            }
+            (_, Ask::Restore | Ask::RestoreNext { .. } | Ask::RestoreEnd { .. }) => Some("web restores nothing"),
             (_, Ask::Reconnect | Ask::SetGuestTime | Ask::Save | Ask::EndTransfer) => None,
         };
         self.tell(id, refused.map_or(Answer::Done, Answer::Refused));
@@ -727,4 +733,29 @@ fn what_is_no_saved_vm_is_neither_kept_nor_sent() {
     let nowhere = folder.path().join("no").join("web.saved");
     let refused = stage.croft(&["save", "web", nowhere.to_str().unwrap()]);
     assert!(text(&refused.stderr).contains("No such file or directory"), "{}", text(&refused.stderr));
+}
+
+/// A clone is refused, with the reason and before its VM stands still, where no clone of it can go on.
+#[test]
+fn a_clone_needs_a_place_of_its_own() {
+    let stage = Stage::new(true);
+    let refused = |arguments: &[&str]| {
+        let done = stage.croft(arguments);
+        (done.status.code(), text(&done.stderr))
+    };
+    let own = "croft: web cannot take its own place; name another VM of the site file with --name, which is off\n";
+    assert_eq!(refused(&["clone", "web", "--name", "web"]), (Some(1), own.to_owned()));
+    let (status, said) = refused(&["clone", "web", "--name", "db"]);
+    assert!(
+        status == Some(1) && said.starts_with("croft: db is running; a saved VM, or a clone, takes the place"),
+        "{said}"
+    );
+    for arguments in [["clone", "web", "--name", "nobody"], ["clone", "nobody", "--name", "web"]] {
+        let (status, said) = refused(&arguments);
+        assert!(status == Some(2) && said.contains("nobody") && said.contains("web, db"), "{said}");
+    }
+    stage.croft(&["stop", "--force", "web"]);
+    let shapes = "that has 1 vCPUs, 64 MiB of memory and 7 devices, web has 2, 64 and 7";
+    let expected = format!("croft: web is no place for a clone of db: {shapes}\n");
+    assert_eq!(refused(&["clone", "db", "--name", "web"]), (Some(1), expected));
 }

@@ -158,9 +158,11 @@ pub(super) enum Failure {
     #[error(transparent)]
     File(#[from] SavedError),
     #[error(
-        "{vm} is {condition}; a saved VM takes the place of one that is off: `croft stop {vm}`, with --force if it may lose its work"
+        "{vm} is {condition}; a saved VM, or a clone, takes the place of one that is off: `croft stop {vm}`, with --force if it may lose its work"
     )]
     InUse { vm: String, condition: Condition },
+    #[error("{vm} cannot take its own place; name another VM of the site file with --name, which is off")]
+    Itself { vm: String },
     #[error("{file} holds a VM named {vm}, and there is none of that name; name one with --name: {known}")]
     NoPlace { file: String, vm: String, known: String },
 }
@@ -247,6 +249,7 @@ impl Desk<'_> {
             }
             Order::Save { vm, file } => self.save(&vm, &file, tell)?,
             Order::Restore { vm, file, pause } => self.restore(vm, &file, pause, tell)?,
+            Order::Clone { vm, name, pause } => self.clone_to(&vm, &name, pause, tell)?,
             Order::Time => {
                 let HostTime { microseconds, settable } = self.session.host_time(ANSWER)?;
                 tell(&Report::Time { microseconds, settable })?;

@@ -1,13 +1,19 @@
 //! Saving VMs, and restoring them: between the link and files of the operator's.
+//!
+//! A clone is both, one after the other, by way of a file that has no name: the VM goes on as soon as it is in there, and what the
+//! clone becomes is looked at by the same eyes as any file.
 
 use super::Report;
 use super::server::{ANSWER, Desk, Failure, PAUSE_SECONDS, Tell};
-use crate::saved::{Check, SavedError, Writing};
+use crate::saved::{Check, SavedError, Writing, machines_must_agree};
 use crate::session::{Condition, Told};
 use abi::link::request::{Ask, MAX_CHUNK};
 use std::fs::File;
-use std::io::Read;
+use std::io::{Read, Seek, Write as _};
 use std::path::Path;
+
+/// Takes what comes of a saved VM.
+type Write<'a> = &'a mut dyn FnMut(&[u8]) -> Result<(), SavedError>;
 
 /// Bytes that are asked for at a time, or sent: between two of them others have the link.
 const PIECE: usize = 16 * MAX_CHUNK;
@@ -15,30 +21,37 @@ const PIECE: usize = 16 * MAX_CHUNK;
 impl Desk<'_> {
     pub(super) fn save(&self, name: &str, file: &Path, tell: Tell<'_>) -> Result<(), Failure> {
         let vm = self.session.vm(name)?;
-        let writing = Writing::create(file)?;
-        self.session.ask(vm, Ask::Save, ANSWER)?;
-        let received = self.receive(vm, writing, tell);
-        // Whatever has become of it, the VM goes on.
-        let ended = self.session.ask(vm, Ask::EndTransfer, ANSWER);
-        let bytes = received?.keep()?;
-        ended?;
+        let mut writing = Writing::create(file)?;
+        self.take_out(vm, &mut |bytes| writing.write(bytes), tell)?;
+        let bytes = writing.keep()?;
         tell(&Report::Progress(format!("{name}: saved to {}, {bytes} bytes", file.display())))?;
         Ok(())
     }
 
-    fn receive(&self, vm: u16, mut writing: Writing, tell: Tell<'_>) -> Result<Writing, Failure> {
+    /// All of a VM, which stands still meanwhile.
+    fn take_out(&self, vm: u16, write: Write<'_>, tell: Tell<'_>) -> Result<(), Failure> {
+        self.session.ask(vm, Ask::Save, ANSWER)?;
+        let received = self.receive(vm, write, tell);
+        // Whatever has become of it, the VM goes on.
+        let ended = self.session.ask(vm, Ask::EndTransfer, ANSWER);
+        received?;
+        ended?;
+        Ok(())
+    }
+
+    fn receive(&self, vm: u16, write: Write<'_>, tell: Tell<'_>) -> Result<(), Failure> {
         let mut check = Check::new();
         while !check.is_whole() {
             for told in self.session.ask(vm, Ask::SaveNext { length: PIECE as u32 }, ANSWER)? {
                 if let Told::Value(bytes) = told {
                     check.take(&bytes).map_err(SavedError::from)?;
-                    writing.write(&bytes)?;
+                    write(&bytes)?;
                 }
             }
             // Says nothing, and finds out whether anybody listens.
             tell(&Report::Output(Vec::new()))?;
         }
-        Ok(writing)
+        Ok(())
     }
 
     pub(super) fn restore(&self, vm: Option<String>, file: &Path, pause: bool, tell: Tell<'_>) -> Result<(), Failure> {
@@ -56,15 +69,57 @@ impl Desk<'_> {
                 }
             },
         };
-        let condition = self.session.condition(&name)?;
-        if !condition.is_off() {
-            return Err(Failure::InUse { vm: name, condition });
+        self.must_be_off(&name)?;
+        saved.must_fit(&name, &self.machine(number)?)?;
+        self.put_in(number, &name, (&mut File::open(file).map_err(wrong)?, file), pause, tell)?;
+        let stands = if pause { "; it stands still, `croft resume` lets it go on" } else { "" };
+        tell(&Report::Progress(format!("{name}: restored from {}{stands}", file.display())))?;
+        Ok(())
+    }
+
+    pub(super) fn clone_to(&self, name: &str, other: &str, pause: bool, tell: Tell<'_>) -> Result<(), Failure> {
+        let (vm, number) = (self.session.vm(name)?, self.session.vm(other)?);
+        if vm == number {
+            return Err(Failure::Itself { vm: name.to_owned() });
         }
-        let told = self.session.ask(number, Ask::Machine, ANSWER)?;
-        let here = told.into_iter().find_map(|told| if let Told::Value(bytes) = told { Some(bytes) } else { None });
-        saved.must_fit(&name, &here.unwrap_or_default())?;
+        // All that can be known before is, so that a VM does not stand still for nothing.
+        self.must_be_off(other)?;
+        machines_must_agree((name, &self.machine(vm)?), (other, &self.machine(number)?))?;
+        // Named for messages alone: it has no name, and is gone with this process, whatever ends that.
+        let folder = std::env::temp_dir();
+        let wrong = |source| SavedError::Io { file: folder.clone(), source };
+        let mut file = tempfile::tempfile_in(&folder).map_err(wrong)?;
+        self.take_out(vm, &mut |bytes| file.write_all(bytes).map_err(wrong), tell)?;
+        file.rewind().map_err(wrong)?;
+        self.put_in(number, other, (&mut file, &folder), pause, tell)?;
+        let stands = if pause { "; the clone stands still, `croft resume` lets it go on" } else { "" };
+        tell(&Report::Progress(format!("{other}: a clone of {name}{stands}")))?;
+        Ok(())
+    }
+
+    fn must_be_off(&self, name: &str) -> Result<(), Failure> {
+        let condition = self.session.condition(name)?;
+        if condition.is_off() { Ok(()) } else { Err(Failure::InUse { vm: name.to_owned(), condition }) }
+    }
+
+    /// A VM's machine, as the hypervisor describes it.
+    fn machine(&self, vm: u16) -> Result<Vec<u8>, Failure> {
+        let told = self.session.ask(vm, Ask::Machine, ANSWER)?;
+        let machine = told.into_iter().find_map(|told| if let Told::Value(bytes) = told { Some(bytes) } else { None });
+        Ok(machine.unwrap_or_default())
+    }
+
+    /// Lets what is in a file, which was looked at, take the place of a VM that is off.
+    fn put_in(
+        &self,
+        number: u16,
+        name: &str,
+        (from, file): (&mut File, &Path),
+        pause: bool,
+        tell: Tell<'_>,
+    ) -> Result<(), Failure> {
         self.session.ask(number, Ask::Restore, ANSWER)?;
-        if let Err(failure) = self.send(number, &mut File::open(file).map_err(wrong)?, file, tell) {
+        if let Err(failure) = self.send(number, from, file, tell) {
             // It may be refused already, and has ended by that.
             let _ = self.session.ask(number, Ask::EndTransfer, ANSWER);
             return Err(failure);
@@ -75,9 +130,7 @@ impl Desk<'_> {
             Condition::Running { .. } => !pause,
             _ => false,
         };
-        self.wait(&name, "go on", PAUSE_SECONDS, is_done)?;
-        let stands = if pause { "; it stands still, `croft resume` lets it go on" } else { "" };
-        tell(&Report::Progress(format!("{name}: restored from {}{stands}", file.display())))?;
+        self.wait(name, "go on", PAUSE_SECONDS, is_done)?;
         Ok(())
     }
 
@@ -86,7 +139,7 @@ impl Desk<'_> {
         loop {
             piece.clear();
             let wrong = |source| SavedError::Io { file: file.to_path_buf(), source };
-            reader.by_ref().take(PIECE as u64).read_to_end(&mut piece).map_err(wrong)?;
+            Read::by_ref(reader).take(PIECE as u64).read_to_end(&mut piece).map_err(wrong)?;
             if piece.is_empty() {
                 return Ok(());
             }
