@@ -146,7 +146,7 @@ impl fmt::Display for Bite {
             Action::Log => Ok(()),
             Action::Inject => write!(f, "; vCPU {} gets an SError", self.patient().0),
             Action::Reset => f.write_str("; the VM starts afresh"),
-            Action::Pause => f.write_str("; the VM is paused"),
+            Action::Pause => f.write_str("; the VM is paused (`croft dump` shows where, `croft resume` goes on)"),
             Action::Stop => f.write_str("; the VM stops"),
         }
     }

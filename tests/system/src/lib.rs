@@ -17,6 +17,7 @@
 #![forbid(unsafe_code)]
 
 pub mod bare;
+pub mod core_file;
 pub mod guest;
 pub mod host;
 pub mod log;

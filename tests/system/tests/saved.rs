@@ -16,8 +16,9 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::thread;
 use std::time::Duration;
+use system::core_file::Core;
 use system::host::{Host, Run};
-use system::{SOON, guest, scenario};
+use system::{BOOT, SOON, guest, scenario};
 
 /// The VM that is saved.
 const NAME: &str = "kept";
@@ -67,6 +68,18 @@ impl Operated {
 
     fn restore(&self, file: &Path) -> Result<(), ControlError> {
         self.order(&Order::Restore { vm: None, file: file.to_path_buf(), pause: false })
+    }
+
+    fn dump(&self, file: &Path) -> Result<(), ControlError> {
+        self.order(&Order::Dump { vm: NAME.to_owned(), file: file.to_path_buf() })
+    }
+
+    /// Where the pages are whose contents the guest knows. It says so first.
+    fn pages(&self) -> Result<u64> {
+        let console = self.run.console(NAME)?;
+        console.expect_unless("kept: pages at 0x", LOST, BOOT)?;
+        let text = console.expect(".", SOON)?;
+        u64::from_str_radix(text.trim_end_matches('.'), 16).with_context(|| text.clone())
     }
 
     fn force_off(&self) -> Result<()> {
@@ -292,6 +305,47 @@ fn contents(file: &Path) -> Result<(Vec<u8>, Box<SavedVm>)> {
     anyhow::bail!("{}: it holds no state", file.display())
 }
 
+/// What the guest `kept` writes to its pages, as its source says: a page is of one of two words, or of words that follow from one
+/// number. One of them it may just have been writing.
+fn holds_its_pages(core: &Core, pages: u64) -> Result<()> {
+    const FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
+    const INVERSE: u64 = 0xf1de_83e1_9937_733d;
+    let mut wrong = Vec::new();
+    for page in 0..64 {
+        let (words, _) = core.memory(pages + page * 4096, 4096)?.as_chunks::<8>();
+        let words: Vec<u64> = words.iter().map(|word| u64::from_le_bytes(*word)).collect();
+        let first = words.first().copied().unwrap_or_default();
+        let seed = first.wrapping_mul(INVERSE) >> 32;
+        let follows = |(index, word): (u64, &u64)| (seed << 32 | index).wrapping_mul(FACTOR) == *word;
+        let is_plain = words.iter().all(|word| [0, 0x5a5a_5a5a_5a5a_5a5a].contains(word) && *word == first);
+        let is_numbered = seed > 1 && (0..).zip(&words).all(follows);
+        if !(is_plain || is_numbered) {
+            wrong.push(page);
+        }
+    }
+    ensure!(wrong.len() <= 1, "pages {wrong:?} from {pages:#x} on are not in the core as the guest wrote them");
+    Ok(())
+}
+
+/// A core of the paused VM, and one of the file that it was saved to, are the same: its memory where it is, its vCPUs at what they do.
+fn dumped(here: &Operated, pages: u64, saved: &Path, folder: &Path) -> Result<()> {
+    let files = ["kept.core", "saved.core"].map(|name| folder.join(name));
+    here.dump(&files[0])?;
+    ensure!(here.run.condition(NAME)? == Condition::Paused, "it is {}", here.run.condition(NAME)?);
+    croft::dump::file(saved, &files[1])?;
+    ensure!(fs::read(&files[0])? == fs::read(&files[1])?, "the VM and the file are not the same in a core");
+    let core = Core::open(&files[0])?;
+    holds_its_pages(&core, pages)?;
+    ensure!(core.threads.iter().map(|thread| thread.number).eq(0..2), "{:?}", core.threads);
+    for thread in &core.threads {
+        // EL1, on SP_EL1.
+        ensure!(thread.pstate & 0x1f == 5 && core.instruction(thread.pc)? != 0, "{thread:x?}");
+        core.memory(thread.sp, 16)?;
+        core.instruction(thread.x[30])?;
+    }
+    Ok(())
+}
+
 /// Files that are damaged, or of other VMs, and a host whose CPU lacks what the guest knows: each is refused in a line, also by the
 /// hypervisor, which is sent them past croft; the VM stays off, and can be started.
 fn refused() -> Result<()> {
@@ -301,6 +355,7 @@ fn refused() -> Result<()> {
     other.name = "other".to_owned();
     other.memory = 32 << 20;
     let here = Operated::new(host("max").start_and_stay(vec![kept()?, other])?, folder.path(), "here")?;
+    let pages = here.pages()?;
     here.ticks(2)?;
     here.save(&file)?;
     here.force_off()?;
@@ -358,11 +413,14 @@ fn refused() -> Result<()> {
         fs::metadata(&again)?.len(),
         good.len()
     );
+    dumped(&here, pages, &again, folder.path())?;
     let site = folder.path().join("site.toml");
     fs::write(&site, "[[vm]]")?;
     for taken in [folder.path(), &site] {
-        let refusal = here.save(taken).err().context("it was written over something else")?;
-        ensure!(refusal.to_string().contains("would be lost"), "{refusal}");
+        for refusal in [here.save(taken), here.dump(taken)] {
+            let refusal = refusal.err().context("it was written over something else")?;
+            ensure!(refusal.to_string().contains("would be lost"), "{refusal}");
+        }
     }
     here.force_off()?;
     here.order(&Order::Restore { vm: None, file: again, pause: true })?;

@@ -7,6 +7,7 @@ use croft::session::{Condition, Outcome};
 use croft::site::Vm;
 use std::process::ExitCode;
 use std::time::Duration;
+use system::core_file::Core;
 use system::host::{Host, Run};
 use system::memory::Code;
 use system::{BOOT, SOON, guest, log, scenario};
@@ -50,6 +51,7 @@ fn actions() -> Result<()> {
     let stopped = run.wait_for("stop", STARVED, Condition::is_off)?;
     ensure!(stopped == Condition::Crashed("its watchdog was not patted in time".to_owned()), "stop is {stopped}");
     run.wait_for("pause", STARVED, |condition| *condition == Condition::Paused)?;
+    hangs_in_a_wait(&run, "pause")?;
     run.console("inject")?.expect("starving: an SError is pending", STARVED)?;
     for _ in 0..2 {
         run.log().expect("log: watchdog: not patted in time", STARVED)?;
@@ -70,13 +72,30 @@ fn actions() -> Result<()> {
     for (name, does) in [
         ("inject", "; vCPU 0 gets an SError"),
         ("reset", "; the VM starts afresh"),
-        ("pause", "; the VM is paused"),
+        ("pause", "; the VM is paused (`croft dump` shows where, `croft resume` goes on)"),
         ("stop", "; the VM stops"),
     ] {
         let line = format!("{name}: watchdog: not patted in time{does}");
         ensure!(transcript.contains(&line), "not in the log: {line}\n{transcript}");
     }
     ensure!(run.damage() == 0 && run.refusals().is_empty(), "refused: {:?}", run.refusals());
+    Ok(())
+}
+
+/// A VM that its watchdog has paused stays as it is when it is dumped, and the core shows its vCPU where it hangs: at a WFI, or just
+/// behind it.
+fn hangs_in_a_wait(run: &Run, name: &str) -> Result<()> {
+    const WFI: u32 = 0xd503_207f;
+    let folder = tempfile::tempdir()?;
+    let (socket, file) = (folder.path().join("socket"), folder.path().join("hung.core"));
+    let _server = control::serve(run.session(), About::default(), &Place::at(&socket)?)?;
+    let order = Order::Dump { vm: name.to_owned(), file: file.clone() };
+    control::perform(control::connect(&socket)?, &order, |_| ())?;
+    ensure!(run.condition(name)? == Condition::Paused, "it is {}", run.condition(name)?);
+    let core = Core::open(&file)?;
+    let [thread] = core.threads[..] else { anyhow::bail!("{:?}", core.threads) };
+    let around = [0, 4, 8].map(|back| core.instruction(thread.pc - back));
+    ensure!(around.iter().any(|found| matches!(found, Ok(WFI))), "{thread:x?}, {around:x?}");
     Ok(())
 }
 

@@ -110,6 +110,13 @@ pub enum Order {
         /// The file; an absolute path.
         file: PathBuf,
     },
+    /// Writes a VM to a file as an ELF core, for debuggers. It stands still meanwhile.
+    Dump {
+        /// The VM's name.
+        vm: String,
+        /// The file; an absolute path.
+        file: PathBuf,
+    },
     /// Lets a saved VM take the place of one that is off.
     Restore {
         /// That one's name; without it, it is called as the saved one.

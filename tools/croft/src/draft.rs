@@ -7,7 +7,7 @@
 
 use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 use std::fs::File;
-use std::io::{Result, Write};
+use std::io::{Result, Seek, SeekFrom, Write};
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use tempfile::{Builder, NamedTempFile, TempPath};
@@ -63,6 +63,12 @@ impl Draft {
         named.persist(&to).map_err(|error| error.error)?;
         // The name is in the folder.
         File::open(folder_of(&to))?.sync_all()
+    }
+}
+
+impl Seek for Draft {
+    fn seek(&mut self, place: SeekFrom) -> Result<u64> {
+        self.file.seek(place)
     }
 }
 

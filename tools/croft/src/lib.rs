@@ -11,6 +11,7 @@
 //!   [`moment`]: times of day as people write them.
 //! * [`output`]: files that are written whole or not at all, and messages that nobody may read.
 //!   [`printable`]: others' text on somebody's terminal.
+//! * [`saved`]: saved VMs as files. [`dump`]: VMs as ELF cores, for debuggers.
 //! * [`run`]: all of it together, for `croft run`.
 #![forbid(unsafe_code)]
 
@@ -19,6 +20,7 @@ pub mod bundle;
 pub mod control;
 pub mod decimal;
 mod draft;
+pub mod dump;
 pub mod kernel;
 pub mod moment;
 pub mod operate;

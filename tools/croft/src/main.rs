@@ -11,7 +11,7 @@ use croft::run::{self, Request};
 use croft::saved::SavedError;
 use croft::session::status;
 use croft::site::{Site, SiteError};
-use croft::{bundle, moment, printable, size, statistics};
+use croft::{bundle, dump, moment, printable, size, statistics};
 use std::io::{ErrorKind, Write};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -35,6 +35,11 @@ const CONSOLE_HELP: &str = "First comes the last of what the console printed. \
 The terminal of `croft run` shows and types there too.
 Without a terminal, standard input is sent as it is, and its end ends the command, after what the guest has \
 printed by then: (echo date; sleep 1) | croft console web";
+
+const DUMP_HELP: &str = "Addresses in the file are physical ones of the guest:
+    gdb-multiarch -ex 'set architecture aarch64' -ex 'core-file FILE' -ex 'info threads'
+    crash vmlinux FILE
+A VM that its watchdog has paused stays as it is, and can be dumped.";
 
 const COMPLETIONS_HELP: &str = "bash: croft completions bash > ~/.local/share/bash-completion/completions/croft
 zsh:  croft completions zsh > DIR/_croft, where DIR is in $fpath
@@ -199,6 +204,20 @@ enum Order {
         /// The file. If there is one of that name, it is replaced when the new one is whole.
         file: PathBuf,
     },
+    /// Write a VM's memory and registers to a file that gdb and crash read (an ELF core). It stands still until that is written.
+    #[command(allow_missing_positional = true, after_help = DUMP_HELP)]
+    Dump {
+        #[command(flatten)]
+        host: HostPlace,
+        /// The VM's name.
+        #[arg(required_unless_present = "from", conflicts_with = "from")]
+        vm: Option<String>,
+        /// The file. If there is a core of that name, it is replaced when the new one is whole.
+        file: PathBuf,
+        /// Of this file that `croft save` wrote, not of a VM of a host that runs.
+        #[arg(long, value_name = "SAVED")]
+        from: Option<PathBuf>,
+    },
     /// Let a saved VM take the place of one that is off. The site file must say the same of its vCPUs, memory and calls.
     Restore {
         #[command(flatten)]
@@ -349,6 +368,13 @@ fn main() -> ExitCode {
         Order::Save { host, vm, file } => match std::path::absolute(&file) {
             Ok(file) => order(&host, &Wish::Save { vm, file }, operate::show_progress),
             Err(source) => complain(&SavedError::Io { file, source }, status::USAGE),
+        },
+        Order::Dump { host, vm, file, from } => match (std::path::absolute(&file), vm, from) {
+            (Ok(file), _, Some(from)) => dump(&from, &file),
+            (Ok(file), vm, None) => {
+                order(&host, &Wish::Dump { vm: vm.unwrap_or_default(), file }, operate::show_progress)
+            }
+            (Err(source), ..) => complain(&SavedError::Io { file, source }, status::USAGE),
         },
         Order::Restore { host, file, name, pause } => match std::path::absolute(&file) {
             Ok(file) => order(&host, &Wish::Restore { vm: name, file, pause }, operate::show_progress),
@@ -548,6 +574,17 @@ fn check(file: &Path) -> u8 {
             print(&text).map_or_else(|error| unwritable(&error), |()| status::OK)
         }
         Err(mistakes) => tell_mistakes(&mistakes),
+    }
+}
+
+/// Makes a core of a saved VM, without any host.
+fn dump(from: &Path, to: &Path) -> u8 {
+    match dump::file(from, to) {
+        Ok(dumped) => {
+            let text = printable::lines(&format!("{}: {}", dumped.name, dumped.show(to)));
+            print(&format!("{text}\n")).map_or_else(|error| unwritable(&error), |()| status::OK)
+        }
+        Err(error) => complain(&error, status::USAGE),
     }
 }
 

@@ -21,10 +21,12 @@ pub enum SavedError {
         source: std::io::Error,
     },
     /// Something else has the name of the file to be.
-    #[error("{}: something that is no saved VM has this name, and would be lost: name another file", .file.display())]
+    #[error("{}: something that is no {what} has this name, and would be lost: name another file", .file.display())]
     InTheWay {
         /// The file.
         file: PathBuf,
+        /// What may have the name.
+        what: &'static str,
     },
     /// What it holds.
     #[error("{}: {error}", .file.display())]
@@ -59,9 +61,7 @@ impl Writing {
     /// # Errors
     /// If it cannot be made, or something that is no saved VM has this name.
     pub fn create(to: &Path) -> Result<Self, SavedError> {
-        if to.symlink_metadata().is_ok() && !is_saved_vm(to) {
-            return Err(SavedError::InTheWay { file: to.to_path_buf() });
-        }
+        must_be_none_or(to, "saved VM", |begin| begin.starts_with(&MAGIC))?;
         let draft = Draft::create(to, 0o600).map_err(|source| SavedError::Io { file: to.to_path_buf(), source })?;
         Ok(Self { draft, to: to.to_path_buf(), bytes: 0 })
     }
@@ -86,11 +86,13 @@ impl Writing {
     }
 }
 
-/// Whether a file begins as saved VMs do.
-fn is_saved_vm(file: &Path) -> bool {
-    let mut start = [0; MAGIC.len()];
-    let is_file = file.symlink_metadata().is_ok_and(|found| found.is_file());
-    is_file && File::open(file).and_then(|mut file| file.read_exact(&mut start)).is_ok() && start == MAGIC
+/// What is written may take a name that nothing has, or a file of its kind: `what`, as its first bytes tell.
+pub(crate) fn must_be_none_or(to: &Path, what: &'static str, is_one: fn(&[u8]) -> bool) -> Result<(), SavedError> {
+    let Ok(found) = to.symlink_metadata() else { return Ok(()) };
+    let mut begin = Vec::new();
+    let read = |file: File| file.take(64).read_to_end(&mut begin);
+    let is_read = found.is_file() && File::open(to).and_then(read).is_ok();
+    if is_read && is_one(&begin) { Ok(()) } else { Err(SavedError::InTheWay { file: to.to_path_buf(), what }) }
 }
 
 /// Looks at a saved VM as it comes, and keeps nothing of it.

@@ -51,7 +51,8 @@ fn each_action_leads_to_what_it_says() {
     ];
     assert_eq!(consequences, expected);
     let lines = of(Which::Own(VcpuId(2))).map(|bite| bite.to_string());
-    let ends = ["", "; vCPU 2 gets an SError", "; the VM starts afresh", "; the VM is paused", "; the VM stops"];
+    let paused = "; the VM is paused (`croft dump` shows where, `croft resume` goes on)";
+    let ends = ["", "; vCPU 2 gets an SError", "; the VM starts afresh", paused, "; the VM stops"];
     assert_eq!(lines, ends.map(|end| format!("watchdog of vCPU 2: not patted in time{end}")));
     let names = [Which::Vm, Which::Device].map(|which| Bite { which, action: Action::Inject }.to_string());
     let end = "not patted in time; vCPU 0 gets an SError";

@@ -32,6 +32,7 @@ fn main() {
         fail("its second vCPU does not start");
     }
     let pages = memory::pages(PAGES);
+    println!("kept: pages at {pages:#x}.");
     (0..PAGES).for_each(|page| write(pages, page, 2 + page));
     let frequency = sysreg::cntfrq_el0::read();
     for tick in 1_u64.. {

@@ -248,6 +248,7 @@ impl Desk<'_> {
                 tell_condition(&vm, &goes_on, tell)?;
             }
             Order::Save { vm, file } => self.save(&vm, &file, tell)?,
+            Order::Dump { vm, file } => self.dump(&vm, &file, tell)?,
             Order::Restore { vm, file, pause } => self.restore(vm, &file, pause, tell)?,
             Order::Clone { vm, name, pause } => self.clone_to(&vm, &name, pause, tell)?,
             Order::Time => {

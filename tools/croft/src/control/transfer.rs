@@ -1,10 +1,11 @@
-//! Saving VMs, and restoring them: between the link and files of the operator's.
+//! Saving VMs, dumping them, and restoring them: between the link and files of the operator's.
 //!
 //! A clone is both, one after the other, by way of a file that has no name: the VM goes on as soon as it is in there, and what the
 //! clone becomes is looked at by the same eyes as any file.
 
 use super::Report;
 use super::server::{ANSWER, Desk, Failure, PAUSE_SECONDS, Tell};
+use crate::dump::Dumping;
 use crate::saved::{Check, SavedError, Writing, machines_must_agree};
 use crate::session::{Condition, Told};
 use abi::link::request::{Ask, MAX_CHUNK};
@@ -25,6 +26,16 @@ impl Desk<'_> {
         self.take_out(vm, &mut |bytes| writing.write(bytes), tell)?;
         let bytes = writing.keep()?;
         tell(&Report::Progress(format!("{name}: saved to {}, {bytes} bytes", file.display())))?;
+        Ok(())
+    }
+
+    /// A core is made of what would be saved, as it comes.
+    pub(super) fn dump(&self, name: &str, file: &Path, tell: Tell<'_>) -> Result<(), Failure> {
+        let vm = self.session.vm(name)?;
+        let mut dumping = Dumping::create(file, None)?;
+        self.take_out(vm, &mut |bytes| dumping.take(bytes), tell)?;
+        let dumped = dumping.keep()?;
+        tell(&Report::Progress(format!("{name}: {}", dumped.show(file))))?;
         Ok(())
     }
 

@@ -1,0 +1,347 @@
+//! A VM as an ELF core, which `gdb` and `crash` open: its memory by guest-physical addresses, and the registers of its vCPUs.
+//!
+//! It is made of a saved VM (`docs/formats/snapshot.md`) as that comes, page by page; the format is in `docs/formats/dump.md`. The
+//! state comes last and a core begins with it, so room is left for it, and memory is written behind that at once. What is zero
+//! is not written at all: the file has holes there.
+//!
+//! The order of the headers, the note first and one segment directly behind it without an alignment, is what `crash` insists on.
+
+use crate::draft::Draft;
+use crate::saved::{self, SavedError};
+use crate::size;
+use abi::crc32c;
+use cpu::pstate::{Mode, mode};
+use cpu::saved::{Name, SavedRegisters};
+use machine::RAM_BASE;
+use snapshot::file::{Content, FileError, PAGE, Reader, Run, Section};
+use snapshot::{SavedVcpu, SavedVm};
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+
+/// Bytes of an ELF header, and of a program header.
+const HEADER: usize = 64;
+const PROGRAM_HEADER: usize = 56;
+/// A core for AArch64: 64 bits, little-endian, ELF's version.
+const IDENTITY: [u8; 16] = [0x7f, b'E', b'L', b'F', 2, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+const ET_CORE: u16 = 4;
+const EM_AARCH64: u16 = 183;
+const PT_LOAD: u32 = 1;
+const PT_NOTE: u32 = 4;
+const PF_RWX: u32 = 7;
+
+/// Linux's notes of a process that has ended (`include/uapi/linux/elfcore.h`): a thread's registers, its FP registers, its name.
+const NT_PRSTATUS: u32 = 1;
+const NT_PRFPREG: u32 = 2;
+const NT_PRPSINFO: u32 = 3;
+/// The note that Linux keeps for whoever reads its memory.
+const NT_VMCOREINFO: u32 = 0;
+/// A note's head and its name, of up to eight and of up to twelve bytes.
+const NOTE_HEAD: usize = 12 + 8;
+const INFO_HEAD: usize = 12 + 12;
+/// `struct elf_prstatus`, with `pr_pid`, `pr_reg` and `pr_fpvalid` in it.
+const STATUS: usize = 392;
+const STATUS_PID: usize = 32;
+const STATUS_REGISTERS: usize = 112;
+const STATUS_FP_VALID: usize = 384;
+/// `struct user_fpsimd_state`.
+const FP: usize = 528;
+/// `struct elf_prpsinfo`, with `pr_fname` and `pr_psargs` in it.
+const PROCESS: usize = 136;
+const PROCESS_NAME: (usize, usize) = (40, 15);
+const PROCESS_ARGUMENTS: (usize, usize) = (56, 79);
+
+/// What a page with Linux's own description of itself begins with (`kernel/vmcore_info.c`), and what is in each of them.
+const INFO_BEGIN: &[u8] = b"OSRELEASE=";
+const INFO_LINE: &[u8] = b"\nPAGESIZE=";
+
+/// What a core is of.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Dumped {
+    /// The VM's name.
+    pub name: String,
+    /// How many vCPUs have registers in it: those that were on.
+    pub vcpus: usize,
+    /// Bytes of memory.
+    pub memory: u64,
+}
+
+impl Dumped {
+    /// What became of it, in a line.
+    #[must_use]
+    pub fn show(&self, file: &Path) -> String {
+        let Self { vcpus, memory, .. } = self;
+        let plural = if *vcpus == 1 { "" } else { "s" };
+        format!("dumped to {}, {vcpus} vCPU{plural} and {} of memory", file.display(), size::show(*memory))
+    }
+}
+
+/// A core that is being written: a file with its name only when it is whole ([`Draft`]).
+#[derive(Debug)]
+pub struct Dumping {
+    dump: Dump<Draft>,
+    to: PathBuf,
+    /// The file that the saved VM is in; without one it comes from the hypervisor.
+    from: Option<PathBuf>,
+}
+
+impl Dumping {
+    /// Begins one, to be `to`, for its owner alone: it holds all of a guest's secrets.
+    ///
+    /// # Errors
+    /// If it cannot be made, or something that is no core has this name.
+    pub fn create(to: &Path, from: Option<&Path>) -> Result<Self, SavedError> {
+        saved::must_be_none_or(to, "core", is_core)?;
+        let draft = Draft::create(to, 0o600).map_err(|source| SavedError::Io { file: to.to_path_buf(), source })?;
+        Ok(Self { dump: Dump::new(draft), to: to.to_path_buf(), from: from.map(Path::to_path_buf) })
+    }
+
+    /// Takes the next bytes of the saved VM.
+    ///
+    /// # Errors
+    /// What is wrong with them, or that the core cannot be written.
+    pub fn take(&mut self, bytes: &[u8]) -> Result<(), SavedError> {
+        self.dump.take(bytes).map_err(|error| self.wrong(error))
+    }
+
+    /// Whether all of the saved VM has come.
+    #[must_use]
+    pub const fn is_whole(&self) -> bool {
+        self.dump.is_whole
+    }
+
+    /// It takes its name, if it is whole. Says what it is of.
+    ///
+    /// # Errors
+    /// If that cannot be.
+    pub fn keep(self) -> Result<Dumped, SavedError> {
+        self.dump.reader.finish().map_err(|error| self.wrong(DumpError::Saved(error)))?;
+        let Self { dump: Dump { out: Core { to: draft, dumped, .. }, .. }, to, .. } = self;
+        draft.keep().map_err(|source| SavedError::Io { file: to, source })?;
+        Ok(dumped)
+    }
+
+    fn wrong(&self, error: DumpError) -> SavedError {
+        match (error, &self.from) {
+            (DumpError::Core(source), _) => SavedError::Io { file: self.to.clone(), source },
+            (DumpError::Saved(error), None) => SavedError::Received(error),
+            (DumpError::Saved(error), Some(file)) => SavedError::Damaged { file: file.clone(), error },
+        }
+    }
+}
+
+/// Makes a core of a file with a saved VM.
+///
+/// # Errors
+/// What is wrong with either.
+pub fn file(from: &Path, to: &Path) -> Result<Dumped, SavedError> {
+    let unreadable = |source| SavedError::Io { file: from.to_path_buf(), source };
+    let mut reader = File::open(from).map_err(unreadable)?;
+    let mut dumping = Dumping::create(to, Some(from))?;
+    let mut buffer = vec![0; 256 << 10];
+    loop {
+        match reader.read(&mut buffer) {
+            Ok(0) => return dumping.keep(),
+            Ok(count) => dumping.take(buffer.get(..count).unwrap_or_default())?,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(source) => return Err(unreadable(source)),
+        }
+    }
+}
+
+/// A core that is being written to `W`, which is empty.
+#[derive(Debug)]
+struct Dump<W> {
+    out: Core<W>,
+    reader: Reader,
+    is_whole: bool,
+}
+
+/// What is written of it.
+#[derive(Debug)]
+struct Core<W> {
+    to: W,
+    dumped: Dumped,
+    /// Where memory begins in the file, and behind which of its bytes nothing is written yet.
+    begin: u64,
+    end: u64,
+    /// How many vCPUs there is room for.
+    room: usize,
+    info: Vec<u8>,
+}
+
+/// Why it cannot be made: the saved VM, or the core.
+#[derive(Debug)]
+enum DumpError {
+    Saved(FileError),
+    Core(io::Error),
+}
+
+impl From<FileError> for DumpError {
+    fn from(error: FileError) -> Self {
+        Self::Saved(error)
+    }
+}
+
+impl From<io::Error> for DumpError {
+    fn from(error: io::Error) -> Self {
+        Self::Core(error)
+    }
+}
+
+impl<W: Write + Seek> Dump<W> {
+    fn new(to: W) -> Self {
+        let out = Core { to, dumped: Dumped::default(), begin: 0, end: 0, room: 0, info: Vec::new() };
+        Self { out, reader: Reader::new(crc32c::compute), is_whole: false }
+    }
+
+    fn take(&mut self, mut bytes: &[u8]) -> Result<(), DumpError> {
+        while let Some(section) = self.reader.read(&mut bytes)? {
+            match section {
+                Section::Vm(vm) => self.out.begin(vm.name, vm.vcpus.into(), vm.memory),
+                Section::Memory(runs) => runs.into_iter().try_for_each(|run| self.out.memory(&run))?,
+                Section::State(state) => self.out.state(&state)?,
+                Section::End => self.is_whole = true,
+                Section::Machine(_) | Section::Moment(_) => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+impl<W: Write + Seek> Core<W> {
+    fn begin(&mut self, name: &str, vcpus: usize, memory: u64) {
+        let notes = NOTE_HEAD + PROCESS + vcpus * (NOTE_HEAD + STATUS + NOTE_HEAD + FP) + INFO_HEAD + PAGE;
+        self.begin = (HEADER + 2 * PROGRAM_HEADER + notes).next_multiple_of(PAGE) as u64;
+        self.room = vcpus;
+        self.dumped = Dumped { name: name.to_owned(), vcpus: 0, memory };
+    }
+
+    fn memory(&mut self, run: &Run<'_>) -> io::Result<()> {
+        let mut page = [0; PAGE];
+        let bytes = match run.content {
+            Content::Fill(0) => return Ok(()),
+            Content::Fill(word) => {
+                page.as_chunks_mut::<8>().0.fill(word.to_le_bytes());
+                &page
+            }
+            Content::Page(bytes) => bytes,
+        };
+        if self.info.is_empty() {
+            self.info = info(bytes).unwrap_or_default().to_vec();
+        }
+        self.to.seek(SeekFrom::Start(self.begin + run.first * PAGE as u64))?;
+        for _ in 0..run.count {
+            self.to.write_all(bytes)?;
+        }
+        self.end = (run.first + run.count) * PAGE as u64;
+        Ok(())
+    }
+
+    /// Memory has ended: the notes, and all that a core begins with.
+    fn state(&mut self, state: &SavedVm) -> io::Result<()> {
+        if self.end < self.dumped.memory {
+            // The file is as long as it says, with a hole there.
+            self.to.seek(SeekFrom::Start(self.begin + self.dumped.memory - 1))?;
+            self.to.write_all(&[0])?;
+        }
+        let mut notes = Vec::new();
+        note(&mut notes, b"CORE", NT_PRPSINFO, &process(&self.dumped.name));
+        // A state may name more than there are; those it cannot be restored with.
+        for vcpu in state.vcpus.iter().take(self.room) {
+            note(&mut notes, b"CORE", NT_PRSTATUS, &status(vcpu));
+            note(&mut notes, b"CORE", NT_PRFPREG, &fp(&vcpu.registers));
+            self.dumped.vcpus += 1;
+        }
+        if !self.info.is_empty() {
+            note(&mut notes, b"VMCOREINFO", NT_VMCOREINFO, &self.info);
+        }
+        let place = HEADER + 2 * PROGRAM_HEADER;
+        let mut head = Vec::new();
+        head.extend(IDENTITY);
+        head.extend([ET_CORE.to_le_bytes(), EM_AARCH64.to_le_bytes()].concat());
+        head.extend(1_u32.to_le_bytes());
+        // No entry; program headers behind this; no sections.
+        head.extend([0, HEADER as u64, 0].map(u64::to_le_bytes).concat());
+        head.extend(0_u32.to_le_bytes());
+        head.extend([HEADER as u16, PROGRAM_HEADER as u16, 2, 0, 0, 0].map(u16::to_le_bytes).concat());
+        let notes_size = notes.len() as u64;
+        program_header(&mut head, (PT_NOTE, 0), place as u64, 0, notes_size);
+        program_header(&mut head, (PT_LOAD, PF_RWX), self.begin, RAM_BASE.0, self.dumped.memory);
+        head.extend(notes);
+        self.to.seek(SeekFrom::Start(0))?;
+        self.to.write_all(&head)
+    }
+}
+
+fn program_header(out: &mut Vec<u8>, (kind, flags): (u32, u32), offset: u64, address: u64, size: u64) {
+    out.extend([kind, flags].map(u32::to_le_bytes).concat());
+    // Its virtual address is the physical one; as many bytes in the file as in memory; no alignment.
+    out.extend([offset, address, address, size, size, 0].map(u64::to_le_bytes).concat());
+}
+
+fn note(out: &mut Vec<u8>, name: &[u8], kind: u32, contents: &[u8]) {
+    out.extend([name.len() as u32 + 1, contents.len() as u32, kind].map(u32::to_le_bytes).concat());
+    for part in [[name, &[0]].concat().as_slice(), contents] {
+        out.extend(part);
+        out.resize(out.len().next_multiple_of(4), 0);
+    }
+}
+
+fn put(out: &mut [u8], place: usize, bytes: &[u8]) {
+    out.iter_mut().skip(place).zip(bytes).for_each(|(to, from)| *to = *from);
+}
+
+/// The VM as if it were a process, of which debuggers show the name.
+fn process(name: &str) -> [u8; PROCESS] {
+    let mut bytes = [0; PROCESS];
+    for (place, length) in [PROCESS_NAME, PROCESS_ARGUMENTS] {
+        put(&mut bytes, place, name.as_bytes().get(..length.min(name.len())).unwrap_or_default());
+    }
+    bytes
+}
+
+/// A vCPU as if it were a thread, with its number from 1.
+fn status(vcpu: &SavedVcpu) -> [u8; STATUS] {
+    let SavedVcpu { number, registers, .. } = vcpu;
+    let mut bytes = [0; STATUS];
+    put(&mut bytes, STATUS_PID, &(u32::from(*number) + 1).to_le_bytes());
+    let values = registers.x.into_iter().chain([stack_pointer(registers), registers.pc, registers.pstate]);
+    for (place, value) in (STATUS_REGISTERS..).step_by(8).zip(values) {
+        put(&mut bytes, place, &value.to_le_bytes());
+    }
+    put(&mut bytes, STATUS_FP_VALID, &1_u32.to_le_bytes());
+    bytes
+}
+
+/// The stack pointer that it was using.
+fn stack_pointer(registers: &SavedRegisters) -> u64 {
+    let wanted = Name::new(if mode(registers.pstate) == Mode::Kernel { "sp_el1" } else { "sp_el0" });
+    registers.system.iter().find(|(name, _)| *name == wanted).map_or(0, |(_, value)| *value)
+}
+
+fn fp(registers: &SavedRegisters) -> [u8; FP] {
+    let mut bytes = [0; FP];
+    for (place, half) in (0..).step_by(8).zip(registers.q.as_flattened()) {
+        put(&mut bytes, place, &half.to_le_bytes());
+    }
+    // 32 bits of each.
+    let controls = [registers.fpsr as u32, registers.fpcr as u32].map(u32::to_le_bytes);
+    put(&mut bytes, 512, &controls.concat());
+    bytes
+}
+
+/// What Linux says of itself in a page that it keeps for that, if this is one: `crash` needs it to find its way from a kernel's
+/// virtual addresses to physical ones.
+fn info(page: &[u8; PAGE]) -> Option<&[u8]> {
+    let text = page.split(|&byte| byte == 0).next()?;
+    let is_text = text.iter().all(|&byte| byte == b'\n' || byte.is_ascii_graphic() || byte == b' ');
+    let is_info = text.starts_with(INFO_BEGIN) && text.windows(INFO_LINE.len()).any(|bytes| bytes == INFO_LINE);
+    (is_info && is_text).then_some(text)
+}
+
+/// Whether a file that begins so is a core of AArch64.
+fn is_core(begin: &[u8]) -> bool {
+    let kind = [ET_CORE.to_le_bytes(), EM_AARCH64.to_le_bytes()].concat();
+    begin.starts_with(&[IDENTITY.as_slice(), &kind].concat())
+}
