@@ -46,10 +46,8 @@ impl Platform<'_> {
 
     /// The windows of virtio devices, of those that see memory as the CPUs' caches do.
     pub fn virtio(&self) -> impl Iterator<Item = VirtioWindow> {
-        self.windows.iter().map(|window| VirtioWindow {
-            registers: window.registers,
-            interrupt: window.interrupts.get(0, self.interrupt_cells),
-        })
+        let windows = self.windows.iter().flat_map(|row| row.windows());
+        windows.map(|(registers, interrupt)| VirtioWindow { registers, interrupt })
     }
 
     /// The memory that the devices' registers are in, and virtio's windows, in whole pieces of `step` bytes (a power of two): each
@@ -60,7 +58,8 @@ impl Platform<'_> {
         core::iter::from_fn(move || {
             // A range that was given out holds all that begins in it or at its end, so what ends later begins later.
             let rest = || {
-                let registers = self.devices().map(|device| device.registers).chain(self.window_rows.iter().copied());
+                let registers =
+                    self.devices().map(|device| device.registers).chain(self.windows.iter().map(|row| row.registers));
                 registers.map(|range| widened(range, step)).filter(|range| !range.is_empty() && range.end() > from)
             };
             let start = rest().map(|range| range.start).min()?;

@@ -13,7 +13,7 @@ mod tests;
 
 use crate::{Console, ConsoleKind, Gicv3, Platform, PlatformError, Timer};
 use blob::{Blob, Token};
-pub(crate) use survey::Window;
+pub(crate) use survey::WindowRow;
 use survey::{Survey, TimerNode, strings};
 use units::{IntId, Pa, Range};
 
@@ -63,9 +63,7 @@ impl<'t> Platform<'t> {
             timer: survey.timer()?,
             console: survey.console(&blob),
             clock: survey.clock,
-            interrupt_cells: survey.interrupt_cells(),
             windows: survey.windows,
-            window_rows: survey.rows,
             cpus: survey.cpus,
             cpus_left_out: survey.cpus_left_out,
             memory: survey.memory,

@@ -19,7 +19,7 @@ use units::{CpuId, Hz, IntId, Pa, Range};
 mod device;
 mod devicetree;
 
-use devicetree::Window;
+use devicetree::WindowRow;
 mod redistributors;
 
 pub use device::{Device, DeviceKind};
@@ -34,10 +34,8 @@ pub const MAX_RESERVED_RANGES: usize = 64;
 /// How many regions of Redistributors there may be.
 pub const MAX_REDISTRIBUTOR_REGIONS: usize = 8;
 
-/// How many windows of virtio devices are looked at: as many as QEMU's `virt` has.
-pub const MAX_VIRTIO_WINDOWS: usize = 32;
-/// How many rows they may stand in, one beside the other.
-const MAX_WINDOW_ROWS: usize = 4;
+/// How many rows windows of virtio devices may stand in, one beside the other. QEMU's `virt` has one row.
+pub const MAX_WINDOW_ROWS: usize = 4;
 
 /// The host.
 #[derive(Clone, Debug)]
@@ -59,12 +57,8 @@ pub struct Platform<'t> {
     pub console: Option<Console>,
     /// The registers of a PL031 that knows the time of day.
     pub clock: Option<Range<Pa>>,
-    /// See [`Platform::virtio`].
-    windows: ArrayVec<Window<'t>, MAX_VIRTIO_WINDOWS>,
-    /// Where these are, each row of them as one range: there are too many to look at each whenever devices are.
-    window_rows: ArrayVec<Range<Pa>, MAX_WINDOW_ROWS>,
-    /// How many cells describe an interrupt.
-    interrupt_cells: u32,
+    /// See [`Platform::virtio`]. Rows of them: a list of all would be too large for the stack on which we boot.
+    windows: ArrayVec<WindowRow, MAX_WINDOW_ROWS>,
     /// How to call the firmware to switch CPUs on, if it offers that.
     pub psci: Option<Psci>,
     /// The architected timers' interrupts.
@@ -131,7 +125,7 @@ pub struct VirtioWindow {
     /// Its registers.
     pub registers: Range<Pa>,
     /// Its interrupt.
-    pub interrupt: Option<IntId>,
+    pub interrupt: IntId,
 }
 
 /// A kind of UART.

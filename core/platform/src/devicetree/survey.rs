@@ -8,10 +8,10 @@ use super::blob::{Blob, NameOffset, Token};
 use super::cells::{Bus, CellCounts, Cells, Interrupts, physical_range};
 use crate::{
     BootMethod, Conduit, ConsoleKind, Cpu, MAX_CPUS, MAX_MEMORY_RANGES, MAX_REDISTRIBUTOR_REGIONS, MAX_RESERVED_RANGES,
-    MAX_VIRTIO_WINDOWS, MAX_WINDOW_ROWS, PlatformError, Psci, PsciVersion,
+    MAX_WINDOW_ROWS, PlatformError, Psci, PsciVersion,
 };
 use arrayvec::ArrayVec;
-use units::{CpuId, Hz, Pa, Range};
+use units::{CpuId, Hz, IntId, Pa, Range};
 
 /// How deep the nodes are that are looked at; nothing we need is deeper.
 const MAX_DEPTH: usize = 12;
@@ -35,8 +35,7 @@ pub(super) struct Survey<'t> {
     pub(super) its: Option<Range<Pa>>,
     pub(super) clock: Option<Range<Pa>>,
     pub(super) uarts: ArrayVec<UartNode<'t>, MAX_UARTS>,
-    pub(super) windows: ArrayVec<Window<'t>, MAX_VIRTIO_WINDOWS>,
-    pub(super) rows: ArrayVec<Range<Pa>, MAX_WINDOW_ROWS>,
+    pub(super) windows: ArrayVec<WindowRow, MAX_WINDOW_ROWS>,
     pub(super) psci: Option<Psci>,
     pub(super) timer: Option<TimerNode<'t>>,
 }
@@ -71,12 +70,37 @@ pub(super) struct UartNode<'t> {
     pub(super) interrupts: Interrupts<'t>,
 }
 
-/// The window of a virtio device.
-#[derive(Clone, Debug)]
-pub(crate) struct Window<'t> {
+/// Windows of virtio devices, one beside the other, each of the same size and with the interrupt behind that of the one below.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct WindowRow {
     pub(crate) registers: Range<Pa>,
-    /// Read by who wants it: there are many windows, with few devices behind them.
-    pub(crate) interrupts: Interrupts<'t>,
+    /// How large each window is.
+    pub(crate) size: u64,
+    /// The first one's interrupt.
+    pub(crate) interrupt: IntId,
+}
+
+impl WindowRow {
+    fn is_followed_by(&self, registers: Range<Pa>, interrupt: IntId) -> bool {
+        let count = self.registers.size / self.size;
+        self.registers.end() == registers.start
+            && registers.size == self.size
+            && u64::from(interrupt.0) == u64::from(self.interrupt.0) + count
+    }
+
+    fn follows(&self, registers: Range<Pa>, interrupt: IntId) -> bool {
+        registers.end() == self.registers.start
+            && registers.size == self.size
+            && interrupt.0.checked_add(1) == Some(self.interrupt.0)
+    }
+
+    /// Each of them, with its interrupt.
+    pub(crate) fn windows(self) -> impl Iterator<Item = (Range<Pa>, IntId)> {
+        (0..self.registers.size / self.size).map(move |number| {
+            let start = Pa(self.registers.start.0 + number * self.size);
+            (Range { start, size: self.size }, IntId(self.interrupt.0 + number as u32))
+        })
+    }
 }
 
 /// The architected timer.
@@ -379,29 +403,25 @@ impl<'t> Survey<'t> {
         }
     }
 
-    /// To one that does not see our caches our buffers are not what they are to us.
+    /// To one that does not see our caches our buffers are not what they are to us; one without an interrupt is no use. One of
+    /// one row too many stays unknown.
     fn visit_window(&mut self, node: &Node<'t>, buses: &[Bus<'t>]) {
+        // How many cells an interrupt has does not matter for the first.
         if node.is_coherent
-            && let Some(registers) = physical_range(&mut Cells(node.reg), buses)
+            && let Some(registers) = physical_range(&mut Cells(node.reg), buses).filter(|range| !range.is_empty())
+            && let Some(interrupt) = node.interrupts.get(0, 3)
         {
-            self.add_window(Window { registers, interrupts: node.interrupts });
+            match self.windows.last_mut() {
+                Some(row) if row.is_followed_by(registers, interrupt) => row.registers.size += registers.size,
+                Some(row) if row.follows(registers, interrupt) => {
+                    row.registers = Range { start: registers.start, size: row.registers.size + registers.size };
+                    row.interrupt = interrupt;
+                }
+                _ => {
+                    let _ = self.windows.try_push(WindowRow { registers, size: registers.size, interrupt });
+                }
+            }
         }
-    }
-
-    /// Adds a virtio device's window, to the row of the one before if it touches that. One too many stays unknown.
-    fn add_window(&mut self, window: Window<'t>) {
-        let new = window.registers;
-        if self.windows.is_full() {
-            return;
-        }
-        let is_room = !self.rows.is_full();
-        match self.rows.last_mut() {
-            Some(row) if row.end() == new.start => row.size += new.size,
-            Some(row) if new.end() == row.start => *row = Range { start: new.start, size: row.size + new.size },
-            _ if is_room => self.rows.push(new),
-            _ => return,
-        }
-        self.windows.push(window);
     }
 
     fn visit_device(&mut self, node: &Node<'t>, buses: &[Bus<'t>]) {

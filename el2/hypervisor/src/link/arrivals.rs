@@ -52,8 +52,8 @@ fn buffer() -> Box<[u8]> {
 /// Looks for a port. If there is one, the thread is started that takes what comes by it.
 #[inline(never)]
 pub(super) fn start() {
-    let mut windows = port::windows().filter_map(|window| Some((window.registers, window.interrupt?)));
-    let Some((_, interrupt)) = windows.find(|&(registers, _)| port::adopt(registers)) else { return };
+    let Some(window) = port::windows().find(|window| port::adopt(window.registers)) else { return };
+    let interrupt = window.interrupt;
     let thread = match Thread::spawn("link", run, 0, (WEIGHT, u64::MAX)) {
         Ok(thread) => thread,
         Err(error) => return log::warn!("the link's port is not used: {error}"),
