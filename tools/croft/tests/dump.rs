@@ -2,7 +2,7 @@
 
 use abi::bundle::Vm;
 use abi::crc32c;
-use clock::saved::{Clock, Timer};
+use clock::saved::{Away, Clock, Timer};
 use cpu::pstate::{EL0T, EL1H, EL1T};
 use cpu::saved::{Name, SavedRegisters};
 use croft::dump::{Dumping, file};
@@ -47,6 +47,7 @@ fn saved(last: &[u8; PAGE]) -> Vec<u8> {
         machine: machine.clone(),
         time: SavedTime {
             clock: Clock { version: 2, count: 0, frequency: 1, rate: 1_000_000, is_stopped: true, stood: 0 },
+            away: Away::Advance,
         },
         life: SavedLife { power: SavedPower { count: 4, on: 0b1101, pending: 0 }, starts: [None; 8] },
         gic: Box::new(Vgic::new(config).save().expect("no error")),
