@@ -34,3 +34,13 @@ pub const NO_COMMAND: u64 = 0xffff_ffff;
 pub const fn marked(w7: u32) -> u64 {
     (MARK as u64) << 32 | w7 as u64
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{HIGH_IN, LOW, marked};
+
+    #[test]
+    fn the_mark_stands_above_the_access() {
+        assert_eq!((marked(LOW), marked(HIGH_IN)), (0x86_0000_000e, 0x86_0000_001c));
+    }
+}

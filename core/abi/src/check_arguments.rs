@@ -105,6 +105,20 @@ mod tests {
         assert_eq!(CheckArguments::parse("link=framed quiet"), CheckArguments::default());
         assert_eq!(CheckArguments::parse("selftest=wander selftest=percpu").selftest, SelfTest::PerCpu);
         assert_eq!(CheckArguments::parse("selftest=crash-overflow").selftest, SelfTest::Crash(Crash::Overflow));
+        let all = [
+            ("percpu", SelfTest::PerCpu),
+            ("switch", SelfTest::Switch),
+            ("wander", SelfTest::Wander),
+            ("scrub", SelfTest::Scrub),
+            ("hunger", SelfTest::Hunger),
+            ("crash-panic", SelfTest::Crash(Crash::Panic)),
+            ("crash-undefined", SelfTest::Crash(Crash::Undefined)),
+            ("crash-write-code", SelfTest::Crash(Crash::WriteCode)),
+            ("crash-execute-data", SelfTest::Crash(Crash::ExecuteData)),
+        ];
+        for (name, check) in all {
+            assert_eq!(CheckArguments::parse(&std::format!("selftest={name}")).selftest, check, "{name}");
+        }
         let both = CheckArguments::parse("tdcc=hardware vectors=calling");
         assert!(both.tdcc_in_hardware && both.calls_firmware && both.selftest == SelfTest::No);
         assert!(CheckArguments::parse("selftest=hunger heap=small").small_heap && !both.small_heap);
