@@ -33,6 +33,8 @@ struct Ports {
     output: [Vec<u8>; 2],
     /// The other end takes what comes.
     takes: bool,
+    /// It gives buffers for what comes back as they are.
+    empties: bool,
     chain: Chain,
     config: [u8; 12],
 }
@@ -50,6 +52,7 @@ impl Ports {
             input: Default::default(),
             output: Default::default(),
             takes: true,
+            empties: false,
             chain: Chain::new(64),
             config,
         }
@@ -137,6 +140,9 @@ impl Device for Ports {
                 }
             }
             _ if index.is_multiple_of(2) => {
+                while self.empties && queues[index].pop(memory, &mut chain)? {
+                    queues[index].push(memory, &chain)?;
+                }
                 while self.opened[port] && !self.input[port].is_empty() && queues[index].pop(memory, &mut chain)? {
                     let count = (chain.unwritten() as usize).min(self.input[port].len());
                     let bytes: Vec<u8> = self.input[port].drain(..count).collect();
@@ -505,10 +511,54 @@ fn a_device_that_breaks_its_rules_is_reset() {
             _ => console.attend(),
         };
         assert_eq!(answer, Err(Broken(said)));
-        assert_eq!(Link(machine).read(register::STATUS), 0, "it was reset");
+        assert_eq!(Link(Rc::clone(&machine)).read(register::STATUS), 0, "it was reset");
         assert!(!console.is_open());
         assert_eq!((console.room(), console.receive(&mut [0; MOST_AT_ONCE])), (Ok(None), Ok(0)));
+        // Nor is it heard any more, if it does not care for that.
+        machine.mmio.borrow_mut().device_mut().set_open(1, true);
+        assert_eq!(console.attend(), Ok(()));
+        assert!(!console.is_open());
     }
+}
+
+#[test]
+fn a_device_that_gives_nothing_for_ever_is_left() {
+    let (machine, mut console) = started(Ports::new(true));
+    machine.ports(|ports| ports.empties = true);
+    let said = "it gives buffers back that hold nothing, again and again";
+    assert_eq!(console.receive(&mut [0; MOST_AT_ONCE]), Err(Broken(said)));
+}
+
+#[test]
+fn a_port_that_is_taken_away_comes_back_by_its_name() {
+    let (machine, mut console) = started(Ports::new(true));
+    let replug = |console: &mut Console<Link>, port: u32, name: &'static str| {
+        machine.ports(|ports| {
+            ports.names[port as usize] = name;
+            ports.say(port, 1, 0, "");
+        });
+        (0..4).for_each(|_| console.attend().unwrap());
+    };
+    machine.ports(|ports| {
+        ports.opened[1] = false;
+        ports.say(1, 2, 0, "");
+    });
+    console.attend().unwrap();
+    assert!(!console.is_open());
+    // By another name it is somebody else's, and what was ours is not written there.
+    replug(&mut console, 1, "another");
+    assert!(!console.is_open());
+    machine.ports(|ports| ports.say(1, 2, 0, ""));
+    replug(&mut console, 1, "ours");
+    assert!(console.is_open() && machine.ports(|ports| ports.opened[1]), "it is opened again");
+    machine.ports(|ports| ports.input[1].extend(b"in"));
+    assert_eq!((receive(&mut console), send(&mut console, b"out", 3)), (b"in".to_vec(), 3));
+    assert_eq!(machine.ports(|ports| ports.output[1].clone()), b"out");
+    // And by another number.
+    machine.ports(|ports| ports.say(1, 2, 0, ""));
+    replug(&mut console, 0, "ours");
+    send(&mut console, b"there", 5);
+    assert_eq!(machine.ports(|ports| ports.output[0].clone()), b"there");
 }
 
 proptest! {

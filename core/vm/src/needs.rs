@@ -44,8 +44,8 @@ const TABLES: u64 = 5 + 16;
 const THREAD: u64 = STACK / PAGE_SIZE + 1;
 /// Frames of a CPU: two stacks, its area, its start record, its top-level table and three below.
 const CPU: u64 = 2 * THREAD + 6;
-/// Threads that serve all VMs.
-const SERVICES: u64 = 2;
+/// Threads that serve all VMs: the consoles', the watchdogs' and the link's.
+const SERVICES: u64 = 3;
 
 /// For how many blocks that are divided into frames a host with so many bytes of RAM needs records: two for each VM, the
 /// hypervisor's own, those that are in use in part when it starts; and one for the tables of each gigabyte.
@@ -125,8 +125,8 @@ impl Needs {
         let frames = (sum.vcpus + SERVICES) * THREAD + cpus * CPU;
         let records = memory / BLOCK_SIZE * 8 + divided_blocks(memory) * RECORD;
         // The image; the host's device tree, of up to 2 MiB that begin anywhere; what the heap begins with; the records, which begin
-        // anywhere too; and a block that each CPU may be zeroing, which nobody else can have meanwhile.
-        let own = 1 + 2 + 1 + 1 + cpus;
+        // anywhere too; buffers of the link's port; and a block that each CPU may be zeroing, which nobody else can have meanwhile.
+        let own = 1 + 2 + 1 + 1 + 1 + cpus;
         Self {
             ram: sum.ram,
             tables: sum.tables,
@@ -244,7 +244,7 @@ mod tests {
     #[test]
     fn the_hypervisors_own_grows_with_the_host() {
         let own = |cpus, memory| Needs::of(std::iter::empty(), cpus, memory, 0).own;
-        assert_eq!(own(2, 1 << 30), (1 + 2 + 1 + 1 + 2 + 1) * BLOCK_SIZE);
+        assert_eq!(own(2, 1 << 30), (1 + 2 + 1 + 1 + 1 + 2 + 1) * BLOCK_SIZE);
         assert_eq!(own(8, 1 << 30) - own(2, 1 << 30), 6 * BLOCK_SIZE);
         assert!(own(2, 1 << 40) >= own(2, 1 << 30) + (4 << 20), "eight bytes for each block of 2 MiB");
         assert_eq!(divided_blocks(1 << 30), 257);
@@ -273,7 +273,7 @@ mod tests {
         let with_loss = |bytes: u64| (bytes + bytes / 8).next_multiple_of(BLOCK_SIZE);
         for (count, blocks, vcpus, cpus) in [(1, 1, 1, 1), (3, 512, 4, 2), (64, 1, 8, 8), (40, 5000, 2, 64)] {
             let needs = needs(count as usize, blocks * BLOCK_SIZE, vcpus as u8, cpus as usize);
-            let threads = count * vcpus + 2;
+            let threads = count * vcpus + 3;
             assert_eq!(needs.stacks, ((threads * 9 + cpus * 24) * 4 * KIB).next_multiple_of(BLOCK_SIZE));
             let places = (threads + cpus) * cpus;
             let exact = count * ((96 + 8 * vcpus) * KIB + 24 * blocks) + 256 * places;
@@ -282,7 +282,7 @@ mod tests {
         let own = |memory: u64| Needs::of(std::iter::empty(), 1, memory, 0).own;
         // 4 bytes a megabyte, and 320 for each of 256 divided blocks and one a gigabyte.
         let records: u64 = (64 << 10) * 4 + (256 + 64) * 320;
-        assert_eq!(own(64 << 30), records.next_multiple_of(BLOCK_SIZE) + 6 * BLOCK_SIZE);
+        assert_eq!(own(64 << 30), records.next_multiple_of(BLOCK_SIZE) + 7 * BLOCK_SIZE);
         assert_eq!(divided_blocks((60_001 << 30) - 1), 60_256);
     }
 

@@ -44,6 +44,10 @@ impl Interrupt {
     pub fn acknowledge(&self) {
         let causes = self.registers.read32(register::INTERRUPT_STATUS);
         self.registers.write32(register::INTERRUPT_ACK, causes);
+        // The rings must not be read before the device has taken it back: what it did in between would have no interrupt.
+        let _ = self.registers.read32(register::INTERRUPT_STATUS);
+        // SAFETY: a barrier changes nothing.
+        unsafe { core::arch::asm!("dmb osh", options(nostack, preserves_flags)) };
     }
 }
 

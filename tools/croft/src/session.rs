@@ -36,7 +36,7 @@ use state::State;
 use std::io::{Read, Write};
 use std::path::PathBuf;
 use std::sync::atomic::AtomicU32;
-use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::mpsc::{self, Receiver, SendError, Sender};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -212,7 +212,9 @@ impl Session {
 
     fn transmit(&self, frames: Vec<u8>) -> Result<(), SessionError> {
         let port = self.shared.lock().way.output();
-        port.unwrap_or_else(|| self.output.clone()).send(frames).map_err(|_| SessionError::Gone)
+        // A port that has just ended takes nothing any more: the link goes on over the serial port.
+        let sent = port.unwrap_or_else(|| self.output.clone()).send(frames);
+        sent.or_else(|SendError(frames)| self.output.send(frames)).map_err(|_| SessionError::Gone)
     }
 
     /// What carries the link.

@@ -53,6 +53,8 @@ struct Port<T: Transport> {
     transmit: Queue<T::Rings>,
     /// Somebody is at the other end.
     is_open: bool,
+    /// The device was given buffers to fill.
+    is_stocked: bool,
 }
 
 /// A console of which one port is ours.
@@ -65,6 +67,8 @@ pub struct Console<T: Transport> {
     ports: [Option<Port<T>>; PORTS as usize],
     /// The number of ours.
     ours: Option<u32>,
+    /// The device broke its rules: whatever it says from then on is not heard.
+    is_broken: bool,
 }
 
 impl<T: Transport> Console<T> {
@@ -86,7 +90,7 @@ impl<T: Transport> Console<T> {
             let mut transmit = set_up(&mut transport, first + 1, TRANSMIT)?;
             // Whoever wants room takes buffers back itself.
             transmit.set_interrupts(false);
-            *port = Some(Port { receive, transmit, is_open: false });
+            *port = Some(Port { receive, transmit, is_open: false, is_stocked: false });
         }
         let mut messages_in = set_up(&mut transport, CONTROL_RECEIVE, MESSAGES_IN)?;
         let mut messages_out = set_up(&mut transport, CONTROL_TRANSMIT, MESSAGES_OUT)?;
@@ -94,7 +98,7 @@ impl<T: Transport> Console<T> {
         finish(&transport);
         messages_in.offer_all();
         messages_in.notify(&transport);
-        let mut console = Self { transport, name, messages_in, messages_out, ports, ours: None };
+        let mut console = Self { transport, name, messages_in, messages_out, ports, ours: None, is_broken: false };
         // The queue is empty, so there is room.
         let _ = console.say(0, event::DEVICE_READY, 1);
         Ok(console)
@@ -111,6 +115,9 @@ impl<T: Transport> Console<T> {
     /// # Errors
     /// If it broke its rules; it was reset, and nothing works any more.
     pub fn attend(&mut self) -> Result<(), Broken> {
+        if self.is_broken {
+            return Ok(());
+        }
         let done = self.try_attend();
         self.reset_if_broken(done)
     }
@@ -177,6 +184,7 @@ impl<T: Transport> Console<T> {
         if done.is_err() {
             self.transport.write(register::STATUS, 0);
             self.ours = None;
+            self.is_broken = true;
         }
         done
     }
@@ -193,8 +201,12 @@ impl<T: Transport> Console<T> {
         let Some(port) = self.ours.and_then(|ours| self.ports.get_mut(ours as usize)).and_then(Option::as_mut) else {
             return Ok(0);
         };
-        // A device may give a buffer back that it has written nothing into.
-        while let Some((buffer, written)) = port.receive.take()? {
+        // A device may give a buffer back that it has written nothing into. It has it again at once: one that does nothing else
+        // would keep us here for ever.
+        for _ in 0..RECEIVE.count {
+            let Some((buffer, written)) = port.receive.take()? else {
+                return Ok(0);
+            };
             let count = into.len().min(written as usize);
             port.receive.copy(buffer, into.get_mut(..count).unwrap_or_default());
             port.receive.offer(buffer, RECEIVE.length);
@@ -203,7 +215,7 @@ impl<T: Transport> Console<T> {
                 return Ok(count);
             }
         }
-        Ok(0)
+        Err(Broken("it gives buffers back that hold nothing, again and again"))
     }
 
     fn try_attend(&mut self) -> Result<(), Broken> {
@@ -232,11 +244,17 @@ impl<T: Transport> Console<T> {
         };
         match u16::from_le_bytes([e0, e1]) {
             event::PORT_ADD => self.say(number, event::PORT_READY, 1),
-            event::PORT_NAME
-                if name.strip_suffix(b"\0").unwrap_or(name) == self.name.as_bytes() && self.ours.is_none() =>
-            {
+            // A port may be taken away, and come back: by another number, or by its own with another name.
+            event::PORT_NAME => {
+                let is_its_name = name.strip_suffix(b"\0").unwrap_or(name) == self.name.as_bytes();
+                if !is_its_name || self.ours.is_some_and(|ours| ours != number) {
+                    self.ours = self.ours.filter(|&ours| ours != number);
+                    return Ok(());
+                }
                 self.ours = Some(number);
-                port.receive.offer_all();
+                if !core::mem::replace(&mut port.is_stocked, true) {
+                    port.receive.offer_all();
+                }
                 port.receive.notify(&self.transport);
                 self.say(number, event::PORT_OPEN, 1)
             }
@@ -246,6 +264,7 @@ impl<T: Transport> Console<T> {
             }
             event::PORT_REMOVE => {
                 port.is_open = false;
+                self.ours = self.ours.filter(|&ours| ours != number);
                 Ok(())
             }
             _ => Ok(()),

@@ -119,6 +119,8 @@ fn post(channel: Channel, payload: &[u8]) {
         }
         posted.waiter = Some(sched::current());
         drop(posted);
+        // Who is to make room may be waiting for the port itself, of which this thread alone hears.
+        port::attend();
         sched::block(None);
     }
 }
@@ -139,10 +141,11 @@ pub(super) fn next(payload: &mut [u8; link::MAX_PAYLOAD]) -> Option<(Channel, us
     let [number, low, high] = head;
     let length =
         payload.get_mut(..usize::from(u16::from_le_bytes([low, high]))).map_or(0, |room| posted.ring.pop_into(room));
+    let channel = Channel::from_number(number)?;
     let waiter = posted.waiter.take();
     drop(posted);
     if let Some(waiter) = waiter {
         sched::wake(waiter);
     }
-    Some((Channel::from_number(number)?, length))
+    Some((channel, length))
 }

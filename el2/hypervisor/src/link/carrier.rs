@@ -103,6 +103,12 @@ fn by_uart(channel: Channel, parts: &[&[u8]]) -> Result<(), Unsent> {
         .map_err(|_| Unsent::TooLong)
 }
 
+/// Whether there is no room now for what is to be sent. The thread that asks is woken when there is.
+#[must_use]
+pub(crate) fn is_full() -> bool {
+    BY_PORT.load(Ordering::Relaxed) && port::is_full()
+}
+
 /// Sends a message by the UART, whatever carries the link.
 fn say_by_uart(message: &Message<'_>) {
     let mut buffer = [0; link::MAX_PAYLOAD];
@@ -115,7 +121,10 @@ fn say_by_uart(message: &Message<'_>) {
 fn come_back() {
     BY_PORT.store(false, Ordering::Relaxed);
     IS_BACK.store(true, Ordering::Relaxed);
-    say_by_uart(&Message::Carrier { carrier: Carrier::Uart });
+    // Whoever reads text there would not know what it is.
+    if is_framed() {
+        say_by_uart(&Message::Carrier { carrier: Carrier::Uart });
+    }
     log::warn!("link: nobody is at the other end of the port any more; it goes by the UART");
 }
 
@@ -146,6 +155,16 @@ pub(crate) fn choose(hello: fn() -> Message<'static>) -> bool {
         });
     }
     IS_BACK.swap(false, Ordering::Relaxed)
+}
+
+/// Somebody has come to the UART: is told where the link goes, if it goes by the port. `hello` introduces the hypervisor.
+pub(crate) fn point_out(hello: fn() -> Message<'static>) {
+    if BY_PORT.load(Ordering::Relaxed) {
+        with_turn(|| {
+            say_by_uart(&hello());
+            say_by_uart(&Message::Carrier { carrier: Carrier::Port });
+        });
+    }
 }
 
 /// Waits until all that was sent is gone, but no longer than `milliseconds`: the host is about to be switched off.

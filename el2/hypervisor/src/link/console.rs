@@ -126,6 +126,8 @@ struct Port {
     operator: Operator,
     /// Bytes of which the log has said that the UART did not take them.
     lost: u64,
+    /// The same of the port.
+    lost_by_port: u64,
     /// Interrupts of which the log has said that nobody handles them.
     unclaimed: u32,
 }
@@ -168,13 +170,14 @@ fn run(_: usize) -> ! {
         unfinished: ArrayVec::new(),
         operator: Operator::default(),
         lost: 0,
+        lost_by_port: 0,
         unclaimed: 0,
     });
     if carrier::is_framed() {
         await_port();
-        if !carrier::choose(hello) {
-            port.introduce();
-        }
+        // Whichever way it goes, nobody has been introduced there yet.
+        let _ = carrier::choose(hello);
+        port.introduce();
     }
     loop {
         output::begin_look();
@@ -300,6 +303,10 @@ impl Port {
     fn drain(&mut self) -> bool {
         self.held_back = false;
         self.settle_at = None;
+        // What nobody takes stays where it is, so that this thread has time for all else.
+        if carrier::is_full() {
+            return false;
+        }
         // Whole lines of the log, since they come from several places.
         let mut busy = self.drain_one(Source::Log, &output::LOG, true) > 0;
         for vm in vm::all() {
@@ -307,6 +314,11 @@ impl Port {
             // Pairs with the release in `VmConsole::announce`.
             if !vm.console.pending.swap(false, Ordering::AcqRel) {
                 continue;
+            }
+            if carrier::is_full() {
+                // Pairs with the swap above, in the round that follows when there is room.
+                vm.console.pending.store(true, Ordering::Release);
+                break;
             }
             let held_back = core::mem::take(&mut self.held_back);
             let lines = self.drain_reports(vm) + self.drain_one(Source::Log, &vm.console.log, true);
@@ -355,6 +367,14 @@ impl Port {
         if dropped != self.lost && !uart::is_stuck() {
             log::warn!("the UART took nothing for a while: {} bytes of output are lost", dropped - self.lost);
             self.lost = dropped;
+        }
+        let lost = port::lost();
+        if lost != self.lost_by_port && !carrier::is_full() {
+            log::warn!(
+                "the link's port took nothing for a while: {} bytes of output are lost",
+                lost - self.lost_by_port
+            );
+            self.lost_by_port = lost;
         }
         let unclaimed = interrupts::unclaimed();
         if unclaimed != self.unclaimed {
@@ -609,6 +629,7 @@ impl Port {
                 carrier::set_framed(true);
                 // Whoever was there before is there no longer.
                 self.operator.transfer.give_up();
+                carrier::point_out(hello);
                 self.introduce();
             }
             Command::Detach => carrier::set_framed(false),

@@ -1,33 +1,41 @@
 //! The port by which the link goes where there is one: that of the name [`NAME`] of a virtio console of the host's.
 //!
-//! Bytes go through a fixed number of buffers. Who sends fills them itself, on its own time, and sleeps while there are none: who
-//! takes nothing at the other end costs nobody more than the wait. What comes stays in its buffers until the port's thread
-//! has dealt with what came before. The thread also hears what the device says of itself. A port whose other end is shut, and a
-//! device that breaks its rules, end every wait; the link goes on over the UART then.
+//! Bytes go through a fixed number of buffers. Who sends fills them itself, on its own time, and sleeps while there are none, but
+//! no longer than it waits for the UART: what cannot be sent in time is lost, and counted, so that a tool that takes nothing does
+//! not keep the consoles' thread from all else that it does. That thread begins nothing while there is no buffer ([`is_full`]).
+//!
+//! What comes stays in its buffers until the port's thread has dealt with what came before. The thread also hears what the device
+//! says of itself. A port whose other end is shut, and a device that breaks its rules, end every wait; the link goes on over the
+//! UART then.
 
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use drivers::virtio::console::{self, Console, MOST_AT_ONCE};
 use drivers::virtio::{Broken, probe};
 use frames::Owner;
 use hw::sync::{PreemptGuard, PreemptLock};
+use hw::sysreg;
 use hw::virtio::{Device, Interrupt};
 use platform::{Platform, VirtioWindow};
 use spin::Once;
-use units::{PAGE_SIZE, Pa, Range};
+use units::{PAGE_SIZE, Pa, Range, Ticks};
 
-use crate::host::memory;
+use crate::host::{self, memory};
 use crate::output;
 use crate::sched::{self, Thread};
 
 /// What the port is called.
 pub(crate) const NAME: &str = "undercroft.link";
+/// How long a frame may wait for room in microseconds, as a byte for the UART.
+const PATIENCE_MICROSECONDS: u64 = 300_000;
 
 /// Where it may be.
 static PLATFORM: Once<&Platform<'_>> = Once::new();
 static PORT: Once<Port> = Once::new();
 /// Somebody is at the other end, as was last heard.
 static OPEN: AtomicBool = AtomicBool::new(false);
+/// Bytes that were not sent, ever, because there was no room in time.
+static LOST: AtomicU64 = AtomicU64::new(0);
 
 struct Port {
     registers: Pa,
@@ -40,6 +48,8 @@ struct State {
     console: Console<Device>,
     /// Who waits for room.
     waiter: Option<&'static Thread>,
+    /// The last one waited in vain: the next does not wait.
+    is_stuck: bool,
 }
 
 /// The port may be behind one of this platform's windows.
@@ -82,7 +92,7 @@ pub(crate) fn adopt(registers: Range<Pa>) -> bool {
     }
     match Console::start(device, NAME) {
         Ok(console) => {
-            let state = PreemptLock::new(State { console, waiter: None });
+            let state = PreemptLock::new(State { console, waiter: None, is_stuck: false });
             PORT.call_once(|| Port { registers: registers.start, state, interrupt, thread: Once::new() });
             true
         }
@@ -126,7 +136,7 @@ pub(crate) fn attend() {
     let Some(port) = PORT.get() else { return };
     let mut state = port.state.lock();
     let heard = state.console.attend();
-    note(&state, heard);
+    note(&mut state, heard);
     let waiter = state.waiter.take();
     drop(state);
     if let Some(waiter) = waiter {
@@ -139,7 +149,7 @@ pub(crate) fn receive(into: &mut [u8; MOST_AT_ONCE]) -> usize {
     let Some(port) = PORT.get() else { return 0 };
     let mut state = port.state.lock();
     let received = state.console.receive(into);
-    note(&state, received).unwrap_or(0)
+    note(&mut state, received).unwrap_or(0)
 }
 
 /// Whether all that was sent has gone, or nobody takes it any more.
@@ -148,12 +158,15 @@ pub(crate) fn is_drained() -> bool {
     let Some(port) = PORT.get() else { return true };
     let mut state = port.state.lock();
     let drained = state.console.is_drained();
-    note(&state, drained).unwrap_or(true)
+    note(&mut state, drained).unwrap_or(true)
 }
 
 /// Takes note of how the port is after something was done, and tells the link's reader if that is new.
-fn note<T>(state: &State, done: Result<T, Broken>) -> Option<T> {
+fn note<T>(state: &mut State, done: Result<T, Broken>) -> Option<T> {
     let open = state.console.is_open();
+    if !open && let Some(waiter) = state.waiter.take() {
+        sched::wake(waiter);
+    }
     // Whoever sees it open looks behind the lock.
     if OPEN.swap(open, Ordering::Relaxed) != open {
         output::look_again();
@@ -165,25 +178,59 @@ fn note<T>(state: &State, done: Result<T, Broken>) -> Option<T> {
     .ok()
 }
 
+/// Whether there is no room now. The thread that asks is woken when there is.
+#[must_use]
+pub(crate) fn is_full() -> bool {
+    let Some(port) = PORT.get() else { return false };
+    let mut state = port.state.lock();
+    // Whoever sends hears that nobody is there any more.
+    if !state.console.is_open() || look_for_room(&mut state) != Some(None) {
+        return false;
+    }
+    state.waiter = Some(sched::current());
+    true
+}
+
+/// How many bytes were lost, ever, because there was no room in time.
+#[must_use]
+pub(crate) fn lost() -> u64 {
+    LOST.load(Ordering::Relaxed)
+}
+
 /// Puts what is to be sent into buffers.
 pub(crate) struct Writer {
     /// The buffer that is being filled, and how far.
     filling: Option<(PreemptGuard<'static, State>, u16, u32)>,
-    is_shut: bool,
+    /// Until when it waits, once it has begun to.
+    until: Option<u64>,
+    end: Option<End>,
+}
+
+/// Why nothing more is written.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// There was no room in time.
+    Full,
+    /// Nobody is at the other end.
+    Shut,
 }
 
 impl Writer {
     /// Nobody else writes meanwhile.
     pub(crate) fn new() -> Self {
-        Self { filling: None, is_shut: false }
+        Self { filling: None, until: None, end: None }
     }
 
     /// Writes `bytes`; sleeps until there is room. A buffer that is full is sent at once.
     pub(crate) fn write(&mut self, mut bytes: &[u8]) {
-        while !bytes.is_empty() && !self.is_shut {
-            let Some((mut state, buffer, filled)) = self.filling.take().or_else(room) else {
-                self.is_shut = true;
-                return;
+        while !bytes.is_empty() && self.end.is_none() {
+            let place = self.filling.take().map_or_else(|| room(&mut self.until), Ok);
+            let (mut state, buffer, filled) = match place {
+                Ok(place) => place,
+                Err(end) => {
+                    self.end = Some(end);
+                    break;
+                }
             };
             let count = bytes.len().min((console::BUFFER - filled) as usize);
             let (now, later) = bytes.split_at(count);
@@ -196,43 +243,58 @@ impl Writer {
                 self.filling = Some((state, buffer, filled));
             }
         }
+        if self.end == Some(End::Full) {
+            LOST.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        }
     }
 
-    /// Sends the rest. Says whether all was sent.
+    /// Sends the rest. Says whether somebody was there all the time: what was lost then is lost.
     pub(crate) fn finish(self) -> bool {
         if let Some((mut state, buffer, filled)) = self.filling {
             state.console.send(buffer, filled);
         }
-        !self.is_shut
+        self.end != Some(End::Shut)
     }
 }
 
-/// A buffer to be filled. Waits for one; `None` when nobody is at the other end.
-fn room() -> Option<(PreemptGuard<'static, State>, u16, u32)> {
-    let port = PORT.get()?;
+/// A buffer, if there is one; otherwise the device interrupts when there is. `None` if it is of no use any more.
+fn look_for_room(state: &mut State) -> Option<Option<u16>> {
+    let mut found = state.console.room();
+    if found == Ok(None) {
+        // The device may have given one back before it saw that it is waited for.
+        state.console.wait_for_room(true);
+        found = state.console.room();
+    }
+    let found = note(state, found)?;
+    if found.is_some() {
+        state.console.wait_for_room(false);
+        state.is_stuck = false;
+    }
+    Some(found)
+}
+
+/// A buffer to be filled. Waits for one until `until`, which it sets if it has to.
+fn room(until: &mut Option<u64>) -> Result<(PreemptGuard<'static, State>, u16, u32), End> {
+    let port = PORT.get().ok_or(End::Shut)?;
     loop {
         let mut state = port.state.lock();
         if !state.console.is_open() {
-            return None;
+            return Err(End::Shut);
         }
-        let mut found = state.console.room();
-        if found == Ok(None) {
-            // The device may have given one back before it saw that it is waited for.
-            state.console.wait_for_room(true);
-            found = state.console.room();
+        if let Some(buffer) = look_for_room(&mut state).ok_or(End::Shut)? {
+            return Ok((state, buffer, 0));
         }
-        match note(&state, found)? {
-            Some(buffer) => {
-                state.console.wait_for_room(false);
-                return Some((state, buffer, 0));
-            }
-            None => {
-                state.waiter = Some(sched::current());
-                drop(state);
-                sched::block(None);
-                // The thread may have been woken for other work of its own.
-                output::look_again();
-            }
+        let now = sysreg::cntpct_el0();
+        let patience = if state.is_stuck { 0 } else { host::ticks(PATIENCE_MICROSECONDS) };
+        let until = *until.get_or_insert(now.saturating_add(patience));
+        if now >= until {
+            state.is_stuck = true;
+            return Err(End::Full);
         }
+        state.waiter = Some(sched::current());
+        drop(state);
+        sched::block(Some(Ticks(until)));
+        // The thread may have been woken for other work of its own.
+        output::look_again();
     }
 }

@@ -50,6 +50,12 @@ impl Way {
     pub(super) fn output(&self) -> Option<Sender<Vec<u8>>> {
         self.output.clone().filter(|_| self.carrier == Carrier::Port)
     }
+
+    /// There is no port any more.
+    fn end(&mut self) {
+        self.port = Port::Ended;
+        self.output = None;
+    }
 }
 
 /// Takes the port up: `input` and `output` are this side of it.
@@ -60,6 +66,15 @@ pub(super) fn attach(shared: &Arc<Shared>, input: impl Read + Send + 'static, ou
     drop(state);
     let theirs = Arc::clone(shared);
     thread::spawn(move || read(input, &theirs, Carrier::Port));
+}
+
+/// The port cannot be taken up: the link stays on the serial port, or comes back to it.
+pub(super) fn give_up(shared: &Shared) {
+    let mut state = shared.lock();
+    state.way.end();
+    state.way.carrier = Carrier::Uart;
+    drop(state);
+    shared.news.notify_all();
 }
 
 /// Takes the stream that comes by `by` apart until it ends.
@@ -75,8 +90,15 @@ pub(super) fn read(mut input: impl Read, shared: &Shared, by: Carrier) {
         };
         let mut state = shared.lock();
         if by == Carrier::Port {
-            let waits = |state: &mut super::State| state.way.carrier == Carrier::Uart && !state.ended;
+            let waits = |state: &mut super::State| {
+                state.way.carrier == Carrier::Uart && state.way.port == Port::Open && !state.ended
+            };
             state = shared.news.wait_while(state, waits).unwrap_or_else(PoisonError::into_inner);
+            if state.way.port == Port::Ended {
+                // The link has gone on without waiting for this any longer.
+                state.damaged += 1;
+                break;
+            }
         }
         let mut bytes = buffer.get(..count).unwrap_or_default();
         while let Some(event) = decoder.take(&mut bytes) {
@@ -100,8 +122,10 @@ pub(super) fn read(mut input: impl Read, shared: &Shared, by: Carrier) {
             let Some(next) = state.way.announced.take().filter(|_| by == Carrier::Uart) else { continue };
             if next == Carrier::Uart && state.way.carrier == Carrier::Port {
                 state = last_of_port(shared, state);
+                state.way.end();
             }
-            state.way.carrier = if state.way.port == Port::Open { next } else { Carrier::Uart };
+            // It may be said before this side has taken the port up.
+            state.way.carrier = if state.way.port == Port::Ended { Carrier::Uart } else { next };
             shared.news.notify_all();
         }
         if by == Carrier::Uart {
@@ -111,15 +135,13 @@ pub(super) fn read(mut input: impl Read, shared: &Shared, by: Carrier) {
         shared.news.notify_all();
     }
     let mut state = shared.lock();
-    if let Some(event) = decoder.finish() {
-        state.take(event);
-    }
     match by {
-        Carrier::Port => {
-            state.way.port = Port::Ended;
-            state.way.output = None;
-        }
+        // A frame that was cut off at the turn comes again, whole, by the serial port.
+        Carrier::Port => state.way.end(),
         Carrier::Uart => {
+            if let Some(event) = decoder.finish() {
+                state.take(event);
+            }
             // The host is gone, and by that the port's end is on its way.
             state.way.carrier = Carrier::Port;
             shared.news.notify_all();

@@ -62,7 +62,8 @@ pub(super) struct Host {
 /// Where QEMU finds the port for the link: a socket in a folder of its own, into which nobody else can look. QEMU connects to it
 /// before the machine starts, so that the hypervisor finds it open.
 struct PortSocket {
-    listener: UnixListener,
+    /// Until QEMU has come.
+    listener: Mutex<Option<UnixListener>>,
     folder: TempDir,
     connected: Mutex<Option<UnixStream>>,
 }
@@ -72,7 +73,7 @@ impl PortSocket {
         let folder = tempfile::Builder::new().prefix("croft-").tempdir()?;
         let listener = UnixListener::bind(folder.path().join("link"))?;
         listener.set_nonblocking(true)?;
-        Ok(Self { listener, folder, connected: Mutex::new(None) })
+        Ok(Self { listener: Mutex::new(Some(listener)), folder, connected: Mutex::new(None) })
     }
 
     /// What gives the machine the port. Our windows are of virtio 1, as QEMU's are not by default.
@@ -88,8 +89,12 @@ impl PortSocket {
 
     /// Waits for QEMU and takes the port up.
     fn serve(&self, shared: &Arc<Shared>) -> std::io::Result<()> {
+        // It is shut at the end of this, whatever comes of it: QEMU's end then shuts too if it was not taken up, and the
+        // hypervisor does not take the port for open.
+        let listener = self.listener.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(listener) = listener else { return Ok(()) };
         let stream = loop {
-            match self.listener.accept() {
+            match listener.accept() {
                 Ok((stream, _)) => break stream,
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock && !shared.lock().ended => {
                     std::thread::sleep(Duration::from_millis(2));
@@ -277,8 +282,17 @@ impl Session {
         session.wrong_clocks = site.wrong_clocks().map(|(vm, _)| vm.to_owned()).collect();
         if let Some(port) = port.clone() {
             let shared = Arc::clone(&session.shared);
-            // Without QEMU's end there is no port, and the link stays where it is.
-            std::thread::spawn(move || port.serve(&shared));
+            let listener = options.listener.clone();
+            std::thread::spawn(move || {
+                // Without QEMU's end there is no port, and the link stays where it is.
+                if let Err(error) = port.serve(&shared)
+                    && !shared.lock().ended
+                {
+                    carrier::give_up(&shared);
+                    let text = format!("the link stays on the serial port: {error}");
+                    let _ = listener.map(|listener| listener.send(Notice::Remark(text)));
+                }
+            });
         }
         session.host = Some(Host { running: Mutex::new(running), port, _bundle: bundle });
         Ok(session)
