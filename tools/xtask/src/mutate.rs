@@ -20,8 +20,8 @@ pub(crate) struct Arguments {
     /// `el2`, or a crate of core/
     #[arg(long, value_name = "PART", default_value = "el2")]
     part: String,
-    /// Only breaks whose name contains this
-    name: Option<String>,
+    /// Only breaks whose name contains one of these
+    names: Vec<String>,
 }
 
 /// A break of the hypervisor's.
@@ -57,8 +57,8 @@ struct AcceptedTable {
 
 /// Tries the breaks of a part; fails if one stays unseen.
 pub(crate) fn mutate(tree: &Tree, arguments: &Arguments) -> Result<()> {
-    let name = arguments.name.as_deref().unwrap_or_default();
-    if arguments.part == "el2" { hypervisor(tree, name) } else { of_crate(tree, &arguments.part, name) }
+    let names = &arguments.names;
+    if arguments.part == "el2" { hypervisor(tree, names) } else { of_crate(tree, &arguments.part, names) }
 }
 
 fn folder(tree: &Tree) -> PathBuf {
@@ -108,10 +108,15 @@ enum Fate {
     Wrong(String),
 }
 
-fn hypervisor(tree: &Tree, name: &str) -> Result<()> {
+/// Whether `mutation` is one of those that are named, or all are meant.
+fn is_named(mutation: &Mutation, names: &[String]) -> bool {
+    names.is_empty() || names.iter().any(|name| mutation.patch.contains(name))
+}
+
+fn hypervisor(tree: &Tree, names: &[String]) -> Result<()> {
     ensure!(std::env::var_os("CARGO_TARGET_DIR").is_none(), "unset CARGO_TARGET_DIR: broken images would go there");
-    let chosen: Vec<Mutation> = read(tree)?.into_iter().filter(|mutation| mutation.patch.contains(name)).collect();
-    ensure!(!chosen.is_empty(), "no break in docs/mutations has \"{name}\" in its name");
+    let chosen: Vec<Mutation> = read(tree)?.into_iter().filter(|mutation| is_named(mutation, names)).collect();
+    ensure!(!chosen.is_empty(), "no break in docs/mutations has \"{}\" in its name", names.join("\" or \""));
     let copy = copy(tree)?;
     // The payloads too: a test of whole systems takes them as it finds them.
     compile::build(&copy)?;
@@ -179,8 +184,13 @@ fn run_test(copy: &Tree, test: &str) -> Result<Tally> {
             ]);
             parts::harness(&mut cargo, Each::Test)
         }
+        ["host", package, name] => {
+            let mut cargo = copy.cargo();
+            cargo.args(["test", "-p", package, "--", name]);
+            parts::harness(&mut cargo, Each::Program)
+        }
         [name] if name.contains("::") => payloads::run(copy, name, Until::Failure),
-        _ => bail!("\"{test}\": a test is PAYLOAD::TEST or system BINARY SCENARIO"),
+        _ => bail!("\"{test}\": a test is PAYLOAD::TEST, system BINARY SCENARIO or host CRATE TEST"),
     }
 }
 
@@ -210,7 +220,7 @@ fn copy(tree: &Tree) -> Result<Tree> {
 }
 
 /// The breaks that cargo-mutants makes in one crate; which of them the crate's own tests do not see.
-fn of_crate(tree: &Tree, package: &str, name: &str) -> Result<()> {
+fn of_crate(tree: &Tree, package: &str, names: &[String]) -> Result<()> {
     ensure!(
         tree.path("core").join(package).is_dir(),
         "--part is el2 or a crate of core/, and there is no core/{package}"
@@ -222,7 +232,7 @@ fn of_crate(tree: &Tree, package: &str, name: &str) -> Result<()> {
     let mut cargo = tree.cargo();
     cargo.args(["mutants", "--jobs", "1", "--no-shuffle", "--timeout", "120", "--package", package]);
     cargo.arg("--output").arg(&folder).env("PROPTEST_CASES", "64");
-    if !name.is_empty() {
+    for name in names {
         cargo.args(["--re", name]);
     }
     // 2: some survived; 3: some took too long, which is as good as a failed test.
@@ -264,6 +274,14 @@ fn judge<'a>(survivors: &'a [String], accepted: &'a [Accepted]) -> (Vec<&'a Acce
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn breaks_are_chosen_by_parts_of_their_names() {
+        let text = |text: &str| text.to_owned();
+        let mutation = Mutation { patch: text("wfi-is-channel"), breaks: text(""), test: text("") };
+        assert!(is_named(&mutation, &[]) && is_named(&mutation, &[text("range"), text("wfi-")]));
+        assert!(!is_named(&mutation, &[text("range"), text("wfx")]));
+    }
 
     #[test]
     fn survivors_are_known_by_their_words() {
