@@ -9,6 +9,7 @@ use services::random::Generator;
 static GENERATOR: PreemptLock<Option<Generator>> = PreemptLock::new(None);
 
 /// Keys the generator. `seed` is what the boot loader gave, if anything.
+#[inline(never)]
 pub(crate) fn init(seed: Option<&[u8]>) {
     *GENERATOR.lock() = Some(Generator::new(seed.unwrap_or(&[]), fresh));
 }

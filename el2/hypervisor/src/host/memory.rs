@@ -26,6 +26,7 @@ static STACKS: AtomicU64 = AtomicU64::new(0);
 ///
 /// # Errors
 /// When there is too little memory, or its description contradicts itself.
+#[inline(never)]
 pub(crate) fn init(platform: &Platform<'_>) -> Result<(), FramesError> {
     let first = platform.memory.first().map_or(Pa(0), |range| range.start);
     let end = platform.memory.last().map_or(Pa(0), |range| range.end());
@@ -90,6 +91,7 @@ fn grow_heap(blocks: usize) -> Result<(), FramesError> {
 ///
 /// # Errors
 /// When there is no memory for it.
+#[inline(never)]
 pub(crate) fn prepare_heap(bytes: u64) -> Result<(), FramesError> {
     let blocks = bytes.div_ceil(BLOCK_SIZE) as usize;
     if blocks > 0 && grow_heap(blocks).is_err() {

@@ -45,6 +45,7 @@ impl Refused {
 }
 
 /// Reads the host's real-time clock at `registers`, if it has one.
+#[inline(never)]
 pub(crate) fn init(registers: Option<Range<Pa>>) {
     let Some(registers) = registers else { return };
     match hw::clock::open(registers) {

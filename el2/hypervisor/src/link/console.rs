@@ -90,6 +90,7 @@ pub(crate) fn crash_preamble() {
 ///
 /// # Errors
 /// When there is no memory for it.
+#[inline(never)]
 pub(crate) fn start(arguments: &abi::HostArguments<'_>) -> Result<(), frames::FramesError> {
     counters::set_timed(arguments.exit_times);
     carrier::set_framed(arguments.link == abi::host_arguments::LinkMode::Framed);

@@ -156,6 +156,19 @@ pub(crate) fn create(
             needed >> 10
         ));
     }
+    // Before there is a frame with a VM in it: the boot CPU's stack does not hold both.
+    make(id, config, bundle, make_vcpu, VmConsole::boxed())
+}
+
+/// [`create`], when there is room for it.
+#[inline(never)]
+fn make(
+    id: VmId,
+    config: VmConfig<'static>,
+    bundle: Bundle<'static>,
+    make_vcpu: MakeVcpu,
+    console: Box<VmConsole>,
+) -> Result<&'static Vm, String> {
     let host = host::get();
     let clock = new_clock(&config, Ticks(0));
     let plan = MachinePlan::new(Spec {
@@ -180,7 +193,7 @@ pub(crate) fn create(
         devices,
         ram: PreemptLock::new(GuestRam::new(id, ram, policy(config.coherency))),
         doors: Doors::new(config.name, &config.doors, config.memory, clock.frequency()),
-        console: VmConsole::boxed(),
+        console,
         alarm: Alarm::new(),
         life: PreemptLock::new(Life::new(VmPower::new(config.vcpus, ram))),
         bundle,
