@@ -58,6 +58,8 @@ pub enum Change {
     Pause,
     /// It goes on.
     Resume,
+    /// Its state was put in while it stands still: it goes on from where it, or another one, may have gone on before.
+    Fork,
 }
 
 /// Where the bytes go that a device sends.

@@ -288,6 +288,7 @@ impl Device for GenericWatchdog {
             Change::Reset => self.reset(),
             Change::PowerOff => self.disable(),
             Change::Pause => self.pause(outside.count()),
+            Change::Fork => {}
             Change::Resume => {
                 self.resume(outside.count());
                 self.ask(outside);

@@ -140,7 +140,7 @@ impl Device for Uart {
                 self.model = Pl011::new();
                 self.input.clear();
             }
-            Change::PowerOff | Change::Pause | Change::Resume => {}
+            Change::PowerOff | Change::Pause | Change::Resume | Change::Fork => {}
         }
     }
 

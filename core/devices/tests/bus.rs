@@ -10,7 +10,7 @@ use units::{AccessSize, Hz, IntId, Ipa, Line};
 
 use devices::memory::{Fault, GuestMemory};
 use devices::{
-    Access, Bus, Change, Device, ErasedFlash, GenericWatchdog, MemoryTimer, Outside, PL011_DR, PL011_FR,
+    Access, Bus, Change, Device, ErasedFlash, GenerationId, GenericWatchdog, MemoryTimer, Outside, PL011_DR, PL011_FR,
     POWER_BUTTON_PIN, Pl031, Pl061, Place, Request, Slot, Stream, Uart, Wired,
 };
 
@@ -386,6 +386,39 @@ fn flash_is_erased_and_stays_so() {
         flash.write(&access, 0, &world);
         assert_eq!(flash.read(&access, &world), size.mask());
     }
+}
+
+/// A generation is another one when the machine's state was put in, and the guest hears of it by an edge when it goes on; a pause, a
+/// reset and the state itself change nothing.
+#[test]
+fn a_generation_is_told_of_by_one_edge() {
+    let world = World::default();
+    let mut made = 0;
+    let source = move |bytes: &mut [u8]| {
+        made += 1;
+        bytes.fill(made);
+    };
+    let mut device = Wired::new(GenerationId::new(source), [IntId::spi(14)]);
+    let access = Access { frame: 0, offset: 4, size: WORD };
+    device.change(Change::Reset, &world);
+    device.write(&access, 7, &world);
+    for change in [Change::Pause, Change::Resume, Change::PowerOff, Change::Reset] {
+        device.change(change, &world);
+        assert_eq!((device.read(&access, &world), world.take_lines()), (0x0101_0101, Vec::new()), "{change:?}");
+    }
+    let mut saved = Writer::new();
+    device.save_to(&mut saved);
+    let saved = saved.finish().unwrap();
+    device.restore_from(&mut Reader::new(&saved), &world).unwrap();
+    assert_eq!(device.read(&access, &world), 0x0101_0101, "nobody said that it goes on from there a second time");
+    world.take_lines();
+    device.change(Change::Fork, &world);
+    assert_eq!((device.read(&access, &world), world.take_lines()), (0x0202_0202, vec![(46, Line::High)]));
+    device.change(Change::Pause, &world);
+    assert_eq!(world.take_lines(), []);
+    device.change(Change::Resume, &world);
+    assert_eq!(world.take_lines(), [(46, Line::Low)], "or the next change is no edge");
+    assert_eq!(device.read(&access, &world), 0x0202_0202);
 }
 
 /// The timer in memory asks for its deadline whenever that moves, raises its line when it is polled then, and after a pause asks

@@ -41,6 +41,8 @@ const TIMER_CONTROL: Ipa = Ipa(0x0912_0000);
 const TIMER_FRAME: Ipa = Ipa(TIMER_BASE);
 /// Where its timer frame is, for the short path of an exit.
 pub const TIMER_BASE: u64 = 0x0913_0000;
+/// The generation identifier, likewise.
+const GENERATION: Ipa = Ipa(0x0914_0000);
 const PERIPHERAL_SIZE: u64 = 0x1000;
 const VIRTIO: Ipa = Ipa(0x0a00_0000);
 const VIRTIO_FIRST_SPI: u32 = 16;
@@ -132,6 +134,8 @@ pub enum DeviceKind {
     Watchdog,
     /// A memory-mapped generic timer: its control frame, then its timer frame.
     Timer,
+    /// The generation identifier.
+    Generation,
     /// A virtio device behind the MMIO transport.
     Virtio(VirtioKind),
     /// The virtio-mmio transports without a device, all in one frame. Not in the tree.
@@ -406,6 +410,7 @@ fn virt(spec: Spec<'_>) -> Vec<Row> {
         let frames = vec![peripheral(TIMER_CONTROL), peripheral(TIMER_FRAME)];
         rows.push(Row { device: DeviceKind::Timer, frames, lines: vec![level(12), level(13)] });
     }
+    rows.push(Row::simple(DeviceKind::Generation, peripheral(GENERATION), Some(Wire::spi(14, Trigger::EdgeRising))));
     for (number, &kind) in spec.virtio.iter().enumerate() {
         let line = Wire::spi(VIRTIO_FIRST_SPI + number as u32, Trigger::EdgeRising);
         rows.push(Row::simple(DeviceKind::Virtio(kind), transports(number, 1), Some(line)));

@@ -115,6 +115,7 @@ fn the_map_is_that_of_qemu_virt() {
             (DeviceKind::Pl011, 0x0900_0000, 0x1000, Some(33)),
             (DeviceKind::Pl031, 0x0901_0000, 0x1000, Some(34)),
             (DeviceKind::Pl061, 0x0903_0000, 0x1000, Some(39)),
+            (DeviceKind::Generation, 0x0914_0000, 0x1000, Some(46)),
             (DeviceKind::Virtio(VirtioKind::Console), 0x0a00_0000, 0x200, Some(48)),
             (DeviceKind::Virtio(VirtioKind::Entropy), 0x0a00_0200, 0x200, Some(49)),
             (DeviceKind::VacantVirtio, 0x0a00_0400, 0x3c00, None),
@@ -142,9 +143,9 @@ fn addresses_are_found_and_holes_are_not() {
         (device(4, 0, 8), device(4, 1, 8)),
         "one device with two frames"
     );
-    assert_eq!(find(0x0a00_0204), device(6, 0, 4));
-    assert_eq!(find(0x0a00_0404), device(7, 0, 4), "a vacant transport answers too");
-    assert_eq!(find(0x0a00_3fff), device(7, 0, 0x3bff));
+    assert_eq!(find(0x0a00_0204), device(7, 0, 4));
+    assert_eq!(find(0x0a00_0404), device(8, 0, 4), "a vacant transport answers too");
+    assert_eq!(find(0x0a00_3fff), device(8, 0, 0x3bff));
     assert_eq!(find(0x0a00_4000), None);
     assert_eq!((find(0), find(0x07ff_ffff)), (device(0, 0, 0), device(0, 0, 0x07ff_ffff)));
     assert_eq!((find(0x0c00_0000), find(u64::MAX), find(RAM_BASE.0)), (None, None, None));
@@ -164,6 +165,7 @@ fn there_may_be_two_of_each_kind() {
         DeviceKind::Pl061,
         DeviceKind::Watchdog,
         DeviceKind::Timer,
+        DeviceKind::Generation,
         DeviceKind::Virtio(VirtioKind::Block),
         DeviceKind::VacantVirtio,
     ];
@@ -196,6 +198,7 @@ fn there_may_be_two_of_each_kind() {
                 assert_eq!(cells(frame, "interrupts").len(), 9);
                 continue;
             }
+            DeviceKind::Generation => "vmgenid",
             DeviceKind::Virtio(_) => "virtio_mmio",
         };
         let node = find(tree, &format!("/{name}@{:x}", row.start().0));
@@ -344,6 +347,14 @@ fn the_watchdog_is_there_when_it_is_asked_for() {
     assert_eq!(cells(node, "interrupts"), [0, 10, 4]);
     assert!(tree(&plan(SPEC), &BOOT).find_node("/watchdog@9100000").is_none());
     assert_eq!(plan(SPEC).find(Ipa(0x0910_0000)), None);
+}
+
+/// By the binding: one place, and an edge.
+#[test]
+fn every_machine_has_a_generation() {
+    let node = find(tree(&plan(SPEC), &BOOT), "/vmgenid@9140000");
+    assert_eq!(text(node, "compatible"), "microsoft,vmgenid\0");
+    assert_eq!((cells(node, "reg"), cells(node, "interrupts")), (vec![0, 0x0914_0000, 0, 0x1000], vec![0, 14, 1]));
 }
 
 #[test]

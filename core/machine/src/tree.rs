@@ -277,6 +277,11 @@ fn write_device(root: &mut Writer, plan: &MachinePlan, row: &Row, handle: u32) {
             watchdog.text("compatible", "arm,sbsa-gwdt");
         }),
         DeviceKind::Timer => write_memory_timer(root, row),
+        // The binding (Linux's rng/microsoft,vmgenid.yaml) wants its interrupt to be an edge: nobody could take a level back.
+        DeviceKind::Generation => root.node(&device_name("vmgenid", row), |generation| {
+            write_place(generation, row);
+            generation.text("compatible", "microsoft,vmgenid");
+        }),
         DeviceKind::Virtio(_) => root.node(&device_name("virtio_mmio", row), |transport| {
             transport.flag("dma-coherent");
             write_place(transport, row);

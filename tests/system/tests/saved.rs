@@ -98,7 +98,7 @@ impl Operated {
         let text = console.expect_unless(".", LOST, SOON)?;
         let mut numbers = text.split(|letter: char| !letter.is_ascii_digit()).filter(|word| !word.is_empty());
         let mut next = || numbers.next().with_context(|| text.clone())?.parse::<u64>().context("a number");
-        Ok(Tick { number: next()?, count: next()?, frequency: next()?, clock: next()? })
+        Ok(Tick { number: next()?, count: next()?, frequency: next()?, clock: next()?, generation: next()? })
     }
 
     /// What it says first with a counter of this frequency. What the VM said that was here before, and had another, is passed over.
@@ -127,6 +127,7 @@ struct Tick {
     count: u64,
     frequency: u64,
     clock: u64,
+    generation: u64,
 }
 
 /// Between two looks the counter has counted as many seconds as the real-time clock, which shows whole ones.
@@ -155,6 +156,11 @@ fn another_counter() -> Result<()> {
     ensure!(began.frequency == 62_500_000, "{began:?}");
     first.save(&file)?;
     let mut before = first.tick()?;
+    ensure!(
+        began.generation == before.generation,
+        "it was saved, and has not gone on from there: {began:?}, {before:?}"
+    );
+    let mut generations = vec![began.generation];
     // Also after it was saved, all goes on here.
     go_together(began, first.ticks(20)?)?;
     first.run.check_log()?;
@@ -181,6 +187,8 @@ fn another_counter() -> Result<()> {
         let after = next.first_of(NAME, before.frequency)?;
         ensure!(after.clock >= before.clock + AWAY, "the time that it was away has not passed: {before:?}, {after:?}");
         ensure!(after.number < before.number + 20, "it went on with another state: {before:?}, {after:?}");
+        ensure!(!generations.contains(&after.generation), "it had this generation before: {after:?}, {generations:?}");
+        generations.push(after.generation);
         go_together(before, after)?;
         go_together(after, next.ticks(30)?)?;
         next.save(&file)?;
@@ -266,11 +274,13 @@ fn cloned(host: &Operated, folder: &Path) -> Result<()> {
         host.order(&Order::Save { vm: name.to_owned(), file: file.clone() })?;
         files.push(contents(&file)?);
     }
-    let [(memory, mut state), (copied, twin)] = files.try_into().ok().context("two files")?;
+    let [(memory, mut state), (copied, mut twin)] = files.try_into().ok().context("two files")?;
     ensure!(memory == copied, "the clone has another memory");
     ensure!(state.time.clock.count == twin.time.clock.count, "{:?}, and its clone {:?}", state.time, twin.time);
     // It was away for a moment in which its clock stood still.
     state.time.clock.stood = twin.time.clock.stood;
+    forget_generation(&mut state)?;
+    forget_generation(&mut twin)?;
     ensure!(state == twin, "the clone is in another state: {twin:?}, not {state:?}");
     for name in [Frozen::NAME, Frozen::TWIN] {
         host.order(&Order::Resume { vm: name.to_owned() })?;
@@ -279,6 +289,7 @@ fn cloned(host: &Operated, folder: &Path) -> Result<()> {
             tick = host.tick_of(name)?;
         }
         go_together(last, tick)?;
+        ensure!((tick.generation == last.generation) == (name == Frozen::NAME), "{name}: {last:?}, then {tick:?}");
     }
     host.order(&off(Frozen::TWIN))?;
     host.order(&clone(Frozen::TWIN, false))?;
@@ -286,6 +297,17 @@ fn cloned(host: &Operated, folder: &Path) -> Result<()> {
         host.tick_of(name)?;
         host.order(&off(name))?;
     }
+    Ok(())
+}
+
+/// In what a clone differs, by its purpose: its generation, and that its guest is to hear of it.
+fn forget_generation(state: &mut SavedVm) -> Result<()> {
+    let name = b"\x0ageneration";
+    let at = state.devices.windows(name.len()).position(|bytes| bytes == name).context("no generation")?;
+    let value = at + name.len() + 2 + 4;
+    state.devices.get_mut(value..value + 17).context("its value")?.fill(0);
+    let bank = state.gic.shared.first_mut().context("SPIs")?;
+    (bank.latched, bank.level) = (bank.latched & !(1 << 14), bank.level & !(1 << 14));
     Ok(())
 }
 

@@ -73,7 +73,7 @@ enum Event {
 }
 
 /// Addresses of devices, and near them.
-const PLACES: [u64; 17] = [
+const PLACES: [u64; 18] = [
     0x0800_0000,
     0x0800_0100,
     0x0800_0200,
@@ -89,6 +89,7 @@ const PLACES: [u64; 17] = [
     0x0912_0000,
     0x0913_0000,
     0x0913_0028,
+    0x0914_0000,
     0x0a00_0000,
     0x0a00_0200,
 ];

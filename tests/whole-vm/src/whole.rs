@@ -7,8 +7,8 @@ use backdoor::{Config, Limits, Service};
 use clock::saved::Away;
 use clock::{GuestClock, VmClock};
 use devices::{
-    Access, Bus, Change, Device, ErasedFlash, GenericWatchdog, MemoryTimer, Outside, POWER_BUTTON_PIN, Pl031, Pl061,
-    Slot, Stream, Uart, Wired,
+    Access, Bus, Change, Device, ErasedFlash, GenerationId, GenericWatchdog, MemoryTimer, Outside, POWER_BUTTON_PIN,
+    Pl031, Pl061, Slot, Stream, Uart, Wired,
 };
 use machine::{DeviceKind, MachinePlan, Row, Spec, Timers};
 use services::psci::VmPower;
@@ -89,6 +89,7 @@ impl Devices {
                 DeviceKind::Pl061 => gpio.insert(Locked::new(Pl061::new(), row)).clone(),
                 DeviceKind::Watchdog => watchdog.insert(Locked::new(GenericWatchdog::new(), row)).clone(),
                 DeviceKind::Timer => Locked::new(MemoryTimer::new(plan.counter_frequency()), row),
+                DeviceKind::Generation => Locked::new(GenerationId::new(zeros as fn(&mut [u8])), row),
                 DeviceKind::Virtio(VirtioKind::Console) => {
                     console.insert(Locked::new(Mmio::new(Console::connected(Stream::Virtio)), row)).clone()
                 }

@@ -144,6 +144,7 @@ fn every_device_of_the_plan_answers_within_its_width() {
         0x0910_0000,
         0x0912_0000,
         0x0913_0000,
+        0x0914_0000,
         0x0a00_0000,
         0x0a00_0008,
         0,

@@ -394,6 +394,7 @@ impl Restoring {
             Still::of(self.vm).ok_or_else(|| sentence!("{name} was stopped while it was being restored"))?;
         still.restore(&state)?;
         drop(still);
+        self.vm.has_forked();
         let seconds = away / wall_clock::MICROSECONDS;
         let time = if state.time.away == Away::Freeze { "; its time stood still meanwhile" } else { "" };
         log::info!("{name}: restored, with the state that a VM had {seconds} s ago{time}");

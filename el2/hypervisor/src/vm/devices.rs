@@ -20,8 +20,8 @@ use alloc::vec::Vec;
 use ::vm::AtExpiry;
 use clock::GuestTicks;
 use devices::{
-    Access, AccessSize, Bus, Change, Device, ErasedFlash, GenericWatchdog, MemoryTimer, Outside, POWER_BUTTON_PIN,
-    Pl031, Pl061, Slot, Stream, Uart, Wired,
+    Access, AccessSize, Bus, Change, Device, ErasedFlash, GenerationId, GenericWatchdog, MemoryTimer, Outside,
+    POWER_BUTTON_PIN, Pl031, Pl061, Slot, Stream, Uart, Wired,
 };
 use hw::sync::PreemptLock;
 use machine::{DeviceKind, MachinePlan, Row, UART_BASE, VirtioKind};
@@ -130,6 +130,10 @@ impl Devices {
                     let device = Locked::new(MemoryTimer::new(plan.counter_frequency()), row);
                     timer.get_or_insert(device);
                     device
+                }
+                DeviceKind::Generation => {
+                    let fill: fn(&mut [u8]) = entropy::fill;
+                    Locked::new(GenerationId::new(fill), row)
                 }
                 DeviceKind::Virtio(VirtioKind::Console) if console.is_none() => {
                     *console.insert(Locked::new(Mmio::new(Console::connected(Stream::Virtio)), row))

@@ -131,6 +131,11 @@ impl Vm {
         if from.left() > 0 { Err(Damaged::Long("devices")) } else { Ok(()) }
     }
 
+    /// Tells its devices, and by them its guest, that it goes on from a state that may go on elsewhere too.
+    pub(crate) fn has_forked(&self) {
+        self.devices.change(self, Change::Fork);
+    }
+
     /// The clock of a paused VM that all vCPUs have left.
     fn set_clock(&self, clock: VmClock, now: Ticks) {
         let mut place = self.clock.lock();

@@ -1,9 +1,10 @@
 //! A guest that is saved and goes on elsewhere, and notices if anything of it is lost on the way: its memory, each page of which it
 //! knows; its counter, which no vCPU may ever see behind what any has seen; the frequency of that; its timer, by which it
-//! ticks ten times a second, and wakes by an interrupt; the registers of both of its vCPUs.
+//! ticks ten times a second, and wakes by an interrupt; the registers of both of its vCPUs. Whenever its generation is another one,
+//! there must have been an interrupt for that, and only then.
 //!
-//! Each tick it changes some pages, looks at all, and says what its counter and its real-time clock show. The host judges whether
-//! these two go together. Nothing ends it but a fault that it finds.
+//! Each tick it changes some pages, looks at all, and says what its counter and its real-time clock show, and its generation. The host judges
+//! whether these go together. Nothing ends it but a fault that it finds.
 #![no_std]
 #![no_main]
 
@@ -20,6 +21,10 @@ const PAGE: u64 = 4096;
 /// The PL031's time, seconds.
 const CLOCK: u64 = 0x0901_0000;
 
+/// The generation identifier, and its interrupt.
+const GENERATION: u64 = 0x0914_0000;
+const GENERATION_INTID: u32 = 46;
+
 /// What each page holds, as a number.
 static SEEDS: [AtomicU64; PAGES as usize] = [const { AtomicU64::new(0) }; PAGES as usize];
 /// The latest count that any vCPU has seen.
@@ -35,6 +40,8 @@ fn main() {
     println!("kept: pages at {pages:#x}.");
     (0..PAGES).for_each(|page| write(pages, page, 2 + page));
     let frequency = sysreg::cntfrq_el0::read();
+    gic::set_trigger(GENERATION_INTID, gic::Trigger::Edge);
+    let (mut generation, _) = look_at_generation();
     for tick in 1_u64.. {
         for page in [tick * 7 % PAGES, tick * 13 % PAGES] {
             write(pages, page, if tick % 5 == 0 { tick % 2 } else { tick });
@@ -50,7 +57,29 @@ fn main() {
         if sysreg::cntfrq_el0::read() != frequency {
             fail("the counter has another frequency");
         }
-        println!("kept: tick {tick}, count {} of {frequency}, clock {}.", look(), memory::read32(CLOCK));
+        let (now, is_told) = look_at_generation();
+        if is_told != (now != generation) {
+            println!("kept: generation {generation:#x}, now {now:#x}, interrupt: {is_told}");
+            fail("a generation and its interrupt do not go together");
+        }
+        generation = now;
+        println!(
+            "kept: tick {tick}, count {} of {frequency}, clock {}, generation {generation}.",
+            look(),
+            memory::read32(CLOCK)
+        );
+    }
+}
+
+/// The generation's first half, and whether its interrupt is pending, which is over then. It may change in the middle of that.
+fn look_at_generation() -> (u64, bool) {
+    loop {
+        let before = memory::read64(GENERATION);
+        let is_told = gic::read_bit(gic::ISPENDR, GENERATION_INTID);
+        if memory::read64(GENERATION) == before {
+            gic::write_bit(gic::ICPENDR, GENERATION_INTID);
+            return (before, is_told);
+        }
     }
 }
 
