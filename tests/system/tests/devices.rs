@@ -1,11 +1,11 @@
 //! The guest's devices through Linux's own drivers: the console in both directions, virtio's console and entropy, the
 //! clock, the power button.
 
-use abi::link::Command;
+use abi::link::{Carrier, Command};
 use anyhow::{Result, ensure};
 use croft::session::Condition;
 use std::process::ExitCode;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use system::guest::{self, USUAL};
 use system::host::{Host, Run};
 use system::{BOOT, SOON, scenario};
@@ -48,14 +48,36 @@ fn prompt() -> Result<()> {
     exit(run, "guest")
 }
 
-/// Two guests, each with its own terminal.
+/// Two guests, each with its own terminal. The link goes by its port, from which nothing is taken for a while, as by a tool that
+/// was stopped: what one guest writes meanwhile waits, and all of it comes; what the other is sent does not keep it back.
 fn two_prompts() -> Result<()> {
     let vms = vec![guest::linux("one", USUAL, 1, "quiet")?, guest::linux("other", USUAL, 1, "quiet")?];
-    let run = Host::default().start(vms)?;
+    let run = Host { port: true, ..Host::default() }.start(vms)?;
     for name in ["one", "other", "one", "other"] {
         run.ask(name, &format!("name={name}$name; echo I am $name"), &format!("\nI am {name}"))?;
     }
     run.ask("one", "echo $name", "\noneone\r\n")?;
+    // More than all that is between the guest and us holds.
+    run.console("one")?.expect("# ", SOON)?;
+    ensure!(run.carrier() == Carrier::Port, "the link goes by {:?}", run.carrier());
+    run.hold_port(true);
+    run.console("one")?.send("head -c 600000 /dev/zero | tr '\\0' x; echo; echo done-$((6*7))\n")?;
+    std::thread::sleep(Duration::from_secs(3));
+    // And more than its thread has room for before the consoles' takes it.
+    let words = "x".repeat(500);
+    for _ in 0..40 {
+        run.console("other")?.send(&format!("# {words}\n"))?;
+    }
+    std::thread::sleep(Duration::from_secs(1));
+    run.hold_port(false);
+    run.console("one")?.expect("\ndone-42", BOOT)?;
+    let written = run.console("one")?.transcript().matches('x').count();
+    ensure!(written >= 600_000, "of 600,000 bytes {written} came");
+    // Its terminal may have lost the end of the last line.
+    run.console("other")?.send("\n")?;
+    run.ask("other", "echo $name", "\notherother\r\n")?;
+    ensure!(run.carrier() == Carrier::Port, "the link goes by {:?}", run.carrier());
+    run.console("one")?.send("\n")?;
     run.console("one")?.expect("# ", SOON)?;
     run.console("one")?.send("exit\n")?;
     run.wait_for("one", SOON, |condition| *condition == Condition::PoweredOff)?;

@@ -251,6 +251,12 @@ impl Session {
         receiver
     }
 
+    /// Takes nothing that comes by the host's port for as long as `hold` says so, as a tool that was stopped.
+    pub fn hold_port(&self, hold: bool) {
+        self.shared.lock().way.hold(hold);
+        self.shared.news.notify_all();
+    }
+
     /// What the hypervisor refused so far, oldest first.
     #[must_use]
     pub fn refusals(&self) -> Vec<String> {

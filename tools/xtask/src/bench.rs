@@ -59,7 +59,7 @@ const BUDGETS: [Budget; 30] = [
     row("reset-to-guest", "reset to a guest's first instruction", 674_281.0, ["700", "304,000", "105 M", "-"]),
     row("thread-switch", "switch of the hypervisor's threads", 236.0, ["-"; 4]),
     row("link-uart", "a KiB on the link, by the UART", 55_242.0, ["-"; 4]),
-    row("link-port", "a KiB on the link, by its port", 4_137.0, ["-"; 4]),
+    row("link-port", "a KiB on the link, by its port", 4_275.0, ["-"; 4]),
     row("vcpu-switch", "from one guest to another, by a WFE", 646.0, ["-", "-", "3,872", "8,591"]),
     row("vcpu-switch-fp", "the same, both using FP registers", 700.0, ["-", "-", "3,872", "9,008"]),
     row("null-hvc-64-vms", "null call, 64 VMs", 106.0, ["-"; 4]),

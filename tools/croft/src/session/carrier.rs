@@ -36,6 +36,8 @@ pub(super) struct Way {
     port: Port,
     /// Where what goes to the port is given.
     output: Option<Sender<Vec<u8>>>,
+    /// Nothing that comes by the port is taken.
+    is_held: bool,
     /// The hypervisor has said so, and its reader has not heard it yet.
     pub(super) announced: Option<Carrier>,
 }
@@ -49,6 +51,11 @@ impl Way {
     /// Where to give what is to go by the port; `None` if it goes by the serial port.
     pub(super) fn output(&self) -> Option<Sender<Vec<u8>>> {
         self.output.clone().filter(|_| self.carrier == Carrier::Port)
+    }
+
+    /// Whether what comes by the port is left there.
+    pub(super) fn hold(&mut self, hold: bool) {
+        self.is_held = hold;
     }
 
     /// There is no port any more.
@@ -91,7 +98,8 @@ pub(super) fn read(mut input: impl Read, shared: &Shared, by: Carrier) {
         let mut state = shared.lock();
         if by == Carrier::Port {
             let waits = |state: &mut super::State| {
-                state.way.carrier == Carrier::Uart && state.way.port == Port::Open && !state.ended
+                let waits = state.way.carrier == Carrier::Uart || state.way.is_held;
+                waits && state.way.port == Port::Open && !state.ended
             };
             state = shared.news.wait_while(state, waits).unwrap_or_else(PoisonError::into_inner);
             if state.way.port == Port::Ended {
