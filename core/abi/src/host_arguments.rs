@@ -100,6 +100,11 @@ mod tests {
         assert_eq!((arguments.link, arguments.all_off), (LinkMode::Framed, AllOff::PowerOff));
         assert_eq!(arguments.unknown().collect::<Vec<_>>(), ["quiet", "link=what"]);
         assert_eq!(HostArguments::parse("link=framed link=text").link, LinkMode::Text);
+        let back = HostArguments::parse(
+            "all-off=poweroff exit-times=on cache-maintenance=always all-off=stay exit-times=off cache-maintenance=needed",
+        );
+        assert_eq!(back, HostArguments { text: back.text, ..HostArguments::default() });
+        assert_eq!(back.unknown().count(), 0);
         // What the image with checks understands means nothing to the one that ships.
         assert_eq!(HostArguments::parse("selftest=crash-panic tdcc=hardware").unknown().count(), 2);
     }

@@ -148,3 +148,23 @@ impl Default for Calls {
         Self::ALL
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Calls, Group};
+
+    #[test]
+    fn a_group_is_allowed_if_it_was_named() {
+        // Each of the sixteen choices.
+        for bits in 0..1_u8 << Group::LIST.len() {
+            let chosen = |at: usize| bits >> at & 1 == 1;
+            let groups: std::vec::Vec<_> =
+                (0..Group::LIST.len()).filter(|&at| chosen(at)).map(|at| Group::LIST[at]).collect();
+            let calls = Calls::only(&groups);
+            assert_eq!(calls, Calls(bits));
+            assert!(Group::LIST.iter().enumerate().all(|(at, &group)| calls.has(group) == chosen(at)));
+        }
+        assert_eq!(Calls::only(&Group::LIST), Calls::ALL);
+        assert_eq!(Group::LIST.map(Group::name), ["rpc", "time", "hardware", "own"]);
+    }
+}

@@ -1,8 +1,8 @@
 //! What the reader accepts, what it refuses, and that no bytes make it panic.
 
 use super::{
-    BLOB_ALIGNMENT, Bundle, BundleError, Coherency, Doors, FORMAT, Program, Segment, Time, TimeAway, TimeSource,
-    VmConfig, VmProblem, VmSource, check_name, check_vm, write,
+    BLOB_ALIGNMENT, Bundle, BundleError, Coherency, Doors, FORMAT, MAX_CMDLINE, MAX_MEMORY, MAX_WEIGHT, Program,
+    Segment, Time, TimeAway, TimeSource, VmConfig, VmProblem, VmSource, check_name, check_vm, write,
 };
 use crate::crc32c::compute;
 use proptest::prelude::*;
@@ -165,6 +165,17 @@ fn a_vm_that_breaks_a_rule_is_refused_with_its_number() {
         let time = Time { rate, ..Time::default() };
         assert_eq!(problem(VmSource { time, ..source("b") }), VmProblem::Rate(rate));
     }
+    let (longest, too_long) = ("x".repeat(MAX_CMDLINE), "x".repeat(MAX_CMDLINE + 1));
+    assert_eq!(
+        problem(VmSource { weight: MAX_WEIGHT + 1, ..source("b") }),
+        VmProblem::Weight(u64::from(MAX_WEIGHT) + 1)
+    );
+    assert_eq!(problem(VmSource { cmdline: &too_long, ..source("b") }), VmProblem::Cmdline);
+    // The largest of each is a VM.
+    let filled = vec![0; 2 << 20];
+    let most = VmSource { vcpus: 8, weight: MAX_WEIGHT, memory: MAX_MEMORY, cmdline: &longest, ..source("b") };
+    let full = VmSource { kernel: &filled, initrd: None, memory: 2 << 20, ..source("c") };
+    assert!(write("t", &[source("first"), most, full]).is_ok());
     let large = vec![0; 3 << 20];
     let fits = problem(VmSource { kernel: &large, memory: 2 << 20, initrd: None, ..source("b") });
     assert_eq!(fits, VmProblem::DoesNotFit { files: 3 << 20, memory: 2 << 20 });

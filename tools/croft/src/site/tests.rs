@@ -74,7 +74,7 @@ fn sizes() {
     assert_eq!(
         said,
         "site.toml:4: memory = \"1G\": the VMs do not fit: 1024 MiB for their RAM, 4 for its tables, 4 for vCPUs and devices, \
-         0 for their files and 20 for the hypervisor make 1052 MiB, and the host has 1024; give it 1052 MiB or more, or the VMs less"
+         0 for their files and 22 for the hypervisor make 1054 MiB, and the host has 1024; give it 1054 MiB or more, or the VMs less"
     );
 }
 
