@@ -511,6 +511,8 @@ impl Port {
         }
         if all_off && !self.ended {
             self.ended = true;
+            // The statistics of many VMs fill the ring: lines that still wait in it would make room.
+            while self.drain() {}
             let text = Text::of(stats::write);
             output::push_log(text.as_bytes());
             log::info!("all VMs are off");
