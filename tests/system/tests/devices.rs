@@ -66,7 +66,7 @@ fn two_prompts() -> Result<()> {
     // And more than its thread has room for before the consoles' takes it.
     let words = "x".repeat(500);
     for _ in 0..40 {
-        run.console("other")?.send(&format!("# {words}\n"))?;
+        run.console("other")?.send(format!("# {words}\n"))?;
     }
     std::thread::sleep(Duration::from_secs(1));
     run.hold_port(false);
