@@ -2,12 +2,14 @@
 //! lacks what they know, and when whoever asks for it goes away.
 
 use abi::bundle::TimeAway;
+use abi::crc32c;
+use abi::link::Carrier;
 use abi::link::request::{Ask, MAX_CHUNK};
 use anyhow::{Context, Result, ensure};
 use croft::control::{self, About, ControlError, Order, Place};
-use croft::session::Condition;
+use croft::session::{Condition, Told};
 use croft::site::Vm;
-use snapshot::file::{Reader, Section};
+use snapshot::file::{Content, PAGE, Reader, Section, Writer};
 use snapshot::{SavedTime, SavedVm};
 use std::fs;
 use std::io::Write;
@@ -172,14 +174,18 @@ fn another_counter() -> Result<()> {
     );
     for (name, cpu) in [("second", "max,cntfrq=1000000000"), ("third", "max,cntfrq=24000000")] {
         thread::sleep(Duration::from_secs(AWAY));
+        // One host's link stays on its serial port, the other's goes by its port, in large pieces.
+        let host = Host { port: name == "third", ..host(cpu) };
+        let carrier = if host.port { Carrier::Port } else { Carrier::Uart };
         // The choice goes with it: by the site file of the second host its time would go on.
         let mut vms = vec![kept()?];
         vms.extend((name == "second").then(|| Frozen::vm(TimeAway::Advance)).transpose()?);
-        let next = Operated::new(host(cpu).start_and_stay(vms)?, folder.path(), name)?;
+        let next = Operated::new(host.start_and_stay(vms)?, folder.path(), name)?;
         if name == "second" {
             frozen.come_back(&next, left)?;
         }
         next.tick()?;
+        ensure!(next.run.carrier() == carrier, "the link goes by {:?}", next.run.carrier());
         let in_use = next.restore(&file).err().context("it took the place of a VM that runs")?;
         ensure!(in_use.to_string().contains("takes the place of one that is off"), "{in_use}");
         next.force_off()?;
@@ -314,7 +320,7 @@ fn forget_generation(state: &mut SavedVm) -> Result<()> {
 /// The memory in a file, as it is written, and the state.
 fn contents(file: &Path) -> Result<(Vec<u8>, Box<SavedVm>)> {
     let bytes = fs::read(file)?;
-    let (mut reader, mut input, mut memory) = (Reader::new(abi::crc32c::compute), &*bytes, Vec::new());
+    let (mut reader, mut input, mut memory) = (Reader::new(crc32c::compute), &*bytes, Vec::new());
     while let Some(section) = reader.read(&mut input)? {
         match section {
             Section::Memory(runs) => {
@@ -445,6 +451,8 @@ fn refused() -> Result<()> {
         }
     }
     here.force_off()?;
+    crowded(&here, &good, &folder.path().join("crowded.saved"))?;
+    here.force_off()?;
     here.order(&Order::Restore { vm: None, file: again, pause: true })?;
     here.order(&Order::Resume { vm: NAME.to_owned() })?;
     here.ticks(3)?;
@@ -461,6 +469,92 @@ fn refused() -> Result<()> {
     less.order(&Order::Start { vm: NAME.to_owned() })?;
     less.tick()?;
     less.run.check_log()
+}
+
+/// Pages that the hypervisor writes for one request, at most.
+const AT_ONCE: u64 = 1024;
+
+/// A few bytes of a file may stand for all of a VM's memory. No more than [`AT_ONCE`] pages are written for one request, so that
+/// others have their turn; all of them arrive, as another save shows.
+fn crowded(here: &Operated, good: &[u8], file: &Path) -> Result<()> {
+    let (bytes, pages) = fill_up(good)?;
+    let (kept, session) = (here.run.vm(NAME)?, here.run.session());
+    session.ask(kept, Ask::Restore, SOON)?;
+    let mut more = 0;
+    for (number, piece) in bytes.chunks(MAX_CHUNK).enumerate() {
+        let mut ask = Ask::RestoreNext { offset: (number * MAX_CHUNK) as u64, bytes: piece, last: true };
+        while session.ask(kept, ask, SOON)? == [Told::More] {
+            more += 1;
+            ask = Ask::RestoreNext { offset: (number * MAX_CHUNK + piece.len()) as u64, bytes: &[], last: true };
+        }
+    }
+    // The last pages of each run need not be told.
+    ensure!(more >= pages / AT_ONCE / 2, "{pages} pages were written in {more} times and one");
+    session.ask(kept, Ask::RestoreEnd { pause: true }, SOON)?;
+    here.run.wait_for(NAME, SOON, |condition| *condition == Condition::Paused)?;
+    here.save(file)?;
+    let (saved, _) = fill_up(&fs::read(file)?)?;
+    ensure!(memory(&saved)? == memory(&bytes)?, "other memory was saved than was put in");
+    Ok(())
+}
+
+/// The saved VM `bytes`, with other contents where it has nothing: a page again and again, and a word. Also how many pages these are.
+fn fill_up(bytes: &[u8]) -> Result<(Vec<u8>, u64)> {
+    let mut page = [0; PAGE];
+    page.iter_mut().enumerate().for_each(|(place, byte)| *byte = (place / 8) as u8);
+    let (mut about, mut reader, mut input) = (Reader::new(crc32c::compute), Reader::new(crc32c::compute), bytes);
+    let mut writer = Writer::new(crc32c::compute);
+    let Some(Section::Vm(vm)) = about.read(&mut &*bytes)? else { anyhow::bail!("no VM") };
+    let (mut out, mut pages, mut machine) = (Vec::new(), 0, None);
+    while let Some(section) = reader.read(&mut input)? {
+        match section {
+            Section::Vm(_) => {}
+            Section::Machine(read) => machine = Some(read),
+            Section::Moment(moment) => out = writer.begin(&vm, machine.as_ref().context("no machine")?, moment)?,
+            Section::Memory(runs) => {
+                for run in runs {
+                    let parts = match run.content {
+                        Content::Fill(0) => {
+                            pages += run.count;
+                            let few = run.count.min(1500);
+                            [(Content::Page(&page), few), (Content::Fill(0x0123_4567_89ab_cdef), run.count - few)]
+                        }
+                        content => [(content, run.count), (content, 0)],
+                    };
+                    for (content, count) in parts.into_iter().filter(|&(_, count)| count > 0) {
+                        out.extend(writer.memory(content, count)?);
+                    }
+                }
+            }
+            Section::State(state) => out.extend(writer.end(&state)?),
+            Section::End => break,
+        }
+    }
+    Ok((out, pages))
+}
+
+/// What the pages hold, run by run.
+fn memory(bytes: &[u8]) -> Result<Vec<(u64, u64, Vec<u8>)>> {
+    let (mut reader, mut input, mut found) = (Reader::new(crc32c::compute), bytes, Vec::<(u64, u64, Vec<u8>)>::new());
+    while let Some(section) = reader.read(&mut input)? {
+        match section {
+            Section::Memory(runs) => {
+                for run in runs {
+                    let content = match run.content {
+                        Content::Fill(word) => word.to_le_bytes().to_vec(),
+                        Content::Page(bytes) => bytes.to_vec(),
+                    };
+                    match found.last_mut() {
+                        Some((_, count, last)) if *last == content => *count += run.count,
+                        _ => found.push((run.first, run.count, content)),
+                    }
+                }
+            }
+            Section::End => break,
+            _ => {}
+        }
+    }
+    Ok(found)
 }
 
 /// The client of a save goes away at any moment: there is no file and no half of one, and the VM goes on. So it does if nobody asks for

@@ -36,7 +36,7 @@ use state::State;
 use std::io::{Read, Write};
 use std::path::PathBuf;
 use std::sync::atomic::AtomicU32;
-use std::sync::mpsc::{self, Receiver, SendError, Sender};
+use std::sync::mpsc::{Receiver, SendError, Sender};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -205,8 +205,10 @@ impl Session {
     /// [`SessionError::Gone`].
     pub fn send(&self, channel: Channel, bytes: &[u8]) -> Result<(), SessionError> {
         let mut frames = Vec::new();
-        let framed = link::encode_stream(channel, bytes, crc32c::compute, |byte| frames.push(byte));
-        framed.map_err(|_| SessionError::Gone)?;
+        for piece in bytes.chunks(channel.max_payload()) {
+            let framed = link::encode_parts(channel, &[piece], crc32c::compute, |run| frames.extend_from_slice(run));
+            framed.map_err(|_| SessionError::Gone)?;
+        }
         self.transmit(frames)
     }
 
@@ -228,27 +230,6 @@ impl Session {
         if let Some(host) = &self.host {
             host.shut_port();
         }
-    }
-
-    /// Sends one piece down [`Channel::Bulk`], made of `parts`, at most [`link::MAX_BULK`] bytes in all.
-    ///
-    /// # Errors
-    /// [`SessionError::Gone`]; also if it is too long.
-    pub fn send_bulk(&self, parts: &[&[u8]]) -> Result<(), SessionError> {
-        let mut frame = Vec::with_capacity(parts.iter().map(|part| part.len()).sum::<usize>() + 64);
-        let framed = link::encode_parts(Channel::Bulk, parts, crc32c::compute, |run| frame.extend_from_slice(run));
-        framed.map_err(|_| SessionError::Gone)?;
-        self.transmit(frame)
-    }
-
-    /// The pieces that come down [`Channel::Bulk`] from now on, in order, each as the hypervisor sent it. Nobody else gets them
-    /// then; without a taker they are dropped. While the taker is more than `ahead` pieces behind, the whole link waits for it.
-    #[must_use]
-    pub fn take_bulk(&self, ahead: usize) -> Receiver<Vec<u8>> {
-        let (sender, receiver) = mpsc::sync_channel(ahead);
-        let mut state = self.shared.lock();
-        state.bulk = Some(sender).filter(|_| !state.ended);
-        receiver
     }
 
     /// Takes nothing that comes by the host's port for as long as `hold` says so, as a tool that was stopped.

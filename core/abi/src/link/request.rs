@@ -11,6 +11,10 @@ use serde::{Deserialize, Serialize};
 pub const MAX_PIECE: usize = 640;
 /// At most this many bytes of a saved VM in one request or answer.
 pub const MAX_CHUNK: usize = 960;
+/// At most this many in one that goes down [`super::Channel::Bulk`].
+pub const MAX_BULK_CHUNK: usize = 64 << 10;
+/// At most this many bytes stand before those of [`Answer::Value`].
+pub const VALUE_HEAD: usize = 16;
 /// At most this many bytes in a key, so that it fits into a frame beside a piece.
 pub const MAX_KEY: usize = 256;
 
@@ -83,6 +87,8 @@ pub enum Ask<'a> {
     /// A saved VM is to take the place of this one, which is off.
     Restore,
     /// The next piece of it. Only the last of several is answered, and each one that is refused; then all is, and the VM is off.
+    /// [`Answer::More`] is told if there was more to write than is written for one request: the next one goes on with that, and
+    /// may hold nothing.
     RestoreNext {
         /// How much came before.
         offset: u64,
@@ -143,6 +149,8 @@ pub enum Answer<'a> {
         /// Whether it has a clock that can be set.
         settable: bool,
     },
+    /// What came before has not all been written yet.
+    More,
 }
 
 /// What a guest's tools have reported. Texts are printable ASCII, and empty where nothing was said.
@@ -186,6 +194,11 @@ impl<'a> Reply<'a> {
         postcard::to_slice(self, buffer).ok().map(|used| &*used)
     }
 
+    /// What stands before the bytes of an [`Answer::Value`] with so many of them: together they are such a reply, encoded.
+    pub fn value_head(id: u32, length: usize, buffer: &mut [u8; VALUE_HEAD]) -> Option<&[u8]> {
+        postcard::to_slice(&(id, VALUE, length), buffer).ok().map(|used| &*used)
+    }
+
     /// As [`Request::decode`].
     #[must_use]
     pub fn decode(payload: &'a [u8]) -> Option<Self> {
@@ -193,10 +206,14 @@ impl<'a> Reply<'a> {
     }
 }
 
+/// The number of [`Answer::Value`].
+const VALUE: u32 = 2;
+
 #[cfg(test)]
 mod tests {
-    use super::{Answer, Ask, Guest, HOST, MAX_CHUNK, MAX_KEY, MAX_PIECE, Reply, Request};
-    use crate::link::MAX_PAYLOAD;
+    use super::{Answer, Ask, Guest, HOST, MAX_BULK_CHUNK, MAX_CHUNK, MAX_KEY, MAX_PIECE, Reply, Request, VALUE_HEAD};
+    use crate::link::{MAX_BULK, MAX_PAYLOAD};
+    use alloc::vec;
     use proptest::prelude::*;
 
     #[test]
@@ -248,8 +265,27 @@ mod tests {
         assert_eq!(request.encode(&mut buffer), Some(&[6, 1, 5, 120][..]));
         let reply = Reply { id: 6, answer: Answer::Time { microseconds: 300, settable: true } };
         assert_eq!(reply.encode(&mut buffer), Some(&[6, 7, 0xac, 2, 1][..]));
+        let reply = Reply { id: 6, answer: Answer::More };
+        assert_eq!(reply.encode(&mut buffer), Some(&[6, 8][..]));
         assert_eq!(Request::decode(&[5, 1, 99]), None);
         assert_eq!(Request::decode(&[5, 1, 2, 2, 0xff, 0xff]), None, "a key is UTF-8");
+    }
+
+    #[test]
+    fn the_longest_pieces_fit_a_bulk_frame() {
+        let mut buffer = vec![0; MAX_BULK];
+        let bytes = [0xff; MAX_BULK_CHUNK];
+        let ask = Ask::RestoreNext { offset: u64::MAX, bytes: &bytes, last: true };
+        let request = Request { id: u32::MAX, vm: u16::MAX, ask };
+        assert_eq!(Request::decode(request.encode(&mut buffer).unwrap()), Some(request));
+        for length in [1, 127, 128, MAX_CHUNK, MAX_BULK_CHUNK] {
+            let answer = Answer::Value(bytes.get(..length).unwrap());
+            let reply = Reply { id: u32::MAX, answer };
+            let mut head = [0; VALUE_HEAD];
+            let head = Reply::value_head(u32::MAX, length, &mut head).unwrap();
+            assert!(head.len() + length <= MAX_BULK);
+            assert_eq!(reply.encode(&mut buffer).unwrap(), [head, &bytes[..length]].concat());
+        }
     }
 
     proptest! {

@@ -26,15 +26,20 @@ const HEAD: usize = 3;
 
 /// The box.
 struct Posted {
-    /// Heads and payloads, whole ones only.
+    /// Heads and payloads, whole ones only. Of a large piece there is the head alone.
     ring: Ring<4096>,
+    /// The large piece, if there is one.
+    piece: Option<Vec<u8>>,
+    /// The memory of the one before.
+    spare: Vec<u8>,
     /// The port's thread waits for room.
     waiter: Option<&'static Thread>,
 }
 
 /// Something is in the box: changed under its lock, and looked at without it, in each round of the consoles' thread.
 static IS_POSTED: AtomicBool = AtomicBool::new(false);
-static POSTED: IrqLock<Posted> = IrqLock::new(Posted { ring: Ring::new(), waiter: None });
+static POSTED: IrqLock<Posted> =
+    IrqLock::new(Posted { ring: Ring::new(), piece: None, spare: Vec::new(), waiter: None });
 
 /// What frames of all channels fit into. Without memory for it the link has to do with the smaller ones.
 fn buffer() -> Box<[u8]> {
@@ -87,27 +92,36 @@ fn run(_: usize) -> ! {
 
 fn hear(event: &Event<'_>) {
     match *event {
-        Event::Frame { channel: Channel::Bulk, payload } => piece_arrived(payload),
-        Event::Frame { channel, payload } => post(channel, payload),
+        Event::Frame { channel: Channel::Bulk, payload } => post_piece(payload),
+        Event::Frame { channel, payload } => post(channel, payload, None),
         // The port carries frames alone; a text byte is one of a frame that was cut off, and each is not worth a line.
         Event::Text(_) => {}
         Event::Damaged => log::warn!("link: a damaged frame arrived"),
     }
 }
 
-/// The next piece of what is transferred, whichever way it came.
-pub(super) fn piece_arrived(_piece: &[u8]) {
-    log::warn!("link: a piece arrived of what nobody expects");
+/// Puts a large piece into the box, in its place between the frames.
+fn post_piece(payload: &[u8]) {
+    let mut piece = core::mem::take(&mut POSTED.lock().spare);
+    piece.clear();
+    if piece.try_reserve_exact(payload.len()).is_err() {
+        return log::warn!("link: there is no memory for a large piece that arrived");
+    }
+    piece.extend_from_slice(payload);
+    post(Channel::Bulk, &[], Some(piece));
 }
 
-/// Puts a frame into the box; waits for room.
-fn post(channel: Channel, payload: &[u8]) {
+/// Puts a frame into the box, or a large piece; waits for room.
+fn post(channel: Channel, payload: &[u8], mut piece: Option<Vec<u8>>) {
     let Some(number) = channel.number() else {
         return;
     };
     loop {
         let mut posted = POSTED.lock();
-        if posted.ring.room() >= HEAD + payload.len() {
+        if posted.ring.room() >= HEAD + payload.len() && (piece.is_none() || posted.piece.is_none()) {
+            if let Some(piece) = piece.take() {
+                posted.piece = Some(piece);
+            }
             let [low, high] = (payload.len() as u16).to_le_bytes();
             [number, low, high].iter().chain(payload).for_each(|&byte| posted.ring.push(byte));
             IS_POSTED.store(true, Ordering::Relaxed);
@@ -125,13 +139,21 @@ fn post(channel: Channel, payload: &[u8]) {
     }
 }
 
+/// Gives a large piece's memory back.
+pub(super) fn give_back(piece: Vec<u8>) {
+    let mut posted = POSTED.lock();
+    let other = core::mem::replace(&mut posted.spare, piece);
+    drop(posted);
+    drop(other);
+}
+
 /// Whether something is in the box.
 pub(super) fn is_any() -> bool {
     IS_POSTED.load(Ordering::Relaxed)
 }
 
-/// Takes the next frame out of the box into `payload`; says whose it is, and how long.
-pub(super) fn next(payload: &mut [u8; link::MAX_PAYLOAD]) -> Option<(Channel, usize)> {
+/// Takes the next frame out of the box into `payload`, or the large piece; says whose it is, how long, and which piece.
+pub(super) fn next(payload: &mut [u8; link::MAX_PAYLOAD]) -> Option<(Channel, usize, Option<Vec<u8>>)> {
     let mut posted = POSTED.lock();
     let mut head = [0; HEAD];
     if posted.ring.pop_into(&mut head) < HEAD {
@@ -142,10 +164,13 @@ pub(super) fn next(payload: &mut [u8; link::MAX_PAYLOAD]) -> Option<(Channel, us
     let length =
         payload.get_mut(..usize::from(u16::from_le_bytes([low, high]))).map_or(0, |room| posted.ring.pop_into(room));
     let channel = Channel::from_number(number)?;
+    // Under the same lock as its head, before the port's thread is woken: that would find the last piece still in its place
+    // otherwise, wait again, and not be woken a second time.
+    let piece = if channel == Channel::Bulk { posted.piece.take() } else { None };
     let waiter = posted.waiter.take();
     drop(posted);
     if let Some(waiter) = waiter {
         sched::wake(waiter);
     }
-    Some((channel, length))
+    Some((channel, length, piece))
 }

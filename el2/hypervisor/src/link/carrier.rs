@@ -51,6 +51,12 @@ pub(crate) fn is_framed() -> bool {
     FRAMED.load(Ordering::Relaxed)
 }
 
+/// Whether it goes by the port, where a large piece costs little and keeps nobody waiting for long.
+#[must_use]
+pub(crate) fn is_by_port() -> bool {
+    BY_PORT.load(Ordering::Relaxed)
+}
+
 /// From now on it has frames, or is text.
 pub(crate) fn set_framed(framed: bool) {
     FRAMED.store(framed, Ordering::Relaxed);

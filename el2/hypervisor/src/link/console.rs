@@ -10,7 +10,7 @@ use alloc::boxed::Box;
 use core::fmt::{self, Write as _};
 use core::sync::atomic::{AtomicBool, Ordering};
 
-use abi::link::request::Reply;
+use abi::link::request::{self, Answer, Reply};
 use abi::link::{self, Channel, Command, Decoder, Event, Message, StopReason, VmState};
 use arrayvec::ArrayVec;
 use fair::Ring;
@@ -29,7 +29,7 @@ use crate::output::buffers::write_left_out;
 use crate::output::log_sink;
 use crate::output::port;
 use crate::sched::{self, Thread};
-use crate::vm::handle::request;
+use crate::vm::handle;
 use crate::vm::{self, Stop, Vm, alarm, counters};
 
 /// Bytes moved at a time from one source, so that none keeps the others waiting; no line of the log is longer.
@@ -287,7 +287,7 @@ impl Port {
     /// CPU time, by its own weight, and it is not done while the VM is paused.
     fn go_on(&mut self, vm: &Vm) {
         if let Some(vcpu) = vm.vcpus().iter().find(|vcpu| vcpu.is_on()) {
-            vcpu.request(request::DEVICES);
+            vcpu.request(handle::request::DEVICES);
             if vcpu.is_on() {
                 return;
             }
@@ -536,7 +536,6 @@ impl Port {
             match decoder.push(byte) {
                 None => {}
                 Some(Event::Text(byte)) => self.typed(byte),
-                Some(Event::Frame { channel: Channel::Bulk, payload }) => arrivals::piece_arrived(payload),
                 Some(Event::Frame { channel, payload }) => self.take_frame(channel, payload),
                 Some(Event::Damaged) => log::warn!("link: a damaged frame arrived"),
             }
@@ -550,8 +549,14 @@ impl Port {
         let mut payload = [0; link::MAX_PAYLOAD];
         let mut any = false;
         for _ in 0..FRAMES_AT_ONCE {
-            let Some((channel, length)) = arrivals::next(&mut payload) else { break };
+            let Some((channel, length, piece)) = arrivals::next(&mut payload) else { break };
             any = true;
+            if let Some(piece) = piece {
+                self.take_frame(channel, &piece);
+                arrivals::give_back(piece);
+                // Each is as much work as many others.
+                break;
+            }
             self.take_frame(channel, payload.get(..length).unwrap_or_default());
         }
         any
@@ -564,7 +569,7 @@ impl Port {
                     self.obey(command);
                 }
             }
-            Channel::Requests => {
+            Channel::Requests | Channel::Bulk => {
                 if let Some(vm) = self.operator.answer(payload, send_reply) {
                     self.press(vm);
                 }
@@ -580,7 +585,7 @@ impl Port {
                     vm.console.ask_for_service();
                 }
             }
-            Channel::Log | Channel::Bulk => log::warn!("link: a frame arrived on a channel that only sends"),
+            Channel::Log => log::warn!("link: a frame arrived on a channel that only sends"),
         }
     }
 
@@ -707,6 +712,14 @@ impl Port {
 
 /// Answers the operator, if anybody speaks frames.
 fn send_reply(reply: &Reply<'_>) {
+    if let Answer::Value(bytes) = reply.answer
+        && bytes.len() > request::MAX_CHUNK
+    {
+        let mut head = [0; request::VALUE_HEAD];
+        let head = Reply::value_head(reply.id, bytes.len(), &mut head).unwrap_or_default();
+        let _ = carrier::send(Channel::Bulk, &[head, bytes]);
+        return;
+    }
     let mut buffer = [0_u8; link::MAX_PAYLOAD];
     if carrier::is_framed()
         && let Some(payload) = reply.encode(&mut buffer)

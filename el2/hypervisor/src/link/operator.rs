@@ -18,7 +18,7 @@ use units::VmId;
 
 use crate::host::text::{Sentence, sentence};
 use crate::host::{self, wall_clock};
-use crate::link::transfer::Transfer;
+use crate::link::transfer::{Progress, Transfer};
 use crate::vm::{self, Vm};
 
 /// How long tools that poll may take to set their guest's clock, in milliseconds. The tool that asks waits a little longer.
@@ -173,9 +173,12 @@ impl Operator {
             }
             Ask::Restore => self.transfer.restore(vm)?,
             Ask::RestoreNext { offset, bytes, last } => {
-                self.transfer.restore_next(vm, offset, bytes)?;
+                let progress = self.transfer.restore_next(vm, offset, bytes)?;
                 if !last {
                     return Ok(RequestState::Waiting);
+                }
+                if progress == Progress::More {
+                    tell(Answer::More);
                 }
             }
             Ask::RestoreEnd { pause } => self.transfer.restore_end(vm, pause)?,

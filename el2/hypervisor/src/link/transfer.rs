@@ -8,7 +8,8 @@
 //! Whoever asks may go away at any moment, and so may the link. So each transfer has a time by which the tool must have asked for
 //! more; when that is over, the VM that was to be saved goes on, and the one that was to be restored is off again.
 //!
-//! This is the console thread's work. It is done a few pages at a time; between two requests others have their turn. A state is
+//! This is the console thread's work. It is done a few pages at a time; between two requests others have their turn. A few bytes
+//! of a file may stand for all of a VM's memory, so on the way in too no more than that is written for one request. A state is
 //! large, and so is what takes it apart: each step has a frame of its own on the stack, which is gone before the next.
 
 extern crate alloc;
@@ -17,15 +18,16 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use abi::bundle::VmConfig;
-use abi::link::request::MAX_CHUNK;
+use abi::link::request::{MAX_BULK_CHUNK, MAX_CHUNK};
 use clock::saved::Away;
 use hw::heap;
 use snapshot::SavedVm;
-use snapshot::file::{Content, Description, FileError, PAGE, Reader, Run, SavedMoment, Section, Writer};
+use snapshot::file::{Content, Description, FileError, PAGE, Reader, SavedMoment, Section, Writer};
 use units::{BLOCK_SIZE, Ipa, PAGE_SIZE};
 
 use crate::host::text::{Sentence, sentence};
 use crate::host::{self, wall_clock};
+use crate::link::carrier;
 use crate::vcpu::saved::Still;
 use crate::vm::guest_memory::GuestRam;
 use crate::vm::{Stop, Vm};
@@ -36,6 +38,8 @@ const PATIENCE: u64 = 10_000;
 const STEPS: usize = 64;
 /// Pages that are looked at in a step.
 const PAGES: u64 = 16;
+/// At most so many pages are written for one request.
+const PAGES_IN: u64 = STEPS as u64 * PAGES;
 
 /// What is under way, if anything is: one VM at a time.
 #[derive(Default)]
@@ -72,10 +76,39 @@ struct Restoring {
     until: u64,
     reader: Reader,
     taken: u64,
+    /// What has come and was not read yet, from a place on.
+    input: Vec<u8>,
+    read: usize,
+    /// What was read and is not written yet.
+    runs: Vec<Rest>,
     moment: Option<SavedMoment>,
     state: Option<Box<SavedVm>>,
     is_whole: bool,
     page: Box<[u8; PAGE]>,
+}
+
+/// Pages that are still to be written.
+struct Rest {
+    next: u64,
+    count: u64,
+    content: Again,
+}
+
+/// What these pages hold.
+#[derive(Clone, Copy)]
+enum Again {
+    Word(u64),
+    /// What the page of this number does, which was written.
+    Page(u64),
+}
+
+/// How far the memory of a VM is that is being restored.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Progress {
+    /// All that has come was written.
+    Done,
+    /// There is more to write than was written for this request.
+    More,
 }
 
 /// A request that has waited, and what became of it.
@@ -155,6 +188,9 @@ impl Transfer {
             until: host::milliseconds().saturating_add(PATIENCE),
             reader: Reader::new(hw::memory::crc32c),
             taken: 0,
+            input: Vec::new(),
+            read: 0,
+            runs: Vec::new(),
             moment: None,
             state: None,
             is_whole: false,
@@ -166,7 +202,7 @@ impl Transfer {
 
     /// Takes the next piece of the file. If it is refused, all is: the VM is off again.
     #[inline(never)]
-    pub(crate) fn restore_next(&mut self, vm: &Vm, offset: u64, piece: &[u8]) -> Result<(), Sentence> {
+    pub(crate) fn restore_next(&mut self, vm: &Vm, offset: u64, piece: &[u8]) -> Result<Progress, Sentence> {
         let taken = self.restoring(vm)?.take(offset, piece);
         if taken.is_err() {
             self.give_up();
@@ -291,7 +327,8 @@ impl Saving {
     }
 
     fn give(&mut self, length: usize, tell: &mut impl FnMut(&[u8])) -> Result<(), Sentence> {
-        let length = length.min(64 << 10);
+        let length = length.min(MAX_BULK_CHUNK);
+        let longest = if carrier::is_by_port() { MAX_BULK_CHUNK } else { MAX_CHUNK };
         let mut given = 0;
         for _ in 0..STEPS {
             if self.sent == self.out.len() {
@@ -303,7 +340,7 @@ impl Saving {
             }
             let ready = self.out.get(self.sent..).unwrap_or_default();
             let ready = ready.get(..ready.len().min(length - given)).unwrap_or_default();
-            ready.chunks(MAX_CHUNK).for_each(&mut *tell);
+            ready.chunks(longest).for_each(&mut *tell);
             self.sent += ready.len();
             given += ready.len();
             if given == length {
@@ -354,7 +391,7 @@ impl Saving {
 
 impl Restoring {
     #[inline(never)]
-    fn take(&mut self, offset: u64, piece: &[u8]) -> Result<(), Sentence> {
+    fn take(&mut self, offset: u64, piece: &[u8]) -> Result<Progress, Sentence> {
         if offset != self.taken {
             return Err(Sentence::from("the pieces of the saved VM did not come in order"));
         }
@@ -362,20 +399,89 @@ impl Restoring {
             return Err(sentence!("{} was stopped while it was being restored", self.vm.config.name));
         }
         self.taken += piece.len() as u64;
-        let Self { vm, reader, page, .. } = self;
-        let mut input = piece;
-        while let Some(section) = reader.read(&mut input).map_err(refused)? {
-            match section {
-                Section::Vm(saved) => fits(&saved, &vm.config)?,
-                Section::Machine(machine) => {
-                    machine.compare(&vm.shape()).map_err(|difference| sentence!("{difference}"))?;
-                    vm.build_for_state()?;
-                    self.life = Some(vm.boots());
+        if self.input.len() - self.read + piece.len() > MAX_BULK_CHUNK {
+            return Err(Sentence::from("the pieces of the saved VM came faster than they are asked for"));
+        }
+        self.input.drain(..self.read);
+        self.read = 0;
+        self.input.try_reserve(piece.len()).map_err(|_| refused(FileError::NoMemory))?;
+        self.input.extend_from_slice(piece);
+        let mut left = PAGES_IN;
+        loop {
+            self.write(&mut left)?;
+            if left == 0 {
+                return Ok(Progress::More);
+            }
+            if !self.read_on(&mut left)? {
+                return Ok(Progress::Done);
+            }
+        }
+    }
+
+    /// Reads the next section, if all of it is there. Its pages are written, but for those of which there may be any number.
+    #[inline(never)]
+    fn read_on(&mut self, left: &mut u64) -> Result<bool, Sentence> {
+        let Self { vm, reader, input, read, runs: rest, .. } = self;
+        let mut unread = input.get(*read..).unwrap_or_default();
+        let before = unread.len();
+        let section = reader.read(&mut unread).map_err(refused)?;
+        *read += before - unread.len();
+        let Some(section) = section else { return Ok(false) };
+        match section {
+            Section::Vm(saved) => fits(&saved, &vm.config)?,
+            Section::Machine(machine) => {
+                machine.compare(&vm.shape()).map_err(|difference| sentence!("{difference}"))?;
+                vm.build_for_state()?;
+                self.life = Some(vm.boots());
+            }
+            Section::Moment(moment) => self.moment = Some(moment),
+            Section::Memory(runs) => {
+                let mut last = None;
+                for run in runs {
+                    let content = match (run.content, last) {
+                        // The VM was just built: all of it is zeros.
+                        (Content::Fill(0), _) => continue,
+                        (Content::Fill(word), _) => Again::Word(word),
+                        (Content::Page(bytes), Some((page, number))) if core::ptr::eq(bytes, page) => {
+                            Again::Page(number)
+                        }
+                        (Content::Page(bytes), _) => {
+                            load(vm, run.first, bytes)?;
+                            *left = left.saturating_sub(1);
+                            last = Some((bytes, run.first));
+                            continue;
+                        }
+                    };
+                    rest.try_reserve(1).map_err(|_| refused(FileError::NoMemory))?;
+                    rest.push(Rest { next: run.first, count: run.count, content });
                 }
-                Section::Moment(moment) => self.moment = Some(moment),
-                Section::Memory(runs) => runs.into_iter().try_for_each(|run| load(vm, page, &run))?,
-                Section::State(state) => self.state = Some(state),
-                Section::End => self.is_whole = true,
+            }
+            Section::State(state) => self.state = Some(state),
+            Section::End => self.is_whole = true,
+        }
+        Ok(true)
+    }
+
+    /// Writes what was read, at most as many pages as are left.
+    #[inline(never)]
+    fn write(&mut self, left: &mut u64) -> Result<(), Sentence> {
+        let Self { vm, runs, page, .. } = self;
+        while let Some(run) = runs.last_mut().filter(|_| *left > 0) {
+            match run.content {
+                Again::Word(word) => page.as_chunks_mut::<8>().0.fill(word.to_le_bytes()),
+                Again::Page(number) => {
+                    let kept = vm.ram.lock().read_kept(address(vm, number), &mut **page);
+                    kept.map_err(|error| sentence!("{error}"))?;
+                }
+            }
+            while run.count > 0 && *left > 0 {
+                load(vm, run.next, page)?;
+                run.next += 1;
+                run.count -= 1;
+                *left -= 1;
+            }
+            if run.count == 0 {
+                runs.pop();
             }
         }
         Ok(())
@@ -384,6 +490,9 @@ impl Restoring {
     #[inline(never)]
     fn put_in(&mut self, pause: bool) -> Result<(), Sentence> {
         let name = self.vm.config.name;
+        if !self.runs.is_empty() || self.read < self.input.len() {
+            return Err(sentence!("{name}: what came of the saved VM has not all been written yet"));
+        }
         self.reader.finish().map_err(refused)?;
         let (Some(mut state), Some(moment), true) = (self.state.take(), self.moment, self.is_whole) else {
             return Err(sentence!("{name} has no state yet"));
@@ -439,20 +548,13 @@ fn fits(saved: &Description<'_>, here: &VmConfig<'_>) -> Result<(), Sentence> {
     Ok(())
 }
 
-/// Pages go into a VM that was just built: all of it is zeros.
+/// Where page number `number` is in the guest's memory.
+fn address(vm: &Vm, number: u64) -> Ipa {
+    Ipa(vm.plan.ram().start.0 + number * PAGE_SIZE)
+}
+
+/// A page goes into a VM that was just built.
 #[inline(never)]
-fn load(vm: &Vm, page: &mut [u8; PAGE], run: &Run<'_>) -> Result<(), Sentence> {
-    let bytes = match run.content {
-        Content::Fill(0) => return Ok(()),
-        Content::Fill(word) => {
-            page.as_chunks_mut::<8>().0.fill(word.to_le_bytes());
-            &*page
-        }
-        Content::Page(bytes) => bytes,
-    };
-    let ram = vm.plan.ram();
-    for number in run.first..run.first + run.count {
-        GuestRam::load(&vm.ram, Ipa(ram.start.0 + number * PAGE_SIZE), bytes).map_err(|error| sentence!("{error}"))?;
-    }
-    Ok(())
+fn load(vm: &Vm, number: u64, bytes: &[u8; PAGE]) -> Result<(), Sentence> {
+    GuestRam::load(&vm.ram, address(vm, number), bytes).map_err(|error| sentence!("{error}"))
 }

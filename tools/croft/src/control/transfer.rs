@@ -8,7 +8,8 @@ use super::server::{ANSWER, Desk, Failure, PAUSE_SECONDS, Tell};
 use crate::dump::Dumping;
 use crate::saved::{Check, SavedError, Writing, machines_must_agree};
 use crate::session::{Condition, Told};
-use abi::link::request::{Ask, MAX_CHUNK};
+use abi::link::Carrier;
+use abi::link::request::{Ask, MAX_BULK_CHUNK, MAX_CHUNK};
 use std::fs::File;
 use std::io::{Read, Seek, Write as _};
 use std::path::Path;
@@ -16,7 +17,7 @@ use std::path::Path;
 /// Takes what comes of a saved VM.
 type Write<'a> = &'a mut dyn FnMut(&[u8]) -> Result<(), SavedError>;
 
-/// Bytes that are asked for at a time, or sent: between two of them others have the link.
+/// Bytes that are asked for at a time, or sent, by the serial port: between two of them others have the link.
 const PIECE: usize = 16 * MAX_CHUNK;
 
 impl Desk<'_> {
@@ -50,10 +51,19 @@ impl Desk<'_> {
         Ok(())
     }
 
+    /// How many bytes are asked for at a time, or sent, and in pieces of how many.
+    fn pieces(&self) -> (usize, usize) {
+        match self.session.carrier() {
+            Carrier::Uart => (PIECE, MAX_CHUNK),
+            Carrier::Port => (MAX_BULK_CHUNK, MAX_BULK_CHUNK),
+        }
+    }
+
     fn receive(&self, vm: u16, write: Write<'_>, tell: Tell<'_>) -> Result<(), Failure> {
         let mut check = Check::new();
         while !check.is_whole() {
-            for told in self.session.ask(vm, Ask::SaveNext { length: PIECE as u32 }, ANSWER)? {
+            let (length, _) = self.pieces();
+            for told in self.session.ask(vm, Ask::SaveNext { length: length as u32 }, ANSWER)? {
                 if let Told::Value(bytes) = told {
                     check.take(&bytes).map_err(SavedError::from)?;
                     write(&bytes)?;
@@ -150,20 +160,26 @@ impl Desk<'_> {
         loop {
             piece.clear();
             let wrong = |source| SavedError::Io { file: file.to_path_buf(), source };
-            Read::by_ref(reader).take(PIECE as u64).read_to_end(&mut piece).map_err(wrong)?;
+            let (length, longest) = self.pieces();
+            Read::by_ref(reader).take(length as u64).read_to_end(&mut piece).map_err(wrong)?;
             if piece.is_empty() {
                 return Ok(());
             }
             let mut parts: Vec<Ask<'_>> = Vec::new();
-            for bytes in piece.chunks(MAX_CHUNK) {
+            for bytes in piece.chunks(longest) {
                 parts.push(Ask::RestoreNext { offset, bytes, last: false });
                 offset += bytes.len() as u64;
             }
             if let Some(Ask::RestoreNext { last, .. }) = parts.last_mut() {
                 *last = true;
             }
-            self.session.request(vm, parts.into_iter(), ANSWER)?;
+            let mut told = self.session.request(vm, parts.into_iter(), ANSWER)?;
             tell(&Report::Output(Vec::new()))?;
+            // A few bytes may stand for many pages, which are written a few at a time.
+            while told.contains(&Told::More) {
+                told = self.session.ask(vm, Ask::RestoreNext { offset, bytes: &[], last: true }, ANSWER)?;
+                tell(&Report::Output(Vec::new()))?;
+            }
         }
     }
 }

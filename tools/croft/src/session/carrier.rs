@@ -7,7 +7,7 @@
 
 use super::Shared;
 use abi::crc32c;
-use abi::link::{self, Carrier, Channel, Decoder, Event};
+use abi::link::{self, Carrier, Decoder, Event};
 use std::io::{ErrorKind, Read, Write};
 use std::sync::mpsc::{self, Sender};
 use std::sync::{Arc, PoisonError};
@@ -111,18 +111,6 @@ pub(super) fn read(mut input: impl Read, shared: &Shared, by: Carrier) {
         let mut bytes = buffer.get(..count).unwrap_or_default();
         while let Some(event) = decoder.take(&mut bytes) {
             match event {
-                Event::Frame { channel: Channel::Bulk, payload } => {
-                    // Whoever takes the pieces may be slower than the link; nobody else waits for the lock meanwhile.
-                    if let Some(taker) = state.bulk.clone() {
-                        let piece = payload.to_vec();
-                        drop(state);
-                        let gone = taker.send(piece).is_err();
-                        state = shared.lock();
-                        if gone {
-                            state.bulk = None;
-                        }
-                    }
-                }
                 // The port carries frames alone.
                 Event::Text(_) if by == Carrier::Port => state.damaged += 1,
                 event => state.take(event),

@@ -2,7 +2,7 @@
 
 use super::{ScriptError, Session, SessionError, Stopped};
 use abi::link::request::{Answer, Ask, HOST, MAX_PIECE, Reply, Request};
-use abi::link::{Channel, MAX_PAYLOAD};
+use abi::link::{Channel, MAX_BULK, MAX_PAYLOAD};
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -25,6 +25,8 @@ pub enum Told {
     ByButton,
     /// What time the host has.
     Time(HostTime),
+    /// What came before has not all been written yet.
+    More,
 }
 
 /// What time the host has; see [`Answer::Time`].
@@ -121,6 +123,7 @@ impl Requests {
             Answer::ByTools => Told::ByTools,
             Answer::ByButton => Told::ByButton,
             Answer::Time { microseconds, settable } => Told::Time(HostTime { microseconds, settable }),
+            Answer::More => Told::More,
         };
         if pending.told.len() < MAX_ANSWERS {
             pending.told.push(told);
@@ -220,10 +223,15 @@ impl Session {
     }
 
     fn send_parts<'a>(&self, id: u32, vm: u16, parts: impl Iterator<Item = Ask<'a>>) -> Result<(), RequestError> {
-        let mut buffer = [0; MAX_PAYLOAD];
+        let mut buffer = vec![0; MAX_BULK];
         for ask in parts {
             let payload = Request { id, vm, ask }.encode(&mut buffer).ok_or(RequestError::TooLong)?;
-            self.send(Channel::Requests, payload)?;
+            let is_large = payload.len() > MAX_PAYLOAD;
+            // The largest of others is no piece of a saved VM, and is to be told its limit.
+            if is_large && !matches!(ask, Ask::RestoreNext { .. }) {
+                return Err(RequestError::TooLong);
+            }
+            self.send(if is_large { Channel::Bulk } else { Channel::Requests }, payload)?;
         }
         Ok(())
     }

@@ -230,8 +230,6 @@ pub(super) struct State {
     gathering: String,
     all_stopped: bool,
     watchers: Vec<Watcher>,
-    /// Who takes what is transferred.
-    pub(super) bulk: Option<SyncSender<Vec<u8>>>,
     /// Which way the link goes.
     pub(super) way: Way,
     pub(super) hello: bool,
@@ -257,7 +255,6 @@ impl State {
             gathering: String::new(),
             all_stopped: false,
             watchers: Vec::new(),
-            bulk: None,
             way: Way::default(),
             hello: false,
             statistics: String::new(),
@@ -331,7 +328,7 @@ impl State {
                     None => self.damaged += 1,
                 }
             }
-            Event::Frame { channel: Channel::Requests, payload } => match Reply::decode(payload) {
+            Event::Frame { channel: Channel::Requests | Channel::Bulk, payload } => match Reply::decode(payload) {
                 Some(reply) => self.requests.take(reply),
                 None => self.damaged += 1,
             },
@@ -464,7 +461,6 @@ impl State {
         self.flush_text();
         self.ended = true;
         self.watchers.clear();
-        self.bulk = None;
         self.tell(Notice::Ended);
     }
 

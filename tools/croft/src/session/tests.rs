@@ -1,7 +1,8 @@
 //! A session with a hypervisor that is a thread of this test.
 
-use super::{Condition, Notice, Options, Outcome, ScriptError, Session, carrier};
+use super::{Condition, Notice, Options, Outcome, RequestError, ScriptError, Session, Told, carrier};
 use abi::crc32c;
+use abi::link::request::{self, Answer, Ask, Reply, Request};
 use abi::link::{self, Carrier, Channel, Command, Decoder, Event, MAX_PAYLOAD, Message, StopReason, VmState};
 use std::io::{PipeReader, PipeWriter, Read, Write};
 use std::sync::mpsc;
@@ -92,47 +93,42 @@ fn what_is_sent_arrives_on_its_channel() {
 }
 
 #[test]
-fn what_is_transferred_comes_in_order_beside_everything_else() {
+fn large_requests_and_answers_go_by_the_bulk_channel() {
     let (session, mut fake) = start(&Options::default());
-    let pieces = session.take_bulk(2);
-    let block = vec![0xff; 64 << 10];
+    let block = vec![0xff; request::MAX_BULK_CHUNK];
     let sent = block.clone();
-    // Far more than the taker may be behind, so that the link waits for it.
     let hypervisor = std::thread::spawn(move || {
-        fake.hello();
-        for number in 0..20_u8 {
-            let mut frame = Vec::new();
-            link::encode_parts(Channel::Bulk, &[&[number], &sent], crc32c::compute, |run| frame.extend(run)).unwrap();
-            fake.output.write_all(&frame).unwrap();
-            fake.frame(WEB, &[b'a' + number]);
+        let mut decoder = Decoder::with_buffer(vec![0; link::decoder_buffer(link::MAX_BULK)], crc32c::compute);
+        let mut byte = [0];
+        let mut hear = || loop {
+            fake.input.read_exact(&mut byte).unwrap();
+            if let Some(Event::Frame { channel, payload }) = decoder.push(byte[0]) {
+                break (channel, payload.to_vec());
+            }
+        };
+        let (channel, payload) = hear();
+        let ask = Ask::RestoreNext { offset: 7, bytes: &sent, last: true };
+        let id = Request::decode(&payload).unwrap().id;
+        assert_eq!((channel, Request::decode(&payload)), (Channel::Bulk, Some(Request { id, vm: 0, ask })));
+        let mut head = [0; request::VALUE_HEAD];
+        let head = Reply::value_head(id, sent.len(), &mut head).unwrap();
+        let mut frame = Vec::new();
+        link::encode_parts(Channel::Bulk, &[head, &sent], crc32c::compute, |run| frame.extend(run)).unwrap();
+        fake.output.write_all(&frame).unwrap();
+        for answer in [Answer::More, Answer::Done] {
+            let mut buffer = [0; MAX_PAYLOAD];
+            let reply = Reply { id, answer };
+            fake.frame(Channel::Requests, reply.encode(&mut buffer).unwrap());
         }
         fake
     });
-    for number in 0..20_u8 {
-        let piece = pieces.recv_timeout(SOON).unwrap();
-        assert_eq!((piece[0], &piece[1..]), (number, &block[..]));
-    }
-    let mut fake = hypervisor.join().unwrap();
-    session.console("web").unwrap().expect("abcdefghijklmnopqrst", SOON).unwrap();
-    session.send_bulk(&[b"head", &[7; 5000]]).unwrap();
-    let mut decoder = Decoder::with_buffer(vec![0; link::decoder_buffer(link::MAX_BULK)], crc32c::compute);
-    let mut byte = [0];
-    let piece = loop {
-        fake.input.read_exact(&mut byte).unwrap();
-        if let Some(Event::Frame { channel: Channel::Bulk, payload }) = decoder.push(byte[0]) {
-            break payload.to_vec();
-        }
-    };
-    assert_eq!(piece, [&b"head"[..], &[7; 5000]].concat());
-    assert!(session.send_bulk(&[&vec![0; link::MAX_BULK + 1]]).is_err());
-    // Nobody takes them any more, and nobody waits for that.
-    drop(pieces);
-    for _ in 0..5 {
-        fake.frame(Channel::Bulk, b"unwanted");
-    }
-    fake.frame(WEB, b"on");
-    session.console("web").unwrap().expect("on", SOON).unwrap();
+    let told = session.ask(0, Ask::RestoreNext { offset: 7, bytes: &block, last: true }, SOON).unwrap();
+    assert_eq!(told, [Told::Value(block.clone()), Told::More]);
+    let fake = hypervisor.join().unwrap();
+    let too_long = session.ask(0, Ask::Set { key: "k", offset: 0, value: &block, last: true }, SOON);
+    assert_eq!(too_long, Err(RequestError::TooLong));
     assert_eq!(session.damage(), 0);
+    drop(fake);
 }
 
 /// A session with a port, and its two fakes: at the serial port, and at the port.
