@@ -77,10 +77,18 @@ fn two_prompts() -> Result<()> {
     run.console("other")?.send("\n")?;
     run.ask("other", "echo $name", "\notherother\r\n")?;
     ensure!(run.carrier() == Carrier::Port, "the link goes by {:?}", run.carrier());
+    // A guest that ends meanwhile is said to have ended, behind its last words.
     run.console("one")?.send("\n")?;
     run.console("one")?.expect("# ", SOON)?;
-    run.console("one")?.send("exit\n")?;
+    run.hold_port(true);
+    run.console("other")?.send("head -c 600000 /dev/zero | tr '\\0' y; echo; echo written-$((6*7))\n")?;
+    std::thread::sleep(Duration::from_secs(3));
+    run.console("one")?.send("echo last-$((6*7)); exit\n")?;
+    std::thread::sleep(Duration::from_secs(3));
+    run.hold_port(false);
     run.wait_for("one", SOON, |condition| *condition == Condition::PoweredOff)?;
+    ensure!(run.console("one")?.transcript().contains("\nlast-42"), "the last words of `one` are lost");
+    run.console("other")?.expect("\nwritten-42", BOOT)?;
     run.ask("other", "echo $name", "\notherother\r\n")?;
     exit(run, "other")
 }

@@ -190,7 +190,8 @@ fn run(_: usize) -> ! {
         port.serve_devices();
         busy |= port.drain();
         port.report_loss();
-        if output::take_changed() {
+        // While nobody takes anything, the states wait too.
+        if !carrier::is_full() && output::take_changed() {
             port.report_states();
             busy = true;
         }
@@ -486,25 +487,48 @@ impl Port {
         }
     }
 
-    /// Moves all that a VM which is off has written.
-    fn drain_whole(&mut self, vm: &Vm) {
-        while self.drain_reports(vm)
-            + self.drain_one(Source::Log, &vm.console.log, true)
-            + self.drain_one(Source::Uart(vm.id), &vm.console.uart, false)
-            + self.drain_one(Source::Virtio(vm.id), &vm.console.virtio, false)
-            > 0
-        {}
+    /// Moves all that a VM which is off has written, as far as there is room. Says whether that is all.
+    fn drain_whole(&mut self, vm: &Vm) -> bool {
+        while !carrier::is_full() {
+            let moved = self.drain_reports(vm)
+                + self.drain_one(Source::Log, &vm.console.log, true)
+                + self.drain_one(Source::Uart(vm.id), &vm.console.uart, false)
+                + self.drain_one(Source::Virtio(vm.id), &vm.console.virtio, false);
+            if moved == 0 {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Moves all that waits; waits for room itself, but no longer than [`LAST_MILLISECONDS`].
+    fn drain_all(&mut self) {
+        let end = host::milliseconds().saturating_add(LAST_MILLISECONDS);
+        loop {
+            if carrier::is_full() {
+                if host::milliseconds() >= end {
+                    return;
+                }
+                sched::block(Some(Ticks(sysreg::cntpct_el0().saturating_add(host::ticks(1000)))));
+                output::look_again();
+            } else if !self.drain() && !carrier::is_full() {
+                return;
+            }
+        }
     }
 
     #[inline(never)]
     fn report_states(&mut self) {
+        let lost = port::lost();
         // What was reported decides about the end, not a second look: a VM that stops between the two would never be said to
         // have stopped. It has noted a change, so its turn comes in the next round.
         let mut all_off = true;
         for vm in vm::all() {
             let stop = vm.stopped();
             match stop {
-                Some(_) => self.drain_whole(vm),
+                // The state comes behind all that the VM has written, so it waits for room with that.
+                Some(_) if !self.drain_whole(vm) => return output::note_change(),
+                Some(_) => {}
                 None => all_off = false,
             }
             self.send(&Message::VmState { vm: vm.id.0, state: state_of(vm, stop.as_ref()) });
@@ -512,11 +536,11 @@ impl Port {
         if all_off && !self.ended {
             self.ended = true;
             // The statistics of many VMs fill the ring: lines that still wait in it would make room.
-            while self.drain() {}
+            self.drain_all();
             let text = Text::of(stats::write);
             output::push_log(text.as_bytes());
             log::info!("all VMs are off");
-            while self.drain() {}
+            self.drain_all();
             self.send(&Message::AllStopped);
             if POWER_OFF_AT_END.load(Ordering::Relaxed) {
                 carrier::drain(LAST_MILLISECONDS);
@@ -524,6 +548,11 @@ impl Port {
             }
         } else if !all_off {
             self.ended = false;
+        }
+        if port::lost() != lost {
+            // What was lost may be a state, so all are told anew.
+            self.ended = false;
+            output::note_change();
         }
     }
 

@@ -157,6 +157,9 @@ impl Transfer {
         });
         let mut saving = saving.ok_or_else(no_memory)?;
         saving.ran = vm.pause();
+        // Only now: while there was memory to be found, a guest that resets itself may have begun another life, and whoever took
+        // that for none of ours would leave it paused.
+        saving.life = vm.boots();
         if !saving.ran && !vm.is_paused() {
             return Err(sentence!("{} is off, or about to be", vm.config.name));
         }
