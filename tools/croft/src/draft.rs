@@ -2,15 +2,21 @@
 //!
 //! It has no name while it is written: the kernel drops it with the process, so that nothing is left of it, whatever ends that.
 //! When it is whole and on the disk it gets a name beside the one that it is to have, and takes that at once from whatever had
-//! it. Where a file system knows no files without names (FAT on a stick), it has the name beside from the beginning, and only
-//! an orderly end removes it.
+//! it. Where a file system knows no files without names (FAT on a stick), it has the name beside from the beginning. Whoever
+//! writes a draft has it locked, and the kernel drops the lock with the process: what a killed one left is known by that, and
+//! removed before the next draft of the same name.
 
-use rustix::fs::{AtFlags, CWD, Mode, OFlags};
+use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags, flock};
 use std::fs::File;
-use std::io::{Result, Seek, SeekFrom, Write};
+use std::io::{Error, ErrorKind, Result, Seek, SeekFrom, Write};
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use tempfile::{Builder, NamedTempFile, TempPath};
+
+/// What the name beside ends with, and the letters and digits by which it differs from others of the same file.
+const SUFFIX: &str = ".part";
+const RANDOM: usize = 6;
 
 /// A file that is being written. Dropped, it is gone.
 #[derive(Debug)]
@@ -27,6 +33,7 @@ impl Draft {
     /// # Errors
     /// If it cannot be made.
     pub(crate) fn create(to: &Path, mode: u32) -> Result<Self> {
+        remove_what_is_left(to);
         Self::without_name(to, mode).or_else(|_| Self::with_name(to, mode))
     }
 
@@ -35,12 +42,20 @@ impl Draft {
         let file = File::from(rustix::fs::openat(CWD, folder_of(to), flags, Mode::from_raw_mode(mode))?);
         // By this it is named in the end, so this must be there in the beginning.
         place_in_proc(&file).metadata()?;
+        // For the moment in which it has the name beside. It is nobody else's, so this cannot fail where there are locks.
+        let _ = lock(&file);
         Ok(Self { file, beside: None, to: to.to_path_buf() })
     }
 
     fn with_name(to: &Path, mode: u32) -> Result<Self> {
         let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
-        let open = |path: &Path| Ok(File::from(rustix::fs::openat(CWD, path, flags, Mode::from_raw_mode(mode))?));
+        let open = |path: &Path| {
+            let file = File::from(rustix::fs::openat(CWD, path, flags, Mode::from_raw_mode(mode))?);
+            // Before it was locked somebody may have taken it for one that was left: then under another name. Where there are no
+            // locks nobody takes it for that.
+            let is_taken = lock(&file).is_err_and(|error| error.kind() == ErrorKind::WouldBlock);
+            if is_taken || !is_the_file(path, &file) { Err(Error::from(ErrorKind::AlreadyExists)) } else { Ok(file) }
+        };
         let (file, beside) = beside(to, open)?.into_parts();
         Ok(Self { file, beside: Some(beside), to: to.to_path_buf() })
     }
@@ -89,8 +104,43 @@ pub(crate) fn folder_of(file: &Path) -> &Path {
 
 /// Something with a name of its own beside `to`.
 fn beside<T>(to: &Path, make: impl FnMut(&Path) -> Result<T>) -> Result<NamedTempFile<T>> {
-    let name = to.file_name().unwrap_or_default().to_string_lossy();
-    Builder::new().prefix(&format!(".{name}.")).suffix(".part").make_in(folder_of(to), make)
+    Builder::new().prefix(&prefix(to)).suffix(SUFFIX).rand_bytes(RANDOM).make_in(folder_of(to), make)
+}
+
+/// How a name beside `to` begins.
+fn prefix(to: &Path) -> String {
+    format!(".{}.", to.file_name().unwrap_or_default().to_string_lossy())
+}
+
+/// Removes the drafts of `to` that nobody writes any more. One that cannot be looked at stays.
+fn remove_what_is_left(to: &Path) {
+    let prefix = prefix(to);
+    let is_draft = |name: &str| {
+        let random = name.strip_prefix(&prefix).and_then(|rest| rest.strip_suffix(SUFFIX));
+        random.is_some_and(|random| random.len() == RANDOM && random.bytes().all(|byte| byte.is_ascii_alphanumeric()))
+    };
+    for entry in std::fs::read_dir(folder_of(to)).into_iter().flatten().flatten() {
+        let is_file = entry.file_type().is_ok_and(|kind| kind.is_file());
+        if !is_file || !entry.file_name().to_str().is_some_and(is_draft) {
+            continue;
+        }
+        let Ok(file) = File::open(entry.path()) else { continue };
+        // A draft that was kept meanwhile has its own name, and another one may have this.
+        if lock(&file).is_ok() && is_the_file(&entry.path(), &file) {
+            let _ = std::fs::remove_file(entry.path());
+        }
+    }
+}
+
+/// Locks it for as long as it is open; an error if somebody else has.
+fn lock(file: &File) -> Result<()> {
+    Ok(flock(file, FlockOperation::NonBlockingLockExclusive)?)
+}
+
+/// Whether this name is that of the open file.
+fn is_the_file(path: &Path, file: &File) -> bool {
+    let number = |about: std::fs::Metadata| (about.dev(), about.ino());
+    path.symlink_metadata().and_then(|named| Ok(number(named) == number(file.metadata()?))).unwrap_or(false)
 }
 
 /// Where an open file is, whatever names it has.
@@ -117,6 +167,31 @@ mod tests {
         draft.keep().unwrap();
         assert_eq!(fs::read(&to).unwrap(), b"half and half");
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    /// As a kill leaves it where no file is without a name: the file, which nobody has locked.
+    #[test]
+    fn what_a_killed_one_left_is_removed_and_what_is_being_written_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let to = folder.path().join("file");
+        let left = folder.path().join(".file.a1B2c3.part");
+        let others =
+            [".file.mine.part", ".other.a1B2c3.part", ".file.a1B2c3.parts", "file.a1B2c3.part", ".file.a1-2c3.part"];
+        for name in others {
+            fs::write(folder.path().join(name), "somebody's").unwrap();
+        }
+        fs::write(&left, "half").unwrap();
+        let mut written = Draft::with_name(&to, 0o600).unwrap();
+        written.write_all(b"of now").unwrap();
+        let count = || fs::read_dir(folder.path()).unwrap().count();
+        assert_eq!(count(), others.len() + 2);
+        let another = Draft::create(&to, 0o600).unwrap();
+        assert!(!left.exists(), "what was left is still there");
+        assert_eq!(count(), others.len() + 1, "what is being written, and what is none of ours, stays");
+        written.keep().unwrap();
+        drop(another);
+        assert_eq!(fs::read(&to).unwrap(), b"of now");
+        assert_eq!(count(), others.len() + 1);
     }
 
     #[test]
