@@ -73,7 +73,13 @@ pub(crate) fn send(channel: Channel, parts: &[&[u8]]) -> Result<(), Unsent> {
     with_turn(|| {
         if BY_PORT.load(Ordering::Relaxed) {
             match by_port(channel, parts) {
-                Err(Unsent::NobodyListens) => come_back(),
+                // What is transferred was for the port, and is lost with it: the UART would take seconds for so large a piece.
+                Err(Unsent::NobodyListens) => {
+                    come_back();
+                    if channel == Channel::Bulk {
+                        return Err(Unsent::NobodyListens);
+                    }
+                }
                 done => return done,
             }
         }
