@@ -218,7 +218,7 @@ enum Order {
         #[arg(long, value_name = "SAVED")]
         from: Option<PathBuf>,
     },
-    /// Let a saved VM take the place of one that is off. The site file must say the same of its vCPUs, memory and calls.
+    /// Let a saved VM take the place of one that is off. The site file must say the same of its vCPUs, memory, rate of time and calls.
     Restore {
         #[command(flatten)]
         host: HostPlace,
@@ -237,7 +237,7 @@ enum Order {
         host: HostPlace,
         /// The VM's name.
         vm: String,
-        /// The VM whose place the clone takes: one of the site file with the same vCPUs, memory and calls, which is off.
+        /// The VM whose place the clone takes: one of the site file with the same vCPUs, memory, rate of time and calls, which is off.
         #[arg(long, value_name = "VM")]
         name: String,
         /// The clone stands still until `croft resume` lets it go on.

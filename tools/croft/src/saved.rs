@@ -28,6 +28,12 @@ pub enum SavedError {
         /// What may have the name.
         what: &'static str,
     },
+    /// What is to be read twice, and cannot be.
+    #[error("{}: this is no regular file; a saved VM is looked at whole, and then read once more", .file.display())]
+    NoFile {
+        /// The file.
+        file: PathBuf,
+    },
     /// What it holds.
     #[error("{}: {error}", .file.display())]
     Damaged {
@@ -93,6 +99,18 @@ pub(crate) fn must_be_none_or(to: &Path, what: &'static str, is_one: fn(&[u8]) -
     let read = |file: File| file.take(64).read_to_end(&mut begin);
     let is_read = found.is_file() && File::open(to).and_then(read).is_ok();
     if is_read && is_one(&begin) { Ok(()) } else { Err(SavedError::InTheWay { file: to.to_path_buf(), what }) }
+}
+
+/// Opens a file that may hold a saved VM. Nothing else is opened: a pipe that nobody writes into would never be.
+///
+/// # Errors
+/// If it is not there, or no file.
+pub fn open(file: &Path) -> Result<File, SavedError> {
+    let wrong = |source| SavedError::Io { file: file.to_path_buf(), source };
+    if !file.metadata().map_err(wrong)?.is_file() {
+        return Err(SavedError::NoFile { file: file.to_path_buf() });
+    }
+    File::open(file).map_err(wrong)
 }
 
 /// Looks at a saved VM as it comes, and keeps nothing of it.
@@ -210,8 +228,23 @@ impl Check {
 
 #[cfg(test)]
 mod tests {
-    use super::{Check, SavedError, Writing};
+    use super::{Check, SavedError, Writing, open};
     use std::fs;
+    use std::path::Path;
+    use std::process::Command;
+
+    #[test]
+    fn what_is_no_file_is_not_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let pipe = folder.path().join("pipe");
+        assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        for place in [&pipe, folder.path(), Path::new("/dev/null")] {
+            assert!(matches!(open(place), Err(SavedError::NoFile { .. })), "{}", place.display());
+        }
+        assert!(matches!(open(&folder.path().join("none")), Err(SavedError::Io { .. })));
+        fs::write(folder.path().join("file"), "").unwrap();
+        assert!(open(&folder.path().join("file")).is_ok());
+    }
 
     #[test]
     fn only_a_saved_vm_is_written_over() {
@@ -230,7 +263,7 @@ mod tests {
 
     #[test]
     fn what_is_no_saved_vm_is_said_to_be_none() {
-        let path = std::path::Path::new("vm.saved");
+        let path = Path::new("vm.saved");
         let look = |bytes: &[u8]| Check::file(&mut &*bytes, path).unwrap_err().to_string();
         assert_eq!(look(b""), "vm.saved: this is no saved VM; `croft save VM FILE` makes one");
         assert_eq!(look(&[0x7f; 100]), "vm.saved: this is no saved VM; `croft save VM FILE` makes one");

@@ -310,7 +310,7 @@ impl Saving {
     fn stands_still(&mut self, now: u64) -> Option<Result<(), Sentence>> {
         let still = match Still::of(self.vm) {
             Some(still) => still,
-            None if !self.vm.is_paused() || self.vm.boots() != self.life => return Some(Err(self.went())),
+            None if self.has_gone() => return Some(Err(self.went())),
             None if now >= self.until => {
                 return Some(Err(sentence!("{}: its vCPUs do not stand still", self.vm.config.name)));
             }
@@ -325,6 +325,11 @@ impl Saving {
         }))
     }
 
+    /// The VM does not stand still as it did: it was stopped, or lives another life.
+    fn has_gone(&self) -> bool {
+        !self.vm.is_paused() || self.vm.boots() != self.life
+    }
+
     fn went(&self) -> Sentence {
         sentence!("{} was stopped while it was being saved", self.vm.config.name)
     }
@@ -335,11 +340,13 @@ impl Saving {
         let mut given = 0;
         for _ in 0..STEPS {
             if self.sent == self.out.len() {
-                if !self.vm.is_paused() || self.vm.boots() != self.life {
+                let step = self.step();
+                // Looked at behind it: of a VM that was stopped meanwhile what was read is no memory any more, or an error.
+                if self.has_gone() {
                     return Err(self.went());
                 }
                 self.sent = 0;
-                self.out = self.step()?;
+                self.out = step?;
             }
             let ready = self.out.get(self.sent..).unwrap_or_default();
             let ready = ready.get(..ready.len().min(length - given)).unwrap_or_default();

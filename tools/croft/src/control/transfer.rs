@@ -6,7 +6,7 @@
 use super::Report;
 use super::server::{ANSWER, Desk, Failure, PAUSE_SECONDS, Tell};
 use crate::dump::Dumping;
-use crate::saved::{Check, SavedError, Writing, machines_must_agree};
+use crate::saved::{self, Check, SavedError, Writing, machines_must_agree};
 use crate::session::{Condition, Told};
 use abi::link::Carrier;
 use abi::link::request::{Ask, MAX_BULK_CHUNK, MAX_CHUNK};
@@ -76,23 +76,22 @@ impl Desk<'_> {
     }
 
     pub(super) fn restore(&self, vm: Option<String>, file: &Path, pause: bool, tell: Tell<'_>) -> Result<(), Failure> {
-        let wrong = |source| SavedError::Io { file: file.to_path_buf(), source };
-        let mut reader = File::open(file).map_err(wrong)?;
+        let mut reader = saved::open(file)?;
         // All of it is looked at before anything is made of it.
-        let saved = Check::file(&mut reader, file)?;
+        let found = Check::file(&mut reader, file)?;
         let (number, name) = match vm {
             Some(name) => (self.session.vm(&name)?, name),
-            None => match self.session.vm(&saved.name) {
-                Ok(number) => (number, saved.name.clone()),
+            None => match self.session.vm(&found.name) {
+                Ok(number) => (number, found.name.clone()),
                 Err(_) => {
                     let known = self.session.names().join(", ");
-                    return Err(Failure::NoPlace { file: file.display().to_string(), vm: saved.name, known });
+                    return Err(Failure::NoPlace { file: file.display().to_string(), vm: found.name, known });
                 }
             },
         };
         self.must_be_off(&name)?;
-        saved.must_fit(&name, &self.machine(number)?)?;
-        self.put_in(number, &name, (&mut File::open(file).map_err(wrong)?, file), pause, tell)?;
+        found.must_fit(&name, &self.machine(number)?)?;
+        self.put_in(number, &name, (&mut saved::open(file)?, file), pause, tell)?;
         let stands = if pause { "; it stands still, `croft resume` lets it go on" } else { "" };
         tell(&Report::Progress(format!("{name}: restored from {}{stands}", file.display())))?;
         Ok(())
