@@ -1,11 +1,9 @@
 //! The two registers that point a CPU at a guest's tables: VTCR_EL2 (their shape) and VTTBR_EL2 (their place and VMID).
 
-use units::Pa;
+use units::{IPA_BITS, Pa};
 
 use crate::Stage2Error;
 
-/// Bits of a guest's physical address.
-pub const IPA_BITS: u32 = 40;
 /// Bytes of a guest's physical address space.
 pub const IPA_SIZE: u64 = 1 << IPA_BITS;
 

@@ -43,7 +43,7 @@ mod tables;
 mod tests;
 
 pub use coherency::{Allowed, Effects, Hardware, MOST, Policy, Promotion, Rules, Writable};
-pub use control::{IPA_BITS, IPA_SIZE, vtcr_el2, vttbr_el2};
+pub use control::{IPA_SIZE, vtcr_el2, vttbr_el2};
 pub use descriptor::{Attributes, Level, MemoryType, Permissions, Software};
 pub use maintenance::{CacheKind, Caches, Point, Step, steps};
 pub use memory::{Invalidation, TableMemory, TlbOps};

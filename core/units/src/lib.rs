@@ -36,3 +36,5 @@ pub const PAGE_SIZE: u64 = 4 << 10;
 pub const BLOCK_SIZE: u64 = 2 << 20;
 /// Bytes mapped by one level 1 block of the 4 KiB granule.
 pub const GIGABYTE: u64 = 1 << 30;
+/// Bits of a guest's physical address, on every host.
+pub const IPA_BITS: u32 = 40;

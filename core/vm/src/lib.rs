@@ -4,6 +4,7 @@
 //! * [`doors`]: what a guest does at its doors, and where it goes on.
 //! * [`aborts`]: what an access leads to that stage 2 refused, and [`mmio`]: what it does at a device.
 //! * [`Watchdogs`]: who may set which of a VM's watchdogs up, when one bites, and what that leads to.
+//! * [`machine`]: the plan of its machine, from what the site says of it.
 //! * [`Needs`]: what a site takes of the host's memory, for all that ask whether there is enough.
 //!
 //! Nothing here takes a lock, wakes a thread or writes a line. The hypervisor has each value under a lock of its own, says
@@ -19,6 +20,7 @@ pub mod doors;
 mod life;
 pub mod mmio;
 pub mod needs;
+mod plan;
 mod watchdogs;
 #[cfg(test)]
 mod world;
@@ -26,5 +28,6 @@ mod world;
 pub use life::saved::SavedLife;
 pub use life::{Ask, Effect, End, Life, Saying, Stop, Task};
 pub use needs::{DoesNotFit, Needs, Share};
+pub use plan::{Counter, machine};
 pub use watchdogs::saved::SavedWatchdogs;
 pub use watchdogs::{AtExpiry, Bite, Caller, Consequence, Watchdogs, Which};

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use abi::bundle::Doors;
+use abi::bundle::{CpuCounters, Doors, Time, TimeSource};
 use backdoor::{Config, Limits, Service};
 use clock::saved::Away;
 use clock::{GuestClock, VmClock};
@@ -10,12 +10,12 @@ use devices::{
     Access, Bus, Change, Device, ErasedFlash, GenerationId, GenericWatchdog, MemoryTimer, Outside, POWER_BUTTON_PIN,
     Pl031, Pl061, Slot, Stream, Uart, Wired,
 };
-use machine::{DeviceKind, MachinePlan, Row, Spec, Timers};
+use machine::{DeviceKind, MachinePlan, Row};
 use services::psci::VmPower;
 use units::{Hz, Ticks, VcpuId, VcpuSet};
 use vgic::{Line, Vgic};
 use virtio::{Console, Entropy, Mmio, Vacant, VirtioKind};
-use vm::{Bite, Life, Stop, Watchdogs, Which};
+use vm::{Bite, Counter, Life, Stop, Watchdogs, Which};
 
 use crate::exits::Done;
 use crate::hardware::{Memory, Registers, Shared, Surroundings};
@@ -26,16 +26,6 @@ pub(crate) const HOST: Hz = Hz(1_000_000);
 pub(crate) const VCPUS: u8 = 3;
 pub(crate) const GIC: vgic::Config =
     vgic::Config { vcpus: VCPUS as usize, list_registers: 2, priority_bits: 5, preemption_bits: 5 };
-const SPEC: Spec<'static> = Spec {
-    name: "whole",
-    vcpus: VCPUS,
-    memory_bytes: 8 << 20,
-    ipa_bits: 40,
-    virtio: &[VirtioKind::Console, VirtioKind::Entropy],
-    watchdog: true,
-    counter_frequency: HOST,
-    timers: Timers::Memory,
-};
 /// The time of day when the host's counter is 0, in seconds.
 const BEGIN: u64 = 1_700_000_000;
 
@@ -112,6 +102,18 @@ impl Devices {
     }
 }
 
+/// The machine of a VM that has every device.
+fn plan(policy: Doors) -> MachinePlan {
+    let config: abi::bundle::Vm<&str, &[u8], ()> = abi::bundle::Vm {
+        vcpus: VCPUS,
+        doors: Doors { generic_watchdog: true, ..policy },
+        time: Time { source: TimeSource::Mmio, ..Time::default() },
+        ..abi::bundle::Vm::new("whole", b"".as_slice(), 8 << 20)
+    };
+    let counter = Counter { frequency: HOST, shown: CpuCounters::Native };
+    vm::machine(&config, counter).expect("there can be such a machine")
+}
+
 /// Where a vCPU's thread is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum VcpuState {
@@ -157,7 +159,7 @@ impl WholeVm {
     /// If there can be no such machine.
     #[must_use]
     pub fn new(policy: Doors, pause_stops_time: bool) -> Self {
-        let plan = MachinePlan::new(SPEC).expect("there can be such a machine");
+        let plan = plan(policy);
         let vcpu =
             || Vcpu { registers: Registers::default(), place: VcpuState::Out, is_to_leave: false, is_to_stand: false };
         let away = if pause_stops_time { Away::Freeze } else { Away::Advance };

@@ -4,10 +4,10 @@ use crate::kernel::{self, Kernel, MAX_UNPACKED, Raw};
 use crate::output::read_at_most;
 use crate::site::{Site, SiteError, Vm, VmLines};
 use crate::size;
+use ::vm::Counter;
 use abi::bundle::{self, BundleError, VmSource};
 use machine::image::PageSize;
 use machine::placement::{Placement, Segment};
-use machine::{MachinePlan, Spec, Timers};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -100,18 +100,8 @@ fn check_pages(site: &Site, vm: &Vm, lines: VmLines, kernel: &Kernel) -> Result<
 
 /// Whether kernel, device tree and initrd find their places in the VM's memory, by the hypervisor's own rules.
 fn check_placement(site: &Site, vm: &Vm, lines: VmLines, loaded: &Loaded) -> Result<(), SiteError> {
-    let spec = Spec {
-        watchdog: vm.doors.generic_watchdog,
-        name: &vm.name,
-        vcpus: vm.vcpus,
-        memory_bytes: vm.memory,
-        ipa_bits: 40,
-        virtio: &[],
-        counter_frequency: units::Hz(1_000_000_000),
-        timers: Timers::Cpu,
-    };
     let wrong = |what: String| site.mistake(lines.memory, format!("memory = \"{}\": {what}", size::show(vm.memory)));
-    let plan = MachinePlan::new(spec).map_err(|error| wrong(error.to_string()))?;
+    let plan = ::vm::machine(vm, Counter::USUAL).map_err(|error| wrong(error.to_string()))?;
     let initrd_bytes = loaded.initrd.as_ref().map_or(0, |bytes| bytes.len() as u64);
     match &*loaded.kernel {
         Kernel::Image { bytes, header } => {

@@ -88,7 +88,7 @@ pub(crate) fn init(frequency: Option<Hz>) -> Result<(), Unfit> {
         list_registers: (vtr & 0x1f) as u8 + 1,
         priority_words: 1 << ((vtr >> 26 & 7).saturating_sub(4)).min(2),
     };
-    let guest_ids = GuestIds::new(&ids, id::Inputs { ipa_bits: stage2::IPA_BITS as u8 });
+    let guest_ids = GuestIds::new(&ids, id::Inputs { ipa_bits: units::IPA_BITS as u8 });
     let host = Host {
         guest_ids,
         controls,

@@ -20,7 +20,7 @@ use cpu::exit::Wanted;
 use hw::sync::{IrqLock, PreemptLock};
 use hw::{heap, sysreg};
 use log::Level;
-use machine::{BootInfo, MachinePlan, Spec, VirtioKind};
+use machine::{BootInfo, MachinePlan};
 use services::psci::{Start, VmPower};
 use services::stolen_time::RECORD_SIZE;
 use spin::Once;
@@ -171,17 +171,7 @@ fn make(
 ) -> Result<&'static Vm, String> {
     let host = host::get();
     let clock = new_clock(&config, Ticks(0));
-    let plan = MachinePlan::new(Spec {
-        name: config.name,
-        vcpus: config.vcpus,
-        memory_bytes: config.memory,
-        ipa_bits: stage2::IPA_BITS,
-        virtio: &[VirtioKind::Console, VirtioKind::Entropy],
-        watchdog: config.doors.generic_watchdog,
-        counter_frequency: clock.frequency(),
-        timers: time::timers(&config, &clock),
-    })
-    .map_err(|error| format!("{}: {error}", config.name))?;
+    let plan = ::vm::machine(&config, time::counter(&clock)).map_err(|error| format!("{}: {error}", config.name))?;
     let devices = Devices::new(&plan).map_err(|error| format!("{}: {error}", config.name))?;
     let ram = plan.ram();
     let gic = Vgic::new(gic_config(config.vcpus));

@@ -6,6 +6,7 @@
 
 use core::sync::atomic::Ordering;
 
+use ::vm::Counter;
 use abi::bundle::{CpuCounters, TimeAway, VmConfig};
 use clock::saved::Away;
 use clock::{GuestClock, VmClock};
@@ -35,13 +36,9 @@ fn counters(clock: &GuestClock) -> CpuCounters {
     }
 }
 
-/// Which counter and timers the guest that `config` describes is told of.
-pub(super) fn timers(config: &VmConfig<'_>, clock: &GuestClock) -> Timers {
-    match counters(clock) {
-        counters if config.time.source.is_memory(counters) => Timers::Memory,
-        CpuCounters::Native => Timers::Cpu,
-        CpuCounters::Trapped | CpuCounters::VirtualUntrapped => Timers::Physical,
-    }
+/// The counter of a VM that goes by `clock`, as this host shows it.
+pub(super) fn counter(clock: &GuestClock) -> Counter {
+    Counter { frequency: clock.frequency(), shown: counters(clock) }
 }
 
 /// Says so, if a guest that takes its clock from the virtual counter has a wrong one.
