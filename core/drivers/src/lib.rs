@@ -20,7 +20,7 @@ pub mod virtio;
 
 pub use gicv3::{Distributor, Redistributor};
 pub use pl031::Pl031;
-pub use platform::ConsoleKind;
+pub use platform::{ConsoleKind, InterruptLine};
 pub use uart::Uart;
 
 /// A device's block of registers. An access is one load or store of that width, in program order with all others of the

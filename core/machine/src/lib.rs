@@ -40,7 +40,7 @@ mod tree;
 
 pub use plan::{
     DISTRIBUTOR, DeviceKind, MAX_VIRTIO, MachineError, MachinePlan, RAM_BASE, REDISTRIBUTOR_SIZE, Row, STOLEN_TIME,
-    Spec, TIMER_BASE, Target, TimerInterrupts, Timers, Trigger, UART_BASE, Wire, redistributor,
+    Spec, TIMER_BASE, Target, TimerInterrupts, Timers, UART_BASE, Wire, redistributor,
 };
 pub use tree::{BootInfo, Cache, Caches, MAX_BOOTARGS, TreeError, device_tree};
 pub use virtio::VirtioKind;

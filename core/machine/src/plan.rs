@@ -4,7 +4,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 use arrayvec::ArrayString;
 use devices::bus::{MAX_LINES, Place};
-use units::{BLOCK_SIZE, Hz, IntId, Ipa, MAX_VCPUS, PAGE_SIZE, Range, VcpuId};
+use units::{BLOCK_SIZE, Hz, IntId, Ipa, MAX_VCPUS, PAGE_SIZE, Range, Trigger, VcpuId};
 use virtio::{TRANSPORTS, VirtioKind, WINDOW_SIZE};
 
 /// Where RAM begins.
@@ -140,15 +140,6 @@ pub enum DeviceKind {
     Virtio(VirtioKind),
     /// The virtio-mmio transports without a device, all in one frame. Not in the tree.
     VacantVirtio,
-}
-
-/// How a device's interrupt is signalled, as the device tree says it.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub enum Trigger {
-    /// Each rising edge makes the interrupt pending.
-    EdgeRising,
-    /// The interrupt is pending while the line is high.
-    LevelHigh,
 }
 
 /// An interrupt line of a device.
@@ -391,7 +382,7 @@ impl MachinePlan {
 /// end at the first abort. So do its flash banks: boot loaders look for their settings there.
 fn virt(spec: Spec<'_>) -> Vec<Row> {
     let peripheral = |start| Range { start, size: PERIPHERAL_SIZE };
-    let level = |spi| Wire::spi(spi, Trigger::LevelHigh);
+    let level = |spi| Wire::spi(spi, Trigger::Level);
     let transports = |first: usize, count: usize| Range {
         start: Ipa(VIRTIO.0 + first as u64 * WINDOW_SIZE),
         size: count as u64 * WINDOW_SIZE,
@@ -410,9 +401,9 @@ fn virt(spec: Spec<'_>) -> Vec<Row> {
         let frames = vec![peripheral(TIMER_CONTROL), peripheral(TIMER_FRAME)];
         rows.push(Row { device: DeviceKind::Timer, frames, lines: vec![level(12), level(13)] });
     }
-    rows.push(Row::simple(DeviceKind::Generation, peripheral(GENERATION), Some(Wire::spi(14, Trigger::EdgeRising))));
+    rows.push(Row::simple(DeviceKind::Generation, peripheral(GENERATION), Some(Wire::spi(14, Trigger::Edge))));
     for (number, &kind) in spec.virtio.iter().enumerate() {
-        let line = Wire::spi(VIRTIO_FIRST_SPI + number as u32, Trigger::EdgeRising);
+        let line = Wire::spi(VIRTIO_FIRST_SPI + number as u32, Trigger::Edge);
         rows.push(Row::simple(DeviceKind::Virtio(kind), transports(number, 1), Some(line)));
     }
     let vacant = MAX_VIRTIO - spec.virtio.len();

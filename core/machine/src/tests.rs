@@ -6,7 +6,7 @@ use crate::image::{Base, HEADER_SIZE, ImageError, ImageHeader, PageSize};
 use crate::placement::{DEVICE_TREE_SIZE, Placement, PlacementError};
 use crate::{
     BootInfo, DISTRIBUTOR, DeviceKind, MAX_BOOTARGS, MAX_VIRTIO, MachineError, MachinePlan, RAM_BASE, Row, STOLEN_TIME,
-    Spec, Target, Timers, TreeError, Trigger, VirtioKind, Wire, device_tree,
+    Spec, Target, Timers, TreeError, VirtioKind, Wire, device_tree,
 };
 use alloc::format;
 use alloc::string::String;
@@ -16,7 +16,7 @@ use devices::Place;
 use dtoolkit::fdt::{Fdt, FdtNode};
 use dtoolkit::{Node, Property};
 use proptest::prelude::*;
-use units::{Hz, IntId, Ipa, Range};
+use units::{Hz, IntId, Ipa, Range, Trigger};
 
 /// A heap that runs out when a test wants it.
 #[global_allocator]
@@ -172,7 +172,7 @@ fn there_may_be_two_of_each_kind() {
     let mut rows = Vec::new();
     for (number, device) in (0..).zip(kinds.into_iter().chain(kinds)) {
         let frames = vec![page(0x0b00_0000 + number * 0x1_0000), page(0x0b00_8000 + number * 0x1_0000)];
-        let trigger = if number % 2 == 0 { Trigger::EdgeRising } else { Trigger::LevelHigh };
+        let trigger = if number % 2 == 0 { Trigger::Edge } else { Trigger::Level };
         let lines = (0..3).map(|line| Wire::spi(3 * number as u32 + line, trigger)).collect();
         rows.push(Row { device, frames, lines });
     }
@@ -217,7 +217,7 @@ fn there_may_be_two_of_each_kind() {
 
 #[test]
 fn devices_that_share_something_are_refused() {
-    let line = |spi| Some(Wire::spi(spi, Trigger::LevelHigh));
+    let line = |spi| Some(Wire::spi(spi, Trigger::Level));
     let with = |rows| MachinePlan::with_devices(SPEC, rows).map(|plan| plan.rows().len());
     let uart = |start, spi| Row::simple(DeviceKind::Pl011, page(start), line(spi));
     assert_eq!(with(vec![uart(0x0900_0000, 1), uart(0x0900_1000, 2)]), Ok(2));
@@ -238,10 +238,10 @@ fn devices_that_share_something_are_refused() {
     assert_eq!(with(vec![two_frames(vec![nothing])]), Err(MachineError::Frame(nothing.start)));
     assert_eq!(with(vec![two_frames(vec![page(!0xfff)])]).is_err(), Range::new(Ipa(!0xfff), 0x1000).is_none());
     assert_eq!(with(vec![uart(0x0900_0000, 1), uart(0x0901_0000, 1)]), Err(MachineError::Interrupt(33)));
-    let private = Wire { interrupt: IntId::ppi(9), trigger: Trigger::LevelHigh };
+    let private = Wire { interrupt: IntId::ppi(9), trigger: Trigger::Level };
     let refused = with(vec![Row::simple(DeviceKind::Pl011, page(0x0900_0000), Some(private))]);
     assert_eq!(refused, Err(MachineError::Interrupt(25)));
-    let lines = (0..33).map(|spi| Wire::spi(spi, Trigger::LevelHigh)).collect();
+    let lines = (0..33).map(|spi| Wire::spi(spi, Trigger::Level)).collect();
     let many = Row { device: DeviceKind::Pl011, frames: vec![page(0x0900_0000)], lines };
     assert_eq!(with(vec![many]), Err(MachineError::Lines(33)));
 }
@@ -286,7 +286,7 @@ fn each_region_is_in_the_tree_and_nothing_else() {
         let reg = cells(node, "reg");
         assert_eq!(reg[..4], [0, frame.start.0 as u32, 0, frame.size as u32], "{name}");
         if let [line] = lines {
-            let flags = if line.trigger == Trigger::EdgeRising { 1 } else { 4 };
+            let flags = if line.trigger == Trigger::Edge { 1 } else { 4 };
             assert_eq!(cells(node, "interrupts"), [0, line.interrupt.0 - 32, flags], "{name}");
         }
     }

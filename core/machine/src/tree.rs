@@ -6,13 +6,13 @@
 use crate::blob::{NoRoom, Writer};
 use crate::placement::DEVICE_TREE_SIZE;
 use crate::plan::MAX_FRAMES;
-use crate::{DISTRIBUTOR, DeviceKind, MachinePlan, Row, Timers, Trigger, Wire};
+use crate::{DISTRIBUTOR, DeviceKind, MachinePlan, Row, Timers, Wire};
 use alloc::vec::Vec;
 use arrayvec::{ArrayString, ArrayVec};
 use core::fmt::{self, Write};
 use devices::POWER_BUTTON_PIN;
 use devices::bus::MAX_LINES;
-use units::{IntId, Ipa, Range};
+use units::{IntId, Ipa, Range, Trigger};
 
 /// The longest command line, in bytes: Linux on arm64 has room for 2048 with the zero behind it.
 pub const MAX_BOOTARGS: usize = 2047;
@@ -222,7 +222,7 @@ fn write_timer(root: &mut Writer, plan: &MachinePlan) {
     };
     root.node("timer", |timer| {
         let interrupts = [timers.secure_physical, timers.physical, timers.virtual_, timers.hypervisor_physical]
-            .map(|interrupt| interrupt_cells(interrupt, Trigger::LevelHigh).map(u32::to_be_bytes));
+            .map(|interrupt| interrupt_cells(interrupt, Trigger::Level).map(u32::to_be_bytes));
         if plan.timers() == Timers::Physical {
             timer.texts("interrupt-names", &["sec-phys", "phys"]);
         }
@@ -372,8 +372,8 @@ fn wire_cells(wire: Wire) -> [u32; 3] {
 fn interrupt_cells(interrupt: IntId, trigger: Trigger) -> [u32; 3] {
     let (kind, base) = if interrupt.is_private() { (PPI, IntId::PPI_BASE) } else { (SPI, IntId::SPI_BASE) };
     let flags = match trigger {
-        Trigger::EdgeRising => EDGE_RISING,
-        Trigger::LevelHigh => LEVEL_HIGH,
+        Trigger::Edge => EDGE_RISING,
+        Trigger::Level => LEVEL_HIGH,
     };
     [kind, interrupt.0 - base, flags]
 }

@@ -1,9 +1,9 @@
 //! The host's devices as one list: whoever maps registers, or connects interrupts, walks over it and knows no device by
 //! name. A device gets into the list together with its driver; what has none is not mapped.
 
-use units::{IntId, Pa, Range};
+use units::{Pa, Range};
 
-use crate::{ConsoleKind, Platform, VirtioWindow};
+use crate::{ConsoleKind, InterruptLine, Platform, VirtioWindow};
 
 /// A block of registers that a driver of ours uses.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -13,7 +13,7 @@ pub struct Device {
     /// Its registers.
     pub registers: Range<Pa>,
     /// The shared interrupt that is its own, if it has one.
-    pub interrupt: Option<IntId>,
+    pub interrupt: Option<InterruptLine>,
 }
 
 /// What a device of the host is.

@@ -11,11 +11,11 @@ mod survey;
 #[cfg(test)]
 mod tests;
 
-use crate::{Console, ConsoleKind, Gicv3, Platform, PlatformError, Timer};
+use crate::{Console, ConsoleKind, Gicv3, InterruptLine, Platform, PlatformError, Timer};
 use blob::{Blob, Token};
 pub(crate) use survey::WindowRow;
 use survey::{Survey, TimerNode, strings};
-use units::{IntId, Pa, Range};
+use units::{Pa, Range};
 
 /// How many bytes at the start of a blob [`device_tree_size`] needs.
 pub const HEADER_SIZE: usize = 8;
@@ -138,7 +138,7 @@ impl Survey<'_> {
         })
     }
 
-    fn timer_interrupt(&self, node: &TimerNode<'_>, name: &[u8], index: usize) -> Option<IntId> {
+    fn timer_interrupt(&self, node: &TimerNode<'_>, name: &[u8], index: usize) -> Option<InterruptLine> {
         let index =
             if node.names.is_empty() { index } else { strings(node.names).position(|candidate| candidate == name)? };
         node.interrupts.get(index, self.interrupt_cells())

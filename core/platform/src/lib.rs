@@ -14,7 +14,7 @@
 #![forbid(unsafe_code)]
 
 use arrayvec::ArrayVec;
-use units::{CpuId, Hz, IntId, Pa, Range};
+use units::{CpuId, Hz, IntId, Pa, Range, Trigger};
 
 mod device;
 mod devicetree;
@@ -105,7 +105,16 @@ pub struct Gicv3 {
     /// The first Interrupt Translation Service, if there is one.
     pub its: Option<Range<Pa>>,
     /// The maintenance interrupt of the virtual CPU interface.
-    pub maintenance: IntId,
+    pub maintenance: InterruptLine,
+}
+
+/// A device's line to the interrupt controller.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct InterruptLine {
+    /// Which interrupt it is.
+    pub interrupt: IntId,
+    /// What of it is an interrupt; `None` where the description does not say, and what the controller has from reset must do.
+    pub trigger: Option<Trigger>,
 }
 
 /// A UART.
@@ -116,7 +125,7 @@ pub struct Console {
     /// Its registers.
     pub registers: Range<Pa>,
     /// Its interrupt; without one it has to be polled.
-    pub interrupt: Option<IntId>,
+    pub interrupt: Option<InterruptLine>,
 }
 
 /// Where a virtio device may be.
@@ -125,7 +134,7 @@ pub struct VirtioWindow {
     /// Its registers.
     pub registers: Range<Pa>,
     /// Its interrupt.
-    pub interrupt: IntId,
+    pub interrupt: InterruptLine,
 }
 
 /// A kind of UART.
@@ -179,13 +188,13 @@ pub enum PsciVersion {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Timer {
     /// EL1 physical timer.
-    pub physical: IntId,
+    pub physical: InterruptLine,
     /// EL1 virtual timer.
-    pub virtual_: IntId,
+    pub virtual_: InterruptLine,
     /// EL2 physical timer.
-    pub hypervisor_physical: IntId,
+    pub hypervisor_physical: InterruptLine,
     /// EL2 virtual timer, if it has one (FEAT_VHE).
-    pub hypervisor_virtual: Option<IntId>,
+    pub hypervisor_virtual: Option<InterruptLine>,
     /// The counter's frequency where firmware left CNTFRQ_EL0 unset.
     pub frequency: Option<Hz>,
 }

@@ -48,7 +48,7 @@ mod tests {
     extern crate std;
 
     use super::{FRAME, LAST, VIRTUAL_LPIS};
-    use crate::Gicv3;
+    use crate::{Gicv3, InterruptLine};
     use std::collections::BTreeMap;
     use units::{IntId, Pa, Range};
 
@@ -59,7 +59,7 @@ mod tests {
             redistributors: regions.iter().map(range).collect(),
             stride,
             its: None,
-            maintenance: IntId(25),
+            maintenance: InterruptLine { interrupt: IntId(25), trigger: None },
         }
     }
 

@@ -8,7 +8,7 @@
 //!   physical; [`Va`]: a virtual address, of EL2 or of a guest.
 //! * [`Range`]: a half-open range of any of them, whose arithmetic never wraps.
 //! * [`CpuId`], [`VmId`], [`VcpuId`], [`IntId`]: names of things. [`VcpuSet`]: some of a VM's virtual CPUs. [`Line`]: an
-//!   interrupt line's level.
+//!   interrupt line's level. [`Trigger`]: what of it is an interrupt.
 //! * [`Direction`], [`AccessSize`], [`RegisterAccess`]: which way a load or store goes, how wide it is, and what it does with
 //!   a register.
 //! * [`Hz`], [`Ticks`]: a counter's frequency and its value. [`Times`]: how often something happened, in words.
@@ -26,7 +26,7 @@ mod times;
 
 pub use access::{AccessSize, ByteOrder, Direction, RegisterAccess};
 pub use address::{Address, Ipa, Pa, Range, Va};
-pub use names::{CpuId, IntId, Line, MAX_VCPUS, VcpuId, VcpuSet, VmId};
+pub use names::{CpuId, IntId, Line, MAX_VCPUS, Trigger, VcpuId, VcpuSet, VmId};
 pub use time::{Hz, Patience, Scale, Ticks};
 pub use times::Times;
 

@@ -54,6 +54,15 @@ impl IntId {
     }
 }
 
+/// What of a line is an interrupt. Where a line is active low, or its falling edge counts, is the hardware's business.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Trigger {
+    /// Each rising edge makes the interrupt pending.
+    Edge,
+    /// The interrupt is pending while the line is high.
+    Level,
+}
+
 /// The level of an interrupt line.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Line {

@@ -6,9 +6,10 @@ use alloc::string::String;
 use hw::mmio::RegionError;
 use hw::sync::unmask_irqs;
 use hw::{clock, selftest, stack, sysreg};
+use platform::InterruptLine;
 use undercroft::exit::interrupts::{self, Handler, Unconnectable};
 use undercroft::host;
-use units::{IntId, Pa, Range};
+use units::{IntId, Pa, Range, Trigger};
 
 /// The GIC of QEMU's virt machine has it, and no device.
 const NOBODYS: IntId = IntId(32 + 200);
@@ -31,8 +32,9 @@ pub(crate) fn check() -> Result<(), String> {
             return Err(format!("{what} as a clock's registers: {found:?}, and right is {right:?}"));
         }
     }
-    let private = interrupts::connect(IntId(31), Handler::Console, 0);
-    let beyond = interrupts::connect(IntId(1020), Handler::Console, 0);
+    let line = |interrupt, trigger| InterruptLine { interrupt, trigger };
+    let private = interrupts::connect(line(IntId(31), None), Handler::Console, 0);
+    let beyond = interrupts::connect(line(IntId(1020), None), Handler::Console, 0);
     if (private, beyond) != (Err(Unconnectable::NotShared), Err(Unconnectable::NotShared)) {
         return Err(format!("connected: {private:?}, {beyond:?}"));
     }
@@ -48,9 +50,14 @@ pub(crate) fn check() -> Result<(), String> {
     if came != 1 || is_enabled {
         return Err(format!("the interrupt of nobody came {came} times, and is enabled: {is_enabled}"));
     }
-    let connected = [(); 2].map(|()| interrupts::connect(NOBODYS, Handler::Console, 0));
+    let edge = line(NOBODYS, Some(Trigger::Edge));
+    let connected = [(); 2].map(|()| interrupts::connect(edge, Handler::Console, 0));
     if connected != [Ok(()), Err(Unconnectable::Taken)] {
         return Err(format!("connected twice: {connected:?}"));
+    }
+    let triggers = [NOBODYS, IntId(NOBODYS.0 + 1)].map(selftest::trigger_of_spi);
+    if triggers != [Some(Trigger::Edge), Some(Trigger::Level)] {
+        return Err(format!("the one that was connected, and another one, are {triggers:?}"));
     }
     Ok(())
 }

@@ -7,7 +7,7 @@
 
 use core::sync::atomic::Ordering;
 
-use drivers::{Distributor, Redistributor};
+use drivers::{Distributor, InterruptLine, Redistributor};
 use spin::Once;
 use units::{IntId, Pa, Range};
 
@@ -58,14 +58,15 @@ pub fn redistributor_type(frame: Pa) -> u64 {
     open_redistributor(frame).map_or(u64::MAX, |(redistributor, _)| redistributor.kind())
 }
 
-/// Sets this CPU's Redistributor, which is at `frame`, and its interface up, and lets its own interrupts in.
+/// Sets this CPU's Redistributor, which is at `frame`, and its interface up, and lets in its SGIs that are ours, and the interrupts
+/// of `lines`, which are its own.
 ///
 /// # Errors
 /// When there can be none.
-pub fn init_cpu(frame: Pa) -> Result<(), RegionError> {
+pub fn init_cpu(frame: Pa, lines: &[InterruptLine]) -> Result<(), RegionError> {
     crate::state::count_list_registers();
     let (redistributor, start) = open_redistributor(frame)?;
-    redistributor.init(&[KICK, HALT, HYPERVISOR_TIMER, VIRTUAL_TIMER, MAINTENANCE]);
+    redistributor.init(&[KICK, HALT], lines);
     this_cpu().redistributor.store(start.0, Ordering::Relaxed);
 
     // System registers on for us; a guest's accesses to ICC_SRE_EL1 trap (Enable = 0): it always reads as on.
@@ -79,10 +80,10 @@ pub fn init_cpu(frame: Pa) -> Result<(), RegionError> {
     Ok(())
 }
 
-/// Routes SPI `interrupt` to this CPU and enables it.
-pub fn enable_spi(interrupt: IntId) {
+/// Has the SPI of `line` signalled as that says, routes it to this CPU and enables it.
+pub fn enable_spi(line: InterruptLine) {
     if let Some(distributor) = distributor() {
-        distributor.enable(interrupt, this_cpu().affinity);
+        distributor.enable(line, this_cpu().affinity);
     }
 }
 

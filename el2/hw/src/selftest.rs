@@ -4,7 +4,7 @@
 use core::arch::global_asm;
 use core::mem::offset_of;
 
-use units::{CpuId, IntId, Va};
+use units::{CpuId, IntId, Trigger, Va};
 
 use crate::gic;
 use crate::mmu;
@@ -210,6 +210,12 @@ pub fn raise_spi(interrupt: IntId) {
 #[must_use]
 pub fn is_spi_enabled(interrupt: IntId) -> bool {
     gic::distributor().is_some_and(|distributor| distributor.is_enabled(interrupt))
+}
+
+/// How SPI `interrupt` is signalled.
+#[must_use]
+pub fn trigger_of_spi(interrupt: IntId) -> Option<Trigger> {
+    Some(gic::distributor()?.trigger(interrupt))
 }
 
 /// PAR_EL1 after AT S1E2R of `address`. There must be no guest whose PAR_EL1 it would be.

@@ -1,11 +1,14 @@
 //! Numbers in properties: lists of 32-bit big-endian cells, of which one or two make an address or a size, as many as the
 //! parent node says (Devicetree Specification 0.4, section 2.3).
 
-use units::{IntId, Pa, Range};
+use crate::InterruptLine;
+use units::{IntId, Pa, Range, Trigger};
 
 /// The GIC's INTIDs of the ranges that GICv3.1 added.
 const EXTENDED_SPI_BASE: u32 = 4096;
 const EXTENDED_PPI_BASE: u32 = 1056;
+/// The flags of an interrupt that say what of its line is one; the others are masks of CPUs in the binding of older GICs.
+const SENSE: u32 = 0xf;
 
 /// How many cells an address and a size have below some node.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -125,21 +128,29 @@ pub(crate) struct Interrupts<'t> {
 
 impl Interrupts<'_> {
     /// Interrupt number `index` of the list, each described by `cells` cells of the GIC's binding: kind (0 SPI, 1 PPI,
-    /// 2 extended SPI, 3 extended PPI), number, flags.
-    pub(crate) fn get(self, index: usize, cells: u32) -> Option<IntId> {
+    /// 2 extended SPI, 3 extended PPI), number, flags. The flags say what of the line is an interrupt: 1 and 2 a rising and a
+    /// falling edge, 4 and 8 a high and a low level, 0 nothing. An entry of two cells has none.
+    pub(crate) fn get(self, index: usize, cells: u32) -> Option<InterruptLine> {
         let entry = usize::try_from(cells).ok()?.checked_add(usize::from(self.extended))?.checked_mul(4)?;
         let mut entry = Cells(self.value.get(entry.checked_mul(index)?..)?);
         if self.extended {
             entry.cell()?;
         }
         let (kind, number) = (entry.cell()?, entry.cell()?);
-        match kind {
-            0 if number < 988 => Some(IntId::spi(number)),
-            1 if number < 16 => Some(IntId::ppi(number)),
-            2 if number < 1024 => Some(IntId(EXTENDED_SPI_BASE + number)),
-            3 if number < 64 => Some(IntId(EXTENDED_PPI_BASE + number)),
+        let interrupt = match kind {
+            0 if number < 988 => IntId::spi(number),
+            1 if number < 16 => IntId::ppi(number),
+            2 if number < 1024 => IntId(EXTENDED_SPI_BASE + number),
+            3 if number < 64 => IntId(EXTENDED_PPI_BASE + number),
+            _ => return None,
+        };
+        let flags = if cells < 3 { 0 } else { entry.cell()? & SENSE };
+        let trigger = match flags {
+            1 | 2 => Some(Trigger::Edge),
+            4 | 8 => Some(Trigger::Level),
             _ => None,
-        }
+        };
+        Some(InterruptLine { interrupt, trigger })
     }
 }
 
@@ -149,7 +160,7 @@ mod tests {
 
     use super::{Bus, CellCounts, Cells, Interrupts, physical_range};
     use std::vec::Vec;
-    use units::{IntId, Pa};
+    use units::{IntId, Pa, Trigger};
 
     fn bytes(cells: &[u32]) -> Vec<u8> {
         cells.iter().flat_map(|cell| cell.to_be_bytes()).collect()
@@ -178,11 +189,28 @@ mod tests {
             Interrupts { value: &value, extended: false }.get(1, 3)
         };
         for (kind, first, count) in [(0, 32, 988), (1, 16, 16), (2, 4096, 1024), (3, 1056, 64)] {
-            assert_eq!(get(kind, 0), Some(IntId(first)), "kind {kind}");
-            assert_eq!(get(kind, count - 1), Some(IntId(first + count - 1)), "kind {kind}");
+            let interrupt = |number| get(kind, number).map(|line| line.interrupt);
+            assert_eq!(interrupt(0), Some(IntId(first)), "kind {kind}");
+            assert_eq!(interrupt(count - 1), Some(IntId(first + count - 1)), "kind {kind}");
             assert_eq!(get(kind, count), None, "kind {kind}");
         }
         assert_eq!(get(4, 0), None);
+    }
+
+    #[test]
+    fn flags_say_what_of_a_line_is_an_interrupt() {
+        let trigger = |extended, cells, value: &[u32]| {
+            Interrupts { value: &bytes(value), extended }.get(0, cells).map(|line| line.trigger)
+        };
+        let of_flags = |flags| trigger(false, 3, &[0, 1, flags]);
+        let [edge, level] = [Trigger::Edge, Trigger::Level].map(|trigger| Some(Some(trigger)));
+        assert_eq!([1, 2, 4, 8].map(of_flags), [edge, edge, level, level]);
+        assert_eq!([0, 3, 5, 0xff0].map(of_flags), [Some(None); 4], "they say nothing that can be");
+        assert_eq!(of_flags(0xf04), level, "a mask of CPUs is beside it");
+        assert_eq!(trigger(true, 3, &[0x8005, 0, 1, 1]), edge);
+        assert_eq!(trigger(false, 4, &[0, 1, 1, 9]), edge, "further cells are the controller's");
+        assert_eq!(trigger(false, 2, &[0, 1]), Some(None));
+        assert_eq!(trigger(false, 3, &[0, 1]), None, "it is cut off");
     }
 
     #[test]

@@ -7,8 +7,8 @@
 use super::blob::{Blob, NameOffset, Token};
 use super::cells::{Bus, CellCounts, Cells, Interrupts, physical_range};
 use crate::{
-    BootMethod, Conduit, ConsoleKind, Cpu, MAX_CPUS, MAX_MEMORY_RANGES, MAX_REDISTRIBUTOR_REGIONS, MAX_RESERVED_RANGES,
-    MAX_WINDOW_ROWS, PlatformError, Psci, PsciVersion,
+    BootMethod, Conduit, ConsoleKind, Cpu, InterruptLine, MAX_CPUS, MAX_MEMORY_RANGES, MAX_REDISTRIBUTOR_REGIONS,
+    MAX_RESERVED_RANGES, MAX_WINDOW_ROWS, PlatformError, Psci, PsciVersion,
 };
 use arrayvec::ArrayVec;
 use units::{CpuId, Hz, IntId, Pa, Range};
@@ -76,29 +76,35 @@ pub(crate) struct WindowRow {
     pub(crate) registers: Range<Pa>,
     /// How large each window is.
     pub(crate) size: u64,
-    /// The first one's interrupt.
-    pub(crate) interrupt: IntId,
+    /// The first one's interrupt. All are signalled alike.
+    pub(crate) interrupt: InterruptLine,
 }
 
 impl WindowRow {
-    fn is_followed_by(&self, registers: Range<Pa>, interrupt: IntId) -> bool {
-        let count = self.registers.size / self.size;
-        self.registers.end() == registers.start
-            && registers.size == self.size
-            && u64::from(interrupt.0) == u64::from(self.interrupt.0) + count
+    /// The interrupt of a window so many behind the first, or before it.
+    fn interrupt_at(&self, number: i64) -> Option<InterruptLine> {
+        let interrupt = u32::try_from(i64::from(self.interrupt.interrupt.0).checked_add(number)?).ok()?;
+        Some(InterruptLine { interrupt: IntId(interrupt), ..self.interrupt })
     }
 
-    fn follows(&self, registers: Range<Pa>, interrupt: IntId) -> bool {
+    fn is_followed_by(&self, registers: Range<Pa>, interrupt: InterruptLine) -> bool {
+        let count = (self.registers.size / self.size).cast_signed();
+        self.registers.end() == registers.start
+            && registers.size == self.size
+            && self.interrupt_at(count) == Some(interrupt)
+    }
+
+    fn follows(&self, registers: Range<Pa>, interrupt: InterruptLine) -> bool {
         registers.end() == self.registers.start
             && registers.size == self.size
-            && interrupt.0.checked_add(1) == Some(self.interrupt.0)
+            && self.interrupt_at(-1) == Some(interrupt)
     }
 
     /// Each of them, with its interrupt.
-    pub(crate) fn windows(self) -> impl Iterator<Item = (Range<Pa>, IntId)> {
-        (0..self.registers.size / self.size).map(move |number| {
+    pub(crate) fn windows(self) -> impl Iterator<Item = (Range<Pa>, InterruptLine)> {
+        (0..self.registers.size / self.size).filter_map(move |number| {
             let start = Pa(self.registers.start.0 + number * self.size);
-            (Range { start, size: self.size }, IntId(self.interrupt.0 + number as u32))
+            Some((Range { start, size: self.size }, self.interrupt_at(number.cast_signed())?))
         })
     }
 }

@@ -1,8 +1,8 @@
 //! QEMU's own tree, trees of other shapes (written by dtoolkit, which is nobody's relative here), and broken ones.
 
 use crate::{
-    BootMethod, Conduit, Console, ConsoleKind, Cpu, Device, DeviceKind, MAX_CPUS, Platform, PlatformError, PsciVersion,
-    VirtioWindow, device_tree_size,
+    BootMethod, Conduit, Console, ConsoleKind, Cpu, Device, DeviceKind, InterruptLine, MAX_CPUS, Platform,
+    PlatformError, PsciVersion, VirtioWindow, device_tree_size,
 };
 use dtoolkit::memreserve::MemoryReservation;
 use dtoolkit::model::{DeviceTree, DeviceTreeNode, DeviceTreeProperty};
@@ -10,7 +10,7 @@ use dtoolkit::{Node, ToPropertyValue};
 use proptest::prelude::*;
 use std::vec;
 use std::vec::Vec;
-use units::{CpuId, Hz, IntId, Pa, Range};
+use units::{CpuId, Hz, IntId, Pa, Range, Trigger};
 
 extern crate std;
 
@@ -19,6 +19,14 @@ const LOCATION: Pa = Pa(0x4800_0000);
 
 fn range(start: u64, size: u64) -> Range<Pa> {
     Range::new(Pa(start), size).unwrap()
+}
+
+fn level(interrupt: u32) -> InterruptLine {
+    InterruptLine { interrupt: IntId(interrupt), trigger: Some(Trigger::Level) }
+}
+
+fn edge(interrupt: u32) -> InterruptLine {
+    InterruptLine { interrupt: IntId(interrupt), trigger: Some(Trigger::Edge) }
 }
 
 fn node(name: &str, properties: &[(&str, &[u8])]) -> DeviceTreeNode {
@@ -71,17 +79,17 @@ fn qemu_virt_is_read_whole() {
     assert_eq!(platform.gic.redistributors[..], [range(0x080a_0000, 0xf6_0000)]);
     assert_eq!(platform.gic.stride, None);
     assert_eq!(platform.gic.its, Some(range(0x0808_0000, 0x2_0000)));
-    assert_eq!(platform.gic.maintenance, IntId(25));
+    assert_eq!(platform.gic.maintenance, level(25));
     let console = platform.console.unwrap();
     assert_eq!(console.kind, ConsoleKind::Pl011);
     assert_eq!(console.registers, range(0x0900_0000, 0x1000));
-    assert_eq!(console.interrupt, Some(IntId(33)));
+    assert_eq!(console.interrupt, Some(level(33)));
     let psci = platform.psci.unwrap();
     assert_eq!((psci.conduit, psci.version, psci.cpu_on), (Conduit::Smc, PsciVersion::V1_0, 0xc400_0003));
-    assert_eq!(platform.timer.physical, IntId(30));
-    assert_eq!(platform.timer.virtual_, IntId(27));
-    assert_eq!(platform.timer.hypervisor_physical, IntId(26));
-    assert_eq!(platform.timer.hypervisor_virtual, Some(IntId(28)));
+    assert_eq!(platform.timer.physical, level(30));
+    assert_eq!(platform.timer.virtual_, level(27));
+    assert_eq!(platform.timer.hypervisor_physical, level(26));
+    assert_eq!(platform.timer.hypervisor_virtual, Some(level(28)));
     assert_eq!(platform.timer.frequency, None);
     assert_eq!(platform.initrd, None);
     assert_eq!(platform.bootargs, "");
@@ -192,7 +200,7 @@ fn the_console_follows_stdout_path_or_alias() {
     let second = with_bus("serial7:115200n8");
     assert_eq!(second.kind, ConsoleKind::Ns16550 { register_shift: 0, register_width: 1 });
     assert_eq!(second.registers, range(0x0b00_2000, 0x100));
-    assert_eq!(second.interrupt, Some(IntId(72)));
+    assert_eq!(second.interrupt, Some(level(72)));
     assert_eq!(with_bus("/soc/serial@3000:9600").registers, range(0x0b00_2000, 0x100));
     assert_eq!(with_bus("/soc/serial").registers, range(0x0b00_0000, 0x100));
     assert_eq!(with_bus("/pl011@9000000").kind, ConsoleKind::Pl011);
@@ -305,7 +313,7 @@ fn devices_are_listed_with_their_interrupts() {
     windows.sort_by_key(|window| window.registers.start);
     let window = |number: u32| VirtioWindow {
         registers: range(0x0a00_0000 + 0x200 * u64::from(number), 0x200),
-        interrupt: IntId(48 + number),
+        interrupt: edge(48 + number),
     };
     assert_eq!(windows, (0..32).map(window).collect::<Vec<_>>());
     assert_eq!(platform.windows.len(), 1);
@@ -314,7 +322,7 @@ fn devices_are_listed_with_their_interrupts() {
         [
             device(DeviceKind::Distributor, 0x0800_0000, 0x1_0000, None),
             device(DeviceKind::Redistributors, 0x080a_0000, 0xf6_0000, None),
-            device(DeviceKind::Console(ConsoleKind::Pl011), 0x0900_0000, 0x1000, Some(IntId(33))),
+            device(DeviceKind::Console(ConsoleKind::Pl011), 0x0900_0000, 0x1000, Some(level(33))),
             device(DeviceKind::Clock, 0x0901_0000, 0x1000, None),
         ]
     );
@@ -331,6 +339,11 @@ fn devices_are_listed_with_their_interrupts() {
     let mut rows: Vec<_> = platform.windows.iter().map(|row| row.registers).collect();
     rows.sort_by_key(|row| row.start);
     assert_eq!(rows, [range(0x0a00_0000, 0x200), range(0x0a00_0400, 0x3c00)]);
+    // One that is signalled otherwise keeps its way.
+    let platform = changed(|tree| set(at(tree, "/virtio_mmio@a000400"), "interrupts", cells(&[0, 18, 4]))).unwrap();
+    let other = platform.virtio().find(|window| window.registers.start == Pa(0x0a00_0400)).unwrap();
+    assert_eq!((other.interrupt, platform.virtio().count()), (level(50), 32));
+    assert!(platform.virtio().all(|window| window == other || window.interrupt.trigger == Some(Trigger::Edge)));
 }
 
 #[test]
@@ -356,7 +369,7 @@ fn timer_interrupts_by_name() {
         set(timer, "clock-frequency", 24_000_000_u32);
     });
     let timer = platform.unwrap().timer;
-    assert_eq!((timer.physical, timer.virtual_, timer.hypervisor_physical), (IntId(30), IntId(27), IntId(26)));
+    assert_eq!((timer.physical, timer.virtual_, timer.hypervisor_physical), (level(30), level(27), level(26)));
     assert_eq!((timer.hypervisor_virtual, timer.frequency), (None, Some(Hz(24_000_000))));
 }
 
@@ -367,7 +380,7 @@ fn extended_interrupts_name_their_controller() {
         uart.remove_property("interrupts");
         set(uart, "interrupts-extended", cells(&[0x8005, 0, 1, 4]));
     });
-    assert_eq!(platform.unwrap().console.unwrap().interrupt, Some(IntId(33)));
+    assert_eq!(platform.unwrap().console.unwrap().interrupt, Some(level(33)));
     // Where there are both, these hold, in whatever order they stand.
     for extended_first in [false, true] {
         let platform = changed(|tree| {
@@ -378,7 +391,7 @@ fn extended_interrupts_name_their_controller() {
             set(uart, both[first].0, both[first].1.clone());
             set(uart, both[second].0, both[second].1.clone());
         });
-        assert_eq!(platform.unwrap().console.unwrap().interrupt, Some(IntId(33)));
+        assert_eq!(platform.unwrap().console.unwrap().interrupt, Some(level(33)));
     }
 }
 

@@ -13,7 +13,7 @@ use cpu::speculation::Plan;
 use frames::Owner;
 use hw::boot::{self as entry, StartError};
 use hw::{crash, firmware, gic, memory as physical, percpu, sysreg, uart};
-use platform::{BootMethod, Conduit, DeviceKind, Platform, PlatformError};
+use platform::{BootMethod, Conduit, DeviceKind, InterruptLine, Platform, PlatformError};
 use units::{CpuId, Pa, VmId};
 
 use crate::exit::checks::Checks;
@@ -178,10 +178,10 @@ fn connect_interrupts(platform: &Platform<'_>) {
             // The GIC's own interrupt is each CPU's; nobody waits for the clock's.
             DeviceKind::Distributor | DeviceKind::Redistributors | DeviceKind::Clock => continue,
         };
-        if let Some(interrupt) = device.interrupt
-            && let Err(error) = interrupts::connect(interrupt, handler, 0)
+        if let Some(line) = device.interrupt
+            && let Err(error) = interrupts::connect(line, handler, 0)
         {
-            log::warn!("interrupt {} of a device of the host is not used: {}", interrupt.0, error.sentence());
+            log::warn!("interrupt {} of a device of the host is not used: {}", line.interrupt.0, error.sentence());
         }
     }
 }
@@ -192,12 +192,27 @@ fn map(platform: &Platform<'_>) -> Result<(), hw::mmu::MapError> {
     entry::enter_virtual(&platform.memory, platform.device_memory(DEVICE_STEP))
 }
 
+/// Each CPU's own interrupts that are used: the timers', and that of the virtual CPU interface. Their numbers are constants on the
+/// path of an exit.
+fn own_interrupts(platform: &Platform<'_>) -> [InterruptLine; 3] {
+    let lines = [platform.timer.hypervisor_physical, platform.timer.virtual_, platform.gic.maintenance];
+    let numbers = lines.map(|line| line.interrupt);
+    if numbers != [gic::HYPERVISOR_TIMER, gic::VIRTUAL_TIMER, gic::MAINTENANCE] {
+        let [timer, virtual_timer, maintenance] = numbers.map(|number| number.0);
+        refuse(format_args!(
+            "the interrupts of EL2's timer, the virtual timer and the GIC's maintenance are {timer}, {virtual_timer} and {maintenance}; \
+             they must be 26, 27 and 25, as the Server Base System Architecture recommends"
+        ));
+    }
+    lines
+}
+
 /// What every CPU does before it runs threads. Returns what is done about its predictors.
 fn join<C: Checks>(platform: &Platform<'_>, mpidr: u64) -> Plan {
     host::init_cpu();
     match platform.gic.redistributor(mpidr, gic::redistributor_type) {
         Some(redistributor) => {
-            if let Err(error) = gic::init_cpu(redistributor) {
+            if let Err(error) = gic::init_cpu(redistributor, &own_interrupts(platform)) {
                 refuse(format_args!("the Redistributor of CPU {mpidr:#x}: {}", error.sentence()));
             }
         }

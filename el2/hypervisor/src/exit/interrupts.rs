@@ -10,6 +10,7 @@ use core::sync::atomic::{AtomicU16, AtomicU32, Ordering};
 use hw::percpu::this_cpu;
 use hw::sync::is_unpreemptible;
 use hw::{gic, nopreempt};
+use platform::InterruptLine;
 use units::IntId;
 
 use crate::exit::checks::{Checks, Place};
@@ -73,17 +74,17 @@ impl Unconnectable {
     }
 }
 
-/// From now on `handler` handles `interrupt` for the device of its kind with the number `device`; the interrupt is
-/// routed to this CPU and enabled.
+/// From now on `handler` handles the interrupt of `line` for the device of its kind with the number `device`; the interrupt is
+/// signalled as `line` says, routed to this CPU and enabled.
 ///
 /// # Errors
 /// Why it stays as it was.
-pub fn connect(interrupt: IntId, handler: Handler, device: u8) -> Result<(), Unconnectable> {
-    let entry = entry(interrupt).ok_or(Unconnectable::NotShared)?;
+pub fn connect(line: InterruptLine, handler: Handler, device: u8) -> Result<(), Unconnectable> {
+    let entry = entry(line.interrupt).ok_or(Unconnectable::NotShared)?;
     let value = (handler as u16 + 1) << 8 | u16::from(device);
     // Pairs with the acquire in `handle_shared`: what the handler needs is seen by whichever CPU takes the interrupt.
     entry.compare_exchange(0, value, Ordering::Release, Ordering::Relaxed).map_err(|_| Unconnectable::Taken)?;
-    gic::enable_spi(interrupt);
+    gic::enable_spi(line);
     Ok(())
 }
 

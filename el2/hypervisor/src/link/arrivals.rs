@@ -58,16 +58,18 @@ fn buffer() -> Box<[u8]> {
 #[inline(never)]
 pub(super) fn start() {
     let Some(window) = port::windows().find(|window| port::adopt(window.registers)) else { return };
-    let interrupt = window.interrupt;
+    let line = window.interrupt;
     let thread = match Thread::spawn("link", run, 0, (WEIGHT, u64::MAX)) {
         Ok(thread) => thread,
         Err(error) => return log::warn!("the link's port is not used: {error}"),
     };
     port::set_thread(thread);
-    match interrupts::connect(interrupt, Handler::LinkPort, 0) {
+    match interrupts::connect(line, Handler::LinkPort, 0) {
         // What the device has said meanwhile came without an interrupt that anybody handled.
         Ok(()) => sched::wake(thread),
-        Err(error) => log::warn!("the link's port is not used: its interrupt {}: {}", interrupt.0, error.sentence()),
+        Err(error) => {
+            log::warn!("the link's port is not used: its interrupt {}: {}", line.interrupt.0, error.sentence())
+        }
     }
 }
 
