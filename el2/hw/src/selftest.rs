@@ -4,6 +4,7 @@
 use core::arch::global_asm;
 use core::mem::offset_of;
 
+use drivers::InterruptLine;
 use units::{CpuId, IntId, Trigger, Va};
 
 use crate::gic;
@@ -200,7 +201,7 @@ pub fn cpu_through_the_alias() -> CpuId {
 
 /// Enables SPI `interrupt` on this CPU and makes it pending, as a device would that nobody drives.
 pub fn raise_spi(interrupt: IntId) {
-    gic::enable_spi(interrupt);
+    gic::enable_spi(InterruptLine { interrupt, trigger: None });
     if let Some(distributor) = gic::distributor() {
         distributor.pend(interrupt);
     }

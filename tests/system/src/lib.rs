@@ -20,6 +20,7 @@ pub mod bare;
 pub mod core_file;
 pub mod guest;
 pub mod host;
+pub mod host_tree;
 pub mod log;
 pub mod memory;
 pub mod place;

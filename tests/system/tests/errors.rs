@@ -11,7 +11,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 use system::host::{Host, Turn};
-use system::{guest, place, scenario};
+use system::{guest, host_tree, place, scenario};
 
 /// How long a host may take that has nothing to run.
 const SHORT: Duration = Duration::from_secs(120);
@@ -36,6 +36,7 @@ fn main() -> ExitCode {
         scenario("errors::old_interrupt_controller", || {
             does_not_start(|machine| machine.extra_args.extend(["-machine".into(), "gic-version=2".into()]), "GIC")
         }),
+        scenario("errors::timer_of_another_interrupt", timer_of_another_interrupt),
         scenario("errors::too_little_memory", || does_not_start(|machine| machine.memory = 16, "memory")),
         scenario("errors::unknown_boot_argument", unknown_boot_argument),
         scenario("errors::kernels_that_cannot_run", kernels_that_cannot_run),
@@ -115,6 +116,23 @@ fn does_not_start(change: impl FnOnce(&mut Machine), text: &str) -> Result<()> {
     let says = lines.iter().any(|line| line.starts_with("undercroft: does not start: ") && line.contains(text));
     ensure!(says, "{text:?} is not what it says:\n{transcript}");
     Ok(())
+}
+
+/// A device tree whose EL2 timer has PPI 12 instead of 10: that interrupt would be lost.
+fn timer_of_another_interrupt() -> Result<()> {
+    const EL2_TIMER: [u8; 12] = [0, 0, 0, 1, 0, 0, 0, 10, 0, 0, 0, 4];
+    let folder = tempfile::tempdir()?;
+    let tree = folder.path().join("host.dtb");
+    let other = |machine: &Machine| {
+        host_tree::write(machine, &tree, |bytes| {
+            let mut changed = EL2_TIMER;
+            changed[7] = 12;
+            host_tree::replace(bytes, &EL2_TIMER, &changed)
+        })
+    };
+    other(&machine(folder.path(), None)?)?;
+    let change = |machine: &mut Machine| machine.extra_args.extend(["-dtb".to_owned(), tree.display().to_string()]);
+    does_not_start(change, "are 28, 27 and 25; they must be 26, 27 and 25")
 }
 
 /// Of two VMs one has a damaged kernel: that one alone stays off, the other runs to its end.

@@ -71,6 +71,7 @@ pub fn main<C: Checks>(tree: Pa) -> ! {
     if memory < LEAST_MEMORY_MIB {
         refuse(format_args!("memory: the host has {memory} MiB, at least {LEAST_MEMORY_MIB} are needed"));
     }
+    own_interrupts(platform);
     if let Err(unfit) = host::init(platform.timer.frequency) {
         refuse(format_args!("this CPU cannot run it: {unfit}"));
     }
