@@ -2,7 +2,7 @@
 
 use crate::input::Input;
 use abi::bundle::{Calls, Group};
-use backdoor::{BufferError, Config, Door, Host, ExceptionLevel, Limits, Outcome, Service, WallTime, Watchdog, Whose};
+use vmware::{BufferError, Config, Door, Host, ExceptionLevel, Limits, Outcome, Service, WallTime, WatchdogCall, Whose};
 use units::Direction;
 
 /// A host whose guest has 4 KiB of memory at 0.
@@ -93,7 +93,7 @@ impl Host for Machine {
         (1, 0)
     }
 
-    fn watchdog(&mut self, _: Watchdog, _: Whose, _: ExceptionLevel) -> Result<u64, u64> {
+    fn watchdog(&mut self, _: WatchdogCall, _: Whose, _: ExceptionLevel) -> Result<u64, u64> {
         Ok(0)
     }
 }
@@ -165,7 +165,7 @@ pub fn calls(data: &[u8]) {
         }
         x[7] = 0x86 << 32 | control;
         let before = x;
-        let Some(access) = backdoor::decode(Door::DebugChannel { rt: 31 }, x[3], x[7]) else { continue };
+        let Some(access) = vmware::decode(Door::DebugChannel { rt: 31 }, x[3], x[7]) else { continue };
         let level = if shape & 2 == 0 { ExceptionLevel::User } else { ExceptionLevel::Kernel };
         let outcome = service.call(access, &mut x, level, &mut machine);
         assert_eq!(before[6..], x[6..]);

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use crate::doors::Machine;
 use crate::input::Input;
 use abi::bundle::Calls;
-use backdoor::{Config, Door, ExceptionLevel, Limits, Outcome, Service};
+use vmware::{Config, Door, ExceptionLevel, Limits, Outcome, Service};
 
 const LIMITS: Limits =
     Limits { channels: 4, message: 600, buffers: 700, keys: 3, key: 24, store: 1000, log: 64, ..Limits::DEFAULT };
@@ -60,7 +60,7 @@ fn message(input: &mut Input<'_>) -> Vec<u8> {
 impl Guest {
     fn call(&mut self, x: &mut [u64; 8], level: ExceptionLevel) -> Outcome {
         let before = *x;
-        let access = backdoor::decode(Door::DebugChannel { rt: 31 }, x[3], x[7]).expect("a call");
+        let access = vmware::decode(Door::DebugChannel { rt: 31 }, x[3], x[7]).expect("a call");
         let outcome = self.service.call(access, x, level, &mut self.machine);
         assert_eq!(before[6..], x[6..]);
         assert!(self.service.buffered() <= LIMITS.buffers + LIMITS.channels * ERROR);

@@ -4,7 +4,6 @@
 //! again, and a part that takes a state gives the same state back.
 
 use abi::bundle::{Calls, Doors};
-use backdoor::{Config, Limits, Service};
 use clock::GuestClock;
 use clock::saved::{Away, Clock, Timer};
 use cpu::saved::{Name, SavedRegisters};
@@ -16,6 +15,7 @@ use units::{Hz, Ipa, Range, Ticks, VcpuId};
 use vgic::Vgic;
 use virtio::{Console, Entropy, Mmio};
 use vm::{Life, Task, Watchdogs};
+use vmware::{Config, Limits, Service};
 
 const HOST: Hz = Hz(62_500_000);
 const RAM: Range<Ipa> = Range { start: Ipa(0x4000_0000), size: 0x1000_0000 };

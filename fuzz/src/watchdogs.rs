@@ -3,8 +3,8 @@
 
 use abi::wfe as words;
 use devices::{AccessSize, Effect, GenericWatchdog};
-use wfe::words::Request;
-use wfe::{Action, Actions, Bounds, Refused, Watchdog};
+use watchdog::words::Request;
+use watchdog::{Action, Actions, Bounds, Refused, Watchdog};
 
 use crate::input::Input;
 

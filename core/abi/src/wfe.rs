@@ -1,5 +1,5 @@
 //! The words of the WFE channel: what a guest puts into X0 (with arguments in X1 and X2) before it executes WFE, and what it
-//! finds there. What they ask is `core/wfe`'s business.
+//! finds there. What they ask is `core/watchdog`'s business.
 
 /// X0: is anybody there? ("WFE0DETC")
 pub const DETECT: u64 = 0x5746_4530_4445_5443;

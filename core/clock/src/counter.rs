@@ -19,7 +19,7 @@ impl Rate {
 
 /// How fast a guest's counter runs relative to the host's: by `m / 2^s`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Scale {
+pub struct CounterScale {
     multiplier: u64,
     shift: u32,
 }
@@ -29,7 +29,7 @@ const MAX_SHIFT: u32 = 63;
 /// Fewer significant bits in the multiplier would let the clock drift by more than half a nanosecond a second.
 const MIN_MULTIPLIER: u64 = 1 << 31;
 
-impl Scale {
+impl CounterScale {
     /// The guest's counter runs as fast as the host's.
     pub const IDENTITY: Self = Self { multiplier: 1, shift: 0 };
 
@@ -104,7 +104,7 @@ pub struct Counter {
     /// The host's count at which the scaled count is 0.
     pub offset: Ticks,
     /// How fast it runs.
-    pub scale: Scale,
+    pub scale: CounterScale,
     /// What the scaled count is ahead of the guest's: of a clock that was restored at a value between two host ticks.
     pub ahead: u64,
 }
@@ -124,7 +124,7 @@ impl Counter {
 pub struct GuestClock {
     /// The host's count at which the scaled count is 0.
     offset: Ticks,
-    scale: Scale,
+    scale: CounterScale,
     /// What the scaled count is ahead of the guest's: of a clock that was restored at a value between two host ticks.
     ahead: u64,
     frequency: Hz,
@@ -140,10 +140,10 @@ pub struct GuestClock {
 
 impl GuestClock {
     /// A clock that stands at zero and begins to count when the host's counter is at `now`. `None` if the frequencies do
-    /// not go together ([`Scale::between`]).
+    /// not go together ([`CounterScale::between`]).
     #[must_use]
     pub fn start(now: Ticks, host: Hz, guest: Hz, rate: Rate) -> Option<Self> {
-        let scale = Scale::between(host, guest, rate)?;
+        let scale = CounterScale::between(host, guest, rate)?;
         let stood = GuestTicks(0);
         Some(Self { offset: now, scale, ahead: 0, frequency: guest, rate, unscaled: now, stopped: None, stood })
     }
@@ -151,7 +151,7 @@ impl GuestClock {
     /// A clock as fast as the host's, whose frequency is `frequency`, that begins to count at `now`.
     #[must_use]
     pub const fn like_the_hosts(now: Ticks, frequency: Hz) -> Self {
-        let (scale, rate, stood) = (Scale::IDENTITY, Rate::REAL, GuestTicks(0));
+        let (scale, rate, stood) = (CounterScale::IDENTITY, Rate::REAL, GuestTicks(0));
         Self { offset: now, scale, ahead: 0, frequency, rate, unscaled: now, stopped: None, stood }
     }
 
@@ -167,7 +167,7 @@ impl GuestClock {
         }
         let frequency = Hz(frequency);
         let rate = Rate(rate);
-        let scale = Scale::between(host, frequency, rate).ok_or(Refused::Frequency(frequency, rate))?;
+        let scale = CounterScale::between(host, frequency, rate).ok_or(Refused::Frequency(frequency, rate))?;
         let elapsed = scale.invert(GuestTicks(count)).ok_or(Refused::Count(count))?;
         // No host tick may fall on the count exactly: what the next one is too far is taken off for ever, so that it is
         // neither behind, which the guest would notice, nor ahead.
@@ -220,7 +220,7 @@ impl GuestClock {
     /// The clock that the hardware shows by [`GuestClock::virtual_offset`], and by which its virtual timer fires.
     #[must_use]
     pub const fn unscaled(&self) -> Self {
-        Self { offset: self.unscaled, scale: Scale::IDENTITY, ahead: 0, ..*self }
+        Self { offset: self.unscaled, scale: CounterScale::IDENTITY, ahead: 0, ..*self }
     }
 
     /// CNTVOFF_EL2, by which the hardware shows this clock while it counts. `None` if the hardware cannot: it knows no scale,

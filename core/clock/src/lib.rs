@@ -12,7 +12,7 @@
 //! The way back must never be early: [`GuestClock::host`] gives the *least* host time at which the guest's counter has
 //! reached a value, so that a guest that is woken by its timer finds its counter at or past the compare value.
 //!
-//! * [`GuestClock`], [`Scale`], [`Rate`]: the arithmetic, exact in 128 bits.
+//! * [`GuestClock`], [`CounterScale`], [`Rate`]: the arithmetic, exact in 128 bits.
 //! * [`VmClock`]: the clock of a VM that can be paused.
 //! * [`EmulatedTimer`]: one generic timer as the guest sees it (CTL, CVAL, TVAL; Arm ARM DDI 0487, section D12.2), for
 //!   the physical timer, which always traps, and for the virtual timer of a vCPU that sleeps.
@@ -25,6 +25,6 @@ mod pause;
 pub mod saved;
 mod timer;
 
-pub use counter::{Counter, GuestClock, GuestTicks, Rate, Scale};
+pub use counter::{Counter, CounterScale, GuestClock, GuestTicks, Rate};
 pub use pause::VmClock;
 pub use timer::EmulatedTimer;

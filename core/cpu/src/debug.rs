@@ -37,7 +37,7 @@ pub enum Control {
 
 /// A register, or a bank of them.
 #[derive(Clone, Copy, Debug)]
-pub struct Row {
+pub struct DebugRow {
     /// Its name in the manual.
     pub name: &'static str,
     /// op1, CRn, CRm (the first of a bank) and op2; op0 is 2.
@@ -50,19 +50,19 @@ pub struct Row {
     pub control: Control,
 }
 
-const fn row(name: &'static str, encoding: (u8, u8, u8, u8), treatment: Treatment, control: Control) -> Row {
-    Row { name, encoding, count: 1, treatment, control }
+const fn row(name: &'static str, encoding: (u8, u8, u8, u8), treatment: Treatment, control: Control) -> DebugRow {
+    DebugRow { name, encoding, count: 1, treatment, control }
 }
 
-const fn bank(name: &'static str, op2: u8, bit: u8) -> Row {
-    Row { name, encoding: (0, 0, 0, op2), count: 16, treatment: Switched, control: Fine(bit) }
+const fn bank(name: &'static str, op2: u8, bit: u8) -> DebugRow {
+    DebugRow { name, encoding: (0, 0, 0, op2), count: 16, treatment: Switched, control: Fine(bit) }
 }
 
 use Control::{Address, Channel, Fine, OsLock};
 use Treatment::{Kept, Switched, Zero};
 
 /// All of them.
-pub const ROWS: [Row; 20] = [
+pub const ROWS: [DebugRow; 20] = [
     bank("DBGBCR<n>_EL1", 5, 0),
     bank("DBGBVR<n>_EL1", 4, 1),
     bank("DBGWCR<n>_EL1", 7, 2),
@@ -114,7 +114,7 @@ mod tests {
     use std::vec::Vec;
     use units::Direction;
 
-    fn encodings() -> impl Iterator<Item = (&'static super::Row, SysregEncoding)> {
+    fn encodings() -> impl Iterator<Item = (&'static super::DebugRow, SysregEncoding)> {
         ROWS.iter().flat_map(|row| {
             let (op1, crn, crm, op2) = row.encoding;
             (crm..crm + row.count).map(move |crm| (row, SysregEncoding::new(2, op1, crn, crm, op2)))

@@ -21,12 +21,12 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::fmt;
 
-use backdoor::saved::SavedService;
 use clock::saved::{Away, Clock, Timer};
 use cpu::id;
 use cpu::saved::SavedRegisters;
 use pack::{Damaged, Part, Reader, Value, Writer, value};
 use vm::{SavedLife, SavedWatchdogs};
+use vmware::saved::SavedService;
 
 /// The machine that a state belongs to.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -4,7 +4,6 @@ use std::boxed::Box;
 use std::format;
 use std::vec::Vec;
 
-use backdoor::saved::SavedService;
 use clock::saved::{Away, Clock, Timer};
 use cpu::saved::{Name, SavedRegisters};
 use pack::Damaged;
@@ -13,7 +12,8 @@ use services::psci::SavedPower;
 use units::Ipa;
 use vgic::{Config, Vgic};
 use vm::{SavedLife, SavedWatchdogs};
-use wfe::SavedWatchdog;
+use vmware::saved::SavedService;
+use watchdog::SavedWatchdog;
 
 use crate::{Difference, SavedMachine, SavedTime, SavedVcpu, SavedVm};
 

@@ -1,4 +1,4 @@
-//! What a guest does at its doors (`core/backdoor`, `core/wfe`): whether it calls, what an access is that is no call, where it
+//! What a guest does at its doors (`core/vmware`, `core/watchdog`): whether it calls, what an access is that is no call, where it
 //! goes on afterwards, and what it asks of its watchdogs, which can be asked by both.
 //!
 //! The doors are open where the site file says so. A VM without open doors has none of their traps.
@@ -6,13 +6,13 @@
 use abi::bundle::Doors as Policy;
 use abi::calls::own;
 use abi::wfe as words;
-use backdoor::{Access, Door, ExceptionLevel, Outcome};
 use cpu::Direction;
 use cpu::exit::SystemRegister;
 use cpu::inject::AbortKind;
 use cpu::sysreg::{self, Action};
 use units::Va;
-use wfe::{Refused, Request, Scope};
+use vmware::{Access, Door, ExceptionLevel, Outcome};
+use watchdog::{Refused, Request, Scope};
 
 #[cfg(test)]
 mod tests;
@@ -52,7 +52,7 @@ pub fn debug_access(
     }
     let is_status = access.direction == Direction::Read
         && sysreg::classify(access.encoding, access.direction) == Action::DebugChannelStatus;
-    if is_status && let Some(call) = backdoor::decode(Door::DebugChannel { rt: access.rt }, x3, x7) {
+    if is_status && let Some(call) = vmware::decode(Door::DebugChannel { rt: access.rt }, x3, x7) {
         return DebugAccess::Call(call);
     }
     if policy.strict || level == ExceptionLevel::User && is_forbidden() {
@@ -65,7 +65,7 @@ pub fn debug_access(
 #[must_use]
 #[inline(always)]
 pub const fn hvc(policy: &Policy, [x3, x7]: [u64; 2]) -> Option<Access> {
-    if policy.vmware { backdoor::decode(Door::Hvc, x3, x7) } else { None }
+    if policy.vmware { vmware::decode(Door::Hvc, x3, x7) } else { None }
 }
 
 /// An abort that the guest gets, as if a load or a store had stood in the place of the call.
@@ -142,17 +142,17 @@ impl WatchdogRequest {
 
     /// What one of our own calls asks, and of which watchdog.
     #[must_use]
-    pub const fn by_call(request: backdoor::Watchdog, whose: backdoor::Whose) -> (Scope, Self) {
+    pub const fn by_call(request: vmware::WatchdogCall, whose: vmware::Whose) -> (Scope, Self) {
         let scope = match whose {
-            backdoor::Whose::Vm => Scope::Vm,
-            backdoor::Whose::Caller => Scope::Own,
+            vmware::Whose::Vm => Scope::Vm,
+            vmware::Whose::Caller => Scope::Own,
         };
         let ask = match request {
-            backdoor::Watchdog::Query => Self::Query,
-            backdoor::Watchdog::Configure { milliseconds, action } => {
+            vmware::WatchdogCall::Query => Self::Query,
+            vmware::WatchdogCall::Configure { milliseconds, action } => {
                 Self::Configure { timeout: milliseconds, action: action as u64 }
             }
-            backdoor::Watchdog::Pat => Self::Pat,
+            vmware::WatchdogCall::Pat => Self::Pat,
         };
         (scope, ask)
     }

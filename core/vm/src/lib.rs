@@ -28,6 +28,6 @@ mod world;
 pub use life::saved::SavedLife;
 pub use life::{Ask, Effect, End, Life, Saying, Stop, Task};
 pub use needs::{DoesNotFit, Needs, Share};
-pub use plan::{Counter, machine};
+pub use plan::{GuestCounter, machine};
 pub use watchdogs::saved::SavedWatchdogs;
 pub use watchdogs::{AtExpiry, Bite, Caller, Consequence, Watchdogs, Which};

@@ -8,8 +8,8 @@
 use core::fmt;
 
 use abi::bundle::Vm;
-use backdoor::Limits;
 use units::{BLOCK_SIZE, GIGABYTE, PAGE_SIZE};
+use vmware::Limits;
 
 /// Bytes of a thread's stack.
 pub const STACK: u64 = 32 << 10;

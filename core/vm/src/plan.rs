@@ -11,14 +11,14 @@ const VIRTIO: &[VirtioKind] = &[VirtioKind::Console, VirtioKind::Entropy];
 
 /// What a host adds to the plan of a VM's machine. Where things are does not depend on it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Counter {
+pub struct GuestCounter {
     /// The frequency of the guest's counter.
     pub frequency: Hz,
     /// How far the host's CPUs can show it.
     pub shown: CpuCounters,
 }
 
-impl Counter {
+impl GuestCounter {
     /// For those who plan a machine without a host: what most of today's CPUs have, and nothing is emulated.
     pub const USUAL: Self = Self { frequency: Hz(1_000_000_000), shown: CpuCounters::Native };
 }
@@ -29,7 +29,7 @@ impl Counter {
 /// Why there can be no such machine.
 pub fn machine<Text: AsRef<str>, File, Program>(
     config: &Vm<Text, File, Program>,
-    counter: Counter,
+    counter: GuestCounter,
 ) -> Result<MachinePlan, MachineError> {
     MachinePlan::new(Spec {
         name: config.name.as_ref(),
@@ -56,7 +56,7 @@ const fn timers(source: TimeSource, shown: CpuCounters) -> Timers {
 
 #[cfg(test)]
 mod tests {
-    use super::{Counter, VIRTIO, machine};
+    use super::{GuestCounter, VIRTIO, machine};
     use abi::bundle::{CpuCounters, TimeSource};
     use machine::{DeviceKind, MachineError, Timers};
     use std::string::String;
@@ -72,7 +72,7 @@ mod tests {
     #[test]
     fn a_machine_has_what_the_site_says() {
         let mut vm = Vm { vcpus: 3, ..vm() };
-        let plan = machine(&vm, Counter { frequency: Hz(24_000_000), ..Counter::USUAL }).unwrap();
+        let plan = machine(&vm, GuestCounter { frequency: Hz(24_000_000), ..GuestCounter::USUAL }).unwrap();
         assert_eq!((plan.name(), plan.vcpus(), plan.ram().size), ("a", 3, 64 << 20));
         assert_eq!((plan.counter_frequency(), plan.timers()), (Hz(24_000_000), Timers::Cpu));
         let virtio: Vec<_> = plan
@@ -83,11 +83,11 @@ mod tests {
         assert_eq!(virtio, VIRTIO);
         assert_eq!(plan.first(DeviceKind::Watchdog), None);
         vm.doors.generic_watchdog = true;
-        assert!(machine(&vm, Counter::USUAL).unwrap().first(DeviceKind::Watchdog).is_some());
+        assert!(machine(&vm, GuestCounter::USUAL).unwrap().first(DeviceKind::Watchdog).is_some());
         vm.memory += 4096;
-        assert_eq!(machine(&vm, Counter::USUAL).unwrap_err(), MachineError::MemorySize(vm.memory));
+        assert_eq!(machine(&vm, GuestCounter::USUAL).unwrap_err(), MachineError::MemorySize(vm.memory));
         vm.memory = 1 << 40;
-        let largest = machine(&vm, Counter::USUAL).unwrap_err();
+        let largest = machine(&vm, GuestCounter::USUAL).unwrap_err();
         assert_eq!(largest, MachineError::MemoryTooLarge { memory: 1 << 40, bits: 40 });
     }
 
@@ -98,7 +98,7 @@ mod tests {
         let told = |source, shown| {
             let mut vm = vm();
             vm.time.source = source;
-            let plan = machine(&vm, Counter { shown, ..Counter::USUAL }).unwrap();
+            let plan = machine(&vm, GuestCounter { shown, ..GuestCounter::USUAL }).unwrap();
             let has_device = plan.first(DeviceKind::Timer).is_some();
             assert_eq!(has_device, plan.timers() == Timers::Memory, "{source:?} {shown:?}");
             plan.timers()
@@ -116,8 +116,8 @@ mod tests {
     /// `croft` plans without the host that the VM will have: what it places must have the same places there.
     #[test]
     fn where_memory_is_does_not_depend_on_the_host() {
-        let here = machine(&vm(), Counter::USUAL).unwrap();
-        let there = Counter { frequency: Hz(1_000_000), shown: CpuCounters::VirtualUntrapped };
+        let here = machine(&vm(), GuestCounter::USUAL).unwrap();
+        let there = GuestCounter { frequency: Hz(1_000_000), shown: CpuCounters::VirtualUntrapped };
         let there = machine(&vm(), there).unwrap();
         assert_eq!((here.ram(), here.ram().start), (there.ram(), Ipa(0x4000_0000)));
     }

@@ -1,7 +1,7 @@
 //! A VM's watchdogs that guests set up by calls: the VM's own, which any vCPU pats, and one of each vCPU's; and what follows
 //! when one of a VM's watchdogs was not patted in time.
 //!
-//! What one watchdog does is written in `core/wfe`. Here is what the site file makes of them: which are armed before the guest
+//! What one watchdog does is written in `core/watchdog`. Here is what the site file makes of them: which are armed before the guest
 //! asks, and what the guest may change then. The site file also says what the second signal of the Generic Watchdog does,
 //! which is a device: that one bites as those that are set up by calls do.
 //!
@@ -11,9 +11,9 @@
 use core::fmt::{self, Write};
 
 use abi::bundle::Doors as Policy;
-use backdoor::ExceptionLevel;
 use units::{MAX_VCPUS, VcpuId};
-use wfe::{Action, Actions, Bounds, Refused, Scope, Status, Watchdog};
+use vmware::ExceptionLevel;
+use watchdog::{Action, Actions, Bounds, Refused, Scope, Status, Watchdog};
 
 use crate::doors::{WatchdogRequest, may_set_watchdogs_up};
 use crate::{Life, Stop};

@@ -9,14 +9,14 @@ use crate::{
     Ask, Bite, Caller, Consequence, Effect, End, Life, SavedLife, SavedWatchdogs, Saying, Stop, Task, Watchdogs, Which,
 };
 use abi::bundle::Doors as Policy;
-use backdoor::ExceptionLevel;
 use proptest::prelude::{Just, Strategy, prop_oneof};
 use proptest::sample::select;
 use services::psci::{SavedPower, Start, VmPower};
 use std::vec;
 use std::vec::Vec;
 use units::{Ipa, MAX_VCPUS, Range, VcpuId, VcpuSet};
-use wfe::{Action, Actions, Refused, Scope};
+use vmware::ExceptionLevel;
+use watchdog::{Action, Actions, Refused, Scope};
 
 pub(crate) const VCPUS: usize = 3;
 pub(crate) const RAM: Range<Ipa> = Range { start: Ipa(0x4000_0000), size: 0x1000_0000 };

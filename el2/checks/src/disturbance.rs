@@ -77,7 +77,7 @@ pub(crate) fn echo() {
 }
 
 /// The running thread's next preemption takes it to `cpu`, and nobody takes it back from there.
-pub(crate) fn exile(cpu: CpuId) {
+pub(crate) fn migrate_for_good(cpu: CpuId) {
     let thread = sched::current();
     thread.restrict_to(cpu);
     thread.migrate(cpu);

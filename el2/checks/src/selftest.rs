@@ -351,7 +351,7 @@ fn atomics() -> Result<(), String> {
     let before = (sum(counter::EXCLUSIVE), sum(counter::ATOMIC), moves());
     with_threads(COUNTERS, counting, || {
         sched::nudge_others();
-        disturbance::exile(CpuId(0));
+        disturbance::migrate_for_good(CpuId(0));
         with_irqs(sysreg::isb);
         sched::yield_now();
         ENOUGH.store(moves() - before.2 >= PREEMPTIONS, Ordering::Relaxed);
@@ -412,7 +412,7 @@ fn force(from: u64, echoes: u32) -> Result<(Traces, Traces), String> {
     let (here, there) = stage();
     sched::move_to(here);
     let before = (Traces::of(here), Traces::of(there));
-    disturbance::exile(there);
+    disturbance::migrate_for_good(there);
     disturbance::nudge_self(echoes);
     nopreempt::add_pair_from(from, ADDED[0], ADDED[1]);
     let _ = mask_irqs();
@@ -493,7 +493,7 @@ fn locked() -> Result<(), String> {
     let (here, there) = stage();
     sched::move_to(here);
     let before = Traces::of(here);
-    disturbance::exile(there);
+    disturbance::migrate_for_good(there);
     let outer = OUTER.lock();
     let inner = INNER.lock();
     for _ in 0..2 {
@@ -540,7 +540,7 @@ fn negative() -> Result<(), String> {
     let (here, there) = stage();
     sched::move_to(here);
     let before = Traces::of(here);
-    disturbance::exile(there);
+    disturbance::migrate_for_good(there);
     disturbance::nudge_self(0);
     with_irqs(sysreg::isb);
     let happened = Traces::of(here).since(before);
@@ -553,7 +553,7 @@ fn negative() -> Result<(), String> {
     Ok(())
 }
 
-/// A UART whose transmitter never gets ready: who writes to it, the console's thread included, goes on, and what was lost
+/// A UART whose transmitter never gets ready: whoever writes to it, the console's thread included, goes on, and what was lost
 /// is counted; as soon as it takes bytes again none is lost.
 fn mute() -> Result<(), String> {
     const BYTES: usize = 2000;

@@ -11,7 +11,7 @@ use system::core_file::Core;
 use system::host::{Host, Run};
 use system::memory::Code;
 use system::{BOOT, SOON, guest, log, scenario};
-use wfe::Action;
+use watchdog::Action;
 
 /// The feeder in the Linux guest gives the watchdog 8 seconds, everybody else gives less.
 const STARVED: Duration = Duration::from_secs(60);

@@ -1,6 +1,5 @@
 //! What its guest does at its doors, as the hypervisor's `exit/doors.rs` carries it out.
 
-use backdoor::{Access, BufferError, Door, ExceptionLevel, Host, Outcome, WallTime};
 use cpu::debug::MDSCR_TDCC;
 use cpu::exit::SystemRegister;
 use cpu::inject::{self, AbortKind};
@@ -9,7 +8,8 @@ use cpu::translation::{Form, Rights, rights};
 use units::{Direction, Ipa, PAGE_SIZE, Range, Va, VcpuId};
 use vm::doors::{self, Abort, After, DebugAccess, WatchdogRequest};
 use vm::{Caller, Watchdogs};
-use wfe::Request;
+use vmware::{Access, BufferError, Door, ExceptionLevel, Host, Outcome, WallTime};
+use watchdog::Request;
 
 use crate::exits::{Cause, Done, translate};
 use crate::hardware::{Refused, Shared};
@@ -101,8 +101,8 @@ impl Host for World<'_> {
 
     fn watchdog(
         &mut self,
-        request: backdoor::Watchdog,
-        whose: backdoor::Whose,
+        request: vmware::WatchdogCall,
+        whose: vmware::Whose,
         level: ExceptionLevel,
     ) -> Result<u64, u64> {
         let (scope, request) = WatchdogRequest::by_call(request, whose);

@@ -1,6 +1,5 @@
 //! A paused VM as a value, as the hypervisor's `vm/saved.rs` and `vcpu/saved.rs` take it out and put it in.
 
-use backdoor::saved::SavedService;
 use clock::{EmulatedTimer, GuestClock, VmClock};
 use cpu::saved::{Name, SavedRegisters};
 use pack::{Damaged, Reader, Writer};
@@ -8,6 +7,7 @@ use snapshot::{SavedMachine, SavedTime, SavedVcpu, SavedVm};
 use units::{VcpuId, VcpuSet};
 use vgic::Vgic;
 use vm::Watchdogs;
+use vmware::saved::SavedService;
 
 use crate::hardware::Registers;
 use crate::whole::{Devices, GIC, HOST, VCPUS, VcpuState, WholeVm, service};

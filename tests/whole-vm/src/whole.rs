@@ -3,7 +3,6 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use abi::bundle::{CpuCounters, Doors, Time, TimeSource};
-use backdoor::{Config, Limits, Service};
 use clock::saved::Away;
 use clock::{GuestClock, VmClock};
 use devices::{
@@ -15,7 +14,8 @@ use services::psci::VmPower;
 use units::{Hz, Ticks, VcpuId, VcpuSet};
 use vgic::{Line, Vgic};
 use virtio::{Console, Entropy, Mmio, Vacant, VirtioKind};
-use vm::{Bite, Counter, Life, Stop, Watchdogs, Which};
+use vm::{Bite, GuestCounter, Life, Stop, Watchdogs, Which};
+use vmware::{Config, Limits, Service};
 
 use crate::exits::Done;
 use crate::hardware::{Memory, Registers, Shared, Surroundings};
@@ -110,7 +110,7 @@ fn plan(policy: Doors) -> MachinePlan {
         time: Time { source: TimeSource::Mmio, ..Time::default() },
         ..abi::bundle::Vm::new("whole", b"".as_slice(), 8 << 20)
     };
-    let counter = Counter { frequency: HOST, shown: CpuCounters::Native };
+    let counter = GuestCounter { frequency: HOST, shown: CpuCounters::Native };
     vm::machine(&config, counter).expect("there can be such a machine")
 }
 

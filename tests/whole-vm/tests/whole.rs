@@ -177,7 +177,7 @@ fn both_doors_answer_a_call_where_they_are_open() {
 #[test]
 fn a_watchdog_by_wfe_bites_when_its_time_is_over_and_not_in_a_pause() {
     let mut vm = running(Doors { wfe: true, watchdog_choices: 0x1f, ..Doors::default() });
-    let words = [abi::wfe::CONFIGURE, 500, wfe::Action::Log.number().into()];
+    let words = [abi::wfe::CONFIGURE, 500, watchdog::Action::Log.number().into()];
     (0..).zip(words).for_each(|(number, value)| vm.set_register(FIRST, number, value));
     vm.exit(FIRST, Cause { esr: 0x07e0_0001, far: 0, hpfar: 0 });
     assert_eq!((vm.register(FIRST, 0), vm.register(FIRST, 1)), (abi::wfe::DONE, 500));

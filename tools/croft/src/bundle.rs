@@ -4,7 +4,7 @@ use crate::kernel::{self, Kernel, MAX_UNPACKED, Raw};
 use crate::output::read_at_most;
 use crate::site::{Site, SiteError, Vm, VmLines};
 use crate::size;
-use ::vm::Counter;
+use ::vm::GuestCounter;
 use abi::bundle::{self, BundleError, VmSource};
 use machine::image::PageSize;
 use machine::placement::{Placement, Segment};
@@ -101,7 +101,7 @@ fn check_pages(site: &Site, vm: &Vm, lines: VmLines, kernel: &Kernel) -> Result<
 /// Whether kernel, device tree and initrd find their places in the VM's memory, by the hypervisor's own rules.
 fn check_placement(site: &Site, vm: &Vm, lines: VmLines, loaded: &Loaded) -> Result<(), SiteError> {
     let wrong = |what: String| site.mistake(lines.memory, format!("memory = \"{}\": {what}", size::show(vm.memory)));
-    let plan = ::vm::machine(vm, Counter::USUAL).map_err(|error| wrong(error.to_string()))?;
+    let plan = ::vm::machine(vm, GuestCounter::USUAL).map_err(|error| wrong(error.to_string()))?;
     let initrd_bytes = loaded.initrd.as_ref().map_or(0, |bytes| bytes.len() as u64);
     match &*loaded.kernel {
         Kernel::Image { bytes, header } => {

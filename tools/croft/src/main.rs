@@ -4,7 +4,7 @@
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 use croft::attach::{self, End};
-use croft::control::{self, ControlError, Order as Wish, Report, Vm};
+use croft::control::{self, ControlError, Order as HostOrder, Report, Vm};
 use croft::operate::{self, LogLines};
 use croft::output::{self, Written, is_same_file};
 use croft::run::{self, Request};
@@ -330,20 +330,20 @@ fn main() -> ExitCode {
         }
         Order::Ps { host, vms, json } => list(&host, &vms, json),
         Order::Guestinfo { host, vm, deed } => match deed {
-            None => order(&host, &Wish::Keys { vm }, |report| match report {
+            None => order(&host, &HostOrder::Keys { vm }, |report| match report {
                 Report::Keys(keys) => operate::show_keys(&keys),
                 _ => String::new(),
             }),
             Some(Deed::Get { key }) => {
-                let wish = Wish::Get { vm, key: operate::whole_key(&key) };
-                order(&host, &wish, |report| match report {
+                let host_order = HostOrder::Get { vm, key: operate::whole_key(&key) };
+                order(&host, &host_order, |report| match report {
                     Report::Value(value) => operate::show_value(&value),
                     _ => String::new(),
                 })
             }
             Some(Deed::Set { key, value }) => {
-                let wish = Wish::Set { vm, key: operate::whole_key(&key), value: value.into_bytes() };
-                order(&host, &wish, |_| String::new())
+                let host_order = HostOrder::Set { vm, key: operate::whole_key(&key), value: value.into_bytes() };
+                order(&host, &host_order, |_| String::new())
             }
         },
         Order::Check { site } => check(&site),
@@ -352,43 +352,45 @@ fn main() -> ExitCode {
             clap_complete::generate(shell, &mut Arguments::command(), "croft", &mut script);
             print(&String::from_utf8_lossy(&script)).map_or_else(|error| unwritable(&error), |()| status::OK)
         }
-        Order::Console { host, vm, virtio } => console(&host, &Wish::Console { vm, virtio }),
+        Order::Console { host, vm, virtio } => console(&host, &HostOrder::Console { vm, virtio }),
         Order::Log { host, follow } => log(&host, follow),
         Order::Stat { host, vms, json } => stat(&host, &vms, json),
-        Order::Start { host, which } => each(&host, which, is_off, |vm| Wish::Start { vm }),
+        Order::Start { host, which } => each(&host, which, is_off, |vm| HostOrder::Start { vm }),
         Order::Stop { host, how: How { which, force, wait: seconds } } => {
-            each(&host, which, |word| !is_off(word), |vm| Wish::Stop { vm, force, seconds })
+            each(&host, which, |word| !is_off(word), |vm| HostOrder::Stop { vm, force, seconds })
         }
         Order::Reboot { host, how: How { which, force, wait: seconds } } => {
-            each(&host, which, |_| true, |vm| Wish::Reboot { vm, force, seconds })
+            each(&host, which, |_| true, |vm| HostOrder::Reboot { vm, force, seconds })
         }
         Order::Pause { host, which } => {
-            each(&host, which, |word| matches!(word, "running" | "panicked"), |vm| Wish::Pause { vm })
+            each(&host, which, |word| matches!(word, "running" | "panicked"), |vm| HostOrder::Pause { vm })
         }
         Order::Save { host, vm, file } => match std::path::absolute(&file) {
-            Ok(file) => order(&host, &Wish::Save { vm, file }, operate::show_progress),
+            Ok(file) => order(&host, &HostOrder::Save { vm, file }, operate::show_progress),
             Err(source) => complain(&SavedError::Io { file, source }, status::USAGE),
         },
         Order::Dump { host, vm, file, from } => match (std::path::absolute(&file), vm, from) {
             (Ok(file), _, Some(from)) => dump(&from, &file),
             (Ok(file), vm, None) => {
-                order(&host, &Wish::Dump { vm: vm.unwrap_or_default(), file }, operate::show_progress)
+                order(&host, &HostOrder::Dump { vm: vm.unwrap_or_default(), file }, operate::show_progress)
             }
             (Err(source), ..) => complain(&SavedError::Io { file, source }, status::USAGE),
         },
         Order::Restore { host, file, name, pause } => match std::path::absolute(&file) {
-            Ok(file) => order(&host, &Wish::Restore { vm: name, file, pause }, operate::show_progress),
+            Ok(file) => order(&host, &HostOrder::Restore { vm: name, file, pause }, operate::show_progress),
             Err(source) => complain(&SavedError::Io { file, source }, status::USAGE),
         },
         Order::Clone { host, vm, name, pause } => {
-            order(&host, &Wish::Clone { vm, name, pause }, operate::show_progress)
+            order(&host, &HostOrder::Clone { vm, name, pause }, operate::show_progress)
         }
         Order::Time { host, set: Some(microseconds), .. } => {
-            order(&host, &Wish::SetTime { microseconds }, operate::show_progress)
+            order(&host, &HostOrder::SetTime { microseconds }, operate::show_progress)
         }
-        Order::Time { host, sync: Some(vm), .. } => order(&host, &Wish::SetGuestTime { vm }, operate::show_progress),
-        Order::Time { host, .. } => order(&host, &Wish::Time, operate::show_time),
-        Order::Resume { host, which } => each(&host, which, |word| word == "paused", |vm| Wish::Resume { vm }),
+        Order::Time { host, sync: Some(vm), .. } => {
+            order(&host, &HostOrder::SetGuestTime { vm }, operate::show_progress)
+        }
+        Order::Time { host, .. } => order(&host, &HostOrder::Time, operate::show_time),
+        Order::Resume { host, which } => each(&host, which, |word| word == "paused", |vm| HostOrder::Resume { vm }),
     })
 }
 
@@ -399,7 +401,7 @@ fn is_off(word: &str) -> bool {
 
 /// Has a running host carry out an order for each VM that is meant, one after the other; one that fails keeps none of the
 /// others from it. With `--all` those are meant whose state `suits`.
-fn each(place: &HostPlace, which: Which, suits: impl Fn(&str) -> bool, wish: impl Fn(String) -> Wish) -> u8 {
+fn each(place: &HostPlace, which: Which, suits: impl Fn(&str) -> bool, host_order: impl Fn(String) -> HostOrder) -> u8 {
     // Once: what is wrong with the host itself is said once.
     let socket = match control::find(place.host.as_deref()) {
         Ok(socket) => socket,
@@ -412,14 +414,14 @@ fn each(place: &HostPlace, which: Which, suits: impl Fn(&str) -> bool, wish: imp
             Err(error) => return complain(&error, status_of(&error)),
         }
     }
-    let statuses = vms.into_iter().map(|vm| order_at(&socket, &wish(vm), operate::show_progress));
+    let statuses = vms.into_iter().map(|vm| order_at(&socket, &host_order(vm), operate::show_progress));
     statuses.fold(status::OK, u8::max)
 }
 
 /// The VMs of a running host.
 fn known(socket: &Path) -> Result<Vec<Vm>, ControlError> {
     let mut known = Vec::new();
-    control::perform(control::connect(socket)?, &Wish::List, |report| {
+    control::perform(control::connect(socket)?, &HostOrder::List, |report| {
         if let Report::Vms(vms) = report {
             known = vms;
         }
@@ -439,18 +441,18 @@ fn list(place: &HostPlace, wanted: &[String], json: bool) -> u8 {
 }
 
 /// Has a running host carry out an order, and prints what it reports.
-fn order(place: &HostPlace, wish: &Wish, show: impl Fn(Report) -> String) -> u8 {
+fn order(place: &HostPlace, host_order: &HostOrder, show: impl Fn(Report) -> String) -> u8 {
     match control::find(place.host.as_deref()) {
-        Ok(socket) => order_at(&socket, wish, show),
+        Ok(socket) => order_at(&socket, host_order, show),
         Err(error) => complain(&error, status_of(&error)),
     }
 }
 
 /// As [`order`], with the host known.
-fn order_at(socket: &Path, wish: &Wish, show: impl Fn(Report) -> String) -> u8 {
+fn order_at(socket: &Path, host_order: &HostOrder, show: impl Fn(Report) -> String) -> u8 {
     let mut unwritten = None;
     let done = control::connect(socket).and_then(|stream| {
-        control::perform(stream, wish, |report| {
+        control::perform(stream, host_order, |report| {
             if unwritten.is_none() {
                 unwritten = print(&show(report)).err();
             }
@@ -464,8 +466,8 @@ fn order_at(socket: &Path, wish: &Wish, show: impl Fn(Report) -> String) -> u8 {
 }
 
 /// Has a running host carry out an order, and hands on what it reports.
-fn ask(place: &HostPlace, wish: &Wish, show: impl FnMut(Report)) -> Result<(), ControlError> {
-    control::perform(control::connect(&control::find(place.host.as_deref())?)?, wish, show)
+fn ask(place: &HostPlace, host_order: &HostOrder, show: impl FnMut(Report)) -> Result<(), ControlError> {
+    control::perform(control::connect(&control::find(place.host.as_deref())?)?, host_order, show)
 }
 
 /// The exit status that says this.
@@ -477,9 +479,10 @@ fn status_of(error: &ControlError) -> u8 {
     }
 }
 
-fn console(place: &HostPlace, wish: &Wish) -> u8 {
+fn console(place: &HostPlace, host_order: &HostOrder) -> u8 {
     let socket = control::find(place.host.as_deref());
-    let ended = socket.and_then(|socket| control::connect(&socket)).and_then(|stream| attach::attach(&stream, wish));
+    let ended =
+        socket.and_then(|socket| control::connect(&socket)).and_then(|stream| attach::attach(&stream, host_order));
     match ended {
         Ok(End::Well) => status::OK,
         Ok(End::Signal(number)) => status::SIGNAL.wrapping_add(number as u8),
@@ -492,12 +495,12 @@ fn log(place: &HostPlace, follow: bool) -> u8 {
     let (mut lines, mut printed, mut has_begun) = (LogLines::default(), Ok(()), false);
     let socket = control::find(place.host.as_deref());
     let done = socket.and_then(|socket| control::connect(&socket)).and_then(|stream| {
-        control::perform_while(stream, &Wish::Log { follow }, |report| {
+        control::perform_while(stream, &HostOrder::Log { follow }, |report| {
             has_begun = true;
             if let Report::Output(bytes) = report {
                 printed = print(&lines.push(&bytes));
             }
-            // Who follows it without a reader would do so for ever.
+            // Whoever follows it without a reader would do so for ever.
             if printed.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         })
     });
@@ -514,7 +517,7 @@ fn log(place: &HostPlace, follow: bool) -> u8 {
 
 fn stat(place: &HostPlace, vms: &[String], json: bool) -> u8 {
     let mut text = String::new();
-    let asked = ask(place, &Wish::Statistics { vms: vms.to_vec() }, |report| {
+    let asked = ask(place, &HostOrder::Statistics { vms: vms.to_vec() }, |report| {
         if let Report::Statistics(all) = report {
             text = statistics::select(&all, vms);
         }

@@ -19,7 +19,7 @@ pub fn whole_key(key: &str) -> String {
     if key.starts_with(PREFIX) { key.to_owned() } else { format!("{PREFIX}{key}") }
 }
 
-/// Of the VMs the ones that are wanted, or all.
+/// The VMs that are wanted, or all.
 ///
 /// # Errors
 /// One is not there.

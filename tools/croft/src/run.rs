@@ -5,7 +5,7 @@ use crate::output::complain;
 use crate::printable;
 use crate::session::{Notice, Options, Outcome, Session, StartError, status};
 use crate::site::{Site, SiteError};
-use crate::terminal::{Backlog, Lines, Look, Outlet, Raw, Screen, Wish};
+use crate::terminal::{Action, Backlog, Lines, Look, Outlet, Raw, Screen};
 use abi::host_arguments::AllOff;
 use qemu::end_of_wait;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
@@ -207,7 +207,7 @@ impl View {
         }
     }
 
-    fn show(&mut self, notice: &Notice) -> std::io::Result<Vec<Wish>> {
+    fn show(&mut self, notice: &Notice) -> std::io::Result<Vec<Action>> {
         match (self, notice) {
             (Self::Screen { screen, .. }, Notice::Keys(keys)) => screen.keys(keys),
             (Self::Screen { screen, .. }, notice) => screen.show(notice).map(|()| Vec::new()),
@@ -291,7 +291,7 @@ pub fn run(request: &Request) -> Result<Finish, RunError> {
     if !matches!(end, End::Outcome(Outcome::PoweredOff | Outcome::NotClean(_) | Outcome::HostEnded { .. })) {
         session.wind_down(WIND_DOWN);
     }
-    // Who waits for a VM that has just stopped learns it.
+    // Whoever waits for a VM that has just stopped learns it.
     drop(server);
     let deadline = request.timeout.and_then(|timeout| started.checked_add(timeout));
     let unshown = finish(&notices, &mut view, &end, deadline);
@@ -339,7 +339,7 @@ fn attend(session: &Session, notices: &Receiver<Notice>, view: &mut View, reques
             Err(RecvTimeoutError::Timeout) if deadline.is_none_or(|deadline| now < deadline) => continue,
             Err(_) => return End::Outcome(session.outcome(limit)),
         };
-        let Ok(wishes) = view.show(&notice) else { return End::Quit };
+        let Ok(actions) = view.show(&notice) else { return End::Quit };
         match notice {
             Notice::Signal(number) => return End::Signal(number),
             Notice::Unwritable(why) => return End::Unwritable(why),
@@ -348,12 +348,12 @@ fn attend(session: &Session, notices: &Receiver<Notice>, view: &mut View, reques
             Notice::AllStopped if request.until_stopped => deadline = Some(sooner(deadline)),
             _ => {}
         }
-        for wish in wishes {
+        for action in actions {
             // A hypervisor that is gone shows as `Ended` in a moment.
-            let _ = match wish {
-                Wish::Quit => return End::Quit,
-                Wish::Send(channel, bytes) => session.send(channel, &bytes),
-                Wish::Tell(command) => session.control(command),
+            let _ = match action {
+                Action::Quit => return End::Quit,
+                Action::Send(channel, bytes) => session.send(channel, &bytes),
+                Action::Tell(command) => session.control(command),
             };
         }
         // However much a guest prints, it must not keep the time from being up.

@@ -1,7 +1,7 @@
 //! A session shown to people.
 //!
 //! * [`Screen`]: one terminal for everything. One console, or the log, is in the foreground and gets what is typed; the
-//!   command key Ctrl-] leads every other wish. What the others print is kept and shown when one switches to them.
+//!   command key Ctrl-] leads every other action. What the others print is kept and shown when one switches to them.
 //! * [`Lines`]: for a file, a pipe or a CI log: every line with the name of whose it is, nothing is read.
 //! * [`Outlet`]: what both write to, so that nobody waits for a reader. [`Look`]: what the terminal can show.
 //! * [`Raw`]: the terminal in raw mode for as long as it lives.
@@ -18,7 +18,7 @@ pub use lines::Lines;
 pub use look::{Look, Stripper};
 pub use outlet::{Backlog, Outlet, Standing};
 pub use raw::Raw;
-pub use screen::{Screen, Wish};
+pub use screen::{Action, Screen};
 
 /// How the log is called where a VM's name would stand.
 pub const LOG_NAME: &str = "undercroft";

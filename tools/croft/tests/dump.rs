@@ -19,7 +19,7 @@ use std::os::unix::fs::MetadataExt;
 use std::process::{Command, ExitCode};
 use vgic::{Config, Vgic};
 use vm::{SavedLife, SavedWatchdogs};
-use wfe::SavedWatchdog;
+use watchdog::SavedWatchdog;
 
 const MEMORY: u64 = 4 << 20;
 const RAM: u64 = 0x4000_0000;

@@ -538,7 +538,7 @@ fn who_follows_too_slowly_is_told_and_delays_nobody() {
     let follow = || {
         let stream = UnixStream::connect(stage.socket()).unwrap();
         (&stream).write_all(b"{\"Console\":{\"vm\":\"web\",\"virtio\":false}}\n").unwrap();
-        // Far more than it takes: who waits in vain is not to do so for ever.
+        // Far more than it takes: whoever waits in vain is not to do so for ever.
         stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
         stream.set_write_timeout(Some(Duration::from_secs(60))).unwrap();
         let mut reader = BufReader::new(stream.try_clone().unwrap());

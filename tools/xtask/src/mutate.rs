@@ -255,7 +255,7 @@ fn survivors(path: &Path) -> Result<Vec<String>> {
     Ok(text.lines().map(without_place).collect())
 }
 
-/// `core/wfe/src/words.rs:3:4: replace ...` without `:3:4`.
+/// `core/watchdog/src/words.rs:3:4: replace ...` without `:3:4`.
 fn without_place(line: &str) -> String {
     match line.split_once(": ") {
         Some((place, words)) => format!("{}: {words}", place.split(':').next().unwrap_or(place)),
@@ -285,12 +285,12 @@ mod tests {
 
     #[test]
     fn survivors_are_known_by_their_words() {
-        let line = "core/wfe/src/watchdog.rs:169:20: replace < with <= in Watchdog::expire";
-        let words = "core/wfe/src/watchdog.rs: replace < with <= in Watchdog::expire";
+        let line = "core/watchdog/src/timer.rs:169:20: replace < with <= in Watchdog::expire";
+        let words = "core/watchdog/src/timer.rs: replace < with <= in Watchdog::expire";
         assert_eq!(without_place(line), words);
         let accepted = [Accepted { mutant: words.to_owned(), reason: "a test".to_owned() }];
-        let survivors = [words.to_owned(), "core/wfe/src/words.rs: other".to_owned()];
+        let survivors = [words.to_owned(), "core/watchdog/src/words.rs: other".to_owned()];
         let (known, unknown) = judge(&survivors, &accepted);
-        assert_eq!((known.len(), unknown), (1, vec!["core/wfe/src/words.rs: other"]));
+        assert_eq!((known.len(), unknown), (1, vec!["core/watchdog/src/words.rs: other"]));
     }
 }

@@ -2,7 +2,7 @@
 
 extern crate std;
 
-use super::{GuestClock, GuestTicks, Rate, Scale};
+use super::{CounterScale, GuestClock, GuestTicks, Rate};
 use crate::EmulatedTimer;
 use crate::saved::{self, Refused};
 use proptest::collection::vec;
@@ -181,7 +181,7 @@ proptest! {
     ) {
         let (host, guest) = (Hz((host >> narrow).max(1)), Hz((guest >> narrow).max(1)));
         let Some(clock) = GuestClock::start(Ticks(offset), host, guest, Rate(rate)) else { return Ok(()) };
-        let (multiplier, shift) = Scale::between(host, guest, Rate(rate)).unwrap().parts();
+        let (multiplier, shift) = CounterScale::between(host, guest, Rate(rate)).unwrap().parts();
         prop_assert!((multiplier, shift) == (1, 0) || multiplier >= 1 << 31 && shift <= 63);
         let now = Ticks(offset).after(elapsed);
         let exact = (u128::from(elapsed) * u128::from(multiplier)) >> shift;
@@ -233,8 +233,8 @@ proptest! {
         let clock = GuestClock::start(Ticks(offset), Hz(half), Hz(half * 2), Rate(500_000)).unwrap();
         prop_assert_eq!((clock.guest(Ticks(now)).0, clock.hardware_offset()), (now.wrapping_sub(offset), None));
         let (multiplier, shift) = clock.counter().scale.parts();
-        prop_assert_eq!(Scale::from_parts(multiplier, shift), Some(Scale::IDENTITY));
-        prop_assert_eq!(Scale::from_parts(1, 64), None);
+        prop_assert_eq!(CounterScale::from_parts(multiplier, shift), Some(CounterScale::IDENTITY));
+        prop_assert_eq!(CounterScale::from_parts(1, 64), None);
     }
 
     /// What a guest that ignores its scale sees: a counter of the host's speed that began with the clock, stands still with it,
@@ -315,16 +315,16 @@ fn p5_a3_ten_seconds_are_ten_seconds() {
 #[test]
 fn far_apart_frequencies_keep_their_precision() {
     for (host, guest) in [(1_000_000, 1_000_000_000), (1_000_000_000, 1_000_000), (1, 1_000), (1_000, 1)] {
-        let (multiplier, shift) = Scale::between(Hz(host), Hz(guest), Rate::REAL).unwrap().parts();
+        let (multiplier, shift) = CounterScale::between(Hz(host), Hz(guest), Rate::REAL).unwrap().parts();
         assert!(multiplier >= 1 << 31 && shift <= 63);
     }
     for (host, guest, rate) in
         [(0, 1, 1), (1, 0, 1), (1, 1, 0), (0, 0, 0), (u64::MAX, 1, 1_000_000), (1, u64::MAX, u32::MAX)]
     {
-        assert_eq!(Scale::between(Hz(host), Hz(guest), Rate(rate)), None);
+        assert_eq!(CounterScale::between(Hz(host), Hz(guest), Rate(rate)), None);
     }
     // Half of an odd number of ticks: the last bit is not lost.
-    assert_eq!(Scale::between(Hz(3), Hz(3), Rate(500_000)).unwrap().parts(), (1 << 62, 63));
+    assert_eq!(CounterScale::between(Hz(3), Hz(3), Rate(500_000)).unwrap().parts(), (1 << 62, 63));
 }
 
 #[test]

@@ -3,10 +3,10 @@
 use super::{
     Abort, After, DebugAccess, WatchdogRequest, after, debug_access, detected, features, hvc, status_of, word_of,
 };
+use ::vmware::{Door, ExceptionLevel, Outcome, WatchdogCall, Whose};
 use abi::bundle::Doors as Policy;
 use abi::calls::{self, own, vmware};
 use abi::wfe as words;
-use backdoor::{Door, ExceptionLevel, Outcome, Watchdog, Whose};
 use core::cell::Cell;
 use cpu::exit::SystemRegister;
 use cpu::inject::AbortKind;
@@ -14,7 +14,7 @@ use cpu::{Direction, SysregEncoding};
 use proptest::prelude::{any, prop_oneof, proptest};
 use proptest::strategy::{Just, Strategy};
 use units::Va;
-use wfe::{Refused, Request, Scope};
+use watchdog::{Refused, Request, Scope};
 
 const STATUS: SysregEncoding = SysregEncoding::new(2, 3, 0, 1, 0);
 const CALL: [u64; 2] = [vmware::PORT_LOW as u64, calls::marked(calls::LOW)];
@@ -61,7 +61,7 @@ proptest! {
         });
         let is_status = encoding == STATUS && is_read;
         let is_channel = encoding.op0() == 2 && encoding.op1() == 3;
-        let call = backdoor::decode(Door::DebugChannel { rt }, registers[0], registers[1]);
+        let call = ::vmware::decode(Door::DebugChannel { rt }, registers[0], registers[1]);
         let expected = if !vmware {
             DebugAccess::Other
         } else if let (true, Some(call)) = (is_status, call) {
@@ -129,11 +129,11 @@ fn a_guest_goes_on_behind_what_is_done_and_at_what_is_not() {
 fn both_doors_ask_the_same_of_watchdogs() {
     for (scope, whose) in [(Scope::Vm, Whose::Vm), (Scope::Own, Whose::Caller)] {
         let pairs = [
-            (Request::Pat(scope), Watchdog::Pat, WatchdogRequest::Pat),
-            (Request::Query(scope), Watchdog::Query, WatchdogRequest::Query),
+            (Request::Pat(scope), WatchdogCall::Pat, WatchdogRequest::Pat),
+            (Request::Query(scope), WatchdogCall::Query, WatchdogRequest::Query),
             (
                 Request::Configure { scope, timeout: 70, action: 3 },
-                Watchdog::Configure { milliseconds: 70, action: 3 },
+                WatchdogCall::Configure { milliseconds: 70, action: 3 },
                 WatchdogRequest::Configure { timeout: 70, action: 3 },
             ),
         ];

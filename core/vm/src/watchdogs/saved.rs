@@ -2,7 +2,7 @@
 
 use pack::{Damaged, value};
 use units::MAX_VCPUS;
-use wfe::SavedWatchdog;
+use watchdog::SavedWatchdog;
 
 use super::Watchdogs;
 
@@ -55,7 +55,7 @@ mod tests {
     use abi::bundle::Doors;
     use pack::{Reader, Writer};
     use proptest::prelude::*;
-    use wfe::SavedWatchdog;
+    use watchdog::SavedWatchdog;
 
     fn dog() -> impl Strategy<Value = SavedWatchdog> {
         (1..u64::MAX, any::<Option<u64>>(), 0..5_u8, any::<u32>()).prop_map(|(timeout, left, action, acted)| {

@@ -4,12 +4,12 @@ use super::{AtExpiry, Bite, Caller, Consequence, LEAST, MOST, Watchdogs, Which};
 use crate::world::{Event, World};
 use crate::{Life, Stop};
 use abi::bundle::Doors as Policy;
-use backdoor::ExceptionLevel;
 use std::format;
 use std::string::{String, ToString};
 use std::vec::Vec;
 use units::VcpuId;
-use wfe::{Action, Actions, Refused, Scope};
+use vmware::ExceptionLevel;
+use watchdog::{Action, Actions, Refused, Scope};
 
 const VM: Caller = Caller { level: ExceptionLevel::Kernel, vcpu: VcpuId(0), scope: Scope::Vm };
 

@@ -1,7 +1,7 @@
 //! The doors: how a guest calls the hypervisor without a driver, and what such accesses are when they are no call.
 //!
 //! Three doors, open where the site file says so: a read of the debug channel's status into XZR from any level and
-//! `HVC #0x86` from EL1 lead to VMware's guest ABI (`core/backdoor`); WFE leads to the WFE channel (`core/wfe`).
+//! `HVC #0x86` from EL1 lead to VMware's guest ABI (`core/vmware`); WFE leads to the WFE channel (`core/watchdog`).
 //!
 //! For the first one MDSCR_EL1 is virtual. Linux sets its TDCC bit, by which EL0's accesses to the channel go to EL1, and
 //! that trap comes before all of ours; so the bit never reaches the hardware, and an access that is no call becomes the
@@ -9,9 +9,9 @@
 //! without it traps anyway (`debug.rs`).
 
 use ::vm::doors::{self, Abort, After, DebugAccess, WatchdogRequest};
+use ::vmware::{Access, BufferError, Door, ExceptionLevel, Outcome, WallTime};
 use abi::calls::{self, vmware};
 use abi::wfe as words;
-use backdoor::{Access, BufferError, Door, ExceptionLevel, Outcome, WallTime};
 use cpu::debug::MDSCR_TDCC;
 use cpu::exit::SystemRegister;
 use cpu::inject::{self, AbortKind};
@@ -19,7 +19,7 @@ use cpu::translation::{self, Form, Rights};
 use cpu::{Direction, pstate};
 use hw::vcpu::VcpuContext;
 use units::{Ipa, PAGE_SIZE, Va};
-use wfe::words::Request;
+use watchdog::words::Request;
 
 use crate::exit::stage1::{self, Refused};
 use crate::host::{self, entropy};
@@ -228,7 +228,7 @@ impl Caller {
     }
 }
 
-impl backdoor::Host for Caller {
+impl ::vmware::Host for Caller {
     fn read(&mut self, from: u64, into: &mut [u8]) -> Result<(), BufferError> {
         self.for_each_page(from, into.len(), Direction::Read, |ram, at, offset, part| {
             into.get_mut(offset..offset + part).map_or(Ok(()), |into| ram.read(at, into))
@@ -273,8 +273,8 @@ impl backdoor::Host for Caller {
 
     fn watchdog(
         &mut self,
-        request: backdoor::Watchdog,
-        whose: backdoor::Whose,
+        request: ::vmware::WatchdogCall,
+        whose: ::vmware::Whose,
         level: ExceptionLevel,
     ) -> Result<u64, u64> {
         let (scope, request) = WatchdogRequest::by_call(request, whose);

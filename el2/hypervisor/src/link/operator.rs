@@ -11,10 +11,10 @@ use alloc::vec::Vec;
 
 use abi::link::request::{Answer, Ask, Guest, HOST, MAX_KEY, MAX_PIECE, Reply, Request};
 use arrayvec::ArrayString;
-use backdoor::Service;
-use backdoor::tclo::TimeSet;
 use pack::{Value as _, Writer};
 use units::VmId;
+use vmware::Service;
+use vmware::tclo::TimeSet;
 
 use crate::host::text::{Sentence, sentence};
 use crate::host::{self, wall_clock};
@@ -234,7 +234,7 @@ impl Operator {
         } else if known != id || value.len() != offset as usize {
             return Err(Sentence::from("the pieces of the value did not come in order"));
         }
-        let limit = backdoor::Limits::DEFAULT.message;
+        let limit = vmware::Limits::DEFAULT.message;
         if value.len() + piece.len() > limit {
             return Err(sentence!("a value has at most {limit} bytes"));
         }

@@ -15,7 +15,7 @@
 
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use clock::{Counter, EmulatedTimer, GuestClock, GuestTicks, Scale, saved};
+use clock::{Counter, CounterScale, EmulatedTimer, GuestClock, GuestTicks, saved};
 use cpu::Direction;
 use cpu::controls::CNTHCTL_EL1TVCT;
 use cpu::sysreg::{Timer, TimerRegister};
@@ -147,7 +147,7 @@ impl View {
     #[inline(always)]
     fn counter(&self) -> Counter {
         let (multiplier, shift) = (self.multiplier.load(Ordering::Relaxed), self.shift.load(Ordering::Relaxed));
-        let scale = Scale::from_parts(multiplier, shift & 63).unwrap_or(Scale::IDENTITY);
+        let scale = CounterScale::from_parts(multiplier, shift & 63).unwrap_or(CounterScale::IDENTITY);
         Counter { offset: Ticks(self.offset.load(Ordering::Relaxed)), scale, ahead: self.ahead.load(Ordering::Relaxed) }
     }
 }
@@ -224,7 +224,7 @@ impl Vcpu {
                 concerned
             }
         });
-        // Of a line that is up there is nothing more to come, until the guest writes a register.
+        // Nothing more comes of a line that is up, until the guest writes a register.
         let pending = |timer: EmulatedTimer, line| match line {
             vgic::Line::High => None,
             vgic::Line::Low => timer.deadline(&time.clock, now),

@@ -5,9 +5,9 @@ extern crate alloc;
 use alloc::boxed::Box;
 
 use abi::bundle::Doors as Policy;
-use backdoor::Limits;
 use hw::sync::PreemptLock;
 use units::Hz;
+use vmware::Limits;
 
 use crate::host::milliseconds;
 use crate::vm::watchdog::Watchdogs;
@@ -15,7 +15,7 @@ use crate::vm::watchdog::Watchdogs;
 /// A VM's side of the doors.
 pub(crate) struct Doors {
     /// VMware's service, where that door is open.
-    pub(crate) service: Option<Box<PreemptLock<backdoor::Service>>>,
+    pub(crate) service: Option<Box<PreemptLock<vmware::Service>>>,
     /// The watchdogs that are set up by calls.
     pub(crate) watchdogs: Watchdogs,
 }
@@ -26,7 +26,7 @@ impl Doors {
     #[must_use]
     pub(crate) fn new(name: &str, policy: &Policy, memory: u64, counter: Hz) -> Self {
         let service = policy.vmware.then(|| {
-            let config = backdoor::Config {
+            let config = vmware::Config {
                 uuid: uuid(name),
                 memory,
                 megahertz: megahertz(counter),
@@ -35,7 +35,7 @@ impl Doors {
                 user: policy.user_calls,
                 kernel: policy.kernel_calls,
             };
-            Box::new(PreemptLock::new(backdoor::Service::new(config, milliseconds())))
+            Box::new(PreemptLock::new(vmware::Service::new(config, milliseconds())))
         });
         Self { service, watchdogs: Watchdogs::new(policy) }
     }

@@ -117,7 +117,7 @@ pub struct Vm {
 
 // What is counted before a site is accepted: these, and about as much again that is made on the way, such as rings and the tree.
 const _: () = assert!(
-    2 * (size_of::<Vm>() + size_of::<VmConsole>() + size_of::<backdoor::Service>()) as u64 <= needs::HEAP_OF_A_VM
+    2 * (size_of::<Vm>() + size_of::<VmConsole>() + size_of::<vmware::Service>()) as u64 <= needs::HEAP_OF_A_VM
 );
 
 static VMS: [Once<&'static Vm>; abi::bundle::MAX_VMS] = [const { Once::new() }; abi::bundle::MAX_VMS];
@@ -220,7 +220,7 @@ fn gic_config(vcpus: u8) -> vgic::Config {
 pub(crate) fn new_clock(config: &VmConfig<'_>, now: Ticks) -> GuestClock {
     let host = host::get().counter;
     let frequency = if config.time.frequency == 0 { host } else { Hz(config.time.frequency.into()) };
-    // Of the frequencies and rates that a bundle can have, and CPUs, there are none between which there is no scale.
+    // There is a scale between any two of the frequencies and rates that a bundle and a CPU can have.
     GuestClock::start(now, host, frequency, Rate(config.time.rate))
         .unwrap_or_else(|| GuestClock::like_the_hosts(now, host))
 }
@@ -235,7 +235,7 @@ impl Vm {
     /// VTTBR_EL2 for its vCPUs.
     #[must_use]
     pub(crate) fn vttbr(&self) -> u64 {
-        // Pairs with the release in `build`: who enters by these tables finds them written.
+        // Pairs with the release in `build`: whoever enters by these tables finds them written.
         self.vttbr.load(Ordering::Acquire)
     }
 

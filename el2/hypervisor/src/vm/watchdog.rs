@@ -17,7 +17,7 @@ use hw::sync::{PreemptLock, unmask_irqs};
 use hw::sysreg;
 use spin::Once;
 use units::{Ticks, VcpuId, VmId};
-use wfe::Refused;
+use watchdog::Refused;
 
 use crate::host;
 use crate::sched::{self, Thread};

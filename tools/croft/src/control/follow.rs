@@ -51,7 +51,7 @@ pub(super) fn attend(
             gone.store(true, Ordering::Release);
         });
         let end = show(&pieces, is_log, &gone, &theirs, tell);
-        // Who waits for what the client types does so no longer.
+        // Whoever waits for what the client types does so no longer.
         let _ = stream.shutdown(Shutdown::Read);
         end
     })

@@ -10,9 +10,9 @@ use std::fmt;
 use std::sync::mpsc::{Receiver, Sender, SyncSender, sync_channel};
 use units::VmId;
 
-/// Of each stream at least half of this many bytes is kept.
+/// At least half of this many bytes of each stream is kept.
 const KEEP: usize = 8 << 20;
-/// Who watches a channel may be so many pieces behind.
+/// Whoever watches a channel may be so many pieces behind.
 const BEHIND: usize = 4096;
 
 /// What a VM does, as far as is known.
@@ -386,7 +386,7 @@ impl State {
         if let Some(complaint) = self.recorder.as_mut().and_then(|recorder| recorder.write(channel, bytes)) {
             self.tell(Notice::Remark(complaint));
         }
-        // Who is too far behind is let go, and learns it by that.
+        // Whoever is too far behind is let go, and learns it by that.
         self.watchers.retain(|watcher| watcher.channel != channel || watcher.pieces.try_send(bytes.to_vec()).is_ok());
         self.tell(Notice::Output { channel, bytes: bytes.to_vec() });
     }

@@ -38,7 +38,7 @@ const HELP: &[&str] = &[
 
 /// What the person wants that the screen cannot do itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Wish {
+pub enum Action {
     /// Send this to a guest.
     Send(Channel, Vec<u8>),
     /// Tell the hypervisor.
@@ -202,8 +202,8 @@ impl<W: Write> Screen<W> {
     ///
     /// # Errors
     /// If the terminal is gone.
-    pub fn keys(&mut self, keys: &[u8]) -> Result<Vec<Wish>> {
-        let mut wishes = Vec::new();
+    pub fn keys(&mut self, keys: &[u8]) -> Result<Vec<Action>> {
+        let mut actions = Vec::new();
         let mut typed = Vec::new();
         for &key in keys {
             if self.commanding {
@@ -211,8 +211,8 @@ impl<W: Write> Screen<W> {
                 if key == COMMAND_KEY {
                     typed.push(key);
                 } else {
-                    self.send(&mut typed, &mut wishes)?;
-                    wishes.extend(self.command(key)?);
+                    self.send(&mut typed, &mut actions)?;
+                    actions.extend(self.command(key)?);
                 }
             } else if key == COMMAND_KEY {
                 self.commanding = true;
@@ -220,12 +220,12 @@ impl<W: Write> Screen<W> {
                 typed.push(key);
             }
         }
-        self.send(&mut typed, &mut wishes)?;
-        Ok(wishes)
+        self.send(&mut typed, &mut actions)?;
+        Ok(actions)
     }
 
     /// What was typed goes to the foreground; the log takes nothing.
-    fn send(&mut self, typed: &mut Vec<u8>, wishes: &mut Vec<Wish>) -> Result<()> {
+    fn send(&mut self, typed: &mut Vec<u8>, actions: &mut Vec<Action>) -> Result<()> {
         let typed = std::mem::take(typed);
         if typed.is_empty() {
             return Ok(());
@@ -233,16 +233,16 @@ impl<W: Write> Screen<W> {
         if self.vm().is_none() {
             return self.remark("the log takes no input; Ctrl-] n goes to a VM");
         }
-        wishes.push(Wish::Send(self.foreground, typed));
+        actions.push(Action::Send(self.foreground, typed));
         Ok(())
     }
 
-    fn switch(&mut self, to: Channel) -> Result<Option<Wish>> {
+    fn switch(&mut self, to: Channel) -> Result<Option<Action>> {
         self.foreground = to;
         self.redraw().map(|()| None)
     }
 
-    fn command(&mut self, key: u8) -> Result<Option<Wish>> {
+    fn command(&mut self, key: u8) -> Result<Option<Action>> {
         let count = self.names.len() as u16;
         match key {
             b'n' => {
@@ -264,10 +264,10 @@ impl<W: Write> Screen<W> {
             b'p' => self.for_a_vm(|vm| Command::PowerButton { vm }),
             b'r' => self.for_a_vm(|vm| Command::Reboot { vm }),
             b'k' => self.for_a_vm(|vm| Command::ForceStop { vm }),
-            b's' => Ok(Some(Wish::Tell(Command::Stats))),
-            b't' => Ok(Some(Wish::Tell(Command::ExitTimes { on: true }))),
-            b'T' => Ok(Some(Wish::Tell(Command::ExitTimes { on: false }))),
-            b'q' => Ok(Some(Wish::Quit)),
+            b's' => Ok(Some(Action::Tell(Command::Stats))),
+            b't' => Ok(Some(Action::Tell(Command::ExitTimes { on: true }))),
+            b'T' => Ok(Some(Action::Tell(Command::ExitTimes { on: false }))),
+            b'q' => Ok(Some(Action::Quit)),
             b'h' | b'?' => {
                 for line in HELP {
                     write!(self.out, "\r\n{line}")?;
@@ -280,9 +280,9 @@ impl<W: Write> Screen<W> {
     }
 
     /// A command for the VM in the foreground, if one is there.
-    fn for_a_vm(&mut self, command: impl Fn(u16) -> Command) -> Result<Option<Wish>> {
+    fn for_a_vm(&mut self, command: impl Fn(u16) -> Command) -> Result<Option<Action>> {
         match self.vm() {
-            Some(vm) => Ok(Some(Wish::Tell(command(vm.0)))),
+            Some(vm) => Ok(Some(Action::Tell(command(vm.0)))),
             None => self.remark(FOR_A_VM).map(|()| None),
         }
     }
@@ -298,7 +298,7 @@ impl Screen<Outlet> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Look, Screen, Wish};
+    use super::{Action, Look, Screen};
     use crate::session::{Condition, Notice};
     use abi::link::{Channel, Command};
     use units::VmId;
@@ -343,15 +343,15 @@ mod tests {
     #[test]
     fn what_is_typed_goes_to_the_foreground() {
         let mut screen = screen();
-        let wishes = screen.keys(b"ls\x1d\x1d\r\x1d1root\r").unwrap();
-        assert_eq!(wishes, [Wish::Send(WEB, b"ls\x1d\r".to_vec()), Wish::Send(DB, b"root\r".to_vec())]);
+        let actions = screen.keys(b"ls\x1d\x1d\r\x1d1root\r").unwrap();
+        assert_eq!(actions, [Action::Send(WEB, b"ls\x1d\r".to_vec()), Action::Send(DB, b"root\r".to_vec())]);
         assert_eq!(screen.keys(b"\x1d").unwrap(), []);
-        assert_eq!(screen.keys(b"p").unwrap(), [Wish::Tell(Command::PowerButton { vm: 1 })]);
+        assert_eq!(screen.keys(b"p").unwrap(), [Action::Tell(Command::PowerButton { vm: 1 })]);
         assert_eq!(screen.keys(b"\x1dv").unwrap(), []);
-        assert_eq!(screen.keys(b"x").unwrap(), [Wish::Send(Channel::VirtioConsole(VmId(1)), b"x".to_vec())]);
+        assert_eq!(screen.keys(b"x").unwrap(), [Action::Send(Channel::VirtioConsole(VmId(1)), b"x".to_vec())]);
         assert_eq!(screen.keys(b"\x1dlx\x1dk").unwrap(), []);
         assert!(shown(&mut screen).contains("the log takes no input"));
-        assert_eq!(screen.keys(b"\x1ds\x1dq").unwrap(), [Wish::Tell(Command::Stats), Wish::Quit]);
+        assert_eq!(screen.keys(b"\x1ds\x1dq").unwrap(), [Action::Tell(Command::Stats), Action::Quit]);
     }
 
     #[test]

@@ -5,6 +5,7 @@ pub(crate) mod orderings;
 pub(crate) mod rooms;
 mod specification;
 mod style;
+mod words;
 
 use crate::compile::BARE_METAL;
 use crate::mutate;
@@ -174,6 +175,7 @@ pub(crate) fn documents(tree: &Tree) -> Result<()> {
     wrong.extend(documents::check(&others, &files));
     wrong.extend(style::check(&pages));
     wrong.extend(style::check(&others));
+    wrong.extend(words::check(&others));
     ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
     Ok(())
 }

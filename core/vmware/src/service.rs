@@ -11,7 +11,7 @@ use crate::channel::{Channels, Peer, PeerOf, Protocol, Registers};
 use crate::commands;
 use crate::encoding::{Access, Form, PortDirection, Size};
 use crate::guestinfo::{Refused, Store};
-use crate::limits::{Limits, Rate};
+use crate::limits::{Limits, LogRate};
 use crate::own::{self, Completion};
 use crate::rpci;
 use crate::tclo::{Report, Requests};
@@ -62,7 +62,7 @@ pub enum Whose {
 
 /// A request to the watchdog.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Watchdog {
+pub enum WatchdogCall {
     /// How long is left?
     Query,
     /// Arms it, or disarms it with 0 milliseconds.
@@ -106,7 +106,7 @@ pub trait Host {
     ///
     /// # Errors
     /// One of [`abi::calls::own::status`].
-    fn watchdog(&mut self, request: Watchdog, whose: Whose, level: ExceptionLevel) -> Result<u64, u64>;
+    fn watchdog(&mut self, request: WatchdogCall, whose: Whose, level: ExceptionLevel) -> Result<u64, u64>;
 }
 
 /// What does not change while a VM lives.
@@ -167,7 +167,7 @@ pub struct State {
     /// Whether the guest's clock follows the host's.
     pub time_sync: bool,
     pub(crate) limits: Limits,
-    pub(crate) log_rate: Rate,
+    pub(crate) log_rate: LogRate,
 }
 
 /// One VM's service.
@@ -179,18 +179,19 @@ pub struct Service {
     pub state: State,
 }
 
-struct Desk<'a, H> {
+/// The host at the other end of the channels.
+struct HostSide<'a, H> {
     state: &'a mut State,
     host: &'a mut H,
 }
 
 impl PeerOf for State {
     fn with<'a, H: Host>(&'a mut self, host: &'a mut H) -> impl Peer {
-        Desk { state: self, host }
+        HostSide { state: self, host }
     }
 }
 
-impl<H: Host> Peer for Desk<'_, H> {
+impl<H: Host> Peer for HostSide<'_, H> {
     fn opened(&mut self, id: u16, protocol: Protocol) {
         if protocol == Protocol::Tclo {
             self.state.requests.opened(id, self.state.time_sync);
@@ -231,7 +232,7 @@ impl Service {
             requests: Requests::default(),
             time_sync: config.time_sync,
             limits: config.limits,
-            log_rate: Rate::new(config.limits.log, now),
+            log_rate: LogRate::new(config.limits.log, now),
         };
         Self { config, channels: Channels::default(), state }
     }

@@ -38,5 +38,5 @@ pub mod tclo;
 mod tests;
 
 pub use encoding::{Access, Door, Form, PortDirection, Size, decode};
-pub use limits::{Limits, Rate};
-pub use service::{BufferError, Config, ExceptionLevel, Host, Outcome, Service, State, WallTime, Watchdog, Whose};
+pub use limits::{Limits, LogRate};
+pub use service::{BufferError, Config, ExceptionLevel, Host, Outcome, Service, State, WallTime, WatchdogCall, Whose};

@@ -64,14 +64,14 @@ pub(crate) fn copy(bytes: &[u8]) -> Option<Vec<u8>> {
 
 /// A bucket that fills at a steady rate and is emptied by use.
 #[derive(Clone, Copy, Debug)]
-pub struct Rate {
+pub struct LogRate {
     per_second: u64,
     /// In thousandths.
     tokens: u64,
     since: u64,
 }
 
-impl Rate {
+impl LogRate {
     /// Full, as of `now` in milliseconds.
     #[must_use]
     pub const fn new(per_second: u64, now: u64) -> Self {
@@ -97,11 +97,11 @@ impl Rate {
 
 #[cfg(test)]
 mod tests {
-    use super::Rate;
+    use super::LogRate;
 
     #[test]
     fn a_burst_and_then_the_rate() {
-        let mut rate = Rate::new(100, 0);
+        let mut rate = LogRate::new(100, 0);
         assert!(rate.take(800, 0));
         assert!(!rate.take(1, 0));
         assert!(rate.take(50, 500));

@@ -3,7 +3,7 @@
 use crate::Limits;
 use crate::channel::{PIECE, Registers};
 use crate::encoding::{Door, decode};
-use crate::service::{BufferError, Config, ExceptionLevel, Host, Outcome, Service, WallTime, Watchdog, Whose};
+use crate::service::{BufferError, Config, ExceptionLevel, Host, Outcome, Service, WallTime, WatchdogCall, Whose};
 use abi::bundle::Calls;
 use abi::calls::vmware::{MAGIC, command};
 use abi::calls::{self, own};
@@ -108,9 +108,9 @@ impl Host for Machine {
         (1_000_000_000, 7)
     }
 
-    fn watchdog(&mut self, request: Watchdog, whose: Whose, level: ExceptionLevel) -> Result<u64, u64> {
+    fn watchdog(&mut self, request: WatchdogCall, whose: Whose, level: ExceptionLevel) -> Result<u64, u64> {
         match request {
-            Watchdog::Query => Ok(if whose == Whose::Vm { 3 } else { 4 }),
+            WatchdogCall::Query => Ok(if whose == Whose::Vm { 3 } else { 4 }),
             _ if level == ExceptionLevel::User => Err(own::status::REFUSED),
             _ => Ok(100),
         }

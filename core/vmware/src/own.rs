@@ -4,7 +4,7 @@ use abi::calls::own::{LOG_BYTES, MAGIC, VERSION, command, features, status, watc
 
 use crate::channel::Registers;
 use crate::rpci;
-use crate::service::{BufferError, ExceptionLevel, Host, State, Watchdog, Whose};
+use crate::service::{BufferError, ExceptionLevel, Host, State, WatchdogCall, Whose};
 
 /// Carries out a call.
 ///
@@ -66,9 +66,9 @@ pub(crate) fn call(
 fn watchdog(x: &mut Registers, level: ExceptionLevel, host: &mut impl Host) -> u64 {
     let whose = if x[1] as u32 & what::OF_CALLER == 0 { Whose::Vm } else { Whose::Caller };
     let request = match x[1] as u32 & !what::OF_CALLER {
-        what::QUERY => Watchdog::Query,
-        what::CONFIGURE => Watchdog::Configure { milliseconds: x[4], action: x[5] as u32 },
-        what::PAT => Watchdog::Pat,
+        what::QUERY => WatchdogCall::Query,
+        what::CONFIGURE => WatchdogCall::Configure { milliseconds: x[4], action: x[5] as u32 },
+        what::PAT => WatchdogCall::Pat,
         _ => return status::ARGUMENT,
     };
     match host.watchdog(request, whose, level) {

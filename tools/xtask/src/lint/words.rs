@@ -1,0 +1,107 @@
+//! One word, one meaning: that no public type of `core/` has the name of another crate's, unless docs/words.md lists both and says why.
+
+use super::Text;
+use super::quoted;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// The page with the names that may stand in several crates.
+const PAGE: &str = "docs/words.md";
+/// The heading of its table of them.
+const HEADING: &str = "## Names that several crates have";
+
+/// A name, and the crates that have it.
+type Names<'t> = BTreeMap<&'t str, BTreeSet<&'t str>>;
+
+/// What of the sources is against that rule, or of the page not true.
+pub(super) fn check(texts: &[Text]) -> Vec<String> {
+    let mut found = Names::new();
+    for text in texts {
+        let Some((package, rest)) = text.path.strip_prefix("core/").and_then(|path| path.split_once('/')) else {
+            continue;
+        };
+        if rest.starts_with("src/") && !rest.contains("tests") {
+            for name in public_types(&text.contents) {
+                found.entry(name).or_default().insert(package);
+            }
+        }
+    }
+    found.retain(|_, crates| crates.len() > 1);
+    let page = texts.iter().find(|text| text.path == PAGE).map_or("", |text| &text.contents);
+    let accepted = accepted(page);
+    let mut wrong = Vec::new();
+    for (name, crates) in &found {
+        match accepted.get(name) {
+            Some(listed) if listed == crates => {}
+            Some(_) => wrong.push(format!("{PAGE}: {name} is in {}", list(crates))),
+            None => wrong.push(format!(
+                "{name} is the name of a type of {}: take another word, or say in {PAGE} why not",
+                list(crates)
+            )),
+        }
+    }
+    let gone = accepted.keys().filter(|name| !found.contains_key(**name));
+    wrong.extend(gone.map(|name| format!("{PAGE}: {name} is no longer in several crates")));
+    wrong
+}
+
+fn list(crates: &BTreeSet<&str>) -> String {
+    crates.iter().copied().collect::<Vec<_>>().join(", ")
+}
+
+/// The names of the public types that a source defines, up to its tests.
+fn public_types(source: &str) -> impl Iterator<Item = &str> {
+    let lines = source.lines().take_while(|line| *line != "mod tests {");
+    lines.filter_map(|line| {
+        let rest = line.strip_prefix("pub ")?;
+        let kinds = ["struct ", "enum ", "trait ", "type ", "union "];
+        let rest = kinds.iter().find_map(|kind| rest.strip_prefix(kind))?;
+        rest.split(|letter: char| !letter.is_alphanumeric()).next()
+    })
+}
+
+/// The rows of the page's table: a name, and the crates that may have it.
+fn accepted(page: &str) -> Names<'_> {
+    let rows = page.lines().skip_while(|line| *line != HEADING).skip(1).take_while(|line| !line.starts_with("## "));
+    rows.filter(|line| line.starts_with("| `"))
+        .filter_map(|line| {
+            let mut cells = line.split('|').skip(1);
+            let name = quoted(cells.next()?).first().copied()?;
+            Some((name, quoted(cells.next()?).into_iter().collect()))
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn complaints(files: &[(&str, &str)]) -> Vec<String> {
+        let texts: Vec<Text> =
+            files.iter().map(|(path, contents)| Text { path: (*path).into(), contents: (*contents).into() }).collect();
+        check(&texts)
+    }
+
+    #[test]
+    fn a_name_that_two_crates_have_is_told_unless_it_is_listed() {
+        let one = ("core/a/src/lib.rs", "//! A.\npub struct Level(u8);\npub(crate) enum Own {}\nstruct Private;\n");
+        let two = ("core/b/src/x.rs", "//! B.\npub enum Level<'a> {}\npub enum Own {}\nstruct Private;\n");
+        let told = complaints(&[one, two]);
+        assert_eq!(told.len(), 1);
+        assert!(told[0].starts_with("Level is the name of a type of a, b"), "{told:?}");
+        let page =
+            format!("| `Else` | `a`, `b` | before |\n{HEADING}\n| name | crates | why |\n| `Level` | `a`, `b` | x |\n");
+        assert!(complaints(&[one, two, (PAGE, &page)]).is_empty());
+        // Neither more crates than are listed, nor fewer, nor names that nobody has twice.
+        assert_eq!(complaints(&[one, two, ("core/c/src/lib.rs", "pub type Level = u8;\n"), (PAGE, &page)]).len(), 1);
+        assert_eq!(complaints(&[one, (PAGE, &page)]), ["docs/words.md: Level is no longer in several crates"]);
+    }
+
+    #[test]
+    fn one_crate_may_have_a_name_twice_and_tests_have_any() {
+        let twice = [("core/a/src/x.rs", "pub struct Row;\n"), ("core/a/src/y.rs", "pub struct Row;\n")];
+        assert!(complaints(&twice).is_empty());
+        let tests =
+            [twice[0], ("core/b/src/x/tests.rs", "pub struct Row;\n"), ("el2/hw/src/a.rs", "pub struct Row;\n")];
+        assert!(complaints(&tests).is_empty());
+    }
+}
