@@ -30,7 +30,8 @@ use anyhow::Result;
 use libtest_mimic::{Arguments, Completion, Trial};
 use std::fmt;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 /// How long a guest may take to boot, on a machine that does other things too.
 pub const BOOT: Duration = Duration::from_secs(150);
@@ -54,14 +55,40 @@ pub fn skip(why: impl Into<String>) -> anyhow::Error {
     anyhow::Error::new(Skip(why.into()))
 }
 
-/// A named scenario.
+/// Held by the scenario that has the emulated machines of this program for itself, but for one that waits.
+static BUSY: Mutex<()> = Mutex::new(());
+/// Held by a scenario that waits.
+static WAITING: Mutex<()> = Mutex::new(());
+
+/// A named scenario. One of them at a time runs.
 pub fn scenario(name: impl Into<String>, run: impl FnOnce() -> Result<()> + Send + 'static) -> Trial {
-    Trial::ignorable_test(name, move || match run() {
-        Ok(()) => Ok(Completion::Completed),
-        Err(error) => match error.downcast_ref::<Skip>() {
-            Some(Skip(why)) => Ok(Completion::ignored_with(why)),
-            None => Err(format!("{error:#}").into()),
-        },
+    trial(name.into(), &BUSY, run)
+}
+
+/// A named scenario that for the most part waits for time to pass, a daemon's minute or a watchdog's. One of them at a time runs
+/// beside the other scenarios of its program, which need not wait for it.
+pub fn waiting(name: impl Into<String>, run: impl FnOnce() -> Result<()> + Send + 'static) -> Trial {
+    trial(name.into(), &WAITING, run).with_kind(WAITS)
+}
+
+/// The kind of those that wait, by which they are known, and which stands behind their names.
+const WAITS: &str = "waits";
+
+fn trial(name: String, turn: &'static Mutex<()>, run: impl FnOnce() -> Result<()> + Send + 'static) -> Trial {
+    Trial::ignorable_test(name.clone(), move || {
+        // One that failed left nothing behind that others would find.
+        let _turn = turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let since = Instant::now();
+        let end = run();
+        // Between two verdicts there is another time, where scenarios run side by side.
+        println!("# {name} took {:.1} s", since.elapsed().as_secs_f64());
+        match end {
+            Ok(()) => Ok(Completion::Completed),
+            Err(error) => match error.downcast_ref::<Skip>() {
+                Some(Skip(why)) => Ok(Completion::ignored_with(why)),
+                None => Err(format!("{error:#}").into()),
+            },
+        }
     })
 }
 
@@ -71,10 +98,12 @@ pub fn full() -> bool {
         || std::env::var("UNDERCROFT_FULL").is_ok_and(|value| !matches!(&*value, "" | "0"))
 }
 
-/// Runs the scenarios that the command line selects, one at a time unless it says otherwise: an emulated machine
-/// keeps several CPUs busy by itself.
+/// Runs the scenarios that the command line selects, one at a time, since an emulated machine keeps several CPUs busy by itself;
+/// and beside them one at a time of those that wait, unless the command line asks for one thread.
 pub fn run(scenarios: Vec<Trial>) -> ExitCode {
     let mut arguments = Arguments::from_iter(std::env::args().filter(|argument| argument != "--full"));
-    arguments.test_threads = arguments.test_threads.or(Some(1));
-    libtest_mimic::run(&arguments, scenarios).exit_code()
+    let (waiting, others): (Vec<_>, Vec<_>) = scenarios.into_iter().partition(|trial| trial.kind() == WAITS);
+    // A thread for each that waits, also for its turn; they come first, so that what is left is that of the others.
+    arguments.test_threads = arguments.test_threads.or(Some(waiting.len() + 1));
+    libtest_mimic::run(&arguments, waiting.into_iter().chain(others).collect()).exit_code()
 }

@@ -63,7 +63,7 @@ fn lines(block: &str) -> Vec<(String, String)> {
     whole.lines().map(split).filter(|(command, _)| !command.is_empty()).collect()
 }
 
-/// Who follows README.
+/// Whoever follows README.
 struct Reader {
     /// Where sockets of running hosts are: nobody else's.
     runtime: TempDir,

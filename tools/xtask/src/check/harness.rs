@@ -1,9 +1,10 @@
 //! Reading what Rust's test harness (and libtest-mimic) prints, while it prints it: what passed, and how long it took.
 
 use super::Tally;
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-/// Of what the time is kept.
+/// What the time is kept of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Each {
     /// Each test: they run one after the other.
@@ -20,17 +21,20 @@ pub(crate) struct Harness {
     program: String,
     /// The test whose verdict is not there yet: something was printed in between.
     pending: Option<String>,
+    /// How long tests took that said so themselves, since others ran beside them.
+    told: BTreeMap<String, Duration>,
     /// When what runs now began.
     since: Instant,
 }
 
 impl Harness {
     pub(crate) fn new(each: Each, now: Instant) -> Self {
-        Self { tally: Tally::default(), each, program: String::new(), pending: None, since: now }
+        Self { tally: Tally::default(), each, program: String::new(), pending: None, told: BTreeMap::new(), since: now }
     }
 
     /// Takes the next line, which came at `now`; gives how long it was waited for if it is a verdict on what is timed.
     pub(crate) fn line(&mut self, line: &str, now: Instant) -> Option<Duration> {
+        self.told.extend(told(line));
         if let Some(program) = program(line) {
             self.program = program;
             self.since = now;
@@ -73,7 +77,7 @@ impl Harness {
     }
 
     fn took(&mut self, what: String, now: Instant) -> Duration {
-        let time = now.saturating_duration_since(self.since);
+        let time = self.told.remove(&what).unwrap_or_else(|| now.saturating_duration_since(self.since));
         self.tally.times.push((time, what));
         self.since = now;
         time
@@ -89,6 +93,13 @@ fn program(line: &str) -> Option<String> {
     let (_, file) = line.strip_prefix("Running ")?.strip_suffix(')')?.rsplit_once(" (")?;
     let name = file.rsplit('/').next()?;
     Some(name.rsplit_once('-').map_or(name, |(name, _)| name).to_owned())
+}
+
+/// The test and its time in `# <name> took 1.5 s`, whatever stands before it.
+fn told(line: &str) -> Option<(String, Duration)> {
+    let (name, time) = line.rsplit_once("# ")?.1.split_once(" took ")?;
+    let seconds = time.strip_suffix(" s")?.parse().ok()?;
+    Some((name.to_owned(), Duration::try_from_secs_f64(seconds).ok()?))
 }
 
 /// The number before `word` in `ok. 12 passed; 0 failed; ...`.
@@ -144,6 +155,13 @@ mod tests {
         assert_eq!(tally.failures, ["b"]);
         assert_eq!(tally.skipped, ["c: no memory"]);
         assert_eq!(times(&tally), [(2, "a"), (3, "b"), (2, "c")]);
+    }
+
+    #[test]
+    fn what_a_test_says_of_its_time_holds() {
+        let output = "running 3 tests\n# a took 42.0 s\ntest [waits] a ... ok\ntest b ... # b took 7.0 s\nok\n# c took x s\n\
+                      test c ... ok\n";
+        assert_eq!(times(&read(Each::Test, output)), [(42, "a"), (7, "b"), (2, "c")]);
     }
 
     #[test]

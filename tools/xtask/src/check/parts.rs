@@ -84,10 +84,11 @@ fn host(tree: &Tree, name: &str) -> Result<Tally> {
     harness(cargo.args(["--", "--format=pretty"]).arg(name), Each::Program)
 }
 
-/// The scenarios of `tests/system`, one at a time: each has an emulated machine of its own, with two threads.
+/// The scenarios of `tests/system`: one at a time, since each has an emulated machine of its own, with two threads, and one beside it
+/// that waits; they know which.
 fn system(tree: &Tree, name: &str) -> Result<Tally> {
     let mut cargo = tree.cargo();
-    cargo.args(["test", "--no-fail-fast", "-p", "system", "--", "--format=pretty", "--test-threads=1"]);
+    cargo.args(["test", "--no-fail-fast", "-p", "system", "--", "--format=pretty"]);
     harness(cargo.arg(name), Each::Test)
 }
 

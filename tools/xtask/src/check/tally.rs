@@ -74,10 +74,11 @@ impl Tally {
     }
 }
 
-/// The name and the verdict in a line `test <name> ... <verdict>`, whatever stands before it.
+/// The name and the verdict in a line `test <name> ... <verdict>`, whatever stands before it, and without the kind before the name.
 pub(super) fn verdict(line: &str) -> Option<(&str, &str)> {
     let (before, verdict) = line.split_once(" ... ")?;
     let (_, name) = before.split_once("test ")?;
+    let name = name.strip_prefix('[').and_then(|name| Some(name.split_once("] ")?.1)).unwrap_or(name);
     Some((name.trim(), verdict.trim()))
 }
 
