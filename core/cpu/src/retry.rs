@@ -84,7 +84,7 @@ mod tests {
     }
 
     proptest! {
-        /// Who gets on, in whatever respect, is never refused.
+        /// Whoever gets on, in whatever respect, is never refused.
         #[test]
         fn progress_is_never_refused(steps in prop::collection::vec((0_usize..5, 0_usize..31, 1_u64..), 1..100)) {
             let (mut tries, mut this) = (Tries::new(), TRY);

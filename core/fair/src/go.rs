@@ -3,7 +3,7 @@
 /// Takes and does what `next` gives, at most `most` times: what is left is there for the next go, and whoever waited for this one
 /// to end has a turn before. Says how often it did something.
 ///
-/// What nobody can do in this go is not taken: who takes an interrupt, for one, must also handle it.
+/// What nobody can do in this go is not taken: whoever takes an interrupt, for one, must also handle it.
 #[inline(always)]
 pub fn go<T>(most: usize, mut next: impl FnMut() -> Option<T>, mut act: impl FnMut(T)) -> usize {
     for done in 0..most {

@@ -40,7 +40,7 @@ impl<const N: usize> Ring<N> {
     }
 
     /// Adds `text`, whole lines of it; where there is no room, the oldest lines make it, each as a whole: what is left of
-    /// the others is never torn. Of a text that is longer than the ring, its end is kept.
+    /// the others is never torn. A text that is longer than the ring keeps its end.
     pub fn push_lines_over(&mut self, text: &[u8]) {
         let text = text.get(text.len().saturating_sub(N)..).unwrap_or(&[]);
         while self.room() < text.len() {

@@ -108,7 +108,7 @@ const MAX_CPUS: usize = 64;
 /// An area was written for `cpu`.
 pub(crate) fn publish(cpu: CpuId, area: Pa) {
     if let Some(slot) = AREAS.get(usize::from(cpu.0)) {
-        // Pairs with the acquire in `of`: who finds the area finds it written.
+        // Pairs with the acquire in `of`: whoever finds the area finds it written.
         slot.store(area.0, Ordering::Release);
     }
 }

@@ -171,7 +171,7 @@ impl Rings for Queue {
 
     fn set_interrupts(&mut self, on: bool) {
         half(self.available).store(if on { 0 } else { NO_INTERRUPT }, Ordering::Relaxed);
-        // Who looks at the device's ring behind this must not have looked before the device sees the wish.
+        // Whoever looks at the device's ring behind this must not have looked before the device sees the request.
         // SAFETY: a barrier changes nothing.
         unsafe { core::arch::asm!("dmb osh", options(nostack, preserves_flags)) };
     }

@@ -158,7 +158,7 @@ fn long_frames_have_a_long_length() {
     for step in [1, 7, 4096, line.len()] {
         assert_eq!(decode_steps(&line, step), expected, "{step} bytes at a time");
     }
-    // Who has no room for such frames loses them, and nothing else.
+    // Whoever has no room for such frames loses them, and nothing else.
     assert_eq!(decode(&line), [Owned::Damaged, Owned::Damaged, Owned::Damaged, Owned::Frame(CONSOLE, vec![b'x'])]);
     let longer = [most, vec![0]].concat();
     assert_eq!(encode(Channel::Bulk, &longer, compute, |_| ()), Err(LinkError::TooLong(MAX_BULK + 1, MAX_BULK)));

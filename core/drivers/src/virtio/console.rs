@@ -2,7 +2,7 @@
 //!
 //! Every port has a queue for each direction, and the device two more, by which it says which ports there are, what they are
 //! called, and whether somebody is at the other end. Bytes go in the order in which buffers are given; a port whose other end is
-//! shut takes what it is given and loses it. Nothing here waits: who wants room looks again after an interrupt.
+//! shut takes what it is given and loses it. Nothing here waits: whoever wants room looks again after an interrupt.
 
 use super::queue::Queue;
 use super::{Broken, Shape, Transport, Unusable, begin, finish, register, set_up};

@@ -409,8 +409,8 @@ impl<'t> Survey<'t> {
         }
     }
 
-    /// To one that does not see our caches our buffers are not what they are to us; one without an interrupt is no use. One of
-    /// one row too many stays unknown.
+    /// A device that does not see our caches sees other buffers than we do, and one without an interrupt is no use. A window that
+    /// would need a row too many stays unknown.
     fn visit_window(&mut self, node: &Node<'t>, buses: &[Bus<'t>]) {
         // How many cells an interrupt has does not matter for the first.
         if node.is_coherent

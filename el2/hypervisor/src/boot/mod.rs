@@ -301,7 +301,7 @@ fn make_vms<C: Checks>(platform: &Platform<'static>) -> Result<(), String> {
     let memory: u64 = platform.memory.iter().map(|range| range.size).sum();
     let needs = Needs::of(bundle.vms().map(|vm| Share::of(&vm)), platform.cpus.len(), memory, initrd.size);
     needs.fit(memory).map_err(|error| alloc::format!("{error}"))?;
-    // Of what firmware keeps for itself nothing was counted.
+    // That sum does not count what firmware keeps for itself.
     let free = memory::least_free(platform.cpus.len());
     if needs.of_vms() > free {
         let (wanted, free) = (needs.of_vms() >> 20, free >> 20);

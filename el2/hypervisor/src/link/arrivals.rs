@@ -26,7 +26,7 @@ const HEAD: usize = 3;
 
 /// The box.
 struct Posted {
-    /// Heads and payloads, whole ones only. Of a large piece there is the head alone.
+    /// Heads and payloads, whole ones only. A large piece has its head here alone.
     ring: Ring<4096>,
     /// The large piece, if there is one.
     piece: Option<Vec<u8>>,
@@ -128,14 +128,14 @@ fn post(channel: Channel, payload: &[u8], mut piece: Option<Vec<u8>>) {
             [number, low, high].iter().chain(payload).for_each(|&byte| posted.ring.push(byte));
             IS_POSTED.store(true, Ordering::Relaxed);
             drop(posted);
-            // Who finds the flag unset looks again behind this.
+            // Whoever finds the flag unset looks again behind this.
             output::look_again();
             output::wake_reader();
             return;
         }
         posted.waiter = Some(sched::current());
         drop(posted);
-        // Who is to make room may be waiting for the port itself, of which this thread alone hears.
+        // Whoever is to make room may be waiting for the port itself, of which this thread alone hears.
         port::attend();
         sched::block(None);
     }

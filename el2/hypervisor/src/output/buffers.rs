@@ -128,7 +128,7 @@ impl VmConsole {
     }
 
     fn announce(&self) {
-        // Pairs with the swap in the reader's `drain`, as do the two below with theirs: who takes it sees what was written before.
+        // Pairs with the swap in the reader's `drain`, as do the two below with theirs: whoever takes it sees what was written before.
         self.pending.store(true, Ordering::Release);
         announce();
     }

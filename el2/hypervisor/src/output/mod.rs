@@ -42,7 +42,7 @@ pub(crate) fn wake_reader() {
 
 /// The reader looks for output now: what comes from here on is announced anew.
 pub(crate) fn begin_look() {
-    // Pairs with the swap in `announce`: who finds it set relies on a look that sees what it has written. A store would not see
+    // Pairs with the swap in `announce`: whoever finds it set relies on a look that sees what it has written. A store would not see
     // that swap, so the flags that are read next could still be those from before it.
     let _ = DIRTY.swap(false, Ordering::AcqRel);
 }
@@ -62,7 +62,7 @@ pub(crate) fn look_again() {
 
 /// The state of some VM is another than what was last told.
 pub(crate) fn note_change() {
-    // Pairs with the swap in `take_changed`: who finds it set sees the VM's new state.
+    // Pairs with the swap in `take_changed`: whoever finds it set sees the VM's new state.
     STATES_CHANGED.store(true, Ordering::Release);
 }
 

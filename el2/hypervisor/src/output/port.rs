@@ -1,6 +1,6 @@
 //! The port by which the link goes where there is one: that of the name [`NAME`] of a virtio console of the host's.
 //!
-//! Bytes go through a fixed number of buffers. Who sends fills them itself, on its own time, and sleeps while there are none, but
+//! Bytes go through a fixed number of buffers. Whoever sends fills them itself, on its own time, and sleeps while there are none, but
 //! no longer than it waits for the UART: what cannot be sent in time is lost, and counted, so that a tool that takes nothing does
 //! not keep the consoles' thread from all else that it does. That thread begins nothing while there is no buffer ([`is_full`]).
 //!

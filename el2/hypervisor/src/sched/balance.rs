@@ -42,7 +42,7 @@ impl Queue {
         }
     }
 
-    /// Nobody waits any more: who is alone is not interrupted.
+    /// Nobody waits any more: whoever is alone is not interrupted.
     pub(super) fn cancel_round(&mut self) {
         self.alarms.cancel(self.round_slot());
     }

@@ -2,7 +2,7 @@
 //!
 //! Every vCPU and every worker of the hypervisor is a thread. Each CPU has a run queue (`core/sched`: weighted fair
 //! sharing by virtual run time), the deadlines that its timer serves, and an idle thread, which is what the CPU booted on.
-//! A thread sits on the queue of its home CPU. Who wakes a thread whose home is busy puts it on an idle CPU, if it may run
+//! A thread sits on the queue of its home CPU. Whoever wakes a thread whose home is busy puts it on an idle CPU, if it may run
 //! there; a CPU that becomes idle takes a waiting thread from a busy one; one whose threads fall behind gives some away
 //! (`balance`).
 //!
@@ -154,7 +154,7 @@ pub(crate) fn join() {
     }
     // Threads that were made since then found no queue here to make room in.
     cpu.queue.lock().reserve();
-    // Pairs with the acquire in `online`: who finds the CPU there finds its queue. (`IDLE` is a hint, which `drop_off` reads relaxed and
+    // Pairs with the acquire in `online`: whoever finds the CPU there finds its queue. (`IDLE` is a hint, which `drop_off` reads relaxed and
     // `cpu` looks behind.)
     IDLE.fetch_or(1 << id.0, Ordering::Release);
     ONLINE.fetch_or(1 << id.0, Ordering::Release);
@@ -412,7 +412,7 @@ impl Queue {
         self.running = next;
         if core::ptr::eq(next, self.idle) {
             // Pairs with the fence in `drop_off`: this CPU sets its bit and then, behind the fence in `steal`, looks
-            // for threads that wait; who makes one wait says so and then, behind its fence, looks for idle CPUs. One of
+            // for threads that wait; whoever makes one wait says so and then, behind its fence, looks for idle CPUs. One of
             // the two sees the other, or a thread would wait beside a CPU that sleeps.
             IDLE.fetch_or(bit, Ordering::SeqCst);
         } else {
@@ -458,7 +458,7 @@ impl Queue {
     fn enqueue(&mut self, target: &Cpu, entity: Entity, arrival: Arrival) {
         let now = cntpct_el0();
         self.charge_until(now);
-        // Pairs with the loads in `steal`, which come in the other order: who sees somebody wait sees where it may go.
+        // Pairs with the loads in `steal`, which come in the other order: whoever sees somebody wait sees where it may go.
         target.waiting_affinity.fetch_or(entity.affinity.0, Ordering::SeqCst);
         self.run.enqueue(entity, arrival);
         target.waiting.store(self.run.waiting() as u32, Ordering::SeqCst);

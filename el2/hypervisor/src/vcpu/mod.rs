@@ -259,7 +259,7 @@ impl Vcpu {
             gic::set_active(units::IntId(physical.trailing_zeros()), false);
             physical &= physical - 1;
         }
-        // Pairs with the acquires in `Thread::is_movable` and `VcpuHandle::is_loaded`: who finds it nowhere finds all
+        // Pairs with the acquires in `Thread::is_movable` and `VcpuHandle::is_loaded`: whoever finds it nowhere finds all
         // of its state in memory, or another CPU would run it with what it was before.
         self.loaded_on.store(NOBODY, Ordering::Release);
     }
@@ -347,7 +347,7 @@ impl Vcpu {
         }
         let timer = gic.hardware_list_register(self.id, gic::VIRTUAL_TIMER, gic::VIRTUAL_TIMER);
         drop(gic);
-        // Pairs with the acquire in `VcpuHandle::syncs`: who sees it change sees the model as it is now.
+        // Pairs with the acquire in `VcpuHandle::syncs`: whoever sees it change sees the model as it is now.
         self.syncs.store(self.syncs.load(Ordering::Relaxed).wrapping_add(1), Ordering::Release);
         self.timer_list_register.store(timer.unwrap_or(0), Ordering::Relaxed);
         self.at_rest.store(list.at_rest, Ordering::Relaxed);
@@ -414,7 +414,7 @@ impl Vcpu {
     /// WFI: sleeps until an interrupt is pending for the guest, its counter shows `until` (WFIT), or something is asked of the
     /// vCPU. It is loaded.
     ///
-    /// Of a vCPU at rest of which nothing was asked the model has nothing to say: nothing is pending for it.
+    /// The model has nothing to say of a vCPU at rest of which nothing was asked: nothing is pending for it.
     pub(crate) fn wait_for_interrupt(&'static self, until: Option<GuestTicks>) {
         let knows_nothing = || self.is_at_rest() && !self.is_timer_due();
         self.wait(knows_nothing, |gic, vmcr| gic.has_deliverable(self.id, vmcr), until);

@@ -60,7 +60,7 @@ impl Still {
         self.vm.save_machine(&life, vcpus, self.now)
     }
 
-    /// Puts a state in. Of its memory the guest sees nothing before it touches it.
+    /// Puts a state in. The guest sees nothing of its memory before it touches it.
     ///
     /// # Errors
     /// A sentence that says what does not fit. The VM cannot go on then: some of it may have been put in.

@@ -49,7 +49,7 @@ impl Alarm {
     pub(crate) fn watch(&self) {
         // Pairs with the releases in `set` and `take_due`.
         let at = self.0.load(Ordering::Acquire);
-        // Pairs with the loads in `take_alarm` and `next_alarm`: who finds this time finds the VM's own behind it.
+        // Pairs with the loads in `take_alarm` and `next_alarm`: whoever finds this time finds the VM's own behind it.
         if ALARM.fetch_min(at, Ordering::AcqRel) > at
             && let Some(at) = next_alarm()
         {

@@ -169,7 +169,7 @@ impl Devices {
     }
 
     /// Moves on what waits: output that found no room, input, unfinished work. Says what that waits for then, if it is still
-    /// unfinished; who asks has to see to it that it is gone on with.
+    /// unfinished; whoever asks has to see to it that it is gone on with.
     #[must_use]
     pub(crate) fn poll(&self, vm: &Vm) -> Option<Wait> {
         let mut wait = None;

@@ -63,7 +63,7 @@ impl<'a> Surroundings<'a> {
         self.moves_timer.get()
     }
 
-    /// What the device's unfinished work waits for, if there is any; who asks has to see to it that it is gone on with.
+    /// What the device's unfinished work waits for, if there is any; whoever asks has to see to it that it is gone on with.
     #[must_use]
     pub(crate) fn wait(&self) -> Option<Wait> {
         self.is_unfinished.get().then(|| self.memory.missing.get().map_or(Wait::Turn, Wait::Memory))

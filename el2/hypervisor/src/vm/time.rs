@@ -6,7 +6,7 @@
 
 use core::sync::atomic::Ordering;
 
-use ::vm::Counter;
+use ::vm::GuestCounter;
 use abi::bundle::{CpuCounters, TimeAway, VmConfig};
 use clock::saved::Away;
 use clock::{GuestClock, VmClock};
@@ -37,8 +37,8 @@ fn counters(clock: &GuestClock) -> CpuCounters {
 }
 
 /// The counter of a VM that goes by `clock`, as this host shows it.
-pub(super) fn counter(clock: &GuestClock) -> Counter {
-    Counter { frequency: clock.frequency(), shown: counters(clock) }
+pub(super) fn counter(clock: &GuestClock) -> GuestCounter {
+    GuestCounter { frequency: clock.frequency(), shown: counters(clock) }
 }
 
 /// Says so, if a guest that takes its clock from the virtual counter has a wrong one.
@@ -76,7 +76,7 @@ impl Vm {
     #[inline(always)]
     #[must_use]
     pub(crate) fn timer_at(&self) -> Option<Ticks> {
-        // Pairs with the release in `set_timer`: who finds a deadline finds the clock that it was computed by, or a later one.
+        // Pairs with the release in `set_timer`: whoever finds a deadline finds the clock that it was computed by, or a later one.
         match self.timer_at.load(Ordering::Acquire) {
             u64::MAX => None,
             at => Some(Ticks(at)),

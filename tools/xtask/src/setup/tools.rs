@@ -69,7 +69,7 @@ const RELEASES: [(&str, &[&str]); 2] = [
 const LIBRARIES: &str = "usr/lib/aarch64-linux-gnu";
 /// The daemon's plugins.
 const PLUGINS: &str = "usr/lib/aarch64-linux-gnu/open-vm-tools/plugins/vmsvc";
-/// Of the tools, what is started or loaded by name.
+/// What of the tools is started or loaded by name.
 const TOOLS: &[&str] = &[
     "usr/bin/systemd-detect-virt",
     "usr/bin/vmtoolsd",
