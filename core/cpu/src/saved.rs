@@ -16,7 +16,7 @@ use crate::controls::HCR_VSE;
 use crate::pstate;
 use crate::registers::{ContextNumbers, Debug, El1, General, InterruptState, Keys, Vectors};
 
-/// All registers of a vCPU that is not loaded, where they are kept. Of what the CPU does not have, nothing.
+/// All registers of a vCPU that is not loaded, where they are kept. What the CPU does not have is not among them.
 #[derive(Debug)]
 pub struct Registers<'a> {
     /// General registers.
@@ -188,6 +188,48 @@ fn each(
     }
 }
 
+/// System registers that are taken out.
+struct System {
+    registers: Vec<(Name, u64)>,
+    /// There was no memory for one.
+    is_cut: bool,
+}
+
+impl System {
+    // Not inlined, for each of some sixty registers calls it.
+    #[inline(never)]
+    fn add(&mut self, name: &str, value: u64) {
+        self.is_cut |= self.registers.try_reserve(1).is_err();
+        if !self.is_cut {
+            self.registers.push((Name::new(name), value));
+        }
+    }
+}
+
+/// System registers that are put in, in the order of the table, as they were saved.
+struct Expected<'s> {
+    rest: &'s [(Name, u64)],
+    /// The first that is not the one that comes next: it is either missing, or that one is unknown.
+    missing: Option<&'static str>,
+}
+
+impl Expected<'_> {
+    // As [`System::add`].
+    #[inline(never)]
+    fn take(&mut self, name: &'static str, place: &mut u64) {
+        if self.missing.is_some() {
+            return;
+        }
+        match self.rest.split_first() {
+            Some(((saved, value), rest)) if *saved == Name::new(name) => {
+                *place = *value;
+                self.rest = rest;
+            }
+            _ => self.missing = Some(name),
+        }
+    }
+}
+
 impl Registers<'_> {
     /// Takes them out.
     ///
@@ -216,17 +258,9 @@ impl Registers<'_> {
         let Debug { breakpoint_values, breakpoint_controls, watchpoint_values, watchpoint_controls } = debug;
         // What is to be loaded into ICH_HCR_EL2 follows from the interrupt controller's state.
         let InterruptState { vmcr, hcr: _, active_priorities_0, active_priorities_1 } = *interrupts;
-        let mut system = Vec::new();
-        let mut enough = true;
-        each(el1, keys, context_numbers, deferred_error, |name, value| {
-            enough &= system.try_reserve(1).is_ok();
-            if enough {
-                system.push((Name::new(name), *value));
-            }
-        });
-        if !enough {
-            return Err(Damaged::NoMemory);
-        }
+        let mut system = System { registers: Vec::new(), is_cut: false };
+        each(el1, keys, context_numbers, deferred_error, |name, value| system.add(name, *value));
+        let System { registers: system, is_cut: false } = system else { return Err(Damaged::NoMemory) };
         Ok(SavedRegisters {
             x,
             pc,
@@ -314,22 +348,9 @@ fn fill(
     context_numbers: Option<&mut ContextNumbers>,
     deferred_error: Option<&mut u64>,
 ) -> Result<(), Unfit> {
-    // In the order of the table, as they were saved. The first that is not the expected one is either missing or unknown.
-    let mut rest = system.iter();
-    let mut missing = None;
-    each(el1, keys, context_numbers, deferred_error, |name, place| {
-        if missing.is_none() {
-            match rest.as_slice().first() {
-                Some((saved, value)) if *saved == Name::new(name) => {
-                    *place = *value;
-                    rest.next();
-                }
-                _ => missing = Some(name),
-            }
-        }
-    });
-    let next = rest.next();
-    match (missing, next) {
+    let mut expected = Expected { rest: system, missing: None };
+    each(el1, keys, context_numbers, deferred_error, |name, place| expected.take(name, place));
+    match (expected.missing, expected.rest.first()) {
         (None, None) => Ok(()),
         (None, Some((unknown, _))) => Err(Unfit::Unknown(*unknown)),
         (Some(missing), None) => Err(Unfit::Missing(missing)),

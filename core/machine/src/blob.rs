@@ -55,15 +55,22 @@ impl Writer {
 
     /// A node called `name`, with what `fill` writes into it.
     pub(crate) fn node(&mut self, name: &str, fill: impl FnOnce(&mut Self)) {
-        self.word(BEGIN_NODE);
-        self.put(name.as_bytes());
-        self.put(&[0]);
-        self.align();
+        self.begin(name);
         fill(self);
         self.word(END_NODE);
     }
 
+    // What each node and each property calls is not inlined: there are some hundred of them, and no hurry.
+    #[inline(never)]
+    fn begin(&mut self, name: &str) {
+        self.word(BEGIN_NODE);
+        self.put(name.as_bytes());
+        self.put(&[0]);
+        self.align();
+    }
+
     /// A property of the current node.
+    #[inline(never)]
     pub(crate) fn property(&mut self, name: &'static str, value: &[u8]) {
         let name = self.string(name);
         self.word(PROPERTY);
@@ -89,6 +96,7 @@ impl Writer {
     }
 
     /// A property whose value is a list of strings.
+    #[inline(never)]
     pub(crate) fn texts(&mut self, name: &'static str, texts: &[&str]) {
         let name = self.string(name);
         self.word(PROPERTY);

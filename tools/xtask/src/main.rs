@@ -13,6 +13,7 @@ mod linux_bench;
 mod mutate;
 mod setup;
 mod shipped;
+mod size;
 mod starts;
 mod switches;
 mod tree;

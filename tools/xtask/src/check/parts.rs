@@ -4,8 +4,9 @@ use super::harness::Harness;
 use super::{Each, Part, Tally, payloads};
 use crate::compile::{self, BARE_METAL};
 use crate::tree::{Tree, words};
-use crate::{bench, branches, lint, linux_bench, mutate, shipped, starts};
+use crate::{bench, branches, lint, linux_bench, mutate, shipped, size, starts};
 use anyhow::{Context, Result};
+use std::fs;
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 use std::time::Instant;
@@ -22,8 +23,8 @@ pub(crate) fn run(tree: &Tree, part: Part, name: &str) -> Result<Tally> {
     }
 }
 
-/// It is built; the short path of an exit has no indirect branch; no CPU starts with what it remembers; and nothing of the
-/// checks is in the image that ships.
+/// It is built; the short path of an exit has no indirect branch; no CPU starts with what it remembers; and the image that ships
+/// has nothing of the checks in it, and is no larger than is promised.
 fn built(tree: &Tree) -> Tally {
     type Look = (&'static str, fn(&[u8]) -> Result<()>);
     let looks: [Look; 2] = [("short path", branches::check), ("starts", starts::check)];
@@ -33,6 +34,10 @@ fn built(tree: &Tree) -> Tally {
             tally += match compile::checks_elf(tree).and_then(|checks| shipped::check(&elf, &checks)) {
                 Ok(()) => Tally::success(),
                 Err(error) => Tally::failure(format!("what ships: {error:#}")),
+            };
+            tally += match size_of_what_ships(tree) {
+                Ok(()) => Tally::success(),
+                Err(error) => Tally::failure(format!("size of what ships: {error:#}")),
             };
             for (name, look) in looks {
                 tally += match look(&elf) {
@@ -44,6 +49,12 @@ fn built(tree: &Tree) -> Tally {
         Err(error) => tally += Tally::failure(format!("no hypervisor to look at: {error:#}")),
     }
     tally
+}
+
+fn size_of_what_ships(tree: &Tree) -> Result<()> {
+    let image = fs::metadata(compile::hypervisor_image(tree)).context("the image")?;
+    let page = fs::read_to_string(tree.path(size::PAGE)).with_context(|| format!("reading {}", size::PAGE))?;
+    size::check(image.len(), &page)
 }
 
 /// A lint: its name, and what runs it.
