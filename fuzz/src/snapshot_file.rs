@@ -69,10 +69,13 @@ fn look(bytes: &[u8], step: usize) {
                     }
                 }
                 Ok(Some(Section::State(state))) => {
-                    assert_eq!(pages, all, "a state with a part of the memory");
+                    assert_eq!(pages, 0, "memory without a state");
                     assert_eq!(SavedVm::from_bytes(&state.to_bytes().expect("there is memory")), Ok(*state));
                 }
-                Ok(Some(Section::End)) => is_whole = true,
+                Ok(Some(Section::End)) => {
+                    assert_eq!(pages, all, "an end behind a part of the memory");
+                    is_whole = true;
+                }
                 Ok(Some(Section::Machine(_) | Section::Moment(_))) => {}
             }
         }
@@ -88,12 +91,13 @@ pub fn good() -> Vec<u8> {
     let mut writer = Writer::new(crc32c::compute);
     let moment = SavedMoment { microseconds: 5, is_known: true };
     let mut bytes = writer.begin(&vm, &state.machine, moment).expect("there is memory");
+    bytes.extend(writer.state(&state).expect("there is memory"));
     let page: [u8; PAGE] = std::array::from_fn(|place| (place % 251) as u8);
     let contents =
         [(Content::Page(&page), 2), (Content::Fill(9), 3), (Content::Page(&page), 1), (Content::Fill(0), 506)];
     for (content, count) in contents {
         bytes.extend(writer.memory(content, count).expect("there is memory"));
     }
-    bytes.extend(writer.end(&state).expect("there is memory"));
+    bytes.extend(writer.end().expect("there is memory"));
     bytes
 }

@@ -1,4 +1,4 @@
-//! A VM as a file: what it is, what its CPU can do, when it was taken, its memory, and its state (`docs/formats/snapshot.md`).
+//! A VM as a file: what it is, what its CPU can do, when it was taken, its state, and its memory (`docs/formats/snapshot.md`).
 //!
 //! A file is a header and sections. Each section has a head, with a checksum of its own, that says what the section is, of which
 //! version, how long it is, and the checksum of what is in it. So whatever is wrong with a file is noticed before anything is
@@ -29,7 +29,7 @@ use units::PAGE_SIZE;
 /// What a file begins with.
 pub const MAGIC: [u8; 8] = *b"UCSAVED\0";
 /// The version of header and heads that is written, and the only one that is read. Sections have their own.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 /// Bytes of the header: magic, version, two zeros, and the CRC-32C of these twelve.
 pub const HEADER: usize = 16;
 /// Bytes of a section's head.
@@ -57,21 +57,21 @@ enum Kind {
     Vm,
     Machine,
     Moment,
-    Memory,
     State,
+    Memory,
     End,
 }
 
 impl Kind {
-    const ALL: [Self; 6] = [Self::Vm, Self::Machine, Self::Moment, Self::Memory, Self::State, Self::End];
+    const ALL: [Self; 6] = [Self::Vm, Self::Machine, Self::Moment, Self::State, Self::Memory, Self::End];
 
     const fn name(self) -> &'static str {
         match self {
             Self::Vm => "vm",
             Self::Machine => "machine",
             Self::Moment => "moment",
-            Self::Memory => "memory",
             Self::State => "state",
+            Self::Memory => "memory",
             Self::End => "end",
         }
     }
@@ -80,7 +80,7 @@ impl Kind {
         match self {
             // 2: what becomes of the time away.
             Self::Vm => 2,
-            Self::Machine | Self::Moment | Self::Memory | Self::State | Self::End => 1,
+            Self::Machine | Self::Moment | Self::State | Self::Memory | Self::End => 1,
         }
     }
 
@@ -90,9 +90,9 @@ impl Kind {
             Self::Vm => 4 << 10,
             Self::Machine => 1 << 10,
             Self::Moment | Self::End => 64,
-            Self::Memory => memory::MOST,
             // VMware's messages and values are most of it, if a site file lets a guest have that many.
             Self::State => 64 << 20,
+            Self::Memory => memory::MOST,
         }
     }
 
@@ -102,9 +102,9 @@ impl Kind {
             Self::Vm => before.is_none(),
             Self::Machine => before == Some(Self::Vm),
             Self::Moment => before == Some(Self::Machine),
-            Self::Memory => matches!(before, Some(Self::Moment | Self::Memory)),
-            Self::State => before == Some(Self::Memory),
-            Self::End => before == Some(Self::State),
+            Self::State => before == Some(Self::Moment),
+            Self::Memory => matches!(before, Some(Self::State | Self::Memory)),
+            Self::End => before == Some(Self::Memory),
         }
     }
 

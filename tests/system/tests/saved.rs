@@ -321,16 +321,18 @@ fn forget_generation(state: &mut SavedVm) -> Result<()> {
 fn contents(file: &Path) -> Result<(Vec<u8>, Box<SavedVm>)> {
     let bytes = fs::read(file)?;
     let (mut reader, mut input, mut memory) = (Reader::new(crc32c::compute), &*bytes, Vec::new());
+    let mut state = None;
     while let Some(section) = reader.read(&mut input)? {
         match section {
             Section::Memory(runs) => {
                 memory.extend(runs.into_iter().map(|run| format!("{run:?}")).collect::<String>().bytes())
             }
-            Section::State(state) => return Ok((memory, state)),
+            Section::State(found) => state = Some(found),
+            Section::End => return Ok((memory, state.context("no state")?)),
             _ => {}
         }
     }
-    anyhow::bail!("{}: it holds no state", file.display())
+    anyhow::bail!("{}: it does not end", file.display())
 }
 
 /// What the guest `kept` writes to its pages, as its source says: a page is of one of two words, or of words that follow from one
@@ -526,8 +528,8 @@ fn fill_up(bytes: &[u8]) -> Result<(Vec<u8>, u64)> {
                     }
                 }
             }
-            Section::State(state) => out.extend(writer.end(&state)?),
-            Section::End => break,
+            Section::State(state) => out.extend(writer.state(&state)?),
+            Section::End => out.extend(writer.end()?),
         }
     }
     Ok((out, pages))

@@ -1,8 +1,8 @@
 //! A VM as an ELF core, which `gdb` and `crash` open: its memory by guest-physical addresses, and the registers of its vCPUs.
 //!
-//! It is made of a saved VM (`docs/formats/snapshot.md`) as that comes, page by page; the format is in `docs/formats/dump.md`. The
-//! state comes last and a core begins with it, so room is left for it, and memory is written behind that at once. What is zero
-//! is not written at all: the file has holes there.
+//! It is made of a saved VM (`docs/formats/snapshot.md`) as that comes, page by page; the format is in `docs/formats/dump.md`. A core
+//! begins with what is known when all of memory has come: a note is made of a page of that. So room is left for it, and memory is
+//! written behind that at once. What is zero is not written at all: the file has holes there.
 //!
 //! The order of the headers, the note first and one segment directly behind it without an alignment, is what `crash` insists on.
 
@@ -167,6 +167,7 @@ struct Core<W> {
     end: u64,
     /// How many vCPUs there is room for.
     room: usize,
+    state: Option<Box<SavedVm>>,
     info: Vec<u8>,
 }
 
@@ -191,7 +192,7 @@ impl From<io::Error> for DumpError {
 
 impl<W: Write + Seek> Dump<W> {
     fn new(to: W) -> Self {
-        let out = Core { to, dumped: Dumped::default(), begin: 0, end: 0, room: 0, info: Vec::new() };
+        let out = Core { to, dumped: Dumped::default(), begin: 0, end: 0, room: 0, state: None, info: Vec::new() };
         Self { out, reader: Reader::new(crc32c::compute), is_whole: false }
     }
 
@@ -200,8 +201,11 @@ impl<W: Write + Seek> Dump<W> {
             match section {
                 Section::Vm(vm) => self.out.begin(vm.name, vm.vcpus.into(), vm.memory),
                 Section::Memory(runs) => runs.into_iter().try_for_each(|run| self.out.memory(&run))?,
-                Section::State(state) => self.out.state(&state)?,
-                Section::End => self.is_whole = true,
+                Section::State(state) => self.out.state = Some(state),
+                Section::End => {
+                    self.out.finish()?;
+                    self.is_whole = true;
+                }
                 Section::Machine(_) | Section::Moment(_) => {}
             }
         }
@@ -239,7 +243,7 @@ impl<W: Write + Seek> Core<W> {
     }
 
     /// Memory has ended: the notes, and all that a core begins with.
-    fn state(&mut self, state: &SavedVm) -> io::Result<()> {
+    fn finish(&mut self) -> io::Result<()> {
         if self.end < self.dumped.memory {
             // The file is as long as it says, with a hole there.
             self.to.seek(SeekFrom::Start(self.begin + self.dumped.memory - 1))?;
@@ -248,7 +252,7 @@ impl<W: Write + Seek> Core<W> {
         let mut notes = Vec::new();
         note(&mut notes, b"CORE", NT_PRPSINFO, &process(&self.dumped.name));
         // A state may name more than there are; those it cannot be restored with.
-        for vcpu in state.vcpus.iter().take(self.room) {
+        for vcpu in self.state.iter().flat_map(|state| &state.vcpus).take(self.room) {
             note(&mut notes, b"CORE", NT_PRSTATUS, &status(vcpu));
             note(&mut notes, b"CORE", NT_PRFPREG, &fp(&vcpu.registers));
             self.dumped.vcpus += 1;

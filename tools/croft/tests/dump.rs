@@ -59,6 +59,7 @@ fn saved(last: &[u8; PAGE]) -> Vec<u8> {
     let vm: Description<'_> = Vm { vcpus: 4, ..Vm::new("a-guest", (), MEMORY) };
     let mut writer = Writer::new(crc32c::compute);
     let mut bytes = writer.begin(&vm, &machine, SavedMoment { microseconds: 0, is_known: false }).expect("no error");
+    bytes.extend(writer.state(&state).expect("no error"));
     let mut info = [0; PAGE];
     info[..INFO.len()].copy_from_slice(INFO);
     // Nearly one, before the right one.
@@ -78,7 +79,7 @@ fn saved(last: &[u8; PAGE]) -> Vec<u8> {
     for (content, count) in pages {
         bytes.extend(writer.memory(content, count).expect("no error"));
     }
-    bytes.extend(writer.end(&state).expect("no error"));
+    bytes.extend(writer.end().expect("no error"));
     bytes
 }
 

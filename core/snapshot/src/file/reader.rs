@@ -21,10 +21,10 @@ pub enum Section<'a> {
     Machine(Box<SavedMachine>),
     /// When it was taken.
     Moment(SavedMoment),
-    /// Pages of memory, which follow those of the section before.
-    Memory(Memory<'a>),
     /// The state.
     State(Box<SavedVm>),
+    /// Pages of memory, which follow those of the section before.
+    Memory(Memory<'a>),
     /// It is whole, and what was read is what was written.
     End,
 }
@@ -121,9 +121,12 @@ impl Reader {
             if matches!(self.next, Next::Nothing) {
                 return if input.is_empty() { Ok(None) } else { Err(FileError::Surplus) };
             }
-            // A body stays until the next look.
+            // A body stays until the next look. That of a state may be many times as large as all that come behind it.
             if core::mem::take(&mut self.is_handed_out) {
                 self.buffer.clear();
+                if self.before == Some(Kind::State) {
+                    self.buffer = Vec::new();
+                }
             }
             let count = (self.wanted - self.buffer.len()).min(input.len());
             let (bytes, rest) = input.split_at_checked(count).unwrap_or_default();
@@ -191,7 +194,7 @@ impl Reader {
             return Err(FileError::Long(kind.name()));
         }
         let pages = self.vm.map_or(0, |(_, memory)| memory / PAGE_SIZE);
-        if kind == Kind::State && self.pages != pages {
+        if kind == Kind::End && self.pages != pages {
             return Err(FileError::Pages(self.pages, pages));
         }
         self.before = Some(kind);

@@ -55,6 +55,7 @@ fn written(state: &SavedVm, pages: &Pages) -> Vec<u8> {
     let description: Description<'_> = Vm { vcpus: 2, ..Vm::new("guest", (), memory) };
     let mut writer = Writer::new(crc32c::compute);
     let mut bytes = writer.begin(&description, &state.machine, moment()).unwrap();
+    bytes.extend(writer.state(&state).unwrap());
     for &(content, count) in pages {
         bytes.extend(writer.memory(Content::Page(&page(content)), count).unwrap());
     }
@@ -62,7 +63,7 @@ fn written(state: &SavedVm, pages: &Pages) -> Vec<u8> {
     if rest > 0 {
         bytes.extend(writer.memory(Content::Fill(0), rest).unwrap());
     }
-    bytes.extend(writer.end(&state).unwrap());
+    bytes.extend(writer.end().unwrap());
     bytes
 }
 
@@ -113,10 +114,13 @@ fn read(bytes: &[u8], step: usize) -> Result<Read, FileError> {
                     }
                 }
                 Section::State(state) => {
-                    read.again.extend(writer.end(&state).unwrap());
+                    read.again.extend(writer.state(&state).unwrap());
                     read.state = Some(state);
                 }
-                Section::End => read.is_whole = true,
+                Section::End => {
+                    read.again.extend(writer.end().unwrap());
+                    read.is_whole = true;
+                }
             }
             read.ends.push(at + piece.len() - input.len());
         }
@@ -226,8 +230,22 @@ fn sections_that_were_moved_are_noticed() {
         let bytes = [&good[..ends[doubled]], &good[begins[doubled]..]].concat();
         assert!(matches!(read(&bytes, 5000), Err(FileError::Misplaced(..))), "{doubled}");
     }
-    let swapped = [&good[..begins[3]], section(4), section(3), &good[begins[5]..]].concat();
-    assert!(matches!(read(&swapped, 5000), Err(FileError::Misplaced("memory", 3))));
+    let swapped = [&good[..begins[4]], section(5), section(4), &good[begins[6]..]].concat();
+    assert!(matches!(read(&swapped, 5000), Err(FileError::Misplaced("memory", 4))));
+}
+
+/// Whole sections, none of them damaged, of which the last pages are not there.
+#[test]
+fn an_end_behind_a_part_of_the_memory_is_noticed() {
+    let mut state = vm([1, 2, 3, 4], Vec::new(), false);
+    state.machine.memory = units::BLOCK_SIZE;
+    let description: Description<'_> = Vm { vcpus: 2, ..Vm::new("guest", (), units::BLOCK_SIZE) };
+    let mut writer = Writer::new(crc32c::compute);
+    let mut bytes = writer.begin(&description, &state.machine, moment()).unwrap();
+    bytes.extend(writer.state(&state).unwrap());
+    bytes.extend(writer.memory(Content::Fill(0), 511).unwrap());
+    bytes.extend(writer.end().unwrap());
+    assert_eq!(read(&bytes, 5000).err(), Some(FileError::Pages(511, 512)));
 }
 
 /// A head or header that says something else, with a checksum that is right: by another release, or by somebody who means ill.
@@ -246,11 +264,12 @@ fn what_is_another_releases_is_said_to_be() {
     // The third section is the moment.
     let at = ends[1];
     assert_eq!(&good[at..at + 6], b"moment");
-    assert_eq!(forged(8, &[2]), FileError::Version(2));
+    assert_eq!(forged(8, &[1]), FileError::Version(1));
+    assert_eq!(forged(8, &[3]), FileError::Version(3));
     assert_eq!(forged(at + 12, &[2]), FileError::SectionVersion("moment", 2, 1));
     assert_eq!(forged(at, b"device"), FileError::Unknown(2));
     assert_eq!(forged(at, b"moments"), FileError::Unknown(2));
-    assert_eq!(forged(at, b"state\0"), FileError::Misplaced("state", 2));
+    assert_eq!(forged(at, b"memory"), FileError::Misplaced("memory", 2));
     assert_eq!(forged(at + 24, &[3]), FileError::Misplaced("moment", 2));
     assert_eq!(forged(at + 16, &[0, 0, 0, 0x80]), FileError::Long("moment"));
     let text = format!("{}", FileError::SectionVersion("moment", 2, 1));

@@ -9,8 +9,8 @@ use super::memory::{Builder, Content};
 use super::{Description, FileError, HEAD, Kind, MAGIC, SavedMoment, VERSION};
 use crate::{SavedMachine, SavedVm};
 
-/// Writes a file: [`Writer::begin`], then memory from its first page to its last, then [`Writer::end`]. Each gives the bytes that
-/// come next, which may be none.
+/// Writes a file: [`Writer::begin`], [`Writer::state`], then memory from its first page to its last, then [`Writer::end`]. Each gives
+/// the bytes that come next, which may be none.
 #[derive(Debug)]
 pub struct Writer {
     crc32c: Crc32c,
@@ -26,7 +26,7 @@ impl Writer {
         Self { crc32c, sections: 0, pages: 0, memory: Builder::default() }
     }
 
-    /// What comes before memory.
+    /// What comes before the state.
     ///
     /// # Errors
     /// If there is no memory for it, or the description is too long for any VM.
@@ -50,6 +50,16 @@ impl Writer {
         Ok(out)
     }
 
+    /// The state.
+    ///
+    /// # Errors
+    /// If there is no memory for it.
+    pub fn state(&mut self, state: &SavedVm) -> Result<Vec<u8>, FileError> {
+        let mut out = Vec::new();
+        self.section(&mut out, Kind::State, &state.to_bytes().map_err(FileError::State)?)?;
+        Ok(out)
+    }
+
     /// The next pages of memory.
     ///
     /// # Errors
@@ -64,14 +74,13 @@ impl Writer {
         Ok(out)
     }
 
-    /// What comes behind memory: the state, and the end.
+    /// What comes behind memory: the end.
     ///
     /// # Errors
     /// If there is no memory for it.
-    pub fn end(&mut self, state: &SavedVm) -> Result<Vec<u8>, FileError> {
+    pub fn end(&mut self) -> Result<Vec<u8>, FileError> {
         let mut out = Vec::new();
         self.flush(&mut out)?;
-        self.section(&mut out, Kind::State, &state.to_bytes().map_err(FileError::State)?)?;
         let pages = self.pages.to_le_bytes();
         self.section(&mut out, Kind::End, &pages)?;
         Ok(out)

@@ -60,9 +60,9 @@ struct Saving {
     /// The request that waits until its vCPUs stand still.
     waits: Option<u32>,
     writer: Writer,
-    state: Option<SavedVm>,
-    /// The next page.
+    /// The next page, and whether the end is written behind the last one.
     next: u64,
+    has_ended: bool,
     page: Box<[u8; PAGE]>,
     out: Vec<u8>,
     sent: usize,
@@ -149,8 +149,8 @@ impl Transfer {
             until: host::milliseconds().saturating_add(PATIENCE),
             waits: Some(request),
             writer: Writer::new(hw::memory::crc32c),
-            state: None,
             next: 0,
+            has_ended: false,
             page: page()?,
             out: Vec::new(),
             sent: 0,
@@ -320,7 +320,9 @@ impl Saving {
         Some(still.save().and_then(|state| {
             let description: Description<'_> = self.vm.config.with(|text| *text, (), None, None);
             self.out = self.writer.begin(&description, &state.machine, moment).map_err(refused)?;
-            self.state = Some(state);
+            let mut state = self.writer.state(&state).map_err(refused)?;
+            self.out.try_reserve_exact(state.len()).map_err(|_| refused(FileError::NoMemory))?;
+            self.out.append(&mut state);
             Ok(())
         }))
     }
@@ -367,9 +369,10 @@ impl Saving {
         let all = ram.size / PAGE_SIZE;
         if self.next == all {
             // Once.
-            return match self.state.take() {
-                Some(state) => self.writer.end(&state).map_err(refused),
-                None => Ok(Vec::new()),
+            return if core::mem::replace(&mut self.has_ended, true) {
+                Ok(Vec::new())
+            } else {
+                self.writer.end().map_err(refused)
             };
         }
         let mut out = Vec::new();
