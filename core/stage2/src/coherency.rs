@@ -221,6 +221,8 @@ impl Stage2 {
             // Before anything is cleaned: what another vCPU stores behind the clean would be executed stale.
             self.update(hardware.memory, hardware.tlb, range, |attributes| Attributes {
                 permissions: attributes.permissions - Permissions::WRITE,
+                // Released, it would be writable.
+                software: attributes.software - Software::HELD,
                 ..attributes
             })?;
         }
@@ -432,7 +434,7 @@ fn executable(attributes: Attributes) -> Attributes {
 fn is_protected(attributes: Attributes) -> bool {
     attributes.permissions == Permissions::READ | Permissions::EXECUTE
         && attributes.software.contains(Software::MAINTAINED)
-        && !attributes.software.contains(Software::DIRTY_LOGGED)
+        && !attributes.software.contains(Software::HELD)
 }
 
 /// What an entry of `level` around `ipa` covers.

@@ -85,8 +85,8 @@ bitflags::bitflags! {
     pub struct Software: u8 {
         /// The caches were made coherent for this page since it last lost its execute permission.
         const MAINTAINED = 1;
-        /// The page is write-protected only to log that it gets written.
-        const DIRTY_LOGGED = 2;
+        /// The page is write-protected only because what it holds is being saved.
+        const HELD = 2;
         /// The page lost its execute permission because the hypervisor stored into it.
         const REWRITTEN = 4;
         /// Not used yet.
@@ -155,6 +155,7 @@ const ADDRESS_MASK: u64 = 0x0000_ffff_ffff_f000;
 const EXECUTE_NEVER: u64 = 1 << 54;
 const SOFTWARE_SHIFT: u32 = 55;
 const SOFTWARE_MASK: u64 = 0xf << SOFTWARE_SHIFT;
+const HELD: u64 = (Software::HELD.bits() as u64) << SOFTWARE_SHIFT;
 
 impl Descriptor {
     /// An entry that maps nothing.
@@ -188,6 +189,31 @@ impl Descriptor {
     /// Whether an entry of `level` points to a table.
     pub(crate) fn is_table(self, level: Level) -> bool {
         level != Level::Three && self.0 & (VALID | TABLE_OR_PAGE) == VALID | TABLE_OR_PAGE
+    }
+
+    /// The entry without being one: the hardware ignores all that it says, until it is opened again.
+    pub(crate) const fn closed(self) -> Self {
+        Self(self.0 & !VALID)
+    }
+
+    /// Whether this is what [`Descriptor::closed`] made of some entry.
+    pub(crate) const fn is_closed(self) -> bool {
+        self.0 & VALID == 0 && self.0 != 0
+    }
+
+    /// What it was before it was closed.
+    pub(crate) const fn opened(self) -> Self {
+        Self(self.0 | VALID)
+    }
+
+    /// Of a leaf: as it is, but not writable, with the mark that says so.
+    pub(crate) const fn held(self) -> Self {
+        if self.0 & (VALID | S2AP_WRITE) == VALID | S2AP_WRITE { Self(self.0 & !S2AP_WRITE | HELD) } else { self }
+    }
+
+    /// Of a leaf: what it was before it was held.
+    pub(crate) const fn released(self) -> Self {
+        if self.0 & (VALID | HELD) == VALID | HELD { Self(self.0 & !HELD | S2AP_WRITE) } else { self }
     }
 
     /// Where the entry points: its table, or what it maps to.

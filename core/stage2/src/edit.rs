@@ -58,6 +58,22 @@ impl<'a, M: TableMemory + ?Sized, T: TlbOps + ?Sized> Edit<'a, M, T> {
         }
     }
 
+    /// Makes `count` entries for blocks from `start` on invalid, and leaves in them what they say.
+    pub(crate) fn close(&mut self, table: Pa, start: Ipa, count: u64) {
+        let first = Level::Two.index(start);
+        let mut any = false;
+        for index in first..first + count as usize {
+            let entry = self.read(table, index);
+            if entry.is_valid() {
+                self.memory.write(table, index, entry.closed().0);
+                any = true;
+            }
+        }
+        if any {
+            self.stale.add(Range { start, size: count * Level::Two.size() }, Level::Three);
+        }
+    }
+
     /// Clears all of the root.
     pub(crate) fn clear_root(&mut self, root: Pa) {
         for index in 0..Level::One.entries() {
@@ -134,6 +150,8 @@ fn free_tree<M: TableMemory + ?Sized>(memory: &mut M, table: Pa, level: Level) {
     if level != Level::Three {
         for index in 0..level.entries() {
             let entry = Descriptor(memory.read(table, index));
+            // One that is closed links its table all the same.
+            let entry = if entry.is_closed() { entry.opened() } else { entry };
             if entry.is_table(level) {
                 free_tree(memory, entry.address(), level.below());
             }

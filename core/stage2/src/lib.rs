@@ -32,6 +32,7 @@ mod coherency;
 mod control;
 mod descriptor;
 mod edit;
+mod hold;
 #[cfg(test)]
 mod incoherent;
 mod maintenance;

@@ -290,7 +290,7 @@ fn map_in_one_table<M: TableMemory + ?Sized, T: TlbOps + ?Sized>(
         let index = level.index(range.start);
         let entry = edit.read(table, index);
         let is_table = entry.is_table(level);
-        if entry.is_valid() && !is_table {
+        if entry.is_closed() || entry.is_valid() && !is_table {
             return Err(Stage2Error::AlreadyMapped(range.start));
         }
         // Where a table stands already the range is mapped in its entries: a table may hold other mappings.
@@ -304,7 +304,7 @@ fn map_in_one_table<M: TableMemory + ?Sized, T: TlbOps + ?Sized>(
     let fitting = (level.entries() - first).min((range.size / level.size()) as usize);
     let mut bytes = 0;
     for index in first..first + fitting {
-        if edit.read(table, index).is_valid() {
+        if edit.read(table, index) != Descriptor::INVALID {
             break;
         }
         edit.make(table, index, Descriptor::leaf(level, Pa(pa.0 + bytes), attributes));
@@ -321,7 +321,11 @@ fn clear_range<M: TableMemory + ?Sized, T: TlbOps + ?Sized>(
     range: Range<Ipa>,
 ) -> Result<(), Stage2Error> {
     for (index, covered) in entries_in(level, base, range) {
-        if !edit.read(table, index).is_valid() {
+        let entry = edit.read(table, index);
+        if entry.is_closed() {
+            // What it links is to be cleared with it, or in part.
+            edit.make(table, index, entry.opened());
+        } else if !entry.is_valid() {
             continue;
         }
         if range.contains_range(covered) {
@@ -430,7 +434,7 @@ fn summarize<M: TableMemory + ?Sized, T: TlbOps + ?Sized>(edit: &Edit<'_, M, T>,
     let below = level.below();
     let first = edit.read(child, 0);
     if !first.is_valid() {
-        let empty = (1..below.entries()).all(|index| !edit.read(child, index).is_valid());
+        let empty = (0..below.entries()).all(|index| edit.read(child, index) == Descriptor::INVALID);
         return if empty { Summary::Empty } else { Summary::Mixed };
     }
     if first.is_table(below) || !level.aligns(first.address()) {

@@ -290,6 +290,103 @@ proptest! {
         }
         world.destroy()?;
     }
+
+    /// Whatever is mapped: held, nobody gets there, and what holds it keeps it; open, nobody stores there; released, all is as it was.
+    #[test]
+    fn what_is_held_is_as_it_was_when_it_is_released(
+        list in steps(),
+        looks in proptest::collection::vec((0..1536_u64, any::<bool>()), 0..12),
+        ends_early in any::<bool>(),
+    ) {
+        let mut world = World::new();
+        for (first, end, act, _) in list {
+            world.step((first, end, act, 1000))?;
+        }
+        world.hold(&looks, ends_early)?;
+        world.destroy()?;
+    }
+}
+
+/// The first gigabytes, in which all that is small lies.
+const HELD: Range<Ipa> = Range { start: Ipa(0), size: 3 * GIGABYTE };
+
+impl World {
+    fn hold(&mut self, looks: &[(u64, bool)], ends_early: bool) -> Result<(), TestCaseError> {
+        self.host.set_budget(1000);
+        self.tables.hold(&mut &self.host, &mut &self.host, HELD).unwrap();
+        let (mut open, mut released) = (Vec::new(), Vec::new());
+        self.check_held(&open, &released)?;
+        for &(block, releases) in looks {
+            let at = Ipa(block * BLOCK_SIZE + 5 * PAGE_SIZE);
+            if releases {
+                self.tables.release(&mut &self.host, &mut &self.host, at);
+                released.push(block);
+            } else {
+                self.tables.open(&mut &self.host, &mut &self.host, at);
+                open.push(block);
+            }
+            self.check_held(&open, &released)?;
+        }
+        for atom in atoms().filter(|atom| HELD.contains_range(*atom)) {
+            let over = self.tables.map(&mut &self.host, &mut &self.host, atom.start, Pa(0), PAGE_SIZE, Attributes::RAM);
+            if over.is_ok() {
+                let page = Range { start: atom.start, size: PAGE_SIZE };
+                self.tables.unmap(&mut &self.host, &mut &self.host, page).unwrap();
+            }
+        }
+        self.tables.merge(&mut &self.host, &mut &self.host, HELD).unwrap();
+        self.check_held(&open, &released)?;
+        if ends_early {
+            self.naive
+                .iter_mut()
+                .zip(atoms())
+                .filter(|(_, atom)| HELD.contains_range(*atom))
+                .for_each(|(at, _)| *at = None);
+            self.tables.unmap(&mut &self.host, &mut &self.host, HELD).unwrap();
+        }
+        for block in 0..HELD.size / BLOCK_SIZE {
+            self.tables.release(&mut &self.host, &mut &self.host, Ipa(block * BLOCK_SIZE));
+        }
+        self.check()
+    }
+
+    fn check_held(&self, open: &[u64], released: &[u64]) -> Result<(), TestCaseError> {
+        for (atom, mapped) in atoms().zip(self.naive).filter(|(atom, _)| HELD.contains_range(*atom)) {
+            for at in [atom.start, Ipa(atom.end().0 - PAGE_SIZE)] {
+                let block = at.0 / BLOCK_SIZE;
+                let is_released = released.contains(&block);
+                let expected = mapped.filter(|_| is_released || open.contains(&block)).map(|(pa, attributes)| {
+                    let is_held = !is_released && attributes.permissions.contains(Permissions::WRITE);
+                    let held = Attributes {
+                        permissions: attributes.permissions - Permissions::WRITE,
+                        software: attributes.software | Software::HELD,
+                        ..attributes
+                    };
+                    (pa + at.0 - atom.start.0, if is_held { held } else { attributes })
+                });
+                prop_assert_eq!(self.actual(at), expected, "at {:?}, open {:?}, released {:?}", at, open, released);
+            }
+        }
+        self.host.settle().map_err(TestCaseError::fail)
+    }
+}
+
+/// In a strict guest that executes what is held for the first time, the page is not writable when it is released.
+#[test]
+fn a_strict_page_that_is_executed_while_it_is_held_stays_read_only() {
+    let (host, mut tables) = guest();
+    let (page, other) = (GIGABYTE + 7 * PAGE_SIZE, GIGABYTE + 8 * PAGE_SIZE);
+    let strict = Rules { policy: Policy::Strict, ..RULES };
+    tables.hold(&mut &host, &mut &host, Range { start: Ipa(GIGABYTE), size: 2 * GIGABYTE }).unwrap();
+    assert_eq!(want(&host, &mut tables, page, Wanted::Fetch, strict), Allowed::Unmapped);
+    tables.open(&mut &host, &mut &host, Ipa(page));
+    assert!(matches!(want(&host, &mut tables, page, Wanted::Fetch, strict), Allowed::Now { .. }));
+    assert_eq!(want(&host, &mut tables, other, Wanted::Write, strict), Allowed::Never);
+    tables.release(&mut &host, &mut &host, Ipa(page));
+    let read = Permissions::READ;
+    assert_eq!(attributes(&host, &tables, page).permissions, read | Permissions::EXECUTE);
+    assert_eq!(attributes(&host, &tables, other), Attributes::RAM);
+    host.settle().unwrap();
 }
 
 /// 2 GiB of RAM at 1 GiB, as a guest has it.

@@ -8,7 +8,7 @@ use core::ptr;
 use core::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 
 use stage2::Writable;
-use units::Pa;
+use units::{Pa, Range};
 
 /// Copies guest memory at `from` into `to`. The caller has checked that the bytes are RAM that a guest owns.
 pub fn read(from: Pa, to: &mut [u8]) {
@@ -24,6 +24,15 @@ pub fn write(to: &Writable<'_>, from: &[u8]) {
     let length = from.len().min(to.range().size as usize);
     // SAFETY: as in `read`; a `Writable` is RAM that a guest's tables show to it.
     unsafe { copy(from.as_ptr(), target, length) };
+}
+
+/// Copies guest memory at `from` to `to`. The caller has checked that both are whole frames that a guest owns, and that no CPU
+/// executes or sees what is at `to`.
+pub fn copy_frames(from: Range<Pa>, to: Pa) {
+    let source = ptr::with_exposed_provenance::<u8>(from.start.0 as usize);
+    let target = ptr::with_exposed_provenance_mut::<u8>(to.0 as usize);
+    // SAFETY: as in `read`, on both sides; two frames are one or have nothing in common.
+    unsafe { copy(source, target, from.size as usize) };
 }
 
 /// Copies `length` bytes.
@@ -167,7 +176,7 @@ pub fn claim_unzeroed(start: Pa, size: u64) -> &'static mut [u8] {
 /// If the range is too small: a defect of the caller.
 #[must_use]
 pub fn claim_metadata<A: Copy, B: Copy>(
-    range: units::Range<Pa>,
+    range: Range<Pa>,
     first: (usize, A),
     second: (usize, B),
 ) -> (&'static mut [A], &'static mut [B]) {

@@ -103,7 +103,7 @@ pub enum Order {
         /// The VM's name.
         vm: String,
     },
-    /// Saves a VM to a file. It stands still meanwhile.
+    /// Saves a VM to a file, as it is at that moment. It runs on.
     Save {
         /// The VM's name.
         vm: String,
@@ -126,7 +126,7 @@ pub enum Order {
         /// It stands still until it is told to go on.
         pause: bool,
     },
-    /// Lets a clone of a VM take the place of one that is off. The VM stands still meanwhile, and goes on.
+    /// Lets a clone of a VM, as it is at that moment, take the place of one that is off. The VM runs on.
     Clone {
         /// The VM's name.
         vm: String,

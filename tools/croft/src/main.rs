@@ -195,7 +195,7 @@ enum Order {
         #[arg(long, value_name = "VM")]
         sync: Option<String>,
     },
-    /// Save a VM to a file: what it is, its state and its memory. It stands still until all of that is written.
+    /// Save a VM to a file: what it is, its state and its memory. It is saved as it is at that moment, and runs on.
     Save {
         #[command(flatten)]
         host: HostPlace,
@@ -231,7 +231,7 @@ enum Order {
         #[arg(long)]
         pause: bool,
     },
-    /// Let a clone of a VM take the place of one that is off. The VM stands still until it is copied, and goes on.
+    /// Let a clone of a VM take the place of one that is off. The clone is as the VM is at that moment, which runs on.
     Clone {
         #[command(flatten)]
         host: HostPlace,

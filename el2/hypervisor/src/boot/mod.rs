@@ -310,6 +310,7 @@ fn make_vms<C: Checks>(platform: &Platform<'static>) -> Result<(), String> {
             memory >> 20
         ));
     }
+    memory::set_spare(free - needs.of_vms());
     if bundle.vms().any(|vm| Watchdogs::may_be_used(&vm.doors)) {
         watchdog::start().map_err(|error| alloc::format!("{error}"))?;
     }

@@ -27,7 +27,7 @@ use crate::vcpu::Vcpu;
 use crate::vcpu::exception::{complete, inject};
 use crate::vm::Vm;
 use crate::vm::counters::{self, Reason};
-use crate::vm::guest_memory::{GuestRam, RamError};
+use crate::vm::guest_memory::{GuestRam, Missing, RamError};
 
 /// ESR_EL2 of `MRS XZR, MDCCSR_EL0`.
 const STATUS_READ: u64 = 0x6220_c3e3;
@@ -185,7 +185,7 @@ struct Caller {
     rights: Rights,
     level: ExceptionLevel,
     /// Where its memory is not ready yet. To make it so takes longer than the service's lock may be held.
-    missing: Option<Ipa>,
+    missing: Option<Missing>,
 }
 
 impl Caller {
@@ -204,7 +204,7 @@ impl Caller {
             let fault = |kind: AbortKind| BufferError::Fault { address: at, status: kind.status() as u8, direction };
             let ipa = match stage1::translate_shown(self.vcpu, Va(at), self.rights, direction) {
                 Ok((ipa, _)) => ipa,
-                Err(Refused::NotShown(table)) => {
+                Err(Refused::NotReady(table)) => {
                     self.missing = Some(table);
                     return Err(fault(AbortKind::External));
                 }
@@ -216,8 +216,8 @@ impl Caller {
             let result = move_part(&mut self.vm.ram.lock(), ipa, done, part);
             match result {
                 Ok(()) => done += part,
-                Err(RamError::NotShown(place)) => {
-                    self.missing = Some(place);
+                Err(RamError::NotReady(missing)) => {
+                    self.missing = Some(missing);
                     // A fault is what lets the service take everything back.
                     return Err(fault(AbortKind::External));
                 }

@@ -14,7 +14,7 @@ use units::{Ipa, Va};
 
 use crate::host;
 use crate::vcpu::Vcpu;
-use crate::vm::guest_memory::RamError;
+use crate::vm::guest_memory::{Missing, RamError, Use};
 
 /// What the guest is told when the walk of its own tables for `va` came to `table`, where no RAM is.
 pub(crate) fn refused_walk(vcpu: &'static Vcpu, va: Va, table: Ipa) -> AbortKind {
@@ -43,7 +43,7 @@ pub(crate) fn read_ram(vcpu: &'static Vcpu, at: Ipa, into: &mut [u8]) -> Option<
     if !vcpu.vm.plan.ram().contains(at) {
         return None;
     }
-    vcpu.vm.touch(at);
+    vcpu.vm.touch(Missing { at, what: Use::Look });
     vcpu.vm.ram.lock().read(at, into).ok()
 }
 
@@ -69,7 +69,7 @@ pub(crate) enum Refused {
     /// The guest's own tables have this abort for the access.
     Abort(AbortKind),
     /// A table is in memory that has to be made ready first.
-    NotShown(Ipa),
+    NotReady(Missing),
 }
 
 /// As [`translate`], for callers that hold a lock: no memory is made ready.
@@ -90,12 +90,12 @@ pub(crate) fn translate_shown(
             let result = without_table(va, rights, direction, |at| {
                 let mut bytes = [0; 8];
                 let result = vcpu.vm.ram.lock().read(at, &mut bytes);
-                if let Err(RamError::NotShown(place)) = result {
+                if let Err(RamError::NotReady(place)) = result {
                     missing = Some(place);
                 }
                 result.ok().map(|()| bytes)
             });
-            result.map_err(|kind| missing.map_or(Refused::Abort(kind), Refused::NotShown))
+            result.map_err(|kind| missing.map_or(Refused::Abort(kind), Refused::NotReady))
         }
     }
 }

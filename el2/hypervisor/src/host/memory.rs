@@ -3,7 +3,7 @@
 //! Policy is `core/frames`; here is the lock around it and the hypervisor's own use of memory: the heap, stacks, table
 //! frames. Zeroing happens outside the lock: a piece of memory that is being zeroed belongs to whoever zeroes it.
 
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use ::vm::needs;
 use frames::{Allocation, BlockState, CarvedBlock, Extent, FrameAllocator, FramesError, Owner, Runs, Usage, VmUsage};
@@ -21,6 +21,7 @@ const _: () = assert!(stack::SIZE == needs::STACK);
 
 static FRAMES: PreemptLock<Option<FrameAllocator<'static>>> = PreemptLock::new(None);
 static STACKS: AtomicU64 = AtomicU64::new(0);
+static SPARE: AtomicUsize = AtomicUsize::new(0);
 
 /// Takes all RAM under control but what the platform reserves and the image itself; starts the heap.
 ///
@@ -151,6 +152,21 @@ pub(crate) fn zero_piece(vm: VmId, block: Pa, offset: u64) -> Result<(), FramesE
         with(|frames| frames.mark_clean(vm, &extent))?;
     }
     Ok(())
+}
+
+/// Copies a piece of one block to the same place in another one: [`PIECE`] bytes from `offset` on. Both are a guest's.
+pub(crate) fn copy_piece(from: Pa, to: Pa, offset: u64) {
+    hw::memory::copy_frames(Range { start: Pa(from.0 + offset), size: PIECE }, Pa(to.0 + offset));
+}
+
+/// So many blocks are left when all VMs have all that they may come to need.
+pub(crate) fn set_spare(bytes: u64) {
+    SPARE.store((bytes / BLOCK_SIZE) as usize, Ordering::Relaxed);
+}
+
+/// How many blocks no VM can come to need.
+pub(crate) fn spare_blocks() -> usize {
+    SPARE.load(Ordering::Relaxed)
 }
 
 /// Takes everything back that exists for `vm`; returns how many frames that was.

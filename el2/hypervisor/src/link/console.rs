@@ -729,7 +729,9 @@ impl Port {
             }
             Command::ResumeVm { vm } => {
                 let Some(vm) = find(vm) else { return };
-                if self.operator.transfer.holds(vm) {
+                // Should it stand still because of what is being saved, that is tried again.
+                vm.ram.lock().forget_stall();
+                if self.operator.transfer.stops(vm) {
                     self.send(&Message::Refused { text: "resume: the VM is being saved or restored" });
                 } else if !vm.resume() {
                     self.send(&Message::Refused { text: "resume: the VM is not paused" });

@@ -86,7 +86,7 @@ pub(crate) fn write_vm(vm: &vm::Vm, out: &mut dyn Write) -> fmt::Result {
         write!(out, " at {} millionths of real time", clock.rate().0)?;
     }
     writeln!(out, ", stood still for {stood} ticks{still}")?;
-    let (policy, Code { done, mapped, executable }) = {
+    let (policy, Code { done, mapped, executable, copied }) = {
         let ram = vm.ram.lock();
         (ram.policy(), ram.code())
     };
@@ -101,5 +101,6 @@ pub(crate) fn write_vm(vm: &vm::Vm, out: &mut dyn Write) -> fmt::Result {
          blocks split {}, joined {}",
         done.granted, done.taken, done.lines, done.invalidations, done.splits, done.promotions
     )?;
+    writeln!(out, "  saved while it ran: {copied} blocks copied")?;
     vm.doors.watchdogs.write(vm, out)
 }

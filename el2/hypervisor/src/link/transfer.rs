@@ -1,7 +1,8 @@
 //! VMs that are saved to the operator's disk, and restored from there, over the link: as a file (`snapshot::file`), which goes
 //! piece by piece, as fast as the operator's tool asks for the next.
 //!
-//! A VM that is saved stands still from the request until the tool says that it has all. One that is restored is built when the
+//! A VM that is saved stands still until its state is taken, and goes on then, if it ran: its memory is held, and sent as it was at
+//! that moment ([`GuestRam::hold`]). One that is restored is built when the
 //! file has said what it is, and stands still without a state until that is put in, behind its memory. The file may come from
 //! anybody: nothing is believed that a checksum, the VM's own description and each part of the machine do not bear out.
 //!
@@ -120,7 +121,12 @@ impl Transfer {
         self.0.is_some()
     }
 
-    /// Whether `vm` stands still to be saved, or has no state yet: it cannot go on.
+    /// Whether `vm` is about to stand still to be saved, or has no state yet: it cannot go on.
+    pub(crate) fn stops(&self, vm: &Vm) -> bool {
+        self.holds(vm) && !matches!(&self.0, Some(Under::Saving(saving)) if saving.waits.is_none())
+    }
+
+    /// Whether `vm` is being saved or restored.
     pub(crate) fn holds(&self, vm: &Vm) -> bool {
         match &self.0 {
             Some(Under::Saving(saving)) => core::ptr::eq(saving.vm, vm),
@@ -237,9 +243,7 @@ impl Transfer {
     /// Ends whatever is under way: whoever asked for it is gone.
     pub(crate) fn give_up(&mut self) {
         match self.0.take() {
-            Some(Under::Saving(saving)) if saving.ran && saving.vm.boots() == saving.life => {
-                saving.vm.resume();
-            }
+            Some(Under::Saving(saving)) => saving.end(),
             Some(Under::Restoring(restoring)) if restoring.life == Some(restoring.vm.boots()) => {
                 restoring.vm.stop(Stop::Operator);
             }
@@ -317,7 +321,15 @@ impl Saving {
             None => return None,
         };
         let moment = SavedMoment { microseconds: wall_clock::microseconds(), is_known: wall_clock::is_settable() };
-        Some(still.save().and_then(|state| {
+        let state = still.save().and_then(|state| {
+            self.vm.ram.lock().hold().map_err(|error| sentence!("{error}"))?;
+            Ok(state)
+        });
+        drop(still);
+        if state.is_ok() && core::mem::take(&mut self.ran) {
+            self.vm.resume();
+        }
+        Some(state.and_then(|state| {
             let description: Description<'_> = self.vm.config.with(|text| *text, (), None, None);
             self.out = self.writer.begin(&description, &state.machine, moment).map_err(refused)?;
             let mut state = self.writer.state(&state).map_err(refused)?;
@@ -327,9 +339,25 @@ impl Saving {
         }))
     }
 
-    /// The VM does not stand still as it did: it was stopped, or lives another life.
+    /// It was stopped, or lives another life: what was to be saved is no longer there.
     fn has_gone(&self) -> bool {
-        !self.vm.is_paused() || self.vm.boots() != self.life
+        if self.waits.is_some() {
+            !self.vm.is_paused() || self.vm.boots() != self.life
+        } else {
+            !self.vm.ram.lock().is_held()
+        }
+    }
+
+    /// Whatever has become of it: its memory is its own again, and it goes on, if it ran.
+    fn end(&self) {
+        let ram = self.vm.plan.ram();
+        for block in 0..ram.size.div_ceil(BLOCK_SIZE) {
+            self.vm.ram.lock().let_go(Ipa(ram.start.0 + block * BLOCK_SIZE));
+        }
+        let is_stalled = self.vm.ram.lock().end_hold();
+        if is_stalled || self.ran && self.vm.boots() == self.life {
+            self.vm.resume();
+        }
     }
 
     fn went(&self) -> Sentence {
@@ -388,6 +416,9 @@ impl Saving {
             };
             let mut bytes = self.writer.memory(content, count).map_err(refused)?;
             self.next += count;
+            if (self.next * PAGE_SIZE).is_multiple_of(BLOCK_SIZE) && self.vm.ram.lock().was_sent(at) {
+                self.vm.resume();
+            }
             if out.is_empty() {
                 out = bytes;
             } else {

@@ -15,8 +15,8 @@ impl Vcpu {
         let mut turns = TURNS;
         loop {
             match wait {
-                Wait::Memory(place) => {
-                    vm.touch(place);
+                Wait::Memory(missing) => {
+                    vm.touch(missing);
                 }
                 Wait::Turn if turns == 0 => break,
                 Wait::Turn => turns -= 1,

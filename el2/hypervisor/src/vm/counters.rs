@@ -113,7 +113,7 @@ impl Counters {
 }
 
 /// What is counted of a VM beside its exits, by numbers behind those of the exits.
-const OTHERS: [&str; 8] = [
+const OTHERS: [&str; 9] = [
     "pages-mapped",
     "pages-executable",
     "pages-made-executable",
@@ -122,6 +122,7 @@ const OTHERS: [&str; 8] = [
     "caches-emptied",
     "blocks-split",
     "blocks-joined",
+    "blocks-copied",
 ];
 
 /// Statistic `number` of a VM: its name, the sum over the VM's vCPUs, and how many statistics there are.
@@ -132,8 +133,8 @@ pub(crate) fn of_vm(vm: &Vm, number: usize) -> Option<(&'static str, u64, u32)> 
         return Some((name, vm.vcpus().iter().map(|vcpu| vcpu.counters.exits(number)).sum(), count));
     }
     let name = OTHERS.get(number - REASONS)?;
-    let Code { done: Effects { granted, taken, lines, invalidations, splits, promotions }, mapped, executable } =
+    let Code { done: Effects { granted, taken, lines, invalidations, splits, promotions }, mapped, executable, copied } =
         vm.ram.lock().code();
-    let values = [mapped, executable, granted, taken, lines, invalidations, splits, promotions];
+    let values = [mapped, executable, granted, taken, lines, invalidations, splits, promotions, copied];
     Some((name, *values.get(number - REASONS)?, count))
 }

@@ -30,6 +30,7 @@ use virtio::{Console, Entropy, Mmio, Vacant};
 
 use crate::host::entropy;
 use crate::vm::Vm;
+use crate::vm::guest_memory::Missing;
 use crate::vm::outside::Surroundings;
 
 /// What the unfinished work of a VM's devices waits for.
@@ -37,8 +38,8 @@ use crate::vm::outside::Surroundings;
 pub(crate) enum Wait {
     /// Another turn: this one's share is used up.
     Turn,
-    /// The guest's memory around here to be made ready.
-    Memory(Ipa),
+    /// The guest's memory to be made ready there.
+    Memory(Missing),
 }
 
 impl Wait {

@@ -10,6 +10,8 @@
 //! What the guest may execute is `stage2`'s matter (`core/stage2/src/coherency.rs`): its first fetch from a page comes here
 //! ([`GuestRam::allow`]), and whatever the hypervisor stores into the guest goes through [`GuestRam::rewrite`], behind which it
 //! does not execute what was there before.
+//!
+//! While a VM is saved and goes on, its RAM is held: [`hold`].
 
 extern crate alloc;
 
@@ -29,13 +31,17 @@ use units::{BLOCK_SIZE, Ipa, PAGE_SIZE, Pa, Range, VmId};
 
 use crate::host::memory;
 
+mod hold;
+
+use hold::{Hold, Kept};
+
 /// What can be wrong with an access to a guest's RAM, or with getting it.
 #[derive(Debug)]
 pub(crate) enum RamError {
     /// Not RAM.
     Outside(Ipa),
     /// RAM of a block that has to be prepared first.
-    NotShown(Ipa),
+    NotReady(Missing),
     /// The host has not enough memory.
     Frames(FramesError),
     /// The hypervisor has not enough memory for its list of blocks.
@@ -48,12 +54,30 @@ impl fmt::Display for RamError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Outside(ipa) => write!(f, "{ipa} is not in the VM's RAM"),
-            Self::NotShown(ipa) => write!(f, "{ipa} is not ready yet"),
+            Self::NotReady(missing) => write!(f, "{} is not ready yet", missing.at),
             Self::Frames(error) => write!(f, "memory: {error}"),
             Self::Heap => f.write_str("the hypervisor has no memory left for the list of its blocks"),
             Self::Tables(error) => write!(f, "stage 2: {error}"),
         }
     }
+}
+
+/// What RAM is to be ready for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Use {
+    /// To be read, or executed, and to be seen by a guest.
+    Look,
+    /// To be stored into, too.
+    Store,
+}
+
+/// RAM that is not ready: what has to be prepared.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Missing {
+    /// In the block around here.
+    pub(crate) at: Ipa,
+    /// What for.
+    pub(crate) what: Use,
 }
 
 /// One VM's RAM.
@@ -70,6 +94,9 @@ pub(crate) struct GuestRam {
     /// How many pages the guest sees, and how many of these are executable.
     mapped: u64,
     executable: u64,
+    /// It is as it was at some moment until it was sent, and how many blocks were copied for that since the VM was made.
+    hold: Option<Hold>,
+    copied: u64,
 }
 
 /// Which of a guest's pages are executable, and what was done for that.
@@ -80,12 +107,15 @@ pub(crate) struct Code {
     pub(crate) mapped: u64,
     /// How many of these are executable.
     pub(crate) executable: u64,
+    /// How many blocks were copied because the guest stored into them while it was saved, since the VM was made.
+    pub(crate) copied: u64,
 }
 
 #[derive(Clone, Copy)]
 struct Block {
     pa: Pa,
     state: State,
+    kept: Kept,
 }
 
 // What is counted before a site is accepted.
@@ -97,7 +127,7 @@ enum State {
     /// It has not touched it.
     Untouched,
     /// So many bytes of it are zeroed, all under the lock of the RAM, by whoever wants the block.
-    Zeroing(u64),
+    Zeroing(u32),
     /// It sees it.
     Shown,
     /// Its contents are the guest's, who does not see it until it touches it again.
@@ -111,6 +141,8 @@ pub(crate) enum Preparation {
     Shown,
     /// There is more to do.
     Unfinished,
+    /// There is no memory for a copy: it has to wait until the block was sent.
+    Stalled,
 }
 
 struct Tables(VmId);
@@ -169,7 +201,19 @@ impl GuestRam {
     #[must_use]
     pub(crate) fn new(vm: VmId, range: Range<Ipa>, policy: Policy) -> Self {
         let (blocks, done) = (Vec::new(), Effects::default());
-        Self { vm, range, blocks, tables: None, vttbr: 0, policy, done, mapped: 0, executable: 0 }
+        Self {
+            vm,
+            range,
+            blocks,
+            tables: None,
+            vttbr: 0,
+            policy,
+            done,
+            mapped: 0,
+            executable: 0,
+            hold: None,
+            copied: 0,
+        }
     }
 
     /// When pages become executable.
@@ -181,7 +225,7 @@ impl GuestRam {
     /// Which pages are executable, and what was done for that.
     #[must_use]
     pub(crate) fn code(&self) -> Code {
-        Code { done: self.done, mapped: self.mapped, executable: self.executable }
+        Code { done: self.done, mapped: self.mapped, executable: self.executable, copied: self.copied }
     }
 
     /// Changes the tables, with all that this needs, and counts what was done.
@@ -254,7 +298,7 @@ impl GuestRam {
             let at = to.checked_add(done as u64).ok_or(RamError::Outside(to))?;
             let room = (BLOCK_SIZE - at.0 % BLOCK_SIZE) as usize;
             let part = room.min(length - done);
-            self.find(at)?;
+            self.find(at, Use::Store)?;
             let range = Range { start: at, size: part as u64 };
             self.change(at, |tables, hardware| tables.rewrite(hardware, range, rules, |place| store(place, done)))?;
             done += part;
@@ -273,7 +317,7 @@ impl GuestRam {
         self.blocks.try_reserve_exact(count).map_err(|_| RamError::Heap)?;
         for run in &runs {
             let blocks = (0..run.blocks as u64).map(|nth| Pa(run.start.0 + nth * BLOCK_SIZE));
-            self.blocks.extend(blocks.map(|pa| Block { pa, state: State::Untouched }));
+            self.blocks.extend(blocks.map(|pa| Block { pa, state: State::Untouched, kept: Kept::Nothing }));
         }
         let tables = Stage2::new(&mut Tables(self.vm)).map_err(RamError::Tables)?;
         let root = tables.root();
@@ -302,6 +346,8 @@ impl GuestRam {
             tables.destroy(&mut Tables(self.vm), &mut Tlb(vttbr));
         }
         self.blocks.clear();
+        // Its copies go with all else that the VM has.
+        self.hold = None;
         (self.mapped, self.executable) = (0, 0);
     }
 
@@ -326,56 +372,45 @@ impl GuestRam {
     /// Where `ipa` is.
     ///
     /// # Errors
-    /// When it is not RAM, or the guest does not see its block yet.
-    fn find(&self, ipa: Ipa) -> Result<Pa, RamError> {
-        let offset = ipa.0.wrapping_sub(self.range.start.0);
-        let block = self.blocks.get((offset / BLOCK_SIZE) as usize).ok_or(RamError::Outside(ipa))?;
-        if block.state != State::Shown {
-            return Err(RamError::NotShown(ipa));
+    /// When it is not RAM, or its block is not ready.
+    fn find(&self, ipa: Ipa, what: Use) -> Result<Pa, RamError> {
+        let block = self.blocks.get(self.index(ipa)).ok_or(RamError::Outside(ipa))?;
+        if !block.is_ready(what) {
+            return Err(RamError::NotReady(Missing { at: ipa, what }));
         }
-        Ok(Pa(block.pa.0 + offset % BLOCK_SIZE))
+        Ok(Pa(block.pa.0 + ipa.0.wrapping_sub(self.range.start.0) % BLOCK_SIZE))
     }
 
-    /// Copies what the guest has in memory at `from`, within one block, whether it sees it now or it is hidden. False, and nothing
-    /// is copied, if the guest has never seen the block: it is zeros then. To take hidden blocks for that would lose what
-    /// a VM that was restored has not touched yet, when it is saved again.
-    ///
-    /// # Errors
-    /// When it is not RAM.
-    pub(crate) fn read_kept(&self, from: Ipa, into: &mut [u8]) -> Result<bool, RamError> {
-        let offset = from.0.wrapping_sub(self.range.start.0);
-        let block = self.blocks.get((offset / BLOCK_SIZE) as usize).ok_or(RamError::Outside(from))?;
-        let has_content = matches!(block.state, State::Shown | State::Hidden);
-        if has_content {
-            physical::read(Pa(block.pa.0 + offset % BLOCK_SIZE), into);
-        }
-        Ok(has_content)
+    /// Which of the blocks `ipa` is in; none of them, if it is not RAM.
+    fn index(&self, ipa: Ipa) -> usize {
+        (ipa.0.wrapping_sub(self.range.start.0) / BLOCK_SIZE) as usize
     }
 
-    /// Whether the guest sees the block around `ipa`.
+    /// Whether what is missing is ready.
     #[must_use]
-    pub(crate) fn is_shown(&self, ipa: Ipa) -> bool {
-        let index = (ipa.0.wrapping_sub(self.range.start.0) / BLOCK_SIZE) as usize;
-        self.blocks.get(index).is_some_and(|block| block.state == State::Shown)
+    pub(crate) fn is_ready(&self, missing: Missing) -> bool {
+        self.blocks.get(self.index(missing.at)).is_some_and(|block| block.is_ready(missing.what))
     }
 
-    /// Does the next bounded piece of what is needed until the guest sees the block around `ipa`: zeroes a part of it, or
-    /// maps it.
+    /// Does the next bounded piece of what is needed until a block is ready: zeroes or copies a part of it, or maps it.
     ///
     /// # Errors
     /// When it is not RAM, or there is no memory for tables.
-    pub(crate) fn prepare(&mut self, ipa: Ipa) -> Result<Preparation, RamError> {
-        let index = (ipa.0.wrapping_sub(self.range.start.0) / BLOCK_SIZE) as usize;
+    pub(crate) fn prepare(&mut self, missing: Missing) -> Result<Preparation, RamError> {
+        let Missing { at: ipa, what } = missing;
+        let index = self.index(ipa);
         let block = self.blocks.get_mut(index).ok_or(RamError::Outside(ipa))?;
         let zeroed = match block.state {
-            State::Shown => return Ok(Preparation::Shown),
+            State::Shown => return self.prepare_held(index, what),
+            // A guest cannot be shown it without being let store there.
+            State::Hidden if block.is_held() => return self.copy_piece(index),
             State::Untouched if memory::needs_zeroing(self.vm, block.pa).map_err(RamError::Frames)? => 0,
             State::Untouched | State::Hidden => BLOCK_SIZE,
-            State::Zeroing(bytes) => bytes,
+            State::Zeroing(bytes) => bytes.into(),
         };
         if zeroed < BLOCK_SIZE {
             memory::zero_piece(self.vm, block.pa, zeroed).map_err(RamError::Frames)?;
-            block.state = State::Zeroing(zeroed + memory::PIECE);
+            block.state = State::Zeroing((zeroed + memory::PIECE) as u32);
             return Ok(Preparation::Unfinished);
         }
         let (at, place) = (ipa.align_down(BLOCK_SIZE), Range { start: block.pa, size: BLOCK_SIZE });
@@ -396,7 +431,7 @@ impl GuestRam {
             let at = ipa.checked_add(done as u64).ok_or(RamError::Outside(ipa))?;
             let room = (BLOCK_SIZE - at.0 % BLOCK_SIZE) as usize;
             let part = room.min(length - done);
-            visit(self.find(at)?, done, part);
+            visit(self.find(at, Use::Look)?, done, part);
             done += part;
         }
         Ok(())
@@ -428,7 +463,7 @@ impl GuestRam {
     /// # Errors
     /// When it is not RAM, not aligned, or not shown yet.
     pub(crate) fn load_index(&self, at: Ipa) -> Result<u16, RamError> {
-        if at.is_aligned(2) { self.find(at).map(physical::read_index) } else { Err(RamError::Outside(at)) }
+        if at.is_aligned(2) { self.find(at, Use::Look).map(physical::read_index) } else { Err(RamError::Outside(at)) }
     }
 
     /// Stores a 16-bit ring index, behind all earlier stores.
@@ -442,17 +477,17 @@ impl GuestRam {
         self.rewrite(at, size_of::<u16>(), |place, _| physical::write_index(place, value))
     }
 
-    /// Makes the block around `ipa` ready, if it is not yet. Takes the lock for a piece at a time: between two, the thread may be
-    /// preempted, if the caller holds none.
+    /// Makes ready what is missing. Takes the lock for a piece at a time: between two, the thread may be preempted, if the
+    /// caller holds none. Says whether it is ready, or has to wait until it was sent.
     ///
     /// # Errors
     /// As [`GuestRam::prepare`].
-    pub(crate) fn show(ram: &PreemptLock<Self>, ipa: Ipa) -> Result<(), RamError> {
+    pub(crate) fn make_ready(ram: &PreemptLock<Self>, missing: Missing) -> Result<bool, RamError> {
         // A guard in the loop's condition would live until the end of its body.
         loop {
-            let preparation = ram.lock().prepare(ipa)?;
-            if preparation == Preparation::Shown {
-                return Ok(());
+            let preparation = ram.lock().prepare(missing)?;
+            if preparation != Preparation::Unfinished {
+                return Ok(preparation == Preparation::Shown);
             }
         }
     }
@@ -467,7 +502,10 @@ impl GuestRam {
         while done < bytes.len() {
             let to = Ipa(at.0 + done as u64);
             let part = ((memory::PIECE - to.0 % memory::PIECE) as usize).min(bytes.len() - done);
-            Self::show(ram, to)?;
+            let missing = Missing { at: to, what: Use::Store };
+            if !Self::make_ready(ram, missing)? {
+                return Err(RamError::NotReady(missing));
+            }
             let piece = bytes.get(done..done + part).unwrap_or_default();
             ram.lock().rewrite(to, part, |place, offset| {
                 physical::write(place, piece.get(offset..).unwrap_or_default());

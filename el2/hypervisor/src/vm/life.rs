@@ -149,7 +149,14 @@ impl Vm {
     pub(crate) fn stand_still(&self, vcpu: &VcpuHandle) -> u64 {
         let mut waited = 0;
         let mut life = self.life();
-        self.clock.lock().leave(Ticks(sysreg::cntpct_el0()));
+        let mut clock = self.clock.lock();
+        clock.leave(Ticks(sysreg::cntpct_el0()));
+        let is_left = clock.is_left();
+        drop(clock);
+        if is_left {
+            // Somebody may wait for that, to save it.
+            output::wake_reader();
+        }
         while life.is_paused() && !vcpu.is_to_stop() {
             drop(life);
             let before = vcpu.thread().wait_time();

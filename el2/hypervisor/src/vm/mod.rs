@@ -47,7 +47,7 @@ use crate::output::buffers::VmConsole;
 use crate::output::log_sink::Line;
 use crate::sched;
 use crate::vm::devices::Devices;
-use crate::vm::guest_memory::GuestRam;
+use crate::vm::guest_memory::{GuestRam, Missing, Use};
 use alarm::Alarm;
 use doors::Doors;
 use handle::{VcpuHandle, request};
@@ -377,7 +377,12 @@ impl Vm {
 
     /// Stage 2 refused the guest what it `wanted` at `ipa`, in its RAM. By `policy` instead of the VM's own, if one is given.
     pub(crate) fn allow(&self, ipa: Ipa, wanted: Wanted, point: Point, policy: Option<Policy>) -> Allowance {
-        let touched = self.touch(ipa);
+        let what = if wanted == Wanted::Write { Use::Store } else { Use::Look };
+        let mut touched = self.touch(Missing { at: ipa, what });
+        if touched == Touched::Before && wanted == Wanted::Walk {
+            // It stores where the hardware keeps flags in tables; to be ready to be looked at is not enough then.
+            touched = self.touch(Missing { at: ipa, what: Use::Store });
+        }
         if touched == Touched::Now && wanted != Wanted::Fetch {
             return Allowance::Now;
         }
@@ -401,17 +406,28 @@ impl Vm {
         })
     }
 
-    /// The guest touched RAM that it was not shown yet. A piece of it at a time is made ready, and between two pieces the
-    /// thread may be preempted.
-    pub(crate) fn touch(&self, ipa: Ipa) -> Touched {
-        if self.ram.lock().is_shown(ipa) {
+    /// The guest touched RAM that it was not shown yet, or that is held. A piece of it at a time is made ready, and between two
+    /// pieces the thread may be preempted.
+    pub(crate) fn touch(&self, missing: Missing) -> Touched {
+        if self.ram.lock().is_ready(missing) {
             return Touched::Before;
         }
-        if let Err(error) = GuestRam::show(&self.ram, ipa) {
-            let text = sentence!("no memory at {ipa}: {error}");
-            self.stop(Stop::Crashed(text));
+        match GuestRam::make_ready(&self.ram, missing) {
+            Ok(true) => {}
+            Ok(false) => self.stall(missing),
+            Err(error) => self.stop(Stop::Crashed(sentence!("no memory at {}: {error}", missing.at))),
         }
         Touched::Now
+    }
+
+    /// What is missing has to wait until it was sent: the VM stands still until then. Whoever missed it comes here again.
+    #[cold]
+    fn stall(&self, missing: Missing) {
+        let mut life = self.life();
+        // Under the lock of its life, so that it is not let go on before it stands still.
+        if life.is_running() && self.ram.lock().stalls(missing) {
+            self.pause_under(&mut life);
+        }
     }
 
     /// Tells vCPUs, all but `me`, to choose their list registers anew.

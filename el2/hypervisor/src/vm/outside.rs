@@ -13,7 +13,7 @@ use virtio::{Fault, GuestMemory};
 
 use crate::vm::Vm;
 use crate::vm::devices::Wait;
-use crate::vm::guest_memory::{GuestRam, RamError};
+use crate::vm::guest_memory::{GuestRam, Missing, RamError};
 use crate::vm::watchdog;
 
 /// How often a device may access the guest's memory under its lock, a few hundred bytes at a time at most. More than the
@@ -145,8 +145,8 @@ struct Memory<'a> {
     left: Cell<u16>,
     /// The last access was refused for now only.
     is_refused: Cell<bool>,
-    /// What the guest does not see yet, of all that was accessed.
-    missing: Cell<Option<Ipa>>,
+    /// What is not ready, of all that was accessed.
+    missing: Cell<Option<Missing>>,
 }
 
 impl Memory<'_> {
@@ -158,9 +158,9 @@ impl Memory<'_> {
         self.left.set(left);
         let result = access(&mut self.vm.ram.lock());
         self.is_refused.set(false);
-        if let Err(RamError::NotShown(place)) = result {
+        if let Err(RamError::NotReady(missing)) = result {
             self.is_refused.set(true);
-            self.missing.set(Some(place));
+            self.missing.set(Some(missing));
         }
         result.map_err(|_| Fault(at))
     }

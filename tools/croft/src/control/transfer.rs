@@ -1,7 +1,7 @@
 //! Saving VMs, dumping them, and restoring them: between the link and files of the operator's.
 //!
-//! A clone is both, one after the other, by way of a file that has no name: the VM goes on as soon as it is in there, and what the
-//! clone becomes is looked at by the same eyes as any file.
+//! A clone is both, one after the other, by way of a file that has no name: what the clone becomes is looked at by the same eyes as
+//! any file.
 
 use super::Report;
 use super::server::{ANSWER, Desk, Failure, PAUSE_SECONDS, Tell};
@@ -40,11 +40,11 @@ impl Desk<'_> {
         Ok(())
     }
 
-    /// All of a VM, which stands still meanwhile.
+    /// All of a VM as it is now, which runs on meanwhile.
     fn take_out(&self, vm: u16, write: Write<'_>, tell: Tell<'_>) -> Result<(), Failure> {
         self.session.ask(vm, Ask::Save, ANSWER)?;
         let received = self.receive(vm, write, tell);
-        // Whatever has become of it, the VM goes on.
+        // Whatever has become of it, the VM's memory is its own again.
         let ended = self.session.ask(vm, Ask::EndTransfer, ANSWER);
         received?;
         ended?;
@@ -102,7 +102,7 @@ impl Desk<'_> {
         if vm == number {
             return Err(Failure::Itself { vm: name.to_owned() });
         }
-        // All that can be known before is, so that a VM does not stand still for nothing.
+        // All that can be known before is, so that nothing is copied for nothing.
         self.must_be_off(other)?;
         machines_must_agree((name, &self.machine(vm)?), (other, &self.machine(number)?))?;
         // Named for messages alone: it has no name, and is gone with this process, whatever ends that.

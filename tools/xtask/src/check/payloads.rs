@@ -28,7 +28,7 @@ const CPUS: u8 = 2;
 /// vCPUs of a payload's VM: more than there are CPUs, so that they must take turns.
 const VCPUS: u8 = 3;
 /// Payloads that are no tests by themselves: for the budgets, and for `tests/system`.
-const OTHERS: [&str; 5] = ["bench", "greedy", "kept", "sharing", "starving"];
+const OTHERS: [&str; 6] = ["bench", "greedy", "kept", "moment", "sharing", "starving"];
 /// Payloads that are one test each, whatever the command line selects: a name of some test is none of theirs.
 const WHOLE: [&str; 4] = ["hello", "hostile", "neighbour", "reset"];
 /// How long one payload may take.

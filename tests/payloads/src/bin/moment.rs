@@ -1,0 +1,76 @@
+//! A guest that is saved while it runs, and notices if what was saved is not its memory at one moment.
+//!
+//! It goes through many pages again and again, and gives each word of each page its next value. Before it does, the word must have the
+//! value that it was given the time before: where it is in that is known by its registers alone. So a page that was saved later than
+//! these, or earlier, or in two halves, is found by the time it is come to again. Between two sweeps its entropy device stores
+//! into a block in which it never stores itself, and what is there must still be what was there last. After each sweep it says its
+//! number, and the longest time that it did not run in between, in ticks of its counter. Nothing ends it but a fault that it finds.
+//!
+//! It has touched all of its memory before it begins.
+#![no_std]
+#![no_main]
+
+use payload_rt::virtio::{self, BufferDirection};
+use payload_rt::{memory, println, psci, timer};
+
+payload_rt::entry!(main);
+
+/// Blocks of 2 MiB that it goes through.
+const BLOCKS: usize = 16;
+const PAGES: u64 = BLOCKS as u64 * IN_A_BLOCK;
+const IN_A_BLOCK: u64 = 512;
+const PAGE: u64 = 4096;
+
+fn main() {
+    // And one for the device.
+    let mut blocks = [0; BLOCKS + 1];
+    for (number, block) in memory::untouched_blocks().enumerate() {
+        match blocks.get_mut(number) {
+            Some(place) => *place = block,
+            None => memory::write64(block, 1),
+        }
+    }
+    let Some(device) = virtio::find(virtio::ENTROPY).filter(virtio::Device::start) else {
+        fail("there is no entropy device")
+    };
+    let mut queue = device.queue(0);
+    device.ready();
+    let (buffer, mut drawn) = (blocks[BLOCKS], 0);
+    println!("moment: begins.");
+    for sweep in 1_u64.. {
+        let (mut gap, mut before) = (0, timer::physical_now());
+        for page in 0..PAGES {
+            for word in 0..PAGE / 8 {
+                let at = blocks[(page / IN_A_BLOCK) as usize] + page % IN_A_BLOCK * PAGE + word * 8;
+                let number = page * (PAGE / 8) + word;
+                if memory::read64(at) != value(sweep - 1, number) {
+                    println!("moment: sweep {sweep}, page {page}, word {word}: {:#x}", memory::read64(at));
+                    fail("a word is not what was stored");
+                }
+                memory::write64(at, value(sweep, number));
+            }
+            let now = timer::physical_now();
+            gap = gap.max(now - before);
+            before = now;
+        }
+        if memory::read64(buffer) != drawn {
+            fail("what the device stored has changed");
+        }
+        queue.offer(buffer, 8, BufferDirection::FromDevice);
+        if !timer::wait_until(60_000, || queue.is_done()) {
+            fail("the device does not store");
+        }
+        drawn = memory::read64(buffer);
+        println!("moment: sweep {sweep}, gap {gap}.");
+    }
+}
+
+fn fail(why: &str) -> ! {
+    println!("moment: FAILED: {why}");
+    psci::system_off()
+}
+
+/// What a word is in a sweep, before the first of which all are zero.
+fn value(sweep: u64, number: u64) -> u64 {
+    if sweep == 0 { 0 } else { (sweep << 32 | number).wrapping_mul(0x9e37_79b9_7f4a_7c15) }
+}
