@@ -153,6 +153,12 @@ impl Vcpu {
         });
         if traps_virtual {
             self.time.lock().restore_virtual(timer);
+        } else {
+            // Where it was saved that timer was emulated, perhaps, and its line was up. Here it is the hardware's, which has no line
+            // in the model: it would be up for ever.
+            let interrupt = self.vm.plan.timer_interrupts().virtual_;
+            let concerned = self.vm.gic.lock().set_ppi_level(self.id, interrupt, vgic::Line::Low);
+            self.vm.refresh(concerned);
         }
         put.map_err(|unfit| sentence!("{unfit}"))?;
         drop(general);

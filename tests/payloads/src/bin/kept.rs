@@ -1,6 +1,7 @@
 //! A guest that is saved and goes on elsewhere, and notices if anything of it is lost on the way: its memory, each page of which it
 //! knows; its counter, which no vCPU may ever see behind what any has seen; the frequency of that; its timer, by which it
-//! ticks ten times a second, and wakes by an interrupt; the registers of both of its vCPUs. Whenever its generation is another one,
+//! ticks ten times a second, and wakes by an interrupt; the registers of both of its vCPUs. The virtual timer of the second is due and its
+//! interrupt pending most of the time, and must not be pending any more once the timer is off. Whenever its generation is another one,
 //! there must have been an interrupt for that, and only then.
 //!
 //! Each tick it changes some pages, looks at all, and says what its counter and its real-time clock show, and its generation. The host judges
@@ -10,7 +11,7 @@
 
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use payload_rt::timer::{ENABLE, PHYSICAL_PPI};
+use payload_rt::timer::{ENABLE, PHYSICAL_PPI, VIRTUAL_PPI};
 use payload_rt::{cpu, gic, memory, println, psci, sysreg, timer};
 
 payload_rt::entry!(main);
@@ -30,6 +31,8 @@ static SEEDS: [AtomicU64; PAGES as usize] = [const { AtomicU64::new(0) }; PAGES 
 /// The latest count that any vCPU has seen.
 static LATEST: AtomicU64 = AtomicU64::new(0);
 static WENT_BACK: AtomicBool = AtomicBool::new(false);
+/// A timer's interrupt was pending though the timer was off.
+static STAYED: AtomicBool = AtomicBool::new(false);
 
 fn main() {
     gic::enable(PHYSICAL_PPI);
@@ -53,6 +56,9 @@ fn main() {
         }
         if WENT_BACK.load(Ordering::SeqCst) {
             fail("the counter went back");
+        }
+        if STAYED.load(Ordering::SeqCst) {
+            fail("a timer that is off has its interrupt pending");
         }
         if sysreg::cntfrq_el0::read() != frequency {
             fail("the counter has another frequency");
@@ -89,9 +95,19 @@ fn fail(why: &str) -> ! {
 }
 
 fn watch() -> ! {
+    gic::enable(VIRTUAL_PPI);
+    // It has been due since the counter's beginning.
+    sysreg::cntv_cval_el0::write(0);
     loop {
-        look();
-        cpu::relax();
+        sysreg::cntv_ctl_el0::write(ENABLE);
+        for _ in 0..10_000 {
+            look();
+            cpu::relax();
+        }
+        sysreg::cntv_ctl_el0::write(0);
+        if gic::read_bit(gic::ISPENDR, VIRTUAL_PPI) {
+            STAYED.store(true, Ordering::SeqCst);
+        }
     }
 }
 
