@@ -73,6 +73,18 @@ pub fn linux_with_tools(name: &str, kernel: &str, release: &str, vcpus: u8, fold
     Ok(vm)
 }
 
+/// A Linux guest with what makes load: VMware's guest tools and stress-ng of a release, a network device as in
+/// [`linux_with_tools`]. Its initial ramdisk is made in `folder`.
+///
+/// # Errors
+/// If its files are not there.
+pub fn linux_under_load(name: &str, kernel: &str, vcpus: u8, words: &str, folder: &Path) -> Result<Vm> {
+    let mut vm = linux(name, kernel, vcpus, words)?;
+    vm.memory = 256 << 20;
+    add_archives(&mut vm, &[place::modules(kernel)?, place::load()?], folder)?;
+    Ok(vm)
+}
+
 /// Appends archives to a guest's initial ramdisk: Linux unpacks one after the other.
 fn add_archives(vm: &mut Vm, archives: &[PathBuf], folder: &Path) -> Result<()> {
     let mut bytes = std::fs::read(place::initramfs()?)?;

@@ -71,6 +71,14 @@ impl Host {
         self.start_with(vms, AllOff::PowerOff, Options { log_dir: Some(folder.to_path_buf()), ..Options::default() })
     }
 
+    /// As [`Host::start_and_stay`], keeping the consoles in `folder`.
+    ///
+    /// # Errors
+    /// Why it could not be started.
+    pub fn start_and_stay_logged(&self, vms: Vec<Vm>, folder: &Path) -> Result<Run> {
+        self.start_with(vms, AllOff::Stay, Options { log_dir: Some(folder.to_path_buf()), ..Options::default() })
+    }
+
     /// As [`Host::start_and_stay`], with time counted in instructions: while everybody sleeps it passes at once, so that
     /// hours take seconds.
     ///

@@ -52,6 +52,14 @@ pub fn tools(release: &str) -> Result<PathBuf> {
     found(project().join(format!(".undercroft/images/tools-{release}.cpio")), "setup --all")
 }
 
+/// VMware's guest tools and stress-ng of a release of Debian's, as an archive.
+///
+/// # Errors
+/// If it is not there.
+pub fn load() -> Result<PathBuf> {
+    found(project().join(".undercroft/images/load-bookworm.cpio"), "setup --all")
+}
+
 /// systemd of a release of Debian's, as an archive.
 ///
 /// # Errors

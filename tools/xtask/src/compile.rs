@@ -6,7 +6,7 @@
 //! | the hypervisor with checks of itself | `el2/checks` | `target/undercroft-checks.img` |
 //! | the payloads | `tests/payloads` | `target/payloads/<name>.img` |
 //! | the tools for Linux guests | `guest/tools` | `target/guest/<name>`, and the initramfs |
-//! | the Linux benchmark | `tests/linux-bench` | the initramfs |
+//! | the Linux benchmark, and what watches Linux's clocks | `tests/linux-bench`, `tests/linux-clocks` | the initramfs |
 
 use crate::image;
 use crate::setup::{Standard, guests};
@@ -18,8 +18,17 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 /// The package names of what is built for bare metal, and never for the machine that it is built on.
-pub(crate) const BARE_METAL: [&str; 8] =
-    ["undercroft", "undercroft-checks", "hw", "payload-rt", "payloads", "linux-bench", "guest", "guest-tools"];
+pub(crate) const BARE_METAL: [&str; 9] = [
+    "undercroft",
+    "undercroft-checks",
+    "hw",
+    "payload-rt",
+    "payloads",
+    "linux-bench",
+    "linux-clocks",
+    "guest",
+    "guest-tools",
+];
 
 /// A flat image and its name.
 #[derive(Clone, Debug)]
@@ -45,7 +54,7 @@ pub(crate) fn build(tree: &Tree) -> Result<()> {
     hypervisors(tree)?;
     payloads(tree)?;
     guest_tools(tree)?;
-    linux_bench(tree)
+    linux_programs(tree)
 }
 
 /// Builds the hypervisor that ships.
@@ -116,11 +125,11 @@ fn guest_tools(tree: &Tree) -> Result<()> {
     Ok(())
 }
 
-/// Builds the benchmark that runs in Linux guests, and packs the initramfs with it.
-pub(crate) fn linux_bench(tree: &Tree) -> Result<()> {
-    let binaries = binaries(tree, &["linux-bench"])?;
-    let (_, elf) = binaries.first().context("the package linux-bench has no binary")?;
-    fs::copy(elf, tree.store("images/linux-bench")).context("no .undercroft/images; run `cargo xtask setup`")?;
+/// Builds what measures and watches inside Linux guests, and packs the initramfs with it.
+pub(crate) fn linux_programs(tree: &Tree) -> Result<()> {
+    for (name, elf) in binaries(tree, &["linux-bench", "linux-clocks"])? {
+        fs::copy(elf, tree.store("images").join(name)).context("no .undercroft/images; run `cargo xtask setup`")?;
+    }
     guests::pack_initramfs(tree)
 }
 

@@ -231,7 +231,7 @@ pub(crate) fn pack_initramfs(tree: &Tree) -> Result<()> {
         let name = script.file_name().unwrap_or_default().to_string_lossy().into_owned();
         archive.file(&format!("tests/{name}"), 0o755, &fs::read(&script)?);
     }
-    for program in ["linux-bench", "uc-info", "uc-watchdog"] {
+    for program in ["linux-bench", "linux-clocks", "uc-info", "uc-watchdog"] {
         let built = tree.store("images").join(program);
         if built.is_file() {
             archive.file(&format!("bin/{program}"), 0o755, &fs::read(built)?);

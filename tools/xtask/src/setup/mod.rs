@@ -10,6 +10,7 @@
 //! | guests | arm64 kernels and a static busybox | `.undercroft/images` |
 //! | guest tools | Debian's open-vm-tools for arm64; with `--all` of two releases | `.undercroft/images/tools-*.cpio` |
 //! | systemd | Debian's, of the same releases | `.undercroft/images/systemd-*.cpio` |
+//! | load | with `--all`: the guest tools and stress-ng of the older release | `.undercroft/images/load-bookworm.cpio` |
 //! | U-Boot | with `--all`: Debian's, as a guest | `.undercroft/images/u-boot.bin` |
 //! | cargo-deny | with `--all`, unless cargo has it: what looks through our dependencies | `.undercroft/cargo-deny` |
 //! | initramfs | from busybox and `tests/system/guest` | `.undercroft/images/initramfs.cpio` |

@@ -1,8 +1,10 @@
-//! VMware's guest tools and systemd for Linux guests: Debian's own packages, unchanged, two archives a release.
+//! VMware's guest tools and systemd for Linux guests: Debian's own packages, unchanged, two archives a release; of one release
+//! a third.
 //!
 //! An archive is appended to the initramfs, as drivers are. That of the tools has the programs that the scenarios run, the
 //! plugins of the daemon that talk to the hypervisor, and Debian's power scripts; that of systemd has what is the first
-//! process, and what it starts others with. Both have every library that one of them names: the closure
+//! process, and what it starts others with; that for load is the tools and `stress-ng`, of the older release, whose
+//! `stress-ng` needs few libraries (a later one names all of Mesa). They have every library that one of them names: the closure
 //! of DT_NEEDED (System V ABI, "Dynamic Section"), so that a library that a release needs and the list of packages below
 //! lacks is an error here and not a riddle inside a guest. Nothing of the packages is changed; what a system's
 //! administrator would write (`tools.conf`, `/etc/passwd`, units) is written by the guest's test itself.
@@ -60,6 +62,22 @@ const RELEASES: [(&str, &[&str]); 2] = [
             "libkmod2",
             "liblz4-1",
             "liblzma5",
+            "stress-ng",
+            "libbsd0",
+            "libdrm2",
+            "libegl1",
+            "libexpat1",
+            "libgbm1",
+            "libgcc-s1",
+            "libgles2",
+            "libglvnd0",
+            "libjpeg62-turbo",
+            "libjudydebian1",
+            "libmd0",
+            "libsctp1",
+            "libwayland-server0",
+            "libxxhash0",
+            "zlib1g",
         ],
     ),
     ("trixie", &["libglib2.0-0t64", "libtirpc3t64", "libssl3t64", "libatomic1", "zlib1g"]),
@@ -85,8 +103,15 @@ const TOOLS: &[&str] = &[
 const SYSTEMD: &[&str] = &["usr/lib/systemd/systemd"];
 const SYSTEMD_EXECUTOR: &str = "usr/lib/systemd/systemd-executor";
 
-/// The two archives of each release.
-const ARCHIVES: [&str; 2] = ["tools", "systemd"];
+/// What makes load.
+const STRESS: &str = "usr/bin/stress-ng";
+/// The release that it is taken of.
+const STRESS_RELEASE: &str = "bookworm";
+
+/// The archives of a release.
+fn archives(suite: &str) -> &'static [&'static str] {
+    if suite == STRESS_RELEASE { &["tools", "systemd", "load"] } else { &["tools", "systemd"] }
+}
 
 /// Where an archive of a release is.
 pub(super) fn archive(tree: &Tree, name: &str, suite: &str) -> PathBuf {
@@ -95,7 +120,7 @@ pub(super) fn archive(tree: &Tree, name: &str, suite: &str) -> PathBuf {
 
 /// Whether a release's archives are there.
 pub(super) fn are_there(tree: &Tree, suite: &str) -> bool {
-    ARCHIVES.iter().all(|name| archive(tree, name, suite).is_file())
+    archives(suite).iter().all(|name| archive(tree, name, suite).is_file())
 }
 
 /// Fetches a release's packages and packs its archives.
@@ -109,8 +134,12 @@ pub(super) fn pack(tree: &Tree, packages: &Archive, suite: &str) -> Result<()> {
     for package in packages.download(&names)? {
         package.unpack(&scratch)?;
     }
-    for name in ARCHIVES {
-        let packed = if name == "tools" { pack_tools(&scratch) } else { pack_systemd(&scratch) };
+    for name in archives(suite) {
+        let packed = match *name {
+            "tools" => pack_tools(&scratch, &[]),
+            "load" => pack_tools(&scratch, &[STRESS]),
+            _ => pack_systemd(&scratch),
+        };
         let packed = packed.with_context(|| format!("packing the {name} of {suite}"))?;
         // Whoever reads it meanwhile has the old one or the new one.
         let (fresh, place) = (tree.store(format!("images/{name}-{suite}.new")), archive(tree, name, suite));
@@ -120,14 +149,14 @@ pub(super) fn pack(tree: &Tree, packages: &Archive, suite: &str) -> Result<()> {
     fs::remove_dir_all(&scratch).context("removing what is not needed")
 }
 
-/// Packs what is wanted of VMware's tools, out of the unpacked packages in `folder`.
-fn pack_tools(folder: &Path) -> Result<Vec<u8>> {
+/// Packs what is wanted of VMware's tools, and `more` programs, out of the unpacked packages in `folder`.
+fn pack_tools(folder: &Path, more: &[&str]) -> Result<Vec<u8>> {
     let mut packed = base(folder, &["etc/vmware-tools", "usr/bin", "var", "var/log"])?;
     for below in ["usr/lib/aarch64-linux-gnu/open-vm-tools", "usr/lib/aarch64-linux-gnu/open-vm-tools/plugins", PLUGINS]
     {
         packed.directory(below);
     }
-    add_programs(&mut packed, folder, TOOLS)?;
+    add_programs(&mut packed, folder, &[TOOLS, more].concat())?;
     let mut settings: Vec<PathBuf> = Vec::new();
     for entry in fs::read_dir(folder.join("etc/vmware-tools")).context("etc/vmware-tools")? {
         settings.push(entry?.path());
@@ -263,7 +292,7 @@ mod tests {
             fs::create_dir_all(place.parent().expect("a folder")).expect("made");
             fs::copy(&own, place).expect("copied");
         }
-        let error = pack_tools(folder.path()).expect_err("no libraries there");
+        let error = pack_tools(folder.path(), &[]).expect_err("no libraries there");
         assert!(error.to_string().contains("which no package has"), "{error}");
     }
 }
