@@ -28,6 +28,7 @@ fn main() -> ExitCode {
         scenario("clock::a_host_without_one", a_host_without_one),
         scenario("clock::p5_a12_linux_of_another_frequency", p5_a12_linux_of_another_frequency),
         scenario("clock::p5_a12_linux_by_the_timer_in_memory", p5_a12_linux_by_the_timer_in_memory),
+        scenario("clock::p5_a12_linux_by_the_timer_in_memory_cortex_a57", p5_a12_on_an_older_cpu),
     ])
 }
 
@@ -121,15 +122,16 @@ fn native() -> Result<Vm> {
     guest::payload("native", "sharing", 1, "role=interactive settle=1 times=100000000")
 }
 
-/// Two of Linux at once, one slower and one faster than the host, on a CPU that can trap the virtual counter: both take the
-/// physical timer, and five seconds of their sleep are five by their real-time clocks, which know nothing of their counters. A
-/// neighbour of the host's own time, which shares CPUs with them, pays nothing for theirs: not one exit for a counter or timer.
+/// Two of Linux at once, of different frequency and rate, one slower and one faster than the host, on a CPU that can trap the virtual
+/// counter: both take the physical timer, and five seconds of their sleep are five by their real-time clocks, which know nothing of
+/// their counters. A neighbour of the host's own time, which shares CPUs with them, pays nothing for theirs: not one exit for a counter
+/// or timer.
 fn p5_a12_linux_of_another_frequency() -> Result<()> {
     let host = Host { cpu: "max,cntfrq=100000000", ..Host::default() };
     let mut vms = vec![guest::linux("slow", USUAL, 1, "")?, guest::linux("fast", USUAL, 1, "")?];
-    let frequencies = [24_000_000, 1_000_000_000];
-    for (vm, frequency) in vms.iter_mut().zip(frequencies) {
-        vm.time = Time { frequency, ..Time::default() };
+    // The one's seconds are half as long as real ones, the other's twice as long.
+    for (vm, (frequency, rate)) in vms.iter_mut().zip([(24_000_000, 2_000_000), (1_000_000_000, 500_000)]) {
+        vm.time = Time { frequency, rate, ..Time::default() };
     }
     vms.push(native()?);
     let run = host.start(vms)?;
@@ -196,6 +198,17 @@ fn p5_a12_linux_by_the_timer_in_memory() -> Result<()> {
     const WARNING: &str = "misled: this CPU cannot trap CNTVCT_EL0";
     ensure!(run.log().transcript().contains(WARNING), "the log does not tell of a wrong clock");
     run.check_log_but(&[WARNING])
+}
+
+/// The same with two vCPUs on the other CPU model without FEAT_ECV that is meant to work with Linux before 6.18.
+fn p5_a12_on_an_older_cpu() -> Result<()> {
+    let host = Host { cpu: "cortex-a57,cntfrq=62500000", ..Host::default() };
+    let mut vm = guest::linux("older", USUAL, 2, "")?;
+    vm.time = Time { frequency: 100_000_000, ..Time::default() };
+    let run = host.start(vec![vm])?;
+    run.console("older")?.expect_unless("mmio timer(s) running at 100.00MHz (virt)", &["Kernel panic"], BOOT)?;
+    five_seconds(&run, "older")?;
+    run.check_log()
 }
 
 /// The host's clock is stepped forward and back: it is really set, as the next start would find it, and a guest's clock
