@@ -39,6 +39,20 @@ impl<const N: usize> Ring<N> {
         }
     }
 
+    /// Adds as many of `bytes` as there is room for, from their start; returns how many.
+    pub fn push_some(&mut self, bytes: &[u8]) -> usize {
+        let count = bytes.len().min(self.room());
+        let at = self.written % N;
+        let (first, second) = bytes.get(..count).unwrap_or(&[]).split_at(count.min(N - at));
+        for (at, part) in [(at, first), (0, second)] {
+            if let Some(place) = self.bytes.get_mut(at..at + part.len()) {
+                place.copy_from_slice(part);
+            }
+        }
+        self.written = self.written.wrapping_add(count);
+        count
+    }
+
     /// Adds `text`, whole lines of it; where there is no room, the oldest lines make it, each as a whole: what is left of
     /// the others is never torn. A text that is longer than the ring keeps its end.
     pub fn push_lines_over(&mut self, text: &[u8]) {
@@ -64,10 +78,14 @@ impl<const N: usize> Ring<N> {
     /// Takes as many bytes as there are and fit into `into`; returns how many.
     pub fn pop_into(&mut self, into: &mut [u8]) -> usize {
         let count = into.len().min(self.written.wrapping_sub(self.taken));
-        for slot in into.iter_mut().take(count) {
-            *slot = self.bytes[self.taken % N];
-            self.taken = self.taken.wrapping_add(1);
+        let at = self.taken % N;
+        let (first, second) = into.get_mut(..count).unwrap_or(&mut []).split_at_mut(count.min(N - at));
+        for (at, part) in [(at, first), (0, second)] {
+            if let Some(place) = self.bytes.get(at..at + part.len()) {
+                part.copy_from_slice(place);
+            }
         }
+        self.taken = self.taken.wrapping_add(count);
         count
     }
 
@@ -119,6 +137,26 @@ mod tests {
             prop_assert!(lines.concat().ends_with(&left), "{:?}", left);
             let first = left.lines().next().unwrap();
             prop_assert!(lines.iter().any(|line| line.trim_end_matches('\n') == first), "torn: {:?}", first);
+        }
+    }
+
+    proptest! {
+        /// Stretches of bytes come out as they went in, wherever the ring's end lies among them.
+        #[test]
+        fn what_goes_in_by_stretches_comes_out(steps in prop::collection::vec((0usize..40, 0usize..40), 1..50)) {
+            let (mut ring, mut next) = (Ring::<32>::new(), (0..=u8::MAX).cycle());
+            let mut waiting = std::collections::VecDeque::new();
+            for (push, pop) in steps {
+                let bytes: Vec<u8> = (0..push).map(|_| next.next().unwrap_or(0)).collect();
+                let room = ring.room();
+                let pushed = ring.push_some(&bytes);
+                prop_assert_eq!(pushed, room.min(push));
+                waiting.extend(&bytes[..pushed]);
+                let mut into = std::vec![0; pop];
+                let popped = ring.pop_into(&mut into);
+                let expected: Vec<u8> = waiting.drain(..pop.min(waiting.len())).collect();
+                prop_assert_eq!(&into[..popped], &expected[..]);
+            }
         }
     }
 

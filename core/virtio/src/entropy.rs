@@ -12,7 +12,7 @@ use crate::queue::{CHAINS_A_CALL, LARGEST, Queue, QueueError};
 use crate::saved::SavedEntropy;
 
 /// The most bytes that one call makes: random bytes are not free, and the guest asks at no cost.
-const BYTES_A_CALL: usize = 1024;
+const BYTES_A_CALL: usize = 256;
 /// How many bytes are made at a time, on the stack.
 const PIECE: usize = 64;
 

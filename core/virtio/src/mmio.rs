@@ -289,7 +289,15 @@ impl<D: Device> Mmio<D> {
         if !self.is_live() || !self.queues.get(index).is_some_and(Queue::is_ready) {
             return Ok(Progress::Idle);
         }
-        let outcome = self.device.process(index, &mut self.queues, memory).and_then(|progress| {
+        let refused = |outcome: &Result<Progress, QueueError>| {
+            matches!(outcome, Err(QueueError::Fault(_))) && memory.is_refused_for_now()
+        };
+        let mut outcome = self.device.process(index, &mut self.queues, memory);
+        if refused(&outcome) {
+            outcome = Ok(Progress::More);
+        }
+        // What was done is told of now, however much there is left to do.
+        let outcome = outcome.and_then(|progress| {
             for queue in &mut self.queues {
                 if queue.take_interrupt(memory)? {
                     self.interrupt_status |= INTERRUPT_USED;
@@ -297,10 +305,7 @@ impl<D: Device> Mmio<D> {
             }
             Ok(progress)
         });
-        match outcome {
-            Err(QueueError::Fault(_)) if memory.is_refused_for_now() => Ok(Progress::More),
-            outcome => outcome.inspect_err(|_| self.stop()),
-        }
+        if refused(&outcome) { Ok(Progress::More) } else { outcome.inspect_err(|_| self.stop()) }
     }
 
     /// Lets the device work on all its queues, for when something has happened outside.

@@ -2,8 +2,9 @@
 //!
 //! Three areas in guest memory make a queue: the descriptor table and the available ring, which the driver writes, and
 //! the used ring, which the device writes. This side keeps its own place in both rings and never reads back what it
-//! wrote. Every step costs a bounded number of accesses: a chain may have at most as many descriptors as the queue's
-//! largest size, and one more for a table of indirect ones, so a chain that bites its tail is just one that is too long.
+//! wrote. A chain may have at most as many descriptors as the queue's largest size, and one more for a table of indirect ones, so a
+//! chain that bites its tail is just one that is too long. Where the memory refuses for now, the queue remembers how far it has come
+//! with a chain, and goes on there.
 //!
 //! Notifications in either direction are suppressed with event indices (section 2.7.10) if the driver accepted them:
 //! the device asks for the next one only when it has found the queue empty, and interrupts only when the driver's
@@ -94,6 +95,19 @@ impl Descriptor {
     }
 }
 
+/// How far the queue has come with the descriptors of a chain.
+#[derive(Clone, Copy, Debug)]
+struct Walk {
+    /// The table that it is in, and how many entries that has.
+    table: Ipa,
+    entries: u32,
+    in_indirect: bool,
+    /// The descriptor that is next.
+    index: u16,
+    /// How many more there may be.
+    left: u16,
+}
+
 /// The address of entry `index` of a table whose entries start `header` bytes behind `base`.
 fn entry(base: Ipa, header: u64, index: u16, size: u64) -> Result<Ipa, QueueError> {
     base.checked_add(header + u64::from(index) * size).ok_or(QueueError::AddressWraps(base))
@@ -120,6 +134,10 @@ pub struct Queue {
     next_used: u16,
     /// `next_used` when the driver was last considered for an interrupt.
     considered: u16,
+    /// Where to go on with the chain that is next, if it was begun. Not part of the state: the chain may be begun again.
+    walk: Option<Walk>,
+    /// For which entry the driver has been asked to notify. As little: it may be asked again.
+    asked: Option<u16>,
 }
 
 impl Queue {
@@ -138,6 +156,8 @@ impl Queue {
             next_available: 0,
             next_used: 0,
             considered: 0,
+            walk: None,
+            asked: None,
         }
     }
 
@@ -174,6 +194,7 @@ impl Queue {
         self.next_available = 0;
         self.next_used = 0;
         self.considered = 0;
+        (self.walk, self.asked) = (None, None);
         self.ready
     }
 
@@ -203,6 +224,8 @@ impl Queue {
             next_available,
             next_used,
             considered,
+            walk: _,
+            asked: _,
         } = self;
         SavedQueue {
             size,
@@ -247,6 +270,8 @@ impl Queue {
             next_available,
             next_used,
             considered,
+            walk: None,
+            asked: None,
         };
         if ready && !queue.is_valid() {
             return Err(Unfit("a queue is ready whose size or addresses are not valid"));
@@ -257,6 +282,7 @@ impl Queue {
     /// Takes the queue from the device; nothing touches its memory any more.
     pub fn make_unready(&mut self) {
         self.ready = false;
+        self.walk = None;
     }
 
     /// Back to the state after creation.
@@ -265,7 +291,7 @@ impl Queue {
     }
 
     /// Takes the next buffer that the driver made available and fills `chain` with it; `false` if there is none. In that
-    /// case the driver will notify when there is one.
+    /// case the driver will notify when there is one. After a refusal for now, the call that goes on has the same `chain`.
     ///
     /// # Errors
     /// If the ring or the chain breaks a rule. The queue is then not to be used any more.
@@ -273,27 +299,43 @@ impl Queue {
         if !self.ready {
             return Ok(false);
         }
+        let walk = match self.walk.take() {
+            Some(walk) => walk,
+            None => {
+                let Some(head) = self.next_head(memory)? else { return Ok(false) };
+                chain.begin(head);
+                // One step more than a chain may be long, for the descriptor of an indirect table.
+                let left = self.max_size.saturating_add(1);
+                Walk { table: self.descriptors, entries: self.size.into(), in_indirect: false, index: head, left }
+            }
+        };
+        self.collect(memory, walk, chain)?;
+        self.next_available = self.next_available.wrapping_add(1);
+        self.asked = None;
+        Ok(true)
+    }
+
+    /// The first descriptor of the next buffer, if there is one.
+    fn next_head<M: GuestMemory>(&mut self, memory: &M) -> Result<Option<u16>, QueueError> {
         let mut index = self.load_available_index(memory)?;
         if index == self.next_available {
-            if !self.event_index {
-                return Ok(false);
+            if !self.event_index || self.asked == Some(index) {
+                return Ok(None);
             }
             // Ask for a notification, then look again: the driver may have added a buffer before it saw the request.
-            memory.store_u16(self.available_event_address()?, self.next_available)?;
+            memory.store_u16(self.available_event_address()?, index)?;
             fence(Ordering::SeqCst);
             index = self.load_available_index(memory)?;
             if index == self.next_available {
-                return Ok(false);
+                self.asked = Some(index);
+                return Ok(None);
             }
         }
         if index.wrapping_sub(self.next_available) > self.size {
             return Err(QueueError::AvailableIndex { index, expected: self.next_available });
         }
         let slot = self.next_available & (self.size - 1);
-        let head = memory.load_u16(entry(self.available, RING_HEADER, slot, AVAILABLE_SIZE)?)?;
-        self.collect(memory, head, chain)?;
-        self.next_available = self.next_available.wrapping_add(1);
-        Ok(true)
+        Ok(Some(memory.load_u16(entry(self.available, RING_HEADER, slot, AVAILABLE_SIZE)?)?))
     }
 
     /// Gives the buffer last taken back to the ring, untouched: the next [`pop`](Self::pop) takes it again.
@@ -353,30 +395,26 @@ impl Queue {
         entry(self.used, RING_HEADER, self.size, USED_SIZE)
     }
 
-    /// Copies the chain that starts at descriptor `head`.
-    fn collect<M: GuestMemory>(&self, memory: &M, head: u16, chain: &mut Chain) -> Result<(), QueueError> {
-        chain.begin(head);
-        let mut table = self.descriptors;
-        let mut entries = u32::from(self.size);
-        let mut in_indirect = false;
-        let mut index = head;
-        // One step more than a chain may be long, for the descriptor of an indirect table.
-        for _ in 0..=self.max_size {
-            if u32::from(index) >= entries {
-                return Err(QueueError::NoSuchDescriptor(index));
+    /// Copies the rest of a chain, from where `walk` has come to.
+    fn collect<M: GuestMemory>(&mut self, memory: &M, mut walk: Walk, chain: &mut Chain) -> Result<(), QueueError> {
+        while let Some(left) = walk.left.checked_sub(1) {
+            if u32::from(walk.index) >= walk.entries {
+                return Err(QueueError::NoSuchDescriptor(walk.index));
             }
-            let descriptor = Descriptor::read(memory, table, index)?;
+            let descriptor =
+                Descriptor::read(memory, walk.table, walk.index).inspect_err(|_| self.walk = Some(walk))?;
+            walk.left = left;
             if descriptor.flags & DESCRIPTOR_INDIRECT != 0 {
-                if in_indirect || !self.indirect || descriptor.flags & DESCRIPTOR_NEXT != 0 {
+                if walk.in_indirect || !self.indirect || descriptor.flags & DESCRIPTOR_NEXT != 0 {
                     return Err(QueueError::MisplacedIndirect);
                 }
                 if descriptor.length == 0 || !descriptor.length.is_multiple_of(DESCRIPTOR_SIZE as u32) {
                     return Err(QueueError::IndirectLength(descriptor.length));
                 }
-                table = descriptor.address;
-                entries = descriptor.length / DESCRIPTOR_SIZE as u32;
-                in_indirect = true;
-                index = 0;
+                walk.table = descriptor.address;
+                walk.entries = descriptor.length / DESCRIPTOR_SIZE as u32;
+                walk.in_indirect = true;
+                walk.index = 0;
                 continue;
             }
             let writable = descriptor.flags & DESCRIPTOR_WRITE != 0;
@@ -385,7 +423,7 @@ impl Queue {
             if descriptor.flags & DESCRIPTOR_NEXT == 0 {
                 return Ok(());
             }
-            index = descriptor.next;
+            walk.index = descriptor.next;
         }
         Err(QueueError::ChainTooLong)
     }

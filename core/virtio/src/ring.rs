@@ -29,10 +29,13 @@ impl Ring {
     /// Takes in as many of `bytes` as fit, from their start, and returns how many.
     pub(crate) fn push(&mut self, bytes: &[u8]) -> usize {
         let count = bytes.len().min(self.space());
-        for (position, &byte) in bytes.iter().take(count).enumerate() {
-            let at = (self.first + self.length + position) % self.bytes.len();
-            if let Some(slot) = self.bytes.get_mut(at) {
-                *slot = byte;
+        let at = (self.first + self.length) % self.bytes.len().max(1);
+        // Behind what is in it up to the end, and then from the start.
+        let (bytes, behind) = (bytes.get(..count).unwrap_or(&[]), self.bytes.len() - at);
+        let (first, second) = bytes.split_at(count.min(behind));
+        for (at, part) in [(at, first), (0, second)] {
+            if let Some(place) = self.bytes.get_mut(at..at + part.len()) {
+                place.copy_from_slice(part);
             }
         }
         self.length += count;

@@ -140,10 +140,10 @@ fn entropy_fills_buffers_in_shares() {
     ram.descriptor(DESCRIPTORS, 1, (BUFFERS + 100, 0x4000), WRITE, 0);
     ram.offer(SIZE, 0, &[0, 1, 0]);
     assert_eq!(mmio.process(0, &ram), Ok(Progress::More));
-    assert_eq!((ram.used(0), ram.used(1)), ((0, 100), (1, 924)));
+    assert_eq!((ram.used(0), ram.used(1)), ((0, 100), (1, 156)));
     assert_eq!(mmio.process(0, &ram), Ok(Progress::Idle));
     assert_eq!(ram.half(USED + 2), 3);
-    assert_eq!(ram.get(BUFFERS, 1025), [&[0xa5; 1024][..], &[0]].concat());
+    assert_eq!(ram.get(BUFFERS, 257), [&[0xa5; 256][..], &[0]].concat());
 }
 
 #[test]
@@ -341,6 +341,81 @@ fn memory_that_is_not_ready_is_waited_for_outside_of_the_call() {
     assert_eq!((memory.ram.half(USED + 2), memory.ram.used(0)), (1, (0, BLOCKS.into())));
     assert!(mmio.line());
     assert_eq!(memory.ram.get(BUFFERS + 256, 2), [0xee, 0]);
+}
+
+/// The longest chain that there can be takes many more accesses than a turn has, whatever its pieces are.
+#[test]
+fn a_chain_that_is_longer_than_a_turn_is_collected_in_several() {
+    const ACCESSES: usize = 10;
+    for length in [0, 1] {
+        let memory = Reluctant::new(Ram::new());
+        let mut mmio = Mmio::new(Entropy::new(|bytes: &mut [u8]| bytes.fill(0xee)));
+        negotiate(&mut mmio, 1 << 32, 0);
+        set(&mut mmio, register::QUEUE_SIZE, 256);
+        set(&mut mmio, register::QUEUE_READY, 1);
+        assert_eq!(mmio.write(register::STATUS, WORD, 15), Effect::Started);
+        for index in 0..256 {
+            let flags = if index < 255 { WRITE | NEXT } else { WRITE };
+            memory.ram.descriptor(DESCRIPTORS, index, (BUFFERS + u64::from(index), length), flags, index + 1);
+        }
+        memory.ram.offer(256, 0, &[0, 0]);
+        let calls = work(&mut mmio, 0, &memory, ACCESSES);
+        assert_eq!((memory.ram.half(USED + 2), memory.ram.used(1)), (2, (0, 256 * length)));
+        assert!(calls > 2 * 256 / ACCESSES && mmio.is_live(), "{calls} calls");
+        // The driver breaks off in the midst of one, and the next one is collected from its own beginning.
+        memory.ram.offer(256, 2, &[0]);
+        memory.next_turn(ACCESSES);
+        assert_eq!(mmio.process(0, &memory), Ok(Progress::More));
+        set(&mut mmio, register::QUEUE_READY, 0);
+        memory.ram.descriptor(DESCRIPTORS, 7, (BUFFERS, 3), WRITE, 0);
+        memory.ram.offer(256, 0, &[7]);
+        set(&mut mmio, register::QUEUE_READY, 1);
+        work(&mut mmio, 0, &memory, ACCESSES);
+        assert_eq!((memory.ram.half(USED + 2), memory.ram.used(0)), (1, (7, 3)));
+    }
+}
+
+/// A driver whose device never comes to an end hears of each buffer that is done.
+#[test]
+fn what_is_done_is_told_of_though_there_is_more_to_do() {
+    let memory = Reluctant::new(Ram::new());
+    let mut mmio = Mmio::new(Entropy::new(|bytes: &mut [u8]| bytes.fill(0xee)));
+    negotiate(&mut mmio, 1 << 32, 0);
+    set(&mut mmio, register::QUEUE_READY, 1);
+    assert_eq!(mmio.write(register::STATUS, WORD, 15), Effect::Started);
+    memory.ram.descriptor(DESCRIPTORS, 0, (BUFFERS, 1), WRITE, 0);
+    // The second is in memory that nobody makes ready.
+    memory.ram.descriptor(DESCRIPTORS, 1, (BUFFERS + 0x800, 1), WRITE, 0);
+    memory.ram.offer(SIZE, 0, &[0, 1]);
+    // The available ring, the descriptors, the buffer and the used ring have to be made ready first.
+    for _ in 0..5 {
+        assert!(!mmio.line(), "nothing is done yet");
+        memory.next_turn(100);
+        assert_eq!(mmio.process(0, &memory), Ok(Progress::More));
+    }
+    assert_eq!((memory.ram.half(USED + 2), mmio.line()), (1, true));
+}
+
+/// Whoever only looks whether there is a buffer writes nothing where the driver was asked already.
+#[test]
+fn a_driver_is_asked_once_to_notify() {
+    let ram = Ram::new();
+    let mut mmio = Mmio::new(Console::new());
+    negotiate(&mut mmio, 1 << 32 | 1 << 29, TRANSMIT);
+    set(&mut mmio, register::QUEUE_READY, 1);
+    assert_eq!(mmio.write(register::STATUS, WORD, 15), Effect::Started);
+    let event = USED + 4 + 8 * u64::from(SIZE);
+    let mut ask = |expected: u16, offered: &[u16]| {
+        ram.put(event, &[0xaa; 2]);
+        ram.offer(SIZE, 0, offered);
+        assert_eq!(mmio.process(TRANSMIT, &ram), Ok(Progress::Idle));
+        assert_eq!(ram.half(event), expected, "behind {} buffers", offered.len());
+    };
+    ram.descriptor(DESCRIPTORS, 0, (BUFFERS, 1), 0, 0);
+    ask(0, &[]);
+    ask(0xaaaa, &[]);
+    ask(1, &[0]);
+    ask(0xaaaa, &[0]);
 }
 
 /// Chains of at most 8 descriptors in all: where each piece of memory is, and how long.

@@ -91,12 +91,7 @@ impl VmConsole {
     /// Takes what there is room for of the guest's virtio console; returns how much that was.
     pub(crate) fn push_virtio(&self, bytes: &[u8]) -> usize {
         self.last_output.store(sysreg::cntpct_el0(), Ordering::Relaxed);
-        let mut ring = self.virtio.lock();
-        let taken = bytes.len().min(ring.room());
-        for &byte in bytes.iter().take(taken) {
-            ring.push(byte);
-        }
-        drop(ring);
+        let taken = self.virtio.lock().push_some(bytes);
         self.announce();
         taken
     }
@@ -107,7 +102,7 @@ impl VmConsole {
         let mut ring = self.log.lock();
         let is_room = ring.room() >= line.as_bytes().len();
         if is_room {
-            line.as_bytes().iter().for_each(|&byte| ring.push(byte));
+            ring.push_some(line.as_bytes());
         }
         drop(ring);
         self.announce();

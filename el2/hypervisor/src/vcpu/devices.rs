@@ -5,7 +5,7 @@ use crate::vm::devices::Wait;
 
 /// How often the vCPU that notifies a device lets it go on at once; blocks of memory that are made ready for it do not count,
 /// as a VM has only so many.
-const TURNS: u32 = 4;
+const TURNS: u32 = 64;
 
 impl Vcpu {
     /// Goes on with the devices' work that it has begun, on its thread's own time, which may be preempted between two pieces.

@@ -16,10 +16,19 @@ use crate::vm::devices::Wait;
 use crate::vm::guest_memory::{GuestRam, Missing, RamError};
 use crate::vm::watchdog;
 
-/// How often a device may access the guest's memory under its lock, a few hundred bytes at a time at most. More than the
-/// longest descriptor chain takes, which is read in one go.
-const ACCESSES: u16 = 2048;
-const _: () = assert!(ACCESSES > 4 * virtio::queue::LARGEST);
+/// What a device may do to the guest's memory under its lock, in instructions, about: whoever comes before the guest waits for
+/// little more than that. A page goes to the console in two such shares.
+const SHARE: u32 = 8_000;
+/// What an access costs by which something is read, with the device's own work around it: a descriptor is read and checked.
+const READING: u32 = 150;
+/// One by which something is stored: the tables are looked at whether the guest executes it.
+const STORING: u32 = 500;
+/// A byte: it is copied up to three times, and some are random.
+const BYTE: u32 = 2;
+/// A page that the guest may not execute any more.
+const TAKING: u32 = 1_000;
+/// A block that becomes pages for that: a table is written.
+const SPLITTING: u32 = 6_000;
 
 /// The surroundings of a device of one VM.
 pub(crate) struct Surroundings<'a> {
@@ -37,7 +46,7 @@ impl<'a> Surroundings<'a> {
     pub(crate) fn of(vm: &'a Vm) -> Self {
         Self {
             vm,
-            memory: Memory { vm, left: Cell::new(ACCESSES), is_refused: Cell::new(false), missing: Cell::new(None) },
+            memory: Memory { vm, left: Cell::new(SHARE), is_refused: Cell::new(false), missing: Cell::new(None) },
             concerned: Cell::new(VcpuSet::EMPTY),
             is_unfinished: Cell::new(false),
             is_in_vain: Cell::new(false),
@@ -139,10 +148,11 @@ impl Outside for Surroundings<'_> {
     }
 }
 
-/// A VM's memory as devices see it: what the guest sees already, and only so many accesses to it.
+/// A VM's memory as devices see it: what the guest sees already, and only as much as a share allows.
 struct Memory<'a> {
     vm: &'a Vm,
-    left: Cell<u16>,
+    /// What is left of the share.
+    left: Cell<u32>,
     /// The last access was refused for now only.
     is_refused: Cell<bool>,
     /// What is not ready, of all that was accessed.
@@ -150,12 +160,27 @@ struct Memory<'a> {
 }
 
 impl Memory<'_> {
-    fn access<T>(&self, at: Ipa, access: impl FnOnce(&mut GuestRam) -> Result<T, RamError>) -> Result<T, Fault> {
-        let Some(left) = self.left.get().checked_sub(1) else {
+    /// Makes an access of this cost, if anything is left of the share; the last one may take more than that.
+    fn access<T>(
+        &self,
+        at: Ipa,
+        cost: u32,
+        access: impl FnOnce(&mut GuestRam) -> Result<T, RamError>,
+    ) -> Result<T, Fault> {
+        if self.left.get() == 0 {
             self.is_refused.set(true);
             return Err(Fault(at));
-        };
-        self.left.set(left);
+        }
+        self.access_anyway(at, cost, access)
+    }
+
+    fn access_anyway<T>(
+        &self,
+        at: Ipa,
+        cost: u32,
+        access: impl FnOnce(&mut GuestRam) -> Result<T, RamError>,
+    ) -> Result<T, Fault> {
+        self.spend(cost);
         let result = access(&mut self.vm.ram.lock());
         self.is_refused.set(false);
         if let Err(RamError::NotReady(missing)) = result {
@@ -164,23 +189,52 @@ impl Memory<'_> {
         }
         result.map_err(|_| Fault(at))
     }
+
+    fn spend(&self, cost: u32) {
+        self.left.set(self.left.get().saturating_sub(cost));
+    }
+
+    /// Stores something, and counts what that does to what the guest may execute.
+    fn store(
+        &self,
+        ram: &mut GuestRam,
+        store: impl FnOnce(&mut GuestRam) -> Result<(), RamError>,
+    ) -> Result<(), RamError> {
+        let before = ram.code().done;
+        let result = store(ram);
+        let after = ram.code().done;
+        let (taken, splits) = (after.taken.wrapping_sub(before.taken), after.splits.wrapping_sub(before.splits));
+        if taken | splits != 0 {
+            let times = |count: u64, cost: u32| u32::try_from(count).unwrap_or(u32::MAX).saturating_mul(cost);
+            self.spend(times(taken, TAKING).saturating_add(times(splits, SPLITTING)));
+        }
+        result
+    }
+}
+
+/// What copying costs.
+fn copying(bytes: &[u8]) -> u32 {
+    u32::try_from(bytes.len()).unwrap_or(u32::MAX).saturating_mul(BYTE)
 }
 
 impl GuestMemory for Memory<'_> {
     fn read(&self, from: Ipa, into: &mut [u8]) -> Result<(), Fault> {
-        self.access(from, |ram| ram.read(from, into))
+        self.access(from, READING.saturating_add(copying(into)), |ram| ram.read(from, into))
     }
 
     fn write(&self, to: Ipa, bytes: &[u8]) -> Result<(), Fault> {
-        self.access(to, |ram| ram.write(to, bytes))
+        let cost = STORING.saturating_add(copying(bytes));
+        self.access(to, cost, |ram| self.store(ram, |ram| ram.write(to, bytes)))
     }
 
+    /// Counted, but never refused for what it costs: there are a few around each buffer, which is nothing without the accesses
+    /// that are refused. So a driver can be told at any time of what is done, and it can be looked whether there is more to do.
     fn load_u16(&self, at: Ipa) -> Result<u16, Fault> {
-        self.access(at, |ram| ram.load_index(at))
+        self.access_anyway(at, READING, |ram| ram.load_index(at))
     }
 
     fn store_u16(&self, at: Ipa, value: u16) -> Result<(), Fault> {
-        self.access(at, |ram| ram.store_index(at, value))
+        self.access(at, STORING, |ram| self.store(ram, |ram| ram.store_index(at, value)))
     }
 
     fn is_refused_for_now(&self) -> bool {

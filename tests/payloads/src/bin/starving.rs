@@ -13,6 +13,7 @@
 //! | `lowering` | brings the deadlines of all its watchdogs and its clock's alarm forward a little, again and again; is well |
 //! | `breaking` | breaks its virtio devices again and again, each time in a way that the log knows |
 //! | `feeding` | gives its entropy device one byte in each block of its untouched memory, 64 blocks at a time; then it switches its only vCPU off |
+//! | `chains` | gives its device `kind=` chains of 256 descriptors of `length=` bytes each, for ever |
 //! | `resetting` | resets the VM at once |
 //! | `counting` | sleeps, pats and refreshes the Generic Watchdog, and says again and again what its counter and its real-time clock show |
 //! | `fed` | sleeps and pats, `pats=` times every `every=` milliseconds; then says so and goes on as `wfi` |
@@ -65,6 +66,7 @@ fn main() {
         "lowering" => lower(),
         "breaking" => break_devices(),
         "feeding" => feed_untouched(),
+        "chains" => offer_chains(),
         "resetting" => {
             let _ = psci::simple(SYSTEM_RESET, [0; 3]);
         }
@@ -160,6 +162,48 @@ fn feed_untouched() -> ! {
     }
     println!("starving: fed {fed} blocks");
     let _ = psci::simple(psci::CPU_OFF, [0; 3]);
+    spin()
+}
+
+/// The longest chains that there can be, the same one 128 times at once. No length at all uses up no share of bytes.
+fn offer_chains() -> ! {
+    use virtio::register as r;
+    let kind = machine::option_number("kind", virtio::ENTROPY.into()) as u32;
+    let length = machine::option_number("length", 0) as u32;
+    // Receive, for the console, is what somebody else would have to feed.
+    let (number, write) = if kind == virtio::CONSOLE { (1, 0) } else { (0, 2) };
+    let Some(device) = virtio::find(kind).filter(|device| device.start()) else { spin() };
+    let (at, buffer) = (memory::pages(3), memory::pages(1));
+    memory::write64(buffer, 1);
+    device.write(r::QUEUE_SEL, number);
+    device.write(r::QUEUE_NUM, 256);
+    for (register, offset) in [(r::QUEUE_DESC, 0), (r::QUEUE_DRIVER, 0x1000), (r::QUEUE_DEVICE, 0x2000)] {
+        device.write(register, (at + offset) as u32);
+        device.write(register + 4, ((at + offset) >> 32) as u32);
+    }
+    for index in 0..256_u64 {
+        memory::write64(at + 16 * index, buffer);
+        memory::write32(at + 16 * index + 8, length);
+        let flags = if index == 255 { write } else { write | 1 | (index as u32 + 1) << 16 };
+        memory::write32(at + 16 * index + 12, flags);
+        memory::write16(at + 0x1004 + 2 * index, 0);
+    }
+    device.write(r::QUEUE_READY, 1);
+    device.ready();
+    let mut next = 0_u16;
+    for round in 0_u64.. {
+        next = next.wrapping_add(128);
+        sysreg::dsb();
+        memory::write16(at + 0x1002, next);
+        sysreg::dsb();
+        device.write(r::QUEUE_NOTIFY, number);
+        while memory::read16(at + 0x2002) != next {
+            cpu::relax();
+        }
+        if round == 4 {
+            println!("starving: the device takes chains");
+        }
+    }
     spin()
 }
 
