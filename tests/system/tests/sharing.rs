@@ -41,6 +41,8 @@ fn main() -> ExitCode {
         scenario("sharing::weights_are_shares", weights),
         scenario("sharing::an_interactive_guest_is_served_soon", interactive),
         scenario("sharing::what_a_device_does_in_one_go_is_bounded_by_what_it_costs", long_chains),
+        scenario("sharing::who_floods_a_console_pays_for_it_whatever_it_weighs", floods_by_weight),
+        scenario("sharing::sixty_three_that_flood_their_consoles_pay_for_it", floods_of_many),
         scenario("sharing::a_guest_alone_on_its_cpu_waits_there", native_wait),
         scenario("sharing::sixteen_guests_on_two_cpus", || across(2, &[(100, ANY, 1.0 / 8.0); 16], 5)),
         scenario("sharing::sixty_four_vcpus_on_four_cpus", || across(4, &[(100, ANY, 1.0 / 16.0); 64], 5)),
@@ -132,6 +134,44 @@ fn interactive() -> Result<()> {
     // Its last vCPU has switched itself off, and so it is off.
     run.wait_for("feeding", SOON, |condition| *condition == Condition::PoweredOff)?;
     run.finish(LIMIT)
+}
+
+/// A guest that computes, and others on the same CPU that write as much as they can: to the virtio console, and to the UART. What
+/// of its share the first one had.
+fn beside_floods(weight: u16, milliseconds: u64, others: &[(u16, &str)]) -> Result<f64> {
+    let mut vms = vec![Vm { weight, ..counting("victim", milliseconds)? }];
+    for (number, &(weight, mode)) in others.iter().enumerate() {
+        let vm = guest::payload(&format!("{mode}{number}"), "starving", 1, &format!("mode={mode}"))?;
+        vms.push(Vm { weight, memory: 8 << 20, ..vm });
+    }
+    let run = Host { cpus: 1, ..Host::default() }.start_coarse(vms, SHIFT + 1)?;
+    let had = number(&run, "victim", "had ")? as f64;
+    let all: u64 = others.iter().map(|&(weight, _)| u64::from(weight)).sum::<u64>() + u64::from(weight);
+    let part = had / (milliseconds as f64 * 1000.0 * f64::from(weight) / all as f64);
+    println!("of its share, {weight} of {all}, it had {:.1} %", part * 100.0);
+    Ok(part)
+}
+
+/// What the hypervisor does for a guest's output comes out of that guest's share, whatever the two weigh beside the thread
+/// that does it. Where that thread had its own weight of 100, a victim of weight 1 had a tenth of its share.
+fn floods_by_weight() -> Result<()> {
+    for mode in ["flood", "chatter"] {
+        for (own, other, milliseconds) in
+            [(1, 1, 1000), (10, 10, 1000), (100, 100, 1000), (1, 100, 3000), (100, 1, 500)]
+        {
+            let had = beside_floods(own, milliseconds, &[(other, mode)])?;
+            ensure!(had >= 0.92, "beside {mode} of weight {other}, one of {own} had {:.1} % of its share", had * 100.0);
+        }
+    }
+    Ok(())
+}
+
+/// The same where as many do so as there can be.
+fn floods_of_many() -> Result<()> {
+    let others: Vec<(u16, &str)> = (0..63).map(|number| (1, ["flood", "chatter"][number % 2])).collect();
+    let had = beside_floods(1, 3000, &others)?;
+    ensure!(had >= 0.92, "beside 63 that flood their consoles it had {:.1} % of its share", had * 100.0);
+    Ok(())
 }
 
 /// A guest that has a CPU for itself waits by the CPU's own WFI, whatever goes on elsewhere; those that share one give it

@@ -21,6 +21,7 @@ use units::{Ticks, VmId};
 use crate::exit::interrupts;
 use crate::host;
 use crate::host::text::Text;
+use crate::link::dues::Dues;
 use crate::link::operator::Operator;
 use crate::link::stats;
 use crate::link::{arrivals, carrier};
@@ -29,19 +30,16 @@ use crate::output::buffers::write_left_out;
 use crate::output::log_sink;
 use crate::output::port;
 use crate::sched::{self, Thread};
-use crate::vm::handle;
 use crate::vm::{self, Stop, Vm, alarm, counters};
 
 /// Bytes moved at a time from one source, so that none keeps the others waiting; no line of the log is longer.
 const CHUNK: usize = log_sink::LONGEST;
-/// The thread's weight, that of one more guest: however much guests write, it takes no more than one of them.
+/// The thread's weight. It is for the operator: what the thread does for a guest, that guest's vCPUs pay ([`Dues`]).
 const WEIGHT: u16 = abi::bundle::DEFAULT_WEIGHT;
 /// How long an unfinished line waits for its end, in microseconds: prompts have none.
 const LINE_MICROSECONDS: u64 = 20_000;
 /// How often a guest's tools are looked at that are to answer the operator, in microseconds.
 const ANSWER_MICROSECONDS: u64 = 50_000;
-/// How long a VM's devices wait until a vCPU goes on with what they could not finish in one turn, in microseconds.
-const TURN_MICROSECONDS: u64 = 5_000;
 /// How long the power button stays pressed, in microseconds.
 const PRESS_MICROSECONDS: u64 = 100_000;
 /// As many frames that came by the port are handled before output is looked at again.
@@ -122,8 +120,7 @@ struct Port {
     /// When the log may say how many lines were left out about some VM, in milliseconds.
     settle_at: Option<u64>,
     released: ArrayVec<(VmId, u64), { abi::bundle::MAX_VMS }>,
-    /// VMs whose devices have unfinished work, and when they go on with it.
-    unfinished: ArrayVec<(VmId, u64), { abi::bundle::MAX_VMS }>,
+    dues: Dues,
     operator: Operator,
     /// Bytes of which the log has said that the UART did not take them.
     lost: u64,
@@ -168,7 +165,7 @@ fn run(_: usize) -> ! {
         held_back: false,
         settle_at: None,
         released: ArrayVec::new(),
-        unfinished: ArrayVec::new(),
+        dues: Dues::default(),
         operator: Operator::default(),
         lost: 0,
         lost_by_port: 0,
@@ -187,6 +184,9 @@ fn run(_: usize) -> ! {
         }
         let mut busy = port.take_input(&mut decoder);
         busy |= arrivals::is_any() && port.take_posted();
+        if busy {
+            port.dues.charge_nobody();
+        }
         port.serve_devices();
         busy |= port.drain();
         port.report_loss();
@@ -199,6 +199,7 @@ fn run(_: usize) -> ! {
             // Others may want this CPU, and output more of our attention.
             sched::yield_now();
         } else if !output::is_waiting() {
+            port.dues.charge_nobody();
             sched::block(port.deadline());
         }
     }
@@ -222,7 +223,7 @@ impl Port {
     /// When something happens by itself.
     fn deadline(&self) -> Option<Ticks> {
         let line = self.held_back.then(|| sysreg::cntpct_el0().saturating_add(host::ticks(LINE_MICROSECONDS)));
-        let release = self.released.iter().chain(&self.unfinished).map(|&(_, at)| at).min();
+        let release = self.released.iter().map(|&(_, at)| at).chain(self.dues.next_turn()).min();
         let alarm = alarm::next_alarm();
         let answer =
             self.operator.is_waiting().then(|| sysreg::cntpct_el0().saturating_add(host::ticks(ANSWER_MICROSECONDS)));
@@ -241,12 +242,7 @@ impl Port {
                 vm.devices.set_power_button(vm, false);
             }
         }
-        while let Some(index) = self.unfinished.iter().position(|&(_, at)| at <= now) {
-            let (id, _) = self.unfinished.swap_remove(index);
-            if let Some(vm) = vm::by_id(id) {
-                self.go_on(vm);
-            }
-        }
+        self.dues.serve(now);
         let ringing = alarm::take_alarm();
         // A paused VM's devices stand still with it: they are looked at, and its clock is listened for, when it goes on.
         for vm in vm::all().filter(|vm| !vm.is_paused()) {
@@ -254,10 +250,11 @@ impl Port {
             // Pairs with the release in `VmConsole::ask_for_service`.
             if vm.console.service.swap(false, Ordering::AcqRel) || rings {
                 self.poll_devices(vm);
+                self.dues.charge(vm);
             }
             // Pairs with the release in `VmConsole::ask_for_turn`.
             if vm.console.unfinished.swap(false, Ordering::AcqRel) {
-                self.put_off(vm);
+                self.dues.put_off(vm);
             }
             if ringing {
                 vm.alarm.watch();
@@ -266,37 +263,13 @@ impl Port {
         self.operator.look_after(send_reply);
     }
 
-    /// Lets the devices of `vm` work, unless it is paused. What they cannot finish waits for its turn.
+    /// Moves the bytes that the devices of `vm` hold, unless it is paused. What is to be done beside that is for its vCPUs.
     fn poll_devices(&mut self, vm: &Vm) {
         if vm.is_paused() {
             return;
         }
-        if vm.devices.poll(vm).is_some() {
-            self.put_off(vm);
-        }
-    }
-
-    /// The devices of `vm` go on at their next turn.
-    fn put_off(&mut self, vm: &Vm) {
-        if !self.unfinished.iter().any(|&(id, _)| id == vm.id) {
-            let at = sysreg::cntpct_el0().saturating_add(host::ticks(TURN_MICROSECONDS));
-            let _ = self.unfinished.try_push((vm.id, at));
-        }
-    }
-
-    /// It is the turn of the devices of `vm` to go on: a vCPU sees to it. What a guest gives them to do so costs it its own
-    /// CPU time, by its own weight, and it is not done while the VM is paused.
-    fn go_on(&mut self, vm: &Vm) {
-        if let Some(vcpu) = vm.vcpus().iter().find(|vcpu| vcpu.is_on()) {
-            vcpu.request(handle::request::DEVICES);
-            if vcpu.is_on() {
-                return;
-            }
-        }
-        // One that was switched off just now asks again if it has seen the request, so that it may be asked twice but is
-        // never forgotten; one that was switched on may not have begun yet.
-        if vm.stopped().is_none() {
-            self.put_off(vm);
+        if vm.devices.look(vm).is_some() {
+            self.dues.go_on(vm);
         }
     }
 
@@ -311,6 +284,9 @@ impl Port {
         }
         // Whole lines of the log, since they come from several places.
         let mut busy = self.drain_one(Source::Log, &output::LOG, true) > 0;
+        if busy {
+            self.dues.charge_nobody();
+        }
         for vm in vm::all() {
             // Only those who have something, so that it costs nothing how many others there are.
             // Pairs with the release in `VmConsole::announce`.
@@ -321,6 +297,11 @@ impl Port {
                 // Pairs with the swap above, in the round that follows when there is room.
                 vm.console.pending.store(true, Ordering::Release);
                 break;
+            }
+            if self.dues.asks_to_pay(vm) {
+                // As well, when it has.
+                vm.console.pending.store(true, Ordering::Release);
+                continue;
             }
             let held_back = core::mem::take(&mut self.held_back);
             let lines = self.drain_reports(vm) + self.drain_one(Source::Log, &vm.console.log, true);
@@ -336,6 +317,7 @@ impl Port {
             }
             busy |= lines + taken > 0;
             self.held_back |= held_back;
+            self.dues.charge(vm);
         }
         busy
     }

@@ -3,6 +3,7 @@
 mod arrivals;
 pub mod carrier;
 pub(crate) mod console;
+mod dues;
 pub(crate) mod operator;
 pub(crate) mod stats;
 pub(crate) mod transfer;

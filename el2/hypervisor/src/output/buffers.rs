@@ -18,6 +18,9 @@ use crate::output::log_sink::Line;
 const REPORTS_AT_ONCE: u64 = 10;
 const REPORT_MILLISECONDS: u64 = 1000;
 
+/// How long the console's thread may work for a guest before a vCPU has to pay for it, in microseconds.
+const CREDIT_MICROSECONDS: u64 = 1_000;
+
 /// A VM's console buffers.
 pub(crate) struct VmConsole {
     pub(crate) uart: IrqLock<Ring<4096>>,
@@ -34,6 +37,8 @@ pub(crate) struct VmConsole {
     pub(crate) service: AtomicBool,
     /// They have work that one of its vCPUs began, and that is to be gone on with at their pace.
     pub(crate) unfinished: AtomicBool,
+    /// For how many ticks of the counter the console's thread has worked for the guest, and no vCPU has paid yet.
+    owed: AtomicU64,
 }
 
 impl VmConsole {
@@ -50,6 +55,7 @@ impl VmConsole {
             last_output: AtomicU64::new(0),
             service: AtomicBool::new(false),
             unfinished: AtomicBool::new(false),
+            owed: AtomicU64::new(0),
         })
     }
 
@@ -86,6 +92,27 @@ impl VmConsole {
         // The thread may have looked just before: then it is woken here after all.
         self.announce();
         true
+    }
+
+    /// The console's thread has worked for the guest, for so many ticks.
+    pub(crate) fn owe(&self, ticks: u64) {
+        self.owed.fetch_add(ticks, Ordering::Relaxed);
+    }
+
+    /// Whether a vCPU has to pay before more is done for the guest.
+    #[must_use]
+    pub(crate) fn is_in_debt(&self) -> bool {
+        self.owed.load(Ordering::Relaxed) > host::ticks(CREDIT_MICROSECONDS)
+    }
+
+    /// Whoever calls this pays so many ticks. What waited for that goes on.
+    #[must_use]
+    pub(crate) fn take_owed(&self) -> u64 {
+        let owed = self.owed.swap(0, Ordering::Relaxed);
+        if owed > host::ticks(CREDIT_MICROSECONDS) {
+            wake_reader();
+        }
+        owed
     }
 
     /// Takes what there is room for of the guest's virtio console; returns how much that was.

@@ -182,6 +182,20 @@ pub(crate) fn run_time(thread: &Thread) -> u64 {
     thread.run_time.load(Ordering::Relaxed)
 }
 
+/// As [`run_time`], of the running thread.
+pub(crate) fn own_run_time() -> u64 {
+    without_irqs(|| run_time(current()))
+}
+
+/// Charges the running thread for so many ticks of the counter that another one ran on its account: it gives way, if somebody else
+/// has a better claim by that.
+pub(crate) fn charge(ticks: u64) {
+    without_irqs(|| {
+        this().queue.lock().run.charge(ticks);
+        preempt();
+    });
+}
+
 /// What an idle CPU does for ever: runs whoever becomes ready, zeroes free memory meanwhile.
 pub(crate) fn idle() -> ! {
     let me = this();

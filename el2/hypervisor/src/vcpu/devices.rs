@@ -1,5 +1,6 @@
 //! The part of devices' work that a vCPU does, on its own thread's time: the guest pays for what it makes of its queues.
 
+use crate::sched;
 use crate::vcpu::Vcpu;
 use crate::vm::devices::Wait;
 
@@ -12,6 +13,7 @@ impl Vcpu {
     #[inline(never)]
     pub(crate) fn carry_on(&'static self, mut wait: Wait) {
         let vm = self.vm;
+        self.pay();
         let mut turns = TURNS;
         loop {
             match wait {
@@ -30,5 +32,14 @@ impl Vcpu {
             }
         }
         vm.console.ask_for_turn();
+    }
+
+    /// Pays for what the console's thread has done for the guest: as if this thread had run for as long. So all that a guest has
+    /// done for it comes out of its share, whatever its weight and the others' are.
+    fn pay(&self) {
+        let owed = self.vm.console.take_owed();
+        if owed > 0 {
+            sched::charge(owed);
+        }
     }
 }

@@ -8,7 +8,8 @@
 //! Whoever holds such a lock is not preempted, and a guest chooses what its virtio queues make of work. So a device stops where
 //! its share of accesses is used up, or where memory has to be made ready first ([`Wait`]); the lock is let go of, and the work
 //! goes on there afterwards: by the vCPU that asked for it, and by some vCPU of the VM, again and again at a
-//! pace that the console's thread keeps. So the guest pays for it, and a paused VM's devices stand still.
+//! pace that the console's thread keeps. So the guest pays for it, and a paused VM's devices stand still. That thread itself only
+//! moves bytes that the devices hold, and looks whether there is more to do.
 
 extern crate alloc;
 
@@ -173,10 +174,20 @@ impl Devices {
     /// unfinished; whoever asks has to see to it that it is gone on with.
     #[must_use]
     pub(crate) fn poll(&self, vm: &Vm) -> Option<Wait> {
+        self.poll_in(vm, Surroundings::of)
+    }
+
+    /// As [`Devices::poll`], but of what the guest has in its memory nothing is worked on: that is for its vCPUs.
+    #[must_use]
+    pub(crate) fn look(&self, vm: &Vm) -> Option<Wait> {
+        self.poll_in(vm, Surroundings::of_a_look)
+    }
+
+    fn poll_in<'a>(&self, vm: &'a Vm, surroundings: fn(&'a Vm) -> Surroundings<'a>) -> Option<Wait> {
         let mut wait = None;
         for slot in self.bus.slots() {
             // For each its own, and so its own share of accesses.
-            let outside = Surroundings::of(vm);
+            let outside = surroundings(vm);
             slot.enter(&mut |wired| wired.poll(&outside));
             vm.refresh(outside.concerned());
             wait = Wait::and(wait, outside.wait());

@@ -44,9 +44,19 @@ impl<'a> Surroundings<'a> {
     /// Those of a device of `vm`.
     #[must_use]
     pub(crate) fn of(vm: &'a Vm) -> Self {
+        Self::with_share(vm, SHARE)
+    }
+
+    /// Those of one that only looks whether there is something to do in the guest's memory.
+    #[must_use]
+    pub(crate) fn of_a_look(vm: &'a Vm) -> Self {
+        Self::with_share(vm, 0)
+    }
+
+    fn with_share(vm: &'a Vm, share: u32) -> Self {
         Self {
             vm,
-            memory: Memory { vm, left: Cell::new(SHARE), is_refused: Cell::new(false), missing: Cell::new(None) },
+            memory: Memory { vm, left: Cell::new(share), is_refused: Cell::new(false), missing: Cell::new(None) },
             concerned: Cell::new(VcpuSet::EMPTY),
             is_unfinished: Cell::new(false),
             is_in_vain: Cell::new(false),

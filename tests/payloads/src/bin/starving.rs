@@ -14,6 +14,8 @@
 //! | `breaking` | breaks its virtio devices again and again, each time in a way that the log knows |
 //! | `feeding` | gives its entropy device one byte in each block of its untouched memory, 64 blocks at a time; then it switches its only vCPU off |
 //! | `chains` | gives its device `kind=` chains of 256 descriptors of `length=` bytes each, for ever |
+//! | `flood` | writes to its virtio console, for ever: as much as there can be offered, in one buffer again and again |
+//! | `chatter` | writes to its UART, for ever |
 //! | `resetting` | resets the VM at once |
 //! | `counting` | sleeps, pats and refreshes the Generic Watchdog, and says again and again what its counter and its real-time clock show |
 //! | `fed` | sleeps and pats, `pats=` times every `every=` milliseconds; then says so and goes on as `wfi` |
@@ -33,6 +35,7 @@ const WATCHDOG_STATUS: u64 = 0x0910_0000;
 const WATCHDOG_REFRESH: u64 = 0x0911_0000;
 const WATCHDOG_COMPARE: u64 = 0x0910_0010;
 const CLOCK: u64 = 0x0901_0000;
+const UART: u64 = 0x0900_0000;
 const CLOCK_MATCH: u64 = 0x0901_0004;
 const CLOCK_MASK: u64 = 0x0901_0010;
 const PSCI_VERSION: u32 = 0x8400_0000;
@@ -67,6 +70,10 @@ fn main() {
         "breaking" => break_devices(),
         "feeding" => feed_untouched(),
         "chains" => offer_chains(),
+        "flood" => flood(),
+        "chatter" => loop {
+            memory::write32(UART, b'c'.into());
+        },
         "resetting" => {
             let _ = psci::simple(SYSTEM_RESET, [0; 3]);
         }
@@ -163,6 +170,24 @@ fn feed_untouched() -> ! {
     println!("starving: fed {fed} blocks");
     let _ = psci::simple(psci::CPU_OFF, [0; 3]);
     spin()
+}
+
+/// The next buffer is offered as soon as one is done.
+fn flood() -> ! {
+    let Some(device) = virtio::find(virtio::CONSOLE).filter(|device| device.start()) else { spin() };
+    let _receive = device.queue(0);
+    let mut transmit = device.queue(1);
+    device.ready();
+    let buffer = memory::pages(1);
+    for at in (0..4096).step_by(8) {
+        memory::write64(buffer + at, 0x0a61_6161_6161_6161);
+    }
+    loop {
+        transmit.offer_chain(&[buffer; 64], 4096, virtio::BufferDirection::ToDevice);
+        while !transmit.is_done() {
+            cpu::relax();
+        }
+    }
 }
 
 /// The longest chains that there can be, the same one 128 times at once. No length at all uses up no share of bytes.
