@@ -64,6 +64,15 @@ pub(crate) struct VmAccount {
     pub(crate) usage: crate::VmUsage,
 }
 
+/// How far the release of a VM's memory has come.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Release {
+    /// How many frames were freed.
+    pub frames: u64,
+    /// Up to which record of a carved block all is done.
+    pub(crate) record: usize,
+}
+
 /// Knows the owner of each piece of RAM and hands it out.
 pub struct FrameAllocator<'m> {
     pub(crate) blocks: &'m mut [BlockState],

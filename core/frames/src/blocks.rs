@@ -2,7 +2,7 @@
 
 use units::{BLOCK_SIZE, GIGABYTE, Pa, Range, VmId};
 
-use crate::allocator::{MAX_VMS, Run, Runs};
+use crate::allocator::{MAX_VMS, Release, Run, Runs};
 use crate::carved::FRAMES;
 use crate::state::Kind;
 use crate::{Allocation, BlockState, Extent, FrameAllocator, FramesError, Owner, Unscrubbed};
@@ -177,27 +177,32 @@ impl FrameAllocator<'_> {
         Ok(())
     }
 
-    /// Frees all that exists for `vm`: its RAM, its tables and the rest of its account, all dirty. Costs what the VM
-    /// has, not what the host has. Returns how many frames that was.
+    /// Frees some of what exists for `vm`: at most `most` blocks of its RAM or its tables, or what it has in as many carved ones.
+    /// They are dirty from then on. `release` goes from call to call and counts. Says whether that is all: then nothing is on the
+    /// VM's account any more. A call costs what `most` says, whatever the VM has.
     ///
-    /// Nothing may use the memory any more: no CPU runs the VM, and the TLBs have forgotten it.
-    pub fn release_all(&mut self, vm: VmId) -> u64 {
-        let Some(account) = self.vms.get(usize::from(vm.0)) else { return 0 };
-        let released = account.usage.guest + account.usage.tables;
-        let mut run = account.runs;
-        while let Some(first) = (run as usize).checked_sub(1) {
-            run = self.blocks[first].link();
-            let Some(owner) = self.blocks[first].owner() else { break };
-            let rest = &self.blocks[first + 1..];
-            let more = rest.iter().take_while(|state| state.owner() == Some(owner) && !state.is_head()).count();
-            self.charge(owner, -(((more + 1) * FRAMES) as i64));
-            for block in first..=first + more {
-                self.set_free(block, false);
-            }
+    /// Nothing may use the memory any more: no CPU runs the VM, and the TLBs have forgotten it. Nothing is allocated for it
+    /// before all is free.
+    pub fn release_some(&mut self, vm: VmId, release: &mut Release, most: usize) -> bool {
+        let Some(account) = self.vms.get(usize::from(vm.0)) else { return true };
+        let first = (account.runs as usize).checked_sub(1);
+        let Some((first, owner)) = first.and_then(|first| Some((first, self.blocks[first].owner()?))) else {
+            return self.release_frames(vm, release, most);
+        };
+        self.vms[usize::from(vm.0)].runs = self.blocks[first].link();
+        let is_next = |state: &BlockState| state.owner() == Some(owner) && !state.is_head();
+        let rest = &self.blocks[first + 1..];
+        let count = 1 + rest.iter().take(most.saturating_sub(1)).take_while(|state| is_next(state)).count();
+        if self.blocks.get(first + count).is_some_and(is_next) {
+            // What is left becomes a run of its own.
+            self.link_run(vm, first + count);
         }
-        self.vms[usize::from(vm.0)].runs = 0;
-        self.release_frames(vm);
-        released
+        self.charge(owner, -((count * FRAMES) as i64));
+        release.frames += (count * FRAMES) as u64;
+        for block in first..first + count {
+            self.set_free(block, false);
+        }
+        false
     }
 
     /// Whether `owner` can have memory at all.

@@ -27,7 +27,7 @@ mod state;
 #[cfg(test)]
 mod tests;
 
-pub use allocator::{FrameAllocator, MAX_RUNS, MAX_VMS, Run, Runs, metadata_len};
+pub use allocator::{FrameAllocator, MAX_RUNS, MAX_VMS, Release, Run, Runs, metadata_len};
 pub use audit::AuditError;
 pub use carved::CarvedBlock;
 pub use handles::{Allocation, Extent, Unscrubbed};

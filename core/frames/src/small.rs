@@ -2,7 +2,7 @@
 
 use units::VmId;
 
-use crate::allocator::{HINTS, MAX_VMS};
+use crate::allocator::{HINTS, MAX_VMS, Release};
 use crate::carved::FrameSet;
 use crate::geometry::Part;
 use crate::{Allocation, CarvedBlock, FrameAllocator, FramesError, Owner, VmUsage};
@@ -76,16 +76,20 @@ impl FrameAllocator<'_> {
     }
 
     /// Frees all frames on the account of `vm`.
-    pub(crate) fn release_frames(&mut self, vm: VmId) {
-        for place in 0..self.carved.len() {
+    pub(crate) fn release_frames(&mut self, vm: VmId, release: &mut Release, most: usize) -> bool {
+        let end = self.carved.len().min(release.record.saturating_add(most));
+        for place in release.record..end {
             let record = self.carved[place];
             let Some(owner @ (Owner::Guest(holder) | Owner::Tables(holder))) = record.owner else { continue };
             if !record.in_use || holder != vm {
                 continue;
             }
             self.charge(owner, -(record.used.count() as i64));
+            release.frames += record.used.count() as u64;
             self.change_record(record.block as usize, |record| record.used = FrameSet::NONE);
         }
+        release.record = end;
+        end == self.carved.len()
     }
 }
 

@@ -43,6 +43,7 @@ fn main() -> ExitCode {
         scenario("sharing::what_a_device_does_in_one_go_is_bounded_by_what_it_costs", long_chains),
         scenario("sharing::who_floods_a_console_pays_for_it_whatever_it_weighs", floods_by_weight),
         scenario("sharing::sixty_three_that_flood_their_consoles_pay_for_it", floods_of_many),
+        scenario("sharing::a_vm_that_starts_afresh_keeps_nobody_waiting", large_reset),
         scenario("sharing::a_guest_alone_on_its_cpu_waits_there", native_wait),
         scenario("sharing::sixteen_guests_on_two_cpus", || across(2, &[(100, ANY, 1.0 / 8.0); 16], 5)),
         scenario("sharing::sixty_four_vcpus_on_four_cpus", || across(4, &[(100, ANY, 1.0 / 16.0); 64], 5)),
@@ -134,6 +135,22 @@ fn interactive() -> Result<()> {
     // Its last vCPU has switched itself off, and so it is off.
     run.wait_for("feeding", SOON, |condition| *condition == Condition::PoweredOff)?;
     run.finish(LIMIT)
+}
+
+/// A guest that sleeps and wakes beside one with 1.5 GiB, which has a table of pages for each block of it, and resets itself: all
+/// that is taken apart, given back and allocated again, and none of it in one go.
+fn large_reset() -> Result<()> {
+    let vms = vec![
+        guest::payload("interactive", "sharing", 1, "role=interactive settle=300 times=1000")?,
+        Vm { memory: 1536 << 20, ..guest::payload("large", "starving", 1, "mode=executing")? },
+    ];
+    let run = Host { cpus: 1, memory: 2048, ..Host::default() }.start_coarse(vms, SHIFT)?;
+    let late = number(&run, "interactive", "late by ")?;
+    println!("late by {late} us");
+    let log = run.log().transcript();
+    ensure!(log.contains("large: started (2)"), "it was not started afresh meanwhile:\n{log}");
+    ensure!(late <= MOST, "it was late by {late} us, more than {MOST}");
+    Ok(())
 }
 
 /// A guest that computes, and others on the same CPU that write as much as they can: to the virtio console, and to the UART. What

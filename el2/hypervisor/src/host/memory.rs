@@ -6,14 +6,20 @@
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use ::vm::needs;
-use frames::{Allocation, BlockState, CarvedBlock, Extent, FrameAllocator, FramesError, Owner, Runs, Usage, VmUsage};
+use frames::{
+    Allocation, BlockState, CarvedBlock, Extent, FrameAllocator, FramesError, Owner, Release, Runs, Usage, VmUsage,
+};
 use hw::sync::PreemptLock;
 use hw::{cache, mmu, nopreempt, stack, sysreg};
 use platform::Platform;
-use units::{BLOCK_SIZE, PAGE_SIZE, Pa, Range, Va, VmId};
+use units::{BLOCK_SIZE, GIGABYTE, PAGE_SIZE, Pa, Range, Va, VmId};
 
 /// How much of a guest's block is zeroed at a time: between two pieces a thread may be preempted.
 pub(crate) const PIECE: u64 = BLOCK_SIZE / 32;
+
+/// How many blocks are given to a guest under the allocator's lock, or taken from it: nobody waits for a whole VM's memory.
+const GIVEN_AT_ONCE: usize = (GIGABYTE / BLOCK_SIZE) as usize;
+const TAKEN_AT_ONCE: usize = 64;
 
 // What is counted before a site is accepted is what is taken here.
 const _: () = assert!(size_of::<BlockState>() == 8 && size_of::<CarvedBlock>() as u64 <= needs::RECORD);
@@ -125,9 +131,25 @@ pub(crate) fn free_frames(owner: Owner, range: Range<Pa>) {
 /// RAM for a guest, not yet zeroed.
 ///
 /// # Errors
-/// When there is not enough.
+/// When there is not enough, or in too many pieces; the guest may have some of it then, which is to be released.
 pub(crate) fn allocate_guest(vm: VmId, blocks: usize) -> Result<Runs, FramesError> {
-    with(|frames| frames.allocate_guest(vm, blocks))
+    with(|frames| match frames.free_blocks() {
+        free if free < blocks => Err(FramesError::OutOfBlocks { wanted: blocks, free }),
+        _ => Ok(()),
+    })?;
+    let mut runs = Runs::new();
+    let mut missing = blocks;
+    while missing > 0 {
+        let part = missing.min(GIVEN_AT_ONCE);
+        for run in with(|frames| frames.allocate_guest(vm, part))? {
+            match runs.last_mut() {
+                Some(last) if last.range().end() == run.start => last.blocks += run.blocks,
+                _ => runs.try_push(run).map_err(|_| FramesError::Fragmented(blocks))?,
+            }
+        }
+        missing -= part;
+    }
+    Ok(runs)
 }
 
 /// Whether a guest's block has to be zeroed before the guest may see it.
@@ -171,7 +193,9 @@ pub(crate) fn spare_blocks() -> usize {
 
 /// Takes everything back that exists for `vm`; returns how many frames that was.
 pub(crate) fn release_guest(vm: VmId) -> u64 {
-    with(|frames| Ok(frames.release_all(vm))).unwrap_or(0)
+    let mut release = Release::default();
+    while !with(|frames| Ok(frames.release_some(vm, &mut release, TAKEN_AT_ONCE))).unwrap_or(true) {}
+    release.frames
 }
 
 /// Who has how much.

@@ -16,7 +16,7 @@
 extern crate alloc;
 
 use alloc::vec::Vec;
-use core::fmt;
+use core::{fmt, mem};
 
 use ::vm::needs;
 use cpu::exit::Wanted;
@@ -306,23 +306,28 @@ impl GuestRam {
         Ok(())
     }
 
-    /// Gets memory and empty tables; returns the tables' root.
+    /// Gets memory and empty tables; returns the tables' root. The lock is not held while that takes time.
     ///
     /// # Errors
     /// When the host has not enough memory.
-    pub(crate) fn build(&mut self) -> Result<Pa, RamError> {
-        let count = (self.range.size / BLOCK_SIZE) as usize;
-        let runs = memory::allocate_guest(self.vm, count).map_err(RamError::Frames)?;
-        self.blocks.clear();
-        self.blocks.try_reserve_exact(count).map_err(|_| RamError::Heap)?;
+    pub(crate) fn build(ram: &PreemptLock<Self>) -> Result<Pa, RamError> {
+        let mut off = ram.lock();
+        let (vm, count) = (off.vm, (off.range.size / BLOCK_SIZE) as usize);
+        let mut blocks = mem::take(&mut off.blocks);
+        drop(off);
+        let runs = memory::allocate_guest(vm, count).map_err(RamError::Frames)?;
+        blocks.clear();
+        blocks.try_reserve_exact(count).map_err(|_| RamError::Heap)?;
         for run in &runs {
-            let blocks = (0..run.blocks as u64).map(|nth| Pa(run.start.0 + nth * BLOCK_SIZE));
-            self.blocks.extend(blocks.map(|pa| Block { pa, state: State::Untouched, kept: Kept::Nothing }));
+            let places = (0..run.blocks as u64).map(|nth| Pa(run.start.0 + nth * BLOCK_SIZE));
+            blocks.extend(places.map(|pa| Block { pa, state: State::Untouched, kept: Kept::Nothing }));
         }
-        let tables = Stage2::new(&mut Tables(self.vm)).map_err(RamError::Tables)?;
+        let tables = Stage2::new(&mut Tables(vm)).map_err(RamError::Tables)?;
         let root = tables.root();
-        self.vttbr = stage2::vttbr_el2(root, self.vm.0 + 1);
-        self.tables = Some(tables);
+        let mut ram = ram.lock();
+        ram.vttbr = stage2::vttbr_el2(root, vm.0 + 1);
+        ram.tables = Some(tables);
+        ram.blocks = blocks;
         Ok(root)
     }
 
@@ -340,15 +345,19 @@ impl GuestRam {
         Ok(page)
     }
 
-    /// Frees the tables and forgets the memory, which the caller then releases. No vCPU is loaded.
-    pub(crate) fn destroy(&mut self, vttbr: u64) {
-        if let Some(tables) = self.tables.take() {
-            tables.destroy(&mut Tables(self.vm), &mut Tlb(vttbr));
-        }
-        self.blocks.clear();
+    /// Forgets the memory, which the caller then releases, and frees the tables, without the lock: nobody gets at them any more, and
+    /// there may be many. No vCPU is loaded.
+    pub(crate) fn destroy(ram: &PreemptLock<Self>, vttbr: u64) {
+        let mut off = ram.lock();
+        let (vm, tables) = (off.vm, off.tables.take());
+        off.blocks.clear();
         // Its copies go with all else that the VM has.
-        self.hold = None;
-        (self.mapped, self.executable) = (0, 0);
+        off.hold = None;
+        (off.mapped, off.executable) = (0, 0);
+        drop(off);
+        if let Some(tables) = tables {
+            tables.destroy(&mut Tables(vm), &mut Tlb(vttbr));
+        }
     }
 
     /// Hides all RAM from the guest, as behind a restore: what it touches is shown to it again, with what is in it, and becomes

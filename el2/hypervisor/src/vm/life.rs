@@ -16,6 +16,7 @@ use log::Level;
 use services::psci::{CpuOffOutcome, PsciError, VmPower};
 use units::{Ticks, VcpuId};
 
+use super::guest_memory::GuestRam;
 use super::handle::{VcpuHandle, request};
 use super::{Life, Stop, Vm};
 use crate::host::text::{Sentence, sentence};
@@ -248,7 +249,7 @@ impl Vm {
         self.records.store(0, Ordering::Relaxed);
         // Pairs with the release in `build`, and with the acquire in `vttbr`: nobody enters by tables that are about to go.
         let vttbr = self.vttbr.swap(0, Ordering::AcqRel);
-        self.ram.lock().destroy(vttbr);
+        GuestRam::destroy(&self.ram, vttbr);
         let frames = memory::release_guest(self.id);
         self.report(Level::Debug, format_args!("gave {frames} frames back"));
     }

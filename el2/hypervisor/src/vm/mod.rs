@@ -323,10 +323,8 @@ impl Vm {
 
     /// Gets its memory, and makes everything as it is after power on.
     fn build_machine(&self) -> Result<(), Sentence> {
-        let mut ram = self.ram.lock();
-        let root = ram.build().map_err(|error| sentence!("{error}"))?;
-        let records = ram.add_readable(machine::STOLEN_TIME).map_err(|error| sentence!("{error}"))?;
-        drop(ram);
+        let root = GuestRam::build(&self.ram).map_err(|error| sentence!("{error}"))?;
+        let records = self.ram.lock().add_readable(machine::STOLEN_TIME).map_err(|error| sentence!("{error}"))?;
         self.records.store(records.0, Ordering::Relaxed);
         for vcpu in self.vcpus() {
             vcpu.forget_stolen_time();

@@ -16,6 +16,7 @@
 //! | `chains` | gives its device `kind=` chains of 256 descriptors of `length=` bytes each, for ever |
 //! | `flood` | writes to its virtio console, for ever: as much as there can be offered, in one buffer again and again |
 //! | `chatter` | writes to its UART, for ever |
+//! | `executing` | executes an instruction in each block of its untouched memory, so that each has a table of pages; resets the VM then |
 //! | `resetting` | resets the VM at once |
 //! | `counting` | sleeps, pats and refreshes the Generic Watchdog, and says again and again what its counter and its real-time clock show |
 //! | `fed` | sleeps and pats, `pats=` times every `every=` milliseconds; then says so and goes on as `wfi` |
@@ -71,6 +72,10 @@ fn main() {
         "feeding" => feed_untouched(),
         "chains" => offer_chains(),
         "flood" => flood(),
+        "executing" => {
+            execute_everywhere();
+            let _ = psci::simple(SYSTEM_RESET, [0; 3]);
+        }
         "chatter" => loop {
             memory::write32(UART, b'c'.into());
         },
@@ -170,6 +175,19 @@ fn feed_untouched() -> ! {
     println!("starving: fed {fed} blocks");
     let _ = psci::simple(psci::CPU_OFF, [0; 3]);
     spin()
+}
+
+fn execute_everywhere() {
+    const RET: u32 = 0xd65f_03c0;
+    let mut count = 0;
+    for block in memory::untouched_blocks() {
+        memory::write32(block, RET);
+        sysreg::dsb();
+        sysreg::isb();
+        memory::call(block);
+        count += 1;
+    }
+    println!("starving: executed in {count} blocks");
 }
 
 /// The next buffer is offered as soon as one is done.
