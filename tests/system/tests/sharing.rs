@@ -42,7 +42,7 @@ fn main() -> ExitCode {
         scenario("sharing::an_interactive_guest_is_served_soon", interactive),
         scenario("sharing::what_a_device_does_in_one_go_is_bounded_by_what_it_costs", long_chains),
         scenario("sharing::who_floods_a_console_pays_for_it_whatever_it_weighs", floods_by_weight),
-        scenario("sharing::sixty_three_that_flood_their_consoles_pay_for_it", floods_of_many),
+        scenario("sharing::as_many_as_there_can_be_that_flood_consoles_pay_for_it", floods_of_many),
         scenario("sharing::a_vm_that_starts_afresh_keeps_nobody_waiting", large_reset),
         scenario("sharing::a_guest_alone_on_its_cpu_waits_there", native_wait),
         scenario("sharing::sixteen_guests_on_two_cpus", || across(2, &[(100, ANY, 1.0 / 8.0); 16], 5)),
