@@ -6,6 +6,7 @@ use abi::link::request::Ask;
 use anyhow::{Context, Result, ensure};
 use croft::control::{self, About, Order, Place};
 use croft::session::Condition;
+use croft::site::Vm;
 use std::process::ExitCode;
 use std::time::Duration;
 use system::guest::{self, USUAL};
@@ -22,6 +23,7 @@ fn main() -> ExitCode {
         scenario("life::reboot", move || reboot(rounds)),
         scenario("life::power_off_and_on", move || power_off_and_on(rounds / 2)),
         scenario("life::one_goes_the_other_stays", one_goes_the_other_stays),
+        scenario("life::waits_for_the_operator", waits_for_the_operator),
         scenario("life::forced_stop", forced_stop),
         scenario("life::reboot_by_the_operator", reboot_by_the_operator),
         scenario("life::reboot_by_the_button", reboot_by_the_button),
@@ -96,6 +98,24 @@ fn one_goes_the_other_stays() -> Result<()> {
     run.wait_for("goes", BOOT, |condition| *condition == Condition::PoweredOff)?;
     run.ask("stays", "echo still $((40 + 2))", "still 42")?;
     run.console("stays")?.send("exit\n")?;
+    run.finish(SOON)
+}
+
+/// A guest that is not to start with the host is off until the operator starts it; a host that ends before that ended well.
+fn waits_for_the_operator() -> Result<()> {
+    let waiting = |name| guest::linux(name, USUAL, 1, "quiet").map(|vm| Vm { autostart: false, ..vm });
+    let run =
+        Host::default().start(vec![waiting("later")?, guest::linux("now", USUAL, 1, "quiet")?, waiting("never")?])?;
+    run.ask("now", "echo up $((40 + 2))", "up 42")?;
+    for name in ["later", "never"] {
+        let condition = run.wait_for(name, SOON, Condition::is_off)?;
+        ensure!(condition == Condition::NotStarted, "{name} is not to start, but it is said to be {condition}");
+    }
+    run.control(Command::Reboot { vm: run.vm("later")? })?;
+    run.ask("later", "echo started $((40 + 2))", "started 42")?;
+    for name in ["later", "now"] {
+        run.console(name)?.send("exit\n")?;
+    }
     run.finish(SOON)
 }
 

@@ -3,7 +3,8 @@
 //!
 //! Every line of a plain code block is run by a shell, in the project's folder; `cargo xtask run` gets a terminal and
 //! stays there while the next block's commands talk to it. A command that this program does not know how to judge is a failure,
-//! so README cannot gain one that nobody tries. The one line that is not run is the clone.
+//! so README cannot gain one that nobody tries. The one line that is not run is the clone. Of a command within a sentence the
+//! programs must know the verb and each option.
 
 use anyhow::{Context, Result, bail, ensure};
 use std::io::{BufRead, BufReader};
@@ -35,8 +36,13 @@ fn commands() -> Result<()> {
         }
     }
     reader.end_demonstration()?;
+    let mentioned = mentioned(&readme);
+    for command in &mentioned {
+        reader.know(command).with_context(|| format!("README mentions: {command}"))?;
+    }
+    ensure!(mentioned.len() >= 8, "only {mentioned:?} were found within README's sentences");
     // That the blocks were found at all: there are more commands than these.
-    ensure!(run >= 12, "only {run} commands were found in README");
+    ensure!(run >= 21, "only {run} commands were found in README");
     Ok(())
 }
 
@@ -63,6 +69,14 @@ fn lines(block: &str) -> Vec<(String, String)> {
     whole.lines().map(split).filter(|(command, _)| !command.is_empty()).collect()
 }
 
+/// Commands of ours within sentences.
+fn mentioned(readme: &str) -> Vec<String> {
+    let sentences: Vec<&str> = readme.split("```").step_by(2).collect();
+    let spans = sentences.iter().flat_map(|text| text.split('`').skip(1).step_by(2));
+    let ours = |span: &&str| ["cargo croft ", "cargo xtask ", "croft "].iter().any(|begin| span.starts_with(begin));
+    spans.filter(ours).map(|span| span.replace('\n', " ")).collect()
+}
+
 /// Whoever follows README.
 struct Reader {
     /// Where sockets of running hosts are: nobody else's.
@@ -85,6 +99,7 @@ impl Reader {
                 self.end_demonstration()?;
                 self.succeed(bundle).map(drop)
             }
+            "cargo croft console web" => self.attach(command),
             croft if croft.starts_with("cargo croft ") => self.operate(croft, remark),
             _ => bail!("this test does not know how to try it"),
         }
@@ -141,6 +156,39 @@ impl Reader {
         }
     }
 
+    /// Whether the program has this command, with these options: by its own help.
+    fn know(&self, command: &str) -> Result<()> {
+        let words: Vec<&str> = command.trim_start_matches("cargo ").split(' ').collect();
+        let [program, verb, ..] = words[..] else { bail!("no verb") };
+        let help =
+            String::from_utf8_lossy(&self.succeed(&format!("cargo {program} {verb} --help"))?.stdout).into_owned();
+        for option in words.iter().filter(|word| word.starts_with("--")) {
+            ensure!(help.split([' ', ',', '\n']).any(|word| word == *option), "{option} is not in its help:\n{help}");
+        }
+        Ok(())
+    }
+
+    /// A terminal at a VM's console, which answers there, and leaves it.
+    fn attach(&self, line: &str) -> Result<()> {
+        let mut terminal = Terminal::start(self.shell(line))?;
+        let end = Instant::now() + BOOT;
+        // The guest may be on its way up: its shell takes what was typed as soon as it is there.
+        terminal.press("echo at $((40 + 2))\r")?;
+        terminal.expect("at 42", end.saturating_duration_since(Instant::now()))?;
+        terminal.press("\x1dq")?;
+        let status = terminal.end(SOON)?;
+        ensure!(status.success(), "it ended with {status}; shown is:\n{}", terminal.shown());
+        Ok(())
+    }
+
+    /// That `croft ps` has this word in the row of `vm`.
+    fn is(&self, vm: &str, word: &str) -> Result<()> {
+        let listed = String::from_utf8_lossy(&self.succeed("cargo croft ps")?.stdout).into_owned();
+        let row = listed.lines().find(|row| row.starts_with(vm)).unwrap_or_default();
+        ensure!(row.contains(word), "{vm} is not {word}:\n{listed}");
+        Ok(())
+    }
+
     /// A command to the host that the demonstration runs.
     fn operate(&mut self, line: &str, remark: &str) -> Result<()> {
         let said = String::from_utf8_lossy(&self.succeed(line)?.stdout).into_owned();
@@ -153,10 +201,22 @@ impl Reader {
             terminal.press(&format!("{typed}\r"))?;
             terminal.expect("\nhello", SOON)?;
         }
-        if line == "cargo croft stop web" {
-            let listed = String::from_utf8_lossy(&self.succeed("cargo croft ps")?.stdout).into_owned();
-            let row = listed.lines().find(|row| row.starts_with("web")).unwrap_or_default();
-            ensure!(row.contains("off"), "it is not off:\n{listed}");
+        let words: Vec<&str> = line.split(' ').skip(2).collect();
+        match words[..] {
+            ["stop", vm] => self.is(vm, "off")?,
+            ["stop", "--force", vm] => self.is(vm, "stopped")?,
+            ["pause", vm] => self.is(vm, "paused")?,
+            ["resume" | "reboot", vm] | ["restore" | "clone", .., "--name", vm] => self.is(vm, "running")?,
+            ["dump", .., core] => {
+                let magic = std::fs::read(place::project().join(core))?.get(..4) == Some(b"\x7fELF");
+                ensure!(magic, "{core} is no ELF file");
+            }
+            ["stat", "--json", vm] => ensure!(said.contains(&format!("\"{vm}\"")), "it printed {said:?}"),
+            ["log"] => ensure!(said.contains("db: restored"), "it printed {said:?}"),
+            ["check", ..] => ensure!(said.contains("2 VMs"), "it printed {said:?}"),
+            // Each has been looked at above, is looked at by what comes next, or says nothing.
+            ["guestinfo", ..] | ["time", ..] | ["save", ..] => {}
+            _ => bail!("this test does not know how to judge it"),
         }
         Ok(())
     }

@@ -396,7 +396,7 @@ fn main() -> ExitCode {
 
 /// Whether a VM in this state (`docs/formats/control.md`) is off.
 fn is_off(word: &str) -> bool {
-    matches!(word, "powered-off" | "stopped" | "crashed")
+    matches!(word, "not-started" | "powered-off" | "stopped" | "crashed")
 }
 
 /// Has a running host carry out an order for each VM that is meant, one after the other; one that fails keeps none of the

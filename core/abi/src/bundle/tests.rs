@@ -19,6 +19,7 @@ fn source(name: &str) -> VmSource<'_> {
         vcpus: 2,
         initrd: Some(&INITRD),
         cmdline: "console=ttyAMA0",
+        autostart: name != "db",
         pause_stops_time: name == "db",
         coherency: if name == "db" { Coherency::Strict } else { Coherency::OnDemand },
         time: if name == "db" { OTHER_TIME } else { Time::default() },
@@ -53,6 +54,7 @@ fn what_was_written_is_read_back() {
     assert_eq!((bundle.made_by(), bundle.vm_count(), vms.len()), ("test 1", 2, 2));
     assert_eq!((vms[0].name, vms[0].vcpus, vms[0].memory, vms[0].cmdline), ("web", 2, 64 << 20, "console=ttyAMA0"));
     assert_eq!((vms[0].pause_stops_time, vms[1].pause_stops_time), (false, true));
+    assert_eq!((vms[0].autostart, vms[1].autostart), (true, false));
     assert_eq!((vms[0].time, vms[1].time), (Time::default(), OTHER_TIME));
     assert_eq!((vms[0].coherency, vms[1].coherency), (Coherency::OnDemand, Coherency::Strict));
     assert_eq!((vms[1].name, vms[1].initrd, vms[1].affinity, vms[1].weight), ("db", None, 0b10, 100));
@@ -75,6 +77,7 @@ fn all_of_a_vm_goes_the_whole_way() {
         cmdline: "quiet",
         weight: 7,
         affinity: 0b101,
+        autostart: false,
         pause_stops_time: true,
         time: Time { frequency: 62_500_000, rate: 250_000, source: TimeSource::Cp15, away: TimeAway::Freeze },
         coherency: Coherency::Eager,

@@ -30,6 +30,8 @@ pub struct Vm<Text, File, Program> {
     pub weight: u16,
     /// The host CPUs that the VM may run on, a bit each; not 0. [`ANY_CPU`] if the site file doesn't say.
     pub affinity: u64,
+    /// It starts with the host; one that does not is off until the operator starts it, or restores a saved VM in its place.
+    pub autostart: bool,
     /// While it is paused its counters stand still too.
     pub pause_stops_time: bool,
     /// The frequency of its counters, and how fast its time passes.
@@ -54,6 +56,7 @@ impl<Text: Default, File, Program> Vm<Text, File, Program> {
             cmdline: Text::default(),
             weight: DEFAULT_WEIGHT,
             affinity: ANY_CPU,
+            autostart: true,
             pause_stops_time: false,
             time: Time::default(),
             coherency: Coherency::OnDemand,
@@ -82,6 +85,7 @@ impl<Text, File, Program> Vm<Text, File, Program> {
             cmdline,
             weight,
             affinity,
+            autostart,
             pause_stops_time,
             time,
             coherency,
@@ -97,6 +101,7 @@ impl<Text, File, Program> Vm<Text, File, Program> {
             cmdline: text(cmdline),
             weight: *weight,
             affinity: *affinity,
+            autostart: *autostart,
             pause_stops_time: *pause_stops_time,
             time: *time,
             coherency: *coherency,

@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 /// The version of the control messages that this code speaks.
-pub const VERSION: u16 = 5;
+pub const VERSION: u16 = 6;
 
 /// What carries the link.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -27,6 +27,8 @@ pub enum StopReason<'a> {
     Forced,
     /// The hypervisor stopped it, for what it did or what it lacks; the text says what.
     Crashed(&'a str),
+    /// Nobody has started it yet.
+    NotStarted,
 }
 
 /// What a VM does.

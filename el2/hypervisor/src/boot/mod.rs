@@ -324,7 +324,7 @@ fn make_vms<C: Checks>(platform: &Platform<'static>) -> Result<(), String> {
         }
     }
     // Only now: what a vCPU may do with its CPU depends on who else may come.
-    for vm in vm::all() {
+    for vm in vm::all().filter(|vm| vm.config.autostart) {
         vm.start();
     }
     Ok(())

@@ -749,6 +749,7 @@ fn state_of<'a>(vm: &Vm, stop: Option<&'a Stop>) -> VmState<'a> {
     match stop {
         None if vm.is_paused() => VmState::Paused,
         None | Some(Stop::Reset | Stop::Restart) => VmState::Running { boots: vm.boots() },
+        Some(Stop::PowerOff) if vm.boots() == 0 => VmState::Stopped(StopReason::NotStarted),
         Some(Stop::PowerOff) => VmState::Stopped(StopReason::PowerOff),
         Some(Stop::Operator) => VmState::Stopped(StopReason::Forced),
         Some(Stop::Crashed(reason)) => VmState::Stopped(StopReason::Crashed(reason)),

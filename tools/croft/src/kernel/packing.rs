@@ -5,7 +5,7 @@
 
 use super::KernelError;
 use crate::size;
-use flate2::read::MultiGzDecoder;
+use flate2::bufread::GzDecoder;
 use lzma_rust2::{LzmaReader, XzReader};
 use ruzstd::decoding::{FrameDecoder, StreamingDecoder};
 use std::io::{Read, Result};
@@ -101,7 +101,7 @@ impl Packing {
     /// What unpacks it, if anything here does.
     fn reader<'a>(self, packed: &'a [u8]) -> Result<Option<Box<dyn Read + 'a>>> {
         Ok(Some(match self {
-            Self::Gzip => Box::new(MultiGzDecoder::new(packed)),
+            Self::Gzip => Box::new(Members(GzDecoder::new(packed))),
             Self::Zstd => {
                 let mut decoder = FrameDecoder::new();
                 decoder.set_max_window_size(u64::from(MAX_WINDOW_KIB) << 10);
@@ -113,6 +113,23 @@ impl Packing {
             Self::Lz4 => Box::new(lz4_flex::frame::FrameDecoder::new(packed)),
             Self::Bzip2 | Self::Lzo | Self::Zboot => return Ok(None),
         }))
+    }
+}
+
+/// The members of a gzip file, one after the other. What is behind the last one is left alone, as `gzip -d` does: a boot
+/// loader's signature, padding, a device tree.
+struct Members<'a>(GzDecoder<&'a [u8]>);
+
+impl Read for Members<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> Result<usize> {
+        loop {
+            let length = self.0.read(buffer)?;
+            let rest = *self.0.get_ref();
+            if length > 0 || buffer.is_empty() || !rest.starts_with(&[0x1f, 0x8b]) {
+                return Ok(length);
+            }
+            self.0 = GzDecoder::new(rest);
+        }
     }
 }
 

@@ -28,6 +28,8 @@ pub enum Condition {
     },
     /// The operator halted it for a while.
     Paused,
+    /// It is off, and nobody has started it yet.
+    NotStarted,
     /// The guest powered itself off.
     PoweredOff,
     /// The operator stopped it.
@@ -40,7 +42,7 @@ impl Condition {
     /// Whether it is off.
     #[must_use]
     pub fn is_off(&self) -> bool {
-        matches!(self, Self::PoweredOff | Self::Forced | Self::Crashed(_))
+        matches!(self, Self::NotStarted | Self::PoweredOff | Self::Forced | Self::Crashed(_))
     }
 }
 
@@ -54,6 +56,7 @@ impl fmt::Display for Condition {
             Self::PoweredOff => out.write_str("powered off"),
             Self::Forced => out.write_str("stopped by the operator"),
             Self::Crashed(why) => write!(out, "crashed: {why}"),
+            Self::NotStarted => out.write_str("not started"),
         }
     }
 }
@@ -69,6 +72,7 @@ impl Condition {
             Self::PoweredOff => "powered-off",
             Self::Forced => "stopped",
             Self::Crashed(_) => "crashed",
+            Self::NotStarted => "not-started",
         }
     }
 }
@@ -81,6 +85,7 @@ impl From<VmState<'_>> for Condition {
             VmState::Stopped(StopReason::PowerOff) => Self::PoweredOff,
             VmState::Stopped(StopReason::Forced) => Self::Forced,
             VmState::Stopped(StopReason::Crashed(why)) => Self::Crashed(why.to_owned()),
+            VmState::Stopped(StopReason::NotStarted) => Self::NotStarted,
         }
     }
 }
@@ -473,7 +478,8 @@ impl State {
             return Some(Outcome::Stranger(why.clone()));
         }
         if self.all_stopped() {
-            let bad = self.names.iter().zip(&self.vms).filter(|(_, vm)| vm.condition != Condition::PoweredOff);
+            let is_bad = |condition: &Condition| !matches!(condition, Condition::PoweredOff | Condition::NotStarted);
+            let bad = self.names.iter().zip(&self.vms).filter(|(_, vm)| is_bad(&vm.condition));
             let bad: Vec<_> = bad.map(|(name, vm)| (name.clone(), vm.condition.clone())).collect();
             return Some(if bad.is_empty() { Outcome::PoweredOff } else { Outcome::NotClean(bad) });
         }

@@ -258,6 +258,14 @@ pub(super) static VM: Table = Table {
             "The host's CPUs that it may use.",
         ),
         key(
+            "autostart",
+            Form::Flag,
+            Absent::Usual(Value::Flag(true)),
+            ALONE,
+            "false",
+            "Whether it starts with the host. One that does not is off until `croft start`, `restore` or `clone`.",
+        ),
+        key(
             "pause-stops-time",
             Form::Flag,
             NO,
@@ -375,9 +383,9 @@ pub(super) static VM: Table = Table {
             "watchdog-action",
             Form::Action,
             usual(bundle::DEFAULT_ACTION as u64),
-            Needs::AnyOf(&["watchdog = 30000", "vcpu-watchdog = 30000"]),
+            Needs::AnyOf(&["watchdog = 30000", "vcpu-watchdog = 30000", "sbsa-watchdog = true"]),
             "\"pause\"",
-            "What a watchdog does that the site file arms.",
+            "What a watchdog does that the site file arms, and the second signal of the Generic Watchdog.",
         ),
         key(
             "watchdog-actions",

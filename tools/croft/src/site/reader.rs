@@ -352,6 +352,7 @@ impl<'t> Reader<'t> {
             cmdline: keys.text("cmdline").to_owned(),
             weight: keys.number("weight") as u16,
             affinity: keys.number("affinity"),
+            autostart: keys.flag("autostart"),
             pause_stops_time: keys.flag("pause-stops-time"),
             time: keys.given_table("time").map_or(bundle::Time::default(), |time| bundle::Time {
                 frequency: time.number("frequency") as u32,

@@ -122,6 +122,14 @@ fn a_pause_stops_time_only_where_that_is_asked_for() {
 }
 
 #[test]
+fn a_vm_starts_with_the_host_unless_it_is_not_to() {
+    let with = |keys: &str| GOOD.replacen("weight = 200", keys, 1);
+    let starts = |keys: &str| site(&with(keys)).vms[1].autostart;
+    assert_eq!([starts(""), starts("autostart = true"), starts("autostart = false")], [true, true, false]);
+    assert!(mistakes(&with("autostart = \"no\"")).contains("write true or false"));
+}
+
+#[test]
 fn a_time_of_its_own() {
     let with = |keys: &str| GOOD.replacen("weight = 200", keys, 1);
     let time = |keys: &str| site(&with(keys)).vms[1].time;
@@ -194,7 +202,7 @@ fn unknown_keys_name_the_nearest_known_one() {
     let said = after("weight = 200", "colour = \"red\"");
     assert_eq!(
         said,
-        "site.toml:19: colour: there is no such key; [[vm]] has name, vcpus, memory, kernel, load, entry, initrd, cmdline, weight, affinity, pause-stops-time, time, coherency, coherency-strict, vmware, vmware-strict, vmware-channels, vmware-message, vmware-keys, vmware-store, vmware-log, vmware-user, vmware-kernel, time-sync, wfe, watchdog, watchdog-action, watchdog-actions, watchdog-user, vcpu-watchdog, sbsa-watchdog"
+        "site.toml:19: colour: there is no such key; [[vm]] has name, vcpus, memory, kernel, load, entry, initrd, cmdline, weight, affinity, autostart, pause-stops-time, time, coherency, coherency-strict, vmware, vmware-strict, vmware-channels, vmware-message, vmware-keys, vmware-store, vmware-log, vmware-user, vmware-kernel, time-sync, wfe, watchdog, watchdog-action, watchdog-actions, watchdog-user, vcpu-watchdog, sbsa-watchdog"
     );
     assert!(after("[host]", "[hosts]").contains("site.toml:1: hosts: there is no such key; did you mean `host`?"));
 }
@@ -271,6 +279,7 @@ fn keys_that_would_do_nothing_are_mistakes() {
         ("time-sync = true", "vmware = true"),
         ("watchdog-action = \"pause\"", "watchdog = 500"),
         ("watchdog-action = \"reset\"", "vcpu-watchdog = 500"),
+        ("watchdog-action = \"stop\"", "sbsa-watchdog = true"),
         ("watchdog-actions = [\"log\"]", "wfe = true"),
         ("watchdog-user = true", "vmware = true"),
     ];
