@@ -112,6 +112,7 @@ fn waits_for_the_operator() -> Result<()> {
         ensure!(condition == Condition::NotStarted, "{name} is not to start, but it is said to be {condition}");
     }
     run.control(Command::Reboot { vm: run.vm("later")? })?;
+    run.wait_for("later", SOON, |condition| !condition.is_off())?;
     run.ask("later", "echo started $((40 + 2))", "started 42")?;
     for name in ["later", "now"] {
         run.console(name)?.send("exit\n")?;
