@@ -7,7 +7,7 @@ use abi::bundle::{Calls, Doors};
 use clock::GuestClock;
 use clock::saved::{Away, Clock, Timer};
 use cpu::saved::{Name, SavedRegisters};
-use devices::{Device, GenerationId, GenericWatchdog, Pl031, Pl061, Uart};
+use devices::{ClockPage, Device, GenerationId, GenericWatchdog, Pl031, Pl061, Uart};
 use pack::{Damaged, Reader, Writer};
 use services::psci::{Start, VmPower};
 use snapshot::{SavedMachine, SavedTime, SavedVcpu, SavedVm};
@@ -77,7 +77,7 @@ fn look(bytes: &[u8]) {
 }
 
 fn shape() -> SavedMachine {
-    SavedMachine { vcpus: 2, memory: RAM.size, devices: 7, identification: [0; cpu::id::COUNT] }
+    SavedMachine { vcpus: 2, memory: RAM.size, devices: 8, identification: [0; cpu::id::COUNT] }
 }
 
 fn paused() -> Life<()> {
@@ -96,7 +96,7 @@ fn service() -> Service {
     Service::new(Config { uuid: [0; 16], memory: RAM.size, megahertz: 1, time_sync: true, limits, user, kernel }, 0)
 }
 
-fn every_device() -> [Box<dyn Device>; 7] {
+fn every_device() -> [Box<dyn Device>; 8] {
     fn zeros(bytes: &mut [u8]) {
         bytes.fill(0);
     }
@@ -106,6 +106,7 @@ fn every_device() -> [Box<dyn Device>; 7] {
         Box::new(Pl061::new()),
         Box::new(GenericWatchdog::new()),
         Box::new(GenerationId::new(zeros as fn(&mut [u8]))),
+        Box::new(ClockPage::new(zeros as fn(&mut [u8]))),
         Box::new(Mmio::new(Console::new())),
         Box::new(Mmio::new(Entropy::new(zeros as fn(&mut [u8])))),
     ]

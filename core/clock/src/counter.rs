@@ -2,6 +2,7 @@
 
 use units::{Hz, Ticks};
 
+use crate::Period;
 use crate::saved::{self, Refused};
 
 /// A value of a guest's counter. [`Ticks`] are the host's; the two must not be mixed up.
@@ -229,6 +230,17 @@ impl GuestClock {
     #[must_use]
     pub const fn hardware_offset(&self) -> Option<Ticks> {
         if self.scale.is_identity() && self.rate.0 == Rate::REAL.0 { Some(self.offset) } else { None }
+    }
+
+    /// What the guest's virtual counter shows at `now`, and how long one of its ticks takes in the guest's time: this clock, or, where
+    /// neither the hardware can show that nor the counter `traps`, a counter as fast as the `host`'s.
+    #[must_use]
+    pub fn virtual_counter(&self, now: Ticks, host: Hz, traps: bool) -> (GuestTicks, Option<Period>) {
+        if self.hardware_offset().is_some() || traps {
+            (self.guest(now), Period::of(self.frequency, Rate::REAL))
+        } else {
+            (self.unscaled().guest(now), Period::of(host, self.rate))
+        }
     }
 
     /// What counts for it while it does not stand still.

@@ -16,15 +16,18 @@
 //! * [`VmClock`]: the clock of a VM that can be paused.
 //! * [`EmulatedTimer`]: one generic timer as the guest sees it (CTL, CVAL, TVAL; Arm ARM DDI 0487, section D12.2), for
 //!   the physical timer, which always traps, and for the virtual timer of a vCPU that sleeps.
+//! * [`Period`]: how long a tick takes, for those who reckon with it for years.
 //! * [`saved`]: what of them is saved.
 #![no_std]
 #![forbid(unsafe_code)]
 
 mod counter;
 mod pause;
+mod period;
 pub mod saved;
 mod timer;
 
 pub use counter::{Counter, CounterScale, GuestClock, GuestTicks, Rate};
 pub use pause::VmClock;
+pub use period::Period;
 pub use timer::EmulatedTimer;

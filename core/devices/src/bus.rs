@@ -16,7 +16,9 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::fmt;
 use core::ops::Deref;
+use core::time::Duration;
 
+use clock::Period;
 use pack::{Damaged, Reader, Writer};
 use units::{AccessSize, IntId, Line};
 
@@ -71,6 +73,21 @@ pub enum Stream {
     Virtio,
 }
 
+/// What a guest's counter and the time of day are at one moment.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Moment {
+    /// What its virtual counter shows.
+    pub count: u64,
+    /// How long a tick of that takes, in the guest's time; nothing, if there is no telling.
+    pub period: Option<Period>,
+    /// The time since 1970 (UTC), for those who want to know what it is outside, whatever the guest's clocks stood still for.
+    pub time: Duration,
+    /// Whether the host has a clock from which that comes.
+    pub is_known: bool,
+    /// For how many ticks of its own the guest's clock has stood still since its start.
+    pub stood: u64,
+}
+
 /// What a device asks of the outside, beside what it gets at once.
 #[derive(Clone, Copy, Debug)]
 pub enum Request<'a> {
@@ -97,6 +114,12 @@ pub trait Outside {
 
     /// What the guest's counter shows.
     fn count(&self) -> u64;
+
+    /// What the guest's virtual counter and the time of day are now.
+    fn moment(&self) -> Moment;
+
+    /// Stores a word of the page that the guest sees of this device, if it has one: as a whole, and behind all that was stored before.
+    fn show(&self, index: usize, word: u64);
 
     /// The guest's memory.
     fn memory(&self) -> &dyn GuestMemory;

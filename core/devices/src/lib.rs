@@ -1,8 +1,8 @@
 //! The platform devices of a guest: UART, real-time clock, GPIO and watchdog, as pure state machines.
 //!
 //! The set is QEMU `virt`'s (a PL011, a PL031 and a PL061 whose pin 3 is the power button), because every arm64 kernel and
-//! firmware has drivers for it, the Generic Watchdog of Arm's servers, the memory-mapped generic timer, and the generation
-//! identifier. Each device is a plain structure that is told about register accesses and about events of the outside world,
+//! firmware has drivers for it, the Generic Watchdog of Arm's servers, the memory-mapped generic timer, the generation
+//! identifier, and VMClock. Each device is a plain structure that is told about register accesses and about events of the outside world,
 //! and that answers with values. It holds no lock, no callback and no clock: whoever owns it passes time in and carries out
 //! what [`Effect`] says. After every call that changes a device the owner compares [`line`](Pl011::line) with what the
 //! interrupt controller knows; that level is all there is to an interrupt.
@@ -24,6 +24,7 @@ pub mod memory;
 pub mod saved;
 
 mod access;
+mod clock_page;
 mod fifo;
 mod flash;
 mod generation;
@@ -34,7 +35,8 @@ mod pl031;
 mod pl061;
 mod uart;
 
-pub use bus::{Access, Bus, Change, Device, Outside, Place, Request, Slot, Stream, Wired};
+pub use bus::{Access, Bus, Change, Device, Moment, Outside, Place, Request, Slot, Stream, Wired};
+pub use clock_page::{ClockPage, SavedClockPage, ShownMoment, TAI_OFFSET};
 pub use flash::ErasedFlash;
 pub use generation::{GenerationId, SavedGenerationId};
 pub use generic_watchdog::{GenericWatchdog, SavedGenericWatchdog};

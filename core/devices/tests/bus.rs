@@ -5,13 +5,14 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use clock::{Period, Rate};
 use pack::{Damaged, Reader, Value, Writer};
 use units::{AccessSize, Hz, IntId, Ipa, Line};
 
 use devices::memory::{Fault, GuestMemory};
 use devices::{
-    Access, Bus, Change, Device, ErasedFlash, GenerationId, GenericWatchdog, MemoryTimer, Outside, PL011_DR, PL011_FR,
-    POWER_BUTTON_PIN, Pl031, Pl061, Place, Request, Slot, Stream, Uart, Wired,
+    Access, Bus, Change, Device, ErasedFlash, GenerationId, GenericWatchdog, MemoryTimer, Moment, Outside, PL011_DR,
+    PL011_FR, POWER_BUTTON_PIN, Pl031, Pl061, Place, Request, Slot, Stream, Uart, Wired,
 };
 
 const WORD: AccessSize = AccessSize::Word;
@@ -69,6 +70,19 @@ impl Outside for World {
     fn count(&self) -> u64 {
         self.count.get()
     }
+
+    fn moment(&self) -> Moment {
+        let time = Duration::from_secs(NOW);
+        Moment {
+            count: self.count.get(),
+            period: Period::of(Hz(1_000_000), Rate::REAL),
+            time,
+            is_known: true,
+            stood: 0,
+        }
+    }
+
+    fn show(&self, _index: usize, _word: u64) {}
 
     fn memory(&self) -> &dyn GuestMemory {
         &NoMemory

@@ -72,12 +72,15 @@ impl Writer {
     /// A property of the current node.
     #[inline(never)]
     pub(crate) fn property(&mut self, name: &'static str, value: &[u8]) {
-        let name = self.string(name);
-        self.word(PROPERTY);
-        self.word(value.len() as u32);
-        self.word(name);
+        self.begin(name, value.len() as u32);
         self.put(value);
         self.align();
+    }
+
+    /// What stands before a property's value, which has so many bytes. In one piece: there are a hundred of these at each start.
+    fn begin(&mut self, name: &'static str, length: u32) {
+        let words = [PROPERTY, length, self.string(name)].map(u32::to_be_bytes);
+        self.put(words.as_flattened());
     }
 
     /// A property whose value is a list of cells.
@@ -98,10 +101,7 @@ impl Writer {
     /// A property whose value is a list of strings.
     #[inline(never)]
     pub(crate) fn texts(&mut self, name: &'static str, texts: &[&str]) {
-        let name = self.string(name);
-        self.word(PROPERTY);
-        self.word(texts.iter().map(|text| text.len() as u32 + 1).sum());
-        self.word(name);
+        self.begin(name, texts.iter().map(|text| text.len() as u32 + 1).sum());
         for text in texts {
             self.put(text.as_bytes());
             self.put(&[0]);
@@ -150,6 +150,11 @@ impl Writer {
     /// Where `name` is in the strings block; adds it if it is not there yet. Few names are of the same length, so this is
     /// quick enough for the forty there are.
     fn string(&mut self, name: &'static str) -> u32 {
+        // Most are the very same text that they were the last time.
+        let mut names = self.names.iter();
+        if let Some(&(_, offset)) = names.find(|&&(known, _)| core::ptr::eq(known, name)) {
+            return offset;
+        }
         if let Some(&(_, offset)) = self.names.iter().find(|&&(known, _)| known == name) {
             return offset;
         }
@@ -164,8 +169,10 @@ impl Writer {
     }
 
     fn align(&mut self) {
-        let missing = self.bytes.len().next_multiple_of(4) - self.bytes.len();
-        self.put([0; 4].get(..missing).unwrap_or(&[]));
+        let missing = self.bytes.len().wrapping_neg() % 4;
+        if missing > 0 {
+            self.put([0; 4].get(..missing).unwrap_or(&[]));
+        }
     }
 
     /// Appends `bytes`, if there is memory for them: nothing else here may make the vector grow, because a vector that grows by

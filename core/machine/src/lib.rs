@@ -39,7 +39,7 @@ mod plan;
 mod tree;
 
 pub use plan::{
-    DISTRIBUTOR, DeviceKind, MAX_VIRTIO, MachineError, MachinePlan, RAM_BASE, REDISTRIBUTOR_SIZE, Row, STOLEN_TIME,
+    CLOCK_PAGE, DISTRIBUTOR, DeviceKind, MAX_VIRTIO, MachineError, MachinePlan, RAM_BASE, REDISTRIBUTOR_SIZE, Row, STOLEN_TIME,
     Spec, TIMER_BASE, Target, TimerInterrupts, Timers, UART_BASE, Wire, redistributor,
 };
 pub use tree::{BootInfo, Cache, Caches, MAX_BOOTARGS, TreeError, device_tree};

@@ -43,6 +43,8 @@ const TIMER_FRAME: Ipa = Ipa(TIMER_BASE);
 pub const TIMER_BASE: u64 = 0x0913_0000;
 /// The generation identifier, likewise.
 const GENERATION: Ipa = Ipa(0x0914_0000);
+/// The clock page, likewise: memory that the guest can only read, and a device that answers where it writes.
+pub const CLOCK_PAGE: Ipa = Ipa(0x0915_0000);
 const PERIPHERAL_SIZE: u64 = 0x1000;
 const VIRTIO: Ipa = Ipa(0x0a00_0000);
 const VIRTIO_FIRST_SPI: u32 = 16;
@@ -136,6 +138,8 @@ pub enum DeviceKind {
     Timer,
     /// The generation identifier.
     Generation,
+    /// VMClock: the page that tells what time it is by the guest's counter.
+    ClockPage,
     /// A virtio device behind the MMIO transport.
     Virtio(VirtioKind),
     /// The virtio-mmio transports without a device, all in one frame. Not in the tree.
@@ -402,6 +406,7 @@ fn virt(spec: Spec<'_>) -> Vec<Row> {
         rows.push(Row { device: DeviceKind::Timer, frames, lines: vec![level(12), level(13)] });
     }
     rows.push(Row::simple(DeviceKind::Generation, peripheral(GENERATION), Some(Wire::spi(14, Trigger::Edge))));
+    rows.push(Row::simple(DeviceKind::ClockPage, peripheral(CLOCK_PAGE), Some(Wire::spi(15, Trigger::Edge))));
     for (number, &kind) in spec.virtio.iter().enumerate() {
         let line = Wire::spi(VIRTIO_FIRST_SPI + number as u32, Trigger::Edge);
         rows.push(Row::simple(DeviceKind::Virtio(kind), transports(number, 1), Some(line)));

@@ -116,6 +116,7 @@ fn the_map_is_that_of_qemu_virt() {
             (DeviceKind::Pl031, 0x0901_0000, 0x1000, Some(34)),
             (DeviceKind::Pl061, 0x0903_0000, 0x1000, Some(39)),
             (DeviceKind::Generation, 0x0914_0000, 0x1000, Some(46)),
+            (DeviceKind::ClockPage, 0x0915_0000, 0x1000, Some(47)),
             (DeviceKind::Virtio(VirtioKind::Console), 0x0a00_0000, 0x200, Some(48)),
             (DeviceKind::Virtio(VirtioKind::Entropy), 0x0a00_0200, 0x200, Some(49)),
             (DeviceKind::VacantVirtio, 0x0a00_0400, 0x3c00, None),
@@ -143,9 +144,10 @@ fn addresses_are_found_and_holes_are_not() {
         (device(4, 0, 8), device(4, 1, 8)),
         "one device with two frames"
     );
-    assert_eq!(find(0x0a00_0204), device(7, 0, 4));
-    assert_eq!(find(0x0a00_0404), device(8, 0, 4), "a vacant transport answers too");
-    assert_eq!(find(0x0a00_3fff), device(8, 0, 0x3bff));
+    assert_eq!(find(0x0915_0010), device(6, 0, 0x10));
+    assert_eq!(find(0x0a00_0204), device(8, 0, 4));
+    assert_eq!(find(0x0a00_0404), device(9, 0, 4), "a vacant transport answers too");
+    assert_eq!(find(0x0a00_3fff), device(9, 0, 0x3bff));
     assert_eq!(find(0x0a00_4000), None);
     assert_eq!((find(0), find(0x07ff_ffff)), (device(0, 0, 0), device(0, 0, 0x07ff_ffff)));
     assert_eq!((find(0x0c00_0000), find(u64::MAX), find(RAM_BASE.0)), (None, None, None));
@@ -166,6 +168,7 @@ fn there_may_be_two_of_each_kind() {
         DeviceKind::Watchdog,
         DeviceKind::Timer,
         DeviceKind::Generation,
+        DeviceKind::ClockPage,
         DeviceKind::Virtio(VirtioKind::Block),
         DeviceKind::VacantVirtio,
     ];
@@ -199,6 +202,7 @@ fn there_may_be_two_of_each_kind() {
                 continue;
             }
             DeviceKind::Generation => "vmgenid",
+            DeviceKind::ClockPage => "ptp",
             DeviceKind::Virtio(_) => "virtio_mmio",
         };
         let node = find(tree, &format!("/{name}@{:x}", row.start().0));

@@ -37,9 +37,9 @@ pub const fn heap_to_make(vcpus: u8, threads: u32, cpus: u32) -> u64 {
 /// Bytes of the record of a frame allocator's divided block; there are [`divided_blocks`].
 pub const RECORD: u64 = 320;
 
-/// Tables of a VM beside those for its RAM: the root's two frames, two for the page of records of stolen time and that page, and
-/// what waits to be freed until the TLBs have forgotten it.
-const TABLES: u64 = 5 + 16;
+/// Tables of a VM beside those for its RAM: the root's two frames, two for the page of records of stolen time and the clock page,
+/// these pages, and what waits to be freed until the TLBs have forgotten it.
+const TABLES: u64 = 6 + 16;
 /// Frames of a thread: its stack, and its part of the table that maps it.
 const THREAD: u64 = STACK / PAGE_SIZE + 1;
 /// Frames of a CPU: two stacks, its area, its start record, its top-level table and three below.
@@ -207,9 +207,9 @@ mod tests {
     #[test]
     fn each_vm_has_blocks_of_tables_of_its_own() {
         assert_eq!(needs(40, 8 * MIB, 2, 2).tables, 80 * MIB);
-        // 512 frames, of which those that every VM has leave room for 490 blocks.
-        assert_eq!(needs(1, 980 * MIB, 1, 1).tables, 2 * MIB);
-        assert_eq!(needs(1, 982 * MIB, 1, 1).tables, 4 * MIB);
+        // 512 frames, of which those that every VM has leave room for 489 blocks.
+        assert_eq!(needs(1, 978 * MIB, 1, 1).tables, 2 * MIB);
+        assert_eq!(needs(1, 980 * MIB, 1, 1).tables, 4 * MIB);
         // A frame for each block of 2 MiB, and one for each gigabyte.
         assert_eq!(needs(1, 256 << 30, 1, 1).tables, (512 + 1 + 1) * MIB);
     }

@@ -76,6 +76,17 @@ pub fn write_word(to: Pa, value: u64) {
     unsafe { &*ptr::with_exposed_provenance::<AtomicU64>(to.0 as usize & !7) }.store(value, Ordering::Relaxed);
 }
 
+/// Stores word `index` of a page of ours that a guest may read at any time, as [`write_word`] does; seen behind all stores before it, also
+/// by a guest whose caches are off.
+pub fn publish_word(page: Pa, index: usize, value: u64) {
+    let to = (page.0 as usize & !7) + 8 * (index & 511);
+    // SAFETY: as in `write_word`.
+    unsafe { &*ptr::with_exposed_provenance::<AtomicU64>(to) }
+        // Pairs with the barriers of the guest's reader, which looks at a count, at what it counts, and at the count again.
+        .store(value, Ordering::Release);
+    crate::cache::clean(Range { start: Pa(to as u64), size: 8 });
+}
+
 /// Reads a 16-bit index that a guest's driver publishes; later reads are not moved before it. `from` must be even.
 #[must_use]
 pub fn read_index(from: Pa) -> u16 {

@@ -39,6 +39,7 @@ pub mod uart;
 pub mod user;
 mod vectors;
 pub mod virtio;
+pub mod vmclock;
 
 /// The most CPUs that a payload uses.
 pub const MAX_CPUS: usize = 8;

@@ -11,6 +11,8 @@ pub const USUAL: &str = "linux-6.12-cloud";
 pub const KERNELS: [&str; 5] = ["linux-6.1-cloud", "linux-6.1", "linux-6.12-cloud", "linux-6.12", "linux-6.12-16k"];
 /// The kernel whose drivers `setup` fetches too.
 pub const WITH_DRIVERS: &str = "linux-6.12";
+/// The kernel that finds VMClock.
+pub const NEWEST: &str = "linux-7-cloud";
 /// Memory of a Linux guest that has nothing special to do.
 pub const MEMORY: u64 = 256 << 20;
 

@@ -14,6 +14,7 @@ use snapshot::{SavedTime, SavedVm};
 use std::fs;
 use std::io::Write;
 use std::net::Shutdown;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::thread;
@@ -27,6 +28,8 @@ const NAME: &str = "kept";
 const LOST: &[&str] = &["FAILED"];
 /// For how long it is away at least, in seconds: longer than clocks of whole seconds are apart.
 const AWAY: u64 = 4;
+/// How many seconds may pass between two instructions of a guest, on a computer that does other things too.
+const SLOW: u64 = 20;
 
 fn main() -> ExitCode {
     system::run(vec![
@@ -103,7 +106,9 @@ impl Operated {
         let text = console.expect_unless(".", LOST, SOON)?;
         let mut numbers = text.split(|letter: char| !letter.is_ascii_digit()).filter(|word| !word.is_empty());
         let mut next = || numbers.next().with_context(|| text.clone())?.parse::<u64>().context("a number");
-        Ok(Tick { number: next()?, count: next()?, frequency: next()?, clock: next()?, generation: next()? })
+        let [number, count, frequency, clock] = [next()?, next()?, next()?, next()?];
+        let [generation, disruption, life, time] = [next()?, next()?, next()?, next()?];
+        Ok(Tick { number, count, frequency, clock, generation, disruption, life, time })
     }
 
     /// What it says first with a counter of this frequency. What the VM said that was here before, and had another, is passed over.
@@ -133,6 +138,24 @@ struct Tick {
     frequency: u64,
     clock: u64,
     generation: u64,
+    /// What VMClock's page says: its marker of disruptions, its count of generations, and the time in microseconds.
+    disruption: u64,
+    life: u64,
+    time: u64,
+}
+
+impl Tick {
+    /// What is another whenever it goes on a second time.
+    fn markers(&self) -> [u64; 3] {
+        [self.generation, self.disruption, self.life]
+    }
+
+    /// VMClock has the time of the real-time clock, and so many seconds more; the two are read one after the other.
+    fn shows_more(&self, seconds: RangeInclusive<u64>) -> Result<()> {
+        let more = (self.time / 1_000_000).checked_sub(self.clock).context(format!("VMClock is behind: {self:?}"))?;
+        ensure!(seconds.contains(&more), "VMClock shows {more} seconds more, not {seconds:?}: {self:?}");
+        Ok(())
+    }
 }
 
 /// Between two looks the counter has counted as many seconds as the real-time clock, which shows whole ones.
@@ -161,11 +184,9 @@ fn another_counter() -> Result<()> {
     ensure!(began.frequency == 62_500_000, "{began:?}");
     first.save(&file)?;
     let mut before = first.tick()?;
-    ensure!(
-        began.generation == before.generation,
-        "it was saved, and has not gone on from there: {began:?}, {before:?}"
-    );
-    let mut generations = vec![began.generation];
+    ensure!(began.markers() == before.markers(), "it was saved, and has not gone on from there: {began:?}, {before:?}");
+    let mut markers = began.markers().to_vec();
+    before.shows_more(0..=SLOW)?;
     // Also after it was saved, all goes on here.
     go_together(began, first.ticks(20)?)?;
     first.run.check_log()?;
@@ -198,8 +219,10 @@ fn another_counter() -> Result<()> {
         let after = next.first_of(NAME, before.frequency)?;
         ensure!(after.clock >= before.clock + AWAY, "the time that it was away has not passed: {before:?}, {after:?}");
         ensure!(after.number < before.number + 20, "it went on with another state: {before:?}, {after:?}");
-        ensure!(!generations.contains(&after.generation), "it had this generation before: {after:?}, {generations:?}");
-        generations.push(after.generation);
+        let fresh = after.markers();
+        ensure!(fresh.iter().all(|marker| !markers.contains(marker)), "it had one before: {after:?}, {markers:?}");
+        markers.extend(fresh);
+        after.shows_more(0..=SLOW)?;
         go_together(before, after)?;
         go_together(after, next.ticks(30)?)?;
         next.save(&file)?;
@@ -251,8 +274,11 @@ impl Frozen {
         let stood = (came.clock.stood - left.clock.stood) / left.clock.frequency;
         ensure!(stood >= AWAY, "it was away for {AWAY} s at least, and stood still for {stood}");
         host.order(&Order::Resume { vm: Self::NAME.to_owned() })?;
-        // Its real-time clock has stood still with its counter.
-        go_together(last, host.first_of(Self::NAME, last.frequency)?)
+        // Its real-time clock has stood still with its counter; VMClock says how late it is, and that its counter was disturbed.
+        let tick = host.first_of(Self::NAME, last.frequency)?;
+        tick.shows_more(AWAY - 1..=AWAY + 300)?;
+        ensure!(last.markers().iter().all(|marker| !tick.markers().contains(marker)), "{last:?}, then {tick:?}");
+        go_together(last, tick)
     }
 }
 
@@ -300,7 +326,11 @@ fn cloned(host: &Operated, folder: &Path) -> Result<()> {
             tick = host.tick_of(name)?;
         }
         go_together(last, tick)?;
-        ensure!((tick.generation == last.generation) == (name == Frozen::NAME), "{name}: {last:?}, then {tick:?}");
+        let is_same = name == Frozen::NAME;
+        ensure!((tick.generation == last.generation) == is_same, "{name}: {last:?}, then {tick:?}");
+        ensure!((tick.life == last.life) == is_same, "{name}: {last:?}, then {tick:?}");
+        // Its time stood still in the pause, also that of the one that was cloned.
+        ensure!(tick.disruption != last.disruption, "{name}: {last:?}, then {tick:?}");
     }
     host.order(&off(Frozen::TWIN))?;
     host.order(&clone(Frozen::TWIN, false))?;
@@ -311,14 +341,17 @@ fn cloned(host: &Operated, folder: &Path) -> Result<()> {
     Ok(())
 }
 
-/// In what a clone differs, by its purpose: its generation, and that its guest is to hear of it.
+/// In what a clone differs, by its purpose: its generation, what VMClock says, and that its guest is to hear of both.
 fn forget_generation(state: &mut SavedVm) -> Result<()> {
-    let name = b"\x0ageneration";
-    let at = state.devices.windows(name.len()).position(|bytes| bytes == name).context("no generation")?;
-    let value = at + name.len() + 2 + 4;
-    state.devices.get_mut(value..value + 17).context("its value")?.fill(0);
+    for name in [&b"\x0ageneration"[..], b"\x0aclock-page"] {
+        let at = state.devices.windows(name.len()).position(|bytes| bytes == name).context("no such device")?;
+        let value = at + name.len() + 2 + 4;
+        let length = state.devices.get(value - 4..value).context("its length")?.try_into().map(u32::from_le_bytes)?;
+        state.devices.get_mut(value..value + length as usize).context("its value")?.fill(0);
+    }
     let bank = state.gic.shared.first_mut().context("SPIs")?;
-    (bank.latched, bank.level) = (bank.latched & !(1 << 14), bank.level & !(1 << 14));
+    let theirs = 1 << 14 | 1 << 15;
+    (bank.latched, bank.level) = (bank.latched & !theirs, bank.level & !theirs);
     Ok(())
 }
 

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use clock::EmulatedTimer;
 use cpu::inject::GuestState;
 use cpu::retry::Tries;
-use devices::{Outside, Request, Stream};
+use devices::{Moment, Outside, Request, Stream};
 use units::{BLOCK_SIZE, IntId, Ipa, Line, PAGE_SIZE, Range, VcpuSet};
 use vgic::{ListRegisters, Vgic};
 use virtio::{Fault, GuestMemory};
@@ -143,6 +143,8 @@ pub(crate) struct Shared {
     pub(crate) memory: RefCell<Memory>,
     /// What the UART and the virtio console have sent, and nobody has taken.
     pub(crate) sent: [RefCell<Vec<u8>>; 2],
+    /// The page that the guest sees of its clock, as words.
+    pub(crate) page: RefCell<[u64; 14]>,
     pub(crate) work: Work,
 }
 
@@ -158,8 +160,7 @@ impl Shared {
 /// What is outside of a device, for one call of it.
 pub(crate) struct Surroundings<'a> {
     shared: &'a Shared,
-    count: u64,
-    seconds: u64,
+    moment: Moment,
     left: Cell<u16>,
     is_refused: Cell<bool>,
     missing: Cell<Option<Ipa>>,
@@ -168,11 +169,10 @@ pub(crate) struct Surroundings<'a> {
 }
 
 impl<'a> Surroundings<'a> {
-    pub(crate) const fn new(shared: &'a Shared, count: u64, seconds: u64) -> Self {
+    pub(crate) const fn new(shared: &'a Shared, moment: Moment) -> Self {
         Self {
             shared,
-            count,
-            seconds,
+            moment,
             left: Cell::new(ACCESSES),
             is_refused: Cell::new(false),
             missing: Cell::new(None),
@@ -234,11 +234,20 @@ impl GuestMemory for Surroundings<'_> {
 
 impl Outside for Surroundings<'_> {
     fn seconds(&self) -> u64 {
-        self.seconds
+        self.moment.time.as_secs()
     }
 
     fn count(&self) -> u64 {
-        self.count
+        self.moment.count
+    }
+
+    fn moment(&self) -> Moment {
+        self.moment
+    }
+
+    fn show(&self, index: usize, word: u64) {
+        self.shared.work.count();
+        self.shared.page.borrow_mut()[index] = word;
     }
 
     fn memory(&self) -> &dyn GuestMemory {

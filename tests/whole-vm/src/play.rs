@@ -64,6 +64,7 @@ enum Event {
     Type(u8),
     TakeOutput,
     Press(bool),
+    SetTime,
     Pause,
     Resume,
     Start,
@@ -73,7 +74,7 @@ enum Event {
 }
 
 /// Addresses of devices, and near them.
-const PLACES: [u64; 18] = [
+const PLACES: [u64; 19] = [
     0x0800_0000,
     0x0800_0100,
     0x0800_0200,
@@ -90,6 +91,7 @@ const PLACES: [u64; 18] = [
     0x0913_0000,
     0x0913_0028,
     0x0914_0000,
+    0x0915_0000,
     0x0a00_0000,
     0x0a00_0200,
 ];
@@ -165,6 +167,7 @@ fn event(input: &mut Input<'_>) -> Event {
         22 | 23 => Event::Interrupt(vcpu, input.byte()),
         24 => Event::Pass(u64::from(input.word() >> (input.byte() & 31))),
         25 => Event::Type(input.byte()),
+        26 if which & 0x20 != 0 => Event::SetTime,
         26 => Event::TakeOutput,
         27 => Event::Press(which & 0x20 != 0),
         28 => Event::Pause,
@@ -218,6 +221,7 @@ fn happen(vm: &mut WholeVm, event: Event) {
         Event::Type(byte) => vm.type_in(&[byte; 3]),
         Event::TakeOutput => drop(vm.take_output()),
         Event::Press(is_pressed) => vm.press(is_pressed),
+        Event::SetTime => vm.set_time(),
         Event::Pause => vm.pause(),
         Event::Resume => vm.resume(),
         Event::Start => vm.start(),
@@ -285,6 +289,7 @@ pub fn play(data: &[u8]) {
             move_it(&mut moves);
         }
         assert_eq!(stays.take_done(), moves.take_done(), "after {event:?}");
+        assert!(stays.shows_time_like(&moves), "after {event:?}");
     }
     // Whatever became different and did not show yet shows in the states.
     for vm in [&mut stays, &mut moves] {

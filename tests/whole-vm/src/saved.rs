@@ -102,6 +102,7 @@ impl WholeVm {
         let gic = Vgic::restore(GIC, gic).map_err(|_| Damaged::Impossible("no such interrupt controller"))?;
         *self.shared.gic.borrow_mut() = gic;
         self.devices = Devices::new(&self.plan);
+        self.shared.page.take();
         self.restore_devices(devices)?;
         self.watchdogs = Watchdogs::new(&self.policy);
         self.watchdogs.restore(watchdogs)?;
@@ -155,6 +156,12 @@ impl WholeVm {
         Ok(())
     }
 
+    /// Whether its page of the clock says what another's does: one that stands still may have been put in, and shows it later.
+    #[must_use]
+    pub fn shows_time_like(&self, other: &Self) -> bool {
+        self.life.is_paused() || self.shared.page == other.shared.page
+    }
+
     /// Whether what another VM's guest could see is what this one's could: all but what a saved state has in it is compared.
     #[must_use]
     pub fn looks_like(&self, other: &Self) -> bool {
@@ -168,5 +175,6 @@ impl WholeVm {
             && self.life == other.life
             && self.watchdogs == other.watchdogs
             && self.shared.sent == other.shared.sent
+            && self.shows_time_like(other)
     }
 }

@@ -1,13 +1,14 @@
 //! The VM itself: its parts, made as the hypervisor makes them, and what the outside does to it.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use abi::bundle::{CpuCounters, Doors, Time, TimeSource};
 use clock::saved::Away;
-use clock::{GuestClock, VmClock};
+use clock::{GuestClock, GuestTicks, VmClock};
 use devices::{
-    Access, Bus, Change, Device, ErasedFlash, GenerationId, GenericWatchdog, MemoryTimer, Outside, POWER_BUTTON_PIN,
-    Pl031, Pl061, Slot, Stream, Uart, Wired,
+    Access, Bus, Change, ClockPage, Device, ErasedFlash, GenerationId, GenericWatchdog, MemoryTimer, Moment, Outside,
+    POWER_BUTTON_PIN, Pl031, Pl061, Slot, Stream, Uart, Wired,
 };
 use machine::{DeviceKind, MachinePlan, Row};
 use services::psci::VmPower;
@@ -56,10 +57,14 @@ impl<D: Device + 'static> Slot for Locked<D> {
     }
 }
 
+/// What makes bytes that nobody can guess.
+type Fill = fn(&mut [u8]);
+
 /// The devices, those of them twice that the outside has to do with.
 pub(crate) struct Devices {
     pub(crate) bus: Bus<Arc<dyn Slot>>,
     uart: Arc<Locked<Uart>>,
+    clock_page: Arc<Locked<ClockPage<Fill>>>,
     gpio: Arc<Locked<Pl061>>,
     watchdog: Arc<Locked<GenericWatchdog>>,
     console: Arc<Locked<Mmio<Console>>>,
@@ -70,7 +75,7 @@ impl Devices {
         fn zeros(bytes: &mut [u8]) {
             bytes.fill(0);
         }
-        let (mut uart, mut gpio, mut watchdog, mut console) = (None, None, None, None);
+        let (mut uart, mut gpio, mut watchdog, mut console, mut clock_page) = (None, None, None, None, None);
         let slots = plan.rows().iter().map(|row| -> Arc<dyn Slot> {
             match row.device {
                 DeviceKind::Flash => Locked::new(ErasedFlash, row),
@@ -80,6 +85,7 @@ impl Devices {
                 DeviceKind::Watchdog => watchdog.insert(Locked::new(GenericWatchdog::new(), row)).clone(),
                 DeviceKind::Timer => Locked::new(MemoryTimer::new(plan.counter_frequency()), row),
                 DeviceKind::Generation => Locked::new(GenerationId::new(zeros as fn(&mut [u8])), row),
+                DeviceKind::ClockPage => clock_page.insert(Locked::new(ClockPage::new(zeros as Fill), row)).clone(),
                 DeviceKind::Virtio(VirtioKind::Console) => {
                     console.insert(Locked::new(Mmio::new(Console::connected(Stream::Virtio)), row)).clone()
                 }
@@ -95,6 +101,7 @@ impl Devices {
         Self {
             bus,
             uart: uart.expect(missing),
+            clock_page: clock_page.expect(missing),
             gpio: gpio.expect(missing),
             watchdog: watchdog.expect(missing),
             console: console.expect(missing),
@@ -175,6 +182,7 @@ impl WholeVm {
                 gic: RefCell::new(Vgic::new(GIC)),
                 memory: RefCell::new(Memory::new(plan.ram())),
                 sent: Default::default(),
+                page: Default::default(),
                 work: Default::default(),
             },
             vcpus: (0..VCPUS).map(|_| vcpu()).collect(),
@@ -234,8 +242,11 @@ impl WholeVm {
     }
 
     pub(crate) fn surroundings(&self) -> Surroundings<'_> {
-        let count = self.clock.clock().guest(self.now).0;
-        Surroundings::new(&self.shared, count, BEGIN + self.now.0 / HOST.0)
+        let clock = self.clock.clock();
+        let (GuestTicks(count), period) = clock.virtual_counter(self.now, HOST, false);
+        let time = Duration::from_secs(BEGIN) + Duration::from_nanos(HOST.nanoseconds(self.now.0));
+        let stood = clock.stood(self.now).0;
+        Surroundings::new(&self.shared, Moment { count, period, time, is_known: true, stood })
     }
 
     /// What a call of a device leaves to be done, once its lock is let go of.
@@ -298,6 +309,17 @@ impl WholeVm {
     pub fn press(&mut self, is_pressed: bool) {
         let outside = self.surroundings();
         self.devices.gpio.with(|wired| wired.work(&outside, |gpio| gpio.set_input(POWER_BUTTON_PIN, is_pressed)));
+        let concerned = outside.concerned();
+        self.refresh(concerned);
+    }
+
+    /// The operator sets the time of day, to what it is.
+    pub fn set_time(&mut self) {
+        let outside = self.surroundings();
+        self.devices.clock_page.with(|wired| wired.work(&outside, |page| page.time_was_set(&outside)));
+        if !self.life.is_paused() {
+            self.devices.clock_page.with(|wired| wired.work(&outside, ClockPage::lower));
+        }
         let concerned = outside.concerned();
         self.refresh(concerned);
     }

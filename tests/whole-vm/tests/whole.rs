@@ -145,6 +145,7 @@ fn every_device_of_the_plan_answers_within_its_width() {
         0x0912_0000,
         0x0913_0000,
         0x0914_0000,
+        0x0915_0000,
         0x0a00_0000,
         0x0a00_0008,
         0,

@@ -6,11 +6,12 @@
 //! uptimes do not depend on any of this; they are counts of the system counter.
 
 use core::sync::atomic::{AtomicU64, Ordering};
+use core::time::Duration;
 
 use hw::clock::Clock;
 use hw::sysreg;
 use spin::Once;
-use units::{Pa, Range};
+use units::{Pa, Range, Ticks};
 
 use crate::host;
 
@@ -60,6 +61,14 @@ fn adopt(microseconds: u64) {
 
 fn since_start() -> u64 {
     host::get().counter.nanoseconds(sysreg::cntpct_el0()) / 1000
+}
+
+/// The time since 1970 when the host's counter shows `now`, to the nanosecond: what [`microseconds`] says then, and what that leaves out.
+#[must_use]
+pub(crate) fn at(now: Ticks) -> Duration {
+    let nanoseconds = host::get().counter.nanoseconds(now.0);
+    let microseconds = EPOCH.load(Ordering::Relaxed).wrapping_add(nanoseconds / 1000);
+    Duration::from_micros(microseconds).saturating_add(Duration::from_nanos(nanoseconds % 1000))
 }
 
 /// Microseconds since 1970, as far as the host knows it.

@@ -264,7 +264,10 @@ fn ask_host(ask: Ask<'_>, tell: &mut impl FnMut(Answer<'_>)) -> Result<RequestSt
             Ok(RequestState::Done)
         }
         Ask::SetTime { microseconds } => match wall_clock::set(microseconds) {
-            Ok(()) => Ok(RequestState::Done),
+            Ok(()) => {
+                vm::all().for_each(Vm::time_was_set);
+                Ok(RequestState::Done)
+            }
             Err(refused) => Err(Sentence::from(refused.sentence())),
         },
         _ => Err(sentence!("there is no VM number {HOST}")),

@@ -21,8 +21,8 @@ use alloc::vec::Vec;
 use ::vm::AtExpiry;
 use clock::GuestTicks;
 use devices::{
-    Access, AccessSize, Bus, Change, Device, ErasedFlash, GenerationId, GenericWatchdog, MemoryTimer, Outside,
-    POWER_BUTTON_PIN, Pl031, Pl061, Slot, Stream, Uart, Wired,
+    Access, AccessSize, Bus, Change, ClockPage, Device, ErasedFlash, GenerationId, GenericWatchdog, MemoryTimer,
+    Outside, POWER_BUTTON_PIN, Pl031, Pl061, Slot, Stream, Uart, Wired,
 };
 use hw::sync::PreemptLock;
 use machine::{DeviceKind, MachinePlan, Row, UART_BASE, VirtioKind};
@@ -98,7 +98,11 @@ pub(crate) struct Devices {
     watchdog: Option<&'static Locked<GenericWatchdog>>,
     timer: Option<&'static Locked<MemoryTimer>>,
     console: Option<&'static Locked<Mmio<Console>>>,
+    clock_page: Option<&'static Locked<ClockPage<Fill>>>,
 }
+
+/// What makes bytes that nobody can guess.
+type Fill = fn(&mut [u8]);
 
 impl Devices {
     /// The devices of `plan`, as after power on.
@@ -106,7 +110,9 @@ impl Devices {
     /// # Errors
     /// A sentence for the log.
     pub(crate) fn new(plan: &MachinePlan) -> Result<Self, String> {
-        let (mut uart, mut gpio, mut watchdog, mut timer, mut console) = (None, None, None, None, None);
+        let (mut uart, mut gpio, mut watchdog, mut timer) = (None, None, None, None);
+        let (mut console, mut clock_page) = (None, None);
+        let fill: Fill = entropy::fill;
         let mut slots: Vec<&'static dyn Slot> = Vec::new();
         for row in plan.rows() {
             // Exhaustive, so that a kind of device that is planned and forgotten here does not compile.
@@ -133,18 +139,17 @@ impl Devices {
                     timer.get_or_insert(device);
                     device
                 }
-                DeviceKind::Generation => {
-                    let fill: fn(&mut [u8]) = entropy::fill;
-                    Locked::new(GenerationId::new(fill), row)
+                DeviceKind::Generation => Locked::new(GenerationId::new(fill), row),
+                DeviceKind::ClockPage => {
+                    let device = Locked::new(ClockPage::new(fill), row);
+                    clock_page.get_or_insert(device);
+                    device
                 }
                 DeviceKind::Virtio(VirtioKind::Console) if console.is_none() => {
                     *console.insert(Locked::new(Mmio::new(Console::connected(Stream::Virtio)), row))
                 }
                 DeviceKind::Virtio(VirtioKind::Console) => Locked::new(Mmio::new(Console::new()), row),
-                DeviceKind::Virtio(VirtioKind::Entropy) => {
-                    let fill: fn(&mut [u8]) = entropy::fill;
-                    Locked::new(Mmio::new(Entropy::new(fill)), row)
-                }
+                DeviceKind::Virtio(VirtioKind::Entropy) => Locked::new(Mmio::new(Entropy::new(fill)), row),
                 DeviceKind::Virtio(kind @ (VirtioKind::Network | VirtioKind::Block | VirtioKind::Socket)) => {
                     return Err(format!("its plan has a {} device, and there is none yet", kind.name()));
                 }
@@ -152,7 +157,7 @@ impl Devices {
             });
         }
         let uart = uart.ok_or_else(|| format!("its plan has no UART at {UART_BASE:#x}"))?;
-        Ok(Self { bus: Bus::new(slots), uart, gpio, watchdog, timer, console })
+        Ok(Self { bus: Bus::new(slots), uart, gpio, watchdog, timer, console, clock_page })
     }
 
     /// The devices as accesses find them.
@@ -168,6 +173,15 @@ impl Devices {
             slot.enter(&mut |wired| wired.change(change, &outside));
         }
         vm.refresh(outside.concerned());
+    }
+
+    /// The operator has set the time of day. The guest hears of it at once, by an edge, or when it goes on.
+    pub(crate) fn time_was_set(&self, vm: &Vm) {
+        let Some(page) = self.clock_page else { return };
+        page.work(vm, |page, outside| page.time_was_set(outside));
+        if !vm.is_paused() {
+            page.work(vm, |page, _| page.lower());
+        }
     }
 
     /// Moves on what waits: output that found no room, input, unfinished work. Says what that waits for then, if it is still

@@ -111,6 +111,8 @@ pub struct Vm {
     timer_at: AtomicU64,
     /// The page of the vCPUs' records of stolen time; 0 while the VM is off.
     records: AtomicU64,
+    /// That by which the guest's counter tells the time; likewise.
+    clock_page: AtomicU64,
     /// Its vCPUs stand still, as its life says, for those who look without that lock. Written under it.
     paused: AtomicBool,
 }
@@ -193,6 +195,7 @@ fn make(
         nanoseconds: clock.ticks_of(host.counter),
         timer_at: AtomicU64::new(u64::MAX),
         records: AtomicU64::new(0),
+        clock_page: AtomicU64::new(0),
         paused: AtomicBool::new(false),
     }));
     time::warn_of_misleading(vm, &clock);
@@ -325,17 +328,20 @@ impl Vm {
     fn build_machine(&self) -> Result<(), Sentence> {
         let root = GuestRam::build(&self.ram).map_err(|error| sentence!("{error}"))?;
         let records = self.ram.lock().add_readable(machine::STOLEN_TIME).map_err(|error| sentence!("{error}"))?;
+        let clock_page = self.ram.lock().add_readable(machine::CLOCK_PAGE).map_err(|error| sentence!("{error}"))?;
         self.records.store(records.0, Ordering::Relaxed);
+        self.clock_page.store(clock_page.0, Ordering::Relaxed);
         for vcpu in self.vcpus() {
             vcpu.forget_stolen_time();
         }
         // Pairs with the acquire in `vttbr`.
         self.vttbr.store(stage2::vttbr_el2(root, self.id.0 + 1), Ordering::Release);
         self.gic.lock().reset();
-        self.devices.change(self, Change::Reset);
-        self.doors.restart();
+        // Before the devices, one of which tells what it shows.
         let clock = new_clock(&self.config, Ticks(sysreg::cntpct_el0()));
         *self.clock.lock() = time::vm_clock(&self.config, clock);
+        self.devices.change(self, Change::Reset);
+        self.doors.restart();
         // In the life before it may have been another: one that was restored from another host.
         self.doors.set_counter(clock.frequency());
         Ok(())

@@ -6,7 +6,7 @@
 use core::cell::Cell;
 
 use clock::GuestTicks;
-use devices::{Outside, Request, Stream};
+use devices::{Moment, Outside, Request, Stream};
 use log::Level;
 use units::{IntId, Ipa, Line, VcpuSet};
 use virtio::{Fault, GuestMemory};
@@ -96,6 +96,14 @@ impl Outside for Surroundings<'_> {
 
     fn count(&self) -> u64 {
         self.vm.count()
+    }
+
+    fn moment(&self) -> Moment {
+        self.vm.moment()
+    }
+
+    fn show(&self, index: usize, word: u64) {
+        self.vm.show_clock(index, word);
     }
 
     fn memory(&self) -> &dyn GuestMemory {

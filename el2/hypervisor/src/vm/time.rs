@@ -5,15 +5,18 @@
 //! is switched off hands the deadline over to the others.
 
 use core::sync::atomic::Ordering;
+use core::time::Duration;
 
 use ::vm::GuestCounter;
 use abi::bundle::{CpuCounters, TimeAway, VmConfig};
 use clock::saved::Away;
-use clock::{GuestClock, VmClock};
+use clock::{GuestClock, GuestTicks, Rate, VmClock};
+use devices::Moment;
+use hw::sysreg;
 use machine::Timers;
-use units::{Ticks, VcpuSet};
+use units::{Pa, Ticks, VcpuSet};
 
-use crate::host;
+use crate::host::{self, wall_clock};
 use crate::vm::Vm;
 
 /// `clock` as that of a VM whose life begins by what the site file says.
@@ -66,6 +69,37 @@ pub(super) fn warn_of_untrapped(vm: &Vm, clock: &GuestClock) {
 }
 
 impl Vm {
+    /// What its guest's virtual counter shows, and what time it is, by one look at the host's counter.
+    pub(super) fn moment(&self) -> Moment {
+        let (now, host) = (Ticks(sysreg::cntpct_el0()), host::get());
+        let clock = self.clock();
+        let (GuestTicks(count), period) = clock.virtual_counter(now, host.counter, host.controls.cnthctl_scaled != 0);
+        // Nothing, where its time passes as real time does: not to be computed at each start.
+        let behind = if clock.rate() == Rate::REAL { 0 } else { clock.behind(now, false) };
+        let (time, step) = (wall_clock::at(now), Duration::from_micros(behind.unsigned_abs()));
+        let time = if behind < 0 { time.saturating_add(step) } else { time.saturating_sub(step) };
+        Moment { count, period, time, is_known: wall_clock::is_settable(), stood: clock.stood(now).0 }
+    }
+
+    /// Shows a word of the page of its clock, if it has one. Under the lock of the device that says what it is.
+    pub(super) fn show_clock(&self, index: usize, word: u64) {
+        match self.clock_page.load(Ordering::Relaxed) {
+            0 => {}
+            page => hw::memory::publish_word(Pa(page), index, word),
+        }
+    }
+
+    /// The page of its clock is about to be given back. The device is then told that the VM is off, under its lock: behind that nobody
+    /// has the page any more.
+    pub(super) fn forget_clock_page(&self) {
+        self.clock_page.store(0, Ordering::Relaxed);
+    }
+
+    /// The operator has set the time of day.
+    pub(crate) fn time_was_set(&self) {
+        self.devices.time_was_set(self);
+    }
+
     /// Its memory-mapped timer is to be looked at when the host's counter shows `at`, or not at all. Under that device's lock.
     pub(super) fn set_timer(&self, at: Option<Ticks>) {
         // Pairs with the acquire in `timer_at`.

@@ -1,16 +1,17 @@
-//! The PL011 and the PL031 beyond the printing of text, and flash.
+//! The PL011 and the PL031 beyond the printing of text, flash, and VMClock.
 #![no_std]
 #![no_main]
 
 use payload_rt::instruction::execute;
 use payload_rt::test::Verdict;
-use payload_rt::{check, check_equal, gic, machine, memory, skip, test, tests, timer, uart};
+use payload_rt::{check, check_equal, cpu, gic, machine, memory, skip, sysreg, test, tests, timer, uart, vmclock};
 
 payload_rt::entry!(main);
 
 fn main() {
     test::run(&tests!("devices":
         flash_is_erased,
+        vmclock_fields, vmclock_is_memory, vmclock_is_read_only, vmclock_agrees_with_the_real_time_clock,
         uart_identification, uart_flags, uart_registers_kept, uart_interrupt, uart_mask_and_clear, uart_flood,
         clock_identification, clock_advances, clock_can_be_set, clock_alarm,
     ));
@@ -59,6 +60,78 @@ const CLOCK_RIS: u64 = RTC + 0x14;
 const CLOCK_MIS: u64 = RTC + 0x18;
 const CLOCK_ICR: u64 = RTC + 0x1c;
 const CLOCK_INTID: u32 = 34;
+
+/// All that VMClock's page says, as its specification has it, and what the counter's frequency makes of the period.
+fn vmclock_fields() -> Verdict {
+    if machine::is_reference() {
+        skip!("the bare machine has no VMClock");
+    }
+    check_equal!(memory::read32(vmclock::PAGE), vmclock::MAGIC, "magic");
+    check_equal!(memory::read32(vmclock::PAGE + 4), 0x1000, "size");
+    let constants: [u8; 4] = core::array::from_fn(|byte| memory::read8(vmclock::PAGE + 8 + byte as u64));
+    check_equal!(constants, [1, 0, 0, 1], "version, the virtual counter, TAI");
+    let clock = vmclock::read();
+    check_equal!(clock.flags, vmclock::FLAGS, "flags");
+    check_equal!((clock.status, clock.tai_offset), (vmclock::FREE_RUNNING, 37), "status, offset of TAI");
+    check!(clock.disruption != 0 && clock.generation != 0, "no markers: {clock:?}");
+    check!(clock.period >> 63 == 1, "the period is not as exact as it could be: {clock:?}");
+    // A tick takes 2^(64 + shift) / frequency of the unit.
+    let frequency = u128::from(sysreg::cntfrq_el0::read());
+    let second = (u128::from(clock.period) * frequency) >> (32 + clock.shift);
+    check!(second == (1 << 32) - 1 || second == 1 << 32, "{frequency} ticks take {second} / 2^32 seconds: {clock:?}");
+    for (at, what) in [(0x20, 2), (0x23, 1), (0x26, 1), (0x38, 16), (0x58, 16), (0x70, 0xf90)] {
+        let is_zero = (at..at + what).all(|at| memory::read8(vmclock::PAGE + at) == 0);
+        check!(is_zero, "something in the {what} bytes at {at:#x}");
+    }
+    Ok(())
+}
+
+/// The page is memory: instructions read it that no device answers, as a process uses that has mapped it.
+fn vmclock_is_memory() -> Verdict {
+    if machine::is_reference() {
+        skip!("the bare machine has no VMClock");
+    }
+    // LDR Q0, [X0]; LDXR X1, [X0]; LDP X1, X2, [X0].
+    for opcode in [0x3dc0_0000, 0xc85f_7c01, 0xa940_0801] {
+        let mut x = [vmclock::PAGE, 0, 0, 0, 0, 0, 0, 0];
+        let outcome = execute(opcode, &mut x);
+        check!(outcome.is_ok(), "{opcode:#x}: {outcome:x?}");
+        check!(opcode == 0x3dc0_0000 || x[1] == memory::read64(vmclock::PAGE), "{opcode:#x} reads {:#x}", x[1]);
+    }
+    Ok(())
+}
+
+/// What is written to it is ignored, in each form in which a device is written to.
+fn vmclock_is_read_only() -> Verdict {
+    if machine::is_reference() {
+        skip!("the bare machine has no VMClock");
+    }
+    let before = vmclock::read();
+    for at in (0..0x1000).step_by(8).filter(|at| at % 0x100 < 0x70) {
+        memory::write64(vmclock::PAGE + at, 0x1234_5678_9abc_def1);
+        memory::write32(vmclock::PAGE + at + 4, 0x1357);
+        memory::write8(vmclock::PAGE + at, 0xff);
+        // STP X1, X2, [X0]
+        let mut pair = [vmclock::PAGE + at, 3, 5, 0, 0, 0, 0, 0];
+        let outcome = execute(0xa900_0801, &mut pair);
+        check!(outcome.is_ok(), "a pair at {at:#x}: {outcome:x?}");
+    }
+    check_equal!(vmclock::read(), before, "the page");
+    check_equal!(memory::read32(vmclock::PAGE), vmclock::MAGIC, "magic");
+    check_equal!(memory::read64(vmclock::PAGE + 0x100), 0, "a word behind what is known");
+    Ok(())
+}
+
+/// What time it is by the page and the counter is what the PL031 shows, to the microsecond at which its second changes.
+fn vmclock_agrees_with_the_real_time_clock() -> Verdict {
+    if machine::is_reference() {
+        skip!("the bare machine has no VMClock");
+    }
+    let clock = vmclock::read();
+    let disagreement = vmclock::disagreement(&clock, 3, cpu::relax, || memory::read32(DR).into());
+    check_equal!(disagreement, None, "before, the clock, behind");
+    Ok(())
+}
 
 fn identification(base: u64) -> [u32; 8] {
     core::array::from_fn(|index| memory::read32(base + 0xfe0 + 4 * index as u64))

@@ -2,17 +2,17 @@
 //! knows; its counter, which no vCPU may ever see behind what any has seen; the frequency of that; its timer, by which it
 //! ticks ten times a second, and wakes by an interrupt; the registers of both of its vCPUs. The virtual timer of the second is due and its
 //! interrupt pending most of the time, and must not be pending any more once the timer is off. Whenever its generation is another one,
-//! there must have been an interrupt for that, and only then.
+//! there must have been an interrupt for that, and only then; and so for what VMClock says of its counter.
 //!
-//! Each tick it changes some pages, looks at all, and says what its counter and its real-time clock show, and its generation. The host judges
-//! whether these go together. Nothing ends it but a fault that it finds.
+//! Each tick it changes some pages, looks at all, and says what its counter and its real-time clock show, its generation, and what VMClock's page
+//! says. The host judges whether these go together. Nothing ends it but a fault that it finds.
 #![no_std]
 #![no_main]
 
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use payload_rt::timer::{ENABLE, PHYSICAL_PPI, VIRTUAL_PPI};
-use payload_rt::{cpu, gic, memory, println, psci, sysreg, timer};
+use payload_rt::{cpu, gic, memory, println, psci, sysreg, timer, vmclock};
 
 payload_rt::entry!(main);
 
@@ -45,6 +45,9 @@ fn main() {
     let frequency = sysreg::cntfrq_el0::read();
     gic::set_trigger(GENERATION_INTID, gic::Trigger::Edge);
     let (mut generation, _) = look_at_generation();
+    gic::set_trigger(vmclock::INTID, gic::Trigger::Edge);
+    let mut page = vmclock::read();
+    vmclock::take_notice();
     for tick in 1_u64.. {
         for page in [tick * 7 % PAGES, tick * 13 % PAGES] {
             write(pages, page, if tick % 5 == 0 { tick % 2 } else { tick });
@@ -69,10 +72,20 @@ fn main() {
             fail("a generation and its interrupt do not go together");
         }
         generation = now;
+        let other = vmclock::read();
+        // It was written before the interrupt came.
+        if other.sequence != page.sequence && !(0..1_000_000).any(|_| vmclock::take_notice()) {
+            println!("kept: {page:?}, now {other:?}");
+            fail("VMClock has changed without an interrupt");
+        }
+        page = other;
         println!(
-            "kept: tick {tick}, count {} of {frequency}, clock {}, generation {generation}.",
+            "kept: tick {tick}, count {} of {frequency}, clock {}, generation {generation}, disruption {}, life {}, time {}.",
             look(),
-            memory::read32(CLOCK)
+            memory::read32(CLOCK),
+            page.disruption,
+            page.generation,
+            page.now()
         );
     }
 }

@@ -13,7 +13,7 @@ use payload_rt::random::Random;
 use payload_rt::test::Verdict;
 use payload_rt::timer::{ENABLE, IMASK, ISTATUS, PHYSICAL_PPI, VIRTUAL_PPI};
 use payload_rt::{check, check_equal, cpu, fdt, gic, instruction, interrupt, machine, memory, sysreg, test, tests};
-use payload_rt::{timer, user};
+use payload_rt::{timer, user, vmclock};
 
 #[path = "scaled/memory_timer.rs"]
 mod memory_timer;
@@ -30,7 +30,8 @@ fn main() {
     test::run(&tests!("scaled":
         p5_a1_device_tree, p5_a11_frequency, p5_a2_each_access_is_one_exit, p5_a2_at_el0, p5_a3_counts_by_its_frequency,
         p5_a3_ten_seconds_of_the_real_time_clock, p5_a4_never_goes_back, p5_a5_never_early, p5_a5_wfi_wakes_by_the_timer,
-        p5_a6_extremes, p5_a6_level, p5_a11_virtual_counter, virtual_timer_goes_by_its_counter, waits_with_a_timeout,
+        p5_a6_extremes, p5_a6_level, p5_a11_virtual_counter, vmclock_tells_the_guests_time,
+        virtual_timer_goes_by_its_counter, waits_with_a_timeout,
         memory_timer_counters, memory_timer_registers, memory_timer_never_early, memory_timer_wakes_wfi,
         memory_timer_level, memory_timer_outlives_the_cpu_that_set_it,
     ));
@@ -419,6 +420,20 @@ fn p5_a6_level() -> Verdict {
 }
 
 /// With FEAT_ECV it is the same count; without, it runs as fast as the host's, as it is documented to.
+/// VMClock's page tells the guest's time by the virtual counter, as fast as that is here: the real-time clock's, whether the counter traps
+/// or has the host's speed.
+fn vmclock_tells_the_guests_time() -> Verdict {
+    gic::enable(PHYSICAL_PPI);
+    let clock = vmclock::read();
+    let disagreement = vmclock::disagreement(&clock, 2, sleep, || memory::read32(0x0901_0000).into());
+    check_equal!(disagreement, None, "before, the clock, behind, by {clock:?}");
+    let (frequency, rate) = if is_virtual_scaled() { ("frequency", 1_000_000) } else { ("host", word("rate")) };
+    let second = (u128::from(clock.period) * u128::from(word(frequency)) * 1_000_000) >> (32 + clock.shift);
+    let expected = u128::from(rate) << 32;
+    check!(second.abs_diff(expected) < 2_000_000, "a second of its ticks takes {second}, not {expected}, of the unit");
+    Ok(())
+}
+
 fn p5_a11_virtual_counter() -> Verdict {
     for _ in 0..100 {
         let (before, count, after) = (timer::physical_now(), timer::now(), timer::physical_now());

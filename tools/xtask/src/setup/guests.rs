@@ -32,13 +32,14 @@ const DRIVERS: &[&str] = &["virtio_mmio", "virtio-rng", "gpio_keys", "evdev", "s
 /// A network device that needs no hardware: something for tools to report an address of.
 const DUMMY_NETWORK: &[&str] = &["dummy"];
 
-/// All the kernels.
-pub(crate) const KERNELS: [Kernel; 5] = [
+/// All the kernels. That of the backports is the first of Debian's that finds VMClock in a device tree (from Linux 7.0 on).
+pub(crate) const KERNELS: [Kernel; 6] = [
     kernel("linux-6.12-cloud", "trixie", "linux-image-cloud-arm64", Extent::Demo, DUMMY_NETWORK),
     kernel("linux-6.12", "trixie", "linux-image-arm64", Extent::All, DRIVERS),
     kernel("linux-6.12-16k", "trixie", "linux-image-arm64-16k", Extent::All, &[]),
     kernel("linux-6.1-cloud", "bookworm", "linux-image-cloud-arm64", Extent::All, DUMMY_NETWORK),
     kernel("linux-6.1", "bookworm", "linux-image-arm64", Extent::All, DRIVERS),
+    kernel("linux-7-cloud", "trixie-backports", "linux-image-cloud-arm64", Extent::All, &[]),
 ];
 
 const fn kernel(
@@ -85,8 +86,9 @@ fn boot_loader(tree: &Tree) -> PathBuf {
     tree.store("images/u-boot.bin")
 }
 
-/// Debian's releases that guests come from.
+/// Debian's releases that guests come from, and what else has kernels.
 const SUITES: [&str; 2] = ["trixie", "bookworm"];
+const KERNEL_SUITES: [&str; 3] = ["trixie", "bookworm", "trixie-backports"];
 
 /// Whether the tools of a release belong to this extent.
 fn needs_tools(suite: &str, extent: Extent) -> bool {
@@ -101,7 +103,7 @@ fn modules(tree: &Tree, name: &str) -> PathBuf {
 /// Makes sure that kernels, busybox and the initramfs are there.
 pub(crate) fn provide(tree: &Tree, extent: Extent) -> Result<()> {
     let busybox = tree.store("images/busybox");
-    for suite in SUITES {
+    for suite in KERNEL_SUITES {
         let wanted = |kernel: &&Kernel| kernel.suite == suite && (extent == Extent::All || kernel.extent == extent);
         let (there, missing): (Vec<&Kernel>, Vec<&Kernel>) =
             KERNELS.iter().filter(wanted).partition(|kernel| is_there(tree, kernel));
@@ -109,7 +111,7 @@ pub(crate) fn provide(tree: &Tree, extent: Extent) -> Result<()> {
             println!("guests: {} is there", kernel.name);
         }
         let needs_busybox = suite == "trixie" && !busybox.is_file();
-        let needs_tools = needs_tools(suite, extent) && !tools::are_there(tree, suite);
+        let needs_tools = SUITES.contains(&suite) && needs_tools(suite, extent) && !tools::are_there(tree, suite);
         let needs_boot_loader = suite == "trixie" && extent == Extent::All && !boot_loader(tree).is_file();
         if missing.is_empty() && !needs_busybox && !needs_tools && !needs_boot_loader {
             continue;
@@ -210,7 +212,8 @@ fn check_image(path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Packs the initramfs: busybox, `tests/system/guest`, and the benchmark program and the tools for guests if they have been built.
+/// Packs the initramfs: busybox, `tests/system/guest`, and the benchmark program, the one for the clock, and the tools for guests if
+/// they have been built.
 pub(crate) fn pack_initramfs(tree: &Tree) -> Result<()> {
     let mut archive = cpio::Archive::default();
     for folder in ["bin", "dev", "proc", "sys", "tmp", "tests"] {
@@ -231,7 +234,7 @@ pub(crate) fn pack_initramfs(tree: &Tree) -> Result<()> {
         let name = script.file_name().unwrap_or_default().to_string_lossy().into_owned();
         archive.file(&format!("tests/{name}"), 0o755, &fs::read(&script)?);
     }
-    for program in ["linux-bench", "linux-clocks", "uc-info", "uc-watchdog"] {
+    for program in ["linux-bench", "linux-clock", "linux-clocks", "uc-info", "uc-watchdog"] {
         let built = tree.store("images").join(program);
         if built.is_file() {
             archive.file(&format!("bin/{program}"), 0o755, &fs::read(built)?);
