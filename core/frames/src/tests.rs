@@ -8,7 +8,9 @@ use std::vec;
 use std::vec::Vec;
 use units::{BLOCK_SIZE, GIGABYTE, PAGE_SIZE, Pa, Range, VmId};
 
-use crate::{Allocation, BlockState, CarvedBlock, FrameAllocator, FramesError, Owner, Release, Unscrubbed, Usage, metadata_len};
+use crate::{
+    Allocation, BlockState, CarvedBlock, FrameAllocator, FramesError, Owner, Release, Unscrubbed, Usage, metadata_len,
+};
 
 /// Not a multiple of a gigabyte, nor of a block.
 const BASE: u64 = 0x4020_3000;

@@ -72,13 +72,13 @@ impl Writer {
     /// A property of the current node.
     #[inline(never)]
     pub(crate) fn property(&mut self, name: &'static str, value: &[u8]) {
-        self.begin(name, value.len() as u32);
+        self.begin_property(name, value.len() as u32);
         self.put(value);
         self.align();
     }
 
     /// What stands before a property's value, which has so many bytes. In one piece: there are a hundred of these at each start.
-    fn begin(&mut self, name: &'static str, length: u32) {
+    fn begin_property(&mut self, name: &'static str, length: u32) {
         let words = [PROPERTY, length, self.string(name)].map(u32::to_be_bytes);
         self.put(words.as_flattened());
     }
@@ -101,7 +101,7 @@ impl Writer {
     /// A property whose value is a list of strings.
     #[inline(never)]
     pub(crate) fn texts(&mut self, name: &'static str, texts: &[&str]) {
-        self.begin(name, texts.iter().map(|text| text.len() as u32 + 1).sum());
+        self.begin_property(name, texts.iter().map(|text| text.len() as u32 + 1).sum());
         for text in texts {
             self.put(text.as_bytes());
             self.put(&[0]);

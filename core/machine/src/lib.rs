@@ -39,8 +39,8 @@ mod plan;
 mod tree;
 
 pub use plan::{
-    CLOCK_PAGE, DISTRIBUTOR, DeviceKind, MAX_VIRTIO, MachineError, MachinePlan, RAM_BASE, REDISTRIBUTOR_SIZE, Row, STOLEN_TIME,
-    Spec, TIMER_BASE, Target, TimerInterrupts, Timers, UART_BASE, Wire, redistributor,
+    CLOCK_PAGE, DISTRIBUTOR, DeviceKind, MAX_VIRTIO, MachineError, MachinePlan, RAM_BASE, REDISTRIBUTOR_SIZE, Row,
+    STOLEN_TIME, Spec, TIMER_BASE, Target, TimerInterrupts, Timers, UART_BASE, Wire, redistributor,
 };
 pub use tree::{BootInfo, Cache, Caches, MAX_BOOTARGS, TreeError, device_tree};
 pub use virtio::VirtioKind;
