@@ -8,9 +8,9 @@ use clock::GuestClock;
 use clock::saved::{Away, Clock, Timer};
 use cpu::saved::{Name, SavedRegisters};
 use devices::{ClockPage, Device, GenerationId, GenericWatchdog, Pl031, Pl061, Uart};
-use pack::{Damaged, Reader, Writer};
+use pack::{Boxed, Damaged, Reader, Writer};
 use services::psci::{Start, VmPower};
-use snapshot::{SavedMachine, SavedTime, SavedVcpu, SavedVm};
+use snapshot::{SavedCpu, SavedMachine, SavedTime, SavedVcpu, SavedVm};
 use units::{Hz, Ipa, Range, Ticks, VcpuId};
 use vgic::Vgic;
 use virtio::{Console, Entropy, Mmio};
@@ -67,17 +67,24 @@ fn look(bytes: &[u8]) {
     }
     let mut service = service();
     if let Some(calls) = calls
-        && service.restore(&calls, NOW).is_ok()
+        && service.restore(calls, NOW).is_ok()
     {
         let once = service.save(NOW).expect("there is memory");
-        service.restore(&once, NOW).expect("it was just saved");
+        service.restore(once.clone(), NOW).expect("it was just saved");
         assert_eq!(service.save(NOW), Ok(once));
-        assert!(service.buffered() <= Limits::DEFAULT.buffers);
+        // A reply of a few bytes says that there is no room for one, and each channel may have that.
+        assert!(service.buffered() <= Limits::DEFAULT.buffers + Limits::DEFAULT.channels * 32);
     }
 }
 
 fn shape() -> SavedMachine {
-    SavedMachine { vcpus: 2, memory: RAM.size, devices: 8, identification: [0; cpu::id::COUNT] }
+    SavedMachine {
+        vcpus: 2,
+        memory: RAM.size,
+        devices: 8,
+        identification: [0; cpu::id::COUNT],
+        cpu: SavedCpu::default(),
+    }
 }
 
 fn paused() -> Life<()> {
@@ -142,7 +149,7 @@ pub fn good() -> Vec<u8> {
             away: Away::Advance,
         },
         life: paused().save().expect("it is paused"),
-        gic: Box::new(Vgic::new(GIC).save().expect("nothing is loaded")),
+        gic: Boxed::new(Vgic::new(GIC).save().expect("nothing is loaded")).expect("there is memory"),
         vcpus: vec![vcpu(0), vcpu(1)],
         devices: taken(&every_device()),
         watchdogs: Watchdogs::new(&Doors::default()).save(0),

@@ -3,7 +3,7 @@
 //! The input changes bytes of a good file, since no fuzzer finds a checksum. If its first byte is odd, all checksums are made right
 //! afterwards, as somebody who means ill would.
 
-use abi::bundle::Vm;
+use abi::bundle::{Doors, Vm};
 use abi::crc32c;
 use snapshot::SavedVm;
 use snapshot::file::{Content, Description, HEAD, HEADER, PAGE, Reader, SavedMoment, Section, Writer};
@@ -70,7 +70,7 @@ fn look(bytes: &[u8], step: usize) {
                 }
                 Ok(Some(Section::State(state))) => {
                     assert_eq!(pages, 0, "memory without a state");
-                    assert_eq!(SavedVm::from_bytes(&state.to_bytes().expect("there is memory")), Ok(*state));
+                    assert_eq!(SavedVm::from_bytes(&state.to_bytes().expect("there is memory")), Ok((*state).clone()));
                 }
                 Ok(Some(Section::End)) => {
                     assert_eq!(pages, all, "an end behind a part of the memory");
@@ -87,7 +87,8 @@ fn look(bytes: &[u8], step: usize) {
 pub fn good() -> Vec<u8> {
     let mut state = SavedVm::from_bytes(&good_state()).expect("it is good");
     state.machine.memory = MEMORY;
-    let vm: Description<'_> = Vm { vcpus: state.machine.vcpus, ..Vm::new("guest", (), MEMORY) };
+    let doors = Doors { vmware: true, ..Doors::default() };
+    let vm: Description<'_> = Vm { vcpus: state.machine.vcpus, doors, ..Vm::new("guest", (), MEMORY) };
     let mut writer = Writer::new(crc32c::compute);
     let moment = SavedMoment { microseconds: 5, is_known: true };
     let mut bytes = writer.begin(&vm, &state.machine, moment).expect("there is memory");

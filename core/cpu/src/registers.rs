@@ -51,6 +51,9 @@ macro_rules! define {
         }
 
         impl $state {
+            /// How many there are.
+            pub const COUNT: usize = [$($(stringify!($name)),*),*].len();
+
             /// Lets `look` look at each register, by its name, in the order of the table.
             pub fn each(&mut self, mut look: impl FnMut(&'static str, &mut u64)) {
                 let Self { $($($name),*),* } = self;

@@ -43,8 +43,9 @@ pub struct Registers<'a> {
     pub hcr: &'a mut u64,
     /// OSLSR_EL1.OSLK.
     pub os_lock: &'a mut bool,
-    /// MDSCR_EL1 as the guest sees it, where that is emulated.
-    pub mdscr: &'a mut u64,
+    /// MDSCR_EL1 as the guest sees it, and which of its bits do not reach the register, where that is emulated: without FEAT_FGT, and
+    /// where the guest may call through the debug channel.
+    pub mdscr: Option<(&'a mut u64, u64)>,
     /// MDCCINT_EL1.
     pub mdccint: &'a mut u64,
     /// The claim tags.
@@ -87,6 +88,13 @@ impl Value for Name {
     }
 }
 
+/// The system register that is not saved by what it holds, which is another value where it is emulated.
+const MDSCR: &str = "mdscr_el1";
+/// The most system registers that a vCPU has: those of all tables but that one, and DISR_EL1.
+const SYSTEM: usize = El1::COUNT - 1 + Keys::COUNT + ContextNumbers::COUNT + 1;
+/// The most breakpoints, and watchpoints.
+const POINTS: usize = 16;
+
 /// The registers of a vCPU.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct SavedRegisters {
@@ -110,7 +118,7 @@ pub struct SavedRegisters {
     pub watchpoints: Vec<(u64, u64)>,
     /// OSLSR_EL1.OSLK.
     pub os_lock: bool,
-    /// MDSCR_EL1 as the guest sees it, where that is emulated.
+    /// MDSCR_EL1 as the guest sees it.
     pub mdscr: u64,
     /// MDCCINT_EL1.
     pub mdccint: u64,
@@ -127,12 +135,12 @@ pub struct SavedRegisters {
 }
 
 impl SavedRegisters {
-    /// The version of this type: another one means another set of fields, or another meaning.
-    pub const VERSION: u16 = 1;
+    /// The version of this type: another one means another set of fields, or another meaning. 2: MDSCR_EL1 is the guest's, once.
+    pub const VERSION: u16 = 2;
 }
 
 value!(SavedRegisters as "registers" {
-    x, pc, pstate, system, q, fpcr, fpsr, breakpoints, watchpoints, os_lock, mdscr, mdccint, claim, vmcr,
+    x, pc, pstate, system[SYSTEM], q, fpcr, fpsr, breakpoints[POINTS], watchpoints[POINTS], os_lock, mdscr, mdccint, claim, vmcr,
     active_priorities_0, active_priorities_1, pending_error
 });
 
@@ -168,7 +176,7 @@ impl fmt::Display for Unfit {
 
 impl core::error::Error for Unfit {}
 
-/// Lets `look` look at each system register, by its name.
+/// Lets `look` look at each system register, by its name; but not at MDSCR_EL1.
 fn each(
     el1: &mut El1,
     keys: Option<&mut Keys>,
@@ -176,7 +184,11 @@ fn each(
     deferred_error: Option<&mut u64>,
     mut look: impl FnMut(&'static str, &mut u64),
 ) {
-    el1.each(&mut look);
+    el1.each(|name, value| {
+        if name != MDSCR {
+            look(name, value);
+        }
+    });
     if let Some(keys) = keys {
         keys.each(&mut look);
     }
@@ -258,6 +270,7 @@ impl Registers<'_> {
         let Debug { breakpoint_values, breakpoint_controls, watchpoint_values, watchpoint_controls } = debug;
         // What is to be loaded into ICH_HCR_EL2 follows from the interrupt controller's state.
         let InterruptState { vmcr, hcr: _, active_priorities_0, active_priorities_1 } = *interrupts;
+        let mdscr = mdscr.map_or(el1.mdscr_el1, |(seen, _)| *seen);
         let mut system = System { registers: Vec::new(), is_cut: false };
         each(el1, keys, context_numbers, deferred_error, |name, value| system.add(name, *value));
         let System { registers: system, is_cut: false } = system else { return Err(Damaged::NoMemory) };
@@ -272,7 +285,7 @@ impl Registers<'_> {
             breakpoints: pairs(breakpoint_values, breakpoint_controls, breakpoints)?,
             watchpoints: pairs(watchpoint_values, watchpoint_controls, watchpoints)?,
             os_lock: *os_lock,
-            mdscr: *mdscr,
+            mdscr,
             mdccint: *mdccint,
             claim: *claim,
             vmcr,
@@ -319,6 +332,11 @@ impl Registers<'_> {
         let mut context_numbers = self.context_numbers.as_deref().copied();
         let mut deferred_error = self.deferred_error.as_deref().copied();
         fill(system, &mut el1, keys.as_mut(), context_numbers.as_mut(), deferred_error.as_mut())?;
+        el1.mdscr_el1 = *mdscr;
+        if let Some((seen, withheld)) = self.mdscr {
+            *seen = *mdscr;
+            el1.mdscr_el1 &= !withheld;
+        }
         *self.el1 = el1;
         set(self.keys, keys);
         set(self.context_numbers, context_numbers);
@@ -335,7 +353,7 @@ impl Registers<'_> {
             active_priorities_1: *active_priorities_1,
         };
         *self.hcr = if *pending_error { *self.hcr | HCR_VSE } else { *self.hcr & !HCR_VSE };
-        (*self.os_lock, *self.mdscr, *self.mdccint, *self.claim) = (*os_lock, *mdscr, *mdccint, *claim);
+        (*self.os_lock, *self.mdccint, *self.claim) = (*os_lock, *mdccint, *claim);
         Ok(())
     }
 }

@@ -2,6 +2,8 @@
 
 use alloc::vec::Vec;
 
+use pack::Damaged;
+
 /// Up to `N` bytes, first in, first out.
 #[derive(Clone, Eq, Debug)]
 pub(crate) struct Fifo<const N: usize> {
@@ -14,7 +16,7 @@ pub(crate) struct Fifo<const N: usize> {
 /// Two queues are the same if what is in them is, wherever in their memory that lies.
 impl<const N: usize> PartialEq for Fifo<N> {
     fn eq(&self, other: &Self) -> bool {
-        self.save() == other.save()
+        self.bytes().eq(other.bytes())
     }
 }
 
@@ -31,10 +33,17 @@ impl<const N: usize> Fifo<N> {
         self.length == 0
     }
 
-    /// What is in it, the oldest byte first.
-    pub(crate) fn save(&self) -> Vec<u8> {
+    fn bytes(&self) -> impl Iterator<Item = u8> {
         let Self { bytes, first, length } = self;
-        (0..*length).filter_map(|position| bytes.get((first + position) % N).copied()).collect()
+        (0..*length).filter_map(move |position| bytes.get((first + position) % N).copied())
+    }
+
+    /// What is in it, the oldest byte first.
+    pub(crate) fn save(&self) -> Result<Vec<u8>, Damaged> {
+        let mut saved = Vec::new();
+        saved.try_reserve_exact(self.length).map_err(|_| Damaged::NoMemory)?;
+        saved.extend(self.bytes());
+        Ok(saved)
     }
 
     /// A queue with these bytes in it; `None` if they do not fit.

@@ -25,6 +25,7 @@ use crate::fifo::Fifo;
 use crate::saved::Unfit;
 use crate::{AccessSize, Effect};
 use alloc::vec::Vec;
+use pack::Damaged;
 
 /// Register offsets (DDI 0183 table 3-1).
 mod register {
@@ -147,7 +148,7 @@ impl SavedPl011 {
 }
 
 pack::value!(SavedPl011 versioned {
-    received, to_send, overrun, ilpr, ibrd, fbrd, lcr_h, cr, ifls, imsc, ris, dmacr
+    received[FIFO_DEPTH], to_send[FIFO_DEPTH], overrun, ilpr, ibrd, fbrd, lcr_h, cr, ifls, imsc, ris, dmacr
 });
 
 impl Default for Pl011 {
@@ -178,12 +179,14 @@ impl Pl011 {
     }
 
     /// Takes the state out. Whether the other side takes bytes is not part of it.
-    #[must_use]
-    pub fn save(&self) -> SavedPl011 {
+    ///
+    /// # Errors
+    /// If there is no memory for it.
+    pub fn save(&self) -> Result<SavedPl011, Damaged> {
         let Self { received, to_send, blocked: _, overrun, ilpr, ibrd, fbrd, lcr_h, cr, ifls, imsc, ris, dmacr } = self;
-        SavedPl011 {
-            received: received.save(),
-            to_send: to_send.save(),
+        Ok(SavedPl011 {
+            received: received.save()?,
+            to_send: to_send.save()?,
             overrun: *overrun,
             ilpr: *ilpr,
             ibrd: *ibrd,
@@ -194,7 +197,7 @@ impl Pl011 {
             imsc: *imsc,
             ris: *ris,
             dmacr: *dmacr,
-        }
+        })
     }
 
     /// A UART with this state. It sends nothing until [`set_transmit_blocked`](Self::set_transmit_blocked) says that the other

@@ -1,6 +1,7 @@
 //! A UART at a line: a [`Pl011`], what was typed for it and waits for room in its FIFO, and where its output goes.
 
 use alloc::collections::VecDeque;
+use alloc::vec::Vec;
 
 use pack::{Damaged, Reader, Writer};
 
@@ -28,7 +29,7 @@ pub struct SavedUart {
     /// Its registers and FIFOs.
     pub model: SavedPl011,
     /// What waits to get in, the oldest first.
-    pub input: alloc::vec::Vec<u8>,
+    pub input: Vec<u8>,
 }
 
 impl SavedUart {
@@ -36,7 +37,7 @@ impl SavedUart {
     pub const VERSION: u16 = 1;
 }
 
-pack::value!(SavedUart as "uart" { model, input });
+pack::value!(SavedUart as "uart" { model, input[INPUT] });
 
 impl Uart {
     /// A UART after power on, whose output goes to `stream`.
@@ -66,10 +67,15 @@ impl Uart {
     }
 
     /// Takes the state out. Where its output goes is not part of it.
-    #[must_use]
-    pub fn save(&self) -> SavedUart {
+    ///
+    /// # Errors
+    /// If there is no memory for it.
+    pub fn save(&self) -> Result<SavedUart, Damaged> {
         let Self { model, input, stream: _ } = self;
-        SavedUart { model: model.save(), input: input.iter().copied().collect() }
+        let mut waiting = Vec::new();
+        waiting.try_reserve_exact(input.len()).map_err(|_| Damaged::NoMemory)?;
+        waiting.extend(input);
+        Ok(SavedUart { model: model.save()?, input: waiting })
     }
 
     /// Puts a state in. Nothing leaves until the UART is polled, which asks whether there is room outside.
@@ -145,7 +151,7 @@ impl Device for Uart {
     }
 
     fn save_to(&self, out: &mut Writer) {
-        out.part(&self.save());
+        out.taken_out(self.save());
     }
 
     fn restore_from(&mut self, from: &mut Reader<'_>) -> Result<(), Damaged> {

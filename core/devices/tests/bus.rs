@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use clock::{Period, Rate};
-use pack::{Damaged, Reader, Value, Writer};
+use pack::{Damaged, Reader, Writer};
 use units::{AccessSize, Hz, IntId, Ipa, Line};
 
 use devices::memory::{Fault, GuestMemory};
@@ -145,11 +145,11 @@ impl Device for Registers {
     }
 
     fn save_to(&self, out: &mut Writer) {
-        self.0.pack(out);
+        out.list(&self.0);
     }
 
     fn restore_from(&mut self, from: &mut Reader<'_>) -> Result<(), Damaged> {
-        self.0 = Value::unpack(from)?;
+        self.0 = from.list(64, "its values")?;
         Ok(())
     }
 }

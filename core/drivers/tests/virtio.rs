@@ -11,6 +11,7 @@ use drivers::Registers;
 use drivers::virtio::console::{BUFFER, Console, MEMORY, MOST_AT_ONCE};
 use drivers::virtio::queue::Rings;
 use drivers::virtio::{Broken, Shape, Transport, Unusable, accept, place, probe, register};
+use pack::Damaged;
 use proptest::prelude::*;
 use units::Ipa;
 use virtio::saved::SavedEntropy;
@@ -111,7 +112,7 @@ impl Device for Ports {
 
     type Saved = SavedEntropy;
 
-    fn save(&self) -> SavedEntropy {
+    fn save(&self) -> Result<SavedEntropy, Damaged> {
         unreachable!("it is not saved")
     }
 

@@ -5,8 +5,10 @@
 //! not compile. A [`Part`] is a value with a name and a version: it is written as a section, whose length is told, so that a
 //! reader knows what it does not know. The format is in `docs/formats/saved-vm.md`.
 //!
-//! The bytes may come from a file. Reading takes memory in proportion to the bytes, and whatever is wrong is said in one
-//! line; what a part makes of values that no VM could have had is the part's business.
+//! The bytes may come from a file. Of a list its type says how many values a VM can have in it, and without that it cannot be
+//! written down: one that has more is refused by its name, before anything is made of it. What is made of the others asks for its
+//! memory, and a reader that gets none says so ([`Damaged::NoMemory`]); a value that is kept on the heap goes there by [`Boxed`].
+//! Whatever is wrong is said in one line; what a part makes of values that no VM could have had is the part's business.
 #![no_std]
 #![forbid(unsafe_code)]
 
@@ -14,10 +16,13 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+mod boxed;
 mod values;
 
 use alloc::vec::Vec;
 use core::fmt;
+
+pub use boxed::Boxed;
 
 /// Something that can be written as bytes, and read again.
 pub trait Value: Sized {
@@ -29,6 +34,22 @@ pub trait Value: Sized {
     /// # Errors
     /// What is wrong with the bytes.
     fn unpack(from: &mut Reader<'_>) -> Result<Self, Damaged>;
+
+    /// Writes several, one after the other.
+    fn pack_all(all: &[Self], out: &mut Writer) {
+        all.iter().for_each(|value| value.pack(out));
+    }
+
+    /// Reads so many into `all`, which has room for them.
+    ///
+    /// # Errors
+    /// What is wrong with the first of them that is.
+    fn unpack_all(from: &mut Reader<'_>, count: usize, all: &mut Vec<Self>) -> Result<(), Damaged> {
+        for _ in 0..count {
+            all.push(Self::unpack(from)?);
+        }
+        Ok(())
+    }
 }
 
 /// A value that is a section of its own.
@@ -41,33 +62,44 @@ pub trait Part: Value {
 
 /// Makes a struct a [`Value`], of all of its fields in the order in which they are named, and with a name also a [`Part`],
 /// whose version is the struct's `VERSION`. A `versioned` one, which stands within another's section, has that in front of it.
+/// A list, which is a `Vec`, has the most values that it can have behind its name.
 ///
 /// All fields are to be named:
 /// ```compile_fail,E0027
 /// struct Saved { one: u8, forgotten: u8 }
 /// pack::value!(Saved { one });
 /// ```
+///
+/// And no list is without its bound, here of 16:
+/// ```
+/// struct Saved { several: Vec<u8> }
+/// pack::value!(Saved { several[16] });
+/// ```
+/// ```compile_fail,E0277
+/// struct Saved { several: Vec<u8> }
+/// pack::value!(Saved { several });
+/// ```
 #[macro_export]
 macro_rules! value {
-    ($type:ident { $($field:ident),* $(,)? }) => {
+    ($type:ident { $($field:ident $([$most:expr])?),* $(,)? }) => {
         impl $crate::Value for $type {
             fn pack(&self, out: &mut $crate::Writer) {
                 let Self { $($field),* } = self;
-                $($crate::Value::pack($field, out);)*
+                $($crate::pack_field!(out, $field $([$most])?);)*
             }
 
             fn unpack(from: &mut $crate::Reader<'_>) -> Result<Self, $crate::Damaged> {
-                $(let $field = $crate::Value::unpack(from)?;)*
+                $(let $field = $crate::unpack_field!(from, $type $field $([$most])?);)*
                 Ok(Self { $($field),* })
             }
         }
     };
-    ($type:ident versioned { $($field:ident),* $(,)? }) => {
+    ($type:ident versioned { $($field:ident $([$most:expr])?),* $(,)? }) => {
         impl $crate::Value for $type {
             fn pack(&self, out: &mut $crate::Writer) {
                 let Self { $($field),* } = self;
                 $crate::Value::pack(&Self::VERSION, out);
-                $($crate::Value::pack($field, out);)*
+                $($crate::pack_field!(out, $field $([$most])?);)*
             }
 
             fn unpack(from: &mut $crate::Reader<'_>) -> Result<Self, $crate::Damaged> {
@@ -75,18 +107,42 @@ macro_rules! value {
                 if version != Self::VERSION {
                     return Err($crate::Damaged::Version(stringify!($type), version, Self::VERSION));
                 }
-                $(let $field = $crate::Value::unpack(from)?;)*
+                $(let $field = $crate::unpack_field!(from, $type $field $([$most])?);)*
                 Ok(Self { $($field),* })
             }
         }
     };
-    ($type:ident as $name:literal { $($field:ident),* $(,)? }) => {
-        $crate::value!($type { $($field),* });
+    ($type:ident as $name:literal { $($field:ident $([$most:expr])?),* $(,)? }) => {
+        $crate::value!($type { $($field $([$most])?),* });
 
         impl $crate::Part for $type {
             const NAME: &'static str = $name;
             const VERSION: u16 = $type::VERSION;
         }
+    };
+}
+
+/// Writes a field, or the list that it is.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! pack_field {
+    ($out:ident, $field:ident) => {
+        $crate::Value::pack($field, $out)
+    };
+    ($out:ident, $field:ident[$most:expr]) => {
+        $out.list($field)
+    };
+}
+
+/// Reads a field, or the list that it is.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! unpack_field {
+    ($from:ident, $type:ident $field:ident) => {
+        $crate::Value::unpack($from)?
+    };
+    ($from:ident, $type:ident $field:ident[$most:expr]) => {
+        $from.list($most, concat!(stringify!($type), ".", stringify!($field)))?
     };
 }
 
@@ -101,6 +157,8 @@ pub enum Damaged {
     Missing(&'static str),
     /// This section, or what is in one, has that version, which is not known here; the other one is.
     Version(&'static str, u16, u16),
+    /// This list has so many values; no VM's has more than the other number.
+    Many(&'static str, u32, usize),
     /// There is no such value; says of what.
     Impossible(&'static str),
     /// The hypervisor has no memory left for it.
@@ -117,6 +175,12 @@ impl fmt::Display for Damaged {
             Self::Missing(section) => write!(out, "the saved state has no section {section} where one should be"),
             Self::Version(section, version, known) => {
                 write!(out, "the saved state's {section} has version {version}; version {known} is known here")
+            }
+            Self::Many(list, count, most) => {
+                write!(
+                    out,
+                    "the saved state is damaged: its {list} has {count} values, and no VM's has more than {most}"
+                )
             }
             Self::Impossible(what) => write!(out, "the saved state is damaged: {what}"),
             Self::NoMemory => out.write_str("the hypervisor has no memory left for the saved state"),
@@ -149,6 +213,21 @@ impl Writer {
             return;
         }
         self.bytes.extend_from_slice(bytes);
+    }
+
+    /// The number of values, 32 bits, and the values.
+    pub fn list<T: Value>(&mut self, all: &[T]) {
+        (all.len() as u32).pack(self);
+        T::pack_all(all, self);
+    }
+
+    /// A part that was taken out, or for which there was no memory.
+    pub fn taken_out<P: Part>(&mut self, part: Result<P, Damaged>) {
+        match part {
+            Ok(part) => self.part(&part),
+            // Nothing else can go wrong there.
+            Err(_) => self.is_full = true,
+        }
     }
 
     /// A part, as a section: its name with the length in front, its version, its length, and itself.
@@ -203,6 +282,26 @@ impl<'a> Reader<'a> {
     #[must_use]
     pub const fn left(&self) -> usize {
         self.0.len()
+    }
+
+    /// At most `most` values, with their number in front; `what` they are is said if there are more.
+    ///
+    /// # Errors
+    /// What is wrong with them. Memory is asked for when it is known that there are so many, and only as much as they take.
+    pub fn list<T: Value>(&mut self, most: usize, what: &'static str) -> Result<Vec<T>, Damaged> {
+        let number = u32::unpack(self)?;
+        let count = number as usize;
+        if count > most {
+            return Err(Damaged::Many(what, number, most));
+        }
+        // Each takes a byte or more.
+        if count > self.left() {
+            return Err(Damaged::Short);
+        }
+        let mut all = Vec::new();
+        all.try_reserve_exact(count).map_err(|_| Damaged::NoMemory)?;
+        T::unpack_all(self, count, &mut all)?;
+        Ok(all)
     }
 
     /// A part, which is the next section.

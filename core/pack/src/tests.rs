@@ -1,11 +1,14 @@
-//! Values come back; damage is noticed, and takes no memory.
+//! Values come back; damage is noticed, and takes no memory; and where there is none, that is said.
 
 use std::vec::Vec;
 
 use proptest::prelude::*;
 use units::{Ipa, Range};
 
-use crate::{Damaged, Part, Reader, Value, Writer};
+use crate::{Boxed, Damaged, Part, Reader, Value, Writer};
+
+#[global_allocator]
+static HEAP: scarce::Heap = scarce::Heap;
 
 #[derive(Clone, PartialEq, Debug)]
 struct Inner {
@@ -39,7 +42,7 @@ impl Outer {
     const VERSION: u16 = 7;
 }
 
-crate::value!(Outer as "outer" { inner, several, fixed, pair, place });
+crate::value!(Outer as "outer" { inner, several[9], fixed, pair, place });
 
 fn outer() -> impl Strategy<Value = Outer> {
     let numbers = any::<([u64; 3], u8, u32, u64, u64)>();
@@ -133,15 +136,53 @@ fn what_is_wrong_is_said() {
     assert_eq!(read(|bytes| bytes[1] = b'O'), Damaged::Missing("outer"));
     assert_eq!(read(|bytes| bytes[6] = 8), Damaged::Version("outer", 8, 7));
     assert_eq!(read(|bytes| bytes[12] = 2), Damaged::Impossible("a flag is neither 0 nor 1"));
-    // As many elements as there can be, and nothing behind.
-    assert_eq!(read(|bytes| bytes[13..17].fill(0xff)), Damaged::Short);
+    // As many elements as there can be, and nothing behind; and one more.
+    assert_eq!(read(|bytes| (bytes[13], bytes[8]) = (9, 5)), Damaged::Short);
+    assert_eq!(read(|bytes| bytes[13] = 10), Damaged::Many("Outer.several", 10, 9));
+    assert_eq!(read(|bytes| bytes[13..17].fill(0xff)), Damaged::Many("Outer.several", u32::MAX, 9));
     let longer = read(|bytes| {
         bytes[8] += 1;
         bytes.push(0);
     });
     assert_eq!(longer, Damaged::Long("outer"));
     assert_eq!(
+        std::format!("{}", Damaged::Many("Outer.several", 10, 9)),
+        "the saved state is damaged: its Outer.several has 10 values, and no VM's has more than 9"
+    );
+    assert_eq!(
         std::format!("{}", Damaged::Version("outer", 8, 7)),
         "the saved state's outer has version 8; version 7 is known here"
     );
+}
+
+/// A list of more than there can be, or than there is, takes no memory; one that may be takes what it has, and no more.
+#[test]
+fn a_list_takes_the_memory_that_it_needs() {
+    let list = |bytes: &[u8], most| {
+        let (read, took) = scarce::most_held(|| Reader::new(bytes).list::<u64>(most, "list").map(|all| all.len()));
+        (read, took)
+    };
+    let mut bytes = Vec::from([0; 4 + 80]);
+    bytes[0] = 10;
+    assert_eq!(list(&bytes, 10), (Ok(10), 80));
+    assert_eq!(list(&bytes, 9), (Err(Damaged::Many("list", 10, 9)), 0));
+    bytes[..4].copy_from_slice(&81_u32.to_le_bytes());
+    assert_eq!(list(&bytes, 100), (Err(Damaged::Short), 0), "each would have a byte or more");
+    bytes[..4].copy_from_slice(&80_u32.to_le_bytes());
+    assert_eq!(list(&bytes, 100), (Err(Damaged::Short), 640));
+}
+
+#[test]
+fn without_memory_nothing_is_made() {
+    let bytes = [2, 0, 0, 0, 7, 8];
+    let list = |allocations| scarce::with_only(allocations, || Reader::new(&bytes).list::<u8>(2, "list"));
+    assert_eq!(list(0), Err(Damaged::NoMemory));
+    assert_eq!(list(1), Ok(Vec::from([7, 8])));
+    let mut boxed = scarce::with_only(1, || Boxed::new([9_u64; 4])).expect("there was room");
+    boxed[3] = 8;
+    assert_eq!(*boxed, [9, 9, 9, 8]);
+    assert_eq!(scarce::with_only(0, || Boxed::new(5_u8)), Err(Damaged::NoMemory));
+    let mut out = Writer::new();
+    out.taken_out::<Outer>(Err(Damaged::NoMemory));
+    assert_eq!(out.finish(), Err(Damaged::NoMemory));
 }

@@ -1,6 +1,5 @@
 //! Numbers, addresses, and what values are made of.
 
-use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
 use units::{Ipa, Range};
@@ -22,7 +21,27 @@ macro_rules! numbers {
     )*};
 }
 
-numbers!(u8 u16 u32 u64);
+numbers!(u16 u32 u64);
+
+/// Several of them go as a whole: messages and values have many.
+impl Value for u8 {
+    fn pack(&self, out: &mut Writer) {
+        out.bytes(&[*self]);
+    }
+
+    fn unpack(from: &mut Reader<'_>) -> Result<Self, Damaged> {
+        from.bytes(1)?.first().copied().ok_or(Damaged::Short)
+    }
+
+    fn pack_all(all: &[Self], out: &mut Writer) {
+        out.bytes(all);
+    }
+
+    fn unpack_all(from: &mut Reader<'_>, count: usize, all: &mut Vec<Self>) -> Result<(), Damaged> {
+        all.extend_from_slice(from.bytes(count)?);
+        Ok(())
+    }
+}
 
 impl Value for bool {
     fn pack(&self, out: &mut Writer) {
@@ -107,55 +126,5 @@ impl<T: Value + Copy + Default, const COUNT: usize> Value for [T; COUNT] {
             *value = T::unpack(from)?;
         }
         Ok(all)
-    }
-}
-
-/// The number of values, 32 bits, and the values.
-impl<T: Value> Value for Vec<T> {
-    fn pack(&self, out: &mut Writer) {
-        (self.len() as u32).pack(out);
-        self.iter().for_each(|value| value.pack(out));
-    }
-
-    fn unpack(from: &mut Reader<'_>) -> Result<Self, Damaged> {
-        let count = u32::unpack(from)?;
-        let mut all = Self::new();
-        // One at a time: a number that says more than there is takes no memory.
-        for _ in 0..count {
-            let value = T::unpack(from)?;
-            all.try_reserve(1).map_err(|_| Damaged::NoMemory)?;
-            all.push(value);
-        }
-        Ok(all)
-    }
-}
-
-/// As a [`Vec`].
-impl<T: Value> Value for VecDeque<T> {
-    fn pack(&self, out: &mut Writer) {
-        (self.len() as u32).pack(out);
-        self.iter().for_each(|value| value.pack(out));
-    }
-
-    fn unpack(from: &mut Reader<'_>) -> Result<Self, Damaged> {
-        Vec::unpack(from).map(Self::from)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::VecDeque;
-    use crate::{Reader, Value, Writer};
-
-    #[test]
-    fn a_queue_keeps_its_order_wherever_it_begins() {
-        // It begins in the middle of its ring.
-        let mut queue: VecDeque<u16> = (0..8).collect();
-        queue.drain(..5);
-        queue.extend([8, 9]);
-        let mut out = Writer::new();
-        queue.pack(&mut out);
-        let bytes = out.finish().unwrap();
-        assert_eq!(VecDeque::unpack(&mut Reader::new(&bytes)), Ok(VecDeque::from([5_u16, 6, 7, 8, 9])));
     }
 }

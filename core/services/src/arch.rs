@@ -28,7 +28,8 @@ pub enum Need {
 
 impl Need {
     /// What `SMCCC_ARCH_FEATURES` says: 0 call it, 1 no need to, -1 not supported.
-    const fn feature(self) -> u64 {
+    #[must_use]
+    pub const fn feature(self) -> u64 {
         match self {
             Self::Unknown => NOT_SUPPORTED,
             Self::Required => SUCCESS,

@@ -5,8 +5,8 @@
 //! made of it, at the first section that is concerned; and a file that ends early has no section `end`.
 //!
 //! Neither side has a file as a whole in memory: [`Writer`] gives a section at a time, of memory a few pages, and [`Reader`] takes
-//! bytes as they come and gives back a section when it is whole. The bytes may come from anybody. Reading takes no more memory
-//! than there are bytes, nor more than a section may have.
+//! bytes as they come and gives back a section when it is whole. The bytes may come from anybody. Reading takes no more memory than
+//! a section of such a VM may have, with what is made of it; where there is none, that is said ([`FileError::NoMemory`]).
 //!
 //! Equal VMs are equal bytes, and what was written, read and written again is too: of each section a reader accepts only the one
 //! form that is written.
@@ -23,6 +23,7 @@ pub use memory::{Content, Memory, Run};
 pub use reader::{Reader, Section};
 pub use writer::Writer;
 
+use crate::bounds;
 use pack::{Damaged, value};
 use units::PAGE_SIZE;
 
@@ -80,7 +81,9 @@ impl Kind {
         match self {
             // 2: what becomes of the time away.
             Self::Vm => 2,
-            Self::Machine | Self::Moment | Self::State | Self::Memory | Self::End => 1,
+            // 2: more of the CPU.
+            Self::Machine => 2,
+            Self::Moment | Self::Memory | Self::State | Self::End => 1,
         }
     }
 
@@ -90,8 +93,8 @@ impl Kind {
             Self::Vm => 4 << 10,
             Self::Machine => 1 << 10,
             Self::Moment | Self::End => 64,
-            // VMware's messages and values are most of it, if a site file lets a guest have that many.
-            Self::State => 64 << 20,
+            // Of any VM. Less of one whose site file does not let its guest have so much.
+            Self::State => bounds::STATE,
             Self::Memory => memory::MOST,
         }
     }

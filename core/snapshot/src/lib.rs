@@ -15,16 +15,22 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+mod bounds;
+mod cpu_difference;
 pub mod file;
+mod place;
 
-use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::fmt;
+
+pub use cpu_difference::{CpuDifference, SavedCpu};
+pub use place::{Place, PlaceDifference};
 
 use clock::saved::{Away, Clock, Timer};
 use cpu::id;
 use cpu::saved::SavedRegisters;
-use pack::{Damaged, Part, Reader, Value, Writer, value};
+use pack::{Boxed, Damaged, Part, Reader, Value, Writer, value};
+use units::MAX_VCPUS;
 use vm::{SavedLife, SavedWatchdogs};
 use vmware::saved::SavedService;
 
@@ -39,14 +45,16 @@ pub struct SavedMachine {
     pub devices: u32,
     /// The identification registers as its guest reads them.
     pub identification: [u64; id::COUNT],
+    /// What else its guest knows of the CPU.
+    pub cpu: SavedCpu,
 }
 
 impl SavedMachine {
     /// The version of this type: another one means another set of fields, or another meaning.
-    pub const VERSION: u16 = 1;
+    pub const VERSION: u16 = 2;
 }
 
-value!(SavedMachine as "machine" { vcpus, memory, devices, identification });
+value!(SavedMachine as "machine" { vcpus, memory, devices, identification, cpu });
 
 /// A VM's clock.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -129,7 +137,7 @@ pub struct SavedVm {
     /// Which vCPUs are on, and which are about to be.
     pub life: SavedLife,
     /// Its interrupt controller.
-    pub gic: Box<vgic::saved::Saved>,
+    pub gic: Boxed<vgic::saved::Saved>,
     /// Those of its vCPUs that have registers: all that have begun and not ended.
     pub vcpus: Vec<SavedVcpu>,
     /// The sections of its devices, in the order of the plan.
@@ -174,7 +182,7 @@ impl Value for SavedVm {
         out.part(&**gic);
         (vcpus.len() as u8).pack(out);
         vcpus.iter().for_each(|vcpu| out.part(vcpu));
-        devices.pack(out);
+        out.list(devices);
         out.part(watchdogs);
         calls.is_some().pack(out);
         if let Some(calls) = calls {
@@ -186,11 +194,13 @@ impl Value for SavedVm {
         let (machine, time, life) = (from.part()?, from.part()?, from.part()?);
         let gic = boxed(from)?;
         let count = u8::unpack(from)?;
+        if usize::from(count) > MAX_VCPUS {
+            return Err(Damaged::Many("SavedVm.vcpus", count.into(), MAX_VCPUS));
+        }
         let mut vcpus = Vec::new();
+        vcpus.try_reserve_exact(count.into()).map_err(|_| Damaged::NoMemory)?;
         for _ in 0..count {
-            let vcpu = from.part()?;
-            vcpus.try_reserve(1).map_err(|_| Damaged::NoMemory)?;
-            vcpus.push(vcpu);
+            vcpus.push(from.part()?);
         }
         Ok(Self {
             machine,
@@ -198,7 +208,7 @@ impl Value for SavedVm {
             life,
             gic,
             vcpus,
-            devices: Value::unpack(from)?,
+            devices: from.list(bounds::DEVICES, "SavedVm.devices")?,
             watchdogs: from.part()?,
             calls: if bool::unpack(from)? { Some(from.part()?) } else { None },
         })
@@ -207,8 +217,8 @@ impl Value for SavedVm {
 
 /// A large part, which lies on the stack only as long as it is read.
 #[inline(never)]
-fn boxed<P: Part>(from: &mut Reader<'_>) -> Result<Box<P>, Damaged> {
-    from.part().map(Box::new)
+fn boxed<P: Part>(from: &mut Reader<'_>) -> Result<Boxed<P>, Damaged> {
+    from.part().and_then(Boxed::new)
 }
 
 impl Part for SavedVm {
@@ -227,6 +237,8 @@ pub enum Difference {
     Devices(u32, u32),
     /// The identification register at this index had that value, here it has this one.
     Identification(usize, u64, u64),
+    /// Something else of the CPU.
+    Cpu(CpuDifference),
 }
 
 impl fmt::Display for Difference {
@@ -242,6 +254,7 @@ impl fmt::Display for Difference {
                 let (crm, op2) = (register.crm(), register.op2());
                 write!(out, "its guest knows ID register S3_0_C0_C{crm}_{op2} as {saved:#x}, here it is {here:#x}")
             }
+            Self::Cpu(difference) => write!(out, "{difference}"),
         }
     }
 }
@@ -292,7 +305,7 @@ impl SavedMachine {
     /// # Errors
     /// The first difference.
     pub fn compare(&self, here: &Self) -> Result<(), Difference> {
-        let Self { vcpus, memory, devices, identification } = self;
+        let Self { vcpus, memory, devices, identification, cpu } = self;
         if *vcpus != here.vcpus {
             return Err(Difference::Vcpus(*vcpus, here.vcpus));
         }
@@ -307,7 +320,7 @@ impl SavedMachine {
                 return Err(Difference::Identification(index, saved, here));
             }
         }
-        Ok(())
+        cpu.differences(&here.cpu).next().map_or(Ok(()), |difference| Err(Difference::Cpu(difference)))
     }
 }
 

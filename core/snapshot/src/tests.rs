@@ -1,24 +1,37 @@
 //! What was written is read; damage of any kind is noticed or is another value, and never more than that.
 
-use std::boxed::Box;
-use std::format;
 use std::vec::Vec;
+use std::{format, vec};
 
+use abi::bundle::Doors;
 use clock::saved::{Away, Clock, Timer};
 use cpu::saved::{Name, SavedRegisters};
-use pack::Damaged;
+use devices::{SavedUart, Uart};
+use pack::{Boxed, Damaged};
 use proptest::prelude::*;
 use services::psci::SavedPower;
-use units::Ipa;
+use units::{Ipa, Range};
 use vgic::{Config, Vgic};
+use virtio::saved::{SavedChain, SavedConsole, SavedMmio};
+use virtio::{Console, Mmio};
 use vm::{SavedLife, SavedWatchdogs};
 use vmware::saved::SavedService;
 use watchdog::SavedWatchdog;
 
-use crate::{Difference, SavedMachine, SavedTime, SavedVcpu, SavedVm};
+use crate::{CpuDifference, Difference, SavedCpu, SavedMachine, SavedTime, SavedVcpu, SavedVm, bounds};
 
-fn machine() -> SavedMachine {
-    SavedMachine { vcpus: 2, memory: 1 << 30, devices: 9, identification: [0x11; 56] }
+/// A heap that counts.
+#[global_allocator]
+static HEAP: scarce::Heap = scarce::Heap;
+
+pub(crate) fn machine() -> SavedMachine {
+    SavedMachine {
+        vcpus: 2,
+        memory: 1 << 30,
+        devices: 9,
+        identification: [0x11; 56],
+        cpu: SavedCpu { midr: 5, ..SavedCpu::default() },
+    }
 }
 
 fn vcpu(number: u8, word: u64) -> SavedVcpu {
@@ -49,7 +62,7 @@ pub(crate) fn vm(words: [u64; 4], devices: Vec<u8>, has_calls: bool) -> SavedVm 
             power: SavedPower { count: 2, on: 1, pending: 2 },
             starts: [None, Some((Ipa(third), second)), None, None, None, None, None, None],
         },
-        gic: Box::new(Vgic::new(config).save().unwrap()),
+        gic: Boxed::new(Vgic::new(config).save().unwrap()).unwrap(),
         vcpus: Vec::from([vcpu(0, second), vcpu(1, third)]),
         devices,
         watchdogs: SavedWatchdogs { has_begun: true, vm: dog, own: [dog; 8] },
@@ -131,6 +144,61 @@ fn a_machine_of_another_shape_is_told_apart() {
     assert_eq!(compare(|here| here.vcpus = 3), Err(Difference::Vcpus(2, 3)));
     assert_eq!(compare(|here| here.memory = 5), Err(Difference::Memory(1 << 30, 5)));
     assert_eq!(compare(|here| here.devices = 8), Err(Difference::Devices(9, 8)));
+    assert_eq!(compare(|here| here.cpu.midr = 6), Err(Difference::Cpu(CpuDifference::Kind(5, 6))));
     let feature = compare(|here| here.identification[40] = 0x21).unwrap_err();
     assert_eq!(format!("{feature}"), "its guest knows ID register S3_0_C0_C6_0 as 0x11, here it is 0x21");
+}
+
+/// More vCPUs or bytes of devices than any VM has are refused by name.
+#[test]
+fn no_list_is_longer_than_any_vms() {
+    let read = |vm: &SavedVm| SavedVm::from_bytes(&vm.to_bytes().unwrap());
+    let mut full = vm([1, 2, 3, 4], vec![5; bounds::DEVICES], true);
+    full.vcpus = (0..8).map(|number| vcpu(number, 7)).collect();
+    assert_eq!(read(&full), Ok(full.clone()));
+    full.vcpus.push(vcpu(8, 7));
+    assert_eq!(read(&full), Err(Damaged::Many("SavedVm.vcpus", 9, 8)));
+    let devices = vm([1, 2, 3, 4], vec![5; bounds::DEVICES + 1], true);
+    assert_eq!(read(&devices), Err(Damaged::Many("SavedVm.devices", 0x1_0001, 0x1_0000)));
+}
+
+/// The most that a VM's parts have is within the bounds of its state: all registers that there are, and a machine of several consoles
+/// whose rings and chains are full.
+#[test]
+fn the_largest_vm_is_within_bounds() {
+    let mut largest = vm([1, 2, 3, 4], Vec::new(), false);
+    let points = vec![(1, 2); 16];
+    let registers = SavedRegisters {
+        system: vec![(Name::new("sctlr_el1"), 1); 38],
+        breakpoints: points.clone(),
+        watchpoints: points,
+        ..SavedRegisters::default()
+    };
+    largest.vcpus = (0..8).map(|number| SavedVcpu { registers: registers.clone(), ..vcpu(number, 7) }).collect();
+    let chain = SavedChain {
+        segments: vec![Range { start: Ipa(0), size: 8 }; 256],
+        readable_segments: 0,
+        head: 0,
+        read: (0, 0),
+        write: (0, 0),
+        written: 0,
+    };
+    let console = SavedConsole {
+        config: [0; 4],
+        input: vec![1; 1024],
+        output: vec![1; 4096],
+        receiving: Some(chain.clone()),
+        transmitting: Some(chain),
+    };
+    let console = SavedMmio { device: console, ..Mmio::new(Console::new()).save().unwrap() };
+    let uart = SavedUart { input: vec![1; 4096], ..Uart::new(None).save().unwrap() };
+    let mut devices = pack::Writer::new();
+    (0..2).for_each(|_| devices.part(&uart));
+    (0..4).for_each(|_| devices.part(&console));
+    largest.devices = devices.finish().unwrap();
+    let devices = largest.devices.len();
+    assert!(devices < bounds::DEVICES, "{devices} bytes of devices");
+    let bytes = largest.to_bytes().unwrap().len() - devices;
+    let most = bounds::of_state(8, &Doors::default()) - bounds::DEVICES;
+    assert!(bytes < most, "{bytes} bytes of {most}");
 }

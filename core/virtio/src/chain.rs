@@ -10,6 +10,7 @@
 use alloc::vec::Vec;
 
 use devices::saved::Unfit;
+use pack::Damaged;
 use units::{Direction, Ipa, Range};
 
 use crate::memory::{Fault, GuestMemory};
@@ -21,6 +22,15 @@ use crate::saved::SavedChain;
 struct Cursor {
     segment: usize,
     offset: u64,
+}
+
+/// How far a chain is that is put in.
+#[derive(Clone, Copy)]
+pub(crate) struct Places {
+    read: Cursor,
+    write: Cursor,
+    unread: u32,
+    unwritten: u32,
 }
 
 /// A descriptor chain. Empty until [`Queue::pop`](crate::Queue::pop) fills it.
@@ -58,8 +68,10 @@ impl Chain {
     }
 
     /// Takes the chain out, with how far it was worked on.
-    #[must_use]
-    pub fn save(&self) -> SavedChain {
+    ///
+    /// # Errors
+    /// If there is no memory for it.
+    pub fn save(&self) -> Result<SavedChain, Damaged> {
         // What is left follows from the pieces and the cursors.
         let Self {
             segments,
@@ -72,22 +84,25 @@ impl Chain {
             unwritten: _,
             written,
         } = self;
-        SavedChain {
-            segments: segments.clone(),
+        let mut pieces = Vec::new();
+        pieces.try_reserve_exact(segments.len()).map_err(|_| Damaged::NoMemory)?;
+        pieces.extend_from_slice(segments);
+        Ok(SavedChain {
+            segments: pieces,
             readable_segments: *readable_segments,
             head: *head,
             read: (*read_segment, *read_offset),
             write: (*write_segment, *write_offset),
             written: *written,
-        }
+        })
     }
 
-    /// Puts a chain in.
+    /// Looks at a chain that is to be put in: where its cursors stand, and how much is left behind them.
     ///
     /// # Errors
-    /// If no driver can have offered such a chain, or no device have worked on it so far; nothing has changed then.
-    pub fn restore(&mut self, saved: &SavedChain) -> Result<(), Unfit> {
-        let SavedChain { segments, readable_segments, head, read, write, written } = saved;
+    /// If no driver can have offered such a chain, or no device have worked on it so far.
+    pub(crate) fn look_at(&self, saved: &SavedChain) -> Result<Places, Unfit> {
+        let SavedChain { segments, readable_segments, head: _, read, write, written: _ } = saved;
         if segments.len() > self.capacity {
             return Err(Unfit("a descriptor chain is longer than the queue"));
         }
@@ -110,15 +125,22 @@ impl Chain {
         let behind = Unfit("the place up to which a chain was worked on is not in the chain");
         let (read, write) = (place(readable, *read).ok_or(behind)?, place(writable, *write).ok_or(behind)?);
         let too_large = Unfit("a descriptor chain has 4 GiB or more");
-        (self.unread, self.unwritten) = left(readable, read).zip(left(writable, write)).ok_or(too_large)?;
+        let (unread, unwritten) = left(readable, read).zip(left(writable, write)).ok_or(too_large)?;
+        Ok(Places { read, write, unread, unwritten })
+    }
+
+    /// Puts a chain in whose places were found. It has room for all its pieces, and takes no memory.
+    pub(crate) fn put(&mut self, saved: &SavedChain, places: Places) {
+        let SavedChain { segments, readable_segments, head, read: _, write: _, written } = saved;
+        let Places { read, write, unread, unwritten } = places;
         self.segments.clear();
         self.segments.extend_from_slice(segments);
         self.readable_segments = *readable_segments;
         self.head = *head;
         self.read = read;
         self.write = write;
+        (self.unread, self.unwritten) = (unread, unwritten);
         self.written = *written;
-        Ok(())
     }
 
     /// The number of the chain's first descriptor, by which the driver knows it.

@@ -6,6 +6,7 @@
 
 use devices::saved::Unfit;
 use devices::{Outside, Stream};
+use pack::Damaged;
 
 use crate::chain::Chain;
 use crate::device::{Device, Progress, VirtioKind};
@@ -22,8 +23,8 @@ pub const TRANSMIT: u16 = 1;
 /// VIRTIO_CONSOLE_F_SIZE: the configuration space tells the window's size.
 const FEATURE_SIZE: u64 = 1 << 0;
 
-const INPUT_CAPACITY: usize = 1024;
-const OUTPUT_CAPACITY: usize = 4096;
+pub(crate) const INPUT_CAPACITY: usize = 1024;
+pub(crate) const OUTPUT_CAPACITY: usize = 4096;
 /// The most bytes that one call moves.
 const BYTES_A_CALL: usize = 4096;
 /// How many bytes are copied at a time, by way of the stack.
@@ -205,28 +206,37 @@ impl Device for Console {
 
     type Saved = SavedConsole;
 
-    fn save(&self) -> SavedConsole {
+    fn save(&self) -> Result<SavedConsole, Damaged> {
         let Self { config, input, output, receiving, transmitting, in_transmission, in_reception, stream: _ } = self;
-        SavedConsole {
+        Ok(SavedConsole {
             config: *config,
-            input: input.save(),
-            output: output.save(),
-            receiving: in_reception.then(|| receiving.save()),
-            transmitting: in_transmission.then(|| transmitting.save()),
-        }
+            input: input.save()?,
+            output: output.save()?,
+            receiving: in_reception.then(|| receiving.save()).transpose()?,
+            transmitting: in_transmission.then(|| transmitting.save()).transpose()?,
+        })
     }
 
     fn restore(&mut self, saved: &SavedConsole) -> Result<(), Unfit> {
         let SavedConsole { config, input, output, receiving, transmitting } = saved;
-        let mut new = Self { config: *config, stream: self.stream, ..Self::new() };
-        if !new.input.restore(input) || !new.output.restore(output) {
+        if !self.input.fits(input) || !self.output.fits(output) {
             return Err(Unfit("more bytes wait in a virtio console than it keeps"));
         }
-        new.in_reception = receiving.is_some();
-        receiving.iter().try_for_each(|chain| new.receiving.restore(chain))?;
-        new.in_transmission = transmitting.is_some();
-        transmitting.iter().try_for_each(|chain| new.transmitting.restore(chain))?;
-        *self = new;
+        // All of it is looked at before any of it is put in: a console beside this one would take memory.
+        let into_it = receiving.as_ref().map(|chain| Ok((chain, self.receiving.look_at(chain)?))).transpose()?;
+        let out_of_it =
+            transmitting.as_ref().map(|chain| Ok((chain, self.transmitting.look_at(chain)?))).transpose()?;
+        self.config = *config;
+        self.input.restore(input);
+        self.output.restore(output);
+        self.in_reception = into_it.is_some();
+        self.in_transmission = out_of_it.is_some();
+        if let Some((chain, places)) = into_it {
+            self.receiving.put(chain, places);
+        }
+        if let Some((chain, places)) = out_of_it {
+            self.transmitting.put(chain, places);
+        }
         Ok(())
     }
 

@@ -2,6 +2,7 @@
 
 use devices::Outside;
 use devices::saved::Unfit;
+use pack::Damaged;
 
 use crate::memory::GuestMemory;
 use crate::queue::{Queue, QueueError};
@@ -103,9 +104,12 @@ pub trait Device {
     type Saved: pack::Part;
 
     /// Takes that out.
-    fn save(&self) -> Self::Saved;
+    ///
+    /// # Errors
+    /// If there is no memory for it.
+    fn save(&self) -> Result<Self::Saved, Damaged>;
 
-    /// Puts such a state in.
+    /// Puts such a state in. It takes no memory.
     ///
     /// # Errors
     /// If no device of this kind can be in that state; nothing has changed then.

@@ -4,6 +4,7 @@
 
 use devices::Outside;
 use devices::saved::Unfit;
+use pack::Damaged;
 
 use crate::chain::Chain;
 use crate::device::{Device, Progress, VirtioKind};
@@ -77,14 +78,17 @@ impl<S: FnMut(&mut [u8])> Device for Entropy<S> {
 
     type Saved = SavedEntropy;
 
-    fn save(&self) -> SavedEntropy {
+    fn save(&self) -> Result<SavedEntropy, Damaged> {
         let Self { source: _, chain, is_filling } = self;
-        SavedEntropy { filling: is_filling.then(|| chain.save()) }
+        Ok(SavedEntropy { filling: is_filling.then(|| chain.save()).transpose()? })
     }
 
     fn restore(&mut self, saved: &SavedEntropy) -> Result<(), Unfit> {
         let SavedEntropy { filling } = saved;
-        filling.iter().try_for_each(|chain| self.chain.restore(chain))?;
+        if let Some(chain) = filling {
+            let places = self.chain.look_at(chain)?;
+            self.chain.put(chain, places);
+        }
         self.is_filling = filling.is_some();
         Ok(())
     }

@@ -443,8 +443,10 @@ impl<D: Device> Mmio<D> {
 
 impl<D: Device> Mmio<D> {
     /// Takes the state out.
-    #[must_use]
-    pub fn save(&self) -> SavedMmio<D::Saved> {
+    ///
+    /// # Errors
+    /// If there is no memory for it.
+    pub fn save(&self) -> Result<SavedMmio<D::Saved>, Damaged> {
         let Self {
             device,
             queues,
@@ -457,9 +459,12 @@ impl<D: Device> Mmio<D> {
             driver_features,
             in_vain: _,
         } = self;
-        SavedMmio {
-            device: device.save(),
-            queues: queues.iter().map(Queue::save).collect(),
+        let mut all = Vec::new();
+        all.try_reserve_exact(queues.len()).map_err(|_| Damaged::NoMemory)?;
+        all.extend(queues.iter().map(Queue::save));
+        Ok(SavedMmio {
+            device: device.save()?,
+            queues: all,
             status: *status,
             interrupt_status: *interrupt_status,
             generation: *generation,
@@ -467,10 +472,10 @@ impl<D: Device> Mmio<D> {
             driver_features_select: *driver_features_select,
             queue_select: *queue_select,
             driver_features: *driver_features,
-        }
+        })
     }
 
-    /// Puts a state in.
+    /// Puts a state in. It takes no memory.
     ///
     /// # Errors
     /// If no driver can bring such a device into it; nothing has changed then.
@@ -497,11 +502,13 @@ impl<D: Device> Mmio<D> {
         if queues.len() != self.queues.len() {
             return Err(Unfit("a virtio device has another number of queues"));
         }
-        let sizes = self.queues.iter().map(Queue::max_size);
-        let queues: Result<Vec<_>, _> = sizes.zip(queues).map(|(size, queue)| Queue::restored(size, queue)).collect();
-        let queues = queues?;
+        let mut restored =
+            self.queues.iter().zip(queues).map(|(queue, saved)| Queue::restored(queue.max_size(), saved));
+        restored.try_for_each(|queue| queue.map(drop))?;
         self.device.restore(device)?;
-        self.queues = queues;
+        for (queue, saved) in self.queues.iter_mut().zip(queues) {
+            *queue = Queue::restored(queue.max_size(), saved)?;
+        }
         self.status = *status;
         self.interrupt_status = *interrupt_status;
         self.generation = *generation;
@@ -581,7 +588,7 @@ impl<D: Device + Send> devices::Device for Mmio<D> {
     }
 
     fn save_to(&self, out: &mut Writer) {
-        out.part(&self.save());
+        out.taken_out(self.save());
     }
 
     fn restore_from(&mut self, from: &mut Reader<'_>) -> Result<(), Damaged> {

@@ -4,6 +4,8 @@ use alloc::boxed::Box;
 use alloc::vec;
 use alloc::vec::Vec;
 
+use pack::Damaged;
+
 /// Bytes, first in, first out.
 #[derive(Debug)]
 pub(crate) struct Ring {
@@ -49,16 +51,24 @@ impl Ring {
     }
 
     /// What is in it, the oldest byte first.
-    pub(crate) fn save(&self) -> Vec<u8> {
+    pub(crate) fn save(&self) -> Result<Vec<u8>, Damaged> {
         let Self { bytes, first, length } = self;
-        (0..*length).filter_map(|position| bytes.get((first + position) % bytes.len()).copied()).collect()
+        let mut saved = Vec::new();
+        saved.try_reserve_exact(*length).map_err(|_| Damaged::NoMemory)?;
+        saved.extend((0..*length).filter_map(|position| bytes.get((first + position) % bytes.len()).copied()));
+        Ok(saved)
     }
 
-    /// Puts these bytes in place of what is in it, as many as fit, and says whether all did.
-    pub(crate) fn restore(&mut self, saved: &[u8]) -> bool {
+    /// Whether these bytes fit into an empty one.
+    pub(crate) fn fits(&self, saved: &[u8]) -> bool {
+        saved.len() <= self.bytes.len()
+    }
+
+    /// Puts these bytes in place of what is in it, as many as [fit](Self::fits).
+    pub(crate) fn restore(&mut self, saved: &[u8]) {
         self.first = 0;
         self.length = 0;
-        self.push(saved) == saved.len()
+        self.push(saved);
     }
 
     /// Drops the oldest `count` bytes, or all if there are fewer.

@@ -8,6 +8,12 @@ use alloc::vec::Vec;
 use pack::{Damaged, Part, Reader, Value, Writer};
 use units::{Ipa, Range};
 
+use crate::console::{INPUT_CAPACITY, OUTPUT_CAPACITY};
+use crate::queue::LARGEST;
+
+/// The most queues that a device has.
+const QUEUES: usize = 2;
+
 /// The state of a transport, with that of the device behind it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct SavedMmio<S> {
@@ -51,7 +57,7 @@ impl<S: Part> Value for SavedMmio<S> {
             driver_features,
         } = self;
         out.part(device);
-        queues.pack(out);
+        out.list(queues);
         for register in
             [status, interrupt_status, generation, device_features_select, driver_features_select, queue_select]
         {
@@ -63,7 +69,7 @@ impl<S: Part> Value for SavedMmio<S> {
     fn unpack(from: &mut Reader<'_>) -> Result<Self, Damaged> {
         Ok(Self {
             device: from.part()?,
-            queues: Value::unpack(from)?,
+            queues: from.list(QUEUES, "SavedMmio.queues")?,
             status: Value::unpack(from)?,
             interrupt_status: Value::unpack(from)?,
             generation: Value::unpack(from)?,
@@ -136,7 +142,7 @@ impl SavedChain {
     pub const VERSION: u16 = 1;
 }
 
-pack::value!(SavedChain versioned { segments, readable_segments, head, read, write, written });
+pack::value!(SavedChain versioned { segments[LARGEST as usize], readable_segments, head, read, write, written });
 
 /// The state of a console.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -158,7 +164,9 @@ impl SavedConsole {
     pub const VERSION: u16 = 1;
 }
 
-pack::value!(SavedConsole as "virtio-console" { config, input, output, receiving, transmitting });
+pack::value!(SavedConsole as "virtio-console" {
+    config, input[INPUT_CAPACITY], output[OUTPUT_CAPACITY], receiving, transmitting
+});
 
 /// The state of an entropy device.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -67,6 +67,37 @@ impl Store {
     /// # Errors
     /// Why not; the old value stays.
     pub fn set(&mut self, key: &[u8], value: &[u8], limits: &Limits) -> Result<(), Refused> {
+        let index = self.entries.iter().position(|(known, _)| known == key);
+        let used = self.check(index, key, value, limits)?;
+        match index.and_then(|index| self.entries.get_mut(index)) {
+            Some((_, old)) => *old = copy(value).ok_or(Refused::Full)?,
+            None => {
+                let entry = (copy(key).ok_or(Refused::Full)?, copy(value).ok_or(Refused::Full)?);
+                self.reserve(1).ok_or(Refused::Full)?;
+                self.entries.push(entry);
+            }
+        }
+        self.used = used;
+        Ok(())
+    }
+
+    /// Takes a value in that is new, as it is; there is room for it ([`Store::reserve`]).
+    ///
+    /// # Errors
+    /// Why not.
+    pub(crate) fn take(&mut self, key: Vec<u8>, value: Vec<u8>, limits: &Limits) -> Result<(), Refused> {
+        self.used = self.check(None, &key, &value, limits)?;
+        self.entries.push((key, value));
+        Ok(())
+    }
+
+    /// Makes room for so many more values.
+    pub(crate) fn reserve(&mut self, count: usize) -> Option<()> {
+        self.entries.try_reserve(count).ok()
+    }
+
+    /// How many bytes there are in all when `key`, which is at `index` if it is known, has this value.
+    fn check(&self, index: Option<usize>, key: &[u8], value: &[u8], limits: &Limits) -> Result<usize, Refused> {
         let good = key.len() <= limits.key
             && key.strip_prefix(PREFIX).is_some_and(|name| !name.is_empty())
             && key.iter().all(u8::is_ascii_graphic);
@@ -78,24 +109,12 @@ impl Store {
         if value.len() > limits.message {
             return Err(Refused::TooLong);
         }
-        let index = self.entries.iter().position(|(known, _)| known == key);
         let before = index.and_then(|index| self.entries.get(index)).map_or(0, |(key, value)| key.len() + value.len());
         let used = self.used - before + key.len() + value.len();
         if used > limits.store {
             return Err(Refused::Full);
         }
-        let room = self.entries.len() < limits.keys;
-        match index.and_then(|index| self.entries.get_mut(index)) {
-            Some((_, old)) => *old = copy(value).ok_or(Refused::Full)?,
-            None if !room => return Err(Refused::TooManyKeys),
-            None => {
-                let entry = (copy(key).ok_or(Refused::Full)?, copy(value).ok_or(Refused::Full)?);
-                self.entries.try_reserve(1).map_err(|_| Refused::Full)?;
-                self.entries.push(entry);
-            }
-        }
-        self.used = used;
-        Ok(())
+        if index.is_none() && self.entries.len() >= limits.keys { Err(Refused::TooManyKeys) } else { Ok(used) }
     }
 
     /// The same, as they are kept.

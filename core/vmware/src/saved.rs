@@ -4,16 +4,34 @@
 //! is its VM's, not its own: a state that has more is refused. How much a guest may still say for the log is the host's
 //! business, and begins anew.
 //!
+//! It is the largest part of a VM's state. So it is put in by moving it: between what was read and what the service has then, nothing
+//! is there twice. How many bytes it can have in a file follows from what the VM may have ([`SavedService::most_bytes`]).
+//!
 //! Each type is taken apart by naming all of its fields: a field that is added and forgotten here does not compile.
 
+use abi::bundle::Quota;
 use alloc::vec::Vec;
 
 use pack::{Damaged, value};
 
 use crate::channel::{Channel, Channels, Protocol};
+use crate::guestinfo::{Refused, Store};
 use crate::limits::{Limits, copy};
+use crate::rpci;
 use crate::service::{Service, State};
 use crate::tclo::{Report, Requests, Text, TimeSet};
+
+/// The most that a site file can let a guest have.
+const MOST: Limits = Limits::of(&Quota {
+    channels: *Quota::CHANNELS.end() as u16,
+    message: *Quota::MESSAGE.end() as u32,
+    keys: *Quota::KEYS.end() as u16,
+    store: *Quota::STORE.end() as u32,
+    ..Quota::USUAL
+});
+
+/// So many bytes of a channel's are not among those that the buffers have room for: a reply for which there is none, or a request.
+const BEYOND: usize = if rpci::NO_ROOM.len() > Requests::LONGEST { rpci::NO_ROOM.len() } else { Requests::LONGEST };
 
 /// The state of one VM's service.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -23,7 +41,7 @@ pub struct SavedService {
     /// How many calls there were, by which the channel is found that was not used for the longest time.
     pub calls: u64,
     /// Keys and values, in the order in which they came.
-    pub store: Vec<(Vec<u8>, Vec<u8>)>,
+    pub store: Vec<SavedValue>,
     /// What the tools have reported.
     pub report: SavedReport,
     /// What they are asked.
@@ -42,11 +60,36 @@ pub struct SavedChannel {
     /// When it was used last, in calls.
     pub used: u64,
     /// The message that is arriving, and its length.
-    pub incoming: Option<(Vec<u8>, usize)>,
+    pub incoming: Option<SavedMessage>,
     /// What is to be received, and how much has been.
-    pub outgoing: Option<(Vec<u8>, usize)>,
+    pub outgoing: Option<SavedMessage>,
     /// How much of the one or the other has been moved by a transfer as a whole that is not at its end.
     pub moved: usize,
+}
+
+/// A message on its way.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct SavedMessage {
+    /// What is there of it.
+    pub bytes: Vec<u8>,
+    /// How long it will be; of one that is being received, how much of it was.
+    pub place: usize,
+}
+
+/// A key and its value.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct SavedValue {
+    /// The key, with its prefix.
+    pub key: Vec<u8>,
+    /// The value.
+    pub value: Vec<u8>,
+}
+
+/// Something that the tools are asked.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct SavedRequest {
+    /// The request.
+    pub text: Vec<u8>,
 }
 
 /// What the tools have reported. Texts are printable ASCII.
@@ -76,9 +119,9 @@ pub struct SavedRequests {
     /// On which channel.
     pub channel: Option<u16>,
     /// What waits to be asked, first things first.
-    pub waiting: Vec<Vec<u8>>,
+    pub waiting: Vec<SavedRequest>,
     /// What the daemon has been asked and not replied to.
-    pub outstanding: Option<Vec<u8>>,
+    pub outstanding: Option<SavedRequest>,
     /// For how many milliseconds nothing is asked.
     pub quiet: u64,
     /// How often the daemon was busy for the request at the front.
@@ -92,10 +135,32 @@ impl SavedService {
     pub const VERSION: u16 = 1;
 }
 
-value!(SavedService as "vmware" { channels, calls, store, report, requests, time_sync });
+value!(SavedService as "vmware" { channels[MOST.channels], calls, store[MOST.keys], report, requests, time_sync });
 value!(SavedChannel { host_asks, cookies, used, incoming, outgoing, moved });
-value!(SavedReport { version, host_name, system, address, uptime, silent, soft_power, last_ok });
-value!(SavedRequests { channel, waiting, outstanding, quiet, busy, time_set });
+// A reply is not bound by a message, but with all others by the buffers.
+value!(SavedMessage { bytes[MOST.buffers], place });
+value!(SavedValue { key[MOST.key], value[MOST.message] });
+value!(SavedReport {
+    version[Text::MOST], host_name[Text::MOST], system[Text::MOST], address[Text::MOST], uptime, silent, soft_power, last_ok
+});
+value!(SavedRequest { text[Requests::LONGEST] });
+value!(SavedRequests { channel, waiting[Requests::MOST_WAITING], outstanding, quiet, busy, time_set });
+
+impl SavedService {
+    /// At most so many bytes are in the file for a guest that may have so much.
+    #[must_use]
+    pub const fn most_bytes(limits: &Limits) -> usize {
+        // Numbers and flags, and how many there are of what: of a channel and its messages, of a value, of a request, and of all.
+        const CHANNEL: usize = 64;
+        const VALUE: usize = 8;
+        const REQUEST: usize = 5;
+        const ALL: usize = 128;
+        let channels = limits.buffers + limits.channels * (CHANNEL + BEYOND);
+        let store = limits.store + limits.keys * VALUE;
+        let requests = (Requests::MOST_WAITING + 1) * (Requests::LONGEST + REQUEST);
+        ALL + channels + store + 4 * Text::MOST + requests
+    }
+}
 
 /// A copy, or why not.
 fn copied(bytes: &[u8]) -> Result<Vec<u8>, Damaged> {
@@ -115,8 +180,13 @@ fn collected<T, U>(
     Ok(all)
 }
 
-fn message(message: &Option<(Vec<u8>, usize)>) -> Result<Option<(Vec<u8>, usize)>, Damaged> {
-    message.as_ref().map(|(bytes, place)| Ok((copied(bytes)?, *place))).transpose()
+fn message(message: &Option<(Vec<u8>, usize)>) -> Result<Option<SavedMessage>, Damaged> {
+    let saved = |(bytes, place): &(Vec<u8>, usize)| Ok(SavedMessage { bytes: copied(bytes)?, place: *place });
+    message.as_ref().map(saved).transpose()
+}
+
+fn request(text: &[u8]) -> Result<SavedRequest, Damaged> {
+    copied(text).map(|text| SavedRequest { text })
 }
 
 impl Service {
@@ -132,7 +202,9 @@ impl Service {
         Ok(SavedService {
             channels: collected(slots.iter(), |slot| slot.as_ref().map(Channel::save).transpose())?,
             calls: *calls,
-            store: collected(store.entries().iter(), |(key, value)| Ok((copied(key)?, copied(value)?)))?,
+            store: collected(store.entries().iter(), |(key, value)| {
+                Ok(SavedValue { key: copied(key)?, value: copied(value)? })
+            })?,
             report: report.save(now)?,
             requests: requests.save(now)?,
             time_sync: *time_sync,
@@ -142,29 +214,42 @@ impl Service {
     /// Puts a state in at `now`, in milliseconds.
     ///
     /// # Errors
-    /// If it is none that this VM's service can have; the service is then as after the VM's start, perhaps with some values.
-    pub fn restore(&mut self, saved: &SavedService, now: u64) -> Result<(), Damaged> {
+    /// If it is none that this VM's service can have, or there is no memory for it; the service is then as after power on.
+    pub fn restore(&mut self, saved: SavedService, now: u64) -> Result<(), Damaged> {
         let SavedService { channels, calls, store, report, requests, time_sync } = saved;
         let limits = self.config.limits;
         if channels.len() > limits.channels {
             return Err(Damaged::Impossible("more channels are open than the VM may have"));
         }
         self.forget();
-        for (key, value) in store {
-            let set = self.state.store.set(key, value, &limits);
-            set.map_err(|_| Damaged::Impossible("a value is not one that the VM may have"))?;
-        }
+        let store = Store::restored(store, &limits)?;
         let slots =
-            collected(channels.iter(), |slot| slot.as_ref().map(|slot| Channel::restored(slot, &limits)).transpose())?;
-        let channels = Channels { slots, calls: *calls };
-        if channels.buffered() > limits.buffers {
+            collected(channels.into_iter(), |slot| slot.map(|slot| Channel::restored(slot, &limits)).transpose())?;
+        let channels = Channels { slots, calls };
+        if channels.buffered() > limits.buffers + channels.open_count() * BEYOND {
             return Err(Damaged::Impossible("more bytes of messages are on their way than the VM may have"));
         }
+        let (report, requests) = (Report::restored(report, now)?, Requests::restored(requests, now)?);
         self.channels = channels;
-        self.state.report = Report::restored(report, now)?;
-        self.state.requests = Requests::restored(requests, now)?;
-        self.state.time_sync = *time_sync;
+        self.state.store = store;
+        self.state.report = report;
+        self.state.requests = requests;
+        self.state.time_sync = time_sync;
         Ok(())
+    }
+}
+
+impl Store {
+    fn restored(saved: Vec<SavedValue>, limits: &Limits) -> Result<Self, Damaged> {
+        let mut store = Self::default();
+        store.reserve(saved.len()).ok_or(Damaged::NoMemory)?;
+        for SavedValue { key, value } in saved {
+            // As many as were saved are in it, and each is one that could be set.
+            let is_new = store.get(&key).is_none();
+            let set = if is_new { store.take(key, value, limits) } else { Err(Refused::Key) };
+            set.map_err(|_| Damaged::Impossible("a value is not one that the VM may have"))?;
+        }
+        Ok(store)
     }
 }
 
@@ -181,24 +266,20 @@ impl Channel {
         })
     }
 
-    fn restored(saved: &SavedChannel, limits: &Limits) -> Result<Self, Damaged> {
+    fn restored(saved: SavedChannel, limits: &Limits) -> Result<Self, Damaged> {
         let SavedChannel { host_asks, cookies, used, incoming, outgoing, moved } = saved;
+        let message = |message: SavedMessage| (message.bytes, message.place);
+        let (incoming, outgoing) = (incoming.map(message), outgoing.map(message));
         let arrives = |(bytes, length): &(Vec<u8>, usize)| bytes.len() <= *length && *length <= limits.message;
         if !incoming.as_ref().is_none_or(arrives) {
             return Err(Damaged::Impossible("a message is longer than it was to be, or than any may be"));
         }
-        let whole = [incoming, outgoing].into_iter().flatten().map(|(bytes, _)| bytes.len()).max().unwrap_or(0);
-        if outgoing.as_ref().is_some_and(|(bytes, place)| *place > bytes.len()) || *moved > whole {
+        let whole = [&incoming, &outgoing].into_iter().flatten().map(|(bytes, _)| bytes.len()).max().unwrap_or(0);
+        if outgoing.as_ref().is_some_and(|(bytes, place)| *place > bytes.len()) || moved > whole {
             return Err(Damaged::Impossible("more of a message was moved than there is"));
         }
-        Ok(Self {
-            protocol: if *host_asks { Protocol::Tclo } else { Protocol::Rpci },
-            cookies: *cookies,
-            used: *used,
-            incoming: message(incoming)?,
-            outgoing: message(outgoing)?,
-            moved: *moved,
-        })
+        let protocol = if host_asks { Protocol::Tclo } else { Protocol::Rpci };
+        Ok(Self { protocol, cookies, used, incoming, outgoing, moved })
     }
 }
 
@@ -218,10 +299,10 @@ impl Report {
         })
     }
 
-    fn restored(saved: &SavedReport, now: u64) -> Result<Self, Damaged> {
+    fn restored(saved: SavedReport, now: u64) -> Result<Self, Damaged> {
         let SavedReport { version, host_name, system, address, uptime, silent, soft_power, last_ok } = saved;
-        let text = |bytes: &[u8]| {
-            let text = Text::new(bytes);
+        let text = |bytes: Vec<u8>| {
+            let text = Text::new(&bytes);
             let whole = text.as_str().as_bytes() == bytes;
             whole.then_some(text).ok_or(Damaged::Impossible("a report has a text that no tool can have reported"))
         };
@@ -230,11 +311,11 @@ impl Report {
             host_name: text(host_name)?,
             system: text(system)?,
             address: text(address)?,
-            uptime: *uptime,
+            uptime,
             // A host that has just started cannot say that it was longer ago.
             heartbeat: silent.map(|silent| now.saturating_sub(silent)),
-            soft_power: *soft_power,
-            last_ok: *last_ok,
+            soft_power,
+            last_ok,
         })
     }
 }
@@ -244,25 +325,25 @@ impl Requests {
         let Self { channel, waiting, outstanding, not_before, busy, time_set } = self;
         Ok(SavedRequests {
             channel: *channel,
-            waiting: collected(waiting.iter(), |request| copied(request))?,
-            outstanding: outstanding.as_deref().map(copied).transpose()?,
+            waiting: collected(waiting.iter(), |text| request(text))?,
+            outstanding: outstanding.as_deref().map(request).transpose()?,
             quiet: not_before.saturating_sub(now),
             busy: *busy,
             time_set: *time_set as u8,
         })
     }
 
-    fn restored(saved: &SavedRequests, now: u64) -> Result<Self, Damaged> {
+    fn restored(saved: SavedRequests, now: u64) -> Result<Self, Damaged> {
         let SavedRequests { channel, waiting, outstanding, quiet, busy, time_set } = saved;
-        if waiting.len() > Self::MAX_WAITING {
+        if waiting.len() > Self::MOST_WAITING {
             return Err(Damaged::Impossible("more requests wait for the tools than can"));
         }
         Ok(Self {
-            channel: *channel,
-            waiting: collected(waiting.iter(), |request| copied(request))?.into(),
-            outstanding: outstanding.as_deref().map(copied).transpose()?,
-            not_before: if *quiet == 0 { 0 } else { now.saturating_add(*quiet) },
-            busy: *busy,
+            channel,
+            waiting: collected(waiting.into_iter(), |SavedRequest { text }| Ok(text))?.into(),
+            outstanding: outstanding.map(|SavedRequest { text }| text),
+            not_before: if quiet == 0 { 0 } else { now.saturating_add(quiet) },
+            busy,
             time_set: match time_set {
                 0 => TimeSet::Never,
                 1 => TimeSet::Waiting,

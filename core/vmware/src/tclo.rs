@@ -33,13 +33,15 @@ const ALIVE: u64 = 10_000;
 /// A text that the tools reported, cut to what one would show.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Text {
-    bytes: [u8; 96],
+    bytes: [u8; Text::MOST],
     length: u8,
 }
 
 impl Text {
+    /// The most bytes of one.
+    pub(crate) const MOST: usize = 96;
     /// Nothing.
-    pub const EMPTY: Self = Self { bytes: [0; 96], length: 0 };
+    pub const EMPTY: Self = Self { bytes: [0; Self::MOST], length: 0 };
 
     /// The printable part of `text`.
     #[must_use]
@@ -127,6 +129,10 @@ pub struct Requests {
 impl Requests {
     /// At most this many requests wait.
     pub(crate) const MAX_WAITING: usize = 32;
+    /// And so many when the one that they wait for is to be asked again.
+    pub(crate) const MOST_WAITING: usize = Self::MAX_WAITING + 1;
+    /// None is longer than this.
+    pub(crate) const LONGEST: usize = 32;
 
     /// The daemon opened `channel`: the newest one counts, since a daemon that was killed leaves its channel open.
     pub fn opened(&mut self, channel: u16, time_sync: bool) {
@@ -154,7 +160,8 @@ impl Requests {
 
     /// Asks for something. Says whether there was room.
     pub fn push(&mut self, request: &[u8]) -> bool {
-        if self.waiting.len() >= Self::MAX_WAITING || self.waiting.try_reserve(1).is_err() {
+        let is_room = self.waiting.len() < Self::MAX_WAITING && request.len() <= Self::LONGEST;
+        if !is_room || self.waiting.try_reserve(1).is_err() {
             return false;
         }
         let request = copy(request);

@@ -83,7 +83,7 @@ fn there_and_back(still: &mut Still) -> Result<usize, Sentence> {
     if still.save()?.to_bytes()? == bytes {
         return Err(Sentence::from("scrubbing changes nothing"));
     }
-    still.restore(&SavedVm::from_bytes(&bytes)?)?;
+    still.restore(&mut SavedVm::from_bytes(&bytes)?)?;
     let again = still.save()?.to_bytes()?;
     match again.iter().zip(&bytes).position(|(one, other)| one != other) {
         None if again.len() == bytes.len() => Ok(bytes.len()),

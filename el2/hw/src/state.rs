@@ -358,9 +358,9 @@ impl GuestState {
             scaled_time: _,
             os_lock,
             debug_traps: _,
-            debug: _,
+            debug: policy,
             mdscr,
-            mdscr_withheld: _,
+            mdscr_withheld,
             mdccint,
             claim,
         } = controls;
@@ -377,7 +377,7 @@ impl GuestState {
             interrupts,
             hcr,
             os_lock,
-            mdscr,
+            mdscr: (*policy != DebugPolicy::Natural).then_some((mdscr, *mdscr_withheld)),
             mdccint,
             claim,
         }

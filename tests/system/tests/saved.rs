@@ -31,6 +31,9 @@ const AWAY: u64 = 4;
 /// How many seconds may pass between two instructions of a guest, on a computer that does other things too.
 const SLOW: u64 = 20;
 
+#[path = "saved/killed.rs"]
+mod killed;
+
 fn main() -> ExitCode {
     system::run(vec![
         scenario("saved::goes_on_on_a_host_with_another_counter", another_counter),
@@ -39,6 +42,7 @@ fn main() -> ExitCode {
         scenario("saved::what_runs_is_saved_as_it_was_at_one_moment", one_moment),
         scenario("saved::what_finds_no_memory_to_be_copied_waits", no_room),
         scenario("saved::a_pause_is_short", short_pause),
+        scenario("saved::killed_at_any_moment", killed::killed),
     ])
 }
 
@@ -356,7 +360,7 @@ fn forget_generation(state: &mut SavedVm) -> Result<()> {
 }
 
 /// The memory in a file, as it is written, and the state.
-fn contents(file: &Path) -> Result<(Vec<u8>, Box<SavedVm>)> {
+fn contents(file: &Path) -> Result<(Vec<u8>, SavedVm)> {
     let bytes = fs::read(file)?;
     let (mut reader, mut input, mut memory) = (Reader::new(crc32c::compute), &*bytes, Vec::new());
     let mut state = None;
@@ -365,7 +369,7 @@ fn contents(file: &Path) -> Result<(Vec<u8>, Box<SavedVm>)> {
             Section::Memory(runs) => {
                 memory.extend(runs.into_iter().map(|run| format!("{run:?}")).collect::<String>().bytes())
             }
-            Section::State(found) => state = Some(found),
+            Section::State(found) => state = Some(found.into_inner()),
             Section::End => return Ok((memory, state.context("no state")?)),
             _ => {}
         }
@@ -422,7 +426,10 @@ fn refused() -> Result<()> {
     let mut other = kept()?;
     other.name = "other".to_owned();
     other.memory = 32 << 20;
-    let here = Operated::new(host("max").start_and_stay(vec![kept()?, other])?, folder.path(), "here")?;
+    // One that a saved VM fits, and that has powered itself off.
+    let ended = guest::payload("ended", "hello", 2, "")?;
+    let here = Operated::new(host("max").start_and_stay(vec![kept()?, other, ended])?, folder.path(), "here")?;
+    here.run.wait_for("ended", BOOT, |condition| *condition == Condition::PoweredOff)?;
     let pages = here.pages()?;
     here.ticks(2)?;
     here.save(&file)?;
@@ -460,13 +467,14 @@ fn refused() -> Result<()> {
         ensure!(refusal.to_string().contains(line), "{refusal}");
         here.run.wait_for(NAME, SOON, Condition::is_off)?;
     }
+    stays_as_it_was(&here, &good)?;
     let misfit = Order::Restore { vm: Some("other".to_owned()), file: file.clone(), pause: false };
     here.order(&Order::Stop { vm: "other".to_owned(), force: true, seconds: 60 })?;
     let refusal = here.order(&misfit).err().context("a VM of another size took it")?;
     ensure!(refusal.to_string().contains("64 MiB of memory, other has 2 and 32"), "{refusal}");
     let nobody = Order::Restore { vm: Some("nobody".to_owned()), file: file.clone(), pause: false };
     let refusal = here.order(&nobody).err().context("a VM that is not there took it")?;
-    ensure!(refusal.to_string().contains("kept, other"), "{refusal}");
+    ensure!(refusal.to_string().contains("kept, other, ended"), "{refusal}");
     here.order(&Order::Start { vm: NAME.to_owned() })?;
     here.tick()?;
     here.force_off()?;
@@ -506,9 +514,26 @@ fn refused() -> Result<()> {
         ensure!(refusal.contains(feature), "{feature} is not among what it lacks: {refusal}");
     }
     ensure!(!refusal.contains("FEAT_CRC32"), "both have that: {refusal}");
+    ensure!(refusal.contains("the errata of a CPU whose MIDR_EL1 is"), "it is another CPU: {refusal}");
     less.order(&Order::Start { vm: NAME.to_owned() })?;
     less.tick()?;
     less.run.check_log()
+}
+
+/// A VM that was built for a file which is then refused is off for the reason for which it was.
+fn stays_as_it_was(here: &Operated, good: &[u8]) -> Result<()> {
+    let (vm, session) = (here.run.vm("ended")?, here.run.session());
+    session.ask(vm, Ask::Restore, SOON)?;
+    let mut stood = false;
+    for (number, piece) in good.chunks(MAX_CHUNK).enumerate().take(20) {
+        let ask = Ask::RestoreNext { offset: (number * MAX_CHUNK) as u64, bytes: piece, last: true };
+        session.ask(vm, ask, SOON)?;
+        stood |= here.run.condition("ended")? == Condition::Paused;
+    }
+    session.ask(vm, Ask::RestoreEnd { pause: false }, SOON).err().context("it took a part of a file")?;
+    here.run.wait_for("ended", SOON, |condition| *condition == Condition::PoweredOff)?;
+    ensure!(stood, "it was never built");
+    Ok(())
 }
 
 /// Pages that the hypervisor writes for one request, at most.

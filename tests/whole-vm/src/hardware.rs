@@ -90,6 +90,16 @@ impl Memory {
         Self { range, pages: BTreeMap::new(), shown: BTreeSet::new() }
     }
 
+    /// What the page at `at` holds, if anything was written into it.
+    pub(crate) fn page(&self, at: Ipa) -> Option<&[u8; PAGE_SIZE as usize]> {
+        self.pages.get(&(at.0 / PAGE_SIZE)).map(|page| &**page)
+    }
+
+    /// A page is loaded, of which the guest sees nothing yet.
+    pub(crate) fn load(&mut self, at: Ipa, page: [u8; PAGE_SIZE as usize]) {
+        self.pages.insert(at.0 / PAGE_SIZE, Box::new(page));
+    }
+
     pub(crate) fn forget(&mut self) {
         self.pages.clear();
         self.shown.clear();

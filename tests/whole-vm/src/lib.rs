@@ -11,11 +11,13 @@
 //!
 //! * Nothing that a guest does panics, and the work of one exit is bounded ([`hardware::Work`]).
 //! * A paused VM can be taken out and put into a new one: it gives the same value back, and goes on as if nothing had
-//!   happened. Two VMs play the same input, and at random points one of them is moved.
+//!   happened. Two VMs play the same input, and at random points one of them is moved. Saved as a file with its memory, and restored
+//!   in a new VM, it is the same file again ([`file`]).
 #![forbid(unsafe_code)]
 
 mod calls;
 mod exits;
+pub mod file;
 pub mod hardware;
 mod life;
 pub mod play;

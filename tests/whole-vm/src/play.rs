@@ -251,12 +251,8 @@ fn interrupt(list: &mut vgic::ListRegisters, number: u8) {
     };
 }
 
-/// Plays `data`.
-///
-/// # Panics
-/// If a promise is broken.
-pub fn play(data: &[u8]) {
-    let mut input = Input(data);
+/// What the guests may do, and whether a pause stops their time.
+fn shape(input: &mut Input<'_>) -> (Doors, bool) {
     let shape = input.byte();
     let policy = Doors {
         vmware: shape & 1 == 0,
@@ -272,8 +268,32 @@ pub fn play(data: &[u8]) {
         kernel_calls: WholeVm::every_call(),
         ..Doors::default()
     };
-    let mut stays = WholeVm::running(policy, shape & 0x40 != 0);
-    let mut moves = WholeVm::running(policy, shape & 0x40 != 0);
+    (policy, shape & 0x40 != 0)
+}
+
+/// A VM to which all of `data` has happened, and which stands still then, with what it was made of. Nothing, if it is off.
+#[must_use]
+pub fn played(data: &[u8]) -> Option<(WholeVm, Doors, bool)> {
+    let mut input = Input(data);
+    let (policy, stops) = shape(&mut input);
+    let mut vm = WholeVm::running(policy, stops);
+    while !input.0.is_empty() {
+        let event = event(&mut input);
+        happen(&mut vm, event);
+    }
+    vm.pause();
+    vm.save().is_some().then_some((vm, policy, stops))
+}
+
+/// Plays `data`.
+///
+/// # Panics
+/// If a promise is broken.
+pub fn play(data: &[u8]) {
+    let mut input = Input(data);
+    let (policy, stops) = shape(&mut input);
+    let mut stays = WholeVm::running(policy, stops);
+    let mut moves = WholeVm::running(policy, stops);
     for _ in 0..512 {
         if input.0.is_empty() {
             break;
@@ -306,6 +326,6 @@ fn move_it(vm: &mut WholeVm) {
     let bytes = saved.to_bytes().expect("there is memory");
     let read = snapshot::SavedVm::from_bytes(&bytes).expect("it was just written");
     assert_eq!(read, saved);
-    vm.restore(&read).expect("it was just taken out");
+    vm.restore(read).expect("it was just taken out");
     assert_eq!(vm.save(), Some(saved), "what was put in is taken out");
 }

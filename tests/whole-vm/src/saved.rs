@@ -2,15 +2,15 @@
 
 use clock::{EmulatedTimer, GuestClock, VmClock};
 use cpu::saved::{Name, SavedRegisters};
-use pack::{Damaged, Reader, Writer};
-use snapshot::{SavedMachine, SavedTime, SavedVcpu, SavedVm};
+use pack::{Boxed, Damaged, Reader, Writer};
+use snapshot::{SavedCpu, SavedMachine, SavedTime, SavedVcpu, SavedVm};
 use units::{VcpuId, VcpuSet};
 use vgic::Vgic;
 use vm::Watchdogs;
 use vmware::saved::SavedService;
 
 use crate::hardware::Registers;
-use crate::whole::{Devices, GIC, HOST, VCPUS, VcpuState, WholeVm, service};
+use crate::whole::{Devices, GIC, HOST, VCPUS, WholeVm, service};
 
 impl WholeVm {
     /// Its state, if it is paused and all its vCPUs stand still.
@@ -20,13 +20,15 @@ impl WholeVm {
     #[must_use]
     pub fn save(&self) -> Option<SavedVm> {
         let life = self.life.save()?;
-        let standing = (0..VCPUS).map(VcpuId).filter(|&id| self.place(id) == VcpuState::Standing);
+        // Those that stand still, and those that will go on with registers that were put in.
+        let begun = self.life.begun();
+        let standing = (0..VCPUS).map(VcpuId).filter(|&id| begun.contains(id));
         let calls = self.service.save(self.host_milliseconds()).expect("there is memory");
         Some(SavedVm {
             machine: self.shape(),
             time: SavedTime { clock: self.clock.clock().save(self.now), away: self.clock.away() },
             life,
-            gic: Box::new(self.shared.gic.borrow().save().expect("no vCPU is loaded")),
+            gic: Boxed::new(self.shared.gic.borrow().save().expect("no vCPU is loaded")).expect("there is memory"),
             vcpus: standing.map(|id| self.save_vcpu(id)).collect(),
             devices: self.save_devices(),
             watchdogs: self.watchdogs.save(self.milliseconds()),
@@ -34,12 +36,13 @@ impl WholeVm {
         })
     }
 
-    fn shape(&self) -> SavedMachine {
+    pub(crate) fn shape(&self) -> SavedMachine {
         SavedMachine {
             vcpus: VCPUS,
             memory: self.plan.ram().size,
             devices: self.plan.rows().len() as u32,
             identification: [0; cpu::id::COUNT],
+            cpu: SavedCpu::default(),
         }
     }
 
@@ -87,27 +90,40 @@ impl WholeVm {
     ///
     /// # Errors
     /// What does not fit. Some of it may have been put in.
-    pub fn restore(&mut self, saved: &SavedVm) -> Result<(), Damaged> {
+    pub fn restore(&mut self, saved: SavedVm) -> Result<(), Damaged> {
+        self.devices = Devices::new(&self.plan);
+        self.shared.page.take();
+        self.watchdogs = Watchdogs::new(&self.policy);
+        self.service = service(&self.policy, &self.plan);
+        self.put_in(saved)
+    }
+
+    /// As [`WholeVm::restore`], into the parts that there are. Nothing in it takes memory without asking.
+    ///
+    /// # Errors
+    /// What does not fit. Some of it may have been put in.
+    pub fn put_in(&mut self, saved: SavedVm) -> Result<(), Damaged> {
         let SavedVm { machine, time, life, gic, vcpus, devices, watchdogs, calls } = saved;
-        if *machine != self.shape() {
+        if machine != self.shape() {
             return Err(Damaged::Impossible("it is another machine"));
         }
         let mut numbers = VcpuSet::EMPTY;
-        vcpus.iter().for_each(|vcpu| numbers.insert(VcpuId(vcpu.number)));
-        self.life.restore(life, numbers)?;
+        for vcpu in &vcpus {
+            if vcpu.number >= VCPUS {
+                return Err(Damaged::Impossible("it has more vCPUs"));
+            }
+            numbers.insert(VcpuId(vcpu.number));
+        }
+        self.life.restore(&life, numbers)?;
         let clock = GuestClock::restore(&time.clock, HOST, self.now);
         let stops = self.clock_stops;
         self.clock = VmClock::new(clock.map_err(|_| Damaged::Impossible("no such clock"))?, stops, time.away);
         self.clock.pause(self.now);
-        let gic = Vgic::restore(GIC, gic).map_err(|_| Damaged::Impossible("no such interrupt controller"))?;
+        let gic = Vgic::restore(GIC, &gic).map_err(|_| Damaged::Impossible("no such interrupt controller"))?;
         *self.shared.gic.borrow_mut() = gic;
-        self.devices = Devices::new(&self.plan);
-        self.shared.page.take();
-        self.restore_devices(devices)?;
-        self.watchdogs = Watchdogs::new(&self.policy);
-        self.watchdogs.restore(watchdogs)?;
-        self.service = service(&self.policy, &self.plan);
-        self.service.restore(calls.as_ref().unwrap_or(&SavedService::default()), self.host_milliseconds())?;
+        self.restore_devices(&devices)?;
+        self.watchdogs.restore(&watchdogs)?;
+        self.service.restore(calls.unwrap_or_default(), self.host_milliseconds())?;
         vcpus.iter().try_for_each(|vcpu| self.restore_vcpu(vcpu))
     }
 
@@ -125,7 +141,8 @@ impl WholeVm {
 
     fn restore_vcpu(&mut self, saved: &SavedVcpu) -> Result<(), Damaged> {
         let SavedVcpu { number, registers, physical_timer, stolen: _, stolen_frequency: _ } = saved;
-        let vcpu = self.vcpus.get_mut(usize::from(*number)).filter(|vcpu| vcpu.place == VcpuState::Standing);
+        let has_begun = self.life.begun().contains(VcpuId(*number));
+        let vcpu = self.vcpus.get_mut(usize::from(*number)).filter(|_| has_begun);
         let vcpu = vcpu.ok_or(Damaged::Impossible("another vCPU was on"))?;
         let mut put = Registers {
             x: registers.x,
@@ -139,7 +156,8 @@ impl WholeVm {
         put.state.pc = registers.pc;
         put.state.pstate = registers.pstate;
         for &(name, value) in &registers.system {
-            let place = match name.to_string().as_str() {
+            let text = name.0.split(|&byte| byte == 0).next().and_then(|text| std::str::from_utf8(text).ok());
+            let place = match text.unwrap_or_default() {
                 "elr_el1" => &mut put.state.elr_el1,
                 "spsr_el1" => &mut put.state.spsr_el1,
                 "esr_el1" => &mut put.state.esr_el1,

@@ -30,6 +30,9 @@ pub(crate) const GIC: vgic::Config =
 /// The time of day when the host's counter is 0, in seconds.
 const BEGIN: u64 = 1_700_000_000;
 
+/// More than the plan has.
+const MOST_DEVICES: usize = 32;
+
 /// A device with its lock.
 pub(crate) struct Locked<D>(Mutex<Wired<D>>);
 
@@ -202,6 +205,15 @@ impl WholeVm {
         vm
     }
 
+    /// A VM that is built for a state, which is to be [put in](Self::put_in).
+    #[must_use]
+    pub fn for_state(policy: Doors, pause_stops_time: bool) -> Self {
+        let mut vm = Self::new(policy, pause_stops_time);
+        vm.life.start_for_state();
+        vm.life.is_built(0);
+        vm
+    }
+
     /// Where a vCPU is.
     #[must_use]
     pub fn place(&self, vcpu: VcpuId) -> VcpuState {
@@ -219,6 +231,11 @@ impl WholeVm {
         if let Some(vcpu) = self.vcpus.get_mut(vcpu.index()) {
             vcpu.registers.set(number, value);
         }
+    }
+
+    /// The guest stores eight bytes in RAM that it sees.
+    pub fn store(&mut self, at: u64, value: u64) {
+        let _ = self.shared.memory.borrow_mut().write(units::Ipa(at), &value.to_le_bytes());
     }
 
     /// What has happened since it was asked last.
@@ -263,12 +280,13 @@ impl WholeVm {
     /// Does something with all devices.
     pub(crate) fn each_device(&mut self, mut work: impl FnMut(&mut Wired<dyn Device>, &dyn Outside)) {
         let mut concerned = VcpuSet::EMPTY;
-        let mut unfinished = Vec::new();
-        for slot in self.devices.bus.slots() {
+        // No list that grows: a state is put in where there may be no memory.
+        let mut unfinished = [None; MOST_DEVICES];
+        for (slot, unfinished) in self.devices.bus.slots().zip(&mut unfinished) {
             let outside = self.surroundings();
             slot.enter(&mut |wired| work(wired, &outside));
             concerned = concerned.union(outside.concerned());
-            unfinished.push(outside.unfinished());
+            *unfinished = outside.unfinished();
         }
         for one in unfinished {
             self.after(VcpuSet::EMPTY, one);

@@ -227,7 +227,7 @@ fn a_vm_that_was_moved_is_the_same_and_goes_on() {
     call(&mut other, FIRST, &[CPU_ON, 1, entry, 9]);
     other.pause();
     assert_ne!(other.save().as_ref(), Some(&saved));
-    other.restore(&saved).expect("it is of the same shape");
+    other.restore(saved.clone()).expect("it is of the same shape");
     assert_eq!(other.save(), Some(saved));
     other.resume();
     assert_eq!(access(&mut other, UART_BASE + UART_IMSC, None), 0x50);

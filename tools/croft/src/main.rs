@@ -587,7 +587,8 @@ fn dump(from: &Path, to: &Path) -> u8 {
             let text = printable::lines(&format!("{}: {}", dumped.name, dumped.show(to)));
             print(&format!("{text}\n")).map_or_else(|error| unwritable(&error), |()| status::OK)
         }
-        Err(error) => complain(&error, status::USAGE),
+        // As where a running host makes one.
+        Err(error) => complain(&error, status::FAILED),
     }
 }
 

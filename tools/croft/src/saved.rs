@@ -1,10 +1,11 @@
 //! Saved VMs as files: one is there whole, or not at all, and one that is read is looked at first.
 
 use crate::draft::Draft;
+use abi::bundle::Doors;
 use abi::crc32c;
 use pack::Value as _;
-use snapshot::SavedMachine;
 use snapshot::file::{FileError, MAGIC, Reader, Section};
+use snapshot::{Place, PlaceDifference, SavedMachine};
 use std::fs::File;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
@@ -28,6 +29,12 @@ pub enum SavedError {
         /// What may have the name.
         what: &'static str,
     },
+    /// A link has that name: what is written would take its place, and what it leads to would stay.
+    #[error("{}: this is a symbolic link, which would be replaced; name what it leads to", .file.display())]
+    Link {
+        /// The link.
+        file: PathBuf,
+    },
     /// What is to be read twice, and cannot be.
     #[error("{}: this is no regular file; a saved VM is looked at whole, and then read once more", .file.display())]
     NoFile {
@@ -42,8 +49,8 @@ pub enum SavedError {
         /// What is wrong with it.
         error: FileError,
     },
-    /// The machine that it was saved on, and this one.
-    #[error("the guest knows a CPU that this is not: {0}")]
+    /// The machine that it was saved on, or the VM itself, and those that are here.
+    #[error("{0}")]
     Misfit(String),
     /// Two machines, of which one was to go on as the other.
     #[error("{0}")]
@@ -92,13 +99,20 @@ impl Writing {
     }
 }
 
-/// What is written may take a name that nothing has, or a file of its kind: `what`, as its first bytes tell.
+/// What is written may take a name that nothing has, or an empty file, or one of its kind: `what`, as its first bytes tell.
 pub(crate) fn must_be_none_or(to: &Path, what: &'static str, is_one: fn(&[u8]) -> bool) -> Result<(), SavedError> {
     let Ok(found) = to.symlink_metadata() else { return Ok(()) };
+    if found.is_symlink() {
+        return Err(SavedError::Link { file: to.to_path_buf() });
+    }
     let mut begin = Vec::new();
     let read = |file: File| file.take(64).read_to_end(&mut begin);
     let is_read = found.is_file() && File::open(to).and_then(read).is_ok();
-    if is_read && is_one(&begin) { Ok(()) } else { Err(SavedError::InTheWay { file: to.to_path_buf(), what }) }
+    if is_read && (begin.is_empty() || is_one(&begin)) {
+        Ok(())
+    } else {
+        Err(SavedError::InTheWay { file: to.to_path_buf(), what })
+    }
 }
 
 /// Opens a file that may hold a saved VM. Nothing else is opened: a pipe that nobody writes into would never be.
@@ -118,6 +132,8 @@ pub fn open(file: &Path) -> Result<File, SavedError> {
 pub struct Check {
     reader: Reader,
     name: String,
+    rate: u32,
+    doors: Doors,
     machine: Option<SavedMachine>,
     is_whole: bool,
 }
@@ -127,37 +143,53 @@ pub struct Check {
 pub struct Contents {
     /// The VM's name.
     pub name: String,
+    file: PathBuf,
+    rate: u32,
+    doors: Doors,
     machine: Option<SavedMachine>,
 }
 
 impl Contents {
-    /// Whether its guest finds the CPU that it knows, on the machine of the VM `name`, which `here` describes as the hypervisor did.
+    /// Whether its guest finds the CPU that it knows, and the ways to call and the time that it has, in the place of the VM `name`, which
+    /// `here` describes as the hypervisor did.
     ///
     /// # Errors
     /// All that it would miss, or not know.
     pub fn must_fit(&self, name: &str, here: &[u8]) -> Result<(), SavedError> {
         let Some(machine) = &self.machine else { return Ok(()) };
-        let here = SavedMachine::unpack(&mut pack::Reader::new(here))
-            .map_err(|error| SavedError::Misfit(format!("{name}: {error}")))?;
-        let differences: Vec<String> = machine.features(&here).map(|feature| feature.to_string()).collect();
-        if differences.is_empty() { Ok(()) } else { Err(SavedError::Misfit(differences.join(", "))) }
+        let Place { machine: here, rate, doors } = place_of(name, here)?;
+        let file = self.file.display();
+        let features = machine.features(&here).map(|feature| feature.to_string());
+        let others = machine.cpu.differences(&here.cpu).map(|difference| difference.to_string());
+        let differences: Vec<String> = features.chain(others).collect();
+        if !differences.is_empty() {
+            let all = differences.join(", ");
+            return Err(SavedError::Misfit(format!("{file}: the guest knows a CPU that this is not: {all}")));
+        }
+        PlaceDifference::compare((self.rate, &self.doors), (rate, &doors))
+            .map_err(|difference| SavedError::Misfit(format!("{file}: {name} is no place for it: {difference}")))
     }
 }
 
-/// Whether two VMs of a host, each with what the hypervisor says of its machine, have the same one.
+/// What a hypervisor says of the VM `name`.
+fn place_of(name: &str, bytes: &[u8]) -> Result<Place, SavedError> {
+    Place::unpack(&mut pack::Reader::new(bytes)).map_err(|error| SavedError::Misfit(format!("{name}: {error}")))
+}
+
+/// Whether two VMs of a host, each with what the hypervisor says of it, have the same machine, time and ways to call.
 ///
 /// # Errors
 /// What each has.
 pub fn machines_must_agree(one: (&str, &[u8]), other: (&str, &[u8])) -> Result<(), SavedError> {
-    let read = |(name, bytes): (&str, &[u8])| {
-        SavedMachine::unpack(&mut pack::Reader::new(bytes))
-            .map_err(|error| SavedError::Misfit(format!("{name}: {error}")))
-    };
-    let (machine, place) = (read(one)?, read(other)?);
-    if machine.compare(&place).is_ok() {
-        return Ok(());
-    }
+    let (vm, place) = (place_of(one.0, one.1)?, place_of(other.0, other.1)?);
+    let difference = PlaceDifference::compare((vm.rate, &vm.doors), (place.rate, &place.doors));
+    let (machine, place) = (vm.machine, place.machine);
     let [(vm, _), (name, _)] = [one, other];
+    if machine.compare(&place).is_ok() {
+        return difference.map_err(|difference| {
+            SavedError::OtherShape(format!("{name} is no place for a clone of {vm}: {difference}"))
+        });
+    }
     Err(SavedError::OtherShape(format!(
         "{name} is no place for a clone of {vm}: that has {} vCPUs, {} MiB of memory and {} devices, {name} has {}, {} and {}",
         machine.vcpus,
@@ -178,8 +210,9 @@ impl Default for Check {
 impl Check {
     /// Nothing has come yet.
     #[must_use]
-    pub const fn new() -> Self {
-        Self { reader: Reader::new(crc32c::compute), name: String::new(), machine: None, is_whole: false }
+    pub fn new() -> Self {
+        let (reader, doors) = (Reader::new(crc32c::compute), Doors::default());
+        Self { reader, name: String::new(), rate: 0, doors, machine: None, is_whole: false }
     }
 
     /// Takes the next bytes.
@@ -189,9 +222,12 @@ impl Check {
     pub fn take(&mut self, mut bytes: &[u8]) -> Result<(), FileError> {
         while let Some(section) = self.reader.read(&mut bytes)? {
             match section {
-                Section::Vm(vm) => vm.name.clone_into(&mut self.name),
+                Section::Vm(vm) => {
+                    vm.name.clone_into(&mut self.name);
+                    (self.rate, self.doors) = (vm.time.rate, vm.doors);
+                }
                 Section::End => self.is_whole = true,
-                Section::Machine(machine) => self.machine = Some(*machine),
+                Section::Machine(machine) => self.machine = Some((*machine).clone()),
                 Section::Moment(_) | Section::Memory(_) | Section::State(_) => {}
             }
         }
@@ -222,13 +258,17 @@ impl Check {
             check.take(buffer.get(..count).unwrap_or_default()).map_err(damaged)?;
         }
         check.reader.finish().map_err(damaged)?;
-        Ok(Contents { name: check.name, machine: check.machine })
+        let Self { name, rate, doors, machine, .. } = check;
+        Ok(Contents { name, file: file.to_path_buf(), rate, doors, machine })
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Check, SavedError, Writing, open};
+    use super::{Check, Contents, SavedError, Writing, machines_must_agree, open};
+    use abi::bundle::Doors;
+    use pack::Value;
+    use snapshot::{Place, SavedCpu, SavedMachine};
     use std::fs;
     use std::path::Path;
     use std::process::Command;
@@ -255,10 +295,48 @@ mod tests {
         writing.write(b"all of it").unwrap();
         assert_eq!(writing.keep().unwrap(), 9);
         assert_eq!(fs::read(&file).unwrap(), b"all of it");
+        // In an empty file there is nothing to lose; a link is said to be one, wherever it leads.
+        let empty = folder.path().join("empty");
+        fs::write(&empty, "").unwrap();
+        Writing::create(&empty).unwrap();
+        for to in ["vm.saved", "nowhere"] {
+            let link = folder.path().join(format!("to-{to}"));
+            std::os::unix::fs::symlink(to, &link).unwrap();
+            assert!(matches!(Writing::create(&link), Err(SavedError::Link { .. })), "{to}");
+        }
         for taken in [folder.path(), &file] {
             assert!(matches!(Writing::create(taken), Err(SavedError::InTheWay { .. })), "{}", taken.display());
         }
         assert!(matches!(Writing::create(&folder.path().join("no/vm.saved")), Err(SavedError::Io { .. })));
+    }
+
+    /// What the site file says otherwise of two VMs is said before either is touched.
+    #[test]
+    fn another_rate_or_other_doors_are_no_place() {
+        let of = |rate, vmware| {
+            let cpu = SavedCpu::default();
+            let machine = SavedMachine { vcpus: 1, memory: 2 << 20, devices: 3, identification: [0; 56], cpu };
+            let mut out = pack::Writer::new();
+            Place { machine, rate, doors: Doors { vmware, ..Doors::default() } }.pack(&mut out);
+            out.finish().unwrap()
+        };
+        let (vm, slow, open) = (of(1_000_000, false), of(500_000, false), of(1_000_000, true));
+        let refusal = |place: &[u8]| machines_must_agree(("web", &vm), ("db", place)).unwrap_err().to_string();
+        assert!(machines_must_agree(("web", &vm), ("db", &vm)).is_ok());
+        let said = "db is no place for a clone of web: its time passes at a rate of 1.0, here at 0.5: time.rate in the site file \
+                    must be the same";
+        assert_eq!(refusal(&slow), said);
+        assert!(refusal(&open).starts_with("db is no place for a clone of web: it calls its hypervisor in other ways"));
+        let file = Path::new("web.saved").to_path_buf();
+        let machine = Place::unpack(&mut pack::Reader::new(&vm)).unwrap().machine;
+        let found =
+            Contents { name: "web".to_owned(), file, rate: 1_000_000, doors: Doors::default(), machine: Some(machine) };
+        assert!(found.must_fit("db", &vm).is_ok());
+        let said = found.must_fit("db", &slow).unwrap_err().to_string();
+        assert!(
+            said.starts_with("web.saved: db is no place for it: its time passes at a rate of 1.0, here at 0.5"),
+            "{said}"
+        );
     }
 
     #[test]

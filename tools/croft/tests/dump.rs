@@ -11,9 +11,10 @@ use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use object::LittleEndian;
 use object::elf::{ET_CORE, FileHeader64, PT_LOAD, PT_NOTE};
 use object::read::elf::{FileHeader, ProgramHeader};
+use pack::Boxed;
 use services::psci::SavedPower;
 use snapshot::file::{Content, Description, PAGE, SavedMoment, Writer};
-use snapshot::{SavedMachine, SavedTime, SavedVcpu, SavedVm};
+use snapshot::{SavedCpu, SavedMachine, SavedTime, SavedVcpu, SavedVm};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::process::{Command, ExitCode};
@@ -40,7 +41,8 @@ fn vcpu(number: u8, pstate: u64) -> SavedVcpu {
 
 /// A saved VM of which three of four vCPUs are on, with this page in the end of its memory.
 fn saved(last: &[u8; PAGE]) -> Vec<u8> {
-    let machine = SavedMachine { vcpus: 4, memory: MEMORY, devices: 0, identification: [0; cpu::id::COUNT] };
+    let cpu = SavedCpu::default();
+    let machine = SavedMachine { vcpus: 4, memory: MEMORY, devices: 0, identification: [0; cpu::id::COUNT], cpu };
     let config = Config { vcpus: 4, list_registers: 4, priority_bits: 5, preemption_bits: 5 };
     let dog = SavedWatchdog { timeout: 1, action: 2, remaining: None, acted: 0 };
     let state = SavedVm {
@@ -50,7 +52,7 @@ fn saved(last: &[u8; PAGE]) -> Vec<u8> {
             away: Away::Advance,
         },
         life: SavedLife { power: SavedPower { count: 4, on: 0b1101, pending: 0 }, starts: [None; 8] },
-        gic: Box::new(Vgic::new(config).save().expect("no error")),
+        gic: Boxed::new(Vgic::new(config).save().expect("no error")).expect("there is memory"),
         vcpus: vec![vcpu(0, EL1H), vcpu(2, EL0T), vcpu(3, EL1T | 0x3c0)],
         devices: Vec::new(),
         watchdogs: SavedWatchdogs { has_begun: true, vm: dog, own: [dog; 8] },

@@ -2,13 +2,14 @@
 //! against a hypervisor that is a thread of this test.
 #![expect(clippy::unwrap_used, reason = "the helpers of a test fail as the test does")]
 
+use abi::bundle::Doors;
 use abi::crc32c;
 use abi::link::request::{Answer, Ask, Guest, HOST, MAX_PIECE, Reply, Request};
 use abi::link::{self, Channel, Command as Order, Decoder, Event, MAX_PAYLOAD, Message, StopReason, VmState};
 use croft::control::{self, About, Place, Server};
 use croft::session::{Options, Session};
 use pack::Value;
-use snapshot::SavedMachine;
+use snapshot::{SavedCpu, SavedMachine};
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader, PipeReader, PipeWriter, Read, Write};
@@ -140,7 +141,10 @@ impl Fake {
             (_, Ask::Time | Ask::SetTime { .. }) => panic!("{ask:?} is for the host, not for VM {vm}"),
             (vm, Ask::Machine) => {
                 let (mut machine, identification) = (pack::Writer::new(), std::array::from_fn(|_| 0));
-                SavedMachine { vcpus: 2 - vm as u8, memory: 64 << 20, devices: 7, identification }.pack(&mut machine);
+                let cpu = SavedCpu::default();
+                let machine_of =
+                    SavedMachine { vcpus: 2 - vm as u8, memory: 64 << 20, devices: 7, identification, cpu };
+                snapshot::Place { machine: machine_of, rate: 1_000_000, doors: Doors::default() }.pack(&mut machine);
                 self.tell(id, Answer::Value(&machine.finish().unwrap()));
                 None
             }

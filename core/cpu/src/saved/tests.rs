@@ -3,11 +3,12 @@
 use std::format;
 use std::vec::Vec;
 
-use pack::{Reader, Writer};
+use pack::{Damaged, Part, Reader, Writer};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::{Name, Registers, SavedRegisters, Unfit, each};
+use crate::debug::MDSCR_TDCC;
 use crate::pstate;
 use crate::registers::{ContextNumbers, Debug, El1, General, InterruptState, Keys, Vectors};
 
@@ -31,6 +32,8 @@ struct Home {
     mdccint: u64,
     claim: u64,
     features: [bool; 3],
+    /// MDSCR_EL1 is, and its TDCC does not reach the register.
+    is_emulated: bool,
 }
 
 impl Home {
@@ -50,6 +53,7 @@ impl Home {
             mdccint: 0,
             claim: 0,
             features,
+            is_emulated: true,
         }
     }
 
@@ -68,7 +72,7 @@ impl Home {
             interrupts: &mut self.interrupts,
             hcr: &mut self.hcr,
             os_lock: &mut self.os_lock,
-            mdscr: &mut self.mdscr,
+            mdscr: self.is_emulated.then_some((&mut self.mdscr, MDSCR_TDCC)),
             mdccint: &mut self.mdccint,
             claim: &mut self.claim,
         }
@@ -191,5 +195,60 @@ fn only_a_guests_pstate_is_put_in() {
         let is_guests = [pstate::EL0T, pstate::EL1T, pstate::EL1H].contains(&mode);
         let put = Home::new([false; 3]).registers().restore(&saved(mode));
         assert_eq!(put.is_ok(), is_guests, "{mode:#x}: {put:?}");
+    }
+}
+
+/// Of each list as many values are read as any VM may have, and one more is refused by the list's name.
+#[test]
+fn no_list_is_longer_than_any_vms() {
+    fn bounded<P: Part + PartialEq + core::fmt::Debug>(list: &'static str, most: usize, with: &dyn Fn(usize) -> P) {
+        let packed = |part: &P| {
+            let mut out = Writer::new();
+            out.part(part);
+            out.finish().expect("there is memory")
+        };
+        let longest = with(most);
+        assert_eq!(Reader::new(&packed(&longest)).part(), Ok(longest));
+        let longer: Result<P, _> = Reader::new(&packed(&with(most + 1))).part();
+        assert_eq!(longer, Err(Damaged::Many(list, most as u32 + 1, most)));
+    }
+    // SCTLR_EL1 and so on, ten keys, two context numbers, and DISR_EL1.
+    bounded("SavedRegisters.system", 38, &|count| SavedRegisters {
+        system: core::iter::repeat_n((Name::new("sctlr_el1"), 1), count).collect(),
+        ..SavedRegisters::default()
+    });
+    let points = |count| core::iter::repeat_n((1, 2), count).collect();
+    bounded("SavedRegisters.breakpoints", 16, &|count| SavedRegisters {
+        breakpoints: points(count),
+        ..SavedRegisters::default()
+    });
+    bounded("SavedRegisters.watchpoints", 16, &|count| SavedRegisters {
+        watchpoints: points(count),
+        ..SavedRegisters::default()
+    });
+}
+
+/// A host that emulates MDSCR_EL1 and one that does not show a guest the same, whichever it was saved on; what must not reach the
+/// register does not.
+#[test]
+fn mdscr_is_what_its_guest_sees_on_either_host() {
+    const KDE_AND_TDCC: u64 = 1 << 13 | MDSCR_TDCC;
+    let home = |is_emulated| Home { is_emulated, ..Home::new([true; 3]) };
+    let (mut emulated, mut natural) = (home(true), home(false));
+    (emulated.mdscr, emulated.el1.mdscr_el1) = (KDE_AND_TDCC, 1 << 13);
+    // What is left there of a time in which it was emulated says nothing.
+    (natural.mdscr, natural.el1.mdscr_el1) = (0x77, KDE_AND_TDCC);
+    for mut here in [emulated, natural] {
+        here.general.pstate = pstate::EL1H;
+        let saved = here.registers().save().expect("there is memory");
+        assert_eq!(saved.mdscr, KDE_AND_TDCC);
+        let (mut emulated, mut natural) = (home(true), home(false));
+        emulated.registers().restore(&saved).expect("it fits");
+        natural.registers().restore(&saved).expect("it fits");
+        assert_eq!((emulated.mdscr, emulated.el1.mdscr_el1), (KDE_AND_TDCC, 1 << 13));
+        assert_eq!(natural.el1.mdscr_el1, KDE_AND_TDCC);
+        for mut there in [emulated, natural] {
+            assert_eq!(there.registers().save(), Ok(saved.clone()));
+        }
     }
 }

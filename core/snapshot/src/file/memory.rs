@@ -3,7 +3,7 @@
 
 use alloc::vec::Vec;
 
-use super::PAGE;
+use super::{FileError, PAGE};
 
 /// At most so many pages are written out in a section.
 pub(super) const PAGES: usize = 16;
@@ -152,22 +152,29 @@ pub struct Memory<'a> {
 impl<'a> Memory<'a> {
     /// The runs in a section that must begin with page `next`, of `all` there are; with the number of the page behind the last one.
     /// `None` if they are not what [`Builder`] writes.
-    pub(super) fn parse(bytes: &'a [u8], next: u64, all: u64) -> Option<(Self, u64)> {
-        let (first, rest) = bytes.split_first_chunk::<8>()?;
+    ///
+    /// # Errors
+    /// [`FileError::NoMemory`].
+    pub(super) fn parse(bytes: &'a [u8], next: u64, all: u64) -> Result<Option<(Self, u64)>, FileError> {
+        let Some((first, rest)) = bytes.split_first_chunk::<8>() else { return Ok(None) };
         if u64::from_le_bytes(*first) != next {
-            return None;
+            return Ok(None);
         }
         let memory = Self { next, rest, page: None };
         let (mut end, mut again, mut look) = (next, Builder { next, ..Builder::default() }, memory.clone());
+        // No more than that is written if it is the same.
+        again.bytes.try_reserve_exact(bytes.len()).map_err(|_| FileError::NoMemory)?;
         while !look.rest.is_empty() {
-            let run = look.next()?;
-            end = end.checked_add(run.count).filter(|&end| end <= all)?;
+            let run = look.next();
+            let behind = run.and_then(|run| end.checked_add(run.count)).filter(|&end| end <= all);
+            let (Some(run), Some(behind)) = (run, behind) else { return Ok(None) };
+            end = behind;
             // What is written in another way than by us is not read either.
-            if !again.put(run.content, run.count).unwrap_or(false) {
-                return None;
+            if !again.put(run.content, run.count).map_err(|_| FileError::NoMemory)? {
+                return Ok(None);
             }
         }
-        (again.take() == bytes).then_some((memory, end))
+        Ok((again.take() == bytes).then_some((memory, end)))
     }
 }
 

@@ -1,16 +1,15 @@
 //! A file that is being read, as its bytes come.
 
-use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use abi::Crc32c;
 use abi::bundle::{Blob, check_vm};
-use pack::Value;
+use pack::{Boxed, Damaged, Value};
 use units::PAGE_SIZE;
 
 use super::memory::Memory;
 use super::{Description, FileError, HEAD, HEADER, Kind, MAGIC, SavedMoment, VERSION};
-use crate::{SavedMachine, SavedVm};
+use crate::{SavedMachine, SavedVm, bounds};
 
 /// What was read.
 #[derive(Clone, Debug)]
@@ -18,11 +17,11 @@ pub enum Section<'a> {
     /// What the VM is.
     Vm(Description<'a>),
     /// The machine that the state belongs to, with what its guest knows of the CPU.
-    Machine(Box<SavedMachine>),
+    Machine(Boxed<SavedMachine>),
     /// When it was taken.
     Moment(SavedMoment),
     /// The state.
-    State(Box<SavedVm>),
+    State(Boxed<SavedVm>),
     /// Pages of memory, which follow those of the section before.
     Memory(Memory<'a>),
     /// It is whole, and what was read is what was written.
@@ -39,6 +38,25 @@ enum Next {
     Nothing,
 }
 
+/// What is known of the VM once its description has come.
+#[derive(Clone, Copy, Debug)]
+struct Known {
+    vcpus: u8,
+    memory: u64,
+    /// The most bytes that its state has.
+    state: usize,
+}
+
+impl Known {
+    const fn pages(&self) -> u64 {
+        self.memory / PAGE_SIZE
+    }
+
+    fn is_of(&self, machine: &SavedMachine) -> bool {
+        (self.vcpus, self.memory) == (machine.vcpus, machine.memory)
+    }
+}
+
 /// Reads a file from bytes as they come.
 #[derive(Debug)]
 pub struct Reader {
@@ -51,7 +69,7 @@ pub struct Reader {
     taken: u64,
     before: Option<Kind>,
     sections: u32,
-    vm: Option<(u8, u64)>,
+    vm: Option<Known>,
     pages: u64,
     is_handed_out: bool,
     failed: Option<FileError>,
@@ -121,7 +139,7 @@ impl Reader {
             if matches!(self.next, Next::Nothing) {
                 return if input.is_empty() { Ok(None) } else { Err(FileError::Surplus) };
             }
-            // A body stays until the next look. That of a state may be many times as large as all that come behind it.
+            // A body stays until the next look. That of a state is large, and no other is.
             if core::mem::take(&mut self.is_handed_out) {
                 self.buffer.clear();
                 if self.before == Some(Kind::State) {
@@ -190,10 +208,11 @@ impl Reader {
             return Err(FileError::SectionVersion(kind.name(), version, kind.version()));
         }
         let length = u32::from_le_bytes(self.field(16)) as usize;
-        if length > kind.most() {
+        let most = if kind == Kind::State { self.vm.map_or(0, |vm| vm.state) } else { kind.most() };
+        if length > most {
             return Err(FileError::Long(kind.name()));
         }
-        let pages = self.vm.map_or(0, |(_, memory)| memory / PAGE_SIZE);
+        let pages = self.vm.map_or(0, |vm| vm.pages());
         if kind == Kind::End && self.pages != pages {
             return Err(FileError::Pages(self.pages, pages));
         }
@@ -201,7 +220,9 @@ impl Reader {
         self.sections += 1;
         self.next = Next::Body(kind, u32::from_le_bytes(self.field(20)));
         self.wanted = length;
-        Ok(())
+        // All of it at once, and no more: a buffer that grows takes more than what is in it.
+        self.buffer.clear();
+        self.buffer.try_reserve_exact(length).map_err(|_| FileError::NoMemory)
     }
 }
 
@@ -210,29 +231,31 @@ impl Reader {
 fn interpret<'a>(
     kind: Option<Kind>,
     body: &'a [u8],
-    vm: &mut Option<(u8, u64)>,
+    vm: &mut Option<Known>,
     pages: &mut u64,
 ) -> Result<Section<'a>, FileError> {
     let Some(kind) = kind else { return Err(FileError::Header) };
     let section = match kind {
         Kind::Vm => describe(body).map(|found| {
-            *vm = Some((found.vcpus, found.memory));
+            let state = bounds::of_state(found.vcpus, &found.doors);
+            *vm = Some(Known { vcpus: found.vcpus, memory: found.memory, state });
             Section::Vm(found)
         }),
         Kind::Machine => unpacked(body)
-            .filter(|machine: &SavedMachine| *vm == Some((machine.vcpus, machine.memory)))
-            .map(|machine| Section::Machine(Box::new(machine))),
+            .filter(|machine: &SavedMachine| vm.is_some_and(|vm| vm.is_of(machine)))
+            .map(|machine| Boxed::new(machine).map(Section::Machine).map_err(|_| FileError::NoMemory))
+            .transpose()?,
         Kind::Moment => unpacked(body).map(Section::Moment),
         Kind::Memory => {
-            let all = vm.map_or(0, |(_, memory)| memory / PAGE_SIZE);
-            Memory::parse(body, *pages, all).map(|(memory, end)| {
+            let all = vm.map_or(0, |vm| vm.pages());
+            Memory::parse(body, *pages, all)?.map(|(memory, end)| {
                 *pages = end;
                 Section::Memory(memory)
             })
         }
         Kind::State => {
             let state = state(body)?;
-            let fits = *vm == Some((state.machine.vcpus, state.machine.memory));
+            let fits = vm.is_some_and(|vm| vm.is_of(&state.machine));
             fits.then_some(Section::State(state))
         }
         Kind::End => (body == pages.to_le_bytes()).then_some(Section::End),
@@ -242,8 +265,11 @@ fn interpret<'a>(
 
 /// In a frame of its own on the stack, which is gone when the state is in its box: the hypervisor's threads have small ones.
 #[inline(never)]
-fn state(body: &[u8]) -> Result<Box<SavedVm>, FileError> {
-    SavedVm::from_bytes(body).map(Box::new).map_err(FileError::State)
+fn state(body: &[u8]) -> Result<Boxed<SavedVm>, FileError> {
+    SavedVm::from_bytes(body).and_then(Boxed::new).map_err(|damaged| match damaged {
+        Damaged::NoMemory => FileError::NoMemory,
+        _ => FileError::State(damaged),
+    })
 }
 
 /// A description of a VM as there can be one, in the only form that is written.

@@ -3,12 +3,13 @@
 use std::boxed::Box;
 use std::format;
 use std::string::String;
+use std::vec;
 use std::vec::Vec;
 
-use abi::bundle::Vm;
+use abi::bundle::{Doors, Quota, Vm};
 use abi::crc32c;
-use proptest::collection::vec;
 use proptest::prelude::*;
+use vmware::saved::{SavedService, SavedValue};
 
 use super::{Content, Description, FileError, HEAD, HEADER, PAGE, Reader, SavedMoment, Section, Writer};
 use crate::tests::{any_vm, vm};
@@ -39,7 +40,7 @@ fn any_pages() -> impl Strategy<Value = Pages> {
         1 => (0..3_u64).prop_map(Page::Word),
         4 => (1..9_u8).prop_map(Page::Bytes),
     ];
-    vec((content, prop_oneof![3 => Just(1), 1 => 1..99_u64]), 0..200)
+    prop::collection::vec((content, prop_oneof![3 => Just(1), 1 => 1..99_u64]), 0..200)
 }
 
 fn moment() -> SavedMoment {
@@ -48,11 +49,16 @@ fn moment() -> SavedMoment {
 
 /// A VM whose memory holds `pages`, and zeros up to a whole number of blocks.
 fn written(state: &SavedVm, pages: &Pages) -> Vec<u8> {
+    written_with(Doors { vmware: true, ..Doors::default() }, state, pages)
+}
+
+/// As well, with these doors.
+fn written_with(doors: Doors, state: &SavedVm, pages: &Pages) -> Vec<u8> {
     let count: u64 = pages.iter().map(|(_, count)| count).sum();
     let memory = (count * PAGE as u64).next_multiple_of(units::BLOCK_SIZE).max(units::BLOCK_SIZE);
     let mut state = state.clone();
     state.machine.memory = memory;
-    let description: Description<'_> = Vm { vcpus: 2, ..Vm::new("guest", (), memory) };
+    let description: Description<'_> = Vm { vcpus: 2, doors, ..Vm::new("guest", (), memory) };
     let mut writer = Writer::new(crc32c::compute);
     let mut bytes = writer.begin(&description, &state.machine, moment()).unwrap();
     bytes.extend(writer.state(&state).unwrap());
@@ -74,7 +80,7 @@ struct Read {
     machine: Option<SavedMachine>,
     pages: u64,
     memory: Vec<(u64, u64, Vec<u8>)>,
-    state: Option<Box<SavedVm>>,
+    state: Option<SavedVm>,
     is_whole: bool,
     again: Vec<u8>,
     /// Where sections end.
@@ -92,12 +98,12 @@ fn read(bytes: &[u8], step: usize) -> Result<Read, FileError> {
             match section {
                 Section::Vm(vm) => {
                     read.vm = vm.name.into();
-                    description = Some((vm.vcpus, vm.memory));
+                    description = Some((vm.vcpus, vm.memory, vm.doors));
                 }
-                Section::Machine(found) => machine = Some(*found),
+                Section::Machine(found) => machine = Some((*found).clone()),
                 Section::Moment(moment) => {
-                    let (vcpus, memory) = description.unwrap();
-                    let vm: Description<'_> = Vm { vcpus, ..Vm::new(read.vm.as_str(), (), memory) };
+                    let (vcpus, memory, doors) = description.unwrap();
+                    let vm: Description<'_> = Vm { vcpus, doors, ..Vm::new(read.vm.as_str(), (), memory) };
                     let begin = writer.begin(&vm, machine.as_ref().unwrap(), moment).unwrap();
                     read.again.extend(begin);
                 }
@@ -115,7 +121,7 @@ fn read(bytes: &[u8], step: usize) -> Result<Read, FileError> {
                 }
                 Section::State(state) => {
                     read.again.extend(writer.state(&state).unwrap());
-                    read.state = Some(state);
+                    read.state = Some((*state).clone());
                 }
                 Section::End => {
                     read.again.extend(writer.end().unwrap());
@@ -142,7 +148,7 @@ proptest! {
         let found = read.state.unwrap();
         prop_assert_eq!(Some(&found.machine), read.machine.as_ref());
         let expected = SavedVm { machine: found.machine.clone(), ..state };
-        prop_assert_eq!(*found, expected);
+        prop_assert_eq!(found, expected);
         // Page by page: what runs of them say, whichever they are.
         let flat = |runs: Vec<(Vec<u8>, u64)>| {
             let mut all: Vec<(Vec<u8>, u64)> = Vec::new();
@@ -164,7 +170,7 @@ proptest! {
     }
 
     #[test]
-    fn any_bytes_are_survived(bytes in vec(any::<u8>(), 0..400), keeps_header in any::<bool>()) {
+    fn any_bytes_are_survived(bytes in prop::collection::vec(any::<u8>(), 0..400), keeps_header in any::<bool>()) {
         let mut all = if keeps_header { small()[..HEADER].to_vec() } else { Vec::new() };
         all.extend(bytes);
         prop_assert!(read(&all, 64).is_err());
@@ -288,4 +294,33 @@ fn pages_that_are_alike_take_no_room() {
     // Its size itself takes some bytes more.
     assert!(large - none < 8, "64 GiB of one word: {large}, 2 MiB of zeros: {none}");
     assert!(none < HEADER + 6 * HEAD + 20_000, "{none}");
+}
+
+/// What the state of a VM may have follows from what its description lets its guest have: a longer one is refused by its length, and
+/// none takes more memory than itself, what is made of it, and a section of memory.
+#[test]
+fn a_state_is_as_large_as_its_vms_at_most() {
+    let mut state = vm([1, 2, 3, 4], Vec::new(), true);
+    let value =
+        |number: usize, length| SavedValue { key: format!("guestinfo.{number}").into(), value: vec![7; length] };
+    state.calls =
+        Some(SavedService { store: (0..8).map(|number| value(number, 50_000)).collect(), ..Default::default() });
+    let quota = |store| Doors { vmware: true, quota: Quota { store, ..Quota::USUAL }, ..Doors::default() };
+    // What the messages on their way may have is in it too.
+    let with = |doors| read(&written_with(doors, &state, &Vec::new()), 5000).err();
+    assert_eq!(with(quota(400_000)), None);
+    assert_eq!(with(Doors::default()), Some(FileError::Long("state")));
+    let whole = written_with(quota(400_000), &state, &Vec::new());
+    let longest = crate::bounds::of_state(2, &quota(400_000));
+    let (_, most) = scarce::most_held(|| {
+        let (mut reader, mut input) = (Reader::new(crc32c::compute), &whole[..]);
+        let mut kept = None;
+        while let Some(section) = reader.read(&mut input).unwrap() {
+            if let Section::State(found) = section {
+                kept = Some(found);
+            }
+        }
+        kept
+    });
+    assert!(most < 2 * 400_000 + 100_000 && most < 2 * longest, "{most} bytes");
 }

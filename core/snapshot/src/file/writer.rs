@@ -37,9 +37,11 @@ impl Writer {
         moment: SavedMoment,
     ) -> Result<Vec<u8>, FileError> {
         let mut out = Vec::new();
-        let mut head = [MAGIC.as_slice(), &VERSION.to_le_bytes(), &[0; 2]].concat();
-        head.extend((self.crc32c)(0, &head).to_le_bytes());
-        push(&mut out, &head)?;
+        for bytes in [MAGIC.as_slice(), &VERSION.to_le_bytes(), &[0; 2]] {
+            push(&mut out, bytes)?;
+        }
+        let checksum = (self.crc32c)(0, &out).to_le_bytes();
+        push(&mut out, &checksum)?;
         let mut buffer = Vec::new();
         buffer.try_reserve_exact(Kind::Vm.most()).map_err(|_| FileError::NoMemory)?;
         buffer.resize(Kind::Vm.most(), 0);

@@ -1,15 +1,15 @@
 //! Any state that can be saved comes back as it was, and what no guest can bring about is refused.
 
 use std::string::String;
+use std::vec;
 use std::vec::Vec;
 
 use abi::bundle::Calls;
 use pack::{Damaged, Reader, Writer};
-use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 
-use super::{SavedChannel, SavedReport, SavedRequests, SavedService};
+use super::{BEYOND, SavedChannel, SavedMessage, SavedReport, SavedRequest, SavedRequests, SavedService, SavedValue};
 use crate::limits::Limits;
 use crate::service::{Config, Service};
 
@@ -25,7 +25,7 @@ fn service() -> Service {
 }
 
 fn bytes() -> impl Strategy<Value = Vec<u8>> {
-    vec(any::<u8>(), 0..20)
+    prop::collection::vec(any::<u8>(), 0..20)
 }
 
 fn text() -> impl Strategy<Value = Vec<u8>> {
@@ -33,14 +33,16 @@ fn text() -> impl Strategy<Value = Vec<u8>> {
 }
 
 fn channel() -> impl Strategy<Value = SavedChannel> {
-    let incoming = option::of((bytes(), 0..40_usize).prop_map(|(bytes, more)| (bytes.clone(), bytes.len() + more)));
-    let outgoing = option::of((bytes(), any::<prop::sample::Index>()).prop_map(|(bytes, place)| {
-        let place = place.index(bytes.len() + 1);
-        (bytes, place)
-    }));
+    let incoming =
+        option::of((bytes(), 0..40_usize).prop_map(|(bytes, more)| SavedMessage { place: bytes.len() + more, bytes }));
+    let outgoing = option::of(
+        (bytes(), any::<prop::sample::Index>())
+            .prop_map(|(bytes, place)| SavedMessage { place: place.index(bytes.len() + 1), bytes }),
+    );
     (any::<(bool, Option<[u32; 2]>, u64)>(), incoming, outgoing, any::<prop::sample::Index>()).prop_map(
         |((host_asks, cookies, used), incoming, outgoing, moved)| {
-            let most = [&incoming, &outgoing].into_iter().flatten().map(|(bytes, _)| bytes.len()).max().unwrap_or(0);
+            let most = [&incoming, &outgoing].into_iter().flatten().map(|message| message.bytes.len()).max();
+            let most = most.unwrap_or(0);
             SavedChannel { host_asks, cookies, used, incoming, outgoing, moved: moved.index(most + 1) }
         },
     )
@@ -64,7 +66,8 @@ fn report() -> impl Strategy<Value = SavedReport> {
 
 fn requests() -> impl Strategy<Value = SavedRequests> {
     let numbers = (any::<Option<u16>>(), 0..NOW, any::<u32>(), 0..4_u8);
-    (numbers, vec(bytes(), 0..=32), option::of(bytes())).prop_map(
+    let request = || bytes().prop_map(|text| SavedRequest { text });
+    (numbers, prop::collection::vec(request(), 0..=33), option::of(request())).prop_map(
         |((channel, quiet, busy, time_set), waiting, outstanding)| SavedRequests {
             channel,
             waiting,
@@ -77,20 +80,19 @@ fn requests() -> impl Strategy<Value = SavedRequests> {
 }
 
 fn saved() -> impl Strategy<Value = SavedService> {
-    let store = vec(vec(any::<u8>(), 0..=50), 0..=3).prop_map(|values| {
+    let store = prop::collection::vec(prop::collection::vec(any::<u8>(), 0..=50), 0..=3).prop_map(|values| {
         let keys = (b'a'..).map(|name| [b"guestinfo.", &[name][..]].concat());
-        keys.zip(values).collect()
+        keys.zip(values).map(|(key, value)| SavedValue { key, value }).collect()
     });
-    (vec(option::of(channel()), 0..=4), any::<u64>(), store, report(), requests(), any::<bool>()).prop_map(
-        |(channels, calls, store, report, requests, time_sync)| SavedService {
+    (prop::collection::vec(option::of(channel()), 0..=4), any::<u64>(), store, report(), requests(), any::<bool>())
+        .prop_map(|(channels, calls, store, report, requests, time_sync)| SavedService {
             channels,
             calls,
             store,
             report,
             requests,
             time_sync,
-        },
-    )
+        })
 }
 
 proptest! {
@@ -98,8 +100,8 @@ proptest! {
     fn what_was_put_in_is_taken_out(saved in saved(), earlier in saved()) {
         let mut service = service();
         // Whatever was there before is gone.
-        prop_assert_eq!(service.restore(&earlier, NOW), Ok(()));
-        prop_assert_eq!(service.restore(&saved, NOW), Ok(()));
+        prop_assert_eq!(service.restore(earlier, NOW), Ok(()));
+        prop_assert_eq!(service.restore(saved.clone(), NOW), Ok(()));
         prop_assert_eq!(service.save(NOW), Ok(saved.clone()));
         let mut out = Writer::new();
         out.part(&saved);
@@ -113,24 +115,115 @@ fn what_no_guest_can_bring_about_is_refused() {
     let refusal = |change: &dyn Fn(&mut SavedService)| {
         let mut saved = SavedService::default();
         change(&mut saved);
-        match service().restore(&saved, NOW) {
+        match service().restore(saved, NOW) {
             Err(Damaged::Impossible(what)) => what,
             other => panic!("{other:?}"),
         }
     };
     let with =
         |channel: SavedChannel| refusal(&move |saved: &mut SavedService| saved.channels.push(Some(channel.clone())));
+    let value = |key: &[u8]| SavedValue { key: key.to_vec(), value: Vec::new() };
     assert!(refusal(&|saved| saved.channels.resize(5, None)).contains("more channels"));
-    let long = |length| Some((Vec::from([0; 64]), length));
+    let long = |place| Some(SavedMessage { bytes: Vec::from([0; 64]), place });
     assert!(with(SavedChannel { incoming: long(63), ..SavedChannel::default() }).contains("longer"));
     assert!(with(SavedChannel { incoming: long(65), ..SavedChannel::default() }).contains("longer"));
     assert!(with(SavedChannel { outgoing: long(65), ..SavedChannel::default() }).contains("moved"));
     assert!(with(SavedChannel { moved: 65, outgoing: long(0), ..SavedChannel::default() }).contains("moved"));
-    let big = SavedChannel { outgoing: Some((Vec::from([0; 101]), 0)), ..SavedChannel::default() };
+    let bytes = Vec::from([0; 101 + BEYOND]);
+    let big = SavedChannel { outgoing: Some(SavedMessage { bytes, place: 0 }), ..SavedChannel::default() };
     assert!(refusal(&|saved| saved.channels.resize(4, Some(big.clone()))).contains("on their way"));
-    assert!(refusal(&|saved| saved.store.push((Vec::from(*b"other"), Vec::new()))).contains("value"));
+    assert!(refusal(&|saved| saved.store.push(value(b"other"))).contains("value"));
+    assert!(
+        refusal(&|saved| saved.store = Vec::from([value(b"guestinfo.a"), value(b"guestinfo.a")])).contains("value")
+    );
     assert!(refusal(&|saved| saved.report.system.push(b'\n')).contains("text"));
     assert!(refusal(&|saved| saved.report.system.resize(97, b'x')).contains("text"));
-    assert!(refusal(&|saved| saved.requests.waiting.resize(33, Vec::new())).contains("requests"));
+    assert!(refusal(&|saved| saved.requests.waiting.resize(34, SavedRequest::default())).contains("requests"));
     assert!(refusal(&|saved| saved.requests.time_set = 4).contains("clock"));
+}
+
+/// Of each list as many values are read as any VM may have, and one more is refused by the list's name.
+#[test]
+fn no_list_is_longer_than_any_guests() {
+    let read = |saved: &SavedService| {
+        let mut out = Writer::new();
+        out.part(saved);
+        let bytes = out.finish().expect("there is memory");
+        Reader::new(&bytes).part::<SavedService>()
+    };
+    let mut tried = 0;
+    let mut bounded = |list: &'static str, most: usize, with: &dyn Fn(&mut SavedService, usize)| {
+        let of = |count| {
+            let mut saved = SavedService::default();
+            with(&mut saved, count);
+            saved
+        };
+        let longest = of(most);
+        assert_eq!(read(&longest), Ok(longest));
+        assert_eq!(read(&of(most + 1)), Err(Damaged::Many(list, most as u32 + 1, most)));
+        tried += 1;
+    };
+    let channel = |channel: SavedChannel| Vec::from([Some(channel)]);
+    let message = |count| Some(SavedMessage { bytes: vec![1; count], place: 0 });
+    bounded("SavedService.channels", 256, &|saved, count| saved.channels.resize(count, None));
+    bounded("SavedService.store", 1024, &|saved, count| saved.store.resize(count, SavedValue::default()));
+    bounded("SavedMessage.bytes", 1 << 20, &|saved, count| {
+        saved.channels = channel(SavedChannel { incoming: message(count), ..SavedChannel::default() });
+    });
+    bounded("SavedValue.key", 256, &|saved, count| {
+        saved.store = vec![SavedValue { key: vec![1; count], ..SavedValue::default() }];
+    });
+    bounded("SavedValue.value", 65536, &|saved, count| {
+        saved.store = vec![SavedValue { value: vec![1; count], ..SavedValue::default() }];
+    });
+    bounded("SavedReport.version", 96, &|saved, count| saved.report.version.resize(count, b'x'));
+    bounded("SavedReport.host_name", 96, &|saved, count| saved.report.host_name.resize(count, b'x'));
+    bounded("SavedReport.system", 96, &|saved, count| saved.report.system.resize(count, b'x'));
+    bounded("SavedReport.address", 96, &|saved, count| saved.report.address.resize(count, b'x'));
+    bounded("SavedRequests.waiting", 33, &|saved, count| {
+        saved.requests.waiting.resize(count, SavedRequest::default());
+    });
+    bounded("SavedRequest.text", 32, &|saved, count| {
+        saved.requests.outstanding = Some(SavedRequest { text: vec![1; count] });
+    });
+    assert_eq!(tried, 11);
+}
+
+/// What a guest has at most is in the bytes that a file has at most for it, and few of those are left.
+#[test]
+fn the_largest_state_has_the_most_bytes() {
+    let limits = LIMITS;
+    let part = (limits.buffers + limits.channels * BEYOND) / limits.channels / 2;
+    let message = |place| Some(SavedMessage { bytes: vec![1; part], place });
+    let channel = SavedChannel {
+        cookies: Some([1; 2]),
+        incoming: message(part),
+        outgoing: message(0),
+        ..SavedChannel::default()
+    };
+    let text = || vec![b'x'; 96];
+    let request = || SavedRequest { text: vec![1; 32] };
+    let saved = SavedService {
+        channels: vec![Some(channel); limits.channels],
+        store: vec![SavedValue { key: vec![1; 50], value: vec![1; limits.store / limits.keys - 50] }; limits.keys],
+        report: SavedReport {
+            version: text(),
+            host_name: text(),
+            system: text(),
+            address: text(),
+            silent: Some(1),
+            ..SavedReport::default()
+        },
+        requests: SavedRequests {
+            channel: Some(1),
+            waiting: vec![request(); 33],
+            outstanding: Some(request()),
+            ..SavedRequests::default()
+        },
+        ..SavedService::default()
+    };
+    let mut out = Writer::new();
+    out.part(&saved);
+    let (bytes, most) = (out.finish().expect("there is memory").len(), SavedService::most_bytes(&limits));
+    assert!(bytes <= most && bytes + 250 > most, "{bytes} of {most}");
 }

@@ -8,6 +8,8 @@ use cpu::id::{self, GuestIds, HostIds, Part, Trap};
 use cpu::requirements::{self, Missing};
 use hw::state::{Features, TimeControls};
 use hw::sysreg;
+use services::Workarounds;
+use snapshot::SavedCpu;
 use spin::Once;
 use units::Hz;
 
@@ -110,6 +112,18 @@ pub fn get() -> &'static Host {
     match HOST.get() {
         Some(host) => host,
         None => unreachable!("the host is examined before anything asks about it"),
+    }
+}
+
+/// What guests know of their CPU beside its features, as this host shows it to all of them.
+#[must_use]
+pub(crate) fn guests_cpu() -> SavedCpu {
+    let Workarounds { branch_target, store_bypass, branch_history } = super::speculation::workarounds();
+    SavedCpu {
+        midr: get().midr,
+        cache_type: sysreg::ctr_el0(),
+        zero_block: sysreg::dczid_el0(),
+        workarounds: [branch_target, store_bypass, branch_history].map(|need| need.feature() as u32),
     }
 }
 

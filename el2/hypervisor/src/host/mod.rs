@@ -7,6 +7,6 @@ pub mod speculation;
 pub mod text;
 pub(crate) mod wall_clock;
 
-pub(crate) use facts::frequency;
 pub use facts::{Host, get, ticks};
+pub(crate) use facts::{frequency, guests_cpu};
 pub(crate) use facts::{init, init_cpu, milliseconds, probe_wfe, wfe_traps};

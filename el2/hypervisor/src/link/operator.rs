@@ -12,6 +12,7 @@ use alloc::vec::Vec;
 use abi::link::request::{Answer, Ask, Guest, HOST, MAX_KEY, MAX_PIECE, Reply, Request};
 use arrayvec::ArrayString;
 use pack::{Value as _, Writer};
+use snapshot::Place;
 use units::VmId;
 use vmware::Service;
 use vmware::tclo::TimeSet;
@@ -185,7 +186,8 @@ impl Operator {
             Ask::EndTransfer => self.transfer.end(vm)?,
             Ask::Machine => {
                 let mut out = Writer::new();
-                vm.shape().pack(&mut out);
+                let place = Place { machine: vm.shape(), rate: vm.config.time.rate, doors: vm.config.doors };
+                place.pack(&mut out);
                 tell(Answer::Value(&out.finish()?));
             }
             Ask::Time | Ask::SetTime { .. } => return Err(Sentence::from("the host's time is asked of the host")),

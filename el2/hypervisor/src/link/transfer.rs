@@ -22,8 +22,9 @@ use abi::bundle::VmConfig;
 use abi::link::request::{MAX_BULK_CHUNK, MAX_CHUNK};
 use clock::saved::Away;
 use hw::heap;
-use snapshot::SavedVm;
+use pack::Boxed;
 use snapshot::file::{Content, Description, FileError, PAGE, Reader, SavedMoment, Section, Writer};
+use snapshot::{PlaceDifference, SavedVm};
 use units::{BLOCK_SIZE, Ipa, PAGE_SIZE};
 
 use crate::host::text::{Sentence, sentence};
@@ -74,6 +75,8 @@ struct Restoring {
     vm: &'static Vm,
     /// Which of its lives it is, once it is built.
     life: Option<u32>,
+    /// Why it was off before.
+    before: Stop,
     until: u64,
     reader: Reader,
     taken: u64,
@@ -83,7 +86,7 @@ struct Restoring {
     /// What was read and is not written yet.
     runs: Vec<Rest>,
     moment: Option<SavedMoment>,
-    state: Option<Box<SavedVm>>,
+    state: Option<Boxed<SavedVm>>,
     is_whole: bool,
     page: Box<[u8; PAGE]>,
 }
@@ -188,12 +191,13 @@ impl Transfer {
     #[inline(never)]
     pub(crate) fn restore(&mut self, vm: &'static Vm) -> Result<(), Sentence> {
         self.must_be_free()?;
-        if vm.stopped().is_none() {
+        let Some(before) = vm.stopped() else {
             return Err(sentence!("{} is not off; stop it before a saved VM takes its place", vm.config.name));
-        }
+        };
         let restoring = heap::boxed(Restoring {
             vm,
             life: None,
+            before,
             until: host::milliseconds().saturating_add(PATIENCE),
             reader: Reader::new(hw::memory::crc32c),
             taken: 0,
@@ -245,7 +249,8 @@ impl Transfer {
         match self.0.take() {
             Some(Under::Saving(saving)) => saving.end(),
             Some(Under::Restoring(restoring)) if restoring.life == Some(restoring.vm.boots()) => {
-                restoring.vm.stop(Stop::Operator);
+                // As it was.
+                restoring.vm.stop(restoring.before);
             }
             _ => {}
         }
@@ -448,7 +453,7 @@ impl Restoring {
         }
         self.input.drain(..self.read);
         self.read = 0;
-        self.input.try_reserve(piece.len()).map_err(|_| refused(FileError::NoMemory))?;
+        self.input.try_reserve_exact(piece.len()).map_err(|_| refused(FileError::NoMemory))?;
         self.input.extend_from_slice(piece);
         let mut left = PAGES_IN;
         loop {
@@ -545,8 +550,12 @@ impl Restoring {
         state.time.clock = state.time.clock.after(away, state.time.away);
         let mut still =
             Still::of(self.vm).ok_or_else(|| sentence!("{name} was stopped while it was being restored"))?;
-        still.restore(&state)?;
+        let put = still.restore(&mut state);
         drop(still);
+        if put.is_err() {
+            self.vm.forget_state();
+        }
+        put?;
         self.vm.has_forked();
         let seconds = away / wall_clock::MICROSECONDS;
         let time = if state.time.away == Away::Freeze { "; its time stood still meanwhile" } else { "" };
@@ -577,19 +586,8 @@ fn fits(saved: &Description<'_>, here: &VmConfig<'_>) -> Result<(), Sentence> {
             here.memory >> 20
         ));
     }
-    if saved.time.rate != here.time.rate {
-        return Err(sentence!(
-            "the saved VM's time passes at {} millionths of real time, that of {name} at {}",
-            saved.time.rate,
-            here.time.rate
-        ));
-    }
-    if saved.doors != here.doors {
-        return Err(sentence!(
-            "the saved VM calls its hypervisor in other ways than {name}: the site file's keys for that must be the same"
-        ));
-    }
-    Ok(())
+    let difference = PlaceDifference::compare((saved.time.rate, &saved.doors), (here.time.rate, &here.doors));
+    difference.map_err(|difference| sentence!("{name}: {difference}"))
 }
 
 /// Where page number `number` is in the guest's memory.

@@ -60,11 +60,11 @@ impl Still {
         self.vm.save_machine(&life, vcpus, self.now)
     }
 
-    /// Puts a state in. The guest sees nothing of its memory before it touches it.
+    /// Puts a state in, of which it takes away what is large. The guest sees nothing of its memory before it touches it.
     ///
     /// # Errors
     /// A sentence that says what does not fit. The VM cannot go on then: some of it may have been put in.
-    pub fn restore(&mut self, saved: &SavedVm) -> Result<(), Sentence> {
+    pub fn restore(&mut self, saved: &mut SavedVm) -> Result<(), Sentence> {
         let mut numbers = VcpuSet::EMPTY;
         for (place, vcpu) in saved.vcpus.iter().enumerate() {
             let is_next = place.checked_sub(1).and_then(|before| saved.vcpus.get(before));

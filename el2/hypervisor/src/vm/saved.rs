@@ -10,8 +10,7 @@ use alloc::vec::Vec;
 use ::devices::Change;
 use ::vm::{SavedLife, SavedWatchdogs};
 use clock::{GuestClock, VmClock};
-use hw::heap;
-use pack::{Damaged, Reader, Writer};
+use pack::{Boxed, Damaged, Reader, Writer};
 use services::psci::SavedPower;
 use snapshot::{SavedMachine, SavedTime, SavedVcpu, SavedVm};
 use units::{Ticks, VcpuId, VcpuSet};
@@ -39,6 +38,7 @@ impl Vm {
             memory: self.config.memory,
             devices: self.plan.rows().len() as u32,
             identification: host::get().guest_ids.0,
+            cpu: host::guests_cpu(),
         }
     }
 
@@ -59,7 +59,7 @@ impl Vm {
             machine: self.shape(),
             time: SavedTime { clock: clock.save(now), away: time.away() },
             life: *life,
-            gic: heap::boxed(self.gic.lock().save().map_err(|unfit| sentence!("{unfit}"))?).ok_or(Damaged::NoMemory)?,
+            gic: Boxed::new(self.gic.lock().save().map_err(|unfit| sentence!("{unfit}"))?)?,
             vcpus,
             devices: self.save_devices()?,
             watchdogs: self.doors.watchdogs.save(clock.milliseconds(now)),
@@ -75,14 +75,15 @@ impl Vm {
         out.finish()
     }
 
-    /// Puts a state in at `now`, but for the registers of its vCPUs, which are these.
+    /// Puts a state in at `now`, but for the registers of its vCPUs, which are these. VMware's service takes its part as it is: there
+    /// may be no room for a second one.
     ///
     /// # Errors
     /// A sentence that says what does not fit. Some of it may have been put in.
     pub(crate) fn restore_machine(
         &self,
         life: &mut Life,
-        saved: &SavedVm,
+        saved: &mut SavedVm,
         vcpus: VcpuSet,
         now: Ticks,
     ) -> Result<(), Sentence> {
@@ -100,7 +101,7 @@ impl Vm {
         // Behind the interrupt controller, which hears of their lines.
         self.restore_devices(devices)?;
         self.doors.watchdogs.restore(watchdogs)?;
-        match (&self.doors.service, calls) {
+        match (&self.doors.service, calls.take()) {
             (Some(service), Some(calls)) => {
                 self.doors.set_counter(clock.frequency());
                 service.lock().restore(calls, milliseconds(now)).map_err(Sentence::from)
@@ -134,6 +135,12 @@ impl Vm {
     /// Tells its devices, and by them its guest, that it goes on from a state that may go on elsewhere too.
     pub(crate) fn has_forked(&self) {
         self.devices.change(self, Change::Fork);
+    }
+
+    /// A state was refused when some of it was in already: what outlasts a start is none of it then.
+    pub(crate) fn forget_state(&self) {
+        self.devices.change(self, Change::Fork);
+        self.doors.scrub();
     }
 
     /// The clock of a paused VM that all vCPUs have left.

@@ -1,0 +1,42 @@
+//! How many bytes a VM's state can have: as many as its parts have at most, with what the site file lets its guest have.
+//!
+//! A file says what VM it is of before it says anything else of it. So a state that is larger than any of such a VM is refused by its
+//! length alone, before there is memory for it; and what a file makes the hypervisor hold is bound by what it had to set aside for
+//! the VM in whose place it goes on, which is off meanwhile (`vm::needs`).
+
+use abi::bundle::{Doors, Quota};
+use units::MAX_VCPUS;
+use vmware::Limits;
+use vmware::saved::SavedService;
+
+/// The machine, its clock, life, interrupt controller and watchdogs.
+const OF_A_VM: usize = 8 << 10;
+/// A vCPU.
+const OF_A_VCPU: usize = 4 << 10;
+/// The devices, whose sections stand as one list of bytes.
+pub(crate) const DEVICES: usize = 64 << 10;
+/// The state of any VM: the most that a site file can let its guest have.
+pub(crate) const STATE: usize = state(
+    MAX_VCPUS as u8,
+    &Quota {
+        channels: *Quota::CHANNELS.end() as u16,
+        message: *Quota::MESSAGE.end() as u32,
+        keys: *Quota::KEYS.end() as u16,
+        store: *Quota::STORE.end() as u32,
+        ..Quota::USUAL
+    },
+);
+
+const fn state(vcpus: u8, quota: &Quota) -> usize {
+    without_calls(vcpus) + SavedService::most_bytes(&Limits::of(quota))
+}
+
+const fn without_calls(vcpus: u8) -> usize {
+    OF_A_VM + vcpus as usize * OF_A_VCPU + DEVICES
+}
+
+/// At most so many bytes has the state of a VM with so many vCPUs and these doors.
+#[must_use]
+pub(crate) const fn of_state(vcpus: u8, doors: &Doors) -> usize {
+    if doors.vmware { state(vcpus, &doors.quota) } else { without_calls(vcpus) }
+}

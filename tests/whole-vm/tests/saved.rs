@@ -1,0 +1,374 @@
+//! A random VM, saved, restored in a new one and saved again, is the same file; and where there is no memory, a restore says so.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Debug;
+
+use abi::bundle::Doors;
+use abi::calls::{self, vmware};
+use devices::{SavedGenerationId, SavedGenericWatchdog, SavedMemoryTimer, SavedPl031, SavedPl061, SavedUart};
+use pack::{Damaged, Part, Reader};
+use proptest::prelude::*;
+use snapshot::SavedVm;
+use snapshot::file::FileError;
+use units::VcpuId;
+use virtio::saved::{SavedConsole, SavedEntropy, SavedMmio};
+use whole_vm::file::read;
+use whole_vm::play::played;
+use whole_vm::{Cause, WholeVm};
+
+#[global_allocator]
+static HEAP: scarce::Heap = scarce::Heap;
+
+const FIRST: VcpuId = VcpuId(0);
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(128))]
+
+    #[test]
+    fn a_random_vm_saved_restored_and_saved_is_the_same_bytes(data in proptest::collection::vec(any::<u8>(), 0..6000)) {
+        if let Some((vm, policy, stops)) = played(&data) {
+            again(&vm, policy, stops);
+        }
+    }
+}
+
+#[test]
+fn a_vm_with_a_little_of_everything_is_the_same_bytes() {
+    let (vm, policy) = rich();
+    again(&vm, policy, true);
+}
+
+fn again(vm: &WholeVm, policy: Doors, stops: bool) {
+    let file = vm.to_file();
+    let mut other = WholeVm::for_state(policy, stops);
+    // The host that it goes on with has counted further.
+    other.pass(1 << 40);
+    other.restore_file(&file).expect("it was just saved");
+    assert_eq!(vm.save(), other.save());
+    assert!(file == other.to_file(), "memory is another one");
+}
+
+/// Calls through the door that `HVC #0x86` is.
+fn door(vm: &mut WholeVm, values: &[u64]) -> [u64; 7] {
+    (0..7).for_each(|number| vm.set_register(FIRST, number, 0));
+    (0..).zip(values).for_each(|(number, &value)| vm.set_register(FIRST, number, value));
+    vm.set_register(FIRST, 7, calls::LOW.into());
+    vm.exit(FIRST, Cause { esr: 0x5a00_0086, far: 0, hpfar: 0 });
+    std::array::from_fn(|number| vm.register(FIRST, number as u8))
+}
+
+/// A step of a channel, by its number and cookies.
+fn step(vm: &mut WholeVm, channel: (u64, u64, u64), step: u64, value: u64) -> [u64; 7] {
+    let (id, high, low) = channel;
+    let port = u64::from(vmware::PORT_LOW);
+    door(
+        vm,
+        &[vmware::MAGIC.into(), value, step << 16 | u64::from(vmware::command::MESSAGE), id << 16 | port, high, low],
+    )
+}
+
+fn open(vm: &mut WholeVm, protocol: u64) -> (u64, u64, u64) {
+    let x = step(vm, (0, 0, 0), 0, protocol);
+    (x[3] >> 16, x[4], x[5])
+}
+
+fn send(vm: &mut WholeVm, channel: (u64, u64, u64), message: &[u8], words: usize) {
+    step(vm, channel, 1, message.len() as u64);
+    for word in message.chunks(4).take(words) {
+        let mut bytes = [0; 4];
+        bytes[..word.len()].copy_from_slice(word);
+        step(vm, channel, 2, u32::from_le_bytes(bytes).into());
+    }
+}
+
+/// A load or store of W1.
+fn access(vm: &mut WholeVm, at: u64, stored: Option<u64>) {
+    stored.into_iter().for_each(|value| vm.set_register(FIRST, 1, value));
+    let write = if stored.is_some() { 1 << 6 } else { 0 };
+    let esr = 0x24 << 26 | 1 << 25 | 1 << 24 | 2 << 22 | 1 << 16 | write | 7;
+    vm.exit(FIRST, Cause { esr, far: at, hpfar: at >> 12 << 4 });
+}
+
+/// Writes a system register, by op0, op1, CRn, CRm and op2.
+fn system_register(vm: &mut WholeVm, (op0, op1, crn, crm, op2): (u64, u64, u64, u64, u64), value: u64) {
+    vm.set_register(FIRST, 1, value);
+    let iss = op0 << 20 | op2 << 17 | op1 << 14 | crn << 10 | 1 << 5 | crm << 1;
+    vm.exit(FIRST, Cause { esr: 0x18 << 26 | 1 << 25 | iss, far: 0, hpfar: 0 });
+}
+
+/// The virtio console is set up, with event indices, and given more to send than goes out.
+fn transmit(vm: &mut WholeVm) {
+    let (console, ram) = (0x0a00_0000, vm.ram().0);
+    vm.exit(FIRST, Cause { esr: 0x9200_0007, far: ram, hpfar: ram >> 12 << 4 });
+    // A descriptor of 6,000 bytes, and the index of one that is offered.
+    vm.store(ram, ram + 0x3000);
+    vm.store(ram + 8, 6000);
+    vm.store(ram + 0x1000, 1 << 16);
+    let features = [(0x70, 3), (0x24, 1), (0x20, 1), (0x24, 0), (0x20, 1 << 28 | 1 << 29), (0x70, 11)];
+    let queue = [(0x30, 1), (0x38, 8), (0x80, ram), (0x90, ram + 0x1000), (0xa0, ram + 0x2000), (0x44, 1), (0x70, 15)];
+    let all = features.into_iter().chain(queue).chain([(0x50, 1)]);
+    all.for_each(|(offset, value)| access(vm, console + offset, Some(value)));
+}
+
+/// A VM that has something wherever it can, paused.
+fn rich() -> (WholeVm, Doors) {
+    let policy = Doors {
+        vmware: true,
+        wfe: true,
+        watchdog_choices: 0x1f,
+        watchdog_milliseconds: 500,
+        generic_watchdog: true,
+        user_calls: WholeVm::every_call(),
+        kernel_calls: WholeVm::every_call(),
+        ..Doors::default()
+    };
+    let mut vm = WholeVm::running(policy, true);
+    vm.pass(1000);
+    let asks = open(&mut vm, (vmware::channel::RPCI | vmware::channel::WITH_COOKIES).into());
+    let messages = [
+        "info-set guestinfo.ip 10.0.0.1",
+        "info-set guestinfo.vmtools.versionString 12",
+        "SetGuestInfo  1 host",
+        "SetGuestInfo  5 Linux",
+        "SetGuestInfo  7 5000",
+        "tools.capability.statechange",
+        "vmx.set_option synctime 0 1",
+        // Its reply is left.
+        "info-get guestinfo.ip",
+    ];
+    for message in messages {
+        step(&mut vm, asks, 5, 1);
+        send(&mut vm, asks, message.as_bytes(), usize::MAX);
+    }
+    step(&mut vm, asks, 3, 0);
+    step(&mut vm, asks, 4, 0);
+    let arrives = open(&mut vm, vmware::channel::RPCI.into());
+    send(&mut vm, arrives, b"info-set guestinfo.half", 3);
+    let tools = open(&mut vm, (vmware::channel::TCLO | vmware::channel::WITH_COOKIES).into());
+    for _ in 0..2 {
+        send(&mut vm, tools, b"", 0);
+        step(&mut vm, tools, 3, 0);
+        step(&mut vm, tools, 5, 1);
+        send(&mut vm, tools, b"OK ", 1);
+    }
+    step(&mut vm, tools, 3, 0);
+    access(&mut vm, 0x0900_0038, Some(0x50));
+    access(&mut vm, 0x0900_002c, Some(0x70));
+    access(&mut vm, 0x0900_0030, Some(0x301));
+    // CPU_ON of the second vCPU; CNTP_CVAL_EL0 and CNTP_CTL_EL0; MDSCR_EL1 and OSLAR_EL1.
+    (0..).zip([0xc400_0003, 1, vm.ram().0, 7]).for_each(|(number, value)| vm.set_register(FIRST, number, value));
+    vm.exit(FIRST, Cause { esr: 0x5a00_0000, far: 0, hpfar: 0 });
+    for (encoding, value) in
+        [((3, 3, 14, 2, 2), 5000), ((3, 3, 14, 2, 1), 1), ((2, 0, 0, 2, 2), 1 << 15), ((2, 0, 1, 0, 4), 1)]
+    {
+        system_register(&mut vm, encoding, value);
+    }
+    transmit(&mut vm);
+    vm.type_in(&[b'u'; 200]);
+    (0..400).for_each(|_| access(&mut vm, 0x0900_0000, Some(b'x'.into())));
+    vm.pause();
+    (vm, policy)
+}
+
+/// With a heap that ends at any point, a file is refused for that reason, and no other; nothing is lost, and when there is memory again
+/// the same VM takes it.
+#[test]
+fn a_restore_without_memory_says_so_wherever_it_ends() {
+    let (vm, policy) = rich();
+    let file = vm.to_file();
+    let mut refused = 0;
+    for allocations in 0.. {
+        let mut other = WholeVm::for_state(policy, true);
+        let mut restored = scarce::with_only(allocations, || {
+            read(&file, |_, _, _| {}).and_then(|state| other.put_in(state).map_err(FileError::State))
+        });
+        if restored == Err(FileError::State(Damaged::NoMemory)) {
+            restored = Err(FileError::NoMemory);
+        }
+        match restored {
+            Ok(()) => break,
+            Err(error) => assert_eq!(error, FileError::NoMemory, "after {allocations} allocations"),
+        }
+        refused += 1;
+    }
+    assert!(refused > 30, "{refused} allocations are too few for what is in it");
+    let mut other = WholeVm::for_state(policy, true);
+    let ((), held) = scarce::most_held(|| other.restore_file(&file).expect("there is memory"));
+    assert!(held > 0 && vm.save() == other.save());
+}
+
+type Fields = BTreeMap<String, Vec<String>>;
+
+/// Each field of a value by its path, with all that it holds in lists.
+fn fields(into: &mut Fields, begin: &str, value: &impl Debug) {
+    let text = format!("{value:#?}");
+    let mut path: Vec<String> = Vec::new();
+    for line in text.lines() {
+        let depth = (line.len() - line.trim_start().len()) / 4;
+        let line = line.trim().trim_end_matches(',');
+        let (name, value) = line.split_once(": ").unwrap_or(("", line));
+        path.truncate(depth);
+        path.push(name.to_owned());
+        if !value.ends_with(['{', '[', '(', ')', ']', '}']) || value.ends_with("[]") {
+            let names: Vec<&str> = path.iter().map(String::as_str).filter(|name| !name.is_empty()).collect();
+            into.entry(format!("{begin}.{}", names.join("."))).or_default().push(value.to_owned());
+        }
+    }
+}
+
+fn all_fields(saved: &SavedVm) -> Fields {
+    fn device<P: Part + Debug>(into: &mut Fields, from: &mut Reader<'_>) -> bool {
+        let mut look = from.clone();
+        let Ok(part) = look.part::<P>() else { return false };
+        fields(into, P::NAME, &part);
+        *from = look;
+        true
+    }
+    let mut all = Fields::new();
+    let SavedVm { machine: _, time, life, gic, vcpus, devices, watchdogs, calls } = saved;
+    fields(&mut all, "time", time);
+    fields(&mut all, "life", life);
+    fields(&mut all, "gic", gic);
+    fields(&mut all, "vcpus", vcpus);
+    fields(&mut all, "watchdogs", watchdogs);
+    fields(&mut all, "calls", calls);
+    let mut from = Reader::new(devices);
+    while from.left() > 0 {
+        let known = device::<SavedUart>(&mut all, &mut from)
+            || device::<SavedPl031>(&mut all, &mut from)
+            || device::<SavedPl061>(&mut all, &mut from)
+            || device::<SavedGenericWatchdog>(&mut all, &mut from)
+            || device::<SavedMemoryTimer>(&mut all, &mut from)
+            || device::<SavedGenerationId>(&mut all, &mut from)
+            || device::<SavedMmio<SavedConsole>>(&mut all, &mut from)
+            || device::<SavedMmio<SavedEntropy>>(&mut all, &mut from);
+        assert!(known, "a device that is not known here");
+    }
+    all
+}
+
+/// The tests above would notice a field that is forgotten: in one VM or another each has a value that a new VM's has not.
+#[test]
+fn no_field_is_always_as_in_a_new_vm() {
+    let new = |policy, stops| {
+        let mut vm = WholeVm::running(policy, stops);
+        vm.pause();
+        all_fields(&vm.save().expect("it stands still"))
+    };
+    let (mut seen, mut differs) = (BTreeSet::new(), BTreeSet::new());
+    let mut look = |vm: &WholeVm, policy, stops| {
+        let (found, new) = (all_fields(&vm.save().expect("it stands still")), new(policy, stops));
+        for path in found.keys().chain(new.keys()) {
+            seen.insert(path.clone());
+            if found.get(path) != new.get(path) {
+                differs.insert(path.clone());
+            }
+        }
+    };
+    let (vm, policy) = rich();
+    look(&vm, policy, true);
+    let mut random = Random(1);
+    for round in 0..1500_usize {
+        let data: Vec<u8> = (0..50 + round % 400).map(|_| random.next() as u8).collect();
+        if let Some((mut vm, policy, stops)) = played(&data) {
+            scatter(&mut vm, &mut random);
+            if vm.save().is_none() {
+                continue;
+            }
+            look(&vm, policy, stops);
+            if round % 16 == 0 {
+                again(&vm, policy, stops);
+            }
+        }
+    }
+    let alike: Vec<_> = seen.difference(&differs).map(String::as_str).collect();
+    assert_eq!(alike, ALIKE, "fields that never differ");
+}
+
+/// A linear congruential generator: the same numbers each time.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        self.0 >> 24
+    }
+}
+
+/// Where devices have registers, and how far those reach.
+const DEVICES: [(u64, u64); 12] = [
+    (0x0800_0000, 0x500),
+    (0x0800_6000, 0x400),
+    (0x080a_0000, 0x80),
+    (0x080b_0000, 0xd00),
+    (0x0900_0000, 0x50),
+    (0x0901_0000, 0x20),
+    (0x0903_0000, 0x424),
+    (0x0910_0000, 0x20),
+    (0x0911_0000, 0x20),
+    (0x0912_0000, 0x80),
+    (0x0913_0000, 0x40),
+    (0x0a00_0000, 0x400),
+];
+
+/// The guest writes anything into the registers of its devices, and sets one of its virtio devices up.
+fn scatter(vm: &mut WholeVm, random: &mut Random) {
+    vm.resume();
+    let ram = vm.ram().0;
+    for virtio in [0x0a00_0000, 0x0a00_0200] {
+        if random.next() & 1 == 0 {
+            let kind = random.next() & 1;
+            let low = [(0x70, 3), (0x24, 1), (0x20, 1), (0x24, 0), (0x20, 0), (0x70, 11), (0x30, kind), (0x38, 8)];
+            let high = [(0x80, ram), (0x90, ram + 0x1000), (0xa0, ram + 0x2000), (0x44, 1), (0x70, 15), (0x50, kind)];
+            low.into_iter().chain(high).for_each(|(offset, value)| access(vm, virtio + offset, Some(value)));
+        }
+    }
+    for _ in 0..300 {
+        let (base, size) = DEVICES[random.next() as usize % DEVICES.len()];
+        let (offset, value) = (random.next() % size & !3, random.next() >> (random.next() & 31));
+        access(vm, base + offset, Some(value));
+    }
+    vm.pause();
+}
+
+/// What a VM here does not have, or what is the same in all of them; other tests look at these (`core/cpu`, `core/virtio`, `core/clock`).
+const ALIKE: [&str; 38] = [
+    "calls.requests.busy",
+    "calls.requests.quiet",
+    "calls.requests.time_set",
+    "generation.first",
+    "generation.has_changed",
+    "generation.second",
+    "gic.preemption_bits",
+    "gic.priority_bits",
+    "gic.shared.edge",
+    "gic.vcpu_count",
+    "gic.vcpus.private.level",
+    "life.power.count",
+    "life.power.pending",
+    "life.starts",
+    "memory-timer.frequency",
+    "memory-timer.offset",
+    "memory-timer.physical.version",
+    "memory-timer.virtual_.version",
+    "pl031.raised",
+    "sbsa-watchdog.expired",
+    "sbsa-watchdog.first",
+    "sbsa-watchdog.second",
+    "time.away",
+    "time.clock.frequency",
+    "time.clock.is_stopped",
+    "time.clock.rate",
+    "time.clock.version",
+    "virtio-mmio.device.config",
+    "virtio-mmio.device.filling",
+    "virtio-mmio.device.receiving",
+    "virtio-mmio.interrupt_status",
+    "virtio-mmio.queues.considered",
+    "virtio-mmio.queues.next_used",
+    "watchdogs.has_begun",
+    "watchdogs.own.action",
+    "watchdogs.own.timeout",
+    "watchdogs.vm.action",
+    "watchdogs.vm.timeout",
+];
