@@ -22,13 +22,14 @@ impl WholeVm {
         let moment = SavedMoment { microseconds: 0, is_known: false };
         let mut writer = Writer::new(crc32c::compute);
         let mut file = writer.begin(&vm, &state.machine, moment).expect("there is memory");
+        file.extend(writer.state(&state).expect("there is memory"));
         let memory = self.shared.memory.borrow();
         for number in 0..ram.size / PAGE_SIZE {
             let page = memory.page(Ipa(ram.start.0 + number * PAGE_SIZE));
             file.extend(writer.memory(page.map_or(Content::Fill(0), Content::Page), 1).expect("there is memory"));
         }
         drop(memory);
-        file.extend(writer.end(&state).expect("there is memory"));
+        file.extend(writer.end().expect("there is memory"));
         file
     }
 

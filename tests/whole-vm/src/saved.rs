@@ -7,7 +7,6 @@ use snapshot::{SavedCpu, SavedMachine, SavedTime, SavedVcpu, SavedVm};
 use units::{VcpuId, VcpuSet};
 use vgic::Vgic;
 use vm::Watchdogs;
-use vmware::saved::SavedService;
 
 use crate::hardware::Registers;
 use crate::whole::{Devices, GIC, HOST, VCPUS, WholeVm, service};

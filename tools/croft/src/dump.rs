@@ -13,6 +13,7 @@ use abi::crc32c;
 use cpu::pstate::{Mode, mode};
 use cpu::saved::{Name, SavedRegisters};
 use machine::RAM_BASE;
+use pack::Boxed;
 use snapshot::file::{Content, FileError, PAGE, Reader, Run, Section};
 use snapshot::{SavedVcpu, SavedVm};
 use std::fs::File;
@@ -167,7 +168,7 @@ struct Core<W> {
     end: u64,
     /// How many vCPUs there is room for.
     room: usize,
-    state: Option<Box<SavedVm>>,
+    state: Option<Boxed<SavedVm>>,
     info: Vec<u8>,
 }
 
