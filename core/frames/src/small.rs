@@ -85,7 +85,7 @@ impl FrameAllocator<'_> {
                 continue;
             }
             self.charge(owner, -(record.used.count() as i64));
-            release.frames += record.used.count() as u64;
+            release.frames += record.used.count();
             self.change_record(record.block as usize, |record| record.used = FrameSet::NONE);
         }
         release.record = end;
