@@ -211,7 +211,7 @@ fn without_a_clock_the_page_is_unreliable() {
     }
 }
 
-/// The table of decision 0030: what changes which marker, and whether the guest hears of it.
+/// The table of decision 0031: what changes which marker, and whether the guest hears of it.
 #[test]
 fn what_disrupts_and_what_does_not() {
     let changes = |work: &dyn Fn(&World, &mut Wired<ClockPage<Filler>>)| {
