@@ -26,7 +26,7 @@ impl Stage2 {
         tlb: &mut T,
         range: Range<Ipa>,
     ) -> Result<(), Stage2Error> {
-        if !range.start.is_aligned(BLOCK_SIZE) || range.size % BLOCK_SIZE != 0 {
+        if !range.start.is_aligned(BLOCK_SIZE) || !range.size.is_multiple_of(BLOCK_SIZE) {
             return Err(Stage2Error::Unaligned(range.start));
         }
         let mut edit = Edit::new(memory, tlb);

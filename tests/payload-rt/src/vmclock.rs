@@ -70,7 +70,7 @@ pub fn read() -> Clock {
         };
         // As above.
         fence(Ordering::Acquire);
-        if sequence % 2 == 0 && memory::read32(PAGE + 0x0c) == sequence {
+        if sequence.is_multiple_of(2) && memory::read32(PAGE + 0x0c) == sequence {
             return clock;
         }
         cpu::relax();

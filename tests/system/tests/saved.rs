@@ -4,7 +4,7 @@
 use abi::bundle::TimeAway;
 use abi::crc32c;
 use abi::link::Carrier;
-use abi::link::request::{Ask, MAX_BULK_CHUNK, MAX_CHUNK};
+use abi::link::request::{Ask, MAX_CHUNK};
 use anyhow::{Context, Result, ensure};
 use croft::control::{self, About, ControlError, Order, Place};
 use croft::session::{Condition, Told};
@@ -33,15 +33,17 @@ const SLOW: u64 = 20;
 
 #[path = "saved/killed.rs"]
 mod killed;
+#[path = "saved/moment.rs"]
+mod moment;
 
 fn main() -> ExitCode {
     system::run(vec![
         scenario("saved::goes_on_on_a_host_with_another_counter", another_counter),
         scenario("saved::refused_files_and_hosts", refused),
         scenario("saved::whoever_goes_away_leaves_a_vm_that_runs", gone),
-        scenario("saved::what_runs_is_saved_as_it_was_at_one_moment", one_moment),
-        scenario("saved::what_finds_no_memory_to_be_copied_waits", no_room),
-        scenario("saved::a_pause_is_short", short_pause),
+        scenario("saved::what_runs_is_saved_as_it_was_at_one_moment", moment::one_moment),
+        scenario("saved::what_finds_no_memory_to_be_copied_waits", moment::no_room),
+        scenario("saved::a_pause_is_short", moment::short_pause),
         scenario("saved::killed_at_any_moment", killed::killed),
     ])
 }
@@ -663,135 +665,6 @@ fn gone() -> Result<()> {
     here.run.log().expect("nobody asks any more", SOON)?;
     here.save(&file)?;
     here.run.check_log_but(&["nobody asks any more"])
-}
-
-/// The guest that notices if its memory is not that of one moment.
-const MOMENT: &str = "moment";
-
-/// What it says next: how many sweeps it has done, and how long it did not run in the last one, in ticks.
-fn sweep(host: &Operated) -> Result<(u64, u64)> {
-    let console = host.run.console(MOMENT)?;
-    console.expect_unless("moment: sweep ", LOST, BOOT)?;
-    let text = console.expect_unless(".", LOST, SOON)?;
-    let (number, gap) = text.trim_end_matches('.').split_once(", gap ").with_context(|| text.clone())?;
-    Ok((number.parse()?, gap.parse()?))
-}
-
-/// What it says when it has done so many more.
-fn sweeps(host: &Operated, count: u32) -> Result<u64> {
-    let mut last = 0;
-    for _ in 0..count {
-        (last, _) = sweep(host)?;
-    }
-    Ok(last)
-}
-
-/// Asks for all of a VM whose state is taken, and writes it to `file`.
-fn take_out(host: &Operated, file: &Path) -> Result<()> {
-    let (vm, session) = (host.run.vm(MOMENT)?, host.run.session());
-    let (mut check, mut bytes) = (croft::saved::Check::new(), Vec::new());
-    while !check.is_whole() {
-        for told in session.ask(vm, Ask::SaveNext { length: MAX_BULK_CHUNK as u32 }, SOON)? {
-            if let Told::Value(piece) = told {
-                check.take(&piece)?;
-                bytes.extend(piece);
-            }
-        }
-    }
-    session.ask(vm, Ask::EndTransfer, SOON)?;
-    Ok(fs::write(file, bytes)?)
-}
-
-/// It is restored from `file`, and goes on where it was after `before` sweeps, and before `after`.
-fn goes_on_from(host: &Operated, file: &Path, before: u64, after: u64) -> Result<()> {
-    host.order(&Order::Stop { vm: MOMENT.to_owned(), force: true, seconds: 60 })?;
-    host.order(&Order::Restore { vm: None, file: file.to_path_buf(), pause: false })?;
-    // What it said before it was stopped is passed over.
-    let (mut last, mut number) = (after, sweep(host)?.0);
-    while number > last {
-        last = number;
-        (number, _) = sweep(host)?;
-    }
-    ensure!((before..=before + 4).contains(&number), "saved after {before} sweeps, it goes on with {number}");
-    sweeps(host, 3)?;
-    Ok(())
-}
-
-/// How often a block was copied because its guest stored into it.
-fn copied(host: &Operated) -> Result<u64> {
-    let text = host.run.session().statistics(SOON)?;
-    let json = croft::statistics::to_json(&croft::statistics::select(&text, &[MOMENT.to_owned()]))?;
-    json["vms"][0]["blocks_copied"].as_u64().with_context(|| text)
-}
-
-/// A VM runs on while it is saved, and changes all that it has before anything of that is sent. What is saved is its memory as it was
-/// when it stood still: it finds each word as its registers say, when it goes on from the file.
-fn one_moment() -> Result<()> {
-    let folder = tempfile::tempdir()?;
-    let file = folder.path().join("moment.saved");
-    let host = Host { port: true, ..host("max") };
-    let here =
-        Operated::new(host.start_and_stay(vec![guest::payload(MOMENT, "moment", 1, "")?])?, folder.path(), "here")?;
-    let before = sweeps(&here, 2)?;
-    here.run.session().ask(here.run.vm(MOMENT)?, Ask::Save, SOON)?;
-    let during = sweeps(&here, 3)?;
-    ensure!(
-        copied(&here)? >= 17,
-        "it went through sixteen blocks and its device one, and {} were copied",
-        copied(&here)?
-    );
-    take_out(&here, &file)?;
-    let after = sweeps(&here, 3)?;
-    ensure!(after > during, "{during}, then {after}");
-    goes_on_from(&here, &file, before, after)?;
-    // Once more by croft, as fast as that is.
-    let before = sweeps(&here, 1)?;
-    here.order(&Order::Save { vm: MOMENT.to_owned(), file: file.clone() })?;
-    let after = sweeps(&here, 2)?;
-    goes_on_from(&here, &file, before, after)?;
-    here.run.check_log()
-}
-
-/// On a host whose memory is used up the VM stands still when it stores into what is not sent yet, and goes on as that is.
-fn no_room() -> Result<()> {
-    let folder = tempfile::tempdir()?;
-    let file = folder.path().join("moment.saved");
-    let mut vm = guest::payload(MOMENT, "moment", 1, "")?;
-    // The largest for which there is room.
-    vm.memory = 484 << 20;
-    let host = Host { port: true, ..host("max") };
-    let here = Operated::new(host.start_and_stay(vec![vm])?, folder.path(), "here")?;
-    let before = sweeps(&here, 2)?;
-    here.run.session().ask(here.run.vm(MOMENT)?, Ask::Save, SOON)?;
-    here.run.wait_for(MOMENT, SOON, |condition| *condition == Condition::Paused)?;
-    take_out(&here, &file)?;
-    here.run.wait_for(MOMENT, SOON, |condition| matches!(condition, Condition::Running { .. }))?;
-    let after = sweeps(&here, 3)?;
-    ensure!(copied(&here)? < 16, "{} blocks were copied, and there was no memory for sixteen", copied(&here)?);
-    goes_on_from(&here, &file, before, after)?;
-    here.run.check_log()
-}
-
-/// The pause of a guest of 512 MiB that has touched all of it, in instructions: one is a tick of its counter. Copies are in what it
-/// says too, of which each is one of its own.
-fn short_pause() -> Result<()> {
-    const MOST: u64 = 2_000_000;
-    let folder = tempfile::tempdir()?;
-    let mut vm = guest::payload(MOMENT, "moment", 1, "")?;
-    vm.memory = 512 << 20;
-    let host = Host { cpu: "max,cntfrq=1000000000", cpus: 2, memory: 1024, port: false };
-    let here = Operated::new(host.start_counted(vec![vm])?, folder.path(), "here")?;
-    let (number, without) = sweep(&here)?;
-    here.run.session().ask(here.run.vm(MOMENT)?, Ask::Save, SOON)?;
-    let mut gaps = Vec::new();
-    for _ in 0..4 {
-        gaps.push(sweep(&here)?.1);
-    }
-    println!("a guest of 512 MiB did not run for {gaps:?} instructions, {without} before, in sweep {number}");
-    let longest = gaps.iter().copied().max().unwrap_or_default();
-    ensure!(longest <= MOST, "it did not run for {gaps:?} instructions, {without} before");
-    ensure!(copied(&here)? >= 16, "{} blocks were copied", copied(&here)?);
-    Ok(())
 }
 
 /// A file that is there is whole.

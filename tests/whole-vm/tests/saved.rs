@@ -325,7 +325,7 @@ fn scatter(vm: &mut WholeVm, random: &mut Random) {
     }
     for _ in 0..300 {
         let (base, size) = DEVICES[random.next() as usize % DEVICES.len()];
-        let (offset, value) = (random.next() % size & !3, random.next() >> (random.next() & 31));
+        let (offset, value) = ((random.next() % size) & !3, random.next() >> (random.next() & 31));
         access(vm, base + offset, Some(value));
     }
     vm.pause();
