@@ -119,13 +119,15 @@ impl Operated {
 
     /// What it says first with a counter of this frequency. What the VM said that was here before, and had another, is passed over.
     fn first_of(&self, name: &str, frequency: u64) -> Result<Tick> {
-        for _ in 0..200 {
-            let tick = self.tick_of(name)?;
-            if tick.frequency == frequency {
-                return Ok(tick);
+        let mut last = self.tick_of(name)?;
+        // On a computer that has much to do, that may be some minutes of ticks.
+        for _ in 0..2000 {
+            if last.frequency == frequency {
+                return Ok(last);
             }
+            last = self.tick_of(name)?;
         }
-        anyhow::bail!("it does not go on with {frequency} Hz")
+        anyhow::bail!("{name} does not go on with {frequency} Hz: {last:?}")
     }
 
     /// What it says when it has ticked so often more.
