@@ -1,6 +1,6 @@
 //! The entropy device (section 5.4): one queue, whose buffers are filled with random bytes.
 //!
-//! A device need not fill a buffer (section 5.4.6.1), so one that is longer than a call's share is returned part full.
+//! A device need not fill a buffer (section 5.4.6.1), so a very long one is returned part full.
 
 use devices::Outside;
 use devices::saved::Unfit;
@@ -14,6 +14,8 @@ use crate::saved::SavedEntropy;
 
 /// The most bytes that one call makes: random bytes are not free, and the guest asks at no cost.
 const BYTES_A_CALL: usize = 256;
+/// The most bytes that one buffer gets.
+const BYTES_A_BUFFER: usize = 1024;
 /// How many bytes are made at a time, on the stack.
 const PIECE: usize = 64;
 
@@ -111,7 +113,13 @@ impl<S: FnMut(&mut [u8])> Device for Entropy<S> {
                 }
                 self.is_filling = true;
             }
-            budget -= self.fill(memory, budget)?;
+            let wanted = BYTES_A_BUFFER.saturating_sub(self.chain.written() as usize);
+            let wanted = wanted.min(self.chain.unwritten() as usize);
+            let filled = self.fill(memory, budget.min(wanted))?;
+            budget -= filled;
+            if filled < wanted {
+                return Ok(Progress::More);
+            }
             queue.push(memory, &self.chain)?;
             self.is_filling = false;
         }

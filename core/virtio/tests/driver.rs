@@ -120,13 +120,16 @@ impl<D: Device> Registers<D> {
 
     fn store(&self, offset: u64, value: u32) {
         let mut mmio = self.0.borrow_mut();
-        let progress = match mmio.write(offset, AccessSize::Word, value.into()) {
+        let mut progress = match mmio.write(offset, AccessSize::Word, value.into()) {
             Effect::Notify(queue) => mmio.process(queue, &Arena).expect("a driver that keeps the rules"),
             Effect::Started => mmio.poll(&Arena).expect("a driver that keeps the rules"),
             Effect::Broken(error) => panic!("{error}"),
             Effect::InVain(early) => panic!("{early}"),
             Effect::None | Effect::Reset => Progress::Idle,
         };
+        while progress == Progress::More {
+            progress = mmio.poll(&Arena).expect("a driver that keeps the rules");
+        }
         assert_ne!(progress, Progress::Blocked);
     }
 
