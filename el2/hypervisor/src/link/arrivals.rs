@@ -65,8 +65,9 @@ pub(super) fn start() {
     };
     port::set_thread(thread);
     match interrupts::connect(line, Handler::LinkPort, 0) {
-        // What the device has said meanwhile came without an interrupt that anybody handled.
-        Ok(()) => sched::wake(thread),
+        // What the device has said meanwhile came without an interrupt that anybody handled. It is taken back here: the line of
+        // a device that interrupts by edges would stay up, and no other edge would ever come.
+        Ok(()) => port::interrupted(),
         Err(error) => {
             log::warn!("the link's port is not used: its interrupt {}: {}", line.interrupt.0, error.sentence())
         }
