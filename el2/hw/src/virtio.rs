@@ -33,6 +33,9 @@ pub struct Device {
     free: Range<Pa>,
 }
 
+/// So often an interrupt's causes are looked at, at most: a device that always has another one is broken.
+const LOOKS: usize = 64;
+
 /// The device's interrupt: for its handler, which may come while the device is in use.
 #[derive(Debug)]
 pub struct Interrupt {
@@ -42,10 +45,16 @@ pub struct Interrupt {
 impl Interrupt {
     /// Takes the interrupt back. What the device did before it is seen behind this.
     pub fn acknowledge(&self) {
-        let causes = self.registers.read32(register::INTERRUPT_STATUS);
-        self.registers.write32(register::INTERRUPT_ACK, causes);
-        // The rings must not be read before the device has taken it back: what it did in between would have no interrupt.
-        let _ = self.registers.read32(register::INTERRUPT_STATUS);
+        // Until it says nothing more: a cause that comes between a look and the answer to it would leave the line up, and where
+        // that is edge-triggered nothing would ever be heard of the device again. The last look also keeps the rings from being
+        // read before the device has taken the interrupt back: what it did in between would have none.
+        for _ in 0..LOOKS {
+            let causes = self.registers.read32(register::INTERRUPT_STATUS);
+            if causes == 0 {
+                break;
+            }
+            self.registers.write32(register::INTERRUPT_ACK, causes);
+        }
         // SAFETY: a barrier changes nothing.
         unsafe { core::arch::asm!("dmb osh", options(nostack, preserves_flags)) };
     }
