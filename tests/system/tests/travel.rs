@@ -80,7 +80,7 @@ const SHAPES: [Shape; 4] = [
         vcpus: 2,
         cpus: 1,
         away: TimeAway::Freeze,
-        rounds: Some(4),
+        rounds: None,
     },
 ];
 

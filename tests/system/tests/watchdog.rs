@@ -10,7 +10,7 @@ use std::time::Duration;
 use system::core_file::Core;
 use system::host::{Host, Run};
 use system::memory::Code;
-use system::{BOOT, SOON, guest, log, scenario, waiting};
+use system::{BOOT, SOON, guest, log, scenario};
 use watchdog::Action;
 
 /// The feeder in the Linux guest gives the watchdog 8 seconds, everybody else gives less.
@@ -19,12 +19,12 @@ const STARVED: Duration = Duration::from_secs(60);
 fn main() -> ExitCode {
     system::run(vec![
         scenario("watchdog::each_action_of_the_site_file", actions),
-        waiting("watchdog::guests_that_are_not_well", modes),
+        scenario("watchdog::guests_that_are_not_well", modes),
         scenario("watchdog::a_pause_freezes_it", pause),
         scenario("watchdog::of_the_site_file_from_the_first_instruction_on", from_start_to_resume),
         scenario("watchdog::an_hour_well_fed", fed),
-        waiting("watchdog::linux_after_panic_and_without_feeder", linux),
-        waiting("watchdog::systemd_that_is_frozen", systemd),
+        scenario("watchdog::linux_after_panic_and_without_feeder", linux),
+        scenario("watchdog::systemd_that_is_frozen", systemd),
     ])
 }
 

@@ -551,6 +551,7 @@ impl Restoring {
         let mut still =
             Still::of(self.vm).ok_or_else(|| sentence!("{name} was stopped while it was being restored"))?;
         let put = still.restore(&mut state);
+        still.forget_timers_elsewhere();
         drop(still);
         if put.is_err() {
             self.vm.forget_state();

@@ -60,6 +60,20 @@ impl Still {
         self.vm.save_machine(&life, vcpus, self.now)
     }
 
+    /// Behind a restore on a host that may be another one: where a vCPU's virtual timer is the hardware's, its line in the model goes
+    /// down. Where the VM was saved that timer was emulated, perhaps, and its line was up: here nobody would take it down. On the
+    /// host on which it was taken out the line stands for an interrupt that the hardware has active, and has to stay.
+    pub fn forget_timers_elsewhere(&self) {
+        if self.vm.clock().hardware_offset().is_none() && host::get().controls.cnthctl_scaled != 0 {
+            return;
+        }
+        let interrupt = self.vm.plan.timer_interrupts().virtual_;
+        for vcpu in self.vcpus() {
+            let concerned = self.vm.gic.lock().set_ppi_level(vcpu.id, interrupt, vgic::Line::Low);
+            self.vm.refresh(concerned);
+        }
+    }
+
     /// Puts a state in, of which it takes away what is large. The guest sees nothing of its memory before it touches it.
     ///
     /// # Errors
@@ -153,12 +167,6 @@ impl Vcpu {
         });
         if traps_virtual {
             self.time.lock().restore_virtual(timer);
-        } else {
-            // Where it was saved that timer was emulated, perhaps, and its line was up. Here it is the hardware's, which has no line
-            // in the model: it would be up for ever.
-            let interrupt = self.vm.plan.timer_interrupts().virtual_;
-            let concerned = self.vm.gic.lock().set_ppi_level(self.id, interrupt, vgic::Line::Low);
-            self.vm.refresh(concerned);
         }
         put.map_err(|unfit| sentence!("{unfit}"))?;
         drop(general);
