@@ -236,7 +236,7 @@ fn our_own_tools(guest: &Guest<'_>) -> Result<()> {
         ["calls", "rpc-channels", "wfe-channel", "watchdog", "own-watchdog"].map(|name| format!("feature {name}"));
     guest.says("sh -c 'uc-info | grep feature'", &features.join("\n"), 0)?;
     guest.says("sh -c 'uc-info | grep -e ^Under -e ^vmware'", "Undercroft calls 1.0\nvmware-abi yes", 0)?;
-    guest.says("sh -c 'uc-info | grep -c \"^count .* [0-9]\"'", "22", 0)?;
+    guest.says("sh -c 'uc-info | grep -c \"^count .* [0-9]\"'", "23", 0)?;
     guest.says("sh -c 'uc-info >/dev/full'", "", 3)?;
     guest.says("uc-watchdog detect", "agent version 1, features 0x7", 0)?;
     guest.says("uc-watchdog query", "refused: not armed", 1)?;

@@ -20,13 +20,15 @@ use crate::sched::{self, Thread};
 
 /// How long output may wait for more of it, in microseconds.
 const GATHER_MICROSECONDS: u64 = 1_000;
+/// How many bytes of the log are kept for whoever reads it, and for a crash report.
+pub(crate) const LOG_BYTES: usize = 16_384;
 
 static READER: Once<&'static Thread> = Once::new();
 /// Output waits, and the reader knows or will be woken.
 static DIRTY: AtomicBool = AtomicBool::new(false);
 static STATES_CHANGED: AtomicBool = AtomicBool::new(false);
 /// Lines of the log.
-pub(crate) static LOG: IrqLock<Ring<16384>> = IrqLock::new(Ring::new());
+pub(crate) static LOG: IrqLock<Ring<LOG_BYTES>> = IrqLock::new(Ring::new());
 
 /// From now on `thread` takes output away; until now the log went to the UART at once.
 pub(crate) fn set_reader(thread: &'static Thread) {
