@@ -171,7 +171,7 @@ pub fn zero(range: Range<Pa>) {
     debug_assert!(range.start.is_aligned(units::PAGE_SIZE) && range.size.is_multiple_of(units::PAGE_SIZE));
     let dczid = dczid_el0();
     let block = 4 << (dczid & 0xf);
-    if dczid & 0x10 == 0 && block == data_line() && block * 8 <= units::PAGE_SIZE {
+    if dczid & 0x10 == 0 && block == data_line() && block * 16 <= units::PAGE_SIZE {
         zero_lines(range, block);
         dsb_ish();
         return;
@@ -195,10 +195,14 @@ pub fn zero(range: Range<Pa>) {
 fn zero_lines(range: Range<Pa>, line: u64) {
     let (mut address, end) = (range.start.0, range.end().0);
     while address < end {
-        // SAFETY: zeroes and cleans eight lines inside a range that the caller owns, mapped read-write where it is: 4 KiB
-        // is a multiple of eight lines.
+        // SAFETY: zeroes and cleans sixteen lines inside a range that the caller owns, mapped read-write where it is: 4 KiB
+        // is a multiple of sixteen lines.
         unsafe {
             core::arch::asm!(
+                "dc zva, {a}", "dc cvac, {a}", "add {a}, {a}, {b}", "dc zva, {a}", "dc cvac, {a}", "add {a}, {a}, {b}",
+                "dc zva, {a}", "dc cvac, {a}", "add {a}, {a}, {b}", "dc zva, {a}", "dc cvac, {a}", "add {a}, {a}, {b}",
+                "dc zva, {a}", "dc cvac, {a}", "add {a}, {a}, {b}", "dc zva, {a}", "dc cvac, {a}", "add {a}, {a}, {b}",
+                "dc zva, {a}", "dc cvac, {a}", "add {a}, {a}, {b}", "dc zva, {a}", "dc cvac, {a}", "add {a}, {a}, {b}",
                 "dc zva, {a}", "dc cvac, {a}", "add {a}, {a}, {b}", "dc zva, {a}", "dc cvac, {a}", "add {a}, {a}, {b}",
                 "dc zva, {a}", "dc cvac, {a}", "add {a}, {a}, {b}", "dc zva, {a}", "dc cvac, {a}", "add {a}, {a}, {b}",
                 "dc zva, {a}", "dc cvac, {a}", "add {a}, {a}, {b}", "dc zva, {a}", "dc cvac, {a}", "add {a}, {a}, {b}",
