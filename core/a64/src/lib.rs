@@ -1,10 +1,10 @@
 //! What a load or store does, for the aborts whose syndrome does not say.
 //!
 //! When a guest touches an emulated device, ESR_EL2 describes the access only for a load or store of one
-//! general-purpose register without writeback. The rest (pairs, pre- and post-indexed forms, DC ZVA) leave ISV clear, and the
-//! hypervisor has to read the instruction and understand it. That is rare: a compiler may emit such an access to a
-//! device, but drivers avoid it. So the decoder covers what can sensibly be emulated and names what it refuses:
-//! SIMD registers, exclusives, atomics and the like make no sense on a device, and the guest is told so by an abort.
+//! general-purpose register without writeback. The rest (pairs, pre- and post-indexed forms, DC ZVA) leave ISV clear,
+//! and the hypervisor has to read the instruction and understand it. That is rare: a compiler may emit such an access
+//! to a device, but drivers avoid it. So the decoder covers what can sensibly be emulated and names what it refuses:
+//! SIMD registers, exclusives, atomics and the like make no sense on a device, and the guest gets an abort for them.
 //!
 //! [`decode`] turns an instruction word into an [`Instruction`]; [`Transfer::resolve`] computes the address and the
 //! writeback from the registers. The caller performs the accesses, in order, and only then writes registers back, so

@@ -9,8 +9,8 @@
 //! * [`crc32c`]: the checksum of bundle and link. The hypervisor computes it with the CPU's instruction and passes that
 //!   function in; [`crc32c::compute`] is the portable one.
 //!
-//! Whatever arrives through one of these is somebody else's bytes: every reader here checks before it believes, and none
-//! panics, whatever it is given.
+//! Whatever arrives through one of these is untrusted: every reader here checks bytes before it uses them, and none
+//! panics on any input.
 #![no_std]
 #![forbid(unsafe_code)]
 

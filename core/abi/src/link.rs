@@ -1,12 +1,12 @@
-//! The link: one byte stream between the hypervisor and `croft` that carries the hypervisor's log, every VM's
-//! consoles, control messages and what is transferred, over nothing better than a UART.
+//! The link: one byte stream between the hypervisor and `croft` that carries the hypervisor's log, every VM's consoles,
+//! control messages, requests and saved VMs, if need be over a UART.
 //!
 //! ```text
 //! START 0xff | channel u8 | length u16, or u32 if long | payload | CRC-32C u32 of channel, length and payload
 //! ```
 //!
-//! A payload has at most 1024 bytes, on channel 3 at most 65 KiB. A length of 0x8000 or more is *long*: it takes four bytes,
-//! the low 15 bits in the first two, whose bit 15 says so, and 16 more in the others.
+//! A payload has at most 1024 bytes, on channel 3 at most 65 KiB. A length of 0x8000 or more is *long*: it takes four
+//! bytes, the low 15 bits in the first two, whose bit 15 is set, and 16 more in the others.
 //!
 //! Numbers are little-endian. 0xff cannot occur in UTF-8, so a terminal and a person can share the line with frames:
 //! whatever is outside a frame is plain text. Inside a frame (behind its start byte) 0xff and 0xfe are written as
@@ -14,8 +14,8 @@
 //! whatever got lost before, and no guest can forge a frame inside its console output. Text that guests print holds
 //! neither byte, so this costs nothing in practice. The bytes in detail are in `docs/formats/link.md`.
 //!
-//! [`Decoder`] is fed byte by byte, or with what has come so far, and owns one frame's buffer; [`encode`] writes through a
-//! closure; neither allocates. What is plain, which is nearly everything, is moved in whole runs.
+//! [`Decoder`] takes bytes one by one, or as many as have arrived, and owns one frame's buffer; [`encode`] writes
+//! through a closure; neither allocates. Bytes that need no escape, which are nearly all, are moved in whole runs.
 
 mod control;
 mod decode;

@@ -4,7 +4,8 @@
 //! stand still during a pause stops when the last vCPU is out, not when the pause is asked for: a vCPU that read its counter
 //! in between would see it go back when the VM goes on.
 //!
-//! What becomes of the time that a VM is saved is its choice for life, so it stands beside the clock and is saved with it.
+//! Whether time passes while the VM is saved is the VM's choice for life, so it is kept beside the clock and saved with
+//! it.
 
 use units::Ticks;
 

@@ -5,8 +5,9 @@
 //! of its own, and breakpoints and watchpoints are reached without a trap once they were used. On others there is one trap for
 //! all of them, MDCR_EL2.TDA, which then stays set.
 //!
-//! What an external debugger would see through them (claim tags, the channel, OSECCR_EL1) is state that VMs could send each
-//! other, or hand to their next life, if the hardware kept it. The claim tags are kept for each vCPU, the rest is nothing.
+//! What an external debugger would see through them (claim tags, the channel, OSECCR_EL1) is state through which VMs could
+//! communicate, also with their next life, if the hardware kept it. The claim tags are kept for each vCPU; the others read as
+//! zero.
 
 /// MDSCR_EL1.TDCC: EL0 may not use the debug channel.
 pub const MDSCR_TDCC: u64 = 1 << 12;

@@ -6,7 +6,7 @@
 //! themselves with [`class_of`] and the constants of [`class`].
 //!
 //! Nothing here decides anything. In particular a class that a guest should not be able to cause still has its name,
-//! and one without a name is [`Exit::Unknown`]: what becomes of the guest is the dispatcher's business.
+//! and one without a name is [`Exit::Unknown`]: the dispatcher decides what happens to the guest.
 
 mod abort;
 

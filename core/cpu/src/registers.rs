@@ -1,4 +1,4 @@
-//! The registers of a guest's own that are moved when another vCPU comes to a CPU: the tables of them, and room for their values.
+//! A guest's registers that are switched when another vCPU comes to a CPU: the tables of them, and room for their values.
 //!
 //! [`switched_registers!`](crate::switched_registers) is the one list of system registers. The structs here are made from it, and
 //! so is what moves them between them and the CPU (`el2/hw`), and what a vCPU is saved as ([`crate::saved`]): a register that is

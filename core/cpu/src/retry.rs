@@ -1,4 +1,4 @@
-//! When a guest that is let to try again has tried often enough.
+//! When a guest that may retry an instruction has tried often enough.
 //!
 //! Some exits end with "execute it again": the guest's tables changed while we looked at them, the instruction is not the
 //! one that exited, another vCPU got the memory first. Nearly always the next try goes another way. But a guest can make

@@ -1,9 +1,9 @@
 //! What each CPU needs against attacks on its predictors, by MIDR_EL1 and the identification registers.
 //!
 //! Three attacks, in the words of SMCCC's architecture service (DEN0028 section 7), which numbers the firmware's help:
-//! * **Branch targets** (CVE-2017-5715, `SMCCC_ARCH_WORKAROUND_1`): a guest trains where an indirect branch of EL2's, or of
-//!   the next guest's, is predicted to go. CPUs with FEAT_CSV2 keep contexts apart; the others have to be told to forget,
-//!   which only firmware can.
+//! * **Branch targets** (CVE-2017-5715, `SMCCC_ARCH_WORKAROUND_1`): a guest trains where an indirect branch of EL2's,
+//!   or of the next guest's, is predicted to go. CPUs with FEAT_CSV2 keep contexts apart; on the others the predictors
+//!   have to be flushed, which only firmware can do.
 //! * **Branch history** (CVE-2022-23960, `SMCCC_ARCH_WORKAROUND_3`): the targets are EL2's own, but the guest's last
 //!   branches choose among them. CPUs with FEAT_CSV2_3 are safe, those with FEAT_ECBHB forget the history at each
 //!   exception. On the others it is overwritten before EL2's first indirect branch: by the instruction CLRBHB, by a number

@@ -1,16 +1,16 @@
-//! The bus: what the guest's accesses and the outside's events have in common for every device.
+//! The bus: how the guest's accesses and outside events reach every device.
 //!
 //! A device is one file that implements [`Device`], and one row in the machine's plan, which says where its frames are and
 //! which interrupts its lines lead to. Whoever owns a VM makes the devices in the order of the plan's rows, puts a lock
 //! around each ([`Slot`]) and gives them to a [`Bus`]; the plan says for an address in which slot to look ([`Place`]).
 //!
 //! There is a lock for each device and none for all of them: a disk that works does not hold up the UART. Within that lock,
-//! [`Wired`] compares a device's lines with what the interrupt controller was told last, and tells it what has changed. It
-//! must happen there: two threads that passed a line's levels on after they let go of the lock could do so in the wrong order,
-//! and a line that is low for the controller and high for the device is an interrupt that never comes.
+//! [`Wired`] compares a device's lines with what the interrupt controller was told last, and tells it what has changed. It must
+//! happen under the lock: two threads that passed a line's levels on after they released it could do so in the wrong order, and a
+//! line that is low for the controller but high for the device is an interrupt that never arrives.
 //!
-//! A device calls nobody but the [`Outside`] that each call brings along, and remembers none: so a call may come from a vCPU,
-//! from a thread that has finished a piece of work for the device, or from a test.
+//! A device calls only the [`Outside`] that each call passes in, and keeps none: so a call may come from a vCPU, from a thread
+//! that has finished a piece of work for the device, or from a test.
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;

@@ -1,17 +1,16 @@
-//! VMClock (UAPI.13; Linux's `include/uapi/linux/vmclock-abi.h`): a page in which a guest finds what time it is when its counter shows
-//! what, how long a tick takes, and a number that is another one whenever all that it has found out about its counter before is void.
-//! Linux has a driver (`drivers/ptp/ptp_vmclock.c`), which finds the device in a device tree since 7.0.
+//! VMClock (UAPI.13; Linux's `include/uapi/linux/vmclock-abi.h`): a page that tells a guest the time at one value of its counter, how
+//! long a tick takes, and a number that changes whenever everything that the guest has measured about its counter is void. Linux has a
+//! driver (`drivers/ptp/ptp_vmclock.c`), which finds the device in a device tree since 7.0.
 //!
 //! To the guest the page is memory that it can only read, at any time, from any vCPU, also from a process that has mapped it. So it is
-//! written as a sequence lock has it: a count becomes odd, the fields change, the count becomes even; each store is seen behind the ones
-//! before it. Nothing is computed when the guest reads: the page is written when something happens that changes what it says, which is
-//! rare.
+//! written like a sequence lock: a count becomes odd, the fields change, the count becomes even; the stores become visible in that
+//! order. Nothing is computed when the guest reads: the page is written when something happens that changes its contents, which is rare.
 //!
-//! What it says is what the guest's virtual counter shows. Whoever reads that by a trap is told of what the trap answers; where there is
-//! no trap, and the counter has another speed than the guest's own, of that speed. The time is that of VMware's time commands: the
-//! host's, as far as the guest's time passes as real time does. It is told as TAI, as the specification recommends.
+//! The page refers to the guest's virtual counter as the guest reads it: where reads trap, to what the trap answers; where they do not,
+//! and the counter runs at another speed than the guest's own, to that speed. The time is that of VMware's time commands: the host's, as
+//! far as the guest's time passes as real time does. It is given as TAI, as the specification recommends.
 //!
-//! There is nothing in it by which the guest could take the interrupt back, so that is an edge, as the generation identifier's is.
+//! The guest has no register to acknowledge the interrupt, so it is an edge, as the generation identifier's is.
 
 use core::time::Duration;
 

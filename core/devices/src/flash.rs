@@ -1,7 +1,7 @@
-//! Two banks of NOR flash that nobody has written to: erased, and nothing can be written to them.
+//! Two banks of erased NOR flash, which cannot be written.
 //!
-//! Boot loaders look here for their settings, and end at an abort. No command is one: the chips are not there to be written
-//! to, nor to be identified, so a driver finds none.
+//! Boot loaders look here for their settings, and would crash at an abort. The chips answer no command, not even
+//! identification, so a driver finds none.
 
 use pack::{Damaged, Reader, Writer};
 

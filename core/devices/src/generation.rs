@@ -1,12 +1,12 @@
-//! The generation identifier of a virtual machine ("Virtual Machine Generation ID", Microsoft, 2012): sixteen bytes that are others
-//! whenever the machine goes on from a state from which it has gone on before, or a copy of it has. A guest mixes them into its
-//! random numbers, or two copies of it would draw the same ones, and make the same keys. Linux has a driver
+//! The generation identifier of a virtual machine ("Virtual Machine Generation ID", Microsoft, 2012): sixteen bytes that change
+//! whenever the machine continues from a state from which it, or a copy of it, may have continued before. A guest mixes them into
+//! its random numbers; otherwise two copies would draw the same ones, and make the same keys. Linux has a driver
 //! (`drivers/virt/vmgenid.c`), which finds the device in a device tree since 6.10.
 //!
-//! To the guest the frame is memory that it can only read. There is nothing in it by which it could take the interrupt back, so that
-//! is an edge: the line is high from the change until the machine goes on, and is found pending by the first vCPU that does.
+//! To the guest the frame is memory that it can only read. The guest has no register to acknowledge the interrupt, so it is an
+//! edge: the line is high from the change until the machine continues, and the first vCPU that runs finds the interrupt pending.
 //!
-//! The identifier stays over a reset, which no memory comes through: nothing that was drawn before is known there.
+//! The identifier stays the same over a reset: no memory survives that, so no random number drawn before is known afterwards.
 
 use pack::{Damaged, Reader, Writer};
 

@@ -12,7 +12,7 @@
 //! follows the one in which it was raised, which is how drivers know why they are booted.
 //!
 //! While the machine is paused so is the watchdog ([`GenericWatchdog::pause`]): it has as much time left afterwards as
-//! before, and one that is refreshed in the moment of the pause has its whole time.
+//! before, and one that is refreshed while it is paused has its whole time.
 
 use pack::{Damaged, Reader, Writer};
 

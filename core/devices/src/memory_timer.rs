@@ -8,10 +8,10 @@
 //! Counts are those of the guest's counter, which whoever owns the machine passes in: this device and the timers of the vCPUs
 //! show one time. It has no clock of its own, and asks to be polled at the count at which its next line goes up.
 //!
-//! CNTACR0 says what of the frame can be reached; what cannot reads as 0 and ignores writes. The architecture leaves its value
-//! after a reset open, and has firmware set it; there is none here, so all can be reached. A second view of the frame
-//! (CNTEL0Base0), other frames and the secure registers are not there. The double words are read and written in one piece, or
-//! as two words.
+//! CNTACR0 says which registers of the frame are accessible; the others read as 0 and ignore writes. The architecture leaves its
+//! value after a reset open, and has firmware set it; there is none here, so all can be reached. A second view of the frame
+//! (CNTEL0Base0), other frames and the secure registers are not there. The double words are read and written in one piece, or as
+//! two words.
 
 use clock::{EmulatedTimer, GuestTicks, saved};
 use pack::{Damaged, Reader, Writer};

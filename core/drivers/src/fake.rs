@@ -1,5 +1,6 @@
-//! A device of an array of bytes, for tests: it remembers what was written to it in which order, and a test says what some
-//! registers answer. An access beyond its end, or that is not aligned, is a mistake of the driver's, and fails the test.
+//! A fake device, an array of bytes, for tests: it remembers what was written to it in which order, and a test says
+//! what some registers answer. An access beyond its end, or an unaligned one, is a bug of the driver, and fails the
+//! test.
 
 extern crate std;
 

@@ -1,5 +1,6 @@
-//! The registers of a GICv3 that are in memory (IHI 0069): the Distributor, which is everybody's, and each CPU's
-//! Redistributor. All interrupts are group 1 and of one priority. The CPU interface is system registers, and the hardware's.
+//! The registers of a GICv3 that are in memory (IHI 0069): the Distributor, which all CPUs share, and each CPU's
+//! Redistributor. All interrupts are group 1 and of one priority. The CPU interface is system registers, which `hw`
+//! accesses.
 
 use units::{IntId, Trigger};
 

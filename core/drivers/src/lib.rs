@@ -1,11 +1,11 @@
 //! Drivers of the host's devices.
 //!
-//! A driver is a value that holds its device's block of registers and nothing else; there may be any number of a kind. What a block
-//! of registers is, it does not know: on the machine one that EL2 has mapped (`hw::mmio::Region`), in a test an array that
+//! A driver is a value that holds its device's block of registers and nothing else; there may be any number of a kind. It does
+//! not know what a block of registers is: on the machine one that EL2 has mapped (`hw::mmio::Region`), in a test an array that
 //! plays the device. So what is written to which register, and in which order, is tested where no such device is.
 //!
-//! What belongs to the machine instead of one device stays with the hardware: who waits how long, what is shared by all
-//! CPUs, and whatever has no registers in memory, as the GIC's CPU interface.
+//! What belongs to the machine and not to one device stays in `hw`: how long to wait, what all CPUs share, and whatever has no
+//! registers in memory, such as the GIC's CPU interface.
 #![no_std]
 #![forbid(unsafe_code)]
 

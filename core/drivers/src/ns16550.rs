@@ -1,8 +1,8 @@
-//! A 16550 (National Semiconductor PC16550D), and Synopsys' DesignWare APB UART, which is one with two traps of its own. The
-//! line's rate is left to the firmware.
+//! A 16550 (National Semiconductor PC16550D), and Synopsys' DesignWare APB UART, which is one with two quirks. The line's rate is
+//! left to the firmware.
 //!
-//! Its receive interrupt stays up until the last byte is read, and whoever reads is a thread. So the interrupt's handler disables
-//! it, and whoever finds nothing to read any more enables it again: bytes that came meanwhile raise it at once.
+//! Its receive interrupt stays raised until the last byte is read, and a thread reads. So the interrupt's handler disables it,
+//! and the reader enables it again when it finds nothing more to read: bytes that arrived meanwhile raise it at once.
 
 use core::sync::atomic::{AtomicBool, Ordering};
 

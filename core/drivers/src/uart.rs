@@ -1,4 +1,4 @@
-//! A UART to talk through, of any kind that the platform may name.
+//! The host's console UART, of any kind that the platform may name.
 
 use platform::ConsoleKind;
 

@@ -1,12 +1,12 @@
-//! The driver side of virtio 1.3, over the MMIO transport (section 4.2): so much of it as our own devices need.
+//! The driver side of virtio 1.3, over the MMIO transport (section 4.2), as far as our devices need it.
 //!
 //! * [`queue`]: a split virtqueue (section 2.7) whose descriptors never change: number n is buffer number n.
 //! * [`console`]: the console with several ports (section 5.3), of which one is ours.
 //!
-//! A virtio device does DMA. Nothing here holds an address: whoever has the device ([`Transport`]) lays queues and buffers out
-//! in memory that is the device's alone, and tells the device where; a driver names buffers by number, and what it writes into
-//! registers is no address. A device is trusted with the memory that it can reach, since nobody stops it; but what it answers
-//! is checked, and one that answers nonsense is reset and left alone ([`Broken`]).
+//! A virtio device does DMA. Nothing here holds an address: the owner of the device ([`Transport`]) lays queues and buffers out
+//! in memory that only the device uses, and tells the device where; a driver names buffers by number, and writes no addresses
+//! into registers. A device is trusted with the memory that it can reach, since nothing stops it; but its answers are checked,
+//! and a device that breaks the rules is reset and no longer used ([`Broken`]).
 
 pub mod console;
 pub mod queue;

@@ -1,5 +1,5 @@
 //! The driver of a console with several ports against a device: the transport and the queues of our own guests' devices, with a
-//! device of such ports behind them. What the driver writes is played on them as if a guest had.
+//! device of such ports behind them. The driver's writes are played on them as if a guest had made them.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;

@@ -1,4 +1,4 @@
-//! How much of what comes without end is done in one go.
+//! How much of endless work is done in one go.
 
 /// Takes and does what `next` gives, at most `most` times: what is left is there for the next go, and whoever waited for this one
 /// to end has a turn before. Says how often it did something.

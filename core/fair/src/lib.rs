@@ -1,10 +1,11 @@
-//! What one guest may make the hypervisor do, so that it costs nobody else: counts and rates, without a clock of their own.
+//! Limits on what one guest may make the hypervisor do, so that others do not pay for it: counts and rates, without
+//! their own clock.
 //!
 //! * [`Pace`]: how often something may happen, with some at once.
 //! * [`Ring`]: bytes that wait for the console's thread, and lines that are never torn.
 //! * [`Reports`]: what the log says about one VM, at that VM's own pace, and how much was left out.
 //! * [`Restarts`]: how soon a VM that resets itself again and again starts again.
-//! * [`go`]: how much of what comes without end is done in one go.
+//! * [`go`]: how much of endless work is done in one go.
 #![no_std]
 #![forbid(unsafe_code)]
 

@@ -1,8 +1,8 @@
 //! What the log says about one VM.
 //!
-//! A guest can have lines written about it: by breaking a device, by letting its watchdogs act, by resetting itself. They
-//! wait in a ring of the VM's own, and come at the VM's own pace; what is left out is counted, and the count is a line too.
-//! So no guest displaces a line about another.
+//! A guest can cause lines about itself: by breaking a device, by letting its watchdogs act, by resetting itself. Each
+//! VM has a ring in which its lines wait, and a limit on their rate; lines that are left out are counted, and the count
+//! is a line too. So no guest displaces a line about another.
 
 use core::fmt::{self, Write};
 

@@ -1,4 +1,4 @@
-//! The allocator itself: what RAM there is, and what of it was taken before we came.
+//! The allocator itself: what RAM there is, and which of it was in use at start.
 
 use arrayvec::ArrayVec;
 use units::{BLOCK_SIZE, PAGE_SIZE, Pa, Range};

@@ -6,13 +6,14 @@
 //! tables, blocks that firmware or an image occupies in part) are *carved*: they have a record with one bit per frame
 //! ([`CarvedBlock`]). A carved block serves one owner at a time, so a VM's tables never share a block with another's.
 //!
-//! **Scrubbing.** What was in RAM at reset counts as somebody's, and so does what an owner leaves behind: free blocks
+//! **Scrubbing.** The contents of RAM at reset belong to somebody, and so does what an owner leaves behind: free blocks
 //! are dirty unless known to be zero. An allocation says so in its type: it is [`Allocation::Clean`], or
-//! [`Allocation::Unscrubbed`], from which the memory comes out only through [`Unscrubbed::scrubbed`], the promise that it was
-//! zeroed. A guest's RAM is not zeroed when it is allocated (a guest may never touch most of it) but block by block at the
-//! first touch: [`FrameAllocator::first_touch`]. Idle CPUs zero free blocks ahead: [`FrameAllocator::next_dirty_free_block`].
+//! [`Allocation::Unscrubbed`], from which the memory comes out only through [`Unscrubbed::scrubbed`], the promise that
+//! it was zeroed. A guest's RAM is not zeroed when it is allocated (a guest may never touch most of it) but block by
+//! block at the first touch: [`FrameAllocator::first_touch`]. Idle CPUs zero free blocks ahead:
+//! [`FrameAllocator::next_dirty_free_block`].
 //!
-//! The allocator never touches the memory it hands out, and has no lock: its owner has.
+//! The allocator never touches the memory that it hands out. It has no lock: its owner has one.
 #![no_std]
 #![forbid(unsafe_code)]
 

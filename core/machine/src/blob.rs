@@ -4,8 +4,8 @@
 //! of the tree first, with maps of nodes and properties, costs some hundred thousand instructions a guest, a good part of
 //! all that happens between reset and the guest's first instruction; this costs a tenth.
 //!
-//! A tree is written at every start of a VM, when other guests may have used the heap up. No memory is taken but by
-//! [`Writer::put`], which notes when there is none; the rest of the tree is then left out, and [`Writer::finish`] says so.
+//! A tree is written at every start of a VM, when other guests may have used up the heap. Only [`Writer::put`]
+//! allocates, and it notes a failure; the rest of the tree is then left out, and [`Writer::finish`] says so.
 
 use alloc::vec::Vec;
 use arrayvec::ArrayVec;

@@ -3,8 +3,8 @@
 //! The rules are those of Linux's Documentation/arch/arm64/booting.rst. An `Image` begins with a header of 64 bytes; any
 //! flat program with such a header is loaded the same way, which is how small payloads become guests.
 //!
-//! Kernels with an EFI stub are PE files too, whose sections say how long the file must be: that is how one that was cut is
-//! known. `image_size` cannot tell, because it counts what the kernel zeroes by itself, which may be any amount.
+//! Kernels with an EFI stub are PE files too, whose sections say how long the file must be: that shows whether it was
+//! cut. `image_size` cannot show it, because it includes what the kernel zeroes itself, which may be any amount.
 
 use units::PAGE_SIZE;
 

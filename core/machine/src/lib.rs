@@ -18,8 +18,11 @@
 //! | 0x0900_0000 | PL011 UART | SPI 1 |
 //! | 0x0901_0000 | PL031 real time clock | SPI 2 |
 //! | 0x0903_0000 | PL061 GPIO, the power button on line 3 | SPI 7 |
+//! | 0x090A_0000 | the vCPUs' records of stolen time, read-only | |
+//! | 0x0910_0000, 0x0911_0000 | Generic Watchdog, where the site file asks for it: control frame, refresh frame | SPI 10 |
 //! | 0x0912_0000, 0x0913_0000 | memory-mapped generic timer, where the guest is to use that: control frame, timer frame | SPI 12, 13 |
-//! | 0x0914_0000 | generation identifier: changes when the machine goes on from a saved state | SPI 14 |
+//! | 0x0914_0000 | generation identifier: changes when the machine continues from a saved state | SPI 14 |
+//! | 0x0915_0000 | VMClock: a page of memory, read-only | SPI 15 |
 //! | 0x0A00_0000 + n * 0x200 | virtio-mmio device n, up to 31; vacant ones say so | SPI 16 + n |
 //! | 0x4000_0000 | RAM | |
 //!

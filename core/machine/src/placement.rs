@@ -4,7 +4,8 @@
 //! that are not Linux come as one and yet know QEMU's `virt` by heart: they look for the device tree where RAM begins, and
 //! were linked for 2 MiB further on. So an image that may lie anywhere gets both ([`Placement::of_image`]).
 //!
-//! Other programs (ELF files, raw binaries) have fixed addresses, and are given what is left ([`Placement::of_program`]).
+//! Other programs (ELF files, raw binaries) have fixed addresses; tree and initrd get what is left
+//! ([`Placement::of_program`]).
 
 use crate::MachinePlan;
 use crate::image::{Base, ImageHeader};

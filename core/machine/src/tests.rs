@@ -1,4 +1,4 @@
-//! The tree against the plan, by a reader that is nobody's relative here (dtoolkit); the lookup against a naive one.
+//! The tree against the plan, by an independent reader (dtoolkit); the lookup against a naive one.
 
 extern crate std;
 

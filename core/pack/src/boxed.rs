@@ -1,4 +1,4 @@
-//! A value on the heap for which there was room.
+//! A value on the heap, allocated fallibly.
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;

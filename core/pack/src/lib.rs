@@ -1,14 +1,14 @@
 //! Values as bytes: how the saved state of a VM's parts is written down and read again.
 //!
-//! A [`Value`] is written field after field, numbers little-endian and of fixed width, so that equal values are equal bytes.
-//! The macro [`value!`](crate::value) does that for a struct by naming all of its fields: one that is added and forgotten does
-//! not compile. A [`Part`] is a value with a name and a version: it is written as a section, whose length is told, so that a
-//! reader knows what it does not know. The format is in `docs/formats/saved-vm.md`.
+//! A [`Value`] is written field after field, numbers little-endian and of fixed width, so that equal values are equal bytes. The
+//! macro [`value!`](crate::value) does that for a struct by naming all of its fields: one that is added and forgotten does not
+//! compile. A [`Part`] is a value with a name and a version: it is written as a section with its length, so that a reader can
+//! recognise what it does not know. The format is in `docs/formats/saved-vm.md`.
 //!
-//! The bytes may come from a file. Of a list its type says how many values a VM can have in it, and without that it cannot be
-//! written down: one that has more is refused by its name, before anything is made of it. What is made of the others asks for its
-//! memory, and a reader that gets none says so ([`Damaged::NoMemory`]); a value that is kept on the heap goes there by [`Boxed`].
-//! Whatever is wrong is said in one line; what a part makes of values that no VM could have had is the part's business.
+//! The bytes may come from a file. The type of each list must say how many elements a VM can have in it: a longer list is refused
+//! by its name, before it is read. The others are allocated fallibly, and a reader without memory says so
+//! ([`Damaged::NoMemory`]); a value on the heap is a [`Boxed`]. Each error is one line; each part itself must refuse values that
+//! no VM could have had.
 #![no_std]
 #![forbid(unsafe_code)]
 

@@ -1,4 +1,4 @@
-//! Values come back; damage is noticed, and takes no memory; and where there is none, that is said.
+//! Values come back; damage is noticed, and takes no memory; a lack of memory is reported.
 
 use std::vec::Vec;
 

@@ -1,4 +1,4 @@
-//! Numbers, addresses, and what values are made of.
+//! Numbers, addresses, and what is composed of them.
 
 use alloc::vec::Vec;
 

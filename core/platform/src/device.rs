@@ -1,5 +1,5 @@
-//! The host's devices as one list: whoever maps registers, or connects interrupts, walks over it and knows no device by
-//! name. A device gets into the list together with its driver; what has none is not mapped.
+//! The host's devices as one list: the code that maps registers, or connects interrupts, walks over it and knows no
+//! device by name. A device is added to the list together with its driver; a device without a driver is not mapped.
 
 use units::{Pa, Range};
 

@@ -1,7 +1,7 @@
 //! The host, described once.
 //!
-//! Firmware describes a machine by a device tree, or by ACPI tables. Nothing else in the hypervisor wants to know which:
-//! one reader for each kind writes the same [`Platform`], and everything later reads that.
+//! Firmware describes a machine by a device tree, or by ACPI tables. Nothing else in the hypervisor needs to know
+//! which: one reader for each kind writes the same [`Platform`], and everything later reads that.
 //!
 //! * [`Platform::from_device_tree`] reads a flattened device tree (Devicetree Specification 0.4, chapter 5).
 //! * A reader of ACPI tables will write the same structure.

@@ -1,6 +1,6 @@
-//! Which Redistributor is whose. They lie one behind the other in one or several regions, each knows its CPU (GICR_TYPER, IHI 0069
-//! section 12.11), and the last of a region says so. How far it is from one to the next is told by the Redistributor itself, or by
-//! the description where hardware has holes between them (`redistributor-stride` of the binding `arm,gic-v3`).
+//! Which CPU each Redistributor belongs to. They follow each other in one or several regions, each knows its CPU (GICR_TYPER, IHI
+//! 0069 section 12.11), and the last of a region says so. The Redistributor itself says how far it is to the next, or, where
+//! hardware has holes between them, the description does (`redistributor-stride` of the binding `arm,gic-v3`).
 
 use units::Pa;
 

@@ -1,8 +1,8 @@
 //! When a CPU's timer must fire, and for whom.
 //!
-//! A binary heap of deadlines in which each *slot* (a number that the caller gives meaning to: a thread and what it waits
-//! for) has at most one. A table says where in the heap a slot is, so that setting, moving and cancelling a deadline
-//! take O(log n) like taking the first one, and nothing piles up however often somebody changes its mind.
+//! A binary heap of deadlines in which each *slot* (a number that the caller gives meaning to: a thread and what it
+//! waits for) has at most one. A table says where in the heap a slot is, so that setting, moving and cancelling a
+//! deadline take O(log n) like taking the first one, and nothing accumulates however often a deadline is changed.
 
 use alloc::vec::Vec;
 

@@ -1,24 +1,25 @@
 //! Fairness between queues: which thread a CPU gives to another one, and with what claim.
 //!
-//! On one queue all threads advance alike in virtual time. Queues do not: one with little weight on it is ahead of one with
-//! much, and its threads get more than theirs. So a queue's *level* is compared: the mean virtual run time of its threads,
-//! on a scale common to all queues. A queue that is behind another one by a *turn*, the time in which each of its threads
-//! runs once, gives it a thread: there is then less weight where there was too much. Where numbers or weights cannot be
-//! divided evenly (three equal threads on two CPUs), threads go round by that, each in its turn. Threads whose weights can
-//! be divided more evenly at once are not waited for until they are behind.
+//! On one queue all threads advance alike in virtual time. Different queues do not: one with little weight on it is
+//! ahead of one with much, and its threads get more than their share. So the *levels* of queues are compared: the mean
+//! virtual run time of a queue's threads, on a scale common to all queues. A queue that is behind another one by a
+//! *turn*, the time in which each of its threads runs once, gives it a thread, which takes weight away where there was
+//! too much. Where numbers or weights cannot be divided evenly (three equal threads on two CPUs), threads move round in
+//! this way, each in turn. Where a move makes the weights more even at once, the queue need not be behind by a turn
+//! first.
 //!
 //! Three things keep that sane:
 //!
 //! * A thread that moves keeps how far it is behind or ahead on the common scale, as far as that is at most
 //!   two slices of its own on the new queue.
-//! * The level is forgotten little by little ([`WINDOW_PERIODS`]). A difference that is nobody's loss, because those who
-//!   are behind may not go where others are ahead, or have a whole CPU already, would otherwise grow without end, and count
-//!   when things have changed.
+//! * The level is forgotten little by little ([`WINDOW_PERIODS`]). A difference that harms no thread, because those
+//!   that are behind may not go where others are ahead, or have a whole CPU already, would otherwise grow without end,
+//!   and still count when things have changed.
 //! * A queue that was empty has no past: it takes the level of the first that it is compared to.
 //!
-//! Without sets of CPUs that exclude some, everybody so gets the share of all CPUs that the weight says, at most a whole CPU
-//! (`balance_simulation`). With them, too, unless somebody's share is nearly a whole CPU or more: whoever has a CPU whole has
-//! no reason to leave it to others who may run nowhere else.
+//! If every thread may run on every CPU, each thread thus gets the share of all CPUs that its weight gives it, at most
+//! a whole CPU (`balance_simulation`). With restricted sets of CPUs it does too, unless some thread's share is nearly a
+//! whole CPU or more: a thread that has a whole CPU has no reason to leave it to others that may run nowhere else.
 
 use units::CpuId;
 

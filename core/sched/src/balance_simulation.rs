@@ -1,5 +1,5 @@
-//! Tests by simulation of several CPUs, as `el2/hypervisor/src/sched/balance.rs` has them balance: everybody gets what is
-//! theirs of all CPUs together, wherever they are put at first.
+//! Tests by simulation of several CPUs, as `el2/hypervisor/src/sched/balance.rs` has them balance: every thread gets
+//! its share of all CPUs together, wherever it starts.
 
 extern crate std;
 

@@ -4,14 +4,14 @@
 //! has run, divided by its weight. The one with the least runs next, for a slice; so over time each gets the CPU in
 //! proportion to its weight, and none is forgotten. This is the idea of weighted fair queueing.
 //!
-//! A sleeping thread does not collect a claim to run for as long as it slept: when it wakes, it is placed at most one slice of its
-//! own before the queue's floor, the least virtual run time there is. That is enough for it to run soon (it is then the
-//! first, and [`RunQueue::should_preempt`] says so), and not enough to shut the others out.
+//! A sleeping thread does not save up run time while it sleeps: when it wakes, it is placed at most one slice of its own before
+//! the queue's floor, the least virtual run time there is. That is enough for it to run soon (it is then the first, and
+//! [`RunQueue::should_preempt`] says so), and not enough to shut the others out.
 //!
-//! Between queues a virtual run time means nothing by itself. `balance` has the scale common to all, by which queues are
-//! compared ([`RunQueue::standing`]), threads go from where they fall behind to where others are ahead
-//! ([`RunQueue::give`]), and a thread that changes queues keeps its claim ([`RunQueue::detach`], [`Arrival::Moved`]). It is
-//! a matter of milliseconds: nothing of it is done when threads take turns on one CPU.
+//! Between queues a virtual run time means nothing by itself. `balance` has the scale common to all, by which queues are compared
+//! ([`RunQueue::standing`]), threads go from where they fall behind to where others are ahead ([`RunQueue::give`]), and a thread
+//! that changes queues keeps its claim ([`RunQueue::detach`], [`Arrival::Moved`]). This happens every few milliseconds, and never
+//! when threads take turns on one CPU.
 //!
 //! The queue is a binary heap: no lock, all operations in O(log n), except those that look for a particular thread, and no
 //! allocation once [`RunQueue::reserve`] has been told how many threads there are. Virtual run times are compared by

@@ -1,8 +1,7 @@
 //! For how long the thread that runs on a CPU has run since it was last charged for it.
 //!
-//! It is charged when threads are switched. One that is alone on its CPU is not switched for minutes, so whoever wants to know
-//! how long it has run has it charged first, also from another CPU: there the counter may be behind what was read here a moment
-//! ago.
+//! It is charged when threads are switched. A thread that is alone on its CPU is not switched for minutes, so a reader of its run
+//! time has it charged first, also from another CPU, whose counter may be behind what was read here a moment ago.
 
 /// Until when whoever runs on a CPU has been charged for its time, in ticks of the counter.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

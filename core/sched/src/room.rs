@@ -1,8 +1,8 @@
 //! Whether a thread that waits for an event may keep its CPU.
 //!
-//! A thread may keep it if nobody else will ever need it: because at most as many threads as its set of CPUs has may run on
-//! any of them. A thread pinned to a CPU that nobody else may use is the usual case; all of a machine's threads, if it has
-//! a CPU for each, are another.
+//! A thread may keep it if no other thread will ever need it. This is so if the number of threads that may run on any
+//! CPU of its set is at most the number of those CPUs. A thread pinned to a CPU that no other thread may use is the
+//! usual case; all threads of a machine that has a CPU for each are another.
 
 use crate::Affinity;
 

@@ -1,9 +1,9 @@
 //! The random numbers behind TRNG, the entropy device and each VM's seeds: ChaCha20, whose key is renewed again and again.
 //!
-//! The first key is mixed from the boot loader's seed and from fresh bits of the host: its own generator where it has one,
-//! and the counter. A new key is made of the old stream and of more fresh bits: for each VM that starts, and whenever
-//! [`RENEWAL`] bytes went out under one key. So what a guest may learn of one key tells neither what came before, since
-//! the old key is gone, nor, where the host has a generator, what comes after the next renewal.
+//! The first key is mixed from the boot loader's seed and from fresh bits of the host: its own generator where it has
+//! one, and the counter. A new key is made of the old stream and of more fresh bits: for each VM that starts, and
+//! whenever [`RENEWAL`] bytes went out under one key. So a guest that learns one key can compute neither earlier
+//! output, since the old key is gone, nor, where the host has a generator, output after the next renewal.
 
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};

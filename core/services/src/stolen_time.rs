@@ -1,7 +1,7 @@
 //! Paravirtualized time (DEN0057): how a guest finds the record of the time that was stolen from a vCPU.
 //!
-//! The record itself (16 bytes: revision, attributes, nanoseconds) is written by whoever schedules the vCPU. Here is the
-//! discovery, in two calls: is it there, and at which address; and where in the record the time is.
+//! The scheduler's side writes the record itself (16 bytes: revision, attributes, nanoseconds). Here is its discovery,
+//! in two calls (is it there, and at which address), and where in the record the time is.
 
 use crate::{Facts, NOT_SUPPORTED, SUCCESS};
 

@@ -1,8 +1,8 @@
-//! How many bytes a VM's state can have: as many as its parts have at most, with what the site file lets its guest have.
+//! How many bytes a VM's state can have: the sum of its parts' maxima, with the quotas of the site file.
 //!
-//! A file says what VM it is of before it says anything else of it. So a state that is larger than any of such a VM is refused by its
-//! length alone, before there is memory for it; and what a file makes the hypervisor hold is bound by what it had to set aside for
-//! the VM in whose place it goes on, which is off meanwhile (`vm::needs`).
+//! A file first says which VM it is of. So a state that is larger than any of such a VM is refused by its length alone, before memory
+//! is allocated for it; and the memory that a file makes the hypervisor use is bounded by what was set aside for the VM in whose
+//! place it runs, which is off meanwhile (`vm::needs`).
 
 use abi::bundle::{Doors, Quota};
 use units::MAX_VCPUS;

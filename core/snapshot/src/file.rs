@@ -1,15 +1,16 @@
 //! A VM as a file: what it is, what its CPU can do, when it was taken, its state, and its memory (`docs/formats/snapshot.md`).
 //!
 //! A file is a header and sections. Each section has a head, with a checksum of its own, that says what the section is, of which
-//! version, how long it is, and the checksum of what is in it. So whatever is wrong with a file is noticed before anything is
-//! made of it, at the first section that is concerned; and a file that ends early has no section `end`.
+//! version, how long it is, and the checksum of what is in it. So an error in a file is noticed at the first wrong section,
+//! before that is used; and a file that ends early has no section `end`.
 //!
-//! Neither side has a file as a whole in memory: [`Writer`] gives a section at a time, of memory a few pages, and [`Reader`] takes
-//! bytes as they come and gives back a section when it is whole. The bytes may come from anybody. Reading takes no more memory than
-//! a section of such a VM may have, with what is made of it; where there is none, that is said ([`FileError::NoMemory`]).
+//! Neither side holds a whole file in memory: [`Writer`] gives a section at a time, of memory a few pages, and [`Reader`] takes
+//! bytes as they arrive and gives back each complete section. The bytes may come from anybody. Reading takes at most the memory
+//! of the largest section of such a VM, and of the value that is made of it; a lack of memory is an error
+//! ([`FileError::NoMemory`]).
 //!
-//! Equal VMs are equal bytes, and what was written, read and written again is too: of each section a reader accepts only the one
-//! form that is written.
+//! Equal VMs are equal bytes, and a file that is read and written again is the same: a reader accepts only the form of each
+//! section that the writer produces.
 
 mod memory;
 mod reader;

@@ -1,13 +1,13 @@
 //! A VM as one value: all that its guest can see of the machine beside its memory, taken out of a paused VM and put into one.
 //!
-//! Each part has a saved type of its own, beside what it is the state of; here they come together as [`SavedVm`], with the
-//! machine that they belong to, so that a state is refused by a machine of another shape. It is written as one section with
-//! the others in it (`docs/formats/saved-vm.md`).
+//! Each part has its own saved type, beside the part; here they come together as [`SavedVm`], with the machine that
+//! they belong to, so that a machine of another shape refuses the state. It is written as one section that contains the
+//! others (`docs/formats/saved-vm.md`).
 //!
 //! With what the VM is, and its memory, it is a file ([`file`]).
 //!
-//! Devices are kept as the bytes that each of them wrote, in the order of the machine's plan: what they are is known to them
-//! alone.
+//! Devices are kept as the bytes that each of them wrote, in the order of the machine's plan: only the device itself
+//! can read them.
 #![no_std]
 #![forbid(unsafe_code)]
 

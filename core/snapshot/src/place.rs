@@ -1,5 +1,5 @@
-//! The VM in whose place a saved one is to go on, as its hypervisor describes it: so that all that can be known before is, and no VM is
-//! taken out, sent or built for nothing.
+//! The VM in whose place a saved one is to run, as its hypervisor describes it. So a misfit is found before a VM is taken out, sent or
+//! built.
 
 use core::fmt;
 

@@ -1,10 +1,10 @@
 //! Which pages a guest may execute, and what happens before it may.
 //!
-//! RAM is shown to a guest readable and writable, and not executable. Its first fetch from a page faults: the caches are
-//! made to agree about that page ([`crate::steps`]), and it becomes executable. Few pages ever are, so little is
-//! maintained, and what the hypervisor stores behind the guest's back (an image, what a device transfers, a message) needs
-//! no maintenance at once: [`Stage2::rewrite`] takes the execute permission away first, and the next fetch comes by here
-//! again. There is no other way to a [`Writable`], and EL2 stores into guests through that type alone.
+//! RAM is mapped for a guest readable and writable, but not executable. Its first fetch from a page faults: the caches
+//! are made to agree about that page ([`crate::steps`]), and it becomes executable. Few pages ever do, so little is
+//! maintained, and what the hypervisor stores without the guest's knowledge (an image, what a device transfers, a
+//! message) needs no maintenance at once: [`Stage2::rewrite`] takes the execute permission away first, and the next
+//! fetch comes here again. There is no other way to a [`Writable`], and EL2 stores into guests only through that type.
 //!
 //! A load or a store is no execution, nor is the walk of a guest's own tables on behalf of a fetch ([`Wanted::Walk`]).
 //!
@@ -12,11 +12,11 @@
 //!   block is, the rest follows and the block is one entry again ([`Stage2::promote`]): a kernel's code costs no more TLB
 //!   entries than before.
 //! * [`Policy::Strict`] keeps executable pages read-only. A store makes the page writable and no longer executable, the
-//!   next fetch turns it around. Both at once is what the caller grants by [`Policy::OnDemand`] when it sees that a guest
-//!   gets nowhere, as with code that stores into its own page.
+//!   next fetch turns it around. The caller grants both at once by [`Policy::OnDemand`] when it sees that a guest makes
+//!   no progress, as with code that stores into its own page.
 //!
-//! The order inside is what counts, and not left to callers: maintenance before the permission, in a strict VM behind the
-//! end of all stores, and loss of the permission on all CPUs before anything is stored.
+//! The order inside matters, and is not left to callers: maintenance precedes the permission, and in a strict VM
+//! follows the end of all stores; all CPUs lose the permission before anything is stored.
 
 use core::marker::PhantomData;
 

@@ -1,12 +1,13 @@
-//! A guest's memory held as it is while the guest goes on: a store faults, until its block is released.
+//! A guest's memory held as it is while the guest runs on: a store faults, until its block is released.
 //!
-//! A VM is saved as it is at one moment, and its memory is sent long after that. At that moment it stands still, so what is done
-//! to its tables then has to be little: [`Stage2::hold`] makes the entry of each 2 MiB invalid and leaves all else in it, table or
-//! place, so that it costs the same whatever was split. A guest that looks there faults once for each 2 MiB. Then the entry is
-//! valid again ([`Stage2::open`]), but what was writable in it is not; each such entry has a mark ([`Software::HELD`]), by which
-//! [`Stage2::release`] gives back exactly what was there, also in a guest whose code is write-protected for another reason.
+//! A VM is saved as it is at one moment, and its memory is sent long after that. At that moment it stands still, so little may be
+//! done to its tables then: [`Stage2::hold`] makes the entry of each 2 MiB invalid and leaves the rest of it unchanged, the
+//! address of a table or of a block, so that it costs the same whatever was split. A guest that accesses it faults once for each
+//! 2 MiB. Then the entry is valid again ([`Stage2::open`]), but what was writable in it is not; each such entry has a mark
+//! ([`Software::HELD`]), by which [`Stage2::release`] gives back exactly what was there, also in a guest whose code is
+//! write-protected for another reason.
 //!
-//! Who calls these knows which blocks are held, and what has to be done before one is released.
+//! The caller knows which blocks are held, and what has to be done before one is released.
 
 use units::{BLOCK_SIZE, Ipa, Pa, Range};
 

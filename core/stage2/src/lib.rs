@@ -16,12 +16,12 @@
 //! * **A new table is complete before it is linked**: [`TlbOps::publish`] stands between the two.
 //!
 //! Permission changes need no break, only an invalidation afterwards, so making one page executable at its first fetch
-//! costs a split of its block at most once, and later one store and one invalidation. Which pages a guest may execute, and
-//! the maintenance of caches before it may, is the idea of `coherency.rs`.
+//! costs a split of its block at most once, and later one store and one invalidation. Which pages a guest may execute,
+//! and the maintenance of caches before it may, is in `coherency.rs`.
 //!
 //! While an entry is broken other vCPUs of the VM may take a translation fault on it. All operations on one VM's tables
 //! must be under one lock, and a fault handler that gets the lock must first [`Stage2::translate`]: if the access is
-//! now allowed, the fault has been overtaken by events and the instruction is simply executed again.
+//! now allowed, another vCPU has already resolved the fault, and the instruction is simply executed again.
 //!
 //! This crate only computes. It reads and writes tables through [`TableMemory`], so the same code runs in a test
 //! against a model of a TLB that remembers everything it is allowed to remember.

@@ -1,9 +1,9 @@
 //! What makes instruction and data caches agree about a stretch of memory: the steps, in their order, as values.
 //!
-//! Whoever stored instructions has them in a data cache, and an instruction cache may hold what was there before (DDI 0487
-//! B2.7.4). So: clean the data cache to where both caches look (the point of unification), wait, invalidate the instruction
-//! cache, wait, and synchronise the fetching CPU. Each of the five is needed; `core/stage2`'s tests leave out one at a time
-//! and see a machine execute something stale. CTR_EL0 says which halves a CPU does without.
+//! Newly stored instructions are in a data cache, and an instruction cache may hold what was there before (DDI 0487
+//! B2.7.4). So: clean the data cache to where both caches look (the point of unification), wait, invalidate the
+//! instruction cache, wait, and synchronise the fetching CPU. Each of the five is needed; `core/stage2`'s tests leave
+//! out one at a time and see a machine execute something stale. CTR_EL0 says which halves a CPU does without.
 
 use arrayvec::ArrayVec;
 use units::{Pa, Range};

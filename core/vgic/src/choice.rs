@@ -1,13 +1,14 @@
 //! What goes into the list registers when there are too few (GIC IHI 0069H 6.3 and 6.4).
 //!
-//! As long as everything fits, order does not matter: the hardware picks the most important list register. When it
-//! does not, flush chooses by priority among the interrupts that the guest's CPU interface lets through (*open*: their group
-//! is enabled in ICC_IGRPEN<n>_EL1), and keeps this promise: *whatever open is left out is less important than every pending
-//! interrupt that is loaded, and all that is loaded as pending while something open is left out is open.* So nothing
-//! left out can be due until none of the loaded ones is pending, which is what NPIE reports; what masks the loaded ones,
-//! the priority mask (ICC_PMR_EL1) and the running priority, masks what is left out all the more. Only the groups do not go
-//! by priority, and a guest enables and disables them without an exit. So VGrp<n>DIE tells when one of those chosen from
-//! closes, and VGrp<n>EIE when one opens of which something was left out. What is masked takes only what would be empty.
+//! As long as everything fits, order does not matter: the hardware picks the most important list register. When it does
+//! not, flush chooses by priority among the interrupts that the guest's CPU interface lets through (*open*: their group
+//! is enabled in ICC_IGRPEN<n>_EL1), and keeps this promise: *whatever open is left out is less important than every
+//! pending interrupt that is loaded, and all that is loaded as pending while something open is left out is open.* So
+//! nothing left out can be due until none of the loaded ones is pending, which is what NPIE reports; what masks the
+//! loaded ones, the priority mask (ICC_PMR_EL1) and the running priority, masks what is left out all the more. Only the
+//! groups do not go by priority, and a guest enables and disables them without an exit. So VGrp<n>DIE tells when a
+//! group closes from which interrupts were chosen, and VGrp<n>EIE when one opens of which some were left out. Masked
+//! interrupts get only list registers that would otherwise be empty.
 //!
 //! Activations keep their list registers, the most important first, since those end first; but one list register is always
 //! given to the best open pending interrupt, or a guest that keeps many active would never hear of it. Activations that no

@@ -1,15 +1,16 @@
 //! Which vCPU an SPI goes to (GICD_IROUTER; GIC IHI 0069H 2.4 and 12.9.22).
 //!
-//! An affinity names one vCPU, or nobody. With Interrupt_Routing_Mode set it is a *1-of-N* interrupt, which any vCPU may
-//! take that takes part in its group: it is switched on, its Redistributor is awake (GICR_WAKER.ProcessorSleep), it does
-//! not decline (GICR_CTLR.DPG0, DPG1NS), and its CPU interface has the group enabled (ICC_IGRPEN<n>_EL1). The architecture
-//! leaves open which of them. Here it is the first, at any time exactly one, so that such an interrupt is routed like all
-//! others, by a bit in [`crate::Vcpu::routed`], and moves when who takes part changes.
+//! An affinity names one vCPU, or none. With Interrupt_Routing_Mode set it is a *1-of-N* interrupt, which any vCPU may
+//! take that participates in its group: it is switched on, its Redistributor is awake (GICR_WAKER.ProcessorSleep), it
+//! does not decline (GICR_CTLR.DPG0, DPG1NS), and its CPU interface has the group enabled (ICC_IGRPEN<n>_EL1). The
+//! architecture leaves open which of them. Here it is the first, at any time exactly one, so that such an interrupt is
+//! routed like all others, by a bit in [`crate::Vcpu::routed`], and moves when the participants change.
 //!
-//! Of three of these conditions the model is told. The guest enables a group at its CPU interface without an exit; while
-//! there are 1-of-N interrupts, each vCPU therefore has the maintenance interrupt set that tells of a change
-//! (ICH_HCR_EL2.VGrp<n>EIE and VGrp<n>DIE), and the sync that follows looks at ICH_VMCR_EL2. If nobody takes part, it is
-//! the first vCPU that is on and does not decline: the interrupt waits there, and is a reason to wake it from a power-down.
+//! The model learns of three of these conditions directly. The guest enables a group at its CPU interface without an
+//! exit; while there are 1-of-N interrupts, each vCPU therefore has the maintenance interrupt set that tells of a
+//! change (ICH_HCR_EL2.VGrp<n>EIE and VGrp<n>DIE), and the sync that follows looks at ICH_VMCR_EL2. If no vCPU
+//! participates, it is the first vCPU that is on and does not decline: the interrupt waits there, and is a reason to
+//! wake it from a power-down.
 
 use crate::list_registers::virtual_control;
 use crate::{Power, Vgic, WORDS};

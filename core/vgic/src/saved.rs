@@ -1,4 +1,4 @@
-//! The interrupt controller as a value: what is taken out of a [`Vgic`] and put into another one, on this host or on
+//! The interrupt controller's state as a value: taken out of a [`Vgic`] and put into another one, on this host or on
 //! another.
 //!
 //! Only what the guest can see, or what decides about what it will see, is in here. What belongs to the host is not:
@@ -6,8 +6,8 @@
 //! Before a VM is taken out, each vCPU is synced and detached from its CPU ([`Vgic::sync`], [`Vgic::detach_hardware`]);
 //! a timer's interrupt that was pending then is pending again once the timer, put back, fires on the new CPU.
 //!
-//! The values may come from a file. What no guest could have brought about is refused, so that the rest of the model
-//! need not expect it.
+//! The values may come from a file. A state that no guest could have reached is refused, so the rest of the model need
+//! not expect it.
 //!
 //! Each type is taken apart by naming all of its fields: a field that is added and forgotten here does not compile.
 

@@ -1,8 +1,9 @@
 //! One buffer that the driver offered: a descriptor chain, copied and checked, with a read and a write cursor.
 //!
 //! A chain is a list of pieces of guest memory; those that the device may read come first, those that it may write
-//! after them (section 2.7.4.2). The list is a copy, so the driver can't change it any more, but the bytes it names are the
-//! guest's: they are read once, by whoever checks them. Whether a piece lies in the guest's memory shows when it is used.
+//! after them (section 2.7.4.2). The list is a copy, so the driver can't change it any more, but the bytes that it
+//! names are the guest's: they are read once, and the copy is checked. Whether a piece lies in the guest's memory is
+//! found out when it is used.
 //!
 //! Storage for the list is allocated with the device and used again for every chain; a device that has several buffers
 //! in flight owns several `Chain`s.

@@ -9,10 +9,9 @@
 //! * [`console`] and [`entropy`]: the devices of sections 5.3 and 5.4.
 //! * [`saved`]: their state as values.
 //!
-//! The driver is hostile until proven otherwise. What it gets wrong ends in a [`queue::QueueError`]; the transport then sets
-//! DEVICE_NEEDS_RESET and stops that device, which harms nobody but its own guest. A call does a bounded amount of work
-//! however fast other CPUs of the guest refill the rings: see [`device::Progress`]. All memory is allocated when a device
-//! is made.
+//! The driver may be hostile. Its errors end in a [`queue::QueueError`]; the transport then sets DEVICE_NEEDS_RESET and
+//! stops that device, which harms nobody but its own guest. A call does a bounded amount of work however fast other
+//! CPUs of the guest refill the rings: see [`device::Progress`]. All memory is allocated when a device is made.
 //!
 //! Nothing here blocks or knows time: a write to QueueNotify comes back as [`mmio::Effect::Notify`], and the caller runs
 //! [`mmio::Mmio::process`] at a moment that suits it, on the vCPU's thread or on a worker. On a machine's bus, where a

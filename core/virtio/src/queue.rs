@@ -1,10 +1,9 @@
 //! The split virtqueue (section 2.7), device side.
 //!
-//! Three areas in guest memory make a queue: the descriptor table and the available ring, which the driver writes, and
-//! the used ring, which the device writes. This side keeps its own place in both rings and never reads back what it
-//! wrote. A chain may have at most as many descriptors as the queue's largest size, and one more for a table of indirect ones, so a
-//! chain that bites its tail is just one that is too long. Where the memory refuses for now, the queue remembers how far it has come
-//! with a chain, and goes on there.
+//! Three areas in guest memory make a queue: the descriptor table and the available ring, which the driver writes, and the used
+//! ring, which the device writes. This side keeps its own place in both rings and never reads back what it wrote. A chain may
+//! have at most as many descriptors as the queue's largest size, and one more for a table of indirect ones, so a cyclic chain is
+//! simply too long. If the memory is not ready, the queue remembers its progress in a chain, and continues there.
 //!
 //! Notifications in either direction are suppressed with event indices (section 2.7.10) if the driver accepted them:
 //! the device asks for the next one only when it has found the queue empty, and interrupts only when the driver's

@@ -1,7 +1,7 @@
-//! Transports, queues and devices as values: what is taken out of one and put into another one, with what is in flight.
+//! The state of transports, queues and devices as values, with what is in flight.
 //!
-//! See [`devices::saved`] for what goes for all of these types. A chain that is being worked on is saved with how far that has
-//! come, so that its driver gets each buffer back once, and as full as it would have been.
+//! See [`devices::saved`] for what holds for all of these types. A chain in progress is saved with its progress, so that its
+//! driver gets each buffer back once, and as full as it would have been.
 
 use alloc::vec::Vec;
 

@@ -1,7 +1,8 @@
-//! What becomes of an access that stage 2 refused: RAM is shown, a device answers, or the guest is told why not.
+//! What happens on an access that stage 2 refused: RAM is mapped, a device answers, or the guest gets an exception.
 //!
-//! The CPU says where the access went, or what the guest's own tables say has to be asked. Between the access and that
-//! question the guest may have changed its tables: then it tries [again](Course::Again), and is counted (`cpu::retry`).
+//! The CPU says where the access went, or the guest's own tables have to be walked. Between the access and that walk
+//! the guest may have changed its tables: then it tries [again](Course::Again), and the retry is counted
+//! (`cpu::retry`).
 
 use cpu::exit::{DataAbort, FaultKind, InstructionAbort};
 use cpu::inject::{self, AbortKind};

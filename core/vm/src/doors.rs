@@ -1,5 +1,5 @@
-//! What a guest does at its doors (`core/vmware`, `core/watchdog`): whether it calls, what an access is that is no call, where it
-//! goes on afterwards, and what it asks of its watchdogs, which can be asked by both.
+//! What a guest does at its doors (`core/vmware`, `core/watchdog`): whether an access is a call, what happens if it is not, where
+//! the guest continues afterwards, and its requests to watchdogs, which can come by both.
 //!
 //! The doors are open where the site file says so. A VM without open doors has none of their traps.
 

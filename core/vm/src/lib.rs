@@ -1,14 +1,14 @@
-//! What a VM does, as plain values: events go in, and what has to happen comes out.
+//! What a VM does, as plain values: events go in, effects come out.
 //!
-//! * [`Life`]: a VM's life. It is started, runs, stands still, stops, and starts afresh.
-//! * [`doors`]: what a guest does at its doors, and where it goes on.
-//! * [`aborts`]: what an access leads to that stage 2 refused, and [`mmio`]: what it does at a device.
-//! * [`Watchdogs`]: who may set which of a VM's watchdogs up, when one bites, and what that leads to.
+//! * [`Life`]: a VM's life. It is started, runs, is paused, stops, and is reset.
+//! * [`doors`]: what a guest does at its doors, and where it continues.
+//! * [`aborts`]: what an access that stage 2 refused leads to, and [`mmio`]: what it does at a device.
+//! * [`Watchdogs`]: who may set up which of a VM's watchdogs, when one acts, and what that leads to.
 //! * [`machine`]: the plan of its machine, from what the site says of it.
 //! * [`Needs`]: what a site takes of the host's memory, for all that ask whether there is enough.
 //!
-//! Nothing here takes a lock, wakes a thread or writes a line. The hypervisor has each value under a lock of its own, says
-//! what happened, and performs the [`Effect`]s that it is told, in their order, before it lets go of the lock.
+//! Nothing here takes a lock, wakes a thread or writes a line. The hypervisor keeps each value under its own lock,
+//! reports what happened, and performs the returned [`Effect`]s, in their order, before it releases the lock.
 #![no_std]
 #![forbid(unsafe_code)]
 

@@ -1,4 +1,4 @@
-//! A VM's life: off, its images being loaded, running, stopping, being taken apart, off again or in a new life.
+//! A VM's life: off, loading its images, running, stopping, being taken apart, then off again or in a new life.
 //!
 //! The work is done by the VM's own vCPU threads. vCPU 0's thread loads the images; each vCPU that is switched on runs the
 //! guest; when the VM is to stop, every vCPU is asked to leave, and the last one to leave takes the machine apart and, for a
@@ -6,15 +6,15 @@
 //! without the lock, and says when it is done ([`Life::started`], [`Life::failed`], [`Life::is_taken_apart`]). All else is an
 //! [`Effect`], which is performed under the lock.
 //!
-//! What makes this hard is that everybody may want something at any moment. These hold whatever comes in which order:
+//! This is hard because the guest, the operator and watchdogs may request something at any moment. These hold in whatever order
+//! events come:
 //!
-//! * Nobody is in the guest while it is loaded or taken apart, and only one thread does either.
+//! * No vCPU is in the guest while it is loaded or taken apart, and only one thread does either.
 //! * The first reason to stop counts; a reason never outlives the life that it was given for.
 //! * A paused VM lets no vCPU begin, and its watchdogs stand still before the first vCPU does.
 //! * A vCPU that was switched on in one life never begins in the next.
-//! * A VM that is built for a state that was saved ([`Life::start_for_state`]) stands still, and nobody lets it go on, before that is
-//!   in it.
-//! * Whoever has something to do was woken after it was there to do.
+//! * A VM that is built for a saved state ([`Life::start_for_state`]) stands still, and cannot be resumed, before the state is in it.
+//! * A thread that has something to do is woken after that was recorded.
 
 use fair::{By, Restarts};
 use services::psci::{CpuOffOutcome, PsciError, Start, VmPower};

@@ -1,11 +1,11 @@
 //! A guest's accesses to its devices: which registers of which devices are loaded or stored, or what the guest gets instead.
 //!
-//! For most instructions the syndrome says all there is to know ([`described`]). For the others (pairs, writeback, `DC ZVA`)
-//! the instruction itself is read from the guest's memory and decoded ([`undescribed`]). Both say what is to be done before
-//! anything is: a guest whose access is refused has lost nothing, and finds its registers as they were.
+//! For most instructions the syndrome says all there is to know ([`described`]). For the others (pairs, writeback, `DC
+//! ZVA`) the instruction itself is read from the guest's memory and decoded ([`undescribed`]). Both decide everything
+//! before anything is done: a guest whose access is refused has lost nothing, and finds its registers unchanged.
 //!
-//! Nothing is done here. The caller makes each [`Operation`] at its device, in their order, then writes the base register
-//! back, and then the guest goes on behind the instruction.
+//! Nothing is done here. The caller makes each [`Operation`] at its device, in order, then writes the base register
+//! back, and then the guest continues after the instruction.
 //!
 //! The guest may change its tables and its code at any moment, on another vCPU too. So what is found in its memory must
 //! explain what the CPU says about the exit; where it does not, the guest executes the instruction [again](Refusal::Again).

@@ -1,12 +1,12 @@
 //! A VM's watchdogs that guests set up by calls: the VM's own, which any vCPU pats, and one of each vCPU's; and what follows
 //! when one of a VM's watchdogs was not patted in time.
 //!
-//! What one watchdog does is written in `core/watchdog`. Here is what the site file makes of them: which are armed before the guest
-//! asks, and what the guest may change then. The site file also says what the second signal of the Generic Watchdog does,
-//! which is a device: that one bites as those that are set up by calls do.
+//! What one watchdog does is written in `core/watchdog`. Here is what the site file makes of them: which are armed before the
+//! guest asks, and what the guest may change then. The site file also says what the second signal of the Generic Watchdog does,
+//! which is a device: that one acts as those that are set up by calls do.
 //!
-//! Times are milliseconds of the VM's clock, which stands still while the VM is paused if the site file says so, and may stand
-//! still once [`Watchdogs::pause`] was called in any case.
+//! Times are milliseconds of the VM's clock. That clock stands still while the VM is paused if the site file says so, so callers
+//! may stop it once [`Watchdogs::pause`] was called.
 
 use core::fmt::{self, Write};
 

@@ -6,16 +6,16 @@
 //! TCLO:  the same, but a message of length 0 only asks whether the host has a request, which RECVSIZE then delivers.
 //! ```
 //!
-//! A channel belongs to the VM, not to a CPU: a process may move between any two calls. Two random cookies keep other
-//! processes out. A process that is killed leaves its channel open; when all are taken, the one that was idle longest
-//! is given up. Clients cope with that, they open a new one.
+//! A channel belongs to the VM, not to a CPU: a process may move between any two calls. Two random cookies keep other processes
+//! out. A process that is killed leaves its channel open; when all are taken, the one that was idle longest is given up. Clients
+//! handle that: they open a new one.
 //!
-//! A reply waits here until the guest takes it. All messages on their way, in both directions, have one bound for the
-//! whole VM; a reply that is beyond it becomes an error of a few bytes.
+//! A reply waits here until the guest takes it. One bound holds for all messages of a VM in transit, in both directions; a reply
+//! that exceeds it becomes an error of a few bytes.
 //!
 //! A payload that is transferred as a whole moves in pieces of [`PIECE`] bytes: the guest executes its call again until all is
-//! there, and each time the copy goes on where it ended. So nobody who wants the service meanwhile waits for more than a piece,
-//! and a missing page costs a piece again at most.
+//! there, and each time the copy continues where it ended. So another caller of the service waits for one piece at most, and a
+//! missing page repeats one piece at most.
 //!
 //! Everything is in the low 32 bits, results are zero-extended, and only the registers named here change.
 

@@ -1,6 +1,6 @@
 //! The commands of VMware's low port (`abi::calls::vmware::command`): who may use them.
 //!
-//! Only commands that an arm64 client uses, or whose answer one understands, are there. All others answer with
+//! Only commands that an arm64 client uses, or whose answer it understands, are implemented. All others answer with
 //! [`abi::calls::NO_COMMAND`] in W0, as an x86 port without a device does.
 
 use abi::bundle::Group;

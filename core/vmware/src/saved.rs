@@ -1,11 +1,10 @@
 //! The service's state as a value: channels with the messages on them, the key store, what the tools have said and are asked.
 //!
-//! Times are saved as how long ago, or how long until then: the host that goes on has another clock. What the guest may have
-//! is its VM's, not its own: a state that has more is refused. How much a guest may still say for the log is the host's
-//! business, and begins anew.
+//! Times are saved relative to now: the next host has another clock. The guest's quotas are not saved, they belong to the VM: a state
+//! that exceeds them is refused. How much a guest may still write into the log is not saved either, and starts from the beginning.
 //!
-//! It is the largest part of a VM's state. So it is put in by moving it: between what was read and what the service has then, nothing
-//! is there twice. How many bytes it can have in a file follows from what the VM may have ([`SavedService::most_bytes`]).
+//! It is the largest part of a VM's state. So it is moved into the service, and nothing is in memory twice. How many bytes it can
+//! have in a file follows from what the VM may have ([`SavedService::most_bytes`]).
 //!
 //! Each type is taken apart by naming all of its fields: a field that is added and forgotten here does not compile.
 

@@ -1,12 +1,11 @@
 //! The watchdogs that a guest sets up by calls, and the words by which it does so with nothing but WFE (the WFE channel).
 //!
-//! A watchdog is a state machine that somebody else's clock drives: armed, patted, expired, by bounds that a site file may set. What
-//! a VM makes of several of them, and of the Generic Watchdog among its devices, is in `core/vm`.
+//! A watchdog is a state machine that its caller's clock drives: armed, patted, expired, with bounds that a site file may set.
+//! How a VM uses several of them, and the Generic Watchdog among its devices, is in `core/vm`.
 //!
 //! WFE is a hint: legal at every level, on every machine, harmless when nobody listens. A guest puts a word into X0 (and
-//! arguments into X1 and X2) and executes WFE; where EL2 traps it and the word is one of eight, the answer is in X0 and
-//! X1. Any other X0 is an ordinary WFE. The words are neither addresses nor small numbers, so that never happens by
-//! chance.
+//! arguments into X1 and X2) and executes WFE; where EL2 traps it and the word is one of eight, the answer is in X0 and X1. Any
+//! other X0 is an ordinary WFE. The words are neither addresses nor small numbers, so no WFE is taken for a call by chance.
 //!
 //! * `timer`: the watchdog's states.
 //! * [`words`]: [`Request`], what a guest's registers ask.

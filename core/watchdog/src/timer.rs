@@ -1,4 +1,4 @@
-//! A watchdog: armed for a time, patted before it ends, or else it acts.
+//! A watchdog: armed for a time; it acts unless it is patted before that ends.
 //!
 //! It has no clock of its own: each call says what time it is, in milliseconds of any clock that only runs forward. The
 //! owner asks for the [`Watchdog::deadline`] after each call, and calls [`Watchdog::expire`] when that has come. While the

@@ -1,4 +1,4 @@
-//! A kernel that is no `Image`: the pieces that it is loaded in, each with its address, and where it begins.
+//! A kernel that is not an `Image`: its segments, each with its address, and its entry.
 
 use super::VmProblem;
 use serde::{Deserialize, Serialize};

@@ -1,5 +1,5 @@
-//! A VM's own time: the frequency of its counter, how fast its time passes, and from which counter its guest takes it, and
-//! whether it passes while the VM is a file.
+//! A VM's own time: the frequency of its counter, how fast its time passes, which counter its guest reads, and whether
+//! time passes while the VM is saved.
 
 use super::VmProblem;
 use core::ops::RangeInclusive;

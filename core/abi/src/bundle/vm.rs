@@ -1,8 +1,8 @@
 //! What a VM is, said once for the whole way from the site file to EL2.
 //!
-//! Only the form of what is too large for a record changes on the way: texts and files belong to `croft`'s site, are borrowed
-//! by the bundle's writer, and lie in the bundle for the hypervisor. So those are parameters, and [`Vm::with`] goes
-//! from one form to the next; a field that is added here is carried along, or does not compile.
+//! Only values that are too large for a record change their form on the way: `croft`'s site owns texts and files, the
+//! bundle's writer borrows them, and the hypervisor finds them in the bundle. So those are type parameters, and
+//! [`Vm::with`] converts from one form to the next; a field that is added here is carried along, or does not compile.
 
 use super::{ANY_CPU, Coherency, DEFAULT_WEIGHT, Doors, Time};
 use serde::{Deserialize, Serialize};

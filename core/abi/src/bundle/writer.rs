@@ -1,4 +1,4 @@
-//! The side of `croft`: from VMs with their files' contents to the bytes of a bundle.
+//! `croft`'s side: turns VMs with their files' contents into the bytes of a bundle.
 
 use super::{
     BLOB_ALIGNMENT, Blob, Bundle, BundleError, FORMAT, HEADER_LENGTH, Head, MAGIC, MAX_VMS, Program, Vm, VmConfig,

@@ -1,9 +1,9 @@
-//! What the operator's tool asks of a running VM's guest, or of the host, and what it is told: channel 2. One request or
-//! answer a frame, postcard-encoded, as on the control channel.
+//! The requests of the operator's tool about a running VM's guest, or about the host, and the answers: channel 2. One
+//! request or answer a frame, postcard-encoded, as on the control channel.
 //!
-//! A request has a number that its answers repeat, so that several can be under way. Each request is answered by any
-//! number of answers that hold something, and then exactly one [`Answer::Done`] or [`Answer::Refused`]. Values are
-//! longer than frames: they come and go in pieces of at most [`MAX_PIECE`] bytes.
+//! A request has a number that its answers repeat, so that several can be under way. Each request gets any number of
+//! answers with data, and then exactly one [`Answer::Done`] or [`Answer::Refused`]. Values are longer than frames: they
+//! come and go in pieces of at most [`MAX_PIECE`] bytes.
 
 use serde::{Deserialize, Serialize};
 

@@ -1,7 +1,7 @@
-//! What a feature brings along beside instructions: registers of its own.
+//! What a feature adds beside instructions: its own registers.
 //!
-//! A guest may reach registers only if they are its own, moved with its vCPU, or if they trap. Which of the two it is stands in
-//! the policy's table, in the row of each field that says that a CPU has them; several fields may bring the same.
+//! A guest may reach registers only if they are switched with its vCPU, or if they trap. The policy's table says which, in the
+//! row of each field that says that a CPU has them; several fields may add the same registers.
 
 /// Something that is switched, or something that traps.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]

@@ -8,8 +8,8 @@
 //! memory of its own waits until somebody virtualises it. Where a feature cannot be trapped, showing it is preferred
 //! to a guest that can use what it was told it lacks.
 //!
-//! The same row says what a feature brings along beside instructions ([`Part`]): registers that are switched with the
-//! vCPU, or something that traps. EL2's enables and traps ([`crate::controls`]) and the world switch
+//! The same row says what a feature adds beside instructions ([`Part`]): registers that are switched with the vCPU, or something
+//! that traps. EL2's enables and traps ([`crate::controls`]) and the world switch
 //! ([`HostIds::switched`](super::HostIds::switched)) both follow from that, so that none of them can know of a feature that the
 //! others do not.
 

@@ -1,8 +1,8 @@
 //! The console with several ports (section 5.3), of which one, known by its name, is ours.
 //!
-//! Every port has a queue for each direction, and the device two more, by which it says which ports there are, what they are
-//! called, and whether somebody is at the other end. Bytes go in the order in which buffers are given; a port whose other end is
-//! shut takes what it is given and loses it. Nothing here waits: whoever wants room looks again after an interrupt.
+//! Every port has a queue for each direction. The device has two more, by which it announces ports, their names, and whether the
+//! other end is open. Bytes go in the order of the buffers; a port whose other end is closed accepts bytes and loses them.
+//! Nothing here waits: a caller that needs room looks again after an interrupt.
 
 use super::queue::Queue;
 use super::{Broken, Shape, Transport, Unusable, begin, finish, register, set_up};

@@ -1,7 +1,7 @@
 //! A split virtqueue (section 2.7), from the driver's side.
 //!
-//! Each buffer has a descriptor of its own for ever, so there is no list of free descriptors that a device could tangle, and no
-//! address that is written twice. What the device says it has used is believed only of buffers that it has.
+//! Each buffer has its own descriptor for ever, so there is no free list that a device could corrupt, and each address is written
+//! once. A buffer that the device returns is accepted only if the device has it.
 
 use super::{Broken, Shape, Transport, register};
 

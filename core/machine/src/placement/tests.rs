@@ -1,4 +1,4 @@
-//! Programs with addresses of their own, and what is put beside them.
+//! Programs with fixed addresses, and what is put beside them.
 
 extern crate std;
 

@@ -1,8 +1,8 @@
 //! The bytes of a flattened device tree as a stream of tokens (Devicetree Specification 0.4, section 5).
 //!
-//! The tree of QEMU's `virt` machine with four CPUs has 60 nodes and 230 properties in 8 KiB. A reader that first checks
-//! everything and then offers the tree as nodes to search in reads those 8 KiB many times, which is more than all the rest
-//! of our start costs. Here nothing is looked at twice: one pass, each length checked when it is used.
+//! The tree of QEMU's `virt` machine with four CPUs has 60 nodes and 230 properties in 8 KiB. A reader that first
+//! checks everything and then offers the tree as nodes to search in reads those 8 KiB many times, which is more than
+//! all the rest of our start costs. This reader makes one pass, and checks each length when it uses it.
 
 use crate::PlatformError;
 

@@ -1,4 +1,4 @@
-//! QEMU's own tree, trees of other shapes (written by dtoolkit, which is nobody's relative here), and broken ones.
+//! QEMU's own tree, trees of other shapes (written by dtoolkit, which shares no code with the reader), and broken ones.
 
 use crate::{
     BootMethod, Conduit, Console, ConsoleKind, Cpu, Device, DeviceKind, InterruptLine, MAX_CPUS, Platform,

@@ -1,9 +1,9 @@
-//! Whole lives of a VM on that machine: it is started, its vCPUs switch each other on and off, a device stores into what they
-//! execute, it is paused, its memory is replaced by that of a saved state, it goes on, and it starts afresh in memory that was another
-//! VM's. What follows what is decided by the real [`Life`], what the device stores and where by the real [`Mmio`].
+//! Whole lives of a VM on that machine: it is started, its vCPUs switch each other on and off, a device stores into what they execute,
+//! it is paused, its memory is replaced by that of a saved state, it is resumed, and it resets in memory that was another VM's. The
+//! real [`Life`] decides the order of events, the real [`Mmio`] what the device stores and where.
 //!
-//! What has to keep the caches out of this is that nobody is in the guest whose memory is exchanged, that a life's mappings end with
-//! it, and that a device has no other way into the guest's memory than the hypervisor has. Each is left out in one test.
+//! Three things keep stale code out: no vCPU is in the guest whose memory is exchanged; a life's mappings end with it; and a device
+//! has no other way into the guest's memory than the hypervisor has. Each is left out in one test.
 
 extern crate std;
 

@@ -1,8 +1,8 @@
-//! Notifications that come to nothing, and why.
+//! Notifications that come too early, and a warning about them.
 //!
-//! A driver must not notify before it has set DRIVER_OK (section 3.1.1), and a device must not look at its queues before that.
-//! So a driver that breaks the order of initialisation waits for ever for its first buffer, and nothing in the guest says why.
-//! The device goes on: what was notified too early is looked at when DRIVER_OK comes.
+//! A driver must not notify before it has set DRIVER_OK (section 3.1.1), and a device must not look at its queues before that. So
+//! a driver that breaks the order of initialisation would wait for ever for its first buffer, and nothing in the guest would say
+//! why. The device works on: it looks at what was notified too early when DRIVER_OK is set.
 
 /// Why nothing comes of a notification.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]

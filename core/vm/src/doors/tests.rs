@@ -1,4 +1,4 @@
-//! The doors, for every debug register and every way to go on.
+//! The doors, for every debug register and every way to continue.
 
 use super::{
     Abort, After, DebugAccess, WatchdogRequest, after, debug_access, detected, features, hvc, status_of, word_of,

@@ -1,4 +1,5 @@
-//! A VM's watchdogs as a value. What the site file arms, and what the guest may change of it, is the VM's.
+//! A VM's watchdogs as a value. What the site file arms, and what the guest may change of it, is not in it: the VM has
+//! that.
 
 use pack::{Damaged, value};
 use units::MAX_VCPUS;

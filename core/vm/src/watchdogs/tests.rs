@@ -1,4 +1,5 @@
-//! What the site file makes of a VM's watchdogs, and what a bite leads to. Their time is tested with the VM's life.
+//! What the site file makes of a VM's watchdogs, and what their actions lead to. Their time is tested with the VM's
+//! life.
 
 use super::{AtExpiry, Bite, Caller, Consequence, LEAST, MOST, Watchdogs, Which};
 use crate::world::{Event, World};
