@@ -11,6 +11,8 @@ pub enum SelfTest {
     PerCpu,
     /// `selftest=switch`: what switches of threads and vCPUs cost; then the host is powered off.
     Switch,
+    /// `selftest=transfer`: what it costs to save the first VM and to restore it as the second; then the host is powered off.
+    Transfer,
     /// `selftest=wander`: VMs run, and their threads move to another CPU at each preemption.
     Wander,
     /// `selftest=scrub`: VMs run, and are paused again and again, taken out, made as after power on, and put back.
@@ -39,7 +41,7 @@ pub enum Crash {
 /// The words that choose checks, understood.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct CheckArguments {
-    /// `selftest=percpu`, `switch`, `wander`, `scrub`, `hunger` or `crash-...`; nothing by default.
+    /// `selftest=percpu`, `switch`, `transfer`, `wander`, `scrub`, `hunger` or `crash-...`; nothing by default.
     pub selftest: SelfTest,
     /// `tdcc=hardware`, for the tests' own test: guests' MDSCR_EL1.TDCC reaches the hardware, and no process can call.
     pub tdcc_in_hardware: bool,
@@ -84,6 +86,7 @@ fn self_test(name: &str) -> Option<SelfTest> {
     Some(match name {
         "percpu" => SelfTest::PerCpu,
         "switch" => SelfTest::Switch,
+        "transfer" => SelfTest::Transfer,
         "wander" => SelfTest::Wander,
         "scrub" => SelfTest::Scrub,
         "hunger" => SelfTest::Hunger,
@@ -108,6 +111,7 @@ mod tests {
         let all = [
             ("percpu", SelfTest::PerCpu),
             ("switch", SelfTest::Switch),
+            ("transfer", SelfTest::Transfer),
             ("wander", SelfTest::Wander),
             ("scrub", SelfTest::Scrub),
             ("hunger", SelfTest::Hunger),

@@ -14,6 +14,7 @@ mod link_cost;
 mod scrub;
 mod selftest;
 mod switch_cost;
+mod transfer_cost;
 mod wander;
 
 use abi::check_arguments::{CheckArguments, SelfTest};
@@ -57,7 +58,7 @@ impl Checks for Image {
     fn replace_vms(platform: &Platform<'static>) -> bool {
         let cpus = platform.cpus.len();
         match arguments().selftest {
-            SelfTest::No | SelfTest::Wander | SelfTest::Scrub | SelfTest::Hunger => return false,
+            SelfTest::No | SelfTest::Transfer | SelfTest::Wander | SelfTest::Scrub | SelfTest::Hunger => return false,
             SelfTest::PerCpu => selftest::start(selftest::run, cpus),
             SelfTest::Switch => selftest::start(switch_cost::run, cpus),
             SelfTest::Crash(crash) => selftest::start(crash_test::run, crash as usize),
@@ -71,6 +72,7 @@ impl Checks for Image {
 
     fn vms_are_made() {
         match arguments().selftest {
+            SelfTest::Transfer => transfer_cost::start(),
             SelfTest::Wander => wander::start(),
             SelfTest::Scrub => scrub::start(),
             SelfTest::Hunger => selftest::start(hunger::run, 0),

@@ -82,7 +82,7 @@ pub fn call_with(address: u64, x0: u64) -> u64 {
 static NEXT_PAGE: AtomicU64 = AtomicU64::new(0);
 
 /// Pages behind the image that tests may get: 16 MiB.
-const ARENA_PAGES: u64 = 4096;
+pub const ARENA_PAGES: u64 = 4096;
 
 /// The blocks of 2 MiB of RAM that nothing lies in, and that nobody touches who was not given them by this.
 pub fn untouched_blocks() -> impl Iterator<Item = u64> {

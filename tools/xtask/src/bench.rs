@@ -8,7 +8,7 @@
 
 use crate::tree::Tree;
 use crate::trial::Trial;
-use crate::{compile, linux_bench, switches};
+use crate::{compile, linux_bench, switches, transfers};
 use abi::bundle::{Doors, Time};
 use anyhow::{Context, Result, ensure};
 use croft::site::Vm;
@@ -33,7 +33,7 @@ const fn row(name: &'static str, what: &'static str, most: f64, others: [&'stati
 }
 
 /// The rows that the gate knows. What the payload measures beside them is shown without a budget.
-const BUDGETS: [Budget; 30] = [
+const BUDGETS: [Budget; 34] = [
     row("null-hvc", "null call (HVC, PSCI_VERSION)", 106.0, ["4", "192", "568", "1,322"]),
     row("null-mdccsr", "null call (MDCCSR_EL0, GETVERSION)", 160.0, ["-"; 4]),
     row("rpc-100", "RPC of 100 bytes, 4 bytes a call", 21_045.0, ["-"; 4]),
@@ -60,6 +60,10 @@ const BUDGETS: [Budget; 30] = [
     row("thread-switch", "switch of the hypervisor's threads", 236.0, ["-"; 4]),
     row("link-uart", "a KiB on the link, by the UART", 55_242.0, ["-"; 4]),
     row("link-port", "a KiB on the link, by its port", 4_275.0, ["-"; 4]),
+    row("save-pause", "a guest's pause, saved with 512 MiB", 193_248.0, ["-"; 4]),
+    row("save-page", "a page of that, saved", 5_748.0, ["-"; 4]),
+    row("saved-page-bytes", "the same, bytes of the file", 4_098.0, ["-"; 4]),
+    row("restore-page", "a page, restored", 30_359.0, ["-"; 4]),
     row("vcpu-switch", "from one guest to another, by a WFE", 646.0, ["-", "-", "3,872", "8,591"]),
     row("vcpu-switch-fp", "the same, both using FP registers", 700.0, ["-", "-", "3,872", "9,008"]),
     row("null-hvc-64-vms", "null call, 64 VMs", 106.0, ["-"; 4]),
@@ -128,6 +132,7 @@ pub(crate) fn measure(tree: &Tree) -> Result<Vec<Row>> {
     coherent.cpu = COHERENT_CPU.into();
     rows.extend(parse(&coherent.under_undercroft(tree)?.good()?, "bench "));
     rows.extend(switches::measure(tree)?);
+    rows.extend(transfers::measure(tree)?);
     Ok(rows)
 }
 

@@ -16,6 +16,7 @@ mod shipped;
 mod size;
 mod starts;
 mod switches;
+mod transfers;
 mod tree;
 mod trial;
 

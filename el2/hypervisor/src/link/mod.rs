@@ -6,4 +6,4 @@ pub(crate) mod console;
 mod dues;
 pub(crate) mod operator;
 pub(crate) mod stats;
-pub(crate) mod transfer;
+pub mod transfer;

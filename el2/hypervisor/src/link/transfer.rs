@@ -45,7 +45,7 @@ const PAGES_IN: u64 = STEPS as u64 * PAGES;
 
 /// What is under way, if anything is: one VM at a time.
 #[derive(Default)]
-pub(crate) struct Transfer(Option<Under>);
+pub struct Transfer(Option<Under>);
 
 enum Under {
     Saving(Box<Saving>),
@@ -108,7 +108,7 @@ enum Again {
 
 /// How far the memory of a VM is that is being restored.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Progress {
+pub enum Progress {
     /// All that has come was written.
     Done,
     /// There is more to write than was written for this request.
@@ -116,7 +116,7 @@ pub(crate) enum Progress {
 }
 
 /// A request that has waited, and what became of it.
-pub(crate) type Answered = (u32, Result<(), Sentence>);
+pub type Answered = (u32, Result<(), Sentence>);
 
 impl Transfer {
     /// Whether it has to be looked after.
@@ -149,7 +149,7 @@ impl Transfer {
 
     /// Begins to save `vm`. The request is answered when its vCPUs stand still ([`Transfer::look_after`]).
     #[inline(never)]
-    pub(crate) fn save(&mut self, request: u32, vm: &'static Vm) -> Result<(), Sentence> {
+    pub fn save(&mut self, request: u32, vm: &'static Vm) -> Result<(), Sentence> {
         self.must_be_free()?;
         let saving = heap::boxed(Saving {
             vm,
@@ -178,7 +178,7 @@ impl Transfer {
 
     /// Hands at most `length` bytes of the file that come next to `tell`; fewer if they have to be looked for.
     #[inline(never)]
-    pub(crate) fn save_next(&mut self, vm: &Vm, length: u32, tell: &mut impl FnMut(&[u8])) -> Result<(), Sentence> {
+    pub fn save_next(&mut self, vm: &Vm, length: u32, tell: &mut impl FnMut(&[u8])) -> Result<(), Sentence> {
         let Some(Under::Saving(saving)) = &mut self.0 else { return Err(none_is(vm)) };
         if !core::ptr::eq(saving.vm, vm) || saving.waits.is_some() {
             return Err(none_is(vm));
@@ -187,9 +187,15 @@ impl Transfer {
         saving.give(length as usize, tell)
     }
 
+    /// Whether there is more to come of a VM that is saved.
+    #[must_use]
+    pub fn has_more(&self) -> bool {
+        matches!(&self.0, Some(Under::Saving(saving)) if !saving.has_ended || saving.sent < saving.out.len())
+    }
+
     /// Begins to restore `vm`, which is off.
     #[inline(never)]
-    pub(crate) fn restore(&mut self, vm: &'static Vm) -> Result<(), Sentence> {
+    pub fn restore(&mut self, vm: &'static Vm) -> Result<(), Sentence> {
         self.must_be_free()?;
         let Some(before) = vm.stopped() else {
             return Err(sentence!("{} is not off; stop it before a saved VM takes its place", vm.config.name));
@@ -215,7 +221,7 @@ impl Transfer {
 
     /// Takes the next piece of the file. If it is refused, all is: the VM is off again.
     #[inline(never)]
-    pub(crate) fn restore_next(&mut self, vm: &Vm, offset: u64, piece: &[u8]) -> Result<Progress, Sentence> {
+    pub fn restore_next(&mut self, vm: &Vm, offset: u64, piece: &[u8]) -> Result<Progress, Sentence> {
         let taken = self.restoring(vm)?.take(offset, piece);
         if taken.is_err() {
             self.give_up();
@@ -225,7 +231,7 @@ impl Transfer {
 
     /// All of the file is there: the state is put in, and the VM goes on, or stands still.
     #[inline(never)]
-    pub(crate) fn restore_end(&mut self, vm: &Vm, pause: bool) -> Result<(), Sentence> {
+    pub fn restore_end(&mut self, vm: &Vm, pause: bool) -> Result<(), Sentence> {
         let done = self.restoring(vm)?.put_in(pause);
         if done.is_err() {
             self.give_up();
@@ -236,7 +242,7 @@ impl Transfer {
 
     /// Ends what is under way with `vm`: it goes on as it was before, or is off again.
     #[inline(never)]
-    pub(crate) fn end(&mut self, vm: &Vm) -> Result<(), Sentence> {
+    pub fn end(&mut self, vm: &Vm) -> Result<(), Sentence> {
         if !self.holds(vm) {
             return Err(none_is(vm));
         }
@@ -258,7 +264,7 @@ impl Transfer {
 
     /// Looks whether a VM that is to be saved stands still by now, and whether anybody still asks for what is under way.
     #[inline(never)]
-    pub(crate) fn look_after(&mut self) -> Option<Answered> {
+    pub fn look_after(&mut self) -> Option<Answered> {
         let now = host::milliseconds();
         let (until, vm) = match &mut self.0 {
             None => return None,

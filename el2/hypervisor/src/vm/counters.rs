@@ -99,6 +99,12 @@ impl Counters {
         self.count.get(number).map_or(0, |count| count.load(Ordering::Relaxed))
     }
 
+    /// How many exits there were for whatever reason.
+    #[must_use]
+    pub(crate) fn all_exits(&self) -> u64 {
+        self.count.iter().map(|count| count.load(Ordering::Relaxed)).sum()
+    }
+
     /// How many ticks of the counter were spent on them, while exits were timed.
     #[must_use]
     pub(crate) fn ticks(&self, number: usize) -> u64 {

@@ -235,6 +235,18 @@ impl Vm {
         self.vcpus.get().map_or(&[], |vcpus| vcpus)
     }
 
+    /// How much memory it has, in bytes.
+    #[must_use]
+    pub fn memory(&self) -> u64 {
+        self.plan.ram().size
+    }
+
+    /// How many exits its vCPUs have had.
+    #[must_use]
+    pub fn exits(&self) -> u64 {
+        self.vcpus().iter().map(|vcpu| vcpu.counters.all_exits()).sum()
+    }
+
     /// VTTBR_EL2 for its vCPUs.
     #[must_use]
     pub(crate) fn vttbr(&self) -> u64 {

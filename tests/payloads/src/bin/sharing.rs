@@ -7,12 +7,15 @@
 //! | `partner` | gives its CPU away, for ever; with the word `fp` it uses an FP register in between; starts after `settle=<ms>`, as `measure` does |
 //! | `sleep` | sleeps, for ever |
 //! | `count` | counts loops for `ms=<n>` of its virtual time, says how many, and how long it had a CPU; computes for `around=<ms>` before and after that, so that others who started earlier or later have the same company while they count |
+//! | `full` | writes to every line of 64 bytes of its memory, then sleeps and wakes again and again, for ever |
 //! | `interactive` | after `settle=<ms>`, sleeps and wakes `times=<n>` times, and says how late it was at most |
 #![no_std]
 #![no_main]
 
 use payload_rt::{bench, cpu, gic, machine, memory, println, psci, sysreg, timer};
 
+/// A block of 2 MiB.
+const BLOCK: u64 = 2 << 20;
 /// Where the record of stolen time is (DEN0057).
 const PV_TIME_ST: u32 = 0xc500_0021;
 
@@ -25,9 +28,10 @@ fn main() {
         Some("sleep") => loop {
             cpu::wait_for_interrupt();
         },
+        Some("full") => full(),
         Some("count") => count(),
         Some("interactive") => interactive(),
-        _ => Err("the command line has no role=measure, partner, sleep, count or interactive"),
+        _ => Err("the command line has no role=measure, partner, sleep, full, count or interactive"),
     };
     match result {
         Ok(()) => println!("payload: 1 passed, 0 failed, 0 skipped"),
@@ -35,6 +39,21 @@ fn main() {
             println!("test sharing ... FAILED: {why}");
             println!("payload: 0 passed, 1 failed, 0 skipped");
         }
+    }
+}
+
+/// No page of its memory is like another, but for a few around its image.
+fn full() -> ! {
+    let arena = memory::pages(memory::ARENA_PAGES);
+    let blocks = (arena..arena + memory::ARENA_PAGES * 4096).step_by(BLOCK as usize).chain(memory::untouched_blocks());
+    for block in blocks {
+        for line in (block..block + BLOCK).step_by(64) {
+            memory::write64(line, line.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        }
+    }
+    gic::enable(timer::VIRTUAL_PPI);
+    loop {
+        sleep(timer::microseconds(1000));
     }
 }
 
