@@ -1,5 +1,5 @@
-//! Faults of our own, made on purpose by the boot argument `selftest=crash-...`: each has to end in a report that says
-//! what it was, and in a host that is switched off. What must come of them is in `tests/system`.
+//! Faults in the hypervisor, caused on purpose by the boot argument `selftest=crash-...`: each has to end in a report
+//! that says what it was, and in a host that is switched off. `tests/system` checks the result.
 
 use core::hint::black_box;
 

@@ -1,5 +1,5 @@
-//! A hypervisor without any heap left, started by the boot argument `selftest=hunger`: what it is asked for while VMs run is done
-//! without memory, or refused.
+//! A hypervisor without any heap left, started by the boot argument `selftest=hunger`: requests while VMs run are served without
+//! memory, or refused.
 
 use alloc::vec::Vec;
 use core::mem;

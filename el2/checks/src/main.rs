@@ -1,5 +1,5 @@
-//! The hypervisor with checks of itself, which must not be in the image that ships: on the machine itself, and of what becomes of
-//! its own faults. The words of its command line ([`abi::check_arguments`]) choose one; without any it is the hypervisor.
+//! The hypervisor with checks of itself, which must not be in the image that ships: checks on the machine itself, and of how its
+//! own faults end. The words of its command line ([`abi::check_arguments`]) choose one; without any it is the plain hypervisor.
 #![no_std]
 #![no_main]
 #![deny(unsafe_code)]

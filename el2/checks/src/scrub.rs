@@ -1,8 +1,8 @@
 //! VMs that are paused all the time, and each time taken out, made as they were after power on, and put back: the boot argument
 //! `selftest=scrub`.
 //!
-//! Memory stays, but the guest does not see it before it touches it again. All else that a guest can see of its machine goes
-//! through a [`SavedVm`] and its bytes: whatever is forgotten there is lost, and the guest notices. No guest may.
+//! Memory stays, but is unmapped until the guest touches it again. Everything else that a guest can see of its machine goes
+//! through a [`SavedVm`] and its bytes: whatever is forgotten there is lost, and the guest notices. No guest may notice anything.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 

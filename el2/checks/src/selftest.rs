@@ -1,5 +1,6 @@
-//! Checks of the ground floor on the machine itself, started by the boot argument `selftest=percpu` instead of VMs: that
-//! per-CPU data stays right when a thread moves, and that listed code finishes where it began (docs/spec/3-per-cpu-area.md).
+//! Checks of the lowest layer on the machine itself, started by the boot argument `selftest=percpu` instead of VMs:
+//! that per-CPU data stays right when a thread moves, and that listed code finishes where it began
+//! (docs/spec/3-per-cpu-area.md).
 //!
 //! One thread runs the checks one after the other; it moves itself to the CPUs that a check is about. Each prints
 //! `test <name> ... ok` or `FAILED: <why>` into the log, as the payloads do; then the host is powered off.

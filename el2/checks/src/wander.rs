@@ -1,9 +1,9 @@
 //! Guests that never stay on a CPU: the boot argument `selftest=wander`.
 //!
-//! VMs run as usual, but each preemption takes a vCPU's thread to another CPU, wherever it is: in the guest, or in the middle
-//! of what an exit led to. A thread of the hypervisor's own makes the CPUs look at their queues all the time; and every other
-//! exit that takes the long path finds an interrupt that does so when it lets IRQs in ([`disturb`]). No guest may notice: what
-//! EL2's handlers read from the CPU before a move and write after it is still the same vCPU's.
+//! VMs run as usual, but each preemption takes a vCPU's thread to another CPU, wherever it is: in the guest, or in the middle of
+//! what an exit led to. A hypervisor thread makes the CPUs look at their queues all the time; and every other exit that takes the
+//! long path finds an interrupt that does so when it enables IRQs ([`disturb`]). No guest may notice: what EL2's handlers read
+//! from the CPU before a move and write after it still belongs to the same vCPU.
 
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 

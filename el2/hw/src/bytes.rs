@@ -1,13 +1,13 @@
-//! `memcpy` and `memset`, which the compiler calls for every value that it does not move by registers, and we for what guests
-//! say and are told.
+//! `memcpy` and `memset`. The compiler calls them for every value that it does not move by registers, and we call them to copy data of
+//! guests.
 //!
-//! The compiler brings functions of its own along. Where, as here, no FP register may be used and an access need not be
-//! aligned, theirs move a word in a turn of a loop, and bytes one by one as soon as source and target are aligned
-//! differently: 24 instructions for eight bytes. These take 13 for 64 bytes.
+//! The compiler has its own versions. Where, as here, no FP register may be used and unaligned accesses are allowed, they move one
+//! word in each turn of a loop, and single bytes if source and target are aligned differently: 24 instructions for eight bytes. These
+//! take 13 for 64 bytes.
 //!
-//! Alignment matters only with the MMU off: all data is Device memory then, where an access that is not aligned faults (DDI
-//! 0487 B2.5.2, "Alignment of data accesses"), and the boot CPU describes its platform that way. What is not aligned goes byte by byte
-//! there. Everything else that Rust moves is Normal memory, as SCTLR_EL2.A is 0; devices are accessed by `mmio` alone.
+//! Alignment matters only with the MMU off: all data is Device memory then, where an unaligned access faults (DDI 0487 B2.5.2,
+//! "Alignment of data accesses"), and the boot CPU reads the device tree in that state. Unaligned data is moved byte by byte there.
+//! Everything else that Rust moves is Normal memory, as SCTLR_EL2.A is 0; devices are accessed by `mmio` alone.
 
 use core::arch::global_asm;
 

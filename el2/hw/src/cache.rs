@@ -1,4 +1,4 @@
-//! Cache maintenance and zeroing of memory that nobody else uses at the time.
+//! Cache maintenance, and zeroing of memory that only the caller uses at the time.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 

@@ -1,4 +1,4 @@
-//! The end, told properly: registers, a backtrace and whatever the hypervisor adds, then the machine stops.
+//! The crash report: registers, a backtrace and whatever the hypervisor adds; then the machine stops.
 
 use core::fmt::Write as _;
 use core::sync::atomic::{AtomicPtr, AtomicU32, Ordering};

@@ -1,8 +1,8 @@
 //! The heap of the hypervisor: used while VMs are made and unmade, and for the messages and values of calls; never on the
 //! short path of an exit.
 //!
-//! An allocation that fails stops the host where nobody asked whether there is room. So what is allocated while guests run asks
-//! ([`boxed`], and `try_reserve` of what grows); and before a VM is made, there is room for all of it ([`has_room`]).
+//! An infallible allocation that fails stops the host. So allocations while guests run are fallible ([`boxed`], and `try_reserve`
+//! for what grows); and a VM is made only if there is room for all of it ([`has_room`]).
 //!
 //! The allocator is `talc`; IRQs are masked around it, since a thread that is preempted while it holds the allocator's
 //! lock would stop every other thread of its CPU that allocates.

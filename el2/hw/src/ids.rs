@@ -1,4 +1,4 @@
-//! The identification registers of this CPU, all of them, and a few others that exist only with some features.
+//! All identification registers of this CPU, and a few registers that exist only with some features.
 
 use core::arch::asm;
 

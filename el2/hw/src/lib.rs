@@ -1,10 +1,10 @@
-//! The hardware, and nothing of policy: registers, entry, vectors, the world switch, EL2's own address space, threads,
-//! the host's interrupt controller and UART.
+//! The hardware, without policy: registers, entry, vectors, the world switch, EL2's own address space, threads, the
+//! host's interrupt controller and UART.
 //!
 //! UNSAFETY: all assembly and all unsafe code of the hypervisor are in this crate. What it offers is safe to call: a
-//! caller can make a guest misbehave or a device silent, but cannot make EL2 read, write or execute what is not its
-//! own. Where a function takes a physical address, its documentation says who must own it, and the frame allocator
-//! (`core/frames`) is the one who knows. `docs/unsafe.md` has an entry for each kind of block.
+//! caller can make a guest misbehave or a device silent, but cannot make EL2 read, write or execute memory that does
+//! not belong to it. Where a function takes a physical address, its documentation says who must own it, and the frame
+//! allocator (`core/frames`) knows the owner. `docs/unsafe.md` has an entry for each kind of block.
 #![no_std]
 #![expect(unsafe_code, reason = "the one crate of the hypervisor that touches the hardware")]
 

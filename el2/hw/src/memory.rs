@@ -1,8 +1,8 @@
 //! Physical memory seen as bytes: what EL2 copies into and out of guests and tables.
 //!
-//! Guests change their memory while we look at it, so it is never made into a Rust reference: bytes are copied once into
-//! memory of ours, and only the copy is looked at. The copy is not made of volatile accesses, which would be one byte each;
-//! an empty piece of assembly behind it keeps the compiler from reading the original again (docs/unsafe.md).
+//! Guests change their memory while we look at it, so there is never a Rust reference to it: bytes are copied once into
+//! our memory, and only the copy is checked and used. The copy is not made of volatile accesses, which would be one
+//! byte each; an empty piece of assembly behind it keeps the compiler from reading the original again (docs/unsafe.md).
 
 use core::ptr;
 use core::sync::atomic::{AtomicU16, AtomicU64, Ordering};

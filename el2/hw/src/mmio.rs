@@ -1,11 +1,11 @@
-//! Device registers: a [`Region`] is a block of them that EL2 has mapped, and the only way to any.
+//! Device registers: a [`Region`] is a block of them that EL2 has mapped, and the only way to access them.
 //!
 //! Each access is one load or store in inline assembly, which keeps it a single plain register access, whose trap
 //! syndrome is complete should we ourselves run under another hypervisor.
 //!
 //! A region is opened in this crate alone, for a driver that this crate hands out. A device that does DMA follows the addresses
-//! that are written to it, so its driver is made here too, over memory that nobody else has; nobody above can write an address
-//! of their own into a register.
+//! that are written to it, so its driver is made here too, over memory that nobody else uses; code above cannot write an address
+//! into a register.
 
 use drivers::{Registers, TooSmall};
 use units::{Pa, Range};

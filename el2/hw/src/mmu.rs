@@ -5,8 +5,8 @@
 //! threads' stacks, 255 the CPU's own area (`percpu`). Each CPU has a top-level table of its own; they share every
 //! entry but slot 255, so a later mapping made below a shared entry is seen by all.
 //!
-//! We write this instead of taking a crate because of that sharing: tables here have 1 owner below the top and many
-//! at the top (`docs/decisions/0002-own-el2-tables.md`).
+//! We do not use a crate for this because of that sharing: tables here have one owner below the top level and many at
+//! the top (`docs/decisions/0002-own-el2-tables.md`).
 
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 

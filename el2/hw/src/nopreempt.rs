@@ -7,10 +7,10 @@
 //! asks for a preemption and the address is listed, the preemption is only noted, in the CPU's own area
 //! ([`crate::percpu::PerCpu::preempt_pending`]).
 //!
-//! A listed leaf ends with a branch to `nopreempt_leave`, which is not listed and looks at the note: one load when there
-//! is none. As the range ends before that look, an interrupt that comes after the leaf's last instruction preempts at
-//! once, and nothing can be noted that nobody reads. Whoever preempts takes the note away; so there is exactly one
-//! preemption, on whichever of the two ways.
+//! A listed leaf ends with a branch to `nopreempt_leave`, which is not listed and looks at the note: one load when
+//! there is none. As the range ends before that look, an interrupt that comes after the leaf's last instruction
+//! preempts at once, and nothing can be noted that nobody reads. The code that preempts also clears the note; so there
+//! is exactly one preemption, in either case.
 //!
 //! Listed code calls nothing, has no loop, and all of it together is short: the linker checks its length (`image.ld`).
 

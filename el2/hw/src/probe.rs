@@ -1,5 +1,6 @@
-//! Does this CPU trap WFE? The architecture lets it complete every WFE at once, and emulators have done so; then HCR_EL2.TWE
-//! traps nothing and a guest asks in vain through WFE. No register says which it is, so a few instructions at EL1 try it.
+//! Does this CPU trap WFE? The architecture lets it complete every WFE at once, and emulators have done so; then
+//! HCR_EL2.TWE traps nothing and a guest that calls through WFE gets no answer. No register says which it is, so a few
+//! instructions at EL1 try it.
 //!
 //! They run with the MMU off at both stages, with all interrupts masked for EL1 and routed to it, so that there are two ways
 //! back only: the trap, or the HVC behind the WFEs. `SEVL; WFE` empties the event register, the second WFE has to wait; an

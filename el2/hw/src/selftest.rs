@@ -1,5 +1,5 @@
-//! What the self-test needs of the hardware: accesses whose address was obtained earlier, and a look at the tables and at
-//! the code. Only the image with checks has any of it: nothing else of this crate uses it.
+//! What the self-test needs of the hardware: accesses by an address that was obtained earlier, and reads of the tables
+//! and of the code. Only the image with checks contains it: nothing else in this crate uses it.
 
 use core::arch::global_asm;
 use core::mem::offset_of;

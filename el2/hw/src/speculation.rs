@@ -1,11 +1,11 @@
-//! What a guest leaves behind in this CPU's predictors, and how EL2 is kept from it. What a CPU needs is decided elsewhere
-//! (`cpu::speculation`); here are the means.
+//! How EL2 is protected from what a guest leaves behind in this CPU's predictors. `cpu::speculation` decides what a CPU
+//! needs; here are the means.
 //!
 //! The vectors overwrite a guest's branch history where an exit leaves the short path. One way leads past them: a WFE
-//! gives the CPU to another thread on the short path itself. If that thread is on its short path too it enters its own
-//! guest, without an indirect branch in between, and after hundreds of instructions of EL2's own, whose branches push
-//! the first one's out of the history. Any other thread first clears it: whoever gives the CPU away from the short path
-//! leaves a note ([`defer`]) and whoever goes on elsewhere looks for it ([`settle`]).
+//! gives the CPU to another thread on the short path itself. If that thread is on its short path too, it enters its own
+//! guest, without an indirect branch in between, and after hundreds of EL2's own instructions, whose branches push the
+//! first guest's out of the history. Any other thread first clears the history: a thread that gives the CPU away from
+//! the short path leaves a note ([`defer`]), and a thread that continues elsewhere looks for it ([`settle`]).
 
 use core::sync::atomic::Ordering;
 

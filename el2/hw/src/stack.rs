@@ -1,7 +1,7 @@
 //! Stacks with guards, and what is known of the image they run.
 //!
-//! A stack is the upper half of a 64 KiB slot aligned to its size; the lower half is never mapped. A stack pointer
-//! that ran out therefore has bit 15 clear, which the vectors test without a free register, and a store beyond the end
+//! A stack is the upper half of a 64 KiB slot aligned to its size; the lower half is never mapped. A stack pointer that
+//! overflowed therefore has bit 15 clear, which the vectors test without a free register, and a store beyond the end
 //! faults instead of reaching a neighbour.
 
 use units::{PAGE_SIZE, Pa, Range, Va};

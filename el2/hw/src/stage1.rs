@@ -1,10 +1,10 @@
 //! Keeping one guest's stage 1 from being walked under another guest's VMID, on CPUs that would.
 //!
-//! Some CPUs carry out address translations before their turn, while EL2 changes from guest to guest: with the EL1 registers
-//! of one and the VMID of the other, and what they find stays in the TLB as the other's (errata of Cortex-A55, A57, A72 and A76,
-//! `cpu::speculation::translates_out_of_context`). There, stage 1 is *closed* before VTTBR_EL2 changes: it is on
-//! (SCTLR_EL1.M), so that an address is not its own translation, and may not walk (TCR_EL1.EPD0 and EPD1), so that none is
-//! found. It opens behind the change, in the reverse order, with a context synchronisation after each step.
+//! Some CPUs translate addresses speculatively while EL2 switches from guest to guest, with the EL1 registers of one and the VMID
+//! of the other, and the result stays in the TLB as the other's (errata of Cortex-A55, A57, A72 and A76,
+//! `cpu::speculation::translates_out_of_context`). There, stage 1 is *closed* before VTTBR_EL2 changes: it is on (SCTLR_EL1.M),
+//! so that no address is translated to itself, and must not walk (TCR_EL1.EPD0 and EPD1), so that no translation is found. It
+//! opens after the change, in the reverse order, with a context synchronisation after each step.
 //!
 //! From `GuestState::save` until the next `GuestState::load` it stays closed.
 

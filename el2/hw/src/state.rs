@@ -3,12 +3,12 @@
 //! EL1 system registers, those that come with a feature (pointer authentication keys, say) and the virtual timer are
 //! moved at every switch of vCPUs. FP/SIMD registers and debug registers are moved only when they are used: until then
 //! CPTR_EL2.TFP and MDCR_EL2.TDA trap the first access, which loads them ([`GuestState::load_fp`],
-//! [`GuestState::load_debug`]). A vCPU that has used FP/SIMD registers gets them at once the next times: most guests use them
-//! all the time or not at all. A vCPU that has breakpoints enabled gets its debug registers at once, since they act
-//! without being accessed.
+//! [`GuestState::load_debug`]). A vCPU that has used FP/SIMD registers gets them loaded at once from then on: most
+//! guests use them all the time or not at all. A vCPU that has breakpoints enabled gets its debug registers at once,
+//! since they act without being accessed.
 //!
-//! What only few vCPUs need, debug registers and the controls of a guest whose time is scaled, is one test on the way of all
-//! others (`unusual`).
+//! Debug registers and the controls of a guest whose time is scaled, which only few vCPUs need, cost all others one
+//! test (`unusual`).
 //!
 //! The virtual interrupt interface is moved here too. The list registers are not: they are empty between vCPUs, as the
 //! GIC model takes their contents back when a vCPU leaves, and chooses afresh when it comes.

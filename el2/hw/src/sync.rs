@@ -4,15 +4,16 @@
 //! alike, and its holder is neither interrupted nor moved. Sections are short: nothing that waits, and no loop whose
 //! length a guest chooses, runs under one.
 //!
-//! A [`PreemptLock`] disables preemption alone: interrupts are handled while it is held, and a preemption that one of them
-//! asks for waits until the lock is free, as it does for listed code (`nopreempt`). It is for data that only threads use:
-//! an interrupt handler that took it could wait for the very thread that it interrupts. Which of the two is the outer one
-//! does not matter as long as both are let go of in the reverse order.
+//! A [`PreemptLock`] disables preemption alone: interrupts are handled while it is held, and a preemption that one of
+//! them asks for waits until the lock is free, as it does for listed code (`nopreempt`). It is for data that only
+//! threads use: an interrupt handler that took it could wait for the very thread that it interrupts. Either of the two
+//! may be the outer one, as long as they are released in the reverse order.
 //!
-//! Waiters are not served in the order of arrival. A queue of waiters moves only as fast as each of them notices that it
-//! is its turn; on an emulated or nested machine, whose CPUs do not all run at the same time, one contended lock then
-//! holds everybody up for milliseconds, and the next one too, since all arrive there together. As sections are short and
-//! the waiters few, being overtaken costs less ([decision 0014](../../../docs/decisions/0014-unfair-locks.md)).
+//! Waiters are not served in the order of arrival. A queue of waiters moves only as fast as each of them notices that
+//! it is its turn; on an emulated or nested machine, whose CPUs do not all run at the same time, one contended lock
+//! then delays all CPUs for milliseconds, and so does the next one, since all arrive there together. As sections are
+//! short and the waiters few, being overtaken costs less ([decision
+//! 0014](../../../docs/decisions/0014-unfair-locks.md)).
 
 use core::marker::PhantomData;
 use core::ops::{Deref, DerefMut};

@@ -1,10 +1,10 @@
 //! System registers by the Arm manual's names.
 //!
-//! Three groups, told apart by what a wrong value can break. Registers that only shape what a guest sees (EL1 and EL0
-//! state, the virtual interrupt interface, the timers) are written by safe functions: whatever goes in, EL2's own
-//! memory stays sound. Registers that EL2 itself lives by (its tables, its vectors, its stack) are written in this
-//! crate alone, by `unsafe` functions. Registers with bits of both kinds are written through a filter that leaves EL2's own
-//! bits as EL2 needs them.
+//! Three groups, told apart by what a wrong value can break. Registers that only affect what a guest sees (EL1 and EL0
+//! state, the virtual interrupt interface, the timers) are written by safe functions: no value harms EL2's own memory.
+//! Registers that EL2 itself lives by (its tables, its vectors, its stack) are written in this crate alone, by `unsafe`
+//! functions. Registers with bits of both kinds are written through a filter that leaves EL2's own bits as EL2 needs
+//! them.
 //!
 //! Names that the assembler only knows with an architecture extension are given by encoding
 //! (`S<op0>_<op1>_C<n>_C<m>_<op2>`), DDI 0487 chapter D19.

@@ -1,11 +1,11 @@
-//! Threads of EL2: a stack, and what is on it while another one runs.
+//! Threads of EL2: a stack, and the registers that are saved on it while another thread runs.
 //!
 //! [`switch`] saves the registers that a function call must preserve on the running thread's stack, remembers its stack
 //! pointer, and continues another thread in the same way. A thread that was just put on some run queue may be picked by
 //! another CPU while its registers are still being saved on this one; so each context says whether it is running, the
-//! flag falls only once everything is saved, and the other CPU waits for that. It cannot wait in a circle: a CPU lets go
-//! of the thread it leaves before it waits for the next, using neither stack in between. That flag is also what makes
-//! this a safe function: a running thread is never continued a second time.
+//! flag falls only once everything is saved, and the other CPU waits for that. CPUs cannot wait for each other in a
+//! circle: a CPU releases the thread it leaves before it waits for the next, and uses neither stack in between. That
+//! flag is also what makes this a safe function: a running thread is never continued a second time.
 
 use core::arch::global_asm;
 use core::cell::UnsafeCell;

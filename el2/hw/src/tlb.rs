@@ -1,4 +1,4 @@
-//! Invalidating what the CPUs remember of a guest's translations (DDI 0487 D8.14).
+//! Invalidating a guest's translations in the CPUs' TLBs (DDI 0487 D8.14).
 
 use core::sync::atomic::{AtomicU64, Ordering};
 

@@ -1,8 +1,8 @@
-//! The host's UART to talk through. Which registers it has is `drivers::Uart`'s; this is the one handle, and the patience.
+//! The host's console UART. `drivers::Uart` knows its registers; here are the one handle, and how long to wait.
 //!
-//! A transmitter may never be ready: nobody powers it, its clock stands, the other side of the cable does not let it send.
-//! Nobody may hang for that, least of all a report of what went wrong. So a byte is waited for once, for longer than the
-//! slowest line takes to send a full FIFO; from then on bytes are dropped, and counted, until the transmitter takes one.
+//! A transmitter may never be ready: it has no power or no clock, or the other end does not let it send. Nothing may
+//! hang because of that, least of all a crash report. So one byte waits for longer than the slowest line takes to send
+//! a full FIFO; from then on bytes are dropped, and counted, until the transmitter takes one.
 
 use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};

@@ -1,10 +1,10 @@
 //! A vCPU's registers, and entering it.
 //!
-//! Three groups, by who moves them and when:
+//! Three groups, by who switches them and when:
 //! * [`VcpuContext`]: general registers, PC and PSTATE; stored and loaded at every exit, by the vectors.
 //! * [`crate::state::GuestState`]: EL1 system registers, the virtual interrupt interface, timers, FP/SIMD; they stay
 //!   in the CPU while the vCPU stays on it and are moved only when another vCPU comes.
-//! * what the hypervisor knows about the vCPU beyond its registers, which is no business of this crate.
+//! * what the hypervisor knows about the vCPU beyond its registers, which this crate does not need.
 
 extern crate alloc;
 

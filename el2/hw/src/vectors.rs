@@ -5,19 +5,19 @@
 //! guest continues: that is the short path, and its length is a promise (SPECIFICATION.md). Otherwise the values that
 //! [`enter_guest`] saved come back from the stack and it returns to its caller, as any function does.
 //!
-//! A guest also leaves its branches behind, in predictors (`cpu::speculation`). So there are three sets of vectors, and each
-//! CPU is given the one that it needs, so that the others pay nothing ([`choose`]):
+//! A guest also leaves its branches behind in predictors (`cpu::speculation`). So there are three sets of vectors, and
+//! each CPU uses the one that it needs, so that the others pay nothing ([`choose`]):
 //! * *plain*: the CPU keeps contexts apart by itself.
 //! * *clearing*: the guest's branch history is overwritten when an exit leaves the short path. Until then there is no
 //!   indirect branch whose prediction the history could choose: the hook is called directly, and `cargo xtask test` looks
 //!   at each instruction that can be reached from it (`tools/xtask/src/branches.rs`). What follows then, the long path or
 //!   another thread ([`crate::speculation`]), may branch as it likes.
-//! * *calling*: where only firmware can make the CPU forget what a guest has trained it to, it is called first of all.
+//! * *calling*: where only firmware can make the CPU forget what a guest has trained, the vector calls it first of all.
 //!
 //! An interrupt in EL2 saves what a function call may change, runs the interrupt hook, which may switch threads, and
-//! returns. Everything else in EL2 is our own fault: the registers are laid out as a [`crate::crash::Frame`] and the
-//! machine stops with a report. A fault caused by a full stack finds its stack pointer in the guard half of its 64 KiB
-//! slot (`stack`), where nothing can be stored; the check needs no free register, and changes to the CPU's emergency stack.
+//! returns. Every other exception in EL2 is our own bug: the registers are laid out as a [`crate::crash::Frame`] and
+//! the machine stops with a report. After a stack overflow the stack pointer is in the guard half of its 64 KiB slot
+//! (`stack`), where nothing can be stored; the check needs no free register, and switches to the CPU's emergency stack.
 
 use core::arch::global_asm;
 use core::mem::offset_of;

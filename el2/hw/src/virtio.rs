@@ -1,10 +1,10 @@
 //! A virtio device of the host behind MMIO registers, and the memory to which it does DMA.
 //!
-//! There is no SMMU in between: such a device reaches whatever address it is told. So addresses are made here alone: of memory
-//! that the caller gave up for this device for ever, and inside that. Above this there are only numbers of buffers, and the few
-//! registers that can lead the device nowhere. The device has to see memory as the CPUs' caches do; the platform lists no other.
+//! There is no SMMU in between: such a device can access any address that it is given. So only this file makes addresses, inside
+//! memory that the caller gave up for this device for ever. Code above knows only buffer numbers, and the few registers that hold
+//! no address. The device has to be cache-coherent; the platform lists no other.
 //!
-//! Bytes are copied in and out, and never referred to: the device may write at any time.
+//! Bytes are copied in and out, without references to the device's memory: the device may write at any time.
 
 use core::ptr;
 use core::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};

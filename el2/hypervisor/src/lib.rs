@@ -3,16 +3,17 @@
 //! This crate wires the pure logic of `core/` to the hardware of `el2/hw`, and contains no unsafe code. It begins at
 //! [`boot::main`] on the boot CPU, MMU off: describe the platform, check that it can be served, build EL2's own address
 //! space, take the RAM under control, start the other CPUs, make the VMs that the bundle describes, and become the idle
-//! thread. From then on everything happens in threads: one a vCPU ([`vcpu`]), one for the console ([`link`]).
+//! thread. From then on everything happens in threads: one for each vCPU ([`vcpu`]), one for the consoles and one for
+//! what arrives by the link's port ([`link`]), one for watchdogs ([`vm`]).
 //!
-//! It is a library, of which two images are made: the one that ships (`main.rs`), and one that has checks of all this in
-//! it besides (`el2/checks`), by way of [`exit::checks::Checks`].
+//! It is a library, from which two images are built: the one that ships (`main.rs`), and one that also contains checks
+//! of it (`el2/checks`), by way of [`exit::checks::Checks`].
 //!
 //! # The rooms
 //!
-//! Each part has a room, a folder. A room may use those that stand below it in this list, and no other: `cargo xtask lint`
-//! holds it to that. Where one has to call a room above, it is handed something when that begins ([`sched::Occupant`],
-//! [`vm::MakeVcpu`], [`output::set_reader`]).
+//! Each part has a room, a folder. A room may use only those below it in this list: `cargo xtask lint` enforces that.
+//! Where one has to call a room above, it is given the means at the start ([`sched::Occupant`], [`vm::MakeVcpu`],
+//! [`output::set_reader`]).
 //!
 //! 1. `boot`: from the first Rust instruction to the idle loop
 //! 2. `link`: consoles and the log to the UART, and what the operator asks

@@ -1,5 +1,4 @@
-//! Where an image may look at the hypervisor, or disturb it, to check it: the places, and that the image that ships does nothing
-//! there.
+//! The places where an image with checks may observe or disturb the hypervisor. The image that ships does nothing there.
 //!
 //! It is a type, not a table of functions: each image is compiled with its own, and [`Nothing`] leaves no instruction behind, nor
 //! a word in memory. `cargo xtask test` looks for that.

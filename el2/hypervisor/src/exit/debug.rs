@@ -1,8 +1,8 @@
 //! A vCPU's debug registers, where an access to one of them traps (`core/cpu/src/debug.rs` says which do).
 //!
-//! Breakpoints, watchpoints and single step are the guest's own. A CPU with fine-grained traps lets it reach their registers
-//! once it has used one; on others each access to a debug register comes here for ever, since what must not be reached traps
-//! only together with them, and is made on the guest's behalf.
+//! Breakpoints, watchpoints and single step are the guest's own. A CPU with fine-grained traps lets it reach their
+//! registers once it has used one; on others each access to a debug register traps to here, and is made on the guest's
+//! behalf, since the registers that must not be reached trap only together with them.
 
 use cpu::sysreg::DebugRegister;
 use cpu::{Direction, debug, inject};

@@ -1,12 +1,11 @@
-//! The doors: how a guest calls the hypervisor without a driver, and what such accesses are when they are no call.
+//! The doors: how a guest calls the hypervisor without a driver, and what happens when such an access is no call.
 //!
 //! Three doors, open where the site file says so: a read of the debug channel's status into XZR from any level and
 //! `HVC #0x86` from EL1 lead to VMware's guest ABI (`core/vmware`); WFE leads to the WFE channel (`core/watchdog`).
 //!
-//! For the first one MDSCR_EL1 is virtual. Linux sets its TDCC bit, by which EL0's accesses to the channel go to EL1, and
-//! that trap comes before all of ours; so the bit never reaches the hardware, and an access that is no call becomes the
-//! exception that the guest's kernel expects of it ([`DebugAccess::Refused`]). A CPU with fine-grained traps traps MDSCR_EL1 for that; on one
-//! without it traps anyway (`debug.rs`).
+//! For the first one MDSCR_EL1 is virtual. Linux sets its TDCC bit, which makes EL0's accesses to the channel trap to EL1, with priority over
+//! our traps; so the bit never reaches the hardware, and an access that is no call becomes the exception that the guest's kernel expects of
+//! it ([`DebugAccess::Refused`]). A CPU with fine-grained traps traps MDSCR_EL1 for that; on one without it traps anyway (`debug.rs`).
 
 use ::vm::doors::{self, Abort, After, DebugAccess, WatchdogRequest};
 use ::vmware::{Access, BufferError, Door, ExceptionLevel, Outcome, WallTime};

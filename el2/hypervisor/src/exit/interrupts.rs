@@ -1,9 +1,9 @@
 //! The host's interrupts: those that arrive while a guest runs, and those that arrive in EL2.
 //!
-//! A CPU's own (timers, SGIs, maintenance) have an arm each in `dispatch`. A device's find what handles them in a table by their
-//! number: a device that interrupts is one line among the [`Handler`]s, and a call of [`connect`] where it is set up. A
-//! handler is chosen by a `match` and not by a pointer: this is on the short path of an exit, where a guest's branch history
-//! could choose the target of an indirect call.
+//! A CPU's own interrupts (timers, SGIs, maintenance) have an arm each in `dispatch`. A device's interrupt finds its handler in a
+//! table by its number: a device that interrupts is one line among the [`Handler`]s, and a call of [`connect`] where it is set
+//! up. A handler is chosen by a `match` and not by a pointer: this is on the short path of an exit, where a guest's branch
+//! history could choose the target of an indirect call.
 
 use core::sync::atomic::{AtomicU16, AtomicU32, Ordering};
 

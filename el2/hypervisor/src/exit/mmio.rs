@@ -1,7 +1,7 @@
 //! Accesses to a guest's devices, carried out.
 //!
-//! What an access does is decided in `core/vm` ([`::vm::mmio`]), which asks here for what the guest's tables, memory and
-//! registers say. Here the devices are asked, each under its lock.
+//! `core/vm` ([`::vm::mmio`]) decides what an access does, and asks here for the contents of the guest's tables, memory
+//! and registers. This module asks the devices, each under its lock.
 
 use ::vm::mmio::{Guest, Operation, Refusal, Registers, StackPointer, Written, abort_of, described, undescribed};
 use cpu::Direction;

@@ -1,5 +1,5 @@
 //! What a guest's exit leads to: the short path ([`fast`]), which needs no more than the registers, and the long one
-//! ([`dispatch`]), which decodes the syndrome and hands it to the part of the machine that it is about.
+//! ([`dispatch`]), which decodes the syndrome and hands it to the part of the machine that it concerns.
 
 pub mod checks;
 pub(crate) mod debug;

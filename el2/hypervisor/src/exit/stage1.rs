@@ -1,8 +1,8 @@
-//! Where an address of a guest is, by the guest's own stage 1.
+//! Translating a guest's address by the guest's own stage 1.
 //!
-//! The CPU translates, by an AT instruction with the rights of the access in question (`cpu::translation`), so that caches
-//! of translations, dirty flags and all that the guest has enabled count as they count for the guest. Only at which level
-//! a walk left the guest's RAM must be found by following its tables here (`cpu::table_walk`).
+//! The CPU translates, by an AT instruction with the rights of the access in question (`cpu::translation`), so that
+//! TLBs, dirty flags and all features that the guest has enabled apply as they do for the guest. Only the level at
+//! which a walk left the guest's RAM must be found by walking its tables here (`cpu::table_walk`).
 
 use cpu::Direction;
 use cpu::inject::AbortKind;

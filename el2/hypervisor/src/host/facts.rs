@@ -1,4 +1,4 @@
-//! What was found out about this host at boot and never changes again, and the EL2 registers that are the same for all
+//! Facts about this host that are found at boot and never change again, and the EL2 registers that are the same for all
 //! guests.
 
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};

@@ -1,7 +1,7 @@
 //! Who owns the host's RAM, at run time: the one frame allocator, and what is built directly on it.
 //!
 //! Policy is `core/frames`; here is the lock around it and the hypervisor's own use of memory: the heap, stacks, table
-//! frames. Zeroing happens outside the lock: a piece of memory that is being zeroed belongs to whoever zeroes it.
+//! frames. Zeroing happens outside the lock: memory that is being zeroed belongs to the thread that zeroes it.
 
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 

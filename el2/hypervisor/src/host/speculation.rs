@@ -1,5 +1,6 @@
-//! What this host's CPUs need so that a guest learns nothing, and steers nothing, through their predictors: asked of each
-//! CPU when it joins ([`cpu::speculation`]), done by its vectors ([`hw::speculation`]), and told to guests.
+//! What this host's CPUs need so that a guest learns nothing, and steers nothing, through their predictors: determined
+//! for each CPU when it joins ([`cpu::speculation`]), done by its vectors ([`hw::speculation`]), and reported to
+//! guests.
 
 use core::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 

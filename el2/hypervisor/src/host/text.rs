@@ -1,8 +1,8 @@
 //! Text that needs no memory, or says when there is none.
 //!
-//! What the operator asks for and what becomes of a VM is told at any time, also when guests have used up the heap. A
-//! failed allocation in `format!` or `String` would stop the machine; here a sentence has its room with it, and a long text
-//! ends early.
+//! Answers to the operator and news of VMs must get out at any time, also when guests have used up the heap. A failed
+//! allocation in `format!` or `String` would stop the machine; here a sentence has a fixed buffer, and a long text ends
+//! early.
 
 extern crate alloc;
 

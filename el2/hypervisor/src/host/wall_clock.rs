@@ -1,9 +1,9 @@
 //! The host's time of day: what guests' real-time clocks show, and what VMware's time commands answer.
 //!
-//! The host's real-time clock is read once, at start, and is then a constant added to the system counter: it knows whole
-//! seconds only, and a read of it is slow. When the operator sets the time ([`set`]) the clock is written, so that the
-//! next start finds it, and the constant changes: from the next instruction on everybody sees the new time. Deadlines and
-//! uptimes do not depend on any of this; they are counts of the system counter.
+//! The host's real-time clock is read once, at start, and is then a constant added to the system counter: it knows
+//! whole seconds only, and a read of it is slow. When the operator sets the time ([`set`]) the clock is written, so
+//! that the next start finds it, and the constant changes: from the next instruction on every reader sees the new time.
+//! Deadlines and uptimes do not depend on any of this; they are counts of the system counter.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 use core::time::Duration;

@@ -1,8 +1,8 @@
-//! What comes by the port: a thread of its own takes it apart, so that neither the consoles' thread waits for what is transferred
-//! nor the other way round.
+//! What arrives by the port: a separate thread decodes it, so that the consoles' thread does not wait for transfers, nor
+//! transfers for it.
 //!
-//! Frames for the consoles' thread go into a box of fixed size, from which it takes them in their order. While the box is full
-//! nothing is read, and then the tool has to wait.
+//! Frames for the consoles' thread go into a box of fixed size, from which it takes them in order. While the box is full nothing
+//! is read, and the tool has to wait.
 
 extern crate alloc;
 

@@ -1,8 +1,8 @@
-//! What carries the link, and who may use it: a frame goes out whole, whichever thread sends it, and everybody else who has one
-//! waits for its end.
+//! What carries the link, and who may use it: a frame goes out whole, whichever thread sends it, and other threads that send wait
+//! for its end.
 //!
-//! It is the UART, or a port of a virtio console's (`output::port`) while somebody is at its other end. The UART is told when the
-//! link goes over to the port, and when it is back; it takes commands at any time.
+//! It is the UART, or a port of a virtio console (`output::port`) while its other end is open. A message on the UART says when
+//! the link moves to the port, and when it is back; the UART takes commands at any time.
 //!
 //! A thread that sends sleeps until it is its turn, and while there is no room: it must hold no lock.
 

@@ -1,8 +1,8 @@
-//! One UART for everybody: the hypervisor's log, every VM's consoles, the operator's commands.
+//! One UART for all: the hypervisor's log, every VM's consoles, the operator's commands.
 //!
-//! Guests and the log write into buffers; one thread empties them into the UART, as frames for `croft`
-//! (`abi::link`) or as text in which each line carries its source's name, and hands input to whom it is for. A guest
-//! whose buffer is full sees its own UART's FIFO full and waits: output is neither lost nor anybody else's burden.
+//! Guests and the log write into buffers; one thread empties them into the UART, as frames for `croft` (`abi::link`) or
+//! as text in which each line carries its source's name, and passes input on to its VM. A guest whose buffer is full
+//! sees its own UART's FIFO full and waits: output is not lost, and costs no other guest anything.
 
 extern crate alloc;
 

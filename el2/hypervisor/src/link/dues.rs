@@ -1,9 +1,9 @@
-//! What the consoles' thread leaves to a VM's own vCPUs: to go on with the devices' work, and to pay for what the thread has done
-//! for the guest itself.
+//! What the consoles' thread leaves to a VM's own vCPUs: to continue the devices' work, and to pay for what the thread itself has
+//! done for the guest.
 //!
-//! The thread has a weight of its own, and a guest chooses how much there is to do for it. So the time that goes into a guest's
-//! output is taken off that guest's vCPUs, as if they had run ([`crate::vcpu`], in `devices.rs`): whatever it weighs beside its
-//! neighbours and beside the thread, it takes nothing from them.
+//! The thread has its own weight, and a guest chooses how much work the thread has. So the time spent on a guest's output is
+//! charged to that guest's vCPUs, as if they had run ([`crate::vcpu`], in `devices.rs`): whatever the guest's weight, it takes no
+//! time from others.
 
 use arrayvec::ArrayVec;
 use hw::sysreg;

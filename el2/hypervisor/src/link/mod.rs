@@ -1,4 +1,4 @@
-//! What leaves by the UART and comes in by it: consoles, the log, the operator's questions and their answers.
+//! What leaves and arrives by the link: consoles, the log, the operator's requests and their answers.
 
 mod arrivals;
 pub mod carrier;

@@ -1,9 +1,9 @@
-//! What the operator's tool asks about the guests behind VMware's door, and about the host, and the answers: channel 2 of
-//! the link (`abi::link::request`).
+//! The operator's requests about guests behind VMware's door, and about the host, and the answers: channel 2 of the
+//! link (`abi::link::request`).
 //!
-//! This is the console thread's work, never an exit's, so it may take memory. Values are copied out of the service under
-//! its lock and sent without it: a guest never waits for the UART. What a guest's tools must do first is answered when
-//! they have, or have not in time.
+//! This is the console thread's work, never an exit's, so it may take memory. Values are copied out of the service
+//! under its lock and sent without it: a guest never waits for the UART. A request that a guest's tools must carry out
+//! is answered when they have done so, or have not in time.
 
 extern crate alloc;
 

@@ -1,4 +1,4 @@
-//! What was counted, as text for the operator: each VM's exits, the time of its vCPUs, its watchdogs, and the host's memory.
+//! Statistics, as text for the operator: each VM's exits, the time of its vCPUs, its watchdogs, and the host's memory.
 
 use core::fmt::{self, Write};
 

@@ -1,7 +1,6 @@
 //! The hypervisor's log: lines with their level and time, into the console's buffer.
 //!
-//! What a guest can cause to be said goes another way, into the VM's own buffer and at its own pace: see
-//! `Vm::report`.
+//! Lines that a guest can cause go another way, into the VM's own buffer and with a limited rate: see `Vm::report`.
 
 use core::fmt::{self, Write};
 

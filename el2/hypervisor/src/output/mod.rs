@@ -1,6 +1,6 @@
-//! What waits to leave by the UART: the log, and what guests write. The rooms above put it here, and know no more of whoever takes
-//! it away than that a thread is woken: the link's, which stands above them all, and is the *reader* here. Where the link goes by a
-//! port of a virtio console's, that is here too, for interrupts reach it.
+//! Output that waits for the UART: the log, and what guests write. The rooms above put it here. They do not know who takes it;
+//! they only wake a thread, the *reader*, which belongs to the link, above them all. The link's port of a virtio console is here
+//! too, because its interrupts reach this room.
 
 use core::fmt::Write as _;
 use core::sync::atomic::{AtomicBool, Ordering};

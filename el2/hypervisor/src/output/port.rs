@@ -1,12 +1,12 @@
-//! The port by which the link goes where there is one: that of the name [`NAME`] of a virtio console of the host's.
+//! The link's port, where there is one: the port called [`NAME`] of a virtio console of the host.
 //!
-//! Bytes go through a fixed number of buffers. Whoever sends fills them itself, on its own time, and sleeps while there are none, but
-//! no longer than it waits for the UART: what cannot be sent in time is lost, and counted, so that a tool that takes nothing does
-//! not keep the consoles' thread from all else that it does. That thread begins nothing while there is no buffer ([`is_full`]).
+//! Bytes go through a fixed number of buffers. A sender fills them itself, on its own time, and sleeps while there are none, but no
+//! longer than it would wait for the UART: what cannot be sent in time is lost, and counted, so that a tool that takes nothing does
+//! not stop the consoles' thread. That thread starts nothing while there is no buffer ([`is_full`]).
 //!
-//! What comes stays in its buffers until the port's thread has dealt with what came before. The thread also hears what the device
-//! says of itself. A port whose other end is shut, and a device that breaks its rules, end every wait; the link goes on over the
-//! UART then.
+//! Input stays in its buffers until the port's thread has handled what came before. The thread also handles the device's control
+//! messages. When the port's other end is closed, or the device breaks its rules, every wait ends, and the link continues over the
+//! UART.
 
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 

@@ -1,9 +1,10 @@
 //! Fairness between CPUs: a CPU on which threads fall behind gives one to a CPU on which they are ahead.
 //!
-//! An idle CPU takes work by itself. One that is busy with a single thread does not look around, and has no timer that would
-//! make it; so it is the CPU on which somebody has to wait that looks at the others, in *rounds*, every few milliseconds for
-//! as long as somebody waits. A round is an alarm among the others of its CPU, in a slot of the idle thread, which has no
-//! use for it; nothing of this is on the path of a switch. Who may go where is [`RunQueue::give`](::sched::RunQueue::give)'s.
+//! An idle CPU takes work by itself. One that is busy with a single thread does not look around, and has no timer that
+//! would make it; so the CPU on which a thread has to wait looks at the others, in *rounds*, every few milliseconds for
+//! as long as a thread waits. A round is an alarm among the others of its CPU, in a slot of the idle thread, which does
+//! not need it; none of this is on the path of a switch. [`RunQueue::give`](::sched::RunQueue::give) decides which
+//! thread may move.
 
 use core::sync::atomic::Ordering;
 

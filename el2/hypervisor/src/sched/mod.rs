@@ -1,20 +1,19 @@
 //! Threads on CPUs: who runs, who waits, who is woken.
 //!
-//! Every vCPU and every worker of the hypervisor is a thread. Each CPU has a run queue (`core/sched`: weighted fair
-//! sharing by virtual run time), the deadlines that its timer serves, and an idle thread, which is what the CPU booted on.
-//! A thread sits on the queue of its home CPU. Whoever wakes a thread whose home is busy puts it on an idle CPU, if it may run
-//! there; a CPU that becomes idle takes a waiting thread from a busy one; one whose threads fall behind gives some away
-//! (`balance`).
+//! Every vCPU and every worker of the hypervisor is a thread. Each CPU has a run queue (`core/sched`: weighted fair sharing by
+//! virtual run time), the deadlines that its timer serves, and an idle thread, which is what the CPU booted on. A thread waits in
+//! the queue of its home CPU. A woken thread whose home is busy is put on an idle CPU, if it may run there; a CPU that becomes
+//! idle takes a waiting thread from a busy one; one whose threads fall behind gives some away (`balance`).
 //!
 //! There is no tick: the EL2 timer is armed for the next deadline, and for the end of the running thread's slice only
 //! while somebody waits for the CPU. A vCPU that is alone on its CPU is never interrupted by us.
 //!
-//! Threads run with IRQs let in. They are preempted wherever they are, and may go on on another CPU, but not while they hold
-//! a lock ([`hw::sync`]), nor in listed code (`hw::nopreempt`): then the preemption waits. IRQs are masked while anything
-//! here changes, and from a vCPU's last look at what is asked of it until its guest runs.
+//! Threads run with IRQs enabled. They can be preempted anywhere, and may continue on another CPU, except while they hold a lock
+//! ([`hw::sync`]) and in listed code (`hw::nopreempt`): then the preemption waits. IRQs are masked while anything here changes,
+//! and from a vCPU's last look at its requests until its guest runs.
 //!
-//! What a thread has in its CPU's registers beside its own, a vCPU's state, is not known here: it is an [`Occupant`], which is
-//! told when its thread goes on, and when it has to leave the registers.
+//! The scheduler does not know what else a thread keeps in its CPU's registers (a vCPU's state): that is an [`Occupant`], which
+//! is called when its thread continues, and when it has to leave the registers.
 //!
 //! Locks: never two queues at a time; a lock of an occupant's is taken before a queue's.
 //! Lost wake-ups: see [`::sched::Parking`].

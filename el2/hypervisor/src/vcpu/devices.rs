@@ -1,4 +1,5 @@
-//! The part of devices' work that a vCPU does, on its own thread's time: the guest pays for what it makes of its queues.
+//! The part of devices' work that a vCPU does, on its own thread's time: the guest pays for the work that its queues
+//! cause.
 
 use crate::sched;
 use crate::vcpu::Vcpu;

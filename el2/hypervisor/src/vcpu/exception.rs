@@ -1,4 +1,4 @@
-//! What ends an exit: the instruction is stepped over, or the guest gets an exception.
+//! The end of an exit: the instruction is stepped over, or the guest gets an exception.
 
 use cpu::{inject, pstate};
 use hw::sysreg;

@@ -1,8 +1,8 @@
-//! A vCPU: its thread, its registers, what is asked of it.
+//! A vCPU: its thread, its registers, its requests.
 //!
 //! The thread owns the general registers; the rest of the state lives in [`GuestState`] and stays in a CPU's registers
-//! until another vCPU comes to that CPU ([`Vcpu::go_on`]). Other threads never touch a running vCPU: they leave a
-//! request bit and interrupt it, and it does what is asked before it enters the guest again.
+//! until another vCPU comes to that CPU ([`Vcpu::go_on`]). Other threads never touch a running vCPU: they set a request
+//! bit and interrupt it, and it serves the request before it enters the guest again.
 
 extern crate alloc;
 

@@ -1,7 +1,7 @@
 //! A paused VM as a value: taken out, and put into the same VM or one of the same shape.
 //!
-//! Nothing here is on the way of a guest that runs. Whoever saves a VM holds the lock of its life from the first register to
-//! the last ([`Still`]): nobody lets it go on, stops it or begins a vCPU in between.
+//! Nothing here costs a guest that runs. The caller holds the lock of the VM's life from the first register to the last
+//! ([`Still`]), so that nobody resumes it, stops it or starts a vCPU in between.
 
 extern crate alloc;
 

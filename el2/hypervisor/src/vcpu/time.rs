@@ -1,4 +1,4 @@
-//! A vCPU's time: its VM's clock, as this vCPU goes by it, and its two timers.
+//! A vCPU's time: its copy of the VM's clock, and its two timers.
 //!
 //! Where the guest's counter has the frequency of the host's, and its time passes as real time does, the virtual counter and
 //! timer are the hardware's while the vCPU is loaded, by CNTVOFF_EL2. The physical timer always traps and is emulated. The
@@ -6,12 +6,12 @@
 //! is read here. KVM lets a guest read the host's count until somebody asks for an offset, and traps it then; here every
 //! guest's time begins with the guest.
 //!
-//! Where the guest's time is another, the physical counter traps always, and with FEAT_ECV the virtual counter and timer do as
-//! well, so that there is one time, whichever of them the guest reads. Without FEAT_ECV nothing traps those: they are not in
-//! the guest's device tree, and to a guest that uses them all the same they show the host's speed, from the guest's start on.
+//! Where the guest's time differs, the physical counter always traps, and with FEAT_ECV the virtual counter and timer do as well,
+//! so that both counters show one time. Without FEAT_ECV nothing traps those: they are not in the guest's device tree, and a
+//! guest that uses them nevertheless sees the host's speed, from the guest's start on.
 //!
-//! The copy of the clock is taken when the vCPU is switched on, and again when it has stood still for a pause: the VM's own
-//! changes only while all of its vCPUs are out of the guest. So the short path of an exit reads it with no lock.
+//! The copy of the clock is taken when the vCPU is switched on, and again after a pause: the VM's own changes only while all of
+//! its vCPUs are out of the guest. So the short path of an exit reads it with no lock.
 
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 

@@ -1,4 +1,4 @@
-//! What traps of a guest's for the sake of its doors, and what of MDSCR_EL1 does not reach the hardware.
+//! Which of a guest's accesses trap because of its doors, and which bits of MDSCR_EL1 do not reach the hardware.
 
 use abi::bundle::Doors as Policy;
 use cpu::controls;

@@ -1,4 +1,5 @@
-//! When guests' real-time clocks ring: by the host's time of day, which the operator may set. The link's thread looks.
+//! When alarms of guests' real-time clocks are due: by the host's time of day, which the operator may set. The link's
+//! thread checks them.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 

@@ -1,15 +1,14 @@
 //! A guest's devices: made in the order of its plan's rows, a lock around each, and what the rest of the hypervisor does
 //! with some of them.
 //!
-//! What a device is and does is written in `core/devices` and `core/virtio`; what it reaches from there is in
-//! [`crate::vm::outside`]. Interrupt lines are passed on under the device's lock, so that two vCPUs cannot pass them on in the
-//! wrong order.
+//! `core/devices` and `core/virtio` define what a device does; [`crate::vm::outside`] is what it can reach. Interrupt lines are
+//! passed on under the device's lock, so that two vCPUs cannot pass them on in the wrong order.
 //!
-//! Whoever holds such a lock is not preempted, and a guest chooses what its virtio queues make of work. So a device stops where
-//! its share of accesses is used up, or where memory has to be made ready first ([`Wait`]); the lock is let go of, and the work
-//! goes on there afterwards: by the vCPU that asked for it, and by some vCPU of the VM, again and again at a
-//! pace that the console's thread keeps. So the guest pays for it, and a paused VM's devices stand still. That thread itself only
-//! moves bytes that the devices hold, and looks whether there is more to do.
+//! The holder of such a lock is not preempted, and a guest chooses how much work its virtio queues cause. So a device stops when
+//! its share of accesses is used up, or when memory has to be prepared first ([`Wait`]); the lock is released, and the work
+//! continues there afterwards: first by the vCPU that asked for it, then by any vCPU of the VM, again and again at a pace that
+//! the consoles' thread sets. So the guest pays for it, and a paused VM's devices stand still. That thread itself only moves
+//! bytes that the devices hold, and checks whether there is more to do.
 
 extern crate alloc;
 

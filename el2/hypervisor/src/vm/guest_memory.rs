@@ -1,17 +1,17 @@
-//! A guest's RAM: which of the host's memory it is, and the stage 2 tables that show it to the guest.
+//! A guest's RAM: which host memory it is, and the stage 2 tables that map it for the guest.
 //!
-//! RAM is allocated whole when a VM starts and shown to the guest block by block at the first touch, zeroed then
-//! ([`GuestRam::prepare`]): starting a VM costs nothing for memory that it never uses.
+//! All of the RAM is allocated when a VM starts. Each block is zeroed and mapped at its first touch ([`GuestRam::prepare`]), so a
+//! start costs nothing for memory that the VM never uses.
 //!
-//! To zero a block takes long, and a guest chooses how many it touches. So nothing here makes more of a block ready in one go
-//! than a piece, under the lock that is around the RAM, and an access to a block that is not shown yet is refused
-//! ([`RamError::NotShown`]): whoever made it lets go of all locks, prepares the block piece by piece, and tries again.
+//! To zero a block takes long, and a guest chooses how many it touches. So at most one piece of a block is prepared at a time
+//! under the lock around the RAM, and an access to a block that is not mapped yet is refused ([`RamError::NotShown`]): the caller
+//! releases all locks, prepares the block piece by piece, and tries again.
 //!
-//! What the guest may execute is `stage2`'s matter (`core/stage2/src/coherency.rs`): its first fetch from a page comes here
-//! ([`GuestRam::allow`]), and whatever the hypervisor stores into the guest goes through [`GuestRam::rewrite`], behind which it
-//! does not execute what was there before.
+//! `stage2` decides what the guest may execute (`core/stage2/src/coherency.rs`): its first fetch from a page comes here
+//! ([`GuestRam::allow`]), and whatever the hypervisor stores into the guest goes through [`GuestRam::rewrite`], after which the
+//! guest cannot execute the old contents.
 //!
-//! While a VM is saved and goes on, its RAM is held: [`hold`].
+//! While a VM is saved and runs on, its RAM is held: [`hold`].
 
 extern crate alloc;
 

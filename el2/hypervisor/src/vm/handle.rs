@@ -1,7 +1,7 @@
 //! What others see of a vCPU, and may do with it: its counts, its thread, and requests.
 //!
-//! The vCPU itself, its registers and list registers, is known in a room above this one. Nobody but its own thread touches those;
-//! others leave a request bit and interrupt it.
+//! The vCPU itself, its registers and list registers, belongs to a room above this one. Only its own thread touches those; others
+//! set a request bit and interrupt it.
 
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 

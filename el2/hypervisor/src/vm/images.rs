@@ -1,5 +1,5 @@
-//! From a VM's files in the bundle to bytes with addresses in its memory. What `croft` has judged is judged again: the bundle
-//! may be another host's, or somebody else's work.
+//! From a VM's files in the bundle to bytes with addresses in its memory. What `croft` has checked is checked again:
+//! the bundle may be made for another host, or by another program.
 
 extern crate alloc;
 

@@ -1,8 +1,8 @@
-//! Where a VM's life happens: what [`Life`] decides is performed here, and the long work is done that it hands out.
+//! Where a VM's life happens: this module performs what [`Life`] decides, and does the long work that it hands out.
 //!
-//! All that changes a VM's life goes through the lock around it ([`Vm::life`]), and so does each effect: whoever gets the lock
-//! next finds done what was decided. Loading and taking apart take long and happen without it, on a vCPU's thread; the life
-//! itself sees to it that only one does so, and that nobody is in the guest meanwhile. So nothing is freed while a vCPU may use
+//! Every change of a VM's life is made under the lock around it ([`Vm::life`]), and so is each effect: the next holder of the
+//! lock finds every decision performed. Loading and taking apart take long and happen without it, on a vCPU's thread; `Life`
+//! makes sure that only one thread does so, and that no vCPU is in the guest meanwhile. So nothing is freed while a vCPU may use
 //! it, and no other VM waits for any of it.
 
 use core::fmt;

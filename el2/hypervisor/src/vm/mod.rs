@@ -2,7 +2,7 @@
 //!
 //! The work is done by the VM's own vCPU threads: vCPU 0's thread loads the images and starts the machine; when the VM is to
 //! stop, every vCPU is asked to leave the guest, and the last one to leave takes the machine apart and, for a reset, starts it
-//! again. What comes when is decided in `core/vm`.
+//! again. `core/vm` decides the order.
 
 extern crate alloc;
 

@@ -1,7 +1,7 @@
-//! What is outside of a device of a guest: memory, time, the console's buffers, the GIC model, the log.
+//! What a guest's device can reach: memory, time, the console's buffers, the GIC model, the log.
 //!
-//! It is made for one call of one device, which it gives so many accesses to the guest's memory, and says afterwards what the
-//! caller has to see to without the device's lock: vCPUs to be told, work to go on with.
+//! It is made for one call of one device, limits the device's accesses to the guest's memory, and afterwards says what
+//! the caller has to do without the device's lock: vCPUs to interrupt, work to continue.
 
 use core::cell::Cell;
 

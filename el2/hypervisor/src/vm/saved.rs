@@ -1,7 +1,7 @@
 //! A paused VM's machine as a value: all but its vCPUs' registers, which [`crate::vcpu::saved`] adds.
 //!
-//! The caller holds the lock of the VM's life, and no vCPU is in its guest or may enter it: so nothing changes meanwhile but
-//! what the outside does with the devices, each of which has a lock of its own.
+//! The caller holds the lock of the VM's life, and no vCPU is in its guest or may enter it: so nothing changes
+//! meanwhile except by outside events at the devices, each of which has its own lock.
 
 extern crate alloc;
 

@@ -1,8 +1,8 @@
-//! Which of its counters and timers show a guest's time, and when its memory-mapped timer is looked at.
+//! Which of a guest's counters and timers show its time, and when its memory-mapped timer is polled.
 //!
-//! That timer is a device of the VM, not of a vCPU, and is due as exactly as those of the CPU. So each vCPU takes its deadline for
-//! one more of its own: the first one that has a CPU when it comes moves the timer's lines, on its own thread's time. A vCPU that
-//! is switched off hands the deadline over to the others.
+//! That timer is a device of the VM, not of a vCPU, but must be as exact as those of the CPU. So each vCPU treats its deadline as
+//! one of its own: the first vCPU that has a CPU at that time updates the timer's lines, on its own thread's time. A vCPU that is
+//! switched off hands the deadline over to the others.
 
 use core::sync::atomic::Ordering;
 use core::time::Duration;

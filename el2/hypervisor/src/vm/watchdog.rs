@@ -1,10 +1,10 @@
-//! Watchdogs of VMs, and the thread that lets them act: those that guests set up by calls (`core/vm`, where it is decided what
-//! one that acts does), and the Generic Watchdog among their devices (`core/devices`).
+//! Watchdogs of VMs, and the thread that makes them act: those that guests set up by calls (`core/vm`, which decides what their
+//! action does), and the Generic Watchdog among their devices (`core/devices`).
 //!
-//! Whatever a guest does, the EL2 timer wakes the thread at the first deadline. A pat only moves a deadline further away;
-//! the thread finds that out when it wakes at the old one, so patting wakes nobody, and neither does a nearer deadline:
-//! it only sets the timer. The thread looks at the VMs whose time has come, at each of them at its own pace: what a guest
-//! can make it do does not depend on how many VMs there are, nor on how often the guest changes its mind.
+//! Whatever a guest does, the EL2 timer wakes the thread at the first deadline. A pat only moves a deadline further away; the
+//! thread finds that out when it wakes at the old one, so patting wakes nobody, and neither does a nearer deadline: it only sets
+//! the timer. The thread looks at the VMs whose time has come, at each of them at a limited rate: what a guest can make it do
+//! depends neither on the number of VMs, nor on how often the guest changes its deadlines.
 
 use ::sched::Alarms;
 use ::vm::doors::WatchdogRequest;
