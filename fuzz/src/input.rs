@@ -1,4 +1,4 @@
-//! Any bytes, read as a stream of numbers that never ends: behind the last byte come zeros.
+//! Any bytes, read as an endless stream of numbers: after the last byte come zeros.
 
 /// A stream of numbers.
 #[derive(Debug)]

@@ -1,5 +1,5 @@
-//! The RPC channels as a whole: any clients, who mostly keep to the protocol and may say anything, against a naive model
-//! of the values that they leave.
+//! The RPC channels as a whole: clients that mostly keep to the protocol but may send anything, against a naive model
+//! of the values that they store.
 
 use std::collections::BTreeMap;
 

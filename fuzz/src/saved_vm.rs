@@ -1,7 +1,7 @@
 //! A VM's saved state, which may come from any file: read, and put into every part of a VM.
 //!
-//! The input changes bytes of a good state, since no fuzzer finds one by itself. Whatever is accepted is written as the same bytes
-//! again, and a part that takes a state gives the same state back.
+//! The input changes bytes of a valid state, since no fuzzer finds one by itself. Whatever is accepted must be written as the
+//! same bytes again, and a part that takes a state must give the same state back.
 
 use abi::bundle::{Calls, Doors};
 use clock::GuestClock;

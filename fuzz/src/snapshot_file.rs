@@ -1,7 +1,7 @@
-//! A saved VM as a file, which may come from anybody: read in pieces, and what was read written again.
+//! A saved VM as a file, which may come from anybody: read in pieces, and written again.
 //!
-//! The input changes bytes of a good file, since no fuzzer finds a checksum. If its first byte is odd, all checksums are made right
-//! afterwards, as somebody who means ill would.
+//! The input changes bytes of a good file, since no fuzzer finds a checksum. If its first byte is odd, all checksums are
+//! corrected afterwards, as an attacker would.
 
 use abi::bundle::{Doors, Vm};
 use abi::crc32c;

@@ -1,5 +1,5 @@
-//! What Undercroft's command-line tools for guests have in common: the entry from Linux, output, and finding out that
-//! nobody answers.
+//! What Undercroft's command-line tools for guests have in common: the entry from Linux, output, and the detection that
+//! no hypervisor answers.
 //!
 //! The tools are static programs without a C library that need neither privileges nor a driver. Where no hypervisor
 //! answers, Linux kills a process that reads the debug channel's status with SIGILL; [`start`] catches that, says so and

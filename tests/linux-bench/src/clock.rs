@@ -2,7 +2,7 @@
 //! kernel computes both (PTP_SYS_OFFSET_PRECISE). It prints `linux-clock: device <seconds>.<nanoseconds>, system <the same>`, or why
 //! not.
 //!
-//! Written as `linux-bench` is, without a C library, and a program of its own: the benchmark's is not to change by it.
+//! It is written like `linux-bench`, without a C library, and is a separate program, so that it does not change the benchmark's.
 //!
 //! UNSAFETY: system calls, which get pointers to live memory of the size that they expect.
 #![no_std]

@@ -1,4 +1,4 @@
-//! What a Linux guest pays: the only process of a Linux system, timing what kernels do all day.
+//! The cost of a Linux guest: the only process of a Linux system times what kernels do all day.
 //!
 //! It is the first process of its initramfs (`rdinit=/bin/linux-bench`), so nothing else runs. It is written without a C
 //! library, on Linux's system calls alone, because then it can be built with what builds the hypervisor.

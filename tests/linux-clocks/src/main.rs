@@ -6,9 +6,9 @@
 //! linux-clocks sample WORD     the guest's clock and the host's, at the same moment
 //! ```
 //!
-//! Nothing here asks how late anything is, for a busy computer makes everything late: a clock that goes back, a timer that
-//! fires before its time and one that counts wrongly are wrong on every computer. Such a thing is a line `uc: clocks FAILED: ...`.
-//! What was looked at is counted, and told every second, so that whoever reads it sees that nothing has stopped.
+//! Nothing here measures how late anything is, since a busy computer makes everything late. But a clock that goes back, a timer
+//! that fires early and one that counts wrongly are wrong on every computer. Each such error is a line `uc: clocks FAILED: ...`.
+//! The checks are counted, and the counts printed every second, so that a reader sees that nothing has stopped.
 //!
 //! A sample lies between two looks at the guest's clock, which say how exact it is. The host's time is asked for by VMware's
 //! call, which goes by the host's counter and knows nothing of the guest's.

@@ -1,4 +1,4 @@
-//! The watchers, each a process, and what they share: the latest times that anybody has seen, and counts.
+//! The watchers, each a process, and what they share: the latest times that any has seen, and counts.
 
 use crate::line;
 use crate::system::{self, Line, TimerFile};

@@ -1,5 +1,6 @@
-//! The run queue between CPUs, as `el2/hypervisor/src/sched/mod.rs` has it around its lock: a thread that waits on a busy CPU
-//! is seen by a CPU that becomes idle, or that one is told; and who is told to look at its queue finds what it was told of.
+//! The run queue between CPUs, as `el2/hypervisor/src/sched/mod.rs` has it around its lock: a thread that waits on a
+//! busy CPU is seen by a CPU that becomes idle, or that CPU is interrupted; and a CPU that is told to look at its queue
+//! finds the thread there.
 
 use loom::sync::atomic::{AtomicBool, AtomicU32, Ordering, fence};
 use loom::sync::{Arc, Mutex};

@@ -1,9 +1,9 @@
-//! A heap that runs out on purpose, and counts what is held: for the tests of what must go on when guests have used the
-//! hypervisor's heap up, and of how much of it one guest can use.
+//! A heap that runs out on purpose, and counts what is held: for tests of what must still work when guests have used up
+//! the hypervisor's heap, and of how much of it one guest can use.
 //!
-//! A crate's tests make it theirs by `#[global_allocator] static HEAP: scarce::Heap = scarce::Heap;`. Each test's thread has
-//! counts of its own, so that tests may run side by side. Code that allocates without asking whether there is memory ends
-//! the whole test program at [`with_only`], as it would stop the hypervisor.
+//! A crate's tests use it by `#[global_allocator] static HEAP: scarce::Heap = scarce::Heap;`. Each test's thread has
+//! its own counts, so that tests may run side by side. An infallible allocation that fails within [`with_only`] ends
+//! the whole test program, as it would stop the hypervisor.
 #![expect(unsafe_code, reason = "an allocator's interface is made of raw pointers")]
 
 use std::alloc::{GlobalAlloc, Layout, System};

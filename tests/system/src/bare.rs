@@ -1,5 +1,5 @@
-//! The bare machine: the same kernel with the same initial ramdisk, at EL1 and without a hypervisor. What a guest's log
-//! is compared with.
+//! The bare machine: the same kernel with the same initial ramdisk, at EL1 and without a hypervisor. A guest's log is
+//! compared with its log.
 
 use crate::host::Turn;
 use crate::{BOOT, log, place};

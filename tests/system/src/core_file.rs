@@ -1,4 +1,4 @@
-//! Cores of guests, as a reader of ELF finds them that is not ours.
+//! Cores of guests, as an independent ELF reader sees them.
 
 use anyhow::{Context, Result, ensure};
 use object::LittleEndian;

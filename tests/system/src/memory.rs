@@ -1,4 +1,4 @@
-//! The hypervisor's account of its memory, and of its guests' code, out of its statistics.
+//! The hypervisor's account of its memory, and of its guests' code, from its statistics.
 
 use anyhow::{Context, Result};
 

@@ -1,5 +1,6 @@
-//! Faults of the hypervisor's own, made on purpose (`selftest=crash-...`): each is reported as what it is, with a backtrace
-//! that leads to its place and with the last of the log, and the host is switched off. The image that ships has none of them.
+//! Faults in the hypervisor, caused on purpose (`selftest=crash-...`): each is reported as what it is, with a backtrace
+//! that leads to its place and with the end of the log, and the host is switched off. The image that ships has none of
+//! them.
 
 use anyhow::{Context, Result, ensure};
 use object::{Object as _, ObjectSymbol as _};

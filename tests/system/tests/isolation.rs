@@ -1,5 +1,5 @@
-//! Guests do not notice each other: what one prints beside others is exactly what it prints alone, even when one of the
-//! others does everything to the machine that a guest can do.
+//! Guests do not notice each other: what one prints beside others is exactly what it prints alone, even when another
+//! one does everything to the machine that a guest can do.
 
 use abi::bundle::Quota;
 use abi::link::Carrier;

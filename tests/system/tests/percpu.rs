@@ -1,5 +1,5 @@
-//! The hypervisor's ground floor: the checks P3-A1 to P3-A12 (docs/spec), which it runs on itself (the boot
-//! argument `selftest=percpu`) on four CPUs, on models with and without FEAT_LSE; and guests whose threads are moved in the
+//! The hypervisor's lowest layer: the checks P3-A1 to P3-A12 (docs/spec), which it runs on itself (the boot argument
+//! `selftest=percpu`) on four CPUs, on models with and without FEAT_LSE; and guests whose threads are moved in the
 //! middle of everything that EL2 does for them (`selftest=wander`).
 
 use abi::bundle::{Time, TimeSource};

@@ -1,10 +1,9 @@
-//! README's commands, in order, as they stand there: what a new user types first must work, on the demonstration that README
-//! itself offers.
+//! README's commands, in order, unchanged: what a new user types first must work, on the demonstration that README itself offers.
 //!
-//! Every line of a plain code block is run by a shell, in the project's folder; `cargo xtask run` gets a terminal and
-//! stays there while the next block's commands talk to it. A command that this program does not know how to judge is a failure,
-//! so README cannot gain one that nobody tries. The one line that is not run is the clone. Of a command within a sentence the
-//! programs must know the verb and each option.
+//! Every line of a plain code block is run by a shell, in the project's folder; `cargo xtask run` gets a terminal and stays there
+//! while the next block's commands talk to it. A command that this program does not know how to check is a failure, so README
+//! cannot gain an untested one. The one line that is not run is the clone. For a command within a sentence, the program must know
+//! the verb and each option.
 
 use anyhow::{Context, Result, bail, ensure};
 use std::io::{BufRead, BufReader};

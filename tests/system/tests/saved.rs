@@ -1,5 +1,5 @@
 //! VMs that are saved to a file and restored from it: on another host with another counter, from a file that is damaged, on a CPU that
-//! lacks what they know, and when whoever asks for it goes away.
+//! lacks what they know, and when the client goes away.
 
 use abi::bundle::TimeAway;
 use abi::crc32c;

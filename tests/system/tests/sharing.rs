@@ -1,4 +1,5 @@
-//! More vCPUs than CPUs: who gets how much CPU time, how soon, and what guests are told of the time that they did not get.
+//! More vCPUs than CPUs: which vCPU gets how much CPU time, how soon, and what guests are told of the time that they
+//! did not get.
 //!
 //! Most of it is counted in instructions ([`Host::start_coarse`]), by payloads that count their own loops.
 

@@ -1,8 +1,8 @@
 //! VMware's guest tools, Debian's own packages, in guests of two releases: everything that they print about their
-//! hypervisor, their daemon, and what happens when any of that is killed. One boot serves many checks, since real
+//! hypervisor, their daemon, and what happens when any of them is killed. One boot serves many checks, since real
 //! programs are slow to start under emulation.
 //!
-//! The texts are those that the tools print on VMware's own products, and on machines that are none.
+//! The texts are those that the tools print on VMware's own products, and on other machines.
 
 use abi::link::request::Ask;
 use anyhow::{Context, Result, ensure};

@@ -1,10 +1,10 @@
 //! Debian guests that travel: saved on one host and restored on the next, around hosts whose counters run at 62.5 MHz, 1 GHz, 24 MHz and
-//! 100 MHz, under load that takes all the time there is. One second stays one, nothing fires early, nothing is lost.
+//! 100 MHz, under full CPU load. A second stays a second, nothing fires early, nothing is lost.
 //!
-//! What the guest does is in `guest/tests/travel`; its clocks and timers are watched from inside by `linux-clocks`. What is asserted
-//! here never says how fast anything is: the guest's clock is compared with the host's by looks at both that say how exact they are,
-//! with this computer's by what it showed before a question and after the answer. So a busy computer makes a check less exact, and
-//! never wrong; where a check must not lose all meaning, its exactness is checked too.
+//! What the guest does is in `guest/tests/travel`; its clocks and timers are watched from inside by `linux-clocks`. The assertions never
+//! measure speed: the guest's clock is compared with the host's by samples of both with known accuracy, and with this computer's by its
+//! time before a question and after the answer. So a busy computer makes a check less exact, but never wrong; where a check must not
+//! lose all meaning, its accuracy is checked too.
 
 use abi::bundle::TimeAway;
 use anyhow::{Context, Result, bail, ensure};

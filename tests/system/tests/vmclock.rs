@@ -1,5 +1,5 @@
-//! VMClock: what disturbs a guest's counter is told to it, and what does not is not; and Linux's own driver, which finds the device in a
-//! device tree from 7.0 on. What becomes of it when a VM is restored or cloned is looked at in `saved` too.
+//! VMClock: the guest learns of exactly those events that disturb its counter; and Linux's own driver, which finds the device in a
+//! device tree from 7.0 on. `saved` also checks it when a VM is restored or cloned.
 
 use anyhow::{Context, Result, ensure};
 use croft::control::{self, About, ControlError, Order, Place, Report};

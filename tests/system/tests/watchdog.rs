@@ -1,4 +1,4 @@
-//! Watchdogs: what becomes of guests that are not well, and that nothing becomes of those that are.
+//! Watchdogs: what happens to guests that hang or misbehave, and that nothing happens to the others.
 
 use abi::link::Command;
 use anyhow::{Result, ensure};

@@ -1,4 +1,4 @@
-//! What `el2/hw` and the rest of the host would be: a vCPU's registers, memory, the world's ends of the devices.
+//! The fake of `el2/hw` and the rest of the host: a vCPU's registers, memory, the outer ends of the devices.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};

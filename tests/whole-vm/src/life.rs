@@ -1,4 +1,4 @@
-//! Its life: what the operator wants, and what each vCPU's thread then does until nobody has anything to do.
+//! Its life: the operator's requests, and what each vCPU's thread then does until no thread has anything to do.
 
 use devices::Change;
 use services::psci::Start;

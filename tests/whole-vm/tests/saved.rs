@@ -1,4 +1,4 @@
-//! A random VM, saved, restored in a new one and saved again, is the same file; and where there is no memory, a restore says so.
+//! A random VM, saved, restored in a new one and saved again, is the same file; and a restore without memory says so.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;

@@ -1,7 +1,7 @@
 //! `croft console`: a VM's console in this terminal, beside the one that `croft run` has.
 //!
-//! In a terminal every key goes to the guest but the command key, Ctrl-], as in `croft run`. Elsewhere what comes on standard
-//! input is sent as it is, and the end of that is the end.
+//! In a terminal every key except the command key, Ctrl-], goes to the guest, as in `croft run`. Otherwise standard
+//! input is sent unchanged, and its end ends the command.
 
 use crate::control::{ControlError, Order, Report, perform_while};
 use crate::output::complain;

@@ -1,10 +1,9 @@
 //! How `croft ps`, `croft stop`, `croft time` and their like reach a running host: a Unix socket that `croft run` listens on.
 //!
-//! `croft run` owns the link, so it is the one that can ask. Its socket lies in a private folder of the user's
-//! (`$XDG_RUNTIME_DIR/undercroft`, or `undercroft-<uid>` in the temporary folder); only its owner may connect. A run with a
-//! folder for logs leaves a link to its socket there, by which it can be named. The protocol is described in
-//! `docs/formats/control.md`. A client sends one [`Order`] as a line of JSON, and gets [`Report`]s, one a line, until the server closes. A line
-//! longer than [`MAX_LINE`] ends the conversation.
+//! `croft run` owns the link, so only it can ask. Its socket lies in a private folder of the user (`$XDG_RUNTIME_DIR/undercroft`, or
+//! `undercroft-<uid>` in the temporary folder); only its owner may connect. A run with a folder for logs leaves a link to its socket there, by
+//! which it can be named. The protocol is described in `docs/formats/control.md`. A client sends one [`Order`] as a line of JSON, and gets
+//! [`Report`]s, one a line, until the server closes. A line longer than [`MAX_LINE`] ends the conversation.
 
 mod client;
 mod follow;

@@ -1,10 +1,10 @@
-//! A file that is there whole, or not at all.
+//! A file that exists complete, or not at all.
 //!
-//! It has no name while it is written: the kernel drops it with the process, so that nothing is left of it, whatever ends that.
-//! When it is whole and on the disk it gets a name beside the one that it is to have, and takes that at once from whatever had
-//! it. Where a file system knows no files without names (FAT on a stick), it has the name beside from the beginning. Whoever
-//! writes a draft has it locked, and the kernel drops the lock with the process: what a killed one left is known by that, and
-//! removed before the next draft of the same name.
+//! It has no name while it is written: the kernel drops it with the process, so that nothing is left of it, however the process
+//! ends. When it is complete and on the disk it gets a temporary name beside its final one, and then atomically replaces what had
+//! the final name. If a file system has no files without names (FAT on a stick), it has the temporary name from the beginning.
+//! The writer of a draft holds a lock on it, which the kernel drops with the process: that shows what a killed process left,
+//! which is removed before the next draft of the same name.
 
 use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags, flock};
 use std::fs::File;

@@ -1,8 +1,8 @@
 //! A VM as an ELF core, which `gdb` and `crash` open: its memory by guest-physical addresses, and the registers of its vCPUs.
 //!
-//! It is made of a saved VM (`docs/formats/snapshot.md`) as that comes, page by page; the format is in `docs/formats/dump.md`. A core
-//! begins with what is known when all of memory has come: a note is made of a page of that. So room is left for it, and memory is
-//! written behind that at once. What is zero is not written at all: the file has holes there.
+//! It is made from a saved VM (`docs/formats/snapshot.md`) as that arrives, page by page; the format is in `docs/formats/dump.md`.
+//! The beginning of a core is known only when all of memory has arrived, because one note is made from a page of it. So room is left
+//! for it, and memory is written after that at once. Zeros are not written at all: the file has holes there.
 //!
 //! The order of the headers, the note first and one segment directly behind it without an alignment, is what `crash` insists on.
 

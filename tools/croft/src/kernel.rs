@@ -1,13 +1,13 @@
 //! Kernel files. A bundle holds what is loaded and where it goes, so that the hypervisor needs no decompressor and reads no
 //! ELF; all that is done here.
 //!
-//! * What distributions ship is packed in one way or another: [`packing`] undoes it.
-//! * What is found then is an arm64 `Image`, an ELF executable, or a raw binary of which the site file says where it goes
+//! * Distributions ship kernels packed in one way or another: [`packing`] unpacks them.
+//! * The result is an arm64 `Image`, an ELF executable, or a raw binary of which the site file says where it goes
 //!   ([`program`]);
-//! * or it is one of the many things that are taken for a kernel. Those are told by name, with what would be right
+//! * or it is one of the many things that are mistaken for a kernel. The error names them, and says what would be right
 //!   ([`foreign`]).
 //!
-//! Nobody vouches for these files, so what comes out of a packed one is bounded.
+//! These files are untrusted, so the unpacked size is bounded.
 
 mod foreign;
 mod packing;

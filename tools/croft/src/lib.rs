@@ -6,11 +6,11 @@
 //! * [`attach`]: `croft console`, a console in another terminal.
 //! * [`control`]: how `croft ps` and its like reach the host that another `croft run` keeps.
 //! * [`session`]: a hypervisor at the other end of the link: its consoles, its log, its VMs, and how they end.
-//! * [`terminal`]: a session shown to a person, or as lines of text where nobody sits.
+//! * [`terminal`]: a session shown to a person, or as lines of text.
 //! * [`operate`]: what `croft ps` and its like print. [`statistics`]: what `croft stat` prints.
 //!   [`moment`]: times of day as people write them.
-//! * [`output`]: files that are written whole or not at all, and messages that nobody may read.
-//!   [`printable`]: others' text on somebody's terminal.
+//! * [`output`]: files that are written whole or not at all, and messages that may find no reader. [`printable`]:
+//!   untrusted text on a terminal.
 //! * [`saved`]: saved VMs as files. [`dump`]: VMs as ELF cores, for debuggers.
 //! * [`run`]: all of it together, for `croft run`.
 #![forbid(unsafe_code)]

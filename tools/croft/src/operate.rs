@@ -1,7 +1,7 @@
 //! What `croft ps`, `croft guestinfo`, `croft stop`, `croft reboot` and `croft time` print.
 //!
-//! Names, reports and values come from guests, which are not trusted with anybody's terminal: where one is, whatever is
-//! not a printable character is shown as its number. A value that goes into a file or a pipe goes there as it is.
+//! Names, reports and values come from guests, which are not trusted with a terminal: there, each character that is not
+//! printable is shown as its number. A value that goes into a file or a pipe is written unchanged.
 
 use crate::control::{ControlError, Report, Vm};
 use crate::moment;

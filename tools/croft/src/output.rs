@@ -1,4 +1,4 @@
-//! Writing where somebody said `-o FILE`, and saying things where somebody may not listen.
+//! Writing the file of `-o FILE`, and printing messages that may find no reader.
 
 use crate::draft::{Draft, folder_of};
 use std::fmt::Display;

@@ -1,4 +1,4 @@
-//! Text of others on somebody's terminal.
+//! Untrusted text on a terminal.
 //!
 //! A guest, a site file and a file's name may have any character in them, and a terminal obeys some: they move its cursor, change
 //! its title, or turn the direction of what follows. Such a character is shown as its number.

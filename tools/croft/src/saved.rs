@@ -1,4 +1,4 @@
-//! Saved VMs as files: one is there whole, or not at all, and one that is read is looked at first.
+//! Saved VMs as files: one exists complete, or not at all, and is checked before it is used.
 
 use crate::draft::Draft;
 use abi::bundle::Doors;

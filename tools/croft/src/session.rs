@@ -1,15 +1,14 @@
 //! A hypervisor at the other end of the link.
 //!
-//! A [`Session`] owns the emulated host and both ends of its serial port. One thread takes the stream apart and files
-//! what comes: console output by VM, the log, the VMs' conditions, statistics. Another writes, so that nobody hangs
-//! because the machine has stopped to listen. Where the host has a port for the link beside its serial port, it has two threads
-//! of its own, and what it brings is filed when the serial port has said that the link goes on there (see `carrier`). On top sit
-//! two kinds of user:
+//! A [`Session`] owns the emulated host and both ends of its serial port. One thread decodes the stream and records what arrives:
+//! console output by VM, the log, the VMs' states, statistics. Another writes, so that no caller hangs when the machine stops
+//! reading. If the host has a port for the link beside its serial port, two more threads serve that, and its data is recorded
+//! when the serial port has said that the link continues there (see `carrier`). There are two kinds of user:
 //!
 //! * a person's terminal, which gets every piece as a [`Notice`] when it arrives;
 //! * a test, which works through [`Console`]s (`expect`, `send`), [`Session::control`] and [`Session::wait_stopped`].
 //!
-//! Whatever ends a session ends the host too: dropping it kills QEMU, and QEMU itself goes when this process dies.
+//! Whatever ends a session ends the host too: dropping it kills QEMU, and QEMU also ends when this process dies.
 
 mod carrier;
 mod console;

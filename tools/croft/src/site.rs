@@ -1,8 +1,8 @@
 //! The site file: which VMs there are, and the machine that `croft run` emulates for them.
 //!
 //! People write it by hand, so every mistake is reported with file and line, what is wrong, and what would be right;
-//! all mistakes at once, since fixing one a run is tedious. The file is walked by hand rather than through serde, because
-//! that is what keeps the place of every key and value, and makes an unknown key an error with a suggestion.
+//! all mistakes at once, since it is tedious to fix one each run. The file is read by hand, not through serde, because
+//! that keeps the position of every key and value, and makes an unknown key an error with a suggestion.
 
 mod clock;
 mod keys;

@@ -1,4 +1,4 @@
-//! The hypervisor's statistics: what `croft stat` prints, and the same taken apart for programs.
+//! The hypervisor's statistics: what `croft stat` prints, and the same as JSON for programs.
 //!
 //! They come as text, a block for each VM (a line with its name, and lines that begin with blanks) and then the host's lines;
 //! `el2/hypervisor/src/link/stats.rs` writes them. The JSON is described in `docs/formats/control.md`.

@@ -1,9 +1,10 @@
 //! A session shown to people.
 //!
-//! * [`Screen`]: one terminal for everything. One console, or the log, is in the foreground and gets what is typed; the
-//!   command key Ctrl-] leads every other action. What the others print is kept and shown when one switches to them.
-//! * [`Lines`]: for a file, a pipe or a CI log: every line with the name of whose it is, nothing is read.
-//! * [`Outlet`]: what both write to, so that nobody waits for a reader. [`Look`]: what the terminal can show.
+//! * [`Screen`]: one terminal for everything. One console, or the log, is in the foreground and gets the input; the
+//!   command key Ctrl-] begins every other action. The output of the others is kept and shown when one switches to
+//!   them.
+//! * [`Lines`]: for a file, a pipe or a CI log: every line with its source's name; nothing is read.
+//! * [`Outlet`]: what both write to, so that neither waits for a reader. [`Look`]: what the terminal can show.
 //! * [`Raw`]: the terminal in raw mode for as long as it lives.
 //!
 //! `Screen` and `Lines` write to anything and know no terminal, so tests look at what they write.

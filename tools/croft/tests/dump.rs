@@ -1,4 +1,4 @@
-//! Cores of made-up VMs, read back by somebody else's reader of ELF.
+//! Cores of made-up VMs, read back by an independent ELF reader.
 
 use abi::bundle::Vm;
 use abi::crc32c;

@@ -2,9 +2,9 @@
 //!
 //! The payload `bench` runs as the only VM on a machine with one CPU whose time is counted in instructions (QEMU's
 //! `-icount shift=0,sleep=off` with a counter of 1 GHz), so what it measures is what all exception levels together
-//! executed. That is repeatable to the last instruction, on any machine and under any load; it is not cycles.
-//! With the same method, and the same kind of payload, the others were measured: Bao, Xen 4.20 as shipped by Debian, and
-//! KVM of Linux 6.12 in VHE mode. What a switch of guests is there, SPECIFICATION.md tells.
+//! executed. That is repeatable to the last instruction, on any machine and under any load; it is not cycles. The
+//! others were measured by the same method, with the same kind of payload: Bao, Xen 4.20 as shipped by Debian, and KVM
+//! of Linux 6.12 in VHE mode. SPECIFICATION.md says what a switch of guests is there.
 
 use crate::tree::Tree;
 use crate::trial::Trial;

@@ -1,13 +1,14 @@
-//! Looks at the hypervisor's machine code: the short path of an exit has no indirect branch.
+//! Checks the hypervisor's machine code: the short path of an exit has no indirect branch.
 //!
-//! A guest's branch history chooses among the targets that EL2's own indirect branches were seen to have (Spectre-BHB). The
-//! vectors overwrite it where an exit leaves the short path, not before, so that short exits cost nothing more. That
-//! is right for as long as nothing that can be reached before then branches indirectly: no call through a pointer or
-//! a vtable, no jump table (the compiler is told to make none, `.cargo/config.toml`). Returns are predicted by other means.
+//! A guest's branch history chooses among the targets that EL2's own indirect branches were seen to have (Spectre-BHB).
+//! The vectors overwrite it where an exit leaves the short path, not before, so that short exits cost nothing more.
+//! That is right as long as no code that can be reached before then branches indirectly: no call through a pointer or a
+//! vtable, no jump table (the compiler is told to make none, `.cargo/config.toml`). Returns are predicted by other
+//! means.
 //!
-//! Followed are all direct branches and calls, wherever they lead, whether or not their condition can hold: a CPU that
-//! guesses follows them too. A barrier (DSB NSH and ISB) ends a way, since no CPU guesses past it: the panic handler
-//! begins with one.
+//! All direct branches and calls are followed, wherever they lead, whether or not their condition can hold: a CPU
+//! follows them speculatively too. A barrier (DSB NSH and ISB) ends a path, since no CPU speculates past it: the panic
+//! handler begins with one.
 
 use anyhow::{Context, Result, bail, ensure};
 use object::read::elf::ElfFile64;

@@ -1,8 +1,8 @@
-//! `cargo xtask mutate`: breaks the project on purpose, and sees whether the tests notice.
+//! `cargo xtask mutate`: breaks the project on purpose, and checks whether the tests notice.
 //!
-//! For the hypervisor there is a list of breaks of our own, a patch each, with the test that is to fail (`docs/mutations`).
-//! They are tried on a copy of the work tree, one after the other. For a crate of `core/` cargo-mutants makes the breaks;
-//! `docs/mutations/accepted.toml` has those that may survive, with reasons. docs/mutations.md has the results.
+//! For the hypervisor there is our own list of breaks, a patch each, with the test that has to fail (`docs/mutations`).
+//! They are tried on a copy of the work tree, one after the other. For a crate of `core/` cargo-mutants makes the
+//! breaks; `docs/mutations/accepted.toml` has those that may survive, with reasons. docs/mutations.md has the results.
 
 use crate::check::payloads::{self, Until};
 use crate::check::{Each, Tally, parts};

@@ -1,7 +1,7 @@
-//! Looks at the image that ships: nothing of the checks is in it that the other image has (`el2/checks`).
+//! Checks the image that ships: it contains none of the checks that the other image has (`el2/checks`).
 //!
 //! The hooks of the run loop and of the interrupt path are a type's functions, which the shipped image's type leaves empty; so
-//! nothing of theirs may be left by name, nor what starts them, by the words of the command line.
+//! neither their names may be left, nor the words of the command line that start them.
 
 use anyhow::{Context, Result, ensure};
 use object::read::elf::ElfFile64;

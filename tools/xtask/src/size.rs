@@ -1,4 +1,5 @@
-//! Holds the image that ships to the size that SPECIFICATION.md promises, so that it does not grow unseen.
+//! Checks that the image that ships has at most the size that SPECIFICATION.md promises, so that it does not grow
+//! unnoticed.
 
 use anyhow::{Context, Result, ensure};
 

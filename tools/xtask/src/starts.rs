@@ -1,8 +1,8 @@
-//! Looks at the hypervisor's machine code: a CPU forgets what it remembers before its MMU goes on.
+//! Checks the hypervisor's machine code: a CPU drops old translations and instructions before its MMU is switched on.
 //!
-//! After a warm start or kexec a CPU may still hold translations for VMIDs that guests get now, and instructions of what was
-//! loaded here before. QEMU keeps neither, so no run shows whether they are dropped; the code does: shortly before each
-//! write of SCTLR_EL2 there are, in this order, TLBI ALLE1, IC IALLU, and the barriers that wait for both.
+//! After a warm start or kexec a CPU may still hold translations for VMIDs that guests get now, and instructions of the
+//! program that ran before. QEMU keeps neither, so no run shows whether they are dropped; the code does: shortly before
+//! each write of SCTLR_EL2 there are, in this order, TLBI ALLE1, IC IALLU, and the barriers that wait for both.
 
 use anyhow::{Result, ensure};
 use std::collections::HashMap;

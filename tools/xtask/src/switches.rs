@@ -1,9 +1,9 @@
 //! What a switch costs, and that it costs the same however many VMs there are: rows of `cargo xtask bench`.
 //!
-//! Two guests of one CPU give it to each other ([the payload `sharing`](../../../tests/payloads/src/bin/sharing.rs)): what one
-//! of them counts for a turn is two switches and everything that belongs to them, since instructions of all exception levels
-//! and of both guests advance the same clock. The host has four CPUs, three of which sleep. The crowd is the same pair on the
-//! same CPU among 64 VMs, all others asleep.
+//! Two guests of one CPU give it to each other ([the payload `sharing`](../../../tests/payloads/src/bin/sharing.rs)): what one of
+//! them counts in a turn is two switches with everything that belongs to them, since instructions of all exception levels and of
+//! both guests advance the same clock. The host has four CPUs, three of which sleep. The crowd is the same pair on the same CPU
+//! among 64 VMs, all others asleep.
 
 use crate::bench::{Row, parse};
 use crate::compile::{checks_image, hypervisor_image};

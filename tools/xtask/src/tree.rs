@@ -1,4 +1,4 @@
-//! Where things lie in the work tree, and how other programs are called.
+//! Paths in the work tree, and how other programs are called.
 
 use anyhow::{Context, Result, bail};
 use std::ffi::OsStr;

@@ -1,4 +1,4 @@
-//! `cargo xtask run` from outside, as far as it comes without building anything.
+//! `cargo xtask run` from outside, as far as it gets without building anything.
 
 use std::process::Command;
 

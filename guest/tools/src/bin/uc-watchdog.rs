@@ -1,10 +1,10 @@
 //! `uc-watchdog`: this VM's watchdog, through the WFE channel.
 //!
 //! `uc-watchdog detect`, `query`, `pat`, `set MILLISECONDS [log|inject|reset|pause|stop]` (0 disarms), and `feed MILLISECONDS`,
-//! which pats for ever. With `own` before one of the last four it is the watchdog of the vCPU that runs the program: bind it to one
-//! (`taskset`), or the kernel may move it to another between two calls. All but `detect` and `query` need a VM whose site file
-//! lets processes do it (`watchdog-user = true`). Ends with status 1 if nobody answers or the request is refused, 2 if it was
-//! called wrongly, 3 if its output could not be written.
+//! which pats for ever. With `own` before one of the last four, it uses the watchdog of the vCPU that runs the program: bind the
+//! program to one vCPU (`taskset`), or the kernel may move it to another between two calls. All but `detect` and `query` need a
+//! VM whose site file lets processes do it (`watchdog-user = true`). Ends with status 1 if nobody answers or the request is
+//! refused, 2 if it was called wrongly, 3 if its output could not be written.
 #![no_std]
 #![no_main]
 #![expect(unsafe_code, reason = "the symbol that the program's entry calls")]

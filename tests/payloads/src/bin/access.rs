@@ -1,4 +1,4 @@
-//! What the hypervisor may do in the place of a guest's instruction: what the instruction itself might, and all of it or nothing.
+//! What the hypervisor may do when it emulates a guest's instruction: only what the instruction itself may, and all of it or nothing.
 //!
 //! Pairs, writeback and the like on a device are carried out by the hypervisor, which reads the instruction, translates for it and moves
 //! the data. Here they have fewer rights than EL1, straddle what is a device and what is not, are swapped under the

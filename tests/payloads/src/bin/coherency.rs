@@ -1,7 +1,7 @@
-//! Which pages become executable, at which exit, and what is maintained for that, as the hypervisor's own counters tell it.
+//! Which pages become executable, at which exit, and what is maintained for that, by the hypervisor's own counters.
 //!
-//! QEMU's caches agree always: that nothing stale is executed on other machines is proven by `core/stage2`'s model of one. Here
-//! each fault is counted, and each line that was cleaned.
+//! QEMU's caches always agree; `core/stage2`'s model of a machine whose caches do not shows that nothing stale is executed there.
+//! Here each fault is counted, and each line that was cleaned.
 //!
 //! The command line says what VM this is: `mode=strict`, if pages that are executed are read-only, and `mode=always`, if the host
 //! was told to maintain whatever CTR_EL0 says.

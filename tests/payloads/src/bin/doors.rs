@@ -1,10 +1,10 @@
-//! Calls through the debug channel and HVC #0x86: the checks P1-A1 to P1-A15, but A14, which needs a Linux guest.
+//! Calls through the debug channel and HVC #0x86: the checks P1-A1 to P1-A15, except A14, which needs a Linux guest.
 //!
-//! The numbers of the calls are spelled out here: this payload bears witness to `abi::calls`, which the hypervisor, the guests'
-//! library and the other payloads take them from, so that a wrong one there cannot hide.
+//! The numbers of the calls are written out here: this payload checks `abi::calls`, from which the hypervisor, the guests'
+//! library and the other payloads take them, so that a wrong number there is found.
 //!
-//! The command line says what the site file does, so that nobody answers at an open door is a failure, and so is an answer
-//! at a closed one:
+//! The command line says what the site file does, so that silence at an open door is a failure, and so is an answer at a closed
+//! one:
 //!
 //! | word | site file |
 //! |---|---|

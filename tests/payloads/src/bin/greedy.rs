@@ -1,8 +1,8 @@
-//! Two guests of VMware's service: one that takes all that it may have of it, again and again and gives nothing back, and one
-//! that uses a little of its own and must not notice. `vmware = true` in the site file; started by `tests/system`.
+//! Two guests of VMware's service: one that takes all that its quotas allow, again and again, and gives nothing back;
+//! and one that uses a little and must not notice. `vmware = true` in the site file; started by `tests/system`.
 //!
-//! `role=greedy`: channels that nobody closes, messages that never come to their end, values until there is no room for
-//! more, lines for the log until none is taken, output without end; `greedy: round N` for each time, for ever.
+//! `role=greedy`: channels that are never closed, messages that are never finished, values until there is no room for
+//! more, lines for the log until none is accepted, output without end; `greedy: round N` for each round, for ever.
 //!
 //! `role=polite steps=<n>`: a sum over memory, a value set and read on one channel that stays open all the time, a line for
 //! the log; `polite: step N ok`, and at the end the usual last line. Each step takes the same calls.

@@ -2,7 +2,7 @@
 //! space, every encodable system register and system instruction, every register of the GIC, HVC and SMC with any number, page tables
 //! made of noise, storms of SGIs, WFI and WFE, floods of the UART.
 //!
-//! Its neighbours and the hypervisor must not notice. It spares only what it needs to go on itself: its image, its own translation and
+//! Its neighbours and the hypervisor must not notice. It spares only what it needs to run on itself: its image, its own translation and
 //! vectors, and the calls that end it. `seed=<n>` chooses the run, `loops=<n>` its length (actions per CPU, 20000). It prints its progress
 //! and ends with SYSTEM_OFF; a panic in it means that the machine broke a rule (say, an exception where there can be none).
 #![no_std]

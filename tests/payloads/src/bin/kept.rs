@@ -1,11 +1,11 @@
-//! A guest that is saved and goes on elsewhere, and notices if anything of it is lost on the way: its memory, each page of which it
-//! knows; its counter, which no vCPU may ever see behind what any has seen; the frequency of that; its timer, by which it
-//! ticks ten times a second, and wakes by an interrupt; the registers of both of its vCPUs. The virtual timer of the second is due and its
-//! interrupt pending most of the time, and must not be pending any more once the timer is off. Whenever its generation is another one,
-//! there must have been an interrupt for that, and only then; and so for what VMClock says of its counter.
+//! A guest that is saved and continues elsewhere, and notices if anything is lost on the way: its memory, each page of which it knows; its
+//! counter, which no vCPU may ever see behind what another has seen; the counter's frequency; its timer, by which it ticks ten times a second,
+//! and wakes by an interrupt; the registers of both of its vCPUs. The virtual timer of the second is due and its interrupt pending most of the
+//! time, and must not be pending any more once the timer is off. There must be an interrupt whenever its generation identifier changes, and only
+//! then; the same holds for VMClock's disruption marker.
 //!
 //! Each tick it changes some pages, looks at all, and says what its counter and its real-time clock show, its generation, and what VMClock's page
-//! says. The host judges whether these go together. Nothing ends it but a fault that it finds.
+//! says. The host checks whether these agree. Only a fault that it finds ends it.
 #![no_std]
 #![no_main]
 

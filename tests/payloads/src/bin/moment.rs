@@ -1,10 +1,10 @@
-//! A guest that is saved while it runs, and notices if what was saved is not its memory at one moment.
+//! A guest that is saved while it runs, and notices if the saved memory is not that of one moment.
 //!
-//! It goes through many pages again and again, and gives each word of each page its next value. Before it does, the word must have the
-//! value that it was given the time before: where it is in that is known by its registers alone. So a page that was saved later than
-//! these, or earlier, or in two halves, is found by the time it is come to again. Between two sweeps its entropy device stores
-//! into a block in which it never stores itself, and what is there must still be what was there last. After each sweep it says its
-//! number, and the longest time that it did not run in between, in ticks of its counter. Nothing ends it but a fault that it finds.
+//! It goes through many pages again and again, and gives each word of each page its next value. Before it does, the word must have its
+//! previous value; only its registers know how far the sweep has come. So a page that was saved later than the registers, or earlier,
+//! or in two halves, is found when the sweep next reaches it. Between two sweeps its entropy device stores into a block in which it
+//! never stores itself, and what is there must still be what was there last. After each sweep it prints its number, and the longest
+//! time for which it did not run in between, in ticks of its counter. Only a fault that it finds ends it.
 //!
 //! It has touched all of its memory before it begins.
 #![no_std]

@@ -1,6 +1,6 @@
-//! A guest that minds its own business while others misbehave: every CPU works on a checksum over memory of its own and
-//! keeps patterns in its SIMD registers and in whatever other registers it has that nobody else may reach; the boot CPU
-//! prints a line for each finished step. `steps=<n>` says how many (20).
+//! A guest that does its own work while others misbehave: every CPU computes a checksum over its own memory and keeps
+//! patterns in its SIMD registers and in all other registers that nobody else may reach; the boot CPU prints a line for
+//! each finished step. `steps=<n>` says how many (20).
 //!
 //! `neighbour: step N checksum ok`, or `... FAILED: what`; then the usual last line.
 #![no_std]

@@ -1,9 +1,10 @@
-//! Reset: after SYSTEM_RESET or SYSTEM_RESET2 the machine is as new. The image is what it was, RAM holds nothing of the run before, the
-//! GIC, the timers and the other CPUs are off.
+//! Reset: after SYSTEM_RESET or SYSTEM_RESET2 the machine is as at power-on. The image is unchanged, RAM holds nothing of the run before,
+//! the GIC, the timers and the other CPUs are off.
 //!
 //! Nothing in the guest may survive a reset, so nothing in it can count resets: each boot prints `reset: boot clean`, makes the machine as
-//! dirty as it can, and asks the host what to do. A typed `r` resets, `w` resets by SYSTEM_RESET2, `o` switches off. Without input it goes
-//! on resetting, by turns, as long as the PL031 shows less than `until=<seconds since 1970>` of the command line. The host counts.
+//! dirty as it can, and asks the host what to do. A typed `r` resets, `w` resets by SYSTEM_RESET2, `o` switches off. Without input it
+//! resets again and again, by turns, as long as the PL031 shows less than `until=<seconds since 1970>` of the command line. The host
+//! counts.
 #![no_std]
 #![no_main]
 

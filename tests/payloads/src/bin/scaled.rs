@@ -1,5 +1,5 @@
-//! A guest whose time is not its host's: another frequency of its counters, or another rate. What it counts, by the host's count
-//! where it can see that; its timers never early; every register that traps, at EL1 and EL0.
+//! A guest whose time is not its host's: another frequency of its counters, or another rate. It checks its count, against the
+//! host's where it can see that; that its timers are never early; and every register that traps, at EL1 and EL0.
 //!
 //! Words on the command line: `frequency` and `rate` (in millionths) are what its site file says, `host` is the frequency of the
 //! host's counter, `virtual=scaled` says that the virtual counter and timer trap too, and `timer=memory` that the device tree

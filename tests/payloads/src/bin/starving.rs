@@ -1,5 +1,5 @@
-//! A guest that is not well, in the way that `mode=` says, while its watchdogs are armed by the site file (`watchdog = 300` or so) or by
-//! itself: whoever started it watches what becomes of it. It never ends by itself, but for the mode `fed`.
+//! A guest that hangs or misbehaves as `mode=` says, while its watchdogs are armed by the site file (`watchdog = 300` or so) or by
+//! itself; the test that started it watches the result. It never ends by itself, not even in the mode `fed`.
 //!
 //! | mode | |
 //! |---|---|

@@ -1,4 +1,4 @@
-//! Calls by the million: any registers at all the doors, from EL0 and EL1, with buffers that wrap around, lead into devices or out of RAM,
+//! Very many calls: random registers at all the doors, from EL0 and EL1, with buffers that wrap around, lead into devices or out of RAM,
 //! may not be written, or are unmapped by the other CPU during the call. `vmware = true` and `wfe = true` in the site file.
 //!
 //! `seed=<n>` and `calls=<n>` say what and how many (100,000 for each level). Nothing of it may change a register that no call changes, or

@@ -1,9 +1,9 @@
-//! A payload to copy: how a guest of one's own looks at the machine that it is given.
+//! A payload to copy: how a guest examines its machine.
 //!
-//! A payload begins with the story of what it is about. Each test is a function that returns a [`Verdict`], with its line in
-//! the list below; `check!` and `check_equal!` end it with a reason, `skip!` says what the machine lacks. What a test says
-//! must be true on the bare machine too: `cargo xtask test --only payloads template` runs it under the hypervisor, and the same
-//! image with `reference` on its command line says what a CPU without one does. Then break the hypervisor and see it fail.
+//! A payload begins with a description of its theme. Each test is a function that returns a [`Verdict`], with its line in the
+//! list below; `check!` and `check_equal!` end it with a reason, `skip!` says what the machine lacks. What a test says must be
+//! true on the bare machine too: `cargo xtask test --only payloads template` runs it under the hypervisor, and the same image
+//! with `reference` on its command line says what a CPU without one does. Then break the hypervisor and see it fail.
 #![no_std]
 #![no_main]
 

@@ -1,4 +1,5 @@
-//! The Generic Watchdog of Arm's Base System Architecture: its registers, its interrupt, and what comes when nobody refreshes it.
+//! The Generic Watchdog of Arm's Base System Architecture: its registers, its interrupt, and what happens when nobody refreshes
+//! it.
 //!
 //! `sbsa-watchdog = true` and `watchdog-action = "reset"` in the site file. The first life of the VM ends by the second signal, in a
 //! loop with all interrupts masked; the tests are run in the second one, which finds WS1 set.

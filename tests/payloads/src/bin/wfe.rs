@@ -1,7 +1,7 @@
 //! The WFE channel and the watchdog: the checks P4-A0 to P4-A12.
 //!
-//! `wfe = true` and `vmware = true` in the site file; the latter for the counts of exits and for a value that outlives a
-//! reset. P4-A2 is the one for the bare machine (`reference` on the command line): there it is all that is run.
+//! `wfe = true` and `vmware = true` in the site file; the latter for the counts of exits and for a value that outlives
+//! a reset. P4-A2 is the one for the bare machine (`reference` on the command line): there only that is run.
 //!
 //! | on the command line | |
 //! |---|---|
@@ -9,7 +9,7 @@
 //! | `armed=N` | the site file arms all watchdogs for N milliseconds; there is one life |
 //! | `counted` | time is counted in instructions, so nothing is ever too busy to be in time |
 //!
-//! The door is open, so that nobody answers is a failure, unless the machine does not trap WFE: the other doors say so.
+//! The door is open, so silence is a failure, unless the machine does not trap WFE: the other doors say so.
 #![no_std]
 #![no_main]
 

@@ -1,4 +1,4 @@
-//! A VM that runs while it is saved: its memory in the file is that of one moment, and it stands still for hardly more than that.
+//! A VM that runs while it is saved: its memory in the file is that of one moment, and it stands still only briefly.
 
 use super::{LOST, Operated, host};
 use abi::link::request::{Ask, MAX_BULK_CHUNK};

@@ -1,4 +1,4 @@
-//! The server's end of what is followed as it comes: the log, and a console with what the client types there.
+//! The server's end of streams: the log, and a console with the client's input.
 
 use super::server::{PIECE, Tell};
 use super::{MAX_LINE, Report};

@@ -1,8 +1,8 @@
 //! Where sockets are.
 //!
 //! The socket lies in the user's private folder and not in the folder for logs, which may be moved or removed while the host runs
-//! on, or have a longer path than a socket can have; the folder for logs has a link to it. Where that link is lost, the host
-//! itself still knows where its logs were.
+//! on, or have a longer path than a socket can have; the folder for logs has a link to it. If that link is lost, the host itself
+//! still knows where its logs were.
 
 use super::{ControlError, Order, Report, client};
 use crate::printable;

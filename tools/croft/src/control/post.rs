@@ -1,9 +1,9 @@
 //! A run's post: the socket that it listens on, and the link that leads there.
 //!
-//! Both are names in folders of the user's, and names get lost while a host runs for weeks: a cleaner of temporary files takes
-//! the socket away, a logout the whole private folder, somebody moves the folder for logs. A host whose name is lost could be
-//! neither seen nor stopped any more, so both are looked after and made anew. The folder for logs is held open and not
-//! remembered by its path: wherever it is moved to, the link in it is this run's.
+//! Both are names in the user's folders, and names get lost while a host runs for weeks: a cleaner of temporary files removes the
+//! socket, a logout removes the whole private folder, somebody moves the folder for logs. Without its name a host could be
+//! neither seen nor stopped any more, so both are checked and created again. The folder for logs is held open, not remembered by
+//! its path: wherever it is moved to, the link in it belongs to this run.
 
 use super::ControlError;
 use super::place::Place;

@@ -1,7 +1,6 @@
-//! Saving VMs, dumping them, and restoring them: between the link and files of the operator's.
+//! Saving VMs, dumping them, and restoring them: between the link and the operator's files.
 //!
-//! A clone is both, one after the other, by way of a file that has no name: what the clone becomes is looked at by the same eyes as
-//! any file.
+//! A clone is a save and then a restore, by way of a file that has no name: it is checked by the same code as any file.
 
 use super::Report;
 use super::server::{ANSWER, Desk, Failure, PAUSE_SECONDS, Tell};

@@ -1,4 +1,4 @@
-//! What is often given for a kernel and is none, and what would be right.
+//! Files that are often mistaken for kernels, and what would be right.
 
 /// A kind of file: bytes at an offset that only it has, and what to say.
 type Kind = (usize, &'static [u8], &'static str);

@@ -1,9 +1,9 @@
 //! Kernels that are no `Image`: ELF executables, which say themselves where they go, and raw binaries, of which the site file
 //! says it.
 //!
-//! What counts of an ELF file is what a boot loader sees: the loadable segments at their *physical* addresses (System V ABI,
-//! "Program Header"), and the entry. The entry is a virtual address; where the two differ, it is moved as the segment is that
-//! holds it.
+//! Of an ELF file only the parts that a boot loader uses matter: the loadable segments at their *physical* addresses
+//! (System V ABI, "Program Header"), and the entry. The entry is a virtual address; where the two differ, it is moved
+//! as the segment is that holds it.
 
 use super::KernelError;
 use abi::bundle::{MAX_SEGMENTS, Program, Segment};

@@ -1,9 +1,9 @@
-//! The two ways of the link: the host's serial port, and where there is one a port that carries nothing else.
+//! The two carriers of the link: the host's serial port, and, where there is one, a port that carries nothing else.
 //!
-//! The link is on one of them at a time, and the hypervisor says when it goes over to the other: by the last message on the
-//! one that it leaves, or by the first one on the serial port, when the other is shut. What comes by both at the turn is
-//! filed in the order in which it was sent: the port's reader waits until the serial port's has come to where it is left, and the
-//! serial port's for the port's end.
+//! The link is on one of them at a time, and the hypervisor says when it changes: by the last message on the serial port when it
+//! leaves that, or by the first one there when the other port is closed. Data around a change is recorded in the order in which
+//! it was sent: the port's reader waits until the serial port's has read the message of the change, and the serial port's reader
+//! waits for the port's end.
 
 use super::Shared;
 use abi::crc32c;

@@ -1,7 +1,7 @@
 //! `--log-dir`: a file for each console, and one for the log.
 //!
 //! A console's file has its bytes as they came. Each line of the log has the time of day before it, by this computer's clock: the
-//! hypervisor's own counts from its start, and what others log at the same time has no other clock to be compared by.
+//! hypervisor's own time counts from its start, and cannot be compared with other logs.
 //!
 //! A folder belongs to one run at a time, which holds the lock of a file in it. What an earlier run left there is kept: its
 //! files get a `.1` behind their names, those that have one a `.2`, and so on to [`KEPT`]. A disk that is full does not end the

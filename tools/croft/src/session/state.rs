@@ -1,4 +1,4 @@
-//! What is known of the hypervisor and its VMs, from what came down the link so far.
+//! What is known of the hypervisor and its VMs, from what the link has brought so far.
 
 use super::carrier::Way;
 use super::outcome::{Outcome, last_line};

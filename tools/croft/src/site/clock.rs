@@ -1,5 +1,5 @@
-//! Whether the emulated host can show a VM's time, as far as its CPU model tells: what `croft check` and `croft ps` say where a
-//! guest may read a wrong clock. On real hardware the hypervisor's log says the same.
+//! Whether the emulated host can show a VM's time, as far as its CPU model tells: the warning of `croft check` and `croft ps`
+//! where a guest may read a wrong clock. On real hardware the hypervisor's log says the same.
 
 use super::{Host, Vm};
 use abi::bundle::{CpuCounters, Time};

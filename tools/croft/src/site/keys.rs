@@ -1,7 +1,7 @@
-//! The keys of a site file, a row each: name, what may stand there, what it means if nothing does, what it is for.
+//! The keys of a site file, a row each: name, allowed values, default, purpose.
 //!
-//! All else comes from these rows: which keys are known and which one was meant, what is checked and said of a wrong value,
-//! and the page `docs/formats/site.md` (`page.rs`). A new key is a row here and whoever asks for its value
+//! Everything else comes from these rows: which keys are known and which one was probably meant, the checks of values
+//! and their messages, and the page `docs/formats/site.md` (`page.rs`). A new key is a row here and its consumer
 //! (`reader.rs`).
 
 use super::MAX_HOST_CPUS;
@@ -172,7 +172,7 @@ pub(super) static HOST: Table = Table {
 pub(super) static VM: Table = Table {
     name: "vm",
     head: "[[vm]]",
-    says: "A virtual machine: as many as there is memory for, each with a table of its own.",
+    says: "A virtual machine. There may be as many as memory allows, each with its own table.",
     keys: &[
         key(
             "name",
@@ -271,7 +271,7 @@ pub(super) static VM: Table = Table {
             NO,
             ALONE,
             "true",
-            "While it is paused its counters stand still, so that its guest notices nothing.",
+            "While it is paused, its counters stand still, so that its guest notices nothing.",
         ),
         key(
             "time",
@@ -311,7 +311,7 @@ pub(super) static VM: Table = Table {
             NO,
             VMWARE,
             "true",
-            "An access to the debug channel that is no call is always an exception for the guest; otherwise only where its kernel wants it to be.",
+            "An access to the debug channel that is no call always gives the guest an exception; otherwise it does so only if the guest's kernel asks for that.",
         ),
         key(
             "vmware-channels",
@@ -385,7 +385,7 @@ pub(super) static VM: Table = Table {
             usual(bundle::DEFAULT_ACTION as u64),
             Needs::AnyOf(&["watchdog = 30000", "vcpu-watchdog = 30000", "sbsa-watchdog = true"]),
             "\"pause\"",
-            "What a watchdog does that the site file arms, and the second signal of the Generic Watchdog.",
+            "The action of watchdogs that the site file arms, and of the Generic Watchdog's second signal.",
         ),
         key(
             "watchdog-actions",
@@ -395,14 +395,14 @@ pub(super) static VM: Table = Table {
             "[\"log\", \"reset\"]",
             "What the guest may choose for its watchdogs.",
         ),
-        key("watchdog-user", Form::Flag, NO, BY_CALLS, "true", "The guest's processes may set watchdogs up too."),
+        key("watchdog-user", Form::Flag, NO, BY_CALLS, "true", "The guest's processes may set up watchdogs too."),
         key(
             "vcpu-watchdog",
             time(),
             Absent::Said(Value::Number(0), "not armed at the start"),
             ALONE,
             "30000",
-            "As `watchdog`, for one of each vCPU's own.",
+            "As `watchdog`, for a separate watchdog of each vCPU.",
         ),
         key(
             "sbsa-watchdog",
@@ -419,7 +419,7 @@ pub(super) static VM: Table = Table {
 static TIME: Table = Table {
     name: "time",
     head: "time = { ... }",
-    says: "A virtual machine's own time. Where it is that of the host nothing is emulated, and it costs nothing.",
+    says: "A virtual machine's own time. If it is the host's, nothing is emulated, and it costs nothing.",
     keys: &[
         key(
             "frequency",
@@ -443,7 +443,7 @@ static TIME: Table = Table {
             usual(0),
             ALONE,
             "\"mmio\"",
-            "Which counter and timers its device tree names: those of the CPU (`cp15`), or the memory-mapped one alone (`mmio`), from which Linux before 6.18 takes all of its time. `auto` is the latter where its time is not the host's and the CPU cannot show it (no FEAT_ECV).",
+            "Which counter and timers its device tree names: those of the CPU (`cp15`), or only the memory-mapped one (`mmio`), from which Linux before 6.18 takes all of its time. `auto` chooses the latter if its time is not the host's and the CPU cannot show it (no FEAT_ECV).",
         ),
         key(
             "away",
@@ -451,7 +451,7 @@ static TIME: Table = Table {
             usual(0),
             ALONE,
             "\"freeze\"",
-            "What becomes of the time between `croft save` and `croft restore`: it has passed for the guest too, whose clocks are right at once (`advance`, as far as both hosts have a clock), or they have stood still (`freeze`). The choice goes with the saved VM.",
+            "Whether time passes between `croft save` and `croft restore`: with `advance` it has passed for the guest too, whose clocks are right at once (as far as both hosts have a clock); with `freeze` its clocks have stood still. The choice goes with the saved VM.",
         ),
     ],
 };

@@ -1,4 +1,4 @@
-//! From TOML to a [`Site`], collecting every mistake on the way. What may stand where is in `keys.rs`.
+//! From TOML to a [`Site`], collecting every mistake on the way. `keys.rs` says which values are allowed.
 
 use super::keys::{self, Absent, Form, Key, Needs, Table, Value};
 use super::texts::nearest;

@@ -1,4 +1,4 @@
-//! The texts of a site file that have a rule of their own, and the search for what was meant by one that is not known.
+//! The texts of a site file that have their own rules, and the search for what an unknown word was meant to be.
 
 use abi::bundle;
 

@@ -1,4 +1,4 @@
-//! Everything as lines of text, each with the name of whose it is.
+//! Everything as lines of text, each with its source's name.
 
 use super::{Backlog, LOG_NAME, Outlet};
 use crate::session::Notice;

@@ -1,9 +1,9 @@
-//! Output for somebody who may not read it.
+//! Output that may find no reader.
 //!
-//! A pipe or a terminal that nobody reads takes no more after some kilobytes, and whoever writes on waits for ever. So
-//! `croft run` writes into a bounded queue, and a thread of its own into standard output: deadlines, signals and the VMs
-//! never wait for a reader. What does not fit into the queue is left out, a line at a time; the gap is marked, and counted for
-//! the exit status. The first error (the reader went away, the disk is full) is told once, and ends the writing.
+//! A pipe or a terminal that nobody reads is full after some kilobytes, and then a writer waits for ever. So `croft run` writes
+//! into a bounded queue, and a separate thread copies that to standard output: deadlines, signals and the VMs never wait for a
+//! reader. What does not fit into the queue is left out, a line at a time; the gap is marked, and counted for the exit status.
+//! The first error (the reader went away, the disk is full) is reported once, and ends the writing.
 
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Result, Write};

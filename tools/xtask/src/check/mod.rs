@@ -1,4 +1,4 @@
-//! `cargo xtask test`: everything that CI checks, part by part, and one line at the end that says how it went.
+//! `cargo xtask test`: everything that CI checks, part by part, and one line at the end with the result.
 //!
 //! A failed part does not stop the others. A test that can't be run here is skipped with its reason shown; it never passes.
 

@@ -1,8 +1,8 @@
-//! The bare-metal payloads: which VM each runs in, on which machines, and what its words on the command line say of that.
+//! The bare-metal payloads: which VM each runs in, on which machines, and which words of its command line say so.
 //!
-//! Most payloads run once on each model, as [`usual`] says. What guests may or may not do depends on the site file, so the
-//! payloads of the doors run once more for each way in which it can be written ([`VARIANTS`]); their command line says which
-//! it is, so that nobody who answers at an open door, and somebody who answers at a closed one, are failures.
+//! Most payloads run once on each model, as [`usual`] says. What guests may or may not do depends on the site file, so
+//! the payloads of the doors run once more for each way in which it can be written ([`VARIANTS`]); their command line
+//! says which it is, so that silence at an open door, and an answer at a closed one, are failures.
 
 use super::Tally;
 use crate::compile::{self, Image};

@@ -1,4 +1,4 @@
-//! Whether what documents and comments point to is there: files, decisions, sections of texts that have a name.
+//! Whether the targets of documents' and comments' links exist: files, decisions, sections of texts that have a name.
 
 use super::{Text, quoted};
 use std::path::{Component, Path, PathBuf};

@@ -1,7 +1,7 @@
 //! That each atomic ordering names its counterpart.
 //!
-//! An acquire without its release, or a release that nobody acquires, orders nothing, and no test on an ordinary machine shows it.
-//! So every ordering in `el2/` but `Relaxed` has a comment close above it which says what it pairs with, for a reader to
+//! An acquire without its release, or a release without its acquire, orders nothing, and no test on an ordinary machine shows it.
+//! So every ordering in `el2/` except `Relaxed` has a comment close above it that says what it pairs with, so that a reader can
 //! compare the two.
 
 use super::sources;

@@ -1,8 +1,8 @@
 //! The rooms of the hypervisor, and that imports go one way between them.
 //!
 //! Each folder of `el2/hypervisor/src` is a room. The head of its root file lists them, a numbered line each; a room may use the
-//! rooms that stand below it in that list, and no other. So what a room rests on can be read without it, and there is no
-//! circle. Read here are the paths that begin at the crate's root, `crate::...`, and those that climb there by `super::`.
+//! rooms that stand below it in that list, and no other. So the rooms that a room uses can be read without it, and there is no
+//! circle. This module reads the paths that begin at the crate's root, `crate::...`, and those that climb there by `super::`.
 
 use crate::tree::Tree;
 use anyhow::{Context, Result, ensure};

@@ -1,5 +1,5 @@
-//! Whether `docs/spec` and the tests agree: each check names tests that exist, or says that it is not built; each test whose
-//! name carries an identifier is named by that check. docs/spec/README.md tells how a check is written.
+//! Whether `docs/spec` and the tests agree: each check names tests that exist, or says that it is not built; each test
+//! whose name carries an identifier is named by that check. docs/spec/README.md says how a check is written.
 
 use super::{Text, quoted};
 use std::collections::BTreeMap;

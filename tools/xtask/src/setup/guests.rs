@@ -1,9 +1,9 @@
 //! What guests run: Debian's own arm64 kernels, unchanged, and an initramfs around Debian's static busybox.
 //!
-//! A kernel's package is fetched without what it depends on, and only `vmlinuz` is taken out of it: the kernels print to
+//! A kernel's package is fetched without its dependencies, and only `vmlinuz` is taken out of it: the kernels print to
 //! the PL011 and unpack an initramfs without any module. What Debian calls `vmlinuz` on arm64 is the plain `Image`.
-//! Of some kernels drivers are taken too, as an archive that can be appended to the initramfs (Linux unpacks one archive
-//! after the other); VMware's guest tools ([`tools`]) are another such archive.
+//! From some kernels drivers are taken too, as an archive that can be appended to the initramfs (Linux unpacks one
+//! archive after the other); VMware's guest tools ([`tools`]) are another such archive.
 
 use super::Extent;
 use super::apt::{Archive, Package};

@@ -1,7 +1,7 @@
 //! `cargo xtask setup`: makes a fresh Debian or Ubuntu machine ready, without root.
 //!
-//! Everything lands in the ignored folder `.undercroft` at the work tree's root, and removing that folder undoes it all.
-//! Each part looks first whether there is anything to do, so a second run is over at once and needs no network.
+//! Everything lands in the ignored folder `.undercroft` at the work tree's root, and removing that folder undoes it
+//! all. Each part first checks whether there is anything to do, so a second run ends at once and needs no network.
 //!
 //! | part | what | where |
 //! |---|---|---|
