@@ -8,7 +8,7 @@ const INTRODUCTION: &str = "\
 # The site file
 
 A site file says which VMs there are, and which machine `croft run` emulates for them. It is TOML: a table `[host]` and a table `[[vm]]` for each VM,
-in the order of their numbers. `croft check SITE.toml` reports every mistake with its line and what would be right; a key without effect is a mistake too.
+in the order of their numbers. `croft check SITE.toml` reports every mistake with its line and what would be right; a key without effect is one too.
 
 A size is a number with `K`, `M` or `G` (powers of 1024) in quotes; a number alone counts bytes. A frequency may have a point, and `K`, `M` or `G`
 (powers of 1000). Paths are relative to the folder of the site file.
