@@ -108,6 +108,7 @@ pub fn clean_and_invalidate(range: Range<Pa>) {
 /// instruction caches emptied of it. What guests execute goes by [`carry_out`].
 pub fn publish_code(range: Range<Pa>) {
     by_lines!(range, data_line(), "dc cvac, {a}");
+    // The instructions are in memory before the instruction caches are emptied, or those could be filled again with what was there.
     dsb_ish();
     // VIPT or VPIPT instruction caches (CTR_EL0.L1Ip) hold lines under virtual addresses that are not ours.
     if ctr_el0() >> 14 & 3 == 3 {

@@ -129,7 +129,7 @@ pub fn send_sgi(affinity: u64, interrupt: IntId) {
         (affinity >> 32 & 0xff, affinity >> 16 & 0xff, affinity >> 8 & 0xff, affinity & 0xff);
     let value =
         aff3 << 48 | (aff0 >> 4) << 44 | aff2 << 32 | u64::from(interrupt.0) << 24 | aff1 << 16 | 1 << (aff0 & 0xf);
-    // What the receiver is to see must be visible before the interrupt is.
+    // What the receiver is to see must be visible before the interrupt is: it looks once, and would not look again.
     sysreg::dsb_ish();
     sysreg::icc_sgi1r_el1(value);
     isb();
@@ -137,6 +137,7 @@ pub fn send_sgi(affinity: u64, interrupt: IntId) {
 
 /// Sends SGI `interrupt` to all CPUs but this one.
 pub fn send_sgi_to_others(interrupt: IntId) {
+    // As in `send_sgi`.
     sysreg::dsb_ish();
     sysreg::icc_sgi1r_el1(1 << 40 | u64::from(interrupt.0) << 24);
     isb();

@@ -300,6 +300,7 @@ impl GuestState {
 
     /// Saves the state from this CPU and disarms the virtual timer. IRQs are masked.
     pub fn save(&mut self, features: &Features) {
+        // Before stage 1 is closed and the virtual timer stopped: both change registers that belong to the guest.
         self.el1.save();
         if stage1::is_closed_between_guests() {
             stage1::close();

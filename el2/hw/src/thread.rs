@@ -79,7 +79,7 @@ switch_stacks:
     str     x4, [x0]
     stlrb   wzr, [x1]                       // from here on this stack may be in use elsewhere
     mov     w5, #1
-1:  ldaxrb  w4, [x3]
+1:  ldaxrb  w4, [x3]                        // pairs with the stlrb of the CPU that left the thread: its stack holds its registers
     cbnz    w4, 2f
     stxrb   w4, w5, [x3]
     cbnz    w4, 1b

@@ -25,6 +25,8 @@ pub fn with_vttbr(vttbr: u64, work: impl FnOnce()) {
         if before == vttbr {
             return work();
         }
+        // Closed before VTTBR_EL2 changes, and open only when it is as before: in between the CPU could walk the stage 1 of the one
+        // guest and keep the result under the VMID of the other.
         let open = stage1::is_closed_between_guests().then(stage1::close);
         sysreg::vttbr_el2::write(vttbr);
         isb();
@@ -41,17 +43,20 @@ pub fn with_vttbr(vttbr: u64, work: impl FnOnce()) {
 /// cannot be found by IPA; on all CPUs.
 pub fn invalidate_ipa(ipa: Ipa) {
     BROADCASTS.fetch_add(1, Ordering::Relaxed);
+    // The change of the table is visible to all walkers before anything is invalidated, or a walk could bring the old entry back.
     dsb_ish();
     // SAFETY: forgetting a guest's translations only makes the CPU walk its tables again.
     unsafe { core::arch::asm!("tlbi ipas2e1is, {}", in(reg) ipa.0 >> 12, options(nostack, preserves_flags)) };
+    // Stage 2's entries are gone before those that combine both stages, or a walk of stage 1 could make such a one of an old entry.
     dsb_ish();
     // SAFETY: as above.
     unsafe { core::arch::asm!("tlbi vmalle1is", options(nostack, preserves_flags)) };
+    // All CPUs have done so before this returns: then the caller may write another entry, or give the memory to somebody else.
     dsb_ish();
     isb();
 }
 
-/// Invalidates everything of the current VMID, both stages, on all CPUs.
+/// Invalidates everything of the current VMID, both stages, on all CPUs. The barriers are there as in [`invalidate_ipa`].
 pub fn invalidate_vmid() {
     BROADCASTS.fetch_add(1, Ordering::Relaxed);
     dsb_ish();

@@ -95,7 +95,8 @@ impl Transport for Device {
             register,
             register::STATUS | register::DEVICE_FEATURES_SEL | register::QUEUE_NOTIFY | register::INTERRUPT_ACK
         ) {
-            // The store to the device must not be seen before what it tells of (DDI 0487 section B2.3.12).
+            // The device sees the stores to memory before this one, which tells it of them (DDI 0487 section B2.3.12): it would find
+            // the ring as it was, and wait for another notification.
             // SAFETY: a barrier changes nothing.
             unsafe { core::arch::asm!("dmb oshst", options(nostack, preserves_flags)) };
             self.registers.write32(register, value);
@@ -180,7 +181,8 @@ impl Rings for Queue {
 
     fn set_interrupts(&mut self, on: bool) {
         half(self.available).store(if on { 0 } else { NO_INTERRUPT }, Ordering::Relaxed);
-        // Whoever looks at the device's ring behind this must not have looked before the device sees the request.
+        // The device sees the request before the caller looks at the device's ring: a buffer that came between an earlier look and the
+        // request would have no interrupt, and nobody would look for it.
         // SAFETY: a barrier changes nothing.
         unsafe { core::arch::asm!("dmb osh", options(nostack, preserves_flags)) };
     }

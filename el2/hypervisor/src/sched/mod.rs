@@ -335,6 +335,7 @@ fn reschedule(outcome: Outcome, place: Place) -> bool {
     if core::ptr::eq(next, current) {
         return false;
     }
+    // Before the switch: what stands behind it runs when `current` continues, perhaps on another CPU.
     this_cpu().thread.store(u64::from(next.index), Ordering::Relaxed);
     switch(&current.context, &next.context);
     if place == Place::Elsewhere {

@@ -587,6 +587,7 @@ impl Vcpu {
         let since = now.wrapping_sub(before).wrapping_sub(waited);
         let stolen = self.stolen.load(Ordering::Relaxed).wrapping_add(since);
         self.waited_before.store(now.wrapping_sub(stolen), Ordering::Relaxed);
+        // Before it is loaded: its counters' offset and controls are loaded with the registers.
         self.adopt_clock();
         self.resident.store(true, Ordering::Relaxed);
         self.load();
