@@ -1,5 +1,5 @@
-//! The watchdogs: the one behind the WFE channel's words, and the Generic Watchdog device, each against what it promises:
-//! it never acts before its time is over, and always when it is.
+//! The watchdogs: the one that the WFE channel sets up, and the Generic Watchdog device. Each never acts before its
+//! time is over, and always acts then.
 
 use abi::wfe as words;
 use devices::{AccessSize, Effect, GenericWatchdog};

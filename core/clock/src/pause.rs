@@ -1,8 +1,8 @@
 //! The clock of a VM that can be paused: when it may stand still.
 //!
-//! The hardware counts for every vCPU that is in its guest, by the offset that was loaded with it. So a clock that is to
-//! stand still during a pause stops when the last vCPU is out, not when the pause is asked for: a vCPU that read its counter
-//! in between would see it go back when the VM goes on.
+//! The hardware counts for every vCPU that is in its guest, by the offset that was loaded with it. So a clock that is
+//! to stand still during a pause stops when the last vCPU is out, not when the pause is asked for: a vCPU that read its
+//! counter in between would see it go back when the VM is resumed.
 //!
 //! Whether time passes while the VM is saved is the VM's choice for life, so it is kept beside the clock and saved with
 //! it.

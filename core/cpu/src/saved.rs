@@ -1,8 +1,8 @@
-//! A vCPU's registers as a value: what is taken out of one and put into another one, on this host or on another.
+//! A vCPU's registers as a value: taken out of one and put into another, on this host or on another.
 //!
-//! Whoever keeps the registers lends all of them as [`Registers`], by taking its own state apart, so that one that is added and
-//! forgotten does not compile. System registers are saved with their names, in the order of the table that switches them
-//! ([`crate::registers`]): a host that has one more, or one less, says which.
+//! The owner of the registers lends all of them as [`Registers`], by naming every field of its own state, so that one that is
+//! added and forgotten does not compile. System registers are saved with their names, in the order of the table that switches
+//! them ([`crate::registers`]): a host that has one more, or one less, says which.
 //!
 //! What EL2 decides for a guest (its traps, offsets, the tables of stage 2) is not among them. The values may come from a file:
 //! one that would let a guest run outside of EL1 and EL0 is refused.

@@ -1,8 +1,8 @@
 //! The bus: how the guest's accesses and outside events reach every device.
 //!
-//! A device is one file that implements [`Device`], and one row in the machine's plan, which says where its frames are and
-//! which interrupts its lines lead to. Whoever owns a VM makes the devices in the order of the plan's rows, puts a lock
-//! around each ([`Slot`]) and gives them to a [`Bus`]; the plan says for an address in which slot to look ([`Place`]).
+//! A device is one file that implements [`Device`], and one row in the machine's plan, which says where its frames are and which
+//! interrupts its lines lead to. The owner of a VM makes the devices in the order of the plan's rows, puts a lock around each
+//! ([`Slot`]) and gives them to a [`Bus`]; the plan says for an address in which slot to look ([`Place`]).
 //!
 //! There is a lock for each device and none for all of them: a disk that works does not hold up the UART. Within that lock,
 //! [`Wired`] compares a device's lines with what the interrupt controller was told last, and tells it what has changed. It must

@@ -2,10 +2,10 @@
 //! that every server operating system has a driver for.
 //!
 //! Two register frames: the control frame (WCS, WOR, WCV) and the refresh frame (WRR), so that a kernel can hand the
-//! second one to whoever is to feed it. Each explicit refresh (a write to WRR, WCS or WOR) sets the compare value to the
-//! system counter plus the offset and clears both signals. When the counter passes the compare value, the first signal,
-//! WS0, is raised and the compare value is set once more; when that passes too, the second, WS1. WS0 is an interrupt of
-//! the guest's; WS1 is for an agent above the guest, which here is the hypervisor.
+//! second one to a process that refreshes it. Each explicit refresh (a write to WRR, WCS or WOR) sets the compare value
+//! to the system counter plus the offset and clears both signals. When the counter passes the compare value, the first
+//! signal, WS0, is raised and the compare value is set once more; when that passes too, the second, WS1. WS0 is an
+//! interrupt of the guest's; WS1 is for an agent above the guest, which here is the hypervisor.
 //!
 //! This is revision 1 of the architecture: the offset has 48 bits. Times are counts of the guest's system counter, called
 //! `now`; the device has no clock. A reset of the machine disables the watchdog. WS1 stays readable in the life that

@@ -1,11 +1,11 @@
 //! The platform devices of a guest: UART, real-time clock, GPIO and watchdog, as pure state machines.
 //!
-//! The set is QEMU `virt`'s (a PL011, a PL031 and a PL061 whose pin 3 is the power button), because every arm64 kernel and
-//! firmware has drivers for it, the Generic Watchdog of Arm's servers, the memory-mapped generic timer, the generation
-//! identifier, and VMClock. Each device is a plain structure that is told about register accesses and about events of the outside world,
-//! and that answers with values. It holds no lock, no callback and no clock: whoever owns it passes time in and carries out
-//! what [`Effect`] says. After every call that changes a device the owner compares [`line`](Pl011::line) with what the
-//! interrupt controller knows; that level is all there is to an interrupt.
+//! The set is QEMU `virt`'s (a PL011, a PL031 and a PL061 whose pin 3 is the power button), because every arm64 kernel and firmware has
+//! drivers for it, the Generic Watchdog of Arm's servers, the memory-mapped generic timer, the generation identifier, and VMClock. Each
+//! device is a plain structure that is told about register accesses and about events of the outside world, and that answers with values.
+//! It holds no lock, no callback and no clock: its owner passes time in and carries out what [`Effect`] says. After every call that
+//! changes a device the owner compares [`line`](Pl011::line) with what the interrupt controller knows; that level is all there is to an
+//! interrupt.
 //!
 //! What they have in common is the [`bus`]: one trait, by which every device is read, written, polled, reset and paused, and
 //! the wires from their lines to the interrupt controller. A device's state can be taken out and put back ([`saved`]).

@@ -5,7 +5,7 @@
 //! this frame where its device tree names no other timer, and an access to memory traps on every CPU. Linux looks for the
 //! virtual counter and takes a frame with a virtual timer first, so the frame has one.
 //!
-//! Counts are those of the guest's counter, which whoever owns the machine passes in: this device and the timers of the vCPUs
+//! Counts are those of the guest's counter, which the owner of the machine passes in: this device and the timers of the vCPUs
 //! show one time. It has no clock of its own, and asks to be polled at the count at which its next line goes up.
 //!
 //! CNTACR0 says which registers of the frame are accessible; the others read as 0 and ignore writes. The architecture leaves its

@@ -1,8 +1,8 @@
 //! Where kernel, device tree and initrd go in a guest's RAM.
 //!
-//! An `Image` says how far behind a 2 MiB boundary it wants to be, and whether that must be the first one. Many kernels
-//! that are not Linux come as one and yet know QEMU's `virt` by heart: they look for the device tree where RAM begins, and
-//! were linked for 2 MiB further on. So an image that may lie anywhere gets both ([`Placement::of_image`]).
+//! An `Image` says how far above a 2 MiB boundary it wants to be, and whether that must be the first one. Many kernels
+//! that are not Linux come as one and yet know QEMU's `virt` by heart: they look for the device tree where RAM begins,
+//! and were linked for 2 MiB further on. So an image that may lie anywhere gets both ([`Placement::of_image`]).
 //!
 //! Other programs (ELF files, raw binaries) have fixed addresses; tree and initrd get what is left
 //! ([`Placement::of_program`]).

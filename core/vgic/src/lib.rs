@@ -10,7 +10,7 @@
 //!
 //! An interrupt is either in the model or *loaded*, in one list register of one vCPU, where the guest changes it behind
 //! our back. [`Vgic::flush`] moves interrupts out (their pending latch and active bit leave the model with them),
-//! [`Vgic::sync`] moves what is left of them back in. In between the model goes on collecting: a new edge on a loaded
+//! [`Vgic::sync`] moves what is left of them back in. In between the model keeps collecting: a new edge on a loaded
 //! interrupt is latched here and merged at the next sync, so nothing is lost and nothing is delivered twice. What must
 //! be *withdrawn* from a list register (disabled, cleared, routed elsewhere) needs no command: every sync empties all
 //! list registers and every flush chooses afresh, so it is enough to tell the owner, by the returned [`VcpuSet`], which

@@ -5,7 +5,7 @@
 //! * [`aborts`]: what an access that stage 2 refused leads to, and [`mmio`]: what it does at a device.
 //! * [`Watchdogs`]: who may set up which of a VM's watchdogs, when one acts, and what that leads to.
 //! * [`machine`]: the plan of its machine, from what the site says of it.
-//! * [`Needs`]: what a site takes of the host's memory, for all that ask whether there is enough.
+//! * [`Needs`]: how much of the host's memory a site needs, for all that check whether there is enough.
 //!
 //! Nothing here takes a lock, wakes a thread or writes a line. The hypervisor keeps each value under its own lock,
 //! reports what happened, and performs the returned [`Effect`]s, in their order, before it releases the lock.

@@ -1,9 +1,9 @@
-//! What a site takes of the host's memory: computed here alone, for `croft`, which refuses a site that does not fit its host,
+//! How much of the host's memory a site needs: computed only here, for `croft`, which refuses a site that does not fit its host,
 //! and for the hypervisor, which refuses it at boot.
 //!
-//! Memory is handed out in blocks of 2 MiB, and a block serves one owner, so that a VM's tables lie beside no other's. A VM
-//! therefore takes a block for its tables, however small it is. What a VM could come to need while it runs is counted as needed:
-//! once a site was accepted, no VM of it ends for want of memory.
+//! Memory is handed out in blocks of 2 MiB, and a block serves one owner, so that no two VMs' tables share one. A VM therefore
+//! takes a block for its tables, however small it is. All that a VM could need while it runs is counted: once a site was
+//! accepted, no VM of it ends because memory is missing.
 
 use core::fmt;
 

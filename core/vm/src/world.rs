@@ -1,8 +1,8 @@
 //! A world of threads like the hypervisor's, in which a VM lives and is watched while its tests let things happen.
 //!
-//! The world does what `el2/hypervisor` does: a thread takes the lock, says what happened, performs the effects, and lets go.
-//! What happens without the lock (loading, taking apart, the guest) lies between two steps of a thread, and anything may come
-//! there.
+//! The world does what `el2/hypervisor` does: a thread takes the lock, says what happened, performs the effects, and
+//! releases the lock. What happens without the lock (loading, taking apart, the guest) lies between two steps of a
+//! thread, and anything may come there.
 
 use crate::doors::WatchdogRequest;
 use crate::{

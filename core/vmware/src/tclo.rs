@@ -2,8 +2,8 @@
 //!
 //! The daemon opens one TCLO channel and polls it about ten times a second. One request is outstanding at a time; the
 //! next one waits for the reply. After each opening, also one that follows a lost channel, the conversation begins
-//! anew with the greeting ([`GREETING`]). A daemon that is still at its last change of power state says so; it is asked
-//! again a little later.
+//! again with the greeting ([`GREETING`]). A daemon that is still at its last change of power state says so; it is
+//! asked again a little later.
 
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;

@@ -1,8 +1,8 @@
 //! A watchdog: armed for a time; it acts unless it is patted before that ends.
 //!
 //! It has no clock of its own: each call says what time it is, in milliseconds of any clock that only runs forward. The
-//! owner asks for the [`Watchdog::deadline`] after each call, and calls [`Watchdog::expire`] when that has come. While the
-//! VM is paused the watchdog is too, and so is one that is armed meanwhile: its time begins when the VM goes on.
+//! owner asks for the [`Watchdog::deadline`] after each call, and calls [`Watchdog::expire`] when that has come. While
+//! the VM is paused the watchdog is too, and so is one that is armed meanwhile: its time begins when the VM is resumed.
 
 use abi::watchdog::{Action, Actions, Refused};
 use pack::Damaged;

@@ -1,4 +1,4 @@
-//! What the link costs by each of its carriers, measured behind the switch of threads (`switch_cost`): the lines `bench link-uart
+//! What the link costs by each of its carriers, measured after the switch of threads (`switch_cost`): the lines `bench link-uart
 //! <ticks>` and `bench link-port <ticks>` are for a KiB of bytes of all kinds, from the sender's call to its return, with all
 //! that the hypervisor does for it meanwhile. The work of the host's device is not counted.
 

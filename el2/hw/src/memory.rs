@@ -2,7 +2,7 @@
 //!
 //! Guests change their memory while we look at it, so there is never a Rust reference to it: bytes are copied once into
 //! our memory, and only the copy is checked and used. The copy is not made of volatile accesses, which would be one
-//! byte each; an empty piece of assembly behind it keeps the compiler from reading the original again (docs/unsafe.md).
+//! byte each; an empty piece of assembly after it keeps the compiler from reading the original again (docs/unsafe.md).
 
 use core::ptr;
 use core::sync::atomic::{AtomicU16, AtomicU64, Ordering};

@@ -1,9 +1,9 @@
 //! The per-CPU area, one constant address away.
 //!
-//! Each CPU owns one page. All CPUs map their own page at the same virtual address, [`ALIAS`], because each has its
-//! own top-level table in which that one slot differs (`mmu`). "My CPU's data" is therefore a load or store from an
-//! immediate address: no register is read first, so there is no moment between learning where the data is and using
-//! it in which a thread could be moved and go on with the wrong CPU's. The page is also mapped where it physically is,
+//! Each CPU owns one page. All CPUs map their own page at the same virtual address, [`ALIAS`], because each has its own
+//! top-level table in which that one slot differs (`mmu`). "My CPU's data" is therefore a load or store from an
+//! immediate address: no register is read first, so there is no moment between learning where the data is and using it
+//! in which a thread could be moved and continue with the wrong CPU's. The page is also mapped where it physically is,
 //! the address kept in TPIDR_EL2, so that others can look at it.
 //!
 //! The alias must not be cached across something that may move the thread: accessors read it afresh each time.

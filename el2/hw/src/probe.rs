@@ -2,9 +2,9 @@
 //! HCR_EL2.TWE traps nothing and a guest that calls through WFE gets no answer. No register says which it is, so a few
 //! instructions at EL1 try it.
 //!
-//! They run with the MMU off at both stages, with all interrupts masked for EL1 and routed to it, so that there are two ways
-//! back only: the trap, or the HVC behind the WFEs. `SEVL; WFE` empties the event register, the second WFE has to wait; an
-//! event stream of the physical counter ends the wait where nothing traps.
+//! They run with the MMU off at both stages, with all interrupts masked for EL1 and routed to it, so that there are
+//! only two ways back: the trap, or the HVC after the WFEs. `SEVL; WFE` empties the event register, the second WFE has
+//! to wait; an event stream of the physical counter ends the wait where nothing traps.
 
 use core::arch::global_asm;
 

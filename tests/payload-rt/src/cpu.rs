@@ -1,4 +1,4 @@
-//! This CPU, and the others: a secondary CPU is started for one job by PSCI `CPU_ON` and switches itself off behind it, so that every
+//! This CPU, and the others: a secondary CPU is started for one job by PSCI `CPU_ON` and switches itself off after it, so that every
 //! test with several CPUs also tests hotplug.
 
 use core::arch::asm;

@@ -1,7 +1,7 @@
 //! Faults that a test provokes on purpose.
 //!
-//! [`catch`] runs a closure; the first synchronous exception in it is recorded and execution goes on behind the instruction that
-//! raised it (behind the call, when the fetch itself failed). An exception outside of `catch` ends the payload.
+//! [`catch`] runs a closure; the first synchronous exception in it is recorded and execution continues after the instruction that
+//! raised it (after the call, when the fetch itself failed). An exception outside of `catch` ends the payload.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 

@@ -1,6 +1,6 @@
 //! One instruction, given as a number, with its operands in X0 to X7: for encodings that only become known at run time.
 //!
-//! The instruction is written behind a small frame in memory, made visible to the instruction side, and called inside
+//! The instruction is written after a small frame in memory, made visible to the instruction side, and called inside
 //! [`fault::catch`]. Only classes whose effect is known to stay outside of Rust's own state are let through.
 
 use core::arch::asm;

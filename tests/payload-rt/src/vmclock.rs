@@ -1,5 +1,5 @@
-//! A reader of VMClock's page, by the rules of its specification (UAPI.13; Linux's `include/uapi/linux/vmclock-abi.h`): fields by their
-//! places, and nothing of them is believed before the sequence count was even, and the same, before and behind them all.
+//! A reader of VMClock's page, by the rules of its specification (UAPI.13; Linux's `include/uapi/linux/vmclock-abi.h`): fields are read
+//! by their offsets, and used only if the sequence count was even, and the same, before and after all of them.
 
 use core::sync::atomic::{Ordering, fence};
 

@@ -4,7 +4,7 @@
 //! The beginning of a core is known only when all of memory has arrived, because one note is made from a page of it. So room is left
 //! for it, and memory is written after that at once. Zeros are not written at all: the file has holes there.
 //!
-//! The order of the headers, the note first and one segment directly behind it without an alignment, is what `crash` insists on.
+//! The order of the headers, the note first and one segment directly after it without an alignment, is what `crash` insists on.
 
 use crate::draft::Draft;
 use crate::saved::{self, SavedError};

@@ -1,8 +1,9 @@
 //! From what the linker writes to what a boot loader loads.
 //!
-//! A boot loader copies an arm64 `Image` to memory as it is and jumps to its first byte (Linux, "Booting AArch64 Linux").
-//! So the ELF file's loadable segments are laid out by physical address, gaps filled with zeros. BSS is left out: the
-//! header's `image_size` tells the loader how much memory to keep free behind the file, and the image zeroes it itself.
+//! A boot loader copies an arm64 `Image` to memory as it is and jumps to its first byte (Linux, "Booting AArch64
+//! Linux"). So the ELF file's loadable segments are laid out by physical address, gaps filled with zeros. BSS is left
+//! out: the header's `image_size` tells the loader how much memory to keep free after the file, and the image zeroes it
+//! itself.
 
 use anyhow::{Context, Result, ensure};
 use object::Endianness;

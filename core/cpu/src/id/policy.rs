@@ -3,10 +3,10 @@
 //! A limit is the highest value that we know and vouch for, so a host with more shows that much and no more. Field
 //! names and values are those of DDI 0487 D24.2 (ID_AA64*_EL1).
 //!
-//! Two kinds of feature are shown: pure instructions, whose whole state is in registers that the world switch saves
-//! anyway; and features of EL1 whose state is among the registers that it saves. Everything with registers, interrupts or
-//! memory of its own waits until somebody virtualises it. Where a feature cannot be trapped, showing it is preferred
-//! to a guest that can use what it was told it lacks.
+//! Two kinds of feature are shown: pure instructions, whose whole state is in registers that the world switch saves anyway; and
+//! features of EL1 whose state is among the registers that it saves. Everything with registers, interrupts or memory of its own
+//! is hidden until it is virtualised. Where a feature cannot be trapped, showing it is preferred to a guest that can use what it
+//! was told it lacks.
 //!
 //! The same row says what a feature adds beside instructions ([`Part`]): registers that are switched with the vCPU, or something
 //! that traps. EL2's enables and traps ([`crate::controls`]) and the world switch

@@ -1,4 +1,4 @@
-//! What the page says, when it changes, and that whoever reads it at any moment is told of one moment.
+//! What the page says, when it changes, and that a reader at any moment gets consistent values.
 
 extern crate std;
 

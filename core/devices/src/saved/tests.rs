@@ -1,4 +1,5 @@
-//! Any state that can be saved comes back as it was, what cannot be is refused, and a device goes on as if nothing had happened.
+//! Any state that can be saved comes back as it was, an impossible state is refused, and a device continues as if nothing had
+//! happened.
 
 use std::vec::Vec;
 

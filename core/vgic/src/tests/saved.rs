@@ -1,5 +1,5 @@
-//! States that do not fit, or that nobody could have saved, are refused. That what is saved is what goes on is shown by
-//! `tests/against_naive.rs`.
+//! States that do not fit, or that no guest could have reached, are refused. `tests/against_naive.rs` shows that a
+//! restored state behaves as the saved one.
 
 use super::{ONE, SPI, ZERO, acknowledge, list_registers, ready, settle, vgic};
 use crate::saved::{Saved, Unfit};

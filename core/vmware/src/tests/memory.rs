@@ -1,4 +1,5 @@
-//! What the service takes of the host's memory: never more than was set aside for it, and with none left it says so.
+//! How much of the host's memory the service takes: never more than was set aside for it, and with none left it says
+//! so.
 
 use super::{BASE, Guest};
 use crate::Limits;

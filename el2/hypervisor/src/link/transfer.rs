@@ -1,17 +1,17 @@
-//! VMs that are saved to the operator's disk, and restored from there, over the link: as a file (`snapshot::file`), which goes
+//! VMs that are saved to the operator's disk, and restored from there, over the link: as a file (`snapshot::file`), which is sent
 //! piece by piece, as fast as the operator's tool asks for the next.
 //!
-//! A VM that is saved stands still until its state is taken, and goes on then, if it ran: its memory is held, and sent as it was at
-//! that moment ([`GuestRam::hold`]). One that is restored is built when the
-//! file has said what it is, and stands still without a state until that is put in, behind its memory. The file may come from
-//! anybody: nothing is believed that a checksum, the VM's own description and each part of the machine do not bear out.
+//! A VM that is saved stands still until its state is taken, and then runs on, if it ran before: its memory is held, and sent as
+//! it was at that moment ([`GuestRam::hold`]). One that is restored is built when the file has said what it is, and stands still
+//! without a state until that is put in, after its memory. The file may come from anybody: a checksum, the VM's own description
+//! and each part of the machine check everything in it.
 //!
-//! Whoever asks may go away at any moment, and so may the link. So each transfer has a time by which the tool must have asked for
-//! more; when that is over, the VM that was to be saved goes on, and the one that was to be restored is off again.
+//! The tool may go away at any moment, and so may the link. So each transfer has a time by which the tool must have asked for
+//! more; after that, the VM that was being saved is released, and the one that was being restored is off again.
 //!
 //! This is the console thread's work. It is done a few pages at a time; between two requests others have their turn. A few bytes
-//! of a file may stand for all of a VM's memory, so on the way in too no more than that is written for one request. A state is
-//! large, and so is what takes it apart: each step has a frame of its own on the stack, which is gone before the next.
+//! of a file may stand for all of a VM's memory, so a restore too writes only a bounded number of pages for one request. A state
+//! is large, and so is the code that decodes it: each step has its own stack frame, which is gone before the next step.
 
 extern crate alloc;
 

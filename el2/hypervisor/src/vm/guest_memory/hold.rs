@@ -1,12 +1,12 @@
-//! A guest's RAM as it was at one moment, while the guest goes on: what a save sends (`link/transfer.rs`).
+//! A guest's RAM as it was at one moment, while the guest runs on: what a save sends (`link/transfer.rs`).
 //!
-//! At that moment, with no vCPU in the guest, all of its RAM is held ([`GuestRam::hold`]): that takes a few instructions for each
-//! block, whatever is in it. From then on a block is sent as it was then. Whoever wants to store into one that is held and has not been sent,
-//! the guest or the hypervisor for it, has it copied first, a piece at a time as it is zeroed at the first touch, and at the
-//! guest's cost; the copy is sent then. The sender releases each block as it has passed it, and copies are freed.
+//! At that moment, with no vCPU in the guest, all of its RAM is held ([`GuestRam::hold`]): that takes a few instructions for each block,
+//! whatever is in it. Every block is sent as it was then. Before a store into a block that is held and has not been sent, by the guest or by
+//! the hypervisor for it, the block is copied, a piece at a time like the zeroing at the first touch, and at the guest's cost; then the copy
+//! is sent. The sender releases each block after it has sent it, and copies are freed.
 //!
-//! Copies are made in memory that no VM of the site can come to need. Where that is used up a store has to wait until its block was
-//! sent, and the VM stands still until then, as a whole: a guest of which one vCPU hangs for seconds is worse off.
+//! Copies are made in memory that no VM of the site can need. When that is used up, a store has to wait until its block was sent, and the
+//! whole VM stands still until then: a guest of which only one vCPU hangs for seconds would be worse off.
 
 use frames::Owner;
 use stage2::Stage2Error;
