@@ -226,6 +226,17 @@ impl<T> Lock<T, Preemption> {
     }
 }
 
+impl<T> Lock<T, Irqs> {
+    /// Takes the lock as soon as it is free, where IRQs are masked already and stay so for as long as it is held: on the short path of
+    /// an exit, in the scheduler, and inside of another such lock. There is nothing to disable or to put back then, which is four
+    /// instructions less. With IRQs let in, a handler on this CPU that wants the lock would wait for ever.
+    #[inline(always)]
+    pub fn lock_masked(&self) -> impl DerefMut<Target = T> + '_ {
+        debug_assert!(are_irqs_masked());
+        self.inner.lock()
+    }
+}
+
 /// Holds a [`Lock`]; what was disabled is as it was when it is dropped, after the lock is free.
 pub struct Guard<'a, T, D: Discipline> {
     inner: Option<SpinMutexGuard<'a, T, Relax>>,

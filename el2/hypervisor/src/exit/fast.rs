@@ -217,7 +217,7 @@ fn distributor_read(vcpu: &'static Vcpu, context: &mut VcpuContext) -> bool {
     if offset >= machine::DISTRIBUTOR.size {
         return false;
     }
-    let gic = vcpu.vm.gic.lock();
+    let gic = vcpu.vm.gic.lock_masked();
     if !gic.distributor_needs(offset, vgic::Direction::Read).is_empty() {
         return false;
     }

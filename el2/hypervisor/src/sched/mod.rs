@@ -311,7 +311,7 @@ fn reschedule(outcome: Outcome, place: Place) -> bool {
     {
         occupant.registers.unload();
     }
-    let mut queue = me.queue.lock();
+    let mut queue = me.queue.lock_masked();
     let current = queue.running;
     queue.charge(now);
     if !queue.gives_way(current, outcome, now) {
@@ -330,7 +330,7 @@ fn reschedule(outcome: Outcome, place: Place) -> bool {
     queue.put_on(me, current, next, now);
     drop(queue);
     if let Some((to, entity)) = moving {
-        to.queue.lock().enqueue(to, entity, Arrival::Moved);
+        to.queue.lock_masked().enqueue(to, entity, Arrival::Moved);
     }
     if core::ptr::eq(next, current) {
         return false;
@@ -559,7 +559,7 @@ fn offer(thread: &Thread) {
 /// Wakes `thread` when the counter reaches `deadline`, wherever it is then.
 pub(crate) fn wake_at(thread: &'static Thread, deadline: Ticks) {
     without_irqs(|| {
-        let mut queue = this().queue.lock();
+        let mut queue = this().queue.lock_masked();
         queue.alarms.set_earlier(thread.alarm_slot(), deadline.0);
         queue.arm_timer();
     });
@@ -569,7 +569,7 @@ pub(crate) fn wake_at(thread: &'static Thread, deadline: Ticks) {
 pub(crate) fn set_alarm(deadline: Ticks) {
     without_irqs(|| {
         let slot = current().alarm_slot();
-        let mut queue = this().queue.lock();
+        let mut queue = this().queue.lock_masked();
         queue.alarms.set(slot, deadline.0);
         queue.arm_timer();
     });

@@ -271,7 +271,7 @@ impl Vcpu {
         let mut list = self.list.lock();
         self.collect(&mut list);
         let mut used = list.used;
-        let mut gic = self.vm.gic.lock();
+        let mut gic = self.vm.gic.lock_masked();
         let others = gic.sync(self.id, &mut list);
         let physical = gic.detach_hardware(self.id);
         drop(gic);
@@ -337,7 +337,7 @@ impl Vcpu {
         let mut list = self.list.lock();
         let list = &mut *list;
         self.collect(list);
-        let mut gic = self.vm.gic.lock();
+        let mut gic = self.vm.gic.lock_masked();
         let mut concerned = gic.sync(self.id, list);
         self.withdraw_timer(&mut gic);
         concerned = concerned.union(work(&mut gic));
@@ -403,9 +403,11 @@ impl Vcpu {
     /// IRQs are masked.
     #[inline(always)]
     pub(crate) fn send_sgi_to_self(&self, value: u64) -> bool {
-        let mut list = self.list.lock();
+        let mut list = self.list.lock_masked();
         let free = sysreg::ich_elrsr_el2() as u16 & !(self.list_filled.load(Ordering::Relaxed) as u16);
-        let Some(index) = self.vm.gic.lock().sgi_list_register(self.id, value, &mut list, free) else { return false };
+        let Some(index) = self.vm.gic.lock_masked().sgi_list_register(self.id, value, &mut list, free) else {
+            return false;
+        };
         write_list_register(index, list.lr.get(index).copied().unwrap_or(0));
         self.at_rest.store(false, Ordering::Relaxed);
         true
