@@ -433,7 +433,8 @@ mod tests {
         assert_eq!(vectors(A76, &ids, &SILENT), Vectors::Clearing(0));
     }
 
-    /// Who is told that a call is required gets something for it, and who is told that it is not needs none.
+    /// A guest that is told that a call is required gets something for it, and one that is told that it is not needs
+    /// none.
     #[test]
     fn guests_are_told_the_truth() {
         let told = |midr, ids: &HostIds, firmware: &Firmware| Plan::new(midr, ids, firmware).for_guests();

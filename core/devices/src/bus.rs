@@ -80,7 +80,7 @@ pub struct Moment {
     pub count: u64,
     /// How long a tick of that takes, in the guest's time; nothing, if there is no telling.
     pub period: Option<Period>,
-    /// The time since 1970 (UTC), for those who want to know what it is outside, whatever the guest's clocks stood still for.
+    /// The real time since 1970 (UTC), even if the guest's clocks stood still.
     pub time: Duration,
     /// Whether the host has a clock from which that comes.
     pub is_known: bool,

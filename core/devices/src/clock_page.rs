@@ -267,7 +267,7 @@ impl<S: FnMut(&mut [u8]) + Send> Device for ClockPage<S> {
 
     fn change(&mut self, change: Change, outside: &dyn Outside) {
         match change {
-            // Nobody is there yet who knows another time. The markers stay, as the generation identifier does.
+            // No guest runs yet that could know another time. The markers stay, as the generation identifier does.
             Change::Reset => {
                 if self.disruption == 0 {
                     self.disrupt();

@@ -458,7 +458,7 @@ fn there_is_no_room_until_the_other_end_takes_something() {
     let bytes = vec![5; 1 << 20];
     let sent = send(&mut console, &bytes, 4096);
     assert_eq!((sent, console.room()), (16 * BUFFER as usize, Ok(None)));
-    // Only who waits is interrupted.
+    // Only a driver that waits is interrupted.
     let line = || machine.mmio.borrow().line();
     let acknowledge = || {
         let status = machine.mmio.borrow().read(register::INTERRUPT_STATUS, AccessSize::Word);

@@ -9,7 +9,7 @@ const FIRST: u64 = 500;
 /// The longest.
 const LONGEST: u64 = 8_000;
 
-/// Who wants a VM to start afresh.
+/// Who asks for a VM to be reset.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum By {
     /// Its guest, or a watchdog of the guest's.

@@ -28,7 +28,7 @@ const REDISTRIBUTORS: Ipa = Ipa(0x080a_0000);
 /// One vCPU's Redistributor: RD_base, then SGI_base, 64 KiB each (GIC IHI 0069H 12.10).
 pub const REDISTRIBUTOR_SIZE: u64 = 0x2_0000;
 const PL011: Ipa = Ipa(UART_BASE);
-/// Where the UART is, for those who cannot wait for the plan: the short path of an exit.
+/// Where the UART is, for code that cannot wait for the plan: the short path of an exit.
 pub const UART_BASE: u64 = 0x0900_0000;
 const PL031: Ipa = Ipa(0x0901_0000);
 const PL061: Ipa = Ipa(0x0903_0000);

@@ -194,7 +194,7 @@ fn write_cpus(root: &mut Writer, plan: &MachinePlan, caches: Option<Caches>) {
     });
 }
 
-/// The function numbers are for those who know version 0.1 only, in which they were free.
+/// The function numbers are for guests that know only version 0.1, in which they were free.
 fn write_psci(root: &mut Writer) {
     root.node("psci", |psci| {
         psci.cells("cpu_on", [0xc400_0003]);

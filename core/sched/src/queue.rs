@@ -117,7 +117,7 @@ pub enum Arrival {
 /// How long threads run, in ticks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Timing {
-    /// Within this time everybody who waits should have run, if slices are not made too short by it.
+    /// Within this time every thread that waits should have run, if that does not make slices too short.
     pub period: u64,
     /// No slice is shorter.
     pub minimum_slice: u64,

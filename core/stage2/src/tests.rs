@@ -563,7 +563,7 @@ fn p6_a15_a_strict_page_is_writable_or_executable() {
     // What the hypervisor stores there leaves it to the guest's stores as well.
     store(&host, &mut tables, GIGABYTE, 8, STRICT);
     assert_eq!(attributes(&host, &tables, GIGABYTE).permissions, Attributes::RAM.permissions);
-    // Who gets nowhere has both, by either way, and the caches agree at that moment.
+    // A guest that makes no progress gets both permissions, in either case, and the caches agree at that moment.
     let both = |effects: Effects| (effects.lines, effects.taken) == (64, 0);
     want(&host, &mut tables, GIGABYTE, Wanted::Fetch, STRICT);
     let given = want(&host, &mut tables, GIGABYTE, Wanted::Write, RULES);

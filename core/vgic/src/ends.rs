@@ -41,8 +41,8 @@ impl Vgic {
             }
         }
         let Some(target) = self.vcpus.get_mut(index) else { return };
-        // An active priority that nothing has may be that of an interrupt whose priority was changed as it was acknowledged:
-        // then who ran goes on running.
+        // An active priority that nothing has may be that of an interrupt whose priority was changed as it was
+        // acknowledged: then whichever ran keeps running.
         let all_found = active_priorities == found;
         for (held, running) in target.held.iter_mut().zip(running) {
             let set_aside = if all_found { u32::MAX } else { held.set_aside };

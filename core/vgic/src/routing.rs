@@ -80,7 +80,7 @@ impl Vgic {
         if word == 0 { VcpuSet::EMPTY } else { self.route_again(word, changed) }
     }
 
-    /// Who takes part has changed: each 1-of-N interrupt finds its vCPU anew.
+    /// The participants have changed: each 1-of-N interrupt is routed again.
     pub(crate) fn route_all_anywhere(&mut self) -> VcpuSet {
         let mut set = VcpuSet::EMPTY;
         if self.has_anywhere() {
@@ -101,7 +101,7 @@ impl Vgic {
         self.anywhere.iter().any(|&anywhere| anywhere != 0)
     }
 
-    /// Routes those of the 1-of-N interrupts `which` of `word` anew; returns who is concerned.
+    /// Routes those of the 1-of-N interrupts `which` of `word` again; returns the vCPUs concerned.
     fn route_again(&mut self, word: usize, which: u32) -> VcpuSet {
         let anywhere = self.anywhere.get(word - 1).copied().unwrap_or(0) & which;
         let group1 = self.bank(word, 0).map_or(0, |bank| bank.group);

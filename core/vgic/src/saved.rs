@@ -189,7 +189,7 @@ impl Vgic {
         Ok(vgic)
     }
 
-    /// Routes each SPI as its register says; who takes part in 1-of-N must be known.
+    /// Routes each SPI as its register says; the participants in 1-of-N must be known by then.
     fn restore_routes(&mut self, router: &[u64; SPIS]) -> Result<(), Unfit> {
         if router.iter().any(|route| route & !ROUTER_MASK != 0) {
             return Err(Unfit::Impossible("a GICD_IROUTER has bits that do not exist"));

@@ -130,7 +130,7 @@ impl Bite {
         if self.action == Action::Pause { AtExpiry::BeginAnew } else { AtExpiry::Stay }
     }
 
-    /// Who gets an SError: whose watchdog it is, and vCPU 0 for all.
+    /// Which vCPU gets an SError: the one whose watchdog it is, or vCPU 0 for the VM's.
     const fn patient(self) -> VcpuId {
         match self.which {
             Which::Own(id) => id,

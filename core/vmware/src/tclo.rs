@@ -170,7 +170,7 @@ impl Requests {
         taken
     }
 
-    /// Asks for the guest's clock to be set, once for all who want it at a time. Says whether there was room.
+    /// Asks for the guest's clock to be set, once for all requests at a time. Says whether there was room.
     pub fn set_time(&mut self) -> bool {
         let asked = self.time_set == TimeSet::Waiting || self.push(SET_TIME);
         if asked {

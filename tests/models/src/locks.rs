@@ -20,7 +20,7 @@ struct State {
 
 impl State {
     fn preempt(&mut self) {
-        // `reschedule` takes the note away; nobody who holds a lock is being interrupted on the other CPU.
+        // `reschedule` takes the note away; no holder of a lock is being interrupted on the other CPU.
         self.pending[self.cpu] = false;
         self.cpu = 1 - self.cpu;
         assert_eq!(self.count[self.cpu], 0);

@@ -88,7 +88,7 @@ fn without_the_idle_ones_fence_neither_may_see_the_other() {
     wake_meets_idle([true, false]);
 }
 
-/// A CPU that is told to look: `attention` keeps all but the first who tell it from sending an interrupt.
+/// A CPU that is told to look: `attention` keeps all senders but the first from sending an interrupt.
 struct Told {
     queue: Mutex<u32>,
     attention: AtomicBool,

@@ -84,7 +84,7 @@ static NEXT_PAGE: AtomicU64 = AtomicU64::new(0);
 /// Pages behind the image that tests may get: 16 MiB.
 pub const ARENA_PAGES: u64 = 4096;
 
-/// The blocks of 2 MiB of RAM that nothing lies in, and that nobody touches who was not given them by this.
+/// The blocks of 2 MiB of RAM in which nothing lies, and which only their receivers from this touch.
 pub fn untouched_blocks() -> impl Iterator<Item = u64> {
     let end = arena().end;
     let is_free = |&block: &u64| {

@@ -541,7 +541,7 @@ fn print(text: &str) -> std::io::Result<()> {
     out.flush()
 }
 
-/// Who went away (`| head`) knows it.
+/// A reader that went away (`| head`) knows it.
 fn unwritable(error: &std::io::Error) -> u8 {
     if error.kind() != ErrorKind::BrokenPipe {
         say(&format!("croft: standard output: {error}"));

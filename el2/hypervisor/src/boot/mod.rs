@@ -133,7 +133,7 @@ fn start<C: Checks>(platform: &mut Platform<'static>) -> ! {
         refuse(format_args!("memory: {error}"));
     }
     connect_interrupts(platform);
-    // Who is behind them is looked at later: guests need not wait for that.
+    // What is behind these windows is found out later: guests need not wait for that.
     if let Some(platform) = PLATFORM.get() {
         port::look_behind(platform);
     }
@@ -287,7 +287,7 @@ fn start_cpu<C: Checks>(id: CpuId, mpidr: u64) -> Result<(), String> {
 fn secondary<C: Checks>() -> ! {
     let Some(platform) = PLATFORM.get() else { unreachable!("set before the CPU was started") };
     join::<C>(platform, sysreg::mpidr_el1());
-    // Pairs with the loads in `start_cpu`: what this CPU has set up is seen by who starts threads on it.
+    // Pairs with the loads in `start_cpu`: whoever starts threads on this CPU sees what it has set up.
     STARTED.fetch_add(1, Ordering::AcqRel);
     sched::idle()
 }
@@ -323,7 +323,8 @@ fn make_vms<C: Checks>(platform: &Platform<'static>) -> Result<(), String> {
             log::error!("{reason}");
         }
     }
-    // Only now: what a vCPU may do with its CPU depends on who else may come.
+    // Only when all are made: whether a vCPU keeps its CPU while it waits depends on which others may run there, and is
+    // decided at its start.
     for vm in vm::all().filter(|vm| vm.config.autostart) {
         vm.start();
     }

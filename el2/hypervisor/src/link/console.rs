@@ -308,8 +308,8 @@ impl Port {
             self.dues.charge_nobody();
         }
         for vm in vm::all() {
-            // Only those who have something, so that it costs nothing how many others there are.
-            // Pairs with the release in `VmConsole::announce`.
+            // Only those that have something, so that the number of others costs nothing. Pairs with the release in
+            // `VmConsole::announce`.
             if !vm.console.pending.swap(false, Ordering::AcqRel) {
                 continue;
             }

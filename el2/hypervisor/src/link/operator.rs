@@ -201,7 +201,7 @@ impl Operator {
         !self.setting.is_empty() || self.transfer.is_under_way()
     }
 
-    /// Answers those who waited for guests' tools, or for a VM to stand still, as far as it is known now what became of it.
+    /// Answers requests that waited for guests' tools, or for a VM to stand still, as far as the result is known now.
     pub(crate) fn look_after(&mut self, mut send: impl FnMut(&Reply<'_>)) {
         match self.transfer.look_after() {
             Some((id, Ok(()))) => send(&Reply { id, answer: Answer::Done }),

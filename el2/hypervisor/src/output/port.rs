@@ -46,7 +46,7 @@ struct Port {
 
 struct State {
     console: Console<Device>,
-    /// Who waits for room.
+    /// The thread that waits for room.
     waiter: Option<&'static Thread>,
     /// The last one waited in vain: the next does not wait.
     is_stuck: bool,

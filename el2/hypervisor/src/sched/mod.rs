@@ -42,7 +42,7 @@ use threads::{THREAD_COUNT, thread};
 
 use crate::host;
 
-/// Within this time everybody who waits for a CPU has run there, in microseconds.
+/// Within this time every thread that waits for a CPU has run there, in microseconds.
 const PERIOD_MICROSECONDS: u64 = 10_000;
 /// No slice is shorter, in microseconds.
 const SLICE_MICROSECONDS: u64 = 1_000;
@@ -73,7 +73,7 @@ struct Queue {
     run: RunQueue,
     alarms: Alarms,
     idle: &'static Thread,
-    /// Who runs: the run queue's current thread, or `idle`.
+    /// The thread that runs: the run queue's current one, or `idle`.
     running: &'static Thread,
     /// What the running thread is to be charged for its time.
     charged: Meter,
@@ -498,8 +498,8 @@ impl Queue {
 fn notify(target: &Cpu) {
     if target.id == this_cpu().cpu {
         this_cpu().reschedule.store(1, Ordering::Relaxed);
-    // Pairs with the swap in `kicked`: who still finds it set relies on the KICK that is under way, whose handler then sees the queue
-    // as it is now.
+    // Pairs with the swap in `kicked`: a sender that still finds it set relies on the KICK that is under way, whose handler then sees the
+    // queue as it is now.
     } else if !target.attention.swap(true, Ordering::AcqRel) {
         gic::send_sgi(target.affinity, gic::KICK);
     }

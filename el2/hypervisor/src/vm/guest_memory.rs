@@ -130,7 +130,7 @@ enum State {
     Zeroing(u32),
     /// It sees it.
     Shown,
-    /// Its contents are the guest's, who does not see it until it touches it again.
+    /// Its contents are the guest's; it is not mapped until the guest touches it again.
     Hidden,
 }
 

@@ -40,7 +40,7 @@ pub struct VcpuHandle {
     pub(crate) resident: AtomicBool,
     /// What is asked of it ([`request`]).
     pub(crate) requests: AtomicU32,
-    /// How often the GIC model has been brought up to date, for those who wait for it.
+    /// How often the GIC model has been brought up to date, for threads that wait for it.
     pub(crate) syncs: AtomicU32,
     /// Ticks that its thread had waited for a CPU when the VM was started: what came before was not stolen from the guest.
     pub(crate) waited_before: AtomicU64,

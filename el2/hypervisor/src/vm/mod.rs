@@ -113,7 +113,7 @@ pub struct Vm {
     records: AtomicU64,
     /// That by which the guest's counter tells the time; likewise.
     clock_page: AtomicU64,
-    /// Its vCPUs stand still, as its life says, for those who look without that lock. Written under it.
+    /// Its vCPUs stand still, as its life says, for readers without that lock. Written under it.
     paused: AtomicBool,
 }
 

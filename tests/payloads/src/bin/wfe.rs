@@ -366,7 +366,7 @@ static OTHERS: AtomicU64 = AtomicU64::new(0);
 
 const ROUNDS: u64 = 20_000;
 
-/// Takes a spinlock [`ROUNDS`] times; `wait` and `wake` are what one does who does not get it, and one who has had it.
+/// Takes a spinlock [`ROUNDS`] times; a CPU does `wait` when it does not get it, and `wake` after it has released it.
 fn take_turns(index: usize, wait: fn(), wake: fn()) {
     for _ in 0..ROUNDS {
         while LOCK.compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed).is_err() {

@@ -25,7 +25,7 @@ pub(super) enum Kept {
     Nothing,
     /// Zeros: the guest had not touched it.
     Zeros,
-    /// It is where the guest has it, who cannot get there, or can look at it and not store.
+    /// It is mapped where the guest has it, which cannot access it, or can only read it.
     InPlace { is_open: bool },
     /// As before, and so many pieces of it are copied to a block, of which this is the number.
     Copying { to: u32, pieces: u8, is_open: bool },
