@@ -1,10 +1,12 @@
 //! Saved VMs as files: one exists complete, or not at all, and is checked before it is used.
 
 use crate::draft::Draft;
+use crate::session::HostTime;
 use abi::bundle::Doors;
 use abi::crc32c;
+use clock::saved::Away;
 use pack::Value as _;
-use snapshot::file::{FileError, MAGIC, Reader, Section};
+use snapshot::file::{FileError, MAGIC, Reader, SavedMoment, Section};
 use snapshot::{Place, PlaceDifference, SavedMachine};
 use std::fs::File;
 use std::io::{Read, Write};
@@ -135,8 +137,14 @@ pub struct Check {
     rate: u32,
     doors: Doors,
     machine: Option<SavedMachine>,
+    moment: Option<SavedMoment>,
+    away: Away,
     is_whole: bool,
 }
+
+/// The longest jump of its counter, in seconds, that Linux as it comes does not take for a CPU that stood still: twice
+/// `kernel.watchdog_thresh`.
+const LONGEST_JUMP: u64 = 20;
 
 /// What a file holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -147,9 +155,24 @@ pub struct Contents {
     rate: u32,
     doors: Doors,
     machine: Option<SavedMachine>,
+    moment: Option<SavedMoment>,
+    away: Away,
 }
 
 impl Contents {
+    /// What its guest makes of the time that it was away, if it goes on on a host that says what time it is: for a guest whose counter
+    /// jumps by more than Linux bears in silence, what to expect, and what to do about it.
+    #[must_use]
+    pub fn jump(&self, now: HostTime) -> Option<String> {
+        let moment = self.moment.filter(|moment| moment.is_known && now.settable && self.away == Away::Advance)?;
+        let passed = u128::from(now.microseconds.saturating_sub(moment.microseconds)) * u128::from(self.rate);
+        let seconds = u64::try_from(passed / 1_000_000_000_000).ok().filter(|&seconds| seconds > LONGEST_JUMP)?;
+        Some(format!(
+            "{seconds} s have passed for its guest at once: Linux takes more than {LONGEST_JUMP} s for a CPU that stood still, and may \
+             print a soft lockup and an RCU stall once; time.away = \"freeze\" in the site file that a VM begins with keeps its clocks still"
+        ))
+    }
+
     /// Whether its guest finds the CPU that it knows, and the ways to call and the time that it has, in the place of the VM `name`, which
     /// `here` describes as the hypervisor did.
     ///
@@ -212,7 +235,8 @@ impl Check {
     #[must_use]
     pub fn new() -> Self {
         let (reader, doors) = (Reader::new(crc32c::compute), Doors::default());
-        Self { reader, name: String::new(), rate: 0, doors, machine: None, is_whole: false }
+        let (machine, moment, away) = (None, None, Away::Advance);
+        Self { reader, name: String::new(), rate: 0, doors, machine, moment, away, is_whole: false }
     }
 
     /// Takes the next bytes.
@@ -228,7 +252,9 @@ impl Check {
                 }
                 Section::End => self.is_whole = true,
                 Section::Machine(machine) => self.machine = Some((*machine).clone()),
-                Section::Moment(_) | Section::Memory(_) | Section::State(_) => {}
+                Section::Moment(moment) => self.moment = Some(moment),
+                Section::State(state) => self.away = state.time.away,
+                Section::Memory(_) => {}
             }
         }
         Ok(())
@@ -258,16 +284,19 @@ impl Check {
             check.take(buffer.get(..count).unwrap_or_default()).map_err(damaged)?;
         }
         check.reader.finish().map_err(damaged)?;
-        let Self { name, rate, doors, machine, .. } = check;
-        Ok(Contents { name, file: file.to_path_buf(), rate, doors, machine })
+        let Self { name, rate, doors, machine, moment, away, .. } = check;
+        Ok(Contents { name, file: file.to_path_buf(), rate, doors, machine, moment, away })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::{Check, Contents, SavedError, Writing, machines_must_agree, open};
+    use crate::session::HostTime;
     use abi::bundle::Doors;
+    use clock::saved::Away;
     use pack::Value;
+    use snapshot::file::SavedMoment;
     use snapshot::{Place, SavedCpu, SavedMachine};
     use std::fs;
     use std::path::Path;
@@ -327,16 +356,43 @@ mod tests {
                     must be the same";
         assert_eq!(refusal(&slow), said);
         assert!(refusal(&open).starts_with("db is no place for a clone of web: it calls its hypervisor in other ways"));
-        let file = Path::new("web.saved").to_path_buf();
         let machine = Place::unpack(&mut pack::Reader::new(&vm)).unwrap().machine;
-        let found =
-            Contents { name: "web".to_owned(), file, rate: 1_000_000, doors: Doors::default(), machine: Some(machine) };
+        let found = Contents { machine: Some(machine), ..saved_at(None, Away::Advance) };
         assert!(found.must_fit("db", &vm).is_ok());
         let said = found.must_fit("db", &slow).unwrap_err().to_string();
         assert!(
             said.starts_with("web.saved: db is no place for it: its time passes at a rate of 1.0, here at 0.5"),
             "{said}"
         );
+    }
+
+    fn saved_at(moment: Option<SavedMoment>, away: Away) -> Contents {
+        let (name, file) = ("web".to_owned(), Path::new("web.saved").to_path_buf());
+        Contents { name, file, rate: 1_000_000, doors: Doors::default(), machine: None, moment, away }
+    }
+
+    #[test]
+    fn a_long_jump_of_a_guests_counter_is_told() {
+        let known = SavedMoment { microseconds: 1_000_000_000, is_known: true };
+        let now = |seconds| HostTime { microseconds: seconds * 1_000_000, settable: true };
+        let saved = saved_at(Some(known), Away::Advance);
+        assert_eq!((saved.jump(now(900)), saved.jump(now(1_020))), (None, None));
+        let told = saved.jump(now(1_021)).unwrap();
+        assert!(
+            told.starts_with("21 s have passed for its guest") && told.contains("time.away = \"freeze\""),
+            "{told}"
+        );
+        // Half as fast, half as much.
+        let slow = Contents { rate: 500_000, ..saved.clone() };
+        assert_eq!(slow.jump(now(1_041)), None);
+        assert!(slow.jump(now(1_042)).unwrap().starts_with("21 s"));
+        // Where no clock tells, or the guest's stand still, nothing jumps.
+        let others =
+            [None, Some(SavedMoment { is_known: false, ..known })].map(|moment| saved_at(moment, Away::Advance));
+        for quiet in others.iter().chain([&saved_at(Some(known), Away::Freeze)]) {
+            assert_eq!(quiet.jump(now(u64::MAX / 1_000_000)), None, "{quiet:?}");
+        }
+        assert_eq!(saved.jump(HostTime { settable: false, ..now(5_000) }), None);
     }
 
     #[test]

@@ -93,6 +93,10 @@ impl Desk<'_> {
         self.put_in(number, &name, (&mut saved::open(file)?, file), pause, tell)?;
         let stands = if pause { "; it stands still, `croft resume` lets it go on" } else { "" };
         tell(&Report::Progress(format!("{name}: restored from {}{stands}", file.display())))?;
+        // It is restored, whether the host still says what time it is or has ended with its guests.
+        if let Some(jump) = self.session.host_time(ANSWER).ok().and_then(|now| found.jump(now)) {
+            tell(&Report::Progress(format!("{name}: {jump}")))?;
+        }
         Ok(())
     }
 

@@ -451,7 +451,7 @@ static TIME: Table = Table {
             usual(0),
             ALONE,
             "\"freeze\"",
-            "Whether time passes between `croft save` and `croft restore`: with `advance` it has passed for the guest too, whose clocks are right at once (as far as both hosts have a clock); with `freeze` its clocks have stood still. The choice goes with the saved VM.",
+            "Whether time passes between `croft save` and `croft restore`: with `advance` it has passed for the guest too, whose clocks are right at once (as far as both hosts have a clock); with `freeze` its clocks have stood still. Linux takes a jump of more than 20 s for a CPU that stood still, and may print a soft lockup and an RCU stall once, unless its `kernel.watchdog_thresh` is longer: `freeze` is for guests whose log must not have that. The choice goes with the saved VM.",
         ),
     ],
 };
