@@ -43,6 +43,28 @@ pub trait GuestMemory {
     }
 }
 
+/// The memory of a guest that has none: for a device that needs none, alone in a test.
+#[derive(Clone, Copy, Debug)]
+pub struct NoMemory;
+
+impl GuestMemory for NoMemory {
+    fn read(&self, from: Ipa, _into: &mut [u8]) -> Result<(), Fault> {
+        Err(Fault(from))
+    }
+
+    fn write(&self, to: Ipa, _bytes: &[u8]) -> Result<(), Fault> {
+        Err(Fault(to))
+    }
+
+    fn load_u16(&self, at: Ipa) -> Result<u16, Fault> {
+        Err(Fault(at))
+    }
+
+    fn store_u16(&self, at: Ipa, _value: u16) -> Result<(), Fault> {
+        Err(Fault(at))
+    }
+}
+
 impl<M: GuestMemory + ?Sized> GuestMemory for &M {
     fn read(&self, from: Ipa, into: &mut [u8]) -> Result<(), Fault> {
         (**self).read(from, into)

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use clock::{Period, Rate};
 use pack::{Damaged, Reader, Writer};
-use units::{AccessSize, Hz, IntId, Ipa, Line};
+use units::{AccessSize, Hz, IntId, Line};
 
-use devices::memory::{Fault, GuestMemory};
+use devices::memory::{GuestMemory, NoMemory};
 use devices::{
     Access, Bus, Change, Device, ErasedFlash, GenerationId, GenericWatchdog, MemoryTimer, Moment, Outside, PL011_DR,
     PL011_FR, POWER_BUTTON_PIN, Pl031, Pl061, Place, Request, Slot, Stream, Uart, Wired,
@@ -39,26 +39,6 @@ impl World {
 
     fn take_requests(&self) -> Vec<String> {
         self.requests.take()
-    }
-}
-
-struct NoMemory;
-
-impl GuestMemory for NoMemory {
-    fn read(&self, from: Ipa, _into: &mut [u8]) -> Result<(), Fault> {
-        Err(Fault(from))
-    }
-
-    fn write(&self, to: Ipa, _bytes: &[u8]) -> Result<(), Fault> {
-        Err(Fault(to))
-    }
-
-    fn load_u16(&self, at: Ipa) -> Result<u16, Fault> {
-        Err(Fault(at))
-    }
-
-    fn store_u16(&self, at: Ipa, _value: u16) -> Result<(), Fault> {
-        Err(Fault(at))
     }
 }
 

@@ -23,21 +23,36 @@ const NANOSLEEP: u64 = 101;
 const SIGACTION: u64 = 134;
 const SIGILL: u64 = 4;
 
-/// What the kernel answers, or its error's number.
-fn system_call(number: u64, arguments: [u64; 4]) -> Result<u64, u64> {
-    let [a, b, c, d] = arguments;
+/// A system call of up to six arguments: what the kernel answers, or its error's number.
+///
+/// # Safety
+/// What the call does touches nothing of Rust's but through pointers in the arguments, to live memory of the size that it expects.
+pub unsafe fn system_call<const N: usize>(number: u64, arguments: [u64; N]) -> Result<u64, u64> {
+    let mut all = [0; 6];
+    all[..N].copy_from_slice(&arguments);
+    let [a, b, c, d, e, f] = all;
     let result: i64;
-    // SAFETY: the callers below give the kernel only pointers to live memory of the size that the call expects.
+    // SAFETY: the caller's promise.
     unsafe {
-        asm!("svc #0", in("x8") number, inout("x0") a => result, in("x1") b, in("x2") c, in("x3") d, options(nostack));
+        asm!(
+            "svc #0",
+            in("x8") number, inout("x0") a => result, in("x1") b, in("x2") c, in("x3") d, in("x4") e, in("x5") f,
+            options(nostack)
+        );
     }
     if result < 0 { Err(result.unsigned_abs()) } else { Ok(result as u64) }
+}
+
+/// As [`system_call`].
+fn call<const N: usize>(number: u64, arguments: [u64; N]) -> Result<u64, u64> {
+    // SAFETY: the functions below give the kernel only pointers to live memory of the size that the call expects.
+    unsafe { system_call(number, arguments) }
 }
 
 /// Ends the program.
 pub fn exit(code: u64) -> ! {
     loop {
-        let _ = system_call(EXIT, [code, 0, 0, 0]);
+        let _ = call(EXIT, [code]);
     }
 }
 
@@ -45,7 +60,7 @@ pub fn exit(code: u64) -> ! {
 pub fn sleep_milliseconds(milliseconds: u64) {
     let time = [milliseconds / 1000, milliseconds % 1000 * 1_000_000];
     // One that is interrupted is shorter, which does no harm.
-    let _ = system_call(NANOSLEEP, [time.as_ptr() as u64, 0, 0, 0]);
+    let _ = call(NANOSLEEP, [time.as_ptr() as u64, 0]);
 }
 
 /// The standard output.
@@ -56,7 +71,7 @@ impl Write for Output {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         let mut left = text.as_bytes();
         while !left.is_empty() {
-            match system_call(WRITE, [1, left.as_ptr() as u64, left.len() as u64, 0]) {
+            match call(WRITE, [1, left.as_ptr() as u64, left.len() as u64]) {
                 Ok(written) if written > 0 => left = left.get(written as usize..).unwrap_or(&[]),
                 Err(EINTR) => {}
                 _ => return Err(fmt::Error),
@@ -117,7 +132,7 @@ pub fn start(stack: *const u64) -> Words {
     let handler: extern "C" fn() -> ! = nobody_answers;
     // Handler, flags, restorer (none: the handler does not return), mask.
     let action = [handler as usize as u64, 0, 0, 0];
-    let _ = system_call(SIGACTION, [SIGILL, action.as_ptr() as u64, 0, 8]);
+    let _ = call(SIGACTION, [SIGILL, action.as_ptr() as u64, 0, 8]);
     Words(stack)
 }
 

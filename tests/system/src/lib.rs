@@ -23,6 +23,7 @@ pub mod host;
 pub mod host_tree;
 pub mod log;
 pub mod memory;
+pub mod operator;
 pub mod place;
 pub mod terminal;
 

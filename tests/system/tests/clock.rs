@@ -3,7 +3,7 @@
 
 use abi::bundle::{Time, TimeSource};
 use anyhow::{Context, Result, ensure};
-use croft::control::{self, About, ControlError, Order, Place, Report};
+use croft::control::{Order, Report};
 use croft::site::Vm;
 use qemu::{ExceptionLevel, Machine};
 use std::io::{Read, Write};
@@ -12,6 +12,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use system::guest::{self, USUAL};
 use system::host::{Host, Run};
+use system::operator::Operator;
 use system::{BOOT, SOON, host_tree, place, scenario};
 
 const SECOND: u64 = 1_000_000;
@@ -32,41 +33,14 @@ fn main() -> ExitCode {
     ])
 }
 
-/// `croft` as it reaches a run by its socket.
-struct Operator<'f> {
-    folder: &'f Path,
-    _server: control::Server,
-}
-
-impl<'f> Operator<'f> {
-    fn new(run: &Run, folder: &'f Path) -> Result<Self> {
-        let server = control::serve(run.session(), About::default(), &Place::at(&folder.join("socket"))?)?;
-        Ok(Self { folder, _server: server })
-    }
-
-    fn order(&self, order: &Order) -> Result<Option<Report>, ControlError> {
-        let mut told = None;
-        control::perform(control::connect(&self.folder.join("socket"))?, order, |report| told = Some(report))?;
-        Ok(told)
-    }
-
-    /// The host's time of day in microseconds.
-    fn time(&self) -> Result<u64> {
-        match self.order(&Order::Time)? {
-            Some(Report::Time { microseconds, .. }) => Ok(microseconds),
-            other => anyhow::bail!("asked for the time, told {other:?}"),
-        }
-    }
-
-    /// Steps the clock; gives what time it was set to, in seconds.
-    fn step(&self, forward: bool, by: u64) -> Result<u64> {
-        let now = self.time()?;
-        let to = if forward { now + by } else { now - by };
-        self.order(&Order::SetTime { microseconds: to })?;
-        let shown = self.time()?;
-        ensure!(shown >= to && shown - to < LATE * SECOND, "set to {to}, it shows {shown}");
-        Ok(to / SECOND)
-    }
+/// Steps the clock; gives what time it was set to, in seconds.
+fn step(operator: &Operator, forward: bool, by: u64) -> Result<u64> {
+    let now = operator.time()?;
+    let to = if forward { now + by } else { now - by };
+    operator.order(&Order::SetTime { microseconds: to })?;
+    let shown = operator.time()?;
+    ensure!(shown >= to && shown - to < LATE * SECOND, "set to {to}, it shows {shown}");
+    Ok(to / SECOND)
 }
 
 /// A time in seconds that was looked at soon after it was `expected`.
@@ -223,7 +197,7 @@ fn set_by_the_operator() -> Result<()> {
     run.console("own")?.expect("\nset 0", SOON)?;
     for (forward, by) in [(true, HOUR), (false, 2 * HOUR), (true, 1000 * 24 * HOUR)] {
         let own_before = guest_clock(&run, "own")?;
-        let to = operator.step(forward, by)?;
+        let to = step(&operator, forward, by)?;
         is_about("the host's clock", host_word(folder.path(), HOST_CLOCK)?, to)?;
         is_about("a guest's clock", guest_clock(&run, "follows")?, to)?;
         let by = by / SECOND;
@@ -264,11 +238,11 @@ fn alarms_follow() -> Result<()> {
         run.ask(name, &arm, "\narmed 0, 0 so far")?;
     }
     let wait_for_it = "until [ $(rings) = 1 ]; do sleep 1; done; echo it ra''ng";
-    operator.step(true, 700 * SECOND)?;
+    step(&operator, true, 700 * SECOND)?;
     run.ask("soon", wait_for_it, "\nit rang")?;
     // One step of the clock lets all alarms ring whose time has come: the other one's would have by now.
     run.ask("late", "echo $(rings) by now", "\n0 by now")?;
-    operator.step(true, 600 * SECOND)?;
+    step(&operator, true, 600 * SECOND)?;
     run.ask("late", wait_for_it, "\nit rang")?;
     for name in ["soon", "late"] {
         run.console(name)?.expect("# ", SOON)?;

@@ -4,7 +4,7 @@
 use abi::link::Command;
 use abi::link::request::Ask;
 use anyhow::{Context, Result, ensure};
-use croft::control::{self, About, Order, Place};
+use croft::control::Order;
 use croft::session::Condition;
 use croft::site::Vm;
 use std::process::ExitCode;
@@ -12,6 +12,7 @@ use std::time::Duration;
 use system::guest::{self, USUAL};
 use system::host::{Host, Run};
 use system::memory::Memory;
+use system::operator::Operator;
 use system::{BOOT, SOON, full, log, scenario};
 
 /// A kernel that ends like this is lost.
@@ -172,10 +173,8 @@ fn reboot_by_the_button() -> Result<()> {
         guest::linux_with_drivers("listens", 1, "quiet uc.test=button", folder.path())?,
     ];
     let run = Host::default().start(vms)?;
-    let socket = folder.path().join("socket");
-    let _server = control::serve(run.session(), About::default(), &Place::at(&socket)?)?;
-    let order = |order: Order| control::perform(control::connect(&socket)?, &order, |_| ());
-    let reboot = |vm: &str, seconds| order(Order::Reboot { vm: vm.to_owned(), force: false, seconds });
+    let operator = Operator::new(&run, folder.path())?;
+    let reboot = |vm: &str, seconds| operator.order(&Order::Reboot { vm: vm.to_owned(), force: false, seconds });
     run.console("deaf")?.expect_unless("# ", PANIC, BOOT)?;
     let late = reboot("deaf", 2).err().context("a guest that does not know its button has rebooted")?;
     ensure!(late.to_string().contains("did not reboot within 2 s"), "{late}");
@@ -189,7 +188,7 @@ fn reboot_by_the_button() -> Result<()> {
         ensure!(run.condition("listens")? == Condition::Running { boots }, "it is {}", run.condition("listens")?);
     }
     run.console("listens")?.expect_unless("uc: button ready", PANIC, BOOT)?;
-    order(Order::Stop { vm: "listens".to_owned(), force: false, seconds: 120 })?;
+    operator.order(&Order::Stop { vm: "listens".to_owned(), force: false, seconds: 120 })?;
     run.finish(SOON)
 }
 

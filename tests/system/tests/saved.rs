@@ -6,7 +6,7 @@ use abi::crc32c;
 use abi::link::Carrier;
 use abi::link::request::{Ask, MAX_CHUNK};
 use anyhow::{Context, Result, ensure};
-use croft::control::{self, About, ControlError, Order, Place};
+use croft::control::{self, About, ControlError, Order};
 use croft::session::{Condition, Told};
 use croft::site::Vm;
 use snapshot::file::{Content, PAGE, Reader, Section, Writer};
@@ -21,6 +21,7 @@ use std::thread;
 use std::time::Duration;
 use system::core_file::Core;
 use system::host::{Host, Run};
+use system::operator::Operator;
 use system::{BOOT, SOON, guest, scenario};
 
 /// The VM that is saved.
@@ -61,19 +62,19 @@ fn kept() -> Result<Vm> {
 struct Operated {
     run: Run,
     socket: PathBuf,
-    _server: control::Server,
+    operator: Operator,
 }
 
 impl Operated {
     fn new(run: Run, folder: &Path, name: &str) -> Result<Self> {
         let socket = folder.join(name);
-        let server =
-            control::serve(run.session(), About { vcpus: vec![2, 2], ..About::default() }, &Place::at(&socket)?)?;
-        Ok(Self { run, socket, _server: server })
+        let about = About { vcpus: vec![2, 2], ..About::default() };
+        let operator = Operator::with(&run, about, socket.clone())?;
+        Ok(Self { run, socket, operator })
     }
 
     fn order(&self, order: &Order) -> Result<(), ControlError> {
-        control::perform(control::connect(&self.socket)?, order, |_| ())
+        self.operator.order(order).map(drop)
     }
 
     fn save(&self, file: &Path) -> Result<(), ControlError> {

@@ -2,15 +2,17 @@
 //! device tree from 7.0 on. `saved` also checks it when a VM is restored or cloned.
 
 use anyhow::{Context, Result, ensure};
-use croft::control::{self, About, ControlError, Order, Place, Report};
+use croft::control::{About, ControlError, Order, Report};
+use croft::session::Condition;
 use croft::site::Vm;
 use std::path::Path;
 use std::process::ExitCode;
 use std::thread;
 use std::time::Duration;
-use system::guest::{self, NEWEST};
+use system::guest::{self, NEWEST, PLACE_KEPT};
 use system::host::{Host, Run};
-use system::{BOOT, SOON, full, scenario};
+use system::operator::Operator;
+use system::{BOOT, SOON, scenario};
 
 const SECOND: u64 = 1_000_000;
 const HOUR: u64 = 3600 * SECOND;
@@ -20,39 +22,30 @@ const LATE: u64 = 60 * SECOND;
 const TAI_OFFSET: u64 = 37;
 
 fn main() -> ExitCode {
-    let mut scenarios = vec![scenario("vmclock::what_disrupts_it_and_what_does_not", what_disrupts)];
-    if full() {
-        scenarios.push(scenario("vmclock::linux_takes_it_for_a_clock", linux));
-    }
-    system::run(scenarios)
+    system::run(vec![
+        scenario("vmclock::what_disrupts_it_and_what_does_not", what_disrupts),
+        scenario("vmclock::linux_takes_it_for_a_clock", linux),
+    ])
 }
 
-/// `croft` as it reaches a run by its socket.
-struct Operator<'r> {
+/// The operator, and the run.
+struct Operated<'r> {
     run: &'r Run,
-    folder: &'r Path,
-    _server: control::Server,
+    operator: Operator,
 }
 
-impl<'r> Operator<'r> {
-    fn new(run: &'r Run, folder: &'r Path) -> Result<Self> {
+impl<'r> Operated<'r> {
+    fn new(run: &'r Run, folder: &Path) -> Result<Self> {
         let about = About { vcpus: vec![1, 1], ..About::default() };
-        let server = control::serve(run.session(), about, &Place::at(&folder.join("socket"))?)?;
-        Ok(Self { run, folder, _server: server })
+        Ok(Self { run, operator: Operator::with(run, about, folder.join("socket"))? })
     }
 
-    fn order(&self, order: &Order) -> Result<Option<Report>, ControlError> {
-        let mut told = None;
-        control::perform(control::connect(&self.folder.join("socket"))?, order, |report| told = Some(report))?;
-        Ok(told)
+    fn order(&self, order: &Order) -> Result<(), ControlError> {
+        self.operator.order(order).map(drop)
     }
 
-    /// The host's time of day in microseconds.
     fn time(&self) -> Result<u64> {
-        match self.order(&Order::Time)? {
-            Some(Report::Time { microseconds, .. }) => Ok(microseconds),
-            other => anyhow::bail!("asked for the time, told {other:?}"),
-        }
+        self.operator.time()
     }
 
     fn step(&self, by: i64) -> Result<()> {
@@ -115,7 +108,7 @@ fn what_disrupts() -> Result<()> {
     for name in ["goes", "stands"] {
         run.console(name)?.expect_unless("kept: pages at ", &["FAILED"], BOOT)?;
     }
-    let operator = Operator::new(&run, folder.path())?;
+    let operator = Operated::new(&run, folder.path())?;
     let mut last = [operator.says("goes")?, operator.says("stands")?];
     for hours in [5_i64, -3, 1000] {
         operator.step(hours * HOUR as i64)?;
@@ -150,19 +143,12 @@ fn newest() -> Result<Vm> {
     guest::linux("guest", NEWEST, 1, "quiet")
 }
 
-/// A time in nanoseconds since 1970.
-fn nanoseconds(text: &str) -> Result<i64> {
-    let (seconds, fraction) = text.trim().split_once('.').context(format!("no time: {text}"))?;
-    Ok(seconds.parse::<i64>()? * 1_000_000_000 + fraction.parse::<i64>()?)
-}
-
-/// VMClock's time and the system's at one count of the guest's, as its kernel has them.
+/// VMClock's time and the system's at one count of the guest's, as its kernel has them, in nanoseconds since 1970.
 fn clocks(run: &Run) -> Result<(i64, i64)> {
-    run.ask("guest", "linux-clock", "\nlinux-clock: device ")?;
-    let device = run.console("guest")?.expect(", system ", SOON)?;
-    let system = run.console("guest")?.expect(".\r\n", SOON)?;
-    let device = device.trim_end_matches(", system ");
-    Ok((nanoseconds(device)?, nanoseconds(system.trim_end_matches(".\r\n"))?))
+    run.ask("guest", "linux-clocks device", "\nuc: device ")?;
+    let said = run.console("guest")?.expect(".\r\n", SOON)?;
+    let (device, system) = said.trim_end_matches(".\r\n").split_once(" system ").with_context(|| said.clone())?;
+    Ok((device.parse()?, system.parse()?))
 }
 
 /// The page as Linux shows it to processes, read by the rules of its header: flags, marker of disruptions, count of generations.
@@ -193,13 +179,13 @@ fn linux() -> Result<()> {
     // By the link's port: what a kernel has in its memory takes minutes by the UART.
     let host = || Host { cpu: "max,cntfrq=62500000", port: true, ..Host::default() };
     let first = host().start_and_stay(vec![newest()?])?;
-    let operator = Operator::new(&first, folder.path())?;
+    let operator = Operated::new(&first, folder.path())?;
     first.console("guest")?.expect_unless(" cpus online", &["Kernel panic"], BOOT)?;
     first.ask("guest", "echo is $(cat /sys/class/ptp/ptp0/clock_name)", "\nis vmclock0\r\n")?;
     let before = page(&first)?;
     ensure!(before.first() == Some(&0x301), "flags {before:x?}");
     ensure!(notices(&first)? == 0, "it was told of something");
-    let is_the_hosts = |operator: &Operator<'_>, device: i64, earliest: u64| {
+    let is_the_hosts = |operator: &Operated<'_>, device: i64, earliest: u64| {
         let host = operator.time()?;
         let utc = (device / 1000) as u64 - TAI_OFFSET * SECOND;
         ensure!((earliest..=host).contains(&utc), "VMClock shows {utc}, the host {earliest} to {host}");
@@ -230,14 +216,17 @@ fn linux() -> Result<()> {
     first.check_log()?;
     drop(operator);
     drop(first);
-    thread::sleep(Duration::from_secs(5));
-    let next = Host { cpu: "max,cntfrq=100000000", ..host() }.start_and_stay(vec![newest()?])?;
+    let next = Host { cpu: "max,cntfrq=100000000", ..host() }.start_and_stay(vec![guest::place_of(newest()?)?])?;
     let place = tempfile::tempdir()?;
-    let operator = Operator::new(&next, place.path())?;
-    next.console("guest")?.expect_unless("# ", &["Kernel panic"], BOOT)?;
-    operator.order(&Order::Stop { vm: "guest".to_owned(), force: true, seconds: 60 })?;
+    let operator = Operated::new(&next, place.path())?;
+    next.console("guest")?.expect(PLACE_KEPT, BOOT)?;
+    next.wait_for("guest", SOON, Condition::is_off)?;
+    // An hour passes at once, of which the operator is told.
+    operator.step(HOUR as i64)?;
     let earliest = operator.time()?;
-    operator.order(&Order::Restore { vm: None, file, pause: false })?;
+    let told = operator.operator.order(&Order::Restore { vm: None, file, pause: false })?;
+    let Some(Report::Progress(told)) = told else { anyhow::bail!("a restore tells {told:?}") };
+    ensure!(told.contains(" s have passed for its guest at once"), "{told}");
     next.console("guest")?.send("\n")?;
     let (device, system) = clocks(&next)?;
     is_the_hosts(&operator, device, earliest)?;

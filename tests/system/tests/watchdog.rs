@@ -2,7 +2,7 @@
 
 use abi::link::Command;
 use anyhow::{Result, ensure};
-use croft::control::{self, About, Order, Place};
+use croft::control::Order;
 use croft::session::{Condition, Outcome};
 use croft::site::Vm;
 use std::process::ExitCode;
@@ -10,6 +10,7 @@ use std::time::Duration;
 use system::core_file::Core;
 use system::host::{Host, Run};
 use system::memory::Code;
+use system::operator::Operator;
 use system::{BOOT, SOON, guest, log, scenario};
 use watchdog::Action;
 
@@ -87,10 +88,9 @@ fn actions() -> Result<()> {
 fn hangs_in_a_wait(run: &Run, name: &str) -> Result<()> {
     const WFI: u32 = 0xd503_207f;
     let folder = tempfile::tempdir()?;
-    let (socket, file) = (folder.path().join("socket"), folder.path().join("hung.core"));
-    let _server = control::serve(run.session(), About::default(), &Place::at(&socket)?)?;
-    let order = Order::Dump { vm: name.to_owned(), file: file.clone() };
-    control::perform(control::connect(&socket)?, &order, |_| ())?;
+    let file = folder.path().join("hung.core");
+    let operator = Operator::new(run, folder.path())?;
+    operator.order(&Order::Dump { vm: name.to_owned(), file: file.clone() })?;
     ensure!(run.condition(name)? == Condition::Paused, "it is {}", run.condition(name)?);
     let core = Core::open(&file)?;
     let [thread] = core.threads[..] else { anyhow::bail!("{:?}", core.threads) };
@@ -228,9 +228,8 @@ fn pause() -> Result<()> {
         run.wait_for(name, STARVED, |condition| *condition == Condition::Paused)?;
     }
     let folder = tempfile::tempdir()?;
-    let socket = folder.path().join("socket");
-    let _server = control::serve(run.session(), About::default(), &Place::at(&socket)?)?;
-    let order = |order: Order| control::perform(control::connect(&socket)?, &order, |_| ());
+    let operator = Operator::new(&run, folder.path())?;
+    let order = |order: Order| operator.order(&order);
     order(Order::Pause { vm: "guest".to_owned() })?;
     let left = |run: &Run| -> Result<u64> {
         let statistics = run.statistics(STARVED)?;

@@ -6,7 +6,7 @@
 //! | the hypervisor with checks of itself | `el2/checks` | `target/undercroft-checks.img` |
 //! | the payloads | `tests/payloads` | `target/payloads/<name>.img` |
 //! | the tools for Linux guests | `guest/tools` | `target/guest/<name>`, and the initramfs |
-//! | the Linux benchmark, and what watches Linux's clocks | `tests/linux-bench`, `tests/linux-clocks` | the initramfs |
+//! | the Linux benchmark, and what watches Linux's clocks | `tests/linux` | the initramfs |
 
 use crate::image;
 use crate::setup::{Standard, guests};
@@ -18,17 +18,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 /// The package names of what is built for bare metal, and never for the machine that it is built on.
-pub(crate) const BARE_METAL: [&str; 9] = [
-    "undercroft",
-    "undercroft-checks",
-    "hw",
-    "payload-rt",
-    "payloads",
-    "linux-bench",
-    "linux-clocks",
-    "guest",
-    "guest-tools",
-];
+pub(crate) const BARE_METAL: [&str; 8] =
+    ["undercroft", "undercroft-checks", "hw", "payload-rt", "payloads", "linux-programs", "guest", "guest-tools"];
 
 /// A flat image and its name.
 #[derive(Clone, Debug)]
@@ -127,7 +118,7 @@ fn guest_tools(tree: &Tree) -> Result<()> {
 
 /// Builds what measures and watches inside Linux guests, and packs the initramfs with it.
 pub(crate) fn linux_programs(tree: &Tree) -> Result<()> {
-    for (name, elf) in binaries(tree, &["linux-bench", "linux-clocks"])? {
+    for (name, elf) in binaries(tree, &["linux-programs"])? {
         fs::copy(elf, tree.store("images").join(name)).context("no .undercroft/images; run `cargo xtask setup`")?;
     }
     guests::pack_initramfs(tree)

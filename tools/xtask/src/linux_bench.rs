@@ -1,7 +1,7 @@
 //! `cargo xtask bench --linux`: how much slower a Linux guest is than the same kernel on the bare machine.
 //!
 //! The same Debian kernel with the same initramfs runs, counted in instructions, on the bare machine and as a VM. Its only
-//! process is `tests/linux-bench`, which measures everything once to settle and once to report.
+//! process is `linux-bench` (`tests/linux`), which measures everything once to settle and once to report.
 //!
 //! A run repeats to the last digit, but any change, also of the hypervisor's code, changes a kernel's random numbers,
 //! hence its hash chains, and changes a boot by as much as five percent. So each side runs with several seeds, and the

@@ -9,11 +9,11 @@ use std::vec::Vec;
 use clock::{Period, Rate};
 use pack::{Reader, Writer};
 use proptest::prelude::*;
-use units::{AccessSize, Hz, IntId, Ipa, Line};
+use units::{AccessSize, Hz, IntId, Line};
 
 use super::{ClockPage, SavedClockPage, ShownMoment, TAI_OFFSET};
 use crate::bus::{Change, Device, Moment, Outside, Request, Stream, Wired};
-use crate::memory::{Fault, GuestMemory};
+use crate::memory::{GuestMemory, NoMemory};
 
 const WHAT: IntId = IntId::spi(15);
 
@@ -93,26 +93,6 @@ impl World {
 
     fn read(&self) -> Read {
         read(&Self::bytes(*self.page.borrow())).expect("it is not being written")
-    }
-}
-
-struct NoMemory;
-
-impl GuestMemory for NoMemory {
-    fn read(&self, from: Ipa, _into: &mut [u8]) -> Result<(), Fault> {
-        Err(Fault(from))
-    }
-
-    fn write(&self, to: Ipa, _bytes: &[u8]) -> Result<(), Fault> {
-        Err(Fault(to))
-    }
-
-    fn load_u16(&self, at: Ipa) -> Result<u16, Fault> {
-        Err(Fault(at))
-    }
-
-    fn store_u16(&self, at: Ipa, _value: u16) -> Result<(), Fault> {
-        Err(Fault(at))
     }
 }
 

@@ -19,14 +19,13 @@ use std::path::{Path, PathBuf};
 const LONGEST_FILE: usize = 800;
 
 /// The folders of what is built for bare metal.
-const BARE_METAL_FOLDERS: [&str; 9] = [
+const BARE_METAL_FOLDERS: [&str; 8] = [
     "el2/checks",
     "el2/hw",
     "el2/hypervisor",
     "guest/library",
     "guest/tools",
-    "tests/linux-bench",
-    "tests/linux-clocks",
+    "tests/linux",
     "tests/payload-rt",
     "tests/payloads",
 ];

@@ -212,8 +212,8 @@ fn check_image(path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Packs the initramfs: busybox, `tests/system/guest`, and the benchmark program, the one for the clock, and the tools for guests if
-/// they have been built.
+/// Packs the initramfs: busybox, `tests/system/guest`, and the benchmark program, the one that watches clocks, and the tools for
+/// guests if they have been built.
 pub(crate) fn pack_initramfs(tree: &Tree) -> Result<()> {
     let mut archive = cpio::Archive::default();
     for folder in ["bin", "dev", "proc", "sys", "tmp", "tests"] {
@@ -234,7 +234,7 @@ pub(crate) fn pack_initramfs(tree: &Tree) -> Result<()> {
         let name = script.file_name().unwrap_or_default().to_string_lossy().into_owned();
         archive.file(&format!("tests/{name}"), 0o755, &fs::read(&script)?);
     }
-    for program in ["linux-bench", "linux-clock", "linux-clocks", "uc-info", "uc-watchdog"] {
+    for program in ["linux-bench", "linux-clocks", "uc-info", "uc-watchdog"] {
         let built = tree.store("images").join(program);
         if built.is_file() {
             archive.file(&format!("bin/{program}"), 0o755, &fs::read(built)?);

@@ -1,9 +1,9 @@
 //! The watchers, each a process, and what they share: the latest times that any has seen, and counts.
 
-use crate::line;
-use crate::system::{self, Line, TimerFile};
 use core::fmt::Write as _;
 use core::sync::atomic::{AtomicU64, Ordering};
+use linux_programs::system::{self, TimerFile};
+use linux_programs::{Line, line};
 
 /// Looks at the clocks between two sleeps.
 const BURST: u64 = 50;

@@ -1,19 +1,12 @@
 //! The operations, each as a function that gives its cost in [`SCALE`]ths of ticks.
 
 use crate::BATCHES;
-use crate::system::{self, Pipe};
 use core::arch::asm;
+use guest_tools::exit;
+use linux_programs::system::{self, Pipe, counter};
 
 /// Results are in hundredths.
 pub(crate) const SCALE: u64 = 100;
-
-/// The virtual counter. The barrier keeps the read where it is written.
-pub(crate) fn counter() -> u64 {
-    let ticks;
-    // SAFETY: reads a register that Linux lets every process read.
-    unsafe { asm!("isb", "mrs {ticks}, cntvct_el0", ticks = out(reg) ticks, options(nomem, nostack)) };
-    ticks
-}
 
 /// The median over [`BATCHES`] batches of `rounds` operations each.
 fn median(rounds: u64, mut batch: impl FnMut()) -> u64 {
@@ -33,7 +26,7 @@ pub(crate) fn fork_exec() -> u64 {
     median(ROUNDS, || {
         for _ in 0..ROUNDS {
             match system::fork() {
-                0 => system::exec_self(),
+                0 => system::become_program(c"/bin/linux-bench", c"end"),
                 child => system::wait(child),
             }
         }
@@ -47,20 +40,20 @@ pub(crate) fn pipe() -> u64 {
     let child = system::fork();
     if child == 0 {
         // Once nobody else can write, the read gives nothing and the child ends.
-        system::close(there.input);
-        while system::read_byte(there.output) {
-            system::write_all(back.input, b"y");
+        there.input.close();
+        while there.output.read_byte() {
+            back.input.write(b"y");
         }
-        system::exit(0);
+        exit(0);
     }
     let value = median(ROUNDS, || {
         for _ in 0..ROUNDS {
-            system::write_all(there.input, b"x");
-            system::read_byte(back.output);
+            there.input.write(b"x");
+            let _ = back.output.read_byte();
         }
     });
     for end in [there.input, there.output, back.input, back.output] {
-        system::close(end);
+        end.close();
     }
     system::wait(child);
     value
@@ -79,7 +72,8 @@ pub(crate) fn page_fault() -> u64 {
             unsafe { memory.add(page * PAGE).write_volatile(1) };
         }
         *mean = (counter() - start) * SCALE / PAGES as u64;
-        system::unmap(memory, PAGES * PAGE);
+        // SAFETY: nothing else knows of it.
+        unsafe { system::unmap(memory, PAGES * PAGE) };
     }
     means.sort_unstable();
     means[BATCHES / 2]
@@ -90,7 +84,7 @@ pub(crate) fn usleep() -> u64 {
     const ROUNDS: u64 = 1;
     median(ROUNDS, || {
         for _ in 0..ROUNDS {
-            system::sleep_nanoseconds(1_000_000);
+            system::sleep(1_000_000);
         }
     })
 }

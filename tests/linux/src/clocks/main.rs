@@ -4,6 +4,7 @@
 //! linux-clocks watch           for ever: a process a CPU, one for timerfd, one for long sleeps, and one that reports
 //! linux-clocks talk MS         a numbered line every MS milliseconds, for ever
 //! linux-clocks sample WORD     the guest's clock and the host's, at the same moment
+//! linux-clocks device          what time it is by /dev/ptp0, and by the system when its counter showed the same
 //! ```
 //!
 //! Nothing here measures how late anything is, since a busy computer makes everything late. But a clock that goes back, a timer
@@ -13,32 +14,21 @@
 //! A sample lies between two looks at the guest's clock, which say how exact it is. The host's time is asked for by VMware's
 //! call, which goes by the host's counter and knows nothing of the guest's.
 //!
-//! UNSAFETY: system calls, given only pointers to live memory; one page that processes share, which holds atomics alone.
+//! UNSAFETY: the symbol that the program's entry calls.
 #![no_std]
 #![no_main]
-#![expect(unsafe_code, reason = "system calls and the symbol that the program's entry calls")]
+#![expect(unsafe_code, reason = "the symbol that the program's entry calls")]
 
-mod system;
 mod watch;
 
 use abi::calls::vmware::command;
 use core::fmt::Write;
 use guest_tools::{Words, exit, start};
-use system::Line;
+use linux_programs::{Line, line, system};
 
 /// How many looks a sample takes at most, and how close together (in nanoseconds) two of the guest's must be.
 const LOOKS: u32 = 4000;
 const CLOSE: u64 = 20_000;
-
-/// Prints a line with one system call, so that no other process's text comes in between.
-#[macro_export]
-macro_rules! line {
-    ($($text:tt)*) => {{
-        let mut line = $crate::system::Line::new();
-        let _ = core::fmt::Write::write_fmt(&mut line, format_args!("{}\n", format_args!($($text)*)));
-        line.print();
-    }};
-}
 
 /// The program, called by the entry with the stack that the kernel left.
 // SAFETY: the name is the entry's, and this is the program's only definition of it.
@@ -49,8 +39,9 @@ extern "C" fn tool_main(stack: *const u64) -> ! {
         Some("watch") => watch::all(),
         Some("talk") => talk(words.number(2).unwrap_or(20)),
         Some("sample") => sample(words),
+        Some("device") => device(),
         _ => {
-            line!("usage: linux-clocks watch | talk MILLISECONDS | sample WORD");
+            line!("usage: linux-clocks watch | talk MILLISECONDS | sample WORD | device");
             exit(2)
         }
     }
@@ -78,6 +69,13 @@ fn sample(words: Words) -> ! {
     }
     let (width, before, host) = best;
     line!("uc: sample {} {before} {width} {host} {}.", words.get(2).unwrap_or("-"), system::real_time());
+    exit(0)
+}
+
+/// One look at the counter, from which the kernel computes both times, in nanoseconds.
+fn device() -> ! {
+    let [device, real] = system::ptp_and_real_time();
+    line!("uc: device {device} system {real}.");
     exit(0)
 }
 

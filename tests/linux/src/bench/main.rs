@@ -8,16 +8,15 @@
 //! `linux-bench <name> <ticks>`. Each value is the median of [`BATCHES`] short batches, so that the kernel's timer tick, which
 //! falls into some of them, does not show. Then it powers the machine off.
 //!
-//! UNSAFETY: system calls, and memory that they hand out. Every call here is one that cannot touch Rust's own objects but
-//! through the pointers given to it, and those point to live memory of the size that is given.
+//! UNSAFETY: a loop of arithmetic; writes to memory that was just mapped, and its end; the symbol that the program's entry calls.
 #![no_std]
 #![no_main]
-#![expect(unsafe_code, reason = "system calls and the program's entry are made of it")]
+#![expect(unsafe_code, reason = "what is measured, and the symbol that the program's entry calls")]
 
 mod measure;
-mod system;
 
-use system::{Descriptor, exit, power_off, write_all};
+use guest_tools::{exit, start};
+use linux_programs::{line, system};
 
 /// How many means are taken; the median of them counts.
 const BATCHES: usize = 301;
@@ -36,15 +35,16 @@ const ROWS: [Row; 5] = [
     ("cpu-loop", measure::cpu_loop),
 ];
 
-/// Rust's side of the entry: `arguments` is how many words the command line has.
+/// The program, called by the entry with the stack that the kernel left.
+// SAFETY: the name is the entry's, and this is the program's only definition of it.
 #[unsafe(no_mangle)]
-extern "C" fn program(arguments: u64) -> ! {
-    let boot = measure::counter();
+extern "C" fn tool_main(stack: *const u64) -> ! {
+    let boot = system::counter();
     // The measured exec gives the program a second word: it is only to end.
-    if arguments > 1 {
+    if start(stack).get(1).is_some() {
         exit(0);
     }
-    system::sleep_nanoseconds(SETTLING);
+    system::sleep(SETTLING);
     for (_, measure) in ROWS {
         measure();
     }
@@ -52,30 +52,10 @@ extern "C" fn program(arguments: u64) -> ! {
     for (name, measure) in ROWS {
         print_row(name, measure());
     }
-    power_off()
+    system::power_off()
 }
 
 /// Prints a row; the value is in [`measure::SCALE`]ths of ticks.
 fn print_row(name: &str, value: u64) {
-    let mut digits = [0; 20];
-    let mut place = digits.len();
-    let mut rest = value / measure::SCALE;
-    loop {
-        place -= 1;
-        digits[place] = b'0' + (rest % 10) as u8;
-        rest /= 10;
-        if rest == 0 {
-            break;
-        }
-    }
-    let tenth = [b'.', b'0' + (value % measure::SCALE * 10 / measure::SCALE) as u8, b'\n'];
-    for text in [&b"linux-bench "[..], name.as_bytes(), b" ", &digits[place..], &tenth] {
-        write_all(Descriptor::OUTPUT, text);
-    }
-}
-
-#[panic_handler]
-fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
-    write_all(Descriptor::OUTPUT, b"linux-bench panicked\n");
-    power_off()
+    line!("linux-bench {name} {}.{}", value / measure::SCALE, value % measure::SCALE * 10 / measure::SCALE);
 }
