@@ -8,15 +8,17 @@
 
 use abi::bundle::TimeAway;
 use anyhow::{Context, Result, bail, ensure};
-use croft::control::{self, About, Order, Place};
+use croft::control::{About, Order};
 use croft::session::Condition;
 use croft::site::Vm;
 use std::fs;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
+use system::guest::{self, PLACE_KEPT};
 use system::host::{Host, Run};
-use system::{BOOT, SOON, full, guest, log, scenario};
+use system::operator::Operator;
+use system::{BOOT, SOON, full, log, scenario};
 
 /// The VM that travels, which is the host name of its guest too.
 const NAME: &str = "traveller";
@@ -35,17 +37,20 @@ const WRONG: f64 = 1e-4;
 const CLOCKS: f64 = 2.0;
 /// How long something may take that a guest does under load.
 const LOADED: Duration = Duration::from_secs(120);
-/// The last line of the payload that keeps the place of the VM on the next host.
-const PLACE_KEPT: &str = "payload: 1 passed, 0 failed, 0 skipped\r\n";
 
 fn main() -> ExitCode {
     let mut scenarios = Vec::new();
     for shape in SHAPES {
-        if let Some(rounds) = if full() { Some(ROUNDS) } else { shape.rounds } {
+        if let Some(rounds) = if full() { Some(moves()) } else { shape.rounds } {
             scenarios.push(scenario(format!("travel::{}", shape.name), move || travel(&shape, rounds)));
         }
     }
     system::run(scenarios)
+}
+
+/// How often each shape moves where all are to be tried: `UNDERCROFT_MOVES`, for a part of what takes hours.
+fn moves() -> u32 {
+    std::env::var("UNDERCROFT_MOVES").ok().and_then(|moves| moves.parse().ok()).unwrap_or(ROUNDS)
 }
 
 /// A guest, and its hosts.
@@ -80,7 +85,7 @@ const SHAPES: [Shape; 4] = [
         vcpus: 2,
         cpus: 1,
         away: TimeAway::Freeze,
-        rounds: None,
+        rounds: Some(2),
     },
 ];
 
@@ -104,19 +109,12 @@ impl Shape {
         vm.time.away = self.away;
         Ok(vm)
     }
-
-    /// The same VM with a guest that ends at once: the place for the one that comes.
-    fn place(&self, folder: &Path) -> Result<Vm> {
-        let place = guest::payload(NAME, "hello", self.vcpus, "")?;
-        Ok(Vm { kernel: place.kernel, initrd: None, cmdline: String::new(), ..self.vm(folder)? })
-    }
 }
 
 /// A host, with the socket that croft's commands use.
 struct Stop {
     run: Run,
-    socket: std::path::PathBuf,
-    _server: control::Server,
+    operator: Operator,
 }
 
 /// What the guest's clock and its host's showed at the same moment.
@@ -141,14 +139,13 @@ const WORK: usize = 3;
 
 impl Stop {
     fn new(run: Run, folder: &Path, name: &str) -> Result<Self> {
-        let socket = folder.join(format!("{name}.socket"));
-        let server = control::serve(run.session(), About::default(), &Place::at(&socket)?)?;
-        Ok(Self { run, socket, _server: server })
+        let operator = Operator::with(&run, About::default(), folder.join(format!("{name}.socket")))?;
+        Ok(Self { run, operator })
     }
 
     fn order(&self, order: &Order) -> Result<()> {
-        control::perform(control::connect(&self.socket)?, order, |_| ())
-            .with_context(|| format!("{order:?}\n--- log:\n{}", self.run.log().transcript()))
+        let done = self.operator.order(order);
+        done.map(drop).with_context(|| format!("{order:?}\n--- log:\n{}", self.run.log().transcript()))
     }
 
     /// The next line that begins like this, in its words.
@@ -291,7 +288,7 @@ fn travel(shape: &Shape, rounds: u32) -> Result<()> {
     for round in 1..=rounds {
         stop.leave(&file, round)?;
         drop(stop);
-        stop = start(round, shape.place(folder)?)?;
+        stop = start(round, guest::place_of(shape.vm(folder)?)?)?;
         stop.arrive(&file)?;
         stays.push(stop.stay(round).with_context(|| format!("after {round} moves"))?);
     }
