@@ -139,6 +139,7 @@ fn hypervisor(tree: &Tree, names: &[String]) -> Result<()> {
             Some(wrong) if !wrong.is_empty() => Fate::Wrong(wrong.clone()),
             _ => try_one(&copy, &mutation).unwrap_or_else(|error| Fate::Wrong(format!("{error:#}"))),
         };
+        println!("== {}: {fate:?}", mutation.patch);
         fates.push((mutation, fate));
     }
     println!();
@@ -198,15 +199,19 @@ fn run_test(copy: &Tree, test: &str) -> Result<Tally> {
 fn copy(tree: &Tree) -> Result<Tree> {
     let root = tree.target("mutate/tree");
     let files = tree::output(tree.command("git").args(["ls-files", "--cached", "--others", "--exclude-standard"]))?;
-    for old in ["core", "docs", "el2", "guest", "tests", "tools"] {
-        if root.join(old).is_dir() {
-            fs::remove_dir_all(root.join(old))?;
-        }
+    let files: Vec<&str> = files.lines().filter(|file| tree.path(file).is_file()).collect();
+    for folder in ["core", "docs", "el2", "guest", "tests", "tools"] {
+        remove_what_is_gone(&root, folder.as_ref(), &files.iter().map(Path::new).collect())?;
     }
-    for file in files.lines().filter(|file| tree.path(file).is_file()) {
-        let to = root.join(file);
+    for file in files {
+        let (from, to) = (tree.path(file), root.join(file));
+        // What is as it was keeps its time, and cargo what it made of it.
+        let text = fs::read(&from).with_context(|| format!("reading {file}"))?;
+        if fs::read(&to).is_ok_and(|old| old == text) {
+            continue;
+        }
         fs::create_dir_all(to.parent().unwrap_or(&root))?;
-        fs::copy(tree.path(file), &to).with_context(|| format!("copying {file}"))?;
+        fs::copy(&from, &to).with_context(|| format!("copying {file}"))?;
     }
     let store = root.join(".undercroft");
     if !store.exists() {
@@ -217,6 +222,25 @@ fn copy(tree: &Tree) -> Result<Tree> {
         tree::output(tree.command("git").args(["init", "--quiet"]).arg(&root))?;
     }
     Ok(Tree::at(root))
+}
+
+/// Removes the files below `folder` of the copy that are not among `files`.
+fn remove_what_is_gone(root: &Path, folder: &Path, files: &BTreeSet<&Path>) -> Result<()> {
+    let there = match fs::read_dir(root.join(folder)) {
+        Ok(there) => there,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error).with_context(|| format!("reading {}", folder.display())),
+    };
+    for entry in there {
+        let entry = entry?;
+        let place = folder.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            remove_what_is_gone(root, &place, files)?;
+        } else if !files.contains(&*place) {
+            fs::remove_file(entry.path()).with_context(|| format!("removing {}", place.display()))?;
+        }
+    }
+    Ok(())
 }
 
 /// The breaks that cargo-mutants makes in one crate; which of them the crate's own tests do not see.
