@@ -621,6 +621,35 @@ fn a_bundle_is_written_whole() {
     assert_eq!(output.stdout, bytes);
 }
 
+/// QEMU is asked what its CPUs can be given, once there is something to ask; what it says of `max` is played.
+#[test]
+fn properties_of_the_cpu_are_checked_against_qemus() {
+    let list = r#"{"return": [{"name": "cntfrq", "type": "uint64"}, {"name": "pauth", "type": "bool"}]}"#;
+    let wired = r#"{"return": [{"name": "memory", "type": "link<memory-region>"}]}"#;
+    let said = format!("echo '{wired}'; echo '{list}'");
+    let stage = Stage::new(&format!("while read line; do case $line in *max-arm-cpu*) {said};; esac; done"));
+    let check = |cpu: &str| {
+        fs::write(stage.path("site.toml"), SITE.replacen("cortex-a76", cpu, 1)).unwrap();
+        let output = stage.command(&["check", "site.toml"]).output().unwrap();
+        (output.status.code(), text(&output.stderr))
+    };
+    for cpu in ["max", "max,pauth=off", "max,pauth=on,cntfrq=1000000000", "max,", "cortex-a72,foo=bar"] {
+        assert_eq!(check(cpu), (Some(0), String::new()), "{cpu}");
+    }
+    for (cpu, said) in [
+        ("max,foo=bar", "foo=bar: QEMU's max has no such property; it has cntfrq, pauth"),
+        ("max,cntfrq=24000000,paut=on", "paut=on: QEMU's max has no such property; did you mean pauth?"),
+        ("max,memory=x", "memory=x: QEMU's max has no such property; it has cntfrq, pauth"),
+        ("max,pauth=7", "pauth=7: pauth takes on or off"),
+        ("max,cntfrq=24M", "cntfrq=24M: cntfrq takes a whole number"),
+        ("max,-pauth", "-pauth: a property is written with its value, as pauth=off"),
+        ("max,pauth", "pauth: a property is written with its value, as pauth=on"),
+    ] {
+        let wrong = format!("site.toml:2: cpu = \"{cpu}\": {said}\n");
+        assert_eq!(check(cpu), (Some(2), wrong));
+    }
+}
+
 #[test]
 fn a_clock_that_will_be_wrong_is_noted() {
     let stage = Stage::new("");

@@ -2,10 +2,12 @@
 //! `cargo xtask setup` put into `.undercroft/bin`.
 
 use crate::{Error, io};
+use serde_json::{Value, json};
 use std::env;
 use std::fmt;
+use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 const PROGRAM: &str = "qemu-system-aarch64";
 
@@ -57,6 +59,23 @@ impl Qemu {
         let printed = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
         wide_models(&printed).any(|model| model == name)
     }
+
+    /// The properties that may be given to the CPUs of a model; `None` if it does not tell.
+    #[must_use]
+    pub fn cpu_properties(&self, model: &str) -> Option<Vec<Property>> {
+        // `-device TYPE,help` does without a machine, and without one a model does not have all.
+        let words = ["-M", "none", "-nodefaults", "-display", "none", "-qmp", "stdio"];
+        let mut asked = Command::new(&self.program);
+        asked.args(words).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut qemu = asked.spawn().ok()?;
+        let list =
+            json!({ "execute": "device-list-properties", "arguments": { "typename": format!("{model}-arm-cpu") } });
+        let orders = [json!({ "execute": "qmp_capabilities" }), list, json!({ "execute": "quit" })];
+        let sent = orders.iter().try_for_each(|order| writeln!(qemu.stdin.as_mut()?, "{order}").ok());
+        let output = qemu.wait_with_output().ok()?;
+        let properties = properties(&String::from_utf8_lossy(&output.stdout));
+        (sent.is_some() && !properties.is_empty()).then_some(properties)
+    }
 }
 
 /// The models in what `-cpu help` prints, a name a line, without those that have AArch32 alone.
@@ -65,6 +84,86 @@ fn wide_models(printed: &str) -> impl Iterator<Item = &str> {
         ["arm", "cortex-m", "cortex-r", "cortex-a7 ", "cortex-a8 ", "cortex-a9 ", "cortex-a15 ", "pxa", "sa1", "ti9"];
     let names = printed.lines().filter_map(|line| line.strip_prefix("  ")).map(str::trim);
     names.filter(|name| !NARROW.iter().any(|narrow| format!("{name} ").starts_with(narrow)))
+}
+
+/// A property of a model of CPUs, which may be given behind its name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Property {
+    /// Its name.
+    pub name: String,
+    /// What it takes.
+    pub form: Form,
+}
+
+/// What a property takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// `on` or `off`.
+    Flag,
+    /// A whole number without a sign of at most so many bits.
+    Number(u32),
+    /// One with a sign.
+    Signed(u32),
+    /// What this program knows nothing of.
+    Other,
+}
+
+impl Form {
+    /// By QEMU's name of the type. What is wired up inside of QEMU cannot be given.
+    fn of(word: &str) -> Option<Form> {
+        Some(match word {
+            "bool" => Form::Flag,
+            "uint8" => Form::Number(8),
+            "uint16" => Form::Number(16),
+            "uint32" => Form::Number(32),
+            "uint64" => Form::Number(64),
+            "int32" => Form::Signed(32),
+            "int64" => Form::Signed(64),
+            _ if word.starts_with("link<") || word.starts_with("child<") => return None,
+            _ => Form::Other,
+        })
+    }
+
+    /// Whether QEMU takes `value`: its words for yes and no (`qapi_bool_parse`), and numbers as C writes them.
+    #[must_use]
+    pub fn takes(self, value: &str) -> bool {
+        let number = |digits: &str, bits: u32| {
+            let hexadecimal =
+                digits.strip_prefix("0x").or_else(|| digits.strip_prefix("0X")).map(|digits| (digits, 16));
+            let octal = digits.strip_prefix('0').filter(|rest| !rest.is_empty()).map(|digits| (digits, 8));
+            let (digits, radix) = hexadecimal.or(octal).unwrap_or((digits, 10));
+            let unsigned = digits.bytes().all(|byte| byte.is_ascii_hexdigit());
+            u64::from_str_radix(digits, radix).ok().filter(|_| unsigned).is_some_and(|number| number >> (bits - 1) <= 1)
+        };
+        match self {
+            Form::Flag => ["on", "yes", "true", "y", "off", "no", "false", "n"].contains(&value),
+            Form::Number(bits) => number(value, bits),
+            Form::Signed(bits) => number(value.strip_prefix('-').unwrap_or(value), bits - 1),
+            Form::Other => true,
+        }
+    }
+
+    /// What it takes, in words.
+    #[must_use]
+    pub fn described(self) -> &'static str {
+        match self {
+            Form::Flag => "on or off",
+            Form::Number(_) => "a whole number",
+            Form::Signed(_) => "a whole number, also below 0",
+            Form::Other => "something else",
+        }
+    }
+}
+
+/// The properties in what QEMU answers, of which one line has the list.
+fn properties(answers: &str) -> Vec<Property> {
+    let lists = answers.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let lists = lists.filter_map(|answer| Some(answer.get("return")?.as_array()?.clone()));
+    let property = |about: Value| {
+        let form = Form::of(about.get("type")?.as_str()?)?;
+        Some(Property { name: about.get("name")?.as_str()?.to_owned(), form })
+    };
+    lists.flatten().filter_map(property).collect()
 }
 
 /// Finds a QEMU that is new enough, looking for `.undercroft` upwards from the current folder, from this program's own
@@ -135,6 +234,37 @@ mod tests {
         let printed =
             "Available CPUs:\n  arm926\n  cortex-a15\n  cortex-a7\n  cortex-a76\n  cortex-m33\n  cortex-x9\n  max\n";
         assert_eq!(wide_models(printed).collect::<Vec<_>>(), ["cortex-a76", "cortex-x9", "max"]);
+    }
+
+    #[test]
+    fn knows_what_properties_take() {
+        let printed = r#"{"QMP": {"version": {}, "capabilities": ["oob"]}}
+{"return": {}}
+{"return": [{"name": "cntfrq", "type": "uint64", "default-value": 0}, {"name": "core-count", "type": "int32"}]}
+{"return": [{"name": "memory", "type": "link<memory-region>"}, {"name": "pauth", "type": "bool"}]}
+{"return": [{"name": "unnamed-gpio-in[0]", "type": "child<irq>"}, {"name": "x-new", "type": "str"}]}
+{"event": "SHUTDOWN"}
+no JSON
+{"error": {"class": "GenericError"}}
+"#;
+        let found: Vec<_> = properties(printed).into_iter().map(|found| (found.name, found.form)).collect();
+        let expected = [("cntfrq", Form::Number(64)), ("core-count", Form::Signed(32)), ("pauth", Form::Flag)];
+        let expected = expected.into_iter().chain([("x-new", Form::Other)]);
+        assert_eq!(found, expected.map(|(name, form)| (name.to_owned(), form)).collect::<Vec<_>>());
+        for (form, good, bad) in [
+            (Form::Flag, &["on", "off", "yes", "n"][..], &["", "1", "ON", "maybe"][..]),
+            (
+                Form::Number(64),
+                &["0", "62500000", "0x10", "017", "18446744073709551615"],
+                &["", "abc", "-1", "+1", "0x", "08"],
+            ),
+            (Form::Number(32), &["4294967295"], &["4294967296"]),
+            (Form::Signed(32), &["-1", "2147483647"], &["2147483648", "--1", "one"]),
+            (Form::Other, &["", "anything"], &[]),
+        ] {
+            good.iter().for_each(|value| assert!(form.takes(value), "{form:?} {value}"));
+            bad.iter().for_each(|value| assert!(!form.takes(value), "{form:?} {value}"));
+        }
     }
 
     #[test]

@@ -14,7 +14,7 @@ mod machine;
 mod wait;
 
 pub use console::{Console, Expected};
-pub use find::{MINIMUM, Qemu, Version, find, find_from};
+pub use find::{Form, MINIMUM, Property, Qemu, Version, find, find_from};
 pub use machine::{ExceptionLevel, Machine, Running, Serial};
 pub use wait::end_of_wait;
 

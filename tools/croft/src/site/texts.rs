@@ -58,12 +58,14 @@ impl Text {
     }
 }
 
-/// A model, possibly with properties: `max,pauth-qarma3=on`. QEMU itself judges the properties, but for those that it takes and that
-/// leave no CPU for a hypervisor: one without AArch64 executes none of its instructions, so that it could not even say why.
+/// A model, possibly with properties: `max,pauth-qarma3=on`. Those that QEMU takes and that leave no CPU for a hypervisor are refused
+/// too: one without AArch64 executes none of its instructions, so that it could not even say why.
 fn check_cpu(cpu: &str) -> Result<(), String> {
     let mut parts = cpu.split(',');
     let model = parts.next().unwrap_or_default();
-    for property in parts {
+    // QEMU passes over what is empty.
+    let properties: Vec<&str> = parts.filter(|property| !property.is_empty()).collect();
+    for property in &properties {
         let (name, value) = property.split_once('=').unwrap_or((property, ""));
         // QEMU's words for "no" (`qapi_bool_parse`).
         let is_off = ["off", "no", "false", "n"].contains(&value);
@@ -77,12 +79,43 @@ fn check_cpu(cpu: &str) -> Result<(), String> {
             _ => {}
         }
     }
-    if CPU_MODELS.contains(&model) || qemu::find().is_ok_and(|qemu| qemu.has_wide_model(model)) {
+    let is_known = CPU_MODELS.contains(&model);
+    if is_known && properties.is_empty() {
         return Ok(());
     }
-    let hint = nearest(model, &CPU_MODELS).map_or(String::new(), |known| format!("did you mean \"{known}\"? "));
-    let all = CPU_MODELS.join(", ");
-    Err(format!("QEMU has no such 64-bit CPU model; {hint}there are {all}, also with properties"))
+    let qemu = qemu::find().ok();
+    if !is_known && !qemu.as_ref().is_some_and(|qemu| qemu.has_wide_model(model)) {
+        let hint = nearest(model, &CPU_MODELS).map_or(String::new(), |known| format!("did you mean \"{known}\"? "));
+        let all = CPU_MODELS.join(", ");
+        return Err(format!("QEMU has no such 64-bit CPU model; {hint}there are {all}, also with properties"));
+    }
+    let known = qemu.and_then(|qemu| qemu.cpu_properties(model));
+    properties.iter().try_for_each(|property| check_property(model, property, known.as_deref()))
+}
+
+/// A property of a model, of which `known` are those that QEMU knows, where there is one to ask. Whether they go together it says itself
+/// when it starts.
+fn check_property(model: &str, property: &str, known: Option<&[qemu::Property]>) -> Result<(), String> {
+    let Some((name, value)) = property.split_once('=') else {
+        let (name, value) = match property.strip_prefix('-') {
+            Some(name) => (name, "off"),
+            None => (property.trim_start_matches('+'), "on"),
+        };
+        return Err(format!("{property}: a property is written with its value, as {name}={value}"));
+    };
+    let Some(known) = known else { return Ok(()) };
+    match known.iter().find(|known| known.name == name) {
+        Some(known) if known.form.takes(value) => Ok(()),
+        Some(known) => Err(format!("{property}: {name} takes {}", known.form.described())),
+        None => {
+            let names: Vec<&str> = known.iter().map(|known| &*known.name).collect();
+            let hint = match nearest(name, &names) {
+                Some(other) => format!("did you mean {other}?"),
+                None => format!("it has {}", names.join(", ")),
+            };
+            Err(format!("{property}: QEMU's {model} has no such property; {hint}"))
+        }
+    }
 }
 
 /// The one of `known` that was probably meant by `name`.
