@@ -42,8 +42,8 @@ impl Refused {
             Self::TooLong => {
                 "a value has at most as many bytes as a message of the VM's (vmware-message in its site file)"
             }
-            Self::TooManyKeys => "the VM has as many keys as it may have",
-            Self::Full => "the VM has as much in its values as it may have",
+            Self::TooManyKeys => "the VM has as many keys as it may have (vmware-keys in its site file)",
+            Self::Full => "the VM has as much in its values as it may have (vmware-store in its site file)",
         }
     }
 }

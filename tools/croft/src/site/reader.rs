@@ -340,6 +340,7 @@ impl<'t> Reader<'t> {
             kernel: keys.line("kernel"),
             initrd: keys.line("initrd"),
         });
+        self.check_store(table, &keys)?;
         let folder = self.file.parent().unwrap_or(Path::new(""));
         let load = keys.given_number("load");
         Some(Vm {
@@ -389,6 +390,22 @@ impl<'t> Reader<'t> {
             self.wrong(found, format!("{what}: write one of {}", names.join(", ")));
         }
         known.map(|number| number as u64)
+    }
+
+    /// The two bounds of a VM's values must let it keep one, or none: of a bound that is written down something is expected.
+    fn check_store(&mut self, table: &DeTable<'t>, keys: &Values) -> Option<()> {
+        let (count, bytes) = (keys.number("vmware-keys"), keys.number("vmware-store"));
+        let (key, wrong) = if count == 0 && bytes > 0 {
+            ("vmware-store", "no value is kept with vmware-keys = 0; let that be more, or leave this out")
+        } else if bytes == 0 && count > 0 {
+            ("vmware-keys", "no value is kept with vmware-store = 0; let that be more, or leave this out")
+        } else {
+            return Some(());
+        };
+        // The usual value of the one goes with whatever is said of the other.
+        let Some(found) = entry(table, key) else { return Some(()) };
+        self.wrong(&found, wrong);
+        None
     }
 
     fn coherency(&mut self, table: &DeTable<'t>, keys: &Values) -> Option<bundle::Coherency> {

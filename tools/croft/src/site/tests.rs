@@ -264,6 +264,31 @@ fn cpu_models_are_qemus_and_64_bit() {
     assert_eq!(site(&GOOD.replacen("cortex-a76", "max,aarch64=on,has_el2=on", 1)).host.unwrap().cpu.len(), 25);
 }
 
+#[test]
+fn a_store_that_can_keep_nothing_is_a_mistake() {
+    let file = |keys: &str| format!("{GOOD}vmware = true\n{keys}\n");
+    for (keys, said) in [
+        (
+            "vmware-keys = 0\nvmware-store = \"64K\"",
+            "site.toml:23: vmware-store = \"64K\": no value is kept with vmware-keys = 0; let that be more, or leave this out",
+        ),
+        (
+            "vmware-keys = 16\nvmware-store = 0",
+            "site.toml:22: vmware-keys = 16: no value is kept with vmware-store = 0; let that be more, or leave this out",
+        ),
+    ] {
+        assert_eq!(mistakes(&file(keys)), said);
+    }
+    for keys in [
+        "vmware-keys = 0",
+        "vmware-store = 0",
+        "vmware-keys = 0\nvmware-store = 0",
+        "vmware-keys = 1\nvmware-store = 11",
+    ] {
+        site(&file(keys));
+    }
+}
+
 /// Every key of the table, alone and with what it needs.
 #[test]
 fn keys_that_would_do_nothing_are_mistakes() {
