@@ -97,10 +97,15 @@ impl<const N: usize> Ring<N> {
         if lines == 0 && waiting == most { most } else { lines }
     }
 
-    /// The last `N` bytes written, oldest first; zeroes if there were fewer.
-    pub fn recent(&self) -> impl Iterator<Item = u8> {
-        let start = self.written % N;
-        self.bytes[start..].iter().chain(&self.bytes[..start]).copied()
+    /// The last bytes written, at most `most` of the last `N`, oldest first, whether they were taken or not; from the beginning of a
+    /// line on, if there is one.
+    pub fn recent_lines(&self, most: usize) -> impl Iterator<Item = u8> {
+        let byte = |at: usize| self.bytes[at % N];
+        let from = self.written.saturating_sub(most.min(N));
+        // What went before may be gone; only the line behind is known to be whole then.
+        let is_begun = from == 0 || (from + N > self.written && byte(from - 1) == b'\n');
+        let next = if is_begun { None } else { (from..self.written).find(|&at| byte(at) == b'\n') };
+        (next.map_or(from, |end| end + 1)..self.written).map(byte)
     }
 }
 
@@ -161,6 +166,30 @@ mod tests {
     }
 
     #[test]
+    fn recent_lines_are_whole() {
+        let mut ring = Ring::<16>::new();
+        let recent = |ring: &Ring<16>, most| String::from_utf8(ring.recent_lines(most).collect()).unwrap();
+        assert_eq!(recent(&ring, 16), "");
+        b"one\ntwo\n".iter().for_each(|&byte| ring.push(byte));
+        let mut taken = [0; 6];
+        ring.pop_into(&mut taken);
+        // What was taken is still remembered.
+        assert_eq!(
+            [16, 8, 7, 4, 3].map(|most| recent(&ring, most)),
+            ["one\ntwo\n", "one\ntwo\n", "two\n", "two\n", ""]
+        );
+        b"three\nfour\n".iter().for_each(|&byte| ring.push(byte));
+        assert_eq!(
+            [99, 16, 11, 10].map(|most| recent(&ring, most)),
+            ["two\nthree\nfour\n", "two\nthree\nfour\n", "three\nfour\n", "four\n"]
+        );
+        // A line that is not over, and is longer than what is asked for, is shown as far as that goes.
+        ring.pop_into(&mut [0; 16]);
+        b"0123456789abcdef".iter().for_each(|&byte| ring.push(byte));
+        assert_eq!(recent(&ring, 4), "cdef");
+    }
+
+    #[test]
     fn whole_lines_come_first() {
         let mut ring = Ring::<16>::new();
         b"one\ntwo\nthr".iter().for_each(|&byte| ring.push(byte));
@@ -178,7 +207,7 @@ mod tests {
         let mut bytes = [0; 16];
         assert_eq!((ring.pop_into(&mut bytes), &bytes[..8], ring.room()), (8, &b"01234567"[..], 8));
         b"abc".iter().for_each(|&byte| ring.push(byte));
-        assert_eq!(ring.recent().collect::<Vec<_>>(), b"34567abc");
+        assert_eq!(ring.recent_lines(8).collect::<Vec<_>>(), b"34567abc");
         // What just fits drops no line.
         let mut ring = Ring::<8>::new();
         ring.push_lines_over(b"abc\n");

@@ -6,10 +6,16 @@ use core::hint::black_box;
 use abi::check_arguments::Crash;
 use hw::selftest as probe;
 
-use crate::selftest;
+use crate::selftest::{self, sleep};
+use undercroft::vm;
 
 /// The thread that crashes; `crash` is a [`Crash`].
 pub(crate) fn run(crash: usize) -> ! {
+    // The VMs, where there are some, have been told of by then.
+    while vm::all().any(|vm| vm.boots() == 0) {
+        sleep(20_000);
+    }
+    sleep(if vm::all().next().is_some() { 100_000 } else { 0 });
     log::info!("selftest: a crash on purpose");
     if crash == Crash::Panic as usize {
         panic!("the self-test panics");

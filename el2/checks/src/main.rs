@@ -61,6 +61,8 @@ impl Checks for Image {
             SelfTest::No | SelfTest::Transfer | SelfTest::Wander | SelfTest::Scrub | SelfTest::Hunger => return false,
             SelfTest::PerCpu => selftest::start(selftest::run, cpus),
             SelfTest::Switch => selftest::start(switch_cost::run, cpus),
+            // Where there are VMs it crashes beside them.
+            SelfTest::Crash(_) if platform.initrd.is_some() => return false,
             SelfTest::Crash(crash) => selftest::start(crash_test::run, crash as usize),
         }
         true
@@ -76,7 +78,8 @@ impl Checks for Image {
             SelfTest::Wander => wander::start(),
             SelfTest::Scrub => scrub::start(),
             SelfTest::Hunger => selftest::start(hunger::run, 0),
-            SelfTest::No | SelfTest::PerCpu | SelfTest::Switch | SelfTest::Crash(_) => {}
+            SelfTest::Crash(crash) => selftest::start(crash_test::run, crash as usize),
+            SelfTest::No | SelfTest::PerCpu | SelfTest::Switch => {}
         }
     }
 

@@ -3,13 +3,14 @@
 //! them.
 
 use anyhow::{Context, Result, ensure};
+use croft::session::Outcome;
 use object::{Object as _, ObjectSymbol as _};
 use qemu::{ExceptionLevel, Machine};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
-use system::host::Turn;
-use system::{place, scenario};
+use system::host::{Host, Turn};
+use system::{SOON, guest, place, scenario};
 
 /// How long a host may take to crash.
 const LIMIT: Duration = Duration::from_secs(120);
@@ -29,6 +30,7 @@ fn main() -> ExitCode {
     let trial = |case: Case| scenario(format!("crashes::{}", case.0), move || reported(case));
     let mut scenarios: Vec<_> = CASES.map(trial).into();
     scenarios.push(scenario("crashes::not_in_what_ships", not_in_what_ships));
+    scenarios.push(scenario("crashes::beside_vms", beside_vms));
     system::run(scenarios)
 }
 
@@ -46,6 +48,25 @@ fn not_in_what_ships() -> Result<()> {
     }
     ensure!(printed.contains("all VMs are off"), "it did not go on:\n{printed}");
     ensure!(!printed.contains("STOPPED") && !printed.contains("on purpose"), "it crashed:\n{printed}");
+    Ok(())
+}
+
+/// The lines about VMs wait in rings of their own: the report has the last of them too.
+fn beside_vms() -> Result<()> {
+    let names = ["one", "two"];
+    let vms = names.into_iter().map(|name| guest::payload(name, "kept", 1, "")).collect::<Result<Vec<_>>>()?;
+    let run = Host { memory: 512, ..Host::default() }.start_checks(vms, "selftest=crash-panic")?;
+    let outcome = run.wait_stopped(LIMIT);
+    ensure!(matches!(outcome, Outcome::Panicked(_)), "it ended otherwise: {outcome}");
+    run.log().expect("undercroft: stopped", SOON)?;
+    let report = run.log().transcript();
+    let (_, tail) = report.split_once("last of the log:").with_context(|| format!("no end of the log:\n{report}"))?;
+    for name in names {
+        let head = format!("last of the log about {name}:");
+        let (_, about) = tail.split_once(&head).with_context(|| format!("{head:?} is not there:\n{report}"))?;
+        let line = about.lines().nth(1).unwrap_or_default();
+        ensure!(line.contains(&format!("INFO: {name}: started (1)")), "what was said of {name} is {line:?}:\n{report}");
+    }
     Ok(())
 }
 

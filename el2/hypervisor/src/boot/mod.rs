@@ -20,7 +20,7 @@ use crate::exit::checks::Checks;
 use crate::exit::interrupts::{self, Handler};
 use crate::exit::run;
 use crate::host::{self, entropy, memory, speculation, wall_clock};
-use crate::link::console;
+use crate::link::{console, last_words};
 use crate::output;
 use crate::output::log_sink;
 use crate::output::port;
@@ -109,8 +109,8 @@ fn start<C: Checks>(platform: &mut Platform<'static>) -> ! {
         refuse(format_args!("cannot map the host's memory: {error:?}"));
     }
     log_sink::init();
-    crash::set_prologue(console::crash_preamble);
-    crash::set_epilogue(console::write_log_tail);
+    crash::set_prologue(last_words::crash_preamble);
+    crash::set_epilogue(last_words::write_log_tail);
     if !platform.put_first(sysreg::mpidr_el1()) {
         log::warn!("the device tree does not know the CPU that booted");
     }

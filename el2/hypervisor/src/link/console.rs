@@ -7,7 +7,7 @@
 extern crate alloc;
 
 use alloc::boxed::Box;
-use core::fmt::{self, Write as _};
+use core::fmt::Write as _;
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use abi::link::request::{self, Answer, Reply};
@@ -46,8 +46,6 @@ const PRESS_MICROSECONDS: u64 = 100_000;
 const FRAMES_AT_ONCE: usize = 32;
 /// How long a port may take to be opened when we begin, in milliseconds.
 const PORT_MILLISECONDS: u64 = 100;
-/// How long whoever holds the log may take to let it go when the hypervisor crashes, in microseconds.
-const LOG_MICROSECONDS: u64 = 100_000;
 /// How long the last output may take before the host is switched off, in milliseconds.
 const LAST_MILLISECONDS: u64 = 2_000;
 /// Ctrl-] starts a command in text mode.
@@ -56,53 +54,6 @@ const COMMAND_KEY: u8 = 0x1d;
 static POWER_OFF_AT_END: AtomicBool = AtomicBool::new(false);
 /// All VMs are made, so the hypervisor can introduce itself.
 static OPEN: AtomicBool = AtomicBool::new(false);
-
-/// The last of the log, for a crash report.
-pub(crate) fn write_log_tail(out: &mut dyn fmt::Write) {
-    if carrier::is_framed() {
-        let mut buffer = [0_u8; link::MAX_PAYLOAD];
-        let message = Message::Panic { text: "a fault of the hypervisor itself; the report is in its log" };
-        if let Some(payload) = message.encode(&mut buffer) {
-            let _ = link::encode(Channel::Control, payload, hw::memory::crc32c, uart::send);
-        }
-    }
-    if let Some(name) = sched::current_name() {
-        let _ = writeln!(out, "thread: {name}");
-    }
-    match held_log() {
-        Some(ring) => {
-            let _ = writeln!(out, "last of the log:");
-            for byte in ring.recent() {
-                if byte != 0 {
-                    let _ = out.write_char(char::from(byte));
-                }
-            }
-        }
-        None => {
-            let _ = writeln!(out, "the end of the log cannot be shown: it is held by whoever stopped");
-        }
-    }
-}
-
-/// The log, as soon as nobody holds it: another CPU may be in the middle of a line when this one crashes, and goes on to that line's
-/// end before it halts. `None` if that CPU is this one, or is stuck.
-fn held_log() -> Option<impl core::ops::Deref<Target = Ring<{ output::LOG_BYTES }>>> {
-    let end = sysreg::cntpct_el0() + host::ticks(LOG_MICROSECONDS);
-    loop {
-        let ring = output::LOG.try_lock();
-        if ring.is_some() || sysreg::cntpct_el0() >= end {
-            return ring;
-        }
-        core::hint::spin_loop();
-    }
-}
-
-/// What a crash report begins with: the end of whatever frame may be open.
-pub(crate) fn crash_preamble() {
-    if carrier::is_framed() {
-        link::RETURN_TO_TEXT.into_iter().for_each(uart::send);
-    }
-}
 
 /// Starts the console's thread.
 ///

@@ -4,6 +4,7 @@ mod arrivals;
 pub mod carrier;
 pub(crate) mod console;
 mod dues;
+pub(crate) mod last_words;
 pub(crate) mod operator;
 pub(crate) mod stats;
 pub mod transfer;
