@@ -23,7 +23,7 @@ const HELP: &str = "Ctrl-] q leaves the console, Ctrl-] Ctrl-] sends Ctrl-]";
 /// How it ended.
 #[derive(Debug)]
 pub enum End {
-    /// The person had enough, or the input ended, or the host did.
+    /// The person had enough, or the input ended, or the host did, with all VMs off.
     Well,
     /// By a signal.
     Signal(i32),
@@ -69,16 +69,14 @@ pub fn attach(stream: &UnixStream, order: &Order) -> Result<End, ControlError> {
     let has_begun = typing.is_none();
     let why = why.load(Ordering::Acquire);
     if is_terminal && has_begun {
-        let told = if why == 0 && unwritten.is_none() { "\ncroft: the host has ended" } else { "" };
+        let told = if why == 0 && unwritten.is_none() && done.is_ok() { "\ncroft: the host has ended" } else { "" };
         complain(&told);
     }
     match (unwritten, why, done) {
         (Some(error), ..) => Ok(End::Unwritable(error)),
         (None, signal @ 1.., _) => Ok(End::Signal(signal)),
         (None, LEFT, _) | (None, _, Ok(())) => Ok(End::Well),
-        // A host that ends has no time for last words.
-        (None, _, Err(ControlError::NoAnswer)) if has_begun => Ok(End::Well),
-        (None, _, Err(error)) => Err(error),
+        (None, _, Err(error)) => Err(if has_begun { error.while_followed() } else { error }),
     }
 }
 

@@ -183,6 +183,8 @@ pub enum Report {
     Failed(String),
     /// It isn't, since the client has named a VM that is not there.
     NotThere(String),
+    /// What was followed has ended since the host has, under VMs that ran; and how.
+    HostEnded(String),
 }
 
 /// A VM as `croft ps` shows it.

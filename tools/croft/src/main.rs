@@ -509,9 +509,10 @@ fn log(place: &HostPlace, follow: bool) -> u8 {
     }
     match done {
         Ok(()) => status::OK,
-        // A host that ends has no time for last words.
-        Err(ControlError::NoAnswer) if follow && has_begun => status::OK,
-        Err(error) => complain(&error, status_of(&error)),
+        Err(error) => {
+            let error = if follow && has_begun { error.while_followed() } else { error };
+            complain(&error, status_of(&error))
+        }
     }
 }
 

@@ -86,6 +86,17 @@ pub struct Session {
     wrong_clocks: Vec<String>,
 }
 
+/// How a session ends, for those who see that from outside and must not keep it from ending.
+pub struct Ending(Arc<Shared>);
+
+impl Ending {
+    /// How it has ended, if it has.
+    #[must_use]
+    pub fn outcome(&self) -> Option<Outcome> {
+        self.0.lock().outcome(None)
+    }
+}
+
 /// What was asked of a session that it cannot give.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SessionError {
@@ -274,6 +285,12 @@ impl Session {
     #[must_use]
     pub fn has_ended(&self) -> bool {
         self.shared.lock().ended
+    }
+
+    /// How it will have ended. It lives no longer for that.
+    #[must_use]
+    pub fn ending(&self) -> Ending {
+        Ending(Arc::clone(&self.shared))
     }
 
     /// What is wrong with the files for logs, if anything is.

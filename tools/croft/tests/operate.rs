@@ -2,6 +2,9 @@
 //! against a hypervisor that is a thread of this test.
 #![expect(clippy::unwrap_used, reason = "the helpers of a test fail as the test does")]
 
+#[path = "operate/followed.rs"]
+mod followed;
+
 use abi::bundle::Doors;
 use abi::crc32c;
 use abi::link::request::{Answer, Ask, Guest, HOST, MAX_PIECE, Reply, Request};
@@ -12,8 +15,7 @@ use pack::Value;
 use snapshot::{SavedCpu, SavedMachine};
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{BufRead, BufReader, PipeReader, PipeWriter, Read, Write};
-use std::os::unix::net::UnixStream;
+use std::io::{PipeReader, PipeWriter, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::Arc;
@@ -98,6 +100,9 @@ impl Fake {
                 }
                 Some(Event::Frame { channel: Channel::Control, payload }) => match Order::decode(payload) {
                     Some(Order::ForceStop { vm: 0 }) => self.end(StopReason::Forced),
+                    Some(Order::ForceStop { vm }) => {
+                        self.say(Message::VmState { vm, state: VmState::Stopped(StopReason::Forced) });
+                    }
                     Some(Order::Reset { vm: 0 }) => self.start(),
                     Some(Order::PauseVm { vm }) => self.say(Message::VmState { vm, state: VmState::Paused }),
                     Some(Order::ResumeVm { vm }) => {
@@ -111,6 +116,8 @@ impl Fake {
                         self.say(Message::Stats { text: second });
                         self.say(Message::StatsEnd);
                     }
+                    // Nonsense is its end.
+                    None => return,
                     other => panic!("{other:?}"),
                 },
                 // A guest that echoes.
@@ -216,7 +223,7 @@ impl Fake {
 /// A host that runs, and its socket.
 struct Stage {
     server: Server,
-    _session: Arc<Session>,
+    session: Arc<Session>,
     folder: tempfile::TempDir,
 }
 
@@ -242,7 +249,7 @@ impl Stage {
         let place = Place::at(&folder.path().join("croft.socket")).unwrap();
         let about = About { site: "demo.toml".to_owned(), vcpus: vec![2, 1], ..About::default() };
         let server = control::serve(&session, about, &place).unwrap();
-        Self { server, _session: session, folder }
+        Self { server, session: session, folder }
     }
 
     fn socket(&self) -> PathBuf {
@@ -485,89 +492,6 @@ fn until(reader: &mut impl Read, end: &str) -> String {
         said.push(byte[0]);
     }
     text(&said)
-}
-
-#[test]
-fn the_log_is_followed_to_the_hosts_end() {
-    let stage = Stage::new(true);
-    assert!(stage.says(&["ps"]).contains("web-1"), "all that was said before has come");
-    let mut follower = stage.start(&["log", "--follow"]);
-    let mut out = follower.stdout.take().unwrap();
-    assert_eq!(until(&mut out, "odd\n"), "0.1 INFO: Undercroft\n0.2 WARN: [2Jodd\n");
-    assert_eq!(stage.says(&["reboot", "--force", "web"]), "web: running, boot 2\n");
-    assert_eq!(until(&mut out, "started\n"), "0.3 INFO: web started\n");
-    // Nobody reads this one any more: it ends with the next line.
-    let mut unread = stage.start(&["log", "--follow"]);
-    until(&mut unread.stdout.take().unwrap(), "started\n");
-    assert_eq!(stage.says(&["reboot", "--force", "web"]), "web: running, boot 3\n");
-    assert_eq!(unread.wait().unwrap().code(), Some(4));
-    drop(stage);
-    assert_eq!(follower.wait().unwrap().code(), Some(0));
-}
-
-#[test]
-fn a_console_is_shown_and_typed_to() {
-    let stage = Stage::new(true);
-    assert!(stage.says(&["ps"]).contains("web-1"), "all that was said before has come");
-    assert_eq!(stage.says(&["console", "web"]), "Debian\r\nweb login: ", "no input: it ends");
-    assert_eq!(stage.says(&["console", "--virtio", "web"]), "hvc0 login: ");
-    let mut console = stage.start(&["console", "web"]);
-    let (mut input, mut out) = (console.stdin.take().unwrap(), console.stdout.take().unwrap());
-    until(&mut out, "login: ");
-    // Ctrl-] is nothing special without a terminal, and no byte is.
-    input.write_all(b"root\x1dq\xff\0\r").unwrap();
-    let mut echo = [0; 9];
-    out.read_exact(&mut echo).unwrap();
-    assert_eq!(&echo, b"root\x1dq\xff\0\r");
-    drop(input);
-    assert_eq!(console.wait().unwrap().code(), Some(0));
-    assert_eq!(stage.says(&["console", "db"]), "", "another VM's is another");
-    // One that follows does not keep the host from ending.
-    let mut console = stage.start(&["console", "web"]);
-    until(console.stdout.as_mut().unwrap(), "login: ");
-    drop(stage);
-    assert_eq!(console.wait().unwrap().code(), Some(0));
-}
-
-/// One who follows a console and does not read, while much comes: it is told so at the end of what it can still have, and the
-/// one beside it that reads misses nothing.
-#[test]
-fn who_follows_too_slowly_is_told_and_delays_nobody() {
-    // More than a follower may be behind, and a socket holds, in pieces of 64 bytes.
-    const ROUNDS: usize = 12;
-    const PIECES: usize = 1000;
-    const BYTES: usize = 64;
-    let stage = Stage::new(true);
-    assert!(stage.says(&["ps"]).contains("web-1"), "all that was said before has come");
-    let follow = || {
-        let stream = UnixStream::connect(stage.socket()).unwrap();
-        (&stream).write_all(b"{\"Console\":{\"vm\":\"web\",\"virtio\":false}}\n").unwrap();
-        // Far more than it takes: whoever waits in vain is not to do so for ever.
-        stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
-        stream.set_write_timeout(Some(Duration::from_secs(60))).unwrap();
-        let mut reader = BufReader::new(stream.try_clone().unwrap());
-        // It is let in, and has what came before.
-        let mut line = String::new();
-        for _ in 0..2 {
-            reader.read_line(&mut line).unwrap();
-        }
-        assert!(line.starts_with("{\"Output\":[]}\n{\"Output\":["), "{line}");
-        (stream, reader)
-    };
-    let (_slow, unread) = follow();
-    let (mut typing, mut read) = follow();
-    let typed = format!("{:?}\n", [b'x'; BYTES]).repeat(PIECES);
-    for _ in 0..ROUNDS {
-        typing.write_all(typed.as_bytes()).unwrap();
-        let mut missing = PIECES * BYTES;
-        while missing > 0 {
-            let mut line = String::new();
-            read.read_line(&mut line).unwrap();
-            missing -= line.matches("120").count();
-        }
-    }
-    let last = unread.lines().map(Result::unwrap).last().unwrap();
-    assert_eq!(last, "{\"Failed\":\"more came than was read here; the rest is lost\"}");
 }
 
 /// A terminal's two ends: a person's, and a program's.

@@ -56,6 +56,20 @@ pub enum ControlError {
     /// What was named is not there.
     #[error("{0}")]
     NotThere(String),
+    /// The host has ended while it was followed, under VMs that ran.
+    #[error("the host has ended: {0}")]
+    HostEnded(String),
+}
+
+impl ControlError {
+    /// What it is where the host had begun to answer something that is followed: a process that is killed has no last words.
+    #[must_use]
+    pub fn while_followed(self) -> Self {
+        match self {
+            Self::NoAnswer => Self::HostEnded("its `croft run` is gone, and did not say why".to_owned()),
+            other => other,
+        }
+    }
 }
 
 fn list(hosts: &[String]) -> String {
@@ -110,6 +124,7 @@ pub fn perform_while(
             Report::Done => return Ok(()),
             Report::Failed(why) => return Err(ControlError::Failed(why)),
             Report::NotThere(why) => return Err(ControlError::NotThere(why)),
+            Report::HostEnded(how) => return Err(ControlError::HostEnded(how)),
             report => {
                 if show(report).is_break() {
                     return Ok(());

@@ -1,5 +1,6 @@
 //! The server's end, in `croft run`.
 
+use super::follow::Followers;
 use super::post::{Clients, Post};
 use super::{ControlError, MAX_LINE, Order, Place, Report, Vm, follow};
 use crate::moment;
@@ -19,6 +20,8 @@ pub(super) const ANSWER: Duration = Duration::from_secs(20);
 /// How long a client may take to say what it wants.
 const CLIENT: Duration = Duration::from_secs(10);
 
+/// How long those who follow something are waited for at the end, until they have heard of it.
+const FAREWELL: Duration = Duration::from_secs(1);
 /// How long nobody is let in after it was not possible.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -37,6 +40,7 @@ pub struct About {
 #[derive(Debug)]
 pub struct Server {
     post: Arc<Mutex<Post>>,
+    followers: Arc<Followers>,
     complaint: Option<String>,
 }
 
@@ -51,6 +55,7 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         lock(&self.post).leave();
+        self.followers.dismiss(FAREWELL);
     }
 }
 
@@ -64,14 +69,15 @@ pub(super) fn lock(post: &Mutex<Post>) -> MutexGuard<'_, Post> {
 /// The socket cannot be made.
 pub fn serve(session: &Arc<Session>, about: About, place: &Place) -> Result<Server, ControlError> {
     let (post, listener, complaint) = Post::take_up(place)?;
-    let server = Server { post: Arc::new(Mutex::new(post)), complaint };
+    let server = Server { post: Arc::new(Mutex::new(post)), followers: Arc::default(), complaint };
     let clients = Clients::new(listener, Arc::clone(&server.post));
     let (session, about) = (Arc::downgrade(session), Arc::new(about));
+    let followers = Arc::clone(&server.followers);
     thread::spawn(move || {
         let_in(clients, &session, |stream| {
-            let (session, about) = (Weak::clone(&session), Arc::clone(&about));
+            let (session, about, followers) = (Weak::clone(&session), Arc::clone(&about), Arc::clone(&followers));
             // A client that goes away in the middle is nobody's trouble; one for whom there is no thread is sent away.
-            let _ = thread::Builder::new().spawn(move || attend(&session, &about, &stream));
+            let _ = thread::Builder::new().spawn(move || attend(&session, &about, &followers, &stream));
         });
     });
     Ok(server)
@@ -96,7 +102,7 @@ fn let_in(
 }
 
 /// One client.
-fn attend(session: &Weak<Session>, about: &About, stream: &UnixStream) -> std::io::Result<()> {
+fn attend(session: &Weak<Session>, about: &About, followers: &Followers, stream: &UnixStream) -> std::io::Result<()> {
     stream.set_read_timeout(Some(CLIENT))?;
     let (mut input, mut line) = (BufReader::new(stream), Vec::new());
     input.by_ref().take(MAX_LINE).read_until(b'\n', &mut line)?;
@@ -121,8 +127,10 @@ fn attend(session: &Weak<Session>, about: &About, stream: &UnixStream) -> std::i
     };
     match followed {
         Some(Ok(channel)) => {
-            let end = follow::attend(session, channel, input, &mut tell)?;
-            return tell(&end);
+            return followers.count(|| {
+                let end = follow::attend(session, channel, input, followers, &mut tell)?;
+                tell(&end)
+            });
         }
         Some(Err(why)) => return tell(&Failure::from(why).report()),
         None => {}
