@@ -1,6 +1,7 @@
 //! Where kernels, initial ramdisk and payloads are.
 
 use anyhow::{Result, ensure};
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 /// The project's folder.
@@ -74,6 +75,16 @@ pub fn systemd(release: &str) -> Result<PathBuf> {
 /// Skips if it is not there.
 pub fn boot_loader() -> Result<PathBuf> {
     found(project().join(".undercroft/images/u-boot.bin"), "setup --all")
+}
+
+/// A PATH on which `gdb-multiarch` is the one that was fetched.
+///
+/// # Errors
+/// If it is not there.
+pub fn path_with_debugger() -> Result<OsString> {
+    let folder = found(project().join(".undercroft/bin/gdb-multiarch"), "setup --all")?.with_file_name("");
+    let others = std::env::var_os("PATH").unwrap_or_default();
+    Ok(std::env::join_paths([folder].into_iter().chain(std::env::split_paths(&others)))?)
 }
 
 /// A bare-metal payload.

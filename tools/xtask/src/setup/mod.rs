@@ -12,14 +12,17 @@
 //! | systemd | Debian's, of the same releases | `.undercroft/images/systemd-*.cpio` |
 //! | load | with `--all`: the guest tools and stress-ng of the older release | `.undercroft/images/load-bookworm.cpio` |
 //! | U-Boot | with `--all`: Debian's, as a guest | `.undercroft/images/u-boot.bin` |
+//! | gdb | with `--all`: Debian's, for arm64 too | `.undercroft/bin/gdb-multiarch` |
 //! | cargo-deny | with `--all`, unless cargo has it: what looks through our dependencies | `.undercroft/cargo-deny` |
 //! | initramfs | from busybox and `tests/system/guest` | `.undercroft/images/initramfs.cpio` |
 //! | the demonstration's | the same, with the guest tools | `.undercroft/images/demo.cpio` |
 
 mod apt;
+mod debugger;
 pub(crate) mod deny;
 mod emulator;
 pub(crate) mod guests;
+mod program;
 mod progress;
 mod standard;
 mod tools;
@@ -44,6 +47,7 @@ pub(crate) fn setup(tree: &Tree, extent: Extent) -> Result<()> {
     standard::provide(tree)?;
     guests::provide(tree, extent)?;
     if extent == Extent::All {
+        debugger::provide(tree)?;
         deny::provide(tree)?;
     }
     println!("ready.");
@@ -52,8 +56,10 @@ pub(crate) fn setup(tree: &Tree, extent: Extent) -> Result<()> {
 
 /// Does it if anything of this extent is missing: what every other command begins with.
 pub(crate) fn when_needed(tree: &Tree, extent: Extent) -> Result<()> {
-    let ready =
-        qemu::find_from(&[tree.path("")]).is_ok() && Standard::find(tree).is_ok() && guests::are_there(tree, extent);
+    let ready = qemu::find_from(&[tree.path("")]).is_ok()
+        && Standard::find(tree).is_ok()
+        && guests::are_there(tree, extent)
+        && (extent == Extent::Demo || debugger::is_there(tree));
     if ready {
         return Ok(());
     }
