@@ -9,6 +9,8 @@ use units::MAX_VCPUS;
 use vmware::Limits;
 use vmware::saved::SavedService;
 
+use crate::file::MOST_OF_MEMORY;
+
 /// The machine, its clock, life, interrupt controller and watchdogs.
 const OF_A_VM: usize = 8 << 10;
 /// A vCPU.
@@ -26,6 +28,12 @@ pub(crate) const STATE: usize = state(
         ..Quota::USUAL
     },
 );
+
+/// At most so many bytes of the heap are taken to read a file of a VM without VMware's calls: a state with what is made of it, which is
+/// kept, or that and a section of memory with what it is compared with. What the calls of others take is set aside for them.
+pub const HEAP_TO_READ: usize = 2 * without_calls(MAX_VCPUS as u8) + 2 * MOST_OF_MEMORY;
+/// And to write one: a state, and its bytes, which grow by doubling and are copied once.
+pub const HEAP_TO_WRITE: usize = 4 * without_calls(MAX_VCPUS as u8);
 
 const fn state(vcpus: u8, quota: &Quota) -> usize {
     without_calls(vcpus) + SavedService::most_bytes(&Limits::of(quota))

@@ -20,7 +20,7 @@ mod writer;
 
 use core::fmt;
 
-pub use memory::{Content, Memory, Run};
+pub use memory::{Content, MOST as MOST_OF_MEMORY, Memory, RUNS as MOST_RUNS, Run};
 pub use reader::{Reader, Section};
 pub use writer::Writer;
 

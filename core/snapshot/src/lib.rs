@@ -15,7 +15,7 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
-mod bounds;
+pub mod bounds;
 mod cpu_difference;
 pub mod file;
 mod place;

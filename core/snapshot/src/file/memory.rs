@@ -7,10 +7,10 @@ use super::{FileError, PAGE};
 
 /// At most so many pages are written out in a section.
 pub(super) const PAGES: usize = 16;
-/// At most so many runs.
-const RUNS: usize = 256;
-/// At most so many bytes, with the number of the first page.
-pub(super) const MOST: usize = 8 + RUNS * LONGEST_HEAD + PAGES * PAGE;
+/// At most so many runs in a section.
+pub const RUNS: usize = 256;
+/// At most so many bytes in a section of memory, with the number of the first page.
+pub const MOST: usize = 8 + RUNS * LONGEST_HEAD + PAGES * PAGE;
 
 /// Kinds of runs.
 const FILL: u8 = 0;
@@ -126,7 +126,14 @@ impl Builder {
     }
 
     fn begin(&mut self) -> Result<(), Full> {
-        if self.bytes.is_empty() { self.push(&self.next.to_le_bytes()) } else { Ok(()) }
+        if !self.bytes.is_empty() {
+            return Ok(());
+        }
+        if self.bytes.capacity() == 0 {
+            // All of it at once, and no more: one that grows takes more than what is in it.
+            self.bytes.try_reserve_exact(MOST).map_err(|_| Full)?;
+        }
+        self.push(&self.next.to_le_bytes())
     }
 
     fn push(&mut self, bytes: &[u8]) -> Result<(), Full> {

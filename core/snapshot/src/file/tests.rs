@@ -2,18 +2,21 @@
 
 use std::boxed::Box;
 use std::format;
+use std::println;
 use std::string::String;
 use std::vec;
 use std::vec::Vec;
 
 use abi::bundle::{Doors, Quota, Vm};
 use abi::crc32c;
+use cpu::saved::Name;
 use proptest::prelude::*;
 use vmware::saved::{SavedService, SavedValue};
 
 use super::{Content, Description, FileError, HEAD, HEADER, PAGE, Reader, SavedMoment, Section, Writer};
+use crate::bounds::{HEAP_TO_READ, HEAP_TO_WRITE};
 use crate::tests::{any_vm, vm};
-use crate::{SavedMachine, SavedVm};
+use crate::{SavedMachine, SavedVcpu, SavedVm};
 
 /// Pages, each by one number: the word that it holds again and again, or one of which every third byte is.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -294,6 +297,52 @@ fn pages_that_are_alike_take_no_room() {
     // Its size itself takes some bytes more.
     assert!(large - none < 8, "64 GiB of one word: {large}, 2 MiB of zeros: {none}");
     assert!(none < HEADER + 6 * HEAD + 20_000, "{none}");
+}
+
+/// The hypervisor leaves itself so much of its heap, and no VM without VMware's calls takes more: written, and read again.
+#[test]
+fn what_is_left_for_it_is_enough_for_the_largest_state() {
+    let mut state = vm([1, 2, 3, 4], Vec::new(), false);
+    (state.machine.vcpus, state.machine.memory) = (8, units::BLOCK_SIZE);
+    let mut vcpu = state.vcpus[0].clone();
+    vcpu.registers.system = (0..38).map(|number| (Name::new(&format!("register{number}")), number)).collect();
+    state.vcpus = (0..8).map(|number| SavedVcpu { number, ..vcpu.clone() }).collect();
+    let longest = crate::bounds::of_state(8, &Doors::default());
+    // As long as it may be, in a list that has grown.
+    let mut devices = Vec::with_capacity(2 * crate::bounds::DEVICES);
+    devices.resize(crate::bounds::DEVICES, 7);
+    state.devices = devices;
+    let description: Description<'_> = Vm { vcpus: 8, ..Vm::new("guest", (), units::BLOCK_SIZE) };
+    let mut writer = Writer::new(crc32c::compute);
+    let mut bytes = writer.begin(&description, &state.machine, moment()).unwrap();
+    let (section, took) = scarce::most_held(|| writer.state(&state).unwrap());
+    assert!((longest / 2..=longest).contains(&(section.len() - HEAD)), "{} of {longest}", section.len());
+    let kept = state.devices.capacity() + 8 * (size_of::<SavedVcpu>() + 38 * size_of::<(Name, u64)>());
+    println!("written with {took} bytes beside {kept}, of {HEAP_TO_WRITE}");
+    assert!(took + kept <= HEAP_TO_WRITE, "{took} bytes beside {kept}");
+    bytes.extend(section);
+    let (memory, took) = scarce::most_held(|| {
+        let mut out = Vec::new();
+        for number in 0..512 {
+            out.extend(writer.memory(Content::Page(&page(Page::Bytes(number as u8 | 1))), 1).unwrap());
+        }
+        out.extend(writer.end().unwrap());
+        out
+    });
+    println!("memory of {} bytes is written with {took}", memory.len());
+    bytes.extend(memory);
+    let (_, took) = scarce::most_held(|| {
+        let (mut reader, mut input, mut kept) = (Reader::new(crc32c::compute), &bytes[..], None);
+        while let Some(section) = reader.read(&mut input).unwrap() {
+            if let Section::State(found) = section {
+                kept = Some(found);
+            }
+        }
+        kept
+    });
+    println!("read with {took} bytes of {HEAP_TO_READ}");
+    assert!(took <= HEAP_TO_READ, "{took} bytes");
+    assert!(took >= HEAP_TO_READ / 2, "it asks for more than twice of what it needs: {took} bytes");
 }
 
 /// What the state of a VM may have follows from what its description lets its guest have: a longer one is refused by its length, and
