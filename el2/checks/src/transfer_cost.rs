@@ -100,7 +100,7 @@ fn measure(from: &'static Vm, to: &'static Vm) -> Result<Cost, Sentence> {
     while saving.has_more() {
         piece.clear();
         timed(&mut cost.save, || {
-            saving.save_next(from, MAX_BULK_CHUNK as u32, &mut |bytes| piece.extend_from_slice(bytes))
+            saving.save_next(from, cost.bytes, MAX_BULK_CHUNK as u32, &mut |bytes| piece.extend_from_slice(bytes))
         })?;
         timed(&mut cost.restore, || {
             let mut progress = restoring.restore_next(to, cost.bytes, &piece)?;

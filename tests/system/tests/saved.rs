@@ -34,6 +34,8 @@ const SLOW: u64 = 20;
 
 #[path = "saved/killed.rs"]
 mod killed;
+#[path = "saved/lost.rs"]
+mod lost;
 #[path = "saved/moment.rs"]
 mod moment;
 
@@ -46,6 +48,8 @@ fn main() -> ExitCode {
         scenario("saved::what_finds_no_memory_to_be_copied_waits", moment::no_room),
         scenario("saved::a_pause_is_short", moment::short_pause),
         scenario("saved::killed_at_any_moment", killed::killed),
+        scenario("saved::what_is_lost_is_sent_again", lost::sent_again),
+        scenario("saved::a_refused_state_leaves_nothing", lost::leaves_nothing),
     ])
 }
 
@@ -78,7 +82,7 @@ impl Operated {
     }
 
     fn save(&self, file: &Path) -> Result<(), ControlError> {
-        self.order(&Order::Save { vm: NAME.to_owned(), file: file.to_path_buf() })
+        self.order(&Order::Save { vm: NAME.to_owned(), file: file.to_path_buf(), compress: false })
     }
 
     fn restore(&self, file: &Path) -> Result<(), ControlError> {
@@ -266,7 +270,7 @@ impl Frozen {
 
     fn leave(&self, host: &Operated) -> Result<Tick> {
         let last = host.tick_of(Self::NAME)?;
-        host.order(&Order::Save { vm: Self::NAME.to_owned(), file: self.file.clone() })?;
+        host.order(&Order::Save { vm: Self::NAME.to_owned(), file: self.file.clone(), compress: false })?;
         host.order(&Order::Stop { vm: Self::NAME.to_owned(), force: true, seconds: 60 })?;
         Ok(last)
     }
@@ -277,7 +281,7 @@ impl Frozen {
         host.tick_of(Self::NAME)?;
         host.order(&Order::Stop { vm: Self::NAME.to_owned(), force: true, seconds: 60 })?;
         host.order(&Order::Restore { vm: None, file: self.file.clone(), pause: true })?;
-        host.order(&Order::Save { vm: Self::NAME.to_owned(), file: self.again.clone() })?;
+        host.order(&Order::Save { vm: Self::NAME.to_owned(), file: self.again.clone(), compress: false })?;
         let (left, came) = (time_of(&self.file)?, time_of(&self.again)?);
         ensure!(left.away == came.away && left.clock.count == came.clock.count, "{left:?}, then {came:?}");
         let stood = (came.clock.stood - left.clock.stood) / left.clock.frequency;
@@ -317,7 +321,7 @@ fn cloned(host: &Operated, folder: &Path) -> Result<()> {
     for name in [Frozen::NAME, Frozen::TWIN] {
         ensure!(host.run.condition(name)? == Condition::Paused, "{name} is {}", host.run.condition(name)?);
         let file = folder.join(name);
-        host.order(&Order::Save { vm: name.to_owned(), file: file.clone() })?;
+        host.order(&Order::Save { vm: name.to_owned(), file: file.clone(), compress: false })?;
         files.push(contents(&file)?);
     }
     let [(memory, mut state), (copied, mut twin)] = files.try_into().ok().context("two files")?;

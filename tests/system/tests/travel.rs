@@ -243,7 +243,7 @@ impl Stop {
     fn leave(&self, file: &Path, number: u32) -> Result<()> {
         self.run.console(NAME)?.send(format!("word {number} underway\n"))?;
         self.order(&Order::Pause { vm: NAME.to_owned() })?;
-        self.order(&Order::Save { vm: NAME.to_owned(), file: file.to_path_buf() })?;
+        self.order(&Order::Save { vm: NAME.to_owned(), file: file.to_path_buf(), compress: false })?;
         self.order(&Order::Stop { vm: NAME.to_owned(), force: true, seconds: 60 })?;
         self.run.check_log()
     }

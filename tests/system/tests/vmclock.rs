@@ -212,7 +212,7 @@ fn linux() -> Result<()> {
     let ahead = device - system;
     let before = page(&first)?;
 
-    operator.order(&Order::Save { vm: "guest".to_owned(), file: file.clone() })?;
+    operator.order(&Order::Save { vm: "guest".to_owned(), file: file.clone(), compress: false })?;
     first.check_log()?;
     drop(operator);
     drop(first);

@@ -108,6 +108,9 @@ pub enum Order {
         vm: String,
         /// The file; an absolute path.
         file: PathBuf,
+        /// Its memory is compressed there.
+        #[serde(default)]
+        compress: bool,
     },
     /// Writes a VM to a file as an ELF core, for debuggers. It stands still meanwhile.
     Dump {

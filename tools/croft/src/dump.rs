@@ -2,12 +2,14 @@
 //!
 //! It is made from a saved VM (`docs/formats/snapshot.md`) as that arrives, page by page; the format is in `docs/formats/dump.md`.
 //! The beginning of a core is known only when all of memory has arrived, because one note is made from a page of it. So room is left
-//! for it, and memory is written after that at once. Zeros are not written at all: the file has holes there.
+//! for it, and memory is written after that at once. Zeros are not written at all: the file has holes there. Some bytes of a saved VM
+//! may stand for gigabytes of one word, so at most [`AT_ONCE`] pages are written at a time: whoever sends the saved VM waits
+//! meanwhile, and has to hear that the rest is still wanted.
 //!
 //! The order of the headers, the note first and one segment directly after it without an alignment, is what `crash` insists on.
 
 use crate::draft::Draft;
-use crate::saved::{self, SavedError};
+use crate::saved::{self, SavedError, Source};
 use crate::size;
 use abi::crc32c;
 use cpu::pstate::{Mode, mode};
@@ -17,7 +19,7 @@ use pack::Boxed;
 use snapshot::file::{Content, FileError, PAGE, Reader, Run, Section};
 use snapshot::{SavedVcpu, SavedVm};
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 /// Bytes of an ELF header, and of a program header.
@@ -55,6 +57,19 @@ const PROCESS_ARGUMENTS: (usize, usize) = (56, 79);
 /// What a page with Linux's own description of itself begins with (`kernel/vmcore_info.c`), and what is in each of them.
 const INFO_BEGIN: &[u8] = b"OSRELEASE=";
 const INFO_LINE: &[u8] = b"\nPAGESIZE=";
+
+/// So many pages are written in one go, at most: on a slow disk that takes some seconds.
+const AT_ONCE: u64 = 4096;
+
+/// How far a core is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[must_use]
+pub enum Progress {
+    /// All that has come was written.
+    Done,
+    /// There is more to write than was written now.
+    More,
+}
 
 /// What a core is of.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -97,11 +112,11 @@ impl Dumping {
         Ok(Self { dump: Dump::new(draft), to: to.to_path_buf(), from: from.map(Path::to_path_buf) })
     }
 
-    /// Takes the next bytes of the saved VM.
+    /// Takes the next bytes of the saved VM, which may be none: what came before is written on then.
     ///
     /// # Errors
     /// What is wrong with them, or that the core cannot be written.
-    pub fn take(&mut self, bytes: &[u8]) -> Result<(), SavedError> {
+    pub fn take(&mut self, bytes: &[u8]) -> Result<Progress, SavedError> {
         self.dump.take(bytes).map_err(|error| self.wrong(error))
     }
 
@@ -137,15 +152,15 @@ impl Dumping {
 /// What is wrong with either.
 pub fn file(from: &Path, to: &Path) -> Result<Dumped, SavedError> {
     let unreadable = |source| SavedError::Io { file: from.to_path_buf(), source };
-    let mut reader = File::open(from).map_err(unreadable)?;
+    let mut source = Source::new(File::open(from).map_err(unreadable)?, from);
     let mut dumping = Dumping::create(to, Some(from))?;
-    let mut buffer = vec![0; 256 << 10];
     loop {
-        match reader.read(&mut buffer) {
-            Ok(0) => return dumping.keep(),
-            Ok(count) => dumping.take(buffer.get(..count).unwrap_or_default())?,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(source) => return Err(unreadable(source)),
+        let mut bytes = source.next(usize::MAX)?;
+        if bytes.is_empty() {
+            return dumping.keep();
+        }
+        while dumping.take(bytes)? == Progress::More {
+            bytes = &[];
         }
     }
 }
@@ -155,6 +170,8 @@ pub fn file(from: &Path, to: &Path) -> Result<Dumped, SavedError> {
 struct Dump<W> {
     out: Core<W>,
     reader: Reader,
+    /// What has come and was not read yet.
+    input: Vec<u8>,
     is_whole: bool,
 }
 
@@ -166,10 +183,20 @@ struct Core<W> {
     /// Where memory begins in the file, and behind which of its bytes nothing is written yet.
     begin: u64,
     end: u64,
+    /// Pages of the last section that are still to be written.
+    rest: Vec<Rest>,
     /// How many vCPUs there is room for.
     room: usize,
     state: Option<Boxed<SavedVm>>,
     info: Vec<u8>,
+}
+
+/// Pages that hold the same.
+#[derive(Debug)]
+struct Rest {
+    next: u64,
+    count: u64,
+    page: Box<[u8; PAGE]>,
 }
 
 /// Why it cannot be made: the saved VM, or the core.
@@ -193,15 +220,31 @@ impl From<io::Error> for DumpError {
 
 impl<W: Write + Seek> Dump<W> {
     fn new(to: W) -> Self {
-        let out = Core { to, dumped: Dumped::default(), begin: 0, end: 0, room: 0, state: None, info: Vec::new() };
-        Self { out, reader: Reader::new(crc32c::compute), is_whole: false }
+        let (dumped, info) = (Dumped::default(), Vec::new());
+        let out = Core { to, dumped, begin: 0, end: 0, rest: Vec::new(), room: 0, state: None, info };
+        Self { out, reader: Reader::new(crc32c::compute), input: Vec::new(), is_whole: false }
     }
 
-    fn take(&mut self, mut bytes: &[u8]) -> Result<(), DumpError> {
-        while let Some(section) = self.reader.read(&mut bytes)? {
+    fn take(&mut self, bytes: &[u8]) -> Result<Progress, DumpError> {
+        self.input.extend_from_slice(bytes);
+        let mut left = AT_ONCE;
+        loop {
+            self.out.write_on(&mut left)?;
+            if left == 0 {
+                return Ok(Progress::More);
+            }
+            let mut unread = &*self.input;
+            let read = self.reader.read(&mut unread)?;
+            let taken = self.input.len() - unread.len();
+            self.input.drain(..taken);
+            let Some(section) = read else { return Ok(Progress::Done) };
             match section {
                 Section::Vm(vm) => self.out.begin(vm.name, vm.vcpus.into(), vm.memory),
-                Section::Memory(runs) => runs.into_iter().try_for_each(|run| self.out.memory(&run))?,
+                Section::Memory(runs) => {
+                    for run in runs {
+                        self.out.memory(&run);
+                    }
+                }
                 Section::State(state) => self.out.state = Some(state),
                 Section::End => {
                     self.out.finish()?;
@@ -210,7 +253,6 @@ impl<W: Write + Seek> Dump<W> {
                 Section::Machine(_) | Section::Moment(_) => {}
             }
         }
-        Ok(())
     }
 }
 
@@ -222,24 +264,36 @@ impl<W: Write + Seek> Core<W> {
         self.dumped = Dumped { name: name.to_owned(), vcpus: 0, memory };
     }
 
-    fn memory(&mut self, run: &Run<'_>) -> io::Result<()> {
-        let mut page = [0; PAGE];
-        let bytes = match run.content {
-            Content::Fill(0) => return Ok(()),
-            Content::Fill(word) => {
-                page.as_chunks_mut::<8>().0.fill(word.to_le_bytes());
-                &page
-            }
-            Content::Page(bytes) => bytes,
-        };
-        if self.info.is_empty() {
-            self.info = info(bytes).unwrap_or_default().to_vec();
+    /// Takes note of pages that are to be written.
+    fn memory(&mut self, run: &Run<'_>) {
+        let mut page = Box::new([0; PAGE]);
+        match run.content {
+            Content::Fill(0) => return,
+            Content::Fill(word) => page.as_chunks_mut::<8>().0.fill(word.to_le_bytes()),
+            Content::Page(bytes) => *page = *bytes,
         }
-        self.to.seek(SeekFrom::Start(self.begin + run.first * PAGE as u64))?;
-        for _ in 0..run.count {
-            self.to.write_all(bytes)?;
+        if self.info.is_empty() {
+            self.info = info(&page).unwrap_or_default().to_vec();
         }
         self.end = (run.first + run.count) * PAGE as u64;
+        self.rest.push(Rest { next: run.first, count: run.count, page });
+    }
+
+    /// Writes what is noted, at most as many pages as are left.
+    fn write_on(&mut self, left: &mut u64) -> io::Result<()> {
+        while let Some(rest) = self.rest.last_mut().filter(|_| *left > 0) {
+            self.to.seek(SeekFrom::Start(self.begin + rest.next * PAGE as u64))?;
+            let count = rest.count.min(*left);
+            for _ in 0..count {
+                self.to.write_all(&*rest.page)?;
+            }
+            rest.next += count;
+            rest.count -= count;
+            *left -= count;
+            if rest.count == 0 {
+                self.rest.pop();
+            }
+        }
         Ok(())
     }
 

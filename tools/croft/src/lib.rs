@@ -17,6 +17,7 @@
 
 pub mod attach;
 pub mod bundle;
+mod compressed;
 pub mod control;
 pub mod decimal;
 mod draft;

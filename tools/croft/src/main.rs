@@ -203,6 +203,9 @@ enum Order {
         vm: String,
         /// The file. If there is one of that name, it is replaced when the new one is whole.
         file: PathBuf,
+        /// Compress its memory (LZ4). `croft restore` and `croft dump --from` read both.
+        #[arg(long)]
+        compress: bool,
     },
     /// Write a VM's memory and registers to a file that gdb and crash read (an ELF core). It stands still until that is written.
     #[command(allow_missing_positional = true, after_help = DUMP_HELP)]
@@ -365,8 +368,8 @@ fn main() -> ExitCode {
         Order::Pause { host, which } => {
             each(&host, which, |word| matches!(word, "running" | "panicked"), |vm| HostOrder::Pause { vm })
         }
-        Order::Save { host, vm, file } => match std::path::absolute(&file) {
-            Ok(file) => order(&host, &HostOrder::Save { vm, file }, operate::show_progress),
+        Order::Save { host, vm, file, compress } => match std::path::absolute(&file) {
+            Ok(file) => order(&host, &HostOrder::Save { vm, file, compress }, operate::show_progress),
             Err(source) => complain(&SavedError::Io { file, source }, status::USAGE),
         },
         Order::Dump { host, vm, file, from } => match (std::path::absolute(&file), vm, from) {

@@ -1,5 +1,6 @@
 //! Saved VMs as files: one exists complete, or not at all, and is checked before it is used.
 
+use crate::compressed::{Compressor, ExpandError, Expanded};
 use crate::draft::Draft;
 use crate::session::HostTime;
 use abi::bundle::Doors;
@@ -68,24 +69,27 @@ pub struct Writing {
     draft: Draft,
     to: PathBuf,
     bytes: u64,
+    compressor: Option<Compressor>,
 }
 
 impl Writing {
-    /// Begins one, to be `to`, for its owner alone: it holds all of a guest's secrets.
+    /// Begins one, to be `to`, for its owner alone: it holds all of a guest's secrets. Its memory is compressed if `compress` says so.
     ///
     /// # Errors
     /// If it cannot be made, or something that is no saved VM has this name.
-    pub fn create(to: &Path) -> Result<Self, SavedError> {
+    pub fn create(to: &Path, compress: bool) -> Result<Self, SavedError> {
         must_be_none_or(to, "saved VM", |begin| begin.starts_with(&MAGIC))?;
         let draft = Draft::create(to, 0o600).map_err(|source| SavedError::Io { file: to.to_path_buf(), source })?;
-        Ok(Self { draft, to: to.to_path_buf(), bytes: 0 })
+        Ok(Self { draft, to: to.to_path_buf(), bytes: 0, compressor: compress.then(Compressor::new) })
     }
 
-    /// Writes more.
+    /// Writes more of what the hypervisor sends.
     ///
     /// # Errors
     /// If the disk is full, or the like.
     pub fn write(&mut self, bytes: &[u8]) -> Result<(), SavedError> {
+        let packed = self.compressor.as_mut().map(|compressor| compressor.take(bytes));
+        let bytes = packed.as_deref().unwrap_or(bytes);
         self.bytes += bytes.len() as u64;
         self.draft.write_all(bytes).map_err(|source| SavedError::Io { file: self.to.clone(), source })
     }
@@ -95,7 +99,7 @@ impl Writing {
     /// # Errors
     /// If that cannot be.
     pub fn keep(self) -> Result<u64, SavedError> {
-        let Self { draft, to, bytes } = self;
+        let Self { draft, to, bytes, .. } = self;
         draft.keep().map_err(|source| SavedError::Io { file: to, source })?;
         Ok(bytes)
     }
@@ -127,6 +131,31 @@ pub fn open(file: &Path) -> Result<File, SavedError> {
         return Err(SavedError::NoFile { file: file.to_path_buf() });
     }
     File::open(file).map_err(wrong)
+}
+
+/// A saved VM in a file, as the hypervisor knows it: whatever is compressed there is not.
+#[derive(Debug)]
+pub struct Source<'a, R> {
+    expanded: Expanded<R>,
+    file: &'a Path,
+}
+
+impl<'a, R: Read> Source<'a, R> {
+    /// From the begin of what `from` reads, called `file` in messages.
+    pub const fn new(from: R, file: &'a Path) -> Self {
+        Self { expanded: Expanded::new(from), file }
+    }
+
+    /// The bytes that come next, at most so many; none at the end.
+    ///
+    /// # Errors
+    /// What is wrong with the file, or with what is compressed in it.
+    pub fn next(&mut self, most: usize) -> Result<&[u8], SavedError> {
+        self.expanded.next(most).map_err(|error| match error {
+            ExpandError::Io(source) => SavedError::Io { file: self.file.to_path_buf(), source },
+            ExpandError::Damaged(error) => SavedError::Damaged { file: self.file.to_path_buf(), error },
+        })
+    }
 }
 
 /// Looks at a saved VM as it comes, and keeps nothing of it.
@@ -271,17 +300,13 @@ impl Check {
     /// # Errors
     /// What is wrong with it.
     pub fn file(from: &mut impl Read, file: &Path) -> Result<Contents, SavedError> {
-        let mut check = Self::new();
-        let mut buffer = vec![0; 256 << 10];
+        let (mut check, mut source) = (Self::new(), Source::new(from, file));
         let damaged = |error| SavedError::Damaged { file: file.to_path_buf(), error };
         loop {
-            let count = match from.read(&mut buffer) {
-                Ok(0) => break,
-                Ok(count) => count,
-                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
-                Err(source) => return Err(SavedError::Io { file: file.to_path_buf(), source }),
-            };
-            check.take(buffer.get(..count).unwrap_or_default()).map_err(damaged)?;
+            match source.next(usize::MAX)? {
+                [] => break,
+                bytes => check.take(bytes).map_err(damaged)?,
+            }
         }
         check.reader.finish().map_err(damaged)?;
         let Self { name, rate, doors, machine, moment, away, .. } = check;
@@ -320,23 +345,23 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("vm.saved");
         fs::write(&file, b"UCSAVED\0 before").unwrap();
-        let mut writing = Writing::create(&file).unwrap();
+        let mut writing = Writing::create(&file, false).unwrap();
         writing.write(b"all of it").unwrap();
         assert_eq!(writing.keep().unwrap(), 9);
         assert_eq!(fs::read(&file).unwrap(), b"all of it");
         // In an empty file there is nothing to lose; a link is said to be one, wherever it leads.
         let empty = folder.path().join("empty");
         fs::write(&empty, "").unwrap();
-        Writing::create(&empty).unwrap();
+        Writing::create(&empty, false).unwrap();
         for to in ["vm.saved", "nowhere"] {
             let link = folder.path().join(format!("to-{to}"));
             std::os::unix::fs::symlink(to, &link).unwrap();
-            assert!(matches!(Writing::create(&link), Err(SavedError::Link { .. })), "{to}");
+            assert!(matches!(Writing::create(&link, false), Err(SavedError::Link { .. })), "{to}");
         }
         for taken in [folder.path(), &file] {
-            assert!(matches!(Writing::create(taken), Err(SavedError::InTheWay { .. })), "{}", taken.display());
+            assert!(matches!(Writing::create(taken, false), Err(SavedError::InTheWay { .. })), "{}", taken.display());
         }
-        assert!(matches!(Writing::create(&folder.path().join("no/vm.saved")), Err(SavedError::Io { .. })));
+        assert!(matches!(Writing::create(&folder.path().join("no/vm.saved"), false), Err(SavedError::Io { .. })));
     }
 
     /// What the site file says otherwise of two VMs is said before either is touched.

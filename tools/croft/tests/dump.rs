@@ -1,98 +1,21 @@
 //! Cores of made-up VMs, read back by an independent ELF reader.
 
-use abi::bundle::Vm;
-use abi::crc32c;
-use clock::saved::{Away, Clock, Timer};
 use cpu::pstate::{EL0T, EL1H, EL1T};
-use cpu::saved::{Name, SavedRegisters};
-use croft::dump::{Dumping, file};
-use croft::saved::SavedError;
+use croft::dump::{Dumping, Progress, file};
+use croft::saved::{Check, SavedError, Writing};
+use made_up::{INFO, MEMORY, counted, saved, saved_with};
 use object::LittleEndian;
 use object::elf::{ET_CORE, FileHeader64, PT_LOAD, PT_NOTE};
 use object::read::elf::{FileHeader, ProgramHeader};
-use pack::Boxed;
-use services::psci::SavedPower;
-use snapshot::file::{Content, Description, PAGE, SavedMoment, Writer};
-use snapshot::{SavedCpu, SavedMachine, SavedTime, SavedVcpu, SavedVm};
+use snapshot::file::PAGE;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::Command;
-use vgic::{Config, Vgic};
-use vm::{SavedLife, SavedWatchdogs};
-use watchdog::SavedWatchdog;
 
-const MEMORY: u64 = 4 << 20;
+mod made_up;
+
 const RAM: u64 = 0x4000_0000;
-const INFO: &[u8] = b"OSRELEASE=6.12.1\nBUILD-ID=00ff\nPAGESIZE=4096\nNUMBER(kimage_voffset)=0xffff7fffc0000000\n";
-
-fn vcpu(number: u8, pstate: u64) -> SavedVcpu {
-    let base = u64::from(number) << 32;
-    let mut registers = SavedRegisters { pc: base | 0x80, pstate, fpcr: 3, fpsr: 4, ..Default::default() };
-    for (place, value) in registers.x.iter_mut().zip(1..) {
-        *place = base | value;
-    }
-    registers.q[31] = [5, 6];
-    registers.system =
-        vec![(Name::new("sctlr_el1"), 1), (Name::new("sp_el0"), base | 0xe0), (Name::new("sp_el1"), base | 0xe1)];
-    let physical_timer = Timer { version: 1, control: 0, compare: 0 };
-    SavedVcpu { number, registers, physical_timer, stolen: 0, stolen_frequency: 1 }
-}
-
-/// A saved VM of which three of four vCPUs are on, with this page in the end of its memory.
-fn saved(last: &[u8; PAGE]) -> Vec<u8> {
-    let cpu = SavedCpu::default();
-    let machine = SavedMachine { vcpus: 4, memory: MEMORY, devices: 0, identification: [0; cpu::id::COUNT], cpu };
-    let config = Config { vcpus: 4, list_registers: 4, priority_bits: 5, preemption_bits: 5 };
-    let dog = SavedWatchdog { timeout: 1, action: 2, remaining: None, acted: 0 };
-    let state = SavedVm {
-        machine: machine.clone(),
-        time: SavedTime {
-            clock: Clock { version: 2, count: 0, frequency: 1, rate: 1_000_000, is_stopped: true, stood: 0 },
-            away: Away::Advance,
-        },
-        life: SavedLife { power: SavedPower { count: 4, on: 0b1101, pending: 0 }, starts: [None; 8] },
-        gic: Boxed::new(Vgic::new(config).save().expect("no error")).expect("there is memory"),
-        vcpus: vec![vcpu(0, EL1H), vcpu(2, EL0T), vcpu(3, EL1T | 0x3c0)],
-        devices: Vec::new(),
-        watchdogs: SavedWatchdogs { has_begun: true, vm: dog, own: [dog; 8] },
-        calls: None,
-    };
-    let vm: Description<'_> = Vm { vcpus: 4, ..Vm::new("a-guest", (), MEMORY) };
-    let mut writer = Writer::new(crc32c::compute);
-    let mut bytes = writer.begin(&vm, &machine, SavedMoment { microseconds: 0, is_known: false }).expect("no error");
-    bytes.extend(writer.state(&state).expect("no error"));
-    let mut info = [0; PAGE];
-    info[..INFO.len()].copy_from_slice(INFO);
-    // Nearly one, before the right one.
-    let mut none = info;
-    none[20] = 0x1b;
-    let rest = MEMORY / PAGE as u64 - 10;
-    let pages = [
-        (Content::Fill(0), 1),
-        (Content::Page(&counted(7)), 1),
-        (Content::Fill(0x5a5a), 2),
-        (Content::Page(&counted(9)), 3),
-        (Content::Page(&none), 1),
-        (Content::Page(&info), 1),
-        (Content::Fill(0), rest),
-        (Content::Page(last), 1),
-    ];
-    for (content, count) in pages {
-        bytes.extend(writer.memory(content, count).expect("no error"));
-    }
-    bytes.extend(writer.end().expect("no error"));
-    bytes
-}
-
-/// A page that holds another word at each place.
-fn counted(seed: u64) -> [u8; PAGE] {
-    let mut page = [0; PAGE];
-    for (word, value) in page.as_chunks_mut::<8>().0.iter_mut().zip(seed << 32..) {
-        *word = value.to_le_bytes();
-    }
-    page
-}
 
 /// A core as the reader finds it: its notes, by name and kind, and what is where in memory.
 struct Found {
@@ -162,6 +85,62 @@ fn a_core_holds_the_memory_and_the_registers() {
         }
         let on_disk = fs::metadata(&to).expect("no error").blocks() * 512;
         assert!(on_disk < 128 << 10, "eight pages of {MEMORY} bytes take {on_disk} bytes");
+    }
+}
+
+/// A few bytes of a saved VM may stand for all of its memory. Whoever sends it is heard, and hears something, in between.
+#[test]
+fn gigabytes_of_one_word_are_written_in_pieces() {
+    const LARGE: u64 = 96 << 20;
+    let folder = tempfile::tempdir().expect("no error");
+    let to = folder.path().join("vm.core");
+    let mut dumping = Dumping::create(&to, None).expect("no error");
+    let (mut goes, mut bytes) = (1, &*saved_with(LARGE, 0x5a5a, &counted(11)));
+    while dumping.take(bytes).expect("no error") == Progress::More {
+        assert!(!dumping.is_whole());
+        (goes, bytes) = (goes + 1, &[]);
+    }
+    assert!(dumping.is_whole() && goes >= LARGE / (16 << 20), "{LARGE} bytes were written in {goes} goes");
+    dumping.keep().expect("no error");
+    let core = fs::read(&to).expect("no error");
+    let memory = core.get(core.len() - LARGE as usize..).expect("memory");
+    let (words, last) = memory.split_at(memory.len() - PAGE);
+    assert!(words.chunks(PAGE).skip(9).all(|page| page == 0x5a5a_u64.to_le_bytes().repeat(PAGE / 8)));
+    assert_eq!(last, counted(11));
+}
+
+/// Compressed or not, it is read as the same VM; and what is wrong with it is said in a line, wherever it is.
+#[test]
+fn what_is_compressed_is_the_same_vm() {
+    let folder = tempfile::tempdir().expect("no error");
+    let path = |name: &str| folder.path().join(name);
+    let good = saved(&counted(11));
+    for (name, compress) in [("plain.saved", false), ("packed.saved", true)] {
+        let mut writing = Writing::create(&path(name), compress).expect("no error");
+        good.chunks(1000).for_each(|piece| writing.write(piece).expect("no error"));
+        let bytes = writing.keep().expect("no error");
+        assert_eq!(fs::metadata(path(name)).expect("no error").len(), bytes);
+    }
+    let [plain, packed] = ["plain.saved", "packed.saved"].map(|name| fs::read(path(name)).expect("no error"));
+    assert!(plain == good && packed.len() < good.len() - 10_000, "{} bytes, and {}", plain.len(), packed.len());
+    for (from, to) in [("plain.saved", "plain.core"), ("packed.saved", "packed.core")] {
+        file(&path(from), &path(to)).expect("no error");
+    }
+    assert!(fs::read(path("plain.core")).expect("no error") == fs::read(path("packed.core")).expect("no error"));
+    let look = |bytes: &[u8]| Check::file(&mut &*bytes, "vm.saved".as_ref()).map(|contents| contents.name);
+    assert_eq!(look(&packed).expect("no error"), "a-guest");
+    let mut damaged = packed.clone();
+    for place in 0..packed.len() {
+        damaged[place] ^= 1 << (place % 8);
+        let said = look(&damaged).expect_err("it is damaged").to_string();
+        let is_named = said.starts_with("vm.saved: the saved VM is damaged") || said.contains("this is no saved VM");
+        assert!(is_named && said.lines().count() == 1, "byte {place}: {said}");
+        damaged[place] = packed[place];
+    }
+    for end in 0..packed.len() {
+        let said = look(&packed[..end]).expect_err("it is cut off").to_string();
+        let expected = if end < 8 { "this is no saved VM" } else { "the saved VM is incomplete: it ends after" };
+        assert!(said.contains(expected), "{end}: {said}");
     }
 }
 

@@ -23,6 +23,8 @@ use std::thread;
 use std::time::Duration;
 use units::VmId;
 
+mod made_up;
+
 const STATISTICS: &str = "\
 web: started 1 time, 512 MiB, 1028 KiB tables; exits: interrupt 3 device 4
   vCPU 0: ran 1.234 s, waited 0.001 s for a CPU, 0.000 s of it stolen
@@ -45,6 +47,8 @@ struct Fake {
     tools: bool,
     boots: u32,
     on: bool,
+    /// It powers itself off when it goes on.
+    ends: bool,
     /// Whether there is a clock to be set, and what it shows.
     clock: Option<u64>,
 }
@@ -105,6 +109,8 @@ impl Fake {
                     }
                     Some(Order::Reset { vm: 0 }) => self.start(),
                     Some(Order::PauseVm { vm }) => self.say(Message::VmState { vm, state: VmState::Paused }),
+                    // What was restored is a guest that ends at once.
+                    Some(Order::ResumeVm { vm: 0 }) if self.ends => self.end(StopReason::PowerOff),
                     Some(Order::ResumeVm { vm }) => {
                         let state = VmState::Running { boots: self.boots };
                         self.say(Message::VmState { vm, state });
@@ -213,7 +219,13 @@ impl Fake {
                 self.tell(id, Answer::Value(&[7; 32]));
                 None
             }
-            (_, Ask::Restore | Ask::RestoreNext { .. } | Ask::RestoreEnd { .. }) => Some("web restores nothing"),
+            (_, Ask::RestoreNext { last: false, .. }) => return,
+            (_, Ask::RestoreEnd { .. }) => {
+                self.ends = true;
+                self.say(Message::VmState { vm, state: VmState::Paused });
+                None
+            }
+            (_, Ask::Restore | Ask::RestoreNext { .. }) => None,
             (_, Ask::Reconnect | Ask::SetGuestTime | Ask::Save | Ask::EndTransfer) => None,
         };
         self.tell(id, refused.map_or(Answer::Done, Answer::Refused));
@@ -238,6 +250,7 @@ impl Stage {
             tools,
             boots: 1,
             on: true,
+            ends: false,
             clock: tools.then_some(0),
         };
         thread::spawn(move || fake.run(input));
@@ -661,6 +674,18 @@ fn what_is_no_saved_vm_is_neither_kept_nor_sent() {
     let nowhere = folder.path().join("no").join("web.saved");
     let refused = stage.croft(&["save", "web", nowhere.to_str().unwrap()]);
     assert!(text(&refused.stderr).contains("No such file or directory"), "{}", text(&refused.stderr));
+}
+
+/// A guest may end as soon as it goes on from a file. It was restored all the same.
+#[test]
+fn who_ends_at_once_was_restored() {
+    let stage = Stage::new(true);
+    let file = stage.folder.path().join("web.saved");
+    fs::write(&file, made_up::saved(&made_up::counted(3))).unwrap();
+    let path = file.to_str().unwrap();
+    assert_eq!(stage.says(&["stop", "--force", "web"]), STOPPED);
+    let expected = format!("web: powered off\nweb: restored from {path}\n");
+    assert_eq!(stage.says(&["restore", path, "--name", "web"]), expected);
 }
 
 /// A clone is refused, with the reason and before its VM stands still, where no clone of it can go on.

@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 /// The version of the control messages that this code speaks.
-pub const VERSION: u16 = 6;
+pub const VERSION: u16 = 7;
 
 /// What carries the link.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -99,6 +99,8 @@ pub enum Message<'a> {
         /// Which.
         carrier: Carrier,
     },
+    /// Nobody took what the link carried for a while, and some of it is lost: an answer that has not come may never do.
+    Lost,
 }
 
 /// From the tool to the hypervisor.

@@ -80,7 +80,10 @@ pub enum Ask<'a> {
     /// The VM is to stand still and be saved. Answered when it does, and its state was taken.
     Save,
     /// What comes next of the saved VM. Answered by [`Answer::Value`]s, which may be none: pages were looked at that take no room.
+    /// What was told last can be asked for again, from where it began or anywhere in it: it may have been lost on its way.
     SaveNext {
+        /// How much has come before. All of that is forgotten.
+        offset: u64,
         /// At most so many bytes.
         length: u32,
     },
@@ -88,7 +91,7 @@ pub enum Ask<'a> {
     Restore,
     /// The next piece of it. Only the last of several is answered, and each one that is refused; then all is, and the VM is off.
     /// [`Answer::More`] is told if there was more to write than is written for one request: the next one goes on with that, and
-    /// may hold nothing.
+    /// may hold nothing. What was taken before is passed over: a piece whose answer was lost can be sent again, also in other pieces.
     RestoreNext {
         /// How much came before.
         offset: u64,
@@ -151,6 +154,8 @@ pub enum Answer<'a> {
     },
     /// What came before has not all been written yet.
     More,
+    /// The request has been carried out, but some of what it was answered with is lost: nobody took it. It ends by this.
+    Lost,
 }
 
 /// What a guest's tools have reported. Texts are printable ASCII, and empty where nothing was said.
@@ -172,6 +177,22 @@ pub struct Guest<'a> {
     pub can_stop: bool,
     /// How many channels are open.
     pub channels: u16,
+}
+
+impl Ask<'_> {
+    /// Whether it is about a VM that is saved or restored.
+    #[must_use]
+    pub const fn is_of_transfer(&self) -> bool {
+        matches!(
+            self,
+            Self::Save
+                | Self::SaveNext { .. }
+                | Self::Restore
+                | Self::RestoreNext { .. }
+                | Self::RestoreEnd { .. }
+                | Self::EndTransfer
+        )
+    }
 }
 
 impl<'a> Request<'a> {
@@ -267,6 +288,10 @@ mod tests {
         assert_eq!(reply.encode(&mut buffer), Some(&[6, 7, 0xac, 2, 1][..]));
         let reply = Reply { id: 6, answer: Answer::More };
         assert_eq!(reply.encode(&mut buffer), Some(&[6, 8][..]));
+        let reply = Reply { id: 6, answer: Answer::Lost };
+        assert_eq!(reply.encode(&mut buffer), Some(&[6, 9][..]));
+        let request = Request { id: 5, vm: 1, ask: Ask::SaveNext { offset: 300, length: 7 } };
+        assert_eq!(request.encode(&mut buffer), Some(&[5, 1, 11, 0xac, 2, 7][..]));
         assert_eq!(Request::decode(&[5, 1, 99]), None);
         assert_eq!(Request::decode(&[5, 1, 2, 2, 0xff, 0xff]), None, "a key is UTF-8");
     }

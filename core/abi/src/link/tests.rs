@@ -179,6 +179,7 @@ fn messages_and_commands_survive_the_trip() {
         Message::Panic { text: &long },
         Message::StatsEnd,
         Message::Carrier { carrier: Carrier::Port },
+        Message::Lost,
     ];
     for message in messages {
         assert_eq!(Message::decode(message.encode(&mut buffer).unwrap()), Some(message));

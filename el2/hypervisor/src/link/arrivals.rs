@@ -2,11 +2,11 @@
 //! transfers for it.
 //!
 //! Frames for the consoles' thread go into a box of fixed size, from which it takes them in order. While the box is full nothing
-//! is read, and the tool has to wait.
+//! is read, and the tool has to wait. All memory for this is taken before the port is used, so that no frame finds none.
 
 extern crate alloc;
 
-use alloc::boxed::Box;
+use alloc::collections::TryReserveError;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, Ordering};
 
@@ -30,8 +30,10 @@ struct Posted {
     ring: Ring<4096>,
     /// The large piece, if there is one.
     piece: Option<Vec<u8>>,
-    /// The memory of the one before.
-    spare: Vec<u8>,
+    /// The memory for the next one, while nobody has it.
+    spare: Option<Vec<u8>>,
+    /// Where frames are put together, until the port's thread has it.
+    buffer: Vec<u8>,
     /// The port's thread waits for room.
     waiter: Option<&'static Thread>,
 }
@@ -39,25 +41,35 @@ struct Posted {
 /// Something is in the box: changed under its lock, and looked at without it, in each round of the consoles' thread.
 static IS_POSTED: AtomicBool = AtomicBool::new(false);
 static POSTED: IrqLock<Posted> =
-    IrqLock::new(Posted { ring: Ring::new(), piece: None, spare: Vec::new(), waiter: None });
+    IrqLock::new(Posted { ring: Ring::new(), piece: None, spare: None, buffer: Vec::new(), waiter: None });
+/// A frame arrived that was damaged: what was asked by it is not known.
+static IS_DAMAGED: AtomicBool = AtomicBool::new(false);
 
-/// What frames of all channels fit into. Without memory for it the link has to do with the smaller ones.
-fn buffer() -> Box<[u8]> {
-    let mut buffer = Vec::new();
-    for payload in [link::MAX_BULK, link::MAX_PAYLOAD] {
-        let length = link::decoder_buffer(payload);
-        if buffer.try_reserve_exact(length).is_ok() {
-            buffer.resize(length, 0);
-            break;
-        }
-    }
-    buffer.into_boxed_slice()
+/// Bytes of the heap that are taken while there is a port: where frames of all channels are put together, and a large piece.
+pub(super) const HEAP: usize = link::decoder_buffer(link::MAX_BULK) + link::MAX_BULK;
+
+/// Takes what memory there has to be.
+fn prepare() -> Result<(), TryReserveError> {
+    let (mut buffer, mut spare) = (Vec::new(), Vec::new());
+    buffer.try_reserve_exact(link::decoder_buffer(link::MAX_BULK))?;
+    buffer.resize(link::decoder_buffer(link::MAX_BULK), 0);
+    spare.try_reserve_exact(link::MAX_BULK)?;
+    let mut posted = POSTED.lock();
+    posted.buffer = buffer;
+    posted.spare = Some(spare);
+    Ok(())
 }
 
 /// Looks for a port. If there is one, the thread is started that takes what comes by it.
 #[inline(never)]
 pub(super) fn start() {
-    let Some(window) = port::windows().find(|window| port::adopt(window.registers)) else { return };
+    if port::windows().next().is_none() {
+        return;
+    }
+    if prepare().is_err() {
+        return log::warn!("the link's port is not used: there is no memory for what comes by it");
+    }
+    let Some(window) = port::windows().find(|window| port::adopt(window.registers)) else { return abandon() };
     let line = window.interrupt;
     let thread = match Thread::spawn("link", run, 0, (WEIGHT, u64::MAX)) {
         Ok(thread) => thread,
@@ -74,9 +86,18 @@ pub(super) fn start() {
     }
 }
 
+/// There is no port: nobody needs the memory for it.
+fn abandon() {
+    let mut posted = POSTED.lock();
+    let unused = (core::mem::take(&mut posted.buffer), posted.spare.take());
+    drop(posted);
+    drop(unused);
+}
+
 fn run(_: usize) -> ! {
     unmask_irqs();
-    let mut decoder = Decoder::with_buffer(buffer(), hw::memory::crc32c);
+    let buffer = core::mem::take(&mut POSTED.lock().buffer);
+    let mut decoder = Decoder::with_buffer(buffer, hw::memory::crc32c);
     let mut piece = [0; MOST_AT_ONCE];
     loop {
         port::attend();
@@ -99,19 +120,40 @@ fn hear(event: &Event<'_>) {
         Event::Frame { channel, payload } => post(channel, payload, None),
         // The port carries frames alone; a text byte is one of a frame that was cut off, and each is not worth a line.
         Event::Text(_) => {}
-        Event::Damaged => log::warn!("link: a damaged frame arrived"),
+        Event::Damaged => {
+            log::warn!("link: a damaged frame arrived");
+            // Looked at by the consoles' thread when it has sent the line.
+            IS_DAMAGED.store(true, Ordering::Relaxed);
+        }
     }
+}
+
+/// Whether a damaged frame has arrived since this was asked last.
+pub(super) fn take_damaged() -> bool {
+    IS_DAMAGED.load(Ordering::Relaxed) && IS_DAMAGED.swap(false, Ordering::Relaxed)
 }
 
 /// Puts a large piece into the box, in its place between the frames.
 fn post_piece(payload: &[u8]) {
-    let mut piece = core::mem::take(&mut POSTED.lock().spare);
+    // Without a lock, it is large. There is room for the longest that a frame can have.
+    let mut piece = spare();
     piece.clear();
-    if piece.try_reserve_exact(payload.len()).is_err() {
-        return log::warn!("link: there is no memory for a large piece that arrived");
-    }
     piece.extend_from_slice(payload);
     post(Channel::Bulk, &[], Some(piece));
+}
+
+/// The memory for a large piece; waits until nobody else has it.
+fn spare() -> Vec<u8> {
+    loop {
+        let mut posted = POSTED.lock();
+        if let Some(spare) = posted.spare.take() {
+            return spare;
+        }
+        posted.waiter = Some(sched::current());
+        drop(posted);
+        port::attend();
+        sched::block(None);
+    }
 }
 
 /// Puts a frame into the box, or a large piece; waits for room.
@@ -145,9 +187,12 @@ fn post(channel: Channel, payload: &[u8], mut piece: Option<Vec<u8>>) {
 /// Gives a large piece's memory back.
 pub(super) fn give_back(piece: Vec<u8>) {
     let mut posted = POSTED.lock();
-    let other = core::mem::replace(&mut posted.spare, piece);
+    posted.spare = Some(piece);
+    let waiter = posted.waiter.take();
     drop(posted);
-    drop(other);
+    if let Some(waiter) = waiter {
+        sched::wake(waiter);
+    }
 }
 
 /// Whether something is in the box.

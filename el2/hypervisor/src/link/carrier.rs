@@ -16,7 +16,7 @@ use units::Ticks;
 
 use crate::host;
 use crate::output;
-use crate::output::port::{self, Writer};
+use crate::output::port::{self, End, Writer};
 use crate::sched::{self, Thread};
 
 /// As many threads as may wait in their order; further ones try again and again.
@@ -43,6 +43,8 @@ pub enum Unsent {
     NobodyListens,
     /// The frame is longer than its channel's may be.
     TooLong,
+    /// There was no room in time: some of it, or all, is lost.
+    Lost,
 }
 
 /// Whether the link has frames now, or is text.
@@ -107,12 +109,17 @@ pub fn send_by(carrier: Carrier, channel: Channel, parts: &[&[u8]]) -> Result<()
 fn by_port(channel: Channel, parts: &[&[u8]]) -> Result<(), Unsent> {
     let mut writer = Writer::new();
     link::encode_parts(channel, parts, hw::memory::crc32c, |run| writer.write(run)).map_err(|_| Unsent::TooLong)?;
-    if writer.finish() { Ok(()) } else { Err(Unsent::NobodyListens) }
+    writer.finish().map_err(|end| match end {
+        End::Full => Unsent::Lost,
+        End::Shut => Unsent::NobodyListens,
+    })
 }
 
 fn by_uart(channel: Channel, parts: &[&[u8]]) -> Result<(), Unsent> {
+    let dropped = uart::dropped();
     link::encode_parts(channel, parts, hw::memory::crc32c, |run| run.iter().copied().for_each(uart::send))
-        .map_err(|_| Unsent::TooLong)
+        .map_err(|_| Unsent::TooLong)?;
+    if uart::dropped() == dropped { Ok(()) } else { Err(Unsent::Lost) }
 }
 
 /// Whether there is no room now for what is to be sent. The thread that asks is woken when there is.

@@ -322,6 +322,7 @@ impl Port {
         if dropped != self.lost && !uart::is_stuck() {
             log::warn!("the UART took nothing for a while: {} bytes of output are lost", dropped - self.lost);
             self.lost = dropped;
+            self.send(&Message::Lost);
         }
         let lost = port::lost();
         if lost != self.lost_by_port && !carrier::is_full() {
@@ -330,6 +331,10 @@ impl Port {
                 lost - self.lost_by_port
             );
             self.lost_by_port = lost;
+            self.send(&Message::Lost);
+        }
+        if arrivals::take_damaged() {
+            self.send(&Message::Lost);
         }
         let unclaimed = interrupts::unclaimed();
         if unclaimed != self.unclaimed {
@@ -412,7 +417,7 @@ impl Port {
         }
         let mut buffer = [0_u8; link::MAX_PAYLOAD];
         if let Some(payload) = message.encode(&mut buffer) {
-            send_frame(Channel::Control, payload);
+            let _ = carrier::send(Channel::Control, &[payload]);
         }
     }
 
@@ -519,7 +524,10 @@ impl Port {
                 None => {}
                 Some(Event::Text(byte)) => self.typed(byte),
                 Some(Event::Frame { channel, payload }) => self.take_frame(channel, payload),
-                Some(Event::Damaged) => log::warn!("link: a damaged frame arrived"),
+                Some(Event::Damaged) => {
+                    log::warn!("link: a damaged frame arrived");
+                    self.send(&Message::Lost);
+                }
             }
         }
         any
@@ -694,26 +702,17 @@ impl Port {
     }
 }
 
-/// Answers the operator, if anybody speaks frames.
-fn send_reply(reply: &Reply<'_>) {
+/// Answers the operator, if anybody speaks frames. Says whether all of the answer is on its way.
+fn send_reply(reply: &Reply<'_>) -> bool {
     if let Answer::Value(bytes) = reply.answer
         && bytes.len() > request::MAX_CHUNK
     {
         let mut head = [0; request::VALUE_HEAD];
         let head = Reply::value_head(reply.id, bytes.len(), &mut head).unwrap_or_default();
-        let _ = carrier::send(Channel::Bulk, &[head, bytes]);
-        return;
+        return carrier::send(Channel::Bulk, &[head, bytes]).is_ok();
     }
     let mut buffer = [0_u8; link::MAX_PAYLOAD];
-    if carrier::is_framed()
-        && let Some(payload) = reply.encode(&mut buffer)
-    {
-        send_frame(Channel::Requests, payload);
-    }
-}
-
-fn send_frame(channel: Channel, payload: &[u8]) {
-    let _ = carrier::send(channel, &[payload]);
+    reply.encode(&mut buffer).is_some_and(|payload| carrier::send(Channel::Requests, &[payload]).is_ok())
 }
 
 fn state_of<'a>(vm: &Vm, stop: Option<&'a Stop>) -> VmState<'a> {

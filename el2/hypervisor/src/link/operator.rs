@@ -42,14 +42,15 @@ pub(crate) struct Operator {
 type Refusal = Sentence;
 
 impl Operator {
-    /// Answers the request in a frame's payload through `send`. Returns the VM whose power button is to be pressed, if
-    /// one is.
-    pub(crate) fn answer(&mut self, payload: &[u8], mut send: impl FnMut(&Reply<'_>)) -> Option<&'static Vm> {
+    /// Answers the request in a frame's payload through `send`, which says whether all of that is on its way. Returns the VM whose
+    /// power button is to be pressed, if one is.
+    pub(crate) fn answer(&mut self, payload: &[u8], mut send: impl FnMut(&Reply<'_>) -> bool) -> Option<&'static Vm> {
         let Some(Request { id, vm, ask }) = Request::decode(payload) else {
             log::warn!("link: a request arrived that this version does not know");
             return None;
         };
-        let mut tell = |answer: Answer<'_>| send(&Reply { id, answer });
+        let mut is_lost = false;
+        let mut tell = |answer: Answer<'_>| is_lost |= !send(&Reply { id, answer });
         let done = match (vm, vm::by_id(VmId(vm))) {
             (HOST, _) => ask_host(ask, &mut tell),
             (_, Some(vm)) => self.carry_out(id, vm, ask, &mut tell),
@@ -58,7 +59,7 @@ impl Operator {
         match done {
             Ok(RequestState::Waiting) => None,
             Ok(RequestState::Done) => {
-                tell(Answer::Done);
+                send(&Reply { id, answer: if is_lost { Answer::Lost } else { Answer::Done } });
                 None
             }
             Ok(RequestState::Press(vm)) => {
@@ -169,8 +170,8 @@ impl Operator {
                 self.transfer.save(id, vm)?;
                 return Ok(RequestState::Waiting);
             }
-            Ask::SaveNext { length } => {
-                self.transfer.save_next(vm, length, &mut |piece| tell(Answer::Value(piece)))?;
+            Ask::SaveNext { offset, length } => {
+                self.transfer.save_next(vm, offset, length, &mut |piece| tell(Answer::Value(piece)))?;
             }
             Ask::Restore => self.transfer.restore(vm)?,
             Ask::RestoreNext { offset, bytes, last } => {
@@ -202,12 +203,12 @@ impl Operator {
     }
 
     /// Answers requests that waited for guests' tools, or for a VM to stand still, as far as the result is known now.
-    pub(crate) fn look_after(&mut self, mut send: impl FnMut(&Reply<'_>)) {
+    pub(crate) fn look_after(&mut self, mut send: impl FnMut(&Reply<'_>) -> bool) {
         match self.transfer.look_after() {
             Some((id, Ok(()))) => send(&Reply { id, answer: Answer::Done }),
             Some((id, Err(refusal))) => send(&Reply { id, answer: Answer::Refused(&refusal) }),
-            None => {}
-        }
+            None => true,
+        };
         let now = host::milliseconds();
         self.setting.retain(|&(id, vm, until)| {
             let name = vm.config.name;
@@ -222,7 +223,7 @@ impl Operator {
             match answer {
                 Ok(()) => send(&Reply { id, answer: Answer::Done }),
                 Err(refusal) => send(&Reply { id, answer: Answer::Refused(&refusal) }),
-            }
+            };
             false
         });
     }

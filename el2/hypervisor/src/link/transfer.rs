@@ -18,18 +18,19 @@ extern crate alloc;
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
+use ::vm::needs;
 use abi::bundle::VmConfig;
 use abi::link::request::{MAX_BULK_CHUNK, MAX_CHUNK};
 use clock::saved::Away;
 use hw::heap;
 use pack::Boxed;
-use snapshot::file::{Content, Description, FileError, PAGE, Reader, SavedMoment, Section, Writer};
-use snapshot::{PlaceDifference, SavedVm};
+use snapshot::file::{Content, Description, FileError, MOST_RUNS, PAGE, Reader, SavedMoment, Section, Writer};
+use snapshot::{PlaceDifference, SavedVm, bounds};
 use units::{BLOCK_SIZE, Ipa, PAGE_SIZE};
 
 use crate::host::text::{Sentence, sentence};
 use crate::host::{self, wall_clock};
-use crate::link::carrier;
+use crate::link::{arrivals, carrier};
 use crate::vcpu::saved::Still;
 use crate::vm::guest_memory::GuestRam;
 use crate::vm::{Stop, Vm};
@@ -42,6 +43,20 @@ const STEPS: usize = 64;
 const PAGES: u64 = 16;
 /// At most so many pages are written for one request.
 const PAGES_IN: u64 = STEPS as u64 * PAGES;
+
+/// Bytes of the heap that a VM on its way out takes at most, and one on its way in: the records, a page, a piece, and the file's parts,
+/// which in memory are no larger than in a state: those that are kept reach over a piece, and one section is made.
+const HEAP_TO_SAVE: usize = size_of::<Saving>() + PAGE + MAX_BULK_CHUNK + bounds::HEAP_TO_WRITE;
+const HEAP_TO_RESTORE: usize =
+    size_of::<Restoring>() + PAGE + MAX_BULK_CHUNK + 2 * MOST_RUNS * size_of::<Rest>() + bounds::HEAP_TO_READ;
+/// And the rest of what the hypervisor has a use for beside its VMs: the statistics as text, the console's own records.
+const HEAP_FOR_OTHERS: usize = 64 << 10;
+// It is left when VMs are made, with what an allocator loses between pieces of any size.
+const _: () = {
+    let most = if HEAP_TO_SAVE > HEAP_TO_RESTORE { HEAP_TO_SAVE } else { HEAP_TO_RESTORE };
+    let all = arrivals::HEAP + most + HEAP_FOR_OTHERS;
+    assert!((all + all / 8) as u64 <= needs::HEAP_OF_OUR_OWN);
+};
 
 /// What is under way, if anything is: one VM at a time.
 #[derive(Default)]
@@ -66,8 +81,11 @@ struct Saving {
     next: u64,
     has_ended: bool,
     page: Box<[u8; PAGE]>,
-    out: Vec<u8>,
-    sent: usize,
+    /// Bytes of the file from `from` on: those that were told last, which may be asked for once more, and what stands behind them.
+    parts: Vec<Vec<u8>>,
+    from: u64,
+    /// From where to where was told last.
+    told: (u64, u64),
 }
 
 /// A VM on its way in.
@@ -161,8 +179,9 @@ impl Transfer {
             next: 0,
             has_ended: false,
             page: page()?,
-            out: Vec::new(),
-            sent: 0,
+            parts: Vec::new(),
+            from: 0,
+            told: (0, 0),
         });
         let mut saving = saving.ok_or_else(no_memory)?;
         saving.ran = vm.pause();
@@ -176,21 +195,27 @@ impl Transfer {
         Ok(())
     }
 
-    /// Hands at most `length` bytes of the file that come next to `tell`; fewer if they have to be looked for.
+    /// Hands at most `length` bytes of the file from `offset` on to `tell`; fewer if they have to be looked for.
     #[inline(never)]
-    pub fn save_next(&mut self, vm: &Vm, length: u32, tell: &mut impl FnMut(&[u8])) -> Result<(), Sentence> {
+    pub fn save_next(
+        &mut self,
+        vm: &Vm,
+        offset: u64,
+        length: u32,
+        tell: &mut impl FnMut(&[u8]),
+    ) -> Result<(), Sentence> {
         let Some(Under::Saving(saving)) = &mut self.0 else { return Err(none_is(vm)) };
         if !core::ptr::eq(saving.vm, vm) || saving.waits.is_some() {
             return Err(none_is(vm));
         }
         saving.until = host::milliseconds().saturating_add(PATIENCE);
-        saving.give(length as usize, tell)
+        saving.give(offset, length as usize, tell)
     }
 
     /// Whether there is more to come of a VM that is saved.
     #[must_use]
     pub fn has_more(&self) -> bool {
-        matches!(&self.0, Some(Under::Saving(saving)) if !saving.has_ended || saving.sent < saving.out.len())
+        matches!(&self.0, Some(Under::Saving(saving)) if !saving.has_ended || saving.told.1 < saving.end_of_parts())
     }
 
     /// Begins to restore `vm`, which is off.
@@ -342,11 +367,10 @@ impl Saving {
         }
         Some(state.and_then(|state| {
             let description: Description<'_> = self.vm.config.with(|text| *text, (), None, None);
-            self.out = self.writer.begin(&description, &state.machine, moment).map_err(refused)?;
-            let mut state = self.writer.state(&state).map_err(refused)?;
-            self.out.try_reserve_exact(state.len()).map_err(|_| refused(FileError::NoMemory))?;
-            self.out.append(&mut state);
-            Ok(())
+            let begin = self.writer.begin(&description, &state.machine, moment).map_err(refused)?;
+            self.keep(begin)?;
+            let state = self.writer.state(&state).map_err(refused)?;
+            self.keep(state)
         }))
     }
 
@@ -375,30 +399,49 @@ impl Saving {
         sentence!("{} was stopped while it was being saved", self.vm.config.name)
     }
 
-    fn give(&mut self, length: usize, tell: &mut impl FnMut(&[u8])) -> Result<(), Sentence> {
+    fn give(&mut self, offset: u64, length: usize, tell: &mut impl FnMut(&[u8])) -> Result<(), Sentence> {
         let length = length.min(MAX_BULK_CHUNK);
         let longest = if carrier::is_by_port() { MAX_BULK_CHUNK } else { MAX_CHUNK };
-        let mut given = 0;
+        if !(self.told.0..=self.told.1).contains(&offset) {
+            return Err(Sentence::from("the pieces of the saved VM were not asked for in order"));
+        }
+        // Whatever stands before that has arrived.
+        while let Some(first) = self.parts.first().filter(|first| self.from + first.len() as u64 <= offset) {
+            self.from += first.len() as u64;
+            self.parts.remove(0);
+        }
         for _ in 0..STEPS {
-            if self.sent == self.out.len() {
-                let step = self.step();
-                // Looked at behind it: of a VM that was stopped meanwhile what was read is no memory any more, or an error.
-                if self.has_gone() {
-                    return Err(self.went());
-                }
-                self.sent = 0;
-                self.out = step?;
-            }
-            let ready = self.out.get(self.sent..).unwrap_or_default();
-            let ready = ready.get(..ready.len().min(length - given)).unwrap_or_default();
-            ready.chunks(longest).for_each(&mut *tell);
-            self.sent += ready.len();
-            given += ready.len();
-            if given == length {
+            if self.end_of_parts() >= offset + length as u64 {
                 break;
             }
+            let step = self.step();
+            // Looked at behind it: of a VM that was stopped meanwhile what was read is no memory any more, or an error.
+            if self.has_gone() {
+                return Err(self.went());
+            }
+            self.keep(step?)?;
+        }
+        let (mut left, mut skipped) = (length, offset.saturating_sub(self.from) as usize);
+        for part in &self.parts {
+            let bytes = part.get(core::mem::take(&mut skipped)..).unwrap_or_default();
+            let bytes = bytes.get(..bytes.len().min(left)).unwrap_or_default();
+            bytes.chunks(longest).for_each(&mut *tell);
+            left -= bytes.len();
+        }
+        self.told = (offset, self.told.1.max(offset + (length - left) as u64));
+        Ok(())
+    }
+
+    fn keep(&mut self, part: Vec<u8>) -> Result<(), Sentence> {
+        if !part.is_empty() {
+            self.parts.try_reserve(1).map_err(|_| no_memory())?;
+            self.parts.push(part);
         }
         Ok(())
+    }
+
+    fn end_of_parts(&self) -> u64 {
+        self.from + self.parts.iter().map(|part| part.len() as u64).sum::<u64>()
     }
 
     /// The bytes that come next, of a few pages; none if those have to be written with the next ones, or all is written.
@@ -447,9 +490,11 @@ impl Saving {
 impl Restoring {
     #[inline(never)]
     fn take(&mut self, offset: u64, piece: &[u8]) -> Result<Progress, Sentence> {
-        if offset != self.taken {
+        let Some(known) = self.taken.checked_sub(offset) else {
             return Err(Sentence::from("the pieces of the saved VM did not come in order"));
-        }
+        };
+        // Sent again, for the answer did not arrive; perhaps in other pieces.
+        let piece = usize::try_from(known).ok().and_then(|known| piece.get(known..)).unwrap_or_default();
         if self.life.is_some_and(|life| life != self.vm.boots() || self.vm.stopped().is_some()) {
             return Err(sentence!("{} was stopped while it was being restored", self.vm.config.name));
         }

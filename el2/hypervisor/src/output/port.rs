@@ -208,7 +208,7 @@ pub(crate) struct Writer {
 
 /// Why nothing more is written.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum End {
+pub(crate) enum End {
     /// There was no room in time.
     Full,
     /// Nobody is at the other end.
@@ -248,12 +248,12 @@ impl Writer {
         }
     }
 
-    /// Sends the rest. Says whether somebody was there all the time: what was lost then is lost.
-    pub(crate) fn finish(self) -> bool {
+    /// Sends the rest. If not all of it went, the reason.
+    pub(crate) fn finish(self) -> Result<(), End> {
         if let Some((mut state, buffer, filled)) = self.filling {
             state.console.send(buffer, filled);
         }
-        self.end != Some(End::Shut)
+        self.end.map_or(Ok(()), Err)
     }
 }
 

@@ -36,7 +36,8 @@ fn take_out(host: &Operated, file: &Path) -> Result<()> {
     let (vm, session) = (host.run.vm(MOMENT)?, host.run.session());
     let (mut check, mut bytes) = (croft::saved::Check::new(), Vec::new());
     while !check.is_whole() {
-        for told in session.ask(vm, Ask::SaveNext { length: MAX_BULK_CHUNK as u32 }, SOON)? {
+        let (offset, length) = (bytes.len() as u64, MAX_BULK_CHUNK as u32);
+        for told in session.ask(vm, Ask::SaveNext { offset, length }, SOON)? {
             if let Told::Value(piece) = told {
                 check.take(&piece)?;
                 bytes.extend(piece);
@@ -91,7 +92,7 @@ pub(super) fn one_moment() -> Result<()> {
     goes_on_from(&here, &file, before, after)?;
     // Once more by croft, as fast as that is.
     let before = sweeps(&here, 1)?;
-    here.order(&Order::Save { vm: MOMENT.to_owned(), file: file.clone() })?;
+    here.order(&Order::Save { vm: MOMENT.to_owned(), file: file.clone(), compress: false })?;
     let after = sweeps(&here, 2)?;
     goes_on_from(&here, &file, before, after)?;
     here.run.check_log()

@@ -203,7 +203,7 @@ pub(super) struct Desk<'a> {
 pub(super) type Tell<'a> = &'a mut dyn FnMut(&Report) -> std::io::Result<()>;
 
 /// What a VM does after all.
-fn tell_condition(name: &str, condition: &Condition, tell: Tell<'_>) -> Result<(), Failure> {
+pub(super) fn tell_condition(name: &str, condition: &Condition, tell: Tell<'_>) -> Result<(), Failure> {
     Ok(tell(&Report::Progress(format!("{name}: {condition}")))?)
 }
 
@@ -255,7 +255,7 @@ impl Desk<'_> {
                 let goes_on = self.wait(&vm, "go on", PAUSE_SECONDS, |condition| *condition != Condition::Paused)?;
                 tell_condition(&vm, &goes_on, tell)?;
             }
-            Order::Save { vm, file } => self.save(&vm, &file, tell)?,
+            Order::Save { vm, file, compress } => self.save(&vm, &file, compress, tell)?,
             Order::Dump { vm, file } => self.dump(&vm, &file, tell)?,
             Order::Restore { vm, file, pause } => self.restore(vm, &file, pause, tell)?,
             Order::Clone { vm, name, pause } => self.clone_to(&vm, &name, pause, tell)?,

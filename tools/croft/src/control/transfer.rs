@@ -3,27 +3,29 @@
 //! A clone is a save and then a restore, by way of a file that has no name: it is checked by the same code as any file.
 
 use super::Report;
-use super::server::{ANSWER, Desk, Failure, PAUSE_SECONDS, Tell};
-use crate::dump::Dumping;
-use crate::saved::{self, Check, SavedError, Writing, machines_must_agree};
-use crate::session::{Condition, Told};
-use abi::link::Carrier;
+use super::server::{ANSWER, Desk, Failure, PAUSE_SECONDS, Tell, tell_condition};
+use crate::dump::{Dumping, Progress};
+use crate::saved::{self, Check, SavedError, Source, Writing, machines_must_agree};
+use crate::session::{Condition, RequestError, Told};
 use abi::link::request::{Ask, MAX_BULK_CHUNK, MAX_CHUNK};
+use abi::link::{Carrier, Command};
 use std::fs::File;
-use std::io::{Read, Seek, Write as _};
+use std::io::{Seek, Write as _};
 use std::path::Path;
 
-/// Takes what comes of a saved VM.
-type Write<'a> = &'a mut dyn FnMut(&[u8]) -> Result<(), SavedError>;
+/// Takes what comes of a saved VM; or nothing, to go on with what came before.
+type Write<'a> = &'a mut dyn FnMut(&[u8]) -> Result<Progress, SavedError>;
 
 /// Bytes that are asked for at a time, or sent, by the serial port: between two of them others have the link.
 const PIECE: usize = 16 * MAX_CHUNK;
+/// So often is the same piece asked for, or sent, if the link loses it: more often than the link goes over, or is stuck, by chance.
+const TRIES: u32 = 8;
 
 impl Desk<'_> {
-    pub(super) fn save(&self, name: &str, file: &Path, tell: Tell<'_>) -> Result<(), Failure> {
+    pub(super) fn save(&self, name: &str, file: &Path, compress: bool, tell: Tell<'_>) -> Result<(), Failure> {
         let vm = self.session.vm(name)?;
-        let mut writing = Writing::create(file)?;
-        self.take_out(vm, &mut |bytes| writing.write(bytes), tell)?;
+        let mut writing = Writing::create(file, compress)?;
+        self.take_out(vm, &mut |bytes| writing.write(bytes).map(|()| Progress::Done), tell)?;
         let bytes = writing.keep()?;
         tell(&Report::Progress(format!("{name}: saved to {}, {bytes} bytes", file.display())))?;
         Ok(())
@@ -41,13 +43,36 @@ impl Desk<'_> {
 
     /// All of a VM as it is now, which runs on meanwhile.
     fn take_out(&self, vm: u16, write: Write<'_>, tell: Tell<'_>) -> Result<(), Failure> {
-        self.session.ask(vm, Ask::Save, ANSWER)?;
+        self.begin(vm, Ask::Save)?;
         let received = self.receive(vm, write, tell);
         // Whatever has become of it, the VM's memory is its own again.
-        let ended = self.session.ask(vm, Ask::EndTransfer, ANSWER);
+        let ended = self.end(vm, Ask::EndTransfer);
         received?;
         ended?;
         Ok(())
+    }
+
+    /// Begins a transfer. If it is not known whether it has begun, that one ends, of which nothing was made yet, and another begins.
+    fn begin(&self, vm: u16, ask: Ask<'_>) -> Result<(), RequestError> {
+        let begin = || {
+            self.session.ask(vm, ask, ANSWER).inspect_err(|error| {
+                if *error == RequestError::Lost {
+                    let _ = self.end(vm, Ask::EndTransfer);
+                }
+            })
+        };
+        until_it_arrives(begin).map(drop)
+    }
+
+    /// Ends a transfer. If it is not known whether that was done it is asked for once more, and refused if it was.
+    fn end(&self, vm: u16, ask: Ask<'_>) -> Result<(), RequestError> {
+        match self.session.ask(vm, ask, ANSWER) {
+            Err(RequestError::Lost) => match until_it_arrives(|| self.session.ask(vm, ask, ANSWER)) {
+                Err(RequestError::Refused(_)) => Ok(()),
+                done => done.map(drop),
+            },
+            done => done.map(drop),
+        }
     }
 
     /// How many bytes are asked for at a time, or sent, and in pieces of how many.
@@ -59,13 +84,23 @@ impl Desk<'_> {
     }
 
     fn receive(&self, vm: u16, write: Write<'_>, tell: Tell<'_>) -> Result<(), Failure> {
-        let mut check = Check::new();
+        let (mut check, mut offset) = (Check::new(), 0);
         while !check.is_whole() {
-            let (length, _) = self.pieces();
-            for told in self.session.ask(vm, Ask::SaveNext { length: length as u32 }, ANSWER)? {
+            let next = || {
+                let (length, _) = self.pieces();
+                self.session.ask(vm, Ask::SaveNext { offset, length: length as u32 }, ANSWER)
+            };
+            for told in until_it_arrives(next)? {
                 if let Told::Value(bytes) = told {
+                    offset += bytes.len() as u64;
                     check.take(&bytes).map_err(SavedError::from)?;
-                    write(&bytes)?;
+                    let mut progress = write(&bytes)?;
+                    while progress == Progress::More {
+                        // Asks for nothing, so that the hypervisor knows that somebody is still there.
+                        until_it_arrives(|| self.session.ask(vm, Ask::SaveNext { offset, length: 0 }, ANSWER))?;
+                        tell(&Report::Output(Vec::new()))?;
+                        progress = write(&[])?;
+                    }
                 }
             }
             // Says nothing, and finds out whether anybody listens.
@@ -90,7 +125,7 @@ impl Desk<'_> {
         };
         self.must_be_off(&name)?;
         found.must_fit(&name, &self.machine(number)?)?;
-        self.put_in(number, &name, (&mut saved::open(file)?, file), pause, tell)?;
+        self.put_in(number, &name, Source::new(saved::open(file)?, file), pause, tell)?;
         let stands = if pause { "; it stands still, `croft resume` lets it go on" } else { "" };
         tell(&Report::Progress(format!("{name}: restored from {}{stands}", file.display())))?;
         // It is restored, whether the host still says what time it is or has ended with its guests.
@@ -112,9 +147,10 @@ impl Desk<'_> {
         let folder = std::env::temp_dir();
         let wrong = |source| SavedError::Io { file: folder.clone(), source };
         let mut file = tempfile::tempfile_in(&folder).map_err(wrong)?;
-        self.take_out(vm, &mut |bytes| file.write_all(bytes).map_err(wrong), tell)?;
+        let mut write = |bytes: &[u8]| file.write_all(bytes).map(|()| Progress::Done).map_err(wrong);
+        self.take_out(vm, &mut write, tell)?;
         file.rewind().map_err(wrong)?;
-        self.put_in(number, other, (&mut file, &folder), pause, tell)?;
+        self.put_in(number, other, Source::new(file, &folder), pause, tell)?;
         let stands = if pause { "; the clone stands still, `croft resume` lets it go on" } else { "" };
         tell(&Report::Progress(format!("{other}: a clone of {name}{stands}")))?;
         Ok(())
@@ -137,51 +173,74 @@ impl Desk<'_> {
         &self,
         number: u16,
         name: &str,
-        (from, file): (&mut File, &Path),
+        from: Source<'_, File>,
         pause: bool,
         tell: Tell<'_>,
     ) -> Result<(), Failure> {
-        self.session.ask(number, Ask::Restore, ANSWER)?;
-        if let Err(failure) = self.send(number, from, file, tell) {
+        self.begin(number, Ask::Restore)?;
+        if let Err(failure) = self.send(number, from, tell) {
             // It may be refused already, and has ended by that.
             let _ = self.session.ask(number, Ask::EndTransfer, ANSWER);
             return Err(failure);
         }
-        self.session.ask(number, Ask::RestoreEnd { pause }, ANSWER)?;
-        let is_done = |condition: &Condition| match condition {
-            Condition::Paused => pause,
-            Condition::Running { .. } => !pause,
-            _ => false,
-        };
-        self.wait(name, "go on", PAUSE_SECONDS, is_done)?;
+        // It stands still at first, since whoever goes on may end at once: what it does then is not a sign that it went on.
+        self.end(number, Ask::RestoreEnd { pause: true })?;
+        self.wait(name, "stand still", PAUSE_SECONDS, |condition| *condition == Condition::Paused)?;
+        if !pause {
+            self.session.control(Command::ResumeVm { vm: number })?;
+            let gone_on = self.wait(name, "go on", PAUSE_SECONDS, |condition| *condition != Condition::Paused)?;
+            if gone_on.is_off() {
+                tell_condition(name, &gone_on, tell)?;
+            }
+        }
         Ok(())
     }
 
-    fn send(&self, vm: u16, reader: &mut File, file: &Path, tell: Tell<'_>) -> Result<(), Failure> {
+    fn send(&self, vm: u16, mut from: Source<'_, File>, tell: Tell<'_>) -> Result<(), Failure> {
         let (mut offset, mut piece) = (0, Vec::new());
         loop {
             piece.clear();
-            let wrong = |source| SavedError::Io { file: file.to_path_buf(), source };
-            let (length, longest) = self.pieces();
-            Read::by_ref(reader).take(length as u64).read_to_end(&mut piece).map_err(wrong)?;
+            let (length, _) = self.pieces();
+            loop {
+                match from.next(length - piece.len())? {
+                    [] => break,
+                    bytes => piece.extend_from_slice(bytes),
+                }
+            }
             if piece.is_empty() {
                 return Ok(());
             }
-            let mut parts: Vec<Ask<'_>> = Vec::new();
-            for bytes in piece.chunks(longest) {
-                parts.push(Ask::RestoreNext { offset, bytes, last: false });
-                offset += bytes.len() as u64;
-            }
-            if let Some(Ask::RestoreNext { last, .. }) = parts.last_mut() {
-                *last = true;
-            }
-            let mut told = self.session.request(vm, parts.into_iter(), ANSWER)?;
+            let mut told = until_it_arrives(|| self.send_piece(vm, offset, &piece))?;
+            offset += piece.len() as u64;
             tell(&Report::Output(Vec::new()))?;
             // A few bytes may stand for many pages, which are written a few at a time.
             while told.contains(&Told::More) {
-                told = self.session.ask(vm, Ask::RestoreNext { offset, bytes: &[], last: true }, ANSWER)?;
+                told = until_it_arrives(|| self.send_piece(vm, offset, &[]))?;
                 tell(&Report::Output(Vec::new()))?;
             }
         }
     }
+
+    /// Sends a piece that stands at `offset`, or nothing, as whatever carries the link now takes it.
+    fn send_piece(&self, vm: u16, offset: u64, piece: &[u8]) -> Result<Vec<Told>, RequestError> {
+        let (_, longest) = self.pieces();
+        let count = piece.len().div_ceil(longest).max(1);
+        let parts = (0..count).map(|index| {
+            let from = index * longest;
+            let bytes = piece.get(from..piece.len().min(from + longest)).unwrap_or_default();
+            Ask::RestoreNext { offset: offset + from as u64, bytes, last: index + 1 == count }
+        });
+        self.session.request(vm, parts, ANSWER)
+    }
+}
+
+/// Asks until the answer has not been lost on its way. What is asked for is the same each time, so nothing is wrong with that.
+fn until_it_arrives(mut ask: impl FnMut() -> Result<Vec<Told>, RequestError>) -> Result<Vec<Told>, RequestError> {
+    for _ in 1..TRIES {
+        match ask() {
+            Err(RequestError::Lost) => {}
+            done => return done,
+        }
+    }
+    ask()
 }

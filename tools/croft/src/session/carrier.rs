@@ -119,6 +119,8 @@ pub(super) fn read(mut input: impl Read, shared: &Shared, by: Carrier) {
             if next == Carrier::Uart && state.way.carrier == Carrier::Port {
                 state = last_of_port(shared, state);
                 state.way.end();
+                // What was under way in the port is gone.
+                state.requests.lose();
             }
             // It may be said before this side has taken the port up.
             state.way.carrier = if state.way.port == Port::Ended { Carrier::Uart } else { next };

@@ -71,6 +71,9 @@ pub enum RequestError {
     /// No answer.
     #[error("the hypervisor did not answer within {0:?}")]
     Silent(Duration),
+    /// The answer, or a part of it, may be lost; if it was the request that was lost, it was not carried out.
+    #[error("some of what the link carried is lost: its port was shut, or nobody took what came; try again")]
+    Lost,
     /// Key and value do not fit the protocol.
     #[error("a key has at most {} bytes", abi::link::request::MAX_KEY)]
     TooLong,
@@ -92,7 +95,9 @@ pub(super) struct Requests(HashMap<u32, Pending>);
 #[derive(Debug, Default)]
 struct Pending {
     told: Vec<Told>,
-    end: Option<Result<(), String>>,
+    end: Option<Result<(), RequestError>>,
+    /// It is about a VM that is saved or restored.
+    is_of_transfer: bool,
 }
 
 impl Requests {
@@ -105,7 +110,11 @@ impl Requests {
                 return;
             }
             Answer::Refused(why) => {
-                pending.end = Some(Err(why.to_owned()));
+                pending.end = Some(Err(RequestError::Refused(why.to_owned())));
+                return;
+            }
+            Answer::Lost => {
+                pending.end = Some(Err(RequestError::Lost));
                 return;
             }
             Answer::Guest(guest) => Told::Guest(Report {
@@ -127,6 +136,14 @@ impl Requests {
         };
         if pending.told.len() < MAX_ANSWERS {
             pending.told.push(told);
+        }
+    }
+
+    /// What was on its way, either way, may be lost. Whoever transfers a VM can ask for each piece again, and need not wait for an
+    /// answer that may never come; for others it does no harm to wait.
+    pub(super) fn lose(&mut self) {
+        for pending in self.0.values_mut().filter(|pending| pending.is_of_transfer) {
+            pending.end.get_or_insert(Err(RequestError::Lost));
         }
     }
 }
@@ -206,14 +223,16 @@ impl Session {
         limit: Duration,
     ) -> Result<Vec<Told>, RequestError> {
         let id = self.shared.next_request.fetch_add(1, Ordering::Relaxed);
-        self.shared.lock().requests.0.insert(id, Pending::default());
+        let mut parts = parts.peekable();
+        let is_of_transfer = parts.peek().is_some_and(Ask::is_of_transfer);
+        self.shared.lock().requests.0.insert(id, Pending { is_of_transfer, ..Pending::default() });
         let done = self.send_parts(id, vm, parts).and_then(|()| {
             let ended = self.wait(limit, |state| {
                 let pending = state.requests.0.get_mut(&id)?;
                 pending.end.take().map(|end| end.map(|()| std::mem::take(&mut pending.told)))
             });
             match ended {
-                Ok(end) => end.map_err(RequestError::Refused),
+                Ok(end) => end,
                 Err(Stopped::Ended) => Err(SessionError::Gone.into()),
                 Err(Stopped::Deadline) => Err(RequestError::Silent(limit)),
             }

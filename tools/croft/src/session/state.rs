@@ -428,6 +428,7 @@ impl State {
                 self.tell(Notice::Refused(text.to_owned()));
             }
             Message::Carrier { carrier } => self.way.announced = Some(carrier),
+            Message::Lost => self.requests.lose(),
         }
     }
 

@@ -196,6 +196,52 @@ fn a_port_that_is_shut_leaves_the_link_to_the_serial_port() {
     assert_eq!(session.damage(), 0);
 }
 
+/// What is lost on its way is known to be at once, however long an answer may take, where it can be asked for again.
+#[test]
+fn who_transfers_a_vm_hears_at_once_what_is_lost() {
+    let (session, mut uart, mut port) = start_with_port();
+    go_over(&mut uart, &mut port);
+    session.wait_for("web", SOON, |condition| matches!(condition, Condition::Running { .. })).unwrap();
+    let never = Duration::from_secs(3600);
+    let ask = |vm, ask| std::thread::scope(|scope| scope.spawn(|| session.ask(vm, ask, never)).join().unwrap());
+    let next = Ask::SaveNext { offset: 7, length: 9 };
+    // Nobody took it, and the hypervisor says so when somebody does.
+    let hypervisor = std::thread::spawn(move || {
+        let heard = port.hear();
+        port.say(Message::Lost);
+        let again = port.hear();
+        // A part of this answer was lost. It is no answer.
+        let id = Request::decode(&again.1).unwrap().id;
+        for answer in [Answer::Value(&[1, 2]), Answer::Lost] {
+            let mut buffer = [0; MAX_PAYLOAD];
+            port.frame(Channel::Requests, Reply { id, answer }.encode(&mut buffer).unwrap());
+        }
+        // And this request was lost in the port, which is shut.
+        let last = port.hear();
+        uart.say(Message::Carrier { carrier: Carrier::Uart });
+        drop(port);
+        (uart, [heard, again, last])
+    });
+    for _ in 0..3 {
+        assert_eq!(ask(0, next), Err(RequestError::Lost));
+    }
+    let (mut uart, heard) = hypervisor.join().unwrap();
+    assert!(heard.iter().all(|(channel, payload)| {
+        *channel == Channel::Requests && Request::decode(payload).is_some_and(|request| request.ask == next)
+    }));
+    assert_eq!(session.carrier(), Carrier::Uart);
+    // Who asks something else waits: it may have been heard.
+    let hypervisor = std::thread::spawn(move || {
+        let id = Request::decode(&uart.hear().1).unwrap().id;
+        uart.say(Message::Lost);
+        let mut buffer = [0; MAX_PAYLOAD];
+        uart.frame(Channel::Requests, Reply { id, answer: Answer::Done }.encode(&mut buffer).unwrap());
+        uart
+    });
+    assert_eq!(ask(0, Ask::Reconnect), Ok(Vec::new()));
+    drop(hypervisor.join().unwrap());
+}
+
 #[test]
 fn whatever_a_guest_writes_is_no_frame_on_either_way() {
     let (session, mut uart, mut port) = start_with_port();
