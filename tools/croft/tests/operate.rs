@@ -262,7 +262,7 @@ impl Stage {
         let place = Place::at(&folder.path().join("croft.socket")).unwrap();
         let about = About { site: "demo.toml".to_owned(), vcpus: vec![2, 1], ..About::default() };
         let server = control::serve(&session, about, &place).unwrap();
-        Self { server, session: session, folder }
+        Self { server, session, folder }
     }
 
     fn socket(&self) -> PathBuf {
