@@ -85,7 +85,7 @@ const SHAPES: [Shape; 4] = [
         vcpus: 2,
         cpus: 1,
         away: TimeAway::Freeze,
-        rounds: Some(2),
+        rounds: None,
     },
 ];
 
