@@ -8,6 +8,7 @@
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::cmp;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use cpu::speculation::translates_out_of_context;
@@ -39,7 +40,7 @@ const CONTRASTS: u64 = 100;
 
 type Check = (&'static str, fn() -> Result<(), String>);
 
-const CHECKS: [Check; 18] = [
+const CHECKS: [Check; 19] = [
     ("p3_a12_late_cpu_has_its_own_area", late_cpu),
     ("p3_a1_alias_is_this_cpus_area", alias),
     ("p3_a2_held_address_follows_the_thread_all_pairs", all_pairs),
@@ -58,6 +59,7 @@ const CHECKS: [Check; 18] = [
     ("p3_stage_1_is_closed_between_guests", closed),
     ("p3_devices_are_regions_and_have_handlers", devices::check),
     ("p3_copies_and_fills_are_exact", copies),
+    ("p3_comparisons_are_exact", comparisons),
 ];
 
 /// Makes the thread that checks, to be run as soon as the caller becomes the idle thread.
@@ -612,6 +614,37 @@ fn closed() -> Result<(), String> {
     } else {
         Err(format!("SCTLR_EL1 and TCR_EL1 were {seen:x?} and saved as {saved:x?}; right: {expected:x?}"))
     }
+}
+
+/// Comparisons (`hw`'s own `memcmp`) of each length up to two words and more, at each alignment of both sides, with a difference at each
+/// place: what comes first in memory decides, as unsigned bytes. What differs behind the end decides nothing.
+fn comparisons() -> Result<(), String> {
+    let source: Vec<u8> = (0..64).map(|n: u8| n.wrapping_mul(37) ^ 0x85).collect();
+    for (length, from, to) in (0..=40).flat_map(|length| (0..64).map(move |both| (length, both % 8, both / 8))) {
+        let one = source.get(from..).and_then(|source| source.get(..length)).unwrap_or_default();
+        let mut room = [0x5a; 64];
+        for at in 0..=length {
+            let Some(other) = room.get_mut(to..to + length) else { break };
+            other.copy_from_slice(one);
+            let mut right = cmp::Ordering::Equal;
+            if let Some(byte) = other.get_mut(at) {
+                right = if *byte < 0x80 { cmp::Ordering::Less } else { cmp::Ordering::Greater };
+                *byte ^= 0x80;
+            }
+            // What differs there too must not count.
+            if let Some(byte) = other.get_mut(at + 1) {
+                *byte = byte.wrapping_add(1);
+            }
+            let found = core::hint::black_box(one).cmp(core::hint::black_box(&*other));
+            let is_same = core::hint::black_box(one) == core::hint::black_box(&*other);
+            ensure(found == right && is_same == right.is_eq(), || {
+                format!(
+                    "{length} bytes that differ at {at}, {from} and {to} behind an aligned address, compare as {found:?}"
+                )
+            })?;
+        }
+    }
+    Ok(())
 }
 
 /// Copies and fills (`hw`'s own `memcpy` and `memset`) of each length up to two blocks of 64 bytes, at each alignment of source

@@ -1,9 +1,9 @@
-//! `memcpy` and `memset`. The compiler calls them for every value that it does not move by registers, and we call them to copy data of
+//! `memcpy`, `memset` and `memcmp`. The compiler calls them for every value that it does not move by registers, and we call them to copy data of
 //! guests.
 //!
 //! The compiler has its own versions. Where, as here, no FP register may be used and unaligned accesses are allowed, they move one
 //! word in each turn of a loop, and single bytes if source and target are aligned differently: 24 instructions for eight bytes. These
-//! take 13 for 64 bytes.
+//! take 13 for 64 bytes. Its comparison looks at single bytes, 7 instructions for each; this one takes 7 for sixteen.
 //!
 //! Alignment matters only with the MMU off: all data is Device memory then, where an unaligned access faults (DDI 0487 B2.5.2,
 //! "Alignment of data accesses"), and the boot CPU reads the device tree in that state. Unaligned data is moved byte by byte there.
@@ -118,6 +118,51 @@ memset:
     subs    x2, x2, #1
     b.ne    6b
     b       35b
+
+    // In: x0 and x1 = what is compared, x2 = how many bytes. Out: w0 is 0 if all are equal, else as the first bytes that differ
+    // compare: 1 if that of x0 is higher, -1 if it is lower.
+    .global memcmp
+    .global bcmp
+memcmp:
+bcmp:
+    orr     x4, x0, x1
+    tst     x4, #7
+    b.ne    4f
+1:  subs    x2, x2, #16
+    b.lo    3f
+2:  ldp     x4, x5, [x0], #16
+    ldp     x6, x7, [x1], #16
+    cmp     x4, x6
+    ccmp    x5, x7, #0, eq
+    b.ne    7f
+    subs    x2, x2, #16
+    b.hs    2b
+3:  add     x2, x2, #16
+5:  cbz     x2, 6f
+50: ldrb    w4, [x0], #1
+    ldrb    w6, [x1], #1
+    cmp     w4, w6
+    b.ne    8f
+    subs    x2, x2, #1
+    b.ne    50b
+6:  mov     w0, #0
+    ret
+    dsb     nsh
+    isb
+    // The first of two words that differs, as a number in which the byte that comes first in memory counts most.
+7:  cmp     x4, x6
+    csel    x4, x5, x4, eq
+    csel    x6, x7, x6, eq
+    rev     x4, x4
+    rev     x6, x6
+    cmp     x4, x6
+8:  cset    w0, hi
+    csinv   w0, w0, wzr, hs
+    ret
+    dsb     nsh
+    isb
+4:  unless_normal 5b
+    b       1b
     .popsection
     "#
 );
