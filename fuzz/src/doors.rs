@@ -2,8 +2,10 @@
 
 use crate::input::Input;
 use abi::bundle::{Calls, Group};
-use vmware::{BufferError, Config, Door, Host, ExceptionLevel, Limits, Outcome, Service, WallTime, WatchdogCall, Whose};
 use units::Direction;
+use vmware::{
+    BufferError, Config, Door, ExceptionLevel, Host, Limits, Outcome, Service, WallTime, WatchdogCall, Whose,
+};
 
 /// A host whose guest has 4 KiB of memory at 0.
 pub(crate) struct Machine {
@@ -35,12 +37,7 @@ impl Machine {
         self.clock
     }
 
-    fn range(
-        &self,
-        at: u64,
-        length: usize,
-        direction: Direction,
-    ) -> Result<std::ops::Range<usize>, BufferError> {
+    fn range(&self, at: u64, length: usize, direction: Direction) -> Result<std::ops::Range<usize>, BufferError> {
         let start = usize::try_from(at).map_err(|_| BufferError::NotMemory)?;
         let end = start.checked_add(length).ok_or(BufferError::NotMemory)?;
         if end > self.memory.len() {

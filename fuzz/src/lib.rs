@@ -4,6 +4,8 @@
 //! panics, that nothing is lost or invented, that work is bounded. Those of the devices are also included by the property
 //! tests of their crates, so the same checks run in every `cargo test`, on fewer inputs.
 
+#![deny(unsafe_code)]
+
 pub mod doors;
 pub mod input;
 pub mod parsers;

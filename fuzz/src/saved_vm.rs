@@ -61,9 +61,9 @@ fn look(bytes: &[u8]) {
     if put(&mut all, &devices).is_ok() {
         assert_eq!(taken(&all), devices);
     }
-    let mut dogs = Watchdogs::new(&Doors::default());
-    if dogs.restore(&watchdogs).is_ok() {
-        assert_eq!(dogs.save(0), watchdogs);
+    let mut all = Watchdogs::new(&Doors::default());
+    if all.restore(&watchdogs).is_ok() {
+        assert_eq!(all.save(0), watchdogs);
     }
     let mut service = service();
     if let Some(calls) = calls

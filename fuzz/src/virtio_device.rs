@@ -140,7 +140,7 @@ pub fn queue(data: &[u8]) {
     }
 }
 
-fn use_chain(ram: &Ram, queue: &mut Queue, chain: &mut Chain, wish: u8) {
+fn use_chain(ram: &Ram, queue: &mut Queue, chain: &mut Chain, request: u8) {
     let total = |pieces: &[units::Range<Ipa>]| pieces.iter().map(|piece| piece.size).sum::<u64>();
     let (readable, writable) = (total(chain.readable()), total(chain.writable()));
     assert_eq!((readable, writable), (chain.unread().into(), chain.unwritten().into()));
@@ -160,7 +160,7 @@ fn use_chain(ram: &Ram, queue: &mut Queue, chain: &mut Chain, wish: u8) {
         }
     }
     assert!(ram.accesses.get() <= usize::from(QUEUE_SIZE));
-    if wish & 1 != 0 {
+    if request & 1 != 0 {
         queue.undo_pop();
     } else if queue.push(ram, chain).is_ok() {
         let _ = queue.take_interrupt(ram);
@@ -174,16 +174,16 @@ pub fn mmio(data: &[u8]) {
     if seed & 1 == 0 {
         let mut console = Mmio::new(Console::new());
         drive(&mut console, &mut input, |console, input| {
-            let wish = usize::from(input.byte());
+            let request = usize::from(input.byte());
             let pending = console.output_pending();
-            assert!(console.push_input(&[seed; 256][..wish]) <= wish);
-            let mut left = wish * 16;
+            assert!(console.push_input(&[seed; 256][..request]) <= request);
+            let mut left = request * 16;
             let taken = console.take_output(|bytes| {
                 let taken = left.min(bytes.len());
                 left -= taken;
                 taken
             });
-            assert_eq!(taken, pending.min(wish * 16));
+            assert_eq!(taken, pending.min(request * 16));
         });
     } else {
         let mut entropy = Mmio::new(Entropy::new(|bytes: &mut [u8]| bytes.fill(seed)));

@@ -107,7 +107,7 @@ pub struct Plan {
 
 /// Which vectors a CPU gets, and so what a guest's exit costs beyond the rest.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Vectors {
+pub enum VectorTable {
     /// Nothing.
     Plain,
     /// The history is cleared by so many rounds of the loop, or by CLRBHB if that is 0.
@@ -217,13 +217,13 @@ impl Plan {
     /// The vectors for it. A call that makes the CPU forget all targets makes it forget the history too; and where
     /// targets are open, to clear the history would close a window beside an open door.
     #[must_use]
-    pub const fn vectors(&self) -> Vectors {
+    pub const fn vectors(&self) -> VectorTable {
         match (self.branch_targets, self.branch_history) {
-            (_, BranchHistory::Firmware) => Vectors::Calling(WORKAROUND_3),
-            (BranchTargets::Firmware, _) => Vectors::Calling(WORKAROUND_1),
-            (BranchTargets::NotAffected, BranchHistory::Loop(rounds)) => Vectors::Clearing(rounds),
-            (BranchTargets::NotAffected, BranchHistory::Instruction) => Vectors::Clearing(0),
-            _ => Vectors::Plain,
+            (_, BranchHistory::Firmware) => VectorTable::Calling(WORKAROUND_3),
+            (BranchTargets::Firmware, _) => VectorTable::Calling(WORKAROUND_1),
+            (BranchTargets::NotAffected, BranchHistory::Loop(rounds)) => VectorTable::Clearing(rounds),
+            (BranchTargets::NotAffected, BranchHistory::Instruction) => VectorTable::Clearing(0),
+            _ => VectorTable::Plain,
         }
     }
 
@@ -245,7 +245,7 @@ impl Plan {
         };
         let history = match (self.branch_history, self.vectors()) {
             (BranchHistory::NotAffected | BranchHistory::Exceptions, _) => Offer::NotRequired,
-            (BranchHistory::Open, _) | (_, Vectors::Plain) => Offer::Unknown,
+            (BranchHistory::Open, _) | (_, VectorTable::Plain) => Offer::Unknown,
             _ => Offer::Required,
         };
         [targets, bypass, history]
@@ -262,10 +262,10 @@ impl fmt::Display for Plan {
         match (self.branch_history, self.vectors()) {
             (BranchHistory::NotAffected, _) => f.write_str(", branch history is no matter"),
             (BranchHistory::Exceptions, _) => f.write_str(", branch history is cleared by exceptions"),
-            (BranchHistory::Open, _) | (_, Vectors::Plain) => f.write_str(", branch history is OPEN"),
-            (_, Vectors::Clearing(0)) => f.write_str(", branch history is cleared by CLRBHB"),
-            (_, Vectors::Clearing(rounds)) => write!(f, ", branch history is cleared by {rounds} rounds"),
-            (_, Vectors::Calling(_)) => f.write_str(", branch history is cleared by firmware"),
+            (BranchHistory::Open, _) | (_, VectorTable::Plain) => f.write_str(", branch history is OPEN"),
+            (_, VectorTable::Clearing(0)) => f.write_str(", branch history is cleared by CLRBHB"),
+            (_, VectorTable::Clearing(rounds)) => write!(f, ", branch history is cleared by {rounds} rounds"),
+            (_, VectorTable::Calling(_)) => f.write_str(", branch history is cleared by firmware"),
         }?;
         f.write_str(match self.store_bypass {
             StoreBypass::NotAffected => ", store bypass is no matter",
@@ -323,8 +323,8 @@ fn store_bypass(model: u64, ids: &HostIds, offer: Offer) -> StoreBypass {
 mod tests {
     extern crate std;
     use super::{
-        BranchHistory, BranchTargets, Firmware, Offer, Plan, ROUNDS, StoreBypass, Vectors, WORKAROUND_1, WORKAROUND_3,
-        arm, translates_out_of_context,
+        BranchHistory, BranchTargets, Firmware, Offer, Plan, ROUNDS, StoreBypass, VectorTable, WORKAROUND_1,
+        WORKAROUND_3, arm, translates_out_of_context,
     };
     use crate::id::{HostIds, fields, models};
     use std::string::ToString;
@@ -423,14 +423,14 @@ mod tests {
     #[test]
     fn vectors_follow_the_plan() {
         let vectors = |midr, ids: &HostIds, firmware: &Firmware| Plan::new(midr, ids, firmware).vectors();
-        assert_eq!(vectors(MAX, &models::MAX, &HELPFUL), Vectors::Plain);
-        assert_eq!(vectors(A76, &models::CORTEX_A76, &SILENT), Vectors::Clearing(24));
-        assert_eq!(vectors(A57, &models::CORTEX_A57, &SILENT), Vectors::Plain);
-        assert_eq!(vectors(A57, &models::CORTEX_A57, &HELPFUL), Vectors::Calling(WORKAROUND_1));
-        assert_eq!(vectors(arm(0xd09), &models::CORTEX_A72, &HELPFUL), Vectors::Calling(WORKAROUND_3));
+        assert_eq!(vectors(MAX, &models::MAX, &HELPFUL), VectorTable::Plain);
+        assert_eq!(vectors(A76, &models::CORTEX_A76, &SILENT), VectorTable::Clearing(24));
+        assert_eq!(vectors(A57, &models::CORTEX_A57, &SILENT), VectorTable::Plain);
+        assert_eq!(vectors(A57, &models::CORTEX_A57, &HELPFUL), VectorTable::Calling(WORKAROUND_1));
+        assert_eq!(vectors(arm(0xd09), &models::CORTEX_A72, &HELPFUL), VectorTable::Calling(WORKAROUND_3));
         let mut ids = models::CORTEX_A76;
         ids.set_field(fields::ISAR2_CLRBHB, 1);
-        assert_eq!(vectors(A76, &ids, &SILENT), Vectors::Clearing(0));
+        assert_eq!(vectors(A76, &ids, &SILENT), VectorTable::Clearing(0));
     }
 
     /// A guest that is told that a call is required gets something for it, and one that is told that it is not needs
@@ -456,7 +456,7 @@ mod tests {
         }
         for plan in all {
             let [targets, _, history] = plan.for_guests();
-            let does_nothing = plan.vectors() == Vectors::Plain;
+            let does_nothing = plan.vectors() == VectorTable::Plain;
             assert!(!does_nothing || (targets != required && history != required), "{plan:?}");
             assert!(plan.branch_history != BranchHistory::Open || history == unknown, "{plan:?}");
         }

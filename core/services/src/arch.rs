@@ -5,7 +5,7 @@ use crate::{Facts, NOT_SUPPORTED, Request, SUCCESS, psci, stolen_time, trng};
 /// The owner field of these functions.
 pub(crate) const OWNER: u32 = 0;
 
-const SMCCC_VERSION: u32 = 0x8000_0000;
+pub(crate) const SMCCC_VERSION: u32 = 0x8000_0000;
 const SMCCC_ARCH_FEATURES: u32 = 0x8000_0001;
 const SMCCC_ARCH_WORKAROUND_1: u32 = 0x8000_8000;
 const SMCCC_ARCH_WORKAROUND_2: u32 = 0x8000_7fff;

@@ -11,6 +11,7 @@ mod power;
 
 pub use power::{AffinityState, CpuOffOutcome, SavedPower, Start, Suspension, VmPower};
 
+use crate::arch::SMCCC_VERSION;
 use crate::{INVALID_PARAMETERS, NOT_SUPPORTED, Request, SUCCESS};
 
 /// The owner field of PSCI's functions (and TRNG's): standard secure services.
@@ -34,9 +35,6 @@ const SYSTEM_RESET: u32 = 0x8400_0009;
 const PSCI_FEATURES: u32 = 0x8400_000a;
 const SYSTEM_RESET2_32: u32 = 0x8400_0012;
 const SYSTEM_RESET2_64: u32 = 0xc400_0012;
-
-/// `SMCCC_VERSION`, which `PSCI_FEATURES` knows besides PSCI's own: it is how SMCCC 1.1 is found (DEN0028 appendix A).
-const SMCCC_VERSION: u32 = 0x8000_0000;
 
 /// `MIGRATE_INFO_TYPE`: there is no Trusted OS, or one that needs no migration (section 5.9).
 const NO_MIGRATION: u64 = 2;
@@ -174,6 +172,7 @@ const fn affinity_info(target: u64, level: u64) -> Request {
 /// `PSCI_FEATURES` (section 5.15). All feature flags are 0: for `CPU_SUSPEND` that means the original format of power
 /// states and no OS-initiated mode.
 const fn features(function: u32) -> u64 {
+    // SMCCC_VERSION is none of PSCI's own: it is how SMCCC 1.1 is found (DEN0028 appendix A).
     if is_implemented(function) || function == SMCCC_VERSION { SUCCESS } else { NOT_SUPPORTED }
 }
 

@@ -85,7 +85,7 @@ enum Act {
     Merge,
 }
 
-type Deed = (usize, usize, Act, usize);
+type Operation = (usize, usize, Act, usize);
 
 fn acts() -> impl Strategy<Value = Act> {
     let attributes =
@@ -102,7 +102,7 @@ fn acts() -> impl Strategy<Value = Act> {
     ]
 }
 
-fn steps() -> impl Strategy<Value = Vec<Deed>> {
+fn steps() -> impl Strategy<Value = Vec<Operation>> {
     let edge = 0..EDGES.len();
     // The last number is the memory for tables: mostly plenty.
     let budget = prop_oneof![9 => Just(1000_usize), 1 => 0..3_usize];
@@ -128,7 +128,7 @@ impl World {
         Self { host, tables, naive: [None; EDGES.len() - 1] }
     }
 
-    fn step(&mut self, (first, end, act, budget): Deed) -> Result<(), TestCaseError> {
+    fn step(&mut self, (first, end, act, budget): Operation) -> Result<(), TestCaseError> {
         let (memory, tlb) = (&mut &self.host, &mut &self.host);
         let range = between(first, end);
         // Nobody maps gigabytes by pages.

@@ -370,7 +370,7 @@ impl Queue {
             return Ok(false);
         }
         let before = self.considered;
-        // The used index has to be visible before the driver's wish is read; the driver does the two the other way around.
+        // The used index has to be visible before the driver's request is read; the driver does the two the other way around.
         fence(Ordering::SeqCst);
         let wanted = if self.event_index {
             let event = memory.load_u16(entry(self.available, RING_HEADER, self.size, AVAILABLE_SIZE)?)?;

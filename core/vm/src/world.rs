@@ -226,7 +226,7 @@ impl World {
             match *effect {
                 Effect::ShowPause => self.shows_pause = self.life.is_paused(),
                 Effect::FreezeWatchdogs => {
-                    assert!(self.shows_pause, "who finds them frozen must find the VM paused");
+                    assert!(self.shows_pause, "whoever finds them frozen must find the VM paused");
                     self.watchdogs.pause(self.now);
                     // One that is late already has no time left then, not less than none.
                     self.model.iter_mut().flatten().for_each(|armed| armed.elapsed = armed.elapsed.min(armed.timeout));

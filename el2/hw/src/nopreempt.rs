@@ -193,7 +193,7 @@ extern "C" fn deferred() {
 }
 
 /// The preemption that was noted happens now, unless another interrupt saw to it in between. Not while IRQs are masked:
-/// then whoever let the thread mask them holds more than it may be moved with, and the CPU's wish to look at its queue
+/// then whoever let the thread mask them holds more than it may be moved with, and the CPU's request to look at its queue
 /// ([`PerCpu::reschedule`]) stays until it does.
 #[cold]
 pub(crate) fn preempt_now() {

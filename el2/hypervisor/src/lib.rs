@@ -27,7 +27,7 @@
 #![deny(unsafe_code)]
 #![expect(
     rustdoc::private_intra_doc_links,
-    reason = "who reads this works on it, and has the private parts before them"
+    reason = "whoever reads this works on it, and has the private parts before them"
 )]
 #![expect(clippy::result_large_err, reason = "a refusal has its room with it, so that none has to be allocated")]
 

@@ -123,7 +123,7 @@ enum Order {
         vm: String,
         /// Without it, all keys are listed.
         #[command(subcommand)]
-        deed: Option<Deed>,
+        command: Option<GuestinfoCommand>,
     },
     /// Attach this terminal to a VM's console; Ctrl-] q leaves it.
     #[command(after_help = CONSOLE_HELP)]
@@ -287,7 +287,7 @@ struct How {
 }
 
 #[derive(Subcommand)]
-enum Deed {
+enum GuestinfoCommand {
     /// Print a value.
     Get {
         /// The key; `guestinfo.` before it may be left out.
@@ -332,19 +332,19 @@ fn main() -> ExitCode {
             }
         }
         Order::Ps { host, vms, json } => list(&host, &vms, json),
-        Order::Guestinfo { host, vm, deed } => match deed {
+        Order::Guestinfo { host, vm, command } => match command {
             None => order(&host, &HostOrder::Keys { vm }, |report| match report {
                 Report::Keys(keys) => operate::show_keys(&keys),
                 _ => String::new(),
             }),
-            Some(Deed::Get { key }) => {
+            Some(GuestinfoCommand::Get { key }) => {
                 let host_order = HostOrder::Get { vm, key: operate::whole_key(&key) };
                 order(&host, &host_order, |report| match report {
                     Report::Value(value) => operate::show_value(&value),
                     _ => String::new(),
                 })
             }
-            Some(Deed::Set { key, value }) => {
+            Some(GuestinfoCommand::Set { key, value }) => {
                 let host_order = HostOrder::Set { vm, key: operate::whole_key(&key), value: value.into_bytes() };
                 order(&host, &host_order, |_| String::new())
             }

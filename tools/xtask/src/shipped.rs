@@ -8,8 +8,15 @@ use object::read::elf::ElfFile64;
 use object::{Object, ObjectSection, ObjectSymbol};
 
 /// What names of functions and data of the checks have in them.
-const NAMES: [&str; 6] =
-    ["undercroft_checks", "selftest", "crash_test", "disturbance", "increment_through_held", "PRETENDS_FULL"];
+const NAMES: [&str; 7] = [
+    "undercroft_checks",
+    "selftest",
+    "crash_test",
+    "disturbance",
+    "increment_through_held",
+    "PRETENDS_FULL",
+    "CALLS_ALWAYS",
+];
 /// What the checks' texts have in them.
 const TEXTS: [&str; 6] = ["selftest", "crash-", "percpu", "wander", "tdcc=", "vectors="];
 

@@ -163,12 +163,12 @@ fn what_there_is() {
         (Policy { watchdog_user: true, ..open() }, ExceptionLevel::User, true),
     ] {
         let by_word = words::VERSION | words::features::CALLS;
-        let dogs = words::features::WATCHDOG | words::features::OWN_WATCHDOG;
-        assert_eq!(detected(&policy, level), by_word | if may { dogs } else { 0 });
-        let dogs = if may { own::features::WATCHDOG | own::features::OWN_WATCHDOG } else { 0 };
-        assert_eq!(features(&policy, level, true), dogs);
-        assert_eq!(features(&Policy { wfe: true, ..policy }, level, true), dogs | own::features::WFE);
-        assert_eq!(features(&Policy { wfe: true, ..policy }, level, false), dogs);
+        let all = words::features::WATCHDOG | words::features::OWN_WATCHDOG;
+        assert_eq!(detected(&policy, level), by_word | if may { all } else { 0 });
+        let all = if may { own::features::WATCHDOG | own::features::OWN_WATCHDOG } else { 0 };
+        assert_eq!(features(&policy, level, true), all);
+        assert_eq!(features(&Policy { wfe: true, ..policy }, level, true), all | own::features::WFE);
+        assert_eq!(features(&Policy { wfe: true, ..policy }, level, false), all);
     }
     assert_eq!(detected(&Policy::default(), ExceptionLevel::Kernel) & words::features::CALLS, 0);
 }

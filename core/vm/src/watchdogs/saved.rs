@@ -67,9 +67,9 @@ mod tests {
     proptest! {
         /// Whatever was put in is taken out, and comes through bytes.
         #[test]
-        fn what_was_put_in_is_taken_out(dogs in proptest::collection::vec(dog(), 9), has_begun in any::<bool>(), now in any::<u64>()) {
-            let own = core::array::from_fn(|id| dogs[id]);
-            let saved = SavedWatchdogs { has_begun, vm: dogs[8], own };
+        fn what_was_put_in_is_taken_out(all in proptest::collection::vec(dog(), 9), has_begun in any::<bool>(), now in any::<u64>()) {
+            let own = core::array::from_fn(|id| all[id]);
+            let saved = SavedWatchdogs { has_begun, vm: all[8], own };
             let mut watchdogs = Watchdogs::new(&Doors::default());
             prop_assert_eq!(watchdogs.restore(&saved), Ok(()));
             prop_assert_eq!(watchdogs.save(now), saved);

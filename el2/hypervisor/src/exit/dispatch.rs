@@ -68,7 +68,9 @@ fn dispatch(vcpu: &'static Vcpu, context: &mut VcpuContext, cause: Cause, exit: 
             (Reason::SystemRegister, None)
         }
         Exit::Hvc { immediate: 0 } => (Reason::Hvc, call(vcpu, context)),
-        Exit::Hvc { immediate: 0x86 } if doors::hvc(vcpu, context) => (Reason::Call, None),
+        Exit::Hvc { immediate } if u32::from(immediate) == abi::calls::MARK && doors::hvc(vcpu, context) => {
+            (Reason::Call, None)
+        }
         Exit::Smc { immediate: 0 } => {
             complete(context);
             (Reason::Smc, call(vcpu, context))

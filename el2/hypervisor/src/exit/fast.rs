@@ -131,7 +131,7 @@ fn synchronous(vcpu: &'static Vcpu, context: &mut VcpuContext) -> Answer {
         class::DATA_ABORT_LOWER => {
             distributor_read(vcpu, context) || uart(vcpu, context) || memory_count(vcpu, context)
         }
-        class::HVC64 if syndrome & 0xffff == 0x86 => doors::null_hvc(vcpu, context),
+        class::HVC64 if syndrome & 0xffff == u64::from(abi::calls::MARK) => doors::null_hvc(vcpu, context),
         class::WFX => return wait(vcpu, context),
         class::SMC64 if syndrome & 0xffff == 0 && speculation::work_around(context.x[0] as u32) => {
             context.x[0] = SUCCESS;

@@ -6,7 +6,8 @@ use core::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 use cpu::id::HostIds;
 use cpu::speculation::{
-    Firmware, Offer, Plan, StoreBypass, Vectors, WORKAROUND_1, WORKAROUND_2, WORKAROUND_3, translates_out_of_context,
+    Firmware, Offer, Plan, StoreBypass, VectorTable, WORKAROUND_1, WORKAROUND_2, WORKAROUND_3,
+    translates_out_of_context,
 };
 use hw::firmware::{self, architecture_feature};
 use hw::speculation::{Means, apply, forget};
@@ -44,9 +45,9 @@ pub(crate) fn init_cpu() -> Plan {
     }
     apply(match plan.vectors() {
         _ if CALLS_ALWAYS.load(Ordering::Relaxed) => Means::Call(WORKAROUND_1),
-        Vectors::Plain => Means::Nothing,
-        Vectors::Clearing(rounds) => Means::Clear(rounds),
-        Vectors::Calling(function) => Means::Call(function),
+        VectorTable::Plain => Means::Nothing,
+        VectorTable::Clearing(rounds) => Means::Clear(rounds),
+        VectorTable::Calling(function) => Means::Call(function),
     });
     for (told, offer) in TOLD.iter().zip(plan.for_guests()) {
         let value = match offer {

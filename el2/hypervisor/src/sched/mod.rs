@@ -256,7 +256,7 @@ pub(crate) fn yield_on_short_path() -> bool {
 /// Lets a thread with a better claim run, if there is one. IRQs are masked.
 pub(crate) fn preempt() {
     let me = this();
-    // Pairs with the swap in `steal`: the wish is taken once. Whose registers they are is looked up behind it.
+    // Pairs with the swap in `steal`: the request is taken once. Whose registers they are is looked up behind it.
     if me.release.load(Ordering::Relaxed) && me.release.swap(false, Ordering::AcqRel) {
         release(me);
     }
@@ -693,7 +693,7 @@ fn steal(me: &'static Cpu) -> bool {
             let thread = thread(ThreadId(loaded));
             !thread.is_running() && thread.may_run_on(me.id)
         };
-        // Pairs with the swap in `preempt`: a wish that is found there already has its KICK.
+        // Pairs with the swap in `preempt`: a request that is found there already has its KICK.
         if holds_another && !victim.release.swap(true, Ordering::AcqRel) {
             gic::send_sgi(victim.affinity, gic::KICK);
         }

@@ -523,7 +523,7 @@ impl Vcpu {
                 self.tell_power(Power::Off);
             }
             self.hand_timer_over();
-            // Others may be able to. Behind the store above, so that who asks later sees that it is off.
+            // Others may be able to. Behind the store above, so that whoever asks later sees that it is off.
             // Pairs with the addition in `sched::ask`.
             if self.requests.fetch_and(!request::DEVICES, Ordering::AcqRel) & request::DEVICES != 0 {
                 self.vm.console.ask_for_turn();

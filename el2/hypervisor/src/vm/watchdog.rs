@@ -35,7 +35,7 @@ static AGENDA: PreemptLock<Alarms> = PreemptLock::new(Alarms::new());
 
 /// One VM's watchdogs.
 pub(crate) struct Watchdogs {
-    dogs: PreemptLock<Dogs>,
+    inner: PreemptLock<Inner>,
     /// The count at which it is looked at next, as the agenda has it; the largest if it is not there. Changes under the lock of
     /// the agenda.
     next_look: AtomicU64,
@@ -43,7 +43,7 @@ pub(crate) struct Watchdogs {
     look_from: AtomicU64,
 }
 
-struct Dogs {
+struct Inner {
     all: ::vm::Watchdogs,
     /// How often the VM is looked at, in counts.
     looks: Pace,
@@ -54,32 +54,32 @@ impl Watchdogs {
     #[must_use]
     pub(crate) fn new(policy: &Policy) -> Self {
         let looks = Pace::new(host::ticks(LOOK_MICROSECONDS), LOOKS_AT_ONCE);
-        let dogs = Dogs { all: ::vm::Watchdogs::new(policy), looks };
-        Self { dogs: PreemptLock::new(dogs), next_look: AtomicU64::new(u64::MAX), look_from: AtomicU64::new(0) }
+        let inner = Inner { all: ::vm::Watchdogs::new(policy), looks };
+        Self { inner: PreemptLock::new(inner), next_look: AtomicU64::new(u64::MAX), look_from: AtomicU64::new(0) }
     }
 
     /// A vCPU is about to enter the guest, having been switched on.
     pub(crate) fn vcpu_started(&self, vm: &Vm, vcpu: VcpuId) {
-        let mut dogs = self.dogs.lock();
-        dogs.all.vcpu_started(vcpu, vm.milliseconds());
-        self.watch_all(vm, &dogs.all);
+        let mut inner = self.inner.lock();
+        inner.all.vcpu_started(vcpu, vm.milliseconds());
+        self.watch_all(vm, &inner.all);
     }
 
     /// The VM is off.
     pub(crate) fn stop(&self) {
-        self.dogs.lock().all.stop();
+        self.inner.lock().all.stop();
     }
 
     /// The VM is paused.
     pub(crate) fn pause(&self, vm: &Vm) {
-        self.dogs.lock().all.pause(vm.milliseconds());
+        self.inner.lock().all.pause(vm.milliseconds());
     }
 
     /// The VM goes on.
     pub(crate) fn resume(&self, vm: &Vm) {
-        let mut dogs = self.dogs.lock();
-        dogs.all.resume(vm.milliseconds());
-        self.watch_all(vm, &dogs.all);
+        let mut inner = self.inner.lock();
+        inner.all.resume(vm.milliseconds());
+        self.watch_all(vm, &inner.all);
     }
 
     /// What `caller` in `vm` asks of one of its watchdogs.
@@ -87,22 +87,22 @@ impl Watchdogs {
     /// # Errors
     /// Why not.
     pub(crate) fn carry_out(&self, vm: &Vm, caller: Caller, request: WatchdogRequest) -> Result<u64, Refused> {
-        let mut dogs = self.dogs.lock();
-        let result = dogs.all.carry_out(caller, request, vm.milliseconds());
+        let mut inner = self.inner.lock();
+        let result = inner.all.carry_out(caller, request, vm.milliseconds());
         // A pat only moves a deadline further away.
         if matches!(request, WatchdogRequest::Configure { .. }) {
-            self.watch_all(vm, &dogs.all);
+            self.watch_all(vm, &inner.all);
         }
         result
     }
 
     /// Lets `work` work at those that are set up by calls.
     pub(crate) fn with<R>(&self, work: impl FnOnce(&mut ::vm::Watchdogs) -> R) -> R {
-        work(&mut self.dogs.lock().all)
+        work(&mut self.inner.lock().all)
     }
 
-    fn watch_all(&self, vm: &Vm, dogs: &::vm::Watchdogs) {
-        if let Some(at) = at(vm, dogs) {
+    fn watch_all(&self, vm: &Vm, watchdogs: &::vm::Watchdogs) {
+        if let Some(at) = at(vm, watchdogs) {
             watch(vm.id, self, at);
         }
     }
@@ -112,14 +112,14 @@ impl Watchdogs {
     /// # Errors
     /// Those of `out`.
     pub(crate) fn write(&self, vm: &Vm, out: &mut dyn Write) -> fmt::Result {
-        let dogs = self.dogs.lock().all;
-        dogs.write(vm.milliseconds(), out)
+        let inner = self.inner.lock().all;
+        inner.write(vm.milliseconds(), out)
     }
 }
 
 /// The host's count at which they are to be looked at next; `None` while the VM's clock stands still.
-fn at(vm: &Vm, dogs: &::vm::Watchdogs) -> Option<Ticks> {
-    dogs.next_look().and_then(|milliseconds| vm.when(vm.clock().count_at(milliseconds)))
+fn at(vm: &Vm, watchdogs: &::vm::Watchdogs) -> Option<Ticks> {
+    watchdogs.next_look().and_then(|milliseconds| vm.when(vm.clock().count_at(milliseconds)))
 }
 
 /// Some watchdog of `vm` has something to do at `deadline`. Under the lock of that watchdog, which the thread takes after it
@@ -167,10 +167,10 @@ fn run(_: usize) -> ! {
             continue;
         };
         let watchdogs = &vm.doors.watchdogs;
-        let mut dogs = watchdogs.dogs.lock();
-        let _ = dogs.looks.take(sysreg::cntpct_el0());
-        watchdogs.look_from.store(dogs.looks.next(), Ordering::Relaxed);
-        drop(dogs);
+        let mut inner = watchdogs.inner.lock();
+        let _ = inner.looks.take(sysreg::cntpct_el0());
+        watchdogs.look_from.store(inner.looks.next(), Ordering::Relaxed);
+        drop(inner);
         if let Some(next) = look_after(vm) {
             watch(vm.id, watchdogs, next);
         }
@@ -185,7 +185,7 @@ fn look_after(vm: &'static Vm) -> Option<Ticks> {
     let watchdogs = &vm.doors.watchdogs;
     for which in Which::called(vm.config.vcpus) {
         let mut life = vm.life();
-        let bite = watchdogs.dogs.lock().all.look(&life, which, vm.milliseconds());
+        let bite = watchdogs.inner.lock().all.look(&life, which, vm.milliseconds());
         if let Some(bite) = bite {
             act(vm, &mut life, bite);
         }
@@ -195,7 +195,7 @@ fn look_after(vm: &'static Vm) -> Option<Ticks> {
     if !life.is_running() {
         return None;
     }
-    let called = at(vm, &watchdogs.dogs.lock().all);
+    let called = at(vm, &watchdogs.inner.lock().all);
     [called, device].into_iter().flatten().min()
 }
 

@@ -109,7 +109,7 @@ pub(super) fn sent_again() -> Result<()> {
     same(&file, &again)?;
     // The frame that was cut off when nobody took it is damaged, and no other.
     ensure!(here.run.damage() <= 1, "{} pieces of the link were damaged", here.run.damage());
-    Ok(())
+    here.run.check_complaints(&["the link's port took nothing", "it goes by the UART"])
 }
 
 fn only_lost(error: RequestError) -> Result<Vec<Told>, RequestError> {

@@ -135,8 +135,8 @@ fn attend(session: &Weak<Session>, about: &About, followers: &Followers, stream:
         Some(Err(why)) => return tell(&Failure::from(why).report()),
         None => {}
     }
-    let desk = Desk { session: &session, about };
-    match desk.carry_out(order, &mut tell) {
+    let handler = RequestHandler { session: &session, about };
+    match handler.carry_out(order, &mut tell) {
         Ok(()) => tell(&Report::Done),
         Err(why) => tell(&why.report()),
     }
@@ -195,7 +195,7 @@ pub(super) const PIECE: usize = 64 << 10;
 /// Held from the look whether a VM is off until it runs: a second start at the same time would reset it.
 static STARTING: Mutex<()> = Mutex::new(());
 
-pub(super) struct Desk<'a> {
+pub(super) struct RequestHandler<'a> {
     pub(super) session: &'a Session,
     about: &'a About,
 }
@@ -207,7 +207,7 @@ pub(super) fn tell_condition(name: &str, condition: &Condition, tell: Tell<'_>) 
     Ok(tell(&Report::Progress(format!("{name}: {condition}")))?)
 }
 
-impl Desk<'_> {
+impl RequestHandler<'_> {
     fn carry_out(&self, order: Order, tell: Tell<'_>) -> Result<(), Failure> {
         match order {
             Order::Host => {
@@ -228,7 +228,7 @@ impl Desk<'_> {
             Order::Set { vm, key, value } => {
                 self.session.set_value(self.session.vm(&vm)?, &key, &value, ANSWER)?;
             }
-            // Those that are followed are not for this desk.
+            // Those that are followed are not for this handler.
             Order::Log { .. } | Order::Console { .. } => {
                 for piece in self.session.log().transcript().as_bytes().chunks(PIECE) {
                     tell(&Report::Output(piece.to_vec()))?;

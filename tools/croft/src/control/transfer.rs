@@ -3,7 +3,7 @@
 //! A clone is a save and then a restore, by way of a file that has no name: it is checked by the same code as any file.
 
 use super::Report;
-use super::server::{ANSWER, Desk, Failure, PAUSE_SECONDS, Tell, tell_condition};
+use super::server::{ANSWER, Failure, PAUSE_SECONDS, RequestHandler, Tell, tell_condition};
 use crate::dump::{Dumping, Progress};
 use crate::saved::{self, Check, SavedError, Source, Writing, machines_must_agree};
 use crate::session::{Condition, RequestError, Told};
@@ -21,7 +21,7 @@ const PIECE: usize = 16 * MAX_CHUNK;
 /// So often is the same piece asked for, or sent, if the link loses it: more often than the link goes over, or is stuck, by chance.
 const TRIES: u32 = 8;
 
-impl Desk<'_> {
+impl RequestHandler<'_> {
     pub(super) fn save(&self, name: &str, file: &Path, compress: bool, tell: Tell<'_>) -> Result<(), Failure> {
         let vm = self.session.vm(name)?;
         let mut writing = Writing::create(file, compress)?;

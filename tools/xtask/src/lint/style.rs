@@ -43,7 +43,7 @@ pub(super) fn check(texts: &[Text]) -> Vec<String> {
         {
             wrong.push(format!("{} has unsafe code, and docs/unsafe.md does not name it", text.path));
         }
-        if code(&text.contents).any(|line| line.contains("![expect(unsafe_code"))
+        if code(&text.contents).any(|line| line.contains("[expect(unsafe_code"))
             && !text.path.match_indices('/').skip(1).any(|(end, _)| audit.contains(&text.path[..end]))
         {
             wrong.push(format!("{} opts into unsafe code, and docs/unsafe.md does not name its crate", text.path));
@@ -110,5 +110,7 @@ mod tests {
         let opts_in = "//! A.\n#![expect(unsafe_code, reason = \"...\")]\n";
         assert_eq!(complaints("el2/other/src/lib.rs", opts_in).len(), 1);
         assert!(complaints("el2/hw/src/lib.rs", opts_in).is_empty());
+        let for_an_item = "//! A.\n#[expect(unsafe_code, reason = \"...\")]\nfn a() {}\n";
+        assert_eq!(complaints("el2/hypervisor/src/a.rs", for_an_item).len(), 1);
     }
 }
