@@ -124,8 +124,11 @@ impl<S: FnMut(&mut [u8]) + Send> Device for GenerationId<S> {
 
 #[cfg(test)]
 mod tests {
+    use pack::{Reader, Writer};
+    use proptest::prelude::*;
+
     use super::{GenerationId, SavedGenerationId};
-    use crate::AccessSize;
+    use crate::{AccessSize, Device as _};
 
     #[test]
     fn sixteen_bytes_are_read_in_any_pieces_and_nothing_behind_them() {
@@ -145,8 +148,20 @@ mod tests {
             saved,
             SavedGenerationId { first: 0x0807_0605_0403_0201, second: 0x100f_0e0d_0c0b_0a09, has_changed: false }
         );
-        let mut other = GenerationId::new(|_: &mut [u8]| panic!("what is put in is not made anew"));
-        other.restore(&saved);
-        assert_eq!(other.save(), saved);
+    }
+
+    proptest! {
+        #[test]
+        fn any_state_comes_back(first in any::<u64>(), second in any::<u64>(), has_changed in any::<bool>()) {
+            let saved = SavedGenerationId { first, second, has_changed };
+            let mut out = Writer::new();
+            out.part(&saved);
+            let bytes = out.finish().expect("there is memory");
+            let mut device = GenerationId::new(|_: &mut [u8]| panic!("what is put in is not made anew"));
+            device.restore_from(&mut Reader::new(&bytes)).expect("it was just written");
+            prop_assert_eq!(device.save(), saved);
+            prop_assert_eq!((device.read_at(0, AccessSize::Double), device.read_at(8, AccessSize::Double)), (first, second));
+            prop_assert_eq!(device.lines(), u32::from(has_changed));
+        }
     }
 }

@@ -80,8 +80,8 @@ impl Kind {
 
     const fn version(self) -> u16 {
         match self {
-            // 2: what becomes of the time away.
-            Self::Vm => 2,
+            // 2: what becomes of the time away. 3: whether it starts with its host.
+            Self::Vm => 3,
             // 2: more of the CPU.
             Self::Machine => 2,
             Self::Moment | Self::Memory | Self::State | Self::End => 1,

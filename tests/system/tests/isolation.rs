@@ -23,7 +23,7 @@ fn main() -> ExitCode {
     for seed in seeds {
         scenarios.push(scenario(format!("isolation::hostile_seed_{seed}"), move || hostile(seed, loops)));
     }
-    let calls = if full() { 5_000_000 } else { 500_000 };
+    let calls = if full() { 5_000_000 } else { 150_000 };
     scenarios.push(scenario("isolation::a_storm_of_calls", move || storm(calls)));
     scenarios.push(scenario("isolation::a_guest_at_its_limits", at_its_limits));
     system::run(scenarios)

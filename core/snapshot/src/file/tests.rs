@@ -13,7 +13,7 @@ use cpu::saved::Name;
 use proptest::prelude::*;
 use vmware::saved::{SavedService, SavedValue};
 
-use super::{Content, Description, FileError, HEAD, HEADER, PAGE, Reader, SavedMoment, Section, Writer};
+use super::{Content, Description, FileError, HEAD, HEADER, Kind, PAGE, Reader, SavedMoment, Section, Writer};
 use crate::bounds::{HEAP_TO_READ, HEAP_TO_WRITE};
 use crate::tests::{any_vm, vm};
 use crate::{SavedMachine, SavedVcpu, SavedVm};
@@ -372,4 +372,16 @@ fn a_state_is_as_large_as_its_vms_at_most() {
         kept
     });
     assert!(most < 2 * 400_000 + 100_000 && most < 2 * longest, "{most} bytes");
+}
+
+/// The bytes of a description describe nothing of themselves. Whoever changes what [`Vm`] holds changes them, and has to give the section
+/// another version, or older files would be misread.
+#[test]
+fn the_bytes_of_a_section_belong_to_its_version() {
+    let vm: Description<'_> = Vm { vcpus: 4, ..Vm::new("a-guest", (), 64 << 20) };
+    let description = {
+        let mut room = [0; 256];
+        postcard::to_slice(&vm, &mut room).unwrap().to_vec()
+    };
+    assert_eq!((Kind::Vm.version(), crc32c::compute(0, &description)), (3, 0x8bdb_fc20), "{description:x?}");
 }
