@@ -236,6 +236,11 @@ fn remove_what_is_gone(root: &Path, folder: &Path, files: &BTreeSet<&Path>) -> R
         let place = folder.join(entry.file_name());
         if entry.file_type()?.is_dir() {
             remove_what_is_gone(root, &place, files)?;
+            // A folder with nothing in it may still be taken for a member of the workspace (`tests/*`).
+            let is_empty = fs::read_dir(entry.path())?.next().is_none();
+            if is_empty {
+                fs::remove_dir(entry.path()).with_context(|| format!("removing {}", place.display()))?;
+            }
         } else if !files.contains(&*place) {
             fs::remove_file(entry.path()).with_context(|| format!("removing {}", place.display()))?;
         }
@@ -316,5 +321,20 @@ mod tests {
         let survivors = [words.to_owned(), "core/watchdog/src/words.rs: other".to_owned()];
         let (known, unknown) = judge(&survivors, &accepted);
         assert_eq!((known.len(), unknown), (1, vec!["core/watchdog/src/words.rs: other"]));
+    }
+
+    #[test]
+    fn what_is_gone_from_the_tree_goes_from_its_copy_with_its_folders() {
+        let copy = tempfile::tempdir().unwrap();
+        for folder in ["tests/old/src", "tests/new"] {
+            fs::create_dir_all(copy.path().join(folder)).unwrap();
+        }
+        for file in ["tests/old/src/main.rs", "tests/new/a.rs", "tests/new/b.rs"] {
+            fs::write(copy.path().join(file), "").unwrap();
+        }
+        let kept = Path::new("tests/new/b.rs");
+        remove_what_is_gone(copy.path(), Path::new("tests"), &BTreeSet::from([kept])).unwrap();
+        assert!(copy.path().join(kept).is_file());
+        assert!(!copy.path().join("tests/old").exists() && !copy.path().join("tests/new/a.rs").exists());
     }
 }
