@@ -82,6 +82,9 @@ fn weights() -> Result<()> {
 /// By how many microseconds a guest may be late that has used little: it comes first, as soon as the hypervisor may interrupt what
 /// it does for the others. A slice of theirs has 1,111 us, a whole block that is made ready takes 480, a piece of one 15.
 const MOST: u64 = 200;
+/// The same beside devices with as many descriptors as there can be. Which of their turns it meets is chance, and a turn's longest was
+/// seen to be 219; a device that is not bounded by what it costs makes it wait for 2,100 and more.
+const MOST_BESIDE_DEVICES: u64 = 400;
 
 /// A guest that sleeps and wakes beside three whose devices get as many descriptors as there can be, which say nearly nothing:
 /// whatever it is counted by, what a device does before anybody else may run costs no more than so much.
@@ -94,7 +97,7 @@ fn long_chains() -> Result<()> {
     let run = Host { cpus: 1, ..Host::default() }.start_coarse(vms, SHIFT)?;
     let late = number(&run, "interactive", "late by ")?;
     println!("late by {late} us");
-    ensure!(late <= MOST, "it was late by {late} us, more than {MOST}");
+    ensure!(late <= MOST_BESIDE_DEVICES, "it was late by {late} us, more than {MOST_BESIDE_DEVICES}");
     for (name, _) in cases {
         run.console(name)?.expect("the device takes chains", LIMIT)?;
     }
