@@ -35,16 +35,19 @@ impl Parking {
 
     /// The CPU whose queue's lock guards the state. To be read again with that lock held.
     pub fn home(&self) -> u32 {
+        // Pairs with the store in `set_home`: under the new home's lock, whoever finds it there sees the state that it had when it left.
         self.home.load(Ordering::Acquire)
     }
 
     /// The thread has left its home's queue for `home`. Under the old home's lock; it waits or runs.
     pub fn set_home(&self, home: u32) {
+        // Pairs with the load in `home`: the new home's lock is not held, and the state was written under the old one's.
         self.home.store(home, Ordering::Release);
     }
 
     /// Whether it runs; may be out of date when it returns.
     pub fn is_running(&self) -> bool {
+        // Pairs with the store in `set_state`: whoever sees it run sees, behind this, the home at which it runs.
         self.state.load(Ordering::Acquire) & !TOKEN == RUNNING
     }
 
@@ -52,10 +55,10 @@ impl Parking {
     pub fn try_sleep(&self) -> bool {
         // Others write under the same lock: no read-modify-write is needed.
         if self.state.load(Ordering::Relaxed) & TOKEN != 0 {
-            self.state.store(RUNNING, Ordering::Release);
+            self.set_state(RUNNING);
             return false;
         }
-        self.state.store(ASLEEP, Ordering::Release);
+        self.set_state(ASLEEP);
         true
     }
 
@@ -64,7 +67,7 @@ impl Parking {
     pub fn try_wake(&self) -> bool {
         let state = self.state.load(Ordering::Relaxed);
         let asleep = state == ASLEEP;
-        self.state.store(if asleep { READY } else { state | TOKEN }, Ordering::Release);
+        self.set_state(if asleep { READY } else { state | TOKEN });
         asleep
     }
 
@@ -80,6 +83,11 @@ impl Parking {
 
     fn replace(&self, state: u8) {
         let token = self.state.load(Ordering::Relaxed) & TOKEN;
-        self.state.store(state | token, Ordering::Release);
+        self.set_state(state | token);
+    }
+
+    fn set_state(&self, state: u8) {
+        // Pairs with the load in `is_running`: the home was set before.
+        self.state.store(state, Ordering::Release);
     }
 }

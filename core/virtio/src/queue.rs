@@ -323,6 +323,8 @@ impl Queue {
             }
             // Ask for a notification, then look again: the driver may have added a buffer before it saw the request.
             memory.store_u16(self.available_event_address()?, index)?;
+            // Pairs with the driver's barrier between its store of the available index and its load of this request: one of the two sees
+            // what the other wrote.
             fence(Ordering::SeqCst);
             index = self.load_available_index(memory)?;
             if index == self.next_available {
@@ -353,7 +355,8 @@ impl Queue {
         let slot = self.next_used & (self.size - 1);
         let element = u64::from(chain.head()) | u64::from(chain.written()) << 32;
         memory.write(entry(self.used, RING_HEADER, slot, USED_SIZE)?, &element.to_le_bytes())?;
-        // The data and the element have to be there before the index says so.
+        // The data and the element have to be there before the index says so. Pairs with the driver's barrier between its load of the
+        // used index and its loads of both.
         fence(Ordering::Release);
         let next = self.next_used.wrapping_add(1);
         memory.store_u16(entry(self.used, 2, 0, 0)?, next)?;
@@ -370,7 +373,8 @@ impl Queue {
             return Ok(false);
         }
         let before = self.considered;
-        // The used index has to be visible before the driver's request is read; the driver does the two the other way around.
+        // The used index has to be visible before the driver's request is read. Pairs with the driver's barrier: it writes its request
+        // first, and then looks once more at the used index.
         fence(Ordering::SeqCst);
         let wanted = if self.event_index {
             let event = memory.load_u16(entry(self.available, RING_HEADER, self.size, AVAILABLE_SIZE)?)?;
@@ -385,7 +389,8 @@ impl Queue {
 
     fn load_available_index<M: GuestMemory>(&self, memory: &M) -> Result<u16, QueueError> {
         let index = memory.load_u16(entry(self.available, 2, 0, 0)?)?;
-        // Ring entries and descriptors are read after the index that announced them.
+        // Ring entries and descriptors are read after the index that announced them. Pairs with the driver's barrier before it stores
+        // that index.
         fence(Ordering::Acquire);
         Ok(index)
     }

@@ -31,7 +31,8 @@ pub enum End {
     Unwritable(std::io::Error),
 }
 
-/// Why this end closed the connection: 0 if it did not, a signal's number, or this.
+/// Why this end closed the connection: 0 if it did not, a signal's number, or this. The number is all that goes from one thread to the
+/// other, so it is read and written relaxed: the close that follows it ends the wait of the one that reads it.
 const LEFT: i32 = -1;
 
 /// Attaches to the console that `order` asks for until somebody has enough.
@@ -67,7 +68,7 @@ pub fn attach(stream: &UnixStream, order: &Order) -> Result<End, ControlError> {
     });
     drop(raw);
     let has_begun = typing.is_none();
-    let why = why.load(Ordering::Acquire);
+    let why = why.load(Ordering::Relaxed);
     if is_terminal && has_begun {
         let told = if why == 0 && unwritten.is_none() && done.is_ok() { "\ncroft: the host has ended" } else { "" };
         complain(&told);
@@ -88,7 +89,7 @@ fn watch_signals(stream: &UnixStream, why: &Arc<AtomicI32>) {
     let why = Arc::clone(why);
     thread::spawn(move || {
         if let Some(signal) = signals.forever().next() {
-            why.store(signal, Ordering::Release);
+            why.store(signal, Ordering::Relaxed);
             let _ = stream.shutdown(Shutdown::Both);
         }
     });
@@ -115,7 +116,7 @@ fn type_in(mut stream: &UnixStream, is_terminal: bool, why: &AtomicI32) {
         }
     }
     if is_terminal {
-        let _ = why.compare_exchange(0, LEFT, Ordering::AcqRel, Ordering::Acquire);
+        let _ = why.compare_exchange(0, LEFT, Ordering::Relaxed, Ordering::Relaxed);
     }
     // Without a terminal, what the guest has printed so far is still to come.
     let _ = stream.shutdown(if is_terminal { Shutdown::Both } else { Shutdown::Write });

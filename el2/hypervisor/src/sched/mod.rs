@@ -153,8 +153,8 @@ pub(crate) fn join() {
     }
     // Threads that were made since then found no queue here to make room in.
     cpu.queue.lock().reserve();
-    // Pairs with the acquire in `online`: whoever finds the CPU there finds its queue. (`IDLE` is a hint, which `drop_off` reads relaxed and
-    // `cpu` looks behind.)
+    // Pairs with the loads of `IDLE` in `offer` and `drop_off`, and with that in `online`: whoever finds the CPU there finds its queue.
+    // Those who change its bit of `IDLE` later read and write it at once, which passes this on.
     IDLE.fetch_or(1 << id.0, Ordering::Release);
     ONLINE.fetch_or(1 << id.0, Ordering::Release);
     cnthp_ctl_el2::write(0);
@@ -434,8 +434,8 @@ impl Queue {
             let waited = now.saturating_sub(next.ready_since.load(Ordering::Relaxed));
             next.wait_time.store(next.wait_time.load(Ordering::Relaxed) + waited, Ordering::Relaxed);
             if core::ptr::eq(current, self.idle) {
-                // Pairs with nothing that must see it: a CPU that is taken for idle a moment longer gets a thread that it runs next.
-                IDLE.fetch_and(!bit, Ordering::Release);
+                // It orders nothing: a CPU that is taken for idle a moment longer gets a thread that it runs next.
+                IDLE.fetch_and(!bit, Ordering::Relaxed);
             }
         }
         let waiting = self.run.waiting();
@@ -540,6 +540,9 @@ fn drop_off(thread: &'static Thread, home: &'static Cpu, mut queue: hw::sync::Ir
         }
         return;
     }
+    // Pairs with the release in `join`, whose bit was read above: that CPU's queue is there. Only here, since most that wake somebody do
+    // not come so far.
+    fence(Ordering::Acquire);
     let to = cpu(CpuId(others.trailing_zeros() as u16));
     queue.run.detach(&mut entity);
     thread.parking.set_home(u32::from(to.id.0));
@@ -549,7 +552,7 @@ fn drop_off(thread: &'static Thread, home: &'static Cpu, mut queue: hw::sync::Ir
 
 /// Lets an idle CPU know of a thread that has to wait where it is.
 fn offer(thread: &Thread) {
-    // Pairs with the bit that `put_on` sets.
+    // Pairs with the bit that `put_on` sets, and with the release in `join`.
     let idle = IDLE.load(Ordering::SeqCst) & thread.affinity.load(Ordering::Relaxed);
     if idle != 0 {
         notify(cpu(CpuId(idle.trailing_zeros() as u16)));

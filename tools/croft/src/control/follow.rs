@@ -81,6 +81,7 @@ pub(super) fn attend(
                     break;
                 }
             }
+            // Pairs with the load in `show`: all that the client typed was passed on before.
             gone.store(true, Ordering::Release);
         });
         let end = show(&pieces, is_log, &gone, (followers, &ending), tell);
@@ -113,6 +114,7 @@ fn show(
     let mut put = |bytes: &[u8]| bytes.chunks(PIECE).try_for_each(|piece| tell(&Report::Output(piece.to_vec())));
     put(history.get(start..).unwrap_or_default())?;
     loop {
+        // Pairs with the store in `attend`.
         if gone.load(Ordering::Acquire) {
             // A client that has said all still reads.
             pieces.try_iter().take(OWED).try_for_each(|piece| put(&piece))?;

@@ -1,37 +1,49 @@
 //! That each atomic ordering names its counterpart.
 //!
 //! An acquire without its release, or a release without its acquire, orders nothing, and no test on an ordinary machine shows it.
-//! So every ordering in `el2/` except `Relaxed` has a comment close above it that says what it pairs with, so that a reader can
-//! compare the two.
+//! So every ordering except `Relaxed` has a comment close above it that says what it pairs with, so that a reader can compare the
+//! two. That holds for all code that somebody runs, not for tests: a test's threads may use the strictest ordering and say nothing.
 
 use super::sources;
 use crate::tree::Tree;
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use std::fs;
+use std::path::Path;
 
+/// The folders of what somebody runs.
+const FOLDERS: [&str; 4] = ["core", "el2", "guest", "tools"];
 /// How far above its ordering a comment may begin, in lines.
 const CLOSE: usize = 6;
 /// What the comment says.
 const SAID: &str = "airs with";
 
-/// Checks the sources of `el2/`.
+/// Checks the sources of all that somebody runs.
 ///
 /// # Errors
 /// Names each ordering that does not say what it pairs with.
 pub(crate) fn check(tree: &Tree) -> Result<()> {
     let mut wrong = Vec::new();
-    for file in sources(&tree.path("el2"))? {
-        for line in unexplained(&fs::read_to_string(&file)?) {
-            wrong.push(format!("{}:{line}: say close above it what this ordering pairs with", file.display()));
+    for folder in FOLDERS {
+        let top = tree.path(folder);
+        for file in sources(&top)?.iter().filter(|file| !file.strip_prefix(&top).is_ok_and(is_test)) {
+            let text = fs::read_to_string(file).with_context(|| format!("reading {}", file.display()))?;
+            for line in unexplained(&text) {
+                wrong.push(format!("{}:{line}: say close above it what this ordering pairs with", file.display()));
+            }
         }
     }
     ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
     Ok(())
 }
 
-/// The numbers of the lines with an ordering that no comment explains.
+/// Whether a file, of which this is the path below its folder, holds nothing but tests.
+fn is_test(file: &Path) -> bool {
+    file.iter().any(|part| part == "tests" || part == "tests.rs")
+}
+
+/// The numbers of the lines with an ordering that no comment explains, down to where the file's own tests begin.
 fn unexplained(text: &str) -> Vec<usize> {
-    let lines: Vec<&str> = text.lines().collect();
+    let lines: Vec<&str> = text.lines().take_while(|line| !line.starts_with("mod tests {")).collect();
     let has_ordering = |line: &str| {
         let code = line.split("//").next().unwrap_or(line);
         ["Acquire", "Release", "AcqRel", "SeqCst"].iter().any(|name| code.contains(&format!("Ordering::{name}")))
@@ -46,7 +58,9 @@ fn unexplained(text: &str) -> Vec<usize> {
 
 #[cfg(test)]
 mod tests {
-    use super::unexplained;
+    use super::{check, unexplained};
+    use crate::tree::Tree;
+    use std::fs;
 
     #[test]
     fn an_ordering_without_its_counterpart_is_found() {
@@ -59,5 +73,37 @@ mod tests {
         // A comment that is far away is about something else.
         let far = format!("{right}{}FLAG.load(Ordering::Acquire);\n", "next();\n".repeat(9));
         assert_eq!(unexplained(&far), [12]);
+    }
+
+    #[test]
+    fn every_folder_of_what_somebody_runs_is_read() {
+        let root = std::env::temp_dir().join(format!("tests/orderings-{}", std::process::id()));
+        let file = |path: &str, text: &str| {
+            let path = root.join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        };
+        let bare = "FLAG.store(true, Ordering::Release);\n";
+        for path in ["core/a/tests/b.rs", "core/a/src/tests.rs", "core/a/src/b/tests/c.rs", "tests/a/src/b.rs"] {
+            file(path, bare);
+        }
+        file(
+            "tools/a/src/lib.rs",
+            &format!("#[cfg(test)]\nextern crate std;\n#[cfg(test)]\nmod tests {{\n    {bare}}}\n"),
+        );
+        let tree = Tree::at(root.clone());
+        let before = check(&tree);
+        let mut found = Vec::new();
+        for folder in ["core", "el2", "guest", "tools"] {
+            let path = format!("{folder}/a/src/parking.rs");
+            file(&path, bare);
+            found.push((format!("{path}:1:"), check(&tree).unwrap_err().to_string()));
+            fs::remove_file(root.join(path)).unwrap();
+        }
+        fs::remove_dir_all(root).unwrap();
+        before.unwrap();
+        for (place, said) in found {
+            assert!(said.contains(&place), "{said} does not name {place}");
+        }
     }
 }
