@@ -39,7 +39,7 @@ impl Watchdogs {
     /// If no watchdogs can be in it; nothing has changed then.
     pub fn restore(&mut self, saved: &SavedWatchdogs) -> Result<(), Damaged> {
         let SavedWatchdogs { has_begun, vm, own } = saved;
-        let mut restored = Self { has_begun: *has_begun, ..*self };
+        let mut restored = Self { policy: self.policy, vm: self.vm, own: self.own, has_begun: *has_begun };
         restored.vm.restore(vm)?;
         for (dog, saved) in restored.own.iter_mut().zip(own) {
             dog.restore(saved)?;

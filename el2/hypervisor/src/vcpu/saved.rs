@@ -1,7 +1,8 @@
 //! A paused VM as a value: taken out, and put into the same VM or one of the same shape.
 //!
 //! Nothing here costs a guest that runs. The caller holds the lock of the VM's life from the first register to the last
-//! ([`Still`]), so that nobody resumes it, stops it or starts a vCPU in between.
+//! ([`Still`]), so that nobody resumes it, stops it or starts a vCPU in between. What is saved is taken apart into all its fields,
+//! as in [`crate::vm::saved`].
 
 extern crate alloc;
 
@@ -16,6 +17,7 @@ use snapshot::{SavedVcpu, SavedVm};
 use spin::Once;
 use units::{Ipa, MAX_VCPUS, Ticks, VcpuId, VcpuSet};
 
+use super::time::SavedTimes;
 use super::{VCPUS, Vcpu};
 use crate::host;
 use crate::host::text::{Sentence, sentence};
@@ -123,8 +125,32 @@ impl Vcpu {
     /// Takes its registers out. It stands still.
     fn save_registers_out(&self) -> Result<SavedVcpu, Sentence> {
         let host = host::get();
-        let mut general = *self.general.lock();
-        let trapped = self.time.lock().trapped_virtual();
+        let Self {
+            // Its registers: `with_state` below has its lock.
+            state: _,
+            // Saved by the caller.
+            vm: _,
+            handle,
+            time,
+            // A copy of the clock, made anew when it goes on.
+            view: _,
+            // How often it has tried one access again: it may begin to count once more.
+            tries: _,
+            // Its number and its thread on this host.
+            index: _,
+            context: _,
+            general,
+            // It follows from how many CPUs and vCPUs the host has.
+            gives_way: _,
+            // It has left its CPU, so they are in the interrupt controller's model, and the copies of them are without meaning.
+            list: _,
+            at_rest: _,
+            list_filled: _,
+            timer_list_register: _,
+        } = self;
+        let (number, kept) = (handle.id.0, handle.save());
+        let mut general = *general.lock();
+        let SavedTimes { physical, trapped_virtual: trapped } = time.lock().save();
         let registers = self.with_state(|state| {
             if let Some(timer) = trapped {
                 [state.el1.cntv_ctl_el0, state.el1.cntv_cval_el0] = timer;
@@ -137,13 +163,12 @@ impl Vcpu {
             registers
         });
         let mut registers = registers?;
-        // One that it was to be given when it goes on. Pairs with the addition in `sched::ask`.
-        registers.pending_error |= self.requests.load(Ordering::Acquire) & request::SERROR != 0;
+        registers.pending_error |= kept.pending_error;
         Ok(SavedVcpu {
-            number: self.id.0,
+            number,
             registers,
-            physical_timer: self.time.lock().save_physical(),
-            stolen: self.stolen_time(),
+            physical_timer: physical,
+            stolen: kept.stolen,
             stolen_frequency: host.counter.0,
         })
     }
@@ -155,7 +180,7 @@ impl Vcpu {
         // It says which of the timers are emulated here.
         self.adopt_clock();
         let mut general = self.general.lock();
-        let traps_virtual = self.time.lock().trapped_virtual().is_some();
+        let traps_virtual = self.time.lock().traps_virtual();
         let (put, timer) = self.with_state(|state| {
             let put = state.registers(&mut general, &host.features).restore(registers);
             let timer = [state.el1.cntv_ctl_el0, state.el1.cntv_cval_el0];

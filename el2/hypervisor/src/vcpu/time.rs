@@ -38,6 +38,15 @@ pub(super) struct Time {
     traps_virtual: bool,
 }
 
+/// What is saved of it.
+pub(super) struct SavedTimes {
+    /// The physical timer.
+    pub(super) physical: saved::Timer,
+    /// CNTV_CTL_EL0 and CNTV_CVAL_EL0, where they trap. They are saved in the place of the hardware's, so that a host on which they
+    /// do not trap goes on with them, and the other way round.
+    pub(super) trapped_virtual: Option<[u64; 2]>,
+}
+
 impl Time {
     /// The time of a vCPU that was just switched on.
     pub(super) fn new(clock: GuestClock) -> Self {
@@ -52,9 +61,12 @@ impl Time {
         self.traps_virtual = clock.hardware_offset().is_none() && host::get().controls.cnthctl_scaled != 0;
     }
 
-    /// The physical timer.
-    pub(super) fn save_physical(&self) -> saved::Timer {
-        self.physical.save()
+    /// Takes out what is saved of it.
+    pub(super) fn save(&self) -> SavedTimes {
+        // The clock is a copy of the VM's, which is saved there; whether the virtual timer traps follows from it and from the CPU.
+        let Self { clock: _, physical, virtual_, traps_virtual } = self;
+        let saved::Timer { version: _, control, compare } = virtual_.save();
+        SavedTimes { physical: physical.save(), trapped_virtual: traps_virtual.then_some([control, compare]) }
     }
 
     /// Puts a physical timer in. The clock is adopted when the vCPU goes on.
@@ -63,14 +75,12 @@ impl Time {
         Ok(())
     }
 
-    /// CNTV_CTL_EL0 and CNTV_CVAL_EL0, where they trap. They are saved in the place of the hardware's, so that a host on which they
-    /// do not trap goes on with them, and the other way round.
-    pub(super) fn trapped_virtual(&self) -> Option<[u64; 2]> {
-        let saved::Timer { version: _, control, compare } = self.virtual_.save();
-        self.traps_virtual.then_some([control, compare])
+    /// Whether the virtual timer is emulated.
+    pub(super) fn traps_virtual(&self) -> bool {
+        self.traps_virtual
     }
 
-    /// Puts them in.
+    /// Puts CNTV_CTL_EL0 and CNTV_CVAL_EL0 in, where they trap.
     pub(super) fn restore_virtual(&mut self, [control, compare]: [u64; 2]) {
         self.virtual_ = EmulatedTimer::from_registers(control, compare);
     }

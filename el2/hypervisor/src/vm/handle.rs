@@ -28,6 +28,15 @@ pub(crate) mod request {
     pub(crate) const DEVICES: u32 = 32;
 }
 
+/// What is saved of a vCPU's handle.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Kept {
+    /// Ticks stolen from it.
+    pub(crate) stolen: u64,
+    /// It is to be given an SError when it goes on.
+    pub(crate) pending_error: bool,
+}
+
 /// What others see of a vCPU. Lives for ever, as the vCPU does that it is a part of.
 pub struct VcpuHandle {
     /// Which one of its VM's it is.
@@ -137,6 +146,32 @@ impl VcpuHandle {
     pub(crate) fn forget_stolen_time(&self) {
         self.waited_before.store(self.thread().wait_time(), Ordering::Relaxed);
         self.stolen.store(0, Ordering::Relaxed);
+    }
+
+    /// What of it goes into a saved VM. It stands still.
+    #[must_use]
+    pub(crate) fn save(&self) -> Kept {
+        let Self {
+            // The caller's.
+            id: _,
+            // Of this host's operator.
+            counters: _,
+            // It is nowhere, and is switched on wherever it goes on.
+            loaded_on: _,
+            resident: _,
+            requests,
+            // Only a change of it means something.
+            syncs: _,
+            // Of its thread.
+            waited_before: _,
+            stolen,
+            // This host's.
+            thread: _,
+        } = self;
+        // Pairs with the addition in `sched::ask`. The other requests are made again where it goes on: it looks at its interrupts and
+        // timers, its devices take up what is unfinished, and whether it stops or stands still is its VM's life.
+        let requests = requests.load(Ordering::Acquire);
+        Kept { stolen: stolen.load(Ordering::Relaxed), pending_error: requests & request::SERROR != 0 }
     }
 
     /// Makes its stolen time `ticks`, also in its `record`, where it is in its guest's `nanoseconds`. It stands still; from then on

@@ -2,13 +2,16 @@
 //!
 //! The caller holds the lock of the VM's life, and no vCPU is in its guest or may enter it: so nothing changes
 //! meanwhile except by outside events at the devices, each of which has its own lock.
+//!
+//! Whatever is saved is taken apart into its fields first, all of which are named: one that is added later does not compile until
+//! somebody has said whether it is saved, and why not.
 
 extern crate alloc;
 
 use alloc::vec::Vec;
 
 use ::devices::Change;
-use ::vm::{SavedLife, SavedWatchdogs};
+use ::vm::SavedLife;
 use clock::{GuestClock, VmClock};
 use pack::{Boxed, Damaged, Reader, Writer};
 use services::psci::SavedPower;
@@ -16,6 +19,8 @@ use snapshot::{SavedMachine, SavedTime, SavedVcpu, SavedVm};
 use units::{Ticks, VcpuId, VcpuSet};
 use vgic::Vgic;
 
+use super::devices::Devices;
+use super::doors::Doors;
 use super::{Life, Vm, gic_config, new_clock};
 use crate::host;
 use crate::host::text::{Sentence, sentence};
@@ -52,24 +57,59 @@ impl Vm {
         vcpus: Vec<SavedVcpu>,
         now: Ticks,
     ) -> Result<SavedVm, Sentence> {
-        let time = *self.clock.lock();
+        let Self {
+            // Which VM of the site it is: the state may go on in another.
+            id: _,
+            // These the VM in which it goes on has from its own site file; `shape` says in what it must agree.
+            config: _,
+            plan: _,
+            gic,
+            devices,
+            // Its memory goes another way, a page at a time; what a page may be used for, the guest asks anew.
+            ram: _,
+            doors,
+            // What waits in these is for this host's operator, who will get it here.
+            console: _,
+            // The real-time clock sets it when the VM goes on.
+            alarm: _,
+            // The caller has its lock, and gives what is saved of it.
+            life: _,
+            // The images are in its memory.
+            bundle: _,
+            // The caller has saved them.
+            vcpus: _,
+            // The address of this host's tables for its memory.
+            vttbr: _,
+            clock,
+            // It follows from the host's counter and the site file's rate, which `shape` compares with the clock's.
+            nanoseconds: _,
+            // The memory-mapped timer sets it when the VM goes on.
+            timer_at: _,
+            // Addresses of this host's. Each vCPU's stolen time is saved with it; the device writes the clock's page anew.
+            records: _,
+            clock_page: _,
+            // It is: only then is it saved.
+            paused: _,
+        } = self;
+        let Doors { service, watchdogs } = doors;
+        let time = *clock.lock();
         let clock = time.clock();
-        let calls = self.doors.service.as_ref().map(|service| service.lock().save(milliseconds(now))).transpose();
+        let calls = service.as_ref().map(|service| service.lock().save(milliseconds(now))).transpose();
         Ok(SavedVm {
             machine: self.shape(),
             time: SavedTime { clock: clock.save(now), away: time.away() },
             life: *life,
-            gic: Boxed::new(self.gic.lock().save().map_err(|unfit| sentence!("{unfit}"))?)?,
+            gic: Boxed::new(gic.lock().save().map_err(|unfit| sentence!("{unfit}"))?)?,
             vcpus,
-            devices: self.save_devices()?,
-            watchdogs: self.doors.watchdogs.save(clock.milliseconds(now)),
+            devices: Self::save_devices(devices)?,
+            watchdogs: watchdogs.save(clock.milliseconds(now)),
             calls: calls?,
         })
     }
 
-    fn save_devices(&self) -> Result<Vec<u8>, Damaged> {
+    fn save_devices(devices: &Devices) -> Result<Vec<u8>, Damaged> {
         let mut out = Writer::new();
-        for slot in self.devices.bus().slots() {
+        for slot in devices.bus().slots() {
             slot.enter(&mut |wired| wired.save_to(&mut out));
         }
         out.finish()
@@ -171,22 +211,12 @@ impl Vm {
     }
 }
 
-impl super::doors::Doors {
+impl Doors {
     /// As after power on: no watchdogs, no channels, no values.
     fn scrub(&self) {
         self.watchdogs.stop();
         if let Some(service) = &self.service {
             service.lock().forget();
         }
-    }
-}
-
-impl super::watchdog::Watchdogs {
-    fn save(&self, milliseconds: u64) -> SavedWatchdogs {
-        self.with(|all| all.save(milliseconds))
-    }
-
-    fn restore(&self, saved: &SavedWatchdogs) -> Result<(), Damaged> {
-        self.with(|all| all.restore(saved))
     }
 }

@@ -8,13 +8,14 @@
 
 use ::sched::Alarms;
 use ::vm::doors::WatchdogRequest;
-use ::vm::{Bite, Caller, Consequence, Which};
+use ::vm::{Bite, Caller, Consequence, SavedWatchdogs, Which};
 use abi::bundle::Doors as Policy;
 use core::fmt::{self, Write};
 use core::sync::atomic::{AtomicU64, Ordering};
 use fair::Pace;
 use hw::sync::{PreemptLock, unmask_irqs};
 use hw::sysreg;
+use pack::Damaged;
 use spin::Once;
 use units::{Ticks, VcpuId, VmId};
 use watchdog::Refused;
@@ -96,9 +97,22 @@ impl Watchdogs {
         result
     }
 
-    /// Lets `work` work at those that are set up by calls.
-    pub(crate) fn with<R>(&self, work: impl FnOnce(&mut ::vm::Watchdogs) -> R) -> R {
-        work(&mut self.inner.lock().all)
+    /// Takes their state out, of a paused VM whose clock shows `milliseconds`.
+    #[must_use]
+    pub(crate) fn save(&self, milliseconds: u64) -> SavedWatchdogs {
+        // When they are looked at next: the host's counts, which are computed anew when the VM goes on.
+        let Self { inner, next_look: _, look_from: _ } = self;
+        // How often the VM may be looked at bounds what a guest costs this host, and is no guest's to see.
+        let Inner { all, looks: _ } = &*inner.lock();
+        all.save(milliseconds)
+    }
+
+    /// Puts a state in. They stand still until the VM goes on.
+    ///
+    /// # Errors
+    /// If no watchdogs can be in it.
+    pub(crate) fn restore(&self, saved: &SavedWatchdogs) -> Result<(), Damaged> {
+        self.inner.lock().all.restore(saved)
     }
 
     fn watch_all(&self, vm: &Vm, watchdogs: &::vm::Watchdogs) {
