@@ -349,7 +349,7 @@ impl Session {
     #[must_use]
     pub fn wait_stopped(&self, limit: Duration) -> Outcome {
         let over = self.wait(limit, |state| (state.all_stopped() || state.ended).then_some(()));
-        if over == Err(Stopped::Deadline) {
+        if let Err(Stopped::Deadline(limit)) = over {
             let known = self.shared.lock().outcome(None);
             return known.unwrap_or_else(|| self.timed_out(limit));
         }
@@ -401,7 +401,7 @@ impl Session {
             }
             let left = end.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                return Err(if failed { Stopped::Ended } else { Stopped::Deadline });
+                return Err(if failed { Stopped::Ended } else { Stopped::Deadline(limit) });
             }
             state = self.shared.news.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
         }
@@ -416,8 +416,8 @@ const REPORT: Duration = Duration::from_secs(1);
 /// Why a wait found nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stopped {
-    /// Time is up.
-    Deadline,
+    /// So much time is over.
+    Deadline(Duration),
     /// Nothing more will come.
     Ended,
 }

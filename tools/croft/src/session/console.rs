@@ -92,11 +92,6 @@ impl<'s> Console<'s> {
         match found {
             Ok(Some(found)) => Ok(found),
             Ok(None) => Err(Stopped::Ended.explain(self.session, self.channel, &wanted())),
-            Err(Stopped::Deadline) => Err(ScriptError::Deadline {
-                wanted: wanted(),
-                limit,
-                transcript: self.session.transcript(self.channel),
-            }),
             Err(why) => Err(why.explain(self.session, self.channel, &wanted())),
         }
     }
@@ -153,8 +148,8 @@ impl Stopped {
     pub(super) fn explain(self, session: &Session, channel: Channel, wanted: &str) -> ScriptError {
         let transcript = session.transcript(channel);
         let wanted = wanted.to_owned();
-        if self == Self::Deadline {
-            return ScriptError::Deadline { wanted, limit: Duration::ZERO, transcript };
+        if let Self::Deadline(limit) = self {
+            return ScriptError::Deadline { wanted, limit, transcript };
         }
         let state = session.shared.lock();
         let off = state.owner(channel).filter(|(_, condition)| condition.is_off());

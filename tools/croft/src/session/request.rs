@@ -234,7 +234,7 @@ impl Session {
             match ended {
                 Ok(end) => end,
                 Err(Stopped::Ended) => Err(SessionError::Gone.into()),
-                Err(Stopped::Deadline) => Err(RequestError::Silent(limit)),
+                Err(Stopped::Deadline(limit)) => Err(RequestError::Silent(limit)),
             }
         });
         self.shared.lock().requests.0.remove(&id);

@@ -75,6 +75,15 @@ fn consoles_are_kept_apart() {
     assert_eq!(web.expect("login: ", SOON).unwrap(), "web boots\r\nweb login: ");
     assert_eq!(session.console("db").unwrap().expect("db login: ", SOON).unwrap(), "db boots\r\ndb login: ");
     assert!(matches!(web.expect("boots", SHORT), Err(ScriptError::Deadline { .. })), "what is matched is gone");
+    let missed = [
+        web.expect("boots", SHORT).map(drop),
+        session.wait_for("web", SHORT, Condition::is_off).map(drop),
+        session.statistics(SHORT).map(drop),
+    ];
+    for missed in missed {
+        let said = missed.unwrap_err().to_string();
+        assert!(said.starts_with("waited 30ms for "), "it says for how long it waited: {said}");
+    }
     assert!(session.console("mail").err().unwrap().to_string().contains("there are web, db"));
     assert_eq!(session.damage(), 0);
 }
