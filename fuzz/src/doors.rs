@@ -73,6 +73,10 @@ impl Host for Machine {
         self.clock
     }
 
+    fn guest_milliseconds(&mut self) -> u64 {
+        self.milliseconds()
+    }
+
     fn log(&mut self, text: &[u8]) -> bool {
         assert!(text.len() <= 65536);
         self.clock % 3 != 0

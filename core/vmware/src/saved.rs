@@ -189,7 +189,7 @@ fn request(text: &[u8]) -> Result<SavedRequest, Damaged> {
 }
 
 impl Service {
-    /// Takes the state out at `now`, in milliseconds.
+    /// Takes the state out when the VM's clock shows `now`, in milliseconds.
     ///
     /// # Errors
     /// If there is no memory for it.
@@ -197,7 +197,9 @@ impl Service {
         // What the VM may have is its own.
         let Self { config: _, channels, state } = self;
         let Channels { slots, calls } = channels;
-        let State { store, report, requests, time_sync, limits: _, log_rate: _ } = state;
+        let State { store, report, requests, time_sync, limits: _, log_rate: _, paused } = state;
+        // A VM that is saved is paused.
+        let now = paused.unwrap_or(now);
         Ok(SavedService {
             channels: collected(slots.iter(), |slot| slot.as_ref().map(Channel::save).transpose())?,
             calls: *calls,
@@ -210,7 +212,7 @@ impl Service {
         })
     }
 
-    /// Puts a state in at `now`, in milliseconds.
+    /// Puts a state in when the VM's clock shows `now`, in milliseconds. The VM is paused.
     ///
     /// # Errors
     /// If it is none that this VM's service can have, or there is no memory for it; the service is then as after power on.
@@ -234,6 +236,7 @@ impl Service {
         self.state.report = report;
         self.state.requests = requests;
         self.state.time_sync = time_sync;
+        self.state.paused = Some(now);
         Ok(())
     }
 }
@@ -311,7 +314,7 @@ impl Report {
             system: text(system)?,
             address: text(address)?,
             uptime,
-            // A host that has just started cannot say that it was longer ago.
+            // A VM whose clock has just started cannot say that it was longer ago.
             heartbeat: silent.map(|silent| now.saturating_sub(silent)),
             soft_power,
             last_ok,

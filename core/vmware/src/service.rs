@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 use abi::bundle::{Calls, Group};
 use abi::calls::NO_COMMAND;
 use abi::calls::own::{MAGIC as OWN_MAGIC, PORT as OWN_PORT};
-use abi::calls::vmware::{self, MAGIC, PORT_HIGH, PORT_HIGH_WITH_FLAGS, PORT_LOW, command};
+use abi::calls::vmware::{self, DAEMON_IS_LOST, MAGIC, PORT_HIGH, PORT_HIGH_WITH_FLAGS, PORT_LOW, command};
 
 use crate::channel::{Channels, Peer, PeerOf, Protocol, Registers};
 use crate::commands;
@@ -92,8 +92,10 @@ pub trait Host {
     fn random(&mut self) -> u64;
     /// What time it is.
     fn time(&mut self) -> WallTime;
-    /// A clock that only runs forward, in milliseconds.
+    /// The host's clock, which only runs forward, in milliseconds: for what a guest may cost the host.
     fn milliseconds(&mut self) -> u64;
+    /// How many milliseconds the VM's own clock has counted: for what is expected of the guest.
+    fn guest_milliseconds(&mut self) -> u64;
     /// A line of the guest's for the log; any bytes. Says whether there was room for it.
     fn log(&mut self, text: &[u8]) -> bool;
     /// Bits of [`abi::calls::own::features`] beyond the calls themselves.
@@ -168,6 +170,15 @@ pub struct State {
     pub time_sync: bool,
     pub(crate) limits: Limits,
     pub(crate) log_rate: LogRate,
+    /// When the VM was paused, if it is, in milliseconds of its clock. That may run on, but nothing is expected of the guest then.
+    pub(crate) paused: Option<u64>,
+}
+
+impl State {
+    /// Up to when the guest could do something, if its clock shows `now`.
+    fn until(&self, now: u64) -> u64 {
+        self.paused.unwrap_or(now)
+    }
 }
 
 /// One VM's service.
@@ -202,7 +213,8 @@ impl<H: Host> Peer for HostSide<'_, H> {
         match protocol {
             Protocol::Rpci => Some(rpci::execute(self.state, self.host, message)),
             Protocol::Tclo => {
-                let now = self.host.milliseconds();
+                // A vCPU may be in a call still when the VM is paused.
+                let now = self.state.until(self.host.guest_milliseconds());
                 self.state.report.heartbeat = Some(now);
                 if self.state.requests.replied(id, message, now) {
                     self.state.report.last_ok = message.starts_with(b"OK");
@@ -213,7 +225,7 @@ impl<H: Host> Peer for HostSide<'_, H> {
     }
 
     fn poll(&mut self, id: u16) -> Option<Vec<u8>> {
-        let now = self.host.milliseconds();
+        let now = self.state.until(self.host.guest_milliseconds());
         self.state.requests.poll(id, now)
     }
 
@@ -223,7 +235,7 @@ impl<H: Host> Peer for HostSide<'_, H> {
 }
 
 impl Service {
-    /// The service of a VM that starts at `now`, in milliseconds.
+    /// The service of a VM that is made at `now`, in milliseconds of the host's clock.
     #[must_use]
     pub fn new(config: Config, now: u64) -> Self {
         let state = State {
@@ -233,6 +245,7 @@ impl Service {
             time_sync: config.time_sync,
             limits: config.limits,
             log_rate: LogRate::new(config.limits.log, now),
+            paused: None,
         };
         Self { config, channels: Channels::default(), state }
     }
@@ -248,6 +261,21 @@ impl Service {
         self.state.report = Report::default();
         self.state.requests = Requests::default();
         self.state.time_sync = self.config.time_sync;
+        self.state.paused = None;
+    }
+
+    /// The VM is paused when its clock shows `now`, in milliseconds. Until it goes on nothing is expected of its tools.
+    pub const fn pause(&mut self, now: u64) {
+        self.state.paused = Some(now);
+    }
+
+    /// The VM goes on when its clock shows `now`, in milliseconds: what its tools still have to do has as much time left as before.
+    pub fn resume(&mut self, now: u64) {
+        let Some(paused) = self.state.paused.take() else { return };
+        let passed = now.saturating_sub(paused);
+        let State { report, requests, .. } = &mut self.state;
+        report.heartbeat = report.heartbeat.map(|beat| beat.saturating_add(passed));
+        requests.not_before = requests.not_before.saturating_add(passed);
     }
 
     /// As after power on: values are gone too.
@@ -377,10 +405,23 @@ impl Service {
         }
     }
 
-    /// Asks the daemon to shut the guest down (or to restart it). Says whether there is a daemon that can, at `now` in
-    /// milliseconds.
+    /// How many milliseconds ago the tools' daemon polled last, of those in which the guest could run; its clock shows `now`. `None`
+    /// if it never has.
+    #[must_use]
+    pub fn silent(&self, now: u64) -> Option<u64> {
+        self.state.report.heartbeat.map(|beat| self.state.until(now).saturating_sub(beat))
+    }
+
+    /// Whether the tools' daemon answers, when the VM's clock shows `now`, in milliseconds.
+    #[must_use]
+    pub fn has_tools(&self, now: u64) -> bool {
+        self.state.requests.channel.is_some() && self.silent(now).is_some_and(|silent| silent < DAEMON_IS_LOST)
+    }
+
+    /// Asks the daemon to shut the guest down (or to restart it). Says whether there is a daemon that can; the VM's clock shows
+    /// `now`, in milliseconds.
     pub fn ask_to_stop(&mut self, restart: bool, now: u64) -> bool {
-        let able = self.state.report.soft_power && self.state.requests.is_alive(&self.state.report, now);
+        let able = self.state.report.soft_power && self.has_tools(now);
         able && self.state.requests.push(if restart { b"OS_Reboot" } else { b"OS_Halt" })
     }
 }

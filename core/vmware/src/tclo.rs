@@ -27,8 +27,6 @@ const BUSY: &[u8] = b"ERROR State change already in progress";
 /// How long it is left alone then, in milliseconds, and how often it is asked again.
 const PATIENCE: u64 = 500;
 const RETRIES: u32 = 120;
-/// A daemon that has not polled for this long is not there, in milliseconds.
-const ALIVE: u64 = 10_000;
 
 /// A text that the tools reported, cut to what one would show.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -75,7 +73,7 @@ pub struct Report {
     pub address: Text,
     /// Seconds that it is up.
     pub uptime: u64,
-    /// When the daemon polled last, in milliseconds of the host's clock.
+    /// When the daemon polled last, in milliseconds of the VM's clock.
     pub heartbeat: Option<u64>,
     /// It can shut itself down when asked.
     pub soft_power: bool,
@@ -150,12 +148,6 @@ impl Requests {
         if self.channel == Some(channel) {
             *self = Self::default();
         }
-    }
-
-    /// Whether a daemon answers, at `now` in milliseconds.
-    #[must_use]
-    pub fn is_alive(&self, report: &Report, now: u64) -> bool {
-        self.channel.is_some() && report.heartbeat.is_some_and(|beat| now.saturating_sub(beat) < ALIVE)
     }
 
     /// Asks for something. Says whether there was room.

@@ -22,6 +22,7 @@ pub(crate) struct Machine {
     pub(crate) log: Vec<Vec<u8>>,
     pub(crate) log_is_full: bool,
     pub(crate) now: u64,
+    pub(crate) guest_now: u64,
     /// Bytes that one call has copied at most, and how many all calls have.
     most: usize,
     copied: usize,
@@ -38,6 +39,7 @@ impl Machine {
             log: Vec::new(),
             log_is_full: false,
             now: 0,
+            guest_now: 0,
             most: 0,
             copied: 0,
             random: 1,
@@ -89,6 +91,10 @@ impl Host for Machine {
 
     fn milliseconds(&mut self) -> u64 {
         self.now
+    }
+
+    fn guest_milliseconds(&mut self) -> u64 {
+        self.guest_now
     }
 
     fn log(&mut self, text: &[u8]) -> bool {
@@ -451,6 +457,41 @@ fn the_daemons_conversation() {
     assert_eq!(poll(&mut guest).unwrap(), b"OS_Halt");
     guest.service.restart();
     assert_eq!(guest.status(1, 0, channel), 4);
+}
+
+/// The time of the tools is the guest's, in which it can run: not the host's, and not what passes while the VM is paused.
+#[test]
+fn the_daemons_time_is_the_guests() {
+    let mut guest = Guest::new(Limits::DEFAULT);
+    let channel = guest.open(0xcf4c_4354).unwrap();
+    assert_eq!(guest.ask(b"tools.capability.statechange "), b"1 ");
+    // The host has been up for long, and the guest is slow.
+    (guest.machine.now, guest.machine.guest_now) = (3_600_000, 2000);
+    assert!(guest.send(channel, b""));
+    assert_eq!(guest.receive(channel).unwrap(), b"reset");
+    (guest.machine.now, guest.machine.guest_now) = (7_200_000, 3000);
+    assert!(guest.send(channel, b"ERROR State change already in progress"));
+    guest.machine.now = 9_000_000;
+    assert!(guest.service.has_tools(12_999) && !guest.service.has_tools(13_000));
+    // The clock of a VM that is paused may run on.
+    guest.service.pause(3400);
+    assert!(guest.service.has_tools(90_000) && guest.service.ask_to_stop(false, 90_000), "nothing is expected of it");
+    let saved = guest.service.save(90_000).unwrap();
+    assert_eq!((guest.service.silent(90_000), saved.report.silent, saved.requests.quiet), (Some(400), Some(400), 100));
+    // It goes on, here or elsewhere, and has as much time as before.
+    let mut other = Guest::new(Limits::DEFAULT);
+    other.service.restore(saved, 500_000).unwrap();
+    assert_eq!(other.service.silent(600_000), Some(400), "it is still paused");
+    for (guest, now) in [(&mut guest, 90_000), (&mut other, 600_000)] {
+        guest.service.resume(now);
+        assert!(guest.service.has_tools(now + 9599) && !guest.service.has_tools(now + 9600));
+        guest.machine.guest_now = now + 99;
+        assert!(guest.send(channel, b""));
+        assert_eq!(guest.receive(channel), None, "it was busy, and is left alone");
+        guest.machine.guest_now = now + 100;
+        assert!(guest.send(channel, b""));
+        assert_eq!(guest.receive(channel).unwrap(), b"reset");
+    }
 }
 
 #[test]

@@ -29,6 +29,9 @@ const OWN_MAGIC: u64 = own::MAGIC as u64;
 /// OPEN's protocol: RPCI with cookies.
 pub const RPCI: u64 = (channel::RPCI | channel::WITH_COOKIES) as u64;
 
+/// The same of TCLO, on which the host asks.
+pub const TCLO: u64 = (channel::TCLO | channel::WITH_COOKIES) as u64;
+
 /// Calls through the debug channel. Where nobody answers, the registers stay as they are, or the guest's kernel
 /// gets an exception.
 #[inline(always)]

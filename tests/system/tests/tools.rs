@@ -4,6 +4,7 @@
 //!
 //! The texts are those that the tools print on VMware's own products, and on other machines.
 
+use abi::calls::vmware::DAEMON_IS_LOST;
 use abi::link::request::Ask;
 use anyhow::{Context, Result, ensure};
 use croft::control::{self, About, Order, Place, Server};
@@ -323,7 +324,7 @@ fn daemon(guest: &Guest<'_>, release: &Release) -> Result<()> {
     guest.passes("address", "wait_for_address")?;
     guest.says("vmware-rpctool 'info-get guestinfo.vmtools.versionString'", release.short_version, 0)?;
     let report = wait_for_report(guest, |report| {
-        let beats = report.heartbeat.is_some_and(|beat| beat < 10_000);
+        let beats = report.heartbeat.is_some_and(|beat| beat < DAEMON_IS_LOST);
         beats && report.uptime > 0 && !report.host_name.is_empty() && !report.system.is_empty()
     })?;
     ensure!(
@@ -376,7 +377,7 @@ fn five_minutes(combination: &Combination) -> Result<()> {
     ensure!(
         (&*report.version, &*report.host_name, &*report.address) == (release.short_version, release.name, "10.0.2.15")
             && report.system.contains(release.system)
-            && report.heartbeat.is_some_and(|beat| beat < 10_000),
+            && report.heartbeat.is_some_and(|beat| beat < DAEMON_IS_LOST),
         "{report:?}"
     );
     run.check_log()

@@ -7,6 +7,7 @@
 //! lose all meaning, its accuracy is checked too.
 
 use abi::bundle::TimeAway;
+use abi::calls::vmware::DAEMON_IS_LOST;
 use anyhow::{Context, Result, bail, ensure};
 use croft::control::{About, Order};
 use croft::session::Condition;
@@ -205,7 +206,7 @@ impl Stop {
         let begin = Instant::now();
         loop {
             let report = self.run.report(self.run.vm(NAME)?, SOON)?;
-            let beats = report.heartbeat.is_some_and(|beat| beat < 10_000);
+            let beats = report.heartbeat.is_some_and(|beat| beat < DAEMON_IS_LOST);
             if beats && report.host_name == NAME && report.address == "10.0.2.15" && report.can_stop {
                 return Ok(());
             }

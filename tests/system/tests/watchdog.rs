@@ -1,5 +1,6 @@
 //! Watchdogs: what happens to guests that hang or misbehave, and that nothing happens to the others.
 
+use abi::calls::vmware::DAEMON_IS_LOST;
 use abi::link::Command;
 use anyhow::{Result, ensure};
 use croft::control::Order;
@@ -202,8 +203,8 @@ fn resume_counting(run: &Run, before: [[u64; 2]; 2]) -> Result<()> {
     Ok(())
 }
 
-/// While the operator has a VM paused, its watchdog stands still; when it goes on, so does the watchdog. That holds for
-/// guests too that are just setting all of theirs up, again and again, when the pause comes.
+/// While the operator has a VM paused, its watchdog stands still, and so does the time of its tools, which are not lost; when it
+/// goes on, so does the watchdog. That holds for guests too that are just setting all of theirs up, again and again, when the pause comes.
 fn pause() -> Result<()> {
     const RESTLESS: [&str; 3] = ["restless", "another", "third"];
     let mut vms = vec![starving("guest", "spin", 1, 5000, Action::Reset)?];
@@ -220,8 +221,14 @@ fn pause() -> Result<()> {
         vm.doors.generic_watchdog = true;
         vms.push(vm);
     }
+    // Of its time twice as much passes.
+    let mut tools = starving("tools", "tools", 1, 0, Action::Reset)?;
+    tools.doors.vmware = true;
+    tools.time.rate *= 2;
+    vms.push(tools);
     let run = Host::default().start_and_stay(vms)?;
     run.console("guest")?.expect("starving: spin", BOOT)?;
+    run.console("tools")?.expect("starving: can be shut down", BOOT)?;
     for name in RESTLESS {
         run.console(name)?.expect("starving: restless", BOOT)?;
         run.control(Command::PauseVm { vm: run.vm(name)? })?;
@@ -239,8 +246,14 @@ fn pause() -> Result<()> {
     };
     let counts = pause_counting(&run)?;
     let before = left(&run)?;
+    let tools = run.vm("tools")?;
+    run.control(Command::PauseVm { vm: tools })?;
     std::thread::sleep(Duration::from_secs(7));
     let (after, condition) = (left(&run)?, run.condition("guest")?);
+    // More of its time has passed than tools may be silent for, but none in which it could have run.
+    let report = run.report(tools, SOON)?;
+    ensure!(report.can_stop && report.heartbeat.is_some_and(|beat| beat < DAEMON_IS_LOST), "{report:?}");
+    run.control(Command::ForceStop { vm: tools })?;
     resume_counting(&run, counts)?;
     ensure!(before == after && condition == Condition::Paused, "{before} ms left, then {after}; it is {condition}");
     for name in RESTLESS {

@@ -82,6 +82,10 @@ impl Host for World<'_> {
         self.now[1]
     }
 
+    fn guest_milliseconds(&mut self) -> u64 {
+        self.now[0]
+    }
+
     fn log(&mut self, text: &[u8]) -> bool {
         self.logged.push(Done::Logged(text.len()));
         true

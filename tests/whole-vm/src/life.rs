@@ -51,8 +51,14 @@ impl WholeVm {
     pub(crate) fn perform(&mut self, effects: &[Effect]) {
         for effect in effects {
             match *effect {
-                Effect::FreezeWatchdogs => self.watchdogs.pause(self.milliseconds()),
-                Effect::ThawWatchdogs => self.watchdogs.resume(self.milliseconds()),
+                Effect::FreezeWatchdogs => {
+                    self.watchdogs.pause(self.milliseconds());
+                    self.service.pause(self.milliseconds());
+                }
+                Effect::ThawWatchdogs => {
+                    self.watchdogs.resume(self.milliseconds());
+                    self.service.resume(self.milliseconds());
+                }
                 Effect::PauseDevices => self.change(Change::Pause),
                 Effect::ResumeDevices => self.change(Change::Resume),
                 Effect::AskAll(ask) => {

@@ -22,7 +22,7 @@ impl WholeVm {
         // Those that stand still, and those that will go on with registers that were put in.
         let begun = self.life.begun();
         let standing = (0..VCPUS).map(VcpuId).filter(|&id| begun.contains(id));
-        let calls = self.service.save(self.host_milliseconds()).expect("there is memory");
+        let calls = self.service.save(self.milliseconds()).expect("there is memory");
         Some(SavedVm {
             machine: self.shape(),
             time: SavedTime { clock: self.clock.clock().save(self.now), away: self.clock.away() },
@@ -122,7 +122,7 @@ impl WholeVm {
         *self.shared.gic.borrow_mut() = gic;
         self.restore_devices(&devices)?;
         self.watchdogs.restore(&watchdogs)?;
-        self.service.restore(calls.unwrap_or_default(), self.host_milliseconds())?;
+        self.service.restore(calls.unwrap_or_default(), self.milliseconds())?;
         vcpus.iter().try_for_each(|vcpu| self.restore_vcpu(vcpu))
     }
 

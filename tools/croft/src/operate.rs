@@ -7,6 +7,7 @@ use crate::control::{ControlError, Report, Vm};
 use crate::moment;
 use crate::printable::line as printable;
 use crate::session::SessionError;
+use abi::calls::vmware::DAEMON_IS_LOST;
 use serde_json::{Value, json};
 use std::io::IsTerminal;
 
@@ -80,7 +81,7 @@ pub fn show_table(vms: &[Vm], columns: Option<usize>) -> String {
         let uptime = if guest.uptime == 0 { "-".to_owned() } else { duration(guest.uptime) };
         let heartbeat = guest.heartbeat.map_or("-".to_owned(), |milliseconds| {
             let ago = format!("{}.{} s ago", milliseconds / 1000, milliseconds % 1000 / 100);
-            if milliseconds < 10_000 { ago } else { format!("lost, {ago}") }
+            if milliseconds < DAEMON_IS_LOST { ago } else { format!("lost, {ago}") }
         });
         rows.push([
             printable(&vm.name),

@@ -53,6 +53,10 @@ pub const OPTION_TIME_SYNC: u64 = 0x400;
 /// W2 of the time commands: microseconds that a guest may lag.
 pub const TOLERATED_LAG: u64 = 1_000_000;
 
+/// The tools' daemon polls about ten times a second. One that has not for so many milliseconds, in which its guest could run, is taken
+/// for gone, by the hypervisor and by whoever shows it.
+pub const DAEMON_IS_LOST: u64 = 10_000;
+
 /// RPC channels.
 pub mod channel {
     /// "RPCI": the guest asks.

@@ -171,7 +171,7 @@ pub struct Guest<'a> {
     pub address: &'a str,
     /// Seconds that it was up when it last said so.
     pub uptime: u64,
-    /// Milliseconds since the tools' daemon last polled; `None` if it never has.
+    /// Milliseconds since the tools' daemon last polled, of those in which the guest could run; `None` if it never has.
     pub heartbeat: Option<u64>,
     /// Whether the daemon is there and can shut the guest down.
     pub can_stop: bool,

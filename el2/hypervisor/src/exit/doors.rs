@@ -253,6 +253,10 @@ impl ::vmware::Host for Caller {
         host::milliseconds()
     }
 
+    fn guest_milliseconds(&mut self) -> u64 {
+        self.vm.milliseconds()
+    }
+
     fn log(&mut self, text: &[u8]) -> bool {
         self.vm.console.push_log(format_args!("{}: guest: {}", self.vm.config.name, Printable(text)))
     }

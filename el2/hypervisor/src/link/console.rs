@@ -635,7 +635,7 @@ impl Port {
                 // The tools in the guest, where they run, are surer than a button that nobody may watch.
                 if let Some(vm) = find(vm) {
                     vm.start_again_after_power_off(None);
-                    if !vm.doors.ask_to_stop(false) {
+                    if !vm.doors.ask_to_stop(vm, false) {
                         self.press(vm);
                     }
                 }
@@ -654,7 +654,7 @@ impl Port {
             Command::Reboot { vm } => {
                 if let Some(vm) = find(vm)
                     && !vm.start()
-                    && !vm.doors.ask_to_stop(true)
+                    && !vm.doors.ask_to_stop(vm, true)
                 {
                     vm.stop(Stop::Restart);
                 }

@@ -84,19 +84,17 @@ impl Operator {
         match ask {
             Ask::Guest => {
                 must_run(vm)?;
-                let (report, alive, channels) = with_service(vm, |service| {
-                    let now = host::milliseconds();
-                    let alive = service.state.requests.is_alive(&service.state.report, now);
-                    (service.state.report, alive, service.open_channels())
+                let (report, heartbeat, alive, channels) = with_service(vm, |service| {
+                    let now = vm.milliseconds();
+                    (service.state.report, service.silent(now), service.has_tools(now), service.open_channels())
                 })?;
-                let now = host::milliseconds();
                 tell(Answer::Guest(Guest {
                     version: report.version.as_str(),
                     host_name: report.host_name.as_str(),
                     system: report.system.as_str(),
                     address: report.address.as_str(),
                     uptime: report.uptime,
-                    heartbeat: report.heartbeat.map(|beat| now.saturating_sub(beat)),
+                    heartbeat,
                     can_stop: alive && report.soft_power,
                     channels: channels as u16,
                 }));
@@ -140,7 +138,7 @@ impl Operator {
             Ask::Stop | Ask::Restart { .. } => {
                 must_run(vm)?;
                 let restart = if let Ask::Restart { seconds } = ask { Some(seconds) } else { None };
-                let asked = vm.doors.ask_to_stop(restart.is_some());
+                let asked = vm.doors.ask_to_stop(vm, restart.is_some());
                 vm.start_again_after_power_off(restart.filter(|_| !asked));
                 if !asked {
                     return Ok(RequestState::Press(vm));
@@ -153,7 +151,7 @@ impl Operator {
                 let now = host::milliseconds();
                 let name = vm.config.name;
                 let asked = with_service(vm, |service| {
-                    service.state.requests.is_alive(&service.state.report, now) && service.state.requests.set_time()
+                    service.has_tools(vm.milliseconds()) && service.state.requests.set_time()
                 })?;
                 if !asked {
                     return Err(sentence!("{name}: its tools do not answer"));

@@ -10,6 +10,7 @@ use units::Hz;
 use vmware::Limits;
 
 use crate::host::milliseconds;
+use crate::vm::Vm;
 use crate::vm::watchdog::Watchdogs;
 
 /// A VM's side of the doors.
@@ -40,9 +41,26 @@ impl Doors {
         Self { service, watchdogs: Watchdogs::new(policy) }
     }
 
-    /// Asks the tools in the guest to shut it down, or to restart it. Says whether there are any that can.
-    pub(crate) fn ask_to_stop(&self, restart: bool) -> bool {
-        self.service.as_ref().is_some_and(|service| service.lock().ask_to_stop(restart, milliseconds()))
+    /// Asks the tools in the guest of `vm`, whose doors these are, to shut it down, or to restart it. Says whether there are any that
+    /// can.
+    pub(crate) fn ask_to_stop(&self, vm: &Vm, restart: bool) -> bool {
+        self.service.as_ref().is_some_and(|service| service.lock().ask_to_stop(restart, vm.milliseconds()))
+    }
+
+    /// `vm`, whose doors these are, is paused: its watchdogs stand still, and nothing is expected of its tools.
+    pub(crate) fn pause(&self, vm: &Vm) {
+        self.watchdogs.pause(vm);
+        if let Some(service) = &self.service {
+            service.lock().pause(vm.milliseconds());
+        }
+    }
+
+    /// `vm`, whose doors these are, goes on.
+    pub(crate) fn resume(&self, vm: &Vm) {
+        self.watchdogs.resume(vm);
+        if let Some(service) = &self.service {
+            service.lock().resume(vm.milliseconds());
+        }
     }
 
     /// Its guest's counter has this frequency from now on.

@@ -36,8 +36,8 @@ impl Vm {
         for effect in effects {
             match *effect {
                 Effect::ShowPause => self.show_pause(life),
-                Effect::FreezeWatchdogs => self.doors.watchdogs.pause(self),
-                Effect::ThawWatchdogs => self.doors.watchdogs.resume(self),
+                Effect::FreezeWatchdogs => self.doors.pause(self),
+                Effect::ThawWatchdogs => self.doors.resume(self),
                 Effect::PauseDevices => self.devices.change(self, Change::Pause),
                 Effect::ResumeDevices => self.devices.change(self, Change::Resume),
                 Effect::AskAll(ask) => {

@@ -25,11 +25,6 @@ use super::{Life, Vm, gic_config, new_clock};
 use crate::host;
 use crate::host::text::{Sentence, sentence};
 
-/// What a host's clock that only runs forward shows at `now`, in milliseconds.
-fn milliseconds(now: Ticks) -> u64 {
-    host::get().counter.nanoseconds(now.0) / 1_000_000
-}
-
 impl Vm {
     /// Whether no vCPU is in its guest, or may enter it.
     pub(crate) fn is_left(&self) -> bool {
@@ -94,7 +89,8 @@ impl Vm {
         let Doors { service, watchdogs } = doors;
         let time = *clock.lock();
         let clock = time.clock();
-        let calls = service.as_ref().map(|service| service.lock().save(milliseconds(now))).transpose();
+        let milliseconds = clock.milliseconds(now);
+        let calls = service.as_ref().map(|service| service.lock().save(milliseconds)).transpose();
         Ok(SavedVm {
             machine: self.shape(),
             time: SavedTime { clock: clock.save(now), away: time.away() },
@@ -102,7 +98,7 @@ impl Vm {
             gic: Boxed::new(gic.lock().save().map_err(|unfit| sentence!("{unfit}"))?)?,
             vcpus,
             devices: Self::save_devices(devices)?,
-            watchdogs: watchdogs.save(clock.milliseconds(now)),
+            watchdogs: watchdogs.save(milliseconds),
             calls: calls?,
         })
     }
@@ -144,7 +140,7 @@ impl Vm {
         match (&self.doors.service, calls.take()) {
             (Some(service), Some(calls)) => {
                 self.doors.set_counter(clock.frequency());
-                service.lock().restore(calls, milliseconds(now)).map_err(Sentence::from)
+                service.lock().restore(calls, clock.milliseconds(now)).map_err(Sentence::from)
             }
             (None, None) => Ok(()),
             (Some(_), None) => {

@@ -18,6 +18,7 @@
 //! | `chatter` | writes to its UART, for ever |
 //! | `executing` | executes an instruction in each block of its untouched memory, so that each has a table of pages; resets the VM then |
 //! | `resetting` | resets the VM at once |
+//! | `tools` | says as VMware's tools do that it can shut itself down, and polls for the host's requests, for ever |
 //! | `counting` | sleeps, pats and refreshes the Generic Watchdog, and says again and again what its counter and its real-time clock show |
 //! | `fed` | sleeps and pats, `pats=` times every `every=` milliseconds; then says so and goes on as `wfi` |
 //!
@@ -25,10 +26,13 @@
 #![no_std]
 #![no_main]
 
+use guest::step;
 use payload_rt::{cpu, gic, instruction, machine, memory, println, psci, sysreg, timer, virtio};
 
 payload_rt::entry!(main);
 
+/// Between two polls.
+const POLL_MICROSECONDS: u64 = 100_000;
 /// WOR and WCS of the Generic Watchdog.
 const WATCHDOG_OFFSET: u64 = 0x0910_0008;
 const WATCHDOG_STATUS: u64 = 0x0910_0000;
@@ -67,6 +71,7 @@ fn main() {
             memory::write32(WATCHDOG_OFFSET, timer::microseconds(timeout() * 1000) as u32);
             memory::write32(WATCHDOG_STATUS, 1);
         },
+        "tools" => poll(),
         "lowering" => lower(),
         "breaking" => break_devices(),
         "feeding" => feed_untouched(),
@@ -88,6 +93,18 @@ fn main() {
             sleep_for_ever();
         }
         _ => spin(),
+    }
+}
+
+/// As the tools' daemon, which is never asked anything in time: it polls, and fetches nothing.
+fn poll() -> ! {
+    let said = guest::ask(b"tools.capability.statechange ", &mut [0; 8]).is_ok();
+    let opened = guest::message(step::OPEN, guest::TCLO, [0; 3]);
+    println!("starving: {}", if said { "can be shut down" } else { "no service" });
+    loop {
+        let _ = guest::message(step::SEND_SIZE, 0, [opened[3] >> 16, opened[4], opened[5]]);
+        let end = sysreg::cntpct_el0::read() + timer::microseconds(POLL_MICROSECONDS);
+        while sysreg::cntpct_el0::read() < end {}
     }
 }
 
