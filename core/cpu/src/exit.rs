@@ -230,7 +230,7 @@ pub enum Exit {
 
 /// Says what the syndrome registers ESR_EL2, FAR_EL2 and HPFAR_EL2 mean.
 #[must_use]
-#[inline]
+#[inline(always)]
 pub const fn decode(esr: u64, far: u64, hpfar: u64) -> Exit {
     match class_of(esr) {
         class::WFX => Exit::Wfx(decode_wait(esr)),

@@ -5,7 +5,7 @@
 //! (`cpu::retry`).
 
 use cpu::exit::{DataAbort, FaultKind, InstructionAbort};
-use cpu::inject::{self, AbortKind};
+use cpu::inject::AbortKind;
 use cpu::pstate;
 use cpu::translation::Rights;
 use units::{Direction, Ipa, Va};
@@ -78,6 +78,7 @@ fn place_of(guest: &impl Guest, registers: Registers<'_>, far: Va, abort: &DataA
 
 /// What a fetch of the instruction at `far` leads to.
 #[must_use]
+#[inline(always)]
 pub fn fetch(guest: &impl Guest, far: Va, abort: &InstructionAbort) -> Fetch {
     let mut place = abort.ipa;
     if abort.fault.kind == FaultKind::Permission && place.is_none() {
@@ -95,13 +96,4 @@ pub fn fetch(guest: &impl Guest, far: Va, abort: &InstructionAbort) -> Fetch {
         Some(table) if abort.on_table_walk => guest.refused_walk(far, table),
         _ => AbortKind::External,
     })
-}
-
-/// Gives the guest the abort `kind` at `far` that takes the place of `abort`.
-pub const fn refuse(state: &mut inject::GuestState, abort: &DataAbort, far: Va, kind: AbortKind) {
-    if abort.cache_maintenance {
-        inject::maintenance_abort(state, far, kind);
-    } else {
-        inject::data_abort(state, far, kind, abort.direction);
-    }
 }

@@ -1,6 +1,7 @@
 //! What a VM does, as plain values: events go in, effects come out.
 //!
 //! * [`Life`]: a VM's life. It is started, runs, is paused, stops, and is reset.
+//! * [`exits`]: what a guest's exit leads to, whatever it is: one decision, of which the next three are parts.
 //! * [`doors`]: what a guest does at its doors, and where it continues.
 //! * [`aborts`]: what an access that stage 2 refused leads to, and [`mmio`]: what it does at a device.
 //! * [`Watchdogs`]: who may set up which of a VM's watchdogs, when one acts, and what that leads to.
@@ -8,7 +9,8 @@
 //! * [`Needs`]: how much of the host's memory a site needs, for all that check whether there is enough.
 //!
 //! Nothing here takes a lock, wakes a thread or writes a line. The hypervisor keeps each value under its own lock,
-//! reports what happened, and performs the returned [`Effect`]s, in their order, before it releases the lock.
+//! reports what happened, and performs the returned [`Effect`]s, in their order, before it releases the lock. What an exit leads to is
+//! decided without a lock, and returned as an [`exits::Effect`].
 #![no_std]
 #![forbid(unsafe_code)]
 
@@ -17,6 +19,7 @@ extern crate std;
 
 pub mod aborts;
 pub mod doors;
+pub mod exits;
 mod life;
 pub mod mmio;
 pub mod needs;

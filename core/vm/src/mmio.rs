@@ -11,10 +11,12 @@
 //! explain what the CPU says about the exit; where it does not, the guest executes the instruction [again](Refusal::Again).
 
 use a64::{Base, Instruction, Resolved, Transfer, Unsupported};
+use abi::bundle::Doors as Policy;
 use cpu::inject::AbortKind;
 use cpu::pstate;
 use cpu::translation::{Form, Memory, Rights, rights};
 use machine::Target;
+use services::Facts;
 use units::{AccessSize, ByteOrder, Direction, Ipa, PAGE_SIZE, RegisterAccess, Va};
 
 #[cfg(test)]
@@ -48,6 +50,15 @@ pub trait Guest {
 
     /// DCZID_EL0.
     fn dczid_el0(&self) -> u64;
+
+    /// MDSCR_EL1, as the guest has written it.
+    fn mdscr_el1(&self) -> u64;
+
+    /// What the site file says of its doors.
+    fn doors(&self) -> &Policy;
+
+    /// What answers to calls by the SMC calling convention depend on.
+    fn facts(&self) -> Facts;
 }
 
 /// The registers that an exit leaves in memory.
@@ -69,7 +80,8 @@ impl Registers<'_> {
         if pstate::is_user(self.pstate) || self.pstate & 1 == 0 { StackPointer::El0 } else { StackPointer::El1 }
     }
 
-    fn register(&self, number: u8) -> u64 {
+    /// One of X0 to X30; XZR is 0.
+    pub(crate) fn register(&self, number: u8) -> u64 {
         self.x.get(usize::from(number)).copied().unwrap_or(0)
     }
 }
@@ -136,6 +148,12 @@ pub struct Operations {
 }
 
 impl Operations {
+    /// Nothing but `first`.
+    #[inline(always)]
+    pub(crate) const fn single(first: Operation) -> Self {
+        Self { first, second: None, writeback: None }
+    }
+
     /// In the order in which they are to be made.
     pub fn iter(&self) -> impl Iterator<Item = Operation> {
         core::iter::once(self.first).chain(self.second)

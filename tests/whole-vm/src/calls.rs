@@ -1,17 +1,15 @@
-//! What its guest does at its doors, as the hypervisor's `exit/doors.rs` carries it out.
+//! Calls of VMware's guest ABI, as the hypervisor's `exit/doors.rs` carries them out.
 
-use cpu::debug::MDSCR_TDCC;
-use cpu::exit::SystemRegister;
-use cpu::inject::{self, AbortKind};
+use cpu::inject::AbortKind;
 use cpu::pstate;
 use cpu::translation::{Form, Rights, rights};
 use units::{Direction, Ipa, PAGE_SIZE, Range, Va, VcpuId};
-use vm::doors::{self, Abort, After, DebugAccess, WatchdogRequest};
+use vm::doors::{self, Abort, After, WatchdogRequest};
+use vm::exits::Exception;
 use vm::{Caller, Watchdogs};
 use vmware::{Access, BufferError, Door, ExceptionLevel, Host, Outcome, WallTime};
-use watchdog::Request;
 
-use crate::exits::{Cause, Done, translate};
+use crate::exits::{Done, translate};
 use crate::hardware::{Refused, Shared};
 use crate::whole::{HOST, WholeVm};
 
@@ -116,39 +114,10 @@ impl Host for World<'_> {
 }
 
 impl WholeVm {
-    fn level(&self, id: VcpuId) -> ExceptionLevel {
+    /// A call of VMware's guest ABI.
+    pub(crate) fn call(&mut self, id: VcpuId, call: Access, door: Door) {
         let state = self.vcpus[id.index()].registers.state.pstate;
-        if pstate::is_user(state) { ExceptionLevel::User } else { ExceptionLevel::Kernel }
-    }
-
-    /// A trapped access to a debug register. Says whether it was dealt with here.
-    pub(crate) fn debug_register(&mut self, id: VcpuId, cause: Cause, access: &SystemRegister) -> bool {
-        let registers = &self.vcpus[id.index()].registers;
-        let is_forbidden = || registers.mdscr & MDSCR_TDCC != 0;
-        let what =
-            doors::debug_access(&self.policy, access, [registers.x[3], registers.x[7]], self.level(id), is_forbidden);
-        match what {
-            DebugAccess::Call(call) => self.carry_out(id, call, Door::DebugChannel { rt: access.rt }),
-            DebugAccess::Refused => self.inject(id, |state| inject::reflect(state, cause.esr, None)),
-            DebugAccess::Status => {
-                self.set(id, access.rt, doors::TRANSMIT_FULL);
-                self.complete(id);
-            }
-            DebugAccess::Other => return false,
-        }
-        true
-    }
-
-    /// `HVC #0x86`. Says whether it was a call.
-    pub(crate) fn hvc(&mut self, id: VcpuId) -> bool {
-        let x = &self.vcpus[id.index()].registers.x;
-        let Some(call) = doors::hvc(&self.policy, [x[3], x[7]]) else { return false };
-        self.carry_out(id, call, Door::Hvc);
-        true
-    }
-
-    fn carry_out(&mut self, id: VcpuId, call: Access, door: Door) {
-        let level = self.level(id);
+        let level = if pstate::is_user(state) { ExceptionLevel::User } else { ExceptionLevel::Kernel };
         let now = [self.milliseconds(), self.host_milliseconds()];
         let registers = &mut self.vcpus[id.index()].registers;
         let mut x = [0; 8];
@@ -180,31 +149,11 @@ impl WholeVm {
                 state.pc = state.pc.wrapping_sub(back);
                 match abort {
                     Some(Abort { address, kind, direction }) => {
-                        self.inject(id, |state| inject::data_abort(state, address, kind, direction));
+                        self.inject(id, Exception::Data(address, kind, direction));
                     }
                     None => self.done.push(Done::Again),
                 }
             }
         }
-    }
-
-    /// A WFE. Says whether it was a request, which is answered then.
-    pub(crate) fn word(&mut self, id: VcpuId) -> bool {
-        if !self.policy.wfe {
-            return false;
-        }
-        let [x0, x1, x2, ..] = self.vcpus[id.index()].registers.x;
-        let Some(request) = Request::decode(x0, x1, x2) else { return false };
-        let level = self.level(id);
-        let answer = match WatchdogRequest::by_word(request) {
-            None => [abi::wfe::AGENT, doors::detected(&self.policy, level)],
-            Some((scope, request)) => {
-                let now = self.milliseconds();
-                let caller = Caller { level, vcpu: id, scope };
-                doors::word_of(self.watchdogs.carry_out(caller, request, now))
-            }
-        };
-        self.vcpus[id.index()].registers.x[..2].copy_from_slice(&answer);
-        true
     }
 }

@@ -1,34 +1,21 @@
-//! What an exit leads to: the `match` of the hypervisor's `exit/dispatch.rs`, performed on fields.
+//! What an exit leads to, performed on fields: `core/vm` decides ([`exits::decide`]), as it does for the hypervisor's
+//! `exit/dispatch.rs`, and here are the effects.
 
-use abi::bundle::Calls;
-use cpu::exit::{DataAbort, Exit, InstructionAbort, WaitKind, decode};
-use cpu::inject::{self, AbortKind, GuestState};
+use abi::bundle::{Calls, Doors as Policy};
+use cpu::inject::AbortKind;
 use cpu::pstate;
 use cpu::retry::{Try, Verdict};
-use cpu::sysreg::{self as trapped, Action, OsLockRegister, SgiRegister, Timer, TimerRegister};
+use cpu::sysreg::{self as trapped, Timer, TimerRegister};
 use cpu::translation::{Memory, Rights};
 use machine::{Target, redistributor};
-use services::psci::{Call, PsciError, Suspension};
-use services::{Facts, NOT_SUPPORTED, Request, SUCCESS};
+use services::{Facts, SUCCESS};
 use units::{Direction, Ipa, Va, VcpuId, VcpuSet};
-use vgic::Group;
-use vm::aborts::{self, Course, Fetch};
-use vm::mmio::{self, Operation, Refusal, StackPointer, Written};
-use vm::{Bite, Saying, Stop};
+use vm::exits::{self, Cause, Decision, Effect, Exception, Next, Powered, Sink, Source};
+use vm::mmio::{self, Operation, Operations, StackPointer, Written};
+use vm::{Bite, Caller, Saying, Stop, doors};
 
 use crate::hardware::Shared;
 use crate::whole::{VcpuState, WholeVm};
-
-/// What a CPU says about an exit.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Cause {
-    /// ESR_EL2.
-    pub esr: u64,
-    /// FAR_EL2.
-    pub far: u64,
-    /// HPFAR_EL2.
-    pub hpfar: u64,
-}
 
 /// What was done.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -43,6 +30,8 @@ pub enum Done {
     Shown(Ipa),
     /// It waits for an interrupt, and there is one or not.
     Waits(bool),
+    /// It lets others have its CPU.
+    GivesWay,
     /// A device answered.
     Read(Target, u64),
     /// A device was told.
@@ -123,6 +112,18 @@ impl mmio::Guest for Asked<'_> {
     fn dczid_el0(&self) -> u64 {
         4
     }
+
+    fn doors(&self) -> &Policy {
+        &self.vm.policy
+    }
+
+    fn mdscr_el1(&self) -> u64 {
+        self.vm.vcpus[self.id.index()].registers.mdscr
+    }
+
+    fn facts(&self) -> Facts {
+        Facts::default()
+    }
 }
 
 impl WholeVm {
@@ -134,44 +135,77 @@ impl WholeVm {
         if self.place(id) != VcpuState::In {
             return;
         }
-        match decode(cause.esr, cause.far, cause.hpfar) {
-            Exit::DataAbort(abort) => self.data_abort(id, cause, &abort),
-            Exit::InstructionAbort(abort) => self.instruction_abort(id, cause, &abort),
-            Exit::SystemRegister(access) => {
-                if !self.debug_register(id, cause, &access) {
-                    let action = trapped::classify(access.encoding, access.direction);
-                    self.system_register(id, action, access.direction, access.rt);
-                }
-            }
-            Exit::Hvc { immediate: 0 } => self.call(id),
-            Exit::Hvc { immediate: 0x86 } if self.hvc(id) => {}
-            Exit::Smc { immediate: 0 } => {
-                self.complete(id);
-                self.call(id);
-            }
-            Exit::Hvc { .. } => self.set(id, 0, NOT_SUPPORTED),
-            Exit::Smc { .. } => {
-                self.complete(id);
-                self.set(id, 0, NOT_SUPPORTED);
-            }
-            Exit::Wfx(kind) => {
-                let called = kind == WaitKind::Wfe && self.word(id);
-                self.complete(id);
-                if !called {
-                    self.wait(id);
-                }
-            }
-            Exit::FloatingPoint => {}
-            Exit::Breakpoint | Exit::Step | Exit::Watchpoint { .. } | Exit::Brk { .. } | Exit::PcAlignment { .. } => {
-                self.inject(id, |state| inject::reflect(state, cause.esr, Some(Va(cause.far))));
-            }
-            _ => self.inject(id, inject::undefined),
+        let guest = Asked { vm: self, id };
+        let Decision { reason: _, next, effect } =
+            exits::decide(&guest, self.vcpus[id.index()].registers.seen(), cause);
+        if next == Next::Behind {
+            self.complete(id);
         }
+        self.carry_out(id, cause, effect);
         // As the hypervisor: what a device has not finished goes on before the guest does, a share at a time.
         if std::mem::take(&mut self.is_unfinished) {
             self.poll();
         }
         self.settle();
+    }
+
+    fn carry_out(&mut self, id: VcpuId, cause: Cause, effect: Effect) {
+        match effect {
+            Effect::Nothing => {}
+            Effect::Inject(exception, _) => self.inject(id, exception),
+            Effect::Again { far, refused } => self.again(id, cause, far, refused),
+            Effect::Map { far, ipa, wanted: _, refused } => {
+                if self.show(ipa) {
+                    self.done.push(Done::Shown(ipa));
+                } else {
+                    self.again(id, cause, far, refused);
+                }
+            }
+            Effect::Access(operations, direction) => self.access(id, &operations, direction),
+            Effect::Read { rt, from } => {
+                let value = self.value(id, from);
+                self.set(id, rt, value);
+            }
+            Effect::Write(sink) => self.put(id, sink),
+            // Debug registers are the hardware's.
+            Effect::Debug { register: _, direction, rt } => {
+                if direction == Direction::Read {
+                    self.set(id, rt, 0);
+                }
+                self.complete(id);
+            }
+            Effect::LoadFloatingPoint => {}
+            Effect::Call(call, door) => self.call(id, call, door),
+            Effect::Watchdog { scope, level, request } => {
+                let now = self.milliseconds();
+                let result = self.watchdogs.carry_out(Caller { level, vcpu: id, scope }, request, now);
+                self.answer(id, &doors::word_of(result));
+            }
+            Effect::Answer(values) => self.answer(id, values.values()),
+            Effect::Entropy(draw) => self.answer(id, &draw.answers(|| Some(4))),
+            Effect::SwitchOn { target, entry, context } => {
+                let result = self.life.cpu_on(target, entry, context).map(|effect| self.perform(&[effect]));
+                self.answer(id, &[exits::status_of(result)]);
+            }
+            Effect::SwitchOff => {
+                let _ = self.life.cpu_off(id);
+                self.vcpus[id.index()].is_to_leave = true;
+                self.done.push(Done::Left);
+            }
+            Effect::Power(call) => match call.look(self.life.machine(), id) {
+                Powered::Status(status) => self.answer(id, &[status]),
+                Powered::Standby => {
+                    self.wait(id);
+                    self.answer(id, &[SUCCESS]);
+                }
+                Powered::PowerDown(start) => self.enter_at(start),
+            },
+            Effect::PowerOff => self.stop(Stop::PowerOff),
+            Effect::Reset => self.stop(Stop::Reset),
+            // However long it would wait: time passes elsewhere.
+            Effect::Wait(_) => self.wait(id),
+            Effect::GiveWay => self.done.push(Done::GivesWay),
+        }
     }
 
     pub(crate) fn set(&mut self, id: VcpuId, number: u8, value: u64) {
@@ -183,92 +217,44 @@ impl WholeVm {
         self.done.push(Done::Completed);
     }
 
-    pub(crate) fn inject(&mut self, id: VcpuId, exception: impl FnOnce(&mut GuestState)) {
+    pub(crate) fn inject(&mut self, id: VcpuId, exception: Exception) {
         let state = &mut self.vcpus[id.index()].registers.state;
-        exception(state);
+        exception.take(state);
         assert!(pstate::is_kernel(state.pstate), "an exception is taken to EL1");
         let esr = state.esr_el1;
         self.done.push(Done::Injected(esr));
     }
 
-    fn again(&mut self, id: VcpuId, cause: Cause, refuse: impl FnOnce(&mut GuestState)) {
+    fn answer(&mut self, id: VcpuId, values: &[u64]) {
+        (0..).zip(values).for_each(|(number, &value)| self.set(id, number, value));
+    }
+
+    fn again(&mut self, id: VcpuId, cause: Cause, far: Va, refused: Exception) {
         let registers = &mut self.vcpus[id.index()].registers;
         let this = Try {
             pc: registers.state.pc,
-            far: cause.far,
+            far: far.0,
             syndrome: cause.esr,
             pstate: registers.state.pstate,
             registers: registers.x,
         };
         match registers.tries.again(&this) {
             Verdict::Again => self.done.push(Done::Again),
-            Verdict::Enough => self.inject(id, refuse),
+            Verdict::Enough => self.inject(id, refused),
         }
     }
 
-    fn data_abort(&mut self, id: VcpuId, cause: Cause, abort: &DataAbort) {
-        let far = abort.far.unwrap_or(Va(0));
-        let refuse = |kind| move |state: &mut GuestState| aborts::refuse(state, abort, far, kind);
-        let guest = Asked { vm: self, id };
-        match aborts::data(&guest, self.vcpus[id.index()].registers.seen(), far, abort) {
-            Course::Nobody(kind) | Course::Unable(kind) => self.inject(id, refuse(kind)),
-            Course::Again => self.again(id, cause, refuse(AbortKind::External)),
-            Course::Ram(ipa) => self.touch(id, cause, ipa, refuse(AbortKind::External)),
-            Course::Done => self.complete(id),
-            Course::Elsewhere(ipa) => self.access(id, cause, far, ipa, abort),
+    fn access(&mut self, id: VcpuId, operations: &Operations, direction: Direction) {
+        for operation in operations.iter() {
+            self.make(id, &operation, direction);
         }
-    }
-
-    fn instruction_abort(&mut self, id: VcpuId, cause: Cause, abort: &InstructionAbort) {
-        let far = abort.far.unwrap_or(Va(self.vcpus[id.index()].registers.state.pc));
-        let refuse = |kind| move |state: &mut GuestState| inject::instruction_abort(state, far, kind);
-        match aborts::fetch(&Asked { vm: self, id }, far, abort) {
-            Fetch::Nobody(kind) => self.inject(id, refuse(kind)),
-            Fetch::Again => self.again(id, cause, refuse(AbortKind::External)),
-            Fetch::Ram(ipa) => self.touch(id, cause, ipa, refuse(AbortKind::External)),
-        }
-    }
-
-    fn touch(&mut self, id: VcpuId, cause: Cause, ipa: Ipa, refuse: impl FnOnce(&mut GuestState)) {
-        if self.show(ipa) {
-            self.done.push(Done::Shown(ipa));
-        } else {
-            self.again(id, cause, refuse);
-        }
-    }
-
-    /// A device is accessed, or nobody.
-    fn access(&mut self, id: VcpuId, cause: Cause, far: Va, ipa: Ipa, abort: &DataAbort) {
-        let direction = abort.direction;
-        let refuse = |at, kind| move |state: &mut GuestState| inject::data_abort(state, at, kind, direction);
-        let Some(target) = self.plan.find(ipa) else { return self.inject(id, refuse(far, AbortKind::External)) };
-        let guest = Asked { vm: self, id };
-        let seen = self.vcpus[id.index()].registers.seen();
-        let result = match abort.access {
-            Some(register) => {
-                mmio::described(&guest, seen, target, far, register, direction).map(|one| (vec![one], None))
+        let registers = &mut self.vcpus[id.index()].registers;
+        match operations.writeback {
+            Some((Written::Register(number), value)) => registers.set(number, value),
+            Some((Written::StackPointer(which), value)) => {
+                registers.sp[usize::from(which == StackPointer::El1)] = value;
             }
-            None => mmio::undescribed(&guest, seen, far, direction)
-                .map(|operations| (operations.iter().collect(), operations.writeback)),
-        };
-        match result {
-            Ok((operations, writeback)) => {
-                for operation in operations {
-                    self.make(id, &operation, direction);
-                }
-                let registers = &mut self.vcpus[id.index()].registers;
-                match writeback {
-                    Some((Written::Register(number), value)) => registers.set(number, value),
-                    Some((Written::StackPointer(which), value)) => {
-                        registers.sp[usize::from(which == StackPointer::El1)] = value;
-                    }
-                    None => {}
-                }
-                self.complete(id);
-            }
-            Err(Refusal::Abort(at, kind)) => self.inject(id, refuse(at, kind)),
-            Err(Refusal::Unable { why, .. }) => self.inject(id, refuse(far, mmio::abort_of(why))),
-            Err(Refusal::Again) => self.again(id, cause, refuse(far, AbortKind::External)),
+            None => {}
         }
     }
 
@@ -343,108 +329,47 @@ impl WholeVm {
         self.done.push(Done::Waits(ends));
     }
 
-    fn system_register(&mut self, id: VcpuId, action: Action, direction: Direction, rt: u8) {
-        let value = self.vcpus[id.index()].registers.get(rt);
-        let result = match action {
-            Action::SendSgi(register) => {
-                let group = if register == SgiRegister::Sgi1r { Group::One } else { Group::Zero };
-                self.with_gic(id, |gic| gic.send_sgi(id, value, group));
-                None
-            }
-            Action::IccDir => {
-                self.with_gic(id, |gic| gic.deactivate(id, Self::interrupt(value)));
-                None
-            }
-            Action::IccSre => Some(trapped::ICC_SRE_VALUE),
-            Action::Count => Some(self.clock.clock().guest(self.now).0),
-            // The virtual one is the hardware's.
-            Action::Timer(Timer::Physical, register) => self.timer(id, register, direction, value),
-            Action::Timer(Timer::Virtual, _) => None,
-            Action::OsLock(OsLockRegister::Oslar) => {
-                self.vcpus[id.index()].registers.os_lock = value & 1 != 0;
-                None
-            }
-            Action::OsLock(OsLockRegister::Oslsr) => Some(trapped::oslsr(self.vcpus[id.index()].registers.os_lock)),
-            // Debug registers are the hardware's.
-            Action::Debug(_) | Action::DebugChannelStatus | Action::ReadZeroWriteIgnored => Some(0),
-            Action::NoOperation => None,
-            Action::Identification(index) => Some(index as u64),
-            Action::Undefined => return self.inject(id, inject::undefined),
-        };
-        if direction == Direction::Read {
-            self.set(id, rt, result.unwrap_or(0));
+    fn value(&mut self, id: VcpuId, from: Source) -> u64 {
+        match from {
+            Source::Value(value) => value,
+            Source::Count => self.clock.clock().guest(self.now).0,
+            Source::Timer(timer, register) => self.timer(id, timer, register),
+            Source::OsLock => trapped::oslsr(self.vcpus[id.index()].registers.os_lock),
+            Source::Identification(index) => index as u64,
         }
-        self.complete(id);
     }
 
-    fn timer(&mut self, id: VcpuId, register: TimerRegister, direction: Direction, value: u64) -> Option<u64> {
-        let (clock, now) = (self.clock.clock(), self.now);
-        let timer = &mut self.vcpus[id.index()].registers.physical;
-        if direction == Direction::Read {
-            return Some(match register {
-                TimerRegister::Control => timer.read_control(&clock, now),
-                TimerRegister::CompareValue => timer.read_compare(),
-                TimerRegister::TimerValue => timer.read_value(&clock, now),
-            });
+    fn put(&mut self, id: VcpuId, sink: Sink) {
+        match sink {
+            Sink::Sgi(value, group) => self.with_gic(id, |gic| gic.send_sgi(id, value, group)),
+            Sink::Deactivate(interrupt) => self.with_gic(id, |gic| gic.deactivate(id, interrupt)),
+            Sink::Timer(timer, register, value) => self.set_timer(id, timer, register, value),
+            Sink::OsLock(is_held) => self.vcpus[id.index()].registers.os_lock = is_held,
         }
-        match register {
-            TimerRegister::Control => timer.write_control(value),
-            TimerRegister::CompareValue => timer.write_compare(value),
-            TimerRegister::TimerValue => timer.write_value(value, &clock, now),
+    }
+
+    fn timer(&self, id: VcpuId, timer: Timer, register: TimerRegister) -> u64 {
+        let (clock, now) = (self.clock.clock(), self.now);
+        let physical = self.vcpus[id.index()].registers.physical;
+        match (timer, register) {
+            // That one is the hardware's.
+            (Timer::Virtual, _) => 0,
+            (Timer::Physical, TimerRegister::Control) => physical.read_control(&clock, now),
+            (Timer::Physical, TimerRegister::CompareValue) => physical.read_compare(),
+            (Timer::Physical, TimerRegister::TimerValue) => physical.read_value(&clock, now),
+        }
+    }
+
+    fn set_timer(&mut self, id: VcpuId, timer: Timer, register: TimerRegister, value: u64) {
+        let (clock, now) = (self.clock.clock(), self.now);
+        let physical = &mut self.vcpus[id.index()].registers.physical;
+        match (timer, register) {
+            (Timer::Virtual, _) => return,
+            (Timer::Physical, TimerRegister::Control) => physical.write_control(value),
+            (Timer::Physical, TimerRegister::CompareValue) => physical.write_compare(value),
+            (Timer::Physical, TimerRegister::TimerValue) => physical.write_value(value, &clock, now),
         }
         self.update_timer(id);
-        None
-    }
-
-    /// HVC #0 or SMC #0.
-    fn call(&mut self, id: VcpuId) {
-        let [function, first, second, third, ..] = self.vcpus[id.index()].registers.x;
-        match services::decode(function, [first, second, third], &Facts::default()) {
-            Request::Answer(value) => self.set(id, 0, value),
-            Request::Answers(values) => self.set_results(id, values),
-            Request::Entropy(draw) => self.set_results(id, draw.answers(|| Some(4))),
-            Request::Workaround(_) => {}
-            Request::Psci(call) => self.power(id, call),
-        }
-    }
-
-    fn set_results(&mut self, id: VcpuId, values: [u64; 4]) {
-        (0..).zip(values).for_each(|(number, value)| self.set(id, number, value));
-    }
-
-    fn power(&mut self, id: VcpuId, call: Call) {
-        let result = match call {
-            Call::CpuOn { target, entry, context } => match self.life.cpu_on(target, entry, context) {
-                Ok(effect) => {
-                    self.perform(&[effect]);
-                    SUCCESS
-                }
-                Err(error) => error.value(),
-            },
-            Call::CpuOff => {
-                let _ = self.life.cpu_off(id);
-                self.vcpus[id.index()].is_to_leave = true;
-                return self.done.push(Done::Left);
-            }
-            Call::AffinityInfo { target, level } => {
-                self.life.machine().affinity_info(target, level).map_or_else(PsciError::value, |state| state.value())
-            }
-            Call::CpuSuspend { power_state, entry, context } => match self.suspended(id, power_state, entry, context) {
-                Ok(Suspension::Standby) => {
-                    self.wait(id);
-                    SUCCESS
-                }
-                Ok(Suspension::PowerDown(start)) => return self.enter_at(start),
-                Err(error) => error.value(),
-            },
-            Call::SystemOff => return self.stop(Stop::PowerOff),
-            Call::SystemReset(_) => return self.stop(Stop::Reset),
-        };
-        self.set(id, 0, result);
-    }
-
-    fn suspended(&self, id: VcpuId, state: u32, entry: u64, context: u64) -> Result<Suspension, PsciError> {
-        self.life.machine().cpu_suspend(id, state, entry, context)
     }
 
     /// What a process may call, and a kernel: everything.

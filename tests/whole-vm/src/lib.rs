@@ -2,8 +2,8 @@
 //!
 //! In `el2/hypervisor` the parts have locks around them, threads that run them and registers below them. Here they are fields of
 //! one value, [`WholeVm`], which receives events one after the other: an exit with any syndrome ([`WholeVm::exit`]), time that
-//! passes, requests of the operator and input of the consoles. All that `core/` decides is the real thing: life, aborts, accesses
-//! to devices, the bus with every device of the machine's plan, calls, watchdogs, the interrupt controller, the clock, saved
+//! passes, requests of the operator and input of the consoles. All that `core/` decides is the real thing: life, what an exit
+//! leads to, accesses to devices, the bus with every device of the machine's plan, calls, watchdogs, the interrupt controller, the clock, saved
 //! states. What is fake is what `el2/hw` would be ([`hardware`]): registers, memory, which appears block by block as a guest's
 //! does, and the guest's stage 1, which maps everything where it is.
 //!
@@ -24,5 +24,6 @@ pub mod play;
 mod saved;
 mod whole;
 
-pub use exits::{Cause, Done};
+pub use exits::Done;
+pub use vm::exits::Cause;
 pub use whole::{VcpuState, WholeVm};

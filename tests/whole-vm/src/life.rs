@@ -2,7 +2,7 @@
 
 use devices::Change;
 use services::psci::Start;
-use units::{IntId, Ipa, VcpuId};
+use units::{Ipa, VcpuId};
 use vgic::{Power, Vgic};
 use vm::{Ask, Effect, End, Stop, Task};
 
@@ -207,11 +207,6 @@ impl WholeVm {
                 self.load();
             }
         }
-    }
-
-    /// A number of an interrupt that a guest may write, for those who choose at random.
-    pub(crate) const fn interrupt(value: u64) -> IntId {
-        IntId(value as u32 & 0xff_ffff)
     }
 
     /// The first byte of RAM.

@@ -6,8 +6,8 @@ use abi::calls::{self, own, vmware};
 use units::{PAGE_SIZE, VcpuId};
 use vgic::list_register;
 use vm::Stop;
+use vm::exits::Cause;
 
-use crate::exits::Cause;
 use crate::whole::{VCPUS, VcpuState, WholeVm};
 
 /// The most that one exit does: what a device does in a share of work, each of them being polled, and what else is looked at.

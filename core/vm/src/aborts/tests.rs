@@ -1,12 +1,12 @@
 //! What an access that stage 2 refused leads to, by what the CPU says about it and what is there.
 
 use cpu::exit::{DataAbort, InstructionAbort};
-use cpu::inject::{self, AbortKind};
+use cpu::inject::AbortKind;
 use machine::{RAM_BASE, UART_BASE};
 use proptest::prelude::*;
 use units::{Ipa, Va};
 
-use super::{Course, Fetch, data, fetch, refuse};
+use super::{Course, Fetch, data, fetch};
 use crate::mmio::Registers;
 use crate::mmio::tests::{CODE, Fake, KERNEL, with_x3};
 
@@ -82,18 +82,6 @@ fn nothing_is_fetched_from_devices() {
     assert_eq!(look(permission, UART_BASE, 0), Fetch::Nobody(AbortKind::External));
     assert_eq!(look(translation | ON_WALK, 0, UART_BASE), Fetch::Nobody(AbortKind::ExternalOnWalk(2)));
     assert_eq!(look(0x8200_0010, 0, RAM_BASE.0), Fetch::Nobody(AbortKind::External));
-}
-
-#[test]
-fn maintenance_is_refused_as_maintenance() {
-    let state = |esr| {
-        let mut state = inject::GuestState { pstate: KERNEL, ..inject::GuestState::default() };
-        refuse(&mut state, &DataAbort::decode(esr, 0, 0), Va(8), AbortKind::External);
-        state.esr_el1 & (MAINTENANCE | STORE)
-    };
-    assert_eq!(state(LOAD), 0);
-    assert_eq!(state(LOAD | STORE), STORE);
-    assert_eq!(state(LOAD | MAINTENANCE | STORE), MAINTENANCE | STORE);
 }
 
 proptest! {

@@ -5,30 +5,34 @@ use std::collections::BTreeMap;
 use std::vec::Vec;
 
 use a64::Unsupported;
+use abi::bundle::Doors as Policy;
 use cpu::inject::AbortKind;
 use cpu::translation::{Memory, Rights};
 use devices::bus::Place;
 use machine::{MachinePlan, RAM_BASE, Spec, Target, UART_BASE};
 use proptest::prelude::*;
+use services::Facts;
 use units::{AccessSize, Direction, Hz, Ipa, RegisterAccess, Va};
 
 use super::{Guest, Refusal, Registers, StackPointer, Written, abort_of, described, undescribed};
 
 pub(crate) const CODE: u64 = 0x1000;
+/// Where each vCPU's record of stolen time is.
+pub(crate) const RECORD: Ipa = Ipa(0x0999_0000);
 /// EL1, on SP_EL1.
 pub(crate) const KERNEL: u64 = 0x3c5;
-const USER: u64 = 0x3c0;
+pub(crate) const USER: u64 = 0x3c0;
 /// SCTLR_EL1.EE: EL1's data is big-endian.
 const BIG_ENDIAN: u64 = 1 << 25;
 const WORD: RegisterAccess = RegisterAccess { rt: 1, bytes: 4, sign_extend: false, sixty_four: false };
 
-const STP_W1_W2_AT_X3: u32 = 0x2900_0861;
+pub(crate) const STP_W1_W2_AT_X3: u32 = 0x2900_0861;
 const LDP_W1_W2_AT_X3: u32 = 0x2940_0861;
 const LDP_X1_X2_AT_X3: u32 = 0xa940_0861;
 const LDR_X1_AT_X3_THEN_ADD_8: u32 = 0xf840_8461;
 const LDR_X1_AT_SP_THEN_ADD_8: u32 = 0xf840_87e1;
 const LDTR_X1_AT_X3: u32 = 0xf840_0861;
-const LDXR_W1_AT_X3: u32 = 0x885f_7c61;
+pub(crate) const LDXR_W1_AT_X3: u32 = 0x885f_7c61;
 const LDR_Q0_AT_X3: u32 = 0x3dc0_0060;
 const DC_ZVA_X3: u32 = 0xd50b_7423;
 const NOP: u32 = 0xd503_201f;
@@ -48,6 +52,8 @@ pub(crate) struct Fake {
     code: u32,
     sctlr_el1: u64,
     asked: Cell<usize>,
+    pub(crate) doors: Policy,
+    pub(crate) mdscr_el1: u64,
 }
 
 impl Fake {
@@ -64,7 +70,15 @@ impl Fake {
             timers: machine::Timers::Cpu,
         };
         let plan = MachinePlan::new(spec).unwrap();
-        let mut fake = Self { plan, pages: BTreeMap::new(), code: word, sctlr_el1: 0, asked: Cell::new(0) };
+        let mut fake = Self {
+            plan,
+            pages: BTreeMap::new(),
+            code: word,
+            sctlr_el1: 0,
+            asked: Cell::new(0),
+            doors: Policy::default(),
+            mdscr_el1: 0,
+        };
         fake.map(CODE, RAM_BASE.0, Memory::Normal, true);
         fake.map(UART_BASE - 0x1000, RAM_BASE.0 + 0x1000, Memory::Normal, true);
         fake.map(UART_BASE, UART_BASE, Memory::Device, true);
@@ -79,6 +93,11 @@ impl Fake {
 
     fn map(&mut self, va: u64, ipa: u64, memory: Memory, for_user: bool) {
         self.pages.insert(va, Mapped { ipa, memory, for_user, is_read_only: false });
+    }
+
+    /// How often it was asked for something in its memory.
+    pub(crate) fn questions(&self) -> usize {
+        self.asked.get()
     }
 
     fn ask(&self) {
@@ -126,6 +145,18 @@ impl Guest for Fake {
 
     fn dczid_el0(&self) -> u64 {
         4
+    }
+
+    fn mdscr_el1(&self) -> u64 {
+        self.mdscr_el1
+    }
+
+    fn doors(&self) -> &Policy {
+        &self.doors
+    }
+
+    fn facts(&self) -> Facts {
+        Facts { stolen_time: Some(RECORD), ..Facts::default() }
     }
 }
 

@@ -5,20 +5,17 @@
 //!
 //! For the first one MDSCR_EL1 is virtual. Linux sets its TDCC bit, which makes EL0's accesses to the channel trap to EL1, with priority over
 //! our traps; so the bit never reaches the hardware, and an access that is no call becomes the exception that the guest's kernel expects of
-//! it ([`DebugAccess::Refused`]). A CPU with fine-grained traps traps MDSCR_EL1 for that; on one without it traps anyway (`debug.rs`).
+//! it ([`doors::DebugAccess::Refused`]). A CPU with fine-grained traps traps MDSCR_EL1 for that; on one without it traps anyway (`debug.rs`).
 
-use ::vm::doors::{self, Abort, After, DebugAccess, WatchdogRequest};
+use ::vm::doors::{self, Abort, After, WatchdogRequest};
 use ::vmware::{Access, BufferError, Door, ExceptionLevel, Outcome, WallTime};
 use abi::calls::{self, vmware};
 use abi::wfe as words;
-use cpu::debug::MDSCR_TDCC;
-use cpu::exit::SystemRegister;
 use cpu::inject::{self, AbortKind};
 use cpu::translation::{self, Form, Rights};
 use cpu::{Direction, pstate};
 use hw::vcpu::VcpuContext;
 use units::{Ipa, PAGE_SIZE, Va};
-use watchdog::words::Request;
 
 use crate::exit::stage1::{self, Refused};
 use crate::host::{self, entropy};
@@ -102,57 +99,13 @@ pub(crate) fn answer_detection(vcpu: &Vcpu, context: &mut VcpuContext) {
     context.x[1] = doors::detected(&vcpu.vm.config.doors, level(context));
 }
 
-/// A WFE that came the long way. Says whether it was a request, which is answered then; PC stays.
-pub(crate) fn wait(vcpu: &'static Vcpu, context: &mut VcpuContext) -> bool {
-    if !vcpu.vm.config.doors.wfe {
-        return false;
-    }
-    let Some(request) = Request::decode(context.x[0], context.x[1], context.x[2]) else { return false };
-    let Some((scope, request)) = WatchdogRequest::by_word(request) else {
-        answer_detection(vcpu, context);
-        return true;
-    };
-    let caller = ::vm::Caller { level: level(context), vcpu: vcpu.id, scope };
-    let result = vcpu.vm.doors.watchdogs.carry_out(vcpu.vm, caller, request);
-    [context.x[0], context.x[1]] = doors::word_of(result);
-    true
-}
-
 #[inline(always)]
 fn level(context: &VcpuContext) -> ExceptionLevel {
     if pstate::is_user(context.pstate) { ExceptionLevel::User } else { ExceptionLevel::Kernel }
 }
 
-/// A trapped access to a debug register by a guest with an open door. Says whether it was dealt with here.
-pub(crate) fn debug_register(vcpu: &'static Vcpu, context: &mut VcpuContext, access: SystemRegister) -> Option<Reason> {
-    let is_forbidden = || vcpu.with_state(|state| state.controls.mdscr) & MDSCR_TDCC != 0;
-    let registers = [context.x[3], context.x[7]];
-    match doors::debug_access(&vcpu.vm.config.doors, &access, registers, level(context), is_forbidden) {
-        DebugAccess::Call(call) => {
-            carry_out(vcpu, context, call, Door::DebugChannel { rt: access.rt });
-            return Some(Reason::Call);
-        }
-        DebugAccess::Refused => {
-            let syndrome = context.syndrome;
-            inject(context, |state| inject::reflect(state, syndrome, None));
-        }
-        DebugAccess::Status => {
-            context.set_register(access.rt, doors::TRANSMIT_FULL);
-            complete(context);
-        }
-        DebugAccess::Other => return None,
-    }
-    Some(Reason::SystemRegister)
-}
-
-/// `HVC #0x86`; PC is behind it. Says whether it was a call.
-pub(crate) fn hvc(vcpu: &'static Vcpu, context: &mut VcpuContext) -> bool {
-    let Some(call) = doors::hvc(&vcpu.vm.config.doors, [context.x[3], context.x[7]]) else { return false };
-    carry_out(vcpu, context, call, Door::Hvc);
-    true
-}
-
-fn carry_out(vcpu: &'static Vcpu, context: &mut VcpuContext, call: Access, door: Door) {
+/// A call, by whichever door.
+pub(crate) fn carry_out(vcpu: &'static Vcpu, context: &mut VcpuContext, call: Access, door: Door) {
     let Some(service) = &vcpu.vm.doors.service else { return };
     let level = level(context);
     let rights = translation::rights(context.pstate, Form::Plain);

@@ -3,23 +3,21 @@
 //! `core/vm` ([`::vm::mmio`]) decides what an access does, and asks here for the contents of the guest's tables, memory
 //! and registers. This module asks the devices, each under its lock.
 
-use ::vm::mmio::{Guest, Operation, Refusal, Registers, StackPointer, Written, abort_of, described, undescribed};
+use ::vm::mmio::{Guest, Operation, Operations, StackPointer, Written};
+use abi::bundle::Doors as Policy;
 use cpu::Direction;
-use cpu::exit::DataAbort;
-use cpu::inject::{self, AbortKind};
+use cpu::inject::AbortKind;
 use cpu::translation::{Memory, Rights};
 use hw::sysreg;
 use hw::vcpu::VcpuContext;
-use log::Level;
 use machine::{Target, redistributor};
+use services::Facts;
 use units::{Ipa, Va, VcpuSet};
 
-use crate::exit::dispatch::again;
 use crate::exit::stage1;
+use crate::host::speculation;
 use crate::sched;
 use crate::vcpu::Vcpu;
-use crate::vcpu::exception::{self, complete};
-use crate::vm::counters::Reason;
 use crate::vm::outside::Surroundings;
 
 /// What `core/vm` asks about the guest. Its vCPU is loaded.
@@ -62,50 +60,32 @@ impl Guest for &'static Vcpu {
     fn dczid_el0(&self) -> u64 {
         sysreg::dczid_el0()
     }
-}
 
-/// The registers of `context`, as `core/vm` looks at them.
-#[inline(always)]
-pub(crate) fn registers(context: &VcpuContext) -> Registers<'_> {
-    Registers { x: &context.x, pc: context.pc, pstate: context.pstate }
-}
-
-/// The guest accessed `ipa` (at its `far`), which is not RAM. Never from AArch32 state, of which nothing here knows how long an
-/// instruction is and where its IT block ends: such an exit is refused before anybody looks at it.
-pub(crate) fn access(vcpu: &'static Vcpu, context: &mut VcpuContext, far: Va, ipa: Ipa, abort: &DataAbort) -> Reason {
-    let direction = abort.direction;
-    let Some(target) = vcpu.vm.plan.find(ipa) else {
-        inject(context, far, AbortKind::External, direction);
-        return Reason::Nothing;
-    };
-    let result = match abort.access {
-        Some(register) => described(&vcpu, registers(context), target, far, register, direction)
-            .map(|operation| make(vcpu, context, &operation, direction)),
-        None => undescribed(&vcpu, registers(context), far, direction).map(|operations| {
-            for operation in operations.iter() {
-                make(vcpu, context, &operation, direction);
-            }
-            if let Some((written, value)) = operations.writeback {
-                write_back(context, written, value);
-            }
-        }),
-    };
-    match result {
-        Ok(()) => complete(context),
-        Err(Refusal::Abort(at, kind)) => inject(context, at, kind, direction),
-        Err(Refusal::Unable { word, why }) => {
-            vcpu.vm.report(Level::Debug, format_args!("{word:#010x} at {far} on a device: {why:?}"));
-            inject(context, far, abort_of(why), direction);
-        }
-        Err(Refusal::Again) => {
-            again(vcpu, context, far, |state| inject::data_abort(state, far, AbortKind::External, direction));
-        }
+    fn mdscr_el1(&self) -> u64 {
+        self.with_state(|state| state.controls.mdscr)
     }
-    Reason::Device
+
+    #[inline(always)]
+    fn doors(&self) -> &Policy {
+        &self.vm.config.doors
+    }
+
+    fn facts(&self) -> Facts {
+        let record = Ipa(machine::STOLEN_TIME.0 + self.id.index() as u64 * services::stolen_time::RECORD_SIZE);
+        let stolen_time = self.vm.record(self.id).map(|_| record);
+        Facts { workarounds: speculation::workarounds(), stolen_time }
+    }
 }
 
-fn inject(context: &mut VcpuContext, far: Va, kind: AbortKind, direction: Direction) {
-    exception::inject(context, |state| inject::data_abort(state, far, kind, direction));
+/// Makes what `core/vm` has found out that the guest's instruction does: it loads or stores registers of devices, one or two, and then
+/// may write its base register back.
+pub(crate) fn access(vcpu: &'static Vcpu, context: &mut VcpuContext, operations: &Operations, direction: Direction) {
+    for operation in operations.iter() {
+        make(vcpu, context, &operation, direction);
+    }
+    if let Some((written, value)) = operations.writeback {
+        write_back(context, written, value);
+    }
 }
 
 /// Asks the device, and loads or stores the guest's register.

@@ -2,13 +2,14 @@
 //! path to [`dispatch`].
 
 use ::vm::Task;
+use ::vm::exits::Cause;
 use hw::sync::{unmask_irqs, with_irqs};
 use hw::sysreg;
 use hw::vcpu::{VcpuContext, exit_kind};
-use units::{Va, VcpuId};
+use units::VcpuId;
 
 use crate::exit::checks::{Checks, Place};
-use crate::exit::dispatch::{self, Cause};
+use crate::exit::dispatch;
 use crate::sched;
 use crate::vcpu::{self, Heed, Leave, Vcpu};
 use crate::vm::Vm;
@@ -74,7 +75,7 @@ fn run<C: Checks>(vcpu: &'static Vcpu, context: &mut VcpuContext) -> Leave {
         match hw::vcpu::enter(context) {
             exit_kind::SYNCHRONOUS => {
                 // The next exit of this CPU overwrites these registers.
-                let cause = Cause { far: Va(sysreg::far_el2()), hpfar: sysreg::hpfar_el2() };
+                let cause = Cause { esr: context.syndrome, far: sysreg::far_el2(), hpfar: sysreg::hpfar_el2() };
                 C::before_handler();
                 if let Some(leave) = with_irqs(|| dispatch::handle(vcpu, context, cause)) {
                     return leave;

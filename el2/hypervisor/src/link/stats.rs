@@ -10,7 +10,7 @@ use units::{Ticks, Times};
 use crate::host::{self, memory};
 use crate::sched;
 use crate::vm;
-use crate::vm::counters::{self, Counters};
+use crate::vm::counters::{self, Counters, Reason};
 use crate::vm::guest_memory::Code;
 
 /// Writes the statistics of all VMs and of memory, as text.
@@ -53,7 +53,7 @@ pub(crate) fn write_vm(vm: &vm::Vm, out: &mut dyn Write) -> fmt::Result {
         usage.tables * 4
     )?;
     let timed = counters::is_timed();
-    for (index, name) in counters::NAMES.iter().enumerate() {
+    for (index, name) in Reason::NAMES.iter().enumerate() {
         let sum =
             |of: fn(&Counters, usize) -> u64| vm.vcpus().iter().map(|vcpu| of(&vcpu.counters, index)).sum::<u64>();
         let count = sum(Counters::exits);

@@ -2,63 +2,11 @@
 
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+pub(crate) use ::vm::exits::Reason;
 use stage2::Effects;
 
 use crate::vm::Vm;
 use crate::vm::guest_memory::Code;
-
-/// Why guests exit.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(usize)]
-pub(crate) enum Reason {
-    /// A physical interrupt.
-    Interrupt,
-    /// HVC.
-    Hvc,
-    /// SMC.
-    Smc,
-    /// An identification register.
-    IdRegister,
-    /// Another system register or instruction.
-    SystemRegister,
-    /// WFI.
-    Wfi,
-    /// WFE.
-    Wfe,
-    /// The first use of FP/SIMD since the vCPU came to its CPU.
-    FloatingPoint,
-    /// RAM touched for the first time, or refused to a store.
-    Memory,
-    /// RAM fetched from for the first time, since the hypervisor last stored there.
-    Execution,
-    /// A device's registers.
-    Device,
-    /// An access to nothing.
-    Nothing,
-    /// A call to the hypervisor through the debug channel, HVC #0x86 or WFE.
-    Call,
-    /// Anything else.
-    Other,
-}
-
-const REASONS: usize = Reason::Other as usize + 1;
-/// What they are called, by their numbers.
-pub(crate) const NAMES: [&str; REASONS] = [
-    "interrupt",
-    "hvc",
-    "smc",
-    "id-register",
-    "system-register",
-    "wfi",
-    "wfe",
-    "floating-point",
-    "memory",
-    "execution",
-    "device",
-    "nothing",
-    "call",
-    "other",
-];
 
 static TIMED: AtomicBool = AtomicBool::new(false);
 
@@ -75,15 +23,18 @@ pub(crate) fn is_timed() -> bool {
 
 /// One vCPU's counts. Only its own thread writes; anybody reads.
 pub(crate) struct Counters {
-    count: [AtomicU64; REASONS],
-    ticks: [AtomicU64; REASONS],
+    count: [AtomicU64; Reason::COUNT],
+    ticks: [AtomicU64; Reason::COUNT],
 }
 
 impl Counters {
     /// All zero.
     #[must_use]
     pub(crate) const fn new() -> Self {
-        Self { count: [const { AtomicU64::new(0) }; REASONS], ticks: [const { AtomicU64::new(0) }; REASONS] }
+        Self {
+            count: [const { AtomicU64::new(0) }; Reason::COUNT],
+            ticks: [const { AtomicU64::new(0) }; Reason::COUNT],
+        }
     }
 
     /// One more exit for `reason`. A load and a store: there is one writer.
@@ -134,13 +85,13 @@ const OTHERS: [&str; 9] = [
 /// Statistic `number` of a VM: its name, the sum over the VM's vCPUs, and how many statistics there are.
 #[must_use]
 pub(crate) fn of_vm(vm: &Vm, number: usize) -> Option<(&'static str, u64, u32)> {
-    let count = (REASONS + OTHERS.len()) as u32;
-    if let Some(name) = NAMES.get(number) {
+    let count = (Reason::COUNT + OTHERS.len()) as u32;
+    if let Some(name) = Reason::NAMES.get(number) {
         return Some((name, vm.vcpus().iter().map(|vcpu| vcpu.counters.exits(number)).sum(), count));
     }
-    let name = OTHERS.get(number - REASONS)?;
+    let name = OTHERS.get(number - Reason::COUNT)?;
     let Code { done: Effects { granted, taken, lines, invalidations, splits, promotions }, mapped, executable, copied } =
         vm.ram.lock().code();
     let values = [mapped, executable, granted, taken, lines, invalidations, splits, promotions, copied];
-    Some((name, *values.get(number - REASONS)?, count))
+    Some((name, *values.get(number - Reason::COUNT)?, count))
 }
