@@ -14,7 +14,10 @@
 //! | 12:5 | the port, if bits 3 and 4 are clear |
 //!
 //! All other bits of W7 are reserved. What sets one of them, or has the invalid size, is no call.
+//!
+//! [`arm`] has the numbers of calls of another kind, which need no driver either: those that Arm has defined.
 
+pub mod arm;
 pub mod own;
 pub mod vmware;
 

@@ -1,4 +1,4 @@
-//! The debug registers that a guest reaches (DDI 0487 chapter H9 and D19.3): what becomes of each.
+//! The debug registers that a guest reaches (DDI 0487 chapter H9 and D24.3): what becomes of each.
 //!
 //! They have no identification field that could hide them, so each is either the guest's own, moved with the vCPU, or it traps
 //! and is answered here or by the dispatcher. On a CPU with fine-grained traps (FEAT_FGT) what is not moved traps by a control

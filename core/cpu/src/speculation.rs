@@ -16,6 +16,8 @@
 
 use core::fmt;
 
+use abi::calls::arm::{SMCCC_ARCH_WORKAROUND_1, SMCCC_ARCH_WORKAROUND_3};
+
 use crate::id::{HostIds, fields};
 
 /// What firmware says of one of its workarounds (`SMCCC_ARCH_FEATURES`).
@@ -116,13 +118,6 @@ pub enum VectorTable {
     Calling(u32),
 }
 
-/// `SMCCC_ARCH_WORKAROUND_1`.
-pub const WORKAROUND_1: u32 = 0x8000_8000;
-/// `SMCCC_ARCH_WORKAROUND_2`.
-pub const WORKAROUND_2: u32 = 0x8000_7fff;
-/// `SMCCC_ARCH_WORKAROUND_3`.
-pub const WORKAROUND_3: u32 = 0x8000_3fff;
-
 /// An implementer and a part number of MIDR_EL1; variant and revision do not matter here.
 const fn model(implementer: u64, part: u64) -> u64 {
     implementer << 24 | part << 4
@@ -219,8 +214,8 @@ impl Plan {
     #[must_use]
     pub const fn vectors(&self) -> VectorTable {
         match (self.branch_targets, self.branch_history) {
-            (_, BranchHistory::Firmware) => VectorTable::Calling(WORKAROUND_3),
-            (BranchTargets::Firmware, _) => VectorTable::Calling(WORKAROUND_1),
+            (_, BranchHistory::Firmware) => VectorTable::Calling(SMCCC_ARCH_WORKAROUND_3),
+            (BranchTargets::Firmware, _) => VectorTable::Calling(SMCCC_ARCH_WORKAROUND_1),
             (BranchTargets::NotAffected, BranchHistory::Loop(rounds)) => VectorTable::Clearing(rounds),
             (BranchTargets::NotAffected, BranchHistory::Instruction) => VectorTable::Clearing(0),
             _ => VectorTable::Plain,
@@ -321,10 +316,11 @@ fn store_bypass(model: u64, ids: &HostIds, offer: Offer) -> StoreBypass {
 
 #[cfg(test)]
 mod tests {
+    use abi::calls::arm::{SMCCC_ARCH_WORKAROUND_1, SMCCC_ARCH_WORKAROUND_3};
     extern crate std;
     use super::{
-        BranchHistory, BranchTargets, Firmware, Offer, Plan, ROUNDS, StoreBypass, VectorTable, WORKAROUND_1,
-        WORKAROUND_3, arm, translates_out_of_context,
+        BranchHistory, BranchTargets, Firmware, Offer, Plan, ROUNDS, StoreBypass, VectorTable, arm,
+        translates_out_of_context,
     };
     use crate::id::{HostIds, fields, models};
     use std::string::ToString;
@@ -426,8 +422,8 @@ mod tests {
         assert_eq!(vectors(MAX, &models::MAX, &HELPFUL), VectorTable::Plain);
         assert_eq!(vectors(A76, &models::CORTEX_A76, &SILENT), VectorTable::Clearing(24));
         assert_eq!(vectors(A57, &models::CORTEX_A57, &SILENT), VectorTable::Plain);
-        assert_eq!(vectors(A57, &models::CORTEX_A57, &HELPFUL), VectorTable::Calling(WORKAROUND_1));
-        assert_eq!(vectors(arm(0xd09), &models::CORTEX_A72, &HELPFUL), VectorTable::Calling(WORKAROUND_3));
+        assert_eq!(vectors(A57, &models::CORTEX_A57, &HELPFUL), VectorTable::Calling(SMCCC_ARCH_WORKAROUND_1));
+        assert_eq!(vectors(arm(0xd09), &models::CORTEX_A72, &HELPFUL), VectorTable::Calling(SMCCC_ARCH_WORKAROUND_3));
         let mut ids = models::CORTEX_A76;
         ids.set_field(fields::ISAR2_CLRBHB, 1);
         assert_eq!(vectors(A76, &ids, &SILENT), VectorTable::Clearing(0));

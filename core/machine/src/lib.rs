@@ -45,7 +45,7 @@ pub use plan::{
     CLOCK_PAGE, DISTRIBUTOR, DeviceKind, MAX_VIRTIO, MachineError, MachinePlan, RAM_BASE, REDISTRIBUTOR_SIZE, Row,
     STOLEN_TIME, Spec, TIMER_BASE, Target, TimerInterrupts, Timers, UART_BASE, Wire, redistributor,
 };
-pub use tree::{BootInfo, Cache, Caches, MAX_BOOTARGS, TreeError, device_tree};
+pub use tree::{BootInfo, Cache, Caches, TreeError, device_tree};
 pub use virtio::VirtioKind;
 
 #[cfg(test)]

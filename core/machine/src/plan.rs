@@ -2,6 +2,8 @@
 
 use alloc::vec;
 use alloc::vec::Vec;
+
+use abi::bundle::MAX_NAME;
 use arrayvec::ArrayString;
 use devices::bus::{MAX_LINES, Place};
 use units::{BLOCK_SIZE, Hz, IntId, Ipa, MAX_VCPUS, PAGE_SIZE, Range, Trigger, VcpuId};
@@ -13,8 +15,6 @@ pub const RAM_BASE: Ipa = Ipa(0x4000_0000);
 pub const MAX_VIRTIO: usize = TRANSPORTS;
 /// The most frames that a device has.
 pub(crate) const MAX_FRAMES: usize = 4;
-/// The longest name of a machine, in bytes.
-const MAX_NAME: usize = 64;
 
 /// The page with the vCPUs' records of stolen time (DEN0057), which is memory that the guest can only read. No device tree
 /// names it: the guest asks for it.
@@ -85,7 +85,7 @@ pub enum Timers {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum MachineError {
     /// The name is empty or too long.
-    #[error("the name has {0} bytes; it needs 1 to 64")]
+    #[error("the name has {0} bytes; it needs 1 to {MAX_NAME}")]
     Name(usize),
     /// Too few or too many vCPUs.
     #[error("{0} vCPUs asked for; a VM has 1 to 8")]

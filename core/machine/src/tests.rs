@@ -5,9 +5,10 @@ extern crate std;
 use crate::image::{Base, HEADER_SIZE, ImageError, ImageHeader, PageSize};
 use crate::placement::{DEVICE_TREE_SIZE, Placement, PlacementError};
 use crate::{
-    BootInfo, DISTRIBUTOR, DeviceKind, MAX_BOOTARGS, MAX_VIRTIO, MachineError, MachinePlan, RAM_BASE, Row, STOLEN_TIME,
-    Spec, Target, Timers, TreeError, VirtioKind, Wire, device_tree,
+    BootInfo, DISTRIBUTOR, DeviceKind, MAX_VIRTIO, MachineError, MachinePlan, RAM_BASE, Row, STOLEN_TIME, Spec, Target,
+    Timers, TreeError, VirtioKind, Wire, device_tree,
 };
+use abi::bundle::{MAX_CMDLINE, MAX_NAME};
 use alloc::format;
 use alloc::string::String;
 use alloc::vec;
@@ -264,6 +265,11 @@ fn a_machine_that_cannot_be_is_refused() {
     assert_eq!(error(|spec| spec.memory_bytes = memory), MachineError::MemoryTooLarge { memory, bits: 40 });
     assert_eq!(error(|spec| spec.virtio = &[VirtioKind::Block; 33]), MachineError::Virtio(33));
     assert_eq!(error(|spec| spec.name = ""), MachineError::Name(0));
+    let longest = "n".repeat(MAX_NAME);
+    assert!(MachinePlan::new(Spec { name: &longest, ..SPEC }).is_ok());
+    let too_long = longest + "n";
+    let refused = MachinePlan::new(Spec { name: &too_long, ..SPEC }).unwrap_err();
+    assert_eq!(format!("{refused}"), "the name has 33 bytes; it needs 1 to 32");
     assert!(format!("{}", error(|spec| spec.vcpus = 9)).contains("1 to 8"));
 }
 
@@ -406,9 +412,9 @@ fn chosen_tells_what_to_boot() {
 #[test]
 fn command_lines_that_linux_would_cut_are_refused() {
     let plan = plan(SPEC);
-    let longest = "x".repeat(MAX_BOOTARGS);
+    let longest = "x".repeat(MAX_CMDLINE);
     assert!(device_tree(&plan, &BootInfo { bootargs: &longest, ..BOOT }).is_ok());
-    let too_long = "x".repeat(MAX_BOOTARGS + 1);
+    let too_long = "x".repeat(MAX_CMDLINE + 1);
     let refused = device_tree(&plan, &BootInfo { bootargs: &too_long, ..BOOT });
     assert_eq!(refused, Err(TreeError::BootargsTooLong(2048)));
     let zero = device_tree(&plan, &BootInfo { bootargs: "a\0b", ..BOOT });
@@ -608,7 +614,7 @@ proptest! {
 #[test]
 fn a_tree_for_which_there_is_no_memory_is_an_error() {
     let plan = plan(Spec { vcpus: 8, watchdog: true, virtio: &[VirtioKind::Entropy; MAX_VIRTIO], ..SPEC });
-    let line = "x".repeat(MAX_BOOTARGS);
+    let line = "x".repeat(MAX_CMDLINE);
     let boot = BootInfo { bootargs: &line, vmware: true, ..BOOT };
     let whole = device_tree(&plan, &boot).unwrap();
     let before = scarce::held();

@@ -7,15 +7,14 @@ use crate::blob::{NoRoom, Writer};
 use crate::placement::DEVICE_TREE_SIZE;
 use crate::plan::MAX_FRAMES;
 use crate::{DISTRIBUTOR, DeviceKind, MachinePlan, Row, Timers, Wire};
+use abi::bundle::MAX_CMDLINE;
+use abi::calls::arm;
 use alloc::vec::Vec;
 use arrayvec::{ArrayString, ArrayVec};
 use core::fmt::{self, Write};
 use devices::POWER_BUTTON_PIN;
 use devices::bus::MAX_LINES;
 use units::{IntId, Ipa, Range, Trigger};
-
-/// The longest command line, in bytes: Linux on arm64 has room for 2048 with the zero behind it.
-pub const MAX_BOOTARGS: usize = 2047;
 
 /// Our name in the tree.
 const HYPERVISOR: &str = "undercroft,hypervisor";
@@ -77,8 +76,8 @@ pub struct Cache {
 /// Why there can be no such tree.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum TreeError {
-    /// The command line is longer than [`MAX_BOOTARGS`].
-    #[error("the command line has {0} bytes; Linux takes at most 2047")]
+    /// The command line is longer than [`MAX_CMDLINE`].
+    #[error("the command line has {0} bytes; Linux takes at most {MAX_CMDLINE}")]
     BootargsTooLong(usize),
     /// The command line holds a zero byte.
     #[error("the command line holds a zero byte, at which the guest would cut it off")]
@@ -93,7 +92,7 @@ pub enum TreeError {
 /// # Errors
 /// If the command line cannot be passed on, or there is no memory for the tree.
 pub fn device_tree(plan: &MachinePlan, boot: &BootInfo<'_>) -> Result<Vec<u8>, TreeError> {
-    if boot.bootargs.len() > MAX_BOOTARGS {
+    if boot.bootargs.len() > MAX_CMDLINE {
         return Err(TreeError::BootargsTooLong(boot.bootargs.len()));
     }
     if boot.bootargs.contains('\0') {
@@ -197,9 +196,9 @@ fn write_cpus(root: &mut Writer, plan: &MachinePlan, caches: Option<Caches>) {
 /// The function numbers are for guests that know only version 0.1, in which they were free.
 fn write_psci(root: &mut Writer) {
     root.node("psci", |psci| {
-        psci.cells("cpu_on", [0xc400_0003]);
-        psci.cells("cpu_off", [0x8400_0002]);
-        psci.cells("cpu_suspend", [0xc400_0001]);
+        psci.cells("cpu_on", [arm::CPU_ON_64]);
+        psci.cells("cpu_off", [arm::CPU_OFF]);
+        psci.cells("cpu_suspend", [arm::CPU_SUSPEND_64]);
         psci.text("method", "hvc");
         psci.texts("compatible", &["arm,psci-1.0", "arm,psci-0.2", "arm,psci"]);
     });

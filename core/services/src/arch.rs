@@ -1,18 +1,14 @@
 //! SMCCC's own functions: the Arm architecture service (DEN0028 section 7).
 
+use abi::calls::arm::{
+    SMCCC_1_1, SMCCC_ARCH_FEATURES, SMCCC_ARCH_WORKAROUND_1, SMCCC_ARCH_WORKAROUND_2, SMCCC_ARCH_WORKAROUND_3,
+    SMCCC_VERSION,
+};
+
 use crate::{Facts, NOT_SUPPORTED, Request, SUCCESS, psci, stolen_time, trng};
 
 /// The owner field of these functions.
 pub(crate) const OWNER: u32 = 0;
-
-pub(crate) const SMCCC_VERSION: u32 = 0x8000_0000;
-const SMCCC_ARCH_FEATURES: u32 = 0x8000_0001;
-const SMCCC_ARCH_WORKAROUND_1: u32 = 0x8000_8000;
-const SMCCC_ARCH_WORKAROUND_2: u32 = 0x8000_7fff;
-const SMCCC_ARCH_WORKAROUND_3: u32 = 0x8000_3fff;
-
-/// SMCCC version 1.1.
-const VERSION: u64 = 0x1_0001;
 
 /// How the host stands to one of the speculation workarounds.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -67,7 +63,7 @@ pub enum Workaround {
 pub(crate) fn decode(function: u32, arguments: [u64; 3], facts: &Facts) -> Request {
     let known = &facts.workarounds;
     match function {
-        SMCCC_VERSION => Request::Answer(VERSION),
+        SMCCC_VERSION => Request::Answer(SMCCC_1_1.into()),
         SMCCC_ARCH_FEATURES => Request::Answer(feature(arguments[0] as u32, facts)),
         SMCCC_ARCH_WORKAROUND_1 => work_around(known.branch_target, Workaround::BranchTarget),
         SMCCC_ARCH_WORKAROUND_2 => {

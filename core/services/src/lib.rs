@@ -70,7 +70,7 @@ pub enum Request {
 pub fn decode(function: u64, arguments: [u64; 3], facts: &Facts) -> Request {
     // The number is 32 bits wide; the upper half of X0 is to be ignored (DEN0028 section 3.1).
     let function = function as u32;
-    if function == psci::PSCI_VERSION {
+    if function == abi::calls::arm::PSCI_VERSION {
         return Request::Answer(psci::VERSION);
     }
     match (function >> 24) & 0x3f {

@@ -11,30 +11,19 @@ mod power;
 
 pub use power::{AffinityState, CpuOffOutcome, SavedPower, Start, Suspension, VmPower};
 
-use crate::arch::SMCCC_VERSION;
+use abi::calls::arm::{
+    AFFINITY_INFO_32, AFFINITY_INFO_64, CPU_OFF, CPU_ON_32, CPU_ON_64, CPU_SUSPEND_32, CPU_SUSPEND_64,
+    MIGRATE_INFO_TYPE, PSCI_1_1, PSCI_FEATURES, PSCI_VERSION, SMCCC_VERSION, SYSTEM_OFF, SYSTEM_RESET,
+    SYSTEM_RESET2_32, SYSTEM_RESET2_64,
+};
+
 use crate::{INVALID_PARAMETERS, NOT_SUPPORTED, Request, SUCCESS};
 
 /// The owner field of PSCI's functions (and TRNG's): standard secure services.
 pub(crate) const OWNER: u32 = 4;
 
-/// `PSCI_VERSION`: the call that means nothing but the way there and back.
-pub const PSCI_VERSION: u32 = 0x8400_0000;
-/// What it answers: version 1.1.
-pub const VERSION: u64 = 0x1_0001;
-
-const CPU_SUSPEND_32: u32 = 0x8400_0001;
-const CPU_SUSPEND_64: u32 = 0xc400_0001;
-const CPU_OFF: u32 = 0x8400_0002;
-const CPU_ON_32: u32 = 0x8400_0003;
-const CPU_ON_64: u32 = 0xc400_0003;
-const AFFINITY_INFO_32: u32 = 0x8400_0004;
-const AFFINITY_INFO_64: u32 = 0xc400_0004;
-const MIGRATE_INFO_TYPE: u32 = 0x8400_0006;
-const SYSTEM_OFF: u32 = 0x8400_0008;
-const SYSTEM_RESET: u32 = 0x8400_0009;
-const PSCI_FEATURES: u32 = 0x8400_000a;
-const SYSTEM_RESET2_32: u32 = 0x8400_0012;
-const SYSTEM_RESET2_64: u32 = 0xc400_0012;
+/// What `PSCI_VERSION` answers.
+pub const VERSION: u64 = PSCI_1_1 as u64;
 
 /// `MIGRATE_INFO_TYPE`: there is no Trusted OS, or one that needs no migration (section 5.9).
 const NO_MIGRATION: u64 = 2;

@@ -24,7 +24,7 @@ pub use memory::{Content, MOST as MOST_OF_MEMORY, Memory, RUNS as MOST_RUNS, Run
 pub use reader::{Reader, Section};
 pub use writer::Writer;
 
-use crate::bounds;
+use crate::{SavedMachine, SavedVm, bounds};
 use pack::{Damaged, value};
 use units::PAGE_SIZE;
 
@@ -82,9 +82,9 @@ impl Kind {
         match self {
             // 2: what becomes of the time away. 3: whether it starts with its host.
             Self::Vm => 3,
-            // 2: more of the CPU.
-            Self::Machine => 2,
-            Self::Moment | Self::Memory | Self::State | Self::End => 1,
+            Self::Machine => SavedMachine::VERSION,
+            Self::State => SavedVm::VERSION,
+            Self::Moment | Self::Memory | Self::End => 1,
         }
     }
 

@@ -50,7 +50,8 @@ pub struct SavedMachine {
 }
 
 impl SavedMachine {
-    /// The version of this type: another one means another set of fields, or another meaning.
+    /// The version of this type, and of its section in a file: another one means another set of fields, or another meaning. 2: more
+    /// of the CPU.
     pub const VERSION: u16 = 2;
 }
 
@@ -149,7 +150,7 @@ pub struct SavedVm {
 }
 
 impl SavedVm {
-    /// The version of the whole: of which parts it has, and in which order.
+    /// The version of the whole, and of its section in a file: of which parts it has, and in which order.
     pub const VERSION: u16 = 1;
 
     /// As bytes.

@@ -11,7 +11,7 @@ use abi::link::request::MAX_BULK_CHUNK;
 use hw::sync::unmask_irqs;
 use hw::sysreg;
 use undercroft::host::text::Sentence;
-use undercroft::link::transfer::{Progress, Transfer};
+use undercroft::link::transfer::{Transfer, Written};
 use undercroft::sched::{self, Thread};
 use undercroft::vm::{self, Vm};
 use units::PAGE_SIZE;
@@ -104,7 +104,7 @@ fn measure(from: &'static Vm, to: &'static Vm) -> Result<Cost, Sentence> {
         })?;
         timed(&mut cost.restore, || {
             let mut progress = restoring.restore_next(to, cost.bytes, &piece)?;
-            while progress == Progress::More {
+            while progress == Written::More {
                 progress = restoring.restore_next(to, cost.bytes + piece.len() as u64, &[])?;
             }
             Ok::<_, Sentence>(())

@@ -2,6 +2,7 @@
 
 use core::sync::atomic::{AtomicU8, Ordering};
 
+use abi::calls::arm::{PSCI_FEATURES, SMCCC_1_1, SMCCC_ARCH_FEATURES, SMCCC_VERSION};
 use smccc::{Hvc, Smc, psci};
 use units::Pa;
 
@@ -55,11 +56,6 @@ pub(crate) fn cpu_on(mpidr: u64, entry: Pa, context: u64) -> Result<(), i32> {
     }
 }
 
-const PSCI_FEATURES: u32 = 0x8400_000a;
-const SMCCC_VERSION: u32 = 0x8000_0000;
-const SMCCC_ARCH_FEATURES: u32 = 0x8000_0001;
-/// SMCCC 1.1, the first with an architecture service.
-const VERSION_1_1: i32 = 0x1_0001;
 const NOT_SUPPORTED: i32 = -1;
 
 /// Calls a 32-bit function of the firmware's on this CPU. NOT_SUPPORTED (-1) where there is none to call.
@@ -74,7 +70,7 @@ pub fn call(function: u32, argument: u32) -> i32 {
 /// question is not asked it (DEN0028 appendix A).
 #[must_use]
 pub fn architecture_feature(function: u32) -> i32 {
-    if call(PSCI_FEATURES, SMCCC_VERSION) < 0 || call(SMCCC_VERSION, 0) < VERSION_1_1 {
+    if call(PSCI_FEATURES, SMCCC_VERSION) < 0 || call(SMCCC_VERSION, 0) < SMCCC_1_1 as i32 {
         return NOT_SUPPORTED;
     }
     call(SMCCC_ARCH_FEATURES, function)

@@ -5,7 +5,7 @@ use core::arch::asm;
 macro_rules! read_group {
     ($values:ident, $crm:literal: $($op2:literal)*) => {$(
         // SAFETY: every encoding of the identification space (op0 = 3, op1 = 0, CRn = 0, CRm = 1 to 7) can be read at
-        // EL2; those without a register read as zero (DDI 0487 D19.1, "ID registers").
+        // EL2; those without a register read as zero (DDI 0487 D24.1, "ID registers").
         unsafe {
             asm!(concat!("mrs {}, S3_0_C0_C", $crm, "_", $op2), out(reg) $values[($crm - 1) * 8 + $op2],
                 options(nostack, preserves_flags));

@@ -7,7 +7,7 @@
 //! them.
 //!
 //! Names that the assembler only knows with an architecture extension are given by encoding
-//! (`S<op0>_<op1>_C<n>_C<m>_<op2>`), DDI 0487 chapter D19.
+//! (`S<op0>_<op1>_C<n>_C<m>_<op2>`), DDI 0487 chapter D24.
 
 macro_rules! registers {
     ($($name:ident = $asm:literal;)*) => {$(

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 use croft::control::{self, About, ControlError, Order};
 use croft::session::{Condition, Told};
 use croft::site::Vm;
-use snapshot::file::{Content, PAGE, Reader, Section, Writer};
+use snapshot::file::{Content, PAGE, Reader, Run as Pages, Section, Writer};
 use snapshot::{SavedTime, SavedVm};
 use std::fs;
 use std::io::Write;
@@ -589,10 +589,33 @@ fn crowded(here: &Operated, good: &[u8], file: &Path) -> Result<()> {
 fn fill_up(bytes: &[u8]) -> Result<(Vec<u8>, u64)> {
     let mut page = [0; PAGE];
     page.iter_mut().enumerate().for_each(|(place, byte)| *byte = (place / 8) as u8);
+    let mut pages = 0;
+    let fill = |run: Pages<'_>, put: Put<'_>| match run.content {
+        Content::Fill(0) => {
+            pages += run.count;
+            let few = run.count.min(1500);
+            put(Content::Page(&page), few)?;
+            put(Content::Fill(0x0123_4567_89ab_cdef), run.count - few)
+        }
+        content => put(content, run.count),
+    };
+    let filled = rewritten(bytes, fill, |_| {})?;
+    Ok((filled, pages))
+}
+
+/// Writes so many pages, if any.
+type Put<'a> = &'a mut dyn FnMut(Content<'_>, u64) -> Result<()>;
+
+/// The saved VM `bytes` once more, with what `memory` puts in the place of each run, and with its state as `change` leaves it.
+fn rewritten(
+    bytes: &[u8],
+    mut memory: impl FnMut(Pages<'_>, Put<'_>) -> Result<()>,
+    change: impl Fn(&mut SavedVm),
+) -> Result<Vec<u8>> {
     let (mut about, mut reader, mut input) = (Reader::new(crc32c::compute), Reader::new(crc32c::compute), bytes);
     let mut writer = Writer::new(crc32c::compute);
     let Some(Section::Vm(vm)) = about.read(&mut &*bytes)? else { anyhow::bail!("no VM") };
-    let (mut out, mut pages, mut machine) = (Vec::new(), 0, None);
+    let (mut out, mut machine) = (Vec::new(), None);
     while let Some(section) = reader.read(&mut input)? {
         match section {
             Section::Vm(_) => {}
@@ -600,24 +623,23 @@ fn fill_up(bytes: &[u8]) -> Result<(Vec<u8>, u64)> {
             Section::Moment(moment) => out = writer.begin(&vm, machine.as_ref().context("no machine")?, moment)?,
             Section::Memory(runs) => {
                 for run in runs {
-                    let parts = match run.content {
-                        Content::Fill(0) => {
-                            pages += run.count;
-                            let few = run.count.min(1500);
-                            [(Content::Page(&page), few), (Content::Fill(0x0123_4567_89ab_cdef), run.count - few)]
+                    memory(run, &mut |content, count| {
+                        if count > 0 {
+                            out.extend(writer.memory(content, count)?);
                         }
-                        content => [(content, run.count), (content, 0)],
-                    };
-                    for (content, count) in parts.into_iter().filter(|&(_, count)| count > 0) {
-                        out.extend(writer.memory(content, count)?);
-                    }
+                        Ok(())
+                    })?;
                 }
             }
-            Section::State(state) => out.extend(writer.state(&state)?),
+            Section::State(state) => {
+                let mut state = (*state).clone();
+                change(&mut state);
+                out.extend(writer.state(&state)?);
+            }
             Section::End => out.extend(writer.end()?),
         }
     }
-    Ok((out, pages))
+    Ok(out)
 }
 
 /// What the pages hold, run by run.

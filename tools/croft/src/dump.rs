@@ -61,12 +61,12 @@ const INFO_LINE: &[u8] = b"\nPAGESIZE=";
 /// So many pages are written in one go, at most: on a slow disk that takes some seconds.
 const AT_ONCE: u64 = 4096;
 
-/// How far a core is.
+/// How much of what has come is in the core by now.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[must_use]
-pub enum Progress {
-    /// All that has come was written.
-    Done,
+pub enum Written {
+    /// All of it.
+    All,
     /// There is more to write than was written now.
     More,
 }
@@ -116,7 +116,7 @@ impl Dumping {
     ///
     /// # Errors
     /// What is wrong with them, or that the core cannot be written.
-    pub fn take(&mut self, bytes: &[u8]) -> Result<Progress, SavedError> {
+    pub fn take(&mut self, bytes: &[u8]) -> Result<Written, SavedError> {
         self.dump.take(bytes).map_err(|error| self.wrong(error))
     }
 
@@ -159,7 +159,7 @@ pub fn file(from: &Path, to: &Path) -> Result<Dumped, SavedError> {
         if bytes.is_empty() {
             return dumping.keep();
         }
-        while dumping.take(bytes)? == Progress::More {
+        while dumping.take(bytes)? == Written::More {
             bytes = &[];
         }
     }
@@ -225,19 +225,19 @@ impl<W: Write + Seek> Dump<W> {
         Self { out, reader: Reader::new(crc32c::compute), input: Vec::new(), is_whole: false }
     }
 
-    fn take(&mut self, bytes: &[u8]) -> Result<Progress, DumpError> {
+    fn take(&mut self, bytes: &[u8]) -> Result<Written, DumpError> {
         self.input.extend_from_slice(bytes);
         let mut left = AT_ONCE;
         loop {
             self.out.write_on(&mut left)?;
             if left == 0 {
-                return Ok(Progress::More);
+                return Ok(Written::More);
             }
             let mut unread = &*self.input;
             let read = self.reader.read(&mut unread)?;
             let taken = self.input.len() - unread.len();
             self.input.drain(..taken);
-            let Some(section) = read else { return Ok(Progress::Done) };
+            let Some(section) = read else { return Ok(Written::All) };
             match section {
                 Section::Vm(vm) => self.out.begin(vm.name, vm.vcpus.into(), vm.memory),
                 Section::Memory(runs) => {

@@ -1,7 +1,7 @@
 //! Cores of made-up VMs, read back by an independent ELF reader.
 
 use cpu::pstate::{EL0T, EL1H, EL1T};
-use croft::dump::{Dumping, Progress, file};
+use croft::dump::{Dumping, Written, file};
 use croft::saved::{Check, SavedError, Writing};
 use made_up::{INFO, MEMORY, counted, saved, saved_with};
 use object::LittleEndian;
@@ -96,7 +96,7 @@ fn gigabytes_of_one_word_are_written_in_pieces() {
     let to = folder.path().join("vm.core");
     let mut dumping = Dumping::create(&to, None).expect("no error");
     let (mut goes, mut bytes) = (1, &*saved_with(LARGE, 0x5a5a, &counted(11)));
-    while dumping.take(bytes).expect("no error") == Progress::More {
+    while dumping.take(bytes).expect("no error") == Written::More {
         assert!(!dumping.is_whole());
         (goes, bytes) = (goes + 1, &[]);
     }

@@ -10,6 +10,7 @@ use crate::{
     BootMethod, Conduit, ConsoleKind, Cpu, InterruptLine, MAX_CPUS, MAX_MEMORY_RANGES, MAX_REDISTRIBUTOR_REGIONS,
     MAX_RESERVED_RANGES, MAX_WINDOW_ROWS, PlatformError, Psci, PsciVersion,
 };
+use abi::calls::arm::CPU_ON_64;
 use arrayvec::ArrayVec;
 use units::{CpuId, Hz, IntId, Pa, Range};
 
@@ -17,8 +18,6 @@ use units::{CpuId, Hz, IntId, Pa, Range};
 const MAX_DEPTH: usize = 12;
 /// How many UARTs are remembered as candidates for the console.
 const MAX_UARTS: usize = 16;
-/// PSCI's `CPU_ON`, 64-bit form.
-const CPU_ON_64: u32 = 0xc400_0003;
 
 /// What was found.
 #[derive(Debug, Default)]

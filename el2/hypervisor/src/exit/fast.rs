@@ -4,6 +4,7 @@
 //! WFE that gives the CPU away, which is a switch of threads and takes the scheduler's; allocates nothing, logs nothing.
 //! Its length in instructions is promised in SPECIFICATION.md.
 
+use abi::calls::arm;
 use cpu::exit::class;
 use cpu::{id, pstate};
 use hw::sysreg;
@@ -18,12 +19,8 @@ use crate::vcpu::exception::complete;
 use crate::vcpu::{self, Vcpu};
 use crate::vm::counters::{self, Reason};
 
-/// SMCCC_VERSION and its answer (DEN0028); the long path gives the same.
-const SMCCC_VERSION: u32 = 0x8000_0000;
-const SMCCC_1_1: u64 = 0x1_0001;
-
 /// The fields of a data abort's syndrome that must have one value for the short path: ISV, SAS, SSE, FnV, EA, CM, S1PTW,
-/// WnR and the kind of fault (DDI 0487 D19.2.37): a complete 32-bit load by a translation fault, no more to it.
+/// WnR and the kind of fault (DDI 0487 D24.2.40): a complete 32-bit load by a translation fault, no more to it.
 const LOAD_MASK: u64 = 1 << 24 | 3 << 22 | 1 << 21 | 1 << 10 | 1 << 9 | 1 << 8 | 1 << 7 | 1 << 6 | 0x3c;
 const LOAD_WORD: u64 = 1 << 24 | 2 << 22 | 0x04;
 /// The same for an access of any size and direction.
@@ -99,8 +96,9 @@ fn synchronous(vcpu: &'static Vcpu, context: &mut VcpuContext) -> Answer {
         class::HVC64 if syndrome & 0xffff == 0 => {
             let [function, ..] = &mut context.x;
             *function = match *function as u32 {
-                psci::PSCI_VERSION => psci::VERSION,
-                SMCCC_VERSION => SMCCC_1_1,
+                // As on the long path.
+                arm::PSCI_VERSION => psci::VERSION,
+                arm::SMCCC_VERSION => arm::SMCCC_1_1.into(),
                 function if speculation::work_around(function) => SUCCESS,
                 _ => return Answer::NotHere,
             };

@@ -4,11 +4,9 @@
 
 use core::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
+use abi::calls::arm::{SMCCC_ARCH_WORKAROUND_1, SMCCC_ARCH_WORKAROUND_2, SMCCC_ARCH_WORKAROUND_3};
 use cpu::id::HostIds;
-use cpu::speculation::{
-    Firmware, Offer, Plan, StoreBypass, VectorTable, WORKAROUND_1, WORKAROUND_2, WORKAROUND_3,
-    translates_out_of_context,
-};
+use cpu::speculation::{Firmware, Offer, Plan, StoreBypass, VectorTable, translates_out_of_context};
 use hw::firmware::{self, architecture_feature};
 use hw::speculation::{Means, apply, forget};
 use hw::sysreg;
@@ -32,19 +30,19 @@ pub fn call_always() {
 pub(crate) fn init_cpu() -> Plan {
     let offer = |function| Offer::from_answer(architecture_feature(function));
     let firmware = Firmware {
-        branch_targets: offer(WORKAROUND_1),
-        store_bypass: offer(WORKAROUND_2),
-        branch_history: offer(WORKAROUND_3),
+        branch_targets: offer(SMCCC_ARCH_WORKAROUND_1),
+        store_bypass: offer(SMCCC_ARCH_WORKAROUND_2),
+        branch_history: offer(SMCCC_ARCH_WORKAROUND_3),
     };
     let plan = Plan::new(sysreg::midr_el1(), &HostIds(hw::ids::read_all()), &firmware);
     if translates_out_of_context(sysreg::midr_el1()) {
         hw::stage1::close_between_guests();
     }
     if plan.store_bypass == StoreBypass::Firmware {
-        firmware::call(WORKAROUND_2, 1);
+        firmware::call(SMCCC_ARCH_WORKAROUND_2, 1);
     }
     apply(match plan.vectors() {
-        _ if CALLS_ALWAYS.load(Ordering::Relaxed) => Means::Call(WORKAROUND_1),
+        _ if CALLS_ALWAYS.load(Ordering::Relaxed) => Means::Call(SMCCC_ARCH_WORKAROUND_1),
         VectorTable::Plain => Means::Nothing,
         VectorTable::Clearing(rounds) => Means::Clear(rounds),
         VectorTable::Calling(function) => Means::Call(function),
@@ -80,8 +78,8 @@ pub(crate) fn workarounds() -> Workarounds {
 #[inline(never)]
 pub(crate) fn work_around(function: u32) -> bool {
     let told = match function {
-        WORKAROUND_1 => &TOLD[0],
-        WORKAROUND_3 => &TOLD[2],
+        SMCCC_ARCH_WORKAROUND_1 => &TOLD[0],
+        SMCCC_ARCH_WORKAROUND_3 => &TOLD[2],
         _ => return false,
     };
     if told.load(Ordering::Relaxed) != REQUIRED {

@@ -19,7 +19,7 @@ use vmware::tclo::TimeSet;
 
 use crate::host::text::{Sentence, sentence};
 use crate::host::{self, wall_clock};
-use crate::link::transfer::{Progress, Transfer};
+use crate::link::transfer::{Transfer, Written};
 use crate::vm::{self, Vm};
 
 /// How long tools that poll may take to set their guest's clock, in milliseconds. The tool that asks waits a little longer.
@@ -177,7 +177,7 @@ impl Operator {
                 if !last {
                     return Ok(RequestState::Waiting);
                 }
-                if progress == Progress::More {
+                if progress == Written::More {
                     tell(Answer::More);
                 }
             }

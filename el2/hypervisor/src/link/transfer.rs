@@ -124,11 +124,11 @@ enum Again {
     Page(u64),
 }
 
-/// How far the memory of a VM is that is being restored.
+/// How much of what has come of a VM's memory is in it by now.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Progress {
-    /// All that has come was written.
-    Done,
+pub enum Written {
+    /// All of it.
+    All,
     /// There is more to write than was written for this request.
     More,
 }
@@ -246,7 +246,7 @@ impl Transfer {
 
     /// Takes the next piece of the file. If it is refused, all is: the VM is off again.
     #[inline(never)]
-    pub fn restore_next(&mut self, vm: &Vm, offset: u64, piece: &[u8]) -> Result<Progress, Sentence> {
+    pub fn restore_next(&mut self, vm: &Vm, offset: u64, piece: &[u8]) -> Result<Written, Sentence> {
         let taken = self.restoring(vm)?.take(offset, piece);
         if taken.is_err() {
             self.give_up();
@@ -489,7 +489,7 @@ impl Saving {
 
 impl Restoring {
     #[inline(never)]
-    fn take(&mut self, offset: u64, piece: &[u8]) -> Result<Progress, Sentence> {
+    fn take(&mut self, offset: u64, piece: &[u8]) -> Result<Written, Sentence> {
         let Some(known) = self.taken.checked_sub(offset) else {
             return Err(Sentence::from("the pieces of the saved VM did not come in order"));
         };
@@ -510,10 +510,10 @@ impl Restoring {
         loop {
             self.write(&mut left)?;
             if left == 0 {
-                return Ok(Progress::More);
+                return Ok(Written::More);
             }
             if !self.read_on(&mut left)? {
-                return Ok(Progress::Done);
+                return Ok(Written::All);
             }
         }
     }

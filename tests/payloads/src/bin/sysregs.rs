@@ -1,4 +1,4 @@
-//! System registers (Arm ARM D19): what the ID registers hide is really not there, what belongs to EL2 and EL3 is undefined, and the
+//! System registers (Arm ARM D24): what the ID registers hide is really not there, what belongs to EL2 and EL3 is undefined, and the
 //! debug registers work.
 #![no_std]
 #![no_main]

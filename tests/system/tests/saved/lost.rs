@@ -1,13 +1,12 @@
 //! The link loses some of what goes by it while a VM is saved, or has never had it: what is lost comes again.
 
-use super::{Frozen, NAME, Operated, contents, forget_generation, host, kept};
+use super::{Frozen, NAME, Operated, contents, forget_generation, host, kept, rewritten};
 use abi::bundle::TimeAway;
 use abi::link::Channel;
 use abi::link::request::{Ask, MAX_BULK_CHUNK, MAX_CHUNK, Request};
 use anyhow::{Context, Result, ensure};
 use croft::control::Order;
 use croft::session::{Condition, RequestError, Told};
-use snapshot::file::{Reader, Section, Writer};
 use std::fs;
 use std::thread;
 use std::time::Duration;
@@ -153,27 +152,5 @@ pub(super) fn leaves_nothing() -> Result<()> {
 
 /// The saved VM `bytes`, with calls that its site file does not let it have: found out behind the devices.
 fn with_calls(bytes: &[u8]) -> Result<Vec<u8>> {
-    let crc32c = abi::crc32c::compute;
-    let (mut about, mut reader, mut input) = (Reader::new(crc32c), Reader::new(crc32c), bytes);
-    let Some(Section::Vm(vm)) = about.read(&mut &*bytes)? else { anyhow::bail!("no VM") };
-    let (mut writer, mut out, mut machine) = (Writer::new(crc32c), Vec::new(), None);
-    while let Some(section) = reader.read(&mut input)? {
-        match section {
-            Section::Vm(_) => {}
-            Section::Machine(read) => machine = Some(read),
-            Section::Moment(moment) => out = writer.begin(&vm, machine.as_ref().context("no machine")?, moment)?,
-            Section::Memory(runs) => {
-                for run in runs {
-                    out.extend(writer.memory(run.content, run.count)?);
-                }
-            }
-            Section::State(state) => {
-                let mut state = (*state).clone();
-                state.calls = Some(Default::default());
-                out.extend(writer.state(&state)?);
-            }
-            Section::End => out.extend(writer.end()?),
-        }
-    }
-    Ok(out)
+    rewritten(bytes, |run, put| put(run.content, run.count), |state| state.calls = Some(Default::default()))
 }

@@ -4,7 +4,7 @@
 
 use super::Report;
 use super::server::{ANSWER, Failure, PAUSE_SECONDS, RequestHandler, Tell, tell_condition};
-use crate::dump::{Dumping, Progress};
+use crate::dump::{Dumping, Written};
 use crate::saved::{self, Check, SavedError, Source, Writing, machines_must_agree};
 use crate::session::{Condition, RequestError, Told};
 use abi::link::request::{Ask, MAX_BULK_CHUNK, MAX_CHUNK};
@@ -14,7 +14,7 @@ use std::io::{Seek, Write as _};
 use std::path::Path;
 
 /// Takes what comes of a saved VM; or nothing, to go on with what came before.
-type Write<'a> = &'a mut dyn FnMut(&[u8]) -> Result<Progress, SavedError>;
+type Write<'a> = &'a mut dyn FnMut(&[u8]) -> Result<Written, SavedError>;
 
 /// Bytes that are asked for at a time, or sent, by the serial port: between two of them others have the link.
 const PIECE: usize = 16 * MAX_CHUNK;
@@ -25,7 +25,7 @@ impl RequestHandler<'_> {
     pub(super) fn save(&self, name: &str, file: &Path, compress: bool, tell: Tell<'_>) -> Result<(), Failure> {
         let vm = self.session.vm(name)?;
         let mut writing = Writing::create(file, compress)?;
-        self.take_out(vm, &mut |bytes| writing.write(bytes).map(|()| Progress::Done), tell)?;
+        self.take_out(vm, &mut |bytes| writing.write(bytes).map(|()| Written::All), tell)?;
         let bytes = writing.keep()?;
         tell(&Report::Progress(format!("{name}: saved to {}, {bytes} bytes", file.display())))?;
         Ok(())
@@ -95,7 +95,7 @@ impl RequestHandler<'_> {
                     offset += bytes.len() as u64;
                     check.take(&bytes).map_err(SavedError::from)?;
                     let mut progress = write(&bytes)?;
-                    while progress == Progress::More {
+                    while progress == Written::More {
                         // Asks for nothing, so that the hypervisor knows that somebody is still there.
                         until_it_arrives(|| self.session.ask(vm, Ask::SaveNext { offset, length: 0 }, ANSWER))?;
                         tell(&Report::Output(Vec::new()))?;
@@ -147,7 +147,7 @@ impl RequestHandler<'_> {
         let folder = std::env::temp_dir();
         let wrong = |source| SavedError::Io { file: folder.clone(), source };
         let mut file = tempfile::tempfile_in(&folder).map_err(wrong)?;
-        let mut write = |bytes: &[u8]| file.write_all(bytes).map(|()| Progress::Done).map_err(wrong);
+        let mut write = |bytes: &[u8]| file.write_all(bytes).map(|()| Written::All).map_err(wrong);
         self.take_out(vm, &mut write, tell)?;
         file.rewind().map_err(wrong)?;
         self.put_in(number, other, Source::new(file, &folder), pause, tell)?;
