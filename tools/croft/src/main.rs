@@ -91,7 +91,8 @@ enum Order {
         /// One more argument for QEMU; may be given often. Write --qemu-arg=-d --qemu-arg=int.
         #[arg(long = "qemu-arg", value_name = "ARG", allow_hyphen_values = true)]
         qemu_args: Vec<String>,
-        /// The hypervisor's image, instead of the one that `cargo xtask build` makes.
+        /// The hypervisor's image, instead of the one that `cargo xtask build` makes. Only of an image in the folder into which this
+        /// project is built can croft tell that it is older than its source.
         #[arg(long, value_name = "FILE")]
         image: Option<PathBuf>,
         /// How long the hypervisor may take to say hello, 60 unless given; 0: for ever, as with --qemu-arg=-S.

@@ -144,16 +144,8 @@ fn built_image() -> Result<PathBuf, StartError> {
         let why = "not found, and this is not the project's work tree; name it with --image".to_owned();
         return Err(wrong(Path::new("undercroft.img"), why));
     };
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| project.join("target"), |own| project.join(own));
-    let image = target.join("undercroft.img");
+    let image = target(&project).join("undercroft.img");
     if image.is_file() {
-        if let Some(newer) = newer_source(&project, &image) {
-            eprintln!(
-                "croft: {} is older than {}; `cargo xtask build` makes it anew",
-                image.display(),
-                newer.strip_prefix(&project).unwrap_or(&newer).display()
-            );
-        }
         return Ok(image);
     }
     eprintln!("croft: building the hypervisor");
@@ -164,6 +156,20 @@ fn built_image() -> Result<PathBuf, StartError> {
         Ok(status) => Err(wrong(&image, format!("`cargo xtask build` did not make it ({status})"))),
         Err(error) => Err(wrong(&image, format!("`cargo xtask build` cannot be started: {error}"))),
     }
+}
+
+/// Where cargo puts what it builds of `project`.
+fn target(project: &Path) -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| project.join("target"), |own| project.join(own))
+}
+
+/// What is to be said of an `image` that is older than what it was built from. That is known of one in the folder `target`, into which
+/// `project` is built. An image elsewhere says nothing of its source, which may be another version.
+fn complaint_of_age(image: &Path, project: &Path, target: &Path) -> Option<String> {
+    let is_built_here = image.canonicalize().ok()?.starts_with(target.canonicalize().ok()?);
+    let newer = is_built_here.then(|| newer_source(project, image))??;
+    let newer = newer.strip_prefix(project).unwrap_or(&newer);
+    Some(format!("{} is older than {}; `cargo xtask build` makes it anew", image.display(), newer.display()))
 }
 
 /// A file that the hypervisor is built from and that was changed after its image was made.
@@ -257,6 +263,11 @@ impl Session {
             }
             None => built_image()?,
         };
+        if let Some(project) = project()
+            && let Some(complaint) = complaint_of_age(&image, &project, &target(&project))
+        {
+            eprintln!("croft: {complaint}");
+        }
         if let Some(folder) = options.log_dir.as_ref().filter(|folder| folder.exists() && !folder.is_dir()) {
             return wrong(folder, "that is no folder; --log-dir names one, which is made if it is not there");
         }
@@ -296,5 +307,38 @@ impl Session {
         }
         session.host = Some(Host { running: Mutex::new(running), port, _bundle: bundle });
         Ok(session)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::complaint_of_age;
+    use std::fs::{self, File};
+    use std::time::{Duration, SystemTime};
+
+    /// Also of one that is named, as long as it is known what it was built from.
+    #[test]
+    fn an_image_that_is_older_than_its_source_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let project = folder.path().join("project");
+        let (target, elsewhere) = (project.join("target"), folder.path().join("elsewhere"));
+        let now = SystemTime::now();
+        let file = |path: &std::path::Path, age: u64| {
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            File::create(path).unwrap().set_modified(now - Duration::from_secs(age)).unwrap();
+        };
+        file(&project.join("core/a/src/lib.rs"), 50);
+        file(&project.join("el2/b/src/tests/newest.rs"), 1);
+        let images = [target.join("undercroft.img"), target.join("old/any-name.img"), elsewhere.join("undercroft.img")];
+        let told = |age| {
+            images.iter().for_each(|image| file(image, age));
+            images.each_ref().map(|image| complaint_of_age(image, &project, &target))
+        };
+        assert_eq!(told(10), [None, None, None], "newer than its source");
+        file(&project.join("el2/b/src/lib.rs"), 5);
+        let [usual, named, foreign] = told(10);
+        assert!(usual.unwrap().contains("undercroft.img is older than el2/b/src/lib.rs; `cargo xtask build`"));
+        assert!(named.unwrap().contains("any-name.img is older than el2/b/src/lib.rs"));
+        assert_eq!(foreign, None, "nobody knows what it was built from");
     }
 }
