@@ -170,8 +170,8 @@ impl GuestClock {
         let rate = Rate(rate);
         let scale = CounterScale::between(host, frequency, rate).ok_or(Refused::Frequency(frequency, rate))?;
         let elapsed = scale.invert(GuestTicks(count)).ok_or(Refused::Count(count))?;
-        // No host tick may fall on the count exactly: what the next one is too far is taken off for ever, so that it is
-        // neither behind, which the guest would notice, nor ahead.
+        // Perhaps no host tick falls on the count exactly. The next one is too far by a little, which is subtracted from then
+        // on: so the count is neither behind, which the guest would notice, nor ahead.
         let ahead = scale.apply(elapsed).0.wrapping_sub(count);
         Ok(Self {
             offset: Ticks(now.0.wrapping_sub(elapsed)),

@@ -117,7 +117,7 @@ impl RunQueue {
         let heaviest = if behind < 0 {
             return None;
         } else if behind.unsigned_abs() >= own.turn {
-            // It is a thread's turn to go, though then there be more weight there than here.
+            // It is a thread's turn to go, even if there is more weight there than here then.
             u64::MAX
         } else {
             // Let the weights be more even, or as even the other way round.

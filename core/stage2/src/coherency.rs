@@ -166,8 +166,8 @@ impl Stage2 {
         let mut effects = Effects::default();
         let mut attributes = Attributes::RAM;
         if rules.policy == Policy::Eager {
-            // Nothing to clean, but what the last owner executed there must go. All of it, whatever the cache: a block has
-            // more lines than most caches.
+            // There is nothing to clean, but what the last owner executed there must go. The whole cache is invalidated, of
+            // whatever size: a block has more lines than most caches.
             let kind = CacheKind { needs_clean: false, by_address: false, ..rules.caches };
             effects = maintain(hardware.caches, Rules { caches: kind, point: Point::Unification, ..rules }, ram);
             effects.granted = ram.size / PAGE_SIZE;
@@ -218,10 +218,10 @@ impl Stage2 {
         let (range, pa) = self.isolate(hardware, ipa, mapping)?;
         let is_strict = rules.policy == Policy::Strict;
         if is_strict {
-            // Before anything is cleaned: what another vCPU stores behind the clean would be executed stale.
+            // This comes before the clean: what another vCPU stores after it would be executed stale.
             self.update(hardware.memory, hardware.tlb, range, |attributes| Attributes {
                 permissions: attributes.permissions - Permissions::WRITE,
-                // Released, it would be writable.
+                // If it were released, it would be writable.
                 software: attributes.software - Software::HELD,
                 ..attributes
             })?;
@@ -460,7 +460,7 @@ const fn splits(before: Mapping, range: Range<Ipa>) -> u64 {
 fn maintain<C: Caches + ?Sized>(caches: &mut C, rules: Rules, range: Range<Pa>) -> Effects {
     let mut effects = Effects::default();
     for step in steps(rules.caches, range, rules.point) {
-        // What was done is counted, not what was meant to be.
+        // This counts what was done, not what was meant to be.
         let lines = caches.carry_out(step);
         match step {
             Step::CleanToUnification { .. } | Step::CleanToCoherency { .. } => effects.lines += lines,

@@ -157,7 +157,7 @@ pub trait Caches {
 pub fn steps(kind: CacheKind, range: Range<Pa>, point: Point) -> ArrayVec<Step, MOST_STEPS> {
     let mut steps = ArrayVec::new();
     match point {
-        // A fetch past all caches needs the clean whatever IDC says, which is about the point of unification alone.
+        // A fetch past all caches needs the clean: IDC speaks of the point of unification alone.
         Point::Coherency => steps.push(Step::CleanToCoherency { range, line: kind.data_line }),
         Point::Unification if kind.needs_clean => {
             steps.push(Step::CleanToUnification { range, line: kind.data_line });

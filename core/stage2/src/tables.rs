@@ -293,7 +293,7 @@ fn map_in_one_table<M: TableMemory + ?Sized, T: TlbOps + ?Sized>(
         if entry.is_closed() || entry.is_valid() && !is_table {
             return Err(Stage2Error::AlreadyMapped(range.start));
         }
-        // Where a table stands already the range is mapped in its entries: a table may hold other mappings.
+        // If there is a table already, the range is mapped in its entries: it may hold other mappings.
         if !is_table && level.aligns(range.start) && level.aligns(pa) && range.size >= level.size() {
             break;
         }

@@ -199,7 +199,7 @@ impl Vgic {
     }
 
     pub(crate) fn clear_active(&mut self, place: Place, value: u32) -> VcpuSet {
-        // Who held one must look again, and so must whoever one that is still pending is routed to.
+        // Whoever held one must look again. So must each vCPU to which one that is still pending is routed.
         let set = self.concerned(place.word, place.vcpu, value & self.each_held(place, Held::any));
         for index in self.sharers(place.word, place.vcpu) {
             let Some(vcpu) = self.vcpus.get_mut(index) else { continue };

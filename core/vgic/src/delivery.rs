@@ -35,7 +35,7 @@ impl Vgic {
                 lrs.stale |= 1 << number;
                 self.fold(index, value, &mut acknowledged);
             } else if value & (list_register::HARDWARE | list_register::EOI) == list_register::EOI {
-                // Empty, but it goes on raising the maintenance interrupt until it is overwritten.
+                // It is empty, but raises the maintenance interrupt until it is overwritten.
                 lrs.stale |= 1 << number;
             }
         }
@@ -60,7 +60,7 @@ impl Vgic {
                 held.cancel_active = 0;
             }
         }
-        // SGIs and PPIs are nobody else's business.
+        // SGIs and PPIs concern no other vCPU.
         if freed[1] | freed[2] | freed[3] == 0 {
             return VcpuSet::EMPTY;
         }

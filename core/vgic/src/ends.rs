@@ -27,7 +27,7 @@ impl Vgic {
         let held = target.held;
         let mut running = [0_u32; WORDS];
         let mut found = [0_u128; 2];
-        // Of several that may stand for one active priority, those that ran already do; else one that was set aside.
+        // Several may stand for one active priority: take those that already ran; else one that was set aside.
         for was_set_aside in [false, true] {
             for (word, held) in held.iter().enumerate() {
                 let candidates = if was_set_aside { held.set_aside } else { !held.set_aside };
@@ -41,7 +41,7 @@ impl Vgic {
             }
         }
         let Some(target) = self.vcpus.get_mut(index) else { return };
-        // An active priority that nothing has may be that of an interrupt whose priority was changed as it was
+        // An active priority that no interrupt has may belong to one whose priority was changed while it was
         // acknowledged: then whichever ran keeps running.
         let all_found = active_priorities == found;
         for (held, running) in target.held.iter_mut().zip(running) {

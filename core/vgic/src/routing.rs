@@ -65,7 +65,7 @@ impl Vgic {
         }
         let mut set = self.route_again(word, bit).union(self.concerned(word, 0, bit));
         if first {
-            // What they have enabled is looked at, and watched, from here on.
+            // From here on we look at what they have enabled, and watch it.
             for (index, vcpu) in self.vcpus.iter().enumerate().take(self.vcpu_count) {
                 if vcpu.on {
                     set.insert(VcpuId(index as u8));

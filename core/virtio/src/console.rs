@@ -222,7 +222,7 @@ impl Device for Console {
         if !self.input.fits(input) || !self.output.fits(output) {
             return Err(Unfit("more bytes wait in a virtio console than it keeps"));
         }
-        // All of it is looked at before any of it is put in: a console beside this one would take memory.
+        // We look at all of it before we put any of it in: a second console for that would take memory.
         let into_it = receiving.as_ref().map(|chain| Ok((chain, self.receiving.look_at(chain)?))).transpose()?;
         let out_of_it =
             transmitting.as_ref().map(|chain| Ok((chain, self.transmitting.look_at(chain)?))).transpose()?;

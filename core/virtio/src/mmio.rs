@@ -296,7 +296,7 @@ impl<D: Device> Mmio<D> {
         if refused(&outcome) {
             outcome = Ok(Progress::More);
         }
-        // What was done is told of now, however much there is left to do.
+        // The driver is told now of what was done, however much is left to do.
         let outcome = outcome.and_then(|progress| {
             for queue in &mut self.queues {
                 if queue.take_interrupt(memory)? {
@@ -383,8 +383,8 @@ impl<D: Device> Mmio<D> {
         let Some(queue) = self.queues.get_mut(select as usize) else { return Effect::None };
         if value & 1 == 0 {
             queue.make_unready();
-            // The buffer that the device had in its hands is the driver's again (section 4.2.2.1, QueueReady). Kept, it would be
-            // read from where the driver has something else by now, and returned to a ring that never had it.
+            // The buffer that the device held is the driver's again (section 4.2.2.1, QueueReady). If the device kept it, it would
+            // read from where the driver has something else by now, and return it to a ring that never had it.
             self.device.let_go(select as usize);
             return Effect::None;
         }

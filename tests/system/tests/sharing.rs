@@ -85,6 +85,8 @@ const MOST: u64 = 200;
 /// The same beside devices with as many descriptors as there can be. Which of their turns it meets is chance, and a turn's longest was
 /// seen to be 219; a device that is not bounded by what it costs makes it wait for 2,100 and more.
 const MOST_BESIDE_DEVICES: u64 = 400;
+/// The same beside a large VM that starts afresh, which was seen to make it late by 67, again and again.
+const MOST_BESIDE_A_RESET: u64 = 100;
 
 /// A guest that sleeps and wakes beside three whose devices get as many descriptors as there can be, which say nearly nothing:
 /// whatever it is counted by, what a device does before anybody else may run costs no more than so much.
@@ -153,7 +155,7 @@ fn large_reset() -> Result<()> {
     println!("late by {late} us");
     let log = run.log().transcript();
     ensure!(log.contains("large: started (2)"), "it was not started afresh meanwhile:\n{log}");
-    ensure!(late <= MOST, "it was late by {late} us, more than {MOST}");
+    ensure!(late <= MOST_BESIDE_A_RESET, "it was late by {late} us, more than {MOST_BESIDE_A_RESET}");
     Ok(())
 }
 
