@@ -31,6 +31,13 @@ impl Vm {
         self.life.lock()
     }
 
+    /// Does to its machine what comes from outside, at a moment when nobody takes its state out or puts one in. Otherwise what comes
+    /// between the two would be lost: a line that somebody types, say.
+    pub(crate) fn from_outside<T>(&self, happens: impl FnOnce(&Self) -> T) -> T {
+        let _life = self.life();
+        happens(self)
+    }
+
     /// Performs what `life`, which is this VM's and which the caller has locked, decided. Says whether that was anything.
     fn perform(&self, life: &Life, effects: &[Effect]) -> bool {
         for effect in effects {
