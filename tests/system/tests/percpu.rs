@@ -16,6 +16,8 @@ use system::{place, scenario};
 
 /// A hundred thousand moves of threads take a while on a busy machine.
 const LIMIT: Duration = Duration::from_secs(400);
+/// Less than a VM's state is out.
+const BETWEEN_BYTES: Duration = Duration::from_millis(5);
 
 fn main() -> ExitCode {
     let trial = |cpu: &'static str| scenario(format!("percpu::{cpu}"), move || self_test(cpu));
@@ -88,12 +90,12 @@ fn scrubbing() -> Result<()> {
     const PAYLOADS: [&str; 7] = ["registers", "gic", "timers", "memory", "virtio", "doors", "services"];
     const SCALED: &str = "scaled";
     const LINUX: &str = "linux";
-    // The sums of the test `load`, and beside them numbers that leave by hvc0 and random bytes that come in.
-    const WORK: &str = "word() { echo 4; }; (for r in $(seq 0 19); do seq $((r*100+1)) $((r*100+100)) >/dev/hvc0; \
-                        head -c 4096 /dev/hwrng | wc -c; done >/tmp/got) & \
-                        (. /tests/load; echo got $(sort -u /tmp/got)) & echo ready; cat >/tmp/typed";
-    /// How many lines are typed meanwhile. One in twenty or so comes while a state is out.
-    const TYPED: usize = 40;
+    // The sums of the test `load`, and beside them numbers that leave by hvc0, random bytes that come in, and what is typed.
+    const WORK: &str = "word() { echo 3; }; (for r in $(seq 0 19); do seq $((r*100+1)) $((r*100+100)) >/dev/hvc0; \
+                        head -c 4096 /dev/hwrng | wc -c; done >/tmp/got) & . /tests/load >/tmp/load & \
+                        echo ready; cat >/tmp/typed";
+    const LOOK: &str =
+        "wait; cat /tmp/load; echo got $(sort -u /tmp/got); seq 200 | cmp - /tmp/typed && echo all $((199+1)) typed";
     let folder = tempfile::tempdir()?;
     let mut vms = Vec::new();
     for name in PAYLOADS {
@@ -121,14 +123,17 @@ fn scrubbing() -> Result<()> {
     console.send(format!("{WORK}\n"))?;
     // From here on it is `cat` that reads, and no longer the shell, which keeps what it has read too early.
     console.expect("\nready\r\n", LIMIT)?;
-    for number in 1..=TYPED {
-        console.send(format!("typed {number}.\n"))?;
-        console.expect(&format!("typed {number}.\r\n"), LIMIT)?;
+    // One byte after the other, so that some of them come while the state is out.
+    for byte in (1..=200).flat_map(|number| format!("{number}\n").into_bytes()) {
+        console.send([byte])?;
+        std::thread::sleep(BETWEEN_BYTES);
     }
+    console.send("\x04")?;
+    console.expect("# ", LIMIT)?;
+    console.send(format!("{LOOK}\n"))?;
     console.expect_unless("uc: load passed", &["Kernel panic", "FAILED", "rcu:", "lockup"], LIMIT)?;
     console.expect("\ngot 4096\r\n", LIMIT)?;
-    // The end of the input ends `cat`.
-    console.send("\x04")?;
+    console.expect_unless("all 200 typed\r\n", &["differ", "EOF"], LIMIT)?;
     console.expect("# ", LIMIT)?;
     let numbers: String = (1..=2000).map(|number| format!("{number}\r\n")).collect();
     let output = run.virtio_console(LINUX)?.expect("2000\r\n", LIMIT)?;
