@@ -1,12 +1,15 @@
 //! A saved VM as a file, which may come from anybody: read in pieces, and written again.
 //!
 //! The input changes bytes of a good file, since no fuzzer finds a checksum. If its first byte is odd, all checksums are
-//! corrected afterwards, as an attacker would.
+//! corrected afterwards, as an attacker would. By the next bit it is no file but a stream, whose memory comes by pieces.
 
 use abi::bundle::{Doors, Vm};
 use abi::crc32c;
 use snapshot::SavedVm;
-use snapshot::file::{Content, Description, HEAD, HEADER, PAGE, Reader, SavedMoment, Section, Writer};
+use snapshot::file::{
+    Content, Description, HEAD, HEADER, MOST_ZEROS, PAGE, PAGES_OF_A_BLOCK, PAGES_OF_A_PIECE, Pieces, Reader, Run,
+    SavedMoment, Section, Writer,
+};
 
 use crate::saved_vm::good as good_state;
 
@@ -16,7 +19,7 @@ const MEMORY: u64 = 2 << 20;
 /// Each three bytes of `data` after the first are a place and a value.
 pub fn snapshot_file(data: &[u8]) {
     let Some((&how, changes)) = data.split_first() else { return };
-    let mut bytes = good();
+    let mut bytes = if how & 2 == 0 { good() } else { good_stream() };
     let length = bytes.len();
     for change in changes.chunks_exact(3) {
         bytes[usize::from(u16::from_le_bytes([change[0], change[1]])) % length] = change[2];
@@ -25,6 +28,7 @@ pub fn snapshot_file(data: &[u8]) {
         make_right(&mut bytes);
     }
     look(&bytes, 1 + usize::from(how) * 16);
+    look_at_stream(&bytes, 1 + usize::from(how) * 16);
     look(data, 7);
 }
 
@@ -81,6 +85,52 @@ fn look(bytes: &[u8], step: usize) {
         }
     }
     assert_eq!(reader.finish().is_ok(), is_whole);
+}
+
+/// As the hypervisor reads what comes by the link, which may be a file as well.
+fn look_at_stream(bytes: &[u8], step: usize) {
+    let mut reader = Reader::of_stream(crc32c::compute);
+    let (mut all, mut sum) = (0, 0);
+    for mut input in bytes.chunks(step) {
+        loop {
+            match reader.read(&mut input) {
+                Err(_) => return,
+                Ok(None) => break,
+                Ok(Some(Section::Vm(vm))) => all = vm.memory / PAGE as u64,
+                Ok(Some(Section::Memory(runs))) => {
+                    let first = runs.clone().next().expect("a section of memory has pages").first;
+                    let are_zeros = runs.clone().all(|run| run.content == Content::Fill(0));
+                    let count: u64 = runs.map(|run| run.count).sum();
+                    sum += count;
+                    assert!(first + count <= all, "pages that it does not have");
+                    let is_piece = (first % PAGES_OF_A_PIECE, count) == (0, PAGES_OF_A_PIECE);
+                    let is_bounded = (1..=MOST_ZEROS).contains(&(count / PAGES_OF_A_BLOCK));
+                    let are_blocks = are_zeros && is_bounded && (first | count).is_multiple_of(PAGES_OF_A_BLOCK);
+                    assert!(!reader.is_by_pieces() || is_piece || are_blocks, "{count} pages from {first} at once");
+                }
+                Ok(Some(Section::End)) => assert_eq!(sum, all, "an end behind a part of the memory"),
+                Ok(Some(_)) => {}
+            }
+        }
+    }
+}
+
+/// As [`good`], by pieces, the last one first.
+fn good_stream() -> Vec<u8> {
+    let file = good();
+    let (mut reader, mut unread) = (Reader::new(crc32c::compute), &*file);
+    while !matches!(reader.read(&mut unread), Ok(Some(Section::State(_)))) {}
+    let mut stream = file[..file.len() - unread.len()].to_vec();
+    let mut pieces = Pieces::begin(crc32c::compute, &mut stream, reader.sections());
+    let page: [u8; PAGE] = std::array::from_fn(|place| (place % 251) as u8);
+    for piece in (0..MEMORY / PAGE as u64 / PAGES_OF_A_PIECE).rev() {
+        let first = piece * PAGES_OF_A_PIECE;
+        let content = if piece % 8 == 0 { Content::Page(&page) } else { Content::Fill(piece % 3) };
+        let run = Run { first, count: PAGES_OF_A_PIECE, content };
+        stream.extend(pieces.piece([run]).expect("there is memory"));
+    }
+    stream.extend(pieces.end().expect("there is memory"));
+    stream
 }
 
 /// A file that has a little of everything, whose end has places that changes reach.

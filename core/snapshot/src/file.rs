@@ -22,18 +22,28 @@ use core::fmt;
 
 pub use memory::{Content, MOST as MOST_OF_MEMORY, Memory, RUNS as MOST_RUNS, Run};
 pub use reader::{Reader, Section};
-pub use writer::Writer;
+pub use writer::{Pieces, Writer};
 
 use crate::{SavedMachine, SavedVm, bounds};
 use pack::{Damaged, value};
-use units::PAGE_SIZE;
+use units::{BLOCK_SIZE, PAGE_SIZE};
 
 /// What a file begins with.
 pub const MAGIC: [u8; 8] = *b"UCSAVED\0";
 /// The version of header and heads that is written, and the only one that is read. Sections have their own.
 pub const VERSION: u16 = 2;
-/// Bytes of the header: magic, version, two zeros, and the CRC-32C of these twelve.
+/// Bytes of the header: magic, version, order, and the CRC-32C of these twelve.
 pub const HEADER: usize = 16;
+/// The order of sections of memory in a file: from the first page to the last.
+const IN_ORDER: [u8; 2] = [0, 0];
+/// In a stream that is no file: each section is one piece, or whole blocks of zeros, and they come in any order.
+const BY_PIECES: [u8; 2] = [1, 0];
+/// Pages of a piece, by which memory comes in a stream: 64 KiB.
+pub const PAGES_OF_A_PIECE: u64 = 16;
+/// Pages of a block.
+pub const PAGES_OF_A_BLOCK: u64 = BLOCK_SIZE / PAGE_SIZE;
+/// At most so many blocks of zeros are one section of a stream: a GiB.
+pub const MOST_ZEROS: u64 = 512;
 /// Bytes of a section's head.
 pub const HEAD: usize = 32;
 /// Bytes of a page.

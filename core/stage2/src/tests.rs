@@ -547,6 +547,33 @@ fn eager_pages_stay_executable_and_are_maintained_behind_a_store() {
     tables.destroy(&mut &host, &mut &host);
 }
 
+/// What a guest waits for is shown to it by pieces of 64 KiB. When all is there the block is as if it had been shown as one, but where some
+/// of it was executed.
+#[test]
+fn a_block_that_is_shown_by_pieces_becomes_one_entry() {
+    const PIECE: u64 = 16 * PAGE_SIZE;
+    for executes in [false, true] {
+        let host = Host::new(100, [GIGABYTE, GIGABYTE + 5 * PIECE, GIGABYTE + BLOCK_SIZE - PAGE_SIZE].into());
+        let mut tables = Stage2::new(&mut &host).unwrap();
+        for nth in (0..32).map(|nth| nth * 13 % 32) {
+            let mut hardware = Hardware { memory: &mut &host, tlb: &mut &host, caches: &mut Idle };
+            let (at, pa) = (Ipa(GIGABYTE + nth * PIECE), Pa(0x4020_0000 + nth * PIECE));
+            assert_eq!(tables.translate(&&host, at), None);
+            tables.show(&mut hardware, at, Range { start: pa, size: PIECE }, RULES).unwrap();
+            assert_eq!(tables.translate(&&host, at).unwrap().pa, pa);
+            if executes && nth == 5 {
+                assert!(matches!(want(&host, &mut tables, at.0, Wanted::Fetch, RULES), Allowed::Now { .. }));
+            }
+        }
+        let block = Range { start: Ipa(GIGABYTE), size: BLOCK_SIZE };
+        assert_eq!(tables.merge(&mut &host, &mut &host, block).unwrap(), usize::from(!executes));
+        let level = if executes { Level::Three } else { Level::Two };
+        assert_eq!(level_at(&host, &tables, GIGABYTE), level);
+        assert_eq!(tables.pages(&&host, block), (512, u64::from(executes)));
+        tables.destroy(&mut &host, &mut &host);
+    }
+}
+
 #[test]
 fn p6_a15_a_strict_page_is_writable_or_executable() {
     let (host, mut tables) = guest();

@@ -151,6 +151,8 @@ pub struct Life<R> {
     put_in: VcpuSet,
     /// Its vCPUs are to stand still.
     is_paused: bool,
+    /// That is only until some of its memory has come, and nobody is told of it.
+    is_stalled: bool,
     /// It stands still without a state, which is to be put in.
     awaits_state: bool,
     /// It is to stop as soon as it has started: asked for while its images were being loaded.
@@ -177,6 +179,7 @@ impl<R: Clone + PartialEq> Life<R> {
             boot: false,
             put_in: VcpuSet::EMPTY,
             is_paused: false,
+            is_stalled: false,
             awaits_state: false,
             stop_next: None,
             again_until: 0,
@@ -205,6 +208,12 @@ impl<R: Clone + PartialEq> Life<R> {
     #[must_use]
     pub const fn is_paused(&self) -> bool {
         self.is_paused
+    }
+
+    /// Whether that is only until some of its memory has come.
+    #[must_use]
+    pub const fn is_stalled(&self) -> bool {
+        self.is_stalled
     }
 
     /// How often it has been started.
@@ -273,6 +282,10 @@ impl<R: Clone + PartialEq> Life<R> {
     /// The watchdogs first: a vCPU that has not stopped yet may still set one up, whose time then begins with the VM's going
     /// on.
     pub fn pause(&mut self) -> &'static [Effect] {
+        if self.phase == Phase::Running && core::mem::take(&mut self.is_stalled) {
+            // It stands still already, and goes on when the operator says so.
+            return &[Effect::Say(Saying::Paused), Effect::Report];
+        }
         if !self.is_running() {
             return NOTHING;
         }
@@ -288,11 +301,43 @@ impl<R: Clone + PartialEq> Life<R> {
         ]
     }
 
+    /// As [`Life::pause`], until some of its memory has come ([`Life::unstall`]): that may be hundreds of times, and nobody is told.
+    pub fn stall(&mut self) -> &'static [Effect] {
+        if !self.is_running() {
+            return NOTHING;
+        }
+        self.is_paused = true;
+        self.is_stalled = true;
+        &[
+            Effect::ShowPause,
+            Effect::FreezeWatchdogs,
+            Effect::PauseDevices,
+            Effect::AskAll(Ask::StandStill),
+            Effect::PauseClock,
+        ]
+    }
+
+    /// Some of its memory has come. It goes on, unless it stands still for another reason.
+    pub fn unstall(&mut self) -> &'static [Effect] {
+        if self.phase != Phase::Running || !core::mem::take(&mut self.is_stalled) {
+            return NOTHING;
+        }
+        self.is_paused = false;
+        &[
+            Effect::ShowPause,
+            Effect::ResumeClock,
+            Effect::ThawWatchdogs,
+            Effect::ResumeDevices,
+            Effect::ServeDevices,
+            Effect::WakeAll,
+        ]
+    }
+
     /// Lets it go on. No effects if it is not paused, has no state yet, or stops: its watchdogs are not to begin again then.
     ///
     /// The clock before the watchdogs, whose deadlines are never while it stands, and before the vCPUs, which copy it.
     pub fn resume(&mut self) -> &'static [Effect] {
-        if self.phase != Phase::Running || !self.is_paused || self.awaits_state {
+        if self.phase != Phase::Running || !self.is_paused || self.is_stalled || self.awaits_state {
             return NOTHING;
         }
         self.is_paused = false;
@@ -360,6 +405,7 @@ impl<R: Clone + PartialEq> Life<R> {
         self.starts = [None; MAX_VCPUS];
         self.put_in = VcpuSet::EMPTY;
         self.is_paused = false;
+        self.is_stalled = false;
         self.awaits_state = false;
         let length = now.saturating_sub(self.started_at);
         let by = match stop {

@@ -33,8 +33,8 @@ pub trait Guest {
     /// Where `va` is for an access with these rights, and what memory the guest says it is, by its own tables.
     ///
     /// # Errors
-    /// The abort that these tables have for the access.
-    fn translate(&self, va: Va, rights: Rights, direction: Direction) -> Result<(Ipa, Memory), AbortKind>;
+    /// The abort that these tables have for the access, or [`Refusal::Again`] where a table has to be waited for.
+    fn translate(&self, va: Va, rights: Rights, direction: Direction) -> Result<(Ipa, Memory), Refusal>;
 
     /// The abort that the guest gets whose walk of its own tables for `va` came to `table`, where no RAM is.
     fn refused_walk(&self, va: Va, table: Ipa) -> AbortKind;
@@ -226,7 +226,11 @@ pub fn described(
 #[inline(never)]
 fn begins_at(guest: &impl Guest, registers: Registers<'_>, far: Va, direction: Direction) -> Result<(), Refusal> {
     let before = guest.translate(Va(far.0.wrapping_sub(1)), Rights::Kernel, Direction::Read);
-    let Ok((_, Memory::Normal)) = before else { return Ok(()) };
+    match before {
+        Ok((_, Memory::Normal)) => {}
+        Err(Refusal::Again) => return Err(Refusal::Again),
+        _ => return Ok(()),
+    }
     let word = fetch(guest, registers).ok_or(Refusal::Again)?;
     let Ok(Instruction::Transfer(transfer)) = a64::decode(word) else { return Err(Refusal::Again) };
     let resolved = resolve(guest, registers, &transfer, far, direction)?;
@@ -305,7 +309,7 @@ fn both(
         if va.0 & u64::from(register.bytes - 1) != 0 {
             return Err(Refusal::Abort(va, AbortKind::Alignment));
         }
-        let (ipa, _) = guest.translate(va, rights, direction).map_err(|kind| Refusal::Abort(va, kind))?;
+        let (ipa, _) = guest.translate(va, rights, direction)?;
         match guest.device(ipa) {
             Some(target) => Ok(Operation::new(target, register, order)),
             // It is the part that was refused, and now it is elsewhere.

@@ -63,6 +63,9 @@ pub(crate) enum Event {
     Stop(Stop<Reason>),
     Pause,
     Resume,
+    /// It stands still until some of its memory has come, and then that has.
+    Stall,
+    Unstall,
     /// The operator presses the power button, and wants the VM again if it is off so many milliseconds later.
     Button(u64),
     /// Time passes.
@@ -101,6 +104,8 @@ pub(crate) fn event() -> impl Strategy<Value = Event> {
         2 => stop.prop_map(Event::Stop),
         2 => Just(Event::Pause),
         2 => Just(Event::Resume),
+        2 => Just(Event::Stall),
+        2 => Just(Event::Unstall),
         1 => (0..8_000_u64).prop_map(Event::Button),
         2 => (0..6_000_u64).prop_map(Event::Wait),
         2 => (0..400_u64).prop_map(Event::Wait),
@@ -397,13 +402,25 @@ impl World {
             }
             Event::Stop(stop) => self.stop(stop),
             Event::Pause => {
-                let runs = self.life.is_running();
+                let (runs, is_stalled) = (self.life.is_running(), self.life.is_stalled());
                 let effects = self.life.pause();
-                assert_eq!(!effects.is_empty(), runs);
+                assert!(is_stalled || effects.is_empty() != runs);
                 self.perform(effects);
             }
             Event::Resume => {
+                let is_stalled = self.life.is_stalled();
                 let effects = self.life.resume();
+                assert!(!is_stalled || effects.is_empty(), "the operator let it go on without its memory");
+                self.perform(effects);
+            }
+            Event::Stall => {
+                let effects = self.life.stall();
+                self.perform(effects);
+            }
+            Event::Unstall => {
+                let is_stalled = self.life.is_stalled();
+                let effects = self.life.unstall();
+                assert!(is_stalled || effects.is_empty(), "what comes let a VM go on that does not wait for it");
                 self.perform(effects);
             }
             Event::Button(in_time) => {
@@ -615,6 +632,7 @@ impl World {
         assert!(lives || waits, "it is neither off nor does anybody run: {:?}", self.threads);
         // Whoever was switched on during the pause begins after it; and a state is put in sooner or later.
         self.put_in(1);
+        self.happen(Event::Unstall);
         self.happen(Event::Resume);
         for _ in 0..200 {
             for id in 0..VCPUS {

@@ -32,6 +32,8 @@ const AWAY: u64 = 4;
 /// How many seconds may pass between two instructions of a guest, on a computer that does other things too.
 const SLOW: u64 = 20;
 
+#[path = "saved/early.rs"]
+mod early;
 #[path = "saved/killed.rs"]
 mod killed;
 #[path = "saved/lost.rs"]
@@ -47,6 +49,7 @@ fn main() -> ExitCode {
         scenario("saved::what_runs_is_saved_as_it_was_at_one_moment", moment::one_moment),
         scenario("saved::what_finds_no_memory_to_be_copied_waits", moment::no_room),
         scenario("saved::a_pause_is_short", moment::short_pause),
+        scenario("saved::runs_before_its_memory_has_come", early::early),
         scenario("saved::killed_at_any_moment", killed::killed),
         scenario("saved::what_is_lost_is_sent_again", lost::sent_again),
         scenario("saved::a_refused_state_leaves_nothing", lost::leaves_nothing),

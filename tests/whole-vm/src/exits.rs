@@ -11,7 +11,7 @@ use machine::{Target, redistributor};
 use services::{Facts, SUCCESS};
 use units::{Direction, Ipa, Va, VcpuId, VcpuSet};
 use vm::exits::{self, Cause, Decision, Effect, Exception, Next, Powered, Sink, Source};
-use vm::mmio::{self, Operation, Operations, StackPointer, Written};
+use vm::mmio::{self, Operation, Operations, Refusal, StackPointer, Written};
 use vm::{Bite, Caller, Saying, Stop, doors};
 
 use crate::hardware::Shared;
@@ -85,8 +85,8 @@ impl mmio::Guest for Asked<'_> {
         self.vm.plan.ram().contains(ipa)
     }
 
-    fn translate(&self, va: Va, rights: Rights, direction: Direction) -> Result<(Ipa, Memory), AbortKind> {
-        translate(&self.vm.shared, self.vm.plan.ram(), va, rights, direction)
+    fn translate(&self, va: Va, rights: Rights, direction: Direction) -> Result<(Ipa, Memory), Refusal> {
+        translate(&self.vm.shared, self.vm.plan.ram(), va, rights, direction).map_err(|kind| Refusal::Abort(va, kind))
     }
 
     fn refused_walk(&self, _: Va, table: Ipa) -> AbortKind {

@@ -223,6 +223,18 @@ impl<R: Read> Expanded<R> {
         Self { from, next: Next::Header, taken: 0, has_ended: false, ready: Vec::new(), given: 0, packed: Vec::new() }
     }
 
+    /// From where a section begins.
+    pub(crate) fn at_section(from: R) -> Self {
+        let mut expanded = Self::new(from);
+        expanded.next = Next::Head;
+        expanded
+    }
+
+    /// How many bytes of the file came so far.
+    pub(crate) const fn taken(&self) -> u64 {
+        self.taken
+    }
+
     /// The bytes that come next, at most `most`; none at the end.
     ///
     /// # Errors

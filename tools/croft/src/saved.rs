@@ -13,6 +13,10 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
+mod index;
+
+pub use index::Index;
+
 /// What is wrong with a file.
 #[derive(Debug, thiserror::Error)]
 pub enum SavedError {
@@ -51,6 +55,12 @@ pub enum SavedError {
         file: PathBuf,
         /// What is wrong with it.
         error: FileError,
+    },
+    /// It was looked at, and is another one now.
+    #[error("{}: it has changed while a VM was restored from it", .file.display())]
+    Changed {
+        /// The file.
+        file: PathBuf,
     },
     /// The machine that it was saved on, or the VM itself, and those that are here.
     #[error("{0}")]
@@ -146,7 +156,12 @@ impl<'a, R: Read> Source<'a, R> {
         Self { expanded: Expanded::new(from), file }
     }
 
-    /// The bytes that come next, at most so many; none at the end.
+    /// How many bytes of the file came so far.
+    const fn taken(&self) -> u64 {
+        self.expanded.taken()
+    }
+
+    /// The bytes that come next, at most so many; none at the end. What is of two sections never comes together.
     ///
     /// # Errors
     /// What is wrong with the file, or with what is compressed in it.
@@ -168,6 +183,9 @@ pub struct Check {
     machine: Option<SavedMachine>,
     moment: Option<SavedMoment>,
     away: Away,
+    index: Index,
+    /// Sections that were read.
+    sections: u32,
     is_whole: bool,
 }
 
@@ -186,9 +204,16 @@ pub struct Contents {
     machine: Option<SavedMachine>,
     moment: Option<SavedMoment>,
     away: Away,
+    index: Index,
 }
 
 impl Contents {
+    /// Where its memory is in the file.
+    #[must_use]
+    pub const fn index(&self) -> &Index {
+        &self.index
+    }
+
     /// What its guest makes of the time that it was away, if it goes on on a host that says what time it is: for a guest whose counter
     /// jumps by more than Linux bears in silence, what to expect, and what to do about it.
     #[must_use]
@@ -264,8 +289,8 @@ impl Check {
     #[must_use]
     pub fn new() -> Self {
         let (reader, doors) = (Reader::new(crc32c::compute), Doors::default());
-        let (machine, moment, away) = (None, None, Away::Advance);
-        Self { reader, name: String::new(), rate: 0, doors, machine, moment, away, is_whole: false }
+        let (machine, moment, away, index) = (None, None, Away::Advance, Index::default());
+        Self { reader, name: String::new(), rate: 0, doors, machine, moment, away, index, sections: 0, is_whole: false }
     }
 
     /// Takes the next bytes.
@@ -274,6 +299,7 @@ impl Check {
     /// What is wrong with them.
     pub fn take(&mut self, mut bytes: &[u8]) -> Result<(), FileError> {
         while let Some(section) = self.reader.read(&mut bytes)? {
+            self.sections += 1;
             match section {
                 Section::Vm(vm) => {
                     vm.name.clone_into(&mut self.name);
@@ -283,7 +309,7 @@ impl Check {
                 Section::Machine(machine) => self.machine = Some((*machine).clone()),
                 Section::Moment(moment) => self.moment = Some(moment),
                 Section::State(state) => self.away = state.time.away,
-                Section::Memory(_) => {}
+                Section::Memory(runs) => self.index.take(runs),
             }
         }
         Ok(())
@@ -305,18 +331,24 @@ impl Check {
         loop {
             match source.next(usize::MAX)? {
                 [] => break,
-                bytes => check.take(bytes).map_err(damaged)?,
+                bytes => {
+                    let before = check.sections;
+                    check.take(bytes).map_err(damaged)?;
+                    if check.sections > before {
+                        check.index.section_ends(check.sections, source.taken());
+                    }
+                }
             }
         }
         check.reader.finish().map_err(damaged)?;
-        let Self { name, rate, doors, machine, moment, away, .. } = check;
-        Ok(Contents { name, file: file.to_path_buf(), rate, doors, machine, moment, away })
+        let Self { name, rate, doors, machine, moment, away, index, .. } = check;
+        Ok(Contents { name, file: file.to_path_buf(), rate, doors, machine, moment, away, index })
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Check, Contents, SavedError, Writing, machines_must_agree, open};
+    use super::{Check, Contents, Index, SavedError, Writing, machines_must_agree, open};
     use crate::session::HostTime;
     use abi::bundle::Doors;
     use clock::saved::Away;
@@ -393,7 +425,8 @@ mod tests {
 
     fn saved_at(moment: Option<SavedMoment>, away: Away) -> Contents {
         let (name, file) = ("web".to_owned(), Path::new("web.saved").to_path_buf());
-        Contents { name, file, rate: 1_000_000, doors: Doors::default(), machine: None, moment, away }
+        let (doors, index) = (Doors::default(), Index::default());
+        Contents { name, file, rate: 1_000_000, doors, machine: None, moment, away, index }
     }
 
     #[test]

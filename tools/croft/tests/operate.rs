@@ -12,6 +12,7 @@ use abi::link::{self, Channel, Command as Order, Decoder, Event, MAX_PAYLOAD, Me
 use croft::control::{self, About, Place, Server};
 use croft::session::{Options, Session};
 use pack::Value;
+use snapshot::file::{PAGES_OF_A_PIECE, Reader, Section};
 use snapshot::{SavedCpu, SavedMachine};
 use std::collections::BTreeMap;
 use std::fs;
@@ -49,6 +50,8 @@ struct Fake {
     on: bool,
     /// It powers itself off when it goes on.
     ends: bool,
+    /// What came of a saved VM.
+    stream: Vec<u8>,
     /// Whether there is a clock to be set, and what it shows.
     clock: Option<u64>,
 }
@@ -219,17 +222,46 @@ impl Fake {
                 self.tell(id, Answer::Value(&[7; 32]));
                 None
             }
-            (_, Ask::RestoreNext { last: false, .. }) => return,
-            (_, Ask::RestoreEnd { .. }) => {
-                self.ends = true;
-                self.say(Message::VmState { vm, state: VmState::Paused });
+            (_, Ask::RestoreNext { bytes, last, .. }) => {
+                self.stream.extend_from_slice(bytes);
+                if !last {
+                    return;
+                }
+                self.tell(id, Answer::Wanted { piece: WANTED });
                 None
             }
-            (_, Ask::Restore | Ask::RestoreNext { .. }) => None,
+            (_, Ask::RestoreEnd { pause }) => {
+                // One that runs waits for that first of all.
+                let first = if pause { 0 } else { WANTED };
+                assert_eq!(first_page(&self.stream), u64::from(first) * PAGES_OF_A_PIECE);
+                self.ends = true;
+                if pause {
+                    self.say(Message::VmState { vm, state: VmState::Paused });
+                } else {
+                    self.end(StopReason::PowerOff);
+                }
+                None
+            }
+            (_, Ask::Restore) => None,
             (_, Ask::Reconnect | Ask::SetGuestTime | Ask::Save | Ask::EndTransfer) => None,
         };
         self.tell(id, refused.map_or(Answer::Done, Answer::Refused));
     }
+}
+
+/// A piece that a restored VM waits for from the start: in its second block, behind one of zeros.
+const WANTED: u32 = 40;
+
+/// The first page of the first section of memory in what came, which is whole.
+fn first_page(stream: &[u8]) -> u64 {
+    let (mut reader, mut unread, mut first) = (Reader::of_stream(crc32c::compute), stream, None);
+    while let Some(section) = reader.read(&mut unread).unwrap() {
+        if let Section::Memory(mut runs) = section {
+            first = first.or(runs.next().map(|run| run.first));
+        }
+    }
+    reader.finish().unwrap();
+    first.unwrap()
 }
 
 /// A host that runs, and its socket.
@@ -251,6 +283,7 @@ impl Stage {
             boots: 1,
             on: true,
             ends: false,
+            stream: Vec::new(),
             clock: tools.then_some(0),
         };
         thread::spawn(move || fake.run(input));
@@ -686,6 +719,23 @@ fn who_ends_at_once_was_restored() {
     assert_eq!(stage.says(&["stop", "--force", "web"]), STOPPED);
     let expected = format!("web: powered off\nweb: restored from {path}\n");
     assert_eq!(stage.says(&["restore", path, "--name", "web"]), expected);
+}
+
+/// What a VM waits for is sent first, also from a file that is compressed; what is to stand still is sent as the file has it.
+#[test]
+fn what_is_waited_for_is_sent_first() {
+    for (pause, compress) in [(false, true), (true, false)] {
+        let stage = Stage::new(true);
+        let file = stage.folder.path().join("web.saved");
+        let mut writing = croft::saved::Writing::create(&file, compress).unwrap();
+        writing.write(&made_up::saved(&made_up::counted(3))).unwrap();
+        writing.keep().unwrap();
+        assert_eq!(stage.says(&["stop", "--force", "web"]), STOPPED);
+        let path = file.to_str().unwrap();
+        let mut arguments = vec!["restore", path, "--name", "web"];
+        arguments.extend(pause.then_some("--pause"));
+        assert!(stage.says(&arguments).contains(&format!("web: restored from {path}")));
+    }
 }
 
 /// A clone is refused, with the reason and before its VM stands still, where no clone of it can go on.

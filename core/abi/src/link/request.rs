@@ -156,6 +156,11 @@ pub enum Answer<'a> {
     More,
     /// The request has been carried out, but some of what it was answered with is lost: nobody took it. It ends by this.
     Lost,
+    /// The VM stands still until this piece of its memory has come.
+    Wanted {
+        /// Its number: the memory is counted in pieces of 64 KiB, from 0.
+        piece: u32,
+    },
 }
 
 /// What a guest's tools have reported. Texts are printable ASCII, and empty where nothing was said.

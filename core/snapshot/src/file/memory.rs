@@ -3,7 +3,8 @@
 
 use alloc::vec::Vec;
 
-use super::{FileError, PAGE};
+use super::{FileError, HEAD, MOST_ZEROS, PAGE, PAGES_OF_A_BLOCK, PAGES_OF_A_PIECE};
+use abi::Crc32c;
 
 /// At most so many pages are written out in a section.
 pub(super) const PAGES: usize = 16;
@@ -114,6 +115,11 @@ impl Builder {
         Ok(true)
     }
 
+    /// It goes on with this page; nothing is in it.
+    pub(super) fn go_to(&mut self, page: u64) {
+        *self = Self { next: page, ..Self::default() };
+    }
+
     /// What is in it; it is empty then, and goes on behind that.
     pub(super) fn take(&mut self) -> Vec<u8> {
         let next = self.next;
@@ -182,6 +188,37 @@ impl<'a> Memory<'a> {
             }
         }
         Ok((again.take() == bytes).then_some((memory, end)))
+    }
+
+    /// The runs of a `section` with its head, as it stands in a file that was read before, and begins with page `first` of `all`
+    /// there are. `None` if it is damaged, or another one by now.
+    ///
+    /// # Errors
+    /// [`FileError::NoMemory`].
+    pub fn of_section(crc32c: Crc32c, section: &'a [u8], first: u64, all: u64) -> Result<Option<Self>, FileError> {
+        let Some((head, body)) = section.split_first_chunk::<HEAD>() else { return Ok(None) };
+        let checksum = head.get(20..).and_then(|rest| rest.first_chunk()).map(|bytes| u32::from_le_bytes(*bytes));
+        if checksum != Some(crc32c(0, body)) {
+            return Ok(None);
+        }
+        Ok(Self::parse(body, first, all)?.map(|(memory, _)| memory))
+    }
+
+    /// As [`Memory::parse`], of a section of a stream, which begins where it says: it is one whole piece, or whole blocks of zeros, of
+    /// which a section has [`MOST_ZEROS`] at most. Instead of a number, how many pages there are in it.
+    ///
+    /// # Errors
+    /// [`FileError::NoMemory`].
+    pub(super) fn parse_piece(bytes: &'a [u8], all: u64) -> Result<Option<(Self, u64)>, FileError> {
+        let Some(first) = bytes.first_chunk::<8>().map(|first| u64::from_le_bytes(*first)) else { return Ok(None) };
+        let Some((memory, end)) = Self::parse(bytes, first, all)? else { return Ok(None) };
+        let count = end - first;
+        let is_piece = first.is_multiple_of(PAGES_OF_A_PIECE) && count == PAGES_OF_A_PIECE;
+        let are_blocks = [first, count].iter().all(|pages| pages.is_multiple_of(PAGES_OF_A_BLOCK))
+            && (1..=MOST_ZEROS * PAGES_OF_A_BLOCK).contains(&count);
+        let are_zeros = |run: Run<'_>| run.content == Content::Fill(0) && run.count == count;
+        let is_one = is_piece || are_blocks && memory.clone().next().is_some_and(are_zeros);
+        Ok(is_one.then_some((memory, count)))
     }
 }
 

@@ -8,7 +8,7 @@ use pack::{Boxed, Damaged, Value};
 use units::PAGE_SIZE;
 
 use super::memory::Memory;
-use super::{Description, FileError, HEAD, HEADER, Kind, MAGIC, SavedMoment, VERSION};
+use super::{BY_PIECES, Description, FileError, HEAD, HEADER, IN_ORDER, Kind, MAGIC, SavedMoment, VERSION};
 use crate::{SavedMachine, SavedVm, bounds};
 
 /// What was read.
@@ -72,6 +72,9 @@ pub struct Reader {
     vm: Option<Known>,
     pages: u64,
     is_handed_out: bool,
+    /// It may be a stream whose memory comes by pieces, and whether it is one.
+    takes_pieces: bool,
+    is_by_pieces: bool,
     failed: Option<FileError>,
 }
 
@@ -90,8 +93,35 @@ impl Reader {
             vm: None,
             pages: 0,
             is_handed_out: false,
+            takes_pieces: false,
+            is_by_pieces: false,
             failed: None,
         }
+    }
+
+    /// As [`Reader::new`], of a file or of a stream whose memory comes by pieces in any order ([`super::Pieces`]). That each comes
+    /// once is for the caller to see to.
+    #[must_use]
+    pub fn of_stream(crc32c: Crc32c) -> Self {
+        Self { takes_pieces: true, ..Self::new(crc32c) }
+    }
+
+    /// Whether it is such a stream; known once something was read.
+    #[must_use]
+    pub const fn is_by_pieces(&self) -> bool {
+        self.is_by_pieces
+    }
+
+    /// How many pages of memory were read so far.
+    #[must_use]
+    pub const fn pages(&self) -> u64 {
+        self.pages
+    }
+
+    /// How many sections were read so far.
+    #[must_use]
+    pub const fn sections(&self) -> u32 {
+        self.sections
     }
 
     /// Takes bytes from the begin of `input` until a section is whole, or all; `None` if more have to come for that.
@@ -113,7 +143,7 @@ impl Reader {
         self.is_handed_out = true;
         self.wanted = HEAD;
         self.next = if self.before == Some(Kind::End) { Next::Nothing } else { Next::Head };
-        let section = interpret(self.before, &self.buffer, &mut self.vm, &mut self.pages);
+        let section = interpret(self.before, &self.buffer, &mut self.vm, (&mut self.pages, self.is_by_pieces));
         if let Err(error) = &section {
             self.failed = Some(*error);
         }
@@ -180,7 +210,9 @@ impl Reader {
             return Err(FileError::NoSnapshot);
         }
         let checksum = (self.crc32c)(0, self.buffer.get(..12).unwrap_or_default());
-        if checksum != u32::from_le_bytes(self.field(12)) || self.field(10) != [0; 2] {
+        let order = self.field(10);
+        self.is_by_pieces = self.takes_pieces && order == BY_PIECES;
+        if checksum != u32::from_le_bytes(self.field(12)) || order != IN_ORDER && !self.is_by_pieces {
             return Err(FileError::Header);
         }
         let version = u16::from_le_bytes(self.field(8));
@@ -232,7 +264,7 @@ fn interpret<'a>(
     kind: Option<Kind>,
     body: &'a [u8],
     vm: &mut Option<Known>,
-    pages: &mut u64,
+    (pages, is_by_pieces): (&mut u64, bool),
 ) -> Result<Section<'a>, FileError> {
     let Some(kind) = kind else { return Err(FileError::Header) };
     let section = match kind {
@@ -248,7 +280,12 @@ fn interpret<'a>(
         Kind::Moment => unpacked(body).map(Section::Moment),
         Kind::Memory => {
             let all = vm.map_or(0, |vm| vm.pages());
-            Memory::parse(body, *pages, all)?.map(|(memory, end)| {
+            let parsed = if is_by_pieces {
+                Memory::parse_piece(body, all)?.map(|(memory, count)| (memory, pages.saturating_add(count)))
+            } else {
+                Memory::parse(body, *pages, all)?
+            };
+            parsed.map(|(memory, end)| {
                 *pages = end;
                 Section::Memory(memory)
             })

@@ -1,5 +1,7 @@
 //! Random VMs come back, written again they are the same bytes, and no damage of any kind goes unnoticed.
 
+mod pieces;
+
 use std::boxed::Box;
 use std::format;
 use std::println;

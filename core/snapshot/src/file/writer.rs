@@ -5,9 +5,64 @@ use alloc::vec::Vec;
 use abi::Crc32c;
 use pack::Value;
 
-use super::memory::{Builder, Content};
-use super::{Description, FileError, HEAD, Kind, MAGIC, SavedMoment, VERSION};
+use super::memory::{Builder, Content, Run};
+use super::{BY_PIECES, Description, FileError, HEAD, Kind, MAGIC, PAGES_OF_A_BLOCK, SavedMoment, VERSION};
 use crate::{SavedMachine, SavedVm};
+
+/// Writes a stream whose memory comes by pieces, out of a file of which the begin is there: what comes before memory stays as it is
+/// ([`Pieces::begin`]), then come pieces and blocks of zeros in any order, each page once, and then [`Pieces::end`].
+#[derive(Debug)]
+pub struct Pieces(Writer);
+
+impl Pieces {
+    /// `begin` is a file up to its memory, which is changed; so many `sections` are in it.
+    #[must_use]
+    pub fn begin(crc32c: Crc32c, begin: &mut [u8], sections: u32) -> Self {
+        if let Some((head, checksum)) = begin.split_at_mut_checked(12)
+            && let Some(checksum) = checksum.first_chunk_mut()
+        {
+            if let Some(order) = head.last_chunk_mut() {
+                *order = BY_PIECES;
+            }
+            *checksum = crc32c(0, head).to_le_bytes();
+        }
+        Self(Writer { crc32c, sections, pages: 0, memory: Builder::default() })
+    }
+
+    /// The pages of one piece, one after the other.
+    ///
+    /// # Errors
+    /// If there is no memory for it.
+    pub fn piece<'a>(&mut self, runs: impl IntoIterator<Item = Run<'a>>) -> Result<Vec<u8>, FileError> {
+        let mut runs = runs.into_iter().peekable();
+        let mut out = Vec::new();
+        if let Some(first) = runs.peek() {
+            self.0.memory.go_to(first.first);
+        }
+        for Run { content, count, .. } in runs {
+            out.append(&mut self.0.memory(content, count)?);
+        }
+        self.0.flush(&mut out)?;
+        Ok(out)
+    }
+
+    /// `count` blocks of zeros from block number `first` on, at most [`super::MOST_ZEROS`].
+    ///
+    /// # Errors
+    /// If there is no memory for it.
+    pub fn zeros(&mut self, first: u64, count: u64) -> Result<Vec<u8>, FileError> {
+        let (first, count) = (first * PAGES_OF_A_BLOCK, count * PAGES_OF_A_BLOCK);
+        self.piece([Run { first, count, content: Content::Fill(0) }])
+    }
+
+    /// What comes behind all of them.
+    ///
+    /// # Errors
+    /// If there is no memory for it.
+    pub fn end(&mut self) -> Result<Vec<u8>, FileError> {
+        self.0.end()
+    }
+}
 
 /// Writes a file: [`Writer::begin`], [`Writer::state`], then memory from its first page to its last, then [`Writer::end`]. Each gives
 /// the bytes that come next, which may be none.

@@ -36,6 +36,7 @@ impl<R: Clone + PartialEq> Life<R> {
             put_in: _,
             // The host's.
             boot: _,
+            is_stalled: _,
             awaits_state: _,
             stop_next: _,
             again_until: _,

@@ -1,6 +1,6 @@
 //! A VM's life against random events, and the races that were known.
 
-use super::{End, Life, Saying, Stop};
+use super::{Ask, Effect, End, Life, Saying, Stop};
 use crate::world::{Event, RAM, Reason, Thread, VCPUS, World, event, policy, start};
 use proptest::collection;
 use proptest::prelude::{any, proptest};
@@ -286,4 +286,24 @@ fn bad_images_say_why_and_forget_what_was_to_stop_them() {
     world.happen(Event::Start);
     world.settle();
     assert!(world.life.is_running());
+}
+
+/// It may be one of hundreds. What the operator wants meanwhile counts more than that it is over.
+#[test]
+fn a_stall_is_told_to_nobody_and_leaves_a_pause_alone() {
+    let mut life = World::running().life;
+    let is_told = |effects: &[Effect]| effects.iter().any(|effect| matches!(effect, Effect::Say(_) | Effect::Report));
+    let effects = life.stall();
+    assert!(effects.contains(&Effect::AskAll(Ask::StandStill)) && !is_told(effects) && life.is_paused());
+    assert!(life.stall().is_empty() && life.resume().is_empty(), "what it waits for has not come");
+    let effects = life.unstall();
+    assert!(effects.contains(&Effect::WakeAll) && !is_told(effects) && life.is_running());
+    assert!(life.unstall().is_empty());
+    life.stall();
+    assert_eq!(life.pause(), [Effect::Say(Saying::Paused), Effect::Report]);
+    assert!(life.unstall().is_empty() && life.is_paused());
+    assert!(!life.resume().is_empty() && life.is_running());
+    life.stall();
+    life.stop(Stop::Operator);
+    assert!(life.unstall().is_empty());
 }

@@ -54,6 +54,8 @@ pub(crate) struct Fake {
     asked: Cell<usize>,
     pub(crate) doors: Policy,
     pub(crate) mdscr_el1: u64,
+    /// A table for this page has to be waited for.
+    waits_at: Option<u64>,
 }
 
 impl Fake {
@@ -78,6 +80,7 @@ impl Fake {
             asked: Cell::new(0),
             doors: Policy::default(),
             mdscr_el1: 0,
+            waits_at: None,
         };
         fake.map(CODE, RAM_BASE.0, Memory::Normal, true);
         fake.map(UART_BASE - 0x1000, RAM_BASE.0 + 0x1000, Memory::Normal, true);
@@ -88,6 +91,12 @@ impl Fake {
     /// The page at `va` cannot be written.
     pub(crate) fn protect(mut self, va: u64) -> Self {
         self.pages.entry(va).and_modify(|page| page.is_read_only = true);
+        self
+    }
+
+    /// A table for the page at `va` has not come yet.
+    fn waiting_at(mut self, va: u64) -> Self {
+        self.waits_at = Some(va);
         self
     }
 
@@ -114,11 +123,15 @@ impl Guest for Fake {
         self.plan.ram().contains(ipa)
     }
 
-    fn translate(&self, va: Va, rights: Rights, direction: Direction) -> Result<(Ipa, Memory), AbortKind> {
+    fn translate(&self, va: Va, rights: Rights, direction: Direction) -> Result<(Ipa, Memory), Refusal> {
         self.ask();
-        let page = self.pages.get(&(va.0 << 8 >> 8 & !0xfff)).ok_or(AbortKind::Translation(3))?;
+        let number = va.0 << 8 >> 8 & !0xfff;
+        if self.waits_at == Some(number) {
+            return Err(Refusal::Again);
+        }
+        let page = self.pages.get(&number).ok_or(Refusal::Abort(va, AbortKind::Translation(3)))?;
         if rights == Rights::User && !page.for_user || direction == Direction::Write && page.is_read_only {
-            return Err(AbortKind::Permission(3));
+            return Err(Refusal::Abort(va, AbortKind::Permission(3)));
         }
         Ok((Ipa(page.ipa | va.0 & 0xfff), page.memory))
     }
@@ -229,6 +242,12 @@ fn what_begins_in_ram_and_ends_in_a_device_is_refused_where_it_begins() {
     assert!(ask(&alone, 0).is_ok(), "nothing can begin where no memory is");
     alone.map(UART_BASE - 0x1000, RAM_BASE.0, Memory::Device, true);
     assert!(ask(&alone, 0).is_ok(), "nor where nothing may be unaligned");
+    let waiting = Fake::new(LDR_W1_AT_X3).waiting_at(UART_BASE - 0x1000);
+    assert_eq!(
+        ask(&waiting, UART_BASE - 2),
+        Err(Refusal::Again),
+        "what is there is not known before its table has come"
+    );
 }
 
 #[test]
@@ -254,6 +273,8 @@ fn nothing_of_a_pair_is_done_if_a_half_cannot_be() {
     assert_eq!(refused(last, behind, &guest), Err(Refusal::Again), "what exited was a device, and now is nothing");
     let odd = UART_BASE + 0x1e;
     assert_eq!(refused(odd, odd, &guest), Err(Refusal::Abort(Va(odd), AbortKind::Alignment)));
+    let waiting = Fake::new(STP_W1_W2_AT_X3).waiting_at(behind);
+    assert_eq!(refused(last, last, &waiting), Err(Refusal::Again), "a half whose table is still to come");
 }
 
 #[test]

@@ -162,8 +162,12 @@ fn inject(context: &mut VcpuContext, exception: Exception) {
 }
 
 /// Lets the guest execute its instruction again, as if nothing had happened, because it will then go another way: unless it
-/// has tried the same often enough ([`cpu::retry`]), when it gets what `refused` is.
+/// has tried the same often enough ([`cpu::retry`]), when it gets what `refused` is. A try before which it stands still or stops, perhaps
+/// to wait for its memory, does not count.
 fn again(vcpu: &'static Vcpu, context: &mut VcpuContext, far: Va, refused: Exception) {
+    if vcpu.is_called_off() {
+        return;
+    }
     let VcpuContext { x: registers, pc, pstate, syndrome, .. } = *context;
     let this = Try { pc, far: far.0, syndrome, pstate, registers };
     let verdict = vcpu.tries.lock().again(&this);

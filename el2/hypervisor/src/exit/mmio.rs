@@ -3,7 +3,7 @@
 //! `core/vm` ([`::vm::mmio`]) decides what an access does, and asks here for the contents of the guest's tables, memory
 //! and registers. This module asks the devices, each under its lock.
 
-use ::vm::mmio::{Guest, Operation, Operations, StackPointer, Written};
+use ::vm::mmio::{Guest, Operation, Operations, Refusal, StackPointer, Written};
 use abi::bundle::Doors as Policy;
 use cpu::Direction;
 use cpu::inject::AbortKind;
@@ -14,7 +14,7 @@ use machine::{Target, redistributor};
 use services::Facts;
 use units::{Ipa, Va, VcpuSet};
 
-use crate::exit::stage1;
+use crate::exit::stage1::{self, Refused};
 use crate::host::speculation;
 use crate::sched;
 use crate::vcpu::Vcpu;
@@ -32,8 +32,11 @@ impl Guest for &'static Vcpu {
         self.vm.plan.ram().contains(ipa)
     }
 
-    fn translate(&self, va: Va, rights: Rights, direction: Direction) -> Result<(Ipa, Memory), AbortKind> {
-        stage1::translate(self, va, rights, direction)
+    fn translate(&self, va: Va, rights: Rights, direction: Direction) -> Result<(Ipa, Memory), Refusal> {
+        stage1::translate(self, va, rights, direction).map_err(|refused| match refused {
+            Refused::Abort(kind) => Refusal::Abort(va, kind),
+            Refused::NotReady(_) => Refusal::Again,
+        })
     }
 
     fn refused_walk(&self, va: Va, table: Ipa) -> AbortKind {

@@ -38,37 +38,39 @@ fn descriptor(vcpu: &'static Vcpu, at: Ipa) -> Option<[u8; 8]> {
     read_ram(vcpu, at, &mut bytes).map(|()| bytes)
 }
 
-/// Reads the guest's RAM within a page, which becomes ready piece by piece, as if the guest had touched it.
+/// Reads the guest's RAM within a page, which becomes ready piece by piece, as if the guest had touched it; nothing, if it has to be waited
+/// for.
 pub(crate) fn read_ram(vcpu: &'static Vcpu, at: Ipa, into: &mut [u8]) -> Option<()> {
+    touch_and_read(vcpu, at, into).ok()
+}
+
+/// See [`read_ram`].
+fn touch_and_read(vcpu: &'static Vcpu, at: Ipa, into: &mut [u8]) -> Result<(), RamError> {
     if !vcpu.vm.plan.ram().contains(at) {
-        return None;
+        return Err(RamError::Outside(at));
     }
     vcpu.vm.touch(Missing { at, what: Use::Look });
-    vcpu.vm.ram.lock().read(at, into).ok()
+    vcpu.vm.ram.lock().read(at, into)
 }
 
 /// Where the guest's `va` is for an access with these rights, and what memory the guest says it is, by its own tables.
 ///
 /// # Errors
-/// The abort that these tables have for the access.
+/// See [`Refused`].
 pub(crate) fn translate(
     vcpu: &'static Vcpu,
     va: Va,
     rights: Rights,
     direction: Direction,
-) -> Result<(Ipa, Memory), AbortKind> {
-    match look_up(va, rights, direction) {
-        Outcome::Place { ipa, memory } => Ok((ipa, memory)),
-        Outcome::Refused(kind) => Err(kind),
-        Outcome::NoTable => without_table(va, rights, direction, |at| descriptor(vcpu, at)),
-    }
+) -> Result<(Ipa, Memory), Refused> {
+    translate_by(va, rights, direction, |at, bytes| touch_and_read(vcpu, at, bytes))
 }
 
-/// Why [`translate_shown`] says nothing about where an address is.
+/// Why nothing is said about where an address is.
 pub(crate) enum Refused {
     /// The guest's own tables have this abort for the access.
     Abort(AbortKind),
-    /// A table is in memory that has to be made ready first.
+    /// A table is in memory that has to be made ready first, or to be waited for.
     NotReady(Missing),
 }
 
@@ -82,6 +84,16 @@ pub(crate) fn translate_shown(
     rights: Rights,
     direction: Direction,
 ) -> Result<(Ipa, Memory), Refused> {
+    translate_by(va, rights, direction, |at, bytes| vcpu.vm.ram.lock().read(at, bytes))
+}
+
+/// Where `va` is, for which `read` gives the bytes of descriptors that the CPU does not find.
+fn translate_by(
+    va: Va,
+    rights: Rights,
+    direction: Direction,
+    mut read: impl FnMut(Ipa, &mut [u8; 8]) -> Result<(), RamError>,
+) -> Result<(Ipa, Memory), Refused> {
     match look_up(va, rights, direction) {
         Outcome::Place { ipa, memory } => Ok((ipa, memory)),
         Outcome::Refused(kind) => Err(Refused::Abort(kind)),
@@ -89,7 +101,7 @@ pub(crate) fn translate_shown(
             let mut missing = None;
             let result = without_table(va, rights, direction, |at| {
                 let mut bytes = [0; 8];
-                let result = vcpu.vm.ram.lock().read(at, &mut bytes);
+                let result = read(at, &mut bytes);
                 if let Err(RamError::NotReady(place)) = result {
                     missing = Some(place);
                 }

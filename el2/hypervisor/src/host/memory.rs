@@ -167,9 +167,15 @@ pub(crate) fn needs_zeroing(vm: VmId, block: Pa) -> Result<bool, FramesError> {
 /// When the block is not the guest's.
 pub(crate) fn zero_piece(vm: VmId, block: Pa, offset: u64) -> Result<(), FramesError> {
     cache::zero(Range { start: Pa(block.0 + offset), size: PIECE });
-    if offset + PIECE == BLOCK_SIZE
-        && let Allocation::Unscrubbed(unscrubbed) = with(|frames| frames.first_touch(vm, block))?
-    {
+    if offset + PIECE == BLOCK_SIZE { is_written(vm, block) } else { Ok(()) }
+}
+
+/// All of a guest's block was written over, before the guest saw it: it is clean.
+///
+/// # Errors
+/// When the block is not the guest's.
+pub(crate) fn is_written(vm: VmId, block: Pa) -> Result<(), FramesError> {
+    if let Allocation::Unscrubbed(unscrubbed) = with(|frames| frames.first_touch(vm, block))? {
         let extent = unscrubbed.scrubbed();
         with(|frames| frames.mark_clean(vm, &extent))?;
     }

@@ -626,7 +626,7 @@ impl Port {
             Command::Attach { .. } => {
                 carrier::set_framed(true);
                 // Whoever was there before is there no longer.
-                self.operator.transfer.give_up();
+                self.operator.transfer.give_up("somebody else has attached");
                 carrier::point_out(hello);
                 self.introduce();
             }
@@ -717,7 +717,7 @@ fn send_reply(reply: &Reply<'_>) -> bool {
 
 fn state_of<'a>(vm: &Vm, stop: Option<&'a Stop>) -> VmState<'a> {
     match stop {
-        None if vm.is_paused() => VmState::Paused,
+        None if vm.is_paused() && !vm.is_stalled() => VmState::Paused,
         None | Some(Stop::Reset | Stop::Restart) => VmState::Running { boots: vm.boots() },
         Some(Stop::PowerOff) if vm.boots() == 0 => VmState::Stopped(StopReason::NotStarted),
         Some(Stop::PowerOff) => VmState::Stopped(StopReason::PowerOff),

@@ -180,6 +180,9 @@ impl Operator {
                 if progress == Written::More {
                     tell(Answer::More);
                 }
+                if let Some(piece) = self.transfer.wanted(vm) {
+                    tell(Answer::Wanted { piece });
+                }
             }
             Ask::RestoreEnd { pause } => self.transfer.restore_end(vm, pause)?,
             Ask::EndTransfer => self.transfer.end(vm)?,

@@ -2,12 +2,14 @@
 //! piece by piece, as fast as the operator's tool asks for the next.
 //!
 //! A VM that is saved stands still until its state is taken, and then runs on, if it ran before: its memory is held, and sent as
-//! it was at that moment ([`GuestRam::hold`]). One that is restored is built when the file has said what it is, and stands still
-//! without a state until that is put in, after its memory. The file may come from anybody: a checksum, the VM's own description
-//! and each part of the machine check everything in it.
+//! it was at that moment ([`GuestRam::hold`]). One that is restored is built when the file has said what it is. Where memory comes
+//! by pieces, in any order, the state is put in as soon as it is there, and the guest runs: what it touches and has not come is asked for
+//! ([`Transfer::wanted`]), and it stands still until then. Of a whole file the state is put in after all memory, and it stands still so
+//! long. The file may come from anybody: a checksum, the VM's own description and each part of the machine check everything in it.
 //!
 //! The tool may go away at any moment, and so may the link. So each transfer has a time by which the tool must have asked for
-//! more; after that, the VM that was being saved is released, and the one that was being restored is off again.
+//! more; after that, the VM that was being saved is released, and the one that was being restored is off again, or stopped with that reason
+//! if its guest ran already.
 //!
 //! This is the console thread's work. It is done a few pages at a time; between two requests others have their turn. A few bytes
 //! of a file may stand for all of a VM's memory, so a restore too writes only a bounded number of pages for one request. A state
@@ -24,7 +26,10 @@ use abi::link::request::{MAX_BULK_CHUNK, MAX_CHUNK};
 use clock::saved::Away;
 use hw::heap;
 use pack::Boxed;
-use snapshot::file::{Content, Description, FileError, MOST_RUNS, PAGE, Reader, SavedMoment, Section, Writer};
+use snapshot::file::{
+    Content, Description, FileError, MOST_RUNS, Memory, PAGE, PAGES_OF_A_BLOCK, PAGES_OF_A_PIECE, Reader, SavedMoment,
+    Section, Writer,
+};
 use snapshot::{PlaceDifference, SavedVm, bounds};
 use units::{BLOCK_SIZE, Ipa, PAGE_SIZE};
 
@@ -105,6 +110,8 @@ struct Restoring {
     runs: Vec<Rest>,
     moment: Option<SavedMoment>,
     state: Option<Boxed<SavedVm>>,
+    /// Its guest runs, and its memory comes by pieces.
+    has_begun: bool,
     is_whole: bool,
     page: Box<[u8; PAGE]>,
 }
@@ -144,7 +151,12 @@ impl Transfer {
 
     /// Whether `vm` is about to stand still to be saved, or has no state yet: it cannot go on.
     pub(crate) fn stops(&self, vm: &Vm) -> bool {
-        self.holds(vm) && !matches!(&self.0, Some(Under::Saving(saving)) if saving.waits.is_none())
+        let goes_on = match &self.0 {
+            Some(Under::Saving(saving)) => saving.waits.is_none(),
+            Some(Under::Restoring(restoring)) => restoring.has_begun,
+            None => true,
+        };
+        self.holds(vm) && !goes_on
     }
 
     /// Whether `vm` is being saved or restored.
@@ -230,13 +242,14 @@ impl Transfer {
             life: None,
             before,
             until: host::milliseconds().saturating_add(PATIENCE),
-            reader: Reader::new(hw::memory::crc32c),
+            reader: Reader::of_stream(hw::memory::crc32c),
             taken: 0,
             input: Vec::new(),
             read: 0,
             runs: Vec::new(),
             moment: None,
             state: None,
+            has_begun: false,
             is_whole: false,
             page: page()?,
         });
@@ -248,8 +261,8 @@ impl Transfer {
     #[inline(never)]
     pub fn restore_next(&mut self, vm: &Vm, offset: u64, piece: &[u8]) -> Result<Written, Sentence> {
         let taken = self.restoring(vm)?.take(offset, piece);
-        if taken.is_err() {
-            self.give_up();
+        if let Err(why) = &taken {
+            self.give_up(why);
         }
         taken
     }
@@ -257,12 +270,18 @@ impl Transfer {
     /// All of the file is there: the state is put in, and the VM goes on, or stands still.
     #[inline(never)]
     pub fn restore_end(&mut self, vm: &Vm, pause: bool) -> Result<(), Sentence> {
-        let done = self.restoring(vm)?.put_in(pause);
-        if done.is_err() {
-            self.give_up();
+        let done = self.restoring(vm)?.end(pause);
+        if let Err(why) = &done {
+            self.give_up(why);
         }
         self.0 = None;
         done
+    }
+
+    /// The piece of its memory for which `vm` stands still until it comes.
+    #[must_use]
+    pub fn wanted(&self, vm: &Vm) -> Option<u32> {
+        if self.holds(vm) { vm.ram.lock().wanted().map(|piece| piece as u32) } else { None }
     }
 
     /// Ends what is under way with `vm`: it goes on as it was before, or is off again.
@@ -271,17 +290,31 @@ impl Transfer {
         if !self.holds(vm) {
             return Err(none_is(vm));
         }
-        self.give_up();
+        self.give_up("nobody wants it any more");
         Ok(())
     }
 
-    /// Ends whatever is under way: whoever asked for it is gone.
-    pub(crate) fn give_up(&mut self) {
+    /// The page of `vm` of this number, as it was saved or is; `false` if it is zeros. For checks.
+    #[inline(never)]
+    pub fn page(vm: &Vm, number: u64, into: &mut [u8; PAGE]) -> Result<bool, Sentence> {
+        vm.ram.lock().read_kept(address(vm, number), into).map_err(|error| sentence!("{error}"))
+    }
+
+    /// Ends whatever is under way. A guest that runs, and of whose memory some is still to come, cannot go on: it hears why.
+    pub(crate) fn give_up(&mut self, why: &str) {
         match self.0.take() {
             Some(Under::Saving(saving)) => saving.end(),
             Some(Under::Restoring(restoring)) if restoring.life == Some(restoring.vm.boots()) => {
-                // As it was.
-                restoring.vm.stop(restoring.before);
+                if restoring.has_begun && restoring.vm.ram.lock().has_all_come() {
+                    // All that is missing is that somebody says so.
+                    return;
+                }
+                restoring.vm.stop(if restoring.has_begun {
+                    Stop::Crashed(sentence!("its memory has not all come: {why}"))
+                } else {
+                    // As it was.
+                    restoring.before
+                });
             }
             _ => {}
         }
@@ -300,7 +333,7 @@ impl Transfer {
                     saving.waits = None;
                     let is_refused = answer.is_err();
                     if is_refused {
-                        self.give_up();
+                        self.give_up("it was not saved");
                     }
                     return Some((id, answer));
                 }
@@ -310,7 +343,7 @@ impl Transfer {
         };
         if now >= until {
             log::warn!("{}: nobody asks any more for what was to be saved or restored", vm.config.name);
-            self.give_up();
+            self.give_up("nobody sends it any more");
         }
         None
     }
@@ -521,7 +554,9 @@ impl Restoring {
     /// Reads the next section, if all of it is there. Its pages are written, but for those of which there may be any number.
     #[inline(never)]
     fn read_on(&mut self, left: &mut u64) -> Result<bool, Sentence> {
-        let Self { vm, reader, input, read, runs: rest, .. } = self;
+        let Self { vm, reader, input, read, runs: rest, page, .. } = self;
+        // What its header says of that is known before the first section for which it matters.
+        let (is_by_pieces, mut begins) = (reader.is_by_pieces(), false);
         let mut unread = input.get(*read..).unwrap_or_default();
         let before = unread.len();
         let section = reader.read(&mut unread).map_err(refused)?;
@@ -533,8 +568,12 @@ impl Restoring {
                 machine.compare(&vm.shape()).map_err(|difference| sentence!("{difference}"))?;
                 vm.build_for_state()?;
                 self.life = Some(vm.boots());
+                if is_by_pieces {
+                    vm.ram.lock().is_to_come();
+                }
             }
             Section::Moment(moment) => self.moment = Some(moment),
+            Section::Memory(runs) if is_by_pieces => comes(vm, runs, page, left)?,
             Section::Memory(runs) => {
                 let mut last = None;
                 for run in runs {
@@ -556,8 +595,14 @@ impl Restoring {
                     rest.push(Rest { next: run.first, count: run.count, content });
                 }
             }
-            Section::State(state) => self.state = Some(state),
+            Section::State(state) => {
+                self.state = Some(state);
+                begins = is_by_pieces;
+            }
             Section::End => self.is_whole = true,
+        }
+        if begins {
+            self.begin()?;
         }
         Ok(true)
     }
@@ -587,14 +632,46 @@ impl Restoring {
         Ok(())
     }
 
+    /// The guest goes on, before its memory has come.
     #[inline(never)]
-    fn put_in(&mut self, pause: bool) -> Result<(), Sentence> {
+    fn begin(&mut self) -> Result<(), Sentence> {
+        self.put_in()?;
+        self.has_begun = true;
+        self.vm.resume();
+        Ok(())
+    }
+
+    /// All has come.
+    #[inline(never)]
+    fn end(&mut self, pause: bool) -> Result<(), Sentence> {
         let name = self.vm.config.name;
         if !self.runs.is_empty() || self.read < self.input.len() {
             return Err(sentence!("{name}: what came of the saved VM has not all been written yet"));
         }
         self.reader.finish().map_err(refused)?;
-        let (Some(mut state), Some(moment), true) = (self.state.take(), self.moment, self.is_whole) else {
+        // What its guest has done since the last of it came is the guest's own affair.
+        if !self.is_whole || !self.vm.ram.lock().has_all_come() {
+            return Err(sentence!("{name}: some of its memory is still to come"));
+        }
+        if self.has_begun {
+            log::info!("{name}: all of its memory has come");
+            if pause && self.life == Some(self.vm.boots()) {
+                self.vm.pause();
+            }
+            return Ok(());
+        }
+        self.put_in()?;
+        if !pause {
+            self.vm.resume();
+        }
+        Ok(())
+    }
+
+    /// Puts the state in.
+    #[inline(never)]
+    fn put_in(&mut self) -> Result<(), Sentence> {
+        let name = self.vm.config.name;
+        let (Some(mut state), Some(moment)) = (self.state.take(), self.moment) else {
             return Err(sentence!("{name} has no state yet"));
         };
         let away = away(moment);
@@ -612,11 +689,32 @@ impl Restoring {
         let seconds = away / wall_clock::MICROSECONDS;
         let time = if state.time.away == Away::Freeze { "; its time stood still meanwhile" } else { "" };
         log::info!("{name}: restored, with the state that a VM had {seconds} s ago{time}");
-        if !pause {
-            self.vm.resume();
-        }
         Ok(())
     }
+}
+
+/// A piece comes, or whole blocks of zeros, into a VM whose guest runs.
+#[inline(never)]
+fn comes(vm: &Vm, mut runs: Memory<'_>, page: &mut [u8; PAGE], left: &mut u64) -> Result<(), Sentence> {
+    let wrong = |error| sentence!("{}: {error}", vm.config.name);
+    let Some(first) = runs.clone().next() else { return Ok(()) };
+    if first.content == Content::Fill(0) && first.count.is_multiple_of(PAGES_OF_A_BLOCK) {
+        let block = first.first / PAGES_OF_A_BLOCK;
+        let count = first.count / PAGES_OF_A_BLOCK;
+        for block in block..block + count {
+            let is_wanted = vm.ram.lock().has_come_as_zeros(block as usize);
+            if is_wanted.map_err(wrong)? {
+                vm.unstall();
+            }
+        }
+        *left = left.saturating_sub(count);
+        return Ok(());
+    }
+    if GuestRam::comes(&vm.ram, first.first, &mut runs, page).map_err(wrong)? {
+        vm.unstall();
+    }
+    *left = left.saturating_sub(PAGES_OF_A_PIECE);
+    Ok(())
 }
 
 /// How many microseconds have passed since then, as far as clocks know it.

@@ -11,7 +11,7 @@
 //! ([`GuestRam::allow`]), and whatever the hypervisor stores into the guest goes through [`GuestRam::rewrite`], after which the
 //! guest cannot execute the old contents.
 //!
-//! While a VM is saved and runs on, its RAM is held: [`hold`].
+//! While a VM is saved and runs on, its RAM is held: [`hold`]. While one is restored and runs already, its RAM is to come: [`coming`].
 
 extern crate alloc;
 
@@ -31,8 +31,10 @@ use units::{BLOCK_SIZE, Ipa, PAGE_SIZE, Pa, Range, VmId};
 
 use crate::host::memory;
 
+mod coming;
 mod hold;
 
+use coming::Coming;
 use hold::{Hold, Kept};
 
 /// What can be wrong with an access to a guest's RAM, or with getting it.
@@ -42,6 +44,10 @@ pub(crate) enum RamError {
     Outside(Ipa),
     /// RAM of a block that has to be prepared first.
     NotReady(Missing),
+    /// A piece of RAM that is not to come, or not so.
+    NotToCome(Ipa),
+    /// Some of it is still to come.
+    StillToCome,
     /// The host has not enough memory.
     Frames(FramesError),
     /// The hypervisor has not enough memory for its list of blocks.
@@ -54,6 +60,8 @@ impl fmt::Display for RamError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Outside(ipa) => write!(f, "{ipa} is not in the VM's RAM"),
+            Self::NotToCome(ipa) => write!(f, "what comes for {ipa} is not what is still to come there"),
+            Self::StillToCome => f.write_str("some of its memory is still to come"),
             Self::NotReady(missing) => write!(f, "{} is not ready yet", missing.at),
             Self::Frames(error) => write!(f, "memory: {error}"),
             Self::Heap => f.write_str("the hypervisor has no memory left for the list of its blocks"),
@@ -97,6 +105,8 @@ pub(crate) struct GuestRam {
     /// It is as it was at some moment until it was sent, and how many blocks were copied for that since the VM was made.
     hold: Option<Hold>,
     copied: u64,
+    /// Some of it is still to come.
+    coming: Option<Coming>,
 }
 
 /// Which of a guest's pages are executable, and what was done for that.
@@ -132,6 +142,8 @@ enum State {
     Shown,
     /// Its contents are the guest's; it is not mapped until the guest touches it again.
     Hidden,
+    /// Its contents are the guest's, and come by pieces: a bit says of each of the 32 whether it is there by now.
+    ToCome(u32),
 }
 
 /// How far [`GuestRam::prepare`] has come.
@@ -141,7 +153,7 @@ pub(crate) enum Preparation {
     Shown,
     /// There is more to do.
     Unfinished,
-    /// There is no memory for a copy: it has to wait until the block was sent.
+    /// There is no memory for a copy, so it has to wait until the block was sent; or it has to wait until the piece has come.
     Stalled,
 }
 
@@ -213,6 +225,7 @@ impl GuestRam {
             executable: 0,
             hold: None,
             copied: 0,
+            coming: None,
         }
     }
 
@@ -296,8 +309,7 @@ impl GuestRam {
         let mut done = 0;
         while done < length {
             let at = to.checked_add(done as u64).ok_or(RamError::Outside(to))?;
-            let room = (BLOCK_SIZE - at.0 % BLOCK_SIZE) as usize;
-            let part = room.min(length - done);
+            let part = self.span(at).min(length - done);
             self.find(at, Use::Store)?;
             let range = Range { start: at, size: part as u64 };
             self.change(at, |tables, hardware| tables.rewrite(hardware, range, rules, |place| store(place, done)))?;
@@ -353,6 +365,7 @@ impl GuestRam {
         off.blocks.clear();
         // Its copies go with all else that the VM has.
         off.hold = None;
+        off.coming = None;
         (off.mapped, off.executable) = (0, 0);
         drop(off);
         if let Some(tables) = tables {
@@ -384,8 +397,9 @@ impl GuestRam {
     /// When it is not RAM, or its block is not ready.
     fn find(&self, ipa: Ipa, what: Use) -> Result<Pa, RamError> {
         let block = self.blocks.get(self.index(ipa)).ok_or(RamError::Outside(ipa))?;
-        if !block.is_ready(what) {
-            return Err(RamError::NotReady(Missing { at: ipa, what }));
+        let missing = Missing { at: ipa, what };
+        if !block.is_ready(what) && !self.is_piece_ready(block, missing) {
+            return Err(RamError::NotReady(missing));
         }
         Ok(Pa(block.pa.0 + ipa.0.wrapping_sub(self.range.start.0) % BLOCK_SIZE))
     }
@@ -398,7 +412,20 @@ impl GuestRam {
     /// Whether what is missing is ready.
     #[must_use]
     pub(crate) fn is_ready(&self, missing: Missing) -> bool {
-        self.blocks.get(self.index(missing.at)).is_some_and(|block| block.is_ready(missing.what))
+        let block = self.blocks.get(self.index(missing.at));
+        block.is_some_and(|block| block.is_ready(missing.what) || self.is_piece_ready(block, missing))
+    }
+
+    /// Whether what is missing is ready in a block that comes by pieces.
+    fn is_piece_ready(&self, block: &Block, missing: Missing) -> bool {
+        matches!(block.state, State::ToCome(came) if self.has_piece(missing.at, came))
+    }
+
+    /// How many bytes from `at` on are ready, or not, together.
+    fn span(&self, at: Ipa) -> usize {
+        let is_in_pieces = self.blocks.get(self.index(at)).is_some_and(|block| matches!(block.state, State::ToCome(_)));
+        let unit = if is_in_pieces { memory::PIECE } else { BLOCK_SIZE };
+        (unit - at.0 % unit) as usize
     }
 
     /// Does the next bounded piece of what is needed until a block is ready: zeroes or copies a part of it, or maps it.
@@ -416,6 +443,7 @@ impl GuestRam {
             State::Untouched if memory::needs_zeroing(self.vm, block.pa).map_err(RamError::Frames)? => 0,
             State::Untouched | State::Hidden => BLOCK_SIZE,
             State::Zeroing(bytes) => bytes.into(),
+            State::ToCome(came) => return self.prepare_piece(ipa, came),
         };
         if zeroed < BLOCK_SIZE {
             memory::zero_piece(self.vm, block.pa, zeroed).map_err(RamError::Frames)?;
@@ -432,14 +460,13 @@ impl GuestRam {
         Ok(Preparation::Shown)
     }
 
-    /// Splits `ipa..ipa + length` at block boundaries and calls `visit` with each part's place, its offset from `ipa`
+    /// Splits `ipa..ipa + length` at boundaries of blocks, or of pieces that come, and calls `visit` with each part's place, its offset from `ipa`
     /// and its length.
     fn for_each_part(&self, ipa: Ipa, length: usize, mut visit: impl FnMut(Pa, usize, usize)) -> Result<(), RamError> {
         let mut done = 0;
         while done < length {
             let at = ipa.checked_add(done as u64).ok_or(RamError::Outside(ipa))?;
-            let room = (BLOCK_SIZE - at.0 % BLOCK_SIZE) as usize;
-            let part = room.min(length - done);
+            let part = self.span(at).min(length - done);
             visit(self.find(at, Use::Look)?, done, part);
             done += part;
         }

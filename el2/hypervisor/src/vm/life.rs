@@ -103,6 +103,12 @@ impl Vm {
         self.life().boots()
     }
 
+    /// Whether it stands still only until some of its memory has come.
+    #[must_use]
+    pub(crate) fn is_stalled(&self) -> bool {
+        self.life().is_stalled()
+    }
+
     /// Why it is off; `None` while it is not.
     #[must_use]
     pub(crate) fn stopped(&self) -> Option<Stop> {
@@ -137,6 +143,19 @@ impl Vm {
     pub(crate) fn pause_under(&self, life: &mut Life) -> bool {
         let effects = life.pause();
         self.perform(life, effects)
+    }
+
+    /// Lets its vCPUs stand still until some of its memory has come, under the lock of its life.
+    pub(crate) fn stall_under(&self, life: &mut Life) {
+        let effects = life.stall();
+        self.perform(life, effects);
+    }
+
+    /// Some of its memory has come for which it stood still.
+    pub(crate) fn unstall(&self) {
+        let mut life = self.life();
+        let effects = life.unstall();
+        self.perform(&life, effects);
     }
 
     /// Lets it go on. Says whether it was paused.

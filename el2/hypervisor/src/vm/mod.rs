@@ -43,6 +43,7 @@ pub(crate) mod watchdog;
 
 use crate::host::text::{Sentence, sentence};
 use crate::host::{self, entropy, wall_clock};
+use crate::output;
 use crate::output::buffers::VmConsole;
 use crate::output::log_sink::Line;
 use crate::sched;
@@ -247,6 +248,12 @@ impl Vm {
         self.vcpus().iter().map(|vcpu| vcpu.counters.all_exits()).sum()
     }
 
+    /// How many of its pages are executable: each was executed. For checks.
+    #[must_use]
+    pub fn executable_pages(&self) -> u64 {
+        self.ram.lock().code().executable
+    }
+
     /// VTTBR_EL2 for its vCPUs.
     #[must_use]
     pub(crate) fn vttbr(&self) -> u64 {
@@ -441,7 +448,17 @@ impl Vm {
     fn stall(&self, missing: Missing) {
         let mut life = self.life();
         // Under the lock of its life, so that it is not let go on before it stands still.
-        if life.is_running() && self.ram.lock().stalls(missing) {
+        if !life.is_running() {
+            return;
+        }
+        let mut ram = self.ram.lock();
+        let (is_to_come, is_held) = (ram.waits_for(missing), ram.stalls(missing));
+        drop(ram);
+        if is_to_come {
+            self.stall_under(&mut life);
+            // It asks for what is missing.
+            output::wake_reader();
+        } else if is_held {
             self.pause_under(&mut life);
         }
     }

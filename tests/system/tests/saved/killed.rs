@@ -1,6 +1,7 @@
 //! Somebody is killed, or the link is cut, at random moments of saves and restores.
 
 use super::{NAME, Operated, control_file, host, kept};
+use abi::link::request::Ask;
 use anyhow::{Context, Result, ensure};
 use croft::control;
 use croft::session::Condition;
@@ -83,7 +84,7 @@ pub(super) fn killed() -> Result<()> {
         let lives = !matches!(moment, SavesHost | RestoresHost);
         if lives {
             host.settles(&good, is_save).with_context(|| format!("moment {number}, {moment:?}: {said}"))?;
-            host.run.check_log_but(&["nobody asks any more", "link"])?;
+            host.run.check_log_but(&["nobody asks any more", "its memory has not all come", "link"])?;
             here = Some(host);
         } else {
             drop(host);
@@ -110,7 +111,11 @@ impl Operated {
             Condition::Running { .. } => true,
             condition => !was_saved && condition.is_off(),
         };
-        // It is built, and stands still, until that is given up.
+        // It is built, and waits for its memory, until that is given up.
+        if !was_saved {
+            let _ = self.run.session().ask(self.run.vm(NAME)?, Ask::EndTransfer, SOON);
+            thread::sleep(Duration::from_secs(1));
+        }
         let mut again = 0;
         loop {
             self.run.wait_for(NAME, SOON, is_settled)?;

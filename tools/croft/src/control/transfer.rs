@@ -1,16 +1,22 @@
 //! Saving VMs, dumping them, and restoring them: between the link and the operator's files.
 //!
 //! A clone is a save and then a restore, by way of a file that has no name: it is checked by the same code as any file.
+//!
+//! A VM that is restored runs as soon as its state is sent ([`RequestHandler::send_pieces`]). Then its memory is sent: always what it waits
+//! for first. One that is to stand still has no use for that, and is sent as the file has it.
 
 use super::Report;
 use super::server::{ANSWER, Failure, PAUSE_SECONDS, RequestHandler, Tell, tell_condition};
 use crate::dump::{Dumping, Written};
-use crate::saved::{self, Check, SavedError, Source, Writing, machines_must_agree};
+use crate::saved::{self, Check, Index, SavedError, Source, Writing, machines_must_agree};
 use crate::session::{Condition, RequestError, Told};
+use abi::crc32c;
+use abi::link::Carrier;
 use abi::link::request::{Ask, MAX_BULK_CHUNK, MAX_CHUNK};
-use abi::link::{Carrier, Command};
+use snapshot::file::{MOST_ZEROS, PAGES_OF_A_BLOCK, PAGES_OF_A_PIECE, Pieces};
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
-use std::io::{Seek, Write as _};
+use std::io::{Read as _, Seek, Write as _};
 use std::path::Path;
 
 /// Takes what comes of a saved VM; or nothing, to go on with what came before.
@@ -125,7 +131,8 @@ impl RequestHandler<'_> {
         };
         self.must_be_off(&name)?;
         found.must_fit(&name, &self.machine(number)?)?;
-        self.put_in(number, &name, Source::new(saved::open(file)?, file), pause, tell)?;
+        reader.rewind().map_err(|source| SavedError::Io { file: file.to_path_buf(), source })?;
+        self.put_in(number, &name, (reader, file, found.index()), pause, tell)?;
         let stands = if pause { "; it stands still, `croft resume` lets it go on" } else { "" };
         tell(&Report::Progress(format!("{name}: restored from {}{stands}", file.display())))?;
         // It is restored, whether the host still says what time it is or has ended with its guests.
@@ -150,7 +157,9 @@ impl RequestHandler<'_> {
         let mut write = |bytes: &[u8]| file.write_all(bytes).map(|()| Written::All).map_err(wrong);
         self.take_out(vm, &mut write, tell)?;
         file.rewind().map_err(wrong)?;
-        self.put_in(number, other, Source::new(file, &folder), pause, tell)?;
+        let found = Check::file(&mut file, &folder)?;
+        file.rewind().map_err(wrong)?;
+        self.put_in(number, other, (file, &folder, found.index()), pause, tell)?;
         let stands = if pause { "; the clone stands still, `croft resume` lets it go on" } else { "" };
         tell(&Report::Progress(format!("{other}: a clone of {name}{stands}")))?;
         Ok(())
@@ -173,27 +182,80 @@ impl RequestHandler<'_> {
         &self,
         number: u16,
         name: &str,
-        from: Source<'_, File>,
+        (mut from, file, index): (File, &Path, &Index),
         pause: bool,
         tell: Tell<'_>,
     ) -> Result<(), Failure> {
         self.begin(number, Ask::Restore)?;
-        if let Err(failure) = self.send(number, from, tell) {
+        let sent = if pause {
+            self.send(number, Source::new(from, file), tell)
+        } else {
+            self.send_pieces(number, (&mut from, file, index), tell)
+        };
+        if let Err(failure) = sent {
             // It may be refused already, and has ended by that.
             let _ = self.session.ask(number, Ask::EndTransfer, ANSWER);
-            return Err(failure);
+            // A guest that runs may end, too, before it has had a use for all of its memory.
+            let ended = self.session.condition(name).ok().filter(|condition| *condition == Condition::PoweredOff);
+            return match ended {
+                Some(condition) if !pause => tell_condition(name, &condition, tell),
+                _ => Err(failure),
+            };
         }
-        // It stands still at first, since whoever goes on may end at once: what it does then is not a sign that it went on.
-        self.end(number, Ask::RestoreEnd { pause: true })?;
-        self.wait(name, "stand still", PAUSE_SECONDS, |condition| *condition == Condition::Paused)?;
-        if !pause {
-            self.session.control(Command::ResumeVm { vm: number })?;
-            let gone_on = self.wait(name, "go on", PAUSE_SECONDS, |condition| *condition != Condition::Paused)?;
-            if gone_on.is_off() {
-                tell_condition(name, &gone_on, tell)?;
-            }
+        self.end(number, Ask::RestoreEnd { pause })?;
+        if pause {
+            self.wait(name, "stand still", PAUSE_SECONDS, |condition| *condition == Condition::Paused)?;
+            return Ok(());
+        }
+        let condition = self.session.condition(name)?;
+        if condition.is_off() {
+            tell_condition(name, &condition, tell)?;
         }
         Ok(())
+    }
+
+    /// Sends the state, with which the VM runs, and then its memory. What it waits for comes before all else, then what follows that, since
+    /// a guest often goes on there. Blocks of zeros take next to nothing, and so come first of what nobody waits for.
+    fn send_pieces(
+        &self,
+        vm: u16,
+        (from, file, index): (&mut File, &Path, &Index),
+        tell: Tell<'_>,
+    ) -> Result<(), Failure> {
+        let (length, sections) = index.begin();
+        let mut stream = Stream { handler: self, vm, offset: 0, ready: vec![0; length as usize] };
+        from.read_exact(&mut stream.ready).map_err(|source| SavedError::Io { file: file.to_path_buf(), source })?;
+        let mut pieces = Pieces::begin(crc32c::compute, &mut stream.ready, sections);
+        let mut wanted = stream.send(true, tell)?;
+        let mut left: BTreeSet<u64> = index.others().collect();
+        let mut zeros: BTreeMap<u64, u64> = index.zeros().iter().copied().flat_map(at_a_time).collect();
+        let mut next = 0;
+        loop {
+            if let Some(piece) = wanted.filter(|piece| left.remove(piece)) {
+                next = piece + 1;
+                let bytes = index.piece(piece, from, file, |runs| pieces.piece(runs))?;
+                stream.ready.extend(bytes.map_err(SavedError::from)?);
+                wanted = stream.send(true, tell)?;
+            } else if !zeros.is_empty() {
+                let block = wanted.map_or(0, |piece| piece * PAGES_OF_A_PIECE / PAGES_OF_A_BLOCK);
+                let around = zeros.range(..=block).next_back().or_else(|| zeros.first_key_value());
+                if let Some((&first, &count)) = around {
+                    zeros.remove(&first);
+                    stream.ready.extend(pieces.zeros(first, count).map_err(SavedError::from)?);
+                }
+                wanted = stream.send(true, tell)?;
+            } else if let Some(piece) = left.range(next..).next().or_else(|| left.first()).copied() {
+                left.remove(&piece);
+                next = piece + 1;
+                let bytes = index.piece(piece, from, file, |runs| pieces.piece(runs))?;
+                stream.ready.extend(bytes.map_err(SavedError::from)?);
+                wanted = stream.send(false, tell)?;
+            } else {
+                stream.ready.extend(pieces.end().map_err(SavedError::from)?);
+                stream.send(true, tell)?;
+                return Ok(());
+            }
+        }
     }
 
     fn send(&self, vm: u16, mut from: Source<'_, File>, tell: Tell<'_>) -> Result<(), Failure> {
@@ -232,6 +294,41 @@ impl RequestHandler<'_> {
         });
         self.session.request(vm, parts, ANSWER)
     }
+}
+
+/// What is being sent of a VM that runs.
+struct Stream<'a> {
+    handler: &'a RequestHandler<'a>,
+    vm: u16,
+    /// Where the next byte stands, of those that are ready.
+    offset: u64,
+    ready: Vec<u8>,
+}
+
+impl Stream<'_> {
+    /// Sends what is ready; if not `all` of it, then as much as fills messages. Says which piece the VM waits for.
+    fn send(&mut self, all: bool, tell: Tell<'_>) -> Result<Option<u64>, Failure> {
+        let (length, _) = self.handler.pieces();
+        let mut told = Vec::new();
+        let mut sent = 0;
+        for bytes in self.ready.chunks(length).filter(|bytes| all || bytes.len() == length) {
+            told = until_it_arrives(|| self.handler.send_piece(self.vm, self.offset, bytes))?;
+            self.offset += bytes.len() as u64;
+            sent += bytes.len();
+            tell(&Report::Output(Vec::new()))?;
+            while told.contains(&Told::More) {
+                told = until_it_arrives(|| self.handler.send_piece(self.vm, self.offset, &[]))?;
+                tell(&Report::Output(Vec::new()))?;
+            }
+        }
+        self.ready.drain(..sent);
+        Ok(told.iter().find_map(|told| if let Told::Wanted(piece) = told { Some(u64::from(*piece)) } else { None }))
+    }
+}
+
+/// Blocks of zeros, as many at a time as one section may have.
+fn at_a_time((first, count): (u64, u64)) -> impl Iterator<Item = (u64, u64)> {
+    (0..count).step_by(MOST_ZEROS as usize).map(move |done| (first + done, MOST_ZEROS.min(count - done)))
 }
 
 /// Asks until the answer has not been lost on its way. What is asked for is the same each time, so nothing is wrong with that.

@@ -27,6 +27,8 @@ pub enum Told {
     Time(HostTime),
     /// What came before has not all been written yet.
     More,
+    /// The VM stands still until this piece of its memory has come, of 64 KiB each.
+    Wanted(u32),
 }
 
 /// What time the host has; see [`Answer::Time`].
@@ -133,6 +135,7 @@ impl Requests {
             Answer::ByButton => Told::ByButton,
             Answer::Time { microseconds, settable } => Told::Time(HostTime { microseconds, settable }),
             Answer::More => Told::More,
+            Answer::Wanted { piece } => Told::Wanted(piece),
         };
         if pending.told.len() < MAX_ANSWERS {
             pending.told.push(told);

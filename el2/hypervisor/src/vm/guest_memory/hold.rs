@@ -66,14 +66,17 @@ impl GuestRam {
     /// Holds all of it. No vCPU is in the guest.
     ///
     /// # Errors
-    /// When there is no memory for a table. Nothing is held then.
+    /// When there is no memory for a table, or some of it is still to come. Nothing is held then.
     pub(crate) fn hold(&mut self) -> Result<(), RamError> {
+        if self.coming.is_some() {
+            return Err(RamError::StillToCome);
+        }
         let tables = self.tables.as_mut().ok_or(RamError::Outside(self.range.start))?;
         let held = tables.hold(&mut Tables(self.vm), &mut Tlb(self.vttbr), self.range);
         for block in &mut self.blocks {
             block.kept = match block.state {
                 State::Shown | State::Hidden => Kept::InPlace { is_open: false },
-                State::Untouched | State::Zeroing(_) => Kept::Zeros,
+                State::Untouched | State::Zeroing(_) | State::ToCome(_) => Kept::Zeros,
             };
         }
         self.hold = Some(Hold::default());
@@ -214,7 +217,7 @@ impl GuestRam {
     /// a VM that was restored has not touched yet, when it is saved again.
     ///
     /// # Errors
-    /// When it is not RAM.
+    /// When it is not RAM, or is still to come.
     pub(crate) fn read_kept(&self, from: Ipa, into: &mut [u8]) -> Result<bool, RamError> {
         let block = self.blocks.get(self.index(from)).ok_or(RamError::Outside(from))?;
         let offset = from.0.wrapping_sub(self.range.start.0) % BLOCK_SIZE;
@@ -223,6 +226,7 @@ impl GuestRam {
             Kept::Copied { to } => place(to),
             Kept::InPlace { .. } | Kept::Copying { .. } => block.pa,
             Kept::Nothing if matches!(block.state, State::Shown | State::Hidden) => block.pa,
+            Kept::Nothing if matches!(block.state, State::ToCome(_)) => return Err(RamError::StillToCome),
             Kept::Nothing => return Ok(false),
         };
         hw::memory::read(Pa(pa.0 + offset), into);

@@ -1,0 +1,234 @@
+//! A VM that runs before its memory has come: it waits for what it touches, and for nothing else.
+
+use super::{LOST, Operated, host};
+use abi::crc32c;
+use abi::link::request::{Ask, MAX_BULK_CHUNK};
+use anyhow::{Context, Result, ensure};
+use croft::control::Order;
+use croft::saved::{Check, Contents};
+use croft::session::{Condition, Told};
+use snapshot::file::Pieces;
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
+use system::host::Host;
+use system::{BOOT, SOON, guest};
+
+/// The guest that notices if its memory is not that of one moment. It goes through sixteen blocks, and has written to all others.
+const EARLY: &str = "early";
+/// Its neighbour.
+const BESIDE: &str = "kept";
+/// Blocks of 2 MiB that it has, and pieces of one.
+const ALL: usize = 128;
+const IN_A_BLOCK: usize = 32;
+/// Pieces that it needs for a sweep. It needs little else: its image, its stack, its device's queue.
+const SWEPT: usize = 16 * IN_A_BLOCK;
+
+fn sweep(host: &Operated) -> Result<u64> {
+    let console = host.run.console(EARLY)?;
+    console.expect_unless("moment: sweep ", LOST, BOOT)?;
+    let text = console.expect_unless(",", LOST, SOON)?;
+    text.trim_end_matches(',').parse().with_context(|| text.clone())
+}
+
+/// How often it has said so.
+fn sweeps(host: &Operated) -> Result<usize> {
+    Ok(host.run.console(EARLY)?.transcript().matches("moment: sweep ").count())
+}
+
+/// A saved VM that is being sent by hand.
+struct Sending<'a> {
+    host: &'a Operated,
+    file: PathBuf,
+    from: File,
+    contents: Contents,
+    pieces: Pieces,
+    offset: u64,
+    left: Vec<u64>,
+}
+
+impl<'a> Sending<'a> {
+    /// Sends the state alone.
+    fn begin(host: &'a Operated, file: &Path) -> Result<Self> {
+        let mut from = File::open(file)?;
+        let contents = Check::file(&mut from, file)?;
+        let (length, sections) = contents.index().begin();
+        let mut begin = vec![0; length as usize];
+        File::open(file)?.read_exact(&mut begin)?;
+        let pieces = Pieces::begin(crc32c::compute, &mut begin, sections);
+        let left = contents.index().others().collect();
+        host.run.session().ask(host.run.vm(EARLY)?, Ask::Restore, SOON)?;
+        let mut sending = Self { host, file: file.to_path_buf(), from, contents, pieces, offset: 0, left };
+        sending.send(&begin)?;
+        Ok(sending)
+    }
+
+    /// Sends bytes, or asks alone; says which piece the VM waits for.
+    fn send(&mut self, bytes: &[u8]) -> Result<Option<u64>> {
+        let mut told = Vec::new();
+        for bytes in bytes.chunks(MAX_BULK_CHUNK).chain(bytes.is_empty().then_some(bytes)) {
+            let ask = Ask::RestoreNext { offset: self.offset, bytes, last: true };
+            told = self.host.run.session().ask(self.host.run.vm(EARLY)?, ask, SOON)?;
+            self.offset += bytes.len() as u64;
+            while told.contains(&Told::More) {
+                let ask = Ask::RestoreNext { offset: self.offset, bytes: &[], last: true };
+                told = self.host.run.session().ask(self.host.run.vm(EARLY)?, ask, SOON)?;
+            }
+        }
+        Ok(told.iter().find_map(|told| if let Told::Wanted(piece) = told { Some(u64::from(*piece)) } else { None }))
+    }
+
+    fn send_piece(&mut self, piece: u64) -> Result<Option<u64>> {
+        self.left.retain(|left| *left != piece);
+        let Self { contents, from, file, pieces, .. } = self;
+        let bytes = contents.index().piece(piece, from, file, |runs| pieces.piece(runs))??;
+        self.send(&bytes)
+    }
+
+    /// Sends what the guest waits for, until it has said this often how far it is. How many pieces that took.
+    fn serve(&mut self, said: usize) -> Result<usize> {
+        let mut sent = 0;
+        for _ in 0..20_000 {
+            match self.send(&[])? {
+                Some(piece) => {
+                    ensure!(self.left.contains(&piece), "it waits for piece {piece}, which has come or is zeros");
+                    self.send_piece(piece)?;
+                    sent += 1;
+                }
+                None => thread::sleep(Duration::from_millis(1)),
+            }
+            if sweeps(self.host)? >= said {
+                return Ok(sent);
+            }
+        }
+        anyhow::bail!("it says nothing, {sent} of its pieces have come")
+    }
+
+    /// What it waits for.
+    fn wanted(&mut self) -> Result<u64> {
+        for _ in 0..5_000 {
+            if let Some(piece) = self.send(&[])? {
+                return Ok(piece);
+            }
+            thread::sleep(Duration::from_millis(2));
+        }
+        anyhow::bail!("it waits for nothing")
+    }
+}
+
+/// Its guest says something when what it needed for that has come, and nothing else has; it finds all as it was, then and when the rest has
+/// come.
+fn speaks_early(host: &Operated, file: &Path) -> Result<()> {
+    let before = sweeps(host)?;
+    let mut sending = Sending::begin(host, file)?;
+    let all = sending.left.len();
+    ensure!(all > (ALL - 16) * IN_A_BLOCK, "only {all} of its pieces hold anything");
+    // It is not paused, whoever looks. If it is, it goes on when both the operator and what it waits for let it.
+    let waits_for = sending.wanted()?;
+    host.run.wait_for(EARLY, SOON, |condition| matches!(condition, Condition::Running { .. }))?;
+    host.order(&Order::Pause { vm: EARLY.to_owned() })?;
+    sending.send_piece(waits_for)?;
+    ensure!(host.run.condition(EARLY)? == Condition::Paused, "what came let it go on, which was paused");
+    host.order(&Order::Resume { vm: EARLY.to_owned() })?;
+    let sent = 1 + sending.serve(before + 1)?;
+    println!("    it spoke when {sent} of {all} pieces had come");
+    // It was somewhere in a sweep when it was saved.
+    ensure!((8..SWEPT + 64).contains(&sent) && 2 * sent < all, "it said something when {sent} of {all} had come");
+    // What is not all there is not saved, nor begun anew.
+    let save = Order::Save { vm: EARLY.to_owned(), file: file.with_extension("no"), compress: false };
+    let refused = host.order(&save).err().context("it was saved")?;
+    ensure!(refused.to_string().contains("is being saved or restored"), "{refused}");
+    ensure!(!file.with_extension("no").exists(), "something of it was saved");
+    for piece in sending.left.clone() {
+        sending.send_piece(piece)?;
+    }
+    for (first, count) in sending.contents.index().zeros().to_vec() {
+        let bytes = sending.pieces.zeros(first, count)?;
+        sending.send(&bytes)?;
+    }
+    let end = sending.pieces.end()?;
+    sending.send(&end)?;
+    host.run.session().ask(host.run.vm(EARLY)?, Ask::RestoreEnd { pause: false }, SOON)?;
+    for _ in 0..3 {
+        sweep(host)?;
+    }
+    Ok(())
+}
+
+/// Whoever sends it says that there is no more, or says nothing: it is stopped, and says why. Its neighbour runs.
+fn stops_without(host: &Operated, file: &Path, says_so: bool) -> Result<()> {
+    let mut sending = Sending::begin(host, file)?;
+    let first = sending.wanted()?;
+    sending.send_piece(first)?;
+    let why = if says_so {
+        host.run.session().ask(host.run.vm(EARLY)?, Ask::EndTransfer, SOON)?;
+        "its memory has not all come: nobody wants it any more"
+    } else {
+        "its memory has not all come: nobody sends it any more"
+    };
+    host.run.wait_for(EARLY, SOON, |condition| matches!(condition, Condition::Crashed(said) if said == why))?;
+    host.tick_of(BESIDE)?;
+    Ok(())
+}
+
+/// A piece that comes twice is refused, and the VM stopped: what its guest has stored since is not written over.
+fn refuses_a_second_time(host: &Operated, file: &Path) -> Result<()> {
+    let mut sending = Sending::begin(host, file)?;
+    let first = sending.wanted()?;
+    sending.send_piece(first)?;
+    let again = sending.send_piece(first);
+    ensure!(
+        again.is_err_and(|why| format!("{why:#}").contains("is not what is still to come there")),
+        "a piece came twice, and was not refused"
+    );
+    host.run.wait_for(EARLY, SOON, |condition| matches!(condition, Condition::Crashed(_)))?;
+    host.tick_of(BESIDE)?;
+    Ok(())
+}
+
+/// The operator stops it while it waits. Whoever sends it hears so.
+fn is_stopped(host: &Operated, file: &Path) -> Result<()> {
+    let mut sending = Sending::begin(host, file)?;
+    let first = sending.wanted()?;
+    host.order(&Order::Stop { vm: EARLY.to_owned(), force: true, seconds: 60 })?;
+    let refused = sending.send_piece(first).err().context("something came for a VM that is off")?;
+    ensure!(format!("{refused:#}").contains("was stopped while it was being restored"), "{refused:#}");
+    ensure!(host.run.condition(EARLY)? == Condition::Forced, "it is {}", host.run.condition(EARLY)?);
+    Ok(())
+}
+
+pub(super) fn early() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("early.saved");
+    let packed = folder.path().join("packed.saved");
+    let mut vm = guest::payload(EARLY, "moment", 1, "")?;
+    vm.memory = (ALL as u64) * (2 << 20);
+    let host = Host { port: true, memory: 1024, ..host("max") };
+    let here =
+        Operated::new(host.start_and_stay(vec![vm, guest::payload(BESIDE, "kept", 2, "")?])?, folder.path(), "here")?;
+    sweep(&here)?;
+    sweep(&here)?;
+    for (file, compress) in [(&file, false), (&packed, true)] {
+        here.order(&Order::Save { vm: EARLY.to_owned(), file: file.clone(), compress })?;
+    }
+    let stop = || here.order(&Order::Stop { vm: EARLY.to_owned(), force: true, seconds: 60 });
+    stop()?;
+    speaks_early(&here, &file)?;
+    stop()?;
+    stops_without(&here, &file, true)?;
+    stops_without(&here, &file, false)?;
+    refuses_a_second_time(&here, &file)?;
+    is_stopped(&here, &file)?;
+    // By croft, from a file that is compressed too.
+    for file in [&packed, &file] {
+        here.order(&Order::Restore { vm: None, file: file.clone(), pause: false })?;
+        let before = sweeps(&here)?;
+        while sweeps(&here)? < before + 3 {
+            sweep(&here)?;
+        }
+        stop()?;
+    }
+    here.run.check_log_but(&["its memory has not all come", "nobody asks any more"])
+}
