@@ -5,8 +5,8 @@
 //! the exit path looks addresses up in it, the bus has its devices in the order of its rows and their lines lead where it
 //! says, and [`device_tree`] writes the tree from it.
 //!
-//! A device is one [`Row`]: its kind, its frames, its interrupt lines. There may be any number of any kind; a plan in which two
-//! of them would share an address or an interrupt is refused.
+//! A device is one [`Row`]: its kind, its frames (1 to 4), its interrupt lines (at most 32). There may be any number of any kind; a plan
+//! in which two of them would share an address or an interrupt is refused, and so is one with an interrupt that the GIC has not.
 //!
 //! The map is that of QEMU's `virt` machine, which existing kernels and guest firmware know:
 //!

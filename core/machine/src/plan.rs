@@ -7,6 +7,7 @@ use abi::bundle::MAX_NAME;
 use arrayvec::ArrayString;
 use devices::bus::{MAX_LINES, Place};
 use units::{BLOCK_SIZE, Hz, IntId, Ipa, MAX_VCPUS, PAGE_SIZE, Range, Trigger, VcpuId};
+use vgic::INTIDS;
 use virtio::{TRANSPORTS, VirtioKind, WINDOW_SIZE};
 
 /// Where RAM begins.
@@ -116,8 +117,10 @@ pub enum MachineError {
     /// A device has too many interrupt lines.
     #[error("a device has {0} interrupt lines; it can have 32")]
     Lines(usize),
-    /// An interrupt that is no SPI, or another device's.
-    #[error("INTID {0} is another device's, or none that a device can have; devices have SPIs, from 32 on, one a line")]
+    /// An interrupt that is no SPI, none that the interrupt controller has, or another device's.
+    #[error(
+        "INTID {0} is another device's, or none that a device can have; devices have SPIs, INTIDs 32 to 127, one a line"
+    )]
     Interrupt(u32),
 }
 
@@ -449,7 +452,7 @@ fn lay_out(rows: &[Row], others: &[Range<Ipa>]) -> Result<Vec<Window>, MachineEr
     Ok(windows)
 }
 
-/// Whether the lines of `rows` lead to SPIs, and no two of them to the same.
+/// Whether the lines of `rows` lead to SPIs that there are, and no two of them to the same.
 fn check_lines(rows: &[Row]) -> Result<(), MachineError> {
     let mut taken = Vec::new();
     for row in rows {
@@ -457,7 +460,7 @@ fn check_lines(rows: &[Row]) -> Result<(), MachineError> {
             return Err(MachineError::Lines(row.lines.len()));
         }
         for line in &row.lines {
-            if line.interrupt.is_private() || taken.contains(&line.interrupt) {
+            if line.interrupt.is_private() || line.interrupt.0 >= INTIDS || taken.contains(&line.interrupt) {
                 return Err(MachineError::Interrupt(line.interrupt.0));
             }
             taken.push(line.interrupt);

@@ -170,7 +170,7 @@ fn there_may_be_two_of_each_kind() {
         DeviceKind::Timer,
         DeviceKind::Generation,
         DeviceKind::ClockPage,
-        DeviceKind::Virtio(VirtioKind::Block),
+        DeviceKind::Virtio(VirtioKind::Entropy),
         DeviceKind::VacantVirtio,
     ];
     let mut rows = Vec::new();
@@ -246,6 +246,8 @@ fn devices_that_share_something_are_refused() {
     let private = Wire { interrupt: IntId::ppi(9), trigger: Trigger::Level };
     let refused = with(vec![Row::simple(DeviceKind::Pl011, page(0x0900_0000), Some(private))]);
     assert_eq!(refused, Err(MachineError::Interrupt(25)));
+    assert_eq!(with(vec![uart(0x0900_0000, 95)]), Ok(1), "the last that the interrupt controller has");
+    assert_eq!(with(vec![uart(0x0900_0000, 96)]), Err(MachineError::Interrupt(128)));
     let lines = (0..33).map(|spi| Wire::spi(spi, Trigger::Level)).collect();
     let many = Row { device: DeviceKind::Pl011, frames: vec![page(0x0900_0000)], lines };
     assert_eq!(with(vec![many]), Err(MachineError::Lines(33)));
@@ -263,7 +265,7 @@ fn a_machine_that_cannot_be_is_refused() {
     assert!(MachinePlan::new(Spec { memory_bytes: most, ..SPEC }).is_ok());
     let memory = most + (2 << 20);
     assert_eq!(error(|spec| spec.memory_bytes = memory), MachineError::MemoryTooLarge { memory, bits: 40 });
-    assert_eq!(error(|spec| spec.virtio = &[VirtioKind::Block; 33]), MachineError::Virtio(33));
+    assert_eq!(error(|spec| spec.virtio = &[VirtioKind::Entropy; 33]), MachineError::Virtio(33));
     assert_eq!(error(|spec| spec.name = ""), MachineError::Name(0));
     let longest = "n".repeat(MAX_NAME);
     assert!(MachinePlan::new(Spec { name: &longest, ..SPEC }).is_ok());
@@ -275,7 +277,7 @@ fn a_machine_that_cannot_be_is_refused() {
 
 #[test]
 fn each_region_is_in_the_tree_and_nothing_else() {
-    let plan = plan(Spec { vcpus: 8, virtio: &[VirtioKind::Block; MAX_VIRTIO], watchdog: true, ..SPEC });
+    let plan = plan(Spec { vcpus: 8, virtio: &[VirtioKind::Entropy; MAX_VIRTIO], watchdog: true, ..SPEC });
     let tree = tree(&plan, &BOOT);
     let mut nodes = 0;
     for node in tree.root().children() {
@@ -567,7 +569,7 @@ proptest! {
         base in prop::sample::select(vec![0x07ff_0000_u64, 0x0800_0000, 0x0809_0000, 0x0900_0000, 0x0910_0000, 0x0a00_0000, 0x4000_0000]),
         offset in 0..0x12_0000_u64,
     ) {
-        let kinds = [VirtioKind::Network; MAX_VIRTIO];
+        let kinds = [VirtioKind::Console; MAX_VIRTIO];
         let plan = plan(Spec { vcpus, virtio: &kinds[..virtio], watchdog, ..SPEC });
         let ipa = Ipa(base + offset);
         let naive = plan.rows().iter().enumerate().find_map(|(slot, row)| {

@@ -4,6 +4,7 @@
 //! * [`exits`]: what a guest's exit leads to, whatever it is: one decision, of which the next three are parts.
 //! * [`doors`]: what a guest does at its doors, and where it continues.
 //! * [`aborts`]: what an access that stage 2 refused leads to, and [`mmio`]: what it does at a device.
+//! * [`devices`]: its devices, made from the plan of its machine, and what comes to each kind of them from outside.
 //! * [`Watchdogs`]: who may set up which of a VM's watchdogs, when one acts, and what that leads to.
 //! * [`machine`]: the plan of its machine, from what the site says of it.
 //! * [`Needs`]: how much of the host's memory a site needs, for all that check whether there is enough.
@@ -14,10 +15,12 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
 pub mod aborts;
+pub mod devices;
 pub mod doors;
 pub mod exits;
 mod life;

@@ -295,8 +295,8 @@ impl WholeVm {
             }
             Target::Device(place) => {
                 drop(gic);
-                let outside = self.surroundings();
-                let value = self.devices.bus.read(place, size, &outside);
+                let outside = self.surroundings(place.slot);
+                let value = self.devices.bus().read(place, size, &outside);
                 let (concerned, unfinished) = (outside.concerned(), outside.unfinished());
                 self.after(concerned, unfinished);
                 value
@@ -313,8 +313,8 @@ impl WholeVm {
                 self.with_gic(id, |gic| gic.redistributor_write(frame, offset, size, value));
             }
             Target::Device(place) => {
-                let outside = self.surroundings();
-                self.devices.bus.write(place, size, value, &outside);
+                let outside = self.surroundings(place.slot);
+                self.devices.bus().write(place, size, value, &outside);
                 let (concerned, unfinished) = (outside.concerned(), outside.unfinished());
                 self.after(concerned, unfinished);
             }

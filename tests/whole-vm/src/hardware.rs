@@ -11,6 +11,8 @@ use units::{BLOCK_SIZE, IntId, Ipa, Line, PAGE_SIZE, Range, VcpuSet};
 use vgic::{ListRegisters, Vgic};
 use virtio::{Fault, GuestMemory};
 
+/// More than the plan has.
+pub(crate) const MOST_DEVICES: usize = 32;
 /// How often a device may access memory under its lock, as in the hypervisor.
 const ACCESSES: u16 = 2048;
 /// How many bytes of output are kept: more than that, and the console takes nothing until it is emptied.
@@ -153,8 +155,8 @@ pub(crate) struct Shared {
     pub(crate) memory: RefCell<Memory>,
     /// What the UART and the virtio console have sent, and nobody has taken.
     pub(crate) sent: [RefCell<Vec<u8>>; 2],
-    /// The page that the guest sees of its clock, as words.
-    pub(crate) page: RefCell<[u64; 14]>,
+    /// The pages that the guest sees of its clock, as words, by the slots of their devices.
+    pub(crate) pages: RefCell<[[u64; 14]; MOST_DEVICES]>,
     pub(crate) work: Work,
 }
 
@@ -170,6 +172,8 @@ impl Shared {
 /// What is outside of a device, for one call of it.
 pub(crate) struct Surroundings<'a> {
     shared: &'a Shared,
+    /// Which device's, by its number on the bus.
+    slot: usize,
     moment: Moment,
     left: Cell<u16>,
     is_refused: Cell<bool>,
@@ -179,9 +183,10 @@ pub(crate) struct Surroundings<'a> {
 }
 
 impl<'a> Surroundings<'a> {
-    pub(crate) const fn new(shared: &'a Shared, moment: Moment) -> Self {
+    pub(crate) const fn new(shared: &'a Shared, slot: usize, moment: Moment) -> Self {
         Self {
             shared,
+            slot,
             moment,
             left: Cell::new(ACCESSES),
             is_refused: Cell::new(false),
@@ -257,7 +262,7 @@ impl Outside for Surroundings<'_> {
 
     fn show(&self, index: usize, word: u64) {
         self.shared.work.count();
-        self.shared.page.borrow_mut()[index] = word;
+        self.shared.pages.borrow_mut()[self.slot][index] = word;
     }
 
     fn memory(&self) -> &dyn GuestMemory {

@@ -26,4 +26,4 @@ mod whole;
 
 pub use exits::Done;
 pub use vm::exits::Cause;
-pub use whole::{VcpuState, WholeVm};
+pub use whole::{TWINS, VcpuState, WholeVm};

@@ -9,7 +9,7 @@ use vgic::Vgic;
 use vm::Watchdogs;
 
 use crate::hardware::Registers;
-use crate::whole::{Devices, GIC, HOST, VCPUS, WholeVm, service};
+use crate::whole::{GIC, HOST, VCPUS, WholeVm, devices, service};
 
 impl WholeVm {
     /// Its state, if it is paused and all its vCPUs stand still.
@@ -47,7 +47,7 @@ impl WholeVm {
 
     fn save_devices(&self) -> Vec<u8> {
         let mut out = Writer::new();
-        self.devices.bus.slots().for_each(|slot| slot.enter(&mut |wired| wired.save_to(&mut out)));
+        self.devices.bus().slots().for_each(|slot| slot.enter(&mut |wired| wired.save_to(&mut out)));
         out.finish().expect("there is memory")
     }
 
@@ -90,8 +90,8 @@ impl WholeVm {
     /// # Errors
     /// What does not fit. Some of it may have been put in.
     pub fn restore(&mut self, saved: SavedVm) -> Result<(), Damaged> {
-        self.devices = Devices::new(&self.plan);
-        self.shared.page.take();
+        self.devices = devices(&self.plan);
+        self.shared.pages.take();
         self.watchdogs = Watchdogs::new(&self.policy);
         self.service = service(&self.policy, &self.plan);
         self.put_in(saved)
@@ -176,7 +176,7 @@ impl WholeVm {
     /// Whether its page of the clock says what another's does: one that stands still may have been put in, and shows it later.
     #[must_use]
     pub fn shows_time_like(&self, other: &Self) -> bool {
-        self.life.is_paused() || self.shared.page == other.shared.page
+        self.life.is_paused() || self.shared.pages == other.shared.pages
     }
 
     /// Whether what another VM's guest could see is what this one's could: all but what a saved state has in it is compared.

@@ -6,21 +6,18 @@ use std::time::Duration;
 use abi::bundle::{CpuCounters, Doors, Time, TimeSource};
 use clock::saved::Away;
 use clock::{GuestClock, GuestTicks, VmClock};
-use devices::{
-    Access, Bus, Change, ClockPage, Device, ErasedFlash, GenerationId, GenericWatchdog, MemoryTimer, Moment, Outside,
-    POWER_BUTTON_PIN, Pl031, Pl061, Slot, Stream, Uart, Wired,
-};
-use machine::{DeviceKind, MachinePlan, Row};
+use devices::{Access, Change, Device, Moment, Outside, Slot, Wired};
+use machine::{DeviceKind, MachinePlan, Row, Spec, VirtioKind, Wire};
 use services::psci::VmPower;
-use units::{Hz, Ticks, VcpuId, VcpuSet};
+use units::{Hz, IPA_BITS, Ipa, Range, Ticks, VcpuId, VcpuSet};
 use vgic::{Line, Vgic};
-use virtio::{Console, Entropy, Mmio, Vacant, VirtioKind};
+use vm::devices::{Fill, Holder, Keeper};
 use vm::{Bite, GuestCounter, Life, Stop, Watchdogs, Which};
 use vmware::{Config, Limits, Service};
 
 use crate::exits::Done;
-use crate::hardware::{Memory, Registers, Shared, Surroundings};
-use std::cell::RefCell;
+use crate::hardware::{MOST_DEVICES, Memory, Registers, Shared, Surroundings};
+use std::cell::{Cell, RefCell};
 
 /// The host's counter.
 pub(crate) const HOST: Hz = Hz(1_000_000);
@@ -30,19 +27,15 @@ pub(crate) const GIC: vgic::Config =
 /// The time of day when the host's counter is 0, in seconds.
 const BEGIN: u64 = 1_700_000_000;
 
-/// More than the plan has.
-const MOST_DEVICES: usize = 32;
-
-/// A device with its lock.
-pub(crate) struct Locked<D>(Mutex<Wired<D>>);
+/// A device with its lock, and its number on the bus.
+pub(crate) struct Locked<D> {
+    wired: Mutex<Wired<D>>,
+    slot: usize,
+}
 
 impl<D: Device + 'static> Locked<D> {
-    fn new(device: D, row: &Row) -> Arc<Self> {
-        Arc::new(Self(Mutex::new(Wired::new(device, row.lines.iter().map(|line| line.interrupt)))))
-    }
-
     fn with<R>(&self, work: impl FnOnce(&mut Wired<D>) -> R) -> R {
-        work(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        work(&mut self.wired.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -60,59 +53,55 @@ impl<D: Device + 'static> Slot for Locked<D> {
     }
 }
 
-/// What makes bytes that nobody can guess.
-type Fill = fn(&mut [u8]);
+/// As long as the VM is there, each behind its lock.
+pub(crate) struct Counted;
 
-/// The devices, those of them twice that the outside has to do with.
-pub(crate) struct Devices {
-    pub(crate) bus: Bus<Arc<dyn Slot>>,
-    uart: Arc<Locked<Uart>>,
-    clock_page: Arc<Locked<ClockPage<Fill>>>,
-    gpio: Arc<Locked<Pl061>>,
-    watchdog: Arc<Locked<GenericWatchdog>>,
-    console: Arc<Locked<Mmio<Console>>>,
-}
+impl Holder for Counted {
+    type Held<D: Device + 'static> = Arc<Locked<D>>;
+    type Slot = Arc<dyn Slot>;
 
-impl Devices {
-    pub(crate) fn new(plan: &MachinePlan) -> Self {
-        fn zeros(bytes: &mut [u8]) {
-            bytes.fill(0);
-        }
-        let (mut uart, mut gpio, mut watchdog, mut console, mut clock_page) = (None, None, None, None, None);
-        let slots = plan.rows().iter().map(|row| -> Arc<dyn Slot> {
-            match row.device {
-                DeviceKind::Flash => Locked::new(ErasedFlash, row),
-                DeviceKind::Pl011 => uart.insert(Locked::new(Uart::new(Some(Stream::Uart)), row)).clone(),
-                DeviceKind::Pl031 => Locked::new(Pl031::new(), row),
-                DeviceKind::Pl061 => gpio.insert(Locked::new(Pl061::new(), row)).clone(),
-                DeviceKind::Watchdog => watchdog.insert(Locked::new(GenericWatchdog::new(), row)).clone(),
-                DeviceKind::Timer => Locked::new(MemoryTimer::new(plan.counter_frequency()), row),
-                DeviceKind::Generation => Locked::new(GenerationId::new(zeros as fn(&mut [u8])), row),
-                DeviceKind::ClockPage => clock_page.insert(Locked::new(ClockPage::new(zeros as Fill), row)).clone(),
-                DeviceKind::Virtio(VirtioKind::Console) => {
-                    console.insert(Locked::new(Mmio::new(Console::connected(Stream::Virtio)), row)).clone()
-                }
-                DeviceKind::Virtio(VirtioKind::Entropy) => {
-                    Locked::new(Mmio::new(Entropy::new(zeros as fn(&mut [u8]))), row)
-                }
-                DeviceKind::Virtio(kind) => panic!("there is no {} device yet", kind.name()),
-                DeviceKind::VacantVirtio => Locked::new(Vacant, row),
-            }
-        });
-        let bus = Bus::of(slots.collect());
-        let missing = "it is in the plan";
-        Self {
-            bus,
-            uart: uart.expect(missing),
-            clock_page: clock_page.expect(missing),
-            gpio: gpio.expect(missing),
-            watchdog: watchdog.expect(missing),
-            console: console.expect(missing),
-        }
+    fn hold<D: Device + 'static>(device: Wired<D>, slot: usize) -> Arc<Locked<D>> {
+        Arc::new(Locked { wired: Mutex::new(device), slot })
+    }
+
+    fn on_bus<D: Device + 'static>(held: &Arc<Locked<D>>) -> Arc<dyn Slot> {
+        held.clone()
     }
 }
 
-/// The machine of a VM that has every device.
+impl Keeper<Counted> for WholeVm {
+    fn work<D: Device + 'static, R>(&self, held: &Arc<Locked<D>>, work: impl FnOnce(&mut D, &dyn Outside) -> R) -> R {
+        let outside = self.surroundings(held.slot);
+        let result = held.with(|wired| wired.work(&outside, |device| work(device, &outside)));
+        self.concerned.set(self.concerned.get().union(outside.concerned()));
+        result
+    }
+}
+
+pub(crate) type Devices = vm::devices::Devices<Counted>;
+
+/// The devices of `plan`. Where a guest's would be random, these have zeros.
+pub(crate) fn devices(plan: &MachinePlan) -> Devices {
+    fn zeros(bytes: &mut [u8]) {
+        bytes.fill(0);
+    }
+    Devices::new(plan, zeros as Fill).expect("the plan has a UART")
+}
+
+/// Where the second device of a kind is, whose SPI, of the first of its lines, is that beside it. The second frame is behind the
+/// first one.
+pub const TWINS: [(DeviceKind, u64, u32); 8] = [
+    (DeviceKind::Pl011, 0x0b00_0000, 64),
+    (DeviceKind::Pl031, 0x0b01_0000, 65),
+    (DeviceKind::Pl061, 0x0b02_0000, 66),
+    (DeviceKind::Watchdog, 0x0b03_0000, 67),
+    (DeviceKind::Timer, 0x0b04_0000, 68),
+    (DeviceKind::Generation, 0x0b05_0000, 70),
+    (DeviceKind::ClockPage, 0x0b06_0000, 71),
+    (DeviceKind::Virtio(VirtioKind::Console), 0x0b07_0000, 72),
+];
+
+/// The machine of a VM that has every device, and of each kind with lines another one.
 fn plan(policy: Doors) -> MachinePlan {
     let config: abi::bundle::Vm<&str, &[u8], ()> = abi::bundle::Vm {
         vcpus: VCPUS,
@@ -121,7 +110,29 @@ fn plan(policy: Doors) -> MachinePlan {
         ..abi::bundle::Vm::new("whole", b"".as_slice(), 8 << 20)
     };
     let counter = GuestCounter { frequency: HOST, shown: CpuCounters::Native };
-    vm::machine(&config, counter).expect("there can be such a machine")
+    let first = vm::machine(&config, counter).expect("there can be such a machine");
+    let mut rows = first.rows().to_vec();
+    for (kind, start, spi) in TWINS {
+        let like = first.first(kind).expect("it has every device");
+        let frames = (start..).step_by(0x1000).zip(&like.frames);
+        let lines = (spi..).zip(&like.lines);
+        rows.push(Row {
+            device: kind,
+            frames: frames.map(|(start, frame)| Range { start: Ipa(start), size: frame.size }).collect(),
+            lines: lines.map(|(spi, line)| Wire::spi(spi, line.trigger)).collect(),
+        });
+    }
+    let spec = Spec {
+        name: config.name,
+        vcpus: VCPUS,
+        memory_bytes: config.memory,
+        ipa_bits: IPA_BITS,
+        virtio: &[],
+        watchdog: true,
+        counter_frequency: HOST,
+        timers: first.timers(),
+    };
+    MachinePlan::with_devices(spec, rows).expect("there is room for two of each")
 }
 
 /// Where a vCPU's thread is.
@@ -158,6 +169,8 @@ pub struct WholeVm {
     pub(crate) vcpus: Vec<Vcpu>,
     /// A device has more to do.
     pub(crate) is_unfinished: bool,
+    /// Whose interrupts have changed by what the outside did to devices.
+    concerned: Cell<VcpuSet>,
     /// What was done since the last [`WholeVm::take_done`].
     pub(crate) done: Vec<Done>,
 }
@@ -180,16 +193,17 @@ impl WholeVm {
             clock: VmClock::new(GuestClock::like_the_hosts(Ticks(0), HOST), pause_stops_time, away),
             clock_stops: pause_stops_time,
             now: Ticks(1),
-            devices: Devices::new(&plan),
+            devices: devices(&plan),
             shared: Shared {
                 gic: RefCell::new(Vgic::new(GIC)),
                 memory: RefCell::new(Memory::new(plan.ram())),
                 sent: Default::default(),
-                page: Default::default(),
+                pages: Default::default(),
                 work: Default::default(),
             },
             vcpus: (0..VCPUS).map(|_| vcpu()).collect(),
             is_unfinished: false,
+            concerned: Cell::new(VcpuSet::EMPTY),
             done: Vec::new(),
             plan,
             policy,
@@ -233,9 +247,16 @@ impl WholeVm {
         }
     }
 
+    /// The page that the guest sees at `at`, of a device that tells it something there, as words.
+    #[must_use]
+    pub fn shown_page(&self, at: u64) -> Option<[u64; 14]> {
+        let slot = self.plan.rows().iter().position(|row| row.start() == Ipa(at))?;
+        self.shared.pages.borrow().get(slot).copied()
+    }
+
     /// The guest stores eight bytes in RAM that it sees.
     pub fn store(&mut self, at: u64, value: u64) {
-        let _ = self.shared.memory.borrow_mut().write(units::Ipa(at), &value.to_le_bytes());
+        let _ = self.shared.memory.borrow_mut().write(Ipa(at), &value.to_le_bytes());
     }
 
     /// What has happened since it was asked last.
@@ -258,16 +279,17 @@ impl WholeVm {
         self.now.0 / (HOST.0 / 1000)
     }
 
-    pub(crate) fn surroundings(&self) -> Surroundings<'_> {
+    /// What is outside of the device in `slot`.
+    pub(crate) fn surroundings(&self, slot: usize) -> Surroundings<'_> {
         let clock = self.clock.clock();
         let (GuestTicks(count), period) = clock.virtual_counter(self.now, HOST, false);
         let time = Duration::from_secs(BEGIN) + Duration::from_nanos(HOST.nanoseconds(self.now.0));
         let stood = clock.stood(self.now).0;
-        Surroundings::new(&self.shared, Moment { count, period, time, is_known: true, stood })
+        Surroundings::new(&self.shared, slot, Moment { count, period, time, is_known: true, stood })
     }
 
     /// What a call of a device leaves to be done, once its lock is let go of.
-    pub(crate) fn after(&mut self, concerned: VcpuSet, unfinished: Option<Option<units::Ipa>>) {
+    pub(crate) fn after(&mut self, concerned: VcpuSet, unfinished: Option<Option<Ipa>>) {
         if let Some(missing) = unfinished {
             self.is_unfinished = true;
             if let Some(place) = missing {
@@ -282,8 +304,8 @@ impl WholeVm {
         let mut concerned = VcpuSet::EMPTY;
         // No list that grows: a state is put in where there may be no memory.
         let mut unfinished = [None; MOST_DEVICES];
-        for (slot, unfinished) in self.devices.bus.slots().zip(&mut unfinished) {
-            let outside = self.surroundings();
+        for ((number, slot), unfinished) in self.devices.bus().slots().enumerate().zip(&mut unfinished) {
+            let outside = self.surroundings(number);
             slot.enter(&mut |wired| work(wired, &outside));
             concerned = concerned.union(outside.concerned());
             *unfinished = outside.unfinished();
@@ -308,12 +330,16 @@ impl WholeVm {
 
     /// Somebody types at the UART, and at the virtio console.
     pub fn type_in(&mut self, bytes: &[u8]) {
-        let outside = self.surroundings();
-        self.devices.uart.with(|wired| wired.work(&outside, |uart| uart.receive(bytes)));
-        self.devices.console.with(|wired| wired.work(&outside, |console| console.device_mut().push_input(bytes)));
-        let concerned = outside.concerned();
-        self.refresh(concerned);
+        self.devices.receive(self, bytes);
+        self.devices.receive_virtio(self, bytes);
+        self.tell();
         self.poll();
+    }
+
+    /// Tells the vCPUs that concerns what the outside did to devices.
+    fn tell(&mut self) {
+        let concerned = self.concerned.take();
+        self.refresh(concerned);
     }
 
     /// The console takes all that it was sent.
@@ -325,21 +351,14 @@ impl WholeVm {
 
     /// The operator presses the power button, or lets go of it.
     pub fn press(&mut self, is_pressed: bool) {
-        let outside = self.surroundings();
-        self.devices.gpio.with(|wired| wired.work(&outside, |gpio| gpio.set_input(POWER_BUTTON_PIN, is_pressed)));
-        let concerned = outside.concerned();
-        self.refresh(concerned);
+        self.devices.set_power_button(self, is_pressed);
+        self.tell();
     }
 
     /// The operator sets the time of day, to what it is.
     pub fn set_time(&mut self) {
-        let outside = self.surroundings();
-        self.devices.clock_page.with(|wired| wired.work(&outside, |page| page.time_was_set(&outside)));
-        if !self.life.is_paused() {
-            self.devices.clock_page.with(|wired| wired.work(&outside, ClockPage::lower));
-        }
-        let concerned = outside.concerned();
-        self.refresh(concerned);
+        self.devices.time_was_set(self, self.life.is_paused());
+        self.tell();
     }
 
     /// Time passes, by the host's counter: timers fire, watchdogs bite, devices go on.
@@ -350,7 +369,7 @@ impl WholeVm {
                 self.update_timer(id);
             }
         }
-        self.advance_watchdog();
+        self.advance_watchdogs();
         for which in Which::called(VCPUS) {
             let now = self.milliseconds();
             if let Some(bite) = self.watchdogs.look(&self.life, which, now) {
@@ -368,26 +387,17 @@ impl WholeVm {
         self.with_gic(id, |gic| gic.set_ppi_level(id, interrupt, line));
     }
 
-    fn advance_watchdog(&mut self) {
+    fn advance_watchdogs(&mut self) {
         if !self.life.is_running() {
             return;
         }
         let bite = Bite::of_device(&self.policy);
-        let outside = self.surroundings();
-        let has_expired = self.devices.watchdog.with(|wired| {
-            wired.work(&outside, |device| {
-                let now = outside.count();
-                let has_expired = device.advance(now);
-                if has_expired && bite.at_expiry() == vm::AtExpiry::BeginAnew {
-                    device.begin_anew(now);
-                }
-                has_expired
-            })
-        });
-        let concerned = outside.concerned();
-        self.refresh(concerned);
-        if has_expired {
-            self.bites(bite);
+        let (expired, _) = self.devices.advance_watchdogs(self, bite.at_expiry());
+        self.tell();
+        for _ in 0..expired {
+            if self.life.is_running() {
+                self.bites(bite);
+            }
         }
     }
 
@@ -402,7 +412,7 @@ impl WholeVm {
     }
 
     /// Shows RAM to the guest.
-    pub(crate) fn show(&mut self, ipa: units::Ipa) -> bool {
+    pub(crate) fn show(&mut self, ipa: Ipa) -> bool {
         self.shared.work.count();
         self.shared.memory.borrow_mut().show(ipa)
     }

@@ -314,11 +314,16 @@ const DEVICES: [(u64, u64); 12] = [
     (0x0a00_0000, 0x400),
 ];
 
-/// The guest writes anything into the registers of its devices, and sets one of its virtio devices up.
+/// The guest writes anything into the registers of its devices, and sets some of its virtio devices up.
 fn scatter(vm: &mut WholeVm, random: &mut Random) {
     vm.resume();
     let ram = vm.ram().0;
-    for virtio in [0x0a00_0000, 0x0a00_0200] {
+    if random.next() & 1 == 0 {
+        // What will be a driver's ring offers a buffer, the first of a table of nothing.
+        access(vm, ram, None);
+        vm.store(ram + 0x1000, 1 << 16);
+    }
+    for virtio in [0x0a00_0000, 0x0a00_0200, 0x0b07_0000] {
         if random.next() & 1 == 0 {
             let kind = random.next() & 1;
             let low = [(0x70, 3), (0x24, 1), (0x20, 1), (0x24, 0), (0x20, 0), (0x70, 11), (0x30, kind), (0x38, 8)];
@@ -335,7 +340,7 @@ fn scatter(vm: &mut WholeVm, random: &mut Random) {
 }
 
 /// What a VM here does not have, or what is the same in all of them; other tests look at these (`core/cpu`, `core/virtio`, `core/clock`).
-const ALIKE: [&str; 38] = [
+const ALIKE: [&str; 35] = [
     "calls.requests.busy",
     "calls.requests.quiet",
     "calls.requests.time_set",
@@ -358,7 +363,6 @@ const ALIKE: [&str; 38] = [
     "pl031.raised",
     "sbsa-watchdog.expired",
     "sbsa-watchdog.first",
-    "sbsa-watchdog.second",
     "time.away",
     "time.clock.frequency",
     "time.clock.is_stopped",
@@ -367,8 +371,6 @@ const ALIKE: [&str; 38] = [
     "virtio-mmio.device.config",
     "virtio-mmio.device.filling",
     "virtio-mmio.device.receiving",
-    "virtio-mmio.queues.considered",
-    "virtio-mmio.queues.next_used",
     "watchdogs.has_begun",
     "watchdogs.own.action",
     "watchdogs.own.timeout",

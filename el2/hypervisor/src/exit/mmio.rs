@@ -131,7 +131,7 @@ fn read(vcpu: &'static Vcpu, operation: &Operation) -> u64 {
             synced(vcpu, needs, |gic| gic.redistributor_read(id, offset, size))
         }
         Target::Device(place) => {
-            let outside = Surroundings::of(vcpu.vm);
+            let outside = Surroundings::of(vcpu.vm, place.slot);
             let value = vcpu.vm.devices.bus().read(place, size, &outside);
             tell(vcpu, outside.concerned());
             if outside.is_in_vain() {
@@ -166,7 +166,7 @@ fn write(vcpu: &'static Vcpu, operation: &Operation, value: u64) {
             vcpu.with_gic(|gic| gic.redistributor_write(id, offset, size, value));
         }
         Target::Device(place) => {
-            let outside = Surroundings::of(vcpu.vm);
+            let outside = Surroundings::of(vcpu.vm, place.slot);
             vcpu.vm.devices.bus().write(place, size, value, &outside);
             tell(vcpu, outside.concerned());
             if outside.moves_timer() {

@@ -1,6 +1,6 @@
-//! A guest's devices: made in the order of its plan's rows, a lock around each, and what the rest of the hypervisor does
-//! with some of them.
+//! A guest's devices, a lock around each.
 //!
+//! `core/vm` ([`::vm::devices`]) makes them in the order of the plan's rows, and knows which of them the outside has to do with;
 //! `core/devices` and `core/virtio` define what a device does; [`crate::vm::outside`] is what it can reach. Interrupt lines are
 //! passed on under the device's lock, so that two vCPUs cannot pass them on in the wrong order.
 //!
@@ -13,20 +13,14 @@
 extern crate alloc;
 
 use alloc::boxed::Box;
-use alloc::format;
-use alloc::string::String;
-use alloc::vec::Vec;
 
 use ::vm::AtExpiry;
+use ::vm::devices::{Deadlines, Fill, Holder, Keeper, NoUart};
 use clock::GuestTicks;
-use devices::{
-    Access, AccessSize, Bus, Change, ClockPage, Device, ErasedFlash, GenerationId, GenericWatchdog, MemoryTimer,
-    Outside, POWER_BUTTON_PIN, Pl031, Pl061, Slot, Stream, Uart, Wired,
-};
+use devices::{Access, AccessSize, Bus, Change, Device, MemoryTimer, Outside, Slot, Wired};
 use hw::sync::PreemptLock;
-use machine::{DeviceKind, MachinePlan, Row, UART_BASE, VirtioKind};
-use units::{Ipa, Ticks, VcpuSet};
-use virtio::{Console, Entropy, Mmio, Vacant};
+use machine::MachinePlan;
+use units::{Ticks, VcpuSet};
 
 use crate::host::entropy;
 use crate::vm::Vm;
@@ -53,134 +47,109 @@ impl Wait {
     }
 }
 
-/// A device with its lock.
-struct Locked<D>(PreemptLock<Wired<D>>);
+/// A device with its lock, and its number on the bus.
+pub(crate) struct Locked<D> {
+    wired: PreemptLock<Wired<D>>,
+    slot: usize,
+}
 
 impl<D: Device + 'static> Slot for Locked<D> {
     fn read(&self, access: &Access, outside: &dyn Outside) -> u64 {
-        self.0.lock().read(access, outside)
+        self.wired.lock().read(access, outside)
     }
 
     fn write(&self, access: &Access, value: u64, outside: &dyn Outside) {
-        self.0.lock().write(access, value, outside);
+        self.wired.lock().write(access, value, outside);
     }
 
     fn enter(&self, work: &mut dyn FnMut(&mut Wired<dyn Device>)) {
-        work(&mut *self.0.lock());
+        work(&mut *self.wired.lock());
     }
 }
 
-impl<D: Device + 'static> Locked<D> {
-    /// Puts `device` behind a lock, for ever, with its lines connected as `row` says.
-    fn new(device: D, row: &Row) -> &'static Self {
-        let interrupts = row.lines.iter().map(|line| line.interrupt);
-        Box::leak(Box::new(Self(PreemptLock::new(Wired::new(device, interrupts)))))
+/// For ever, each behind its lock.
+struct ForEver;
+
+impl Holder for ForEver {
+    type Held<D: Device + 'static> = &'static Locked<D>;
+    type Slot = &'static dyn Slot;
+
+    fn hold<D: Device + 'static>(device: Wired<D>, slot: usize) -> &'static Locked<D> {
+        Box::leak(Box::new(Locked { wired: PreemptLock::new(device), slot }))
     }
 
-    /// Does something with it for which no vCPU of `vm` has asked, and tells those that are concerned.
-    fn work<R>(&self, vm: &Vm, work: impl FnOnce(&mut D, &dyn Outside) -> R) -> R {
-        let outside = Surroundings::of(vm);
-        let result = self.0.lock().work(&outside, |device| work(device, &outside));
-        vm.refresh(outside.concerned());
+    fn on_bus<D: Device + 'static>(held: &&'static Locked<D>) -> &'static dyn Slot {
+        *held
+    }
+}
+
+impl Keeper<ForEver> for Vm {
+    fn work<D: Device + 'static, R>(
+        &self,
+        held: &&'static Locked<D>,
+        work: impl FnOnce(&mut D, &dyn Outside) -> R,
+    ) -> R {
+        let outside = Surroundings::of(self, held.slot);
+        let result = held.wired.lock().work(&outside, |device| work(device, &outside));
+        self.refresh(outside.concerned());
         result
     }
 }
 
 /// One VM's devices.
 pub(crate) struct Devices {
-    /// All of them, as accesses and changes of the machine's state find them.
-    bus: Bus,
-    /// Those with which the rest of the hypervisor has to do: the UART where the short path of an exit looks for it, and the
-    /// first of each other kind.
-    uart: &'static Locked<Uart>,
-    gpio: Option<&'static Locked<Pl061>>,
-    watchdog: Option<&'static Locked<GenericWatchdog>>,
-    timer: Option<&'static Locked<MemoryTimer>>,
-    console: Option<&'static Locked<Mmio<Console>>>,
-    clock_page: Option<&'static Locked<ClockPage<Fill>>>,
+    parts: ::vm::devices::Devices<ForEver>,
+    /// When its memory-mapped timers are to be looked at, by the host's counter. Taken under those devices' locks.
+    deadlines: PreemptLock<Deadlines>,
 }
-
-/// What makes bytes that nobody can guess.
-type Fill = fn(&mut [u8]);
 
 impl Devices {
     /// The devices of `plan`, as after power on.
     ///
     /// # Errors
-    /// A sentence for the log.
-    pub(crate) fn new(plan: &MachinePlan) -> Result<Self, String> {
-        let (mut uart, mut gpio, mut watchdog, mut timer) = (None, None, None, None);
-        let (mut console, mut clock_page) = (None, None);
+    /// If its first console is missing.
+    pub(crate) fn new(plan: &MachinePlan) -> Result<Self, NoUart> {
         let fill: Fill = entropy::fill;
-        let mut slots: Vec<&'static dyn Slot> = Vec::new();
-        for row in plan.rows() {
-            // Exhaustive, so that a kind of device that is planned and forgotten here does not compile.
-            slots.push(match row.device {
-                DeviceKind::Flash => Locked::new(ErasedFlash, row),
-                // Only one of a kind has somebody at its other end.
-                DeviceKind::Pl011 if row.start() == Ipa(UART_BASE) => {
-                    *uart.insert(Locked::new(Uart::new(Some(Stream::Uart)), row))
-                }
-                DeviceKind::Pl011 => Locked::new(Uart::new(None), row),
-                DeviceKind::Pl031 => Locked::new(Pl031::new(), row),
-                DeviceKind::Pl061 => {
-                    let device = Locked::new(Pl061::new(), row);
-                    gpio.get_or_insert(device);
-                    device
-                }
-                DeviceKind::Watchdog => {
-                    let device = Locked::new(GenericWatchdog::new(), row);
-                    watchdog.get_or_insert(device);
-                    device
-                }
-                DeviceKind::Timer => {
-                    let device = Locked::new(MemoryTimer::new(plan.counter_frequency()), row);
-                    timer.get_or_insert(device);
-                    device
-                }
-                DeviceKind::Generation => Locked::new(GenerationId::new(fill), row),
-                DeviceKind::ClockPage => {
-                    let device = Locked::new(ClockPage::new(fill), row);
-                    clock_page.get_or_insert(device);
-                    device
-                }
-                DeviceKind::Virtio(VirtioKind::Console) if console.is_none() => {
-                    *console.insert(Locked::new(Mmio::new(Console::connected(Stream::Virtio)), row))
-                }
-                DeviceKind::Virtio(VirtioKind::Console) => Locked::new(Mmio::new(Console::new()), row),
-                DeviceKind::Virtio(VirtioKind::Entropy) => Locked::new(Mmio::new(Entropy::new(fill)), row),
-                DeviceKind::Virtio(kind @ (VirtioKind::Network | VirtioKind::Block | VirtioKind::Socket)) => {
-                    return Err(format!("its plan has a {} device, and there is none yet", kind.name()));
-                }
-                DeviceKind::VacantVirtio => Locked::new(Vacant, row),
-            });
-        }
-        let uart = uart.ok_or_else(|| format!("its plan has no UART at {UART_BASE:#x}"))?;
-        Ok(Self { bus: Bus::new(slots), uart, gpio, watchdog, timer, console, clock_page })
+        let parts = ::vm::devices::Devices::new(plan, fill)?;
+        Ok(Self { parts, deadlines: PreemptLock::new(Deadlines::new(plan)) })
     }
 
     /// The devices as accesses find them.
     #[inline(always)]
     pub(crate) fn bus(&self) -> &Bus {
-        &self.bus
+        self.parts.bus()
+    }
+
+    /// All of them, each with what is around it for one call.
+    fn each<'a>(
+        &'a self,
+        vm: &'a Vm,
+        surroundings: fn(&'a Vm, usize) -> Surroundings<'a>,
+    ) -> impl Iterator<Item = (&'a dyn Slot, Surroundings<'a>)> {
+        self.bus().slots().enumerate().map(move |(number, slot)| (slot, surroundings(vm, number)))
     }
 
     /// Something happens to the machine, and to all devices.
     pub(crate) fn change(&self, vm: &Vm, change: Change) {
-        let outside = Surroundings::of(vm);
-        for slot in self.bus.slots() {
+        let outside = Surroundings::of(vm, 0);
+        for (number, slot) in self.bus().slots().enumerate() {
+            outside.pass_on_to(number);
             slot.enter(&mut |wired| wired.change(change, &outside));
         }
         vm.refresh(outside.concerned());
     }
 
+    /// Puts the state of each in, in their order, with `put`.
+    pub(crate) fn restore(&self, vm: &Vm, mut put: impl FnMut(&mut Wired<dyn Device>, &dyn Outside)) {
+        for (slot, outside) in self.each(vm, Surroundings::of) {
+            slot.enter(&mut |wired| put(wired, &outside));
+            vm.refresh(outside.concerned());
+        }
+    }
+
     /// The operator has set the time of day. The guest hears of it at once, by an edge, or when it goes on.
     pub(crate) fn time_was_set(&self, vm: &Vm) {
-        let Some(page) = self.clock_page else { return };
-        page.work(vm, |page, outside| page.time_was_set(outside));
-        if !vm.is_paused() {
-            page.work(vm, |page, _| page.lower());
-        }
+        self.parts.time_was_set(vm, vm.is_paused());
     }
 
     /// Moves on what waits: output that found no room, input, unfinished work. Says what that waits for then, if it is still
@@ -196,11 +165,10 @@ impl Devices {
         self.poll_in(vm, Surroundings::of_a_look)
     }
 
-    fn poll_in<'a>(&self, vm: &'a Vm, surroundings: fn(&'a Vm) -> Surroundings<'a>) -> Option<Wait> {
+    fn poll_in<'a>(&'a self, vm: &'a Vm, surroundings: fn(&'a Vm, usize) -> Surroundings<'a>) -> Option<Wait> {
         let mut wait = None;
-        for slot in self.bus.slots() {
-            // For each its own, and so its own share of accesses.
-            let outside = surroundings(vm);
+        // For each its own, and so its own share of accesses.
+        for (slot, outside) in self.each(vm, surroundings) {
             slot.enter(&mut |wired| wired.poll(&outside));
             vm.refresh(outside.concerned());
             wait = Wait::and(wait, outside.wait());
@@ -213,7 +181,7 @@ impl Devices {
     #[inline(always)]
     #[must_use]
     pub(crate) fn uart_flags(&self) -> Option<u64> {
-        let wired = self.uart.0.try_lock_masked()?;
+        let wired = self.parts.uart().wired.try_lock_masked()?;
         let uart = wired.device().model();
         (uart.transmit_pending() == 0).then(|| uart.flag_register())
     }
@@ -222,7 +190,7 @@ impl Devices {
     /// no thread has to hear of it. Says whether it was done; if not, nothing was.
     #[inline(always)]
     pub(crate) fn transmit_quickly(&self, vm: &Vm, byte: u8) -> bool {
-        let Some(mut wired) = self.uart.0.try_lock_masked() else { return false };
+        let Some(mut wired) = self.parts.uart().wired.try_lock_masked() else { return false };
         let uart = wired.device_quietly();
         if !uart.model().transmits_quietly() || !vm.console.push_uart_quickly(byte) {
             return false;
@@ -231,19 +199,17 @@ impl Devices {
         true
     }
 
-    /// Lets the Generic Watchdog know what time it is. Says whether its second signal rises by that, and when it has something to
-    /// do next, by the host's counter.
-    pub(crate) fn advance_watchdog(&self, vm: &Vm, at_expiry: AtExpiry) -> (bool, Option<Ticks>) {
-        let Some(watchdog) = self.watchdog else { return (false, None) };
-        watchdog.work(vm, |device, outside| {
-            let now = outside.count();
-            let expired = device.advance(now);
-            if expired && at_expiry == AtExpiry::BeginAnew {
-                device.begin_anew(now);
-            }
-            let deadline = device.deadline().and_then(|count| vm.when(GuestTicks(count)));
-            (expired, deadline)
-        })
+    /// Whether the guest has Generic Watchdogs.
+    #[must_use]
+    pub(crate) fn has_watchdogs(&self) -> bool {
+        self.parts.has_watchdogs()
+    }
+
+    /// Lets the Generic Watchdogs know what time it is. How many second signals rise by that, and when one has something to do
+    /// next, by the host's counter.
+    pub(crate) fn advance_watchdogs(&self, vm: &Vm, at_expiry: AtExpiry) -> (usize, Option<Ticks>) {
+        let (expired, deadline) = self.parts.advance_watchdogs(vm, at_expiry);
+        (expired, deadline.and_then(|count| vm.when(GuestTicks(count))))
     }
 
     /// A word of the memory-mapped timer's frame, for the short path of an exit, where the guest's counter shows `count`; `None` if
@@ -251,35 +217,40 @@ impl Devices {
     #[inline(always)]
     #[must_use]
     pub(crate) fn timer_word(&self, offset: u64, count: u64) -> Option<u64> {
-        let wired = self.timer?.0.try_lock_masked()?;
+        let wired = self.parts.quick_timer()?.wired.try_lock_masked()?;
         Some(wired.device().read_frame(MemoryTimer::TIMER_FRAME, offset, AccessSize::Word, count))
     }
 
-    /// Lets the memory-mapped timer know what time it is, which asks for its next deadline itself. The vCPUs that its lines concern.
+    /// The memory-mapped timer in `slot` is to be looked at when the host's counter shows `at`, or not at all. Under its lock. `show`
+    /// gets to know when the next of all is to be, before another deadline can come.
+    pub(super) fn set_deadline(&self, slot: usize, at: Option<Ticks>, show: impl FnOnce(Option<Ticks>)) {
+        let mut deadlines = self.deadlines.lock();
+        show(deadlines.set(slot, at.map(|at| at.0)).map(Ticks));
+    }
+
+    /// Lets the memory-mapped timers know what time it is, which ask for their next deadlines themselves. The vCPUs that their lines
+    /// concern.
     #[must_use]
-    pub(crate) fn advance_timer(&self, vm: &Vm) -> VcpuSet {
-        let Some(timer) = self.timer else { return VcpuSet::EMPTY };
-        let outside = Surroundings::of(vm);
-        timer.0.lock().poll(&outside);
-        outside.concerned()
+    pub(crate) fn advance_timers(&self, vm: &Vm) -> VcpuSet {
+        self.parts.timers().iter().fold(VcpuSet::EMPTY, |concerned, timer| {
+            let outside = Surroundings::of(vm, timer.slot);
+            timer.wired.lock().poll(&outside);
+            concerned.union(outside.concerned())
+        })
     }
 
     /// Input for the UART. What does not fit is lost, as on a real line.
     pub(crate) fn receive(&self, vm: &Vm, bytes: &[u8]) {
-        self.uart.work(vm, |uart, _| uart.receive(bytes));
+        self.parts.receive(vm, bytes);
     }
 
     /// Input for the virtio console, for which the devices are then to be [polled](Self::poll). What does not fit is lost.
     pub(crate) fn receive_virtio(&self, vm: &Vm, bytes: &[u8]) {
-        if let Some(console) = self.console {
-            console.work(vm, |console, _| console.device_mut().push_input(bytes));
-        }
+        self.parts.receive_virtio(vm, bytes);
     }
 
     /// Presses or releases the power button.
     pub(crate) fn set_power_button(&self, vm: &Vm, pressed: bool) {
-        if let Some(gpio) = self.gpio {
-            gpio.work(vm, |gpio, _| gpio.set_input(POWER_BUTTON_PIN, pressed));
-        }
+        self.parts.set_power_button(vm, pressed);
     }
 }

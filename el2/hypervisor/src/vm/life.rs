@@ -268,7 +268,7 @@ impl Vm {
     /// Gives its memory back. No vCPU is in the guest or loaded.
     fn take_apart(&self) {
         self.doors.watchdogs.stop();
-        self.forget_clock_page();
+        self.forget_clock_pages();
         self.devices.change(self, Change::PowerOff);
         for vcpu in self.vcpus() {
             vcpu.clear_requests();

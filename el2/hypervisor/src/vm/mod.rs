@@ -108,12 +108,12 @@ pub struct Vm {
     clock: PreemptLock<VmClock>,
     /// The host's ticks in nanoseconds as its guest has them.
     nanoseconds: Scale,
-    /// The host's count at which its memory-mapped timer is to be looked at; the largest if never. Written under that device's lock.
+    /// The host's count at which the next of its memory-mapped timers is to be looked at; the largest if never.
     timer_at: AtomicU64,
     /// The page of the vCPUs' records of stolen time; 0 while the VM is off.
     records: AtomicU64,
-    /// That by which the guest's counter tells the time; likewise.
-    clock_page: AtomicU64,
+    /// The pages by which the guest's counter tells the time, by their devices' slots; 0 for other devices, and while the VM is off.
+    clock_pages: Box<[AtomicU64]>,
     /// Its vCPUs stand still, as its life says, for readers without that lock. Written under it.
     paused: AtomicBool,
 }
@@ -176,6 +176,7 @@ fn make(
     let clock = new_clock(&config, Ticks(0));
     let plan = ::vm::machine(&config, time::counter(&clock)).map_err(|error| format!("{}: {error}", config.name))?;
     let devices = Devices::new(&plan).map_err(|error| format!("{}: {error}", config.name))?;
+    let clock_pages = plan.rows().iter().map(|_| AtomicU64::new(0)).collect();
     let ram = plan.ram();
     let gic = Vgic::new(gic_config(config.vcpus));
     let vm: &'static Vm = Box::leak(Box::new(Vm {
@@ -196,7 +197,7 @@ fn make(
         nanoseconds: clock.ticks_of(host.counter),
         timer_at: AtomicU64::new(u64::MAX),
         records: AtomicU64::new(0),
-        clock_page: AtomicU64::new(0),
+        clock_pages,
         paused: AtomicBool::new(false),
     }));
     time::warn_of_misleading(vm, &clock);
@@ -347,9 +348,8 @@ impl Vm {
     fn build_machine(&self) -> Result<(), Sentence> {
         let root = GuestRam::build(&self.ram).map_err(|error| sentence!("{error}"))?;
         let records = self.ram.lock().add_readable(machine::STOLEN_TIME).map_err(|error| sentence!("{error}"))?;
-        let clock_page = self.ram.lock().add_readable(machine::CLOCK_PAGE).map_err(|error| sentence!("{error}"))?;
         self.records.store(records.0, Ordering::Relaxed);
-        self.clock_page.store(clock_page.0, Ordering::Relaxed);
+        self.build_clock_pages()?;
         for vcpu in self.vcpus() {
             vcpu.forget_stolen_time();
         }

@@ -33,6 +33,8 @@ const SPLITTING: u32 = 6_000;
 /// The surroundings of a device of one VM.
 pub(crate) struct Surroundings<'a> {
     vm: &'a Vm,
+    /// Which device's, by its number on the bus.
+    slot: Cell<usize>,
     memory: Memory<'a>,
     concerned: Cell<VcpuSet>,
     is_unfinished: Cell<bool>,
@@ -41,27 +43,33 @@ pub(crate) struct Surroundings<'a> {
 }
 
 impl<'a> Surroundings<'a> {
-    /// Those of a device of `vm`.
+    /// Those of the device of `vm` in `slot`.
     #[must_use]
-    pub(crate) fn of(vm: &'a Vm) -> Self {
-        Self::with_share(vm, SHARE)
+    pub(crate) fn of(vm: &'a Vm, slot: usize) -> Self {
+        Self::with_share(vm, slot, SHARE)
     }
 
     /// Those of one that only looks whether there is something to do in the guest's memory.
     #[must_use]
-    pub(crate) fn of_a_look(vm: &'a Vm) -> Self {
-        Self::with_share(vm, 0)
+    pub(crate) fn of_a_look(vm: &'a Vm, slot: usize) -> Self {
+        Self::with_share(vm, slot, 0)
     }
 
-    fn with_share(vm: &'a Vm, share: u32) -> Self {
+    fn with_share(vm: &'a Vm, slot: usize, share: u32) -> Self {
         Self {
             vm,
+            slot: Cell::new(slot),
             memory: Memory { vm, left: Cell::new(share), is_refused: Cell::new(false), missing: Cell::new(None) },
             concerned: Cell::new(VcpuSet::EMPTY),
             is_unfinished: Cell::new(false),
             is_in_vain: Cell::new(false),
             moves_timer: Cell::new(false),
         }
+    }
+
+    /// The same become those of the next device, in `slot`.
+    pub(crate) fn pass_on_to(&self, slot: usize) {
+        self.slot.set(slot);
     }
 
     /// The vCPUs for which interrupt lines have changed: they are to choose their list registers anew.
@@ -76,7 +84,7 @@ impl<'a> Surroundings<'a> {
         self.is_in_vain.get()
     }
 
-    /// Whether the memory-mapped timer has another deadline: a vCPU has to see to it that it is looked at then.
+    /// Whether a memory-mapped timer has another deadline: a vCPU has to see to it that it is looked at then.
     #[must_use]
     pub(crate) fn moves_timer(&self) -> bool {
         self.moves_timer.get()
@@ -103,7 +111,7 @@ impl Outside for Surroundings<'_> {
     }
 
     fn show(&self, index: usize, word: u64) {
-        self.vm.show_clock(index, word);
+        self.vm.show_clock(self.slot.get(), index, word);
     }
 
     fn memory(&self) -> &dyn GuestMemory {
@@ -159,7 +167,7 @@ impl Outside for Surroundings<'_> {
             }
             Request::TimerAt(count) => {
                 self.moves_timer.set(true);
-                self.vm.set_timer(count.and_then(|count| self.vm.when(GuestTicks(count))));
+                self.vm.set_timer(self.slot.get(), count.and_then(|count| self.vm.when(GuestTicks(count))));
             }
             Request::Report(text) => self.vm.report(Level::Warn, text),
         }

@@ -82,7 +82,7 @@ impl Vm {
             timer_at: _,
             // Addresses of this host's. Each vCPU's stolen time is saved with it; the device writes the clock's page anew.
             records: _,
-            clock_page: _,
+            clock_pages: _,
             // It is: only then is it saved.
             paused: _,
         } = self;
@@ -155,15 +155,11 @@ impl Vm {
     fn restore_devices(&self, saved: &[u8]) -> Result<(), Damaged> {
         let mut from = Reader::new(saved);
         let mut done = Ok(());
-        for slot in self.devices.bus().slots() {
-            let outside = crate::vm::outside::Surroundings::of(self);
-            slot.enter(&mut |wired| {
-                if done.is_ok() {
-                    done = wired.restore_from(&mut from, &outside);
-                }
-            });
-            self.refresh(outside.concerned());
-        }
+        self.devices.restore(self, |wired, outside| {
+            if done.is_ok() {
+                done = wired.restore_from(&mut from, outside);
+            }
+        });
         done?;
         if from.left() > 0 { Err(Damaged::Long("devices")) } else { Ok(()) }
     }

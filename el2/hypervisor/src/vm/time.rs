@@ -1,7 +1,7 @@
-//! Which of a guest's counters and timers show its time, and when its memory-mapped timer is polled.
+//! Which of a guest's counters and timers show its time, and when its memory-mapped timers are polled.
 //!
-//! That timer is a device of the VM, not of a vCPU, but must be as exact as those of the CPU. So each vCPU treats its deadline as
-//! one of its own: the first vCPU that has a CPU at that time updates the timer's lines, on its own thread's time. A vCPU that is
+//! Such a timer is a device of the VM, not of a vCPU, but must be as exact as those of the CPU. So each vCPU treats the next deadline of
+//! all of them as one of its own: the first vCPU that has a CPU at that time updates the timers' lines, on its own thread's time. A vCPU that is
 //! switched off hands the deadline over to the others.
 
 use core::sync::atomic::Ordering;
@@ -13,9 +13,10 @@ use clock::saved::Away;
 use clock::{GuestClock, GuestTicks, Rate, VmClock};
 use devices::Moment;
 use hw::sysreg;
-use machine::Timers;
+use machine::{DeviceKind, Timers};
 use units::{Pa, Ticks, VcpuSet};
 
+use crate::host::text::{Sentence, sentence};
 use crate::host::{self, wall_clock};
 use crate::vm::Vm;
 
@@ -81,18 +82,32 @@ impl Vm {
         Moment { count, period, time, is_known: wall_clock::is_settable(), stood: clock.stood(now).0 }
     }
 
-    /// Shows a word of the page of its clock, if it has one. Under the lock of the device that says what it is.
-    pub(super) fn show_clock(&self, index: usize, word: u64) {
-        match self.clock_page.load(Ordering::Relaxed) {
-            0 => {}
-            page => hw::memory::publish_word(Pa(page), index, word),
+    /// Shows a word of the page that the guest sees of the device in `slot`, if it has one. Under that device's lock.
+    pub(super) fn show_clock(&self, slot: usize, index: usize, word: u64) {
+        match self.clock_pages.get(slot).map(|page| page.load(Ordering::Relaxed)) {
+            None | Some(0) => {}
+            Some(page) => hw::memory::publish_word(Pa(page), index, word),
         }
     }
 
-    /// The page of its clock is about to be given back. The device is then told that the VM is off, under its lock: behind that nobody
-    /// has the page any more.
-    pub(super) fn forget_clock_page(&self) {
-        self.clock_page.store(0, Ordering::Relaxed);
+    /// The guest gets a page of memory for each of its clock pages.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub(super) fn build_clock_pages(&self) -> Result<(), Sentence> {
+        for (row, place) in self.plan.rows().iter().zip(&self.clock_pages) {
+            if row.device == DeviceKind::ClockPage {
+                let page = self.ram.lock().add_readable(row.start()).map_err(|error| sentence!("{error}"))?;
+                place.store(page.0, Ordering::Relaxed);
+            }
+        }
+        Ok(())
+    }
+
+    /// The pages of its clock are about to be given back. The devices are then told that the VM is off, each under its lock: behind
+    /// that nobody has the pages any more.
+    pub(super) fn forget_clock_pages(&self) {
+        self.clock_pages.iter().for_each(|page| page.store(0, Ordering::Relaxed));
     }
 
     /// The operator has set the time of day.
@@ -100,13 +115,16 @@ impl Vm {
         self.devices.time_was_set(self);
     }
 
-    /// Its memory-mapped timer is to be looked at when the host's counter shows `at`, or not at all. Under that device's lock.
-    pub(super) fn set_timer(&self, at: Option<Ticks>) {
-        // Pairs with the acquire in `timer_at`.
-        self.timer_at.store(at.map_or(u64::MAX, |at| at.0), Ordering::Release);
+    /// Its memory-mapped timer in `slot` is to be looked at when the host's counter shows `at`, or not at all. Under that device's
+    /// lock.
+    pub(super) fn set_timer(&self, slot: usize, at: Option<Ticks>) {
+        self.devices.set_deadline(slot, at, |next| {
+            // Pairs with the acquire in `timer_at`.
+            self.timer_at.store(next.map_or(u64::MAX, |at| at.0), Ordering::Release);
+        });
     }
 
-    /// When its memory-mapped timer is to be looked at, if it has one that is armed.
+    /// When the next of its memory-mapped timers is to be looked at, if one is armed.
     #[inline(always)]
     #[must_use]
     pub(crate) fn timer_at(&self) -> Option<Ticks> {
@@ -117,12 +135,12 @@ impl Vm {
         }
     }
 
-    /// Lets its memory-mapped timer move its lines, if its time has come. The vCPUs that are concerned.
+    /// Lets its memory-mapped timers move their lines, if the time of one has come. The vCPUs that are concerned.
     #[inline(always)]
     #[must_use]
     pub(crate) fn look_at_timer(&self, now: Ticks) -> VcpuSet {
         match self.timer_at() {
-            Some(at) if at <= now => self.devices.advance_timer(self),
+            Some(at) if at <= now => self.devices.advance_timers(self),
             _ => VcpuSet::EMPTY,
         }
     }

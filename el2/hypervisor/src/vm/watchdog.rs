@@ -1,5 +1,5 @@
 //! Watchdogs of VMs, and the thread that makes them act: those that guests set up by calls (`core/vm`, which decides what their
-//! action does), and the Generic Watchdog among their devices (`core/devices`).
+//! action does), and the Generic Watchdogs among their devices (`core/devices`).
 //!
 //! Whatever a guest does, the EL2 timer wakes the thread at the first deadline. A pat only moves a deadline further away; the
 //! thread finds that out when it wakes at the old one, so patting wakes nobody, and neither does a nearer deadline: it only sets
@@ -205,7 +205,7 @@ fn look_after(vm: &'static Vm) -> Option<Ticks> {
         }
     }
     let mut life = vm.life();
-    let device = look_after_device(vm, &mut life);
+    let device = look_after_devices(vm, &mut life);
     if !life.is_running() {
         return None;
     }
@@ -213,15 +213,18 @@ fn look_after(vm: &'static Vm) -> Option<Ticks> {
     [called, device].into_iter().flatten().min()
 }
 
-/// As [`look_after`], for the Generic Watchdog.
-fn look_after_device(vm: &'static Vm, life: &mut Life) -> Option<Ticks> {
-    if !vm.config.doors.generic_watchdog || !life.is_running() {
+/// As [`look_after`], for the Generic Watchdogs.
+fn look_after_devices(vm: &'static Vm, life: &mut Life) -> Option<Ticks> {
+    if !vm.devices.has_watchdogs() || !life.is_running() {
         return None;
     }
     let bite = Bite::of_device(&vm.config.doors);
-    let (expired, next) = vm.devices.advance_watchdog(vm, bite.at_expiry());
-    if expired {
-        act(vm, life, bite);
+    let (expired, next) = vm.devices.advance_watchdogs(vm, bite.at_expiry());
+    for _ in 0..expired {
+        // Of two that rise at once, the first may be the VM's end.
+        if life.is_running() {
+            act(vm, life, bite);
+        }
     }
     next
 }
