@@ -210,7 +210,7 @@ impl Port {
         while let Some(index) = self.released.iter().position(|&(_, at)| at <= now) {
             let (id, _) = self.released.swap_remove(index);
             if let Some(vm) = vm::by_id(id) {
-                vm.from_outside(|vm| vm.devices.set_power_button(vm, false));
+                vm.deliver(|vm| vm.devices.set_power_button(vm, false));
             }
         }
         self.dues.serve(now);
@@ -423,7 +423,7 @@ impl Port {
 
     /// Presses a VM's power button; it is released a moment later.
     fn press(&mut self, vm: &Vm) {
-        vm.from_outside(|vm| vm.devices.set_power_button(vm, true));
+        vm.deliver(|vm| vm.devices.set_power_button(vm, true));
         let at = sysreg::cntpct_el0().saturating_add(host::ticks(PRESS_MICROSECONDS));
         // Pressed again, it stays pressed for longer: once for each VM is enough.
         self.released.retain(|(id, _)| *id != vm.id);
@@ -566,12 +566,12 @@ impl Port {
             }
             Channel::Console(id) => {
                 if let Some(vm) = vm::by_id(id) {
-                    vm.from_outside(|vm| vm.devices.receive(vm, payload));
+                    vm.deliver(|vm| vm.devices.receive(vm, payload));
                 }
             }
             Channel::VirtioConsole(id) => {
                 if let Some(vm) = vm::by_id(id) {
-                    vm.from_outside(|vm| vm.devices.receive_virtio(vm, payload));
+                    vm.deliver(|vm| vm.devices.receive_virtio(vm, payload));
                     vm.console.ask_for_service();
                 }
             }
@@ -589,7 +589,7 @@ impl Port {
             return;
         }
         if let Some(vm) = vm::by_id(VmId(self.focus)) {
-            vm.from_outside(|vm| vm.devices.receive(vm, &[byte]));
+            vm.deliver(|vm| vm.devices.receive(vm, &[byte]));
         }
     }
 

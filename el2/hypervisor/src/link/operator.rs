@@ -288,7 +288,7 @@ fn must_run(vm: &Vm) -> Result<(), Refusal> {
 
 fn with_service<T>(vm: &Vm, work: impl FnOnce(&mut Service) -> T) -> Result<T, Refusal> {
     match &vm.doors.service {
-        Some(service) => Ok(vm.from_outside(|_| work(&mut service.lock()))),
+        Some(service) => Ok(vm.deliver(|_| work(&mut service.lock()))),
         None => {
             let name = vm.config.name;
             Err(sentence!("{name} does not offer VMware's guest ABI; its site file would say vmware = true"))

@@ -33,7 +33,7 @@ impl Vm {
 
     /// Does to its machine what comes from outside, at a moment when nobody takes its state out or puts one in. Otherwise what comes
     /// between the two would be lost: a line that somebody types, say.
-    pub(crate) fn from_outside<T>(&self, happens: impl FnOnce(&Self) -> T) -> T {
+    pub(crate) fn deliver<T>(&self, happens: impl FnOnce(&Self) -> T) -> T {
         let _life = self.life();
         happens(self)
     }
