@@ -308,7 +308,7 @@ fn hello_limit(request: &Request) -> Option<Duration> {
     Some(request.hello.unwrap_or(HELLO)).filter(|limit| !limit.is_zero() && (!is_halted || request.hello.is_some()))
 }
 
-/// Shows everything and does what is wished until the end.
+/// Shows everything and does what is asked for until the end.
 fn attend(session: &Session, notices: &Receiver<Notice>, view: &mut View, request: &Request, started: Instant) -> End {
     let limit = request.timeout.unwrap_or(Duration::MAX);
     let mut deadline = started.checked_add(limit);

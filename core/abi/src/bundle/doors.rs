@@ -122,7 +122,7 @@ impl Group {
 }
 
 /// Groups of calls that a level may make, a bit each in the order of [`Group`]. Whether anybody answers at all (VMware's version) is in no group:
-/// who may not know that cannot tell the other answers either.
+/// whoever may not know that cannot tell the other answers either.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Calls(pub u8);
 
