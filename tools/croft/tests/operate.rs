@@ -222,6 +222,7 @@ impl Fake {
                 self.tell(id, Answer::Value(&[7; 32]));
                 None
             }
+            (_, Ask::RestoreNext { last: true, .. }) if self.store.contains_key(UNFIT) => Some("web has other memory"),
             (_, Ask::RestoreNext { bytes, last, .. }) => {
                 self.stream.extend_from_slice(bytes);
                 if !last {
@@ -249,6 +250,8 @@ impl Fake {
     }
 }
 
+/// With this key the VM is one that no saved VM fits.
+const UNFIT: &str = "guestinfo.unfit";
 /// A piece that a restored VM waits for from the start: in its second block, behind one of zeros.
 const WANTED: u32 = 40;
 
@@ -719,6 +722,20 @@ fn who_ends_at_once_was_restored() {
     assert_eq!(stage.says(&["stop", "--force", "web"]), STOPPED);
     let expected = format!("web: powered off\nweb: restored from {path}\n");
     assert_eq!(stage.says(&["restore", path, "--name", "web"]), expected);
+}
+
+/// A guest that powered itself off before is not one that has just ended: what its VM refuses is an error.
+#[test]
+fn who_was_off_and_refuses_was_not_restored() {
+    let stage = Stage::new(true);
+    let file = stage.folder.path().join("web.saved");
+    fs::write(&file, made_up::saved(&made_up::counted(3))).unwrap();
+    let path = file.to_str().unwrap();
+    assert_eq!(stage.says(&["guestinfo", "web", "set", UNFIT, "1"]), "");
+    assert!(stage.says(&["stop", "web"]).contains("powered off"));
+    let refused = stage.croft(&["restore", path, "--name", "web"]);
+    assert_eq!((refused.status.code(), text(&refused.stdout)), (Some(1), String::new()));
+    assert!(text(&refused.stderr).contains("web has other memory"), "{}", text(&refused.stderr));
 }
 
 /// What a VM waits for is sent first, also from a file that is compressed; what is to stand still is sent as the file has it.

@@ -9,7 +9,7 @@ use ::vm::exits::{self, Cause, Decision, Effect, Exception, Exited, Next, Powere
 use ::vm::mmio::{Guest, Registers};
 use abi::bundle::Coherency;
 use cpu::Direction;
-use cpu::exit::Wanted;
+use cpu::exit::{Fault, FaultKind, Wanted};
 use cpu::retry::{Try, Verdict};
 use cpu::sysreg as trapped;
 use hw::sysreg;
@@ -189,12 +189,14 @@ fn map(vcpu: &'static Vcpu, context: &mut VcpuContext, far: Va, ipa: Ipa, wanted
     let point = Point::of_guest(sysreg::sctlr_el1::read());
     let is_strict = vcpu.vm.config.coherency == Coherency::Strict;
     // An instruction that stores into its own page wants it writable and executable at once, and so may two vCPUs, each of
-    // which takes away what the other needs: where nothing gets done by turns, the page becomes both.
-    let policy = (is_strict && makes_no_progress(vcpu, context)).then_some(Policy::OnDemand);
+    // which takes away what the other needs: where nothing gets done by turns, the page becomes both. What is not shown at all yet is
+    // no such turn: a restored guest may come to one instruction ten times before all that it needs is there, tables of pages first.
+    let takes_turns = is_strict && Fault::from_status(context.syndrome as u8).kind == FaultKind::Permission;
+    let policy = (takes_turns && makes_no_progress(vcpu, context)).then_some(Policy::OnDemand);
     match vcpu.vm.allow(ipa, wanted, point, policy) {
         Allowance::Now => {}
         // This try has been counted.
-        Allowance::Already if is_strict => {}
+        Allowance::Already if takes_turns => {}
         Allowance::Already => again(vcpu, context, far, refused),
         Allowance::Never => inject(context, refused),
     }

@@ -9,7 +9,7 @@ use super::Report;
 use super::server::{ANSWER, Failure, PAUSE_SECONDS, RequestHandler, Tell, tell_condition};
 use crate::dump::{Dumping, Written};
 use crate::saved::{self, Check, Index, SavedError, Source, Writing, machines_must_agree};
-use crate::session::{Condition, RequestError, Told};
+use crate::session::{Condition, RequestError, Standing, Told};
 use abi::crc32c;
 use abi::link::Carrier;
 use abi::link::request::{Ask, MAX_BULK_CHUNK, MAX_CHUNK};
@@ -186,6 +186,7 @@ impl RequestHandler<'_> {
         pause: bool,
         tell: Tell<'_>,
     ) -> Result<(), Failure> {
+        let before = self.session.standing(number).boots;
         self.begin(number, Ask::Restore)?;
         let sent = if pause {
             self.send(number, Source::new(from, file), tell)
@@ -195,12 +196,10 @@ impl RequestHandler<'_> {
         if let Err(failure) = sent {
             // It may be refused already, and has ended by that.
             let _ = self.session.ask(number, Ask::EndTransfer, ANSWER);
-            // A guest that runs may end, too, before it has had a use for all of its memory.
-            let ended = self.session.condition(name).ok().filter(|condition| *condition == Condition::PoweredOff);
-            return match ended {
-                Some(condition) if !pause => tell_condition(name, &condition, tell),
-                _ => Err(failure),
-            };
+            // A guest that runs may end, too, before it has had a use for all of its memory. One that is off as before was never made.
+            let Standing { condition, boots, .. } = self.session.standing(number);
+            let has_ended = boots > before && condition == Condition::PoweredOff;
+            return if has_ended && !pause { tell_condition(name, &condition, tell) } else { Err(failure) };
         }
         self.end(number, Ask::RestoreEnd { pause })?;
         if pause {
