@@ -39,8 +39,8 @@ fn leads_to_el2() -> Result<()> {
         .start_with_qemu(vec![guest::payload("guest", "template", 1, "")?], words)?;
     let look = "-ex 'backtrace 1' -ex delete -ex detach";
     let gdb = gdb.replacen("gdb-multiarch", "gdb-multiarch -nx -batch", 1).replace(":1234", &format!(":{port}"));
-    let line =
-        gdb.split("hbreak ").nth(1).and_then(|rest| rest.split('\'').next()).context("no breakpoint")?.to_owned();
+    let named =
+        gdb.split("hbreak ").nth(1).and_then(|rest| rest.split(':').next()).context("no breakpoint")?.to_owned();
     let mut shell = Command::new("sh");
     shell
         .args(["-c", &format!("exec {gdb} {look}")])
@@ -48,11 +48,17 @@ fn leads_to_el2() -> Result<()> {
         .env("PATH", place::path_with_debugger()?);
     let output = shell.output().context("starting gdb")?;
     let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-    // Set there and reached there, by a thread whose innermost function is known by its symbol.
-    let place = format!("exit/{line}");
-    let innermost = |said: &str| said.starts_with("#0  ") && said.contains("dispatch") && said.contains(&place);
-    let is_there =
-        ["Hardware assisted breakpoint 1 at 0x", "hit Breakpoint 1, "].iter().all(|wanted| said.contains(wanted));
-    ensure!(is_there && said.lines().any(innermost), "{place} was not reached. What gdb says:\n{said}");
+    // Set in that file, at that line or the next with code, and reached there, in a function that is known by its symbol.
+    let place = said.lines().find_map(|line| {
+        let (_, place) = line.split_once("Hardware assisted breakpoint 1 at 0x")?.1.split_once(": file ")?;
+        Some(place.strip_suffix('.')?.replace(", line ", ":"))
+    });
+    let place = place.with_context(|| format!("no breakpoint was set. What gdb says:\n{said}"))?;
+    let innermost = |said: &str| said.starts_with("#0  dispatch (") && said.contains(&place);
+    let is_there = place.contains(&format!("exit/{named}:")) && said.contains("hit Breakpoint 1, ");
+    ensure!(
+        is_there && said.lines().any(innermost),
+        "{named} was not reached, or not at {place}. What gdb says:\n{said}"
+    );
     run.finish(LIMIT)
 }
