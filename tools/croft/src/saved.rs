@@ -173,7 +173,7 @@ impl<'a, R: Read> Source<'a, R> {
     }
 }
 
-/// Looks at a saved VM as it comes, and keeps nothing of it.
+/// Looks at a saved VM as it comes, and keeps nothing of it but where its sections stand.
 #[derive(Debug)]
 pub struct Check {
     reader: Reader,
