@@ -63,7 +63,7 @@ fn wandering() -> Result<()> {
         vm.doors.vmware = name == "doors";
         vms.push(vm);
     }
-    vms.push(guest::linux(LINUX, USUAL, 2, "quiet uc.test=load uc.rounds=3")?);
+    vms.push(guest::linux(LINUX, USUAL, 2, "quiet uc.test=load uc.rounds=1")?);
     let run = Host { cpus: 4, memory: 2048, ..Host::default() }.start_checks(vms, "selftest=wander")?;
     for name in PAYLOADS {
         let condition = run.wait_for(name, LIMIT, Condition::is_off)?;
@@ -91,7 +91,7 @@ fn scrubbing() -> Result<()> {
     const SCALED: &str = "scaled";
     const LINUX: &str = "linux";
     // The sums of the test `load`, and beside them numbers that leave by hvc0, random bytes that come in, and what is typed.
-    const WORK: &str = "word() { echo 3; }; (for r in $(seq 0 19); do seq $((r*100+1)) $((r*100+100)) >/dev/hvc0; \
+    const WORK: &str = "word() { echo 2; }; (for r in $(seq 0 19); do seq $((r*100+1)) $((r*100+100)) >/dev/hvc0; \
                         head -c 4096 /dev/hwrng | wc -c; done >/tmp/got) & . /tests/load >/tmp/load & \
                         echo ready; cat >/tmp/typed";
     const LOOK: &str =
