@@ -275,6 +275,13 @@ struct Stage {
 }
 
 impl Stage {
+    /// Where a saved VM of web's is.
+    fn saved(&self) -> String {
+        let file = self.folder.path().join("web.saved");
+        fs::write(&file, made_up::saved(&made_up::counted(3))).unwrap();
+        file.into_os_string().into_string().unwrap()
+    }
+
     fn new(tools: bool) -> Self {
         let (tool_input, output) = std::io::pipe().unwrap();
         let (input, tool_output) = std::io::pipe().unwrap();
@@ -716,9 +723,7 @@ fn what_is_no_saved_vm_is_neither_kept_nor_sent() {
 #[test]
 fn who_ends_at_once_was_restored() {
     let stage = Stage::new(true);
-    let file = stage.folder.path().join("web.saved");
-    fs::write(&file, made_up::saved(&made_up::counted(3))).unwrap();
-    let path = file.to_str().unwrap();
+    let path = &stage.saved();
     assert_eq!(stage.says(&["stop", "--force", "web"]), STOPPED);
     let expected = format!("web: powered off\nweb: restored from {path}\n");
     assert_eq!(stage.says(&["restore", path, "--name", "web"]), expected);
@@ -728,9 +733,7 @@ fn who_ends_at_once_was_restored() {
 #[test]
 fn who_was_off_and_refuses_was_not_restored() {
     let stage = Stage::new(true);
-    let file = stage.folder.path().join("web.saved");
-    fs::write(&file, made_up::saved(&made_up::counted(3))).unwrap();
-    let path = file.to_str().unwrap();
+    let path = &stage.saved();
     assert_eq!(stage.says(&["guestinfo", "web", "set", UNFIT, "1"]), "");
     assert!(stage.says(&["stop", "web"]).contains("powered off"));
     let refused = stage.croft(&["restore", path, "--name", "web"]);
