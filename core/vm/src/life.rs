@@ -133,6 +133,18 @@ pub enum Effect {
 }
 
 /// Nothing happens.
+/// A VM goes on, and whoever is interested is told so, which are the last [`TOLD`].
+const GOES_ON: [Effect; 8] = [
+    Effect::ShowPause,
+    Effect::ResumeClock,
+    Effect::ThawWatchdogs,
+    Effect::ResumeDevices,
+    Effect::ServeDevices,
+    Effect::WakeAll,
+    Effect::Say(Saying::GoesOn),
+    Effect::Report,
+];
+const TOLD: usize = 2;
 const NOTHING: &[Effect] = &[];
 const FIRST: VcpuId = VcpuId(0);
 
@@ -323,14 +335,7 @@ impl<R: Clone + PartialEq> Life<R> {
             return NOTHING;
         }
         self.is_paused = false;
-        &[
-            Effect::ShowPause,
-            Effect::ResumeClock,
-            Effect::ThawWatchdogs,
-            Effect::ResumeDevices,
-            Effect::ServeDevices,
-            Effect::WakeAll,
-        ]
+        GOES_ON.split_at(GOES_ON.len() - TOLD).0
     }
 
     /// Lets it go on. No effects if it is not paused, has no state yet, or stops: its watchdogs are not to begin again then.
@@ -341,16 +346,7 @@ impl<R: Clone + PartialEq> Life<R> {
             return NOTHING;
         }
         self.is_paused = false;
-        &[
-            Effect::ShowPause,
-            Effect::ResumeClock,
-            Effect::ThawWatchdogs,
-            Effect::ResumeDevices,
-            Effect::ServeDevices,
-            Effect::WakeAll,
-            Effect::Say(Saying::GoesOn),
-            Effect::Report,
-        ]
+        &GOES_ON
     }
 
     /// If it powers itself off before `until`, in milliseconds, it is started again. With 0 it stays off.
