@@ -122,9 +122,11 @@ pub fn mask_interrupts() {
     unsafe { asm!("msr daifset, #2", options(nostack)) };
 }
 
-/// `WFI`, with what must come before it.
+/// `WFI`, with what must come before it. IRQs must be masked: what is taken between a look and the WFI does not end the WFI, and
+/// whoever waits for it may sleep for ever ([`crate::interrupt::wait_unless`]).
 #[inline(always)]
 pub fn wait_for_interrupt() {
+    assert!(sysreg::daif::read() >> 7 & 1 == 1, "WFI with IRQs let in");
     // SAFETY: a hint.
     unsafe { asm!("dsb sy", "wfi", "isb", options(nostack)) };
 }

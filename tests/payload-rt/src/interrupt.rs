@@ -73,6 +73,17 @@ pub fn last_time(index: usize) -> u64 {
     LAST_TIME[index].load(Ordering::SeqCst)
 }
 
+/// Sleeps by WFI, unless `came` says that what is waited for has come; IRQs are let in behind it. May return before it comes.
+/// An interrupt between the look and the WFI is pending for the WFI, and taken behind it: were it let in there, the WFI would
+/// sleep for an interrupt that is over.
+pub fn wait_unless(came: impl Fn() -> bool) {
+    cpu::mask_interrupts();
+    if !came() {
+        cpu::wait_for_interrupt();
+    }
+    cpu::unmask_interrupts();
+}
+
 /// Forgets all counts.
 pub fn clear() {
     for counter in COUNTS.iter().flatten().chain(&SPURIOUS) {

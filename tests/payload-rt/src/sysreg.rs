@@ -42,6 +42,7 @@ registers! {
     ro far_el1 = "far_el1", "Fault address.";
     ro currentel = "currentel", "The exception level in bits 3:2.";
     ro tpidr_el1 = "tpidr_el1", "The runtime keeps the CPU's index here.";
+    ro daif = "daif", "What is masked: IRQs by bit 7.";
     ro ctr_el0 = "ctr_el0", "Cache type.";
     ro sctlr_el1 = "sctlr_el1", "System control.";
     rw tpidr_el0 = "tpidr_el0", "Software thread register.";

@@ -68,15 +68,6 @@ fn comes(mut done: impl FnMut() -> bool) -> bool {
     true
 }
 
-/// WFI, unless `came`. An interrupt between the look and the WFI is pending for that, and taken behind it.
-fn wait_for_one(came: impl Fn() -> bool) {
-    cpu::mask_interrupts();
-    if !came() {
-        cpu::wait_for_interrupt();
-    }
-    cpu::unmask_interrupts();
-}
-
 /// Sleeps for five milliseconds of the guest's, by the physical timer, whose interrupt is enabled and not taken.
 fn sleep() {
     let until = timer::physical_now() + word("frequency") / 200;
@@ -361,7 +352,7 @@ fn p5_a5_wfi_wakes_by_the_timer() -> Verdict {
             sysreg::cntp_cval_el0::write(compare);
             sysreg::cntp_ctl_el0::write(ENABLE);
             while SEEN.load(Ordering::SeqCst) < round {
-                wait_for_one(|| SEEN.load(Ordering::SeqCst) == round);
+                interrupt::wait_unless(|| SEEN.load(Ordering::SeqCst) == round);
                 let late = timer::physical_now().saturating_sub(compare);
                 check!(late < real_microseconds(2_000_000), "round {round}: slept {late} ticks too long");
             }
@@ -419,7 +410,6 @@ fn p5_a6_level() -> Verdict {
     })
 }
 
-/// With FEAT_ECV it is the same count; without, it runs as fast as the host's, as it is documented to.
 /// VMClock's page tells the guest's time by the virtual counter, as fast as that is here: the real-time clock's, whether the counter traps
 /// or has the host's speed.
 fn vmclock_tells_the_guests_time() -> Verdict {
@@ -434,6 +424,7 @@ fn vmclock_tells_the_guests_time() -> Verdict {
     Ok(())
 }
 
+/// With FEAT_ECV it is the same count; without, it runs as fast as the host's, as it is documented to.
 fn p5_a11_virtual_counter() -> Verdict {
     for _ in 0..100 {
         let (before, count, after) = (timer::physical_now(), timer::now(), timer::physical_now());
@@ -457,7 +448,7 @@ fn virtual_timer_goes_by_its_counter() -> Verdict {
         sysreg::cntv_cval_el0::write(compare);
         sysreg::cntv_ctl_el0::write(ENABLE);
         while interrupt::seen(0, VIRTUAL_PPI) < round {
-            wait_for_one(|| interrupt::seen(0, VIRTUAL_PPI) == round);
+            interrupt::wait_unless(|| interrupt::seen(0, VIRTUAL_PPI) == round);
         }
         check!(interrupt::last_time(0) >= compare, "round {round}: it came early");
     }

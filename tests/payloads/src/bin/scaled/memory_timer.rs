@@ -8,7 +8,7 @@ use payload_rt::test::Verdict;
 use payload_rt::timer::{ENABLE, IMASK, ISTATUS};
 use payload_rt::{check, check_equal, cpu, fdt, gic, interrupt, machine, memory, timer};
 
-use crate::{comes, real_microseconds, wait_for_one, word};
+use crate::{comes, real_microseconds, word};
 
 /// Its frames, and the interrupts of its physical and its virtual timer.
 const CONTROL: u64 = 0x0912_0000;
@@ -201,7 +201,7 @@ pub(crate) fn wakes_wfi() -> Verdict {
             memory::write64(TIMERS[1] + CVAL, compare);
             memory::write32(TIMERS[1] + CTL, ENABLE as u32);
             while seen(1) < round {
-                wait_for_one(|| seen(1) == round);
+                interrupt::wait_unless(|| seen(1) == round);
                 let late = memory::read64(CNTPCT).saturating_sub(compare);
                 check!(late < real_microseconds(2_000_000), "round {round}: slept {late} ticks too long");
             }
@@ -257,7 +257,7 @@ pub(crate) fn outlives_the_cpu_that_set_it() -> Verdict {
             check!(started.is_ok(), "CPU_ON: {started:?}");
             // It sleeps when the timer is set, and so has not looked at it by itself.
             while seen(0) < round {
-                wait_for_one(|| seen(0) == round);
+                interrupt::wait_unless(|| seen(0) == round);
             }
             check!(cpu::wait_off(1), "CPU 1 does not end");
         }
