@@ -19,7 +19,7 @@ use system::{BOOT, SOON, full, log, scenario};
 const PANIC: &[&str] = &["Kernel panic", "FAILED"];
 
 fn main() -> ExitCode {
-    let rounds = if full() { 30 } else { 6 };
+    let rounds = if full() { 30 } else { 4 };
     system::run(vec![
         scenario("life::reboot", move || reboot(rounds)),
         scenario("life::power_off_and_on", move || power_off_and_on(rounds / 2)),

@@ -132,6 +132,13 @@ pub(crate) fn croft(tree: &Tree) -> Result<PathBuf> {
     Ok(built.context("the package croft has no binary")?.1)
 }
 
+/// Builds the programs of a package's tests, and gives their names and files.
+pub(crate) fn test_programs(tree: &Tree, package: &str) -> Result<Vec<(String, PathBuf)>> {
+    let mut cargo = tree.cargo();
+    cargo.args(["test", "--no-run", "--message-format=json-render-diagnostics", "-p", package]);
+    executables(&mut cargo)
+}
+
 /// Builds packages for the bare-metal target and gives their binaries.
 fn binaries(tree: &Tree, packages: &[&str]) -> Result<Vec<(String, PathBuf)>> {
     let mut cargo = tree.cargo();

@@ -8,6 +8,7 @@
 //! | (nothing) | three lives: the watchdog ends the first, SYSTEM_RESET the second, all tests are run in the third |
 //! | `armed=N` | the site file arms all watchdogs for N milliseconds; there is one life |
 //! | `counted` | time is counted in instructions, so nothing is ever too busy to be in time |
+//! | `rounds=N` | how often each CPU takes the spinlock |
 //!
 //! The door is open, so silence is a failure, unless the machine does not trap WFE: the other doors say so.
 #![no_std]
@@ -364,11 +365,14 @@ static LOCK: AtomicBool = AtomicBool::new(false);
 static TURNS: AtomicU64 = AtomicU64::new(0);
 static OTHERS: AtomicU64 = AtomicU64::new(0);
 
-const ROUNDS: u64 = 20_000;
+/// How often each CPU takes the spinlock.
+fn rounds() -> u64 {
+    machine::option_number("rounds", 20_000)
+}
 
-/// Takes a spinlock [`ROUNDS`] times; a CPU does `wait` when it does not get it, and `wake` after it has released it.
+/// Takes a spinlock [`rounds`] times; a CPU does `wait` when it does not get it, and `wake` after it has released it.
 fn take_turns(index: usize, wait: fn(), wake: fn()) {
-    for _ in 0..ROUNDS {
+    for _ in 0..rounds() {
         while LOCK.compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed).is_err() {
             wait();
         }
@@ -408,7 +412,7 @@ fn time_turns(job: cpu::Job) -> Result<u64, Stop> {
     let done = timer::wait_until(60_000, || OTHERS.load(Ordering::SeqCst) == all);
     let took = timer::now() - begin;
     check!(done, "a wake-up was lost");
-    check_equal!(TURNS.load(Ordering::SeqCst), ROUNDS * (1 + all), "turns");
+    check_equal!(TURNS.load(Ordering::SeqCst), rounds() * (1 + all), "turns");
     for index in others {
         check!(cpu::wait_off(index), "CPU {index} is still on");
     }

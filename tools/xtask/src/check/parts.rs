@@ -5,10 +5,13 @@ use super::{Each, Part, Tally, payloads};
 use crate::compile::{self, BARE_METAL};
 use crate::tree::{Tree, words};
 use crate::{bench, branches, lint, linux_bench, mutate, shipped, size, starts};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
+use std::collections::VecDeque;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
 use std::time::Instant;
 
 /// Runs a part; `name` selects tests.
@@ -74,16 +77,26 @@ fn lints(tree: &Tree) -> Tally {
         ("check and doc (bare metal, each folder)", lint::in_its_folder),
     ];
     for (name, lint) in lints {
-        tally += match lint(tree) {
+        tally += timed(name, || match lint(tree) {
             Ok(()) => Tally::success(),
             Err(error) => Tally::failure(format!("{name}: {error:#}")),
-        };
+        });
     }
-    tally += match lint::dependencies(tree) {
+    tally += timed("dependencies", || match lint::dependencies(tree) {
         Ok(None) => Tally::success(),
         Ok(Some(why)) => Tally::skip(format!("dependencies: {why}")),
         Err(error) => Tally::failure(format!("dependencies: {error:#}")),
-    };
+    });
+    tally
+}
+
+/// Says how long it took.
+fn timed(name: &str, run: impl FnOnce() -> Tally) -> Tally {
+    let since = Instant::now();
+    let mut tally = run();
+    let time = since.elapsed();
+    println!("-- {name}: {:.1} s", time.as_secs_f64());
+    tally.times.push((time, name.to_owned()));
     tally
 }
 
@@ -95,27 +108,54 @@ fn host(tree: &Tree, name: &str) -> Result<Tally> {
     harness(cargo.args(["--", "--format=pretty"]).arg(name), Each::Program)
 }
 
-/// The scenarios of `tests/system`: one at a time, since each has an emulated machine of its own, with two threads, and one beside it
-/// that waits; they know which.
+/// The programs of scenarios that take longest, the longest first: what is left for the end is short.
+const LONG: [&str; 9] = ["tools", "saved", "life", "percpu", "boot", "watchdog", "readme", "sharing", "devices"];
+
+/// The scenarios of `tests/system`, from two of its programs at a time. Each scenario has an emulated machine of its own, which
+/// waits for half of its time for something: two keep two CPUs busy, and more would only wait for each other.
 fn system(tree: &Tree, name: &str) -> Result<Tally> {
-    let mut cargo = tree.cargo();
-    cargo.args(["test", "--no-fail-fast", "-p", "system", "--", "--format=pretty"]);
-    harness(cargo.arg(name), Each::Test)
+    let mut programs = compile::test_programs(tree, "system")?;
+    programs.sort_by_key(|(program, _)| LONG.iter().position(|long| long == program).unwrap_or(LONG.len()));
+    let queue = Mutex::new(VecDeque::from(programs));
+    let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+    let lane = || -> Result<Tally> {
+        let mut tally = Tally::default();
+        while let Some((program, file)) = next() {
+            let mut command = Command::new(file);
+            command.args(["--format=pretty", name]).current_dir(tree.path("tests/system"));
+            tally += listen(&mut command, Each::Test, &format!("{program}: "))?;
+        }
+        Ok(tally)
+    };
+    thread::scope(|scope| {
+        let lanes = [scope.spawn(lane), scope.spawn(lane)];
+        let ends = lanes.map(|lane| lane.join().map_err(|_| anyhow!("a thread that runs scenarios panicked")));
+        ends.into_iter().try_fold(Tally::default(), |mut all, end| {
+            all += end??;
+            Ok(all)
+        })
+    })
 }
 
 /// Runs a command whose output is that of Rust's test harness. It is shown as it comes, with the time of each verdict, and
 /// counted. Cargo's own words come the same way, since they say which program the tests are in.
 pub(crate) fn harness(command: &mut Command, each: Each) -> Result<Tally> {
-    let (output, input) = std::io::pipe().context("a pipe for cargo's output")?;
-    let mut child = command.stdout(input.try_clone()?).stderr(input).spawn().context("starting cargo")?;
+    listen(command, each, "")
+}
+
+/// As [`harness`]; each line is shown with `whose` before it, for another command may say something at the same time.
+fn listen(command: &mut Command, each: Each, whose: &str) -> Result<Tally> {
+    let (output, input) = std::io::pipe().context("a pipe for the output of tests")?;
+    let starting = format!("starting {}", words(command));
+    let mut child = command.stdout(input.try_clone()?).stderr(input).spawn().context(starting)?;
     // The command keeps its ends of the pipe open; with them there would be no end of what is read.
     command.stdout(Stdio::inherit()).stderr(Stdio::inherit());
     let mut harness = Harness::new(each, Instant::now());
     for line in BufReader::new(output).lines() {
         let line = line?;
         match harness.line(&line, Instant::now()) {
-            Some(time) => println!("{line} ({:.1} s)", time.as_secs_f64()),
-            None => println!("{line}"),
+            Some(time) => println!("{whose}{line} ({:.1} s)", time.as_secs_f64()),
+            None => println!("{whose}{line}"),
         }
     }
     let mut tally = harness.end();

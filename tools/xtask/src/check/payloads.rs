@@ -132,7 +132,7 @@ const VARIANTS: [Variant; 10] = [
         what: "two vCPUs on one CPU, counted",
         models: &["cortex-a76"],
         change: |trial| (trial.vm.vcpus, trial.cpus, trial.icount) = (2, 1, true),
-        words: "counted test=p4_a6,p4_a7,p4_a10",
+        words: "counted rounds=2000 test=p4_a6,p4_a7,p4_a10",
     },
 ];
 
