@@ -13,7 +13,7 @@ use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use cpu::speculation::translates_out_of_context;
 use hw::percpu::{self, ALIAS, PerCpu, this_cpu};
-use hw::selftest::{self as probe, Code, Held, counter};
+use hw::selftest::{self as probe, Code, Held, counted, counter};
 use hw::state::{Controls, GuestState};
 use hw::sync::{PreemptLock, mask_irqs, unmask_irqs, with_irqs, without_irqs};
 use hw::{firmware, nopreempt, sysreg, tlb, uart};
@@ -129,10 +129,6 @@ fn area(cpu: CpuId) -> &'static PerCpu {
         Some(area) => area,
         None => unreachable!("CPU {} takes part, so it has an area", cpu.0),
     }
-}
-
-fn counted(cpu: CpuId, which: usize) -> u64 {
-    area(cpu).test.get(which).map_or(0, |counter| counter.load(Ordering::Relaxed))
 }
 
 /// A CPU that starts late: the area is its own from the start, and its first interrupt counts there.

@@ -39,12 +39,15 @@ global_asm!(
     .endif
     .endm
 
-    // The neighbours on both sides lie where they do for the self-test: a range that is one instruction too long, at either
-    // end, lists one of them.
-    .pushsection .text.nopreempt, "ax"
+    // The self-test has a neighbour on both sides: a range that is one instruction too long, at either end, lists one of them.
+    // The one before has a section of its own, which only the image with checks keeps.
+    .pushsection .text.before_nopreempt, "ax"
     .global before_add_pair
 before_add_pair:
     nop
+    .popsection
+
+    .pushsection .text.nopreempt, "ax"
     .global nopreempt_add_pair
 nopreempt_add_pair:
     add_pair_step 0

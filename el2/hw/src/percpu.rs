@@ -22,7 +22,8 @@ pub type InterruptHook = extern "C" fn(return_address: u64);
 /// What runs when a preemption was deferred to the end of listed code (`nopreempt`), with IRQs masked.
 pub type PreemptHook = fn();
 
-/// One CPU's area. The first fields are used by the vectors, by offset.
+/// One CPU's area. The first fields are used by the vectors, by offset. It ends where its last field does: what is left of the
+/// page is nobody's, in the image that ships.
 #[repr(C, align(4096))]
 pub struct PerCpu {
     /// The vCPU whose EL1 state is in this CPU's registers; what an exit stores the guest's registers into.
@@ -56,8 +57,6 @@ pub struct PerCpu {
     pub preempt_pending: AtomicU32,
     /// How many locks the running thread holds for which it must stay on this CPU (`sync`).
     pub(crate) unpreemptible: AtomicU32,
-    /// For self-tests: counters of what was done through the alias.
-    pub test: [AtomicU64; 4],
     /// Where this CPU's Redistributor is.
     pub(crate) redistributor: AtomicU64,
     /// The affinity value of MPIDR_EL1 by which SGIs reach this CPU.
@@ -87,7 +86,6 @@ impl PerCpu {
             reschedule: AtomicU32::new(0),
             preempt_pending: AtomicU32::new(0),
             unpreemptible: AtomicU32::new(0),
-            test: [const { AtomicU64::new(0) }; 4],
             redistributor: AtomicU64::new(0),
             affinity,
         }
@@ -113,13 +111,19 @@ pub(crate) fn publish(cpu: CpuId, area: Pa) {
     }
 }
 
+/// The ordinary address of another CPU's area, whose page holds it for ever.
+pub(crate) fn address_of(cpu: CpuId) -> Option<usize> {
+    // Pairs with the release in `publish`.
+    let address = AREAS.get(usize::from(cpu.0))?.load(Ordering::Acquire);
+    (address != 0).then_some(address as usize)
+}
+
 /// Another CPU's area, by its ordinary address: for statistics and debugging.
 #[must_use]
 pub fn of(cpu: CpuId) -> Option<&'static PerCpu> {
-    // Pairs with the release in `publish`.
-    let address = AREAS.get(usize::from(cpu.0))?.load(Ordering::Acquire);
+    let address = address_of(cpu)?;
     // SAFETY: `publish` is told of pages that hold a `PerCpu` for ever, identity-mapped with the alias's attributes.
-    (address != 0).then(|| unsafe { &*core::ptr::with_exposed_provenance(address as usize) })
+    Some(unsafe { &*core::ptr::with_exposed_provenance(address) })
 }
 
 /// This CPU's area. The reference stays valid for ever, and *means another area* after the thread moves: that is the

@@ -3,13 +3,14 @@
 
 use core::arch::global_asm;
 use core::mem::offset_of;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use drivers::InterruptLine;
 use units::{CpuId, IntId, Trigger, Va};
 
 use crate::gic;
 use crate::mmu;
-use crate::percpu::{ALIAS, PerCpu, this_cpu};
+use crate::percpu::{self, ALIAS, PerCpu, this_cpu};
 use crate::stack;
 use crate::sysreg::{self, isb};
 
@@ -98,13 +99,21 @@ undefined_instruction:
     "#,
     alias = const ALIAS >> 32,
     cpu = const offset_of!(PerCpu, cpu),
-    counter = const offset_of!(PerCpu, test),
-    contrast = const offset_of!(PerCpu, test) + 8,
-    exclusive = const offset_of!(PerCpu, test) + 16,
-    atomic = const offset_of!(PerCpu, test) + 24,
+    counter = const place_of(counter::ALIAS),
+    contrast = const place_of(counter::REGISTER),
+    exclusive = const place_of(counter::EXCLUSIVE),
+    atomic = const place_of(counter::ATOMIC),
 );
 
-/// Which of [`PerCpu::test`] the functions here count in.
+/// Where the functions here count, in each CPU's own page: at its end, of which the area uses nothing.
+const COUNTERS: usize = size_of::<PerCpu>() - size_of::<[AtomicU64; counter::ALL]>();
+const _: () = assert!(offset_of!(PerCpu, affinity) + size_of::<u64>() <= COUNTERS, "the area's last field is there");
+
+const fn place_of(which: usize) -> usize {
+    COUNTERS + which * size_of::<AtomicU64>()
+}
+
+/// Which counter the functions here count in.
 pub mod counter {
     /// [`super::increment_held`] with [`super::Held::Alias`].
     pub const ALIAS: usize = 0;
@@ -114,6 +123,18 @@ pub mod counter {
     pub const EXCLUSIVE: usize = 2;
     /// [`super::increment_atomically`].
     pub const ATOMIC: usize = 3;
+    /// How many there are.
+    pub(super) const ALL: usize = 4;
+}
+
+/// What was counted by one of the [`counter`]s of a CPU since some time before it started.
+#[must_use]
+pub fn counted(cpu: CpuId, which: usize) -> u64 {
+    let Some(area) = percpu::address_of(cpu).filter(|_| which < counter::ALL) else { return 0 };
+    // SAFETY: the page of an area is never unmapped; the counters are in it, aligned, behind all that `PerCpu` uses, and nothing
+    // but this and the functions here reads or writes them.
+    let counter: &AtomicU64 = unsafe { &*core::ptr::with_exposed_provenance(area + place_of(which)) };
+    counter.load(Ordering::Relaxed)
 }
 
 /// How an address is obtained that is held while the thread moves.

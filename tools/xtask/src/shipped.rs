@@ -8,12 +8,15 @@ use object::read::elf::ElfFile64;
 use object::{Object, ObjectSection, ObjectSymbol};
 
 /// What names of functions and data of the checks have in them.
-const NAMES: [&str; 7] = [
+const NAMES: [&str; 10] = [
     "undercroft_checks",
     "selftest",
     "crash_test",
     "disturbance",
     "increment_through_held",
+    "before_add_pair",
+    "forced_add_pair",
+    "nudge_self",
     "PRETENDS_FULL",
     "CALLS_ALWAYS",
 ];
