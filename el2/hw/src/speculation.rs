@@ -35,6 +35,7 @@ pub fn apply(means: Means) {
         Means::Clear(rounds) => (Set::Clearing, u64::from(rounds), 0),
         Means::Call(function) => (Set::Calling, 0, function),
     };
+    // Before the vectors that read them: an exit would clear by no rounds, or call function 0.
     area.history_rounds.store(rounds, Ordering::Relaxed);
     area.workaround.store(function, Ordering::Relaxed);
     choose(set);
@@ -54,7 +55,7 @@ pub fn settle() {
     }
 }
 
-/// Forgets the branch history, whosever it is.
+/// Forgets the branch history, whosever it is. IRQs are masked, or the note of one CPU would go and the history of another.
 #[inline(never)]
 pub fn forget() {
     this_cpu().foreign_history.store(0, Ordering::Relaxed);

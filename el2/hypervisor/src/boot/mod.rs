@@ -108,6 +108,7 @@ fn start<C: Checks>(platform: &mut Platform<'static>) -> ! {
     if let Err(error) = map(platform) {
         refuse(format_args!("cannot map the host's memory: {error:?}"));
     }
+    // Not sooner: the log's lock is an atomic exchange, which memory need not support while the MMU is off.
     log_sink::init();
     crash::set_prologue(last_words::crash_preamble);
     crash::set_epilogue(last_words::write_log_tail);
@@ -123,6 +124,7 @@ fn start<C: Checks>(platform: &mut Platform<'static>) -> ! {
         refuse(format_args!("the GIC's Distributor: {}", error.sentence()));
     }
     let arguments = HostArguments::parse(platform.bootargs);
+    // Before any CPU joins: it settles then what it does at exits.
     C::read(platform.bootargs);
     let plan = join::<C>(platform, sysreg::mpidr_el1());
     if arguments.maintains_always {

@@ -38,6 +38,7 @@ pub(crate) fn init_cpu() -> Plan {
     if translates_out_of_context(sysreg::midr_el1()) {
         hw::stage1::close_between_guests();
     }
+    // Once, for good: guests' own calls of it do not reach firmware.
     if plan.store_bypass == StoreBypass::Firmware {
         firmware::call(SMCCC_ARCH_WORKAROUND_2, 1);
     }
@@ -47,6 +48,8 @@ pub(crate) fn init_cpu() -> Plan {
         VectorTable::Clearing(rounds) => Means::Clear(rounds),
         VectorTable::Calling(function) => Means::Call(function),
     });
+    // The least of all CPUs, so each adds to it, and all that start have done so before there are guests: a guest that asked sooner would
+    // be told what its next CPU does not keep.
     for (told, offer) in TOLD.iter().zip(plan.for_guests()) {
         let value = match offer {
             Offer::NotRequired => NOT_REQUIRED,

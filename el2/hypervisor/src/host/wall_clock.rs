@@ -91,6 +91,7 @@ pub(crate) fn set(to: u64) -> Result<(), Refused> {
     let clock = DEVICE.get().ok_or(Refused::NoClock)?;
     let whole = u32::try_from(to / MICROSECONDS).map_err(|_| Refused::TooLate)?;
     let before = microseconds();
+    // The device first: where it refuses, guests must not see a time that is gone when the host starts again.
     if !clock.set(whole) {
         return Err(Refused::ReadOnly);
     }

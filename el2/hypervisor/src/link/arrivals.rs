@@ -171,7 +171,7 @@ fn post(channel: Channel, payload: &[u8], mut piece: Option<Vec<u8>>) {
             [number, low, high].iter().chain(payload).for_each(|&byte| posted.ring.push(byte));
             IS_POSTED.store(true, Ordering::Relaxed);
             drop(posted);
-            // Whoever finds the flag unset looks again behind this.
+            // The reader looks at the flag without the lock. Where it did so just before, it would sleep beside a full box.
             output::look_again();
             output::wake_reader();
             return;

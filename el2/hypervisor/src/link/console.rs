@@ -270,7 +270,7 @@ impl Port {
                 break;
             }
             if self.dues.asks_to_pay(vm) {
-                // As well, when it has.
+                // Looked at again when it has paid. Pairs with the swap above.
                 vm.console.pending.store(true, Ordering::Release);
                 continue;
             }

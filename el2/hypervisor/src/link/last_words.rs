@@ -22,6 +22,8 @@ const VM_BYTES: usize = 512;
 
 /// What a crash report begins with: the end of whatever frame may be open.
 pub(crate) fn crash_preamble() {
+    // Before the first byte of the report: the other end would take that for the rest of the frame. It is not asked whether one is
+    // open, for whoever sends it may have been stopped anywhere.
     if carrier::is_framed() {
         link::RETURN_TO_TEXT.into_iter().for_each(uart::send);
     }
@@ -29,6 +31,7 @@ pub(crate) fn crash_preamble() {
 
 /// The last of the log, for a crash report: of the host's, and of what waits or waited elsewhere, about each VM.
 pub(crate) fn write_log_tail(out: &mut dyn Write) {
+    // First, as nothing here waits for a lock yet. By the UART itself: the carrier's turn may be held by whoever crashed.
     if carrier::is_framed() {
         let mut buffer = [0_u8; link::MAX_PAYLOAD];
         let message = Message::Panic { text: "a fault of the hypervisor itself; the report is in its log" };
@@ -82,6 +85,7 @@ fn write_bytes(out: &mut dyn Write, bytes: impl Iterator<Item = u8>) -> fmt::Res
 fn held<T>(lock: &IrqLock<T>) -> Option<impl DerefMut<Target = T>> {
     let end = sysreg::cntpct_el0() + host::ticks(LOG_MICROSECONDS);
     loop {
+        // Tried, not queued for: a lock that this CPU holds itself would never come.
         let held = lock.try_lock();
         if held.is_some() || sysreg::cntpct_el0() >= end {
             return held;

@@ -139,6 +139,8 @@ impl Operator {
                 must_run(vm)?;
                 let restart = if let Ask::Restart { seconds } = ask { Some(seconds) } else { None };
                 let asked = vm.doors.ask_to_stop(vm, restart.is_some());
+                // Tools start their guest again themselves. So an earlier request to do it for them is forgotten; and where the button
+                // is pressed instead, this is noted before: a quick guest would be off, and stay so, before anybody noted it.
                 vm.start_again_after_power_off(restart.filter(|_| !asked));
                 if !asked {
                     return Ok(RequestState::Press(vm));
@@ -156,6 +158,7 @@ impl Operator {
                 if !asked {
                     return Err(sentence!("{name}: its tools do not answer"));
                 }
+                // Behind the request, which can be carried out without anybody who waits: that it was made is a part of the answer.
                 if self.setting.len() >= MAX_WAITING || self.setting.try_reserve(1).is_err() {
                     return Err(sentence!(
                         "{name}: its tools were asked; too many requests wait already for their answers"
@@ -174,6 +177,7 @@ impl Operator {
             Ask::Restore => self.transfer.restore(vm)?,
             Ask::RestoreNext { offset, bytes, last } => {
                 let progress = self.transfer.restore_next(vm, offset, bytes)?;
+                // Answers go behind the last part alone: the other end sends on without waiting for them.
                 if !last {
                     return Ok(RequestState::Waiting);
                 }
@@ -213,6 +217,7 @@ impl Operator {
         let now = host::milliseconds();
         self.setting.retain(|&(id, vm, until)| {
             let name = vm.config.name;
+            // An answer that came counts, however late: so the time is looked at only where there is none.
             let answer = match with_service(vm, |service| service.state.requests.time_set()) {
                 Ok(TimeSet::Waiting) if now < until => return true,
                 Ok(TimeSet::Done) => Ok(()),
@@ -232,6 +237,7 @@ impl Operator {
     /// Takes the next piece of a value. A piece that doesn't follow the one before is refused, and so what comes behind
     /// a piece that was refused.
     fn gather(&mut self, id: u32, offset: u32, piece: &[u8]) -> Result<(), Refusal> {
+        // Taken out, and put back only at the end: with each way out that refuses, what was gathered goes too.
         let (known, mut value) = self.gathering.take().unwrap_or_default();
         if offset == 0 {
             value.clear();

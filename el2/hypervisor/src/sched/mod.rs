@@ -306,6 +306,8 @@ fn reschedule(outcome: Outcome, place: Place) -> bool {
     let now = cntpct_el0();
     this_cpu().reschedule.store(0, Ordering::Relaxed);
     this_cpu().preempt_pending.store(0, Ordering::Relaxed);
+    // Before the queue's lock, which comes behind an occupant's; and before another CPU can find the thread, which would load registers
+    // that are not in memory.
     if matches!(outcome, Outcome::Move(_))
         && let Some(occupant) = current().occupant.get()
     {
@@ -329,6 +331,7 @@ fn reschedule(outcome: Outcome, place: Place) -> bool {
     let next = next.map_or(queue.idle, thread);
     queue.put_on(me, current, next, now);
     drop(queue);
+    // The thread is still on its stack here, and `to` may choose it at once: its switch waits until `switch` below has stored the registers.
     if let Some((to, entity)) = moving {
         to.queue.lock_masked().enqueue(to, entity, Arrival::Moved);
     }

@@ -40,7 +40,8 @@ impl Alarm {
         // Pairs with the release in `set`.
         let due = self.0.load(Ordering::Acquire) <= microseconds();
         if due {
-            // Pairs with the acquire in `watch`.
+            // Pairs with the acquire in `watch`. A time that a vCPU sets between the two is lost here, and comes back: the caller looks
+            // at the devices of a VM whose alarm was due, and the clock asks again for what it waits for.
             self.0.store(u64::MAX, Ordering::Release);
         }
         due

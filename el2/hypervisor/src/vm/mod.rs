@@ -356,7 +356,7 @@ impl Vm {
         // Pairs with the acquire in `vttbr`.
         self.vttbr.store(stage2::vttbr_el2(root, self.id.0 + 1), Ordering::Release);
         self.gic.lock().reset();
-        // Before the devices, one of which tells what it shows.
+        // Before the devices, one of which shows it to the guest: it would show the clock of the life before.
         let clock = new_clock(&self.config, Ticks(sysreg::cntpct_el0()));
         *self.clock.lock() = time::vm_clock(&self.config, clock);
         self.devices.change(self, Change::Reset);

@@ -134,7 +134,7 @@ impl Vm {
         super::time::warn_of_untrapped(self, &clock);
         let gic = Vgic::restore(gic_config(self.config.vcpus), gic).map_err(|unfit| sentence!("{unfit}"))?;
         *self.gic.lock() = gic;
-        // Behind the interrupt controller, which hears of their lines.
+        // Behind the interrupt controller, which hears of their lines: what it heard before it was put in would be lost.
         self.restore_devices(devices)?;
         self.doors.watchdogs.restore(watchdogs)?;
         match (&self.doors.service, calls.take()) {

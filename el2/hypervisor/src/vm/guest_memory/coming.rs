@@ -178,6 +178,7 @@ impl GuestRam {
         if written != memory::PIECE {
             return Err(RamError::NotToCome(at));
         }
+        // Before the guest can see it, which may look with its caches off, and would find what the memory held of others.
         cache::clean(Range { start, size: memory::PIECE });
         let (came, mut state, mut is_last) = (came | bit, State::ToCome(came | bit), false);
         if came == ALL {
@@ -188,6 +189,7 @@ impl GuestRam {
                 self.block_has_come();
             }
         }
+        // Only now has it come: whatever was refused above may have written a part of it.
         if let Some(block) = self.blocks.get_mut(index) {
             block.state = state;
         }
@@ -202,7 +204,7 @@ impl GuestRam {
         if !is_complete || self.has_piece(at, ALL) {
             return Ok(());
         }
-        // Its table is there.
+        // Nothing has to be allocated for it: another piece of the block is shown by the same table.
         self.show_piece(at)
     }
 

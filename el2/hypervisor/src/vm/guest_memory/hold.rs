@@ -81,6 +81,7 @@ impl GuestRam {
         }
         self.hold = Some(Hold::default());
         held.map_err(|error: Stage2Error| {
+            // What lies before the table that could not be had is closed already: it would stay so, with nobody to open it.
             (0..self.blocks.len()).for_each(|index| self.release(index));
             self.hold = None;
             RamError::Tables(error)
@@ -102,6 +103,7 @@ impl GuestRam {
         if what == Use::Store {
             return self.copy_piece(index);
         }
+        // To look at, not to store into: a store faults again, and is what makes a copy.
         match &mut block.kept {
             Kept::InPlace { is_open } | Kept::Copying { is_open, .. } => *is_open = true,
             Kept::Nothing | Kept::Zeros | Kept::Copied { .. } => {}
@@ -124,6 +126,8 @@ impl GuestRam {
             },
         };
         let Some(block) = self.blocks.get_mut(index) else { return Ok(Preparation::Unfinished) };
+        // Nobody can store into the block while its pieces are copied one after the other, between which the lock is free: for the
+        // guest it is closed or can only be read, and the hypervisor asks `is_ready` first.
         memory::copy_piece(block.pa, place(to), u64::from(pieces) * memory::PIECE);
         if pieces + 1 < PIECES {
             block.kept = Kept::Copying { to, pieces: pieces + 1, is_open };
@@ -131,6 +135,7 @@ impl GuestRam {
         }
         block.kept = Kept::Copied { to };
         self.copied += 1;
+        // Last: from here on the guest stores into it on any CPU. Opened sooner, what is sent would have stores in it that came later.
         self.let_store(index);
         Ok(Preparation::Unfinished)
     }
@@ -167,6 +172,7 @@ impl GuestRam {
             Kept::Nothing | Kept::Zeros => {}
             Kept::InPlace { .. } => self.let_store(index),
             Kept::Copying { to, .. } => {
+                // As long as the copy is not whole, the block itself is what is sent (`read_kept`).
                 self.give_back(to);
                 self.let_store(index);
             }
@@ -177,6 +183,7 @@ impl GuestRam {
     /// The block around `at` was sent. Says whether the VM stands still for that.
     pub(crate) fn was_sent(&mut self, at: Ipa) -> bool {
         let index = self.index(at);
+        // Before the caller lets the VM go on: its store would find the block held still, and nothing would be sent that ends that.
         self.release(index);
         self.hold.as_mut().is_some_and(|hold| hold.stalled.take_if(|stalled| *stalled == index).is_some())
     }
@@ -195,6 +202,8 @@ impl GuestRam {
     /// Notes that the VM is about to stand still until what is missing was sent. `false` if it need not: it was.
     pub(crate) fn stalls(&mut self, missing: Missing) -> bool {
         let index = self.index(missing.at);
+        // Looked at again, under the lock: the block may have been sent since the store found no room, and is not sent twice. Whoever
+        // stood still for it would do so until the whole save ends.
         let is_held = self.blocks.get(index).is_some_and(Block::is_held);
         match &mut self.hold {
             Some(hold) if is_held => {
