@@ -5,6 +5,7 @@
 //! * [`doors`]: what a guest does at its doors, and where it continues.
 //! * [`aborts`]: what an access that stage 2 refused leads to, and [`mmio`]: what it does at a device.
 //! * [`devices`]: its devices, made from the plan of its machine, and what comes to each kind of them from outside.
+//! * [`stolen`]: what of its vCPUs' waits is stolen time.
 //! * [`Watchdogs`]: who may set up which of a VM's watchdogs, when one acts, and what that leads to.
 //! * [`machine`]: the plan of its machine, from what the site says of it.
 //! * [`Needs`]: how much of the host's memory a site needs, for all that check whether there is enough.
@@ -27,6 +28,7 @@ mod life;
 pub mod mmio;
 pub mod needs;
 mod plan;
+pub mod stolen;
 mod watchdogs;
 #[cfg(test)]
 mod world;

@@ -4,6 +4,7 @@ use devices::Change;
 use services::psci::Start;
 use units::{Ipa, VcpuId};
 use vgic::{Power, Vgic};
+use vm::stolen::{self, PausedWait};
 use vm::{Ask, Effect, End, Stop, Task};
 
 use crate::exits::Done;
@@ -84,6 +85,8 @@ impl WholeVm {
     /// # Panics
     /// If that takes for ever.
     pub(crate) fn settle(&mut self) {
+        let delay = std::mem::take(&mut self.delay);
+        self.threads_wait(delay);
         for _ in 0..TURNS {
             if !(0..VCPUS).map(VcpuId).any(|id| self.turn(id)) {
                 return;
@@ -102,10 +105,15 @@ impl WholeVm {
             }
             VcpuState::In if std::mem::take(&mut vcpu.is_to_stand) => {
                 vcpu.place = VcpuState::Standing;
+                vcpu.standing = Some((vcpu.waited, PausedWait::begin(vcpu.waited)));
                 self.unload(id);
             }
             VcpuState::Standing if !self.life.is_paused() => {
                 vcpu.place = VcpuState::In;
+                if let Some((before, wait)) = vcpu.standing.take() {
+                    vcpu.nothing_is_stolen(before + wait.ticks());
+                }
+                vcpu.stolen = stolen::stolen(vcpu.waited, vcpu.not_stolen);
                 self.clock.enter();
                 self.update_timer(id);
             }
@@ -119,7 +127,9 @@ impl WholeVm {
                 }
                 Some(Task::Run(start)) => self.begins(start),
                 Some(Task::GoOn) => {
-                    self.vcpus[id.index()].place = VcpuState::In;
+                    let vcpu = &mut self.vcpus[id.index()];
+                    vcpu.place = VcpuState::In;
+                    vcpu.nothing_is_stolen(vcpu.waited);
                     self.clock.enter();
                     self.update_timer(id);
                 }
@@ -141,6 +151,7 @@ impl WholeVm {
         let vcpu = &mut self.vcpus[id.index()];
         vcpu.registers = Registers::default();
         vcpu.place = VcpuState::In;
+        vcpu.nothing_is_stolen(vcpu.waited);
         self.enter_at(start);
         self.clock.enter();
         let concerned = self.shared.gic.borrow_mut().set_power(id, Power::On);
@@ -180,6 +191,7 @@ impl WholeVm {
             self.unload(id);
         }
         self.vcpus[id.index()].place = VcpuState::Out;
+        self.vcpus[id.index()].standing = None;
         let concerned = self.shared.gic.borrow_mut().set_power(id, Power::Off);
         self.refresh(concerned);
         let end = self.life.left(id, self.host_milliseconds());
@@ -197,6 +209,7 @@ impl WholeVm {
         *self.shared.gic.borrow_mut() = Vgic::new(GIC);
         self.change(Change::Reset);
         self.service.restart();
+        self.vcpus.iter_mut().for_each(|vcpu| vcpu.stolen = 0);
         match end {
             End::Off => {
                 let effects = self.life.is_taken_apart();

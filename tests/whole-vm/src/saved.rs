@@ -79,7 +79,7 @@ impl WholeVm {
                 ..SavedRegisters::default()
             },
             physical_timer: physical.save(),
-            stolen: 0,
+            stolen: self.vcpus[id.index()].stolen,
             stolen_frequency: HOST.0,
         }
     }
@@ -139,7 +139,7 @@ impl WholeVm {
     }
 
     fn restore_vcpu(&mut self, saved: &SavedVcpu) -> Result<(), Damaged> {
-        let SavedVcpu { number, registers, physical_timer, stolen: _, stolen_frequency: _ } = saved;
+        let SavedVcpu { number, registers, physical_timer, stolen, stolen_frequency: _ } = saved;
         let has_begun = self.life.begun().contains(VcpuId(*number));
         let vcpu = self.vcpus.get_mut(usize::from(*number)).filter(|_| has_begun);
         let vcpu = vcpu.ok_or(Damaged::Impossible("another vCPU was on"))?;
@@ -170,6 +170,7 @@ impl WholeVm {
             *place = value;
         }
         vcpu.registers = put;
+        vcpu.stolen = *stolen;
         Ok(())
     }
 

@@ -12,6 +12,7 @@ use services::psci::VmPower;
 use units::{Hz, IPA_BITS, Ipa, Range, Ticks, VcpuId, VcpuSet};
 use vgic::{Line, Vgic};
 use vm::devices::{Fill, Holder, Keeper};
+use vm::stolen::{self, PausedWait};
 use vm::{Bite, GuestCounter, Life, Stop, Watchdogs, Which};
 use vmware::{Config, Limits, Service};
 
@@ -151,6 +152,32 @@ pub(crate) struct Vcpu {
     pub(crate) place: VcpuState,
     pub(crate) is_to_leave: bool,
     pub(crate) is_to_stand: bool,
+    /// For how long its thread has waited for a CPU in all, what of that was not stolen from it, and what was as its record says.
+    pub(crate) waited: u64,
+    pub(crate) not_stolen: u64,
+    pub(crate) stolen: u64,
+    /// While it stands still for a pause: what its thread had waited when that was asked of it, and what it waits meanwhile.
+    pub(crate) standing: Option<(u64, PausedWait)>,
+}
+
+impl Vcpu {
+    fn new() -> Self {
+        Self {
+            registers: Registers::default(),
+            place: VcpuState::Out,
+            is_to_leave: false,
+            is_to_stand: false,
+            waited: 0,
+            not_stolen: 0,
+            stolen: 0,
+            standing: None,
+        }
+    }
+
+    /// No more is stolen than its record says, when its thread has waited so much.
+    pub(crate) const fn nothing_is_stolen(&mut self, waited: u64) {
+        self.not_stolen = stolen::not_stolen(waited, self.stolen);
+    }
 }
 
 /// A VM.
@@ -167,6 +194,8 @@ pub struct WholeVm {
     pub(crate) devices: Devices,
     pub(crate) shared: Shared,
     pub(crate) vcpus: Vec<Vcpu>,
+    /// For how long threads wait for a CPU before they next do what is asked of them.
+    pub(crate) delay: u64,
     /// A device has more to do.
     pub(crate) is_unfinished: bool,
     /// Whose interrupts have changed by what the outside did to devices.
@@ -183,8 +212,6 @@ impl WholeVm {
     #[must_use]
     pub fn new(policy: Doors, pause_stops_time: bool) -> Self {
         let plan = plan(policy);
-        let vcpu =
-            || Vcpu { registers: Registers::default(), place: VcpuState::Out, is_to_leave: false, is_to_stand: false };
         let away = if pause_stops_time { Away::Freeze } else { Away::Advance };
         Self {
             life: Life::new(VmPower::new(VCPUS, plan.ram())),
@@ -201,7 +228,8 @@ impl WholeVm {
                 pages: Default::default(),
                 work: Default::default(),
             },
-            vcpus: (0..VCPUS).map(|_| vcpu()).collect(),
+            vcpus: (0..VCPUS).map(|_| Vcpu::new()).collect(),
+            delay: 0,
             is_unfinished: false,
             concerned: Cell::new(VcpuSet::EMPTY),
             done: Vec::new(),
@@ -377,6 +405,41 @@ impl WholeVm {
             }
         }
         self.poll();
+    }
+
+    /// All its threads wait for a CPU for so long, and get one each.
+    pub fn wait_for_cpus(&mut self, ticks: u64) {
+        self.threads_wait(ticks);
+        self.pass(0);
+    }
+
+    /// The next time that something is asked of its threads, all wait for a CPU for so long before they do it.
+    pub const fn delay(&mut self, ticks: u64) {
+        self.delay = ticks;
+    }
+
+    pub(crate) fn threads_wait(&mut self, ticks: u64) {
+        self.now = Ticks(self.now.0.saturating_add(ticks));
+        for vcpu in &mut self.vcpus {
+            vcpu.waited += ticks;
+            match &mut vcpu.standing {
+                Some((_, wait)) if self.life.is_paused() => wait.lasts(vcpu.waited),
+                None if vcpu.place == VcpuState::In => vcpu.stolen = stolen::stolen(vcpu.waited, vcpu.not_stolen),
+                Some(_) | None => {}
+            }
+        }
+    }
+
+    /// What a vCPU's record says of the time that was stolen from it, in ticks of the host's counter.
+    #[must_use]
+    pub fn stolen(&self, vcpu: VcpuId) -> u64 {
+        self.vcpus.get(vcpu.index()).map_or(0, |vcpu| vcpu.stolen)
+    }
+
+    /// What its guest's counter shows.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.clock.clock().guest(self.now).0
     }
 
     /// A timer's line follows its registers.

@@ -10,7 +10,7 @@ use alloc::boxed::Box;
 use core::ops::Deref;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
-use ::vm::needs;
+use ::vm::{needs, stolen};
 use clock::GuestTicks;
 use cpu::registers::General;
 use cpu::retry::Tries;
@@ -229,10 +229,16 @@ impl Vcpu {
         }
     }
 
+    /// When its thread has waited so much in all, no more is stolen than its record says, in which something else may have been put.
+    fn nothing_is_stolen(&self, waited: u64) {
+        let not_stolen = stolen::not_stolen(waited, self.stolen.load(Ordering::Relaxed));
+        self.not_stolen.store(not_stolen, Ordering::Relaxed);
+    }
+
     /// Brings its record up to date. While the vCPU is off its thread may wait too; that is nobody's loss, and not counted.
     #[inline(always)]
     fn tell_stolen_time(&self) {
-        let stolen = self.thread().wait_time().wrapping_sub(self.waited_before.load(Ordering::Relaxed));
+        let stolen = stolen::stolen(self.thread().wait_time(), self.not_stolen.load(Ordering::Relaxed));
         self.stolen.store(stolen, Ordering::Relaxed);
         if let Some(record) = self.vm.record(self.id) {
             let time = Pa(record.0 + STOLEN_OFFSET);
@@ -255,6 +261,7 @@ impl Vcpu {
     #[inline(always)]
     fn save_registers(&self, mut physical: u32, features: &Features) {
         self.state.lock().save(features);
+        // Behind that, which has disarmed the timer: it would fire again at once, here, for nobody.
         while physical != 0 {
             gic::set_active(units::IntId(physical.trailing_zeros()), false);
             physical &= physical - 1;
@@ -452,7 +459,7 @@ impl Vcpu {
             if asked & (request::INTERRUPTS | request::TIMER) != 0 || !knows_nothing() {
                 self.update_timers();
                 let vmcr = sysreg::ich_vmcr_el2::read();
-                // Between sync and flush, when the model knows all.
+                // Between sync and flush: at any other time list registers hold a part of what waits, and the model does not know it.
                 self.with_gic(|gic| {
                     ready = awake(gic, vmcr);
                     VcpuSet::EMPTY
@@ -514,8 +521,7 @@ impl Vcpu {
             self.tell_power(Power::On);
             self.load();
             // What its thread waited while the vCPU was off does not count.
-            let waited = self.thread().wait_time().wrapping_sub(self.stolen.load(Ordering::Relaxed));
-            self.waited_before.store(waited, Ordering::Relaxed);
+            self.nothing_is_stolen(self.thread().wait_time());
             let leave = run();
             self.resident.store(false, Ordering::Relaxed);
             self.unload();
@@ -584,11 +590,8 @@ impl Vcpu {
         let before = self.thread().wait_time();
         let waited = with_irqs(|| self.vm.stand_still(self));
         context.set_general(&self.general.lock());
-        // What was stolen before may have been put in meanwhile; what its thread waited for since the pause is over is added.
-        let now = self.thread().wait_time();
-        let since = now.wrapping_sub(before).wrapping_sub(waited);
-        let stolen = self.stolen.load(Ordering::Relaxed).wrapping_add(since);
-        self.waited_before.store(now.wrapping_sub(stolen), Ordering::Relaxed);
+        // What its thread waited before its guest's clock could stop, and since the pause is over, is stolen when it is told.
+        self.nothing_is_stolen(before.wrapping_add(waited));
         // Before it is loaded: its counters' offset and controls are loaded with the registers.
         self.adopt_clock();
         self.resident.store(true, Ordering::Relaxed);

@@ -51,8 +51,8 @@ pub struct VcpuHandle {
     pub(crate) requests: AtomicU32,
     /// How often the GIC model has been brought up to date, for threads that wait for it.
     pub(crate) syncs: AtomicU32,
-    /// Ticks that its thread had waited for a CPU when the VM was started: what came before was not stolen from the guest.
-    pub(crate) waited_before: AtomicU64,
+    /// Ticks that its thread has waited for a CPU and that were not stolen from the guest ([`::vm::stolen`]).
+    pub(crate) not_stolen: AtomicU64,
     /// Ticks stolen from it, as its record says.
     pub(crate) stolen: AtomicU64,
     thread: Once<&'static Thread>,
@@ -69,7 +69,7 @@ impl VcpuHandle {
             resident: AtomicBool::new(false),
             requests: AtomicU32::new(0),
             syncs: AtomicU32::new(0),
-            waited_before: AtomicU64::new(0),
+            not_stolen: AtomicU64::new(0),
             stolen: AtomicU64::new(0),
             thread: Once::new(),
         }
@@ -144,7 +144,7 @@ impl VcpuHandle {
 
     /// The VM starts: nothing has been stolen from this vCPU yet, and its record, which is new, says so.
     pub(crate) fn forget_stolen_time(&self) {
-        self.waited_before.store(self.thread().wait_time(), Ordering::Relaxed);
+        self.not_stolen.store(self.thread().wait_time(), Ordering::Relaxed);
         self.stolen.store(0, Ordering::Relaxed);
     }
 
@@ -163,7 +163,7 @@ impl VcpuHandle {
             // Only a change of it means something.
             syncs: _,
             // Of its thread.
-            waited_before: _,
+            not_stolen: _,
             stolen,
             // This host's.
             thread: _,

@@ -9,6 +9,7 @@ use core::fmt;
 use core::sync::atomic::Ordering;
 
 use ::devices::Change;
+use ::vm::stolen::PausedWait;
 use ::vm::{Ask, Effect, End, Saying, Task};
 use hw::sync::PreemptGuard;
 use hw::sysreg;
@@ -174,29 +175,26 @@ impl Vm {
     /// `vcpu` stands still for as long as the VM is paused, or until it is to leave. Its registers are in memory; called by
     /// its thread. For how long that waited for a CPU meanwhile, in the host's ticks: nobody stole that time from the guest.
     pub(crate) fn stand_still(&self, vcpu: &VcpuHandle) -> u64 {
-        let mut waited = 0;
         let mut life = self.life();
         let mut clock = self.clock.lock();
         clock.leave(Ticks(sysreg::cntpct_el0()));
         let is_left = clock.is_left();
         drop(clock);
+        let mut wait = PausedWait::begin(vcpu.thread().wait_time());
         if is_left {
             // Somebody may wait for that, to save it.
             output::wake_reader();
         }
         while life.is_paused() && !vcpu.is_to_stop() {
+            wait.lasts(vcpu.thread().wait_time());
             drop(life);
-            let before = vcpu.thread().wait_time();
             sched::block(None);
             life = self.life();
-            if life.is_paused() {
-                waited += vcpu.thread().wait_time().wrapping_sub(before);
-            }
         }
         // Under the lock of its life, so that no pause comes between: the clock would stop though this vCPU goes on.
         self.clock.lock().enter();
         drop(life);
-        waited
+        wait.ticks()
     }
 
     /// What `vcpu`'s thread does next; waits until there is something.
