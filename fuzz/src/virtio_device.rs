@@ -160,9 +160,7 @@ fn use_chain(ram: &Ram, queue: &mut Queue, chain: &mut Chain, request: u8) {
         }
     }
     assert!(ram.accesses.get() <= usize::from(QUEUE_SIZE));
-    if request & 1 != 0 {
-        queue.undo_pop();
-    } else if queue.push(ram, chain).is_ok() {
+    if request & 1 == 0 && queue.push(ram, chain).is_ok() {
         let _ = queue.take_interrupt(ram);
     }
 }

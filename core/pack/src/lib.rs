@@ -17,6 +17,7 @@ extern crate alloc;
 extern crate std;
 
 mod boxed;
+pub mod testing;
 mod values;
 
 use alloc::vec::Vec;

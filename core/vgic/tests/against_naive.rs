@@ -218,10 +218,7 @@ impl Machine {
             }
         }
         let saved = self.vgic.save().expect("all vCPUs are settled");
-        let mut bytes = pack::Writer::new();
-        bytes.part(&saved);
-        let bytes = bytes.finish().expect("there is memory");
-        let saved = pack::Reader::new(&bytes).part().expect("it was just written");
+        let saved = pack::testing::through_bytes(&saved).expect("it was just written");
         let Setting { vcpus, priority_bits, .. } = self.setting;
         self.setting.list_registers = list_registers;
         let config = Config { vcpus, list_registers, priority_bits: 8, preemption_bits: priority_bits.min(7) };

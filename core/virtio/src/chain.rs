@@ -224,11 +224,6 @@ impl Chain {
         Ok(done)
     }
 
-    /// Notes that `count` bytes were written through [`writable`](Self::writable) instead of [`write`](Self::write).
-    pub fn set_written(&mut self, count: u32) {
-        self.written = count;
-    }
-
     pub(crate) fn begin(&mut self, head: u16) {
         self.segments.clear();
         self.readable_segments = 0;

@@ -88,12 +88,6 @@ impl Console {
         self.input.push(bytes)
     }
 
-    /// How many bytes [`push_input`](Self::push_input) would take.
-    #[must_use]
-    pub fn input_space(&self) -> usize {
-        self.input.space()
-    }
-
     /// How many bytes of output wait.
     #[must_use]
     pub fn output_pending(&self) -> usize {

@@ -411,13 +411,13 @@ impl<D: Device> Mmio<D> {
         };
         match offset {
             // A size that does not fit 16 bits is as wrong as 0, which `make_ready` refuses.
-            register::QUEUE_SIZE => queue.size = u16::try_from(value).unwrap_or(0),
-            register::QUEUE_DESC_LOW => queue.descriptors = address(queue.descriptors, 0),
-            register::QUEUE_DESC_HIGH => queue.descriptors = address(queue.descriptors, 1),
-            register::QUEUE_DRIVER_LOW => queue.available = address(queue.available, 0),
-            register::QUEUE_DRIVER_HIGH => queue.available = address(queue.available, 1),
-            register::QUEUE_DEVICE_LOW => queue.used = address(queue.used, 0),
-            register::QUEUE_DEVICE_HIGH => queue.used = address(queue.used, 1),
+            register::QUEUE_SIZE => queue.state.size = u16::try_from(value).unwrap_or(0),
+            register::QUEUE_DESC_LOW => queue.state.descriptors = address(queue.state.descriptors, 0),
+            register::QUEUE_DESC_HIGH => queue.state.descriptors = address(queue.state.descriptors, 1),
+            register::QUEUE_DRIVER_LOW => queue.state.available = address(queue.state.available, 0),
+            register::QUEUE_DRIVER_HIGH => queue.state.available = address(queue.state.available, 1),
+            register::QUEUE_DEVICE_LOW => queue.state.used = address(queue.state.used, 0),
+            register::QUEUE_DEVICE_HIGH => queue.state.used = address(queue.state.used, 1),
             _ => {}
         }
     }

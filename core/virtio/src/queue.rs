@@ -121,18 +121,8 @@ pub const CHAINS_A_CALL: usize = 64;
 #[derive(Clone, Debug)]
 pub struct Queue {
     max_size: u16,
-    pub(crate) size: u16,
-    pub(crate) descriptors: Ipa,
-    pub(crate) available: Ipa,
-    pub(crate) used: Ipa,
-    ready: bool,
-    event_index: bool,
-    indirect: bool,
-    /// The next entry of the available ring to take, and of the used ring to fill; both count on past the size.
-    next_available: u16,
-    next_used: u16,
-    /// `next_used` when the driver was last considered for an interrupt.
-    considered: u16,
+    /// What is saved of it.
+    pub(crate) state: SavedQueue,
     /// Where to go on with the chain that is next, if it was begun. Not part of the state: the chain may be begun again.
     walk: Option<Walk>,
     /// For which entry the driver has been asked to notify. As little: it may be asked again.
@@ -143,21 +133,7 @@ impl Queue {
     /// A queue that may become up to `max_size` entries long: a power of two, at most 32768.
     #[must_use]
     pub fn new(max_size: u16) -> Self {
-        Self {
-            max_size,
-            size: max_size,
-            descriptors: Ipa(0),
-            available: Ipa(0),
-            used: Ipa(0),
-            ready: false,
-            event_index: false,
-            indirect: false,
-            next_available: 0,
-            next_used: 0,
-            considered: 0,
-            walk: None,
-            asked: None,
-        }
+        Self { max_size, state: SavedQueue { size: max_size, ..SavedQueue::default() }, walk: None, asked: None }
     }
 
     /// The largest size.
@@ -169,75 +145,49 @@ impl Queue {
     /// Whether the driver has set it up and released it to the device.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        self.ready
+        self.state.ready
     }
 
     /// Sets which of the ring features the driver accepted.
     pub fn set_features(&mut self, event_index: bool, indirect: bool) {
-        self.event_index = event_index;
-        self.indirect = indirect;
+        self.state.event_index = event_index;
+        self.state.indirect = indirect;
     }
 
     /// Places the queue, before it is made ready: its size, descriptor table, available ring and used ring.
     pub fn place(&mut self, size: u16, descriptors: Ipa, available: Ipa, used: Ipa) {
-        self.size = size;
-        self.descriptors = descriptors;
-        self.available = available;
-        self.used = used;
+        self.state.size = size;
+        self.state.descriptors = descriptors;
+        self.state.available = available;
+        self.state.used = used;
     }
 
     /// Makes the queue ready, from the start of its rings, if its size and addresses are valid (section 2.7); returns
     /// whether they are.
     pub fn make_ready(&mut self) -> bool {
-        self.ready = self.is_valid();
-        self.next_available = 0;
-        self.next_used = 0;
-        self.considered = 0;
+        self.state.ready = self.is_valid();
+        self.state.next_available = 0;
+        self.state.next_used = 0;
+        self.state.considered = 0;
         (self.walk, self.asked) = (None, None);
-        self.ready
+        self.state.ready
     }
 
     /// Whether its size and addresses are such that the arithmetic of its rings holds.
     fn is_valid(&self) -> bool {
-        let size = u64::from(self.size);
+        let size = u64::from(self.state.size);
         let fits = |base: Ipa, alignment, bytes| base.is_aligned(alignment) && base.checked_add(bytes).is_some();
-        self.size.is_power_of_two()
-            && self.size <= self.max_size
-            && fits(self.descriptors, DESCRIPTOR_SIZE, size * DESCRIPTOR_SIZE)
-            && fits(self.available, 2, RING_HEADER + size * AVAILABLE_SIZE + 2)
-            && fits(self.used, 4, RING_HEADER + size * USED_SIZE + 2)
+        self.state.size.is_power_of_two()
+            && self.state.size <= self.max_size
+            && fits(self.state.descriptors, DESCRIPTOR_SIZE, size * DESCRIPTOR_SIZE)
+            && fits(self.state.available, 2, RING_HEADER + size * AVAILABLE_SIZE + 2)
+            && fits(self.state.used, 4, RING_HEADER + size * USED_SIZE + 2)
     }
 
     /// Takes the state out.
     #[must_use]
     pub fn save(&self) -> SavedQueue {
-        let &Self {
-            max_size: _,
-            size,
-            descriptors,
-            available,
-            used,
-            ready,
-            event_index,
-            indirect,
-            next_available,
-            next_used,
-            considered,
-            walk: _,
-            asked: _,
-        } = self;
-        SavedQueue {
-            size,
-            descriptors,
-            available,
-            used,
-            ready,
-            event_index,
-            indirect,
-            next_available,
-            next_used,
-            considered,
-        }
+        self.state
     }
 
     /// A queue of up to `max_size` entries with this state.
@@ -245,34 +195,8 @@ impl Queue {
     /// # Errors
     /// If no driver can bring such a queue into it.
     pub fn restored(max_size: u16, saved: &SavedQueue) -> Result<Self, Unfit> {
-        let &SavedQueue {
-            size,
-            descriptors,
-            available,
-            used,
-            ready,
-            event_index,
-            indirect,
-            next_available,
-            next_used,
-            considered,
-        } = saved;
-        let queue = Self {
-            max_size,
-            size,
-            descriptors,
-            available,
-            used,
-            ready,
-            event_index,
-            indirect,
-            next_available,
-            next_used,
-            considered,
-            walk: None,
-            asked: None,
-        };
-        if ready && !queue.is_valid() {
+        let queue = Self { max_size, state: *saved, walk: None, asked: None };
+        if saved.ready && !queue.is_valid() {
             return Err(Unfit("a queue is ready whose size or addresses are not valid"));
         }
         Ok(queue)
@@ -280,7 +204,7 @@ impl Queue {
 
     /// Takes the queue from the device; nothing touches its memory any more.
     pub fn make_unready(&mut self) {
-        self.ready = false;
+        self.state.ready = false;
         self.walk = None;
     }
 
@@ -295,7 +219,7 @@ impl Queue {
     /// # Errors
     /// If the ring or the chain breaks a rule. The queue is then not to be used any more.
     pub fn pop<M: GuestMemory>(&mut self, memory: &M, chain: &mut Chain) -> Result<bool, QueueError> {
-        if !self.ready {
+        if !self.state.ready {
             return Ok(false);
         }
         let walk = match self.walk.take() {
@@ -305,11 +229,17 @@ impl Queue {
                 chain.begin(head);
                 // One step more than a chain may be long, for the descriptor of an indirect table.
                 let left = self.max_size.saturating_add(1);
-                Walk { table: self.descriptors, entries: self.size.into(), in_indirect: false, index: head, left }
+                Walk {
+                    table: self.state.descriptors,
+                    entries: self.state.size.into(),
+                    in_indirect: false,
+                    index: head,
+                    left,
+                }
             }
         };
         self.collect(memory, walk, chain)?;
-        self.next_available = self.next_available.wrapping_add(1);
+        self.state.next_available = self.state.next_available.wrapping_add(1);
         self.asked = None;
         Ok(true)
     }
@@ -317,8 +247,8 @@ impl Queue {
     /// The first descriptor of the next buffer, if there is one.
     fn next_head<M: GuestMemory>(&mut self, memory: &M) -> Result<Option<u16>, QueueError> {
         let mut index = self.load_available_index(memory)?;
-        if index == self.next_available {
-            if !self.event_index || self.asked == Some(index) {
+        if index == self.state.next_available {
+            if !self.state.event_index || self.asked == Some(index) {
                 return Ok(None);
             }
             // Ask for a notification, then look again: the driver may have added a buffer before it saw the request.
@@ -327,21 +257,16 @@ impl Queue {
             // what the other wrote.
             fence(Ordering::SeqCst);
             index = self.load_available_index(memory)?;
-            if index == self.next_available {
+            if index == self.state.next_available {
                 self.asked = Some(index);
                 return Ok(None);
             }
         }
-        if index.wrapping_sub(self.next_available) > self.size {
-            return Err(QueueError::AvailableIndex { index, expected: self.next_available });
+        if index.wrapping_sub(self.state.next_available) > self.state.size {
+            return Err(QueueError::AvailableIndex { index, expected: self.state.next_available });
         }
-        let slot = self.next_available & (self.size - 1);
-        Ok(Some(memory.load_u16(entry(self.available, RING_HEADER, slot, AVAILABLE_SIZE)?)?))
-    }
-
-    /// Gives the buffer last taken back to the ring, untouched: the next [`pop`](Self::pop) takes it again.
-    pub fn undo_pop(&mut self) {
-        self.next_available = self.next_available.wrapping_sub(1);
+        let slot = self.state.next_available & (self.state.size - 1);
+        Ok(Some(memory.load_u16(entry(self.state.available, RING_HEADER, slot, AVAILABLE_SIZE)?)?))
     }
 
     /// Returns a buffer to the driver, with the bytes that were written to it.
@@ -349,18 +274,18 @@ impl Queue {
     /// # Errors
     /// If the used ring lies outside the guest's memory; the buffer was not returned then.
     pub fn push<M: GuestMemory>(&mut self, memory: &M, chain: &Chain) -> Result<(), QueueError> {
-        if !self.ready {
+        if !self.state.ready {
             return Ok(());
         }
-        let slot = self.next_used & (self.size - 1);
+        let slot = self.state.next_used & (self.state.size - 1);
         let element = u64::from(chain.head()) | u64::from(chain.written()) << 32;
-        memory.write(entry(self.used, RING_HEADER, slot, USED_SIZE)?, &element.to_le_bytes())?;
+        memory.write(entry(self.state.used, RING_HEADER, slot, USED_SIZE)?, &element.to_le_bytes())?;
         // The data and the element have to be there before the index says so. Pairs with the driver's barrier between its load of the
         // used index and its loads of both.
         fence(Ordering::Release);
-        let next = self.next_used.wrapping_add(1);
-        memory.store_u16(entry(self.used, 2, 0, 0)?, next)?;
-        self.next_used = next;
+        let next = self.state.next_used.wrapping_add(1);
+        memory.store_u16(entry(self.state.used, 2, 0, 0)?, next)?;
+        self.state.next_used = next;
         Ok(())
     }
 
@@ -369,26 +294,26 @@ impl Queue {
     /// # Errors
     /// If the rings lie outside the guest's memory.
     pub fn take_interrupt<M: GuestMemory>(&mut self, memory: &M) -> Result<bool, QueueError> {
-        if !self.ready || self.next_used == self.considered {
+        if !self.state.ready || self.state.next_used == self.state.considered {
             return Ok(false);
         }
-        let before = self.considered;
+        let before = self.state.considered;
         // The used index has to be visible before the driver's request is read. Pairs with the driver's barrier: it writes its request
         // first, and then looks once more at the used index.
         fence(Ordering::SeqCst);
-        let wanted = if self.event_index {
-            let event = memory.load_u16(entry(self.available, RING_HEADER, self.size, AVAILABLE_SIZE)?)?;
+        let wanted = if self.state.event_index {
+            let event = memory.load_u16(entry(self.state.available, RING_HEADER, self.state.size, AVAILABLE_SIZE)?)?;
             // Is `event` one of the indices from `before` up to, but not including, `next_used`? (section 2.7.10)
-            self.next_used.wrapping_sub(event).wrapping_sub(1) < self.next_used.wrapping_sub(before)
+            self.state.next_used.wrapping_sub(event).wrapping_sub(1) < self.state.next_used.wrapping_sub(before)
         } else {
-            memory.load_u16(self.available)? & AVAILABLE_NO_INTERRUPT == 0
+            memory.load_u16(self.state.available)? & AVAILABLE_NO_INTERRUPT == 0
         };
-        self.considered = self.next_used;
+        self.state.considered = self.state.next_used;
         Ok(wanted)
     }
 
     fn load_available_index<M: GuestMemory>(&self, memory: &M) -> Result<u16, QueueError> {
-        let index = memory.load_u16(entry(self.available, 2, 0, 0)?)?;
+        let index = memory.load_u16(entry(self.state.available, 2, 0, 0)?)?;
         // Ring entries and descriptors are read after the index that announced them. Pairs with the driver's barrier before it stores
         // that index.
         fence(Ordering::Acquire);
@@ -396,7 +321,7 @@ impl Queue {
     }
 
     fn available_event_address(&self) -> Result<Ipa, QueueError> {
-        entry(self.used, RING_HEADER, self.size, USED_SIZE)
+        entry(self.state.used, RING_HEADER, self.state.size, USED_SIZE)
     }
 
     /// Copies the rest of a chain, from where `walk` has come to.
@@ -409,7 +334,7 @@ impl Queue {
                 Descriptor::read(memory, walk.table, walk.index).inspect_err(|_| self.walk = Some(walk))?;
             walk.left = left;
             if descriptor.flags & DESCRIPTOR_INDIRECT != 0 {
-                if walk.in_indirect || !self.indirect || descriptor.flags & DESCRIPTOR_NEXT != 0 {
+                if walk.in_indirect || !self.state.indirect || descriptor.flags & DESCRIPTOR_NEXT != 0 {
                     return Err(QueueError::MisplacedIndirect);
                 }
                 if descriptor.length == 0 || !descriptor.length.is_multiple_of(DESCRIPTOR_SIZE as u32) {

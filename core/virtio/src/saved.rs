@@ -86,8 +86,8 @@ impl<S: Part> Part for SavedMmio<S> {
     const VERSION: u16 = Self::VERSION;
 }
 
-/// The state of a queue.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+/// The state of a queue, which is what the queue works on: a field that is added is saved, or stands outside of it with the reason.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub struct SavedQueue {
     /// QueueSize.
     pub size: u16,
@@ -103,11 +103,11 @@ pub struct SavedQueue {
     pub event_index: bool,
     /// And indirect descriptors.
     pub indirect: bool,
-    /// The next entry of the available ring to take.
+    /// The next entry of the available ring to take. It counts on past the size, as the next one.
     pub next_available: u16,
     /// The next entry of the used ring to fill.
     pub next_used: u16,
-    /// Up to which entry the driver was considered for an interrupt.
+    /// What that was when the driver was last considered for an interrupt.
     pub considered: u16,
 }
 

@@ -35,8 +35,6 @@ const HCR_VSE: u64 = 1 << 8;
 const MDSCR_ARMED: u64 = 1 | 1 << 13 | 1 << 15;
 /// Beside these bits, in what is unusual about a vCPU: its time is scaled.
 const SCALED: u64 = 1 << 63;
-/// CNTV_CTL_EL0.ENABLE.
-const TIMER_ENABLE: u64 = 1;
 
 /// What kinds of state this host's CPUs have, beyond what all have. The same on all of them.
 #[derive(Clone, Copy, Debug, Default)]
@@ -421,12 +419,6 @@ impl GuestState {
 
     fn is_debug_loaded(&self) -> bool {
         self.unusual & !SCALED != 0
-    }
-
-    /// Whether the virtual timer is armed; for a vCPU that is not loaded.
-    #[must_use]
-    pub fn timer_armed(&self) -> bool {
-        self.el1.cntv_ctl_el0 & TIMER_ENABLE != 0
     }
 
     /// Gives the loaded vCPU its FP/SIMD registers, after its first access trapped.

@@ -39,50 +39,14 @@ pub fn with_vttbr(vttbr: u64, work: impl FnOnce()) {
     });
 }
 
-/// Invalidates the current VMID's stage 2 translations of the page at `ipa`, then all that combine both stages, which
-/// cannot be found by IPA; on all CPUs.
-pub fn invalidate_ipa(ipa: Ipa) {
-    BROADCASTS.fetch_add(1, Ordering::Relaxed);
-    // The change of the table is visible to all walkers before anything is invalidated, or a walk could bring the old entry back.
-    dsb_ish();
-    // SAFETY: forgetting a guest's translations only makes the CPU walk its tables again.
-    unsafe { core::arch::asm!("tlbi ipas2e1is, {}", in(reg) ipa.0 >> 12, options(nostack, preserves_flags)) };
-    // Stage 2's entries are gone before those that combine both stages, or a walk of stage 1 could make such a one of an old entry.
-    dsb_ish();
-    // SAFETY: as above.
-    unsafe { core::arch::asm!("tlbi vmalle1is", options(nostack, preserves_flags)) };
-    // All CPUs have done so before this returns: then the caller may write another entry, or give the memory to somebody else.
-    dsb_ish();
-    isb();
-}
-
-/// Invalidates everything of the current VMID, both stages, on all CPUs. The barriers are there as in [`invalidate_ipa`].
+/// Invalidates everything of the current VMID, both stages, on all CPUs. The barriers are there as in [`invalidate_ipas`].
 pub fn invalidate_vmid() {
     BROADCASTS.fetch_add(1, Ordering::Relaxed);
     dsb_ish();
-    // SAFETY: as above.
+    // SAFETY: forgetting a guest's translations only makes the CPU walk its tables again.
     unsafe { core::arch::asm!("tlbi vmalls12e1is", options(nostack, preserves_flags)) };
     dsb_ish();
     isb();
-}
-
-/// Translates `va` as the guest's EL1 (or EL0) would read it, through both stages; the page's PAR_EL1 value. The guest's
-/// own PAR_EL1 is kept.
-#[must_use]
-pub fn translate_guest(va: u64, unprivileged: bool) -> u64 {
-    let before = sysreg::par_el1::read();
-    // SAFETY: an address translation changes PAR_EL1 alone, which is put back.
-    unsafe {
-        if unprivileged {
-            core::arch::asm!("at s12e0r, {}", in(reg) va, options(nostack, preserves_flags));
-        } else {
-            core::arch::asm!("at s12e1r, {}", in(reg) va, options(nostack, preserves_flags));
-        }
-    }
-    isb();
-    let result = sysreg::par_el1::read();
-    sysreg::par_el1::write(before);
-    result
 }
 
 /// As whom, and for what, the guest's stage 1 is asked.
@@ -129,17 +93,21 @@ pub fn translate_stage1(va: u64, access: Stage1) -> u64 {
     result
 }
 
-/// As [`invalidate_ipa`] for several pages, with one wait for all.
+/// Invalidates the current VMID's stage 2 translations of these pages, then all that combine both stages, which cannot be found by IPA;
+/// on all CPUs, with one wait for all.
 pub fn invalidate_ipas(pages: impl Iterator<Item = Ipa>) {
     BROADCASTS.fetch_add(1, Ordering::Relaxed);
+    // The change of the table is visible to all walkers before anything is invalidated, or a walk could bring the old entry back.
     dsb_ish();
     for ipa in pages {
         // SAFETY: forgetting a guest's translations only makes the CPU walk its tables again.
         unsafe { core::arch::asm!("tlbi ipas2e1is, {}", in(reg) ipa.0 >> 12, options(nostack, preserves_flags)) };
     }
+    // Stage 2's entries are gone before those that combine both stages, or a walk of stage 1 could make such a one of an old entry.
     dsb_ish();
     // SAFETY: as above.
     unsafe { core::arch::asm!("tlbi vmalle1is", options(nostack, preserves_flags)) };
+    // All CPUs have done so before this returns: then the caller may write another entry, or give the memory to somebody else.
     dsb_ish();
     isb();
 }

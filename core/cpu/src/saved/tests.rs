@@ -3,7 +3,7 @@
 use std::format;
 use std::vec::Vec;
 
-use pack::{Damaged, Part, Reader, Writer};
+use pack::testing::{assert_bounded, through_bytes};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -144,10 +144,7 @@ proptest! {
         other.general.x = [7; 31];
         other.registers().restore(&home.registers().save().unwrap()).unwrap();
         prop_assert_eq!(&other, &home);
-        let mut out = Writer::new();
-        out.part(&saved);
-        let bytes = out.finish().expect("there is memory");
-        prop_assert_eq!(Reader::new(&bytes).part(), Ok(saved));
+        prop_assert_eq!(through_bytes(&saved), Ok(saved));
     }
 }
 
@@ -201,28 +198,17 @@ fn only_a_guests_pstate_is_put_in() {
 /// Of each list as many values are read as any VM may have, and one more is refused by the list's name.
 #[test]
 fn no_list_is_longer_than_any_vms() {
-    fn bounded<P: Part + PartialEq + core::fmt::Debug>(list: &'static str, most: usize, with: &dyn Fn(usize) -> P) {
-        let packed = |part: &P| {
-            let mut out = Writer::new();
-            out.part(part);
-            out.finish().expect("there is memory")
-        };
-        let longest = with(most);
-        assert_eq!(Reader::new(&packed(&longest)).part(), Ok(longest));
-        let longer: Result<P, _> = Reader::new(&packed(&with(most + 1))).part();
-        assert_eq!(longer, Err(Damaged::Many(list, most as u32 + 1, most)));
-    }
     // SCTLR_EL1 and so on, ten keys, two context numbers, and DISR_EL1.
-    bounded("SavedRegisters.system", 38, &|count| SavedRegisters {
+    assert_bounded("SavedRegisters.system", 38, |count| SavedRegisters {
         system: core::iter::repeat_n((Name::new("sctlr_el1"), 1), count).collect(),
         ..SavedRegisters::default()
     });
     let points = |count| core::iter::repeat_n((1, 2), count).collect();
-    bounded("SavedRegisters.breakpoints", 16, &|count| SavedRegisters {
+    assert_bounded("SavedRegisters.breakpoints", 16, |count| SavedRegisters {
         breakpoints: points(count),
         ..SavedRegisters::default()
     });
-    bounded("SavedRegisters.watchpoints", 16, &|count| SavedRegisters {
+    assert_bounded("SavedRegisters.watchpoints", 16, |count| SavedRegisters {
         watchpoints: points(count),
         ..SavedRegisters::default()
     });

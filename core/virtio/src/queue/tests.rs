@@ -70,17 +70,6 @@ fn rings_wrap() {
 }
 
 #[test]
-fn a_buffer_put_back_is_taken_again() {
-    let ram = Ram::new();
-    let mut queue = queue(false, false);
-    ram.descriptor(DESCRIPTORS, 0, (BUFFERS, 1), 0, 0);
-    let mut chain = pop_one(&ram, &mut queue).unwrap();
-    queue.undo_pop();
-    assert_eq!(queue.pop(&ram, &mut chain), Ok(true));
-    assert_eq!(queue.pop(&ram, &mut chain), Ok(false));
-}
-
-#[test]
 fn indirect_descriptors_may_follow_direct_ones() {
     let ram = Ram::new();
     let table = RAM + 0x3000;

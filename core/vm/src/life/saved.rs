@@ -101,7 +101,8 @@ impl<R: Clone + PartialEq> Life<R> {
 mod tests {
     use super::SavedLife;
     use crate::{Life, Task};
-    use pack::{Damaged, Reader, Writer};
+    use pack::Damaged;
+    use pack::testing::through_bytes;
     use proptest::prelude::*;
     use services::psci::{SavedPower, Start, VmPower};
     use units::{Ipa, Range, VcpuId, VcpuSet};
@@ -137,10 +138,7 @@ mod tests {
             let mut life = paused(count);
             prop_assert_eq!(life.restore(&saved, first()), Ok(()));
             prop_assert_eq!(life.save(), Some(saved));
-            let mut out = Writer::new();
-            out.part(&saved);
-            let bytes = out.finish().expect("there is memory");
-            prop_assert_eq!(Reader::new(&bytes).part(), Ok(saved));
+            prop_assert_eq!(through_bytes(&saved), Ok(saved));
         }
     }
 

@@ -54,7 +54,7 @@ mod tests {
     use super::SavedWatchdogs;
     use crate::Watchdogs;
     use abi::bundle::Doors;
-    use pack::{Reader, Writer};
+    use pack::testing::through_bytes;
     use proptest::prelude::*;
     use watchdog::SavedWatchdog;
 
@@ -73,10 +73,7 @@ mod tests {
             let mut watchdogs = Watchdogs::new(&Doors::default());
             prop_assert_eq!(watchdogs.restore(&saved), Ok(()));
             prop_assert_eq!(watchdogs.save(now), saved);
-            let mut out = Writer::new();
-            out.part(&saved);
-            let bytes = out.finish().expect("there is memory");
-            prop_assert_eq!(Reader::new(&bytes).part(), Ok(saved));
+            prop_assert_eq!(through_bytes(&saved), Ok(saved));
             let mut bad = saved;
             bad.own[7].action = 9;
             prop_assert!(watchdogs.restore(&bad).is_err());

@@ -5,7 +5,8 @@ use std::vec;
 use std::vec::Vec;
 
 use abi::bundle::Calls;
-use pack::{Damaged, Reader, Writer};
+use pack::testing::{assert_bounded, through_bytes};
+use pack::{Damaged, Writer};
 use proptest::option;
 use proptest::prelude::*;
 
@@ -103,10 +104,7 @@ proptest! {
         prop_assert_eq!(service.restore(earlier, NOW), Ok(()));
         prop_assert_eq!(service.restore(saved.clone(), NOW), Ok(()));
         prop_assert_eq!(service.save(NOW), Ok(saved.clone()));
-        let mut out = Writer::new();
-        out.part(&saved);
-        let bytes = out.finish().expect("there is memory");
-        prop_assert_eq!(Reader::new(&bytes).part(), Ok(saved));
+        prop_assert_eq!(through_bytes(&saved), Ok(saved));
     }
 }
 
@@ -145,12 +143,6 @@ fn what_no_guest_can_bring_about_is_refused() {
 /// Of each list as many values are read as any VM may have, and one more is refused by the list's name.
 #[test]
 fn no_list_is_longer_than_any_guests() {
-    let read = |saved: &SavedService| {
-        let mut out = Writer::new();
-        out.part(saved);
-        let bytes = out.finish().expect("there is memory");
-        Reader::new(&bytes).part::<SavedService>()
-    };
     let mut tried = 0;
     let mut bounded = |list: &'static str, most: usize, with: &dyn Fn(&mut SavedService, usize)| {
         let of = |count| {
@@ -158,9 +150,7 @@ fn no_list_is_longer_than_any_guests() {
             with(&mut saved, count);
             saved
         };
-        let longest = of(most);
-        assert_eq!(read(&longest), Ok(longest));
-        assert_eq!(read(&of(most + 1)), Err(Damaged::Many(list, most as u32 + 1, most)));
+        assert_bounded(list, most, of);
         tried += 1;
     };
     let channel = |channel: SavedChannel| Vec::from([Some(channel)]);
