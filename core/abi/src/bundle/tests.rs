@@ -88,17 +88,8 @@ fn all_of_a_vm_goes_the_whole_way() {
     let read = bundle.vms().next().unwrap();
     let initrd = read.initrd.unwrap();
     let files = (bundle.verify(&read.kernel).unwrap(), bundle.verify(&initrd).unwrap());
-    assert_eq!(source.with(|text| *text, read.kernel, None, read.initrd), read);
-    let said = (read.name, read.vcpus, read.memory, read.program, read.cmdline, read.weight, read.affinity);
-    assert_eq!(said, ("all", 3, 66 << 20, None, "quiet", 7, 0b101));
-    assert_eq!(
-        (read.time, read.coherency),
-        (
-            Time { frequency: 62_500_000, rate: 250_000, source: TimeSource::Cp15, away: TimeAway::Freeze },
-            Coherency::Eager
-        )
-    );
-    assert_eq!((read.pause_stops_time, read.doors, files), (true, doors, (&KERNEL[..], &INITRD[..])));
+    assert_eq!(files, (&KERNEL[..], &INITRD[..]));
+    assert_eq!(read.with(|text| *text, source.kernel, None, source.initrd), source);
 }
 
 #[test]
