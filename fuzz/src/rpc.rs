@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use crate::doors::Machine;
 use crate::input::Input;
 use abi::bundle::Calls;
-use vmware::{Config, Door, ExceptionLevel, Limits, Outcome, Service};
+use vmware::{Config, Door, ExceptionLevel, Limits, Outcome, Service, Shutdown};
 
 const LIMITS: Limits =
     Limits { channels: 4, message: 600, buffers: 700, keys: 3, key: 24, store: 1000, log: 64, ..Limits::DEFAULT };
@@ -201,7 +201,8 @@ pub fn clients(data: &[u8]) {
                     0 => guest.service.restart(),
                     1 => guest.service.drop_channels(),
                     2 => {
-                        let _ = guest.service.ask_to_stop(whole, guest.machine.now());
+                        let what = if whole { Shutdown::Restart } else { Shutdown::Halt };
+                        let _ = guest.service.ask_to_stop(what, guest.machine.now());
                         continue;
                     }
                     _ => {

@@ -66,8 +66,8 @@ const fn decode_exclusive(word: u32) -> Result<Instruction, Unsupported> {
         // The unused register fields should be all ones, and what happens otherwise is left open.
         (true, false) if field(word, 16, 5) != 31 || field(word, 10, 5) != 31 => Err(Unpredictable),
         (true, false) => {
-            let access = RegisterAccess { sixty_four: field(word, 30, 2) == 3, ..access(word, 0, false, false) };
-            let transfer = Transfer { ordered: true, ..single(word, bit(word, 22), access, Addressing::Offset(0)) };
+            let direction = if bit(word, 22) { Direction::Read } else { Direction::Write };
+            let transfer = Transfer { ordered: true, ..single(word, direction, access(word), Addressing::Offset(0)) };
             Ok(Instruction::Transfer(transfer))
         }
     }
@@ -85,7 +85,7 @@ const fn decode_literal(word: u32) -> Result<Instruction, Unsupported> {
         (true, _) => return Err(Simd),
     };
     let access = RegisterAccess { rt: number(word, 0), bytes, sign_extend, sixty_four };
-    let transfer = single(word, true, access, Addressing::Offset(signed(word, 5, 19) * 4));
+    let transfer = single(word, Direction::Read, access, Addressing::Offset(signed(word, 5, 19) * 4));
     Ok(Instruction::Transfer(Transfer { base: Base::ProgramCounter, ..transfer }))
 }
 
@@ -135,7 +135,8 @@ const fn decode_pair(word: u32) -> Result<Instruction, Unsupported> {
     if overlap || load && first.rt == second.rt {
         return Err(Unpredictable);
     }
-    let transfer = Transfer { second: Some(second), ..single(word, load, first, addressing) };
+    let direction = if load { Direction::Read } else { Direction::Write };
+    let transfer = Transfer { second: Some(second), ..single(word, direction, first, addressing) };
     Ok(Instruction::Transfer(transfer))
 }
 
@@ -189,8 +190,7 @@ const fn decode_atomic(word: u32) -> Result<Instruction, Unsupported> {
         if field(word, 16, 5) != 31 {
             return Err(Unpredictable);
         }
-        let access = RegisterAccess { sixty_four: field(word, 30, 2) == 3, ..access(word, 0, false, false) };
-        let transfer = Transfer { ordered: true, ..single(word, true, access, Addressing::Offset(0)) };
+        let transfer = Transfer { ordered: true, ..single(word, Direction::Read, access(word), Addressing::Offset(0)) };
         return Ok(Instruction::Transfer(transfer));
     }
     Err(Atomic)
@@ -202,18 +202,18 @@ const fn load_or_store(word: u32, addressing: Addressing) -> Result<Instruction,
         return Err(Simd);
     }
     let size = field(word, 30, 2);
-    let (load, access) = match (field(word, 22, 2), size) {
-        (0, _) => (false, access(word, 0, false, size == 3)),
-        (1, _) => (true, access(word, 0, false, size == 3)),
+    let (direction, access) = match (field(word, 22, 2), size) {
+        (0, _) => (Direction::Write, access(word)),
+        (1, _) => (Direction::Read, access(word)),
         (2, 3) => return Ok(Instruction::Prefetch),
-        (2, _) => (true, access(word, 0, true, true)),
-        (_, 0 | 1) => (true, access(word, 0, true, false)),
+        (2, _) => (Direction::Read, RegisterAccess { sign_extend: true, sixty_four: true, ..access(word) }),
+        (_, 0 | 1) => (Direction::Read, RegisterAccess { sign_extend: true, sixty_four: false, ..access(word) }),
         _ => return Err(Unallocated),
     };
     if writes_back(addressing) && base_is(word, access.rt) {
         return Err(Unpredictable);
     }
-    Ok(Instruction::Transfer(single(word, load, access, addressing)))
+    Ok(Instruction::Transfer(single(word, direction, access, addressing)))
 }
 
 /// The same for the forms that have no prefetch.
@@ -225,18 +225,18 @@ const fn without_prefetch(decoded: Result<Instruction, Unsupported>) -> Result<I
 }
 
 /// A transfer of one register, with the base in bits 9:5.
-const fn single(word: u32, load: bool, first: RegisterAccess, addressing: Addressing) -> Transfer {
+const fn single(word: u32, direction: Direction, first: RegisterAccess, addressing: Addressing) -> Transfer {
     let base = match number(word, 5) {
         31 => Base::StackPointer,
         register => Base::Register(register),
     };
-    let direction = if load { Direction::Read } else { Direction::Write };
     Transfer { direction, first, second: None, base, addressing, unprivileged: false, ordered: false }
 }
 
-/// The access of size (bits 31:30) with its register at bit `rt`.
-const fn access(word: u32, rt: u32, sign_extend: bool, sixty_four: bool) -> RegisterAccess {
-    RegisterAccess { rt: number(word, rt), bytes: 1 << field(word, 30, 2), sign_extend, sixty_four }
+/// The access of size (bits 31:30) with its register in bits 4:0, of which it takes only what its size needs.
+const fn access(word: u32) -> RegisterAccess {
+    let size = field(word, 30, 2);
+    RegisterAccess { rt: number(word, 0), bytes: 1 << size, sign_extend: false, sixty_four: size == 3 }
 }
 
 const fn writes_back(addressing: Addressing) -> bool {

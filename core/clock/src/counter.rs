@@ -139,6 +139,15 @@ pub struct GuestClock {
     stood: GuestTicks,
 }
 
+/// Whether a clock that stood still is behind by that.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Standstill {
+    /// It is.
+    Counts,
+    /// That is another matter.
+    IsLeftOut,
+}
+
 impl GuestClock {
     /// A clock that stands at zero and begins to count when the host's counter is at `now`. `None` if the frequencies do
     /// not go together ([`CounterScale::between`]).
@@ -329,13 +338,16 @@ impl GuestClock {
     }
 
     /// By how many of the guest's microseconds it is behind a clock that began with it and has shown real time ever since;
-    /// less than nothing where it is ahead. What it `stands` still for counts, or does not.
+    /// less than nothing where it is ahead.
     #[must_use]
-    pub fn behind(&self, now: Ticks, stands: bool) -> i64 {
+    pub fn behind(&self, now: Ticks, standstill: Standstill) -> i64 {
         let (shown, stood) = (u128::from(self.guest(now).0), u128::from(self.stood(now).0));
         // What its ticks took in real time. No clock is made without a frequency and a rate.
         let real = |ticks: u128| (ticks * u128::from(Rate::REAL.0)).checked_div(self.rate.0.into()).unwrap_or(0);
-        let passed = real(shown) + if stands { real(stood) } else { 0 };
+        let passed = match standstill {
+            Standstill::Counts => real(shown) + real(stood),
+            Standstill::IsLeftOut => real(shown),
+        };
         let (sign, ticks) = if passed < shown { (-1, shown - passed) } else { (1, passed - shown) };
         // Two times 64 bits, in millionths: 86 bits.
         let microseconds = (ticks * 1_000_000).checked_div(self.frequency.0.into()).unwrap_or(0);

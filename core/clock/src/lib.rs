@@ -27,7 +27,7 @@ mod period;
 pub mod saved;
 mod timer;
 
-pub use counter::{Counter, CounterScale, GuestClock, GuestTicks, Rate};
+pub use counter::{Counter, CounterScale, GuestClock, GuestTicks, Rate, Standstill};
 pub use pause::VmClock;
 pub use period::Period;
 pub use timer::EmulatedTimer;

@@ -124,7 +124,7 @@ impl fmt::Display for Refused {
 #[cfg(test)]
 mod tests {
     use super::{Away, Clock};
-    use crate::GuestClock;
+    use crate::{GuestClock, Standstill};
     use proptest::prelude::*;
     use units::{Hz, Ticks};
 
@@ -157,7 +157,7 @@ mod tests {
             if let (Ok(one), Ok(other)) =
                 (GuestClock::restore(&clock, host, Ticks(0)), GuestClock::restore(&frozen, host, Ticks(0)))
             {
-                let behind = other.behind(Ticks(0), true) - one.behind(Ticks(0), true);
+                let behind = other.behind(Ticks(0), Standstill::Counts) - one.behind(Ticks(0), Standstill::Counts);
                 let expected = (away % (1 << 40)) as i64;
                 prop_assert!((behind - expected).abs() <= 2 + i64::from(1_000_000_000 / rate), "{behind} for {expected}");
             }

@@ -5,7 +5,7 @@ use units::{BLOCK_SIZE, PAGE_SIZE, Pa, Range};
 
 use crate::carved::{FRAMES, FrameSet};
 use crate::geometry::{Part, inward, outward};
-use crate::state::Kind;
+use crate::state::{Contents, Kind};
 use crate::{BlockState, CarvedBlock, FramesError, Owner, Usage};
 
 /// VMs are numbered below this.
@@ -217,8 +217,11 @@ impl<'m> FrameAllocator<'m> {
     fn add_part(&mut self, part: Part) {
         let block = part.block;
         if self.blocks[block].kind() == Kind::Absent {
-            let fresh =
-                CarvedBlock { absent: FrameSet::ALL, free: 0, ..CarvedBlock::of_free_block(block as u32, false) };
+            let fresh = CarvedBlock {
+                absent: FrameSet::ALL,
+                free: 0,
+                ..CarvedBlock::of_free_block(block as u32, Contents::Anything)
+            };
             if !self.carve(fresh) {
                 return; // No record left: these few frames are not used at all.
             }
@@ -233,7 +236,7 @@ impl<'m> FrameAllocator<'m> {
         match state.kind() {
             Kind::Free => {
                 self.count_out_free(state);
-                if part.is_whole() || !self.carve(CarvedBlock::of_free_block(block as u32, state.is_clean())) {
+                if part.is_whole() || !self.carve(CarvedBlock::of_free_block(block as u32, state.contents())) {
                     self.blocks[block] = BlockState::RESERVED;
                     self.usage.reserved += FRAMES as u64;
                     return;
@@ -254,12 +257,15 @@ impl<'m> FrameAllocator<'m> {
         match self.blocks[block].kind() {
             Kind::Reserved if part.is_whole() => {
                 self.usage.reserved -= FRAMES as u64;
-                self.set_free(block, false);
+                self.set_free(block, Contents::Anything);
                 return;
             }
             Kind::Reserved => {
-                let all =
-                    CarvedBlock { reserved: FrameSet::ALL, free: 0, ..CarvedBlock::of_free_block(block as u32, false) };
+                let all = CarvedBlock {
+                    reserved: FrameSet::ALL,
+                    free: 0,
+                    ..CarvedBlock::of_free_block(block as u32, Contents::Anything)
+                };
                 if !self.carve(all) {
                     return;
                 }
@@ -300,10 +306,10 @@ impl<'m> FrameAllocator<'m> {
         }
         record.owner = None;
         if record.is_wholly_free() {
-            let clean = record.dirty.is_empty();
+            let contents = if record.dirty.is_empty() { Contents::Zeros } else { Contents::Anything };
             *record = CarvedBlock::UNUSED;
             self.usage.spare -= FRAMES as u64;
-            self.set_free(block, clean);
+            self.set_free(block, contents);
         } else if record.reserved == FrameSet::ALL {
             *record = CarvedBlock::UNUSED;
             self.blocks[block] = BlockState::RESERVED;
@@ -311,16 +317,19 @@ impl<'m> FrameAllocator<'m> {
     }
 
     /// Makes a block free that was counted out of where it was before.
-    pub(crate) fn set_free(&mut self, block: usize, clean: bool) {
-        self.blocks[block] = if clean { BlockState::FREE_CLEAN } else { BlockState::FREE_DIRTY };
+    pub(crate) fn set_free(&mut self, block: usize, contents: Contents) {
+        self.blocks[block] = match contents {
+            Contents::Zeros => BlockState::FREE_CLEAN,
+            Contents::Anything => BlockState::FREE_DIRTY,
+        };
         self.usage.free += FRAMES as u64;
-        if clean {
+        if contents == Contents::Zeros {
             self.usage.free_clean += FRAMES as u64;
         }
         let in_region = |region: &&mut Region| (region.first..region.end).contains(&block);
         if let Some(region) = self.regions.iter_mut().find(in_region) {
             region.free_hint = region.free_hint.min(block);
-            if !clean {
+            if contents == Contents::Anything {
                 region.dirty_hint = region.dirty_hint.min(block);
             }
         }

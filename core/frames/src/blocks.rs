@@ -4,7 +4,7 @@ use units::{BLOCK_SIZE, GIGABYTE, Pa, Range, VmId};
 
 use crate::allocator::{MAX_VMS, Release, Run, Runs};
 use crate::carved::FRAMES;
-use crate::state::Kind;
+use crate::state::{Contents, Kind};
 use crate::{Allocation, BlockState, Extent, FrameAllocator, FramesError, Owner, Unscrubbed};
 
 const BLOCKS_PER_GIGABYTE: usize = (GIGABYTE / BLOCK_SIZE) as usize;
@@ -131,7 +131,7 @@ impl FrameAllocator<'_> {
     ///
     /// [`FramesError::NotOwned`] if it does not come from there.
     pub fn return_clean(&mut self, block: Extent) -> Result<(), FramesError> {
-        self.end_scrubbing(block.range(), true)
+        self.end_scrubbing(block.range(), Contents::Zeros)
     }
 
     /// Takes back a block from [`FrameAllocator::next_dirty_free_block`] that was not, or not wholly, zeroed.
@@ -140,7 +140,7 @@ impl FrameAllocator<'_> {
     ///
     /// [`FramesError::NotOwned`] if it does not come from there.
     pub fn return_dirty(&mut self, block: Unscrubbed) -> Result<(), FramesError> {
-        self.end_scrubbing(block.range(), false)
+        self.end_scrubbing(block.range(), Contents::Anything)
     }
 
     /// Frees the blocks or frames in `range`, all of which `owner` must have. They are dirty from now on.
@@ -200,7 +200,7 @@ impl FrameAllocator<'_> {
         self.charge(owner, -((count * FRAMES) as i64));
         release.frames += (count * FRAMES) as u64;
         for block in first..first + count {
-            self.set_free(block, false);
+            self.set_free(block, Contents::Anything);
         }
         false
     }
@@ -233,12 +233,12 @@ impl FrameAllocator<'_> {
         }
     }
 
-    fn end_scrubbing(&mut self, range: Range<Pa>, clean: bool) -> Result<(), FramesError> {
+    fn end_scrubbing(&mut self, range: Range<Pa>, contents: Contents) -> Result<(), FramesError> {
         let lent = |&block: &usize| self.blocks[block].kind() == Kind::Scrubbing && range.size == BLOCK_SIZE;
         let block = self.block_of(range.start).filter(lent);
         let block = block.ok_or(FramesError::NotOwned(range.start, Owner::Free))?;
         self.usage.scrubbing -= FRAMES as u64;
-        self.set_free(block, clean);
+        self.set_free(block, contents);
         Ok(())
     }
 
@@ -335,7 +335,7 @@ impl FrameAllocator<'_> {
             }
         }
         self.charge(owner, -(FRAMES as i64));
-        self.set_free(block, false);
+        self.set_free(block, Contents::Anything);
     }
 
     /// Takes the run that begins at `block` out of the list of `vm`.

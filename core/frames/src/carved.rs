@@ -1,6 +1,7 @@
 //! Records of carved blocks: four bits for each 4 KiB frame.
 
 use crate::Owner;
+use crate::state::Contents;
 
 /// Frames in a block.
 pub(crate) const FRAMES: usize = 512;
@@ -115,8 +116,11 @@ impl CarvedBlock {
     };
 
     /// The record of a free block that is about to be divided.
-    pub(crate) fn of_free_block(block: u32, clean: bool) -> Self {
-        let dirty = if clean { FrameSet::NONE } else { FrameSet::ALL };
+    pub(crate) fn of_free_block(block: u32, contents: Contents) -> Self {
+        let dirty = match contents {
+            Contents::Zeros => FrameSet::NONE,
+            Contents::Anything => FrameSet::ALL,
+        };
         Self { in_use: true, block, dirty, free: FRAMES as u16, ..Self::UNUSED }
     }
 

@@ -61,7 +61,7 @@ impl FrameAllocator<'_> {
     fn carve_free_block(&mut self) -> Option<usize> {
         let (block, _) = self.find_run(1)?;
         let state = self.blocks[block];
-        if !self.carve(CarvedBlock::of_free_block(block as u32, state.is_clean())) {
+        if !self.carve(CarvedBlock::of_free_block(block as u32, state.contents())) {
             return None;
         }
         self.count_out_free(state);

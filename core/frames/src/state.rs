@@ -36,6 +36,15 @@ const HEAD: u64 = 1 << 9;
 const VM_SHIFT: u32 = 16;
 const LINK_SHIFT: u32 = 32;
 
+/// What free memory holds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Contents {
+    /// Zeros.
+    Zeros,
+    /// Whatever it held before.
+    Anything,
+}
+
 impl BlockState {
     /// No RAM.
     pub const ABSENT: Self = Self(0);
@@ -102,6 +111,11 @@ impl BlockState {
 
     pub(crate) const fn is_clean(self) -> bool {
         self.0 & CLEAN != 0
+    }
+
+    /// What it holds, while it is free.
+    pub(crate) const fn contents(self) -> Contents {
+        if self.is_clean() { Contents::Zeros } else { Contents::Anything }
     }
 
     pub(crate) const fn is_head(self) -> bool {

@@ -39,4 +39,6 @@ mod tests;
 
 pub use encoding::{Access, Door, Form, PortDirection, Size, decode};
 pub use limits::{Limits, LogRate};
-pub use service::{BufferError, Config, ExceptionLevel, Host, Outcome, Service, State, WallTime, WatchdogCall, Whose};
+pub use service::{
+    BufferError, Config, ExceptionLevel, Host, Outcome, Service, Shutdown, State, WallTime, WatchdogCall, Whose,
+};

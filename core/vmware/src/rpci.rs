@@ -82,12 +82,22 @@ pub fn parse(message: &[u8]) -> Request<'_> {
     }
 }
 
-fn reply(good: bool, text: &[u8]) -> Vec<u8> {
+/// The reply to what was done.
+fn done(text: &[u8]) -> Vec<u8> {
+    reply(b"1 ", text)
+}
+
+/// The reply to what was not, which says why.
+fn refused(why: &[u8]) -> Vec<u8> {
+    reply(b"0 ", why)
+}
+
+fn reply(head: &[u8], text: &[u8]) -> Vec<u8> {
     let mut reply = Vec::new();
-    if reply.try_reserve_exact(2 + text.len()).is_err() {
+    if reply.try_reserve_exact(head.len() + text.len()).is_err() {
         return no_room();
     }
-    reply.extend_from_slice(if good { b"1 " } else { b"0 " });
+    reply.extend_from_slice(head);
     reply.extend_from_slice(text);
     reply
 }
@@ -106,15 +116,21 @@ pub fn execute(state: &mut State, host: &mut impl Host, message: &[u8]) -> Vec<u
         Request::InfoSet { key, value } => match state.store.set(key, value, &state.limits) {
             Ok(()) => {
                 note(state, key, value);
-                reply(true, b"")
+                done(b"")
             }
-            Err(refused) => reply(false, refused.text()),
+            Err(why) => refused(why.text()),
         },
         Request::InfoGet { key } => match state.store.get(key) {
-            Some(value) => reply(true, value),
-            None => reply(false, b"No value found"),
+            Some(value) => done(value),
+            None => refused(b"No value found"),
         },
-        Request::Log(text) => reply(log(state, host, text), b""),
+        Request::Log(text) => {
+            if log(state, host, text) {
+                done(b"")
+            } else {
+                refused(b"")
+            }
+        }
         Request::GuestInfo(kind, value) => {
             match kind {
                 1 => state.report.host_name = Text::new(value),
@@ -124,7 +140,7 @@ pub fn execute(state: &mut State, host: &mut impl Host, message: &[u8]) -> Vec<u
                 7 => state.report.uptime = number(value).map_or(0, |hundredths| u64::from(hundredths) / 100),
                 _ => {}
             }
-            reply(true, b"")
+            done(b"")
         }
         Request::SetOption(name, value) => {
             if name == b"synctime" {
@@ -132,16 +148,16 @@ pub fn execute(state: &mut State, host: &mut impl Host, message: &[u8]) -> Vec<u
                 let request: &[u8] = if state.time_sync { b"Set_Option synctime 1" } else { b"Set_Option synctime 0" };
                 state.requests.push(request);
             }
-            reply(true, b"")
+            done(b"")
         }
         Request::Capability(name) => {
             if name == b"statechange" {
                 state.report.soft_power = true;
             }
-            reply(true, b"")
+            done(b"")
         }
-        Request::Accepted => reply(true, b""),
-        Request::Unknown => reply(false, b"Unknown command"),
+        Request::Accepted => done(b""),
+        Request::Unknown => refused(b"Unknown command"),
     }
 }
 

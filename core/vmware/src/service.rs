@@ -234,6 +234,15 @@ impl<H: Host> Peer for HostSide<'_, H> {
     }
 }
 
+/// What comes when the tools have shut their guest down.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Shutdown {
+    /// It is off.
+    Halt,
+    /// It starts again.
+    Restart,
+}
+
 impl Service {
     /// The service of a VM that is made at `now`, in milliseconds of the host's clock.
     #[must_use]
@@ -418,10 +427,13 @@ impl Service {
         self.state.requests.channel.is_some() && self.silent(now).is_some_and(|silent| silent < DAEMON_IS_LOST)
     }
 
-    /// Asks the daemon to shut the guest down (or to restart it). Says whether there is a daemon that can; the VM's clock shows
+    /// Asks the daemon to shut the guest down, for `what` comes then. Says whether there is a daemon that can; the VM's clock shows
     /// `now`, in milliseconds.
-    pub fn ask_to_stop(&mut self, restart: bool, now: u64) -> bool {
+    pub fn ask_to_stop(&mut self, what: Shutdown, now: u64) -> bool {
         let able = self.state.report.soft_power && self.has_tools(now);
-        able && self.state.requests.push(if restart { b"OS_Reboot" } else { b"OS_Halt" })
+        able && self.state.requests.push(match what {
+            Shutdown::Halt => b"OS_Halt",
+            Shutdown::Restart => b"OS_Reboot",
+        })
     }
 }

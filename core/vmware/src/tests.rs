@@ -3,7 +3,9 @@
 use crate::Limits;
 use crate::channel::{PIECE, Registers};
 use crate::encoding::{Door, decode};
-use crate::service::{BufferError, Config, ExceptionLevel, Host, Outcome, Service, WallTime, WatchdogCall, Whose};
+use crate::service::{
+    BufferError, Config, ExceptionLevel, Host, Outcome, Service, Shutdown, WallTime, WatchdogCall, Whose,
+};
 use abi::bundle::Calls;
 use abi::calls::vmware::{MAGIC, command};
 use abi::calls::{self, own};
@@ -450,10 +452,10 @@ fn the_daemons_conversation() {
         assert!(guest.send(channel, b"OK ATR toolbox"));
     }
     assert_eq!(poll(&mut guest), None);
-    assert!(!guest.service.ask_to_stop(false, 0), "it has not said that it can");
+    assert!(!guest.service.ask_to_stop(Shutdown::Halt, 0), "it has not said that it can");
     assert_eq!(guest.ask(b"tools.capability.statechange "), b"1 ");
-    assert!(guest.service.ask_to_stop(false, 9_999));
-    assert!(!guest.service.ask_to_stop(false, 10_000), "no longer there");
+    assert!(guest.service.ask_to_stop(Shutdown::Halt, 9_999));
+    assert!(!guest.service.ask_to_stop(Shutdown::Halt, 10_000), "no longer there");
     assert_eq!(poll(&mut guest).unwrap(), b"OS_Halt");
     guest.service.restart();
     assert_eq!(guest.status(1, 0, channel), 4);
@@ -475,7 +477,10 @@ fn the_daemons_time_is_the_guests() {
     assert!(guest.service.has_tools(12_999) && !guest.service.has_tools(13_000));
     // The clock of a VM that is paused may run on.
     guest.service.pause(3400);
-    assert!(guest.service.has_tools(90_000) && guest.service.ask_to_stop(false, 90_000), "nothing is expected of it");
+    assert!(
+        guest.service.has_tools(90_000) && guest.service.ask_to_stop(Shutdown::Halt, 90_000),
+        "nothing is expected of it"
+    );
     let saved = guest.service.save(90_000).unwrap();
     assert_eq!((guest.service.silent(90_000), saved.report.silent, saved.requests.quiet), (Some(400), Some(400), 100));
     // It goes on, here or elsewhere, and has as much time as before.

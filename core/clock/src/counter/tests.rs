@@ -2,7 +2,7 @@
 
 extern crate std;
 
-use super::{CounterScale, GuestClock, GuestTicks, Rate};
+use super::{CounterScale, GuestClock, GuestTicks, Rate, Standstill};
 use crate::EmulatedTimer;
 use crate::saved::{self, Refused};
 use proptest::collection::vec;
@@ -223,7 +223,7 @@ proptest! {
         prop_assert_eq!(clock.guest(Ticks(now)).0, now.wrapping_sub(offset));
         prop_assert_eq!(clock.hardware_offset(), Some(Ticks(offset)));
         prop_assert_eq!((clock.virtual_offset(), clock.unscaled()), (Ticks(offset), clock));
-        prop_assert_eq!((clock.behind(Ticks(now), true), clock.behind(Ticks(now), false)), (0, 0));
+        prop_assert_eq!((clock.behind(Ticks(now), Standstill::Counts), clock.behind(Ticks(now), Standstill::IsLeftOut)), (0, 0));
     }
 
     /// Twice the frequency at half of real time: the counter runs as the host's, but the hardware cannot show it, since
@@ -256,8 +256,8 @@ proptest! {
     #[test]
     fn what_it_is_behind_by((host, guest) in frequencies(), seconds in 1..1_000_000_u64, stood in 0..1_000_000_u64) {
         let at = |seconds: u64| Ticks(seconds * host.0);
-        let near = |clock: GuestClock, now, stands, seconds: i64| {
-            let microseconds = clock.behind(now, stands);
+        let near = |clock: GuestClock, now, standstill, seconds: i64| {
+            let microseconds = clock.behind(now, standstill);
             prop_assert!(microseconds.abs_diff(seconds * 1_000_000) <= 4, "{microseconds} us, {seconds} s");
             Ok(())
         };
@@ -265,13 +265,13 @@ proptest! {
             let mut clock = GuestClock::start(Ticks(0), host, guest, Rate(rate)).unwrap();
             let then = at(seconds * 2);
             prop_assert!(clock.milliseconds(then).abs_diff(seconds * shown * 1000) <= 1);
-            near(clock, then, true, behind * seconds as i64)?;
+            near(clock, then, Standstill::Counts, behind * seconds as i64)?;
             clock.stop(then);
             let later = at(seconds * 2 + stood);
-            near(clock, later, false, behind * seconds as i64)?;
-            near(clock, later, true, behind * seconds as i64 + stood as i64)?;
+            near(clock, later, Standstill::IsLeftOut, behind * seconds as i64)?;
+            near(clock, later, Standstill::Counts, behind * seconds as i64 + stood as i64)?;
             clock.resume(later);
-            near(clock, later, true, behind * seconds as i64 + stood as i64)?;
+            near(clock, later, Standstill::Counts, behind * seconds as i64 + stood as i64)?;
             // The host that seems to count so fast does so in whole hertz.
             let (nanoseconds, real) = (clock.ticks_of(host).nanoseconds(host.0 * 1000), u64::from(rate) * 1_000_000);
             let wrong = real / (host.0 * 1_000_000 / u64::from(rate)) + 1_000;

@@ -30,7 +30,7 @@ impl Watchdogs {
     #[must_use]
     pub fn save(&self, now: u64) -> SavedWatchdogs {
         let Self { policy: _, vm, own, has_begun } = self;
-        SavedWatchdogs { has_begun: *has_begun, vm: vm.save(now), own: own.map(|dog| dog.save(now)) }
+        SavedWatchdogs { has_begun: *has_begun, vm: vm.save(now), own: own.map(|watchdog| watchdog.save(now)) }
     }
 
     /// Puts a state in. The watchdogs stand still until the VM goes on.
@@ -41,8 +41,8 @@ impl Watchdogs {
         let SavedWatchdogs { has_begun, vm, own } = saved;
         let mut restored = Self { policy: self.policy, vm: self.vm, own: self.own, has_begun: *has_begun };
         restored.vm.restore(vm)?;
-        for (dog, saved) in restored.own.iter_mut().zip(own) {
-            dog.restore(saved)?;
+        for (watchdog, saved) in restored.own.iter_mut().zip(own) {
+            watchdog.restore(saved)?;
         }
         *self = restored;
         Ok(())

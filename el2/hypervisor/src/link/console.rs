@@ -17,6 +17,7 @@ use fair::Ring;
 use hw::sync::{IrqLock, unmask_irqs};
 use hw::{firmware, sysreg, uart};
 use units::{Ticks, VmId};
+use vmware::Shutdown;
 
 use crate::exit::interrupts;
 use crate::host;
@@ -106,6 +107,14 @@ enum Source {
     Log,
     Uart(VmId),
     Virtio(VmId),
+}
+
+/// Where a chunk of output may end.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Cut {
+    /// Behind a line's end alone.
+    AtLines,
+    Anywhere,
 }
 
 impl Source {
@@ -254,7 +263,7 @@ impl Port {
             return false;
         }
         // Whole lines of the log, since they come from several places.
-        let mut busy = self.drain_one(Source::Log, &output::LOG, true) > 0;
+        let mut busy = self.drain_one(Source::Log, &output::LOG, Cut::AtLines) > 0;
         if busy {
             self.dues.charge_nobody();
         }
@@ -275,10 +284,10 @@ impl Port {
                 continue;
             }
             let held_back = core::mem::take(&mut self.held_back);
-            let lines = self.drain_reports(vm) + self.drain_one(Source::Log, &vm.console.log, true);
-            let whole = self.wants_whole_lines(vm);
-            let taken = self.drain_one(Source::Uart(vm.id), &vm.console.uart, whole)
-                + self.drain_one(Source::Virtio(vm.id), &vm.console.virtio, whole);
+            let lines = self.drain_reports(vm) + self.drain_one(Source::Log, &vm.console.log, Cut::AtLines);
+            let cut = Self::cut(vm);
+            let taken = self.drain_one(Source::Uart(vm.id), &vm.console.uart, cut)
+                + self.drain_one(Source::Virtio(vm.id), &vm.console.virtio, cut);
             if taken > 0 {
                 self.poll_devices(vm);
             }
@@ -293,19 +302,22 @@ impl Port {
         busy
     }
 
-    /// Whether unfinished lines of `vm` are held back: in text mode, while it is still writing, so that its lines are not
-    /// torn by others'.
-    fn wants_whole_lines(&self, vm: &Vm) -> bool {
+    /// Where output of `vm` may be cut: unfinished lines are held back in text mode, while it is still writing, so that its lines
+    /// are not torn by others'.
+    fn cut(vm: &Vm) -> Cut {
         let quiet = sysreg::cntpct_el0().saturating_sub(vm.console.last_output.load(Ordering::Relaxed));
-        !carrier::is_framed() && quiet < host::ticks(LINE_MICROSECONDS)
+        if !carrier::is_framed() && quiet < host::ticks(LINE_MICROSECONDS) { Cut::AtLines } else { Cut::Anywhere }
     }
 
-    /// Moves a chunk, only whole lines of it if `whole` says so; returns its length.
+    /// Moves a chunk, which ends where `cut` lets it; returns its length.
     #[inline(never)]
-    fn drain_one<const N: usize>(&mut self, source: Source, ring: &IrqLock<Ring<N>>, whole: bool) -> usize {
+    fn drain_one<const N: usize>(&mut self, source: Source, ring: &IrqLock<Ring<N>>, cut: Cut) -> usize {
         let mut chunk = [0_u8; CHUNK];
         let mut ring = ring.lock();
-        let limit = if whole { ring.whole_lines(CHUNK) } else { CHUNK };
+        let limit = match cut {
+            Cut::AtLines => ring.whole_lines(CHUNK),
+            Cut::Anywhere => CHUNK,
+        };
         self.held_back |= limit == 0 && ring.room() < N;
         let taken = chunk.get_mut(..limit).map_or(0, |chunk| ring.pop_into(chunk));
         drop(ring);
@@ -449,9 +461,9 @@ impl Port {
     fn drain_whole(&mut self, vm: &Vm) -> bool {
         while !carrier::is_full() {
             let moved = self.drain_reports(vm)
-                + self.drain_one(Source::Log, &vm.console.log, true)
-                + self.drain_one(Source::Uart(vm.id), &vm.console.uart, false)
-                + self.drain_one(Source::Virtio(vm.id), &vm.console.virtio, false);
+                + self.drain_one(Source::Log, &vm.console.log, Cut::AtLines)
+                + self.drain_one(Source::Uart(vm.id), &vm.console.uart, Cut::Anywhere)
+                + self.drain_one(Source::Virtio(vm.id), &vm.console.virtio, Cut::Anywhere);
             if moved == 0 {
                 return true;
             }
@@ -635,7 +647,7 @@ impl Port {
                 // The tools in the guest, where they run, are surer than a button that nobody may watch.
                 if let Some(vm) = find(vm) {
                     vm.start_again_after_power_off(None);
-                    if !vm.doors.ask_to_stop(vm, false) {
+                    if !vm.doors.ask_to_stop(vm, Shutdown::Halt) {
                         self.press(vm);
                     }
                 }
@@ -654,7 +666,7 @@ impl Port {
             Command::Reboot { vm } => {
                 if let Some(vm) = find(vm)
                     && !vm.start()
-                    && !vm.doors.ask_to_stop(vm, true)
+                    && !vm.doors.ask_to_stop(vm, Shutdown::Restart)
                 {
                     vm.stop(Stop::Restart);
                 }

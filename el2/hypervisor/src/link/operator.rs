@@ -14,8 +14,8 @@ use arrayvec::ArrayString;
 use pack::{Value as _, Writer};
 use snapshot::Place;
 use units::VmId;
-use vmware::Service;
 use vmware::tclo::TimeSet;
+use vmware::{Service, Shutdown};
 
 use crate::host::text::{Sentence, sentence};
 use crate::host::{self, wall_clock};
@@ -138,7 +138,8 @@ impl Operator {
             Ask::Stop | Ask::Restart { .. } => {
                 must_run(vm)?;
                 let restart = if let Ask::Restart { seconds } = ask { Some(seconds) } else { None };
-                let asked = vm.doors.ask_to_stop(vm, restart.is_some());
+                let what = if restart.is_some() { Shutdown::Restart } else { Shutdown::Halt };
+                let asked = vm.doors.ask_to_stop(vm, what);
                 // Tools start their guest again themselves. So an earlier request to do it for them is forgotten; and where the button
                 // is pressed instead, this is noted before: a quick guest would be off, and stay so, before anybody noted it.
                 vm.start_again_after_power_off(restart.filter(|_| !asked));

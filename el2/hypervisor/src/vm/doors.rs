@@ -7,7 +7,7 @@ use alloc::boxed::Box;
 use abi::bundle::Doors as Policy;
 use hw::sync::PreemptLock;
 use units::Hz;
-use vmware::Limits;
+use vmware::{Limits, Shutdown};
 
 use crate::host::milliseconds;
 use crate::vm::Vm;
@@ -41,10 +41,10 @@ impl Doors {
         Self { service, watchdogs: Watchdogs::new(policy) }
     }
 
-    /// Asks the tools in the guest of `vm`, whose doors these are, to shut it down, or to restart it. Says whether there are any that
+    /// Asks the tools in the guest of `vm`, whose doors these are, to shut it down. Says whether there are any that
     /// can.
-    pub(crate) fn ask_to_stop(&self, vm: &Vm, restart: bool) -> bool {
-        self.service.as_ref().is_some_and(|service| service.lock().ask_to_stop(restart, vm.milliseconds()))
+    pub(crate) fn ask_to_stop(&self, vm: &Vm, what: Shutdown) -> bool {
+        self.service.as_ref().is_some_and(|service| service.lock().ask_to_stop(what, vm.milliseconds()))
     }
 
     /// `vm`, whose doors these are, is paused: its watchdogs stand still, and nothing is expected of its tools.

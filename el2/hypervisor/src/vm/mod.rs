@@ -15,7 +15,7 @@ use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use ::devices::Change;
 use ::vm::needs;
 use abi::bundle::{Bundle, Coherency, VmConfig};
-use clock::{GuestClock, GuestTicks, Rate, VmClock};
+use clock::{GuestClock, GuestTicks, Rate, Standstill, VmClock};
 use cpu::exit::Wanted;
 use hw::sync::{IrqLock, PreemptLock};
 use hw::{heap, sysreg};
@@ -291,25 +291,26 @@ impl Vm {
     /// life, because they stood still or are slow on purpose, so that the two clocks of a guest stay together.
     #[must_use]
     pub(crate) fn seconds(&self) -> u64 {
-        self.microseconds(true) / wall_clock::MICROSECONDS
+        self.microseconds(Standstill::Counts) / wall_clock::MICROSECONDS
     }
 
     /// Microseconds since 1970, as VMware's time commands answer: as its real-time clock has them, but for what its counters
     /// stood still for. Tools put the guest's clock right by them, and a guest that wants to know of a pause finds out.
     #[must_use]
     pub(crate) fn wall_clock(&self) -> u64 {
-        self.microseconds(false)
+        self.microseconds(Standstill::IsLeftOut)
     }
 
     /// Lets its real-time clock ring when that shows `seconds`, or later, if its counters stand still before that.
     pub(crate) fn ring_at(&self, seconds: u64) {
-        let wait = seconds.saturating_mul(wall_clock::MICROSECONDS).saturating_sub(self.microseconds(true));
+        let wait =
+            seconds.saturating_mul(wall_clock::MICROSECONDS).saturating_sub(self.microseconds(Standstill::Counts));
         self.alarm.set(wall_clock::microseconds().saturating_add(self.clock().real_microseconds(wait)));
     }
 
-    /// Microseconds since 1970 for its guest, to whom what its counters `stood` still for is lost, or not.
-    fn microseconds(&self, stood: bool) -> u64 {
-        let behind = self.clock().behind(Ticks(sysreg::cntpct_el0()), stood);
+    /// Microseconds since 1970 for its guest, to whom what its counters stood still for is lost, or not.
+    fn microseconds(&self, standstill: Standstill) -> u64 {
+        let behind = self.clock().behind(Ticks(sysreg::cntpct_el0()), standstill);
         wall_clock::microseconds().saturating_sub_signed(behind)
     }
 

@@ -10,7 +10,7 @@ use core::time::Duration;
 use ::vm::GuestCounter;
 use abi::bundle::{CpuCounters, TimeAway, VmConfig};
 use clock::saved::Away;
-use clock::{GuestClock, GuestTicks, Rate, VmClock};
+use clock::{GuestClock, GuestTicks, Rate, Standstill, VmClock};
 use devices::Moment;
 use hw::sysreg;
 use machine::{DeviceKind, Timers};
@@ -76,7 +76,7 @@ impl Vm {
         let clock = self.clock();
         let (GuestTicks(count), period) = clock.virtual_counter(now, host.counter, host.controls.cnthctl_scaled != 0);
         // Nothing, where its time passes as real time does: not to be computed at each start.
-        let behind = if clock.rate() == Rate::REAL { 0 } else { clock.behind(now, false) };
+        let behind = if clock.rate() == Rate::REAL { 0 } else { clock.behind(now, Standstill::IsLeftOut) };
         let (time, step) = (wall_clock::at(now), Duration::from_micros(behind.unsigned_abs()));
         let time = if behind < 0 { time.saturating_add(step) } else { time.saturating_sub(step) };
         Moment { count, period, time, is_known: wall_clock::is_settable(), stood: clock.stood(now).0 }

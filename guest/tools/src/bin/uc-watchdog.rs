@@ -14,34 +14,35 @@ use guest_tools::{Words, exit, say, sleep_milliseconds, start};
 
 type Answer = Option<Result<u64, u64>>;
 
-/// What can be asked of a watchdog.
-struct Dog {
+/// The calls to one of the watchdogs.
+struct Calls {
     query: fn() -> Answer,
     pat: fn() -> Answer,
     configure: fn(u64, u64) -> Answer,
 }
 
 /// The VM's, which any vCPU pats.
-const OF_VM: Dog = Dog { query: guest::query_watchdog, pat: guest::pat_watchdog, configure: guest::configure_watchdog };
+const OF_VM: Calls =
+    Calls { query: guest::query_watchdog, pat: guest::pat_watchdog, configure: guest::configure_watchdog };
 /// The calling vCPU's own.
-const OWN: Dog =
-    Dog { query: guest::query_own_watchdog, pat: guest::pat_own_watchdog, configure: guest::configure_own_watchdog };
+const OWN: Calls =
+    Calls { query: guest::query_own_watchdog, pat: guest::pat_own_watchdog, configure: guest::configure_own_watchdog };
 
 /// The program, called by the entry with the stack that the kernel left.
 // SAFETY: the name is the entry's, and each tool defines it once.
 #[unsafe(no_mangle)]
 extern "C" fn tool_main(stack: *const u64) -> ! {
     let words = start(stack);
-    let (dog, first) = if words.get(1) == Some("own") { (OWN, 2) } else { (OF_VM, 1) };
+    let (calls, first) = if words.get(1) == Some("own") { (OWN, 2) } else { (OF_VM, 1) };
     match words.get(first) {
         Some("detect") if first == 1 => match guest::detect() {
             Some(value) => say!("agent version {}, features {:#x}", value >> 32, value & 0xffff_ffff),
             None => nobody(),
         },
-        Some("query") => show((dog.query)()),
-        Some("pat") => show((dog.pat)()),
-        Some("set") => show(set(&dog, words, first + 1)),
-        Some("feed") => feed(&dog, words, first + 1),
+        Some("query") => show((calls.query)()),
+        Some("pat") => show((calls.pat)()),
+        Some("set") => show(set(&calls, words, first + 1)),
+        Some("feed") => feed(&calls, words, first + 1),
         _ => usage(),
     }
     exit(0)
@@ -60,17 +61,17 @@ fn nobody() -> ! {
     exit(1)
 }
 
-fn set(dog: &Dog, words: Words, first: usize) -> Answer {
+fn set(calls: &Calls, words: Words, first: usize) -> Answer {
     let Some(milliseconds) = words.number(first) else { usage() };
     let action = words.get(first + 1).map_or(Some(Action::Reset), Action::from_name);
     let Some(action) = action else { usage() };
-    (dog.configure)(milliseconds, action.number().into())
+    (calls.configure)(milliseconds, action.number().into())
 }
 
-fn feed(dog: &Dog, words: Words, first: usize) {
+fn feed(calls: &Calls, words: Words, first: usize) {
     let Some(milliseconds) = words.number(first) else { usage() };
     loop {
-        if let answer @ (None | Some(Err(_))) = (dog.pat)() {
+        if let answer @ (None | Some(Err(_))) = (calls.pat)() {
             show(answer);
         }
         sleep_milliseconds(milliseconds);

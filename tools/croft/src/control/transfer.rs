@@ -225,7 +225,7 @@ impl RequestHandler<'_> {
         let mut stream = Stream { handler: self, vm, offset: 0, ready: vec![0; length as usize] };
         from.read_exact(&mut stream.ready).map_err(|source| SavedError::Io { file: file.to_path_buf(), source })?;
         let mut pieces = Pieces::begin(crc32c::compute, &mut stream.ready, sections);
-        let mut wanted = stream.send(true, tell)?;
+        let mut wanted = stream.send(Portion::All, tell)?;
         let mut left: BTreeSet<u64> = index.others().collect();
         let mut zeros: BTreeMap<u64, u64> = index.zeros().iter().copied().flat_map(at_a_time).collect();
         let mut next = 0;
@@ -234,7 +234,7 @@ impl RequestHandler<'_> {
                 next = piece + 1;
                 let bytes = index.piece(piece, from, file, |runs| pieces.piece(runs))?;
                 stream.ready.extend(bytes.map_err(SavedError::from)?);
-                wanted = stream.send(true, tell)?;
+                wanted = stream.send(Portion::All, tell)?;
             } else if !zeros.is_empty() {
                 let block = wanted.map_or(0, |piece| piece * PAGES_OF_A_PIECE / PAGES_OF_A_BLOCK);
                 let around = zeros.range(..=block).next_back().or_else(|| zeros.first_key_value());
@@ -242,16 +242,16 @@ impl RequestHandler<'_> {
                     zeros.remove(&first);
                     stream.ready.extend(pieces.zeros(first, count).map_err(SavedError::from)?);
                 }
-                wanted = stream.send(true, tell)?;
+                wanted = stream.send(Portion::All, tell)?;
             } else if let Some(piece) = left.range(next..).next().or_else(|| left.first()).copied() {
                 left.remove(&piece);
                 next = piece + 1;
                 let bytes = index.piece(piece, from, file, |runs| pieces.piece(runs))?;
                 stream.ready.extend(bytes.map_err(SavedError::from)?);
-                wanted = stream.send(false, tell)?;
+                wanted = stream.send(Portion::FullMessages, tell)?;
             } else {
                 stream.ready.extend(pieces.end().map_err(SavedError::from)?);
-                stream.send(true, tell)?;
+                stream.send(Portion::All, tell)?;
                 return Ok(());
             }
         }
@@ -295,6 +295,14 @@ impl RequestHandler<'_> {
     }
 }
 
+/// How much is sent of what is ready.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Portion {
+    All,
+    /// As much as fills messages.
+    FullMessages,
+}
+
 /// What is being sent of a VM that runs.
 struct Stream<'a> {
     handler: &'a RequestHandler<'a>,
@@ -305,12 +313,12 @@ struct Stream<'a> {
 }
 
 impl Stream<'_> {
-    /// Sends what is ready; if not `all` of it, then as much as fills messages. Says which piece the VM waits for.
-    fn send(&mut self, all: bool, tell: Tell<'_>) -> Result<Option<u64>, Failure> {
+    /// Sends what is ready, or that portion of it. Says which piece the VM waits for.
+    fn send(&mut self, portion: Portion, tell: Tell<'_>) -> Result<Option<u64>, Failure> {
         let (length, _) = self.handler.pieces();
         let mut told = Vec::new();
         let mut sent = 0;
-        for bytes in self.ready.chunks(length).filter(|bytes| all || bytes.len() == length) {
+        for bytes in self.ready.chunks(length).filter(|bytes| portion == Portion::All || bytes.len() == length) {
             told = until_it_arrives(|| self.handler.send_piece(self.vm, self.offset, bytes))?;
             self.offset += bytes.len() as u64;
             sent += bytes.len();
