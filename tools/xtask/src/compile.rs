@@ -10,7 +10,7 @@
 
 use crate::image;
 use crate::setup::{Standard, guests};
-use crate::tree::{Tree, words};
+use crate::tree::{Tree, copy, replace, words};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use std::fs;
@@ -108,9 +108,9 @@ fn guest_tools(tree: &Tree) -> Result<()> {
     fs::create_dir_all(tree.target("guest"))?;
     for (name, elf) in binaries(tree, &["guest-tools"])? {
         let tool = tree.target("guest").join(&name);
-        fs::copy(&elf, &tool).with_context(|| format!("writing {}", tool.display()))?;
+        copy(&elf, &tool)?;
         // The test guests have it from here, whichever target folder it was built in.
-        fs::copy(&elf, tree.store("images").join(&name)).context("no .undercroft/images; run `cargo xtask setup`")?;
+        copy(&elf, &tree.store("images").join(&name)).context("no .undercroft/images; run `cargo xtask setup`")?;
         println!("{}: {} bytes", tool.display(), fs::metadata(&tool)?.len());
     }
     Ok(())
@@ -119,7 +119,7 @@ fn guest_tools(tree: &Tree) -> Result<()> {
 /// Builds what measures and watches inside Linux guests, and packs the initramfs with it.
 pub(crate) fn linux_programs(tree: &Tree) -> Result<()> {
     for (name, elf) in binaries(tree, &["linux-programs"])? {
-        fs::copy(elf, tree.store("images").join(name)).context("no .undercroft/images; run `cargo xtask setup`")?;
+        copy(&elf, &tree.store("images").join(name)).context("no .undercroft/images; run `cargo xtask setup`")?;
     }
     guests::pack_initramfs(tree)
 }
@@ -166,7 +166,7 @@ fn executable(line: &str) -> Option<(String, PathBuf)> {
 /// Converts a linked program, and gives its size as an image.
 fn write_flat(elf: &Path, place: &Path) -> Result<usize> {
     let image = image::flatten(&fs::read(elf)?).with_context(|| format!("converting {}", elf.display()))?;
-    fs::write(place, &image).with_context(|| format!("writing {}", place.display()))?;
+    replace(place, &image)?;
     Ok(image.len())
 }
 

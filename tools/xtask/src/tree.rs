@@ -2,6 +2,8 @@
 
 use anyhow::{Context, Result, bail};
 use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -60,6 +62,29 @@ impl Tree {
     }
 }
 
+/// Writes a file beside its place and moves it there: whoever reads it meanwhile has the old one or the new one. Beside it under a
+/// name of its own, for another `cargo xtask` may be about to write the same.
+pub(crate) fn replace(place: &Path, content: &[u8]) -> Result<()> {
+    replace_with(place, content, 0o666)
+}
+
+/// As [`replace`], with what is in the file `from`, and with its mode.
+pub(crate) fn copy(from: &Path, place: &Path) -> Result<()> {
+    let reading = || format!("reading {}", from.display());
+    let mode = fs::metadata(from).with_context(reading)?.permissions().mode();
+    replace_with(place, &fs::read(from).with_context(reading)?, mode)
+}
+
+fn replace_with(place: &Path, content: &[u8], mode: u32) -> Result<()> {
+    let wrong = || format!("writing {}", place.display());
+    let mut fresh = tempfile::Builder::new();
+    // Less what the process's mask takes from it. What is left of one that was killed says what it was.
+    fresh.permissions(fs::Permissions::from_mode(mode)).suffix(".new");
+    let fresh = fresh.tempfile_in(place.parent().with_context(wrong)?).with_context(wrong)?;
+    fs::write(&fresh, content).with_context(wrong)?;
+    fresh.persist(place).map(drop).with_context(wrong)
+}
+
 /// Runs a command to its end; what it prints is seen.
 pub(crate) fn run(command: &mut Command) -> Result<()> {
     let status = command.status().with_context(|| format!("starting {}", words(command)))?;
@@ -83,4 +108,50 @@ pub(crate) fn output(command: &mut Command) -> Result<String> {
 pub(crate) fn words(command: &Command) -> String {
     let program = std::iter::once(command.get_program());
     program.chain(command.get_args()).map(OsStr::to_string_lossy).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{copy, replace};
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+    use std::sync::Barrier;
+    use std::thread;
+
+    /// As two builds in one tree do.
+    #[test]
+    fn two_that_write_one_file_do_not_meet() {
+        const WRITERS: usize = 4;
+        let folder = tempfile::tempdir().expect("a folder");
+        let place = folder.path().join("demo.cpio");
+        let begin = Barrier::new(WRITERS);
+        thread::scope(|scope| {
+            for writer in 0..WRITERS {
+                let (begin, place) = (&begin, &place);
+                scope.spawn(move || {
+                    begin.wait();
+                    for _ in 0..50 {
+                        replace(place, &vec![writer as u8; 100_000]).expect("written");
+                        let found = fs::read(place).expect("there at any time");
+                        assert!(found.len() == 100_000 && found.iter().all(|byte| *byte == found[0]), "half of one");
+                    }
+                });
+            }
+        });
+        let left: Vec<_> = fs::read_dir(folder.path()).expect("read").map(|entry| entry.expect("one").path()).collect();
+        assert_eq!(left, [place]);
+    }
+
+    #[test]
+    fn a_copy_can_be_executed_if_the_file_can() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let [from, to] = ["from", "to"].map(|name| folder.path().join(name));
+        fs::write(&from, "#!").expect("written");
+        for mode in [0o644, 0o755] {
+            fs::set_permissions(&from, fs::Permissions::from_mode(mode)).expect("set");
+            copy(&from, &to).expect("copied");
+            assert_eq!(fs::metadata(&to).expect("there").permissions().mode() & 0o100, mode & 0o100);
+        }
+        assert_eq!(fs::read(&to).expect("read"), b"#!");
+    }
 }

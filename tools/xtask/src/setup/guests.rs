@@ -9,7 +9,7 @@ use super::Extent;
 use super::apt::{Archive, Package};
 use super::tools;
 use crate::cpio;
-use crate::tree::Tree;
+use crate::tree::{Tree, replace};
 use anyhow::{Context, Result, ensure};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -252,11 +252,4 @@ fn pack_demonstration(tree: &Tree, mut packed: Vec<u8>) -> Result<()> {
         packed.extend(fs::read(&archive).with_context(|| format!("{}; run setup", archive.display()))?);
     }
     replace(&demonstration(tree), &packed)
-}
-
-/// Writes a file beside its place and moves it there: whoever reads it meanwhile has the old one or the new one.
-fn replace(place: &Path, content: &[u8]) -> Result<()> {
-    let fresh = place.with_extension("new");
-    fs::write(&fresh, content).with_context(|| format!("writing {}", fresh.display()))?;
-    fs::rename(&fresh, place).with_context(|| format!("moving {} into place", fresh.display()))
 }

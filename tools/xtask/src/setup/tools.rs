@@ -11,7 +11,7 @@
 
 use super::apt::Archive;
 use crate::cpio;
-use crate::tree::Tree;
+use crate::tree::{Tree, replace};
 use anyhow::{Context, Result, bail};
 use object::read::elf::ElfFile64;
 use object::{Endianness, Object as _};
@@ -141,10 +141,7 @@ pub(super) fn pack(tree: &Tree, packages: &Archive, suite: &str) -> Result<()> {
             _ => pack_systemd(&scratch),
         };
         let packed = packed.with_context(|| format!("packing the {name} of {suite}"))?;
-        // Whoever reads it meanwhile has the old one or the new one.
-        let (fresh, place) = (tree.store(format!("images/{name}-{suite}.new")), archive(tree, name, suite));
-        fs::write(&fresh, packed).with_context(|| format!("writing {}", fresh.display()))?;
-        fs::rename(&fresh, &place).with_context(|| format!("moving {} into place", fresh.display()))?;
+        replace(&archive(tree, name, suite), &packed)?;
     }
     fs::remove_dir_all(&scratch).context("removing what is not needed")
 }
