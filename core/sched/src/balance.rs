@@ -37,7 +37,7 @@ const CLAIM: u64 = 2;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct QueueLevel {
     /// The difference.
-    offset: u64,
+    pub(crate) offset: u64,
     /// Up to when it has been forgotten.
     at: u64,
     /// It was not compared to any since the queue was empty.

@@ -77,19 +77,21 @@ pub struct Entity {
     pub affinity: Affinity,
     /// Its virtual run time: on a queue in that queue's time, of one that moves on the scale common to all.
     pub(crate) virtual_time: u64,
+    /// It woke, has used little, and waits since then: it is to be served soon.
+    pub(crate) is_fresh: bool,
 }
 
 impl Entity {
     /// A thread that has not run yet: enqueue it as [`Arrival::Woken`].
     #[must_use]
     pub const fn new(thread: ThreadId, weight: Weight, affinity: Affinity) -> Self {
-        Self { thread, weight, affinity, virtual_time: 0 }
+        Self { thread, weight, affinity, virtual_time: 0, is_fresh: false }
     }
 
     /// A thread whose [`Entity::virtual_time`] was kept elsewhere while it slept.
     #[must_use]
     pub const fn resumed(thread: ThreadId, weight: Weight, affinity: Affinity, virtual_time: u64) -> Self {
-        Self { thread, weight, affinity, virtual_time }
+        Self { thread, weight, affinity, virtual_time, is_fresh: false }
     }
 
     /// Whether it is to run before `other`.
@@ -134,6 +136,8 @@ pub struct RunQueue {
     pub(crate) level: QueueLevel,
     /// The sum of the weights of those that wait.
     pub(crate) waiting_weight: u64,
+    /// How many of them woke and have used little.
+    fresh: u32,
     pub(crate) timing: Timing,
 }
 
@@ -141,7 +145,7 @@ impl RunQueue {
     /// An empty queue.
     #[must_use]
     pub const fn new(timing: Timing) -> Self {
-        Self { waiting: Heap::new(), current: None, floor: 0, level: QueueLevel::NEW, waiting_weight: 0, timing }
+        Self { waiting: Heap::new(), current: None, floor: 0, level: QueueLevel::NEW, waiting_weight: 0, fresh: 0, timing }
     }
 
     /// Makes room for `threads` in all, so that nothing here allocates until there are more.
@@ -155,9 +159,13 @@ impl RunQueue {
         match arrival {
             Arrival::Moved => self.attach(&mut entity),
             Arrival::Woken => {
-                // Neither a sleeper nor a newcomer may claim more than a slice before all others.
-                let earliest = self.floor.wrapping_sub(self.slice_when_here(entity.weight));
+                // Neither a sleeper nor a newcomer may claim more than a shortest slice before all others: by that it preempts whoever
+                // runs. And each of them the same, however many are there when it comes: one that came to an empty queue would
+                // otherwise claim more than all who come behind it, and keep them waiting for as long.
+                let claim = entity.weight.virtual_time(self.timing.minimum_slice);
+                let earliest = self.floor.wrapping_sub(claim);
                 entity.virtual_time = later(entity.virtual_time, earliest);
+                entity.is_fresh = entity.virtual_time == earliest;
             }
         }
         self.push(entity);
@@ -174,7 +182,7 @@ impl RunQueue {
             None => {
                 let next = self.waiting.pop()?;
                 self.waiting_weight -= u64::from(next.weight.get());
-                next
+                self.has_waited(next)
             }
         };
         self.current = Some(next);
@@ -195,7 +203,14 @@ impl RunQueue {
     fn exchange(&mut self, current: Entity) -> Option<Entity> {
         let next = self.waiting.replace_first(current)?;
         self.waiting_weight = self.waiting_weight + u64::from(current.weight.get()) - u64::from(next.weight.get());
-        Some(next)
+        Some(self.has_waited(next))
+    }
+
+    /// `entity` does not wait any more.
+    #[inline(always)]
+    fn has_waited(&mut self, entity: Entity) -> Entity {
+        self.fresh -= u32::from(entity.is_fresh);
+        Entity { is_fresh: false, ..entity }
     }
 
     /// Charges the running thread for having run for `ticks`.
@@ -203,7 +218,18 @@ impl RunQueue {
     pub fn charge(&mut self, ticks: u64) {
         if let Some(current) = &mut self.current {
             current.virtual_time = current.virtual_time.wrapping_add(current.weight.virtual_time(ticks));
+        } else if self.waiting.len() == 0 {
+            self.idle(ticks);
         }
+    }
+
+    /// Nobody wanted the CPU for `ticks`. Everybody has got all that it wanted until then, so what one has had more than others is soon
+    /// forgotten: time passes as for a thread of the least weight. Without that, one that was alone here now and then would come
+    /// behind all that slept meanwhile. Beside other queues this one stands where it stood.
+    fn idle(&mut self, ticks: u64) {
+        let passed = Weight::new(0).virtual_time(ticks);
+        self.floor = self.floor.wrapping_add(passed);
+        self.level.offset = self.level.offset.wrapping_sub(passed);
     }
 
     /// Takes the running thread off the CPU and the queue: it sleeps or has ended. When it wakes, enqueue it again.
@@ -222,7 +248,16 @@ impl RunQueue {
     #[must_use]
     pub fn slice(&self) -> Option<u64> {
         let current = self.current.as_ref()?;
-        (self.waiting.len() > 0).then(|| self.slice_of(current.weight, self.total_weight()))
+        let slice = || self.shortened().unwrap_or_else(|| self.slice_of(current.weight, self.total_weight()));
+        (self.waiting.len() > 0).then(slice)
+    }
+
+    /// How long the running thread may still run, because somebody woke who has used little and does not preempt it: others that woke
+    /// just before are as far behind. Each of those gets a shortest slice before it; `None` if nobody waits for that.
+    #[inline]
+    #[must_use]
+    pub const fn shortened(&self) -> Option<u64> {
+        if self.fresh == 0 { None } else { Some(self.timing.minimum_slice) }
     }
 
     /// Whether somebody waits who should run at once, before the running one's slice is over: it is further behind than
@@ -245,6 +280,7 @@ impl RunQueue {
         self.raise_floor();
         let mut stolen = self.waiting.take_late(|entity| entity.affinity.allows(cpu) && wanted(entity.thread))?;
         self.waiting_weight -= u64::from(stolen.weight.get());
+        stolen = self.has_waited(stolen);
         self.detach(&mut stolen);
         Some(stolen)
     }
@@ -254,7 +290,7 @@ impl RunQueue {
         self.raise_floor();
         let removed = self.waiting.take_late(|entity| entity.thread == thread)?;
         self.waiting_weight -= u64::from(removed.weight.get());
-        Some(removed)
+        Some(self.has_waited(removed))
     }
 
     /// How many threads wait or run.
@@ -296,6 +332,7 @@ impl RunQueue {
     fn push(&mut self, entity: Entity) {
         self.waiting.push(entity);
         self.waiting_weight += u64::from(entity.weight.get());
+        self.fresh += u32::from(entity.is_fresh);
     }
 
     pub(crate) fn raise_floor(&mut self) {

@@ -167,3 +167,76 @@ fn a_wake_up_before_the_sleep_is_kept_through_preemption_and_taken_once() {
     assert!(parking.try_wake());
     assert!(!parking.try_wake());
 }
+
+/// One that wakes beside others, on one CPU.
+struct Sleeper {
+    entity: Option<Entity>,
+    /// When it wakes, while it sleeps; when it woke, or had the CPU last, if it does not.
+    at: u64,
+    /// How long it runs then, and how much of that is left; how long it sleeps behind that.
+    runs: u64,
+    left: u64,
+    sleeps: u64,
+}
+
+/// How late each of these threads was at most, after it woke. Each runs, and sleeps, for so many ticks in turn, as the hypervisor
+/// lets them: it preempts at a wake-up or when a slice is over.
+fn lateness(threads: &[(u64, u64)], end: u64) -> Vec<u64> {
+    let mut queue = Queue::new(TIMING);
+    let mut sleepers: Vec<Sleeper> = Vec::new();
+    for (id, &(runs, sleeps)) in threads.iter().enumerate() {
+        let entity = Some(newcomer(id as u32, 100));
+        sleepers.push(Sleeper { entity, at: sleeps, runs, left: runs, sleeps });
+    }
+    let mut late = vec![0; threads.len()];
+    let (mut now, mut slice_end, mut is_fresh) = (0, u64::MAX, vec![false; threads.len()]);
+    while now < end {
+        let running = queue.current().map(|entity| entity.thread.0 as usize);
+        let ends = running.map_or(u64::MAX, |running| now + sleepers[running].left);
+        let wakes = sleepers.iter().filter(|sleeper| sleeper.entity.is_some()).map(|sleeper| sleeper.at).min();
+        let next = ends.min(slice_end).min(wakes.unwrap_or(u64::MAX)).max(now);
+        queue.charge(next - now);
+        if let Some(running) = running {
+            sleepers[running].left -= next - now;
+        }
+        now = next;
+        let mut gives_way = slice_end <= now;
+        if let Some(running) = running.filter(|&running| sleepers[running].left == 0) {
+            let sleeper = &mut sleepers[running];
+            (sleeper.entity, sleeper.left, sleeper.at) = (queue.take_current(), sleeper.runs, now + sleeper.sleeps);
+            gives_way = true;
+        }
+        for (id, sleeper) in sleepers.iter_mut().enumerate() {
+            if let Some(entity) = sleeper.entity.take_if(|_| sleeper.at <= now) {
+                queue.enqueue(entity, Arrival::Woken);
+                is_fresh[id] = true;
+                gives_way |= slice_end == u64::MAX || queue.should_preempt();
+                slice_end = slice_end.min(queue.shortened().map_or(u64::MAX, |slice| now + slice));
+            }
+        }
+        if gives_way && let Some(picked) = queue.pick() {
+            let picked = picked.0 as usize;
+            if core::mem::take(&mut is_fresh[picked]) {
+                late[picked] = late[picked].max(now - sleepers[picked].at);
+            }
+        }
+        if gives_way {
+            slice_end = queue.slice().map_or(u64::MAX, |slice| now + slice);
+        }
+    }
+    late
+}
+
+/// Whoever has used little comes first, also beside those that slept for long and then compute for long: it waits for no more than a
+/// shortest slice of each that woke just before it.
+#[test]
+fn who_uses_little_is_served_soon_beside_those_that_slept() {
+    const MILLISECOND: u64 = 62_500;
+    for others in 1..=4 {
+        // A wake-up each 3 ms, and the others' at any distance from those.
+        let mut threads = vec![(60 * MILLISECOND / 1000, 3 * MILLISECOND)];
+        threads.extend((0..others).map(|nth| (20 * MILLISECOND, (100 + nth) * MILLISECOND + 777)));
+        let late = lateness(&threads, 60_000 * MILLISECOND);
+        assert!(late[0] <= others * TIMING.minimum_slice, "{late:?}, beside {others}");
+    }
+}

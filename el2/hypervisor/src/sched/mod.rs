@@ -482,6 +482,16 @@ impl Queue {
         self.plan_round(target, now);
         if self.slice_end == NEVER || self.run.should_preempt() {
             notify(target);
+        } else if let Some(shortened) = self.run.shortened()
+            && now.saturating_add(shortened) < self.slice_end
+        {
+            self.slice_end = now.saturating_add(shortened);
+            if target.id == this_cpu().cpu {
+                self.arm_timer();
+            } else {
+                // Its timer is its own to set.
+                notify(target);
+            }
         }
     }
 

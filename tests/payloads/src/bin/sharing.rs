@@ -7,6 +7,7 @@
 //! | `partner` | gives its CPU away, for ever; with the word `fp` it uses an FP register in between; starts after `settle=<ms>`, as `measure` does |
 //! | `sleep` | sleeps, for ever |
 //! | `count` | counts loops for `ms=<n>` of its virtual time, says how many, and how long it had a CPU; computes for `around=<ms>` before and after that, so that others who started earlier or later have the same company while they count |
+//! | `bursts` | sleeps for `sleeps=<ms>` and computes for `ms=<n>`, in turn, for ever |
 //! | `full` | writes to every line of 64 bytes of its memory, then sleeps and wakes again and again, for ever |
 //! | `interactive` | after `settle=<ms>`, sleeps and wakes `times=<n>` times, and says how late it was at most |
 #![no_std]
@@ -30,8 +31,9 @@ fn main() {
         },
         Some("full") => full(),
         Some("count") => count(),
+        Some("bursts") => bursts(),
         Some("interactive") => interactive(),
-        _ => Err("the command line has no role=measure, partner, sleep, full, count or interactive"),
+        _ => Err("the command line has no role=measure, partner, sleep, full, count, bursts or interactive"),
     };
     match result {
         Ok(()) => println!("payload: 1 passed, 0 failed, 0 skipped"),
@@ -112,6 +114,15 @@ fn count() -> Result<(), &'static str> {
     println!("counted {loops}");
     println!("had {} us", (after - before) / 1000);
     Ok(())
+}
+
+fn bursts() -> ! {
+    let milliseconds = |name, usual| timer::microseconds(machine::option_number(name, usual) * 1000);
+    gic::enable(timer::VIRTUAL_PPI);
+    loop {
+        sleep(milliseconds("sleeps", 50));
+        spin_until(timer::now() + milliseconds("ms", 15));
+    }
 }
 
 /// For how many nanoseconds it has had a CPU, but for a constant: all the time that was not stolen from it.
