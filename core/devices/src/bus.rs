@@ -60,6 +60,10 @@ pub enum Change {
     Pause,
     /// It goes on.
     Resume,
+    /// It stands still until some of its memory has come. That may be hundreds of times.
+    Stall,
+    /// It goes on behind that.
+    Unstall,
     /// Its state was put in while it stands still: it goes on from where it, or another one, may have gone on before.
     Fork,
 }

@@ -56,6 +56,9 @@ pub struct ClockPage<S> {
     generation: u64,
     /// What is shown; nothing, while the machine is off.
     shown: Option<Moment>,
+    /// For how many ticks the guest's clock had stood still when its marker was made: more than those it has to hear of. No more, but
+    /// while its memory comes, in which time nothing is saved.
+    told: u64,
     /// The page does not have it yet: it was put in.
     is_behind: bool,
     /// It has changed, and the line is still high.
@@ -129,13 +132,22 @@ impl<S: FnMut(&mut [u8])> ClockPage<S> {
     /// One whose markers `source` makes. It shows nothing yet.
     #[must_use]
     pub const fn new(source: S) -> Self {
-        Self { source, sequence: 0, disruption: 0, generation: 0, shown: None, is_behind: false, has_changed: false }
+        Self {
+            source,
+            sequence: 0,
+            disruption: 0,
+            generation: 0,
+            shown: None,
+            told: 0,
+            is_behind: false,
+            has_changed: false,
+        }
     }
 
     /// Takes the state out.
     #[must_use]
     pub fn save(&self) -> SavedClockPage {
-        let &Self { source: _, sequence, disruption, generation, shown, is_behind: _, has_changed } = self;
+        let &Self { source: _, sequence, disruption, generation, shown, told: _, is_behind: _, has_changed } = self;
         let shown = shown.as_ref().map(ShownMoment::of);
         SavedClockPage { sequence, disruption, generation, shown, has_changed }
     }
@@ -152,6 +164,7 @@ impl<S: FnMut(&mut [u8])> ClockPage<S> {
         let shown = shown.as_ref().map(ShownMoment::moment).transpose()?;
         (self.sequence, self.disruption, self.generation) = (sequence, disruption, generation);
         (self.shown, self.is_behind, self.has_changed) = (shown, true, has_changed);
+        self.told = shown.map_or(0, |shown| shown.stood);
         Ok(())
     }
 
@@ -159,6 +172,21 @@ impl<S: FnMut(&mut [u8])> ClockPage<S> {
     pub fn time_was_set(&mut self, outside: &dyn Outside) {
         self.disrupt();
         self.publish(outside);
+    }
+
+    /// All of the guest's memory has come: it stands still for none of it any more, and hears once that it did.
+    pub fn memory_has_come(&mut self, outside: &dyn Outside) {
+        self.tell_of_standing_still(outside);
+    }
+
+    /// If the guest's clock stood still since its marker was made, what it knew of its counter is void. Says whether it did.
+    fn tell_of_standing_still(&mut self, outside: &dyn Outside) -> bool {
+        let has_stood = self.shown.is_some() && outside.moment().stood != self.told;
+        if has_stood {
+            self.disrupt();
+            self.publish(outside);
+        }
+        has_stood
     }
 
     /// Lets the line down: the edge was seen.
@@ -194,12 +222,18 @@ impl<S: FnMut(&mut [u8])> ClockPage<S> {
         if fresh == before || fresh == 0 { before.wrapping_add(1).max(1) } else { fresh }
     }
 
-    /// Shows what is now.
+    /// Shows what is now, and has the guest hear of it, with the marker that was made for that.
     fn publish(&mut self, outside: &dyn Outside) {
-        self.shown = Some(outside.moment());
+        let now = outside.moment();
+        self.told = now.stood;
+        self.show(now, outside);
+        self.has_changed = true;
+    }
+
+    fn show(&mut self, now: Moment, outside: &dyn Outside) {
+        self.shown = Some(now);
         self.sequence = self.sequence.wrapping_add(2);
         self.write(outside);
-        self.has_changed = true;
     }
 
     /// Writes the page. The guest may read meanwhile: it finds the count odd, or another one than before, and begins anew.
@@ -283,16 +317,20 @@ impl<S: FnMut(&mut [u8]) + Send> Device for ClockPage<S> {
             }
             Change::Resume => {
                 self.has_changed = false;
-                let stood = outside.moment().stood;
-                if self.shown.is_some_and(|shown| shown.stood != stood) {
-                    self.disrupt();
-                    self.publish(outside);
-                } else if self.is_behind {
+                if !self.tell_of_standing_still(outside) && self.is_behind {
                     self.write(outside);
                 }
             }
+            // Hundreds of markers and interrupts in a second would say no more than the last one, when all has come
+            // ([`ClockPage::memory_has_come`]). But what the page says is right whenever it is read.
+            Change::Unstall => {
+                let now = outside.moment();
+                if self.shown.is_some_and(|shown| shown.stood != now.stood) {
+                    self.show(now, outside);
+                }
+            }
             Change::PowerOff => (self.shown, self.has_changed) = (None, false),
-            Change::Pause => {}
+            Change::Pause | Change::Stall => {}
         }
     }
 

@@ -287,9 +287,9 @@ impl Device for GenericWatchdog {
         match change {
             Change::Reset => self.reset(),
             Change::PowerOff => self.disable(),
-            Change::Pause => self.pause(outside.count()),
+            Change::Pause | Change::Stall => self.pause(outside.count()),
             Change::Fork => {}
-            Change::Resume => {
+            Change::Resume | Change::Unstall => {
                 self.resume(outside.count());
                 self.ask(outside);
             }

@@ -297,9 +297,9 @@ impl Device for MemoryTimer {
                 self.look(outside);
             }
             // Its time stands still or goes on with the guest's counter.
-            Change::Pause | Change::Fork => {}
+            Change::Pause | Change::Stall | Change::Fork => {}
             // Where that stood still, or the state was put in, its deadline is another one of the host's.
-            Change::Resume => self.look(outside),
+            Change::Resume | Change::Unstall => self.look(outside),
         }
     }
 

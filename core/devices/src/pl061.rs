@@ -243,7 +243,7 @@ impl Device for Pl061 {
     fn change(&mut self, change: Change, _outside: &dyn Outside) {
         match change {
             Change::Reset => *self = Self::new(),
-            Change::PowerOff | Change::Pause | Change::Resume | Change::Fork => {}
+            Change::PowerOff | Change::Pause | Change::Resume | Change::Stall | Change::Unstall | Change::Fork => {}
         }
     }
 

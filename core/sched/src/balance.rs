@@ -213,7 +213,9 @@ mod tests {
         let timing = Timing { period: 1_000, minimum_slice: 100 };
         let (mut busy, mut idle) = (RunQueue::new(timing), RunQueue::new(timing));
         let thread = |id| Entity::new(ThreadId(id), Weight::DEFAULT, Affinity::ANY);
-        (0..2).for_each(|id| busy.enqueue(thread(id), Arrival::Woken));
+        for id in 0..2 {
+            busy.enqueue(thread(id), Arrival::Woken);
+        }
         idle.enqueue(thread(2), Arrival::Woken);
         let own = busy.standing(0);
         assert_eq!(idle.stand_beside(&own, 0).behind(&own), 0);

@@ -77,21 +77,19 @@ pub struct Entity {
     pub affinity: Affinity,
     /// Its virtual run time: on a queue in that queue's time, of one that moves on the scale common to all.
     pub(crate) virtual_time: u64,
-    /// It woke, has used little, and waits since then: it is to be served soon.
-    pub(crate) is_fresh: bool,
 }
 
 impl Entity {
     /// A thread that has not run yet: enqueue it as [`Arrival::Woken`].
     #[must_use]
     pub const fn new(thread: ThreadId, weight: Weight, affinity: Affinity) -> Self {
-        Self { thread, weight, affinity, virtual_time: 0, is_fresh: false }
+        Self { thread, weight, affinity, virtual_time: 0 }
     }
 
     /// A thread whose [`Entity::virtual_time`] was kept elsewhere while it slept.
     #[must_use]
     pub const fn resumed(thread: ThreadId, weight: Weight, affinity: Affinity, virtual_time: u64) -> Self {
-        Self { thread, weight, affinity, virtual_time, is_fresh: false }
+        Self { thread, weight, affinity, virtual_time }
     }
 
     /// Whether it is to run before `other`.
@@ -136,8 +134,6 @@ pub struct RunQueue {
     pub(crate) level: QueueLevel,
     /// The sum of the weights of those that wait.
     pub(crate) waiting_weight: u64,
-    /// How many of them woke and have used little.
-    fresh: u32,
     pub(crate) timing: Timing,
 }
 
@@ -145,7 +141,7 @@ impl RunQueue {
     /// An empty queue.
     #[must_use]
     pub const fn new(timing: Timing) -> Self {
-        Self { waiting: Heap::new(), current: None, floor: 0, level: QueueLevel::NEW, waiting_weight: 0, fresh: 0, timing }
+        Self { waiting: Heap::new(), current: None, floor: 0, level: QueueLevel::NEW, waiting_weight: 0, timing }
     }
 
     /// Makes room for `threads` in all, so that nothing here allocates until there are more.
@@ -153,9 +149,11 @@ impl RunQueue {
         self.waiting.reserve(threads);
     }
 
-    /// Lets a thread wait for its turn. Ask [`RunQueue::should_preempt`] afterwards.
-    pub fn enqueue(&mut self, mut entity: Entity, arrival: Arrival) {
+    /// Lets a thread wait for its turn. Ask [`RunQueue::should_preempt`] afterwards. Says whether there is some
+    /// [`hurry`](RunQueue::hurry): it woke and has used little, and others that did so too come before it.
+    pub fn enqueue(&mut self, mut entity: Entity, arrival: Arrival) -> bool {
         self.raise_floor();
+        let mut has_used_little = false;
         match arrival {
             Arrival::Moved => self.attach(&mut entity),
             Arrival::Woken => {
@@ -165,10 +163,12 @@ impl RunQueue {
                 let claim = entity.weight.virtual_time(self.timing.minimum_slice);
                 let earliest = self.floor.wrapping_sub(claim);
                 entity.virtual_time = later(entity.virtual_time, earliest);
-                entity.is_fresh = entity.virtual_time == earliest;
+                has_used_little = entity.virtual_time == earliest;
             }
         }
         self.push(entity);
+        let is_first = self.waiting.first().is_some_and(|first| first.thread == entity.thread);
+        has_used_little && !(is_first && self.should_preempt())
     }
 
     /// Chooses who runs next. The one that ran until now waits again: it was preempted or its slice is over. If it
@@ -182,7 +182,7 @@ impl RunQueue {
             None => {
                 let next = self.waiting.pop()?;
                 self.waiting_weight -= u64::from(next.weight.get());
-                self.has_waited(next)
+                next
             }
         };
         self.current = Some(next);
@@ -203,14 +203,7 @@ impl RunQueue {
     fn exchange(&mut self, current: Entity) -> Option<Entity> {
         let next = self.waiting.replace_first(current)?;
         self.waiting_weight = self.waiting_weight + u64::from(current.weight.get()) - u64::from(next.weight.get());
-        Some(self.has_waited(next))
-    }
-
-    /// `entity` does not wait any more.
-    #[inline(always)]
-    fn has_waited(&mut self, entity: Entity) -> Entity {
-        self.fresh -= u32::from(entity.is_fresh);
-        Entity { is_fresh: false, ..entity }
+        Some(next)
     }
 
     /// Charges the running thread for having run for `ticks`.
@@ -226,6 +219,8 @@ impl RunQueue {
     /// Nobody wanted the CPU for `ticks`. Everybody has got all that it wanted until then, so what one has had more than others is soon
     /// forgotten: time passes as for a thread of the least weight. Without that, one that was alone here now and then would come
     /// behind all that slept meanwhile. Beside other queues this one stands where it stood.
+    #[cold]
+    #[inline(never)]
     fn idle(&mut self, ticks: u64) {
         let passed = Weight::new(0).virtual_time(ticks);
         self.floor = self.floor.wrapping_add(passed);
@@ -248,16 +243,16 @@ impl RunQueue {
     #[must_use]
     pub fn slice(&self) -> Option<u64> {
         let current = self.current.as_ref()?;
-        let slice = || self.shortened().unwrap_or_else(|| self.slice_of(current.weight, self.total_weight()));
-        (self.waiting.len() > 0).then(slice)
+        (self.waiting.len() > 0).then(|| self.slice_of(current.weight, self.total_weight()))
     }
 
-    /// How long the running thread may still run, because somebody woke who has used little and does not preempt it: others that woke
-    /// just before are as far behind. Each of those gets a shortest slice before it; `None` if nobody waits for that.
-    #[inline]
+    /// How long slices are to be the shortest, and how long that is: for as long as all that wait now take for that. Asked where one woke
+    /// that has used little, and is not served at once, since others that woke just before are as far behind: by whole slices of each
+    /// of them it would be late.
     #[must_use]
-    pub const fn shortened(&self) -> Option<u64> {
-        if self.fresh == 0 { None } else { Some(self.timing.minimum_slice) }
+    pub fn hurry(&self) -> (u64, u64) {
+        let slice = self.timing.minimum_slice;
+        (slice.saturating_mul(self.waiting.len() as u64), slice)
     }
 
     /// Whether somebody waits who should run at once, before the running one's slice is over: it is further behind than
@@ -280,7 +275,6 @@ impl RunQueue {
         self.raise_floor();
         let mut stolen = self.waiting.take_late(|entity| entity.affinity.allows(cpu) && wanted(entity.thread))?;
         self.waiting_weight -= u64::from(stolen.weight.get());
-        stolen = self.has_waited(stolen);
         self.detach(&mut stolen);
         Some(stolen)
     }
@@ -290,7 +284,7 @@ impl RunQueue {
         self.raise_floor();
         let removed = self.waiting.take_late(|entity| entity.thread == thread)?;
         self.waiting_weight -= u64::from(removed.weight.get());
-        Some(self.has_waited(removed))
+        Some(removed)
     }
 
     /// How many threads wait or run.
@@ -332,7 +326,6 @@ impl RunQueue {
     fn push(&mut self, entity: Entity) {
         self.waiting.push(entity);
         self.waiting_weight += u64::from(entity.weight.get());
-        self.fresh += u32::from(entity.is_fresh);
     }
 
     pub(crate) fn raise_floor(&mut self) {

@@ -189,7 +189,7 @@ fn lateness(threads: &[(u64, u64)], end: u64) -> Vec<u64> {
         sleepers.push(Sleeper { entity, at: sleeps, runs, left: runs, sleeps });
     }
     let mut late = vec![0; threads.len()];
-    let (mut now, mut slice_end, mut is_fresh) = (0, u64::MAX, vec![false; threads.len()]);
+    let (mut now, mut slice_end, mut hurry_until, mut is_fresh) = (0, u64::MAX, 0, vec![false; threads.len()]);
     while now < end {
         let running = queue.current().map(|entity| entity.thread.0 as usize);
         let ends = running.map_or(u64::MAX, |running| now + sleepers[running].left);
@@ -208,10 +208,13 @@ fn lateness(threads: &[(u64, u64)], end: u64) -> Vec<u64> {
         }
         for (id, sleeper) in sleepers.iter_mut().enumerate() {
             if let Some(entity) = sleeper.entity.take_if(|_| sleeper.at <= now) {
-                queue.enqueue(entity, Arrival::Woken);
+                let is_in_a_hurry = queue.enqueue(entity, Arrival::Woken);
                 is_fresh[id] = true;
                 gives_way |= slice_end == u64::MAX || queue.should_preempt();
-                slice_end = slice_end.min(queue.shortened().map_or(u64::MAX, |slice| now + slice));
+                if is_in_a_hurry {
+                    let (time, slice) = queue.hurry();
+                    (hurry_until, slice_end) = (now + time, slice_end.min(now + slice));
+                }
             }
         }
         if gives_way && let Some(picked) = queue.pick() {
@@ -221,7 +224,8 @@ fn lateness(threads: &[(u64, u64)], end: u64) -> Vec<u64> {
             }
         }
         if gives_way {
-            slice_end = queue.slice().map_or(u64::MAX, |slice| now + slice);
+            let slice = if now < hurry_until { queue.slice().map(|_| queue.hurry().1) } else { queue.slice() };
+            slice_end = slice.map_or(u64::MAX, |slice| now + slice);
         }
     }
     late
@@ -235,7 +239,7 @@ fn who_uses_little_is_served_soon_beside_those_that_slept() {
     for others in 1..=4 {
         // A wake-up each 3 ms, and the others' at any distance from those.
         let mut threads = vec![(60 * MILLISECOND / 1000, 3 * MILLISECOND)];
-        threads.extend((0..others).map(|nth| (20 * MILLISECOND, (100 + nth) * MILLISECOND + 777)));
+        threads.extend((0..others).map(|nth| (20 * MILLISECOND, (100 + nth) * MILLISECOND + 777 * (nth % 2))));
         let late = lateness(&threads, 60_000 * MILLISECOND);
         assert!(late[0] <= others * TIMING.minimum_slice, "{late:?}, beside {others}");
     }

@@ -583,7 +583,7 @@ impl<D: Device + Send> devices::Device for Mmio<D> {
         match change {
             // A machine that is off has no driver, and no memory for its queues. Bytes that the device has taken stay.
             Change::Reset | Change::PowerOff => self.reset(),
-            Change::Pause | Change::Resume | Change::Fork => {}
+            Change::Pause | Change::Resume | Change::Stall | Change::Unstall | Change::Fork => {}
         }
     }
 

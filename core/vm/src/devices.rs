@@ -176,6 +176,16 @@ impl<H: Holder> Devices<H> {
         }
     }
 
+    /// All of the guest's memory has come. If its clock stood still for some of it, it hears of that, likewise.
+    pub fn memory_has_come(&self, owner: &impl Keeper<H>, is_paused: bool) {
+        for page in &self.clock_pages {
+            owner.work(page, |page, outside| page.memory_has_come(outside));
+            if !is_paused {
+                owner.work(page, |page, _| page.lower());
+            }
+        }
+    }
+
     /// Whether the guest has Generic Watchdogs.
     pub const fn has_watchdogs(&self) -> bool {
         !self.watchdogs.is_empty()

@@ -34,7 +34,7 @@ mod watchdogs;
 mod world;
 
 pub use life::saved::SavedLife;
-pub use life::{Ask, Effect, End, Life, Saying, Stop, Task};
+pub use life::{Ask, Effect, End, Fate, Life, Saying, Stop, Task};
 pub use needs::{DoesNotFit, Needs, Share};
 pub use plan::{GuestCounter, machine};
 pub use watchdogs::saved::SavedWatchdogs;

@@ -16,6 +16,7 @@
 //! * A VM that is built for a saved state ([`Life::start_for_state`]) stands still, and cannot be resumed, before the state is in it.
 //! * A thread that has something to do is woken after that was recorded.
 
+use devices::Change;
 use fair::{By, Restarts};
 use services::psci::{CpuOffOutcome, PsciError, Start, VmPower};
 use units::{MAX_VCPUS, VcpuId, VcpuSet};
@@ -51,6 +52,17 @@ enum Phase<R> {
     Stopping(Stop<R>),
     /// It is taken apart, and is off then.
     Ending(Stop<R>),
+}
+
+/// What has become of one of a VM's lives.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Fate<R> {
+    /// It goes on.
+    Lives,
+    /// It ends, or has ended, for this reason, and no other life begins by that.
+    Ends(Stop<R>),
+    /// It ends, or has ended, and another one begins, or has begun.
+    Afresh,
 }
 
 /// What a thread of a vCPU does next.
@@ -110,10 +122,8 @@ pub enum Effect {
     FreezeWatchdogs,
     /// The watchdogs go on.
     ThawWatchdogs,
-    /// The devices are told of the pause.
-    PauseDevices,
-    /// The devices are told that it is over.
-    ResumeDevices,
+    /// The devices are told.
+    ChangeDevices(Change),
     /// Every vCPU is asked for something, wherever it is, and its thread woken.
     AskAll(Ask),
     /// The clock may stop, once all vCPUs stand still.
@@ -132,19 +142,50 @@ pub enum Effect {
     Report,
 }
 
-/// Nothing happens.
-/// A VM goes on, and whoever is interested is told so, which are the last [`TOLD`].
-const GOES_ON: [Effect; 8] = [
-    Effect::ShowPause,
-    Effect::ResumeClock,
-    Effect::ThawWatchdogs,
-    Effect::ResumeDevices,
-    Effect::ServeDevices,
-    Effect::WakeAll,
-    Effect::Say(Saying::GoesOn),
-    Effect::Report,
-];
+/// A VM's vCPUs stand still, its devices by this `change`, and whoever is interested is told so, which are the last [`TOLD`].
+///
+/// The watchdogs first: a vCPU that has not stopped yet may still set one up, whose time then begins with the VM's going on.
+const fn stands_still(change: Change) -> [Effect; 7] {
+    [
+        Effect::ShowPause,
+        Effect::FreezeWatchdogs,
+        Effect::ChangeDevices(change),
+        Effect::AskAll(Ask::StandStill),
+        Effect::PauseClock,
+        Effect::Say(Saying::Paused),
+        Effect::Report,
+    ]
+}
+
+/// A VM goes on, its devices by this `change`, and whoever is interested is told so, which are the last [`TOLD`].
+///
+/// The clock before the watchdogs, whose deadlines are never while it stands, and before the vCPUs, which copy it.
+const fn goes_on(change: Change) -> [Effect; 8] {
+    [
+        Effect::ShowPause,
+        Effect::ResumeClock,
+        Effect::ThawWatchdogs,
+        Effect::ChangeDevices(change),
+        Effect::ServeDevices,
+        Effect::WakeAll,
+        Effect::Say(Saying::GoesOn),
+        Effect::Report,
+    ]
+}
+
+/// How many of those tell somebody.
 const TOLD: usize = 2;
+const PAUSES: [Effect; 7] = stands_still(Change::Pause);
+const RESUMES: [Effect; 8] = goes_on(Change::Resume);
+const STALLS: [Effect; 7] = stands_still(Change::Stall);
+const UNSTALLS: [Effect; 8] = goes_on(Change::Unstall);
+
+/// All of them but those that tell somebody.
+fn untold(effects: &'static [Effect]) -> &'static [Effect] {
+    effects.get(..effects.len().saturating_sub(TOLD)).unwrap_or_default()
+}
+
+/// Nothing happens.
 const NOTHING: &[Effect] = &[];
 const FIRST: VcpuId = VcpuId(0);
 
@@ -267,7 +308,14 @@ impl<R: Clone + PartialEq> Life<R> {
         self.phase = Phase::Running;
         self.is_paused = true;
         self.awaits_state = true;
-        &[Effect::ShowPause, Effect::FreezeWatchdogs, Effect::PauseDevices, Effect::PauseClock, Effect::Report]
+        const STANDS: &[Effect] = &[
+            Effect::ShowPause,
+            Effect::FreezeWatchdogs,
+            Effect::ChangeDevices(Change::Pause),
+            Effect::PauseClock,
+            Effect::Report,
+        ];
+        STANDS
     }
 
     /// Stops it, or makes it start afresh. The first reason counts.
@@ -289,10 +337,23 @@ impl<R: Clone + PartialEq> Life<R> {
         }
     }
 
+    /// What has become of its life number `life`, in which it was built or has started.
+    #[must_use]
+    pub fn fate(&self, life: u32) -> Fate<R> {
+        match &self.phase {
+            _ if self.boots != life => Fate::Afresh,
+            Phase::Running => Fate::Lives,
+            Phase::Booting | Phase::Stopping(Stop::Reset | Stop::Restart) => Fate::Afresh,
+            Phase::Stopping(stop) | Phase::Ending(stop) | Phase::Off(stop) => Fate::Ends(stop.clone()),
+        }
+    }
+
+    /// Stops it, if that life of it goes on which has the number `life`: a reason that was found in one is none for the next.
+    pub fn stop_in(&mut self, life: u32, stop: Stop<R>) -> &'static [Effect] {
+        if self.fate(life) == Fate::Lives { self.stop(stop) } else { NOTHING }
+    }
+
     /// Lets its vCPUs stand still, and its watchdogs with them. No effects if it does not run.
-    ///
-    /// The watchdogs first: a vCPU that has not stopped yet may still set one up, whose time then begins with the VM's going
-    /// on.
     pub fn pause(&mut self) -> &'static [Effect] {
         if self.phase == Phase::Running && core::mem::take(&mut self.is_stalled) {
             // It stands still already, and goes on when the operator says so.
@@ -302,15 +363,7 @@ impl<R: Clone + PartialEq> Life<R> {
             return NOTHING;
         }
         self.is_paused = true;
-        &[
-            Effect::ShowPause,
-            Effect::FreezeWatchdogs,
-            Effect::PauseDevices,
-            Effect::AskAll(Ask::StandStill),
-            Effect::PauseClock,
-            Effect::Say(Saying::Paused),
-            Effect::Report,
-        ]
+        &PAUSES
     }
 
     /// As [`Life::pause`], until some of its memory has come ([`Life::unstall`]): that may be hundreds of times, and nobody is told.
@@ -320,13 +373,7 @@ impl<R: Clone + PartialEq> Life<R> {
         }
         self.is_paused = true;
         self.is_stalled = true;
-        &[
-            Effect::ShowPause,
-            Effect::FreezeWatchdogs,
-            Effect::PauseDevices,
-            Effect::AskAll(Ask::StandStill),
-            Effect::PauseClock,
-        ]
+        untold(&STALLS)
     }
 
     /// Some of its memory has come. It goes on, unless it stands still for another reason.
@@ -335,18 +382,16 @@ impl<R: Clone + PartialEq> Life<R> {
             return NOTHING;
         }
         self.is_paused = false;
-        GOES_ON.split_at(GOES_ON.len() - TOLD).0
+        untold(&UNSTALLS)
     }
 
     /// Lets it go on. No effects if it is not paused, has no state yet, or stops: its watchdogs are not to begin again then.
-    ///
-    /// The clock before the watchdogs, whose deadlines are never while it stands, and before the vCPUs, which copy it.
     pub fn resume(&mut self) -> &'static [Effect] {
         if self.phase != Phase::Running || !self.is_paused || self.is_stalled || self.awaits_state {
             return NOTHING;
         }
         self.is_paused = false;
-        &GOES_ON
+        &RESUMES
     }
 
     /// If it powers itself off before `until`, in milliseconds, it is started again. With 0 it stays off.

@@ -9,6 +9,7 @@ use crate::{
     Ask, Bite, Caller, Consequence, Effect, End, Life, SavedLife, SavedWatchdogs, Saying, Stop, Task, Watchdogs, Which,
 };
 use abi::bundle::Doors as Policy;
+use devices::Change;
 use proptest::prelude::{Just, Strategy, prop_oneof};
 use proptest::sample::select;
 use services::psci::{SavedPower, Start, VmPower};
@@ -240,8 +241,9 @@ impl World {
                     assert!(!self.clock_is_paused, "a deadline is never while the clock stands");
                     self.watchdogs.resume(self.now);
                 }
-                Effect::PauseDevices => self.devices_are_paused = true,
-                Effect::ResumeDevices => self.devices_are_paused = false,
+                Effect::ChangeDevices(change) => {
+                    self.devices_are_paused = matches!(change, Change::Pause | Change::Stall);
+                }
                 Effect::AskAll(ask) => {
                     let asked = match ask {
                         Ask::Leave => &mut self.asked_to_leave,

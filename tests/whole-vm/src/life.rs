@@ -60,8 +60,7 @@ impl WholeVm {
                     self.watchdogs.resume(self.milliseconds());
                     self.service.resume(self.milliseconds());
                 }
-                Effect::PauseDevices => self.change(Change::Pause),
-                Effect::ResumeDevices => self.change(Change::Resume),
+                Effect::ChangeDevices(change) => self.change(change),
                 Effect::AskAll(ask) => {
                     for vcpu in self.vcpus.iter_mut().filter(|vcpu| vcpu.place != VcpuState::Out) {
                         match ask {

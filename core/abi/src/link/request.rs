@@ -90,6 +90,7 @@ pub enum Ask<'a> {
     /// A saved VM is to take the place of this one, which is off.
     Restore,
     /// The next piece of it. Only the last of several is answered, and each one that is refused; then all is, and the VM is off.
+    /// [`Answer::Over`] is told if the guest, which runs meanwhile, has ended its life; it is told again until [`Ask::EndTransfer`].
     /// [`Answer::More`] is told if there was more to write than is written for one request: the next one goes on with that, and
     /// may hold nothing. What was taken before is passed over: a piece whose answer was lost can be sent again, also in other pieces.
     RestoreNext {
@@ -161,6 +162,17 @@ pub enum Answer<'a> {
         /// Its number: the memory is counted in pieces of 64 KiB, from 0.
         piece: u32,
     },
+    /// The guest has ended its life before all of its memory had come. Nothing more of it is wanted, and what is sent is passed over.
+    Over(Over),
+}
+
+/// How a guest has ended its life while its memory came.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Over {
+    /// It has powered itself off.
+    PoweredOff,
+    /// It was reset, by itself or by a watchdog: it starts afresh.
+    Afresh,
 }
 
 /// What a guest's tools have reported. Texts are printable ASCII, and empty where nothing was said.
@@ -237,7 +249,9 @@ const VALUE: u32 = 2;
 
 #[cfg(test)]
 mod tests {
-    use super::{Answer, Ask, Guest, HOST, MAX_BULK_CHUNK, MAX_CHUNK, MAX_KEY, MAX_PIECE, Reply, Request, VALUE_HEAD};
+    use super::{
+        Answer, Ask, Guest, HOST, MAX_BULK_CHUNK, MAX_CHUNK, MAX_KEY, MAX_PIECE, Over, Reply, Request, VALUE_HEAD,
+    };
     use crate::link::{MAX_BULK, MAX_PAYLOAD};
     use alloc::vec;
     use proptest::prelude::*;
@@ -295,6 +309,10 @@ mod tests {
         assert_eq!(reply.encode(&mut buffer), Some(&[6, 8][..]));
         let reply = Reply { id: 6, answer: Answer::Lost };
         assert_eq!(reply.encode(&mut buffer), Some(&[6, 9][..]));
+        let reply = Reply { id: 6, answer: Answer::Wanted { piece: 300 } };
+        assert_eq!(reply.encode(&mut buffer), Some(&[6, 10, 0xac, 2][..]));
+        let reply = Reply { id: 6, answer: Answer::Over(Over::Afresh) };
+        assert_eq!(reply.encode(&mut buffer), Some(&[6, 11, 1][..]));
         let request = Request { id: 5, vm: 1, ask: Ask::SaveNext { offset: 300, length: 7 } };
         assert_eq!(request.encode(&mut buffer), Some(&[5, 1, 11, 0xac, 2, 7][..]));
         assert_eq!(Request::decode(&[5, 1, 99]), None);

@@ -192,6 +192,52 @@ fn without_a_clock_the_page_is_unreliable() {
 }
 
 /// The table of decision 0031: what changes which marker, and whether the guest hears of it.
+/// While its memory comes a guest stands still for each piece that it needs. It always finds the right time, and hears of all that
+/// once: when all has come, or in a pause that comes before that.
+#[test]
+fn a_guest_whose_memory_comes_hears_once_that_it_stood_still() {
+    for is_paused_before in [false, true] {
+        let (world, mut device) = started();
+        let before = world.read();
+        let mut stood = 0;
+        for _ in 0..300 {
+            device.change(Change::Stall, &world);
+            stood += 5;
+            let time = START.time + Duration::from_secs(stood);
+            world.moment.set(Moment { stood, time, ..START });
+            device.change(Change::Unstall, &world);
+            let now = world.read();
+            assert_eq!((now.disruption, now.generation), (before.disruption, before.generation), "no marker for each");
+            assert_eq!(now.utc(0), before.utc(0) + u128::from(stood) * 1_000_000_000, "but the time is right");
+        }
+        let is_told = |lines: Vec<Line>| lines.iter().filter(|&&line| line == Line::High).count();
+        assert_eq!(is_told(world.lines.take()), 0);
+        if is_paused_before {
+            device.change(Change::Pause, &world);
+            device.change(Change::Resume, &world);
+            assert_eq!(is_told(world.lines.take()), 1);
+            device.work(&world, ClockPage::lower);
+        }
+        device.work(&world, |page| page.memory_has_come(&world));
+        let after = world.read();
+        assert_ne!(after.disruption, before.disruption);
+        assert_eq!(after.generation, before.generation);
+        assert_eq!(is_told(world.lines.take()), usize::from(!is_paused_before));
+        // Not again, when it has heard.
+        device.work(&world, |page| page.memory_has_come(&world));
+        device.change(Change::Pause, &world);
+        device.change(Change::Resume, &world);
+        assert_eq!(world.read().disruption, after.disruption);
+    }
+    // One whose clock never stood still hears of nothing.
+    let (world, mut device) = started();
+    let before = world.read();
+    device.change(Change::Stall, &world);
+    device.change(Change::Unstall, &world);
+    device.work(&world, |page| page.memory_has_come(&world));
+    assert_eq!(world.read().sequence, before.sequence);
+}
+
 #[test]
 fn what_disrupts_and_what_does_not() {
     let changes = |work: &dyn Fn(&World, &mut Wired<ClockPage<Filler>>)| {

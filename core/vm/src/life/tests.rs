@@ -1,12 +1,14 @@
 //! A VM's life against random events, and the races that were known.
 
-use super::{Ask, Effect, End, Life, Saying, Stop};
+use super::{Ask, Effect, End, Fate, Life, Saying, Stop, Task};
+use crate::SavedLife;
 use crate::world::{Event, RAM, Reason, Thread, VCPUS, World, event, policy, start};
+use devices::Change;
 use proptest::collection;
 use proptest::prelude::{any, proptest};
-use services::psci::VmPower;
+use services::psci::{SavedPower, VmPower};
 use std::vec::Vec;
-use units::VcpuId;
+use units::{VcpuId, VcpuSet};
 
 proptest! {
     /// Whatever comes in which order: never two lives at once, nobody inside while it is worked on, the first reason counts, a
@@ -295,15 +297,69 @@ fn a_stall_is_told_to_nobody_and_leaves_a_pause_alone() {
     let is_told = |effects: &[Effect]| effects.iter().any(|effect| matches!(effect, Effect::Say(_) | Effect::Report));
     let effects = life.stall();
     assert!(effects.contains(&Effect::AskAll(Ask::StandStill)) && !is_told(effects) && life.is_paused());
+    assert!(effects.contains(&Effect::ChangeDevices(Change::Stall)), "by which its clock page knows it from a pause");
     assert!(life.stall().is_empty() && life.resume().is_empty(), "what it waits for has not come");
     let effects = life.unstall();
     assert!(effects.contains(&Effect::WakeAll) && !is_told(effects) && life.is_running());
+    assert!(effects.contains(&Effect::ChangeDevices(Change::Unstall)));
     assert!(life.unstall().is_empty());
     life.stall();
     assert_eq!(life.pause(), [Effect::Say(Saying::Paused), Effect::Report]);
     assert!(life.unstall().is_empty() && life.is_paused());
-    assert!(!life.resume().is_empty() && life.is_running());
+    assert!(life.resume().contains(&Effect::ChangeDevices(Change::Resume)) && life.is_running());
     life.stall();
     life.stop(Stop::Operator);
     assert!(life.unstall().is_empty());
+}
+
+/// A life that a state was put into, with vCPU 0.
+fn restored() -> Life<Reason> {
+    let mut life = Life::new(VmPower::new(1, RAM));
+    assert!(life.start_for_state());
+    life.is_built(0);
+    let power = SavedPower { count: 1, on: 1, pending: 0 };
+    life.restore(&SavedLife { power, starts: Default::default() }, VcpuSet::only(VcpuId(0))).expect("it fits");
+    life.resume();
+    assert_eq!(life.next_task(VcpuId(0)), Some(Task::GoOn));
+    life
+}
+
+/// From the moment in which its guest asks for a reset, it is said of a life that the next one begins, and whoever wants to stop
+/// that life stops no other: not while its vCPU leaves, nor while its memory is given back, nor when the next one has begun.
+#[test]
+fn what_ends_a_life_is_known_at_any_moment_and_stops_no_other() {
+    let mut life = restored();
+    let first = life.boots();
+    assert_eq!(life.fate(first), Fate::Lives);
+    life.stop(Stop::Reset);
+    assert!(life.fate(first) == Fate::Afresh && life.stop_in(first, Stop::Crashed("late")).is_empty());
+    assert!(matches!(life.left(VcpuId(0), 5), Some(End::Afresh { .. })));
+    assert!(life.fate(first) == Fate::Afresh && life.stop_in(first, Stop::Crashed("late")).is_empty());
+    assert!(!life.is_to_stop_at_once(), "the life that begins was stopped");
+    life.started(start(0, 1), 6);
+    assert!(life.fate(first) == Fate::Afresh && life.stop_in(first, Stop::Crashed("late")).is_empty());
+    assert!(life.fate(life.boots()) == Fate::Lives && life.is_running());
+    // The life that is meant is stopped.
+    assert!(!life.stop_in(life.boots(), Stop::Operator).is_empty());
+    assert_eq!(life.fate(life.boots()), Fate::Ends(Stop::Operator));
+
+    for stop in [Stop::PowerOff, Stop::Operator, Stop::Crashed("no memory")] {
+        let mut life = restored();
+        let first = life.boots();
+        life.stop(stop.clone());
+        assert_eq!(life.fate(first), Fate::Ends(stop.clone()), "its vCPU is still in the guest");
+        assert_eq!(life.left(VcpuId(0), 5), Some(End::Off));
+        assert_eq!(life.fate(first), Fate::Ends(stop.clone()), "it is being taken apart");
+        life.is_taken_apart();
+        assert_eq!(life.fate(first), Fate::Ends(stop));
+        life.start();
+        assert_eq!(life.fate(first), Fate::Afresh, "its images are being loaded");
+    }
+    // A reset whose images cannot be loaded any more.
+    let mut life = restored();
+    let first = life.boots();
+    life.stop(Stop::Reset);
+    life.left(VcpuId(0), 5);
+    life.failed("no image");
+    assert_eq!(life.fate(first), Fate::Ends(Stop::Crashed("no image")));
 }

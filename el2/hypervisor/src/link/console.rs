@@ -13,6 +13,7 @@ use core::sync::atomic::{AtomicBool, Ordering};
 use abi::link::request::{self, Answer, Reply};
 use abi::link::{self, Channel, Command, Decoder, Event, Message, StopReason, VmState};
 use arrayvec::ArrayVec;
+use devices::Stream;
 use fair::Ring;
 use hw::sync::{IrqLock, unmask_irqs};
 use hw::{firmware, sysreg, uart};
@@ -219,7 +220,8 @@ impl Port {
         while let Some(index) = self.released.iter().position(|&(_, at)| at <= now) {
             let (id, _) = self.released.swap_remove(index);
             if let Some(vm) = vm::by_id(id) {
-                vm.deliver(|vm| vm.devices.set_power_button(vm, false));
+                // One that is being restored has the button that it had.
+                let _ = vm.deliver(|vm| vm.devices.set_power_button(vm, false));
             }
         }
         self.dues.serve(now);
@@ -435,7 +437,10 @@ impl Port {
 
     /// Presses a VM's power button; it is released a moment later.
     fn press(&mut self, vm: &Vm) {
-        vm.deliver(|vm| vm.devices.set_power_button(vm, true));
+        if vm.deliver(|vm| vm.devices.set_power_button(vm, true)).is_err() {
+            return self
+                .send(&Message::Refused { text: "power button: the VM is being restored and has no state yet" });
+        }
         let at = sysreg::cntpct_el0().saturating_add(host::ticks(PRESS_MICROSECONDS));
         // Pressed again, it stays pressed for longer: once for each VM is enough.
         self.released.retain(|(id, _)| *id != vm.id);
@@ -578,12 +583,12 @@ impl Port {
             }
             Channel::Console(id) => {
                 if let Some(vm) = vm::by_id(id) {
-                    vm.deliver(|vm| vm.devices.receive(vm, payload));
+                    self.pass_on(vm, Stream::Uart, payload);
                 }
             }
             Channel::VirtioConsole(id) => {
                 if let Some(vm) = vm::by_id(id) {
-                    vm.deliver(|vm| vm.devices.receive_virtio(vm, payload));
+                    self.pass_on(vm, Stream::Virtio, payload);
                     vm.console.ask_for_service();
                 }
             }
@@ -601,7 +606,18 @@ impl Port {
             return;
         }
         if let Some(vm) = vm::by_id(VmId(self.focus)) {
-            vm.deliver(|vm| vm.devices.receive(vm, &[byte]));
+            self.pass_on(vm, Stream::Uart, &[byte]);
+        }
+    }
+
+    /// Input for a VM's console. It waits if the VM waits for a state: as if it were typed then.
+    fn pass_on(&mut self, vm: &Vm, stream: Stream, bytes: &[u8]) {
+        let passed_on = vm.deliver(|vm| match stream {
+            Stream::Uart => vm.devices.receive(vm, bytes),
+            Stream::Virtio => vm.devices.receive_virtio(vm, bytes),
+        });
+        if passed_on.is_err() {
+            self.operator.transfer.keep_input(vm, stream, bytes);
         }
     }
 
@@ -647,7 +663,7 @@ impl Port {
                 // The tools in the guest, where they run, are surer than a button that nobody may watch.
                 if let Some(vm) = find(vm) {
                     vm.start_again_after_power_off(None);
-                    if !vm.doors.ask_to_stop(vm, Shutdown::Halt) {
+                    if vm.deliver(|vm| vm.doors.ask_to_stop(vm, Shutdown::Halt)) != Ok(true) {
                         self.press(vm);
                     }
                 }
@@ -666,7 +682,7 @@ impl Port {
             Command::Reboot { vm } => {
                 if let Some(vm) = find(vm)
                     && !vm.start()
-                    && !vm.doors.ask_to_stop(vm, Shutdown::Restart)
+                    && vm.deliver(|vm| vm.doors.ask_to_stop(vm, Shutdown::Restart)) != Ok(true)
                 {
                     vm.stop(Stop::Restart);
                 }

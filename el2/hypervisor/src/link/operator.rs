@@ -139,7 +139,7 @@ impl Operator {
                 must_run(vm)?;
                 let restart = if let Ask::Restart { seconds } = ask { Some(seconds) } else { None };
                 let what = if restart.is_some() { Shutdown::Restart } else { Shutdown::Halt };
-                let asked = vm.doors.ask_to_stop(vm, what);
+                let asked = vm.deliver(|vm| vm.doors.ask_to_stop(vm, what)).map_err(|_| no_state(vm))?;
                 // Tools start their guest again themselves. So an earlier request to do it for them is forgotten; and where the button
                 // is pressed instead, this is noted before: a quick guest would be off, and stay so, before anybody noted it.
                 vm.start_again_after_power_off(restart.filter(|_| !asked));
@@ -182,8 +182,10 @@ impl Operator {
                 if !last {
                     return Ok(RequestState::Waiting);
                 }
-                if progress == Written::More {
-                    tell(Answer::More);
+                match progress {
+                    Written::All => {}
+                    Written::More => tell(Answer::More),
+                    Written::Over(how) => tell(Answer::Over(how)),
                 }
                 if let Some(piece) = self.transfer.wanted(vm) {
                     tell(Answer::Wanted { piece });
@@ -289,13 +291,17 @@ fn no_memory(vm: &Vm) -> Refusal {
     sentence!("{}: the hypervisor has no memory left for the answer", vm.config.name)
 }
 
+fn no_state(vm: &Vm) -> Refusal {
+    sentence!("{} is being restored and has no state yet", vm.config.name)
+}
+
 fn must_run(vm: &Vm) -> Result<(), Refusal> {
     if vm.stopped().is_some() { Err(sentence!("{} is off", vm.config.name)) } else { Ok(()) }
 }
 
 fn with_service<T>(vm: &Vm, work: impl FnOnce(&mut Service) -> T) -> Result<T, Refusal> {
     match &vm.doors.service {
-        Some(service) => Ok(vm.deliver(|_| work(&mut service.lock()))),
+        Some(service) => vm.deliver(|_| work(&mut service.lock())).map_err(|_| no_state(vm)),
         None => {
             let name = vm.config.name;
             Err(sentence!("{name} does not offer VMware's guest ABI; its site file would say vmware = true"))

@@ -22,8 +22,10 @@ use alloc::vec::Vec;
 
 use ::vm::needs;
 use abi::bundle::VmConfig;
-use abi::link::request::{MAX_BULK_CHUNK, MAX_CHUNK};
+use abi::link::request::{MAX_BULK_CHUNK, MAX_CHUNK, Over};
+use arrayvec::ArrayVec;
 use clock::saved::Away;
+use devices::Stream;
 use hw::heap;
 use pack::Boxed;
 use snapshot::file::{
@@ -40,12 +42,17 @@ use crate::vcpu::saved::Still;
 use crate::vm::guest_memory::GuestRam;
 use crate::vm::{Stop, Vm};
 
+mod ends;
+
 /// How long the tool may take between two requests, in milliseconds.
 const PATIENCE: u64 = 10_000;
 /// At most so many steps for one request: each looks at some pages, or at a block of which the guest has seen none.
 const STEPS: usize = 64;
 /// Pages that are looked at in a step.
 const PAGES: u64 = 16;
+/// So many bytes that are typed for a console wait for a VM's state, which is more than a line. What does not fit is lost, as on a real
+/// line to a machine that does not listen.
+const TYPED: usize = 256;
 /// At most so many pages are written for one request.
 const PAGES_IN: u64 = STEPS as u64 * PAGES;
 
@@ -114,6 +121,9 @@ struct Restoring {
     has_begun: bool,
     is_whole: bool,
     page: Box<[u8; PAGE]>,
+    /// What was typed for it, at its UART and at its virtio console, before it had a state.
+    typed: ArrayVec<u8, TYPED>,
+    typed_virtio: ArrayVec<u8, TYPED>,
 }
 
 /// Pages that are still to be written.
@@ -138,6 +148,8 @@ pub enum Written {
     All,
     /// There is more to write than was written for this request.
     More,
+    /// None: its guest, which ran, has ended its life.
+    Over(Over),
 }
 
 /// A request that has waited, and what became of it.
@@ -252,9 +264,25 @@ impl Transfer {
             has_begun: false,
             is_whole: false,
             page: page()?,
+            typed: ArrayVec::new(),
+            typed_virtio: ArrayVec::new(),
         });
         self.0 = Some(Under::Restoring(restoring.ok_or_else(no_memory)?));
         Ok(())
+    }
+
+    /// Bytes for its consoles that came before the state of `vm` did. They wait for it, as far as there is room.
+    pub(crate) fn keep_input(&mut self, vm: &Vm, stream: Stream, bytes: &[u8]) {
+        if let Some(Under::Restoring(restoring)) = &mut self.0
+            && core::ptr::eq(restoring.vm, vm)
+        {
+            let typed = match stream {
+                Stream::Uart => &mut restoring.typed,
+                Stream::Virtio => &mut restoring.typed_virtio,
+            };
+            let fits = bytes.len().min(typed.remaining_capacity());
+            let _ = typed.try_extend_from_slice(bytes.get(..fits).unwrap_or_default());
+        }
     }
 
     /// Takes the next piece of the file. If it is refused, all is: the VM is off again.
@@ -304,19 +332,8 @@ impl Transfer {
     pub(crate) fn give_up(&mut self, why: &str) {
         match self.0.take() {
             Some(Under::Saving(saving)) => saving.end(),
-            Some(Under::Restoring(restoring)) if restoring.life == Some(restoring.vm.boots()) => {
-                if restoring.has_begun && restoring.vm.ram.lock().has_all_come() {
-                    // All that is missing is that somebody says so.
-                    return;
-                }
-                restoring.vm.stop(if restoring.has_begun {
-                    Stop::Crashed(sentence!("its memory has not all come: {why}"))
-                } else {
-                    // As it was.
-                    restoring.before
-                });
-            }
-            _ => {}
+            Some(Under::Restoring(restoring)) => restoring.give_up(why),
+            None => {}
         }
     }
 
@@ -528,9 +545,21 @@ impl Restoring {
         };
         // Sent again, for the answer did not arrive; perhaps in other pieces.
         let piece = usize::try_from(known).ok().and_then(|known| piece.get(known..)).unwrap_or_default();
-        if self.life.is_some_and(|life| life != self.vm.boots() || self.vm.stopped().is_some()) {
-            return Err(sentence!("{} was stopped while it was being restored", self.vm.config.name));
+        if let Some(over) = self.has_ended()? {
+            return Ok(Written::Over(over));
         }
+        let taken = self.take_in(piece);
+        if taken.is_err() {
+            // It may have ended meanwhile, on another CPU or before this thread had its turn again: its memory is gone then, and that is
+            // why something does not fit.
+            if let Some(over) = self.has_ended()? {
+                return Ok(Written::Over(over));
+            }
+        }
+        taken
+    }
+
+    fn take_in(&mut self, piece: &[u8]) -> Result<Written, Sentence> {
         self.taken += piece.len() as u64;
         if self.input.len() - self.read + piece.len() > MAX_BULK_CHUNK {
             return Err(Sentence::from("the pieces of the saved VM came faster than they are asked for"));
@@ -655,8 +684,8 @@ impl Restoring {
         }
         if self.has_begun {
             log::info!("{name}: all of its memory has come");
-            if pause && self.life == Some(self.vm.boots()) {
-                self.vm.pause();
+            if let Some(life) = self.life {
+                self.vm.memory_has_come(life, pause);
             }
             return Ok(());
         }
@@ -686,6 +715,12 @@ impl Restoring {
         }
         put?;
         self.vm.has_forked();
+        // As if it came now. Whether it was typed for this guest, whoever typed it knows.
+        let (typed, typed_virtio) = (core::mem::take(&mut self.typed), core::mem::take(&mut self.typed_virtio));
+        let _ = self.vm.deliver(|vm| {
+            vm.devices.receive(vm, &typed);
+            vm.devices.receive_virtio(vm, &typed_virtio);
+        });
         let seconds = away / wall_clock::MICROSECONDS;
         let time = if state.time.away == Away::Freeze { "; its time stood still meanwhile" } else { "" };
         log::info!("{name}: restored, with the state that a VM had {seconds} s ago{time}");

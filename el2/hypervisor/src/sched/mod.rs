@@ -79,6 +79,8 @@ struct Queue {
     charged: Meter,
     /// When the running thread's slice ends; NEVER while nobody waits.
     slice_end: u64,
+    /// Until when slices are the shortest.
+    hurry_until: u64,
 }
 
 static CPUS: [Once<&'static Cpu>; platform::MAX_CPUS] = [const { Once::new() }; platform::MAX_CPUS];
@@ -136,6 +138,7 @@ pub(crate) fn join() {
         running: idle,
         charged: Meter::new(cntpct_el0()),
         slice_end: NEVER,
+        hurry_until: 0,
     };
     queue.reserve();
     let cpu: &'static Cpu = Box::leak(Box::new(Cpu {
@@ -457,7 +460,8 @@ impl Queue {
             }
             // Pairs with the load in `steal`.
             me.waiting.store(waiting as u32, Ordering::SeqCst);
-            self.slice_end = self.run.slice().map_or(NEVER, |slice| now.saturating_add(slice));
+            let slice = if now < self.hurry_until { Some(self.run.hurry().1) } else { self.run.slice() };
+            self.slice_end = slice.map_or(NEVER, |slice| now.saturating_add(slice));
         }
         self.arm_timer();
     }
@@ -477,15 +481,25 @@ impl Queue {
         self.charge_until(now);
         // Pairs with the loads in `steal`, which come in the other order: whoever sees somebody wait sees where it may go.
         target.waiting_affinity.fetch_or(entity.affinity.0, Ordering::SeqCst);
-        self.run.enqueue(entity, arrival);
+        let is_in_a_hurry = self.run.enqueue(entity, arrival);
         target.waiting.store(self.run.waiting() as u32, Ordering::SeqCst);
         self.plan_round(target, now);
         if self.slice_end == NEVER || self.run.should_preempt() {
             notify(target);
-        } else if let Some(shortened) = self.run.shortened()
-            && now.saturating_add(shortened) < self.slice_end
-        {
-            self.slice_end = now.saturating_add(shortened);
+        }
+        if is_in_a_hurry {
+            self.hurry(target, now);
+        }
+    }
+
+    /// Somebody woke on `target`, whose queue this is, who is to be served soon and not at once: slices are the shortest until it was.
+    #[cold]
+    #[inline(never)]
+    fn hurry(&mut self, target: &Cpu, now: u64) {
+        let (time, slice) = self.run.hurry();
+        self.hurry_until = now.saturating_add(time);
+        if now.saturating_add(slice) < self.slice_end {
+            self.slice_end = now.saturating_add(slice);
             if target.id == this_cpu().cpu {
                 self.arm_timer();
             } else {

@@ -152,6 +152,11 @@ impl Devices {
         self.parts.time_was_set(vm, vm.is_paused());
     }
 
+    /// All of the guest's memory has come. It hears of that, if its clock stood still for some of it.
+    pub(crate) fn memory_has_come(&self, vm: &Vm) {
+        self.parts.memory_has_come(vm, vm.is_paused());
+    }
+
     /// Moves on what waits: output that found no room, input, unfinished work. Says what that waits for then, if it is still
     /// unfinished; whoever asks has to see to it that it is gone on with.
     #[must_use]

@@ -19,7 +19,7 @@ use units::{Ticks, VcpuId};
 
 use super::guest_memory::GuestRam;
 use super::handle::{VcpuHandle, request};
-use super::{Life, Stop, Vm};
+use super::{Fate, Life, NoState, Stop, Vm};
 use crate::host::text::{Sentence, sentence};
 use crate::host::{self, memory};
 use crate::output;
@@ -34,9 +34,12 @@ impl Vm {
 
     /// Does to its machine what comes from outside, at a moment when nobody takes its state out or puts one in. Otherwise what comes
     /// between the two would be lost: a line that somebody types, say.
-    pub(crate) fn deliver<T>(&self, happens: impl FnOnce(&Self) -> T) -> T {
-        let _life = self.life();
-        happens(self)
+    ///
+    /// # Errors
+    /// If its machine waits for a state: that would take the place of whatever came before it.
+    pub(crate) fn deliver<T>(&self, happens: impl FnOnce(&Self) -> T) -> Result<T, NoState> {
+        let life = self.life();
+        if life.awaits_state() { Err(NoState) } else { Ok(happens(self)) }
     }
 
     /// Performs what `life`, which is this VM's and which the caller has locked, decided. Says whether that was anything.
@@ -46,8 +49,7 @@ impl Vm {
                 Effect::ShowPause => self.show_pause(life),
                 Effect::FreezeWatchdogs => self.doors.pause(self),
                 Effect::ThawWatchdogs => self.doors.resume(self),
-                Effect::PauseDevices => self.devices.change(self, Change::Pause),
-                Effect::ResumeDevices => self.devices.change(self, Change::Resume),
+                Effect::ChangeDevices(change) => self.devices.change(self, change),
                 Effect::AskAll(ask) => {
                     let what = match ask {
                         Ask::Leave => request::STOP,
@@ -126,6 +128,31 @@ impl Vm {
     /// Stops it, or makes it start afresh. The first reason counts.
     pub(crate) fn stop(&self, stop: Stop) {
         self.stop_under(&mut self.life(), stop);
+    }
+
+    /// What has become of its life number `life`.
+    #[must_use]
+    pub(crate) fn fate(&self, life: u32) -> Fate {
+        self.life().fate(life)
+    }
+
+    /// Stops it, if it still lives its life number `life`.
+    pub(crate) fn stop_in(&self, number: u32, stop: Stop) {
+        let mut life = self.life();
+        let effects = life.stop_in(number, stop);
+        self.perform(&life, effects);
+    }
+
+    /// All of the memory has come of its life number `number`: it stands still for none of it any more. If that life goes on it hears
+    /// of that, and stands still for the operator, if `pause` says so.
+    pub(crate) fn memory_has_come(&self, number: u32, pause: bool) {
+        let mut life = self.life();
+        if life.fate(number) == Fate::Lives {
+            self.devices.memory_has_come(self);
+            if pause {
+                self.pause_under(&mut life);
+            }
+        }
     }
 
     /// As [`Vm::stop`], under the lock of its life.

@@ -43,7 +43,6 @@ pub(crate) mod watchdog;
 
 use crate::host::text::{Sentence, sentence};
 use crate::host::{self, entropy, wall_clock};
-use crate::output;
 use crate::output::buffers::VmConsole;
 use crate::output::log_sink::Line;
 use crate::sched;
@@ -59,6 +58,13 @@ pub(crate) type Stop = ::vm::Stop<Sentence>;
 
 /// A VM's life.
 pub(crate) type Life = ::vm::Life<Sentence>;
+
+/// What has become of one.
+pub(crate) type Fate = ::vm::Fate<Sentence>;
+
+/// A VM is being restored, and its state is still to be put in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct NoState;
 
 /// What [`Vm::allow`] did.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -456,9 +462,8 @@ impl Vm {
         let (is_to_come, is_held) = (ram.waits_for(missing), ram.stalls(missing));
         drop(ram);
         if is_to_come {
+            // Whoever sends its memory hears what it waits for as an answer.
             self.stall_under(&mut life);
-            // It asks for what is missing.
-            output::wake_reader();
         } else if is_held {
             self.pause_under(&mut life);
         }

@@ -112,7 +112,8 @@ impl Vm {
 
     /// The operator has set the time of day.
     pub(crate) fn time_was_set(&self) {
-        self.devices.time_was_set(self);
+        // One that waits for a state is told the time when that is in.
+        let _ = self.deliver(|vm| vm.devices.time_was_set(vm));
     }
 
     /// Its memory-mapped timer in `slot` is to be looked at when the host's counter shows `at`, or not at all. Under that device's

@@ -4,14 +4,15 @@
 //! previous value; only its registers know how far the sweep has come. So a page that was saved later than the registers, or earlier,
 //! or in two halves, is found when the sweep next reaches it. Between two sweeps its entropy device stores into a block in which it
 //! never stores itself, and what is there must still be what was there last. After each sweep it prints its number, and the longest
-//! time for which it did not run in between, in ticks of its counter. Only a fault that it finds ends it.
+//! time for which it did not run in between, in ticks of its counter, and how often it has found that VMClock's marker of disruptions
+//! has changed. Only a fault that it finds ends it, and a letter that is typed: `p` powers it off, `r` resets it; of others it says which.
 //!
 //! It has touched all of its memory before it begins.
 #![no_std]
 #![no_main]
 
 use payload_rt::virtio::{self, BufferDirection};
-use payload_rt::{memory, println, psci, timer};
+use payload_rt::{memory, println, psci, timer, uart, vmclock};
 
 payload_rt::entry!(main);
 
@@ -20,6 +21,8 @@ const BLOCKS: usize = 16;
 const PAGES: u64 = BLOCKS as u64 * IN_A_BLOCK;
 const IN_A_BLOCK: u64 = 512;
 const PAGE: u64 = 4096;
+/// So often does it look whether something was typed.
+const LOOKS: u64 = 64;
 
 fn main() {
     // And one for the device.
@@ -36,6 +39,7 @@ fn main() {
     let mut queue = device.queue(0);
     device.ready();
     let (buffer, mut drawn) = (blocks[BLOCKS], 0);
+    let (mut marker, mut marks) = (vmclock::read().disruption, 0);
     println!("moment: begins.");
     for sweep in 1_u64.. {
         let (mut gap, mut before) = (0, timer::physical_now());
@@ -49,6 +53,12 @@ fn main() {
                 }
                 memory::write64(at, value(sweep, number));
             }
+            if page % LOOKS == 0 {
+                obey();
+            }
+            let found = vmclock::read().disruption;
+            marks += u64::from(found != marker);
+            marker = found;
             let now = timer::physical_now();
             gap = gap.max(now - before);
             before = now;
@@ -61,7 +71,19 @@ fn main() {
             fail("the device does not store");
         }
         drawn = memory::read64(buffer);
-        println!("moment: sweep {sweep}, gap {gap}.");
+        println!("moment: sweep {sweep}, marks {marks}, gap {gap}.");
+    }
+}
+
+/// Does what was typed.
+fn obey() {
+    match uart::receive() {
+        None => {}
+        Some(b'p') => psci::system_off(),
+        Some(b'r') => {
+            let _ = psci::simple(psci::SYSTEM_RESET, [0; 3]);
+        }
+        Some(letter) => println!("moment: typed {}.", char::from(letter)),
     }
 }
 

@@ -2,9 +2,9 @@
 
 use super::{LOST, Operated, host};
 use abi::crc32c;
-use abi::link::request::{Ask, MAX_BULK_CHUNK};
+use abi::link::request::{Ask, MAX_BULK_CHUNK, Over};
 use anyhow::{Context, Result, ensure};
-use croft::control::Order;
+use croft::control::{self, Order};
 use croft::saved::{Check, Contents};
 use croft::session::{Condition, Told};
 use snapshot::file::Pieces;
@@ -31,6 +31,27 @@ fn sweep(host: &Operated) -> Result<u64> {
     console.expect_unless("moment: sweep ", LOST, BOOT)?;
     let text = console.expect_unless(",", LOST, SOON)?;
     text.trim_end_matches(',').parse().with_context(|| text.clone())
+}
+
+/// How often it had found VMClock's marker changed by the end of its last sweep.
+fn marks(host: &Operated) -> Result<u64> {
+    // The line may be about to come.
+    for _ in 0..2000 {
+        let text = host.run.console(EARLY)?.transcript();
+        let (_, last) = text.rsplit_once("moment: sweep ").with_context(|| text.clone())?;
+        if let Some((before, _)) = last.split_once(", gap ")
+            && let Some((_, marks)) = before.split_once(", marks ")
+        {
+            return marks.parse().with_context(|| last.to_owned());
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+    anyhow::bail!("its last line does not end")
+}
+
+/// Types something for it.
+fn type_in(host: &Operated, text: &str) -> Result<()> {
+    Ok(host.run.console(EARLY)?.send(text)?)
 }
 
 /// How often it has said so.
@@ -67,6 +88,13 @@ impl<'a> Sending<'a> {
 
     /// Sends bytes, or asks alone; says which piece the VM waits for.
     fn send(&mut self, bytes: &[u8]) -> Result<Option<u64>> {
+        let told = self.send_and_hear(bytes)?;
+        ensure!(!told.iter().any(|told| matches!(told, Told::Over(_))), "its guest has ended: {told:?}");
+        Ok(told.iter().find_map(|told| if let Told::Wanted(piece) = told { Some(u64::from(*piece)) } else { None }))
+    }
+
+    /// As [`Sending::send`]; says all that is told.
+    fn send_and_hear(&mut self, bytes: &[u8]) -> Result<Vec<Told>> {
         let mut told = Vec::new();
         for bytes in bytes.chunks(MAX_BULK_CHUNK).chain(bytes.is_empty().then_some(bytes)) {
             let ask = Ask::RestoreNext { offset: self.offset, bytes, last: true };
@@ -77,7 +105,30 @@ impl<'a> Sending<'a> {
                 told = self.host.run.session().ask(self.host.run.vm(EARLY)?, ask, SOON)?;
             }
         }
-        Ok(told.iter().find_map(|told| if let Told::Wanted(piece) = told { Some(u64::from(*piece)) } else { None }))
+        Ok(told)
+    }
+
+    /// Sends what the guest waits for, until it has ended its life, and says how.
+    fn serve_to_the_end(&mut self) -> Result<Over> {
+        for _ in 0..20_000 {
+            let told = self.send_and_hear(&[])?;
+            for told in told {
+                match told {
+                    Told::Over(how) => return Ok(how),
+                    Told::Wanted(piece) => {
+                        let Self { contents, from, file, pieces, .. } = self;
+                        let piece = u64::from(piece);
+                        let bytes = contents.index().piece(piece, from, file, |runs| pieces.piece(runs))??;
+                        if let [Told::Over(how), ..] = &*self.send_and_hear(&bytes)? {
+                            return Ok(*how);
+                        }
+                    }
+                    _ => {}
+                }
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+        anyhow::bail!("its guest does not end")
     }
 
     fn send_piece(&mut self, piece: u64) -> Result<Option<u64>> {
@@ -121,7 +172,7 @@ impl<'a> Sending<'a> {
 /// Its guest says something when what it needed for that has come, and nothing else has; it finds all as it was, then and when the rest has
 /// come.
 fn speaks_early(host: &Operated, file: &Path) -> Result<()> {
-    let before = sweeps(host)?;
+    let (before, marks_before) = (sweeps(host)?, marks(host)?);
     let mut sending = Sending::begin(host, file)?;
     let all = sending.left.len();
     ensure!(all > (ALL - 16) * IN_A_BLOCK, "only {all} of its pieces hold anything");
@@ -136,6 +187,13 @@ fn speaks_early(host: &Operated, file: &Path) -> Result<()> {
     println!("    it spoke when {sent} of {all} pieces had come");
     // It was somewhere in a sweep when it was saved.
     ensure!((8..SWEPT + 64).contains(&sent) && 2 * sent < all, "it said something when {sent} of {all} had come");
+    // It was restored, which is one, and then paused by the operator, which is another. That it stands still for each piece is none. It
+    // counts on from where it was saved, when it had found no more than when it was stopped.
+    let early = marks(host)?;
+    ensure!(
+        early <= marks_before + 2,
+        "it found {early} disruptions when {sent} pieces had come, {marks_before} before"
+    );
     // What is not all there is not saved, nor begun anew.
     let save = Order::Save { vm: EARLY.to_owned(), file: file.with_extension("no"), compress: false };
     let refused = host.order(&save).err().context("it was saved")?;
@@ -151,9 +209,97 @@ fn speaks_early(host: &Operated, file: &Path) -> Result<()> {
     let end = sending.pieces.end()?;
     sending.send(&end)?;
     host.run.session().ask(host.run.vm(EARLY)?, Ask::RestoreEnd { pause: false }, SOON)?;
-    for _ in 0..3 {
+    let said = sweeps(host)?;
+    while sweeps(host)? < said + 3 {
         sweep(host)?;
     }
+    // Now that all has come it hears once that it stood still.
+    let found = marks(host)?;
+    ensure!(found == early + 1, "it found {found} disruptions when all had come, and {early} before");
+    Ok(())
+}
+
+/// Its guest powers itself off, or resets itself, when some of its memory has come: whoever sends it hears which, and no life that
+/// begins then is stopped.
+fn ends_itself(host: &Operated, file: &Path) -> Result<()> {
+    for (letter, how) in [("r", Over::Afresh), ("p", Over::PoweredOff)] {
+        let mut sending = Sending::begin(host, file)?;
+        let first = sending.wanted()?;
+        sending.send_piece(first)?;
+        type_in(host, letter)?;
+        let ended = sending.serve_to_the_end()?;
+        ensure!(ended == how, "it has typed {letter}, and its guest ended so: {ended:?}");
+        // It is told as often as it is asked, for an answer may be lost.
+        ensure!(sending.send_and_hear(&[])? == [Told::Over(how)]);
+        host.run.session().ask(host.run.vm(EARLY)?, Ask::EndTransfer, SOON)?;
+        if how == Over::Afresh {
+            host.run.console(EARLY)?.expect_unless("moment: begins.", LOST, BOOT)?;
+            sweep(host)?;
+            host.order(&Order::Stop { vm: EARLY.to_owned(), force: true, seconds: 60 })?;
+        } else {
+            host.run.wait_for(EARLY, SOON, |condition| *condition == Condition::PoweredOff)?;
+        }
+    }
+    Ok(())
+}
+
+/// The same by croft: it was typed before the guest was saved, and is read when that goes on. Croft says what has become of it, and
+/// ends well.
+fn ends_itself_by_croft(host: &Operated, file: &Path) -> Result<()> {
+    host.order(&Order::Start { vm: EARLY.to_owned() })?;
+    sweep(host)?;
+    for (letter, says) in
+        [("r", "was reset, and starts afresh, before all"), ("p", "has powered itself off before all")]
+    {
+        host.order(&Order::Pause { vm: EARLY.to_owned() })?;
+        type_in(host, letter)?;
+        // The link is in order: what was typed has arrived before it is saved.
+        host.order(&Order::Save { vm: EARLY.to_owned(), file: file.to_path_buf(), compress: false })?;
+        host.order(&Order::Stop { vm: EARLY.to_owned(), force: true, seconds: 60 })?;
+        let mut told = Vec::new();
+        let restore = Order::Restore { vm: None, file: file.to_path_buf(), pause: false };
+        control::perform(control::connect(&host.socket)?, &restore, |report| told.push(format!("{report:?}")))?;
+        ensure!(told.iter().any(|line| line.contains(says)), "{told:?}");
+        if letter == "r" {
+            host.run.console(EARLY)?.expect_unless("moment: begins.", LOST, BOOT)?;
+            sweep(host)?;
+        } else {
+            host.run.wait_for(EARLY, SOON, |condition| *condition == Condition::PoweredOff)?;
+        }
+    }
+    Ok(())
+}
+
+/// What comes from outside before a VM has its state is not lost behind the operator's back: what is typed waits for the guest for
+/// which it was typed, and all else is refused.
+fn waits_for_its_state(host: &Operated, file: &Path) -> Result<()> {
+    let (vm, session) = (host.run.vm(EARLY)?, host.run.session());
+    let bytes = std::fs::read(file)?;
+    session.ask(vm, Ask::Restore, SOON)?;
+    let mut sent = 0;
+    let mut send = |piece: &[u8]| -> Result<()> {
+        let mut bytes = piece;
+        while session.ask(vm, Ask::RestoreNext { offset: sent, bytes, last: true }, SOON)?.contains(&Told::More) {
+            (sent, bytes) = (sent + bytes.len() as u64, &[]);
+        }
+        sent += bytes.len() as u64;
+        Ok(())
+    };
+    let (first, rest) = bytes.split_at(MAX_BULK_CHUNK.min(bytes.len() / 2));
+    send(first)?;
+    host.run.wait_for(EARLY, SOON, |condition| *condition == Condition::Paused)?;
+    type_in(host, "x")?;
+    for ask in [Ask::Stop, Ask::Restart { seconds: 1 }] {
+        let refused = session.ask(vm, ask, SOON).err().context("it was asked to stop, and has no state")?;
+        ensure!(refused.to_string().contains("is being restored and has no state yet"), "{refused}");
+    }
+    for piece in rest.chunks(MAX_BULK_CHUNK) {
+        send(piece)?;
+    }
+    session.ask(vm, Ask::RestoreEnd { pause: true }, SOON)?;
+    host.order(&Order::Resume { vm: EARLY.to_owned() })?;
+    host.run.console(EARLY)?.expect_unless("moment: typed x.", LOST, SOON)?;
+    host.order(&Order::Stop { vm: EARLY.to_owned(), force: true, seconds: 60 })?;
     Ok(())
 }
 
@@ -204,6 +350,8 @@ pub(super) fn early() -> Result<()> {
     let file = folder.path().join("early.saved");
     let packed = folder.path().join("packed.saved");
     let mut vm = guest::payload(EARLY, "moment", 1, "")?;
+    // So that what it hears of its standing still is seen.
+    vm.pause_stops_time = true;
     vm.memory = (ALL as u64) * (2 << 20);
     let host = Host { port: true, memory: 1024, ..host("max") };
     let here =
@@ -221,6 +369,8 @@ pub(super) fn early() -> Result<()> {
     stops_without(&here, &file, false)?;
     refuses_a_second_time(&here, &file)?;
     is_stopped(&here, &file)?;
+    ends_itself(&here, &file)?;
+    ends_itself_by_croft(&here, &folder.path().join("ends.saved"))?;
     // By croft, from a file that is compressed too.
     for file in [&packed, &file] {
         here.order(&Order::Restore { vm: None, file: file.clone(), pause: false })?;
@@ -230,5 +380,6 @@ pub(super) fn early() -> Result<()> {
         }
         stop()?;
     }
+    waits_for_its_state(&here, &file)?;
     here.run.check_log_but(&["its memory has not all come", "nobody asks any more"])
 }

@@ -18,7 +18,8 @@ fn sweep(host: &Operated) -> Result<(u64, u64)> {
     let console = host.run.console(MOMENT)?;
     console.expect_unless("moment: sweep ", LOST, BOOT)?;
     let text = console.expect_unless(".", LOST, SOON)?;
-    let (number, gap) = text.trim_end_matches('.').split_once(", gap ").with_context(|| text.clone())?;
+    let (number, rest) = text.trim_end_matches('.').split_once(", marks ").with_context(|| text.clone())?;
+    let (_, gap) = rest.split_once(", gap ").with_context(|| text.clone())?;
     Ok((number.parse()?, gap.parse()?))
 }
 

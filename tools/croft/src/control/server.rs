@@ -6,7 +6,7 @@ use super::{ControlError, MAX_LINE, Order, Place, Report, Vm, follow};
 use crate::moment;
 use crate::saved::SavedError;
 use crate::session::{Condition, HostTime, RequestError, Session, SessionError, Standing, Told};
-use abi::link::request::Ask;
+use abi::link::request::{Ask, Over};
 use abi::link::{Channel, Command};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -163,6 +163,8 @@ pub(super) enum Failure {
     NoStatistics,
     #[error("the client went away")]
     Client(#[from] std::io::Error),
+    #[error("its guest has ended before all of its memory had come")]
+    Over(Over),
     #[error(transparent)]
     File(#[from] SavedError),
     #[error(

@@ -9,10 +9,10 @@ use super::Report;
 use super::server::{ANSWER, Failure, PAUSE_SECONDS, RequestHandler, Tell, tell_condition};
 use crate::dump::{Dumping, Written};
 use crate::saved::{self, Check, Index, SavedError, Source, Writing, machines_must_agree};
-use crate::session::{Condition, RequestError, Standing, Told};
+use crate::session::{Condition, RequestError, Told};
 use abi::crc32c;
 use abi::link::Carrier;
-use abi::link::request::{Ask, MAX_BULK_CHUNK, MAX_CHUNK};
+use abi::link::request::{Ask, MAX_BULK_CHUNK, MAX_CHUNK, Over};
 use snapshot::file::{MOST_ZEROS, PAGES_OF_A_BLOCK, PAGES_OF_A_PIECE, Pieces};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -186,7 +186,6 @@ impl RequestHandler<'_> {
         pause: bool,
         tell: Tell<'_>,
     ) -> Result<(), Failure> {
-        let before = self.session.standing(number).boots;
         self.begin(number, Ask::Restore)?;
         let sent = if pause {
             self.send(number, Source::new(from, file), tell)
@@ -196,10 +195,14 @@ impl RequestHandler<'_> {
         if let Err(failure) = sent {
             // It may be refused already, and has ended by that.
             let _ = self.session.ask(number, Ask::EndTransfer, ANSWER);
-            // A guest that runs may end, too, before it has had a use for all of its memory. One that is off as before was never made.
-            let Standing { condition, boots, .. } = self.session.standing(number);
-            let has_ended = boots > before && condition == Condition::PoweredOff;
-            return if has_ended && !pause { tell_condition(name, &condition, tell) } else { Err(failure) };
+            // A guest that runs may end, too, before it has had a use for all of its memory. It was restored.
+            let Failure::Over(how) = failure else { return Err(failure) };
+            let how = match how {
+                Over::PoweredOff => "has powered itself off",
+                Over::Afresh => "was reset, and starts afresh,",
+            };
+            tell(&Report::Progress(format!("{name}: its guest {how} before all of its memory had come")))?;
+            return Ok(());
         }
         self.end(number, Ask::RestoreEnd { pause })?;
         if pause {
@@ -326,6 +329,9 @@ impl Stream<'_> {
             while told.contains(&Told::More) {
                 told = until_it_arrives(|| self.handler.send_piece(self.vm, self.offset, &[]))?;
                 tell(&Report::Output(Vec::new()))?;
+            }
+            if let Some(how) = told.iter().find_map(|told| if let Told::Over(how) = told { Some(*how) } else { None }) {
+                return Err(Failure::Over(how));
             }
         }
         self.ready.drain(..sent);

@@ -1,7 +1,7 @@
 //! Questions about a VM's guest, and their answers (`abi::link::request`).
 
 use super::{ScriptError, Session, SessionError, Stopped};
-use abi::link::request::{Answer, Ask, HOST, MAX_PIECE, Reply, Request};
+use abi::link::request::{Answer, Ask, HOST, MAX_PIECE, Over, Reply, Request};
 use abi::link::{Channel, MAX_BULK, MAX_PAYLOAD};
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
@@ -29,6 +29,8 @@ pub enum Told {
     More,
     /// The VM stands still until this piece of its memory has come, of 64 KiB each.
     Wanted(u32),
+    /// The guest has ended its life before all of its memory had come.
+    Over(Over),
 }
 
 /// What time the host has; see [`Answer::Time`].
@@ -136,6 +138,7 @@ impl Requests {
             Answer::Time { microseconds, settable } => Told::Time(HostTime { microseconds, settable }),
             Answer::More => Told::More,
             Answer::Wanted { piece } => Told::Wanted(piece),
+            Answer::Over(how) => Told::Over(how),
         };
         if pending.told.len() < MAX_ANSWERS {
             pending.told.push(told);

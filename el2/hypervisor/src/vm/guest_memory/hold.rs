@@ -68,17 +68,20 @@ impl GuestRam {
     /// # Errors
     /// When there is no memory for a table, or some of it is still to come. Nothing is held then.
     pub(crate) fn hold(&mut self) -> Result<(), RamError> {
-        if self.coming.is_some() {
+        let is_there = self.blocks.iter_mut().all(|block| {
+            block.kept = match block.state {
+                State::Shown | State::Hidden => Kept::InPlace { is_open: false },
+                State::Untouched | State::Zeroing(_) => Kept::Zeros,
+                State::ToCome(_) => return false,
+            };
+            true
+        });
+        if !is_there {
+            self.blocks.iter_mut().for_each(|block| block.kept = Kept::Nothing);
             return Err(RamError::StillToCome);
         }
         let tables = self.tables.as_mut().ok_or(RamError::Outside(self.range.start))?;
         let held = tables.hold(&mut Tables(self.vm), &mut Tlb(self.vttbr), self.range);
-        for block in &mut self.blocks {
-            block.kept = match block.state {
-                State::Shown | State::Hidden => Kept::InPlace { is_open: false },
-                State::Untouched | State::Zeroing(_) | State::ToCome(_) => Kept::Zeros,
-            };
-        }
         self.hold = Some(Hold::default());
         held.map_err(|error: Stage2Error| {
             // What lies before the table that could not be had is closed already: it would stay so, with nobody to open it.
