@@ -26,6 +26,7 @@ pub mod kernel;
 pub mod moment;
 pub mod operate;
 pub mod output;
+pub mod panics;
 pub mod printable;
 pub mod run;
 pub mod saved;

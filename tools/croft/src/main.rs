@@ -315,6 +315,7 @@ fn seconds(text: &str) -> Result<Duration, String> {
 }
 
 fn main() -> ExitCode {
+    croft::panics::end_the_program();
     ExitCode::from(match Arguments::parse().command {
         Order::Bundle { site, output } => make_bundle(&site, &output),
         Order::Run { site, timeout, until_stopped, log_dir, icount, qemu_args, image, hello } => {

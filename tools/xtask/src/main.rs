@@ -66,6 +66,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    croft::panics::end_the_program();
     let command = Arguments::parse().command;
     // Before anything is fetched and built, which takes minutes.
     if let Command::Run { arguments } = &command
