@@ -82,6 +82,8 @@ pub fn wait_unless(came: impl Fn() -> bool) {
         cpu::wait_for_interrupt();
     }
     cpu::unmask_interrupts();
+    // Without it the CPU may be asked to mask them again before it has taken the one that is pending.
+    sysreg::isb();
 }
 
 /// Forgets all counts.

@@ -87,6 +87,7 @@ fn all_of_a_vm_goes_the_whole_way() {
     let bundle = Bundle::parse(&bytes, compute).unwrap();
     let read = bundle.vms().next().unwrap();
     let initrd = read.initrd.unwrap();
+    assert!(read.program.is_none(), "a program for an image that has none");
     let files = (bundle.verify(&read.kernel).unwrap(), bundle.verify(&initrd).unwrap());
     assert_eq!(files, (&KERNEL[..], &INITRD[..]));
     assert_eq!(read.with(|text| *text, source.kernel, None, source.initrd), source);

@@ -2,7 +2,8 @@
 //!
 //! Only values that are too large for a record change their form on the way: `croft`'s site owns texts and files, the
 //! bundle's writer borrows them, and the hypervisor finds them in the bundle. So those are type parameters, and
-//! [`Vm::with`] converts from one form to the next. All others are carried along as they are; each is a row, at the end of this file.
+//! [`Vm::with`] converts from one form to the next. All others are carried along as they are; those with a
+//! usual value are rows, at the end of this file.
 
 use super::{ANY_CPU, Coherency, DEFAULT_WEIGHT, Doors, Time};
 use serde::{Deserialize, Serialize};

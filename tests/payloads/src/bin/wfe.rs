@@ -380,10 +380,16 @@ fn rounds() -> u64 {
 }
 
 /// Takes a spinlock [`rounds`] times; a CPU does `wait` when it does not get it, and `wake` after it has released it.
+///
+/// Where time is counted, CPUs take turns by slices, and the lock is held for long, so that whoever has it loses its CPU with it.
 fn take_turns(index: usize, wait: fn(), wake: fn()) {
+    let is_counted = is_counted();
     for _ in 0..rounds() {
         while LOCK.compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed).is_err() {
             wait();
+        }
+        if is_counted {
+            compute();
         }
         // Not atomic on purpose.
         TURNS.store(TURNS.load(Ordering::Relaxed) + 1, Ordering::Relaxed);

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 /// What the time is kept of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Each {
-    /// Each test: they run one after the other.
+    /// Each test: those of one program run one after the other.
     Test,
     /// Each program of tests: within one they run side by side.
     Program,

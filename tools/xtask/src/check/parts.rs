@@ -5,7 +5,7 @@ use super::{Each, Part, Tally, payloads};
 use crate::compile::{self, BARE_METAL};
 use crate::tree::{Tree, words};
 use crate::{bench, branches, lint, linux_bench, mutate, shipped, size, starts};
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result};
 use std::collections::VecDeque;
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -111,30 +111,30 @@ fn host(tree: &Tree, name: &str) -> Result<Tally> {
 /// The programs of scenarios that take longest, the longest first: what is left for the end is short.
 const LONG: [&str; 9] = ["tools", "saved", "life", "percpu", "boot", "watchdog", "readme", "sharing", "devices"];
 
-/// The scenarios of `tests/system`, from two of its programs at a time. Each scenario has an emulated machine of its own, which
-/// waits for half of its time for something: two keep two CPUs busy, and more would only wait for each other.
+/// The scenarios of `tests/system`, from two of its programs at a time (decision 0033). Each scenario has an emulated machine of its
+/// own, which waits for half of its time for something: two keep two CPUs busy. A program may run one more beside its own, which
+/// waits for nearly all of its time.
 fn system(tree: &Tree, name: &str) -> Result<Tally> {
     let mut programs = compile::test_programs(tree, "system")?;
     programs.sort_by_key(|(program, _)| LONG.iter().position(|long| long == program).unwrap_or(LONG.len()));
     let queue = Mutex::new(VecDeque::from(programs));
     let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
-    let lane = || -> Result<Tally> {
+    let lane = || {
         let mut tally = Tally::default();
         while let Some((program, file)) = next() {
             let mut command = Command::new(file);
             command.args(["--format=pretty", name]).current_dir(tree.path("tests/system"));
-            tally += listen(&mut command, Each::Test, &format!("{program}: "))?;
+            tally += listen(&mut command, Each::Test, &format!("{program}: "))
+                .unwrap_or_else(|error| Tally::failure(format!("{program}: {error:#}")));
         }
-        Ok(tally)
+        tally
     };
-    thread::scope(|scope| {
-        let lanes = [scope.spawn(lane), scope.spawn(lane)];
-        let ends = lanes.map(|lane| lane.join().map_err(|_| anyhow!("a thread that runs scenarios panicked")));
-        ends.into_iter().try_fold(Tally::default(), |mut all, end| {
-            all += end??;
-            Ok(all)
-        })
-    })
+    Ok(thread::scope(|scope| {
+        let beside = scope.spawn(lane);
+        let mut tally = lane();
+        tally += beside.join().unwrap_or_else(|_| Tally::failure("a thread that runs scenarios panicked"));
+        tally
+    }))
 }
 
 /// Runs a command whose output is that of Rust's test harness. It is shown as it comes, with the time of each verdict, and
