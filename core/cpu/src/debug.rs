@@ -88,6 +88,31 @@ pub const ROWS: [DebugRow; 20] = [
     row("MDRAR_EL1", (0, 1, 0, 0), Zero, Address),
 ];
 
+/// Which debug registers a guest reaches without a trap, once it has used one. What is shared between VMs always traps.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum DebugPolicy {
+    /// None: the CPU can trap what is shared only together with all others.
+    #[default]
+    TrapAll,
+    /// Those that are switched, but for MDSCR_EL1.
+    TrapStatus,
+    /// Those that are switched.
+    Natural,
+}
+
+/// A breakpoint or watchpoint register.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum DebugBank {
+    /// DBGBVR`n`_EL1.
+    BreakpointValue,
+    /// DBGBCR`n`_EL1.
+    BreakpointControl,
+    /// DBGWVR`n`_EL1.
+    WatchpointValue,
+    /// DBGWCR`n`_EL1.
+    WatchpointControl,
+}
+
 /// The bits of HDFGRTR_EL2 (and of HDFGWTR_EL2, where the bit means something there) that trap what is not switched.
 pub const FINE_TRAPS: u64 = {
     let (mut bits, mut index) = (0, 0);

@@ -10,6 +10,7 @@
 //! records, activity monitors, limited ordering regions, error records, memory partitioning, tags, SVE and SME control, and
 //! all IMPLEMENTATION DEFINED registers.
 
+use crate::debug::DebugBank;
 use crate::encoding::SysregEncoding;
 use crate::id;
 use units::Direction;
@@ -65,14 +66,8 @@ pub enum DebugRegister {
     ClaimSet,
     /// DBGCLAIMCLR_EL1: reads as the tags that are set, clears those that are written.
     ClaimClear,
-    /// DBGBVR`n`_EL1.
-    BreakpointValue(u8),
-    /// DBGBCR`n`_EL1.
-    BreakpointControl(u8),
-    /// DBGWVR`n`_EL1.
-    WatchpointValue(u8),
-    /// DBGWCR`n`_EL1.
-    WatchpointControl(u8),
+    /// The breakpoint or watchpoint register with this number.
+    Point(DebugBank, u8),
 }
 
 /// What the dispatcher does with a trapped access.
@@ -165,10 +160,10 @@ const fn classify_debug(encoding: SysregEncoding, direction: Direction) -> Actio
         (0, 0, 2, 0) => Action::Debug(DebugRegister::Mdccint),
         // OSDTRRX_EL1, OSDTRTX_EL1, OSECCR_EL1: no external debugger.
         (0, 0, 0 | 3 | 6, 2) => Action::ReadZeroWriteIgnored,
-        (0, 0, number, 4) => Action::Debug(DebugRegister::BreakpointValue(number)),
-        (0, 0, number, 5) => Action::Debug(DebugRegister::BreakpointControl(number)),
-        (0, 0, number, 6) => Action::Debug(DebugRegister::WatchpointValue(number)),
-        (0, 0, number, 7) => Action::Debug(DebugRegister::WatchpointControl(number)),
+        (0, 0, number, 4) => Action::Debug(DebugRegister::Point(DebugBank::BreakpointValue, number)),
+        (0, 0, number, 5) => Action::Debug(DebugRegister::Point(DebugBank::BreakpointControl, number)),
+        (0, 0, number, 6) => Action::Debug(DebugRegister::Point(DebugBank::WatchpointValue, number)),
+        (0, 0, number, 7) => Action::Debug(DebugRegister::Point(DebugBank::WatchpointControl, number)),
         (0, 7, 8, 6) => Action::Debug(DebugRegister::ClaimSet),
         (0, 7, 9, 6) => Action::Debug(DebugRegister::ClaimClear),
         // DBGAUTHSTATUS_EL1.
@@ -207,6 +202,7 @@ const fn classify_register(encoding: SysregEncoding, direction: Direction) -> Ac
 #[cfg(test)]
 mod tests {
     use super::{Action, DebugRegister, OsLockRegister, SgiRegister, Timer, TimerRegister, classify};
+    use crate::debug::DebugBank;
     use crate::encoding::SysregEncoding;
     use units::Direction::{Read, Write};
 
@@ -247,7 +243,10 @@ mod tests {
         assert_eq!(classify(name(2, 0, 1, 3, 4), Write), Action::ReadZeroWriteIgnored);
         assert_eq!(classify(name(2, 3, 0, 1, 0), Read), Action::DebugChannelStatus);
         assert_eq!(classify(name(2, 0, 0, 2, 2), Write), Action::Debug(DebugRegister::Mdscr));
-        assert_eq!(classify(name(2, 0, 0, 15, 5), Write), Action::Debug(DebugRegister::BreakpointControl(15)));
+        assert_eq!(
+            classify(name(2, 0, 0, 15, 5), Write),
+            Action::Debug(DebugRegister::Point(DebugBank::BreakpointControl, 15))
+        );
         assert_eq!(super::oslsr(true), 0b1010);
     }
 

@@ -12,10 +12,12 @@
 //! The hypervisor's short path (`exit/fast.rs`) answers some exits before anybody comes here, in the same way: the payloads compare
 //! both.
 
+mod debug;
 mod reason;
 #[cfg(test)]
 mod tests;
 
+pub use debug::{DebugSink, DebugState};
 pub use reason::Reason;
 
 use core::fmt;
@@ -25,11 +27,11 @@ use abi::bundle::Doors as Policy;
 use abi::wfe as words;
 use clock::GuestTicks;
 use cpu::Direction;
-use cpu::debug::MDSCR_TDCC;
+use cpu::debug::{DebugBank, MDSCR_TDCC};
 use cpu::exit::{self, DataAbort, Exit, InstructionAbort, SystemRegister, WaitKind, Wanted, class_of};
 use cpu::inject::{self, AbortKind, GuestState};
 use cpu::pstate;
-use cpu::sysreg::{Action, DebugRegister, ICC_SRE_VALUE, OsLockRegister, SgiRegister, Timer, TimerRegister, classify};
+use cpu::sysreg::{Action, ICC_SRE_VALUE, OsLockRegister, SgiRegister, Timer, TimerRegister, classify};
 use services::psci::{AffinityState, Call, PsciError, Start, Suspension, VmPower};
 use services::trng::Draw;
 use services::{NOT_SUPPORTED, Request, SUCCESS};
@@ -38,6 +40,7 @@ use vgic::Group;
 use vmware::{Access, Door, ExceptionLevel};
 use watchdog::Scope;
 
+use self::debug::Way;
 use crate::aborts::{self, Course, Fetch};
 use crate::doors::{self, DebugAccess, WatchdogRequest};
 use crate::mmio::{Guest, Operations, Refusal, Registers, abort_of, described, undescribed};
@@ -125,15 +128,8 @@ pub enum Effect {
     },
     /// A system register gets a value.
     Write(Sink),
-    /// An access to a debug register, after which PC goes on as that says.
-    Debug {
-        /// Which.
-        register: DebugRegister,
-        /// Which way.
-        direction: Direction,
-        /// The general-purpose register that it moves.
-        rt: u8,
-    },
+    /// The vCPU's debug registers are loaded, and the guest makes its access again, untrapped.
+    LoadDebug,
     /// The vCPU's FP/SIMD registers are loaded.
     LoadFloatingPoint,
     /// A call of VMware's guest ABI; [`doors::after`] says where the guest goes on.
@@ -185,6 +181,8 @@ pub enum Source {
     Timer(Timer, TimerRegister),
     /// Whether the OS lock is held, as [`cpu::sysreg::oslsr`] says it.
     OsLock,
+    /// The breakpoint or watchpoint register with this number.
+    Debug(DebugBank, u8),
     /// The identification register with this index among those that guests see.
     Identification(usize),
 }
@@ -200,6 +198,8 @@ pub enum Sink {
     Timer(Timer, TimerRegister, u64),
     /// The OS lock, taken or released.
     OsLock(bool),
+    /// A debug register.
+    Debug(DebugSink),
 }
 
 /// What a call leaves in X0 and the registers behind it.
@@ -507,7 +507,7 @@ fn system_register<E: Exited>(exited: E, esr: u64, access: SystemRegister) -> E:
     let SystemRegister { encoding, direction, rt } = access;
     let registers = exited.registers();
     let (guest, called) = (exited.guest(), [registers.register(3), registers.register(7)]);
-    let is_forbidden = || guest.mdscr_el1() & MDSCR_TDCC != 0;
+    let is_forbidden = || guest.debug().mdscr & MDSCR_TDCC != 0;
     let door = doors::debug_access(guest.doors(), &access, called, level(registers), is_forbidden);
     match door {
         DebugAccess::Call(call) => {
@@ -539,8 +539,14 @@ fn system_register<E: Exited>(exited: E, esr: u64, access: SystemRegister) -> E:
         Action::OsLock(OsLockRegister::Oslar) => write(exited, Sink::OsLock(value & 1 != 0)),
         Action::OsLock(OsLockRegister::Oslsr) => read(exited, access, Source::OsLock),
         Action::Debug(register) => {
-            let effect = Effect::Debug { register, direction, rt };
-            exited.perform(Decision::here(Reason::SystemRegister, effect))
+            let state = exited.guest().debug();
+            match debug::access(&state, register, direction, value) {
+                Way::Load => exited.perform(Decision::here(Reason::SystemRegister, Effect::LoadDebug)),
+                Way::Shown(value) => read(exited, access, Source::Value(value)),
+                Way::Read(bank, number) => read(exited, access, Source::Debug(bank, number)),
+                Way::Write(sink) => write(exited, Sink::Debug(sink)),
+                Way::Undefined => exited.perform(Decision::inject(Reason::SystemRegister, Exception::Undefined)),
+            }
         }
         Action::DebugChannelStatus | Action::ReadZeroWriteIgnored => read(exited, access, Source::Value(0)),
         Action::NoOperation => exited.perform(Decision::behind(Reason::SystemRegister, Effect::Nothing)),

@@ -4,6 +4,7 @@
 //! * [`exits`]: what a guest's exit leads to, whatever it is: one decision, of which the next three are parts.
 //! * [`doors`]: what a guest does at its doors, and where it continues.
 //! * [`aborts`]: what an access that stage 2 refused leads to, and [`mmio`]: what it does at a device.
+//! * [`progress`]: when a guest that makes no progress may try again.
 //! * [`devices`]: its devices, made from the plan of its machine, and what comes to each kind of them from outside.
 //! * [`stolen`]: what of its vCPUs' waits is stolen time.
 //! * [`Watchdogs`]: who may set up which of a VM's watchdogs, when one acts, and what that leads to.
@@ -28,6 +29,7 @@ mod life;
 pub mod mmio;
 pub mod needs;
 mod plan;
+pub mod progress;
 pub mod stolen;
 mod watchdogs;
 #[cfg(test)]

@@ -19,6 +19,8 @@ use machine::Target;
 use services::Facts;
 use units::{AccessSize, ByteOrder, Direction, Ipa, PAGE_SIZE, RegisterAccess, Va};
 
+use crate::exits::DebugState;
+
 #[cfg(test)]
 pub(crate) mod tests;
 
@@ -51,8 +53,8 @@ pub trait Guest {
     /// DCZID_EL0.
     fn dczid_el0(&self) -> u64;
 
-    /// MDSCR_EL1, as the guest has written it.
-    fn mdscr_el1(&self) -> u64;
+    /// Its debug registers.
+    fn debug(&self) -> DebugState;
 
     /// What the site file says of its doors.
     fn doors(&self) -> &Policy;

@@ -16,6 +16,7 @@
 use core::arch::global_asm;
 use core::sync::atomic::{AtomicUsize, Ordering};
 
+pub use cpu::debug::{DebugBank, DebugPolicy};
 use cpu::id::Switched;
 use cpu::registers;
 use cpu::registers::{ContextNumbers, Debug, General, Keys, Vectors};
@@ -102,31 +103,6 @@ impl TimeControls {
             sysreg::write_cntfrq_el0(hertz);
         }
     }
-}
-
-/// Which debug registers a guest reaches without a trap, once it has used one. What is shared between VMs always traps.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum DebugPolicy {
-    /// None: the CPU can trap what is shared only together with all others.
-    #[default]
-    TrapAll,
-    /// Those that are switched, but for MDSCR_EL1.
-    TrapStatus,
-    /// Those that are switched.
-    Natural,
-}
-
-/// A breakpoint or watchpoint register.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum DebugBank {
-    /// DBGBVR`n`_EL1.
-    BreakpointValue,
-    /// DBGBCR`n`_EL1.
-    BreakpointControl,
-    /// DBGWVR`n`_EL1.
-    WatchpointValue,
-    /// DBGWCR`n`_EL1.
-    WatchpointControl,
 }
 
 /// Registers that are moved between a CPU and memory.
@@ -438,6 +414,7 @@ impl GuestState {
     }
 
     /// Gives the loaded vCPU its debug registers, after its first access trapped.
+    #[inline(never)]
     pub fn load_debug(&mut self, features: &Features) {
         self.debug.load(features);
         if self.controls.debug != DebugPolicy::TrapAll {
@@ -480,6 +457,7 @@ impl GuestState {
     }
 
     /// Makes sure that the debug registers are the vCPU's.
+    #[inline(never)]
     fn reach_debug(&mut self, bank: DebugBank, index: u8, features: &Features) -> Option<usize> {
         let [breakpoints, watchpoints] = debug_registers::counts(features);
         let count = match bank {

@@ -1,20 +1,20 @@
 //! What an exit leads to, performed on fields: `core/vm` decides ([`exits::decide`]), as it does for the hypervisor's
 //! `exit/dispatch.rs`, and here are the effects.
 
-use abi::bundle::{Calls, Doors as Policy};
+use abi::bundle::{Calls, Coherency, Doors as Policy};
 use cpu::inject::AbortKind;
 use cpu::pstate;
-use cpu::retry::{Try, Verdict};
 use cpu::sysreg::{self as trapped, Timer, TimerRegister};
 use cpu::translation::{Memory, Rights};
 use machine::{Target, redistributor};
 use services::{Facts, SUCCESS};
 use units::{Direction, Ipa, Va, VcpuId, VcpuSet};
-use vm::exits::{self, Cause, Decision, Effect, Exception, Next, Powered, Sink, Source};
+use vm::exits::{self, Cause, DebugState, Decision, Effect, Exception, Next, Powered, Sink, Source};
 use vm::mmio::{self, Operation, Operations, Refusal, StackPointer, Written};
+use vm::progress::{self, Allowance, NextTry, Stay, Subject};
 use vm::{Bite, Caller, Saying, Stop, doors};
 
-use crate::hardware::Shared;
+use crate::hardware::{POINTS, Shared};
 use crate::whole::{VcpuState, WholeVm};
 
 /// What was done.
@@ -117,8 +117,8 @@ impl mmio::Guest for Asked<'_> {
         &self.vm.policy
     }
 
-    fn mdscr_el1(&self) -> u64 {
-        self.vm.vcpus[self.id.index()].registers.mdscr
+    fn debug(&self) -> DebugState {
+        DebugState { breakpoints: POINTS, watchpoints: POINTS, ..self.vm.vcpus[self.id.index()].registers.debug }
     }
 
     fn facts(&self) -> Facts {
@@ -153,12 +153,20 @@ impl WholeVm {
         match effect {
             Effect::Nothing => {}
             Effect::Inject(exception, _) => self.inject(id, exception),
-            Effect::Again { far, refused } => self.again(id, cause, far, refused),
+            Effect::Again { far, refused } => {
+                let next = self.again(id, Subject::Access(far, cause.esr));
+                self.go_on(id, next, refused);
+            }
             Effect::Map { far, ipa, wanted: _, refused } => {
-                if self.show(ipa) {
+                let refusal = progress::RefusedRam::new(Coherency::OnDemand, cause.esr);
+                assert_eq!(refusal.policy(|| self.again(id, Subject::Instruction)), None, "it is not strict");
+                let allowance = if self.show(ipa) { Allowance::Now } else { Allowance::Already };
+                if allowance == Allowance::Now {
                     self.done.push(Done::Shown(ipa));
-                } else {
-                    self.again(id, cause, far, refused);
+                }
+                let next = refusal.after(allowance, || self.again(id, Subject::Access(far, cause.esr)));
+                if allowance != Allowance::Now {
+                    self.go_on(id, next, refused);
                 }
             }
             Effect::Access(operations, direction) => self.access(id, &operations, direction),
@@ -167,14 +175,8 @@ impl WholeVm {
                 self.set(id, rt, value);
             }
             Effect::Write(sink) => self.put(id, sink),
-            // Debug registers are the hardware's.
-            Effect::Debug { register: _, direction, rt } => {
-                if direction == Direction::Read {
-                    self.set(id, rt, 0);
-                }
-                self.complete(id);
-            }
-            Effect::LoadFloatingPoint => {}
+            // They are there all the time.
+            Effect::LoadDebug | Effect::LoadFloatingPoint => {}
             Effect::Call(call, door) => self.call(id, call, door),
             Effect::Watchdog { scope, level, request } => {
                 let now = self.milliseconds();
@@ -229,18 +231,19 @@ impl WholeVm {
         (0..).zip(values).for_each(|(number, &value)| self.set(id, number, value));
     }
 
-    fn again(&mut self, id: VcpuId, cause: Cause, far: Va, refused: Exception) {
+    /// Nothing came of what it tried.
+    fn again(&mut self, id: VcpuId, subject: Subject) -> NextTry {
         let registers = &mut self.vcpus[id.index()].registers;
-        let this = Try {
-            pc: registers.state.pc,
-            far: far.0,
-            syndrome: cause.esr,
-            pstate: registers.state.pstate,
-            registers: registers.x,
-        };
-        match registers.tries.again(&this) {
-            Verdict::Again => self.done.push(Done::Again),
-            Verdict::Enough => self.inject(id, refused),
+        let mut tries = registers.tries;
+        let next = progress::again(Stay::InGuest, || progress::count(&mut tries, registers.seen(), subject));
+        registers.tries = tries;
+        next
+    }
+
+    fn go_on(&mut self, id: VcpuId, next: NextTry, refused: Exception) {
+        match next {
+            NextTry::Again => self.done.push(Done::Again),
+            NextTry::Refused => self.inject(id, refused),
         }
     }
 
@@ -336,6 +339,7 @@ impl WholeVm {
             Source::Timer(timer, register) => self.timer(id, timer, register),
             Source::OsLock => trapped::oslsr(self.vcpus[id.index()].registers.os_lock),
             Source::Identification(index) => index as u64,
+            Source::Debug(bank, number) => *self.vcpus[id.index()].registers.point(bank, number),
         }
     }
 
@@ -345,6 +349,7 @@ impl WholeVm {
             Sink::Deactivate(interrupt) => self.with_gic(id, |gic| gic.deactivate(id, interrupt)),
             Sink::Timer(timer, register, value) => self.set_timer(id, timer, register, value),
             Sink::OsLock(is_held) => self.vcpus[id.index()].registers.os_lock = is_held,
+            Sink::Debug(sink) => self.vcpus[id.index()].registers.set_debug(sink),
         }
     }
 

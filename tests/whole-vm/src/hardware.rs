@@ -4,17 +4,21 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 
 use clock::EmulatedTimer;
+use cpu::debug::DebugBank;
 use cpu::inject::GuestState;
 use cpu::retry::Tries;
 use devices::{Moment, Outside, Request, Stream};
 use units::{BLOCK_SIZE, IntId, Ipa, Line, PAGE_SIZE, Range, VcpuSet};
 use vgic::{ListRegisters, Vgic};
 use virtio::{Fault, GuestMemory};
+use vm::exits::{DebugSink, DebugState};
 
 /// More than the plan has.
 pub(crate) const MOST_DEVICES: usize = 32;
 /// How often a device may access memory under its lock, as in the hypervisor.
 const ACCESSES: u16 = 2048;
+/// How many breakpoints each vCPU has, and how many watchpoints.
+pub(crate) const POINTS: u8 = 4;
 /// How many bytes of output are kept: more than that, and the console takes nothing until it is emptied.
 const ROOM: usize = 256;
 
@@ -41,7 +45,10 @@ pub(crate) struct Registers {
     pub(crate) state: GuestState,
     /// SP_EL0 and SP_EL1.
     pub(crate) sp: [u64; 2],
-    pub(crate) mdscr: u64,
+    /// How many breakpoints and watchpoints there are, and what is in the other debug registers.
+    pub(crate) debug: DebugState,
+    /// What is in the registers of breakpoints and watchpoints.
+    pub(crate) points: [[u64; 16]; 4],
     pub(crate) os_lock: bool,
     pub(crate) serror: bool,
     pub(crate) physical: EmulatedTimer,
@@ -63,6 +70,26 @@ impl Registers {
 
     pub(crate) const fn seen(&self) -> vm::mmio::Registers<'_> {
         vm::mmio::Registers { x: &self.x, pc: self.state.pc, pstate: self.state.pstate }
+    }
+
+    /// A register of a breakpoint or watchpoint.
+    pub(crate) fn point(&mut self, bank: DebugBank, number: u8) -> &mut u64 {
+        let bank = match bank {
+            DebugBank::BreakpointValue => 0,
+            DebugBank::BreakpointControl => 1,
+            DebugBank::WatchpointValue => 2,
+            DebugBank::WatchpointControl => 3,
+        };
+        &mut self.points[bank][usize::from(number)]
+    }
+
+    pub(crate) fn set_debug(&mut self, sink: DebugSink) {
+        match sink {
+            DebugSink::Mdscr(value) => self.debug.mdscr = value,
+            DebugSink::Mdccint(value) => self.debug.mdccint = value,
+            DebugSink::Claim(tags) => self.debug.claim = tags,
+            DebugSink::Point(bank, number, value) => *self.point(bank, number) = value,
+        }
     }
 
     pub(crate) const fn complete(&mut self) {

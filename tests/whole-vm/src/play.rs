@@ -133,10 +133,13 @@ fn event(input: &mut Input<'_>) -> Event {
         }
         12 => Event::Exit(vcpu, Cause { esr: 0x6220_c3e3, far: 0, hpfar: 0 }),
         13 => Event::Exit(vcpu, Cause { esr: 1 << 26 | 1 << 25 | u64::from(input.byte() & 7), far: 0, hpfar: 0 }),
-        // Trapped system registers: ICC_SGI1R_EL1, ICC_DIR_EL1, CNTP_*, or any.
+        // Trapped system registers: ICC_SGI1R_EL1, ICC_DIR_EL1, CNTP_*, those of debug (MDSCR_EL1, MDCCINT_EL1, the claim tags, a
+        // breakpoint, a watchpoint), or any.
         14 => {
             let any = input.word() & 0x1ff_ffff;
-            let iss = input.one_of(&[0x3a_3416, 0x32_3017, 0x34_f85c, 0x32_f85c, 0x34_f87c]) & 0x3f_fffe;
+            let others = [0x3a_3416, 0x32_3017, 0x34_f85c, 0x32_f85c, 0x34_f87c];
+            let debug = [0x24_0004, 0x20_0004, 0x2c_1c10, 0x2c_1c12, 0x28_0004, 0x2e_0002];
+            let iss = input.one_of(&[&others[..], &debug].concat()) & 0x3f_fffe;
             let iss = if any & 1 == 0 { iss | u64::from(any >> 24) } else { u64::from(any) };
             Event::Exit(vcpu, Cause { esr: 0x18 << 26 | 1 << 25 | iss, far: 0, hpfar: 0 })
         }

@@ -7,8 +7,9 @@ use snapshot::{SavedCpu, SavedMachine, SavedTime, SavedVcpu, SavedVm};
 use units::{VcpuId, VcpuSet};
 use vgic::Vgic;
 use vm::Watchdogs;
+use vm::exits::DebugState;
 
-use crate::hardware::Registers;
+use crate::hardware::{POINTS, Registers};
 use crate::whole::{GIC, HOST, VCPUS, WholeVm, devices, service};
 
 impl WholeVm {
@@ -53,8 +54,13 @@ impl WholeVm {
 
     fn save_vcpu(&self, id: VcpuId) -> SavedVcpu {
         // Each field, so that one that is added is not forgotten. Which tries were alike is the host's.
-        let Registers { x, state, sp, mdscr, os_lock, serror, physical, list, tries: _ } =
+        let Registers { x, state, sp, debug, points, os_lock, serror, physical, list, tries: _ } =
             &self.vcpus[id.index()].registers;
+        let DebugState { policy: _, mdscr, mdccint, claim, breakpoints: _, watchpoints: _ } = debug;
+        let pairs = |values: usize| {
+            let some = points[values].iter().zip(&points[values + 1]).take(POINTS.into());
+            some.map(|(&value, &control)| (value, control)).collect()
+        };
         let system = [
             ("elr_el1", state.elr_el1),
             ("spsr_el1", state.spsr_el1),
@@ -73,6 +79,10 @@ impl WholeVm {
                 pstate: state.pstate,
                 system: system.map(|(name, value)| (Name::new(name), value)).to_vec(),
                 mdscr: *mdscr,
+                mdccint: *mdccint,
+                claim: *claim,
+                breakpoints: pairs(0),
+                watchpoints: pairs(2),
                 os_lock: *os_lock,
                 vmcr: list.vmcr,
                 pending_error: *serror,
@@ -145,12 +155,23 @@ impl WholeVm {
         let vcpu = vcpu.ok_or(Damaged::Impossible("another vCPU was on"))?;
         let mut put = Registers {
             x: registers.x,
-            mdscr: registers.mdscr,
+            debug: DebugState {
+                mdscr: registers.mdscr,
+                mdccint: registers.mdccint,
+                claim: registers.claim,
+                ..DebugState::default()
+            },
             os_lock: registers.os_lock,
             serror: registers.pending_error,
             physical: EmulatedTimer::restore(physical_timer).map_err(|_| Damaged::Impossible("no such timer"))?,
             ..Registers::default()
         };
+        for (first, pairs) in [(0, &registers.breakpoints), (2, &registers.watchpoints)] {
+            let [values, controls] = &mut put.points[first..first + 2] else { unreachable!("there are four banks") };
+            for ((value, control), &pair) in values.iter_mut().zip(controls).zip(pairs) {
+                (*value, *control) = pair;
+            }
+        }
         put.list.vmcr = registers.vmcr;
         put.state.pc = registers.pc;
         put.state.pstate = registers.pstate;

@@ -64,6 +64,43 @@ fn vcpus_are_switched_on_and_off_and_the_last_one_ends_it() {
     assert_eq!(vm.place(SECOND), VcpuState::Out, "a vCPU of another life");
 }
 
+/// An MSR or MRS of X4.
+fn debug_register(vm: &mut WholeVm, [op1, crn, crm, op2]: [u64; 4], stored: Option<u64>) -> u64 {
+    if let Some(value) = stored {
+        vm.set_register(FIRST, 4, value);
+    }
+    let iss = 2 << 20 | op2 << 17 | op1 << 14 | crn << 10 | 4 << 5 | crm << 1 | u64::from(stored.is_none());
+    vm.exit(FIRST, Cause { esr: 0x18 << 26 | 1 << 25 | iss, far: 0, hpfar: 0 });
+    vm.register(FIRST, 4)
+}
+
+#[test]
+fn its_debug_registers_keep_what_it_writes_until_a_reset() {
+    let mut vm = running(Doors::default());
+    // MDSCR_EL1, MDCCINT_EL1, DBGBVR3_EL1, DBGBCR3_EL1, DBGWVR3_EL1, DBGWCR3_EL1.
+    let registers = [[0, 0, 2, 2], [0, 0, 2, 0], [0, 0, 3, 4], [0, 0, 3, 5], [0, 0, 3, 6], [0, 0, 3, 7]];
+    let value = |index: u64| 3 << 29 | index << 8;
+    let shown = |index: u64| if index == 1 { 3 << 29 } else { value(index) };
+    for (index, register) in (0..).zip(registers) {
+        debug_register(&mut vm, register, Some(value(index)));
+    }
+    for (index, register) in (0..).zip(registers) {
+        assert_eq!(debug_register(&mut vm, register, None), shown(index), "{register:?}");
+    }
+    // DBGCLAIMSET_EL1 and DBGCLAIMCLR_EL1.
+    let [set, clear] = [[0, 7, 8, 6], [0, 7, 9, 6]];
+    debug_register(&mut vm, set, Some(0x1f));
+    debug_register(&mut vm, clear, Some(0x0c));
+    assert_eq!([set, clear].map(|register| debug_register(&mut vm, register, None)), [0xff, 0x13]);
+    vm.take_done();
+    // DBGBVR4_EL1: there are four, from number 0.
+    debug_register(&mut vm, [0, 0, 4, 4], None);
+    assert!(matches!(vm.take_done()[..], [Done::Injected(_)]));
+    call(&mut vm, FIRST, &[SYSTEM_RESET]);
+    let after = registers.map(|register| debug_register(&mut vm, register, None));
+    assert_eq!((after, debug_register(&mut vm, clear, None)), ([0; 6], 0));
+}
+
 #[test]
 fn it_resets_itself_with_nothing_of_the_life_before() {
     let mut vm = running(Doors::default());

@@ -9,10 +9,10 @@ use abi::calls::{self, vmware};
 use abi::wfe as words;
 use clock::GuestTicks;
 use cpu::SysregEncoding;
-use cpu::debug::MDSCR_TDCC;
+use cpu::debug::{DebugBank, DebugPolicy, MDSCR_TDCC};
 use cpu::exit::{ESR_IL, Wanted, class};
 use cpu::inject::{AbortKind, GuestState};
-use cpu::sysreg::{DebugRegister, ICC_SRE_VALUE, Timer, TimerRegister};
+use cpu::sysreg::{ICC_SRE_VALUE, Timer, TimerRegister};
 use machine::{RAM_BASE, UART_BASE};
 use proptest::prelude::*;
 use services::psci::VmPower;
@@ -22,8 +22,8 @@ use vgic::Group;
 use watchdog::Scope;
 
 use super::{
-    Cause, Decision, Effect, Exception, FROM_AARCH32, Next, PowerCall, Powered, Reason, Remark, Results, Sink, Source,
-    decide, status_of,
+    Cause, DebugSink, Decision, Effect, Exception, FROM_AARCH32, Next, PowerCall, Powered, Reason, Remark, Results,
+    Sink, Source, decide, status_of,
 };
 use crate::doors::{TRANSMIT_FULL, WatchdogRequest};
 use crate::mmio::Registers;
@@ -187,7 +187,7 @@ fn the_debug_channel_is_a_door_first() {
     let full = behind(Reason::SystemRegister, Effect::Read { rt: 31, from: Source::Value(TRANSMIT_FULL) });
     assert_eq!(look(&open, 31, &[], KERNEL), full);
     assert_eq!(look(&open, 31, &[], USER), full);
-    open.mdscr_el1 = MDSCR_TDCC;
+    open.debug.mdscr = MDSCR_TDCC;
     let refused = injected(Reason::SystemRegister, Exception::Reflected(moves(STATUS, 31, Direction::Read), None));
     assert_eq!(look(&open, 31, &[], USER), refused, "the kernel keeps it from its processes");
     assert_eq!(look(&open, 31, &[], KERNEL), full);
@@ -238,10 +238,25 @@ fn each_system_register() {
     assert_eq!(effect([3, 0, 1, 0, 1], Write), Effect::Nothing);
     assert_eq!(effect([1, 0, 7, 6, 2], Write), Effect::Nothing, "DC ISW");
     assert_eq!(effect([3, 0, 0, 4, 0], Read), read(Source::Identification(24)));
-    for direction in [Read, Write] {
-        let mdscr = here(Reason::SystemRegister, Effect::Debug { register: DebugRegister::Mdscr, direction, rt: 4 });
-        assert_eq!(exit(&guest, moves([2, 0, 0, 2, 2], 4, direction), &[]), mdscr);
-    }
+    let mut guest = guest;
+    guest.debug.mdscr = 0x8000;
+    let mdscr = |guest: &Fake, direction| exit(guest, moves([2, 0, 0, 2, 2], 4, direction), &[0, 0, 0, 0, value]);
+    let shown = Effect::Read { rt: 4, from: Source::Value(0x8000) };
+    assert_eq!(mdscr(&guest, Read), behind(Reason::SystemRegister, shown));
+    assert_eq!(
+        mdscr(&guest, Write),
+        behind(Reason::SystemRegister, Effect::Write(Sink::Debug(DebugSink::Mdscr(value))))
+    );
+    guest.debug.policy = DebugPolicy::Natural;
+    assert_eq!(mdscr(&guest, Read), here(Reason::SystemRegister, Effect::LoadDebug));
+    // DBGBVR1_EL1 and DBGWCR1_EL1, of which it has no second.
+    (guest.debug.policy, guest.debug.breakpoints, guest.debug.watchpoints) = (DebugPolicy::TrapAll, 2, 1);
+    let point = |op2, direction| exit(&guest, moves([2, 0, 0, 1, op2], 4, direction), &[0, 0, 0, 0, value]);
+    let from = Source::Debug(DebugBank::BreakpointValue, 1);
+    assert_eq!(point(4, Read), behind(Reason::SystemRegister, Effect::Read { rt: 4, from }));
+    let sink = Sink::Debug(DebugSink::Point(DebugBank::BreakpointValue, 1, value));
+    assert_eq!(point(4, Write), behind(Reason::SystemRegister, Effect::Write(sink)));
+    assert_eq!(point(7, Write), injected(Reason::SystemRegister, Exception::Undefined));
     let undefined = injected(Reason::SystemRegister, Exception::Undefined);
     assert_eq!(exit(&guest, moves([3, 0, 12, 11, 5], 4, Read), &[]), undefined);
     assert_eq!(exit(&guest, moves([3, 0, 0, 4, 0], 4, Write), &[]), undefined);
@@ -466,7 +481,7 @@ proptest! {
         prop_assert!(guest.questions() <= 5);
         let stays = matches!(
             decision.effect,
-            Effect::Inject(..) | Effect::Again { .. } | Effect::Map { .. } | Effect::Debug { .. } | Effect::Call(..)
+            Effect::Inject(..) | Effect::Again { .. } | Effect::Map { .. } | Effect::LoadDebug | Effect::Call(..)
                 | Effect::LoadFloatingPoint
         );
         // HVC is the one after which PC is behind it already.

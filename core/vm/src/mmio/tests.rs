@@ -15,6 +15,7 @@ use services::Facts;
 use units::{AccessSize, Direction, Hz, Ipa, RegisterAccess, Va};
 
 use super::{Guest, Refusal, Registers, StackPointer, Written, abort_of, described, undescribed};
+use crate::exits::DebugState;
 
 pub(crate) const CODE: u64 = 0x1000;
 /// Where each vCPU's record of stolen time is.
@@ -53,7 +54,7 @@ pub(crate) struct Fake {
     sctlr_el1: u64,
     asked: Cell<usize>,
     pub(crate) doors: Policy,
-    pub(crate) mdscr_el1: u64,
+    pub(crate) debug: DebugState,
     /// A table for this page has to be waited for.
     waits_at: Option<u64>,
 }
@@ -79,7 +80,7 @@ impl Fake {
             sctlr_el1: 0,
             asked: Cell::new(0),
             doors: Policy::default(),
-            mdscr_el1: 0,
+            debug: DebugState::default(),
             waits_at: None,
         };
         fake.map(CODE, RAM_BASE.0, Memory::Normal, true);
@@ -160,8 +161,8 @@ impl Guest for Fake {
         4
     }
 
-    fn mdscr_el1(&self) -> u64 {
-        self.mdscr_el1
+    fn debug(&self) -> DebugState {
+        self.debug
     }
 
     fn doors(&self) -> &Policy {

@@ -5,28 +5,27 @@
 //! asks the interrupt controller, the timers and the devices, and lets the guest see its RAM.
 
 use ::vm::doors as decided;
-use ::vm::exits::{self, Cause, Decision, Effect, Exception, Exited, Next, Powered, Sink, Source};
+use ::vm::exits::{self, Cause, DebugSink, Decision, Effect, Exception, Exited, Next, Powered, Sink, Source};
 use ::vm::mmio::{Guest, Registers};
-use abi::bundle::Coherency;
+use ::vm::progress::{self, NextTry, RefusedRam, Stay, Subject};
 use cpu::Direction;
-use cpu::exit::{Fault, FaultKind, Wanted};
-use cpu::retry::{Try, Verdict};
+use cpu::exit::Wanted;
 use cpu::sysreg as trapped;
 use hw::sysreg;
 use hw::vcpu::VcpuContext;
 use log::Level;
 use services::SUCCESS;
 use services::psci::CpuOffOutcome;
-use stage2::{Point, Policy};
+use stage2::Point;
 use units::{Ipa, Va};
 
-use crate::exit::{debug, doors, mmio};
+use crate::exit::{doors, mmio};
 use crate::host::{self, entropy};
 use crate::sched;
 use crate::vcpu::exception::{self, complete};
 use crate::vcpu::{Leave, Vcpu};
+use crate::vm::Stop;
 use crate::vm::counters::{self, Reason};
-use crate::vm::{Allowance, Stop};
 
 /// A guest that has exited here.
 struct Here<'a> {
@@ -100,7 +99,10 @@ fn perform(vcpu: &'static Vcpu, context: &mut VcpuContext, effect: Effect) -> Op
             }
             inject(context, exception);
         }
-        Effect::Again { far, refused } => again(vcpu, context, far, refused),
+        Effect::Again { far, refused } => {
+            let next = again(vcpu, context, far);
+            go_on(context, next, refused);
+        }
         Effect::Map { far, ipa, wanted, refused } => map(vcpu, context, far, ipa, wanted, refused),
         Effect::Access(operations, direction) => mmio::access(vcpu, context, &operations, direction),
         Effect::Read { rt, from } => {
@@ -108,7 +110,7 @@ fn perform(vcpu: &'static Vcpu, context: &mut VcpuContext, effect: Effect) -> Op
             context.set_register(rt, value);
         }
         Effect::Write(sink) => write(vcpu, sink),
-        Effect::Debug { register, direction, rt } => debug::access(vcpu, context, register, direction, rt),
+        Effect::LoadDebug => vcpu.with_state(|state| state.load_debug(&host::get().features)),
         Effect::LoadFloatingPoint => vcpu.load_fp(),
         Effect::Call(call, door) => doors::carry_out(vcpu, context, call, door),
         Effect::Watchdog { scope, level, request } => {
@@ -161,45 +163,36 @@ fn inject(context: &mut VcpuContext, exception: Exception) {
     exception::inject(context, |state| exception.take(state));
 }
 
-/// Lets the guest execute its instruction again, as if nothing had happened, because it will then go another way: unless it
-/// has tried the same often enough ([`cpu::retry`]), when it gets what `refused` is. A try before which it stands still or stops, perhaps
-/// to wait for its memory, does not count.
-fn again(vcpu: &'static Vcpu, context: &mut VcpuContext, far: Va, refused: Exception) {
-    if vcpu.is_called_off() {
-        return;
-    }
-    let VcpuContext { x: registers, pc, pstate, syndrome, .. } = *context;
-    let this = Try { pc, far: far.0, syndrome, pstate, registers };
-    let verdict = vcpu.tries.lock().again(&this);
-    if verdict == Verdict::Enough {
-        inject(context, refused);
+/// Lets the guest execute its instruction again, as if nothing had happened, or gives it what `refused` is.
+fn go_on(context: &mut VcpuContext, next: NextTry, refused: Exception) {
+    match next {
+        NextTry::Again => {}
+        NextTry::Refused => inject(context, refused),
     }
 }
 
-/// Whether the guest has come to the same instruction again and again, whatever of its RAM it was refused there.
+/// Counts a try of the guest's. Not inlined: it has all registers in it.
 #[inline(never)]
-fn makes_no_progress(vcpu: &'static Vcpu, context: &VcpuContext) -> bool {
-    let VcpuContext { x: registers, pc, pstate, .. } = *context;
-    vcpu.tries.lock().again(&Try { pc, far: 0, syndrome: 0, pstate, registers }) == Verdict::Enough
+fn count(vcpu: &'static Vcpu, context: &VcpuContext, subject: Subject) -> NextTry {
+    let registers = Registers { x: &context.x, pc: context.pc, pstate: context.pstate };
+    progress::count(&mut vcpu.tries.lock(), registers, subject)
+}
+
+/// Nothing came of the guest's access to `far`.
+fn again(vcpu: &'static Vcpu, context: &VcpuContext, far: Va) -> NextTry {
+    let stay = if vcpu.is_called_off() { Stay::CalledOff } else { Stay::InGuest };
+    progress::again(stay, || count(vcpu, context, Subject::Access(far, context.syndrome)))
 }
 
 /// Stage 2 refused the guest its RAM at `ipa`: it is shown to the guest, or made executable or writable, if it may be.
 #[inline(always)]
 fn map(vcpu: &'static Vcpu, context: &mut VcpuContext, far: Va, ipa: Ipa, wanted: Wanted, refused: Exception) {
     let point = Point::of_guest(sysreg::sctlr_el1::read());
-    let is_strict = vcpu.vm.config.coherency == Coherency::Strict;
-    // An instruction that stores into its own page wants it writable and executable at once, and so may two vCPUs, each of
-    // which takes away what the other needs: where nothing gets done by turns, the page becomes both. What is not shown at all yet is
-    // no such turn: a restored guest may come to one instruction ten times before all that it needs is there, tables of pages first.
-    let takes_turns = is_strict && Fault::from_status(context.syndrome as u8).kind == FaultKind::Permission;
-    let policy = (takes_turns && makes_no_progress(vcpu, context)).then_some(Policy::OnDemand);
-    match vcpu.vm.allow(ipa, wanted, point, policy) {
-        Allowance::Now => {}
-        // This try has been counted.
-        Allowance::Already if takes_turns => {}
-        Allowance::Already => again(vcpu, context, far, refused),
-        Allowance::Never => inject(context, refused),
-    }
+    let refusal = RefusedRam::new(vcpu.vm.config.coherency, context.syndrome);
+    let policy = refusal.policy(|| count(vcpu, context, Subject::Instruction));
+    let allowance = vcpu.vm.allow(ipa, wanted, point, policy);
+    let next = refusal.after(allowance, || again(vcpu, context, far));
+    go_on(context, next, refused);
 }
 
 #[inline(always)]
@@ -210,6 +203,10 @@ fn read(vcpu: &'static Vcpu, from: Source) -> u64 {
         Source::Timer(timer, register) => vcpu.access_timer(timer, register, Direction::Read, 0).unwrap_or(0),
         Source::OsLock => trapped::oslsr(vcpu.os_lock()),
         Source::Identification(index) => host::get().guest_ids.get(index),
+        // It is there: the guest has no more of them than each CPU.
+        Source::Debug(bank, number) => {
+            vcpu.with_state(|state| state.read_debug(bank, number, &host::get().features)).unwrap_or(0)
+        }
     }
 }
 
@@ -222,5 +219,18 @@ fn write(vcpu: &'static Vcpu, sink: Sink) {
             let _ = vcpu.access_timer(timer, register, Direction::Write, value);
         }
         Sink::OsLock(is_held) => vcpu.set_os_lock(is_held),
+        Sink::Debug(sink) => write_debug(vcpu, sink),
     }
+}
+
+fn write_debug(vcpu: &'static Vcpu, sink: DebugSink) {
+    let features = &host::get().features;
+    vcpu.with_state(|state| match sink {
+        DebugSink::Mdscr(value) => state.write_mdscr(value, features),
+        DebugSink::Mdccint(value) => state.controls.mdccint = value,
+        DebugSink::Claim(tags) => state.controls.claim = tags,
+        DebugSink::Point(bank, number, value) => {
+            let _ = state.write_debug(bank, number, value, features);
+        }
+    });
 }

@@ -3,11 +3,14 @@
 //! `core/vm` ([`::vm::mmio`]) decides what an access does, and asks here for the contents of the guest's tables, memory
 //! and registers. This module asks the devices, each under its lock.
 
+use ::vm::exits::DebugState;
 use ::vm::mmio::{Guest, Operation, Operations, Refusal, StackPointer, Written};
 use abi::bundle::Doors as Policy;
 use cpu::Direction;
+use cpu::id::Switched;
 use cpu::inject::AbortKind;
 use cpu::translation::{Memory, Rights};
+use hw::state::Controls;
 use hw::sysreg;
 use hw::vcpu::VcpuContext;
 use machine::{Target, redistributor};
@@ -15,7 +18,7 @@ use services::Facts;
 use units::{Ipa, Va, VcpuSet};
 
 use crate::exit::stage1::{self, Refused};
-use crate::host::speculation;
+use crate::host::{self, speculation};
 use crate::sched;
 use crate::vcpu::Vcpu;
 use crate::vm::outside::Surroundings;
@@ -64,8 +67,12 @@ impl Guest for &'static Vcpu {
         sysreg::dczid_el0()
     }
 
-    fn mdscr_el1(&self) -> u64 {
-        self.with_state(|state| state.controls.mdscr)
+    fn debug(&self) -> DebugState {
+        let Switched { breakpoints, watchpoints, .. } = host::get().features.switched;
+        self.with_state(|state| {
+            let Controls { debug: policy, mdscr, mdccint, claim, .. } = state.controls;
+            DebugState { policy, mdscr, mdccint, claim, breakpoints, watchpoints }
+        })
     }
 
     #[inline(always)]

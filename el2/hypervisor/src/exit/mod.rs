@@ -2,7 +2,6 @@
 //! ([`dispatch`]), which decodes the syndrome and hands it to the part of the machine that it concerns.
 
 pub mod checks;
-pub(crate) mod debug;
 pub(crate) mod dispatch;
 pub(crate) mod doors;
 pub mod fast;

@@ -14,6 +14,7 @@ use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use ::devices::Change;
 use ::vm::needs;
+use ::vm::progress::Allowance;
 use abi::bundle::{Bundle, Coherency, VmConfig};
 use clock::{GuestClock, GuestTicks, Rate, Standstill, VmClock};
 use cpu::exit::Wanted;
@@ -65,17 +66,6 @@ pub(crate) type Fate = ::vm::Fate<Sentence>;
 /// A VM is being restored, and its state is still to be put in.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct NoState;
-
-/// What [`Vm::allow`] did.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Allowance {
-    /// The guest may go on.
-    Now,
-    /// It could before: another vCPU's fault came first.
-    Already,
-    /// It may not.
-    Never,
-}
 
 /// What [`Vm::touch`] found.
 #[derive(Clone, Copy, PartialEq, Eq)]
