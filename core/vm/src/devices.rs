@@ -11,6 +11,7 @@
 use alloc::vec::Vec;
 use core::ops::Deref;
 
+use clock::GuestTicks;
 use devices::{
     Bus, ClockPage, Device, ErasedFlash, GenerationId, GenericWatchdog, MemoryTimer, Outside, POWER_BUTTON_PIN, Pl031,
     Pl061, Slot, Stream, Uart, Wired,
@@ -186,14 +187,9 @@ impl<H: Holder> Devices<H> {
         }
     }
 
-    /// Whether the guest has Generic Watchdogs.
-    pub const fn has_watchdogs(&self) -> bool {
-        !self.watchdogs.is_empty()
-    }
-
     /// Lets each Generic Watchdog know what time it is. How many second signals rise by that, and what the guest's counter shows when
     /// the next of them has something to do.
-    pub fn advance_watchdogs(&self, owner: &impl Keeper<H>, at_expiry: AtExpiry) -> (usize, Option<u64>) {
+    pub fn advance_watchdogs(&self, owner: &impl Keeper<H>, at_expiry: AtExpiry) -> (usize, Option<GuestTicks>) {
         let mut sum = (0, None);
         for watchdog in &self.watchdogs {
             let (has_expired, deadline) = owner.work(watchdog, |device, outside| {
@@ -207,7 +203,7 @@ impl<H: Holder> Devices<H> {
             sum.0 += usize::from(has_expired);
             sum.1 = [sum.1, deadline].into_iter().flatten().min();
         }
-        sum
+        (sum.0, sum.1.map(GuestTicks))
     }
 }
 

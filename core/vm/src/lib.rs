@@ -7,7 +7,8 @@
 //! * [`progress`]: when a guest that makes no progress may try again.
 //! * [`devices`]: its devices, made from the plan of its machine, and what comes to each kind of them from outside.
 //! * [`stolen`]: what of its vCPUs' waits is stolen time.
-//! * [`Watchdogs`]: who may set up which of a VM's watchdogs, when one acts, and what that leads to.
+//! * [`Watchdogs`]: who may set up which of a VM's watchdogs, when one acts, and what that leads to; [`Round`]: a look at all of them,
+//!   and [`watchdogs::agenda`]: when which VM's are looked at.
 //! * [`machine`]: the plan of its machine, from what the site says of it.
 //! * [`Needs`]: how much of the host's memory a site needs, for all that check whether there is enough.
 //!
@@ -31,7 +32,7 @@ pub mod needs;
 mod plan;
 pub mod progress;
 pub mod stolen;
-mod watchdogs;
+pub mod watchdogs;
 #[cfg(test)]
 mod world;
 
@@ -40,4 +41,4 @@ pub use life::{Ask, Effect, End, Fate, Life, Saying, Stop, Task};
 pub use needs::{DoesNotFit, Needs, Share};
 pub use plan::{GuestCounter, machine};
 pub use watchdogs::saved::SavedWatchdogs;
-pub use watchdogs::{AtExpiry, Bite, Caller, Consequence, Watchdogs, Which};
+pub use watchdogs::{AtExpiry, Bite, Caller, Consequence, Round, RoundStep, Watchdogs, Which};

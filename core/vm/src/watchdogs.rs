@@ -18,9 +18,13 @@ use watchdog::{Action, Actions, Bounds, Refused, Scope, Status, Watchdog};
 use crate::doors::{WatchdogRequest, may_set_watchdogs_up};
 use crate::{Life, Stop};
 
+pub mod agenda;
+mod round;
 pub(crate) mod saved;
 #[cfg(test)]
 mod tests;
+
+pub use round::{Round, RoundStep};
 
 /// The least time that a guest can ask for, in milliseconds.
 const LEAST: u64 = 10;

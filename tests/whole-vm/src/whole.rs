@@ -13,7 +13,7 @@ use units::{Hz, IPA_BITS, Ipa, Range, Ticks, VcpuId, VcpuSet};
 use vgic::{Line, Vgic};
 use vm::devices::{Fill, Holder, Keeper};
 use vm::stolen::{self, PausedWait};
-use vm::{Bite, GuestCounter, Life, Stop, Watchdogs, Which};
+use vm::{Bite, GuestCounter, Life, Round, RoundStep, Stop, Watchdogs};
 use vmware::{Config, Limits, Service};
 
 use crate::exits::Done;
@@ -211,6 +211,8 @@ impl WholeVm {
     /// If there can be no such machine.
     #[must_use]
     pub fn new(policy: Doors, pause_stops_time: bool) -> Self {
+        // The machine has one.
+        let policy = Doors { generic_watchdog: true, ..policy };
         let plan = plan(policy);
         let away = if pause_stops_time { Away::Freeze } else { Away::Advance };
         Self {
@@ -397,13 +399,7 @@ impl WholeVm {
                 self.update_timer(id);
             }
         }
-        self.advance_watchdogs();
-        for which in Which::called(VCPUS) {
-            let now = self.milliseconds();
-            if let Some(bite) = self.watchdogs.look(&self.life, which, now) {
-                self.bites(bite);
-            }
-        }
+        self.look_after();
         self.poll();
     }
 
@@ -450,16 +446,19 @@ impl WholeVm {
         self.with_gic(id, |gic| gic.set_ppi_level(id, interrupt, line));
     }
 
-    fn advance_watchdogs(&mut self) {
-        if !self.life.is_running() {
-            return;
-        }
-        let bite = Bite::of_device(&self.policy);
-        let (expired, _) = self.devices.advance_watchdogs(self, bite.at_expiry());
-        self.tell();
-        for _ in 0..expired {
-            if self.life.is_running() {
-                self.bites(bite);
+    /// Lets its watchdogs act, if it is time.
+    fn look_after(&mut self) {
+        let mut round = Round::new(&self.policy, VCPUS);
+        loop {
+            match round.next(&mut self.watchdogs, &self.life, &self.clock.clock(), self.now) {
+                RoundStep::Act(bite) => self.bites(bite),
+                RoundStep::LetIn => {}
+                RoundStep::Devices(at_expiry) => {
+                    let (signals, next) = self.devices.advance_watchdogs(self, at_expiry);
+                    round.expired(signals, next);
+                    self.tell();
+                }
+                RoundStep::Done(_) => return,
             }
         }
     }

@@ -204,17 +204,10 @@ impl Devices {
         true
     }
 
-    /// Whether the guest has Generic Watchdogs.
-    #[must_use]
-    pub(crate) fn has_watchdogs(&self) -> bool {
-        self.parts.has_watchdogs()
-    }
-
-    /// Lets the Generic Watchdogs know what time it is. How many second signals rise by that, and when one has something to do
-    /// next, by the host's counter.
-    pub(crate) fn advance_watchdogs(&self, vm: &Vm, at_expiry: AtExpiry) -> (usize, Option<Ticks>) {
-        let (expired, deadline) = self.parts.advance_watchdogs(vm, at_expiry);
-        (expired, deadline.and_then(|count| vm.when(GuestTicks(count))))
+    /// Lets the Generic Watchdogs know what time it is. How many second signals rise by that, and what the guest's counter shows when one
+    /// has something to do next.
+    pub(crate) fn advance_watchdogs(&self, vm: &Vm, at_expiry: AtExpiry) -> (usize, Option<GuestTicks>) {
+        self.parts.advance_watchdogs(vm, at_expiry)
     }
 
     /// A word of the memory-mapped timer's frame, for the short path of an exit, where the guest's counter shows `count`; `None` if

@@ -6,13 +6,12 @@
 //! the timer. The thread looks at the VMs whose time has come, at each of them at a limited rate: what a guest can make it do
 //! depends neither on the number of VMs, nor on how often the guest changes its deadlines.
 
-use ::sched::Alarms;
 use ::vm::doors::WatchdogRequest;
-use ::vm::{Bite, Caller, Consequence, SavedWatchdogs, Which};
+use ::vm::watchdogs::agenda::{self, Agenda, Due, Looks, Planned};
+use ::vm::{Bite, Caller, Consequence, Round, RoundStep, SavedWatchdogs};
 use abi::bundle::Doors as Policy;
 use core::fmt::{self, Write};
 use core::sync::atomic::{AtomicU64, Ordering};
-use fair::Pace;
 use hw::sync::{PreemptLock, unmask_irqs};
 use hw::sysreg;
 use pack::Damaged;
@@ -25,14 +24,9 @@ use crate::sched::{self, Thread};
 use crate::vm::handle::request;
 use crate::vm::{self, Life, Vm};
 
-/// A VM's watchdogs are looked at so many times at once, and then once in so many microseconds: each look runs before all
-/// guests.
-const LOOKS_AT_ONCE: u64 = 8;
-const LOOK_MICROSECONDS: u64 = 50_000;
-
 static THREAD: Once<&'static Thread> = Once::new();
 /// When each VM is to be looked at, by its number. Guests only bring that forward.
-static AGENDA: PreemptLock<Alarms> = PreemptLock::new(Alarms::new());
+static AGENDA: PreemptLock<Agenda> = PreemptLock::new(Agenda::new());
 
 /// One VM's watchdogs.
 pub(crate) struct Watchdogs {
@@ -46,15 +40,15 @@ pub(crate) struct Watchdogs {
 
 struct Inner {
     all: ::vm::Watchdogs,
-    /// How often the VM is looked at, in counts.
-    looks: Pace,
+    /// How often the VM is looked at.
+    looks: Looks,
 }
 
 impl Watchdogs {
     /// Not armed yet.
     #[must_use]
     pub(crate) fn new(policy: &Policy) -> Self {
-        let looks = Pace::new(host::ticks(LOOK_MICROSECONDS), LOOKS_AT_ONCE);
+        let looks = Looks::new(Ticks(host::ticks(Looks::MICROSECONDS)));
         let inner = Inner { all: ::vm::Watchdogs::new(policy), looks };
         Self { inner: PreemptLock::new(inner), next_look: AtomicU64::new(u64::MAX), look_from: AtomicU64::new(0) }
     }
@@ -139,18 +133,15 @@ fn at(vm: &Vm, watchdogs: &::vm::Watchdogs) -> Option<Ticks> {
 /// Some watchdog of `vm` has something to do at `deadline`. Under the lock of that watchdog, which the thread takes after it
 /// has taken the VM off the agenda.
 pub(crate) fn watch(vm: VmId, watchdogs: &Watchdogs, deadline: Ticks) {
-    let at = deadline.0.max(watchdogs.look_from.load(Ordering::Relaxed));
-    if at >= watchdogs.next_look.load(Ordering::Relaxed) {
-        return;
-    }
+    let [from, planned] = [&watchdogs.look_from, &watchdogs.next_look].map(|at| Ticks(at.load(Ordering::Relaxed)));
+    let Some(at) = agenda::look_at(deadline, from, (planned.0 != u64::MAX).then_some(planned)) else { return };
     let Some(thread) = THREAD.get() else { return };
     let mut agenda = AGENDA.lock();
-    let is_next = agenda.next().is_none_or(|next| at < next);
-    agenda.set_earlier(vm.0.into(), at);
-    watchdogs.next_look.store(agenda.deadline_of(vm.0.into()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    let Planned { look, is_first } = agenda.bring_forward(vm, at);
+    watchdogs.next_look.store(look.0, Ordering::Relaxed);
     drop(agenda);
-    if is_next {
-        sched::wake_at(thread, Ticks(at));
+    if is_first {
+        sched::wake_at(thread, at);
     }
 }
 
@@ -170,20 +161,23 @@ fn run(_: usize) -> ! {
     unmask_irqs();
     loop {
         let mut agenda = AGENDA.lock();
-        let vm = agenda.take_due(sysreg::cntpct_el0()).and_then(|due| vm::by_id(VmId(due.slot as u16)));
-        let next = agenda.next();
+        let due = agenda.take_due(Ticks(sysreg::cntpct_el0()));
+        let vm = match due {
+            Due::Look(id) => vm::by_id(id),
+            Due::Sleep(_) => None,
+        };
         if let Some(vm) = vm {
             vm.doors.watchdogs.next_look.store(u64::MAX, Ordering::Relaxed);
         }
         drop(agenda);
-        let Some(vm) = vm else {
-            sched::block(next.map(Ticks));
-            continue;
-        };
+        if let Due::Sleep(until) = due {
+            sched::block(until);
+        }
+        let Some(vm) = vm else { continue };
         let watchdogs = &vm.doors.watchdogs;
         let mut inner = watchdogs.inner.lock();
-        let _ = inner.looks.take(sysreg::cntpct_el0());
-        watchdogs.look_from.store(inner.looks.next(), Ordering::Relaxed);
+        let from = inner.looks.take(Ticks(sysreg::cntpct_el0()));
+        watchdogs.look_from.store(from.0, Ordering::Relaxed);
         drop(inner);
         if let Some(next) = look_after(vm) {
             watch(vm.id, watchdogs, next);
@@ -192,41 +186,25 @@ fn run(_: usize) -> ! {
 }
 
 /// Lets a VM's watchdogs act, if it is time; when it will be.
-///
-/// Whether one acts, and what it does to the VM's life, is decided under the lock of that life: nobody pauses the VM in
-/// between.
 fn look_after(vm: &'static Vm) -> Option<Ticks> {
-    let watchdogs = &vm.doors.watchdogs;
-    for which in Which::called(vm.config.vcpus) {
-        let mut life = vm.life();
-        let bite = watchdogs.inner.lock().all.look(&life, which, vm.milliseconds());
-        if let Some(bite) = bite {
-            act(vm, &mut life, bite);
-        }
-    }
+    let mut round = Round::new(&vm.config.doors, vm.config.vcpus);
     let mut life = vm.life();
-    let device = look_after_devices(vm, &mut life);
-    if !life.is_running() {
-        return None;
-    }
-    let called = at(vm, &watchdogs.inner.lock().all);
-    [called, device].into_iter().flatten().min()
-}
-
-/// As [`look_after`], for the Generic Watchdogs.
-fn look_after_devices(vm: &'static Vm, life: &mut Life) -> Option<Ticks> {
-    if !vm.devices.has_watchdogs() || !life.is_running() {
-        return None;
-    }
-    let bite = Bite::of_device(&vm.config.doors);
-    let (expired, next) = vm.devices.advance_watchdogs(vm, bite.at_expiry());
-    for _ in 0..expired {
-        // Of two that rise at once, the first may be the VM's end.
-        if life.is_running() {
-            act(vm, life, bite);
+    loop {
+        let (clock, now) = (vm.clock(), Ticks(sysreg::cntpct_el0()));
+        let step = round.next(&mut vm.doors.watchdogs.inner.lock().all, &life, &clock, now);
+        match step {
+            RoundStep::Act(bite) => act(vm, &mut life, bite),
+            RoundStep::LetIn => {
+                drop(life);
+                life = vm.life();
+            }
+            RoundStep::Devices(at_expiry) => {
+                let (signals, next) = vm.devices.advance_watchdogs(vm, at_expiry);
+                round.expired(signals, next);
+            }
+            RoundStep::Done(next) => return next,
         }
     }
-    next
 }
 
 fn act(vm: &'static Vm, life: &mut Life, bite: Bite) {
