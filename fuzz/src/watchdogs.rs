@@ -35,23 +35,23 @@ pub fn words(data: &[u8]) {
     let mut input = Input(data);
     let shape = input.byte();
     let bounds = Bounds { least: 100, most: 5000, actions: Actions(shape & 31), may_disarm: shape & 0x20 != 0 };
-    let mut dog = Watchdog::new(bounds);
+    let mut watchdog = Watchdog::new(bounds);
     let mut now = u64::from(input.half());
     // What is left of its time, and how long that was, while it is armed.
     let mut armed: Option<(u64, u64)> = None;
     let mut paused = false;
     if shape & 0x40 != 0 {
-        dog.preset(2000, Action::Reset, now);
+        watchdog.preset(2000, Action::Reset, now);
         armed = Some((2000, 2000));
     }
     while !input.is_empty() {
         match input.byte() % 8 {
             0 => {
-                dog.pause(now);
+                watchdog.pause(now);
                 paused = true;
             }
             1 => {
-                dog.resume(now);
+                watchdog.resume(now);
                 paused = false;
             }
             2 | 3 => {
@@ -62,7 +62,7 @@ pub fn words(data: &[u8]) {
                 {
                     let expected = length >= *left;
                     *left = left.saturating_sub(length);
-                    let acted = dog.expire(now);
+                    let acted = watchdog.expire(now);
                     assert_eq!(acted.is_some(), expected);
                     match acted {
                         None => {}
@@ -72,7 +72,7 @@ pub fn words(data: &[u8]) {
                         Some(_) => armed = None,
                     }
                 } else {
-                    assert_eq!(dog.expire(now), None);
+                    assert_eq!(watchdog.expire(now), None);
                 }
             }
             _ => {
@@ -83,7 +83,7 @@ pub fn words(data: &[u8]) {
                     Some(Request::Detect) => {}
                     Some(Request::Configure { timeout, action, .. }) => {
                         // One that stands still has its new time when the VM goes on.
-                        match dog.configure(timeout, action, now) {
+                        match watchdog.configure(timeout, action, now) {
                             Ok(0) => {
                                 assert!(timeout == 0 && (armed.is_none() || bounds.may_disarm));
                                 armed = None;
@@ -98,14 +98,14 @@ pub fn words(data: &[u8]) {
                         }
                     }
                     Some(Request::Pat(_)) => {
-                        assert_eq!(dog.pat(now).ok(), armed.map(|(_, whole)| whole));
+                        assert_eq!(watchdog.pat(now).ok(), armed.map(|(_, whole)| whole));
                         armed = armed.map(|(_, whole)| (whole, whole));
                     }
-                    Some(Request::Query(_)) => assert_eq!(dog.query(now).ok(), armed.map(|(left, _)| left)),
+                    Some(Request::Query(_)) => assert_eq!(watchdog.query(now).ok(), armed.map(|(left, _)| left)),
                 }
             }
         }
-        assert_eq!(dog.deadline().map(|at| at - now), armed.filter(|_| !paused).map(|(left, _)| left));
+        assert_eq!(watchdog.deadline().map(|at| at - now), armed.filter(|_| !paused).map(|(left, _)| left));
     }
 }
 
@@ -124,23 +124,23 @@ const WCV: u64 = 16;
 /// The device under any accesses. As long as nobody writes its compare value, its signals come when they must.
 pub fn device(data: &[u8]) {
     let mut input = Input(data);
-    let mut dog = GenericWatchdog::new();
+    let mut watchdog = GenericWatchdog::new();
     let mut now = u64::from(input.word());
     // When it was refreshed last; unknown after a write to the compare value.
     let mut refreshed = None;
     while !input.is_empty() {
-        let status = dog.read_control(WCS, AccessSize::Word);
-        let offset = dog.read_control(WOR, AccessSize::Double);
-        assert_eq!(dog.line(), status & 2 != 0);
-        assert_eq!(dog.deadline().is_some(), status & 5 == 1);
+        let status = watchdog.read_control(WCS, AccessSize::Word);
+        let offset = watchdog.read_control(WOR, AccessSize::Double);
+        assert_eq!(watchdog.line(), status & 2 != 0);
+        assert_eq!(watchdog.deadline().is_some(), status & 5 == 1);
         match input.byte() % 8 {
             0 | 1 => {
                 now = now.saturating_add(u64::from(input.word()) >> (input.byte() & 31));
-                let second = dog.advance(now);
+                let second = watchdog.advance(now);
                 assert!(!second || status & 4 == 0, "it rises once");
-                let after = dog.read_control(WCS, AccessSize::Word);
+                let after = watchdog.read_control(WCS, AccessSize::Word);
                 assert_eq!(second, after & 4 > status & 4);
-                assert!(dog.deadline().is_none_or(|at| at > now || at == u64::MAX));
+                assert!(watchdog.deadline().is_none_or(|at| at > now || at == u64::MAX));
                 if let Some(at) = refreshed
                     && status & 1 != 0
                 {
@@ -149,18 +149,18 @@ pub fn device(data: &[u8]) {
                 }
             }
             2 => {
-                let before = dog.deadline();
+                let before = watchdog.deadline();
                 let length = u64::from(input.half());
-                dog.pause(now);
+                watchdog.pause(now);
                 now = now.saturating_add(length);
-                assert!(dog.deadline().is_none() && !dog.advance(now), "it acts during a pause");
-                dog.resume(now);
-                assert_eq!(dog.deadline(), before.map(|at| at.saturating_add(length)));
+                assert!(watchdog.deadline().is_none() && !watchdog.advance(now), "it acts during a pause");
+                watchdog.resume(now);
+                assert_eq!(watchdog.deadline(), before.map(|at| at.saturating_add(length)));
                 refreshed = None;
             }
             3 => {
-                dog.reset();
-                assert_eq!(dog.read_control(WCS, AccessSize::Word) & 3, 0);
+                watchdog.reset();
+                assert_eq!(watchdog.read_control(WCS, AccessSize::Word) & 3, 0);
                 refreshed = None;
             }
             choice => {
@@ -169,19 +169,19 @@ pub fn device(data: &[u8]) {
                 let register = if choice == 7 { u64::from(input.half()) & 0xfff } else { register };
                 // Times of any length, most often such as pass here.
                 let value = input.double() >> (input.byte() & 63);
-                assert_eq!(dog.read_control(register, size) & !size.mask(), 0);
-                assert_eq!(dog.read_refresh(register, size) & !size.mask(), 0);
-                let compare = dog.read_control(WCV, AccessSize::Double);
+                assert_eq!(watchdog.read_control(register, size) & !size.mask(), 0);
+                assert_eq!(watchdog.read_refresh(register, size) & !size.mask(), 0);
+                let compare = watchdog.read_control(WCV, AccessSize::Double);
                 let effect = match choice {
-                    4 => dog.write_refresh(register, size, value, now),
-                    _ => dog.write_control(register, size, value, now),
+                    4 => watchdog.write_refresh(register, size, value, now),
+                    _ => watchdog.write_control(register, size, value, now),
                 };
                 if effect == Effect::None {
-                    assert_eq!(compare, dog.read_control(WCV, AccessSize::Double));
+                    assert_eq!(compare, watchdog.read_control(WCV, AccessSize::Double));
                 } else if choice != 4 && (WCV..WCV + 8).contains(&register) {
                     refreshed = None;
                 } else {
-                    assert_eq!(dog.read_control(WCS, AccessSize::Word) & 6, 0, "refreshed");
+                    assert_eq!(watchdog.read_control(WCS, AccessSize::Word) & 6, 0, "refreshed");
                     refreshed = Some(now);
                 }
             }

@@ -51,7 +51,7 @@ fn vcpu(number: u8, word: u64) -> SavedVcpu {
 pub(crate) fn vm(words: [u64; 4], devices: Vec<u8>, has_calls: bool) -> SavedVm {
     let [first, second, third, fourth] = words;
     let config = Config { vcpus: 2, list_registers: 4, priority_bits: 5, preemption_bits: 5 };
-    let dog = SavedWatchdog { timeout: fourth, action: 2, remaining: None, acted: 3 };
+    let watchdog = SavedWatchdog { timeout: fourth, action: 2, remaining: None, acted: 3 };
     SavedVm {
         machine: machine(),
         time: SavedTime {
@@ -65,7 +65,7 @@ pub(crate) fn vm(words: [u64; 4], devices: Vec<u8>, has_calls: bool) -> SavedVm 
         gic: Boxed::new(Vgic::new(config).save().unwrap()).unwrap(),
         vcpus: Vec::from([vcpu(0, second), vcpu(1, third)]),
         devices,
-        watchdogs: SavedWatchdogs { has_begun: true, vm: dog, own: [dog; 8] },
+        watchdogs: SavedWatchdogs { has_begun: true, vm: watchdog, own: [watchdog; 8] },
         calls: has_calls.then(SavedService::default),
     }
 }

@@ -248,7 +248,7 @@ impl Machine {
         self.maintain(vcpu);
     }
 
-    /// Switches a vCPU off by its own wish, or on again by somebody else's.
+    /// Switches a vCPU off by its own request, or on again by somebody else's.
     fn power(&mut self, vcpu: usize) {
         let on = !self.naive.on[vcpu];
         if on {

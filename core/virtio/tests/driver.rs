@@ -110,7 +110,7 @@ unsafe impl Hal for ArenaHal {
     }
 }
 
-/// Plays the driver's wishes as register accesses. Notifications are served before the store that makes them returns.
+/// Plays the driver's requests as register accesses. Notifications are served before the store that makes them returns.
 struct Registers<D>(Rc<RefCell<Mmio<D>>>);
 
 impl<D: Device> Registers<D> {

@@ -397,36 +397,36 @@ mod tests {
         /// pausing and going on it acts in the same millisecond, and never during a pause.
         #[test]
         fn it_agrees_with_one_that_counts_down(steps in prop::collection::vec(step(), 1..60)) {
-            let (mut now, mut dog) = (0u64, Watchdog::new(BOUNDS));
+            let (mut now, mut watchdog) = (0u64, Watchdog::new(BOUNDS));
             let (mut timeout, mut left, mut paused) = (0u64, None::<u64>, false);
             for step in steps {
                 match step {
                     Step::Preset(time) => {
-                        dog.preset(time, Action::Reset, now);
+                        watchdog.preset(time, Action::Reset, now);
                         (timeout, left) = (time, (time != 0).then_some(time));
                     }
                     Step::Configure(time) => {
-                        prop_assert_eq!(dog.configure(time, 2, now), Ok(time));
+                        prop_assert_eq!(watchdog.configure(time, 2, now), Ok(time));
                         (timeout, left) = (time, (time != 0).then_some(time));
                     }
                     Step::Pat => {
-                        prop_assert_eq!(dog.pat(now).ok(), left.map(|_| timeout));
+                        prop_assert_eq!(watchdog.pat(now).ok(), left.map(|_| timeout));
                         left = left.map(|_| timeout);
                     }
-                    Step::Pause => { dog.pause(now); paused = true; }
-                    Step::Resume => { dog.resume(now); paused = false; }
-                    Step::Stop => { dog.stop(); (timeout, left, paused) = (0, None, false); }
+                    Step::Pause => { watchdog.pause(now); paused = true; }
+                    Step::Resume => { watchdog.resume(now); paused = false; }
+                    Step::Stop => { watchdog.stop(); (timeout, left, paused) = (0, None, false); }
                     Step::Wait(length) => for _ in 0..length {
                         now += 1;
                         if !paused { left = left.map(|left| left - 1); }
                         let due = left == Some(0);
-                        prop_assert_eq!(dog.expire(now).is_some(), due);
+                        prop_assert_eq!(watchdog.expire(now).is_some(), due);
                         if due { left = None; }
                     }
                 }
-                prop_assert_eq!(dog.query(now).ok(), left);
-                prop_assert_eq!(dog.deadline(), left.filter(|_| !paused).map(|left| now + left));
-                prop_assert_eq!(dog.status(now).is_paused, paused);
+                prop_assert_eq!(watchdog.query(now).ok(), left);
+                prop_assert_eq!(watchdog.deadline(), left.filter(|_| !paused).map(|left| now + left));
+                prop_assert_eq!(watchdog.status(now).is_paused, paused);
             }
         }
 

@@ -166,8 +166,8 @@ fn each_timer_fires_at_its_own_time() {
 #[test]
 fn a_pause_freezes_each() {
     let mut vm = running(Action::Log);
-    let (Pair { at: dogs, spi: dog_spi }, Pair { at: frames, spi: timer_spi }) = (watchdogs(), timers());
-    dogs.into_iter().for_each(|at| arm_watchdog(&mut vm, at, SECOND_OF_CLOCK));
+    let (Pair { at: control_frames, spi: watchdog_spi }, Pair { at: frames, spi: timer_spi }) = (watchdogs(), timers());
+    control_frames.into_iter().for_each(|at| arm_watchdog(&mut vm, at, SECOND_OF_CLOCK));
     frames.into_iter().for_each(|frame| arm_timer(&mut vm, frame, SECOND_OF_CLOCK));
     vm.pass(SECOND_OF_CLOCK / 2);
     vm.pause();
@@ -176,9 +176,9 @@ fn a_pause_freezes_each() {
     vm.resume();
     vm.pass(SECOND_OF_CLOCK / 4);
     assert_eq!(pending(&mut vm, timer_spi), [false, false]);
-    assert_eq!((pending(&mut vm, dog_spi), bites(&mut vm)), ([false, false], 0));
+    assert_eq!((pending(&mut vm, watchdog_spi), bites(&mut vm)), ([false, false], 0));
     vm.pass(SECOND_OF_CLOCK / 2);
-    assert_eq!((pending(&mut vm, timer_spi), pending(&mut vm, dog_spi)), ([true, true], [true, true]));
+    assert_eq!((pending(&mut vm, timer_spi), pending(&mut vm, watchdog_spi)), ([true, true], [true, true]));
 }
 
 #[test]

@@ -92,17 +92,17 @@ fn watchdog() -> impl Strategy<Value = SavedGenericWatchdog> {
 
 proptest! {
     #[test]
-    fn what_was_put_in_is_taken_out(uart in pl011(), clock in pl031(), gpio in pl061(), dog in watchdog(),
+    fn what_was_put_in_is_taken_out(uart in pl011(), clock in pl031(), gpio in pl061(), generic in watchdog(),
                                     input in vec(any::<u8>(), 0..100)) {
         prop_assert_eq!(Pl011::restored(&uart).map(|uart| uart.save()), Ok(Ok(uart.clone())));
         prop_assert_eq!(Pl031::restored(&clock).save(), clock);
         prop_assert_eq!(Pl061::restored(&gpio).save(), gpio);
-        prop_assert_eq!(GenericWatchdog::restored(&dog).map(|dog| dog.save()), Ok(dog));
+        prop_assert_eq!(GenericWatchdog::restored(&generic).map(|generic| generic.save()), Ok(generic));
         let saved = SavedUart { model: uart, input };
         prop_assert_eq!(through_bytes(&saved), Ok(saved.clone()));
         prop_assert_eq!(through_bytes(&clock), Ok(clock));
         prop_assert_eq!(through_bytes(&gpio), Ok(gpio));
-        prop_assert_eq!(through_bytes(&dog), Ok(dog));
+        prop_assert_eq!(through_bytes(&generic), Ok(generic));
         let mut other = Uart::new(None);
         prop_assert_eq!(other.restore(&saved), Ok(()));
         prop_assert_eq!(other.save(), Ok(saved));
@@ -111,7 +111,7 @@ proptest! {
     /// The device after any accesses is, once moved, the same device in each of its fields.
     #[test]
     fn a_device_that_was_moved_is_the_same(accesses in vec((0..0x430_u64, any::<u32>(), any::<u8>()), 0..60), now in 0..1_u64 << 40) {
-        let (mut uart, mut clock, mut gpio, mut dog) =
+        let (mut uart, mut clock, mut gpio, mut generic) =
             (Pl011::new(), Pl031::new(), Pl061::new(), GenericWatchdog::new());
         // What somebody at the other end takes is not the UART's state: in both, nobody takes anything.
         uart.set_transmit_blocked(true);
@@ -125,13 +125,13 @@ proptest! {
             let _ = clock.write((offset % 0x20) & !3, WORD, value.into(), now);
             let _ = gpio.write(offset & !3, WORD, value.into());
             gpio.set_input(byte % 8, byte & 8 != 0);
-            let _ = dog.write_control((offset % 0x18) & !3, WORD, value.into(), now);
-            dog.advance(now + u64::from(byte));
+            let _ = generic.write_control((offset % 0x18) & !3, WORD, value.into(), now);
+            generic.advance(now + u64::from(byte));
         }
         prop_assert_eq!(Pl011::restored(&uart.save().expect("there is memory")), Ok(uart));
         prop_assert_eq!(Pl031::restored(&clock.save()), clock);
         prop_assert_eq!(Pl061::restored(&gpio.save()), gpio);
-        prop_assert_eq!(GenericWatchdog::restored(&dog.save()), Ok(dog));
+        prop_assert_eq!(GenericWatchdog::restored(&generic.save()), Ok(generic));
     }
 }
 
@@ -159,8 +159,8 @@ fn what_no_guest_can_bring_about_is_refused() {
     }
     let mut uart = Uart::new(None);
     assert!(uart.restore(&SavedUart { model: SavedPl011::default(), input: Vec::from([0; 4097]) }).is_err());
-    let dog = SavedGenericWatchdog { offset: 1 << 48, ..SavedGenericWatchdog::default() };
-    assert!(GenericWatchdog::restored(&dog).is_err());
+    let generic = SavedGenericWatchdog { offset: 1 << 48, ..SavedGenericWatchdog::default() };
+    assert!(GenericWatchdog::restored(&generic).is_err());
 }
 
 /// A byte that is written between the move and the first look outside is not lost.

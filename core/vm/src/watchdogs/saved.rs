@@ -58,7 +58,7 @@ mod tests {
     use proptest::prelude::*;
     use watchdog::SavedWatchdog;
 
-    fn dog() -> impl Strategy<Value = SavedWatchdog> {
+    fn watchdog() -> impl Strategy<Value = SavedWatchdog> {
         (1..u64::MAX, any::<Option<u64>>(), 0..5_u8, any::<u32>()).prop_map(|(timeout, left, action, acted)| {
             SavedWatchdog { timeout, action, remaining: left.map(|left| left % timeout), acted }
         })
@@ -67,7 +67,7 @@ mod tests {
     proptest! {
         /// Whatever was put in is taken out, and comes through bytes.
         #[test]
-        fn what_was_put_in_is_taken_out(all in proptest::collection::vec(dog(), 9), has_begun in any::<bool>(), now in any::<u64>()) {
+        fn what_was_put_in_is_taken_out(all in proptest::collection::vec(watchdog(), 9), has_begun in any::<bool>(), now in any::<u64>()) {
             let own = core::array::from_fn(|id| all[id]);
             let saved = SavedWatchdogs { has_begun, vm: all[8], own };
             let mut watchdogs = Watchdogs::new(&Doors::default());

@@ -42,7 +42,7 @@ pub(crate) fn saved_with(memory: u64, word: u64, last: &[u8; PAGE]) -> Vec<u8> {
     let cpu = SavedCpu::default();
     let machine = SavedMachine { vcpus: 4, memory, devices: 0, identification: [0; cpu::id::COUNT], cpu };
     let config = Config { vcpus: 4, list_registers: 4, priority_bits: 5, preemption_bits: 5 };
-    let dog = SavedWatchdog { timeout: 1, action: 2, remaining: None, acted: 0 };
+    let watchdog = SavedWatchdog { timeout: 1, action: 2, remaining: None, acted: 0 };
     let state = SavedVm {
         machine: machine.clone(),
         time: SavedTime {
@@ -53,7 +53,7 @@ pub(crate) fn saved_with(memory: u64, word: u64, last: &[u8; PAGE]) -> Vec<u8> {
         gic: Boxed::new(Vgic::new(config).save().expect("no error")).expect("there is memory"),
         vcpus: vec![vcpu(0, EL1H), vcpu(2, EL0T), vcpu(3, EL1T | 0x3c0)],
         devices: Vec::new(),
-        watchdogs: SavedWatchdogs { has_begun: true, vm: dog, own: [dog; 8] },
+        watchdogs: SavedWatchdogs { has_begun: true, vm: watchdog, own: [watchdog; 8] },
         calls: None,
     };
     let vm: Description<'_> = Vm { vcpus: 4, ..Vm::new("a-guest", (), memory) };
