@@ -164,6 +164,7 @@ fn inject(context: &mut VcpuContext, exception: Exception) {
 }
 
 /// Lets the guest execute its instruction again, as if nothing had happened, or gives it what `refused` is.
+#[inline(always)]
 fn go_on(context: &mut VcpuContext, next: NextTry, refused: Exception) {
     match next {
         NextTry::Again => {}
@@ -179,6 +180,7 @@ fn count(vcpu: &'static Vcpu, context: &VcpuContext, subject: Subject) -> NextTr
 }
 
 /// Nothing came of the guest's access to `far`.
+#[inline(never)]
 fn again(vcpu: &'static Vcpu, context: &VcpuContext, far: Va) -> NextTry {
     let stay = if vcpu.is_called_off() { Stay::CalledOff } else { Stay::InGuest };
     progress::again(stay, || count(vcpu, context, Subject::Access(far, context.syndrome)))
