@@ -93,8 +93,8 @@ impl RefusedRam {
     #[must_use]
     #[inline(always)]
     pub fn new(coherency: Coherency, syndrome: u64) -> Self {
-        let kind = Fault::from_status(syndrome as u8).kind;
-        Self { takes_turns: coherency == Coherency::Strict && kind == FaultKind::Permission }
+        let is_permission = || Fault::from_status(syndrome as u8).kind == FaultKind::Permission;
+        Self { takes_turns: coherency == Coherency::Strict && is_permission() }
     }
 
     /// By which policy the guest gets it, if not by the VM's own: where nothing gets done by turns, of which `count` is told, the page
