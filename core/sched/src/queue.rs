@@ -218,7 +218,7 @@ impl RunQueue {
 
     /// Nobody wanted the CPU for `ticks`. Everybody has got all that it wanted until then, so what one has had more than others is soon
     /// forgotten: time passes as for a thread of the least weight. Without that, one that was alone here now and then would come
-    /// behind all that slept meanwhile. Beside other queues this one stands where it stood.
+    /// behind all that slept meanwhile. How it stands beside other queues does not change by that; an idle CPU takes whoever waits anyway.
     #[cold]
     #[inline(never)]
     fn idle(&mut self, ticks: u64) {

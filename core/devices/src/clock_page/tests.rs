@@ -191,7 +191,6 @@ fn without_a_clock_the_page_is_unreliable() {
     }
 }
 
-/// The table of decision 0031: what changes which marker, and whether the guest hears of it.
 /// While its memory comes a guest stands still for each piece that it needs. It always finds the right time, and hears of all that
 /// once: when all has come, or in a pause that comes before that.
 #[test]
@@ -238,6 +237,7 @@ fn a_guest_whose_memory_comes_hears_once_that_it_stood_still() {
     assert_eq!(world.read().sequence, before.sequence);
 }
 
+/// The table of decision 0031: what changes which marker, and whether the guest hears of it.
 #[test]
 fn what_disrupts_and_what_does_not() {
     let changes = |work: &dyn Fn(&World, &mut Wired<ClockPage<Filler>>)| {

@@ -389,7 +389,12 @@ impl Queue {
     #[inline(always)]
     fn gives_way(&mut self, current: &'static Thread, outcome: Outcome, now: u64) -> bool {
         if core::ptr::eq(current, self.idle) {
-            return self.run.waiting() > 0;
+            let somebody_waits = self.run.waiting() > 0;
+            if !somebody_waits {
+                // Whoever hurried here may have been taken by another CPU: a slice of the idle thread's would end again and again.
+                self.slice_end = NEVER;
+            }
+            return somebody_waits;
         }
         match outcome {
             Outcome::Sleep(deadline) => {

@@ -346,9 +346,10 @@ fn time_runs_out() {
 #[test]
 fn a_stranger_is_recognised() {
     let (session, mut fake) = start(&Options::default());
-    fake.say(Message::Hello { version: 9, vms: 2, build: "undercroft 9" });
+    let version = link::VERSION + 1;
+    fake.say(Message::Hello { version, vms: 2, build: "undercroft of tomorrow" });
     let outcome = session.wait_stopped(SOON);
-    assert!(outcome.to_string().contains("undercroft 9 speaks version 9"), "{outcome}");
+    assert!(outcome.to_string().contains(&format!("undercroft of tomorrow speaks version {version}")), "{outcome}");
     drop(fake);
 }
 
