@@ -237,14 +237,18 @@ impl Reader {
         std::thread::spawn(move || {
             BufReader::new(output).lines().map_while(Result::ok).try_for_each(|line| sender.send(line))
         });
-        let (end, mut all, mut wanted) = (Instant::now() + BOOT, String::new(), vec!["web", "db"]);
+        // A line of one VM's ends where the other has something to say, and goes on later behind its name.
+        let mut wanted = vec![("[web] ", String::new()), ("[db] ", String::new())];
+        let (end, mut all) = (Instant::now() + BOOT, String::new());
         while !wanted.is_empty() {
             let Ok(text) = receiver.recv_timeout(end.saturating_duration_since(Instant::now())) else {
-                bail!("nothing more from {wanted:?}; all that it printed:\n{all}");
+                let missing: Vec<_> = wanted.iter().map(|(vm, _)| vm).collect();
+                bail!("nothing more from {missing:?}; all that it printed:\n{all}");
             };
-            if text.contains("cpus online") {
-                wanted.retain(|vm| !text.contains(vm));
+            for (vm, said) in &mut wanted {
+                said.extend(text.strip_prefix(*vm));
             }
+            wanted.retain(|(_, said)| !said.contains("cpus online"));
             all.push_str(&text);
             all.push('\n');
         }
