@@ -13,9 +13,16 @@ pub(crate) enum Each {
     Program,
 }
 
+/// As many lines of what a failed test said stand in the summary: whoever sees no more than the end of the output learns why.
+const REASON: usize = 8;
+/// A line of it has at most as many letters there.
+const WIDTH: usize = 200;
+
 /// The output so far.
 pub(crate) struct Harness {
     tally: Tally,
+    /// Which of the failures is explained by the lines that come, and how many of them it has.
+    explained: Option<(usize, usize)>,
     each: Each,
     /// The program that runs, as cargo calls it.
     program: String,
@@ -29,12 +36,21 @@ pub(crate) struct Harness {
 
 impl Harness {
     pub(crate) fn new(each: Each, now: Instant) -> Self {
-        Self { tally: Tally::default(), each, program: String::new(), pending: None, told: BTreeMap::new(), since: now }
+        Self {
+            tally: Tally::default(),
+            explained: None,
+            each,
+            program: String::new(),
+            pending: None,
+            told: BTreeMap::new(),
+            since: now,
+        }
     }
 
     /// Takes the next line, which came at `now`; gives how long it was waited for if it is a verdict on what is timed.
     pub(crate) fn line(&mut self, line: &str, now: Instant) -> Option<Duration> {
         self.told.extend(told(line));
+        self.explain(line);
         if let Some(program) = program(line) {
             self.program = program;
             self.since = now;
@@ -63,6 +79,27 @@ impl Harness {
     /// What all lines together say.
     pub(crate) fn end(self) -> Tally {
         self.tally
+    }
+
+    /// Behind all verdicts there is a part for each test that failed, which begins with `---- <name> ----` (of Rust's own harness:
+    /// `---- <name> stdout ----`).
+    fn explain(&mut self, line: &str) {
+        let title = line.strip_prefix("---- ").and_then(|rest| rest.strip_suffix(" ----"));
+        if let Some(title) = title {
+            let name = title.strip_suffix(" stdout").unwrap_or(title);
+            let which = self.tally.failures.iter().rposition(|failure| failure == name);
+            self.explained = which.map(|which| (which, 0));
+        } else if line == "failures:" || line.starts_with("test result: ") {
+            self.explained = None;
+        } else if let Some((which, count)) = &mut self.explained
+            && *count < REASON
+            && !line.trim().is_empty()
+            && let Some(failure) = self.tally.failures.get_mut(*which)
+        {
+            *count += 1;
+            failure.push_str("\n    ");
+            failure.extend(line.chars().filter(|letter| !letter.is_control()).take(WIDTH));
+        }
     }
 
     fn judged(&mut self, name: &str, verdict: &str, now: Instant) -> Option<Duration> {
@@ -145,6 +182,25 @@ mod tests {
         assert_eq!(tally.to_string(), "13 passed, 1 failed, 1 skipped");
         assert_eq!(tally.failures, ["c"]);
         assert_eq!(tally.skipped, ["b: needs a printer"]);
+    }
+
+    #[test]
+    fn whoever_fails_says_why_in_the_summary() {
+        let many: String = (1..20).map(|line| format!("line {line}\n")).collect();
+        let output = format!(
+            "running 3 tests\ntest a ... FAILED\ntest b ... ok\ntest c ... FAILED\n\nfailures:\n\n---- a ----\nno \x1b[1manswer\n{many}\n\
+             ---- c stdout ----\nthread 'c' panicked\n\n\nfailures:\n    a\n    c\n\n\
+             test result: FAILED. 1 passed; 2 failed; 0 ignored\nrunning 1 test\ntest a ... FAILED\n\nfailures:\n\n---- a ----\n{}\n\n\
+             failures:\n    a\n",
+            "x".repeat(999)
+        );
+        let tally = read(Each::Test, &output);
+        let lines: String = (1..REASON).map(|line| format!("\n    line {line}")).collect();
+        let again = format!("a\n    {}", "x".repeat(WIDTH));
+        assert_eq!(
+            tally.failures,
+            [format!("a\n    no [1manswer{lines}"), "c\n    thread 'c' panicked".to_owned(), again]
+        );
     }
 
     #[test]

@@ -90,12 +90,13 @@ fn lints(tree: &Tree) -> Tally {
     tally
 }
 
-/// Says how long it took.
+/// Says how long it took, and what failed at once: what comes behind it takes minutes.
 fn timed(name: &str, run: impl FnOnce() -> Tally) -> Tally {
     let since = Instant::now();
     let mut tally = run();
     let time = since.elapsed();
     println!("-- {name}: {:.1} s", time.as_secs_f64());
+    tally.failures.iter().for_each(|what| println!("FAILED: {what}"));
     tally.times.push((time, name.to_owned()));
     tally
 }
