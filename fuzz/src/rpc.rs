@@ -8,8 +8,7 @@ use crate::input::Input;
 use abi::bundle::Calls;
 use vmware::{Config, Door, ExceptionLevel, Limits, Outcome, Service, Shutdown};
 
-const LIMITS: Limits =
-    Limits { channels: 4, message: 600, buffers: 700, keys: 3, key: 24, store: 1000, log: 64, ..Limits::DEFAULT };
+const LIMITS: Limits = Limits { channels: 4, message: 600, buffers: 700, keys: 3, key: 24, store: 1000, log: 64 };
 /// The length of the error that a reply becomes for which there is no room.
 const ERROR: usize = 15;
 /// Where bulk transfers are.

@@ -71,7 +71,7 @@ pub const ROWS: [DebugRow; 20] = [
     row("MDSCR_EL1", (0, 0, 2, 2), Switched, Fine(4)),
     row("DBGCLAIMSET_EL1", (0, 7, 8, 6), Kept, Fine(5)),
     row("DBGCLAIMCLR_EL1", (0, 7, 9, 6), Kept, Fine(5)),
-    // Nothing of an external debugger is implemented, says zero.
+    // Zero says that nothing of an external debugger is implemented.
     row("DBGAUTHSTATUS_EL1", (0, 7, 14, 6), Zero, Fine(6)),
     row("OSECCR_EL1", (0, 0, 6, 2), Zero, Fine(10)),
     // Its two enables of interrupts would act on the host's interrupt lines.

@@ -89,7 +89,7 @@ pub enum MachineError {
     #[error("the name has {0} bytes; it needs 1 to {MAX_NAME}")]
     Name(usize),
     /// Too few or too many vCPUs.
-    #[error("{0} vCPUs asked for; a VM has 1 to 8")]
+    #[error("{0} vCPUs asked for; a VM has 1 to {MAX_VCPUS}")]
     Vcpus(u8),
     /// RAM is empty or no whole number of 2 MiB blocks.
     #[error("{0:#x} bytes of memory asked for; memory is a multiple of 2 MiB, and at least that")]
@@ -103,10 +103,10 @@ pub enum MachineError {
         bits: u32,
     },
     /// Too many virtio devices.
-    #[error("{0} virtio devices asked for; a VM has at most 32")]
+    #[error("{0} virtio devices asked for; a VM has at most {MAX_VIRTIO}")]
     Virtio(usize),
     /// A device has no frame, or too many.
-    #[error("a device has {0} frames; it needs 1 to 4")]
+    #[error("a device has {0} frames; it needs 1 to {MAX_FRAMES}")]
     Frames(usize),
     /// A device's frame is empty, or reaches past the end of the address space.
     #[error("the device at {0} is empty, or reaches past the end of the address space")]
@@ -115,11 +115,12 @@ pub enum MachineError {
     #[error("what is at {0} and the device at {1} overlap; each needs addresses of its own")]
     Overlap(Ipa, Ipa),
     /// A device has too many interrupt lines.
-    #[error("a device has {0} interrupt lines; it can have 32")]
+    #[error("a device has {0} interrupt lines; it can have {MAX_LINES}")]
     Lines(usize),
     /// An interrupt that is no SPI, none that the interrupt controller has, or another device's.
     #[error(
-        "INTID {0} is another device's, or none that a device can have; devices have SPIs, INTIDs 32 to 127, one a line"
+        "INTID {0} is another device's, or none that a device can have; devices have SPIs, INTIDs 32 to {last}, one a line",
+        last = INTIDS - 1
     )]
     Interrupt(u32),
 }
@@ -147,6 +148,25 @@ pub enum DeviceKind {
     Virtio(VirtioKind),
     /// The virtio-mmio transports without a device, all in one frame. Not in the tree.
     VacantVirtio,
+}
+
+impl DeviceKind {
+    /// Whether the guest sees a page of memory at its first frame, which the device writes and the guest only reads.
+    #[must_use]
+    pub const fn shows_a_page(self) -> bool {
+        match self {
+            Self::ClockPage => true,
+            Self::Flash
+            | Self::Pl011
+            | Self::Pl031
+            | Self::Pl061
+            | Self::Watchdog
+            | Self::Timer
+            | Self::Generation
+            | Self::Virtio(_)
+            | Self::VacantVirtio => false,
+        }
+    }
 }
 
 /// An interrupt line of a device.

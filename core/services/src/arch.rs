@@ -1,11 +1,11 @@
 //! SMCCC's own functions: the Arm architecture service (DEN0028 section 7).
 
 use abi::calls::arm::{
-    SMCCC_1_1, SMCCC_ARCH_FEATURES, SMCCC_ARCH_WORKAROUND_1, SMCCC_ARCH_WORKAROUND_2, SMCCC_ARCH_WORKAROUND_3,
-    SMCCC_VERSION,
+    PV_TIME_FEATURES, SMCCC_1_1, SMCCC_ARCH_FEATURES, SMCCC_ARCH_WORKAROUND_1, SMCCC_ARCH_WORKAROUND_2,
+    SMCCC_ARCH_WORKAROUND_3, SMCCC_VERSION,
 };
 
-use crate::{Facts, NOT_SUPPORTED, Request, SUCCESS, psci, stolen_time, trng};
+use crate::{Facts, NOT_SUPPORTED, Request, SUCCESS, psci, trng};
 
 /// The owner field of these functions.
 pub(crate) const OWNER: u32 = 0;
@@ -92,7 +92,7 @@ fn feature(function: u32, facts: &Facts) -> u64 {
         SMCCC_ARCH_WORKAROUND_1 => facts.workarounds.branch_target.feature(),
         SMCCC_ARCH_WORKAROUND_2 => facts.workarounds.store_bypass.feature(),
         SMCCC_ARCH_WORKAROUND_3 => facts.workarounds.branch_history.feature(),
-        stolen_time::PV_TIME_FEATURES if facts.stolen_time.is_some() => SUCCESS,
+        PV_TIME_FEATURES if facts.stolen_time.is_some() => SUCCESS,
         _ if psci::is_implemented(function) || trng::is_implemented(function) => SUCCESS,
         _ => NOT_SUPPORTED,
     }

@@ -3,6 +3,8 @@
 //! The scheduler's side writes the record itself (16 bytes: revision, attributes, nanoseconds). Here is its discovery,
 //! in two calls (is it there, and at which address), and where in the record the time is.
 
+use abi::calls::arm::{PV_TIME_FEATURES, PV_TIME_ST};
+
 use crate::{Facts, NOT_SUPPORTED, SUCCESS};
 
 /// Bytes from one vCPU's record to the next. Revision and attributes (version 1.0: both 0) are the first 8 of them.
@@ -12,11 +14,6 @@ pub const STOLEN_OFFSET: u64 = 8;
 
 /// The owner field of these functions: standard hypervisor services.
 pub(crate) const OWNER: u32 = 5;
-
-/// Asks whether one of these two functions is there.
-pub const PV_TIME_FEATURES: u32 = 0xc500_0020;
-/// Asks for the address of the calling vCPU's record.
-pub const PV_TIME_ST: u32 = 0xc500_0021;
 
 /// The answer to one of these functions; `NOT_SUPPORTED` throughout when the vCPU has no record.
 pub(crate) fn answer(function: u32, arguments: [u64; 3], facts: &Facts) -> u64 {

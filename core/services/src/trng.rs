@@ -3,13 +3,9 @@
 //! A guest asks for up to 96 (32-bit call) or 192 (64-bit call) bits of conditioned entropy, which come back in X1 to X3
 //! with the least significant bits in X3. Where the entropy comes from is the caller's business: a closure.
 
-use crate::{INVALID_PARAMETERS, NOT_SUPPORTED, Request, SUCCESS};
+use abi::calls::arm::{TRNG_FEATURES, TRNG_GET_UUID, TRNG_RND_32, TRNG_RND_64, TRNG_VERSION};
 
-const TRNG_VERSION: u32 = 0x8400_0050;
-const TRNG_FEATURES: u32 = 0x8400_0051;
-const TRNG_GET_UUID: u32 = 0x8400_0052;
-const TRNG_RND_32: u32 = 0x8400_0053;
-const TRNG_RND_64: u32 = 0xc400_0053;
+use crate::{INVALID_PARAMETERS, NOT_SUPPORTED, Request, SUCCESS};
 
 /// Version 1.0.
 const VERSION: u64 = 0x1_0000;

@@ -24,7 +24,7 @@
 //! 7. `sched`: threads on CPUs
 //! 8. `host`: the machine below
 #![no_std]
-#![deny(unsafe_code)]
+#![forbid(unsafe_code)]
 #![expect(
     rustdoc::private_intra_doc_links,
     reason = "whoever reads this works on it, and has the private parts before them"

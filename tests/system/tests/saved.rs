@@ -505,7 +505,7 @@ fn refused() -> Result<()> {
     here.force_off()?;
     here.order(&Order::Restore { vm: None, file: file.clone(), pause: true })?;
     ensure!(here.run.condition(NAME)? == Condition::Paused, "it is {}", here.run.condition(NAME)?);
-    // Of the memory that was put in the guest has touched nothing yet, and all of it is saved again.
+    // The guest has touched nothing yet of the memory that was put in, and all of it is saved again.
     let again = folder.path().join("again.saved");
     here.save(&again)?;
     ensure!(

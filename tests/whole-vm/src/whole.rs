@@ -102,7 +102,7 @@ pub const TWINS: [(DeviceKind, u64, u32); 8] = [
     (DeviceKind::Virtio(VirtioKind::Console), 0x0b07_0000, 72),
 ];
 
-/// The machine of a VM that has every device, and of each kind with lines another one.
+/// The machine of a VM that has every device, and those of [`TWINS`] twice.
 fn plan(policy: Doors) -> MachinePlan {
     let config: abi::bundle::Vm<&str, &[u8], ()> = abi::bundle::Vm {
         vcpus: VCPUS,

@@ -1,4 +1,5 @@
-//! The numbers of calls that Arm has defined, by HVC or SMC: SMCCC's own (DEN0028) and PSCI's (DEN0022). Guests make them, the
+//! The numbers of calls that Arm has defined, by HVC or SMC: SMCCC's own (DEN0028), PSCI's (DEN0022),
+//! the random number generator's (DEN0098) and those of paravirtualized time (DEN0057). Guests make them, the
 //! hypervisor answers them, and makes some of them itself, of the firmware below it.
 //!
 //! A function that has two forms, by the width of what it is given, has two numbers here.
@@ -46,3 +47,19 @@ pub const PSCI_FEATURES: u32 = 0x8400_000a;
 pub const SYSTEM_RESET2_32: u32 = 0x8400_0012;
 /// The same.
 pub const SYSTEM_RESET2_64: u32 = 0xc400_0012;
+
+/// Which version of TRNG there is.
+pub const TRNG_VERSION: u32 = 0x8400_0050;
+/// Whether there is a function of TRNG's.
+pub const TRNG_FEATURES: u32 = 0x8400_0051;
+/// Which generator it is.
+pub const TRNG_GET_UUID: u32 = 0x8400_0052;
+/// Gives up to 96 random bits.
+pub const TRNG_RND_32: u32 = 0x8400_0053;
+/// Gives up to 192 random bits.
+pub const TRNG_RND_64: u32 = 0xc400_0053;
+
+/// Whether there is a function of paravirtualized time.
+pub const PV_TIME_FEATURES: u32 = 0xc500_0020;
+/// Where the calling vCPU's record of stolen time is.
+pub const PV_TIME_ST: u32 = 0xc500_0021;

@@ -1,8 +1,8 @@
 //! The short path: exits that are answered from the registers alone (ARCHITECTURE.md, "The path of an exit").
 //!
-//! Runs in the exit hook, on the vCPU thread's stack with IRQs masked. Takes no lock that another VM could hold, but for a
-//! WFE that gives the CPU away, which is a switch of threads and takes the scheduler's; allocates nothing, logs nothing.
-//! Its length in instructions is promised in SPECIFICATION.md.
+//! Runs in the exit hook, on the vCPU thread's stack with IRQs masked. Takes no lock that another VM could hold, but
+//! the scheduler's: for a WFE that gives the CPU away, for the host's interrupts, to wake the consoles' thread. Allocates nothing, logs
+//! nothing. Its length in instructions is promised in SPECIFICATION.md.
 
 use abi::calls::arm;
 use cpu::exit::class;

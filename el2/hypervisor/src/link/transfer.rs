@@ -4,7 +4,7 @@
 //! A VM that is saved stands still until its state is taken, and then runs on, if it ran before: its memory is held, and sent as
 //! it was at that moment ([`GuestRam::hold`]). One that is restored is built when the file has said what it is. Where memory comes
 //! by pieces, in any order, the state is put in as soon as it is there, and the guest runs: what it touches and has not come is asked for
-//! ([`Transfer::wanted`]), and it stands still until then. Of a whole file the state is put in after all memory, and it stands still so
+//! ([`Transfer::wanted`]), and it stands still until then. A VM of a whole file gets its state after all its memory, and stands still so
 //! long. The file may come from anybody: a checksum, the VM's own description and each part of the machine check everything in it.
 //!
 //! The tool may go away at any moment, and so may the link. So each transfer has a time by which the tool must have asked for

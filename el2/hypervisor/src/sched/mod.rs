@@ -42,7 +42,7 @@ use threads::{THREAD_COUNT, thread};
 
 use crate::host;
 
-/// Within this time every thread that waits for a CPU has run there, in microseconds.
+/// Within this time every thread that waits for a CPU should have run there, if that does not make slices too short, in microseconds.
 const PERIOD_MICROSECONDS: u64 = 10_000;
 /// No slice is shorter, in microseconds.
 const SLICE_MICROSECONDS: u64 = 1_000;

@@ -63,10 +63,10 @@ impl Alarm {
 /// Whether somebody's clock is to ring now. Whoever asks looks at all of them, and calls [`Alarm::watch`] for each.
 #[must_use]
 pub(crate) fn take_alarm() -> bool {
-    // Pairs with `fetch_min` in `watch`.
+    // Pairs with the minimum in `watch`.
     let ringing = ALARM.load(Ordering::Acquire) <= microseconds();
     if ringing {
-        // Pairs with `fetch_min` in `watch`, which each VM is made to do again: a time that is lost here comes back then.
+        // Pairs with the minimum in `watch`, which each VM is made to do again: a time that is lost here comes back then.
         ALARM.store(u64::MAX, Ordering::Release);
     }
     ringing
@@ -75,7 +75,7 @@ pub(crate) fn take_alarm() -> bool {
 /// The count at which the next clock rings, as the time of day is now.
 #[must_use]
 pub(crate) fn next_alarm() -> Option<u64> {
-    // Pairs with `fetch_min` in `watch`.
+    // Pairs with the minimum in `watch`.
     match ALARM.load(Ordering::Acquire) {
         u64::MAX => None,
         at => {

@@ -299,7 +299,7 @@ impl Vm {
             vcpu.clear_requests();
         }
         self.records.store(0, Ordering::Relaxed);
-        // Pairs with the release in `build`, and with the acquire in `vttbr`: nobody enters by tables that are about to go.
+        // Pairs with the release in `build_machine`, and with the acquire in `vttbr`: nobody enters by tables that are about to go.
         let vttbr = self.vttbr.swap(0, Ordering::AcqRel);
         GuestRam::destroy(&self.ram, vttbr);
         let frames = memory::release_guest(self.id);

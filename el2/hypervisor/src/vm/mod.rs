@@ -254,7 +254,7 @@ impl Vm {
     /// VTTBR_EL2 for its vCPUs.
     #[must_use]
     pub(crate) fn vttbr(&self) -> u64 {
-        // Pairs with the release in `build`: whoever enters by these tables finds them written.
+        // Pairs with the release in `build_machine`: whoever enters by these tables finds them written.
         self.vttbr.load(Ordering::Acquire)
     }
 

@@ -13,7 +13,7 @@ use clock::saved::Away;
 use clock::{GuestClock, GuestTicks, Rate, Standstill, VmClock};
 use devices::Moment;
 use hw::sysreg;
-use machine::{DeviceKind, Timers};
+use machine::Timers;
 use units::{Pa, Ticks, VcpuSet};
 
 use crate::host::text::{Sentence, sentence};
@@ -96,7 +96,7 @@ impl Vm {
     /// If there is none.
     pub(super) fn build_clock_pages(&self) -> Result<(), Sentence> {
         for (row, place) in self.plan.rows().iter().zip(&self.clock_pages) {
-            if row.device == DeviceKind::ClockPage {
+            if row.device.shows_a_page() {
                 let page = self.ram.lock().add_readable(row.start()).map_err(|error| sentence!("{error}"))?;
                 place.store(page.0, Ordering::Relaxed);
             }

@@ -239,7 +239,7 @@ fn who_transfers_a_vm_hears_at_once_what_is_lost() {
         *channel == Channel::Requests && Request::decode(payload).is_some_and(|request| request.ask == next)
     }));
     assert_eq!(session.carrier(), Carrier::Uart);
-    // Who asks something else waits: it may have been heard.
+    // Whoever asks something else waits: it may have been heard.
     let hypervisor = std::thread::spawn(move || {
         let id = Request::decode(&uart.hear().1).unwrap().id;
         uart.say(Message::Lost);

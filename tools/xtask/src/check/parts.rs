@@ -4,7 +4,7 @@ use super::harness::Harness;
 use super::{Each, Part, Tally, payloads};
 use crate::compile::{self, BARE_METAL};
 use crate::tree::{Tree, words};
-use crate::{bench, branches, lint, linux_bench, mutate, shipped, size, starts};
+use crate::{bench, branches, lint, linux_bench, shipped, size, starts};
 use anyhow::{Context, Result};
 use std::collections::VecDeque;
 use std::fs;
@@ -60,23 +60,9 @@ fn size_of_what_ships(tree: &Tree) -> Result<()> {
     size::check(image.len(), &page)
 }
 
-/// A lint: its name, and what runs it.
-type Lint = (&'static str, fn(&Tree) -> Result<()>);
-
 fn lints(tree: &Tree) -> Tally {
     let mut tally = Tally::default();
-    let lints: [Lint; 9] = [
-        ("formatting", lint::formatted),
-        ("layout", lint::layout),
-        ("documents", lint::documents),
-        ("rooms", lint::rooms::check),
-        ("orderings", lint::orderings::check),
-        ("mutations", mutate::all_apply),
-        ("clippy (host)", lint::clippy_host),
-        ("clippy (bare metal)", lint::clippy_bare_metal),
-        ("check and doc (bare metal, each folder)", lint::in_its_folder),
-    ];
-    for (name, lint) in lints {
+    for (name, lint) in lint::LINTS {
         tally += timed(name, || match lint(tree) {
             Ok(()) => Tally::success(),
             Err(error) => Tally::failure(format!("{name}: {error:#}")),

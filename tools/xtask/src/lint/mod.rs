@@ -1,8 +1,9 @@
 //! `cargo xtask lint`: everything that reads the source without running it.
 
 mod documents;
-pub(crate) mod orderings;
-pub(crate) mod rooms;
+mod layers;
+mod orderings;
+mod rooms;
 mod specification;
 mod style;
 mod words;
@@ -30,26 +31,42 @@ const BARE_METAL_FOLDERS: [&str; 8] = [
     "tests/payloads",
 ];
 
+/// The fuzz targets' workspace.
+const FUZZ: &str = "fuzz/Cargo.toml";
+
 /// The page that croft's table of the site file's keys makes.
 const SITE_PAGE: &str = "docs/formats/site.md";
 
 /// Formats everything, and writes the pages that are made of source.
 pub(crate) fn format(tree: &Tree) -> Result<()> {
     run(tree.cargo().args(["fmt", "--all"]))?;
+    run(tree.cargo().args(["fmt", "--manifest-path", FUZZ]))?;
     fs::write(tree.path(SITE_PAGE), croft::site::page()).with_context(|| format!("writing {SITE_PAGE}"))
 }
 
-/// Runs all lints.
+/// A lint: its name, and what runs it.
+pub(crate) type Lint = (&'static str, fn(&Tree) -> Result<()>);
+
+/// All lints that every machine can run, the quickest first.
+pub(crate) const LINTS: [Lint; 11] = [
+    ("formatting", formatted),
+    ("layout", layout),
+    ("documents", documents),
+    ("layers", layers::check),
+    ("rooms", rooms::check),
+    ("orderings", orderings::check),
+    ("mutations", mutate::all_apply),
+    ("clippy (host)", clippy_host),
+    ("clippy (fuzz targets)", clippy_fuzz),
+    ("clippy (bare metal)", clippy_bare_metal),
+    ("check and doc (bare metal, each folder)", in_its_folder),
+];
+
+/// Runs all lints, up to the first that fails.
 pub(crate) fn lint(tree: &Tree) -> Result<()> {
-    formatted(tree)?;
-    layout(tree)?;
-    documents(tree)?;
-    rooms::check(tree)?;
-    orderings::check(tree)?;
-    mutate::all_apply(tree)?;
-    clippy_host(tree)?;
-    clippy_bare_metal(tree)?;
-    in_its_folder(tree)?;
+    for (name, lint) in LINTS {
+        lint(tree).with_context(|| name)?;
+    }
     match dependencies(tree)? {
         None => println!("dependencies: fine"),
         Some(why) => println!("dependencies: skipped: {why}"),
@@ -58,8 +75,9 @@ pub(crate) fn lint(tree: &Tree) -> Result<()> {
 }
 
 /// Whether everything is formatted, and the pages that are made of source are what it makes.
-pub(crate) fn formatted(tree: &Tree) -> Result<()> {
+fn formatted(tree: &Tree) -> Result<()> {
     run(tree.cargo().args(["fmt", "--all", "--check"]))?;
+    run(tree.cargo().args(["fmt", "--check", "--manifest-path", FUZZ]))?;
     let page = fs::read_to_string(tree.path(SITE_PAGE)).with_context(|| format!("reading {SITE_PAGE}"))?;
     ensure!(
         page == croft::site::page(),
@@ -69,15 +87,23 @@ pub(crate) fn formatted(tree: &Tree) -> Result<()> {
 }
 
 /// Clippy on everything that runs on this machine.
-pub(crate) fn clippy_host(tree: &Tree) -> Result<()> {
+fn clippy_host(tree: &Tree) -> Result<()> {
     let mut cargo = tree.cargo();
     cargo.args(["clippy", "--quiet", "--workspace", "--all-targets"]);
     cargo.args(BARE_METAL.iter().flat_map(|package| ["--exclude", package]));
     run(cargo.args(["--", "-D", "warnings"]))
 }
 
+/// Clippy on the fuzz targets, without the fuzzer, which is C++.
+fn clippy_fuzz(tree: &Tree) -> Result<()> {
+    let mut cargo = tree.cargo();
+    cargo.args(["clippy", "--quiet", "--all-targets", "--no-default-features", "--manifest-path", FUZZ]);
+    cargo.env("CARGO_TARGET_DIR", tree.target("fuzz"));
+    run(cargo.args(["--", "-D", "warnings"]))
+}
+
 /// Clippy on everything that runs on bare metal, and in guests.
-pub(crate) fn clippy_bare_metal(tree: &Tree) -> Result<()> {
+fn clippy_bare_metal(tree: &Tree) -> Result<()> {
     let mut cargo = tree.cargo();
     cargo.args(["clippy", "--quiet", "--release"]);
     cargo.args(BARE_METAL.iter().flat_map(|package| ["-p", package]));
@@ -87,7 +113,7 @@ pub(crate) fn clippy_bare_metal(tree: &Tree) -> Result<()> {
 
 /// That plain `cargo check` and `cargo doc` mean bare metal in the folders of what is built for it, for whoever stands there,
 /// and for editors: each has a `.cargo/config.toml` that says so. Where core has to be built too, only `cargo xtask` knows how.
-pub(crate) fn in_its_folder(tree: &Tree) -> Result<()> {
+fn in_its_folder(tree: &Tree) -> Result<()> {
     for folder in BARE_METAL_FOLDERS {
         for order in [&["check", "--quiet"][..], &["doc", "--quiet", "--no-deps"]] {
             let mut cargo = tree.cargo();
@@ -104,7 +130,7 @@ pub(crate) fn in_its_folder(tree: &Tree) -> Result<()> {
 pub(crate) fn dependencies(tree: &Tree) -> Result<Option<String>> {
     // deny.toml serves both. What it allows must be met in what ships; the exceptions are the fuzzer's own.
     let (unmet, foreign) = ("license-not-encountered", "license-exception-not-encountered");
-    for (manifest, deny, allow) in [("Cargo.toml", Some(unmet), foreign), ("fuzz/Cargo.toml", None, unmet)] {
+    for (manifest, deny, allow) in [("Cargo.toml", Some(unmet), foreign), (FUZZ, None, unmet)] {
         let Some(mut program) = deny::find(tree) else {
             return Ok(Some("cargo-deny is not installed; `cargo xtask setup --all` fetches it".into()));
         };
@@ -118,7 +144,7 @@ pub(crate) fn dependencies(tree: &Tree) -> Result<Option<String>> {
 }
 
 /// The rules of the tree that no compiler knows: `core/` has no unsafe code and no hardware, no file grows beyond its idea.
-pub(crate) fn layout(tree: &Tree) -> Result<()> {
+fn layout(tree: &Tree) -> Result<()> {
     let mut wrong = Vec::new();
     for entry in fs::read_dir(tree.path("core"))? {
         let folder = entry?.path();
@@ -157,11 +183,11 @@ struct Text {
 }
 
 /// That what documents and comments point to is there, and that each check of `docs/spec` names the tests that prove it.
-pub(crate) fn documents(tree: &Tree) -> Result<()> {
+fn documents(tree: &Tree) -> Result<()> {
     let mut files = Vec::new();
     all_files(&tree.path("."), "", &mut files)?;
     let mut texts = Vec::new();
-    // What a changelog tells of may be gone by now.
+    // What a changelog tells of may be gone by now; its lines are looked at below.
     for path in files.iter().filter(|path| *path != "CHANGELOG.md" && (path.ends_with(".rs") || path.ends_with(".md")))
     {
         let contents = fs::read_to_string(tree.path(path)).with_context(|| format!("reading {path}"))?;
@@ -170,7 +196,10 @@ pub(crate) fn documents(tree: &Tree) -> Result<()> {
     // The lint's own tests speak of what is not there.
     texts.retain(|text| !text.path.starts_with("tools/xtask/src/lint/"));
     let (pages, others): (Vec<_>, Vec<_>) = texts.into_iter().partition(|text| text.path.starts_with("docs/spec/"));
+    let path = "CHANGELOG.md".to_owned();
+    let changelog = Text { contents: fs::read_to_string(tree.path(&path))?, path };
     let mut wrong = specification::check(&pages, &others, &others);
+    wrong.extend(style::check(&[changelog]));
     wrong.extend(documents::check(&pages, &files));
     wrong.extend(documents::check(&others, &files));
     wrong.extend(style::check(&pages));

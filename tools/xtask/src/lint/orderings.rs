@@ -4,11 +4,12 @@
 //! So every ordering except `Relaxed` has a comment close above it that says what it pairs with, so that a reader can compare the
 //! two. That holds for all code that somebody runs, not for tests: a test's threads may use the strictest ordering and say nothing.
 
-use super::sources;
+use super::{quoted, sources};
 use crate::tree::Tree;
 use anyhow::{Context, Result, ensure};
+use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// The folders of what somebody runs.
 const FOLDERS: [&str; 4] = ["core", "el2", "guest", "tools"];
@@ -22,18 +23,48 @@ const SAID: &str = "airs with";
 /// # Errors
 /// Names each ordering that does not say what it pairs with.
 pub(crate) fn check(tree: &Tree) -> Result<()> {
-    let mut wrong = Vec::new();
+    let mut texts: Vec<(PathBuf, String)> = Vec::new();
     for folder in FOLDERS {
         let top = tree.path(folder);
-        for file in sources(&top)?.iter().filter(|file| !file.strip_prefix(&top).is_ok_and(is_test)) {
-            let text = fs::read_to_string(file).with_context(|| format!("reading {}", file.display()))?;
-            for line in unexplained(&text) {
-                wrong.push(format!("{}:{line}: say close above it what this ordering pairs with", file.display()));
-            }
+        for file in sources(&top)?.into_iter().filter(|file| !file.strip_prefix(&top).is_ok_and(is_test)) {
+            let text = fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))?;
+            texts.push((file, text));
+        }
+    }
+    let functions: BTreeSet<&str> = texts.iter().flat_map(|(_, text)| functions(text)).collect();
+    let mut wrong = Vec::new();
+    for (file, text) in &texts {
+        let file = file.display();
+        for line in unexplained(text) {
+            wrong.push(format!("{file}:{line}: say close above it what this ordering pairs with"));
+        }
+        for (line, name) in counterparts(text).into_iter().filter(|(_, name)| !functions.contains(name)) {
+            wrong.push(format!("{file}:{line}: there is no function {name} for this ordering to pair with"));
         }
     }
     ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
     Ok(())
+}
+
+/// The names of the functions that a source defines.
+fn functions(text: &str) -> impl Iterator<Item = &str> {
+    text.split("fn ").skip(1).filter_map(|rest| rest.split(|letter: char| !is_of_a_name(letter)).next())
+}
+
+/// The functions that comments name as the counterparts of orderings, with the numbers of their lines. What is not written like a
+/// function (a static, a type) is not looked for.
+fn counterparts(text: &str) -> Vec<(usize, &str)> {
+    let comments = text.lines().enumerate().filter(|(_, line)| line.trim_start().starts_with("//"));
+    let named = comments.filter_map(|(at, line)| Some((at + 1, line.split_once(SAID)?.1)));
+    let names = named.flat_map(|(at, rest)| quoted(rest).into_iter().map(move |name| (at, name)));
+    names
+        .map(|(at, name)| (at, name.rsplit("::").next().unwrap_or(name)))
+        .filter(|(_, name)| name.chars().all(|letter| is_of_a_name(letter) && !letter.is_uppercase()))
+        .collect()
+}
+
+fn is_of_a_name(letter: char) -> bool {
+    letter.is_alphanumeric() || letter == '_'
 }
 
 /// Whether a file, of which this is the path below its folder, holds nothing but tests.
@@ -58,7 +89,7 @@ fn unexplained(text: &str) -> Vec<usize> {
 
 #[cfg(test)]
 mod tests {
-    use super::{check, unexplained};
+    use super::{check, counterparts, functions, unexplained};
     use crate::tree::Tree;
     use std::fs;
 
@@ -73,6 +104,13 @@ mod tests {
         // A comment that is far away is about something else.
         let far = format!("{right}{}FLAG.load(Ordering::Acquire);\n", "next();\n".repeat(9));
         assert_eq!(unexplained(&far), [12]);
+    }
+
+    #[test]
+    fn a_counterpart_is_a_function() {
+        let text = "// Pairs with the swap in `take`, and the bits of `IDLE`.\nx();\n// Pairs with that in `Gone::gone`: it is.\n";
+        assert_eq!(counterparts(text), [(1, "take"), (3, "gone")]);
+        assert_eq!(functions("pub(crate) const fn take<T>(x: T) {}\nfn b() {}\n").collect::<Vec<_>>(), ["take", "b"]);
     }
 
     #[test]

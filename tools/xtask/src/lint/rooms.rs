@@ -85,7 +85,9 @@ fn judge(order: &[String], sources: &[(PathBuf, String)]) -> Vec<String> {
                     "{} uses the room {used}, which stands above {room}: let {used} hand it down, or move it below",
                     file.display()
                 )),
-                _ => {}
+                Some(_) => {}
+                // Whatever the root itself had (a re-export, a macro) would be a way around the order.
+                None => wrong.push(format!("{} uses {used} of the root, which is no room", file.display())),
             }
         }
     }
@@ -134,6 +136,8 @@ fn heads(code: &str, into: &mut Vec<String>) {
         }
     }
     into.push(name(item.trim()));
+    // Behind the last comma there may be nothing.
+    into.retain(|name| !name.is_empty());
 }
 
 #[cfg(test)]
