@@ -41,7 +41,7 @@ fn account(run: &Run) -> Result<Memory> {
     Memory::read(&run.statistics(SOON)?)
 }
 
-/// A guest that reboots itself as soon as it is up: each time it starts afresh, with all of its CPUs, and the
+/// A guest that reboots itself as soon as it was looked at: each time it starts afresh, with all of its CPUs, and the
 /// hypervisor has as much memory as before. Afterwards the guest's is all given back.
 fn reboot(rounds: u32) -> Result<()> {
     let run = Host::default().start_and_stay(vec![guest::linux("guest", USUAL, 2, "quiet uc.test=reboot-count")?])?;
@@ -59,6 +59,10 @@ fn reboot(rounds: u32) -> Result<()> {
         ensure!(now.emptied >= emptied + 8, "boot {boot}: caches emptied {} times, before: {emptied}", now.emptied);
         emptied = now.emptied;
         ensure!(now.guests <= limit, "a guest of {} MiB has {} KiB", guest::MEMORY >> 20, now.guests);
+        run.console("guest")?.expect("uc: rebooting", SOON)?;
+        if boot < rounds {
+            run.console("guest")?.send("\n")?;
+        }
     }
     run.control(Command::ForceStop { vm: 0 })?;
     run.wait_for("guest", SOON, Condition::is_off)?;
