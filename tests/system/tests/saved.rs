@@ -125,17 +125,18 @@ impl Operated {
         Ok(Tick { number, count, frequency, clock, generation, disruption, life, time })
     }
 
-    /// What it says first with a counter of this frequency. What the VM said that was here before, and had another, is passed over.
-    fn first_of(&self, name: &str, frequency: u64) -> Result<Tick> {
+    /// What it says first in another life than that in which it said `fresh`: whatever goes on from a file has a generation of its
+    /// own. What the VM said that was here before is passed over, of which nobody knows how much it is.
+    fn first_after(&self, name: &str, fresh: Tick) -> Result<Tick> {
         let mut last = self.tick_of(name)?;
         // On a computer that has much to do, that may be some minutes of ticks.
         for _ in 0..2000 {
-            if last.frequency == frequency {
+            if last.generation != fresh.generation {
                 return Ok(last);
             }
             last = self.tick_of(name)?;
         }
-        anyhow::bail!("{name} does not go on with {frequency} Hz: {last:?}")
+        anyhow::bail!("{name} goes on as what was here before: {fresh:?}, then {last:?}")
     }
 
     /// The number of the last tick that has come, looked at or not.
@@ -237,13 +238,13 @@ fn another_counter() -> Result<()> {
         if name == "second" {
             frozen.come_back(&next, left)?;
         }
-        next.tick()?;
+        let here = next.tick()?;
         ensure!(next.run.carrier() == carrier, "the link goes by {:?}", next.run.carrier());
         let in_use = next.restore(&file).err().context("it took the place of a VM that runs")?;
         ensure!(in_use.to_string().contains("takes the place of one that is off"), "{in_use}");
         next.force_off()?;
         next.restore(&file)?;
-        let after = next.first_of(NAME, before.frequency)?;
+        let after = next.first_after(NAME, here)?;
         ensure!(after.clock >= before.clock + AWAY, "the time that it was away has not passed: {before:?}, {after:?}");
         let left = before.number..newest.max(before.number) + 20;
         ensure!(left.contains(&after.number), "it went on with another state: it left in {left:?}, {after:?}");
@@ -294,7 +295,7 @@ impl Frozen {
     /// It is restored, saved before it goes on, and goes on.
     fn come_back(&self, host: &Operated, last: Tick) -> Result<()> {
         // One that has not begun yet cannot be stopped.
-        host.tick_of(Self::NAME)?;
+        let here = host.tick_of(Self::NAME)?;
         host.order(&Order::Stop { vm: Self::NAME.to_owned(), force: true, seconds: 60 })?;
         host.order(&Order::Restore { vm: None, file: self.file.clone(), pause: true })?;
         host.order(&Order::Save { vm: Self::NAME.to_owned(), file: self.again.clone(), compress: false })?;
@@ -304,7 +305,7 @@ impl Frozen {
         ensure!(stood >= AWAY, "it was away for {AWAY} s at least, and stood still for {stood}");
         host.order(&Order::Resume { vm: Self::NAME.to_owned() })?;
         // Its real-time clock has stood still with its counter; VMClock says how late it is, and that its counter was disturbed.
-        let tick = host.first_of(Self::NAME, last.frequency)?;
+        let tick = host.first_after(Self::NAME, here)?;
         tick.shows_more(AWAY - 1..=AWAY + 300)?;
         ensure!(last.markers().iter().all(|marker| !tick.markers().contains(marker)), "{last:?}, then {tick:?}");
         go_together(last, tick)
