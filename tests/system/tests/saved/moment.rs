@@ -6,6 +6,7 @@ use anyhow::{Context, Result, ensure};
 use croft::control::Order;
 use croft::session::{Condition, Told};
 use std::fs;
+use std::ops::RangeInclusive;
 use std::path::Path;
 use system::host::Host;
 use system::{BOOT, SOON, guest};
@@ -23,13 +24,33 @@ fn sweep(host: &Operated) -> Result<(u64, u64)> {
     Ok((number.parse()?, gap.parse()?))
 }
 
+/// The number of the last sweep that it has told of, looked at or not.
+fn newest(host: &Operated) -> Result<u64> {
+    let text = host.run.console(MOMENT)?.transcript();
+    let mut sweeps = text.lines().filter_map(|line| line.split_once("moment: sweep ")?.1.split_once(", marks "));
+    Ok(sweeps.next_back().context("no sweep")?.0.parse()?)
+}
+
+/// What it may say first when it goes on from a file for which `save` asks: it was saved after what it had told of before, and before
+/// what it tells of once there is an answer, but for what is under way.
+fn saved(host: &Operated, save: impl FnOnce() -> Result<()>) -> Result<RangeInclusive<u64>> {
+    let before = newest(host)?;
+    save()?;
+    Ok(before..=newest(host)? + 2)
+}
+
+/// Waits until it has done more than these.
+fn beyond(host: &Operated, sweeps: &RangeInclusive<u64>) -> Result<()> {
+    while sweep(host)?.0 <= *sweeps.end() {}
+    Ok(())
+}
+
 /// What it says when it has done so many more.
-fn sweeps(host: &Operated, count: u32) -> Result<u64> {
-    let mut last = 0;
+fn sweeps(host: &Operated, count: u32) -> Result<()> {
     for _ in 0..count {
-        (last, _) = sweep(host)?;
+        sweep(host)?;
     }
-    Ok(last)
+    Ok(())
 }
 
 /// Asks for all of a VM whose state is taken, and writes it to `file`.
@@ -49,19 +70,19 @@ fn take_out(host: &Operated, file: &Path) -> Result<()> {
     Ok(fs::write(file, bytes)?)
 }
 
-/// It is restored from `file`, and goes on where it was after `before` sweeps, and before `after`.
-fn goes_on_from(host: &Operated, file: &Path, before: u64, after: u64) -> Result<()> {
+/// It is restored from `file`, and goes on with one of these sweeps, which are over by then.
+fn goes_on_from(host: &Operated, file: &Path, sweeps: &RangeInclusive<u64>) -> Result<()> {
+    beyond(host, sweeps)?;
     host.order(&Order::Stop { vm: MOMENT.to_owned(), force: true, seconds: 60 })?;
     host.order(&Order::Restore { vm: None, file: file.to_path_buf(), pause: false })?;
     // What it said before it was stopped is passed over.
-    let (mut last, mut number) = (after, sweep(host)?.0);
+    let (mut last, mut number) = (*sweeps.end(), sweep(host)?.0);
     while number > last {
         last = number;
         (number, _) = sweep(host)?;
     }
-    ensure!((before..=before + 4).contains(&number), "saved after {before} sweeps, it goes on with {number}");
-    sweeps(host, 3)?;
-    Ok(())
+    ensure!(sweeps.contains(&number), "it goes on with {number}, none of {sweeps:?}");
+    self::sweeps(host, 3)
 }
 
 /// How often a block was copied because its guest stored into it.
@@ -79,23 +100,25 @@ pub(super) fn one_moment() -> Result<()> {
     let host = Host { port: true, ..host("max") };
     let here =
         Operated::new(host.start_and_stay(vec![guest::payload(MOMENT, "moment", 1, "")?])?, folder.path(), "here")?;
-    let before = sweeps(&here, 2)?;
-    here.run.session().ask(here.run.vm(MOMENT)?, Ask::Save, SOON)?;
-    let during = sweeps(&here, 3)?;
+    sweeps(&here, 2)?;
+    let ask = || Ok(here.run.session().ask(here.run.vm(MOMENT)?, Ask::Save, SOON).map(drop)?);
+    let saved_in = saved(&here, ask)?;
+    // One of these it has begun since.
+    beyond(&here, &saved_in)?;
     ensure!(
         copied(&here)? >= 17,
         "it went through sixteen blocks and its device one, and {} were copied",
         copied(&here)?
     );
     take_out(&here, &file)?;
-    let after = sweeps(&here, 3)?;
-    ensure!(after > during, "{during}, then {after}");
-    goes_on_from(&here, &file, before, after)?;
+    // It goes on here too.
+    sweeps(&here, 3)?;
+    goes_on_from(&here, &file, &saved_in)?;
     // Once more by croft, as fast as that is.
-    let before = sweeps(&here, 1)?;
-    here.order(&Order::Save { vm: MOMENT.to_owned(), file: file.clone(), compress: false })?;
-    let after = sweeps(&here, 2)?;
-    goes_on_from(&here, &file, before, after)?;
+    sweeps(&here, 1)?;
+    let order = Order::Save { vm: MOMENT.to_owned(), file: file.clone(), compress: false };
+    let saved_in = saved(&here, || Ok(here.order(&order)?))?;
+    goes_on_from(&here, &file, &saved_in)?;
     here.run.check_log()
 }
 
@@ -108,14 +131,15 @@ pub(super) fn no_room() -> Result<()> {
     vm.memory = 484 << 20;
     let host = Host { port: true, ..host("max") };
     let here = Operated::new(host.start_and_stay(vec![vm])?, folder.path(), "here")?;
-    let before = sweeps(&here, 2)?;
-    here.run.session().ask(here.run.vm(MOMENT)?, Ask::Save, SOON)?;
+    sweeps(&here, 2)?;
+    let ask = || Ok(here.run.session().ask(here.run.vm(MOMENT)?, Ask::Save, SOON).map(drop)?);
+    let saved_in = saved(&here, ask)?;
     here.run.wait_for(MOMENT, SOON, |condition| *condition == Condition::Paused)?;
     take_out(&here, &file)?;
     here.run.wait_for(MOMENT, SOON, |condition| matches!(condition, Condition::Running { .. }))?;
-    let after = sweeps(&here, 3)?;
+    sweeps(&here, 3)?;
     ensure!(copied(&here)? < 16, "{} blocks were copied, and there was no memory for sixteen", copied(&here)?);
-    goes_on_from(&here, &file, before, after)?;
+    goes_on_from(&here, &file, &saved_in)?;
     here.run.check_log()
 }
 
