@@ -11,6 +11,7 @@
 use core::fmt::{self, Write};
 
 use abi::bundle::Doors as Policy;
+use services::psci::VmPower;
 use units::{MAX_VCPUS, VcpuId};
 use vmware::ExceptionLevel;
 use watchdog::{Action, Actions, Bounds, Refused, Scope, Status, Watchdog};
@@ -85,6 +86,8 @@ impl fmt::Display for Which {
 pub struct Bite {
     which: Which,
     action: Action,
+    /// Who gets the SError, if that is the action.
+    patient: VcpuId,
 }
 
 /// What a bite leads to.
@@ -110,10 +113,15 @@ pub enum AtExpiry {
 }
 
 impl Bite {
-    /// Of the Generic Watchdog of a VM of this policy, when its second signal rises.
+    /// Of one of a VM whose CPUs are on or off like this.
+    fn new(which: Which, action: Action, power: &VmPower) -> Self {
+        Self { which, action, patient: patient(which, power) }
+    }
+
+    /// Of the Generic Watchdog of a VM of this policy that lives this life, when its second signal rises.
     #[must_use]
-    pub fn of_device(policy: &Policy) -> Self {
-        Self { which: Which::Device, action: action_of(policy) }
+    pub fn of_device<R: Clone + PartialEq>(policy: &Policy, life: &Life<R>) -> Self {
+        Self::new(Which::Device, action_of(policy), life.machine())
     }
 
     /// What it leads to; `R` is the sentence of a VM that cannot go on.
@@ -121,7 +129,7 @@ impl Bite {
     pub fn consequence<R: From<&'static str>>(self) -> Consequence<R> {
         match self.action {
             Action::Log => Consequence::Nothing,
-            Action::Inject => Consequence::SError(self.patient()),
+            Action::Inject => Consequence::SError(self.patient),
             Action::Reset => Consequence::Stop(Stop::Reset),
             Action::Pause => Consequence::Pause,
             Action::Stop => Consequence::Stop(Stop::Crashed("its watchdog was not patted in time".into())),
@@ -133,14 +141,6 @@ impl Bite {
     pub fn at_expiry(self) -> AtExpiry {
         if self.action == Action::Pause { AtExpiry::BeginAnew } else { AtExpiry::Stay }
     }
-
-    /// Which vCPU gets an SError: the one whose watchdog it is, or vCPU 0 for the VM's.
-    const fn patient(self) -> VcpuId {
-        match self.which {
-            Which::Own(id) => id,
-            Which::Vm | Which::Device => VcpuId(0),
-        }
-    }
 }
 
 impl fmt::Display for Bite {
@@ -148,7 +148,7 @@ impl fmt::Display for Bite {
         write!(f, "{}: not patted in time", self.which)?;
         match self.action {
             Action::Log => Ok(()),
-            Action::Inject => write!(f, "; vCPU {} gets an SError", self.patient().0),
+            Action::Inject => write!(f, "; vCPU {} gets an SError", self.patient.0),
             Action::Reset => f.write_str("; the VM starts afresh"),
             Action::Pause => f.write_str("; the VM is paused (`croft dump` shows where, `croft resume` goes on)"),
             Action::Stop => f.write_str("; the VM stops"),
@@ -240,7 +240,7 @@ impl Watchdogs {
         // A millisecond behind: the clock may have been about to show the next one when the watchdog was patted, and none acts
         // before its time is over.
         let action = watchdog.expire(now.saturating_sub(1))?;
-        Some(Bite { which, action })
+        Some(Bite::new(which, action, life.machine()))
     }
 
     /// When to look at them next: the first time of the clock at which one may bite.
@@ -278,6 +278,17 @@ impl Watchdogs {
     fn all_mut(&mut self) -> impl Iterator<Item = &mut Watchdog> {
         core::iter::once(&mut self.vm).chain(&mut self.own)
     }
+}
+
+/// Which vCPU gets an SError: the one whose watchdog it is, and for a watchdog of all of them the first that is on. One that is off
+/// has nobody who could take it (and when it is switched on again it begins without), so the first gets that as well: the guest
+/// left a watchdog behind that nobody pats. A VM of which no vCPU is on is about to be off, and what vCPU 0 gets then goes with it.
+fn patient(which: Which, power: &VmPower) -> VcpuId {
+    let own = match which {
+        Which::Own(id) => Some(id),
+        Which::Vm | Which::Device => None,
+    };
+    own.filter(|&id| power.is_on(id)).or_else(|| power.first_on()).unwrap_or(VcpuId(0))
 }
 
 /// What the guest may ask of a watchdog that the site file arms for `armed` milliseconds, or of its own if that is 0. The

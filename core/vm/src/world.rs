@@ -557,7 +557,12 @@ impl World {
         };
         match bite.consequence() {
             Consequence::Nothing => {}
-            Consequence::SError(vcpu) => self.serrors[vcpu.index()] += 1,
+            Consequence::SError(vcpu) => {
+                let power = self.life.machine();
+                let can_take_it = power.is_on(vcpu) || (0..VCPUS as u8).all(|id| !power.is_on(VcpuId(id)));
+                assert!(can_take_it, "{vcpu:?} is off, and another is on");
+                self.serrors[vcpu.index()] += 1;
+            }
             Consequence::Pause => self.happen(Event::Pause),
             Consequence::Stop(stop) => self.stop(stop),
         }

@@ -164,6 +164,13 @@ impl VmPower {
         self.vcpus.get(vcpu.index()) == Some(&Power::On)
     }
 
+    /// The lowest vCPU that is on; where none is, the lowest that is about to be.
+    #[must_use]
+    pub fn first_on(&self) -> Option<VcpuId> {
+        let first = |state| self.vcpus.iter().position(|&power| power == state);
+        first(Power::On).or_else(|| first(Power::OnPending)).map(|number| VcpuId(number as u8))
+    }
+
     /// `CPU_ON`: the vCPU with the affinity fields `target` is to start at `entry` with `context` in X0. It stays
     /// pending until [`started`](Self::started).
     ///

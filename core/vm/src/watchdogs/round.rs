@@ -84,7 +84,7 @@ impl Round {
         if !life.is_running() {
             return RoundStep::Done(None);
         }
-        let bite = Bite::of_device(&self.policy);
+        let bite = Bite::of_device(&self.policy, life);
         let device = match self.place {
             Place::Expired(0, device) => device,
             // Of two that rise at once, the first may be the VM's end.

@@ -41,8 +41,8 @@ fn whoever_may_set_one_up_or_has_one_by_the_site_file_may_use_it() {
 #[test]
 fn each_action_leads_to_what_it_says() {
     let text = "its watchdog was not patted in time";
-    let of = |which| Action::LIST.map(|action| Bite { which, action });
-    let consequences = of(Which::Vm).map(Bite::consequence::<&str>);
+    let of = |which, patient| Action::LIST.map(|action| Bite { which, action, patient: VcpuId(patient) });
+    let consequences = of(Which::Vm, 0).map(Bite::consequence::<&str>);
     let expected = [
         Consequence::Nothing,
         Consequence::SError(VcpuId(0)),
@@ -51,29 +51,61 @@ fn each_action_leads_to_what_it_says() {
         Consequence::Stop(Stop::Crashed(text)),
     ];
     assert_eq!(consequences, expected);
-    let lines = of(Which::Own(VcpuId(2))).map(|bite| bite.to_string());
+    let lines = of(Which::Own(VcpuId(2)), 2).map(|bite| bite.to_string());
     let paused = "; the VM is paused (`croft dump` shows where, `croft resume` goes on)";
     let ends = ["", "; vCPU 2 gets an SError", "; the VM starts afresh", paused, "; the VM stops"];
     assert_eq!(lines, ends.map(|end| format!("watchdog of vCPU 2: not patted in time{end}")));
-    let names = [Which::Vm, Which::Device].map(|which| Bite { which, action: Action::Inject }.to_string());
-    let end = "not patted in time; vCPU 0 gets an SError";
+    let inject = |which| Bite { which, action: Action::Inject, patient: VcpuId(1) };
+    let names = [Which::Vm, Which::Device].map(|which| inject(which).to_string());
+    let end = "not patted in time; vCPU 1 gets an SError";
     assert_eq!(names, [format!("watchdog: {end}"), format!("Generic Watchdog: {end}")]);
 }
 
-/// A vCPU's own watchdog is for that vCPU; one that is for all has vCPU 0 to tell.
+/// A vCPU's own watchdog is for that vCPU; one that is for all has the first that is on to tell. Nobody is told who is off.
 #[test]
-fn an_serror_goes_to_whose_watchdog_it_is() {
-    for (which, patient) in [(Which::Own(VcpuId(1)), 1), (Which::Vm, 0), (Which::Device, 0)] {
-        let bite = Bite { which, action: Action::Inject };
-        assert_eq!(bite.consequence::<&str>(), Consequence::SError(VcpuId(patient)));
+fn an_serror_goes_to_whose_watchdog_it_is_and_to_nobody_who_is_off() {
+    let policy = Policy { watchdog_action: Action::Inject.number(), ..Policy::default() };
+    let patients = |world: &World| {
+        [Which::Own(VcpuId(1)), Which::Vm, Which::Device].map(|which| {
+            let mut watchdogs = Watchdogs::new(&policy);
+            let bite = match which {
+                Which::Device => Some(Bite::of_device(&policy, &world.life)),
+                Which::Vm => watchdogs.configure(VM, 100, 1, 0).ok().and(watchdogs.look(&world.life, which, 200)),
+                Which::Own(id) => {
+                    watchdogs.configure(own(id.0), 100, 1, 0).ok().and(watchdogs.look(&world.life, which, 200))
+                }
+            };
+            let bite = bite.unwrap();
+            let Consequence::SError(VcpuId(id)) = bite.consequence::<&str>() else { panic!("{bite:?}") };
+            assert!(bite.to_string().ends_with(&format!("; vCPU {id} gets an SError")), "{bite}");
+            id
+        })
+    };
+    let mut world = World::running();
+    assert_eq!(patients(&world), [0, 0, 0], "vCPU 0 alone");
+    for id in [1, 2] {
+        world.happen(Event::CpuOn(0, id as u64));
+        assert_eq!(patients(&world)[1..], [0, 0], "another is about to be on");
+        world.steps(id, 2);
+        assert!(world.in_guest(id));
     }
+    assert_eq!(patients(&world), [1, 0, 0], "all");
+    world.happen(Event::CpuOff(0));
+    assert_eq!(patients(&world), [1, 1, 1], "vCPUs 1 and 2");
+    world.happen(Event::CpuOff(1));
+    assert_eq!(patients(&world), [2, 2, 2], "vCPU 2 alone");
+    // It switches vCPU 1 on, and itself off before that has begun.
+    world.happen(Event::CpuOn(2, 1));
+    world.happen(Event::CpuOff(2));
+    assert_eq!(patients(&world), [1, 1, 1], "vCPU 1 is about to be on");
 }
 
 #[test]
 fn the_generic_watchdog_does_what_the_site_file_says_and_begins_anew_where_it_pauses() {
     for action in Action::LIST {
-        let bite = Bite::of_device(&Policy { watchdog_action: action.number(), ..Policy::default() });
-        assert_eq!(bite, Bite { which: Which::Device, action });
+        let policy = Policy { watchdog_action: action.number(), ..Policy::default() };
+        let bite = Bite::of_device(&policy, &life());
+        assert_eq!(bite, Bite { which: Which::Device, action, patient: VcpuId(0) });
         let expected = if action == Action::Pause { AtExpiry::BeginAnew } else { AtExpiry::Stay };
         assert_eq!(bite.at_expiry(), expected, "{action:?}");
     }
@@ -138,7 +170,7 @@ fn none_bites_before_its_time_is_over_nor_after_it_was_next_to_be_looked_at() {
     assert_eq!(watchdogs.next_look(), Some(141));
     assert_eq!(watchdogs.look(&life, which, 140), None);
     assert_eq!(watchdogs.look(&life, Which::Vm, 141), None);
-    assert_eq!(watchdogs.look(&life, which, 141), Some(Bite { which, action: Action::Log }));
+    assert_eq!(watchdogs.look(&life, which, 141), Some(Bite { which, action: Action::Log, patient: VcpuId(0) }));
 }
 
 /// Its deadline may be over when the VM is paused, or stops: whoever looks then finds nothing to do.

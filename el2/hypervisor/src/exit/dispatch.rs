@@ -125,7 +125,7 @@ fn perform(vcpu: &'static Vcpu, context: &mut VcpuContext, effect: Effect) -> Op
         }
         Effect::SwitchOff => {
             // Whether it was the last one shows when its thread has left.
-            let (CpuOffOutcome::OthersRun | CpuOffOutcome::NoneLeft) = vcpu.vm.cpu_off(vcpu.id);
+            let (CpuOffOutcome::OthersRun | CpuOffOutcome::NoneLeft) = vcpu.vm.cpu_off(vcpu);
             return Some(Leave::SwitchedOff);
         }
         Effect::Power(call) => match vcpu.vm.with_power_state(|power| call.look(power, vcpu.id)) {

@@ -189,6 +189,12 @@ impl VcpuHandle {
         self.stolen.load(Ordering::Relaxed)
     }
 
+    /// Forgets that it was to be given an SError.
+    pub(crate) fn forget_serror(&self) {
+        // Pairs with the swap in `Vcpu::heed`, which is this thread's own, and the addition in `sched::ask`.
+        self.requests.fetch_and(!request::SERROR, Ordering::AcqRel);
+    }
+
     /// Forgets what was asked before the VM started afresh.
     pub(crate) fn clear_requests(&self) {
         // Pairs with the looks of its thread, which has left the guest: nobody asks anything of a VM that is taken apart.

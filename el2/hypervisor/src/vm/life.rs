@@ -353,9 +353,13 @@ impl Vm {
         Ok(())
     }
 
-    /// PSCI CPU_OFF by `vcpu`.
-    pub(crate) fn cpu_off(&self, vcpu: VcpuId) -> CpuOffOutcome {
-        self.life().cpu_off(vcpu)
+    /// PSCI CPU_OFF by `vcpu`. An SError that was asked of it and has not become pending is nobody's any more: a CPU that is
+    /// switched on has none (PSCI, section 6.4; the one that is pending in HCR_EL2.VSE goes with its registers). Under the lock of its
+    /// life, under which watchdogs choose who is on.
+    pub(crate) fn cpu_off(&self, vcpu: &VcpuHandle) -> CpuOffOutcome {
+        let mut life = self.life();
+        vcpu.forget_serror();
+        life.cpu_off(vcpu.id)
     }
 
     /// Looks something up in the state of its CPUs.

@@ -50,7 +50,8 @@ fn main() {
     test::run(&tests!("wfe":
         p4_a0_wfe_traps, p4_a1_detect, p4_a1_requests_skip_the_instruction, p4_a3_an_ordinary_wfe_completes,
         p4_a4_near_misses, p4_a5_event_register, p4_a8_disarm_and_reconfigure, p4_a6_pats_keep_it_quiet,
-        p4_a9_level_0, own_watchdogs, own_watchdog_injects_into_its_own, p4_a10_spinlock_with_events, p4_a11_other_waits,
+        p4_a9_level_0, own_watchdogs, own_watchdog_injects_into_its_own,
+        no_serror_is_for_a_cpu_that_is_off, p4_a10_spinlock_with_events, p4_a11_other_waits,
         p4_a7_acts_although_masked, p4_a7_acts_during_wfi, p4_a12_reset_clears_watchdogs_and_mdscr,
     ));
 }
@@ -346,6 +347,54 @@ fn own_watchdog_injects_into_its_own() -> Verdict {
         check_equal!((here, there == 1), (!own, own), "who got an SError, CPU 0 and CPU 1; its own watchdog: {own}");
     }
     Ok(())
+}
+
+/// A CPU that is off takes none: its own watchdog's goes to the first that is on. And one that is switched on has none pending, nor
+/// asked for, from before.
+fn no_serror_is_for_a_cpu_that_is_off() -> Verdict {
+    need_traps!();
+    if cpu::count() < 2 {
+        skip!("there is one CPU");
+    }
+    // It goes with an SError pending.
+    GOT.store(UNKNOWN, Ordering::SeqCst);
+    check!(cpu::start(1, leave_with_mine).is_ok() && cpu::wait_off(1), "CPU 1 did not come and go");
+    check_equal!(GOT.load(Ordering::SeqCst), 1, "an SError on CPU 1 when it went");
+    check!(cpu::start(1, look_for_an_serror).is_ok() && cpu::wait_off(1), "CPU 1 did not come and go again");
+    check_equal!(GOT.load(Ordering::SeqCst), 0, "an SError that was pending when CPU 1 was switched off");
+    check!(!is_serror_pending(), "an SError for CPU 0");
+    // It goes, and then its watchdog acts. Where CPU 1 comes so late that it has acted again by then, it has an SError of this life.
+    for _ in 0..10 {
+        check!(cpu::start(1, leave_mine_armed).is_ok() && cpu::wait_off(1), "CPU 1 did not come and go");
+        let came = timer::wait_until(10_000, is_serror_pending);
+        let start = timer::now();
+        check!(cpu::start(1, look_for_an_serror).is_ok() && cpu::wait_off(1), "CPU 1 did not come and go again");
+        let took = timer::now() - start;
+        check!(came && take_serror(), "no SError for CPU 0 by the watchdog of CPU 1, which is off");
+        if took < timer::microseconds(200_000) {
+            check_equal!(GOT.load(Ordering::SeqCst), 0, "an SError that came while CPU 1 was off");
+            return Ok(());
+        }
+    }
+    check!(!is_counted(), "CPU 1 came too late, although nothing else runs");
+    skip!("this machine is too busy to start a CPU in time");
+}
+
+fn leave_with_mine(_: usize) {
+    let _ = guest::configure_own_watchdog(20, 1);
+    let came = timer::wait_until(10_000, is_serror_pending);
+    let _ = guest::configure_own_watchdog(0, 0);
+    GOT.store(came.into(), Ordering::SeqCst);
+}
+
+fn leave_mine_armed(_: usize) {
+    let _ = guest::configure_own_watchdog(300, 1);
+}
+
+fn look_for_an_serror(_: usize) {
+    let came = is_serror_pending();
+    let _ = guest::configure_own_watchdog(0, 0);
+    GOT.store(came.into(), Ordering::SeqCst);
 }
 
 /// Whether CPU 1 got an SError, once that is known.

@@ -58,7 +58,14 @@ fn steps(policy: &Policy, watchdogs: &mut Watchdogs, now: Ticks, signals: usize,
 }
 
 fn acts(action: Action) -> impl Fn(Which) -> RoundStep {
-    move |which| RoundStep::Act(Bite { which, action })
+    move |which| {
+        RoundStep::Act(Bite {
+            which,
+            action,
+            // vCPU 0 alone is on.
+            patient: VcpuId(0),
+        })
+    }
 }
 
 #[test]
