@@ -1,14 +1,15 @@
 //! The platform devices of a guest: UART, real-time clock, GPIO and watchdog, as pure state machines.
 //!
 //! The set is QEMU `virt`'s (a PL011, a PL031 and a PL061 whose pin 3 is the power button), because every arm64 kernel and firmware has
-//! drivers for it, the Generic Watchdog of Arm's servers, the memory-mapped generic timer, the generation identifier, and VMClock. Each
-//! device is a plain structure that is told about register accesses and about events of the outside world, and that answers with values.
-//! It holds no lock, no callback and no clock: its owner passes time in and carries out what [`Effect`] says. After every call that
-//! changes a device the owner compares [`line`](Pl011::line) with what the interrupt controller knows; that level is all there is to an
-//! interrupt.
+//! drivers for it, the Generic Watchdog of Arm's servers, the memory-mapped generic timer, the generation identifier, and VMClock.
 //!
-//! What they have in common is the [`bus`]: one trait, by which every device is read, written, polled, reset and paused, and
-//! the wires from their lines to the interrupt controller. A device's state can be taken out and put back ([`saved`]).
+//! What they have in common is the [`bus`]: one trait, [`Device`], by which every device is read, written, polled, reset and paused, and
+//! the wires from their lines to the interrupt controller. A device holds no lock and no clock, and keeps nobody whom it could call: what
+//! is outside of it (time, memory, whoever takes its bytes) is the [`Outside`] that each call passes in. It has interrupt lines, which
+//! are levels; after every call that can move them [`Wired`] compares them with what the interrupt controller was told last.
+//!
+//! Beneath that [`Pl011`], [`Pl031`], [`Pl061`] and [`GenericWatchdog`] have methods that are told about register accesses and events, and
+//! answer with values ([`Effect`]). A device's state can be taken out and put back ([`saved`]).
 //!
 //! A guest may do anything to a device: any offset inside its page or outside, any size, any value. Unknown registers
 //! read as zero and ignore writes, and no access takes more than a few instructions.
@@ -47,7 +48,7 @@ pub use pl061::{POWER_BUTTON_PIN, Pl061, SavedPl061};
 pub use uart::{SavedUart, Uart};
 pub use units::AccessSize;
 
-/// What the owner of a device has to do after a write to one of its registers.
+/// What a device of the bus has to do after a write to one of its registers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[must_use]
 pub enum Effect {

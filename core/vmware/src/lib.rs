@@ -5,7 +5,8 @@
 //! x86 port accesses to arm64 registers. Here is everything about it that needs no hardware:
 //!
 //! * [`encoding`]: which register contents are a call at all, and which port it goes to.
-//! * [`commands`]: the numbers of the commands, and the least level that each may be used from.
+//! * [`commands`]: the groups of the commands, and the least level that each may be used from; their numbers are in
+//!   [`abi::calls::vmware::command`].
 //! * [`channel`]: the RPC channels: messages in both directions, in words of four bytes or whole.
 //! * [`rpci`]: what a guest can ask with a message. [`guestinfo`]: the values that it leaves and finds.
 //! * [`tclo`]: what the host asks of the tools' daemon, and what is known about it. [`limits`]: how much of all that.
