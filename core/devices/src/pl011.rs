@@ -10,11 +10,17 @@
 //! * TXRIS is the level "transmit FIFO at or below its trigger", looked at after each byte written or sent. It starts
 //!   clear and stays clear when the driver cleared it until the next byte, so that nothing fires for a driver that has
 //!   nothing to say; a driver that unmasks it has just written something.
-//! * RXRIS is the level "receive FIFO at or above its trigger", looked at after each byte that comes or goes.
+//! * RXRIS is there as long as there is a byte: its trigger is one byte, whatever IFLS says, as in QEMU's model. A driver that was
+//!   written for QEMU's `virt` may enable FIFOs and this interrupt alone, and would wait for 16 keys to be pressed.
 //! * RTRIS, the receive timeout, says that bytes have waited for 32 bit times. No time passes, so it is there as long as
-//!   there is a byte: a driver that waits for a keyboard to reach the trigger level waits long. In the hardware clearing it in ICR begins
-//!   another 32 bit times, after which it is back if the driver left a byte behind; here it is back at once. So no driver
-//!   loses a byte by clearing interrupts before it empties the FIFO, or by enabling them after the byte came.
+//!   there is a byte too.
+//!
+//! Both are back at once when they are cleared in ICR and a byte is left. In the hardware (section 2.8) a cleared RXRIS
+//! comes back when the next byte reaches the trigger, and RTRIS after another 32 bit times; in QEMU's model RXRIS comes back with the
+//! first byte after the FIFO was empty. A driver that reads all bytes and then clears would lose the interrupt of one that came in
+//! between: for a while in the hardware with FIFOs, and for good in QEMU's model, and without FIFOs, where the byte that waits
+//! keeps all others out. Here no driver loses a byte by clearing interrupts before it empties the FIFO, or by enabling them after the
+//! byte came.
 //!
 //! As with QEMU's model, a UART that the guest never enabled works all the same: `earlycon` counts on firmware
 //! to have enabled it, and our guests may start without firmware. Baud rates and line format are kept and ignored; modem lines
@@ -306,7 +312,7 @@ impl Pl011 {
             register::IMSC => self.imsc = value & INTERRUPTS,
             register::ICR => {
                 self.ris &= !value;
-                self.update_receive_timeout();
+                self.update_receive_interrupts();
             }
             register::DMACR => self.dmacr = value & DMACR_BITS,
             _ => {}
@@ -367,10 +373,7 @@ impl Pl011 {
         }
     }
 
-    const fn receive_trigger(&self) -> usize {
-        if self.lcr_h & LCR_H_FEN != 0 { Self::trigger(self.ifls >> 3) } else { 1 }
-    }
-
+    /// At which length of the transmit FIFO and below its interrupt is there.
     const fn transmit_trigger(&self) -> usize {
         if self.lcr_h & LCR_H_FEN != 0 { Self::trigger(self.ifls) } else { 0 }
     }
@@ -424,26 +427,20 @@ impl Pl011 {
 
     fn put_received(&mut self, byte: u8) {
         self.received.push(byte);
-        self.update_receive_timeout();
-        if self.received.len() >= self.receive_trigger() {
-            self.ris |= INTERRUPT_RX;
-        }
+        self.update_receive_interrupts();
     }
 
     fn take_received(&mut self) -> u32 {
         let byte = self.received.pop().unwrap_or(0);
-        if self.received.len() < self.receive_trigger() {
-            self.ris &= !INTERRUPT_RX;
-        }
-        self.update_receive_timeout();
+        self.update_receive_interrupts();
         u32::from(byte) | if self.overrun { DR_OVERRUN } else { 0 }
     }
 
-    const fn update_receive_timeout(&mut self) {
+    const fn update_receive_interrupts(&mut self) {
         if self.received.is_empty() {
-            self.ris &= !INTERRUPT_RECEIVE_TIMEOUT;
+            self.ris &= !(INTERRUPT_RX | INTERRUPT_RECEIVE_TIMEOUT);
         } else {
-            self.ris |= INTERRUPT_RECEIVE_TIMEOUT;
+            self.ris |= INTERRUPT_RX | INTERRUPT_RECEIVE_TIMEOUT;
         }
     }
 
