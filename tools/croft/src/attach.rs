@@ -2,19 +2,24 @@
 //!
 //! In a terminal every key except the command key, Ctrl-], goes to the guest, as in `croft run`. Otherwise standard
 //! input is sent unchanged, and its end ends the command.
+//!
+//! In a terminal a signal does not end this process at once: the terminal is left as it was first. So nothing here waits for
+//! somebody who reads the terminal ([`Outlet`]). Elsewhere signals do what they usually do, and a slow reader is waited for.
 
 use crate::control::{ControlError, Order, Report, perform_while};
 use crate::output::complain;
-use crate::terminal::{Look, Raw, Stripper};
+use crate::terminal::{Look, Outlet, Patience, Raw, Stripper};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use signal_hook::iterator::Signals;
+use std::convert::Infallible;
 use std::io::{ErrorKind, Read, Write, stdin, stdout};
 use std::net::Shutdown;
 use std::ops::ControlFlow;
 use std::os::unix::net::UnixStream;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread;
+use std::time::Duration;
 
 /// Ctrl-].
 const COMMAND_KEY: u8 = 0x1d;
@@ -29,6 +34,8 @@ pub enum End {
     Signal(i32),
     /// What the guest prints cannot be shown.
     Unwritable(std::io::Error),
+    /// Well, but not all that the guest printed was read; that was said.
+    Unread,
 }
 
 /// Why this end closed the connection: 0 if it did not, a signal's number, or this. The number is all that goes from one thread to the
@@ -45,40 +52,73 @@ pub fn attach(stream: &UnixStream, order: &Order) -> Result<End, ControlError> {
     let is_terminal = raw.is_some();
     let mut stripper = (is_terminal && Look::from_environment() == Look::Plain).then(Stripper::default);
     let why = Arc::new(AtomicI32::new(0));
+    let unwritten = Arc::new(OnceLock::new());
+    let mut outlet = if is_terminal {
+        watch_signals(stream, &why);
+        Some(open_outlet(again()?, Arc::clone(&unwritten)))
+    } else {
+        None
+    };
     let mut typing = Some((again()?, Arc::clone(&why)));
-    let mut unwritten = None;
     let done = perform_while(again()?, order, |report| {
         // The first report says that the host lets this client in.
         if let Some((stream, why)) = typing.take() {
             if is_terminal {
                 complain(&format!("croft: {HELP}\r"));
-                watch_signals(&stream, &why);
             }
             thread::spawn(move || type_in(&stream, is_terminal, &why));
         }
         let Report::Output(bytes) = report else { return ControlFlow::Continue(()) };
         let bytes = stripper.as_mut().map_or(bytes.clone(), |stripper| stripper.strip(&bytes));
-        match stdout().write_all(&bytes).and_then(|()| stdout().flush()) {
+        let written = match &mut outlet {
+            Some(outlet) => outlet.write_all(&bytes).and_then(|()| outlet.flush()),
+            None => stdout().write_all(&bytes).and_then(|()| stdout().flush()),
+        };
+        match written {
             Ok(()) => ControlFlow::Continue(()),
             Err(error) => {
-                unwritten = Some(error);
+                let _ = unwritten.set(error);
                 ControlFlow::Break(())
             }
         }
+    });
+    // After an end of its own it waits for whoever reads the terminal, until they have had enough or a signal comes.
+    let unread = outlet.and_then(|outlet| {
+        let waited = outlet.backlog().wait(|| {
+            thread::sleep(Duration::from_millis(10));
+            let is_left = why.load(Ordering::Relaxed) != 0;
+            Ok::<_, Infallible>(if is_left { Patience::WhileTaken } else { Patience::Endless })
+        });
+        let Ok(unread) = waited;
+        unread
     });
     drop(raw);
     let has_begun = typing.is_none();
     let why = why.load(Ordering::Relaxed);
     if is_terminal && has_begun {
-        let told = if why == 0 && unwritten.is_none() && done.is_ok() { "\ncroft: the host has ended" } else { "" };
+        let told =
+            if why == 0 && unwritten.get().is_none() && done.is_ok() { "\ncroft: the host has ended" } else { "" };
         complain(&told);
     }
+    if let Some(unread) = &unread {
+        complain(&format!("croft: {unread}"));
+    }
+    // The thread that writes may have it too, for as long as it still waits for the reader.
+    let unwritten = unwritten.get().map(|error| std::io::Error::new(error.kind(), error.to_string()));
     match (unwritten, why, done) {
         (Some(error), ..) => Ok(End::Unwritable(error)),
         (None, signal @ 1.., _) => Ok(End::Signal(signal)),
-        (None, LEFT, _) | (None, _, Ok(())) => Ok(End::Well),
+        (None, LEFT, _) | (None, _, Ok(())) => Ok(if unread.is_some() { End::Unread } else { End::Well }),
         (None, _, Err(error)) => Err(if has_begun { error.while_followed() } else { error }),
     }
+}
+
+/// Standard output, which ends the conversation with the first error.
+fn open_outlet(stream: UnixStream, unwritten: Arc<OnceLock<std::io::Error>>) -> Outlet {
+    Outlet::new(stdout(), move |error| {
+        let _ = unwritten.set(error);
+        let _ = stream.shutdown(Shutdown::Both);
+    })
 }
 
 /// Leaves the terminal as it was when a signal ends this process.

@@ -492,6 +492,7 @@ fn console(place: &HostPlace, host_order: &HostOrder) -> u8 {
         Ok(End::Well) => status::OK,
         Ok(End::Signal(number)) => status::SIGNAL.wrapping_add(number as u8),
         Ok(End::Unwritable(error)) => unwritable(&error),
+        Ok(End::Unread) => status::INCOMPLETE,
         Err(error) => complain(&error, status_of(&error)),
     }
 }

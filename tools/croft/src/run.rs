@@ -5,7 +5,7 @@ use crate::output::complain;
 use crate::printable;
 use crate::session::{Notice, Options, Outcome, Session, StartError, status};
 use crate::site::{Site, SiteError};
-use crate::terminal::{Action, Backlog, Lines, Look, Outlet, Raw, Screen};
+use crate::terminal::{Action, Backlog, Lines, Look, Outlet, Patience, Raw, STALLED, Screen};
 use abi::host_arguments::AllOff;
 use qemu::end_of_wait;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
@@ -65,8 +65,6 @@ pub const HELLO: Duration = Duration::from_secs(60);
 const QUIET: Duration = Duration::from_secs(5);
 /// How long the VMs may take to stop when the run is ended from outside.
 const WIND_DOWN: Duration = Duration::from_secs(2);
-/// A reader that has taken nothing for so long is not waited for when the run is ended from outside.
-const STALLED: Duration = Duration::from_secs(1);
 
 /// Why `croft run` could not even begin.
 #[derive(Debug, thiserror::Error)]
@@ -392,34 +390,29 @@ fn finish(notices: &Receiver<Notice>, view: &mut View, end: &End, deadline: Opti
     if !ended {
         view.finish();
     }
-    let (mut taken, mut since, mut hurry) = (0, Instant::now(), !natural);
-    loop {
-        let standing = backlog.standing();
-        if standing.waiting == 0 {
-            break;
-        }
-        if standing.written != taken {
-            (taken, since) = (standing.written, Instant::now());
-        }
-        if hurry && since.elapsed() >= STALLED {
-            break;
-        }
+    let mut patience = if natural { Patience::Endless } else { Patience::WhileTaken };
+    let waited = backlog.wait(|| {
         match notices.recv_timeout(Duration::from_millis(10)) {
-            Ok(Notice::Signal(_)) => hurry = true,
-            Ok(Notice::Unwritable(why)) => return incomplete(&why),
+            Ok(Notice::Signal(_)) => patience = Patience::WhileTaken,
+            Ok(Notice::Unwritable(why)) => return Err(why),
             Err(RecvTimeoutError::Disconnected) => thread::sleep(Duration::from_millis(10)),
             _ => {}
         }
-        hurry |= deadline.is_some_and(|deadline| Instant::now() >= deadline);
-    }
+        if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+            patience = Patience::WhileTaken;
+        }
+        Ok(patience)
+    });
+    let unshown = match waited {
+        Ok(unshown) => unshown,
+        Err(why) => return incomplete(&why),
+    };
     while let Ok(notice) = notices.try_recv() {
         if let Notice::Unwritable(why) = notice {
             return incomplete(&why);
         }
     }
-    let standing = backlog.standing();
-    let unshown = standing.lost + standing.waiting as u64;
-    (unshown > 0).then(|| format!("{unshown} bytes of the output were not shown: nobody read them"))
+    unshown
 }
 
 fn sooner(deadline: Option<Instant>) -> Instant {

@@ -17,7 +17,7 @@ mod screen;
 
 pub use lines::Lines;
 pub use look::{Look, Stripper};
-pub use outlet::{Backlog, Outlet, Standing};
+pub use outlet::{Backlog, Outlet, Patience, STALLED, Standing};
 pub use raw::Raw;
 pub use screen::{Action, Screen};
 

@@ -4,6 +4,8 @@
 
 #[path = "operate/followed.rs"]
 mod followed;
+#[path = "operate/unread.rs"]
+mod unread;
 
 use abi::bundle::Doors;
 use abi::crc32c;

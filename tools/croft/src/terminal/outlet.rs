@@ -1,14 +1,28 @@
 //! Output that may find no reader.
 //!
-//! A pipe or a terminal that nobody reads is full after some kilobytes, and then a writer waits for ever. So `croft run` writes
-//! into a bounded queue, and a separate thread copies that to standard output: deadlines, signals and the VMs never wait for a
-//! reader. What does not fit into the queue is left out, a line at a time; the gap is marked, and counted for the exit status.
-//! The first error (the reader went away, the disk is full) is reported once, and ends the writing.
+//! A pipe or a terminal that nobody reads is full after some kilobytes, and then a writer waits for ever. So `croft run`, and
+//! `croft console` in a terminal, whose signals it has taken over, write into a bounded queue, and a separate thread copies that to
+//! standard output: deadlines, signals and the VMs never wait for a reader. What does not fit into the queue is left out, a line at a
+//! time; the gap is marked, and counted for the exit status. The first error (the reader went away, the disk is full) is reported
+//! once, and ends the writing.
 
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Result, Write};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
+use std::time::{Duration, Instant};
+
+/// A reader that has taken nothing for so long is not waited for when the command is ended from outside.
+pub const STALLED: Duration = Duration::from_secs(1);
+
+/// For how long a reader is waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Patience {
+    /// Until it has read everything.
+    Endless,
+    /// While it takes something.
+    WhileTaken,
+}
 
 /// How many bytes may wait for the reader.
 const BOUND: usize = 32 << 20;
@@ -93,6 +107,31 @@ impl Backlog {
     pub fn standing(&self) -> Standing {
         self.0.lock().standing
     }
+
+    /// Waits for the reader, for as long as `look` says, which waits a moment each time. Says what was not shown.
+    ///
+    /// # Errors
+    /// Those of `look`, which end it.
+    pub fn wait<E>(
+        &self,
+        mut look: impl FnMut() -> core::result::Result<Patience, E>,
+    ) -> core::result::Result<Option<String>, E> {
+        let (mut taken, mut since) = (0, Instant::now());
+        let standing = loop {
+            let standing = self.standing();
+            if standing.waiting == 0 {
+                break standing;
+            }
+            if standing.written != taken {
+                (taken, since) = (standing.written, Instant::now());
+            }
+            if look()? == Patience::WhileTaken && since.elapsed() >= STALLED {
+                break self.standing();
+            }
+        };
+        let unshown = standing.lost + standing.waiting as u64;
+        Ok((unshown > 0).then(|| format!("{unshown} bytes of the output were not shown: nobody read them")))
+    }
 }
 
 impl Write for Outlet {
@@ -170,7 +209,7 @@ fn write_whole(out: &mut impl Write, record: &[u8]) -> Result<()> {
             Ok(count) => rest = rest.get(count..).unwrap_or_default(),
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                thread::sleep(std::time::Duration::from_millis(10));
+                thread::sleep(Duration::from_millis(10));
             }
             Err(error) => return Err(error),
         }
