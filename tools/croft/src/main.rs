@@ -420,7 +420,7 @@ fn each(place: &HostPlace, which: Which, suits: impl Fn(&str) -> bool, host_orde
         }
     }
     let statuses = vms.into_iter().map(|vm| order_at(&socket, &host_order(vm), operate::show_progress));
-    statuses.fold(status::OK, u8::max)
+    statuses.fold(status::OK, status::worse)
 }
 
 /// The VMs of a running host.
@@ -510,12 +510,10 @@ fn log(place: &HostPlace, follow: bool) -> u8 {
             if printed.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         })
     });
-    if let Err(error) = printed.and_then(|()| print(&lines.finish())) {
-        return unwritable(&error);
-    }
-    match done {
-        Ok(()) => status::OK,
-        Err(error) => {
+    match (done, printed.and_then(|()| print(&lines.finish()))) {
+        (Ok(()), Ok(())) => status::OK,
+        (Ok(()), Err(error)) => unwritable(&error),
+        (Err(error), _) => {
             let error = if follow && has_begun { error.while_followed() } else { error };
             complain(&error, status_of(&error))
         }

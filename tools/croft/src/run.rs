@@ -131,10 +131,8 @@ impl Finish {
     /// The exit status that says this: what is incomplete matters where all else is well.
     #[must_use]
     pub fn exit_status(&self) -> u8 {
-        match self.end.exit_status() {
-            status::OK if !self.incomplete.is_empty() => status::INCOMPLETE,
-            other => other,
-        }
+        let incomplete = if self.incomplete.is_empty() { status::OK } else { status::INCOMPLETE };
+        status::worse(self.end.exit_status(), incomplete)
     }
 }
 

@@ -56,6 +56,16 @@ pub mod status {
     pub const TIMEOUT: u8 = 124;
     /// A signal ended it: this plus the signal's number.
     pub const SIGNAL: u8 = 128;
+
+    /// The one of two that matters: what is incomplete does where all else is well.
+    #[must_use]
+    pub fn worse(one: u8, other: u8) -> u8 {
+        let failure = |status| if matches!(status, OK | INCOMPLETE) { OK } else { status };
+        match failure(one).max(failure(other)) {
+            OK => one.max(other),
+            failure => failure,
+        }
+    }
 }
 
 impl Outcome {

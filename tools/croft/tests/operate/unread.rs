@@ -1,6 +1,7 @@
 //! Commands whose output finds no reader, or no room.
 
-use super::{Stage, terminal, until};
+use super::{Stage, terminal, text, until};
+use std::fs;
 use std::io::Write;
 use std::process::{Command, Stdio};
 use std::thread;
@@ -51,5 +52,26 @@ fn a_console_that_nobody_reads_is_left() {
         assert!(ended.code().is_some_and(|code| statuses.contains(&code)), "{ended} by {signal:?}");
         let after = rustix::termios::tcgetattr(&program).unwrap();
         assert!(after.local_modes.contains(rustix::termios::LocalModes::ECHO), "the terminal is as it was");
+    }
+}
+
+/// What could not be written matters where all else is well.
+#[test]
+fn of_several_vms_a_failure_is_told_and_not_what_could_not_be_written() {
+    let status = |vms: &[&str]| {
+        let stage = Stage::new(true);
+        assert!(stage.says(&["ps"]).contains("web-1"), "all that was said before has come");
+        let full = fs::File::options().write(true).open("/dev/full").unwrap();
+        let mut croft = Command::new(env!("CARGO_BIN_EXE_croft"));
+        croft.arg("pause").args(vms).arg("--host").arg(stage.folder.path()).stdout(full);
+        let output = croft.output().unwrap();
+        (output.status.code(), text(&output.stderr))
+    };
+    let (code, said) = status(&["web", "db"]);
+    assert_eq!(code, Some(4), "{said}");
+    for vms in [["nobody", "db"], ["web", "nobody"]] {
+        let (code, said) = status(&vms);
+        assert!(said.contains("nobody"), "{said}");
+        assert_eq!(code, Some(2), "{said}");
     }
 }
