@@ -2,6 +2,9 @@
 //! newer kernels are built as (Linux, drivers/firmware/efi/libstub/zboot-header.S: "MZ", at 4 "zimg", at 8 and 12 offset and
 //! size of the packed image, at 24 the packer's name). What is inside a container is known by its first bytes too: names
 //! there have changed over time ("zstd22", "xzkern").
+//!
+//! A kernel that is not packed begins with an instruction, which may be the bytes that a packer writes: an arm64 `Image` is never unpacked,
+//! and where a few bytes could be either, more of the header is looked at.
 
 use super::KernelError;
 use crate::size;
@@ -32,13 +35,12 @@ pub(super) enum Packing {
     Zboot,
 }
 
-/// Gzip: RFC 1952. Zstandard: RFC 8878. The frames of lz4 are those of its file format, and the older ones that Linux uses.
-const MAGICS: [(&[u8], Packing); 8] = [
+/// Gzip: RFC 1952. Zstandard: RFC 8878. The frames of lz4 are those of its file format, and the older ones that Linux uses. Lzma has
+/// none ([`is_lzma`]).
+const MAGICS: [(&[u8], Packing); 7] = [
     (&[0x1f, 0x8b], Packing::Gzip),
     (&[0x28, 0xb5, 0x2f, 0xfd], Packing::Zstd),
     (b"\xfd7zXZ\0", Packing::Xz),
-    // No magic: the usual parameters, and a dictionary's size of whole 64 KiB.
-    (&[0x5d, 0, 0], Packing::Lzma),
     (&[0x02, 0x21, 0x4c, 0x18], Packing::Lz4),
     (&[0x04, 0x22, 0x4d, 0x18], Packing::Lz4),
     (b"BZh", Packing::Bzip2),
@@ -51,7 +53,11 @@ impl Packing {
         if bytes.starts_with(b"MZ") && bytes.get(4..8) == Some(b"zimg") {
             return Some(Self::Zboot);
         }
-        MAGICS.iter().find(|(magic, _)| bytes.starts_with(magic)).map(|&(_, packing)| packing)
+        if bytes.get(56..60) == Some(b"ARM\x64") {
+            return None;
+        }
+        let found = MAGICS.iter().find(|(magic, _)| bytes.starts_with(magic)).map(|&(_, packing)| packing);
+        found.or_else(|| is_lzma(bytes).then_some(Self::Lzma))
     }
 
     fn name(self) -> &'static str {
@@ -114,6 +120,24 @@ impl Packing {
             Self::Bzip2 | Self::Lzo | Self::Zboot => return Ok(None),
         }))
     }
+}
+
+/// Whether this is how a file of the lzma format begins. It has no magic, so its whole header is looked at, as xz does
+/// (`.lzma` in the LZMA SDK's specification, lzma-file-format.txt of XZ Utils): the usual parameters, a dictionary of 2^n or
+/// 2^n + 2^(n-1) bytes and 64 KiB at least, a length that is unknown or below 256 GiB; and the range coder's first byte, which is 0.
+/// `5d 00 00 14` alone is a branch too.
+fn is_lzma(bytes: &[u8]) -> bool {
+    let Some((&[0x5d, size @ .., _, _, _, _, _, _, _, _, first], length)) =
+        bytes.first_chunk::<14>().zip(bytes.get(5..).and_then(|rest| rest.first_chunk::<8>()))
+    else {
+        return false;
+    };
+    let dictionary = u32::from_le_bytes(size);
+    // The highest bit alone, or the two highest.
+    let rest = dictionary & !(1 << (31 - (dictionary | 1).leading_zeros()));
+    let is_usual = dictionary >= 1 << 16 && (rest == 0 || rest == (dictionary - rest) / 2);
+    let length = u64::from_le_bytes(*length);
+    is_usual && (length == u64::MAX || length < 256 << 30) && first == 0
 }
 
 /// The members of a gzip file, one after the other. What is behind the last one is left alone, as `gzip -d` does: a boot

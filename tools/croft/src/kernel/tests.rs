@@ -1,7 +1,7 @@
 //! Every packing, every kind of file that is no kernel, and what is damaged.
 
 use super::packing::Packing;
-use super::{Kernel, KernelError, in_place_of_initrd, program, read, tiny_image};
+use super::{Kernel, KernelError, Raw, in_place_of_initrd, program, read, tiny_image};
 use flate2::{Compression, write::GzEncoder};
 use lz4_flex::frame::{FrameEncoder, FrameInfo};
 use lzma_rust2::{LzmaOptions, LzmaWriter, XzOptions, XzWriter};
@@ -110,6 +110,31 @@ fn what_is_no_kernel_is_refused_with_what_would_be_right() {
     assert!(said(&nested).contains("packed four times"));
 }
 
+/// What is not packed begins with an instruction, which may be what a packer writes: here `b` and `adr x29`, whose first bytes are
+/// lzma's.
+#[test]
+fn a_kernel_that_begins_like_a_packed_file_is_not_unpacked() {
+    let raw = Raw { load: 0x4020_0000, entry: 0x4020_0000 };
+    for first in [0x1400_005d_u32, 0x1700_005d, 0x9400_005d, 0x1000_005d, 0x9000_005d] {
+        for second in [0xd503_201f_u32, 0xd53b_4240, 0, u32::MAX] {
+            let mut binary = [first, second].map(u32::to_le_bytes).concat();
+            binary.resize(4096, 0xd5);
+            match read(binary.clone(), Some(raw)) {
+                Ok(Kernel::Program { bytes, .. }) => assert_eq!(bytes, binary),
+                other => panic!("{first:#x} {second:#x}: {other:?}"),
+            }
+            let mut image = tiny_image();
+            image[..8].copy_from_slice(&binary[..8]);
+            assert_eq!(unpack(image.clone()).unwrap().0, image);
+        }
+    }
+    for magic in [&b"\x28\xb5\x2f\xfd"[..], b"\x02\x21\x4c\x18", b"BZh9", &lzma(&[0; 100])[..8]] {
+        let mut image = tiny_image();
+        image[..magic.len()].copy_from_slice(magic);
+        assert_eq!(unpack(image.clone()).unwrap().0, image, "{magic:x?}");
+    }
+}
+
 /// A kernel that was cut is seen by what it says of itself, with both sizes.
 #[test]
 fn a_cut_kernel_is_told_with_both_sizes() {
@@ -159,7 +184,7 @@ fn a_kernel_in_place_of_the_initrd_is_seen() {
 #[test]
 fn programs_are_read_packed_or_not() {
     let elf = program::tests::elf(0x4010_0000, &[(0x4010_0000, 0x4010_0000, b"code", 4)]);
-    let raw = program::Raw { load: 0x4020_0000, entry: 0x4020_0000 };
+    let raw = Raw { load: 0x4020_0000, entry: 0x4020_0000 };
     let of_elf = read(elf.clone(), None).unwrap();
     assert_eq!((of_elf.bytes(), of_elf.program().unwrap().entry), (&b"code"[..], 0x4010_0000));
     assert_eq!(read(gzip(&elf), None).unwrap(), of_elf);
