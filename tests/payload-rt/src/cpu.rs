@@ -92,7 +92,7 @@ pub(crate) fn run_job(index: usize) {
 /// Waits until CPU `index` is off; false if that takes more than ten seconds.
 #[must_use]
 pub fn wait_off(index: usize) -> bool {
-    let deadline = timer::Deadline::after_milliseconds(10_000);
+    let mut deadline = timer::Deadline::after_milliseconds(10_000);
     while psci::affinity_info(affinity(index), 0) != psci::AFFINITY_OFF {
         if deadline.passed() {
             return false;

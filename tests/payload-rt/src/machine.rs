@@ -110,6 +110,12 @@ pub fn option_number(key: &str, default: u64) -> u64 {
     option(key).and_then(|value| value.parse().ok()).unwrap_or(default)
 }
 
+/// Whether the command line says (`counted`) that time is counted in instructions: nothing is too late by chance.
+#[must_use]
+pub fn is_counted() -> bool {
+    machine().command_line.split_ascii_whitespace().any(|word| word == "counted")
+}
+
 /// Whether the command line says (`reference`) that this is the bare emulated machine, of which some things must not be expected.
 #[must_use]
 pub fn is_reference() -> bool {

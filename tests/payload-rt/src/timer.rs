@@ -50,27 +50,46 @@ pub fn microseconds(count: u64) -> u64 {
     sysreg::cntfrq_el0::read() / 1000 * count / 1000
 }
 
-/// A point in the virtual counter's time.
-#[derive(Debug, Clone, Copy)]
-pub struct Deadline(u64);
+/// The patience of somebody who looks again and again. What passes between two looks uses up a hundredth of it at most: where a CPU
+/// stands still for seconds, or only the emulator's timers do, what is waited for gets its chance all the same.
+#[derive(Debug)]
+pub struct Deadline {
+    last: u64,
+    left: u64,
+    most: u64,
+}
 
 impl Deadline {
-    /// So many milliseconds from now.
+    /// So many milliseconds from now, by the virtual counter.
     #[must_use]
     pub fn after_milliseconds(count: u64) -> Self {
-        Self(now() + microseconds(1000) * count)
+        Self::after(microseconds(1000) * count, now())
     }
 
-    /// Whether it is over.
+    /// So many ticks of a counter that shows `now`.
     #[must_use]
-    pub fn passed(self) -> bool {
-        now() >= self.0
+    pub fn after(ticks: u64, now: u64) -> Self {
+        Self { last: now, left: ticks, most: ticks.div_ceil(100) }
+    }
+
+    /// Whether it is over by the virtual counter.
+    #[must_use]
+    pub fn passed(&mut self) -> bool {
+        self.passed_by(now())
+    }
+
+    /// Whether it is over by its counter, which shows `now`.
+    #[must_use]
+    pub fn passed_by(&mut self, now: u64) -> bool {
+        self.left = self.left.saturating_sub(now.saturating_sub(self.last).min(self.most));
+        self.last = now;
+        self.left == 0
     }
 }
 
-/// Spins until `done`; false if that takes more than `milliseconds`.
+/// Spins until `done`; false if that takes more than `milliseconds`, of which each look takes a [hundredth](Deadline) at most.
 pub fn wait_until(milliseconds: u64, mut done: impl FnMut() -> bool) -> bool {
-    let deadline = Deadline::after_milliseconds(milliseconds);
+    let mut deadline = Deadline::after_milliseconds(milliseconds);
     loop {
         if done() {
             return true;

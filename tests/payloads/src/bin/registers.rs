@@ -66,7 +66,7 @@ fn simd_survives_preemption() -> Verdict {
     // Long enough for any scheduler's time slice to end several times.
     for seed in [0x1234, 0xabcd] {
         simd::fill(seed);
-        let end = timer::Deadline::after_milliseconds(150);
+        let mut end = timer::Deadline::after_milliseconds(150);
         while !end.passed() {
             check_equal!(simd::difference(seed), 0, "bits changed in V0 to V31");
         }

@@ -56,11 +56,16 @@ fn real_microseconds(count: u64) -> u64 {
     scaled(word("host") / 1000 * count / 1000).max(1)
 }
 
-/// Waits until `done` or for two real seconds, by the counter of the guest.
+/// Two real seconds, by the counter of the guest.
+fn two_seconds() -> timer::Deadline {
+    timer::Deadline::after(real_microseconds(2_000_000), timer::physical_now())
+}
+
+/// Waits until `done` or for two real seconds.
 fn comes(mut done: impl FnMut() -> bool) -> bool {
-    let end = timer::physical_now() + real_microseconds(2_000_000);
+    let mut deadline = two_seconds();
     while !done() {
-        if timer::physical_now() > end {
+        if deadline.passed_by(timer::physical_now()) {
             return done();
         }
         cpu::relax();
@@ -351,10 +356,11 @@ fn p5_a5_wfi_wakes_by_the_timer() -> Verdict {
             let compare = timer::physical_now() + real_microseconds(500);
             sysreg::cntp_cval_el0::write(compare);
             sysreg::cntp_ctl_el0::write(ENABLE);
+            let mut deadline = two_seconds();
             while SEEN.load(Ordering::SeqCst) < round {
                 interrupt::wait_unless(|| SEEN.load(Ordering::SeqCst) == round);
-                let late = timer::physical_now().saturating_sub(compare);
-                check!(late < real_microseconds(2_000_000), "round {round}: slept {late} ticks too long");
+                let is_late = deadline.passed_by(timer::physical_now()) && SEEN.load(Ordering::SeqCst) < round;
+                check!(!is_late, "round {round}: slept until {} without it", timer::physical_now());
             }
             check!(timer::physical_now() >= compare, "round {round}: it woke early");
         }
@@ -480,7 +486,8 @@ fn waits_with_a_timeout() -> Verdict {
                 }
             }
             let late = timer::physical_now().saturating_sub(until);
-            check!(late < real_microseconds(1_000_000), "{wait:#x}, round {round}: it ends {late} ticks late");
+            // By the host's count it would take several times as long as this machine has run.
+            check!(late < real_microseconds(10_000_000), "{wait:#x}, round {round}: it ends {late} ticks late");
         }
         // Where the hardware's count is behind the guest's, it would wait too long: each of these exits. Where it is ahead, a wait is
         // over for the CPU before it begins, and does not trap (DDI 0487 C6.2, WFIT): the guest goes round in the loop above.

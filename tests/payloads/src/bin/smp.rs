@@ -224,7 +224,7 @@ fn watch_mapping(_index: usize) {
     let address = ADDRESS.load(Ordering::SeqCst);
     let _ = payload_rt::memory::read64(address);
     READY.store(true, Ordering::SeqCst);
-    let deadline = timer::Deadline::after_milliseconds(8000);
+    let mut deadline = timer::Deadline::after_milliseconds(8000);
     while payload_rt::memory::read64(address) != 2 {
         if deadline.passed() {
             WRONG.fetch_add(1, Ordering::SeqCst);

@@ -110,15 +110,25 @@ fn timers_fire_at_el0() -> Verdict {
     Ok(())
 }
 
+/// Both counters, read together: a CPU that stood still in between reads them again.
+fn both_counters() -> (u64, u64) {
+    loop {
+        let (before, physical, after) = (timer::now(), timer::physical_now(), timer::now());
+        if after.wrapping_sub(before) < timer::microseconds(2_000) {
+            return (before, physical);
+        }
+    }
+}
+
 fn counters_run_together() -> Verdict {
-    let (virtual_start, physical_start) = (timer::now(), timer::physical_now());
+    let (virtual_start, physical_start) = both_counters();
     timer::delay(20_000);
-    let (virtual_end, physical_end) = (timer::now(), timer::physical_now());
+    let (virtual_end, physical_end) = both_counters();
     let (virtual_ticks, physical_ticks) = (virtual_end - virtual_start, physical_end - physical_start);
     check!(virtual_ticks > 0 && physical_ticks > 0, "a counter stands still");
     let difference = virtual_ticks.abs_diff(physical_ticks);
-    // The reads are a moment apart, and the host may be busy in that moment.
-    check!(difference < timer::microseconds(10_000), "{virtual_ticks} virtual ticks, {physical_ticks} physical ticks");
+    // The reads are a moment apart.
+    check!(difference < timer::microseconds(5_000), "{virtual_ticks} virtual ticks, {physical_ticks} physical ticks");
     Ok(())
 }
 
@@ -325,13 +335,11 @@ fn wfi_wakes_by_timer() -> Verdict {
                 sysreg::cntp_tval_el0::write(ahead);
                 sysreg::cntp_ctl_el0::write(ENABLE);
             }
+            let mut deadline = timer::Deadline::after_milliseconds(2000);
             while interrupt::seen(0, ppi) < round {
                 interrupt::wait_unless(|| interrupt::seen(0, ppi) >= round);
-                let waited = timer::now() - start;
-                check!(
-                    waited < timer::microseconds(2_000_000),
-                    "timer {ppi}, round {round}: slept {waited} ticks without it"
-                );
+                let is_late = deadline.passed() && interrupt::seen(0, ppi) < round;
+                check!(!is_late, "timer {ppi}, round {round}: slept {} ticks without it", timer::now() - start);
             }
         }
         cpu::mask_interrupts();
@@ -345,7 +353,7 @@ fn wfi_wakes_with_interrupts_masked() -> Verdict {
         sysreg::cntv_cval_el0::write(timer::now() + timer::microseconds(500));
         sysreg::cntv_ctl_el0::write(ENABLE);
         let mut intid = gic::SPURIOUS;
-        let deadline = timer::Deadline::after_milliseconds(2000);
+        let mut deadline = timer::Deadline::after_milliseconds(2000);
         while intid == gic::SPURIOUS && !deadline.passed() {
             cpu::wait_for_interrupt();
             intid = gic::acknowledge();

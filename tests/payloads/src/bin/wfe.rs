@@ -187,16 +187,17 @@ fn p4_a5_event_register() -> Verdict {
     Ok(())
 }
 
-/// Pats a watchdog of 200 ms every 50 ms; returns when it was patted last, or nothing if some pat came too late.
+/// Pats a watchdog of 200 ms every 50 ms; returns the time just before the last pat, or nothing if some pat came too late.
 fn pat_for_two_seconds() -> Result<Option<u64>, Stop> {
+    let begin = timer::now();
     check_equal!(guest::configure_watchdog(200, 1), Some(Ok(200)), "configuration");
-    let (mut last, mut longest) = (timer::now(), 0);
+    let (mut last, mut longest) = (begin, 0);
     for _ in 0..40 {
         timer::sleep(50_000);
+        let before = timer::now();
         let pat = guest::pat_watchdog();
-        let now = timer::now();
-        longest = longest.max(now - last);
-        last = now;
+        longest = longest.max(timer::now() - last);
+        last = before;
         if longest < timer::microseconds(200_000) {
             check_equal!(pat, Some(Ok(200)), "pat");
         }
@@ -224,12 +225,13 @@ fn p4_a6_pats_keep_it_quiet() -> Verdict {
         take_serror();
     }
     let Some(start) = in_time else {
-        check!(!is_counted(), "a pat came too late, although nothing else runs");
+        check!(!machine::is_counted(), "a pat came too late, although nothing else runs");
         skip!("this machine is too busy to pat a watchdog of 200 ms in time");
     };
     let left = guest::query_watchdog();
     check!(left.is_some_and(|left| left.is_ok_and(|left| left > 100)), "left: {left:?}");
-    // And now not any more: between 200 and 300 ms, or as much more as this CPU was kept from looking.
+    // And now not any more: in 200 ms and, where nothing is late by chance, not after 300, or as much more as this CPU was kept from
+    // looking.
     let (mut before, mut kept) = (timer::now(), 0);
     let came = timer::wait_until(5000, || {
         compute();
@@ -242,17 +244,12 @@ fn p4_a6_pats_keep_it_quiet() -> Verdict {
     let (took, kept) = (milliseconds(timer::now() - start), milliseconds(kept));
     let _ = guest::configure_watchdog(0, 0);
     check!(
-        came && (200..300 + kept).contains(&took),
+        came && took >= 200 && (took < 300 + kept || !machine::is_counted()),
         "the action came after {took} ms ({came}), {kept} ms of which elsewhere"
     );
     check!(take_serror(), "the SError that was pending could not be taken");
     check!(!is_serror_pending(), "one SError is two");
     Ok(())
-}
-
-/// Whether time is counted in instructions: nothing can be too late by chance.
-fn is_counted() -> bool {
-    machine::machine().command_line.split_ascii_whitespace().any(|word| word == "counted")
 }
 
 /// Some thousand instructions between two looks, which reach nobody. An emulator that counts instructions takes longer for one
@@ -271,12 +268,14 @@ fn p4_a8_disarm_and_reconfigure() -> Verdict {
     check_equal!(guest::configure_watchdog(100, 1 << 40), Some(Err(2)), "an action that there is not");
     check_equal!(guest::configure_watchdog(u64::MAX, 2), Some(Ok(86_400_000)), "a huge time");
     check_equal!(guest::configure_watchdog(1, 0), Some(Ok(10)), "a tiny time");
-    check_equal!(guest::configure_watchdog(100, 2), Some(Ok(100)), "a shorter time");
+    // It would act in the waits below, where no CPU stands still so long that it acts between two requests.
+    let short = if machine::is_counted() { 100 } else { 30_000 };
+    check_equal!(guest::configure_watchdog(short, 2), Some(Ok(short)), "a shorter time");
     check_equal!(guest::configure_watchdog(60_000, 2), Some(Ok(60_000)), "a longer time");
-    timer::delay(150_000);
-    check_equal!(guest::configure_watchdog(100, 2), Some(Ok(100)), "a shorter time again");
+    timer::sleep(150_000);
+    check_equal!(guest::configure_watchdog(short, 2), Some(Ok(short)), "a shorter time again");
     check_equal!(guest::configure_watchdog(0, 0), Some(Ok(0)), "disarming");
-    timer::delay(250_000);
+    timer::sleep(250_000);
     check_equal!(guest::query_watchdog(), Some(Err(3)), "a query after it was disarmed");
     Ok(())
 }
@@ -376,7 +375,7 @@ fn no_serror_is_for_a_cpu_that_is_off() -> Verdict {
             return Ok(());
         }
     }
-    check!(!is_counted(), "CPU 1 came too late, although nothing else runs");
+    check!(!machine::is_counted(), "CPU 1 came too late, although nothing else runs");
     skip!("this machine is too busy to start a CPU in time");
 }
 
@@ -432,7 +431,7 @@ fn rounds() -> u64 {
 ///
 /// Where time is counted, CPUs take turns by slices, and the lock is held for long, so that whoever has it loses its CPU with it.
 fn take_turns(index: usize, wait: fn(), wake: fn()) {
-    let is_counted = is_counted();
+    let is_counted = machine::is_counted();
     for _ in 0..rounds() {
         while LOCK.compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed).is_err() {
             wait();
@@ -491,7 +490,7 @@ fn p4_a10_spinlock_with_events() -> Verdict {
         skip!("there is one CPU");
     }
     let events = time_turns(take_turns_by_events)?;
-    if is_counted() {
+    if machine::is_counted() {
         let spinning = time_turns(take_turns_by_spinning)?;
         check!(events <= 2 * spinning, "{events} ticks with WFE, {spinning} without");
     }

@@ -53,7 +53,7 @@ struct Variant {
 
 /// How doors can be, beyond all open: closed; one of them open; strict; and what shows only where a vCPU has its CPU alone,
 /// where the site file arms watchdogs, or where time is counted.
-const VARIANTS: [Variant; 10] = [
+const VARIANTS: [Variant; 11] = [
     Variant {
         payload: "timers",
         what: "of another frequency",
@@ -135,7 +135,14 @@ const VARIANTS: [Variant; 10] = [
         what: "two vCPUs on one CPU, counted",
         models: &["cortex-a76"],
         change: |trial| (trial.vm.vcpus, trial.cpus, trial.icount) = (2, 1, true),
-        words: "counted rounds=2000 test=p4_a6,p4_a7,p4_a10",
+        words: "counted rounds=2000 test=p4_a6,p4_a7,p4_a8,p4_a10",
+    },
+    Variant {
+        payload: "watchdog",
+        what: "counted",
+        models: &["max"],
+        change: |trial| (trial.vm.vcpus, trial.cpus, trial.icount) = (1, 1, true),
+        words: "counted test=second,silent_while_refreshed",
     },
 ];
 
