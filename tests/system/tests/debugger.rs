@@ -38,7 +38,9 @@ fn leads_to_el2() -> Result<()> {
     let run = Host { memory: 512, ..Host::default() }
         .start_with_qemu(vec![guest::payload("guest", "template", 1, "")?], words)?;
     let look = "-ex 'backtrace 1' -ex delete -ex detach";
-    let gdb = gdb.replacen("gdb-multiarch", "gdb-multiarch -nx -batch", 1).replace(":1234", &format!(":{port}"));
+    // By itself it gives up after two seconds.
+    let patient = "gdb-multiarch -nx -batch -ex 'set remotetimeout 60' -ex 'set tcp connect-timeout 60'";
+    let gdb = gdb.replacen("gdb-multiarch", patient, 1).replace(":1234", &format!(":{port}"));
     let named =
         gdb.split("hbreak ").nth(1).and_then(|rest| rest.split(':').next()).context("no breakpoint")?.to_owned();
     let mut shell = Command::new("sh");
