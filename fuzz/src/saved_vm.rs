@@ -14,7 +14,7 @@ use snapshot::{SavedCpu, SavedMachine, SavedTime, SavedVcpu, SavedVm};
 use units::{Hz, Ipa, Range, Ticks, VcpuId};
 use vgic::Vgic;
 use virtio::{Console, Entropy, Mmio};
-use vm::{Life, Task, Watchdogs};
+use vm::{Life, SavedWatchdogs, Task, Watchdogs};
 use vmware::{Config, Limits, Service};
 
 const HOST: Hz = Hz(62_500_000);
@@ -62,7 +62,7 @@ fn look(bytes: &[u8]) {
         assert_eq!(taken(&all), devices);
     }
     let mut all = Watchdogs::new(&Doors::default());
-    if all.restore(&watchdogs).is_ok() {
+    if all.restore(&watchdogs, other.begun()).is_ok() {
         assert_eq!(all.save(0), watchdogs);
     }
     let mut service = service();
@@ -152,7 +152,7 @@ pub fn good() -> Vec<u8> {
         gic: Boxed::new(Vgic::new(GIC).save().expect("nothing is loaded")).expect("there is memory"),
         vcpus: vec![vcpu(0), vcpu(1)],
         devices: taken(&every_device()),
-        watchdogs: Watchdogs::new(&Doors::default()).save(0),
+        watchdogs: SavedWatchdogs { has_begun: true, ..Watchdogs::new(&Doors::default()).save(0) },
         calls: Some(service.save(NOW).expect("there is memory")),
     };
     saved.to_bytes().expect("there is memory")

@@ -24,7 +24,9 @@ pub use memory::{Content, MOST as MOST_OF_MEMORY, Memory, RUNS as MOST_RUNS, Run
 pub use reader::{Reader, Section};
 pub use writer::{Pieces, Writer};
 
+use crate::place::Decimal;
 use crate::{SavedMachine, SavedVm, bounds};
+use abi::bundle::Time;
 use pack::{Damaged, value};
 use units::{BLOCK_SIZE, PAGE_SIZE};
 
@@ -155,6 +157,10 @@ pub enum FileError {
     Impossible(&'static str),
     /// As [`FileError::Impossible`], of the state, with what is wrong.
     State(Damaged),
+    /// Its clock has this rate, in millionths of real time, and by its description the VM has that one.
+    Rate(u32, u32),
+    /// Its clock has this frequency, which no VM may have.
+    Frequency(u64),
     /// So many of so many pages are there where the memory ends.
     Pages(u64, u64),
     /// It ends after so many bytes, in a section or before one.
@@ -196,6 +202,18 @@ impl fmt::Display for FileError {
                 write!(out, "section {name} of the saved VM holds what no VM could have had")
             }
             Self::State(damaged) => write!(out, "{damaged}"),
+            Self::Rate(clock, vm) => write!(
+                out,
+                "the saved VM is damaged: its clock runs at a rate of {}, and it says that its time passes at {}",
+                Decimal(*clock),
+                Decimal(*vm)
+            ),
+            Self::Frequency(hertz) => write!(
+                out,
+                "the saved VM is damaged: its clock counts at {hertz} Hz; a VM's counts at {} to {} Hz",
+                Time::FREQUENCY.start(),
+                Time::FREQUENCY.end()
+            ),
             Self::Pages(found, all) => {
                 write!(out, "the saved VM is damaged: {found} of its {all} pages of memory are there")
             }

@@ -64,7 +64,7 @@ impl PlaceDifference {
 }
 
 /// Millionths, as a site file has them.
-struct Decimal(u32);
+pub(crate) struct Decimal(pub(crate) u32);
 
 impl fmt::Display for Decimal {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -55,7 +55,7 @@ pub(crate) fn vm(words: [u64; 4], devices: Vec<u8>, has_calls: bool) -> SavedVm 
     SavedVm {
         machine: machine(),
         time: SavedTime {
-            clock: Clock { version: 2, count: first, frequency: 1, rate: 1_000_000, is_stopped: true, stood: second },
+            clock: Clock { version: 2, count: first, frequency: 1_000_000, rate: 1_000_000, is_stopped: true, stood: second },
             away: if has_calls { Away::Freeze } else { Away::Advance },
         },
         life: SavedLife {

@@ -179,15 +179,24 @@ impl Watchdogs {
     /// `vcpu` was switched on and is about to enter the guest: its own watchdog is armed if the site file says so, and the VM's,
     /// if this is the first time in its life. Not earlier: the loading of images is nobody's fault in the guest.
     pub fn vcpu_started(&mut self, vcpu: VcpuId, now: u64) {
-        let action = action_of(&self.policy);
+        let [of_vm, own] = [Which::Vm, Which::Own(vcpu)].map(|which| self.preset(which));
         if !core::mem::replace(&mut self.has_begun, true) {
-            self.vm.preset(self.policy.watchdog_milliseconds.into(), action, now);
+            let (timeout, action) = of_vm.unwrap_or((0, action_of(&self.policy)));
+            self.vm.preset(timeout, action, now);
         }
-        if self.policy.vcpu_watchdog_milliseconds != 0
-            && let Some(watchdog) = self.own.get_mut(vcpu.index())
-        {
-            watchdog.preset(self.policy.vcpu_watchdog_milliseconds.into(), action, now);
+        if let (Some((timeout, action)), Some(watchdog)) = (own, self.own.get_mut(vcpu.index())) {
+            watchdog.preset(timeout, action, now);
         }
+    }
+
+    /// For how long, and to do what, the site file arms one of them, if it does.
+    fn preset(&self, which: Which) -> Option<(u64, Action)> {
+        let timeout = match which {
+            Which::Vm => self.policy.watchdog_milliseconds,
+            Which::Own(_) => self.policy.vcpu_watchdog_milliseconds,
+            Which::Device => 0,
+        };
+        (timeout != 0).then(|| (timeout.into(), action_of(&self.policy)))
     }
 
     /// The VM is off: it is not watched, nor paused.

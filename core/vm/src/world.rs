@@ -17,7 +17,7 @@ use std::vec;
 use std::vec::Vec;
 use units::{Ipa, MAX_VCPUS, Range, VcpuId, VcpuSet};
 use vmware::ExceptionLevel;
-use watchdog::{Action, Actions, Refused, Scope};
+use watchdog::{Action, Actions, Refused, SavedWatchdog, Scope};
 
 pub(crate) const VCPUS: usize = 3;
 pub(crate) const RAM: Range<Ipa> = Range { start: Ipa(0x4000_0000), size: 0x1000_0000 };
@@ -507,9 +507,19 @@ impl World {
         let power = SavedPower { count: VCPUS as u8, on: bits, pending: 0 };
         let done = self.life.restore(&SavedLife { power, starts: [None; MAX_VCPUS] }, vcpus);
         assert!(done.is_ok() && !self.life.awaits_state());
-        // With the rest of the state come watchdogs that nobody has armed, of a life that has begun.
-        let saved = SavedWatchdogs { has_begun: true, ..self.watchdogs.save(self.now) };
-        assert_eq!(self.watchdogs.restore(&saved), Ok(()));
+        // With the rest of the state come watchdogs that nobody has armed but the site file, of a life that has begun.
+        let mut saved = SavedWatchdogs { has_begun: true, ..self.watchdogs.save(self.now) };
+        let action = Action::LIST[usize::from(self.policy.watchdog_action)];
+        let has_begun = |slot: usize| slot == 0 || vcpus.contains(VcpuId(slot as u8 - 1));
+        for slot in (0..=VCPUS).filter(|&slot| has_begun(slot)) {
+            if let Some(timeout) = self.armed_by_the_site_file(slot) {
+                let place = if slot == 0 { &mut saved.vm } else { &mut saved.own[slot - 1] };
+                let acted = place.acted;
+                *place = SavedWatchdog { timeout, action: action.number(), remaining: Some(timeout), acted };
+                self.model[slot] = Some(Armed { timeout, action, elapsed: 0 });
+            }
+        }
+        assert_eq!(self.watchdogs.restore(&saved, vcpus), Ok(()));
     }
 
     pub(crate) fn is_frozen(&self) -> bool {

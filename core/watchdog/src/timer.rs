@@ -20,6 +20,13 @@ pub struct Bounds {
     pub may_disarm: bool,
 }
 
+impl Bounds {
+    /// The time that a guest gets which asks for this one.
+    fn granted(&self, timeout: u64) -> u64 {
+        timeout.max(self.least).min(self.most)
+    }
+}
+
 /// What is to be seen of a watchdog.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Status {
@@ -91,20 +98,33 @@ impl Watchdog {
         SavedWatchdog { timeout, action: action.number(), remaining, acted }
     }
 
-    /// Puts a state in. The watchdog stands still until its VM goes on ([`Watchdog::resume`]).
+    /// Puts a state in. The watchdog stands still until its VM goes on ([`Watchdog::resume`]). If it is armed, it is so as the VM's
+    /// administrator does it ([`Watchdog::preset`]), or as the guest may.
     ///
     /// # Errors
-    /// If no watchdog can be in it; nothing has changed then.
-    pub fn restore(&mut self, saved: &SavedWatchdog) -> Result<(), Damaged> {
+    /// If no watchdog can be in it, or none of this VM; nothing has changed then.
+    pub fn restore(&mut self, saved: &SavedWatchdog, preset: Option<(u64, Action)>) -> Result<(), Damaged> {
         let &SavedWatchdog { timeout, action, remaining, acted } = saved;
         if remaining.is_some_and(|remaining| timeout == 0 || remaining > timeout) {
             return Err(Damaged::Impossible("more is left of a watchdog's time than it was armed for"));
         }
         let action = Action::from_number(action.into());
         let action = action.ok_or(Damaged::Impossible("a watchdog has an action that does not exist"))?;
+        let is_guests = self.bounds.actions.contains(action) && timeout == self.bounds.granted(timeout);
+        if remaining.is_some() && !is_guests && preset != Some((timeout, action)) {
+            return Err(Damaged::Impossible("a watchdog is armed as neither the site file does it nor the guest may"));
+        }
         let state = remaining.map_or(State::Disarmed, |remaining| State::Paused { remaining });
         *self = Self { bounds: self.bounds, timeout, action, state, is_paused: true, acted };
         Ok(())
+    }
+
+    /// Whether it is as a watchdog can be that was armed and may not be disarmed: it is armed still, or it has acted in a way after
+    /// which its VM does not go on.
+    #[must_use]
+    pub const fn has_stayed(&self) -> bool {
+        let has_ended = self.acted > 0 && matches!(self.action, Action::Reset | Action::Stop);
+        self.bounds.may_disarm || has_ended || !matches!(self.state, State::Disarmed)
     }
 
     /// The state in which it has its whole time before it.
@@ -146,7 +166,7 @@ impl Watchdog {
         }
         let action = Action::from_number(action).filter(|&action| self.bounds.actions.contains(action));
         self.action = action.ok_or(Refused::Action)?;
-        self.timeout = timeout.max(self.bounds.least).min(self.bounds.most);
+        self.timeout = self.bounds.granted(timeout);
         self.state = self.begun(now);
         Ok(self.timeout)
     }
@@ -268,8 +288,52 @@ mod tests {
             SavedWatchdog { action: 5, ..SavedWatchdog::default() },
         ];
         for saved in bad {
-            assert!(matches!(watchdog.restore(&saved), Err(Damaged::Impossible(_))), "{saved:?}");
+            assert!(matches!(watchdog.restore(&saved, None), Err(Damaged::Impossible(_))), "{saved:?}");
             assert_eq!(watchdog, before);
+        }
+    }
+
+    /// A file cannot arm it for longer, or for less, than its guest could have.
+    #[test]
+    fn what_is_not_the_guests_to_choose_is_refused() {
+        let armed = |timeout, action: Action| SavedWatchdog {
+            timeout,
+            action: action.number(),
+            remaining: Some(1),
+            ..SavedWatchdog::default()
+        };
+        let bounds = Bounds { may_disarm: false, actions: Actions::only(Action::Reset), ..BOUNDS };
+        let preset = Some((5000, Action::Stop));
+        for saved in [armed(10, Action::Reset), armed(1000, Action::Reset), armed(5000, Action::Stop)] {
+            assert_eq!(Watchdog::new(bounds).restore(&saved, preset), Ok(()), "{saved:?}");
+        }
+        let bad =
+            [armed(9, Action::Reset), armed(1001, Action::Reset), armed(10, Action::Stop), armed(5000, Action::Reset)];
+        for saved in bad {
+            let mut watchdog = Watchdog::new(bounds);
+            assert!(matches!(watchdog.restore(&saved, preset), Err(Damaged::Impossible(_))), "{saved:?}");
+            assert_eq!(watchdog, Watchdog::new(bounds));
+        }
+    }
+
+    #[test]
+    fn one_that_must_stay_is_gone_only_when_it_has_acted() {
+        let must = Bounds { may_disarm: false, actions: Actions::ALL, ..BOUNDS };
+        let has_stayed = |bounds, action: Action, acted, remaining| {
+            let mut watchdog = Watchdog::new(bounds);
+            let saved = SavedWatchdog { timeout: 500, action: action.number(), remaining, acted };
+            assert_eq!(watchdog.restore(&saved, None), Ok(()));
+            watchdog.has_stayed()
+        };
+        for action in Action::LIST {
+            assert!(has_stayed(must, action, 0, Some(9)) && has_stayed(BOUNDS, action, 0, None));
+            assert!(!has_stayed(must, action, 0, None));
+            // What it does itself: one that was told off by these two alone is not armed afterwards.
+            let mut watchdog = Watchdog::new(must);
+            assert_eq!(watchdog.configure(500, action.number().into(), 0), Ok(500));
+            assert_eq!(watchdog.expire(600), Some(action));
+            assert_eq!(has_stayed(must, action, 1, None), watchdog.query(600).is_err(), "{action:?}");
+            assert!(watchdog.has_stayed());
         }
     }
 
@@ -280,7 +344,8 @@ mod tests {
             let remaining = left.map(|left| left % timeout);
             let saved = SavedWatchdog { timeout, action, remaining, acted };
             let mut watchdog = Watchdog::new(BOUNDS);
-            prop_assert_eq!(watchdog.restore(&saved), Ok(()));
+            let preset = Action::from_number(action.into()).map(|action| (timeout, action));
+            prop_assert_eq!(watchdog.restore(&saved, preset), Ok(()));
             prop_assert_eq!(watchdog.save(now), saved);
             let mut out = Writer::new();
             saved.pack(&mut out);
@@ -297,7 +362,7 @@ mod tests {
             let _ = here.expire(paused);
             here.pause(paused);
             let mut other = Watchdog::new(BOUNDS);
-            prop_assert_eq!(other.restore(&here.save(paused)), Ok(()));
+            prop_assert_eq!(other.restore(&here.save(paused), None), Ok(()));
             prop_assert_eq!(here, other);
             let there = u64::from(there);
             here.resume(paused);

@@ -131,7 +131,7 @@ impl WholeVm {
         let gic = Vgic::restore(GIC, &gic).map_err(|_| Damaged::Impossible("no such interrupt controller"))?;
         *self.shared.gic.borrow_mut() = gic;
         self.restore_devices(&devices)?;
-        self.watchdogs.restore(&watchdogs)?;
+        self.watchdogs.restore(&watchdogs, numbers)?;
         self.service.restore(calls.unwrap_or_default(), self.milliseconds())?;
         vcpus.iter().try_for_each(|vcpu| self.restore_vcpu(vcpu))
     }

@@ -3,7 +3,8 @@
 use alloc::vec::Vec;
 
 use abi::Crc32c;
-use abi::bundle::{Blob, check_vm};
+use abi::bundle::{Blob, Time, check_vm};
+use clock::saved::Clock;
 use pack::{Boxed, Damaged, Value};
 use units::PAGE_SIZE;
 
@@ -43,6 +44,8 @@ enum Next {
 struct Known {
     vcpus: u8,
     memory: u64,
+    /// How fast its time passes, in millionths of real time.
+    rate: u32,
     /// The most bytes that its state has.
     state: usize,
 }
@@ -54,6 +57,15 @@ impl Known {
 
     fn is_of(&self, machine: &SavedMachine) -> bool {
         (self.vcpus, self.memory) == (machine.vcpus, machine.memory)
+    }
+
+    /// By the description it is found out whether the VM's time is what a site file says; the guest goes by the clock.
+    fn look_at_clock(&self, clock: &Clock) -> Result<(), FileError> {
+        if clock.rate != self.rate {
+            return Err(FileError::Rate(clock.rate, self.rate));
+        }
+        let is_one = u32::try_from(clock.frequency).is_ok_and(|hertz| Time::FREQUENCY.contains(&hertz));
+        if is_one { Ok(()) } else { Err(FileError::Frequency(clock.frequency)) }
     }
 }
 
@@ -270,7 +282,7 @@ fn interpret<'a>(
     let section = match kind {
         Kind::Vm => describe(body).map(|found| {
             let state = bounds::of_state(found.vcpus, &found.doors);
-            *vm = Some(Known { vcpus: found.vcpus, memory: found.memory, state });
+            *vm = Some(Known { vcpus: found.vcpus, memory: found.memory, rate: found.time.rate, state });
             Section::Vm(found)
         }),
         Kind::Machine => unpacked(body)
@@ -292,8 +304,9 @@ fn interpret<'a>(
         }
         Kind::State => {
             let state = state(body)?;
-            let fits = vm.is_some_and(|vm| vm.is_of(&state.machine));
-            fits.then_some(Section::State(state))
+            let known = vm.filter(|vm| vm.is_of(&state.machine)).ok_or(FileError::Impossible(kind.name()))?;
+            known.look_at_clock(&state.time.clock)?;
+            Some(Section::State(state))
         }
         Kind::End => (body == pages.to_le_bytes()).then_some(Section::End),
     };

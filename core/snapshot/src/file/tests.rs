@@ -287,6 +287,30 @@ fn what_is_another_releases_is_said_to_be() {
     assert!(text.ends_with("version 2; version 1 is known here: use the release that wrote it"), "{text}");
 }
 
+/// What a site file says of a VM's time is compared with its description: so its clock may say nothing else, and have no frequency that a
+/// site file could not give it.
+#[test]
+fn a_clock_that_is_not_the_vms_is_refused() {
+    let error_of = |rate, frequency| {
+        let mut state = vm([1, 2, 3, 4], Vec::new(), true);
+        (state.time.clock.rate, state.time.clock.frequency) = (rate, frequency);
+        read(&written(&state, &Vec::new()), 5000).err()
+    };
+    for frequency in [1_000_000, 62_500_000, 1_000_000_000] {
+        assert_eq!(error_of(1_000_000, frequency), None);
+    }
+    for frequency in [0, 999_999, 1_000_000_001, 62_500_000 + (1 << 32), u64::MAX] {
+        assert_eq!(error_of(1_000_000, frequency), Some(FileError::Frequency(frequency)));
+    }
+    assert_eq!(error_of(10_000_000, 1_000_000), Some(FileError::Rate(10_000_000, 1_000_000)));
+    let said = [FileError::Rate(10_000_000, 1_000_000), FileError::Frequency(7)].map(|error| format!("{error}"));
+    assert_eq!(
+        said[0],
+        "the saved VM is damaged: its clock runs at a rate of 10.0, and it says that its time passes at 1.0"
+    );
+    assert!(said[1].ends_with("its clock counts at 7 Hz; a VM's counts at 1000000 to 1000000000 Hz"), "{}", said[1]);
+}
+
 /// Of pages that hold what the one before held, or one word, nothing but their number is written.
 #[test]
 fn pages_that_are_alike_take_no_room() {

@@ -55,7 +55,7 @@ impl Vm {
         let Self {
             // Which VM of the site it is: the state may go on in another.
             id: _,
-            // These the VM in which it goes on has from its own site file; `shape` says in what it must agree.
+            // These the VM in which it goes on has from its own site file. In what they must agree, `shape` and `link::transfer` say.
             config: _,
             plan: _,
             gic,
@@ -76,7 +76,7 @@ impl Vm {
             // The address of this host's tables for its memory.
             vttbr: _,
             clock,
-            // It follows from the host's counter and the site file's rate, which `shape` compares with the clock's.
+            // It follows from the host's counter and the site file's rate, which is the clock's: what reads the file sees to that.
             nanoseconds: _,
             // The memory-mapped timer sets it when the VM goes on.
             timer_at: _,
@@ -136,7 +136,7 @@ impl Vm {
         *self.gic.lock() = gic;
         // Behind the interrupt controller, which hears of their lines: what it heard before it was put in would be lost.
         self.restore_devices(devices)?;
-        self.doors.watchdogs.restore(watchdogs)?;
+        self.doors.watchdogs.restore(watchdogs, vcpus)?;
         match (&self.doors.service, calls.take()) {
             (Some(service), Some(calls)) => {
                 self.doors.set_counter(clock.frequency());

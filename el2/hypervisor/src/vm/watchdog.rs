@@ -16,7 +16,7 @@ use hw::sync::{PreemptLock, unmask_irqs};
 use hw::sysreg;
 use pack::Damaged;
 use spin::Once;
-use units::{Ticks, VcpuId, VmId};
+use units::{Ticks, VcpuId, VcpuSet, VmId};
 use watchdog::Refused;
 
 use crate::host;
@@ -101,12 +101,12 @@ impl Watchdogs {
         all.save(milliseconds)
     }
 
-    /// Puts a state in. They stand still until the VM goes on.
+    /// Puts a state in, of a VM of which these vCPUs have begun. They stand still until the VM goes on.
     ///
     /// # Errors
-    /// If no watchdogs can be in it.
-    pub(crate) fn restore(&self, saved: &SavedWatchdogs) -> Result<(), Damaged> {
-        self.inner.lock().all.restore(saved)
+    /// If no watchdogs of this VM can be in it.
+    pub(crate) fn restore(&self, saved: &SavedWatchdogs, begun: VcpuSet) -> Result<(), Damaged> {
+        self.inner.lock().all.restore(saved, begun)
     }
 
     fn watch_all(&self, vm: &Vm, watchdogs: &::vm::Watchdogs) {
