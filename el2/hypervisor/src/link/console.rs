@@ -710,9 +710,13 @@ impl Port {
                 log::info!("exits are {}", if on { "timed" } else { "counted only" });
             }
             Command::PauseVm { vm } => {
-                if let Some(vm) = find(vm)
-                    && !vm.pause()
-                {
+                let Some(vm) = find(vm) else { return };
+                // In this order: what does not run does not begin to stand still for what is being saved. If it does that already, it
+                // would go on by itself: from now on it is the operator who lets it.
+                let did_run = vm.pause();
+                let was_stalled = vm.ram.lock().forget_stall();
+                let is_to_go_on = self.operator.transfer.keep_paused(vm);
+                if !(did_run || was_stalled || is_to_go_on) {
                     self.send(&Message::Refused { text: "pause: the VM does not run" });
                 }
             }

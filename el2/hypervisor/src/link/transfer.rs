@@ -180,6 +180,15 @@ impl Transfer {
         }
     }
 
+    /// `vm` was paused by the operator: should it stand still to be saved, it does not go on by itself behind that. Says whether it would
+    /// have.
+    pub(crate) fn keep_paused(&mut self, vm: &Vm) -> bool {
+        match &mut self.0 {
+            Some(Under::Saving(saving)) if core::ptr::eq(saving.vm, vm) => core::mem::take(&mut saving.ran),
+            _ => false,
+        }
+    }
+
     fn must_be_free(&self) -> Result<(), Sentence> {
         let vm = match &self.0 {
             None => return Ok(()),

@@ -1,6 +1,7 @@
 //! A VM that runs while it is saved: its memory in the file is that of one moment, and it stands still only briefly.
 
 use super::{LOST, Operated, host};
+use abi::link::Command;
 use abi::link::request::{Ask, MAX_BULK_CHUNK};
 use anyhow::{Context, Result, ensure};
 use croft::control::Order;
@@ -122,7 +123,8 @@ pub(super) fn one_moment() -> Result<()> {
     here.run.check_log()
 }
 
-/// On a host whose memory is used up the VM stands still when it stores into what is not sent yet, and goes on as that is.
+/// On a host whose memory is used up the VM stands still when it stores into what is not sent yet, and goes on as that is. If the operator
+/// pauses it meanwhile, it goes on when the operator says so, and not before.
 pub(super) fn no_room() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let file = folder.path().join("moment.saved");
@@ -140,6 +142,18 @@ pub(super) fn no_room() -> Result<()> {
     sweeps(&here, 3)?;
     ensure!(copied(&here)? < 16, "{} blocks were copied, and there was no memory for sixteen", copied(&here)?);
     goes_on_from(&here, &file, &saved_in)?;
+    let (vm, session) = (here.run.vm(MOMENT)?, here.run.session());
+    session.ask(vm, Ask::Save, SOON)?;
+    here.run.wait_for(MOMENT, SOON, |condition| *condition == Condition::Paused)?;
+    session.control(Command::PauseVm { vm })?;
+    take_out(&here, &file)?;
+    // What has become of the VM is told before this is.
+    session.statistics(SOON)?;
+    let condition = here.run.condition(MOMENT)?;
+    ensure!(condition == Condition::Paused, "the operator has paused it, and it is {condition}");
+    session.control(Command::ResumeVm { vm })?;
+    here.run.wait_for(MOMENT, SOON, |condition| matches!(condition, Condition::Running { .. }))?;
+    sweeps(&here, 2)?;
     here.run.check_log()
 }
 

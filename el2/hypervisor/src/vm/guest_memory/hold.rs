@@ -217,11 +217,9 @@ impl GuestRam {
         }
     }
 
-    /// The operator lets it go on: if it stands still again, that is another matter.
-    pub(crate) fn forget_stall(&mut self) {
-        if let Some(hold) = &mut self.hold {
-            hold.stalled = None;
-        }
+    /// The operator lets it go on, or not: if it stands still again, that is another matter. Says whether it stood still for this.
+    pub(crate) fn forget_stall(&mut self) -> bool {
+        self.hold.as_mut().is_some_and(|hold| hold.stalled.take().is_some())
     }
 
     /// Copies what the guest had in memory at `from` when it was held, or has now if it is not; within one block. False, and nothing
