@@ -131,7 +131,7 @@ pub struct GuestClock {
     frequency: Hz,
     rate: Rate,
     /// The host's count at which a counter that nobody scales is 0: one that agreed with the scaled count when the clock was
-    /// made, or restored, and has stood still as long.
+    /// made, and has stood still as long; of a clock that was restored, it went on where the virtual counter was.
     unscaled: Ticks,
     /// The host's count at which it was stopped, while it stands still.
     stopped: Option<Ticks>,
@@ -166,12 +166,13 @@ impl GuestClock {
     }
 
     /// The clock that was saved, going on, on whatever host, when that one's counter is at `now`: it shows exactly what it
-    /// showed when it was saved, and stands still if it did.
+    /// showed when it was saved, and stands still if it did. Where the hardware can show it, its virtual counter is the same count,
+    /// whatever that showed.
     ///
     /// # Errors
     /// Why that is impossible.
     pub fn restore(saved: &saved::Clock, host: Hz, now: Ticks) -> Result<Self, Refused> {
-        let saved::Clock { version, count, frequency, rate, is_stopped, stood } = *saved;
+        let saved::Clock { version, count, frequency, rate, is_stopped, stood, virtual_count } = *saved;
         if version != saved::Clock::VERSION {
             return Err(Refused::Version(version));
         }
@@ -182,21 +183,26 @@ impl GuestClock {
         // Perhaps no host tick falls on the count exactly. The next one is too far by a little, which is subtracted from then
         // on: so the count is neither behind, which the guest would notice, nor ahead.
         let ahead = scale.apply(elapsed).0.wrapping_sub(count);
-        Ok(Self {
+        let mut clock = Self {
             offset: Ticks(now.0.wrapping_sub(elapsed)),
             scale,
             ahead,
             frequency,
             rate,
-            unscaled: Ticks(now.0.wrapping_sub(count)),
+            unscaled: Ticks(now.0.wrapping_sub(virtual_count)),
             stopped: is_stopped.then_some(now),
             stood: GuestTicks(stood),
-        })
+        };
+        if let Some(offset) = clock.hardware_offset() {
+            clock.unscaled = offset;
+        }
+        Ok(clock)
     }
 
-    /// All of it that the guest can notice, as of `now`.
+    /// All of it that the guest can notice, as of `now`, on a host on which the virtual counter of a guest of another time `traps`, or
+    /// does not.
     #[must_use]
-    pub const fn save(&self, now: Ticks) -> saved::Clock {
+    pub const fn save(&self, now: Ticks, traps: bool) -> saved::Clock {
         let Self { offset: _, scale: _, ahead: _, unscaled: _, frequency, rate, stopped, stood: _ } = *self;
         saved::Clock {
             version: saved::Clock::VERSION,
@@ -205,6 +211,7 @@ impl GuestClock {
             rate: rate.0,
             is_stopped: stopped.is_some(),
             stood: self.stood(now).0,
+            virtual_count: if traps { self.guest(now).0 } else { self.unscaled().guest(now).0 },
         }
     }
 

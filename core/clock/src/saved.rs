@@ -25,6 +25,9 @@ pub struct Clock {
     pub is_stopped: bool,
     /// For how long it had stood still since its start, in its own ticks.
     pub stood: u64,
+    /// What the guest's virtual counter showed: `count`, but for a guest of another time on a host that cannot trap that counter, which
+    /// showed its own speed.
+    pub virtual_count: u64,
 }
 
 /// What a guest's clock makes of the time that it was away: saved, and not restored yet.
@@ -49,7 +52,7 @@ impl Value for Away {
 
 impl Clock {
     /// The version that is written, and the only one that is read.
-    pub const VERSION: u16 = 2;
+    pub const VERSION: u16 = 3;
 
     /// The same clock when it has been away for so many microseconds of real time. What it does in a pause is another matter: one that
     /// was saved while it stood still has gone on since, if that is its choice, and stands still again.
@@ -59,7 +62,12 @@ impl Clock {
         let ticks = u64::try_from(millionths * u128::from(self.rate) / 1_000_000).unwrap_or(u64::MAX);
         match away {
             // A file may say anything: a time of the year 200 000 too. The count stays, and is refused by a host that cannot hold it.
-            Away::Advance => Self { count: self.count.saturating_add(ticks), ..self },
+            // The virtual counter goes on by as much: at the frequency that the guest takes it to have.
+            Away::Advance => Self {
+                count: self.count.saturating_add(ticks),
+                virtual_count: self.virtual_count.saturating_add(ticks),
+                ..self
+            },
             Away::Freeze => Self { stood: self.stood.saturating_add(ticks), ..self },
         }
     }
@@ -81,7 +89,7 @@ impl Timer {
     pub const VERSION: u16 = 1;
 }
 
-pack::value!(Clock { version, count, frequency, rate, is_stopped, stood });
+pack::value!(Clock { version, count, frequency, rate, is_stopped, stood, virtual_count });
 pack::value!(Timer { version, control, compare });
 
 /// Why something saved cannot be restored.
@@ -129,19 +137,20 @@ mod tests {
     use units::{Hz, Ticks};
 
     fn clock(frequency: u64, rate: u32, is_stopped: bool) -> Clock {
-        Clock { version: Clock::VERSION, count: 1000, frequency, rate, is_stopped, stood: 7 }
+        Clock { version: Clock::VERSION, count: 1000, frequency, rate, is_stopped, stood: 7, virtual_count: 3000 }
     }
 
     #[test]
     fn time_away_passes_or_is_stood_still() {
         let second = 1_000_000;
         let real = clock(62_500_000, 1_000_000, false);
-        assert_eq!(real.after(2 * second, Away::Advance), Clock { count: 125_001_000, ..real });
+        assert_eq!(real.after(2 * second, Away::Advance), Clock { count: 125_001_000, virtual_count: 125_003_000, ..real });
         assert_eq!(real.after(2 * second, Away::Freeze), Clock { stood: 125_000_007, ..real });
         let slow = clock(1_000_000, 500_000, false);
-        assert_eq!(slow.after(4 * second, Away::Advance), Clock { count: 2_001_000, ..slow });
+        assert_eq!(slow.after(4 * second, Away::Advance), Clock { count: 2_001_000, virtual_count: 2_003_000, ..slow });
         let stopped = clock(1_000_000, 1_000_000, true);
-        assert_eq!(stopped.after(second, Away::Advance), Clock { count: 1_001_000, ..stopped });
+        let passed = Clock { count: 1_001_000, virtual_count: 1_003_000, ..stopped };
+        assert_eq!(stopped.after(second, Away::Advance), passed);
         assert_eq!(stopped.after(second, Away::Freeze), Clock { stood: 1_000_007, ..stopped });
     }
 
@@ -150,9 +159,10 @@ mod tests {
         #[test]
         fn no_count_goes_back(away in any::<u64>(), frequency in 1_000_000..=1_000_000_000_u64, rate in 1_000..=10_000_000_u32) {
             let clock = clock(frequency, rate, false);
-            prop_assert!(clock.after(away, Away::Advance).count >= clock.count);
+            let advanced = clock.after(away, Away::Advance);
+            prop_assert!(advanced.count >= clock.count && advanced.virtual_count >= clock.virtual_count);
             let frozen = clock.after(away % (1 << 40), Away::Freeze);
-            prop_assert_eq!(frozen.count, clock.count);
+            prop_assert_eq!((frozen.count, frozen.virtual_count), (clock.count, clock.virtual_count));
             let host = Hz(62_500_000);
             if let (Ok(one), Ok(other)) =
                 (GuestClock::restore(&clock, host, Ticks(0)), GuestClock::restore(&frozen, host, Ticks(0)))

@@ -67,8 +67,8 @@ pub struct SavedTime {
 }
 
 impl SavedTime {
-    /// The version of this type, beside that of the clock.
-    pub const VERSION: u16 = 2;
+    /// The version of this type, beside that of the clock. 3: what the virtual counter showed.
+    pub const VERSION: u16 = 3;
 }
 
 value!(SavedTime as "time" { clock, away });

@@ -55,7 +55,15 @@ pub(crate) fn vm(words: [u64; 4], devices: Vec<u8>, has_calls: bool) -> SavedVm 
     SavedVm {
         machine: machine(),
         time: SavedTime {
-            clock: Clock { version: 2, count: first, frequency: 1_000_000, rate: 1_000_000, is_stopped: true, stood: second },
+            clock: Clock {
+                version: 3,
+                count: first,
+                frequency: 1_000_000,
+                rate: 1_000_000,
+                is_stopped: true,
+                stood: second,
+                virtual_count: third,
+            },
             away: if has_calls { Away::Freeze } else { Away::Advance },
         },
         life: SavedLife {

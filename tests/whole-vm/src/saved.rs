@@ -26,7 +26,7 @@ impl WholeVm {
         let calls = self.service.save(self.milliseconds()).expect("there is memory");
         Some(SavedVm {
             machine: self.shape(),
-            time: SavedTime { clock: self.clock.clock().save(self.now), away: self.clock.away() },
+            time: SavedTime { clock: self.clock.clock().save(self.now, false), away: self.clock.away() },
             life,
             gic: Boxed::new(self.shared.gic.borrow().save().expect("no vCPU is loaded")).expect("there is memory"),
             vcpus: standing.map(|id| self.save_vcpu(id)).collect(),

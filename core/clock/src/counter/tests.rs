@@ -24,7 +24,7 @@ fn clocks() -> impl Strategy<Value = (GuestClock, Ticks)> {
             clock.resume(now);
         }
         if moves {
-            clock = GuestClock::restore(&clock.save(now), Hz(host.0 / 3 + 1), Ticks(1_000)).unwrap();
+            clock = GuestClock::restore(&clock.save(now, false), Hz(host.0 / 3 + 1), Ticks(1_000)).unwrap();
             now = Ticks(1_000);
         }
         (clock, now.after(after))
@@ -39,6 +39,12 @@ fn frequencies() -> impl Strategy<Value = (Hz, Hz)> {
 /// Real time mostly, and down to a thousandth and up to a thousand times of it.
 fn rates() -> impl Strategy<Value = Rate> {
     prop_oneof![Just(Rate::REAL), Just(Rate(500_000)), (1_000..1_000_000_000_u32).prop_map(Rate)]
+}
+
+/// What is saved of `clock` when that was restored from `saved`: where the hardware shows the clock, its virtual counter is that too.
+fn shown_by(clock: &GuestClock, saved: saved::Clock) -> saved::Clock {
+    let virtual_count = if clock.hardware_offset().is_some() { saved.count } else { saved.virtual_count };
+    saved::Clock { virtual_count, ..saved }
 }
 
 /// What happens to a clock.
@@ -72,7 +78,7 @@ proptest! {
         // In guest ticks, with 40 bits behind the point.
         let (mut ran, mut stood, mut slack) = (0_u128, 0_u128, 2_u64);
         for event in events {
-            let before = clock.guest(now);
+            let (before, virtual_before) = (clock.guest(now), clock.unscaled().guest(now));
             match event {
                 Event::Wait(ticks) => {
                     now = now.after(ticks);
@@ -87,17 +93,20 @@ proptest! {
                     slack += 1;
                 }
                 Event::Move(to) => {
-                    let saved = clock.save(now);
+                    let saved = clock.save(now, false);
                     // The other host's counter is anywhere.
                     (host, now) = (to, Ticks(now.0.wrapping_mul(0x9e37_79b9_7f4a_7c15)));
                     clock = GuestClock::restore(&saved, host, now).unwrap();
-                    prop_assert_eq!(clock.save(now), saved);
+                    prop_assert_eq!(clock.save(now, false), shown_by(&clock, saved));
                     // What is left of a tick, and what the scale is wrong by.
                     slack += 2;
                 }
             }
             let shown = clock.guest(now);
             prop_assert!(shown >= before, "{:?}: from {:?} back to {:?}", event, before, shown);
+            let virtual_now = clock.unscaled().guest(now);
+            let is_clocks = matches!(event, Event::Move(_)) && clock.hardware_offset().is_some();
+            prop_assert!(virtual_now >= virtual_before || is_clocks, "{event:?}: CNTVCT_EL0 from {virtual_before:?} back");
             if !matches!(event, Event::Wait(_)) {
                 prop_assert_eq!(shown, before, "{:?} lets it jump", event);
             }
@@ -111,10 +120,10 @@ proptest! {
 
     #[test]
     fn what_is_saved_comes_back((clock, now) in clocks(), host in 1_000_000..1_000_000_000_u64, later in any::<u64>()) {
-        let saved = clock.save(now);
+        let saved = clock.save(now, false);
         for host in [Hz(host), clock.frequency()] {
             let restored = GuestClock::restore(&saved, host, Ticks(later)).unwrap();
-            prop_assert_eq!(restored.save(Ticks(later)), saved);
+            prop_assert_eq!(restored.save(Ticks(later), false), shown_by(&restored, saved));
             let is_native = host == clock.frequency() && clock.rate() == Rate::REAL;
             prop_assert_eq!(restored.hardware_offset().is_some(), is_native);
         }
@@ -133,7 +142,7 @@ proptest! {
         let compare = clock.guest(now).0 + wait;
         let mut timer = EmulatedTimer::from_registers(1, compare);
         for to in [62_500_000, 1_000_000_000, 100_000_000] {
-            let (saved, saved_timer, before) = (clock.save(now), timer.save(), clock.guest(now));
+            let (saved, saved_timer, before) = (clock.save(now, false), timer.save(), clock.guest(now));
             (host, now) = (Hz(to), Ticks(now.0.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 8));
             clock = GuestClock::restore(&saved, host, now).unwrap();
             timer = EmulatedTimer::restore(&saved_timer).unwrap();
@@ -152,12 +161,14 @@ proptest! {
     #[test]
     fn what_nobody_saved_is_put_back_too(
         count in any::<u64>(), frequency in 1_000_000..1_000_000_000_u64, is_stopped in any::<bool>(), stood in any::<u64>(),
-        now in any::<u64>(),
+        now in any::<u64>(), virtual_count in any::<u64>(),
     ) {
         let rate = Rate::REAL.0;
-        let saved = saved::Clock { version: saved::Clock::VERSION, count, frequency, rate, is_stopped, stood };
-        let restored = GuestClock::restore(&saved, Hz(frequency), Ticks(now)).unwrap();
-        prop_assert_eq!(restored.save(Ticks(now)), saved);
+        let saved = saved::Clock { version: saved::Clock::VERSION, count, frequency, rate, is_stopped, stood, virtual_count };
+        for host in [Hz(frequency), Hz(77_000_000)] {
+            let Ok(restored) = GuestClock::restore(&saved, host, Ticks(now)) else { continue };
+            prop_assert_eq!(restored.save(Ticks(now), false), shown_by(&restored, saved));
+        }
     }
 
     #[test]
@@ -238,7 +249,7 @@ proptest! {
     }
 
     /// What a guest that ignores its scale sees: a counter of the host's speed that began with the clock, stands still with it,
-    /// and goes on where that was when it is restored.
+    /// and goes on where it was when it is restored; where a host can show or trap what the guest reads, that is the clock.
     #[test]
     fn the_unscaled_counter_begins_with_the_clock_and_never_goes_back((clock, now) in clocks(), wait in 0..1_u64 << 40) {
         let mut clock = clock;
@@ -247,8 +258,15 @@ proptest! {
         clock.resume(now);
         prop_assert_eq!(clock.unscaled().guest(now), before);
         prop_assert_eq!(now.after(wait).since(clock.virtual_offset()), before.0 + wait);
-        let restored = GuestClock::restore(&clock.save(now), Hz(77_000_000), Ticks(5)).unwrap();
-        prop_assert_eq!(restored.unscaled().guest(Ticks(5)), clock.guest(now));
+        let restored = |host, traps| GuestClock::restore(&clock.save(now, traps), host, Ticks(5)).unwrap();
+        for host in [Hz(77_000_000), clock.frequency()] {
+            let there = restored(host, false);
+            let is_native = there.hardware_offset().is_some();
+            let expected = if is_native { clock.guest(now) } else { before };
+            prop_assert_eq!(there.unscaled().guest(Ticks(5)), expected, "native: {}", is_native);
+            prop_assert_eq!(Ticks(5 + wait).since(there.virtual_offset()), expected.0 + wait);
+            prop_assert_eq!(restored(host, true).unscaled().guest(Ticks(5)), clock.guest(now), "the guest saw its clock");
+        }
     }
 
     /// A clock that runs at half of real time is behind by as much as it shows, one at twice of it is ahead by half; what it
@@ -341,10 +359,11 @@ fn the_end_of_time_is_never() {
 #[test]
 fn what_cannot_be_restored_says_why() {
     let same = Hz(62_500_000);
-    let saved = GuestClock::start(Ticks(0), same, same, Rate::REAL).unwrap().save(Ticks(5));
-    assert_eq!((saved.version, saved.count, saved.frequency, saved.is_stopped, saved.stood), (2, 5, same.0, false, 0));
+    let saved = GuestClock::start(Ticks(0), same, same, Rate::REAL).unwrap().save(Ticks(5), false);
+    assert_eq!((saved.version, saved.count, saved.frequency, saved.is_stopped, saved.stood), (3, 5, same.0, false, 0));
+    assert_eq!(saved.virtual_count, 5);
     let restore = |saved| GuestClock::restore(&saved, same, Ticks(0));
-    assert_eq!(restore(saved::Clock { version: 1, ..saved }), Err(Refused::Version(1)));
+    assert_eq!(restore(saved::Clock { version: 2, ..saved }), Err(Refused::Version(2)));
     assert_eq!(restore(saved::Clock { frequency: 0, ..saved }), Err(Refused::Frequency(Hz(0), Rate::REAL)));
     assert_eq!(restore(saved::Clock { rate: 0, ..saved }), Err(Refused::Frequency(same, Rate(0))));
     // A slow guest's largest count is more than this host's counter can hold.

@@ -90,10 +90,11 @@ impl Vm {
         let time = *clock.lock();
         let clock = time.clock();
         let milliseconds = clock.milliseconds(now);
+        let traps = host::get().controls.cnthctl_scaled != 0;
         let calls = service.as_ref().map(|service| service.lock().save(milliseconds)).transpose();
         Ok(SavedVm {
             machine: self.shape(),
-            time: SavedTime { clock: clock.save(now), away: time.away() },
+            time: SavedTime { clock: clock.save(now, traps), away: time.away() },
             life: *life,
             gic: Boxed::new(gic.lock().save().map_err(|unfit| sentence!("{unfit}"))?)?,
             vcpus,
@@ -127,11 +128,12 @@ impl Vm {
         let SavedVm { machine, time, life: saved_life, gic, vcpus: _, devices, watchdogs, calls } = saved;
         machine.compare(&self.shape()).map_err(|difference| sentence!("{difference}"))?;
         life.restore(saved_life, vcpus)?;
-        let SavedTime { clock, away } = time;
-        let clock = GuestClock::restore(clock, host::get().counter, now).map_err(|refused| sentence!("{refused}"))?;
+        let SavedTime { clock: saved_clock, away } = time;
+        let clock = GuestClock::restore(saved_clock, host::get().counter, now);
+        let clock = clock.map_err(|refused| sentence!("{refused}"))?;
         // Its choice goes with it, whatever the site file says of those that begin here.
         self.set_clock(VmClock::new(clock, self.config.pause_stops_time, *away), now);
-        super::time::warn_of_untrapped(self, &clock);
+        super::time::warn_of_virtual_counter(self, &clock, saved_clock);
         let gic = Vgic::restore(gic_config(self.config.vcpus), gic).map_err(|unfit| sentence!("{unfit}"))?;
         *self.gic.lock() = gic;
         // Behind the interrupt controller, which hears of their lines: what it heard before it was put in would be lost.

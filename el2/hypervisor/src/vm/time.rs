@@ -9,7 +9,7 @@ use core::time::Duration;
 
 use ::vm::GuestCounter;
 use abi::bundle::{CpuCounters, TimeAway, VmConfig};
-use clock::saved::Away;
+use clock::saved::{self, Away};
 use clock::{GuestClock, GuestTicks, Rate, Standstill, VmClock};
 use devices::Moment;
 use hw::sysreg;
@@ -58,9 +58,21 @@ pub(super) fn warn_of_misleading(vm: &Vm, clock: &GuestClock) {
 }
 
 /// Says so, if a guest that was restored, and was told of the CPU's timers where it began, has another time here than its virtual
-/// counter shows.
-pub(super) fn warn_of_untrapped(vm: &Vm, clock: &GuestClock) {
-    if counters(clock) == CpuCounters::VirtualUntrapped && vm.plan.timers() != Timers::Memory {
+/// counter shows, or had one where it was saved and that went by more quickly.
+pub(super) fn warn_of_virtual_counter(vm: &Vm, clock: &GuestClock, saved: &saved::Clock) {
+    if vm.plan.timers() == Timers::Memory {
+        return;
+    }
+    if counters(clock) != CpuCounters::VirtualUntrapped {
+        if saved.virtual_count > saved.count {
+            log::warn!(
+                "{}: its guest was saved on a CPU that could not trap CNTVCT_EL0 (no FEAT_ECV), where that ran ahead of its time; here it \
+                 shows that time, and goes back by {} ticks: a kernel that reads it may hang",
+                vm.config.name,
+                saved.virtual_count - saved.count
+            );
+        }
+    } else {
         log::warn!(
             "{}: this CPU cannot trap CNTVCT_EL0 (no FEAT_ECV), and its guest began at another frequency: a kernel that reads it, as \
              Linux does, has the host's time by a wrong frequency; the physical counter and timer are right",

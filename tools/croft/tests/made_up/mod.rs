@@ -46,7 +46,15 @@ pub(crate) fn saved_with(memory: u64, word: u64, last: &[u8; PAGE]) -> Vec<u8> {
     let state = SavedVm {
         machine: machine.clone(),
         time: SavedTime {
-            clock: Clock { version: 2, count: 0, frequency: 1_000_000, rate: 1_000_000, is_stopped: true, stood: 0 },
+            clock: Clock {
+                version: Clock::VERSION,
+                count: 0,
+                frequency: 1_000_000,
+                rate: 1_000_000,
+                is_stopped: true,
+                stood: 0,
+                virtual_count: 0,
+            },
             away: Away::Advance,
         },
         life: SavedLife { power: SavedPower { count: 4, on: 0b1101, pending: 0 }, starts: [None; 8] },
