@@ -3,13 +3,14 @@
 //! Some exits end in "execute it again", as the guest will then go another way. What it tried is remembered and counted
 //! (`cpu::retry`), so that none repeats for ever: after a number of equal tries it gets an exception. For RAM that stage 2 refused
 //! ([`RefusedRam`]) there is one more way out. A VM whose pages are strictly either writable or executable may have an instruction that
-//! needs a page to be both. Where it comes to the same place again and again, the page becomes both.
+//! needs a page to be both. Where it comes to the same place again and again, the page becomes both; also where it does other things
+//! in between, if it stores into its own page.
 
 use abi::bundle::Coherency;
-use cpu::exit::{Fault, FaultKind};
-use cpu::retry::{Tries, Try, Verdict};
+use cpu::exit::{Fault, FaultKind, Wanted};
+use cpu::retry::{To, Tries, Try, Turn, Verdict};
 use stage2::Policy;
-use units::Va;
+use units::{Ipa, PAGE_SIZE, Va};
 
 use crate::mmio::Registers;
 
@@ -30,8 +31,8 @@ pub enum NextTry {
 pub enum Subject {
     /// What the CPU says of it: FAR_EL2 and ESR_EL2.
     Access(Va, u64),
-    /// The instruction, whatever of its RAM it was refused.
-    Instruction,
+    /// The instruction, whatever of its RAM it was refused; and this is what it wants of the page there.
+    Turn(Ipa, Wanted),
 }
 
 /// A guest with these registers is about to try again.
@@ -40,11 +41,17 @@ pub fn count(tries: &mut Tries, registers: Registers<'_>, subject: Subject) -> N
     let Registers { x, pc, pstate } = registers;
     let (far, syndrome) = match subject {
         Subject::Access(far, syndrome) => (far.0, syndrome),
-        Subject::Instruction => (0, 0),
+        Subject::Turn(..) => (0, 0),
     };
-    match tries.again(&Try { pc, far, syndrome, pstate, registers: *x }) {
-        Verdict::Again => NextTry::Again,
-        Verdict::Enough => NextTry::Refused,
+    let turn = match subject {
+        Subject::Turn(at, Wanted::Write) => Some((at, To::Store)),
+        Subject::Turn(at, Wanted::Fetch) => Some((at, To::Execute)),
+        Subject::Turn(..) | Subject::Access(..) => None,
+    };
+    let of_turn = turn.map(|(at, to)| tries.turn(Turn { pc, page: at.0 / PAGE_SIZE, to }));
+    match (tries.again(&Try { pc, far, syndrome, pstate, registers: *x }), of_turn) {
+        (Verdict::Enough, _) | (_, Some(Verdict::Enough)) => NextTry::Refused,
+        (Verdict::Again, _) => NextTry::Again,
     }
 }
 

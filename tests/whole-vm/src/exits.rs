@@ -157,9 +157,9 @@ impl WholeVm {
                 let next = self.again(id, Subject::Access(far, cause.esr));
                 self.go_on(id, next, refused);
             }
-            Effect::Map { far, ipa, wanted: _, refused } => {
+            Effect::Map { far, ipa, wanted, refused } => {
                 let refusal = progress::RefusedRam::new(Coherency::OnDemand, cause.esr);
-                assert_eq!(refusal.policy(|| self.again(id, Subject::Instruction)), None, "it is not strict");
+                assert_eq!(refusal.policy(|| self.again(id, Subject::Turn(ipa, wanted))), None, "it is not strict");
                 let allowance = if self.show(ipa) { Allowance::Now } else { Allowance::Already };
                 if allowance == Allowance::Now {
                     self.done.push(Done::Shown(ipa));

@@ -1,9 +1,10 @@
 //! When a guest that makes no progress goes on, and with what.
 
 use abi::bundle::Coherency;
+use cpu::exit::Wanted;
 use cpu::retry::{LIMIT, Tries};
 use stage2::Policy;
-use units::Va;
+use units::{Ipa, Va};
 
 use super::{Allowance, NextTry, RefusedRam, Stay, Subject, again, count};
 use crate::mmio::Registers;
@@ -32,7 +33,10 @@ fn equal_tries_end_and_an_access_is_told_from_an_instruction() {
         assert_eq!(refused_after([load, other]), None, "it gets on");
     }
     // Whatever the same instruction was refused: it comes here by turns.
-    assert_eq!(refused_after([Subject::Instruction; 2]), Some(LIMIT.into()));
+    let store = Subject::Turn(Ipa(0x5000), Wanted::Write);
+    assert_eq!(refused_after([store; 2]), Some(LIMIT.into()));
+    assert_eq!(refused_after([store, Subject::Turn(Ipa(0x5000), Wanted::Fetch)]), Some(LIMIT.into()));
+    assert_eq!(refused_after([store, Subject::Turn(Ipa(0x6000), Wanted::Walk)]), Some(LIMIT.into()));
     for changed in [
         Registers { x: &[8; 31], ..REGISTERS },
         Registers { pc: REGISTERS.pc + 4, ..REGISTERS },
@@ -41,9 +45,64 @@ fn equal_tries_end_and_an_access_is_told_from_an_instruction() {
         let mut tries = Tries::new();
         for number in 0..100 {
             let registers = if number % 2 == 0 { REGISTERS } else { changed };
-            assert_eq!(count(&mut tries, registers, Subject::Instruction), NextTry::Again);
+            assert_eq!(count(&mut tries, registers, store), NextTry::Again);
         }
     }
+}
+
+/// A guest that takes a lock by exclusive accesses, and counts how often it has tried: its loop is in one page, the lock is at `lock`.
+struct Locker {
+    at_store: bool,
+    tried: u64,
+    is_exclusive: bool,
+}
+
+/// After how many exits it has the lock, if it gets it within a thousand steps. Pages are by number: its code is in page 1, and at first
+/// executable; page 2 is writable.
+fn locked_after(lock: u64) -> Option<usize> {
+    let mut guest = Locker { at_store: false, tried: 0, is_exclusive: false };
+    let (mut tries, mut exits) = (Tries::new(), 0);
+    // Writable, executable.
+    let mut pages = [(false, false), (false, true), (true, false)];
+    for _ in 0..1000 {
+        let (_, is_executable) = pages[1];
+        let (is_writable, _) = pages[lock as usize];
+        let missing = match &mut guest {
+            _ if !is_executable => Some((1, Wanted::Fetch)),
+            Locker { at_store: false, .. } => {
+                (guest.at_store, guest.is_exclusive) = (true, true);
+                None
+            }
+            Locker { is_exclusive: false, tried, .. } => {
+                *tried += 1;
+                guest.at_store = false;
+                None
+            }
+            _ if !is_writable => Some((lock, Wanted::Write)),
+            _ => return Some(exits),
+        };
+        let Some((page, wanted)) = missing else { continue };
+        exits += 1;
+        // Behind an exit there is no exclusive access.
+        guest.is_exclusive = false;
+        let pc = REGISTERS.pc + u64::from(guest.at_store) * 4;
+        let registers = Registers { x: &[guest.tried; 31], pc, ..REGISTERS };
+        let turn = RefusedRam::new(Coherency::Strict, PERMISSION);
+        let policy = turn.policy(|| count(&mut tries, registers, Subject::Turn(Ipa(page << 12 | 8), wanted)));
+        pages[page as usize] = match (policy, wanted) {
+            (Some(_), _) => (true, true),
+            (None, Wanted::Fetch) => (false, true),
+            (None, _) => (true, false),
+        };
+    }
+    None
+}
+
+/// A lock in the page of its code is had after some turns, although no try is equal to the one before.
+#[test]
+fn p6_a15_a_lock_beside_its_code_is_had() {
+    assert_eq!(locked_after(2), Some(0));
+    assert_eq!(locked_after(1), Some(2 * usize::from(LIMIT) + 2));
 }
 
 #[test]

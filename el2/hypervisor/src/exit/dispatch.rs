@@ -191,7 +191,7 @@ fn again(vcpu: &'static Vcpu, context: &VcpuContext, far: Va) -> NextTry {
 fn map(vcpu: &'static Vcpu, context: &mut VcpuContext, far: Va, ipa: Ipa, wanted: Wanted, refused: Exception) {
     let point = Point::of_guest(sysreg::sctlr_el1::read());
     let refusal = RefusedRam::new(vcpu.vm.config.coherency, context.syndrome);
-    let policy = refusal.policy(|| count(vcpu, context, Subject::Instruction));
+    let policy = refusal.policy(|| count(vcpu, context, Subject::Turn(ipa, wanted)));
     let allowance = vcpu.vm.allow(ipa, wanted, point, policy);
     let next = refusal.after(allowance, || again(vcpu, context, far));
     go_on(context, next, refused);
