@@ -84,6 +84,7 @@ fn shape() -> SavedMachine {
         vcpus: 2,
         memory: RAM.size,
         devices: 8,
+        memory_timer: false,
         identification: [0; cpu::id::COUNT],
         cpu: SavedCpu::default(),
     }

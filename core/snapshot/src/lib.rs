@@ -43,6 +43,8 @@ pub struct SavedMachine {
     pub memory: u64,
     /// How many devices its plan has.
     pub devices: u32,
+    /// Its guest was told of the memory-mapped timer alone, which is one of them, and of none of the CPU's.
+    pub memory_timer: bool,
     /// The identification registers as its guest reads them.
     pub identification: [u64; id::COUNT],
     /// What else its guest knows of the CPU.
@@ -51,11 +53,11 @@ pub struct SavedMachine {
 
 impl SavedMachine {
     /// The version of this type, and of its section in a file: another one means another set of fields, or another meaning. 2: more
-    /// of the CPU.
-    pub const VERSION: u16 = 2;
+    /// of the CPU. 3: which timers its guest was told of.
+    pub const VERSION: u16 = 3;
 }
 
-value!(SavedMachine as "machine" { vcpus, memory, devices, identification, cpu });
+value!(SavedMachine as "machine" { vcpus, memory, devices, memory_timer, identification, cpu });
 
 /// A VM's clock.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -234,6 +236,8 @@ pub enum Difference {
     Vcpus(u8, u8),
     /// So many bytes of memory.
     Memory(u64, u64),
+    /// Its guest was told of the memory-mapped timer alone, and would be of the CPU's here; or the other way round.
+    MemoryTimer(bool),
     /// So many devices.
     Devices(u32, u32),
     /// The identification register at this index had that value, here it has this one.
@@ -249,6 +253,14 @@ impl fmt::Display for Difference {
             Self::Memory(saved, here) => {
                 write!(out, "it was saved with {saved} bytes of memory, here it has {here}")
             }
+            Self::MemoryTimer(true) => out.write_str(
+                "its guest has the memory-mapped timer alone, here it would have the CPU's: time.source = \"mmio\" in the site file is \
+                 right for it",
+            ),
+            Self::MemoryTimer(false) => out.write_str(
+                "its guest has the CPU's timers, here it would have the memory-mapped one alone: it needs a host of its frequency or with \
+                 FEAT_ECV, and a site file without time.source = \"mmio\"",
+            ),
             Self::Devices(saved, here) => write!(out, "it was saved with {saved} devices, here it has {here}"),
             Self::Identification(index, saved, here) => {
                 let register = id::encoding(index);
@@ -301,18 +313,27 @@ impl SavedMachine {
         })
     }
 
+    /// Whether a guest of this machine has the timers that one of `here` is told of.
+    ///
+    /// # Errors
+    /// If not.
+    pub const fn compare_timers(&self, here: &Self) -> Result<(), Difference> {
+        if self.memory_timer == here.memory_timer { Ok(()) } else { Err(Difference::MemoryTimer(self.memory_timer)) }
+    }
+
     /// In what `here` differs from it, if in anything.
     ///
     /// # Errors
     /// The first difference.
     pub fn compare(&self, here: &Self) -> Result<(), Difference> {
-        let Self { vcpus, memory, devices, identification, cpu } = self;
+        let Self { vcpus, memory, devices, memory_timer: _, identification, cpu } = self;
         if *vcpus != here.vcpus {
             return Err(Difference::Vcpus(*vcpus, here.vcpus));
         }
         if *memory != here.memory {
             return Err(Difference::Memory(*memory, here.memory));
         }
+        self.compare_timers(here)?;
         if *devices != here.devices {
             return Err(Difference::Devices(*devices, here.devices));
         }

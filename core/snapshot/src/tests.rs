@@ -29,6 +29,7 @@ pub(crate) fn machine() -> SavedMachine {
         vcpus: 2,
         memory: 1 << 30,
         devices: 9,
+        memory_timer: false,
         identification: [0x11; 56],
         cpu: SavedCpu { midr: 5, ..SavedCpu::default() },
     }
@@ -152,6 +153,11 @@ fn a_machine_of_another_shape_is_told_apart() {
     assert_eq!(compare(|here| here.vcpus = 3), Err(Difference::Vcpus(2, 3)));
     assert_eq!(compare(|here| here.memory = 5), Err(Difference::Memory(1 << 30, 5)));
     assert_eq!(compare(|here| here.devices = 8), Err(Difference::Devices(9, 8)));
+    // It is a device too, and how many there are says nothing of what would be right.
+    let more = compare(|here| (here.devices, here.memory_timer) = (10, true)).unwrap_err();
+    assert!(format!("{more}").contains("FEAT_ECV"), "{more}");
+    let told = SavedMachine { memory_timer: true, ..machine() }.compare(&machine()).unwrap_err();
+    assert!(format!("{told}").contains("time.source = \"mmio\" in the site file is right for it"), "{told}");
     assert_eq!(compare(|here| here.cpu.midr = 6), Err(Difference::Cpu(CpuDifference::Kind(5, 6))));
     let feature = compare(|here| here.identification[40] = 0x21).unwrap_err();
     assert_eq!(format!("{feature}"), "its guest knows ID register S3_0_C0_C6_0 as 0x11, here it is 0x21");

@@ -41,6 +41,7 @@ impl WholeVm {
             vcpus: VCPUS,
             memory: self.plan.ram().size,
             devices: self.plan.rows().len() as u32,
+            memory_timer: false,
             identification: [0; cpu::id::COUNT],
             cpu: SavedCpu::default(),
         }

@@ -243,8 +243,11 @@ impl Contents {
             let all = differences.join(", ");
             return Err(SavedError::Misfit(format!("{file}: the guest knows a CPU that this is not: {all}")));
         }
+        let misfit =
+            |difference| SavedError::Misfit(format!("{file}: {name} is no place for it: {difference}"));
+        machine.compare_timers(&here).map_err(|difference| misfit(difference.to_string()))?;
         PlaceDifference::compare((self.rate, &self.doors), (rate, &doors))
-            .map_err(|difference| SavedError::Misfit(format!("{file}: {name} is no place for it: {difference}")))
+            .map_err(|difference| misfit(difference.to_string()))
     }
 }
 
@@ -266,6 +269,10 @@ pub fn machines_must_agree(one: (&str, &[u8]), other: (&str, &[u8])) -> Result<(
         return difference.map_err(|difference| {
             SavedError::OtherShape(format!("{name} is no place for a clone of {vm}: {difference}"))
         });
+    }
+    if let Err(difference) = machine.compare_timers(&place) {
+        let [(vm, _), (name, _)] = [one, other];
+        return Err(SavedError::OtherShape(format!("{name} is no place for a clone of {vm}: {difference}")));
     }
     Err(SavedError::OtherShape(format!(
         "{name} is no place for a clone of {vm}: that has {} vCPUs, {} MiB of memory and {} devices, {name} has {}, {} and {}",
@@ -401,7 +408,7 @@ mod tests {
     fn another_rate_or_other_doors_are_no_place() {
         let of = |rate, vmware| {
             let cpu = SavedCpu::default();
-            let machine = SavedMachine { vcpus: 1, memory: 2 << 20, devices: 3, identification: [0; 56], cpu };
+            let machine = SavedMachine { vcpus: 1, memory: 2 << 20, devices: 3, memory_timer: false, identification: [0; 56], cpu };
             let mut out = pack::Writer::new();
             Place { machine, rate, doors: Doors { vmware, ..Doors::default() } }.pack(&mut out);
             out.finish().unwrap()
@@ -413,7 +420,14 @@ mod tests {
                     must be the same";
         assert_eq!(refusal(&slow), said);
         assert!(refusal(&open).starts_with("db is no place for a clone of web: it calls its hypervisor in other ways"));
-        let machine = Place::unpack(&mut pack::Reader::new(&vm)).unwrap().machine;
+        let mut machine = Place::unpack(&mut pack::Reader::new(&vm)).unwrap().machine;
+        // Before its devices are counted.
+        (machine.memory_timer, machine.devices) = (true, 4);
+        let with_timer = Contents { machine: Some(machine.clone()), ..saved_at(None, Away::Advance) };
+        let said = with_timer.must_fit("db", &vm).unwrap_err().to_string();
+        assert!(said.contains("db is no place for it: its guest has the memory-mapped timer alone"), "{said}");
+        assert!(said.contains("time.source = \"mmio\""), "{said}");
+        (machine.memory_timer, machine.devices) = (false, 3);
         let found = Contents { machine: Some(machine), ..saved_at(None, Away::Advance) };
         assert!(found.must_fit("db", &vm).is_ok());
         let said = found.must_fit("db", &slow).unwrap_err().to_string();

@@ -161,7 +161,7 @@ impl Fake {
                 let (mut machine, identification) = (pack::Writer::new(), std::array::from_fn(|_| 0));
                 let cpu = SavedCpu::default();
                 let machine_of =
-                    SavedMachine { vcpus: 2 - vm as u8, memory: 64 << 20, devices: 7, identification, cpu };
+                    SavedMachine { vcpus: 2 - vm as u8, memory: 64 << 20, devices: 7, memory_timer: false, identification, cpu };
                 snapshot::Place { machine: machine_of, rate: 1_000_000, doors: Doors::default() }.pack(&mut machine);
                 self.tell(id, Answer::Value(&machine.finish().unwrap()));
                 None

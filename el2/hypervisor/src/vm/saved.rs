@@ -13,6 +13,7 @@ use alloc::vec::Vec;
 use ::devices::Change;
 use ::vm::SavedLife;
 use clock::{GuestClock, VmClock};
+use machine::Timers;
 use pack::{Boxed, Damaged, Reader, Writer};
 use services::psci::SavedPower;
 use snapshot::{SavedMachine, SavedTime, SavedVcpu, SavedVm};
@@ -37,6 +38,7 @@ impl Vm {
             vcpus: self.config.vcpus,
             memory: self.config.memory,
             devices: self.plan.rows().len() as u32,
+            memory_timer: self.plan.timers() == Timers::Memory,
             identification: host::get().guest_ids.0,
             cpu: host::guests_cpu(),
         }
