@@ -20,23 +20,39 @@ pub struct Place {
     pub rate: u32,
     /// How it may call the hypervisor.
     pub doors: Doors,
+    /// How often its host's counter counts in a second.
+    pub counter: u64,
+    /// Its host's CPUs can trap the virtual counter.
+    pub traps: bool,
+}
+
+impl Place {
+    /// Whether a guest with this place's timers, whose counter has such a frequency, has a wrong clock here if it reads the virtual
+    /// counter: one that the hardware shows at the host's speed.
+    #[must_use]
+    pub const fn misleads(&self, frequency: u64) -> bool {
+        let is_native = self.rate == Time::REAL && frequency == self.counter;
+        !(is_native || self.traps || self.machine.memory_timer)
+    }
 }
 
 impl Value for Place {
     fn pack(&self, out: &mut Writer) {
-        let Self { machine, rate, doors } = self;
+        let Self { machine, rate, doors, counter, traps } = self;
         machine.pack(out);
         rate.pack(out);
         // As in a bundle.
         let mut buffer = [0; DOORS];
         out.list(postcard::to_slice(doors, &mut buffer).map_or(&[][..], |bytes| bytes));
+        counter.pack(out);
+        traps.pack(out);
     }
 
     fn unpack(from: &mut Reader<'_>) -> Result<Self, Damaged> {
         let (machine, rate) = (Value::unpack(from)?, Value::unpack(from)?);
         let bytes = from.list::<u8>(DOORS, "Place.doors")?;
         let doors = postcard::from_bytes(&bytes).map_err(|_| Damaged::Impossible("doors are none of a VM's"))?;
-        Ok(Self { machine, rate, doors })
+        Ok(Self { machine, rate, doors, counter: Value::unpack(from)?, traps: Value::unpack(from)? })
     }
 }
 
@@ -99,6 +115,7 @@ impl core::error::Error for PlaceDifference {}
 #[cfg(test)]
 mod tests {
     use super::{Place, PlaceDifference};
+    use crate::SavedMachine;
     use abi::bundle::{Doors, Quota};
     use pack::{Reader, Value, Writer};
     use std::string::ToString;
@@ -114,7 +131,7 @@ mod tests {
             ..Doors::default()
         };
         for doors in [all, Doors::default()] {
-            let place = Place { machine: crate::tests::machine(), rate: 7, doors };
+            let place = Place { machine: crate::tests::machine(), rate: 7, doors, counter: 62_500_000, traps: true };
             let mut out = Writer::new();
             place.pack(&mut out);
             let bytes = out.finish().unwrap();
@@ -122,6 +139,17 @@ mod tests {
             assert_eq!(Place::unpack(&mut from), Ok(place));
             assert_eq!(from.left(), 0);
         }
+    }
+
+    #[test]
+    fn a_guest_is_misled_where_the_hardware_shows_another_counter() {
+        let machine = crate::tests::machine();
+        let place = Place { machine, rate: 1_000_000, doors: Doors::default(), counter: 24_000_000, traps: false };
+        assert!(place.misleads(62_500_000) && !place.misleads(24_000_000));
+        assert!(Place { rate: 500_000, ..place.clone() }.misleads(24_000_000));
+        assert!(!Place { traps: true, ..place.clone() }.misleads(62_500_000));
+        let machine = SavedMachine { memory_timer: true, ..crate::tests::machine() };
+        assert!(!Place { machine, ..place }.misleads(62_500_000));
     }
 
     #[test]

@@ -183,6 +183,7 @@ pub struct Check {
     machine: Option<SavedMachine>,
     moment: Option<SavedMoment>,
     away: Away,
+    counter: u64,
     index: Index,
     /// Sections that were read.
     sections: u32,
@@ -204,6 +205,8 @@ pub struct Contents {
     machine: Option<SavedMachine>,
     moment: Option<SavedMoment>,
     away: Away,
+    /// The frequency of its counter.
+    counter: u64,
     index: Index,
 }
 
@@ -227,6 +230,17 @@ impl Contents {
         ))
     }
 
+    /// What its guest makes of the host's counter in the place that `here` describes, if it may have a wrong clock there.
+    #[must_use]
+    pub fn wrong_clock(&self, here: &[u8]) -> Option<String> {
+        let place = Place::unpack(&mut pack::Reader::new(here)).ok().filter(|place| place.misleads(self.counter))?;
+        Some(format!(
+            "this CPU cannot trap CNTVCT_EL0 (no FEAT_ECV), which counts at {} Hz, while its guest's counter has {}: a kernel that takes its \
+             clock from there, as Linux does, has a wrong one; the physical counter and timer are right",
+            place.counter, self.counter
+        ))
+    }
+
     /// Whether its guest finds the CPU that it knows, and the ways to call and the time that it has, in the place of the VM `name`, which
     /// `here` describes as the hypervisor did.
     ///
@@ -234,7 +248,7 @@ impl Contents {
     /// All that it would miss, or not know.
     pub fn must_fit(&self, name: &str, here: &[u8]) -> Result<(), SavedError> {
         let Some(machine) = &self.machine else { return Ok(()) };
-        let Place { machine: here, rate, doors } = place_of(name, here)?;
+        let Place { machine: here, rate, doors, .. } = place_of(name, here)?;
         let file = self.file.display();
         let features = machine.features(&here).map(|feature| feature.to_string());
         let others = machine.cpu.differences(&here.cpu).map(|difference| difference.to_string());
@@ -297,7 +311,8 @@ impl Check {
     pub fn new() -> Self {
         let (reader, doors) = (Reader::new(crc32c::compute), Doors::default());
         let (machine, moment, away, index) = (None, None, Away::Advance, Index::default());
-        Self { reader, name: String::new(), rate: 0, doors, machine, moment, away, index, sections: 0, is_whole: false }
+        let (name, sections) = (String::new(), 0);
+        Self { reader, name, rate: 0, doors, machine, moment, away, counter: 0, index, sections, is_whole: false }
     }
 
     /// Takes the next bytes.
@@ -315,7 +330,7 @@ impl Check {
                 Section::End => self.is_whole = true,
                 Section::Machine(machine) => self.machine = Some((*machine).clone()),
                 Section::Moment(moment) => self.moment = Some(moment),
-                Section::State(state) => self.away = state.time.away,
+                Section::State(state) => (self.away, self.counter) = (state.time.away, state.time.clock.frequency),
                 Section::Memory(runs) => self.index.take(runs),
             }
         }
@@ -348,8 +363,8 @@ impl Check {
             }
         }
         check.reader.finish().map_err(damaged)?;
-        let Self { name, rate, doors, machine, moment, away, index, .. } = check;
-        Ok(Contents { name, file: file.to_path_buf(), rate, doors, machine, moment, away, index })
+        let Self { name, rate, doors, machine, moment, away, counter, index, .. } = check;
+        Ok(Contents { name, file: file.to_path_buf(), rate, doors, machine, moment, away, counter, index })
     }
 }
 
@@ -410,7 +425,8 @@ mod tests {
             let cpu = SavedCpu::default();
             let machine = SavedMachine { vcpus: 1, memory: 2 << 20, devices: 3, memory_timer: false, identification: [0; 56], cpu };
             let mut out = pack::Writer::new();
-            Place { machine, rate, doors: Doors { vmware, ..Doors::default() } }.pack(&mut out);
+            let doors = Doors { vmware, ..Doors::default() };
+            Place { machine, rate, doors, counter: 62_500_000, traps: false }.pack(&mut out);
             out.finish().unwrap()
         };
         let (vm, slow, open) = (of(1_000_000, false), of(500_000, false), of(1_000_000, true));
@@ -430,6 +446,9 @@ mod tests {
         (machine.memory_timer, machine.devices) = (false, 3);
         let found = Contents { machine: Some(machine), ..saved_at(None, Away::Advance) };
         assert!(found.must_fit("db", &vm).is_ok());
+        let said = found.wrong_clock(&vm).unwrap();
+        assert!(said.contains("counts at 62500000 Hz, while its guest's counter has 24000000"), "{said}");
+        assert_eq!(Contents { counter: 62_500_000, ..found.clone() }.wrong_clock(&vm), None);
         let said = found.must_fit("db", &slow).unwrap_err().to_string();
         assert!(
             said.starts_with("web.saved: db is no place for it: its time passes at a rate of 1.0, here at 0.5"),
@@ -440,7 +459,7 @@ mod tests {
     fn saved_at(moment: Option<SavedMoment>, away: Away) -> Contents {
         let (name, file) = ("web".to_owned(), Path::new("web.saved").to_path_buf());
         let (doors, index) = (Doors::default(), Index::default());
-        Contents { name, file, rate: 1_000_000, doors, machine: None, moment, away, index }
+        Contents { name, file, rate: 1_000_000, doors, machine: None, moment, away, counter: 24_000_000, index }
     }
 
     #[test]

@@ -32,6 +32,7 @@ use abi::link::{self, Carrier, Channel, Command};
 use qemu::end_of_wait;
 use record::Recorder;
 use state::State;
+use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::path::PathBuf;
 use std::sync::atomic::AtomicU32;
@@ -84,6 +85,9 @@ pub struct Session {
     host: Option<host::Host>,
     /// The VMs whose guests may read a wrong clock on that host.
     wrong_clocks: Vec<String>,
+    /// Those of which that is known of what they were restored from, by number: with the number of the life that this is, once that is
+    /// known.
+    restored_wrong: Mutex<BTreeMap<u16, Option<u32>>>,
 }
 
 /// How a session ends, for those who see that from outside and must not keep it from ending.
@@ -151,7 +155,7 @@ impl Session {
             Arc::new(Shared { state: Mutex::new(state), news: Condvar::new(), next_request: AtomicU32::new(1) });
         let theirs = Arc::clone(&shared);
         thread::spawn(move || carrier::read(input, &theirs, Carrier::Uart));
-        Self { shared, output: carrier::start_writer(output), host: None, wrong_clocks: Vec::new() }
+        Self { shared, output: carrier::start_writer(output), host: None, wrong_clocks: Vec::new(), restored_wrong: Mutex::default() }
     }
 
     /// The VMs' names; a VM's number is its place.
@@ -160,10 +164,29 @@ impl Session {
         self.shared.lock().names().to_vec()
     }
 
-    /// Whether the guest of the VM with this name may read a wrong clock on this host.
+    /// Whether the guest of the VM with this number and name may read a wrong clock on this host.
     #[must_use]
-    pub fn may_read_a_wrong_clock(&self, name: &str) -> bool {
-        self.wrong_clocks.iter().any(|vm| vm == name)
+    pub fn may_read_a_wrong_clock(&self, vm: u16, name: &str) -> bool {
+        self.wrong_clocks.iter().any(|other| other == name) || self.was_restored_wrong(vm)
+    }
+
+    /// The VM with this number was restored, and its guest may read a wrong clock on this host until its life ends.
+    pub fn has_a_wrong_clock(&self, vm: u16) {
+        self.restored_wrong.lock().unwrap_or_else(PoisonError::into_inner).insert(vm, None);
+    }
+
+    fn was_restored_wrong(&self, vm: u16) -> bool {
+        let mut all = self.restored_wrong.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(life) = all.get_mut(&vm) else { return false };
+        let is_over = match self.standing(vm).condition {
+            // One that was restored to stand still says which life it is when it goes on.
+            Condition::Running { boots } => *life.get_or_insert(boots) != boots,
+            condition => condition.is_off(),
+        };
+        if is_over {
+            all.remove(&vm);
+        }
+        !is_over
     }
 
     /// The number of the VM with this name.

@@ -162,7 +162,9 @@ impl Fake {
                 let cpu = SavedCpu::default();
                 let machine_of =
                     SavedMachine { vcpus: 2 - vm as u8, memory: 64 << 20, devices: 7, memory_timer: false, identification, cpu };
-                snapshot::Place { machine: machine_of, rate: 1_000_000, doors: Doors::default() }.pack(&mut machine);
+                let doors = Doors::default();
+                snapshot::Place { machine: machine_of, rate: 1_000_000, doors, counter: 62_500_000, traps: true }
+                    .pack(&mut machine);
                 self.tell(id, Answer::Value(&machine.finish().unwrap()));
                 None
             }

@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 /// The version of the control messages that this code speaks.
-pub const VERSION: u16 = 9;
+pub const VERSION: u16 = 10;
 
 /// What carries the link.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]

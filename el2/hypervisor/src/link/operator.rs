@@ -195,7 +195,13 @@ impl Operator {
             Ask::EndTransfer => self.transfer.end(vm)?,
             Ask::Machine => {
                 let mut out = Writer::new();
-                let place = Place { machine: vm.shape(), rate: vm.config.time.rate, doors: vm.config.doors };
+                let place = Place {
+                    machine: vm.shape(),
+                    rate: vm.config.time.rate,
+                    doors: vm.config.doors,
+                    counter: host::get().counter.0,
+                    traps: host::get().controls.cnthctl_scaled != 0,
+                };
                 place.pack(&mut out);
                 tell(Answer::Value(&out.finish()?));
             }

@@ -290,7 +290,7 @@ impl RequestHandler<'_> {
                 state = format!("{state}, its console says that its kernel panicked");
                 reason = last_words;
             }
-            if self.session.may_read_a_wrong_clock(&name) {
+            if self.session.may_read_a_wrong_clock(index as u16, &name) {
                 state.push_str(", its clock is wrong if it reads CNTVCT_EL0 (see croft check)");
             }
             let word = word.to_owned();

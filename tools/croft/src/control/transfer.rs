@@ -130,7 +130,8 @@ impl RequestHandler<'_> {
             },
         };
         self.must_be_off(&name)?;
-        found.must_fit(&name, &self.machine(number)?)?;
+        let here = self.machine(number)?;
+        found.must_fit(&name, &here)?;
         reader.rewind().map_err(|source| SavedError::Io { file: file.to_path_buf(), source })?;
         self.put_in(number, &name, (reader, file, found.index()), pause, tell)?;
         let stands = if pause { "; it stands still, `croft resume` lets it go on" } else { "" };
@@ -138,6 +139,10 @@ impl RequestHandler<'_> {
         // It is restored, whether the host still says what time it is or has ended with its guests.
         if let Some(jump) = self.session.host_time(ANSWER).ok().and_then(|now| found.jump(now)) {
             tell(&Report::Progress(format!("{name}: {jump}")))?;
+        }
+        if let Some(wrong) = found.wrong_clock(&here) {
+            self.session.has_a_wrong_clock(number);
+            tell(&Report::Progress(format!("{name}: {wrong}")))?;
         }
         Ok(())
     }

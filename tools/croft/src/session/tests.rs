@@ -384,6 +384,36 @@ fn a_kernel_that_says_that_it_panicked_is_known_until_the_next_boot() {
     assert_eq!(session.standing(0).boots, 2, "it is remembered");
 }
 
+/// What is known of a restored guest's clock is so for that life, whether it goes on at once or was restored to stand still.
+#[test]
+fn a_restored_guests_clock_is_wrong_until_its_life_ends() {
+    let (session, mut fake) = start(&Options::default());
+    fake.hello();
+    let mut becomes = |state, condition: Condition| {
+        fake.state(0, state);
+        session.wait_for("web", SOON, |now| *now == condition).unwrap();
+    };
+    let is_wrong = || session.may_read_a_wrong_clock(0, "web");
+    becomes(VmState::Paused, Condition::Paused);
+    assert!(!is_wrong());
+    session.has_a_wrong_clock(0);
+    assert!(is_wrong() && !session.may_read_a_wrong_clock(1, "db"));
+    for _ in 0..2 {
+        becomes(VmState::Running { boots: 2 }, Condition::Running { boots: 2 });
+        assert!(is_wrong());
+        becomes(VmState::Paused, Condition::Paused);
+        assert!(is_wrong());
+    }
+    becomes(VmState::Running { boots: 3 }, Condition::Running { boots: 3 });
+    assert!(!is_wrong());
+    session.has_a_wrong_clock(0);
+    assert!(is_wrong());
+    becomes(VmState::Stopped(StopReason::PowerOff), Condition::PoweredOff);
+    assert!(!is_wrong());
+    becomes(VmState::Running { boots: 3 }, Condition::Running { boots: 3 });
+    assert!(!is_wrong(), "another life");
+}
+
 #[test]
 fn statistics_and_refusals_are_collected() {
     let (session, mut fake) = start(&Options::default());
