@@ -208,7 +208,7 @@ enum Order {
         #[arg(long)]
         compress: bool,
     },
-    /// Write a VM's memory and registers to a file that gdb and crash read (an ELF core). It stands still until that is written.
+    /// Write a VM's memory and registers, as they are at that moment, to a file that gdb and crash read (an ELF core). It runs on.
     #[command(allow_missing_positional = true, after_help = DUMP_HELP)]
     Dump {
         #[command(flatten)]
