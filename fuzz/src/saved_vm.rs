@@ -43,8 +43,7 @@ fn look(bytes: &[u8]) {
     let SavedVm { machine, time, life, gic, vcpus, devices, watchdogs, calls } = saved;
     let _ = machine.compare(&shape());
     if let Ok(clock) = GuestClock::restore(&time.clock, HOST, Ticks(NOW)) {
-        let virtual_count =
-            if clock.hardware_offset().is_some() { time.clock.count } else { time.clock.virtual_count };
+        let virtual_count = if clock.hardware_offset().is_some() { time.clock.count } else { time.clock.virtual_count };
         assert_eq!(clock.save(Ticks(NOW), false), Clock { virtual_count, ..time.clock });
     }
     let mut other = paused();

@@ -144,7 +144,10 @@ mod tests {
     fn time_away_passes_or_is_stood_still() {
         let second = 1_000_000;
         let real = clock(62_500_000, 1_000_000, false);
-        assert_eq!(real.after(2 * second, Away::Advance), Clock { count: 125_001_000, virtual_count: 125_003_000, ..real });
+        assert_eq!(
+            real.after(2 * second, Away::Advance),
+            Clock { count: 125_001_000, virtual_count: 125_003_000, ..real }
+        );
         assert_eq!(real.after(2 * second, Away::Freeze), Clock { stood: 125_000_007, ..real });
         let slow = clock(1_000_000, 500_000, false);
         assert_eq!(slow.after(4 * second, Away::Advance), Clock { count: 2_001_000, virtual_count: 2_003_000, ..slow });

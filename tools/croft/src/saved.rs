@@ -257,8 +257,7 @@ impl Contents {
             let all = differences.join(", ");
             return Err(SavedError::Misfit(format!("{file}: the guest knows a CPU that this is not: {all}")));
         }
-        let misfit =
-            |difference| SavedError::Misfit(format!("{file}: {name} is no place for it: {difference}"));
+        let misfit = |difference| SavedError::Misfit(format!("{file}: {name} is no place for it: {difference}"));
         machine.compare_timers(&here).map_err(|difference| misfit(difference.to_string()))?;
         PlaceDifference::compare((self.rate, &self.doors), (rate, &doors))
             .map_err(|difference| misfit(difference.to_string()))
@@ -423,7 +422,14 @@ mod tests {
     fn another_rate_or_other_doors_are_no_place() {
         let of = |rate, vmware| {
             let cpu = SavedCpu::default();
-            let machine = SavedMachine { vcpus: 1, memory: 2 << 20, devices: 3, memory_timer: false, identification: [0; 56], cpu };
+            let machine = SavedMachine {
+                vcpus: 1,
+                memory: 2 << 20,
+                devices: 3,
+                memory_timer: false,
+                identification: [0; 56],
+                cpu,
+            };
             let mut out = pack::Writer::new();
             let doors = Doors { vmware, ..Doors::default() };
             Place { machine, rate, doors, counter: 62_500_000, traps: false }.pack(&mut out);

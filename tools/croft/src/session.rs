@@ -155,7 +155,13 @@ impl Session {
             Arc::new(Shared { state: Mutex::new(state), news: Condvar::new(), next_request: AtomicU32::new(1) });
         let theirs = Arc::clone(&shared);
         thread::spawn(move || carrier::read(input, &theirs, Carrier::Uart));
-        Self { shared, output: carrier::start_writer(output), host: None, wrong_clocks: Vec::new(), restored_wrong: Mutex::default() }
+        Self {
+            shared,
+            output: carrier::start_writer(output),
+            host: None,
+            wrong_clocks: Vec::new(),
+            restored_wrong: Mutex::default(),
+        }
     }
 
     /// The VMs' names; a VM's number is its place.

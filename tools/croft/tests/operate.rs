@@ -160,8 +160,14 @@ impl Fake {
             (vm, Ask::Machine) => {
                 let (mut machine, identification) = (pack::Writer::new(), std::array::from_fn(|_| 0));
                 let cpu = SavedCpu::default();
-                let machine_of =
-                    SavedMachine { vcpus: 2 - vm as u8, memory: 64 << 20, devices: 7, memory_timer: false, identification, cpu };
+                let machine_of = SavedMachine {
+                    vcpus: 2 - vm as u8,
+                    memory: 64 << 20,
+                    devices: 7,
+                    memory_timer: false,
+                    identification,
+                    cpu,
+                };
                 let doors = Doors::default();
                 snapshot::Place { machine: machine_of, rate: 1_000_000, doors, counter: 62_500_000, traps: true }
                     .pack(&mut machine);
