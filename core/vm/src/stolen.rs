@@ -4,43 +4,76 @@
 //! Not all that a thread waits is stolen. While the vCPU is off, or the VM is paused, the thread may be woken and wait for a CPU too, but
 //! not to run its guest. Where a pause stops the guest's counter ([`clock::VmClock`]), a guest that was told of that would compute from
 //! the two that it ran for less than no time.
+//!
+//! What a thread has waited in all is a counter ([`Ticks`]), which advances while it waits. The three spans here are counted by it, each of
+//! a type of its own, for all fit into one equation in which any two could change places:
+//!
+//! ```
+//! use {units::Ticks, vm::stolen::{NotStolen, Stolen}};
+//! let waited = Ticks(100);
+//! assert_eq!(NotStolen::when(waited, Stolen(30)).stolen(waited.after(5)), Stolen(35));
+//! ```
+//!
+//! ```compile_fail,E0308
+//! use {units::Ticks, vm::stolen::{NotStolen, Stolen}};
+//! let _ = NotStolen::when(Stolen(30), Ticks(100));
+//! ```
+//!
+//! ```compile_fail,E0308
+//! use {units::Ticks, vm::stolen::{NotStolen, Stolen}};
+//! let _ = NotStolen::when(Ticks(100), NotStolen::when(Ticks(100), Stolen(30)));
+//! ```
 
-/// Of what a thread has waited in all, how much was not stolen: `stolen` of it was.
-#[must_use]
-pub const fn not_stolen(waited: u64, stolen: u64) -> u64 {
-    waited.wrapping_sub(stolen)
-}
+use units::Ticks;
 
-/// What is stolen from a vCPU whose thread has waited so much in all, of which so much was [`not_stolen`].
-#[inline(always)]
-#[must_use]
-pub const fn stolen(waited: u64, not_stolen: u64) -> u64 {
-    waited.wrapping_sub(not_stolen)
+/// Ticks that were stolen from a vCPU, as its record says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Stolen(pub u64);
+
+/// Ticks that a vCPU's thread has waited and that were not stolen from the vCPU. Wraps: more may have been stolen, elsewhere, than this
+/// thread has waited.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct NotStolen(pub u64);
+
+impl NotStolen {
+    /// Of what a thread has `waited` in all: all but what was `stolen`.
+    #[must_use]
+    pub const fn when(waited: Ticks, stolen: Stolen) -> Self {
+        Self(waited.0.wrapping_sub(stolen.0))
+    }
+
+    /// What is stolen from a vCPU whose thread has `waited` so much in all, of which so much was not.
+    #[inline(always)]
+    #[must_use]
+    pub const fn stolen(self, waited: Ticks) -> Stolen {
+        Stolen(waited.0.wrapping_sub(self.0))
+    }
 }
 
 /// What a vCPU's thread waits while the vCPU stands still for a pause.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct PausedWait {
-    begin: u64,
-    end: u64,
+    begin: Ticks,
+    end: Ticks,
 }
 
 impl PausedWait {
     /// The vCPU has left its guest, and its thread has waited so much in all.
     #[must_use]
-    pub const fn begin(waited: u64) -> Self {
+    pub const fn begin(waited: Ticks) -> Self {
         Self { begin: waited, end: waited }
     }
 
     /// The thread finds that the pause lasts, and has waited so much until now. What it waits after it has found so for the last time
     /// is stolen: the guest could run.
-    pub const fn lasts(&mut self, waited: u64) {
+    pub const fn lasts(&mut self, waited: Ticks) {
         self.end = waited;
     }
 
-    /// How long the thread waited in the pause, of which nothing is stolen.
+    /// When nothing was stolen, as its thread's waits go: it had waited `before` in all when it was asked to stand still, and waited in
+    /// the pause besides. What it waits beyond that is stolen.
     #[must_use]
-    pub const fn ticks(self) -> u64 {
-        self.end.wrapping_sub(self.begin)
+    pub const fn over(self, before: Ticks) -> Ticks {
+        before.after(self.end.since(self.begin))
     }
 }

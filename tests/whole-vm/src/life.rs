@@ -4,7 +4,7 @@ use devices::Change;
 use services::psci::Start;
 use units::{Ipa, VcpuId};
 use vgic::{Power, Vgic};
-use vm::stolen::{self, PausedWait};
+use vm::stolen::{PausedWait, Stolen};
 use vm::{Ask, Effect, End, Stop, Task};
 
 use crate::exits::Done;
@@ -110,9 +110,9 @@ impl WholeVm {
             VcpuState::Standing if !self.life.is_paused() => {
                 vcpu.place = VcpuState::In;
                 if let Some((before, wait)) = vcpu.standing.take() {
-                    vcpu.nothing_is_stolen(before + wait.ticks());
+                    vcpu.nothing_is_stolen(wait.over(before));
                 }
-                vcpu.stolen = stolen::stolen(vcpu.waited, vcpu.not_stolen);
+                vcpu.stolen = vcpu.not_stolen.stolen(vcpu.waited);
                 self.clock.enter();
                 self.update_timer(id);
             }
@@ -208,7 +208,7 @@ impl WholeVm {
         *self.shared.gic.borrow_mut() = Vgic::new(GIC);
         self.change(Change::Reset);
         self.service.restart();
-        self.vcpus.iter_mut().for_each(|vcpu| vcpu.stolen = 0);
+        self.vcpus.iter_mut().for_each(|vcpu| vcpu.stolen = Stolen::default());
         match end {
             End::Off => {
                 let effects = self.life.is_taken_apart();

@@ -8,6 +8,7 @@ use units::{VcpuId, VcpuSet};
 use vgic::Vgic;
 use vm::Watchdogs;
 use vm::exits::DebugState;
+use vm::stolen::Stolen;
 
 use crate::hardware::{POINTS, Registers};
 use crate::whole::{GIC, HOST, VCPUS, WholeVm, devices, service};
@@ -90,7 +91,7 @@ impl WholeVm {
                 ..SavedRegisters::default()
             },
             physical_timer: physical.save(),
-            stolen: self.vcpus[id.index()].stolen,
+            stolen: self.vcpus[id.index()].stolen.0,
             stolen_frequency: HOST.0,
         }
     }
@@ -192,7 +193,7 @@ impl WholeVm {
             *place = value;
         }
         vcpu.registers = put;
-        vcpu.stolen = *stolen;
+        vcpu.stolen = Stolen(*stolen);
         Ok(())
     }
 

@@ -12,7 +12,7 @@ use services::psci::VmPower;
 use units::{Hz, IPA_BITS, Ipa, Range, Ticks, VcpuId, VcpuSet};
 use vgic::{Line, Vgic};
 use vm::devices::{Fill, Holder, Keeper};
-use vm::stolen::{self, PausedWait};
+use vm::stolen::{NotStolen, PausedWait, Stolen};
 use vm::{Bite, GuestCounter, Life, Round, RoundStep, Stop, Watchdogs};
 use vmware::{Config, Limits, Service};
 
@@ -153,11 +153,11 @@ pub(crate) struct Vcpu {
     pub(crate) is_to_leave: bool,
     pub(crate) is_to_stand: bool,
     /// For how long its thread has waited for a CPU in all, what of that was not stolen from it, and what was as its record says.
-    pub(crate) waited: u64,
-    pub(crate) not_stolen: u64,
-    pub(crate) stolen: u64,
+    pub(crate) waited: Ticks,
+    pub(crate) not_stolen: NotStolen,
+    pub(crate) stolen: Stolen,
     /// While it stands still for a pause: what its thread had waited when that was asked of it, and what it waits meanwhile.
-    pub(crate) standing: Option<(u64, PausedWait)>,
+    pub(crate) standing: Option<(Ticks, PausedWait)>,
 }
 
 impl Vcpu {
@@ -167,16 +167,16 @@ impl Vcpu {
             place: VcpuState::Out,
             is_to_leave: false,
             is_to_stand: false,
-            waited: 0,
-            not_stolen: 0,
-            stolen: 0,
+            waited: Ticks(0),
+            not_stolen: NotStolen::default(),
+            stolen: Stolen::default(),
             standing: None,
         }
     }
 
     /// No more is stolen than its record says, when its thread has waited so much.
-    pub(crate) const fn nothing_is_stolen(&mut self, waited: u64) {
-        self.not_stolen = stolen::not_stolen(waited, self.stolen);
+    pub(crate) const fn nothing_is_stolen(&mut self, waited: Ticks) {
+        self.not_stolen = NotStolen::when(waited, self.stolen);
     }
 }
 
@@ -417,10 +417,10 @@ impl WholeVm {
     pub(crate) fn threads_wait(&mut self, ticks: u64) {
         self.now = Ticks(self.now.0.saturating_add(ticks));
         for vcpu in &mut self.vcpus {
-            vcpu.waited += ticks;
+            vcpu.waited = vcpu.waited.after(ticks);
             match &mut vcpu.standing {
                 Some((_, wait)) if self.life.is_paused() => wait.lasts(vcpu.waited),
-                None if vcpu.place == VcpuState::In => vcpu.stolen = stolen::stolen(vcpu.waited, vcpu.not_stolen),
+                None if vcpu.place == VcpuState::In => vcpu.stolen = vcpu.not_stolen.stolen(vcpu.waited),
                 Some(_) | None => {}
             }
         }
@@ -429,7 +429,7 @@ impl WholeVm {
     /// What a vCPU's record says of the time that was stolen from it, in ticks of the host's counter.
     #[must_use]
     pub fn stolen(&self, vcpu: VcpuId) -> u64 {
-        self.vcpus.get(vcpu.index()).map_or(0, |vcpu| vcpu.stolen)
+        self.vcpus.get(vcpu.index()).map_or(0, |vcpu| vcpu.stolen.0)
     }
 
     /// What its guest's counter shows.

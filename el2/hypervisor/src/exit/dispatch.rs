@@ -79,7 +79,7 @@ fn dispatch(vcpu: &'static Vcpu, context: &mut VcpuContext, cause: Cause) -> (Re
 
 /// Ticks of the counter, less those for which others had the CPU that this vCPU wanted.
 fn own_time(vcpu: &Vcpu) -> u64 {
-    sysreg::cntpct_el0().wrapping_sub(vcpu.thread().wait_time())
+    sysreg::cntpct_el0().wrapping_sub(vcpu.thread().wait_time().0)
 }
 
 /// The guest's EL0 was found in AArch32 state, which it was told it lacks

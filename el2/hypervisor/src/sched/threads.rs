@@ -9,7 +9,7 @@ use ::sched::{Affinity, Entity, Parking, ThreadId, Weight};
 use hw::percpu::this_cpu;
 use hw::thread::Context;
 use spin::Once;
-use units::{CpuId, Va};
+use units::{CpuId, Ticks, Va};
 
 use super::{CPUS, Cpu, NOBODY, cpu, online, place};
 use crate::host::memory;
@@ -143,10 +143,10 @@ impl Thread {
         self.occupant.call_once(|| occupant);
     }
 
-    /// Ticks of the counter that it could have run and did not, for others ran.
+    /// For how long it could have run and did not, for others ran: a counter that advances with the host's, while it waits.
     #[must_use]
-    pub(crate) fn wait_time(&self) -> u64 {
-        self.wait_time.load(Ordering::Relaxed)
+    pub(crate) fn wait_time(&self) -> Ticks {
+        Ticks(self.wait_time.load(Ordering::Relaxed))
     }
 
     /// Whether it runs right now, on whichever CPU.

@@ -10,7 +10,8 @@ use alloc::boxed::Box;
 use core::ops::Deref;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
-use ::vm::{needs, stolen};
+use ::vm::needs;
+use ::vm::stolen::NotStolen;
 use clock::GuestTicks;
 use cpu::registers::General;
 use cpu::retry::Tries;
@@ -230,19 +231,18 @@ impl Vcpu {
     }
 
     /// When its thread has waited so much in all, no more is stolen than its record says, in which something else may have been put.
-    fn nothing_is_stolen(&self, waited: u64) {
-        let not_stolen = stolen::not_stolen(waited, self.stolen.load(Ordering::Relaxed));
-        self.not_stolen.store(not_stolen, Ordering::Relaxed);
+    fn nothing_is_stolen(&self, waited: Ticks) {
+        self.not_stolen.store(NotStolen::when(waited, self.stolen_time()).0, Ordering::Relaxed);
     }
 
     /// Brings its record up to date. While the vCPU is off its thread may wait too; that is nobody's loss, and not counted.
     #[inline(always)]
     fn tell_stolen_time(&self) {
-        let stolen = stolen::stolen(self.thread().wait_time(), self.not_stolen.load(Ordering::Relaxed));
-        self.stolen.store(stolen, Ordering::Relaxed);
+        let stolen = NotStolen(self.not_stolen.load(Ordering::Relaxed)).stolen(self.thread().wait_time());
+        self.stolen.store(stolen.0, Ordering::Relaxed);
         if let Some(record) = self.vm.record(self.id) {
             let time = Pa(record.0 + STOLEN_OFFSET);
-            hw::memory::write_word(time, self.vm.nanoseconds(stolen));
+            hw::memory::write_word(time, self.vm.nanoseconds(stolen.0));
         }
     }
 
@@ -588,10 +588,10 @@ impl Vcpu {
         Registers::unload(self);
         *self.general.lock() = context.general();
         let before = self.thread().wait_time();
-        let waited = with_irqs(|| self.vm.stand_still(self));
+        let wait = with_irqs(|| self.vm.stand_still(self));
         context.set_general(&self.general.lock());
         // What its thread waited before its guest's clock could stop, and since the pause is over, is stolen when it is told.
-        self.nothing_is_stolen(before.wrapping_add(waited));
+        self.nothing_is_stolen(wait.over(before));
         // Before it is loaded: its counters' offset and controls are loaded with the registers.
         self.adopt_clock();
         self.resident.store(true, Ordering::Relaxed);

@@ -9,6 +9,7 @@ extern crate alloc;
 use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
 
+use ::vm::stolen::Stolen;
 use hw::sync::PreemptGuard;
 use hw::sysreg;
 use hw::vcpu::VcpuContext;
@@ -168,7 +169,7 @@ impl Vcpu {
             number,
             registers,
             physical_timer: physical,
-            stolen: kept.stolen,
+            stolen: kept.stolen.0,
             stolen_frequency: host.counter.0,
         })
     }
@@ -196,7 +197,7 @@ impl Vcpu {
         put.map_err(|unfit| sentence!("{unfit}"))?;
         drop(general);
         self.time.lock().restore_physical(physical_timer).map_err(|refused| sentence!("{refused}"))?;
-        self.vm.write_stolen_time(self.id, saved.stolen_here(host.counter.0));
+        self.vm.write_stolen_time(self.id, Stolen(saved.stolen_here(host.counter.0)));
         Ok(())
     }
 
@@ -215,6 +216,6 @@ impl Vcpu {
         *self.general.lock() = context.general();
         // Pairs with the looks of its thread, which sleeps.
         self.requests.fetch_and(!request::SERROR, Ordering::AcqRel);
-        self.vm.write_stolen_time(self.id, 0);
+        self.vm.write_stolen_time(self.id, Stolen::default());
     }
 }

@@ -5,6 +5,7 @@
 
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
+use ::vm::stolen::{NotStolen, Stolen};
 use services::stolen_time::STOLEN_OFFSET;
 use spin::Once;
 use units::{Pa, VcpuId};
@@ -31,8 +32,8 @@ pub(crate) mod request {
 /// What is saved of a vCPU's handle.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Kept {
-    /// Ticks stolen from it.
-    pub(crate) stolen: u64,
+    /// What was stolen from it.
+    pub(crate) stolen: Stolen,
     /// It is to be given an SError when it goes on.
     pub(crate) pending_error: bool,
 }
@@ -51,9 +52,9 @@ pub struct VcpuHandle {
     pub(crate) requests: AtomicU32,
     /// How often the GIC model has been brought up to date, for threads that wait for it.
     pub(crate) syncs: AtomicU32,
-    /// Ticks that its thread has waited for a CPU and that were not stolen from the guest ([`::vm::stolen`]).
+    /// [`NotStolen`], of what its thread has waited for a CPU.
     pub(crate) not_stolen: AtomicU64,
-    /// Ticks stolen from it, as its record says.
+    /// [`Stolen`], as its record says.
     pub(crate) stolen: AtomicU64,
     thread: Once<&'static Thread>,
 }
@@ -144,8 +145,9 @@ impl VcpuHandle {
 
     /// The VM starts: nothing has been stolen from this vCPU yet, and its record, which is new, says so.
     pub(crate) fn forget_stolen_time(&self) {
-        self.not_stolen.store(self.thread().wait_time(), Ordering::Relaxed);
-        self.stolen.store(0, Ordering::Relaxed);
+        let nothing = Stolen::default();
+        self.not_stolen.store(NotStolen::when(self.thread().wait_time(), nothing).0, Ordering::Relaxed);
+        self.stolen.store(nothing.0, Ordering::Relaxed);
     }
 
     /// What of it goes into a saved VM. It stands still.
@@ -171,13 +173,13 @@ impl VcpuHandle {
         // Pairs with the addition in `sched::ask`. The other requests are made again where it goes on: it looks at its interrupts and
         // timers, its devices take up what is unfinished, and whether it stops or stands still is its VM's life.
         let requests = requests.load(Ordering::Acquire);
-        Kept { stolen: stolen.load(Ordering::Relaxed), pending_error: requests & request::SERROR != 0 }
+        Kept { stolen: Stolen(stolen.load(Ordering::Relaxed)), pending_error: requests & request::SERROR != 0 }
     }
 
-    /// Makes its stolen time `ticks`, also in its `record`, where it is in its guest's `nanoseconds`. It stands still; from then on
+    /// Makes its `stolen` time this, also in its `record`, where it is in its guest's `nanoseconds`. It stands still; from then on
     /// its own thread looks after both.
-    pub(crate) fn set_stolen_time(&self, record: Option<Pa>, ticks: u64, nanoseconds: u64) {
-        self.stolen.store(ticks, Ordering::Relaxed);
+    pub(crate) fn set_stolen_time(&self, record: Option<Pa>, stolen: Stolen, nanoseconds: u64) {
+        self.stolen.store(stolen.0, Ordering::Relaxed);
         if let Some(record) = record {
             hw::memory::write_word(Pa(record.0 + STOLEN_OFFSET), nanoseconds);
         }
@@ -185,8 +187,8 @@ impl VcpuHandle {
 
     /// Ticks of the counter for which it could have run since the VM's start and did not.
     #[must_use]
-    pub(crate) fn stolen_time(&self) -> u64 {
-        self.stolen.load(Ordering::Relaxed)
+    pub(crate) fn stolen_time(&self) -> Stolen {
+        Stolen(self.stolen.load(Ordering::Relaxed))
     }
 
     /// Forgets that it was to be given an SError.

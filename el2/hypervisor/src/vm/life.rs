@@ -200,8 +200,8 @@ impl Vm {
     }
 
     /// `vcpu` stands still for as long as the VM is paused, or until it is to leave. Its registers are in memory; called by
-    /// its thread. For how long that waited for a CPU meanwhile, in the host's ticks: nobody stole that time from the guest.
-    pub(crate) fn stand_still(&self, vcpu: &VcpuHandle) -> u64 {
+    /// its thread. What that waited for a CPU meanwhile: nobody stole that time from the guest.
+    pub(crate) fn stand_still(&self, vcpu: &VcpuHandle) -> PausedWait {
         let mut life = self.life();
         let mut clock = self.clock.lock();
         clock.leave(Ticks(sysreg::cntpct_el0()));
@@ -221,7 +221,7 @@ impl Vm {
         // Under the lock of its life, so that no pause comes between: the clock would stop though this vCPU goes on.
         self.clock.lock().enter();
         drop(life);
-        wait.ticks()
+        wait
     }
 
     /// What `vcpu`'s thread does next; waits until there is something.

@@ -12,6 +12,7 @@ use alloc::vec::Vec;
 
 use ::devices::Change;
 use ::vm::SavedLife;
+use ::vm::stolen::Stolen;
 use clock::{GuestClock, VmClock};
 use machine::Timers;
 use pack::{Boxed, Damaged, Reader, Writer};
@@ -200,9 +201,9 @@ impl Vm {
     }
 
     /// Sets a vCPU's record of stolen time, which it brings up to date itself whenever it runs.
-    pub(crate) fn write_stolen_time(&self, vcpu: VcpuId, ticks: u64) {
+    pub(crate) fn write_stolen_time(&self, vcpu: VcpuId, stolen: Stolen) {
         if let Some(handle) = self.vcpus().get(vcpu.index()) {
-            handle.set_stolen_time(self.record(vcpu), ticks, self.nanoseconds(ticks));
+            handle.set_stolen_time(self.record(vcpu), stolen, self.nanoseconds(stolen.0));
         }
     }
 }
