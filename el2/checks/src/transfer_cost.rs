@@ -16,7 +16,7 @@ use snapshot::file::{Content, FileError, PAGE, PAGES_OF_A_PIECE, Pieces, Reader,
 use undercroft::host::text::Sentence;
 use undercroft::link::transfer::{Transfer, Written};
 use undercroft::sched::{self, Thread};
-use undercroft::vm::{self, Vm};
+use undercroft::vm::{self, Then, Vm};
 use units::PAGE_SIZE;
 
 use crate::selftest;
@@ -130,7 +130,7 @@ fn measure(from: &'static Vm, to: &'static Vm) -> Result<Cost, Sentence> {
     let end = pieces.end().map_err(wrong)?;
     timed(&mut cost.restore, || {
         sending.send(&end)?;
-        sending.restoring.restore_end(to, true)
+        sending.restoring.restore_end(to, Then::StandsStill)
     })?;
     Ok(cost)
 }

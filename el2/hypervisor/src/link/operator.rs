@@ -20,7 +20,7 @@ use vmware::{Service, Shutdown};
 use crate::host::text::{Sentence, sentence};
 use crate::host::{self, wall_clock};
 use crate::link::transfer::{Transfer, Written};
-use crate::vm::{self, Vm};
+use crate::vm::{self, Then, Vm};
 
 /// How long tools that poll may take to set their guest's clock, in milliseconds. The tool that asks waits a little longer.
 const PATIENCE: u64 = 15_000;
@@ -191,7 +191,10 @@ impl Operator {
                     tell(Answer::Wanted { piece });
                 }
             }
-            Ask::RestoreEnd { pause } => self.transfer.restore_end(vm, pause)?,
+            Ask::RestoreEnd { pause } => {
+                let then = if pause { Then::StandsStill } else { Then::GoesOn };
+                self.transfer.restore_end(vm, then)?;
+            }
             Ask::EndTransfer => self.transfer.end(vm)?,
             Ask::Machine => {
                 let mut out = Writer::new();

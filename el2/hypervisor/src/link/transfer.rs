@@ -40,7 +40,7 @@ use crate::host::{self, wall_clock};
 use crate::link::{arrivals, carrier};
 use crate::vcpu::saved::Still;
 use crate::vm::guest_memory::GuestRam;
-use crate::vm::{Stop, Vm};
+use crate::vm::{Stop, Then, Vm};
 
 mod ends;
 
@@ -306,8 +306,8 @@ impl Transfer {
 
     /// All of the file is there: the state is put in, and the VM goes on, or stands still.
     #[inline(never)]
-    pub fn restore_end(&mut self, vm: &Vm, pause: bool) -> Result<(), Sentence> {
-        let done = self.restoring(vm)?.end(pause);
+    pub fn restore_end(&mut self, vm: &Vm, then: Then) -> Result<(), Sentence> {
+        let done = self.restoring(vm)?.end(then);
         if let Err(why) = &done {
             self.give_up(why);
         }
@@ -681,7 +681,7 @@ impl Restoring {
 
     /// All has come.
     #[inline(never)]
-    fn end(&mut self, pause: bool) -> Result<(), Sentence> {
+    fn end(&mut self, then: Then) -> Result<(), Sentence> {
         let name = self.vm.config.name;
         if !self.runs.is_empty() || self.read < self.input.len() {
             return Err(sentence!("{name}: what came of the saved VM has not all been written yet"));
@@ -694,12 +694,12 @@ impl Restoring {
         if self.has_begun {
             log::info!("{name}: all of its memory has come");
             if let Some(life) = self.life {
-                self.vm.memory_has_come(life, pause);
+                self.vm.memory_has_come(life, then);
             }
             return Ok(());
         }
         self.put_in()?;
-        if !pause {
+        if then == Then::GoesOn {
             self.vm.resume();
         }
         Ok(())

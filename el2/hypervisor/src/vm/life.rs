@@ -19,7 +19,7 @@ use units::{Ticks, VcpuId};
 
 use super::guest_memory::GuestRam;
 use super::handle::{VcpuHandle, request};
-use super::{Fate, Life, NoState, Stop, Vm};
+use super::{Fate, Life, NoState, Stop, Then, Vm};
 use crate::host::text::{Sentence, sentence};
 use crate::host::{self, memory};
 use crate::output;
@@ -144,12 +144,12 @@ impl Vm {
     }
 
     /// All of the memory has come of its life number `number`: it stands still for none of it any more. If that life goes on it hears
-    /// of that, and stands still for the operator, if `pause` says so.
-    pub(crate) fn memory_has_come(&self, number: u32, pause: bool) {
+    /// of that, and goes on or stands still for the operator.
+    pub(crate) fn memory_has_come(&self, number: u32, then: Then) {
         let mut life = self.life();
         if life.fate(number) == Fate::Lives {
             self.devices.memory_has_come(self);
-            if pause {
+            if then == Then::StandsStill {
                 self.pause_under(&mut life);
             }
         }

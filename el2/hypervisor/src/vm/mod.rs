@@ -63,6 +63,15 @@ pub(crate) type Life = ::vm::Life<Sentence>;
 /// What has become of one.
 pub(crate) type Fate = ::vm::Fate<Sentence>;
 
+/// What a VM does as soon as it has been restored.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Then {
+    /// It goes on.
+    GoesOn,
+    /// It stands still until the operator lets it go on.
+    StandsStill,
+}
+
 /// A VM is being restored, and its state is still to be put in.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct NoState;

@@ -12,7 +12,7 @@ use abi::link::request::Over;
 
 use super::Restoring;
 use crate::host::text::{Sentence, sentence};
-use crate::vm::{Fate, Stop};
+use crate::vm::{Fate, Stop, Then};
 
 impl Restoring {
     /// Whether the guest has ended the life that it was restored to, and how.
@@ -37,7 +37,7 @@ impl Restoring {
         let Some(life) = self.life else { return };
         if self.has_begun && self.vm.ram.lock().has_all_come() {
             // All that is missing is that somebody says so.
-            return self.vm.memory_has_come(life, false);
+            return self.vm.memory_has_come(life, Then::GoesOn);
         }
         let stop = if self.has_begun {
             Stop::Crashed(sentence!("its memory has not all come: {why}"))
