@@ -5,7 +5,7 @@
 //! They are *listed*: their code lies in the section `.text.nopreempt`, each with its start and end in a table, and the
 //! interrupt entry compares the address it will return to with that table. The interrupt itself is handled at once. If it
 //! asks for a preemption and the address is listed, the preemption is only noted, in the CPU's own area
-//! ([`crate::percpu::PerCpu::preempt_pending`]).
+//! ([`crate::percpu::Area::preempt_pending`]).
 //!
 //! A listed leaf ends with a branch to `nopreempt_leave`, which is not listed and looks at the note: one load when
 //! there is none. As the range ends before that look, an interrupt that comes after the leaf's last instruction
@@ -18,7 +18,7 @@ use core::arch::global_asm;
 use core::mem::offset_of;
 use core::sync::atomic::Ordering;
 
-use crate::percpu::{ALIAS, PerCpu, this_cpu};
+use crate::percpu::{ALIAS, Area, this_cpu};
 use crate::sync::{are_irqs_masked, without_irqs};
 
 global_asm!(
@@ -131,8 +131,8 @@ forced_entry:
     .popsection
     "#,
     alias = const ALIAS >> 32,
-    pair = const offset_of!(PerCpu, zeroed),
-    pending = const offset_of!(PerCpu, preempt_pending),
+    pair = const offset_of!(Area, zeroed),
+    pending = const offset_of!(Area, preempt_pending),
     deferred = sym deferred,
 );
 
@@ -197,7 +197,7 @@ extern "C" fn deferred() {
 
 /// The preemption that was noted happens now, unless another interrupt saw to it in between. Not while IRQs are masked:
 /// then whoever let the thread mask them holds more than it may be moved with, and the CPU's request to look at its queue
-/// ([`PerCpu::reschedule`]) stays until it does.
+/// ([`Area::reschedule`]) stays until it does.
 #[cold]
 pub(crate) fn preempt_now() {
     if are_irqs_masked() {

@@ -9,6 +9,7 @@
 //! The alias must not be cached across something that may move the thread: accessors read it afresh each time.
 
 use core::cell::UnsafeCell;
+use core::ops::Deref;
 use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
 use units::{CpuId, Pa};
 
@@ -22,10 +23,22 @@ pub type InterruptHook = extern "C" fn(return_address: u64);
 /// What runs when a preemption was deferred to the end of listed code (`nopreempt`), with IRQs masked.
 pub type PreemptHook = fn();
 
-/// One CPU's area. The first fields are used by the vectors, by offset. It ends where its last field does: what is left of the
-/// page is nobody's, in the image that ships.
+/// One CPU's page. The area is at its start; what is left is nobody's, in the image that ships.
 #[repr(C, align(4096))]
-pub struct PerCpu {
+pub struct PerCpu(Area);
+
+impl Deref for PerCpu {
+    type Target = Area;
+
+    #[inline(always)]
+    fn deref(&self) -> &Area {
+        &self.0
+    }
+}
+
+/// One CPU's area. The first fields are used by the vectors, by offset.
+#[repr(C)]
+pub struct Area {
     /// The vCPU whose EL1 state is in this CPU's registers; what an exit stores the guest's registers into.
     pub(crate) vcpu: AtomicPtr<VcpuContext>,
     /// By how many rounds a guest's branch history is overwritten here; 0 if the CPU's own instruction does it, or nothing
@@ -63,6 +76,11 @@ pub struct PerCpu {
     pub affinity: u64,
 }
 
+// Both images have the same area, so one field that only checks use would ship. Whoever adds a field that every CPU needs changes the
+// number; what only checks need has its place behind the area (`selftest`).
+const _: () =
+    assert!(size_of::<Area>() == 136, "the per-CPU area has another size: is what was added for more than checks?");
+
 // SAFETY: the plain fields are written once before the CPU runs with this area; the `UnsafeCell`s likewise, by the CPU
 // itself with IRQs masked; everything else is atomic.
 unsafe impl Sync for PerCpu {}
@@ -70,7 +88,7 @@ unsafe impl Sync for PerCpu {}
 impl PerCpu {
     /// An area for `cpu`, to be written into its page before the CPU starts.
     pub(crate) const fn new(cpu: CpuId, affinity: u64, emergency_stack: u64) -> Self {
-        Self {
+        Self(Area {
             vcpu: AtomicPtr::new(core::ptr::null_mut()),
             history_rounds: AtomicU64::new(0),
             workaround: AtomicU32::new(0),
@@ -88,9 +106,11 @@ impl PerCpu {
             unpreemptible: AtomicU32::new(0),
             redistributor: AtomicU64::new(0),
             affinity,
-        }
+        })
     }
+}
 
+impl Area {
     /// See [`PreemptHook`].
     pub(crate) fn preempt_hook(&self) -> Option<PreemptHook> {
         // SAFETY: written once, by `set_hooks`, before listed code runs on this CPU.

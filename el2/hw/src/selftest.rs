@@ -10,7 +10,7 @@ use units::{CpuId, IntId, Trigger, Va};
 
 use crate::gic;
 use crate::mmu;
-use crate::percpu::{self, ALIAS, PerCpu, this_cpu};
+use crate::percpu::{self, ALIAS, Area, PerCpu, this_cpu};
 use crate::stack;
 use crate::sysreg::{self, isb};
 
@@ -98,7 +98,7 @@ undefined_instruction:
     .popsection
     "#,
     alias = const ALIAS >> 32,
-    cpu = const offset_of!(PerCpu, cpu),
+    cpu = const offset_of!(Area, cpu),
     counter = const place_of(counter::ALIAS),
     contrast = const place_of(counter::REGISTER),
     exclusive = const place_of(counter::EXCLUSIVE),
@@ -107,7 +107,7 @@ undefined_instruction:
 
 /// Where the functions here count, in each CPU's own page: at its end, of which the area uses nothing.
 const COUNTERS: usize = size_of::<PerCpu>() - size_of::<[AtomicU64; counter::ALL]>();
-const _: () = assert!(offset_of!(PerCpu, affinity) + size_of::<u64>() <= COUNTERS, "the area's last field is there");
+const _: () = assert!(size_of::<Area>() <= COUNTERS, "the area reaches to where the self-test counts");
 
 const fn place_of(which: usize) -> usize {
     COUNTERS + which * size_of::<AtomicU64>()
@@ -131,7 +131,7 @@ pub mod counter {
 #[must_use]
 pub fn counted(cpu: CpuId, which: usize) -> u64 {
     let Some(area) = percpu::address_of(cpu).filter(|_| which < counter::ALL) else { return 0 };
-    // SAFETY: the page of an area is never unmapped; the counters are in it, aligned, behind all that `PerCpu` uses, and nothing
+    // SAFETY: the page of an area is never unmapped; the counters are in it, aligned, behind the area, and nothing
     // but this and the functions here reads or writes them.
     let counter: &AtomicU64 = unsafe { &*core::ptr::with_exposed_provenance(area + place_of(which)) };
     counter.load(Ordering::Relaxed)

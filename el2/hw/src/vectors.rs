@@ -23,7 +23,7 @@ use core::arch::global_asm;
 use core::mem::offset_of;
 
 use crate::crash::{Frame, crash_entry};
-use crate::percpu::{ALIAS, PerCpu};
+use crate::percpu::{ALIAS, Area};
 use crate::sysreg;
 use crate::vcpu::VcpuContext;
 
@@ -300,14 +300,14 @@ own_fault_common:
     .popsection
     "#,
     alias = const ALIAS >> 32,
-    vcpu = const offset_of!(PerCpu, vcpu),
+    vcpu = const offset_of!(Area, vcpu),
     exit_hook = sym undercroft_exit,
-    workaround = const offset_of!(PerCpu, workaround),
-    rounds = const offset_of!(PerCpu, history_rounds),
-    interrupt_hook = const offset_of!(PerCpu, interrupt_hook),
-    faulting_sp = const offset_of!(PerCpu, faulting_sp),
-    emergency = const offset_of!(PerCpu, emergency_stack),
-    scratch = const offset_of!(PerCpu, scratch),
+    workaround = const offset_of!(Area, workaround),
+    rounds = const offset_of!(Area, history_rounds),
+    interrupt_hook = const offset_of!(Area, interrupt_hook),
+    faulting_sp = const offset_of!(Area, faulting_sp),
+    emergency = const offset_of!(Area, emergency_stack),
+    scratch = const offset_of!(Area, scratch),
     frame_size = const size_of::<Frame>(),
     crash = sym crash_entry,
 );
