@@ -17,11 +17,12 @@ mod switch_cost;
 mod transfer_cost;
 mod wander;
 
+use abi::calls::arm::SMCCC_ARCH_WORKAROUND_1;
 use abi::check_arguments::{CheckArguments, SelfTest};
+use hw::speculation::Means;
 use platform::Platform;
 use spin::Once;
 use undercroft::exit::checks::{Checks, Place};
-use undercroft::host::speculation;
 use undercroft::vcpu::Vcpu;
 
 static ARGUMENTS: Once<CheckArguments> = Once::new();
@@ -38,7 +39,6 @@ impl Checks for Image {
         let arguments = *ARGUMENTS.call_once(|| CheckArguments::parse(text));
         log::info!("this image has checks of the hypervisor in it, and can be told to crash: it is for tests alone");
         if arguments.calls_firmware {
-            speculation::call_always();
             log::info!("speculation: every exit calls firmware, as the boot argument vectors=calling wants it");
         }
         if arguments.tdcc_in_hardware {
@@ -53,6 +53,10 @@ impl Checks for Image {
     fn cpus_to_start(others: usize) -> usize {
         // The self-test of late CPUs starts the last one itself.
         if arguments().selftest == SelfTest::PerCpu { others.saturating_sub(1) } else { others }
+    }
+
+    fn against_prediction(needed: Means) -> Means {
+        if arguments().calls_firmware { Means::Call(SMCCC_ARCH_WORKAROUND_1) } else { needed }
     }
 
     fn replace_vms(platform: &Platform<'static>) -> bool {

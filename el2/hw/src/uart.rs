@@ -5,7 +5,8 @@
 //! a full FIFO; from then on bytes are dropped, and counted, until the transmitter takes one.
 
 use core::cell::UnsafeCell;
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use core::ptr;
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
 
 use drivers::{ConsoleKind, Uart};
 use units::{Pa, Patience, Range, Ticks};
@@ -19,18 +20,17 @@ const PATIENCE_MILLISECONDS: u64 = 300;
 const LOOKS: u32 = 50_000_000;
 
 struct Handle(UnsafeCell<Option<Uart<Region>>>);
-// SAFETY: `init` writes it before the MMU is on, when one CPU runs and takes no interrupts, and only while `IS_SET` is false;
-// everybody else reads it, and only while that is true.
+// SAFETY: `init` writes it before the MMU is on, when one CPU runs and takes no interrupts, and only while `CURRENT` is null;
+// everybody else reads it, and only through that.
 unsafe impl Sync for Handle {}
 
 static UART: Handle = Handle(UnsafeCell::new(None));
-static IS_SET: AtomicBool = AtomicBool::new(false);
+/// The one that is used; null while there is none.
+static CURRENT: AtomicPtr<Uart<Region>> = AtomicPtr::new(ptr::null_mut());
 /// That time in ticks of the counter.
 static LONGEST_WAIT: AtomicU64 = AtomicU64::new(0);
 /// The transmitter did not take a byte in time, and has taken none since.
 static STUCK: AtomicBool = AtomicBool::new(false);
-/// For the self-test: the transmitter is to be taken for full.
-static PRETENDS_FULL: AtomicBool = AtomicBool::new(false);
 /// Bytes that were dropped, ever.
 static DROPPED: AtomicU64 = AtomicU64::new(0);
 
@@ -40,7 +40,7 @@ static DROPPED: AtomicU64 = AtomicU64::new(0);
 /// # Errors
 /// When there can be none.
 pub fn init(kind: ConsoleKind, range: Range<Pa>) -> Result<(), RegionError> {
-    if boot::is_virtual() || IS_SET.load(Ordering::Relaxed) {
+    if boot::is_virtual() || !CURRENT.load(Ordering::Relaxed).is_null() {
         return Ok(());
     }
     let uart = Uart::new(kind, Region::open(range)?)?;
@@ -48,27 +48,33 @@ pub fn init(kind: ConsoleKind, range: Range<Pa>) -> Result<(), RegionError> {
     // Now, since CNTFRQ_EL0 may be what a guest is told, once guests run.
     LONGEST_WAIT.store(sysreg::cntfrq_el0() * PATIENCE_MILLISECONDS / 1000, Ordering::Relaxed);
     // SAFETY: nobody else runs yet, and nobody has read it (see `Handle`).
-    unsafe { *UART.0.get() = Some(uart) };
+    let uart: &Uart<Region> = unsafe { (*UART.0.get()).insert(uart) };
     // Pairs with the load in `uart`, of this CPU and of those that are started later. A store: before the MMU is on a CPU need not
     // be able to do more with an atomic.
-    IS_SET.store(true, Ordering::Release);
+    CURRENT.store(ptr::from_ref(uart).cast_mut(), Ordering::Release);
     Ok(())
 }
 
 fn uart() -> Option<&'static Uart<Region>> {
-    // Pairs with the store in `init`.
-    if !IS_SET.load(Ordering::Acquire) {
-        return None;
-    }
-    // SAFETY: it was written, and is never again.
-    unsafe { (*UART.0.get()).as_ref() }
+    // Pairs with the store in `init`, and the swap in `exchange`.
+    let current = CURRENT.load(Ordering::Acquire);
+    // SAFETY: null, or what lives for ever and is only read: what `init` has written, and never will again, or what `exchange` was given.
+    unsafe { current.as_ref() }
+}
+
+/// From now on `uart` is the one that is used. Returns the one that was. Only the self-test does this.
+pub fn exchange(uart: &'static Uart<Region>) -> Option<&'static Uart<Region>> {
+    // Pairs with the loads in `uart`, and the store in `init`.
+    let before = CURRENT.swap(ptr::from_ref(uart).cast_mut(), Ordering::AcqRel);
+    // SAFETY: as in `uart`.
+    unsafe { before.as_ref() }
 }
 
 /// Sends one byte if there is room; says whether it did. True, too, when there is no UART at all.
 #[must_use]
 pub fn try_send(byte: u8) -> bool {
     let Some(uart) = uart() else { return true };
-    !PRETENDS_FULL.load(Ordering::Relaxed) && uart.try_send(byte)
+    uart.try_send(byte)
 }
 
 /// Sends one byte. Waits for room, but not for ever: a byte for which there is none in time is dropped.
@@ -102,11 +108,6 @@ pub fn dropped() -> u64 {
 #[must_use]
 pub fn is_stuck() -> bool {
     STUCK.load(Ordering::Relaxed)
-}
-
-/// For the self-test: lets the transmitter look full, or itself again.
-pub fn pretend_full(full: bool) {
-    PRETENDS_FULL.store(full, Ordering::Relaxed);
 }
 
 /// The next byte that arrived, if any. Whoever finds none is told of the next by an interrupt, if those are enabled.

@@ -222,7 +222,7 @@ fn join<C: Checks>(platform: &Platform<'_>, mpidr: u64) -> Plan {
         None => refuse(format_args!("CPU {mpidr:#x} has no Redistributor in the device tree")),
     }
     percpu::set_hooks(interrupts::interrupt_in_el2::<C>, interrupts::preempt_deferred::<C>);
-    let plan = speculation::init_cpu();
+    let plan = speculation::init_cpu(C::against_prediction);
     sched::join();
     plan
 }

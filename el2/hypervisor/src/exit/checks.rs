@@ -3,6 +3,7 @@
 //! It is a type, not a table of functions: each image is compiled with its own, and [`Nothing`] leaves no instruction behind, nor
 //! a word in memory. `cargo xtask test` looks for that.
 
+use hw::speculation::Means;
 use platform::Platform;
 
 use crate::vcpu::Vcpu;
@@ -25,6 +26,12 @@ pub trait Checks: 'static {
     #[must_use]
     fn cpus_to_start(others: usize) -> usize {
         others
+    }
+
+    /// A CPU joins that needs these means against its predictors. Which it uses.
+    #[must_use]
+    fn against_prediction(needed: Means) -> Means {
+        needed
     }
 
     /// Whether the host runs something else than VMs, which is started here and runs once the caller is the idle thread.

@@ -3,7 +3,7 @@
 pub(crate) mod entropy;
 mod facts;
 pub mod memory;
-pub mod speculation;
+pub(crate) mod speculation;
 pub mod text;
 pub(crate) mod wall_clock;
 

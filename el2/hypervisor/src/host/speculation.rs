@@ -2,7 +2,7 @@
 //! for each CPU when it joins ([`cpu::speculation`]), done by its vectors ([`hw::speculation`]), and reported to
 //! guests.
 
-use core::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use core::sync::atomic::{AtomicU8, Ordering};
 
 use abi::calls::arm::{SMCCC_ARCH_WORKAROUND_1, SMCCC_ARCH_WORKAROUND_2, SMCCC_ARCH_WORKAROUND_3};
 use cpu::id::HostIds;
@@ -18,16 +18,8 @@ const NOT_REQUIRED: u8 = 0;
 const REQUIRED: u8 = 1;
 const UNKNOWN: u8 = 2;
 
-/// For tests: every CPU calls its firmware, as if it needed to.
-static CALLS_ALWAYS: AtomicBool = AtomicBool::new(false);
-
-/// For tests: every CPU that joins from now on calls its firmware at each exit, as if it needed to.
-pub fn call_always() {
-    CALLS_ALWAYS.store(true, Ordering::Relaxed);
-}
-
-/// Finds out what this CPU needs, and sees to it from its next exception on. IRQs are masked.
-pub(crate) fn init_cpu() -> Plan {
+/// Finds out what this CPU needs, and sees to it from its next exception on, by the means that `choose` makes of those. IRQs are masked.
+pub(crate) fn init_cpu(choose: impl FnOnce(Means) -> Means) -> Plan {
     let offer = |function| Offer::from_answer(architecture_feature(function));
     let firmware = Firmware {
         branch_targets: offer(SMCCC_ARCH_WORKAROUND_1),
@@ -42,12 +34,11 @@ pub(crate) fn init_cpu() -> Plan {
     if plan.store_bypass == StoreBypass::Firmware {
         firmware::call(SMCCC_ARCH_WORKAROUND_2, 1);
     }
-    apply(match plan.vectors() {
-        _ if CALLS_ALWAYS.load(Ordering::Relaxed) => Means::Call(SMCCC_ARCH_WORKAROUND_1),
+    apply(choose(match plan.vectors() {
         VectorTable::Plain => Means::Nothing,
         VectorTable::Clearing(rounds) => Means::Clear(rounds),
         VectorTable::Calling(function) => Means::Call(function),
-    });
+    }));
     // The least of all CPUs, so each adds to it, and all that start have done so before there are guests: a guest that asked sooner would
     // be told what its next CPU does not keep.
     for (told, offer) in TOLD.iter().zip(plan.for_guests()) {
