@@ -49,6 +49,8 @@ fn touch_and_read(vcpu: &'static Vcpu, at: Ipa, into: &mut [u8]) -> Result<(), R
     if !vcpu.vm.plan.ram().contains(at) {
         return Err(RamError::Outside(at));
     }
+    // Before the lock, under which no memory is made ready. What is still to come then is refused by the read, and the guest makes its
+    // access again.
     vcpu.vm.touch(Missing { at, what: Use::Look });
     vcpu.vm.ram.lock().read(at, into)
 }
@@ -124,6 +126,8 @@ fn without_table(
     if let Some(level) = table_walk::level_without_memory(&regime(), va, read) {
         return Err(AbortKind::ExternalOnWalk(level));
     }
+    // The CPU has the last word: another vCPU may have changed the tables since, and following them here made memory ready, and no more. If
+    // it finds none again, the guest is changing them.
     match look_up(va, rights, direction) {
         Outcome::Place { ipa, memory } => Ok((ipa, memory)),
         Outcome::Refused(kind) => Err(kind),

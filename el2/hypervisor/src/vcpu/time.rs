@@ -127,7 +127,8 @@ pub(super) fn traps_virtual(controls: &Controls) -> bool {
     controls.scaled_time.is_some_and(|time| time.cnthctl & CNTHCTL_EL1TVCT != 0)
 }
 
-/// What the counter shows, for the short path: written by the vCPU's own thread alone, before its guest is entered.
+/// What the counter shows, for the short path. The four words belong together, and are written while nobody reads them: by the vCPU's own
+/// thread before its guest is entered, and by whoever restores the VM while that thread sleeps, which the lock of the VM's life orders.
 pub(super) struct View {
     offset: AtomicU64,
     multiplier: AtomicU64,
@@ -163,7 +164,8 @@ impl View {
 }
 
 impl Vcpu {
-    /// Goes by the VM's clock as it is now. It is not loaded.
+    /// Goes by the VM's clock as it is now. It is not loaded: the offset goes into the registers with its state, and the guest would see
+    /// the old count in those that do not trap, and the new one in those that do.
     pub(super) fn adopt_clock(&self) {
         let mut time = self.time.lock();
         time.adopt(self.vm.clock());
@@ -211,6 +213,7 @@ impl Vcpu {
             TimerRegister::CompareValue => timer.write_compare(value),
             TimerRegister::TimerValue => timer.write_value(value, clock, now),
         }
+        // `update_timers` takes it again.
         drop(time);
         self.update_timers();
         None
@@ -219,7 +222,10 @@ impl Vcpu {
     /// The lines of the timers that are emulated follow their registers. It is loaded.
     pub(super) fn update_timers(&self) {
         let now = Ticks(sysreg::cntpct_el0());
+        // Before the alarm is set below: its deadline is over then, and the next one is known. For one that has passed, the alarm would go
+        // off at once, and again and again.
         let shared = self.vm.look_at_timer(now);
+        // A copy, so that the lock is not held while the GIC model's is. Only this thread changes the timers while the vCPU is loaded.
         let time = *self.time.lock();
         let line = |timer: EmulatedTimer| {
             if timer.is_asserted(&time.clock, now) { vgic::Line::High } else { vgic::Line::Low }
@@ -239,7 +245,9 @@ impl Vcpu {
             vgic::Line::High => None,
             vgic::Line::Low => timer.deadline(&time.clock, now),
         };
+        // By the same `now` as the lines: whatever comes due from then on has an alarm, if one in the past, which goes off at once.
         let own = earlier(pending(time.physical, physical), pending(time.virtual_, virtual_));
+        // There is one alarm for all of them: each time it is set, it is for the first, or the others' would be forgotten.
         if let Some(deadline) = earlier(own, self.vm.timer_at()) {
             sched::set_alarm(deadline);
         }
@@ -248,6 +256,7 @@ impl Vcpu {
     /// The VM's memory-mapped timer has another deadline, by what this vCPU wrote: it is asked to look at its timers then.
     pub(crate) fn follow_timer(&self) {
         let own = self.time.lock().deadline(Ticks(sysreg::cntpct_el0()));
+        // As in `update_timers`: its own deadline keeps its alarm.
         if let Some(deadline) = earlier(own, self.vm.timer_at()) {
             sched::set_alarm(deadline);
         }
@@ -262,6 +271,7 @@ impl Vcpu {
     /// It is switched off: the others look after the memory-mapped timer, of whose deadline they may not know.
     pub(super) fn hand_timer_over(&self) {
         if self.vm.timer_at().is_some() {
+            // All of them: whichever is switched off at the same moment hands over, too, and of those that stay on one has been asked.
             for other in self.vm.vcpus().iter().filter(|other| other.id != self.id) {
                 other.request(request::TIMER);
             }

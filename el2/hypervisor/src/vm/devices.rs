@@ -91,6 +91,8 @@ impl Keeper<ForEver> for Vm {
     ) -> R {
         let outside = Surroundings::of(self, held.slot);
         let result = held.wired.lock().work(&outside, |device| work(device, &outside));
+        // Its lines are in the GIC model by now: a vCPU looks once for each time that it is asked. Behind the device's lock, for which one
+        // that looks at once, and then accesses this device, would wait.
         self.refresh(outside.concerned());
         result
     }
@@ -132,6 +134,8 @@ impl Devices {
     /// Something happens to the machine, and to all devices.
     pub(crate) fn change(&self, vm: &Vm, change: Change) {
         let outside = Surroundings::of(vm, 0);
+        // One after the other, each under its own lock alone: a vCPU may be at work on any of them. It is the caller that sees to it that no
+        // change overtakes another, by the lock of the VM's life, or because no vCPU is in the guest.
         for (number, slot) in self.bus().slots().enumerate() {
             outside.pass_on_to(number);
             slot.enter(&mut |wired| wired.change(change, &outside));
@@ -175,6 +179,7 @@ impl Devices {
         // For each its own, and so its own share of accesses.
         for (slot, outside) in self.each(vm, surroundings) {
             slot.enter(&mut |wired| wired.poll(&outside));
+            // Not once for all: the next device's share may be long, and the guest would wait for this one's interrupt meanwhile.
             vm.refresh(outside.concerned());
             wait = Wait::and(wait, outside.wait());
         }
@@ -197,6 +202,8 @@ impl Devices {
     pub(crate) fn transmit_quickly(&self, vm: &Vm, byte: u8) -> bool {
         let Some(mut wired) = self.parts.uart().wired.try_lock_masked() else { return false };
         let uart = wired.device_quietly();
+        // The byte is pushed last of all that can fail, for then the long path does all of this anew. It is noted under the same lock:
+        // another vCPU's byte, or the console's thread, would find the flags of a UART that has not sent it.
         if !uart.model().transmits_quietly() || !vm.console.push_uart_quickly(byte) {
             return false;
         }
@@ -232,6 +239,8 @@ impl Devices {
     pub(crate) fn advance_timers(&self, vm: &Vm) -> VcpuSet {
         self.parts.timers().iter().fold(VcpuSet::EMPTY, |concerned, timer| {
             let outside = Surroundings::of(vm, timer.slot);
+            // The guest may set this timer, on another CPU, before or after: under the timer's lock its line and its deadline are of one
+            // state, and the deadline of the later one stands.
             timer.wired.lock().poll(&outside);
             concerned.union(outside.concerned())
         })

@@ -285,6 +285,8 @@ impl GuestRam {
     pub(crate) fn promote(ram: &PreemptLock<Self>, ipa: Ipa, point: Point) -> Result<(), RamError> {
         loop {
             let mut ram = ram.lock();
+            // The lock was free since the last piece, and a device's store may have taken execution from a page of the block again: what
+            // is missing is looked for anew.
             let rules = ram.rules(ram.policy, point);
             let preparation = ram.change(ipa, |tables, hardware| {
                 Ok(match tables.promote(hardware, ipa, rules)? {
@@ -306,6 +308,7 @@ impl GuestRam {
     fn rewrite(&mut self, to: Ipa, length: usize, mut store: impl FnMut(&Writable<'_>, usize)) -> Result<(), RamError> {
         // What the guest's caches see of it shows when it fetches.
         let rules = self.rules(self.policy, Point::Coherency);
+        // All under one lock: between taking execution away and the store, another vCPU's fetch would make the page executable as it was.
         let mut done = 0;
         while done < length {
             let at = to.checked_add(done as u64).ok_or(RamError::Outside(to))?;
@@ -325,6 +328,7 @@ impl GuestRam {
     pub(crate) fn build(ram: &PreemptLock<Self>) -> Result<Pa, RamError> {
         let mut off = ram.lock();
         let (vm, count) = (off.vm, (off.range.size / BLOCK_SIZE) as usize);
+        // An empty list meanwhile: whoever asks hears that there is no RAM. Nobody else builds, for the VM's life lets one thread do so.
         let mut blocks = mem::take(&mut off.blocks);
         drop(off);
         let runs = memory::allocate_guest(vm, count).map_err(RamError::Frames)?;
@@ -336,6 +340,7 @@ impl GuestRam {
         }
         let tables = Stage2::new(&mut Tables(vm)).map_err(RamError::Tables)?;
         let root = tables.root();
+        // Together: whoever finds a block maps it, and needs the tables, and the VMID by which to invalidate.
         let mut ram = ram.lock();
         ram.vttbr = stage2::vttbr_el2(root, vm.0 + 1);
         ram.tables = Some(tables);
@@ -368,6 +373,8 @@ impl GuestRam {
         off.coming = None;
         (off.mapped, off.executable) = (0, 0);
         drop(off);
+        // This also makes the CPUs forget what they know of the VMID, and so it comes before the caller gives the blocks to others: the VM's
+        // next life has the same one.
         if let Some(tables) = tables {
             tables.destroy(&mut Tables(vm), &mut Tlb(vttbr));
         }
@@ -453,6 +460,7 @@ impl GuestRam {
         let (at, place) = (ipa.align_down(BLOCK_SIZE), Range { start: block.pa, size: BLOCK_SIZE });
         let rules = self.rules(self.policy, Point::Unification);
         self.change(at, |tables, hardware| Ok(((), tables.show(hardware, at, place, rules)?)))?;
+        // Only now: where there was no memory for a table it is shown the next time that it is touched.
         if let Some(block) = self.blocks.get_mut(index) {
             block.state = State::Shown;
         }
@@ -494,7 +502,7 @@ impl GuestRam {
         self.rewrite(to, bytes.len(), |place, offset| physical::write(place, bytes.get(offset..).unwrap_or_default()))
     }
 
-    /// Reads a 16-bit ring index.
+    /// Reads a 16-bit ring index, before all later reads: the entries that it counts are those that the guest wrote before it.
     ///
     /// # Errors
     /// When it is not RAM, not aligned, or not shown yet.
