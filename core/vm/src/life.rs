@@ -54,15 +54,24 @@ enum Phase<R> {
     Ending(Stop<R>),
 }
 
-/// What has become of one of a VM's lives.
+/// What has become of one of a VM's lives: one answer for each end, whatever happens to the VM afterwards.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Fate<R> {
     /// It goes on.
     Lives,
-    /// It ends, or has ended, for this reason, and no other life begins by that.
+    /// It ends, or has ended, for this reason. If another life has begun since, that was somebody's wish.
     Ends(Stop<R>),
-    /// It ends, or has ended, and another one begins, or has begun.
+    /// It ends, or has ended, by a reset.
     Afresh,
+}
+
+impl<R: Clone> Fate<R> {
+    fn after(stop: &Stop<R>) -> Self {
+        match stop {
+            Stop::Reset | Stop::Restart => Self::Afresh,
+            Stop::PowerOff | Stop::Operator | Stop::Crashed(_) => Self::Ends(stop.clone()),
+        }
+    }
 }
 
 /// What a thread of a vCPU does next.
@@ -216,6 +225,9 @@ pub struct Life<R> {
     /// How often it has been started, and when it was last, in milliseconds.
     boots: u32,
     started_at: u64,
+    /// The number of the last life in which it was built for a state, and why that ended.
+    built: u32,
+    built_ended: Option<Stop<R>>,
     /// How many short lives it has had.
     restarts: Restarts,
 }
@@ -238,6 +250,8 @@ impl<R: Clone + PartialEq> Life<R> {
             again_until: 0,
             boots: 0,
             started_at: 0,
+            built: 0,
+            built_ended: None,
             restarts: Restarts::default(),
         }
     }
@@ -300,6 +314,7 @@ impl<R: Clone + PartialEq> Life<R> {
     pub fn is_built(&mut self, now: u64) -> &'static [Effect] {
         self.boots = self.boots.wrapping_add(1);
         self.started_at = now;
+        (self.built, self.built_ended) = (self.boots, None);
         self.machine.reset();
         if let Some(stop) = self.stop_next.take() {
             self.phase = Phase::Stopping(stop);
@@ -337,14 +352,16 @@ impl<R: Clone + PartialEq> Life<R> {
         }
     }
 
-    /// What has become of its life number `life`, in which it was built or has started.
+    /// What has become of its life number `life`, the last one in which it was built for a state, or the one that it lives.
     #[must_use]
     pub fn fate(&self, life: u32) -> Fate<R> {
-        match &self.phase {
+        match (&self.built_ended, &self.phase) {
+            // What has come since is another life's: the operator may have started it again.
+            (Some(stop), _) if self.built == life => Fate::after(stop),
             _ if self.boots != life => Fate::Afresh,
-            Phase::Running => Fate::Lives,
-            Phase::Booting | Phase::Stopping(Stop::Reset | Stop::Restart) => Fate::Afresh,
-            Phase::Stopping(stop) | Phase::Ending(stop) | Phase::Off(stop) => Fate::Ends(stop.clone()),
+            (_, Phase::Running) => Fate::Lives,
+            (_, Phase::Booting) => Fate::Afresh,
+            (_, Phase::Stopping(stop) | Phase::Ending(stop) | Phase::Off(stop)) => Fate::after(stop),
         }
     }
 
@@ -441,6 +458,10 @@ impl<R: Clone + PartialEq> Life<R> {
             Phase::Running => Stop::PowerOff,
             Phase::Off(_) | Phase::Booting | Phase::Ending(_) => return None,
         };
+        // Before it may become a restart, which is how the operator's wish is done: the guest has powered itself off.
+        if self.built == self.boots {
+            self.built_ended = Some(stop.clone());
+        }
         let is_to_start_again = now < core::mem::take(&mut self.again_until);
         let stop = if stop == Stop::PowerOff && is_to_start_again { Stop::Restart } else { stop };
         self.starts = [None; MAX_VCPUS];
@@ -487,6 +508,12 @@ impl<R: Clone + PartialEq> Life<R> {
     /// Its images could not be loaded, and what there was of them is taken apart again.
     pub fn failed(&mut self, reason: R) -> &'static [Effect] {
         self.stop_next = None;
+        // Of a life that a reset has ended no other one comes.
+        if let Some(Stop::Reset | Stop::Restart) = self.built_ended
+            && self.built == self.boots
+        {
+            self.built_ended = Some(Stop::Crashed(reason.clone()));
+        }
         self.phase = Phase::Off(Stop::Crashed(reason));
         &[Effect::Say(Saying::Stopped), Effect::Report]
     }

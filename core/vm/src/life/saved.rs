@@ -42,6 +42,8 @@ impl<R: Clone + PartialEq> Life<R> {
             again_until: _,
             boots: _,
             started_at: _,
+            built: _,
+            built_ended: _,
             restarts: _,
         } = self;
         let is_still = *phase == Phase::Running && *is_paused;

@@ -351,10 +351,27 @@ fn what_ends_a_life_is_known_at_any_moment_and_stops_no_other() {
         assert_eq!(life.left(VcpuId(0), 5), Some(End::Off));
         assert_eq!(life.fate(first), Fate::Ends(stop.clone()), "it is being taken apart");
         life.is_taken_apart();
-        assert_eq!(life.fate(first), Fate::Ends(stop));
+        assert_eq!(life.fate(first), Fate::Ends(stop.clone()));
         life.start();
-        assert_eq!(life.fate(first), Fate::Afresh, "its images are being loaded");
+        assert_eq!(life.fate(first), Fate::Ends(stop.clone()), "it is started again, and its images are being loaded");
+        life.started(start(0, 1), 6);
+        assert_eq!(life.fate(first), Fate::Ends(stop.clone()), "another life has begun");
+        life.stop(Stop::Reset);
+        assert_eq!(life.fate(first), Fate::Ends(stop.clone()), "another life ends");
+        life.next_task(VcpuId(0));
+        life.end(7);
+        assert_eq!((life.fate(first), life.boots()), (Fate::Ends(stop), first + 1), "a third life begins");
+        assert!(life.stop_in(first, Stop::Crashed("late")).is_empty() && !life.is_to_stop_at_once());
     }
+    // A start whose images cannot be loaded changes nothing about a life that was stopped before.
+    let mut life = restored();
+    let first = life.boots();
+    life.stop(Stop::Operator);
+    life.left(VcpuId(0), 5);
+    life.is_taken_apart();
+    life.start();
+    life.failed("no image");
+    assert_eq!(life.fate(first), Fate::Ends(Stop::Operator));
     // A reset whose images cannot be loaded any more.
     let mut life = restored();
     let first = life.boots();
@@ -362,4 +379,28 @@ fn what_ends_a_life_is_known_at_any_moment_and_stops_no_other() {
     life.left(VcpuId(0), 5);
     life.failed("no image");
     assert_eq!(life.fate(first), Fate::Ends(Stop::Crashed("no image")));
+}
+
+/// A guest powers itself off, and is started again because the operator has asked for that: it has powered itself off, whenever
+/// somebody asks what has become of it.
+#[test]
+fn a_power_off_that_is_followed_by_a_start_is_one_end() {
+    let powered_off = Fate::Ends(Stop::PowerOff);
+    let mut life = restored();
+    let first = life.boots();
+    life.start_again_until(100);
+    life.stop(Stop::PowerOff);
+    assert_eq!(life.fate(first), powered_off, "its vCPU is still in the guest");
+    assert!(matches!(life.left(VcpuId(0), 5), Some(End::Afresh { .. })));
+    assert_eq!(life.fate(first), powered_off, "it is taken apart, and its images are loaded");
+    life.started(start(0, 1), 6);
+    assert_eq!(life.fate(first), powered_off, "another life has begun");
+
+    // By CPU_OFF of its last vCPU, which is told as no reason before.
+    let mut life = restored();
+    let first = life.boots();
+    life.start_again_until(100);
+    assert_eq!(life.fate(first), Fate::Lives);
+    assert!(matches!(life.left(VcpuId(0), 5), Some(End::Afresh { .. })));
+    assert_eq!(life.fate(first), powered_off);
 }
