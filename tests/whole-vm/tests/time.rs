@@ -3,12 +3,18 @@
 
 use abi::bundle::Doors;
 use proptest::prelude::*;
+use snapshot::SavedVm;
 use units::VcpuId;
 use whole_vm::{Cause, Done, VcpuState, WholeVm};
 
 const FIRST: VcpuId = VcpuId(0);
 /// Ticks of the host's counter, and here of the guest's too. All times are whole ones of these, by which watchdogs go.
 const MILLISECOND: u64 = 1_000;
+
+/// Its guest may set watchdogs up.
+fn policy() -> Doors {
+    Doors { wfe: true, watchdog_choices: 0x1f, ..Doors::default() }
+}
 
 /// What happens, for so many milliseconds.
 #[derive(Clone, Copy, Debug)]
@@ -80,8 +86,7 @@ fn happens(vm: &mut WholeVm, event: Event) {
 
 /// Its guest sets a watchdog up that writes a line when so many milliseconds are over.
 fn watched(pause_stops_time: bool, timeout: u64) -> WholeVm {
-    let policy = Doors { wfe: true, watchdog_choices: 0x1f, ..Doors::default() };
-    let mut vm = WholeVm::running(policy, pause_stops_time);
+    let mut vm = WholeVm::running(policy(), pause_stops_time);
     let words = [abi::wfe::CONFIGURE, timeout, watchdog::Action::Log.number().into()];
     (0..).zip(words).for_each(|(number, value)| vm.set_register(FIRST, number, value));
     vm.exit(FIRST, Cause { esr: 0x07e0_0001, far: 0, hpfar: 0 });
@@ -137,15 +142,37 @@ fn a_long_pause_is_not_stolen() {
     assert!(has_bitten(&mut vm));
 }
 
-/// What was stolen goes with a VM that is moved, and what the thread of its vCPU waited where it came from does not.
-#[test]
-fn what_was_stolen_moves_along() {
+/// A VM from which 25 ms were stolen, saved.
+fn saved() -> SavedVm {
     let mut vm = watched(true, 1_000);
     [Event::Wait(20), Event::Pause(5)].into_iter().for_each(|event| happens(&mut vm, event));
-    let saved = vm.save().expect("it stands still");
+    assert_eq!(vm.stolen(FIRST), 25 * MILLISECOND);
+    vm.save().expect("it stands still")
+}
+
+/// What was stolen goes with a VM that is moved, into one that was never started: what its threads wait before its vCPU is in the guest
+/// is nobody's loss, and from then on it adds up.
+#[test]
+fn what_was_stolen_moves_along() {
+    let mut there = WholeVm::for_state(policy(), true);
+    there.wait_for_cpus(300 * MILLISECOND);
+    there.restore(saved()).expect("it is of the same shape");
+    there.wait_for_cpus(50 * MILLISECOND);
+    assert_eq!((there.place(FIRST), there.stolen(FIRST)), (VcpuState::Out, 25 * MILLISECOND));
+    there.delay(3 * MILLISECOND);
+    there.resume();
+    assert_eq!((there.place(FIRST), there.stolen(FIRST)), (VcpuState::In, 25 * MILLISECOND));
+    happens(&mut there, Event::Wait(40));
+    assert_eq!(there.stolen(FIRST), 65 * MILLISECOND);
+}
+
+/// It does so into one that has run: what was stolen from that one, and what its thread waited, is forgotten. That thread is in the pause
+/// of a guest already, so what it waits to go on is stolen.
+#[test]
+fn what_was_stolen_moves_into_one_that_ran() {
     let mut there = watched(true, 1_000);
     [Event::Wait(300), Event::Pause(7)].into_iter().for_each(|event| happens(&mut there, event));
-    there.restore(saved).expect("it is of the same shape");
+    there.restore(saved()).expect("it is of the same shape");
     [Event::Wait(50), Event::Resume(3), Event::Pass(10)].into_iter().for_each(|event| happens(&mut there, event));
     assert_eq!(there.stolen(FIRST), 28 * MILLISECOND);
 }
