@@ -55,6 +55,7 @@ fn main() -> ExitCode {
         scenario("sharing::masks_that_overlap", || across(2, &MASKS, 5)),
         scenario("sharing::what_sixty_three_others_cause_costs_nobody_else", what_others_cause),
         scenario("sharing::linux_is_told_what_was_stolen", stolen_time),
+        scenario("sharing::neither_a_start_nor_a_pause_is_stolen", others_time),
     ])
 }
 
@@ -345,6 +346,77 @@ fn stolen_time() -> Result<()> {
         run.console(name)?.send("exit\n")?;
     }
     run.finish(BOOT)
+}
+
+/// What a guest waits for its neighbour is stolen; what its vCPU's thread waits while it loads the guest's images, and how long a pause
+/// lasts, is not. What that thread waited, and how long the neighbour ran, the hypervisor counts by itself.
+fn others_time() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let images = folder.path().join("images");
+    std::fs::write(&images, vec![7; 64 << 20])?;
+    let guest = |name| guest::payload(name, "sharing", 1, "role=record");
+    let late = Vm { memory: 128 << 20, initrd: Some(images), ..guest("late")? };
+    let run = Host { cpus: 1, ..Host::default() }.start_coarse(vec![guest("other")?, late], SHIFT)?;
+    let at_first = number(&run, "late", "stolen at first ")? / 1000;
+    let begun = Times::of(&run, "late")?;
+    let loading = begun.waited - begun.stolen;
+    println!("{loading} ms were waited while its images were loaded, of which {at_first} were stolen: {begun:?}");
+    ensure!(loading > 100 && at_first * 10 < loading, "{at_first} of {loading} ms were stolen before it began");
+
+    let shared = run_for(&run, "late", 500)?.since(begun);
+    println!("beside its neighbour: {shared:?}");
+    ensure!(shared.stolen * 2 > shared.ran, "it shared its CPU, and little was stolen: {shared:?}");
+    ensure!(shared.waited.abs_diff(shared.stolen) * 20 <= shared.waited, "it waited, and was in no pause: {shared:?}");
+
+    let (pause, resume) = (Command::PauseVm { vm: run.vm("late")? }, Command::ResumeVm { vm: run.vm("late")? });
+    run.control(pause)?;
+    run.wait_for("late", SOON, |condition| *condition == Condition::Paused)?;
+    let (before, company) = (Times::of(&run, "late")?, Times::of(&run, "other")?);
+    let alone = run_for(&run, "other", 8000)?.since(company);
+    run.control(resume)?;
+    let paused = run_for(&run, "late", 100)?.since(before);
+    println!("its neighbour ran for {} ms in a pause: {paused:?}", alone.ran);
+    ensure!(paused.stolen * 2 < alone.ran, "in a pause of {} ms, and behind it: {paused:?}", alone.ran);
+    // Both are rounded.
+    ensure!(paused.stolen <= paused.waited + 1, "more was stolen than it waited: {paused:?}");
+    Ok(())
+}
+
+/// What the hypervisor's statistics say of a VM's first vCPU, in milliseconds.
+#[derive(Clone, Copy, Debug)]
+struct Times {
+    ran: u64,
+    waited: u64,
+    stolen: u64,
+}
+
+impl Times {
+    fn of(run: &Run, name: &str) -> Result<Self> {
+        let statistics = run.statistics(SOON)?;
+        let mut own = statistics.lines().skip_while(|line| !line.contains(&format!("{name}: started")));
+        let line = own.find(|line| line.contains("vCPU 0: ran ")).with_context(|| statistics.clone())?;
+        let mut times = line.split_whitespace().filter_map(|word| word.parse::<f64>().ok());
+        let mut next =
+            || times.next().map(|seconds| (seconds * 1000.0).round() as u64).with_context(|| line.to_owned());
+        Ok(Self { ran: next()?, waited: next()?, stolen: next()? })
+    }
+
+    const fn since(self, before: Self) -> Self {
+        Self { ran: self.ran - before.ran, waited: self.waited - before.waited, stolen: self.stolen - before.stolen }
+    }
+}
+
+/// Lets VM `name` run for so many milliseconds more, and says how long it has by then.
+fn run_for(run: &Run, name: &str, milliseconds: u64) -> Result<Times> {
+    let begin = Times::of(run, name)?;
+    for _ in 0..5000 {
+        let now = Times::of(run, name)?;
+        if now.ran >= begin.ran + milliseconds {
+            return Ok(now);
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    anyhow::bail!("{name} does not run: {begin:?}, and then {:?}", Times::of(run, name)?)
 }
 
 /// How many blocks VM `name` is shown, in the hypervisor's statistics.

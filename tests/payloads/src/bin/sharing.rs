@@ -7,6 +7,7 @@
 //! | `partner` | gives its CPU away, for ever; with the word `fp` it uses an FP register in between; starts after `settle=<ms>`, as `measure` does |
 //! | `sleep` | sleeps, for ever |
 //! | `count` | counts loops for `ms=<n>` of its virtual time, says how many, and how long it had a CPU; computes for `around=<ms>` before and after that, so that others who started earlier or later have the same company while they count |
+//! | `record` | says what its record has of stolen time when it begins, and then computes, for ever |
 //! | `bursts` | sleeps for `sleeps=<ms>` and computes for `ms=<n>`, in turn, for ever |
 //! | `full` | writes to every line of 64 bytes of its memory, then sleeps and wakes again and again, for ever |
 //! | `interactive` | after `settle=<ms>`, sleeps and wakes `times=<n>` times, and says how late it was at most |
@@ -31,9 +32,10 @@ fn main() {
         },
         Some("full") => full(),
         Some("count") => count(),
+        Some("record") => record(),
         Some("bursts") => bursts(),
         Some("interactive") => interactive(),
-        _ => Err("the command line has no role=measure, partner, sleep, full, count, bursts or interactive"),
+        _ => Err("the command line has no role=measure, partner, sleep, full, count, record, bursts or interactive"),
     };
     match result {
         Ok(()) => println!("payload: 1 passed, 0 failed, 0 skipped"),
@@ -114,6 +116,14 @@ fn count() -> Result<(), &'static str> {
     println!("counted {loops}");
     println!("had {} us", (after - before) / 1000);
     Ok(())
+}
+
+fn record() -> ! {
+    let stolen = memory::read64(psci::simple(PV_TIME_ST, [0; 3]) as u64 + 8);
+    println!("stolen at first {} us", stolen / 1000);
+    loop {
+        bench::spin(1000);
+    }
 }
 
 fn bursts() -> ! {
