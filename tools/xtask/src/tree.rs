@@ -3,9 +3,11 @@
 use anyhow::{Context, Result, bail};
 use std::ffi::OsStr;
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::io::{self, Write};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use tempfile::NamedTempFile;
 
 /// The name of the target that everything on bare metal is built for.
 pub(crate) const TARGET: &str = "aarch64-unknown-none-softfloat";
@@ -77,12 +79,43 @@ pub(crate) fn copy(from: &Path, place: &Path) -> Result<()> {
 
 fn replace_with(place: &Path, content: &[u8], mode: u32) -> Result<()> {
     let wrong = || format!("writing {}", place.display());
-    let mut fresh = tempfile::Builder::new();
-    // Less what the process's mask takes from it. What is left of one that was killed says what it was.
-    fresh.permissions(fs::Permissions::from_mode(mode)).suffix(".new");
-    let fresh = fresh.tempfile_in(place.parent().with_context(wrong)?).with_context(wrong)?;
-    fs::write(&fresh, content).with_context(wrong)?;
+    let folder = place.parent().with_context(wrong)?;
+    sweep(folder);
+    let mut fresh = begin(folder, mode).with_context(wrong)?;
+    fresh.write_all(content).with_context(wrong)?;
     fresh.persist(place).map(drop).with_context(wrong)
+}
+
+/// What the name of a file begins and ends with that is being written.
+const FRESH: (&str, &str) = (".tmp", ".new");
+
+/// A file of its own in `folder`, which is locked for as long as it is open: whoever is killed lets go of it.
+fn begin(folder: &Path, mode: u32) -> io::Result<NamedTempFile> {
+    let mut builder = tempfile::Builder::new();
+    // Less what the process's mask takes from it.
+    builder.permissions(fs::Permissions::from_mode(mode)).prefix(FRESH.0).suffix(FRESH.1);
+    loop {
+        let fresh = builder.tempfile_in(folder)?;
+        fresh.as_file().lock()?;
+        // Before it was locked, another one's `sweep` may have taken it for one that was left.
+        if fresh.as_file().metadata()?.nlink() > 0 {
+            return Ok(fresh);
+        }
+    }
+}
+
+/// Removes what is left in `folder` of those that were killed: what nobody has locked. Where that fails it stays, and does no harm.
+fn sweep(folder: &Path) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let is_fresh = |name: &str| name.starts_with(FRESH.0) && name.ends_with(FRESH.1);
+        if entry.file_name().to_str().is_some_and(is_fresh)
+            && let Ok(left) = fs::File::open(entry.path())
+            && left.try_lock().is_ok()
+        {
+            // It is locked meanwhile: whoever has just made it waits, and finds it gone.
+            let _ = fs::remove_file(entry.path());
+        }
+    }
 }
 
 /// Runs a command to its end; what it prints is seen.
@@ -112,8 +145,9 @@ pub(crate) fn words(command: &Command) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{copy, replace};
+    use super::{begin, copy, replace};
     use std::fs;
+    use std::io::Write;
     use std::os::unix::fs::PermissionsExt;
     use std::sync::Barrier;
     use std::thread;
@@ -140,6 +174,20 @@ mod tests {
         });
         let left: Vec<_> = fs::read_dir(folder.path()).expect("read").map(|entry| entry.expect("one").path()).collect();
         assert_eq!(left, [place]);
+    }
+
+    /// What somebody left who was killed goes; what somebody writes stays, and is whole.
+    #[test]
+    fn what_was_left_half_written_goes() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let [place, left] = ["demo.cpio", ".tmpAbCd.new"].map(|name| folder.path().join(name));
+        fs::write(&left, "half").expect("written");
+        let mut writing = begin(folder.path(), 0o644).expect("made");
+        replace(&place, b"whole").expect("written");
+        assert!(!left.exists(), "nobody writes it any more");
+        writing.write_all(b"whole too").expect("written");
+        writing.persist(&place).expect("nobody has taken it away");
+        assert_eq!(fs::read(&place).expect("read"), b"whole too");
     }
 
     #[test]
