@@ -2,6 +2,7 @@
 
 use super::{LOST, Operated, host};
 use abi::crc32c;
+use abi::link::Command;
 use abi::link::request::{Ask, MAX_BULK_CHUNK, Over};
 use anyhow::{Context, Result, ensure};
 use croft::control::{self, Order};
@@ -270,8 +271,15 @@ fn ends_itself_by_croft(host: &Operated, file: &Path) -> Result<()> {
     Ok(())
 }
 
+/// What its guest takes for no command.
+const LETTERS: &[u8] = b"abcdefghijklmnoqstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ";
+/// So many bytes wait at a console for a VM's state.
+const WAIT: usize = 256;
+/// What is typed there, in two pieces: more than wait.
+const TYPED: [usize; 2] = [200, 100];
+
 /// What comes from outside before a VM has its state is not lost behind the operator's back: what is typed waits for the guest for
-/// which it was typed, and all else is refused.
+/// which it was typed, in its order, as far as there is room; and all else is refused.
 fn waits_for_its_state(host: &Operated, file: &Path) -> Result<()> {
     let (vm, session) = (host.run.vm(EARLY)?, host.run.session());
     let bytes = std::fs::read(file)?;
@@ -288,28 +296,56 @@ fn waits_for_its_state(host: &Operated, file: &Path) -> Result<()> {
     let (first, rest) = bytes.split_at(MAX_BULK_CHUNK.min(bytes.len() / 2));
     send(first)?;
     host.run.wait_for(EARLY, SOON, |condition| *condition == Condition::Paused)?;
-    type_in(host, "x")?;
-    for ask in [Ask::Stop, Ask::Restart { seconds: 1 }] {
-        let refused = session.ask(vm, ask, SOON).err().context("it was asked to stop, and has no state")?;
-        ensure!(refused.to_string().contains("is being restored and has no state yet"), "{refused}");
+    let letters: String = (0..TYPED.iter().sum())
+        .filter_map(|at| LETTERS.get((at + at / 7) % LETTERS.len()))
+        .map(|&letter| char::from(letter))
+        .collect();
+    let (one, other) = letters.split_at(TYPED[0]);
+    let refusals = session.refusals().len();
+    type_in(host, one)?;
+    host.run.control(Command::PowerButton { vm })?;
+    let asks = [
+        Ask::Stop,
+        Ask::Restart { seconds: 1 },
+        Ask::Keys,
+        Ask::Get { key: "guest.here" },
+        Ask::Set { key: "guest.here", offset: 0, value: b"yes", last: true },
+        Ask::Reconnect,
+        Ask::SetGuestTime,
+    ];
+    for ask in asks {
+        let refused = session.ask(vm, ask, SOON).err().with_context(|| format!("it has no state, and took {ask:?}"))?;
+        let why = "is being restored and has no state yet";
+        ensure!(refused.to_string().contains(why), "{ask:?}: {refused}");
     }
+    // The link is in order.
+    let refused = session.refusals().split_off(refusals);
+    ensure!(refused == ["power button: the VM is being restored and has no state yet"], "the button: {refused:?}");
+    type_in(host, other)?;
     for piece in rest.chunks(MAX_BULK_CHUNK) {
         send(piece)?;
     }
     session.ask(vm, Ask::RestoreEnd { pause: true }, SOON)?;
     host.order(&Order::Resume { vm: EARLY.to_owned() })?;
-    host.run.console(EARLY)?.expect_unless("moment: typed x.", LOST, SOON)?;
+    // What had no room is lost, and does not come later, before what is typed now.
+    type_in(host, "!")?;
+    let console = host.run.console(EARLY)?;
+    for (place, letter) in letters.chars().take(WAIT).chain(['!']).enumerate() {
+        console.expect_unless("moment: typed ", LOST, SOON)?;
+        let found = console.expect(".", SOON)?;
+        ensure!(found.starts_with(letter), "byte {place}: {found:?} was read where {letter:?} was typed");
+    }
     host.order(&Order::Stop { vm: EARLY.to_owned(), force: true, seconds: 60 })?;
     Ok(())
 }
 
 /// Whoever sends it says that there is no more, or says nothing: it is stopped, and says why. Its neighbour runs.
-fn stops_without(host: &Operated, file: &Path, says_so: bool) -> Result<()> {
+fn stops_without(host: &Operated, file: &Path, end: Option<Ask>) -> Result<()> {
     let mut sending = Sending::begin(host, file)?;
     let first = sending.wanted()?;
     sending.send_piece(first)?;
-    let why = if says_so {
-        host.run.session().ask(host.run.vm(EARLY)?, Ask::EndTransfer, SOON)?;
+    let why = if let Some(end) = end {
+        host.run.session().ask(host.run.vm(EARLY)?, end, SOON)?;
         "its memory has not all come: nobody wants it any more"
     } else {
         "its memory has not all come: nobody sends it any more"
@@ -352,6 +388,8 @@ pub(super) fn early() -> Result<()> {
     let mut vm = guest::payload(EARLY, "moment", 1, "")?;
     // So that what it hears of its standing still is seen.
     vm.pause_stops_time = true;
+    // It has values, which the operator may ask for.
+    vm.doors.vmware = true;
     vm.memory = (ALL as u64) * (2 << 20);
     let host = Host { port: true, memory: 1024, ..host("max") };
     let here =
@@ -365,8 +403,8 @@ pub(super) fn early() -> Result<()> {
     stop()?;
     speaks_early(&here, &file)?;
     stop()?;
-    stops_without(&here, &file, true)?;
-    stops_without(&here, &file, false)?;
+    stops_without(&here, &file, Some(Ask::EndTransfer))?;
+    stops_without(&here, &file, None)?;
     refuses_a_second_time(&here, &file)?;
     is_stopped(&here, &file)?;
     ends_itself(&here, &file)?;
