@@ -11,7 +11,8 @@
 //! Three things keep that sane:
 //!
 //! * A thread that moves keeps how far it is behind or ahead on the common scale, as far as that is at most
-//!   two slices of its own on the new queue.
+//!   two slices of its own on the new queue. Those that are there give way for that; those that sleep there do not
+//!   wait for it when they wake.
 //! * The level is forgotten little by little ([`WINDOW_PERIODS`]). A difference that harms no thread, because those
 //!   that are behind may not go where others are ahead, or have a whole CPU already, would otherwise grow without end,
 //!   and still count when things have changed.
@@ -157,7 +158,20 @@ impl RunQueue {
         let claim = self.slice_when_here(entity.weight).saturating_mul(CLAIM);
         let time = entity.virtual_time.wrapping_sub(self.level.offset);
         let (earliest, latest) = (self.floor.wrapping_sub(claim), self.floor.wrapping_add(claim));
-        entity.virtual_time = earlier(later(time, earliest), latest);
+        let time = earlier(later(time, earliest), latest);
+        entity.virtual_time = later(time, self.floor);
+        self.advance(entity.virtual_time.wrapping_sub(time));
+    }
+
+    /// One comes that has had `time` less than the floor. It comes there, and all that are here have had so much more: among those
+    /// nothing changes by that, nor beside other queues. But those that sleep wake as if it had caught up meanwhile. If it came before
+    /// the floor, they would wait until it has.
+    fn advance(&mut self, time: u64) {
+        self.waiting.advance(time);
+        if let Some(current) = &mut self.current {
+            current.virtual_time = current.virtual_time.wrapping_add(time);
+        }
+        self.level.offset = self.level.offset.wrapping_sub(time);
     }
 
     /// The mean virtual run time, by weight: what all have got, whoever of them it was.
@@ -206,6 +220,47 @@ mod tests {
         let theirs = empty.standing(0);
         let Some(Given::Waiting(given)) = full.give(CpuId(1), &theirs, 0, |_| true) else { panic!("nobody goes") };
         assert_eq!(given.thread, ThreadId(2));
+    }
+
+    /// One of two threads goes where one computes that has had twice as much, and another one sleeps.
+    #[test]
+    fn who_wakes_comes_before_one_that_came_and_is_to_catch_up() {
+        let timing = Timing { period: 10_000, minimum_slice: 1_000 };
+        // At this weight a tick of virtual time is a tick.
+        let thread = |id| Entity::new(ThreadId(id), Weight::new(128), Affinity::ANY);
+        let (mut full, mut other) = (RunQueue::new(timing), RunQueue::new(timing));
+        for id in 0..2 {
+            full.enqueue(thread(id), Arrival::Woken);
+        }
+        full.pick();
+        other.enqueue(thread(2), Arrival::Woken);
+        other.pick();
+        let sleeper = other.take_current().unwrap();
+        other.enqueue(thread(3), Arrival::Woken);
+        other.pick();
+        let own = full.standing(0);
+        assert_eq!(other.stand_beside(&own, 0).behind(&own), 0);
+        full.charge(6_000);
+        other.charge(12_000);
+        let mut moved = full.remove(ThreadId(1)).unwrap();
+        full.detach(&mut moved);
+        other.enqueue(moved, Arrival::Moved);
+        // It may be behind by two slices, which are 10,000; the mean is where it would be if it stood there.
+        assert_eq!((other.pick(), other.standing(0).level), (Some(ThreadId(1)), 12_000 - 10_000 / 2));
+        other.charge(10);
+        // Who slept wakes, has the CPU at once, and gives it back.
+        other.enqueue(sleeper, Arrival::Woken);
+        assert!(other.should_preempt());
+        assert_eq!(other.pick(), Some(ThreadId(2)));
+        other.charge(60);
+        other.take_current();
+        assert_eq!(other.pick(), Some(ThreadId(1)));
+        let mut ran = 10;
+        while other.pick() == Some(ThreadId(1)) {
+            other.charge(10);
+            ran += 10;
+        }
+        assert_eq!(ran, 10_000, "until it had caught up");
     }
 
     #[test]

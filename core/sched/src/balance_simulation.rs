@@ -1,5 +1,5 @@
-//! Tests by simulation of several CPUs, as `el2/hypervisor/src/sched/balance.rs` has them balance: every thread gets
-//! its share of all CPUs together, wherever it starts.
+//! Tests by simulation of several CPUs, as `el2/hypervisor/src/sched` has them share: every thread gets its share of all
+//! CPUs together, wherever it starts, and whoever wakes and has used little is served soon.
 
 extern crate std;
 
@@ -25,32 +25,63 @@ const ANY: u64 = u64::MAX;
 /// A thread's weight and the CPUs on which it may run.
 type Share = (u32, u64);
 
+/// What a thread does all the time: it runs for so many ticks and sleeps for so many.
+type Habit = (u64, u64);
+/// It computes for ever.
+const STEADY: Habit = (NEVER, 0);
+
 struct Cpu {
     queue: RunQueue,
     charged: u64,
     slice_end: u64,
+    hurry_until: u64,
     next_round: u64,
+}
+
+struct Thread {
+    habit: Habit,
+    /// For how long it is still to run before it sleeps.
+    left: u64,
+    /// On whose queue it is, or was last.
+    home: usize,
+    /// While it sleeps: what it is woken as, and when.
+    asleep: Option<(Entity, u64)>,
+    /// When it woke, until it runs.
+    woke: Option<u64>,
+    ran: u64,
+    /// For how long it waited at most, from a wake-up until it ran.
+    late: u64,
 }
 
 struct Machine {
     cpus: Vec<Cpu>,
     now: u64,
-    ran: Vec<u64>,
+    threads: Vec<Thread>,
     moves: u64,
 }
 
 impl Machine {
     fn new(cpus: usize) -> Self {
-        let cpu = |_| Cpu { queue: RunQueue::new(TIMING), charged: 0, slice_end: NEVER, next_round: NEVER };
-        Machine { cpus: (0..cpus).map(cpu).collect(), now: 0, ran: Vec::new(), moves: 0 }
+        let queue = || RunQueue::new(TIMING);
+        let cpu = |_| Cpu { queue: queue(), charged: 0, slice_end: NEVER, hurry_until: 0, next_round: NEVER };
+        Machine { cpus: (0..cpus).map(cpu).collect(), now: 0, threads: Vec::new(), moves: 0 }
     }
 
     /// Another thread, which computes for ever, begins at `home`.
-    fn add(&mut self, (weight, affinity): Share, home: usize) {
-        let id = ThreadId(self.ran.len() as u32);
-        self.ran.push(0);
+    fn add(&mut self, share: Share, home: usize) {
+        self.add_with(share, home, STEADY);
+    }
+
+    /// Another thread, which does so, begins at `home`.
+    fn add_with(&mut self, (weight, affinity): Share, home: usize, habit: Habit) {
+        let id = ThreadId(self.threads.len() as u32);
+        self.threads.push(Thread { habit, left: habit.0, home, asleep: None, woke: None, ran: 0, late: 0 });
         assert!(Affinity(affinity).allows(CpuId(home as u16)));
         self.enqueue(home, Entity::new(id, Weight::new(weight), Affinity(affinity)), Arrival::Woken);
+    }
+
+    fn ran(&self) -> Vec<u64> {
+        self.threads.iter().map(|thread| thread.ran).collect()
     }
 
     fn charge(&mut self, cpu: usize) {
@@ -58,19 +89,26 @@ impl Machine {
         let cpu = &mut self.cpus[cpu];
         let ran = now - core::mem::replace(&mut cpu.charged, now);
         if let Some(current) = cpu.queue.current() {
-            self.ran[current.thread.0 as usize] += ran;
+            let thread = &mut self.threads[current.thread.0 as usize];
+            thread.ran += ran;
+            thread.left -= ran.min(thread.left);
         }
         cpu.queue.charge(ran);
     }
 
     fn enqueue(&mut self, cpu: usize, entity: Entity, arrival: Arrival) {
         self.charge(cpu);
-        self.cpus[cpu].queue.enqueue(entity, arrival);
+        self.threads[entity.thread.0 as usize].home = cpu;
+        let is_in_a_hurry = self.cpus[cpu].queue.enqueue(entity, arrival);
         let now = self.now;
         let cpu = &mut self.cpus[cpu];
         if cpu.queue.current().is_none() || cpu.slice_end == NEVER || cpu.queue.should_preempt() {
             // Notified; it picks at once.
             cpu.slice_end = now;
+        }
+        if is_in_a_hurry {
+            let (time, slice) = cpu.queue.hurry();
+            (cpu.hurry_until, cpu.slice_end) = (now + time, cpu.slice_end.min(now + slice));
         }
         if cpu.next_round == NEVER {
             cpu.next_round = now + ROUND;
@@ -81,8 +119,52 @@ impl Machine {
         self.charge(cpu);
         let now = self.now;
         let cpu = &mut self.cpus[cpu];
-        cpu.queue.pick();
-        cpu.slice_end = cpu.queue.slice().map_or(NEVER, |slice| now + slice);
+        if let Some(picked) = cpu.queue.pick() {
+            let thread = &mut self.threads[picked.0 as usize];
+            let waited = thread.woke.take().map_or(0, |woke| now - woke);
+            thread.late = thread.late.max(waited);
+        }
+        let usual = cpu.queue.slice();
+        let slice = if now < cpu.hurry_until { usual.map(|_| cpu.queue.hurry().1) } else { usual };
+        cpu.slice_end = slice.map_or(NEVER, |slice| now + slice);
+    }
+
+    /// When the thread that runs on `cpu` will have done what it woke for.
+    fn sleeps_at(&self, cpu: &Cpu) -> u64 {
+        let left = |current: &Entity| self.threads[current.thread.0 as usize].left;
+        cpu.queue.current().map_or(NEVER, |current| cpu.charged.saturating_add(left(current)))
+    }
+
+    /// Whoever runs on `cpu` sleeps, if it has done what it woke for.
+    fn sleep(&mut self, cpu: usize) {
+        self.charge(cpu);
+        if self.sleeps_at(&self.cpus[cpu]) <= self.now
+            && let Some(entity) = self.cpus[cpu].queue.take_current()
+        {
+            let thread = &mut self.threads[entity.thread.0 as usize];
+            thread.left = thread.habit.0;
+            thread.asleep = Some((entity, self.now + thread.habit.1));
+            self.pick(cpu);
+        }
+    }
+
+    /// Wakes those that have slept long enough: each at home, or on an idle CPU if its home is busy.
+    fn wake(&mut self) {
+        for id in 0..self.threads.len() {
+            let thread = &mut self.threads[id];
+            let Some((mut entity, at)) = thread.asleep.take_if(|(_, at)| *at <= self.now) else { continue };
+            thread.woke = Some(at);
+            let home = thread.home;
+            let is_idle = |&cpu: &usize| self.cpus[cpu].queue.is_empty() && entity.affinity.allows(CpuId(cpu as u16));
+            match (0..self.cpus.len()).find(is_idle) {
+                Some(idle) if !self.cpus[home].queue.is_empty() => {
+                    self.charge(home);
+                    self.cpus[home].queue.detach(&mut entity);
+                    self.enqueue(idle, entity, Arrival::Moved);
+                }
+                _ => self.enqueue(home, entity, Arrival::Woken),
+            }
+        }
     }
 
     fn round(&mut self, cpu: usize) {
@@ -145,13 +227,19 @@ impl Machine {
                     self.steal(cpu);
                 }
             }
-            let next = |cpu: &Cpu| cpu.slice_end.min(cpu.next_round);
-            let first = (0..self.cpus.len()).min_by_key(|&cpu| next(&self.cpus[cpu])).unwrap();
-            let at = next(&self.cpus[first]);
+            let next = |cpu: usize| {
+                let cpu = &self.cpus[cpu];
+                cpu.slice_end.min(cpu.next_round).min(self.sleeps_at(cpu))
+            };
+            let first = (0..self.cpus.len()).min_by_key(|&cpu| next(cpu)).unwrap();
+            let asleep = self.threads.iter().filter_map(|thread| thread.asleep.map(|(_, at)| at));
+            let at = next(first).min(asleep.min().unwrap_or(NEVER));
             if at > until {
                 break;
             }
             self.now = self.now.max(at);
+            self.wake();
+            self.sleep(first);
             if self.cpus[first].next_round <= self.now {
                 self.round(first);
             }
@@ -205,7 +293,7 @@ fn least_part(cpus: usize, threads: &[Share], places: &[usize], periods: u64) ->
     }
     machine.run(periods);
     let part = |(&ran, fair): (&u64, f64)| (ran as f64 / TIMING.period as f64 + 2.0) / (fair * periods as f64);
-    let least = machine.ran.iter().zip(fair(cpus, threads)).map(part).fold(f64::INFINITY, f64::min);
+    let least = machine.ran().iter().zip(fair(cpus, threads)).map(part).fold(f64::INFINITY, f64::min);
     (least, machine.moves)
 }
 
@@ -257,9 +345,9 @@ fn what_was_long_ago_does_not_count() {
     // Then there are more, which begin where those two are. Two seconds later all have what is theirs.
     (0..18).for_each(|_| machine.add((100, ANY), 0));
     machine.run(200);
-    let before = machine.ran.clone();
+    let before = machine.ran();
     machine.run(200);
-    let heavy = (machine.ran[1] - before[1]) as f64 / (200 * TIMING.period) as f64;
+    let heavy = (machine.ran()[1] - before[1]) as f64 / (200 * TIMING.period) as f64;
     assert!((heavy - 2.0 / 3.0).abs() < 0.05, "it has {heavy}");
 }
 
@@ -295,5 +383,30 @@ proptest! {
             let (least, moves) = least_part(cpus, &threads, &places, 600);
             prop_assert!(least >= 0.9, "{} of what is fair after {} moves", least, moves);
         }
+    }
+}
+
+/// Whoever uses little preempts whoever runs, also where that one came from another CPU a moment ago and is to catch up.
+#[test]
+fn who_uses_little_does_not_wait_for_one_that_came_from_another_cpu() {
+    const MICROSECOND: u64 = 62;
+    for (cpus, steady, sleeps) in
+        [(2, 3, 3_001), (2, 3, 7_900), (2, 5, 3_001), (3, 5, 3_413), (4, 6, 6_853), (4, 17, 2_600)]
+    {
+        let mut machine = Machine::new(cpus);
+        machine.add_with((100, 1), 0, (60 * MICROSECOND, sleeps * MICROSECOND));
+        (0..steady).for_each(|nth| machine.add((100, ANY), nth % cpus));
+        // At the start all have had the same, which is nothing.
+        machine.run(50);
+        let before = (machine.moves, machine.ran());
+        machine.threads[0].late = 0;
+        machine.run(600);
+        let late = machine.threads[0].late;
+        assert!(machine.moves - before.0 >= 20, "{} moves", machine.moves - before.0);
+        assert!(late <= TIMING.minimum_slice / 10, "beside {steady} on {cpus}: late by {} us", late / MICROSECOND);
+        // The others have what it leaves them, all alike.
+        let ran = machine.ran().iter().zip(&before.1).skip(1).map(|(now, before)| now - before).collect::<Vec<_>>();
+        let (least, most) = (ran.iter().min().unwrap(), ran.iter().max().unwrap());
+        assert!(most - least <= most / 25, "beside {steady} on {cpus}: {ran:?}");
     }
 }
