@@ -94,8 +94,12 @@ impl Entity {
 
     /// Whether it is to run before `other`.
     const fn is_before(&self, other: &Self) -> bool {
+        self.virtual_time_is_before(other.virtual_time)
+    }
+
+    const fn virtual_time_is_before(&self, time: u64) -> bool {
         // The difference decides, so that virtual run times may wrap.
-        (self.virtual_time.wrapping_sub(other.virtual_time) as i64) < 0
+        (self.virtual_time.wrapping_sub(time) as i64) < 0
     }
 
     /// Its virtual run time, to be kept for [`Entity::resumed`].
@@ -150,7 +154,7 @@ impl RunQueue {
     }
 
     /// Lets a thread wait for its turn. Ask [`RunQueue::should_preempt`] afterwards. Says whether there is some
-    /// [`hurry`](RunQueue::hurry): it woke and has used little, and others that did so too come before it.
+    /// [`hurry`](RunQueue::hurry): it woke and has used little, and others that did so too come before it, or wait and come behind it.
     pub fn enqueue(&mut self, mut entity: Entity, arrival: Arrival) -> bool {
         self.raise_floor();
         let mut has_used_little = false;
@@ -166,9 +170,12 @@ impl RunQueue {
                 has_used_little = entity.virtual_time == earliest;
             }
         }
+        // Only those that woke and have used little are before the floor. A lighter one claims more, and would come before a heavier one
+        // that woke earlier, and keep it waiting for a whole slice.
+        let another_waits = self.waiting.first().is_some_and(|first| first.virtual_time_is_before(self.floor));
         self.push(entity);
         let is_first = self.waiting.first().is_some_and(|first| first.thread == entity.thread);
-        has_used_little && !(is_first && self.should_preempt())
+        has_used_little && (another_waits || !(is_first && self.should_preempt()))
     }
 
     /// Chooses who runs next. The one that ran until now waits again: it was preempted or its slice is over. If it
@@ -392,6 +399,29 @@ mod tests {
         // The other runs, ahead of nobody.
         assert_eq!(queue.pick(), Some(ThreadId(1)));
         assert!(!queue.should_preempt(), "who runs is behind");
+    }
+
+    #[test]
+    fn who_comes_before_one_that_woke_earlier_hurries() {
+        let mut queue = RunQueue::new(Timing { period: 10_000, minimum_slice: 1_000 });
+        let thread = |id, weight| Entity::new(ThreadId(id), Weight::new(weight), Affinity::ANY);
+        // Two that compute: both are past the floor, and are nobody to hurry for.
+        for id in 0..2 {
+            queue.enqueue(thread(id, 100), Arrival::Woken);
+        }
+        for _ in 0..20 {
+            queue.pick();
+            queue.charge(5_000);
+        }
+        assert!(!queue.enqueue(thread(2, 200), Arrival::Woken), "it is to run at once");
+        assert!(queue.should_preempt());
+        // Before it does, a lighter one wakes, which claims more of the common time.
+        assert!(queue.enqueue(thread(3, 50), Arrival::Woken), "the heavier one waits for it");
+        assert_eq!(queue.pick(), Some(ThreadId(3)));
+        // What it is slowed down to is enough.
+        let (_, slice) = queue.hurry();
+        queue.charge(slice);
+        assert_eq!(queue.pick(), Some(ThreadId(2)));
     }
 
     #[test]
