@@ -24,7 +24,7 @@
 
 use units::CpuId;
 
-use crate::queue::{RunQueue, VIRTUAL_UNIT, earlier, later};
+use crate::queue::{RunQueue, VIRTUAL_UNIT, earlier, kept, later};
 use crate::{Entity, ThreadId};
 
 /// A queue's level is forgotten with this time constant, in periods: half a second, where a period is ten milliseconds. Long
@@ -144,7 +144,7 @@ impl RunQueue {
     pub fn detach(&mut self, entity: &mut Entity) {
         self.raise_floor();
         let claim = self.slice_when_here(entity.weight).saturating_mul(CLAIM);
-        let time = later(entity.virtual_time, self.floor.wrapping_sub(claim));
+        let time = kept(entity.virtual_time, self.floor.wrapping_sub(claim));
         entity.virtual_time = time.wrapping_add(self.level.offset);
     }
 

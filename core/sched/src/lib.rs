@@ -15,7 +15,7 @@
 //!
 //! The queue is a binary heap: no lock, all operations in O(log n), except those that look for a particular thread, and no
 //! allocation once [`RunQueue::reserve`] has been told how many threads there are. Virtual run times are compared by
-//! their difference, so they may wrap.
+//! their difference, so they may wrap; one that has slept for so long that this would not tell is as one that has run little.
 //!
 //! Beside the queue there are [`Alarms`], the deadlines that a CPU's timer serves, [`Parking`], a thread's state and the
 //! protocol by which no wake-up is lost, and [`Meter`], what the running thread is to be charged. [`has_cpu_of_its_own`]

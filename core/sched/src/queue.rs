@@ -45,6 +45,9 @@ impl Weight {
 /// at the least weight until two virtual times on one queue could be 2^63 apart.
 pub(crate) const VIRTUAL_UNIT: u64 = 128;
 
+/// Nobody is ahead of those that wait by so much: two minutes of a counter of 1 GHz at the least weight.
+const FAR: u64 = 1 << 44;
+
 /// The CPUs on which a thread may run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Affinity(pub u64);
@@ -166,7 +169,7 @@ impl RunQueue {
                 // otherwise claim more than all who come behind it, and keep them waiting for as long.
                 let claim = entity.weight.virtual_time(self.timing.minimum_slice);
                 let earliest = self.floor.wrapping_sub(claim);
-                entity.virtual_time = later(entity.virtual_time, earliest);
+                entity.virtual_time = kept(entity.virtual_time, earliest);
                 has_used_little = entity.virtual_time == earliest;
             }
         }
@@ -345,6 +348,12 @@ impl RunQueue {
     }
 }
 
+/// What a thread that may have slept since it was at `time` has where nobody that sleeps has less than `earliest`: the later of both.
+/// Who slept for years while others ran, or the CPU idled, may be so far behind that it seems to be ahead; nobody is as far ahead as that.
+pub(crate) const fn kept(time: u64, earliest: u64) -> u64 {
+    if time.wrapping_sub(earliest) < FAR { time } else { earliest }
+}
+
 /// The later of two virtual times less than 2^63 apart.
 pub(crate) const fn later(one: u64, other: u64) -> u64 {
     if (one.wrapping_sub(other) as i64) < 0 { other } else { one }
@@ -422,6 +431,45 @@ mod tests {
         let (_, slice) = queue.hurry();
         queue.charge(slice);
         assert_eq!(queue.pick(), Some(ThreadId(2)));
+    }
+
+    /// At 1 GHz virtual time passes by 2^63 while a CPU idles for 834 days.
+    #[test]
+    fn who_slept_for_years_is_served_at_once() {
+        const YEAR: u64 = 365 * 24 * 3_600 * 1_000_000_000;
+        let timing = Timing { period: 10_000_000, minimum_slice: 1_000_000 };
+        let thread = |id| Entity::new(ThreadId(id), Weight::DEFAULT, Affinity::ANY);
+        for years in 0..9 {
+            let mut queue = RunQueue::new(timing);
+            queue.enqueue(thread(0), Arrival::Woken);
+            queue.pick();
+            queue.charge(10_000_000);
+            let mut slept = queue.take_current().unwrap();
+            // It is there once a year; or the first to wake would take the time back to where it was.
+            for _ in 0..years {
+                queue.charge(YEAR);
+                queue.enqueue(slept, Arrival::Woken);
+                queue.pick();
+                queue.charge(1_000_000);
+                slept = queue.take_current().unwrap();
+            }
+            queue.enqueue(slept, Arrival::Woken);
+            assert_eq!(queue.pick(), Some(ThreadId(0)));
+            queue.charge(10_000_000);
+            // Another one sleeps since the start, and may go elsewhere when it wakes.
+            let mut moved = thread(1);
+            queue.detach(&mut moved);
+            let ahead = moved.virtual_time.wrapping_sub(queue.level.offset).wrapping_sub(queue.floor) as i64;
+            assert!((-25_600_000..=0).contains(&ahead), "{ahead} after {years} years");
+            queue.enqueue(thread(1), Arrival::Woken);
+            assert!(queue.should_preempt(), "after {years} years");
+            assert_eq!(queue.pick(), Some(ThreadId(1)));
+            queue.charge(500_000);
+            // It goes on where it was after a short sleep.
+            let slept = queue.take_current().unwrap();
+            queue.enqueue(slept, Arrival::Woken);
+            assert_eq!(queue.waiting.first().map(|first| first.virtual_time), Some(slept.virtual_time));
+        }
     }
 
     #[test]
