@@ -10,7 +10,7 @@ use std::vec;
 use std::vec::Vec;
 use units::CpuId;
 
-use crate::{Affinity, Arrival, Entity, Given, RunQueue, ThreadId, Timing, Weight};
+use crate::{Affinity, Arrival, Entity, Given, RunQueue, Slice, ThreadId, Timing, Weight};
 
 /// Ten milliseconds, at least one, of a counter of 62.5 MHz.
 const TIMING: Timing = Timing { period: 625_000, minimum_slice: 62_500 };
@@ -33,8 +33,9 @@ const STEADY: Habit = (NEVER, 0);
 struct Cpu {
     queue: RunQueue,
     charged: u64,
-    slice_end: u64,
-    hurry_until: u64,
+    slice: Slice,
+    /// It was notified, and picks at once.
+    is_notified: bool,
     next_round: u64,
 }
 
@@ -63,7 +64,7 @@ struct Machine {
 impl Machine {
     fn new(cpus: usize) -> Self {
         let queue = || RunQueue::new(TIMING);
-        let cpu = |_| Cpu { queue: queue(), charged: 0, slice_end: NEVER, hurry_until: 0, next_round: NEVER };
+        let cpu = |_| Cpu { queue: queue(), charged: 0, slice: Slice::NONE, is_notified: false, next_round: NEVER };
         Machine { cpus: (0..cpus).map(cpu).collect(), now: 0, threads: Vec::new(), moves: 0 }
     }
 
@@ -102,13 +103,11 @@ impl Machine {
         let is_in_a_hurry = self.cpus[cpu].queue.enqueue(entity, arrival);
         let now = self.now;
         let cpu = &mut self.cpus[cpu];
-        if cpu.queue.current().is_none() || cpu.slice_end == NEVER || cpu.queue.should_preempt() {
-            // Notified; it picks at once.
-            cpu.slice_end = now;
+        if cpu.queue.current().is_none() || cpu.slice.is_none() || cpu.queue.should_preempt() {
+            cpu.is_notified = true;
         }
         if is_in_a_hurry {
-            let (time, slice) = cpu.queue.hurry();
-            (cpu.hurry_until, cpu.slice_end) = (now + time, cpu.slice_end.min(now + slice));
+            cpu.slice.hurry(&cpu.queue, now);
         }
         if cpu.next_round == NEVER {
             cpu.next_round = now + ROUND;
@@ -124,9 +123,8 @@ impl Machine {
             let waited = thread.woke.take().map_or(0, |woke| now - woke);
             thread.late = thread.late.max(waited);
         }
-        let usual = cpu.queue.slice();
-        let slice = if now < cpu.hurry_until { usual.map(|_| cpu.queue.hurry().1) } else { usual };
-        cpu.slice_end = slice.map_or(NEVER, |slice| now + slice);
+        cpu.slice.begin(&cpu.queue, now);
+        cpu.is_notified = false;
     }
 
     /// When the thread that runs on `cpu` will have done what it woke for.
@@ -229,7 +227,8 @@ impl Machine {
             }
             let next = |cpu: usize| {
                 let cpu = &self.cpus[cpu];
-                cpu.slice_end.min(cpu.next_round).min(self.sleeps_at(cpu))
+                let slice_end = if cpu.is_notified { self.now } else { cpu.slice.end() };
+                slice_end.min(cpu.next_round).min(self.sleeps_at(cpu))
             };
             let first = (0..self.cpus.len()).min_by_key(|&cpu| next(cpu)).unwrap();
             let asleep = self.threads.iter().filter_map(|thread| thread.asleep.map(|(_, at)| at));
@@ -243,7 +242,7 @@ impl Machine {
             if self.cpus[first].next_round <= self.now {
                 self.round(first);
             }
-            if self.cpus[first].slice_end <= self.now {
+            if self.cpus[first].is_notified || self.cpus[first].slice.end() <= self.now {
                 self.pick(first);
             }
         }

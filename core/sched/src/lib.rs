@@ -4,8 +4,8 @@
 //! has run, divided by its weight. The one with the least runs next, for a slice; so over time each gets the CPU in
 //! proportion to its weight, and none is forgotten. This is the idea of weighted fair queueing.
 //!
-//! A sleeping thread does not save up run time while it sleeps: when it wakes, it is placed at most one slice of its own before
-//! the queue's floor, the least virtual run time there is. That is enough for it to run soon (it is then the first, and
+//! A sleeping thread does not save up run time while it sleeps: when it wakes, it is placed at most a shortest slice of its own
+//! before the queue's floor, the least virtual run time there is. That is enough for it to run soon (it is then the first, and
 //! [`RunQueue::should_preempt`] says so), and not enough to shut the others out.
 //!
 //! Between queues a virtual run time means nothing by itself. `balance` has the scale common to all, by which queues are compared
@@ -17,9 +17,9 @@
 //! allocation once [`RunQueue::reserve`] has been told how many threads there are. Virtual run times are compared by
 //! their difference, so they may wrap; one that has slept for so long that this would not tell is as one that has run little.
 //!
-//! Beside the queue there are [`Alarms`], the deadlines that a CPU's timer serves, [`Parking`], a thread's state and the
-//! protocol by which no wake-up is lost, and [`Meter`], what the running thread is to be charged. [`has_cpu_of_its_own`]
-//! says who may keep its CPU while it waits.
+//! Beside the queue there are [`Slice`], when the running thread is to let others run, [`Alarms`], the deadlines that a CPU's timer
+//! serves, [`Parking`], a thread's state and the protocol by which no wake-up is lost, and [`Meter`], what the running thread is to
+//! be charged. [`has_cpu_of_its_own`] says who may keep its CPU while it waits.
 #![no_std]
 #![forbid(unsafe_code)]
 
@@ -36,6 +36,7 @@ mod queue;
 mod room;
 #[cfg(test)]
 mod simulation;
+mod slice;
 
 /// What `parking` synchronises with; the models put their own in its place.
 mod sync {
@@ -51,3 +52,4 @@ pub use meter::Meter;
 pub use parking::Parking;
 pub use queue::{Affinity, Arrival, Entity, RunQueue, ThreadId, Timing, Weight};
 pub use room::has_cpu_of_its_own;
+pub use slice::Slice;

@@ -260,7 +260,7 @@ impl RunQueue {
     /// that has used little, and is not served at once, since others that woke just before are as far behind: by whole slices of each
     /// of them it would be late.
     #[must_use]
-    pub fn hurry(&self) -> (u64, u64) {
+    pub(crate) fn hurry(&self) -> (u64, u64) {
         let slice = self.timing.minimum_slice;
         (slice.saturating_mul(self.waiting.len() as u64), slice)
     }

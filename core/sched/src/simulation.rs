@@ -7,7 +7,7 @@ use std::vec;
 use std::vec::Vec;
 use units::CpuId;
 
-use crate::{Affinity, Arrival, Entity, Parking, RunQueue, ThreadId, Timing, Weight};
+use crate::{Affinity, Arrival, Entity, Parking, RunQueue, Slice, ThreadId, Timing, Weight};
 
 /// Six milliseconds, at least 0.75, of a counter of 62.5 MHz.
 const TIMING: Timing = Timing { period: 375_000, minimum_slice: 46_875 };
@@ -190,18 +190,18 @@ fn lateness(threads: &[(u64, u64)], end: u64) -> Vec<u64> {
         sleepers.push(Sleeper { entity, at: sleeps, runs, left: runs, sleeps });
     }
     let mut late = vec![0; threads.len()];
-    let (mut now, mut slice_end, mut hurry_until, mut is_fresh) = (0, u64::MAX, 0, vec![false; threads.len()]);
+    let (mut now, mut slice, mut is_fresh) = (0, Slice::NONE, vec![false; threads.len()]);
     while now < end {
         let running = queue.current().map(|entity| entity.thread.0 as usize);
         let ends = running.map_or(u64::MAX, |running| now + sleepers[running].left);
         let wakes = sleepers.iter().filter(|sleeper| sleeper.entity.is_some()).map(|sleeper| sleeper.at).min();
-        let next = ends.min(slice_end).min(wakes.unwrap_or(u64::MAX)).max(now);
+        let next = ends.min(slice.end()).min(wakes.unwrap_or(u64::MAX)).max(now);
         queue.charge(next - now);
         if let Some(running) = running {
             sleepers[running].left -= next - now;
         }
         now = next;
-        let mut gives_way = slice_end <= now;
+        let mut gives_way = slice.end() <= now;
         if let Some(running) = running.filter(|&running| sleepers[running].left == 0) {
             let sleeper = &mut sleepers[running];
             (sleeper.entity, sleeper.left, sleeper.at) = (queue.take_current(), sleeper.runs, now + sleeper.sleeps);
@@ -211,10 +211,9 @@ fn lateness(threads: &[(u64, u64)], end: u64) -> Vec<u64> {
             if let Some(entity) = sleeper.entity.take_if(|_| sleeper.at <= now) {
                 let is_in_a_hurry = queue.enqueue(entity, Arrival::Woken);
                 is_fresh[id] = true;
-                gives_way |= slice_end == u64::MAX || queue.should_preempt();
+                gives_way |= slice.is_none() || queue.should_preempt();
                 if is_in_a_hurry {
-                    let (time, slice) = queue.hurry();
-                    (hurry_until, slice_end) = (now + time, slice_end.min(now + slice));
+                    slice.hurry(&queue, now);
                 }
             }
         }
@@ -225,8 +224,7 @@ fn lateness(threads: &[(u64, u64)], end: u64) -> Vec<u64> {
             }
         }
         if gives_way {
-            let slice = if now < hurry_until { queue.slice().map(|_| queue.hurry().1) } else { queue.slice() };
-            slice_end = slice.map_or(u64::MAX, |slice| now + slice);
+            slice.begin(&queue, now);
         }
     }
     late

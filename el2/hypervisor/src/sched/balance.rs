@@ -14,7 +14,7 @@ use spin::Once;
 use units::CpuId;
 
 use super::threads::thread;
-use super::{CPUS, Cpu, NEVER, Queue};
+use super::{CPUS, Cpu, Queue};
 use crate::host;
 
 /// From one round to the next, in microseconds: no simple fraction of the time in which threads take turns, or the same
@@ -61,9 +61,8 @@ pub(super) fn round(me: &'static Cpu, now: u64) {
         }
     }
     let mut queue = me.queue.lock();
-    if queue.run.waiting() == 0 {
-        queue.slice_end = NEVER;
-    }
+    let Queue { run, slice, .. } = &mut *queue;
+    slice.somebody_waits(run);
     queue.plan_round(me, now);
 }
 

@@ -23,7 +23,7 @@ extern crate alloc;
 use alloc::boxed::Box;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
 
-use ::sched::{Affinity, Alarms, Arrival, Entity, Meter, Parking, RunQueue, ThreadId, Timing};
+use ::sched::{Affinity, Alarms, Arrival, Entity, Meter, Parking, RunQueue, Slice, ThreadId, Timing};
 use hw::percpu::this_cpu;
 use hw::sync::{IrqLock, is_unpreemptible, without_irqs};
 use hw::sysreg::{cnthp_ctl_el2, cnthp_cval_el2, cntpct_el0};
@@ -77,10 +77,8 @@ struct Queue {
     running: &'static Thread,
     /// What the running thread is to be charged for its time.
     charged: Meter,
-    /// When the running thread's slice ends; NEVER while nobody waits.
-    slice_end: u64,
-    /// Until when slices are the shortest.
-    hurry_until: u64,
+    /// The running thread's slice: there is none while nobody waits.
+    slice: Slice,
 }
 
 static CPUS: [Once<&'static Cpu>; platform::MAX_CPUS] = [const { Once::new() }; platform::MAX_CPUS];
@@ -137,8 +135,7 @@ pub(crate) fn join() {
         idle,
         running: idle,
         charged: Meter::new(cntpct_el0()),
-        slice_end: NEVER,
-        hurry_until: 0,
+        slice: Slice::NONE,
     };
     queue.reserve();
     let cpu: &'static Cpu = Box::leak(Box::new(Cpu {
@@ -389,12 +386,7 @@ impl Queue {
     #[inline(always)]
     fn gives_way(&mut self, current: &'static Thread, outcome: Outcome, now: u64) -> bool {
         if core::ptr::eq(current, self.idle) {
-            let somebody_waits = self.run.waiting() > 0;
-            if !somebody_waits {
-                // Whoever hurried here may have been taken by another CPU: a slice of the idle thread's would end again and again.
-                self.slice_end = NEVER;
-            }
-            return somebody_waits;
+            return self.slice.somebody_waits(&self.run);
         }
         match outcome {
             Outcome::Sleep(deadline) => {
@@ -417,12 +409,11 @@ impl Queue {
             }
             Outcome::Yield | Outcome::Preempt => {}
         }
-        if self.run.waiting() == 0 {
-            self.slice_end = NEVER;
+        if !self.slice.somebody_waits(&self.run) {
             return false;
         }
-        if outcome == Outcome::Preempt && !self.run.should_preempt() && now < self.slice_end {
-            self.start_slice(now);
+        if outcome == Outcome::Preempt && !self.run.should_preempt() && now < self.slice.end() {
+            self.slice.begin_if_none(&self.run, now);
             return false;
         }
         current.ready_since.store(now, Ordering::Relaxed);
@@ -454,7 +445,7 @@ impl Queue {
             // Pairs with the loads in `steal`, in one order with the bits of `IDLE`: see above.
             me.waiting.store(0, Ordering::SeqCst);
             me.waiting_affinity.store(0, Ordering::SeqCst);
-            self.slice_end = NEVER;
+            self.slice.somebody_waits(&self.run);
             self.cancel_round();
         } else {
             // First where, then that: an idle CPU that sees somebody wait also sees that it may take it.
@@ -465,19 +456,9 @@ impl Queue {
             }
             // Pairs with the load in `steal`.
             me.waiting.store(waiting as u32, Ordering::SeqCst);
-            let slice = if now < self.hurry_until { Some(self.run.hurry().1) } else { self.run.slice() };
-            self.slice_end = slice.map_or(NEVER, |slice| now.saturating_add(slice));
+            self.slice.begin(&self.run, now);
         }
         self.arm_timer();
-    }
-
-    /// The running thread's slice begins, if there is none yet and somebody waits.
-    fn start_slice(&mut self, now: u64) {
-        if self.slice_end == NEVER
-            && let Some(slice) = self.run.slice()
-        {
-            self.slice_end = now.saturating_add(slice);
-        }
     }
 
     /// Puts `entity`, which is ready, on this queue of `target`'s, and sees to it that it is noticed.
@@ -489,7 +470,7 @@ impl Queue {
         let is_in_a_hurry = self.run.enqueue(entity, arrival);
         target.waiting.store(self.run.waiting() as u32, Ordering::SeqCst);
         self.plan_round(target, now);
-        if self.slice_end == NEVER || self.run.should_preempt() {
+        if self.slice.is_none() || self.run.should_preempt() {
             notify(target);
         }
         if is_in_a_hurry {
@@ -501,10 +482,7 @@ impl Queue {
     #[cold]
     #[inline(never)]
     fn hurry(&mut self, target: &Cpu, now: u64) {
-        let (time, slice) = self.run.hurry();
-        self.hurry_until = now.saturating_add(time);
-        if now.saturating_add(slice) < self.slice_end {
-            self.slice_end = now.saturating_add(slice);
+        if self.slice.hurry(&self.run, now) {
             if target.id == this_cpu().cpu {
                 self.arm_timer();
             } else {
@@ -516,7 +494,7 @@ impl Queue {
 
     /// Sets this CPU's timer, whose queue this is.
     fn arm_timer(&self) {
-        let deadline = self.slice_end.min(self.alarms.next().unwrap_or(NEVER));
+        let deadline = self.slice.end().min(self.alarms.next().unwrap_or(NEVER));
         if deadline == NEVER {
             cnthp_ctl_el2::write(0);
         } else {
@@ -649,7 +627,7 @@ pub(crate) fn timer_fired() {
         }
     }
     let queue = me.queue.lock();
-    if queue.slice_end <= now {
+    if queue.slice.end() <= now {
         this_cpu().reschedule.store(1, Ordering::Relaxed);
         // Until the thread gives way there is nothing to fire for; if it does not, the timer fires again at once.
         cnthp_ctl_el2::write(0);
