@@ -11,8 +11,8 @@
 //! Three things keep that sane:
 //!
 //! * A thread that moves keeps how far it is behind or ahead on the common scale, as far as that is at most
-//!   two slices of its own on the new queue. Those that are there give way for that; those that sleep there do not
-//!   wait for it when they wake.
+//!   two slices of its own on the new queue, measured from the last that came so. Those that compute there give way
+//!   for that; those that sleep there, or woke and have used little, do not wait for it.
 //! * The level is forgotten little by little ([`WINDOW_PERIODS`]). A difference that harms no thread, because those
 //!   that are behind may not go where others are ahead, or have a whole CPU already, would otherwise grow without end,
 //!   and still count when things have changed.
@@ -163,15 +163,19 @@ impl RunQueue {
         self.advance(entity.virtual_time.wrapping_sub(time));
     }
 
-    /// One comes that has had `time` less than the floor. It comes there, and all that are here have had so much more: among those
-    /// nothing changes by that, nor beside other queues. But those that sleep wake as if it had caught up meanwhile. If it came before
-    /// the floor, they would wait until it has.
+    /// One comes that has had `time` less than the floor. It comes there, and all that compute here have had so much more: among those
+    /// nothing changes by that, nor beside other queues, whose scale is the mean. But those that woke and have used little, which stand
+    /// before the floor, and those that sleep, go on as if it had caught up meanwhile: they would wait until it has.
     fn advance(&mut self, time: u64) {
-        self.waiting.advance(time);
-        if let Some(current) = &mut self.current {
+        if time == 0 {
+            return;
+        }
+        let (floor, mean) = (self.floor, self.mean());
+        self.waiting.advance(time, floor);
+        if let Some(current) = self.current.as_mut().filter(|current| !current.virtual_time_is_before(floor)) {
             current.virtual_time = current.virtual_time.wrapping_add(time);
         }
-        self.level.offset = self.level.offset.wrapping_sub(time);
+        self.level.offset = self.level.offset.wrapping_sub(self.mean().wrapping_sub(mean));
     }
 
     /// The mean virtual run time, by weight: what all have got, whoever of them it was.

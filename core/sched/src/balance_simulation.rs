@@ -47,10 +47,10 @@ struct Thread {
     home: usize,
     /// While it sleeps: what it is woken as, and when.
     asleep: Option<(Entity, u64)>,
-    /// When it woke, until it runs.
+    /// When it woke, until it sleeps again.
     woke: Option<u64>,
     ran: u64,
-    /// For how long it waited at most, from a wake-up until it ran.
+    /// For how long it waited at most, from a wake-up until it had done what it woke for.
     late: u64,
 }
 
@@ -118,11 +118,7 @@ impl Machine {
         self.charge(cpu);
         let now = self.now;
         let cpu = &mut self.cpus[cpu];
-        if let Some(picked) = cpu.queue.pick() {
-            let thread = &mut self.threads[picked.0 as usize];
-            let waited = thread.woke.take().map_or(0, |woke| now - woke);
-            thread.late = thread.late.max(waited);
-        }
+        cpu.queue.pick();
         cpu.slice.begin(&cpu.queue, now);
         cpu.is_notified = false;
     }
@@ -140,6 +136,8 @@ impl Machine {
             && let Some(entity) = self.cpus[cpu].queue.take_current()
         {
             let thread = &mut self.threads[entity.thread.0 as usize];
+            let waited = thread.woke.take().map_or(0, |woke| self.now - woke - thread.habit.0);
+            thread.late = thread.late.max(waited);
             thread.left = thread.habit.0;
             thread.asleep = Some((entity, self.now + thread.habit.1));
             self.pick(cpu);

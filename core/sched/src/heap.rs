@@ -49,9 +49,9 @@ impl Heap {
         self.slots.iter().map(|slot| &slot.entity)
     }
 
-    /// Adds `time` to what each of them has had, which leaves them in order.
-    pub(crate) fn advance(&mut self, time: u64) {
-        for slot in &mut self.slots {
+    /// Adds `time` to what each of them has had that is not before `floor`, which leaves them in order.
+    pub(crate) fn advance(&mut self, time: u64, floor: u64) {
+        for slot in self.slots.iter_mut().filter(|slot| !slot.entity.virtual_time_is_before(floor)) {
             slot.entity.virtual_time = slot.entity.virtual_time.wrapping_add(time);
         }
     }

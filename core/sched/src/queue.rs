@@ -100,7 +100,7 @@ impl Entity {
         self.virtual_time_is_before(other.virtual_time)
     }
 
-    const fn virtual_time_is_before(&self, time: u64) -> bool {
+    pub(crate) const fn virtual_time_is_before(&self, time: u64) -> bool {
         // The difference decides, so that virtual run times may wrap.
         (self.virtual_time.wrapping_sub(time) as i64) < 0
     }

@@ -170,15 +170,21 @@ impl Session {
         self.shared.lock().names().to_vec()
     }
 
-    /// Whether the guest of the VM with this number and name may read a wrong clock on this host.
+    /// Who says more about it, if the guest of the VM with this number and name may read a wrong clock on this host.
     #[must_use]
-    pub fn may_read_a_wrong_clock(&self, vm: u16, name: &str) -> bool {
-        self.wrong_clocks.iter().any(|other| other == name) || self.was_restored_wrong(vm)
+    pub fn may_read_a_wrong_clock(&self, vm: u16, name: &str) -> Option<&'static str> {
+        // What the site file says of it is `croft check`'s to tell; what a file brought along, the hypervisor has told.
+        let by_site = self.wrong_clocks.iter().any(|other| other == name).then_some("croft check");
+        by_site.or_else(|| self.was_restored_wrong(vm).then_some("the log"))
     }
 
     /// The VM with this number was restored, and its guest may read a wrong clock on this host until its life ends.
     pub fn has_a_wrong_clock(&self, vm: u16) {
-        self.restored_wrong.lock().unwrap_or_else(PoisonError::into_inner).insert(vm, None);
+        let life = match self.standing(vm).condition {
+            Condition::Running { boots } => Some(boots),
+            _ => None,
+        };
+        self.restored_wrong.lock().unwrap_or_else(PoisonError::into_inner).insert(vm, life);
     }
 
     fn was_restored_wrong(&self, vm: u16) -> bool {

@@ -68,9 +68,10 @@ pub(crate) fn write_vm(vm: &vm::Vm, out: &mut dyn Write) -> fmt::Result {
     writeln!(out)?;
     for vcpu in vm.vcpus() {
         let run = host::get().counter.nanoseconds(sched::run_time(vcpu.thread()));
+        // A part of what it waited, and so looked at before that.
+        let stolen = host::get().counter.nanoseconds(vcpu.stolen_time().0) / 1_000_000;
         let wait = host::get().counter.nanoseconds(vcpu.thread().wait_time().0) / 1_000_000;
         let run = run / 1_000_000;
-        let stolen = host::get().counter.nanoseconds(vcpu.stolen_time().0) / 1_000_000;
         let (id, part) = (vcpu.id.0, |ms: u64| (ms / 1000, ms % 1000));
         let ((s, ms), (waited, rest), (stolen, more)) = (part(run), part(wait), part(stolen));
         writeln!(

@@ -391,6 +391,8 @@ impl Queue {
         match outcome {
             Outcome::Sleep(deadline) => {
                 if !current.parking.try_sleep() {
+                    // It goes on. The flag that asked for a look at the queue is taken: whoever has come would wait without end.
+                    self.slice.begin_if_none(&self.run, now);
                     return false;
                 }
                 if let Some(entity) = self.run.take_current() {

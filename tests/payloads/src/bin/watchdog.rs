@@ -39,7 +39,8 @@ fn main() {
             println!("the watchdog is to reset this VM");
             set_offset(timer::microseconds(2_000));
             memory::write32(WCS, ENABLE);
-            timer::delay(5_000_000);
+            // Five seconds in which this CPU looks: more, if it stands still meanwhile.
+            let _ = timer::wait_until(5000, || false);
             memory::write32(WCS, 0);
         }
     }

@@ -229,7 +229,8 @@ fn p4_a6_pats_keep_it_quiet() -> Verdict {
         skip!("this machine is too busy to pat a watchdog of 200 ms in time");
     };
     let left = guest::query_watchdog();
-    check!(left.is_some_and(|left| left.is_ok_and(|left| left > 100)), "left: {left:?}");
+    let is_soon = timer::now() - start < timer::microseconds(100_000);
+    check!(!is_soon || left.is_some_and(|left| left.is_ok_and(|left| left >= 100)), "left: {left:?}");
     // And now not any more: in 200 ms and, where nothing is late by chance, not after 300, or as much more as this CPU was kept from
     // looking.
     let (mut before, mut kept) = (timer::now(), 0);
@@ -324,7 +325,7 @@ fn look_at_mine(_: usize) {
     MINE.store(answer.map_or(99, |answer| answer.err().unwrap_or(98)), Ordering::SeqCst);
 }
 
-/// An own watchdog's SError is for the vCPU whose watchdog it is; the VM's is for vCPU 0, whoever armed it.
+/// An own watchdog's SError is for the vCPU whose watchdog it is; the VM's is for the first that is on, whoever armed it.
 fn own_watchdog_injects_into_its_own() -> Verdict {
     need_traps!();
     if cpu::count() < 2 {
@@ -365,8 +366,14 @@ fn no_serror_is_for_a_cpu_that_is_off() -> Verdict {
     // It goes, and then its watchdog acts. Where CPU 1 comes so late that it has acted again by then, it has an SError of this life.
     for _ in 0..10 {
         check!(cpu::start(1, leave_mine_armed).is_ok() && cpu::wait_off(1), "CPU 1 did not come and go");
-        let came = timer::wait_until(10_000, is_serror_pending);
-        let start = timer::now();
+        let mut start = timer::now();
+        let came = timer::wait_until(10_000, || {
+            let now = timer::now();
+            let came = is_serror_pending();
+            // It acted behind the last look that saw nothing, and acts again 300 ms after that.
+            start = if came { start } else { now };
+            came
+        });
         check!(cpu::start(1, look_for_an_serror).is_ok() && cpu::wait_off(1), "CPU 1 did not come and go again");
         let took = timer::now() - start;
         check!(came && take_serror(), "no SError for CPU 0 by the watchdog of CPU 1, which is off");

@@ -37,6 +37,8 @@ fn newest(host: &Operated) -> Result<u64> {
 fn saved(host: &Operated, save: impl FnOnce() -> Result<()>) -> Result<RangeInclusive<u64>> {
     let before = newest(host)?;
     save()?;
+    // Statistics come behind what the console had to say by then.
+    host.run.statistics(SOON)?;
     Ok(before..=newest(host)? + 2)
 }
 

@@ -290,8 +290,8 @@ impl RequestHandler<'_> {
                 state = format!("{state}, its console says that its kernel panicked");
                 reason = last_words;
             }
-            if self.session.may_read_a_wrong_clock(index as u16, &name) {
-                state.push_str(", its clock is wrong if it reads CNTVCT_EL0 (see croft check)");
+            if let Some(more) = self.session.may_read_a_wrong_clock(index as u16, &name) {
+                state.push_str(&format!(", its clock is wrong if it reads CNTVCT_EL0 (see {more})"));
             }
             let word = word.to_owned();
             let vcpus = self.about.vcpus.get(index).copied().unwrap_or_default();

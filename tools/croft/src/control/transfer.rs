@@ -140,11 +140,7 @@ impl RequestHandler<'_> {
         if let Some(jump) = self.session.host_time(ANSWER).ok().and_then(|now| found.jump(now)) {
             tell(&Report::Progress(format!("{name}: {jump}")))?;
         }
-        if let Some(wrong) = found.wrong_clock(&here) {
-            self.session.has_a_wrong_clock(number);
-            tell(&Report::Progress(format!("{name}: {wrong}")))?;
-        }
-        Ok(())
+        self.tell_of_its_clock((number, &name), &found, &here, tell)
     }
 
     pub(super) fn clone_to(&self, name: &str, other: &str, pause: bool, tell: Tell<'_>) -> Result<(), Failure> {
@@ -154,7 +150,8 @@ impl RequestHandler<'_> {
         }
         // All that can be known before is, so that nothing is copied for nothing.
         self.must_be_off(other)?;
-        machines_must_agree((name, &self.machine(vm)?), (other, &self.machine(number)?))?;
+        let there = self.machine(number)?;
+        machines_must_agree((name, &self.machine(vm)?), (other, &there))?;
         // Named for messages alone: it has no name, and is gone with this process, whatever ends that.
         let folder = std::env::temp_dir();
         let wrong = |source| SavedError::Io { file: folder.clone(), source };
@@ -167,6 +164,21 @@ impl RequestHandler<'_> {
         self.put_in(number, other, (file, &folder, found.index()), pause, tell)?;
         let stands = if pause { "; the clone stands still, `croft resume` lets it go on" } else { "" };
         tell(&Report::Progress(format!("{other}: a clone of {name}{stands}")))?;
+        self.tell_of_its_clock((number, other), &found, &there, tell)
+    }
+
+    /// Says what the guest of a VM that was restored makes of its clock there, if that is wrong.
+    fn tell_of_its_clock(
+        &self,
+        (number, name): (u16, &str),
+        found: &saved::Contents,
+        there: &[u8],
+        tell: Tell<'_>,
+    ) -> Result<(), Failure> {
+        if let Some(wrong) = found.wrong_clock(there) {
+            self.session.has_a_wrong_clock(number);
+            tell(&Report::Progress(format!("{name}: {wrong}")))?;
+        }
         Ok(())
     }
 
