@@ -85,6 +85,7 @@ impl SavedGenericWatchdog {
     pub const VERSION: u16 = 1;
 }
 
+// The section's name is the site key's. With another one, each file that there is would be refused for a word.
 pack::value!(SavedGenericWatchdog as "sbsa-watchdog" { enabled, first, second, expired, offset, compare, paused });
 
 impl GenericWatchdog {
@@ -342,90 +343,93 @@ mod tests {
     const DOUBLE: AccessSize = AccessSize::Double;
 
     fn armed(offset: u64, now: u64) -> GenericWatchdog {
-        let mut dog = GenericWatchdog::new();
-        assert_eq!(dog.write_control(register::WOR, DOUBLE, offset, now), Effect::AlarmChanged);
-        assert_eq!(dog.write_control(register::WCS, WORD, 1, now), Effect::AlarmChanged);
-        dog
+        let mut watchdog = GenericWatchdog::new();
+        assert_eq!(watchdog.write_control(register::WOR, DOUBLE, offset, now), Effect::AlarmChanged);
+        assert_eq!(watchdog.write_control(register::WCS, WORD, 1, now), Effect::AlarmChanged);
+        watchdog
     }
 
-    fn status(dog: &GenericWatchdog) -> u64 {
-        dog.read_control(register::WCS, WORD)
+    fn status(watchdog: &GenericWatchdog) -> u64 {
+        watchdog.read_control(register::WCS, WORD)
     }
 
     #[test]
     fn two_periods_two_signals() {
-        let mut dog = armed(100, 1000);
-        assert_eq!((status(&dog), dog.read_control(register::WCV, DOUBLE), dog.deadline()), (1, 1100, Some(1101)));
-        assert!(!dog.advance(1100));
-        assert_eq!((status(&dog), dog.line()), (1, false));
-        assert!(!dog.advance(1101));
-        assert_eq!((status(&dog), dog.line(), dog.deadline()), (3, true, Some(1202)));
-        assert!(!dog.advance(1201));
-        assert!(dog.advance(1202));
-        assert_eq!((status(&dog), dog.line(), dog.deadline()), (7, true, None));
-        assert!(!dog.advance(u64::MAX), "it rises once");
+        let mut watchdog = armed(100, 1000);
+        assert_eq!(
+            (status(&watchdog), watchdog.read_control(register::WCV, DOUBLE), watchdog.deadline()),
+            (1, 1100, Some(1101))
+        );
+        assert!(!watchdog.advance(1100));
+        assert_eq!((status(&watchdog), watchdog.line()), (1, false));
+        assert!(!watchdog.advance(1101));
+        assert_eq!((status(&watchdog), watchdog.line(), watchdog.deadline()), (3, true, Some(1202)));
+        assert!(!watchdog.advance(1201));
+        assert!(watchdog.advance(1202));
+        assert_eq!((status(&watchdog), watchdog.line(), watchdog.deadline()), (7, true, None));
+        assert!(!watchdog.advance(u64::MAX), "it rises once");
     }
 
     #[test]
     fn each_explicit_refresh_begins_anew() {
         for which in 0..4 {
-            let mut dog = armed(100, 0);
-            assert!(dog.advance(1000), "both at once, if nobody looked in between");
+            let mut watchdog = armed(100, 0);
+            assert!(watchdog.advance(1000), "both at once, if nobody looked in between");
             let effect = match which {
-                0 => dog.write_refresh(register::WRR, WORD, 0x1234, 2000),
-                1 => dog.write_control(register::WCS, WORD, 1, 2000),
-                2 => dog.write_control(register::WOR, WORD, 100, 2000),
-                _ => dog.write_control(register::WOR_HIGH, WORD, 0, 2000),
+                0 => watchdog.write_refresh(register::WRR, WORD, 0x1234, 2000),
+                1 => watchdog.write_control(register::WCS, WORD, 1, 2000),
+                2 => watchdog.write_control(register::WOR, WORD, 100, 2000),
+                _ => watchdog.write_control(register::WOR_HIGH, WORD, 0, 2000),
             };
-            assert_eq!((effect, status(&dog), dog.line()), (Effect::AlarmChanged, 1, false));
-            assert_eq!(dog.deadline(), Some(2101));
+            assert_eq!((effect, status(&watchdog), watchdog.line()), (Effect::AlarmChanged, 1, false));
+            assert_eq!(watchdog.deadline(), Some(2101));
         }
     }
 
     #[test]
     fn the_compare_value_can_be_written_without_a_refresh() {
-        let mut dog = armed(100, 0);
-        assert!(!dog.advance(101));
-        let _ = dog.write_control(register::WCV, WORD, 5000, 150);
-        let _ = dog.write_control(register::WCV_HIGH, WORD, 1, 150);
-        assert_eq!((status(&dog), dog.deadline()), (3, Some((1 << 32) + 5001)));
-        assert_eq!(dog.read_control(register::WCV, WORD), 5000);
-        assert_eq!(dog.read_control(register::WCV_HIGH, WORD), 1);
+        let mut watchdog = armed(100, 0);
+        assert!(!watchdog.advance(101));
+        let _ = watchdog.write_control(register::WCV, WORD, 5000, 150);
+        let _ = watchdog.write_control(register::WCV_HIGH, WORD, 1, 150);
+        assert_eq!((status(&watchdog), watchdog.deadline()), (3, Some((1 << 32) + 5001)));
+        assert_eq!(watchdog.read_control(register::WCV, WORD), 5000);
+        assert_eq!(watchdog.read_control(register::WCV_HIGH, WORD), 1);
     }
 
     #[test]
     fn the_offset_has_48_bits() {
-        let mut dog = armed(u64::MAX, 0);
-        assert_eq!(dog.read_control(register::WOR, DOUBLE), (1 << 48) - 1);
-        assert_eq!(dog.read_control(register::WOR_HIGH, WORD), 0xffff);
-        let _ = dog.write_control(register::WOR, WORD, 0x8765_4321, 0);
-        assert_eq!(dog.read_control(register::WOR, DOUBLE), 0xffff_8765_4321);
-        assert_eq!(dog.read_control(register::WOR + 2, AccessSize::Half), 0x8765);
+        let mut watchdog = armed(u64::MAX, 0);
+        assert_eq!(watchdog.read_control(register::WOR, DOUBLE), (1 << 48) - 1);
+        assert_eq!(watchdog.read_control(register::WOR_HIGH, WORD), 0xffff);
+        let _ = watchdog.write_control(register::WOR, WORD, 0x8765_4321, 0);
+        assert_eq!(watchdog.read_control(register::WOR, DOUBLE), 0xffff_8765_4321);
+        assert_eq!(watchdog.read_control(register::WOR + 2, AccessSize::Half), 0x8765);
     }
 
     #[test]
     fn it_is_known_by_its_version_and_a_disabled_one_is_silent() {
-        let mut dog = GenericWatchdog::new();
-        assert_eq!(dog.read_control(register::W_IIDR, WORD), 0x0001_043b);
-        assert_eq!(dog.read_refresh(register::W_IIDR, WORD), dog.read_control(register::W_IIDR, WORD));
-        assert_eq!((dog.read_refresh(register::WRR, WORD), dog.deadline()), (0, None));
-        assert!(!dog.advance(u64::MAX));
-        assert_eq!(dog.write_refresh(4, WORD, 1, 0), Effect::None);
-        assert_eq!(dog.write_control(0x800, WORD, 1, 0), Effect::None);
-        assert_eq!(dog.write_control(register::WCS + 1, AccessSize::Byte, 1, 0), Effect::None);
-        assert_eq!(status(&dog), 0);
+        let mut watchdog = GenericWatchdog::new();
+        assert_eq!(watchdog.read_control(register::W_IIDR, WORD), 0x0001_043b);
+        assert_eq!(watchdog.read_refresh(register::W_IIDR, WORD), watchdog.read_control(register::W_IIDR, WORD));
+        assert_eq!((watchdog.read_refresh(register::WRR, WORD), watchdog.deadline()), (0, None));
+        assert!(!watchdog.advance(u64::MAX));
+        assert_eq!(watchdog.write_refresh(4, WORD, 1, 0), Effect::None);
+        assert_eq!(watchdog.write_control(0x800, WORD, 1, 0), Effect::None);
+        assert_eq!(watchdog.write_control(register::WCS + 1, AccessSize::Byte, 1, 0), Effect::None);
+        assert_eq!(status(&watchdog), 0);
     }
 
     #[test]
     fn the_next_life_knows_that_it_expired_and_the_one_after_that_does_not() {
-        let mut dog = armed(10, 0);
-        assert!(dog.advance(50));
-        dog.disable();
-        assert_eq!(dog.deadline(), None);
-        dog.reset();
-        assert_eq!((status(&dog), dog.line(), dog.deadline()), (4, false, None));
-        dog.reset();
-        assert_eq!(status(&dog), 0);
+        let mut watchdog = armed(10, 0);
+        assert!(watchdog.advance(50));
+        watchdog.disable();
+        assert_eq!(watchdog.deadline(), None);
+        watchdog.reset();
+        assert_eq!((status(&watchdog), watchdog.line(), watchdog.deadline()), (4, false, None));
+        watchdog.reset();
+        assert_eq!(status(&watchdog), 0);
         let mut told = armed(10, 0);
         assert!(told.advance(50));
         let _ = told.write_refresh(register::WRR, WORD, 0, 60);
@@ -456,19 +460,19 @@ mod tests {
         /// Against the architecture's rules, applied at each tick of the counter by somebody who does nothing else.
         #[test]
         fn it_agrees_with_one_that_counts_every_tick(steps in prop::collection::vec(step(), 1..40)) {
-            let (mut now, mut dog) = (0u64, GenericWatchdog::new());
+            let (mut now, mut watchdog) = (0u64, GenericWatchdog::new());
             let (mut enabled, mut first, mut second, mut offset, mut compare) = (false, false, false, 0u64, 0u64);
             for step in steps {
                 let mut refresh = true;
                 match step {
-                    Step::Refresh => { let _ = dog.write_refresh(0, WORD, 0, now); }
-                    Step::Control(on) => { let _ = dog.write_control(register::WCS, WORD, on.into(), now); enabled = on; }
+                    Step::Refresh => { let _ = watchdog.write_refresh(0, WORD, 0, now); }
+                    Step::Control(on) => { let _ = watchdog.write_control(register::WCS, WORD, on.into(), now); enabled = on; }
                     Step::Offset(value) => {
-                        let _ = dog.write_control(register::WOR, DOUBLE, value, now);
+                        let _ = watchdog.write_control(register::WOR, DOUBLE, value, now);
                         offset = value;
                     }
                     Step::Compare(value) => {
-                        let _ = dog.write_control(register::WCV, DOUBLE, value, now);
+                        let _ = watchdog.write_control(register::WCV, DOUBLE, value, now);
                         (compare, refresh) = (value, false);
                         // What is due at once is due before time goes on.
                         now += 1;
@@ -489,20 +493,20 @@ mod tests {
                     if first { second = true; } else { (first, compare) = (true, compare + 1 + offset); }
                     if !second && now > compare { second = true; }
                 }
-                let _ = dog.advance(now);
+                let _ = watchdog.advance(now);
                 let expected = u64::from(enabled) | u64::from(first) << 1 | u64::from(second) << 2;
-                prop_assert_eq!((status(&dog), dog.line()), (expected, first));
-                prop_assert_eq!(dog.read_control(register::WCV, DOUBLE), compare);
+                prop_assert_eq!((status(&watchdog), watchdog.line()), (expected, first));
+                prop_assert_eq!(watchdog.read_control(register::WCV, DOUBLE), compare);
             }
         }
 
         #[test]
         fn a_pause_adds_its_length(offset in 0u64..1000, start in 0u64..1000, length in 0u64..10_000) {
-            let mut dog = armed(offset, start);
-            dog.pause(start);
-            prop_assert_eq!((dog.deadline(), dog.advance(u64::MAX), dog.line()), (None, false, false));
-            dog.resume(start + length);
-            prop_assert_eq!(dog.deadline(), Some(start + offset + length + 1));
+            let mut watchdog = armed(offset, start);
+            watchdog.pause(start);
+            prop_assert_eq!((watchdog.deadline(), watchdog.advance(u64::MAX), watchdog.line()), (None, false, false));
+            watchdog.resume(start + length);
+            prop_assert_eq!(watchdog.deadline(), Some(start + offset + length + 1));
         }
 
         /// Whatever a vCPU still does to it that has not stopped yet: the whole time is left when the machine goes on.
@@ -510,50 +514,50 @@ mod tests {
         fn what_is_refreshed_during_a_pause_begins_when_it_ends(
             offset in 0u64..1000, late in 0u64..500, length in 500u64..10_000, which in 0usize..4,
         ) {
-            let mut dog = GenericWatchdog::new();
-            let _ = dog.write_control(register::WOR, DOUBLE, offset, 0);
-            dog.pause(100);
-            dog.pause(100 + late);
+            let mut watchdog = GenericWatchdog::new();
+            let _ = watchdog.write_control(register::WOR, DOUBLE, offset, 0);
+            watchdog.pause(100);
+            watchdog.pause(100 + late);
             let now = 100 + late;
             match which {
-                0 => { let _ = dog.write_control(register::WCS, WORD, 1, now); }
+                0 => { let _ = watchdog.write_control(register::WCS, WORD, 1, now); }
                 1 => {
-                    let _ = dog.write_control(register::WCS, WORD, 1, 0);
-                    let _ = dog.write_refresh(register::WRR, WORD, 0, now);
+                    let _ = watchdog.write_control(register::WCS, WORD, 1, 0);
+                    let _ = watchdog.write_refresh(register::WRR, WORD, 0, now);
                 }
                 2 => {
-                    let _ = dog.write_control(register::WCS, WORD, 1, 0);
-                    let _ = dog.write_control(register::WOR, DOUBLE, offset, now);
+                    let _ = watchdog.write_control(register::WCS, WORD, 1, 0);
+                    let _ = watchdog.write_control(register::WOR, DOUBLE, offset, now);
                 }
                 _ => {
-                    let _ = dog.write_control(register::WCS, WORD, 1, 0);
-                    dog.begin_anew(now);
+                    let _ = watchdog.write_control(register::WCS, WORD, 1, 0);
+                    watchdog.begin_anew(now);
                 }
             }
-            prop_assert_eq!((dog.deadline(), dog.advance(u64::MAX)), (None, false));
-            dog.resume(100 + length);
-            prop_assert_eq!(dog.deadline(), Some(100 + length + offset + 1));
-            dog.pause(0);
-            dog.reset();
-            prop_assert_eq!(dog, GenericWatchdog::new(), "a pause survives a reset");
+            prop_assert_eq!((watchdog.deadline(), watchdog.advance(u64::MAX)), (None, false));
+            watchdog.resume(100 + length);
+            prop_assert_eq!(watchdog.deadline(), Some(100 + length + offset + 1));
+            watchdog.pause(0);
+            watchdog.reset();
+            prop_assert_eq!(watchdog, GenericWatchdog::new(), "a pause survives a reset");
         }
 
         #[test]
         fn any_access_is_survived(
             accesses in prop::collection::vec((any::<bool>(), any::<bool>(), 0u64..0x1000, 0u64..4, any::<u64>(), any::<u64>()), 0..50),
         ) {
-            let mut dog = GenericWatchdog::new();
+            let mut watchdog = GenericWatchdog::new();
             for (write, control, offset, size, value, now) in accesses {
                 let size = AccessSize::from_sas(size);
                 let offset = offset & !(size.bytes() as u64 - 1);
                 let _ = match (write, control) {
-                    (true, true) => dog.write_control(offset, size, value, now) == Effect::None,
-                    (true, false) => dog.write_refresh(offset, size, value, now) == Effect::None,
-                    (false, true) => dog.read_control(offset, size) == 0,
-                    (false, false) => dog.read_refresh(offset, size) == 0,
+                    (true, true) => watchdog.write_control(offset, size, value, now) == Effect::None,
+                    (true, false) => watchdog.write_refresh(offset, size, value, now) == Effect::None,
+                    (false, true) => watchdog.read_control(offset, size) == 0,
+                    (false, false) => watchdog.read_refresh(offset, size) == 0,
                 };
-                let _ = dog.advance(now);
-                prop_assert!(!dog.advance(now), "one look at a time sees all of it");
+                let _ = watchdog.advance(now);
+                prop_assert!(!watchdog.advance(now), "one look at a time sees all of it");
             }
         }
     }

@@ -348,27 +348,27 @@ fn the_power_button_is_a_line_and_a_reset_lets_go_of_it() {
 }
 
 #[test]
-fn a_watchdog_has_two_frames_and_asks_to_be_looked_after() {
+fn a_generic_watchdog_has_two_frames_and_asks_to_be_looked_after() {
     let world = World::default();
-    let mut dog = Wired::new(GenericWatchdog::new(), [IntId(42)]);
+    let mut watchdog = Wired::new(GenericWatchdog::new(), [IntId(42)]);
     let at = |frame, offset| Access { frame, offset, size: WORD };
     let (control, refresh) = (GenericWatchdog::CONTROL_FRAME, GenericWatchdog::REFRESH_FRAME);
-    dog.write(&at(control, 8), 100, &world);
-    dog.write(&at(control, 0), 1, &world);
+    watchdog.write(&at(control, 8), 100, &world);
+    watchdog.write(&at(control, 0), 1, &world);
     assert_eq!(world.take_requests(), ["DeadlineAt(101)"]);
     world.count.set(50);
-    dog.write(&at(refresh, 0), 1, &world);
+    watchdog.write(&at(refresh, 0), 1, &world);
     assert_eq!(world.take_requests(), ["DeadlineAt(151)"]);
-    assert_eq!((dog.read(&at(control, 0x10), &world), dog.read(&at(refresh, 0x10), &world)), (150, 0));
-    dog.change(Change::Pause, &world);
+    assert_eq!((watchdog.read(&at(control, 0x10), &world), watchdog.read(&at(refresh, 0x10), &world)), (150, 0));
+    watchdog.change(Change::Pause, &world);
     world.count.set(1000);
-    dog.change(Change::Resume, &world);
+    watchdog.change(Change::Resume, &world);
     assert_eq!(world.take_requests(), ["DeadlineAt(1101)"], "it has as much time left as before");
     world.count.set(1101);
-    dog.work(&world, |dog| dog.advance(1101));
+    watchdog.work(&world, |watchdog| watchdog.advance(1101));
     assert_eq!(world.take_lines(), [(42, Line::High)]);
-    dog.change(Change::PowerOff, &world);
-    assert_eq!(dog.device().deadline(), None);
+    watchdog.change(Change::PowerOff, &world);
+    assert_eq!(watchdog.device().deadline(), None);
 }
 
 #[test]

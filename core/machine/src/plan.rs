@@ -33,10 +33,10 @@ const PL011: Ipa = Ipa(UART_BASE);
 pub const UART_BASE: u64 = 0x0900_0000;
 const PL031: Ipa = Ipa(0x0901_0000);
 const PL061: Ipa = Ipa(0x0903_0000);
-/// The watchdog's frames, in pages of their own whatever the guest's page size is. QEMU's machine has no such device, and
+/// The Generic Watchdog's frames, in pages of their own whatever the guest's page size is. QEMU's machine has no such device, and
 /// nothing else there.
-const WATCHDOG_CONTROL: Ipa = Ipa(0x0910_0000);
-const WATCHDOG_REFRESH: Ipa = Ipa(0x0911_0000);
+const GENERIC_WATCHDOG_CONTROL: Ipa = Ipa(0x0910_0000);
+const GENERIC_WATCHDOG_REFRESH: Ipa = Ipa(0x0911_0000);
 /// The memory-mapped timer's frames, likewise.
 const TIMER_CONTROL: Ipa = Ipa(0x0912_0000);
 const TIMER_FRAME: Ipa = Ipa(TIMER_BASE);
@@ -64,7 +64,7 @@ pub struct Spec<'a> {
     /// The virtio devices, in the order of their transports.
     pub virtio: &'a [VirtioKind],
     /// Whether it has the Generic Watchdog of Arm's Base System Architecture.
-    pub watchdog: bool,
+    pub generic_watchdog: bool,
     /// The frequency of the guest's counter.
     pub counter_frequency: Hz,
     /// Which counter and timers the guest is told of.
@@ -137,7 +137,7 @@ pub enum DeviceKind {
     /// A GPIO controller; the first one has the power button.
     Pl061,
     /// A Generic Watchdog: its control frame, then its refresh frame.
-    Watchdog,
+    GenericWatchdog,
     /// A memory-mapped generic timer: its control frame, then its timer frame.
     Timer,
     /// The generation identifier.
@@ -160,7 +160,7 @@ impl DeviceKind {
             | Self::Pl011
             | Self::Pl031
             | Self::Pl061
-            | Self::Watchdog
+            | Self::GenericWatchdog
             | Self::Timer
             | Self::Generation
             | Self::Virtio(_)
@@ -420,9 +420,9 @@ fn virt(spec: Spec<'_>) -> Vec<Row> {
         Row::simple(DeviceKind::Pl031, peripheral(PL031), Some(level(2))),
         Row::simple(DeviceKind::Pl061, peripheral(PL061), Some(level(7))),
     ];
-    if spec.watchdog {
-        let frames = vec![peripheral(WATCHDOG_CONTROL), peripheral(WATCHDOG_REFRESH)];
-        rows.push(Row { device: DeviceKind::Watchdog, frames, lines: vec![level(10)] });
+    if spec.generic_watchdog {
+        let frames = vec![peripheral(GENERIC_WATCHDOG_CONTROL), peripheral(GENERIC_WATCHDOG_REFRESH)];
+        rows.push(Row { device: DeviceKind::GenericWatchdog, frames, lines: vec![level(10)] });
     }
     if spec.timers == Timers::Memory {
         let frames = vec![peripheral(TIMER_CONTROL), peripheral(TIMER_FRAME)];

@@ -29,7 +29,7 @@ const SPEC: Spec<'static> = Spec {
     memory_bytes: 512 << 20,
     ipa_bits: 40,
     virtio: &[VirtioKind::Console, VirtioKind::Entropy],
-    watchdog: false,
+    generic_watchdog: false,
     counter_frequency: Hz(62_500_000),
     timers: Timers::Cpu,
 };
@@ -131,7 +131,7 @@ fn the_map_is_that_of_qemu_virt() {
 
 #[test]
 fn addresses_are_found_and_holes_are_not() {
-    let plan = plan(Spec { watchdog: true, ..SPEC });
+    let plan = plan(Spec { generic_watchdog: true, ..SPEC });
     let find = |address| plan.find(Ipa(address));
     let device = |slot, frame, offset| Some(Target::Device(Place { slot, frame, offset }));
     assert_eq!(find(0x0800_ffff), Some(Target::Distributor(0xffff)));
@@ -166,7 +166,7 @@ fn there_may_be_two_of_each_kind() {
         DeviceKind::Pl011,
         DeviceKind::Pl031,
         DeviceKind::Pl061,
-        DeviceKind::Watchdog,
+        DeviceKind::GenericWatchdog,
         DeviceKind::Timer,
         DeviceKind::Generation,
         DeviceKind::ClockPage,
@@ -194,7 +194,7 @@ fn there_may_be_two_of_each_kind() {
             DeviceKind::Pl011 => "pl011",
             DeviceKind::Pl031 => "pl031",
             DeviceKind::Pl061 => "pl061",
-            DeviceKind::Watchdog => "watchdog",
+            DeviceKind::GenericWatchdog => "watchdog",
             // Its interrupts are in its frame.
             DeviceKind::Timer => {
                 let [control, frame] = [row.frames[0].start.0, row.frames[1].start.0];
@@ -234,7 +234,7 @@ fn devices_that_share_something_are_refused() {
     assert_eq!(with(vec![uart(0x080d_f000, 1)]), overlap(0x080a_0000, 0x080d_f000));
     assert_eq!(with(vec![uart(STOLEN_TIME.0, 1)]), overlap(STOLEN_TIME.0, STOLEN_TIME.0));
     assert_eq!(with(vec![uart(RAM_BASE.0 + 0x1000, 1)]), overlap(RAM_BASE.0, RAM_BASE.0 + 0x1000));
-    let two_frames = |frames| Row { device: DeviceKind::Watchdog, frames, lines: Vec::new() };
+    let two_frames = |frames| Row { device: DeviceKind::GenericWatchdog, frames, lines: Vec::new() };
     let twice = vec![two_frames(vec![page(0x0910_0000), page(0x0910_0000)])];
     assert_eq!(with(twice), overlap(0x0910_0000, 0x0910_0000), "its own frames too");
     assert_eq!(with(vec![two_frames(Vec::new())]), Err(MachineError::Frames(0)));
@@ -277,7 +277,7 @@ fn a_machine_that_cannot_be_is_refused() {
 
 #[test]
 fn each_region_is_in_the_tree_and_nothing_else() {
-    let plan = plan(Spec { vcpus: 8, virtio: &[VirtioKind::Entropy; MAX_VIRTIO], watchdog: true, ..SPEC });
+    let plan = plan(Spec { vcpus: 8, virtio: &[VirtioKind::Entropy; MAX_VIRTIO], generic_watchdog: true, ..SPEC });
     let tree = tree(&plan, &BOOT);
     let mut nodes = 0;
     for node in tree.root().children() {
@@ -351,8 +351,8 @@ fn the_tree_says_what_qemu_s_says() {
 }
 
 #[test]
-fn the_watchdog_is_there_when_it_is_asked_for() {
-    let with = tree(&plan(Spec { watchdog: true, ..SPEC }), &BOOT);
+fn the_generic_watchdog_is_there_when_it_is_asked_for() {
+    let with = tree(&plan(Spec { generic_watchdog: true, ..SPEC }), &BOOT);
     let node = find(with, "/watchdog@9100000");
     assert_eq!(text(node, "compatible"), "arm,sbsa-gwdt\0");
     assert_eq!(cells(node, "reg"), [0, 0x0910_0000, 0, 0x1000, 0, 0x0911_0000, 0, 0x1000]);
@@ -565,12 +565,12 @@ proptest! {
     fn lookup_agrees_with_a_naive_one(
         vcpus in 1_u8..=8,
         virtio in 0..=MAX_VIRTIO,
-        watchdog in any::<bool>(),
+        generic_watchdog in any::<bool>(),
         base in prop::sample::select(vec![0x07ff_0000_u64, 0x0800_0000, 0x0809_0000, 0x0900_0000, 0x0910_0000, 0x0a00_0000, 0x4000_0000]),
         offset in 0..0x12_0000_u64,
     ) {
         let kinds = [VirtioKind::Console; MAX_VIRTIO];
-        let plan = plan(Spec { vcpus, virtio: &kinds[..virtio], watchdog, ..SPEC });
+        let plan = plan(Spec { vcpus, virtio: &kinds[..virtio], generic_watchdog, ..SPEC });
         let ipa = Ipa(base + offset);
         let naive = plan.rows().iter().enumerate().find_map(|(slot, row)| {
             let frame = row.frames.iter().position(|frame| frame.contains(ipa))?;
@@ -615,7 +615,7 @@ proptest! {
 /// allocation it is that fails, and nothing is kept.
 #[test]
 fn a_tree_for_which_there_is_no_memory_is_an_error() {
-    let plan = plan(Spec { vcpus: 8, watchdog: true, virtio: &[VirtioKind::Entropy; MAX_VIRTIO], ..SPEC });
+    let plan = plan(Spec { vcpus: 8, generic_watchdog: true, virtio: &[VirtioKind::Entropy; MAX_VIRTIO], ..SPEC });
     let line = "x".repeat(MAX_CMDLINE);
     let boot = BootInfo { bootargs: &line, vmware: true, ..BOOT };
     let whole = device_tree(&plan, &boot).unwrap();

@@ -271,7 +271,7 @@ fn write_device(root: &mut Writer, plan: &MachinePlan, row: &Row, handle: u32) {
         }),
         DeviceKind::Pl061 => write_gpio(root, plan, row, handle),
         // The binding wants the control frame first.
-        DeviceKind::Watchdog => root.node(&device_name("watchdog", row), |watchdog| {
+        DeviceKind::GenericWatchdog => root.node(&device_name("watchdog", row), |watchdog| {
             write_place(watchdog, row);
             watchdog.text("compatible", "arm,sbsa-gwdt");
         }),

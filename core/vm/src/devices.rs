@@ -53,7 +53,7 @@ pub struct Devices<H: Holder> {
     /// The timer at the place where the short path of an exit looks for one.
     quick_timer: Option<H::Held<MemoryTimer>>,
     gpio: Option<H::Held<Pl061>>,
-    watchdogs: Vec<H::Held<GenericWatchdog>>,
+    generic_watchdogs: Vec<H::Held<GenericWatchdog>>,
     timers: Vec<H::Held<MemoryTimer>>,
     console: Option<H::Held<Mmio<Console>>>,
     clock_pages: Vec<H::Held<ClockPage<Fill>>>,
@@ -71,7 +71,7 @@ impl<H: Holder> Devices<H> {
     /// If its first console is missing.
     pub fn new(plan: &MachinePlan, fill: Fill) -> Result<Self, NoUart> {
         let (mut uart, mut quick_timer, mut gpio, mut console) = (None, None, None, None);
-        let (mut watchdogs, mut timers, mut clock_pages) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut generic_watchdogs, mut timers, mut clock_pages) = (Vec::new(), Vec::new(), Vec::new());
         let mut slots = Vec::new();
         for (slot, row) in plan.rows().iter().enumerate() {
             let place = Place { row, slot };
@@ -91,9 +91,9 @@ impl<H: Holder> Devices<H> {
                     gpio.get_or_insert(held);
                     slot
                 }
-                DeviceKind::Watchdog => {
+                DeviceKind::GenericWatchdog => {
                     let (held, slot) = place.hold::<H, _>(GenericWatchdog::new());
-                    watchdogs.push(held);
+                    generic_watchdogs.push(held);
                     slot
                 }
                 DeviceKind::Timer => {
@@ -121,7 +121,7 @@ impl<H: Holder> Devices<H> {
             });
         }
         let uart = uart.ok_or(NoUart)?;
-        Ok(Self { bus: Bus::of(slots), uart, quick_timer, gpio, watchdogs, timers, console, clock_pages })
+        Ok(Self { bus: Bus::of(slots), uart, quick_timer, gpio, generic_watchdogs, timers, console, clock_pages })
     }
 
     /// All of them, as accesses and changes of the machine's state find them.
@@ -189,10 +189,14 @@ impl<H: Holder> Devices<H> {
 
     /// Lets each Generic Watchdog know what time it is. How many second signals rise by that, and what the guest's counter shows when
     /// the next of them has something to do.
-    pub fn advance_watchdogs(&self, owner: &impl Keeper<H>, at_expiry: AtExpiry) -> (usize, Option<GuestTicks>) {
+    pub fn advance_generic_watchdogs(
+        &self,
+        owner: &impl Keeper<H>,
+        at_expiry: AtExpiry,
+    ) -> (usize, Option<GuestTicks>) {
         let mut sum = (0, None);
-        for watchdog in &self.watchdogs {
-            let (has_expired, deadline) = owner.work(watchdog, |device, outside| {
+        for generic_watchdog in &self.generic_watchdogs {
+            let (has_expired, deadline) = owner.work(generic_watchdog, |device, outside| {
                 let now = outside.count();
                 let has_expired = device.advance(now);
                 if has_expired && at_expiry == AtExpiry::BeginAnew {

@@ -37,7 +37,7 @@ pub fn machine<Text: AsRef<str>, File, Program>(
         memory_bytes: config.memory,
         ipa_bits: IPA_BITS,
         virtio: VIRTIO,
-        watchdog: config.doors.generic_watchdog,
+        generic_watchdog: config.doors.generic_watchdog,
         counter_frequency: counter.frequency,
         timers: timers(config.time.source, counter.shown),
     })
@@ -81,9 +81,9 @@ mod tests {
             .filter_map(|row| if let DeviceKind::Virtio(kind) = row.device { Some(kind) } else { None })
             .collect();
         assert_eq!(virtio, VIRTIO);
-        assert_eq!(plan.first(DeviceKind::Watchdog), None);
+        assert_eq!(plan.first(DeviceKind::GenericWatchdog), None);
         vm.doors.generic_watchdog = true;
-        assert!(machine(&vm, GuestCounter::USUAL).unwrap().first(DeviceKind::Watchdog).is_some());
+        assert!(machine(&vm, GuestCounter::USUAL).unwrap().first(DeviceKind::GenericWatchdog).is_some());
         vm.memory += 4096;
         assert_eq!(machine(&vm, GuestCounter::USUAL).unwrap_err(), MachineError::MemorySize(vm.memory));
         vm.memory = 1 << 40;

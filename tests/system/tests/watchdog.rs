@@ -327,7 +327,7 @@ fn fed() -> Result<()> {
 }
 
 /// The Generic Watchdog for a Linux guest.
-fn with_watchdog(mut vm: Vm) -> Vm {
+fn with_generic_watchdog(mut vm: Vm) -> Vm {
     vm.doors.generic_watchdog = true;
     vm.doors.watchdog_action = Action::Reset.number();
     vm
@@ -346,7 +346,7 @@ fn linux() -> Result<()> {
     let mut vms = Vec::new();
     for (name, kernel, end) in NAMES {
         let words = format!("uc.test=watchdog uc.end={end} panic=0");
-        vms.push(with_watchdog(guest::kernel_with_drivers(name, kernel, 1, &words, folder.path())?));
+        vms.push(with_generic_watchdog(guest::kernel_with_drivers(name, kernel, 1, &words, folder.path())?));
     }
     let run = Host { memory: 2048, ..Host::default() }.start(vms)?;
     for (name, ..) in NAMES {
@@ -379,7 +379,7 @@ fn systemd() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let mut vms = Vec::new();
     for (name, kernel) in NAMES {
-        vms.push(with_watchdog(guest::linux_with_systemd(name, kernel, name, folder.path())?));
+        vms.push(with_generic_watchdog(guest::linux_with_systemd(name, kernel, name, folder.path())?));
     }
     let run = Host { memory: 2048, ..Host::default() }.start(vms)?;
     let is_frozen = |name: &str| -> Result<()> {

@@ -95,7 +95,7 @@ pub const TWINS: [(DeviceKind, u64, u32); 8] = [
     (DeviceKind::Pl011, 0x0b00_0000, 64),
     (DeviceKind::Pl031, 0x0b01_0000, 65),
     (DeviceKind::Pl061, 0x0b02_0000, 66),
-    (DeviceKind::Watchdog, 0x0b03_0000, 67),
+    (DeviceKind::GenericWatchdog, 0x0b03_0000, 67),
     (DeviceKind::Timer, 0x0b04_0000, 68),
     (DeviceKind::Generation, 0x0b05_0000, 70),
     (DeviceKind::ClockPage, 0x0b06_0000, 71),
@@ -129,7 +129,7 @@ fn plan(policy: Doors) -> MachinePlan {
         memory_bytes: config.memory,
         ipa_bits: IPA_BITS,
         virtio: &[],
-        watchdog: true,
+        generic_watchdog: true,
         counter_frequency: HOST,
         timers: first.timers(),
     };
@@ -454,7 +454,7 @@ impl WholeVm {
                 RoundStep::Act(bite) => self.bites(bite),
                 RoundStep::LetIn => {}
                 RoundStep::Devices(at_expiry) => {
-                    let (signals, next) = self.devices.advance_watchdogs(self, at_expiry);
+                    let (signals, next) = self.devices.advance_generic_watchdogs(self, at_expiry);
                     round.expired(signals, next);
                     self.tell();
                 }

@@ -22,8 +22,8 @@ fn pair(kind: DeviceKind, first: u64, first_spi: u64) -> Pair {
     Pair { at: [first, second], spi: [first_spi, spi.into()] }
 }
 
-fn watchdogs() -> Pair {
-    pair(DeviceKind::Watchdog, 0x0910_0000, 10)
+fn generic_watchdogs() -> Pair {
+    pair(DeviceKind::GenericWatchdog, 0x0910_0000, 10)
 }
 
 /// Their timer frames, which are not side by side in the first one's control frame's page.
@@ -82,7 +82,7 @@ fn bites(vm: &mut WholeVm) -> usize {
 }
 
 /// WOR, then WCS.
-fn arm_watchdog(vm: &mut WholeVm, at: u64, ticks: u64) {
+fn arm_generic_watchdog(vm: &mut WholeVm, at: u64, ticks: u64) {
     write(vm, at + 0x8, ticks);
     write(vm, at, 1);
 }
@@ -102,7 +102,7 @@ fn each_has_registers_of_its_own() {
         (DeviceKind::Pl011, 0x0900_0000, 0x38),
         (DeviceKind::Pl031, 0x0901_0000, 0x4),
         (DeviceKind::Pl061, 0x0903_0000, 0x400),
-        (DeviceKind::Watchdog, 0x0910_0000, 0x8),
+        (DeviceKind::GenericWatchdog, 0x0910_0000, 0x8),
         (DeviceKind::Timer, 0x0912_0000, 0x80),
         (DeviceKind::Virtio(machine::VirtioKind::Console), 0x0a00_0000, 0x70),
     ];
@@ -117,12 +117,12 @@ fn each_has_registers_of_its_own() {
 }
 
 #[test]
-fn each_watchdog_has_its_own_time_and_interrupt() {
+fn each_generic_watchdog_has_its_own_time_and_interrupt() {
     let mut vm = running(Action::Log);
-    let Pair { at: [first, second], spi } = watchdogs();
-    arm_watchdog(&mut vm, second, SECOND_OF_CLOCK);
+    let Pair { at: [first, second], spi } = generic_watchdogs();
+    arm_generic_watchdog(&mut vm, second, SECOND_OF_CLOCK);
     vm.pass(SECOND_OF_CLOCK / 2);
-    arm_watchdog(&mut vm, first, SECOND_OF_CLOCK);
+    arm_generic_watchdog(&mut vm, first, SECOND_OF_CLOCK);
     vm.take_done();
     vm.pass(SECOND_OF_CLOCK * 6 / 10);
     assert_eq!((pending(&mut vm, spi), bites(&mut vm)), ([false, true], 0), "the second one's first signal");
@@ -136,10 +136,10 @@ fn each_watchdog_has_its_own_time_and_interrupt() {
 
 /// Both at once: each acts. What ends the VM does so once.
 #[test]
-fn two_watchdogs_may_act_together() {
+fn two_generic_watchdogs_may_act_together() {
     for (action, expected) in [(Action::Log, 2), (Action::Stop, 1)] {
         let mut vm = running(action);
-        watchdogs().at.into_iter().for_each(|at| arm_watchdog(&mut vm, at, SECOND_OF_CLOCK));
+        generic_watchdogs().at.into_iter().for_each(|at| arm_generic_watchdog(&mut vm, at, SECOND_OF_CLOCK));
         vm.pass(SECOND_OF_CLOCK + 10);
         vm.take_done();
         vm.pass(SECOND_OF_CLOCK + 10);
@@ -166,8 +166,9 @@ fn each_timer_fires_at_its_own_time() {
 #[test]
 fn a_pause_freezes_each() {
     let mut vm = running(Action::Log);
-    let (Pair { at: control_frames, spi: watchdog_spi }, Pair { at: frames, spi: timer_spi }) = (watchdogs(), timers());
-    control_frames.into_iter().for_each(|at| arm_watchdog(&mut vm, at, SECOND_OF_CLOCK));
+    let (Pair { at: control_frames, spi: generic_watchdog_spi }, Pair { at: frames, spi: timer_spi }) =
+        (generic_watchdogs(), timers());
+    control_frames.into_iter().for_each(|at| arm_generic_watchdog(&mut vm, at, SECOND_OF_CLOCK));
     frames.into_iter().for_each(|frame| arm_timer(&mut vm, frame, SECOND_OF_CLOCK));
     vm.pass(SECOND_OF_CLOCK / 2);
     vm.pause();
@@ -176,9 +177,9 @@ fn a_pause_freezes_each() {
     vm.resume();
     vm.pass(SECOND_OF_CLOCK / 4);
     assert_eq!(pending(&mut vm, timer_spi), [false, false]);
-    assert_eq!((pending(&mut vm, watchdog_spi), bites(&mut vm)), ([false, false], 0));
+    assert_eq!((pending(&mut vm, generic_watchdog_spi), bites(&mut vm)), ([false, false], 0));
     vm.pass(SECOND_OF_CLOCK / 2);
-    assert_eq!((pending(&mut vm, timer_spi), pending(&mut vm, watchdog_spi)), ([true, true], [true, true]));
+    assert_eq!((pending(&mut vm, timer_spi), pending(&mut vm, generic_watchdog_spi)), ([true, true], [true, true]));
 }
 
 #[test]
@@ -217,22 +218,22 @@ fn the_power_button_is_at_the_first() {
 #[test]
 fn each_is_saved_and_restored_in_its_own_place() {
     let mut vm = running(Action::Log);
-    let [first, second] = watchdogs().at;
-    arm_watchdog(&mut vm, first, 3 * SECOND_OF_CLOCK);
-    arm_watchdog(&mut vm, second, SECOND_OF_CLOCK);
+    let [first, second] = generic_watchdogs().at;
+    arm_generic_watchdog(&mut vm, first, 3 * SECOND_OF_CLOCK);
+    arm_generic_watchdog(&mut vm, second, SECOND_OF_CLOCK);
     let [_, frame] = timers().at;
     arm_timer(&mut vm, frame, SECOND_OF_CLOCK);
     vm.pause();
     let saved = vm.save().expect("it stands still");
     let mut other = running(Action::Log);
-    arm_watchdog(&mut other, first, SECOND_OF_CLOCK / 8);
+    arm_generic_watchdog(&mut other, first, SECOND_OF_CLOCK / 8);
     other.pause();
     other.restore(saved.clone()).expect("it is of the same shape");
     assert_eq!(other.save(), Some(saved));
     other.resume();
     assert_eq!([first, second].map(|at| read(&mut other, at + 0x8)), [3 * SECOND_OF_CLOCK, SECOND_OF_CLOCK]);
     other.pass(SECOND_OF_CLOCK * 3 / 2);
-    assert_eq!(pending(&mut other, watchdogs().spi), [false, true]);
+    assert_eq!(pending(&mut other, generic_watchdogs().spi), [false, true]);
     assert_eq!(pending(&mut other, timers().spi), [false, true]);
 }
 
@@ -241,12 +242,12 @@ fn a_reset_forgets_each() {
     const SYSTEM_RESET: u64 = 0x8400_0009;
     let mut vm = running(Action::Log);
     let frames = timers().at;
-    watchdogs().at.into_iter().for_each(|at| arm_watchdog(&mut vm, at, SECOND_OF_CLOCK));
+    generic_watchdogs().at.into_iter().for_each(|at| arm_generic_watchdog(&mut vm, at, SECOND_OF_CLOCK));
     frames.into_iter().for_each(|frame| arm_timer(&mut vm, frame, SECOND_OF_CLOCK));
     vm.set_register(FIRST, 0, SYSTEM_RESET);
     vm.exit(FIRST, Cause { esr: 0x5a00_0000, far: 0, hpfar: 0 });
     vm.take_done();
-    for at in watchdogs().at {
+    for at in generic_watchdogs().at {
         assert_eq!((read(&mut vm, at), read(&mut vm, at + 0x8)), (0, 0));
     }
     for frame in frames {
@@ -254,5 +255,5 @@ fn a_reset_forgets_each() {
     }
     vm.pass(5 * SECOND_OF_CLOCK);
     assert_eq!(pending(&mut vm, timers().spi), [false, false]);
-    assert_eq!((pending(&mut vm, watchdogs().spi), bites(&mut vm)), ([false, false], 0));
+    assert_eq!((pending(&mut vm, generic_watchdogs().spi), bites(&mut vm)), ([false, false], 0));
 }

@@ -76,7 +76,7 @@ fn pl061() -> impl Strategy<Value = SavedPl061> {
     )
 }
 
-fn watchdog() -> impl Strategy<Value = SavedGenericWatchdog> {
+fn generic_watchdog() -> impl Strategy<Value = SavedGenericWatchdog> {
     any::<(bool, bool, bool, bool, u64, u64, Option<u64>)>().prop_map(
         |(enabled, first, second, expired, offset, compare, paused)| SavedGenericWatchdog {
             enabled,
@@ -92,7 +92,7 @@ fn watchdog() -> impl Strategy<Value = SavedGenericWatchdog> {
 
 proptest! {
     #[test]
-    fn what_was_put_in_is_taken_out(uart in pl011(), clock in pl031(), gpio in pl061(), generic in watchdog(),
+    fn what_was_put_in_is_taken_out(uart in pl011(), clock in pl031(), gpio in pl061(), generic in generic_watchdog(),
                                     input in vec(any::<u8>(), 0..100)) {
         prop_assert_eq!(Pl011::restored(&uart).map(|uart| uart.save()), Ok(Ok(uart.clone())));
         prop_assert_eq!(Pl031::restored(&clock).save(), clock);

@@ -17,7 +17,7 @@ fn plan(memory: u64) -> MachinePlan {
         memory_bytes: memory,
         ipa_bits: 40,
         virtio: &[],
-        watchdog: false,
+        generic_watchdog: false,
         counter_frequency: Hz(1_000_000),
         timers: Timers::Cpu,
     })

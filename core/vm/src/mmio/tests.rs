@@ -68,7 +68,7 @@ impl Fake {
             memory_bytes: 0x20_0000,
             ipa_bits: 40,
             virtio: &[],
-            watchdog: false,
+            generic_watchdog: false,
             counter_frequency: Hz(1_000_000),
             timers: machine::Timers::Cpu,
         };

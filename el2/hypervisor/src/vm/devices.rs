@@ -213,8 +213,8 @@ impl Devices {
 
     /// Lets the Generic Watchdogs know what time it is. How many second signals rise by that, and what the guest's counter shows when one
     /// has something to do next.
-    pub(crate) fn advance_watchdogs(&self, vm: &Vm, at_expiry: AtExpiry) -> (usize, Option<GuestTicks>) {
-        self.parts.advance_watchdogs(vm, at_expiry)
+    pub(crate) fn advance_generic_watchdogs(&self, vm: &Vm, at_expiry: AtExpiry) -> (usize, Option<GuestTicks>) {
+        self.parts.advance_generic_watchdogs(vm, at_expiry)
     }
 
     /// A word of the memory-mapped timer's frame, for the short path of an exit, where the guest's counter shows `count`; `None` if

@@ -199,7 +199,7 @@ fn look_after(vm: &'static Vm) -> Option<Ticks> {
                 life = vm.life();
             }
             RoundStep::Devices(at_expiry) => {
-                let (signals, next) = vm.devices.advance_watchdogs(vm, at_expiry);
+                let (signals, next) = vm.devices.advance_generic_watchdogs(vm, at_expiry);
                 round.expired(signals, next);
             }
             RoundStep::Done(next) => return next,

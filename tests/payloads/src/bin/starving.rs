@@ -37,7 +37,7 @@ const POLL_MICROSECONDS: u64 = 100_000;
 const WATCHDOG_OFFSET: u64 = 0x0910_0008;
 const WATCHDOG_STATUS: u64 = 0x0910_0000;
 /// WRR, WCV, and the PL031's data and match registers.
-const WATCHDOG_REFRESH: u64 = 0x0911_0000;
+const GENERIC_WATCHDOG_REFRESH: u64 = 0x0911_0000;
 const WATCHDOG_COMPARE: u64 = 0x0910_0010;
 const CLOCK: u64 = 0x0901_0000;
 const UART: u64 = 0x0900_0000;
@@ -132,7 +132,7 @@ fn count() -> ! {
         let (before, physical, after) = (timer::now(), timer::physical_now(), timer::now());
         timer::stop();
         let _ = guest::pat_watchdog();
-        memory::write32(WATCHDOG_REFRESH, 0);
+        memory::write32(GENERIC_WATCHDOG_REFRESH, 0);
         println!("starving: count {before} seconds {}", memory::read32(CLOCK));
         if !(before..=after).contains(&physical) || before < start + nap {
             println!("starving: amiss: it slept from {start}, {before} {physical} {after}");
@@ -151,7 +151,7 @@ fn lower() -> ! {
             memory::write64(WATCHDOG_OFFSET, timer::microseconds(40_000_000 - nearer * 1000));
             memory::write32(WATCHDOG_STATUS, 1);
             memory::write64(WATCHDOG_COMPARE, timer::now());
-            memory::write32(WATCHDOG_REFRESH, 0);
+            memory::write32(GENERIC_WATCHDOG_REFRESH, 0);
             memory::write32(CLOCK_MATCH, memory::read32(CLOCK) + 20_000 - nearer as u32);
         }
     }

@@ -138,7 +138,7 @@ const VARIANTS: [Variant; 11] = [
         words: "counted rounds=2000 test=p4_a6,p4_a7,p4_a8,p4_a10",
     },
     Variant {
-        payload: "watchdog",
+        payload: "generic-watchdog",
         what: "counted",
         models: &["max"],
         change: |trial| (trial.vm.vcpus, trial.cpus, trial.icount) = (1, 1, true),
@@ -215,7 +215,7 @@ fn usual(image: &Image, model: &str, options: &str) -> Trial {
     vm.cmdline = format!("{} {options}{words}", words_for(&image.name)).trim().to_owned();
     vm.doors.vmware = matches!(&*image.name, "coherency" | "doors" | "wfe" | "storm" | "scaled");
     vm.doors.wfe = matches!(&*image.name, "wfe" | "storm");
-    vm.doors.generic_watchdog = image.name == "watchdog";
+    vm.doors.generic_watchdog = image.name == "generic-watchdog";
     vm.doors.watchdog_action = Action::Reset.number();
     if image.name == "coherency" {
         (vm.vcpus, vm.memory) = (4, 192 << 20);

@@ -44,7 +44,7 @@ fn main() {
             memory::write32(WCS, 0);
         }
     }
-    test::run(&tests!("watchdog":
+    test::run(&tests!("generic_watchdog":
         second_signal_resets, identification, registers, odd_accesses, refresh_moves_the_compare_value,
         first_signal_is_an_interrupt, silent_while_refreshed, silent_while_disabled,
     ));
