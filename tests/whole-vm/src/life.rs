@@ -1,6 +1,7 @@
 //! Its life: the operator's requests, and what each vCPU's thread then does until no thread has anything to do.
 
 use devices::Change;
+use machine::Row;
 use services::psci::Start;
 use units::{Ipa, VcpuId};
 use vgic::{Power, Vgic};
@@ -219,6 +220,12 @@ impl WholeVm {
                 self.load();
             }
         }
+    }
+
+    /// The devices of its machine, in the order of the plan.
+    #[must_use]
+    pub fn rows(&self) -> &[Row] {
+        self.plan.rows()
     }
 
     /// The first byte of RAM.

@@ -91,7 +91,7 @@ pub(crate) fn devices(plan: &MachinePlan) -> Devices {
 
 /// Where the second device of a kind is, whose SPI, of the first of its lines, is that beside it. The second frame is behind the
 /// first one.
-pub const TWINS: [(DeviceKind, u64, u32); 8] = [
+pub const TWINS: [(DeviceKind, u64, u32); 9] = [
     (DeviceKind::Pl011, 0x0b00_0000, 64),
     (DeviceKind::Pl031, 0x0b01_0000, 65),
     (DeviceKind::Pl061, 0x0b02_0000, 66),
@@ -100,6 +100,7 @@ pub const TWINS: [(DeviceKind, u64, u32); 8] = [
     (DeviceKind::Generation, 0x0b05_0000, 70),
     (DeviceKind::ClockPage, 0x0b06_0000, 71),
     (DeviceKind::Virtio(VirtioKind::Console), 0x0b07_0000, 72),
+    (DeviceKind::Virtio(VirtioKind::Entropy), 0x0b08_0000, 73),
 ];
 
 /// The machine of a VM that has every device, and those of [`TWINS`] twice.

@@ -2,8 +2,10 @@
 //!
 //! The machine's usual devices are at their usual addresses, and the second of each kind where [`TWINS`] says.
 
+use std::collections::BTreeSet;
+
 use abi::bundle::Doors;
-use machine::DeviceKind;
+use machine::{DeviceKind, VirtioKind};
 use units::VcpuId;
 use watchdog::Action;
 use whole_vm::{Cause, Done, TWINS, WholeVm};
@@ -34,6 +36,27 @@ fn timers() -> Pair {
 
 fn clock_pages() -> Pair {
     pair(DeviceKind::ClockPage, 0x0915_0000, 15)
+}
+
+/// How many there are of each kind. A kind that is not here does not compile.
+macro_rules! kinds {
+    (twice: $($twice:ident)*; of virtio: $($virtio:ident)*; once: $($once:ident)*) => {
+        const KINDS: &[(DeviceKind, usize)] = &[
+            $((DeviceKind::$twice, 2),)*
+            $((DeviceKind::Virtio(VirtioKind::$virtio), 2),)*
+            $((DeviceKind::$once, 1),)*
+        ];
+        const _: fn(DeviceKind) = |kind| match kind {
+            $(DeviceKind::$twice)|* | $(DeviceKind::Virtio(VirtioKind::$virtio))|* | $(DeviceKind::$once)|* => {}
+        };
+    };
+}
+
+kinds! {
+    twice: Pl011 Pl031 Pl061 GenericWatchdog Timer Generation ClockPage;
+    of virtio: Console Entropy;
+    // They answer where there is nothing, and have neither state nor interrupts.
+    once: Flash VacantVirtio
 }
 
 fn running(action: Action) -> WholeVm {
@@ -94,6 +117,19 @@ fn arm_timer(vm: &mut WholeVm, frame: u64, at: u64) {
     write(vm, frame + 0x2c, 1);
 }
 
+/// So the tests of this file and the random ones ask of each kind what it does where there is another: whose interrupt it is, and whose state.
+#[test]
+fn each_kind_that_interrupts_is_there_twice() {
+    let vm = running(Action::Log);
+    for &(kind, count) in KINDS {
+        let rows: Vec<_> = vm.rows().iter().filter(|row| row.device == kind).collect();
+        assert_eq!(rows.len(), count, "{kind:?}: its row in TWINS");
+        let lines: BTreeSet<_> = rows.iter().flat_map(|row| &row.lines).map(|line| line.interrupt).collect();
+        assert_eq!(lines.len(), rows.iter().map(|row| row.lines.len()).sum(), "{kind:?}: each has lines of its own");
+        assert!(count == 2 || lines.is_empty(), "{kind:?} interrupts, so there have to be two");
+    }
+}
+
 /// One register of each kind that keeps what is written: both devices have their own.
 #[test]
 fn each_has_registers_of_its_own() {
@@ -104,7 +140,8 @@ fn each_has_registers_of_its_own() {
         (DeviceKind::Pl061, 0x0903_0000, 0x400),
         (DeviceKind::GenericWatchdog, 0x0910_0000, 0x8),
         (DeviceKind::Timer, 0x0912_0000, 0x80),
-        (DeviceKind::Virtio(machine::VirtioKind::Console), 0x0a00_0000, 0x70),
+        (DeviceKind::Virtio(VirtioKind::Console), 0x0a00_0000, 0x70),
+        (DeviceKind::Virtio(VirtioKind::Entropy), 0x0a00_0200, 0x70),
     ];
     let places = registers.map(|(kind, first, offset)| pair(kind, first, 0).at.map(|at| at + offset));
     for [first, second] in places {
