@@ -2,8 +2,9 @@
 //!
 //! The image is an arm64 `Image` (Linux `Documentation/arch/arm64/booting.rst`): a 64-byte header, loaded at any 2 MiB
 //! boundary, entered at its first byte with the MMU off and the device tree's address in X0. It is linked at 0 as a
-//! position-independent executable and relocates itself here. Whether the CPU is at EL2 is for Rust to find out, so
-//! that the refusal can be printed: nothing in this path touches a register that EL1 does not have.
+//! position-independent executable and relocates itself here, once, by a table of type SHT_RELR (ELF's generic ABI): where in
+//! the image addresses stand. Whether the CPU is at EL2 is for Rust to find out, so that the refusal can be printed: nothing in
+//! this path touches a register that EL1 does not have.
 //!
 //! The boot CPU describes the platform and builds the tables with the MMU off, then calls [`enter_virtual`]. The others
 //! are started by [`start_cpu`] with everything they need in a `Secondary` record and come up with the MMU on.
@@ -49,20 +50,32 @@ primary_entry:
     stp     xzr, xzr, [x1], #16
     stp     xzr, xzr, [x1], #16
     b       1b
-2:  adrp    x1, __rela_start
-    add     x1, x1, :lo12:__rela_start
-    adrp    x2, __rela_end
-    add     x2, x2, :lo12:__rela_end
+2:  adrp    x1, __relr_start
+    add     x1, x1, :lo12:__relr_start
+    adrp    x2, __relr_end
+    add     x2, x2, :lo12:__relr_end
 3:  cmp     x1, x2
-    b.hs    4f
-    ldp     x3, x4, [x1], #16               // offset, kind
-    ldr     x5, [x1], #8                    // addend
-    cmp     x4, #0x403                      // R_AARCH64_RELATIVE, the only kind
-    b.ne    .
+    b.hs    7f
+    ldr     x3, [x1], #8
+    tbnz    x3, #0, 4f
+    add     x4, x3, x21                     // an even word: here is an address
+    ldr     x5, [x4]
     add     x5, x5, x21
-    str     x5, [x3, x21]
+    str     x5, [x4], #8
     b       3b
-4:  adrp    x1, __boot_stack
+4:  lsr     x3, x3, #1                      // an odd one: which of the next 63 words are addresses
+5:  cbz     x3, 6f
+    rbit    x5, x3
+    clz     x5, x5                          // the first of them
+    ldr     x6, [x4, x5, lsl #3]
+    add     x6, x6, x21
+    str     x6, [x4, x5, lsl #3]
+    sub     x5, x3, #1
+    and     x3, x3, x5                      // without it
+    b       5b
+6:  add     x4, x4, #(63 * 8)
+    b       3b
+7:  adrp    x1, __boot_stack
     add     x1, x1, :lo12:__boot_stack
     add     sp, x1, #0x10, lsl #12
     mov     x29, xzr
