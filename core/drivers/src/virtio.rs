@@ -1,6 +1,7 @@
-//! The driver side of virtio 1.3, over the MMIO transport (section 4.2), as far as our devices need it.
+//! The driver side of virtio 1.3, over the MMIO transport (section 4.2) and over PCI (4.1), as far as our devices need it.
 //!
 //! * [`queue`]: a split virtqueue (section 2.7) whose descriptors never change: number n is buffer number n.
+//! * [`pci`]: what stands in which register on PCI. Everything else knows the registers of MMIO alone.
 //! * [`console`]: the console with several ports (section 5.3), of which one is ours.
 //!
 //! A virtio device does DMA. Nothing here holds an address: the owner of the device ([`Transport`]) lays queues and buffers out
@@ -9,6 +10,7 @@
 //! and a device that breaks the rules is reset and no longer used ([`Broken`]).
 
 pub mod console;
+pub mod pci;
 pub mod queue;
 
 use crate::Registers;
@@ -80,7 +82,25 @@ pub struct Shape {
     pub device_writes: bool,
 }
 
-/// A device behind MMIO registers, with memory of its own.
+/// A device's registers, by the numbers that they have behind MMIO.
+pub trait NamedRegisters {
+    /// Reads a register of four bytes.
+    fn get(&self, register: u64) -> u32;
+    /// Writes one.
+    fn set(&self, register: u64, value: u32);
+}
+
+impl<R: Registers> NamedRegisters for R {
+    fn get(&self, register: u64) -> u32 {
+        self.read32(register)
+    }
+
+    fn set(&self, register: u64, value: u32) {
+        self.write32(register, value);
+    }
+}
+
+/// A device with memory of its own.
 pub trait Transport {
     /// A queue in that memory.
     type Rings: Rings;
@@ -100,28 +120,28 @@ pub trait Transport {
 }
 
 /// Tells the device what the driver understands.
-pub fn accept(registers: &impl Registers, features: u64) {
+pub fn accept(registers: &impl NamedRegisters, features: u64) {
     for half in [0, 1] {
-        registers.write32(register::DRIVER_FEATURES_SEL, half);
-        registers.write32(register::DRIVER_FEATURES, (features >> (32 * half)) as u32);
+        registers.set(register::DRIVER_FEATURES_SEL, half);
+        registers.set(register::DRIVER_FEATURES, (features >> (32 * half)) as u32);
     }
 }
 
 /// Tells the device where queue number `queue` is: its descriptors, its driver's ring, and its own, with `count` entries each. Says
 /// whether it has such a queue.
-pub fn place(registers: &impl Registers, queue: u16, count: u16, addresses: [u64; 3]) -> bool {
-    registers.write32(register::QUEUE_SEL, queue.into());
-    if registers.read32(register::QUEUE_SIZE_MAX) < count.into() {
+pub fn place(registers: &impl NamedRegisters, queue: u16, count: u16, addresses: [u64; 3]) -> bool {
+    registers.set(register::QUEUE_SEL, queue.into());
+    if registers.get(register::QUEUE_SIZE_MAX) < count.into() {
         return false;
     }
-    registers.write32(register::QUEUE_SIZE, count.into());
+    registers.set(register::QUEUE_SIZE, count.into());
     for (register, address) in
         [register::QUEUE_DESC, register::QUEUE_DRIVER, register::QUEUE_DEVICE].into_iter().zip(addresses)
     {
-        registers.write32(register, address as u32);
-        registers.write32(register + 4, (address >> 32) as u32);
+        registers.set(register, address as u32);
+        registers.set(register + 4, (address >> 32) as u32);
     }
-    registers.write32(register::QUEUE_READY, 1);
+    registers.set(register::QUEUE_READY, 1);
     true
 }
 
@@ -130,6 +150,8 @@ pub fn place(registers: &impl Registers, queue: u16, count: u16, addresses: [u64
 pub enum Unusable {
     /// It has the legacy interface, of before virtio 1.0.
     Legacy,
+    /// It does not come back from its reset.
+    Reset,
     /// It does not do what is needed.
     Features,
     /// One of its queues cannot be had.
@@ -144,9 +166,12 @@ impl Unusable {
     pub const fn sentence(self) -> &'static str {
         match self {
             Self::Legacy => "it has the legacy interface; with QEMU add -global virtio-mmio.force-legacy=false",
+            Self::Reset => "it does not come back from its reset",
             Self::Features => "it does not accept what the driver understands",
             Self::Queue(_) => "a queue is too small, or there is no memory for it",
-            Self::OnePort => "it has no way to say which port is which; with QEMU it is a virtio-serial-device",
+            Self::OnePort => {
+                "it has no way to say which port is which; with QEMU it is a virtio-serial-device or a virtio-serial-pci"
+            }
         }
     }
 }
@@ -170,9 +195,22 @@ pub fn probe<T: Transport>(transport: &T) -> Result<Option<u32>, Unusable> {
     }
 }
 
+/// So often is looked whether a device has come back from its reset.
+const LOOKS: usize = 10_000;
+
+/// Resets the device, and waits until it says that it is: until then it may do DMA (section 2.1.2).
+///
+/// # Errors
+/// [`Unusable::Reset`].
+pub fn reset<T: Transport>(transport: &T) -> Result<(), Unusable> {
+    transport.write(register::STATUS, 0);
+    let is_reset = (0..LOOKS).any(|_| transport.read(register::STATUS) == 0);
+    if is_reset { Ok(()) } else { Err(Unusable::Reset) }
+}
+
 /// The first steps of section 3.1.1: reset, and agreement about `wanted`, all of which must be there.
 fn begin<T: Transport>(transport: &T, wanted: u64) -> Result<(), Unusable> {
-    transport.write(register::STATUS, 0);
+    reset(transport)?;
     transport.write(register::STATUS, ACKNOWLEDGE | DRIVER);
     let offered = [0, 1].map(|half| {
         transport.write(register::DEVICE_FEATURES_SEL, half);

@@ -1,6 +1,8 @@
 //! The driver of a console with several ports against a device: the transport and the queues of our own guests' devices, with a
 //! device of such ports behind them. The driver's writes are played on them as if a guest had made them.
 
+mod pci;
+
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -287,12 +289,8 @@ impl Transport for Link {
     }
 
     fn lay_out(&mut self, queue: u16, shape: Shape) -> Option<Laid> {
-        let count = u64::from(shape.count);
-        let [table, available, used] = [16 * count, 6 + 2 * count, 6 + 8 * count].map(|bytes| self.0.take(bytes));
-        let buffers = self.0.take(count * u64::from(shape.length));
-        self.0.rings.borrow_mut().push((used, shape.count));
-        let laid = Laid { machine: Rc::clone(&self.0), shape, table, available, used, buffers };
-        place(self, queue, shape.count, [table, available, used]).then_some(laid)
+        let (laid, addresses) = Laid::new(&self.0, shape);
+        place(self, queue, shape.count, addresses).then_some(laid)
     }
 }
 
@@ -335,6 +333,16 @@ impl Registers for Link {
 }
 
 impl Laid {
+    /// A queue, and where its three parts are.
+    fn new(machine: &Rc<Machine>, shape: Shape) -> (Self, [u64; 3]) {
+        let count = u64::from(shape.count);
+        let [table, available, used] = [16 * count, 6 + 2 * count, 6 + 8 * count].map(|bytes| machine.take(bytes));
+        let buffers = machine.take(count * u64::from(shape.length));
+        machine.rings.borrow_mut().push((used, shape.count));
+        let laid = Self { machine: Rc::clone(machine), shape, table, available, used, buffers };
+        (laid, [table, available, used])
+    }
+
     fn buffer(&self, buffer: u16) -> u64 {
         self.buffers + u64::from(buffer) * u64::from(self.shape.length)
     }
@@ -389,7 +397,7 @@ fn started(ports: Ports) -> (Rc<Machine>, Console<Link>) {
 }
 
 /// Sends all of `bytes`, in buffers filled in pieces of `piece`; says how many were sent.
-fn send(console: &mut Console<Link>, bytes: &[u8], piece: usize) -> usize {
+fn send(console: &mut Console<impl Transport>, bytes: &[u8], piece: usize) -> usize {
     let mut sent = 0;
     for bytes in bytes.chunks(BUFFER as usize) {
         let Some(buffer) = console.room().expect("it is there") else {
@@ -404,7 +412,7 @@ fn send(console: &mut Console<Link>, bytes: &[u8], piece: usize) -> usize {
     sent
 }
 
-fn receive(console: &mut Console<Link>) -> Vec<u8> {
+fn receive(console: &mut Console<impl Transport>) -> Vec<u8> {
     let (mut all, mut piece) = (Vec::new(), [0; MOST_AT_ONCE]);
     loop {
         match console.receive(&mut piece).expect("it is there") {

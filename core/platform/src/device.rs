@@ -50,6 +50,15 @@ impl Platform<'_> {
         windows.map(|(registers, interrupt)| VirtioWindow { registers, interrupt })
     }
 
+    /// Where registers of further devices may be found when they are looked for: there is no telling now, so they are not in
+    /// [`Platform::device_memory`].
+    pub fn later_devices(&self) -> impl Iterator<Item = Pa> {
+        let pci = self.pci.iter().flatten();
+        pci.flat_map(|pci| {
+            core::iter::once(pci.configuration.start).chain(pci.windows.iter().map(|window| window.memory.start))
+        })
+    }
+
     /// The memory that the devices' registers are in, and virtio's windows, in whole pieces of `step` bytes (a power of two): each
     /// piece once, by rising addresses, and pieces that touch as one range. There may be any number of devices: the list is
     /// walked again for each range, so nothing has to be stored before there is memory to store it in.

@@ -1,18 +1,21 @@
 //! The reader of flattened device trees.
 //!
-//! * `blob`: bytes to tokens. * `cells`: values to numbers, addresses and interrupts. * `survey`: the walk.
+//! * `blob`: bytes to tokens. * `cells`: values to numbers, addresses and interrupts. * `survey`: the walk. * `pci`: a PCI host.
 //!
 //! Here the findings become the [`Platform`].
 
 mod blob;
 mod cells;
+mod pci;
 mod survey;
 
 #[cfg(test)]
 mod tests;
 
-use crate::{Console, ConsoleKind, Gicv3, InterruptLine, Platform, PlatformError, Timer};
+use crate::pci::MapController;
+use crate::{BadPciHost, Console, ConsoleKind, Gicv3, InterruptLine, PciHost, Platform, PlatformError, Timer};
 use blob::{Blob, Token};
+pub(crate) use pci::line_in_map;
 pub(crate) use survey::WindowRow;
 use survey::{Survey, TimerNode, strings};
 use units::{Pa, Range};
@@ -63,6 +66,7 @@ impl<'t> Platform<'t> {
             timer: survey.timer()?,
             console: survey.console(&blob),
             clock: survey.clock,
+            pci: survey.pci(),
             windows: survey.windows,
             cpus: survey.cpus,
             cpus_left_out: survey.cpus_left_out,
@@ -95,7 +99,7 @@ impl Console {
     }
 }
 
-impl Survey<'_> {
+impl<'t> Survey<'t> {
     fn initrd(&self) -> Option<Range<Pa>> {
         let start = self.chosen.initrd_start?;
         let size = self.chosen.initrd_end?.checked_sub(start).filter(|&size| size != 0)?;
@@ -104,6 +108,15 @@ impl Survey<'_> {
 
     fn interrupt_cells(&self) -> u32 {
         self.gic.as_ref().map_or(3, |gic| gic.interrupt_cells)
+    }
+
+    fn pci(&mut self) -> Option<Result<PciHost<'t>, BadPciHost>> {
+        let mut pci = self.pci.take();
+        if let (Some(Ok(pci)), Some(gic)) = (&mut pci, &self.gic) {
+            let (phandle, address_cells, interrupt_cells) = (gic.phandle, gic.address_cells, gic.interrupt_cells);
+            pci.controller = MapController { phandle, address_cells, interrupt_cells };
+        }
+        pci
     }
 
     fn gic(&self) -> Result<Gicv3, PlatformError> {

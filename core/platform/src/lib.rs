@@ -18,12 +18,14 @@ use units::{CpuId, Hz, IntId, Pa, Range, Trigger};
 
 mod device;
 mod devicetree;
+mod pci;
+mod redistributors;
 
 use devicetree::WindowRow;
-mod redistributors;
 
 pub use device::{Device, DeviceKind};
 pub use devicetree::{HEADER_SIZE, MAX_DEVICE_TREE_SIZE, device_tree_size};
+pub use pci::{BadPciHost, MAX_PCI_WINDOWS, PciHost, PciWindow};
 
 /// How many CPUs are used; further ones stay off.
 pub const MAX_CPUS: usize = 64;
@@ -59,6 +61,8 @@ pub struct Platform<'t> {
     pub clock: Option<Range<Pa>>,
     /// See [`Platform::virtio`]. Rows of them: a list of all would be too large for the stack on which we boot.
     windows: ArrayVec<WindowRow, MAX_WINDOW_ROWS>,
+    /// The first PCI host whose devices see memory as the CPUs' caches do, or why it cannot be used.
+    pub pci: Option<Result<PciHost<'t>, BadPciHost>>,
     /// How to call the firmware to switch CPUs on, if it offers that.
     pub psci: Option<Psci>,
     /// The architected timers' interrupts.

@@ -157,7 +157,11 @@ static BOOT_EMERGENCY: EmergencyStack = EmergencyStack(core::cell::UnsafeCell::n
 ///
 /// # Errors
 /// When the early tables do not suffice or the ranges overlap.
-pub fn enter_virtual(ram: &[Range<Pa>], devices: impl Iterator<Item = Range<Pa>>) -> Result<(), MapError> {
+pub fn enter_virtual(
+    ram: &[Range<Pa>],
+    devices: impl Iterator<Item = Range<Pa>>,
+    later: impl Iterator<Item = Pa>,
+) -> Result<(), MapError> {
     let image = stack::image();
     let whole = image.whole();
     mmu::map_identity(image.text, mmu::Kind::Code)?;
@@ -176,6 +180,9 @@ pub fn enter_virtual(ram: &[Range<Pa>], devices: impl Iterator<Item = Range<Pa>>
         mmu::map_identity(range, mmu::Kind::Device)?;
     }
     mmu::reserve_slot(units::Va(0x7f00_0000_0000))?;
+    for address in later.filter(|address| address.0 < 0x7f00_0000_0000) {
+        mmu::reserve_slot(units::Va(address.0))?;
+    }
 
     let area = Pa(BOOT_AREA.0.get().addr() as u64);
     let emergency = BOOT_EMERGENCY.0.get().addr() as u64 + 8192;

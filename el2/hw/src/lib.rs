@@ -21,6 +21,7 @@ pub mod memory;
 pub mod mmio;
 pub mod mmu;
 pub mod nopreempt;
+pub mod pci;
 pub mod percpu;
 pub mod probe;
 pub mod rndr;

@@ -63,6 +63,13 @@ impl Region {
         if is_free { Ok(Self { start: range.start.0, size: range.size }) } else { Err(RegionError::NoDevice) }
     }
 
+    /// As [`Region::open`], for what was not listed: it is mapped first, if nothing else is there. For registers that stand in the
+    /// platform's windows, or that it names by itself.
+    #[inline(never)]
+    pub(crate) fn open_later(range: Range<Pa>) -> Result<Self, RegionError> {
+        if mmu::map_device(range) { Self::open(range) } else { Err(RegionError::NoDevice) }
+    }
+
     /// A region that was opened before, of which only the start was kept: where that is read often, and the size is known.
     #[inline(always)]
     pub(crate) const fn opened_before(start: Pa, size: u64) -> Self {

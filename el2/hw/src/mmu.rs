@@ -10,7 +10,7 @@
 
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use units::{Pa, Range, Va};
+use units::{PAGE_SIZE, Pa, Range, Va};
 
 use crate::percpu::{ALIAS, PerCpu};
 use crate::sync::IrqLock;
@@ -172,6 +172,9 @@ pub fn map_identity(range: Range<Pa>, kind: Kind) -> Result<(), MapError> {
     map(Va(range.start.0), range.start, range.size, kind)
 }
 
+/// The slots from here on are for what is not where it physically is.
+const OWN_SLOTS: u64 = 254;
+
 /// A CPU's top-level table: a copy of the boot CPU's with that CPU's area at [`ALIAS`].
 ///
 /// # Errors
@@ -223,6 +226,21 @@ pub(crate) fn is_device(range: Range<Pa>) -> bool {
         at = Pa(start.0 + size);
     }
     true
+}
+
+/// Maps the pages of a device's registers where they are, if they are not yet. They have to be below an entry that all CPUs share
+/// ([`reserve_slot`]), where nothing else is. Says whether they are mapped.
+pub(crate) fn map_device(range: Range<Pa>) -> bool {
+    let start = range.start.align_down(PAGE_SIZE);
+    let Some(end) = range.end().align_up(PAGE_SIZE).filter(|&end| end.0 <= OWN_SLOTS << 39) else { return false };
+    let whole = Range { start, size: end.0 - start.0 };
+    if range.is_empty() || whole.start.0 >> 39 != (end.0 - 1) >> 39 {
+        return false;
+    }
+    let root = SPACE.lock().root;
+    // Under an entry that only the boot CPU has it would be mapped for nobody else.
+    entry(root, start.0 >> 39).load(Ordering::Relaxed) & VALID != 0
+        && (is_device(whole) || map_identity(whole, Kind::Device).is_ok())
 }
 
 /// Makes sure that the shared top-level entry for `va` exists, so that it is in every CPU's copy.

@@ -1,4 +1,4 @@
-//! A virtio device of the host behind MMIO registers, and the memory to which it does DMA.
+//! A virtio device of the host, behind MMIO registers or on PCI, and the memory to which it does DMA.
 //!
 //! There is no SMMU in between: such a device can access any address that it is given. So only this file makes addresses, inside
 //! memory that the caller gave up for this device for ever. Code above knows only buffer numbers, and the few registers that hold
@@ -10,8 +10,10 @@ use core::ptr;
 use core::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 use drivers::Registers as _;
+use drivers::virtio::pci::{Pci, Piece};
 use drivers::virtio::queue::Rings;
-use drivers::virtio::{self, Shape, Transport, register};
+use drivers::virtio::{self, NamedRegisters as _, Shape, Transport, register};
+use pci::{Structure, Structures};
 use units::{Pa, Range};
 
 use crate::memory;
@@ -29,8 +31,44 @@ const NO_INTERRUPT: u16 = 1;
 /// A device, with memory of its own.
 #[derive(Debug)]
 pub struct Device {
-    registers: Region,
+    registers: Way,
     free: Range<Pa>,
+}
+
+/// How its registers are reached.
+#[derive(Debug)]
+enum Way {
+    Mmio(Region),
+    Pci(Pci<Region>),
+}
+
+impl virtio::NamedRegisters for Way {
+    #[inline(never)]
+    fn get(&self, register: u64) -> u32 {
+        match self {
+            Self::Mmio(registers) => registers.get(register),
+            Self::Pci(registers) => registers.get(register),
+        }
+    }
+
+    #[inline(never)]
+    fn set(&self, register: u64, value: u32) {
+        match self {
+            Self::Mmio(registers) => registers.set(register, value),
+            Self::Pci(registers) => registers.set(register, value),
+        }
+    }
+}
+
+impl Way {
+    /// Says that something is in a queue. All else is done once.
+    #[inline(always)]
+    fn notify(&self, queue: u32) {
+        match self {
+            Self::Mmio(registers) => registers.set(register::QUEUE_NOTIFY, queue),
+            Self::Pci(registers) => registers.notify(queue),
+        }
+    }
 }
 
 /// So often an interrupt's causes are looked at, at most: a device that always has another one is broken.
@@ -39,7 +77,14 @@ const LOOKS: usize = 64;
 /// The device's interrupt: for its handler, which may come while the device is in use.
 #[derive(Debug)]
 pub struct Interrupt {
-    registers: Region,
+    cause: Cause,
+}
+
+/// Where it says why it interrupts.
+#[derive(Debug)]
+enum Cause {
+    Mmio(Region),
+    Pci(Piece<Region>),
 }
 
 impl Interrupt {
@@ -49,11 +94,17 @@ impl Interrupt {
         // that is edge-triggered nothing would ever be heard of the device again. The last look also keeps the rings from being
         // read before the device has taken the interrupt back: what it did in between would have none.
         for _ in 0..LOOKS {
-            let causes = self.registers.read32(register::INTERRUPT_STATUS);
-            if causes == 0 {
-                break;
+            match &self.cause {
+                Cause::Mmio(registers) => match registers.read32(register::INTERRUPT_STATUS) {
+                    0 => break,
+                    causes => registers.write32(register::INTERRUPT_ACK, causes),
+                },
+                Cause::Pci(isr) => {
+                    if isr.take_interrupt() == 0 {
+                        break;
+                    }
+                }
             }
-            self.registers.write32(register::INTERRUPT_ACK, causes);
         }
         // SAFETY: a barrier changes nothing.
         unsafe { core::arch::asm!("dmb osh", options(nostack, preserves_flags)) };
@@ -67,7 +118,21 @@ impl Device {
     /// If these are not a device's registers.
     pub fn open(registers: Range<Pa>) -> Result<(Self, Interrupt), RegionError> {
         let free = Range { start: Pa(0), size: 0 };
-        Ok((Self { registers: Region::open(registers)?, free }, Interrupt { registers: Region::open(registers)? }))
+        let device = Self { registers: Way::Mmio(Region::open(registers)?), free };
+        Ok((device, Interrupt { cause: Cause::Mmio(Region::open(registers)?) }))
+    }
+
+    /// The device on PCI with these structures, of this kind, which does no DMA yet.
+    pub(crate) fn open_pci(kind: u32, structures: &Structures) -> Result<(Self, Interrupt), RegionError> {
+        let part = |structure: Structure, alignment| {
+            let registers = Region::open_later(structure.registers)?;
+            Piece::new(registers, structure.offset, structure.length, alignment).ok_or(RegionError::Misplaced)
+        };
+        let Structures { common, notify, isr, device, notify_multiplier } = *structures;
+        let (common, notify, device) = (part(common, 4)?, part(notify, 2)?, part(device, 4)?);
+        let registers = Way::Pci(Pci::new(kind, common, notify, device, notify_multiplier));
+        let free = Range { start: Pa(0), size: 0 };
+        Ok((Self { registers, free }, Interrupt { cause: Cause::Pci(part(isr, 1)?) }))
     }
 
     /// Gives it `memory`, for ever: zeroed frames that the caller owns and gives up.
@@ -87,7 +152,7 @@ impl Transport for Device {
     type Rings = Queue;
 
     fn read(&self, register: u64) -> u32 {
-        self.registers.read32(register)
+        self.registers.get(register)
     }
 
     fn write(&self, register: u64, value: u32) {
@@ -99,7 +164,11 @@ impl Transport for Device {
             // the ring as it was, and wait for another notification.
             // SAFETY: a barrier changes nothing.
             unsafe { core::arch::asm!("dmb oshst", options(nostack, preserves_flags)) };
-            self.registers.write32(register, value);
+            if register == register::QUEUE_NOTIFY {
+                self.registers.notify(value);
+            } else {
+                self.registers.set(register, value);
+            }
         }
     }
 
@@ -108,6 +177,11 @@ impl Transport for Device {
     }
 
     fn lay_out(&mut self, queue: u16, shape: Shape) -> Option<Queue> {
+        if let Way::Pci(registers) = &mut self.registers
+            && !registers.find_doorbell(queue)
+        {
+            return None;
+        }
         let count = u64::from(shape.count);
         let table = self.take(16 * count)?;
         let available = self.take(4 + 2 * count + 2)?;

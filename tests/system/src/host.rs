@@ -3,7 +3,7 @@
 use crate::{BOOT, SOON, log, place};
 use abi::host_arguments::AllOff;
 use anyhow::{Context, Result, ensure};
-use croft::session::{Options, Outcome, Session};
+use croft::session::{Options, Outcome, PortBus, Session};
 use croft::site::{self, Site, Vm};
 use std::fs::File;
 use std::ops::Deref;
@@ -23,12 +23,14 @@ pub struct Host {
     pub memory: u64,
     /// Whether it has a port for the link.
     pub port: bool,
+    /// Where that is.
+    pub port_bus: PortBus,
 }
 
 impl Default for Host {
     /// Two CPUs, since that is what CI has, of a middling sort.
     fn default() -> Self {
-        Host { cpu: "cortex-a76", cpus: 2, memory: 1024, port: false }
+        Host { cpu: "cortex-a76", cpus: 2, memory: 1024, port: false, port_bus: PortBus::Mmio }
     }
 }
 
@@ -119,7 +121,7 @@ impl Host {
         let memory = self.memory << 20;
         let host = site::Host { cpu: self.cpu.to_owned(), cpus: self.cpus, memory };
         let image = options.image.map_or_else(place::hypervisor, Ok)?;
-        let options = Options { image: Some(image), all_off, port: self.port, ..options };
+        let options = Options { image: Some(image), all_off, port: self.port, port_bus: self.port_bus, ..options };
         let log_dir = options.log_dir.or_else(kept_logs);
         let qemu_args = [reserve_nothing(self.memory), options.qemu_args].concat();
         let options = Options { qemu_args, log_dir, ..options };

@@ -7,7 +7,7 @@ use abi::link::Carrier;
 use abi::link::request::{Ask, MAX_CHUNK};
 use anyhow::{Context, Result, ensure};
 use croft::control::{self, About, ControlError, Order};
-use croft::session::{Condition, Told};
+use croft::session::{Condition, PortBus, Told};
 use croft::site::Vm;
 use snapshot::file::{Content, PAGE, Reader, Run as Pages, Section, Writer};
 use snapshot::{SavedTime, SavedVm};
@@ -228,8 +228,9 @@ fn another_counter() -> Result<()> {
         [("second", "max,cntfrq=1000000000"), ("third", "max,cntfrq=24000000"), ("fourth", "max,cntfrq=62500000")];
     for (name, cpu) in hosts {
         thread::sleep(Duration::from_secs(AWAY));
-        // One host's link stays on its serial port, the other's goes by its port, in large pieces.
-        let host = Host { port: name == "third", ..host(cpu) };
+        // One host's link stays on its serial port, the others' goes by a port, in large pieces; the last one has it on PCI.
+        let port_bus = if name == "fourth" { PortBus::Pci } else { PortBus::Mmio };
+        let host = Host { port: name != "second", port_bus, ..host(cpu) };
         let carrier = if host.port { Carrier::Port } else { Carrier::Uart };
         // The choice goes with it: by the site file of the second host its time would go on.
         let mut vms = vec![kept()?];
@@ -240,6 +241,8 @@ fn another_counter() -> Result<()> {
         }
         let here = next.tick()?;
         ensure!(next.run.carrier() == carrier, "the link goes by {:?}", next.run.carrier());
+        let on_pci = next.run.log().transcript().contains("of the virtio console at PCI ");
+        ensure!(on_pci == (name == "fourth"), "{}", next.run.log().transcript());
         let in_use = next.restore(&file).err().context("it took the place of a VM that runs")?;
         ensure!(in_use.to_string().contains("takes the place of one that is off"), "{in_use}");
         next.force_off()?;

@@ -1,14 +1,16 @@
-//! Hosts and guests of unusual shape: one CPU and eight, little memory and much, more vCPUs than CPUs, many VMs.
+//! Hosts and guests of unusual shape: one CPU and eight, little memory and much, more vCPUs than CPUs, many VMs, consoles on PCI.
 
 use anyhow::{Context, Result, ensure};
 use croft::kernel::Raw;
-use croft::session::Outcome;
+use croft::session::{Outcome, PortBus};
 use croft::site::Vm;
+use qemu::Machine;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 use system::guest::{self, USUAL};
 use system::host::Host;
-use system::{BOOT, SOON, full, scenario, skip};
+use system::{BOOT, SOON, full, host_tree, place, scenario, skip};
 
 /// What this computer's other programs are to keep, in MiB: the hypervisor's idle CPUs zero the host's memory, and so
 /// the emulator comes to use all of it.
@@ -25,6 +27,7 @@ fn main() -> ExitCode {
         scenario("shapes::smallest_vm", smallest),
         scenario("shapes::sixty_four_vms", sixty_four),
         scenario("shapes::kernels_of_other_kinds", other_kinds),
+        scenario("shapes::consoles_on_pci", consoles_on_pci),
     ];
     if full() {
         scenarios.push(scenario("shapes::memory_16g", || {
@@ -50,6 +53,85 @@ fn linux_guests(host: &Host, vcpus: &[u8]) -> Result<()> {
     // The log travels on its own: it may come later than what the guests say.
     run.log().expect(&format!(" on {} CPUs", host.cpus), SOON)?;
     run.finish(BOOT)
+}
+
+/// Where the port is that croft gives the host, if it does; further arguments for QEMU; the console by which the link goes, if it goes
+/// by one; and what is said of the others.
+type OddHost<'h> = (Option<PortBus>, Vec<String>, Option<&'h str>, &'h [&'h str]);
+
+/// Hosts whose virtio consoles are on PCI, beside others, or of no use: the first that can be used carries the link, each of the others
+/// that were looked at costs a line, and where none is left the UART carries on.
+fn consoles_on_pci() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let [narrow, pinless, short, in_ram] =
+        ["narrow.dtb", "pinless.dtb", "short.dtb", "in-ram.dtb"].map(|name| folder.path().join(name));
+    write_tree(&narrow, |tree| {
+        // The window below 4 GiB has room for half of the console's registers; the one above becomes one for ports.
+        let [below, above] =
+            [&cells(&[0x200_0000, 0, 0x1000_0000, 0, 0x1000_0000, 0])[..], &cells(&[0x300_0000, 0x80])];
+        host_tree::replace(tree, &[below, &cells(&[0x2eff_0000])].concat(), &[below, &cells(&[0x2000])].concat())?;
+        host_tree::replace(tree, above, &cells(&[0x100_0000, 0x80]))
+    })?;
+    // The console's pin is another one's.
+    let [pin, other] = [1, 5].map(|pin| cells(&[0x800, 0, 0, pin]));
+    write_tree(&pinless, |tree| host_tree::replace(tree, &pin, &other))?;
+    // The configuration space ends a page early; it is where RAM is.
+    let configuration = cells(&[0x40, 0x1000_0000, 0, 0x1000_0000]);
+    write_tree(&short, |tree| host_tree::replace(tree, &configuration, &cells(&[0x40, 0x1000_0000, 0, 0xf_f000])))?;
+    write_tree(&in_ram, |tree| host_tree::replace(tree, &configuration, &cells(&[0, 0x5000_0000, 0, 0x10_0000])))?;
+    let of_tree = |tree: &Path| vec!["-dtb".to_owned(), tree.display().to_string()];
+    let device = |device: &str| vec!["-device".to_owned(), device.to_owned()];
+    let (mmio, pci) = (Some(PortBus::Mmio), Some(PortBus::Pci));
+    let old = "virtio-serial-pci,disable-modern=on,disable-legacy=off";
+    let (one_port, not_modern) = ("it has no way to say which port is which", "it lacks a structure of virtio 1");
+    let hosts: [OddHost<'_>; 9] = [
+        (pci, Vec::new(), Some("PCI 01.0"), &[]),
+        // The second one's interrupt is on the same line.
+        (pci, device("virtio-serial-pci,max_ports=2,addr=5"), Some("PCI 01.0"), &[]),
+        (mmio, device("virtio-serial-pci,max_ports=2"), Some("0xa003e00"), &[]),
+        // One of a single port, behind registers in memory, and one as before virtio 1: they are no use.
+        (pci, device("virtio-serial-device,max_ports=1"), Some("PCI 01.0"), &[one_port]),
+        (None, [device("virtio-serial-pci,max_ports=1"), device(old)].concat(), None, &[one_port, not_modern]),
+        (pci, of_tree(&narrow), None, &["the PCI host's windows have no room for its registers"]),
+        (pci, of_tree(&pinless), None, &["the device tree's interrupt-map does not say where its interrupt goes"]),
+        (pci, of_tree(&short), None, &["its reg must name the configuration space of a whole bus"]),
+        (pci, of_tree(&in_ram), None, &["the host's PCI is not used: "]),
+    ];
+    for (bus, qemu_args, carries, complaints) in hosts {
+        let host = Host { port: bus.is_some(), port_bus: bus.unwrap_or_default(), ..Host::default() };
+        let run = host.start_with_qemu(vec![guest::payload("guest", "neighbour", 2, "steps=4")?], qemu_args.clone())?;
+        let outcome = run.wait_stopped(BOOT);
+        let log = run.log().transcript();
+        let context = || format!("with {bus:?} and {qemu_args:?}, {outcome}:\n{log}");
+        ensure!(outcome == Outcome::PoweredOff, "{}", context());
+        ensure!(run.console("guest")?.transcript().contains("1 passed, 0 failed"), "{}", context());
+        // What the link went by is asked of the log: the other end of a link that has ended says nothing of it.
+        let went = log.lines().find(|line| line.contains("link: it goes by"));
+        let as_wanted = match carries {
+            Some(place) => went.is_some_and(|line| line.ends_with(&format!("of the virtio console at {place}"))),
+            None => went.is_none(),
+        };
+        ensure!(as_wanted, "the link went by {went:?} {}", context());
+        for complaint in complaints {
+            ensure!(log.matches(complaint).count() == 1, "not once: {complaint:?} {}", context());
+        }
+        run.check_log_but(complaints)?;
+    }
+    Ok(())
+}
+
+fn cells(cells: &[u32]) -> Vec<u8> {
+    cells.iter().flat_map(|cell| cell.to_be_bytes()).collect()
+}
+
+/// The tree of the usual host, with a change made to it.
+fn write_tree(file: &Path, change: impl FnOnce(&mut [u8]) -> Result<()>) -> Result<()> {
+    let host = Host::default();
+    let mut machine = Machine::new(place::hypervisor()?);
+    machine.cpu = host.cpu.to_owned();
+    machine.cpus = host.cpus.into();
+    machine.memory = u32::try_from(host.memory)?;
+    host_tree::write(&machine, file, change)
 }
 
 /// Memory that this computer could give away, in MiB.
@@ -129,7 +211,7 @@ fn other_kinds() -> Result<()> {
     let mut raw = guest::payload("raw", "hello", 1, "")?;
     raw.program = Some(Raw { load: 0x4321_0000, entry: 0x4321_0000 });
     // Entered behind its first page.
-    let image = std::fs::read(system::place::payload("hello")?)?;
+    let image = std::fs::read(place::payload("hello")?)?;
     let flat = folder.path().join("flat");
     std::fs::write(&flat, [&[0; 4096], &*image].concat())?;
     let mut entry = Vm::new("raw-with-entry", flat, 64 << 20);

@@ -106,7 +106,7 @@ impl Shape {
             24_000_000 => "max,cntfrq=24000000",
             _ => "max,cntfrq=100000000",
         };
-        Host { cpu, cpus: self.cpus, memory: 1024, port: true }
+        Host { cpu, cpus: self.cpus, memory: 1024, port: true, ..Host::default() }
     }
 
     /// The VM with its guest.

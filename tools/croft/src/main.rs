@@ -9,7 +9,7 @@ use croft::operate::{self, LogLines};
 use croft::output::{self, Written, is_same_file};
 use croft::run::{self, Request};
 use croft::saved::SavedError;
-use croft::session::status;
+use croft::session::{PortBus, status};
 use croft::site::{Site, SiteError};
 use croft::{bundle, dump, moment, printable, size, statistics};
 use std::io::{ErrorKind, Write};
@@ -98,6 +98,10 @@ enum Order {
         /// How long the hypervisor may take to say hello, 60 unless given; 0: for ever, as with --qemu-arg=-S.
         #[arg(long, value_name = "S", value_parser = seconds_or_none)]
         hello: Option<Duration>,
+        /// Where the host has the device with the link's port: behind registers in memory, or on PCI.
+        /// With --icount the link goes by the serial port.
+        #[arg(long, value_name = "BUS", value_enum, default_value_t, conflicts_with = "icount")]
+        port_bus: PortBus,
     },
     /// Print the script that lets a shell complete croft's commands and options.
     #[command(after_help = COMPLETIONS_HELP)]
@@ -318,8 +322,8 @@ fn main() -> ExitCode {
     croft::panics::end_the_program();
     ExitCode::from(match Arguments::parse().command {
         Order::Bundle { site, output } => make_bundle(&site, &output),
-        Order::Run { site, timeout, until_stopped, log_dir, icount, qemu_args, image, hello } => {
-            let request = Request { site, timeout, until_stopped, log_dir, icount, qemu_args, image, hello };
+        Order::Run { site, timeout, until_stopped, log_dir, icount, qemu_args, image, hello, port_bus } => {
+            let request = Request { site, timeout, until_stopped, log_dir, icount, qemu_args, image, hello, port_bus };
             match run::run(&request) {
                 Ok(finish) => {
                     for line in finish.end.reason().iter().chain(&finish.incomplete) {

@@ -3,7 +3,7 @@
 use crate::control::{self, About};
 use crate::output::complain;
 use crate::printable;
-use crate::session::{Notice, Options, Outcome, Session, StartError, status};
+use crate::session::{Notice, Options, Outcome, PortBus, Session, StartError, status};
 use crate::site::{Site, SiteError};
 use crate::terminal::{Action, Backlog, Lines, Look, Outlet, Patience, Raw, STALLED, Screen};
 use abi::host_arguments::AllOff;
@@ -34,12 +34,14 @@ pub struct Request {
     pub qemu_args: Vec<String>,
     /// See [`Options::image`].
     pub image: Option<PathBuf>,
+    /// See [`Options::port_bus`].
+    pub port_bus: PortBus,
     /// How long the hypervisor may take to say hello; `None` is [`HELLO`], zero is for ever.
     pub hello: Option<Duration>,
 }
 
 /// The options of `croft run` that have a value.
-pub const WITH_VALUE: [&str; 5] = ["--timeout", "--log-dir", "--qemu-arg", "--image", "--hello"];
+pub const WITH_VALUE: [&str; 6] = ["--timeout", "--log-dir", "--qemu-arg", "--image", "--hello", "--port-bus"];
 
 /// The site file among the arguments of `croft run`, if there is one.
 #[must_use]
@@ -252,6 +254,7 @@ pub fn run(request: &Request) -> Result<Finish, RunError> {
         icount: request.icount,
         // What is measured is to be repeatable.
         port: !request.icount,
+        port_bus: request.port_bus,
         qemu_args: request.qemu_args.clone(),
         log_dir: request.log_dir.clone(),
         title: request.site.display().to_string(),

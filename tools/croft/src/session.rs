@@ -41,6 +41,16 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+/// Where the host has the device with the link's port.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, clap::ValueEnum)]
+pub enum PortBus {
+    /// Behind registers in memory.
+    #[default]
+    Mmio,
+    /// On PCI.
+    Pci,
+}
+
 /// How a session is started.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
@@ -59,6 +69,8 @@ pub struct Options {
     /// Give the host a port for the link, through which hundreds of megabytes go in the time that the serial port takes for one.
     /// What it does is not repeatable to the last instruction.
     pub port: bool,
+    /// Where the port's device is.
+    pub port_bus: PortBus,
     /// What this run is called if another one wants the same folder for its logs.
     pub title: String,
     /// Who wants to know of everything as it comes.

@@ -730,6 +730,33 @@ fn an_old_qemu_and_a_missing_image_are_named() {
 }
 
 #[test]
+fn the_links_port_is_on_the_bus_that_is_named() {
+    let stage = Stage::new("exit 7");
+    for (arguments, device) in [
+        (&[][..], "-device virtio-serial-device,max_ports=2"),
+        (&["--port-bus", "mmio"], "-device virtio-serial-device,max_ports=2"),
+        (&["--port-bus", "pci"], "-device virtio-serial-pci,max_ports=2"),
+    ] {
+        stage.run(arguments);
+        let given = fs::read_to_string(stage.path("arguments")).unwrap();
+        assert!(given.contains(device) && given.matches("virtio-serial").count() == 1, "{arguments:?}: {given}");
+        fs::remove_file(stage.path("arguments")).unwrap();
+    }
+    let wrong = [
+        (&["--port-bus", "usb"][..], "invalid value 'usb' for '--port-bus <BUS>'\n  [possible values: mmio, pci]"),
+        (&["--port-bus"], "a value is required for '--port-bus <BUS>'"),
+        (&["--port-bus", "pci", "--icount"], "the argument '--port-bus <BUS>' cannot be used with '--icount'"),
+    ];
+    for (arguments, said) in wrong {
+        let output = stage.run(arguments);
+        let told = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{told}");
+        assert!(told.contains(said), "{told}");
+        assert!(!stage.path("arguments").exists(), "QEMU was started");
+    }
+}
+
+#[test]
 fn help_tells_the_exit_statuses() {
     let stage = Stage::new("");
     for arguments in [&["--help"][..], &["run", "--help"], &["bundle", "--help"]] {

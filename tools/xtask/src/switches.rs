@@ -26,7 +26,8 @@ const CROWD: u8 = 64;
 
 /// All rows.
 pub(crate) fn measure(tree: &Tree) -> Result<Vec<Row>> {
-    let mut rows = threads(tree)?;
+    let mut rows = threads(tree, PORT)?;
+    let on_pci = threads(tree, PORT_ON_PCI)?;
     let pair = |words: &str| {
         let mut pair = vec![
             guest(tree, "measure", &format!("settle=220 {words}")),
@@ -39,6 +40,7 @@ pub(crate) fn measure(tree: &Tree) -> Result<Vec<Row>> {
         let row = rows.iter().find(|row| row.name == of).with_context(|| format!("{name} was not measured"))?;
         Ok(Row { name: name.to_owned(), ..row.clone() })
     };
+    rows.push(take(&on_pci, "link-port-pci", "link-port")?);
     rows.push(take(&run(tree, pair(""))?, "vcpu-switch", "turn")?);
     rows.push(take(&run(tree, pair("fp"))?, "vcpu-switch-fp", "turn")?);
     let mut crowd = pair("");
@@ -67,30 +69,24 @@ fn run(tree: &Tree, vms: Vec<Vm>) -> Result<Vec<Row>> {
     Ok(parse(&printed, "bench "))
 }
 
-/// A port for the link, whose device works within the write that notifies it: beside the CPUs, it would be done at another
+/// Where a port for the link is. Its device works within the write that notifies it: beside the CPUs, it would be done at another
 /// instruction each time.
-const PORT: [&str; 10] = [
-    "-global",
-    "virtio-mmio.force-legacy=false",
-    "-global",
-    "virtio-mmio.ioeventfd=off",
-    "-device",
-    "virtio-serial-device,max_ports=2",
-    "-chardev",
-    "file,id=link,path=/dev/null",
-    "-device",
-    "virtserialport,chardev=link,name=undercroft.link",
-];
+const PORT: [&str; 3] =
+    ["virtio-mmio.force-legacy=false", "virtio-mmio.ioeventfd=off", "virtio-serial-device,max_ports=2"];
+const PORT_ON_PCI: [&str; 3] =
+    ["virtio-mmio.force-legacy=false", "virtio-pci.ioeventfd=off", "virtio-serial-pci,max_ports=2"];
 
 /// Two threads of the hypervisor, and its link, which it measures itself.
-fn threads(tree: &Tree) -> Result<Vec<Row>> {
+fn threads(tree: &Tree, [modern, at_once, device]: [&str; 3]) -> Result<Vec<Row>> {
+    // The link's port, which somebody reads at once and all of: a device that waits for its reader is not repeatable.
+    let port = ["-global", modern, "-global", at_once, "-device", device, "-chardev", "file,id=link,path=/dev/null"];
+    let port = port.into_iter().chain(["-device", "virtserialport,chardev=link,name=undercroft.link"]);
     let machine = Machine {
         cpu: CPU.into(),
         cpus: 1,
         memory: 256,
         append: "selftest=switch".into(),
-        // The link's port, which somebody reads at once and all of: a device that waits for its reader is not repeatable.
-        extra_args: PORT.map(str::to_owned).to_vec(),
+        extra_args: port.map(str::to_owned).collect(),
         icount: true,
         level: ExceptionLevel::El2,
         ..Machine::new(checks_image(tree))

@@ -110,11 +110,16 @@ impl Bus<'_> {
 /// The next block of `reg`, as the CPUs see it. `buses` are the levels from the root to the node's parent.
 pub(super) fn physical_range(reg: &mut Cells<'_>, buses: &[Bus<'_>]) -> Option<Range<Pa>> {
     let parent = buses.last()?;
-    let (mut address, size) = reg.register_block(parent.counts)?;
+    let (address, size) = reg.register_block(parent.counts)?;
+    Range::new(Pa(physical_address(address, buses)?), size)
+}
+
+/// An address as children of the last of `buses` have it, as the CPUs see it.
+pub(super) fn physical_address(mut address: u64, buses: &[Bus<'_>]) -> Option<u64> {
     for [outer, inner] in buses.array_windows().rev() {
         address = inner.translate(address, outer.counts.address)?;
     }
-    Range::new(Pa(address), size)
+    Some(address)
 }
 
 /// The interrupts of a node: `interrupts`, or `interrupts-extended` where each is preceded by its controller.

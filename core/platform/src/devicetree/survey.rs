@@ -6,9 +6,10 @@
 
 use super::blob::{Blob, NameOffset, Token};
 use super::cells::{Bus, CellCounts, Cells, Interrupts, physical_range};
+use super::pci::PciNode;
 use crate::{
-    BootMethod, Conduit, ConsoleKind, Cpu, InterruptLine, MAX_CPUS, MAX_MEMORY_RANGES, MAX_REDISTRIBUTOR_REGIONS,
-    MAX_RESERVED_RANGES, MAX_WINDOW_ROWS, PlatformError, Psci, PsciVersion,
+    BadPciHost, BootMethod, Conduit, ConsoleKind, Cpu, InterruptLine, MAX_CPUS, MAX_MEMORY_RANGES,
+    MAX_REDISTRIBUTOR_REGIONS, MAX_RESERVED_RANGES, MAX_WINDOW_ROWS, PciHost, PlatformError, Psci, PsciVersion,
 };
 use abi::calls::arm::CPU_ON_64;
 use arrayvec::ArrayVec;
@@ -35,6 +36,7 @@ pub(super) struct Survey<'t> {
     pub(super) clock: Option<Range<Pa>>,
     pub(super) uarts: ArrayVec<UartNode<'t>, MAX_UARTS>,
     pub(super) windows: ArrayVec<WindowRow, MAX_WINDOW_ROWS>,
+    pub(super) pci: Option<Result<PciHost<'t>, BadPciHost>>,
     pub(super) psci: Option<Psci>,
     pub(super) timer: Option<TimerNode<'t>>,
 }
@@ -58,6 +60,9 @@ pub(super) struct GicNode<'t> {
     pub(super) stride: Option<u64>,
     pub(super) interrupts: Interrupts<'t>,
     pub(super) interrupt_cells: u32,
+    /// How maps of interrupts name it, and how many cells its unit address has in them.
+    pub(super) phandle: u32,
+    pub(super) address_cells: u32,
 }
 
 /// A UART, and where in the structure block its node is.
@@ -134,6 +139,10 @@ enum Key {
     CpuOn,
     NumberOfInterruptCells,
     InterruptNames,
+    InterruptMap,
+    InterruptMapMask,
+    BusRange,
+    Phandle,
     NumberOfRedistributorRegions,
     RedistributorStride,
     ClockFrequency,
@@ -169,6 +178,10 @@ impl Key {
             b"cpu_on" => Self::CpuOn,
             b"#interrupt-cells" => Self::NumberOfInterruptCells,
             b"interrupt-names" => Self::InterruptNames,
+            b"interrupt-map" => Self::InterruptMap,
+            b"interrupt-map-mask" => Self::InterruptMapMask,
+            b"bus-range" => Self::BusRange,
+            b"phandle" => Self::Phandle,
             b"#redistributor-regions" => Self::NumberOfRedistributorRegions,
             b"redistributor-stride" => Self::RedistributorStride,
             b"clock-frequency" => Self::ClockFrequency,
@@ -221,6 +234,10 @@ struct Node<'t> {
     interrupts: Interrupts<'t>,
     interrupt_cells: Option<u32>,
     interrupt_names: &'t [u8],
+    interrupt_map: &'t [u8],
+    interrupt_map_mask: &'t [u8],
+    bus_range: &'t [u8],
+    phandle: Option<u32>,
     address_cells: Option<u32>,
     size_cells: Option<u32>,
     ranges: Option<&'t [u8]>,
@@ -257,6 +274,10 @@ impl<'t> Node<'t> {
             Key::CpuOn => self.cpu_on = cell(),
             Key::NumberOfInterruptCells => self.interrupt_cells = cell(),
             Key::InterruptNames => self.interrupt_names = value,
+            Key::InterruptMap => self.interrupt_map = value,
+            Key::InterruptMapMask => self.interrupt_map_mask = value,
+            Key::BusRange => self.bus_range = value,
+            Key::Phandle => self.phandle = cell(),
             Key::NumberOfRedistributorRegions => self.redistributor_regions = cell(),
             Key::RedistributorStride => self.redistributor_stride = value,
             Key::ClockFrequency => self.clock_frequency = value,
@@ -450,6 +471,7 @@ impl<'t> Survey<'t> {
                     return;
                 }
                 b"virtio,mmio" => return self.visit_window(node, buses),
+                b"pci-host-ecam-generic" => return self.visit_pci(node, buses),
                 b"arm,armv8-timer" => return self.visit_timer(node),
                 b"arm,psci-1.0" | b"arm,psci-0.2" | b"arm,psci" => return self.visit_psci(node),
                 b"arm,pl011" => ConsoleKind::Pl011,
@@ -487,7 +509,18 @@ impl<'t> Survey<'t> {
             stride: Cells(node.redistributor_stride).whole().filter(|&stride| stride != 0),
             interrupts: node.interrupts,
             interrupt_cells: node.interrupt_cells.unwrap_or(3),
+            phandle: node.phandle.unwrap_or(0),
+            address_cells: node.address_cells.unwrap_or(0),
         });
+    }
+
+    /// The first one. As with windows, one whose devices do not see our caches is no use.
+    fn visit_pci(&mut self, node: &Node<'t>, buses: &[Bus<'t>]) {
+        if node.is_coherent && self.pci.is_none() {
+            let (reg, bus_range, own) = (node.reg, node.bus_range, node.bus());
+            let node = PciNode { reg, bus_range, own, map: node.interrupt_map, mask: node.interrupt_map_mask };
+            self.pci = Some(node.read(buses));
+        }
     }
 
     fn visit_timer(&mut self, node: &Node<'t>) {

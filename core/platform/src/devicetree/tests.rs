@@ -14,6 +14,8 @@ use units::{CpuId, Hz, IntId, Pa, Range, Trigger};
 
 extern crate std;
 
+mod pci;
+
 const QEMU: &[u8] = include_bytes!("../../testdata/qemu-virt.dtb");
 const LOCATION: Pa = Pa(0x4800_0000);
 

@@ -192,7 +192,7 @@ fn connect_interrupts(platform: &Platform<'_>) {
 /// Builds EL2's address space and enters it.
 #[inline(never)]
 fn map(platform: &Platform<'_>) -> Result<(), hw::mmu::MapError> {
-    entry::enter_virtual(&platform.memory, platform.device_memory(DEVICE_STEP))
+    entry::enter_virtual(&platform.memory, platform.device_memory(DEVICE_STEP), platform.later_devices())
 }
 
 /// Each CPU's own interrupts that are used: the timers', and that of the virtual CPU interface. Their numbers are constants on the

@@ -63,14 +63,13 @@ fn prepare() -> Result<(), TryReserveError> {
 /// Looks for a port. If there is one, the thread is started that takes what comes by it.
 #[inline(never)]
 pub(super) fn start() {
-    if port::windows().next().is_none() {
+    if !port::may_be() {
         return;
     }
     if prepare().is_err() {
         return log::warn!("the link's port is not used: there is no memory for what comes by it");
     }
-    let Some(window) = port::windows().find(|window| port::adopt(window.registers)) else { return abandon() };
-    let line = window.interrupt;
+    let Some(line) = port::find() else { return abandon() };
     let thread = match Thread::spawn("link", run, 0, (WEIGHT, u64::MAX)) {
         Ok(thread) => thread,
         Err(error) => return log::warn!("the link's port is not used: {error}"),

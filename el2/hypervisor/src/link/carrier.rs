@@ -158,11 +158,9 @@ pub(crate) fn choose(hello: fn() -> Message<'static>) -> bool {
             BY_PORT.store(true, Ordering::Relaxed);
             IS_BACK.store(false, Ordering::Relaxed);
         });
-        log::info!(
-            "link: it goes by the port {} of the virtio console at {:#x}",
-            port::NAME,
-            port::registers().map_or(0, |at| at.0)
-        );
+        if let Some(address) = port::address() {
+            log::info!("link: it goes by the port {} of the virtio console at {address}", port::NAME);
+        }
         return true;
     }
     if !open && by_port {

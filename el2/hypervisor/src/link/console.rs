@@ -195,7 +195,7 @@ fn hello() -> Message<'static> {
 /// Gives a port that there is a moment to be opened, so that the link need not begin by the UART.
 fn await_port() {
     let end = host::milliseconds().saturating_add(PORT_MILLISECONDS);
-    while port::registers().is_some() && !port::is_open() && host::milliseconds() < end {
+    while port::address().is_some() && !port::is_open() && host::milliseconds() < end {
         sched::block(Some(Ticks(sysreg::cntpct_el0().saturating_add(host::ticks(1000)))));
     }
 }

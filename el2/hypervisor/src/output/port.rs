@@ -1,4 +1,5 @@
-//! The link's port, where there is one: the port called [`NAME`] of a virtio console of the host.
+//! The link's port, where there is one: the port called [`NAME`] of a virtio console of the host, behind registers in memory or on
+//! PCI. The first that can be used is, in that order.
 //!
 //! Bytes go through a fixed number of buffers. A sender fills them itself, on its own time, and sleeps while there are none, but no
 //! longer than it would wait for the UART: what cannot be sent in time is lost, and counted, so that a tool that takes nothing does
@@ -8,17 +9,19 @@
 //! messages. When the port's other end is closed, or the device breaks its rules, every wait ends, and the link continues over the
 //! UART.
 
+use core::fmt;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use drivers::virtio::console::{self, Console, MOST_AT_ONCE};
 use drivers::virtio::{Broken, probe};
 use frames::Owner;
+use hw::pci::Bus;
 use hw::sync::{PreemptGuard, PreemptLock};
 use hw::sysreg;
 use hw::virtio::{Device, Interrupt};
-use platform::{Platform, VirtioWindow};
+use platform::{BadPciHost, InterruptLine, PciHost, Platform, VirtioWindow};
 use spin::Once;
-use units::{PAGE_SIZE, Pa, Range, Ticks};
+use units::{PAGE_SIZE, Pa, Ticks};
 
 use crate::host::{self, memory};
 use crate::output;
@@ -37,8 +40,26 @@ static OPEN: AtomicBool = AtomicBool::new(false);
 /// Bytes that were not sent, ever, because there was no room in time.
 static LOST: AtomicU64 = AtomicU64::new(0);
 
+/// Where a virtio device is.
+#[derive(Clone, Copy)]
+pub(crate) enum Address {
+    /// Behind registers here.
+    Registers(Pa),
+    /// On the host's first PCI bus, by its number there.
+    Pci(u8),
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::Registers(at) => write!(out, "{:#x}", at.0),
+            Self::Pci(number) => write!(out, "PCI {:02x}.{}", number >> 3, number & 7),
+        }
+    }
+}
+
 struct Port {
-    registers: Pa,
+    address: Address,
     state: PreemptLock<State>,
     interrupt: Interrupt,
     thread: Once<&'static Thread>,
@@ -57,55 +78,99 @@ pub(crate) fn look_behind(platform: &'static Platform<'static>) {
     PLATFORM.call_once(|| platform);
 }
 
-/// Where it may be.
-pub(crate) fn windows() -> impl Iterator<Item = VirtioWindow> {
+/// Whether there may be one.
+pub(crate) fn may_be() -> bool {
+    windows().next().is_some() || pci().is_some()
+}
+
+fn windows() -> impl Iterator<Item = VirtioWindow> {
     PLATFORM.get().into_iter().flat_map(|platform| platform.virtio())
 }
 
-/// Looks what is behind these registers of a virtio device, and uses it if it is a console with ports. Says whether it is.
-pub(crate) fn adopt(registers: Range<Pa>) -> bool {
-    let at = registers.start.0;
-    if PORT.get().is_some() {
-        return false;
+fn pci() -> Option<&'static Result<PciHost<'static>, BadPciHost>> {
+    PLATFORM.get()?.pci.as_ref()
+}
+
+/// Looks for a console with ports, and uses the first one. Returns its interrupt.
+pub(crate) fn find() -> Option<InterruptLine> {
+    if let Some(window) = windows().find(adopt_behind) {
+        return Some(window.interrupt);
     }
-    let (mut device, interrupt) = match Device::open(registers) {
+    let host = match pci()? {
+        Ok(host) => host,
+        Err(error) => {
+            log::warn!("the host's PCI is not used: {error}");
+            return None;
+        }
+    };
+    let mut bus = match Bus::open(host) {
+        Ok(bus) => bus,
+        Err(error) => {
+            log::warn!("the host's PCI is not used: {}", error.sentence());
+            return None;
+        }
+    };
+    let mut first = 0;
+    while let Some(number) = bus.console_from(first) {
+        first = u16::from(number) + 1;
+        let address = Address::Pci(number);
+        match bus.console(number) {
+            Ok((device, interrupt, line)) => {
+                if start(address, device, interrupt) {
+                    return Some(line);
+                }
+            }
+            Err(error) => log::warn!("the virtio console at {address} is not used: {}", error.sentence()),
+        }
+    }
+    None
+}
+
+/// Looks what is behind these registers of a virtio device, and uses it if it is a console with ports. Says whether it is.
+fn adopt_behind(window: &VirtioWindow) -> bool {
+    let address = Address::Registers(window.registers.start);
+    let (device, interrupt) = match Device::open(window.registers) {
         Ok(opened) => opened,
         Err(error) => {
-            log::warn!("the virtio device at {at:#x} is not used: {}", error.sentence());
+            log::warn!("the virtio device at {address} is not used: {}", error.sentence());
             return false;
         }
     };
     match probe(&device) {
-        Ok(Some(console::DEVICE_ID)) => {}
-        Ok(_) => return false,
+        Ok(Some(console::DEVICE_ID)) => start(address, device, interrupt),
+        Ok(_) => false,
         Err(error) => {
-            log::warn!("the virtio device at {at:#x} is not used: {}", error.sentence());
-            return false;
+            log::warn!("the virtio device at {address} is not used: {}", error.sentence());
+            false
         }
     }
+}
+
+/// Uses a console, which gets its memory. Says whether it can be used.
+fn start(address: Address, mut device: Device, interrupt: Interrupt) -> bool {
     match memory::allocate_frames(Owner::Hypervisor, (console::MEMORY / PAGE_SIZE) as usize) {
         Ok(frames) => device.give(frames.range()),
         Err(error) => {
-            log::warn!("the virtio console at {at:#x} is not used: {error}");
+            log::warn!("the virtio console at {address} is not used: {error}");
             return false;
         }
     }
     match Console::start(device, NAME) {
         Ok(console) => {
             let state = PreemptLock::new(State { console, waiter: None, is_stuck: false });
-            PORT.call_once(|| Port { registers: registers.start, state, interrupt, thread: Once::new() });
+            PORT.call_once(|| Port { address, state, interrupt, thread: Once::new() });
             true
         }
         Err(error) => {
-            log::warn!("the virtio console at {at:#x} is not used: {}", error.sentence());
+            log::warn!("the virtio console at {address} is not used: {}", error.sentence());
             false
         }
     }
 }
 
 /// Where the port's device is, if there is one.
-pub(crate) fn registers() -> Option<Pa> {
-    PORT.get().map(|port| port.registers)
+pub(crate) fn address() -> Option<Address> {
+    PORT.get().map(|port| port.address)
 }
 
 /// From now on `thread` is woken by the device.

@@ -166,7 +166,7 @@ pub(super) fn short_pause() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let mut vm = guest::payload(MOMENT, "moment", 1, "")?;
     vm.memory = 512 << 20;
-    let host = Host { cpu: "max,cntfrq=1000000000", cpus: 2, memory: 1024, port: false };
+    let host = Host { cpu: "max,cntfrq=1000000000", ..Host::default() };
     let here = Operated::new(host.start_counted(vec![vm])?, folder.path(), "here")?;
     let (number, without) = sweep(&here)?;
     here.run.session().ask(here.run.vm(MOMENT)?, Ask::Save, SOON)?;

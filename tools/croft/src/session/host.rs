@@ -1,6 +1,6 @@
 //! The emulated host: image, bundle, QEMU.
 
-use super::{Notice, Options, Session, Shared, carrier};
+use super::{Notice, Options, PortBus, Session, Shared, carrier};
 use crate::bundle;
 use crate::site::{Site, SiteError};
 use abi::host_arguments::AllOff;
@@ -77,12 +77,16 @@ impl PortSocket {
     }
 
     /// What gives the machine the port. Our windows are of virtio 1, as QEMU's are not by default.
-    fn arguments(&self) -> Vec<String> {
+    fn arguments(&self, bus: PortBus) -> Vec<String> {
         // A comma in a value is written twice.
         let path = self.folder.path().join("link").display().to_string().replace(',', ",,");
         let chardev = format!("socket,id=undercroft-link,path={path}");
         let port = "virtserialport,chardev=undercroft-link,name=undercroft.link";
-        let words = ["-global", "virtio-mmio.force-legacy=false", "-device", "virtio-serial-device,max_ports=2"];
+        let device = match bus {
+            PortBus::Mmio => "virtio-serial-device,max_ports=2",
+            PortBus::Pci => "virtio-serial-pci,max_ports=2",
+        };
+        let words = ["-global", "virtio-mmio.force-legacy=false", "-device", device];
         let words = words.into_iter().chain(["-chardev", &chardev, "-device", port]);
         words.map(str::to_owned).collect()
     }
@@ -230,7 +234,7 @@ fn machine(
     }
     // Whatever happens to this process, even a kill that it cannot see, QEMU goes with it.
     let mut extra_args = vec!["-run-with".to_owned(), "exit-with-parent=on".to_owned()];
-    extra_args.extend(port.map(PortSocket::arguments).unwrap_or_default());
+    extra_args.extend(port.map(|port| port.arguments(options.port_bus)).unwrap_or_default());
     extra_args.extend(options.qemu_args.iter().cloned());
     Ok(qemu::Machine {
         cpu: host.cpu.clone(),

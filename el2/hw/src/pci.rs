@@ -1,0 +1,89 @@
+//! The host's first PCI bus: its configuration space, and the virtio devices on it.
+//!
+//! `core/pci` knows what is written where, over any block of registers; this file has the mapped one, and lets nobody else write to it:
+//! a function answers at the addresses, and does DMA, that it is told there. Registers of functions are mapped when they are used,
+//! which is after the start.
+
+use ::pci::{BadFunction, BarPlaces, Function};
+use drivers::virtio::{self, Unusable, console};
+use platform::{InterruptLine, PciHost};
+
+use crate::mmio::{Region, RegionError};
+use crate::virtio::{Device, Interrupt};
+
+/// The bus.
+#[derive(Debug)]
+pub struct Bus<'p> {
+    host: &'p PciHost<'p>,
+    configuration: Region,
+    places: BarPlaces<'p>,
+}
+
+/// Why a function is not used.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Unplugged {
+    /// By what it says of itself.
+    Function(BadFunction),
+    /// Its registers cannot be reached.
+    Registers(RegionError),
+    /// As a virtio device.
+    Device(Unusable),
+    /// The description does not say where its interrupt goes.
+    Interrupt,
+}
+
+impl Unplugged {
+    /// A sentence.
+    #[must_use]
+    pub const fn sentence(self) -> &'static str {
+        match self {
+            Self::Function(why) => why.sentence(),
+            Self::Registers(why) => why.sentence(),
+            Self::Device(why) => why.sentence(),
+            Self::Interrupt => "the device tree's interrupt-map does not say where its interrupt goes",
+        }
+    }
+}
+
+impl<'p> Bus<'p> {
+    /// The first bus of `host`. What is there raises no interrupt from now on, until it is used.
+    ///
+    /// # Errors
+    /// If its configuration space is not where no memory is.
+    pub fn open(host: &'p PciHost<'p>) -> Result<Self, RegionError> {
+        let configuration = Region::open_later(host.configuration)?;
+        let places = BarPlaces::new(&configuration, &host.windows);
+        Ok(Self { host, configuration, places })
+    }
+
+    /// The number on the bus of the first virtio console from this one on.
+    #[must_use]
+    pub fn console_from(&self, first: u16) -> Option<u8> {
+        ::pci::console_from(&self.configuration, first).map(|function| function.number())
+    }
+
+    /// The console with this number: reset, with its interrupt, and without memory.
+    ///
+    /// # Errors
+    /// Why it is not used.
+    #[inline(never)]
+    pub fn console(&mut self, number: u8) -> Result<(Device, Interrupt, InterruptLine), Unplugged> {
+        let function = Function::new(&self.configuration, number).ok_or(Unplugged::Function(BadFunction::Header))?;
+        let pin = function.pin().map_err(Unplugged::Function)?;
+        let line = self.host.interrupt(function.device(), pin).ok_or(Unplugged::Interrupt)?;
+        let structures = function.open(&mut self.places).map_err(Unplugged::Function)?;
+        let opened = Device::open_pci(console::DEVICE_ID, &structures).map_err(Unplugged::Registers);
+        let opened = opened.and_then(|opened| virtio::reset(&opened.0).map(|()| opened).map_err(Unplugged::Device));
+        match opened {
+            Ok((device, interrupt)) => {
+                // It has forgotten whatever firmware told it, so there is no memory that it knows.
+                function.allow_dma();
+                Ok((device, interrupt, line))
+            }
+            Err(error) => {
+                function.silence();
+                Err(error)
+            }
+        }
+    }
+}
