@@ -7,6 +7,7 @@
 
 mod client;
 mod follow;
+mod moves;
 mod place;
 mod post;
 mod server;
@@ -203,6 +204,8 @@ pub struct Vm {
     pub boots: u32,
     /// Why it crashed, or how its kernel says that it panicked.
     pub reason: Option<String>,
+    /// What is done with all of it: one of the words of `docs/formats/control.md`.
+    pub transfer: Option<String>,
     /// How many vCPUs it has.
     pub vcpus: u8,
     /// What its guest's tools have reported, if it has any.

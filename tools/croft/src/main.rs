@@ -364,15 +364,18 @@ fn main() -> ExitCode {
         Order::Console { host, vm, virtio } => console(&host, &HostOrder::Console { vm, virtio }),
         Order::Log { host, follow } => log(&host, follow),
         Order::Stat { host, vms, json } => stat(&host, &vms, json),
-        Order::Start { host, which } => each(&host, which, is_off, |vm| HostOrder::Start { vm }),
+        Order::Start { host, which } => each(&host, which, |vm| is_off(&vm.word), |vm| HostOrder::Start { vm }),
         Order::Stop { host, how: How { which, force, wait: seconds } } => {
-            each(&host, which, |word| !is_off(word), |vm| HostOrder::Stop { vm, force, seconds })
+            each(&host, which, |vm| !is_off(&vm.word), |vm| HostOrder::Stop { vm, force, seconds })
         }
         Order::Reboot { host, how: How { which, force, wait: seconds } } => {
             each(&host, which, |_| true, |vm| HostOrder::Reboot { vm, force, seconds })
         }
         Order::Pause { host, which } => {
-            each(&host, which, |word| matches!(word, "running" | "panicked"), |vm| HostOrder::Pause { vm })
+            // One that is being saved stands still for moments by itself.
+            let runs =
+                |vm: &Vm| matches!(&*vm.word, "running" | "panicked") || (vm.word == "paused" && is_being_saved(vm));
+            each(&host, which, runs, |vm| HostOrder::Pause { vm })
         }
         Order::Save { host, vm, file, compress } => match std::path::absolute(&file) {
             Ok(file) => order(&host, &HostOrder::Save { vm, file, compress }, operate::show_progress),
@@ -399,7 +402,7 @@ fn main() -> ExitCode {
             order(&host, &HostOrder::SetGuestTime { vm }, operate::show_progress)
         }
         Order::Time { host, .. } => order(&host, &HostOrder::Time, operate::show_time),
-        Order::Resume { host, which } => each(&host, which, |word| word == "paused", |vm| HostOrder::Resume { vm }),
+        Order::Resume { host, which } => each(&host, which, |vm| vm.word == "paused", |vm| HostOrder::Resume { vm }),
     })
 }
 
@@ -408,9 +411,13 @@ fn is_off(word: &str) -> bool {
     matches!(word, "not-started" | "powered-off" | "stopped" | "crashed")
 }
 
+fn is_being_saved(vm: &Vm) -> bool {
+    vm.transfer.as_deref() == Some("saved")
+}
+
 /// Has a running host carry out an order for each VM that is meant, one after the other; one that fails keeps none of the
 /// others from it. With `--all` those are meant whose state `suits`.
-fn each(place: &HostPlace, which: Which, suits: impl Fn(&str) -> bool, host_order: impl Fn(String) -> HostOrder) -> u8 {
+fn each(place: &HostPlace, which: Which, suits: impl Fn(&Vm) -> bool, host_order: impl Fn(String) -> HostOrder) -> u8 {
     // Once: what is wrong with the host itself is said once.
     let socket = match control::find(place.host.as_deref()) {
         Ok(socket) => socket,
@@ -419,7 +426,7 @@ fn each(place: &HostPlace, which: Which, suits: impl Fn(&str) -> bool, host_orde
     let mut vms = which.vms;
     if which.all {
         match known(&socket) {
-            Ok(known) => vms = known.into_iter().filter(|vm| suits(&vm.word)).map(|vm| vm.name).collect(),
+            Ok(known) => vms = known.into_iter().filter(|vm| suits(vm)).map(|vm| vm.name).collect(),
             Err(error) => return complain(&error, status_of(&error)),
         }
     }

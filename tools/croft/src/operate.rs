@@ -148,6 +148,7 @@ pub fn show_json(vms: &[Vm]) -> String {
                 "state": vm.word,
                 "boots": boots,
                 "reason": vm.reason,
+                "transfer": vm.transfer,
                 "vcpus": vm.vcpus,
                 "guest": guest,
             })

@@ -4,6 +4,8 @@
 
 #[path = "operate/followed.rs"]
 mod followed;
+#[path = "operate/moved.rs"]
+mod moved;
 #[path = "operate/unread.rs"]
 mod unread;
 
@@ -54,6 +56,10 @@ struct Fake {
     ends: bool,
     /// What came of a saved VM.
     stream: Vec<u8>,
+    /// The request for more of a saved VM that it has not answered.
+    held: Option<u32>,
+    /// How often it was paused.
+    pauses: u32,
     /// Whether there is a clock to be set, and what it shows.
     clock: Option<u64>,
 }
@@ -90,6 +96,17 @@ impl Fake {
         self.say(Message::VmState { vm: 0, state: VmState::Stopped(reason) });
     }
 
+    /// A save that stands still waits for nothing else.
+    fn pause(&mut self, vm: u16) {
+        self.pauses += 1;
+        let pauses = self.pauses.to_string().into_bytes();
+        self.store.insert(PAUSES.to_owned(), pauses);
+        self.say(Message::VmState { vm, state: VmState::Paused });
+        if let Some(id) = self.held.take() {
+            self.tell(id, Answer::Refused("the save has ended"));
+        }
+    }
+
     fn run(mut self, mut input: PipeReader) {
         self.say(Message::Hello { version: link::VERSION, vms: 2, build: "fake" });
         self.say(Message::Vm { vm: 0, name: "web", state: VmState::Running { boots: 1 } });
@@ -113,7 +130,7 @@ impl Fake {
                         self.say(Message::VmState { vm, state: VmState::Stopped(StopReason::Forced) });
                     }
                     Some(Order::Reset { vm: 0 }) => self.start(),
-                    Some(Order::PauseVm { vm }) => self.say(Message::VmState { vm, state: VmState::Paused }),
+                    Some(Order::PauseVm { vm }) => self.pause(vm),
                     // What was restored is a guest that ends at once.
                     Some(Order::ResumeVm { vm: 0 }) if self.ends => self.end(StopReason::PowerOff),
                     Some(Order::ResumeVm { vm }) => {
@@ -227,6 +244,12 @@ impl Fake {
                 }
                 return;
             }
+            (_, Ask::SaveNext { .. }) if self.store.contains_key(HOLDS) => {
+                self.held = Some(id);
+                self.say(Message::VmState { vm, state: VmState::Paused });
+                return;
+            }
+            (_, Ask::RestoreNext { .. }) if self.store.contains_key(HOLDS) => return,
             // It sends what is no saved VM.
             (_, Ask::SaveNext { .. }) => {
                 self.tell(id, Answer::Value(&[7; 32]));
@@ -260,6 +283,10 @@ impl Fake {
     }
 }
 
+/// With this key a save stands still until the VM is paused, and a restore for ever.
+const HOLDS: &str = "guestinfo.holds";
+/// What has this key is how often VMs were paused.
+const PAUSES: &str = "guestinfo.pauses";
 /// With this key the VM is one that no saved VM fits.
 const UNFIT: &str = "guestinfo.unfit";
 /// A piece that a restored VM waits for from the start: in its second block, behind one of zeros.
@@ -304,6 +331,8 @@ impl Stage {
             on: true,
             ends: false,
             stream: Vec::new(),
+            held: None,
+            pauses: 0,
             clock: tools.then_some(0),
         };
         thread::spawn(move || fake.run(input));
@@ -695,100 +724,4 @@ fn exchange(socket: &Path, bytes: &[u8]) -> String {
     let mut said = String::new();
     let _ = stream.read_to_string(&mut said);
     said
-}
-
-/// What comes from the hypervisor is looked at before it is a file; and so is a file before the hypervisor hears of it. What
-/// was there before stays.
-#[test]
-fn what_is_no_saved_vm_is_neither_kept_nor_sent() {
-    let stage = Stage::new(true);
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("web.saved");
-    fs::write(&file, b"UCSAVED\0before").unwrap();
-    let path = file.to_str().unwrap();
-    let refused = stage.croft(&["save", "web", path]);
-    let said = text(&refused.stderr);
-    assert_eq!(
-        (refused.status.code(), &*said),
-        (
-            Some(1),
-            "croft: what came from the hypervisor is wrong: this is no saved VM; `croft save VM FILE` makes one\n"
-        )
-    );
-    assert_eq!(fs::read(&file).unwrap(), b"UCSAVED\0before");
-    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "a draft was left");
-    fs::write(&file, "a site").unwrap();
-    let refused = stage.croft(&["save", "web", path]);
-    assert!(text(&refused.stderr).contains("would be lost: name another file"), "{}", text(&refused.stderr));
-    assert_eq!(fs::read(&file).unwrap(), b"a site");
-    let refused = stage.croft(&["restore", path]);
-    let expected = format!("croft: {path}: this is no saved VM; `croft save VM FILE` makes one\n");
-    assert_eq!((refused.status.code(), text(&refused.stderr)), (Some(1), expected));
-    let nowhere = folder.path().join("no").join("web.saved");
-    let refused = stage.croft(&["save", "web", nowhere.to_str().unwrap()]);
-    assert!(text(&refused.stderr).contains("No such file or directory"), "{}", text(&refused.stderr));
-}
-
-/// A guest may end as soon as it goes on from a file. It was restored all the same.
-#[test]
-fn who_ends_at_once_was_restored() {
-    let stage = Stage::new(true);
-    let path = &stage.saved();
-    assert_eq!(stage.says(&["stop", "--force", "web"]), STOPPED);
-    let expected = format!("web: powered off\nweb: restored from {path}\n");
-    assert_eq!(stage.says(&["restore", path, "--name", "web"]), expected);
-}
-
-/// A guest that powered itself off before is not one that has just ended: what its VM refuses is an error.
-#[test]
-fn who_was_off_and_refuses_was_not_restored() {
-    let stage = Stage::new(true);
-    let path = &stage.saved();
-    assert_eq!(stage.says(&["guestinfo", "web", "set", UNFIT, "1"]), "");
-    assert!(stage.says(&["stop", "web"]).contains("powered off"));
-    let refused = stage.croft(&["restore", path, "--name", "web"]);
-    assert_eq!((refused.status.code(), text(&refused.stdout)), (Some(1), String::new()));
-    assert!(text(&refused.stderr).contains("web has other memory"), "{}", text(&refused.stderr));
-}
-
-/// What a VM waits for is sent first, also from a file that is compressed; what is to stand still is sent as the file has it.
-#[test]
-fn what_is_waited_for_is_sent_first() {
-    for (pause, compress) in [(false, true), (true, false)] {
-        let stage = Stage::new(true);
-        let file = stage.folder.path().join("web.saved");
-        let mut writing = croft::saved::Writing::create(&file, compress).unwrap();
-        writing.write(&made_up::saved(&made_up::counted(3))).unwrap();
-        writing.keep().unwrap();
-        assert_eq!(stage.says(&["stop", "--force", "web"]), STOPPED);
-        let path = file.to_str().unwrap();
-        let mut arguments = vec!["restore", path, "--name", "web"];
-        arguments.extend(pause.then_some("--pause"));
-        assert!(stage.says(&arguments).contains(&format!("web: restored from {path}")));
-    }
-}
-
-/// A clone is refused, with the reason and before its VM stands still, where no clone of it can go on.
-#[test]
-fn a_clone_needs_a_place_of_its_own() {
-    let stage = Stage::new(true);
-    let refused = |arguments: &[&str]| {
-        let done = stage.croft(arguments);
-        (done.status.code(), text(&done.stderr))
-    };
-    let own = "croft: web cannot take its own place; name another VM of the site file with --name, which is off\n";
-    assert_eq!(refused(&["clone", "web", "--name", "web"]), (Some(1), own.to_owned()));
-    let (status, said) = refused(&["clone", "web", "--name", "db"]);
-    assert!(
-        status == Some(1) && said.starts_with("croft: db is running; a saved VM, or a clone, takes the place"),
-        "{said}"
-    );
-    for arguments in [["clone", "web", "--name", "nobody"], ["clone", "nobody", "--name", "web"]] {
-        let (status, said) = refused(&arguments);
-        assert!(status == Some(2) && said.contains("nobody") && said.contains("web, db"), "{said}");
-    }
-    stage.croft(&["stop", "--force", "web"]);
-    let shapes = "that has 1 vCPUs, 64 MiB of memory and 7 devices, web has 2, 64 and 7";
-    let expected = format!("croft: web is no place for a clone of db: {shapes}\n");
-    assert_eq!(refused(&["clone", "db", "--name", "web"]), (Some(1), expected));
 }

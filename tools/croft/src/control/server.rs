@@ -1,6 +1,7 @@
 //! The server's end, in `croft run`.
 
 use super::follow::Followers;
+use super::moves::{Move, Moves};
 use super::post::{Clients, Post};
 use super::{ControlError, MAX_LINE, Order, Place, Report, Vm, follow};
 use crate::moment;
@@ -72,12 +73,13 @@ pub fn serve(session: &Arc<Session>, about: About, place: &Place) -> Result<Serv
     let server = Server { post: Arc::new(Mutex::new(post)), followers: Arc::default(), complaint };
     let clients = Clients::new(listener, Arc::clone(&server.post));
     let (session, about) = (Arc::downgrade(session), Arc::new(about));
-    let followers = Arc::clone(&server.followers);
+    let (followers, moves) = (Arc::clone(&server.followers), Arc::<Moves>::default());
     thread::spawn(move || {
         let_in(clients, &session, |stream| {
-            let (session, about, followers) = (Weak::clone(&session), Arc::clone(&about), Arc::clone(&followers));
+            let (session, about) = (Weak::clone(&session), Arc::clone(&about));
+            let (followers, moves) = (Arc::clone(&followers), Arc::clone(&moves));
             // A client that goes away in the middle is nobody's trouble; one for whom there is no thread is sent away.
-            let _ = thread::Builder::new().spawn(move || attend(&session, &about, &followers, &stream));
+            let _ = thread::Builder::new().spawn(move || attend(&session, &about, &followers, &moves, &stream));
         });
     });
     Ok(server)
@@ -102,7 +104,13 @@ fn let_in(
 }
 
 /// One client.
-fn attend(session: &Weak<Session>, about: &About, followers: &Followers, stream: &UnixStream) -> std::io::Result<()> {
+fn attend(
+    session: &Weak<Session>,
+    about: &About,
+    followers: &Followers,
+    moves: &Moves,
+    stream: &UnixStream,
+) -> std::io::Result<()> {
     stream.set_read_timeout(Some(CLIENT))?;
     let (mut input, mut line) = (BufReader::new(stream), Vec::new());
     input.by_ref().take(MAX_LINE).read_until(b'\n', &mut line)?;
@@ -135,7 +143,7 @@ fn attend(session: &Weak<Session>, about: &About, followers: &Followers, stream:
         Some(Err(why)) => return tell(&Failure::from(why).report()),
         None => {}
     }
-    let handler = RequestHandler { session: &session, about };
+    let handler = RequestHandler { session: &session, about, moves };
     match handler.carry_out(order, &mut tell) {
         Ok(()) => tell(&Report::Done),
         Err(why) => tell(&why.report()),
@@ -171,6 +179,8 @@ pub(super) enum Failure {
         "{vm} is {condition}; a saved VM, or a clone, takes the place of one that is off: `croft stop {vm}`, with --force if it may lose its work"
     )]
     InUse { vm: String, condition: Condition },
+    #[error("{vm} is being restored; wait until that is done, or end the command that does it")]
+    IsRestored { vm: String },
     #[error("{vm} cannot take its own place; name another VM of the site file with --name, which is off")]
     Itself { vm: String },
     #[error("{file} holds a VM named {vm}, and there is none of that name; name one with --name: {known}")]
@@ -200,6 +210,7 @@ static STARTING: Mutex<()> = Mutex::new(());
 pub(super) struct RequestHandler<'a> {
     pub(super) session: &'a Session,
     about: &'a About,
+    pub(super) moves: &'a Moves,
 }
 
 pub(super) type Tell<'a> = &'a mut dyn FnMut(&Report) -> std::io::Result<()>;
@@ -246,8 +257,15 @@ impl RequestHandler<'_> {
             Order::Stop { vm, force, seconds } => self.stop(&vm, force, seconds, tell)?,
             Order::Reboot { vm, force, seconds } => self.reboot(&vm, force, seconds, tell)?,
             Order::Pause { vm } => {
-                self.change(&vm, "run", |condition| matches!(condition, Condition::Running { .. }))?;
-                self.session.control(Command::PauseVm { vm: self.session.vm(&vm)? })?;
+                let number = self.session.vm(&vm)?;
+                // One that is being saved stands still for moments by itself. From now on the operator lets it go on.
+                let is_saved = self.moves.of(number) == Some(Move::Out);
+                self.change(&vm, "run", |condition| match condition {
+                    Condition::Running { .. } => true,
+                    Condition::Paused => is_saved,
+                    _ => false,
+                })?;
+                self.session.control(Command::PauseVm { vm: number })?;
                 let paused = self.wait(&vm, "pause", PAUSE_SECONDS, |condition| *condition == Condition::Paused)?;
                 tell_condition(&vm, &paused, tell)?;
             }
@@ -293,6 +311,10 @@ impl RequestHandler<'_> {
             if let Some(more) = self.session.may_read_a_wrong_clock(index as u16, &name) {
                 state.push_str(&format!(", its clock is wrong if it reads CNTVCT_EL0 (see {more})"));
             }
+            let transfer = self.moves.of(index as u16).map(|what| what.word().to_owned());
+            if let Some(transfer) = &transfer {
+                state.push_str(&format!(", being {transfer}"));
+            }
             let word = word.to_owned();
             let vcpus = self.about.vcpus.get(index).copied().unwrap_or_default();
             let guest = match self.session.report(index as u16, ANSWER) {
@@ -301,7 +323,7 @@ impl RequestHandler<'_> {
                 Err(RequestError::Refused(_)) => None,
                 Err(error) => return Err(error.into()),
             };
-            vms.push(Vm { name, state, word, boots, reason, vcpus, guest });
+            vms.push(Vm { name, state, word, boots, reason, transfer, vcpus, guest });
         }
         Ok(vms)
     }
@@ -310,6 +332,7 @@ impl RequestHandler<'_> {
         let _alone = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
         let vm = self.session.vm(name)?;
         self.change(name, "need a start", Condition::is_off)?;
+        self.must_not_be_restored(name, vm)?;
         self.session.control(Command::Reset { vm })?;
         let is_there = |condition: &Condition| matches!(condition, Condition::Running { .. });
         let started = self.wait(name, "start", START_SECONDS, is_there)?;
@@ -334,6 +357,7 @@ impl RequestHandler<'_> {
         let before = self.session.condition(name)?;
         let again = |condition: &Condition| matches!(condition, Condition::Running { .. }) && *condition != before;
         if before.is_off() {
+            self.must_not_be_restored(name, vm)?;
             tell(&Report::Progress(format!("{name} is off; starting it")))?;
             self.session.control(Command::Reset { vm })?;
         } else if force {
@@ -357,6 +381,12 @@ impl RequestHandler<'_> {
     fn change(&self, name: &str, what: &'static str, good: impl Fn(&Condition) -> bool) -> Result<(), Failure> {
         let condition = self.session.condition(name)?;
         if good(&condition) { Ok(()) } else { Err(Failure::Not { vm: name.to_owned(), what, condition }) }
+    }
+
+    /// Refuses to start what is off for it waits for its state: the hypervisor would not start it either, and says nothing of it.
+    fn must_not_be_restored(&self, name: &str, vm: u16) -> Result<(), Failure> {
+        let is_restored = self.moves.of(vm) == Some(Move::In);
+        if is_restored { Err(Failure::IsRestored { vm: name.to_owned() }) } else { Ok(()) }
     }
 
     /// Refuses what a guest has to do itself while it cannot.

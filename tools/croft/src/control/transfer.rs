@@ -6,6 +6,7 @@
 //! for first. One that is to stand still has no use for that, and is sent as the file has it.
 
 use super::Report;
+use super::moves::Move;
 use super::server::{ANSWER, Failure, PAUSE_SECONDS, RequestHandler, Tell, tell_condition};
 use crate::dump::{Dumping, Written};
 use crate::saved::{self, Check, Index, SavedError, Source, Writing, machines_must_agree};
@@ -49,6 +50,7 @@ impl RequestHandler<'_> {
 
     /// All of a VM as it is now, which runs on meanwhile.
     fn take_out(&self, vm: u16, write: Write<'_>, tell: Tell<'_>) -> Result<(), Failure> {
+        let _under_way = self.moves.begin(vm, Move::Out);
         self.begin(vm, Ask::Save)?;
         let received = self.receive(vm, write, tell);
         // Whatever has become of it, the VM's memory is its own again.
@@ -203,6 +205,7 @@ impl RequestHandler<'_> {
         pause: bool,
         tell: Tell<'_>,
     ) -> Result<(), Failure> {
+        let _under_way = self.moves.begin(number, Move::In);
         self.begin(number, Ask::Restore)?;
         let sent = if pause {
             self.send(number, Source::new(from, file), tell)

@@ -1,0 +1,88 @@
+//! Which VMs are being saved or restored through this host.
+//!
+//! A VM that is being saved stands still for moments, and is shown as paused then; one that is being restored is off until its state has
+//! come. From what the hypervisor reports of them alone, neither can be told from a VM that somebody paused or stopped, and an order that
+//! depends on it would be refused for the wrong reason, or waited for in vain.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// What is done with all of a VM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Move {
+    /// It is being saved, dumped, or cloned.
+    Out,
+    /// It is being restored, or made a clone of another one.
+    In,
+}
+
+impl Move {
+    /// One fixed word for it, for programs (`docs/formats/control.md`).
+    pub(super) const fn word(self) -> &'static str {
+        match self {
+            Self::Out => "saved",
+            Self::In => "restored",
+        }
+    }
+}
+
+/// What is under way, by the VM's number. The hypervisor has one transfer at a time: a second order for the same VM is refused there, and
+/// does not undo what is noted of the first.
+#[derive(Debug, Default)]
+pub(super) struct Moves(Mutex<BTreeMap<u16, (Move, usize)>>);
+
+/// As long as it is there, its move is under way.
+#[derive(Debug)]
+pub(super) struct UnderWay<'a> {
+    moves: &'a Moves,
+    vm: u16,
+}
+
+impl Moves {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<u16, (Move, usize)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes that this is done with a VM, as long as the result is there.
+    pub(super) fn begin(&self, vm: u16, what: Move) -> UnderWay<'_> {
+        self.lock().entry(vm).or_insert((what, 0)).1 += 1;
+        UnderWay { moves: self, vm }
+    }
+
+    /// What is done with a VM.
+    pub(super) fn of(&self, vm: u16) -> Option<Move> {
+        self.lock().get(&vm).map(|(what, _)| *what)
+    }
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        let mut moves = self.moves.lock();
+        if let Some((_, count)) = moves.get_mut(&self.vm) {
+            *count -= 1;
+            if *count == 0 {
+                moves.remove(&self.vm);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_move_is_known_until_its_last_order_is_over() {
+        let moves = Moves::default();
+        assert_eq!(moves.of(1), None);
+        let first = moves.begin(1, Move::Out);
+        let second = moves.begin(1, Move::In);
+        assert_eq!((moves.of(1), moves.of(0)), (Some(Move::Out), None));
+        drop(second);
+        assert_eq!(moves.of(1), Some(Move::Out), "who was refused ends nothing");
+        drop(first);
+        assert_eq!(moves.of(1), None);
+        let _again = moves.begin(1, Move::In);
+        assert_eq!(moves.of(1), Some(Move::In));
+    }
+}

@@ -1,0 +1,152 @@
+//! Saving, restoring and cloning, and other orders to a VM meanwhile.
+
+use super::*;
+
+/// Waits until `croft ps` shows the first VM so.
+fn shows(stage: &Stage, state: &str, transfer: &str) {
+    let found = || {
+        let json: serde_json::Value = serde_json::from_str(&stage.says(&["ps", "--json"])).unwrap();
+        (json[0]["state"] == state && json[0]["transfer"] == transfer).then_some(())
+    };
+    let comes = (0..600).find_map(|_| {
+        found().or_else(|| {
+            thread::sleep(Duration::from_millis(100));
+            None
+        })
+    });
+    assert!(comes.is_some(), "never {state} and {transfer}: {}", stage.says(&["ps"]));
+}
+
+/// A VM that stands still because it is saved is not one that somebody has paused: whoever pauses it is obeyed.
+#[test]
+fn one_that_stands_still_for_its_save_can_be_paused() {
+    for pause in [&["pause", "web"][..], &["pause", "--all"]] {
+        let stage = Stage::new(true);
+        assert_eq!(stage.says(&["guestinfo", "web", "set", HOLDS, "1"]), "");
+        stage.says(&["stop", "--force", "db"]);
+        let file = stage.folder.path().join("web.saved");
+        let mut saving = stage.start(&["save", "web", file.to_str().unwrap()]);
+        shows(&stage, "paused", "saved");
+        assert!(stage.says(&["ps"]).contains("paused, being saved"));
+        assert_eq!(stage.says(pause), "web: paused\n");
+        // The hypervisor has heard of it, which ends the save here.
+        assert_eq!(saving.wait().unwrap().code(), Some(1));
+        assert_eq!(stage.says(&["guestinfo", "web", "get", PAUSES]), "1\n");
+        let refused = stage.croft(&["pause", "web"]);
+        assert_eq!(text(&refused.stderr), "croft: web does not run: it is paused\n", "nothing saves it any more");
+    }
+}
+
+/// A VM that is being restored is off for a while, and nobody waits for it to start.
+#[test]
+fn one_that_is_being_restored_is_not_started() {
+    let stage = Stage::new(true);
+    let path = &stage.saved();
+    assert_eq!(stage.says(&["guestinfo", "web", "set", HOLDS, "1"]), "");
+    assert_eq!(stage.says(&["stop", "--force", "web"]), STOPPED);
+    let mut restoring = stage.start(&["restore", path, "--name", "web"]);
+    shows(&stage, "stopped", "restored");
+    for order in ["start", "reboot"] {
+        let refused = stage.croft(&[order, "web"]);
+        let said = "croft: web is being restored; wait until that is done, or end the command that does it\n";
+        assert_eq!((refused.status.code(), &*text(&refused.stderr)), (Some(1), said));
+    }
+    restoring.kill().unwrap();
+    restoring.wait().unwrap();
+}
+
+/// What comes from the hypervisor is looked at before it is a file; and so is a file before the hypervisor hears of it. What
+/// was there before stays.
+#[test]
+fn what_is_no_saved_vm_is_neither_kept_nor_sent() {
+    let stage = Stage::new(true);
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("web.saved");
+    fs::write(&file, b"UCSAVED\0before").unwrap();
+    let path = file.to_str().unwrap();
+    let refused = stage.croft(&["save", "web", path]);
+    let said = text(&refused.stderr);
+    assert_eq!(
+        (refused.status.code(), &*said),
+        (
+            Some(1),
+            "croft: what came from the hypervisor is wrong: this is no saved VM; `croft save VM FILE` makes one\n"
+        )
+    );
+    assert_eq!(fs::read(&file).unwrap(), b"UCSAVED\0before");
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "a draft was left");
+    fs::write(&file, "a site").unwrap();
+    let refused = stage.croft(&["save", "web", path]);
+    assert!(text(&refused.stderr).contains("would be lost: name another file"), "{}", text(&refused.stderr));
+    assert_eq!(fs::read(&file).unwrap(), b"a site");
+    let refused = stage.croft(&["restore", path]);
+    let expected = format!("croft: {path}: this is no saved VM; `croft save VM FILE` makes one\n");
+    assert_eq!((refused.status.code(), text(&refused.stderr)), (Some(1), expected));
+    let nowhere = folder.path().join("no").join("web.saved");
+    let refused = stage.croft(&["save", "web", nowhere.to_str().unwrap()]);
+    assert!(text(&refused.stderr).contains("No such file or directory"), "{}", text(&refused.stderr));
+}
+
+/// A guest may end as soon as it goes on from a file. It was restored all the same.
+#[test]
+fn who_ends_at_once_was_restored() {
+    let stage = Stage::new(true);
+    let path = &stage.saved();
+    assert_eq!(stage.says(&["stop", "--force", "web"]), STOPPED);
+    let expected = format!("web: powered off\nweb: restored from {path}\n");
+    assert_eq!(stage.says(&["restore", path, "--name", "web"]), expected);
+}
+
+/// A guest that powered itself off before is not one that has just ended: what its VM refuses is an error.
+#[test]
+fn who_was_off_and_refuses_was_not_restored() {
+    let stage = Stage::new(true);
+    let path = &stage.saved();
+    assert_eq!(stage.says(&["guestinfo", "web", "set", UNFIT, "1"]), "");
+    assert!(stage.says(&["stop", "web"]).contains("powered off"));
+    let refused = stage.croft(&["restore", path, "--name", "web"]);
+    assert_eq!((refused.status.code(), text(&refused.stdout)), (Some(1), String::new()));
+    assert!(text(&refused.stderr).contains("web has other memory"), "{}", text(&refused.stderr));
+}
+
+/// What a VM waits for is sent first, also from a file that is compressed; what is to stand still is sent as the file has it.
+#[test]
+fn what_is_waited_for_is_sent_first() {
+    for (pause, compress) in [(false, true), (true, false)] {
+        let stage = Stage::new(true);
+        let file = stage.folder.path().join("web.saved");
+        let mut writing = croft::saved::Writing::create(&file, compress).unwrap();
+        writing.write(&made_up::saved(&made_up::counted(3))).unwrap();
+        writing.keep().unwrap();
+        assert_eq!(stage.says(&["stop", "--force", "web"]), STOPPED);
+        let path = file.to_str().unwrap();
+        let mut arguments = vec!["restore", path, "--name", "web"];
+        arguments.extend(pause.then_some("--pause"));
+        assert!(stage.says(&arguments).contains(&format!("web: restored from {path}")));
+    }
+}
+
+/// A clone is refused, with the reason and before its VM stands still, where no clone of it can go on.
+#[test]
+fn a_clone_needs_a_place_of_its_own() {
+    let stage = Stage::new(true);
+    let refused = |arguments: &[&str]| {
+        let done = stage.croft(arguments);
+        (done.status.code(), text(&done.stderr))
+    };
+    let own = "croft: web cannot take its own place; name another VM of the site file with --name, which is off\n";
+    assert_eq!(refused(&["clone", "web", "--name", "web"]), (Some(1), own.to_owned()));
+    let (status, said) = refused(&["clone", "web", "--name", "db"]);
+    assert!(
+        status == Some(1) && said.starts_with("croft: db is running; a saved VM, or a clone, takes the place"),
+        "{said}"
+    );
+    for arguments in [["clone", "web", "--name", "nobody"], ["clone", "nobody", "--name", "web"]] {
+        let (status, said) = refused(&arguments);
+        assert!(status == Some(2) && said.contains("nobody") && said.contains("web, db"), "{said}");
+    }
+    stage.croft(&["stop", "--force", "web"]);
+    let shapes = "that has 1 vCPUs, 64 MiB of memory and 7 devices, web has 2, 64 and 7";
+    let expected = format!("croft: web is no place for a clone of db: {shapes}\n");
+    assert_eq!(refused(&["clone", "db", "--name", "web"]), (Some(1), expected));
+}
