@@ -440,3 +440,128 @@ fn errors_name_what_is_wrong() {
     assert_eq!(frames.allocate_guest(VmId(0), free + 1), Err(FramesError::OutOfBlocks { wanted: free + 1, free }));
     assert!(matches!(frames.free(Owner::Hypervisor, range(GIGABYTE + 1, 4096)), Err(FramesError::Unaligned(_))));
 }
+
+#[test]
+fn metadata_is_for_each_block_of_which_a_part_lies_in_the_span() {
+    assert_eq!(metadata_len(range(BASE, FRAMES as u64 * PAGE_SIZE - (BASE - BASE_BLOCK))), BLOCKS);
+    assert_eq!(metadata_len(range(BASE_BLOCK + BLOCK_SIZE - 1, 2)), 2);
+}
+
+/// Whoever may have frames at all has a hint of its own, the last VM too.
+#[test]
+fn every_owner_gets_frames() {
+    let mut frames = allocator(range(0, 200 * BLOCK_SIZE), 200);
+    frames.add_memory(range(0, 200 * BLOCK_SIZE)).unwrap();
+    let vms = (0..64).map(VmId).flat_map(|vm| [Owner::Guest(vm), Owner::Tables(vm)]);
+    for owner in vms.chain([Owner::Hypervisor, Owner::Shared, Owner::Enclave]) {
+        assert!(frames.allocate_frames(owner, 1).is_ok(), "{owner:?}");
+    }
+    frames.audit().unwrap();
+}
+
+#[test]
+fn ram_that_is_added_twice_is_found_wherever_it_is() {
+    let mut frames = allocator(range(0, 8 * BLOCK_SIZE), 8);
+    frames.add_memory(range(2 * BLOCK_SIZE, 2 * BLOCK_SIZE)).unwrap();
+    // Alone; two alike; behind blocks that are none; and of a block that is RAM in part only.
+    for (first, count) in [(3, 1), (2, 2), (1, 2), (2, 4), (0, 8)] {
+        let twice = frames.add_memory(range(first * BLOCK_SIZE, count * BLOCK_SIZE));
+        let taken = first.max(2) * BLOCK_SIZE;
+        assert_eq!(twice, Err(FramesError::Overlap(Pa(taken))), "{count} blocks from {first} on");
+    }
+    assert_eq!(frames.usage().total, 2 * 512);
+    frames.audit().unwrap();
+}
+
+#[test]
+fn a_block_that_becomes_ram_piece_by_piece_can_be_had_as_a_whole() {
+    let mut frames = allocator(range(0, 4 * BLOCK_SIZE), 4);
+    let parts = [range(BLOCK_SIZE, 100 * PAGE_SIZE), range(BLOCK_SIZE + 100 * PAGE_SIZE, 412 * PAGE_SIZE)];
+    frames.add_memory(parts[0]).unwrap();
+    assert_eq!(frames.free_blocks(), 0);
+    frames.add_memory(parts[1]).unwrap();
+    assert_eq!(frames.allocate_guest(VmId(0), 1).unwrap()[0].start, Pa(BLOCK_SIZE));
+}
+
+/// RAM that comes in pieces side by side is searched as one: a run may lie across.
+#[test]
+fn pieces_of_ram_that_touch_are_one() {
+    for order in [[0, 1], [1, 0]] {
+        let mut frames = allocator(range(0, 8 * BLOCK_SIZE), 0);
+        for piece in order {
+            frames.add_memory(range(piece * 2 * BLOCK_SIZE, 2 * BLOCK_SIZE)).unwrap();
+        }
+        assert_eq!(frames.allocate_guest(VmId(0), 4).unwrap().len(), 1);
+    }
+}
+
+/// What was reserved as a whole comes back in part, by a record; where there is none left, not at all.
+#[test]
+fn a_part_of_a_reserved_block_comes_back() {
+    let ram = range(0, 4 * BLOCK_SIZE);
+    let part = range(BLOCK_SIZE + 3 * PAGE_SIZE, 100 * PAGE_SIZE);
+    for (records, free) in [(1, 100), (0, 0)] {
+        let mut frames = allocator(ram, records);
+        frames.add_memory(ram).unwrap();
+        frames.reserve(range(BLOCK_SIZE, BLOCK_SIZE)).unwrap();
+        assert_eq!(frames.reclaim(part), free);
+        let usage = Usage { total: 4 * 512, free: 3 * 512, spare: free, reserved: 512 - free, ..Usage::default() };
+        assert_eq!(frames.usage(), usage);
+        frames.audit().unwrap();
+        let given = if free == 0 { Owner::Reserved } else { Owner::Free };
+        let owners = [part.start.0 - PAGE_SIZE, part.start.0, part.end().0 - 1, part.end().0];
+        let found = owners.map(|address| frames.owner_of(Pa(address)).unwrap());
+        assert_eq!(found, [Owner::Reserved, given, given, Owner::Reserved]);
+        // The rest, and with it the whole block.
+        assert_eq!(frames.reclaim(range(BLOCK_SIZE, BLOCK_SIZE)), 512 - free);
+        assert_eq!(frames.free_blocks(), 4);
+        frames.audit().unwrap();
+    }
+}
+
+#[test]
+fn blocks_are_given_up_to_the_last_and_none_is_not_a_number() {
+    let ram = range(0, 4 * BLOCK_SIZE);
+    let mut frames = allocator(ram, 0);
+    frames.add_memory(ram).unwrap();
+    for wanted in [0, 5] {
+        let refused = Err(FramesError::OutOfBlocks { wanted, free: 4 });
+        assert_eq!(frames.allocate_blocks(Owner::Hypervisor, wanted), refused);
+    }
+    assert_eq!(frames.allocate_blocks(Owner::Hypervisor, 4).unwrap().range(), ram);
+    frames.audit().unwrap();
+}
+
+/// A guest's block is clean from when it was scrubbed, which only its own VM says.
+#[test]
+fn whether_a_block_is_clean_is_known() {
+    let ram = range(0, 4 * BLOCK_SIZE);
+    let mut frames = allocator(ram, 0);
+    frames.add_memory(ram).unwrap();
+    let start = frames.allocate_guest(VmId(1), 2).unwrap()[0].start;
+    let Ok(Allocation::Unscrubbed(dirty)) = frames.first_touch(VmId(1), start) else { panic!("it is clean") };
+    assert!(!frames.is_clean(start));
+    let scrubbed = dirty.scrubbed();
+    assert_eq!(frames.mark_clean(VmId(2), &scrubbed), Err(FramesError::NotOwned(start, Owner::Guest(VmId(2)))));
+    assert!(!frames.is_clean(start));
+    frames.mark_clean(VmId(1), &scrubbed).unwrap();
+    assert!(frames.is_clean(start) && !frames.is_clean(Pa(start.0 + BLOCK_SIZE)));
+    assert!(matches!(frames.first_touch(VmId(1), start), Ok(Allocation::Clean(_))));
+}
+
+/// One block after the other is lent to be zeroed, and what became dirty since is found again, wherever it lies.
+#[test]
+fn what_is_dirty_is_found_where_it_is() {
+    let ram = range(0, 6 * BLOCK_SIZE);
+    let mut frames = allocator(ram, 0);
+    frames.add_memory(ram).unwrap();
+    let guest = frames.allocate_guest(VmId(0), 2).unwrap()[0];
+    for expected in 2..6 {
+        let dirty = frames.next_dirty_free_block().unwrap();
+        assert_eq!(dirty.range().start, Pa(expected * BLOCK_SIZE));
+        frames.return_clean(dirty.scrubbed()).unwrap();
+    }
+    assert!(frames.next_dirty_free_block().is_none());
+    frames.free(Owner::Guest(VmId(0)), range(guest.start.0 + BLOCK_SIZE, BLOCK_SIZE)).unwrap();
+    assert_eq!(frames.next_dirty_free_block().unwrap().range().start, Pa(BLOCK_SIZE));
+}
