@@ -159,6 +159,9 @@ mod tests {
         books.audit()
     }
 
+    /// A change of a record that makes it wrong.
+    type Change = fn(&mut CarvedBlock);
+
     /// The record from which frames were given, and the number of its block.
     fn record<'a>(books: &'a mut FrameAllocator<'_>) -> &'a mut CarvedBlock {
         books.carved.iter_mut().find(|record| record.in_use && !record.used.is_empty()).unwrap()
@@ -189,7 +192,7 @@ mod tests {
     #[test]
     fn each_wrong_record_is_found() {
         let block = record(&mut books()).block as usize;
-        let wrong: [(&str, fn(&mut CarvedBlock)); 7] = [
+        let wrong: [(&str, Change); 7] = [
             ("it is nobody's", |record| record.in_use = false),
             ("it is another block's", |record| record.block += 1),
             ("more are free", |record| record.free += 1),

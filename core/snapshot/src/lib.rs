@@ -24,7 +24,7 @@ use alloc::vec::Vec;
 use core::fmt;
 
 pub use cpu_difference::{CpuDifference, SavedCpu};
-pub use place::{Place, PlaceDifference};
+pub use place::{Decimal, Place, PlaceDifference};
 
 use clock::saved::{Away, Clock, Timer};
 use cpu::id;

@@ -80,7 +80,8 @@ impl PlaceDifference {
 }
 
 /// Millionths, as a site file has them.
-pub(crate) struct Decimal(pub(crate) u32);
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Decimal(pub u32);
 
 impl fmt::Display for Decimal {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -3,12 +3,12 @@
 use crate::compressed::{Compressor, ExpandError, Expanded};
 use crate::draft::Draft;
 use crate::session::HostTime;
-use abi::bundle::Doors;
+use abi::bundle::{Doors, Time};
 use abi::crc32c;
 use clock::saved::Away;
 use pack::Value as _;
 use snapshot::file::{FileError, MAGIC, Reader, SavedMoment, Section};
-use snapshot::{Place, PlaceDifference, SavedMachine};
+use snapshot::{Decimal, Place, PlaceDifference, SavedMachine};
 use std::fs::File;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
@@ -234,9 +234,13 @@ impl Contents {
     #[must_use]
     pub fn wrong_clock(&self, here: &[u8]) -> Option<String> {
         let place = Place::unpack(&mut pack::Reader::new(here)).ok().filter(|place| place.misleads(self.counter))?;
+        let rate = match place.rate {
+            Time::REAL => String::new(),
+            rate => format!(" and passes at a rate of {}", Decimal(rate)),
+        };
         Some(format!(
-            "this CPU cannot trap CNTVCT_EL0 (no FEAT_ECV), which counts at {} Hz, while its guest's counter has {}: a kernel that takes its \
-             clock from there, as Linux does, has a wrong one; the physical counter and timer are right",
+            "this CPU cannot trap CNTVCT_EL0 (no FEAT_ECV), which counts at {} Hz, while its guest's counter has {} Hz{rate}: a kernel that \
+             takes its clock from there, as Linux does, has a wrong one; the physical counter and timer are right",
             place.counter, self.counter
         ))
     }
@@ -371,11 +375,11 @@ impl Check {
 mod tests {
     use super::{Check, Contents, Index, SavedError, Writing, machines_must_agree, open};
     use crate::session::HostTime;
-    use abi::bundle::Doors;
+    use abi::bundle::{Doors, Time};
     use clock::saved::Away;
     use pack::Value;
     use snapshot::file::SavedMoment;
-    use snapshot::{Place, SavedCpu, SavedMachine};
+    use snapshot::{Decimal, Place, SavedCpu, SavedMachine};
     use std::fs;
     use std::path::Path;
     use std::process::Command;
@@ -453,7 +457,9 @@ mod tests {
         let found = Contents { machine: Some(machine), ..saved_at(None, Away::Advance) };
         assert!(found.must_fit("db", &vm).is_ok());
         let said = found.wrong_clock(&vm).unwrap();
-        assert!(said.contains("counts at 62500000 Hz, while its guest's counter has 24000000"), "{said}");
+        assert!(said.contains("counts at 62500000 Hz, while its guest's counter has 24000000 Hz: a"), "{said}");
+        let said = Contents { counter: 62_500_000, ..found.clone() }.wrong_clock(&slow).unwrap();
+        assert!(said.contains("has 62500000 Hz and passes at a rate of 0.5: a"), "{said}");
         assert_eq!(Contents { counter: 62_500_000, ..found.clone() }.wrong_clock(&vm), None);
         let said = found.must_fit("db", &slow).unwrap_err().to_string();
         assert!(

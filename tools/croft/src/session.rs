@@ -295,6 +295,27 @@ impl Session {
         self.shared.news.notify_all();
     }
 
+    /// As [`Session::hold_port`], when so many bytes more have come by it: in the same place of whatever comes, however busy this
+    /// computer is.
+    pub fn hold_port_after(&self, bytes: u64) {
+        self.shared.lock().way.hold_after(bytes);
+    }
+
+    /// Waits until what comes by the host's port is held. Says whether it is.
+    #[must_use]
+    pub fn wait_until_port_is_held(&self, limit: Duration) -> bool {
+        let waits = |state: &mut State| !state.way.is_held() && !state.ended;
+        let state = self.shared.lock();
+        let waited = self.shared.news.wait_timeout_while(state, limit, waits);
+        waited.unwrap_or_else(PoisonError::into_inner).0.way.is_held()
+    }
+
+    /// How many bytes have come by the host's port.
+    #[must_use]
+    pub fn came_by_port(&self) -> u64 {
+        self.shared.lock().way.came()
+    }
+
     /// What the hypervisor refused so far, oldest first.
     #[must_use]
     pub fn refusals(&self) -> Vec<String> {

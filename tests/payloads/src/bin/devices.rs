@@ -225,9 +225,9 @@ fn clock_identification() -> Verdict {
 }
 
 /// What the clock shows once that is no less than `wanted`, and between which two counts it came to `wanted`: that before the last
-/// look at less, and that behind the first look at enough. A CPU that is kept from looking finds them far apart, and nothing wrong.
-fn clock_reaches(wanted: u32) -> Option<(u32, u64, u64)> {
-    let mut before = timer::now();
+/// look at less, which is `before` if this looks at no less, and that behind the first look at enough. A CPU that is kept from looking
+/// finds them far apart, and nothing wrong.
+fn clock_reaches(wanted: u32, mut before: u64) -> Option<(u32, u64, u64)> {
     let mut found = None;
     timer::wait_until(5000, || {
         let (start, seconds) = (timer::now(), memory::read32(DR));
@@ -241,12 +241,12 @@ fn clock_reaches(wanted: u32) -> Option<(u32, u64, u64)> {
 }
 
 fn clock_advances() -> Verdict {
-    let start = memory::read32(DR);
-    let reached = clock_reaches(start + 1);
+    let (before, start) = (timer::now(), memory::read32(DR));
+    let reached = clock_reaches(start + 1, before);
     check!(reached.is_some(), "the clock stands still at {start}");
     let (first, begin, began) = reached.unwrap_or_default();
     // From one change to the next but one: two seconds.
-    let reached = clock_reaches(first + 2);
+    let reached = clock_reaches(first + 2, begin);
     check!(reached.is_some(), "the clock did not reach {}", first + 2);
     let (_, end, ended) = reached.unwrap_or_default();
     let two = timer::microseconds(2_000_000);

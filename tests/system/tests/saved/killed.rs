@@ -1,4 +1,7 @@
 //! Somebody is killed, or the link is cut, at random moments of saves and restores.
+//!
+//! A moment is a number of bytes that have come by the link's port; no more is taken then, until somebody is killed. So a moment lies in the
+//! middle of what is under way, however fast or slow this computer is.
 
 use super::{NAME, Operated, control_file, host, kept};
 use abi::link::request::Ask;
@@ -16,7 +19,7 @@ use system::SOON;
 use system::host::Host;
 
 /// Who is killed, or what is cut, in the middle of what.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Moment {
     /// The client of a save.
     SavesClient,
@@ -28,14 +31,39 @@ enum Moment {
     /// The host, as its power goes.
     SavesHost,
     RestoresHost,
+    /// As well, as soon as the save was told to be done.
+    SavedHost,
+}
+
+impl Moment {
+    fn is_save(self) -> bool {
+        matches!(self, Self::SavesClient | Self::SavesPort | Self::SavesHost | Self::SavedHost)
+    }
+
+    /// Whether a file must be there then, and is whole, or must not. Should the port be shut, what is left goes by the UART.
+    fn leaves_file(self) -> Option<bool> {
+        match self {
+            Self::SavesClient | Self::SavesHost => Some(false),
+            Self::SavedHost => Some(true),
+            Self::RestoresClient | Self::RestoresPort | Self::RestoresHost => Some(false),
+            Self::SavesPort => None,
+        }
+    }
+}
+
+/// How many bytes come by the port in a whole save and in a whole restore.
+#[derive(Clone, Copy, Debug)]
+struct Lengths {
+    save: u64,
+    restore: u64,
 }
 
 /// As many moments of each kind, chosen at random, of a save and of a restore, in which somebody is killed or the link is cut. Of a save
 /// the whole file is left or none, and nothing beside it; a VM whose host lives goes on, or has been restored as a whole, or is off and
 /// is restored by the next try.
 pub(super) fn killed() -> Result<()> {
-    use Moment::{RestoresClient, RestoresHost, RestoresPort, SavesClient, SavesHost, SavesPort};
-    const ALL: [Moment; 6] = [SavesClient, RestoresClient, SavesPort, SavesHost, RestoresPort, RestoresHost];
+    use Moment::{RestoresClient, RestoresHost, RestoresPort, SavedHost, SavesClient, SavesHost, SavesPort};
+    const ALL: [Moment; 7] = [SavesClient, RestoresClient, SavesPort, SavesHost, RestoresPort, RestoresHost, SavedHost];
     let rounds = if system::full() { 5 } else { 1 };
     let mut random = SystemTime::now().duration_since(UNIX_EPOCH)?.subsec_nanos();
     println!("    the moments follow from {random}");
@@ -44,6 +72,7 @@ pub(super) fn killed() -> Result<()> {
     fs::create_dir(&place)?;
     let file = place.join("kept.saved");
     let mut here: Option<Operated> = None;
+    let mut lengths: Option<Lengths> = None;
     for (number, moment) in ALL.into_iter().cycle().take(ALL.len() * rounds).enumerate() {
         let host = match here.take() {
             Some(host) => host,
@@ -51,13 +80,14 @@ pub(super) fn killed() -> Result<()> {
                 let host = Host { port: true, ..host("max") }.start_and_stay(vec![kept()?])?;
                 let host = Operated::new(host, folder.path(), &format!("host-{number}"))?;
                 host.ticks(3)?;
-                if !good.exists() {
-                    host.save(&good)?;
-                }
                 host
             }
         };
-        let is_save = matches!(moment, SavesClient | SavesPort | SavesHost);
+        let Lengths { save, restore } = match lengths {
+            Some(lengths) => lengths,
+            None => *lengths.insert(host.lengths(&good)?),
+        };
+        let is_save = moment.is_save();
         let order = if is_save {
             format!("{{\"Save\":{{\"vm\":\"{NAME}\",\"file\":\"{}\"}}}}\n", file.display())
         } else {
@@ -65,32 +95,48 @@ pub(super) fn killed() -> Result<()> {
             format!("{{\"Restore\":{{\"vm\":null,\"file\":\"{}\",\"pause\":false}}}}\n", good.display())
         };
         let mut client = control::connect(&host.socket)?;
-        client.write_all(order.as_bytes())?;
         random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        thread::sleep(Duration::from_millis(u64::from(random >> 16) % 500));
+        // Not in the second half: what is in the port already may be taken by who was cut off from the rest.
+        let bytes = u64::from(random >> 16) % (if is_save { save } else { restore } / 2).max(1);
+        let session = host.run.session();
+        if moment != SavedHost {
+            session.hold_port_after(bytes);
+        }
+        client.write_all(order.as_bytes())?;
+        if moment == SavedHost {
+            let said = read_all(client.try_clone()?);
+            ensure!(file.exists(), "it is not saved: {said}");
+        } else {
+            ensure!(session.wait_until_port_is_held(SOON), "it ended before {bytes} bytes had come");
+            ensure!(!file.exists(), "moment {number}, {moment:?}: there is a file after {bytes} bytes of {save}");
+        }
         match moment {
             SavesClient | RestoresClient => client.shutdown(Shutdown::Both)?,
-            SavesPort | RestoresPort => host.run.session().shut_port(),
-            SavesHost | RestoresHost => kill_host()?,
+            SavesPort | RestoresPort => session.shut_port(),
+            SavesHost | RestoresHost | SavedHost => kill_host()?,
         }
+        session.hold_port(false);
         let said = match moment {
             // Whoever waits for it hears what became of it.
-            SavesPort | RestoresPort | SavesHost | RestoresHost => read_all(client),
+            SavesPort | RestoresPort | SavesHost | RestoresHost | SavedHost => read_all(client),
             SavesClient | RestoresClient => {
                 drop(client);
                 String::new()
             }
         };
-        let lives = !matches!(moment, SavesHost | RestoresHost);
+        let lives = !matches!(moment, SavesHost | RestoresHost | SavedHost);
         if lives {
             host.settles(&good, is_save).with_context(|| format!("moment {number}, {moment:?}: {said}"))?;
             host.run.check_log_but(&["nobody asks any more", "its memory has not all come", "link"])?;
-            here = Some(host);
+            // One whose port was shut has none for the next moment.
+            here = Some(host).filter(|_| !matches!(moment, SavesPort | RestoresPort));
         } else {
             drop(host);
         }
         let left: Vec<_> = fs::read_dir(&place)?.filter_map(|entry| Some(entry.ok()?.file_name())).collect();
         ensure!(left.is_empty() || left == ["kept.saved"], "moment {number}, {moment:?}, left {left:?}: {said}");
+        let is_as_it_must = moment.leaves_file().is_none_or(|must| must != left.is_empty());
+        ensure!(is_as_it_must, "moment {number}, {moment:?}, after {bytes} bytes of {save}, left {left:?}: {said}");
         if !left.is_empty() {
             control_file(&file)?;
             fs::remove_file(&file)?;
@@ -105,6 +151,21 @@ pub(super) fn killed() -> Result<()> {
 }
 
 impl Operated {
+    /// Saves the VM to `good`, and restores it from there.
+    fn lengths(&self, good: &Path) -> Result<Lengths> {
+        let came = || self.run.session().came_by_port();
+        let before = came();
+        self.save(good)?;
+        let save = came() - before;
+        self.force_off()?;
+        let before = came();
+        self.restore(good)?;
+        let restore = came() - before;
+        self.ticks(2)?;
+        println!("    {save} bytes come in a save, {restore} in a restore");
+        Ok(Lengths { save, restore })
+    }
+
     /// What was cut off has ended, within the time that the hypervisor waits for whoever went away. The guest goes on.
     fn settles(&self, good: &Path, was_saved: bool) -> Result<()> {
         let is_settled = |condition: &Condition| match condition {

@@ -22,7 +22,7 @@ pub(super) const ANSWER: Duration = Duration::from_secs(20);
 const CLIENT: Duration = Duration::from_secs(10);
 
 /// How long those who follow something are waited for at the end, until they have heard of it.
-const FAREWELL: Duration = Duration::from_secs(1);
+const FAREWELL: Duration = Duration::from_secs(5);
 /// How long nobody is let in after it was not possible.
 const PAUSE: Duration = Duration::from_millis(50);
 

@@ -15,7 +15,7 @@ use std::thread;
 use std::time::Duration;
 
 /// How long the end of a port that is shut may take: what is under way in it comes at once.
-const LAST: Duration = Duration::from_secs(3);
+const LAST: Duration = Duration::from_secs(10);
 
 /// How the port is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -38,6 +38,10 @@ pub(super) struct Way {
     output: Option<Sender<Vec<u8>>>,
     /// Nothing that comes by the port is taken.
     is_held: bool,
+    /// So many bytes more are, and then nothing.
+    until_hold: Option<u64>,
+    /// Bytes that have come by the port.
+    came: u64,
     /// The hypervisor has said so, and its reader has not heard it yet.
     pub(super) announced: Option<Carrier>,
 }
@@ -56,6 +60,31 @@ impl Way {
     /// Whether what comes by the port is left there.
     pub(super) fn hold(&mut self, hold: bool) {
         self.is_held = hold;
+        self.until_hold = None;
+    }
+
+    /// What comes by the port is left there when so many bytes more have come.
+    pub(super) fn hold_after(&mut self, bytes: u64) {
+        self.until_hold = Some(bytes);
+    }
+
+    /// Whether what comes by the port is left there by now.
+    pub(super) fn is_held(&self) -> bool {
+        self.is_held
+    }
+
+    /// How many bytes have come by the port.
+    pub(super) fn came(&self) -> u64 {
+        self.came
+    }
+
+    /// So many bytes have come by the port.
+    fn come(&mut self, count: u64) {
+        self.came += count;
+        if let Some(left) = &mut self.until_hold {
+            *left = left.saturating_sub(count);
+            self.is_held |= *left == 0;
+        }
     }
 
     /// There is no port any more.
@@ -97,6 +126,10 @@ pub(super) fn read(mut input: impl Read, shared: &Shared, by: Carrier) {
         };
         let mut state = shared.lock();
         if by == Carrier::Port {
+            state.way.come(count as u64);
+            if state.way.is_held() {
+                shared.news.notify_all();
+            }
             let waits = |state: &mut super::State| {
                 let waits = state.way.carrier == Carrier::Uart || state.way.is_held;
                 waits && state.way.port == Port::Open && !state.ended
