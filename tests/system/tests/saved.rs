@@ -5,8 +5,8 @@ use abi::bundle::TimeAway;
 use abi::crc32c;
 use abi::link::Carrier;
 use abi::link::request::{Ask, MAX_CHUNK};
-use anyhow::{Context, Result, ensure};
-use croft::control::{self, About, ControlError, Order};
+use anyhow::{Context, Result, bail, ensure};
+use croft::control::{self, About, ControlError, Order, Report};
 use croft::session::{Condition, PortBus, Told};
 use croft::site::Vm;
 use snapshot::file::{Content, PAGE, Reader, Run as Pages, Section, Writer};
@@ -94,6 +94,19 @@ impl Operated {
 
     fn dump(&self, file: &Path) -> Result<(), ControlError> {
         self.order(&Order::Dump { vm: NAME.to_owned(), file: file.to_path_buf() })
+    }
+
+    /// Waits until nobody saves or restores the VM any more: that a client has gone away shows when it is told something.
+    fn is_left(&self) -> Result<()> {
+        // A hundred seconds, on a computer that has much to do.
+        for _ in 0..1000 {
+            let Some(Report::Vms(vms)) = self.operator.order(&Order::List)? else { bail!("no list of VMs") };
+            if vms.iter().all(|vm| vm.transfer.is_none()) {
+                return Ok(());
+            }
+            thread::sleep(Duration::from_millis(100));
+        }
+        bail!("somebody goes on saving or restoring a VM for nobody")
     }
 
     /// Where the pages are whose contents the guest knows. It says so first.
@@ -700,6 +713,7 @@ fn gone() -> Result<()> {
         client.shutdown(Shutdown::Both)?;
         drop(client);
         session.hold_port(false);
+        here.is_left()?;
         let after = here.ticks(2)?;
         go_together(before, after)?;
         before = after;

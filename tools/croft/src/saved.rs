@@ -375,11 +375,11 @@ impl Check {
 mod tests {
     use super::{Check, Contents, Index, SavedError, Writing, machines_must_agree, open};
     use crate::session::HostTime;
-    use abi::bundle::{Doors, Time};
+    use abi::bundle::Doors;
     use clock::saved::Away;
     use pack::Value;
     use snapshot::file::SavedMoment;
-    use snapshot::{Decimal, Place, SavedCpu, SavedMachine};
+    use snapshot::{Place, SavedCpu, SavedMachine};
     use std::fs;
     use std::path::Path;
     use std::process::Command;

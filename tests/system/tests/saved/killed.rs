@@ -177,6 +177,7 @@ impl Operated {
             let _ = self.run.session().ask(self.run.vm(NAME)?, Ask::EndTransfer, SOON);
             thread::sleep(Duration::from_secs(1));
         }
+        self.is_left()?;
         let mut again = 0;
         loop {
             self.run.wait_for(NAME, SOON, is_settled)?;

@@ -182,11 +182,12 @@ fn newer_source(project: &Path, image: &Path) -> Option<PathBuf> {
     let mut folders = vec![project.join("core"), project.join("el2")];
     while let Some(folder) = folders.pop() {
         for path in std::fs::read_dir(folder).ok()?.filter_map(|entry| Some(entry.ok()?.path())) {
+            // The tests of a crate are not in the image.
+            if path.file_stem().is_some_and(|stem| stem == "tests") {
+                continue;
+            }
             if path.is_dir() {
-                // The tests of a crate are not in the image.
-                if !path.ends_with("tests") {
-                    folders.push(path);
-                }
+                folders.push(path);
                 continue;
             }
             let changed = path.metadata().and_then(|about| about.modified()).ok()?;
@@ -333,6 +334,7 @@ mod tests {
         };
         file(&project.join("core/a/src/lib.rs"), 50);
         file(&project.join("el2/b/src/tests/newest.rs"), 1);
+        file(&project.join("core/a/src/tests.rs"), 1);
         let images = [target.join("undercroft.img"), target.join("old/any-name.img"), elsewhere.join("undercroft.img")];
         let told = |age| {
             images.iter().for_each(|image| file(image, age));
