@@ -18,6 +18,9 @@ const CLOSE: usize = 6;
 /// What the comment says.
 const SAID: &str = "airs with";
 
+/// What may stand in front of `fn` where a function is defined.
+const QUALIFIERS: [&str; 6] = ["pub", "const", "async", "unsafe", "extern", "\"C\""];
+
 /// Checks the sources of all that somebody runs.
 ///
 /// # Errors
@@ -38,7 +41,7 @@ pub(crate) fn check(tree: &Tree) -> Result<()> {
         for line in unexplained(text) {
             wrong.push(format!("{file}:{line}: say close above it what this ordering pairs with"));
         }
-        for (line, name) in counterparts(text).into_iter().filter(|(_, name)| !functions.contains(name)) {
+        for (line, name) in counterparts(text).into_iter().filter(|(_, name)| !functions.contains(&**name)) {
             wrong.push(format!("{file}:{line}: there is no function {name} for this ordering to pair with"));
         }
     }
@@ -46,21 +49,37 @@ pub(crate) fn check(tree: &Tree) -> Result<()> {
     Ok(())
 }
 
-/// The names of the functions that a source defines.
+/// The names of the functions that a source defines, down to where its own tests begin. What stands in comments and texts is none.
 fn functions(text: &str) -> impl Iterator<Item = &str> {
-    text.split("fn ").skip(1).filter_map(|rest| rest.split(|letter: char| !is_of_a_name(letter)).next())
+    let lines = text.lines().take_while(|line| !line.starts_with("mod tests {"));
+    lines.filter_map(|line| {
+        let (before, rest) = line.split_once("fn ")?;
+        let is_defined = before.split_whitespace().all(|word| QUALIFIERS.contains(&word) || word.starts_with("pub("));
+        rest.split(|letter: char| !is_of_a_name(letter)).next().filter(|name| is_defined && !name.is_empty())
+    })
 }
 
-/// The functions that comments name as the counterparts of orderings, with the numbers of their lines. What is not written like a
-/// function (a static, a type) is not looked for.
-fn counterparts(text: &str) -> Vec<(usize, &str)> {
-    let comments = text.lines().enumerate().filter(|(_, line)| line.trim_start().starts_with("//"));
-    let named = comments.filter_map(|(at, line)| Some((at + 1, line.split_once(SAID)?.1)));
-    let names = named.flat_map(|(at, rest)| quoted(rest).into_iter().map(move |name| (at, name)));
-    names
-        .map(|(at, name)| (at, name.rsplit("::").next().unwrap_or(name)))
-        .filter(|(_, name)| name.chars().all(|letter| is_of_a_name(letter) && !letter.is_uppercase()))
-        .collect()
+/// The functions that comments name as the counterparts of orderings, with the numbers of the lines that say so. They are in the sentence
+/// that does, which may have several lines; another one explains. What is not written like a function (a static, a type) is not looked
+/// for.
+fn counterparts(text: &str) -> Vec<(usize, String)> {
+    let lines: Vec<&str> = text.lines().collect();
+    let mut found = Vec::new();
+    for (at, line) in lines.iter().enumerate() {
+        let Some(said) = comment(line).and_then(|line| line.split_once(SAID)) else { continue };
+        let rest = lines.iter().skip(at + 1).map_while(|line| comment(line));
+        let all = rest.fold(said.1.to_owned(), |all, line| format!("{all} {}", line.trim_start_matches('/').trim()));
+        let sentence = all.split(". ").next().unwrap_or_default();
+        let names = quoted(sentence).into_iter().map(|name| name.rsplit("::").next().unwrap_or(name));
+        let names = names.filter(|name| name.chars().all(|letter| is_of_a_name(letter) && !letter.is_uppercase()));
+        found.extend(names.map(|name| (at + 1, name.to_owned())));
+    }
+    found
+}
+
+/// A line that is a comment.
+fn comment(line: &str) -> Option<&str> {
+    Some(line.trim_start()).filter(|line| line.starts_with("//"))
 }
 
 fn is_of_a_name(letter: char) -> bool {
@@ -109,8 +128,23 @@ mod tests {
     #[test]
     fn a_counterpart_is_a_function() {
         let text = "// Pairs with the swap in `take`, and the bits of `IDLE`.\nx();\n// Pairs with that in `Gone::gone`: it is.\n";
-        assert_eq!(counterparts(text), [(1, "take"), (3, "gone")]);
+        assert_eq!(counterparts(text), [(1, "take".to_owned()), (3, "gone".to_owned())]);
         assert_eq!(functions("pub(crate) const fn take<T>(x: T) {}\nfn b() {}\n").collect::<Vec<_>>(), ["take", "b"]);
+    }
+
+    /// A comment may go on in the next line, with names that nobody has any more; what it says behind that is no counterpart.
+    #[test]
+    fn a_counterpart_may_be_on_the_next_line() {
+        let text =
+            "// Pairs with the swap in `take` and\n// the load in `Other::look`. It is\n// `fine`.\nx();\n// `y`.\n";
+        assert_eq!(counterparts(text), [(1, "take".to_owned()), (1, "look".to_owned())]);
+    }
+
+    #[test]
+    fn what_is_not_code_defines_no_function() {
+        let text = "// As fn gone did.\nlet x = \"fn said\"; // fn behind\n    pub unsafe extern \"C\" fn kept() {}\n/// fn old() is.\n";
+        assert_eq!(functions(text).collect::<Vec<_>>(), ["kept"]);
+        assert_eq!(functions("call(|f: fn (u8)| f(1));\nmod tests {\n    fn tried() {}\n}\n").count(), 0);
     }
 
     #[test]

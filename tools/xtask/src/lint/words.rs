@@ -48,15 +48,39 @@ fn list(crates: &BTreeSet<&str>) -> String {
     crates.iter().copied().collect::<Vec<_>>().join(", ")
 }
 
-/// The names of the public types that a source defines, up to its tests.
-fn public_types(source: &str) -> impl Iterator<Item = &str> {
-    let lines = source.lines().take_while(|line| *line != "mod tests {");
-    lines.filter_map(|line| {
-        let rest = line.strip_prefix("pub ")?;
-        let kinds = ["struct ", "enum ", "trait ", "type ", "union "];
-        let rest = kinds.iter().find_map(|kind| rest.strip_prefix(kind))?;
-        rest.split(|letter: char| !letter.is_alphanumeric()).next()
-    })
+/// The names of the public types that a source defines, up to its tests: in inner modules and in calls of macros too, and what it offers
+/// of others under a name of its own.
+fn public_types(source: &str) -> BTreeSet<&str> {
+    let mut found = BTreeSet::new();
+    let mut lines = source.lines().map(str::trim_start).take_while(|line| *line != "mod tests {");
+    while let Some(line) = lines.next() {
+        let Some(rest) = line.strip_prefix("pub ") else { continue };
+        let kinds = ["struct ", "enum ", "trait ", "unsafe trait ", "type ", "union "];
+        if let Some(rest) = kinds.iter().find_map(|kind| rest.strip_prefix(kind)) {
+            // The name of a macro's parameter is none.
+            found.extend(name(rest));
+        } else if rest.starts_with("use ") {
+            let mut line = line;
+            loop {
+                let renamed = line.split(" as ").skip(1).filter_map(name);
+                found.extend(renamed.filter(|name| name.starts_with(char::is_uppercase) && !is_constant(name)));
+                match lines.next() {
+                    Some(next) if !line.contains(';') => line = next,
+                    _ => break,
+                }
+            }
+        }
+    }
+    found
+}
+
+/// The name with which a text begins.
+fn name(text: &str) -> Option<&str> {
+    text.split(|letter: char| !letter.is_alphanumeric() && letter != '_').next().filter(|name| !name.is_empty())
+}
+
+fn is_constant(name: &str) -> bool {
+    name.len() > 1 && !name.contains(char::is_lowercase)
 }
 
 /// The rows of the page's table: a name, and the crates that may have it.
@@ -94,6 +118,29 @@ mod tests {
         // Neither more crates than are listed, nor fewer, nor names that nobody has twice.
         assert_eq!(complaints(&[one, two, ("core/c/src/lib.rs", "pub type Level = u8;\n"), (PAGE, &page)]).len(), 1);
         assert_eq!(complaints(&[one, (PAGE, &page)]), ["docs/words.md: Level is no longer in several crates"]);
+    }
+
+    #[test]
+    fn a_type_is_public_wherever_it_stands() {
+        let one = ("core/a/src/lib.rs", "pub struct Level(u8);\n");
+        for hidden in [
+            "pub mod inner {\n    //! I.\n    pub struct Level;\n}\n",
+            "bitflags::bitflags! {\n    pub struct Level: u8 {}\n}\n",
+            "pub unsafe trait Level {}\n",
+            "pub use crate::other::Height as Level;\n",
+            "pub use crate::other::{\n    Depth as Below, Height as Level,\n};\n",
+        ] {
+            let told = complaints(&[one, ("core/b/src/lib.rs", hidden)]);
+            assert_eq!(told.len(), 1, "{hidden}");
+            assert!(told[0].starts_with("Level is the name of a type of a, b"), "{told:?}");
+        }
+        for other in [
+            "macro_rules! m {\n    () => {\n        pub struct $name;\n    };\n}\n",
+            "mod tests {\n    pub struct Level;\n}\n",
+            "pub use crate::other::level as Level_;\npub use crate::LEVEL as OTHER;\nuse crate::Height as Level;\n",
+        ] {
+            assert!(complaints(&[one, ("core/b/src/lib.rs", other)]).is_empty(), "{other}");
+        }
     }
 
     #[test]
