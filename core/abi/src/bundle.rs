@@ -19,6 +19,7 @@ mod coherency;
 mod doors;
 mod error;
 mod program;
+pub mod testing;
 #[cfg(test)]
 mod tests;
 mod time;

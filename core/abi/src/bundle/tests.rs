@@ -1,8 +1,9 @@
 //! What the reader accepts, what it refuses, and that no bytes make it panic.
 
+use super::testing::largest;
 use super::{
     BLOB_ALIGNMENT, Blob, Bundle, BundleError, Calls, Coherency, Doors, FORMAT, Head, MAX_CMDLINE, MAX_MEMORY,
-    MAX_SEGMENTS, MAX_WEIGHT, Program, Quota, Segment, Time, TimeAway, TimeSource, Vm, VmConfig, VmProblem, VmSource,
+    MAX_SEGMENTS, MAX_WEIGHT, Program, Quota, Segment, Time, TimeAway, TimeSource, VmConfig, VmProblem, VmSource,
     check_name, check_vm, write,
 };
 use crate::crc32c::compute;
@@ -66,23 +67,25 @@ fn what_was_written_is_read_back() {
 
 #[test]
 fn all_of_a_vm_goes_the_whole_way() {
-    let doors = Doors { vmware: true, ..Doors::default() };
-    // All fields, each with a value that no other has and that is not the usual one.
+    let all: VmSource<'_> = largest(&KERNEL[..], None);
+    // Where the largest number is too large, another one that is not the usual one.
     let source = VmSource {
-        name: "all",
         vcpus: 3,
         memory: 66 << 20,
-        kernel: &KERNEL,
-        program: None,
         initrd: Some(&INITRD),
-        cmdline: "quiet",
         weight: 7,
-        affinity: 0b101,
-        autostart: false,
-        pause_stops_time: true,
-        time: Time { frequency: 62_500_000, rate: 250_000, source: TimeSource::Cp15, away: TimeAway::Freeze },
-        coherency: Coherency::Eager,
-        doors,
+        time: Time { frequency: 62_500_000, rate: 250_000, ..all.time },
+        doors: Doors {
+            watchdog_milliseconds: 1000,
+            watchdog_action: 1,
+            watchdog_choices: 3,
+            vcpu_watchdog_milliseconds: 1001,
+            quota: Quota { channels: 5, message: 1002, keys: 6, store: 1003, log: 1004 },
+            user_calls: Calls(5),
+            kernel_calls: Calls(6),
+            ..all.doors
+        },
+        ..all
     };
     let bytes = write("t", &[source]).unwrap();
     let bundle = Bundle::parse(&bytes, compute).unwrap();
@@ -95,7 +98,7 @@ fn all_of_a_vm_goes_the_whole_way() {
 }
 
 /// The bytes of a record describe nothing of themselves: a reader of another format takes them for other fields. So whoever changes what a
-/// VM's record holds hears here which numbers to raise. Each number is so large that a field of another width has other bytes.
+/// VM's record holds hears here which numbers to raise.
 #[test]
 fn a_record_with_other_fields_is_another_format() {
     /// A format, and the checksum of these records in it. A row for each layout, the last one is today's.
@@ -103,42 +106,7 @@ fn a_record_with_other_fields_is_another_format() {
     let segment = Segment { address: u64::MAX, size: u64::MAX - 1, file_bytes: u64::MAX - 2 };
     let program = Program { entry: u64::MAX, segments: [segment; MAX_SEGMENTS] };
     let blob = Blob { offset: u64::MAX, length: u64::MAX - 1, crc32c: u32::MAX };
-    let vm: VmConfig<'_> = Vm {
-        vcpus: 200,
-        memory: u64::MAX,
-        weight: 60_000,
-        affinity: u64::MAX - 1,
-        autostart: false,
-        pause_stops_time: true,
-        time: Time { frequency: u32::MAX, rate: u32::MAX - 1, source: TimeSource::Mmio, away: TimeAway::Freeze },
-        coherency: Coherency::Strict,
-        doors: Doors {
-            vmware: true,
-            strict: false,
-            time_sync: true,
-            wfe: true,
-            watchdog_user: false,
-            watchdog_milliseconds: u32::MAX - 2,
-            watchdog_action: 201,
-            watchdog_choices: 202,
-            vcpu_watchdog_milliseconds: u32::MAX - 3,
-            generic_watchdog: true,
-            quota: Quota {
-                channels: 60_001,
-                message: u32::MAX - 4,
-                keys: 60_002,
-                store: u32::MAX - 5,
-                log: u32::MAX - 6,
-            },
-            user_calls: Calls(203),
-            kernel_calls: Calls(204),
-        },
-        name: "a",
-        kernel: blob,
-        program: Some(program),
-        initrd: Some(blob),
-        cmdline: "b",
-    };
+    let vm: VmConfig<'_> = largest(blob, Some(program));
     let found = compute(0, &postcard::to_allocvec(&(Head { made_by: "c", vm_count: 60_003 }, vm)).unwrap());
     let (format, known) = LAYOUTS[LAYOUTS.len() - 1];
     assert!(LAYOUTS.is_sorted_by(|one, next| one.0 < next.0) && format <= FORMAT);

@@ -9,7 +9,8 @@ use std::string::String;
 use std::vec;
 use std::vec::Vec;
 
-use abi::bundle::{Calls, Coherency, Doors, Quota, Time, TimeAway, TimeSource, Vm};
+use abi::bundle::testing::largest;
+use abi::bundle::{Doors, Quota, Vm};
 use abi::crc32c;
 use cpu::saved::Name;
 use proptest::prelude::*;
@@ -401,47 +402,12 @@ fn a_state_is_as_large_as_its_vms_at_most() {
 }
 
 /// The bytes of a description describe nothing of themselves: of an older file, they would be taken for other fields. So whoever changes
-/// what [`Vm`] holds hears here which number to raise. Each number is so large that a field of another width has other bytes.
+/// what [`Vm`] holds hears here which number to raise.
 #[test]
 fn the_bytes_of_a_section_belong_to_its_version() {
     /// A version, and the checksum of this description in it. A row for each layout, the last one is today's.
     const LAYOUTS: [(u16, u32); 1] = [(3, 0x5ef9_666b)];
-    let vm: Description<'_> = Vm {
-        vcpus: 200,
-        memory: u64::MAX,
-        weight: 60_000,
-        affinity: u64::MAX - 1,
-        autostart: false,
-        pause_stops_time: true,
-        time: Time { frequency: u32::MAX, rate: u32::MAX - 1, source: TimeSource::Mmio, away: TimeAway::Freeze },
-        coherency: Coherency::Strict,
-        doors: Doors {
-            vmware: true,
-            strict: false,
-            time_sync: true,
-            wfe: true,
-            watchdog_user: false,
-            watchdog_milliseconds: u32::MAX - 2,
-            watchdog_action: 201,
-            watchdog_choices: 202,
-            vcpu_watchdog_milliseconds: u32::MAX - 3,
-            generic_watchdog: true,
-            quota: Quota {
-                channels: 60_001,
-                message: u32::MAX - 4,
-                keys: 60_002,
-                store: u32::MAX - 5,
-                log: u32::MAX - 6,
-            },
-            user_calls: Calls(203),
-            kernel_calls: Calls(204),
-        },
-        name: "a",
-        kernel: (),
-        program: Some(()),
-        initrd: Some(()),
-        cmdline: "b",
-    };
+    let vm: Description<'_> = largest((), Some(()));
     let mut room = [0; 256];
     let found = crc32c::compute(0, postcard::to_slice(&vm, &mut room).unwrap());
     let (version, known) = LAYOUTS[LAYOUTS.len() - 1];
