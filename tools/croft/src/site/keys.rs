@@ -1,8 +1,8 @@
 //! The keys of a site file, a row each: name, allowed values, default, purpose.
 //!
-//! Everything else comes from these rows: which keys are known and which one was probably meant, the checks of values
-//! and their messages, and the page `docs/formats/site.md` (`page.rs`). A new key is a row here and its consumer
-//! (`reader.rs`).
+//! From these rows comes which keys are known and which one was probably meant, the checks of values and their messages, and the page
+//! `docs/formats/site.md` (`page.rs`). A new key is a row here, a line in `reader.rs` that puts its value into the VM's record, that
+//! record's row in `abi::bundle`, and whoever acts on it; docs/adding.md lists the places, decision 0034 says why there are several.
 
 use super::MAX_HOST_CPUS;
 use super::reader::Values;
