@@ -69,34 +69,47 @@ impl CheckArguments {
     }
 
     fn take(&mut self, word: &str) -> bool {
-        match word {
-            "tdcc=hardware" => self.tdcc_in_hardware = true,
-            "heap=small" => self.small_heap = true,
-            "vectors=calling" => self.calls_firmware = true,
-            _ => {
-                let Some(which) = word.strip_prefix("selftest=").and_then(self_test) else { return false };
-                self.selftest = which;
-            }
+        let Some((_, choice)) = WORDS.iter().find(|(known, _)| *known == word) else { return false };
+        match *choice {
+            Choice::SelfTest(which) => self.selftest = which,
+            Choice::TdccInHardware => self.tdcc_in_hardware = true,
+            Choice::SmallHeap => self.small_heap = true,
+            Choice::CallsFirmware => self.calls_firmware = true,
         }
         true
     }
 }
 
-fn self_test(name: &str) -> Option<SelfTest> {
-    Some(match name {
-        "percpu" => SelfTest::PerCpu,
-        "switch" => SelfTest::Switch,
-        "transfer" => SelfTest::Transfer,
-        "wander" => SelfTest::Wander,
-        "scrub" => SelfTest::Scrub,
-        "hunger" => SelfTest::Hunger,
-        "crash-panic" => SelfTest::Crash(Crash::Panic),
-        "crash-undefined" => SelfTest::Crash(Crash::Undefined),
-        "crash-write-code" => SelfTest::Crash(Crash::WriteCode),
-        "crash-execute-data" => SelfTest::Crash(Crash::ExecuteData),
-        "crash-overflow" => SelfTest::Crash(Crash::Overflow),
-        _ => return None,
-    })
+/// What a word chooses.
+#[derive(Clone, Copy)]
+enum Choice {
+    SelfTest(SelfTest),
+    TdccInHardware,
+    SmallHeap,
+    CallsFirmware,
+}
+
+/// All words, so that whoever looks for them in the image that ships looks for each.
+static WORDS: [(&str, Choice); 14] = [
+    ("selftest=percpu", Choice::SelfTest(SelfTest::PerCpu)),
+    ("selftest=switch", Choice::SelfTest(SelfTest::Switch)),
+    ("selftest=transfer", Choice::SelfTest(SelfTest::Transfer)),
+    ("selftest=wander", Choice::SelfTest(SelfTest::Wander)),
+    ("selftest=scrub", Choice::SelfTest(SelfTest::Scrub)),
+    ("selftest=hunger", Choice::SelfTest(SelfTest::Hunger)),
+    ("selftest=crash-panic", Choice::SelfTest(SelfTest::Crash(Crash::Panic))),
+    ("selftest=crash-undefined", Choice::SelfTest(SelfTest::Crash(Crash::Undefined))),
+    ("selftest=crash-write-code", Choice::SelfTest(SelfTest::Crash(Crash::WriteCode))),
+    ("selftest=crash-execute-data", Choice::SelfTest(SelfTest::Crash(Crash::ExecuteData))),
+    ("selftest=crash-overflow", Choice::SelfTest(SelfTest::Crash(Crash::Overflow))),
+    ("tdcc=hardware", Choice::TdccInHardware),
+    ("heap=small", Choice::SmallHeap),
+    ("vectors=calling", Choice::CallsFirmware),
+];
+
+/// All words that mean something here.
+pub fn words() -> impl Iterator<Item = &'static str> {
+    WORDS.iter().map(|&(word, _)| word)
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ mod branches;
 mod check;
 mod compile;
 mod cpio;
+mod hooks;
 mod image;
 mod lint;
 mod linux_bench;

@@ -34,7 +34,7 @@ fn built(tree: &Tree) -> Tally {
     let mut tally = Tally::success();
     match compile::hypervisor_elf(tree) {
         Ok(elf) => {
-            tally += match compile::checks_elf(tree).and_then(|checks| shipped::check(&elf, &checks)) {
+            tally += match compile::checks_elf(tree).and_then(|checks| shipped::check(tree, &elf, &checks)) {
                 Ok(()) => Tally::success(),
                 Err(error) => Tally::failure(format!("what ships: {error:#}")),
             };

@@ -9,6 +9,7 @@ mod style;
 mod words;
 
 use crate::compile::BARE_METAL;
+use crate::hooks;
 use crate::mutate;
 use crate::setup::{Standard, deny};
 use crate::tree::{Tree, run};
@@ -48,13 +49,14 @@ pub(crate) fn format(tree: &Tree) -> Result<()> {
 pub(crate) type Lint = (&'static str, fn(&Tree) -> Result<()>);
 
 /// All lints that every machine can run, the quickest first.
-pub(crate) const LINTS: [Lint; 11] = [
+pub(crate) const LINTS: [Lint; 12] = [
     ("formatting", formatted),
     ("layout", layout),
     ("documents", documents),
     ("layers", layers::check),
     ("rooms", rooms::check),
     ("orderings", orderings::check),
+    ("hooks", hooks::check),
     ("mutations", mutate::all_apply),
     ("clippy (host)", clippy_host),
     ("clippy (fuzz targets)", clippy_fuzz),
@@ -233,7 +235,7 @@ fn quoted(line: &str) -> Vec<&str> {
 }
 
 /// All Rust files below a folder; none if there is no such folder.
-fn sources(folder: &Path) -> Result<Vec<PathBuf>> {
+pub(crate) fn sources(folder: &Path) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     let Ok(entries) = fs::read_dir(folder) else { return Ok(found) };
     for entry in entries {
