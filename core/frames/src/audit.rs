@@ -196,7 +196,7 @@ mod tests {
             ("it is nobody's", |record| record.in_use = false),
             ("it is another block's", |record| record.block += 1),
             ("more are free", |record| record.free += 1),
-            ("some are used, and reserved", |record| record.reserved = record.used),
+            ("some are used, and reserved", |record| record.reserved = record.reserved.union(record.used)),
             ("some are reserved, and no RAM", |record| record.absent = record.reserved),
             ("the used ones are nobody's", |record| record.owner = None),
             ("all are free", |record| {

@@ -706,8 +706,8 @@ fn gone() -> Result<()> {
     let order = format!("{{\"Save\":{{\"vm\":\"{NAME}\",\"file\":\"{}\"}}}}\n", file.display());
     for round in 0..8_u64 {
         let mut client = control::connect(&here.socket)?;
-        // From the first byte of what comes in a save to half of it, however long that takes.
-        session.hold_port_after(round * all / 16);
+        // From its beginning to half of it, however long that takes.
+        session.hold_port_after((round + 1) * all / 17);
         client.write_all(order.as_bytes())?;
         ensure!(session.wait_until_port_is_held(SOON), "round {round}: it was saved before half of it had come");
         client.shutdown(Shutdown::Both)?;

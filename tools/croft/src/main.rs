@@ -402,7 +402,7 @@ fn main() -> ExitCode {
             order(&host, &HostOrder::SetGuestTime { vm }, operate::show_progress)
         }
         Order::Time { host, .. } => order(&host, &HostOrder::Time, operate::show_time),
-        Order::Resume { host, which } => each(&host, which, |vm| vm.word == "paused", |vm| HostOrder::Resume { vm }),
+        Order::Resume { host, which } => each(&host, which, is_to_go_on, |vm| HostOrder::Resume { vm }),
     })
 }
 
@@ -413,6 +413,11 @@ fn is_off(word: &str) -> bool {
 
 fn is_being_saved(vm: &Vm) -> bool {
     vm.transfer.as_deref() == Some("saved")
+}
+
+/// One that is being restored does that by itself.
+fn is_to_go_on(vm: &Vm) -> bool {
+    vm.word == "paused" && vm.transfer.as_deref() != Some("restored")
 }
 
 /// Has a running host carry out an order for each VM that is meant, one after the other; one that fails keeps none of the

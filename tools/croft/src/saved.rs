@@ -236,10 +236,10 @@ impl Contents {
         let place = Place::unpack(&mut pack::Reader::new(here)).ok().filter(|place| place.misleads(self.counter))?;
         let rate = match place.rate {
             Time::REAL => String::new(),
-            rate => format!(" and passes at a rate of {}", Decimal(rate)),
+            rate => format!(", and its time passes at a rate of {}", Decimal(rate)),
         };
         Some(format!(
-            "this CPU cannot trap CNTVCT_EL0 (no FEAT_ECV), which counts at {} Hz, while its guest's counter has {} Hz{rate}: a kernel that \
+            "this CPU cannot trap CNTVCT_EL0 (no FEAT_ECV), which counts at {} Hz, while its guest's counter counts at {} Hz{rate}: a kernel that \
              takes its clock from there, as Linux does, has a wrong one; the physical counter and timer are right",
             place.counter, self.counter
         ))
@@ -457,9 +457,9 @@ mod tests {
         let found = Contents { machine: Some(machine), ..saved_at(None, Away::Advance) };
         assert!(found.must_fit("db", &vm).is_ok());
         let said = found.wrong_clock(&vm).unwrap();
-        assert!(said.contains("counts at 62500000 Hz, while its guest's counter has 24000000 Hz: a"), "{said}");
+        assert!(said.contains("counts at 62500000 Hz, while its guest's counter counts at 24000000 Hz: a"), "{said}");
         let said = Contents { counter: 62_500_000, ..found.clone() }.wrong_clock(&slow).unwrap();
-        assert!(said.contains("has 62500000 Hz and passes at a rate of 0.5: a"), "{said}");
+        assert!(said.contains("counts at 62500000 Hz, and its time passes at a rate of 0.5: a"), "{said}");
         assert_eq!(Contents { counter: 62_500_000, ..found.clone() }.wrong_clock(&vm), None);
         let said = found.must_fit("db", &slow).unwrap_err().to_string();
         assert!(

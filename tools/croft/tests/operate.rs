@@ -249,7 +249,10 @@ impl Fake {
                 self.say(Message::VmState { vm, state: VmState::Paused });
                 return;
             }
-            (_, Ask::RestoreNext { .. }) if self.store.contains_key(HOLDS) => return,
+            (_, Ask::RestoreNext { .. }) if self.store.contains_key(HOLDS) => {
+                self.say(Message::VmState { vm, state: VmState::Paused });
+                return;
+            }
             // It sends what is no saved VM.
             (_, Ask::SaveNext { .. }) => {
                 self.tell(id, Answer::Value(&[7; 32]));

@@ -96,8 +96,10 @@ pub(super) fn killed() -> Result<()> {
         };
         let mut client = control::connect(&host.socket)?;
         random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        // Not in the second half: what is in the port already may be taken by who was cut off from the rest.
-        let bytes = u64::from(random >> 16) % (if is_save { save } else { restore } / 2).max(1);
+        // Not in the second half: what is in the port already may be taken by whoever was cut off from the rest. Nor in the first
+        // sixteenth, which other things may fill that the VM says.
+        let half = if is_save { save } else { restore } / 2;
+        let bytes = half / 8 + ((u64::from(random) * (half - half / 8)) >> 32);
         let session = host.run.session();
         if moment != SavedHost {
             session.hold_port_after(bytes);

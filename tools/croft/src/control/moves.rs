@@ -1,8 +1,8 @@
 //! Which VMs are being saved or restored through this host.
 //!
 //! A VM that is being saved stands still for moments, and is shown as paused then; one that is being restored is off until its state has
-//! come. From what the hypervisor reports of them alone, neither can be told from a VM that somebody paused or stopped, and an order that
-//! depends on it would be refused for the wrong reason, or waited for in vain.
+//! come, and paused until it runs. From what the hypervisor reports of them alone, neither can be told from a VM that somebody paused or
+//! stopped, and an order that depends on it would be refused for the wrong reason, or waited for in vain.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -26,43 +26,43 @@ impl Move {
     }
 }
 
-/// What is under way, by the VM's number. The hypervisor has one transfer at a time: a second order for the same VM is refused there, and
-/// does not undo what is noted of the first.
+/// What is under way, by the VM's number, what was begun last at the end. The hypervisor has one transfer at a time and refuses a second
+/// one, so that there are two only for a moment.
 #[derive(Debug, Default)]
-pub(super) struct Moves(Mutex<BTreeMap<u16, (Move, usize)>>);
+pub(super) struct Moves(Mutex<BTreeMap<u16, Vec<Move>>>);
 
 /// As long as it is there, its move is under way.
 #[derive(Debug)]
 pub(super) struct UnderWay<'a> {
     moves: &'a Moves,
     vm: u16,
+    what: Move,
 }
 
 impl Moves {
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<u16, (Move, usize)>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<u16, Vec<Move>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Notes that this is done with a VM, as long as the result is there.
     pub(super) fn begin(&self, vm: u16, what: Move) -> UnderWay<'_> {
-        self.lock().entry(vm).or_insert((what, 0)).1 += 1;
-        UnderWay { moves: self, vm }
+        self.lock().entry(vm).or_default().push(what);
+        UnderWay { moves: self, vm, what }
     }
 
     /// What is done with a VM.
     pub(super) fn of(&self, vm: u16) -> Option<Move> {
-        self.lock().get(&vm).map(|(what, _)| *what)
+        self.lock().get(&vm)?.last().copied()
     }
 }
 
 impl Drop for UnderWay<'_> {
     fn drop(&mut self) {
         let mut moves = self.moves.lock();
-        if let Some((_, count)) = moves.get_mut(&self.vm) {
-            *count -= 1;
-            if *count == 0 {
-                moves.remove(&self.vm);
-            }
+        if let Some(all) = moves.get_mut(&self.vm)
+            && let Some(place) = all.iter().position(|what| *what == self.what)
+        {
+            all.remove(place);
         }
     }
 }
@@ -77,10 +77,13 @@ mod tests {
         assert_eq!(moves.of(1), None);
         let first = moves.begin(1, Move::Out);
         let second = moves.begin(1, Move::In);
-        assert_eq!((moves.of(1), moves.of(0)), (Some(Move::Out), None));
+        assert_eq!((moves.of(1), moves.of(0)), (Some(Move::In), None));
         drop(second);
-        assert_eq!(moves.of(1), Some(Move::Out), "who was refused ends nothing");
+        assert_eq!(moves.of(1), Some(Move::Out), "whoever was refused ends nothing");
+        let third = moves.begin(1, Move::In);
         drop(first);
+        assert_eq!(moves.of(1), Some(Move::In), "the first one's end is not its");
+        drop(third);
         assert_eq!(moves.of(1), None);
         let _again = moves.begin(1, Move::In);
         assert_eq!(moves.of(1), Some(Move::In));

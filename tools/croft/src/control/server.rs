@@ -179,8 +179,8 @@ pub(super) enum Failure {
         "{vm} is {condition}; a saved VM, or a clone, takes the place of one that is off: `croft stop {vm}`, with --force if it may lose its work"
     )]
     InUse { vm: String, condition: Condition },
-    #[error("{vm} is being restored; wait until that is done, or end the command that does it")]
-    IsRestored { vm: String },
+    #[error("{vm} is being {what}; wait until that is done, or end the command that does it")]
+    IsMoved { vm: String, what: &'static str },
     #[error("{vm} cannot take its own place; name another VM of the site file with --name, which is off")]
     Itself { vm: String },
     #[error("{file} holds a VM named {vm}, and there is none of that name; name one with --name: {known}")]
@@ -258,11 +258,10 @@ impl RequestHandler<'_> {
             Order::Reboot { vm, force, seconds } => self.reboot(&vm, force, seconds, tell)?,
             Order::Pause { vm } => {
                 let number = self.session.vm(&vm)?;
-                // One that is being saved stands still for moments by itself. From now on the operator lets it go on.
-                let is_saved = self.moves.of(number) == Some(Move::Out);
                 self.change(&vm, "run", |condition| match condition {
                     Condition::Running { .. } => true,
-                    Condition::Paused => is_saved,
+                    // One that is being saved stands still for moments by itself. From now on the operator lets it go on.
+                    Condition::Paused => self.moves.of(number) == Some(Move::Out),
                     _ => false,
                 })?;
                 self.session.control(Command::PauseVm { vm: number })?;
@@ -270,8 +269,13 @@ impl RequestHandler<'_> {
                 tell_condition(&vm, &paused, tell)?;
             }
             Order::Resume { vm } => {
+                let number = self.session.vm(&vm)?;
                 self.change(&vm, "stand still", |condition| *condition == Condition::Paused)?;
-                self.session.control(Command::ResumeVm { vm: self.session.vm(&vm)? })?;
+                // It goes on by itself, or is to stand still until the end.
+                if self.moves.of(number) == Some(Move::In) {
+                    self.must_not_be_moved(&vm, number)?;
+                }
+                self.session.control(Command::ResumeVm { vm: number })?;
                 let goes_on = self.wait(&vm, "go on", PAUSE_SECONDS, |condition| *condition != Condition::Paused)?;
                 tell_condition(&vm, &goes_on, tell)?;
             }
@@ -331,8 +335,11 @@ impl RequestHandler<'_> {
     fn start(&self, name: &str, tell: Tell<'_>) -> Result<(), Failure> {
         let _alone = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
         let vm = self.session.vm(name)?;
+        let condition = self.session.condition(name)?;
+        if condition.is_off() || condition == Condition::Paused {
+            self.must_not_be_moved(name, vm)?;
+        }
         self.change(name, "need a start", Condition::is_off)?;
-        self.must_not_be_restored(name, vm)?;
         self.session.control(Command::Reset { vm })?;
         let is_there = |condition: &Condition| matches!(condition, Condition::Running { .. });
         let started = self.wait(name, "start", START_SECONDS, is_there)?;
@@ -356,8 +363,10 @@ impl RequestHandler<'_> {
         let vm = self.session.vm(name)?;
         let before = self.session.condition(name)?;
         let again = |condition: &Condition| matches!(condition, Condition::Running { .. }) && *condition != before;
+        if force || before.is_off() {
+            self.must_not_be_moved(name, vm)?;
+        }
         if before.is_off() {
-            self.must_not_be_restored(name, vm)?;
             tell(&Report::Progress(format!("{name} is off; starting it")))?;
             self.session.control(Command::Reset { vm })?;
         } else if force {
@@ -383,14 +392,24 @@ impl RequestHandler<'_> {
         if good(&condition) { Ok(()) } else { Err(Failure::Not { vm: name.to_owned(), what, condition }) }
     }
 
-    /// Refuses to start what is off for it waits for its state: the hypervisor would not start it either, and says nothing of it.
-    fn must_not_be_restored(&self, name: &str, vm: u16) -> Result<(), Failure> {
-        let is_restored = self.moves.of(vm) == Some(Move::In);
-        if is_restored { Err(Failure::IsRestored { vm: name.to_owned() }) } else { Ok(()) }
+    /// Refuses to start or to reset a VM while all of it is under way: the hypervisor would refuse it too.
+    fn must_not_be_moved(&self, name: &str, vm: u16) -> Result<(), Failure> {
+        let refused = |what: Move| Failure::IsMoved { vm: name.to_owned(), what: what.word() };
+        self.moves.of(vm).map_or(Ok(()), |what| Err(refused(what)))
     }
 
-    /// Refuses what a guest has to do itself while it cannot.
+    /// Refuses what a guest has to do itself while it cannot. While it is saved it stands still for moments, and is waited for.
     fn must_not_stand_still(&self, name: &str, what: &'static str) -> Result<(), Failure> {
+        let vm = self.session.vm(name)?;
+        if self.session.condition(name)? == Condition::Paused {
+            match self.moves.of(vm) {
+                Some(Move::Out) => {
+                    let _ = self.wait(name, "go on", PAUSE_SECONDS, |condition| *condition != Condition::Paused);
+                }
+                Some(Move::In) => self.must_not_be_moved(name, vm)?,
+                None => {}
+            }
+        }
         let stands_still = self.session.condition(name)? == Condition::Paused;
         if stands_still { Err(Failure::StandsStill { vm: name.to_owned(), what }) } else { Ok(()) }
     }

@@ -28,6 +28,9 @@ fn one_that_stands_still_for_its_save_can_be_paused() {
         let mut saving = stage.start(&["save", "web", file.to_str().unwrap()]);
         shows(&stage, "paused", "saved");
         assert!(stage.says(&["ps"]).contains("paused, being saved"));
+        let forced = stage.croft(&["reboot", "--force", "web"]);
+        let said = "croft: web is being saved; wait until that is done, or end the command that does it\n";
+        assert_eq!((forced.status.code(), &*text(&forced.stderr)), (Some(1), said));
         assert_eq!(stage.says(pause), "web: paused\n");
         // The hypervisor has heard of it, which ends the save here.
         assert_eq!(saving.wait().unwrap().code(), Some(1));
@@ -37,7 +40,7 @@ fn one_that_stands_still_for_its_save_can_be_paused() {
     }
 }
 
-/// A VM that is being restored is off for a while, and nobody waits for it to start.
+/// A VM that is being restored is off or paused for a while, and nobody waits for it to start or to go on.
 #[test]
 fn one_that_is_being_restored_is_not_started() {
     let stage = Stage::new(true);
@@ -45,12 +48,13 @@ fn one_that_is_being_restored_is_not_started() {
     assert_eq!(stage.says(&["guestinfo", "web", "set", HOLDS, "1"]), "");
     assert_eq!(stage.says(&["stop", "--force", "web"]), STOPPED);
     let mut restoring = stage.start(&["restore", path, "--name", "web"]);
-    shows(&stage, "stopped", "restored");
-    for order in ["start", "reboot"] {
-        let refused = stage.croft(&[order, "web"]);
+    shows(&stage, "paused", "restored");
+    for order in [&["start"][..], &["reboot"], &["reboot", "--force"], &["resume"], &["stop"]] {
+        let refused = stage.croft(&[order, &["web"]].concat());
         let said = "croft: web is being restored; wait until that is done, or end the command that does it\n";
-        assert_eq!((refused.status.code(), &*text(&refused.stderr)), (Some(1), said));
+        assert_eq!((refused.status.code(), &*text(&refused.stderr)), (Some(1), said), "{order:?}");
     }
+    assert_eq!(stage.says(&["resume", "--all"]), "", "it goes on by itself");
     restoring.kill().unwrap();
     restoring.wait().unwrap();
 }
