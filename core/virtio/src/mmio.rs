@@ -368,7 +368,13 @@ impl<D: Device> Mmio<D> {
             status &= !STATUS_DRIVER_OK;
         }
         let started = status & !self.status & STATUS_DRIVER_OK != 0;
+        let agreed = status & !self.status & STATUS_FEATURES_OK != 0;
         self.status = status;
+        if agreed {
+            // A queue that was set up before has those that were agreed on too.
+            let (event_index, indirect) = self.ring_features();
+            self.queues.iter_mut().for_each(|queue| queue.set_features(event_index, indirect));
+        }
         if !started {
             return Effect::None;
         }
@@ -376,10 +382,16 @@ impl<D: Device> Mmio<D> {
         if self.is_live() { Effect::Started } else { Effect::None }
     }
 
+    /// Whether the driver has accepted event indices, and indirect descriptors.
+    fn ring_features(&self) -> (bool, bool) {
+        (self.driver_features & FEATURE_EVENT_INDEX != 0, self.driver_features & FEATURE_INDIRECT != 0)
+    }
+
+    /// A driver has to set FEATURES_OK before it sets its queues up (section 3.1.1), but the device need not insist: drivers
+    /// that do it the other way round work with QEMU's devices, and LK's is one. Nothing looks at a queue before DRIVER_OK.
     fn write_queue_ready(&mut self, value: u32) -> Effect {
         let select = self.queue_select;
-        let features = self.driver_features;
-        let negotiated = self.status & STATUS_FEATURES_OK != 0;
+        let (event_index, indirect) = self.ring_features();
         let Some(queue) = self.queues.get_mut(select as usize) else { return Effect::None };
         if value & 1 == 0 {
             queue.make_unready();
@@ -391,8 +403,8 @@ impl<D: Device> Mmio<D> {
         if queue.is_ready() {
             return Effect::None;
         }
-        queue.set_features(features & FEATURE_EVENT_INDEX != 0, features & FEATURE_INDIRECT != 0);
-        if negotiated && queue.make_ready() {
+        queue.set_features(event_index, indirect);
+        if queue.make_ready() {
             return Effect::None;
         }
         queue.make_unready();

@@ -9,7 +9,7 @@ use crate::console::{Console, RECEIVE, TRANSMIT};
 use crate::device::Progress;
 use crate::entropy::Entropy;
 use crate::queue::QueueError;
-use crate::testing::{AVAILABLE, BUFFERS, DESCRIPTORS, NEXT, RAM, Ram, Reluctant, USED, WRITE};
+use crate::testing::{AVAILABLE, BUFFERS, DESCRIPTORS, INDIRECT, NEXT, RAM, Ram, Reluctant, USED, WRITE};
 use proptest::prelude::*;
 
 const WORD: AccessSize = AccessSize::Word;
@@ -174,6 +174,33 @@ fn a_queue_set_up_wrongly_stops_the_device() {
     assert_eq!(mmio.read(register::STATUS, WORD), 11 | 64);
     assert_eq!(mmio.write(register::STATUS, WORD, 15), Effect::None);
     assert!(!mmio.is_live());
+}
+
+/// LK's driver makes its queues ready before it sets FEATURES_OK; QEMU's devices take that.
+#[test]
+fn a_queue_may_be_set_up_before_the_features_are_agreed_on() {
+    let ram = Ram::new();
+    let mut mmio = Mmio::new(Console::new());
+    set(&mut mmio, register::STATUS, 3);
+    set(&mut mmio, register::QUEUE_SEL, TRANSMIT.into());
+    set(&mut mmio, register::QUEUE_SIZE, SIZE.into());
+    set(&mut mmio, register::QUEUE_DESC_LOW, DESCRIPTORS);
+    set(&mut mmio, register::QUEUE_DRIVER_LOW, AVAILABLE);
+    set(&mut mmio, register::QUEUE_DEVICE_LOW, USED);
+    set(&mut mmio, register::QUEUE_READY, 1);
+    set(&mut mmio, register::DRIVER_FEATURES, 1 << 28);
+    set(&mut mmio, register::DRIVER_FEATURES_SEL, 1);
+    set(&mut mmio, register::DRIVER_FEATURES, 1);
+    ram.descriptor(DESCRIPTORS, 0, (BUFFERS, 16), INDIRECT, 0);
+    ram.descriptor(BUFFERS, 0, (BUFFERS + 0x800, 5), 0, 0);
+    ram.offer(SIZE, 0, &[0]);
+    assert_eq!(mmio.process(TRANSMIT, &ram), Ok(Progress::Idle));
+    set(&mut mmio, register::STATUS, 11);
+    assert_eq!((mmio.read(register::STATUS, WORD), mmio.read(register::QUEUE_READY, WORD)), (11, 1));
+    assert_eq!(mmio.device().output_pending(), 0, "nothing is looked at before DRIVER_OK");
+    assert_eq!(mmio.write(register::STATUS, WORD, 15), Effect::Started);
+    // The descriptor is indirect: the queue has the features that were agreed on after it was made ready.
+    assert_eq!((mmio.poll(&ram), mmio.device().output_pending()), (Ok(Progress::Idle), 5));
 }
 
 /// A driver that breaks the order of initialisation waits for ever: the log says why, once in each life of the device, and what
