@@ -18,6 +18,11 @@ fn register(bar: u8) -> u64 {
     register::BAR0 + 4 * u64::from(bar)
 }
 
+/// Whether block number `bar` is of ports.
+pub(crate) fn is_of_ports(function: &Function<'_>, bar: u8) -> bool {
+    function.read32(register(bar)) & IS_PORTS != 0
+}
+
 /// Whether block number `bar` is one, and not the second half of a wide one's address.
 fn is_first(function: &Function<'_>, bar: u8) -> bool {
     let mut next = 0;
@@ -87,6 +92,19 @@ impl<'w> BarPlaces<'w> {
         let (address, registers) = self.give(size, is_wide).ok_or(BadFunction::NoRoom)?;
         write(address);
         if read() == address { Ok(registers) } else { Err(BadFunction::Forgetful) }
+    }
+
+    /// Puts the blocks that nobody needs out of the way, of a function whose others were placed: it answers in all of them, and in what
+    /// stands there from before others may lie. So may they in its ROM.
+    pub(crate) fn place_others(&mut self, function: &Function<'_>, is_placed: [bool; 6]) -> Result<(), BadFunction> {
+        function.write32(register::ROM, 0);
+        for (bar, is_placed) in (0..).zip(is_placed) {
+            // Where nothing is to be placed there is no block in memory.
+            if self.is_free && !is_placed && self.place(function, bar) == Err(BadFunction::NoRoom) {
+                return Err(BadFunction::NoRoom);
+            }
+        }
+        Ok(())
     }
 
     /// The next place of `size` bytes, a power of two.

@@ -28,6 +28,7 @@ mod register {
     pub(crate) const STATUS: u64 = 0x06;
     pub(crate) const HEADER_TYPE: u64 = 0x0e;
     pub(crate) const BAR0: u64 = 0x10;
+    pub(crate) const ROM: u64 = 0x30;
     pub(crate) const CAPABILITIES: u64 = 0x34;
     pub(crate) const INTERRUPT_PIN: u64 = 0x3d;
 }
@@ -215,6 +216,12 @@ impl<'b> Function<'b> {
         self.set_command(self.read16(register::COMMAND) | SILENT);
     }
 
+    /// Lets it do nothing: it does not answer, does no DMA, and raises no interrupt.
+    #[inline(never)]
+    pub fn close(&self) {
+        self.set_command(self.read16(register::COMMAND) & !(PORTS | MEMORY | DMA) | SILENT);
+    }
+
     /// Lets it do DMA. It was reset before.
     pub fn allow_dma(&self) {
         self.set_command(self.read16(register::COMMAND) | DMA);
@@ -235,12 +242,11 @@ impl<'b> Function<'b> {
     /// If it cannot be used. It does not answer then.
     #[inline(never)]
     pub fn open(&self, places: &mut BarPlaces<'_>) -> Result<Structures, BadFunction> {
+        // While it answers, its addresses must not be touched; and a device that firmware left running ends here.
+        self.close();
         if self.read8(register::HEADER_TYPE) & !SEVERAL != 0 {
             return Err(BadFunction::Header);
         }
-        // While it answers, its addresses must not be touched; and a device that firmware left running ends here.
-        let command = self.read16(register::COMMAND) & !(PORTS | MEMORY | DMA);
-        self.set_command(command | SILENT);
         let found = self.capabilities()?;
         let [Some(common), Some(notify), Some(isr), Some(device)] = found.places else {
             return Err(BadFunction::Structure);
@@ -259,7 +265,8 @@ impl<'b> Function<'b> {
             Ok(Structure { registers, offset: claim.offset.into(), length: claim.length.into() })
         };
         let [common, notify, isr, device] = [place(common)?, place(notify)?, place(isr)?, place(device)?];
-        self.set_command((command | MEMORY) & !SILENT);
+        places.place_others(self, bars.map(|bar| bar.is_some()))?;
+        self.set_command((self.read16(register::COMMAND) | MEMORY) & !SILENT);
         Ok(Structures { common, notify, isr, device, notify_multiplier: found.notify_multiplier })
     }
 
@@ -289,13 +296,13 @@ impl<'b> Function<'b> {
     }
 
     /// A structure of virtio (section 4.1.4): its length, its kind, the registers that it is in, where there, and how long. Of each kind
-    /// the first holds.
+    /// the first holds that can be used.
     fn structure(&self, here: u64, found: &mut Found) {
         let claim = Claim { bar: self.read8(here + 4), offset: self.read32(here + 8), length: self.read32(here + 12) };
         let Some(kind) = usize::from(self.read8(here + 3)).checked_sub(1) else { return };
         let (Some(place), Some(&least)) = (found.places.get_mut(kind), Structures::LEAST.get(kind)) else { return };
-        // One with a reserved number of registers is to be passed over, and whoever comes up short is of no use.
-        if place.is_none() && usize::from(claim.bar) < 6 && claim.length >= least {
+        // One with a reserved number of registers is to be passed over, or in ports, and whoever comes up short is of no use.
+        if place.is_none() && claim.bar < 6 && !bars::is_of_ports(self, claim.bar) && claim.length >= least {
             if kind == Structures::NOTIFY {
                 found.notify_multiplier = self.read32(here + 16);
             }

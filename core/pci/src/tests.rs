@@ -84,6 +84,8 @@ impl Card {
             // Beside the command is the status, where zeros change nothing.
             assert_eq!(word >> 16, 0);
             self.put(at, &(word as u16).to_le_bytes());
+        } else if at == 0x30 {
+            self.put(at, &word.to_le_bytes());
         } else {
             // Of a capability the first two bytes stay.
             self.put(at + 2, &((word >> 16) as u16).to_le_bytes());
@@ -176,7 +178,7 @@ fn registers_get_a_place_where_nothing_has_one() {
     let [common, isr, device, notify] = [0, 0x1000, 0x2000, 0x3000].map(structure);
     assert_eq!(structures, Structures { common, notify, isr, device, notify_multiplier: 4 });
     assert_eq!((bus.read(0x1_0020), bus.read(0x1_0024)), (0x1000_000c, 0));
-    assert_eq!(bus.read(0x1_0014), 0, "nobody needs that block");
+    assert_eq!(bus.read(0x1_0014), 0x1000_4000, "nobody needs that block, which answers all the same");
     assert_eq!(bus.command(0x10), 2, "it answers, interrupts by its pin, and does no DMA yet");
     assert_eq!(bus.read16(0x1_009a), 2, "and by no message");
     let function = Function::new(&bus, 0x10).unwrap();
@@ -242,11 +244,38 @@ fn places_are_given_one_behind_the_other_and_end_with_the_windows() {
     assert_eq!(give(4, 0x4000, &[window(0x1000_0000, 0x3fff, last)], 1), [None]);
 }
 
+/// As with QEMU's `modern-pio-notify=on`: of two notifications, the first is in ports.
+#[test]
+fn a_structure_in_ports_is_passed_over() {
+    let mut card = Card::console();
+    card.bars.push((2, 1, 0x20));
+    card.put(0x18, &[1]);
+    card.put(0x34, &[0xa4]);
+    card.structure(0xa4, 0x98, 2, 2, 0, 4);
+    let structures = Bus::with(card).open(&windows()).unwrap();
+    assert_eq!((structures.notify.offset, structures.notify.length), (0x3000, 0x1000));
+}
+
+/// What stands in a block that nobody needs, or in the ROM's register, is not where the others were put.
+#[test]
+fn what_nobody_needs_is_out_of_the_way() {
+    let mut card = Card::console();
+    card.put(0x14, &0x1000_0000_u32.to_le_bytes());
+    card.put(0x30, &0x1000_0001_u32.to_le_bytes());
+    let bus = Bus::with(card);
+    let structures = bus.open(&windows()).unwrap();
+    let other = Pa(u64::from(bus.read(0x1_0014)));
+    assert!(!structures.common.registers.contains(other) && other.0 != 0, "{other:?}");
+    assert_eq!(bus.read(0x1_0030), 0);
+}
+
 #[test]
 fn what_lies_is_refused_by_name() {
     let opened = |change: fn(&mut Card)| {
         let mut card = Card::console();
         change(&mut card);
+        // As firmware may have left it.
+        card.put(4, &[5]);
         let bus = Bus::with(card);
         let opened = bus.open(&windows());
         assert!(opened.is_ok() || bus.command(0x10) & 7 == 0, "it does not answer");
@@ -264,7 +293,7 @@ fn what_lies_is_refused_by_name() {
         (|card| card.structure(0x40, 0, 1, 4, 0x3fc9, 0x38), BadFunction::Outside),
         (|card| card.structure(0x40, 0, 1, 4, u32::MAX, 0x38), BadFunction::Outside),
         (|card| card.structure(0x40, 0, 1, 0, 0, 0x38), BadFunction::Registers),
-        (|card| card.put(0x20, &[1]), BadFunction::Registers),
+        (|card| card.put(0x20, &[1]), BadFunction::Structure),
         (|card| card.structure(0x40, 0, 1, 5, 0, 0x38), BadFunction::Registers),
         (|card| card.bars[1].2 = 0x6000, BadFunction::Registers),
         (|card| card.bars[1].2 = 1 << 41, BadFunction::Registers),

@@ -57,6 +57,9 @@ pub enum BadPciHost {
     /// `ranges`.
     #[error("its ranges name no window for memory")]
     Windows,
+    /// `dma-ranges`, or `iommu-map`.
+    #[error("its dma-ranges or iommu-map say that its devices reach memory at other addresses than the CPUs")]
+    Dma,
 }
 
 impl PciHost<'_> {

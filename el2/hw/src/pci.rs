@@ -9,7 +9,11 @@ use drivers::virtio::{self, Unusable, console};
 use platform::{InterruptLine, PciHost};
 
 use crate::mmio::{Region, RegionError};
+use crate::sysreg::dsb_sy;
 use crate::virtio::{Device, Interrupt};
+
+/// Interrupts that are not a CPU's own.
+const SHARED: core::ops::Range<u32> = 32..1020;
 
 /// The bus.
 #[derive(Debug)]
@@ -69,21 +73,36 @@ impl<'p> Bus<'p> {
     #[inline(never)]
     pub fn console(&mut self, number: u8) -> Result<(Device, Interrupt, InterruptLine), Unplugged> {
         let function = Function::new(&self.configuration, number).ok_or(Unplugged::Function(BadFunction::Header))?;
-        let pin = function.pin().map_err(Unplugged::Function)?;
-        let line = self.host.interrupt(function.device(), pin).ok_or(Unplugged::Interrupt)?;
-        let structures = function.open(&mut self.places).map_err(Unplugged::Function)?;
-        let opened = Device::open_pci(console::DEVICE_ID, &structures).map_err(Unplugged::Registers);
-        let opened = opened.and_then(|opened| virtio::reset(&opened.0).map(|()| opened).map_err(Unplugged::Device));
-        match opened {
-            Ok((device, interrupt)) => {
-                // It has forgotten whatever firmware told it, so there is no memory that it knows.
-                function.allow_dma();
-                Ok((device, interrupt, line))
-            }
-            Err(error) => {
-                function.silence();
-                Err(error)
-            }
+        let found = Self::plug(self.host, &function, &mut self.places);
+        if found.is_err() {
+            function.close();
         }
+        // What it was told has arrived before anybody uses it: its configuration and its registers are not one device for the CPU.
+        dsb_sy();
+        found
+    }
+
+    /// Lets the function with this number do nothing any more: whoever had it makes no use of it.
+    pub fn close(&self, number: u8) {
+        if let Some(function) = Function::new(&self.configuration, number) {
+            function.close();
+        }
+    }
+
+    fn plug(
+        host: &PciHost<'_>,
+        function: &Function<'_>,
+        places: &mut BarPlaces<'_>,
+    ) -> Result<(Device, Interrupt, InterruptLine), Unplugged> {
+        let pin = function.pin().map_err(Unplugged::Function)?;
+        let is_shared = |line: &InterruptLine| SHARED.contains(&line.interrupt.0);
+        let line = host.interrupt(function.device(), pin).filter(is_shared).ok_or(Unplugged::Interrupt)?;
+        let structures = function.open(places).map_err(Unplugged::Function)?;
+        dsb_sy();
+        let (device, interrupt) = Device::open_pci(console::DEVICE_ID, &structures).map_err(Unplugged::Registers)?;
+        virtio::reset(&device).map_err(Unplugged::Device)?;
+        // It has forgotten whatever firmware told it, so there is no memory that it knows.
+        function.allow_dma();
+        Ok((device, interrupt, line))
     }
 }

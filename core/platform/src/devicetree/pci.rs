@@ -23,6 +23,8 @@ pub(super) struct PciNode<'t> {
     pub(super) own: Bus<'t>,
     pub(super) map: &'t [u8],
     pub(super) mask: &'t [u8],
+    pub(super) dma_ranges: &'t [u8],
+    pub(super) has_iommu: bool,
 }
 
 impl<'t> PciNode<'t> {
@@ -31,6 +33,10 @@ impl<'t> PciNode<'t> {
         let whole = physical_range(&mut Cells(self.reg), buses).ok_or(BadPciHost::Configuration)?;
         if whole.size < PciHost::BUS_SIZE || !whole.start.is_aligned(PAGE_SIZE) {
             return Err(BadPciHost::Configuration);
+        }
+        // Where memory is for its devices is told them as the CPUs see it.
+        if self.has_iommu || !self.reaches_memory_as_cpus(buses) {
+            return Err(BadPciHost::Dma);
         }
         let windows = self.windows(buses);
         if windows.is_empty() {
@@ -47,11 +53,24 @@ impl<'t> PciNode<'t> {
         })
     }
 
+    /// Whether memory has the same addresses on the bus as for the CPUs, as far as the node says. Without the property it has.
+    fn reaches_memory_as_cpus(&self, buses: &[Bus<'_>]) -> bool {
+        let (mut ranges, parent_cells) = (Cells(self.dma_ranges), parent_cells(buses));
+        while !ranges.0.is_empty() {
+            let (Some(_), Some(address)) = (ranges.cell(), ranges.number(2)) else { return false };
+            let (Some(memory), Some(_)) = (ranges.number(parent_cells), ranges.number(SIZE.size)) else { return false };
+            if physical_address(memory, buses) != Some(address) {
+                return false;
+            }
+        }
+        true
+    }
+
     fn windows(&self, buses: &[Bus<'_>]) -> ArrayVec<PciWindow, MAX_PCI_WINDOWS> {
         let mut windows = ArrayVec::new();
         let Some(ranges) = self.own.ranges.filter(|_| self.own.counts == SIZE) else { return windows };
         let mut ranges = Cells(ranges);
-        let parent_cells = buses.last().map_or(2, |bus| bus.counts.address);
+        let parent_cells = parent_cells(buses);
         while let (Some(space), Some(bus_address)) = (ranges.cell(), ranges.number(2)) {
             let (Some(start), Some(size)) = (ranges.number(parent_cells), ranges.number(SIZE.size)) else { break };
             if !matches!(space & SPACE, MEMORY_32 | MEMORY_64) || bus_address.checked_add(size).is_none() {
@@ -65,6 +84,11 @@ impl<'t> PciNode<'t> {
         }
         windows
     }
+}
+
+/// How many cells an address has on the bus that the node is on.
+fn parent_cells(buses: &[Bus<'_>]) -> u32 {
+    buses.last().map_or(2, |bus| bus.counts.address)
 }
 
 /// The line that the map has for `wanted`: a unit address of three cells, and a pin. An entry is such four cells, a controller with

@@ -141,6 +141,8 @@ enum Key {
     InterruptNames,
     InterruptMap,
     InterruptMapMask,
+    DmaRanges,
+    IommuMap,
     BusRange,
     Phandle,
     NumberOfRedistributorRegions,
@@ -180,6 +182,8 @@ impl Key {
             b"interrupt-names" => Self::InterruptNames,
             b"interrupt-map" => Self::InterruptMap,
             b"interrupt-map-mask" => Self::InterruptMapMask,
+            b"dma-ranges" => Self::DmaRanges,
+            b"iommu-map" => Self::IommuMap,
             b"bus-range" => Self::BusRange,
             b"phandle" => Self::Phandle,
             b"#redistributor-regions" => Self::NumberOfRedistributorRegions,
@@ -235,6 +239,8 @@ struct Node<'t> {
     interrupt_cells: Option<u32>,
     interrupt_names: &'t [u8],
     interrupt_map: &'t [u8],
+    dma_ranges: &'t [u8],
+    has_iommu_map: bool,
     interrupt_map_mask: &'t [u8],
     bus_range: &'t [u8],
     phandle: Option<u32>,
@@ -275,6 +281,8 @@ impl<'t> Node<'t> {
             Key::NumberOfInterruptCells => self.interrupt_cells = cell(),
             Key::InterruptNames => self.interrupt_names = value,
             Key::InterruptMap => self.interrupt_map = value,
+            Key::DmaRanges => self.dma_ranges = value,
+            Key::IommuMap => self.has_iommu_map = true,
             Key::InterruptMapMask => self.interrupt_map_mask = value,
             Key::BusRange => self.bus_range = value,
             Key::Phandle => self.phandle = cell(),
@@ -518,7 +526,9 @@ impl<'t> Survey<'t> {
     fn visit_pci(&mut self, node: &Node<'t>, buses: &[Bus<'t>]) {
         if node.is_coherent && self.pci.is_none() {
             let (reg, bus_range, own) = (node.reg, node.bus_range, node.bus());
-            let node = PciNode { reg, bus_range, own, map: node.interrupt_map, mask: node.interrupt_map_mask };
+            let (map, mask) = (node.interrupt_map, node.interrupt_map_mask);
+            let (dma_ranges, has_iommu) = (node.dma_ranges, node.has_iommu_map);
+            let node = PciNode { reg, bus_range, own, map, mask, dma_ranges, has_iommu };
             self.pci = Some(node.read(buses));
         }
     }

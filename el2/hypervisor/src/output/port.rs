@@ -119,6 +119,7 @@ pub(crate) fn find() -> Option<InterruptLine> {
                 if start(address, device, interrupt) {
                     return Some(line);
                 }
+                bus.close(number);
             }
             Err(error) => log::warn!("the virtio console at {address} is not used: {}", error.sentence()),
         }

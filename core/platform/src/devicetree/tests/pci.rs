@@ -76,6 +76,14 @@ fn what_is_missing_of_it_is_named() {
         at(tree, PCIE).remove_property("interrupt-map");
     });
     assert_eq!(unmapped.unwrap().unwrap().interrupt(1, 1), None);
+    // Where its devices see memory, if not where the CPUs do.
+    let same = [0x0300_0000, 0, 0x4000_0000, 0, 0x4000_0000, 1, 0];
+    assert!(with("dma-ranges", &same).is_ok() && with("dma-ranges", &[]).is_ok());
+    let other = [0x0300_0000, 0, 0x8000_0000, 0, 0x4000_0000, 1, 0];
+    for wrong in [&other[..], &[same, other].concat(), &same[..6], &same[..3]] {
+        assert_eq!(with("dma-ranges", wrong).unwrap_err(), BadPciHost::Dma);
+    }
+    assert_eq!(with("iommu-map", &[0, 7, 0, 0x1_0000]).unwrap_err(), BadPciHost::Dma);
     // Beyond the end of the bus's addresses, and of the CPUs'.
     let ends = [
         [0x0300_0000, u32::MAX, 0xffff_f000, 0, 0x1000_0000, 0, 0x2000],
