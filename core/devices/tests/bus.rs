@@ -364,8 +364,13 @@ fn a_generic_watchdog_has_two_frames_and_asks_to_be_looked_after() {
     world.count.set(1000);
     watchdog.change(Change::Resume, &world);
     assert_eq!(world.take_requests(), ["DeadlineAt(1101)"], "it has as much time left as before");
-    world.count.set(1101);
-    watchdog.work(&world, |watchdog| watchdog.advance(1101));
+    // As in a pause, so while some of its memory has not come.
+    watchdog.change(Change::Stall, &world);
+    world.count.set(2000);
+    watchdog.change(Change::Unstall, &world);
+    assert_eq!(world.take_requests(), ["DeadlineAt(2101)"]);
+    world.count.set(2101);
+    watchdog.work(&world, |watchdog| watchdog.advance(2101));
     assert_eq!(world.take_lines(), [(42, Line::High)]);
     watchdog.change(Change::PowerOff, &world);
     assert_eq!(watchdog.device().deadline(), None);
@@ -429,9 +434,12 @@ fn the_timer_in_memory_asks_to_be_polled_at_its_deadline() {
     world.count.set(149);
     timer.poll(&world);
     assert_eq!((world.take_lines(), world.take_requests()), (Vec::new(), vec!["TimerAt(Some(150))".to_owned()]));
-    timer.change(Change::Pause, &world);
-    timer.change(Change::Resume, &world);
-    assert_eq!(world.take_requests(), ["TimerAt(Some(150))"]);
+    for [stop, go_on] in [[Change::Pause, Change::Resume], [Change::Stall, Change::Unstall]] {
+        timer.change(stop, &world);
+        assert_eq!(world.take_requests(), [""; 0]);
+        timer.change(go_on, &world);
+        assert_eq!(world.take_requests(), ["TimerAt(Some(150))"], "{go_on:?}");
+    }
     world.count.set(150);
     timer.poll(&world);
     assert_eq!((world.take_lines(), world.take_requests()), (vec![(45, Line::High)], vec!["TimerAt(None)".to_owned()]));

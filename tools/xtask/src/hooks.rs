@@ -4,7 +4,7 @@
 //! A function that only checks call is in their image alone, because nothing leads to it in the one that ships (`shipped.rs` looks). A hook
 //! would lead the other way: a static at which code that ships looks, and which nothing ever sets there. So a static that the checks, or a
 //! function for them, have to do with must be written by something that ships, too, or be nothing that ships looks at. A field of a value
-//! is not seen.
+//! is not seen, nor one behind a lock: whoever takes a lock is taken to write.
 
 use crate::lint::sources;
 use crate::tree::Tree;
@@ -120,10 +120,17 @@ fn defined<'t>(line: &'t str, what: &str) -> Option<&'t str> {
     is_defined.then(|| words(rest).next()).flatten().filter(|name| rest.starts_with(name))
 }
 
-/// Whether something is written into this static: the statement that begins with its name does.
+/// Whether something is written into this static: the statement that begins with its name does, or what it binds is used for that.
 fn is_written(text: &str, name: &str) -> bool {
+    let is_of_word = |letter: char| letter.is_alphanumeric() || letter == '_';
     text.match_indices(name).any(|(at, _)| {
-        let statement = text[at..].split([';', '{']).next().unwrap_or_default();
+        if text[..at].ends_with(is_of_word) || text[at + name.len()..].starts_with(is_of_word) {
+            return false;
+        }
+        // What is bound is used in the statement behind it.
+        let is_bound = text[..at].lines().last().is_some_and(|line| line.contains("let Some("));
+        let ends: &[char] = if is_bound { &[';'] } else { &[';', '{'] };
+        let statement = text[at..].split(ends).next().unwrap_or_default();
         WRITES.iter().any(|write| statement.contains(write))
     })
 }
@@ -173,6 +180,10 @@ impl Thread {
         let by_function = judge(&[SHIPPED, hook, look, set].concat(), "set_hook();");
         assert_eq!((by_function.names, by_function.hooks), (vec!["set_hook".to_owned()], vec!["HOOK".to_owned()]));
         assert_eq!(judge(&[SHIPPED, hook, look].concat(), "HOOK.store(true, Ordering::Relaxed);").hooks, ["HOOK"]);
+        // Another one whose name has this one in it.
+        let longer =
+            "fn longer() {\n    HOOKS.store(1, Ordering::Relaxed);\n    MY_HOOK.store(1, Ordering::Relaxed);\n}\n";
+        assert_eq!(judge(&[SHIPPED, hook, look, set, longer].concat(), "set_hook();").hooks, ["HOOK"]);
         let own = "static HOOK: AtomicBool = AtomicBool::new(false);\nHOOK.store(true, Ordering::Relaxed);";
         assert!(judge(&[SHIPPED, hook, look].concat(), own).hooks.is_empty(), "theirs");
         // What ships sets it, too; or nothing that ships looks at it.

@@ -20,10 +20,10 @@ pub const fn largest<'a, File: Copy, Program: Copy>(
         coherency: Coherency::Strict,
         doors: Doors {
             vmware: true,
-            strict: false,
+            strict: true,
             time_sync: true,
             wfe: true,
-            watchdog_user: false,
+            watchdog_user: true,
             watchdog_milliseconds: u32::MAX - 2,
             watchdog_action: 201,
             watchdog_choices: 202,

@@ -60,14 +60,16 @@ fn public_types(source: &str) -> BTreeSet<&str> {
             // The name of a macro's parameter is none.
             found.extend(name(rest));
         } else if rest.starts_with("use ") {
-            let mut line = line;
-            loop {
+            // All lines of the statement, which may be one.
+            let mut statement = vec![line];
+            while !statement.last().is_some_and(|line| line.contains(';'))
+                && let Some(next) = lines.next()
+            {
+                statement.push(next);
+            }
+            for line in statement {
                 let renamed = line.split(" as ").skip(1).filter_map(name);
                 found.extend(renamed.filter(|name| name.starts_with(char::is_uppercase) && !is_constant(name)));
-                match lines.next() {
-                    Some(next) if !line.contains(';') => line = next,
-                    _ => break,
-                }
             }
         }
     }
@@ -129,6 +131,9 @@ mod tests {
             "pub unsafe trait Level {}\n",
             "pub use crate::other::Height as Level;\n",
             "pub use crate::other::{\n    Depth as Below, Height as Level,\n};\n",
+            "pub use crate::other::Depth;\npub use crate::other::Height as Level;\n",
+            "pub use crate::other::Depth;\npub struct Level;\n",
+            "pub use crate::other::{\n    Depth,\n};\npub struct Level;\n",
         ] {
             let told = complaints(&[one, ("core/b/src/lib.rs", hidden)]);
             assert_eq!(told.len(), 1, "{hidden}");
@@ -137,10 +142,17 @@ mod tests {
         for other in [
             "macro_rules! m {\n    () => {\n        pub struct $name;\n    };\n}\n",
             "mod tests {\n    pub struct Level;\n}\n",
-            "pub use crate::other::level as Level_;\npub use crate::LEVEL as OTHER;\nuse crate::Height as Level;\n",
+            "use crate::Height as Level;\n",
         ] {
             assert!(complaints(&[one, ("core/b/src/lib.rs", other)]).is_empty(), "{other}");
         }
+    }
+
+    #[test]
+    fn a_constant_is_no_type() {
+        let both =
+            [("core/a/src/lib.rs", "pub use x::ONE as LEVEL;\n"), ("core/b/src/lib.rs", "pub use y::TWO as LEVEL;\n")];
+        assert!(complaints(&both).is_empty());
     }
 
     #[test]
