@@ -415,7 +415,7 @@ fn is_being_saved(vm: &Vm) -> bool {
     vm.transfer.as_deref() == Some("saved")
 }
 
-/// One that is being restored does that by itself.
+/// One that waits for its state does that by itself.
 fn is_to_go_on(vm: &Vm) -> bool {
     vm.word == "paused" && vm.transfer.as_deref() != Some("restored")
 }

@@ -258,6 +258,18 @@ impl Fake {
                 self.tell(id, Answer::Value(&[7; 32]));
                 None
             }
+            // Its state has come; of its memory nothing more does.
+            (_, Ask::RestoreNext { last: true, .. }) if self.store.contains_key(ARRIVES) => {
+                if !self.stream.is_empty() {
+                    return;
+                }
+                self.stream.push(0);
+                let state = VmState::Running { boots: self.boots };
+                self.say(Message::VmState { vm, state });
+                self.tell(id, Answer::Wanted { piece: WANTED });
+                None
+            }
+            (_, Ask::RestoreNext { .. }) if self.store.contains_key(ARRIVES) => return,
             (_, Ask::RestoreNext { last: true, .. }) if self.store.contains_key(UNFIT) => Some("web has other memory"),
             (_, Ask::RestoreNext { bytes, last, .. }) => {
                 self.stream.extend_from_slice(bytes);
@@ -288,6 +300,8 @@ impl Fake {
 
 /// With this key a save stands still until the VM is paused, and a restore for ever.
 const HOLDS: &str = "guestinfo.holds";
+/// With this key a restore goes on until the VM runs, and no further.
+const ARRIVES: &str = "guestinfo.arrives";
 /// What has this key is how often VMs were paused.
 const PAUSES: &str = "guestinfo.pauses";
 /// With this key the VM is one that no saved VM fits.

@@ -1,8 +1,9 @@
 //! Which VMs are being saved or restored through this host.
 //!
-//! A VM that is being saved stands still for moments, and is shown as paused then; one that is being restored is off until its state has
-//! come, and paused until it runs. From what the hypervisor reports of them alone, neither can be told from a VM that somebody paused or
-//! stopped, and an order that depends on it would be refused for the wrong reason, or waited for in vain.
+//! A VM that is being saved stands still for moments, and is shown as paused then. One that is being restored is off until the file has said
+//! what it is, paused until its state is in, and runs while its memory comes. From what the hypervisor reports of them alone, neither can be
+//! told from a VM that somebody paused or stopped, and an order that depends on it would be refused for the wrong reason, or waited for in
+//! vain.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -12,8 +13,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 pub(super) enum Move {
     /// It is being saved, dumped, or cloned.
     Out,
-    /// It is being restored, or made a clone of another one.
+    /// It is being restored, or made a clone of another one, and waits for its state.
     In,
+    /// It has its state, and its memory comes: it is its guest's, and the operator's, again.
+    Arriving,
 }
 
 impl Move {
@@ -22,6 +25,15 @@ impl Move {
         match self {
             Self::Out => "saved",
             Self::In => "restored",
+            Self::Arriving => "arriving",
+        }
+    }
+
+    /// What is done, for people, behind "it is".
+    pub(super) const fn sentence(self) -> &'static str {
+        match self {
+            Self::Out => "being saved",
+            Self::In | Self::Arriving => "being restored",
         }
     }
 }
@@ -56,6 +68,18 @@ impl Moves {
     }
 }
 
+impl UnderWay<'_> {
+    /// The VM has its state.
+    pub(super) fn arrives(&mut self) {
+        if let Some(what) =
+            self.moves.lock().get_mut(&self.vm).and_then(|all| all.iter_mut().find(|what| **what == self.what))
+        {
+            *what = Move::Arriving;
+        }
+        self.what = Move::Arriving;
+    }
+}
+
 impl Drop for UnderWay<'_> {
     fn drop(&mut self) {
         let mut moves = self.moves.lock();
@@ -85,7 +109,11 @@ mod tests {
         assert_eq!(moves.of(1), Some(Move::In), "the first one's end is not its");
         drop(third);
         assert_eq!(moves.of(1), None);
-        let _again = moves.begin(1, Move::In);
+        let mut again = moves.begin(1, Move::In);
         assert_eq!(moves.of(1), Some(Move::In));
+        again.arrives();
+        assert_eq!(moves.of(1), Some(Move::Arriving));
+        drop(again);
+        assert_eq!(moves.of(1), None);
     }
 }

@@ -179,7 +179,7 @@ pub(super) enum Failure {
         "{vm} is {condition}; a saved VM, or a clone, takes the place of one that is off: `croft stop {vm}`, with --force if it may lose its work"
     )]
     InUse { vm: String, condition: Condition },
-    #[error("{vm} is being {what}; wait until that is done, or end the command that does it")]
+    #[error("{vm} is {what}; wait until that is done, or end the command that does it")]
     IsMoved { vm: String, what: &'static str },
     #[error("{vm} cannot take its own place; name another VM of the site file with --name, which is off")]
     Itself { vm: String },
@@ -271,7 +271,7 @@ impl RequestHandler<'_> {
             Order::Resume { vm } => {
                 let number = self.session.vm(&vm)?;
                 self.change(&vm, "stand still", |condition| *condition == Condition::Paused)?;
-                // It goes on by itself, or is to stand still until the end.
+                // It waits for its state, and then goes on by itself, or is to stand still.
                 if self.moves.of(number) == Some(Move::In) {
                     self.must_not_be_moved(&vm, number)?;
                 }
@@ -315,10 +315,11 @@ impl RequestHandler<'_> {
             if let Some(more) = self.session.may_read_a_wrong_clock(index as u16, &name) {
                 state.push_str(&format!(", its clock is wrong if it reads CNTVCT_EL0 (see {more})"));
             }
-            let transfer = self.moves.of(index as u16).map(|what| what.word().to_owned());
-            if let Some(transfer) = &transfer {
-                state.push_str(&format!(", being {transfer}"));
+            let what = self.moves.of(index as u16);
+            if let Some(what) = what {
+                state.push_str(&format!(", {}", what.sentence()));
             }
+            let transfer = what.map(|what| what.word().to_owned());
             let word = word.to_owned();
             let vcpus = self.about.vcpus.get(index).copied().unwrap_or_default();
             let guest = match self.session.report(index as u16, ANSWER) {
@@ -336,7 +337,7 @@ impl RequestHandler<'_> {
         let _alone = STARTING.lock().unwrap_or_else(PoisonError::into_inner);
         let vm = self.session.vm(name)?;
         let condition = self.session.condition(name)?;
-        if condition.is_off() || condition == Condition::Paused {
+        if condition.is_off() || self.moves.of(vm) == Some(Move::In) {
             self.must_not_be_moved(name, vm)?;
         }
         self.change(name, "need a start", Condition::is_off)?;
@@ -394,7 +395,7 @@ impl RequestHandler<'_> {
 
     /// Refuses to start or to reset a VM while all of it is under way: the hypervisor would refuse it too.
     fn must_not_be_moved(&self, name: &str, vm: u16) -> Result<(), Failure> {
-        let refused = |what: Move| Failure::IsMoved { vm: name.to_owned(), what: what.word() };
+        let refused = |what: Move| Failure::IsMoved { vm: name.to_owned(), what: what.sentence() };
         self.moves.of(vm).map_or(Ok(()), |what| Err(refused(what)))
     }
 
@@ -407,7 +408,7 @@ impl RequestHandler<'_> {
                     let _ = self.wait(name, "go on", PAUSE_SECONDS, |condition| *condition != Condition::Paused);
                 }
                 Some(Move::In) => self.must_not_be_moved(name, vm)?,
-                None => {}
+                Some(Move::Arriving) | None => {}
             }
         }
         let stands_still = self.session.condition(name)? == Condition::Paused;

@@ -6,7 +6,7 @@
 //! for first. One that is to stand still has no use for that, and is sent as the file has it.
 
 use super::Report;
-use super::moves::Move;
+use super::moves::{Move, UnderWay};
 use super::server::{ANSWER, Failure, PAUSE_SECONDS, RequestHandler, Tell, tell_condition};
 use crate::dump::{Dumping, Written};
 use crate::saved::{self, Check, Index, SavedError, Source, Writing, machines_must_agree};
@@ -205,12 +205,12 @@ impl RequestHandler<'_> {
         pause: bool,
         tell: Tell<'_>,
     ) -> Result<(), Failure> {
-        let _under_way = self.moves.begin(number, Move::In);
+        let mut under_way = self.moves.begin(number, Move::In);
         self.begin(number, Ask::Restore)?;
         let sent = if pause {
             self.send(number, Source::new(from, file), tell)
         } else {
-            self.send_pieces(number, (&mut from, file, index), tell)
+            self.send_pieces(&mut under_way, number, (&mut from, file, index), tell)
         };
         if let Err(failure) = sent {
             // It may be refused already, and has ended by that.
@@ -240,6 +240,7 @@ impl RequestHandler<'_> {
     /// a guest often goes on there. Blocks of zeros take next to nothing, and so come first of what nobody waits for.
     fn send_pieces(
         &self,
+        under_way: &mut UnderWay<'_>,
         vm: u16,
         (from, file, index): (&mut File, &Path, &Index),
         tell: Tell<'_>,
@@ -249,6 +250,7 @@ impl RequestHandler<'_> {
         from.read_exact(&mut stream.ready).map_err(|source| SavedError::Io { file: file.to_path_buf(), source })?;
         let mut pieces = Pieces::begin(crc32c::compute, &mut stream.ready, sections);
         let mut wanted = stream.send(Portion::All, tell)?;
+        under_way.arrives();
         let mut left: BTreeSet<u64> = index.others().collect();
         let mut zeros: BTreeMap<u64, u64> = index.zeros().iter().copied().flat_map(at_a_time).collect();
         let mut next = 0;

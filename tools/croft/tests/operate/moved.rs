@@ -59,6 +59,25 @@ fn one_that_is_being_restored_is_not_started() {
     restoring.wait().unwrap();
 }
 
+/// A restored VM runs while its memory comes: whoever pauses it then may let it go on.
+#[test]
+fn one_whose_memory_still_comes_is_paused_and_goes_on() {
+    let stage = Stage::new(true);
+    let path = &stage.saved();
+    assert_eq!(stage.says(&["guestinfo", "web", "set", ARRIVES, "1"]), "");
+    assert_eq!(stage.says(&["stop", "--force", "web"]), STOPPED);
+    let mut restoring = stage.start(&["restore", path, "--name", "web"]);
+    shows(&stage, "running", "arriving");
+    assert_eq!(stage.says(&["pause", "web"]), "web: paused\n");
+    let refused = stage.croft(&["stop", "web"]);
+    assert!(text(&refused.stderr).contains("`croft resume web` lets it go on"), "{}", text(&refused.stderr));
+    assert_eq!(stage.says(&["resume", "--all"]), "web: running\n");
+    let refused = stage.croft(&["reboot", "--force", "web"]);
+    assert!(text(&refused.stderr).contains("web is being restored; wait"), "{}", text(&refused.stderr));
+    restoring.kill().unwrap();
+    restoring.wait().unwrap();
+}
+
 /// What comes from the hypervisor is looked at before it is a file; and so is a file before the hypervisor hears of it. What
 /// was there before stays.
 #[test]
