@@ -64,7 +64,7 @@ struct Lengths {
 pub(super) fn killed() -> Result<()> {
     use Moment::{RestoresClient, RestoresHost, RestoresPort, SavedHost, SavesClient, SavesHost, SavesPort};
     const ALL: [Moment; 7] = [SavesClient, RestoresClient, SavesPort, SavesHost, RestoresPort, RestoresHost, SavedHost];
-    let rounds = if system::full() { 5 } else { 1 };
+    let rounds = if system::full() { 10 } else { 1 };
     let mut random = SystemTime::now().duration_since(UNIX_EPOCH)?.subsec_nanos();
     println!("    the moments follow from {random}");
     let folder = tempfile::tempdir()?;
