@@ -168,13 +168,14 @@ fn lower() -> ! {
     }
 }
 
-/// A queue that was not set up is made ready.
+/// A queue of three entries is made ready, which no device has.
 fn break_devices() -> ! {
     loop {
         for kind in [virtio::CONSOLE, virtio::ENTROPY] {
             let Some(device) = virtio::find(kind) else { continue };
             for _ in 0..100 {
                 device.write(virtio::register::STATUS, 0);
+                device.write(virtio::register::QUEUE_NUM, 3);
                 device.write(virtio::register::QUEUE_READY, 1);
             }
         }
