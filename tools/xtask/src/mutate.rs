@@ -45,7 +45,14 @@ struct Table {
 struct Accepted {
     /// Its words, without the line.
     mutant: String,
+    /// How many breaks with these words the reason speaks of; one more with the same words is not accepted.
+    #[serde(default = "once")]
+    times: usize,
     reason: String,
+}
+
+fn once() -> usize {
+    1
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -76,7 +83,7 @@ fn read(tree: &Tree) -> Result<Vec<Mutation>> {
     Ok(table.mutation)
 }
 
-/// Whether all patches are in the table, and apply: for the lint.
+/// Whether all patches are in the table, and apply, and the table of survivors is in order: for the lint.
 pub(crate) fn all_apply(tree: &Tree) -> Result<()> {
     let mutations = read(tree)?;
     let mut wrong = Vec::new();
@@ -95,8 +102,23 @@ pub(crate) fn all_apply(tree: &Tree) -> Result<()> {
             wrong.push(format!("{}.patch no longer applies; make it anew: {}", mutation.patch, said.trim()));
         }
     }
+    let accepted = read_accepted(tree)?;
+    for pair in accepted.windows(2) {
+        if file_of(&pair[0]) > file_of(&pair[1]) {
+            wrong.push(format!(
+                "accepted.toml is sorted by file, but has after {}: {}",
+                file_of(&pair[0]),
+                pair[1].mutant
+            ));
+        }
+    }
     ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
     Ok(())
+}
+
+/// The file of a row's break.
+fn file_of(row: &Accepted) -> &str {
+    row.mutant.split(':').next().unwrap_or_default()
 }
 
 /// What became of a break.
@@ -268,14 +290,33 @@ fn of_crate(tree: &Tree, package: &str, names: &[String]) -> Result<()> {
     let status = cargo.status().context("starting cargo-mutants")?;
     ensure!(matches!(status.code(), Some(0 | 2 | 3)), "cargo-mutants ended with {status}");
     let survivors = survivors(&folder.join("mutants.out/missed.txt"))?;
-    let table = tree.path("docs/mutations/accepted.toml");
-    let text = fs::read_to_string(&table).with_context(|| format!("reading {}", table.display()))?;
-    let accepted: AcceptedTable = toml::from_str(&text).with_context(|| format!("{}", table.display()))?;
-    let (known, unknown) = judge(&survivors, &accepted.accepted);
-    known.iter().for_each(|row| println!("survives, accepted: {}: {}", row.mutant, row.reason));
-    unknown.iter().for_each(|mutant| println!("SURVIVED: {mutant}"));
-    ensure!(unknown.is_empty(), "{} breaks of {package} were not seen, and are not accepted", unknown.len());
+    let accepted = read_accepted(tree)?;
+    let rows: Vec<&Accepted> = accepted.iter().filter(|row| is_of(row, package)).collect();
+    for row in &rows {
+        if survivors.contains(&row.mutant) {
+            println!("survives, accepted: {}: {}", row.mutant, row.reason);
+        }
+    }
+    // A run of some breaks says nothing of the others.
+    let extent = if names.is_empty() { Extent::Whole } else { Extent::Named };
+    let wrong = judge(&survivors, &rows, extent);
+    ensure!(wrong.is_empty(), "core/{package} and docs/mutations/accepted.toml disagree:\n{}", wrong.join("\n"));
     Ok(())
+}
+
+fn read_accepted(tree: &Tree) -> Result<Vec<Accepted>> {
+    let path = folder(tree).join("accepted.toml");
+    let text = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+    let table: AcceptedTable = toml::from_str(&text).with_context(|| format!("{}", path.display()))?;
+    Ok(table.accepted)
+}
+
+/// Whether a row is about a break of `package`.
+fn is_of(row: &Accepted, package: &str) -> bool {
+    row.mutant
+        .strip_prefix("core/")
+        .and_then(|rest| rest.strip_prefix(package))
+        .is_some_and(|rest| rest.starts_with('/'))
 }
 
 /// The words of those that survived, without the places, which every edit moves.
@@ -292,12 +333,35 @@ fn without_place(line: &str) -> String {
     }
 }
 
-/// Survivors that are accepted, and those that are not.
-fn judge<'a>(survivors: &'a [String], accepted: &'a [Accepted]) -> (Vec<&'a Accepted>, Vec<&'a str>) {
-    let row = |survivor: &String| accepted.iter().find(|row| row.mutant == *survivor);
-    let known = survivors.iter().filter_map(row).collect();
-    let unknown = survivors.iter().filter(|survivor| row(survivor).is_none()).map(String::as_str).collect();
-    (known, unknown)
+/// How much of a crate was broken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Extent {
+    Whole,
+    /// Only breaks with some words in their names.
+    Named,
+}
+
+/// Where the survivors and the rows of their crate disagree: what survived unaccepted, or more often than accepted; and
+/// after a run of the whole crate, what is accepted and was caught. Rows with the same words add up: two breaks may have
+/// two reasons.
+fn judge(survivors: &[String], rows: &[&Accepted], extent: Extent) -> Vec<String> {
+    let mut counts: BTreeMap<&str, (usize, usize)> = BTreeMap::new();
+    for survivor in survivors {
+        counts.entry(survivor).or_default().0 += 1;
+    }
+    for row in rows {
+        counts.entry(&row.mutant).or_default().1 += row.times;
+    }
+    let wrong = counts.into_iter().filter_map(|(words, (survived, accepted))| match (survived, accepted) {
+        (_, 0) => Some(format!("SURVIVED: {words}")),
+        _ if survived > accepted => Some(format!("SURVIVED {survived} times, accepted {accepted}: {words}")),
+        (0, _) if extent == Extent::Whole => Some(format!("accepted, but caught now: {words}")),
+        _ if survived < accepted && extent == Extent::Whole => {
+            Some(format!("accepted {accepted} times, but only {survived} survive now: {words}"))
+        }
+        _ => None,
+    });
+    wrong.collect()
 }
 
 #[cfg(test)]
@@ -317,10 +381,39 @@ mod tests {
         let line = "core/watchdog/src/timer.rs:169:20: replace < with <= in Watchdog::expire";
         let words = "core/watchdog/src/timer.rs: replace < with <= in Watchdog::expire";
         assert_eq!(without_place(line), words);
-        let accepted = [Accepted { mutant: words.to_owned(), reason: "a test".to_owned() }];
-        let survivors = [words.to_owned(), "core/watchdog/src/words.rs: other".to_owned()];
-        let (known, unknown) = judge(&survivors, &accepted);
-        assert_eq!((known.len(), unknown), (1, vec!["core/watchdog/src/words.rs: other"]));
+    }
+
+    fn row(words: &str, times: usize) -> Accepted {
+        Accepted { mutant: words.to_owned(), times, reason: "a reason".to_owned() }
+    }
+
+    #[test]
+    fn a_row_accepts_as_many_breaks_as_it_speaks_of() {
+        let (one, two, three) = (row("core/a/src/lib.rs: one", 1), row("core/a/src/lib.rs: two", 2), row("new", 1));
+        let survive = |rows: &[&Accepted]| rows.iter().map(|row| row.mutant.clone()).collect::<Vec<String>>();
+        let judge = |survivors: &[&Accepted], extent| judge(&survive(survivors), &[&one, &two], extent);
+        for extent in [Extent::Whole, Extent::Named] {
+            assert_eq!(judge(&[&two, &one, &two], extent), Vec::<String>::new());
+            assert_eq!(judge(&[&one, &two, &two, &three], extent), ["SURVIVED: new"]);
+            let again = "SURVIVED 2 times, accepted 1: core/a/src/lib.rs: one";
+            assert_eq!(judge(&[&one, &one, &two, &two], extent), [again]);
+        }
+        // Two reasons for breaks with the same words add up.
+        assert_eq!(super::judge(&survive(&[&one, &one]), &[&one, &one], Extent::Whole), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_row_whose_break_is_caught_now_is_wrong_once_the_whole_crate_was_run() {
+        let (one, two) = (row("core/a/src/lib.rs: one", 1), row("core/a/src/lib.rs: two", 2));
+        let survivors = [two.mutant.clone()];
+        assert_eq!(judge(&survivors, &[&one, &two], Extent::Named), Vec::<String>::new());
+        let gone = [
+            "accepted, but caught now: core/a/src/lib.rs: one",
+            "accepted 2 times, but only 1 survive now: core/a/src/lib.rs: two",
+        ];
+        assert_eq!(judge(&survivors, &[&one, &two], Extent::Whole), gone);
+        // What another crate's row says, this run cannot know.
+        assert!(is_of(&one, "a") && !is_of(&row("core/ab/src/lib.rs: one", 1), "a") && !is_of(&one, "ab"));
     }
 
     #[test]
