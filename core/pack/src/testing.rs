@@ -11,10 +11,7 @@ use crate::{Damaged, Part, Reader, Writer};
 pub fn through_bytes<P: Part>(part: &P) -> Result<P, Damaged> {
     let mut out = Writer::new();
     out.part(part);
-    let bytes = out.finish()?;
-    let mut from = Reader::new(&bytes);
-    let part = from.part()?;
-    if from.left() > 0 { Err(Damaged::Long(P::NAME)) } else { Ok(part) }
+    Reader::new(&out.finish()?).part()
 }
 
 /// Of `list` as many values are read as any VM may have, which are `most`, and one more is refused by the list's name. `with` makes a

@@ -5,6 +5,7 @@ use std::vec::Vec;
 use proptest::prelude::*;
 use units::{Ipa, Range};
 
+use crate::testing::assert_bounded;
 use crate::{Boxed, Damaged, Part, Reader, Value, Writer};
 
 #[global_allocator]
@@ -118,16 +119,13 @@ fn a_version_within_a_section() {
     assert_eq!(Versioned::unpack(&mut Reader::new(&bytes)), Err(Damaged::Version("Versioned", 3, 2)));
 }
 
+fn outer_of_nothing() -> Outer {
+    Outer { inner: None, several: Vec::new(), fixed: [0; 3], pair: (0, 0), place: Range { start: Ipa(0), size: 0 } }
+}
+
 #[test]
 fn what_is_wrong_is_said() {
-    let value = Outer {
-        inner: None,
-        several: Vec::new(),
-        fixed: [0; 3],
-        pair: (0, 0),
-        place: Range { start: Ipa(0), size: 0 },
-    };
-    let good = packed(&value);
+    let good = packed(&outer_of_nothing());
     let read = |change: fn(&mut Vec<u8>)| {
         let mut bytes = good.clone();
         change(&mut bytes);
@@ -185,4 +183,24 @@ fn without_memory_nothing_is_made() {
     let mut out = Writer::new();
     out.taken_out::<Outer>(Err(Damaged::NoMemory));
     assert_eq!(out.finish(), Err(Damaged::NoMemory));
+    let written = |allocations| {
+        scarce::with_only(allocations, || {
+            let mut out = Writer::new();
+            out.list(&[7_u8, 8]);
+            out.finish()
+        })
+    };
+    assert_eq!(written(0), Err(Damaged::NoMemory));
+    assert_eq!(written(1), Ok(Vec::from(bytes)));
+}
+
+/// Other crates' tests of their lists rest on this one.
+#[test]
+fn a_bound_is_exact_or_its_test_fails() {
+    let holds = |list: &'static str, most| {
+        let with = |count| Outer { several: std::vec![1; count], ..outer_of_nothing() };
+        std::panic::catch_unwind(|| assert_bounded(list, most, with)).is_ok()
+    };
+    assert!(holds("Outer.several", 9));
+    assert!(!holds("Outer.several", 8) && !holds("Outer.several", 10) && !holds("Outer.fixed", 9));
 }

@@ -107,5 +107,6 @@ mod tests {
         assert!(rate.take(50, 500));
         assert!(!rate.take(1, 500));
         assert!(rate.take(800, u64::MAX));
+        assert!(!rate.take(1, u64::MAX), "however long it was idle");
     }
 }

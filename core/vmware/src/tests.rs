@@ -13,6 +13,7 @@ use proptest::prelude::*;
 use std::vec::Vec;
 use units::Direction;
 
+mod edges;
 mod memory;
 
 const DCC: Door = Door::DebugChannel { rt: 31 };

@@ -216,4 +216,27 @@ fn the_largest_state_has_the_most_bytes() {
     out.part(&saved);
     let (bytes, most) = (out.finish().expect("there is memory").len(), SavedService::most_bytes(&limits));
     assert!(bytes <= most && bytes + 250 > most, "{bytes} of {most}");
+    let more = |change: fn(&mut Limits)| {
+        let mut limits = LIMITS;
+        change(&mut limits);
+        SavedService::most_bytes(&limits) - most
+    };
+    assert_eq!((more(|limits| limits.buffers += 1), more(|limits| limits.store += 1)), (1, 1));
+    assert_eq!((more(|limits| limits.channels += 1), more(|limits| limits.keys += 1)), (64 + BEYOND, 8));
+}
+
+/// All room for messages may be taken, and each channel's next reply say so: that much is put in, and not a byte more.
+#[test]
+fn as_many_messages_come_back_as_can_be_on_their_way() {
+    assert!(BEYOND >= crate::rpci::NO_ROOM.len() && BEYOND >= crate::tclo::Requests::LONGEST);
+    for (more, fits) in [(0, true), (1, false)] {
+        let channel = |more| {
+            let bytes = vec![1; LIMITS.buffers / LIMITS.channels + BEYOND + more];
+            Some(SavedChannel { outgoing: Some(SavedMessage { bytes, place: 0 }), ..SavedChannel::default() })
+        };
+        let mut channels = vec![channel(0); LIMITS.channels];
+        channels[0] = channel(more);
+        let saved = SavedService { channels, ..SavedService::default() };
+        assert_eq!(service().restore(saved, NOW).is_ok(), fits);
+    }
 }
