@@ -45,7 +45,7 @@ mod tests {
         let nanosecond = Period { fraction: 0x8970_5f41_36b4_a597, shift: 29 };
         assert_eq!(Period::of(Hz(1_000_000_000), Rate::REAL), Some(nanosecond));
         assert_eq!(Period::of(Hz(2), Rate::REAL), Some(Period { fraction: 1 << 63, shift: 0 }));
-        for (hertz, rate) in [(0, 1), (1_000_000, 0), (1, 1_000_000), (2, 2_000_000)] {
+        for (hertz, rate) in [(0, 1), (1_000_000, 0), (1, 1_000_000), (2, 2_000_000), (1 << 44, 1_000_000)] {
             assert_eq!(Period::of(Hz(hertz), Rate(rate)), None, "{hertz} {rate}");
         }
         assert_eq!(Period::of(Hz(u64::MAX), Rate(1)), None);

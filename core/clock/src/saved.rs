@@ -131,13 +131,23 @@ impl fmt::Display for Refused {
 
 #[cfg(test)]
 mod tests {
-    use super::{Away, Clock};
+    use super::{Away, Clock, Reader, Value, Writer};
     use crate::{GuestClock, Standstill};
     use proptest::prelude::*;
     use units::{Hz, Ticks};
 
     fn clock(frequency: u64, rate: u32, is_stopped: bool) -> Clock {
         Clock { version: Clock::VERSION, count: 1000, frequency, rate, is_stopped, stood: 7, virtual_count: 3000 }
+    }
+
+    #[test]
+    fn what_is_to_happen_to_a_clock_goes_through_a_byte() {
+        for (away, byte) in [(Away::Advance, 0), (Away::Freeze, 1)] {
+            let mut out = Writer::new();
+            away.pack(&mut out);
+            assert_eq!(out.finish().as_deref(), Ok(&[byte][..]));
+            assert_eq!(Away::unpack(&mut Reader::new(&[byte])), Ok(away));
+        }
     }
 
     #[test]

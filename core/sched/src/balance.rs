@@ -211,6 +211,7 @@ mod tests {
         assert_eq!(forget(1 << 30, 1_000, 1_000), 1 << 29);
         assert_eq!(forget(-(1 << 30), 3_000, 1_000), -(1 << 28));
         assert!(forget(1 << 30, u64::MAX, 1_000) < 1 << 20);
+        assert_eq!(forget(1 << 30, 1 << 40, 1 << 40), 1 << 29, "also of long times");
     }
 
     /// Of weights 60, 100 and 300 beside nothing, 300 goes: it leaves the two most even.

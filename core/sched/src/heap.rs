@@ -132,7 +132,7 @@ mod tests {
     extern crate std;
 
     use super::Heap;
-    use crate::{Affinity, Entity, ThreadId, Weight};
+    use crate::{Affinity, Entity, RunQueue, ThreadId, Timing, Weight};
     use proptest::prelude::{any, prop_assert_eq, proptest};
     use std::vec::Vec;
 
@@ -150,6 +150,24 @@ mod tests {
         heap.push(entity(4, 7));
         let order: Vec<_> = core::iter::from_fn(|| heap.pop()).map(|entity| entity.thread.0).collect();
         assert_eq!(order, [1, 2, 3, 4]);
+    }
+
+    /// Whoever stands before the floor is not to catch up, and stays before those that are.
+    #[test]
+    fn who_stands_at_the_floor_or_behind_it_advances() {
+        let mut heap = Heap::new();
+        [(0, 9), (1, 10), (2, 20)].into_iter().for_each(|(thread, time)| heap.push(entity(thread, time)));
+        heap.advance(100, 10);
+        let order: Vec<_> = core::iter::from_fn(|| heap.pop()).map(|entity| entity.virtual_time).collect();
+        assert_eq!(order, [9, 110, 120]);
+    }
+
+    /// Where a thread is woken no memory may be asked for.
+    #[test]
+    fn a_queue_has_the_room_that_was_made_for_it() {
+        let mut queue = RunQueue::new(Timing { period: 1_000, minimum_slice: 100 });
+        queue.reserve(4);
+        assert!(queue.waiting.slots.capacity() >= 4);
     }
 
     proptest! {

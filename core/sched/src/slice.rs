@@ -100,6 +100,20 @@ mod tests {
         assert!(slice.is_none(), "it ends at {} for nobody", slice.end());
     }
 
+    /// Who hurried was served elsewhere: whoever is chosen then runs until somebody comes, and is not interrupted for nobody.
+    #[test]
+    fn a_hurry_that_is_over_leaves_no_slice() {
+        let (mut queue, mut slice) = (RunQueue::new(Timing { period: 10_000, minimum_slice: 1_000 }), Slice::NONE);
+        for id in 0..2 {
+            queue.enqueue(thread(id), Arrival::Woken);
+        }
+        assert!(slice.hurry(&queue, 0));
+        assert!(!slice.hurry(&queue, 0), "it ends then already");
+        assert!(queue.steal(CpuId(1), |_| true).is_some() && queue.pick().is_some());
+        slice.begin(&queue, 100);
+        assert!(slice.is_none(), "it ends at {} for nobody", slice.end());
+    }
+
     #[test]
     fn slices_are_the_shortest_for_as_long_as_somebody_hurries() {
         let (mut queue, mut slice) = (RunQueue::new(Timing { period: 10_000, minimum_slice: 1_000 }), Slice::NONE);

@@ -23,3 +23,13 @@ fn two_wake_ups_count_as_one_and_survive_a_switch() {
     assert!(thread.try_sleep());
     assert!(thread.try_wake());
 }
+
+/// Two wake-ups before a thread sleeps are one, not none.
+#[test]
+fn a_second_wake_up_does_not_take_back_the_first() {
+    let parking = Parking::running(0);
+    assert!(!parking.try_wake() && !parking.try_wake());
+    assert!(!parking.try_sleep() && parking.is_running());
+    assert!(parking.try_sleep() && !parking.is_running());
+    assert!(parking.try_wake(), "it slept");
+}

@@ -258,6 +258,20 @@ fn power() -> VmPower {
     VmPower::new(3, RAM)
 }
 
+/// Whom the VM's watchdog speaks for where the one that it names is off.
+#[test]
+fn the_first_that_is_on_comes_before_those_that_are_about_to_be() {
+    assert_eq!(power().first_on().map(|vcpu| vcpu.0), Some(0));
+    let with = |on, pending| {
+        let mut power = VmPower::new(3, RAM);
+        power.restore(&SavedPower { count: 3, on, pending }).expect("such a VM");
+        power.first_on().map(|vcpu| vcpu.0)
+    };
+    assert_eq!(with(0, 0b110), Some(1));
+    assert_eq!((with(0b100, 0b010), with(0b110, 0b001)), (Some(2), Some(1)));
+    assert_eq!(with(0, 0), None);
+}
+
 #[test]
 fn a_cpu_goes_on_and_off_again_and_again() {
     let mut power = power();

@@ -25,8 +25,6 @@ const FEATURE_SIZE: u64 = 1 << 0;
 
 pub(crate) const INPUT_CAPACITY: usize = 1024;
 pub(crate) const OUTPUT_CAPACITY: usize = 4096;
-/// The most bytes that one call moves.
-const BYTES_A_CALL: usize = 4096;
 /// How many bytes are copied at a time, by way of the stack.
 const PIECE: usize = 256;
 
@@ -132,7 +130,7 @@ impl Console {
     }
 
     fn transmit<M: GuestMemory>(&mut self, queue: &mut Queue, memory: &M) -> Result<Progress, QueueError> {
-        let mut budget = BYTES_A_CALL;
+        // One call copies no more than its ring has room for.
         for _ in 0..CHAINS_A_CALL {
             if !self.in_transmission {
                 if !queue.pop(memory, &mut self.transmitting)? {
@@ -144,14 +142,10 @@ impl Console {
                 if self.output.space() == 0 {
                     return Ok(Progress::Blocked);
                 }
-                if budget == 0 {
-                    return Ok(Progress::More);
-                }
                 let mut piece = [0; PIECE];
-                let wanted = PIECE.min(budget).min(self.output.space());
+                let wanted = PIECE.min(self.output.space());
                 let read = self.transmitting.read(memory, piece.get_mut(..wanted).unwrap_or(&mut []))?;
                 self.output.push(piece.get(..read).unwrap_or(&[]));
-                budget -= read;
             }
             queue.push(memory, &self.transmitting)?;
             self.in_transmission = false;

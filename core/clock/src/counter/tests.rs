@@ -3,8 +3,8 @@
 extern crate std;
 
 use super::{CounterScale, GuestClock, GuestTicks, Rate, Standstill};
-use crate::EmulatedTimer;
 use crate::saved::{self, Refused};
+use crate::{EmulatedTimer, Period};
 use proptest::collection::vec;
 use proptest::prelude::{Just, Strategy, any, prop_assert, prop_assert_eq, prop_assume, prop_oneof, proptest};
 use units::{Hz, Ticks};
@@ -328,6 +328,40 @@ fn p5_a3_ten_seconds_are_ten_seconds() {
     let clock = GuestClock::start(Ticks(u64::MAX - 5), Hz(100_000_000), Hz(24_000_000), Rate::REAL).unwrap();
     let counted = clock.guest(Ticks(u64::MAX - 5).after(1_000_000_000)).0;
     assert!(counted.abs_diff(240_000_000) <= 1, "{counted}");
+}
+
+/// A scale is what its two numbers say; only one of them makes both counters equally fast.
+#[test]
+fn a_scale_of_parts() {
+    assert_eq!(CounterScale::from_parts(3, 63).map(CounterScale::parts), Some((3, 63)));
+    assert_eq!(CounterScale::from_parts(3, 64), None);
+    let is_identity = |multiplier, shift| CounterScale::from_parts(multiplier, shift).map(CounterScale::is_identity);
+    assert_eq!([(1, 0), (1, 1), (2, 0)].map(|(one, other)| is_identity(one, other)), [true, false, false].map(Some));
+}
+
+/// The most host ticks that there are come back, and not one more.
+#[test]
+fn the_way_back_ends_with_the_hosts_counter() {
+    let double = CounterScale::from_parts(1 << 63, 63).expect("a shift that there is");
+    assert_eq!(double.invert(GuestTicks(u64::MAX)), Some(u64::MAX));
+    let half = CounterScale::from_parts(1 << 62, 63).expect("a shift that there is");
+    assert_eq!(half.invert(GuestTicks(1 << 62)), Some(1 << 63));
+    assert_eq!(half.invert(GuestTicks(1 << 63)), None);
+}
+
+/// A guest of another time sees its own counter where reading it traps, and one as fast as the host's where that cannot be.
+#[test]
+fn what_the_virtual_counter_shows() {
+    let (host, guest) = (Hz(100_000_000), Hz(50_000_000));
+    let later = Ticks(100_000_000);
+    let clock = |guest| GuestClock::start(Ticks(0), host, guest, Rate::REAL).expect("such a clock");
+    let shown = |clock: GuestClock, traps| clock.virtual_counter(later, host, traps);
+    let slow = clock(guest);
+    assert_eq!(shown(slow, true), (GuestTicks(50_000_000), Period::of(guest, Rate::REAL)));
+    assert_eq!(shown(slow, false), (GuestTicks(100_000_000), Period::of(host, Rate::REAL)));
+    for traps in [true, false] {
+        assert_eq!(shown(clock(host), traps), (GuestTicks(100_000_000), Period::of(host, Rate::REAL)));
+    }
 }
 
 #[test]

@@ -12,6 +12,9 @@ use crate::queue::QueueError;
 use crate::testing::{AVAILABLE, BUFFERS, DESCRIPTORS, INDIRECT, NEXT, RAM, Ram, Reluctant, USED, WRITE};
 use proptest::prelude::*;
 
+mod bus;
+mod edges;
+
 const WORD: AccessSize = AccessSize::Word;
 const SIZE: u16 = 8;
 

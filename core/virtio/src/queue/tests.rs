@@ -55,6 +55,43 @@ fn a_request_is_read_and_its_answer_written_across_descriptors() {
     assert_eq!(queue.pop(&ram, &mut chain), Ok(false));
 }
 
+/// A ring may end with the address space, and no later.
+#[test]
+fn rings_lie_within_the_address_space() {
+    let ready = |descriptors: u64, available: u64, used: u64| {
+        let mut queue = Queue::new(SIZE);
+        queue.place(SIZE, Ipa(descriptors), Ipa(available), Ipa(used));
+        queue.make_ready()
+    };
+    // Eight descriptors of 16 bytes; a header of four, eight entries of two or eight, and a word behind them.
+    let [descriptors, available, used] = [128 + 16, 22 + 2, 70 + 2].map(|size: u64| size.wrapping_neg());
+    assert!(ready(descriptors, available, used));
+    assert!(!ready(descriptors + 16, available, used));
+    assert!(!ready(descriptors, available + 2, used) && !ready(descriptors, available, used + 4));
+}
+
+#[test]
+fn all_buffers_may_be_offered_at_once() {
+    let ram = Ram::new();
+    let (mut queue, mut chain) = (queue(false, false), Chain::new(SIZE));
+    ram.descriptor(DESCRIPTORS, 0, (BUFFERS, 1), 0, 0);
+    ram.offer(SIZE, 0, &[0; SIZE as usize]);
+    for _ in 0..SIZE {
+        assert_eq!(queue.pop(&ram, &mut chain), Ok(true));
+    }
+    assert_eq!(queue.pop(&ram, &mut chain), Ok(false));
+}
+
+#[test]
+fn an_indirect_table_has_as_many_descriptors_as_its_length_says() {
+    let ram = Ram::new();
+    let table = RAM + 0x3000;
+    ram.descriptor(DESCRIPTORS, 0, (table, 32), INDIRECT, 0);
+    ram.descriptor(table, 0, (BUFFERS, 4), NEXT, 2);
+    ram.descriptor(table, 2, (BUFFERS, 4), 0, 0);
+    assert_eq!(pop_one(&ram, &mut queue(false, true)).err(), Some(QueueError::NoSuchDescriptor(2)));
+}
+
 #[test]
 fn rings_wrap() {
     let ram = Ram::new();

@@ -173,17 +173,21 @@ fn what_no_driver_can_bring_about_is_refused() {
     let piece = Range { start: Ipa(BUFFERS), size: 8 };
     let chain =
         SavedChain { segments: vec![piece], readable_segments: 1, head: 0, read: (0, 7), write: (0, 0), written: 0 };
-    let wrong: [fn(&mut SavedChain); 7] = [
+    let wrong: [fn(&mut SavedChain); 8] = [
         |chain| chain.read = (0, 8),
         |chain| chain.read = (1, 1),
         |chain| chain.write = (1, 0),
         |chain| chain.readable_segments = 2,
         |chain| chain.segments[0].size = 0,
+        |chain| chain.segments[0].start = Ipa(u64::MAX - 6),
         |chain| chain.segments = vec![Range { start: Ipa(0), size: u64::from(u32::MAX) }; 3],
         |chain| chain.segments = vec![chain.segments[0]; 257],
     ];
     let mut entropy = Entropy::new(no_random);
-    assert_eq!(Device::restore(&mut entropy, &SavedEntropy { filling: Some(chain.clone()) }), Ok(()));
+    let longest = SavedChain { segments: vec![piece; 256], ..chain.clone() };
+    for good in [&chain, &longest] {
+        assert_eq!(Device::restore(&mut entropy, &SavedEntropy { filling: Some(good.clone()) }), Ok(()));
+    }
     for change in wrong {
         let mut chain = chain.clone();
         change(&mut chain);
