@@ -105,6 +105,16 @@ mod tests {
         assert!(reports.push(b"broken\n", 300, count));
     }
 
+    /// What comes seldom by itself waits for no pace, but for room.
+    #[test]
+    fn a_line_that_is_always_told_needs_room_alone() {
+        let mut reports = Reports::<16>::new(Pace::new(100, 1));
+        assert_eq!([0; 3].map(|_| reports.push_always(b"stopped\n")), [true, true, false]);
+        assert_eq!((taken(&mut reports), reports.next()), (String::from("stopped\nstopped\n"), Some(0)));
+        reports.settle(0, count);
+        assert_eq!(taken(&mut reports), "1 left out\n");
+    }
+
     proptest! {
         /// Every line is there, whole and in order, or in a count that is.
         #[test]

@@ -41,6 +41,7 @@ mod tests {
     fn only_on_demand_can_be_strict() {
         assert_eq!(Coherency::of(0, false), Some(Coherency::default()));
         assert_eq!(Coherency::of(0, true), Some(Coherency::Strict));
+        assert_eq!(Coherency::of(1, false), Some(Coherency::Eager));
         assert_eq!(Coherency::of(2, false), Some(Coherency::OffWhenCoherent));
         for number in 1..=Coherency::NAMES.len() as u64 {
             assert_eq!(Coherency::of(number, true), None);

@@ -165,6 +165,7 @@ mod tests {
             assert!(Group::LIST.iter().enumerate().all(|(at, &group)| calls.has(group) == chosen(at)));
         }
         assert_eq!(Calls::only(&Group::LIST), Calls::ALL);
+        assert_eq!(Calls::only(&[Group::Time; 2]), Calls::only(&[Group::Time]), "once is enough");
         assert_eq!(Group::LIST.map(Group::name), ["rpc", "time", "hardware", "own"]);
     }
 }

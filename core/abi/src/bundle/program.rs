@@ -54,3 +54,18 @@ impl Program {
         if used > 0 && rest_is_empty && fit && bytes == length { Ok(()) } else { Err(VmProblem::Program) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Program, Segment};
+
+    #[test]
+    fn a_program_has_pieces_that_are_its_blob() {
+        let piece = |size, file_bytes| Segment { size, file_bytes, ..Segment::default() };
+        let check = |pieces: &[Segment], length| Program::new(0, pieces).is_some_and(|it| it.check(length).is_ok());
+        assert!(check(&[piece(8, 5), piece(8, 8)], 13) && check(&[piece(8, 0)], 0));
+        assert!(!check(&[], 0), "no pieces");
+        assert!(!check(&[piece(8, 5), piece(0, 0), piece(8, 8)], 5), "one behind the end");
+        assert!(!check(&[piece(8, 9)], 9) && !check(&[piece(8, 5)], 6) && !check(&[piece(8, 5)], 4));
+    }
+}

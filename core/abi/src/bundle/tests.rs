@@ -3,8 +3,8 @@
 use super::testing::largest;
 use super::{
     BLOB_ALIGNMENT, Blob, Bundle, BundleError, Calls, Coherency, Doors, FORMAT, Head, MAX_CMDLINE, MAX_MEMORY,
-    MAX_SEGMENTS, MAX_WEIGHT, Program, Quota, Segment, Time, TimeAway, TimeSource, VmConfig, VmProblem, VmSource,
-    check_name, check_vm, write,
+    MAX_SEGMENTS, MAX_VMS, MAX_WEIGHT, Program, Quota, Segment, Time, TimeAway, TimeSource, VmConfig, VmProblem,
+    VmSource, check_name, check_vm, write,
 };
 use crate::crc32c::compute;
 use proptest::prelude::*;
@@ -129,6 +129,36 @@ fn sixty_four_vms_with_long_command_lines_fit() {
     let many = [vms, vec![source("one-more")]].concat();
     assert_eq!(write("t", &many).unwrap_err(), BundleError::VmCount(65));
     assert_eq!(write("t", &[]).unwrap_err(), BundleError::VmCount(0));
+}
+
+#[test]
+fn a_bundle_has_a_vm_and_no_more_than_may_be() {
+    assert_eq!(write("test", &[]), Err(BundleError::VmCount(0)));
+    assert_eq!(write("test", &vec![source("web"); MAX_VMS + 1]), Err(BundleError::VmCount(MAX_VMS as u16 + 1)));
+    // The number of VMs stands behind "test 1" with its length.
+    for count in [0, MAX_VMS as u8 + 1] {
+        let mut bytes = sample();
+        assert_eq!(bytes[64..72], *b"\x06test 1\x02");
+        bytes[71] = count;
+        reseal(&mut bytes);
+        assert_eq!(refusal(&bytes), BundleError::VmCount(count.into()));
+    }
+}
+
+/// The same kernel for two VMs is stored once; two kernels are stored as two, even if they have the same checksum.
+#[test]
+fn a_blob_is_known_by_all_of_its_bytes() {
+    let mut seen = std::collections::HashMap::new();
+    let (one, other) = (0_u64..)
+        .map(|number| number.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes())
+        .find_map(|bytes| seen.insert(compute(0, &bytes), bytes).map(|other| (other, bytes)))
+        .expect("there are fewer checksums than numbers");
+    let with = |name, kernel| VmSource { kernel, ..VmSource::new(name, &KERNEL[..], 64 << 20) };
+    let bytes = write("test", &[with("a", &one), with("b", &other), with("c", &one)]).unwrap();
+    let bundle = Bundle::parse(&bytes, compute).unwrap();
+    let kernels: Vec<Blob> = bundle.vms().map(|vm| vm.kernel).collect();
+    assert_eq!((kernels[0].crc32c, kernels[0]), (kernels[1].crc32c, kernels[2]));
+    assert_eq!([kernels[0], kernels[1]].map(|blob| bundle.blob(&blob)), [Ok(&one[..]), Ok(&other[..])]);
 }
 
 #[test]
@@ -297,6 +327,8 @@ fn what_a_guest_may_have_is_bounded() {
     assert!(quota(Quota { log: u32::MAX, ..usual }).contains("log"));
     let calls = refused(Doors { user_calls: Calls(0x1f), ..Doors::default() });
     assert!(calls.ends_with("there are no groups of calls 0x10"), "{calls}");
+    let both = refused(Doors { user_calls: Calls(0x1f), kernel_calls: Calls(0x1f), ..Doors::default() });
+    assert_eq!(both, calls);
     let least = Quota { channels: 2, message: 256, keys: 0, store: 0, log: 0 };
     let doors = Doors { quota: least, kernel_calls: Calls(0), ..Doors::default() };
     let bytes = write("test", &[VmSource { doors, ..source("web") }]).unwrap();

@@ -257,6 +257,13 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
+    fn a_vm_on_its_way_is_known_by_its_requests() {
+        let of_transfer = [Ask::Save, Ask::Restore, Ask::EndTransfer];
+        assert!(of_transfer.iter().all(Ask::is_of_transfer));
+        assert!(!Ask::Guest.is_of_transfer() && !Ask::Time.is_of_transfer());
+    }
+
+    #[test]
     fn the_longest_of_each_fits_a_frame() {
         let key = core::str::from_utf8(&[b'k'; MAX_KEY]).unwrap();
         let mut buffer = [0; MAX_PAYLOAD];

@@ -124,6 +124,37 @@ fn a_length_past_the_limit_is_damage() {
     assert_eq!(encode(CONSOLE, &[0; 1025], compute, |_| ()), Err(LinkError::TooLong(1025, 1024)));
 }
 
+/// A frame that the line ends in, or that no encoder makes, is told once.
+#[test]
+fn what_cannot_become_a_frame_is_told() {
+    let whole = frame(Channel::Control, b"abc");
+    let mut decoder = Decoder::new(compute);
+    assert!(whole[..5].iter().all(|&byte| decoder.push(byte).is_none()));
+    assert_eq!(decoder.finish().map(Owned::from), Some(Owned::Damaged));
+    assert_eq!(decoder.finish().map(Owned::from), None);
+    assert_eq!(
+        decode(&[START, super::ESCAPE, b'x', b'y', START, b'\n', b'z']),
+        [&[Owned::Damaged], &text("z")[..]].concat()
+    );
+    // The line end behind a start is text's again, also where several bytes come at once.
+    assert_eq!(decode_steps(&[&RETURN_TO_TEXT[..], b"text"].concat(), 6), text("text"));
+}
+
+/// A frame is as long as its channel's may be, and as the decoder's buffer is, whichever is less.
+#[test]
+fn a_frame_that_is_too_long_is_given_up_at_once() {
+    assert_eq!((decoder_buffer(0), decoder_buffer(100)), (9, 109));
+    let head = |payload: u16| [&[START][..], &frame(Channel::Control, b"")[1..2], &payload.to_le_bytes()].concat();
+    let told = |payload: u16, buffer: usize| {
+        let mut decoder = Decoder::with_buffer(vec![0; buffer], compute);
+        head(payload).iter().filter_map(|&byte| decoder.push(byte).map(Owned::from)).next()
+    };
+    let most = MAX_PAYLOAD as u16;
+    assert_eq!((told(most, 70_000), told(most + 1, 70_000)), (None, Some(Owned::Damaged)));
+    let short = decoder_buffer(100);
+    assert_eq!((told(100, short), told(103, short)), (None, Some(Owned::Damaged)));
+}
+
 #[test]
 fn the_longest_frame_and_streams_pass() {
     let bytes = frame(CONSOLE, &[0xff; MAX_PAYLOAD]);

@@ -223,6 +223,9 @@ fn the_largest_state_has_the_most_bytes() {
     };
     assert_eq!((more(|limits| limits.buffers += 1), more(|limits| limits.store += 1)), (1, 1));
     assert_eq!((more(|limits| limits.channels += 1), more(|limits| limits.keys += 1)), (64 + BEYOND, 8));
+    // Who may have nothing has numbers, four texts, and as many requests as can wait beside the one that was made.
+    let none = Limits { channels: 0, buffers: 0, keys: 0, store: 0, ..LIMITS };
+    assert_eq!(SavedService::most_bytes(&none), 128 + 4 * 96 + 34 * (32 + 5));
 }
 
 /// All room for messages may be taken, and each channel's next reply say so: that much is put in, and not a byte more.

@@ -232,6 +232,25 @@ fn a_value_needs_its_memory() {
     }
 }
 
+/// As short as a reply may be, it is asked for as a whole: an allocation that nobody asked about would end the host.
+#[test]
+fn a_reply_needs_its_memory() {
+    let get = b"info-get guestinfo.v";
+    let replies = (0..6).map(|allocations| {
+        let mut guest = Guest::new(Limits::DEFAULT);
+        assert_eq!(guest.ask(b"info-set guestinfo.v x"), b"1 ");
+        let channel = guest.open(RPCI).unwrap();
+        assert_eq!(guest.status(1, get.len() as u64, channel), 0x81);
+        guest.machine.memory[..get.len()].copy_from_slice(get);
+        let mut x = out(get.len(), channel);
+        scarce::with_only(allocations, || guest.call(&mut x));
+        guest.receive(channel).unwrap()
+    });
+    let replies: Vec<Vec<u8>> = replies.collect();
+    assert!(replies.iter().all(|reply| [&b""[..], b"0 Out of memory", b"1 x"].contains(&&reply[..])), "{replies:?}");
+    assert_eq!((&replies[0][..], &replies[5][..]), (&b""[..], &b"1 x"[..]));
+}
+
 /// What is set aside grows with each thing that a guest may have: by itself, what keeps it, and as much again.
 #[test]
 fn more_is_set_aside_for_who_may_have_more() {
