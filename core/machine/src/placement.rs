@@ -18,9 +18,10 @@ pub const DEVICE_TREE_SIZE: u64 = 64 << 10;
 pub const MAX_SEGMENTS: usize = 16;
 /// An initrd must lie in a window of this size, aligned to 1 GiB, that holds the kernel too.
 const INITRD_WINDOW: u64 = 32 << 30;
-/// A program does not say what it uses of the memory behind it. So the initrd lies this far from the start of RAM, or in the
-/// middle where there is less, as on QEMU's `virt`.
-const PROGRAM_INITRD: u64 = 128 << 20;
+/// A program does not say what it uses of the memory behind it, and an image whose `image_size` is 0 neither (booting.rst: as
+/// much as possible is to be free there). So what lies behind is this far from the start of RAM, or in the middle where there is
+/// less, as on QEMU's `virt`.
+const FREE_BEHIND: u64 = 128 << 20;
 
 /// A piece of a program: the bytes of its file go to the start of the range, the rest of it is zero.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -120,7 +121,8 @@ impl Placement {
     /// If the kernel may lie anywhere, the tree is where RAM begins, and the kernel behind it, from the next 2 MiB boundary
     /// if it would overlap otherwise; the initrd comes last. Where RAM is too small for that, and with a kernel that wants
     /// the start of RAM, the order is kernel, tree, initrd. The tree is aligned to its own size either way, so that it
-    /// crosses no 2 MiB boundary, as kernels before 4.2 want it.
+    /// crosses no 2 MiB boundary, as kernels before 4.2 want it. What lies behind a kernel that does not say how much memory it
+    /// uses is as far behind as `virt` has it, or as the RAM allows.
     ///
     /// # Errors
     /// What does not fit.
@@ -156,12 +158,19 @@ impl Placement {
         if kernel_end > available {
             return Err(PlacementError::KernelDoesNotFit { needed: kernel_end, available });
         }
-        let tree_start = tree.unwrap_or(kernel_end.next_multiple_of(DEVICE_TREE_SIZE));
+        let behind = match header.image_size {
+            Some(_) => kernel_end,
+            None => {
+                let needed = initrd_bytes.saturating_add(PAGE_SIZE + 2 * DEVICE_TREE_SIZE);
+                (available / 2).min(FREE_BEHIND).min(available.saturating_sub(needed)).max(kernel_end)
+            }
+        };
+        let tree_start = tree.unwrap_or(behind.next_multiple_of(DEVICE_TREE_SIZE));
         let tree_end = tree_start + DEVICE_TREE_SIZE;
         if tree_end > available {
             return Err(PlacementError::DeviceTreeDoesNotFit { needed: tree_end, available });
         }
-        let initrd_start = tree_end.max(kernel_end).next_multiple_of(PAGE_SIZE);
+        let initrd_start = tree_end.max(behind).next_multiple_of(PAGE_SIZE);
         let initrd_end = initrd_start.saturating_add(initrd_bytes);
         if initrd_bytes != 0 && initrd_end > available {
             return Err(PlacementError::InitrdDoesNotFit { needed: initrd_end, available });
@@ -194,7 +203,7 @@ impl Placement {
     ) -> Result<Self, PlacementError> {
         let ram = plan.ram();
         let kernel = check_program(ram, segments, entry)?;
-        let middle = Ipa(ram.start.0 + (ram.size / 2).min(PROGRAM_INITRD));
+        let middle = Ipa(ram.start.0 + (ram.size / 2).min(FREE_BEHIND));
         let mut taken: ArrayVec<Range<Ipa>, { MAX_SEGMENTS + 1 }> =
             segments.iter().map(|segment| segment.range).collect();
         let device_tree = find_gap(ram, &taken, &[ram.start, middle], DEVICE_TREE_SIZE, DEVICE_TREE_SIZE)

@@ -481,6 +481,22 @@ fn an_image_that_may_lie_anywhere_leaves_the_start_of_ram_to_the_tree() {
     assert_eq!(place(0x48_0000, 0x2000), (0x48_0000, 0x48_2000));
 }
 
+/// Such a kernel zeroes what it uses behind its file, and nobody knows how much that is: the tree and the initrd would be gone.
+#[test]
+fn a_kernel_that_does_not_say_how_large_it_is_has_room_behind_it() {
+    let place = |memory_bytes, flags, file, initrd| {
+        let header = ImageHeader::parse(&header(0, 0, flags)).unwrap();
+        let place = Placement::of_image(&plan(Spec { memory_bytes, ..SPEC }), &header, file, initrd).unwrap();
+        [place.kernel.start, place.device_tree.start, place.initrd.unwrap().start].map(|part| part.0 - RAM_BASE.0)
+    };
+    assert_eq!(place(1 << 30, 0, 0x1000, 0x5000), [0x8_0000, 0x800_0000, 0x801_0000], "as on `virt`");
+    assert_eq!(place(1 << 30, 8, 0x1000, 0x5000), [0x8_0000, 0, 0x800_0000]);
+    assert_eq!(place(64 << 20, 8, 0x1000, 0x5000), [0x8_0000, 0, 0x200_0000], "in the middle");
+    assert_eq!(place(64 << 20, 8, 0x2ff_f001, 0x5000), [0x8_0000, 0, 0x308_0000], "a kernel beyond the middle");
+    let [_, tree, initrd] = place(16 << 20, 0, 0x1000, 0xc0_0000);
+    assert_eq!((tree, initrd), (0x3d_0000 + 0x1_0000, 0x3f_0000), "a large initrd leaves as much as it can");
+}
+
 #[test]
 fn an_image_that_cannot_run_is_refused() {
     for text_offset in [1, 4, 0x800, 0x8_0004] {

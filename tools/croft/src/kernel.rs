@@ -132,7 +132,7 @@ fn unpack(mut bytes: Vec<u8>) -> Result<Vec<u8>, KernelError> {
     Err(KernelError::Layers)
 }
 
-/// What kernel the contents of an initrd are, if they are one: then two keys were probably confused.
+/// What the contents of an initrd are, if they are none: mostly a kernel, and then two keys were probably confused.
 #[must_use]
 pub fn in_place_of_initrd(file: &[u8]) -> Option<&'static str> {
     let mut start = file.get(..packing::START.min(file.len()))?.to_vec();
@@ -151,7 +151,10 @@ pub fn in_place_of_initrd(file: &[u8]) -> Option<&'static str> {
     if start.get(56..60) == Some(b"ARM\x64") {
         return Some("an arm64 kernel (Image)");
     }
-    start.starts_with(b"\x7fELF").then_some("an ELF file")
+    let is_elf = start.starts_with(b"\x7fELF");
+    // Of what is packed only the start is looked at.
+    let rest = if Packing::of(file).is_some() { &start } else { file };
+    is_elf.then_some("an ELF file").or_else(|| foreign::no_initrd(rest))
 }
 
 /// The smallest thing with a header that is right; for tests here and beside.

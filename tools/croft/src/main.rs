@@ -320,7 +320,15 @@ fn seconds(text: &str) -> Result<Duration, String> {
 
 fn main() -> ExitCode {
     croft::panics::end_the_program();
-    ExitCode::from(match Arguments::parse().command {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        // What was asked for goes to standard output, which may take nothing.
+        Err(told) if !told.use_stderr() => {
+            return ExitCode::from(told.print().map_or_else(|error| unwritable(&error), |()| status::OK));
+        }
+        Err(wrong) => wrong.exit(),
+    };
+    ExitCode::from(match arguments.command {
         Order::Bundle { site, output } => make_bundle(&site, &output),
         Order::Run { site, timeout, until_stopped, log_dir, icount, qemu_args, image, hello, port_bus } => {
             let request = Request { site, timeout, until_stopped, log_dir, icount, qemu_args, image, hello, port_bus };

@@ -55,8 +55,9 @@ pub fn write(place: &Path, bytes: &[u8]) -> Result<Written> {
         Err(error) if error.kind() == ErrorKind::NotFound => None,
         Err(error) => return Err(error),
     };
-    // What lies in /proc and /dev is somebody's open file, whatever it looks like: `/dev/stdout` may be a regular file.
-    let is_special = ["/proc", "/dev"].iter().any(|folder| place.starts_with(folder) || target.starts_with(folder));
+    // What a name in /proc leads to is somebody's open file, whatever it looks like: `/dev/stdout` may be a regular file. A file in
+    // /dev/shm is one as any other.
+    let is_special = place.starts_with("/proc") || target.starts_with("/proc");
     if before.as_ref().is_some_and(|metadata| is_special || !metadata.is_file()) {
         let mut file = File::options().write(true).open(place)?;
         file.write_all(bytes)?;
@@ -143,6 +144,16 @@ mod tests {
         let ring = folder.path().join("ring");
         symlink("ring", &ring).unwrap();
         assert!(write(&ring, b"x").is_err());
+    }
+
+    /// The end of a longer one that was there before would stay.
+    #[test]
+    fn a_file_in_memory_is_replaced_as_any_other() {
+        let folder = tempfile::tempdir_in("/dev/shm").unwrap();
+        let file = folder.path().join("file");
+        assert_eq!(write(&file, b"a long one").unwrap(), Written::Replaced);
+        assert_eq!(write(&file, b"short").unwrap(), Written::Replaced);
+        assert_eq!(fs::read(&file).unwrap(), b"short");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use crate::control::{self, About};
 use crate::output::complain;
 use crate::printable;
-use crate::session::{Notice, Options, Outcome, PortBus, Session, StartError, status};
+use crate::session::{Notice, Options, Outcome, PortBus, Session, StartError, built_image, status};
 use crate::site::{Site, SiteError};
 use crate::terminal::{Action, Backlog, Lines, Look, Outlet, Patience, Raw, STALLED, Screen};
 use abi::host_arguments::AllOff;
@@ -245,11 +245,16 @@ fn watch_signals(notices: &Sender<Notice>) -> Result<(), RunError> {
 /// # Errors
 /// Why it could not begin.
 pub fn run(request: &Request) -> Result<Finish, RunError> {
+    let began = Instant::now();
     let site = Site::load(&request.site)?;
     let (sender, notices) = mpsc::channel();
     watch_signals(&sender)?;
+    let image = match image(request, &notices, began)? {
+        Ok(image) => image,
+        Err(end) => return Ok(Finish { end, incomplete: Vec::new() }),
+    };
     let options = Options {
-        image: request.image.clone(),
+        image: Some(image),
         all_off: if request.until_stopped { AllOff::PowerOff } else { AllOff::Stay },
         icount: request.icount,
         // What is measured is to be repeatable.
@@ -286,16 +291,33 @@ pub fn run(request: &Request) -> Result<Finish, RunError> {
     };
     let mut view = View::new(session.names(), &sender).map_err(io("the terminal"))?;
     let started = Instant::now();
-    let end = attend(&session, &notices, &mut view, request, started);
+    let deadline = request.timeout.and_then(|timeout| began.checked_add(timeout));
+    let end = attend(&session, &notices, &mut view, request, (started, deadline));
     if !matches!(end, End::Outcome(Outcome::PoweredOff | Outcome::NotClean(_) | Outcome::HostEnded { .. })) {
         session.wind_down(WIND_DOWN);
     }
     // Whoever waits for a VM that has just stopped learns it.
     drop(server);
-    let deadline = request.timeout.and_then(|timeout| started.checked_add(timeout));
     let unshown = finish(&notices, &mut view, &end, deadline);
     let incomplete = [session.log_complaint(), unshown].into_iter().flatten().collect();
     Ok(Finish { end, incomplete })
+}
+
+/// The hypervisor's image. Where it is built first, a signal and the end of the time end that.
+fn image(request: &Request, notices: &Receiver<Notice>, began: Instant) -> Result<Result<PathBuf, End>, RunError> {
+    if let Some(image) = &request.image {
+        return Ok(Ok(image.clone()));
+    }
+    let mut end = None;
+    let image = built_image(|| {
+        if let Ok(Notice::Signal(number)) = notices.try_recv() {
+            end = Some(End::Signal(number));
+        } else if let Some(limit) = request.timeout.filter(|limit| began.elapsed() >= *limit) {
+            end = Some(End::Outcome(Outcome::TimedOut { limit, running: Vec::new() }));
+        }
+        end.is_some()
+    })?;
+    Ok(image.ok_or(end.unwrap_or(End::Quit)))
 }
 
 /// How long the last output may take once the end is certain.
@@ -308,9 +330,14 @@ fn hello_limit(request: &Request) -> Option<Duration> {
 }
 
 /// Shows everything and does what is asked for until the end.
-fn attend(session: &Session, notices: &Receiver<Notice>, view: &mut View, request: &Request, started: Instant) -> End {
+fn attend(
+    session: &Session,
+    notices: &Receiver<Notice>,
+    view: &mut View,
+    request: &Request,
+    (started, mut deadline): (Instant, Option<Instant>),
+) -> End {
     let limit = request.timeout.unwrap_or(Duration::MAX);
-    let mut deadline = started.checked_add(limit);
     let hello = hello_limit(request);
     let mut quiet = Some(started + QUIET);
     loop {

@@ -21,7 +21,7 @@ mod state;
 mod tests;
 
 pub use console::{Console, ScriptError};
-pub use host::StartError;
+pub use host::{StartError, built_image};
 pub use outcome::{Outcome, status};
 pub use request::{HostTime, Report, RequestError, Told};
 pub use state::{Condition, Notice, Standing};
@@ -399,6 +399,27 @@ impl Session {
     ) -> Result<Condition, ScriptError> {
         let vm = self.vm(name)?;
         let found = self.wait(limit, |state| state.condition(vm).filter(|condition| done(condition)).cloned());
+        found.map_err(|why| why.explain(self, Channel::Console(units::VmId(vm)), &format!("a change of {name}")))
+    }
+
+    /// As [`Session::wait_for`], or until the hypervisor refuses something in words that begin with `word`. It had refused so many
+    /// things `earlier`.
+    ///
+    /// # Errors
+    /// As there; within the result the words.
+    pub fn wait_for_unless_refused(
+        &self,
+        name: &str,
+        limit: Duration,
+        (word, earlier): (&str, usize),
+        done: impl Fn(&Condition) -> bool,
+    ) -> Result<Result<Condition, String>, ScriptError> {
+        let vm = self.vm(name)?;
+        let found = self.wait(limit, |state| {
+            let condition = state.condition(vm).filter(|condition| done(condition)).cloned();
+            let refused = || state.refusals.iter().skip(earlier).find(|text| text.starts_with(word)).cloned();
+            condition.map(Ok).or_else(|| refused().map(Err))
+        });
         found.map_err(|why| why.explain(self, Channel::Console(units::VmId(vm)), &format!("a change of {name}")))
     }
 

@@ -2,6 +2,11 @@
 //! that prints what a hypervisor would have sent.
 #![expect(clippy::unwrap_used, reason = "the helpers of a test fail as the test does")]
 
+#[path = "command_line/built.rs"]
+mod built;
+#[path = "command_line/silent.rs"]
+mod silent;
+
 use abi::crc32c;
 use abi::link::{self, Channel, MAX_PAYLOAD, Message, StopReason, VmState};
 use std::fs;

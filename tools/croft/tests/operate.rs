@@ -6,6 +6,8 @@
 mod followed;
 #[path = "operate/moved.rs"]
 mod moved;
+#[path = "operate/refused.rs"]
+mod refused;
 #[path = "operate/unread.rs"]
 mod unread;
 
@@ -84,6 +86,10 @@ impl Fake {
         self.frame(Channel::Requests, payload);
     }
 
+    fn is_set(&self, key: &str) -> bool {
+        self.store.get(key).is_some_and(|value| !value.is_empty())
+    }
+
     fn start(&mut self) {
         self.boots += 1;
         self.frame(Channel::Log, b"0.3 INFO: web started\n");
@@ -129,7 +135,16 @@ impl Fake {
                     Some(Order::ForceStop { vm }) => {
                         self.say(Message::VmState { vm, state: VmState::Stopped(StopReason::Forced) });
                     }
+                    Some(Order::Reset { vm: 0 }) if self.is_set(REFUSES) => {
+                        self.say(Message::Refused { text: "reboot: the VM is being saved or restored" });
+                    }
+                    Some(Order::Reset { vm: 0 }) if self.is_set(CRASHES) => {
+                        self.end(StopReason::Crashed("there is no memory"));
+                    }
                     Some(Order::Reset { vm: 0 }) => self.start(),
+                    Some(Order::PauseVm { .. }) if self.is_set(REFUSES) => {
+                        self.say(Message::Refused { text: "pause: the VM does not run" });
+                    }
                     Some(Order::PauseVm { vm }) => self.pause(vm),
                     // What was restored is a guest that ends at once.
                     Some(Order::ResumeVm { vm: 0 }) if self.ends => self.end(StopReason::PowerOff),
@@ -304,6 +319,10 @@ const HOLDS: &str = "guestinfo.holds";
 const ARRIVES: &str = "guestinfo.arrives";
 /// What has this key is how often VMs were paused.
 const PAUSES: &str = "guestinfo.pauses";
+/// With this key pauses and resets are refused.
+const REFUSES: &str = "guestinfo.refuses";
+/// With this key the VM crashes when it starts.
+const CRASHES: &str = "guestinfo.crashes";
 /// With this key the VM is one that no saved VM fits.
 const UNFIT: &str = "guestinfo.unfit";
 /// A piece that a restored VM waits for from the start: in its second block, behind one of zeros.

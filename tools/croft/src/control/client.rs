@@ -1,10 +1,15 @@
 //! The client's end.
 
 use super::{MAX_LINE, Order, Report, place};
-use std::io::{BufRead, BufReader, Read, Write};
+use crate::output::complain;
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::ops::ControlFlow;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// After this time without an answer to what is answered at once, the person who waits is told.
+const SILENCE: Duration = Duration::from_secs(10);
 
 /// Why a host cannot be reached, or did not do what it was told.
 #[derive(Debug, thiserror::Error)]
@@ -83,9 +88,7 @@ fn list(hosts: &[String]) -> String {
 pub fn connect(socket: &Path) -> Result<UnixStream, ControlError> {
     place::fits(socket)?;
     UnixStream::connect(socket).map_err(|source| match source.kind() {
-        std::io::ErrorKind::ConnectionRefused | std::io::ErrorKind::NotFound => {
-            ControlError::NoHostAt(socket.to_path_buf())
-        }
+        ErrorKind::ConnectionRefused | ErrorKind::NotFound => ControlError::NoHostAt(socket.to_path_buf()),
         _ => ControlError::Socket { socket: socket.to_path_buf(), source },
     })
 }
@@ -113,11 +116,26 @@ pub fn perform_while(
     let mut line = serde_json::to_vec(order).map_err(|_| ControlError::NoAnswer)?;
     line.push(b'\n');
     stream.write_all(&line).map_err(|_| ControlError::NoAnswer)?;
+    // A process that was stopped takes connections, and answers none.
+    let silence = order.is_answered_at_once().then_some(SILENCE);
+    stream.set_read_timeout(silence).map_err(|_| ControlError::NoAnswer)?;
     let mut reader = BufReader::new(stream);
     loop {
         let mut line = Vec::new();
-        let read = reader.by_ref().take(MAX_LINE).read_until(b'\n', &mut line);
-        if !read.is_ok_and(|count| count > 0) {
+        while let Err(error) = reader.by_ref().take(MAX_LINE).read_until(b'\n', &mut line) {
+            match error.kind() {
+                ErrorKind::WouldBlock | ErrorKind::TimedOut => {
+                    let seconds = SILENCE.as_secs();
+                    complain(&format!(
+                        "croft: the host has not answered for {seconds} s; perhaps its `croft run` is stopped (kill -CONT)"
+                    ));
+                    reader.get_ref().set_read_timeout(None).map_err(|_| ControlError::NoAnswer)?;
+                }
+                ErrorKind::Interrupted => {}
+                _ => return Err(ControlError::NoAnswer),
+            }
+        }
+        if line.is_empty() {
             return Err(ControlError::NoAnswer);
         }
         match serde_json::from_slice(&line).map_err(|_| ControlError::NoAnswer)? {

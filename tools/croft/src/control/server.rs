@@ -157,8 +157,10 @@ pub(super) enum Failure {
     Session(#[from] SessionError),
     #[error(transparent)]
     Request(#[from] RequestError),
-    #[error("{vm} did not {what} within {seconds} s; `--force` does not ask the guest")]
-    Late { vm: String, what: &'static str, seconds: u64 },
+    #[error("{vm} did not {what} within {seconds} s, it is {condition}{}", hint(.what, .condition))]
+    Late { vm: String, what: &'static str, seconds: u64, condition: Condition },
+    #[error("{vm}: {text}")]
+    Refused { vm: String, text: String },
     #[error("{vm} is {condition} instead")]
     Otherwise { vm: String, condition: Condition },
     #[error(
@@ -187,6 +189,14 @@ pub(super) enum Failure {
     NoPlace { file: String, vm: String, known: String },
 }
 
+/// What may help where one did not do in time what it was to do.
+fn hint(what: &str, condition: &Condition) -> &'static str {
+    match (what, condition) {
+        (STOP | REBOOT, Condition::Running { .. } | Condition::Paused) => "; `--force` does not ask the guest",
+        _ => "",
+    }
+}
+
 impl Failure {
     /// What the client is told.
     fn report(&self) -> Report {
@@ -197,6 +207,9 @@ impl Failure {
     }
 }
 
+/// What has a `--force`.
+const STOP: &str = "stop";
+const REBOOT: &str = "reboot";
 /// How long it may take until a VM stands still, or goes on.
 pub(super) const PAUSE_SECONDS: u64 = 10;
 
@@ -264,8 +277,9 @@ impl RequestHandler<'_> {
                     Condition::Paused => self.moves.of(number) == Some(Move::Out),
                     _ => false,
                 })?;
-                self.session.control(Command::PauseVm { vm: number })?;
-                let paused = self.wait(&vm, "pause", PAUSE_SECONDS, |condition| *condition == Condition::Paused)?;
+                let command = Command::PauseVm { vm: number };
+                let is_there = |condition: &Condition| *condition == Condition::Paused;
+                let paused = self.command(&vm, command, ("pause", PAUSE_SECONDS), "pause: ", is_there)?;
                 tell_condition(&vm, &paused, tell)?;
             }
             Order::Resume { vm } => {
@@ -275,8 +289,9 @@ impl RequestHandler<'_> {
                 if self.moves.of(number) == Some(Move::In) {
                     self.must_not_be_moved(&vm, number)?;
                 }
-                self.session.control(Command::ResumeVm { vm: number })?;
-                let goes_on = self.wait(&vm, "go on", PAUSE_SECONDS, |condition| *condition != Condition::Paused)?;
+                let command = Command::ResumeVm { vm: number };
+                let is_there = |condition: &Condition| *condition != Condition::Paused;
+                let goes_on = self.command(&vm, command, ("go on", PAUSE_SECONDS), "resume: ", is_there)?;
                 tell_condition(&vm, &goes_on, tell)?;
             }
             Order::Save { vm, file, compress } => self.save(&vm, &file, compress, tell)?,
@@ -341,9 +356,10 @@ impl RequestHandler<'_> {
             self.must_not_be_moved(name, vm)?;
         }
         self.change(name, "need a start", Condition::is_off)?;
-        self.session.control(Command::Reset { vm })?;
-        let is_there = |condition: &Condition| matches!(condition, Condition::Running { .. });
-        let started = self.wait(name, "start", START_SECONDS, is_there)?;
+        // It may end as soon as it begins, for want of memory or because its images are damaged.
+        let is_there = |now: &Condition| matches!(now, Condition::Running { .. }) || now.is_off() && *now != condition;
+        let started = self.command(name, Command::Reset { vm }, ("start", START_SECONDS), "reboot: ", is_there)?;
+        self.must_run(name, &started)?;
         tell_condition(name, &started, tell)
     }
 
@@ -353,10 +369,10 @@ impl RequestHandler<'_> {
         if force {
             self.session.control(Command::ForceStop { vm })?;
         } else {
-            self.must_not_stand_still(name, "stop")?;
+            self.must_not_stand_still(name, STOP)?;
             self.ask_guest(name, vm, Ask::Stop, tell)?;
         }
-        let off = self.wait(name, "stop", seconds, Condition::is_off)?;
+        let off = self.wait(name, STOP, seconds, Condition::is_off)?;
         tell_condition(name, &off, tell)
     }
 
@@ -367,24 +383,31 @@ impl RequestHandler<'_> {
         if force || before.is_off() {
             self.must_not_be_moved(name, vm)?;
         }
-        if before.is_off() {
-            tell(&Report::Progress(format!("{name} is off; starting it")))?;
-            self.session.control(Command::Reset { vm })?;
-        } else if force {
-            self.session.control(Command::Reset { vm })?;
+        let again_or_off = |condition: &Condition| again(condition) || condition.is_off() && *condition != before;
+        if before.is_off() || force {
+            if before.is_off() {
+                tell(&Report::Progress(format!("{name} is off; starting it")))?;
+            }
+            let limit = (REBOOT, seconds);
+            self.command(name, Command::Reset { vm }, limit, "reboot: ", again_or_off)?;
         } else {
-            self.must_not_stand_still(name, "reboot")?;
+            self.must_not_stand_still(name, REBOOT)?;
             // By the button too: the hypervisor starts it again when it has powered itself off.
             let ask = Ask::Restart { seconds: u32::try_from(seconds).unwrap_or(u32::MAX) };
             self.ask_guest(name, vm, ask, tell)?;
-            let off_or_again = |condition: &Condition| condition.is_off() || again(condition);
-            let condition = self.wait(name, "reboot", seconds, off_or_again)?;
-            if condition.is_off() {
-                return Err(Failure::Otherwise { vm: name.to_owned(), condition });
-            }
+            self.wait(name, REBOOT, seconds, again_or_off)?;
         }
-        let started = self.wait(name, "reboot", seconds, again)?;
+        let started = self.wait(name, REBOOT, seconds, again_or_off)?;
+        self.must_run(name, &started)?;
         tell_condition(name, &started, tell)
+    }
+
+    /// Refuses one that was to run and does not.
+    fn must_run(&self, name: &str, condition: &Condition) -> Result<(), Failure> {
+        if condition.is_off() {
+            return Err(Failure::Otherwise { vm: name.to_owned(), condition: condition.clone() });
+        }
+        Ok(())
     }
 
     /// Refuses a change of a VM that does something else than it has to for that.
@@ -434,8 +457,31 @@ impl RequestHandler<'_> {
         done: impl Fn(&Condition) -> bool,
     ) -> Result<Condition, Failure> {
         let limit = Duration::from_secs(seconds);
-        let late = || Failure::Late { vm: name.to_owned(), what, seconds };
-        self.session.wait_for(name, limit, done).map_err(|_| late())
+        self.session.wait_for(name, limit, done).map_err(|_| self.late(name, what, seconds))
+    }
+
+    /// Sends a command, and waits for what it is to bring about, or until the hypervisor refuses it in words that begin with `word`.
+    fn command(
+        &self,
+        name: &str,
+        command: Command,
+        (what, seconds): (&'static str, u64),
+        word: &str,
+        done: impl Fn(&Condition) -> bool,
+    ) -> Result<Condition, Failure> {
+        let earlier = self.session.refusals().len();
+        self.session.control(command)?;
+        let limit = Duration::from_secs(seconds);
+        match self.session.wait_for_unless_refused(name, limit, (word, earlier), done) {
+            Ok(Ok(condition)) => Ok(condition),
+            Ok(Err(text)) => Err(Failure::Refused { vm: name.to_owned(), text }),
+            Err(_) => Err(self.late(name, what, seconds)),
+        }
+    }
+
+    fn late(&self, name: &str, what: &'static str, seconds: u64) -> Failure {
+        let condition = self.session.condition(name).unwrap_or_default();
+        Failure::Late { vm: name.to_owned(), what, seconds, condition }
     }
 }
 

@@ -18,7 +18,7 @@ use snapshot::file::{MOST_ZEROS, PAGES_OF_A_BLOCK, PAGES_OF_A_PIECE, Pieces};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{Read as _, Seek, Write as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Takes what comes of a saved VM; or nothing, to go on with what came before.
 type Write<'a> = &'a mut dyn FnMut(&[u8]) -> Result<Written, SavedError>;
@@ -156,7 +156,8 @@ impl RequestHandler<'_> {
         machines_must_agree((name, &self.machine(vm)?), (other, &there))?;
         // Named for messages alone: it has no name, and is gone with this process, whatever ends that.
         let folder = std::env::temp_dir();
-        let wrong = |source| SavedError::Io { file: folder.clone(), source };
+        let place = PathBuf::from(format!("{} (the variable TMPDIR names this folder)", folder.display()));
+        let wrong = |source| SavedError::Io { file: place.clone(), source };
         let mut file = tempfile::tempfile_in(&folder).map_err(wrong)?;
         let mut write = |bytes: &[u8]| file.write_all(bytes).map(|()| Written::All).map_err(wrong);
         self.take_out(vm, &mut write, tell)?;

@@ -33,6 +33,12 @@ const INITRD: &str = "an initial ramdisk (a cpio archive) and no kernel; are `ke
 const EFI: &str = "an EFI program, which needs UEFI firmware; the plain Image, or a zboot kernel, is wanted: a unified kernel image has \
                    it in a section (objcopy -O binary --only-section=.linux FILE Image)";
 
+/// What these contents are, if Linux can make nothing of them as an initial ramdisk. It takes a file system too.
+pub(super) fn no_initrd(bytes: &[u8]) -> Option<&'static str> {
+    let what = name(bytes).filter(|what| *what != INITRD && !what.starts_with("a file system"))?;
+    what.split([';', ',']).next()
+}
+
 /// What these contents are.
 pub(super) fn name(bytes: &[u8]) -> Option<&'static str> {
     let is = |&&(at, magic, _): &&Kind| bytes.get(at..).is_some_and(|rest| rest.starts_with(magic));

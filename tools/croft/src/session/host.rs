@@ -2,12 +2,15 @@
 
 use super::{Notice, Options, PortBus, Session, Shared, carrier};
 use crate::bundle;
+use crate::output::complain;
+use crate::printable;
 use crate::site::{Site, SiteError};
 use abi::host_arguments::AllOff;
 use std::net::Shutdown;
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, ExitStatus};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tempfile::{NamedTempFile, TempDir};
@@ -141,8 +144,14 @@ fn project() -> Option<PathBuf> {
     folders.find(|folder| folder.join("tools/xtask/Cargo.toml").is_file()).map(Path::to_path_buf)
 }
 
-/// The image that `cargo xtask build` makes, made now if it is not there.
-fn built_image() -> Result<PathBuf, StartError> {
+/// How often a build is looked at.
+const GLANCE: Duration = Duration::from_millis(50);
+
+/// The image that `cargo xtask build` makes, made now if it is not there. `None` if that was not waited for, since `gives_up` said so.
+///
+/// # Errors
+/// Why there is none.
+pub fn built_image(mut gives_up: impl FnMut() -> bool) -> Result<Option<PathBuf>, StartError> {
     let wrong = |path: &Path, why: String| StartError::Image { path: path.display().to_string(), why };
     let Some(project) = project() else {
         let why = "not found, and this is not the project's work tree; name it with --image".to_owned();
@@ -150,15 +159,36 @@ fn built_image() -> Result<PathBuf, StartError> {
     };
     let image = target(&project).join("undercroft.img");
     if image.is_file() {
-        return Ok(image);
+        return Ok(Some(image));
     }
-    eprintln!("croft: building the hypervisor");
+    complain(&"croft: building the hypervisor");
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let built = Command::new(cargo).args(["xtask", "build"]).current_dir(&project).status();
-    match built {
-        Ok(status) if status.success() && image.is_file() => Ok(image),
-        Ok(status) => Err(wrong(&image, format!("`cargo xtask build` did not make it ({status})"))),
+    let mut build = Command::new(cargo);
+    build.args(["xtask", "build"]).current_dir(&project);
+    match until_built(&mut build, &mut gives_up) {
+        Ok(None) => Ok(None),
+        Ok(Some(status)) if status.success() && image.is_file() => Ok(Some(image)),
+        Ok(Some(status)) => Err(wrong(&image, format!("`cargo xtask build` did not make it ({status})"))),
         Err(error) => Err(wrong(&image, format!("`cargo xtask build` cannot be started: {error}"))),
+    }
+}
+
+/// Runs a build to its end; `None` if it was given up. Then it is told to end, with whatever it has started.
+fn until_built(build: &mut Command, gives_up: &mut dyn FnMut() -> bool) -> std::io::Result<Option<ExitStatus>> {
+    let mut running = build.process_group(0).spawn()?;
+    loop {
+        if let Some(status) = running.try_wait()? {
+            return Ok(Some(status));
+        }
+        if gives_up() {
+            let group = i32::try_from(running.id()).ok().and_then(rustix::process::Pid::from_raw);
+            if let Some(group) = group {
+                let _ = rustix::process::kill_process_group(group, rustix::process::Signal::TERM);
+            }
+            running.wait()?;
+            return Ok(None);
+        }
+        std::thread::sleep(GLANCE);
     }
 }
 
@@ -178,10 +208,19 @@ fn complaint_of_age(image: &Path, project: &Path, target: &Path) -> Option<Strin
 
 /// A file that the hypervisor is built from and that was changed after its image was made.
 fn newer_source(project: &Path, image: &Path) -> Option<PathBuf> {
-    let made = image.metadata().and_then(|about| about.modified()).ok()?;
+    let changed = |path: &Path| path.metadata().and_then(|about| about.modified()).ok();
+    let made = changed(image)?;
+    let is_newer = |path: &PathBuf| changed(path).is_some_and(|changed| changed > made);
+    // Profiles, versions of crates, the compiler and its flags.
+    let about_all = ["Cargo.toml", "Cargo.lock", "rust-toolchain.toml", ".cargo/config.toml"];
+    if let Some(newer) = about_all.map(|name| project.join(name)).into_iter().find(is_newer) {
+        return Some(newer);
+    }
     let mut folders = vec![project.join("core"), project.join("el2")];
     while let Some(folder) = folders.pop() {
-        for path in std::fs::read_dir(folder).ok()?.filter_map(|entry| Some(entry.ok()?.path())) {
+        // What cannot be read says nothing of the rest.
+        let Ok(entries) = std::fs::read_dir(folder) else { continue };
+        for path in entries.filter_map(|entry| Some(entry.ok()?.path())) {
             // The tests of a crate are not in the image.
             if path.file_stem().is_some_and(|stem| stem == "tests") {
                 continue;
@@ -190,8 +229,7 @@ fn newer_source(project: &Path, image: &Path) -> Option<PathBuf> {
                 folders.push(path);
                 continue;
             }
-            let changed = path.metadata().and_then(|about| about.modified()).ok()?;
-            if changed > made && path.extension().is_some_and(|end| end == "rs" || end == "toml" || end == "ld") {
+            if is_newer(&path) && path.extension().is_some_and(|end| end == "rs" || end == "toml" || end == "ld") {
                 return Some(path);
             }
         }
@@ -203,7 +241,10 @@ fn newer_source(project: &Path, image: &Path) -> Option<PathBuf> {
 fn write_bundle(site: &Site) -> Result<NamedTempFile, StartError> {
     let bytes = bundle::make(site)?;
     let io = |place: &Path| {
-        let what = format!("{}: a temporary file for the bundle cannot be written", place.display());
+        let what = format!(
+            "{}: a temporary file for the bundle cannot be written (the variable TMPDIR names the folder)",
+            place.display()
+        );
         |source| StartError::Io { what, source }
     };
     let folder = std::env::temp_dir();
@@ -266,12 +307,12 @@ impl Session {
             Some(image) => {
                 return wrong(image, "there is no such file; `cargo xtask build` makes target/undercroft.img");
             }
-            None => built_image()?,
+            None => built_image(|| false)?.unwrap_or_default(),
         };
         if let Some(project) = project()
             && let Some(complaint) = complaint_of_age(&image, &project, &target(&project))
         {
-            eprintln!("croft: {complaint}");
+            complain(&printable::lines(&format!("croft: {complaint}")));
         }
         if let Some(folder) = options.log_dir.as_ref().filter(|folder| folder.exists() && !folder.is_dir()) {
             return wrong(folder, "that is no folder; --log-dir names one, which is made if it is not there");
@@ -346,5 +387,18 @@ mod tests {
         assert!(usual.unwrap().contains("undercroft.img is older than el2/b/src/lib.rs; `cargo xtask build`"));
         assert!(named.unwrap().contains("any-name.img is older than el2/b/src/lib.rs"));
         assert_eq!(foreign, None, "nobody knows what it was built from");
+        file(&project.join("el2/b/src/lib.rs"), 60);
+        assert_eq!(told(10), [None, None, None]);
+        for name in ["Cargo.toml", "Cargo.lock", "rust-toolchain.toml", ".cargo/config.toml"] {
+            file(&project.join(name), 5);
+            assert!(
+                told(10)[0].as_ref().is_some_and(|told| told.contains(&format!("is older than {name};"))),
+                "{name}"
+            );
+            file(&project.join(name), 60);
+        }
+        std::os::unix::fs::symlink("nowhere", project.join("core/a/src/broken.rs")).unwrap();
+        file(&project.join("el2/b/src/lib.rs"), 5);
+        assert!(told(10)[0].is_some(), "one that cannot be looked at hides no other");
     }
 }

@@ -167,9 +167,11 @@ struct Vm {
     condition: Condition,
     /// How often it was started, as far as is known.
     boots: u32,
-    consoles: Alarm,
     console: Stream,
     virtio_console: Stream,
+    /// Of each console: what comes by two at once has lines of its own in each.
+    alarm: Alarm,
+    virtio_alarm: Alarm,
 }
 
 /// Whether a VM's kernel says on its console that it has failed. A kernel that has panicked goes on spinning: for the
@@ -365,7 +367,8 @@ impl State {
     pub(super) fn standing(&self, vm: u16) -> Option<Standing> {
         let vm = self.vms.get(usize::from(vm))?;
         let runs = matches!(vm.condition, Condition::Running { .. } | Condition::Paused);
-        let last_words = vm.consoles.said.clone().filter(|_| runs);
+        let said = vm.alarm.said.as_ref().or(vm.virtio_alarm.said.as_ref());
+        let last_words = said.filter(|_| runs).cloned();
         Some(Standing { condition: vm.condition.clone(), boots: vm.boots, last_words })
     }
 
@@ -383,11 +386,13 @@ impl State {
             return;
         };
         stream.extend(bytes);
-        if let Channel::Console(VmId(vm)) | Channel::VirtioConsole(VmId(vm)) = channel
-            && let Some(vm) = self.vms.get_mut(usize::from(vm))
-        {
-            vm.consoles.hear(bytes);
+        match channel {
+            Channel::Console(VmId(vm)) => self.vms.get_mut(usize::from(vm)).map(|vm| &mut vm.alarm),
+            Channel::VirtioConsole(VmId(vm)) => self.vms.get_mut(usize::from(vm)).map(|vm| &mut vm.virtio_alarm),
+            _ => None,
         }
+        .into_iter()
+        .for_each(|alarm| alarm.hear(bytes));
         if let Some(complaint) = self.recorder.as_mut().and_then(|recorder| recorder.write(channel, bytes)) {
             self.tell(Notice::Remark(complaint));
         }
@@ -453,7 +458,7 @@ impl State {
             && slot.boots != boots
         {
             slot.boots = boots;
-            slot.consoles = Alarm::default();
+            (slot.alarm, slot.virtio_alarm) = (Alarm::default(), Alarm::default());
         }
         if slot.condition != condition {
             slot.condition = condition.clone();

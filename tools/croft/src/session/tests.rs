@@ -376,6 +376,13 @@ fn a_kernel_that_says_that_it_panicked_is_known_until_the_next_boot() {
     let words = "Kernel panic - not syncing: No init found";
     assert_eq!(session.standing(0).last_words.as_deref(), Some(words));
     assert_eq!((session.standing(0).boots, session.standing(1).last_words), (1, None));
+    // By two consoles at once, and cut anywhere.
+    let hvc = Channel::VirtioConsole(VmId(1));
+    fake.frame(Channel::Console(VmId(1)), b"[    2.0] Kernel pan");
+    fake.frame(hvc, b"[    2.0] Kernel panic - not syncing: Attempted to kill init!\r\nmarker\r\n");
+    session.virtio_console("db").unwrap().expect("marker", SOON).unwrap();
+    let words = "Kernel panic - not syncing: Attempted to kill init!";
+    assert_eq!(session.standing(1).last_words.as_deref(), Some(words));
     fake.state(0, VmState::Running { boots: 2 });
     session.wait_for("web", SOON, |condition| *condition == Condition::Running { boots: 2 }).unwrap();
     assert_eq!((session.standing(0).boots, session.standing(0).last_words), (2, None));

@@ -5,7 +5,7 @@ use super::texts::nearest;
 use super::{Host, Lines, Mistake, Site, SiteError, Vm, VmLines};
 use crate::kernel::Raw;
 use crate::{decimal, size};
-use abi::bundle;
+use abi::bundle::{self, Group};
 use abi::watchdog::Action;
 use std::ops::{Range, RangeInclusive};
 use std::path::Path;
@@ -340,7 +340,9 @@ impl<'t> Reader<'t> {
             kernel: keys.line("kernel"),
             initrd: keys.line("initrd"),
         });
-        self.check_store(table, &keys)?;
+        let is_sound = [self.check_store(table, &keys), self.check_calls(table, &keys)];
+        let coherency = self.coherency(table, &keys)?;
+        is_sound.into_iter().collect::<Option<()>>()?;
         let folder = self.file.parent().unwrap_or(Path::new(""));
         let load = keys.given_number("load");
         Some(Vm {
@@ -361,7 +363,7 @@ impl<'t> Reader<'t> {
                 source: bundle::TimeSource::LIST.get(time.number("source") as usize).copied().unwrap_or_default(),
                 away: bundle::TimeAway::LIST.get(time.number("away") as usize).copied().unwrap_or_default(),
             }),
-            coherency: self.coherency(table, &keys)?,
+            coherency,
             doors: doors(&keys),
         })
     }
@@ -406,6 +408,46 @@ impl<'t> Reader<'t> {
         let Some(found) = entry(table, key) else { return Some(()) };
         self.wrong(&found, wrong);
         None
+    }
+
+    /// What is about calls does nothing where nobody may make them.
+    fn check_calls(&mut self, table: &DeTable<'t>, keys: &Values) -> Option<()> {
+        // Where none are answered, each key has been told of already.
+        if !keys.flag("vmware") {
+            return Some(());
+        }
+        let [user, kernel] = ["vmware-user", "vmware-kernel"].map(|key| bundle::Calls(keys.number(key) as u8));
+        let either = |group| user.has(group) || kernel.has(group);
+        let (rpc, own, by_wfe) = (either(Group::Rpc), user.has(Group::Own), keys.flag("wfe"));
+        let needs_rpc = "neither vmware-user nor vmware-kernel has \"rpc\"; add it there, or leave this out";
+        let rules = [
+            ("vmware-channels", rpc, needs_rpc),
+            ("vmware-message", rpc, needs_rpc),
+            ("vmware-log", rpc, needs_rpc),
+            (
+                "time-sync",
+                !keys.flag("time-sync") || rpc || either(Group::Time),
+                "neither vmware-user nor vmware-kernel has \"time\" or \"rpc\"; add one there, or leave this out",
+            ),
+            (
+                "watchdog-user",
+                !keys.flag("watchdog-user") || by_wfe || own,
+                "it does nothing without wfe = true or \"own\" in vmware-user; add one, or leave it out",
+            ),
+            (
+                "watchdog-actions",
+                by_wfe || kernel.has(Group::Own) || own && keys.flag("watchdog-user"),
+                "nobody may set a watchdog up: it needs wfe = true or \"own\" in vmware-kernel; add one, or leave this out",
+            ),
+        ];
+        let mut is_sound = Some(());
+        for (key, has_effect, wrong) in rules {
+            if !has_effect && let Some(found) = entry(table, key) {
+                self.wrong(&found, wrong);
+                is_sound = None;
+            }
+        }
+        is_sound
     }
 
     fn coherency(&mut self, table: &DeTable<'t>, keys: &Values) -> Option<bundle::Coherency> {

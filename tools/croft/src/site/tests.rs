@@ -314,6 +314,30 @@ fn keys_that_would_do_nothing_are_mistakes() {
         assert_eq!(said.lines().count(), 1, "{said}");
         site(&format!("{GOOD}{key}\n{needed}\n"));
     }
+    // Nor does what is for calls that nobody may make.
+    let calls = [
+        ("vmware-channels = 8", "vmware-kernel = [\"rpc\"]"),
+        ("vmware-message = 4096", "vmware-user = [\"rpc\"]"),
+        ("vmware-log = 1024", "vmware-user = [\"rpc\"]"),
+        ("time-sync = true", "vmware-kernel = [\"time\"]"),
+        ("watchdog-user = true", "vmware-user = [\"own\"]"),
+        ("watchdog-user = true", "wfe = true"),
+        ("watchdog-actions = [\"log\"]", "vmware-kernel = [\"own\"]"),
+        ("watchdog-actions = [\"log\"]", "vmware-user = [\"own\"]\nwatchdog-user = true"),
+        ("watchdog-actions = [\"log\"]", "wfe = true"),
+    ];
+    for (key, enough) in calls {
+        let none: String = ["vmware-user", "vmware-kernel"]
+            .into_iter()
+            .filter(|list| !enough.contains(list))
+            .map(|list| format!("{list} = []\n"))
+            .collect();
+        let with = format!("{GOOD}vmware = true\n{key}\n");
+        let said = mistakes(&format!("{with}vmware-user = []\nvmware-kernel = []\n"));
+        assert!(said.starts_with(&format!("site.toml:22: {key}: ")), "{said}");
+        assert_eq!(said.lines().count(), 1, "{said}");
+        site(&format!("{with}{none}{enough}\n"));
+    }
     let off = mistakes(&format!("{GOOD}vmware = false\nvmware-user = [\"rpc\"]\n"));
     assert!(off.starts_with("site.toml:22: vmware-user = [\"rpc\"]: it does nothing without vmware = true"), "{off}");
     site(&format!("{GOOD}time-sync = false\n"));

@@ -2,6 +2,7 @@
 
 use crate::tree::words;
 use anyhow::{Context, Result, bail};
+use std::ffi::OsStr;
 use std::io::{IsTerminal, Read, Write, stderr};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -22,7 +23,8 @@ pub(super) struct ProgressLine {
 impl ProgressLine {
     /// Nothing is shown yet.
     pub(super) fn new(indent: &'static str, total: u64) -> ProgressLine {
-        ProgressLine { indent, total, on_terminal: stderr().is_terminal(), shown: Instant::now() }
+        let can_write_over = is_a_real_one(std::env::var_os("TERM").as_deref());
+        ProgressLine { indent, total, on_terminal: can_write_over && stderr().is_terminal(), shown: Instant::now() }
     }
 
     /// So many bytes are there.
@@ -42,6 +44,11 @@ impl ProgressLine {
             let _ = write!(stderr(), "\r\x1b[K");
         }
     }
+}
+
+/// Whether a terminal of this name understands control sequences.
+fn is_a_real_one(term: Option<&OsStr>) -> bool {
+    term.is_some_and(|term| !term.is_empty() && term != "dumb")
 }
 
 fn line(bytes: u64, total: u64) -> String {
@@ -87,6 +94,13 @@ mod tests {
         assert_eq!(line(12_340_000, 37_700_000), "12.3 of 37.7 MB, 32 %");
         assert_eq!(line(0, 0), "0.0 of 0.0 MB, 100 %");
         assert_eq!(line(9, 8), "0.0 of 0.0 MB, 100 %", "a file may be larger than it was said to be");
+    }
+
+    #[test]
+    fn a_terminal_that_can_do_nothing_gets_lines() {
+        let real = |term: &str| is_a_real_one(Some(term.as_ref()));
+        assert!(real("xterm-256color") && real("linux"));
+        assert!(!real("dumb") && !real("") && !is_a_real_one(None));
     }
 
     #[test]
