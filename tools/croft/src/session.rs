@@ -367,7 +367,13 @@ impl Session {
         self.shared.lock().complaint()
     }
 
-    /// What comes down `channel` from now on, and first the last `history` bytes of what came before. It ends with the
+    /// What is kept of the hypervisor's log, each line behind the time of day at which it came, by this computer's clock.
+    #[must_use]
+    pub fn timed_log(&self) -> Vec<u8> {
+        self.shared.lock().timed_log().to_vec()
+    }
+
+    /// What comes down `channel` from now on, lines of the log as in [`Session::timed_log`], and first the last `history` bytes of what came before. It ends with the
     /// session, or when the receiver is too far behind. `None` for a channel that carries no text.
     #[must_use]
     pub fn watch(&self, channel: Channel, history: usize) -> Option<Receiver<Vec<u8>>> {

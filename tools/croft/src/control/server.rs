@@ -256,7 +256,7 @@ impl RequestHandler<'_> {
             }
             // Those that are followed are not for this handler.
             Order::Log { .. } | Order::Console { .. } => {
-                for piece in self.session.log().transcript().as_bytes().chunks(PIECE) {
+                for piece in self.session.timed_log().chunks(PIECE) {
                     tell(&Report::Output(piece.to_vec()))?;
                 }
             }

@@ -1,13 +1,12 @@
 //! `--log-dir`: a file for each console, and one for the log.
 //!
-//! A console's file has its bytes as they came. Each line of the log has the time of day before it, by this computer's clock: the
-//! hypervisor's own time counts from its start, and cannot be compared with other logs.
+//! A console's file has its bytes as they came. Each line of the log has the time of day before it ([`with_time`]), by this computer's
+//! clock: the hypervisor's own time counts from its start, and cannot be compared with other logs.
 //!
 //! A folder belongs to one run at a time, which holds the lock of a file in it. What an earlier run left there is kept: its
 //! files get a `.1` behind their names, those that have one a `.2`, and so on to [`KEPT`]. A disk that is full does not end the
 //! session; what is missing is counted, and marked in the file as soon as there is room again.
 
-use crate::moment;
 use abi::link::Channel;
 use std::collections::HashMap;
 use std::fs::{self, File, TryLockError};
@@ -32,8 +31,6 @@ pub(super) struct Recorder {
     files: HashMap<Channel, Record>,
     missing: u64,
     failure: Option<Error>,
-    /// The log's last line has not ended.
-    is_in_line: bool,
     /// Held for its lock.
     _lock: File,
 }
@@ -63,7 +60,6 @@ impl Recorder {
             files: HashMap::new(),
             missing: 0,
             failure: None,
-            is_in_line: false,
             _lock: lock,
         };
         recorder.open(Channel::Log)?;
@@ -87,17 +83,8 @@ impl Recorder {
         Ok(())
     }
 
-    /// Appends to the channel's file, lines of the log with the time of day. The first failure is returned, to be told
-    /// at once; [`Recorder::complaint`] has them all.
+    /// Appends to the channel's file. The first failure is returned, to be told at once; [`Recorder::complaint`] has them all.
     pub(super) fn write(&mut self, channel: Channel, bytes: &[u8]) -> Option<String> {
-        if channel == Channel::Log {
-            let timed = with_time(bytes, &mut self.is_in_line, &moment::show(moment::now()));
-            return self.append(channel, &timed);
-        }
-        self.append(channel, bytes)
-    }
-
-    fn append(&mut self, channel: Channel, bytes: &[u8]) -> Option<String> {
         let opened = match self.files.get(&channel) {
             Some(Record { file: Some(_), .. }) => Ok(()),
             _ => self.open(channel),
@@ -146,7 +133,7 @@ impl Record {
 }
 
 /// `bytes` with `time` at the start of each line; the first may go on with one that had its time already.
-fn with_time(bytes: &[u8], is_in_line: &mut bool, time: &str) -> Vec<u8> {
+pub(super) fn with_time(bytes: &[u8], is_in_line: &mut bool, time: &str) -> Vec<u8> {
     let mut timed = Vec::new();
     for line in bytes.split_inclusive(|&byte| byte == b'\n') {
         if !*is_in_line {
@@ -221,7 +208,6 @@ fn move_aside(folder: &Path) -> Result<Option<String>> {
 #[cfg(test)]
 mod tests {
     use super::{KEPT, Record, Recorder, with_time};
-    use crate::moment;
     use abi::link::Channel;
     use std::fs::{self, File};
     use std::path::Path;
@@ -243,16 +229,6 @@ mod tests {
             .flat_map(|(piece, time)| with_time(piece, &mut is_in_line, &time.to_string()))
             .collect();
         assert_eq!(String::from_utf8(text).unwrap(), "a 1.0 INFO: one\na 1.1 INFO: two\ne \ne 1.2 INFO: three\n");
-        // In the file it is this computer's time, to the second at least.
-        let folder = tempfile::tempdir().unwrap();
-        let (mut recorder, _) = recorder(folder.path());
-        let before = moment::now();
-        assert_eq!(recorder.write(Channel::Log, b"0.1 INFO: web started\n"), None);
-        let text = fs::read_to_string(folder.path().join("hypervisor.log")).unwrap();
-        let (time, line) = text.split_once(' ').unwrap();
-        assert_eq!(line, "0.1 INFO: web started\n");
-        let time = moment::parse(time).unwrap();
-        assert!((before / 1_000_000 * 1_000_000..=moment::now()).contains(&time), "{text}");
     }
 
     #[test]

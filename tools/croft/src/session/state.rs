@@ -2,8 +2,9 @@
 
 use super::carrier::Way;
 use super::outcome::{Outcome, last_line};
-use super::record::Recorder;
+use super::record::{Recorder, with_time};
 use super::request::Requests;
+use crate::moment;
 use abi::link::request::Reply;
 use abi::link::{self, Channel, Event, Message, StopReason, VmState};
 use std::fmt;
@@ -229,6 +230,10 @@ pub(super) struct State {
     names: Vec<String>,
     vms: Vec<Vm>,
     log: Stream,
+    /// The same with the time of day before each line, for people.
+    timed_log: Stream,
+    /// Its last line has not ended.
+    is_in_line: bool,
     /// Bytes outside frames that were not filed yet.
     text: Vec<u8>,
     panic: Option<String>,
@@ -256,6 +261,8 @@ impl State {
             vms: names.iter().map(|_| Vm::default()).collect(),
             names,
             log: Stream::default(),
+            timed_log: Stream::default(),
+            is_in_line: false,
             text: Vec::new(),
             panic: None,
             stranger: None,
@@ -348,7 +355,7 @@ impl State {
 
     /// What comes down `channel` from now on, a piece at a time, and first the last `history` bytes of what came before.
     pub(super) fn watch(&mut self, channel: Channel, history: usize) -> Option<Receiver<Vec<u8>>> {
-        let before = self.stream(channel)?.all();
+        let before = if channel == Channel::Log { &self.timed_log } else { self.stream(channel)? }.all();
         let before = before.get(before.len().saturating_sub(history)..).unwrap_or_default().to_vec();
         let (pieces, receiver) = sync_channel(BEHIND);
         let _ = pieces.try_send(before);
@@ -356,6 +363,11 @@ impl State {
             self.watchers.push(Watcher { channel, pieces });
         }
         Some(receiver)
+    }
+
+    /// What is kept of the log, with the time of day before each line.
+    pub(super) fn timed_log(&self) -> &[u8] {
+        self.timed_log.all()
     }
 
     /// What is wrong with the files for logs, if anything is.
@@ -393,11 +405,17 @@ impl State {
         }
         .into_iter()
         .for_each(|alarm| alarm.hear(bytes));
-        if let Some(complaint) = self.recorder.as_mut().and_then(|recorder| recorder.write(channel, bytes)) {
+        // Whoever looks at it later, or compares it with another log, wants to know when that was.
+        let mut kept = bytes.to_vec();
+        if channel == Channel::Log {
+            kept = with_time(bytes, &mut self.is_in_line, &moment::show(moment::now()));
+            self.timed_log.extend(&kept);
+        }
+        if let Some(complaint) = self.recorder.as_mut().and_then(|recorder| recorder.write(channel, &kept)) {
             self.tell(Notice::Remark(complaint));
         }
         // Whoever is too far behind is let go, and learns it by that.
-        self.watchers.retain(|watcher| watcher.channel != channel || watcher.pieces.try_send(bytes.to_vec()).is_ok());
+        self.watchers.retain(|watcher| watcher.channel != channel || watcher.pieces.try_send(kept.clone()).is_ok());
         self.tell(Notice::Output { channel, bytes: bytes.to_vec() });
     }
 

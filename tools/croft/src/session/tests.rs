@@ -446,6 +446,7 @@ fn logs_are_kept_and_notices_given() {
     let folder = tempfile::tempdir().unwrap();
     let (listener, notices) = mpsc::channel();
     let log_dir = Some(folder.path().join("logs"));
+    let before = crate::moment::now();
     let (session, mut fake) = start(&Options { log_dir, listener: Some(listener), ..Options::default() });
     fake.output.write_all(b"early\n").unwrap();
     fake.frame(Channel::Log, b"late\n");
@@ -456,8 +457,13 @@ fn logs_are_kept_and_notices_given() {
     let _ = session.wait_stopped(SOON);
     let read = |name: &str| std::fs::read(folder.path().join("logs").join(name)).ok();
     let log = String::from_utf8(read("hypervisor.log").unwrap()).unwrap();
-    let lines: Vec<&str> = log.lines().map(|line| line.split_once("Z ").unwrap().1).collect();
-    assert_eq!(lines, ["early", "late"], "each behind the time of day");
+    let lines: Vec<(&str, &str)> = log.lines().map(|line| line.split_once(' ').unwrap()).collect();
+    assert_eq!([lines[0].1, lines[1].1], ["early", "late"], "each behind the time of day");
+    for (time, _) in lines {
+        let time = crate::moment::parse(time).unwrap();
+        assert!((before / 1_000_000 * 1_000_000..=crate::moment::now()).contains(&time), "{log}");
+    }
+    assert_eq!(session.timed_log(), log.as_bytes());
     assert_eq!(read("web.console").unwrap(), b"\x1b[1mraw\xff\r\n");
     assert_eq!(read("db.console").unwrap(), b"");
     assert_eq!((read("db.hvc0").unwrap(), read("web.hvc0")), (b"hvc".to_vec(), None));

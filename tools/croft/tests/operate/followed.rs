@@ -1,6 +1,6 @@
 //! What is followed as it comes: the log, and consoles; and how whoever follows them learns of the end.
 
-use super::{Stage, text, until};
+use super::{Stage, text, until, untimed};
 use abi::link::Channel;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -13,9 +13,9 @@ fn the_log_is_followed_to_the_hosts_end() {
     assert!(stage.says(&["ps"]).contains("web-1"), "all that was said before has come");
     let mut follower = stage.start(&["log", "--follow"]);
     let mut out = follower.stdout.take().unwrap();
-    assert_eq!(until(&mut out, "odd\n"), "0.1 INFO: Undercroft\n0.2 WARN: [2Jodd\n");
+    assert_eq!(untimed(&until(&mut out, "odd\n")), "0.1 INFO: Undercroft\n0.2 WARN: [2Jodd\n");
     assert_eq!(stage.says(&["reboot", "--force", "web"]), "web: running, boot 2\n");
-    assert_eq!(until(&mut out, "started\n"), "0.3 INFO: web started\n");
+    assert_eq!(untimed(&until(&mut out, "started\n")), "0.3 INFO: web started\n");
     // Nobody reads this one any more: it ends with the next line.
     let mut unread = stage.start(&["log", "--follow"]);
     until(&mut unread.stdout.take().unwrap(), "started\n");
