@@ -1,20 +1,8 @@
-//! Links the hypervisor as a position-independent image by its own linker script.
+//! Links the hypervisor.
+
+#[path = "../link.rs"]
+mod link;
 
 fn main() {
-    let folder = std::env::var("CARGO_MANIFEST_DIR").unwrap_or_default();
-    println!("cargo:rerun-if-changed=image.ld");
-    if std::env::var("CARGO_CFG_TARGET_OS").as_deref() == Ok("none") {
-        println!("cargo:rustc-link-arg-bins=-T{folder}/image.ld");
-        for argument in [
-            "-pie",
-            "--no-dynamic-linker",
-            "-z",
-            "notext",
-            "--pack-dyn-relocs=relr",
-            "--build-id=none",
-            "--hash-style=gnu",
-        ] {
-            println!("cargo:rustc-link-arg-bins={argument}");
-        }
-    }
+    link::link();
 }

@@ -373,8 +373,8 @@ impl Session {
         self.shared.lock().timed_log().to_vec()
     }
 
-    /// What comes down `channel` from now on, lines of the log as in [`Session::timed_log`], and first the last `history` bytes of what came before. It ends with the
-    /// session, or when the receiver is too far behind. `None` for a channel that carries no text.
+    /// What comes down `channel` from now on, lines of the log as in [`Session::timed_log`], and first the last `history` bytes of
+    /// what came before. It ends with the session, or when the receiver is too far behind. `None` for a channel that carries no text.
     #[must_use]
     pub fn watch(&self, channel: Channel, history: usize) -> Option<Receiver<Vec<u8>>> {
         self.shared.lock().watch(channel, history)
