@@ -287,3 +287,14 @@ impl<T: Transport> Console<T> {
 const fn first_queue(port: u32) -> u16 {
     if port == 0 { 0 } else { 2 * port as u16 + 2 }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::first_queue;
+
+    /// Two queues for port 0, two for control messages, and then two for each further port (section 5.3.2).
+    #[test]
+    fn queues_are_numbered_port_by_port() {
+        assert_eq!([0, 1, 2, 5].map(first_queue), [0, 4, 6, 12]);
+    }
+}

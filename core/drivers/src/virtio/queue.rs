@@ -134,3 +134,48 @@ impl<R: Rings> Queue<R> {
         Ok(Some((buffer as u16, written)))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+
+    use super::{Queue, Rings, Shape};
+    use std::vec::Vec;
+
+    /// Remembers what was offered.
+    #[derive(Default)]
+    struct Offers(Vec<(u16, u16, u32)>);
+
+    impl Rings for Offers {
+        fn offer(&mut self, slot: u16, buffer: u16, length: u32) {
+            self.0.push((slot, buffer, length));
+        }
+
+        fn publish(&mut self, _: u16) {}
+
+        fn set_interrupts(&mut self, _: bool) {}
+
+        fn used_count(&self) -> u16 {
+            0
+        }
+
+        fn used(&self, _: u16) -> (u32, u32) {
+            (0, 0)
+        }
+
+        fn fill(&mut self, _: u16, _: u32, _: &[u8]) {}
+
+        fn copy(&self, _: u16, _: &mut [u8]) {}
+    }
+
+    /// The device has a buffer once, or it would write into one that we take for ours.
+    #[test]
+    fn a_buffer_is_offered_while_it_is_ours() {
+        let shape = Shape { count: 2, length: 8, device_writes: true };
+        let mut queue = Queue::new(0, Offers::default(), shape);
+        assert_eq!(queue.length(), 8);
+        [(1, 9), (1, 8), (2, 8), (77, 8), (0, 3)].into_iter().for_each(|(buffer, length)| queue.offer(buffer, length));
+        assert_eq!(queue.rings.0, [(0, 1, 8), (1, 0, 3)]);
+        assert_eq!(queue.unused(), None);
+    }
+}

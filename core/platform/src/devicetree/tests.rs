@@ -180,6 +180,19 @@ fn memory_is_sorted_and_merged() {
 }
 
 #[test]
+fn memory_that_touches_is_one_piece_in_whichever_order_it_comes() {
+    let pieces = [(0x4000_0000, 0x1000_0000), (0x5000_0000, 0x1000_0000), (0x7000_0000, 0x1000_0000)];
+    let expected = [range(0x4000_0000, 0x2000_0000), range(0x7000_0000, 0x1000_0000)];
+    for order in [[0, 1, 2], [2, 1, 0], [1, 2, 0], [0, 2, 1]] {
+        let platform = changed(|tree| {
+            let reg: Vec<u32> = order.iter().flat_map(|&n: &usize| [0, pieces[n].0, 0, pieces[n].1]).collect();
+            set(at(tree, "/memory@40000000"), "reg", cells(&reg));
+        });
+        assert_eq!(platform.unwrap().memory[..], expected, "{order:?}");
+    }
+}
+
+#[test]
 fn the_console_follows_stdout_path_or_alias() {
     let uart = |name, reg: &[u32]| {
         node(name, &[("compatible", b"ns16550a\0"), ("reg", &cells(reg)), ("interrupts", &cells(&[0, 40, 4]))])
@@ -346,6 +359,33 @@ fn devices_are_listed_with_their_interrupts() {
     let other = platform.virtio().find(|window| window.registers.start == Pa(0x0a00_0400)).unwrap();
     assert_eq!((other.interrupt, platform.virtio().count()), (level(50), 32));
     assert!(platform.virtio().all(|window| window == other || window.interrupt.trigger == Some(Trigger::Edge)));
+}
+
+/// Windows that stand one beside the other, in whichever order they are listed, are one row; what differs in anything begins another.
+#[test]
+fn windows_side_by_side_are_a_row() {
+    let rows = |windows: [(u32, u32, u32); 2]| {
+        let platform = changed(|tree| {
+            (0..32).for_each(|number| {
+                drop(tree.root.remove_child(&std::format!("virtio_mmio@{:x}", 0xa00_0000 + 0x200 * number)))
+            });
+            for (start, size, interrupt) in windows {
+                let (reg, interrupts) = (cells(&[0, start, 0, size]), cells(&[0, interrupt, 1]));
+                let compatible = b"vendor,window\0virtio,mmio\0";
+                let properties: [(&str, &[u8]); 4] =
+                    [("compatible", compatible), ("reg", &reg), ("interrupts", &interrupts), ("dma-coherent", b"")];
+                tree.root.add_child(node(&std::format!("virtio_mmio@{start:x}"), &properties));
+            }
+        });
+        let rows: Vec<_> = platform.unwrap().windows.iter().map(|row| (row.registers, row.interrupt)).collect();
+        rows
+    };
+    let (low, high) = ((0xa00_0000, 0x200, 16), (0xa00_0200, 0x200, 17));
+    let row = [(range(0xa00_0000, 0x400), edge(48))];
+    assert_eq!((&rows([low, high])[..], &rows([high, low])[..]), (&row[..], &row[..]));
+    for other in [(0xa00_0400, 0x200, 17), (0xa00_0200, 0x400, 17), (0xa00_0200, 0x200, 18), (0xa00_0200, 0x200, 16)] {
+        assert_eq!((rows([low, other]).len(), rows([other, low]).len()), (2, 2), "{other:x?}");
+    }
 }
 
 #[test]
