@@ -243,6 +243,30 @@ mod tests {
         }
     }
 
+    /// What is looked for before a VM is made: its own, each vCPU's, and a place on each CPU for each thread that there is then.
+    #[test]
+    fn a_vm_is_made_of_its_parts() {
+        let none = super::heap_to_make(0, 0, 2);
+        assert_eq!(none, super::HEAP_OF_A_VM);
+        assert_eq!(
+            super::heap_to_make(3, 5, 2) - none,
+            3 * super::HEAP_OF_A_VCPU + (3 + 5) * 2 * super::HEAP_OF_A_PLACE
+        );
+    }
+
+    /// Where the sum of a share is more than any number, so is what is needed: nothing fits.
+    #[test]
+    fn what_is_more_than_any_host_has_fits_none() {
+        assert_eq!(super::whole_blocks(u64::MAX), u64::MAX - (BLOCK_SIZE - 1));
+        assert_eq!(super::whole_blocks(BLOCK_SIZE + 1), 2 * BLOCK_SIZE);
+        // A terabyte: eight bytes for each block, and a record for each of its gigabytes and 256 more.
+        let records = (1 << 40) / BLOCK_SIZE * 8 + (256 + 1024) * super::RECORD;
+        let own = Needs::of(std::iter::empty(), 0, 1 << 40, 0).own;
+        assert_eq!(own, 6 * BLOCK_SIZE + records.next_multiple_of(BLOCK_SIZE));
+        let needs = Needs { ram: 0, tables: 0, heap: 3 * MIB, stacks: 2 * MIB, bundle: 0, own: 0 };
+        assert!(needs.fit(MIB).unwrap_err().to_string().contains(" 5 for vCPUs and devices"));
+    }
+
     #[test]
     fn the_hypervisors_own_grows_with_the_host() {
         let own = |cpus, memory| Needs::of(std::iter::empty(), cpus, memory, 0).own;

@@ -1,6 +1,7 @@
 //! Random VMs come back, written again they are the same bytes, and no damage of any kind goes unnoticed.
 
 mod pieces;
+mod sections;
 
 use std::boxed::Box;
 use std::format;
