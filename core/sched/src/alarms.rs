@@ -165,6 +165,16 @@ mod tests {
         assert_eq!((alarms.places.len(), alarms.deadline_of(10)), (11, None));
     }
 
+    /// One that comes to be earlier goes past those that it was behind, and no other one out of its place.
+    #[test]
+    fn a_deadline_that_moves_keeps_the_others_in_order() {
+        let mut alarms = Alarms::new();
+        (0..).zip([12, 1, 11, 9, 15, 17, 4, 14, 16]).for_each(|(slot, deadline)| alarms.set(slot, deadline));
+        alarms.set(6, 13);
+        let order = core::array::from_fn(|_| alarms.take_due(u64::MAX).map_or(0, |alarm| alarm.deadline));
+        assert_eq!(order, [1, 9, 11, 12, 13, 14, 15, 16, 17]);
+    }
+
     #[test]
     fn what_is_due_now_rings_now() {
         let mut alarms = Alarms::new();

@@ -330,6 +330,14 @@ fn p5_a3_ten_seconds_are_ten_seconds() {
     assert!(counted.abs_diff(240_000_000) <= 1, "{counted}");
 }
 
+/// CTL as the architecture has it: ENABLE is bit 0, IMASK bit 1, and ISTATUS bit 2, which does not care for IMASK.
+#[test]
+fn a_timers_control_has_its_bits() {
+    let control = |written, count| EmulatedTimer::from_registers(written, 100).control_at(GuestTicks(count));
+    assert_eq!([0, 1, 2, 3].map(|written| control(written, 99)), [0b000, 0b001, 0b010, 0b011]);
+    assert_eq!([0, 1, 2, 3].map(|written| control(written, 100)), [0b000, 0b101, 0b010, 0b111]);
+}
+
 /// A scale is what its two numbers say; only one of them makes both counters equally fast.
 #[test]
 fn a_scale_of_parts() {
