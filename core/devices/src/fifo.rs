@@ -94,4 +94,16 @@ mod tests {
         assert_eq!(fifo.len(), 4);
         assert_eq!(fifo.pop(), Some(0));
     }
+
+    #[test]
+    fn queues_are_the_same_if_their_bytes_are() {
+        let of = |bytes: &[u8]| Fifo::<4>::restored(bytes).expect("they fit");
+        let mut moved = of(&[0, 1, 2]);
+        assert_eq!(moved.pop(), Some(0));
+        assert_eq!(moved, of(&[1, 2]), "they lie elsewhere");
+        for other in [&[1, 3][..], &[1], &[1, 2, 0], &[]] {
+            assert_ne!(moved, of(other));
+        }
+        assert_eq!(Fifo::<4>::restored(&[0; 5]), None);
+    }
 }

@@ -437,6 +437,16 @@ mod tests {
         assert_eq!(status(&told), 0, "it recovered before the reset");
     }
 
+    /// A vCPU that has refreshed it, and is heard only when another one has paused the machine.
+    #[test]
+    fn a_refresh_from_before_the_pause_counts_from_when_it_was() {
+        let mut watchdog = armed(50, 0);
+        watchdog.pause(100);
+        let _ = watchdog.write_refresh(register::WRR, WORD, 0, 60);
+        watchdog.resume(200);
+        assert_eq!(watchdog.deadline(), Some(60 + 50 + 100 + 1));
+    }
+
     #[derive(Clone, Debug)]
     enum Step {
         Refresh,

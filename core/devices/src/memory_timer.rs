@@ -432,6 +432,21 @@ mod tests {
         }
     }
 
+    /// Each half of a register of 64 bits can be written and read alone, and leaves the other one as it is.
+    #[test]
+    fn halves_are_written_and_read_alone() {
+        for (frame, register) in [(CONTROL, 0x80), (TIMER, CVAL), (TIMER, CVAL + TO_VIRTUAL)] {
+            let mut timer = timer();
+            timer.write_frame(frame, register, DOUBLE, 0x1111_2222_3333_4444, 0);
+            timer.write_frame(frame, register, WORD, 0x5555_6666, 0);
+            assert_eq!(timer.read_frame(frame, register, DOUBLE, 0), 0x1111_2222_5555_6666);
+            timer.write_frame(frame, register + 4, WORD, 0x7777_8888, 0);
+            assert_eq!(timer.read_frame(frame, register, DOUBLE, 0), 0x7777_8888_5555_6666);
+            assert_eq!(timer.read_frame(frame, register, WORD, 0), 0x5555_6666);
+            assert_eq!(timer.read_frame(frame, register + 4, WORD, 0), 0x7777_8888);
+        }
+    }
+
     #[test]
     fn never_is_never() {
         let mut timer = timer();

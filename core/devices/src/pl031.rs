@@ -231,6 +231,40 @@ mod tests {
         assert_eq!(clock.read(register::DR, WORD, NOW + 6), 1006);
     }
 
+    /// As a battery would have it.
+    #[test]
+    fn a_reset_keeps_the_time_and_forgets_the_alarm() {
+        let mut clock = Pl031::new();
+        let _ = clock.write(register::LR, WORD, 1000, NOW);
+        let _ = clock.write(register::MR, WORD, 1000, NOW);
+        let _ = clock.write(register::IMSC, WORD, 1, NOW);
+        assert!(clock.line());
+        clock.reset();
+        assert_eq!((clock.line(), clock.next_alarm()), (false, None));
+        let registers = [register::DR, register::MR, register::LR, register::CR, register::IMSC, register::RIS];
+        assert_eq!(registers.map(|register| clock.read(register, WORD, NOW + 1)), [1001, 0, 1000, 1, 0, 0]);
+    }
+
+    #[test]
+    fn registers_show_what_was_set_and_what_rings() {
+        let mut clock = Pl031::new();
+        let _ = clock.write(register::MR, WORD, NOW + 1, NOW);
+        let shown = |clock: &mut Pl031, now| {
+            [register::MR, register::IMSC, register::RIS, register::MIS].map(|at| clock.read(at, WORD, now))
+        };
+        assert_eq!(shown(&mut clock, NOW), [NOW + 1, 0, 0, 0]);
+        assert_eq!(shown(&mut clock, NOW + 1), [NOW + 1, 0, 1, 0], "it rings, and is not let through");
+        let _ = clock.write(register::IMSC, WORD, 0xffff_ffff, NOW + 1);
+        assert_eq!(shown(&mut clock, NOW + 1), [NOW + 1, 1, 1, 1]);
+        assert_eq!(clock.write(register::ICR, WORD, 2, NOW + 1), Effect::None, "bit 0 clears");
+        assert!(clock.line());
+        assert_eq!(clock.write(register::CR, WORD, 0, NOW + 1), Effect::None, "it cannot be stopped");
+        assert_eq!(clock.read(register::DR, WORD, NOW + 2), NOW + 2);
+        let _ = clock.write(register::ICR, WORD, 1, NOW + 1);
+        let _ = clock.write(register::IMSC, WORD, 2, NOW + 1);
+        assert_eq!(shown(&mut clock, NOW + 1), [NOW + 1, 0, 0, 0]);
+    }
+
     #[test]
     fn the_alarm_rings_once_when_due() {
         let mut clock = Pl031::new();

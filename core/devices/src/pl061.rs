@@ -312,6 +312,8 @@ mod tests {
         write(&mut gpio, register::IEV, 0xff);
         write(&mut gpio, register::IE, 0xff);
         gpio.set_input(5, true);
+        // Told again, it is as high as before.
+        gpio.set_input(5, true);
         write(&mut gpio, register::IC, 0xff);
         assert!(gpio.line());
         gpio.set_input(5, false);
@@ -327,6 +329,39 @@ mod tests {
         write(&mut gpio, 0x40 << 2, 0);
         assert_eq!(gpio.read(0x3fc, WORD), 0xb0);
         assert_eq!(gpio.read(0x10 << 2, WORD), 0x10);
+    }
+
+    #[test]
+    fn each_register_keeps_its_own_bits() {
+        let mut gpio = Pl061::new();
+        let kept = [register::DIR, register::IS, register::IBE, register::IEV, register::IE, register::AFSEL];
+        for shift in 0..4 {
+            kept.iter().zip(0..).for_each(|(&offset, number)| write(&mut gpio, offset, 0x133 << shift | number));
+            for (&offset, number) in kept.iter().zip(0..) {
+                assert_eq!(gpio.read(offset, WORD), (0x133 << shift | number) & 0xff, "{offset:#x}");
+            }
+        }
+        assert_eq!(gpio.read(0x424, WORD), 0);
+    }
+
+    /// By its mask register and its raw one: which of the pins that interrupt are let through.
+    #[test]
+    fn raw_and_masked_interrupts_differ_by_the_mask() {
+        let mut gpio = Pl061::new();
+        write(&mut gpio, register::IBE, 0xff);
+        write(&mut gpio, register::IE, 0b0110);
+        for pin in [0, 1] {
+            gpio.set_input(pin, true);
+        }
+        assert_eq!((gpio.read(register::RIS, WORD), gpio.read(register::MIS, WORD)), (0b11, 0b10));
+        // Levels and edges beside each other.
+        write(&mut gpio, register::IS, 0b1100);
+        write(&mut gpio, register::IEV, 0b0100);
+        gpio.set_input(2, true);
+        assert_eq!((gpio.read(register::RIS, WORD), gpio.read(register::MIS, WORD)), (0b1111, 0b0110));
+        gpio.set_input(3, true);
+        write(&mut gpio, register::IC, 0b0001);
+        assert_eq!(gpio.read(register::RIS, WORD), 0b0110);
     }
 
     #[test]

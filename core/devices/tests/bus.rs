@@ -297,6 +297,19 @@ fn a_uart_keeps_what_finds_no_room_until_it_is_polled_with_room() {
     assert_eq!(world.sent.take(), [2, 3, 4].map(|byte| (Stream::Uart, byte)));
     uart.read(&at(PL011_FR), &world);
     assert_eq!(world.take_requests(), [""; 0]);
+    uart.write(&at(PL011_DR), 5, &world);
+    assert_eq!(world.sent.take(), [(Stream::Uart, 5)], "nothing waits before it, so it does not wait");
+}
+
+/// What the short path sends for it changes what it shows, as if it had sent it itself.
+#[test]
+fn a_byte_that_left_by_the_short_path_has_been_sent() {
+    let world = World::with_room(10);
+    let mut uart = Wired::new(Uart::new(Some(Stream::Uart)), [IntId(33)]);
+    let raw = Access { frame: 0, offset: 0x3c, size: WORD };
+    assert_eq!((uart.read(&raw, &world), uart.device().model().transmits_quietly()), (0, true));
+    uart.device_quietly().has_transmitted(b'x');
+    assert_eq!((uart.read(&raw, &world), world.take_lines(), world.sent.take()), (0x20, vec![], vec![]));
 }
 
 #[test]
@@ -331,6 +344,8 @@ fn the_clock_asks_for_its_alarm_again_if_it_was_called_too_early() {
     assert_eq!(world.take_requests(), [alarm.clone(), alarm]);
     clock.write(&at(0x04), NOW, &world);
     assert_eq!(world.take_lines(), [(34, Line::High)]);
+    clock.change(Change::Reset, &world);
+    assert_eq!((clock.read(&at(0x10), &world), clock.device().next_alarm()), (0, None));
 }
 
 #[test]
@@ -376,15 +391,59 @@ fn a_generic_watchdog_has_two_frames_and_asks_to_be_looked_after() {
     assert_eq!(watchdog.device().deadline(), None);
 }
 
+/// Its frames are read through the bus as they are written, and each says whose it is; in a third one there is nothing.
+#[test]
+fn a_generic_watchdog_is_known_in_both_frames() {
+    let world = World::default();
+    let mut watchdog = Wired::new(GenericWatchdog::new(), [IntId(42)]);
+    let mut id = |frame| watchdog.read(&Access { frame, offset: 0xfcc, size: WORD }, &world);
+    assert_eq!([id(0), id(1), id(2)], [0x0001_043b, 0x0001_043b, 0]);
+}
+
+/// Makes `writes` to a device, takes its state out, and puts that into another one, which then shows the same in the registers `read`.
+fn is_the_same_elsewhere<D: Device>(mut device: D, mut other: D, frame: usize, writes: &[(u64, u64)], read: &[u64]) {
+    let world = World::with_room(10);
+    let at = |offset| Access { frame, offset, size: WORD };
+    let look = |device: &mut D| -> Vec<u64> { read.iter().map(|&offset| device.read(&at(offset), &world)).collect() };
+    let new = look(&mut other);
+    assert_eq!(other.lines(), 0);
+    writes.iter().for_each(|&(offset, value)| device.write(&at(offset), value, &world));
+    let shown = look(&mut device);
+    assert!(shown.iter().zip(&new).all(|(shown, new)| shown != new), "{shown:x?} would prove nothing");
+    let mut out = Writer::new();
+    device.save_to(&mut out);
+    let saved = out.finish().unwrap();
+    let mut reader = Reader::new(&saved);
+    other.restore_from(&mut reader).unwrap();
+    assert_eq!((look(&mut other), other.lines()), (shown, device.lines()));
+    assert!(other.restore_from(&mut Reader::new(&saved[..saved.len() - 1])).is_err(), "it is cut off");
+}
+
+#[test]
+fn each_device_goes_elsewhere_by_what_it_gives_the_bus() {
+    let watchdog = GenericWatchdog::new;
+    is_the_same_elsewhere(watchdog(), watchdog(), 0, &[(0x8, 100), (0x0, 1)], &[0x0, 0x8, 0x10]);
+    let timer = || MemoryTimer::new(Hz(24_000_000));
+    is_the_same_elsewhere(timer(), timer(), 1, &[(0x20, 9), (0x2c, 3), (0x30, 8)], &[0x20, 0x2c, 0x30]);
+    is_the_same_elsewhere(timer(), timer(), 0, &[(0x40, 7), (0x80, 5)], &[0x40, 0x80]);
+    let uart = || Uart::new(Some(Stream::Uart));
+    is_the_same_elsewhere(uart(), uart(), 0, &[(0x24, 3), (0x38, 0x20), (0x0, 65)], &[0x24, 0x38, 0x3c]);
+    let clock = Pl031::new;
+    is_the_same_elsewhere(clock(), clock(), 0, &[(0x8, 5), (0x4, 9), (0x10, 1)], &[0x0, 0x4, 0x8, 0x10]);
+    let gpio = Pl061::new;
+    is_the_same_elsewhere(gpio(), gpio(), 0, &[(0x400, 3), (0x3fc, 1), (0x410, 7)], &[0x400, 0x3fc, 0x410]);
+}
+
 #[test]
 fn flash_is_erased_and_stays_so() {
     let world = World::default();
-    let mut flash = Wired::new(ErasedFlash, []);
+    let mut flash = Wired::new(ErasedFlash, [IntId(40)]);
     for size in [AccessSize::Byte, AccessSize::Half, WORD, AccessSize::Double] {
         let access = Access { frame: 0, offset: 0x100, size };
         flash.write(&access, 0, &world);
         assert_eq!(flash.read(&access, &world), size.mask());
     }
+    assert_eq!(world.take_lines(), [], "it has no line");
 }
 
 /// A generation is another one when the machine's state was put in, and the guest hears of it by an edge when it goes on; a pause, a
@@ -431,6 +490,7 @@ fn the_timer_in_memory_asks_to_be_polled_at_its_deadline() {
     timer.write(&access(0x38), 50, &world);
     timer.write(&access(0x3c), 1, &world);
     assert_eq!(world.take_requests(), ["TimerAt(None)", "TimerAt(Some(150))"]);
+    assert_eq!((timer.read(&access(0x38), &world), timer.read(&access(0x3c), &world)), (50, 1));
     world.count.set(149);
     timer.poll(&world);
     assert_eq!((world.take_lines(), world.take_requests()), (Vec::new(), vec!["TimerAt(Some(150))".to_owned()]));

@@ -12,7 +12,7 @@ use proptest::prelude::*;
 use units::{AccessSize, Hz, IntId, Line};
 
 use super::{ClockPage, SavedClockPage, ShownMoment, TAI_OFFSET};
-use crate::bus::{Change, Device, Moment, Outside, Request, Stream, Wired};
+use crate::bus::{Access, Change, Device, Moment, Outside, Request, Stream, Wired};
 use crate::memory::{GuestMemory, NoMemory};
 
 const WHAT: IntId = IntId::spi(15);
@@ -316,6 +316,60 @@ fn a_state_that_cannot_be_is_refused() {
         let mut page = *device.device();
         assert!(page.restore(&saved).is_err(), "{saved:?}");
         assert_eq!(page, *device.device(), "nothing has changed");
+    }
+}
+
+/// A marker is what the source says, unless that tells nothing new.
+#[test]
+fn markers_come_from_the_source_and_never_twice() {
+    let mut drawn = [7_u64, 5, 7, 6, 0, 6].into_iter();
+    let page = ClockPage::new(move |bytes: &mut [u8]| {
+        bytes.copy_from_slice(&drawn.next().expect("so many were asked for").to_le_bytes());
+    });
+    let (world, mut device) = (World::new(), Wired::new(page, [WHAT]));
+    let markers = |world: &World| (world.read().disruption, world.read().generation);
+    device.change(Change::Reset, &world);
+    assert_eq!(markers(&world), (7, 5));
+    device.change(Change::Fork, &world);
+    assert_eq!(markers(&world), (8, 6), "7 was there");
+    device.change(Change::Fork, &world);
+    assert_eq!(markers(&world), (9, 7), "0 says nothing, and 6 was there");
+}
+
+/// A reader that meets an update begins anew: it must meet none for nothing.
+#[test]
+fn a_page_that_is_right_is_left_alone() {
+    let (world, mut device) = started();
+    world.seen.take();
+    device.change(Change::Pause, &world);
+    device.change(Change::Resume, &world);
+    assert!(world.seen.take().is_empty());
+    // One write, if the guest's clock stood still.
+    device.change(Change::Pause, &world);
+    world.moment.set(Moment { stood: 5, ..START });
+    device.change(Change::Resume, &world);
+    let sequences = world.seen.take().iter().map(|page| page[1] >> 32).collect::<Vec<_>>();
+    assert_eq!(sequences.iter().filter(|&&sequence| sequence % 2 != 0).count(), 14, "{sequences:?}");
+}
+
+/// What the machine calls, whatever the device: registers in any size, and its line, which falls when somebody looks.
+#[test]
+fn on_the_bus_it_is_read_and_its_line_falls() {
+    let (world, mut device) = started();
+    let access = Access { frame: 0, offset: 0, size: AccessSize::Word };
+    assert_eq!(device.read(&access, &world), 0x4b4c_4356);
+    device.change(Change::Fork, &world);
+    device.poll(&world);
+    assert_eq!(world.lines.take(), [Line::High, Line::Low]);
+}
+
+#[test]
+fn states_at_the_limits_are_taken() {
+    let widest = ShownMoment { period: 1, shift: 63, nanoseconds: 999_999_999, ..ShownMoment::default() };
+    for shown in [widest, ShownMoment::default()] {
+        let saved = SavedClockPage { shown: Some(shown), ..SavedClockPage::default() };
+        let mut page = *device().device();
+        assert_eq!((page.restore(&saved), page.save()), (Ok(()), saved));
     }
 }
 

@@ -247,3 +247,100 @@ fn what_leaves_quietly_changes_nothing_else() {
         }
     }
 }
+
+/// What a driver has set up it may read again, in the bits that there are; what only shows something takes no write.
+#[test]
+fn each_register_keeps_its_own_bits() {
+    let mut uart = Pl011::new();
+    let kept = [
+        (register::ILPR, 0xff),
+        (register::IBRD, 0xffff),
+        (register::FBRD, 0x3f),
+        (register::LCR_H, 0xff),
+        (register::CR, 0xff87),
+        (register::IFLS, 0x3f),
+        (register::IMSC, 0x7ff),
+        (register::DMACR, 0x7),
+    ];
+    for pattern in [0xaaaa_aaaa_u64, 0x5555_5555, 0xffff_ffff, 0] {
+        kept.iter().for_each(|&(offset, _)| _ = uart.write(offset, WORD, pattern));
+        for (offset, bits) in kept {
+            assert_eq!(uart.read(offset, WORD), pattern & bits, "{offset:#x}");
+        }
+    }
+    for offset in [register::FR, register::RIS, register::MIS] {
+        let before = uart.clone();
+        let _ = uart.write(offset, WORD, 0xffff_ffff);
+        assert_eq!(uart, before, "{offset:#x}");
+    }
+}
+
+#[test]
+fn masked_interrupts_are_those_that_are_raised_and_let_through() {
+    let mut uart = opened();
+    assert!(uart.receive(b'k'));
+    let _ = uart.write(register::IMSC, WORD, 0x30);
+    assert_eq!((uart.read(register::RIS, WORD), uart.read(register::MIS, WORD)), (0x50, 0x10));
+}
+
+/// A part of the data register that lies behind the data takes no byte.
+#[test]
+fn only_the_data_itself_takes_a_byte() {
+    let mut uart = opened();
+    assert!(uart.receive(b'k') && uart.receive(b'l'));
+    for offset in 1..4 {
+        assert_eq!(uart.read(register::DR + offset, AccessSize::Byte), 0);
+    }
+    assert_eq!(uart.read(register::DR, AccessSize::Byte), b'k'.into());
+    assert_eq!(uart.read(register::DR, WORD), b'l'.into());
+}
+
+/// By DDI 0183 table 3-4: CTS, DSR and DCD of a terminal that is attached and ready, and what is in the FIFOs of one byte.
+#[test]
+fn flags_are_the_manuals() {
+    let mut uart = Pl011::new();
+    assert_eq!(flags(&mut uart), 0x97, "both empty");
+    assert!(uart.receive(1));
+    assert_eq!(flags(&mut uart), 0xc7, "the receiver's is full");
+    uart.set_transmit_blocked(true);
+    let _ = uart.write(register::DR, WORD, 1);
+    assert_eq!(flags(&mut uart), 0x6f, "and the transmitter's, which is busy with it");
+    let _ = uart.write(register::LCR_H, WORD, 0x10);
+    assert_eq!(flags(&mut uart), 0x0f, "FIFOs are longer");
+}
+
+/// 1/8, 1/4, 1/2, 3/4 and 7/8 of 32 bytes (DDI 0183 table 3-13), and the reserved codes, which nobody uses.
+#[test]
+fn the_transmit_interrupt_comes_at_the_level_that_was_asked_for() {
+    for (code, level) in [(0, 4), (1, 8), (2, 16), (3, 24), (4, 28), (5, 28), (7, 28)] {
+        let mut uart = opened();
+        let _ = uart.write(register::IFLS, WORD, code);
+        let _ = uart.write(register::IMSC, WORD, TRANSMIT_INTERRUPT);
+        uart.set_transmit_blocked(true);
+        for _ in 0..32 {
+            let _ = uart.write(register::DR, WORD, 0);
+        }
+        assert!(!uart.line());
+        while !uart.line() {
+            assert!(uart.take_transmit().is_some(), "it never comes");
+        }
+        assert_eq!(uart.transmit_pending(), level, "code {code}");
+    }
+}
+
+/// Overrun is told beside the byte that is read, by its interrupt, and until it is cleared; each byte that is sent is told, too.
+#[test]
+fn loopback_interrupts_as_a_line_would() {
+    let mut uart = opened();
+    let _ = uart.write(register::CR, WORD, 0xf81);
+    let _ = uart.write(register::DR, WORD, 1);
+    assert_eq!(uart.read(register::RIS, WORD), RECEIVE_INTERRUPTS | TRANSMIT_INTERRUPT);
+    for byte in 2..=33 {
+        let _ = uart.write(register::DR, WORD, byte);
+    }
+    assert_eq!(uart.read(register::RIS, WORD), RECEIVE_INTERRUPTS | TRANSMIT_INTERRUPT | 1 << 10);
+    assert_eq!(uart.read(register::DR, WORD), 1 << 11 | 1);
+    let _ = uart.write(register::ICR, WORD, 0x7ff);
+    let _ = uart.write(register::RSR_ECR, WORD, 0);
+    assert_eq!((uart.read(register::RIS, WORD), uart.read(register::DR, WORD)), (RECEIVE_INTERRUPTS, 2));
+}

@@ -159,6 +159,7 @@ fn what_no_guest_can_bring_about_is_refused() {
     }
     let mut uart = Uart::new(None);
     assert!(uart.restore(&SavedUart { model: SavedPl011::default(), input: Vec::from([0; 4097]) }).is_err());
+    assert_eq!(uart.restore(&SavedUart { model: SavedPl011::default(), input: Vec::from([0; 4096]) }), Ok(()));
     let generic = SavedGenericWatchdog { offset: 1 << 48, ..SavedGenericWatchdog::default() };
     assert!(GenericWatchdog::restored(&generic).is_err());
 }
