@@ -5,6 +5,7 @@ mod life;
 mod registers;
 mod routing;
 mod saved;
+mod short;
 mod shortage;
 
 use crate::{AccessSize, Config, Group, ListRegisters, Power, Vgic, list_register as field, virtual_interface};

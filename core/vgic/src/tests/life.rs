@@ -46,6 +46,40 @@ fn a_level_that_falls_untaken_is_withdrawn() {
     assert_eq!((lrs.used, lrs.dirty, lrs.lr[0]), (0, 1, 0));
 }
 
+/// Its line fell in the handler, and before the vCPU was told of that, the handler ended.
+#[test]
+fn a_list_register_that_asks_for_maintenance_is_emptied_with_its_interrupt() {
+    let (mut vgic, mut lrs) = (ready(1, 4), list_registers());
+    for interrupt in [32, 33] {
+        vgic.set_spi_level(IntId(interrupt), Line::High);
+    }
+    settle(&mut vgic, ZERO, &mut lrs);
+    assert_eq!(shown(&lrs), [(32, PENDING), (33, PENDING)]);
+    acknowledge(&mut lrs, 0);
+    acknowledge(&mut lrs, 1);
+    vgic.set_spi_level(IntId(33), Line::Low);
+    end(&mut lrs, 1);
+    settle(&mut vgic, ZERO, &mut lrs);
+    assert_eq!(shown(&lrs), [(32, BOTH)]);
+    assert_eq!((lrs.lr[1], lrs.dirty & 0b10), (0, 0b10), "it would ask again and again");
+}
+
+/// A level and ISPENDR, a timer and ISPENDR: one of two reasons is enough, and so are both.
+#[test]
+fn what_is_pending_for_two_reasons_is_pending() {
+    let (mut vgic, mut lrs) = (ready(1, 4), list_registers());
+    vgic.set_spi_level(SPI, Line::High);
+    write(&mut vgic, 0x200 + SPI_WORD, 1);
+    vgic.raise_hardware(ZERO, TIMER, PHYSICAL);
+    vgic.redistributor_write(ZERO, private(0x200), AccessSize::Word, 1 << TIMER.0);
+    assert_eq!(read(&vgic, 0x200 + SPI_WORD), 1);
+    assert_eq!(vgic.redistributor_read(ZERO, private(0x200), AccessSize::Word), 1 << TIMER.0);
+    settle(&mut vgic, ZERO, &mut lrs);
+    assert_eq!(shown(&lrs), [(27, PENDING), (32, PENDING)]);
+    assert_eq!(read(&vgic, 0x200 + SPI_WORD), 1);
+    assert_eq!(vgic.redistributor_read(ZERO, private(0x200), AccessSize::Word), 1 << TIMER.0);
+}
+
 #[test]
 fn an_edge_is_taken_once_and_a_second_one_is_kept() {
     let (mut vgic, mut lrs) = (ready(1, 4), list_registers());
@@ -137,6 +171,26 @@ fn an_spi_moves_to_another_vcpu_once_the_first_lets_go() {
     assert_eq!(settle(&mut vgic, ZERO, &mut zero), VcpuSet::only(ONE));
     settle(&mut vgic, ONE, &mut one);
     assert_eq!((zero.used, shown(&one)), (0, [(32, PENDING)].to_vec()));
+}
+
+/// In whichever words they are, and with their like in other words or alone.
+#[test]
+fn all_spis_that_a_vcpu_lets_go_are_told_to_the_next() {
+    for spis in [&[32][..], &[64], &[96], &[32, 64], &[64, 96], &[32, 96], &[32, 64, 96], &[127]] {
+        let mut vgic = ready(2, 4);
+        let (mut zero, mut one) = (list_registers(), list_registers());
+        for &spi in spis {
+            vgic.set_spi_level(IntId(spi), Line::High);
+        }
+        settle(&mut vgic, ZERO, &mut zero);
+        for &spi in spis {
+            vgic.distributor_write(0x6000 + 8 * u64::from(spi), AccessSize::Double, 1);
+        }
+        assert_eq!(settle(&mut vgic, ZERO, &mut zero), VcpuSet::only(ONE), "{spis:?}");
+        settle(&mut vgic, ONE, &mut one);
+        let there: Vec<(u64, u64)> = spis.iter().map(|&spi| (u64::from(spi), PENDING)).collect();
+        assert_eq!((zero.used, shown(&one)), (0, there));
+    }
 }
 
 #[test]
@@ -279,3 +333,6 @@ fn wfi_ends_for_what_the_cpu_interface_would_signal() {
     assert!(!vgic.has_deliverable(ZERO, vmcr(0xF8, 2)), "the Redistributor sleeps");
     assert!(vgic.has_wake_request(ZERO));
 }
+
+extern crate std;
+use std::vec::Vec;

@@ -20,6 +20,17 @@ fn the_distributor_describes_itself() {
     assert_eq!(read(&vgic, 0x0), 0x50, "ARE and DS cannot be cleared");
 }
 
+/// As the tables of GIC IHI 0069H 12.4 have them. All that is tested here uses the same names on both sides.
+#[test]
+fn fields_are_where_the_hardware_has_them() {
+    use crate::{list_register as lr, virtual_control as hcr, virtual_interface as vmcr};
+    assert_eq!([lr::ACTIVE, lr::PENDING, lr::HARDWARE, lr::GROUP1], [1 << 63, 1 << 62, 1 << 61, 1 << 60]);
+    assert_eq!([lr::STATE, lr::PHYSICAL, lr::EOI], [0b11 << 62, 0x1FFF << 32, 1 << 41]);
+    assert_eq!([hcr::EN, hcr::LRENPIE, hcr::NPIE, hcr::TDIR, hcr::EOI_COUNT], [1, 4, 8, 0x4000, 0xF800_0000]);
+    assert_eq!((hcr::GROUP_ENABLED, hcr::GROUP_DISABLED), ([0x10, 0x40], [0x20, 0x80]));
+    assert_eq!([vmcr::GROUPS, vmcr::COMMON_BINARY_POINT, vmcr::SPLIT_END], [3, 0x10, 0x200]);
+}
+
 /// PIDR4 to 7, PIDR0 to 3, CIDR0 to 3, as QEMU's `virt` shows them.
 fn identification_of(read: impl Fn(u64) -> u64) -> [u64; 12] {
     core::array::from_fn(|index| read(0xFFD0 + 4 * index as u64))
@@ -55,7 +66,7 @@ fn set_and_clear_registers_are_pairs() {
     for (set, clear) in [(0x100, 0x180), (0x200, 0x280), (0x300, 0x380)] {
         let mut vgic = vgic(1, 4);
         write(&mut vgic, set + 4, 0xF0);
-        write(&mut vgic, set + 4, 0x0F);
+        write(&mut vgic, set + 4, 0x1F);
         assert_eq!((read(&vgic, set + 4), read(&vgic, clear + 4)), (0xFF, 0xFF));
         write(&mut vgic, clear + 4, 0x3C);
         assert_eq!((read(&vgic, set + 4), read(&vgic, clear + 4)), (0xC3, 0xC3));
@@ -109,6 +120,8 @@ fn sgis_are_edges_for_ever() {
     assert_eq!(vgic.redistributor_read(ZERO, private(0xC00), word), 0xAAAA_AAAA);
     vgic.redistributor_write(ZERO, private(0xC04), word, 0xFFFF_0000);
     assert_eq!(vgic.redistributor_read(ZERO, private(0xC04), word), 0xAAAA_0000);
+    vgic.redistributor_write(ZERO, private(0xC00), word, 0xFFFF_FFFF);
+    assert_eq!(vgic.redistributor_read(ZERO, private(0xC00), word), 0xAAAA_AAAA);
     write(&mut vgic, 0xC0C, 0x8000_0002);
     assert_eq!((read(&vgic, 0xC08), read(&vgic, 0xC0C)), (0, 0x8000_0002));
 }
@@ -150,6 +163,42 @@ fn only_state_depends_on_list_registers() {
     assert_eq!(needs(0x280, Direction::Write), VcpuSet::EMPTY);
     assert_eq!(needs(0x380, Direction::Write), VcpuSet::only(ONE));
     assert_eq!(vgic.distributor_needs(0x204, Direction::Read), VcpuSet::EMPTY, "nothing is loaded");
+}
+
+/// Whose list registers an access of the Distributor depends on: those that hold one of the register's 32 SPIs.
+#[test]
+fn the_distributor_depends_on_whoever_holds_its_spis() {
+    let mut vgic = super::ready(3, 4);
+    let mut lrs = [super::list_registers(), super::list_registers(), super::list_registers()];
+    for (spi, vcpu) in [(40, 1), (64, 2), (95, 0)] {
+        vgic.distributor_write(0x6000 + 8 * u64::from(spi), AccessSize::Double, vcpu);
+        vgic.set_spi_level(units::IntId(spi), crate::Line::High);
+    }
+    vgic.send_sgi(ZERO, super::sgi(5, 0b10), super::GROUP1);
+    for (vcpu, lrs) in (0..).zip(&mut lrs) {
+        super::settle(&mut vgic, VcpuId(vcpu), lrs);
+    }
+    for (register, write_too) in [(0x200, false), (0x280, false), (0x300, true), (0x380, true)] {
+        for (word, holders) in [(0, 0), (1, 0b010), (2, 0b101), (3, 0)] {
+            let offset = register + 4 * word;
+            assert_eq!(vgic.distributor_needs(offset, Direction::Read), VcpuSet(holders), "{offset:#x}");
+            let expected = if write_too { VcpuSet(holders) } else { VcpuSet::EMPTY };
+            assert_eq!(vgic.distributor_needs(offset, Direction::Write), expected, "{offset:#x}");
+        }
+    }
+    assert_eq!(vgic.redistributor_needs(VcpuId(3), private(0x200), Direction::Read), VcpuSet::EMPTY);
+}
+
+#[test]
+fn only_its_own_vcpu_is_told_when_a_redistributor_falls_asleep() {
+    let mut vgic = super::ready(2, 4);
+    vgic.set_spi_level(super::SPI, crate::Line::High);
+    let sleep = |vgic: &mut Vgic, vcpu, value| vgic.redistributor_write(vcpu, 0x14, AccessSize::Word, value);
+    assert_eq!(sleep(&mut vgic, ONE, 2), VcpuSet::EMPTY, "nothing waits there");
+    assert_eq!(sleep(&mut vgic, ZERO, 2), VcpuSet::only(ZERO));
+    assert_eq!(sleep(&mut vgic, ZERO, 2), VcpuSet::EMPTY, "it sleeps already");
+    vgic.set_ppi_level(ONE, units::IntId(23), crate::Line::High);
+    assert_eq!(sleep(&mut vgic, ONE, 0), VcpuSet::only(ONE));
 }
 
 #[test]

@@ -63,6 +63,8 @@ fn what_nobody_can_have_saved_is_refused() {
     };
     assert!(impossible(|saved| saved.groups = 4).contains("control register"));
     assert!(impossible(|saved| saved.preemption_bits = 0).contains("control register"));
+    assert!(impossible(|saved| saved.preemption_bits = 4).contains("control register"));
+    assert!(impossible(|saved| saved.priority_bits = 4).contains("control register"));
     assert!(impossible(|saved| saved.shared[2].priority[31] = 1).contains("priority"));
     assert!(impossible(|saved| saved.vcpus[1].private.priority[0] = 4).contains("priority"));
     assert!(impossible(|saved| saved.router[95] = 1 << 24).contains("IROUTER"));
@@ -78,3 +80,18 @@ fn what_nobody_can_have_saved_is_refused() {
         .contains("two vCPUs")
     );
 }
+
+#[test]
+fn refusals_are_sentences() {
+    for (unfit, text) in [
+        (Unfit::NotSettled(ONE), "vCPU 1 still has interrupts in its list registers"),
+        (Unfit::Vcpus(3), "the interrupt controller was saved with 3 vCPUs"),
+        (Unfit::PriorityBits(7), "its guest knows 7 priority bits, this CPU has fewer"),
+        (Unfit::PreemptionBits(6), "its guest knows 6 preemption bits, this CPU has fewer"),
+        (Unfit::Impossible("a bit"), "the interrupt controller's state is damaged: a bit"),
+    ] {
+        assert_eq!(std::format!("{unfit}"), text);
+    }
+}
+
+extern crate std;

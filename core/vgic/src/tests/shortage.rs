@@ -204,3 +204,39 @@ fn active_interrupts_and_masked_ones_leave_room_for_what_is_open() {
     settle(&mut vgic, ZERO, &mut lrs);
     assert_eq!(shown(&lrs), [(41, PENDING)]);
 }
+
+/// What was made active by hand, and inactive again, and then taken as any other.
+#[test]
+fn an_interrupt_that_the_guest_took_runs_whatever_it_was_before() {
+    let (mut vgic, mut lrs) = (ready(1, 1), list_registers());
+    write(&mut vgic, 0x304, 1 << (40 - 32));
+    write(&mut vgic, 0x384, 1 << (40 - 32));
+    raise(&mut vgic, 40, 0xA0);
+    settle(&mut vgic, ZERO, &mut lrs);
+    acknowledge(&mut lrs, 0);
+    vgic.sync(ZERO, &mut lrs);
+    write(&mut vgic, 0x304, 1 << (38 - 32));
+    vgic.flush(ZERO, &mut lrs);
+    assert_eq!(shown(&lrs), [(40, ACTIVE)], "38 is as important, and nobody is going to end it");
+}
+
+/// Of two that are active at one priority, the guest can be in the handler of the later one only.
+#[test]
+fn the_later_of_two_activations_at_one_priority_is_the_one_that_runs() {
+    for (first, second) in [(40, 41), (41, 40), (40, 70), (70, 40)] {
+        let (mut vgic, mut lrs) = (ready(1, 2), list_registers());
+        lrs.vmcr |= virtual_interface::SPLIT_END;
+        raise(&mut vgic, first, 0xA0);
+        settle(&mut vgic, ZERO, &mut lrs);
+        acknowledge(&mut lrs, 0);
+        raise(&mut vgic, second, 0xA0);
+        settle(&mut vgic, ZERO, &mut lrs);
+        // The guest drops the priority of the first, and takes the second.
+        let number = shown(&lrs).iter().position(|&(id, _)| id == u64::from(second)).unwrap();
+        acknowledge(&mut lrs, number);
+        settle(&mut vgic, ZERO, &mut lrs);
+        raise(&mut vgic, 90, 0x20);
+        settle(&mut vgic, ZERO, &mut lrs);
+        assert_eq!(shown(&lrs), [(u64::from(second), ACTIVE), (90, PENDING)]);
+    }
+}
