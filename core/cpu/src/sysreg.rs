@@ -46,6 +46,23 @@ pub enum TimerRegister {
     TimerValue,
 }
 
+/// A register of the CPU interface for interrupts of Group 0, trapped by ICH_HCR_EL2.TALL0 (GIC IHI 0069H 12.2).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum GroupZero {
+    /// ICC_IAR0_EL1, read-only.
+    Acknowledge,
+    /// ICC_EOIR0_EL1, write-only.
+    End,
+    /// ICC_HPPIR0_EL1, read-only.
+    HighestPending,
+    /// ICC_BPR0_EL1.
+    BinaryPoint,
+    /// ICC_AP0R<n>_EL1.
+    ActivePriorities(u8),
+    /// ICC_IGRPEN0_EL1.
+    Enable,
+}
+
 /// A register of the OS lock and its relatives, trapped by MDCR_EL2.TDOSA.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum OsLockRegister {
@@ -81,6 +98,8 @@ pub enum Action {
     IccSre,
     /// ICC_DIR_EL1: deactivate the interrupt in the register.
     IccDir,
+    /// A register of the CPU interface for Group 0.
+    GroupZero(GroupZero),
     /// A register of a timer.
     Timer(Timer, TimerRegister),
     /// CNTPCT_EL0, CNTVCT_EL0, CNTPCTSS_EL0 or CNTVCTSS_EL0: the count, which is one, as far as the counter that traps is
@@ -183,6 +202,12 @@ const fn classify_register(encoding: SysregEncoding, direction: Direction) -> Ac
         (0, 1, 0, 1) => Action::ReadZeroWriteIgnored,
         // REVIDR_EL1 and AIDR_EL1, trapped only where TID1 is needed to hide SMIDR_EL1: no erratum is marked as fixed.
         (0, 0, 0, 6) | (1, 0, 0, 7) => only(Read, direction, Action::ReadZeroWriteIgnored),
+        (0, 12, 8, 0) => only(Read, direction, Action::GroupZero(GroupZero::Acknowledge)),
+        (0, 12, 8, 1) => only(Write, direction, Action::GroupZero(GroupZero::End)),
+        (0, 12, 8, 2) => only(Read, direction, Action::GroupZero(GroupZero::HighestPending)),
+        (0, 12, 8, 3) => Action::GroupZero(GroupZero::BinaryPoint),
+        (0, 12, 8, number @ 4..=7) => Action::GroupZero(GroupZero::ActivePriorities(number - 4)),
+        (0, 12, 12, 6) => Action::GroupZero(GroupZero::Enable),
         (0, 12, 11, 1) => only(Write, direction, Action::IccDir),
         (0, 12, 11, 5) => only(Write, direction, Action::SendSgi(SgiRegister::Sgi1r)),
         (0, 12, 11, 6) => only(Write, direction, Action::SendSgi(SgiRegister::Asgi1r)),
@@ -201,7 +226,7 @@ const fn classify_register(encoding: SysregEncoding, direction: Direction) -> Ac
 
 #[cfg(test)]
 mod tests {
-    use super::{Action, DebugRegister, OsLockRegister, SgiRegister, Timer, TimerRegister, classify};
+    use super::{Action, DebugRegister, GroupZero, OsLockRegister, SgiRegister, Timer, TimerRegister, classify};
     use crate::debug::DebugBank;
     use crate::encoding::SysregEncoding;
     use units::Direction::{Read, Write};
@@ -223,6 +248,15 @@ mod tests {
         assert_eq!(classify(name(3, 0, 12, 11, 5), Read), Action::Undefined);
         assert_eq!(classify(name(3, 0, 12, 12, 5), Read), Action::IccSre);
         assert_eq!(classify(name(3, 0, 12, 11, 1), Write), Action::IccDir);
+        let group_zero = |crm, op2, direction| classify(name(3, 0, 12, crm, op2), direction);
+        assert_eq!(group_zero(8, 0, Read), Action::GroupZero(GroupZero::Acknowledge));
+        assert_eq!(group_zero(8, 0, Write), Action::Undefined);
+        assert_eq!(group_zero(8, 1, Write), Action::GroupZero(GroupZero::End));
+        assert_eq!(group_zero(8, 1, Read), Action::Undefined);
+        assert_eq!(group_zero(8, 2, Read), Action::GroupZero(GroupZero::HighestPending));
+        assert_eq!(group_zero(8, 3, Write), Action::GroupZero(GroupZero::BinaryPoint));
+        assert_eq!(group_zero(8, 7, Write), Action::GroupZero(GroupZero::ActivePriorities(3)));
+        assert_eq!(group_zero(12, 6, Read), Action::GroupZero(GroupZero::Enable));
         for (crm, timer) in [(2, Timer::Physical), (3, Timer::Virtual)] {
             let registers = [TimerRegister::TimerValue, TimerRegister::Control, TimerRegister::CompareValue];
             for (op2, register) in (0..).zip(registers) {
@@ -285,6 +319,6 @@ mod tests {
     fn every_encoding_has_an_answer_and_few_are_answered() {
         let answered = (0..=u16::MAX).filter(|&raw| classify(SysregEncoding(raw), Read) != Action::Undefined).count();
         // 56 identification registers, 64 breakpoints and watchpoints, and the ones with a line above.
-        assert_eq!(answered, 56 + 64 + 29);
+        assert_eq!(answered, 56 + 64 + 37);
     }
 }

@@ -7,8 +7,9 @@
 //! nothing left out can be due until none of the loaded ones is pending, which is what NPIE reports; what masks the
 //! loaded ones, the priority mask (ICC_PMR_EL1) and the running priority, masks what is left out all the more. Only the
 //! groups do not go by priority, and a guest enables and disables them without an exit. So VGrp<n>DIE tells when a
-//! group closes from which interrupts were chosen, and VGrp<n>EIE when one opens of which some were left out. Masked
-//! interrupts get only list registers that would otherwise be empty.
+//! group closes while open interrupts of the other one are left out, as what was chosen of the closed one would hide
+//! them from NPIE; and VGrp<n>EIE when one opens of which some were left out. Masked interrupts get only list registers
+//! that would otherwise be empty.
 //!
 //! Activations keep their list registers, the most important first, since those end first; but one list register is always
 //! given to the best open pending interrupt, or a guest that keeps many active would never hear of it. Activations that no
@@ -16,7 +17,6 @@
 
 use crate::bank::bits;
 use crate::list_registers::{virtual_control, virtual_interface};
-use crate::routing::changes_of;
 use crate::{ListRegisters, MAX_LIST_REGISTERS, Vgic, WORDS};
 
 /// What waits for a list register of one vCPU.
@@ -104,11 +104,16 @@ impl Vgic {
         self.take_best(index, &mut choice, &mut open, self.list_register_count);
         self.take_best(index, &mut choice, &mut masked, self.list_register_count);
         if is_any(&open) {
-            choice.maintenance |= virtual_control::NPIE | changes_of(groups) & DISABLED;
+            choice.maintenance |= virtual_control::NPIE;
         }
         for (group, enabled) in virtual_control::GROUP_ENABLED.into_iter().enumerate() {
-            if (0..WORDS).any(|word| masked[word] & self.members(word, index, 1 << group) != 0) {
+            let is_among =
+                |set: &[u32; WORDS]| (0..WORDS).any(|word| set[word] & self.members(word, index, 1 << group) != 0);
+            if is_among(&masked) {
                 choice.maintenance |= enabled;
+            }
+            if groups == BOTH && is_among(&open) {
+                choice.maintenance |= self.closing_of(1 - group);
             }
         }
         if is_any(&running) || is_any(&set_aside) {
@@ -163,8 +168,8 @@ impl Vgic {
     }
 }
 
-/// VGrp0DIE and VGrp1DIE.
-const DISABLED: u64 = virtual_control::GROUP_DISABLED[0] | virtual_control::GROUP_DISABLED[1];
+/// Both groups are enabled.
+const BOTH: u8 = 0b11;
 
 fn is_any(set: &[u32; WORDS]) -> bool {
     set.iter().any(|&word| word != 0)

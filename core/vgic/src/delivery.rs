@@ -290,17 +290,23 @@ impl Vgic {
         if index >= self.vcpu_count {
             return false;
         }
+        let mask = (vmcr >> virtual_interface::MASK_SHIFT) as u8;
+        self.best_open(index, vmcr).is_some_and(|(_, priority)| priority < mask)
+    }
+
+    /// The most important interrupt that is pending, enabled, not active, and in a group that the virtual CPU interface has
+    /// enabled, and its priority: what the interface would offer if it had all of them in list registers.
+    pub(crate) fn best_open(&self, index: usize, vmcr: u64) -> Option<(u8, u8)> {
         let group0 = if vmcr & 1 != 0 { u32::MAX } else { 0 };
         let group1 = if vmcr & 2 != 0 { u32::MAX } else { 0 };
-        let mask = (vmcr >> 24) as u8;
         let Waiting { mut ready, active } = self.waiting(index);
         for (word, (ready, active)) in ready.iter_mut().zip(&active).enumerate() {
             let interface = self.bank(word, index).map_or(0, |bank| bank.in_groups((group0, group1)));
             *ready &= interface & !active;
         }
-        let Some(best) = self.most_important(index, &ready) else { return false };
-        let bank = self.bank(usize::from(best / 32), index);
-        bank.and_then(|bank| bank.priority.get(usize::from(best % 32))).is_some_and(|&priority| priority < mask)
+        let best = self.most_important(index, &ready)?;
+        let bank = self.bank(usize::from(best / 32), index)?;
+        Some((best, *bank.priority.get(usize::from(best % 32))?))
     }
 
     /// Whether anything that is pending and enabled is routed to `vcpu`, whatever its CPU interface or GICR_WAKER

@@ -87,15 +87,10 @@ impl Vgic {
 
     /// The group of interrupt `number` of `word`, and the bit of its active priority among those of the group: its group
     /// priority, as the binary point cuts it off.
-    fn active_priority(&self, word: usize, vcpu: usize, number: u32, vmcr: u64) -> Option<(usize, u128)> {
+    pub(crate) fn active_priority(&self, word: usize, vcpu: usize, number: u32, vmcr: u64) -> Option<(usize, u128)> {
         let bank = self.bank(word, vcpu)?;
         let group = usize::from(bank.group >> number & 1 != 0);
-        let point = |shift: u32| (vmcr >> shift & 7) as u32;
-        let subpriority = if group == 0 || vmcr & virtual_interface::COMMON_BINARY_POINT != 0 {
-            point(virtual_interface::BINARY_POINT_0_SHIFT) + 1
-        } else {
-            point(virtual_interface::BINARY_POINT_1_SHIFT)
-        };
+        let subpriority = subpriority_bits(group, vmcr);
         let priority = u32::from(*bank.priority.get(number as usize)?) >> subpriority << subpriority;
         Some((group, 1 << (priority >> (8 - u32::from(self.preemption_bits)) & 0x7F)))
     }
@@ -128,5 +123,14 @@ impl Vgic {
             }
         }
         freed
+    }
+}
+
+/// How many bits of a priority, from the lowest on, do not decide about preemption in `group`.
+pub(crate) const fn subpriority_bits(group: usize, vmcr: u64) -> u32 {
+    if group == 0 || vmcr & virtual_interface::COMMON_BINARY_POINT != 0 {
+        (vmcr >> virtual_interface::BINARY_POINT_0_SHIFT & 7) as u32 + 1
+    } else {
+        (vmcr >> virtual_interface::BINARY_POINT_1_SHIFT & 7) as u32
     }
 }

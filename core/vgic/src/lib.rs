@@ -23,6 +23,8 @@
 //!   routed to an affinity that nobody has stays pending.
 //! * Redistributors start awake: security firmware would have woken them before the guest's first instruction
 //!   (GICR_WAKER).
+//! * Where the host does not tell that a guest disables Group 0, the guest's accesses to the registers of that group trap
+//!   while that matters ([`group_zero`]).
 //! * ICC_DIR_EL1 always traps (ICH_HCR_EL2.TDIR): an SPI may be deactivated on another vCPU than the one that holds
 //!   it. Guests that leave EOImode at zero, as Linux does, never write it.
 //!
@@ -37,6 +39,7 @@ mod choice;
 mod delivery;
 mod distributor;
 mod ends;
+mod group_zero;
 mod hardware;
 mod lines;
 mod list_registers;
@@ -74,6 +77,8 @@ pub struct Config {
     pub priority_bits: u8,
     /// Virtual preemption bits of the host's CPUs: ICH_VTR_EL2.PREbits plus one, 5 to 7.
     pub preemption_bits: u8,
+    /// The host's CPUs report when the guest disables Group 0 (ICH_MISR_EL2.VGrp0D). If not, [`group_zero`] does without.
+    pub tells_of_group_0: bool,
 }
 
 /// The group that an SGI register generates.
@@ -132,6 +137,7 @@ pub struct Vgic {
     list_register_count: usize,
     priority_mask: u8,
     preemption_bits: u8,
+    tells_of_group_0: bool,
     /// The preemption bits that its guest has found, on the first host it ran on: never more than there are.
     known_preemption_bits: u8,
     /// All ones if GICD_CTLR.EnableGrp0, else zero.
@@ -179,6 +185,7 @@ impl Vgic {
             list_register_count: config.list_registers.clamp(1, MAX_LIST_REGISTERS),
             priority_mask: u8::MAX << (8 - config.priority_bits.clamp(5, 8)),
             preemption_bits: config.preemption_bits.clamp(5, 7),
+            tells_of_group_0: config.tells_of_group_0,
             known_preemption_bits: config.preemption_bits.clamp(5, 7),
             group0: 0,
             group1: 0,

@@ -8,7 +8,8 @@
 //!
 //! The model learns of three of these conditions directly. The guest enables a group at its CPU interface without an
 //! exit; while there are 1-of-N interrupts, each vCPU therefore has the maintenance interrupt set that tells of a
-//! change (ICH_HCR_EL2.VGrp<n>EIE and VGrp<n>DIE), and the sync that follows looks at ICH_VMCR_EL2. If no vCPU
+//! change (ICH_HCR_EL2.VGrp<n>EIE and VGrp<n>DIE; see [`crate::group_zero`] for a host that lacks one of them), and the
+//! sync that follows looks at ICH_VMCR_EL2. If no vCPU
 //! participates, it is the first vCPU that is on and does not decline: the interrupt waits there, and is a reason to
 //! wake it from a power-down.
 
@@ -94,7 +95,7 @@ impl Vgic {
     /// The maintenance interrupts that tell when a vCPU which has `groups` enabled at its CPU interface enables or disables
     /// one of them. None as long as nothing depends on that.
     pub(crate) fn watch_interface(&self, groups: u8) -> u64 {
-        if self.has_anywhere() { changes_of(groups) } else { 0 }
+        if self.has_anywhere() { self.changes_of(groups) } else { 0 }
     }
 
     fn has_anywhere(&self) -> bool {
@@ -134,16 +135,12 @@ impl Vgic {
         let able = |vcpu: &crate::Vcpu| willing(vcpu) && !vcpu.asleep && vcpu.interface >> group & 1 != 0;
         vcpus.iter().position(able).or_else(|| vcpus.iter().position(willing))
     }
-}
 
-/// The maintenance interrupts that fire when the enabled groups of a CPU interface are others than `groups`.
-///
-/// QEMU's GIC (up to 11.1) raises VGrp0D while Group *1* is disabled: it is asked for only together with VGrp1D, where that
-/// does not matter. A guest that has Group 0 alone enabled and disables it is noticed at its next exit.
-pub(crate) fn changes_of(groups: u8) -> u64 {
-    if groups == 0b01 {
-        return virtual_control::GROUP_ENABLED[1];
+    /// What tells when the enabled groups of a CPU interface are others than `groups`.
+    fn changes_of(&self, groups: u8) -> u64 {
+        let each = virtual_control::GROUP_ENABLED.into_iter().enumerate();
+        each.fold(0, |all, (group, enabled)| {
+            all | if groups >> group & 1 != 0 { self.closing_of(group) } else { enabled }
+        })
     }
-    let each = virtual_control::GROUP_ENABLED.iter().zip(virtual_control::GROUP_DISABLED).enumerate();
-    each.fold(0, |all, (group, (&enabled, disabled))| all | if groups >> group & 1 != 0 { disabled } else { enabled })
 }

@@ -2,7 +2,7 @@
 //! another.
 //!
 //! Only what the guest can see, or what decides about what it will see, is in here. What belongs to the host is not:
-//! how many list registers there are, which physical interrupt stands behind a timer's, what was left to deactivate.
+//! how many list registers there are, what its CPUs tell of, which physical interrupt stands behind a timer's, what was left to deactivate.
 //! Before a VM is taken out, each vCPU is synced and detached from its CPU ([`Vgic::sync`], [`Vgic::detach_hardware`]);
 //! a timer's interrupt that was pending then is pending again once the timer, put back, fires on the new CPU.
 //!
@@ -121,6 +121,7 @@ impl Vgic {
             // The host's.
             list_register_count: _,
             preemption_bits: _,
+            tells_of_group_0: _,
             priority_mask,
             known_preemption_bits,
             group0,

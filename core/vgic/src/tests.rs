@@ -23,7 +23,8 @@ const fn private(offset: u64) -> u64 {
 }
 
 fn vgic(vcpus: usize, list_registers: usize) -> Vgic {
-    let mut vgic = Vgic::new(Config { vcpus, list_registers, priority_bits: 5, preemption_bits: 5 });
+    let mut vgic =
+        Vgic::new(Config { vcpus, list_registers, priority_bits: 5, preemption_bits: 5, tells_of_group_0: true });
     for vcpu in 0..vcpus {
         vgic.set_power(VcpuId(vcpu as u8), Power::On);
     }

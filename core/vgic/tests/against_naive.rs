@@ -10,7 +10,7 @@ mod cpu_interface;
 mod naive;
 mod scenario;
 
-use cpu_interface::CpuInterface;
+use cpu_interface::{CpuInterface, Running};
 use naive::Naive;
 use proptest::prelude::*;
 use scenario::{Operation, Setting, scenario};
@@ -41,11 +41,13 @@ impl Machine {
         let preemption_bits = priority_bits.min(7);
         let split_end = if setting.split_end { interface::SPLIT_END } else { 0 };
         let vmcr = 0xFF << interface::MASK_SHIFT | setting.binary_points | split_end | interface::GROUPS;
-        let mut vgic = Vgic::new(Config { vcpus, list_registers, priority_bits, preemption_bits });
+        let tells_of_group_0 = !setting.confuses_groups;
+        let config = Config { vcpus, list_registers, priority_bits, preemption_bits, tells_of_group_0 };
+        let mut vgic = Vgic::new(config);
         for vcpu in 0..vcpus {
             assert_eq!(vgic.set_power(id(vcpu), Power::On), VcpuSet::EMPTY);
         }
-        let interface = CpuInterface::new(list_registers, preemption_bits, setting.counts_drops, vmcr);
+        let interface = CpuInterface::new(&setting, preemption_bits, vmcr);
         Self {
             setting,
             vgic,
@@ -221,7 +223,11 @@ impl Machine {
         let saved = pack::testing::through_bytes(&saved).expect("it was just written");
         let Setting { vcpus, priority_bits, .. } = self.setting;
         self.setting.list_registers = list_registers;
-        let config = Config { vcpus, list_registers, priority_bits: 8, preemption_bits: priority_bits.min(7) };
+        // That its CPUs have the defect, or not, is the host's too.
+        self.setting.confuses_groups ^= list_registers.is_multiple_of(2);
+        let tells_of_group_0 = !self.setting.confuses_groups;
+        let preemption_bits = priority_bits.min(7);
+        let config = Config { vcpus, list_registers, priority_bits: 8, preemption_bits, tells_of_group_0 };
         self.vgic = Vgic::restore(config, &saved).expect("it fits");
         assert_eq!(self.vgic.save().as_ref(), Ok(&saved));
         for vcpu in 0..vcpus {
@@ -229,6 +235,7 @@ impl Machine {
             // The new CPU's own; what the guest has set up in its CPU interface comes with the vCPU.
             self.cpus[vcpu].lr = vec![0; list_registers];
             self.cpus[vcpu].hcr = control::EN | control::TDIR;
+            self.cpus[vcpu].confuses_groups = self.setting.confuses_groups;
             assert_eq!(self.cpus[vcpu].physical_active, 0);
             if self.naive.on[vcpu] {
                 self.flush(vcpu);
@@ -237,7 +244,8 @@ impl Machine {
         self.kick(VcpuSet::EMPTY, None);
     }
 
-    /// The guest sets its CPU interface up anew, without an exit; only a maintenance interrupt may tell of it.
+    /// The guest sets its CPU interface up anew, without an exit; only a maintenance interrupt may tell of it, or that it
+    /// wrote a register of Group 0.
     fn set_interface(&mut self, vcpu: usize, groups: u64, mask: u64, split_end: bool) {
         let cpu = &mut self.cpus[vcpu];
         cpu.vmcr = cpu.vmcr & 0x00FF_FFFC | mask << interface::MASK_SHIFT | groups;
@@ -245,6 +253,10 @@ impl Machine {
             cpu.vmcr = cpu.vmcr & !interface::SPLIT_END | if split_end { interface::SPLIT_END } else { 0 };
         }
         self.naive.enables[vcpu] = [groups & 1 != 0, groups & 2 != 0];
+        if self.cpus[vcpu].traps_group_0() {
+            self.settle(vcpu);
+            self.kick(VcpuSet::EMPTY, None);
+        }
         self.maintain(vcpu);
     }
 
@@ -382,7 +394,7 @@ impl Machine {
     fn acknowledge(&mut self, vcpu: usize) -> bool {
         let best = self.naive.best(vcpu);
         let expected = best.filter(|&(_, group, priority)| self.cpus[vcpu].lets_through(group, priority));
-        let taken = self.cpus[vcpu].acknowledge();
+        let taken = self.acknowledge_trapped(vcpu).or_else(|| self.cpus[vcpu].acknowledge());
         if self.owed.is_empty() {
             assert_eq!(taken, expected.map(|(interrupt, ..)| interrupt), "vCPU {vcpu} acknowledges");
         } else if let Some(interrupt) = taken {
@@ -402,6 +414,49 @@ impl Machine {
         taken.is_some()
     }
 
+    /// Reads ICC_IAR0_EL1, if that traps.
+    fn acknowledge_trapped(&mut self, vcpu: usize) -> Option<u32> {
+        if !self.cpus[vcpu].traps_group_0() {
+            return None;
+        }
+        self.sync(vcpu);
+        let vmcr = self.cpus[vcpu].vmcr;
+        let mut priorities = self.cpus[vcpu].active_priorities();
+        let highest = self.vgic.highest_pending_in_group_0(id(vcpu), vmcr);
+        let interrupt = self.vgic.acknowledge_group_0(id(vcpu), vmcr, &mut priorities);
+        let taken = (interrupt < 1020).then_some(interrupt);
+        if let Some(interrupt) = taken {
+            assert_eq!(highest, interrupt);
+            let group_priority = self.naive.get(vcpu, interrupt).priority & self.cpus[vcpu].group_priority_mask(0);
+            self.cpus[vcpu].stack.push(Running { id: interrupt, group: 0, group_priority });
+        }
+        assert_eq!(priorities, self.cpus[vcpu].active_priorities());
+        self.flush(vcpu);
+        taken
+    }
+
+    /// Writes ICC_EOIR0_EL1, if that traps and the innermost interrupt is of Group 0. Returns whether it did.
+    fn end_trapped(&mut self, vcpu: usize) -> bool {
+        let cpu = &mut self.cpus[vcpu];
+        let Some(&Running { id: interrupt, group: 0, .. }) = cpu.stack.last().filter(|_| cpu.traps_group_0()) else {
+            return false;
+        };
+        self.sync(vcpu);
+        let cpu = &mut self.cpus[vcpu];
+        let mut priorities = cpu.active_priorities();
+        cpu.stack.pop();
+        let set = self.vgic.end_group_0(id(vcpu), IntId(interrupt), cpu.vmcr, &mut priorities);
+        assert_eq!(priorities, cpu.active_priorities());
+        if cpu.vmcr & interface::SPLIT_END != 0 {
+            cpu.dropped.push(interrupt);
+        } else {
+            self.naive.get(vcpu, interrupt).active = false;
+        }
+        self.flush(vcpu);
+        self.kick(set, Some(vcpu));
+        true
+    }
+
     fn maintain(&mut self, vcpu: usize) {
         if self.cpus[vcpu].maintenance() {
             self.settle(vcpu);
@@ -410,6 +465,9 @@ impl Machine {
     }
 
     fn end(&mut self, vcpu: usize) {
+        if self.end_trapped(vcpu) {
+            return;
+        }
         if let Some(interrupt) = self.cpus[vcpu].end() {
             self.naive.get(vcpu, interrupt).active = false;
         }

@@ -31,7 +31,7 @@ use cpu::debug::{DebugBank, MDSCR_TDCC};
 use cpu::exit::{self, DataAbort, Exit, InstructionAbort, SystemRegister, WaitKind, Wanted, class_of};
 use cpu::inject::{self, AbortKind, GuestState};
 use cpu::pstate;
-use cpu::sysreg::{Action, ICC_SRE_VALUE, OsLockRegister, SgiRegister, Timer, TimerRegister, classify};
+use cpu::sysreg::{Action, GroupZero, ICC_SRE_VALUE, OsLockRegister, SgiRegister, Timer, TimerRegister, classify};
 use services::psci::{AffinityState, Call, PsciError, Start, Suspension, VmPower};
 use services::trng::Draw;
 use services::{NOT_SUPPORTED, Request, SUCCESS};
@@ -185,6 +185,8 @@ pub enum Source {
     Debug(DebugBank, u8),
     /// The identification register with this index among those that guests see.
     Identification(usize),
+    /// A register of the CPU interface for Group 0.
+    GroupZero(GroupZero),
 }
 
 /// What a guest writes to.
@@ -194,6 +196,8 @@ pub enum Sink {
     Sgi(u64, Group),
     /// The end of an active interrupt.
     Deactivate(IntId),
+    /// A register of the CPU interface for Group 0.
+    GroupZero(GroupZero, u64),
     /// A register of a timer.
     Timer(Timer, TimerRegister, u64),
     /// The OS lock, taken or released.
@@ -530,6 +534,10 @@ fn system_register<E: Exited>(exited: E, esr: u64, access: SystemRegister) -> E:
             write(exited, Sink::Sgi(value, group))
         }
         Action::IccDir => write(exited, Sink::Deactivate(IntId(value as u32 & 0xff_ffff))),
+        Action::GroupZero(register) if direction == Direction::Read => {
+            read(exited, access, Source::GroupZero(register))
+        }
+        Action::GroupZero(register) => write(exited, Sink::GroupZero(register, value)),
         Action::IccSre => read(exited, access, Source::Value(ICC_SRE_VALUE)),
         Action::Count => read(exited, access, Source::Count),
         Action::Timer(timer, register) if direction == Direction::Read => {

@@ -94,6 +94,25 @@ pub fn disable_spi(interrupt: IntId) {
     }
 }
 
+/// Whether ICH_MISR_EL2.VGrp0D follows ICH_VMCR_EL2.VENG0: QEMU's GIC (up to 11.1) looks at VENG1. Before a guest has run on
+/// this CPU; IRQs are masked.
+#[must_use]
+pub fn tells_of_group_0() -> bool {
+    const ENABLE: u64 = 1 << 0;
+    const GROUP_0_DISABLED: u64 = 1 << 5;
+    let before = (sysreg::ich_hcr_el2::read(), sysreg::ich_vmcr_el2::read());
+    sysreg::ich_hcr_el2::write(ENABLE | GROUP_0_DISABLED);
+    let told = [0b01, 0b10].map(|groups| {
+        sysreg::ich_vmcr_el2::write(groups);
+        isb();
+        sysreg::ich_misr_el2() & GROUP_0_DISABLED != 0
+    });
+    sysreg::ich_hcr_el2::write(before.0);
+    sysreg::ich_vmcr_el2::write(before.1);
+    isb();
+    told == [false, true]
+}
+
 /// Takes the most important pending interrupt; at least [`SPURIOUS`] if there is none.
 #[inline(always)]
 #[must_use]

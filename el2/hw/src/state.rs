@@ -558,6 +558,13 @@ pub fn active_priorities(features: &Features) -> [u128; 2] {
     groups.map(|words| words.iter().rev().fold(0, |all, &word| all << 32 | u128::from(word as u32)))
 }
 
+/// Sets what [`active_priorities`] reads.
+pub fn set_active_priorities(features: &Features, groups: [u128; 2]) {
+    let words = |all: u128| core::array::from_fn(|word| u64::from((all >> (32 * word)) as u32));
+    let [zero, one] = groups.map(words);
+    active_priorities::load(&zero, &one, features.priority_words);
+}
+
 mod active_priorities {
     indexed!(pub(super) read_0, write_0, "active priorities of group 0,",
         0 = "ich_ap0r0_el2", 1 = "ich_ap0r1_el2", 2 = "ich_ap0r2_el2", 3 = "ich_ap0r3_el2");

@@ -23,8 +23,13 @@ use std::cell::{Cell, RefCell};
 /// The host's counter.
 pub(crate) const HOST: Hz = Hz(1_000_000);
 pub(crate) const VCPUS: u8 = 3;
-pub(crate) const GIC: vgic::Config =
-    vgic::Config { vcpus: VCPUS as usize, list_registers: 2, priority_bits: 5, preemption_bits: 5 };
+pub(crate) const GIC: vgic::Config = vgic::Config {
+    vcpus: VCPUS as usize,
+    list_registers: 2,
+    priority_bits: 5,
+    preemption_bits: 5,
+    tells_of_group_0: true,
+};
 /// The time of day when the host's counter is 0, in seconds.
 const BEGIN: u64 = 1_700_000_000;
 

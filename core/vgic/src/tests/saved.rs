@@ -6,7 +6,8 @@ use crate::saved::{Saved, Unfit};
 use crate::{Config, Vgic};
 use units::IntId;
 
-const HERE: Config = Config { vcpus: 2, list_registers: 4, priority_bits: 5, preemption_bits: 5 };
+const HERE: Config =
+    Config { vcpus: 2, list_registers: 4, priority_bits: 5, preemption_bits: 5, tells_of_group_0: true };
 
 fn saved() -> Saved {
     ready(2, 4).save().unwrap()
@@ -50,7 +51,7 @@ fn a_host_that_has_less_is_refused() {
 fn the_guest_keeps_its_bits() {
     let saved = vgic(2, 4).save().unwrap();
     let there =
-        Vgic::restore(Config { priority_bits: 8, preemption_bits: 7, list_registers: 16, vcpus: 2 }, &saved).unwrap();
+        Vgic::restore(Config { priority_bits: 8, preemption_bits: 7, list_registers: 16, ..HERE }, &saved).unwrap();
     assert_eq!(there.save().as_ref(), Ok(&saved));
     assert_eq!(Vgic::restore(HERE, &there.save().unwrap()).unwrap().save(), Ok(saved));
 }

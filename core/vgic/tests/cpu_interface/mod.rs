@@ -1,6 +1,7 @@
 //! The hardware's virtual CPU interface, as far as list registers go (GIC IHI 0069H 6 and 12.4): acknowledge, end of
 //! interrupt, priority drop, EOIcount, active priorities and maintenance interrupts.
 
+use crate::scenario::Setting;
 use vgic::{ListRegisters, list_register as field, virtual_control as control, virtual_interface as interface};
 
 /// What the guest is handling.
@@ -19,6 +20,8 @@ pub(crate) struct CpuInterface {
     preemption_bits: u32,
     /// It counts ends without a list register in EOIcount with EOImode one too, as some do.
     counts_drops: bool,
+    /// It says that Group 0 is disabled if and only if Group 1 is, as QEMU's does.
+    pub(crate) confuses_groups: bool,
     /// What the guest is handling, the innermost last.
     pub(crate) stack: Vec<Running>,
     /// EOImode one: acknowledged, priority dropped, not yet deactivated.
@@ -28,7 +31,8 @@ pub(crate) struct CpuInterface {
 }
 
 impl CpuInterface {
-    pub(crate) fn new(list_registers: usize, preemption_bits: u8, counts_drops: bool, vmcr: u64) -> Self {
+    pub(crate) fn new(setting: &Setting, preemption_bits: u8, vmcr: u64) -> Self {
+        let Setting { list_registers, counts_drops, confuses_groups, .. } = *setting;
         let preemption_bits = u32::from(preemption_bits);
         let (stack, dropped) = (vec![], vec![]);
         let lr = vec![0; list_registers];
@@ -38,6 +42,7 @@ impl CpuInterface {
             vmcr,
             preemption_bits,
             counts_drops,
+            confuses_groups,
             stack,
             dropped,
             physical_active: 0,
@@ -53,6 +58,11 @@ impl CpuInterface {
             (self.vmcr >> interface::BINARY_POINT_1_SHIFT & 7).max(u64::from(least) + 1)
         };
         (0xFF_u16 << subpriority_bits) as u8
+    }
+
+    /// Whether an access of the guest to a register of Group 0 traps.
+    pub(crate) fn traps_group_0(&self) -> bool {
+        self.hcr & control::TRAP_GROUP_0 != 0
     }
 
     pub(crate) fn enables(&self, group: usize) -> bool {
@@ -140,8 +150,9 @@ impl CpuInterface {
         let none_pending = self.lr.iter().all(|lr| lr & field::STATE != field::PENDING);
         let not_present = self.hcr & control::EOI_COUNT != 0;
         let changed = (0..2).any(|group| {
-            let watched = if self.enables(group) { control::GROUP_ENABLED } else { control::GROUP_DISABLED };
-            self.hcr & watched[group] != 0
+            let disabled = !self.enables(if self.confuses_groups { 1 } else { group });
+            self.enables(group) && self.hcr & control::GROUP_ENABLED[group] != 0
+                || disabled && self.hcr & control::GROUP_DISABLED[group] != 0
         });
         changed
             || ended

@@ -97,6 +97,8 @@ pub(crate) struct Setting {
     pub(crate) binary_points: u64,
     /// Whether EOIcount counts with EOImode one.
     pub(crate) counts_drops: bool,
+    /// Whether the host's GIC says that Group 0 is disabled when Group 1 is, and whether the model was told so.
+    pub(crate) confuses_groups: bool,
 }
 
 fn word_value() -> impl Strategy<Value = u64> {
@@ -172,7 +174,7 @@ fn operation(vcpus: usize) -> impl Strategy<Value = Operation> {
             .prop_map(|(vcpu, id, ready_made)| Operation::Fire { vcpu, id, ready_made }),
         1 => (0..vcpus, timer()).prop_map(|(vcpu, id)| Operation::Withdraw { vcpu, id }),
         1 => (0..vcpus).prop_map(|vcpu| Operation::Move { vcpu }),
-        3 => (0..vcpus, prop_oneof![3 => Just(3_u64), 1 => Just(2_u64), 1 => Just(0_u64)], prop_oneof![Just(0xFF_u64), any::<u8>().prop_map(u64::from)],
+        3 => (0..vcpus, prop_oneof![3 => Just(3_u64), 2 => 0..3_u64], prop_oneof![Just(0xFF_u64), any::<u8>().prop_map(u64::from)],
               any::<bool>())
             .prop_map(|(vcpu, groups, mask, split_end)| Operation::Interface { vcpu, groups, mask, split_end }),
         1 => (0..vcpus).prop_map(|vcpu| Operation::Power { vcpu }),
@@ -184,10 +186,10 @@ fn operation(vcpus: usize) -> impl Strategy<Value = Operation> {
 pub(crate) fn scenario() -> impl Strategy<Value = (Setting, u64, Vec<Operation>)> {
     let list_registers = prop_oneof![Just(1_usize), Just(2), Just(4), Just(16), 1..=16_usize];
     let binary_points = prop_oneof![2 => Just(0_u64), 1 => any::<u64>()];
-    let interface = (any::<bool>(), any::<bool>(), binary_points, any::<bool>());
+    let interface = (any::<bool>(), any::<bool>(), binary_points, any::<bool>(), any::<bool>());
     (1..=4_usize, list_registers, 5..=8_u8, any::<bool>(), interface, any::<u64>()).prop_flat_map(
         |(vcpus, list_registers, priority_bits, prompt, interface, seed)| {
-            let (split_end, changes_mode, binary_points, counts_drops) = interface;
+            let (split_end, changes_mode, binary_points, counts_drops, confuses_groups) = interface;
             // The fields of ICH_VMCR_EL2; each binary point is at least what the preemption bits leave.
             let least = 7 - u64::from(priority_bits.min(7));
             let (zero, one) = ((binary_points & 7).max(least), (binary_points >> 3 & 7).max(least + 1));
@@ -201,6 +203,7 @@ pub(crate) fn scenario() -> impl Strategy<Value = (Setting, u64, Vec<Operation>)
                 changes_mode,
                 binary_points,
                 counts_drops,
+                confuses_groups,
             };
             (Just(setting), Just(seed), prop::collection::vec(operation(vcpus), 1..160))
         },

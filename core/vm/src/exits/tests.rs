@@ -12,7 +12,7 @@ use cpu::SysregEncoding;
 use cpu::debug::{DebugBank, DebugPolicy, MDSCR_TDCC};
 use cpu::exit::{ESR_IL, Wanted, class};
 use cpu::inject::{AbortKind, GuestState};
-use cpu::sysreg::{ICC_SRE_VALUE, Timer, TimerRegister};
+use cpu::sysreg::{GroupZero, ICC_SRE_VALUE, Timer, TimerRegister};
 use machine::{RAM_BASE, UART_BASE};
 use proptest::prelude::*;
 use services::psci::VmPower;
@@ -221,6 +221,8 @@ fn each_system_register() {
     assert_eq!(effect([3, 0, 12, 11, 6], Write), write(Sink::Sgi(value, Group::Zero)), "ICC_ASGI1R_EL1");
     assert_eq!(effect([3, 0, 12, 11, 7], Write), write(Sink::Sgi(value, Group::Zero)), "ICC_SGI0R_EL1");
     assert_eq!(effect([3, 0, 12, 11, 1], Write), write(Sink::Deactivate(IntId(0x21))), "24 bits of it");
+    assert_eq!(effect([3, 0, 12, 8, 0], Read), read(Source::GroupZero(GroupZero::Acknowledge)));
+    assert_eq!(effect([3, 0, 12, 12, 6], Write), write(Sink::GroupZero(GroupZero::Enable, value)));
     assert_eq!(effect([3, 0, 12, 12, 5], Read), read(Source::Value(ICC_SRE_VALUE)));
     assert_eq!(effect([3, 0, 12, 12, 5], Write), Effect::Nothing);
     assert_eq!(effect([3, 3, 14, 0, 1], Read), read(Source::Count));

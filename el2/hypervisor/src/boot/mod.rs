@@ -147,6 +147,7 @@ fn start<C: Checks>(platform: &mut Platform<'static>) -> ! {
         memory::usage().total / 256
     );
     log::info!("speculation: {plan}");
+    host::probe_group_0();
     if !host::probe_wfe() {
         log::info!("WFE does not trap on this machine: guests that ask through it get no answer");
     }

@@ -204,6 +204,7 @@ fn read(vcpu: &'static Vcpu, from: Source) -> u64 {
         Source::Count => vcpu.count(),
         Source::Timer(timer, register) => vcpu.access_timer(timer, register, Direction::Read, 0).unwrap_or(0),
         Source::OsLock => trapped::oslsr(vcpu.os_lock()),
+        Source::GroupZero(register) => vcpu.access_group_zero(register, None),
         Source::Identification(index) => host::get().guest_ids.get(index),
         // It is there: the guest has no more of them than each CPU.
         Source::Debug(bank, number) => {
@@ -217,6 +218,9 @@ fn write(vcpu: &'static Vcpu, sink: Sink) {
     match sink {
         Sink::Sgi(value, group) => vcpu.with_gic(|gic| gic.send_sgi(vcpu.id, value, group)),
         Sink::Deactivate(interrupt) => vcpu.with_gic(|gic| gic.deactivate(vcpu.id, interrupt)),
+        Sink::GroupZero(register, value) => {
+            let _ = vcpu.access_group_zero(register, Some(value));
+        }
         Sink::Timer(timer, register, value) => {
             let _ = vcpu.access_timer(timer, register, Direction::Write, value);
         }

@@ -35,6 +35,7 @@ pub struct Host {
 
 static HOST: Once<Host> = Once::new();
 static WFE_TRAPS: AtomicBool = AtomicBool::new(false);
+static TELLS_OF_GROUP_0: AtomicBool = AtomicBool::new(false);
 static TICKS_PER_MICROSECOND: AtomicU64 = AtomicU64::new(1);
 
 /// Why Undercroft cannot run here.
@@ -204,6 +205,17 @@ pub(crate) fn probe_wfe() -> bool {
     let traps = hw::probe::traps_wfe();
     WFE_TRAPS.store(traps, Ordering::Relaxed);
     traps
+}
+
+/// Tries whether the GIC tells that a guest disables Group 0, under the same conditions as [`probe_wfe`].
+pub(crate) fn probe_group_0() {
+    TELLS_OF_GROUP_0.store(hw::gic::tells_of_group_0(), Ordering::Relaxed);
+}
+
+/// See [`probe_group_0`].
+#[must_use]
+pub(crate) fn tells_of_group_0() -> bool {
+    TELLS_OF_GROUP_0.load(Ordering::Relaxed)
 }
 
 /// See [`probe_wfe`].

@@ -30,6 +30,7 @@ use vgic::{ListRegisters, Power, Vgic, virtual_control};
 
 mod devices;
 pub(crate) mod exception;
+mod group_zero;
 pub mod saved;
 mod time;
 pub(crate) mod traps;

@@ -223,6 +223,7 @@ fn gic_config(vcpus: u8) -> vgic::Config {
         list_registers: usize::from(host.features.list_registers),
         priority_bits: host.priority_bits,
         preemption_bits: 5 + host.features.priority_words.trailing_zeros() as u8,
+        tells_of_group_0: host::tells_of_group_0(),
     }
 }
 
