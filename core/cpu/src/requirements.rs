@@ -31,6 +31,11 @@ pub enum Missing {
         /// How many it has.
         bits: u8,
     },
+    /// Writes of ICC_DIR_EL1 cannot be trapped alone.
+    #[error(
+        "this CPU cannot trap ICC_DIR_EL1 alone (ICH_VTR_EL2.TDS, FEAT_GICv3_TDIR): guests could not end an interrupt of another vCPU"
+    )]
+    DeactivationTrap,
     /// No CRC32 instructions.
     #[error("this CPU has no CRC32 instructions (ID_AA64ISAR0_EL1.CRC32): the bundle cannot be checked")]
     Crc32,
@@ -73,10 +78,20 @@ pub fn check(host: &HostIds) -> Result<(), Missing> {
     Ok(())
 }
 
+/// Checks that the virtual CPU interface with this ICH_VTR_EL2 can run guests (GIC IHI 0069H 12.4.9).
+///
+/// # Errors
+///
+/// As [`check`].
+pub const fn check_interface(vtr: u64) -> Result<(), Missing> {
+    const SEPARATE_TRAP: u64 = 1 << 19;
+    if vtr & SEPARATE_TRAP == 0 { Err(Missing::DeactivationTrap) } else { Ok(()) }
+}
+
 #[cfg(test)]
 mod tests {
     extern crate std;
-    use super::{Missing, check};
+    use super::{Missing, check, check_interface};
     use crate::id::{Field, HostIds, fields, models};
     use std::string::ToString;
 
@@ -102,6 +117,9 @@ mod tests {
         assert_eq!(without(fields::MMFR0_TGRAN4_2, 1), Err(Missing::Stage2Granule));
         assert_eq!(without(fields::MMFR0_PARANGE, 0), Err(Missing::PhysicalAddressBits { bits: 32 }));
         assert_eq!(without(fields::ISAR0_CRC32, 0), Err(Missing::Crc32));
+        // ICH_VTR_EL2 as QEMU's GIC has it: four list registers, five bits of priority.
+        assert_eq!(check_interface(0x909a_0003), Ok(()));
+        assert_eq!(check_interface(0x909a_0003 & !(1 << 19)), Err(Missing::DeactivationTrap));
         assert!(Missing::PhysicalAddressBits { bits: 32 }.to_string().contains("32"));
     }
 }

@@ -77,6 +77,7 @@ pub(crate) fn init(frequency: Option<Hz>) -> Result<(), Unfit> {
     };
     TICKS_PER_MICROSECOND.store((counter.0 / 1_000_000).max(1), Ordering::Relaxed);
     let vtr = sysreg::ich_vtr_el2();
+    requirements::check_interface(vtr).map_err(Unfit::Missing)?;
     let has_counters = ids.has(Part::Trapped(Trap::PerformanceMonitors));
     let event_counters = if has_counters { hw::ids::event_counters() } else { 0 };
     let controls = controls(&ids, event_counters);
