@@ -202,7 +202,7 @@ fn device_answered(vcpu: &'static Vcpu, context: &mut VcpuContext, state: u64) -
 }
 
 /// A load of a Distributor register whose value does not depend on list registers, by EL1, little-endian, and not at the begin
-/// of a page, where an access may end that began in the page before (see [`crate::exit::mmio`]).
+/// of a page, where an access may end that began in the page before (`begins_at` of [`::vm::mmio`]).
 #[inline(never)]
 fn distributor_read(vcpu: &'static Vcpu, context: &mut VcpuContext) -> bool {
     let (syndrome, state) = (context.syndrome, context.pstate);
@@ -242,7 +242,7 @@ fn uart(vcpu: &'static Vcpu, context: &mut VcpuContext) -> bool {
             // All of its flags are in the lowest byte, and nothing is extended by its sign: the size does not matter.
             context.set_register(register, flags);
         }
-        // More than a byte at the begin of a page may have begun in the page before (see `mmio::whole`).
+        // More than a byte at the begin of a page may have begun in the page before, which the long path sees (`begins_at` of `::vm::mmio`).
         (devices::PL011_DR, true) if syndrome & SIZE == 0 || !stage1::may_be_normal(Va(far.wrapping_sub(1))) => {
             let byte = context.register(register) as u8;
             if !vcpu.vm.devices.transmit_quickly(vcpu.vm, byte) {

@@ -3,10 +3,11 @@
 
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
+use payload_rt::foreign::{self, Tables};
 use payload_rt::random::Random;
 use payload_rt::test::Verdict;
 use payload_rt::timer::{ENABLE, IMASK, ISTATUS};
-use payload_rt::{check, check_equal, cpu, fdt, gic, interrupt, machine, memory, timer};
+use payload_rt::{check, check_equal, cpu, fdt, gic, interrupt, machine, memory, sysreg, timer};
 
 use crate::{comes, real_microseconds, two_seconds, word};
 
@@ -87,6 +88,19 @@ pub(crate) fn counters() -> Verdict {
     for register in [CNTPCT, CNTVCT] {
         is_the_count("a double word", || memory::read64(register))?;
         is_the_count("two words", || two_words(register))?;
+    }
+    if sysreg::field(sysreg::id_aa64mmfr0_el1::read(), 8) != 0 {
+        // In the other byte order: LDR W1, [X0].
+        for register in [CNTVCT, CNTPCT + 4] {
+            let (shift, mut x) = (register % 8 * 8, [register, 0, 0, 0, 0, 0, 0, 0]);
+            let before = timer::physical_now() >> shift;
+            let fault = foreign::execute(0xb940_0001, &mut x, Tables::None);
+            let passed = (timer::physical_now() >> shift) - before;
+            check_equal!(fault, (0, 0), "ESR and FAR of a big-endian load of {register:#x}");
+            let (count, before) = ((x[1] as u32).swap_bytes(), before as u32);
+            let is_between = u64::from(count.wrapping_sub(before)) <= passed;
+            check!(is_between, "{register:#x} is {count:#x} big-endian, {before:#x} before, {passed:#x} later after");
+        }
     }
     // The virtual counter is behind by its offset, which is written in one frame and read in both.
     memory::write64(CNTVOFF, 1 << 40 | 12345);
