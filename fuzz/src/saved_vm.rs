@@ -13,7 +13,7 @@ use services::psci::{Start, VmPower};
 use snapshot::{SavedCpu, SavedMachine, SavedTime, SavedVcpu, SavedVm};
 use units::{Hz, Ipa, Range, Ticks, VcpuId};
 use vgic::Vgic;
-use virtio::{Console, Entropy, Mmio};
+use virtio::{Block, Console, Entropy, Mmio};
 use vm::{Life, SavedWatchdogs, Task, Watchdogs};
 use vmware::{Config, Limits, Service};
 
@@ -106,7 +106,7 @@ fn service() -> Service {
     Service::new(Config { uuid: [0; 16], memory: RAM.size, megahertz: 1, time_sync: true, limits, user, kernel }, 0)
 }
 
-fn every_device() -> [Box<dyn Device>; 8] {
+fn every_device() -> [Box<dyn Device>; 9] {
     fn zeros(bytes: &mut [u8]) {
         bytes.fill(0);
     }
@@ -119,6 +119,7 @@ fn every_device() -> [Box<dyn Device>; 8] {
         Box::new(ClockPage::new(zeros as fn(&mut [u8]))),
         Box::new(Mmio::new(Console::new())),
         Box::new(Mmio::new(Entropy::new(zeros as fn(&mut [u8])))),
+        Box::new(Mmio::new(Block::new([0; 2048], 1, "disk"))),
     ]
 }
 

@@ -3,7 +3,7 @@
 use std::cell::{Cell, RefCell};
 
 use units::Ipa;
-use virtio::{AccessSize, Chain, Console, Device, Entropy, Fault, GuestMemory, Mmio, Queue};
+use virtio::{AccessSize, Block, Chain, Console, Device, Entropy, Fault, GuestMemory, Mmio, Queue};
 
 use super::input::Input;
 
@@ -165,7 +165,7 @@ fn use_chain(ram: &Ram, queue: &mut Queue, chain: &mut Chain, request: u8) {
     }
 }
 
-/// A console and an entropy device under a driver that does anything.
+/// A console, an entropy device and a disk under a driver that does anything.
 pub fn mmio(data: &[u8]) {
     let mut input = Input(data);
     let seed = input.byte();
@@ -183,6 +183,9 @@ pub fn mmio(data: &[u8]) {
             });
             assert_eq!(taken, pending.min(request * 16));
         });
+    } else if seed & 2 == 0 {
+        let mut disk = Mmio::new(Block::new([seed; 2048], 1, "fuzzed"));
+        drive(&mut disk, &mut input, |_, _| {});
     } else {
         let mut entropy = Mmio::new(Entropy::new(|bytes: &mut [u8]| bytes.fill(seed)));
         drive(&mut entropy, &mut input, |_, _| {});

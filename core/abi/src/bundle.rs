@@ -3,7 +3,7 @@
 //! ```text
 //! 0         header, 64 bytes: magic, format, lengths, checksums
 //! 64        manifest: postcard records, first `Head`, then one `VmConfig` a VM
-//! 4 KiB * n blobs: kernels and initial ramdisks, each at a multiple of 4 KiB
+//! 4 KiB * n blobs: kernels, initial ramdisks and disks' images, each at a multiple of 4 KiB
 //! ```
 //!
 //! `croft` has already refused what is wrong, with the file and the line. The reader checks everything again, since
@@ -16,6 +16,7 @@
 
 mod check;
 mod coherency;
+mod disk;
 mod doors;
 mod error;
 mod program;
@@ -29,6 +30,7 @@ mod writer;
 
 pub use check::{check_name, check_vm};
 pub use coherency::Coherency;
+pub use disk::{Disk, Disks, IMAGE, MAX_DISKS, MAX_SERIAL, SECTOR, check_image, check_serial};
 pub use doors::{Calls, Doors, Group, Quota};
 pub use error::{BundleError, VmProblem};
 pub use program::{MAX_SEGMENTS, Program, Segment};
@@ -44,7 +46,7 @@ use serde::{Deserialize, Serialize};
 /// The first eight bytes of a bundle. The last two show a transfer that mangled line ends.
 pub const MAGIC: [u8; 8] = *b"UCROFT\r\n";
 /// The format that this code reads and writes.
-pub const FORMAT: u32 = 11;
+pub const FORMAT: u32 = 12;
 /// Bytes in the header.
 pub const HEADER_LENGTH: usize = 64;
 /// Blobs begin at multiples of this many bytes from the start of the file.
@@ -185,7 +187,8 @@ impl<'a> Bundle<'a> {
             rest = behind;
             let wrong = |problem| BundleError::Vm { index, problem };
             check_vm(&vm).map_err(wrong)?;
-            for blob in core::iter::once(&vm.kernel).chain(&vm.initrd) {
+            let images = vm.disks.iter().map(|disk| &disk.image);
+            for blob in core::iter::once(&vm.kernel).chain(&vm.initrd).chain(images) {
                 self.blob(blob).map_err(|_| wrong(VmProblem::BlobOutside))?;
             }
             if self.vms().take(usize::from(index)).any(|other| other.name == vm.name) {

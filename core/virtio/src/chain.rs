@@ -224,6 +224,20 @@ impl Chain {
         Ok(done)
     }
 
+    /// Writes the last byte of the writable part, wherever the cursor stands. It counts as written if all before it was: what is told
+    /// to a driver is how many bytes there are from the start on. May be repeated.
+    ///
+    /// # Errors
+    /// If it lies outside the guest's memory, or there is none.
+    pub fn write_last<M: GuestMemory>(&mut self, memory: &M, byte: u8) -> Result<(), Fault> {
+        let last = self.writable().last().ok_or(Fault(Ipa(0)))?;
+        let at = last.start.checked_add(last.size.saturating_sub(1)).ok_or(Fault(last.start))?;
+        if self.unwritten == 1 {
+            return self.write(memory, &[byte]).map(drop);
+        }
+        memory.write(at, &[byte])
+    }
+
     pub(crate) fn begin(&mut self, head: u16) {
         self.segments.clear();
         self.readable_segments = 0;

@@ -11,6 +11,8 @@ use crate::queue::{Queue, QueueError};
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[repr(u32)]
 pub enum VirtioKind {
+    /// Disk.
+    Block = 2,
     /// Console.
     Console = 3,
     /// Entropy source.
@@ -28,6 +30,7 @@ impl VirtioKind {
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
+            Self::Block => "virtio-blk",
             Self::Console => "virtio-console",
             Self::Entropy => "virtio-rng",
         }

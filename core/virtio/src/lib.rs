@@ -6,7 +6,7 @@
 //! * [`chain`]: one buffer that the driver offered, as a list of checked segments with a read and a write cursor.
 //! * [`device`]: what a kind of device has to say for itself.
 //! * [`mmio`]: the registers of section 4.2: negotiation, queue set-up, notification, interrupt, reset.
-//! * [`console`] and [`entropy`]: the devices of sections 5.3 and 5.4.
+//! * [`block`], [`console`] and [`entropy`]: the devices of sections 5.2, 5.3 and 5.4.
 //! * [`saved`]: their state as values.
 //!
 //! The driver may be hostile. Its errors end in a [`queue::QueueError`]; the transport then sets DEVICE_NEEDS_RESET and
@@ -23,6 +23,7 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+pub mod block;
 pub mod chain;
 pub mod console;
 pub mod device;
@@ -35,6 +36,7 @@ mod ring;
 #[cfg(test)]
 mod testing;
 
+pub use block::Block;
 pub use chain::Chain;
 pub use console::Console;
 pub use device::{Device, Progress, VirtioKind};

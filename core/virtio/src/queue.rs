@@ -56,6 +56,9 @@ pub enum QueueError {
     /// The driver made a queue ready whose size or addresses are not valid.
     #[error("queue {0} was made ready with a size or an address that is not valid")]
     InvalidSetup(u16),
+    /// A request that wants an answer has no room for it.
+    #[error("a request has no room for its answer; the last byte that the device may write is for that")]
+    NoAnswer,
 }
 
 /// VIRTQ_DESC_F_NEXT, _WRITE and _INDIRECT.

@@ -8,6 +8,7 @@ use alloc::vec::Vec;
 use pack::{Damaged, Part, Reader, Value, Writer};
 use units::{Ipa, Range};
 
+use crate::block::HEADER;
 use crate::console::{INPUT_CAPACITY, OUTPUT_CAPACITY};
 use crate::queue::LARGEST;
 
@@ -181,6 +182,44 @@ impl SavedEntropy {
 }
 
 pack::value!(SavedEntropy as "virtio-entropy" { filling });
+
+/// A request that a block device works on.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SavedDiskRequest {
+    /// Its chain.
+    pub chain: SavedChain,
+    /// Its header.
+    pub header: [u8; HEADER],
+    /// How many bytes of that have been read.
+    pub header_read: u8,
+    /// The answer, if it is known.
+    pub answer: Option<u8>,
+}
+
+impl SavedDiskRequest {
+    /// The version of this type.
+    pub const VERSION: u16 = 1;
+}
+
+pack::value!(SavedDiskRequest versioned { chain, header, header_read, answer });
+
+/// The state of a block device. What is on the disk is not in it: that is known by its size and its checksum.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SavedBlock {
+    /// Sectors of 512 bytes.
+    pub sectors: u64,
+    /// The CRC-32C of the image.
+    pub checksum: u32,
+    /// The request that is being worked on.
+    pub request: Option<SavedDiskRequest>,
+}
+
+impl SavedBlock {
+    /// The version of this type.
+    pub const VERSION: u16 = 1;
+}
+
+pack::value!(SavedBlock as "virtio-block" { sectors, checksum, request });
 
 #[cfg(test)]
 mod tests;

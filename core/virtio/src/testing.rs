@@ -5,9 +5,12 @@ use std::collections::BTreeSet;
 use std::vec;
 use std::vec::Vec;
 
+use devices::AccessSize;
 use units::Ipa;
 
+use crate::device::Device;
 use crate::memory::{Fault, GuestMemory};
+use crate::mmio::Mmio;
 
 /// Where the guest's RAM starts.
 pub(crate) const RAM: u64 = 0x4000_0000;
@@ -20,6 +23,23 @@ pub(crate) const BUFFERS: u64 = RAM + 0x4000;
 pub(crate) const NEXT: u16 = 1;
 pub(crate) const WRITE: u16 = 2;
 pub(crate) const INDIRECT: u16 = 4;
+
+/// A device whose driver has set up one of its queues, of eight entries, and begun.
+pub(crate) fn started<D: Device>(device: D, queue: u64) -> Mmio<D> {
+    let mut mmio = Mmio::new(device);
+    start(&mut mmio, queue);
+    mmio
+}
+
+/// What its driver does for that.
+pub(crate) fn start<D: Device>(mmio: &mut Mmio<D>, queue: u64) {
+    let registers = [(0x070, 3), (0x024, 1), (0x020, 1), (0x070, 11), (0x030, queue), (0x038, 8)];
+    let rings = [(0x080, DESCRIPTORS), (0x090, AVAILABLE), (0x0a0, USED), (0x044, 1), (0x070, 15)];
+    for (register, value) in registers.into_iter().chain(rings) {
+        let _ = mmio.write(register, AccessSize::Word, value);
+    }
+    assert!(mmio.is_live());
+}
 
 pub(crate) struct Ram {
     bytes: RefCell<Vec<u8>>,

@@ -10,7 +10,8 @@ use std::ptr::NonNull;
 use std::rc::Rc;
 
 use units::Ipa;
-use virtio::{AccessSize, Console, Device, Effect, Entropy, Fault, GuestMemory, Mmio, Progress};
+use virtio::{AccessSize, Block, Console, Device, Effect, Entropy, Fault, GuestMemory, Mmio, Progress};
+use virtio_drivers::device::blk::VirtIOBlk;
 use virtio_drivers::device::console::VirtIOConsole;
 use virtio_drivers::device::rng::VirtIORng;
 use virtio_drivers::transport::{DeviceStatus, DeviceType, InterruptStatus, Transport};
@@ -284,6 +285,27 @@ fn entropy_arrives_request_after_request() {
             assert_eq!(byte, expected);
         }
     }
+    drop(driver);
+    assert!(mmio.borrow().is_live());
+}
+
+#[test]
+fn a_disk_is_read_and_not_written() {
+    let image: Vec<u8> = (0..40 * 512_u32).map(|at| (at / 512 + at % 7) as u8).collect();
+    let (mmio, registers) = behind_registers(Block::new(image.clone(), 1, "serial"));
+    let mut driver = VirtIOBlk::<ArenaHal, _>::new(registers).expect("the driver to accept the device");
+    assert_eq!((driver.capacity(), driver.readonly()), (40, true));
+    let mut serial = [0; 20];
+    let length = driver.device_id(&mut serial).expect("a serial number");
+    assert_eq!(serial.get(..length), Some(&b"serial"[..]));
+    let mut bytes = vec![0; image.len()];
+    assert_eq!(driver.read_blocks(0, &mut bytes), Ok(()));
+    assert!(bytes == image);
+    assert_eq!(driver.read_blocks(39, &mut [0; 1024]), Err(virtio_drivers::Error::IoError));
+    assert_eq!(driver.write_blocks(3, &[0; 512]), Err(virtio_drivers::Error::IoError));
+    let mut sector = [0; 512];
+    assert_eq!(driver.read_blocks(3, &mut sector), Ok(()));
+    assert!(Some(&sector[..]) == image.get(3 * 512..4 * 512));
     drop(driver);
     assert!(mmio.borrow().is_live());
 }

@@ -18,7 +18,7 @@ use devices::{
 };
 use machine::{DeviceKind, MachinePlan, Row, TIMER_BASE, UART_BASE, VirtioKind};
 use units::Ipa;
-use virtio::{Console, Entropy, Mmio, Vacant};
+use virtio::{Block, Console, Entropy, Mmio, Vacant};
 
 use crate::AtExpiry;
 
@@ -59,17 +59,28 @@ pub struct Devices<H: Holder> {
     clock_pages: Vec<H::Held<ClockPage<Fill>>>,
 }
 
-/// There is nothing where each VM's first console has to be.
+/// Why there cannot be the devices of a plan.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("its plan has no UART at {UART_BASE:#x}")]
-pub struct NoUart;
+pub enum NoDevices {
+    /// There is nothing where each VM's first console has to be.
+    #[error("its plan has no UART at {UART_BASE:#x}")]
+    NoUart,
+    /// Nobody says what is on a disk.
+    #[error("its plan has more disks than there are contents for")]
+    NoDisk,
+}
 
 impl<H: Holder> Devices<H> {
-    /// The devices of `plan`, as after power on; `fill` is what makes random bytes.
+    /// The devices of `plan`, as after power on; `fill` is what makes random bytes, and `disks` are its disks in their order.
     ///
     /// # Errors
-    /// If its first console is missing.
-    pub fn new(plan: &MachinePlan, fill: Fill) -> Result<Self, NoUart> {
+    /// If its first console or a disk is missing.
+    pub fn new(
+        plan: &MachinePlan,
+        fill: Fill,
+        disks: impl IntoIterator<Item = Block<&'static [u8]>>,
+    ) -> Result<Self, NoDevices> {
+        let mut disks = disks.into_iter();
         let (mut uart, mut quick_timer, mut gpio, mut console) = (None, None, None, None);
         let (mut generic_watchdogs, mut timers, mut clock_pages) = (Vec::new(), Vec::new(), Vec::new());
         let mut slots = Vec::new();
@@ -117,10 +128,13 @@ impl<H: Holder> Devices<H> {
                 }
                 DeviceKind::Virtio(VirtioKind::Console) => place.hold::<H, _>(Mmio::new(Console::new())).1,
                 DeviceKind::Virtio(VirtioKind::Entropy) => place.hold::<H, _>(Mmio::new(Entropy::new(fill))).1,
+                DeviceKind::Virtio(VirtioKind::Block) => {
+                    place.hold::<H, _>(Mmio::new(disks.next().ok_or(NoDevices::NoDisk)?)).1
+                }
                 DeviceKind::VacantVirtio => place.hold::<H, _>(Vacant).1,
             });
         }
-        let uart = uart.ok_or(NoUart)?;
+        let uart = uart.ok_or(NoDevices::NoUart)?;
         Ok(Self { bus: Bus::of(slots), uart, quick_timer, gpio, generic_watchdogs, timers, console, clock_pages })
     }
 

@@ -15,6 +15,8 @@ use vmware::Limits;
 pub const STACK: u64 = 32 << 10;
 /// Bytes of the heap that a VM takes at most: its state, its devices', its console's buffers, the tree that it is given.
 pub const HEAP_OF_A_VM: u64 = 96 << 10;
+/// As well, each disk: what it remembers of a request. What is on it lies in the bundle.
+pub const HEAP_OF_A_DISK: u64 = 8 << 10;
 /// As well, each vCPU, and its thread.
 pub const HEAP_OF_A_VCPU: u64 = 8 << 10;
 /// As well, each 2 MiB block of a VM's RAM: where it is.
@@ -28,12 +30,12 @@ pub const HEAP_OF_A_PLACE: u64 = 256;
 pub const HEAP_OF_OUR_OWN: u64 = 768 << 10;
 const _: () = assert!(HEAP_OF_OUR_OWN <= BLOCK_SIZE / 2);
 
-/// Bytes of the heap that are asked for before a VM is made: what that takes itself with so many vCPUs, where so many threads are on
-/// so many CPUs already.
+/// Bytes of the heap that are asked for before a VM is made: what that takes itself with so many vCPUs and disks, where so many threads
+/// are on so many CPUs already.
 #[must_use]
-pub const fn heap_to_make(vcpus: u8, threads: u32, cpus: u32) -> u64 {
+pub const fn heap_to_make(vcpus: u8, disks: usize, threads: u32, cpus: u32) -> u64 {
     let places = (threads as u64 + vcpus as u64) * cpus as u64;
-    HEAP_OF_A_VM + vcpus as u64 * HEAP_OF_A_VCPU + places * HEAP_OF_A_PLACE
+    HEAP_OF_A_VM + vcpus as u64 * HEAP_OF_A_VCPU + disks as u64 * HEAP_OF_A_DISK + places * HEAP_OF_A_PLACE
 }
 
 /// Bytes of the record of a frame allocator's divided block; there are [`divided_blocks`].
@@ -95,7 +97,11 @@ impl Share {
             ram: blocks.saturating_mul(BLOCK_SIZE),
             tables: whole_blocks(frames * PAGE_SIZE),
             vcpus: vm.vcpus.into(),
-            heap: HEAP_OF_A_VM + u64::from(vm.vcpus) * HEAP_OF_A_VCPU + blocks * HEAP_OF_A_BLOCK + service,
+            heap: HEAP_OF_A_VM
+                + u64::from(vm.vcpus) * HEAP_OF_A_VCPU
+                + vm.disks.count() as u64 * HEAP_OF_A_DISK
+                + blocks * HEAP_OF_A_BLOCK
+                + service,
         }
     }
 }
@@ -189,7 +195,7 @@ impl core::error::Error for DoesNotFit {}
 #[cfg(test)]
 mod tests {
     use super::{BLOCK_SIZE, Needs, Share, divided_blocks};
-    use abi::bundle::{Quota, Vm};
+    use abi::bundle::{Disk, Disks, Quota, Vm};
     use std::string::ToString;
 
     const MIB: u64 = 1 << 20;
@@ -237,7 +243,7 @@ mod tests {
             let count = 64;
             let threads = (count - 1) * u32::from(vcpus) + cpus + 2;
             let others: u64 = (0..count as u64 - 1).map(|_| share(8 * MIB, vcpus).heap).sum();
-            let last = super::heap_to_make(vcpus, threads, cpus);
+            let last = super::heap_to_make(vcpus, 0, threads, cpus);
             let all = needs(count as usize, 8 * MIB, vcpus, cpus as usize).heap;
             assert!(others + last <= all, "{vcpus} vCPUs, {cpus} CPUs: {others} + {last}, and {all} are prepared");
         }
@@ -246,11 +252,11 @@ mod tests {
     /// What is looked for before a VM is made: its own, each vCPU's, and a place on each CPU for each thread that there is then.
     #[test]
     fn a_vm_is_made_of_its_parts() {
-        let none = super::heap_to_make(0, 0, 2);
+        let none = super::heap_to_make(0, 0, 0, 2);
         assert_eq!(none, super::HEAP_OF_A_VM);
         assert_eq!(
-            super::heap_to_make(3, 5, 2) - none,
-            3 * super::HEAP_OF_A_VCPU + (3 + 5) * 2 * super::HEAP_OF_A_PLACE
+            super::heap_to_make(3, 4, 5, 2) - none,
+            3 * super::HEAP_OF_A_VCPU + 4 * super::HEAP_OF_A_DISK + (3 + 5) * 2 * super::HEAP_OF_A_PLACE
         );
     }
 
@@ -265,6 +271,17 @@ mod tests {
         assert_eq!(own, 6 * BLOCK_SIZE + records.next_multiple_of(BLOCK_SIZE));
         let needs = Needs { ram: 0, tables: 0, heap: 3 * MIB, stacks: 2 * MIB, bundle: 0, own: 0 };
         assert!(needs.fit(MIB).unwrap_err().to_string().contains(" 5 for vCPUs and devices"));
+    }
+
+    #[test]
+    fn each_disk_is_counted() {
+        let disk = |serial| Disk { image: "image", serial };
+        let bare = vm(8 * MIB, 1);
+        let with = Vm { disks: Disks::of(["a", "b", "c"].map(disk)).unwrap(), ..bare };
+        let all = |vm| Needs::of(std::iter::repeat_n(Share::of(vm), 64), 1, 1 << 30, 0).heap;
+        assert!(all(&with) >= all(&bare) + 64 * 3 * super::HEAP_OF_A_DISK - BLOCK_SIZE);
+        let [none, three] = [0, 3].map(|disks| super::heap_to_make(1, disks, 5, 2));
+        assert_eq!(three - none, 3 * super::HEAP_OF_A_DISK);
     }
 
     #[test]

@@ -2,11 +2,11 @@
 //! for the hypervisor, which makes the machine, and for the VM of the tests. A device that a VM has is listed here, or follows from
 //! a key of the site file here, and nowhere else.
 
-use abi::bundle::{CpuCounters, TimeSource, Vm};
+use abi::bundle::{CpuCounters, MAX_DISKS, TimeSource, Vm};
 use machine::{MachineError, MachinePlan, Spec, Timers, VirtioKind};
 use units::{Hz, IPA_BITS};
 
-/// The virtio devices of every VM, in the order of their transports.
+/// The virtio devices of every VM, in the order of their transports. Behind them are its disks, in their order.
 const VIRTIO: &[VirtioKind] = &[VirtioKind::Console, VirtioKind::Entropy];
 
 /// What a host adds to the plan of a VM's machine. Where things are does not depend on it.
@@ -31,12 +31,14 @@ pub fn machine<Text: AsRef<str>, File, Program>(
     config: &Vm<Text, File, Program>,
     counter: GuestCounter,
 ) -> Result<MachinePlan, MachineError> {
+    let mut virtio = [VirtioKind::Block; VIRTIO.len() + MAX_DISKS];
+    virtio.iter_mut().zip(VIRTIO).for_each(|(place, kind)| *place = *kind);
     MachinePlan::new(Spec {
         name: config.name.as_ref(),
         vcpus: config.vcpus,
         memory_bytes: config.memory,
         ipa_bits: IPA_BITS,
-        virtio: VIRTIO,
+        virtio: virtio.get(..VIRTIO.len() + config.disks.count()).unwrap_or(&virtio),
         generic_watchdog: config.doors.generic_watchdog,
         counter_frequency: counter.frequency,
         timers: timers(config.time.source, counter.shown),
@@ -57,8 +59,8 @@ const fn timers(source: TimeSource, shown: CpuCounters) -> Timers {
 #[cfg(test)]
 mod tests {
     use super::{GuestCounter, VIRTIO, machine};
-    use abi::bundle::{CpuCounters, TimeSource};
-    use machine::{DeviceKind, MachineError, Timers};
+    use abi::bundle::{CpuCounters, Disk, Disks, TimeSource};
+    use machine::{DeviceKind, MachineError, Timers, VirtioKind};
     use std::string::String;
     use std::vec::Vec;
     use units::{Hz, Ipa};
@@ -84,6 +86,11 @@ mod tests {
         assert_eq!(plan.first(DeviceKind::GenericWatchdog), None);
         vm.doors.generic_watchdog = true;
         assert!(machine(&vm, GuestCounter::USUAL).unwrap().first(DeviceKind::GenericWatchdog).is_some());
+        vm.disks = Disks::of(["a", "b"].map(|serial| Disk { image: (), serial: serial.into() })).unwrap();
+        let plan = machine(&vm, GuestCounter::USUAL).unwrap();
+        let disks = plan.rows().iter().filter(|row| row.device == DeviceKind::Virtio(VirtioKind::Block));
+        let places: Vec<_> = disks.map(|row| row.start()).collect();
+        assert_eq!(places, [Ipa(0x0a00_0400), Ipa(0x0a00_0600)], "behind those of every VM");
         vm.memory += 4096;
         assert_eq!(machine(&vm, GuestCounter::USUAL).unwrap_err(), MachineError::MemorySize(vm.memory));
         vm.memory = 1 << 40;

@@ -12,6 +12,8 @@ pub const SLOTS: u64 = 32;
 /// The INTID of the first transport.
 pub const FIRST_INTID: u32 = 48;
 
+/// Device type: disk.
+pub const BLOCK: u32 = 2;
 /// Device type: console.
 pub const CONSOLE: u32 = 3;
 /// Device type: entropy.
@@ -160,15 +162,20 @@ impl Queue {
     /// Offers one buffer that consists of `length` bytes at each of these places, at most 64, and tells the device.
     /// Nothing else may be offered yet, or still.
     pub fn offer_chain(&mut self, places: &[u64], length: u32, direction: BufferDirection) {
-        let flags = if direction == BufferDirection::FromDevice { 2 } else { 0 };
-        for (index, &place) in (0..).zip(places) {
-            let is_last = index + 1 == places.len() as u64;
+        let mut pieces = [(0, length, direction); QUEUE_SIZE as usize];
+        pieces.iter_mut().zip(places).for_each(|(piece, &place)| piece.0 = place);
+        self.offer_pieces(pieces.get(..places.len()).unwrap_or(&[]));
+    }
+
+    /// Offers one buffer of these pieces, at most 64, those for the device to read first, and tells the device. Nothing else may be
+    /// offered yet, or still.
+    pub fn offer_pieces(&mut self, pieces: &[(u64, u32, BufferDirection)]) {
+        for (index, &(place, length, direction)) in (0..).zip(pieces) {
+            let writable = if direction == BufferDirection::FromDevice { 2 } else { 0 };
+            let next = if index + 1 == pieces.len() as u64 { 0 } else { 1 | (index as u32 + 1) << 16 };
             memory::write64(self.memory + 16 * index, place);
             memory::write32(self.memory + 16 * index + 8, length);
-            memory::write32(
-                self.memory + 16 * index + 12,
-                if is_last { flags } else { flags | 1 | (index as u32 + 1) << 16 },
-            );
+            memory::write32(self.memory + 16 * index + 12, writable | next);
         }
         memory::write16(self.memory + 0x404 + 2 * (u64::from(self.next) % QUEUE_SIZE), 0);
         sysreg::dsb();

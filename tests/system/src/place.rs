@@ -37,6 +37,14 @@ pub fn modules(name: &str) -> Result<PathBuf> {
     found(project().join(".undercroft/images").join(name).join("modules.cpio"), "setup --all")
 }
 
+/// The modules by which a kernel of Debian's has disks, as an archive.
+///
+/// # Errors
+/// If it is not there.
+pub fn disk_modules(name: &str) -> Result<PathBuf> {
+    found(project().join(".undercroft/images").join(name).join("disks.cpio"), "setup --all")
+}
+
 /// The initial ramdisk of all test guests.
 ///
 /// # Errors

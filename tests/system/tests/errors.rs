@@ -5,7 +5,7 @@
 use abi::bundle::{Program, Segment, VmSource};
 use anyhow::{Context, Result, ensure};
 use croft::bundle;
-use croft::site::{Lines, Site, Vm};
+use croft::site::{Disk, Disks, Lines, Site, Vm};
 use qemu::{ExceptionLevel, Machine};
 use std::path::Path;
 use std::process::ExitCode;
@@ -24,6 +24,7 @@ fn main() -> ExitCode {
         scenario("errors::header_damaged", || refused(Some(flipped(good()?, 20)), "header is damaged")),
         scenario("errors::manifest_damaged", || refused(Some(flipped(good()?, 70)), "manifest is damaged")),
         scenario("errors::one_kernel_damaged", one_kernel_damaged),
+        scenario("errors::one_disk_damaged", one_disk_damaged),
         scenario("errors::more_memory_than_the_host_has", more_memory_than_there_is),
         scenario("errors::the_largest_site_that_fits", the_largest_that_fits),
         scenario("errors::heap_for_some", heap_for_some),
@@ -150,6 +151,29 @@ fn one_kernel_damaged() -> Result<()> {
     let damaged = transcript.contains("are damaged: their checksum is wrong");
     ensure!(damaged && has_passed(&transcript, "good"), "{transcript}");
     ensure!(!transcript.contains("[bad] "), "the damaged kernel was started:\n{transcript}");
+    Ok(())
+}
+
+/// As well, a damaged disk: in its last sector, which nobody would read for long.
+fn one_disk_damaged() -> Result<()> {
+    const MARK: &[u8] = b"the last sector of a disk";
+    let folder = tempfile::tempdir()?;
+    let image = folder.path().join("disk.img");
+    std::fs::write(&image, [&[0; 512 * 9], MARK, &[0; 512 - MARK.len()]].concat())?;
+    let mut bad = guest::payload("bad", "neighbour", 1, "steps=3")?;
+    bad.disks = Disks::of([Disk { image, serial: "root".to_owned() }]).context("one is not too many")?;
+    let mut bytes = bundle_of(vec![bad, guest::payload("good", "hello", 1, "")?])?;
+    let at = bytes.windows(MARK.len()).position(|window| window == MARK).context("the disk is not in the bundle")?;
+    bytes = flipped(bytes, at);
+    let transcript = run(&machine(folder.path(), Some(bytes))?)?;
+    one_error(&transcript, "bad: disk root: the 5120 bytes at ")?;
+    let damaged = transcript.contains("are damaged: their checksum is wrong");
+    ensure!(damaged && transcript.contains("[good] payload: 1 passed"), "{transcript}");
+    ensure!(
+        !transcript.contains("[bad] "),
+        "a VM with a damaged disk was started:
+{transcript}"
+    );
     Ok(())
 }
 

@@ -74,7 +74,7 @@ enum Event {
 }
 
 /// Addresses of devices, and near them.
-const PLACES: [u64; 27] = [
+const PLACES: [u64; 29] = [
     0x0800_0000,
     0x0800_0100,
     0x0800_0200,
@@ -94,6 +94,7 @@ const PLACES: [u64; 27] = [
     0x0915_0000,
     0x0a00_0000,
     0x0a00_0200,
+    0x0a00_0400,
     // The second of a kind.
     0x0b00_0000,
     0x0b02_0000,
@@ -103,6 +104,7 @@ const PLACES: [u64; 27] = [
     0x0b04_1000,
     0x0b06_0000,
     0x0b07_0000,
+    0x0b09_0000,
 ];
 /// Words of code: loads and stores of pairs and with writeback, DC ZVA.
 const CODE: [u64; 5] = [0x2900_0861, 0xa940_0861, 0xf840_8461, 0xb900_0061, 0xd50b_7423];

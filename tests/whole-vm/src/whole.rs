@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use abi::bundle::{CpuCounters, Doors, Time, TimeSource};
+use abi::bundle::{CpuCounters, Disk, Disks, Doors, Time, TimeSource};
 use clock::saved::Away;
 use clock::{GuestClock, GuestTicks, VmClock};
 use devices::{Access, Change, Device, Moment, Outside, Slot, Wired};
@@ -11,6 +11,7 @@ use machine::{DeviceKind, MachinePlan, Row, Spec, VirtioKind, Wire};
 use services::psci::VmPower;
 use units::{Hz, IPA_BITS, Ipa, Range, Ticks, VcpuId, VcpuSet};
 use vgic::{Line, Vgic};
+use virtio::Block;
 use vm::devices::{Fill, Holder, Keeper};
 use vm::stolen::{NotStolen, PausedWait, Stolen};
 use vm::{Bite, GuestCounter, Life, Round, RoundStep, Stop, Watchdogs};
@@ -32,6 +33,10 @@ pub(crate) const GIC: vgic::Config = vgic::Config {
 };
 /// The time of day when the host's counter is 0, in seconds.
 const BEGIN: u64 = 1_700_000_000;
+
+/// What is on its disks, and the serial number of the first.
+const IMAGE: &[u8] = &[0xa5; 64 << 10];
+const SERIAL: &str = "whole";
 
 /// A device with its lock, and its number on the bus.
 pub(crate) struct Locked<D> {
@@ -91,12 +96,13 @@ pub(crate) fn devices(plan: &MachinePlan) -> Devices {
     fn zeros(bytes: &mut [u8]) {
         bytes.fill(0);
     }
-    Devices::new(plan, zeros as Fill).expect("the plan has a UART")
+    let disks = [SERIAL, "twin"].map(|serial| Block::new(IMAGE, 1, serial));
+    Devices::new(plan, zeros as Fill, disks).expect("the plan has a UART, and two disks")
 }
 
 /// Where the second device of a kind is, whose SPI, of the first of its lines, is that beside it. The second frame is behind the
 /// first one.
-pub const TWINS: [(DeviceKind, u64, u32); 9] = [
+pub const TWINS: [(DeviceKind, u64, u32); 10] = [
     (DeviceKind::Pl011, 0x0b00_0000, 64),
     (DeviceKind::Pl031, 0x0b01_0000, 65),
     (DeviceKind::Pl061, 0x0b02_0000, 66),
@@ -106,12 +112,14 @@ pub const TWINS: [(DeviceKind, u64, u32); 9] = [
     (DeviceKind::ClockPage, 0x0b06_0000, 71),
     (DeviceKind::Virtio(VirtioKind::Console), 0x0b07_0000, 72),
     (DeviceKind::Virtio(VirtioKind::Entropy), 0x0b08_0000, 73),
+    (DeviceKind::Virtio(VirtioKind::Block), 0x0b09_0000, 74),
 ];
 
 /// The machine of a VM that has every device, and those of [`TWINS`] twice.
 fn plan(policy: Doors) -> MachinePlan {
     let config: abi::bundle::Vm<&str, &[u8], ()> = abi::bundle::Vm {
         vcpus: VCPUS,
+        disks: Disks::of([Disk { image: IMAGE, serial: SERIAL }]).unwrap_or_default(),
         doors: Doors { generic_watchdog: true, ..policy },
         time: Time { source: TimeSource::Mmio, ..Time::default() },
         ..abi::bundle::Vm::new("whole", b"".as_slice(), 8 << 20)

@@ -13,7 +13,7 @@ use proptest::prelude::*;
 use snapshot::SavedVm;
 use snapshot::file::FileError;
 use units::VcpuId;
-use virtio::saved::{SavedConsole, SavedEntropy, SavedMmio};
+use virtio::saved::{SavedBlock, SavedConsole, SavedEntropy, SavedMmio};
 use whole_vm::file::read;
 use whole_vm::play::played;
 use whole_vm::{Cause, WholeVm};
@@ -112,6 +112,25 @@ fn transmit(vm: &mut WholeVm) {
     all.for_each(|(offset, value)| access(vm, console + offset, Some(value)));
 }
 
+/// The disk is set up, and reads three sectors, two of which go where the guest has seen no memory yet.
+fn read_disk(vm: &mut WholeVm) {
+    let (disk, ram) = (0x0a00_0400, vm.ram().0 + 0x1_0000);
+    let [unseen, other] = [4, 6].map(|mebibytes| vm.ram().0 + (mebibytes << 20));
+    // The header, of sector 3; where the data goes, and the answer.
+    vm.store(ram + 0x3008, 3);
+    let room = [(ram + 0x4000, 512, 3), (unseen, 512, 3), (other, 512, 3), (ram + 0x3010, 1, 2)];
+    let pieces = [(ram + 0x3000, 16_u64, 1_u64)].into_iter().chain(room);
+    for (index, (at, length, flags)) in (0..).zip(pieces) {
+        vm.store(ram + index * 16, at);
+        vm.store(ram + index * 16 + 8, length | flags << 32 | (index + 1) << 48);
+    }
+    vm.store(ram + 0x1000, 1 << 16);
+    let features = [(0x70, 3), (0x24, 1), (0x20, 1), (0x24, 0), (0x20, 1 << 28 | 1 << 29), (0x70, 11)];
+    let queue = [(0x30, 0), (0x38, 8), (0x80, ram), (0x90, ram + 0x1000), (0xa0, ram + 0x2000), (0x44, 1), (0x70, 15)];
+    let all = features.into_iter().chain(queue).chain([(0x50, 0)]);
+    all.for_each(|(offset, value)| access(vm, disk + offset, Some(value)));
+}
+
 /// A VM that has something wherever it can, paused.
 fn rich() -> (WholeVm, Doors) {
     let policy = Doors {
@@ -165,9 +184,11 @@ fn rich() -> (WholeVm, Doors) {
     {
         system_register(&mut vm, encoding, value);
     }
-    // DBGCLAIMSET_EL1, DBGBVR1_EL1.
+    // DBGCLAIMSET_EL1, DBGBVR1_EL1, DBGWVR0_EL1, MDCCINT_EL1.
     system_register(&mut vm, (2, 0, 7, 8, 6), 3);
     system_register(&mut vm, (2, 0, 0, 1, 4), 0x4000_0000);
+    system_register(&mut vm, (2, 0, 0, 0, 6), 0x4000_0000);
+    system_register(&mut vm, (2, 0, 0, 2, 0), 3 << 29);
     // A PL031 whose alarm has rung: RTCMR is RTCDR.
     access(&mut vm, 0x0901_0000, None);
     let now = vm.register(FIRST, 1);
@@ -180,6 +201,7 @@ fn rich() -> (WholeVm, Doors) {
     transmit(&mut vm);
     vm.type_in(&[b'u'; 200]);
     (0..400).for_each(|_| access(&mut vm, 0x0900_0000, Some(b'x'.into())));
+    read_disk(&mut vm);
     vm.pause();
     (vm, policy)
 }
@@ -257,7 +279,8 @@ fn all_fields(saved: &SavedVm) -> Fields {
             || device::<SavedGenerationId>(&mut all, &mut from)
             || device::<SavedClockPage>(&mut all, &mut from)
             || device::<SavedMmio<SavedConsole>>(&mut all, &mut from)
-            || device::<SavedMmio<SavedEntropy>>(&mut all, &mut from);
+            || device::<SavedMmio<SavedEntropy>>(&mut all, &mut from)
+            || device::<SavedMmio<SavedBlock>>(&mut all, &mut from);
         assert!(known, "a device that is not known here");
     }
     all
@@ -337,7 +360,7 @@ fn scatter(vm: &mut WholeVm, random: &mut Random) {
         access(vm, ram, None);
         vm.store(ram + 0x1000, 1 << 16);
     }
-    for virtio in [0x0a00_0000, 0x0a00_0200, 0x0b07_0000, 0x0b08_0000] {
+    for virtio in [0x0a00_0000, 0x0a00_0200, 0x0a00_0400, 0x0b07_0000, 0x0b08_0000, 0x0b09_0000] {
         if random.next() & 1 == 0 {
             let kind = random.next() & 1;
             let low = [(0x70, 3), (0x24, 1), (0x20, 1), (0x24, 0), (0x20, 0), (0x70, 11), (0x30, kind), (0x38, 8)];
@@ -355,7 +378,7 @@ fn scatter(vm: &mut WholeVm, random: &mut Random) {
 
 /// Fields that no VM of this file has with another value, for the reason that stands above them. So nothing here tells whether they are
 /// forgotten; what does is named beside that: mostly the test of the part itself, with any values in all of its fields.
-const ALIKE: [&str; 39] = [
+const ALIKE: [&str; 42] = [
     // Where tools are late, or the host's clock was set: `core/vmware::what_was_put_in_is_taken_out`.
     "calls.requests.busy",
     "calls.requests.quiet",
@@ -396,10 +419,14 @@ const ALIKE: [&str; 39] = [
     "vcpus.registers.q",
     "vcpus.stolen",
     "vcpus.stolen_frequency",
-    // What a driver seldom leaves half done: `core/virtio::what_was_put_in_is_taken_out`.
+    // What is on the disk is the same in all of them: `core/virtio::a_disk_finds_its_contents_again`. And what a driver seldom leaves half done:
+    // `core/virtio::what_was_put_in_is_taken_out`.
+    "virtio-mmio.device.checksum",
     "virtio-mmio.device.config",
     "virtio-mmio.device.filling",
     "virtio-mmio.device.receiving",
+    "virtio-mmio.device.request",
+    "virtio-mmio.device.sectors",
     // These are armed by the site file alone: `core/vm::what_was_put_in_is_taken_out` of watchdogs.
     "watchdogs.has_begun",
     "watchdogs.own.action",

@@ -27,6 +27,8 @@ struct Files {
 struct Loaded {
     kernel: Arc<Kernel>,
     initrd: Option<Arc<Vec<u8>>>,
+    /// Those of its disks, in their order.
+    images: Vec<Arc<Vec<u8>>>,
 }
 
 /// Reads a file of at most `most` bytes, which are `whose`.
@@ -66,6 +68,31 @@ impl Files {
         self.others.insert(path.clone(), Arc::clone(&bytes));
         Ok(Some(bytes))
     }
+}
+
+/// The images of a VM's disks.
+fn images(files: &mut Files, site: &Site, vm: &Vm, lines: VmLines) -> Result<Vec<Arc<Vec<u8>>>, SiteError> {
+    let most = *bundle::IMAGE.end();
+    let image = |(disk, line): (&bundle::Disk<String, PathBuf>, usize)| {
+        let path = &disk.image;
+        let bytes = match files.others.get(path) {
+            Some(bytes) => Arc::clone(bytes),
+            None => Arc::new(read(site, "image", path, line, most, "the most that an image may have")?),
+        };
+        bundle::check_image(bytes.len() as u64).map_err(|_| {
+            let what = match bytes.len() as u64 {
+                0 => "the file is empty".to_owned(),
+                length => {
+                    format!("it has {length} bytes, {} more than a whole number of sectors", length % bundle::SECTOR)
+                }
+            };
+            let message = format!("image = \"{}\": {what}; a disk is a multiple of 512 bytes", path.display());
+            site.mistake(line, message)
+        })?;
+        files.others.insert(path.clone(), Arc::clone(&bytes));
+        Ok(bytes)
+    };
+    vm.disks.iter().zip(lines.images).map(image).collect()
 }
 
 /// A kernel in place of the initrd of a kernel that is an `Image`; what other programs are given there is their business.
@@ -131,7 +158,11 @@ pub fn make(site: &Site) -> Result<Vec<u8>, SiteError> {
     let mut files = Files::default();
     let mut loaded = Vec::with_capacity(site.vms.len());
     for (vm, lines) in site.vms_with_lines() {
-        let own = Loaded { kernel: files.kernel(site, vm, lines)?, initrd: files.initrd(site, vm, lines)? };
+        let own = Loaded {
+            kernel: files.kernel(site, vm, lines)?,
+            initrd: files.initrd(site, vm, lines)?,
+            images: images(&mut files, site, vm, lines)?,
+        };
         check_initrd(site, vm, lines, &own)?;
         check_pages(site, vm, lines, &own.kernel)?;
         check_placement(site, vm, lines, &own)?;
@@ -141,9 +172,11 @@ pub fn make(site: &Site) -> Result<Vec<u8>, SiteError> {
         .vms
         .iter()
         .zip(&loaded)
-        .map(|(vm, Loaded { kernel, initrd })| {
+        .map(|(vm, Loaded { kernel, initrd, images })| {
             let initrd = initrd.as_ref().map(|bytes| bytes.as_slice());
-            vm.with(String::as_str, kernel.bytes(), kernel.program(), initrd)
+            let mut images = images.iter();
+            let disks = vm.disks.with(String::as_str, |_| images.next().map_or(&[][..], |bytes| bytes.as_slice()));
+            vm.with(String::as_str, kernel.bytes(), kernel.program(), initrd, disks)
         })
         .collect();
     let bytes = bundle::write(MADE_BY, &sources).map_err(|error| {
@@ -172,7 +205,19 @@ mod tests {
                         [[vm]]\nname = \"b\"\nvcpus = 1\nmemory = \"4M\"\nkernel = \"Image\"\n";
 
     fn folder(text: &str, kernel: &[u8], initrd: &[u8]) -> (tempfile::TempDir, Site) {
+        in_folder(tempfile::tempdir().unwrap(), text, kernel, initrd)
+    }
+
+    /// As well, with images of so many bytes.
+    fn folder_with(text: &str, images: &[(&str, usize)]) -> (tempfile::TempDir, Site) {
         let folder = tempfile::tempdir().unwrap();
+        for &(name, length) in images {
+            std::fs::write(folder.path().join(name), vec![0xd5; length]).unwrap();
+        }
+        in_folder(folder, text, &tiny_image(), b"ramdisk")
+    }
+
+    fn in_folder(folder: tempfile::TempDir, text: &str, kernel: &[u8], initrd: &[u8]) -> (tempfile::TempDir, Site) {
         std::fs::write(folder.path().join("Image"), kernel).unwrap();
         std::fs::write(folder.path().join("initrd"), initrd).unwrap();
         std::fs::write(folder.path().join("site.toml"), text).unwrap();
@@ -209,6 +254,39 @@ mod tests {
         let host = format!("[host]\ncpu = \"max\"\ncpus = 1\nmemory = \"256M\"\n{}", SITE.replace("4M", "110M"));
         let crowded = said(&host, &tiny_image(), &vec![1; 20 << 20]);
         assert!(crowded.contains("site.toml:4: memory = \"256M\": the VMs do not fit"), "{crowded}");
+    }
+
+    #[test]
+    fn an_image_is_in_the_bundle_once_and_a_wrong_one_is_told_with_its_line() {
+        let disk = "disk = [{ image = \"one.img\" }, { image = \"other.img\", serial = \"other\" }]\n";
+        let text = format!("{}{disk}", SITE.replace("[[vm]]\nname = \"b\"", &format!("{disk}[[vm]]\nname = \"b\"")));
+        let (folder, site) = folder_with(&text, &[("one.img", 4096), ("other.img", 512)]);
+        let bytes = make(&site).unwrap();
+        let bundle = Bundle::parse(&bytes, crc32c::compute).unwrap();
+        let vms: Vec<_> = bundle.vms().collect();
+        let found: Vec<_> = vms[0].disks.iter().map(|disk| (disk.serial, disk.image.length)).collect();
+        assert_eq!(found, [("disk0", 4096), ("other", 512)]);
+        assert_eq!(vms[0].disks, vms[1].disks, "what both have is there once");
+        assert!(vms[0].disks.iter().all(|disk| bundle.verify(&disk.image).unwrap().iter().all(|&byte| byte == 0xd5)));
+        let place = folder.path().join("one.img");
+        for (bytes, what) in [
+            (0, "the file is empty; a disk is a multiple of 512 bytes"),
+            (511, "it has 511 bytes, 511 more than a whole number of sectors"),
+            (1000, "it has 1000 bytes, 488 more than a whole number of sectors"),
+            ((4 << 30) + 512, "it is larger than 4G, the most that an image may have"),
+        ] {
+            std::fs::File::create(&place).unwrap().set_len(bytes).unwrap();
+            let said = make(&site).unwrap_err().to_string();
+            assert!(
+                said.contains("site.toml:7: image = ") && said.contains(what) && said.lines().count() == 1,
+                "{said}"
+            );
+        }
+        std::fs::remove_file(&place).unwrap();
+        let load = || Site::load(&folder.path().join("site.toml")).unwrap_err().to_string();
+        assert!(load().contains("site.toml:7: image = ") && load().contains("there is no such file"), "{}", load());
+        std::fs::create_dir(&place).unwrap();
+        assert!(load().contains("that is no file") && load().lines().count() == 2, "{}", load());
     }
 
     #[test]

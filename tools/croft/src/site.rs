@@ -12,6 +12,7 @@ mod reader;
 mod tests;
 mod texts;
 
+pub use abi::bundle::{Disk, Disks};
 pub use page::page;
 
 use crate::kernel::Raw;
@@ -74,6 +75,8 @@ pub(crate) struct VmLines {
     pub(crate) kernel: usize,
     /// `initrd`.
     pub(crate) initrd: usize,
+    /// `image` of each disk.
+    pub(crate) images: [usize; bundle::MAX_DISKS],
 }
 
 /// The text of a site file.
@@ -182,8 +185,9 @@ impl Site {
     /// What `vm` names that is no file.
     fn missing_files(&self, vm: &Vm, lines: VmLines) -> Vec<Mistake> {
         let named = [("kernel", Some(&vm.kernel), lines.kernel), ("initrd", vm.initrd.as_ref(), lines.initrd)];
+        let images = vm.disks.iter().zip(lines.images).map(|(disk, line)| ("image", Some(&disk.image), line));
         let mut mistakes = Vec::new();
-        for (key, path, line) in named {
+        for (key, path, line) in named.into_iter().chain(images) {
             let Some(path) = path else { continue };
             let wrong = match std::fs::metadata(path) {
                 Ok(metadata) if metadata.is_file() => continue,

@@ -7,6 +7,7 @@ mod branches;
 mod check;
 mod compile;
 mod cpio;
+mod disk;
 mod hooks;
 mod image;
 mod lint;

@@ -34,6 +34,7 @@ pub fn check_vm(vm: &VmConfig<'_>) -> Result<(), VmProblem> {
     if let Some(program) = &vm.program {
         program.check(vm.kernel.length)?;
     }
+    vm.disks.check()?;
     if vm.cmdline.len() > MAX_CMDLINE || vm.cmdline.bytes().any(|byte| byte == 0) {
         return Err(VmProblem::Cmdline);
     }

@@ -1,6 +1,6 @@
 //! What can be wrong with a bundle, in words for the host's console.
 
-use super::{MAX_CMDLINE, MAX_NAME, MAX_VMS, MAX_WEIGHT};
+use super::{MAX_CMDLINE, MAX_NAME, MAX_SERIAL, MAX_VMS, MAX_WEIGHT};
 use crate::watchdog::MILLISECONDS;
 use thiserror::Error;
 use units::MAX_VCPUS;
@@ -122,7 +122,16 @@ pub enum VmProblem {
     /// Groups of calls that there are not.
     #[error("there are no groups of calls {0:#x}")]
     Calls(u8),
+    /// An image that is no whole number of sectors, or that is empty or too large.
+    #[error("a disk's image of {0} bytes; it must be a multiple of 512, from 512 to 4G")]
+    Image(u64),
+    /// A serial number that is empty, too long or has other characters.
+    #[error("a disk's serial number is 1 to {MAX_SERIAL} of letters, digits, -, _ and .")]
+    Serial,
+    /// Another disk of the VM has this serial number.
+    #[error("two disks of it have the same serial number; each needs its own")]
+    SerialTaken,
     /// A blob is not in the file.
-    #[error("its kernel or initrd is not inside the bundle")]
+    #[error("its kernel, initrd or a disk's image is not inside the bundle")]
     BlobOutside,
 }

@@ -1,6 +1,6 @@
 //! For tests of what a VM's record becomes, in each crate that writes it down: a VM all of whose fields have something to lose.
 
-use super::{Calls, Coherency, Doors, Quota, Time, TimeAway, TimeSource, Vm};
+use super::{Calls, Coherency, Disk, Disks, Doors, Quota, Time, TimeAway, TimeSource, Vm};
 
 /// A VM with a value in each field that no other has and that is not the usual one. Each number is so large that a field of another width
 /// has other bytes; so several are more than a VM may have.
@@ -9,6 +9,7 @@ pub const fn largest<'a, File: Copy, Program: Copy>(
     file: File,
     program: Option<Program>,
 ) -> Vm<&'a str, File, Program> {
+    let (one, other) = (Disk { image: file, serial: "c" }, Disk { image: file, serial: "d" });
     Vm {
         vcpus: 200,
         memory: u64::MAX,
@@ -43,6 +44,7 @@ pub const fn largest<'a, File: Copy, Program: Copy>(
         kernel: file,
         program,
         initrd: Some(file),
+        disks: Disks([Some(one), Some(other), None, None, None, None, None, None]),
         cmdline: "b",
     }
 }

@@ -2,9 +2,9 @@
 
 use super::testing::largest;
 use super::{
-    BLOB_ALIGNMENT, Blob, Bundle, BundleError, Calls, Coherency, Doors, FORMAT, Head, MAX_CMDLINE, MAX_MEMORY,
-    MAX_SEGMENTS, MAX_VMS, MAX_WEIGHT, Program, Quota, Segment, Time, TimeAway, TimeSource, VmConfig, VmProblem,
-    VmSource, check_name, check_vm, write,
+    BLOB_ALIGNMENT, Blob, Bundle, BundleError, Calls, Coherency, Disk, Disks, Doors, FORMAT, Head, MAX_CMDLINE,
+    MAX_MEMORY, MAX_SEGMENTS, MAX_VMS, MAX_WEIGHT, Program, Quota, Segment, Time, TimeAway, TimeSource, VmConfig,
+    VmProblem, VmSource, check_name, check_vm, write,
 };
 use crate::crc32c::compute;
 use proptest::prelude::*;
@@ -12,6 +12,12 @@ use std::{string::ToString, vec, vec::Vec};
 
 const KERNEL: [u8; 5000] = [7; 5000];
 const INITRD: [u8; 10] = [9; 10];
+const IMAGE: [u8; 1024] = [5; 1024];
+
+/// Disks with this image, and with these serial numbers.
+fn disks<'a>(image: &'a [u8], serials: &[&'a str]) -> Disks<&'a str, &'a [u8]> {
+    Disks::of(serials.iter().map(|serial| Disk { image, serial: *serial })).unwrap()
+}
 
 const OTHER_TIME: Time =
     Time { frequency: 24_000_000, rate: 500_000, source: TimeSource::Mmio, away: TimeAway::Freeze };
@@ -73,6 +79,7 @@ fn all_of_a_vm_goes_the_whole_way() {
         vcpus: 3,
         memory: 66 << 20,
         initrd: Some(&INITRD),
+        disks: disks(&IMAGE, &["root", "data"]),
         weight: 7,
         time: Time { frequency: 62_500_000, rate: 250_000, ..all.time },
         doors: Doors {
@@ -94,7 +101,12 @@ fn all_of_a_vm_goes_the_whole_way() {
     assert!(read.program.is_none(), "a program for an image that has none");
     let files = (bundle.verify(&read.kernel).unwrap(), bundle.verify(&initrd).unwrap());
     assert_eq!(files, (&KERNEL[..], &INITRD[..]));
-    assert_eq!(read.with(|text| *text, source.kernel, None, source.initrd), source);
+    let images: Vec<_> = read.disks.iter().map(|disk| bundle.verify(&disk.image).unwrap()).collect();
+    assert_eq!(images, [&IMAGE[..]; 2]);
+    let places: Vec<_> = read.disks.iter().map(|disk| disk.image.offset).collect();
+    assert_eq!(places[0], places[1], "what both have is there once");
+    let disks = read.disks.with(|text| *text, |_| &IMAGE[..]);
+    assert_eq!(read.with(|text| *text, source.kernel, None, source.initrd, disks), source);
 }
 
 /// The bytes of a record describe nothing of themselves: a reader of another format takes them for other fields. So whoever changes what a
@@ -102,7 +114,7 @@ fn all_of_a_vm_goes_the_whole_way() {
 #[test]
 fn a_record_with_other_fields_is_another_format() {
     /// A format, and the checksum of these records in it. A row for each layout, the last one is today's.
-    const LAYOUTS: [(u32, u32); 1] = [(11, 0x540e_0b17)];
+    const LAYOUTS: [(u32, u32); 2] = [(11, 0x540e_0b17), (12, 0xdce0_eff0)];
     let segment = Segment { address: u64::MAX, size: u64::MAX - 1, file_bytes: u64::MAX - 2 };
     let program = Program { entry: u64::MAX, segments: [segment; MAX_SEGMENTS] };
     let blob = Blob { offset: u64::MAX, length: u64::MAX - 1, crc32c: u32::MAX };
@@ -117,6 +129,28 @@ fn a_record_with_other_fields_is_another_format() {
         FORMAT + 1
     );
     assert_eq!(found, known, "FORMAT was raised to {FORMAT}: add ({FORMAT}, {found:#x}) here");
+}
+
+/// Each rule about disks, and as many of them as a VM may have.
+#[test]
+fn disks_that_cannot_be_are_refused() {
+    let wrong = |disks| match write("t", &[VmSource { disks, ..source("web") }]) {
+        Err(BundleError::Vm { index: 0, problem }) => Some(problem),
+        other => other.map(|_| None).unwrap(),
+    };
+    let serials = ["a", "b", "c", "d", "e", "f", "g", "h"];
+    assert_eq!(wrong(disks(&IMAGE, &serials)), None);
+    assert!(Disks::of(serials.iter().chain(["i"].iter()).map(|serial| Disk { image: (), serial })).is_none());
+    for length in [0, 511, 513] {
+        assert_eq!(wrong(disks(&KERNEL[..length], &["a"])), Some(VmProblem::Image(length as u64)));
+    }
+    for serial in ["", "a b", "a/b", "\u{e4}", "123456789012345678901"] {
+        assert_eq!(wrong(disks(&IMAGE, &["a", serial])), Some(VmProblem::Serial), "{serial}");
+    }
+    assert_eq!(wrong(disks(&IMAGE, &["a.B-9_", "12345678901234567890"])), None);
+    assert_eq!(wrong(disks(&IMAGE, &["a", "b", "a"])), Some(VmProblem::SerialTaken));
+    assert_eq!(super::check_image(4 << 30), Ok(()));
+    assert_eq!(super::check_image((4 << 30) + 512), Err(VmProblem::Image((4 << 30) + 512)));
 }
 
 #[test]
@@ -387,5 +421,5 @@ fn the_pieces_of_a_program_are_its_file() {
 /// hypervisor would misread what another croft made.
 #[test]
 fn the_bytes_of_a_bundle_belong_to_its_format() {
-    assert_eq!((FORMAT, compute(0, &sample())), (11, 0x45dc_8883));
+    assert_eq!((FORMAT, compute(0, &sample())), (12, 0x93e9_38a7));
 }

@@ -5,7 +5,7 @@
 //! [`Vm::with`] converts from one form to the next. All others are carried along as they are; those with a
 //! usual value are rows, at the end of this file.
 
-use super::{ANY_CPU, Coherency, DEFAULT_WEIGHT, Doors, Time};
+use super::{ANY_CPU, Coherency, DEFAULT_WEIGHT, Disks, Doors, Time};
 use serde::{Deserialize, Serialize};
 
 /// Makes [`Vm`]: what changes its form is written down here, and the rows of the others are given, each with its usual value, which a
@@ -29,6 +29,8 @@ macro_rules! vm {
             pub program: Option<Program>,
             /// The initial ramdisk.
             pub initrd: Option<File>,
+            /// Its disks.
+            pub disks: Disks<Text, File>,
             /// The kernel's command line, without NUL bytes; at most [`super::MAX_CMDLINE`] bytes.
             pub cmdline: Text,
             $($(#[doc = $says])* pub $field: $type,)*
@@ -45,6 +47,7 @@ macro_rules! vm {
                     kernel: kernel.into(),
                     program: None,
                     initrd: None,
+                    disks: Disks::default(),
                     cmdline: Text::default(),
                     $($field: $usual,)*
                 }
@@ -60,8 +63,9 @@ macro_rules! vm {
                 kernel: NewFile,
                 program: Option<NewProgram>,
                 initrd: Option<NewFile>,
+                disks: Disks<NewText, NewFile>,
             ) -> Vm<NewText, NewFile, NewProgram> {
-                let Self { name, vcpus, memory, kernel: _, program: _, initrd: _, cmdline, $($field,)* } = self;
+                let Self { name, vcpus, memory, kernel: _, program: _, initrd: _, disks: _, cmdline, $($field,)* } = self;
                 Vm {
                     name: text(name),
                     vcpus: *vcpus,
@@ -69,6 +73,7 @@ macro_rules! vm {
                     kernel,
                     program,
                     initrd,
+                    disks,
                     cmdline: text(cmdline),
                     $($field: *$field,)*
                 }

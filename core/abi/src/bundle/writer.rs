@@ -37,7 +37,8 @@ fn manifest(made_by: &str, vms: &[VmConfig<'_>], base: u64) -> Result<Vec<u8>, B
     let mut bytes = postcard::to_allocvec(&Head { made_by, vm_count }).map_err(|_| BundleError::Manifest)?;
     for vm in vms {
         let moved = |blob: Blob| Blob { offset: blob.offset + base, ..blob };
-        let vm = VmConfig { kernel: moved(vm.kernel), initrd: vm.initrd.map(moved), ..*vm };
+        let disks = vm.disks.with(|text| *text, |image| moved(*image));
+        let vm = VmConfig { kernel: moved(vm.kernel), initrd: vm.initrd.map(moved), disks, ..*vm };
         bytes.extend(postcard::to_allocvec(&vm).map_err(|_| BundleError::Manifest)?);
     }
     Ok(bytes)
@@ -73,7 +74,8 @@ pub fn write(made_by: &str, vms: &[VmSource<'_>]) -> Result<Vec<u8>, BundleError
         }
         let kernel = blobs.add(vm.kernel);
         let initrd = vm.initrd.filter(|bytes| !bytes.is_empty()).map(|bytes| blobs.add(bytes));
-        configs.push(vm.with(|text| *text, kernel, vm.program, initrd));
+        let disks = vm.disks.with(|text| *text, |image| blobs.add(image));
+        configs.push(vm.with(|text| *text, kernel, vm.program, initrd, disks));
     }
     // Offsets are variable-length numbers: the manifest grows with the base, and settles after a round or two.
     let mut base = BLOB_ALIGNMENT;

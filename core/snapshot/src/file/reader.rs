@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 
 use abi::Crc32c;
-use abi::bundle::{Blob, Time, check_vm};
+use abi::bundle::{Blob, SECTOR, Time, check_vm};
 use clock::saved::Clock;
 use pack::{Boxed, Damaged, Value};
 use units::PAGE_SIZE;
@@ -327,7 +327,9 @@ fn state(body: &[u8]) -> Result<Boxed<SavedVm>, FileError> {
 fn describe(bytes: &[u8]) -> Option<Description<'_>> {
     let (vm, rest) = postcard::take_from_bytes::<Description<'_>>(bytes).ok()?;
     let no_file = Blob { offset: 0, length: 0, crc32c: 0 };
-    check_vm(&vm.with(|text| *text, no_file, None, None)).ok()?;
+    // A disk has a sector at least.
+    let disks = vm.disks.with(|text| *text, |()| Blob { length: SECTOR, ..no_file });
+    check_vm(&vm.with(|text| *text, no_file, None, None, disks)).ok()?;
     let mut again = [0; Kind::Vm.most()];
     let again = postcard::to_slice(&vm, &mut again).ok()?;
     (rest.is_empty() && *again == *bytes).then_some(vm)

@@ -4,18 +4,15 @@
 use std::vec;
 use std::vec::Vec;
 
-use devices::AccessSize;
 use pack::testing::{assert_bounded, through_bytes};
 use proptest::collection::vec as many;
 use proptest::option;
 use proptest::prelude::*;
 use units::{Ipa, Range};
 
-use super::{SavedChain, SavedConsole, SavedEntropy, SavedMmio, SavedQueue};
-use crate::testing::{AVAILABLE, BUFFERS, DESCRIPTORS, Ram, USED};
-use crate::{Console, Device, Entropy, Mmio, Progress};
-
-const WORD: AccessSize = AccessSize::Word;
+use super::{SavedBlock, SavedChain, SavedConsole, SavedDiskRequest, SavedEntropy, SavedMmio, SavedQueue};
+use crate::testing::{BUFFERS, DESCRIPTORS, Ram, USED, started};
+use crate::{Block, Console, Device, Entropy, Mmio, Progress};
 
 /// A chain of up to five pieces, worked on up to anywhere.
 fn chain() -> impl Strategy<Value = SavedChain> {
@@ -92,11 +89,30 @@ fn entropy() -> impl Strategy<Value = SavedEntropy> {
     option::of(chain()).prop_map(|filling| SavedEntropy { filling })
 }
 
+/// Of a disk of four sectors.
+fn block() -> impl Strategy<Value = SavedBlock> {
+    let request = (chain(), any::<[u8; 16]>(), 0..=16_u8, option::of(0..3_u8))
+        .prop_map(|(chain, header, header_read, answer)| SavedDiskRequest { chain, header, header_read, answer });
+    option::of(request).prop_map(|request| SavedBlock { sectors: 4, checksum: 7, request })
+}
+
+fn disk() -> Block<[u8; 2048]> {
+    Block::new([0; 2048], 7, "disk")
+}
+
 fn no_random(_: &mut [u8]) {}
 
 proptest! {
     #[test]
-    fn what_was_put_in_is_taken_out(one in mmio(console(), 2), other in mmio(entropy(), 1)) {
+    fn what_was_put_in_is_taken_out(
+        one in mmio(console(), 2),
+        other in mmio(entropy(), 1),
+        third in mmio(block(), 1),
+    ) {
+        prop_assert_eq!(through_bytes(&third), Ok(third.clone()));
+        let mut transport = Mmio::new(disk());
+        prop_assert_eq!(transport.restore(&third), Ok(()));
+        prop_assert_eq!(transport.save(), Ok(third));
         prop_assert_eq!(through_bytes(&one), Ok(one.clone()));
         prop_assert_eq!(through_bytes(&other), Ok(other.clone()));
         let mut transport = Mmio::new(Console::new());
@@ -106,17 +122,6 @@ proptest! {
         prop_assert_eq!(transport.restore(&other), Ok(()));
         prop_assert_eq!(transport.save(), Ok(other));
     }
-}
-
-fn started<D: Device>(device: D, queue: u64) -> Mmio<D> {
-    let mut mmio = Mmio::new(device);
-    let registers = [(0x070, 3), (0x024, 1), (0x020, 1), (0x070, 11), (0x030, queue), (0x038, 8)];
-    let rings = [(0x080, DESCRIPTORS), (0x090, AVAILABLE), (0x0a0, USED), (0x044, 1), (0x070, 15)];
-    for (register, value) in registers.into_iter().chain(rings) {
-        let _ = mmio.write(register, WORD, value);
-    }
-    assert!(mmio.is_live());
-    mmio
 }
 
 /// A console that is moved while half of a buffer has gone out sends the other half on the other host, once, and returns the
@@ -192,6 +197,31 @@ fn what_no_driver_can_bring_about_is_refused() {
         let mut chain = chain.clone();
         change(&mut chain);
         assert!(Device::restore(&mut entropy, &SavedEntropy { filling: Some(chain.clone()) }).is_err(), "{chain:?}");
+    }
+}
+
+/// A disk goes on only with the image that it had, and with a request that there can be.
+#[test]
+fn a_disk_finds_its_contents_again() {
+    let piece = Range { start: Ipa(BUFFERS), size: 8 };
+    let chain =
+        SavedChain { segments: vec![piece], readable_segments: 1, head: 0, read: (0, 7), write: (0, 0), written: 0 };
+    let request = SavedDiskRequest { chain, header: [0; 16], header_read: 7, answer: None };
+    let good = SavedBlock { sectors: 4, checksum: 7, request: Some(request) };
+    let mut disk = disk();
+    assert_eq!(Device::restore(&mut disk, &good), Ok(()));
+    let wrong: [fn(&mut SavedBlock); 5] = [
+        |saved| saved.sectors = 5,
+        |saved| saved.checksum = 8,
+        |saved| saved.request.as_mut().unwrap().header_read = 17,
+        |saved| saved.request.as_mut().unwrap().answer = Some(3),
+        |saved| saved.request.as_mut().unwrap().chain.read = (2, 0),
+    ];
+    for change in wrong {
+        let mut saved = good.clone();
+        change(&mut saved);
+        assert!(Device::restore(&mut disk, &saved).is_err(), "{saved:?}");
+        assert_eq!(Device::save(&disk), Ok(good.clone()), "nothing has changed");
     }
 }
 

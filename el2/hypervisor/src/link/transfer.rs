@@ -425,7 +425,8 @@ impl Saving {
             self.vm.resume();
         }
         Some(state.and_then(|state| {
-            let description: Description<'_> = self.vm.config.with(|text| *text, (), None, None);
+            let disks = self.vm.config.disks.with(|text| *text, |_| ());
+            let description: Description<'_> = self.vm.config.with(|text| *text, (), None, None, disks);
             let begin = self.writer.begin(&description, &state.machine, moment).map_err(refused)?;
             self.keep(begin)?;
             let state = self.writer.state(&state).map_err(refused)?;

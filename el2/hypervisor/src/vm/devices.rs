@@ -13,14 +13,19 @@
 extern crate alloc;
 
 use alloc::boxed::Box;
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
 
 use ::vm::AtExpiry;
-use ::vm::devices::{Deadlines, Fill, Holder, Keeper, NoUart};
+use ::vm::devices::{Deadlines, Fill, Holder, Keeper};
+use abi::bundle::{Bundle, VmConfig};
 use clock::GuestTicks;
 use devices::{Access, AccessSize, Bus, Change, Device, MemoryTimer, Outside, Slot, Wired};
 use hw::sync::PreemptLock;
 use machine::MachinePlan;
 use units::{Ticks, VcpuSet};
+use virtio::Block;
 
 use crate::host::entropy;
 use crate::vm::Vm;
@@ -106,13 +111,18 @@ pub(crate) struct Devices {
 }
 
 impl Devices {
-    /// The devices of `plan`, as after power on.
+    /// The devices of `plan`, which is that of `config`, as after power on. What is on its disks is read where it lies in `bundle`.
     ///
     /// # Errors
-    /// If its first console is missing.
-    pub(crate) fn new(plan: &MachinePlan) -> Result<Self, NoUart> {
+    /// A sentence for the log.
+    pub(crate) fn new(plan: &MachinePlan, config: &VmConfig<'static>, bundle: Bundle<'static>) -> Result<Self, String> {
         let fill: Fill = entropy::fill;
-        let parts = ::vm::devices::Devices::new(plan, fill)?;
+        let mut disks = Vec::with_capacity(config.disks.count());
+        for disk in config.disks.iter() {
+            let image = bundle.blob(&disk.image).map_err(|error| format!("disk {}: {error}", disk.serial))?;
+            disks.push(Block::new(image, disk.image.crc32c, disk.serial));
+        }
+        let parts = ::vm::devices::Devices::new(plan, fill, disks).map_err(|error| error.to_string())?;
         Ok(Self { parts, deadlines: PreemptLock::new(Deadlines::new(plan)) })
     }
 

@@ -155,7 +155,8 @@ pub(crate) fn create(
     bundle: Bundle<'static>,
     make_vcpu: MakeVcpu,
 ) -> Result<&'static Vm, String> {
-    let needed = needs::heap_to_make(config.vcpus, sched::thread_count(), sched::online().count_ones());
+    let (threads, cpus) = (sched::thread_count(), sched::online().count_ones());
+    let needed = needs::heap_to_make(config.vcpus, config.disks.count(), threads, cpus);
     // What follows asks no more: it is counted in this.
     if !heap::has_room((needed + needs::HEAP_OF_OUR_OWN) as usize) {
         return Err(format!(
@@ -180,7 +181,8 @@ fn make(
     let host = host::get();
     let clock = new_clock(&config, Ticks(0));
     let plan = ::vm::machine(&config, time::counter(&clock)).map_err(|error| format!("{}: {error}", config.name))?;
-    let devices = Devices::new(&plan).map_err(|error| format!("{}: {error}", config.name))?;
+    check_images(&config, bundle).map_err(|error| format!("{}: {error}", config.name))?;
+    let devices = Devices::new(&plan, &config, bundle).map_err(|error| format!("{}: {error}", config.name))?;
     let clock_pages = plan.rows().iter().map(|_| AtomicU64::new(0)).collect();
     let ram = plan.ram();
     let gic = Vgic::new(gic_config(config.vcpus));
@@ -213,6 +215,18 @@ fn make(
         slot.call_once(|| vm);
     }
     Ok(vm)
+}
+
+/// Reads the images of a VM's disks, whose checksums must be right. Nobody writes them later, so it is done once: not for a VM that
+/// has the image of one that was made before.
+fn check_images(config: &VmConfig<'static>, bundle: Bundle<'static>) -> Result<(), String> {
+    for disk in config.disks.iter() {
+        let is_known = all().any(|vm| vm.config.disks.iter().any(|other| other.image == disk.image));
+        if !is_known {
+            bundle.verify(&disk.image).map_err(|error| format!("disk {}: {error}", disk.serial))?;
+        }
+    }
+    Ok(())
 }
 
 /// What the interrupt controller of a VM with so many vCPUs is made of here.

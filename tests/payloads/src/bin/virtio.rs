@@ -1,5 +1,5 @@
-//! The virtio-mmio devices (virtio 1.3, 4.2): discovery, negotiation, the entropy device, the console's output, and what happens to a
-//! driver that names memory which isn't there.
+//! The virtio-mmio devices (virtio 1.3, 4.2): discovery, negotiation, the entropy device, the console's output, a disk, and what happens
+//! to a driver that names memory which isn't there.
 #![no_std]
 #![no_main]
 
@@ -7,13 +7,20 @@ use payload_rt::test::Verdict;
 use payload_rt::virtio::{self, BufferDirection, Device, register as r};
 use payload_rt::{check, check_equal, gic, memory, println, skip, test, tests, timer};
 
+#[path = "virtio/disk.rs"]
+mod disk;
+use disk::{
+    disk_into_untouched_memory, disk_reads, disk_refuses, disk_says_what_it_is, disk_without_room_for_an_answer,
+};
+
 payload_rt::entry!(main);
 
 fn main() {
     announce_warnings();
     test::run(&tests!("virtio":
         transports, version_and_reset, notified_too_early, unknown_feature_is_refused, entropy_differs, entropy_many_buffers, entropy_interrupt,
-        console_output, buffers_in_untouched_memory, queue_in_no_memory, buffer_in_no_memory, descriptor_loop, works_after_all_that,
+        disk_says_what_it_is, disk_reads, disk_refuses, disk_without_room_for_an_answer,
+        console_output, buffers_in_untouched_memory, disk_into_untouched_memory, queue_in_no_memory, buffer_in_no_memory, descriptor_loop, works_after_all_that,
     ));
 }
 
@@ -77,6 +84,9 @@ fn announce_warnings() {
     if test::is_selected("virtio::notified_too_early") && virtio::find(virtio::ENTROPY).is_some() {
         println!("# warned: virtio-rng: the driver notifies queue 0, but Status is 0x3, without FEATURES_OK (8)");
         println!("# warned: virtio-rng: the driver notifies queue 0, but Status is 0xb, without DRIVER_OK (4)");
+    }
+    if test::is_selected("virtio::disk_without_room_for_an_answer") && virtio::find(virtio::BLOCK).is_some() {
+        println!("# warned: virtio-blk: a request has no room for its answer");
     }
 }
 
@@ -225,7 +235,7 @@ fn buffers_in_untouched_memory() -> Verdict {
 }
 
 /// After misuse the device may do nothing or ask for a reset; it must take the reset.
-fn takes_reset(device: Device) -> Verdict {
+pub(crate) fn takes_reset(device: Device) -> Verdict {
     timer::delay(1000);
     device.write(r::STATUS, 0);
     check!(

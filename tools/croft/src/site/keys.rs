@@ -23,6 +23,8 @@ pub(super) enum Value {
     Text(String),
     /// What the keys of an inner table say.
     Table(Values),
+    /// As well, of several.
+    Tables(Vec<Values>),
 }
 
 /// What may stand behind a key.
@@ -44,6 +46,8 @@ pub(super) enum Form {
     Millionths(RangeInclusive<u64>, &'static str),
     /// A table with these keys.
     Table(&'static Table),
+    /// Such a table, or a list of at most so many; what they are, for messages.
+    Tables(&'static Table, usize, &'static str),
     /// A guest's physical address, a multiple of this.
     Address(u64),
     /// A list of the host's CPUs.
@@ -234,6 +238,14 @@ pub(super) static VM: Table = Table {
             "The initial ramdisk.",
         ),
         key(
+            "disk",
+            Form::Tables(&DISK, bundle::MAX_DISKS, "disks"),
+            Absent::Unknown("no disk"),
+            ALONE,
+            "{ image = \"root.img\" }",
+            "Its disk, or a list of its disks, each of which may be a table `[[vm.disk]]` too. To the guest they are virtio block devices, in this order.",
+        ),
+        key(
             "cmdline",
             Form::Text(Text::CommandLine),
             Absent::Usual(Value::Text(String::new())),
@@ -415,6 +427,31 @@ pub(super) static VM: Table = Table {
     ],
 };
 
+/// A disk.
+static DISK: Table = Table {
+    name: "disk",
+    head: "disk = { ... }",
+    says: "A disk that its guest can read and not write. What is on it lies in the bundle, once, however many VMs have it.",
+    keys: &[
+        key(
+            "image",
+            Form::Text(Text::Path),
+            Absent::Wrong,
+            ALONE,
+            "\"root.img\"",
+            "A file with its contents, as on a disk: a file system, or partitions. From 512 bytes to 4G, a multiple of 512.",
+        ),
+        key(
+            "serial",
+            Form::Text(Text::Serial),
+            Absent::Unknown("`disk0` for the first one, `disk1` for the next"),
+            ALONE,
+            "\"root\"",
+            "Its serial number, by which a guest finds it wherever it is: `/dev/disk/by-id/virtio-root`. No other disk of the VM has it.",
+        ),
+    ],
+};
+
 /// A VM's own time.
 static TIME: Table = Table {
     name: "time",
@@ -460,7 +497,7 @@ impl Table {
     /// The tables that stand in it as values of its keys.
     pub(super) fn inner(&self) -> impl Iterator<Item = &'static Table> {
         self.keys.iter().filter_map(|key| match key.form {
-            Form::Table(table) => Some(table),
+            Form::Table(table) | Form::Tables(table, ..) => Some(table),
             _ => None,
         })
     }
@@ -505,7 +542,7 @@ impl Form {
                 let [least, most] = [range.start(), range.end()].map(|&millionths| decimal::show(millionths, MILLION));
                 format!("from {least} to {most}")
             }
-            Self::Table(table) => format!("a table with {}", table.names().join(", ")),
+            Self::Table(table) | Self::Tables(table, ..) => format!("a table with {}", table.names().join(", ")),
             Self::Address(alignment) => format!("a multiple of {alignment}"),
             Self::Cpus => "from 0 to 63".to_owned(),
             Self::Choice(names, _) => list(names.iter().copied()),
@@ -526,6 +563,7 @@ impl Form {
             Self::Frequency(_) => format!("a frequency in hertz as text, {range}"),
             Self::Millionths(..) => format!("a number as text, {range}"),
             Self::Table(_) => range,
+            Self::Tables(_, most, _) => format!("{range}, or a list of up to {most}"),
             Self::Address(_) => format!("an address as text, {range}"),
             Self::Cpus => format!("a list of CPU numbers {range}, not empty"),
             Self::Choice(..) => format!("one of {range}"),
@@ -550,7 +588,7 @@ impl Form {
                 format!("[{}]", list((0..).zip(calls()).filter(|(bit, _)| bits >> bit & 1 != 0).map(|(_, name)| name)))
             }
             (Self::Millionths(..), Value::Number(millionths)) => format!("\"{}\"", decimal::show(*millionths, MILLION)),
-            (_, Value::Table(_)) => "{}".to_owned(),
+            (_, Value::Table(_) | Value::Tables(_)) => "{}".to_owned(),
             (Self::Size(..), Value::Number(bytes)) => format!("\"{}\"", size::show(*bytes)),
             (_, Value::Number(number)) => number.to_string(),
         }

@@ -8,7 +8,7 @@ use crate::{decimal, size};
 use abi::bundle::{self, Group};
 use abi::watchdog::Action;
 use std::ops::{Range, RangeInclusive};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
@@ -86,6 +86,15 @@ impl Values {
             Some(Value::Table(values)) => Some(values),
             None => None,
             _ => panic!("`{name}` is no table"),
+        }
+    }
+
+    /// What the tables of a list say, which may be missing.
+    fn tables(&self, name: &str) -> &[Values] {
+        match &self.find(name).value {
+            Some(Value::Tables(all)) => all,
+            None => &[],
+            _ => panic!("`{name}` is no list of tables"),
         }
     }
 
@@ -232,6 +241,7 @@ impl<'t> Reader<'t> {
                 let inner = self.table(entry, &format!("{} = {{ {} }}", entry.key, table.example()))?;
                 Value::Table(self.values(inner, table, entry.value.span())?)
             }
+            Form::Tables(table, most, what) => Value::Tables(self.tables(entry, table, *most, what)?),
             Form::Address(alignment) => Value::Number(self.address(entry, *alignment)?),
             Form::Cpus => Value::Number(self.cpus(entry)?),
             Form::Choice(names, what) => Value::Number(self.choice(entry, names, what)?),
@@ -258,6 +268,26 @@ impl<'t> Reader<'t> {
             self.wrong(entry, format!("not a table; write {hint}"));
         }
         table
+    }
+
+    /// A table, or a list of tables of which there may be so many.
+    fn tables(&mut self, found: &Entry<'_, 't>, table: &'static Table, most: usize, what: &str) -> Option<Vec<Values>> {
+        let hint = format!("{} = {{ {} }}", found.key, table.example());
+        let Some(list) = found.value.get_ref().as_array() else {
+            let inner = self.table(found, &format!("{hint}, or a list of such"))?;
+            return self.values(inner, table, found.value.span()).map(|values| vec![values]);
+        };
+        if list.len() > most {
+            self.wrong_at(found.value.span(), format!("{}: {} {what}; a VM has at most {most}", found.key, list.len()));
+        }
+        let all: Vec<_> = list
+            .iter()
+            .map(|value| {
+                let inner = self.table(&Entry { key: found.key, value }, &hint)?;
+                self.values(inner, table, value.span())
+            })
+            .collect();
+        if list.len() > most { None } else { all.into_iter().collect() }
     }
 
     fn text(&mut self, entry: &Entry<'_, 't>) -> Option<String> {
@@ -339,11 +369,13 @@ impl<'t> Reader<'t> {
             memory: keys.line("memory"),
             kernel: keys.line("kernel"),
             initrd: keys.line("initrd"),
+            images: std::array::from_fn(|index| keys.tables("disk").get(index).map_or(0, |disk| disk.line("image"))),
         });
         let is_sound = [self.check_store(table, &keys), self.check_calls(table, &keys)];
         let coherency = self.coherency(table, &keys)?;
         is_sound.into_iter().collect::<Option<()>>()?;
         let folder = self.file.parent().unwrap_or(Path::new(""));
+        let disks = self.disks(&keys, folder)?;
         let load = keys.given_number("load");
         Some(Vm {
             name: keys.text("name").to_owned(),
@@ -352,6 +384,7 @@ impl<'t> Reader<'t> {
             kernel: folder.join(keys.text("kernel")),
             program: load.map(|load| Raw { load, entry: keys.given_number("entry").unwrap_or(load) }),
             initrd: keys.given_text("initrd").map(|path| folder.join(path)),
+            disks,
             cmdline: keys.text("cmdline").to_owned(),
             weight: keys.number("weight") as u16,
             affinity: keys.number("affinity"),
@@ -366,6 +399,21 @@ impl<'t> Reader<'t> {
             coherency,
             doors: doors(&keys),
         })
+    }
+
+    /// The disks, each with a serial number of its own.
+    fn disks(&mut self, keys: &Values, folder: &Path) -> Option<bundle::Disks<String, PathBuf>> {
+        let mut all: Vec<bundle::Disk<String, PathBuf>> = Vec::new();
+        for (index, disk) in keys.tables("disk").iter().enumerate() {
+            let serial = disk.given_text("serial").map_or_else(|| format!("disk{index}"), str::to_owned);
+            if all.iter().any(|other| other.serial == serial) {
+                let line = disk.line("serial").max(disk.line("image"));
+                let message = format!("serial = \"{serial}\": another disk of the VM has it; each needs its own");
+                self.mistakes.push(Mistake { file: self.file.to_path_buf(), line, message });
+            }
+            all.push(bundle::Disk { image: folder.join(disk.text("image")), serial });
+        }
+        bundle::Disks::of(all)
     }
 
     /// A guest's physical address.

@@ -202,7 +202,7 @@ fn unknown_keys_name_the_nearest_known_one() {
     let said = after("weight = 200", "colour = \"red\"");
     assert_eq!(
         said,
-        "site.toml:19: colour: there is no such key; [[vm]] has name, vcpus, memory, kernel, load, entry, initrd, cmdline, weight, affinity, autostart, pause-stops-time, time, coherency, coherency-strict, vmware, vmware-strict, vmware-channels, vmware-message, vmware-keys, vmware-store, vmware-log, vmware-user, vmware-kernel, time-sync, wfe, watchdog, watchdog-action, watchdog-actions, watchdog-user, vcpu-watchdog, sbsa-watchdog"
+        "site.toml:19: colour: there is no such key; [[vm]] has name, vcpus, memory, kernel, load, entry, initrd, disk, cmdline, weight, affinity, autostart, pause-stops-time, time, coherency, coherency-strict, vmware, vmware-strict, vmware-channels, vmware-message, vmware-keys, vmware-store, vmware-log, vmware-user, vmware-kernel, time-sync, wfe, watchdog, watchdog-action, watchdog-actions, watchdog-user, vcpu-watchdog, sbsa-watchdog"
     );
     assert!(after("[host]", "[hosts]").contains("site.toml:1: hosts: there is no such key; did you mean `host`?"));
 }
@@ -394,6 +394,48 @@ fn what_a_guest_may_have_of_vmwares_service() {
     assert_eq!(said("vmware-user = [\"rcp\"]"), format!("site.toml:22: vmware-user = [\"rcp\"]: {list}"));
     assert_eq!(said("vmware-kernel = true"), format!("site.toml:22: vmware-kernel = true: {list}"));
     assert!(said("vmware-key = 1").contains("did you mean `vmware-keys`?"));
+}
+
+#[test]
+fn disks_one_or_several() {
+    let with = |keys: &str| GOOD.replacen("weight = 200", keys, 1);
+    let disks = |keys: &str| {
+        let site = site(&with(keys));
+        let all = site.vms[1].disks.iter().map(|disk| (disk.image.display().to_string(), disk.serial.clone()));
+        (all.collect::<Vec<_>>(), site.lines.vms[1].images)
+    };
+    let named = |image: &str, serial: &str| (format!("folder/{image}"), serial.to_owned());
+    assert_eq!(disks("").0, []);
+    assert_eq!(disks("disk = []").0, []);
+    let root = named("root.img", "disk0");
+    assert_eq!(disks("disk = { image = \"root.img\" }"), (vec![root.clone()], [19, 0, 0, 0, 0, 0, 0, 0]));
+    let two = "disk = [\n{ image = \"root.img\" },\n{ image = \"data.img\", serial = \"data\" }]";
+    assert_eq!(disks(two), (vec![root.clone(), named("data.img", "data")], [20, 21, 0, 0, 0, 0, 0, 0]));
+    let tables = "[[vm.disk]]\nimage = \"root.img\"\n[[vm.disk]]\nimage = \"root.img\"\n";
+    let site = site(&format!("{GOOD}{tables}"));
+    assert_eq!(site.vms[1].disks.iter().map(|disk| &*disk.serial).collect::<Vec<_>>(), ["disk0", "disk1"]);
+    let said = |keys: &str| mistakes(&with(keys));
+    assert!(
+        said("disk = \"root.img\"")
+            .contains("19: disk = \"root.img\": not a table; write disk = { image = \"root.img\"")
+    );
+    assert!(said("disk = [3]").contains("19: disk = 3: not a table"));
+    assert!(said("disk = {}").contains("19: `image` is missing; write for example image = \"root.img\""));
+    assert!(
+        said("disk = { image = \"a\", mode = \"private\" }")
+            .contains("19: mode: there is no such key; disk = { ... } has image, serial")
+    );
+    let serial = said("disk = { image = \"a\", serial = \"a b\" }");
+    assert!(
+        serial.contains("serial = \"a b\": a disk's serial number is 1 to 20 of letters, digits, -, _ and ."),
+        "{serial}"
+    );
+    let twice = said("disk = [{ image = \"a\", serial = \"x\" },\n{ image = \"b\", serial = \"x\" }]");
+    assert!(twice.contains("20: serial = \"x\": another disk of the VM has it; each needs its own"), "{twice}");
+    let usual = said("disk = [{ image = \"a\", serial = \"disk1\" },\n{ image = \"b\" }]");
+    assert!(usual.contains("20: serial = \"disk1\": another disk of the VM has it"), "{usual}");
+    let many = said(&format!("disk = [{}]", ["{ image = \"a\" }"; 9].join(", ")));
+    assert!(many.contains("19: disk: 9 disks; a VM has at most 8"), "{many}");
 }
 
 #[test]

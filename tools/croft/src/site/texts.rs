@@ -13,6 +13,8 @@ pub(super) enum Text {
     Path,
     /// A kernel's command line.
     CommandLine,
+    /// A disk's serial number.
+    Serial,
 }
 
 /// QEMU's models with an EL2 that is AArch64, as of version 11.1; a newer QEMU is asked about others.
@@ -39,6 +41,7 @@ impl Text {
             Self::CpuModel => "QEMU's name of a 64-bit CPU model with EL2, also with properties".to_owned(),
             Self::Name => bundle::VmProblem::Name.to_string(),
             Self::Path => "a path, relative to the folder of the site file".to_owned(),
+            Self::Serial => bundle::VmProblem::Serial.to_string(),
             Self::CommandLine => format!("a command line is one line of at most {} bytes", bundle::MAX_CMDLINE),
         }
     }
@@ -52,6 +55,7 @@ impl Text {
             Self::CpuModel => return check_cpu(text),
             Self::Name => bundle::check_name(text).is_ok(),
             Self::Path => true,
+            Self::Serial => bundle::check_serial(text).is_ok(),
             Self::CommandLine => text.len() <= bundle::MAX_CMDLINE && !text.contains(['\0', '\n', '\r']),
         };
         if good { Ok(()) } else { Err(self.range()) }

@@ -6,6 +6,7 @@
 
 use super::Tally;
 use crate::compile::{self, Image};
+use crate::disk;
 use crate::tree::Tree;
 use crate::trial::Trial;
 use abi::bundle::{Calls, Coherency, Group, Quota, Time, TimeSource};
@@ -159,6 +160,9 @@ pub(crate) enum Until {
 /// one like `doors::p1_a1` selects tests of that payload.
 pub(crate) fn run(tree: &Tree, name: &str, until: Until) -> Result<Tally> {
     let images = compile::payloads(tree)?;
+    if let Some(image) = images.iter().find(|image| image.name == "virtio") {
+        disk::write(&disk::beside(&image.path))?;
+    }
     let payload = name.split("::").next().filter(|payload| images.iter().any(|image| image.name == *payload));
     let chosen = |image: &&Image| match payload {
         Some(payload) => image.name == payload,
@@ -224,6 +228,9 @@ fn usual(image: &Image, model: &str, options: &str) -> Trial {
         // What `quota` on its command line means to it.
         vm.doors.quota = Quota { channels: 8, message: 61_000, keys: 7, store: 128 << 10, log: 1024 };
         vm.doors.user_calls = Calls::only(&[Group::Rpc, Group::Hardware, Group::Own]);
+    }
+    if image.name == "virtio" {
+        vm.disks = disk::of(&disk::beside(&image.path));
     }
     let mut trial = Trial {
         vm,

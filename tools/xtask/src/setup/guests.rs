@@ -24,6 +24,8 @@ pub(crate) struct Kernel {
     extent: Extent,
     /// Modules that are taken along, in no order: they don't need each other.
     modules: &'static [&'static str],
+    /// As well, in an archive of their own, for guests that have disks: others boot without these.
+    disk_modules: &'static [&'static str],
 }
 
 /// The drivers of virtio, its entropy device, the power button, and the Generic Watchdog.
@@ -32,9 +34,15 @@ const DRIVERS: &[&str] = &["virtio_mmio", "virtio-rng", "gpio_keys", "evdev", "s
 /// A network device that needs no hardware: something for tools to report an address of.
 const DUMMY_NETWORK: &[&str] = &["dummy"];
 
+/// Virtio's disks, for a kernel that has its rings, and a file system, in itself.
+const DISKS: &[&str] = &["virtio_mmio", "virtio_blk"];
+
 /// All the kernels. That of the backports is the first of Debian's that finds VMClock in a device tree (from Linux 7.0 on).
 pub(crate) const KERNELS: [Kernel; 6] = [
-    kernel("linux-6.12-cloud", "trixie", "linux-image-cloud-arm64", Extent::Demo, DUMMY_NETWORK),
+    Kernel {
+        disk_modules: DISKS,
+        ..kernel("linux-6.12-cloud", "trixie", "linux-image-cloud-arm64", Extent::Demo, DUMMY_NETWORK)
+    },
     kernel("linux-6.12", "trixie", "linux-image-arm64", Extent::All, DRIVERS),
     kernel("linux-6.12-16k", "trixie", "linux-image-arm64-16k", Extent::All, &[]),
     kernel("linux-6.1-cloud", "bookworm", "linux-image-cloud-arm64", Extent::All, DUMMY_NETWORK),
@@ -49,7 +57,7 @@ const fn kernel(
     extent: Extent,
     modules: &'static [&'static str],
 ) -> Kernel {
-    Kernel { name, suite, package, extent, modules }
+    Kernel { name, suite, package, extent, modules, disk_modules: &[] }
 }
 
 /// Where the initramfs is.
@@ -134,10 +142,13 @@ pub(crate) fn provide(tree: &Tree, extent: Extent) -> Result<()> {
             // It lies in /boot, or, from Linux 7 on, beside its modules.
             unpack_file(&package, "*/vmlinuz*", &image)?;
             check_image(&image)?;
-            if packages.modules == packages.image || kernel.modules.is_empty() {
-                pack_modules(&package, kernel.modules, &modules(tree, kernel.name))?;
+            let package = if packages.modules == packages.image || archives(tree, kernel).next().is_none() {
+                package
             } else {
-                pack_modules(&fetch(&archive, &packages.modules)?, kernel.modules, &modules(tree, kernel.name))?;
+                fetch(&archive, &packages.modules)?
+            };
+            for (names, place) in archives(tree, kernel) {
+                pack_modules(&package, names, &place)?;
             }
         }
         if needs_tools {
@@ -151,21 +162,25 @@ pub(crate) fn provide(tree: &Tree, extent: Extent) -> Result<()> {
 }
 
 fn is_there(tree: &Tree, kernel: &Kernel) -> bool {
-    image(tree, kernel.name).is_file() && (kernel.modules.is_empty() || has_modules(tree, kernel))
+    image(tree, kernel.name).is_file() && archives(tree, kernel).all(|(names, place)| has_modules(names, &place))
 }
 
-/// Whether the archive of a kernel's modules is there with all of them: an older setup may have wanted fewer.
-fn has_modules(tree: &Tree, kernel: &Kernel) -> bool {
-    let Ok(archive) = fs::read(modules(tree, kernel.name)) else { return false };
+/// The archives of a kernel's modules: which are in it, and where it is.
+fn archives(tree: &Tree, kernel: &Kernel) -> impl Iterator<Item = (&'static [&'static str], PathBuf)> {
+    let disks = modules(tree, kernel.name).with_file_name("disks.cpio");
+    let all = [(kernel.modules, modules(tree, kernel.name)), (kernel.disk_modules, disks)];
+    all.into_iter().filter(|(names, _)| !names.is_empty())
+}
+
+/// Whether an archive of modules is there with all of them: an older setup may have wanted fewer.
+fn has_modules(names: &[&str], place: &Path) -> bool {
+    let Ok(archive) = fs::read(place) else { return false };
     let holds = |file: String| archive.windows(file.len()).any(|window| window == file.as_bytes());
-    kernel.modules.iter().all(|name| holds(format!("modules/{name}.ko")))
+    names.iter().all(|name| holds(format!("modules/{name}.ko")))
 }
 
 /// Takes modules out of a kernel's package and makes an archive of them, in `/modules`.
 fn pack_modules(package: &Package, names: &[&str], place: &Path) -> Result<()> {
-    if names.is_empty() {
-        return Ok(());
-    }
     let mut packed = cpio::Archive::default();
     packed.directory("modules");
     for name in names {

@@ -1,0 +1,174 @@
+//! Disks: Linux's own driver and file system on an image that lies in the bundle, in two guests at once, after a reboot, and behind a
+//! move to another host in the middle of reading.
+
+use anyhow::{Context, Result, bail, ensure};
+use croft::control::{self, About, Order, Place};
+use croft::session::Condition;
+use croft::site::{Disk, Disks, Vm};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+use system::guest;
+use system::host::{Host, Run};
+use system::{BOOT, SOON, scenario, skip};
+
+/// How many files are on the disk, and how many bytes the largest has.
+const FILES: usize = 40;
+const LARGEST: usize = 300_000;
+
+fn main() -> ExitCode {
+    system::run(vec![scenario("disks::ext4", ext4), scenario("disks::saved_in_the_middle_of_reading", saved)])
+}
+
+/// What a program of this computer prints.
+fn output(command: &mut Command) -> Result<String> {
+    let name = command.get_program().to_string_lossy().into_owned();
+    let output = command.output().map_err(|error| skip(format!("{name}: {error}")))?;
+    ensure!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(String::from_utf8(output.stdout)?)
+}
+
+/// An ext4 file system with files, no two of them alike, and `SUMS`, by which `sha256sum -c` judges them. `salt` makes it another one.
+fn file_system(folder: &Path, name: &str, salt: u64) -> Result<PathBuf> {
+    let files = folder.join(format!("{name}.files"));
+    fs::create_dir(&files)?;
+    let mut state = salt | 1;
+    let mut next = || {
+        state = state.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
+        state >> 33
+    };
+    for number in 0..FILES {
+        let bytes: Vec<u8> = (0..next() as usize % LARGEST).map(|_| next() as u8).collect();
+        fs::write(files.join(format!("file-{number}")), bytes)?;
+    }
+    let names = (0..FILES).map(|number| format!("file-{number}"));
+    let sums = output(Command::new("sha256sum").current_dir(&files).args(names))?;
+    fs::write(files.join("SUMS"), sums)?;
+    let image = folder.join(format!("{name}.img"));
+    // Where administrators' tools are, which are not on everybody's path.
+    let path = format!("{}:/usr/sbin:/sbin", std::env::var("PATH").unwrap_or_default());
+    let mut make = Command::new("/bin/sh");
+    make.arg("-c")
+        .arg("exec mke2fs -q -t ext4 -d \"$0\" \"$1\" 24M")
+        .arg(&files)
+        .arg(&image)
+        .env("PATH", path)
+        .stdout(Stdio::null());
+    match make.status()?.code() {
+        Some(0) => Ok(image),
+        // The shell's word for it.
+        Some(127) => Err(skip("there is no mke2fs here")),
+        other => bail!("mke2fs ends with {other:?}"),
+    }
+}
+
+/// A Linux guest with the driver, and with these images and serial numbers.
+fn with_disks(name: &str, disks: &[(&Path, &str)], folder: &Path) -> Result<Vm> {
+    let mut vm = guest::linux_with_disks(name, 2, "quiet", folder)?;
+    let disks = disks.iter().map(|(image, serial)| Disk { image: image.to_path_buf(), serial: (*serial).to_owned() });
+    vm.disks = Disks::of(disks).context("too many disks")?;
+    Ok(vm)
+}
+
+/// Mounts the first disk, and looks at all that is on it.
+fn look(run: &Run, name: &str) -> Result<()> {
+    run.ask(name, "mkdir -p /mnt; mount -t ext4 -o ro /dev/vda /mnt; echo mounted $?", "\nmounted 0")?;
+    run.ask(name, "cd /mnt; sha256sum -c SUMS | grep -c OK", &format!("\n{FILES}\r\n"))?;
+    Ok(())
+}
+
+/// Two guests have one image, and one of them another one beside it. They read what is in its files and every byte of the device, and
+/// cannot write it; the driver has nothing to complain of, also in the next life.
+fn ext4() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let image = file_system(folder.path(), "root", 1)?;
+    let other = folder.path().join("other.img");
+    fs::write(&other, [b'o'; 1 << 20])?;
+    let one = with_disks("one", &[(&image, "root-1"), (&other, "disk1")], folder.path())?;
+    let two = with_disks("two", &[(&image, "disk0")], folder.path())?;
+    let run = Host::default().start(vec![one, two])?;
+    run.ask("one", "echo is $(cat /sys/block/vda/serial)", "\nis root-1\r\n")?;
+    run.ask("one", "echo is $(cat /sys/block/vdb/serial) $(cat /sys/block/vdb/size)", "\nis disk1 2048\r\n")?;
+    run.ask("one", "cat /sys/block/vda/ro", "\n1\r\n")?;
+    let sum = output(Command::new("sha256sum").arg(&image))?;
+    let sum = sum.split(' ').next().context("a sum")?;
+    for name in ["one", "two"] {
+        // Before it is mounted: a file system has changes of its own in mind, which it cannot write.
+        run.ask(name, "sha256sum /dev/vda", &format!("\n{sum} "))?;
+        look(&run, name)?;
+        run.ask(name, "dd if=/dev/zero of=/dev/vda count=1 2>/dev/null; echo wrote $?", "\nwrote 1")?;
+        // Many requests at once.
+        let all = "echo 3 > /proc/sys/vm/drop_caches; for i in 1 2 3 4; do cat /mnt/* /dev/vda | wc -c & done; wait; echo read $?";
+        run.ask(name, all, "\nread 0")?;
+        run.ask(name, "dmesg | grep -c 'vda.*error'", "\n0\r\n")?;
+    }
+    run.console("one")?.expect("# ", SOON)?;
+    run.console("one")?.send("reboot -f\n")?;
+    run.console("one")?.expect("cpus online", BOOT)?;
+    look(&run, "one")?;
+    for name in ["one", "two"] {
+        run.console(name)?.send("\n")?;
+        run.console(name)?.expect("# ", SOON)?;
+        run.console(name)?.send("exit\n")?;
+    }
+    run.finish(SOON)
+}
+
+/// A host with the socket that croft's commands use.
+struct Operated {
+    run: Run,
+    socket: PathBuf,
+    _server: control::Server,
+}
+
+impl Operated {
+    fn start(vm: Vm, folder: &Path, name: &str) -> Result<Self> {
+        let run = Host { port: true, ..Host::default() }.start_and_stay(vec![vm])?;
+        let socket = folder.join(name);
+        let server = control::serve(run.session(), About::default(), &Place::at(&socket)?)?;
+        Ok(Self { run, socket, _server: server })
+    }
+
+    fn order(&self, order: &Order) -> Result<(), control::ControlError> {
+        control::perform(control::connect(&self.socket)?, order, |_| ())
+    }
+}
+
+/// A guest that reads all the time is saved, and goes on reading on another host that has the same image. One that has another image
+/// is no place for it, and says why.
+fn saved() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let (image, other) = (file_system(folder.path(), "root", 1)?, file_system(folder.path(), "other", 7)?);
+    let file = folder.path().join("reader.saved");
+    let here = Operated::start(with_disks("reader", &[(&image, "root")], folder.path())?, folder.path(), "here")?;
+    look(&here.run, "reader")?;
+    let rounds = "n=0; while :; do echo 3 > /proc/sys/vm/drop_caches; sha256sum -c SUMS > /tmp/sums 2>&1 || echo bad >> /tmp/bad; \
+                  n=$((n+1)); echo $n > /tmp/n; done & echo begun $((6*7))";
+    here.run.ask("reader", rounds, "\nbegun 42")?;
+    here.run.ask("reader", "while ! [ -f /tmp/n ]; do sleep 1; done; echo reads $((6*7))", "\nreads 42")?;
+    here.order(&Order::Save { vm: "reader".to_owned(), file: file.clone(), compress: false })?;
+    here.run.check_log()?;
+    drop(here);
+
+    let restore = Order::Restore { vm: None, file, pause: false };
+    let place = |image: &Path| -> Result<Vm> {
+        Ok(Vm { autostart: false, ..with_disks("reader", &[(image, "root")], folder.path())? })
+    };
+    let wrong = Operated::start(place(&other)?, folder.path(), "wrong")?;
+    wrong.run.wait_for("reader", SOON, Condition::is_off)?;
+    let refused = wrong.order(&restore).err().context("it goes on with another disk")?.to_string();
+    ensure!(refused.contains("a disk has not the contents that it had when the VM was saved"), "{refused}");
+    drop(wrong);
+
+    let there = Operated::start(place(&image)?, folder.path(), "there")?;
+    there.run.wait_for("reader", SOON, Condition::is_off)?;
+    there.order(&restore)?;
+    there.run.console("reader")?.send("\n")?;
+    let more = "before=$(cat /tmp/n); while [ $(cat /tmp/n) -lt $((before+2)) ]; do sleep 1; done; cat /tmp/bad; echo after $((6*7))";
+    let said = there.run.ask("reader", more, "\nafter 42")?;
+    ensure!(said.contains("/tmp/bad: No such file"), "files were not as they should be: {said}");
+    there.run.ask("reader", "dmesg | grep -c 'vda.*error'", "\n0\r\n")?;
+    there.run.check_log()?;
+    there.run.console("reader")?.expect_unless("# ", &["Kernel panic"], BOOT)?;
+    Ok(())
+}
