@@ -4,11 +4,12 @@
 use abi::bundle::{Calls, Coherency, Doors as Policy};
 use cpu::inject::AbortKind;
 use cpu::pstate;
-use cpu::sysreg::{self as trapped, Timer, TimerRegister};
+use cpu::sysreg::{self as trapped, GroupZero, Timer, TimerRegister};
 use cpu::translation::{Memory, Rights};
 use machine::{Target, redistributor};
 use services::{Facts, SUCCESS};
-use units::{Direction, Ipa, Va, VcpuId, VcpuSet};
+use units::{Direction, IntId, Ipa, Va, VcpuId, VcpuSet};
+use vgic::virtual_interface;
 use vm::exits::{self, Cause, DebugState, Decision, Effect, Exception, Next, Powered, Sink, Source};
 use vm::mmio::{self, Operation, Operations, Refusal, StackPointer, Written};
 use vm::progress::{self, Allowance, NextTry, Stay, Subject};
@@ -340,7 +341,39 @@ impl WholeVm {
             Source::OsLock => trapped::oslsr(self.vcpus[id.index()].registers.os_lock),
             Source::Identification(index) => index as u64,
             Source::Debug(bank, number) => *self.vcpus[id.index()].registers.point(bank, number),
+            Source::GroupZero(register) => self.group_zero(id, register, None),
         }
+    }
+
+    /// What a host that does not tell of Group 0 does for its guest. No priority is active here: interrupts end in list registers alone.
+    fn group_zero(&mut self, id: VcpuId, register: GroupZero, written: Option<u64>) -> u64 {
+        let list = &mut self.vcpus[id.index()].registers.list;
+        match (register, written) {
+            (GroupZero::BinaryPoint, None) => return list.vmcr >> virtual_interface::BINARY_POINT_0_SHIFT & 7,
+            (GroupZero::BinaryPoint, Some(value)) => {
+                let shift = virtual_interface::BINARY_POINT_0_SHIFT;
+                list.vmcr = list.vmcr & !(7 << shift) | (value & 7) << shift;
+                return 0;
+            }
+            (GroupZero::Enable, None) => return list.vmcr & 1,
+            (GroupZero::Enable, Some(value)) => list.vmcr = list.vmcr & !1 | value & 1,
+            (GroupZero::ActivePriorities(_), _) => return 0,
+            (GroupZero::Acknowledge | GroupZero::HighestPending | GroupZero::End, _) => {}
+        }
+        let (vmcr, mut value) = (list.vmcr, 0);
+        self.with_gic(id, |gic| match register {
+            GroupZero::Acknowledge => {
+                value = gic.acknowledge_group_0(id, vmcr, &mut [0; 2]).into();
+                VcpuSet::EMPTY
+            }
+            GroupZero::HighestPending => {
+                value = gic.highest_pending_in_group_0(id, vmcr).into();
+                VcpuSet::EMPTY
+            }
+            GroupZero::End => gic.end_group_0(id, IntId(written.unwrap_or(0) as u32 & 0xff_ffff), vmcr, &mut [0; 2]),
+            _ => VcpuSet::EMPTY,
+        });
+        value
     }
 
     fn put(&mut self, id: VcpuId, sink: Sink) {
@@ -350,6 +383,9 @@ impl WholeVm {
             Sink::Timer(timer, register, value) => self.set_timer(id, timer, register, value),
             Sink::OsLock(is_held) => self.vcpus[id.index()].registers.os_lock = is_held,
             Sink::Debug(sink) => self.vcpus[id.index()].registers.set_debug(sink),
+            Sink::GroupZero(register, value) => {
+                self.group_zero(id, register, Some(value));
+            }
         }
     }
 
