@@ -16,7 +16,7 @@ fn write_own(vgic: &mut Vgic, offset: u64, value: u64) {
 #[test]
 fn two_reasons_against_the_short_way_are_as_good_as_one() {
     type Prepare = fn(&mut Vgic, &mut ListRegisters);
-    let both: [Prepare; 4] = [
+    let both: [Prepare; 5] = [
         |vgic, _| [0x200, 0x300].iter().for_each(|&at| write_own(vgic, at, 1 << 27)),
         |vgic, lrs| {
             write_own(vgic, 0x200, 1 << 27);
@@ -29,6 +29,10 @@ fn two_reasons_against_the_short_way_are_as_good_as_one() {
             acknowledge(lrs, 0);
             write_own(vgic, 0x200, 1 << 27);
             settle(vgic, ZERO, lrs);
+        },
+        |vgic, _| {
+            write_own(vgic, 0x200, 1 << 27);
+            vgic.raise_hardware(ZERO, TIMER, PHYSICAL);
         },
         |vgic, _| {
             write_own(vgic, 0x300, 1 << 27);
