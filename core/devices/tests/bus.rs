@@ -198,7 +198,7 @@ fn a_device_that_was_moved_tells_of_all_its_lines() {
     let world = World::default();
     let mut out = Writer::new();
     slot(Registers(vec![0b10, 9]), &[]).0.lock().unwrap().save_to(&mut out);
-    let saved = out.finish().unwrap();
+    let saved = out.finish().expect("there is memory for it");
     let other = slot(Registers(vec![0; 4]), &[40, 41]);
     other.0.lock().unwrap().restore_from(&mut Reader::new(&saved), &world).unwrap();
     assert_eq!(world.take_lines(), [(40, Line::Low), (41, Line::High)]);
@@ -412,9 +412,9 @@ fn is_the_same_elsewhere<D: Device>(mut device: D, mut other: D, frame: usize, w
     assert!(shown.iter().zip(&new).all(|(shown, new)| shown != new), "{shown:x?} would prove nothing");
     let mut out = Writer::new();
     device.save_to(&mut out);
-    let saved = out.finish().unwrap();
+    let saved = out.finish().expect("there is memory for it");
     let mut reader = Reader::new(&saved);
-    other.restore_from(&mut reader).unwrap();
+    other.restore_from(&mut reader).expect("it was just written");
     assert_eq!((look(&mut other), other.lines()), (shown, device.lines()));
     assert!(other.restore_from(&mut Reader::new(&saved[..saved.len() - 1])).is_err(), "it is cut off");
 }

@@ -62,7 +62,8 @@ fn exercise<M: GuestMemory>(memory: M, refused: bool) {
 fn memory_is_the_same_through_a_reference() {
     for refused in [false, true] {
         let memory = || Bytes(RefCell::default(), Cell::new(refused));
-        exercise(&memory(), refused);
+        let reference: &Bytes = &memory();
+        exercise(reference, refused);
         let object: &dyn GuestMemory = &memory();
         exercise(object, refused);
     }
