@@ -46,8 +46,11 @@ fn two_reasons_against_the_short_way_are_as_good_as_one() {
     }
 }
 
+/// Why an interrupt is uncommon, and what makes it so.
+type Uncommon = (&'static str, Box<dyn Fn(&mut Vgic)>);
+
 /// What makes interrupt `id` of vCPU 0 uncommon, each in its own way.
-fn uncommon(id: u32) -> [(&'static str, Box<dyn Fn(&mut Vgic)>); 6] {
+fn uncommon(id: u32) -> [Uncommon; 6] {
     let bit = 1 << id;
     [
         ("it is disabled", Box::new(move |vgic| write_own(vgic, 0x180, bit))),
