@@ -289,6 +289,28 @@ mod tests {
         assert!(!controls.has_fine_grained_2 && !controls.has_activity_monitors);
     }
 
+    /// The offset's register is moved together with those of the fine-grained traps.
+    #[test]
+    fn the_physical_counter_has_an_offset_only_beside_fine_grained_traps() {
+        let has_offset = |traps, virtualization| {
+            let mut host = models::CORTEX_A57;
+            host.set_field(fields::MMFR0_FGT, traps);
+            host.set_field(fields::MMFR0_ECV, virtualization);
+            controls(&host, 6).has_physical_offset
+        };
+        assert_eq!(
+            [has_offset(0, 2), has_offset(1, 1), has_offset(0, 0), has_offset(1, 2)],
+            [false, false, false, true]
+        );
+    }
+
+    /// What is trapped on a read is trapped on a write, but for a register that cannot be written, whose bit is reserved there.
+    #[test]
+    fn debug_registers_trap_in_both_directions() {
+        let traps = controls(&models::MAX, 6).fine_grained.unwrap();
+        assert_eq!((traps.hdfgrtr & 1 << 6, traps.hdfgwtr), (1 << 6, traps.hdfgrtr & !(1 << 6)));
+    }
+
     #[test]
     fn a_host_with_everything_traps_what_is_hidden() {
         let controls = controls(&models::MAX, 6);

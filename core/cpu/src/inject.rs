@@ -195,6 +195,18 @@ mod tests {
     use proptest::prelude::*;
     use units::{Direction, Va};
 
+    #[test]
+    fn codes_of_fault_statuses() {
+        for level in 0..4 {
+            let codes = [AbortKind::AddressSize, AbortKind::Translation, AbortKind::AccessFlag, AbortKind::Permission];
+            let codes = codes.map(|kind| kind(level).status());
+            assert_eq!(codes, [0x00, 0x04, 0x08, 0x0c].map(|first| first + u64::from(level)));
+            assert_eq!(AbortKind::ExternalOnWalk(level).status(), 0x14 + u64::from(level));
+        }
+        let others = [AbortKind::External, AbortKind::Alignment, AbortKind::UnsupportedAtomic].map(AbortKind::status);
+        assert_eq!(others, [0x10, 0x21, 0x35]);
+    }
+
     const SPAN: u64 = 1 << 23;
     const DSSBS: u64 = 1 << 44;
 

@@ -103,6 +103,15 @@ mod tests {
     }
 
     #[test]
+    fn an_address_needs_36_bits() {
+        let mut host: HostIds = models::CORTEX_A76;
+        host.set_field(fields::MMFR0_PARANGE, 1);
+        assert_eq!(check(&host), Ok(()));
+        host.set_field(fields::MMFR0_PARANGE, 0);
+        assert_eq!(check(&host), Err(Missing::PhysicalAddressBits { bits: 32 }));
+    }
+
+    #[test]
     fn each_thing_missing_is_named() {
         let without = |field: Field, value: u64| {
             let mut host: HostIds = models::CORTEX_A76;

@@ -242,10 +242,23 @@ mod tests {
         assert_eq!(classify(name(3, 0, 0, 7, 7), Read), Action::Identification(55));
     }
 
+    /// DC ISW, CSW and CISW do nothing; no other system instruction that traps exists for a guest.
+    #[test]
+    fn maintenance_by_set_and_way_does_nothing() {
+        for crm in [6, 10, 14] {
+            assert_eq!(classify(name(1, 0, 7, crm, 2), Write), Action::NoOperation);
+            assert_eq!(classify(name(1, 0, 7, crm, 2), Read), Action::Undefined);
+            assert_eq!(classify(name(1, 0, 7, crm, 1), Write), Action::Undefined);
+        }
+        assert_eq!(classify(name(1, 0, 7, 11, 2), Write), Action::Undefined);
+    }
+
     #[test]
     fn interrupts_and_timers() {
         assert_eq!(classify(name(3, 0, 12, 11, 5), Write), Action::SendSgi(SgiRegister::Sgi1r));
         assert_eq!(classify(name(3, 0, 12, 11, 5), Read), Action::Undefined);
+        assert_eq!(classify(name(3, 0, 12, 11, 6), Write), Action::SendSgi(SgiRegister::Asgi1r));
+        assert_eq!(classify(name(3, 0, 12, 11, 7), Write), Action::SendSgi(SgiRegister::Sgi0r));
         assert_eq!(classify(name(3, 0, 12, 12, 5), Read), Action::IccSre);
         assert_eq!(classify(name(3, 0, 12, 11, 1), Write), Action::IccDir);
         let group_zero = |crm, op2, direction| classify(name(3, 0, 12, crm, op2), direction);

@@ -168,6 +168,26 @@ mod tests {
         }
     }
 
+    /// TG0 and TG1 have the granules in different orders, and each has a number for none; the size of each half is its own.
+    #[test]
+    fn each_half_has_a_granule_and_a_size_of_its_own() {
+        let (lower, upper) = (0, 0xff80_0000_0000_0000);
+        let level = |tcr_el1, va| {
+            let regime = Regime { tcr_el1, ttbr0_el1: 0x8000_0000, ttbr1_el1: 0x9000_0000, sctlr_el1: 0 };
+            level_without_memory(&regime, Va(va), |_| None)
+        };
+        // 42 bits, which begin at level 0 with 4 KiB, at 1 with 16 KiB, and at 2 with 64 KiB.
+        for (number, first) in [(0, Some(0)), (1, Some(2)), (2, Some(1)), (3, None)] {
+            assert_eq!(level(22 | number << 14 | 16 << 16 | 2 << 30, lower), first, "TG0 = {number}");
+        }
+        for (number, first) in [(0, None), (1, Some(1)), (2, Some(0)), (3, Some(2))] {
+            assert_eq!(level(16 | 22 << 16 | number << 30, upper), first, "TG1 = {number}");
+        }
+        // So small that a page has no bits left for a table.
+        assert_eq!(level(64 - 12 | 16 << 16 | 2 << 30, lower), None);
+        assert_eq!(level(64 - 13 | 16 << 16 | 2 << 30, lower), Some(3));
+    }
+
     #[test]
     fn sizes_and_granules_that_do_not_exist_have_no_level() {
         assert_eq!(shallow(12, 49, 0x8000_0000, 0), None);

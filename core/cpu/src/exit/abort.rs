@@ -235,8 +235,18 @@ const fn faulting_va(esr: u64, far: u64) -> Option<Va> {
 
 #[cfg(test)]
 mod tests {
+    extern crate std;
     use super::{DataAbort, Direction, Fault, FaultKind, InstructionAbort, Wanted};
+    use std::vec::Vec;
     use units::{Ipa, RegisterAccess, Va};
+
+    #[test]
+    fn the_memory_system_is_the_cause_of_external_aborts_alone() {
+        let external = |status| Fault::from_status(status).is_external();
+        let all: Vec<_> = (0..64).filter(|&status| external(status)).collect();
+        // Synchronous external aborts and parity errors, each on an access and on a walk at each level.
+        assert_eq!(all, [0x10, 0x13, 0x14, 0x15, 0x16, 0x17, 0x18, 0x1b, 0x1c, 0x1d, 0x1e, 0x1f]);
+    }
 
     #[test]
     fn only_a_fetch_is_an_execution() {

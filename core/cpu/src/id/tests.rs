@@ -1,7 +1,9 @@
 //! Nothing unknown shines through, and what the supported models show is written down.
 extern crate std;
-use super::policy::{Limit, shown};
-use super::{COUNT, GuestIds, HostIds, Inputs, encoding, index, index_of_syndrome, models};
+use super::field::registers;
+use super::names::features;
+use super::policy::{Limit, common, shown};
+use super::{COUNT, GuestIds, HostIds, Inputs, encoding, fields, index, index_of_syndrome, models};
 use crate::controls::controls;
 use crate::encoding::SysregEncoding;
 use proptest::prelude::*;
@@ -34,6 +36,59 @@ fn the_fast_path_agrees_with_the_encoding() {
         let expected = if read { index(SysregEncoding::from_syndrome(iss)) } else { None };
         assert_eq!(index_of_syndrome(0x6200_0000 | iss), expected, "{iss:#x}");
     }
+}
+
+#[test]
+fn a_guest_reads_its_own_registers_and_no_others() {
+    let guest = GuestIds::new(&models::MAX, INPUTS);
+    assert!((0..COUNT).all(|index| guest.get(index) == guest.0[index]));
+    assert_eq!((guest.get(index(SysregEncoding::new(3, 0, 0, 4, 0)).unwrap()) & 0xff, guest.get(COUNT)), (0x11, 0));
+    // ID_AA64ISAR3_EL1 has fields that guests are shown.
+    let mut host = models::MAX;
+    host.0[registers::ISAR3] = u64::MAX;
+    assert_ne!(GuestIds::new(&host, INPUTS).get(registers::ISAR3), 0);
+}
+
+/// ID_AA64MMFR0_EL1.PARange.
+#[test]
+fn codes_of_physical_address_sizes() {
+    let mut host = models::MAX;
+    for (code, bits) in [(0, 32), (1, 36), (2, 40), (3, 42), (4, 44), (5, 48), (6, 52), (7, 56)] {
+        host.set_field(fields::MMFR0_PARANGE, code);
+        assert_eq!(host.physical_address_bits(), bits);
+    }
+    for (ipa_bits, code) in
+        [(32, 0), (35, 0), (36, 1), (39, 1), (40, 2), (41, 2), (42, 3), (43, 3), (44, 4), (47, 4), (48, 5), (52, 5)]
+    {
+        assert_eq!(GuestIds::new(&host, Inputs { ipa_bits }).get(registers::MMFR0) & 0xf, code, "{ipa_bits} bits");
+    }
+}
+
+/// FP and AdvSIMD of ID_AA64PFR0_EL1 (bits 16 and 20) are signed, and -1 is the least; no other field of it is.
+#[test]
+fn two_cpus_have_the_lesser_value_of_each_field_in_common() {
+    let of = |field: u64, shift: u32| field << shift;
+    for shift in [16, 20] {
+        for (one, other, less) in [(0xf, 0, 0xf), (0, 0xf, 0xf), (0, 1, 0), (1, 0, 0), (0xf, 0xf, 0xf)] {
+            assert_eq!(
+                common(registers::PFR0, of(one, shift), of(other, shift)),
+                of(less, shift),
+                "{one:#x}, {other:#x}"
+            );
+        }
+    }
+    for (one, other, less) in [(0xf, 0, 0), (0, 0xf, 0), (3, 0xf, 3), (2, 1, 1)] {
+        assert_eq!(common(registers::ISAR0, of(one, 4), of(other, 4)), of(less, 4), "{one:#x}, {other:#x}");
+        assert_eq!(common(registers::PFR0, of(one, 28), of(other, 28)), of(less, 28), "{one:#x}, {other:#x}");
+    }
+    // The same for names: -1 has no FP, 0 has it, and of a field that is not signed 15 is the most.
+    let named =
+        |shift, before, after| -> Vec<(&str, bool)> { features(registers::PFR0, shift, before, after).collect() };
+    assert_eq!(named(16, 0, 0xf), [("FEAT_FP", true)]);
+    assert_eq!(named(20, 0xf, 0), [("FEAT_AdvSIMD", false)]);
+    assert_eq!(named(16, 0, 1), [("FEAT_FP16", false)]);
+    assert_eq!(named(48, 1, 0xf), []);
+    assert_eq!(named(48, 0xf, 0), [("FEAT_DIT", true)]);
 }
 
 #[test]
