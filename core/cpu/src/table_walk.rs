@@ -183,9 +183,24 @@ mod tests {
         for (number, first) in [(0, None), (1, Some(1)), (2, Some(0)), (3, Some(2))] {
             assert_eq!(level(16 | 22 << 16 | number << 30, upper), first, "TG1 = {number}");
         }
-        // So small that a page has no bits left for a table.
-        assert_eq!(level(64 - 12 | 16 << 16 | 2 << 30, lower), None);
-        assert_eq!(level(64 - 13 | 16 << 16 | 2 << 30, lower), Some(3));
+        // 12 bits: so few that a page has none left for a table; and 13.
+        assert_eq!(level(52 | 16 << 16 | 2 << 30, lower), None);
+        assert_eq!(level(51 | 16 << 16 | 2 << 30, lower), Some(3));
+    }
+
+    /// A first table that is smaller than a page is aligned to its size, whatever stands below that in its register.
+    #[test]
+    fn the_first_table_is_aligned_to_its_size() {
+        for (ttbr0_el1, first) in [(0x8000_0008, 0x8000_0000), (0x8000_0018, 0x8000_0010), (0x8000_0021, 0x8000_0020)] {
+            // 31 bits: a table of two descriptors at level 1.
+            let regime = Regime { tcr_el1: tcr(12, 31), ttbr0_el1, ttbr1_el1: 0, sctlr_el1: 0 };
+            let mut read = Vec::new();
+            let level = level_without_memory(&regime, Va(0), |at| {
+                read.push(at.0);
+                None
+            });
+            assert_eq!((level, read), (Some(1), vec![first]));
+        }
     }
 
     #[test]

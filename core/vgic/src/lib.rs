@@ -25,8 +25,8 @@
 //!   (GICR_WAKER).
 //! * Where the host does not tell that a guest disables Group 0, the guest's accesses to the registers of that group trap
 //!   while that matters ([`group_zero`]).
-//! * ICC_DIR_EL1 always traps (ICH_HCR_EL2.TDIR, which a host must have: ICH_VTR_EL2.TDS): an SPI may be deactivated on
-//!   another vCPU than the one that holds it. Guests that leave EOImode at zero, as Linux does, never write it.
+//! * ICC_DIR_EL1 always traps (ICH_HCR_EL2.TDIR), where the host can do that (ICH_VTR_EL2.TDS; it says if not): an SPI may be
+//!   deactivated on another vCPU than the one that holds it. Guests that leave EOImode at zero, as Linux does, never write it.
 //!
 //! Interrupts are kept as bitmaps of 32, one word per register that shows them, so that a register access is a load
 //! and a mask.

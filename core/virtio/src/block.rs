@@ -4,9 +4,9 @@
 //! room for the answer. The header is copied once, and how far the answer has come is part of the chain, so a request that is
 //! stopped anywhere, because the memory refuses for now or a call's share is used up, goes on there, also on another host.
 //!
-//! A driver that names no room for the answer cannot be answered, and is stopped; all else that is wrong with a request is
-//! answered: by an I/O error, with which no byte of data is written, or as unknown. A disk that cannot be written has nothing to
-//! flush, and does as if it had.
+//! A driver that names no room for the answer cannot be answered, and is stopped, as is one whose chain is a loop or is not in its
+//! memory; what else is wrong with a request is answered: by an I/O error, with which no byte of data is written, or as unknown. A
+//! disk that cannot be written has nothing to flush, and does as if it had.
 
 use devices::Outside;
 use devices::saved::Unfit;

@@ -143,7 +143,7 @@ fn saved() -> Result<()> {
     let here = Operated::start(with_disks("reader", &[(&image, "root")], folder.path())?, folder.path(), "here")?;
     look(&here.run, "reader")?;
     let rounds = "n=0; while :; do echo 3 > /proc/sys/vm/drop_caches; sha256sum -c SUMS > /tmp/sums 2>&1 || echo bad >> /tmp/bad; \
-                  n=$((n+1)); echo $n > /tmp/n; done & echo begun $((6*7))";
+                  n=$((n+1)); echo $n > /tmp/next; mv /tmp/next /tmp/n; done & echo begun $((6*7))";
     here.run.ask("reader", rounds, "\nbegun 42")?;
     here.run.ask("reader", "while ! [ -f /tmp/n ]; do sleep 1; done; echo reads $((6*7))", "\nreads 42")?;
     here.order(&Order::Save { vm: "reader".to_owned(), file: file.clone(), compress: false })?;

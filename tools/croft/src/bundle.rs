@@ -70,6 +70,10 @@ impl Files {
     }
 }
 
+/// How files begin that hold a disk in another form than a guest sees it.
+const CONTAINERS: [(&[u8], &str); 4] =
+    [(b"QFI\xfb", "qcow2"), (b"vhdxfile", "VHDX"), (b"KDMV", "VMDK"), (b"# Disk DescriptorFile", "VMDK")];
+
 /// The images of a VM's disks.
 fn images(files: &mut Files, site: &Site, vm: &Vm, lines: VmLines) -> Result<Vec<Arc<Vec<u8>>>, SiteError> {
     let most = *bundle::IMAGE.end();
@@ -89,6 +93,13 @@ fn images(files: &mut Files, site: &Site, vm: &Vm, lines: VmLines) -> Result<Vec
             let message = format!("image = \"{}\": {what}; a disk is a multiple of 512 bytes", path.display());
             site.mistake(line, message)
         })?;
+        if let Some((_, what)) = CONTAINERS.iter().find(|(magic, _)| bytes.starts_with(magic)) {
+            let message = format!(
+                "image = \"{}\": it is a disk in the format {what}, and a guest would find the file as it is; make it raw: qemu-img convert -O raw",
+                path.display()
+            );
+            return Err(site.mistake(line, message));
+        }
         files.others.insert(path.clone(), Arc::clone(&bytes));
         Ok(bytes)
     };
@@ -102,8 +113,9 @@ fn check_initrd(site: &Site, vm: &Vm, lines: VmLines, loaded: &Loaded) -> Result
     };
     let Some(what) = kernel::in_place_of_initrd(bytes) else { return Ok(()) };
     let path = path.display();
-    let message =
-        format!("initrd = \"{path}\": it is {what}, not an initial ramdisk; are `kernel` and `initrd` confused?");
+    let is_kernel = what.contains("kernel") || what.contains("ELF");
+    let confused = if is_kernel { "; are `kernel` and `initrd` confused?" } else { "" };
+    let message = format!("initrd = \"{path}\": it is {what}, not an initial ramdisk{confused}");
     Err(site.mistake(lines.initrd, message))
 }
 
@@ -282,6 +294,13 @@ mod tests {
                 "{said}"
             );
         }
+        // A disk in another form than a guest would see it.
+        std::fs::write(&place, [&b"QFI\xfb"[..], &[0; 1020]].concat()).unwrap();
+        let said = make(&site).unwrap_err().to_string();
+        assert!(
+            said.contains("it is a disk in the format qcow2") && said.contains("qemu-img convert -O raw"),
+            "{said}"
+        );
         std::fs::remove_file(&place).unwrap();
         let load = || Site::load(&folder.path().join("site.toml")).unwrap_err().to_string();
         assert!(load().contains("site.toml:7: image = ") && load().contains("there is no such file"), "{}", load());

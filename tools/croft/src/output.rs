@@ -55,9 +55,10 @@ pub fn write(place: &Path, bytes: &[u8]) -> Result<Written> {
         Err(error) if error.kind() == ErrorKind::NotFound => None,
         Err(error) => return Err(error),
     };
-    // What a name in /proc leads to is somebody's open file, whatever it looks like: `/dev/stdout` may be a regular file. A file in
-    // /dev/shm is one as any other.
-    let is_special = place.starts_with("/proc") || target.starts_with("/proc");
+    // What a name in /proc leads to is somebody's open file, whatever it looks like: `/dev/stdout` may be a regular file, and /dev/fd is
+    // a folder there. A file in /dev/shm is one as any other.
+    let is_in_proc = fs::canonicalize(folder_of(place)).is_ok_and(|folder| folder.starts_with("/proc"));
+    let is_special = is_in_proc || target.starts_with("/proc");
     if before.as_ref().is_some_and(|metadata| is_special || !metadata.is_file()) {
         let mut file = File::options().write(true).open(place)?;
         file.write_all(bytes)?;
@@ -154,6 +155,21 @@ mod tests {
         assert_eq!(write(&file, b"a long one").unwrap(), Written::Replaced);
         assert_eq!(write(&file, b"short").unwrap(), Written::Replaced);
         assert_eq!(fs::read(&file).unwrap(), b"short");
+    }
+
+    /// A shell's `-o /dev/fd/3 3> file` means the file that is open, which keeps its name and its number.
+    #[test]
+    fn an_open_file_is_written_to_by_its_number() {
+        use std::os::fd::AsRawFd;
+        let folder = tempfile::tempdir().unwrap();
+        let file = fs::File::create(folder.path().join("file")).unwrap();
+        let number = file.metadata().unwrap().ino();
+        for name in ["/dev/fd", "/proc/self/fd"] {
+            let place = format!("{name}/{}", file.as_raw_fd());
+            assert_eq!(write(Path::new(&place), b"through").unwrap(), Written::Through, "{place}");
+            assert_eq!(fs::read(folder.path().join("file")).unwrap(), b"through");
+            assert_eq!(fs::metadata(folder.path().join("file")).unwrap().ino(), number);
+        }
     }
 
     #[test]

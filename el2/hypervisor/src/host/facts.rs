@@ -77,7 +77,9 @@ pub(crate) fn init(frequency: Option<Hz>) -> Result<(), Unfit> {
     };
     TICKS_PER_MICROSECOND.store((counter.0 / 1_000_000).max(1), Ordering::Relaxed);
     let vtr = sysreg::ich_vtr_el2();
-    requirements::check_interface(vtr).map_err(Unfit::Missing)?;
+    if !requirements::traps_deactivation(vtr) {
+        log::warn!("the GIC does not trap ICC_DIR_EL1 by itself: see docs/hardware.md for guests with EOImode 1");
+    }
     let has_counters = ids.has(Part::Trapped(Trap::PerformanceMonitors));
     let event_counters = if has_counters { hw::ids::event_counters() } else { 0 };
     let controls = controls(&ids, event_counters);

@@ -6,7 +6,7 @@ use super::post::{Clients, Post};
 use super::{ControlError, MAX_LINE, Order, Place, Report, Vm, follow};
 use crate::moment;
 use crate::saved::SavedError;
-use crate::session::{Condition, HostTime, RequestError, Session, SessionError, Standing, Told};
+use crate::session::{Condition, HostTime, RequestError, ScriptError, Session, SessionError, Standing, Told};
 use abi::link::request::{Ask, Over};
 use abi::link::{Channel, Command};
 use std::io::{BufRead, BufReader, Read, Write};
@@ -161,6 +161,8 @@ pub(super) enum Failure {
     Late { vm: String, what: &'static str, seconds: u64, condition: Condition },
     #[error("{vm}: {text}")]
     Refused { vm: String, text: String },
+    #[error("the host has ended: {0}")]
+    Ended(String),
     #[error("{vm} is {condition} instead")]
     Otherwise { vm: String, condition: Condition },
     #[error(
@@ -207,9 +209,11 @@ impl Failure {
     }
 }
 
-/// What has a `--force`.
+/// What has a `--force`, and the same with it.
 const STOP: &str = "stop";
 const REBOOT: &str = "reboot";
+const STOP_BY_FORCE: &str = "stop by force";
+const REBOOT_BY_FORCE: &str = "reboot by force";
 /// How long it may take until a VM stands still, or goes on.
 pub(super) const PAUSE_SECONDS: u64 = 10;
 
@@ -356,8 +360,9 @@ impl RequestHandler<'_> {
             self.must_not_be_moved(name, vm)?;
         }
         self.change(name, "need a start", Condition::is_off)?;
+        let runs = self.runs_anew(vm);
         // It may end as soon as it begins, for want of memory or because its images are damaged.
-        let is_there = |now: &Condition| matches!(now, Condition::Running { .. }) || now.is_off() && *now != condition;
+        let is_there = |now: &Condition| runs(now) || now.is_off() && *now != condition;
         let started = self.command(name, Command::Reset { vm }, ("start", START_SECONDS), "reboot: ", is_there)?;
         self.must_run(name, &started)?;
         tell_condition(name, &started, tell)
@@ -372,14 +377,15 @@ impl RequestHandler<'_> {
             self.must_not_stand_still(name, STOP)?;
             self.ask_guest(name, vm, Ask::Stop, tell)?;
         }
-        let off = self.wait(name, STOP, seconds, Condition::is_off)?;
+        let what = if force { STOP_BY_FORCE } else { STOP };
+        let off = self.wait(name, what, seconds, Condition::is_off)?;
         tell_condition(name, &off, tell)
     }
 
     fn reboot(&self, name: &str, force: bool, seconds: u64, tell: Tell<'_>) -> Result<(), Failure> {
         let vm = self.session.vm(name)?;
         let before = self.session.condition(name)?;
-        let again = |condition: &Condition| matches!(condition, Condition::Running { .. }) && *condition != before;
+        let again = self.runs_anew(vm);
         if force || before.is_off() {
             self.must_not_be_moved(name, vm)?;
         }
@@ -388,7 +394,7 @@ impl RequestHandler<'_> {
             if before.is_off() {
                 tell(&Report::Progress(format!("{name} is off; starting it")))?;
             }
-            let limit = (REBOOT, seconds);
+            let limit = (REBOOT_BY_FORCE, seconds);
             self.command(name, Command::Reset { vm }, limit, "reboot: ", again_or_off)?;
         } else {
             self.must_not_stand_still(name, REBOOT)?;
@@ -400,6 +406,13 @@ impl RequestHandler<'_> {
         let started = self.wait(name, REBOOT, seconds, again_or_off)?;
         self.must_run(name, &started)?;
         tell_condition(name, &started, tell)
+    }
+
+    /// Tells a VM that was started once more from one that still runs, and from one that is being started: what is reported of that is
+    /// how often it was started before.
+    fn runs_anew(&self, vm: u16) -> impl Fn(&Condition) -> bool {
+        let before = self.session.standing(vm).boots;
+        move |condition| matches!(condition, Condition::Running { boots } if *boots != before)
     }
 
     /// Refuses one that was to run and does not.
@@ -457,7 +470,7 @@ impl RequestHandler<'_> {
         done: impl Fn(&Condition) -> bool,
     ) -> Result<Condition, Failure> {
         let limit = Duration::from_secs(seconds);
-        self.session.wait_for(name, limit, done).map_err(|_| self.late(name, what, seconds))
+        self.session.wait_for(name, limit, done).map_err(|error| self.late(name, what, seconds, error))
     }
 
     /// Sends a command, and waits for what it is to bring about, or until the hypervisor refuses it in words that begin with `word`.
@@ -475,11 +488,14 @@ impl RequestHandler<'_> {
         match self.session.wait_for_unless_refused(name, limit, (word, earlier), done) {
             Ok(Ok(condition)) => Ok(condition),
             Ok(Err(text)) => Err(Failure::Refused { vm: name.to_owned(), text }),
-            Err(_) => Err(self.late(name, what, seconds)),
+            Err(error) => Err(self.late(name, what, seconds, error)),
         }
     }
 
-    fn late(&self, name: &str, what: &'static str, seconds: u64) -> Failure {
+    fn late(&self, name: &str, what: &'static str, seconds: u64, error: ScriptError) -> Failure {
+        if let ScriptError::Over { why, .. } = error {
+            return Failure::Ended(why);
+        }
         let condition = self.session.condition(name).unwrap_or_default();
         Failure::Late { vm: name.to_owned(), what, seconds, condition }
     }

@@ -33,9 +33,11 @@ const INITRD: &str = "an initial ramdisk (a cpio archive) and no kernel; are `ke
 const EFI: &str = "an EFI program, which needs UEFI firmware; the plain Image, or a zboot kernel, is wanted: a unified kernel image has \
                    it in a section (objcopy -O binary --only-section=.linux FILE Image)";
 
-/// What these contents are, if Linux can make nothing of them as an initial ramdisk. It takes a file system too.
+/// What these contents are, if nobody can make anything of them as an initial ramdisk. Linux takes a file system too, and other kernels
+/// that are an `Image` take tar archives.
 pub(super) fn no_initrd(bytes: &[u8]) -> Option<&'static str> {
-    let what = name(bytes).filter(|what| *what != INITRD && !what.starts_with("a file system"))?;
+    let what = name(bytes)
+        .filter(|what| *what != INITRD && !what.starts_with("a file system") && !what.starts_with("a tar"))?;
     what.split([';', ',']).next()
 }
 

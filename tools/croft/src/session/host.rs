@@ -6,13 +6,14 @@ use crate::output::complain;
 use crate::printable;
 use crate::site::{Site, SiteError};
 use abi::host_arguments::AllOff;
+use rustix::process::{Pid, Signal, kill_process_group};
 use std::net::Shutdown;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tempfile::{NamedTempFile, TempDir};
 
 /// Why there is no session.
@@ -144,6 +145,8 @@ fn project() -> Option<PathBuf> {
     folders.find(|folder| folder.join("tools/xtask/Cargo.toml").is_file()).map(Path::to_path_buf)
 }
 
+/// How long a build that is given up may take to end.
+const LAST: Duration = Duration::from_secs(5);
 /// How often a build is looked at.
 const GLANCE: Duration = Duration::from_millis(50);
 
@@ -181,11 +184,19 @@ fn until_built(build: &mut Command, gives_up: &mut dyn FnMut() -> bool) -> std::
             return Ok(Some(status));
         }
         if gives_up() {
-            let group = i32::try_from(running.id()).ok().and_then(rustix::process::Pid::from_raw);
-            if let Some(group) = group {
-                let _ = rustix::process::kill_process_group(group, rustix::process::Signal::TERM);
+            let group = Pid::from_child(&running);
+            // One that the terminal has stopped takes the first of them only when it goes on.
+            for signal in [Signal::TERM, Signal::CONT] {
+                let _ = kill_process_group(group, signal);
             }
-            running.wait()?;
+            let end = Instant::now() + LAST;
+            while running.try_wait()?.is_none() {
+                if Instant::now() >= end {
+                    let _ = kill_process_group(group, Signal::KILL);
+                    running.wait()?;
+                }
+                std::thread::sleep(GLANCE);
+            }
             return Ok(None);
         }
         std::thread::sleep(GLANCE);

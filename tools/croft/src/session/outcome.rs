@@ -111,7 +111,11 @@ impl fmt::Display for Outcome {
                 }
             }
             Self::TimedOut { limit, running } => {
-                write!(out, "timed out after {}s; not off: {}", limit.as_secs_f64(), running.join(", "))
+                write!(out, "timed out after {}s; ", limit.as_secs_f64())?;
+                match &running[..] {
+                    [] => out.write_str("nothing ran yet"),
+                    running => write!(out, "not off: {}", running.join(", ")),
+                }
             }
         }
     }

@@ -364,19 +364,21 @@ impl<'t> Reader<'t> {
         let table = self.table(found, "[[vm]], then its keys")?;
         let at = found.value.span();
         let keys = self.values(table, &keys::VM, at.clone())?;
-        self.lines.vms.push(VmLines {
+        let lines = VmLines {
             table: self.line(at),
             memory: keys.line("memory"),
             kernel: keys.line("kernel"),
             initrd: keys.line("initrd"),
             images: std::array::from_fn(|index| keys.tables("disk").get(index).map_or(0, |disk| disk.line("image"))),
-        });
+        };
         let is_sound = [self.check_store(table, &keys), self.check_calls(table, &keys)];
         let coherency = self.coherency(table, &keys)?;
         is_sound.into_iter().collect::<Option<()>>()?;
         let folder = self.file.parent().unwrap_or(Path::new(""));
         let disks = self.disks(&keys, folder)?;
         let load = keys.given_number("load");
+        // Beside the VM that it is about: of one that is refused neither is kept.
+        self.lines.vms.push(lines);
         Some(Vm {
             name: keys.text("name").to_owned(),
             vcpus: keys.number("vcpus") as u8,
@@ -407,8 +409,14 @@ impl<'t> Reader<'t> {
         for (index, disk) in keys.tables("disk").iter().enumerate() {
             let serial = disk.given_text("serial").map_or_else(|| format!("disk{index}"), str::to_owned);
             if all.iter().any(|other| other.serial == serial) {
-                let line = disk.line("serial").max(disk.line("image"));
-                let message = format!("serial = \"{serial}\": another disk of the VM has it; each needs its own");
+                let (line, message) = if disk.given_text("serial").is_some() {
+                    let message = format!("serial = \"{serial}\": another disk of the VM has it; each needs its own");
+                    (disk.line("serial"), message)
+                } else {
+                    let message =
+                        format!("its serial number would be {serial}, which another disk of the VM has; give it one");
+                    (disk.line("image"), message)
+                };
                 self.mistakes.push(Mistake { file: self.file.to_path_buf(), line, message });
             }
             all.push(bundle::Disk { image: folder.join(disk.text("image")), serial });

@@ -433,7 +433,12 @@ fn disks_one_or_several() {
     let twice = said("disk = [{ image = \"a\", serial = \"x\" },\n{ image = \"b\", serial = \"x\" }]");
     assert!(twice.contains("20: serial = \"x\": another disk of the VM has it; each needs its own"), "{twice}");
     let usual = said("disk = [{ image = \"a\", serial = \"disk1\" },\n{ image = \"b\" }]");
-    assert!(usual.contains("20: serial = \"disk1\": another disk of the VM has it"), "{usual}");
+    assert!(
+        usual.contains("20: its serial number would be disk1, which another disk of the VM has; give it one"),
+        "{usual}"
+    );
+    let first = said("disk = [{ image = \"a\", serial = \"x\" },\n{ serial = \"x\",\nimage = \"b\" }]");
+    assert!(first.contains("20: serial = \"x\": another disk"), "where it stands: {first}");
     let many = said(&format!("disk = [{}]", ["{ image = \"a\" }"; 9].join(", ")));
     assert!(many.contains("19: disk: 9 disks; a VM has at most 8"), "{many}");
 }

@@ -43,9 +43,16 @@ fn a_build_ends_with_the_time_and_by_a_signal() {
     let builds = "echo $$ > builder\nexec sleep 60";
     let stage = Stage::new("cat frames");
     let output = stage.building(builds, &["--timeout", "1"]).output().unwrap();
-    assert_eq!(output.status.code(), Some(124), "{}", text(&output.stderr));
-    assert!(!is_there(&stage.builder()), "its build goes on");
-    fs::remove_file(stage.path("builder")).unwrap();
+    let said = text(&output.stderr);
+    assert!(
+        output.status.code() == Some(124) && said.ends_with("croft: timed out after 1s; nothing ran yet\n"),
+        "{said}"
+    );
+    // On a busy computer the time may be up before the build has written who it is.
+    if let Ok(builder) = fs::read_to_string(stage.path("builder")) {
+        assert!(!is_there(builder.trim()), "its build goes on");
+        fs::remove_file(stage.path("builder")).unwrap();
+    }
     let mut run = stage.building(builds, &[]).spawn().unwrap();
     let builder = stage.builder();
     let process = rustix::process::Pid::from_child(&run);

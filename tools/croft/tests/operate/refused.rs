@@ -19,7 +19,7 @@ fn a_refusal_and_another_end_are_told_at_once() {
     let crashed = failed("web is crashed: there is no memory instead");
     assert_eq!(fails(&["reboot", "--force", "web"]), crashed);
     // The same end once more is no news, and the hypervisor's word for it is in the message when the time is up.
-    let late = "web did not reboot within 1 s, it is crashed: there is no memory";
+    let late = "web did not reboot by force within 1 s, it is crashed: there is no memory";
     let (status, said) = fails(&["reboot", "--wait", "1", "web"]);
     assert!(status == Some(1) && said.ends_with(&format!("croft: {late}\n")), "{said}");
     assert_eq!(stage.says(&["guestinfo", "web", "set", CRASHES, ""]), "");
