@@ -155,6 +155,10 @@ global_asm!(
     ldp     x4, x5, [x0, #32]
     ldp     x2, x3, [x0, #16]
     ldp     x0, x1, [x0]
+    // A guest may stand between the LDXR and the WFE by which it waits for a lock, IRQs masked. The exit has taken its exclusive
+    // state away, so that no store of the owner's is an event for it any more; that is why an exception return is one by itself
+    // (DDI 0487, the Event Register of a PE). QEMU's (11.1) is none, and such a guest slept for ever.
+    sevl
     eret
     no_further
     .endm

@@ -1,6 +1,7 @@
 //! SMCCC calls by HVC (DEN0028) and PSCI on top of them (DEN0022).
 
 use core::arch::asm;
+use core::sync::atomic::AtomicU64;
 
 /// The call did what it was asked for.
 pub const SUCCESS: i64 = 0;
@@ -62,6 +63,17 @@ pub fn call(function: u32, arguments: [u64; 3]) -> [u64; 4] {
             out("x12") _, out("x13") _, out("x14") _, out("x15") _, out("x16") _, out("x17") _, options(nostack));
     }
     x
+}
+
+/// Reads `lock` exclusively, as who waits for a lock does, asks for [`VERSION`] and waits by `WFE`. No event is left from before.
+pub fn call_before_wfe(lock: &AtomicU64) {
+    // SAFETY: as in `call`; the read has no effect but on the exclusive monitor.
+    unsafe {
+        asm!("sevl", "wfe", "ldxr {value}, [{lock}]", "hvc #0", "wfe",
+            value = out(reg) _, lock = in(reg) lock.as_ptr(), inout("x0") u64::from(VERSION) => _, out("x1") _, out("x2") _, out("x3") _,
+            out("x4") _, out("x5") _, out("x6") _, out("x7") _, out("x8") _, out("x9") _, out("x10") _, out("x11") _,
+            out("x12") _, out("x13") _, out("x14") _, out("x15") _, out("x16") _, out("x17") _, options(nostack));
+    }
 }
 
 /// X0 of an SMCCC call as the signed number that PSCI answers with.

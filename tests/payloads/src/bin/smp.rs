@@ -5,14 +5,14 @@
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use payload_rt::test::Verdict;
-use payload_rt::{MAX_CPUS, check, check_equal, cpu, gic, interrupt, machine, skip, sysreg, test, tests, timer};
+use payload_rt::{MAX_CPUS, check, check_equal, cpu, gic, interrupt, machine, psci, skip, sysreg, test, tests, timer};
 
 payload_rt::entry!(main);
 
 fn main() {
     test::run(&tests!("smp":
         all_cpus_come_up, exclusive_counter, ticket_lock, message_passing, sgi_ping_pong, wfi_woken_by_sgi, wfe_woken_by_event,
-        tlb_invalidation_reaches_all, hotplug_under_load,
+        wfe_after_an_exit_does_not_sleep, tlb_invalidation_reaches_all, hotplug_under_load,
     ));
 }
 
@@ -212,6 +212,30 @@ fn wfe_woken_by_event() -> Verdict {
         check!(timer::wait_until(5000, || SEEN.load(Ordering::Acquire) == number), "event {number} was not seen");
     }
     check!(cpu::wait_off(1), "CPU 1 does not end");
+    Ok(())
+}
+
+static LOCK: AtomicU64 = AtomicU64::new(1);
+
+/// Who waits for a lock reads it exclusively and sleeps by WFE, until the owner's store takes the exclusive state away, which is an
+/// event. An exception between the two takes it away too, and nothing comes of the store any more: so an exception return is an event
+/// itself (DDI 0487, "The Event register"), and what sleeps looks again. An exit is an exception that the guest does not see, at a
+/// place where it has masked all that it could see.
+fn wfe_after_an_exit_does_not_sleep() -> Verdict {
+    if machine::is_reference() {
+        skip!("nothing exits here");
+    }
+    cpu::mask_interrupts();
+    gic::enable(timer::VIRTUAL_PPI);
+    for round in 0..50 {
+        // What ends the wait if nothing else does; pending, since IRQs are masked.
+        sysreg::cntv_cval_el0::write(timer::now() + timer::microseconds(10_000_000));
+        sysreg::cntv_ctl_el0::write(timer::ENABLE);
+        psci::call_before_wfe(&LOCK);
+        let is_over = sysreg::cntv_ctl_el0::read() & timer::ISTATUS != 0;
+        sysreg::cntv_ctl_el0::write(0);
+        check!(!is_over, "round {round}: the WFE waited for 10 s");
+    }
     Ok(())
 }
 

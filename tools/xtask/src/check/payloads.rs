@@ -54,7 +54,14 @@ struct Variant {
 
 /// How doors can be, beyond all open: closed; one of them open; strict; and what shows only where a vCPU has its CPU alone,
 /// where the site file arms watchdogs, or where time is counted.
-const VARIANTS: [Variant; 11] = [
+const VARIANTS: [Variant; 12] = [
+    Variant {
+        payload: "smp",
+        what: "each vCPU on a CPU of its own",
+        models: &["max", "cortex-a72"],
+        change: |trial| trial.vm.vcpus = CPUS,
+        words: "",
+    },
     Variant {
         payload: "timers",
         what: "of another frequency",
