@@ -74,7 +74,8 @@ pub(crate) fn decode(offset: u64, size: AccessSize) -> Option<(BankRegister, usi
 /// Whether this access of the register at `offset` depends on what is in list registers now: reads of pending and
 /// active state, and writes of active state, which must not mix up an activation that is over, one that goes on and
 /// one to come.
-pub(crate) const fn depends_on_list_registers(offset: u64, direction: Direction) -> bool {
+#[must_use]
+pub const fn depends_on_list_registers(offset: u64, direction: Direction) -> bool {
     match direction {
         Direction::Read => matches!(offset, 0x200..=0x3FF),
         Direction::Write => matches!(offset, 0x300..=0x3FF),

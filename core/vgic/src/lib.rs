@@ -52,6 +52,7 @@ mod tests;
 use bank::{Bank, Held};
 use units::{IntId, MAX_VCPUS, VcpuId, VcpuSet};
 
+pub use bank_registers::depends_on_list_registers;
 pub use units::{AccessSize, Direction, Line};
 
 pub use list_registers::{ListRegisters, MAX_LIST_REGISTERS, list_register, virtual_control, virtual_interface};

@@ -15,7 +15,8 @@ use hw::sysreg;
 use hw::vcpu::VcpuContext;
 use machine::{Target, redistributor};
 use services::Facts;
-use units::{Ipa, Va, VcpuSet};
+use units::{AccessSize, Ipa, Va, VcpuId, VcpuSet};
+use vgic::Vgic;
 
 use crate::exit::stage1::{self, Refused};
 use crate::host::{self, speculation};
@@ -118,24 +119,10 @@ fn write_back(context: &mut VcpuContext, written: Written, value: u64) {
 fn read(vcpu: &'static Vcpu, operation: &Operation) -> u64 {
     let &Operation { target, size, .. } = operation;
     match target {
-        Target::Distributor(offset) => {
-            let gic = vcpu.vm.gic.lock();
-            let needs = gic.distributor_needs(offset, Direction::Read);
-            if needs.is_empty() {
-                return gic.distributor_read(offset, size);
-            }
-            drop(gic);
-            synced(vcpu, needs, |gic| gic.distributor_read(offset, size))
-        }
+        Target::Distributor(offset) => read_gic(vcpu, GicFrame::Distributor(offset), size),
         Target::Redistributors(offset) => {
             let (id, offset) = redistributor(offset);
-            let gic = vcpu.vm.gic.lock();
-            let needs = gic.redistributor_needs(id, offset, Direction::Read);
-            if needs.is_empty() {
-                return gic.redistributor_read(id, offset, size);
-            }
-            drop(gic);
-            synced(vcpu, needs, |gic| gic.redistributor_read(id, offset, size))
+            read_gic(vcpu, GicFrame::Redistributor(id, offset), size)
         }
         Target::Device(place) => {
             let outside = Surroundings::of(vcpu.vm, place.slot);
@@ -150,27 +137,92 @@ fn read(vcpu: &'static Vcpu, operation: &Operation) -> u64 {
     }
 }
 
-/// Reads GIC state that list registers hold a part of: this vCPU's are folded in, other vCPUs are asked to do the same
+/// A frame of the GIC's registers, and an offset in it.
+#[derive(Clone, Copy)]
+enum GicFrame {
+    Distributor(u64),
+    Redistributor(VcpuId, u64),
+}
+
+impl GicFrame {
+    /// The offset in the page that has pending and active state.
+    const fn offset(self) -> u64 {
+        match self {
+            Self::Distributor(offset) | Self::Redistributor(_, offset) => offset & 0xFFFF,
+        }
+    }
+
+    fn needs(self, gic: &Vgic, direction: Direction) -> VcpuSet {
+        match self {
+            Self::Distributor(offset) => gic.distributor_needs(offset, direction),
+            Self::Redistributor(id, offset) => gic.redistributor_needs(id, offset, direction),
+        }
+    }
+
+    fn read(self, gic: &Vgic, size: AccessSize) -> u64 {
+        match self {
+            Self::Distributor(offset) => gic.distributor_read(offset, size),
+            Self::Redistributor(id, offset) => gic.redistributor_read(id, offset, size),
+        }
+    }
+}
+
+/// Reads the GIC model. Of some state list registers hold a part: this vCPU's are folded in, other vCPUs are asked to do the same
 /// first.
-fn synced(vcpu: &'static Vcpu, needs: VcpuSet, look: impl Fn(&vgic::Vgic) -> u64) -> u64 {
-    let mut others = needs;
-    others.remove(vcpu.id);
-    vcpu.sync_others(others);
+#[inline(always)]
+fn read_gic(vcpu: &'static Vcpu, frame: GicFrame, size: AccessSize) -> u64 {
+    let gic = vcpu.vm.gic.lock();
+    let needs = frame.needs(&gic, Direction::Read);
+    if needs.is_empty() {
+        return frame.read(&gic, size);
+    }
+    drop(gic);
+    read_synced(vcpu, needs, frame, size)
+}
+
+#[cold]
+#[inline(never)]
+fn read_synced(vcpu: &'static Vcpu, needs: VcpuSet, frame: GicFrame, size: AccessSize) -> u64 {
+    vcpu.sync_others(needs);
     let mut value = 0;
     vcpu.with_gic(|gic| {
-        value = look(gic);
+        value = frame.read(gic, size);
         VcpuSet::EMPTY
     });
     value
 }
 
+/// Writes to the GIC model.
+///
+/// Of active state list registers hold a part. It is folded in first: what was ended meanwhile is not what is made active now. And at
+/// the end whoever has to change its own has done so: what it acknowledges behind this write would be taken for what was ended by it.
+#[inline(never)]
+fn write_gic(vcpu: &'static Vcpu, frame: GicFrame, size: AccessSize, value: u64) {
+    let is_activity = vgic::depends_on_list_registers(frame.offset(), Direction::Write);
+    if is_activity {
+        let needs = frame.needs(&vcpu.vm.gic.lock(), Direction::Write);
+        vcpu.sync_others(needs);
+    }
+    let mut concerned = VcpuSet::EMPTY;
+    vcpu.with_gic(|gic| {
+        concerned = match frame {
+            GicFrame::Distributor(offset) => gic.distributor_write(offset, size, value),
+            GicFrame::Redistributor(id, offset) => gic.redistributor_write(id, offset, size, value),
+        };
+        concerned
+    });
+    if is_activity {
+        vcpu.sync_others(concerned);
+    }
+}
+
 fn write(vcpu: &'static Vcpu, operation: &Operation, value: u64) {
     let &Operation { target, size, .. } = operation;
     match target {
-        Target::Distributor(offset) => vcpu.with_gic(|gic| gic.distributor_write(offset, size, value)),
+        Target::Distributor(offset) => write_gic(vcpu, GicFrame::Distributor(offset), size, value),
         Target::Redistributors(offset) => {
             let (id, offset) = redistributor(offset);
-            vcpu.with_gic(|gic| gic.redistributor_write(id, offset, size, value));
+            write_gic(vcpu, GicFrame::Redistributor(id, offset), size, value);
         }
         Target::Device(place) => {
             let outside = Surroundings::of(vcpu.vm, place.slot);

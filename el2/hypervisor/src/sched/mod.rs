@@ -680,6 +680,15 @@ fn release(me: &'static Cpu) {
     }
 }
 
+/// Asks CPU `on` to put into memory what it has in its registers of somebody who does not run.
+pub(crate) fn ask_to_release(on: CpuId) {
+    let cpu = cpu(on);
+    // Pairs with the swap in `preempt`: a request that is found there already has its KICK.
+    if !cpu.release.swap(true, Ordering::AcqRel) {
+        without_irqs(|| gic::send_sgi(cpu.affinity, gic::KICK));
+    }
+}
+
 /// Takes one waiting thread from another queue, for a CPU that has nothing to do. Says whether it found one.
 fn steal(me: &'static Cpu) -> bool {
     // Pairs with the fence in `drop_off`: behind it, either a thread is seen that waits, or whoever makes it wait sees this CPU idle.
@@ -708,9 +717,8 @@ fn steal(me: &'static Cpu) -> bool {
             let thread = thread(ThreadId(loaded));
             !thread.is_running() && thread.may_run_on(me.id)
         };
-        // Pairs with the swap in `preempt`: a request that is found there already has its KICK.
-        if holds_another && !victim.release.swap(true, Ordering::AcqRel) {
-            gic::send_sgi(victim.affinity, gic::KICK);
+        if holds_another {
+            ask_to_release(victim.id);
         }
     }
     false

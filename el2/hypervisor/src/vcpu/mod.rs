@@ -44,8 +44,6 @@ use time::{Time, View};
 
 /// How many vCPUs there can be on one host.
 pub(crate) const MAX_TOTAL: usize = 512;
-/// How often [`Vcpu::sync_others`] looks before it takes what it has: a CPU that is slow to answer delays nobody for long.
-const SYNC_SPINS: u32 = 100_000;
 /// CNTV_CTL_EL0 and CNTP_CTL_EL0: ENABLE and IMASK.
 const TIMER_ENABLE: u64 = 1;
 const TIMER_MASKED: u64 = 2;
@@ -317,19 +315,29 @@ impl Vcpu {
         self.with_gic(|_| VcpuSet::EMPTY);
     }
 
-    /// Asks other vCPUs to fold their list registers into the GIC model, and waits a bounded time for those that are in
-    /// the guest; it does what it is asked itself meanwhile, so that two vCPUs cannot wait for each other.
+    /// Waits until the GIC model has what is in the list registers of other vCPUs. One that runs does that itself; one that was
+    /// preempted may have left its registers where it ran, and that CPU is asked to empty them. Both happen soon, and whatever this
+    /// vCPU is asked it does meanwhile, so that two cannot wait for each other: it goes on with an answer that is right, however
+    /// long another CPU takes for its part.
+    #[inline(never)]
     pub(crate) fn sync_others(&self, set: VcpuSet) {
-        for id in set.iter() {
+        for id in set.iter().filter(|&id| id != self.id) {
             let Some(vcpu) = self.vm.vcpus().get(id.index()) else { continue };
-            if !vcpu.is_loaded() || !vcpu.thread().is_running() {
-                continue;
-            }
             let before = vcpu.syncs();
-            vcpu.request(request::INTERRUPTS);
-            for _ in 0..SYNC_SPINS {
-                if vcpu.syncs() != before || !vcpu.thread().is_running() {
-                    break;
+            let (mut is_asked, mut is_taken_out) = (false, false);
+            while vcpu.syncs() == before
+                && let Some(cpu) = vcpu.loaded_on()
+            {
+                if !vcpu.thread().is_running() {
+                    if !core::mem::replace(&mut is_taken_out, true) {
+                        sched::ask_to_release(cpu);
+                    }
+                } else {
+                    // It may be preempted before it has looked: then it is asked for its registers once more.
+                    is_taken_out = false;
+                    if !core::mem::replace(&mut is_asked, true) {
+                        vcpu.request(request::INTERRUPTS);
+                    }
                 }
                 if self.has_requests() {
                     self.refresh_interrupts();

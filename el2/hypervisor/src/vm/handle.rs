@@ -8,7 +8,7 @@ use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use ::vm::stolen::{NotStolen, Stolen};
 use services::stolen_time::STOLEN_OFFSET;
 use spin::Once;
-use units::{Pa, VcpuId};
+use units::{CpuId, Pa, VcpuId};
 
 use crate::sched::{self, NOBODY, Thread};
 use crate::vm::counters::Counters;
@@ -139,8 +139,15 @@ impl VcpuHandle {
     /// Whether its state is in some CPU's registers.
     #[must_use]
     pub(crate) fn is_loaded(&self) -> bool {
+        self.loaded_on().is_some()
+    }
+
+    /// On which CPU its state is in registers.
+    #[must_use]
+    pub(crate) fn loaded_on(&self) -> Option<CpuId> {
         // Pairs with the releases of the vCPU's load and save.
-        self.loaded_on.load(Ordering::Acquire) != NOBODY
+        let cpu = self.loaded_on.load(Ordering::Acquire);
+        (cpu != NOBODY).then_some(CpuId(cpu as u16))
     }
 
     /// The VM starts: nothing has been stolen from this vCPU yet, and its record, which is new, says so.

@@ -12,7 +12,7 @@ payload_rt::entry!(main);
 fn main() {
     test::run(&tests!("smp":
         all_cpus_come_up, exclusive_counter, ticket_lock, message_passing, sgi_ping_pong, wfi_woken_by_sgi, wfe_woken_by_event,
-        wfe_after_an_exit_does_not_sleep, tlb_invalidation_reaches_all, hotplug_under_load,
+        wfe_after_an_exit_does_not_sleep, activity_written_by_another_cpu, tlb_invalidation_reaches_all, hotplug_under_load,
     ));
 }
 
@@ -236,6 +236,73 @@ fn wfe_after_an_exit_does_not_sleep() -> Verdict {
         sysreg::cntv_ctl_el0::write(0);
         check!(!is_over, "round {round}: the WFE waited for 10 s");
     }
+    Ok(())
+}
+
+static STEP: AtomicU32 = AtomicU32::new(0);
+
+/// Says that step `mine` of a round is done, and waits for the other CPU's next one.
+fn step(mine: u32) -> bool {
+    STEP.store(mine, Ordering::Release);
+    timer::wait_until(5000, || STEP.load(Ordering::Acquire) > mine)
+}
+
+/// Takes the interrupt, once by itself and once more while it is active, and says so.
+fn take_and_end(_index: usize) {
+    for _ in 0..ROUNDS.load(Ordering::SeqCst) {
+        let is_asked = timer::wait_until(5000, || STEP.load(Ordering::Acquire) == 1);
+        let taken = is_asked && timer::wait_until(5000, || gic::acknowledge() != gic::SPURIOUS);
+        if !taken {
+            WRONG.fetch_add(1, Ordering::SeqCst);
+            return;
+        }
+        // Without an exit: what the list register holds now nobody else knows.
+        gic::end(gic::spis().start);
+        step(2);
+        if !timer::wait_until(5000, || gic::acknowledge() != gic::SPURIOUS) {
+            WRONG.fetch_add(1, Ordering::SeqCst);
+            return;
+        }
+        step(4);
+        // Its activation is gone, and its priority stays active until this.
+        gic::end(gic::spis().start);
+        STEP.store(6, Ordering::Release);
+        timer::wait_until(5000, || STEP.load(Ordering::Acquire) < 6);
+    }
+}
+
+/// GICD_ISACTIVER and GICD_ICACTIVER act on what another CPU has acknowledged and ended by its CPU interface: the activation that is over
+/// is not mixed up with the one that is written, nor the one that goes on with one that is over.
+fn activity_written_by_another_cpu() -> Verdict {
+    at_least_two()?;
+    let spi = gic::spis().start;
+    let rounds = machine::option_number("loops", 500) as u32;
+    ROUNDS.store(rounds, Ordering::SeqCst);
+    WRONG.store(0, Ordering::SeqCst);
+    STEP.store(0, Ordering::SeqCst);
+    gic::set_trigger(spi, gic::Trigger::Edge);
+    gic::route(spi, cpu::affinity(1));
+    gic::enable(spi);
+    check_equal!(cpu::start(1, take_and_end), Ok(()), "CPU_ON of CPU 1");
+    for round in 0..rounds {
+        gic::write_bit(gic::ISPENDR, spi);
+        check!(step(1), "round {round}: CPU 1 does not take the interrupt");
+        gic::write_bit(gic::ISACTIVER, spi);
+        check!(gic::read_bit(gic::ISACTIVER, spi), "round {round}: made active after it was ended, and it is not");
+        gic::write_bit(gic::ISPENDR, spi);
+        check!(gic::read_bit(gic::ISPENDR, spi), "round {round}: pending again, and it is not");
+        gic::write_bit(gic::ICACTIVER, spi);
+        check!(step(3), "round {round}: CPU 1 does not take it again");
+        check!(gic::read_bit(gic::ISACTIVER, spi), "round {round}: acknowledged again, and not active");
+        gic::write_bit(gic::ICACTIVER, spi);
+        check!(!gic::read_bit(gic::ISACTIVER, spi), "round {round}: made inactive, and it is active");
+        check!(step(5), "round {round}: CPU 1 does not end it");
+        check!(!gic::read_bit(gic::ISACTIVER, spi), "round {round}: inactive, ended, and active");
+        STEP.store(0, Ordering::Release);
+    }
+    gic::disable(spi);
+    check!(cpu::wait_off(1), "CPU 1 does not end");
+    check_equal!(WRONG.load(Ordering::SeqCst), 0, "times that CPU 1 waited in vain");
     Ok(())
 }
 
