@@ -59,7 +59,7 @@ const VARIANTS: [Variant; 12] = [
         payload: "smp",
         what: "each vCPU on a CPU of its own",
         models: &["max", "cortex-a72"],
-        change: |trial| trial.vm.vcpus = CPUS,
+        change: |trial| trial.cpus = VCPUS,
         words: "",
     },
     Variant {
