@@ -179,6 +179,23 @@ pub fn load(code: &[u32]) {
     }
 }
 
+/// How often [`ask`] asks.
+const ATTEMPTS: usize = 4;
+
+/// As [`run`], with code that asks whoever it may concern by a WFE with a word in X0. The host's interrupts are exits, whose return is
+/// an event: after one that comes between the instructions, the WFE finds that event, and nobody is asked. Then it is tried again.
+#[must_use]
+pub fn ask(level: ExceptionLevel, code: &[u32], x: [u64; 31]) -> End {
+    load(code);
+    for _ in 1..ATTEMPTS {
+        let end = run_again(level, 0, x);
+        if end.x[0] != x[0] {
+            return end;
+        }
+    }
+    run_again(level, 0, x)
+}
+
 /// As [`run`], with code that is in the window already ([`load`]), from its instruction number `first`.
 #[must_use]
 pub fn run_again(level: ExceptionLevel, first: u64, x: [u64; 31]) -> End {

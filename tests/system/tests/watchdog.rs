@@ -228,7 +228,7 @@ fn pause() -> Result<()> {
     for name in ["still", "onward"] {
         let mut vm = starving(name, "counting", 2, 6000, Action::Stop)?;
         vm.pause_stops_time = name == "still";
-        // It acts after twice its three seconds.
+        // Its first signal comes after six seconds, too, and is something amiss.
         vm.doors.generic_watchdog = true;
         vms.push(vm);
     }

@@ -118,7 +118,7 @@ fn wfe_as_the_site_file_says() -> Verdict {
         // A watchdog of a minute, to log: nothing comes of it if it should be armed.
         (x[0], x[1], x[2]) = (word, 60_000, 0);
         for level in [ExceptionLevel::Kernel, ExceptionLevel::User] {
-            let end = with_event_stream(|| user::run(level, &[0xd503_20bf, 0xd503_205f, 0xd503_205f], x));
+            let end = with_event_stream(|| user::ask(level, &[0xd503_20bf, 0xd503_205f, 0xd503_205f], x));
             check!(end.is_svc() && end.elr == 16, "{level:?}: ESR {:#x} at {:#x}", end.esr, end.elr);
             if !is_open {
                 check_equal!(end.x, x, "registers after a WFE from {level:?}");

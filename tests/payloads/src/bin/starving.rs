@@ -36,6 +36,8 @@ const POLL_MICROSECONDS: u64 = 100_000;
 /// WOR and WCS of the Generic Watchdog.
 const WATCHDOG_OFFSET: u64 = 0x0910_0008;
 const WATCHDOG_STATUS: u64 = 0x0910_0000;
+/// WCS.WS0.
+const FIRST_SIGNAL: u32 = 1 << 1;
 /// WRR, WCV, and the PL031's data and match registers.
 const GENERIC_WATCHDOG_REFRESH: u64 = 0x0911_0000;
 const WATCHDOG_COMPARE: u64 = 0x0910_0010;
@@ -114,7 +116,7 @@ fn count() -> ! {
     let nap = timer::microseconds(100_000);
     gic::enable(timer::PHYSICAL_PPI);
     gic::enable(timer::VIRTUAL_PPI);
-    memory::write32(WATCHDOG_OFFSET, timer::microseconds(3_000_000) as u32);
+    memory::write32(WATCHDOG_OFFSET, timer::microseconds(6_000_000) as u32);
     memory::write32(WATCHDOG_STATUS, 1);
     for round in 0_u64.. {
         let start = timer::now();
@@ -132,6 +134,9 @@ fn count() -> ! {
         let (before, physical, after) = (timer::now(), timer::physical_now(), timer::now());
         timer::stop();
         let _ = guest::pat_watchdog();
+        if memory::read32(WATCHDOG_STATUS) & FIRST_SIGNAL != 0 {
+            println!("starving: amiss: the Generic Watchdog's time was over");
+        }
         memory::write32(GENERIC_WATCHDOG_REFRESH, 0);
         let (count, seconds) = both_clocks();
         println!("starving: count {count} seconds {seconds}");

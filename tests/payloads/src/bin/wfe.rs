@@ -100,6 +100,19 @@ fn exits_of(body: impl FnOnce()) -> [u64; 3] {
     [after[0] - before[2] - 1, after[1] - before[0], after[2] - before[1]]
 }
 
+/// [`exits_of`] a body that waits by WFE. A host's interrupt just before it is an event, which that WFE finds: nothing exits, and the
+/// body is tried again.
+fn exits_of_wait(mut body: impl FnMut()) -> [u64; 3] {
+    let mut exits = [0; 3];
+    for _ in 0..4 {
+        exits = exits_of(&mut body);
+        if exits != [0; 3] {
+            break;
+        }
+    }
+    exits
+}
+
 fn p4_a0_wfe_traps() -> Verdict {
     check!(guest::is_vmware(), "the other door does not answer");
     // The other doors say whether this one is open, which the hypervisor has tried when it started.
@@ -112,7 +125,7 @@ fn p4_a0_wfe_traps() -> Verdict {
 fn p4_a1_detect() -> Verdict {
     need_traps!();
     for level in [ExceptionLevel::Kernel, ExceptionLevel::User] {
-        let end = user::run(level, &[SEVL, WFE, WFE], numbered(words::DETECT));
+        let end = user::ask(level, &[SEVL, WFE, WFE], numbered(words::DETECT));
         check!(end.is_svc() && end.elr == 16, "{level:?}: ESR {:#x} at {:#x}", end.esr, end.elr);
         let mut expected = numbered(words::AGENT);
         expected[1] = end.x[1];
@@ -125,14 +138,14 @@ fn p4_a1_detect() -> Verdict {
     Ok(())
 }
 
-/// An answered WFE is stepped over: it is one exit. One that is not would exit once more, as an ordinary WFE, with the
-/// answer in X0.
+/// An answered WFE is stepped over: it is one exit. The return from that is an event, which the WFE behind it finds. One that
+/// is executed once more would find it itself, and leave the one behind to exit.
 fn p4_a1_requests_skip_the_instruction() -> Verdict {
     need_traps!();
     for level in [ExceptionLevel::Kernel, ExceptionLevel::User] {
         for word in [words::DETECT, words::QUERY, words::OWN[2], words::PAT] {
             let mut answer = 0;
-            let exits = exits_of(|| answer = user::run(level, &[SEVL, WFE, WFE], numbered(word)).x[0]);
+            let exits = exits_of_wait(|| answer = user::run(level, &[SEVL, WFE, WFE, WFE], numbered(word)).x[0]);
             check!(answer != word, "{level:?}: nobody answers to {word:#x}");
             check_equal!(exits, [1, 0, 0], "calls, WFEs and WFIs for {word:#x} from {level:?}");
         }
@@ -158,7 +171,7 @@ fn p4_a3_an_ordinary_wfe_completes() -> Verdict {
     need_traps!();
     for word in [0, 1, words::AGENT, words::DONE, u64::MAX] {
         let mut end = None;
-        let exits = exits_of(|| end = Some(user::run(ExceptionLevel::Kernel, &[SEVL, WFE, WFE], numbered(word))));
+        let exits = exits_of_wait(|| end = Some(user::run(ExceptionLevel::Kernel, &[SEVL, WFE, WFE], numbered(word))));
         let Some(end) = end else { return Ok(()) };
         check!(end.is_svc() && end.elr == 16, "{word:#x}: ESR {:#x} at {:#x}", end.esr, end.elr);
         check_equal!(end.x, numbered(word), "registers");
@@ -286,7 +299,7 @@ fn p4_a9_level_0() -> Verdict {
     for word in [words::CONFIGURE, words::PAT, words::OWN[0], words::OWN[1]] {
         let mut x = numbered(word);
         (x[1], x[2]) = (50, 2);
-        let end = user::run(ExceptionLevel::User, &[SEVL, WFE, WFE], x);
+        let end = user::ask(ExceptionLevel::User, &[SEVL, WFE, WFE], x);
         check!(end.is_svc(), "ESR {:#x}", end.esr);
         check_equal!((end.x[0], end.x[1]), (words::ERROR, 1), "answer to {word:#x}");
     }
