@@ -72,6 +72,8 @@ registers! {
     rw icc_igrpen0_el1 = "S3_0_C12_C12_6", "Group 0 enable.";
     rw icc_igrpen1_el1 = "S3_0_C12_C12_7", "Group 1 enable.";
     ro icc_iar0_el1 = "S3_0_C12_C8_0", "Acknowledge group 0; a read changes state.";
+    rw icc_bpr0_el1 = "S3_0_C12_C8_3", "Binary point of group 0.";
+    ro icc_hppir0_el1 = "S3_0_C12_C8_2", "Highest priority pending, group 0.";
     rw icc_eoir0_el1 = "S3_0_C12_C8_1", "End of interrupt, group 0.";
     ro icc_iar1_el1 = "S3_0_C12_C12_0", "Acknowledge group 1; a read changes state.";
     rw icc_eoir1_el1 = "S3_0_C12_C12_1", "End of interrupt, group 1.";

@@ -150,3 +150,99 @@ pub(crate) fn masked_group_starves_nobody() -> Verdict {
     sysreg::icc_igrpen0_el1::write(0);
     Ok(())
 }
+
+/// The CPU interface's registers of group 0, both groups enabled: on a host whose GIC does not tell that a guest disables group 0 the
+/// hypervisor answers to them, and a guest must not see that.
+pub(crate) fn registers_of_group_0() -> Verdict {
+    work_on_group_0(0)?;
+    // And with more of both groups behind these two than any GIC has list registers.
+    work_on_group_0(MANY)
+}
+
+fn work_on_group_0(behind: u32) -> Verdict {
+    let spis = free_spis(2 + behind);
+    let (zero, one) = (spis.start, spis.start + 1);
+    let behind = spis.start + 2..spis.start + 2 + behind / 2;
+    let last = behind.end..spis.end;
+    // What shows while the first two are not pending.
+    let rest = if behind.is_empty() { gic::SPURIOUS } else { behind.start };
+    memory::write32(gic::DISTRIBUTOR + gic::GICD_CTLR, gic::CTLR_ENABLE | 1);
+    gic::wait_for_writes();
+    for spi in spis {
+        gic::set_trigger(spi, Trigger::Edge);
+        gic::set_priority(spi, 0x80);
+        gic::enable(spi);
+    }
+    for spi in [zero].into_iter().chain(behind.clone()) {
+        let word = gic::bit_register(gic::IGROUPR, spi);
+        memory::write32(word, memory::read32(word) & !(1 << (spi % 32)));
+    }
+    sysreg::icc_bpr0_el1::write(0);
+    sysreg::icc_igrpen0_el1::write(1);
+    for (group, priority) in [(behind.clone(), 0xc0), (last.clone(), 0xe0)] {
+        for spi in group {
+            gic::set_priority(spi, priority);
+            gic::write_bit(gic::ISPENDR, spi);
+        }
+    }
+    check_equal!(sysreg::icc_igrpen0_el1::read(), 1, "ICC_IGRPEN0_EL1");
+    let least = sysreg::icc_bpr0_el1::read();
+    for written in 0..8 {
+        sysreg::icc_bpr0_el1::write(written);
+        check_equal!(sysreg::icc_bpr0_el1::read(), written.max(least), "ICC_BPR0_EL1 after {written}");
+    }
+    sysreg::icc_bpr0_el1::write(0);
+    let is_there = timer::wait_until(1000, || sysreg::icc_hppir0_el1::read() == u64::from(rest));
+    check!(is_there, "ICC_HPPIR0_EL1 {}, not {rest}", sysreg::icc_hppir0_el1::read());
+    sysreg::icc_pmr_el1::write(0);
+    check_equal!(sysreg::icc_iar0_el1::read(), u64::from(gic::SPURIOUS), "ICC_IAR0_EL1, all is masked");
+    sysreg::icc_pmr_el1::write(0xff);
+
+    gic::write_bit(gic::ISPENDR, one);
+    let is_there = timer::wait_until(1000, || sysreg::icc_hppir1_el1::read() == u64::from(one));
+    check!(is_there, "the one of group 1 is not there");
+    check_equal!(sysreg::icc_iar0_el1::read(), u64::from(gic::SPURIOUS), "ICC_IAR0_EL1, group 1 is pending");
+    check_equal!(acknowledge(), one, "of group 1");
+    gic::end(one);
+
+    // The priority that runs keeps others of the same, or a lower, out, whichever group it is of.
+    gic::write_bit(gic::ISPENDR, zero);
+    let is_there = timer::wait_until(1000, || sysreg::icc_hppir0_el1::read() == u64::from(zero));
+    check!(is_there, "ICC_HPPIR0_EL1 {}", sysreg::icc_hppir0_el1::read());
+    sysreg::icc_pmr_el1::write(0x80);
+    check_equal!(sysreg::icc_iar0_el1::read(), u64::from(gic::SPURIOUS), "ICC_IAR0_EL1, masked by its priority");
+    sysreg::icc_pmr_el1::write(0xff);
+    let before = sysreg::icc_ap0r0_el1::read();
+    check_equal!(before, 0, "ICC_AP0R0_EL1, nothing runs");
+    check_equal!(acknowledge_group_0(), zero, "of group 0");
+    let running = sysreg::icc_ap0r0_el1::read();
+    check!(running.is_power_of_two(), "ICC_AP0R0_EL1 {running:#x}, one runs");
+    check_equal!(sysreg::icc_rpr_el1::read() & 0xff, 0x80, "ICC_RPR_EL1");
+    check!(gic::read_bit(gic::ISACTIVER, zero) && !gic::read_bit(gic::ISPENDR, zero), "not active alone");
+    gic::write_bit(gic::ISPENDR, one);
+    check_equal!(acknowledge_nothing(), gic::SPURIOUS, "of group 1, while the same priority runs");
+    sysreg::icc_ap0r0_el1::write(0);
+    check_equal!(sysreg::icc_ap0r0_el1::read(), 0, "ICC_AP0R0_EL1, forgotten");
+    check_equal!(acknowledge(), one, "of group 1, once that is forgotten");
+    gic::end(one);
+    sysreg::icc_ap0r0_el1::write(running);
+    check_equal!(sysreg::icc_rpr_el1::read() & 0xff, 0x80, "ICC_RPR_EL1, brought back");
+    sysreg::icc_eoir0_el1::write(u64::from(zero));
+    check_equal!(sysreg::icc_ap0r0_el1::read(), 0, "ICC_AP0R0_EL1, ended");
+    check!(!gic::read_bit(gic::ISACTIVER, zero), "ended, and active");
+    for spi in behind {
+        check_equal!(acknowledge_group_0(), spi, "of group 0, behind");
+        check_equal!(sysreg::icc_rpr_el1::read() & 0xff, 0xc0, "ICC_RPR_EL1, behind");
+        sysreg::icc_eoir0_el1::write(u64::from(spi));
+    }
+    sysreg::icc_igrpen0_el1::write(0);
+    check_equal!(sysreg::icc_igrpen0_el1::read(), 0, "ICC_IGRPEN0_EL1, disabled");
+    for spi in last {
+        check_equal!(acknowledge(), spi, "of group 1, behind");
+        gic::end(spi);
+    }
+    // As the tests find them.
+    let word = gic::bit_register(gic::IGROUPR, zero);
+    memory::write32(word, memory::read32(word) | 1 << (zero % 32));
+    Ok(())
+}
