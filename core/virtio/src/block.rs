@@ -165,9 +165,11 @@ impl<I: AsRef<[u8]>> Block<I> {
 
 /// So many bytes of an image from a sector on, if these are whole sectors and all of them are on the disk.
 fn span(image: &[u8], sector: u64, bytes: usize) -> Option<&[u8]> {
-    let count = (bytes as u64).is_multiple_of(SECTOR).then_some(bytes as u64 / SECTOR)?;
-    sector.checked_add(count).filter(|&end| end <= image.len() as u64 / SECTOR)?;
+    if !(bytes as u64).is_multiple_of(SECTOR) {
+        return None;
+    }
     let start = usize::try_from(sector.checked_mul(SECTOR)?).ok()?;
+    // A tail that is no whole sector has no room for one.
     image.get(start..)?.get(..bytes)
 }
 

@@ -3,6 +3,7 @@
 use std::vec;
 use std::vec::Vec;
 
+use devices::AccessSize;
 use proptest::collection::vec as many;
 use proptest::prelude::*;
 use proptest::sample::Index;
@@ -187,7 +188,7 @@ proptest! {
 /// The configuration space says how large the disk is; a tail that is no whole sector is not on it.
 #[test]
 fn a_disk_says_what_it_is() {
-    use devices::AccessSize::{Double, Word};
+    use AccessSize::{Double, Word};
     let disk = Mmio::new(disk());
     assert_eq!((disk.read(0x100, Double), disk.read(0x10c, Word), disk.read(0x114, Word)), (SECTORS, 254, 512));
     // VIRTIO_BLK_F_SEG_MAX, _RO, _BLK_SIZE, and those of the rings.
@@ -214,11 +215,8 @@ fn no_room_for_an_answer_is_the_end_until_a_reset() {
     ask.check(&ram, 0, &room).unwrap();
 }
 
-/// What one call moves is bounded, whatever a request asks for: one that reads 128 KiB takes two.
-#[test]
-fn a_call_moves_a_bounded_amount() {
-    let ram = Ram::new();
-    let mut disk = started(Block::new(vec![7; 128 << 10], 1, ""), 0);
+/// Offers a request for 128 KiB.
+fn offer_long(ram: &Ram) {
     ram.put(BUFFERS, &[0; 16]);
     ram.descriptor(DESCRIPTORS, 0, (BUFFERS, 16), NEXT, 1);
     // The same 32 KiB four times.
@@ -227,6 +225,14 @@ fn a_call_moves_a_bounded_amount() {
     }
     ram.descriptor(DESCRIPTORS, 5, (BUFFERS + 16 + (32 << 10), 1), WRITE, 0);
     ram.offer(8, 0, &[0]);
+}
+
+/// What one call moves is bounded, whatever a request asks for: one that reads 128 KiB takes two.
+#[test]
+fn a_call_moves_a_bounded_amount() {
+    let ram = Ram::new();
+    let mut disk = started(Block::new(vec![7; 128 << 10], 1, ""), 0);
+    offer_long(&ram);
     let mut calls = 1;
     *ram.accesses.borrow_mut() = 0;
     while disk.process(0, &ram) == Ok(Progress::More) {
@@ -234,4 +240,28 @@ fn a_call_moves_a_bounded_amount() {
         calls += 1;
     }
     assert_eq!((calls, ram.used(0)), (2, (0, (128 << 10) + 1)));
+}
+
+/// A request that was begun is forgotten when the device is reset, and when the driver takes its queue back.
+#[test]
+fn nobody_goes_on_with_a_request_that_was_taken_back() {
+    for is_reset in [true, false] {
+        let ram = Ram::new();
+        let mut disk = started(Block::new(vec![7; 128 << 10], 1, ""), 0);
+        offer_long(&ram);
+        assert_eq!(disk.process(0, &ram), Ok(Progress::More));
+        if is_reset {
+            disk.reset();
+            start(&mut disk, 0);
+        } else {
+            for ready in [0, 1] {
+                let _ = disk.write(0x044, AccessSize::Word, ready);
+            }
+        }
+        ram.put(AVAILABLE + 2, &[0; 2]);
+        ram.put(USED + 2, &[0; 2]);
+        Ask { kind: 0, sector: 8, header: 16, pieces: 1, more: 0, room: vec![512, 1] }.offer(&ram, 0);
+        assert_eq!(finish(&mut disk, &ram), Ok(()));
+        assert_eq!((ram.half(USED + 2), ram.used(0)), (1, (0, 513)), "{is_reset}");
+    }
 }

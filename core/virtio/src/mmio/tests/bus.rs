@@ -9,11 +9,12 @@ use pack::{Reader, Writer};
 use units::{IntId, Line};
 
 use super::{SIZE, WORD, negotiate, set, started_console};
+use crate::block::Block;
 use crate::console::{Console, TRANSMIT};
 use crate::entropy::Entropy;
 use crate::memory::GuestMemory;
 use crate::mmio::{Mmio, Vacant, register};
-use crate::testing::{AVAILABLE, BUFFERS, DESCRIPTORS, Ram, WRITE};
+use crate::testing::{AVAILABLE, BUFFERS, DESCRIPTORS, NEXT, Ram, WRITE, started};
 
 /// An outside with so much room, that remembers what it is told.
 struct World {
@@ -195,4 +196,17 @@ fn a_vacant_window_is_silent() {
     let mut vacant = Vacant;
     assert_eq!(read(&mut vacant, 0, &world), 0x7472_6976);
     assert_eq!((read(&mut vacant, 8, &world), vacant.lines()), (0, 0));
+}
+
+/// Nothing of a disk waits to get out: whoever was answered need not be looked at again.
+#[test]
+fn a_disk_asks_for_nothing() {
+    let world = World::with_room(0);
+    let mut disk = started(Block::new([7; 512], 1, ""), 0);
+    world.ram.descriptor(DESCRIPTORS, 0, (BUFFERS, 16), NEXT, 1);
+    world.ram.descriptor(DESCRIPTORS, 1, (BUFFERS + 16, 513), WRITE, 0);
+    world.ram.offer(8, 0, &[0]);
+    Device::write(&mut disk, &at(register::QUEUE_NOTIFY), 0, &world);
+    assert_eq!(world.ram.used(0), (0, 513));
+    assert!(world.requests.borrow().is_empty());
 }
