@@ -255,6 +255,16 @@ fn places_are_given_one_behind_the_other_and_end_with_the_windows() {
     assert_eq!(give(4, 0x4000, &[window(0x1000_0000, 0x3fff, last)], 1), [None]);
 }
 
+/// What is closed keeps the bits that say nothing of answering, DMA and interrupts.
+#[test]
+fn a_closed_function_is_silent_and_else_as_it_was() {
+    let mut card = Card::console();
+    card.put(4, &[7, 1]);
+    let bus = Bus::with(card);
+    Function::new(&bus, 0x10).unwrap().close();
+    assert_eq!(bus.command(0x10), 1 << 8 | 1 << 10);
+}
+
 #[test]
 fn neither_kind_of_messages_stays_on() {
     let mut card = Card::console();
@@ -399,6 +409,7 @@ fn what_lies_is_refused_by_name() {
     // A block of 64 bits cannot begin in the last register, whatever stands behind it.
     let mut card = Card::console();
     card.bars = vec![(5, 4, 0x4000)];
+    card.put(0x20, &[0; 4]);
     card.put(0x24, &[4]);
     card.put(0x28, &[0xff; 4]);
     [0x40, 0x50, 0x60, 0x70].into_iter().for_each(|at| card.put(at + 4, &[5]));
