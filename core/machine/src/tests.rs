@@ -2,11 +2,12 @@
 
 extern crate std;
 
+use crate::blob::{NoRoom, Writer};
 use crate::image::{Base, HEADER_SIZE, ImageError, ImageHeader, PageSize};
 use crate::placement::{DEVICE_TREE_SIZE, Placement, PlacementError};
 use crate::{
     BootInfo, DISTRIBUTOR, DeviceKind, MAX_VIRTIO, MachineError, MachinePlan, RAM_BASE, Row, STOLEN_TIME, Spec, Target,
-    Timers, TreeError, VirtioKind, Wire, device_tree,
+    Timers, TreeError, VirtioKind, Wire, device_tree, redistributor,
 };
 use abi::bundle::{MAX_CMDLINE, MAX_NAME};
 use alloc::format;
@@ -17,7 +18,7 @@ use devices::Place;
 use dtoolkit::fdt::{Fdt, FdtNode};
 use dtoolkit::{Node, Property};
 use proptest::prelude::*;
-use units::{Hz, IntId, Ipa, Range, Trigger};
+use units::{Hz, IntId, Ipa, Range, Trigger, VcpuId};
 
 /// A heap that runs out when a test wants it.
 #[global_allocator]
@@ -152,6 +153,57 @@ fn addresses_are_found_and_holes_are_not() {
     assert_eq!(find(0x0a00_4000), None);
     assert_eq!((find(0), find(0x07ff_ffff)), (device(0, 0, 0), device(0, 0, 0x07ff_ffff)));
     assert_eq!((find(0x0c00_0000), find(u64::MAX), find(RAM_BASE.0)), (None, None, None));
+    let offsets = [0x0800_ffff, 0x080d_fffc, 0x0911_0008].map(|address| find(address).map(Target::offset));
+    assert_eq!(offsets, [Some(0xffff), Some(0x3_fffc), Some(8)]);
+    assert_eq!(redistributor(0x3_fffc), (VcpuId(1), 0x1_fffc));
+}
+
+#[test]
+fn the_clock_page_alone_is_seen() {
+    assert!(DeviceKind::ClockPage.shows_a_page());
+    for other in [DeviceKind::Flash, DeviceKind::Generation, DeviceKind::Virtio(VirtioKind::Console)] {
+        assert!(!other.shows_a_page(), "{other:?}");
+    }
+}
+
+/// However many CPUs there are, no device has the handle of one of them, or of another device.
+#[test]
+fn all_handles_are_different() {
+    for vcpus in 1..=8 {
+        let gpio = |start| Row::simple(DeviceKind::Pl061, page(start), None);
+        let plan = MachinePlan::with_devices(Spec { vcpus, ..SPEC }, vec![gpio(0x0900_0000), gpio(0x0901_0000)]);
+        let tree = tree(&plan.unwrap(), &BOOT);
+        let nodes = tree.root().children().chain(find(tree, "/cpus").children());
+        let handles = nodes.filter_map(|node| node.property("phandle").map(|_| cells(node, "phandle")[0]));
+        let mut handles: Vec<u32> = handles.collect();
+        // The GIC's and the clock's, too.
+        assert_eq!(handles.len(), usize::from(vcpus) + 4);
+        handles.sort_unstable();
+        handles.dedup();
+        assert_eq!(handles.len(), usize::from(vcpus) + 4, "{handles:?}");
+    }
+}
+
+#[test]
+fn a_timer_in_high_memory_has_its_whole_address() {
+    let (frames, lines) = (vec![page(0x90_0000_0000), page(0x91_0001_0000)], Vec::new());
+    let plan = MachinePlan::with_devices(SPEC, vec![Row { device: DeviceKind::Timer, frames, lines }]).unwrap();
+    let tree = tree(&plan, &BOOT);
+    assert_eq!(cells(find(tree, "/timer@9000000000/frame@9100010000"), "reg"), [0x91, 0x1_0000, 0x1000]);
+}
+
+#[test]
+fn the_header_says_how_long_the_blocks_are_and_more_names_than_fit_are_an_error() {
+    let written = |count: usize| {
+        let mut writer = Writer::new(0);
+        writer.node("", |root| (0..count).for_each(|number| root.flag(String::leak(format!("name{number}")))));
+        writer.finish()
+    };
+    let blob = written(64).unwrap();
+    let word = |index: usize| u32::from_be_bytes(blob[4 * index..][..4].try_into().unwrap());
+    let [total, structure, strings] = [1, 2, 3].map(word);
+    assert_eq!((word(8), word(9)), (total - strings, strings - structure));
+    assert_eq!(written(65), Err(NoRoom));
 }
 
 const fn page(start: u64) -> Range<Ipa> {
@@ -251,6 +303,9 @@ fn devices_that_share_something_are_refused() {
     let lines = (0..33).map(|spi| Wire::spi(spi, Trigger::Level)).collect();
     let many = Row { device: DeviceKind::Pl011, frames: vec![page(0x0900_0000)], lines };
     assert_eq!(with(vec![many]), Err(MachineError::Lines(33)));
+    let frames = (0..4).map(|number| page(0x0900_0000 + number * 0x1000)).collect();
+    let lines = (0..32).map(|spi| Wire::spi(spi, Trigger::Level)).collect();
+    assert_eq!(with(vec![Row { device: DeviceKind::Pl011, frames, lines }]), Ok(1), "as many as there may be");
 }
 
 #[test]
@@ -503,7 +558,7 @@ fn an_image_that_cannot_run_is_refused() {
         let refused = ImageHeader::parse(&header(text_offset, 1, 0xa));
         assert_eq!(refused, Err(ImageError::TextOffset(text_offset)));
     }
-    // A header that is a PE file's too, with two sections of which the second ends at 0x5000.
+    // A header that is a PE file's too, with two sections of which one ends at 0x5000.
     let mut image = header(0, 0x9000, 0xa);
     image[..2].copy_from_slice(b"MZ");
     image[60..64].copy_from_slice(&64_u32.to_le_bytes());
@@ -511,15 +566,20 @@ fn an_image_that_cannot_run_is_refused() {
     image[64..68].copy_from_slice(b"PE\0\0");
     image[70..72].copy_from_slice(&2_u16.to_le_bytes());
     image[84..86].copy_from_slice(&0xa0_u16.to_le_bytes());
-    for (index, (size, place)) in [(0x3000_u32, 0x1000_u32), (0x1000, 0x4000)].into_iter().enumerate() {
-        let at = 64 + 24 + 0xa0 + 40 * index + 16;
-        image[at..at + 4].copy_from_slice(&size.to_le_bytes());
-        image[at + 4..at + 8].copy_from_slice(&place.to_le_bytes());
+    let sections = [(0x3000_u32, 0x1000_u32), (0x1000, 0x4000)];
+    for sections in [[sections[1], sections[0]], sections] {
+        for (index, (size, place)) in sections.into_iter().enumerate() {
+            let at = 64 + 24 + 0xa0 + 40 * index + 16;
+            image[at..at + 4].copy_from_slice(&size.to_le_bytes());
+            image[at + 4..at + 8].copy_from_slice(&place.to_le_bytes());
+        }
+        assert!(ImageHeader::parse(&image).is_ok());
+        let cut = ImageHeader::parse(&image[..0x4fff]);
+        assert_eq!(cut, Err(ImageError::Cut { present: 0x4fff, needed: 0x5000 }));
+        assert!(format!("{}", cut.unwrap_err()).contains("cut off: the file has 20479 bytes"));
     }
-    assert!(ImageHeader::parse(&image).is_ok());
-    let cut = ImageHeader::parse(&image[..0x4fff]);
-    assert_eq!(cut, Err(ImageError::Cut { present: 0x4fff, needed: 0x5000 }));
-    assert!(format!("{}", cut.unwrap_err()).contains("cut off: the file has 20479 bytes"));
+    let cut = ImageHeader::parse(&image[..64]);
+    assert_eq!(cut, Err(ImageError::Cut { present: 64, needed: 68 }), "what says where the sections are");
     for length in HEADER_SIZE..0x200 {
         let cut = ImageHeader::parse(&image[..length]);
         assert!(matches!(cut, Err(ImageError::Cut { .. })), "{length}: {cut:?}");
@@ -569,10 +629,24 @@ fn what_does_not_fit_is_named() {
 }
 
 #[test]
+fn what_just_fits_is_placed() {
+    let plan = plan(Spec { memory_bytes: 16 << 20, ..SPEC });
+    let place = |text_offset, image_size, flags, initrd| {
+        let header = ImageHeader::parse(&header(text_offset, image_size, flags)).unwrap();
+        let place = Placement::of_image(&plan, &header, 1, initrd).unwrap();
+        [Some(place.kernel), Some(place.device_tree), place.initrd]
+            .map(|part| part.map(|part| part.start.0 - RAM_BASE.0))
+    };
+    assert_eq!(place(0, 0xff_0000, 0, 0), [Some(0), Some(0xff_0000), None]);
+    assert_eq!(place(0x1_0000, 0xff_0000, 8, 0), [Some(0x1_0000), Some(0), None], "behind the tree and up to the end");
+    assert_eq!(place(0, 0x10_0000, 0, 0xef_0000), [Some(0), Some(0x10_0000), Some(0x11_0000)]);
+}
+
+#[test]
 fn an_initrd_beyond_the_window_is_refused() {
     let plan = plan(Spec { memory_bytes: 64 << 30, ..SPEC });
     let header = ImageHeader::parse(&header(0, 0x200_0000, 0)).unwrap();
-    assert!(Placement::of_image(&plan, &header, 1, 31 << 30).is_ok());
+    assert!(Placement::of_image(&plan, &header, 1, (32 << 30) - 0x201_0000).is_ok());
     assert!(matches!(Placement::of_image(&plan, &header, 1, 32 << 30), Err(PlacementError::InitrdTooFar(_))));
 }
 

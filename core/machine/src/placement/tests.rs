@@ -39,6 +39,7 @@ fn the_tree_is_where_ram_begins_unless_a_segment_is() {
     let behind = place(64 * MIB, &[segment(0x28_0000, 0x1234)], 0x5000).unwrap();
     assert_eq!(behind.device_tree, Range { start: RAM_BASE, size: DEVICE_TREE_SIZE });
     assert_eq!(behind.entry, Ipa(0x4028_0000));
+    assert_eq!(behind.kernel, Range { start: Ipa(0x4028_0000), size: 0x1234 });
     assert_eq!(behind.initrd, Some(Range { start: Ipa(0x4200_0000), size: 0x5000 }));
     // What a program uses behind its end is unknown: the middle of memory is safer than what follows it.
     let at_start = place(64 * MIB, &[segment(0, 0x1234)], 0x5000).unwrap();
@@ -66,6 +67,8 @@ fn segments_that_cannot_be_are_refused_with_their_addresses() {
     assert_eq!(overlap, "the segments of 0x1001 bytes at 0x40001000 and of 0x1 bytes at 0x40002000 overlap");
     assert!(said(&[]).contains("0 segments"));
     assert!(said(&[segment(0, 1); 17]).contains("17 segments"));
+    let most: Vec<Segment> = (0..16).map(|number| segment(number << 16, 1)).collect();
+    assert!(place(64 * MIB, &most, 0).is_ok());
     let short = Segment { file_bytes: 3, ..segment(0, 2) };
     assert!(said(&[short]).contains("3 bytes in the file and only 2 in memory"));
 }
