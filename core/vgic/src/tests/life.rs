@@ -193,6 +193,36 @@ fn all_spis_that_a_vcpu_lets_go_are_told_to_the_next() {
     }
 }
 
+/// Two list registers that stay as they are, of an edge that came again while it was handled and of a level.
+#[test]
+fn what_is_loaded_beside_another_is_as_it_is_alone() {
+    let (mut vgic, mut lrs) = (ready(1, 4), list_registers());
+    write(&mut vgic, 0xC08, 0b1000);
+    vgic.pulse_spi(IntId(33));
+    settle(&mut vgic, ZERO, &mut lrs);
+    assert!(!vgic.is_quiet(ZERO));
+    acknowledge(&mut lrs, 0);
+    vgic.pulse_spi(IntId(33));
+    vgic.set_spi_level(IntId(34), Line::High);
+    settle(&mut vgic, ZERO, &mut lrs);
+    assert_eq!(shown(&lrs), [(33, BOTH), (34, PENDING)]);
+    settle(&mut vgic, ZERO, &mut lrs);
+    assert_eq!((shown(&lrs).len(), lrs.dirty), (2, 0));
+}
+
+/// Whose SPI another vCPU lets go is told, and nobody else for whom something is pending.
+#[test]
+fn an_spi_that_is_let_go_concerns_only_whom_it_goes_to() {
+    let (mut vgic, mut lrs) = (ready(3, 4), list_registers());
+    vgic.set_spi_level(SPI, Line::High);
+    settle(&mut vgic, ZERO, &mut lrs);
+    for (spi, vcpu) in [(32, 1), (33, 2)] {
+        vgic.distributor_write(0x6000 + 8 * spi, AccessSize::Double, vcpu);
+    }
+    vgic.set_spi_level(IntId(33), Line::High);
+    assert_eq!(vgic.sync(ZERO, &mut lrs), VcpuSet::only(ONE));
+}
+
 #[test]
 fn an_spi_without_a_target_stays_pending() {
     let (mut vgic, mut lrs) = (ready(2, 4), list_registers());
@@ -222,6 +252,7 @@ fn a_timer_ends_without_us() {
     settle(&mut vgic, ZERO, &mut lrs);
     assert_eq!(lrs.lr[0], 27 | 26 << 32 | 0xA0 << 48 | field::HARDWARE | field::GROUP1 | field::PENDING);
     assert_eq!(vgic.hardware_linked(ZERO), 1 << 27);
+    assert_eq!(vgic.redistributor_read(ZERO, private(0x200), AccessSize::Word), 1 << 27);
     acknowledge(&mut lrs, 0);
     settle(&mut vgic, ZERO, &mut lrs);
     assert_eq!((lrs.lr[0] >> 62, lrs.lr[0] & field::HARDWARE), (ACTIVE, field::HARDWARE));
@@ -289,6 +320,31 @@ fn deactivating_a_timer_by_hand_frees_the_physical_one() {
 }
 
 #[test]
+fn deactivating_another_by_hand_leaves_a_timer_linked() {
+    let (mut vgic, mut lrs) = (ready(1, 4), list_registers());
+    vgic.raise_hardware(ZERO, TIMER, PHYSICAL);
+    settle(&mut vgic, ZERO, &mut lrs);
+    acknowledge(&mut lrs, 0);
+    vgic.sync(ZERO, &mut lrs);
+    vgic.redistributor_write(ZERO, private(0x380), AccessSize::Word, 1 << 20);
+    vgic.flush(ZERO, &mut lrs);
+    assert_eq!((lrs.lr[0] >> 62, lrs.lr[0] & field::HARDWARE, lrs.deactivate), (ACTIVE, field::HARDWARE, 0));
+}
+
+/// A linked list register is pending or active, never both.
+#[test]
+fn a_timer_made_pending_by_hand_while_it_is_active_ends_as_another_interrupt() {
+    let (mut vgic, mut lrs) = (ready(1, 4), list_registers());
+    vgic.raise_hardware(ZERO, TIMER, PHYSICAL);
+    settle(&mut vgic, ZERO, &mut lrs);
+    acknowledge(&mut lrs, 0);
+    vgic.redistributor_write(ZERO, private(0x200), AccessSize::Word, 1 << 27);
+    settle(&mut vgic, ZERO, &mut lrs);
+    assert_eq!((lrs.lr[0] >> 62, lrs.lr[0] & field::HARDWARE), (BOTH, 0));
+    assert_eq!((lrs.deactivate, vgic.hardware_linked(ZERO)), (1 << 26, 0));
+}
+
+#[test]
 fn a_vcpu_that_moves_leaves_its_timer_behind() {
     let (mut vgic, mut lrs) = (ready(1, 4), list_registers());
     vgic.raise_hardware(ZERO, TIMER, PHYSICAL);
@@ -296,10 +352,12 @@ fn a_vcpu_that_moves_leaves_its_timer_behind() {
     acknowledge(&mut lrs, 0);
     vgic.sync(ZERO, &mut lrs);
     assert_eq!(vgic.detach_hardware(ZERO), 1 << 26);
-    // It fires again where the vCPU went, while the guest still handles the first.
+    // It fires again where the vCPU went, while the guest still handles the first; and is made pending by hand, too.
     vgic.raise_hardware(ZERO, TIMER, PHYSICAL);
+    vgic.redistributor_write(ZERO, private(0x200), AccessSize::Word, 1 << 27);
     vgic.flush(ZERO, &mut lrs);
     assert_eq!((lrs.lr[0] >> 62, lrs.lr[0] & (field::HARDWARE | field::EOI)), (ACTIVE, field::EOI));
+    assert_eq!(lrs.deactivate, 0, "the second waits for the end of the first");
     end(&mut lrs, 0);
     settle(&mut vgic, ZERO, &mut lrs);
     assert_eq!((lrs.lr[0] >> 62, lrs.lr[0] & field::HARDWARE), (PENDING, field::HARDWARE));

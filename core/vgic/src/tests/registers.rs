@@ -124,6 +124,36 @@ fn sgis_are_edges_for_ever() {
     assert_eq!(vgic.redistributor_read(ZERO, private(0xC00), word), 0xAAAA_AAAA);
     write(&mut vgic, 0xC0C, 0x8000_0002);
     assert_eq!((read(&vgic, 0xC08), read(&vgic, 0xC0C)), (0, 0x8000_0002));
+    write(&mut vgic, 0xC0C, 0);
+    assert_eq!(read(&vgic, 0xC0C), 0, "the trigger of an SPI can be taken back");
+}
+
+/// Nobody is made to look again for a write that names nothing, or says what is so already; neither while an interrupt
+/// waits nor while it is in a list register.
+#[test]
+fn a_write_that_changes_nothing_concerns_nobody() {
+    let (mut vgic, mut lrs) = (super::ready(1, 4), super::list_registers());
+    vgic.set_spi_level(super::SPI, crate::Line::High);
+    for _ in 0..2 {
+        let unchanged = [(0x084, 0xFFFF_FFFF), (0x104, 0xFFFF_FFFF), (0xC08, 0), (0x420, 0xA0A0_A0A0)];
+        let nothing = [0x184, 0x204, 0x284, 0x304, 0x384].map(|register| (register, 0));
+        for (register, value) in unchanged.into_iter().chain(nothing) {
+            assert_eq!(write(&mut vgic, register, value), VcpuSet::EMPTY, "{register:#x}");
+        }
+        super::settle(&mut vgic, ZERO, &mut lrs);
+        assert_eq!(super::shown(&lrs), [(32, super::PENDING)]);
+    }
+}
+
+#[test]
+fn what_is_active_stays_so_when_another_is_deactivated() {
+    let (mut vgic, mut lrs) = (super::ready(1, 4), super::list_registers());
+    vgic.set_spi_level(super::SPI, crate::Line::High);
+    super::settle(&mut vgic, ZERO, &mut lrs);
+    super::acknowledge(&mut lrs, 0);
+    super::settle(&mut vgic, ZERO, &mut lrs);
+    write(&mut vgic, 0x384, 1 << 5);
+    assert_eq!(read(&vgic, 0x304), 1);
 }
 
 #[test]
