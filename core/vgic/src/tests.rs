@@ -1,6 +1,7 @@
 //! Unit tests: the registers one family at a time, then the life of each kind of interrupt. What random guests see is
 //! compared with a naive second model in `tests/against_naive.rs`.
 
+mod group_zero;
 mod life;
 mod registers;
 mod routing;

@@ -161,8 +161,12 @@ fn routes_take_words_and_doublewords() {
     let mut vgic = vgic(2, 4);
     vgic.distributor_write(0x6108, AccessSize::Double, u64::MAX);
     assert_eq!(vgic.distributor_read(0x6108, AccessSize::Double), 0xFF_80FF_FFFF);
+    assert_eq!(read(&vgic, 0x610C), 0xFF);
     write(&mut vgic, 0x610C, 0);
     assert_eq!(vgic.distributor_read(0x6108, AccessSize::Double), 0x80FF_FFFF);
+    write(&mut vgic, 0x610C, 0x12);
+    assert_eq!(vgic.distributor_read(0x6108, AccessSize::Double), 0x12_80FF_FFFF);
+    write(&mut vgic, 0x610C, 0);
     write(&mut vgic, 0x6108, 1);
     assert_eq!((read(&vgic, 0x6108), read(&vgic, 0x610C)), (1, 0));
     assert_eq!(vgic.distributor_read(0x63F8, AccessSize::Double), 0);

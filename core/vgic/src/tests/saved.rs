@@ -34,6 +34,13 @@ fn what_is_still_loaded_or_linked_is_not_saved() {
     assert_eq!(vgic.save(), Err(Unfit::NotSettled(ONE)));
     vgic.detach_hardware(ONE);
     assert!(vgic.save().is_ok());
+    // A timer that the guest handles.
+    let mut lrs = list_registers();
+    vgic.raise_hardware(ONE, IntId(27), IntId(26));
+    settle(&mut vgic, ONE, &mut lrs);
+    acknowledge(&mut lrs, 0);
+    vgic.sync(ONE, &mut lrs);
+    assert_eq!(vgic.save(), Err(Unfit::NotSettled(ONE)));
 }
 
 #[test]

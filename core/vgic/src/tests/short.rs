@@ -1,8 +1,10 @@
 //! The short ways around sync and flush: when they may be taken, and what they leave behind.
 
-use super::{ACTIVE, ONE, PENDING, ZERO, acknowledge, end, list_registers, private, ready, settle, sgi, shown, write};
+use super::{
+    ACTIVE, GROUP1, ONE, PENDING, ZERO, acknowledge, end, list_registers, private, ready, settle, sgi, shown, write,
+};
 use crate::{AccessSize, ListRegisters, Vgic, list_register as field};
-use units::{IntId, VcpuId};
+use units::{IntId, VcpuId, VcpuSet};
 
 const TIMER: IntId = IntId(27);
 const PHYSICAL: IntId = IntId(26);
@@ -152,6 +154,48 @@ fn sgis_that_were_handled_make_room_and_others_stay() {
     assert!(vgic.is_quiet(ZERO));
 }
 
+#[test]
+fn an_sgi_that_was_handled_takes_nothing_of_others_along() {
+    let (mut vgic, mut lrs) = (ready(2, 8), list_registers());
+    let own = |vgic: &Vgic, offset| vgic.redistributor_read(ZERO, private(offset), WORD);
+    vgic.set_ppi_level(ZERO, IntId(16), crate::Line::High);
+    for id in [5, 6, 7] {
+        vgic.send_sgi(ZERO, sgi(id, 1), GROUP1);
+    }
+    settle(&mut vgic, ZERO, &mut lrs);
+    acknowledge(&mut lrs, 1);
+    settle(&mut vgic, ZERO, &mut lrs);
+    assert_eq!(shown(&lrs), [(5, PENDING), (6, ACTIVE), (7, PENDING), (16, PENDING)]);
+    // 5 is handled; so is 16, which is no SGI and stays in the ledger until the next sync.
+    assert_eq!(vgic.sgi_list_register(ZERO, sgi(8, 1), &mut lrs, 0b1111_1001), Some(0));
+    assert_eq!((lrs.used, own(&vgic, 0x300)), (0b1111, 1 << 6));
+    assert_eq!(own(&vgic, 0x200) & 0x1FF, 1 << 7 | 1 << 8);
+    let timer = vgic.hardware_list_register(ZERO, TIMER, PHYSICAL);
+    assert!(timer.is_some() && vgic.hardware_linked(ZERO) == 1 << 27);
+    assert_eq!(own(&vgic, 0x300), 1 << 6, "what is active stays so beside a timer");
+    let disabled = vgic.redistributor_write(ZERO, private(0x180), WORD, 1 << 7);
+    assert_eq!(disabled, VcpuSet::only(ZERO), "7 is in a list register still");
+}
+
+#[test]
+fn the_short_ways_are_as_good_for_the_second_vcpu_and_for_group_0() {
+    let (mut vgic, mut lrs) = (ready(2, 4), list_registers());
+    assert_eq!(vgic.sgi_list_register(VcpuId(1), sgi(5, 0b10), &mut lrs, 0b1111), Some(0));
+    write_own(&mut vgic, 0x080, !(1 << 27));
+    let value = vgic.hardware_list_register(ZERO, TIMER, PHYSICAL).unwrap();
+    assert_eq!(value & field::GROUP1, 0);
+}
+
+#[test]
+fn a_vcpu_that_is_not_there_deactivates_nothing() {
+    let mut vgic = ready(2, 4);
+    write(&mut vgic, 0x304, 1);
+    for vcpu in [2, 7] {
+        assert_eq!(vgic.deactivate(VcpuId(vcpu), IntId(32)), VcpuSet::EMPTY);
+    }
+    assert_eq!(vgic.distributor_read(0x304, WORD), 1);
+}
+
 /// What a vCPU's owner keeps of physical interrupts: handed over once, over a reset too.
 #[test]
 fn physical_interrupts_are_handed_back_over_a_reset() {
@@ -191,6 +235,7 @@ fn an_owner_that_has_emptied_the_hardware_may_forget() {
     lrs.deactivate = 1;
     lrs.hcr_dirty = true;
     lrs.forget();
+    assert_eq!(lrs.hcr, ListRegisters::new().hcr);
     assert_eq!((lrs.used, lrs.dirty, lrs.deactivate, lrs.hcr_dirty, lrs.at_rest), (0, 0, 0, false, false));
     vgic.flush(ZERO, &mut lrs);
     assert_eq!((shown(&lrs), lrs.dirty), ([(32, PENDING)].to_vec(), 1), "it is written, whatever was there");

@@ -116,6 +116,7 @@ fn ends_without_a_list_register_are_counted_once() {
         lrs.hcr |= 1 << virtual_control::EOI_COUNT_SHIFT;
         // A look at them in between, by another vCPU that reads GICD_ISACTIVER, counts nothing twice.
         vgic.sync(ZERO, &mut lrs);
+        assert_eq!(lrs.hcr & virtual_control::EOI_COUNT, 0);
         settle(&mut vgic, ZERO, &mut lrs);
         assert_eq!(active(&vgic), left);
         assert!(core::mem::take(&mut lrs.hcr_dirty), "the count must be taken out of the hardware");
