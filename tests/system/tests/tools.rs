@@ -243,7 +243,9 @@ fn our_own_tools(guest: &Guest<'_>) -> Result<()> {
     guest.says("uc-watchdog query", "refused: not armed", 1)?;
     guest.says("uc-watchdog set 600000 log", "600000 ms", 0)?;
     guest.says("uc-watchdog pat", "600000 ms", 0)?;
+    guest.says("sh -c 'uc-watchdog feed 100 & sleep 1; kill $! && echo it feeds'", "it feeds", 0)?;
     guest.says("uc-watchdog set 0", "0 ms", 0)?;
+    guest.says("uc-watchdog feed 100", "refused: not armed", 1)?;
     guest.says("sh -c 'uc-watchdog set 1000 bark | head -c 18'", "usage: uc-watchdog", 0)?;
     guest.says("taskset 1 uc-watchdog own query", "refused: not armed", 1)?;
     guest.says("taskset 1 uc-watchdog own set 600000 log", "600000 ms", 0)?;

@@ -17,3 +17,20 @@ fn a_site_is_looked_at_before_anything_is_built() {
         assert!(said.lines().all(|line| line.starts_with(&format!("{file}:"))), "{said}");
     }
 }
+
+/// A name that selects nothing is a mistake of whoever typed it, and no success, though every part that was asked for is content.
+#[test]
+#[cfg(unix)]
+fn a_name_that_no_test_has_is_a_failure() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let folder = tempfile::tempdir().expect("a folder");
+    let cargo = folder.path().join("cargo");
+    std::fs::write(&cargo, "#!/bin/sh\nexit 0\n").expect("written");
+    std::fs::set_permissions(&cargo, std::fs::Permissions::from_mode(0o755)).expect("executable");
+    let mut xtask = Command::new(env!("CARGO_BIN_EXE_xtask"));
+    let output = xtask.args(["test", "--only", "host", "no-such-name"]).env("CARGO", &cargo).output().expect("started");
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(said.contains("FAILED: no test has \"no-such-name\" in its name"), "{said}");
+    assert_eq!(output.status.code(), Some(1), "{said}");
+}
