@@ -224,10 +224,13 @@ impl<I: AsRef<[u8]>> Device for Block<I> {
             self.request = None;
             return Ok(());
         };
-        if usize::from(*header_read) > HEADER || answer.is_some_and(|answer| answer > UNKNOWN) {
+        if answer.is_some_and(|answer| answer > UNKNOWN) {
             return Err(Unfit("a disk works on a request that no driver can have made"));
         }
         let places = self.chain.look_at(chain)?;
+        if u32::from(*header_read) != places.taken().min(HEADER as u32) {
+            return Err(Unfit("a disk has read another part of a request's header than it says"));
+        }
         self.chain.put(chain, places);
         self.request = Some(Request { header: *header, read: usize::from(*header_read), answer: *answer });
         Ok(())

@@ -32,6 +32,14 @@ pub(crate) struct Places {
     write: Cursor,
     unread: u32,
     unwritten: u32,
+    taken: u32,
+}
+
+impl Places {
+    /// How many bytes of the chain were read.
+    pub(crate) const fn taken(&self) -> u32 {
+        self.taken
+    }
 }
 
 /// A descriptor chain. Empty until [`Queue::pop`](crate::Queue::pop) fills it.
@@ -47,6 +55,7 @@ pub struct Chain {
     write: Cursor,
     unread: u32,
     unwritten: u32,
+    taken: u32,
     written: u32,
 }
 
@@ -64,6 +73,7 @@ impl Chain {
             write: Cursor::default(),
             unread: 0,
             unwritten: 0,
+            taken: 0,
             written: 0,
         }
     }
@@ -83,6 +93,7 @@ impl Chain {
             write: Cursor { segment: write_segment, offset: write_offset },
             unread: _,
             unwritten: _,
+            taken: _,
             written,
         } = self;
         let mut pieces = Vec::new();
@@ -103,7 +114,7 @@ impl Chain {
     /// # Errors
     /// If no driver can have offered such a chain, or no device have worked on it so far.
     pub(crate) fn look_at(&self, saved: &SavedChain) -> Result<Places, Unfit> {
-        let SavedChain { segments, readable_segments, head: _, read, write, written: _ } = saved;
+        let SavedChain { segments, readable_segments, head: _, read, write, written } = saved;
         if segments.len() > self.capacity {
             return Err(Unfit("a descriptor chain is longer than the queue"));
         }
@@ -127,20 +138,27 @@ impl Chain {
         let (read, write) = (place(readable, *read).ok_or(behind)?, place(writable, *write).ok_or(behind)?);
         let too_large = Unfit("a descriptor chain has 4 GiB or more");
         let (unread, unwritten) = left(readable, read).zip(left(writable, write)).ok_or(too_large)?;
-        Ok(Places { read, write, unread, unwritten })
+        // Which bytes of its answer a device writes next goes by this number, and where to by the place: at odds, a guest would find the
+        // bytes of another place.
+        let start = Cursor::default();
+        let (readable, writable) = left(readable, start).zip(left(writable, start)).ok_or(too_large)?;
+        if *written != writable - unwritten {
+            return Err(Unfit("a chain was written up to another place than it says"));
+        }
+        Ok(Places { read, write, unread, unwritten, taken: readable - unread })
     }
 
     /// Puts a chain in whose places were found. It has room for all its pieces, and takes no memory.
     pub(crate) fn put(&mut self, saved: &SavedChain, places: Places) {
         let SavedChain { segments, readable_segments, head, read: _, write: _, written } = saved;
-        let Places { read, write, unread, unwritten } = places;
+        let Places { read, write, unread, unwritten, taken } = places;
         self.segments.clear();
         self.segments.extend_from_slice(segments);
         self.readable_segments = *readable_segments;
         self.head = *head;
         self.read = read;
         self.write = write;
-        (self.unread, self.unwritten) = (unread, unwritten);
+        (self.unread, self.unwritten, self.taken) = (unread, unwritten, taken);
         self.written = *written;
     }
 
@@ -154,6 +172,12 @@ impl Chain {
     #[must_use]
     pub fn unread(&self) -> u32 {
         self.unread
+    }
+
+    /// How many bytes have been [`read`](Self::read).
+    #[must_use]
+    pub fn taken(&self) -> u32 {
+        self.taken
     }
 
     /// How many more bytes [`write`](Self::write) takes.
@@ -197,6 +221,7 @@ impl Chain {
             }
             advance(&mut self.read, self.segments.get(..self.readable_segments).unwrap_or(&[]), length);
             self.unread = self.unread.saturating_sub(length as u32);
+            self.taken = self.taken.saturating_add(length as u32);
             done += length;
         }
         Ok(done)
@@ -246,6 +271,7 @@ impl Chain {
         self.write = Cursor::default();
         self.unread = 0;
         self.unwritten = 0;
+        self.taken = 0;
         self.written = 0;
     }
 

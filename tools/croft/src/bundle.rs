@@ -8,7 +8,7 @@ use ::vm::GuestCounter;
 use abi::bundle::{self, BundleError, VmSource};
 use machine::image::PageSize;
 use machine::placement::{Placement, Segment};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use units::Ipa;
@@ -106,6 +106,35 @@ fn images(files: &mut Files, site: &Site, vm: &Vm, lines: VmLines) -> Result<Vec
     vm.disks.iter().zip(lines.images).map(image).collect()
 }
 
+/// The most bytes of a bundle that QEMU takes: it is the initial ramdisk of the machine, whose size QEMU has as a number of 31 bits.
+const MOST_FOR_QEMU: u64 = i32::MAX as u64;
+
+/// Whether an emulated host takes all images, each file once: by the files' lengths, before gigabytes are read for nothing.
+fn check_images_together(site: &Site) -> Result<(), SiteError> {
+    let (mut seen, mut sum) = (HashSet::new(), 0_u64);
+    for (vm, lines) in site.vms_with_lines() {
+        for (disk, line) in vm.disks.iter().zip(lines.images) {
+            // What is wrong with one that cannot be read is said where it is read.
+            let length = std::fs::metadata(&disk.image).map_or(0, |file| file.len());
+            sum += if seen.insert(&disk.image) { length } else { 0 };
+            check_length(site, line, &format!("image = \"{}\": with it all images have", disk.image.display()), sum)?;
+        }
+    }
+    if sum == 0 { Ok(()) } else { site.check_memory(sum) }
+}
+
+/// Whether an emulated host takes so many bytes.
+fn check_length(site: &Site, line: usize, what: &str, bytes: u64) -> Result<(), SiteError> {
+    if site.host.is_none() || bytes <= MOST_FOR_QEMU {
+        return Ok(());
+    }
+    let bytes = size::show(bytes);
+    let message = format!(
+        "{what} {bytes}; a bundle has them all, and QEMU takes one of less than 2G: make them smaller, or leave [host] out for real hardware"
+    );
+    Err(site.mistake(line, message))
+}
+
 /// A kernel in place of the initrd of a kernel that is an `Image`; what other programs are given there is their business.
 fn check_initrd(site: &Site, vm: &Vm, lines: VmLines, loaded: &Loaded) -> Result<(), SiteError> {
     let (Kernel::Image { .. }, Some(path), Some(bytes)) = (&*loaded.kernel, &vm.initrd, &loaded.initrd) else {
@@ -167,6 +196,7 @@ fn check_placement(site: &Site, vm: &Vm, lines: VmLines, loaded: &Loaded) -> Res
 /// # Errors
 /// What is wrong with the site or a file of it.
 pub fn make(site: &Site) -> Result<Vec<u8>, SiteError> {
+    check_images_together(site)?;
     let mut files = Files::default();
     let mut loaded = Vec::with_capacity(site.vms.len());
     for (vm, lines) in site.vms_with_lines() {
@@ -201,7 +231,9 @@ pub fn make(site: &Site) -> Result<Vec<u8>, SiteError> {
         let (name, line) = found.map_or((String::new(), 0), |(vm, lines)| (format!("{}: ", vm.name), lines.table));
         site.mistake(line, format!("{name}{error}"))
     })?;
-    site.check_memory(bytes.len() as u64)?;
+    let length = bytes.len() as u64;
+    site.check_memory(length)?;
+    check_length(site, 0, "all files of the VMs have", length)?;
     Ok(bytes)
 }
 
@@ -306,6 +338,31 @@ mod tests {
         assert!(load().contains("site.toml:7: image = ") && load().contains("there is no such file"), "{}", load());
         std::fs::create_dir(&place).unwrap();
         assert!(load().contains("that is no file") && load().lines().count() == 2, "{}", load());
+    }
+
+    /// Each may have its 4 GiB, and the bundle that has them all is what has to fit: said before anything of them is read, and of a file that
+    /// two VMs have once.
+    #[test]
+    fn images_that_are_too_large_together_are_told_with_their_sum() {
+        let host = "[host]\ncpu = \"max\"\ncpus = 1\nmemory = \"64G\"\n";
+        let disk = "disk = [{ image = \"one.img\" }, { image = \"other.img\" }]\n";
+        let text =
+            format!("{host}{}{disk}", SITE.replace("[[vm]]\nname = \"b\"", &format!("{disk}[[vm]]\nname = \"b\"")));
+        let (folder, mut site) = folder_with(&text, &[("one.img", 512), ("other.img", 512)]);
+        let grow = |name: &str, bytes| std::fs::File::create(folder.path().join(name)).unwrap().set_len(bytes).unwrap();
+        grow("one.img", 3 << 29);
+        grow("other.img", 3 << 28);
+        let said = make(&site).unwrap_err().to_string();
+        assert!(said.contains("site.toml:11: image = ") && said.contains("all images have 2304M; "), "{said}");
+        assert!(said.contains("QEMU takes one of less than 2G") && said.lines().count() == 1, "{said}");
+        grow("one.img", 3 << 20);
+        grow("other.img", 5 << 20);
+        assert!(make(&site).is_ok(), "what both have counts once");
+        // The host's memory is what they do not fit in. None of it was read: it is no whole number of sectors.
+        grow("one.img", (300 << 20) + 1);
+        site.host.as_mut().unwrap().memory = 256 << 20;
+        let said = make(&site).unwrap_err().to_string();
+        assert!(said.contains("the VMs do not fit") && said.contains(" 308 for their files"), "{said}");
     }
 
     #[test]

@@ -17,21 +17,25 @@ use crate::{Block, Console, Device, Entropy, Mmio, Progress};
 /// A chain of up to five pieces, worked on up to anywhere.
 fn chain() -> impl Strategy<Value = SavedChain> {
     let pieces = many((any::<u32>(), 1..0x1_0000_u64), 0..5);
-    (pieces, any::<[prop::sample::Index; 4]>(), any::<u16>(), any::<u32>()).prop_map(
-        |(pieces, places, head, written)| {
-            let [readable, read, write, offset] = places;
-            let segments: Vec<_> =
-                pieces.into_iter().map(|(start, size)| Range { start: Ipa(start.into()), size }).collect();
-            let readable_segments = readable.index(segments.len() + 1);
-            let (first, second) = segments.split_at(readable_segments);
-            let place = |segments: &[Range<Ipa>], which: &prop::sample::Index| {
-                let segment = which.index(segments.len() + 1);
-                (segment, segments.get(segment).map_or(0, |piece| offset.index(piece.size as usize) as u64))
-            };
-            let (read, write) = (place(first, &read), place(second, &write));
-            SavedChain { segments, readable_segments, head, read, write, written }
-        },
-    )
+    (pieces, any::<[prop::sample::Index; 4]>(), any::<u16>()).prop_map(|(pieces, places, head)| {
+        let [readable, read, write, offset] = places;
+        let segments: Vec<_> =
+            pieces.into_iter().map(|(start, size)| Range { start: Ipa(start.into()), size }).collect();
+        let readable_segments = readable.index(segments.len() + 1);
+        let (first, second) = segments.split_at(readable_segments);
+        let place = |segments: &[Range<Ipa>], which: &prop::sample::Index| {
+            let segment = which.index(segments.len() + 1);
+            (segment, segments.get(segment).map_or(0, |piece| offset.index(piece.size as usize) as u64))
+        };
+        let (read, write) = (place(first, &read), place(second, &write));
+        let written = before(second, write);
+        SavedChain { segments, readable_segments, head, read, write, written }
+    })
+}
+
+/// How many bytes are before a place in a chain.
+fn before(segments: &[Range<Ipa>], (segment, offset): (usize, u64)) -> u32 {
+    (segments[..segment].iter().map(|piece| piece.size).sum::<u64>() + offset) as u32
 }
 
 /// A queue that is ready at a place where one may be, or one with anything in its registers.
@@ -91,8 +95,10 @@ fn entropy() -> impl Strategy<Value = SavedEntropy> {
 
 /// Of a disk of four sectors.
 fn block() -> impl Strategy<Value = SavedBlock> {
-    let request = (chain(), any::<[u8; 16]>(), 0..=16_u8, option::of(0..3_u8))
-        .prop_map(|(chain, header, header_read, answer)| SavedDiskRequest { chain, header, header_read, answer });
+    let request = (chain(), any::<[u8; 16]>(), option::of(0..3_u8)).prop_map(|(chain, header, answer)| {
+        let header_read = before(&chain.segments[..chain.readable_segments], chain.read).min(16) as u8;
+        SavedDiskRequest { chain, header, header_read, answer }
+    });
     option::of(request).prop_map(|request| SavedBlock { sectors: 4, checksum: 7, request })
 }
 
@@ -178,7 +184,9 @@ fn what_no_driver_can_bring_about_is_refused() {
     let piece = Range { start: Ipa(BUFFERS), size: 8 };
     let chain =
         SavedChain { segments: vec![piece], readable_segments: 1, head: 0, read: (0, 7), write: (0, 0), written: 0 };
-    let wrong: [fn(&mut SavedChain); 8] = [
+    let wrong: [fn(&mut SavedChain); 10] = [
+        |chain| chain.written = 1,
+        |chain| (chain.readable_segments, chain.read, chain.write) = (0, (0, 0), (0, 7)),
         |chain| chain.read = (0, 8),
         |chain| chain.read = (1, 1),
         |chain| chain.write = (1, 0),
@@ -210,10 +218,14 @@ fn a_disk_finds_its_contents_again() {
     let good = SavedBlock { sectors: 4, checksum: 7, request: Some(request) };
     let mut disk = disk();
     assert_eq!(Device::restore(&mut disk, &good), Ok(()));
-    let wrong: [fn(&mut SavedBlock); 5] = [
+    let wrong: [fn(&mut SavedBlock); 8] = [
         |saved| saved.sectors = 5,
         |saved| saved.checksum = 8,
         |saved| saved.request.as_mut().unwrap().header_read = 17,
+        // It would take the rest of the header from elsewhere, or bytes of another sector.
+        |saved| saved.request.as_mut().unwrap().header_read = 6,
+        |saved| saved.request.as_mut().unwrap().chain.read = (0, 6),
+        |saved| saved.request.as_mut().unwrap().chain.written = 512,
         |saved| saved.request.as_mut().unwrap().answer = Some(3),
         |saved| saved.request.as_mut().unwrap().chain.read = (2, 0),
     ];
