@@ -152,6 +152,11 @@ impl GicFrame {
         }
     }
 
+    /// Whether a write takes interrupts away from CPU interfaces: CTLR, ICENABLER, ICPENDR.
+    const fn takes_away(self) -> bool {
+        matches!(self.offset(), 0 | 0x180..=0x1FF | 0x280..=0x2FF)
+    }
+
     fn needs(self, gic: &Vgic, direction: Direction) -> VcpuSet {
         match self {
             Self::Distributor(offset) => gic.distributor_needs(offset, direction),
@@ -194,8 +199,9 @@ fn read_synced(vcpu: &'static Vcpu, needs: VcpuSet, frame: GicFrame, size: Acces
 
 /// Writes to the GIC model.
 ///
-/// Of active state list registers hold a part. It is folded in first: what was ended meanwhile is not what is made active now. And at
-/// the end whoever has to change its own has done so: what it acknowledges behind this write would be taken for what was ended by it.
+/// Of active state list registers hold a part. It is folded in first: what was ended meanwhile is not what is made active now. And
+/// at the end whoever has to change its own has done so, where something is taken away: what it acknowledges behind this write would be
+/// taken for what was ended by it, or would be an interrupt that this vCPU has disabled, with RWP zero.
 #[inline(never)]
 fn write_gic(vcpu: &'static Vcpu, frame: GicFrame, size: AccessSize, value: u64) {
     let is_activity = vgic::depends_on_list_registers(frame.offset(), Direction::Write);
@@ -211,7 +217,7 @@ fn write_gic(vcpu: &'static Vcpu, frame: GicFrame, size: AccessSize, value: u64)
         };
         concerned
     });
-    if is_activity {
+    if is_activity || frame.takes_away() {
         vcpu.sync_others(concerned);
     }
 }

@@ -63,7 +63,8 @@ pub(crate) struct Cpu {
     waiting_affinity: AtomicU64,
     /// A KICK was sent for the queue's sake.
     attention: AtomicBool,
-    /// An idle CPU would take the thread that waits here, if its state were not in this CPU's registers.
+    /// Somebody needs what is in this CPU's registers and does not run here: an idle CPU, which would take that thread, or a vCPU that
+    /// waits for what they hold.
     release: AtomicBool,
     /// The weights of the threads that were placed here.
     placed: AtomicU32,
@@ -255,11 +256,6 @@ pub(crate) fn yield_on_short_path() -> bool {
 
 /// Lets a thread with a better claim run, if there is one. IRQs are masked.
 pub(crate) fn preempt() {
-    let me = this();
-    // Pairs with the swap in `steal`: the request is taken once. Whose registers they are is looked up behind it.
-    if me.release.load(Ordering::Relaxed) && me.release.swap(false, Ordering::AcqRel) {
-        release(me);
-    }
     let thread = current();
     if thread.destination.load(Ordering::Relaxed) != 0
         && let Some(to) = thread.take_destination()
@@ -306,6 +302,11 @@ fn reschedule(outcome: Outcome, place: Place) -> bool {
     let now = cntpct_el0();
     this_cpu().reschedule.store(0, Ordering::Relaxed);
     this_cpu().preempt_pending.store(0, Ordering::Relaxed);
+    // Wherever the note above is taken back, or the request would stay, and with it no KICK: the next one who asks would wait for ever.
+    // Pairs with the swap in `ask_to_release`: the request is taken once. Whose registers they are is looked up behind it.
+    if place == Place::Elsewhere && me.release.load(Ordering::Relaxed) && me.release.swap(false, Ordering::AcqRel) {
+        release(me);
+    }
     // Before the queue's lock, which comes behind an occupant's; and before another CPU can find the thread, which would load registers
     // that are not in memory.
     if matches!(outcome, Outcome::Move(_))
@@ -683,8 +684,8 @@ fn release(me: &'static Cpu) {
 /// Asks CPU `on` to put into memory what it has in its registers of somebody who does not run.
 pub(crate) fn ask_to_release(on: CpuId) {
     let cpu = cpu(on);
-    // Pairs with the swap in `preempt`: a request that is found there already has its KICK.
-    if !cpu.release.swap(true, Ordering::AcqRel) {
+    // Pairs with the swap in `reschedule`: a request that is found there already has its KICK.
+    if !cpu.release.load(Ordering::Relaxed) && !cpu.release.swap(true, Ordering::AcqRel) {
         without_irqs(|| gic::send_sgi(cpu.affinity, gic::KICK));
     }
 }

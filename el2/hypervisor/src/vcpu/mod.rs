@@ -205,7 +205,7 @@ impl Vcpu {
         }
         debug_assert!(!self.is_loaded());
         sched::occupy();
-        // Pairs with the acquire in `VcpuHandle::is_loaded`: `sync_others` asks a vCPU of which it finds this.
+        // Pairs with the acquire in `VcpuHandle::loaded_on`: `sync_others` asks a vCPU of which it finds this.
         self.loaded_on.store(u32::from(this_cpu().cpu.0), Ordering::Release);
         self.state.lock().load(features);
         if let Some(context) = self.context.get() {
@@ -265,7 +265,7 @@ impl Vcpu {
             gic::set_active(units::IntId(physical.trailing_zeros()), false);
             physical &= physical - 1;
         }
-        // Pairs with the acquires in `Thread::is_movable` and `VcpuHandle::is_loaded`: whoever finds it nowhere finds all
+        // Pairs with the acquires in `Thread::is_movable` and `VcpuHandle::loaded_on`: whoever finds it nowhere finds all
         // of its state in memory, or another CPU would run it with what it was before.
         self.loaded_on.store(NOBODY, Ordering::Release);
     }
@@ -324,22 +324,21 @@ impl Vcpu {
         for id in set.iter().filter(|&id| id != self.id) {
             let Some(vcpu) = self.vm.vcpus().get(id.index()) else { continue };
             let before = vcpu.syncs();
-            let (mut is_asked, mut is_taken_out) = (false, false);
+            let mut is_asked = false;
             while vcpu.syncs() == before
                 && let Some(cpu) = vcpu.loaded_on()
             {
                 if !vcpu.thread().is_running() {
-                    if !core::mem::replace(&mut is_taken_out, true) {
-                        sched::ask_to_release(cpu);
-                    }
-                } else {
-                    // It may be preempted before it has looked: then it is asked for its registers once more.
-                    is_taken_out = false;
-                    if !core::mem::replace(&mut is_asked, true) {
-                        vcpu.request(request::INTERRUPTS);
-                    }
+                    // At each look: it may have run meanwhile, and have left its registers once more, on this CPU or on another.
+                    sched::ask_to_release(cpu);
+                } else if !core::mem::replace(&mut is_asked, true) {
+                    vcpu.request(request::INTERRUPTS);
                 }
-                if self.has_requests() {
+                // Only what it is asked for others' sake: for all else it has time until it is done here.
+                // Pairs with the addition in `sched::ask`.
+                if self.has_requests()
+                    && self.requests.fetch_and(!request::INTERRUPTS, Ordering::AcqRel) & request::INTERRUPTS != 0
+                {
                     self.refresh_interrupts();
                 }
                 hw::sync::relax();

@@ -116,7 +116,7 @@ fn count() -> ! {
     let nap = timer::microseconds(100_000);
     gic::enable(timer::PHYSICAL_PPI);
     gic::enable(timer::VIRTUAL_PPI);
-    memory::write32(WATCHDOG_OFFSET, timer::microseconds(6_000_000) as u32);
+    memory::write64(WATCHDOG_OFFSET, timer::microseconds(6_000_000));
     memory::write32(WATCHDOG_STATUS, 1);
     for round in 0_u64.. {
         let start = timer::now();
