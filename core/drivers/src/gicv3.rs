@@ -289,6 +289,14 @@ mod tests {
     }
 
     #[test]
+    fn an_interrupt_that_is_named_twice_is_enabled() {
+        let fake = Fake::new(0x2_0000);
+        let twice = [line(27, None), line(27, None)];
+        Redistributor::new(&fake).unwrap().init(&[IntId(3), IntId(3)], &twice);
+        assert_eq!(fake.log().last(), Some(&Access::Write32(0x1_0100, 1 << 27 | 1 << 3)));
+    }
+
+    #[test]
     fn too_few_registers_are_refused() {
         assert!(Distributor::new(&Fake::new(0xfff8)).is_err());
         assert!(Redistributor::new(&Fake::new(0x1_0000)).is_err());

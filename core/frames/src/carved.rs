@@ -165,6 +165,8 @@ mod tests {
         assert_eq!(set.find(1), Some(3));
         assert_eq!(set.find(2), Some(4));
         assert_eq!(set.find(8), Some(8));
+        assert_eq!(set.find(16), Some(16));
+        assert_eq!(set.find(32), Some(32));
         assert_eq!(set.find(64), Some(64));
         assert_eq!(FrameSet::span(3, 9).find(4), Some(4));
         assert_eq!(FrameSet::span(3, 9).find(8), None);

@@ -565,3 +565,123 @@ fn what_is_dirty_is_found_where_it_is() {
     frames.free(Owner::Guest(VmId(0)), range(guest.start.0 + BLOCK_SIZE, BLOCK_SIZE)).unwrap();
     assert_eq!(frames.next_dirty_free_block().unwrap().range().start, Pa(BLOCK_SIZE));
 }
+
+/// 2.5 GiB from the middle of a gigabyte on. Its whole gigabytes are the second's and the third's.
+fn from_the_middle() -> FrameAllocator<'static> {
+    let ram = range(3 * GIGABYTE / 2, 5 * GIGABYTE / 2);
+    let mut frames = allocator(ram, 0);
+    frames.add_memory(ram).unwrap();
+    frames
+}
+
+#[test]
+fn one_gigabyte_is_an_aligned_one_wherever_the_first_block_is() {
+    let run = from_the_middle().allocate_guest(VmId(0), 512).unwrap()[0];
+    assert_eq!((run.start, run.blocks), (Pa(2 * GIGABYTE), 512));
+}
+
+/// What is more than whole gigabytes, and not all that is wanted, stays for those who want less.
+#[test]
+fn of_a_gigabyte_and_a_half_the_gigabyte_is_taken() {
+    let mut frames = from_the_middle();
+    frames.reserve(range(2 * GIGABYTE + 700 * BLOCK_SIZE, BLOCK_SIZE)).unwrap();
+    let runs = frames.allocate_guest(VmId(0), 1000).unwrap();
+    assert_eq!((runs[0].start, runs[0].blocks), (Pa(2 * GIGABYTE), 512));
+    assert_eq!(runs.iter().map(|run| run.blocks).sum::<usize>(), 1000);
+    frames.audit().unwrap();
+}
+
+#[test]
+fn of_runs_that_are_alike_the_first_is_taken() {
+    let ram = range(0, 5 * BLOCK_SIZE);
+    let mut frames = allocator(ram, 0);
+    frames.add_memory(ram).unwrap();
+    frames.reserve(range(2 * BLOCK_SIZE, BLOCK_SIZE)).unwrap();
+    let runs = frames.allocate_guest(VmId(0), 4).unwrap();
+    assert_eq!([runs[0].start, runs[1].start], [Pa(0), Pa(3 * BLOCK_SIZE)]);
+}
+
+/// RAM that was added first is given first, if it does not touch what came later.
+#[test]
+fn pieces_of_ram_that_are_apart_are_searched_in_their_order() {
+    let mut frames = allocator(range(0, 8 * BLOCK_SIZE), 0);
+    for first in [6, 0] {
+        frames.add_memory(range(first * BLOCK_SIZE, 2 * BLOCK_SIZE)).unwrap();
+    }
+    assert_eq!(frames.allocate_guest(VmId(0), 1).unwrap()[0].start, Pa(6 * BLOCK_SIZE));
+}
+
+#[test]
+fn a_release_frees_as_much_at_once_as_it_may() {
+    let ram = range(0, 8 * BLOCK_SIZE);
+    let mut frames = allocator(ram, 0);
+    frames.add_memory(ram).unwrap();
+    frames.allocate_guest(VmId(0), 5).unwrap();
+    let mut release = Release::default();
+    let freed = [false, false, true].map(|last| {
+        assert_eq!(frames.release_some(VmId(0), &mut release, 3), last);
+        release.frames / 512
+    });
+    assert_eq!(freed, [3, 5, 5]);
+}
+
+#[test]
+fn a_block_that_was_not_lent_does_not_come_back() {
+    let ram = range(0, 2 * BLOCK_SIZE);
+    let mut frames = allocator(ram, 0);
+    frames.add_memory(ram).unwrap();
+    let block = frames.allocate_blocks(Owner::Hypervisor, 1).unwrap().scrub_with(|_| ());
+    let start = block.start();
+    assert_eq!(frames.return_clean(block), Err(FramesError::NotOwned(start, Owner::Free)));
+    assert_eq!(frames.owner_of(start), Some(Owner::Hypervisor));
+    frames.audit().unwrap();
+}
+
+#[test]
+fn a_block_that_is_said_to_be_clean_twice_is_clean() {
+    let ram = range(0, BLOCK_SIZE);
+    let mut frames = allocator(ram, 0);
+    frames.add_memory(ram).unwrap();
+    let start = frames.allocate_guest(VmId(0), 1).unwrap()[0].start;
+    let block = frames.first_touch(VmId(0), start).unwrap().scrub_with(|_| ());
+    for _ in 0..2 {
+        frames.mark_clean(VmId(0), &block).unwrap();
+        assert!(frames.is_clean(start));
+    }
+}
+
+/// Nothing is nobody's, even in a block that cannot be divided; and behind the last block is nothing.
+#[test]
+fn no_memory_is_added_and_reserved_as_nothing() {
+    let ram = range(0, 2 * BLOCK_SIZE);
+    let mut frames = allocator(ram, 0);
+    frames.add_memory(ram).unwrap();
+    let before = frames.usage();
+    frames.reserve(range(BLOCK_SIZE + PAGE_SIZE, 0)).unwrap();
+    assert_eq!(frames.add_memory(range(BLOCK_SIZE + PAGE_SIZE, 1)), Ok(()), "it holds no whole frame");
+    assert_eq!(frames.usage(), before);
+    assert_eq!([2 * BLOCK_SIZE - 1, 2 * BLOCK_SIZE].map(|at| frames.owner_of(Pa(at))), [Some(Owner::Free), None]);
+}
+
+/// An owner's frames come out of the block that served it last, whoever had frames since: that block is looked at first.
+#[test]
+fn each_owner_goes_on_where_it_was() {
+    let vms = (0..64).map(VmId).flat_map(|vm| [Owner::Guest(vm), Owner::Tables(vm)]);
+    let owners: Vec<_> = vms.chain([Owner::Hypervisor, Owner::Shared, Owner::Enclave]).collect();
+    let ram = range(0, 2 * owners.len() as u64 * BLOCK_SIZE);
+    let mut frames = allocator(ram, 2 * owners.len());
+    frames.add_memory(ram).unwrap();
+    let mut last = Vec::new();
+    for &owner in &owners {
+        let first = frames.allocate_frames(owner, 64).unwrap().range();
+        (1..8).for_each(|_| drop(frames.allocate_frames(owner, 64).unwrap()));
+        last.push(frames.allocate_frames(owner, 1).unwrap().range().start);
+        // Now there is room in the first one too.
+        frames.free(owner, first).unwrap();
+    }
+    for (owner, last) in owners.into_iter().zip(last) {
+        let next = frames.allocate_frames(owner, 1).unwrap().range().start;
+        assert_eq!(next, Pa(last.0 + PAGE_SIZE), "{owner:?}");
+    }
+    frames.audit().unwrap();
+}

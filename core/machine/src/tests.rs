@@ -181,6 +181,7 @@ fn all_handles_are_different() {
         handles.sort_unstable();
         handles.dedup();
         assert_eq!(handles.len(), usize::from(vcpus) + 4, "{handles:?}");
+        assert_ne!(handles[0], 0, "that is no handle");
     }
 }
 

@@ -100,6 +100,18 @@ mod tests {
         assert_eq!(find(&gic, &there, 7), None);
     }
 
+    /// A description may say any size: a Redistributor has two frames, and what has a little more than one is none.
+    #[test]
+    fn a_region_ends_where_less_than_two_frames_are_left() {
+        let whole = gic(&[(0x1000_0000, 2)], None);
+        assert_eq!(find(&whole, &[(0x1000_0000, 0)], 0), Some(0x1000_0000));
+        let mut short = gic(&[], None);
+        for size in [FRAME + 4096, 2 * FRAME - 1] {
+            short.redistributors = [Range { start: Pa(0x1000_0000), size }].into_iter().collect();
+            assert_eq!(find(&short, &[], 0), None, "{size:#x}");
+        }
+    }
+
     #[test]
     fn strides_are_whole_frames() {
         assert!(Gicv3::is_stride(2 * FRAME) && Gicv3::is_stride(5 * FRAME));

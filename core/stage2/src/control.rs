@@ -66,6 +66,11 @@ mod tests {
     }
 
     #[test]
+    fn forty_bits_will_do() {
+        assert_eq!(vtcr_el2(0x2, 0), Ok(0x8002_3558));
+    }
+
+    #[test]
     fn a_cpu_with_36_bits_is_refused() {
         assert_eq!(vtcr_el2(0x1, 0), Err(Stage2Error::PhysicalRange(1)));
     }

@@ -155,3 +155,39 @@ impl<R: Registers> NamedRegisters for Pci<R> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+
+    use super::*;
+    use crate::fake::{Access, Fake};
+
+    const COMMON: u64 = 0x100;
+
+    /// What is written to the common structure when `register` is set to `value`.
+    fn written(register: u64, value: u32) -> std::vec::Vec<Access> {
+        let fake = Fake::new(0x400);
+        let piece = |offset, alignment| Piece::new(&fake, offset, 0x100, alignment).unwrap();
+        Pci::new(3, piece(COMMON, 4), piece(0x200, 2), piece(0x300, 4), 4).set(register, value);
+        fake.log()
+    }
+
+    /// A device whose half of the features, and whose queue, is 0 when it begins does without being told so: most do.
+    #[test]
+    fn the_half_of_the_features_and_the_queue_are_chosen() {
+        assert_eq!(written(register::DEVICE_FEATURES_SEL, 1), [Access::Write32(COMMON, 1)]);
+        assert_eq!(written(register::DRIVER_FEATURES_SEL, 1), [Access::Write32(COMMON + 8, 1)]);
+        assert_eq!(written(register::QUEUE_SEL, 5), [Access::Write16(COMMON + 0x16, 5)]);
+    }
+
+    #[test]
+    fn the_three_addresses_of_a_queue_are_all_there_is_of_it() {
+        for (register, offset) in [(0x80, 0x20), (0x84, 0x24), (0x90, 0x28), (0x94, 0x2c), (0xa0, 0x30), (0xa4, 0x34)] {
+            assert_eq!(written(register, 7), [Access::Write32(COMMON + offset, 7)], "{register:#x}");
+        }
+        for register in [0xb0, 0xb4, 0xc0, 0xfc] {
+            assert_eq!(written(register, 7), [], "{register:#x}");
+        }
+    }
+}

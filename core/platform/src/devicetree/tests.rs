@@ -221,6 +221,7 @@ fn the_console_follows_stdout_path_or_alias() {
     assert_eq!(with_bus("/pl011@9000000").kind, ConsoleKind::Pl011);
     assert_eq!(with_bus("/no/such").kind, ConsoleKind::Pl011, "the PL011 is the fallback");
     assert_eq!(with_bus("serial9").kind, ConsoleKind::Pl011);
+    assert_eq!(with_bus("/psci/serial@3000").kind, ConsoleKind::Pl011, "it is another node's");
 }
 
 #[test]
