@@ -581,7 +581,9 @@ fn p6_a15_a_strict_page_is_writable_or_executable() {
     assert_eq!(attributes(&host, &tables, GIGABYTE).permissions, PROTECTED);
     // The hardware's own store into a table is one too.
     for wanted in [Wanted::Write, Wanted::Walk] {
-        assert!(matches!(want(&host, &mut tables, GIGABYTE, wanted, STRICT), Allowed::Now { .. }));
+        let effects = Effects { taken: 1, ..Effects::default() };
+        let written = want(&host, &mut tables, GIGABYTE, wanted, STRICT);
+        assert_eq!(written, Allowed::Now { effects, crowded: false }, "{wanted:?}");
         assert_eq!(attributes(&host, &tables, GIGABYTE).permissions, Attributes::RAM.permissions);
         assert!(matches!(want(&host, &mut tables, GIGABYTE, Wanted::Fetch, STRICT), Allowed::Now { .. }));
         assert_eq!(attributes(&host, &tables, GIGABYTE).permissions, PROTECTED);
@@ -693,6 +695,13 @@ fn without_memory_for_a_table_the_whole_block_changes() {
     host.settle().unwrap();
     assert_eq!(tables.pages(&&host, Range { start: Ipa(GIGABYTE), size: 2 * BLOCK_SIZE }), (1024, 0));
     tables.destroy(&mut &host, &mut &host);
+}
+
+#[test]
+fn effects_are_counted_together() {
+    let one = Effects { granted: 3, taken: 5, lines: 7, invalidations: 11, splits: 13, promotions: 17 };
+    let two = Effects { granted: 6, taken: 10, lines: 14, invalidations: 22, splits: 26, promotions: 34 };
+    assert_eq!(one.and(one), two);
 }
 
 #[test]
