@@ -106,7 +106,7 @@ fn service() -> Service {
     Service::new(Config { uuid: [0; 16], memory: RAM.size, megahertz: 1, time_sync: true, limits, user, kernel }, 0)
 }
 
-fn every_device() -> [Box<dyn Device>; 9] {
+fn every_device() -> [Box<dyn Device>; 10] {
     fn zeros(bytes: &mut [u8]) {
         bytes.fill(0);
     }
@@ -120,6 +120,7 @@ fn every_device() -> [Box<dyn Device>; 9] {
         Box::new(Mmio::new(Console::new())),
         Box::new(Mmio::new(Entropy::new(zeros as fn(&mut [u8])))),
         Box::new(Mmio::new(Block::new([0; 2048], 1, "disk"))),
+        Box::new(Mmio::new(Block::with_changes([0; 2048], 1, "written", 0..2 * 4096))),
     ]
 }
 

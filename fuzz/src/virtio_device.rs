@@ -9,17 +9,22 @@ use super::input::Input;
 
 /// The guest's RAM starts at address 0, so that small random numbers are addresses in it.
 const RAM_SIZE: usize = 0x4000;
+/// The memory for what devices keep, and the part of it that is the disk's: a list of a page, and two pages behind it.
+const ANNEX: usize = 0x6000;
+const CHANGES: std::ops::Range<u64> = 0x2000..0x5000;
 /// The longest that the queues here are.
 const QUEUE_SIZE: u16 = 64;
 
 struct Ram {
     bytes: RefCell<Vec<u8>>,
+    annex: RefCell<Vec<u8>>,
     accesses: Cell<usize>,
 }
 
 impl Ram {
     fn new() -> Self {
-        Self { bytes: RefCell::new(vec![0; RAM_SIZE]), accesses: Cell::new(0) }
+        let (bytes, annex) = (RefCell::new(vec![0; RAM_SIZE]), RefCell::new(vec![0; ANNEX]));
+        Self { bytes, annex, accesses: Cell::new(0) }
     }
 
     fn place(&self, at: Ipa, count: usize) -> Result<std::ops::Range<usize>, Fault> {
@@ -105,6 +110,23 @@ impl GuestMemory for Ram {
     fn store_u16(&self, at: Ipa, value: u16) -> Result<(), Fault> {
         self.write(at, &value.to_le_bytes())
     }
+
+    fn read_annex(&self, at: u64, into: &mut [u8]) -> Result<(), Fault> {
+        into.copy_from_slice(&self.annex.borrow()[in_a_page(at, into.len())]);
+        Ok(())
+    }
+
+    fn write_annex(&self, at: u64, bytes: &[u8]) -> Result<(), Fault> {
+        self.annex.borrow_mut()[in_a_page(at, bytes.len())].copy_from_slice(bytes);
+        Ok(())
+    }
+}
+
+/// These bytes of the annex, which are the disk's own and in one page.
+fn in_a_page(at: u64, count: usize) -> std::ops::Range<usize> {
+    let end = at + count as u64;
+    assert!(CHANGES.contains(&at) && end <= CHANGES.end && at / 4096 == (end - 1) / 4096, "{count} bytes at {at}");
+    at as usize..end as usize
 }
 
 /// A queue in memory that is nothing but random: a chain's totals are those of its pieces, and taking one costs a bounded
@@ -184,7 +206,9 @@ pub fn mmio(data: &[u8]) {
             assert_eq!(taken, pending.min(request * 16));
         });
     } else if seed & 2 == 0 {
-        let mut disk = Mmio::new(Block::new([seed; 2048], 1, "fuzzed"));
+        // One that is written has more blocks than pages for them, and a last one that is not whole.
+        let changes = if seed & 4 == 0 { 0..0 } else { CHANGES };
+        let mut disk = Mmio::new(Block::with_changes([seed; 5 * 4096 - 512], 1, "fuzzed", changes));
         drive(&mut disk, &mut input, |_, _| {});
     } else {
         let mut entropy = Mmio::new(Entropy::new(|bytes: &mut [u8]| bytes.fill(seed)));

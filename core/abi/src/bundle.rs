@@ -30,7 +30,10 @@ mod writer;
 
 pub use check::{check_name, check_vm};
 pub use coherency::Coherency;
-pub use disk::{Disk, Disks, IMAGE, MAX_DISKS, MAX_SERIAL, SECTOR, check_image, check_serial};
+pub use disk::{
+    CHANGES, Disk, Disks, IMAGE, MAX_DISKS, MAX_SERIAL, SECTOR, check_changes, check_image, check_serial,
+    list_of_changes,
+};
 pub use doors::{Calls, Doors, Group, Quota};
 pub use error::{BundleError, VmProblem};
 pub use program::{MAX_SEGMENTS, Program, Segment};
@@ -46,7 +49,7 @@ use serde::{Deserialize, Serialize};
 /// The first eight bytes of a bundle. The last two show a transfer that mangled line ends.
 pub const MAGIC: [u8; 8] = *b"UCROFT\r\n";
 /// The format that this code reads and writes.
-pub const FORMAT: u32 = 12;
+pub const FORMAT: u32 = 13;
 /// Bytes in the header.
 pub const HEADER_LENGTH: usize = 64;
 /// Blobs begin at multiples of this many bytes from the start of the file.

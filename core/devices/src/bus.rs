@@ -56,6 +56,8 @@ pub enum Change {
     Reset,
     /// It is off, and has no memory any more; what the guest has written is still passed on.
     PowerOff,
+    /// It is off, and what devices keep beside its guest's memory has gone too: it does not just start afresh.
+    Forget,
     /// It stands still.
     Pause,
     /// It goes on.

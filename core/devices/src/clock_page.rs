@@ -330,7 +330,7 @@ impl<S: FnMut(&mut [u8]) + Send> Device for ClockPage<S> {
                 }
             }
             Change::PowerOff => (self.shown, self.has_changed) = (None, false),
-            Change::Pause | Change::Stall => {}
+            Change::Forget | Change::Pause | Change::Stall => {}
         }
     }
 

@@ -107,7 +107,7 @@ impl<S: FnMut(&mut [u8]) + Send> Device for GenerationId<S> {
                 self.has_changed = true;
             }
             Change::PowerOff | Change::Resume => self.has_changed = false,
-            Change::Pause | Change::Stall | Change::Unstall => {}
+            Change::Forget | Change::Pause | Change::Stall | Change::Unstall => {}
         }
     }
 

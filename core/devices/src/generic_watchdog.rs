@@ -289,7 +289,7 @@ impl Device for GenericWatchdog {
             Change::Reset => self.reset(),
             Change::PowerOff => self.disable(),
             Change::Pause | Change::Stall => self.pause(outside.count()),
-            Change::Fork => {}
+            Change::Fork | Change::Forget => {}
             Change::Resume | Change::Unstall => {
                 self.resume(outside.count());
                 self.ask(outside);

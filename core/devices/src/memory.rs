@@ -36,6 +36,26 @@ pub trait GuestMemory {
     /// If it lies outside the guest's memory.
     fn store_u16(&self, at: Ipa, value: u16) -> Result<(), Fault>;
 
+    /// Reads what lies at `at` in the memory that a VM has beside the guest's, and that no guest sees, for what its devices keep. `at` and
+    /// the bytes from there on are in one page of 4 KiB.
+    ///
+    /// # Errors
+    /// If it has no such memory, or not so much; `into` is then undefined. It may be refused for now, as all that is the guest's.
+    fn read_annex(&self, at: u64, into: &mut [u8]) -> Result<(), Fault> {
+        let _ = into;
+        Err(Fault(Ipa(at)))
+    }
+
+    /// Writes there, likewise. It is refused for now only if something has to be made ready, never for what it costs: what a device has taken
+    /// from the guest it can always put away.
+    ///
+    /// # Errors
+    /// If there is no such memory; nothing was written then.
+    fn write_annex(&self, at: u64, bytes: &[u8]) -> Result<(), Fault> {
+        let _ = bytes;
+        Err(Fault(Ipa(at)))
+    }
+
     /// Whether the last access was refused for now only: enough was done for the guest in one go, or something has to be made
     /// ready first. The work stops where it is, and goes on there when it is called for again; the driver did nothing wrong.
     fn is_refused_for_now(&self) -> bool {
@@ -80,6 +100,14 @@ impl<M: GuestMemory + ?Sized> GuestMemory for &M {
 
     fn store_u16(&self, at: Ipa, value: u16) -> Result<(), Fault> {
         (**self).store_u16(at, value)
+    }
+
+    fn read_annex(&self, at: u64, into: &mut [u8]) -> Result<(), Fault> {
+        (**self).read_annex(at, into)
+    }
+
+    fn write_annex(&self, at: u64, bytes: &[u8]) -> Result<(), Fault> {
+        (**self).write_annex(at, bytes)
     }
 
     fn is_refused_for_now(&self) -> bool {

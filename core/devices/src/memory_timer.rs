@@ -297,7 +297,7 @@ impl Device for MemoryTimer {
                 self.look(outside);
             }
             // Its time stands still or goes on with the guest's counter.
-            Change::Pause | Change::Stall | Change::Fork => {}
+            Change::Forget | Change::Pause | Change::Stall | Change::Fork => {}
             // Where that stood still, or the state was put in, its deadline is another one of the host's.
             Change::Resume | Change::Unstall => self.look(outside),
         }

@@ -194,7 +194,13 @@ impl Device for Pl031 {
     fn change(&mut self, change: Change, _outside: &dyn Outside) {
         match change {
             Change::Reset => self.reset(),
-            Change::PowerOff | Change::Pause | Change::Resume | Change::Stall | Change::Unstall | Change::Fork => {}
+            Change::PowerOff
+            | Change::Forget
+            | Change::Pause
+            | Change::Resume
+            | Change::Stall
+            | Change::Unstall
+            | Change::Fork => {}
         }
     }
 

@@ -243,7 +243,13 @@ impl Device for Pl061 {
     fn change(&mut self, change: Change, _outside: &dyn Outside) {
         match change {
             Change::Reset => *self = Self::new(),
-            Change::PowerOff | Change::Pause | Change::Resume | Change::Stall | Change::Unstall | Change::Fork => {}
+            Change::PowerOff
+            | Change::Forget
+            | Change::Pause
+            | Change::Resume
+            | Change::Stall
+            | Change::Unstall
+            | Change::Fork => {}
         }
     }
 

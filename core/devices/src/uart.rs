@@ -146,7 +146,13 @@ impl Device for Uart {
                 self.model = Pl011::new();
                 self.input.clear();
             }
-            Change::PowerOff | Change::Pause | Change::Resume | Change::Stall | Change::Unstall | Change::Fork => {}
+            Change::PowerOff
+            | Change::Forget
+            | Change::Pause
+            | Change::Resume
+            | Change::Stall
+            | Change::Unstall
+            | Change::Fork => {}
         }
     }
 

@@ -8,8 +8,8 @@ use crate::geometry::{Part, inward, outward};
 use crate::state::{Contents, Kind};
 use crate::{BlockState, CarvedBlock, FramesError, Owner, Usage};
 
-/// VMs are numbered below this.
-pub const MAX_VMS: usize = 64;
+/// VMs are numbered below this. One may have two numbers, for what is to end at different times.
+pub const MAX_VMS: usize = 128;
 /// How many pieces one guest's RAM may be in.
 pub const MAX_RUNS: usize = 64;
 /// How many separate stretches of RAM are told apart when searching; gaps between further ones are searched as well.

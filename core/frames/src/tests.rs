@@ -435,7 +435,7 @@ fn errors_name_what_is_wrong() {
     assert_eq!(frames.allocate_frames(Owner::Hypervisor, 3), Err(FramesError::BadCount(3)));
     assert_eq!(frames.allocate_frames(Owner::Hypervisor, 128), Err(FramesError::BadCount(128)));
     assert_eq!(frames.allocate_frames(Owner::Reserved, 1), Err(FramesError::BadOwner(Owner::Reserved)));
-    assert_eq!(frames.allocate_guest(VmId(64), 1), Err(FramesError::BadVm(VmId(64))));
+    assert_eq!(frames.allocate_guest(VmId(128), 1), Err(FramesError::BadVm(VmId(128))));
     let free = frames.free_blocks();
     assert_eq!(frames.allocate_guest(VmId(0), free + 1), Err(FramesError::OutOfBlocks { wanted: free + 1, free }));
     assert!(matches!(frames.free(Owner::Hypervisor, range(GIGABYTE + 1, 4096)), Err(FramesError::Unaligned(_))));

@@ -92,8 +92,8 @@ impl Kind {
 
     const fn version(self) -> u16 {
         match self {
-            // 2: what becomes of the time away. 3: whether it starts with its host. 4: disks.
-            Self::Vm => 4,
+            // 2: what becomes of the time away. 3: whether it starts with its host. 4: disks. 5: what is written to them.
+            Self::Vm => 5,
             Self::Machine => SavedMachine::VERSION,
             Self::State => SavedVm::VERSION,
             Self::Moment | Self::Memory | Self::End => 1,

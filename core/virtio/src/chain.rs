@@ -42,6 +42,14 @@ impl Places {
     }
 }
 
+/// How far a chain was read at some time.
+#[derive(Clone, Copy)]
+pub(crate) struct Mark {
+    read: Cursor,
+    unread: u32,
+    taken: u32,
+}
+
 /// A descriptor chain. Empty until [`Queue::pop`](crate::Queue::pop) fills it.
 #[derive(Debug)]
 pub struct Chain {
@@ -247,6 +255,18 @@ impl Chain {
             done += length;
         }
         Ok(done)
+    }
+
+    /// How far it was read, to come back to.
+    pub(crate) const fn mark(&self) -> Mark {
+        let Self { read, unread, taken, .. } = *self;
+        Mark { read, unread, taken }
+    }
+
+    /// What was read since `mark` is read again: whoever did so could not put it away.
+    pub(crate) fn go_back(&mut self, mark: Mark) {
+        let Mark { read, unread, taken } = mark;
+        (self.read, self.unread, self.taken) = (read, unread, taken);
     }
 
     /// Writes the last byte of the writable part, wherever the cursor stands. It counts as written if all before it was: what is told

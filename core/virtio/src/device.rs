@@ -87,6 +87,9 @@ pub trait Device {
     /// The driver has reset the device: forget what it told you and drop any buffer held.
     fn reset(&mut self);
 
+    /// The machine is off, and what the device had in the memory that a VM has beside the guest's has gone.
+    fn forget(&mut self) {}
+
     /// The driver has taken queue number `index` from the device: drop any buffer of it that is held.
     fn let_go(&mut self, index: usize);
 

@@ -595,6 +595,7 @@ impl<D: Device + Send> devices::Device for Mmio<D> {
         match change {
             // A machine that is off has no driver, and no memory for its queues. Bytes that the device has taken stay.
             Change::Reset | Change::PowerOff => self.reset(),
+            Change::Forget => self.device.forget(),
             Change::Pause | Change::Resume | Change::Stall | Change::Unstall | Change::Fork => {}
         }
     }

@@ -8,7 +8,7 @@ use alloc::vec::Vec;
 use pack::{Damaged, Part, Reader, Value, Writer};
 use units::{Ipa, Range};
 
-use crate::block::HEADER;
+use crate::block::{HEADER, RANGE};
 use crate::console::{INPUT_CAPACITY, OUTPUT_CAPACITY};
 use crate::queue::LARGEST;
 
@@ -194,16 +194,36 @@ pub struct SavedDiskRequest {
     pub header_read: u8,
     /// The answer, if it is known.
     pub answer: Option<u8>,
+    /// The range of sectors that is to be discarded or zeroed, as the driver wrote it, less what is done of it.
+    pub range: [u8; RANGE],
 }
 
 impl SavedDiskRequest {
+    /// The version of this type. 2: a range of sectors.
+    pub const VERSION: u16 = 2;
+}
+
+pack::value!(SavedDiskRequest versioned { chain, header, header_read, answer, range });
+
+/// What is known of what was written to a disk, beside the memory that has it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SavedChanges {
+    /// How many pages there are for it; none if the disk cannot be written.
+    pub pages: u32,
+    /// The first of them that was never used.
+    pub next: u32,
+    /// The one that became free last, or 0.
+    pub free: u32,
+}
+
+impl SavedChanges {
     /// The version of this type.
     pub const VERSION: u16 = 1;
 }
 
-pack::value!(SavedDiskRequest versioned { chain, header, header_read, answer });
+pack::value!(SavedChanges versioned { pages, next, free });
 
-/// The state of a block device. What is on the disk is not in it: that is known by its size and its checksum.
+/// The state of a block device. What is on the disk is not in it: that is known by its size and its checksum, or lies in memory.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct SavedBlock {
     /// Sectors of 512 bytes.
@@ -212,14 +232,16 @@ pub struct SavedBlock {
     pub checksum: u32,
     /// The request that is being worked on.
     pub request: Option<SavedDiskRequest>,
+    /// What was written.
+    pub changes: SavedChanges,
 }
 
 impl SavedBlock {
-    /// The version of this type.
-    pub const VERSION: u16 = 1;
+    /// The version of this type. 2: what was written.
+    pub const VERSION: u16 = 2;
 }
 
-pack::value!(SavedBlock as "virtio-block" { sectors, checksum, request });
+pack::value!(SavedBlock as "virtio-block" { sectors, checksum, request, changes });
 
 #[cfg(test)]
 mod tests;

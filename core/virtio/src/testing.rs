@@ -2,11 +2,12 @@
 
 use core::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
+use std::string::{String, ToString};
 use std::vec;
 use std::vec::Vec;
 
-use devices::AccessSize;
-use units::Ipa;
+use devices::{AccessSize, Moment, Outside, Request, Stream};
+use units::{IntId, Ipa, Line};
 
 use crate::device::Device;
 use crate::memory::{Fault, GuestMemory};
@@ -17,6 +18,8 @@ pub(crate) const RAM: u64 = 0x4000_0000;
 pub(crate) const DESCRIPTORS: u64 = RAM;
 pub(crate) const AVAILABLE: u64 = RAM + 0x1000;
 pub(crate) const USED: u64 = RAM + 0x2000;
+/// Where the annex is among what has to be made ready.
+const ANNEX: u64 = 1 << 40;
 /// Where tests put buffers.
 pub(crate) const BUFFERS: u64 = RAM + 0x4000;
 
@@ -43,13 +46,19 @@ pub(crate) fn start<D: Device>(mmio: &mut Mmio<D>, queue: u64) {
 
 pub(crate) struct Ram {
     bytes: RefCell<Vec<u8>>,
+    /// What no driver sees.
+    pub(crate) annex: RefCell<Vec<u8>>,
     /// How many accesses there were: what a hostile driver would like to drive up.
     pub(crate) accesses: RefCell<usize>,
 }
 
 impl Ram {
     pub(crate) fn new() -> Self {
-        Self { bytes: RefCell::new(vec![0; 0x1_0000]), accesses: RefCell::new(0) }
+        Self {
+            bytes: RefCell::new(vec![0; 0x1_0000]),
+            annex: RefCell::new(vec![0; 0x2_0000]),
+            accesses: RefCell::new(0),
+        }
     }
 
     pub(crate) fn descriptor(&self, table: u64, index: u16, (address, length): (u64, u32), flags: u16, next: u16) {
@@ -120,6 +129,22 @@ impl GuestMemory for Ram {
         assert!(at.is_aligned(2));
         self.write(at, &value.to_le_bytes())
     }
+
+    fn read_annex(&self, at: u64, into: &mut [u8]) -> Result<(), Fault> {
+        into.copy_from_slice(&self.annex.borrow()[in_a_page(at, into.len())]);
+        Ok(())
+    }
+
+    fn write_annex(&self, at: u64, bytes: &[u8]) -> Result<(), Fault> {
+        self.annex.borrow_mut()[in_a_page(at, bytes.len())].copy_from_slice(bytes);
+        Ok(())
+    }
+}
+
+fn in_a_page(at: u64, count: usize) -> core::ops::Range<usize> {
+    let at = at as usize;
+    assert!(at % 4096 + count <= 4096, "{count} bytes at {at} of the annex are in several pages");
+    at..at + count
 }
 
 /// RAM of blocks of 256 bytes, each of which is refused for now until it was made ready; and that takes only so many accesses in
@@ -142,6 +167,11 @@ impl Reluctant {
     pub(crate) fn next_turn(&self, accesses: usize) -> bool {
         self.left.set(accesses);
         self.missing.take().is_some_and(|block| self.ready.borrow_mut().insert(block))
+    }
+
+    /// Nothing is ready any more, as when a save begins.
+    pub(crate) fn hold(&self) {
+        self.ready.borrow_mut().clear();
     }
 
     fn allow(&self, at: Ipa, count: usize) -> Result<(), Fault> {
@@ -174,7 +204,81 @@ impl GuestMemory for Reluctant {
         self.allow(at, 2).and_then(|()| self.ram.store_u16(at, value))
     }
 
+    fn read_annex(&self, at: u64, into: &mut [u8]) -> Result<(), Fault> {
+        self.allow(Ipa(ANNEX + at), into.len()).and_then(|()| self.ram.read_annex(at, into))
+    }
+
+    fn write_annex(&self, at: u64, bytes: &[u8]) -> Result<(), Fault> {
+        // For as long as something has to be made ready, and never for want of accesses.
+        self.left.set(self.left.get() + 1);
+        let is_allowed = self.allow(Ipa(ANNEX + at), bytes.len());
+        if is_allowed.is_err() {
+            self.left.set(self.left.get() - 1);
+        }
+        is_allowed.and_then(|()| self.ram.write_annex(at, bytes))
+    }
+
     fn is_refused_for_now(&self) -> bool {
         self.is_refused.get()
+    }
+}
+
+/// An outside with so much room, that remembers what it is told.
+pub(crate) struct World {
+    pub(crate) ram: Ram,
+    pub(crate) room: Cell<usize>,
+    pub(crate) sent: RefCell<Vec<u8>>,
+    pub(crate) requests: RefCell<Vec<String>>,
+}
+
+impl World {
+    pub(crate) fn with_room(room: usize) -> Self {
+        Self { ram: Ram::new(), room: Cell::new(room), sent: RefCell::default(), requests: RefCell::default() }
+    }
+}
+
+impl Outside for World {
+    fn seconds(&self) -> u64 {
+        0
+    }
+
+    fn count(&self) -> u64 {
+        0
+    }
+
+    fn moment(&self) -> Moment {
+        unreachable!("no virtio device looks at the time")
+    }
+
+    fn show(&self, _index: usize, _word: u64) {}
+
+    fn memory(&self) -> &dyn GuestMemory {
+        &self.ram
+    }
+
+    fn has_room(&self, _stream: Stream) -> bool {
+        self.room.get() > 0
+    }
+
+    fn send_byte(&self, stream: Stream, byte: u8) -> bool {
+        self.send(stream, &[byte]);
+        self.room.get() > 0
+    }
+
+    fn send(&self, stream: Stream, bytes: &[u8]) -> usize {
+        assert_eq!(stream, Stream::Virtio);
+        let taken = bytes.len().min(self.room.get());
+        self.sent.borrow_mut().extend(&bytes[..taken]);
+        self.room.set(self.room.get() - taken);
+        taken
+    }
+
+    fn set_line(&self, _interrupt: IntId, _line: Line) {}
+
+    fn request(&self, request: Request<'_>) {
+        self.requests.borrow_mut().push(match request {
+            Request::Report(text) => text.to_string(),
+            other => std::format!("{other:?}"),
+        });
     }
 }

@@ -92,6 +92,8 @@ impl Share {
     pub fn of<Text, File, Program>(vm: &Vm<Text, File, Program>) -> Self {
         let blocks = vm.memory.div_ceil(BLOCK_SIZE);
         let frames = TABLES + vm.memory.div_ceil(GIGABYTE) + blocks;
+        // What is written to its disks is as much its memory, which no table shows it.
+        let blocks = blocks.saturating_add(vm.disks.changes().div_ceil(BLOCK_SIZE));
         let service = if vm.doors.vmware { Limits::of(&vm.doors.quota).most_memory() as u64 } else { 0 };
         Self {
             ram: blocks.saturating_mul(BLOCK_SIZE),
@@ -275,13 +277,23 @@ mod tests {
 
     #[test]
     fn each_disk_is_counted() {
-        let disk = |serial| Disk { image: "image", serial };
+        let disk = |serial| Disk { image: "image", serial, changes: 0 };
         let bare = vm(8 * MIB, 1);
         let with = Vm { disks: Disks::of(["a", "b", "c"].map(disk)).unwrap(), ..bare };
         let all = |vm| Needs::of(std::iter::repeat_n(Share::of(vm), 64), 1, 1 << 30, 0).heap;
         assert!(all(&with) >= all(&bare) + 64 * 3 * super::HEAP_OF_A_DISK - BLOCK_SIZE);
         let [none, three] = [0, 3].map(|disks| super::heap_to_make(1, disks, 5, 2));
         assert_eq!(three - none, 3 * super::HEAP_OF_A_DISK);
+    }
+
+    /// What is written to disks takes memory as a guest's RAM does, and no tables.
+    #[test]
+    fn what_is_written_to_disks_is_counted() {
+        let disk = |serial, changes| Disk { image: "image", serial, changes };
+        let bare = vm(8 * MIB, 1);
+        let with = Vm { disks: Disks::of([disk("a", 64 * MIB), disk("b", 0), disk("c", 2 * MIB)]).unwrap(), ..bare };
+        let [bare, with] = [bare, with].map(|vm| Needs::of(std::iter::repeat_n(Share::of(&vm), 8), 1, 1 << 30, 0));
+        assert_eq!((with.ram - bare.ram, with.tables), (8 * 66 * MIB, bare.tables));
     }
 
     #[test]

@@ -26,11 +26,13 @@ pub fn write(to: &Writable<'_>, from: &[u8]) {
     unsafe { copy(from.as_ptr(), target, length) };
 }
 
-/// Copies `from` to the frame at `to`. The caller has checked that a guest owns it, and that no CPU executes or sees what is there.
-pub fn write_frame(to: Pa, from: &[u8; 4096]) {
+/// Copies `from` to `to`, as far as it lies in one frame. The caller has checked that a guest owns it, and that no CPU executes or sees what
+/// is there.
+pub fn write_frame(to: Pa, from: &[u8]) {
     let target = ptr::with_exposed_provenance_mut::<u8>(to.0 as usize);
+    let length = from.len().min(4096 - (to.0 % 4096) as usize);
     // SAFETY: as in `read`; a reference has nothing in common with a guest's frame.
-    unsafe { copy(from.as_ptr(), target, from.len()) };
+    unsafe { copy(from.as_ptr(), target, length) };
 }
 
 /// Copies guest memory at `from` to `to`. The caller has checked that both are whole frames that a guest owns, and that no CPU

@@ -1,5 +1,5 @@
 //! Disks: Linux's own driver and file system on an image that lies in the bundle, in two guests at once, after a reboot, and behind a
-//! move to another host in the middle of reading.
+//! move to another host in the middle of reading; and on disks that guests write, each its own.
 
 use anyhow::{Context, Result, bail, ensure};
 use croft::control::{self, About, Order, Place};
@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use system::guest;
 use system::host::{Host, Run};
+use system::memory::Memory;
 use system::{BOOT, SOON, scenario, skip};
 
 /// How many files are on the disk, and how many bytes the largest has.
@@ -17,7 +18,12 @@ const FILES: usize = 40;
 const LARGEST: usize = 300_000;
 
 fn main() -> ExitCode {
-    system::run(vec![scenario("disks::ext4", ext4), scenario("disks::saved_in_the_middle_of_reading", saved)])
+    system::run(vec![
+        scenario("disks::ext4", ext4),
+        scenario("disks::saved_in_the_middle_of_reading", saved),
+        scenario("disks::written", written),
+        scenario("disks::saved_in_the_middle_of_writing", saved_writing),
+    ])
 }
 
 /// What a program of this computer prints.
@@ -65,7 +71,18 @@ fn file_system(folder: &Path, name: &str, salt: u64) -> Result<PathBuf> {
 /// A Linux guest with the driver, and with these images and serial numbers.
 fn with_disks(name: &str, disks: &[(&Path, &str)], folder: &Path) -> Result<Vm> {
     let mut vm = guest::linux_with_disks(name, 2, "quiet", folder)?;
-    let disks = disks.iter().map(|(image, serial)| Disk { image: image.to_path_buf(), serial: (*serial).to_owned() });
+    let disks = disks.iter().map(|(image, serial)| Disk {
+        image: image.to_path_buf(),
+        serial: (*serial).to_owned(),
+        changes: 0,
+    });
+    vm.disks = Disks::of(disks).context("too many disks")?;
+    Ok(vm)
+}
+
+/// The first of its disks can be written, with so much memory for that, and so can the others.
+fn to_be_written(mut vm: Vm, changes: &[u64]) -> Result<Vm> {
+    let disks: Vec<_> = vm.disks.iter().zip(changes).map(|(disk, &changes)| Disk { changes, ..disk.clone() }).collect();
     vm.disks = Disks::of(disks).context("too many disks")?;
     Ok(vm)
 }
@@ -112,6 +129,106 @@ fn ext4() -> Result<()> {
         run.console(name)?.send("exit\n")?;
     }
     run.finish(SOON)
+}
+
+/// A guest writes to its disk, trims it, and finds all that behind a reset; another one with the same image sees nothing of it. Where
+/// there is no memory left for it a write fails, and the log says so; the VM goes on. When it is off, all of that memory is free.
+fn written() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let image = file_system(folder.path(), "root", 1)?;
+    let small = folder.path().join("small.img");
+    fs::write(&small, vec![b's'; 8 << 20])?;
+    let disks = [(&*image, "root"), (&*small, "small")];
+    let writer = to_be_written(with_disks("writer", &disks, folder.path())?, &[16 << 20, 2 << 20])?;
+    let other = to_be_written(with_disks("other", &[(&*image, "root")], folder.path())?, &[2 << 20])?;
+    let run = Host::default().start_and_stay(vec![writer, other])?;
+    let sum = output(Command::new("sha256sum").arg(&image))?;
+    let sum = sum.split(' ').next().context("a sum")?;
+    run.ask("writer", "cat /sys/block/vda/ro", "\n0\r\n")?;
+    run.ask("writer", "sha256sum /dev/vda", &format!("\n{sum} "))?;
+    run.ask("writer", "mkdir -p /mnt; mount -t ext4 /dev/vda /mnt; echo mounted $?", "\nmounted 0")?;
+    let change = "dd if=/dev/urandom of=/mnt/new bs=64k count=48 2>/dev/null; rm /mnt/file-1; sha256sum /mnt/new > /mnt/NEW; \
+                  echo changed $((6*7))";
+    run.ask("writer", change, "\nchanged 42")?;
+    run.ask("writer", "sync; echo 3 > /proc/sys/vm/drop_caches; sha256sum -c /mnt/NEW", "new: OK")?;
+    run.ask("writer", "cd /mnt; sha256sum -c SUMS 2>/dev/null | grep -c OK", &format!("\n{}\r\n", FILES - 1))?;
+    run.ask("writer", "fstrim /mnt; echo trimmed $?", "\ntrimmed 0")?;
+    run.ask("writer", "cd /; sync; reboot -f", "cpus online")?;
+    run.ask("writer", "mkdir -p /mnt; mount -t ext4 /dev/vda /mnt; echo mounted $?", "\nmounted 0")?;
+    run.ask("writer", "sha256sum -c /mnt/NEW", "new: OK")?;
+    run.ask("writer", "cd /mnt; sha256sum -c SUMS 2>/dev/null | grep -c OK", &format!("\n{}\r\n", FILES - 1))?;
+    run.ask("writer", "cd /; umount /mnt; dmesg | grep -c 'error.*vda'", "\n0\r\n")?;
+    run.ask("other", "sha256sum /dev/vda", &format!("\n{sum} "))?;
+    // Of 8 MiB 2 are there, less the list.
+    let fill = "dd if=/dev/zero of=/dev/vdb bs=64k count=128 conv=fsync 2>/dev/null; echo filled $?";
+    run.ask("writer", fill, "\nfilled 1")?;
+    run.ask("writer", "dmesg | grep -q 'error.*vdb'; echo told $?", "\ntold 0")?;
+    // Linux tells whoever opens the device next of what failed when nobody waited for it.
+    run.ask("writer", "dd if=/dev/zero of=/dev/vdb count=1 conv=fsync 2>/dev/null; echo heard $((6*7))", "\nheard 42")?;
+    run.ask("writer", "blkdiscard /dev/vdb; echo discarded $?", "\ndiscarded 0")?;
+    run.ask(
+        "writer",
+        "dd if=/dev/zero of=/dev/vdb bs=64k count=31 conv=fsync 2>/dev/null; echo again $?",
+        "\nagain 0",
+    )?;
+    run.ask("other", "echo still $((6*7))", "\nstill 42")?;
+    let log = run.session().log().transcript();
+    let told = "virtio-blk: a write failed: the 2 MiB for what is written to the disk are used up";
+    ensure!(log.matches(told).count() == 1, "it is told once:\n{log}");
+    for name in ["writer", "other"] {
+        run.console(name)?.send("\n")?;
+        run.console(name)?.expect("# ", SOON)?;
+        run.console(name)?.send("exit\n")?;
+        run.wait_for(name, SOON, Condition::is_off)?;
+    }
+    let end = Memory::read(&run.statistics(SOON)?)?;
+    ensure!(end.guests == 0 && end.tables == 0, "guests that are off still have memory: {end:?}");
+    // And in its next life each disk is as it came, with all of its memory.
+    run.control(abi::link::Command::Reboot { vm: run.vm("writer")? })?;
+    run.wait_for("writer", SOON, |condition| !condition.is_off())?;
+    run.ask("writer", "sha256sum /dev/vda", &format!("\n{sum} "))?;
+    run.ask("writer", "dd if=/dev/zero of=/dev/vdb bs=64k count=31 conv=fsync 2>/dev/null; echo anew $?", "\nanew 0")?;
+    run.check_log_but(&[told])
+}
+
+/// A guest that writes all the time is saved, runs on, and goes on in another place with what it had written by then.
+fn saved_writing() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let image = file_system(folder.path(), "root", 1)?;
+    let file = folder.path().join("writer.saved");
+    let place = || to_be_written(with_disks("writer", &[(&image, "root")], folder.path())?, &[16 << 20]);
+    let here = Operated::start(place()?, folder.path(), "here")?;
+    here.run.ask("writer", "mkdir -p /mnt; mount -t ext4 /dev/vda /mnt; cd /mnt; echo mounted $?", "\nmounted 0")?;
+    let rounds = "n=0; while :; do dd if=/dev/urandom of=/tmp/a bs=64k count=16 2>/dev/null; cp /tmp/a new; sync; \
+                  echo 3 > /proc/sys/vm/drop_caches; cmp /tmp/a new || echo bad >> /tmp/bad; n=$((n+1)); \
+                  echo $n > /tmp/next; mv /tmp/next /tmp/n; done & echo begun $((6*7))";
+    here.run.ask("writer", rounds, "\nbegun 42")?;
+    here.run.ask("writer", "while ! [ -f /tmp/n ]; do sleep 1; done; echo writes $((6*7))", "\nwrites 42")?;
+    here.order(&Order::Save { vm: "writer".to_owned(), file: file.clone(), compress: false })?;
+    let more = "before=$(cat /tmp/n); while [ $(cat /tmp/n) -lt $((before+2)) ]; do sleep 1; done; cat /tmp/bad; echo after $((6*7))";
+    let look = |run: &Run| -> Result<()> {
+        let said = run.ask("writer", more, "\nafter 42")?;
+        ensure!(said.contains("can't open '/tmp/bad'"), "a file was not as it was written: {said}");
+        run.ask("writer", "sha256sum -c SUMS | grep -c OK", &format!("\n{FILES}\r\n"))?;
+        run.ask("writer", "dmesg | grep -c 'error.*vda'", "\n0\r\n")?;
+        run.check_log()
+    };
+    look(&here.run)?;
+    drop(here);
+
+    let restore = Order::Restore { vm: None, file, pause: false };
+    let less = to_be_written(place()?, &[8 << 20])?;
+    let wrong = Operated::start(Vm { autostart: false, ..less }, folder.path(), "wrong")?;
+    wrong.run.wait_for("writer", SOON, Condition::is_off)?;
+    let refused = wrong.order(&restore).err().context("it goes on with less memory for its disk")?.to_string();
+    ensure!(refused.contains("the saved VM has 16 MiB for what is written to its disks, writer has 8"), "{refused}");
+    drop(wrong);
+
+    let there = Operated::start(Vm { autostart: false, ..place()? }, folder.path(), "there")?;
+    there.run.wait_for("writer", SOON, Condition::is_off)?;
+    there.order(&restore)?;
+    there.run.console("writer")?.send("\n")?;
+    look(&there.run)
 }
 
 /// A host with the socket that croft's commands use.

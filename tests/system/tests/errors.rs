@@ -161,7 +161,7 @@ fn one_disk_damaged() -> Result<()> {
     let image = folder.path().join("disk.img");
     std::fs::write(&image, [&[0; 512 * 9], MARK, &[0; 512 - MARK.len()]].concat())?;
     let mut bad = guest::payload("bad", "neighbour", 1, "steps=3")?;
-    bad.disks = Disks::of([Disk { image, serial: "root".to_owned() }]).context("one is not too many")?;
+    bad.disks = Disks::of([Disk { image, serial: "root".to_owned(), changes: 0 }]).context("one is not too many")?;
     let mut bytes = bundle_of(vec![bad, guest::payload("good", "hello", 1, "")?])?;
     let at = bytes.windows(MARK.len()).position(|window| window == MARK).context("the disk is not in the bundle")?;
     bytes = flipped(bytes, at);

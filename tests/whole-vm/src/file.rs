@@ -1,12 +1,12 @@
 //! A VM that stands still as a file, with its memory, and back: as the hypervisor's `link/transfer.rs` does it.
 
-use abi::bundle::Vm;
+use abi::bundle::{Disk, Disks, Vm};
 use abi::crc32c;
 use snapshot::SavedVm;
 use snapshot::file::{Content, Description, FileError, Reader, SavedMoment, Section, Writer};
 use units::{Ipa, PAGE_SIZE};
 
-use crate::whole::WholeVm;
+use crate::whole::{CHANGES, SERIAL, WholeVm};
 
 impl WholeVm {
     /// Its file.
@@ -18,13 +18,14 @@ impl WholeVm {
         let state = self.save().expect("it stands still");
         let ram = self.plan.ram();
         let doors = self.policy;
-        let vm: Description<'_> = Vm { vcpus: state.machine.vcpus, doors, ..Vm::new("whole", (), ram.size) };
+        let disks = Disks::of([Disk { image: (), serial: SERIAL, changes: CHANGES }]).expect("one is not too many");
+        let vm: Description<'_> = Vm { vcpus: state.machine.vcpus, doors, disks, ..Vm::new("whole", (), ram.size) };
         let moment = SavedMoment { microseconds: 0, is_known: false };
         let mut writer = Writer::new(crc32c::compute);
         let mut file = writer.begin(&vm, &state.machine, moment).expect("there is memory");
         file.extend(writer.state(&state).expect("there is memory"));
         let memory = self.shared.memory.borrow();
-        for number in 0..ram.size / PAGE_SIZE {
+        for number in 0..(ram.size + CHANGES) / PAGE_SIZE {
             let page = memory.page(Ipa(ram.start.0 + number * PAGE_SIZE));
             file.extend(writer.memory(page.map_or(Content::Fill(0), Content::Page), 1).expect("there is memory"));
         }

@@ -13,6 +13,8 @@ use vgic::{ListRegisters, Vgic};
 use virtio::{Fault, GuestMemory};
 use vm::exits::{DebugSink, DebugState};
 
+use crate::whole::CHANGES;
+
 /// More than the plan has.
 pub(crate) const MOST_DEVICES: usize = 32;
 /// How often a device may access memory under its lock, as in the hypervisor.
@@ -129,9 +131,16 @@ impl Memory {
         self.pages.insert(at.0 / PAGE_SIZE, Box::new(page));
     }
 
-    pub(crate) fn forget(&mut self) {
-        self.pages.clear();
+    /// All of it, or all but what devices keep.
+    pub(crate) fn forget(&mut self, keeps_annex: bool) {
+        let end = self.range.end().0 / PAGE_SIZE;
+        self.pages.retain(|&page, _| keeps_annex && page >= end);
         self.shown.clear();
+    }
+
+    /// Where byte `at` of what devices keep is: behind the RAM.
+    fn annex(&self, at: u64) -> Ipa {
+        Ipa(self.range.end().0 + at)
     }
 
     /// Shows the block around `ipa` to the guest. Says whether that was news.
@@ -154,19 +163,27 @@ impl Memory {
 
     pub(crate) fn read(&self, from: Ipa, into: &mut [u8]) -> Result<(), Refused> {
         self.check(from, into.len())?;
+        self.copy_from(from, into);
+        Ok(())
+    }
+
+    fn copy_from(&self, from: Ipa, into: &mut [u8]) {
         for (byte, at) in into.iter_mut().zip(from.0..) {
             *byte = self.pages.get(&(at / PAGE_SIZE)).map_or(0, |page| page[(at % PAGE_SIZE) as usize]);
         }
-        Ok(())
     }
 
     pub(crate) fn write(&mut self, to: Ipa, bytes: &[u8]) -> Result<(), Refused> {
         self.check(to, bytes.len())?;
+        self.copy_to(to, bytes);
+        Ok(())
+    }
+
+    fn copy_to(&mut self, to: Ipa, bytes: &[u8]) {
         for (&byte, at) in bytes.iter().zip(to.0..) {
             let page = self.pages.entry(at / PAGE_SIZE).or_insert_with(|| Box::new([0; PAGE_SIZE as usize]));
             page[(at % PAGE_SIZE) as usize] = byte;
         }
-        Ok(())
     }
 
     /// All that was ever written, for comparisons.
@@ -267,6 +284,23 @@ impl GuestMemory for Surroundings<'_> {
 
     fn store_u16(&self, at: Ipa, value: u16) -> Result<(), Fault> {
         self.write(at, &value.to_le_bytes())
+    }
+
+    fn read_annex(&self, at: u64, into: &mut [u8]) -> Result<(), Fault> {
+        assert!(at % PAGE_SIZE + into.len() as u64 <= PAGE_SIZE && at < CHANGES, "{at} is not in a page of the annex");
+        self.access(Ipa(at), |memory| {
+            memory.copy_from(memory.annex(at), into);
+            Ok(())
+        })
+    }
+
+    fn write_annex(&self, at: u64, bytes: &[u8]) -> Result<(), Fault> {
+        assert!(at % PAGE_SIZE + bytes.len() as u64 <= PAGE_SIZE && at < CHANGES, "{at} is not in a page of the annex");
+        self.is_refused.set(false);
+        let mut memory = self.shared.memory.borrow_mut();
+        let to = memory.annex(at);
+        memory.copy_to(to, bytes);
+        Ok(())
     }
 
     fn is_refused_for_now(&self) -> bool {

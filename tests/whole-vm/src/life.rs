@@ -204,7 +204,11 @@ impl WholeVm {
         self.watchdogs.stop();
         self.clock.resume(self.now);
         self.change(Change::PowerOff);
-        self.shared.memory.borrow_mut().forget();
+        let keeps_annex = matches!(end, End::Afresh { .. });
+        if !keeps_annex {
+            self.change(Change::Forget);
+        }
+        self.shared.memory.borrow_mut().forget(keeps_annex);
         self.is_unfinished = false;
         *self.shared.gic.borrow_mut() = Vgic::new(GIC);
         self.change(Change::Reset);

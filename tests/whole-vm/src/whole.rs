@@ -9,7 +9,7 @@ use clock::{GuestClock, GuestTicks, VmClock};
 use devices::{Access, Change, Device, Moment, Outside, Slot, Wired};
 use machine::{DeviceKind, MachinePlan, Row, Spec, VirtioKind, Wire};
 use services::psci::VmPower;
-use units::{Hz, IPA_BITS, Ipa, Range, Ticks, VcpuId, VcpuSet};
+use units::{BLOCK_SIZE, Hz, IPA_BITS, Ipa, Range, Ticks, VcpuId, VcpuSet};
 use vgic::{Line, Vgic};
 use virtio::Block;
 use vm::devices::{Fill, Holder, Keeper};
@@ -36,7 +36,9 @@ const BEGIN: u64 = 1_700_000_000;
 
 /// What is on its disks, and the serial number of the first.
 const IMAGE: &[u8] = &[0xa5; 64 << 10];
-const SERIAL: &str = "whole";
+pub(crate) const SERIAL: &str = "whole";
+/// How much memory there is for what is written to the first.
+pub(crate) const CHANGES: u64 = BLOCK_SIZE;
 
 /// A device with its lock, and its number on the bus.
 pub(crate) struct Locked<D> {
@@ -96,7 +98,8 @@ pub(crate) fn devices(plan: &MachinePlan) -> Devices {
     fn zeros(bytes: &mut [u8]) {
         bytes.fill(0);
     }
-    let disks = [SERIAL, "twin"].map(|serial| Block::new(IMAGE, 1, serial));
+    let disks = [(SERIAL, CHANGES), ("twin", 0)];
+    let disks = disks.map(|(serial, changes)| Block::with_changes(IMAGE, 1, serial, 0..changes));
     Devices::new(plan, zeros as Fill, disks).expect("the plan has a UART, and two disks")
 }
 
@@ -119,7 +122,7 @@ pub const TWINS: [(DeviceKind, u64, u32); 10] = [
 fn plan(policy: Doors) -> MachinePlan {
     let config: abi::bundle::Vm<&str, &[u8], ()> = abi::bundle::Vm {
         vcpus: VCPUS,
-        disks: Disks::of([Disk { image: IMAGE, serial: SERIAL }]).unwrap_or_default(),
+        disks: Disks::of([Disk { image: IMAGE, serial: SERIAL, changes: CHANGES }]).unwrap_or_default(),
         doors: Doors { generic_watchdog: true, ..policy },
         time: Time { source: TimeSource::Mmio, ..Time::default() },
         ..abi::bundle::Vm::new("whole", b"".as_slice(), 8 << 20)

@@ -93,6 +93,14 @@ fn images(files: &mut Files, site: &Site, vm: &Vm, lines: VmLines) -> Result<Vec
             let message = format!("image = \"{}\": {what}; a disk is a multiple of 512 bytes", path.display());
             site.mistake(line, message)
         })?;
+        bundle::check_changes(disk.changes, bytes.len() as u64).map_err(|_| {
+            let (changes, list) = (size::show(disk.changes), size::show(bundle::list_of_changes(bytes.len() as u64)));
+            let message = format!(
+                "image = \"{}\": changes = \"{changes}\" leaves nothing for what is written, as the list for so large an image takes {list}",
+                path.display()
+            );
+            site.mistake(line, message)
+        })?;
         if let Some((_, what)) = CONTAINERS.iter().find(|(magic, _)| bytes.starts_with(magic)) {
             let message = format!(
                 "image = \"{}\": it is a disk in the format {what}, and a guest would find the file as it is; make it raw: qemu-img convert -O raw",

@@ -275,8 +275,14 @@ impl<W: Write + Seek> Core<W> {
         if self.info.is_empty() {
             self.info = info(&page).unwrap_or_default().to_vec();
         }
-        self.end = (run.first + run.count) * PAGE as u64;
-        self.rest.push(Rest { next: run.first, count: run.count, page });
+        // Behind the guest's memory is what it has written to disks, which it cannot address.
+        let all = self.dumped.memory / PAGE as u64;
+        let count = run.count.min(all.saturating_sub(run.first));
+        if count == 0 {
+            return;
+        }
+        self.end = (run.first + count) * PAGE as u64;
+        self.rest.push(Rest { next: run.first, count, page });
     }
 
     /// Writes what is noted, at most as many pages as are left.

@@ -125,6 +125,16 @@ pub enum VmProblem {
     /// An image that is no whole number of sectors, or that is empty or too large.
     #[error("a disk's image of {0} bytes; it must be a multiple of 512, from 512 to 4G")]
     Image(u64),
+    /// No such memory for what is written to a disk.
+    #[error(
+        "{changes} bytes for what is written to a disk; it must be a multiple of 2M, up to 8G, and more than its list, {list} bytes"
+    )]
+    Changes {
+        /// How many bytes there should be.
+        changes: u64,
+        /// How many the list takes.
+        list: u64,
+    },
     /// A serial number that is empty, too long or has other characters.
     #[error("a disk's serial number is 1 to {MAX_SERIAL} of letters, digits, -, _ and .")]
     Serial,

@@ -9,7 +9,8 @@ pub const fn largest<'a, File: Copy, Program: Copy>(
     file: File,
     program: Option<Program>,
 ) -> Vm<&'a str, File, Program> {
-    let (one, other) = (Disk { image: file, serial: "c" }, Disk { image: file, serial: "d" });
+    let one = Disk { image: file, serial: "c", changes: u64::MAX - 7 };
+    let other = Disk { image: file, serial: "d", changes: u64::MAX - 8 };
     Vm {
         vcpus: 200,
         memory: u64::MAX,

@@ -16,7 +16,7 @@ const IMAGE: [u8; 1024] = [5; 1024];
 
 /// Disks with this image, and with these serial numbers.
 fn disks<'a>(image: &'a [u8], serials: &[&'a str]) -> Disks<&'a str, &'a [u8]> {
-    Disks::of(serials.iter().map(|serial| Disk { image, serial: *serial })).unwrap()
+    Disks::of(serials.iter().map(|serial| Disk { image, serial: *serial, changes: 0 })).unwrap()
 }
 
 const OTHER_TIME: Time =
@@ -114,7 +114,7 @@ fn all_of_a_vm_goes_the_whole_way() {
 #[test]
 fn a_record_with_other_fields_is_another_format() {
     /// A format, and the checksum of these records in it. A row for each layout, the last one is today's.
-    const LAYOUTS: [(u32, u32); 2] = [(11, 0x540e_0b17), (12, 0xdce0_eff0)];
+    const LAYOUTS: [(u32, u32); 3] = [(11, 0x540e_0b17), (12, 0xdce0_eff0), (13, 0x4166_00ec)];
     let segment = Segment { address: u64::MAX, size: u64::MAX - 1, file_bytes: u64::MAX - 2 };
     let program = Program { entry: u64::MAX, segments: [segment; MAX_SEGMENTS] };
     let blob = Blob { offset: u64::MAX, length: u64::MAX - 1, crc32c: u32::MAX };
@@ -140,7 +140,9 @@ fn disks_that_cannot_be_are_refused() {
     };
     let serials = ["a", "b", "c", "d", "e", "f", "g", "h"];
     assert_eq!(wrong(disks(&IMAGE, &serials)), None);
-    assert!(Disks::of(serials.iter().chain(["i"].iter()).map(|serial| Disk { image: (), serial })).is_none());
+    assert!(
+        Disks::of(serials.iter().chain(["i"].iter()).map(|serial| Disk { image: (), serial, changes: 0 })).is_none()
+    );
     for length in [0, 511, 513] {
         assert_eq!(wrong(disks(&KERNEL[..length], &["a"])), Some(VmProblem::Image(length as u64)));
     }
@@ -151,6 +153,17 @@ fn disks_that_cannot_be_are_refused() {
     assert_eq!(wrong(disks(&IMAGE, &["a", "b", "a"])), Some(VmProblem::SerialTaken));
     assert_eq!(super::check_image(4 << 30), Ok(()));
     assert_eq!(super::check_image((4 << 30) + 512), Err(VmProblem::Image((4 << 30) + 512)));
+    let written = |changes| wrong(Disks::of([Disk { image: &IMAGE[..], serial: "a", changes }]).unwrap());
+    for changes in [0, 2 << 20, 64 << 20, 8 << 30] {
+        assert_eq!(written(changes), None);
+    }
+    for changes in [1, 4096, (2 << 20) + 4096, (8 << 30) + (2 << 20), u64::MAX - (2 << 20) + 1] {
+        assert_eq!(written(changes), Some(VmProblem::Changes { changes, list: 4096 }));
+    }
+    // Four bytes for each 4 KiB of the image: 4 MiB for the largest, and behind them is to be something.
+    assert_eq!(super::check_changes(6 << 20, 4 << 30), Ok(()));
+    let refused = Err(VmProblem::Changes { changes: 4 << 20, list: 4 << 20 });
+    assert_eq!(super::check_changes(4 << 20, 4 << 30), refused);
 }
 
 #[test]
@@ -421,5 +434,5 @@ fn the_pieces_of_a_program_are_its_file() {
 /// hypervisor would misread what another croft made.
 #[test]
 fn the_bytes_of_a_bundle_belong_to_its_format() {
-    assert_eq!((FORMAT, compute(0, &sample())), (12, 0x93e9_38a7));
+    assert_eq!((FORMAT, compute(0, &sample())), (13, 0x93e9_38a7));
 }

@@ -44,6 +44,8 @@ enum Next {
 struct Known {
     vcpus: u8,
     memory: u64,
+    /// How many bytes are behind that: what is written to its disks.
+    changes: u64,
     /// How fast its time passes, in millionths of real time.
     rate: u32,
     /// The most bytes that its state has.
@@ -52,7 +54,7 @@ struct Known {
 
 impl Known {
     const fn pages(&self) -> u64 {
-        self.memory / PAGE_SIZE
+        (self.memory + self.changes) / PAGE_SIZE
     }
 
     fn is_of(&self, machine: &SavedMachine) -> bool {
@@ -282,7 +284,8 @@ fn interpret<'a>(
     let section = match kind {
         Kind::Vm => describe(body).map(|found| {
             let state = bounds::of_state(found.vcpus, &found.doors);
-            *vm = Some(Known { vcpus: found.vcpus, memory: found.memory, rate: found.time.rate, state });
+            let changes = found.disks.changes();
+            *vm = Some(Known { vcpus: found.vcpus, memory: found.memory, changes, rate: found.time.rate, state });
             Section::Vm(found)
         }),
         Kind::Machine => unpacked(body)

@@ -8,6 +8,8 @@ use proptest::collection::vec as many;
 use proptest::prelude::*;
 use proptest::sample::Index;
 
+mod written;
+
 use super::Block;
 use crate::memory::GuestMemory;
 use crate::testing::{AVAILABLE, BUFFERS, DESCRIPTORS, NEXT, Ram, Reluctant, USED, WRITE, start, started};

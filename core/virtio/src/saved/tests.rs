@@ -10,7 +10,9 @@ use proptest::option;
 use proptest::prelude::*;
 use units::{Ipa, Range};
 
-use super::{SavedBlock, SavedChain, SavedConsole, SavedDiskRequest, SavedEntropy, SavedMmio, SavedQueue};
+use super::{
+    SavedBlock, SavedChain, SavedChanges, SavedConsole, SavedDiskRequest, SavedEntropy, SavedMmio, SavedQueue,
+};
 use crate::testing::{BUFFERS, DESCRIPTORS, Ram, USED, started};
 use crate::{Block, Console, Device, Entropy, Mmio, Progress};
 
@@ -95,15 +97,20 @@ fn entropy() -> impl Strategy<Value = SavedEntropy> {
 
 /// Of a disk of four sectors.
 fn block() -> impl Strategy<Value = SavedBlock> {
-    let request = (chain(), any::<[u8; 16]>(), option::of(0..3_u8)).prop_map(|(chain, header, answer)| {
-        let header_read = before(&chain.segments[..chain.readable_segments], chain.read).min(16) as u8;
-        SavedDiskRequest { chain, header, header_read, answer }
-    });
-    option::of(request).prop_map(|request| SavedBlock { sectors: 4, checksum: 7, request })
+    let request = (chain(), any::<[u8; 16]>(), option::of(0..3_u8), any::<[u8; 16]>()).prop_map(
+        |(chain, header, answer, range)| {
+            let header_read = before(&chain.segments[..chain.readable_segments], chain.read).min(16) as u8;
+            SavedDiskRequest { chain, header, header_read, answer, range }
+        },
+    );
+    (option::of(request), 1..=2_u32, any::<u32>()).prop_map(|(request, next, free)| {
+        let changes = SavedChanges { pages: 2, next, free };
+        SavedBlock { sectors: 4, checksum: 7, request, changes }
+    })
 }
 
 fn disk() -> Block<[u8; 2048]> {
-    Block::new([0; 2048], 7, "disk")
+    Block::with_changes([0; 2048], 7, "disk", 0..2 * 4096)
 }
 
 fn no_random(_: &mut [u8]) {}
@@ -214,11 +221,15 @@ fn a_disk_finds_its_contents_again() {
     let piece = Range { start: Ipa(BUFFERS), size: 8 };
     let chain =
         SavedChain { segments: vec![piece], readable_segments: 1, head: 0, read: (0, 7), write: (0, 0), written: 0 };
-    let request = SavedDiskRequest { chain, header: [0; 16], header_read: 7, answer: None };
-    let good = SavedBlock { sectors: 4, checksum: 7, request: Some(request) };
+    let request = SavedDiskRequest { chain, header: [0; 16], header_read: 7, answer: None, range: [0; 16] };
+    let changes = SavedChanges { pages: 2, next: 1, free: 0 };
+    let good = SavedBlock { sectors: 4, checksum: 7, request: Some(request), changes };
     let mut disk = disk();
     assert_eq!(Device::restore(&mut disk, &good), Ok(()));
-    let wrong: [fn(&mut SavedBlock); 8] = [
+    let wrong: [fn(&mut SavedBlock); 11] = [
+        |saved| saved.changes.pages = 3,
+        |saved| saved.changes.next = 3,
+        |saved| saved.changes.next = 0,
         |saved| saved.sectors = 5,
         |saved| saved.checksum = 8,
         |saved| saved.request.as_mut().unwrap().header_read = 17,

@@ -197,6 +197,12 @@ pub(crate) fn spare_blocks() -> usize {
     SPARE.load(Ordering::Relaxed)
 }
 
+/// The account of what a VM has beside its guest's memory, which a reset does not end: behind those of all VMs.
+pub(crate) const fn annex_of(vm: VmId) -> VmId {
+    VmId(vm.0 + abi::bundle::MAX_VMS as u16)
+}
+const _: () = assert!(2 * abi::bundle::MAX_VMS <= frames::MAX_VMS);
+
 /// Takes everything back that exists for `vm`; returns how many frames that was.
 pub(crate) fn release_guest(vm: VmId) -> u64 {
     let mut release = Release::default();
@@ -209,9 +215,14 @@ pub(crate) fn usage() -> Usage {
     with(|frames| Ok(frames.usage())).unwrap_or_default()
 }
 
-/// What one VM has.
+/// What one VM has, with what it has beside its guest's memory.
 pub(crate) fn vm_usage(vm: VmId) -> VmUsage {
-    with(|frames| Ok(frames.vm_usage(vm))).unwrap_or_default()
+    with(|frames| {
+        let (mut all, annex) = (frames.vm_usage(vm), frames.vm_usage(annex_of(vm)));
+        all.guest += annex.guest;
+        Ok(all)
+    })
+    .unwrap_or_default()
 }
 
 /// Zeroes one dirty free block, if there is one, with IRQs let in; the work of idle CPUs. Says whether it did.

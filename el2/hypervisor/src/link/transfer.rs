@@ -445,9 +445,8 @@ impl Saving {
 
     /// Whatever has become of it: its memory is its own again, and it goes on, if it ran.
     fn end(&self) {
-        let ram = self.vm.plan.ram();
-        for block in 0..ram.size.div_ceil(BLOCK_SIZE) {
-            self.vm.ram.lock().let_go(Ipa(ram.start.0 + block * BLOCK_SIZE));
+        for block in 0..self.vm.memory_and_annex().div_ceil(BLOCK_SIZE) {
+            self.vm.ram.lock().let_go(address(self.vm, block * PAGES_OF_A_BLOCK));
         }
         let is_stalled = self.vm.ram.lock().end_hold();
         if is_stalled || self.ran && self.vm.boots() == self.life {
@@ -507,8 +506,7 @@ impl Saving {
     /// The bytes that come next, of a few pages; none if those have to be written with the next ones, or all is written.
     #[inline(never)]
     fn step(&mut self) -> Result<Vec<u8>, Sentence> {
-        let ram = self.vm.plan.ram();
-        let all = ram.size / PAGE_SIZE;
+        let all = self.vm.memory_and_annex() / PAGE_SIZE;
         if self.next == all {
             // Once.
             return if core::mem::replace(&mut self.has_ended, true) {
@@ -519,7 +517,7 @@ impl Saving {
         }
         let mut out = Vec::new();
         for _ in 0..PAGES {
-            let at = Ipa(ram.start.0 + self.next * PAGE_SIZE);
+            let at = address(self.vm, self.next);
             let kept = self.vm.ram.lock().read_kept(at, &mut *self.page);
             let has_content = kept.map_err(|error| sentence!("{error}"))?;
             // What the guest has not seen is zeros to it.
@@ -780,6 +778,10 @@ fn fits(saved: &Description<'_>, here: &VmConfig<'_>) -> Result<(), Sentence> {
             here.vcpus,
             here.memory >> 20
         ));
+    }
+    let [changes, has] = [saved.disks.changes(), here.disks.changes()].map(|bytes| bytes >> 20);
+    if changes != has {
+        return Err(sentence!("the saved VM has {changes} MiB for what is written to its disks, {name} has {has}"));
     }
     let difference = PlaceDifference::compare((saved.time.rate, &saved.doors), (here.time.rate, &here.doors));
     difference.map_err(|difference| sentence!("{name}: {difference}"))

@@ -118,9 +118,12 @@ impl Devices {
     pub(crate) fn new(plan: &MachinePlan, config: &VmConfig<'static>, bundle: Bundle<'static>) -> Result<Self, String> {
         let fill: Fill = entropy::fill;
         let mut disks = Vec::with_capacity(config.disks.count());
+        let mut annex = 0;
         for disk in config.disks.iter() {
             let image = bundle.blob(&disk.image).map_err(|error| format!("disk {}: {error}", disk.serial))?;
-            disks.push(Block::new(image, disk.image.crc32c, disk.serial));
+            let changes = annex..annex + disk.changes;
+            annex = changes.end;
+            disks.push(Block::with_changes(image, disk.image.crc32c, disk.serial, changes));
         }
         let parts = ::vm::devices::Devices::new(plan, fill, disks).map_err(|error| error.to_string())?;
         Ok(Self { parts, deadlines: PreemptLock::new(Deadlines::new(plan)) })

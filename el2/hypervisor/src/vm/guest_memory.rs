@@ -1,4 +1,5 @@
-//! A guest's RAM: which host memory it is, and the stage 2 tables that map it for the guest.
+//! A guest's RAM: which host memory it is, and the stage 2 tables that map it for the guest. Behind it, in the same numbers and by the same
+//! rules, but for the guest nowhere, is the VM's annex: what its devices keep, which stays when the guest resets.
 //!
 //! All of the RAM is allocated when a VM starts. Each block is zeroed and mapped at its first touch ([`GuestRam::prepare`]), so a
 //! start costs nothing for memory that the VM never uses.
@@ -94,6 +95,9 @@ pub(crate) struct GuestRam {
     range: Range<Ipa>,
     /// Where each 2 MiB block is, and whether the guest has seen it; empty while the VM is off.
     blocks: Vec<Block>,
+    /// Those of the annex, and how many it has. `Shown` says of one that it can be used.
+    annex: Vec<Block>,
+    annex_blocks: usize,
     tables: Option<Stage2>,
     vttbr: u64,
     policy: Policy,
@@ -185,6 +189,18 @@ impl TableMemory for Tables {
     }
 }
 
+/// As many blocks as are wanted of the host's memory, in the place of what `blocks` are.
+fn allocate(owner: VmId, count: usize, blocks: &mut Vec<Block>) -> Result<(), RamError> {
+    let runs = memory::allocate_guest(owner, count).map_err(RamError::Frames)?;
+    blocks.clear();
+    blocks.try_reserve_exact(count).map_err(|_| RamError::Heap)?;
+    for run in &runs {
+        let places = (0..run.blocks as u64).map(|nth| Pa(run.start.0 + nth * BLOCK_SIZE));
+        blocks.extend(places.map(|pa| Block { pa, state: State::Untouched, kept: Kept::Nothing }));
+    }
+    Ok(())
+}
+
 struct Tlb(u64);
 
 impl TlbOps for Tlb {
@@ -209,14 +225,16 @@ impl Caches for HostCaches {
 }
 
 impl GuestRam {
-    /// RAM at `range` of VM `vm`, which is off.
+    /// RAM at `range` of VM `vm`, which is off, and so many bytes of annex, whole blocks.
     #[must_use]
-    pub(crate) fn new(vm: VmId, range: Range<Ipa>, policy: Policy) -> Self {
+    pub(crate) fn new(vm: VmId, range: Range<Ipa>, annex: u64, policy: Policy) -> Self {
         let (blocks, done) = (Vec::new(), Effects::default());
         Self {
             vm,
             range,
             blocks,
+            annex: Vec::new(),
+            annex_blocks: (annex / BLOCK_SIZE) as usize,
             tables: None,
             vttbr: 0,
             policy,
@@ -321,22 +339,24 @@ impl GuestRam {
         Ok(())
     }
 
-    /// Gets memory and empty tables; returns the tables' root. The lock is not held while that takes time.
+    /// Gets memory and empty tables; returns the tables' root. The lock is not held while that takes time. An annex that there is from before
+    /// stays as it is.
     ///
     /// # Errors
-    /// When the host has not enough memory.
+    /// When the host has not enough memory; or some of that annex was still to come, which nobody sends any more.
     pub(crate) fn build(ram: &PreemptLock<Self>) -> Result<Pa, RamError> {
         let mut off = ram.lock();
         let (vm, count) = (off.vm, (off.range.size / BLOCK_SIZE) as usize);
+        if off.annex.iter().any(|block| matches!(block.state, State::ToCome(_))) {
+            return Err(RamError::StillToCome);
+        }
         // An empty list meanwhile: whoever asks hears that there is no RAM. Nobody else builds, for the VM's life lets one thread do so.
-        let mut blocks = mem::take(&mut off.blocks);
+        let (mut blocks, mut annex) = (mem::take(&mut off.blocks), mem::take(&mut off.annex));
+        let annex_blocks = off.annex_blocks;
         drop(off);
-        let runs = memory::allocate_guest(vm, count).map_err(RamError::Frames)?;
-        blocks.clear();
-        blocks.try_reserve_exact(count).map_err(|_| RamError::Heap)?;
-        for run in &runs {
-            let places = (0..run.blocks as u64).map(|nth| Pa(run.start.0 + nth * BLOCK_SIZE));
-            blocks.extend(places.map(|pa| Block { pa, state: State::Untouched, kept: Kept::Nothing }));
+        allocate(vm, count, &mut blocks)?;
+        if annex.is_empty() {
+            allocate(memory::annex_of(vm), annex_blocks, &mut annex)?;
         }
         let tables = Stage2::new(&mut Tables(vm)).map_err(RamError::Tables)?;
         let root = tables.root();
@@ -345,6 +365,7 @@ impl GuestRam {
         ram.vttbr = stage2::vttbr_el2(root, vm.0 + 1);
         ram.tables = Some(tables);
         ram.blocks = blocks;
+        ram.annex = annex;
         Ok(root)
     }
 
@@ -362,13 +383,17 @@ impl GuestRam {
         Ok(page)
     }
 
-    /// Forgets the memory, which the caller then releases, and frees the tables, without the lock: nobody gets at them any more, and
-    /// there may be many. No vCPU is loaded.
-    pub(crate) fn destroy(ram: &PreemptLock<Self>, vttbr: u64) {
+    /// Forgets the memory, the annex too unless that is kept, which the caller then releases, and frees the tables, without the lock: nobody
+    /// gets at them any more, and there may be many. No vCPU is loaded.
+    pub(crate) fn destroy(ram: &PreemptLock<Self>, vttbr: u64, keeps_annex: bool) {
         let mut off = ram.lock();
         let (vm, tables) = (off.vm, off.tables.take());
         off.blocks.clear();
+        if !keeps_annex {
+            off.annex.clear();
+        }
         // Its copies go with all else that the VM has.
+        off.annex.iter_mut().for_each(|block| block.kept = Kept::Nothing);
         off.hold = None;
         off.coming = None;
         (off.mapped, off.executable) = (0, 0);
@@ -403,7 +428,13 @@ impl GuestRam {
     /// # Errors
     /// When it is not RAM, or its block is not ready.
     fn find(&self, ipa: Ipa, what: Use) -> Result<Pa, RamError> {
-        let block = self.blocks.get(self.index(ipa)).ok_or(RamError::Outside(ipa))?;
+        // What lies behind it is not the guest's: a driver that names it must not reach it.
+        if self.range.contains(ipa) { self.place(ipa, what) } else { Err(RamError::Outside(ipa)) }
+    }
+
+    /// As [`GuestRam::find`], also in the annex.
+    fn place(&self, ipa: Ipa, what: Use) -> Result<Pa, RamError> {
+        let block = self.block(self.index(ipa)).ok_or(RamError::Outside(ipa))?;
         let missing = Missing { at: ipa, what };
         if !block.is_ready(what) && !self.is_piece_ready(block, missing) {
             return Err(RamError::NotReady(missing));
@@ -411,15 +442,72 @@ impl GuestRam {
         Ok(Pa(block.pa.0 + ipa.0.wrapping_sub(self.range.start.0) % BLOCK_SIZE))
     }
 
-    /// Which of the blocks `ipa` is in; none of them, if it is not RAM.
+    /// Which of the blocks `ipa` is in; none of them, if it is not RAM. Those of the annex follow.
     fn index(&self, ipa: Ipa) -> usize {
         (ipa.0.wrapping_sub(self.range.start.0) / BLOCK_SIZE) as usize
+    }
+
+    /// Which block of the annex the one of this number is, if it is one.
+    fn in_annex(&self, index: usize) -> Option<usize> {
+        index.checked_sub((self.range.size / BLOCK_SIZE) as usize)
+    }
+
+    fn block(&self, index: usize) -> Option<&Block> {
+        match self.in_annex(index) {
+            Some(nth) => self.annex.get(nth),
+            None => self.blocks.get(index),
+        }
+    }
+
+    fn block_mut(&mut self, index: usize) -> Option<&mut Block> {
+        match self.in_annex(index) {
+            Some(nth) => self.annex.get_mut(nth),
+            None => self.blocks.get_mut(index),
+        }
+    }
+
+    fn all_blocks(&mut self) -> impl Iterator<Item = &mut Block> {
+        self.blocks.iter_mut().chain(&mut self.annex)
+    }
+
+    /// Whose the block of this number is, for the frame allocator.
+    fn account(&self, index: usize) -> VmId {
+        if self.in_annex(index).is_some() { memory::annex_of(self.vm) } else { self.vm }
+    }
+
+    /// Where byte `at` of the annex is, among the addresses behind the RAM.
+    fn annex_at(&self, at: u64) -> Ipa {
+        Ipa(self.range.start.0.saturating_add(self.range.size).saturating_add(at))
+    }
+
+    /// Copies what is at `at` in the annex into `into`; both ends are in one page.
+    ///
+    /// # Errors
+    /// When some of it is not in the annex, or not ready.
+    pub(crate) fn read_annex(&self, at: u64, into: &mut [u8]) -> Result<(), RamError> {
+        physical::read(self.place_in_annex(at, into.len(), Use::Look)?, into);
+        Ok(())
+    }
+
+    /// Copies `bytes` to `at` in the annex; both ends are in one page.
+    ///
+    /// # Errors
+    /// As [`GuestRam::read_annex`].
+    pub(crate) fn write_annex(&mut self, at: u64, bytes: &[u8]) -> Result<(), RamError> {
+        physical::write_frame(self.place_in_annex(at, bytes.len(), Use::Store)?, bytes);
+        Ok(())
+    }
+
+    fn place_in_annex(&self, at: u64, length: usize, what: Use) -> Result<Pa, RamError> {
+        let ipa = self.annex_at(at);
+        let is_in_a_page = at % PAGE_SIZE + length as u64 <= PAGE_SIZE;
+        if is_in_a_page { self.place(ipa, what) } else { Err(RamError::Outside(ipa)) }
     }
 
     /// Whether what is missing is ready.
     #[must_use]
     pub(crate) fn is_ready(&self, missing: Missing) -> bool {
-        let block = self.blocks.get(self.index(missing.at));
+        let block = self.block(self.index(missing.at));
         block.is_some_and(|block| block.is_ready(missing.what) || self.is_piece_ready(block, missing))
     }
 
@@ -430,7 +518,7 @@ impl GuestRam {
 
     /// How many bytes from `at` on are ready, or not, together.
     fn span(&self, at: Ipa) -> usize {
-        let is_in_pieces = self.blocks.get(self.index(at)).is_some_and(|block| matches!(block.state, State::ToCome(_)));
+        let is_in_pieces = self.block(self.index(at)).is_some_and(|block| matches!(block.state, State::ToCome(_)));
         let unit = if is_in_pieces { memory::PIECE } else { BLOCK_SIZE };
         (unit - at.0 % unit) as usize
     }
@@ -442,26 +530,31 @@ impl GuestRam {
     pub(crate) fn prepare(&mut self, missing: Missing) -> Result<Preparation, RamError> {
         let Missing { at: ipa, what } = missing;
         let index = self.index(ipa);
-        let block = self.blocks.get_mut(index).ok_or(RamError::Outside(ipa))?;
+        let (vm, owner) = (self.vm, self.account(index));
+        let block = self.block_mut(index).ok_or(RamError::Outside(ipa))?;
         let zeroed = match block.state {
             State::Shown => return self.prepare_held(index, what),
             // A guest cannot be shown it without being let store there.
             State::Hidden if block.is_held() => return self.copy_piece(index),
-            State::Untouched if memory::needs_zeroing(self.vm, block.pa).map_err(RamError::Frames)? => 0,
+            State::Untouched if memory::needs_zeroing(owner, block.pa).map_err(RamError::Frames)? => 0,
             State::Untouched | State::Hidden => BLOCK_SIZE,
             State::Zeroing(bytes) => bytes.into(),
             State::ToCome(came) => return self.prepare_piece(ipa, came),
         };
         if zeroed < BLOCK_SIZE {
-            memory::zero_piece(self.vm, block.pa, zeroed).map_err(RamError::Frames)?;
+            memory::zero_piece(owner, block.pa, zeroed).map_err(RamError::Frames)?;
             block.state = State::Zeroing((zeroed + memory::PIECE) as u32);
             return Ok(Preparation::Unfinished);
+        }
+        if owner != vm {
+            block.state = State::Shown;
+            return Ok(Preparation::Shown);
         }
         let (at, place) = (ipa.align_down(BLOCK_SIZE), Range { start: block.pa, size: BLOCK_SIZE });
         let rules = self.rules(self.policy, Point::Unification);
         self.change(at, |tables, hardware| Ok(((), tables.show(hardware, at, place, rules)?)))?;
         // Only now: where there was no memory for a table it is shown the next time that it is touched.
-        if let Some(block) = self.blocks.get_mut(index) {
+        if let Some(block) = self.block_mut(index) {
             block.state = State::Shown;
         }
         self.mapped += BLOCK_SIZE / PAGE_SIZE;
@@ -536,7 +629,7 @@ impl GuestRam {
         }
     }
 
-    /// Copies an image to `at` before the guest runs, and cleans it to memory, where a guest looks whose caches are off. Takes
+    /// Copies an image, or a page into the annex, to `at` before the guest runs, and cleans it to memory, where a guest looks whose caches are off. Takes
     /// the lock for a piece at a time.
     ///
     /// # Errors
@@ -551,7 +644,14 @@ impl GuestRam {
                 return Err(RamError::NotReady(missing));
             }
             let piece = bytes.get(done..done + part).unwrap_or_default();
-            ram.lock().rewrite(to, part, |place, offset| {
+            let mut ram = ram.lock();
+            if !ram.range.contains(to) {
+                // A page at a time, as it was saved.
+                physical::write_frame(ram.place(to, Use::Store)?, piece);
+                done += part;
+                continue;
+            }
+            ram.rewrite(to, part, |place, offset| {
                 physical::write(place, piece.get(offset..).unwrap_or_default());
                 cache::clean(place.range());
             })?;

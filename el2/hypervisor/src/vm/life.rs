@@ -259,7 +259,7 @@ impl Vm {
         let Some(end) = end else { return };
         self.show_pause(&life);
         drop(life);
-        self.take_apart();
+        self.take_apart(end);
         match end {
             End::Afresh { wait } => {
                 self.tell(Level::Info, format_args!("starts afresh"));
@@ -290,19 +290,26 @@ impl Vm {
         }
     }
 
-    /// Gives its memory back. No vCPU is in the guest or loaded.
-    fn take_apart(&self) {
+    /// Gives its memory back, with what its devices keep unless it starts afresh. No vCPU is in the guest or loaded.
+    fn take_apart(&self, end: End) {
+        let keeps_annex = matches!(end, End::Afresh { .. });
         self.doors.watchdogs.stop();
         self.forget_clock_pages();
         self.devices.change(self, Change::PowerOff);
+        if !keeps_annex {
+            self.devices.change(self, Change::Forget);
+        }
         for vcpu in self.vcpus() {
             vcpu.clear_requests();
         }
         self.records.store(0, Ordering::Relaxed);
         // Pairs with the release in `build_machine`, and with the acquire in `vttbr`: nobody enters by tables that are about to go.
         let vttbr = self.vttbr.swap(0, Ordering::AcqRel);
-        GuestRam::destroy(&self.ram, vttbr);
-        let frames = memory::release_guest(self.id);
+        GuestRam::destroy(&self.ram, vttbr, keeps_annex);
+        let mut frames = memory::release_guest(self.id);
+        if !keeps_annex {
+            frames += memory::release_guest(memory::annex_of(self.id));
+        }
         self.report(Level::Debug, format_args!("gave {frames} frames back"));
     }
 
@@ -310,7 +317,7 @@ impl Vm {
     pub(crate) fn boot(&self) {
         let built = self.build();
         if built.is_err() {
-            self.take_apart();
+            self.take_apart(End::Off);
         }
         let mut life = self.life();
         let effects = match built {
@@ -331,7 +338,7 @@ impl Vm {
         }
         let built = self.build_machine();
         if built.is_err() {
-            self.take_apart();
+            self.take_apart(End::Off);
         }
         let mut life = self.life();
         let effects = match &built {

@@ -192,7 +192,7 @@ fn make(
         plan,
         gic: IrqLock::new(gic),
         devices,
-        ram: PreemptLock::new(GuestRam::new(id, ram, policy(config.coherency))),
+        ram: PreemptLock::new(GuestRam::new(id, ram, config.disks.changes(), policy(config.coherency))),
         doors: Doors::new(config.name, &config.doors, config.memory, clock.frequency()),
         console,
         alarm: Alarm::new(),
@@ -261,6 +261,11 @@ impl Vm {
     #[must_use]
     pub fn memory(&self) -> u64 {
         self.plan.ram().size
+    }
+
+    /// How many bytes of it there are, with those behind it that its guest does not see.
+    pub(crate) fn memory_and_annex(&self) -> u64 {
+        self.memory().saturating_add(self.config.disks.changes())
     }
 
     /// How many exits its vCPUs have had.

@@ -8,8 +8,9 @@ use core::cell::Cell;
 use clock::GuestTicks;
 use devices::{Moment, Outside, Request, Stream};
 use log::Level;
+use machine::{DeviceKind, Row};
 use units::{IntId, Ipa, Line, VcpuSet};
-use virtio::{Fault, GuestMemory};
+use virtio::{Fault, GuestMemory, VirtioKind};
 
 use crate::vm::Vm;
 use crate::vm::devices::Wait;
@@ -25,6 +26,8 @@ const READING: u32 = 150;
 const STORING: u32 = 500;
 /// A byte: it is copied up to three times, and some are random.
 const BYTE: u32 = 2;
+/// So many bytes of a disk are as much as one instruction: they are only copied, 64 by thirteen.
+const BYTES_OF_A_DISK: u32 = 4;
 /// A page that the guest may not execute any more.
 const TAKING: u32 = 1_000;
 /// A block that becomes pages for that: a table is written.
@@ -33,8 +36,6 @@ const SPLITTING: u32 = 6_000;
 /// The surroundings of a device of one VM.
 pub(crate) struct Surroundings<'a> {
     vm: &'a Vm,
-    /// Which device's, by its number on the bus.
-    slot: Cell<usize>,
     memory: Memory<'a>,
     concerned: Cell<VcpuSet>,
     is_unfinished: Cell<bool>,
@@ -58,8 +59,13 @@ impl<'a> Surroundings<'a> {
     fn with_share(vm: &'a Vm, slot: usize, share: u32) -> Self {
         Self {
             vm,
-            slot: Cell::new(slot),
-            memory: Memory { vm, left: Cell::new(share), is_refused: Cell::new(false), missing: Cell::new(None) },
+            memory: Memory {
+                vm,
+                slot: Cell::new(slot),
+                left: Cell::new(share),
+                is_refused: Cell::new(false),
+                missing: Cell::new(None),
+            },
             concerned: Cell::new(VcpuSet::EMPTY),
             is_unfinished: Cell::new(false),
             is_in_vain: Cell::new(false),
@@ -69,7 +75,7 @@ impl<'a> Surroundings<'a> {
 
     /// The same become those of the next device, in `slot`.
     pub(crate) fn pass_on_to(&self, slot: usize) {
-        self.slot.set(slot);
+        self.memory.slot.set(slot);
     }
 
     /// The vCPUs for which interrupt lines have changed: they are to choose their list registers anew.
@@ -111,7 +117,7 @@ impl Outside for Surroundings<'_> {
     }
 
     fn show(&self, index: usize, word: u64) {
-        self.vm.show_clock(self.slot.get(), index, word);
+        self.vm.show_clock(self.memory.slot.get(), index, word);
     }
 
     fn memory(&self) -> &dyn GuestMemory {
@@ -167,7 +173,7 @@ impl Outside for Surroundings<'_> {
             }
             Request::TimerAt(count) => {
                 self.moves_timer.set(true);
-                self.vm.set_timer(self.slot.get(), count.and_then(|count| self.vm.when(GuestTicks(count))));
+                self.vm.set_timer(self.memory.slot.get(), count.and_then(|count| self.vm.when(GuestTicks(count))));
             }
             Request::Report(text) => self.vm.report(Level::Warn, text),
         }
@@ -177,6 +183,8 @@ impl Outside for Surroundings<'_> {
 /// A VM's memory as devices see it: what the guest sees already, and only as much as a share allows.
 struct Memory<'a> {
     vm: &'a Vm,
+    /// Whose accesses they are, by the device's number on the bus.
+    slot: Cell<usize>,
     /// What is left of the share.
     left: Cell<u32>,
     /// The last access was refused for now only.
@@ -216,6 +224,17 @@ impl Memory<'_> {
         result.map_err(|_| Fault(at))
     }
 
+    /// What copying costs.
+    fn copying(&self, bytes: &[u8]) -> u32 {
+        let is_a_disk = |row: &Row| row.device == DeviceKind::Virtio(VirtioKind::Block);
+        let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+        if self.vm.plan.rows().get(self.slot.get()).is_some_and(is_a_disk) {
+            length / BYTES_OF_A_DISK
+        } else {
+            length.saturating_mul(BYTE)
+        }
+    }
+
     fn spend(&self, cost: u32) {
         self.left.set(self.left.get().saturating_sub(cost));
     }
@@ -238,18 +257,13 @@ impl Memory<'_> {
     }
 }
 
-/// What copying costs.
-fn copying(bytes: &[u8]) -> u32 {
-    u32::try_from(bytes.len()).unwrap_or(u32::MAX).saturating_mul(BYTE)
-}
-
 impl GuestMemory for Memory<'_> {
     fn read(&self, from: Ipa, into: &mut [u8]) -> Result<(), Fault> {
-        self.access(from, READING.saturating_add(copying(into)), |ram| ram.read(from, into))
+        self.access(from, READING.saturating_add(self.copying(into)), |ram| ram.read(from, into))
     }
 
     fn write(&self, to: Ipa, bytes: &[u8]) -> Result<(), Fault> {
-        let cost = STORING.saturating_add(copying(bytes));
+        let cost = STORING.saturating_add(self.copying(bytes));
         self.access(to, cost, |ram| self.store(ram, |ram| ram.write(to, bytes)))
     }
 
@@ -261,6 +275,15 @@ impl GuestMemory for Memory<'_> {
 
     fn store_u16(&self, at: Ipa, value: u16) -> Result<(), Fault> {
         self.access(at, STORING, |ram| self.store(ram, |ram| ram.store_index(at, value)))
+    }
+
+    fn read_annex(&self, at: u64, into: &mut [u8]) -> Result<(), Fault> {
+        self.access(Ipa(at), READING.saturating_add(self.copying(into)), |ram| ram.read_annex(at, into))
+    }
+
+    fn write_annex(&self, at: u64, bytes: &[u8]) -> Result<(), Fault> {
+        let cost = READING.saturating_add(self.copying(bytes));
+        self.access_anyway(Ipa(at), cost, |ram| ram.write_annex(at, bytes))
     }
 
     fn is_refused_for_now(&self) -> bool {

@@ -431,7 +431,7 @@ pub(super) static VM: Table = Table {
 static DISK: Table = Table {
     name: "disk",
     head: "disk = { ... }",
-    says: "A disk that its guest can read and not write. What is on it lies in the bundle, once, however many VMs have it.",
+    says: "A disk. What is on it lies in the bundle, once, however many VMs have it, and stays as it is; what a guest writes, if it may, is its own.",
     keys: &[
         key(
             "image",
@@ -448,6 +448,14 @@ static DISK: Table = Table {
             ALONE,
             "\"root\"",
             "Its serial number, by which a guest finds it wherever it is: `/dev/disk/by-id/virtio-root`. No other disk of the VM has it.",
+        ),
+        key(
+            "changes",
+            Form::Size("what is written to a disk", bundle::CHANGES, units::BLOCK_SIZE),
+            Absent::Unknown("its guest cannot write it"),
+            ALONE,
+            "\"64M\"",
+            "Its guest can write it. So much memory is set aside for what is on it otherwise than in the image, with a list of 1 KiB for each MiB of that; what does not fit fails in the guest. It stays when the guest resets, and goes when the VM is off.",
         ),
     ],
 };

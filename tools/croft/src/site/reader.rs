@@ -419,7 +419,11 @@ impl<'t> Reader<'t> {
                 };
                 self.mistakes.push(Mistake { file: self.file.to_path_buf(), line, message });
             }
-            all.push(bundle::Disk { image: folder.join(disk.text("image")), serial });
+            all.push(bundle::Disk {
+                image: folder.join(disk.text("image")),
+                serial,
+                changes: disk.given_number("changes").unwrap_or(0),
+            });
         }
         bundle::Disks::of(all)
     }

@@ -411,6 +411,8 @@ fn disks_one_or_several() {
     assert_eq!(disks("disk = { image = \"root.img\" }"), (vec![root.clone()], [19, 0, 0, 0, 0, 0, 0, 0]));
     let two = "disk = [\n{ image = \"root.img\" },\n{ image = \"data.img\", serial = \"data\" }]";
     assert_eq!(disks(two), (vec![root.clone(), named("data.img", "data")], [20, 21, 0, 0, 0, 0, 0, 0]));
+    let written = site(&with("disk = [{ image = \"a\", changes = \"64M\" }, { image = \"b\" }]"));
+    assert_eq!(written.vms[1].disks.iter().map(|disk| disk.changes).collect::<Vec<_>>(), [64 << 20, 0]);
     let tables = "[[vm.disk]]\nimage = \"root.img\"\n[[vm.disk]]\nimage = \"root.img\"\n";
     let site = site(&format!("{GOOD}{tables}"));
     assert_eq!(site.vms[1].disks.iter().map(|disk| &*disk.serial).collect::<Vec<_>>(), ["disk0", "disk1"]);
@@ -423,8 +425,12 @@ fn disks_one_or_several() {
     assert!(said("disk = {}").contains("19: `image` is missing; write for example image = \"root.img\""));
     assert!(
         said("disk = { image = \"a\", mode = \"private\" }")
-            .contains("19: mode: there is no such key; disk = { ... } has image, serial")
+            .contains("19: mode: there is no such key; disk = { ... } has image, serial, changes")
     );
+    for (changes, what) in [("1M", "2M to 8G"), ("3M", "2M"), ("16G", "2M to 8G")] {
+        let said = said(&format!("disk = {{ image = \"a\", changes = \"{changes}\" }}"));
+        assert!(said.contains(&format!("19: changes = \"{changes}\": ")) && said.contains(what), "{said}");
+    }
     let serial = said("disk = { image = \"a\", serial = \"a b\" }");
     assert!(
         serial.contains("serial = \"a b\": a disk's serial number is 1 to 20 of letters, digits, -, _ and ."),

@@ -1,80 +1,17 @@
 //! The transport as a device on the bus: registers, lines, bytes from and to the outside, and what it asks for.
 
-use std::cell::{Cell, RefCell};
 use std::string::{String, ToString};
 use std::vec::Vec;
 
-use devices::{Access, Change, Device, Moment, Outside, Request, Stream};
+use devices::{Access, Change, Device, Stream};
 use pack::{Reader, Writer};
-use units::{IntId, Line};
 
 use super::{SIZE, WORD, negotiate, set, started_console};
 use crate::block::Block;
 use crate::console::{Console, TRANSMIT};
 use crate::entropy::Entropy;
-use crate::memory::GuestMemory;
 use crate::mmio::{Mmio, Vacant, register};
-use crate::testing::{AVAILABLE, BUFFERS, DESCRIPTORS, NEXT, Ram, WRITE, started};
-
-/// An outside with so much room, that remembers what it is told.
-struct World {
-    ram: Ram,
-    room: Cell<usize>,
-    sent: RefCell<Vec<u8>>,
-    requests: RefCell<Vec<String>>,
-}
-
-impl World {
-    fn with_room(room: usize) -> Self {
-        Self { ram: Ram::new(), room: Cell::new(room), sent: RefCell::default(), requests: RefCell::default() }
-    }
-}
-
-impl Outside for World {
-    fn seconds(&self) -> u64 {
-        0
-    }
-
-    fn count(&self) -> u64 {
-        0
-    }
-
-    fn moment(&self) -> Moment {
-        unreachable!("no virtio device looks at the time")
-    }
-
-    fn show(&self, _index: usize, _word: u64) {}
-
-    fn memory(&self) -> &dyn GuestMemory {
-        &self.ram
-    }
-
-    fn has_room(&self, _stream: Stream) -> bool {
-        self.room.get() > 0
-    }
-
-    fn send_byte(&self, stream: Stream, byte: u8) -> bool {
-        self.send(stream, &[byte]);
-        self.room.get() > 0
-    }
-
-    fn send(&self, stream: Stream, bytes: &[u8]) -> usize {
-        assert_eq!(stream, Stream::Virtio);
-        let taken = bytes.len().min(self.room.get());
-        self.sent.borrow_mut().extend(&bytes[..taken]);
-        self.room.set(self.room.get() - taken);
-        taken
-    }
-
-    fn set_line(&self, _interrupt: IntId, _line: Line) {}
-
-    fn request(&self, request: Request<'_>) {
-        self.requests.borrow_mut().push(match request {
-            Request::Report(text) => text.to_string(),
-            other => std::format!("{other:?}"),
-        });
-    }
-}
+use crate::testing::{AVAILABLE, BUFFERS, DESCRIPTORS, NEXT, WRITE, World, started};
 
 fn at(offset: u64) -> Access {
     Access { frame: 0, offset, size: WORD }

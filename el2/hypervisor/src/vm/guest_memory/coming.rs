@@ -38,7 +38,7 @@ impl GuestRam {
     /// All of it is to come: it was just built.
     pub(crate) fn is_to_come(&mut self) {
         let mut left = 0;
-        for block in self.blocks.iter_mut().filter(|block| block.state == State::Untouched) {
+        for block in self.all_blocks().filter(|block| block.state == State::Untouched) {
             block.state = State::ToCome(0);
             left += 1;
         }
@@ -60,7 +60,11 @@ impl GuestRam {
     /// Whether the guest, and the hypervisor for it, has the piece around `at` of a block of which these have come.
     pub(super) fn has_piece(&self, at: Ipa, came: u32) -> bool {
         let is_shown = |tables: &stage2::Stage2| tables.translate(&Tables(self.vm), at).is_some();
-        came & self.bit(at) != 0 && self.tables.as_ref().is_some_and(is_shown)
+        let has_come = came & self.bit(at) != 0;
+        if self.in_annex(self.index(at)).is_some() {
+            return has_come;
+        }
+        has_come && self.tables.as_ref().is_some_and(is_shown)
     }
 
     /// Shows the guest the piece around `at`, if it is one of those that have come.
@@ -84,7 +88,7 @@ impl GuestRam {
 
     fn show_piece(&mut self, at: Ipa) -> Result<(), RamError> {
         let at = at.align_down(memory::PIECE);
-        let block = self.blocks.get(self.index(at)).ok_or(RamError::Outside(at))?;
+        let block = self.block(self.index(at)).ok_or(RamError::Outside(at))?;
         let place = Range { start: Pa(block.pa.0 + (at.0 - self.range.start.0) % BLOCK_SIZE), size: memory::PIECE };
         let rules = self.rules(self.policy, Point::Unification);
         self.change(at, |tables, hardware| Ok(((), tables.show(hardware, at, place, rules)?)))?;
@@ -95,7 +99,7 @@ impl GuestRam {
     /// Notes that the VM is about to stand still until what is missing has come. `false` if it need not: it is there.
     pub(crate) fn waits_for(&mut self, missing: Missing) -> bool {
         let index = self.index(missing.at);
-        let Some(&Block { state: State::ToCome(came), .. }) = self.blocks.get(index) else { return false };
+        let Some(&Block { state: State::ToCome(came), .. }) = self.block(index) else { return false };
         let (bit, is_missing) = (self.bit(missing.at), !self.has_piece(missing.at, came));
         let Some(coming) = &mut self.coming else { return false };
         let nth = match came & bit {
@@ -113,7 +117,7 @@ impl GuestRam {
     /// When it is not one that is to come, of which nothing has.
     pub(crate) fn has_come_as_zeros(&mut self, index: usize) -> Result<bool, RamError> {
         let at = self.address_of(index * PIECES);
-        let block = self.blocks.get_mut(index).filter(|block| block.state == State::ToCome(0));
+        let block = self.block_mut(index).filter(|block| block.state == State::ToCome(0));
         block.ok_or(RamError::NotToCome(at))?.state = State::Untouched;
         self.block_has_come();
         let Some(coming) = &mut self.coming else { return Ok(false) };
@@ -151,7 +155,7 @@ impl GuestRam {
         page: &mut [u8; PAGE_SIZE as usize],
     ) -> Result<(bool, bool), RamError> {
         let (at, index, bit) = (self.address_of(number), number / PIECES, 1 << (number % PIECES));
-        let block = self.blocks.get(index).filter(|_| self.coming.is_some()).copied();
+        let block = self.block(index).filter(|_| self.coming.is_some()).copied();
         let Some(Block { pa, state: State::ToCome(came), .. }) = block else { return Err(RamError::NotToCome(at)) };
         if came & bit != 0 {
             return Err(RamError::NotToCome(at));
@@ -182,15 +186,17 @@ impl GuestRam {
         cache::clean(Range { start, size: memory::PIECE });
         let (came, mut state, mut is_last) = (came | bit, State::ToCome(came | bit), false);
         if came == ALL {
-            memory::is_written(self.vm, pa).map_err(RamError::Frames)?;
-            is_last = (0..PIECES).any(|nth| self.has_piece(self.address_of(index * PIECES + nth), ALL));
+            memory::is_written(self.account(index), pa).map_err(RamError::Frames)?;
+            // Nobody maps those of the annex.
+            is_last = self.in_annex(index).is_none()
+                && (0..PIECES).any(|nth| self.has_piece(self.address_of(index * PIECES + nth), ALL));
             if !is_last {
                 state = State::Hidden;
                 self.block_has_come();
             }
         }
         // Only now has it come: whatever was refused above may have written a part of it.
-        if let Some(block) = self.blocks.get_mut(index) {
+        if let Some(block) = self.block_mut(index) {
             block.state = state;
         }
         let is_wanted = self.coming.as_mut().and_then(|coming| coming.stalled.take_if(|piece| *piece == number));
@@ -200,7 +206,7 @@ impl GuestRam {
     /// Shows the guest a piece of a block of which it sees another one, and of which all have come.
     fn fill_up(&mut self, number: usize) -> Result<(), RamError> {
         let at = self.address_of(number);
-        let is_complete = self.blocks.get(number / PIECES).is_some_and(|block| block.state == State::ToCome(ALL));
+        let is_complete = self.block(number / PIECES).is_some_and(|block| block.state == State::ToCome(ALL));
         if !is_complete || self.has_piece(at, ALL) {
             return Ok(());
         }

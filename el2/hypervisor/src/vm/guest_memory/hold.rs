@@ -68,7 +68,7 @@ impl GuestRam {
     /// # Errors
     /// When there is no memory for a table, or some of it is still to come. Nothing is held then.
     pub(crate) fn hold(&mut self) -> Result<(), RamError> {
-        let is_there = self.blocks.iter_mut().all(|block| {
+        let is_there = self.all_blocks().all(|block| {
             block.kept = match block.state {
                 State::Shown | State::Hidden => Kept::InPlace { is_open: false },
                 State::Untouched | State::Zeroing(_) => Kept::Zeros,
@@ -77,7 +77,7 @@ impl GuestRam {
             true
         });
         if !is_there {
-            self.blocks.iter_mut().for_each(|block| block.kept = Kept::Nothing);
+            self.all_blocks().for_each(|block| block.kept = Kept::Nothing);
             return Err(RamError::StillToCome);
         }
         let tables = self.tables.as_mut().ok_or(RamError::Outside(self.range.start))?;
@@ -85,7 +85,7 @@ impl GuestRam {
         self.hold = Some(Hold::default());
         held.map_err(|error: Stage2Error| {
             // What lies before the table that could not be had is closed already: it would stay so, with nobody to open it.
-            (0..self.blocks.len()).for_each(|index| self.release(index));
+            (0..self.blocks.len() + self.annex.len()).for_each(|index| self.release(index));
             self.hold = None;
             RamError::Tables(error)
         })
@@ -99,7 +99,7 @@ impl GuestRam {
 
     /// The next bounded piece of what a block needs that the guest has seen and that is held: it may be looked at, or is copied.
     pub(super) fn prepare_held(&mut self, index: usize, what: Use) -> Result<Preparation, RamError> {
-        let Some(block) = self.blocks.get_mut(index) else { return Ok(Preparation::Shown) };
+        let Some(block) = self.block_mut(index) else { return Ok(Preparation::Shown) };
         if block.is_ready(what) {
             return Ok(Preparation::Shown);
         }
@@ -111,6 +111,9 @@ impl GuestRam {
             Kept::InPlace { is_open } | Kept::Copying { is_open, .. } => *is_open = true,
             Kept::Nothing | Kept::Zeros | Kept::Copied { .. } => {}
         }
+        if self.in_annex(index).is_some() {
+            return Ok(Preparation::Shown);
+        }
         let at = Ipa(self.range.start.0 + index as u64 * BLOCK_SIZE);
         let tables = self.tables.as_mut().ok_or(RamError::Outside(at))?;
         tables.open(&mut Tables(self.vm), &mut Tlb(self.vttbr), at);
@@ -119,7 +122,7 @@ impl GuestRam {
 
     /// Copies the next piece of a block; behind the last one it is released.
     pub(super) fn copy_piece(&mut self, index: usize) -> Result<Preparation, RamError> {
-        let kept = self.blocks.get(index).map_or(Kept::Nothing, |block| block.kept);
+        let kept = self.block(index).map_or(Kept::Nothing, |block| block.kept);
         let (to, pieces, is_open) = match kept {
             Kept::Nothing | Kept::Zeros | Kept::Copied { .. } => return Ok(Preparation::Unfinished),
             Kept::Copying { to, pieces, is_open } => (to, pieces, is_open),
@@ -128,7 +131,7 @@ impl GuestRam {
                 None => return Ok(Preparation::Stalled),
             },
         };
-        let Some(block) = self.blocks.get_mut(index) else { return Ok(Preparation::Unfinished) };
+        let Some(block) = self.block_mut(index) else { return Ok(Preparation::Unfinished) };
         // Nobody can store into the block while its pieces are copied one after the other, between which the lock is free: for the
         // guest it is closed or can only be read, and the hypervisor asks `is_ready` first.
         memory::copy_piece(block.pa, place(to), u64::from(pieces) * memory::PIECE);
@@ -162,6 +165,9 @@ impl GuestRam {
     }
 
     fn let_store(&mut self, index: usize) {
+        if self.in_annex(index).is_some() {
+            return;
+        }
         if let Some(tables) = &mut self.tables {
             let at = Ipa(self.range.start.0 + index as u64 * BLOCK_SIZE);
             tables.release(&mut Tables(self.vm), &mut Tlb(self.vttbr), at);
@@ -170,7 +176,7 @@ impl GuestRam {
 
     /// Nothing is kept of a block any more.
     fn release(&mut self, index: usize) {
-        let Some(block) = self.blocks.get_mut(index) else { return };
+        let Some(block) = self.block_mut(index) else { return };
         match core::mem::replace(&mut block.kept, Kept::Nothing) {
             Kept::Nothing | Kept::Zeros => {}
             Kept::InPlace { .. } => self.let_store(index),
@@ -207,7 +213,7 @@ impl GuestRam {
         let index = self.index(missing.at);
         // Looked at again, under the lock: the block may have been sent since the store found no room, and is not sent twice. Whoever
         // stood still for it would do so until the whole save ends.
-        let is_held = self.blocks.get(index).is_some_and(Block::is_held);
+        let is_held = self.block(index).is_some_and(Block::is_held);
         match &mut self.hold {
             Some(hold) if is_held => {
                 hold.stalled = Some(index);
@@ -229,7 +235,7 @@ impl GuestRam {
     /// # Errors
     /// When it is not RAM, or is still to come.
     pub(crate) fn read_kept(&self, from: Ipa, into: &mut [u8]) -> Result<bool, RamError> {
-        let block = self.blocks.get(self.index(from)).ok_or(RamError::Outside(from))?;
+        let block = self.block(self.index(from)).ok_or(RamError::Outside(from))?;
         let offset = from.0.wrapping_sub(self.range.start.0) % BLOCK_SIZE;
         let pa = match block.kept {
             Kept::Zeros => return Ok(false),
