@@ -14,6 +14,10 @@ use crate::{SavedMachine, SavedVm, bounds};
 
 /// What was read.
 #[derive(Clone, Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one at a time is read, and looked at where it was read; there is no heap to put it on"
+)]
 pub enum Section<'a> {
     /// What the VM is.
     Vm(Description<'a>),

@@ -201,7 +201,7 @@ impl Changes {
             self.was_told = true;
             outside.request(devices::Request::Report(format_args!(
                 "virtio-blk: a write failed: the {} MiB for what is written to the disk are used up",
-                u64::from(self.pages) * PAGE_SIZE >> 20
+                (u64::from(self.pages) * PAGE_SIZE) >> 20
             )));
         }
     }

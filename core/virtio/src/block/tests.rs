@@ -229,29 +229,19 @@ fn offer_long(ram: &Ram) {
     ram.offer(8, 0, &[0]);
 }
 
-/// What one call moves is bounded, whatever a request asks for: one that reads 128 KiB takes two.
-#[test]
-fn a_call_moves_a_bounded_amount() {
-    let ram = Ram::new();
-    let mut disk = started(Block::new(vec![7; 128 << 10], 1, ""), 0);
-    offer_long(&ram);
-    let mut calls = 1;
-    *ram.accesses.borrow_mut() = 0;
-    while disk.process(0, &ram) == Ok(Progress::More) {
-        assert!(ram.accesses.replace(0) < 40);
-        calls += 1;
-    }
-    assert_eq!((calls, ram.used(0)), (2, (0, (128 << 10) + 1)));
-}
-
 /// A request that was begun is forgotten when the device is reset, and when the driver takes its queue back.
 #[test]
 fn nobody_goes_on_with_a_request_that_was_taken_back() {
     for is_reset in [true, false] {
-        let ram = Ram::new();
+        let memory = Reluctant::new(Ram::new());
+        let ram = &memory.ram;
         let mut disk = started(Block::new(vec![7; 128 << 10], 1, ""), 0);
-        offer_long(&ram);
-        assert_eq!(disk.process(0, &ram), Ok(Progress::More));
+        offer_long(ram);
+        // The rings, the descriptors and the header are read by then, and the data is not written.
+        for _ in 0..12 {
+            assert_eq!(disk.process(0, &memory), Ok(Progress::More));
+            memory.next_turn(100);
+        }
         if is_reset {
             disk.reset();
             start(&mut disk, 0);
@@ -262,8 +252,8 @@ fn nobody_goes_on_with_a_request_that_was_taken_back() {
         }
         ram.put(AVAILABLE + 2, &[0; 2]);
         ram.put(USED + 2, &[0; 2]);
-        Ask { kind: 0, sector: 8, header: 16, pieces: 1, more: 0, room: vec![512, 1] }.offer(&ram, 0);
-        assert_eq!(finish(&mut disk, &ram), Ok(()));
+        Ask { kind: 0, sector: 8, header: 16, pieces: 1, more: 0, room: vec![512, 1] }.offer(ram, 0);
+        assert_eq!(finish(&mut disk, ram), Ok(()));
         assert_eq!((ram.half(USED + 2), ram.used(0)), (1, (0, 513)), "{is_reset}");
     }
 }

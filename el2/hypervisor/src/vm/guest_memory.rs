@@ -629,8 +629,8 @@ impl GuestRam {
         }
     }
 
-    /// Copies an image, or a page into the annex, to `at` before the guest runs, and cleans it to memory, where a guest looks whose caches are off. Takes
-    /// the lock for a piece at a time.
+    /// Copies an image, or a page into the annex, to `at` before the guest runs, and cleans it to memory, where a guest looks whose caches
+    /// are off. Takes the lock for a piece at a time.
     ///
     /// # Errors
     /// As [`GuestRam::prepare`].
