@@ -212,8 +212,10 @@ pub struct SavedChanges {
     pub pages: u32,
     /// The first of them that was never used.
     pub next: u32,
-    /// The one that became free last, or 0.
+    /// The one that became free last, of those that are in a row, or 0.
     pub free: u32,
+    /// One that is neither a block's nor in that row, or 0.
+    pub spare: u32,
 }
 
 impl SavedChanges {
@@ -221,7 +223,7 @@ impl SavedChanges {
     pub const VERSION: u16 = 1;
 }
 
-pack::value!(SavedChanges versioned { pages, next, free });
+pack::value!(SavedChanges versioned { pages, next, free, spare });
 
 /// The state of a block device. What is on the disk is not in it: that is known by its size and its checksum, or lies in memory.
 #[derive(Clone, PartialEq, Eq, Debug)]

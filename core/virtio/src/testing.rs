@@ -20,6 +20,8 @@ pub(crate) const AVAILABLE: u64 = RAM + 0x1000;
 pub(crate) const USED: u64 = RAM + 0x2000;
 /// Where the annex is among what has to be made ready.
 const ANNEX: u64 = 1 << 40;
+/// And how far behind that it is for stores.
+const STORED: u64 = 1 << 32;
 /// Where tests put buffers.
 pub(crate) const BUFFERS: u64 = RAM + 0x4000;
 
@@ -211,7 +213,8 @@ impl GuestMemory for Reluctant {
     fn write_annex(&self, at: u64, bytes: &[u8]) -> Result<(), Fault> {
         // For as long as something has to be made ready, and never for want of accesses.
         self.left.set(self.left.get() + 1);
-        let is_allowed = self.allow(Ipa(ANNEX + at), bytes.len());
+        // What may be looked at may not be stored into for that: a save copies it first.
+        let is_allowed = self.allow(Ipa(ANNEX + STORED + at), bytes.len());
         if is_allowed.is_err() {
             self.left.set(self.left.get() - 1);
         }

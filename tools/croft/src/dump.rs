@@ -272,14 +272,14 @@ impl<W: Write + Seek> Core<W> {
             Content::Fill(word) => page.as_chunks_mut::<8>().0.fill(word.to_le_bytes()),
             Content::Page(bytes) => *page = *bytes,
         }
-        if self.info.is_empty() {
-            self.info = info(&page).unwrap_or_default().to_vec();
-        }
         // Behind the guest's memory is what it has written to disks, which it cannot address.
         let all = self.dumped.memory / PAGE as u64;
         let count = run.count.min(all.saturating_sub(run.first));
         if count == 0 {
             return;
+        }
+        if self.info.is_empty() {
+            self.info = info(&page).unwrap_or_default().to_vec();
         }
         self.end = (run.first + count) * PAGE as u64;
         self.rest.push(Rest { next: run.first, count, page });

@@ -5,6 +5,10 @@
 //! that blocks are given: those that were never given to one, from a number on, and those that one has given back, each of which has in
 //! its first bytes the number of the one that was given back before it. So no page has to be looked for, and a start costs nothing.
 //!
+//! The memory may refuse each access, also one that it has just let through: a save may have begun, or a piece of it may be on its way.
+//! Then all is done again. So a page is written only while no block and no other page knows of it: there is one such page at a time,
+//! the *spare* one, which is taken from those that are free before a block gets it, and becomes one of them after a block has lost it.
+//!
 //! Nothing of it is the guest's to write. But it comes with a VM that is restored, from a file in which there may be anything: so each
 //! number is looked at when it is read, and where it is that of no page it counts as 0. Two blocks may then have one page, which harms
 //! nobody but that guest.
@@ -46,8 +50,10 @@ pub(super) struct Changes {
     list: u32,
     /// The first page that no block was given so far.
     next: u32,
-    /// The page that was given back last; 0 if there is none.
+    /// The page that was given back last, of those that are in a row; 0 if there is none.
     free: u32,
+    /// A page that is neither a block's nor in that row; 0 if there is none.
+    spare: u32,
     /// A store found no page: to be told, and told. The latter until the next reset.
     is_to_tell: bool,
     was_told: bool,
@@ -59,7 +65,7 @@ impl Changes {
         let pages = u32::try_from(size / PAGE_SIZE).unwrap_or(ZEROS - 1);
         let bytes = disk.div_ceil(PAGE_SIZE).saturating_mul(WORD);
         let list = u32::try_from(bytes.div_ceil(PAGE_SIZE)).unwrap_or(pages).min(pages);
-        Self { start, pages, list, next: list, free: 0, is_to_tell: false, was_told: false }
+        Self { start, pages, list, next: list, free: 0, spare: 0, is_to_tell: false, was_told: false }
     }
 
     /// Whether there can be any.
@@ -69,7 +75,7 @@ impl Changes {
 
     /// The memory has gone, and with it all of them.
     pub(super) fn forget(&mut self) {
-        (self.next, self.free) = (self.list, 0);
+        (self.next, self.free, self.spare) = (self.list, 0, 0);
     }
 
     /// Where block `block` of the disk is.
@@ -144,33 +150,36 @@ impl Changes {
 
     /// Gives block `block` a page of its own, with what is on it: these bytes, or zeros. `None` if there is no page left.
     ///
-    /// Whatever the memory refuses, nothing has changed then: what is written before the list is in a page that no block has.
+    /// Whatever the memory refuses, it can be done again: what is written before the list is in the spare page.
     pub(super) fn give<M: GuestMemory>(
         &mut self,
         memory: &M,
         block: u64,
         contents: Option<&[u8]>,
     ) -> Result<Option<u32>, Fault> {
-        let (page, next, free) = if self.has(self.free) {
-            let mut word = [0; WORD as usize];
-            self.read(memory, self.free, 0, &mut word)?;
-            (self.free, self.next, u32::from_le_bytes(word))
-        } else if self.next < self.pages {
-            (self.next, self.next + 1, 0)
-        } else {
-            self.is_to_tell = !self.was_told;
-            return Ok(None);
-        };
+        if !self.has(self.spare) {
+            if self.has(self.free) {
+                let mut word = [0; WORD as usize];
+                self.read(memory, self.free, 0, &mut word)?;
+                (self.spare, self.free) = (self.free, u32::from_le_bytes(word));
+            } else if self.next < self.pages {
+                (self.spare, self.next) = (self.next, self.next + 1);
+            } else {
+                self.is_to_tell = !self.was_told;
+                return Ok(None);
+            }
+        }
+        let page = self.spare;
         match contents {
             Some(bytes) => self.write(memory, page, 0, bytes)?,
             None => self.clear(memory, page, 0, BLOCK)?,
         }
         self.put(memory, block, Place::Page(page))?;
-        (self.next, self.free) = (next, free);
+        self.spare = 0;
         Ok(Some(page))
     }
 
-    /// Block `block` is `place` from now on, and has the page no longer that it had.
+    /// Block `block` is `place` from now on, and has the page no longer that it had. As [`Changes::give`], it can be done again.
     pub(super) fn take_back<M: GuestMemory>(
         &mut self,
         memory: &M,
@@ -178,10 +187,13 @@ impl Changes {
         page: u32,
         place: Place,
     ) -> Result<(), Fault> {
-        let before = if self.has(self.free) { self.free } else { 0 };
-        self.write(memory, page, 0, &before.to_le_bytes())?;
+        if self.has(self.spare) {
+            let before = if self.has(self.free) { self.free } else { 0 };
+            self.write(memory, self.spare, 0, &before.to_le_bytes())?;
+            (self.free, self.spare) = (self.spare, 0);
+        }
         self.put(memory, block, place)?;
-        self.free = page;
+        self.spare = page;
         Ok(())
     }
 
@@ -208,12 +220,12 @@ impl Changes {
 
     pub(super) const fn save(&self) -> SavedChanges {
         // The list and the pages are in memory. What was told may be told again.
-        let Self { start: _, pages, list: _, next, free, is_to_tell: _, was_told: _ } = *self;
-        SavedChanges { pages, next, free }
+        let Self { start: _, pages, list: _, next, free, spare, is_to_tell: _, was_told: _ } = *self;
+        SavedChanges { pages, next, free, spare }
     }
 
     pub(super) fn look_at(&self, saved: &SavedChanges) -> Result<(), Unfit> {
-        let SavedChanges { pages, next, free: _ } = saved;
+        let SavedChanges { pages, next, free: _, spare: _ } = saved;
         if *pages != self.pages {
             return Err(Unfit("there was another amount of memory for what is written to a disk"));
         }
@@ -222,6 +234,6 @@ impl Changes {
     }
 
     pub(super) fn restore(&mut self, saved: &SavedChanges) {
-        (self.next, self.free) = (saved.next, saved.free);
+        (self.next, self.free, self.spare) = (saved.next, saved.free, saved.spare);
     }
 }

@@ -103,8 +103,8 @@ fn block() -> impl Strategy<Value = SavedBlock> {
             SavedDiskRequest { chain, header, header_read, answer, range }
         },
     );
-    (option::of(request), 1..=2_u32, any::<u32>()).prop_map(|(request, next, free)| {
-        let changes = SavedChanges { pages: 2, next, free };
+    (option::of(request), 1..=2_u32, any::<u32>(), any::<u32>()).prop_map(|(request, next, free, spare)| {
+        let changes = SavedChanges { pages: 2, next, free, spare };
         SavedBlock { sectors: 4, checksum: 7, request, changes }
     })
 }
@@ -222,7 +222,7 @@ fn a_disk_finds_its_contents_again() {
     let chain =
         SavedChain { segments: vec![piece], readable_segments: 1, head: 0, read: (0, 7), write: (0, 0), written: 0 };
     let request = SavedDiskRequest { chain, header: [0; 16], header_read: 7, answer: None, range: [0; 16] };
-    let changes = SavedChanges { pages: 2, next: 1, free: 0 };
+    let changes = SavedChanges { pages: 2, next: 1, free: 0, spare: 0 };
     let good = SavedBlock { sectors: 4, checksum: 7, request: Some(request), changes };
     let mut disk = disk();
     assert_eq!(Device::restore(&mut disk, &good), Ok(()));

@@ -113,6 +113,22 @@ impl Ask {
     }
 }
 
+/// The pages that blocks have, those that are free, and the spare one.
+fn known(ram: &Ram, device: &Mmio<Block<Vec<u8>>>) -> Vec<u32> {
+    let annex = ram.annex.borrow();
+    let word = |at: u64| u32::from_le_bytes(annex[(START + at) as usize..][..4].try_into().unwrap());
+    let changes = device.save().unwrap().device.changes;
+    let mut pages: Vec<u32> = (0..3).map(|block| word(block * 4)).filter(|&word| word != u32::MAX).collect();
+    let mut free = changes.free;
+    while free != 0 && pages.len() < 9 {
+        pages.push(free);
+        free = word(u64::from(free) * 4096);
+    }
+    pages.push(changes.spare);
+    pages.retain(|&page| page != 0);
+    pages
+}
+
 /// All that is on the disk, by one request.
 fn contents<M: GuestMemory>(
     device: &mut Mmio<Block<Vec<u8>>>,
@@ -167,6 +183,9 @@ proptest! {
         }
         let all = contents(&mut device, &memory, &memory.ram, number, &|| { memory.next_turn(100); });
         prop_assert_eq!(all, naive);
+        let mut pages = known(&memory.ram, &device);
+        pages.sort_unstable();
+        prop_assert_eq!(pages, (1..device.save().unwrap().device.changes.next).collect::<Vec<_>>(), "each page is in one place");
         let annex = memory.ram.annex.borrow();
         prop_assert!(annex[..START as usize].iter().chain(&annex[START as usize + 4 * 4096..]).all(|&byte| byte == 0));
     }
@@ -178,6 +197,7 @@ proptest! {
         links in many(prop_oneof![0..6_u32, any::<u32>()], 3),
         next in 1..=4_u32,
         free in prop_oneof![0..6_u32, any::<u32>()],
+        spare in prop_oneof![0..6_u32, any::<u32>()],
         asks in many(ask(), 1..14),
     ) {
         let ram = Ram::new();
@@ -190,7 +210,8 @@ proptest! {
         }
         let mut device = started(disk(3), 0);
         let mut saved = device.save().unwrap();
-        (saved.device.changes.next, saved.device.changes.free) = (next, free);
+        let changes = &mut saved.device.changes;
+        (changes.next, changes.free, changes.spare) = (next, free, spare);
         device.restore(&saved).unwrap();
         for (number, ask) in (0..).zip(&asks) {
             let (_, answer) = ask.offer(&ram, number);
@@ -284,6 +305,35 @@ fn pages_come_back_each_time() {
             );
         }
     }
+}
+
+/// Memory that refuses each access at first, as while a VM is saved: no page is lost by what is done again, and none is given twice.
+#[test]
+fn what_is_done_again_loses_no_page() {
+    let memory = Reluctant::new(Ram::new());
+    let mut device = started(disk(3), 0);
+    let write = |sector| Ask { kind: 1, sector, count: 1, byte: sector as u8 + 1, flags: 0, pieces: 1 };
+    let discard = Ask { kind: 11, sector: 0, count: 16, byte: 0, flags: 0, pieces: 1 };
+    let asks = [write(0), write(8), write(16), discard.clone(), write(8), write(0), discard, write(9), write(1)];
+    for (number, ask) in (0..).zip(&asks) {
+        let (_, answer) = ask.offer(&memory.ram, number);
+        memory.hold();
+        while device.process(0, &memory).unwrap() == Progress::More {
+            memory.next_turn(100);
+        }
+        assert_eq!(memory.ram.get(answer, 1), [0], "{ask:?}");
+        let mut pages = known(&memory.ram, &device);
+        pages.sort_unstable();
+        assert_eq!(pages, (1..device.save().unwrap().device.changes.next).collect::<Vec<_>>(), "after {ask:?}");
+    }
+    let mut expected = original();
+    for sector in [1, 9, 16] {
+        expected[sector * 512..][..512].fill(sector as u8 + 1);
+    }
+    let all = contents(&mut device, &memory, &memory.ram, asks.len() as u16, &|| {
+        memory.next_turn(100);
+    });
+    assert_eq!(all, expected);
 }
 
 /// A reset leaves what was written; when the machine is off, it is as it was at first. (Its memory is zeros again then.)
