@@ -172,6 +172,14 @@ fn written() -> Result<()> {
         "dd if=/dev/zero of=/dev/vdb bs=64k count=31 conv=fsync 2>/dev/null; echo again $?",
         "\nagain 0",
     )?;
+    // What the first disk has is elsewhere, whatever was written to the second.
+    run.ask(
+        "writer",
+        "echo 3 > /proc/sys/vm/drop_caches; mount -t ext4 /dev/vda /mnt; sha256sum -c /mnt/NEW",
+        "new: OK",
+    )?;
+    run.ask("writer", "cd /mnt; sha256sum -c SUMS 2>/dev/null | grep -c OK", &format!("\n{}\r\n", FILES - 1))?;
+    run.ask("writer", "cd /; umount /mnt; echo apart $((6*7))", "\napart 42")?;
     run.ask("other", "echo still $((6*7))", "\nstill 42")?;
     let log = run.session().log().transcript();
     let told = "virtio-blk: a write failed: the 2 MiB for what is written to the disk are used up";

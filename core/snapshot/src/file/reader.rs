@@ -16,7 +16,7 @@ use crate::{SavedMachine, SavedVm, bounds};
 #[derive(Clone, Debug)]
 #[expect(
     clippy::large_enum_variant,
-    reason = "one at a time is read, and looked at where it was read; there is no heap to put it on"
+    reason = "what is larger still is boxed; of this there is one at a time, where it was read"
 )]
 pub enum Section<'a> {
     /// What the VM is.
