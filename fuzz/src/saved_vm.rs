@@ -19,8 +19,14 @@ use vmware::{Config, Limits, Service};
 
 const HOST: Hz = Hz(62_500_000);
 const RAM: Range<Ipa> = Range { start: Ipa(0x4000_0000), size: 0x1000_0000 };
-const GIC: vgic::Config =
-    vgic::Config { vcpus: 2, list_registers: 4, priority_bits: 5, preemption_bits: 5, tells_of_group_0: true };
+const GIC: vgic::Config = vgic::Config {
+    vcpus: 2,
+    list_registers: 4,
+    priority_bits: 5,
+    preemption_bits: 5,
+    tells_of_group_0: true,
+    traps_deactivation: true,
+};
 /// Long enough after the host's start for most of what a state may say to have been before.
 const NOW: u64 = 1 << 40;
 

@@ -49,6 +49,8 @@ pub struct CheckArguments {
     pub small_heap: bool,
     /// `vectors=calling`: every CPU calls its firmware at each exit, as some have to.
     pub calls_firmware: bool,
+    /// `deactivation=common`: ICC_DIR_EL1 does not trap by itself, as on some CPUs, but with all registers of both groups.
+    pub traps_in_common: bool,
 }
 
 impl CheckArguments {
@@ -75,6 +77,7 @@ impl CheckArguments {
             Choice::TdccInHardware => self.tdcc_in_hardware = true,
             Choice::SmallHeap => self.small_heap = true,
             Choice::CallsFirmware => self.calls_firmware = true,
+            Choice::TrapsInCommon => self.traps_in_common = true,
         }
         true
     }
@@ -87,10 +90,11 @@ enum Choice {
     TdccInHardware,
     SmallHeap,
     CallsFirmware,
+    TrapsInCommon,
 }
 
 /// All words, so that whoever looks for them in the image that ships looks for each.
-static WORDS: [(&str, Choice); 14] = [
+static WORDS: [(&str, Choice); 15] = [
     ("selftest=percpu", Choice::SelfTest(SelfTest::PerCpu)),
     ("selftest=switch", Choice::SelfTest(SelfTest::Switch)),
     ("selftest=transfer", Choice::SelfTest(SelfTest::Transfer)),
@@ -105,6 +109,7 @@ static WORDS: [(&str, Choice); 14] = [
     ("tdcc=hardware", Choice::TdccInHardware),
     ("heap=small", Choice::SmallHeap),
     ("vectors=calling", Choice::CallsFirmware),
+    ("deactivation=common", Choice::TrapsInCommon),
 ];
 
 /// All words that mean something here.
@@ -139,6 +144,7 @@ mod tests {
         let both = CheckArguments::parse("tdcc=hardware vectors=calling");
         assert!(both.tdcc_in_hardware && both.calls_firmware && both.selftest == SelfTest::No);
         assert!(CheckArguments::parse("selftest=hunger heap=small").small_heap && !both.small_heap);
+        assert!(CheckArguments::parse("deactivation=common").traps_in_common && !both.traps_in_common);
         assert!(CheckArguments::knows("selftest=switch") && CheckArguments::knows("tdcc=hardware"));
         assert!(!CheckArguments::knows("selftest=nothing") && !CheckArguments::knows("link=framed"));
     }

@@ -74,8 +74,7 @@ pub fn check(host: &HostIds) -> Result<(), Missing> {
 }
 
 /// Whether the virtual CPU interface with this ICH_VTR_EL2 traps ICC_DIR_EL1 by itself (ICH_HCR_EL2.TDIR; GIC IHI 0069H 12.4.9). Many
-/// CPUs of Armv8.0 do not. There a guest with EOImode one may keep an interrupt active that had no list register when it was
-/// deactivated; one with EOImode zero, as Linux is in a VM, deactivates by its ends, which are counted.
+/// CPUs of Armv8.0 do not, and trap it with others (TC).
 #[must_use]
 pub const fn traps_deactivation(vtr: u64) -> bool {
     vtr & 1 << 19 != 0

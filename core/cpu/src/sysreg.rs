@@ -63,6 +63,18 @@ pub enum GroupZero {
     Enable,
 }
 
+/// A register of the CPU interface for interrupts of both groups, trapped by ICH_HCR_EL2.TC (GIC IHI 0069H 12.2) together with those
+/// that always trap: ICC_DIR_EL1 and the SGI registers.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum CommonRegister {
+    /// ICC_CTLR_EL1.
+    Control,
+    /// ICC_PMR_EL1.
+    PriorityMask,
+    /// ICC_RPR_EL1, read-only.
+    RunningPriority,
+}
+
 /// A register of the OS lock and its relatives, trapped by MDCR_EL2.TDOSA.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum OsLockRegister {
@@ -100,6 +112,8 @@ pub enum Action {
     IccDir,
     /// A register of the CPU interface for Group 0.
     GroupZero(GroupZero),
+    /// A register of the CPU interface for both groups.
+    Common(CommonRegister),
     /// A register of a timer.
     Timer(Timer, TimerRegister),
     /// CNTPCT_EL0, CNTVCT_EL0, CNTPCTSS_EL0 or CNTVCTSS_EL0: the count, which is one, as far as the counter that traps is
@@ -202,6 +216,9 @@ const fn classify_register(encoding: SysregEncoding, direction: Direction) -> Ac
         (0, 1, 0, 1) => Action::ReadZeroWriteIgnored,
         // REVIDR_EL1 and AIDR_EL1, trapped only where TID1 is needed to hide SMIDR_EL1: no erratum is marked as fixed.
         (0, 0, 0, 6) | (1, 0, 0, 7) => only(Read, direction, Action::ReadZeroWriteIgnored),
+        (0, 4, 6, 0) => Action::Common(CommonRegister::PriorityMask),
+        (0, 12, 11, 3) => only(Read, direction, Action::Common(CommonRegister::RunningPriority)),
+        (0, 12, 12, 4) => Action::Common(CommonRegister::Control),
         (0, 12, 8, 0) => only(Read, direction, Action::GroupZero(GroupZero::Acknowledge)),
         (0, 12, 8, 1) => only(Write, direction, Action::GroupZero(GroupZero::End)),
         (0, 12, 8, 2) => only(Read, direction, Action::GroupZero(GroupZero::HighestPending)),
@@ -226,7 +243,9 @@ const fn classify_register(encoding: SysregEncoding, direction: Direction) -> Ac
 
 #[cfg(test)]
 mod tests {
-    use super::{Action, DebugRegister, GroupZero, OsLockRegister, SgiRegister, Timer, TimerRegister, classify};
+    use super::{
+        Action, CommonRegister, DebugRegister, GroupZero, OsLockRegister, SgiRegister, Timer, TimerRegister, classify,
+    };
     use crate::debug::DebugBank;
     use crate::encoding::SysregEncoding;
     use units::Direction::{Read, Write};
@@ -262,6 +281,13 @@ mod tests {
         assert_eq!(classify(name(3, 0, 12, 12, 5), Read), Action::IccSre);
         assert_eq!(classify(name(3, 0, 12, 11, 1), Write), Action::IccDir);
         let group_zero = |crm, op2, direction| classify(name(3, 0, 12, crm, op2), direction);
+        let common = |crn, crm, op2, direction| classify(name(3, 0, crn, crm, op2), direction);
+        for direction in [Read, Write] {
+            assert_eq!(common(4, 6, 0, direction), Action::Common(CommonRegister::PriorityMask));
+            assert_eq!(common(12, 12, 4, direction), Action::Common(CommonRegister::Control));
+        }
+        assert_eq!(common(12, 11, 3, Read), Action::Common(CommonRegister::RunningPriority));
+        assert_eq!(common(12, 11, 3, Write), Action::Undefined);
         assert_eq!(group_zero(8, 0, Read), Action::GroupZero(GroupZero::Acknowledge));
         assert_eq!(group_zero(8, 0, Write), Action::Undefined);
         assert_eq!(group_zero(8, 1, Write), Action::GroupZero(GroupZero::End));
@@ -332,6 +358,6 @@ mod tests {
     fn every_encoding_has_an_answer_and_few_are_answered() {
         let answered = (0..=u16::MAX).filter(|&raw| classify(SysregEncoding(raw), Read) != Action::Undefined).count();
         // 56 identification registers, 64 breakpoints and watchpoints, and the ones with a line above.
-        assert_eq!(answered, 56 + 64 + 37);
+        assert_eq!(answered, 56 + 64 + 40);
     }
 }

@@ -51,7 +51,14 @@ fn vcpu(number: u8, word: u64) -> SavedVcpu {
 
 pub(crate) fn vm(words: [u64; 4], devices: Vec<u8>, has_calls: bool) -> SavedVm {
     let [first, second, third, fourth] = words;
-    let config = Config { vcpus: 2, list_registers: 4, priority_bits: 5, preemption_bits: 5, tells_of_group_0: true };
+    let config = Config {
+        vcpus: 2,
+        list_registers: 4,
+        priority_bits: 5,
+        preemption_bits: 5,
+        tells_of_group_0: true,
+        traps_deactivation: true,
+    };
     let watchdog = SavedWatchdog { timeout: fourth, action: 2, remaining: None, acted: 3 };
     SavedVm {
         machine: machine(),

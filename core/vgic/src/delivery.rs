@@ -160,7 +160,7 @@ impl Vgic {
         }
         lrs.stale = 0;
         lrs.used = used;
-        let hcr = virtual_control::EN | virtual_control::TDIR | maintenance;
+        let hcr = self.always | maintenance;
         lrs.hcr_dirty |= lrs.hcr != hcr;
         lrs.hcr = hcr;
         if let Some(target) = self.vcpus.get_mut(index) {

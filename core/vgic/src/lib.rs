@@ -25,8 +25,8 @@
 //!   (GICR_WAKER).
 //! * Where the host does not tell that a guest disables Group 0, the guest's accesses to the registers of that group trap
 //!   while that matters ([`group_zero`]).
-//! * ICC_DIR_EL1 always traps (ICH_HCR_EL2.TDIR), where the host can do that (ICH_VTR_EL2.TDS; it says if not): an SPI may be
-//!   deactivated on another vCPU than the one that holds it. Guests that leave EOImode at zero, as Linux does, never write it.
+//! * ICC_DIR_EL1 always traps: an SPI may be deactivated on another vCPU than the one that holds it. Guests that leave EOImode
+//!   at zero, as Linux does, never write it. Where the host cannot trap it alone, it does with others ([`common_registers`]).
 //!
 //! Interrupts are kept as bitmaps of 32, one word per register that shows them, so that a register access is a load
 //! and a mask.
@@ -36,6 +36,7 @@
 mod bank;
 mod bank_registers;
 mod choice;
+pub mod common_registers;
 mod delivery;
 mod distributor;
 mod ends;
@@ -80,6 +81,8 @@ pub struct Config {
     pub preemption_bits: u8,
     /// The host's CPUs report when the guest disables Group 0 (ICH_MISR_EL2.VGrp0D). If not, [`group_zero`] does without.
     pub tells_of_group_0: bool,
+    /// The host's CPUs trap ICC_DIR_EL1 by itself (ICH_VTR_EL2.TDS). If not, [`common_registers`] trap.
+    pub traps_deactivation: bool,
 }
 
 /// The group that an SGI register generates.
@@ -139,6 +142,8 @@ pub struct Vgic {
     priority_mask: u8,
     preemption_bits: u8,
     tells_of_group_0: bool,
+    /// What of ICH_HCR_EL2 is set whenever the guest runs.
+    always: u64,
     /// The preemption bits that its guest has found, on the first host it ran on: never more than there are.
     known_preemption_bits: u8,
     /// All ones if GICD_CTLR.EnableGrp0, else zero.
@@ -187,6 +192,8 @@ impl Vgic {
             priority_mask: u8::MAX << (8 - config.priority_bits.clamp(5, 8)),
             preemption_bits: config.preemption_bits.clamp(5, 7),
             tells_of_group_0: config.tells_of_group_0,
+            always: virtual_control::EN
+                | if config.traps_deactivation { virtual_control::TDIR } else { virtual_control::TRAP_COMMON },
             known_preemption_bits: config.preemption_bits.clamp(5, 7),
             group0: 0,
             group1: 0,

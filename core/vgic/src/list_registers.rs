@@ -42,6 +42,8 @@ pub mod virtual_control {
     pub const GROUP_ENABLED: [u64; 2] = [1 << 4, 1 << 6];
     /// The same while it is disabled there: VGrp0DIE, VGrp1DIE.
     pub const GROUP_DISABLED: [u64; 2] = [1 << 5, 1 << 7];
+    /// The guest's accesses to the CPU interface's registers of both groups trap, ICC_DIR_EL1 among them: TC.
+    pub const TRAP_COMMON: u64 = 1 << 10;
     /// The guest's accesses to the CPU interface's registers of Group 0 trap, ICC_IGRPEN0_EL1 among them: TALL0.
     pub const TRAP_GROUP_0: u64 = 1 << 11;
     /// Writes of ICC_DIR_EL1 trap.

@@ -122,6 +122,7 @@ impl Vgic {
             list_register_count: _,
             preemption_bits: _,
             tells_of_group_0: _,
+            always: _,
             priority_mask,
             known_preemption_bits,
             group0,

@@ -1,6 +1,7 @@
 //! Unit tests: the registers one family at a time, then the life of each kind of interrupt. What random guests see is
 //! compared with a naive second model in `tests/against_naive.rs`.
 
+mod common_registers;
 mod group_zero;
 mod life;
 mod registers;
@@ -24,8 +25,14 @@ const fn private(offset: u64) -> u64 {
 }
 
 fn vgic(vcpus: usize, list_registers: usize) -> Vgic {
-    let mut vgic =
-        Vgic::new(Config { vcpus, list_registers, priority_bits: 5, preemption_bits: 5, tells_of_group_0: true });
+    let mut vgic = Vgic::new(Config {
+        vcpus,
+        list_registers,
+        priority_bits: 5,
+        preemption_bits: 5,
+        tells_of_group_0: true,
+        traps_deactivation: true,
+    });
     for vcpu in 0..vcpus {
         vgic.set_power(VcpuId(vcpu as u8), Power::On);
     }

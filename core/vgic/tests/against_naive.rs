@@ -42,7 +42,14 @@ impl Machine {
         let split_end = if setting.split_end { interface::SPLIT_END } else { 0 };
         let vmcr = 0xFF << interface::MASK_SHIFT | setting.binary_points | split_end | interface::GROUPS;
         let tells_of_group_0 = !setting.confuses_groups;
-        let config = Config { vcpus, list_registers, priority_bits, preemption_bits, tells_of_group_0 };
+        let config = Config {
+            vcpus,
+            list_registers,
+            priority_bits,
+            preemption_bits,
+            tells_of_group_0,
+            traps_deactivation: true,
+        };
         let mut vgic = Vgic::new(config);
         for vcpu in 0..vcpus {
             assert_eq!(vgic.set_power(id(vcpu), Power::On), VcpuSet::EMPTY);
@@ -227,7 +234,14 @@ impl Machine {
         self.setting.confuses_groups ^= list_registers.is_multiple_of(2);
         let tells_of_group_0 = !self.setting.confuses_groups;
         let preemption_bits = priority_bits.min(7);
-        let config = Config { vcpus, list_registers, priority_bits: 8, preemption_bits, tells_of_group_0 };
+        let config = Config {
+            vcpus,
+            list_registers,
+            priority_bits: 8,
+            preemption_bits,
+            tells_of_group_0,
+            traps_deactivation: true,
+        };
         self.vgic = Vgic::restore(config, &saved).expect("it fits");
         assert_eq!(self.vgic.save().as_ref(), Ok(&saved));
         for vcpu in 0..vcpus {

@@ -31,7 +31,9 @@ use cpu::debug::{DebugBank, MDSCR_TDCC};
 use cpu::exit::{self, DataAbort, Exit, InstructionAbort, SystemRegister, WaitKind, Wanted, class_of};
 use cpu::inject::{self, AbortKind, GuestState};
 use cpu::pstate;
-use cpu::sysreg::{Action, GroupZero, ICC_SRE_VALUE, OsLockRegister, SgiRegister, Timer, TimerRegister, classify};
+use cpu::sysreg::{
+    Action, CommonRegister, GroupZero, ICC_SRE_VALUE, OsLockRegister, SgiRegister, Timer, TimerRegister, classify,
+};
 use services::psci::{AffinityState, Call, PsciError, Start, Suspension, VmPower};
 use services::trng::Draw;
 use services::{NOT_SUPPORTED, Request, SUCCESS};
@@ -187,6 +189,8 @@ pub enum Source {
     Identification(usize),
     /// A register of the CPU interface for Group 0.
     GroupZero(GroupZero),
+    /// A register of the CPU interface for both groups.
+    Common(CommonRegister),
 }
 
 /// What a guest writes to.
@@ -198,6 +202,8 @@ pub enum Sink {
     Deactivate(IntId),
     /// A register of the CPU interface for Group 0.
     GroupZero(GroupZero, u64),
+    /// A register of the CPU interface for both groups.
+    Common(CommonRegister, u64),
     /// A register of a timer.
     Timer(Timer, TimerRegister, u64),
     /// The OS lock, taken or released.
@@ -538,6 +544,8 @@ fn system_register<E: Exited>(exited: E, esr: u64, access: SystemRegister) -> E:
             read(exited, access, Source::GroupZero(register))
         }
         Action::GroupZero(register) => write(exited, Sink::GroupZero(register, value)),
+        Action::Common(register) if direction == Direction::Read => read(exited, access, Source::Common(register)),
+        Action::Common(register) => write(exited, Sink::Common(register, value)),
         Action::IccSre => read(exited, access, Source::Value(ICC_SRE_VALUE)),
         Action::Count => read(exited, access, Source::Count),
         Action::Timer(timer, register) if direction == Direction::Read => {

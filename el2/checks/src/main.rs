@@ -59,6 +59,10 @@ impl Checks for Image {
         if arguments().calls_firmware { Means::Call(SMCCC_ARCH_WORKAROUND_1) } else { needed }
     }
 
+    fn deactivation_trap(exists: bool) -> bool {
+        exists && !arguments().traps_in_common
+    }
+
     fn replace_vms(platform: &Platform<'static>) -> bool {
         let cpus = platform.cpus.len();
         match arguments().selftest {

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use croft::kernel::Raw;
-use croft::session::{Outcome, PortBus};
+use croft::session::{Condition, Outcome, PortBus};
 use croft::site::Vm;
 use qemu::Machine;
 use std::path::Path;
@@ -28,6 +28,7 @@ fn main() -> ExitCode {
         scenario("shapes::sixty_four_vms", sixty_four),
         scenario("shapes::kernels_of_other_kinds", other_kinds),
         scenario("shapes::consoles_on_pci", consoles_on_pci),
+        scenario("shapes::deactivations_trap_with_others", deactivations),
     ];
     if full() {
         scenarios.push(scenario("shapes::memory_16g", || {
@@ -58,6 +59,26 @@ fn linux_guests(host: &Host, vcpus: &[u8]) -> Result<()> {
 /// Where the port is that croft gives the host, if it does; further arguments for QEMU; the console by which the link goes, if it goes
 /// by one; and what is said of the others.
 type OddHost<'h> = (Option<PortBus>, Vec<String>, Option<&'h str>, &'h [&'h str]);
+
+/// A GIC that cannot trap ICC_DIR_EL1 by itself (ICH_VTR_EL2.TDS is zero), as those of many CPUs of Armv8.0, and so traps the
+/// registers of both groups with it: payloads that use them all, and a Linux guest, are as on any other host.
+fn deactivations() -> Result<()> {
+    const PAYLOADS: [&str; 2] = ["gic", "smp"];
+    const LINUX: &str = "linux";
+    let mut vms = PAYLOADS.map(|name| guest::payload(name, name, 2, "")).into_iter().collect::<Result<Vec<_>>>()?;
+    vms.push(guest::linux(LINUX, USUAL, 2, "quiet uc.test=load uc.rounds=1")?);
+    let run = Host { cpus: 4, memory: 1024, ..Host::default() }.start_checks(vms, "deactivation=common")?;
+    for name in PAYLOADS {
+        let condition = run.wait_for(name, BOOT, Condition::is_off)?;
+        let output = run.console(name)?.transcript();
+        let passed = output.contains(" passed, 0 failed") && condition == Condition::PoweredOff;
+        ensure!(passed, "{name} is {condition} and printed:\n{output}");
+    }
+    run.console(LINUX)?.expect_unless("uc: load passed", &["Kernel panic", "FAILED"], BOOT)?;
+    let log = run.log().transcript();
+    ensure!(log.contains("it traps with ICC_PMR_EL1"), "the log does not say how ICC_DIR_EL1 traps:\n{log}");
+    run.finish(SOON)
+}
 
 /// Hosts whose virtio consoles are on PCI, beside others, or of no use: the first that can be used carries the link, each of the others
 /// that were looked at costs a line, and where none is left the UART carries on.

@@ -4,12 +4,12 @@
 use abi::bundle::{Calls, Coherency, Doors as Policy};
 use cpu::inject::AbortKind;
 use cpu::pstate;
-use cpu::sysreg::{self as trapped, GroupZero, Timer, TimerRegister};
+use cpu::sysreg::{self as trapped, CommonRegister, GroupZero, Timer, TimerRegister};
 use cpu::translation::{Memory, Rights};
 use machine::{Target, redistributor};
 use services::{Facts, SUCCESS};
 use units::{Direction, IntId, Ipa, Va, VcpuId, VcpuSet};
-use vgic::virtual_interface;
+use vgic::{common_registers, virtual_interface};
 use vm::exits::{self, Cause, DebugState, Decision, Effect, Exception, Next, Powered, Sink, Source};
 use vm::mmio::{self, Operation, Operations, Refusal, StackPointer, Written};
 use vm::progress::{self, Allowance, NextTry, Stay, Subject};
@@ -342,6 +342,7 @@ impl WholeVm {
             Source::Identification(index) => index as u64,
             Source::Debug(bank, number) => *self.vcpus[id.index()].registers.point(bank, number),
             Source::GroupZero(register) => self.group_zero(id, register, None),
+            Source::Common(register) => self.common(id, register, None),
         }
     }
 
@@ -376,6 +377,23 @@ impl WholeVm {
         value
     }
 
+    /// What a host that cannot trap ICC_DIR_EL1 by itself does for its guest: one with priorities of five bits.
+    fn common(&mut self, id: VcpuId, register: CommonRegister, written: Option<u64>) -> u64 {
+        let vmcr = &mut self.vcpus[id.index()].registers.list.vmcr;
+        match (register, written) {
+            (CommonRegister::Control, None) => return common_registers::control(*vmcr, 4 << 29),
+            (CommonRegister::Control, Some(value)) => *vmcr = common_registers::with_control(*vmcr, value),
+            (CommonRegister::PriorityMask, None) => return common_registers::priority_mask(*vmcr),
+            (CommonRegister::PriorityMask, Some(value)) => {
+                *vmcr = common_registers::with_priority_mask(*vmcr, value, 5);
+            }
+            (CommonRegister::RunningPriority, _) => {
+                return self.shared.gic.borrow().running_priority([0; 2]);
+            }
+        }
+        0
+    }
+
     fn put(&mut self, id: VcpuId, sink: Sink) {
         match sink {
             Sink::Sgi(value, group) => self.with_gic(id, |gic| gic.send_sgi(id, value, group)),
@@ -385,6 +403,9 @@ impl WholeVm {
             Sink::Debug(sink) => self.vcpus[id.index()].registers.set_debug(sink),
             Sink::GroupZero(register, value) => {
                 self.group_zero(id, register, Some(value));
+            }
+            Sink::Common(register, value) => {
+                self.common(id, register, Some(value));
             }
         }
     }

@@ -30,6 +30,7 @@ pub(crate) const GIC: vgic::Config = vgic::Config {
     priority_bits: 5,
     preemption_bits: 5,
     tells_of_group_0: true,
+    traps_deactivation: true,
 };
 /// The time of day when the host's counter is 0, in seconds.
 const BEGIN: u64 = 1_700_000_000;

@@ -6,8 +6,14 @@ use crate::saved::{Saved, Unfit};
 use crate::{Config, Vgic};
 use units::IntId;
 
-const HERE: Config =
-    Config { vcpus: 2, list_registers: 4, priority_bits: 5, preemption_bits: 5, tells_of_group_0: true };
+const HERE: Config = Config {
+    vcpus: 2,
+    list_registers: 4,
+    priority_bits: 5,
+    preemption_bits: 5,
+    tells_of_group_0: true,
+    traps_deactivation: true,
+};
 
 fn saved() -> Saved {
     ready(2, 4).save().unwrap()

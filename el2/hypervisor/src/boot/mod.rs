@@ -148,6 +148,7 @@ fn start<C: Checks>(platform: &mut Platform<'static>) -> ! {
     );
     log::info!("speculation: {plan}");
     host::probe_group_0();
+    host::init_deactivation(C::deactivation_trap);
     if !host::probe_wfe() {
         log::info!("WFE does not trap on this machine: guests that ask through it get no answer");
     }

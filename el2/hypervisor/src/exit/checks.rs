@@ -34,6 +34,12 @@ pub trait Checks: 'static {
         needed
     }
 
+    /// Whether ICC_DIR_EL1 traps by itself here. Whether that is used.
+    #[must_use]
+    fn deactivation_trap(exists: bool) -> bool {
+        exists
+    }
+
     /// Whether the host runs something else than VMs, which is started here and runs once the caller is the idle thread.
     #[must_use]
     fn replace_vms(platform: &Platform<'static>) -> bool {

@@ -205,6 +205,7 @@ fn read(vcpu: &'static Vcpu, from: Source) -> u64 {
         Source::Timer(timer, register) => vcpu.access_timer(timer, register, Direction::Read, 0).unwrap_or(0),
         Source::OsLock => trapped::oslsr(vcpu.os_lock()),
         Source::GroupZero(register) => vcpu.access_group_zero(register, None),
+        Source::Common(register) => vcpu.access_common(register, None),
         Source::Identification(index) => host::get().guest_ids.get(index),
         // It is there: the guest has no more of them than each CPU.
         Source::Debug(bank, number) => {
@@ -220,6 +221,9 @@ fn write(vcpu: &'static Vcpu, sink: Sink) {
         Sink::Deactivate(interrupt) => vcpu.with_gic(|gic| gic.deactivate(vcpu.id, interrupt)),
         Sink::GroupZero(register, value) => {
             let _ = vcpu.access_group_zero(register, Some(value));
+        }
+        Sink::Common(register, value) => {
+            let _ = vcpu.access_common(register, Some(value));
         }
         Sink::Timer(timer, register, value) => {
             let _ = vcpu.access_timer(timer, register, Direction::Write, value);

@@ -36,6 +36,7 @@ pub struct Host {
 static HOST: Once<Host> = Once::new();
 static WFE_TRAPS: AtomicBool = AtomicBool::new(false);
 static TELLS_OF_GROUP_0: AtomicBool = AtomicBool::new(false);
+static TRAPS_DEACTIVATION: AtomicBool = AtomicBool::new(false);
 static TICKS_PER_MICROSECOND: AtomicU64 = AtomicU64::new(1);
 
 /// Why Undercroft cannot run here.
@@ -77,9 +78,6 @@ pub(crate) fn init(frequency: Option<Hz>) -> Result<(), Unfit> {
     };
     TICKS_PER_MICROSECOND.store((counter.0 / 1_000_000).max(1), Ordering::Relaxed);
     let vtr = sysreg::ich_vtr_el2();
-    if !requirements::traps_deactivation(vtr) {
-        log::warn!("the GIC does not trap ICC_DIR_EL1 by itself: see docs/hardware.md for guests with EOImode 1");
-    }
     let has_counters = ids.has(Part::Trapped(Trap::PerformanceMonitors));
     let event_counters = if has_counters { hw::ids::event_counters() } else { 0 };
     let controls = controls(&ids, event_counters);
@@ -219,6 +217,21 @@ pub(crate) fn probe_group_0() {
 #[must_use]
 pub(crate) fn tells_of_group_0() -> bool {
     TELLS_OF_GROUP_0.load(Ordering::Relaxed)
+}
+
+/// Finds out whether ICC_DIR_EL1 traps by itself; `may` says whether that is used, which is [`crate::exit::checks::Checks`]'.
+pub(crate) fn init_deactivation(may: fn(bool) -> bool) {
+    let traps = may(requirements::traps_deactivation(sysreg::ich_vtr_el2()));
+    TRAPS_DEACTIVATION.store(traps, Ordering::Relaxed);
+    if !traps {
+        log::info!("the GIC does not trap ICC_DIR_EL1 by itself: it traps with ICC_PMR_EL1 and ICC_CTLR_EL1");
+    }
+}
+
+/// See [`init_deactivation`].
+#[must_use]
+pub(crate) fn traps_deactivation() -> bool {
+    TRAPS_DEACTIVATION.load(Ordering::Relaxed)
 }
 
 /// See [`probe_wfe`].

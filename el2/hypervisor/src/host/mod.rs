@@ -9,4 +9,7 @@ pub(crate) mod wall_clock;
 
 pub use facts::{Host, get, ticks};
 pub(crate) use facts::{frequency, guests_cpu};
-pub(crate) use facts::{init, init_cpu, milliseconds, probe_group_0, probe_wfe, tells_of_group_0, wfe_traps};
+pub(crate) use facts::{
+    init, init_cpu, init_deactivation, milliseconds, probe_group_0, probe_wfe, tells_of_group_0, traps_deactivation,
+    wfe_traps,
+};

@@ -28,9 +28,9 @@ use spin::Once;
 use units::{Pa, Ticks, VcpuId, VcpuSet};
 use vgic::{ListRegisters, Power, Vgic, virtual_control};
 
+mod cpu_interface;
 mod devices;
 pub(crate) mod exception;
-mod group_zero;
 pub mod saved;
 mod time;
 pub(crate) mod traps;

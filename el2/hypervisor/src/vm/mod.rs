@@ -238,6 +238,7 @@ fn gic_config(vcpus: u8) -> vgic::Config {
         priority_bits: host.priority_bits,
         preemption_bits: 5 + host.features.priority_words.trailing_zeros() as u8,
         tells_of_group_0: host::tells_of_group_0(),
+        traps_deactivation: host::traps_deactivation(),
     }
 }
 

@@ -42,7 +42,14 @@ pub(crate) fn saved_with(memory: u64, word: u64, last: &[u8; PAGE]) -> Vec<u8> {
     let cpu = SavedCpu::default();
     let machine =
         SavedMachine { vcpus: 4, memory, devices: 0, memory_timer: false, identification: [0; cpu::id::COUNT], cpu };
-    let config = Config { vcpus: 4, list_registers: 4, priority_bits: 5, preemption_bits: 5, tells_of_group_0: true };
+    let config = Config {
+        vcpus: 4,
+        list_registers: 4,
+        priority_bits: 5,
+        preemption_bits: 5,
+        tells_of_group_0: true,
+        traps_deactivation: true,
+    };
     let watchdog = SavedWatchdog { timeout: 1, action: 2, remaining: None, acted: 0 };
     let state = SavedVm {
         machine: machine.clone(),

@@ -1,11 +1,12 @@
-//! The CPU interface's registers of Group 0, when the guest's accesses to them trap: on a host whose GIC does not tell that a
-//! guest disables that group, and only while it matters (`vgic::group_zero`). The vCPU is loaded.
+//! The CPU interface's registers where the guest's accesses to them trap, which they do on some hosts: those of Group 0 where the
+//! GIC does not tell that a guest disables that group, and only while it matters (`vgic::group_zero`); those of both groups
+//! where ICC_DIR_EL1 does not trap by itself (`vgic::common_registers`). The vCPU is loaded.
 
-use cpu::sysreg::GroupZero;
+use cpu::sysreg::{CommonRegister, GroupZero};
 use hw::state::{active_priorities, set_active_priorities};
 use hw::sysreg;
 use units::{IntId, VcpuSet};
-use vgic::virtual_interface;
+use vgic::{common_registers, virtual_interface};
 
 use crate::host;
 use crate::vcpu::Vcpu;
@@ -61,5 +62,27 @@ impl Vcpu {
             concerned
         });
         value
+    }
+
+    /// The guest reads this register, or has written to it. Returns what it reads.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn access_common(&self, register: CommonRegister, written: Option<u64>) -> u64 {
+        let vmcr = sysreg::ich_vmcr_el2::read();
+        let changed = match (register, written) {
+            (CommonRegister::Control, None) => return common_registers::control(vmcr, sysreg::ich_vtr_el2()),
+            (CommonRegister::PriorityMask, None) => return common_registers::priority_mask(vmcr),
+            (CommonRegister::RunningPriority, _) => {
+                let priorities = active_priorities(&host::get().features);
+                return self.vm.gic.lock_masked().running_priority(priorities);
+            }
+            (CommonRegister::Control, Some(value)) => common_registers::with_control(vmcr, value),
+            (CommonRegister::PriorityMask, Some(value)) => {
+                common_registers::with_priority_mask(vmcr, value, host::get().priority_bits)
+            }
+        };
+        // As where it does not trap: the next sync sees it.
+        sysreg::ich_vmcr_el2::write(changed);
+        0
     }
 }
