@@ -261,24 +261,3 @@ impl Deadlines {
         self.0.iter().flatten().copied().min()
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::Deadlines;
-    use crate::plan::{GuestCounter, machine};
-    use abi::bundle::Vm;
-
-    #[test]
-    fn the_next_deadline_is_that_of_all_devices() {
-        let vm: Vm<&str, (), ()> = Vm::new("vm", (), 2 << 20);
-        let plan = machine(&vm, GuestCounter::USUAL).unwrap();
-        let mut deadlines = Deadlines::new(&plan);
-        assert_eq!(deadlines.set(1, None), None);
-        assert_eq!(deadlines.set(3, Some(50)), Some(50));
-        assert_eq!(deadlines.set(1, Some(70)), Some(50), "a later one of another device hides nothing");
-        assert_eq!(deadlines.set(1, Some(20)), Some(20));
-        assert_eq!(deadlines.set(1, None), Some(50), "the other's stays");
-        assert_eq!(deadlines.set(3, None), None);
-        assert_eq!(deadlines.set(plan.rows().len(), Some(1)), None, "no device is there");
-    }
-}

@@ -77,3 +77,30 @@ impl PausedWait {
         before.after(self.end.since(self.begin))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{NotStolen, PausedWait, Stolen};
+    use units::Ticks;
+
+    /// It has waited 100, of which 30 were stolen, and comes to a host where it has waited less than was stolen.
+    #[test]
+    fn what_is_waited_from_now_on_is_stolen_besides() {
+        for waited in [100, 10] {
+            let kept = NotStolen::when(Ticks(waited), Stolen(30));
+            assert_eq!([0, 5].map(|more| kept.stolen(Ticks(waited + more))), [Stolen(30), Stolen(35)]);
+        }
+    }
+
+    /// It is asked to stand still when it has waited 100, waits 7 until it does, and until the pause was found to last for the last time
+    /// 20 and 5 more.
+    #[test]
+    fn what_is_waited_in_a_pause_is_not_stolen() {
+        let begun = || PausedWait::begin(Ticks(107));
+        assert_eq!(begun().over(Ticks(100)), Ticks(100), "a pause that nobody found lasting");
+        let mut wait = begun();
+        wait.lasts(Ticks(127));
+        wait.lasts(Ticks(132));
+        assert_eq!(wait.over(Ticks(100)), Ticks(125));
+    }
+}

@@ -324,6 +324,18 @@ fn restored() -> Life<Reason> {
     life
 }
 
+/// Also of a life that it was not built for.
+#[test]
+fn a_life_before_the_one_that_it_lives_has_ended() {
+    let mut world = World::running();
+    let first = world.life.boots();
+    world.happen(Event::Stop(Stop::Reset));
+    world.settle();
+    assert!(world.life.is_running() && world.life.boots() == first + 1);
+    assert_eq!((world.life.fate(first), world.life.fate(first + 1)), (Fate::Afresh, Fate::Lives));
+    assert!(world.life.stop_in(first, Stop::Crashed("late")).is_empty() && world.life.is_running());
+}
+
 /// From the moment in which its guest asks for a reset, it is said of a life that the next one begins, and whoever wants to stop
 /// that life stops no other: not while its vCPU leaves, nor while its memory is given back, nor when the next one has begun.
 #[test]

@@ -249,6 +249,10 @@ fn what_begins_in_ram_and_ends_in_a_device_is_refused_where_it_begins() {
         Err(Refusal::Again),
         "what is there is not known before its table has come"
     );
+    // A byte begins where it ends.
+    let (byte, nop) = (RegisterAccess { bytes: 1, ..WORD }, Fake::new(NOP));
+    let alone = described(&nop, at(&with_x3(0), KERNEL), uart(&nop, 0), far, byte, Direction::Read);
+    assert!(alone.is_ok() && nop.questions() == 0);
 }
 
 #[test]
@@ -272,6 +276,15 @@ fn nothing_of_a_pair_is_done_if_a_half_cannot_be() {
     guest.map(behind, 0x3000_0000, Memory::Device, true);
     assert_eq!(refused(last, last, &guest), Err(Refusal::Abort(Va(behind), AbortKind::External)), "half in nothing");
     assert_eq!(refused(last, behind, &guest), Err(Refusal::Again), "what exited was a device, and now is nothing");
+    for inside in [behind + 2, behind | 0x5a << 56] {
+        assert_eq!(refused(last, inside, &guest), Err(Refusal::Again), "likewise, whatever byte of it, with a tag too");
+    }
+    let before = UART_BASE - 4;
+    assert_eq!(
+        refused(before, UART_BASE, &guest),
+        Err(Refusal::Abort(Va(UART_BASE), AbortKind::External)),
+        "half in RAM"
+    );
     let odd = UART_BASE + 0x1e;
     assert_eq!(refused(odd, odd, &guest), Err(Refusal::Abort(Va(odd), AbortKind::Alignment)));
     let waiting = Fake::new(STP_W1_W2_AT_X3).waiting_at(behind);

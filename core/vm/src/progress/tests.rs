@@ -50,6 +50,24 @@ fn equal_tries_end_and_an_access_is_told_from_an_instruction() {
     }
 }
 
+/// It is refused a store at one place, and what it executes at another: by turns, if both are in one page, and gets on if not.
+#[test]
+fn a_turn_is_about_a_page() {
+    let refused_after = |fetched: u64| {
+        let mut tries = Tries::new();
+        (0..100).find(|&number| {
+            let subject = match number % 2 {
+                0 => Subject::Turn(Ipa(0x5008), Wanted::Write),
+                _ => Subject::Turn(Ipa(fetched), Wanted::Fetch),
+            };
+            let registers = Registers { x: &[number; 31], ..REGISTERS };
+            count(&mut tries, registers, subject) == NextTry::Refused
+        })
+    };
+    assert_eq!(refused_after(0x5ffc), Some(2 * u64::from(LIMIT) + 1));
+    assert_eq!(refused_after(0x6008), None);
+}
+
 /// A guest that takes a lock by exclusive accesses, and counts how often it has tried: its loop is in one page, the lock is at `lock`.
 struct Locker {
     at_store: bool,

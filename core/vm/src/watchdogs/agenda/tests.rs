@@ -4,6 +4,9 @@ use units::{Ticks, VmId};
 
 use super::{Agenda, Due, Looks, Planned, look_at};
 
+#[global_allocator]
+static HEAP: scarce::Heap = scarce::Heap;
+
 const ONE: VmId = VmId(0);
 const OTHER: VmId = VmId(5);
 
@@ -41,4 +44,17 @@ fn looks_come_at_a_limited_rate() {
     assert_eq!(next[..7], [400, 500, 600, 700, 800, 900, 1000].map(|at: u64| at), "{next:?}");
     assert!(next[7..].iter().all(|&at| at == 1100), "{next:?}");
     assert_eq!(looks.take(Ticks(1100)), Ticks(1200));
+}
+
+/// The hypervisor makes room at its start: nothing is allocated where a guest sets up a watchdog.
+#[test]
+fn there_is_room_for_the_vms_that_it_was_made_for() {
+    let mut agenda = Agenda::new();
+    agenda.reserve(8);
+    scarce::with_only(0, || {
+        (0..8).for_each(|vm| {
+            agenda.bring_forward(VmId(vm), Ticks(100));
+        });
+    });
+    assert_eq!(agenda.take_due(Ticks(100)), Due::Look(ONE));
 }

@@ -97,6 +97,20 @@ fn all_that_are_due_act_and_between_two_others_are_let_in() {
     assert!(matches!(second[9..], [RoundStep::Done(Some(next))] if next.0 > LATE.0), "{second:?}");
 }
 
+/// However long those take who are let in, each acts once in a look: one with a short time does not hold up the others.
+#[test]
+fn a_watchdog_that_is_due_again_meanwhile_waits_for_the_next_look() {
+    let policy = policy(Action::Log);
+    let (world, mut round, mut watchdogs) = (World::running(), Round::new(&policy, VCPUS), armed(&policy));
+    let steps =
+        (5..12).map(|second| round.next(&mut watchdogs, &world.life, &clock(), Ticks(second * 1_000_000 + second)));
+    let acted = steps.filter_map(|step| match step {
+        RoundStep::Act(bite) => Some(bite.which),
+        _ => None,
+    });
+    assert_eq!(acted.collect::<Vec<_>>(), [Which::Vm, Which::Own(VcpuId(0)), Which::Own(VcpuId(1))]);
+}
+
 /// Nobody is let in between the signal of a device and what it leads to: a pause would lose it.
 #[test]
 fn whoever_ends_or_pauses_it_is_the_last_to_act() {
