@@ -22,6 +22,10 @@ impl SavedLife {
 
 value!(SavedLife as "life" { power, starts });
 
+/// A VM is being restored, and its state is still to be put in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct NoState;
+
 impl<R: Clone + PartialEq> Life<R> {
     /// Takes the state out of a paused VM; of another one, nothing.
     #[must_use]
@@ -97,12 +101,23 @@ impl<R: Clone + PartialEq> Life<R> {
     pub const fn awaits_state(&self) -> bool {
         self.awaits_state
     }
+
+    /// Lets something happen to its machine that comes from outside, a line that somebody types, say. Its life is borrowed until that
+    /// is over, and so is the lock around it: between a look at its life and what is done by that look, nobody can take its state out
+    /// or put one in. What came there would be lost.
+    ///
+    /// # Errors
+    /// If it waits for a state, which would take the place of whatever came before it: nothing happens then.
+    pub fn deliver<T>(&self, happens: impl FnOnce() -> T) -> Result<T, NoState> {
+        if self.awaits_state { Err(NoState) } else { Ok(happens()) }
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::SavedLife;
+    use super::{NoState, SavedLife};
     use crate::{Life, Task};
+    use core::cell::Cell;
     use pack::Damaged;
     use pack::testing::through_bytes;
     use proptest::prelude::*;
@@ -163,11 +178,15 @@ mod tests {
         assert!(life.start_for_state() && !life.start_for_state() && life.start().is_empty());
         life.is_built(5);
         assert!(life.awaits_state() && life.is_paused() && life.begun().is_empty());
+        let typed = Cell::new(0);
+        let types = || typed.replace(typed.get() + 1);
+        assert_eq!((life.deliver(types), typed.get()), (Err(NoState), 0), "the state would take its place");
         assert!(life.resume().is_empty(), "there is nothing in it that could go on");
         let power = SavedPower { count: 2, on: 2, pending: 0 };
         let second = VcpuSet::only(VcpuId(1));
         life.restore(&SavedLife { power, starts: [None; 8] }, second).unwrap();
         assert!(!life.awaits_state() && life.was_put_in(VcpuId(1)) && life.begun() == second);
+        assert_eq!((life.deliver(types), typed.get()), (Ok(0), 1));
         assert_eq!((life.next_task(VcpuId(1)), life.end(6)), (None, None), "it is paused");
         assert!(!life.resume().is_empty());
         assert_eq!(life.next_task(VcpuId(0)), None);

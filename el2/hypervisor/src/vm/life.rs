@@ -10,7 +10,7 @@ use core::sync::atomic::Ordering;
 
 use ::devices::Change;
 use ::vm::stolen::PausedWait;
-use ::vm::{Ask, Effect, End, Saying, Task};
+use ::vm::{Ask, Effect, End, NoState, Saying, Task};
 use hw::sync::PreemptGuard;
 use hw::sysreg;
 use log::Level;
@@ -19,7 +19,7 @@ use units::{Ticks, VcpuId};
 
 use super::guest_memory::GuestRam;
 use super::handle::{VcpuHandle, request};
-use super::{Fate, Life, NoState, Stop, Then, Vm};
+use super::{Fate, Life, Stop, Then, Vm};
 use crate::host::text::{Sentence, sentence};
 use crate::host::{self, memory};
 use crate::output;
@@ -38,8 +38,7 @@ impl Vm {
     /// # Errors
     /// If its machine waits for a state: that would take the place of whatever came before it.
     pub(crate) fn deliver<T>(&self, happens: impl FnOnce(&Self) -> T) -> Result<T, NoState> {
-        let life = self.life();
-        if life.awaits_state() { Err(NoState) } else { Ok(happens(self)) }
+        self.life().deliver(|| happens(self))
     }
 
     /// Performs what `life`, which is this VM's and which the caller has locked, decided. Says whether that was anything.

@@ -72,10 +72,6 @@ pub enum Then {
     StandsStill,
 }
 
-/// A VM is being restored, and its state is still to be put in.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct NoState;
-
 /// What [`Vm::touch`] found.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Touched {
