@@ -21,7 +21,7 @@
 use core::marker::PhantomData;
 
 use cpu::exit::Wanted;
-use units::{BLOCK_SIZE, Ipa, PAGE_SIZE, Pa, Range};
+use units::{Ipa, PAGE_SIZE, Pa, Range};
 
 use crate::descriptor::Descriptor;
 use crate::maintenance::{CacheKind, Caches, Point, Step, steps};
@@ -230,10 +230,7 @@ impl Stage2 {
         self.update(hardware.memory, hardware.tlb, range, executable)?;
         effects.granted = range.size / PAGE_SIZE;
         effects.splits = splits(mapping, range);
-        let may_crowd = rules.policy == Policy::OnDemand
-            && range.size == PAGE_SIZE
-            && !mapping.attributes.software.contains(Software::REWRITTEN);
-        let crowded = may_crowd && self.is_crowded(hardware.memory, ipa);
+        let crowded = self.is_crowded(hardware.memory, ipa);
         Ok(Allowed::Now { effects, crowded })
     }
 
@@ -339,14 +336,16 @@ impl Stage2 {
         }
         let block = entry_around(ipa, Level::Two);
         let range = match self.split_to_pages(hardware.memory, hardware.tlb, page.start) {
-            Err(Stage2Error::OutOfTables) if mapping.level == Level::Two => block,
+            // If not even the block could be made, whatever is done to it next fails with the same error.
+            Err(Stage2Error::OutOfTables) => block,
             result => result.map(|()| page)?,
         };
         Ok((range, place_of(range, ipa, mapping)))
     }
 
-    /// Whether so much of the block around `ipa`, which has just become executable, is, that the rest should be. Only each
-    /// sixteenth page asks, since the answer takes longer than all else at a first fetch. Of a block that fills up, the last of
+    /// Whether so much of the block around `ipa`, which has just become executable, is, that the rest should be. It never is where
+    /// that page is read-only, or was stored into by the hypervisor, or is no entry of its own: [`Stage2::survey`] sees to that. Only
+    /// each sixteenth page asks, since the answer takes longer than all else at a first fetch. Of a block that fills up, the last of
     /// these comes among the last pages; and one in which it does not stays in pieces, which is right too.
     fn is_crowded<M: TableMemory + ?Sized>(&self, memory: &M, ipa: Ipa) -> bool {
         let is_asked = Level::Three.index(ipa) % GROUP == GROUP - 1;
@@ -378,7 +377,8 @@ impl Stage2 {
     }
 
     /// Does the next bounded piece of making the block around `ipa` one executable entry: makes 64 KiB of it executable,
-    /// or joins it when all is.
+    /// or joins it when all is. By [`Policy::Strict`] nothing is done: there a page that is both writable and executable is an
+    /// exception, and says nothing of its neighbours.
     ///
     /// # Errors
     ///
@@ -390,7 +390,8 @@ impl Stage2 {
         rules: Rules,
     ) -> Result<Promotion, Stage2Error> {
         let block = entry_around(ipa, Level::Two);
-        let Some(Survey { table, start, missing }) = self.survey(hardware.memory, ipa, Level::Three.entries()) else {
+        let survey = self.survey(hardware.memory, ipa, Level::Three.entries());
+        let Some(Survey { table, start, missing }) = survey.filter(|_| rules.policy != Policy::Strict) else {
             return Ok(Promotion::Finished(Effects::default()));
         };
         let Some(missing) = missing else {
@@ -447,14 +448,10 @@ fn place_of(range: Range<Ipa>, ipa: Ipa, mapping: Mapping) -> Range<Pa> {
     Range { start: Pa(mapping.pa.0 - (ipa.0 - range.start.0)), size: range.size }
 }
 
-/// How many entries were split to make `range` one of its own.
-const fn splits(before: Mapping, range: Range<Ipa>) -> u64 {
-    match before.level {
-        _ if range.size == BLOCK_SIZE => 0,
-        Level::One => 2,
-        Level::Two => 1,
-        Level::Three => 0,
-    }
+/// How many entries were split to make `range`, a page or a block, one of its own.
+fn splits(before: Mapping, range: Range<Ipa>) -> u64 {
+    let level = if range.size == PAGE_SIZE { Level::Three } else { Level::Two };
+    level as u64 - before.level as u64
 }
 
 fn maintain<C: Caches + ?Sized>(caches: &mut C, rules: Rules, range: Range<Pa>) -> Effects {

@@ -208,6 +208,11 @@ mod tests {
         for kind in [A72, MAX, unlike, both] {
             assert_eq!(CacheKind::of(kind.as_ctr()), kind);
         }
+        assert_eq!((A72.as_ctr(), MAX.as_ctr(), unlike.as_ctr()), (0x8004_c004, 0xb004_c004, 0x8005_8003));
+        // Half of it is not enough.
+        for half in [CacheKind { needs_clean: false, ..A72 }, CacheKind { needs_invalidation: false, ..A72 }] {
+            assert!(!half.is_coherent());
+        }
     }
 
     #[test]

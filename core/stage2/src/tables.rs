@@ -64,7 +64,7 @@ impl Stage2 {
         attributes: Attributes,
     ) -> Result<(), Stage2Error> {
         let range = checked(Range { start: ipa, size })?;
-        if !pa.is_aligned(PAGE_SIZE) || pa.0 > PA_SIZE || size > PA_SIZE - pa.0 {
+        if !pa.is_aligned(PAGE_SIZE) || pa.0 >= PA_SIZE || size > PA_SIZE - pa.0 {
             return Err(Stage2Error::BadOutput(pa));
         }
         let mut done = 0;
@@ -77,7 +77,7 @@ impl Stage2 {
                 Err(error) => result = Err(error),
             }
         }
-        if result.is_err() && done > 0 {
+        if result.is_err() {
             // Whole entries that this call made: clearing them splits nothing and cannot fail.
             result =
                 clear_range(&mut edit, self.root, Level::One, Ipa(0), Range { start: ipa, size: done }).and(result);

@@ -2,6 +2,9 @@
 
 extern crate std;
 
+mod edges;
+mod rules;
+
 use proptest::prelude::{Just, Strategy, any, prop_assert, prop_assert_eq, prop_oneof, proptest};
 use proptest::test_runner::TestCaseError;
 use std::vec::Vec;
@@ -723,7 +726,13 @@ fn malformed_ranges_are_refused() {
     assert_eq!(map(0, 0, 0x1800), Err(Stage2Error::Unaligned(Ipa(0))));
     assert_eq!(map(0, 0, 0), Err(Stage2Error::Unaligned(Ipa(0))));
     assert_eq!(map(0, 0x10, 0x1000), Err(Stage2Error::BadOutput(Pa(0x10))));
-    assert_eq!(map(0, 1 << 48, 0x1000), Err(Stage2Error::BadOutput(Pa(1 << 48))));
+    for beyond in [1 << 48, 1 << 49, !(PAGE_SIZE - 1)] {
+        assert_eq!(map(0, beyond, 0x1000), Err(Stage2Error::BadOutput(Pa(beyond))));
+    }
+    let last = (1 << 48) - 0x1000;
+    assert_eq!(map(0, last, 0x2000), Err(Stage2Error::BadOutput(Pa(last))));
+    assert_eq!(map(0, last, 0x1000), Ok(()));
+    assert_eq!(map((1 << 40) - 0x1000, 0, 0x1000), Ok(()));
     assert_eq!(map(1 << 40, 0, 0x1000), Err(Stage2Error::OutOfSpace(Ipa(1 << 40))));
     assert_eq!(map((1 << 40) - 0x1000, 0, 0x2000), Err(Stage2Error::OutOfSpace(Ipa((1 << 40) - 0x1000))));
     let huge = !(PAGE_SIZE - 1);
