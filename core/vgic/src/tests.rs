@@ -2,6 +2,7 @@
 //! compared with a naive second model in `tests/against_naive.rs`.
 
 mod common_registers;
+mod ends;
 mod group_zero;
 mod life;
 mod registers;

@@ -2,7 +2,7 @@
 
 use super::{ONE, PENDING, SPI, ZERO, acknowledge, list_registers, ready, settle, shown, vgic, write};
 use crate::{AccessSize, Line, ListRegisters, Power, Vgic, virtual_control};
-use units::{VcpuId, VcpuSet};
+use units::{IntId, VcpuId, VcpuSet};
 
 const TWO: VcpuId = VcpuId(2);
 const GICR_CTLR: u64 = 0;
@@ -122,6 +122,20 @@ fn the_group_says_who_takes_part() {
     assert_eq!(holders(&lrs), [1]);
     assert_eq!(vgic.redistributor_read(ZERO, GICR_CTLR, AccessSize::Word), 1 << 24);
     assert_eq!(vgic.redistributor_read(ZERO, 0x8, AccessSize::Word) & 1 << 5, 1 << 5, "GICR_TYPER.DPGS");
+}
+
+/// A vCPU that a change of the participants does not concern is not made to leave its guest for it.
+#[test]
+fn who_holds_what_does_not_move_is_left_alone() {
+    let (mut vgic, mut lrs) = any_of_three();
+    vgic.distributor_write(0x6000 + 8 * 33, AccessSize::Double, 1);
+    for spi in [SPI, IntId(33)] {
+        let set = vgic.set_spi_level(spi, Line::High);
+        settle_all(&mut vgic, &mut lrs, set);
+    }
+    assert_eq!((holders(&lrs), shown(&lrs[1])), ([0].to_vec(), [(33, PENDING)].to_vec()));
+    let set = vgic.redistributor_write(TWO, GICR_CTLR, AccessSize::Word, 1 << 25);
+    assert_eq!(set, VcpuSet::EMPTY, "the one goes to vCPU 0, the other to vCPU 1, as before");
 }
 
 #[test]

@@ -184,6 +184,11 @@ fn the_short_ways_are_as_good_for_the_second_vcpu_and_for_group_0() {
     write_own(&mut vgic, 0x080, !(1 << 27));
     let value = vgic.hardware_list_register(ZERO, TIMER, PHYSICAL).unwrap();
     assert_eq!(value & field::GROUP1, 0);
+    write_own(&mut vgic, 0x080, !(1 << 6));
+    let mut lrs = list_registers();
+    assert_eq!(vgic.sgi_list_register(ZERO, sgi(6, 1), &mut lrs, 0b1111), Some(0));
+    assert_eq!(vgic.sgi_list_register(ZERO, sgi(7, 1), &mut lrs, 0b1110), Some(1));
+    assert_eq!((lrs.lr[0] & field::GROUP1, lrs.lr[1] & field::GROUP1), (0, field::GROUP1));
 }
 
 #[test]

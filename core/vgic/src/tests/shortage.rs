@@ -5,7 +5,7 @@ use crate::{AccessSize, Line, ListRegisters, Vgic, virtual_control, virtual_inte
 use units::{IntId, VcpuSet};
 
 /// Raises the level-sensitive SPI `id` at `priority`.
-fn raise(vgic: &mut Vgic, id: u32, priority: u64) {
+pub(super) fn raise(vgic: &mut Vgic, id: u32, priority: u64) {
     vgic.distributor_write(0x400 + u64::from(id), AccessSize::Byte, priority);
     vgic.set_spi_level(IntId(id), Line::High);
 }
@@ -91,14 +91,14 @@ fn nest(vgic: &mut Vgic, lrs: &mut ListRegisters, count: u32) -> u128 {
 }
 
 /// What the owner does after a flush.
-fn note(vgic: &mut Vgic, lrs: &ListRegisters, group1: u128) {
+pub(super) fn note(vgic: &mut Vgic, lrs: &ListRegisters, group1: u128) {
     if lrs.hcr & virtual_control::LRENPIE != 0 {
         vgic.note_running(ZERO, lrs.vmcr, [0, group1]);
     }
 }
 
 /// GICD_ISACTIVER1, from SPI 40 on.
-fn active(vgic: &Vgic) -> u64 {
+pub(super) fn active(vgic: &Vgic) -> u64 {
     vgic.distributor_read(0x304, AccessSize::Word) >> 8
 }
 
