@@ -200,21 +200,14 @@ fn each(
     }
 }
 
-/// System registers that are taken out.
-struct System {
-    registers: Vec<(Name, u64)>,
-    /// There was no memory for one.
-    is_cut: bool,
-}
+/// System registers that are taken out, with room for all that there are.
+struct System(Vec<(Name, u64)>);
 
 impl System {
     // Not inlined, for each of some sixty registers calls it.
     #[inline(never)]
     fn add(&mut self, name: &str, value: u64) {
-        self.is_cut |= self.registers.try_reserve(1).is_err();
-        if !self.is_cut {
-            self.registers.push((Name::new(name), value));
-        }
+        self.0.push((Name::new(name), value));
     }
 }
 
@@ -271,14 +264,14 @@ impl Registers<'_> {
         // What is to be loaded into ICH_HCR_EL2 follows from the interrupt controller's state.
         let InterruptState { vmcr, hcr: _, active_priorities_0, active_priorities_1 } = *interrupts;
         let mdscr = mdscr.map_or(el1.mdscr_el1, |(seen, _)| *seen);
-        let mut system = System { registers: Vec::new(), is_cut: false };
+        let mut system = System(Vec::new());
+        system.0.try_reserve_exact(SYSTEM).map_err(|_| Damaged::NoMemory)?;
         each(el1, keys, context_numbers, deferred_error, |name, value| system.add(name, *value));
-        let System { registers: system, is_cut: false } = system else { return Err(Damaged::NoMemory) };
         Ok(SavedRegisters {
             x,
             pc,
             pstate,
-            system,
+            system: system.0,
             q,
             fpcr,
             fpsr,

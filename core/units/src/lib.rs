@@ -38,3 +38,15 @@ pub const BLOCK_SIZE: u64 = 2 << 20;
 pub const GIGABYTE: u64 = 1 << 30;
 /// Bits of a guest's physical address, on every host.
 pub const IPA_BITS: u32 = 40;
+
+#[cfg(test)]
+mod tests {
+    use super::{BLOCK_SIZE, GIGABYTE, PAGE_SIZE};
+
+    /// The 4 KiB granule: a table is a page of entries of 8 bytes, each of which has what a whole table of the next level has.
+    #[test]
+    fn each_level_has_as_much_as_a_table_of_the_next() {
+        let entries = PAGE_SIZE / 8;
+        assert_eq!((PAGE_SIZE, BLOCK_SIZE, GIGABYTE), (0x1000, entries * PAGE_SIZE, entries * BLOCK_SIZE));
+    }
+}

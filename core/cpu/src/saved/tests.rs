@@ -12,6 +12,9 @@ use crate::debug::MDSCR_TDCC;
 use crate::pstate;
 use crate::registers::{ContextNumbers, Debug, El1, General, InterruptState, Keys, Vectors};
 
+#[global_allocator]
+static HEAP: scarce::Heap = scarce::Heap;
+
 const BREAKPOINTS: usize = 6;
 const WATCHPOINTS: usize = 4;
 
@@ -237,4 +240,15 @@ fn mdscr_is_what_its_guest_sees_on_either_host() {
             assert_eq!(there.registers().save(), Ok(saved.clone()));
         }
     }
+}
+
+/// Each list is asked for at once, with room for all that a vCPU can have: nothing is cut short, and nothing grows.
+#[test]
+fn what_there_is_no_memory_for_is_not_saved() {
+    let mut home = Home::new([true; 3]);
+    let mut save = |allocations| scarce::with_only(allocations, || home.registers().save());
+    for allocations in 0..3 {
+        assert_eq!(save(allocations), Err(pack::Damaged::NoMemory), "{allocations}");
+    }
+    assert_eq!(save(3).map(|saved| saved.system.len()), Ok(super::SYSTEM));
 }

@@ -486,6 +486,36 @@ fn wrong_blobs_are_refused() {
     let mut newer = QEMU.to_vec();
     newer[27] = 18;
     assert_eq!(Platform::from_device_tree(&newer, LOCATION).unwrap_err(), PlatformError::Version(17));
+    // The root's end, which is the last but one of the words of the structure block: a word that means nothing instead.
+    let field = |index: usize| u32::from_be_bytes(QEMU[index * 4..][..4].try_into().unwrap()) as usize;
+    let (mut open, last) = (QEMU.to_vec(), field(2) + field(9) - 4);
+    assert_eq!(open[last - 4..last + 4], [0, 0, 0, 2, 0, 0, 0, 9]);
+    open[last - 1] = 4;
+    let refused = Platform::from_device_tree(&open, LOCATION).unwrap_err();
+    assert_eq!(refused, PlatformError::Malformed("a node does not end"));
+}
+
+/// Where names lie in their block says nothing of what they mean: the first property has the first.
+#[test]
+fn names_behind_many_others_are_known() {
+    let mut tree = qemu();
+    let known = core::mem::replace(&mut tree.root, DeviceTreeNode::new("").unwrap());
+    let others: Vec<_> = (0..1000).map(|number| std::format!("a-property-nobody-knows-{number}")).collect();
+    let mut first = node("first", &[]);
+    others.iter().for_each(|name| set(&mut first, name, 0_u32));
+    tree.root.add_child(first);
+    let expected = Platform::from_device_tree(QEMU, LOCATION).unwrap();
+    for property in known.properties() {
+        tree.root.add_property(property.clone());
+    }
+    for child in known.children() {
+        tree.root.add_child(child.clone());
+    }
+    let platform = read(&tree).unwrap();
+    assert_eq!(
+        (&platform.cpus[..], &platform.memory[..], platform.console, platform.psci),
+        (&expected.cpus[..], &expected.memory[..], expected.console, expected.psci)
+    );
 }
 
 /// Firmware that takes something out of a tree writes such words over it (section 5.4.1).
