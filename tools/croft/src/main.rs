@@ -623,8 +623,9 @@ fn dump(from: &Path, to: &Path) -> u8 {
 
 /// What a bundle is made of.
 fn inputs<'a>(file: &'a Path, site: &'a Site) -> impl Iterator<Item = &'a Path> {
-    let images = site.vms.iter().flat_map(|vm| [Some(&vm.kernel), vm.initrd.as_ref()]);
-    std::iter::once(file).chain(images.flatten().map(|image| image.as_ref()))
+    let programs = site.vms.iter().flat_map(|vm| [Some(&vm.kernel), vm.initrd.as_ref()]).flatten();
+    let disks = site.vms.iter().flat_map(|vm| vm.disks.iter().map(|disk| &disk.image));
+    std::iter::once(file).chain(programs.chain(disks).map(|image| image.as_ref()))
 }
 
 fn make_bundle(file: &Path, place: &Path) -> u8 {

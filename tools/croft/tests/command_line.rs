@@ -697,7 +697,13 @@ fn a_clock_that_will_be_wrong_is_noted() {
 fn a_bundle_is_never_written_over_what_it_is_made_of() {
     let stage = Stage::new("");
     std::os::unix::fs::symlink("site.toml", stage.path("link")).unwrap();
-    for place in ["site.toml", "./site.toml", "link", "Image"] {
+    std::os::unix::fs::symlink("data.img", stage.path("data")).unwrap();
+    for name in ["initrd", "root.img", "data.img"] {
+        fs::write(stage.path(name), [0; 512]).unwrap();
+    }
+    let disks = "initrd = \"initrd\"\ndisk = [{ image = \"root.img\" }, { image = \"data.img\" }]\n";
+    fs::write(stage.path("site.toml"), format!("{SITE}{disks}")).unwrap();
+    for place in ["site.toml", "./site.toml", "link", "Image", "initrd", "root.img", "data.img", "data"] {
         let before = fs::read(stage.path(place)).unwrap();
         let output = stage.command(&["bundle", "site.toml", "-o", place]).output().unwrap();
         let said = text(&output.stderr);
