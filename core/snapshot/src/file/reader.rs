@@ -332,14 +332,14 @@ fn state(body: &[u8]) -> Result<Boxed<SavedVm>, FileError> {
 /// A description of a VM as there can be one, in the only form that is written.
 #[inline(never)]
 fn describe(bytes: &[u8]) -> Option<Description<'_>> {
-    let (vm, rest) = postcard::take_from_bytes::<Description<'_>>(bytes).ok()?;
+    let vm = postcard::from_bytes::<Description<'_>>(bytes).ok()?;
     let no_file = Blob { offset: 0, length: 0, crc32c: 0 };
     // A disk has a sector at least.
     let disks = vm.disks.with(|text| *text, |()| Blob { length: SECTOR, ..no_file });
     check_vm(&vm.with(|text| *text, no_file, None, None, disks)).ok()?;
     let mut again = [0; Kind::Vm.most()];
     let again = postcard::to_slice(&vm, &mut again).ok()?;
-    (rest.is_empty() && *again == *bytes).then_some(vm)
+    (*again == *bytes).then_some(vm)
 }
 
 fn unpacked<T: Value>(bytes: &[u8]) -> Option<T> {

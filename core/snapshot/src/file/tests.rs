@@ -2,6 +2,7 @@
 
 mod pieces;
 mod sections;
+mod vms;
 
 use std::boxed::Box;
 use std::format;
@@ -285,6 +286,10 @@ fn what_is_another_releases_is_said_to_be() {
     assert_eq!(forged(at, b"memory"), FileError::Misplaced("memory", 2));
     assert_eq!(forged(at + 24, &[3]), FileError::Misplaced("moment", 2));
     assert_eq!(forged(at + 16, &[0, 0, 0, 0x80]), FileError::Long("moment"));
+    assert_eq!(
+        [64, 65].map(|length| forged(at + 16, &[length])),
+        [FileError::Body("moment", 2), FileError::Long("moment")]
+    );
     let text = format!("{}", FileError::SectionVersion("moment", 2, 1));
     assert!(text.ends_with("version 2; version 1 is known here: use the release that wrote it"), "{text}");
 }
