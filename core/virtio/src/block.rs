@@ -217,7 +217,8 @@ impl<I: AsRef<[u8]>> Block<I> {
         let Some(page) = self.page(memory, at / BLOCK as u64)? else { return Ok(Some(FAILED)) };
         let offset = at as usize % BLOCK;
         let mut copy = [0; COPY];
-        let piece = copy.get_mut(..(all - done).min(BLOCK - offset).min(COPY)).unwrap_or(&mut []);
+        // What is read is what there is left, and no more than goes there.
+        let piece = copy.get_mut(..COPY.min(BLOCK - offset)).unwrap_or(&mut []);
         let before = self.chain.mark();
         let read = self.chain.read(memory, piece)?;
         let put = self.changes.write(memory, page, offset, piece.get(..read).unwrap_or(&[]));
@@ -280,8 +281,9 @@ impl<I: AsRef<[u8]>> Block<I> {
             }
             (_, Place::Image, false) => return Ok(self.page(memory, block)?.map_or(Some(FAILED), |_| None)),
         }
-        let rest = u128::from(sector + sectors) | u128::from(count - sectors as u32) << 64 | u128::from(flags) << 96;
-        *range = rest.to_le_bytes();
+        // It begins so much later, and is so much shorter.
+        let done = u128::from(sectors);
+        *range = (value + done - (done << 64)).to_le_bytes();
         Ok(None)
     }
 

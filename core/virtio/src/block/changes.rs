@@ -17,6 +17,7 @@ use devices::Outside;
 use devices::saved::Unfit;
 use units::PAGE_SIZE;
 
+use super::SECTOR;
 use crate::memory::{Fault, GuestMemory};
 use crate::saved::SavedChanges;
 
@@ -26,8 +27,8 @@ pub(super) const BLOCK: usize = PAGE_SIZE as usize;
 const ZEROS: u32 = u32::MAX;
 /// Bytes of an entry of the list, and of the number in a page that was given back.
 const WORD: u64 = size_of::<u32>() as u64;
-/// Zeros, of which a page is written a part at a time.
-pub(super) const NOTHING: [u8; 512] = [0; 512];
+/// Zeros, of which a page is written a sector at a time.
+pub(super) const NOTHING: [u8; SECTOR as usize] = [0; SECTOR as usize];
 
 /// Where a block is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -131,7 +132,7 @@ impl Changes {
         memory.write_annex(self.at(page, offset), bytes)
     }
 
-    /// Zeros `length` bytes of a page.
+    /// Zeros `length` bytes of a page, whole sectors.
     pub(super) fn clear<M: GuestMemory>(
         &self,
         memory: &M,
@@ -139,13 +140,7 @@ impl Changes {
         offset: usize,
         length: usize,
     ) -> Result<(), Fault> {
-        let mut done = 0;
-        while done < length {
-            let part = NOTHING.get(..length - done).unwrap_or(&NOTHING);
-            self.write(memory, page, offset + done, part)?;
-            done += part.len();
-        }
-        Ok(())
+        (0..length).step_by(NOTHING.len()).try_for_each(|done| self.write(memory, page, offset + done, &NOTHING))
     }
 
     /// Gives block `block` a page of its own, with what is on it: these bytes, or zeros. `None` if there is no page left.

@@ -284,6 +284,26 @@ fn a_full_disk_says_so_and_what_is_given_back_is_room() {
     );
 }
 
+/// Of a range in several blocks each is zeroed as it was asked for.
+#[test]
+fn zeros_in_several_blocks_give_all_their_pages_back() {
+    let mut disk = Written::new(3);
+    assert_eq!([0, 8, 16].map(|sector| disk.ask(1, sector, 1, 0)), [0; 3]);
+    assert_eq!(disk.ask(13, 0, 21, 1), 0);
+    assert_eq!(disk.contents(), [0; 21 * 512]);
+    assert_eq!(known(&disk.ram, &disk.device).len(), 3);
+    assert_eq!([0, 8, 16].map(|sector| disk.ask(1, sector, 1, 0)), [0; 3]);
+}
+
+/// A word for each block, in whole pages: a page has those of 4 MiB.
+#[test]
+fn a_list_has_a_word_for_each_block() {
+    for (sectors, list) in [(1, 1), (8 << 10, 1), ((8 << 10) + 1, 2), (40 << 10, 5)] {
+        let disk = Mmio::new(Block::with_changes(vec![0; sectors * 512], 1, "", 0..16 * 4096));
+        assert_eq!(disk.save().unwrap().device.changes.next, list, "{sectors} sectors");
+    }
+}
+
 /// Many times around: no page is lost.
 #[test]
 fn pages_come_back_each_time() {
