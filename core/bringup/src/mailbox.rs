@@ -1,0 +1,36 @@
+//! The mailbox of the parking protocol (Arm, "Multi-processor Startup for ARM Platforms", version 1): a page of its own for each CPU,
+//! half of it the operating system's and half of it the firmware's, which we are here.
+//!
+//! Whoever wants the CPU writes the address first, then the number, and wakes it. The CPU waits until both are there, takes the address
+//! out, which tells that it has gone, and jumps, with the mailbox's address in X0. A number alone, an address alone, or another CPU's
+//! number let nobody go: that is what keeps a CPU parked through anything that wakes it.
+
+use units::Pa;
+
+/// Bytes of a mailbox, and what its address is a multiple of.
+pub const SIZE: u64 = 4096;
+/// Where the number stands, 32 bits: which CPU is meant, by its GICC's "CPU interface number".
+pub const NUMBER: usize = 0;
+/// Where the address stands to which the CPU is to jump, 64 bits.
+pub const ADDRESS: usize = 8;
+/// Where the firmware's half begins.
+pub const FIRMWARE: usize = 2048;
+/// Where a CPU announces, in the firmware's half, that it waits here: 64 bits, [`ANNOUNCED`].
+pub const ANNOUNCEMENT: usize = FIRMWARE;
+/// What it announces with; before, there is zero.
+pub const ANNOUNCED: u64 = 0x0000_6465_6b72_6170;
+/// The number that means nobody. Linux refuses a mailbox that does not hold it.
+pub const NOBODY: u32 = 0xffff_ffff;
+
+/// A mailbox's first bytes before anybody waits there: for nobody, no address. The rest of it is zeros.
+#[must_use]
+pub const fn fresh() -> [u8; 16] {
+    let [a, b, c, d] = NOBODY.to_le_bytes();
+    [a, b, c, d, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]
+}
+
+/// Where the CPU with the number `own` goes that finds `number` and `address` in its mailbox; `None` if it waits on.
+#[must_use]
+pub const fn lets_go(own: u32, number: u32, address: u64) -> Option<Pa> {
+    if number == own && number != NOBODY && address != 0 { Some(Pa(address)) } else { None }
+}

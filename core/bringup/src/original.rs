@@ -1,0 +1,48 @@
+//! By which protocol a CPU waits that firmware has left where it is.
+
+use units::Pa;
+
+use crate::acpi::{Gicc, Oem};
+
+/// How PSCI is called.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Conduit {
+    /// By SMC: firmware is at EL3.
+    Smc,
+    /// By HVC: it is at EL2.
+    Hvc,
+}
+
+/// An original protocol.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Protocol {
+    /// PSCI's CPU_ON.
+    Psci(Conduit),
+    /// It waits at this mailbox already: there is nothing to convert.
+    Parking(Pa),
+    /// A way of this machine's own: the number of its row among those that the caller knows.
+    Custom(usize),
+    /// Nobody knows. It stays where it is, and is not offered to anybody.
+    Unknown,
+}
+
+/// A machine whose firmware has a start protocol of its own, which no field of a table tells.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct KnownPlatform {
+    /// OEM ID and OEM table ID of its MADT.
+    pub oem: Oem,
+}
+
+/// The protocol by which the CPU `gicc` waits. `psci` is what the FADT says; `oem` is the MADT's.
+///
+/// PSCI goes before the parking protocol, as in Linux: a firmware with both offers the same CPUs by either.
+#[must_use]
+pub fn of_acpi(psci: Option<Conduit>, gicc: &Gicc, oem: Oem, known: &[KnownPlatform]) -> Protocol {
+    match (psci, gicc.parking()) {
+        (Some(conduit), _) => Protocol::Psci(conduit),
+        (None, Some(address)) => Protocol::Parking(address),
+        (None, None) => {
+            known.iter().position(|platform| platform.oem == oem).map_or(Protocol::Unknown, Protocol::Custom)
+        }
+    }
+}
