@@ -9,16 +9,16 @@ mod change;
 mod madt;
 mod root;
 
-pub use change::{Fate, name_mailboxes};
+pub use change::{Whereabouts, name_mailboxes};
 pub use madt::{Gicc, cpus};
 pub use root::{Memory, Root, Table};
 
-use crate::original::Conduit;
+use platform::Conduit;
 use units::Pa;
 
 /// Why a description is not converted: it is left as it was.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum Damaged {
+pub enum Flaw {
     /// Where a table should be there is no memory that can be read.
     #[error("{table}: nothing can be read at {at}")]
     Unreadable {
@@ -93,12 +93,12 @@ pub(crate) const PSCI_USE_HVC: u16 = 1 << 1;
 ///
 /// # Errors
 /// If there is no FADT, or none of Arm's.
-pub fn psci(memory: &impl Memory, root: &Root) -> Result<Option<Conduit>, Damaged> {
+pub fn psci(memory: &impl Memory, root: &Root) -> Result<Option<Conduit>, Flaw> {
     let fadt = root.find(memory, "FADT")?;
     let bytes = fadt.bytes(memory)?;
     let flags = bytes.get(BOOT_ARCH..).and_then(<[u8]>::first_chunk).map(|flags| u16::from_le_bytes(*flags));
     let least = BOOT_ARCH as u32 + 2;
-    let flags = flags.ok_or(Damaged::Short { table: "FADT", length: fadt.length(), least })?;
+    let flags = flags.ok_or(Flaw::Short { table: "FADT", length: fadt.length(), least })?;
     let conduit = if flags & PSCI_USE_HVC == 0 { Conduit::Smc } else { Conduit::Hvc };
     Ok((flags & PSCI_COMPLIANT != 0).then_some(conduit))
 }

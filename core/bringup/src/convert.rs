@@ -7,8 +7,8 @@
 use arrayvec::ArrayVec;
 use units::{Pa, Range};
 
-use crate::acpi::{self, Damaged, Fate, Gicc, Memory, Root};
-use crate::original::{self, KnownPlatform, Protocol};
+use crate::acpi::{self, Flaw, Gicc, Memory, Root, Whereabouts};
+use crate::original::{self, KnownPlatform, StartProtocol};
 use crate::{MAX_CPUS, mailbox};
 
 /// What the sequence does to the machine.
@@ -20,7 +20,7 @@ pub trait Machine: Memory {
     ///
     /// # Errors
     /// If that is refused, by a code that means something to whoever reads the log.
-    fn send(&mut self, gicc: &Gicc, original: Protocol, mailbox: Pa) -> Result<(), i64>;
+    fn send(&mut self, gicc: &Gicc, original: StartProtocol, mailbox: Pa) -> Result<(), i64>;
 
     /// Whether a CPU has announced that it waits at `mailbox`.
     fn has_announced(&mut self, mailbox: Pa) -> bool;
@@ -51,18 +51,18 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    const fn fate(self) -> Fate {
+    const fn whereabouts(self) -> Whereabouts {
         match self {
-            Self::Parked(mailbox) => Fate::Parked(mailbox),
-            Self::Boots | Self::Disabled | Self::WasParked(_) => Fate::Left,
-            Self::Unknown | Self::NoMailbox | Self::Refused(_) | Self::Late => Fate::Lost,
+            Self::Parked(mailbox) => Whereabouts::Parked(mailbox),
+            Self::Boots | Self::Disabled | Self::WasParked(_) => Whereabouts::Left,
+            Self::Unknown | Self::NoMailbox | Self::Refused(_) | Self::Late => Whereabouts::Lost,
         }
     }
 }
 
 /// What became of the machine's CPUs.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Report {
+pub struct Conversion {
     /// Each CPU that was looked at, in the order of the description.
     pub cpus: ArrayVec<(Gicc, Outcome), MAX_CPUS>,
     /// How many more there are, which are left as they were.
@@ -74,21 +74,26 @@ pub struct Report {
 pub enum Failure {
     /// What firmware describes is no good. Nothing was done.
     #[error("the description is not converted: {0}")]
-    Description(Damaged),
+    Description(Flaw),
     /// CPUs wait at mailboxes that the description could not be made to name: nobody can start them.
     #[error("the description cannot be changed: {0}")]
-    Change(Damaged),
+    Change(Flaw),
 }
 
 /// Converts the machine whose RSDP is at `rsdp`, on its CPU with the affinity `boot`.
 ///
 /// # Errors
 /// Why it is not converted. The boot CPU can be used in any case.
-pub fn convert(machine: &mut impl Machine, rsdp: Pa, boot: u64, known: &[KnownPlatform]) -> Result<Report, Failure> {
+pub fn convert(
+    machine: &mut impl Machine,
+    rsdp: Pa,
+    boot: u64,
+    known: &[KnownPlatform],
+) -> Result<Conversion, Failure> {
     // Parse.
     let mut root = Root::new(machine, rsdp).map_err(Failure::Description)?;
     let psci = acpi::psci(machine, &root).map_err(Failure::Description)?;
-    let mut report = Report { cpus: ArrayVec::new(), left_out: 0 };
+    let mut report = Conversion { cpus: ArrayVec::new(), left_out: 0 };
     let madt = acpi::cpus(machine, &root, |gicc| {
         let outcome = if gicc.mpidr == boot {
             Outcome::Boots
@@ -104,13 +109,13 @@ pub fn convert(machine: &mut impl Machine, rsdp: Pa, boot: u64, known: &[KnownPl
     .map_err(Failure::Description)?;
     let oem = madt.oem(machine).map_err(Failure::Description)?;
     // Create.
-    let mut waiting: ArrayVec<(usize, Protocol, Pa), MAX_CPUS> = ArrayVec::new();
+    let mut waiting: ArrayVec<(usize, StartProtocol, Pa), MAX_CPUS> = ArrayVec::new();
     for (index, (gicc, outcome)) in
         report.cpus.iter_mut().enumerate().filter(|(_, (_, outcome))| *outcome == Outcome::Late)
     {
         match original::of_acpi(psci, gicc, oem, known) {
-            Protocol::Parking(mailbox) => *outcome = Outcome::WasParked(mailbox),
-            Protocol::Unknown => *outcome = Outcome::Unknown,
+            StartProtocol::Parking(mailbox) => *outcome = Outcome::WasParked(mailbox),
+            StartProtocol::Unknown => *outcome = Outcome::Unknown,
             protocol => match make_mailbox(machine) {
                 Some(mailbox) => waiting.push((index, protocol, mailbox)),
                 None => *outcome = Outcome::NoMailbox,
@@ -141,8 +146,8 @@ pub fn convert(machine: &mut impl Machine, rsdp: Pa, boot: u64, known: &[KnownPl
         }
     }
     // Modify.
-    let fates = report.cpus.iter().map(|&(gicc, outcome)| (gicc, outcome.fate()));
-    acpi::name_mailboxes(machine, &mut root, madt, fates).map_err(Failure::Change)?;
+    let whereabouts = report.cpus.iter().map(|&(gicc, outcome)| (gicc, outcome.whereabouts()));
+    acpi::name_mailboxes(machine, &mut root, madt, whereabouts).map_err(Failure::Change)?;
     Ok(report)
 }
 

@@ -1,5 +1,5 @@
 //! From whatever firmware offers to the one protocol by which the hypervisor's core starts CPUs: the mailbox
-//! (docs/spec/7-multiprocessor-init.md).
+//! (docs/spec/7-mailboxes.md).
 //!
 //! Machines start their secondary CPUs in many ways: by calls of PSCI, by the parking protocol of ACPI, by spin tables, and by ways of
 //! their own. A core that knew them all would carry each machine's way for ever. So a stage runs before it, on the boot CPU, and

@@ -1,21 +1,13 @@
 //! By which protocol a CPU waits that firmware has left where it is.
 
+use platform::Conduit;
 use units::Pa;
 
 use crate::acpi::{Gicc, Oem};
 
-/// How PSCI is called.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Conduit {
-    /// By SMC: firmware is at EL3.
-    Smc,
-    /// By HVC: it is at EL2.
-    Hvc,
-}
-
 /// An original protocol.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Protocol {
+pub enum StartProtocol {
     /// PSCI's CPU_ON.
     Psci(Conduit),
     /// It waits at this mailbox already: there is nothing to convert.
@@ -37,12 +29,12 @@ pub struct KnownPlatform {
 ///
 /// PSCI goes before the parking protocol, as in Linux: a firmware with both offers the same CPUs by either.
 #[must_use]
-pub fn of_acpi(psci: Option<Conduit>, gicc: &Gicc, oem: Oem, known: &[KnownPlatform]) -> Protocol {
+pub fn of_acpi(psci: Option<Conduit>, gicc: &Gicc, oem: Oem, known: &[KnownPlatform]) -> StartProtocol {
     match (psci, gicc.parking()) {
-        (Some(conduit), _) => Protocol::Psci(conduit),
-        (None, Some(address)) => Protocol::Parking(address),
+        (Some(conduit), _) => StartProtocol::Psci(conduit),
+        (None, Some(address)) => StartProtocol::Parking(address),
         (None, None) => {
-            known.iter().position(|platform| platform.oem == oem).map_or(Protocol::Unknown, Protocol::Custom)
+            known.iter().position(|platform| platform.oem == oem).map_or(StartProtocol::Unknown, StartProtocol::Custom)
         }
     }
 }

@@ -8,13 +8,14 @@ use std::vec;
 use std::vec::Vec;
 use std::{assert, assert_eq, format};
 
+use platform::Conduit;
 use proptest::prelude::*;
 use units::{Pa, Range};
 
-use crate::acpi::{self, Damaged, Gicc, Memory, Oem, Root};
-use crate::convert::{Failure, Machine, Outcome, Report, convert};
+use crate::acpi::{self, Flaw, Gicc, Memory, Oem, Root};
+use crate::convert::{Conversion, Failure, Machine, Outcome, convert};
 use crate::mailbox;
-use crate::original::{Conduit, KnownPlatform, Protocol};
+use crate::original::{KnownPlatform, StartProtocol};
 
 const RSDP: u64 = 0x4c43_0018;
 const XSDT: u64 = 0x4c43_fe98;
@@ -41,7 +42,7 @@ const HVC: [(u64, &[u8]); 4] = [
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum Step {
     Mailbox(u64),
-    Sent(u64, Protocol, u64),
+    Sent(u64, StartProtocol, u64),
     Announced(u64),
     Changed(u64),
 }
@@ -99,7 +100,7 @@ impl Fake {
         &mut self.table(MADT)[from..from + GICC_SIZE]
     }
 
-    fn convert(&mut self) -> Result<Report, Failure> {
+    fn convert(&mut self) -> Result<Conversion, Failure> {
         convert(self, Pa(RSDP), 0, &[])
     }
 
@@ -146,7 +147,7 @@ impl Machine for Fake {
         self.steps.push(Step::Mailbox(mailbox.0));
     }
 
-    fn send(&mut self, gicc: &Gicc, original: Protocol, mailbox: Pa) -> Result<(), i64> {
+    fn send(&mut self, gicc: &Gicc, original: StartProtocol, mailbox: Pa) -> Result<(), i64> {
         let behaviour = self.behaviours.get(&gicc.mpidr).copied().unwrap_or(Behaviour::ComesAfter(0));
         self.steps.push(Step::Sent(gicc.mpidr, original, mailbox.0));
         match behaviour {
@@ -187,7 +188,7 @@ fn p7_a1_each_cpu_has_a_mailbox_and_nothing_else_has_changed() {
         let parked = mailboxes.map(|at| Outcome::Parked(Pa(at)));
         assert_eq!(fake.outcomes(), [[Outcome::Boots].as_slice(), &parked].concat());
         for step in [(1, mailboxes[0]), (2, mailboxes[1]), (3, mailboxes[2])] {
-            assert!(fake.steps.contains(&Step::Sent(step.0, Protocol::Psci(conduit), step.1)), "{:?}", fake.steps);
+            assert!(fake.steps.contains(&Step::Sent(step.0, StartProtocol::Psci(conduit), step.1)), "{:?}", fake.steps);
         }
         // What is different, byte by byte.
         let (madt, fadt) = (&fake.memory[&MADT], &fake.memory[&FADT]);
@@ -278,7 +279,7 @@ fn p7_a5_a_platform_of_its_own_is_known_by_its_maker() {
     assert_eq!(report.cpus[1].1, Outcome::Unknown);
     let report = convert(&mut fake, Pa(RSDP), 0, &others).expect("it is converted");
     assert_eq!(report.cpus[1].1, Outcome::Parked(Pa(0x4800_0000)));
-    assert!(fake.steps.contains(&Step::Sent(1, Protocol::Custom(2), 0x4800_0000)));
+    assert!(fake.steps.contains(&Step::Sent(1, StartProtocol::Custom(2), 0x4800_0000)));
 }
 
 /// P7-A9: who does not come is disabled, and the others work.
@@ -347,10 +348,10 @@ fn a_table_that_cannot_be_written_is_copied_and_named() {
     // Not if the RSDP cannot be written either, or there is no memory.
     let mut fake = Fake::new(&SMC);
     fake.read_only = vec![MADT, FADT, XSDT, RSDP];
-    assert_eq!(fake.convert(), Err(Failure::Change(Damaged::NoRoom { table: "RSDP" })));
+    assert_eq!(fake.convert(), Err(Failure::Change(Flaw::NoRoom { table: "RSDP" })));
     let mut fake = Fake::new(&SMC);
     (fake.read_only, fake.pages) = (vec![MADT], 3);
-    assert_eq!(fake.convert(), Err(Failure::Change(Damaged::NoRoom { table: "MADT" })));
+    assert_eq!(fake.convert(), Err(Failure::Change(Flaw::NoRoom { table: "MADT" })));
     assert_eq!(fake.memory[&FADT], before[&FADT], "PSCI goes only with the mailboxes");
 }
 

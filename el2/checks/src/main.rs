@@ -11,6 +11,7 @@ mod devices;
 mod disturbance;
 mod hunger;
 mod link_cost;
+mod predictors;
 mod scrub;
 mod selftest;
 mod switch_cost;

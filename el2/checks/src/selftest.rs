@@ -20,7 +20,7 @@ use hw::sync::{PreemptLock, mask_irqs, unmask_irqs, with_irqs, without_irqs};
 use hw::{firmware, nopreempt, sysreg, tlb, uart};
 use units::{CpuId, PAGE_SIZE, Ticks, Va};
 
-use crate::{Image, devices, disturbance};
+use crate::{Image, devices, disturbance, predictors};
 use undercroft::boot;
 use undercroft::host::{self, memory};
 use undercroft::sched::{self, Thread};
@@ -41,7 +41,7 @@ const CONTRASTS: u64 = 100;
 
 type Check = (&'static str, fn() -> Result<(), String>);
 
-const CHECKS: [Check; 19] = [
+const CHECKS: [Check; 20] = [
     ("p3_a12_late_cpu_has_its_own_area", late_cpu),
     ("p3_a1_alias_is_this_cpus_area", alias),
     ("p3_a2_held_address_follows_the_thread_all_pairs", all_pairs),
@@ -58,6 +58,7 @@ const CHECKS: [Check; 19] = [
     ("p3_a11_unlisted_code_moves_and_guards_fault", negative),
     ("p3_uart_that_takes_nothing_hangs_nobody", mute),
     ("p3_stage_1_is_closed_between_guests", closed),
+    ("p3_predictors_are_protected_as_planned", predictors::check),
     ("p3_devices_are_regions_and_have_handlers", devices::check),
     ("p3_copies_and_fills_are_exact", copies),
     ("p3_comparisons_are_exact", comparisons),

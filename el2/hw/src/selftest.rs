@@ -12,8 +12,10 @@ use crate::gic;
 use crate::mmio::Region;
 use crate::mmu;
 use crate::percpu::{self, ALIAS, Area, PerCpu, this_cpu};
+use crate::speculation::Means;
 use crate::stack;
 use crate::sysreg::{self, isb};
+use crate::vectors::{self, Set};
 
 global_asm!(
     r#"
@@ -301,7 +303,7 @@ pub fn code(which: Code, most: usize) -> &'static [u32] {
     let start = match which {
         Code::Accessor => (accessor as *const ()).addr(),
         Code::Assembly => (cpu_through_alias as *const ()).addr(),
-        Code::Exit => crate::vectors::exit_address(),
+        Code::Exit => vectors::exit_address(),
         Code::Switch => crate::thread::switch_address(),
         Code::Leave => (nopreempt_leave as *const ()).addr(),
         Code::All => text.start.0 as usize,
@@ -309,4 +311,23 @@ pub fn code(which: Code, most: usize) -> &'static [u32] {
     let room = (text.end().0 as usize).saturating_sub(start) / 4;
     // SAFETY: the image's code is mapped readable and never changes.
     unsafe { core::slice::from_raw_parts(core::ptr::with_exposed_provenance(start), room.min(most)) }
+}
+
+/// What this CPU's exits do against its predictors, by its vectors and what these read; `None` if the two do not fit together.
+#[must_use]
+pub fn means() -> Option<Means> {
+    let area = this_cpu();
+    let rounds = area.history_rounds.load(Ordering::Relaxed);
+    match (vectors::chosen()?, rounds, area.workaround.load(Ordering::Relaxed)) {
+        (Set::Plain, 0, 0) => Some(Means::Nothing),
+        (Set::Clearing, rounds, 0) => u8::try_from(rounds).ok().map(Means::Clear),
+        (Set::Calling, 0, function) => Some(Means::Call(function)),
+        _ => None,
+    }
+}
+
+/// Whether there is a note that the branch history is a guest's ([`crate::speculation::defer`]).
+#[must_use]
+pub fn history_is_foreign() -> bool {
+    this_cpu().foreign_history.load(Ordering::Relaxed) != 0
 }

@@ -151,6 +151,7 @@ read_only! {
     id_aa64isar0_el1 = "id_aa64isar0_el1";
     id_aa64mmfr0_el1 = "id_aa64mmfr0_el1";
     tpidr_el2 = "tpidr_el2";
+    vbar_el2 = "vbar_el2";
     ttbr0_el2 = "ttbr0_el2";
     icc_iar1_el1 = "icc_iar1_el1";
 }

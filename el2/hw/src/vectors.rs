@@ -339,6 +339,17 @@ pub(crate) enum Set {
     Calling,
 }
 
+/// Which set this CPU takes its exceptions through, for the self-test.
+pub(crate) fn chosen() -> Option<Set> {
+    let tables = [
+        (&raw const exception_vectors, Set::Plain),
+        (&raw const exception_vectors_clearing, Set::Clearing),
+        (&raw const exception_vectors_calling, Set::Calling),
+    ];
+    let base = sysreg::vbar_el2();
+    tables.into_iter().find(|(table, _)| table.addr() as u64 == base).map(|(_, set)| set)
+}
+
 /// Makes this CPU take its exceptions through `set`.
 pub(crate) fn choose(set: Set) {
     let table = match set {

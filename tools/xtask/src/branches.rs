@@ -122,7 +122,13 @@ impl Code {
         Ok(Code { words, functions })
     }
 
-    fn address_of(&self, name: &str) -> Option<u64> {
+    /// Words alone, for tests.
+    #[cfg(test)]
+    pub(crate) fn of(words: impl Iterator<Item = (u64, u32)>) -> Self {
+        Self { words: words.collect(), functions: BTreeMap::new() }
+    }
+
+    pub(crate) fn address_of(&self, name: &str) -> Option<u64> {
         self.functions.iter().find(|(_, (known, _))| known == name).map(|(&address, _)| address)
     }
 

@@ -13,6 +13,7 @@ mod image;
 mod lint;
 mod linux_bench;
 mod mutate;
+mod predictors;
 mod setup;
 mod shipped;
 mod size;

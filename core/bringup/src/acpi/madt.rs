@@ -3,7 +3,7 @@
 use units::Pa;
 
 use super::root::{HEADER_SIZE, doubleword, word};
-use super::{Damaged, Memory, Root, Table};
+use super::{Flaw, Memory, Root, Table};
 
 /// Where the structures begin: behind the header, the local interrupt controller's address and flags.
 const FIRST: u32 = HEADER_SIZE + 8;
@@ -63,10 +63,10 @@ impl Gicc {
 ///
 /// # Errors
 /// If there is no MADT, or what is wrong with it.
-pub fn cpus(memory: &impl Memory, root: &Root, mut each: impl FnMut(Gicc)) -> Result<Table, Damaged> {
+pub fn cpus(memory: &impl Memory, root: &Root, mut each: impl FnMut(Gicc)) -> Result<Table, Flaw> {
     let table = root.find(memory, "MADT")?;
     if table.length() < FIRST {
-        return Err(Damaged::Short { table: "MADT", length: table.length(), least: FIRST });
+        return Err(Flaw::Short { table: "MADT", length: table.length(), least: FIRST });
     }
     let bytes = table.bytes(memory)?;
     let mut offset = FIRST;
@@ -75,9 +75,9 @@ pub fn cpus(memory: &impl Memory, root: &Root, mut each: impl FnMut(Gicc)) -> Re
         let (kind, length) = match rest {
             [kind, length, ..] => (*kind, *length),
             // A byte alone.
-            _ => return Err(Damaged::Structure { offset, length: 0 }),
+            _ => return Err(Flaw::Structure { offset, length: 0 }),
         };
-        let damaged = Damaged::Structure { offset, length };
+        let damaged = Flaw::Structure { offset, length };
         // One without a length would be looked at for ever.
         if length < 2 {
             return Err(damaged);

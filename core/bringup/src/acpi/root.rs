@@ -2,7 +2,7 @@
 
 use units::{Pa, Range};
 
-use super::{Damaged, Oem};
+use super::{Flaw, Oem};
 
 /// Physical memory, as this stage reaches it: with the MMU off, or by firmware's identity map.
 pub trait Memory {
@@ -55,22 +55,22 @@ impl Root {
     ///
     /// # Errors
     /// What is wrong with them.
-    pub fn new(memory: &impl Memory, rsdp: Pa) -> Result<Self, Damaged> {
+    pub fn new(memory: &impl Memory, rsdp: Pa) -> Result<Self, Flaw> {
         let table = "RSDP";
-        let unreadable = Damaged::Unreadable { table, at: rsdp };
+        let unreadable = Flaw::Unreadable { table, at: rsdp };
         let bytes = read(memory, rsdp, RSDP_SIZE).ok_or(unreadable)?;
         let (Some(signature), Some(old), Some(&revision)) = (bytes.get(..8), bytes.get(..OLD_RSDP_SIZE), bytes.get(15))
         else {
             return Err(unreadable);
         };
         if signature != b"RSD PTR " {
-            return Err(Damaged::Signature { table, at: rsdp });
+            return Err(Flaw::Signature { table, at: rsdp });
         }
         if revision < 2 {
-            return Err(Damaged::Old(revision));
+            return Err(Flaw::Old(revision));
         }
         if sum(old) != 0 || sum(bytes) != 0 {
-            return Err(Damaged::Checksum { table });
+            return Err(Flaw::Checksum { table });
         }
         let xsdt = Pa(doubleword(bytes, XSDT).ok_or(unreadable)?);
         Ok(Self { rsdp, xsdt: Table::new(memory, "XSDT", xsdt)? })
@@ -80,8 +80,8 @@ impl Root {
     ///
     /// # Errors
     /// If there is none, or what is wrong with it.
-    pub fn find(&self, memory: &impl Memory, name: &'static str) -> Result<Table, Damaged> {
-        let signature = signature(name).ok_or(Damaged::Missing(name))?;
+    pub fn find(&self, memory: &impl Memory, name: &'static str) -> Result<Table, Flaw> {
+        let signature = signature(name).ok_or(Flaw::Missing(name))?;
         let entries = self.xsdt.bytes(memory)?.get(HEADER_SIZE as usize..).unwrap_or_default();
         for entry in entries.as_chunks::<8>().0 {
             let at = Pa(u64::from_le_bytes(*entry));
@@ -90,12 +90,12 @@ impl Root {
                 return Table::new(memory, name, at);
             }
         }
-        Err(Damaged::Missing(name))
+        Err(Flaw::Missing(name))
     }
 
     /// `table`, where its bytes can be changed: where it is, or, if it cannot be written there, a copy of it that is named from now on
     /// in its place. The copy's checksum is right; that of a table that is changed is [`seal`]'s.
-    pub(crate) fn writable(&mut self, memory: &mut impl Memory, table: Table) -> Result<Table, Damaged> {
+    pub(crate) fn writable(&mut self, memory: &mut impl Memory, table: Table) -> Result<Table, Flaw> {
         if memory.write(table.range()).is_some() {
             return Ok(table);
         }
@@ -107,7 +107,7 @@ impl Root {
                 Table { at: xsdt, ..self.xsdt }
             }
         };
-        let missing = Damaged::Unreadable { table: "XSDT", at: self.xsdt.at };
+        let missing = Flaw::Unreadable { table: "XSDT", at: self.xsdt.at };
         let bytes = memory.write(self.xsdt.range()).ok_or(missing)?;
         for entry in bytes.get_mut(HEADER_SIZE as usize..).unwrap_or_default().as_chunks_mut::<8>().0 {
             if u64::from_le_bytes(*entry) == table.at.0 {
@@ -121,19 +121,19 @@ impl Root {
 
 impl Table {
     /// Checks the table called `name` at `at`.
-    fn new(memory: &impl Memory, name: &'static str, at: Pa) -> Result<Self, Damaged> {
-        let unreadable = Damaged::Unreadable { table: name, at };
+    fn new(memory: &impl Memory, name: &'static str, at: Pa) -> Result<Self, Flaw> {
+        let unreadable = Flaw::Unreadable { table: name, at };
         let header = read(memory, at, u64::from(HEADER_SIZE)).ok_or(unreadable)?;
         if header.get(..4) != signature(name).as_ref().map(<[u8; 4]>::as_slice) {
-            return Err(Damaged::Signature { table: name, at });
+            return Err(Flaw::Signature { table: name, at });
         }
         let length = word(header, LENGTH).ok_or(unreadable)?;
         if !(HEADER_SIZE..=MAX_LENGTH).contains(&length) {
-            return Err(Damaged::Short { table: name, length, least: HEADER_SIZE });
+            return Err(Flaw::Short { table: name, length, least: HEADER_SIZE });
         }
         let table = Self { name, at, length };
         if sum(table.bytes(memory)?) != 0 {
-            return Err(Damaged::Checksum { table: name });
+            return Err(Flaw::Checksum { table: name });
         }
         Ok(table)
     }
@@ -154,8 +154,8 @@ impl Table {
     ///
     /// # Errors
     /// If they cannot be read.
-    pub fn bytes<'m>(&self, memory: &'m impl Memory) -> Result<&'m [u8], Damaged> {
-        let unreadable = Damaged::Unreadable { table: self.name, at: self.at };
+    pub fn bytes<'m>(&self, memory: &'m impl Memory) -> Result<&'m [u8], Flaw> {
+        let unreadable = Flaw::Unreadable { table: self.name, at: self.at };
         read(memory, self.at, u64::from(self.length)).ok_or(unreadable)
     }
 
@@ -163,17 +163,17 @@ impl Table {
     ///
     /// # Errors
     /// If it cannot be read.
-    pub fn oem(&self, memory: &impl Memory) -> Result<Oem, Damaged> {
+    pub fn oem(&self, memory: &impl Memory) -> Result<Oem, Flaw> {
         let bytes = self.bytes(memory)?;
         let id = bytes.get(10..).and_then(<[u8]>::first_chunk);
         let table = bytes.get(16..).and_then(<[u8]>::first_chunk);
-        let unreadable = Damaged::Unreadable { table: self.name, at: self.at };
+        let unreadable = Flaw::Unreadable { table: self.name, at: self.at };
         id.zip(table).map(|(&id, &table)| Oem { id, table }).ok_or(unreadable)
     }
 }
 
-fn copy(memory: &mut impl Memory, table: Table) -> Result<Pa, Damaged> {
-    let no_room = Damaged::NoRoom { table: table.name };
+fn copy(memory: &mut impl Memory, table: Table) -> Result<Pa, Flaw> {
+    let no_room = Flaw::NoRoom { table: table.name };
     let to = memory.allocate(u64::from(table.length)).ok_or(no_room)?;
     // In pieces: what is read and what is written are the same memory, of which only one can be had at a time.
     let mut done = 0;
@@ -181,7 +181,7 @@ fn copy(memory: &mut impl Memory, table: Table) -> Result<Pa, Damaged> {
         let mut piece = [0; 64];
         let size = piece.len().min((table.length - done) as usize);
         let (from, to) = (offset(table.at, done), offset(to, done));
-        let unreadable = Damaged::Unreadable { table: table.name, at: from };
+        let unreadable = Flaw::Unreadable { table: table.name, at: from };
         let piece = piece.get_mut(..size).ok_or(unreadable)?;
         piece.copy_from_slice(read(memory, from, size as u64).ok_or(unreadable)?);
         let target = Range::new(to, size as u64).and_then(|range| memory.write(range)).ok_or(no_room)?;
@@ -192,8 +192,8 @@ fn copy(memory: &mut impl Memory, table: Table) -> Result<Pa, Damaged> {
 }
 
 /// Copies the XSDT, and names the copy in the RSDP, which must be writable then: nothing names it but firmware.
-fn copy_xsdt(memory: &mut impl Memory, xsdt: Table, rsdp: Pa) -> Result<Pa, Damaged> {
-    let no_room = Damaged::NoRoom { table: "RSDP" };
+fn copy_xsdt(memory: &mut impl Memory, xsdt: Table, rsdp: Pa) -> Result<Pa, Flaw> {
+    let no_room = Flaw::NoRoom { table: "RSDP" };
     let place = Range { start: rsdp, size: RSDP_SIZE };
     if memory.write(place).is_none() {
         return Err(no_room);
