@@ -221,3 +221,35 @@ fn an_empty_range_has_no_pages() {
     }
     tables.destroy(&mut &host, &mut &host);
 }
+
+/// Both addresses and the size say how large an entry can be, and nothing is mapped beside the range.
+#[test]
+fn entries_are_as_large_as_both_addresses_and_the_size_allow() {
+    use Level::{One, Three, Two};
+    let cases = [
+        (GIGABYTE, GIGABYTE, GIGABYTE, [One, One]),
+        (GIGABYTE, 0, 3 * GIGABYTE, [One, One]),
+        (GIGABYTE, BLOCK_SIZE, GIGABYTE, [Two, Two]),
+        (GIGABYTE + BLOCK_SIZE, BLOCK_SIZE, GIGABYTE, [Two, Two]),
+        (GIGABYTE, 0, GIGABYTE + BLOCK_SIZE + PAGE_SIZE, [One, Three]),
+        (GIGABYTE, 0, GIGABYTE - PAGE_SIZE, [Two, Three]),
+        (GIGABYTE - PAGE_SIZE, GIGABYTE - PAGE_SIZE, GIGABYTE + PAGE_SIZE, [Three, One]),
+        (GIGABYTE, PAGE_SIZE, BLOCK_SIZE, [Three, Three]),
+        (GIGABYTE + PAGE_SIZE, 0, BLOCK_SIZE, [Three, Three]),
+        (GIGABYTE + PAGE_SIZE, PAGE_SIZE, BLOCK_SIZE, [Three, Three]),
+        (GIGABYTE, 0, BLOCK_SIZE - PAGE_SIZE, [Three, Three]),
+    ];
+    for (ipa, pa, size, levels) in cases {
+        let host = Host::new(100, [ipa - PAGE_SIZE, ipa, ipa + size - PAGE_SIZE, ipa + size].into());
+        let mut tables = Stage2::new(&mut &host).unwrap();
+        tables.map(&mut &host, &mut &host, Ipa(ipa), Pa(pa), size, Attributes::RAM).unwrap();
+        host.settle().unwrap();
+        let ends = [ipa, ipa + size - 1].map(|at| tables.translate(&&host, Ipa(at)).unwrap());
+        assert_eq!(ends.map(|end| end.level), levels, "{ipa:#x} to {pa:#x}, {size:#x} bytes");
+        assert_eq!(ends.map(|end| end.pa), [Pa(pa), Pa(pa + size - 1)]);
+        let all = Range { start: Ipa(0), size: 1 << 40 };
+        assert_eq!(tables.pages(&&host, all), (size / PAGE_SIZE, 0));
+        tables.destroy(&mut &host, &mut &host);
+        assert_eq!(host.tables(), 0);
+    }
+}
