@@ -252,3 +252,43 @@ fn what_was_deactivated_from_elsewhere_stays_so_over_an_sgi_that_takes_the_short
     guest.settle();
     assert_eq!(shown(&guest.lrs), [(5, ACTIVE)], "that is the second 5, and 6 is not active any more");
 }
+
+/// The end of what is pending still must be told, or it would not come again: its line is high, or an edge came while its handler ran
+/// and there was no room to show that. The end of what is not pending need not be.
+#[test]
+fn the_end_is_told_of_what_comes_again() {
+    const EOI: u64 = field::EOI;
+    let told = |guest: &Guest, id: u64| {
+        let number = (0..16).find(|&number| guest.lrs.lr[number] & field::VIRTUAL == id);
+        guest.lrs.lr[number.unwrap()] & EOI
+    };
+    let mut guest = Guest::new(1, 2);
+    // 40 is edge-triggered, 41 is not.
+    guest.vgic.distributor_write(0xC08, AccessSize::Word, 2 << (2 * (40 - 32)));
+    guest.vgic.pulse_spi(IntId(40));
+    guest.settle();
+    guest.take(40, 0xA0);
+    guest.settle();
+    assert_eq!(told(&guest, 40), 0);
+    guest.vgic.pulse_spi(IntId(40));
+    for id in [41, 42] {
+        raise(&mut guest.vgic, id, 0x20);
+    }
+    guest.settle();
+    assert_eq!(shown(&guest.lrs), [(40, ACTIVE), (41, PENDING)]);
+    assert_eq!((told(&guest, 40), told(&guest, 41)), (EOI, EOI));
+}
+
+/// A vCPU that has an interrupt in a list register must write that anew when its priority changes.
+#[test]
+fn a_change_of_priority_is_told_to_whom_it_concerns() {
+    let mut guest = Guest::new(2, 4);
+    raise(&mut guest.vgic, 40, 0xA0);
+    guest.settle();
+    for (offset, value, concerned) in [(40, 0xA0, false), (41, 0x20, false), (40, 0x20, true)] {
+        let told = guest.vgic.distributor_write(0x400 + offset, AccessSize::Byte, value);
+        assert_eq!(told, if concerned { VcpuSet::only(ZERO) } else { VcpuSet::EMPTY }, "{offset}: {value:#x}");
+    }
+    let told = guest.vgic.distributor_write(0x428, AccessSize::Word, 0x4040_4060);
+    assert_eq!(told, VcpuSet::only(ZERO), "among others");
+}
