@@ -70,7 +70,8 @@ impl<'a, M: TableMemory + ?Sized, T: TlbOps + ?Sized> Edit<'a, M, T> {
             }
         }
         if any {
-            self.stale.add(Range { start, size: count * Level::Two.size() }, Level::Three);
+            // The pages of one block are more than are forgotten one by one: everything is.
+            self.stale.add(Range { start, size: Level::Two.size() }, Level::Three);
         }
     }
 

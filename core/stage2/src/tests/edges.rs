@@ -253,3 +253,38 @@ fn entries_are_as_large_as_both_addresses_and_the_size_allow() {
         assert_eq!(host.tables(), 0);
     }
 }
+
+/// Pages that follow one another become a block where a block can be, and nothing becomes one in their place.
+#[test]
+fn only_what_a_block_would_say_is_joined() {
+    let whole = Range { start: Ipa(GIGABYTE), size: BLOCK_SIZE };
+    let shown = |host: &Host, tables: &Stage2, page: u64| {
+        tables.translate(&host, Ipa(GIGABYTE + page * PAGE_SIZE)).map(|mapping| (mapping.pa, mapping.level))
+    };
+    // To an address where no block can begin.
+    let host = Host::new(100, [GIGABYTE, GIGABYTE + BLOCK_SIZE - PAGE_SIZE].into());
+    let mut tables = Stage2::new(&mut &host).unwrap();
+    tables.map(&mut &host, &mut &host, whole.start, Pa(PAGE_SIZE), BLOCK_SIZE, Attributes::RAM).unwrap();
+    assert_eq!(tables.merge(&mut &host, &mut &host, whole), Ok(0));
+    assert_eq!(shown(&host, &tables, 511), Some((Pa(BLOCK_SIZE), Level::Three)));
+    // The first page alone, and all but the first, keep the table; without any page it goes, and the one above it.
+    let last = pages(GIGABYTE + 511 * PAGE_SIZE, 1);
+    for (gone, left) in [(pages(GIGABYTE, 1), Some(511)), (pages(GIGABYTE + PAGE_SIZE, 510), Some(511)), (last, None)] {
+        tables.unmap(&mut &host, &mut &host, gone).unwrap();
+        assert_eq!(tables.merge(&mut &host, &mut &host, whole), Ok(usize::from(left.is_none())), "{gone:?}");
+        assert_eq!(shown(&host, &tables, 511).is_some(), left.is_some());
+        host.settle().unwrap();
+    }
+    assert_eq!(tables.merge(&mut &host, &mut &host, Range { start: Ipa(GIGABYTE), size: GIGABYTE }), Ok(1));
+    assert_eq!(host.tables(), 0);
+    // And to one where it can.
+    tables.map(&mut &host, &mut &host, whole.start, Pa(0), BLOCK_SIZE, Attributes::RAM).unwrap();
+    for (page, permissions) in [(0, Permissions::READ), (0, Attributes::RAM.permissions)] {
+        tables.protect(&mut &host, &mut &host, pages(GIGABYTE + page * PAGE_SIZE, 1), permissions).unwrap();
+        let joined = usize::from(permissions == Attributes::RAM.permissions);
+        assert_eq!(tables.merge(&mut &host, &mut &host, whole), Ok(joined));
+    }
+    assert_eq!(shown(&host, &tables, 511), Some((Pa(BLOCK_SIZE - PAGE_SIZE), Level::Two)));
+    host.settle().unwrap();
+    tables.destroy(&mut &host, &mut &host);
+}
