@@ -2,6 +2,7 @@
 //! test with several CPUs also tests hotplug.
 
 use core::arch::asm;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use spin::Mutex;
 
@@ -15,6 +16,20 @@ static JOBS: [Mutex<Option<Job>>; MAX_CPUS] = [const { Mutex::new(None) }; MAX_C
 
 /// DAIF and SCTLR_EL1 with which each CPU was last started.
 static INITIAL_STATE: [Mutex<(u64, u64)>; MAX_CPUS] = [const { Mutex::new((0, 0)) }; MAX_CPUS];
+
+/// All bits of the registers that the runtime itself soon wrote, or its exceptions, as they were at the first instruction.
+static FIRST_REGISTERS: AtomicU64 = AtomicU64::new(0);
+
+/// Remembers them; by the entry.
+pub(crate) fn note_first_registers(bits: u64) {
+    FIRST_REGISTERS.store(bits, Ordering::Relaxed);
+}
+
+/// The bits that were set at the payload's first instruction in TTBR0_EL1, TTBR1_EL1, TCR_EL1, MAIR_EL1, VBAR_EL1, TPIDR_EL1, SP_EL0,
+/// ELR_EL1, SPSR_EL1, ESR_EL1 and FAR_EL1, all of them together.
+pub fn first_registers() -> u64 {
+    FIRST_REGISTERS.load(Ordering::Relaxed)
+}
 
 unsafe extern "C" {
     static secondary_entry: u8;

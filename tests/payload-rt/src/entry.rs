@@ -37,7 +37,13 @@ image_start:
 primary_entry:
     mrs     x23, cntpct_el0         // how long it took to get here
     msr     daifset, #0xf
+    mov     x24, xzr
     mov     x19, x0
+    // What stands in registers that the runtime soon writes, or its exceptions.
+    .irp register, ttbr0_el1, ttbr1_el1, tcr_el1, mair_el1, vbar_el1, tpidr_el1, sp_el0, elr_el1, spsr_el1, esr_el1, far_el1
+    mrs     x0, \register
+    orr     x24, x24, x0
+    .endr
     adrp    x20, image_start        // the load bias, since the link address is 0
     adrp    x0, bss_start
     add     x0, x0, :lo12:bss_start
@@ -82,6 +88,7 @@ primary_entry:
     msr     tpidr_el1, xzr
     mov     x0, x19
     mov     x1, x23
+    mov     x2, x24
     mov     x29, xzr
     bl      primary_main
     b       .
@@ -92,6 +99,9 @@ secondary_entry:
     mrs     x21, daif
     mrs     x22, sctlr_el1
     msr     daifset, #0xf
+    bic     x1, x22, #1 << 25       // SCTLR_EL1.EE: literals are loaded below
+    msr     sctlr_el1, x1
+    isb
     mov     x19, x0
     adrp    x0, PAYLOAD_STACKS
     add     x0, x0, :lo12:PAYLOAD_STACKS
@@ -109,6 +119,7 @@ secondary_entry:
     b       .
 
 // Turns on MMU, caches, FP/SIMD and the vectors. Clobbers x0 to x3.
+    .global switch_mmu_on
 switch_mmu_on:
     adrp    x0, exception_vectors
     add     x0, x0, :lo12:exception_vectors
@@ -150,8 +161,9 @@ unsafe extern "Rust" {
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn primary_main(device_tree: u64, first_count: u64) -> ! {
+extern "C" fn primary_main(device_tree: u64, first_count: u64, first_registers: u64) -> ! {
     timer::note_first_count(first_count);
+    cpu::note_first_registers(first_registers);
     uart::enable();
     machine::read(device_tree);
     gic::note_initial_state();

@@ -15,6 +15,7 @@
 #![no_std]
 #![expect(unsafe_code, reason = "registers, exception vectors and raw addresses are this crate's subject")]
 
+pub mod away;
 pub mod bench;
 pub mod cpu;
 pub mod debug;

@@ -33,6 +33,16 @@ simd_compare:
     .endr
     mov     x0, x3
     ret
+// Out: x0 = the bits that are set in any of them. Clobbers x1.
+simd_bits:
+    mov     x0, xzr
+    .irp n, 0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,26,27,28,29,30,31
+    mov     x1, v\n\().d[0]
+    orr     x0, x0, x1
+    mov     x1, v\n\().d[1]
+    orr     x0, x0, x1
+    .endr
+    ret
 "#
 );
 
@@ -50,6 +60,15 @@ pub fn difference(seed: u64) -> u64 {
     unsafe {
         asm!("bl simd_compare", inout("x0") x0, out("x1") _, out("x2") _, out("x3") _, out("x30") _, options(nostack))
     };
+    x0
+}
+
+/// The bits that are set in any half of V0 to V31.
+#[must_use]
+pub fn bits() -> u64 {
+    let x0: u64;
+    // SAFETY: reads registers that Rust does not use.
+    unsafe { asm!("bl simd_bits", out("x0") x0, out("x1") _, out("x30") _, options(nostack)) };
     x0
 }
 

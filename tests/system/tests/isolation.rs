@@ -52,7 +52,9 @@ fn two_neighbours() -> Result<()> {
     let expected = alone()?;
     let one = |cpu| Host { cpu, cpus: 1, ..Host::default() };
     let with_port = Host { port: true, ..one("max") };
-    for host in [Host::default(), one("max,pauth-qarma3=on"), with_port, one("cortex-a72")] {
+    let of_sorts =
+        ["max,pauth-qarma3=on", "max,pauth-qarma5=on", "max,pauth=off", "neoverse-n2", "cortex-a72"].map(one);
+    for host in [Host::default(), with_port].into_iter().chain(of_sorts) {
         let names = ["one", "other"];
         let mut vms = Vec::new();
         for name in names {
@@ -74,7 +76,7 @@ fn two_neighbours() -> Result<()> {
 /// GIC, the timers, nor in any register that is switched, on CPUs that differ in those. On one of them the link's port is shut
 /// between two lives: the link goes on by the UART, both ways.
 fn nothing_survives_a_reset() -> Result<()> {
-    for cpu in ["max,pauth-qarma3=on", "cortex-a72"] {
+    for cpu in ["max,pauth-qarma3=on", "max,pauth-impdef=on", "max,pauth=off", "cortex-a72"] {
         let port = cpu == "cortex-a72";
         let run =
             Host { cpu, cpus: 1, port, ..Host::default() }.start(vec![guest::payload("guest", "reset", 2, "")?])?;

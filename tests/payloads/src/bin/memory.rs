@@ -16,6 +16,7 @@ fn main() {
     test::run(&tests!("memory":
         tree_where_ram_begins, ram_is_zero_at_start, ram_is_all_there, loads_outside_of_ram, stores_outside_of_ram, every_load_form_outside_of_ram,
         fetch_from_nowhere, fetch_from_a_device, table_walk_to_nowhere, table_walk_to_a_device, address_translation_to_nowhere,
+        address_translation_through_a_device,
         unaligned_accesses, zeroing_by_cache_instruction, cache_maintenance_anywhere, exclusives_outside_of_ram,
     ));
 }
@@ -211,16 +212,32 @@ fn address_translation_to_nowhere() -> Verdict {
     let result = sysreg::par_el1::read();
     check!(outcome.is_ok() && result & 1 == 0, "AT S1E1R of {end:#x}: {outcome:x?}, PAR_EL1 {result:#x}");
     check_equal!(result & 0xff_ffff_f000, end & !0xfff, "PAR_EL1.PA");
-    let address = mmu::set_slot(mmu::FREE_SLOT, mmu::table(end));
-    let outcome = execute(sys(0, 7, 8, 0), &mut [address, 0, 0, 0, 0, 0, 0, 0]);
-    sysreg::isb();
-    let result = sysreg::par_el1::read();
-    mmu::reset_slot(mmu::FREE_SLOT);
-    // The architecture lets the abort be taken; a PAR with F set is the other right answer.
-    // The abort then says CM and WnR, and the level of the guest's own table.
-    let told = |fault: Fault| fault.class() == EC_DATA_ABORT && fault.esr & 0x17f == 1 << 8 | 1 << 6 | 0x16;
-    let reported = outcome.is_ok() && result & 1 == 1 || outcome.is_err_and(told);
-    check!(reported, "AT S1E1R through a table that is nowhere: {outcome:x?}, PAR_EL1 {result:#x}");
+    translation_through(end)
+}
+
+fn address_translation_through_a_device() -> Verdict {
+    if machine::is_reference() {
+        skip!("the bare machine reads tables from devices");
+    }
+    [uart::BASE, payload_rt::gic::DISTRIBUTOR].into_iter().try_for_each(translation_through)
+}
+
+/// AT through a table where there is no RAM: S1E1R, S1E1W, S1E0R, S1E0W.
+fn translation_through(table: u64) -> Verdict {
+    for kind in 0..4 {
+        let address = mmu::set_slot(mmu::FREE_SLOT, mmu::table(table)) + 0x1000;
+        let outcome = execute(sys(0, 7, 8, kind), &mut [address, 0, 0, 0, 0, 0, 0, 0]);
+        sysreg::isb();
+        let result = sysreg::par_el1::read();
+        mmu::reset_slot(mmu::FREE_SLOT);
+        // The architecture lets the abort be taken; a PAR with F set is the other right answer.
+        // The abort then says CM and WnR, the level of the guest's own table, and the address that was to be translated.
+        let told = |fault: Fault| {
+            fault.class() == EC_DATA_ABORT && fault.esr & 0x17f == 1 << 8 | 1 << 6 | 0x16 && fault.far == address
+        };
+        let reported = outcome.is_ok() && result & 1 == 1 || outcome.is_err_and(told);
+        check!(reported, "AT {kind} through a table at {table:#x}: {outcome:x?}, PAR_EL1 {result:#x}");
+    }
     Ok(())
 }
 

@@ -12,7 +12,8 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use payload_rt::test::Verdict;
 use payload_rt::{
-    check, check_equal, cpu, gic, instruction, machine, memory, mmu, println, psci, sysreg, test, tests, timer, uart,
+    check, check_equal, cpu, gic, instruction, machine, memory, mmu, println, psci, simd, sysreg, test, tests, timer,
+    uart,
 };
 
 payload_rt::entry!(main);
@@ -56,7 +57,10 @@ fn boot_is_clean() -> Verdict {
     check!(first < now, "at the first instruction the physical counter was {first}, and the virtual one is {now}");
     if !machine::is_reference() {
         // The bare machine leaves them unknown; we promise that nothing of the life before is in them.
-        for (register, value) in KEPT {
+        check_equal!(cpu::first_registers(), 0, "bits in registers that the runtime writes, at the first instruction");
+        check_equal!(simd::bits(), 0, "bits in V0 to V31");
+        check_equal!(simd::control(), (0, 0), "FPCR and FPSR");
+        for (register, value) in kept() {
             let found = instruction::read_register(register).unwrap_or(0);
             check!(found & value == 0, "after a reset register {register:?} holds {found:#x}");
         }
@@ -73,15 +77,25 @@ fn boot_is_clean() -> Verdict {
     Ok(())
 }
 
-/// Registers that hold what is written to them where they exist, and bits that are written: two pointer authentication keys,
-/// SCXTNUM_EL0 and SCXTNUM_EL1, TPIDR_EL0, TPIDRRO_EL0, DBGBVR1_EL1, DBGWVR1_EL1, MDCCINT_EL1, the claim tags.
-const KEPT: [([u32; 5], u64); 10] = [
-    ([3, 0, 2, 1, 0], MAGIC),
-    ([3, 0, 2, 3, 1], MAGIC),
+/// Registers that hold what is written to them where they exist, and bits that are written: the halves of the five pointer authentication
+/// keys, and [`KEPT`].
+fn kept() -> impl Iterator<Item = ([u32; 5], u64)> {
+    let keys = (0..10).map(|half| ([3, 0, 2, 1 + half / 4, half % 4], MAGIC));
+    keys.chain(KEPT)
+}
+
+/// SCXTNUM_EL0 and SCXTNUM_EL1, CONTEXTIDR_EL1, TPIDR_EL0, TPIDRRO_EL0, PAR_EL1, CNTKCTL_EL1 (EL0's rights), DISR_EL1, DBGBVR1_EL1,
+/// DBGWVR1_EL1, MDCCINT_EL1, the claim tags.
+const KEPT: [([u32; 5], u64); 12] = [
     ([3, 3, 13, 0, 7], MAGIC),
     ([3, 0, 13, 0, 7], MAGIC),
+    ([3, 0, 13, 0, 1], MAGIC & 0xffff_ffff),
     ([3, 3, 13, 0, 2], MAGIC),
     ([3, 3, 13, 0, 3], MAGIC),
+    // A translation that succeeded, of the page 0xbadcaff000.
+    ([3, 0, 7, 4, 0], 0xba_dcaf_f000),
+    ([3, 0, 14, 1, 0], 3 << 8 | 3),
+    ([3, 0, 12, 1, 1], 1 << 31 | 0x12),
     ([2, 0, 0, 1, 4], MAGIC & 0xffff_fff8),
     ([2, 0, 0, 1, 6], MAGIC & 0xffff_fff8),
     ([2, 0, 0, 2, 0], 3 << 29),
@@ -90,6 +104,11 @@ const KEPT: [([u32; 5], u64); 10] = [
 ];
 /// DBGCLAIMSET_EL1.
 const CLAIM: [u32; 5] = [2, 0, 7, 8, 6];
+/// TPIDR_EL1, whose lowest bits are the CPU's index to the runtime.
+const TPIDR: [u32; 5] = [3, 0, 13, 0, 4];
+const SP_EL0: [u32; 5] = [3, 0, 4, 1, 0];
+/// TTBR1_EL1, which nothing uses.
+const TTBR1: [u32; 5] = [3, 0, 2, 0, 1];
 
 /// A CPU that is busy when the reset comes.
 fn spin_for_ever(_index: usize) {
@@ -130,11 +149,16 @@ fn make_dirty() {
     // A breakpoint that would fire at once if debug exceptions were on.
     sysreg::dbgbvr0_el1::write(machine::image().start);
     sysreg::dbgbcr0_el1::write(1 | 1 << 1 | 0xf << 5);
-    let _ = instruction::write_register([3, 0, 13, 0, 1], MAGIC & 0xffff);
-    for (register, value) in KEPT {
+    for (register, value) in kept() {
         let _ = instruction::write_register(register, value);
     }
     let _ = instruction::write_register(CLAIM, 0xa5);
+    for register in [TPIDR, SP_EL0, TTBR1] {
+        let _ = instruction::write_register(register, MAGIC & !0xfff);
+    }
+    simd::fill(MAGIC);
+    // Rounding towards minus infinity, flush to zero; saturated, inexact.
+    simd::set_control(0x0180_0000, 0x0800_0010);
 }
 
 /// What to do next: `r`, `w` or `o`.

@@ -19,7 +19,8 @@ fn main() {
         id_space_reads, id_same_on_all_cpus, id_writes_are_undefined, mpidr_matches_device_tree, sve_hidden, sme_hidden, mte_hidden,
         performance_counters, lor_hidden, ras_hidden, activity_monitors_hidden, trace_and_profiling_hidden, pauth_as_stated,
         implementation_defined, upper_levels_undefined, counter_control_undefined, ordinary_registers, thread_registers_kept,
-        set_way_maintenance, debug_registers, debug_claim_tags, debug_mailboxes_hold_nothing, os_lock, debug_channel, hidden_from_user_too, aarch32_is_refused, breakpoint, watchpoint, single_step,
+        set_way_maintenance, debug_registers, debug_claim_tags, debug_mailboxes_hold_nothing, os_lock, debug_channel, hidden_from_user_too,
+        hidden_behind_the_guests_own_enables, aarch32_is_refused, breakpoint, watchpoint, single_step,
     ));
 }
 
@@ -472,6 +473,55 @@ fn hidden_from_user_too() -> Verdict {
     let _ = write_register([3, 3, 9, 14, 0], 0);
     let end = read_at_el0([3, 3, 9, 13, 0]);
     check!(end.esr >> 26 == 0, "PMCCNTR_EL0 at EL0 after a write of PMUSERENR_EL0: ESR {:#x}", end.esr);
+    Ok(())
+}
+
+/// CPACR_EL1, and its fields ZEN and SMEN.
+const CPACR: [u32; 5] = [3, 0, 1, 0, 2];
+const ZEN: u64 = 3 << 16;
+const SMEN: u64 = 3 << 24;
+/// SCTLR_EL1.EnTP2.
+const ENABLE_TPIDR2: u64 = 1 << 60;
+
+/// Whether the CPU is the one that has everything, whatever of it is hidden.
+fn is_max() -> bool {
+    let midr = sysreg::midr_el1::read();
+    (midr >> 24 & 0xff, midr >> 4 & 0xfff) == (0, 0x51)
+}
+
+/// What stays different about features that are hidden (decision 0023): the guest's own enables of SVE and SME, and of TPIDR2_EL0 at
+/// EL0, are untrapped, and where they are closed their syndromes tell; where they are open all of it is undefined.
+fn hidden_behind_the_guests_own_enables() -> Verdict {
+    if machine::is_reference() {
+        skip!("the bare machine has them");
+    }
+    // RDVL X0, #1 and PTRUE P0.B; RDSVL X0, #1 and SMSTART.
+    let sve: (u64, u64, [u32; 2]) = (ZEN, 0x19, [0x04bf_5020, 0x2518_e3e0]);
+    let sme = (SMEN, 0x1d, [0x04bf_5820, 0xd503_477f]);
+    let cpacr = read_register(CPACR).unwrap_or(0);
+    for (field, class, opcodes) in [sve, sme] {
+        for opcode in opcodes {
+            for (open, expected) in [(false, if is_max() { class } else { 0 }), (true, 0)] {
+                let _ = write_register(CPACR, if open { cpacr | field } else { cpacr & !field });
+                sysreg::isb();
+                let kernel = execute(opcode, &mut [0; 8]).map_or_else(|fault| fault.class(), |()| u64::MAX);
+                let user = user::run(user::ExceptionLevel::User, &[opcode], [0; 31]).esr >> 26;
+                let _ = write_register(CPACR, cpacr);
+                sysreg::isb();
+                check_equal!([kernel, user], [expected; 2], "classes of {opcode:#x} at EL1 and EL0, open: {open}");
+            }
+        }
+    }
+    const SCTLR: [u32; 5] = [3, 0, 1, 0, 0];
+    let sctlr = sysreg::sctlr_el1::read();
+    for (open, expected) in [(false, if is_max() { 0x18 } else { 0 }), (true, 0)] {
+        let _ = write_register(SCTLR, if open { sctlr | ENABLE_TPIDR2 } else { sctlr & !ENABLE_TPIDR2 });
+        sysreg::isb();
+        let user = read_at_el0([3, 3, 13, 0, 5]).esr >> 26;
+        let _ = write_register(SCTLR, sctlr);
+        sysreg::isb();
+        check_equal!(user, expected, "the class of TPIDR2_EL0 at EL0, open: {open}");
+    }
     Ok(())
 }
 

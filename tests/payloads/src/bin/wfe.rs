@@ -143,12 +143,23 @@ fn p4_a1_detect() -> Verdict {
 fn p4_a1_requests_skip_the_instruction() -> Verdict {
     need_traps!();
     for level in [ExceptionLevel::Kernel, ExceptionLevel::User] {
-        for word in [words::DETECT, words::QUERY, words::OWN[2], words::PAT] {
+        let [configure_own, pat_own, query_own] = words::OWN;
+        let others = [words::DETECT, words::QUERY, query_own, words::PAT, pat_own];
+        for word in [words::CONFIGURE, configure_own].into_iter().chain(others) {
             let mut answer = 0;
-            let exits = exits_of_wait(|| answer = user::run(level, &[SEVL, WFE, WFE, WFE], numbered(word)).x[0]);
+            let mut x = numbered(word);
+            if machine::option("armed").is_none() {
+                // Armed, to log; the other numbers are refused.
+                (x[1], x[2]) = (60_000, 0);
+            }
+            let exits = exits_of_wait(|| answer = user::run(level, &[SEVL, WFE, WFE, WFE], x).x[0]);
             check!(answer != word, "{level:?}: nobody answers to {word:#x}");
             check_equal!(exits, [1, 0, 0], "calls, WFEs and WFIs for {word:#x} from {level:?}");
         }
+    }
+    if machine::option("armed").is_none() {
+        check_equal!(guest::configure_watchdog(0, 0), Some(Ok(0)), "disarming");
+        check_equal!(guest::configure_own_watchdog(0, 0), Some(Ok(0)), "disarming its own");
     }
     Ok(())
 }

@@ -19,12 +19,13 @@ use std::time::{Duration, Instant};
 const MODELS: [&str; 2] = [MAX, "cortex-a72"];
 /// Everything that QEMU can emulate.
 const MAX: &str = "max";
-/// More models for the doors, which depend on what a CPU can trap.
+/// More models for the doors, which depend on what a CPU can trap, and for `registers`.
 const DOOR_MODELS: [&str; 2] = ["cortex-a57", "cortex-a76"];
-/// Shapes of the model that has everything which differ in the registers that are switched, and one that has SVE and no pointer
-/// authentication: what `registers` sees there, in place of [`MAX`], whose algorithm is whichever QEMU takes by itself.
-const REGISTER_MODELS: [&str; 5] =
-    ["max,pauth-impdef=on", "max,pauth-qarma3=on", "max,pauth-qarma5=on", "max,pauth=off", "a64fx"];
+/// Shapes of the model that has everything which differ in the registers that are switched, a core whose algorithm is its own, and one
+/// that has SVE and no pointer authentication: what `registers` sees there, in place of [`MAX`], whose algorithm is whichever QEMU
+/// takes by itself.
+const REGISTER_MODELS: [&str; 6] =
+    ["max,pauth-impdef=on", "max,pauth-qarma3=on", "max,pauth-qarma5=on", "max,pauth=off", "neoverse-n2", "a64fx"];
 /// The doors' payloads. They are run on the bare machine too, where they must find out that nobody is there.
 const DOORS: [&str; 2] = ["doors", "wfe"];
 /// CPUs of a payload's host.
@@ -185,7 +186,7 @@ pub(crate) fn run(tree: &Tree, name: &str, until: Until) -> Result<Tally> {
             }
             let is_door = DOORS.contains(&&*image.name);
             let is_concerned = match model {
-                model if DOOR_MODELS.contains(&model) => is_door,
+                model if DOOR_MODELS.contains(&model) => is_door || image.name == "registers",
                 model if REGISTER_MODELS.contains(&model) => image.name == "registers",
                 MAX => image.name != "registers",
                 _ => true,
