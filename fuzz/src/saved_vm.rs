@@ -11,7 +11,7 @@ use devices::{ClockPage, Device, GenerationId, GenericWatchdog, Pl031, Pl061, Ua
 use pack::{Boxed, Damaged, Reader, Writer};
 use services::psci::{Start, VmPower};
 use snapshot::{SavedCpu, SavedMachine, SavedTime, SavedVcpu, SavedVm};
-use units::{Hz, Ipa, Range, Ticks, VcpuId};
+use units::{ByteOrder, Hz, Ipa, Range, Ticks, VcpuId};
 use vgic::Vgic;
 use virtio::{Block, Console, Entropy, Mmio};
 use vm::{Life, SavedWatchdogs, Task, Watchdogs};
@@ -100,7 +100,7 @@ fn paused() -> Life<()> {
     let mut life = Life::new(VmPower::new(2, RAM));
     life.start();
     assert_eq!(life.next_task(VcpuId(0)), Some(Task::Boot));
-    life.started(Start { vcpu: VcpuId(0), entry: RAM.start, context: 0 }, 0);
+    life.started(Start { vcpu: VcpuId(0), entry: RAM.start, context: 0, order: ByteOrder::Little }, 0);
     assert!(life.next_task(VcpuId(0)).is_some());
     life.pause();
     life

@@ -7,7 +7,7 @@ use crate::{Facts, INVALID_PARAMETERS, NOT_SUPPORTED, Need, Request, Workaround,
 use pack::{Reader, Value, Writer};
 use proptest::prelude::*;
 use std::vec::Vec;
-use units::{Ipa, Range, VcpuId};
+use units::{ByteOrder, Ipa, Range, VcpuId};
 
 const FACTS: Facts = Facts {
     workarounds: Workarounds {
@@ -277,13 +277,13 @@ fn a_cpu_goes_on_and_off_again_and_again() {
     let mut power = power();
     for round in 0..100 {
         assert_eq!(power.affinity_info(2, 0), Ok(AffinityState::Off));
-        let start = Start { vcpu: VcpuId(2), entry: Ipa(ENTRY), context: round };
-        assert_eq!(power.cpu_on(2, ENTRY, round), Ok(start));
+        let start = Start { vcpu: VcpuId(2), entry: Ipa(ENTRY), context: round, order: ByteOrder::Little };
+        assert_eq!(power.cpu_on(2, ENTRY, round, ByteOrder::Little), Ok(start));
         assert_eq!(power.affinity_info(2, 0), Ok(AffinityState::OnPending));
-        assert_eq!(power.cpu_on(2, ENTRY, 0), Err(PsciError::OnPending));
+        assert_eq!(power.cpu_on(2, ENTRY, 0, ByteOrder::Little), Err(PsciError::OnPending));
         power.started(VcpuId(2));
         assert_eq!(power.affinity_info(2, 0), Ok(AffinityState::On));
-        assert_eq!(power.cpu_on(2, ENTRY, 0), Err(PsciError::AlreadyOn));
+        assert_eq!(power.cpu_on(2, ENTRY, 0, ByteOrder::Little), Err(PsciError::AlreadyOn));
         assert_eq!(power.cpu_off(VcpuId(2)), CpuOffOutcome::OthersRun);
     }
 }
@@ -292,14 +292,14 @@ fn a_cpu_goes_on_and_off_again_and_again() {
 fn only_the_first_cpu_is_on_at_first() {
     let power = power();
     assert!(power.is_on(VcpuId(0)) && !power.is_on(VcpuId(1)) && !power.is_on(VcpuId(200)));
-    assert_eq!(power.clone().cpu_on(0, ENTRY, 0), Err(PsciError::AlreadyOn));
+    assert_eq!(power.clone().cpu_on(0, ENTRY, 0, ByteOrder::Little), Err(PsciError::AlreadyOn));
 }
 
 #[test]
 fn cpus_that_are_not_there() {
     let mut power = power();
     for target in [3, 8, 0xff, 0x100, 0x1_0001, 0x8000_0001, 1 << 32, 1 << 40 | 1, u64::MAX] {
-        assert_eq!(power.cpu_on(target, ENTRY, 0), Err(PsciError::InvalidParameters), "{target:#x}");
+        assert_eq!(power.cpu_on(target, ENTRY, 0, ByteOrder::Little), Err(PsciError::InvalidParameters), "{target:#x}");
         assert_eq!(power.affinity_info(target, 0), Err(PsciError::InvalidParameters), "{target:#x}");
     }
 }
@@ -308,19 +308,20 @@ fn cpus_that_are_not_there() {
 fn entries_outside_memory_or_between_words() {
     let mut power = power();
     for entry in [0, RAM.start.0 - 4, RAM.end().0, ENTRY + 1, ENTRY + 2, u64::MAX, u64::MAX - 3] {
-        assert_eq!(power.cpu_on(1, entry, 0), Err(PsciError::InvalidAddress), "{entry:#x}");
-        let suspended = power.cpu_suspend(VcpuId(0), 1 << 16, entry, 0);
+        assert_eq!(power.cpu_on(1, entry, 0, ByteOrder::Little), Err(PsciError::InvalidAddress), "{entry:#x}");
+        let suspended = power.cpu_suspend(VcpuId(0), 1 << 16, entry, 0, ByteOrder::Little);
         assert_eq!(suspended, Err(PsciError::InvalidAddress), "{entry:#x}");
     }
     assert_eq!(power.affinity_info(1, 0), Ok(AffinityState::Off), "a refused CPU_ON changes nothing");
-    assert!(power.cpu_on(1, RAM.end().0 - 4, 0).is_ok());
+    assert!(power.cpu_on(1, RAM.end().0 - 4, 0, ByteOrder::Little).is_ok());
 }
 
 #[test]
 fn suspension() {
     let power = power();
-    let suspend = |state| power.cpu_suspend(VcpuId(1), state, ENTRY, 9);
-    let down = Suspension::PowerDown(Start { vcpu: VcpuId(1), entry: Ipa(ENTRY), context: 9 });
+    let suspend = |state| power.cpu_suspend(VcpuId(1), state, ENTRY, 9, ByteOrder::Little);
+    let down =
+        Suspension::PowerDown(Start { vcpu: VcpuId(1), entry: Ipa(ENTRY), context: 9, order: ByteOrder::Little });
     assert_eq!(suspend(0), Ok(Suspension::Standby));
     assert_eq!(suspend(0xffff), Ok(Suspension::Standby));
     assert_eq!(suspend(1 << 16), Ok(down));
@@ -328,7 +329,7 @@ fn suspension() {
     for bit in 17..32 {
         assert_eq!(suspend(1 << bit), Err(PsciError::InvalidParameters), "bit {bit}");
     }
-    let standby = power.cpu_suspend(VcpuId(1), 0, 1, 0);
+    let standby = power.cpu_suspend(VcpuId(1), 0, 1, 0, ByteOrder::Little);
     assert_eq!(standby, Ok(Suspension::Standby), "a standby state has no entry to be wrong");
 }
 
@@ -345,7 +346,7 @@ fn groups_of_cpus() {
     assert_eq!(power.affinity_info(1 << 32, 3), Err(PsciError::InvalidParameters));
     assert_eq!(power.affinity_info(1 << 24, 3), Err(PsciError::InvalidParameters), "not an affinity field");
     assert_eq!(power.affinity_info(0, 4), Err(PsciError::InvalidParameters));
-    assert!(power.cpu_on(1, ENTRY, 0).is_ok());
+    assert!(power.cpu_on(1, ENTRY, 0, ByteOrder::Little).is_ok());
     power.cpu_off(VcpuId(0));
     assert_eq!(power.affinity_info(0, 1), Ok(AffinityState::OnPending));
     power.restore(&SavedPower { count: 3, on: 0, pending: 0 }).unwrap();
@@ -360,7 +361,7 @@ fn what_no_vm_can_be_in_is_refused() {
     assert!(vm.restore(&SavedPower { count: 3, on: 1, pending: 8 }).is_err());
     assert!(vm.restore(&SavedPower { count: 3, on: 1, pending: 1 }).is_err());
     assert_eq!(vm, power(), "nothing has changed");
-    vm.cpu_on(1, RAM.start.0, 0).unwrap();
+    vm.cpu_on(1, RAM.start.0, 0, ByteOrder::Little).unwrap();
     assert_eq!(vm.save(), SavedPower { count: 3, on: 0b001, pending: 0b010 });
     vm.started(VcpuId(1));
     assert_eq!(vm.save(), SavedPower { count: 3, on: 0b011, pending: 0 });
@@ -394,7 +395,7 @@ proptest! {
 #[test]
 fn the_last_cpu_ends_the_vm() {
     let mut power = power();
-    assert!(power.cpu_on(1, ENTRY, 0).is_ok());
+    assert!(power.cpu_on(1, ENTRY, 0, ByteOrder::Little).is_ok());
     assert_eq!(power.cpu_off(VcpuId(0)), CpuOffOutcome::OthersRun, "one is about to run");
     power.started(VcpuId(1));
     assert_eq!(power.cpu_off(VcpuId(1)), CpuOffOutcome::NoneLeft);
@@ -403,7 +404,7 @@ fn the_last_cpu_ends_the_vm() {
 #[test]
 fn reset_starts_from_the_beginning() {
     let mut power = power();
-    assert!(power.cpu_on(1, ENTRY, 0).is_ok());
+    assert!(power.cpu_on(1, ENTRY, 0, ByteOrder::Little).is_ok());
     power.cpu_off(VcpuId(0));
     power.reset();
     assert_eq!(power, self::power());
@@ -445,12 +446,12 @@ proptest! {
                         (_, false, _) => Err(PsciError::InvalidAddress),
                         (_, _, 2) => Err(PsciError::AlreadyOn),
                         (_, _, 1) => Err(PsciError::OnPending),
-                        _ => Ok(Start { vcpu: VcpuId(target), entry: Ipa(entry), context: 5 }),
+                        _ => Ok(Start { vcpu: VcpuId(target), entry: Ipa(entry), context: 5, order: ByteOrder::Little }),
                     };
                     if expected.is_ok() {
                         model[index] = 1;
                     }
-                    prop_assert_eq!(power.cpu_on(target.into(), entry, 5), expected);
+                    prop_assert_eq!(power.cpu_on(target.into(), entry, 5, ByteOrder::Little), expected);
                 }
                 1 if there => {
                     power.started(VcpuId(target));

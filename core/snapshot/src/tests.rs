@@ -14,7 +14,7 @@ use units::{Ipa, Range};
 use vgic::{Config, Vgic};
 use virtio::saved::{SavedChain, SavedConsole, SavedMmio};
 use virtio::{Console, Mmio};
-use vm::{SavedLife, SavedWatchdogs};
+use vm::{SavedLife, SavedStart, SavedWatchdogs};
 use vmware::saved::SavedService;
 use watchdog::SavedWatchdog;
 
@@ -76,7 +76,16 @@ pub(crate) fn vm(words: [u64; 4], devices: Vec<u8>, has_calls: bool) -> SavedVm 
         },
         life: SavedLife {
             power: SavedPower { count: 2, on: 1, pending: 2 },
-            starts: [None, Some((Ipa(third), second)), None, None, None, None, None, None],
+            starts: [
+                None,
+                Some(SavedStart { entry: Ipa(third), context: second, is_big_endian: true }),
+                None,
+                None,
+                None,
+                None,
+                None,
+                None,
+            ],
         },
         gic: Boxed::new(Vgic::new(config).save().unwrap()).unwrap(),
         vcpus: Vec::from([vcpu(0, second), vcpu(1, third)]),

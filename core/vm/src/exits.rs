@@ -37,7 +37,7 @@ use cpu::sysreg::{
 use services::psci::{AffinityState, Call, PsciError, Start, Suspension, VmPower};
 use services::trng::Draw;
 use services::{NOT_SUPPORTED, Request, SUCCESS};
-use units::{IntId, Ipa, Va, VcpuId};
+use units::{ByteOrder, IntId, Ipa, Va, VcpuId};
 use vgic::Group;
 use vmware::{Access, Door, ExceptionLevel};
 use watchdog::Scope;
@@ -157,6 +157,8 @@ pub enum Effect {
         entry: u64,
         /// Its X0 then.
         context: u64,
+        /// Its data's byte order then, which is its caller's.
+        order: ByteOrder,
     },
     /// This vCPU is switched off, and leaves its guest.
     SwitchOff,
@@ -311,6 +313,8 @@ pub enum PowerCall {
         entry: u64,
         /// Its X0 then.
         context: u64,
+        /// Its data's byte order, then as now.
+        order: ByteOrder,
     },
 }
 
@@ -334,8 +338,8 @@ impl PowerCall {
                 let state = power.affinity_info(target, level);
                 Powered::Status(state.map_or_else(PsciError::value, AffinityState::value))
             }
-            Self::Suspend { power_state, entry, context } => {
-                match power.cpu_suspend(vcpu, power_state, entry, context) {
+            Self::Suspend { power_state, entry, context, order } => {
+                match power.cpu_suspend(vcpu, power_state, entry, context, order) {
                     Ok(Suspension::Standby) => Powered::Standby,
                     Ok(Suspension::PowerDown(start)) => Powered::PowerDown(start),
                     Err(error) => Powered::Status(error.value()),
@@ -609,7 +613,10 @@ fn hvc<E: Exited>(exited: E, immediate: u16) -> E::Done {
 /// HVC #0 or SMC #0: a call by the SMC calling convention. Not inlined, for the shorter ones of the other exits.
 #[inline(never)]
 fn call<E: Exited>(exited: E, reason: Reason, next: Next) -> E::Done {
-    let [function, first, second, third, ..] = *exited.registers().x;
+    let registers = exited.registers();
+    let [function, first, second, third, ..] = *registers.x;
+    // PSCI, section 6.4: a CPU starts in the byte order that its caller has at EL1.
+    let order = || pstate::byte_order(registers.pstate, exited.guest().sctlr_el1());
     let request = services::decode(function, [first, second, third], &exited.guest().facts());
     let effect = match request {
         Request::Answer(value) => Effect::Answer(Results::One(value)),
@@ -617,11 +624,13 @@ fn call<E: Exited>(exited: E, reason: Reason, next: Next) -> E::Done {
         Request::Entropy(draw) => Effect::Entropy(draw),
         // The exit, or the end of its short path, has seen to it.
         Request::Workaround(_) => Effect::Nothing,
-        Request::Psci(Call::CpuOn { target, entry, context }) => Effect::SwitchOn { target, entry, context },
+        Request::Psci(Call::CpuOn { target, entry, context }) => {
+            Effect::SwitchOn { target, entry, context, order: order() }
+        }
         Request::Psci(Call::CpuOff) => Effect::SwitchOff,
         Request::Psci(Call::AffinityInfo { target, level }) => Effect::Power(PowerCall::Affinity { target, level }),
         Request::Psci(Call::CpuSuspend { power_state, entry, context }) => {
-            Effect::Power(PowerCall::Suspend { power_state, entry, context })
+            Effect::Power(PowerCall::Suspend { power_state, entry, context, order: order() })
         }
         Request::Psci(Call::SystemOff) => Effect::PowerOff,
         Request::Psci(Call::SystemReset(_)) => Effect::Reset,

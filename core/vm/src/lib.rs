@@ -36,7 +36,7 @@ pub mod watchdogs;
 #[cfg(test)]
 mod world;
 
-pub use life::saved::{NoState, SavedLife};
+pub use life::saved::{NoState, SavedLife, SavedStart};
 pub use life::{Ask, Effect, End, Fate, Life, Saying, Stop, Task};
 pub use needs::{DoesNotFit, Needs, Share};
 pub use plan::{GuestCounter, machine};

@@ -19,7 +19,7 @@
 use devices::Change;
 use fair::{By, Restarts};
 use services::psci::{CpuOffOutcome, PsciError, Start, VmPower};
-use units::{MAX_VCPUS, VcpuId, VcpuSet};
+use units::{ByteOrder, MAX_VCPUS, VcpuId, VcpuSet};
 
 pub(crate) mod saved;
 #[cfg(test)]
@@ -529,8 +529,8 @@ impl<R: Clone + PartialEq> Life<R> {
     ///
     /// # Errors
     /// What the caller gets instead of success.
-    pub fn cpu_on(&mut self, target: u64, entry: u64, context: u64) -> Result<Effect, PsciError> {
-        let start = self.machine.cpu_on(target, entry, context)?;
+    pub fn cpu_on(&mut self, target: u64, entry: u64, context: u64, order: ByteOrder) -> Result<Effect, PsciError> {
+        let start = self.machine.cpu_on(target, entry, context, order)?;
         if let Some(slot) = self.starts.get_mut(start.vcpu.index()) {
             *slot = Some(start);
         }

@@ -15,7 +15,7 @@ use proptest::sample::select;
 use services::psci::{SavedPower, Start, VmPower};
 use std::vec;
 use std::vec::Vec;
-use units::{Ipa, MAX_VCPUS, Range, VcpuId, VcpuSet};
+use units::{ByteOrder, Ipa, MAX_VCPUS, Range, VcpuId, VcpuSet};
 use vmware::ExceptionLevel;
 use watchdog::{Action, Actions, Refused, SavedWatchdog, Scope};
 
@@ -442,7 +442,7 @@ impl World {
             }
             Event::Step(id) => self.step(id),
             Event::CpuOn(by, target) if self.in_guest(by) => {
-                if let Ok(effect) = self.life.cpu_on(target, RAM.start.0, self.lives) {
+                if let Ok(effect) = self.life.cpu_on(target, RAM.start.0, self.lives, ByteOrder::Little) {
                     self.perform(&[effect]);
                 }
             }
@@ -666,7 +666,7 @@ impl World {
 }
 
 pub(crate) fn start(vcpu: u8, life: u64) -> Start {
-    Start { vcpu: VcpuId(vcpu), entry: RAM.start, context: life }
+    Start { vcpu: VcpuId(vcpu), entry: RAM.start, context: life, order: ByteOrder::Little }
 }
 
 fn slot(id: usize, scope: Scope) -> usize {

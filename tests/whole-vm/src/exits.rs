@@ -186,8 +186,8 @@ impl WholeVm {
             }
             Effect::Answer(values) => self.answer(id, values.values()),
             Effect::Entropy(draw) => self.answer(id, &draw.answers(|| Some(4))),
-            Effect::SwitchOn { target, entry, context } => {
-                let result = self.life.cpu_on(target, entry, context).map(|effect| self.perform(&[effect]));
+            Effect::SwitchOn { target, entry, context, order } => {
+                let result = self.life.cpu_on(target, entry, context, order).map(|effect| self.perform(&[effect]));
                 self.answer(id, &[exits::status_of(result)]);
             }
             Effect::SwitchOff => {

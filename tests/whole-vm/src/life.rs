@@ -3,7 +3,7 @@
 use devices::Change;
 use machine::Row;
 use services::psci::Start;
-use units::{Ipa, VcpuId};
+use units::{ByteOrder, Ipa, VcpuId};
 use vgic::{Power, Vgic};
 use vm::stolen::{PausedWait, Stolen};
 use vm::{Ask, Effect, End, Stop, Task};
@@ -140,7 +140,7 @@ impl WholeVm {
 
     /// Its images are loaded.
     fn load(&mut self) {
-        let start = Start { vcpu: VcpuId(0), entry: self.plan.ram().start, context: 0 };
+        let start = Start { vcpu: VcpuId(0), entry: self.plan.ram().start, context: 0, order: ByteOrder::Little };
         let effects = self.life.started(start, self.host_milliseconds());
         self.perform(effects);
     }
@@ -168,6 +168,7 @@ impl WholeVm {
         registers.x[0] = start.context;
         registers.state.pc = start.entry.0;
         registers.state.pstate = cpu::reset::PSTATE;
+        registers.state.sctlr_el1 = cpu::reset::sctlr_el1(start.order);
     }
 
     /// A vCPU's state is in memory, and nothing of it on a CPU.

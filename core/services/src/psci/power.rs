@@ -6,7 +6,7 @@
 
 use super::PsciError;
 use pack::Damaged;
-use units::{Ipa, MAX_VCPUS, Range, VcpuId};
+use units::{ByteOrder, Ipa, MAX_VCPUS, Range, VcpuId};
 
 /// The affinity fields of `MPIDR_EL1`: Aff3 in bits 39:32, Aff2 to Aff0 in bits 23:0. All else must be zero in a target
 /// (section 5.1.4).
@@ -47,7 +47,8 @@ impl AffinityState {
     }
 }
 
-/// How a vCPU is to start: at EL1 with its MMU off and all interrupts masked (section 6.4), X0 holding `context`.
+/// How a vCPU is to start: at EL1 with its MMU off and all interrupts masked (section 6.4), X0 holding `context`, and its data in the
+/// byte order that its caller's had.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Start {
     /// Which vCPU.
@@ -56,6 +57,8 @@ pub struct Start {
     pub entry: Ipa,
     /// Its X0.
     pub context: u64,
+    /// Its byte order at EL1.
+    pub order: ByteOrder,
 }
 
 /// What `CPU_SUSPEND` asks of the calling vCPU.
@@ -177,7 +180,7 @@ impl VmPower {
     /// # Errors
     /// `InvalidParameters` for a CPU that is not there, `InvalidAddress` for an entry that cannot be executed,
     /// `AlreadyOn`, `OnPending`; tested in this order.
-    pub fn cpu_on(&mut self, target: u64, entry: u64, context: u64) -> Result<Start, PsciError> {
+    pub fn cpu_on(&mut self, target: u64, entry: u64, context: u64, order: ByteOrder) -> Result<Start, PsciError> {
         let vcpu = self.find(target).ok_or(PsciError::InvalidParameters)?;
         let entry = self.check_entry(entry)?;
         let power = self.vcpus.get_mut(vcpu.index()).ok_or(PsciError::InvalidParameters)?;
@@ -186,7 +189,7 @@ impl VmPower {
             Power::OnPending => Err(PsciError::OnPending),
             Power::Off => {
                 *power = Power::OnPending;
-                Ok(Start { vcpu, entry, context })
+                Ok(Start { vcpu, entry, context, order })
             }
         }
     }
@@ -224,6 +227,7 @@ impl VmPower {
         power_state: u32,
         entry: u64,
         context: u64,
+        order: ByteOrder,
     ) -> Result<Suspension, PsciError> {
         if power_state & POWER_STATE_MUST_BE_ZERO != 0 {
             return Err(PsciError::InvalidParameters);
@@ -232,7 +236,7 @@ impl VmPower {
             return Ok(Suspension::Standby);
         }
         let entry = self.check_entry(entry)?;
-        Ok(Suspension::PowerDown(Start { vcpu, entry, context }))
+        Ok(Suspension::PowerDown(Start { vcpu, entry, context, order }))
     }
 
     /// `AFFINITY_INFO`: the state of the CPUs whose affinity fields from `level` upwards equal those of `target`.

@@ -14,7 +14,7 @@ use std::string::String;
 
 use cpu::exit::Wanted;
 use services::psci::{Start, VmPower};
-use units::{AccessSize, BLOCK_SIZE, Ipa, Range, VcpuId};
+use units::{AccessSize, BLOCK_SIZE, ByteOrder, Ipa, Range, VcpuId};
 use virtio::{Entropy, Fault, GuestMemory, Mmio};
 use vm::{Ask, Effect, End, Life, Stop, Task};
 
@@ -207,7 +207,7 @@ impl Vm {
             },
             Thread::Loading => {
                 self.load(id);
-                let start = Start { vcpu: VcpuId(0), entry: Ipa(0), context: 0 };
+                let start = Start { vcpu: VcpuId(0), entry: Ipa(0), context: 0, order: ByteOrder::Little };
                 let effects = self.life.started(start, self.now);
                 self.threads[id] = Thread::Idle;
                 self.perform(effects);
@@ -264,7 +264,7 @@ impl Vm {
             9..13 => self.ring(id, cell),
             13 | 14 => {
                 let target = self.draw(CPUS as u64);
-                _ = self.life.cpu_on(target, 0, 0);
+                _ = self.life.cpu_on(target, 0, 0, ByteOrder::Little);
             }
             _ if self.draw(8) == 0 => {
                 let effects = self.life.stop(Stop::Reset);

@@ -17,7 +17,7 @@ use machine::{RAM_BASE, UART_BASE};
 use proptest::prelude::*;
 use services::psci::VmPower;
 use services::{NOT_SUPPORTED, SUCCESS};
-use units::{Direction, IntId, Range, Va, VcpuId};
+use units::{ByteOrder, Direction, IntId, Range, Va, VcpuId};
 use vgic::Group;
 use watchdog::Scope;
 
@@ -101,9 +101,12 @@ fn a_call_by_its_function() {
         effect
     };
     assert_eq!(effect(&[0x8400_0002]), Effect::SwitchOff);
-    assert_eq!(effect(&[0xc400_0003, 1, 2, 3]), Effect::SwitchOn { target: 1, entry: 2, context: 3 });
+    assert_eq!(
+        effect(&[0xc400_0003, 1, 2, 3]),
+        Effect::SwitchOn { target: 1, entry: 2, context: 3, order: ByteOrder::Little }
+    );
     assert_eq!(effect(&[0xc400_0004, 1, 0]), Effect::Power(PowerCall::Affinity { target: 1, level: 0 }));
-    let suspend = PowerCall::Suspend { power_state: 0x1_0000, entry: 2, context: 3 };
+    let suspend = PowerCall::Suspend { power_state: 0x1_0000, entry: 2, context: 3, order: ByteOrder::Little };
     assert_eq!(effect(&[0xc400_0001, 0x1_0000, 2, 3]), Effect::Power(suspend));
     assert_eq!(effect(&[0x8400_0008]), Effect::PowerOff);
     assert_eq!(effect(&[0x8400_0009]), Effect::Reset);
@@ -112,6 +115,19 @@ fn a_call_by_its_function() {
     assert!(matches!(effect(&[0x8400_0052]), Effect::Answer(Results::Four(_) | Results::One(_))), "TRNG_GET_UUID");
     assert_eq!(effect(&[0xc500_0021]), one(RECORD.0), "where its stolen time is, which the guest is asked for");
     assert_eq!(effect(&[0x8600_0000]), one(NOT_SUPPORTED));
+}
+
+/// PSCI, section 6.4: a CPU begins in its caller's byte order, which is EL1's.
+#[test]
+fn a_call_in_either_byte_order() {
+    for (sctlr_el1, order) in [(cpu::pstate::SCTLR_EE, ByteOrder::Big), (cpu::pstate::SCTLR_E0E, ByteOrder::Little)] {
+        let mut guest = Fake::new(0);
+        guest.sctlr_el1 = sctlr_el1;
+        let on = Effect::SwitchOn { target: 1, entry: 2, context: 3, order };
+        assert_eq!(exit(&guest, HVC, &[0xc400_0003, 1, 2, 3]).effect, on);
+        let suspend = PowerCall::Suspend { power_state: 0x1_0000, entry: 2, context: 3, order };
+        assert_eq!(exit(&guest, HVC, &[0xc400_0001, 0x1_0000, 2, 3]).effect, Effect::Power(suspend));
+    }
 }
 
 #[test]
@@ -131,19 +147,22 @@ fn the_power_states_say_what_a_call_leads_to() {
     assert_eq!(affinity(&power, 0), Powered::Status(0), "on");
     assert_eq!(affinity(&power, 1), Powered::Status(1), "off");
     assert_eq!(affinity(&power, 2), invalid);
-    let suspend = |power_state, entry| PowerCall::Suspend { power_state, entry, context: 7 }.look(&power, VcpuId(0));
+    let suspend = |power_state, entry| {
+        PowerCall::Suspend { power_state, entry, context: 7, order: ByteOrder::Big }.look(&power, VcpuId(0))
+    };
     assert_eq!(suspend(0, RAM_BASE.0), Powered::Standby);
     match suspend(0x1_0000, RAM_BASE.0) {
         Powered::PowerDown(start) => {
             assert_eq!((start.vcpu, start.entry, start.context), (VcpuId(0), RAM_BASE, 7));
+            assert_eq!(start.order, ByteOrder::Big);
         }
         other => panic!("{other:?}"),
     }
     assert!(matches!(suspend(0x1_0000, 0), Powered::Status(_)), "it cannot wake up where no RAM is");
     assert_eq!(status_of(Ok(())), SUCCESS);
-    let first = power.cpu_on(1, RAM_BASE.0, 0).map(drop);
+    let first = power.cpu_on(1, RAM_BASE.0, 0, ByteOrder::Little).map(drop);
     assert_eq!(status_of(first), SUCCESS);
-    let second = power.cpu_on(1, RAM_BASE.0, 0).map(drop);
+    let second = power.cpu_on(1, RAM_BASE.0, 0, ByteOrder::Little).map(drop);
     assert_eq!(status_of(second), second.unwrap_err().value());
     assert_ne!(status_of(second), SUCCESS);
 }

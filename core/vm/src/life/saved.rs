@@ -2,7 +2,7 @@
 
 use pack::{Damaged, value};
 use services::psci::{SavedPower, Start};
-use units::{Ipa, MAX_VCPUS, VcpuId, VcpuSet};
+use units::{ByteOrder, Ipa, MAX_VCPUS, VcpuId, VcpuSet};
 
 use super::{Life, Phase};
 
@@ -11,16 +11,29 @@ use super::{Life, Phase};
 pub struct SavedLife {
     /// Which are on, and which are about to be.
     pub power: SavedPower,
-    /// Where those begin that were switched on and have not begun, and with what in X0.
-    pub starts: [Option<(Ipa, u64)>; MAX_VCPUS],
+    /// How those begin that were switched on and have not begun.
+    pub starts: [Option<SavedStart>; MAX_VCPUS],
 }
 
 impl SavedLife {
     /// The version of this type: another one means another set of fields, or another meaning.
-    pub const VERSION: u16 = 1;
+    pub const VERSION: u16 = 2;
 }
 
 value!(SavedLife as "life" { power, starts });
+
+/// How a vCPU begins.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SavedStart {
+    /// Where.
+    pub entry: Ipa,
+    /// With what in X0.
+    pub context: u64,
+    /// In which byte order.
+    pub is_big_endian: bool,
+}
+
+value!(SavedStart { entry, context, is_big_endian });
 
 /// A VM is being restored, and its state is still to be put in.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -53,7 +66,12 @@ impl<R: Clone + PartialEq> Life<R> {
         let is_still = *phase == Phase::Running && *is_paused;
         is_still.then(|| SavedLife {
             power: machine.save(),
-            starts: starts.map(|start| start.map(|Start { vcpu: _, entry, context }| (entry, context))),
+            starts: starts.map(|start| {
+                start.map(|Start { vcpu: _, entry, context, order }| {
+                    let is_big_endian = order == ByteOrder::Big;
+                    SavedStart { entry, context, is_big_endian }
+                })
+            }),
         })
     }
 
@@ -76,7 +94,10 @@ impl<R: Clone + PartialEq> Life<R> {
         }
         self.machine.restore(power)?;
         for (id, (place, start)) in (0..).zip(self.starts.iter_mut().zip(starts)) {
-            *place = start.map(|(entry, context)| Start { vcpu: VcpuId(id), entry, context });
+            *place = start.map(|SavedStart { entry, context, is_big_endian }| {
+                let order = if is_big_endian { ByteOrder::Big } else { ByteOrder::Little };
+                Start { vcpu: VcpuId(id), entry, context, order }
+            });
         }
         if core::mem::take(&mut self.awaits_state) {
             self.put_in = vcpus;
@@ -115,14 +136,14 @@ impl<R: Clone + PartialEq> Life<R> {
 
 #[cfg(test)]
 mod tests {
-    use super::{NoState, SavedLife};
+    use super::{NoState, SavedLife, SavedStart};
     use crate::{Life, Task};
     use core::cell::Cell;
     use pack::Damaged;
     use pack::testing::through_bytes;
     use proptest::prelude::*;
     use services::psci::{SavedPower, Start, VmPower};
-    use units::{Ipa, Range, VcpuId, VcpuSet};
+    use units::{ByteOrder, Ipa, Range, VcpuId, VcpuSet};
 
     const RAM: Range<Ipa> = Range { start: Ipa(0x4000_0000), size: 0x1000_0000 };
 
@@ -131,7 +152,7 @@ mod tests {
         let mut life = Life::new(VmPower::new(vcpus, RAM));
         life.start();
         assert_eq!(life.next_task(VcpuId(0)), Some(Task::Boot));
-        life.started(Start { vcpu: VcpuId(0), entry: RAM.start, context: 7 }, 0);
+        life.started(Start { vcpu: VcpuId(0), entry: RAM.start, context: 7, order: ByteOrder::Little }, 0);
         assert!(matches!(life.next_task(VcpuId(0)), Some(Task::Run(_))));
         assert_eq!(life.save(), None, "it runs");
         life.pause();
@@ -146,9 +167,9 @@ mod tests {
     proptest! {
         /// Whatever was put in is taken out, and comes through bytes.
         #[test]
-        fn what_was_put_in_is_taken_out(count in 1..=8_u8, bits in any::<[u8; 2]>(), starts in any::<[Option<(u64, u64)>; 8]>()) {
+        fn what_was_put_in_is_taken_out(count in 1..=8_u8, bits in any::<[u8; 2]>(), starts in any::<[Option<(u64, u64, bool)>; 8]>()) {
             let all = 0xff >> (8 - count);
-            let mut starts = starts.map(|start| start.map(|(entry, context)| (Ipa(entry), context)));
+            let mut starts = starts.map(|start| start.map(|(entry, context, is_big_endian)| SavedStart { entry: Ipa(entry), context, is_big_endian }));
             starts[usize::from(count)..].fill(None);
             let power = SavedPower { count, on: bits[0] & all, pending: bits[1] & !bits[0] & all };
             let saved = SavedLife { power, starts };
@@ -163,11 +184,11 @@ mod tests {
     #[test]
     fn a_start_that_was_moved_happens() {
         let mut here = paused(2);
-        here.cpu_on(1, RAM.start.0 + 8, 9).unwrap();
+        here.cpu_on(1, RAM.start.0 + 8, 9, ByteOrder::Big).unwrap();
         let mut there = paused(2);
         there.restore(&here.save().unwrap(), first()).unwrap();
         there.resume();
-        let start = Start { vcpu: VcpuId(1), entry: Ipa(RAM.start.0 + 8), context: 9 };
+        let start = Start { vcpu: VcpuId(1), entry: Ipa(RAM.start.0 + 8), context: 9, order: ByteOrder::Big };
         assert_eq!(there.next_task(VcpuId(1)), Some(Task::Run(start)));
     }
 
@@ -213,7 +234,7 @@ mod tests {
         let mut life = paused(2);
         let before = life.clone();
         let mut saved = life.save().unwrap();
-        saved.starts[2] = Some((RAM.start, 0));
+        saved.starts[2] = Some(SavedStart { entry: RAM.start, context: 0, is_big_endian: false });
         assert!(matches!(life.restore(&saved, first()), Err(Damaged::Impossible(_))));
         saved.starts[2] = None;
         saved.power.count = 3;

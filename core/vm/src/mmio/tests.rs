@@ -51,7 +51,7 @@ pub(crate) struct Fake {
     plan: MachinePlan,
     pages: BTreeMap<u64, Mapped>,
     code: u32,
-    sctlr_el1: u64,
+    pub(crate) sctlr_el1: u64,
     asked: Cell<usize>,
     pub(crate) doors: Policy,
     pub(crate) debug: DebugState,

@@ -120,8 +120,8 @@ fn perform(vcpu: &'static Vcpu, context: &mut VcpuContext, effect: Effect) -> Op
         }
         Effect::Answer(values) => answer(context, values.values()),
         Effect::Entropy(draw) => answer(context, &draw.answers(|| Some(u64::from_le_bytes(entropy::bytes())))),
-        Effect::SwitchOn { target, entry, context: first } => {
-            answer(context, &[exits::status_of(vcpu.vm.cpu_on(target, entry, first))]);
+        Effect::SwitchOn { target, entry, context: first, order } => {
+            answer(context, &[exits::status_of(vcpu.vm.cpu_on(target, entry, first, order))]);
         }
         Effect::SwitchOff => {
             // Whether it was the last one shows when its thread has left.

@@ -501,7 +501,7 @@ impl Vcpu {
             state.controls.hcr |= controls::HCR_TWI | controls::HCR_TWE;
         }
         state.reset(El1 {
-            sctlr_el1: reset::SCTLR_EL1,
+            sctlr_el1: reset::sctlr_el1(start.order),
             cpacr_el1: reset::CPACR_EL1,
             mdscr_el1: reset::MDSCR_EL1,
             cntkctl_el1: reset::CNTKCTL_EL1,

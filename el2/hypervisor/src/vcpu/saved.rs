@@ -16,7 +16,7 @@ use hw::vcpu::VcpuContext;
 use services::psci::Start;
 use snapshot::{SavedVcpu, SavedVm};
 use spin::Once;
-use units::{Ipa, MAX_VCPUS, Ticks, VcpuId, VcpuSet};
+use units::{ByteOrder, Ipa, MAX_VCPUS, Ticks, VcpuId, VcpuSet};
 
 use super::time::SavedTimes;
 use super::{VCPUS, Vcpu};
@@ -212,7 +212,7 @@ impl Vcpu {
     /// Its registers are as after power on. It stands still.
     fn scrub(&self) {
         let mut context = VcpuContext::default();
-        self.reset(Start { vcpu: self.id, entry: Ipa(0), context: 0 }, &mut context);
+        self.reset(Start { vcpu: self.id, entry: Ipa(0), context: 0, order: ByteOrder::Little }, &mut context);
         *self.general.lock() = context.general();
         // Pairs with the looks of its thread, which sleeps.
         self.requests.fetch_and(!request::SERROR, Ordering::AcqRel);

@@ -15,7 +15,7 @@ use hw::sync::PreemptGuard;
 use hw::sysreg;
 use log::Level;
 use services::psci::{CpuOffOutcome, PsciError, VmPower};
-use units::{Ticks, VcpuId};
+use units::{ByteOrder, Ticks, VcpuId};
 
 use super::guest_memory::GuestRam;
 use super::handle::{VcpuHandle, request};
@@ -352,9 +352,9 @@ impl Vm {
     ///
     /// # Errors
     /// What the caller gets instead of success.
-    pub(crate) fn cpu_on(&self, target: u64, entry: u64, context: u64) -> Result<(), PsciError> {
+    pub(crate) fn cpu_on(&self, target: u64, entry: u64, context: u64, order: ByteOrder) -> Result<(), PsciError> {
         let mut life = self.life();
-        let effect = life.cpu_on(target, entry, context)?;
+        let effect = life.cpu_on(target, entry, context, order)?;
         self.perform(&life, &[effect]);
         Ok(())
     }

@@ -26,7 +26,7 @@ use services::psci::{Start, VmPower};
 use services::stolen_time::RECORD_SIZE;
 use spin::Once;
 use stage2::{Allowed, Point, Policy};
-use units::{Hz, Ipa, Pa, Scale, Ticks, VcpuId, VcpuSet, VmId};
+use units::{ByteOrder, Hz, Ipa, Pa, Scale, Ticks, VcpuId, VcpuSet, VmId};
 use vgic::Vgic;
 
 pub(crate) mod alarm;
@@ -418,7 +418,12 @@ impl Vm {
         if let Some(at) = placement.initrd {
             load(at.start, initrd)?;
         }
-        Ok(Start { vcpu: VcpuId(0), entry: placement.entry, context: placement.device_tree.start.0 })
+        Ok(Start {
+            vcpu: VcpuId(0),
+            entry: placement.entry,
+            context: placement.device_tree.start.0,
+            order: ByteOrder::Little,
+        })
     }
 
     /// Stage 2 refused the guest what it `wanted` at `ipa`, in its RAM. By `policy` instead of the VM's own, if one is given.

@@ -4,6 +4,8 @@
 
 use core::sync::atomic::{AtomicU32, Ordering};
 
+use payload_rt::foreign::{self, Tables};
+use payload_rt::instruction::hvc;
 use payload_rt::psci::{
     AFFINITY_INFO_64, AFFINITY_OFF, AFFINITY_ON, ALREADY_ON, CPU_OFF, CPU_ON_32, CPU_ON_64, CPU_SUSPEND_64, FEATURES,
     INVALID_ADDRESS, INVALID_PARAMETERS, MIGRATE_INFO_TYPE, NOT_SUPPORTED, ON_PENDING, SMCCC_VERSION, SUCCESS,
@@ -18,7 +20,7 @@ fn main() {
     test::run(&tests!("psci":
         version, features, unknown_functions, migrate_info, affinity_info, affinity_info_errors, cpu_on_errors, cpu_on_bad_entry,
         cpu_on_passes_context_and_state, cpu_on_32_bit, cpu_on_twice, off_and_on, all_cpus_off_and_on, suspend_standby, suspend_errors,
-        suspend_powerdown, system_reset2_errors, calls_keep_registers,
+        suspend_powerdown, starts_in_the_callers_byte_order, system_reset2_errors, calls_keep_registers,
     ));
 }
 
@@ -322,6 +324,59 @@ fn suspend_powerdown() -> Verdict {
     Ok(())
 }
 
+/// SCTLR_EL1.EE.
+const BIG_ENDIAN: u64 = 1 << 25;
+
+/// The last thing that CPU 1 does, once it was started.
+fn nothing(_index: usize) {}
+
+/// Suspends this CPU with power-down while its data is big-endian.
+fn suspend_big_endian(index: usize) {
+    cpu::set_job(index, woken_at_entry);
+    arm_wake_up();
+    let mut x = [u64::from(CPU_SUSPEND_64), 1 << 16, cpu::entry_address(), index as u64, 0, 0, 0, 0];
+    foreign::execute(hvc(0), &mut x, Tables::BigEndian(0));
+    cpu::take_job(index);
+    ANSWER.store(x[0] as u32, Ordering::SeqCst);
+    WOKE.store(2, Ordering::SeqCst);
+    end_wake_up();
+}
+
+/// A CPU starts with its caller's byte order (PSCI, section 6.4), by CPU_ON and behind a suspension.
+fn starts_in_the_callers_byte_order() -> Verdict {
+    if machine::is_reference() {
+        skip!("the bare machine starts all CPUs little-endian");
+    }
+    if cpu::count() < 2 {
+        skip!("needs two CPUs");
+    }
+    if sysreg::field(sysreg::id_aa64mmfr0_el1::read(), 8) == 0 {
+        skip!("the CPU is little-endian alone");
+    }
+    let order = || cpu::initial_state(1).1 & BIG_ENDIAN;
+    cpu::set_job(1, nothing);
+    let mut x = [u64::from(CPU_ON_64), cpu::affinity(1), cpu::entry_address(), 1, 0, 0, 0, 0];
+    let (esr, _) = foreign::execute(hvc(0), &mut x, Tables::BigEndian(0));
+    check_equal!((x[0], esr), (0, 0), "CPU_ON by a big-endian caller, and its ESR");
+    check!(cpu::wait_off(1), "CPU 1 does not end");
+    check_equal!(order(), BIG_ENDIAN, "SCTLR_EL1.EE of a CPU that a big-endian one has started");
+    check_equal!(cpu::start(1, nothing), Ok(()), "CPU_ON by a little-endian caller");
+    check!(cpu::wait_off(1), "CPU 1 does not end");
+    check_equal!(order(), 0, "SCTLR_EL1.EE of a CPU that a little-endian one has started");
+    // A suspension may end at once, by the call's return, and says nothing then.
+    for _ in 0..20 {
+        WOKE.store(0, Ordering::SeqCst);
+        check_equal!(cpu::start(1, suspend_big_endian), Ok(()), "CPU_ON");
+        check!(cpu::wait_off(1), "CPU 1 does not wake");
+        if WOKE.load(Ordering::SeqCst) == 1 {
+            check_equal!(order(), BIG_ENDIAN, "SCTLR_EL1.EE behind a suspension by a big-endian CPU");
+            return Ok(());
+        }
+    }
+    check!(false, "no suspension was a power-down: {:#x}", ANSWER.load(Ordering::SeqCst));
+    Ok(())
+}
+
 fn system_reset2_errors() -> Verdict {
     if machine::is_reference() {
         skip!("the bare machine has no SYSTEM_RESET2");
@@ -338,7 +393,7 @@ fn calls_keep_registers() -> Verdict {
     // SMCCC 1.1: X4 to X17 come back as they were.
     for function in [VERSION, FEATURES, AFFINITY_INFO_64] {
         let mut x = [u64::from(function), 0, 0, 0, 0x4444, 0x5555, 0x6666, 0x7777];
-        let outcome = payload_rt::instruction::execute(payload_rt::instruction::hvc(0), &mut x);
+        let outcome = payload_rt::instruction::execute(hvc(0), &mut x);
         check_equal!(outcome, Ok(()), "HVC with function {function:#x}");
         check_equal!(
             [x[4], x[5], x[6], x[7]],
