@@ -82,4 +82,26 @@ pub mod features {
         (WATCHDOG, "watchdog"),
         (OWN_WATCHDOG, "own-watchdog"),
     ];
+
+    /// Those of `features` that have no name here: a newer hypervisor's.
+    #[must_use]
+    pub fn unnamed(features: u64) -> u64 {
+        NAMES.iter().fold(features, |left, (bit, _)| left & !bit)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::features::{NAMES, unnamed};
+
+    #[test]
+    fn a_feature_without_a_name_is_told_as_a_number() {
+        let named = NAMES.iter().fold(0, |bits, (bit, _)| bits | bit);
+        assert_eq!(named.count_ones() as usize, NAMES.len(), "each has a bit of its own");
+        assert_eq!(unnamed(named), 0);
+        for bit in (0..64).map(|number| 1 << number).filter(|bit| named & bit == 0) {
+            assert_eq!(unnamed(bit | named), bit);
+            assert_eq!(unnamed(bit), bit);
+        }
+    }
 }

@@ -20,7 +20,7 @@ extern "C" fn tool_main(stack: *const u64) -> ! {
     for (_, name) in features::NAMES.iter().filter(|(bit, _)| version.features & bit != 0) {
         say!("feature {name}");
     }
-    let unknown = features::NAMES.iter().fold(version.features, |left, (bit, _)| left & !bit);
+    let unknown = features::unnamed(version.features);
     if unknown != 0 {
         say!("features {unknown:#x}, which this program does not know");
     }
