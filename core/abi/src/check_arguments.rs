@@ -9,6 +9,8 @@ pub enum SelfTest {
     No,
     /// `selftest=percpu`: the per-CPU area, threads that move, deferred preemption; then the host is powered off.
     PerCpu,
+    /// `selftest=mailboxes`: what CPUs that wait at mailboxes do, and do not; then the host is powered off.
+    Mailboxes,
     /// `selftest=switch`: what switches of threads and vCPUs cost; then the host is powered off.
     Switch,
     /// `selftest=transfer`: what it costs to save the first VM and to restore it as the second; then the host is powered off.
@@ -41,7 +43,7 @@ pub enum Crash {
 /// The words that choose checks, understood.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct CheckArguments {
-    /// `selftest=percpu`, `switch`, `transfer`, `wander`, `scrub`, `hunger` or `crash-...`; nothing by default.
+    /// `selftest=percpu`, `mailboxes`, `switch`, `transfer`, `wander`, `scrub`, `hunger` or `crash-...`; nothing by default.
     pub selftest: SelfTest,
     /// `tdcc=hardware`, for the tests' own test: guests' MDSCR_EL1.TDCC reaches the hardware, and no process can call.
     pub tdcc_in_hardware: bool,
@@ -94,8 +96,9 @@ enum Choice {
 }
 
 /// All words, so that whoever looks for them in the image that ships looks for each.
-static WORDS: [(&str, Choice); 15] = [
+static WORDS: [(&str, Choice); 16] = [
     ("selftest=percpu", Choice::SelfTest(SelfTest::PerCpu)),
+    ("selftest=mailboxes", Choice::SelfTest(SelfTest::Mailboxes)),
     ("selftest=switch", Choice::SelfTest(SelfTest::Switch)),
     ("selftest=transfer", Choice::SelfTest(SelfTest::Transfer)),
     ("selftest=wander", Choice::SelfTest(SelfTest::Wander)),
@@ -128,6 +131,7 @@ mod tests {
         assert_eq!(CheckArguments::parse("selftest=crash-overflow").selftest, SelfTest::Crash(Crash::Overflow));
         let all = [
             ("percpu", SelfTest::PerCpu),
+            ("mailboxes", SelfTest::Mailboxes),
             ("switch", SelfTest::Switch),
             ("transfer", SelfTest::Transfer),
             ("wander", SelfTest::Wander),

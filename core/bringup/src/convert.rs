@@ -5,28 +5,40 @@
 //! CPUs are sent before the first is waited for, so that they come side by side and one that is lost costs its time once.
 
 use arrayvec::ArrayVec;
+use platform::{BootMethod, Conduit};
 use units::{Pa, Range};
 
 use crate::acpi::{self, Flaw, Gicc, Memory, Root, Whereabouts};
 use crate::original::{self, KnownPlatform, StartProtocol};
+use crate::tree::{self, BadTree};
 use crate::{MAX_CPUS, mailbox};
 
 /// What the sequence does to the machine.
 pub trait Machine: Memory {
-    /// Who may need it sees what was written to `mailbox`: a CPU whose caches are off.
+    /// Puts the code that waits into the firmware's half of `mailbox`, and makes all of it seen by a CPU whose caches are off.
     fn publish(&mut self, mailbox: Pa);
 
-    /// Sends the CPU `gicc`, which waits by `original`, to the code that waits at `mailbox`. Returns without waiting for it.
+    /// Sends the CPU with the affinity `mpidr`, which waits by `original`, to the code that waits at `mailbox`. Returns without
+    /// waiting for it.
     ///
     /// # Errors
     /// If that is refused, by a code that means something to whoever reads the log.
-    fn send(&mut self, gicc: &Gicc, original: StartProtocol, mailbox: Pa) -> Result<(), i64>;
+    fn send(&mut self, mpidr: u64, original: StartProtocol, mailbox: Pa) -> Result<(), i64>;
 
-    /// Whether a CPU has announced that it waits at `mailbox`.
-    fn has_announced(&mut self, mailbox: Pa) -> bool;
+    /// What stands at `mailbox` where a CPU announces that it waits there.
+    fn announcement(&mut self, mailbox: Pa) -> u64;
 
     /// Whether the time is over in which CPUs that were sent must have come. It begins with the first call.
     fn is_late(&mut self) -> bool;
+}
+
+/// The CPU that does it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Boots {
+    /// Its affinity fields.
+    pub mpidr: u64,
+    /// Its exception level, at which all others must come.
+    pub level: u8,
 }
 
 /// What became of a CPU, and why.
@@ -48,6 +60,8 @@ pub enum Outcome {
     Refused(i64),
     /// It has not come in time. It is disabled in the description.
     Late,
+    /// It has come at this exception level, which is not the boot CPU's. It is disabled in the description.
+    WrongLevel(u8),
 }
 
 impl Outcome {
@@ -55,18 +69,42 @@ impl Outcome {
         match self {
             Self::Parked(mailbox) => Whereabouts::Parked(mailbox),
             Self::Boots | Self::Disabled | Self::WasParked(_) => Whereabouts::Left,
-            Self::Unknown | Self::NoMailbox | Self::Refused(_) | Self::Late => Whereabouts::Lost,
+            Self::Unknown | Self::NoMailbox | Self::Refused(_) | Self::Late | Self::WrongLevel(_) => Whereabouts::Lost,
         }
     }
 }
 
-/// What became of the machine's CPUs.
+impl core::fmt::Display for Outcome {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::Boots => write!(f, "it boots"),
+            Self::Disabled => write!(f, "it is disabled"),
+            Self::Parked(mailbox) | Self::WasParked(mailbox) => write!(f, "it waits at mailbox {:#x}", mailbox.0),
+            Self::Unknown => write!(f, "nobody knows how it is started"),
+            Self::NoMailbox => write!(f, "there is no memory for its mailbox"),
+            Self::Refused(code) => write!(f, "the firmware refused to start it: {code}"),
+            Self::Late => write!(f, "it was started, and did not come in time"),
+            Self::WrongLevel(level) => write!(f, "it came at EL{level}, which is not the boot CPU's"),
+        }
+    }
+}
+
+/// What became of the CPUs of a machine that ACPI describes.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Conversion {
     /// Each CPU that was looked at, in the order of the description.
     pub cpus: ArrayVec<(Gicc, Outcome), MAX_CPUS>,
     /// How many more there are, which are left as they were.
     pub left_out: usize,
+}
+
+/// What became of the CPUs of a machine that a device tree describes.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct TreeConversion {
+    /// Each CPU that was looked at, by its affinity fields, in the order of the description.
+    pub cpus: ArrayVec<(u64, Outcome), MAX_CPUS>,
+    /// Where the tree is that names mailboxes.
+    pub tree: Pa,
 }
 
 /// Why a machine is not converted, or not to its end.
@@ -78,16 +116,33 @@ pub enum Failure {
     /// CPUs wait at mailboxes that the description could not be made to name: nobody can start them.
     #[error("the description cannot be changed: {0}")]
     Change(Flaw),
+    /// There is no memory for a tree that names mailboxes. Nothing was done.
+    #[error("there is no memory for a device tree that names mailboxes")]
+    NoMemory,
+    /// As `Change`, of a device tree.
+    #[error("the device tree cannot be changed: {0}")]
+    Tree(BadTree),
 }
 
-/// Converts the machine whose RSDP is at `rsdp`, on its CPU with the affinity `boot`.
+/// A CPU that is to be parked.
+struct Candidate {
+    mpidr: u64,
+    /// Which number means it in its mailbox.
+    number: u32,
+    /// Whether that stands there from the beginning.
+    is_preset: bool,
+    original: StartProtocol,
+    outcome: Outcome,
+}
+
+/// Converts the machine whose RSDP is at `rsdp`.
 ///
 /// # Errors
 /// Why it is not converted. The boot CPU can be used in any case.
 pub fn convert(
     machine: &mut impl Machine,
     rsdp: Pa,
-    boot: u64,
+    boots: Boots,
     known: &[KnownPlatform],
 ) -> Result<Conversion, Failure> {
     // Parse.
@@ -95,7 +150,7 @@ pub fn convert(
     let psci = acpi::psci(machine, &root).map_err(Failure::Description)?;
     let mut report = Conversion { cpus: ArrayVec::new(), left_out: 0 };
     let madt = acpi::cpus(machine, &root, |gicc| {
-        let outcome = if gicc.mpidr == boot {
+        let outcome = if gicc.mpidr == boots.mpidr {
             Outcome::Boots
         } else if gicc.is_enabled {
             Outcome::Late
@@ -108,42 +163,20 @@ pub fn convert(
     })
     .map_err(Failure::Description)?;
     let oem = madt.oem(machine).map_err(Failure::Description)?;
-    // Create.
-    let mut waiting: ArrayVec<(usize, StartProtocol, Pa), MAX_CPUS> = ArrayVec::new();
-    for (index, (gicc, outcome)) in
-        report.cpus.iter_mut().enumerate().filter(|(_, (_, outcome))| *outcome == Outcome::Late)
-    {
-        match original::of_acpi(psci, gicc, oem, known) {
-            StartProtocol::Parking(mailbox) => *outcome = Outcome::WasParked(mailbox),
-            StartProtocol::Unknown => *outcome = Outcome::Unknown,
-            protocol => match make_mailbox(machine) {
-                Some(mailbox) => waiting.push((index, protocol, mailbox)),
-                None => *outcome = Outcome::NoMailbox,
-            },
-        }
-    }
-    // Park.
-    waiting.retain(|&mut (index, protocol, mailbox)| {
-        let Some((gicc, outcome)) = report.cpus.get_mut(index) else { return false };
-        let sent = machine.send(gicc, protocol, mailbox);
-        if let Err(code) = sent {
-            *outcome = Outcome::Refused(code);
-        }
-        sent.is_ok()
-    });
-    while !waiting.is_empty() {
-        // Asked before they are looked at: whoever has come by then is in time.
-        let is_late = machine.is_late();
-        waiting.retain(|&mut (index, _, mailbox)| {
-            let has_come = machine.has_announced(mailbox);
-            if has_come && let Some((_, outcome)) = report.cpus.get_mut(index) {
-                *outcome = Outcome::Parked(mailbox);
-            }
-            !has_come
-        });
-        if is_late {
-            break;
-        }
+    let mut candidates: ArrayVec<Candidate, MAX_CPUS> = report
+        .cpus
+        .iter()
+        .map(|&(gicc, outcome)| Candidate {
+            mpidr: gicc.mpidr,
+            number: gicc.number,
+            is_preset: false,
+            original: original::of_acpi(psci, &gicc, oem, known),
+            outcome,
+        })
+        .collect();
+    park(machine, boots.level, &mut candidates);
+    for ((_, outcome), candidate) in report.cpus.iter_mut().zip(&candidates) {
+        *outcome = candidate.outcome;
     }
     // Modify.
     let whereabouts = report.cpus.iter().map(|&(gicc, outcome)| (gicc, outcome.whereabouts()));
@@ -151,11 +184,101 @@ pub fn convert(
     Ok(report)
 }
 
-fn make_mailbox(machine: &mut impl Machine) -> Option<Pa> {
+/// Converts a machine that `tree` describes, which lies in memory for as long as it is read. It has been parsed already: `cpus` are its
+/// CPUs, by their affinity fields, with what it says of each, and `psci` what it says of the firmware.
+///
+/// # Errors
+/// Why it is not converted. The boot CPU can be used in any case.
+pub fn convert_tree(
+    machine: &mut impl Machine,
+    tree: &[u8],
+    cpus: impl Iterator<Item = (u64, BootMethod)>,
+    psci: Option<Conduit>,
+    boots: Boots,
+) -> Result<TreeConversion, Failure> {
+    let mut candidates: ArrayVec<Candidate, MAX_CPUS> = ArrayVec::new();
+    for ((mpidr, boot), number) in cpus.zip(0..MAX_CPUS as u32) {
+        let outcome = if mpidr == boots.mpidr { Outcome::Boots } else { Outcome::Late };
+        candidates.push(Candidate { mpidr, number, is_preset: true, original: original::of_tree(boot, psci), outcome });
+    }
+    // Before anybody is sent: a CPU that waits at a mailbox that no tree names would be lost.
+    let room = tree::room(tree, candidates.len());
+    let place = machine.allocate(room as u64).ok_or(Failure::NoMemory)?;
+    let reserved = park(machine, boots.level, &mut candidates);
+    // Modify.
+    let whereabouts = |mpidr: u64| {
+        let affinity = mpidr & platform::Cpu::AFFINITY_MASK;
+        let found = candidates.iter().find(|candidate| candidate.mpidr == affinity);
+        found.map_or(Whereabouts::Left, |candidate| candidate.outcome.whereabouts())
+    };
+    let to = machine.write(Range { start: place, size: room as u64 }).ok_or(Failure::NoMemory)?;
+    tree::name_mailboxes(tree, to, reserved, whereabouts).map_err(Failure::Tree)?;
+    Ok(TreeConversion {
+        cpus: candidates.iter().map(|candidate| (candidate.mpidr, candidate.outcome)).collect(),
+        tree: place,
+    })
+}
+
+/// Brings those that are late now, for they were never sent, to mailboxes. Returns where these are, also those of CPUs that did not
+/// come: they may come yet.
+fn park(machine: &mut impl Machine, level: u8, candidates: &mut [Candidate]) -> Range<Pa> {
+    // Create.
+    let mut mailboxes = Range { start: Pa(0), size: 0 };
+    let mut waiting: ArrayVec<(usize, Pa), MAX_CPUS> = ArrayVec::new();
+    for (index, cpu) in candidates.iter_mut().enumerate().filter(|(_, cpu)| cpu.outcome == Outcome::Late) {
+        match cpu.original {
+            StartProtocol::Parking(mailbox) => cpu.outcome = Outcome::WasParked(mailbox),
+            StartProtocol::Unknown => cpu.outcome = Outcome::Unknown,
+            _ => match make_mailbox(machine, cpu) {
+                Some(mailbox) => {
+                    let first = if waiting.is_empty() { mailbox } else { mailboxes.start.min(mailbox) };
+                    let end = mailboxes.end().max(Pa(mailbox.0 + mailbox::SIZE));
+                    mailboxes = Range { start: first, size: end.0 - first.0 };
+                    waiting.push((index, mailbox));
+                }
+                None => cpu.outcome = Outcome::NoMailbox,
+            },
+        }
+    }
+    // Park.
+    waiting.retain(|&mut (index, mailbox)| {
+        let Some(cpu) = candidates.get_mut(index) else { return false };
+        let sent = machine.send(cpu.mpidr, cpu.original, mailbox);
+        if let Err(code) = sent {
+            cpu.outcome = Outcome::Refused(code);
+        }
+        sent.is_ok()
+    });
+    while !waiting.is_empty() {
+        // Asked before they are looked at: whoever has come by then is in time.
+        let is_late = machine.is_late();
+        waiting.retain(|&mut (index, mailbox)| {
+            let came_at = mailbox::level(machine.announcement(mailbox));
+            if let Some(came_at) = came_at
+                && let Some(cpu) = candidates.get_mut(index)
+            {
+                cpu.outcome = if came_at == level { Outcome::Parked(mailbox) } else { Outcome::WrongLevel(came_at) };
+            }
+            came_at.is_none()
+        });
+        if is_late {
+            break;
+        }
+    }
+    mailboxes
+}
+
+fn make_mailbox(machine: &mut impl Machine, cpu: &Candidate) -> Option<Pa> {
     let at = machine.allocate(mailbox::SIZE)?;
-    let fresh = mailbox::fresh();
-    let range = Range { start: at, size: fresh.len() as u64 };
-    machine.write(range)?.copy_from_slice(&fresh);
+    let number = if cpu.is_preset { cpu.number } else { mailbox::NOBODY };
+    put(machine, at, mailbox::NUMBER, &mailbox::fresh(number))?;
+    put(machine, at, mailbox::OWN_NUMBER, &cpu.number.to_le_bytes())?;
     machine.publish(at);
     Some(at)
+}
+
+fn put(machine: &mut impl Machine, page: Pa, offset: usize, bytes: &[u8]) -> Option<()> {
+    let range = Range { start: Pa(page.0 + offset as u64), size: bytes.len() as u64 };
+    machine.write(range)?.copy_from_slice(bytes);
+    Some(())
 }

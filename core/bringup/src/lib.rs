@@ -13,6 +13,7 @@
 //! * [`mailbox`]: the page at which a CPU waits, and what lets it go.
 //! * [`acpi`]: the tables that name CPUs and their start protocols, read and changed where they are.
 //! * [`original`]: by which protocol a CPU waits that nobody has converted yet.
+//! * [`tree`]: the device tree, written anew.
 //! * [`convert`]: the sequence.
 //!
 //! This crate decides; it touches memory and CPUs through [`convert::Machine`] alone. Firmware's tables are believed in nothing that
@@ -27,6 +28,7 @@ pub mod mailbox;
 pub mod original;
 #[cfg(test)]
 mod tests;
+pub mod tree;
 
 /// How many CPUs are converted; further ones are left as they are.
 pub const MAX_CPUS: usize = 64;

@@ -15,18 +15,38 @@ pub const NUMBER: usize = 0;
 pub const ADDRESS: usize = 8;
 /// Where the firmware's half begins.
 pub const FIRMWARE: usize = 2048;
-/// Where a CPU announces, in the firmware's half, that it waits here: 64 bits, [`ANNOUNCED`].
+/// Where a CPU announces, in the firmware's half, that it waits here: 64 bits, [`announced`].
 pub const ANNOUNCEMENT: usize = FIRMWARE;
-/// What it announces with; before, there is zero.
+/// Where the firmware's half holds the CPU's own number, 32 bits, which the code there waits for.
+pub const OWN_NUMBER: usize = FIRMWARE + 8;
+/// Where the code is that waits. It finds its mailbox by its own address: whoever can send a CPU somewhere can send it here, also
+/// where nothing goes along.
+pub const CODE: usize = FIRMWARE + 64;
+/// What it announces with, beside its exception level; before, there is zero.
 pub const ANNOUNCED: u64 = 0x0000_6465_6b72_6170;
+/// Where in an announcement the exception level stands.
+pub const LEVEL_SHIFT: u32 = 56;
 /// The number that means nobody. Linux refuses a mailbox that does not hold it.
 pub const NOBODY: u32 = 0xffff_ffff;
 
-/// A mailbox's first bytes before anybody waits there: for nobody, no address. The rest of it is zeros.
+/// A mailbox's first bytes before anybody waits there: no address, and `number`, which is [`NOBODY`], or the CPU's own where an address
+/// alone is to let it go, as from a spin table. The rest of the operating system's half is zeros.
 #[must_use]
-pub const fn fresh() -> [u8; 16] {
-    let [a, b, c, d] = NOBODY.to_le_bytes();
+pub const fn fresh(number: u32) -> [u8; 16] {
+    let [a, b, c, d] = number.to_le_bytes();
     [a, b, c, d, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]
+}
+
+/// What a CPU announces that has come at exception level `level`.
+#[must_use]
+pub const fn announced(level: u8) -> u64 {
+    ANNOUNCED | (level as u64) << LEVEL_SHIFT
+}
+
+/// The exception level at which the CPU has come that announced this; `None` if none has.
+#[must_use]
+pub const fn level(announcement: u64) -> Option<u8> {
+    if announcement & ((1 << LEVEL_SHIFT) - 1) == ANNOUNCED { Some((announcement >> LEVEL_SHIFT) as u8) } else { None }
 }
 
 /// Where the CPU with the number `own` goes that finds `number` and `address` in its mailbox; `None` if it waits on.

@@ -1,6 +1,6 @@
 //! By which protocol a CPU waits that firmware has left where it is.
 
-use platform::Conduit;
+use platform::{BootMethod, Conduit};
 use units::Pa;
 
 use crate::acpi::{Gicc, Oem};
@@ -12,6 +12,8 @@ pub enum StartProtocol {
     Psci(Conduit),
     /// It waits at this mailbox already: there is nothing to convert.
     Parking(Pa),
+    /// It waits for an address to be written here, and does not know what a number is.
+    SpinTable(Pa),
     /// A way of this machine's own: the number of its row among those that the caller knows.
     Custom(usize),
     /// Nobody knows. It stays where it is, and is not offered to anybody.
@@ -36,5 +38,16 @@ pub fn of_acpi(psci: Option<Conduit>, gicc: &Gicc, oem: Oem, known: &[KnownPlatf
         (None, None) => {
             known.iter().position(|platform| platform.oem == oem).map_or(StartProtocol::Unknown, StartProtocol::Custom)
         }
+    }
+}
+
+/// The protocol by which a CPU waits of which a device tree says `boot`; `psci` is what it says of that.
+#[must_use]
+pub fn of_tree(boot: BootMethod, psci: Option<Conduit>) -> StartProtocol {
+    match (boot, psci) {
+        (BootMethod::Psci, Some(conduit)) => StartProtocol::Psci(conduit),
+        (BootMethod::SpinTable(address), _) => StartProtocol::SpinTable(address),
+        (BootMethod::Mailbox(page), _) => StartProtocol::Parking(page),
+        (BootMethod::Psci, None) | (BootMethod::Unknown, _) => StartProtocol::Unknown,
     }
 }

@@ -2,6 +2,8 @@
 
 extern crate std;
 
+mod trees;
+
 use std::collections::BTreeMap;
 use std::string::{String, ToString};
 use std::vec;
@@ -12,8 +14,8 @@ use platform::Conduit;
 use proptest::prelude::*;
 use units::{Pa, Range};
 
-use crate::acpi::{self, Flaw, Gicc, Memory, Oem, Root};
-use crate::convert::{Conversion, Failure, Machine, Outcome, convert};
+use crate::acpi::{self, Flaw, Memory, Oem, Root};
+use crate::convert::{Boots, Conversion, Failure, Machine, Outcome, convert};
 use crate::mailbox;
 use crate::original::{KnownPlatform, StartProtocol};
 
@@ -65,6 +67,8 @@ struct Fake {
     sent: Vec<(u64, u64, u32)>,
     looks: u32,
     patience: u32,
+    level: u8,
+    is_preset: bool,
     steps: Vec<Step>,
 }
 
@@ -79,6 +83,8 @@ impl Fake {
             sent: Vec::new(),
             looks: 0,
             patience: 5,
+            level: 2,
+            is_preset: false,
             steps: Vec::new(),
         }
     }
@@ -101,7 +107,7 @@ impl Fake {
     }
 
     fn convert(&mut self) -> Result<Conversion, Failure> {
-        convert(self, Pa(RSDP), 0, &[])
+        convert(self, Pa(RSDP), Boots { mpidr: 0, level: 2 }, &[])
     }
 
     fn outcomes(&mut self) -> Vec<Outcome> {
@@ -142,28 +148,32 @@ impl Memory for Fake {
 impl Machine for Fake {
     fn publish(&mut self, mailbox: Pa) {
         let bytes = &self.memory[&mailbox.0];
-        assert_eq!((bytes[..16].to_vec(), bytes.len()), (mailbox::fresh().to_vec(), 4096));
-        assert!(bytes[16..].iter().all(|&byte| byte == 0));
+        let own = mailbox::OWN_NUMBER..mailbox::OWN_NUMBER + 4;
+        let number =
+            if self.is_preset { u32::from_le_bytes(bytes[own.clone()].try_into().unwrap()) } else { mailbox::NOBODY };
+        assert_eq!((&bytes[..16], bytes.len()), (mailbox::fresh(number).as_slice(), 4096));
+        // But for the CPU's own number there is nothing else.
+        assert!(bytes.iter().enumerate().skip(16).all(|(at, &byte)| byte == 0 || own.contains(&at)));
         self.steps.push(Step::Mailbox(mailbox.0));
     }
 
-    fn send(&mut self, gicc: &Gicc, original: StartProtocol, mailbox: Pa) -> Result<(), i64> {
-        let behaviour = self.behaviours.get(&gicc.mpidr).copied().unwrap_or(Behaviour::ComesAfter(0));
-        self.steps.push(Step::Sent(gicc.mpidr, original, mailbox.0));
+    fn send(&mut self, mpidr: u64, original: StartProtocol, mailbox: Pa) -> Result<(), i64> {
+        let behaviour = self.behaviours.get(&mpidr).copied().unwrap_or(Behaviour::ComesAfter(0));
+        self.steps.push(Step::Sent(mpidr, original, mailbox.0));
         match behaviour {
             Behaviour::Refuses(code) => return Err(code),
-            Behaviour::ComesAfter(looks) => self.sent.push((gicc.mpidr, mailbox.0, looks)),
+            Behaviour::ComesAfter(looks) => self.sent.push((mpidr, mailbox.0, looks)),
             Behaviour::NeverComes => {}
         }
         Ok(())
     }
 
-    fn has_announced(&mut self, mailbox: Pa) -> bool {
+    fn announcement(&mut self, mailbox: Pa) -> u64 {
         let has_come = self.sent.iter().any(|&(_, at, looks)| at == mailbox.0 && looks < self.looks);
         if has_come {
             self.steps.push(Step::Announced(mailbox.0));
         }
-        has_come
+        if has_come { mailbox::announced(self.level) } else { 0 }
     }
 
     fn is_late(&mut self) -> bool {
@@ -275,9 +285,10 @@ fn p7_a5_a_platform_of_its_own_is_known_by_its_maker() {
         KnownPlatform { oem: Oem { table: *b"BXPC   !", ..oem } },
         KnownPlatform { oem },
     ];
-    let report = convert(&mut fake.clone(), Pa(RSDP), 0, &others[..2]).expect("it is converted");
+    let report =
+        convert(&mut fake.clone(), Pa(RSDP), Boots { mpidr: 0, level: 2 }, &others[..2]).expect("it is converted");
     assert_eq!(report.cpus[1].1, Outcome::Unknown);
-    let report = convert(&mut fake, Pa(RSDP), 0, &others).expect("it is converted");
+    let report = convert(&mut fake, Pa(RSDP), Boots { mpidr: 0, level: 2 }, &others).expect("it is converted");
     assert_eq!(report.cpus[1].1, Outcome::Parked(Pa(0x4800_0000)));
     assert!(fake.steps.contains(&Step::Sent(1, StartProtocol::Custom(2), 0x4800_0000)));
 }
@@ -305,7 +316,7 @@ fn the_boot_cpu_and_disabled_ones_are_left() {
     let mut fake = Fake::new(&SMC);
     fake.gicc(1)[12] = 0;
     fake.seal(MADT);
-    let report = convert(&mut fake, Pa(RSDP), 3, &[]).expect("it is converted");
+    let report = convert(&mut fake, Pa(RSDP), Boots { mpidr: 3, level: 2 }, &[]).expect("it is converted");
     let outcomes: Vec<_> = report.cpus.iter().map(|&(_, outcome)| outcome).collect();
     let parked = |at| Outcome::Parked(Pa(at));
     assert_eq!(outcomes, [parked(0x4800_0000), Outcome::Disabled, parked(0x4800_1000), Outcome::Boots]);

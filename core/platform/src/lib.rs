@@ -93,6 +93,8 @@ pub enum BootMethod {
     Psci,
     /// It waits for a 64-bit entry address to be written here.
     SpinTable(Pa),
+    /// It waits at this mailbox of ours, to which it was brought (`core/bringup`).
+    Mailbox(Pa),
     /// The description does not say, or not in a way we know. The boot CPU may well be such a one.
     Unknown,
 }

@@ -11,6 +11,7 @@ mod devices;
 mod disturbance;
 mod hunger;
 mod link_cost;
+mod mailboxes;
 mod predictors;
 mod scrub;
 mod selftest;
@@ -52,8 +53,12 @@ impl Checks for Image {
     }
 
     fn cpus_to_start(others: usize) -> usize {
-        // The self-test of late CPUs starts the last one itself.
-        if arguments().selftest == SelfTest::PerCpu { others.saturating_sub(1) } else { others }
+        // These start others themselves.
+        match arguments().selftest {
+            SelfTest::PerCpu => others.saturating_sub(1),
+            SelfTest::Mailboxes => 0,
+            _ => others,
+        }
     }
 
     fn against_prediction(needed: Means) -> Means {
@@ -69,6 +74,7 @@ impl Checks for Image {
         match arguments().selftest {
             SelfTest::No | SelfTest::Transfer | SelfTest::Wander | SelfTest::Scrub | SelfTest::Hunger => return false,
             SelfTest::PerCpu => selftest::start(selftest::run, cpus),
+            SelfTest::Mailboxes => mailboxes::start(platform),
             SelfTest::Switch => selftest::start(switch_cost::run, cpus),
             // Where there are VMs it crashes beside them.
             SelfTest::Crash(_) if platform.initrd.is_some() => return false,
@@ -88,7 +94,7 @@ impl Checks for Image {
             SelfTest::Scrub => scrub::start(),
             SelfTest::Hunger => selftest::start(hunger::run, 0),
             SelfTest::Crash(crash) => selftest::start(crash_test::run, crash as usize),
-            SelfTest::No | SelfTest::PerCpu | SelfTest::Switch => {}
+            SelfTest::No | SelfTest::PerCpu | SelfTest::Mailboxes | SelfTest::Switch => {}
         }
     }
 

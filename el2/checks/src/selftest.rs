@@ -106,7 +106,7 @@ pub(crate) fn end() -> ! {
 }
 
 /// Waits until `done`, for very many turns of other threads: by time it could be in vain when the machine has stood still.
-fn comes(done: impl Fn() -> bool) -> bool {
+pub(crate) fn comes(done: impl Fn() -> bool) -> bool {
     (0..6000).any(|_| {
         let is_done = done();
         if !is_done {
@@ -133,7 +133,7 @@ fn pairs() -> Vec<(CpuId, CpuId)> {
     pairs.filter(|(from, to)| from != to).collect()
 }
 
-fn ensure(holds: bool, why: impl FnOnce() -> String) -> Result<(), String> {
+pub(crate) fn ensure(holds: bool, why: impl FnOnce() -> String) -> Result<(), String> {
     if holds { Ok(()) } else { Err(why()) }
 }
 

@@ -18,7 +18,7 @@ use units::{CpuId, PAGE_SIZE, Pa, Range};
 
 use crate::mmu::{self, MapError, Registers};
 use crate::percpu::{self, PerCpu};
-use crate::{cache, firmware, stack, sysreg, vectors};
+use crate::{cache, pen, stack, sysreg, vectors};
 
 global_asm!(
     r#"
@@ -84,8 +84,9 @@ primary_entry:
     bl      undercroft_main
     b       .
 
-    // In: x0 = the Secondary record, cleaned to the point of coherency.
+    // In: x0 = the mailbox, where the address of the Secondary record is, which is cleaned to the point of coherency.
 secondary_entry:
+    ldr     x0, [x0, #{gift}]
     ldp     x1, x2, [x0, #{registers}]      // ttbr0, mair
     ldp     x3, x4, [x0, #{registers} + 16] // tcr, sctlr
     msr     ttbr0_el2, x1
@@ -107,6 +108,7 @@ secondary_entry:
     b       .
     .popsection
     "#,
+    gift = const pen::GIFT,
     registers = const offset_of!(Secondary, registers),
     stack = const offset_of!(Secondary, stack),
     secondary = sym secondary_main,
@@ -216,30 +218,22 @@ fn without(range: Range<Pa>, hole: Range<Pa>) -> impl Iterator<Item = Range<Pa>>
     pieces.into_iter().flatten()
 }
 
-/// Why a CPU did not start.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum StartError {
-    /// No memory for its tables.
-    Map(MapError),
-    /// The firmware refused; PSCI's error number.
-    Firmware(i32),
-}
-
-/// Starts `cpu`, whose MPIDR is `mpidr`, on the stack with top `stack_top`; it runs `main` with IRQs masked. `frames` are
-/// its area, its start record and two frames of emergency stack, zeroed.
+/// Starts `cpu`, whose MPIDR is `mpidr` and which waits at `mailbox`, on the stack with top `stack_top`; it runs `main` with IRQs masked.
+/// `frames` are its area and its start record, zeroed.
 ///
 /// # Errors
-/// When there is no memory for its tables or the firmware refuses.
+/// When there is no memory for its tables.
 pub fn start_cpu(
     cpu: CpuId,
     mpidr: u64,
+    mailbox: Pa,
     stack_top: units::Va,
     frames: [Pa; 2],
     emergency_top: units::Va,
     main: fn() -> !,
-) -> Result<(), StartError> {
+) -> Result<(), MapError> {
     let [area, record] = frames;
-    let root = mmu::root_for(area).map_err(StartError::Map)?;
+    let root = mmu::root_for(area)?;
     let secondary = Secondary { registers: mmu::registers(root), stack: stack_top.0, area: area.0, main };
     let affinity = mpidr & 0xff_00ff_ffff;
     // SAFETY: both frames are the caller's, fresh, mapped read-write where they are, and large enough (checked below).
@@ -250,7 +244,8 @@ pub fn start_cpu(
     percpu::publish(cpu, area);
     cache::clean_and_invalidate(Range { start: record, size: PAGE_SIZE });
     let entry = (secondary_entry as *const ()).addr() as u64;
-    firmware::cpu_on(mpidr, Pa(entry), record.0).map_err(StartError::Firmware)
+    pen::let_go(mailbox, Pa(entry), record.0);
+    Ok(())
 }
 
 const _: () = assert!(size_of::<PerCpu>() as u64 == PAGE_SIZE && size_of::<Secondary>() as u64 <= PAGE_SIZE);

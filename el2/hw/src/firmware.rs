@@ -1,10 +1,10 @@
-//! The calls we make to the firmware below us: PSCI (DEN0022) and SMCCC's architecture service (DEN0028), by SMC.
+//! The calls we make to the firmware below us: PSCI (DEN0022) to switch the machine off, and SMCCC's architecture service (DEN0028), by
+//! SMC. CPUs are not started from here: that is the stage's before us (`el2/stage`), and theirs that wait at mailboxes.
 
 use core::sync::atomic::{AtomicU8, Ordering};
 
 use abi::calls::arm::{PSCI_FEATURES, SMCCC_1_1, SMCCC_ARCH_FEATURES, SMCCC_VERSION};
 use smccc::{Hvc, Smc, psci};
-use units::Pa;
 
 use crate::sysreg;
 
@@ -35,24 +35,6 @@ pub fn power_off() -> ! {
     }
     loop {
         sysreg::wfi();
-    }
-}
-
-/// Starts another CPU at `entry` with `context` in X0. Returns PSCI's error number if it refuses.
-///
-/// # Errors
-/// PSCI's negative return value.
-pub(crate) fn cpu_on(mpidr: u64, entry: Pa, context: u64) -> Result<(), i32> {
-    match CONDUIT.load(Ordering::Relaxed) {
-        1 => psci::cpu_on::<Smc>(mpidr, entry.0, context).map_err(|error| match error {
-            psci::error::Error::NotSupported => -1,
-            psci::error::Error::InvalidParameters => -2,
-            psci::error::Error::Denied => -3,
-            psci::error::Error::AlreadyOn => -4,
-            psci::error::Error::OnPending => -5,
-            _ => -6,
-        }),
-        _ => Err(-1),
     }
 }
 

@@ -22,6 +22,7 @@ pub mod mmio;
 pub mod mmu;
 pub mod nopreempt;
 pub mod pci;
+pub mod pen;
 pub mod percpu;
 pub mod probe;
 pub mod rndr;

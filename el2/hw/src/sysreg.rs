@@ -263,3 +263,9 @@ pub fn wfi() {
     // SAFETY: waiting changes no state; a pending interrupt ends it even while PSTATE.I masks it.
     unsafe { core::arch::asm!("dsb sy", "wfi", options(nostack, preserves_flags)) };
 }
+
+/// Wakes every CPU that waits for an event, once what was written before is seen.
+pub fn sev() {
+    // SAFETY: an event ends a wait, which may end for no reason at any time.
+    unsafe { core::arch::asm!("dsb sy", "sev", options(nostack, preserves_flags)) };
+}

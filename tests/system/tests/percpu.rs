@@ -1,5 +1,5 @@
 //! The hypervisor's lowest layer: the checks P3-A1 to P3-A12 (docs/spec), which it runs on itself (the boot argument
-//! `selftest=percpu`) on four CPUs, on models with and without FEAT_LSE; and guests whose threads are moved in the
+//! `selftest=percpu`) on four CPUs, on models with and without FEAT_LSE; what CPUs do at mailboxes (`selftest=mailboxes`); and guests whose threads are moved in the
 //! middle of everything that EL2 does for them (`selftest=wander`).
 
 use abi::bundle::{Time, TimeSource};
@@ -22,6 +22,7 @@ const BETWEEN_BYTES: Duration = Duration::from_millis(5);
 fn main() -> ExitCode {
     let trial = |cpu: &'static str| scenario(format!("percpu::{cpu}"), move || self_test(cpu));
     let mut scenarios: Vec<Trial> = ["cortex-a72", "cortex-a76"].map(trial).into();
+    scenarios.push(scenario("percpu::mailboxes", mailboxes));
     scenarios.push(scenario("percpu::guests_that_never_stay", wandering));
     scenarios.push(scenario("percpu::guests_that_are_taken_out_and_put_back", scrubbing));
     scenarios.push(scenario("percpu::exits_that_call_firmware", calling));
@@ -49,6 +50,22 @@ fn self_test(cpu: &str) -> Result<()> {
         "it printed:\n{printed}"
     );
     ensure!(seen("1 interrupts came that no driver handles"), "it printed:\n{printed}");
+    Ok(())
+}
+
+/// Seven CPUs that wait at mailboxes, on a machine that is started by PSCI: P7-A2, A3, A7, A8 and A11.
+fn mailboxes() -> Result<()> {
+    let mut machine = Machine::new(place::checks()?);
+    machine.level = ExceptionLevel::El2;
+    machine.cpus = 8;
+    machine.memory = 256;
+    machine.append = "selftest=mailboxes".to_owned();
+    machine.extra_args = vec!["-run-with".to_owned(), "exit-with-parent=on".to_owned()];
+    let _turn = Turn::take()?;
+    let mut running = machine.spawn()?;
+    let printed = running.console()?.expect_end(LIMIT)?;
+    let passed = printed.lines().filter(|line| line.contains("test p7_") && line.ends_with("... ok")).count();
+    ensure!(passed == 7 && printed.contains("selftest: 7 passed, 0 failed"), "it printed:\n{printed}");
     Ok(())
 }
 

@@ -29,6 +29,7 @@ fn main() -> ExitCode {
         scenario("shapes::kernels_of_other_kinds", other_kinds),
         scenario("shapes::consoles_on_pci", consoles_on_pci),
         scenario("shapes::deactivations_trap_with_others", deactivations),
+        scenario("shapes::cpus_that_do_not_come", cpus_that_do_not_come),
     ];
     if full() {
         scenarios.push(scenario("shapes::memory_16g", || {
@@ -80,13 +81,46 @@ fn deactivations() -> Result<()> {
     run.finish(SOON)
 }
 
+/// A host of whose CPUs one waits in a way that nobody knows, and one is not there, whatever the device tree says (P7-A9): both stay off,
+/// by name, and the others work.
+fn cpus_that_do_not_come() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let tree = folder.path().join("cpus.dtb");
+    let host = Host { cpus: 4, port: false, ..Host::default() };
+    write_tree(&host, &tree, |tree| {
+        let place = |tree: &[u8], text: &[u8]| tree.windows(text.len()).position(|window| window == text);
+        let second = place(tree, b"cpu@2\0").context("there is no third CPU")?;
+        host_tree::replace(&mut tree[second..], b"psci\0", b"pscj\0")?;
+        // A property's token, its length, where its name is, its value: of the properties of one word the one that is 3.
+        let last = place(tree, b"cpu@3\0").context("there is no fourth CPU")?;
+        let is_reg = |bytes: &[u8]| bytes[..8] == cells(&[3, 4]) && bytes[12..] == cells(&[3]);
+        let reg = tree[last..].windows(16).position(is_reg).context("it has no reg")?;
+        tree[last + reg + 12..last + reg + 16].copy_from_slice(&cells(&[0x33]));
+        Ok(())
+    })?;
+    let arguments = vec!["-dtb".to_owned(), tree.display().to_string()];
+    let run = host.start_with_qemu(vec![guest::payload("guest", "neighbour", 2, "steps=4")?], arguments)?;
+    let outcome = run.wait_stopped(BOOT);
+    let log = run.log().transcript();
+    ensure!(outcome == Outcome::PoweredOff, "{outcome}:\n{log}");
+    ensure!(run.console("guest")?.transcript().contains("1 passed, 0 failed"), "{log}");
+    for line in [
+        "the CPU with affinity 0x2 stays off: nobody knows how it is started",
+        "the CPU with affinity 0x33 stays off: the firmware refused to start it: -2",
+        "on 2 CPUs",
+    ] {
+        ensure!(log.contains(line), "the log does not say {line:?}:\n{log}");
+    }
+    Ok(())
+}
+
 /// Hosts whose virtio consoles are on PCI, beside others, or of no use: the first that can be used carries the link, each of the others
 /// that were looked at costs a line, and where none is left the UART carries on.
 fn consoles_on_pci() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let [narrow, pinless, short, in_ram] =
         ["narrow.dtb", "pinless.dtb", "short.dtb", "in-ram.dtb"].map(|name| folder.path().join(name));
-    write_tree(&narrow, |tree| {
+    write_tree(&Host::default(), &narrow, |tree| {
         // The window below 4 GiB has room for half of the console's registers; the one above becomes one for ports.
         let [below, above] =
             [&cells(&[0x200_0000, 0, 0x1000_0000, 0, 0x1000_0000, 0])[..], &cells(&[0x300_0000, 0x80])];
@@ -95,11 +129,15 @@ fn consoles_on_pci() -> Result<()> {
     })?;
     // The console's pin is another one's.
     let [pin, other] = [1, 5].map(|pin| cells(&[0x800, 0, 0, pin]));
-    write_tree(&pinless, |tree| host_tree::replace(tree, &pin, &other))?;
+    write_tree(&Host::default(), &pinless, |tree| host_tree::replace(tree, &pin, &other))?;
     // The configuration space ends a page early; it is where RAM is.
     let configuration = cells(&[0x40, 0x1000_0000, 0, 0x1000_0000]);
-    write_tree(&short, |tree| host_tree::replace(tree, &configuration, &cells(&[0x40, 0x1000_0000, 0, 0xf_f000])))?;
-    write_tree(&in_ram, |tree| host_tree::replace(tree, &configuration, &cells(&[0, 0x5000_0000, 0, 0x10_0000])))?;
+    write_tree(&Host::default(), &short, |tree| {
+        host_tree::replace(tree, &configuration, &cells(&[0x40, 0x1000_0000, 0, 0xf_f000]))
+    })?;
+    write_tree(&Host::default(), &in_ram, |tree| {
+        host_tree::replace(tree, &configuration, &cells(&[0, 0x5000_0000, 0, 0x10_0000]))
+    })?;
     let of_tree = |tree: &Path| vec!["-dtb".to_owned(), tree.display().to_string()];
     let device = |device: &str| vec!["-device".to_owned(), device.to_owned()];
     let (mmio, pci) = (Some(PortBus::Mmio), Some(PortBus::Pci));
@@ -146,8 +184,7 @@ fn cells(cells: &[u32]) -> Vec<u8> {
 }
 
 /// The tree of the usual host, with a change made to it.
-fn write_tree(file: &Path, change: impl FnOnce(&mut [u8]) -> Result<()>) -> Result<()> {
-    let host = Host::default();
+fn write_tree(host: &Host, file: &Path, change: impl FnOnce(&mut [u8]) -> Result<()>) -> Result<()> {
     let mut machine = Machine::new(place::hypervisor()?);
     machine.cpu = host.cpu.to_owned();
     machine.cpus = host.cpus.into();

@@ -132,6 +132,11 @@ impl Code {
         self.functions.iter().find(|(_, (known, _))| known == name).map(|(&address, _)| address)
     }
 
+    /// The name of the function around `at`.
+    pub(crate) fn name_at(&self, at: u64) -> Option<&str> {
+        self.functions.get(&self.function(at)?).map(|(name, _)| name.as_str())
+    }
+
     /// The function around `at`; assembly has no sizes, and goes from one name to the next.
     fn function(&self, at: u64) -> Option<u64> {
         let (&start, (_, end)) = self.functions.range(..=at).next_back()?;

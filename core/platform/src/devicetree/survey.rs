@@ -426,6 +426,10 @@ impl<'t> Survey<'t> {
         let Some(mpidr) = Cells(node.reg).number(cells) else { return };
         let boot = match node.enable_method {
             b"psci\0" => BootMethod::Psci,
+            // Its address word is named, as that of a spin table.
+            b"spin-table\0undercroft,mailbox\0" => Cells(node.release_address)
+                .whole()
+                .map_or(BootMethod::Unknown, |at| BootMethod::Mailbox(Pa(at).align_down(units::PAGE_SIZE))),
             b"spin-table\0" => {
                 Cells(node.release_address).whole().map_or(BootMethod::Unknown, |at| BootMethod::SpinTable(Pa(at)))
             }

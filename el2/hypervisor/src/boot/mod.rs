@@ -11,9 +11,9 @@ use abi::HostArguments;
 use abi::bundle::Bundle;
 use cpu::speculation::Plan;
 use frames::Owner;
-use hw::boot::{self as entry, StartError};
+use hw::boot as entry;
 use hw::{crash, firmware, gic, memory as physical, percpu, sysreg, uart};
-use platform::{BootMethod, Conduit, DeviceKind, InterruptLine, Platform, PlatformError};
+use platform::{BootMethod, Conduit, Cpu, DeviceKind, InterruptLine, Platform, PlatformError};
 use units::{CpuId, Pa, VmId};
 
 use crate::exit::checks::Checks;
@@ -75,7 +75,7 @@ pub fn main<C: Checks>(tree: Pa) -> ! {
     if let Err(unfit) = host::init(platform.timer.frequency) {
         refuse(format_args!("this CPU cannot run it: {unfit}"));
     }
-    start::<C>(platform)
+    start::<C>(platform, blob)
 }
 
 #[inline(never)]
@@ -104,7 +104,7 @@ fn blob(tree: Pa) -> &'static [u8] {
     }
 }
 
-fn start<C: Checks>(platform: &mut Platform<'static>) -> ! {
+fn start<C: Checks>(platform: &mut Platform<'static>, blob: &'static [u8]) -> ! {
     if let Err(error) = map(platform) {
         refuse(format_args!("cannot map the host's memory: {error:?}"));
     }
@@ -112,6 +112,7 @@ fn start<C: Checks>(platform: &mut Platform<'static>) -> ! {
     log_sink::init();
     crash::set_prologue(last_words::crash_preamble);
     crash::set_epilogue(last_words::write_log_tail);
+    park_others(platform, blob);
     if !platform.put_first(sysreg::mpidr_el1()) {
         log::warn!("the device tree does not know the CPU that booted");
     }
@@ -172,6 +173,32 @@ fn start<C: Checks>(platform: &mut Platform<'static>) -> ! {
     C::vms_are_made();
     console::open();
     sched::idle()
+}
+
+/// Has the other CPUs brought to mailboxes, and reads what describes the host again: it names these now.
+#[inline(never)]
+fn park_others(platform: &mut Platform<'static>, blob: &'static [u8]) {
+    if platform.cpus.len() < 2 {
+        return;
+    }
+    let size = stage::room(platform, blob);
+    let Some(region) = memory::find_gap(platform, size) else {
+        log::warn!("the other CPUs stay off: there are not {size} bytes of memory in one piece for their mailboxes");
+        return;
+    };
+    match stage::run(platform, blob, region) {
+        Ok(report) => match describe(self::blob(report.tree), report.tree) {
+            Ok(converted) => *platform = converted,
+            Err(error) => refuse(format_args!("the device tree that names mailboxes: {error}")),
+        },
+        Err(failure) => {
+            log::warn!("the other CPUs stay off: {failure}");
+            // Some may wait there all the same.
+            if platform.reserved.try_push(region).is_err() {
+                refuse(format_args!("the device tree reserves too much to reserve mailboxes, too"));
+            }
+        }
+    }
 }
 
 /// Lets the interrupts of the host's devices in.
@@ -241,16 +268,19 @@ fn publish(platform: &Platform<'static>) {
 fn start_others<C: Checks>(platform: &Platform<'static>, count: usize) {
     publish(platform);
     for cpu in platform.cpus.iter().skip(1).take(count) {
-        if cpu.boot != BootMethod::Psci {
-            log::warn!("CPU {} stays off: it waits for {:?}, which is not supported yet", cpu.id.0, cpu.boot);
-            continue;
-        }
-        if let Err(error) = start_cpu::<C>(cpu.id, cpu.mpidr) {
+        if let Err(error) = start_cpu::<C>(cpu) {
             log::warn!("CPU {} stays off: {error}", cpu.id.0);
         }
     }
     if platform.cpus_left_out > 0 {
         log::warn!("{} CPUs stay off: more than {} are not supported", platform.cpus_left_out, platform::MAX_CPUS);
+    }
+}
+
+/// For checks: starts all CPUs that were left out at first.
+pub fn start_rest<C: Checks>() {
+    if let Some(platform) = PLATFORM.get() {
+        start_others::<C>(platform, platform.cpus.len());
     }
 }
 
@@ -260,21 +290,20 @@ fn start_others<C: Checks>(platform: &Platform<'static>, count: usize) {
 /// A sentence.
 pub fn start_last<C: Checks>() -> Result<CpuId, String> {
     let last = PLATFORM.get().and_then(|platform| platform.cpus.last()).ok_or("there is no other CPU")?;
-    start_cpu::<C>(last.id, last.mpidr)?;
+    start_cpu::<C>(last)?;
     Ok(last.id)
 }
 
-fn start_cpu<C: Checks>(id: CpuId, mpidr: u64) -> Result<(), String> {
+fn start_cpu<C: Checks>(cpu: &Cpu) -> Result<(), String> {
+    let BootMethod::Mailbox(mailbox) = cpu.boot else { return Err("it does not wait at a mailbox".into()) };
     let frame = || memory::allocate_frames(Owner::Hypervisor, 1).map(|frame| frame.start());
     let memory =
         || Ok::<_, frames::FramesError>((memory::allocate_stack()?, memory::allocate_stack()?, [frame()?, frame()?]));
     let (stack, emergency, frames) = memory().map_err(|error| alloc::format!("{error}"))?;
     // Pairs with the addition in `secondary`, of the CPU that was started before this one.
     let before = STARTED.load(Ordering::Acquire);
-    entry::start_cpu(id, mpidr, stack, frames, emergency, secondary::<C>).map_err(|error| match error {
-        StartError::Map(error) => alloc::format!("no memory: {error:?}"),
-        StartError::Firmware(code) => alloc::format!("PSCI CPU_ON returned {code}"),
-    })?;
+    entry::start_cpu(cpu.id, cpu.mpidr, mailbox, stack, frames, emergency, secondary::<C>)
+        .map_err(|error| alloc::format!("no memory: {error:?}"))?;
     // Ten seconds are ages for a CPU, even for an emulated one on a busy machine.
     let deadline = sysreg::cntpct_el0().saturating_add(host::ticks(10_000_000));
     // Pairs with the addition in `secondary`: the CPU has joined the scheduler by then.

@@ -38,15 +38,14 @@ pub(crate) fn init(platform: &Platform<'_>) -> Result<(), FramesError> {
     let first = platform.memory.first().map_or(Pa(0), |range| range.start);
     let end = platform.memory.last().map_or(Pa(0), |range| range.end());
     let span = Range { start: first, size: end.0 - first.0 };
-    let image = stack::image();
-    let image = Range { start: image.text.start, size: image.data.end().0 - image.text.start.0 };
+    let image = stack::image().whole();
 
     // The allocator's own metadata: the first place in RAM where it fits between what is taken.
     let blocks = frames::metadata_len(span);
     let divided = needs::divided_blocks(span.size) as usize;
     let bytes = (blocks * size_of::<BlockState>() + divided * size_of::<CarvedBlock>()) as u64 + 64;
-    let metadata = find_gap(platform, image, bytes.next_multiple_of(PAGE_SIZE))
-        .ok_or(FramesError::OutOfBlocks { wanted: 1, free: 0 })?;
+    let metadata =
+        find_gap(platform, bytes.next_multiple_of(PAGE_SIZE)).ok_or(FramesError::OutOfBlocks { wanted: 1, free: 0 })?;
     let (states, carved) = hw::memory::claim_metadata::<BlockState, CarvedBlock>(
         metadata,
         (blocks, BlockState::ABSENT),
@@ -65,8 +64,8 @@ pub(crate) fn init(platform: &Platform<'_>) -> Result<(), FramesError> {
 }
 
 /// The first `size` bytes of RAM, page-aligned, that overlap neither the image nor anything reserved.
-fn find_gap(platform: &Platform<'_>, image: Range<Pa>, size: u64) -> Option<Range<Pa>> {
-    let taken = || platform.reserved.iter().copied().chain([image]);
+pub(crate) fn find_gap(platform: &Platform<'_>, size: u64) -> Option<Range<Pa>> {
+    let taken = || platform.reserved.iter().copied().chain([stack::image().whole()]);
     platform.memory.iter().find_map(|memory| {
         let mut candidate = Range::new(memory.start.align_up(PAGE_SIZE)?, size)?;
         while memory.contains_range(candidate) {

@@ -4,7 +4,7 @@ use super::harness::Harness;
 use super::{Each, Part, Tally, payloads};
 use crate::compile::{self, BARE_METAL};
 use crate::tree::{Tree, words};
-use crate::{bench, branches, lint, linux_bench, predictors, shipped, size, starts};
+use crate::{bench, branches, lint, linux_bench, predictors, shipped, size, start_calls, starts};
 use anyhow::{Context, Result};
 use std::collections::VecDeque;
 use std::fs;
@@ -30,8 +30,12 @@ pub(crate) fn run(tree: &Tree, part: Part, name: &str) -> Result<Tally> {
 /// has nothing of the checks in it, and is no larger than is promised.
 fn built(tree: &Tree) -> Tally {
     type Look = (&'static str, fn(&[u8]) -> Result<()>);
-    let looks: [Look; 3] =
-        [("short path", branches::check), ("predictors", predictors::check), ("starts", starts::check)];
+    let looks: [Look; 4] = [
+        ("short path", branches::check),
+        ("predictors", predictors::check),
+        ("start calls", start_calls::check),
+        ("starts", starts::check),
+    ];
     let mut tally = Tally::success();
     match compile::hypervisor_elf(tree) {
         Ok(elf) => {
