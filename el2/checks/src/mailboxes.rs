@@ -9,8 +9,8 @@ use alloc::string::String;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use bringup::mailbox::{self, NOBODY};
-use hw::pen::{self, Visit};
-use hw::sysreg;
+use hw::visitor::{self, Visit};
+use hw::{pen, sysreg};
 use platform::{BootMethod, Platform};
 use spin::Once;
 use undercroft::boot;
@@ -89,9 +89,9 @@ fn announced() -> Result<(), String> {
 
 /// Whether the CPU has gone `rounds` times, as software is promised to be entered.
 fn went(mpidr: u64, page: Pa, rounds: u64) -> Result<(), String> {
-    let is_back = || pen::visit(page).count >= rounds && pen::address(page) == 0;
-    ensure(comes(is_back), || format!("CPU {mpidr:#x} has not gone: {:x?}", pen::visit(page)))?;
-    let visit = pen::visit(page);
+    let is_back = || visitor::visit(page).count >= rounds && pen::address(page) == 0;
+    ensure(comes(is_back), || format!("CPU {mpidr:#x} has not gone: {:x?}", visitor::visit(page)))?;
+    let visit = visitor::visit(page);
     // SCTLR_EL2.M and .C; PSTATE.DAIF, all masked.
     let sctlr = visit.sctlr & 0b101;
     let affinity = visit.mpidr & platform::Cpu::AFFINITY_MASK;
@@ -106,12 +106,12 @@ fn next_round() -> u64 {
 
 fn one_goes() -> Result<(), String> {
     let (mpidr, page) = last()?;
-    pen::send_visitor(page);
+    visitor::send(page);
     went(mpidr, page, 1)?;
     // Nobody else has.
     for (other, page) in waiting().filter(|&(other, _)| other != mpidr) {
-        ensure(pen::visit(page).count == 0, || format!("CPU {other:#x} has gone, too"))?;
-        pen::send_visitor(page);
+        ensure(visitor::visit(page).count == 0, || format!("CPU {other:#x} has gone, too"))?;
+        visitor::send(page);
         went(other, page, 1)?;
     }
     ROUNDS.store(1, Ordering::Relaxed);
@@ -120,10 +120,10 @@ fn one_goes() -> Result<(), String> {
 
 /// Whether the CPU of `page` stays while it is woken again and again.
 fn stays(page: Pa, why: &str) -> Result<(), String> {
-    let before = pen::visit(page);
+    let before = visitor::visit(page);
     (0..WAKES).for_each(|_| sysreg::sev());
     sleep(10_000);
-    let after = pen::visit(page);
+    let after = visitor::visit(page);
     ensure(before == after, || format!("{why} let it go: {after:x?}"))
 }
 
@@ -137,17 +137,17 @@ fn alone() -> Result<(), String> {
         (0, true, "the boot CPU's number"),
     ] {
         // Not as software does it, which writes the address first: here nobody must see a number that is not meant.
-        pen::write_raw(page, NOBODY, false);
-        pen::write_raw(page, number, has_address);
+        visitor::write_raw(page, NOBODY, false);
+        visitor::write_raw(page, number, has_address);
         stays(page, why)?;
     }
     // And both let it go.
-    pen::write_raw(page, NOBODY, false);
-    pen::write_raw(page, own, true);
+    visitor::write_raw(page, NOBODY, false);
+    visitor::write_raw(page, own, true);
     let round = ROUNDS.load(Ordering::Relaxed);
     went(mpidr, page, round + 1)?;
     for (other, page) in waiting().filter(|&(other, _)| other != mpidr) {
-        pen::send_visitor(page);
+        visitor::send(page);
         went(other, page, round + 1)?;
     }
     next_round();
@@ -161,14 +161,14 @@ fn stray() -> Result<(), String> {
 
 fn at_once() -> Result<(), String> {
     let round = next_round();
-    waiting().for_each(|(_, page)| pen::send_visitor(page));
+    waiting().for_each(|(_, page)| visitor::send(page));
     waiting().try_for_each(|(mpidr, page)| went(mpidr, page, round))
 }
 
 fn in_reverse() -> Result<(), String> {
     let round = next_round();
     waiting().rev().try_for_each(|(mpidr, page)| {
-        pen::send_visitor(page);
+        visitor::send(page);
         went(mpidr, page, round)
     })
 }

@@ -39,6 +39,7 @@ pub mod uart;
 pub mod vcpu;
 mod vectors;
 pub mod virtio;
+pub mod visitor;
 
 /// Makes `$main` (a `fn(device_tree: Pa) -> !`) what the boot path calls, `$exit` (a `fn(&mut VcpuContext, kind: u64) ->
 /// u64`) the exit hook, which the vectors call, and `$crate::crash::panic` the panic handler.

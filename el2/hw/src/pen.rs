@@ -51,29 +51,6 @@ __pen_start:
     .global __pen_end
 __pen_end:
     .popsection
-
-    // For checks. Writes down what it finds, and waits again.
-    .pushsection .text.pen_visitor, "ax"
-    .global __pen_visitor
-__pen_visitor:
-    str     x0, [x9, #{visit} + 8]
-    mrs     x10, mpidr_el1
-    str     x10, [x9, #{visit} + 16]
-    mrs     x10, CurrentEL
-    lsr     x10, x10, #2
-    str     x10, [x9, #{visit} + 24]
-    mrs     x10, sctlr_el2
-    str     x10, [x9, #{visit} + 32]
-    mrs     x10, daif
-    str     x10, [x9, #{visit} + 40]
-    dsb     sy
-    ldr     x10, [x9, #{visit}]
-    add     x10, x10, #1
-    str     x10, [x9, #{visit}]
-    dsb     sy
-    add     x10, x9, #{code}
-    br      x10
-    .popsection
     "#,
     level = const mailbox::LEVEL_SHIFT,
     own = const mailbox::OWN_NUMBER,
@@ -81,14 +58,11 @@ __pen_visitor:
     announced = const mailbox::ANNOUNCED,
     number = const mailbox::NUMBER,
     address = const mailbox::ADDRESS,
-    visit = const VISIT,
-    code = const mailbox::CODE,
 );
 
 unsafe extern "C" {
     static __pen_start: u8;
     static __pen_end: u8;
-    static __pen_visitor: u8;
 }
 
 /// Where in a mailbox, in the half of whoever starts the CPU, [`let_go`] leaves what the CPU is to find: a 64-bit word.
@@ -137,56 +111,13 @@ pub(crate) fn let_go(mailbox: Pa, to: Pa, gift: u64) {
     sysreg::sev();
 }
 
-/// What a CPU found when it visited [`VISITOR`](send_visitor).
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Visit {
-    /// How often it came.
-    pub count: u64,
-    /// X0 when it came.
-    pub x0: u64,
-    /// MPIDR_EL1.
-    pub mpidr: u64,
-    /// The exception level.
-    pub level: u64,
-    /// SCTLR_EL2.
-    pub sctlr: u64,
-    /// PSTATE.DAIF, in bits 9:6.
-    pub daif: u64,
-}
-
-/// Where in a mailbox a visitor writes what it found: words in the order of [`Visit`].
-const VISIT: usize = 64;
-
-/// For checks: lets the CPU of `mailbox` go to a piece of code that writes down what it finds, and goes back to wait.
-pub fn send_visitor(mailbox: Pa) {
-    let visitor = (&raw const __pen_visitor).addr() as u64;
-    let_go(mailbox, Pa(visitor), 0);
-}
-
-/// For checks: writes a number and an address into `mailbox` as they are, the address being that of the code that writes down what it
-/// finds, or none.
-pub fn write_raw(mailbox: Pa, number: u32, has_address: bool) {
-    let visitor = (&raw const __pen_visitor).addr() as u64;
-    write(mailbox, mailbox::ADDRESS, if has_address { visitor } else { 0 });
-    // The upper half is reserved.
-    write(mailbox, mailbox::NUMBER, number.into());
-    sysreg::sev();
-}
-
-/// For checks: what the CPU of `mailbox` has written down.
-#[must_use]
-pub fn visit(mailbox: Pa) -> Visit {
-    let [count, x0, mpidr, level, sctlr, daif] = [0, 1, 2, 3, 4, 5].map(|index| read(mailbox, VISIT + 8 * index));
-    Visit { count, x0, mpidr, level, sctlr, daif }
-}
-
-fn read(page: Pa, offset: usize) -> u64 {
+pub(crate) fn read(page: Pa, offset: usize) -> u64 {
     // The line that is dropped is clean: nothing is written to a mailbox but by `write`.
     cache::clean_and_invalidate(Range { start: Pa(page.0 + offset as u64), size: 8 });
     word(page, offset).load(Ordering::Relaxed)
 }
 
-fn write(page: Pa, offset: usize, value: u64) {
+pub(crate) fn write(page: Pa, offset: usize, value: u64) {
     word(page, offset).store(value, Ordering::Relaxed);
     cache::clean_and_invalidate(Range { start: Pa(page.0 + offset as u64), size: 8 });
 }

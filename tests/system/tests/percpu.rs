@@ -1,6 +1,6 @@
-//! The hypervisor's lowest layer: the checks P3-A1 to P3-A12 (docs/spec), which it runs on itself (the boot argument
-//! `selftest=percpu`) on four CPUs, on models with and without FEAT_LSE; what CPUs do at mailboxes (`selftest=mailboxes`); and guests whose threads are moved in the
-//! middle of everything that EL2 does for them (`selftest=wander`).
+//! The hypervisor's lowest layer: the checks P3-A1 to P3-A12 (docs/spec), which it runs on itself (the boot argument `selftest=percpu`) on four CPUs,
+//! on models with and without FEAT_LSE; what CPUs do at mailboxes (`selftest=mailboxes`); and guests whose threads are moved in the middle of
+//! everything that EL2 does for them (`selftest=wander`).
 
 use abi::bundle::{Time, TimeSource};
 use anyhow::{Result, ensure};

@@ -29,7 +29,7 @@ fn main() -> ExitCode {
         scenario("shapes::kernels_of_other_kinds", other_kinds),
         scenario("shapes::consoles_on_pci", consoles_on_pci),
         scenario("shapes::deactivations_trap_with_others", deactivations),
-        scenario("shapes::cpus_that_do_not_come", cpus_that_do_not_come),
+        scenario("shapes::p7_a9_cpus_that_do_not_come", cpus_that_do_not_come),
     ];
     if full() {
         scenarios.push(scenario("shapes::memory_16g", || {

@@ -83,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_stage_may_start_cpus() {
+    fn p7_a13_only_the_stage_may_start_cpus() {
         let start_64 = [MOVE_3 | 8, upper_half(0xc400) | 8, CALLS[0]];
         let start_32 = [MOVE_3 | 8, NOP, upper_half(0x8400) | 8, CALLS[1]];
         let off = [0x5280_0100, upper_half(0x8400), CALLS[0]];

@@ -13,7 +13,7 @@ struct Row<'t> {
     last_cell: &'t str,
 }
 
-/// Where a test is, as a check writes it (`doors`, `system::tools`, `core/clock`), and its name.
+/// Where a test is, as a check writes it (`doors`, `system::tools`, `core/clock`, `tools/xtask`), and its name.
 type Test = (String, String);
 
 /// What is wrong between the pages of `docs/spec` and the tests in `sources`, and with the identifiers in `texts`.
@@ -110,7 +110,8 @@ fn tests_in(source: &Text) -> Vec<Test> {
     } else if path.starts_with("el2/checks/") {
         let names = source.contents.split('"').filter(|text| carried(text).is_some());
         names.map(|name| ("selftest".to_owned(), name)).collect()
-    } else if let Some(folder) = path.strip_prefix("core/").and_then(|path| path.split('/').next()) {
+    } else if path.starts_with("core/") || path.starts_with("tools/") {
+        let place = path.split('/').take(2).collect::<Vec<_>>().join("/");
         let mut is_test = false;
         let mut names = Vec::new();
         for line in source.contents.lines().map(str::trim) {
@@ -119,7 +120,7 @@ fn tests_in(source: &Text) -> Vec<Test> {
             } else if let Some(name) = function_name(line)
                 && std::mem::take(&mut is_test)
             {
-                names.push((format!("core/{folder}"), name));
+                names.push((place.clone(), name));
             }
         }
         names
