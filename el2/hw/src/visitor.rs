@@ -1,4 +1,4 @@
-//! For checks: a piece of code to which a CPU can be sent that waits at a mailbox ([`pen`](crate::pen)). It writes down what it finds, into
+//! For checks: a piece of code to which a CPU can be sent that waits at a mailbox ([`pen`]). It writes down what it finds, into
 //! the mailbox's own half, and goes back to wait: it has no more than its registers, as the code that waits.
 
 use core::arch::global_asm;

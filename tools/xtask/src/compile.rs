@@ -18,8 +18,17 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 /// The package names of what is built for bare metal, and never for the machine that it is built on.
-pub(crate) const BARE_METAL: [&str; 8] =
-    ["undercroft", "undercroft-checks", "hw", "payload-rt", "payloads", "linux-programs", "guest", "guest-tools"];
+pub(crate) const BARE_METAL: [&str; 9] = [
+    "undercroft",
+    "undercroft-checks",
+    "hw",
+    "stage",
+    "payload-rt",
+    "payloads",
+    "linux-programs",
+    "guest",
+    "guest-tools",
+];
 
 /// A flat image and its name.
 #[derive(Clone, Debug)]

@@ -21,9 +21,10 @@ use std::path::{Path, PathBuf};
 const LONGEST_FILE: usize = 800;
 
 /// The folders of what is built for bare metal.
-const BARE_METAL_FOLDERS: [&str; 8] = [
+const BARE_METAL_FOLDERS: [&str; 9] = [
     "el2/checks",
     "el2/hw",
+    "el2/stage",
     "el2/hypervisor",
     "guest/library",
     "guest/tools",
