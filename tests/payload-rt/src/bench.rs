@@ -214,6 +214,12 @@ pub fn load(address: u64) -> u64 {
     tenths(ticks!(ROUNDS, [], ["ldr w10, [x9]"], [], in("x9") address,), empty(), ROUNDS)
 }
 
+/// A 32-bit store of zero to a device register.
+pub fn store_zero(address: u64) -> u64 {
+    crate::memory::outside_image(address, 4);
+    tenths(ticks!(ROUNDS, [], ["str wzr, [x9]"], [], in("x9") address,), empty(), ROUNDS)
+}
+
 /// Pages of 4 KiB, and the blocks of 2 MiB that stage 2 maps them in.
 const PAGE: u64 = 4096;
 const BLOCK: u64 = 0x20_0000;

@@ -12,7 +12,7 @@ payload_rt::entry!(main);
 /// A row: its name, and what returns tenths of instructions.
 type Row = (&'static str, fn() -> u64);
 
-const ROWS: [Row; 22] = [
+const ROWS: [Row; 23] = [
     ("null-hvc", || bench::call(psci::VERSION)),
     ("smccc-version", || bench::call(psci::SMCCC_VERSION)),
     ("id-register", bench::id_register),
@@ -33,6 +33,7 @@ const ROWS: [Row; 22] = [
     ("fetch-fault", bench::first_fetch),
     ("fetch-fault-split", bench::first_fetch_from_a_block),
     ("fetch-fault-join", bench::fetch_from_most_of_a_block),
+    ("uart-input", || bench::load(uart::BASE)),
     ("uart-flags", || bench::load(uart::BASE + uart::FR)),
     // Last, because the console's thread is busy with it for a while.
     ("uart-data", bench::transmit),
@@ -51,7 +52,17 @@ const SCALED: [Row; 4] = [
 ];
 
 /// What is measured in a guest with a disk, which costs the start of one without nothing.
-const DISK: [Row; 1] = [("disk-read", read_of_4_kib)];
+const DISK: [Row; 2] = [("disk-read", read_of_4_kib), ("virtio-notify", notification_of_nothing)];
+
+/// A notification of a queue in which nothing is offered.
+fn notification_of_nothing() -> u64 {
+    let Some(device) = virtio::find(virtio::BLOCK).filter(virtio::Device::start) else { return 0 };
+    let _queue = device.queue(0);
+    device.ready();
+    let tenths = bench::store_zero(device.base + virtio::register::QUEUE_NOTIFY);
+    device.write(virtio::register::STATUS, 0);
+    tenths
+}
 
 /// A read of eight sectors, from the driver's first store to the sight of its buffer in the used ring. Nothing else is on its way.
 fn read_of_4_kib() -> u64 {
@@ -80,8 +91,9 @@ fn read_of_4_kib() -> u64 {
     if is_good { (end - start) * 10 / READS } else { 0 }
 }
 
-/// What is measured on a CPU whose instruction caches need no maintenance.
-const COHERENT: [Row; 1] = [("fetch-fault-elided", bench::first_fetch)];
+/// What is measured on the CPU that has everything, and whose instruction caches need no maintenance.
+const COHERENT: [Row; 2] =
+    [("null-hvc-max", || bench::call(psci::VERSION)), ("fetch-fault-elided", bench::first_fetch)];
 
 /// The host's count when this machine's was 0, which only its host knows; 0 without one.
 fn host_count_at_zero() -> u64 {
