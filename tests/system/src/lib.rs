@@ -25,6 +25,7 @@ pub mod log;
 pub mod memory;
 pub mod operator;
 pub mod place;
+pub mod spin_table;
 pub mod terminal;
 
 use anyhow::Result;

@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 use system::guest::{self, USUAL};
 use system::host::Host;
-use system::{BOOT, SOON, full, host_tree, place, scenario, skip};
+use system::{BOOT, SOON, full, host_tree, place, scenario, skip, spin_table};
 
 /// What this computer's other programs are to keep, in MiB: the hypervisor's idle CPUs zero the host's memory, and so
 /// the emulator comes to use all of it.
@@ -29,6 +29,7 @@ fn main() -> ExitCode {
         scenario("shapes::kernels_of_other_kinds", other_kinds),
         scenario("shapes::consoles_on_pci", consoles_on_pci),
         scenario("shapes::deactivations_trap_with_others", deactivations),
+        scenario("shapes::p7_a5_spin_tables", spin_tables),
         scenario("shapes::p7_a9_cpus_that_do_not_come", cpus_that_do_not_come),
     ];
     if full() {
@@ -114,6 +115,20 @@ fn cpus_that_do_not_come() -> Result<()> {
     Ok(())
 }
 
+/// A host whose firmware is not asked to start CPUs, but has them wait in spin tables (P7-A5): the same hypervisor uses them all.
+fn spin_tables() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let host = Host { cpus: spin_table::CPUS, memory: 1024, port: false, ..Host::default() };
+    let arguments = spin_table::arguments(&host_machine(&host)?, &place::hypervisor()?, folder.path())?;
+    let run = host.start_with_qemu(vec![guest::payload("guest", "smp", 4, "")?], arguments)?;
+    let outcome = run.wait_stopped(BOOT);
+    let log = run.log().transcript();
+    ensure!(outcome == Outcome::PoweredOff, "{outcome}:\n{log}");
+    ensure!(run.console("guest")?.transcript().contains(" passed, 0 failed"), "{log}");
+    ensure!(log.contains("on 4 CPUs") && !log.contains("stays off"), "{log}");
+    Ok(())
+}
+
 /// Hosts whose virtio consoles are on PCI, beside others, or of no use: the first that can be used carries the link, each of the others
 /// that were looked at costs a line, and where none is left the UART carries on.
 fn consoles_on_pci() -> Result<()> {
@@ -185,11 +200,16 @@ fn cells(cells: &[u32]) -> Vec<u8> {
 
 /// The tree of the usual host, with a change made to it.
 fn write_tree(host: &Host, file: &Path, change: impl FnOnce(&mut [u8]) -> Result<()>) -> Result<()> {
+    host_tree::write(&host_machine(host)?, file, change)
+}
+
+/// The machine that a host is.
+fn host_machine(host: &Host) -> Result<Machine> {
     let mut machine = Machine::new(place::hypervisor()?);
     machine.cpu = host.cpu.to_owned();
     machine.cpus = host.cpus.into();
     machine.memory = u32::try_from(host.memory)?;
-    host_tree::write(&machine, file, change)
+    Ok(machine)
 }
 
 /// Memory that this computer could give away, in MiB.

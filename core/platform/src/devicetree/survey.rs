@@ -317,7 +317,7 @@ impl<'t> Node<'t> {
 }
 
 /// The strings of a list of strings.
-pub(super) fn strings(list: &[u8]) -> impl Iterator<Item = &[u8]> {
+pub(super) fn strings(list: &[u8]) -> impl Iterator<Item = &[u8]> + Clone {
     list.strip_suffix(b"\0").unwrap_or(list).split(|&byte| byte == 0).filter(|string| !string.is_empty())
 }
 
@@ -424,17 +424,19 @@ impl<'t> Survey<'t> {
     fn visit_cpu(&mut self, node: &Node<'t>, buses: &[Bus<'t>]) {
         let cells = buses.last().map_or(1, |bus| bus.counts.address);
         let Some(mpidr) = Cells(node.reg).number(cells) else { return };
-        let boot = match node.enable_method {
-            b"psci\0" => BootMethod::Psci,
+        // Whoever knows one of several methods may take it (Devicetree Specification 0.4, section 3.8.1): of those that we know, a
+        // mailbox is the best, and then what comes first.
+        let release = Cells(node.release_address).whole();
+        let known = strings(node.enable_method).filter_map(|method| match (method, release) {
+            (b"psci", _) => Some(BootMethod::Psci),
+            (b"spin-table", Some(at)) => Some(BootMethod::SpinTable(Pa(at))),
             // Its address word is named, as that of a spin table.
-            b"spin-table\0undercroft,mailbox\0" => Cells(node.release_address)
-                .whole()
-                .map_or(BootMethod::Unknown, |at| BootMethod::Mailbox(Pa(at).align_down(units::PAGE_SIZE))),
-            b"spin-table\0" => {
-                Cells(node.release_address).whole().map_or(BootMethod::Unknown, |at| BootMethod::SpinTable(Pa(at)))
-            }
-            _ => BootMethod::Unknown,
-        };
+            (b"undercroft,mailbox", Some(at)) => Some(BootMethod::Mailbox(Pa(at).align_down(units::PAGE_SIZE))),
+            _ => None,
+        });
+        let is_mailbox = |boot: &BootMethod| matches!(boot, BootMethod::Mailbox(_));
+        let mailbox = known.clone().find(is_mailbox);
+        let boot = mailbox.or_else(|| known.clone().next()).unwrap_or(BootMethod::Unknown);
         let cpu = Cpu { id: CpuId(self.cpus.len() as u16), mpidr: mpidr & Cpu::AFFINITY_MASK, boot };
         if self.cpus.try_push(cpu).is_err() {
             self.cpus_left_out += 1;
