@@ -16,12 +16,53 @@ pub(crate) struct Bank {
     pub(crate) level: u32,
     /// IPRIORITYR.
     pub(crate) priority: [u8; 32],
+    /// Active interrupts whose priorities or groups may be others than when they were acknowledged. The CPU interface goes by what these
+    /// were then (`kept_priority`, `kept_group`) until their end. Means nothing for others.
+    pub(crate) kept: u32,
+    pub(crate) kept_priority: [u8; 32],
+    pub(crate) kept_group: u32,
 }
 
 impl Bank {
     /// The state at reset; `edge` for those whose trigger is fixed to edges.
     pub(crate) const fn new(edge: u32) -> Self {
-        Self { enabled: 0, group: 0, edge, latched: 0, level: 0, priority: [0; 32] }
+        Self {
+            enabled: 0,
+            group: 0,
+            edge,
+            latched: 0,
+            level: 0,
+            priority: [0; 32],
+            kept: 0,
+            kept_priority: [0; 32],
+            kept_group: 0,
+        }
+    }
+
+    /// Keeps the priorities and groups of `active` interrupts, which are about to be changed.
+    #[cold]
+    pub(crate) fn keep(&mut self, active: u32) {
+        for number in bits(active & !self.kept) {
+            let priority = self.priority[number as usize & 31];
+            self.keep_as(number, priority, self.group >> number & 1);
+        }
+    }
+
+    /// Interrupt `number` was acknowledged with this priority, in group 0 or 1.
+    #[cold]
+    pub(crate) fn keep_as(&mut self, number: u32, priority: u8, group: u32) {
+        self.kept_priority[number as usize & 31] = priority;
+        self.kept |= 1 << number;
+        self.kept_group = self.kept_group & !(1 << number) | group << number;
+    }
+
+    /// The priority and the group, 0 or 1, of interrupt `number`: of those `active` what they were when they were acknowledged.
+    #[inline(always)]
+    pub(crate) fn fields(&self, number: u32, active: u32) -> (u8, u32) {
+        let is_kept = self.kept & active & 1 << number != 0;
+        let (priority, group) =
+            if is_kept { (&self.kept_priority, self.kept_group) } else { (&self.priority, self.group) };
+        (priority[number as usize & 31], group >> number & 1)
     }
 
     /// Those whose group is forwarded; `groups` has all ones for a group that is, zero for one that is not.

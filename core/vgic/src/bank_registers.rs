@@ -113,6 +113,9 @@ impl Vgic {
             BankRegister::Priority(first) => return self.write_priorities(place, first, size, value),
             _ => {}
         }
+        if register == BankRegister::Group {
+            self.keep_active(place, u32::MAX);
+        }
         let Some(bank) = self.bank_mut(place.word, place.vcpu) else { return VcpuSet::EMPTY };
         let field = match register {
             BankRegister::Group => &mut bank.group,
@@ -181,6 +184,9 @@ impl Vgic {
     fn set_active(&mut self, place: Place, value: u32) -> VcpuSet {
         let mut rest = value & !self.each_held(place, |held| held.active);
         let changed = rest;
+        if let Some(bank) = self.bank_mut(place.word, place.vcpu) {
+            bank.kept &= !changed;
+        }
         for pass in 0..3 {
             for index in self.sharers(place.word, place.vcpu) {
                 let Some(vcpu) = self.vcpus.get_mut(index) else { continue };
@@ -225,9 +231,22 @@ impl Vgic {
         vcpus.iter().filter_map(|vcpu| vcpu.held.get(place.word)).fold(0, |all, held| all | answer(held))
     }
 
+    /// Priorities or groups of interrupts among these are about to be changed: those that are active keep what they were acknowledged
+    /// with. So do those in list registers, there, until the next sync takes it over.
+    #[inline(never)]
+    fn keep_active(&mut self, place: Place, among: u32) {
+        let active = self.each_held(place, |held| held.active) & among;
+        if active != 0
+            && let Some(bank) = self.bank_mut(place.word, place.vcpu)
+        {
+            bank.keep(active);
+        }
+    }
+
     fn write_priorities(&mut self, place: Place, first: usize, size: AccessSize, value: u32) -> VcpuSet {
         let mask = self.priority_mask;
         let count = if size == AccessSize::Byte { 1 } else { 4 };
+        self.keep_active(place, 0xF << first);
         let Some(bank) = self.bank_mut(place.word, place.vcpu) else { return VcpuSet::EMPTY };
         let mut changed = 0;
         for (index, byte) in value.to_le_bytes().into_iter().take(count).enumerate() {

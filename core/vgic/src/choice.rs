@@ -152,13 +152,15 @@ impl Vgic {
         }
     }
 
-    /// The interrupt of `set` with the lowest priority value; of equals, the lowest INTID.
+    /// The interrupt of `set` with the lowest priority value, which of active ones is that of their acknowledgement; of equals, the
+    /// lowest INTID.
     pub(crate) fn most_important(&self, index: usize, set: &[u32; WORDS]) -> Option<u8> {
         let mut best = None;
         for (word, &candidates) in set.iter().enumerate() {
             let Some(bank) = self.bank(word, index) else { continue };
+            let active = self.vcpus.get(index).and_then(|vcpu| vcpu.held.get(word)).map_or(0, |held| held.active);
             for bit in bits(candidates) {
-                let priority = bank.priority.get(bit as usize).copied().unwrap_or(u8::MAX);
+                let (priority, _) = bank.fields(bit, active);
                 if best.is_none_or(|(most, _)| priority < most) {
                     best = Some((priority, word as u8 * 32 + bit as u8));
                 }

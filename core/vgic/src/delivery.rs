@@ -101,8 +101,20 @@ impl Vgic {
                 target.deactivate |= 1 << (physical & 31);
             }
         }
-        if latched && let Some(bank) = self.bank_mut(word, index) {
+        let Some(bank) = self.bank_mut(word, index) else { return };
+        if latched {
             bank.latched |= bit;
+        }
+        if active {
+            let number = interrupt % 32;
+            let now = compose(interrupt, bank.priority[number as usize], bank.group & bit != 0);
+            if (value ^ now) & list_register::FIELDS != 0 {
+                // It was acknowledged with another priority than it has now.
+                let group = u32::from(value & list_register::GROUP1 != 0);
+                bank.keep_as(number, (value >> list_register::PRIORITY_SHIFT) as u8, group);
+            } else {
+                bank.kept &= !bit;
+            }
         }
     }
 
@@ -258,8 +270,11 @@ impl Vgic {
         }
         let bank = if word == 0 { Some(&mut target.private) } else { self.shared.get_mut(word - 1) };
         let Some(bank) = bank else { return 0 };
-        let priority = bank.priority[usize::from(interrupt % 32)];
-        let mut value = compose(u32::from(interrupt), priority, bank.group & bit != 0) | link;
+        // The virtual end of interrupt deactivates what has the priority and the group that it drops (QEMU's does so; the manual does
+        // not say): of an active interrupt, those of its acknowledgement. What it is pending for besides has those of now, and waits.
+        pending &= !(active && bank.kept & bit != 0);
+        let (priority, group) = bank.fields(u32::from(interrupt % 32), if active { bit } else { 0 });
+        let mut value = compose(u32::from(interrupt), priority, group != 0) | link;
         let asserted = bank.asserted() & bit != 0;
         let withheld = !pending && (fired || bank.latched & bit != 0);
         if link == 0 && (asserted || withheld) {

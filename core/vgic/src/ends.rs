@@ -41,8 +41,8 @@ impl Vgic {
             }
         }
         let Some(target) = self.vcpus.get_mut(index) else { return };
-        // An active priority that no interrupt has may belong to one whose priority was changed while it was
-        // acknowledged: then whichever ran keeps running.
+        // An active priority that no interrupt has may belong to one that was acknowledged with another binary point: then
+        // whichever ran keeps running.
         let all_found = active_priorities == found;
         for (held, running) in target.held.iter_mut().zip(running) {
             let set_aside = if all_found { u32::MAX } else { held.set_aside };
@@ -88,10 +88,11 @@ impl Vgic {
     /// The group of interrupt `number` of `word`, and the bit of its active priority among those of the group: its group
     /// priority, as the binary point cuts it off.
     pub(crate) fn active_priority(&self, word: usize, vcpu: usize, number: u32, vmcr: u64) -> Option<(usize, u128)> {
-        let bank = self.bank(word, vcpu)?;
-        let group = usize::from(bank.group >> number & 1 != 0);
+        let active = self.vcpus.get(vcpu)?.held.get(word)?.active_or_carried();
+        let (priority, group) = self.bank(word, vcpu)?.fields(number, active);
+        let group = group as usize;
         let subpriority = subpriority_bits(group, vmcr);
-        let priority = u32::from(*bank.priority.get(number as usize)?) >> subpriority << subpriority;
+        let priority = u32::from(priority) >> subpriority << subpriority;
         Some((group, 1 << (priority >> (8 - u32::from(self.preemption_bits)) & 0x7F)))
     }
 

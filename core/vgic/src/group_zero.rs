@@ -55,6 +55,7 @@ impl Vgic {
         let bit = 1 << number;
         if let Some(bank) = self.bank_mut(word, index) {
             bank.latched &= !bit;
+            bank.kept &= !bit;
         }
         if let Some(target) = self.vcpus.get_mut(index)
             && let Some(held) = target.held.get_mut(word)

@@ -22,6 +22,8 @@ pub mod list_register {
     pub const EOI: u64 = 1 << 41;
     /// Where the priority starts.
     pub const PRIORITY_SHIFT: u32 = 48;
+    /// Priority and group.
+    pub const FIELDS: u64 = 0xFF << PRIORITY_SHIFT | GROUP1;
     /// Where pINTID starts.
     pub const PHYSICAL_SHIFT: u32 = 32;
     /// pINTID, in place.

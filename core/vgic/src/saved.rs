@@ -11,7 +11,7 @@
 //!
 //! Each type is taken apart by naming all of its fields: a field that is added and forgotten here does not compile.
 
-use crate::bank::{Bank, Held};
+use crate::bank::{Bank, Held, bits};
 use crate::distributor::{ROUTER_AFFINITY, ROUTER_ANY, ROUTER_MASK};
 use crate::{Config, Group, SGI_EDGES, SHARED_WORDS, SPIS, Vcpu, Vgic, WORDS};
 use units::{MAX_VCPUS, VcpuId};
@@ -50,6 +50,12 @@ pub struct SavedBank {
     pub level: u32,
     /// IPRIORITYR.
     pub priority: [u8; 32],
+    /// Active ones whose priorities or groups may be others than when they were acknowledged,
+    pub kept: u32,
+    /// what their priorities were then; 0 for all others,
+    pub kept_priority: [u8; 32],
+    /// and their groups.
+    pub kept_group: u32,
 }
 
 /// The state of one vCPU's Redistributor, and what its vCPU is handling.
@@ -103,11 +109,11 @@ impl core::error::Error for Unfit {}
 
 impl Saved {
     /// The version of this type: another one means another set of fields, or another meaning.
-    pub const VERSION: u16 = 1;
+    pub const VERSION: u16 = 2;
 }
 
 pack::value!(Saved as "gic" { groups, priority_bits, preemption_bits, shared, router, vcpu_count, vcpus });
-pack::value!(SavedBank { enabled, group, edge, latched, level, priority });
+pack::value!(SavedBank { enabled, group, edge, latched, level, priority, kept, kept_priority, kept_group });
 pack::value!(SavedVcpu { private, active, set_aside, asleep, on, interface, declines });
 
 impl Vgic {
@@ -137,7 +143,7 @@ impl Vgic {
             groups: u8::from(*group0 != 0) << Group::Zero as u8 | u8::from(*group1 != 0) << Group::One as u8,
             priority_bits: priority_mask.leading_ones() as u8,
             preemption_bits: *known_preemption_bits,
-            shared: shared.each_ref().map(Bank::save),
+            shared: core::array::from_fn(|word| shared[word].save(active_anywhere(vcpus, word + 1))),
             router: *router,
             vcpu_count: *vcpu_count as u8,
             vcpus: [SavedVcpu::default(); MAX_VCPUS],
@@ -174,9 +180,6 @@ impl Vgic {
         let mask = vgic.priority_mask;
         vgic.group0 = if groups >> Group::Zero as u8 & 1 != 0 { u32::MAX } else { 0 };
         vgic.group1 = if groups >> Group::One as u8 & 1 != 0 { u32::MAX } else { 0 };
-        for (place, bank) in vgic.shared.iter_mut().zip(shared) {
-            *place = Bank::restore(bank, mask)?;
-        }
         let mut active = [0; WORDS];
         for (place, vcpu) in vgic.vcpus.iter_mut().zip(vcpus).take(vgic.vcpu_count) {
             *place = Vcpu::restore(vcpu, mask)?;
@@ -186,6 +189,9 @@ impl Vgic {
                 }
                 *all |= own;
             }
+        }
+        for ((place, bank), active) in vgic.shared.iter_mut().zip(shared).zip(active.into_iter().skip(1)) {
+            *place = Bank::restore(bank, active, mask)?;
         }
         vgic.restore_routes(router)?;
         Ok(vgic)
@@ -209,18 +215,36 @@ impl Vgic {
     }
 }
 
+/// What is active on any vCPU, of the interrupts of `word`.
+fn active_anywhere(vcpus: &[Vcpu], word: usize) -> u32 {
+    vcpus.iter().filter_map(|vcpu| vcpu.held.get(word)).fold(0, |all, held| all | held.active)
+}
+
 impl Bank {
-    fn save(&self) -> SavedBank {
-        let &Self { enabled, group, edge, latched, level, priority } = self;
-        SavedBank { enabled, group, edge, latched, level, priority }
+    /// `active` are its active interrupts.
+    #[inline(never)]
+    fn save(&self, active: u32) -> SavedBank {
+        let &Self { enabled, group, edge, latched, level, priority, kept, kept_priority: all, kept_group } = self;
+        let kept = kept & active;
+        let mut kept_priority = [0; 32];
+        for number in bits(kept) {
+            kept_priority[number as usize & 31] = all[number as usize & 31];
+        }
+        let kept_group = kept_group & kept;
+        SavedBank { enabled, group, edge, latched, level, priority, kept, kept_priority, kept_group }
     }
 
-    fn restore(saved: &SavedBank, priority_mask: u8) -> Result<Self, Unfit> {
-        let &SavedBank { enabled, group, edge, latched, level, priority } = saved;
-        if priority.iter().any(|priority| priority & !priority_mask != 0) {
+    #[inline(never)]
+    fn restore(saved: &SavedBank, active: u32, priority_mask: u8) -> Result<Self, Unfit> {
+        let &SavedBank { enabled, group, edge, latched, level, priority, kept, kept_priority, kept_group } = saved;
+        if priority.iter().chain(&kept_priority).any(|priority| priority & !priority_mask != 0) {
             return Err(Unfit::Impossible("a priority has bits that do not exist"));
         }
-        Ok(Self { enabled, group, edge, latched, level, priority })
+        let bank = Self { enabled, group, edge, latched, level, priority, kept, kept_priority, kept_group };
+        if bank.save(active) != *saved {
+            return Err(Unfit::Impossible("an interrupt that is not active has what it was acknowledged with"));
+        }
+        Ok(bank)
     }
 }
 
@@ -249,7 +273,7 @@ impl Vcpu {
             return None;
         }
         let mut saved = SavedVcpu {
-            private: private.save(),
+            private: private.save(held[0].active),
             active: [0; WORDS],
             set_aside: [0; WORDS],
             asleep: *asleep,
@@ -279,8 +303,14 @@ impl Vcpu {
         if set_aside.iter().zip(active).any(|(aside, active)| aside & !active != 0) {
             return Err(Unfit::Impossible("an interrupt is set aside that is not active"));
         }
-        let mut vcpu =
-            Self { private: Bank::restore(private, priority_mask)?, asleep, on, interface, declines, ..Self::new() };
+        let mut vcpu = Self {
+            private: Bank::restore(private, active[0], priority_mask)?,
+            asleep,
+            on,
+            interface,
+            declines,
+            ..Self::new()
+        };
         for (held, (active, set_aside)) in vcpu.held.iter_mut().zip(active.into_iter().zip(set_aside)) {
             *held = Held { active, set_aside, ..Held::NOTHING };
         }

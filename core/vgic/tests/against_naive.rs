@@ -321,12 +321,6 @@ impl Machine {
             // Priority 0xFF is below any mask: the guest could not finish.
             value &= !0x0101_0101_0101_0101;
         }
-        if matches!(bank, 0x400..0x800) && self.any_active(frame, (bank as u32 - 0x400) & !3, 4)
-            || matches!(bank, 0x80..0x100) && self.any_active(frame, (bank as u32 - 0x80) * 8, 32)
-        {
-            // The place of an active interrupt in the nesting, or the register that ends it, would become unclear.
-            return;
-        }
         let before: Vec<u32> = (0..128).filter(|&interrupt| self.shown_pending(frame, interrupt)).collect();
         for latched in self.naive.write(frame, offset, size, value) {
             if before.contains(&latched) {
@@ -388,10 +382,6 @@ impl Machine {
     }
 
     /// Whether any of these interrupts is active.
-    fn any_active(&mut self, frame: Option<usize>, first: u32, count: u32) -> bool {
-        (first..first + count).any(|interrupt| interrupt < 128 && self.naive.get(frame.unwrap_or(0), interrupt).active)
-    }
-
     fn line(&mut self, vcpu: usize, interrupt: u32, high: bool) {
         if self.naive.set_line(vcpu, interrupt, high) {
             self.note_latch(vcpu, interrupt);

@@ -142,6 +142,16 @@ fn read_disk(vm: &mut WholeVm) {
     all.for_each(|(offset, value)| access(vm, disk + offset, Some(value)));
 }
 
+/// An SGI and an SPI are active while their priorities and groups change: GICR_IGROUPR0 and GICR_IPRIORITYR0, then ISACTIVER, then others.
+fn change_while_active(vm: &mut WholeVm) {
+    for (frame, word, bytes) in [(0x080b_0000, 0, 0), (0x0800_0000, 3 * 4, 96)] {
+        let writes = [(0x80 + word, u32::MAX), (0x400 + bytes, 0x8080_8080), (0x300 + word, 1), (0x80 + word, 0)];
+        for (offset, value) in writes.into_iter().chain([(0x400 + bytes, 0x4040_4040)]) {
+            access(vm, frame + offset, Some(value.into()));
+        }
+    }
+}
+
 /// A VM that has something wherever it can, paused.
 fn rich() -> (WholeVm, Doors) {
     let policy = Doors {
@@ -213,6 +223,7 @@ fn rich() -> (WholeVm, Doors) {
     vm.type_in(&[b'u'; 200]);
     (0..400).for_each(|_| access(&mut vm, 0x0900_0000, Some(b'x'.into())));
     read_disk(&mut vm);
+    change_while_active(&mut vm);
     vm.pause();
     (vm, policy)
 }

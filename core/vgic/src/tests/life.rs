@@ -1,10 +1,11 @@
 //! The life of each kind of interrupt, from its cause to its end.
 
+use super::saved::HERE;
 use super::{
     ACTIVE, BOTH, GROUP1, ONE, PENDING, SPI, SPI_WORD, ZERO, acknowledge, end, list_registers, private, read, ready,
     settle, sgi, shown, write,
 };
-use crate::{AccessSize, Direction, Group, Line, list_register as field};
+use crate::{AccessSize, Direction, Group, Line, Vgic, list_register as field};
 use units::{IntId, VcpuId, VcpuSet};
 
 const TIMER: IntId = IntId(27);
@@ -96,6 +97,44 @@ fn an_edge_is_taken_once_and_a_second_one_is_kept() {
     end(&mut lrs, 0);
     settle(&mut vgic, ZERO, &mut lrs);
     assert!(vgic.is_quiet(ZERO));
+}
+
+/// The end of an interrupt deactivates what has the priority and the group that it drops: those of the acknowledgement.
+#[test]
+fn an_active_interrupt_keeps_the_priority_and_group_of_its_acknowledgement() {
+    let (mut vgic, mut lrs) = (ready(2, 4), list_registers());
+    vgic.set_spi_level(SPI, Line::High);
+    settle(&mut vgic, ZERO, &mut lrs);
+    acknowledge(&mut lrs, 0);
+    assert_eq!(vgic.distributor_write(0x420, AccessSize::Byte, 0x40), VcpuSet::only(ZERO));
+    assert_eq!(write(&mut vgic, 0x080 + SPI_WORD, 0xFFFF_FFFE), VcpuSet::only(ZERO));
+    assert_eq!((read(&vgic, 0x420) & 0xFF, read(&vgic, 0x080 + SPI_WORD) & 1), (0x40, 0));
+    // It is pending again, with the new ones, and so is loaded as active alone until its end.
+    settle(&mut vgic, ZERO, &mut lrs);
+    assert_eq!(lrs.lr[0], 32 | field::GROUP1 | 0xA0 << 48 | field::EOI | field::ACTIVE);
+    // Neither a second change nor the way through a saved state makes a difference.
+    vgic.sync(ZERO, &mut lrs);
+    vgic.distributor_write(0x420, AccessSize::Byte, 0x80);
+    let saved = vgic.save().unwrap();
+    let bank = &saved.shared[0];
+    assert_eq!((bank.kept, bank.kept_priority[0], bank.kept_group, bank.priority[0]), (1, 0xA0, 1, 0x80));
+    vgic = Vgic::restore(HERE, &saved).unwrap();
+    lrs.forget();
+    vgic.flush(ZERO, &mut lrs);
+    assert_eq!(lrs.lr[0], 32 | field::GROUP1 | 0xA0 << 48 | field::EOI | field::ACTIVE);
+    end(&mut lrs, 0);
+    settle(&mut vgic, ZERO, &mut lrs);
+    assert_eq!(lrs.lr[0], 32 | 0x80 << 48 | field::EOI | field::PENDING);
+    acknowledge(&mut lrs, 0);
+    vgic.set_spi_level(SPI, Line::Low);
+    settle(&mut vgic, ZERO, &mut lrs);
+    assert_eq!(lrs.lr[0], 32 | 0x80 << 48 | field::ACTIVE);
+    end(&mut lrs, 0);
+    vgic.sync(ZERO, &mut lrs);
+    // Nothing is said of what is not active any more; what is activated by hand begins anew.
+    assert_eq!(vgic.save().unwrap().shared[0].kept, 0);
+    write(&mut vgic, 0x300 + SPI_WORD, 1);
+    assert_eq!(vgic.save().unwrap().shared[0].kept, 0);
 }
 
 #[test]

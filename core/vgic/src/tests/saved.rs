@@ -6,7 +6,7 @@ use crate::saved::{Saved, Unfit};
 use crate::{Config, Vgic};
 use units::IntId;
 
-const HERE: Config = Config {
+pub(super) const HERE: Config = Config {
     vcpus: 2,
     list_registers: 4,
     priority_bits: 5,
@@ -86,6 +86,18 @@ fn what_nobody_can_have_saved_is_refused() {
     assert!(impossible(|saved| saved.vcpus[0].declines = 4).contains("two groups"));
     assert!(impossible(|saved| saved.vcpus[0].interface = 4).contains("two groups"));
     assert!(impossible(|saved| saved.vcpus[0].set_aside[0] = 1).contains("set aside"));
+    assert!(impossible(|saved| saved.shared[0].kept = 1).contains("acknowledged with"));
+    assert!(impossible(|saved| saved.vcpus[1].private.kept = 1).contains("acknowledged with"));
+    assert!(impossible(|saved| saved.shared[1].kept_group = 2).contains("acknowledged with"));
+    assert!(impossible(|saved| saved.shared[2].kept_priority[7] = 8).contains("acknowledged with"));
+    assert!(
+        impossible(|saved| {
+            saved.vcpus[1].active[2] = 1;
+            saved.shared[1].kept = 1;
+            saved.shared[1].kept_priority[0] = 1;
+        })
+        .contains("a priority has bits")
+    );
     assert!(
         impossible(|saved| {
             saved.vcpus[0].active[2] = 1;

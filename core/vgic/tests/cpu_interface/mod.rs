@@ -120,12 +120,19 @@ impl CpuInterface {
 
     /// Writes ICC_EOIR for the innermost interrupt. Returns it if that deactivated it.
     pub(crate) fn end(&mut self) -> Option<u32> {
-        let Running { id, .. } = self.stack.pop()?;
+        let Running { id, group, group_priority } = self.stack.pop()?;
         let split_end = self.split_end();
+        let mask = self.group_priority_mask(group);
         let found = self.lr.iter_mut().find(|lr| **lr & field::VIRTUAL == u64::from(id) && **lr & field::ACTIVE != 0);
         match found {
             Some(_) if split_end => {}
             Some(lr) => {
+                let (of_group, priority) = (usize::from(*lr & field::GROUP1 != 0), (*lr >> 48) as u8);
+                assert_eq!(
+                    (of_group, priority & mask),
+                    (group, group_priority & mask),
+                    "the end of {id} finds it with other fields than it was acknowledged with, and deactivates nothing"
+                );
                 *lr &= !field::ACTIVE;
                 if *lr & field::HARDWARE != 0 {
                     assert_eq!(*lr & field::PENDING, 0, "a hardware list register is pending or active");

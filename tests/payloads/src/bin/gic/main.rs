@@ -6,11 +6,13 @@
 #![no_main]
 
 mod any;
+mod changes;
 mod shortage;
 
 use core::sync::atomic::{AtomicU32, Ordering};
 
 use any::{spi_to_any_cpu_that_is_on, spi_to_any_cpu_that_takes_part};
+use changes::{changes_while_active, changes_while_many_are_active};
 use shortage::{
     eoi_mode_changes_between, masked_group_starves_nobody, more_active_than_list_registers,
     more_active_than_list_registers_eoi_mode_1, registers_of_group_0,
@@ -32,7 +34,7 @@ fn main() {
         active_and_pending, eoi_mode_1, active_bit_by_register, more_active_than_list_registers,
         more_active_than_list_registers_eoi_mode_1, eoi_mode_changes_between, masked_group_starves_nobody, registers_of_group_0,
         spi_routed_to_other_cpu, spi_to_any_cpu, spi_to_any_cpu_that_takes_part,
-        spi_to_any_cpu_that_is_on, sgi_storm,
+        spi_to_any_cpu_that_is_on, changes_while_active, changes_while_many_are_active, sgi_storm,
     ));
 }
 

@@ -11,7 +11,7 @@ use crate::{acknowledge, acknowledge_nothing, fire_timer, free_spis, send_three}
 const MANY: u32 = 18;
 
 /// Makes [`MANY`] SPIs active, each more important than the one before it, so that each is taken in the handler of that.
-fn nest_many() -> Result<core::ops::Range<u32>, Stop> {
+pub(crate) fn nest_many() -> Result<core::ops::Range<u32>, Stop> {
     let spis = free_spis(MANY);
     for (step, spi) in spis.clone().enumerate() {
         gic::set_trigger(spi, Trigger::Edge);
