@@ -24,6 +24,7 @@ fn main() -> ExitCode {
         scenario("watchdog::guests_that_are_not_well", modes),
         scenario("watchdog::a_pause_freezes_it", pause),
         scenario("watchdog::of_the_site_file_from_the_first_instruction_on", from_start_to_resume),
+        scenario("watchdog::lives_that_begin_before_they_are_watched", whole_lives),
         scenario("watchdog::an_hour_well_fed", fed),
         scenario("watchdog::linux_after_panic_and_without_feeder", linux),
         scenario("watchdog::systemd_that_is_frozen", systemd),
@@ -41,7 +42,10 @@ fn starving(name: &str, mode: &str, vcpus: u8, watchdog: u32, action: Action) ->
 
 /// Each action does what it says, and nothing else happens to the VM.
 fn actions() -> Result<()> {
+    let mut own = starving("own", "wfi", 1, 0, Action::Pause)?;
+    own.doors.vcpu_watchdog_milliseconds = 400;
     let vms = vec![
+        own,
         starving("log", "exits", 1, 400, Action::Log)?,
         starving("inject", "serror", 1, 400, Action::Inject)?,
         starving("reset", "spin", 1, 400, Action::Reset)?,
@@ -67,12 +71,15 @@ fn actions() -> Result<()> {
     ensure!(of("pause").contains("400 of 400 ms left to pause, stands still; acted 1 time"), "{statistics}");
     ensure!(of("log").contains("of 400 ms left to log; acted "), "{statistics}");
     ensure!(of("inject").contains("of 400 ms left to inject; acted "), "{statistics}");
-    // The paused one goes on when the operator says so, and is watched again.
-    run.control(Command::ResumeVm { vm: run.vm("pause")? })?;
-    // It does so for less than a second, in which nobody need see it run.
-    run.log().expect(": pause: goes on", STARVED)?;
-    run.log().expect(": pause: watchdog: not patted in time", STARVED)?;
-    run.wait_for("pause", STARVED, |condition| *condition == Condition::Paused)?;
+    // The paused ones go on when the operator says so, and are watched again.
+    run.wait_for("own", STARVED, |condition| *condition == Condition::Paused)?;
+    for (name, which) in [("pause", "watchdog"), ("own", "watchdog of vCPU 0")] {
+        run.control(Command::ResumeVm { vm: run.vm(name)? })?;
+        // It does so for less than a second, in which nobody need see it run.
+        run.log().expect(&format!(": {name}: goes on"), STARVED)?;
+        run.log().expect(&format!(": {name}: {which}: not patted in time"), STARVED)?;
+        run.wait_for(name, STARVED, |condition| *condition == Condition::Paused)?;
+    }
     let transcript = run.log().transcript();
     for (name, does) in [
         ("inject", "; vCPU 0 gets an SError"),
@@ -311,6 +318,31 @@ fn from_start_to_resume() -> Result<()> {
     let before = log.split_once("guest: started (1)").map_or(&*log, |(before, _)| before);
     ensure!(!before.contains("not patted in time"), "it was watched before it started:\n{log}");
     ensure!(!log.contains("started (2)"), "it was started afresh:\n{log}");
+    Ok(())
+}
+
+/// The shortest watchdogs that a site file may arm, which start guests afresh whose images take several times as long to load: the
+/// VM's and a vCPU's own. Nobody pats them, and yet each life comes to its guest, which says so.
+fn whole_lives() -> Result<()> {
+    const LIVES: u32 = 4;
+    let initrd = tempfile::NamedTempFile::new()?;
+    initrd.as_file().set_len(64 << 20)?;
+    let slow = |name: &str, [watchdog, own]: [u32; 2]| -> Result<Vm> {
+        let mut vm = starving(name, "spin", 1, watchdog, Action::Reset)?;
+        vm.doors.vcpu_watchdog_milliseconds = own;
+        vm.initrd = Some(initrd.path().to_path_buf());
+        vm.memory = 128 << 20;
+        Ok(vm)
+    };
+    for (name, which, timeouts) in [("whole", "watchdog", [100, 0]), ("own", "watchdog of vCPU 0", [0, 100])] {
+        let run = Host { cpus: 1, ..Host::default() }.start_coarse(vec![slow(name, timeouts)?], 3)?;
+        run.wait_for(name, BOOT, |condition| matches!(condition, Condition::Running { boots } if *boots >= LIVES))?;
+        let log = run.log().transcript();
+        let bites = log.matches(&format!(": {name}: {which}: not patted in time")).count();
+        ensure!(bites >= LIVES as usize - 1, "{bites} bites:\n{log}");
+        let begun = run.console(name)?.transcript().matches("starving: spin").count();
+        ensure!(begun >= bites, "{name}: of {bites} lives that its watchdog ended, {begun} began in the guest:\n{log}");
+    }
     Ok(())
 }
 

@@ -173,6 +173,28 @@ fn none_bites_before_its_time_is_over_nor_after_it_was_next_to_be_looked_at() {
     assert_eq!(watchdogs.look(&life, which, 141), Some(Bite { which, action: Action::Log, patient: VcpuId(0) }));
 }
 
+/// Those that the site file arms, the VM's and a vCPU's own, stand still in a pause and go on with what they had left; after a pause
+/// that a bite made, all their time is before them.
+#[test]
+fn each_stands_still_in_a_pause_and_goes_on_with_its_vm() {
+    let pauses = Policy { watchdog_action: Action::Pause.number(), ..Policy::default() };
+    let of_vm = Policy { watchdog_milliseconds: 400, ..pauses };
+    let of_vcpu = Policy { vcpu_watchdog_milliseconds: 400, ..pauses };
+    for (policy, which) in [(of_vm, Which::Vm), (of_vcpu, Which::Own(VcpuId(0)))] {
+        let mut watchdogs = Watchdogs::new(&policy);
+        watchdogs.vcpu_started(VcpuId(0), 0);
+        watchdogs.pause(100);
+        assert_eq!(watchdogs.next_look(), None, "{which}");
+        watchdogs.resume(1000);
+        assert_eq!(watchdogs.next_look(), Some(1301), "{which}: 300 ms are left");
+        let bite = Bite { which, action: Action::Pause, patient: VcpuId(0) };
+        assert_eq!(watchdogs.look(&life(), which, 1301), Some(bite));
+        watchdogs.pause(1301);
+        watchdogs.resume(5000);
+        assert_eq!(watchdogs.next_look(), Some(5401), "{which}: it has all its time again");
+    }
+}
+
 /// Its deadline may be over when the VM is paused, or stops: whoever looks then finds nothing to do.
 #[test]
 fn a_vm_that_does_not_run_is_not_bitten() {
