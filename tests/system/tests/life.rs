@@ -2,7 +2,7 @@
 //! cost the hypervisor a frame, or a neighbour anything.
 
 use abi::link::Command;
-use abi::link::request::Ask;
+use abi::link::request::{Ask, HOST};
 use anyhow::{Context, Result, ensure};
 use croft::control::Order;
 use croft::session::Condition;
@@ -246,6 +246,7 @@ fn idle() -> Result<()> {
 /// VMs of a hypervisor that has nothing left of its heap (`selftest=hunger`): what the operator asks for is done without memory, or
 /// refused in a line that says so; a guest that is to start afresh is off if that takes memory; the others do not notice.
 fn no_heap_left() -> Result<()> {
+    const SET_TIME: Ask<'static> = Ask::SetTime { microseconds: 1_700_000_000_000_000 };
     let mut other = guest::payload("other", "kept", 2, "")?;
     other.doors.vmware = true;
     let again = guest::payload("again", "kept", 2, "")?;
@@ -261,6 +262,20 @@ fn no_heap_left() -> Result<()> {
         let refused = run.session().ask(other, ask, SOON).err().with_context(|| format!("{ask:?} took no memory"))?;
         ensure!(refused.to_string().contains("no memory left"), "{ask:?}: {refused}");
     }
+    // What takes no memory is done, or refused for its own reason, as ever.
+    let absent = Ask::Get { key: "guestinfo.new" };
+    for (ask, reason) in [
+        (Ask::Machine, "no memory left"),
+        (absent, "has no value"),
+        (Ask::SetGuestTime, "its tools do not answer"),
+        (Ask::Restore, "is not off"),
+    ] {
+        let refused = run.session().ask(other, ask, SOON).err().with_context(|| format!("{ask:?} was done"))?;
+        ensure!(refused.to_string().contains(reason), "{ask:?}: {refused}");
+    }
+    for (vm, ask) in [(other, Ask::Keys), (other, Ask::Guest), (HOST, Ask::Time), (HOST, SET_TIME)] {
+        run.session().ask(vm, ask, SOON).with_context(|| format!("{ask:?} took memory"))?;
+    }
     // The text is as long as there is memory for it, and the log tells.
     run.statistics(SOON)?;
     run.log().expect_unless("no memory left for the whole of a text", &["STOPPED"], SOON)?;
@@ -270,6 +285,8 @@ fn no_heap_left() -> Result<()> {
     run.control(Command::Reset { vm: run.vm("again")? })?;
     let off = run.wait_for("again", SOON, Condition::is_off)?;
     ensure!(off.to_string().contains("no memory"), "a guest whose device tree found no memory is {off}");
+    let refused = run.session().ask(run.vm("again")?, Ask::Restore, SOON).err().context("a restore took no memory")?;
+    ensure!(refused.to_string().contains("no memory"), "Restore: {refused}");
     for _ in 0..3 {
         ticks("other")?;
     }
