@@ -83,6 +83,63 @@ fn every_packing_gives_the_same_image() {
     assert_eq!(unpack(image.clone()).unwrap().0, image);
 }
 
+/// An `Image` whose code consists of calls of one function. Packed by the tools, and with the words, of Linux' own build
+/// (scripts/Makefile.lib and scripts/xz_wrap.sh, each of which packs what it reads from a pipe), the files in `packed/` have what this
+/// module's encoders do not make: a window of 128 MiB, xz's filter for arm64, and its CRC-32.
+///
+/// | file | made by |
+/// |---|---|
+/// | `gzip` | `gzip -n -f -9` |
+/// | `lzma` | `lzma -9` |
+/// | `lz4` | `lz4 -l -9 - -` |
+/// | `zstd19`, `zstd22` | `zstd -19`, `zstd -22 --ultra` |
+/// | `xzkern` | `xz --check=crc32 --arm64 --lzma2=dict=128MiB` |
+/// | `xzkern-old` | `xz --check=crc32 --lzma2=dict=32MiB`, as it was before there was that filter |
+fn image_of_calls() -> Vec<u8> {
+    const NOP: u32 = 0xd503_201f;
+    const CALL: u32 = 0x9400_0000;
+    let mut image = tiny_image();
+    for at in (64..4096).step_by(4) {
+        let word = if at % 16 == 0 { CALL | ((4096 - at) / 4) } else { NOP };
+        image[at as usize..][..4].copy_from_slice(&word.to_le_bytes());
+    }
+    image
+}
+
+#[test]
+fn what_the_tools_of_linux_own_build_pack_is_unpacked() {
+    let image = image_of_calls();
+    let files: [(&str, &[u8]); 7] = [
+        ("gzip", include_bytes!("packed/gzip")),
+        ("lzma", include_bytes!("packed/lzma")),
+        ("lz4", include_bytes!("packed/lz4")),
+        ("zstd", include_bytes!("packed/zstd19")),
+        ("zstd22", include_bytes!("packed/zstd22")),
+        ("xzkern", include_bytes!("packed/xzkern")),
+        ("xzkern", include_bytes!("packed/xzkern-old")),
+    ];
+    for (packer, packed) in files {
+        for file in [packed.to_vec(), zboot(packer, packed)] {
+            let (unpacked, _) = unpack(file).unwrap_or_else(|error| panic!("{packer}: {error}"));
+            assert_eq!(unpacked, image, "{packer}");
+        }
+        let cut = unpack(packed[..packed.len() * 2 / 3].to_vec());
+        assert!(matches!(cut, Err(KernelError::Damaged { .. })), "{packer}: {cut:?}");
+    }
+}
+
+/// Behind an xz block is its CRC-32; what does not agree with it is no kernel.
+#[test]
+fn a_checksum_of_linux_own_build_is_compared() {
+    /// Of [`image_of_calls`].
+    const CHECKSUM: u32 = 0xcd17_06df;
+    let mut packed = include_bytes!("packed/xzkern").to_vec();
+    let changed = packed.windows(4).position(|word| word == CHECKSUM.to_le_bytes()).expect("the checksum is there");
+    packed[changed] ^= 1;
+    let said = unpack(packed).map(|_| ()).unwrap_err().to_string();
+    assert!(said.contains("packed with xz, but damaged"), "{said}");
+}
+
 #[test]
 fn what_is_no_kernel_is_refused_with_what_would_be_right() {
     let said = |file: &[u8]| unpack(file.to_vec()).unwrap_err().to_string();
