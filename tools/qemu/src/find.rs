@@ -172,11 +172,13 @@ fn properties(answers: &str) -> Vec<Property> {
 /// # Errors
 /// [`Error::Missing`] if there is none at all, [`Error::TooOld`] if all there are are too old.
 pub fn find() -> Result<Qemu, Error> {
-    let mut starts = Vec::new();
-    starts.extend(env::current_dir().ok());
-    starts.extend(env::current_exe().ok());
-    starts.push(PathBuf::from(env!("CARGO_MANIFEST_DIR")));
-    find_from(&starts)
+    find_from(&starts())
+}
+
+/// From where [`find`] looks.
+fn starts() -> Vec<PathBuf> {
+    let own = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    env::current_dir().into_iter().chain(env::current_exe()).chain([own]).collect()
 }
 
 /// As [`find`], with the folders given from which `.undercroft` is looked for upwards.
@@ -184,10 +186,16 @@ pub fn find() -> Result<Qemu, Error> {
 /// # Errors
 /// As [`find`].
 pub fn find_from(starts: &[PathBuf]) -> Result<Qemu, Error> {
-    if let Some(named) = env::var_os("UNDERCROFT_QEMU").filter(|named| !named.is_empty()) {
-        return check(Path::new(&named)).map_err(|error| Error::Named(Box::new(error)));
+    let named = env::var_os("UNDERCROFT_QEMU").filter(|named| !named.is_empty());
+    choose(named.as_deref().map(Path::new), Path::new(PROGRAM), starts)
+}
+
+/// The one that is named; else the one on PATH, if it will do; else the first that setup made.
+fn choose(named: Option<&Path>, on_path: &Path, starts: &[PathBuf]) -> Result<Qemu, Error> {
+    if let Some(named) = named {
+        return check(named).map_err(|error| Error::Named(Box::new(error)));
     }
-    let from_path = check(Path::new(PROGRAM));
+    let from_path = check(on_path);
     if from_path.is_ok() {
         return from_path;
     }
@@ -219,6 +227,7 @@ fn check(program: &Path) -> Result<Qemu, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::fs::PermissionsExt;
 
     #[test]
     fn reads_what_qemu_prints() {
@@ -227,6 +236,48 @@ mod tests {
         assert_eq!(Version::parse("QEMU emulator version 12.0"), Some(Version { major: 12, minor: 0, micro: 0 }));
         assert_eq!(Version::parse("a window system"), None);
         assert_eq!(Version::parse("version next"), None);
+    }
+
+    /// A program in `folder` that says that it is QEMU of this version.
+    fn played(folder: &Path, version: &str) -> PathBuf {
+        std::fs::create_dir_all(folder).expect("a folder");
+        let place = folder.join(PROGRAM);
+        std::fs::write(&place, format!("#!/bin/sh\necho QEMU emulator version {version}\n")).expect("written");
+        std::fs::set_permissions(&place, std::fs::Permissions::from_mode(0o755)).expect("made a program");
+        place
+    }
+
+    /// Wherever below a tree of ours somebody stands, and wherever croft was installed: setup's is found, the nearest one first; but
+    /// what is named, and what is on PATH and new enough, comes before it.
+    #[test]
+    fn the_one_of_setup_is_found_from_below_and_from_elsewhere() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let at = |path: &str| folder.path().join(path);
+        let outer = played(&at("tree/.undercroft/bin"), "12.0.0");
+        let inner = played(&at("tree/inner/.undercroft/bin"), "12.1.0");
+        let (nowhere, old, new) = (at("nowhere"), played(&at("old"), "10.0.2"), played(&at("new"), "11.1.0"));
+        let chosen = |named: Option<&Path>, on_path: &Path, starts: &[&str]| {
+            let starts: Vec<PathBuf> = starts.iter().map(|start| at(start)).collect();
+            choose(named, on_path, &starts).map(|found| found.program).map_err(|error| error.to_string())
+        };
+        for start in ["tree", "tree/sites", "tree/a/b/c/d", "tree/target/release/croft"] {
+            assert_eq!(chosen(None, &nowhere, &[start]), Ok(outer.clone()), "{start}");
+            // The tree that croft was built in is looked at last.
+            assert_eq!(chosen(None, &nowhere, &["elsewhere", "bin/croft", start]), Ok(outer.clone()), "{start}");
+        }
+        assert_eq!(chosen(None, &nowhere, &["tree/inner/sites", "tree"]), Ok(inner.clone()));
+        assert_eq!(chosen(None, &old, &["tree/inner/sites", "tree"]), Ok(inner));
+        assert_eq!(chosen(None, &new, &["tree"]), Ok(new.clone()));
+        assert_eq!(chosen(Some(&new), &old, &["tree"]), Ok(new));
+        assert!(chosen(Some(&old), &nowhere, &["tree"]).is_err_and(|said| said.contains("10.0.2")));
+        assert!(chosen(None, &old, &["elsewhere"]).is_err_and(|said| said.contains("10.0.2")));
+    }
+
+    #[test]
+    fn it_is_looked_for_here_beside_croft_and_where_croft_was_built() {
+        let here = env::current_dir().expect("this folder");
+        let own = env::current_exe().expect("this program");
+        assert_eq!(starts(), [here, own, PathBuf::from(env!("CARGO_MANIFEST_DIR"))]);
     }
 
     #[test]

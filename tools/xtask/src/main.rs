@@ -107,15 +107,63 @@ fn perform(command: Command) -> Result<()> {
     }
 }
 
-/// Builds the hypervisor and croft, and becomes `croft run`: its exit status is ours, and signals reach it. Comes back only if
-/// that does not work.
+/// Builds the hypervisor and croft, and becomes `croft run`. Comes back only if that does not work.
 fn demonstrate(tree: &Tree, arguments: &[String]) -> Result<()> {
     compile::hypervisor(tree)?;
-    let mut croft = std::process::Command::new(compile::croft(tree)?);
-    croft.args(["run", "--image"]).arg(compile::hypervisor_image(tree));
+    let croft = compile::croft(tree)?;
+    become_croft(&croft, &compile::hypervisor_image(tree), &tree.path("demo/site.toml"), arguments)
+}
+
+/// Becomes `croft run` of the site file among the arguments, or of the demonstration's: its exit status is ours, and signals reach it.
+/// Comes back only if that does not work.
+fn become_croft(croft: &Path, image: &Path, demonstration: &Path, arguments: &[String]) -> Result<()> {
+    let mut croft = std::process::Command::new(croft);
+    croft.args(["run", "--image"]).arg(image);
     if run::site_among(arguments).is_none() {
-        croft.arg(tree.path("demo/site.toml"));
+        croft.arg(demonstration);
     }
     let error = croft.args(arguments).exec();
     Err(error).with_context(|| format!("starting {}", tree::words(&croft)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::become_croft;
+    use std::os::unix::fs::PermissionsExt;
+    use std::path::Path;
+    use std::process::Command;
+    use std::{env, fs};
+
+    /// Tells this test that it is to become the program of this name.
+    const PLAYED: &str = "XTASK_TEST_PLAYED_CROFT";
+    const ARGUMENTS: &str = "XTASK_TEST_ARGUMENTS";
+
+    /// As one that fails, whose VMs failed, and that ran out of time. What becomes croft is this test in a process of its own.
+    #[test]
+    fn the_status_of_croft_is_that_of_run() {
+        if let Some(croft) = env::var_os(PLAYED) {
+            let arguments = env::var(ARGUMENTS).expect("arguments");
+            let arguments: Vec<String> = arguments.split_whitespace().map(str::to_owned).collect();
+            let came_back = become_croft(Path::new(&croft), Path::new("our.img"), Path::new("demo.toml"), &arguments);
+            panic!("{came_back:?}");
+        }
+        let folder = tempfile::tempdir().expect("a folder");
+        let played = folder.path().join("croft");
+        fs::write(&played, "#!/bin/sh\necho \"played: $*\"\nexit $STATUS\n").expect("written");
+        fs::set_permissions(&played, fs::Permissions::from_mode(0o755)).expect("made a program");
+        for (status, arguments, said) in [
+            (0, "", "played: run --image our.img demo.toml\n"),
+            (1, "--icount", "played: run --image our.img demo.toml --icount\n"),
+            (3, "my.toml", "played: run --image our.img my.toml\n"),
+            (124, "my.toml --timeout 5", "played: run --image our.img my.toml --timeout 5\n"),
+        ] {
+            let mut own = Command::new(env::current_exe().expect("this test's program"));
+            own.args(["--exact", "--nocapture", "tests::the_status_of_croft_is_that_of_run"]);
+            own.env(PLAYED, &played).env(ARGUMENTS, arguments).env("STATUS", status.to_string());
+            let output = own.output().expect("started");
+            let printed = String::from_utf8_lossy(&output.stdout);
+            assert!(printed.ends_with(said), "{printed}");
+            assert_eq!(output.status.code(), Some(status), "{arguments}: {printed}");
+        }
+    }
 }

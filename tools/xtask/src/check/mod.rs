@@ -105,3 +105,31 @@ pub(crate) fn test(tree: &Tree, arguments: &Arguments) -> Result<()> {
 fn title(part: Part) -> String {
     part.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Arguments;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        arguments: Arguments,
+    }
+
+    /// On a fresh clone the test command fetches first whatever could else be skipped: nothing that was asked for, only for the want of it.
+    #[test]
+    fn what_could_be_skipped_for_want_of_setup_is_fetched() {
+        let needs_setup = |words: &str| {
+            let line = ["test"].into_iter().chain(words.split_whitespace());
+            Line::try_parse_from(line).expect(words).arguments.needs_setup()
+        };
+        let parts = ["payloads", "system", "bench"].map(|part| format!("--only {part}"));
+        for words in ["", "a_name", "--only lint --only system"].into_iter().chain(parts.iter().map(String::as_str)) {
+            assert!(needs_setup(words), "{words:?}");
+        }
+        for words in ["--quick", "--quick a_name", "--only lint", "--only host a_name", "--only build"] {
+            assert!(!needs_setup(words), "{words:?}");
+        }
+    }
+}

@@ -268,3 +268,62 @@ fn pack_demonstration(tree: &Tree, mut packed: Vec<u8>) -> Result<()> {
     }
     replace(&demonstration(tree), &packed)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// All files that an extent wants, with what they need to hold.
+    fn files(tree: &Tree, extent: Extent) -> Vec<(PathBuf, String)> {
+        let mut files = vec![(initramfs(tree), String::new()), (demonstration(tree), String::new())];
+        for kernel in KERNELS.iter().filter(|kernel| extent == Extent::All || kernel.extent == extent) {
+            files.push((image(tree, kernel.name), String::new()));
+            let modules = archives(tree, kernel);
+            files.extend(
+                modules.map(|(names, place)| (place, names.iter().map(|name| format!("modules/{name}.ko ")).collect())),
+            );
+        }
+        let releases: &[(&str, &[&str])] = match extent {
+            Extent::Demo => &[("trixie", &["tools", "systemd"])],
+            Extent::All => &[("trixie", &["tools", "systemd"]), ("bookworm", &["tools", "systemd", "load"])],
+        };
+        for (suite, names) in releases {
+            files.extend(names.iter().map(|name| (tools::archive(tree, name, suite), String::new())));
+        }
+        if extent == Extent::All {
+            files.push((tree.store("images/u-boot.bin"), String::new()));
+        }
+        files
+    }
+
+    fn write(files: &[(PathBuf, String)]) {
+        for (place, content) in files {
+            fs::create_dir_all(place.parent().expect("a folder")).expect("made");
+            fs::write(place, content).expect("written");
+        }
+    }
+
+    /// What one of them lacks is fetched, whichever it is: else the tests that need it are skipped, and all is green.
+    #[test]
+    fn each_archive_is_missed() {
+        for extent in [Extent::Demo, Extent::All] {
+            let folder = tempfile::tempdir().expect("a folder");
+            let tree = Tree::at(folder.path().to_path_buf());
+            let wanted = files(&tree, extent);
+            assert!(!are_there(&tree, extent), "nothing is there");
+            write(&wanted);
+            assert!(are_there(&tree, extent), "{extent:?} wants more than {wanted:?}");
+            for (place, content) in &wanted {
+                fs::remove_file(place).expect("removed");
+                assert!(!are_there(&tree, extent), "{extent:?} does not miss {}", place.display());
+                // As an older setup made it, with fewer modules.
+                if content.contains(".ko") {
+                    fs::write(place, content.replacen("modules/", "", 1)).expect("written");
+                    assert!(!are_there(&tree, extent), "{extent:?} does not miss a module in {}", place.display());
+                }
+                fs::write(place, content).expect("written");
+            }
+            assert_eq!(are_there(&tree, Extent::All), extent == Extent::All);
+        }
+    }
+}
