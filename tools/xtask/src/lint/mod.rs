@@ -1,8 +1,10 @@
 //! `cargo xtask lint`: everything that reads the source without running it.
 
+mod begin;
 mod documents;
 mod layers;
 mod orderings;
+mod reports;
 mod rooms;
 mod specification;
 mod style;
@@ -50,12 +52,14 @@ pub(crate) fn format(tree: &Tree) -> Result<()> {
 pub(crate) type Lint = (&'static str, fn(&Tree) -> Result<()>);
 
 /// All lints that every machine can run, the quickest first.
-pub(crate) const LINTS: [Lint; 12] = [
+pub(crate) const LINTS: [Lint; 14] = [
     ("formatting", formatted),
     ("layout", layout),
     ("documents", documents),
+    ("aliases and editors", begin::check),
     ("layers", layers::check),
     ("rooms", rooms::check),
+    ("reports", reports::check),
     ("orderings", orderings::check),
     ("hooks", hooks::check),
     ("mutations", mutate::all_apply),
