@@ -36,6 +36,10 @@ The terminal of `croft run` shows and types there too.
 Without a terminal, standard input is sent as it is, and its end ends the command, after what the guest has \
 printed by then: (echo date; sleep 1) | croft console web";
 
+const STAT_HELP: &str = "A vCPU `ran` while it had a CPU. One that has its CPU to itself has it also while its guest is idle: it sleeps there by
+WFI, which is then no exit, so that it wakes sooner. Where several vCPUs share a CPU, a guest that is idle gives it away,
+and that is not counted.";
+
 const DUMP_HELP: &str = "Addresses in the file are physical ones of the guest:
     gdb-multiarch -ex 'set architecture aarch64' -ex 'core-file FILE' -ex 'info threads'
     crash vmlinux FILE
@@ -150,6 +154,7 @@ enum Order {
         follow: bool,
     },
     /// Print what the hypervisor counts: exits by reason, CPU time, memory.
+    #[command(after_help = STAT_HELP)]
     Stat {
         #[command(flatten)]
         host: HostPlace,

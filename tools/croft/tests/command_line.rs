@@ -775,3 +775,12 @@ fn help_tells_the_exit_statuses() {
         assert!(text(&output.stdout).contains("Exit status:"), "{arguments:?}");
     }
 }
+
+/// A guest that is idle on a CPU of its own is counted as if it ran: nobody is to take that for load.
+#[test]
+fn help_tells_what_counts_as_run_time() {
+    let stage = Stage::new("");
+    let output = stage.command(&["stat", "--help"]).output().unwrap();
+    let said = text(&output.stdout).split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(said.contains("One that has its CPU to itself has it also while its guest is idle"), "{said}");
+}
