@@ -48,8 +48,8 @@ const LEFT: i32 = -1;
 /// The host refused, or is not there.
 pub fn attach(stream: &UnixStream, order: &Order) -> Result<End, ControlError> {
     let again = || stream.try_clone().map_err(|_| ControlError::NoAnswer);
-    let raw = Raw::possible().then(Raw::enter).and_then(Result::ok);
-    let is_terminal = raw.is_some();
+    let is_terminal = Raw::possible();
+    let mut raw = None;
     let mut stripper = (is_terminal && Look::from_environment() == Look::Plain).then(Stripper::default);
     let why = Arc::new(AtomicI32::new(0));
     let unwritten = Arc::new(OnceLock::new());
@@ -64,6 +64,8 @@ pub fn attach(stream: &UnixStream, order: &Order) -> Result<End, ControlError> {
         // The first report says that the host lets this client in.
         if let Some((stream, why)) = typing.take() {
             if is_terminal {
+                // Before, Ctrl-C is what it usually is: a host may take for ever to answer.
+                raw = Raw::enter().ok();
                 complain(&format!("croft: {HELP}\r"));
             }
             thread::spawn(move || type_in(&stream, is_terminal, &why));

@@ -152,24 +152,6 @@ pub enum Order {
     },
 }
 
-impl Order {
-    /// Whether the host has all that it needs for the answer: it waits for nothing that a guest, a file or a client does.
-    fn is_answered_at_once(&self) -> bool {
-        matches!(
-            self,
-            Self::Host
-                | Self::List
-                | Self::Keys { .. }
-                | Self::Get { .. }
-                | Self::Set { .. }
-                | Self::Log { follow: false }
-                | Self::Statistics { .. }
-                | Self::Time
-                | Self::SetTime { .. }
-        )
-    }
-}
-
 /// What a client is told.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Report {

@@ -8,7 +8,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// After this time without an answer to what is answered at once, the person who waits is told.
+/// After this time without any answer, the person who waits is told.
 const SILENCE: Duration = Duration::from_secs(10);
 
 /// Why a host cannot be reached, or did not do what it was told.
@@ -93,6 +93,44 @@ pub fn connect(socket: &Path) -> Result<UnixStream, ControlError> {
     })
 }
 
+/// What is said of a host that says nothing, once.
+struct Silence {
+    is_over: bool,
+}
+
+impl Silence {
+    /// A process that was stopped takes connections, and answers none. Nor does it take what no longer fits in between.
+    fn begin(stream: &UnixStream) -> Result<Self, ControlError> {
+        let both = stream.set_read_timeout(Some(SILENCE)).and_then(|()| stream.set_write_timeout(Some(SILENCE)));
+        both.map_err(|_| ControlError::NoAnswer)?;
+        Ok(Self { is_over: false })
+    }
+
+    /// Goes on waiting after this error, if that is one to wait after.
+    fn goes_on(&mut self, stream: &UnixStream, error: &std::io::Error) -> Result<(), ControlError> {
+        match error.kind() {
+            ErrorKind::WouldBlock | ErrorKind::TimedOut => {
+                let seconds = SILENCE.as_secs();
+                complain(&format!(
+                    "croft: the host has not answered for {seconds} s; perhaps its `croft run` is stopped (kill -CONT)"
+                ));
+                self.end(stream)
+            }
+            ErrorKind::Interrupted => Ok(()),
+            _ => Err(ControlError::NoAnswer),
+        }
+    }
+
+    /// From now on it may take as long as it wants.
+    fn end(&mut self, stream: &UnixStream) -> Result<(), ControlError> {
+        if !std::mem::replace(&mut self.is_over, true) {
+            let both = stream.set_read_timeout(None).and_then(|()| stream.set_write_timeout(None));
+            both.map_err(|_| ControlError::NoAnswer)?;
+        }
+        Ok(())
+    }
+}
+
 /// Sends an order and hands every report to `show`, up to the last one.
 ///
 /// # Errors
@@ -115,26 +153,23 @@ pub fn perform_while(
 ) -> Result<(), ControlError> {
     let mut line = serde_json::to_vec(order).map_err(|_| ControlError::NoAnswer)?;
     line.push(b'\n');
-    stream.write_all(&line).map_err(|_| ControlError::NoAnswer)?;
-    // A process that was stopped takes connections, and answers none.
-    let silence = order.is_answered_at_once().then_some(SILENCE);
-    stream.set_read_timeout(silence).map_err(|_| ControlError::NoAnswer)?;
+    let mut silence = Silence::begin(&stream)?;
+    let mut rest = &*line;
+    while !rest.is_empty() {
+        match stream.write(rest) {
+            Ok(0) => return Err(ControlError::NoAnswer),
+            Ok(count) => rest = rest.get(count..).unwrap_or_default(),
+            Err(error) => silence.goes_on(&stream, &error)?,
+        }
+    }
     let mut reader = BufReader::new(stream);
     loop {
         let mut line = Vec::new();
         while let Err(error) = reader.by_ref().take(MAX_LINE).read_until(b'\n', &mut line) {
-            match error.kind() {
-                ErrorKind::WouldBlock | ErrorKind::TimedOut => {
-                    let seconds = SILENCE.as_secs();
-                    complain(&format!(
-                        "croft: the host has not answered for {seconds} s; perhaps its `croft run` is stopped (kill -CONT)"
-                    ));
-                    reader.get_ref().set_read_timeout(None).map_err(|_| ControlError::NoAnswer)?;
-                }
-                ErrorKind::Interrupted => {}
-                _ => return Err(ControlError::NoAnswer),
-            }
+            silence.goes_on(reader.get_ref(), &error)?;
         }
+        // It has heard of it, and what it does now may take its time.
+        silence.end(reader.get_ref())?;
         if line.is_empty() {
             return Err(ControlError::NoAnswer);
         }

@@ -143,6 +143,9 @@ fn attend(
         Some(Err(why)) => return tell(&Failure::from(why).report()),
         None => {}
     }
+    // That it was heard: what it leads to may take its time. It fails if the client has left, while this process stood still perhaps: who
+    // has not waited for it may want something else by now.
+    tell(&Report::Output(Vec::new()))?;
     let handler = RequestHandler { session: &session, about, moves };
     match handler.carry_out(order, &mut tell) {
         Ok(()) => tell(&Report::Done),
