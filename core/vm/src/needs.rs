@@ -67,6 +67,8 @@ pub struct Needs {
     pub ram: u64,
     /// Their stage 2 tables, if every block of their RAM has to be split.
     pub tables: u64,
+    /// What their guests write to disks.
+    pub changes: u64,
     /// The state of VMs and vCPUs, on the heap.
     pub heap: u64,
     /// The stacks of vCPUs and CPUs.
@@ -82,6 +84,7 @@ pub struct Needs {
 pub struct Share {
     ram: u64,
     tables: u64,
+    changes: u64,
     vcpus: u64,
     heap: u64,
 }
@@ -93,16 +96,17 @@ impl Share {
         let blocks = vm.memory.div_ceil(BLOCK_SIZE);
         let frames = TABLES + vm.memory.div_ceil(GIGABYTE) + blocks;
         // What is written to its disks is as much its memory, which no table shows it.
-        let blocks = blocks.saturating_add(vm.disks.changes().div_ceil(BLOCK_SIZE));
+        let changes = vm.disks.changes().div_ceil(BLOCK_SIZE);
         let service = if vm.doors.vmware { Limits::of(&vm.doors.quota).most_memory() as u64 } else { 0 };
         Self {
             ram: blocks.saturating_mul(BLOCK_SIZE),
             tables: whole_blocks(frames * PAGE_SIZE),
+            changes: changes.saturating_mul(BLOCK_SIZE),
             vcpus: vm.vcpus.into(),
             heap: HEAP_OF_A_VM
                 + u64::from(vm.vcpus) * HEAP_OF_A_VCPU
                 + vm.disks.count() as u64 * HEAP_OF_A_DISK
-                + blocks * HEAP_OF_A_BLOCK
+                + blocks.saturating_add(changes) * HEAP_OF_A_BLOCK
                 + service,
         }
     }
@@ -127,6 +131,7 @@ impl Needs {
         let sum = shares.fold(Share::default(), |sum, share| Share {
             ram: sum.ram.saturating_add(share.ram),
             tables: sum.tables.saturating_add(share.tables),
+            changes: sum.changes.saturating_add(share.changes),
             vcpus: sum.vcpus + share.vcpus,
             heap: sum.heap + share.heap,
         });
@@ -140,6 +145,7 @@ impl Needs {
         Self {
             ram: sum.ram,
             tables: sum.tables,
+            changes: sum.changes,
             heap: heap(sum.heap + places * HEAP_OF_A_PLACE),
             stacks: whole_blocks(frames * PAGE_SIZE),
             // It begins anywhere.
@@ -151,7 +157,11 @@ impl Needs {
     /// What the VMs take, in bytes: all but the bundle and the hypervisor's own.
     #[must_use]
     pub const fn of_vms(&self) -> u64 {
-        self.ram.saturating_add(self.tables).saturating_add(self.heap).saturating_add(self.stacks)
+        self.ram
+            .saturating_add(self.tables)
+            .saturating_add(self.changes)
+            .saturating_add(self.heap)
+            .saturating_add(self.stacks)
     }
 
     /// All of it, in bytes.
@@ -180,12 +190,16 @@ pub struct DoesNotFit {
 
 impl fmt::Display for DoesNotFit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { needs: Needs { ram, tables, heap, stacks, bundle, own }, memory } = *self;
-        let [ram, tables, state, bundle, own, total, memory] =
-            [ram, tables, heap + stacks, bundle, own, self.needs.total(), memory].map(|bytes| bytes >> 20);
+        let Self { needs: Needs { ram, tables, changes, heap, stacks, bundle, own }, memory } = *self;
+        let [ram, tables, changes, state, bundle, own, total, memory] =
+            [ram, tables, changes, heap + stacks, bundle, own, self.needs.total(), memory].map(|bytes| bytes >> 20);
+        write!(f, "the VMs do not fit: {ram} MiB for their RAM, {tables} for its tables, ")?;
+        if changes > 0 {
+            write!(f, "{changes} for what is written to their disks (`changes`), ")?;
+        }
         write!(
             f,
-            "the VMs do not fit: {ram} MiB for their RAM, {tables} for its tables, {state} for vCPUs and devices, \
+            "{state} for vCPUs and devices, \
              {bundle} for their files and {own} for the hypervisor make {total} MiB, and the host has {memory}; give it \
              {total} MiB or more, or the VMs less"
         )
@@ -271,7 +285,7 @@ mod tests {
         let records = (16 << 40) / BLOCK_SIZE * 8 + (256 + (16 << 10)) * super::RECORD;
         let own = Needs::of(std::iter::empty(), 0, 16 << 40, 0).own;
         assert_eq!(own, 6 * BLOCK_SIZE + records.next_multiple_of(BLOCK_SIZE));
-        let needs = Needs { ram: 0, tables: 0, heap: 3 * MIB, stacks: 2 * MIB, bundle: 0, own: 0 };
+        let needs = Needs { ram: 0, tables: 0, changes: 0, heap: 3 * MIB, stacks: 2 * MIB, bundle: 0, own: 0 };
         assert!(needs.fit(MIB).unwrap_err().to_string().contains(" 5 for vCPUs and devices"));
     }
 
@@ -292,7 +306,14 @@ mod tests {
         let bare = vm(8 * MIB, 1);
         let with = Vm { disks: Disks::of([disk("a", 64 * MIB), disk("b", 0), disk("c", 2 * MIB)]).unwrap(), ..bare };
         let [bare, with] = [bare, with].map(|vm| Needs::of(std::iter::repeat_n(Share::of(&vm), 8), 1, 1 << 30, 0));
-        assert_eq!((with.ram - bare.ram, with.tables), (8 * 66 * MIB, bare.tables));
+        assert_eq!((with.ram, with.tables), (bare.ram, bare.tables));
+        assert_eq!((with.changes, bare.changes, with.total() - bare.total() >= 8 * 66 * MIB), (8 * 66 * MIB, 0, true));
+        let said = with.fit(MIB).unwrap_err().to_string();
+        assert!(
+            said.contains("64 MiB for their RAM, 16 for its tables, 528 for what is written to their disks"),
+            "{said}"
+        );
+        assert!(!bare.fit(MIB).unwrap_err().to_string().contains("disks"));
     }
 
     #[test]
