@@ -337,7 +337,7 @@ impl<I: AsRef<[u8]>> Device for Block<I> {
     }
 
     fn exchange(&mut self, outside: &dyn Outside) -> usize {
-        self.changes.tell(outside);
+        self.changes.tell(&self.serial, outside);
         0
     }
 

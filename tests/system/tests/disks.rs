@@ -182,7 +182,7 @@ fn written() -> Result<()> {
     run.ask("writer", "cd /; umount /mnt; echo apart $((6*7))", "\napart 42")?;
     run.ask("other", "echo still $((6*7))", "\nstill 42")?;
     let log = run.session().log().transcript();
-    let told = "virtio-blk: a write failed: the 2 MiB for what is written to the disk are used up";
+    let told = "virtio-blk: a write to the disk small failed: the 2 MiB for what is written to it are used up";
     ensure!(log.matches(told).count() == 1, "it is told once:\n{log}");
     for name in ["writer", "other"] {
         run.console(name)?.send("\n")?;

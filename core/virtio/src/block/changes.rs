@@ -202,12 +202,14 @@ impl Changes {
         (self.is_to_tell, self.was_told) = (false, false);
     }
 
-    /// Tells of a store that found no page, once.
-    pub(super) fn tell(&mut self, outside: &dyn Outside) {
+    /// Tells of a store that found no page, once; the disk has this serial number, with zeros behind it.
+    pub(super) fn tell(&mut self, serial: &[u8], outside: &dyn Outside) {
         if core::mem::take(&mut self.is_to_tell) {
             self.was_told = true;
+            let serial = serial.split(|&byte| byte == 0).next().and_then(|bytes| core::str::from_utf8(bytes).ok());
+            let serial = serial.unwrap_or_default();
             outside.request(devices::Request::Report(format_args!(
-                "virtio-blk: a write failed: the {} MiB for what is written to the disk are used up",
+                "virtio-blk: a write to the disk {serial} failed: the {} MiB for what is written to it are used up",
                 (u64::from(self.pages) * PAGE_SIZE) >> 20
             )));
         }

@@ -28,7 +28,7 @@ fn original() -> Vec<u8> {
 
 /// With a list of a page, and so many pages behind it.
 fn disk(pages: u64) -> Block<Vec<u8>> {
-    Block::with_changes(original(), 1, "", START..START + (1 + pages) * 4096)
+    Block::with_changes(original(), 1, "data-of-twenty-bytes", START..START + (1 + pages) * 4096)
 }
 
 /// A request: its type, and from which sector to which; what is written, and whether room may be given back.
@@ -386,7 +386,10 @@ fn a_full_disk_is_told_once() {
         disk.device.reset();
         disk.begin_anew();
     }
-    assert!(world.requests.borrow()[0].contains("a write failed: the 0 MiB for what is written"));
+    assert!(
+        world.requests.borrow()[0]
+            .contains("a write to the disk data-of-twenty-bytes failed: the 0 MiB for what is written to it")
+    );
 }
 
 /// Requests that are no good: flags that there are not, more than one range, less than one, and a range that is not on the disk.
