@@ -181,6 +181,15 @@ pub enum Report {
     Statistics(String),
     /// Something on the way.
     Progress(String),
+    /// How far a copy is that takes its time. It comes often.
+    Meanwhile {
+        /// What is copied.
+        what: String,
+        /// How many bytes are.
+        bytes: u64,
+        /// Of so many, if that is known.
+        of: Option<u64>,
+    },
     /// It is done.
     Done,
     /// It isn't, and why.

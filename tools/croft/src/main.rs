@@ -5,18 +5,18 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 use croft::attach::{self, End};
 use croft::control::{self, ControlError, Order as HostOrder, Report, Vm};
-use croft::operate::{self, LogLines};
+use croft::operate::{self, LogLines, Meanwhile};
 use croft::output::{self, Written, is_same_file};
 use croft::run::{self, Request};
 use croft::saved::SavedError;
 use croft::session::{PortBus, status};
 use croft::site::{Site, SiteError};
 use croft::{bundle, dump, moment, printable, size, statistics};
-use std::io::{ErrorKind, Write};
+use std::io::{ErrorKind, IsTerminal, Write};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const STATUSES: &str = "Exit status:
     0    all is well; with --until-stopped: every VM powered itself off
@@ -485,13 +485,20 @@ fn order(place: &HostPlace, host_order: &HostOrder, show: impl Fn(Report) -> Str
 /// As [`order`], with the host known.
 fn order_at(socket: &Path, host_order: &HostOrder, show: impl Fn(Report) -> String) -> u8 {
     let mut unwritten = None;
+    let (mut meanwhile, began) = (Meanwhile::new(std::io::stderr().is_terminal()), Instant::now());
     let done = control::connect(socket).and_then(|stream| {
         control::perform(stream, host_order, |report| {
+            if let Report::Meanwhile { what, bytes, of } = &report {
+                meanwhile.say(began.elapsed(), what, *bytes, *of).into_iter().for_each(output::mutter);
+                return;
+            }
+            meanwhile.clear().into_iter().for_each(output::mutter);
             if unwritten.is_none() {
                 unwritten = print(&show(report)).err();
             }
         })
     });
+    meanwhile.clear().into_iter().for_each(output::mutter);
     match (done, unwritten) {
         (Ok(()), None) => status::OK,
         (Ok(()), Some(error)) => unwritable(&error),

@@ -4,12 +4,13 @@
 //! printable is shown as its number. A value that goes into a file or a pipe is written unchanged.
 
 use crate::control::{ControlError, Report, Vm};
-use crate::moment;
 use crate::printable::line as printable;
 use crate::session::SessionError;
+use crate::{moment, size};
 use abi::calls::vmware::DAEMON_IS_LOST;
 use serde_json::{Value, json};
 use std::io::IsTerminal;
+use std::time::Duration;
 
 /// What every key begins with.
 const PREFIX: &str = "guestinfo.";
@@ -212,10 +213,55 @@ pub fn show_progress(report: Report) -> String {
     if let Report::Progress(text) = report { format!("{}\n", printable(&text)) } else { String::new() }
 }
 
+/// What is said of a copy that takes its time while it does: on a terminal one line, which is written over; elsewhere a line now and then.
+#[derive(Debug)]
+pub struct Meanwhile {
+    is_terminal: bool,
+    /// When the next one is due, since the begin.
+    due: Duration,
+    /// How many characters are on the terminal's line.
+    shown: usize,
+}
+
+impl Meanwhile {
+    /// Nothing was said yet.
+    #[must_use]
+    pub const fn new(is_terminal: bool) -> Self {
+        Self { is_terminal, due: Duration::from_secs(if is_terminal { 1 } else { 10 }), shown: 0 }
+    }
+
+    /// So long after the begin, it is so far: what is to be written of that.
+    #[must_use]
+    pub fn say(&mut self, after: Duration, what: &str, bytes: u64, of: Option<u64>) -> Option<String> {
+        if after < self.due {
+            return None;
+        }
+        self.due = after + if self.is_terminal { Duration::from_millis(200) } else { Duration::from_secs(10) };
+        let far = of.map_or_else(
+            || format!("{} so far", size::show(bytes)),
+            |of| format!("{} of {}", size::show(bytes), size::show(of)),
+        );
+        let text = format!("croft: {}, {far}", printable(what));
+        if !self.is_terminal {
+            return Some(format!("{text}\n"));
+        }
+        let before = std::mem::replace(&mut self.shown, text.chars().count());
+        Some(format!("\r{text:<before$}"))
+    }
+
+    /// What removes it from the terminal.
+    #[must_use]
+    pub fn clear(&mut self) -> Option<String> {
+        let shown = std::mem::take(&mut self.shown);
+        (shown > 0).then(|| format!("\r{:shown$}\r", ""))
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{LogLines, distribution, duration, shortened, show_json, show_table, whole_key};
+    use super::{LogLines, Meanwhile, distribution, duration, shortened, show_json, show_table, whole_key};
     use crate::control::{Guest, Vm};
+    use std::time::Duration;
 
     fn vms() -> Vec<Vm> {
         let guest = Guest {
@@ -301,6 +347,27 @@ mod tests {
         assert_eq!(said, "1 é[2J\n2 x\ty\n");
         said.push_str(&lines.finish());
         assert!(said.ends_with("\n3 rest") && lines.finish().is_empty());
+    }
+
+    #[test]
+    fn how_far_it_is_is_said_from_time_to_time() {
+        let seconds = Duration::from_secs_f64;
+        let mut file = Meanwhile::new(false);
+        assert_eq!(file.say(seconds(9.9), "web: being saved", 5 << 20, None), None);
+        let said = "croft: web: being saved, 5M so far\n".to_owned();
+        assert_eq!(file.say(seconds(10.0), "web: being saved", 5 << 20, None), Some(said));
+        assert_eq!((file.say(seconds(19.0), "web", 6 << 20, None), file.clear()), (None, None));
+        assert!(
+            file.say(seconds(20.0), "\u{1b}web", 7 << 20, Some(8 << 20))
+                .is_some_and(|said| said.ends_with("web, 7M of 8M\n"))
+        );
+        let mut terminal = Meanwhile::new(true);
+        assert_eq!((terminal.say(seconds(0.9), "a", 1, None), terminal.clear()), (None, None));
+        assert_eq!(terminal.say(seconds(1.0), "a", 1000, None), Some("\rcroft: a, 1000 so far".to_owned()));
+        assert_eq!(terminal.say(seconds(1.1), "a", 1000, None), None);
+        // It covers what was there.
+        assert_eq!(terminal.say(seconds(1.2), "a", 1 << 10, None), Some("\rcroft: a, 1K so far  ".to_owned()));
+        assert_eq!((terminal.clear(), terminal.clear()), (Some(format!("\r{:19}\r", "")), None));
     }
 
     #[test]

@@ -94,7 +94,11 @@ fn target(place: &Path) -> Result<PathBuf> {
 
 /// Writes a line to standard error. It gives up after a moment if nobody takes it, and fails at nothing.
 pub fn complain(text: &dyn Display) {
-    let line = format!("{text}\n");
+    mutter(format!("{text}\n"));
+}
+
+/// As [`complain`], without an end of the line.
+pub fn mutter(line: String) {
     let (done, is_done) = mpsc::channel();
     thread::spawn(move || {
         let _ = std::io::stderr().write_all(line.as_bytes());

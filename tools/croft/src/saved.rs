@@ -157,7 +157,8 @@ impl<'a, R: Read> Source<'a, R> {
     }
 
     /// How many bytes of the file came so far.
-    const fn taken(&self) -> u64 {
+    #[must_use]
+    pub const fn taken(&self) -> u64 {
         self.expanded.taken()
     }
 
@@ -351,6 +352,18 @@ impl Check {
     /// # Errors
     /// What is wrong with it.
     pub fn file(from: &mut impl Read, file: &Path) -> Result<Contents, SavedError> {
+        Self::file_while(from, file, |_| Ok(()))
+    }
+
+    /// As [`Check::file`], and says again and again how many bytes were looked at.
+    ///
+    /// # Errors
+    /// As there, and what is returned for these bytes.
+    pub fn file_while<E: From<SavedError>>(
+        from: &mut impl Read,
+        file: &Path,
+        mut seen: impl FnMut(u64) -> Result<(), E>,
+    ) -> Result<Contents, E> {
         let (mut check, mut source) = (Self::new(), Source::new(from, file));
         let damaged = |error| SavedError::Damaged { file: file.to_path_buf(), error };
         loop {
@@ -361,6 +374,7 @@ impl Check {
                     check.take(bytes).map_err(damaged)?;
                     if check.sections > before {
                         check.index.section_ends(check.sections, source.taken());
+                        seen(source.taken())?;
                     }
                 }
             }

@@ -356,6 +356,10 @@ impl Stage {
     }
 
     fn new(tools: bool) -> Self {
+        Self::with(tools, About { site: "demo.toml".to_owned(), vcpus: vec![2, 1], ..About::default() })
+    }
+
+    fn with(tools: bool, about: About) -> Self {
         let (tool_input, output) = std::io::pipe().unwrap();
         let (input, tool_output) = std::io::pipe().unwrap();
         let fake = Fake {
@@ -378,7 +382,6 @@ impl Stage {
         session.virtio_console("web").unwrap().expect("hvc0 login: ", Duration::from_secs(60)).unwrap();
         let folder = tempfile::tempdir().unwrap();
         let place = Place::at(&folder.path().join("croft.socket")).unwrap();
-        let about = About { site: "demo.toml".to_owned(), vcpus: vec![2, 1], ..About::default() };
         let server = control::serve(&session, about, &place).unwrap();
         Self { server, session, folder }
     }
@@ -522,6 +525,11 @@ fn without_tools_the_button_is_pressed() {
     assert_eq!(stage.says(&["reboot", "web"]), by_button("running, boot 2"));
     assert!(stage.says(&["ps"]).contains("running, boot 2"));
     assert_eq!(stage.says(&["stop", "web"]), by_button("powered off"));
+    // Of tools that could not call nothing is said.
+    for (vmware, said) in [(true, "its tools do not answer; pressed"), (false, "pressed")] {
+        let stage = Stage::with(false, About { vmware: vec![vmware, false], ..About::default() });
+        assert_eq!(stage.says(&["stop", "web"]), format!("web: {said} its power button\nweb: powered off\n"));
+    }
 }
 
 #[test]
@@ -727,6 +735,10 @@ fn a_clock_that_cannot_be_set_is_told() {
     );
     assert_eq!(refused(&["time", "--set", "now"]), "croft: the host has no real-time clock\n");
     assert_eq!(refused(&["time", "--sync", "web"]), "croft: web: its tools do not answer\n");
+    // Which force would not help.
+    stage.says(&["pause", "web"]);
+    let said = "croft: web is paused and cannot set its clock; `croft resume web` lets it go on\n";
+    assert_eq!(refused(&["time", "--sync", "web"]), said);
 }
 
 #[test]

@@ -4,9 +4,9 @@ use super::follow::Followers;
 use super::moves::{Move, Moves};
 use super::post::{Clients, Post};
 use super::{ControlError, MAX_LINE, Order, Place, Report, Vm, follow};
-use crate::moment;
 use crate::saved::SavedError;
 use crate::session::{Condition, HostTime, RequestError, ScriptError, Session, SessionError, Standing, Told};
+use crate::{moment, size};
 use abi::link::request::{Ask, Over};
 use abi::link::{Channel, Command};
 use std::io::{BufRead, BufReader, Read, Write};
@@ -35,6 +35,10 @@ pub struct About {
     pub logs: Option<String>,
     /// How many vCPUs each of its VMs has.
     pub vcpus: Vec<u8>,
+    /// Whether the tools of its guest can call, of each.
+    pub vmware: Vec<bool>,
+    /// How much memory each has for what is written to each of its disks, in bytes.
+    pub changes: Vec<Vec<u64>>,
 }
 
 /// A socket that is listened on; it goes when this is dropped.
@@ -169,7 +173,7 @@ pub(super) enum Failure {
     #[error("{vm} is {condition} instead")]
     Otherwise { vm: String, condition: Condition },
     #[error(
-        "{vm} is paused and cannot {what}; `croft resume {vm}` lets it go on, and --force stops or reboots it as it is"
+        "{vm} is paused and cannot {what}; `croft resume {vm}` lets it go on{}", force(.what)
     )]
     StandsStill { vm: String, what: &'static str },
     #[error("{vm} does not {what}: it is {condition}")]
@@ -188,10 +192,26 @@ pub(super) enum Failure {
     InUse { vm: String, condition: Condition },
     #[error("{vm} is {what}; wait until that is done, or end the command that does it")]
     IsMoved { vm: String, what: &'static str },
+    #[error(
+        "{name} is no place for a clone of {vm}: that has {} for what is written to its disks, {name} has {}; `changes` in the site file must \
+         be the same", sizes(.changes), sizes(.here)
+    )]
+    OtherChanges { vm: String, name: String, changes: Vec<u64>, here: Vec<u64> },
     #[error("{vm} cannot take its own place; name another VM of the site file with --name, which is off")]
     Itself { vm: String },
     #[error("{file} holds a VM named {vm}, and there is none of that name; name one with --name: {known}")]
     NoPlace { file: String, vm: String, known: String },
+}
+
+/// Amounts of memory, one after the other.
+fn sizes(all: &[u64]) -> String {
+    let shown: Vec<String> = all.iter().map(|&bytes| size::show(bytes)).collect();
+    if shown.is_empty() { "nothing".to_owned() } else { shown.join(", ") }
+}
+
+/// What else helps where one is paused.
+fn force(what: &str) -> &'static str {
+    if matches!(what, STOP | REBOOT) { ", and --force stops or reboots it as it is" } else { "" }
 }
 
 /// What may help where one did not do in time what it was to do.
@@ -229,7 +249,7 @@ static STARTING: Mutex<()> = Mutex::new(());
 
 pub(super) struct RequestHandler<'a> {
     pub(super) session: &'a Session,
-    about: &'a About,
+    pub(super) about: &'a About,
     pub(super) moves: &'a Moves,
 }
 
@@ -459,6 +479,8 @@ impl RequestHandler<'_> {
         let told = self.session.ask(vm, ask, ANSWER)?.into_iter().next().unwrap_or(Told::ByButton);
         let way = match told {
             Told::ByTools => "its tools were asked",
+            // Nobody misses tools that could not call.
+            _ if self.about.vmware.get(usize::from(vm)) == Some(&false) => "pressed its power button",
             _ => "its tools do not answer; pressed its power button",
         };
         tell(&Report::Progress(format!("{name}: {way}")))?;

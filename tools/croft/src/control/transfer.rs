@@ -19,6 +19,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{Read as _, Seek, Write as _};
 use std::path::{Path, PathBuf};
+use units::PAGE_SIZE;
 
 /// Takes what comes of a saved VM; or nothing, to go on with what came before.
 type Write<'a> = &'a mut dyn FnMut(&[u8]) -> Result<Written, SavedError>;
@@ -32,7 +33,8 @@ impl RequestHandler<'_> {
     pub(super) fn save(&self, name: &str, file: &Path, compress: bool, tell: Tell<'_>) -> Result<(), Failure> {
         let vm = self.session.vm(name)?;
         let mut writing = Writing::create(file, compress)?;
-        self.take_out(vm, &mut |bytes| writing.write(bytes).map(|()| Written::All), tell)?;
+        let what = format!("{name}: being saved");
+        self.take_out(vm, &what, &mut |bytes| writing.write(bytes).map(|()| Written::All), tell)?;
         let bytes = writing.keep()?;
         tell(&Report::Progress(format!("{name}: saved to {}, {bytes} bytes", file.display())))?;
         Ok(())
@@ -42,17 +44,17 @@ impl RequestHandler<'_> {
     pub(super) fn dump(&self, name: &str, file: &Path, tell: Tell<'_>) -> Result<(), Failure> {
         let vm = self.session.vm(name)?;
         let mut dumping = Dumping::create(file, None)?;
-        self.take_out(vm, &mut |bytes| dumping.take(bytes), tell)?;
+        self.take_out(vm, &format!("{name}: being dumped"), &mut |bytes| dumping.take(bytes), tell)?;
         let dumped = dumping.keep()?;
         tell(&Report::Progress(format!("{name}: {}", dumped.show(file))))?;
         Ok(())
     }
 
     /// All of a VM as it is now, which runs on meanwhile.
-    fn take_out(&self, vm: u16, write: Write<'_>, tell: Tell<'_>) -> Result<(), Failure> {
+    fn take_out(&self, vm: u16, what: &str, write: Write<'_>, tell: Tell<'_>) -> Result<(), Failure> {
         let _under_way = self.moves.begin(vm, Move::Out);
         self.begin(vm, Ask::Save)?;
-        let received = self.receive(vm, write, tell);
+        let received = self.receive(vm, what, write, tell);
         // Whatever has become of it, the VM's memory is its own again.
         let ended = self.end(vm, Ask::EndTransfer);
         received?;
@@ -91,7 +93,7 @@ impl RequestHandler<'_> {
         }
     }
 
-    fn receive(&self, vm: u16, write: Write<'_>, tell: Tell<'_>) -> Result<(), Failure> {
+    fn receive(&self, vm: u16, what: &str, write: Write<'_>, tell: Tell<'_>) -> Result<(), Failure> {
         let (mut check, mut offset) = (Check::new(), 0);
         while !check.is_whole() {
             let next = || {
@@ -111,8 +113,8 @@ impl RequestHandler<'_> {
                     }
                 }
             }
-            // Says nothing, and finds out whether anybody listens.
-            tell(&Report::Output(Vec::new()))?;
+            // And finds out whether anybody listens.
+            tell(&Report::Meanwhile { what: what.to_owned(), bytes: offset, of: None })?;
         }
         Ok(())
     }
@@ -120,7 +122,7 @@ impl RequestHandler<'_> {
     pub(super) fn restore(&self, vm: Option<String>, file: &Path, pause: bool, tell: Tell<'_>) -> Result<(), Failure> {
         let mut reader = saved::open(file)?;
         // All of it is looked at before anything is made of it.
-        let found = Check::file(&mut reader, file)?;
+        let found = look_at(&mut reader, file, &format!("{}: being looked at", file.display()), tell)?;
         let (number, name) = match vm {
             Some(name) => (self.session.vm(&name)?, name),
             None => match self.session.vm(&found.name) {
@@ -152,6 +154,11 @@ impl RequestHandler<'_> {
         }
         // All that can be known before is, so that nothing is copied for nothing.
         self.must_be_off(other)?;
+        let changes = |vm: u16| self.about.changes.get(usize::from(vm)).cloned().unwrap_or_default();
+        let (changes, here) = (changes(vm), changes(number));
+        if changes != here {
+            return Err(Failure::OtherChanges { vm: name.to_owned(), name: other.to_owned(), changes, here });
+        }
         let there = self.machine(number)?;
         machines_must_agree((name, &self.machine(vm)?), (other, &there))?;
         // Named for messages alone: it has no name, and is gone with this process, whatever ends that.
@@ -160,9 +167,9 @@ impl RequestHandler<'_> {
         let wrong = |source| SavedError::Io { file: place.clone(), source };
         let mut file = tempfile::tempfile_in(&folder).map_err(wrong)?;
         let mut write = |bytes: &[u8]| file.write_all(bytes).map(|()| Written::All).map_err(wrong);
-        self.take_out(vm, &mut write, tell)?;
+        self.take_out(vm, &format!("{name}: being saved for {other}"), &mut write, tell)?;
         file.rewind().map_err(wrong)?;
-        let found = Check::file(&mut file, &folder)?;
+        let found = look_at(&mut file, &folder, &format!("{other}: being looked at"), tell)?;
         file.rewind().map_err(wrong)?;
         self.put_in(number, other, (file, &folder, found.index()), pause, tell)?;
         let stands = if pause { "; the clone stands still, `croft resume` lets it go on" } else { "" };
@@ -209,9 +216,9 @@ impl RequestHandler<'_> {
         let mut under_way = self.moves.begin(number, Move::In);
         self.begin(number, Ask::Restore)?;
         let sent = if pause {
-            self.send(number, Source::new(from, file), tell)
+            self.send(number, &format!("{name}: being restored"), (from, file), tell)
         } else {
-            self.send_pieces(&mut under_way, number, (&mut from, file, index), tell)
+            self.send_pieces((&mut under_way, number, name), (&mut from, file, index), tell)
         };
         if let Err(failure) = sent {
             // It may be refused already, and has ended by that.
@@ -241,8 +248,7 @@ impl RequestHandler<'_> {
     /// a guest often goes on there. Blocks of zeros take next to nothing, and so come first of what nobody waits for.
     fn send_pieces(
         &self,
-        under_way: &mut UnderWay<'_>,
-        vm: u16,
+        (under_way, vm, name): (&mut UnderWay<'_>, u16, &str),
         (from, file, index): (&mut File, &Path, &Index),
         tell: Tell<'_>,
     ) -> Result<(), Failure> {
@@ -254,8 +260,10 @@ impl RequestHandler<'_> {
         under_way.arrives();
         let mut left: BTreeSet<u64> = index.others().collect();
         let mut zeros: BTreeMap<u64, u64> = index.zeros().iter().copied().flat_map(at_a_time).collect();
-        let mut next = 0;
+        let (mut next, all) = (0, left.len());
         loop {
+            let [bytes, of] = [all - left.len(), all].map(|pieces| pieces as u64 * PAGES_OF_A_PIECE * PAGE_SIZE);
+            tell(&Report::Meanwhile { what: format!("{name}: runs while its memory comes"), bytes, of: Some(of) })?;
             if let Some(piece) = wanted.filter(|piece| left.remove(piece)) {
                 next = piece + 1;
                 let bytes = index.piece(piece, from, file, |runs| pieces.piece(runs))?;
@@ -283,7 +291,9 @@ impl RequestHandler<'_> {
         }
     }
 
-    fn send(&self, vm: u16, mut from: Source<'_, File>, tell: Tell<'_>) -> Result<(), Failure> {
+    fn send(&self, vm: u16, what: &str, (from, file): (File, &Path), tell: Tell<'_>) -> Result<(), Failure> {
+        let of = from.metadata().map(|metadata| metadata.len()).ok();
+        let mut from = Source::new(from, file);
         let (mut offset, mut piece) = (0, Vec::new());
         loop {
             piece.clear();
@@ -299,7 +309,7 @@ impl RequestHandler<'_> {
             }
             let mut told = until_it_arrives(|| self.send_piece(vm, offset, &piece))?;
             offset += piece.len() as u64;
-            tell(&Report::Output(Vec::new()))?;
+            tell(&Report::Meanwhile { what: what.to_owned(), bytes: from.taken(), of })?;
             // A few bytes may stand for many pages, which are written a few at a time.
             while told.contains(&Told::More) {
                 told = until_it_arrives(|| self.send_piece(vm, offset, &[]))?;
@@ -319,6 +329,12 @@ impl RequestHandler<'_> {
         });
         self.session.request(vm, parts, ANSWER)
     }
+}
+
+/// Looks at a whole file, and says meanwhile how far that is.
+fn look_at(from: &mut File, file: &Path, what: &str, tell: Tell<'_>) -> Result<saved::Contents, Failure> {
+    let of = from.metadata().map(|metadata| metadata.len()).ok();
+    Check::file_while(from, file, |bytes| Ok(tell(&Report::Meanwhile { what: what.to_owned(), bytes, of })?))
 }
 
 /// How much is sent of what is ready.

@@ -255,7 +255,7 @@ impl<'t> Reader<'t> {
     fn unit_hint(&self, entry: &Entry<'_, 't>, bytes: u64) -> String {
         let written = self.text.get(entry.value.span()).unwrap_or_default().trim_matches('"').trim();
         let is_bare = written.bytes().all(|byte| byte.is_ascii_digit());
-        if is_bare && bytes < 1 << 20 {
+        if is_bare && (1..1 << 20).contains(&bytes) {
             format!("that is {bytes} bytes; write {} = \"{bytes}M\" for MiB: ", entry.key)
         } else {
             String::new()
@@ -587,7 +587,13 @@ impl<'t> Reader<'t> {
         let good = size.is_multiple_of(step) && range.contains(&size);
         if !good {
             let hint = self.unit_hint(entry, size);
-            self.wrong(entry, format!("{hint}{whose} has {}", form.range()));
+            // None of it is what a disk has without the key.
+            let none = if size == 0 && entry.key == "changes" {
+                "; if its guest is not to write it, leave the key out"
+            } else {
+                ""
+            };
+            self.wrong(entry, format!("{hint}{whose} has {}{none}", form.range()));
         }
         good.then_some(size)
     }

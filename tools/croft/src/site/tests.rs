@@ -431,6 +431,11 @@ fn disks_one_or_several() {
         let said = said(&format!("disk = {{ image = \"a\", changes = \"{changes}\" }}"));
         assert!(said.contains(&format!("19: changes = \"{changes}\": ")) && said.contains(what), "{said}");
     }
+    for none in ["\"0\"", "\"0M\""] {
+        let said = said(&format!("disk = {{ image = \"a\", changes = {none} }}"));
+        let what = "what is written to a disk has 2M to 8G, in steps of 2M; if its guest is not to write it, leave the key out";
+        assert_eq!(said, format!("site.toml:19: changes = {none}: {what}"));
+    }
     let serial = said("disk = { image = \"a\", serial = \"a b\" }");
     assert!(
         serial.contains("serial = \"a b\": a disk's serial number is 1 to 20 of letters, digits, -, _ and ."),

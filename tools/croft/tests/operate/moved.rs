@@ -168,8 +168,62 @@ fn a_clone_needs_a_place_of_its_own() {
         let (status, said) = refused(&arguments);
         assert!(status == Some(2) && said.contains("nobody") && said.contains("web, db"), "{said}");
     }
+    let changes = vec![vec![64 << 20, 0], vec![2 << 20]];
+    let other = Stage::with(true, About { changes, ..About::default() });
+    assert_eq!(other.says(&["stop", "--force", "db"]), "db: stopped by the operator\n");
+    let said = "croft: db is no place for a clone of web: that has 64M, 0 for what is written to its disks, db has 2M; `changes` in the site \
+                file must be the same\n";
+    let done = other.croft(&["clone", "web", "--name", "db"]);
+    assert_eq!((done.status.code(), &*text(&done.stderr)), (Some(1), said));
     stage.croft(&["stop", "--force", "web"]);
     let shapes = "that has 1 vCPUs, 64 MiB of memory and 7 devices, web has 2, 64 and 7";
     let expected = format!("croft: web is no place for a clone of db: {shapes}\n");
     assert_eq!(refused(&["clone", "db", "--name", "web"]), (Some(1), expected));
+}
+
+/// A copy that takes its time says how far it is: of a file that is looked at, of one that is sent, and of memory that comes later.
+#[test]
+fn how_far_a_copy_is_is_told() {
+    for pause in [true, false] {
+        let stage = Stage::new(true);
+        let path = stage.saved();
+        let length = fs::metadata(&path).unwrap().len();
+        stage.says(&["stop", "--force", "web"]);
+        let mut told = BTreeMap::new();
+        let order = control::Order::Restore { vm: Some("web".to_owned()), file: path.clone().into(), pause };
+        control::perform(control::connect(&stage.socket()).unwrap(), &order, |report| {
+            if let control::Report::Meanwhile { what, bytes, of } = report {
+                assert!(of.is_some_and(|of| bytes <= of), "{what}: {bytes} of {of:?}");
+                told.insert(what, (bytes, of.unwrap()));
+            }
+        })
+        .unwrap();
+        let copied = if pause { "web: being restored" } else { "web: runs while its memory comes" };
+        let end = if pause { length } else { told[copied].1 };
+        let whole = |what: &str, bytes| (what.to_owned(), (bytes, bytes));
+        assert_eq!(told, [whole(&format!("{path}: being looked at"), length), whole(copied, end)].into());
+    }
+}
+
+/// On a terminal that stands in one line, which is gone at the end.
+#[test]
+fn a_terminal_shows_how_far_a_copy_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("croft.socket");
+    let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    let (mut person, program) = terminal();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_croft"));
+    command.args(["save", "web", "web.saved", "--host"]).arg(&socket).current_dir(folder.path());
+    let mut croft = command.stdout(Stdio::null()).stderr(program).spawn().unwrap();
+    // So that whoever reads from the terminal sees its end.
+    drop(command);
+    let (mut client, _) = listener.accept().unwrap();
+    // Nothing is said of what is quick.
+    thread::sleep(Duration::from_secs(2));
+    client
+        .write_all(b"{\"Meanwhile\":{\"what\":\"web: being saved\",\"bytes\":4096,\"of\":null}}\n\"Done\"\n")
+        .unwrap();
+    let line = "croft: web: being saved, 4K so far";
+    until(&mut person, &format!("\r{line}\r{:length$}\r", "", length = line.len()));
+    assert_eq!(croft.wait().unwrap().code(), Some(0));
 }
