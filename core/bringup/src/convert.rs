@@ -96,6 +96,8 @@ pub struct Conversion {
     pub cpus: ArrayVec<(Gicc, Outcome), MAX_CPUS>,
     /// How many more there are, which are left as they were.
     pub left_out: usize,
+    /// Where all mailboxes are, also those of CPUs that did not come, which may come yet: to be reserved.
+    pub mailboxes: Range<Pa>,
 }
 
 /// What became of the CPUs of a machine that a device tree describes.
@@ -119,8 +121,11 @@ pub enum Failure {
     /// There is no memory for a tree that names mailboxes. Nothing was done.
     #[error("there is no memory for a device tree that names mailboxes")]
     NoMemory,
-    /// As `Change`, of a device tree.
-    #[error("the device tree cannot be changed: {0}")]
+    /// Two CPUs of a device tree have these affinity fields. Nothing was done.
+    #[error("two CPUs have the affinity {0:#x}")]
+    Twice(u64),
+    /// A device tree is no good, or there is no room for it. Nothing was done.
+    #[error("the device tree: {0}")]
     Tree(BadTree),
 }
 
@@ -148,7 +153,8 @@ pub fn convert(
     // Parse.
     let mut root = Root::new(machine, rsdp).map_err(Failure::Description)?;
     let psci = acpi::psci(machine, &root).map_err(Failure::Description)?;
-    let mut report = Conversion { cpus: ArrayVec::new(), left_out: 0 };
+    let mailboxes = Range { start: Pa(0), size: 0 };
+    let mut report = Conversion { cpus: ArrayVec::new(), left_out: 0, mailboxes };
     let madt = acpi::cpus(machine, &root, |gicc| {
         let outcome = if gicc.mpidr == boots.mpidr {
             Outcome::Boots
@@ -174,7 +180,7 @@ pub fn convert(
             outcome,
         })
         .collect();
-    park(machine, boots.level, &mut candidates);
+    report.mailboxes = park(machine, boots.level, &mut candidates);
     for ((_, outcome), candidate) in report.cpus.iter_mut().zip(&candidates) {
         *outcome = candidate.outcome;
     }
@@ -197,26 +203,38 @@ pub fn convert_tree(
     boots: Boots,
 ) -> Result<TreeConversion, Failure> {
     let mut candidates: ArrayVec<Candidate, MAX_CPUS> = ArrayVec::new();
+    let cpus = cpus.map(|(mpidr, boot)| (mpidr & platform::Cpu::AFFINITY_MASK, boot));
     for ((mpidr, boot), number) in cpus.zip(0..MAX_CPUS as u32) {
         let outcome = if mpidr == boots.mpidr { Outcome::Boots } else { Outcome::Late };
+        if candidates.iter().any(|other| other.mpidr == mpidr) {
+            return Err(Failure::Twice(mpidr));
+        }
         candidates.push(Candidate { mpidr, number, is_preset: true, original: original::of_tree(boot, psci), outcome });
     }
-    // Before anybody is sent: a CPU that waits at a mailbox that no tree names would be lost.
+    // Before anybody is sent, and once as if all had come: a CPU that waits at a mailbox that no tree names would be lost.
     let room = tree::room(tree, candidates.len());
     let place = machine.allocate(room as u64).ok_or(Failure::NoMemory)?;
+    let new = Range { start: place, size: room as u64 };
+    let to = machine.write(new).ok_or(Failure::NoMemory)?;
+    let as_if = |mpidr: u64| match find(&candidates, mpidr) {
+        Some(_) => Whereabouts::Parked(place),
+        None => Whereabouts::Left,
+    };
+    tree::name_mailboxes(tree, to, new, as_if).map_err(Failure::Tree)?;
     let reserved = park(machine, boots.level, &mut candidates);
     // Modify.
-    let whereabouts = |mpidr: u64| {
-        let affinity = mpidr & platform::Cpu::AFFINITY_MASK;
-        let found = candidates.iter().find(|candidate| candidate.mpidr == affinity);
-        found.map_or(Whereabouts::Left, |candidate| candidate.outcome.whereabouts())
-    };
-    let to = machine.write(Range { start: place, size: room as u64 }).ok_or(Failure::NoMemory)?;
+    let whereabouts =
+        |mpidr: u64| find(&candidates, mpidr).map_or(Whereabouts::Left, |candidate| candidate.outcome.whereabouts());
+    let to = machine.write(new).ok_or(Failure::NoMemory)?;
     tree::name_mailboxes(tree, to, reserved, whereabouts).map_err(Failure::Tree)?;
     Ok(TreeConversion {
         cpus: candidates.iter().map(|candidate| (candidate.mpidr, candidate.outcome)).collect(),
         tree: place,
     })
+}
+
+fn find(candidates: &[Candidate], mpidr: u64) -> Option<&Candidate> {
+    candidates.iter().find(|candidate| candidate.mpidr == mpidr & platform::Cpu::AFFINITY_MASK)
 }
 
 /// Brings those that are late now, for they were never sent, to mailboxes. Returns where these are, also those of CPUs that did not
@@ -239,6 +257,11 @@ fn park(machine: &mut impl Machine, level: u8, candidates: &mut [Candidate]) -> 
                 None => cpu.outcome = Outcome::NoMailbox,
             },
         }
+    }
+    for (&(_, mailbox), &(_, next)) in waiting.iter().zip(waiting.iter().cycle().skip(1)) {
+        // It could be written a moment ago.
+        let _ = put(machine, mailbox, mailbox::NEXT, &next.0.to_le_bytes());
+        machine.publish(mailbox);
     }
     // Park.
     waiting.retain(|&mut (index, mailbox)| {
@@ -273,7 +296,7 @@ fn make_mailbox(machine: &mut impl Machine, cpu: &Candidate) -> Option<Pa> {
     let number = if cpu.is_preset { cpu.number } else { mailbox::NOBODY };
     put(machine, at, mailbox::NUMBER, &mailbox::fresh(number))?;
     put(machine, at, mailbox::OWN_NUMBER, &cpu.number.to_le_bytes())?;
-    machine.publish(at);
+    put(machine, at, mailbox::OWNER, &cpu.mpidr.to_le_bytes())?;
     Some(at)
 }
 

@@ -19,6 +19,11 @@ pub const FIRMWARE: usize = 2048;
 pub const ANNOUNCEMENT: usize = FIRMWARE;
 /// Where the firmware's half holds the CPU's own number, 32 bits, which the code there waits for.
 pub const OWN_NUMBER: usize = FIRMWARE + 8;
+/// Where the firmware's half names whose mailbox it is: 64 bits, the affinity fields of MPIDR_EL1.
+pub const OWNER: usize = FIRMWARE + 16;
+/// Where the firmware's half names another mailbox, 64 bits: all of a machine are a ring. Some firmware has one word for all CPUs, and
+/// whoever is sent by it is sent to one mailbox with all others; by these it comes to its own.
+pub const NEXT: usize = FIRMWARE + 24;
 /// Where the code is that waits. It finds its mailbox by its own address: whoever can send a CPU somewhere can send it here, also
 /// where nothing goes along.
 pub const CODE: usize = FIRMWARE + 64;

@@ -4,6 +4,7 @@ use platform::{BootMethod, Conduit};
 use units::Pa;
 
 use crate::acpi::{Gicc, Oem};
+use crate::mailbox;
 
 /// An original protocol.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -47,7 +48,8 @@ pub fn of_tree(boot: BootMethod, psci: Option<Conduit>) -> StartProtocol {
     match (boot, psci) {
         (BootMethod::Psci, Some(conduit)) => StartProtocol::Psci(conduit),
         (BootMethod::SpinTable(address), _) => StartProtocol::SpinTable(address),
-        (BootMethod::Mailbox(page), _) => StartProtocol::Parking(page),
+        // Its address word is one, for its number stands there. What else of a mailbox may be there is not believed: it gets ours.
+        (BootMethod::Mailbox(page), _) => StartProtocol::SpinTable(Pa(page.0 + mailbox::ADDRESS as u64)),
         (BootMethod::Psci, None) | (BootMethod::Unknown, _) => StartProtocol::Unknown,
     }
 }

@@ -159,7 +159,7 @@ fn write_cpu(old: &Old<'_>, new: &mut New<'_>, whereabouts: Whereabouts) -> Resu
 
 /// What the node of a CPU says.
 struct OneCpu {
-    /// Its affinity fields; `None` if it is no CPU.
+    /// Its affinity fields; `None` if it is no CPU, or one that is not to be used.
     mpidr: Option<u64>,
     /// From where to where it says what is said anew, in this order.
     said: [Option<(usize, usize)>; 3],
@@ -168,7 +168,7 @@ struct OneCpu {
 impl OneCpu {
     /// `tokens` begin with its properties.
     fn read(mut tokens: Tokens<'_>, cells: u32) -> Result<Self, BadTree> {
-        let (mut mpidr, mut is_cpu, mut said) = (None, false, [None; 3]);
+        let (mut mpidr, mut is_cpu, mut is_off, mut said) = (None, false, false, [None; 3]);
         while let (from, Token::Property { name, value }) = tokens.next()? {
             match tokens.old.name(name) {
                 Some(b"reg") if cells == 1 => {
@@ -176,15 +176,16 @@ impl OneCpu {
                 }
                 Some(b"reg") => mpidr = value.first_chunk().map(|reg| u64::from_be_bytes(*reg)),
                 Some(b"device_type") => is_cpu = value == b"cpu\0",
-                Some(b"enable-method" | b"cpu-release-addr" | b"status") => {
-                    if let Some(free) = said.iter_mut().find(|place| place.is_none()) {
-                        *free = Some((from, tokens.at));
-                    }
+                Some(name @ (b"enable-method" | b"cpu-release-addr" | b"status")) => {
+                    is_off |= name == b"status" && !matches!(value, b"okay\0" | b"ok\0");
+                    // There is one of each: a fourth one would stay, and a reader may take the last.
+                    let free = said.iter_mut().find(|place| place.is_none()).ok_or(BadTree::Malformed(from))?;
+                    *free = Some((from, tokens.at));
                 }
                 _ => {}
             }
         }
-        Ok(Self { mpidr: mpidr.filter(|_| is_cpu), said })
+        Ok(Self { mpidr: mpidr.filter(|_| is_cpu && !is_off), said })
     }
 }
 
@@ -211,7 +212,7 @@ impl<'t> Old<'t> {
         }
         let bytes = bytes.get(..field(1)? as usize).ok_or(BadTree::Malformed(4))?;
         let (structure, strings, size) = (field(2)? as usize, field(3)? as usize, field(8)? as usize);
-        if structure % 4 != 0 {
+        if structure % 4 != 0 || structure > bytes.len() {
             return Err(BadTree::Malformed(8));
         }
         let strings =

@@ -31,8 +31,9 @@ pub use pci::{BadPciHost, MAX_PCI_WINDOWS, PciHost, PciWindow};
 pub const MAX_CPUS: usize = 64;
 /// How many ranges of memory are used; further ones are left alone.
 pub const MAX_MEMORY_RANGES: usize = 32;
-/// How many reserved ranges there may be. More are an error: memory that is somebody else's must not be forgotten.
-pub const MAX_RESERVED_RANGES: usize = 64;
+/// How many reserved ranges there may be: 64 of the description, and two for what we keep at the start. More are an error: memory that is
+/// somebody else's must not be forgotten.
+pub const MAX_RESERVED_RANGES: usize = 66;
 /// How many regions of Redistributors there may be.
 pub const MAX_REDISTRIBUTOR_REGIONS: usize = 8;
 

@@ -1,7 +1,8 @@
 //! The pen: the code with which a CPU waits at its mailbox (`core/bringup`), and the hand that reaches into mailboxes.
 //!
-//! A copy of the code lies in the firmware's half of each mailbox. It knows its mailbox by its own address, so it can be entered with
-//! nothing but that: X0 need not name anything. It uses no stack, and runs with the MMU and caches off, as firmware leaves a CPU;
+//! A copy of the code lies in the firmware's half of each mailbox. It finds a mailbox by its own address, and from there, by MPIDR_EL1, the
+//! CPU's own, so it can be entered with nothing but that: X0 need not name anything, and where firmware has one word for all CPUs, all
+//! may come to the same copy. It uses no stack, and runs with the MMU and caches off, as firmware leaves a CPU;
 //! what goes between it and us is therefore cleaned and invalidated to the point of coherency by us.
 //!
 //! It looks before it sleeps. An SEV between the look and the WFE sets the event register, and the WFE falls through; an SEV that came
@@ -24,7 +25,21 @@ __pen_start:
     msr     daifset, #0xf
     adr     x9, __pen_start
     and     x9, x9, #~0xfff                 // the mailbox
-    mrs     x10, CurrentEL
+    mrs     x10, mpidr_el1
+    and     x10, x10, #0xffffff             // Aff2 to Aff0
+    mrs     x11, mpidr_el1
+    and     x11, x11, #0xff00000000         // Aff3
+    orr     x10, x10, x11
+    mov     x12, x9
+0:  ldr     x11, [x9, #{owner}]
+    cmp     x10, x11
+    b.eq    5f
+    ldr     x9, [x9, #{next}]               // another CPU's: on to the next
+    cmp     x9, x12
+    b.ne    0b
+6:  wfe                                     // nobody's
+    b       6b
+5:  mrs     x10, CurrentEL
     lsr     x10, x10, #2
     ldr     x11, 3f
     orr     x11, x11, x10, lsl #{level}
@@ -54,6 +69,8 @@ __pen_end:
     "#,
     level = const mailbox::LEVEL_SHIFT,
     own = const mailbox::OWN_NUMBER,
+    owner = const mailbox::OWNER,
+    next = const mailbox::NEXT,
     announcement = const mailbox::ANNOUNCEMENT,
     announced = const mailbox::ANNOUNCED,
     number = const mailbox::NUMBER,

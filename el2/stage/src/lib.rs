@@ -6,8 +6,8 @@
 //! and about predictors, has nothing to do with starting.
 //!
 //! It runs on the boot CPU, when EL2's memory is mapped and nobody has taken any of it yet. All that it needs, mailboxes and the new
-//! tree, comes out of one range of RAM that nothing else has. The new tree has this range reserved, and whoever reads it takes no
-//! memory there.
+//! tree, comes out of one range of RAM that nothing else has. The new tree has the mailboxes in it reserved, and whoever reads it reserves the
+//! tree.
 #![no_std]
 #![forbid(unsafe_code)]
 
@@ -16,14 +16,11 @@ use bringup::convert::{Boots, Failure, Machine, Outcome, TreeConversion, convert
 use bringup::original::StartProtocol;
 use bringup::{mailbox, tree};
 use hw::{boot, cache, memory, pen, sysreg};
-use platform::{Conduit, Platform};
+use platform::{Conduit, Platform, PsciVersion};
 use smccc::{Smc, psci};
 use units::{PAGE_SIZE, Pa, Range};
 
-/// So many seconds a CPU may take to come: ages, even for an emulated one on a busy machine.
-const PATIENCE: u64 = 10;
-
-/// No code of PSCI's: there is nothing at the address at which a CPU is said to wait.
+/// No code of PSCI's: there is no reserved memory at the address at which a CPU is said to wait.
 const NO_MEMORY_THERE: i64 = -100;
 /// No code of PSCI's: a way to send a CPU that this machine cannot have.
 const NO_WAY: i64 = -101;
@@ -36,17 +33,19 @@ pub fn room(platform: &Platform<'_>, tree: &[u8]) -> u64 {
 }
 
 /// Brings the CPUs of `platform`, which `tree` describes, to mailboxes, and writes a tree that says so. `region` is RAM that nobody has,
-/// of [`room`]'s size, and stays the mailboxes'.
+/// of [`room`]'s size, and stays the mailboxes'. CPUs that were sent have `patience` ticks to come.
 ///
 /// # Errors
 /// Why there is no such tree. The boot CPU can be used.
 #[inline(never)]
-pub fn run(platform: &Platform<'_>, tree: &[u8], region: Range<Pa>) -> Result<TreeConversion, Failure> {
+pub fn run(platform: &Platform<'_>, tree: &[u8], region: Range<Pa>, patience: u64) -> Result<TreeConversion, Failure> {
     let boots =
         Boots { mpidr: sysreg::mpidr_el1() & platform::Cpu::AFFINITY_MASK, level: boot::exception_level() as u8 };
     let cpus = platform.cpus.iter().map(|cpu| (cpu.mpidr, cpu.boot));
-    let mut host = Host { ram: &platform.memory, region, used: 0, deadline: None };
-    let report = convert_tree(&mut host, tree, cpus, platform.psci.map(|psci| psci.conduit), boots)?;
+    let mut host = Host { platform, region, used: 0, patience, deadline: None };
+    // Before PSCI 0.2 its functions had numbers of the description's.
+    let conduit = platform.psci.filter(|psci| psci.version >= PsciVersion::V0_2).map(|psci| psci.conduit);
+    let report = convert_tree(&mut host, tree, cpus, conduit, boots)?;
     for &(mpidr, outcome) in &report.cpus {
         match outcome {
             Outcome::Boots | Outcome::Disabled | Outcome::Parked(_) | Outcome::WasParked(_) => {}
@@ -58,10 +57,12 @@ pub fn run(platform: &Platform<'_>, tree: &[u8], region: Range<Pa>) -> Result<Tr
 
 /// The machine on which this runs.
 struct Host<'p> {
-    ram: &'p [Range<Pa>],
+    platform: &'p Platform<'p>,
     region: Range<Pa>,
     /// How much of the region is given out.
     used: u64,
+    /// How long who was sent may take.
+    patience: u64,
     /// When who has not come is late; `None` until it is asked for.
     deadline: Option<u64>,
 }
@@ -109,7 +110,11 @@ impl Machine for Host<'_> {
             StartProtocol::Psci(Conduit::Smc) => cpu_on(mpidr, entry, mailbox),
             StartProtocol::SpinTable(at) => {
                 let word = Range { start: at, size: 8 };
-                if at.0 % 8 != 0 || !self.ram.iter().any(|range| range.contains_range(word)) {
+                let is_in = |ranges: &[Range<Pa>]| ranges.iter().any(|range| range.contains_range(word));
+                let platform = self.platform;
+                let is_initrd = platform.initrd.is_some_and(|initrd| initrd.overlaps(word));
+                // What is not reserved is somebody's soon, and the loop that looks there is likely to be near.
+                if at.0 % 8 != 0 || !is_in(&platform.memory) || !is_in(&platform.reserved) || is_initrd {
                     return Err(NO_MEMORY_THERE);
                 }
                 pen::release(at, entry);
@@ -129,7 +134,7 @@ impl Machine for Host<'_> {
 
     fn is_late(&mut self) -> bool {
         let now = sysreg::cntpct_el0();
-        let deadline = *self.deadline.get_or_insert(now.saturating_add(PATIENCE * sysreg::cntfrq_el0()));
+        let deadline = *self.deadline.get_or_insert(now.saturating_add(self.patience));
         now > deadline
     }
 }
@@ -142,6 +147,10 @@ fn cpu_on(mpidr: u64, entry: Pa, context: Pa) -> Result<(), i64> {
         psci::error::Error::Denied => -3,
         psci::error::Error::AlreadyOn => -4,
         psci::error::Error::OnPending => -5,
-        _ => -6,
+        psci::error::Error::InternalFailure => -6,
+        psci::error::Error::NotPresent => -7,
+        psci::error::Error::Disabled => -8,
+        psci::error::Error::InvalidAddress => -9,
+        psci::error::Error::Unknown(code) => code,
     })
 }

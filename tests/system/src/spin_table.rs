@@ -59,12 +59,16 @@ const CODE: [u32; 30] = [
     0xd61f_0040, // br   x2
 ];
 
-/// Writes firmware and device tree for `machine`, which has [`CPUS`] CPUs, to `folder`. Returns what QEMU is to be told beside what starts
-/// `hypervisor`.
+/// How a CPU looks at its word, and how it looks at the one that is for all, as some boards have it.
+const LOOK: u32 = 0xf860_7822;
+const LOOK_AT_THE_FIRST: u32 = 0xf940_0022;
+
+/// Writes firmware and device tree for `machine`, which has [`CPUS`] CPUs, to `folder`; `is_shared` says whether one word is
+/// for all CPUs. Returns what QEMU is to be told beside what starts `hypervisor`.
 ///
 /// # Errors
 /// If a file cannot be written, or QEMU has no device tree.
-pub fn arguments(machine: &Machine, hypervisor: &Path, folder: &Path) -> Result<Vec<String>> {
+pub fn arguments(machine: &Machine, hypervisor: &Path, folder: &Path, is_shared: bool) -> Result<Vec<String>> {
     let (firmware, plain, described) =
         (folder.join("spin-table.img"), folder.join("plain.dtb"), folder.join("spin-table.dtb"));
     // The header of an arm64 `Image`: a branch, the text offset, the size, "little endian, 4 KiB pages, anywhere", the magic number.
@@ -75,14 +79,18 @@ pub fn arguments(machine: &Machine, hypervisor: &Path, folder: &Path) -> Result<
     file.extend(0b1010_u64.to_le_bytes());
     file.extend([0; 24]);
     file.extend(b"ARM\x64\0\0\0\0");
-    file.extend(CODE.iter().flat_map(|word| word.to_le_bytes()));
+    let code = CODE.map(|word| if is_shared && word == LOOK { LOOK_AT_THE_FIRST } else { word });
+    file.extend(code.iter().flat_map(|word| word.to_le_bytes()));
     file.resize(SIZE as usize, 0);
     fs::write(&firmware, file)?;
     host_tree::write(machine, &plain, |_| Ok(()))?;
     let old = fs::read(&plain)?;
     let mut new = vec![0; tree::room(&old, CPUS.into())];
     // Its address word is where the CPU waits; the page is nobody's.
-    let place = |cpu: u64| Whereabouts::Parked(Pa(HERE + RELEASE + 8 * cpu - mailbox::ADDRESS as u64));
+    let place = |cpu: u64| {
+        let word = if is_shared { RELEASE } else { RELEASE + 8 * cpu };
+        Whereabouts::Parked(Pa(HERE + word - mailbox::ADDRESS as u64))
+    };
     let reserved = Range { start: Pa(HERE), size: SIZE };
     let size = tree::name_mailboxes(&old, &mut new, reserved, |mpidr| match mpidr {
         0 => Whereabouts::Left,

@@ -29,7 +29,8 @@ fn main() -> ExitCode {
         scenario("shapes::kernels_of_other_kinds", other_kinds),
         scenario("shapes::consoles_on_pci", consoles_on_pci),
         scenario("shapes::deactivations_trap_with_others", deactivations),
-        scenario("shapes::p7_a5_spin_tables", spin_tables),
+        scenario("shapes::p7_a5_spin_tables", || spin_tables(false)),
+        scenario("shapes::p7_a5_one_spin_table_for_all", || spin_tables(true)),
         scenario("shapes::p7_a9_cpus_that_do_not_come", cpus_that_do_not_come),
     ];
     if full() {
@@ -115,11 +116,12 @@ fn cpus_that_do_not_come() -> Result<()> {
     Ok(())
 }
 
-/// A host whose firmware is not asked to start CPUs, but has them wait in spin tables (P7-A5): the same hypervisor uses them all.
-fn spin_tables() -> Result<()> {
+/// A host whose firmware is not asked to start CPUs, but has them wait in spin tables (P7-A5), with a word for each or one for all: the same
+/// hypervisor uses them all.
+fn spin_tables(is_shared: bool) -> Result<()> {
     let folder = tempfile::tempdir()?;
     let host = Host { cpus: spin_table::CPUS, memory: 1024, port: false, ..Host::default() };
-    let arguments = spin_table::arguments(&host_machine(&host)?, &place::hypervisor()?, folder.path())?;
+    let arguments = spin_table::arguments(&host_machine(&host)?, &place::hypervisor()?, folder.path(), is_shared)?;
     let run = host.start_with_qemu(vec![guest::payload("guest", "smp", 4, "")?], arguments)?;
     let outcome = run.wait_stopped(BOOT);
     let log = run.log().transcript();

@@ -115,8 +115,15 @@ fn p7_a2_the_tree_names_mailboxes_and_nothing_else_has_changed() {
     let last = |wanted: fn(&Step) -> bool| fake.steps.iter().rposition(wanted).unwrap();
     assert!(last(|step| matches!(step, Step::Mailbox(_))) < first(|step| matches!(step, Step::Sent(..))));
     assert!(last(|step| matches!(step, Step::Sent(..))) < first(|step| matches!(step, Step::Announced(_))));
-    assert_eq!(last(|step| *step == Step::Changed(0x4800_0000)), fake.steps.len() - 1);
-    assert_eq!(first(|step| *step == Step::Changed(0x4800_0000)), fake.steps.len() - 1);
+    // It was written before, too, to see that it can be.
+    let tree: Vec<_> = (0..fake.steps.len()).filter(|&at| fake.steps[at] == Step::Changed(0x4800_0000)).collect();
+    assert_eq!((tree.len(), tree[1]), (2, fake.steps.len() - 1));
+    assert!(tree[0] < first(|step| matches!(step, Step::Sent(..))));
+    // Each names the next, and the last the first.
+    for (number, page) in (0..).zip(pages) {
+        let word = |at: usize| u64::from_le_bytes(fake.memory[&page][at..at + 8].try_into().unwrap());
+        assert_eq!((word(mailbox::OWNER), word(mailbox::NEXT)), (number as u64 + 1, pages[(number + 1) % 3]));
+    }
 }
 
 /// P7-A9, of a device tree: who does not come, or comes at another level, has failed.
@@ -137,10 +144,14 @@ fn p7_a9_who_does_not_come_has_failed() {
     let late = Range { start: Pa(page.0 + mailbox::SIZE), size: mailbox::SIZE };
     assert!(new_platform.reserved.iter().any(|range| range.contains_range(late)), "{:?}", new_platform.reserved);
     assert_eq!(properties(&new)["/cpus/cpu@1/status"], b"fail\0");
-    // A tree that is converted once more says the same again, of those that wait.
+    // Who is converted once more comes by the mailbox that it has.
     let (again, newer) = run(&mut fake, &new).unwrap();
-    assert_eq!(again.cpus.as_slice(), [(0, Outcome::Boots), (2, Outcome::WasParked(page))]);
-    assert_eq!(properties(&newer), properties(&new));
+    let newer_page = Pa(again.tree.0 + 0x3000);
+    assert_eq!(again.cpus.as_slice(), [(0, Outcome::Boots), (2, Outcome::Parked(newer_page))]);
+    let by_its_word = StartProtocol::SpinTable(Pa(page.0 + mailbox::ADDRESS as u64));
+    assert!(fake.steps.contains(&Step::Sent(2, by_its_word, newer_page.0)), "{:?}", fake.steps);
+    let cpus: Vec<_> = described(&newer).cpus.iter().map(|cpu| cpu.boot).collect();
+    assert_eq!(cpus, [BootMethod::Psci, BootMethod::Mailbox(newer_page)]);
 
     let mut fake = Fake { level: 1, ..tree_machine() };
     let (report, new) = run(&mut fake, QEMU).unwrap();
@@ -172,6 +183,30 @@ fn each_waits_in_its_own_way() {
     let cpus = [(0, BootMethod::Psci), (1, BootMethod::Psci)].into_iter();
     convert_tree(&mut fake, QEMU, cpus, Some(Conduit::Hvc), BOOTS).unwrap();
     assert!(fake.steps.contains(&Step::Sent(1, StartProtocol::Psci(Conduit::Hvc), page)), "{:?}", fake.steps);
+}
+
+/// What cannot be named is not begun: nobody is sent anywhere.
+#[test]
+fn p7_a10_a_tree_that_cannot_be_changed_leaves_all_as_it_was() {
+    let twice = [(0, BootMethod::Psci), (1, BootMethod::Psci), (1 | 1 << 31, BootMethod::Psci)];
+    let mut fake = tree_machine();
+    let failure = convert_tree(&mut fake, QEMU, twice.into_iter(), Some(Conduit::Smc), BOOTS).unwrap_err();
+    assert_eq!((failure.to_string(), fake.steps.len()), (String::from("two CPUs have the affinity 0x1"), 0));
+    let once = || twice.into_iter().take(2);
+    let mut bad = QEMU.to_vec();
+    bad[36..40].copy_from_slice(&4_u32.to_be_bytes());
+    let failure = convert_tree(&mut fake, &bad, once(), Some(Conduit::Smc), BOOTS).unwrap_err();
+    assert_eq!(failure.to_string(), "the device tree: it is malformed at byte 64");
+    assert!(!fake.steps.iter().any(|step| matches!(step, Step::Sent(..) | Step::Mailbox(_))), "{:?}", fake.steps);
+    // One that is off stays so, whatever number it has.
+    let (_, with_failed) = {
+        let mut fake = Fake { behaviours: [(1, Behaviour::NeverComes)].into(), ..tree_machine() };
+        run(&mut fake, QEMU).unwrap()
+    };
+    let mut to = vec![0; tree::room(&with_failed, 4)];
+    let reserved = Range { start: Pa(0x4800_0000), size: 0x1000 };
+    let size = tree::name_mailboxes(&with_failed, &mut to, reserved, |_| Whereabouts::Parked(Pa(0x4800_0000))).unwrap();
+    assert_eq!(properties(&to[..size])["/cpus/cpu@1/status"], b"fail\0");
 }
 
 /// Without memory for a tree nothing is done; without memory for a mailbox its CPU is lost.
@@ -231,11 +266,12 @@ proptest! {
         for (at, byte) in changes {
             tree[at] = byte;
         }
-        let mut to = vec![0; 2 * QEMU.len()];
+        let mut to = vec![0; 4 * QEMU.len()];
         let reserved = Range { start: Pa(0x4800_0000), size: 0x1000 };
-        if let Ok(size) = tree::name_mailboxes(&tree, &mut to, reserved, |_| Whereabouts::Lost) {
-            prop_assert!(size <= tree::room(&tree, 4).max(size));
-            prop_assert!(size > 40);
-        }
+        // What was asked for is enough.
+        let mut asked = vec![0; tree::room(&tree, 4)];
+        let whereabouts = |_| Whereabouts::Parked(Pa(0x4800_0000));
+        let written = tree::name_mailboxes(&tree, &mut to, reserved, whereabouts);
+        prop_assert_eq!(tree::name_mailboxes(&tree, &mut asked, reserved, whereabouts), written);
     }
 }

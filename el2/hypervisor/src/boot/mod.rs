@@ -14,7 +14,7 @@ use frames::Owner;
 use hw::boot as entry;
 use hw::{crash, firmware, gic, memory as physical, percpu, sysreg, uart};
 use platform::{BootMethod, Conduit, Cpu, DeviceKind, InterruptLine, Platform, PlatformError};
-use units::{CpuId, Pa, VmId};
+use units::{CpuId, Pa, Range, VmId};
 
 use crate::exit::checks::Checks;
 use crate::exit::interrupts::{self, Handler};
@@ -29,6 +29,9 @@ use crate::vm::{self, watchdog};
 
 /// Devices are mapped in pieces of this size: what is near a device is a device too.
 const DEVICE_STEP: u64 = 64 << 10;
+
+/// So many microseconds a CPU may take to come: ages, even for an emulated one on a busy machine.
+const PATIENCE: u64 = 10_000_000;
 
 /// With less memory than this, in MiB, no VM is worth starting.
 const LEAST_MEMORY_MIB: u64 = 64;
@@ -75,7 +78,7 @@ pub fn main<C: Checks>(tree: Pa) -> ! {
     if let Err(unfit) = host::init(platform.timer.frequency) {
         refuse(format_args!("this CPU cannot run it: {unfit}"));
     }
-    start::<C>(platform, blob)
+    start::<C>(platform, blob, tree)
 }
 
 #[inline(never)]
@@ -104,7 +107,7 @@ fn blob(tree: Pa) -> &'static [u8] {
     }
 }
 
-fn start<C: Checks>(platform: &mut Platform<'static>, blob: &'static [u8]) -> ! {
+fn start<C: Checks>(platform: &mut Platform<'static>, blob: &'static [u8], tree: Pa) -> ! {
     if let Err(error) = map(platform) {
         refuse(format_args!("cannot map the host's memory: {error:?}"));
     }
@@ -112,7 +115,7 @@ fn start<C: Checks>(platform: &mut Platform<'static>, blob: &'static [u8]) -> ! 
     log_sink::init();
     crash::set_prologue(last_words::crash_preamble);
     crash::set_epilogue(last_words::write_log_tail);
-    park_others(platform, blob);
+    park_others(platform, blob, tree);
     if !platform.put_first(sysreg::mpidr_el1()) {
         log::warn!("the device tree does not know the CPU that booted");
     }
@@ -177,7 +180,7 @@ fn start<C: Checks>(platform: &mut Platform<'static>, blob: &'static [u8]) -> ! 
 
 /// Has the other CPUs brought to mailboxes, and reads what describes the host again: it names these now.
 #[inline(never)]
-fn park_others(platform: &mut Platform<'static>, blob: &'static [u8]) {
+fn park_others(platform: &mut Platform<'static>, blob: &'static [u8], tree: Pa) {
     if platform.cpus.len() < 2 {
         return;
     }
@@ -186,18 +189,26 @@ fn park_others(platform: &mut Platform<'static>, blob: &'static [u8]) {
         log::warn!("the other CPUs stay off: there are not {size} bytes of memory in one piece for their mailboxes");
         return;
     };
-    match stage::run(platform, blob, region) {
+    // What is not in the new tree: who reads the old one, which is not changed, or waits at a mailbox that no tree names.
+    let old = Range { start: tree, size: blob.len() as u64 };
+    let kept = match stage::run(platform, blob, region, host::ticks(PATIENCE)) {
         Ok(report) => match describe(self::blob(report.tree), report.tree) {
-            Ok(converted) => *platform = converted,
-            Err(error) => refuse(format_args!("the device tree that names mailboxes: {error}")),
+            Ok(converted) => {
+                *platform = converted;
+                old
+            }
+            Err(error) => {
+                log::warn!("the other CPUs stay off: the device tree that names mailboxes: {error}");
+                region
+            }
         },
         Err(failure) => {
             log::warn!("the other CPUs stay off: {failure}");
-            // Some may wait there all the same.
-            if platform.reserved.try_push(region).is_err() {
-                refuse(format_args!("the device tree reserves too much to reserve mailboxes, too"));
-            }
+            region
         }
+    };
+    if platform.reserved.try_push(kept).is_err() {
+        refuse(format_args!("the device tree reserves too much to reserve mailboxes, too"));
     }
 }
 
@@ -304,8 +315,7 @@ fn start_cpu<C: Checks>(cpu: &Cpu) -> Result<(), String> {
     let before = STARTED.load(Ordering::Acquire);
     entry::start_cpu(cpu.id, cpu.mpidr, mailbox, stack, frames, emergency, secondary::<C>)
         .map_err(|error| alloc::format!("no memory: {error:?}"))?;
-    // Ten seconds are ages for a CPU, even for an emulated one on a busy machine.
-    let deadline = sysreg::cntpct_el0().saturating_add(host::ticks(10_000_000));
+    let deadline = sysreg::cntpct_el0().saturating_add(host::ticks(PATIENCE));
     // Pairs with the addition in `secondary`: the CPU has joined the scheduler by then.
     while STARTED.load(Ordering::Acquire) == before {
         if sysreg::cntpct_el0() > deadline {
