@@ -177,6 +177,28 @@ fn what_is_held_begins_and_ends_at_a_block() {
     tables.destroy(&mut &host, &mut &host);
 }
 
+/// With the mark that it is held, and held once more.
+#[test]
+fn what_becomes_writable_while_it_is_held_is_so_behind_it() {
+    let (host, mut tables) = guest();
+    for again in [false, true] {
+        let hold = |tables: &mut Stage2| {
+            tables.hold(&mut &host, &mut &host, Range { start: Ipa(GIGABYTE), size: GIGABYTE }).unwrap();
+            tables.open(&mut &host, &mut &host, Ipa(GIGABYTE));
+            assert_eq!(attributes(&host, tables, GIGABYTE).permissions, Permissions::READ);
+        };
+        hold(&mut tables);
+        tables.protect(&mut &host, &mut &host, pages(GIGABYTE, 1), Attributes::RAM.permissions).unwrap();
+        if again {
+            hold(&mut tables);
+        }
+        tables.release(&mut &host, &mut &host, Ipa(GIGABYTE));
+        host.settle().unwrap();
+        assert_eq!(attributes(&host, &tables, GIGABYTE), Attributes::RAM, "held again: {again}");
+    }
+    tables.destroy(&mut &host, &mut &host);
+}
+
 /// A page that is not mapped, though its neighbours are: no change of attributes maps it, to whatever address.
 #[test]
 fn a_hole_among_pages_stays_one() {
