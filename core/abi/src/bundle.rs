@@ -31,8 +31,8 @@ mod writer;
 pub use check::{check_name, check_vm};
 pub use coherency::Coherency;
 pub use disk::{
-    CHANGES, Disk, Disks, IMAGE, MAX_DISKS, MAX_SERIAL, SECTOR, check_changes, check_image, check_serial,
-    list_of_changes,
+    Backend, CHANGES, Disk, Disks, HOST_BYTES, HostDisk, HostPart, IMAGE, MAX_DISKS, MAX_HOST_DISKS, MAX_SERIAL,
+    SECTOR, check_changes, check_host_disk, check_image, check_serial, list_of_changes,
 };
 pub use doors::{Calls, Doors, Group, Quota};
 pub use error::{BundleError, VmProblem};
@@ -49,7 +49,7 @@ use serde::{Deserialize, Serialize};
 /// The first eight bytes of a bundle. The last two show a transfer that mangled line ends.
 pub const MAGIC: [u8; 8] = *b"UCROFT\r\n";
 /// The format that this code reads and writes.
-pub const FORMAT: u32 = 13;
+pub const FORMAT: u32 = 14;
 /// Bytes in the header.
 pub const HEADER_LENGTH: usize = 64;
 /// Blobs begin at multiples of this many bytes from the start of the file.
@@ -190,7 +190,7 @@ impl<'a> Bundle<'a> {
             rest = behind;
             let wrong = |problem| BundleError::Vm { index, problem };
             check_vm(&vm).map_err(wrong)?;
-            let images = vm.disks.iter().map(|disk| &disk.image);
+            let images = vm.disks.iter().filter_map(|disk| disk.image());
             for blob in core::iter::once(&vm.kernel).chain(&vm.initrd).chain(images) {
                 self.blob(blob).map_err(|_| wrong(VmProblem::BlobOutside))?;
             }

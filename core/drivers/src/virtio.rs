@@ -3,12 +3,14 @@
 //! * [`queue`]: a split virtqueue (section 2.7) whose descriptors never change: number n is buffer number n.
 //! * [`pci`]: what stands in which register on PCI. Everything else knows the registers of MMIO alone.
 //! * [`console`]: the console with several ports (section 5.3), of which one is ours.
+//! * [`block`]: a disk (section 5.2), with several requests at once.
 //!
 //! A virtio device does DMA. Nothing here holds an address: the owner of the device ([`Transport`]) lays queues and buffers out
 //! in memory that only the device uses, and tells the device where; a driver names buffers by number, and writes no addresses
 //! into registers. A device is trusted with the memory that it can reach, since nothing stops it; but its answers are checked,
 //! and a device that breaks the rules is reset and no longer used ([`Broken`]).
 
+pub mod block;
 pub mod console;
 pub mod pci;
 pub mod queue;
@@ -156,6 +158,8 @@ pub enum Unusable {
     Features,
     /// One of its queues cannot be had.
     Queue(u16),
+    /// It is a disk of no size that can be.
+    Disk,
     /// It has one port only, with no way to say whether somebody is at its other end.
     OnePort,
 }
@@ -168,6 +172,7 @@ impl Unusable {
             Self::Legacy => "it has the legacy interface; with QEMU add -global virtio-mmio.force-legacy=false",
             Self::Reset => "it does not come back from its reset",
             Self::Features => "it does not accept what the driver understands",
+            Self::Disk => "it is a disk whose blocks or requests have a size that cannot be, or has no size that stays",
             Self::Queue(_) => "a queue is too small, or there is no memory for it",
             Self::OnePort => {
                 "it has no way to say which port is which; with QEMU it is a virtio-serial-device or a virtio-serial-pci"
@@ -208,24 +213,26 @@ pub fn reset<T: Transport>(transport: &T) -> Result<(), Unusable> {
     if is_reset { Ok(()) } else { Err(Unusable::Reset) }
 }
 
-/// The first steps of section 3.1.1: reset, and agreement about `wanted`, all of which must be there.
-fn begin<T: Transport>(transport: &T, wanted: u64) -> Result<(), Unusable> {
+/// The first steps of section 3.1.1: reset, and agreement about `wanted`, all of which must be there, and about what is there of
+/// `welcome`, which is returned.
+fn begin<T: Transport>(transport: &T, wanted: u64, welcome: u64) -> Result<u64, Unusable> {
     reset(transport)?;
     transport.write(register::STATUS, ACKNOWLEDGE | DRIVER);
     let offered = [0, 1].map(|half| {
         transport.write(register::DEVICE_FEATURES_SEL, half);
         u64::from(transport.read(register::DEVICE_FEATURES)) << (32 * half)
     });
-    let wanted = wanted | FEATURE_VERSION_1;
-    if (offered[0] | offered[1]) & wanted != wanted {
+    let (offered, wanted) = (offered[0] | offered[1], wanted | FEATURE_VERSION_1);
+    if offered & wanted != wanted {
         return Err(give_up(transport, Unusable::Features));
     }
-    transport.accept(wanted);
+    let accepted = wanted | offered & welcome;
+    transport.accept(accepted);
     transport.write(register::STATUS, ACKNOWLEDGE | DRIVER | FEATURES_OK);
     if transport.read(register::STATUS) & FEATURES_OK == 0 {
         return Err(give_up(transport, Unusable::Features));
     }
-    Ok(())
+    Ok(accepted & welcome)
 }
 
 /// Sets queue number `queue` up.

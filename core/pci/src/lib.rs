@@ -1,4 +1,4 @@
-//! The functions of a PCI bus, as far as a virtio console of the host's needs it: which are there, where their registers are, and
+//! The functions of a PCI bus, as far as a virtio device of the host's needs it: which are there, where their registers are, and
 //! where those are put if nobody has done it (PCI Local Bus Specification 3.0, chapter 6; virtio 1.3, section 4.1).
 //!
 //! An emulator that starts an `Image` assigns no addresses, and most firmware does. So on a bus on which anything answers in memory,
@@ -43,10 +43,19 @@ const HAS_CAPABILITIES: u16 = 1 << 4;
 /// Of the header's type: the device has further functions. The rest is the type, 0 for what is no bridge.
 const SEVERAL: u8 = 1 << 7;
 
-/// Who makes virtio devices, and which of them are consoles: by the number of section 4.1.2, and by an older one, which those have
-/// that can also be driven as before virtio 1.
+/// Who makes virtio devices, and from which number on they are, by their kind (section 4.1.2).
 const VIRTIO: u16 = 0x1af4;
-const CONSOLES: [u16; 2] = [0x1043, 0x1003];
+const KINDS: u16 = 0x1040;
+
+/// The older number of a kind of virtio device, which those have that can also be driven as before virtio 1: of those kinds that are
+/// looked for.
+const fn older(kind: u16) -> Option<u16> {
+    match kind {
+        2 => Some(0x1001),
+        3 => Some(0x1003),
+        _ => None,
+    }
+}
 
 /// Capabilities begin behind the header, and have four bytes at least: there are at most so many.
 const FIRST: u8 = 0x40;
@@ -131,11 +140,11 @@ impl core::fmt::Debug for Function<'_> {
     }
 }
 
-/// The first virtio console of the bus from function number `first` on.
+/// The first virtio device of this kind (its device ID of section 5) of the bus from function number `first` on.
 #[inline(never)]
 #[must_use]
-pub fn console_from(bus: &dyn Configuration, first: u16) -> Option<Function<'_>> {
-    functions(bus).find(|function| u16::from(function.number) >= first && function.is_console())
+pub fn virtio_from(bus: &dyn Configuration, kind: u16, first: u16) -> Option<Function<'_>> {
+    functions(bus).find(|function| u16::from(function.number) >= first && function.is_virtio(kind))
 }
 
 /// The functions of the bus whose configuration space `bus` is, in their order.
@@ -205,9 +214,10 @@ impl<'b> Function<'b> {
         self.read16(register::COMMAND) & MEMORY != 0
     }
 
-    /// Whether it is a virtio console.
-    fn is_console(&self) -> bool {
-        self.read16(register::VENDOR) == VIRTIO && CONSOLES.contains(&self.read16(register::DEVICE))
+    /// Whether it is a virtio device of this kind.
+    fn is_virtio(&self, kind: u16) -> bool {
+        let device = self.read16(register::DEVICE);
+        self.read16(register::VENDOR) == VIRTIO && (device == KINDS + kind || Some(device) == older(kind))
     }
 
     /// Lets it raise no interrupt by its pin, which may share the line of one that is used.

@@ -2,7 +2,7 @@
 
 extern crate std;
 
-use crate::{BadFunction, BarPlaces, Configuration, Function, Structure, Structures, console_from, functions};
+use crate::{BadFunction, BarPlaces, Configuration, Function, Structure, Structures, functions, virtio_from};
 use core::cell::{Cell, RefCell};
 use drivers::Registers;
 use platform::PciWindow;
@@ -160,7 +160,7 @@ fn functions_are_found_behind_a_first_one_that_has_several() {
     let bus = Bus::new(cards);
     let found: Vec<u8> = functions(&bus).map(|function| function.number()).collect();
     assert_eq!(found, [0, 8, 10, 0xf8]);
-    let console = |first| console_from(&bus, first).map(|function| function.device());
+    let console = |first| virtio_from(&bus, 3, first).map(|function| function.device());
     assert_eq!([0, 0xf8, 0xf9, 0x100].map(console), [Some(31), Some(31), None, None]);
     assert_eq!(std::format!("{:?}", Function::new(&bus, 10).unwrap()), "01.2");
     assert!(Function::new(&bus, 0x20).is_none());
@@ -194,7 +194,7 @@ fn registers_get_a_place_where_nothing_has_one() {
 fn a_console_is_one_by_maker_and_number() {
     let cards = [(0, Card::new(0x1af4, 0x1000)), (8, Card::new(0x1b36, 0x1003)), (0x10, Card::new(0x1af4, 0x1043))];
     let bus = Bus::new(cards);
-    assert_eq!(console_from(&bus, 0).map(|function| function.number()), Some(0x10));
+    assert_eq!(virtio_from(&bus, 3, 0).map(|function| function.number()), Some(0x10));
 }
 
 #[test]

@@ -13,6 +13,10 @@
 //! zeroed takes no memory: in whole blocks of 4 KiB, which is why a driver is told of that size.
 
 mod changes;
+mod disk;
+pub mod host;
+
+pub use disk::Disk;
 
 use changes::{BLOCK, Changes, NOTHING, Place};
 use devices::Outside;

@@ -36,7 +36,7 @@ mod ring;
 #[cfg(test)]
 mod testing;
 
-pub use block::Block;
+pub use block::{Block, Disk};
 pub use chain::Chain;
 pub use console::Console;
 pub use device::{Device, Progress, VirtioKind};

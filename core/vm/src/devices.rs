@@ -18,7 +18,8 @@ use devices::{
 };
 use machine::{DeviceKind, MachinePlan, Row, TIMER_BASE, UART_BASE, VirtioKind};
 use units::Ipa;
-use virtio::{Block, Console, Entropy, Mmio, Vacant};
+use virtio::block::host::Backend;
+use virtio::{Console, Disk, Entropy, Mmio, Vacant};
 
 use crate::AtExpiry;
 
@@ -75,10 +76,10 @@ impl<H: Holder> Devices<H> {
     ///
     /// # Errors
     /// If its first console or a disk is missing.
-    pub fn new(
+    pub fn new<B: Backend + 'static>(
         plan: &MachinePlan,
         fill: Fill,
-        disks: impl IntoIterator<Item = Block<&'static [u8]>>,
+        disks: impl IntoIterator<Item = Disk<&'static [u8], B>>,
     ) -> Result<Self, NoDevices> {
         let mut disks = disks.into_iter();
         let (mut uart, mut quick_timer, mut gpio, mut console) = (None, None, None, None);

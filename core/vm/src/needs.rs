@@ -17,6 +17,10 @@ pub const STACK: u64 = 32 << 10;
 pub const HEAP_OF_A_VM: u64 = 96 << 10;
 /// As well, each disk: what it remembers of a request. What is on it lies in the bundle.
 pub const HEAP_OF_A_DISK: u64 = 8 << 10;
+/// As well, each disk on a disk of the host's: its requests.
+pub const HEAP_OF_A_HOST_DISK: u64 = 80 << 10;
+/// Bytes of the host's disk behind it, which has its requests' buffers; as if each had one of its own.
+const HOST_DISK: u64 = BLOCK_SIZE;
 /// As well, each vCPU, and its thread.
 pub const HEAP_OF_A_VCPU: u64 = 8 << 10;
 /// As well, each 2 MiB block of a VM's RAM: where it is.
@@ -30,12 +34,13 @@ pub const HEAP_OF_A_PLACE: u64 = 256;
 pub const HEAP_OF_OUR_OWN: u64 = 768 << 10;
 const _: () = assert!(HEAP_OF_OUR_OWN <= BLOCK_SIZE / 2);
 
-/// Bytes of the heap that are asked for before a VM is made: what that takes itself with so many vCPUs and disks, where so many threads
-/// are on so many CPUs already.
+/// Bytes of the heap that are asked for before a VM is made: what that takes itself with so many vCPUs and disks, and so many of these on
+/// the host's, where so many threads are on so many CPUs already.
 #[must_use]
-pub const fn heap_to_make(vcpus: u8, disks: usize, threads: u32, cpus: u32) -> u64 {
+pub const fn heap_to_make(vcpus: u8, (disks, on_host): (usize, usize), threads: u32, cpus: u32) -> u64 {
     let places = (threads as u64 + vcpus as u64) * cpus as u64;
-    HEAP_OF_A_VM + vcpus as u64 * HEAP_OF_A_VCPU + disks as u64 * HEAP_OF_A_DISK + places * HEAP_OF_A_PLACE
+    let disks = disks as u64 * HEAP_OF_A_DISK + on_host as u64 * HEAP_OF_A_HOST_DISK;
+    HEAP_OF_A_VM + vcpus as u64 * HEAP_OF_A_VCPU + disks + places * HEAP_OF_A_PLACE
 }
 
 /// Bytes of the record of a frame allocator's divided block; there are [`divided_blocks`].
@@ -48,8 +53,8 @@ const TABLES: u64 = 6 + 16;
 const THREAD: u64 = STACK / PAGE_SIZE + 1;
 /// Frames of a CPU: two stacks, its area, its start record, its top-level table and three below.
 const CPU: u64 = 2 * THREAD + 6;
-/// Threads that serve all VMs: the consoles', the watchdogs' and the link's.
-const SERVICES: u64 = 3;
+/// Threads that serve all VMs: the consoles', the watchdogs', the link's, and that of the host's disks.
+const SERVICES: u64 = 4;
 
 /// For how many blocks that are divided into frames a host with so many bytes of RAM needs records: two for each VM, the
 /// hypervisor's own, those that are in use in part when it starts; and one for the tables of each gigabyte.
@@ -85,6 +90,7 @@ pub struct Share {
     ram: u64,
     tables: u64,
     changes: u64,
+    devices: u64,
     vcpus: u64,
     heap: u64,
 }
@@ -102,11 +108,13 @@ impl Share {
             ram: blocks.saturating_mul(BLOCK_SIZE),
             tables: whole_blocks(frames * PAGE_SIZE),
             changes: changes.saturating_mul(BLOCK_SIZE),
+            devices: vm.disks.on_host() as u64 * HOST_DISK,
             vcpus: vm.vcpus.into(),
             heap: HEAP_OF_A_VM
                 + u64::from(vm.vcpus) * HEAP_OF_A_VCPU
                 + vm.disks.count() as u64 * HEAP_OF_A_DISK
                 + blocks.saturating_add(changes) * HEAP_OF_A_BLOCK
+                + vm.disks.on_host() as u64 * HEAP_OF_A_HOST_DISK
                 + service,
         }
     }
@@ -132,6 +140,7 @@ impl Needs {
             ram: sum.ram.saturating_add(share.ram),
             tables: sum.tables.saturating_add(share.tables),
             changes: sum.changes.saturating_add(share.changes),
+            devices: sum.devices + share.devices,
             vcpus: sum.vcpus + share.vcpus,
             heap: sum.heap + share.heap,
         });
@@ -150,7 +159,7 @@ impl Needs {
             stacks: whole_blocks(frames * PAGE_SIZE),
             // It begins anywhere.
             bundle: if bundle == 0 { 0 } else { whole_blocks(bundle).saturating_add(BLOCK_SIZE) },
-            own: whole_blocks(records) + own * BLOCK_SIZE,
+            own: whole_blocks(records) + own * BLOCK_SIZE + sum.devices,
         }
     }
 
@@ -211,7 +220,7 @@ impl core::error::Error for DoesNotFit {}
 #[cfg(test)]
 mod tests {
     use super::{BLOCK_SIZE, Needs, Share, divided_blocks};
-    use abi::bundle::{Disk, Disks, Quota, Vm};
+    use abi::bundle::{Backend, Disk, Disks, HostPart, Quota, Vm};
     use std::string::ToString;
 
     const MIB: u64 = 1 << 20;
@@ -259,7 +268,7 @@ mod tests {
             let count = 64;
             let threads = (count - 1) * u32::from(vcpus) + cpus + 2;
             let others: u64 = (0..count as u64 - 1).map(|_| share(8 * MIB, vcpus).heap).sum();
-            let last = super::heap_to_make(vcpus, 0, threads, cpus);
+            let last = super::heap_to_make(vcpus, (0, 0), threads, cpus);
             let all = needs(count as usize, 8 * MIB, vcpus, cpus as usize).heap;
             assert!(others + last <= all, "{vcpus} vCPUs, {cpus} CPUs: {others} + {last}, and {all} are prepared");
         }
@@ -268,10 +277,10 @@ mod tests {
     /// What is looked for before a VM is made: its own, each vCPU's, and a place on each CPU for each thread that there is then.
     #[test]
     fn a_vm_is_made_of_its_parts() {
-        let none = super::heap_to_make(0, 0, 0, 2);
+        let none = super::heap_to_make(0, (0, 0), 0, 2);
         assert_eq!(none, super::HEAP_OF_A_VM);
         assert_eq!(
-            super::heap_to_make(3, 4, 5, 2) - none,
+            super::heap_to_make(3, (4, 0), 5, 2) - none,
             3 * super::HEAP_OF_A_VCPU + 4 * super::HEAP_OF_A_DISK + (3 + 5) * 2 * super::HEAP_OF_A_PLACE
         );
     }
@@ -291,18 +300,27 @@ mod tests {
 
     #[test]
     fn each_disk_is_counted() {
-        let disk = |serial| Disk { image: "image", serial, changes: 0 };
+        let disk = |serial| Disk::of_image("image", serial);
         let bare = vm(8 * MIB, 1);
         let with = Vm { disks: Disks::of(["a", "b", "c"].map(disk)).unwrap(), ..bare };
         assert_eq!(Share::of(&with).heap - Share::of(&bare).heap, 3 * super::HEAP_OF_A_DISK);
-        let [none, three] = [0, 3].map(|disks| super::heap_to_make(1, disks, 5, 2));
+        let [none, three] = [0, 3].map(|disks| super::heap_to_make(1, (disks, 0), 5, 2));
         assert_eq!(three - none, 3 * super::HEAP_OF_A_DISK);
+        // One on the host's disk has more requests, and buffers there.
+        let part = HostPart { disk: "virtio0", offset: 0, size: 0, read_only: false };
+        let disk = |serial| Disk { backend: Backend::Host(part), serial };
+        let on_host = Vm { disks: Disks::of(["a", "b", "c"].map(disk)).unwrap(), ..bare };
+        let more = 3 * (super::HEAP_OF_A_DISK + super::HEAP_OF_A_HOST_DISK);
+        assert_eq!(Share::of(&on_host).heap - Share::of(&bare).heap, more);
+        assert_eq!(super::heap_to_make(1, (3, 3), 5, 2) - none, more);
+        let own = |vm| Needs::of(std::iter::once(Share::of(vm)), 1, 1 << 30, 0).own;
+        assert_eq!(own(&on_host) - own(&bare), 3 * 2 * MIB);
     }
 
     /// What is written to disks takes memory as a guest's RAM does, and no tables.
     #[test]
     fn what_is_written_to_disks_is_counted() {
-        let disk = |serial, changes| Disk { image: "image", serial, changes };
+        let disk = |serial, changes| Disk { backend: Backend::Image { image: "image", changes }, serial };
         let bare = vm(8 * MIB, 1);
         let with = Vm { disks: Disks::of([disk("a", 64 * MIB), disk("b", 0), disk("c", 2 * MIB)]).unwrap(), ..bare };
         let [bare, with] = [bare, with].map(|vm| Needs::of(std::iter::repeat_n(Share::of(&vm), 8), 1, 1 << 30, 0));

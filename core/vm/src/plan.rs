@@ -86,7 +86,7 @@ mod tests {
         assert_eq!(plan.first(DeviceKind::GenericWatchdog), None);
         vm.doors.generic_watchdog = true;
         assert!(machine(&vm, GuestCounter::USUAL).unwrap().first(DeviceKind::GenericWatchdog).is_some());
-        vm.disks = Disks::of(["a", "b"].map(|serial| Disk { image: (), serial: serial.into(), changes: 0 })).unwrap();
+        vm.disks = Disks::of(["a", "b"].map(|serial| Disk::of_image((), serial.into()))).unwrap();
         let plan = machine(&vm, GuestCounter::USUAL).unwrap();
         let disks = plan.rows().iter().filter(|row| row.device == DeviceKind::Virtio(VirtioKind::Block));
         let places: Vec<_> = disks.map(|row| row.start()).collect();

@@ -1,6 +1,7 @@
 //! The devices of a machine that has each kind twice: whom of them what comes from outside reaches.
 
 use std::cell::{Cell, RefCell};
+use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -114,7 +115,7 @@ impl Outside for World {
 
 fn vm(disks: &[&'static str], source: TimeSource) -> Vm<&'static str, (), ()> {
     Vm {
-        disks: Disks::of(disks.iter().map(|&serial| Disk { image: (), serial, changes: 0 })).expect("they are few"),
+        disks: Disks::of(disks.iter().map(|&serial| Disk::of_image((), serial))).expect("they are few"),
         doors: Doors { generic_watchdog: true, ..Doors::default() },
         time: Time { source, ..Time::default() },
         ..Vm::new("vm", (), 2 << 20)
@@ -151,7 +152,8 @@ fn devices(plan: &MachinePlan, disks: usize) -> Result<Devices, NoDevices> {
     fn ones(bytes: &mut [u8]) {
         bytes.fill(1);
     }
-    Devices::new(plan, ones, (0..disks).map(|_| Block::new(&[0; 512][..], 0, "disk")))
+    let disk = |_| virtio::Disk::<_, Infallible>::Image(Block::new(&[0; 512][..], 0, "disk"));
+    Devices::new(plan, ones, (0..disks).map(disk))
 }
 
 /// The numbers of both devices of a kind.

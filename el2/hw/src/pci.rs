@@ -5,7 +5,7 @@
 //! which is after the start.
 
 use ::pci::{BadFunction, BarPlaces, Function};
-use drivers::virtio::{self, Unusable, console};
+use drivers::virtio::{self, Unusable};
 use platform::{InterruptLine, PciHost};
 
 use crate::mmio::{Region, RegionError};
@@ -60,20 +60,20 @@ impl<'p> Bus<'p> {
         Ok(Self { host, configuration, places })
     }
 
-    /// The number on the bus of the first virtio console from this one on.
+    /// The number on the bus of the first virtio device of this kind (its device ID) from this one on.
     #[must_use]
-    pub fn console_from(&self, first: u16) -> Option<u8> {
-        ::pci::console_from(&self.configuration, first).map(|function| function.number())
+    pub fn device_from(&self, kind: u32, first: u16) -> Option<u8> {
+        ::pci::virtio_from(&self.configuration, kind as u16, first).map(|function| function.number())
     }
 
-    /// The console with this number: reset, with its interrupt, and without memory.
+    /// The device with this number, which is of this kind: reset, with its interrupt, and without memory.
     ///
     /// # Errors
     /// Why it is not used.
     #[inline(never)]
-    pub fn console(&mut self, number: u8) -> Result<(Device, Interrupt, InterruptLine), Unplugged> {
+    pub fn device(&mut self, kind: u32, number: u8) -> Result<(Device, Interrupt, InterruptLine), Unplugged> {
         let function = Function::new(&self.configuration, number).ok_or(Unplugged::Function(BadFunction::Header))?;
-        let found = Self::plug(self.host, &function, &mut self.places);
+        let found = Self::plug(kind, self.host, &function, &mut self.places);
         if found.is_err() {
             function.close();
         }
@@ -90,6 +90,7 @@ impl<'p> Bus<'p> {
     }
 
     fn plug(
+        kind: u32,
         host: &PciHost<'_>,
         function: &Function<'_>,
         places: &mut BarPlaces<'_>,
@@ -99,7 +100,7 @@ impl<'p> Bus<'p> {
         let line = host.interrupt(function.device(), pin).filter(is_shared).ok_or(Unplugged::Interrupt)?;
         let structures = function.open(places).map_err(Unplugged::Function)?;
         dsb_sy();
-        let (device, interrupt) = Device::open_pci(console::DEVICE_ID, &structures).map_err(Unplugged::Registers)?;
+        let (device, interrupt) = Device::open_pci(kind, &structures).map_err(Unplugged::Registers)?;
         virtio::reset(&device).map_err(Unplugged::Device)?;
         // It has forgotten whatever firmware told it, so there is no memory that it knows.
         function.allow_dma();

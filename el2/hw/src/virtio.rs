@@ -6,6 +6,8 @@
 //!
 //! Bytes are copied in and out, without references to the device's memory: the device may write at any time.
 
+mod slots;
+
 use core::ptr;
 use core::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 
@@ -238,6 +240,19 @@ fn double(at: u64) -> &'static AtomicU64 {
     unsafe { &*ptr::with_exposed_provenance(at as usize) }
 }
 
+/// Copies `bytes` into a buffer.
+fn copy_in(to: u64, bytes: &[u8]) {
+    // SAFETY: the callers, all in this file and in `slots`, pass a place inside a buffer, which has room for the bytes, and is RAM of
+    // this device for ever, mapped read-write where it is; nothing refers to it.
+    unsafe { memory::copy(bytes.as_ptr(), ptr::with_exposed_provenance_mut(to as usize), bytes.len()) };
+}
+
+/// Copies bytes out of a buffer.
+fn copy_out(from: u64, into: &mut [u8]) {
+    // SAFETY: as for `copy_in`; the device may write meanwhile, which the copy allows.
+    unsafe { memory::copy(ptr::with_exposed_provenance(from as usize), into.as_mut_ptr(), into.len()) };
+}
+
 impl Rings for Queue {
     fn offer(&mut self, slot: u16, buffer: u16, length: u32) {
         let buffer = if buffer < self.shape.count { buffer } else { 0 };
@@ -274,16 +289,11 @@ impl Rings for Queue {
     fn fill(&mut self, buffer: u16, offset: u32, bytes: &[u8]) {
         let room = self.shape.length.saturating_sub(offset) as usize;
         let bytes = bytes.get(..bytes.len().min(room)).unwrap_or_default();
-        let to = self.buffer(buffer) + u64::from(offset.min(self.shape.length));
-        // SAFETY: the bytes are inside the buffer, which is RAM of this device for ever, mapped read-write where it is; nothing
-        // refers to it.
-        unsafe { memory::copy(bytes.as_ptr(), ptr::with_exposed_provenance_mut(to as usize), bytes.len()) };
+        copy_in(self.buffer(buffer) + u64::from(offset.min(self.shape.length)), bytes);
     }
 
     fn copy(&self, buffer: u16, into: &mut [u8]) {
         let length = into.len().min(self.shape.length as usize);
-        let from = self.buffer(buffer);
-        // SAFETY: as for `fill`; the device may write meanwhile, which the copy allows.
-        unsafe { memory::copy(ptr::with_exposed_provenance(from as usize), into.as_mut_ptr(), length) };
+        copy_out(self.buffer(buffer), into.get_mut(..length).unwrap_or_default());
     }
 }

@@ -25,12 +25,17 @@ pub struct Host {
     pub port: bool,
     /// Where that is.
     pub port_bus: PortBus,
+    /// Files that are its disks.
+    pub disks: Vec<PathBuf>,
+    /// Where those are.
+    pub disk_bus: PortBus,
 }
 
 impl Default for Host {
     /// Two CPUs, since that is what CI has, of a middling sort.
     fn default() -> Self {
-        Host { cpu: "cortex-a76", cpus: 2, memory: 1024, port: false, port_bus: PortBus::Mmio }
+        let (port_bus, disk_bus) = (PortBus::Mmio, PortBus::Mmio);
+        Host { cpu: "cortex-a76", cpus: 2, memory: 1024, port: false, port_bus, disks: Vec::new(), disk_bus }
     }
 }
 
@@ -119,9 +124,10 @@ impl Host {
 
     fn start_with(&self, vms: Vec<Vm>, all_off: AllOff, options: Options) -> Result<Run> {
         let memory = self.memory << 20;
-        let host = site::Host { cpu: self.cpu.to_owned(), cpus: self.cpus, memory };
+        let host = site::Host { cpu: self.cpu.to_owned(), cpus: self.cpus, memory, disks: self.disks.clone() };
         let image = options.image.map_or_else(place::hypervisor, Ok)?;
         let options = Options { image: Some(image), all_off, port: self.port, port_bus: self.port_bus, ..options };
+        let options = Options { disk_bus: self.disk_bus, ..options };
         let log_dir = options.log_dir.or_else(kept_logs);
         let qemu_args = [reserve_nothing(self.memory), options.qemu_args].concat();
         let options = Options { qemu_args, log_dir, ..options };

@@ -18,6 +18,7 @@
 
 pub mod bare;
 pub mod core_file;
+pub mod file_system;
 pub mod guest;
 pub mod host;
 pub mod host_tree;

@@ -1,21 +1,18 @@
 //! Disks: Linux's own driver and file system on an image that lies in the bundle, in two guests at once, after a reboot, and behind a
 //! move to another host in the middle of reading; and on disks that guests write, each its own.
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use croft::control::{self, About, Order, Place};
 use croft::session::Condition;
-use croft::site::{Disk, Disks, Vm};
+use croft::site::{Backend, Disk, Disks, Vm};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{Command, ExitCode};
+use system::file_system::{FILES, file_system, output};
 use system::guest;
 use system::host::{Host, Run};
 use system::memory::Memory;
-use system::{BOOT, SOON, scenario, skip};
-
-/// How many files are on the disk, and how many bytes the largest has.
-const FILES: usize = 40;
-const LARGEST: usize = 300_000;
+use system::{BOOT, SOON, scenario};
 
 fn main() -> ExitCode {
     system::run(vec![
@@ -26,63 +23,21 @@ fn main() -> ExitCode {
     ])
 }
 
-/// What a program of this computer prints.
-fn output(command: &mut Command) -> Result<String> {
-    let name = command.get_program().to_string_lossy().into_owned();
-    let output = command.output().map_err(|error| skip(format!("{name}: {error}")))?;
-    ensure!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
-    Ok(String::from_utf8(output.stdout)?)
-}
-
-/// An ext4 file system with files, no two of them alike, and `SUMS`, by which `sha256sum -c` judges them. `salt` makes it another one.
-fn file_system(folder: &Path, name: &str, salt: u64) -> Result<PathBuf> {
-    let files = folder.join(format!("{name}.files"));
-    fs::create_dir(&files)?;
-    let mut state = salt | 1;
-    let mut next = || {
-        state = state.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
-        state >> 33
-    };
-    for number in 0..FILES {
-        let bytes: Vec<u8> = (0..next() as usize % LARGEST).map(|_| next() as u8).collect();
-        fs::write(files.join(format!("file-{number}")), bytes)?;
-    }
-    let names = (0..FILES).map(|number| format!("file-{number}"));
-    let sums = output(Command::new("sha256sum").current_dir(&files).args(names))?;
-    fs::write(files.join("SUMS"), sums)?;
-    let image = folder.join(format!("{name}.img"));
-    // Where administrators' tools are, which are not on everybody's path.
-    let path = format!("{}:/usr/sbin:/sbin", std::env::var("PATH").unwrap_or_default());
-    let mut make = Command::new("/bin/sh");
-    make.arg("-c")
-        .arg("exec mke2fs -q -t ext4 -d \"$0\" \"$1\" 24M")
-        .arg(&files)
-        .arg(&image)
-        .env("PATH", path)
-        .stdout(Stdio::null());
-    match make.status()?.code() {
-        Some(0) => Ok(image),
-        // The shell's word for it.
-        Some(127) => Err(skip("there is no mke2fs here")),
-        other => bail!("mke2fs ends with {other:?}"),
-    }
-}
-
 /// A Linux guest with the driver, and with these images and serial numbers.
 fn with_disks(name: &str, disks: &[(&Path, &str)], folder: &Path) -> Result<Vm> {
     let mut vm = guest::linux_with_disks(name, 2, "quiet", folder)?;
-    let disks = disks.iter().map(|(image, serial)| Disk {
-        image: image.to_path_buf(),
-        serial: (*serial).to_owned(),
-        changes: 0,
-    });
+    let disks = disks.iter().map(|(image, serial)| Disk::of_image(image.to_path_buf(), (*serial).to_owned()));
     vm.disks = Disks::of(disks).context("too many disks")?;
     Ok(vm)
 }
 
 /// The first of its disks can be written, with so much memory for that, and so can the others.
 fn to_be_written(mut vm: Vm, changes: &[u64]) -> Result<Vm> {
-    let disks: Vec<_> = vm.disks.iter().zip(changes).map(|(disk, &changes)| Disk { changes, ..disk.clone() }).collect();
+    let disks = vm.disks.iter().zip(changes).filter_map(|(disk, &changes)| {
+        let backend = Backend::Image { image: disk.image()?.clone(), changes };
+        Some(Disk { backend, ..disk.clone() })
+    });
+    let disks: Vec<_> = disks.collect();
     vm.disks = Disks::of(disks).context("too many disks")?;
     Ok(vm)
 }

@@ -161,7 +161,7 @@ fn one_disk_damaged() -> Result<()> {
     let image = folder.path().join("disk.img");
     std::fs::write(&image, [&[0; 512 * 9], MARK, &[0; 512 - MARK.len()]].concat())?;
     let mut bad = guest::payload("bad", "neighbour", 1, "steps=3")?;
-    bad.disks = Disks::of([Disk { image, serial: "root".to_owned(), changes: 0 }]).context("one is not too many")?;
+    bad.disks = Disks::of([Disk::of_image(image, "root".to_owned())]).context("one is not too many")?;
     let mut bytes = bundle_of(vec![bad, guest::payload("good", "hello", 1, "")?])?;
     let at = bytes.windows(MARK.len()).position(|window| window == MARK).context("the disk is not in the bundle")?;
     bytes = flipped(bytes, at);
@@ -208,7 +208,12 @@ fn the_largest_that_fits() -> Result<()> {
         vms.push(vm);
     }
     let accepts = |memory: u32| {
-        let host = croft::site::Host { cpu: "cortex-a76".to_owned(), cpus: CPUS, memory: u64::from(memory) << 20 };
+        let host = croft::site::Host {
+            cpu: "cortex-a76".to_owned(),
+            cpus: CPUS,
+            memory: u64::from(memory) << 20,
+            disks: Vec::new(),
+        };
         bundle::make(&Site::new("site", host, vms.clone()))
     };
     let (mut too_small, mut enough) = (256, 1024);

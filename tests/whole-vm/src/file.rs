@@ -1,6 +1,6 @@
 //! A VM that stands still as a file, with its memory, and back: as the hypervisor's `link/transfer.rs` does it.
 
-use abi::bundle::{Disk, Disks, Vm};
+use abi::bundle::{Backend, Disk, Disks, Vm};
 use abi::crc32c;
 use snapshot::SavedVm;
 use snapshot::file::{Content, Description, FileError, Reader, SavedMoment, Section, Writer};
@@ -18,7 +18,8 @@ impl WholeVm {
         let state = self.save().expect("it stands still");
         let ram = self.plan.ram();
         let doors = self.policy;
-        let disks = Disks::of([Disk { image: (), serial: SERIAL, changes: CHANGES }]).expect("one is not too many");
+        let disks = Disks::of([Disk { backend: Backend::Image { image: (), changes: CHANGES }, serial: SERIAL }])
+            .expect("one is not too many");
         let vm: Description<'_> = Vm { vcpus: state.machine.vcpus, doors, disks, ..Vm::new("whole", (), ram.size) };
         let moment = SavedMoment { microseconds: 0, is_known: false };
         let mut writer = Writer::new(crc32c::compute);

@@ -1,9 +1,10 @@
 //! The VM itself: its parts, made as the hypervisor makes them, and what the outside does to it.
 
+use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use abi::bundle::{CpuCounters, Disk, Disks, Doors, Time, TimeSource};
+use abi::bundle::{Backend, CpuCounters, Disk, Disks, Doors, Time, TimeSource};
 use clock::saved::Away;
 use clock::{GuestClock, GuestTicks, VmClock};
 use devices::{Access, Change, Device, Moment, Outside, Slot, Wired};
@@ -100,7 +101,9 @@ pub(crate) fn devices(plan: &MachinePlan) -> Devices {
         bytes.fill(0);
     }
     let disks = [(SERIAL, CHANGES), ("twin", 0)];
-    let disks = disks.map(|(serial, changes)| Block::with_changes(IMAGE, 1, serial, 0..changes));
+    let disks = disks.map(|(serial, changes)| {
+        virtio::Disk::<_, Infallible>::Image(Block::with_changes(IMAGE, 1, serial, 0..changes))
+    });
     Devices::new(plan, zeros as Fill, disks).expect("the plan has a UART, and two disks")
 }
 
@@ -123,7 +126,8 @@ pub const TWINS: [(DeviceKind, u64, u32); 10] = [
 fn plan(policy: Doors) -> MachinePlan {
     let config: abi::bundle::Vm<&str, &[u8], ()> = abi::bundle::Vm {
         vcpus: VCPUS,
-        disks: Disks::of([Disk { image: IMAGE, serial: SERIAL, changes: CHANGES }]).unwrap_or_default(),
+        disks: Disks::of([Disk { backend: Backend::Image { image: IMAGE, changes: CHANGES }, serial: SERIAL }])
+            .unwrap_or_default(),
         doors: Doors { generic_watchdog: true, ..policy },
         time: Time { source: TimeSource::Mmio, ..Time::default() },
         ..abi::bundle::Vm::new("whole", b"".as_slice(), 8 << 20)

@@ -77,8 +77,7 @@ const CONTAINERS: [(&[u8], &str); 4] =
 /// The images of a VM's disks.
 fn images(files: &mut Files, site: &Site, vm: &Vm, lines: VmLines) -> Result<Vec<Arc<Vec<u8>>>, SiteError> {
     let most = *bundle::IMAGE.end();
-    let image = |(disk, line): (&bundle::Disk<String, PathBuf>, usize)| {
-        let path = &disk.image;
+    let image = |(path, changes, line): (&PathBuf, u64, usize)| {
         let bytes = match files.others.get(path) {
             Some(bytes) => Arc::clone(bytes),
             None => Arc::new(read(site, "image", path, line, most, "the most that an image may have")?),
@@ -93,8 +92,8 @@ fn images(files: &mut Files, site: &Site, vm: &Vm, lines: VmLines) -> Result<Vec
             let message = format!("image = \"{}\": {what}; a disk is a multiple of 512 bytes", path.display());
             site.mistake(line, message)
         })?;
-        bundle::check_changes(disk.changes, bytes.len() as u64).map_err(|_| {
-            let (changes, list) = (size::show(disk.changes), size::show(bundle::list_of_changes(bytes.len() as u64)));
+        bundle::check_changes(changes, bytes.len() as u64).map_err(|_| {
+            let (changes, list) = (size::show(changes), size::show(bundle::list_of_changes(bytes.len() as u64)));
             let message = format!(
                 "image = \"{}\": changes = \"{changes}\" leaves nothing for what is written, as the list for so large an image takes {list}",
                 path.display()
@@ -111,7 +110,8 @@ fn images(files: &mut Files, site: &Site, vm: &Vm, lines: VmLines) -> Result<Vec
         files.others.insert(path.clone(), Arc::clone(&bytes));
         Ok(bytes)
     };
-    vm.disks.iter().zip(lines.images).map(image).collect()
+    let with_images = vm.disks.iter().zip(lines.disks);
+    with_images.filter_map(|(disk, line)| Some((disk.image()?, disk.changes(), line))).map(image).collect()
 }
 
 /// The most bytes of a bundle that QEMU takes: it is the initial ramdisk of the machine, whose size QEMU has as a number of 31 bits.
@@ -121,11 +121,12 @@ const MOST_FOR_QEMU: u64 = i32::MAX as u64;
 fn check_images_together(site: &Site) -> Result<(), SiteError> {
     let (mut seen, mut sum) = (HashSet::new(), 0_u64);
     for (vm, lines) in site.vms_with_lines() {
-        for (disk, line) in vm.disks.iter().zip(lines.images) {
+        for (disk, line) in vm.disks.iter().zip(lines.disks) {
+            let Some(image) = disk.image() else { continue };
             // What is wrong with one that cannot be read is said where it is read.
-            let length = std::fs::metadata(&disk.image).map_or(0, |file| file.len());
-            sum += if seen.insert(&disk.image) { length } else { 0 };
-            check_length(site, line, &format!("image = \"{}\": with it all images have", disk.image.display()), sum)?;
+            let length = std::fs::metadata(image).map_or(0, |file| file.len());
+            sum += if seen.insert(image) { length } else { 0 };
+            check_length(site, line, &format!("image = \"{}\": with it all images have", image.display()), sum)?;
         }
     }
     if sum == 0 { Ok(()) } else { site.check_memory(sum) }
@@ -316,10 +317,16 @@ mod tests {
         let bytes = make(&site).unwrap();
         let bundle = Bundle::parse(&bytes, crc32c::compute).unwrap();
         let vms: Vec<_> = bundle.vms().collect();
-        let found: Vec<_> = vms[0].disks.iter().map(|disk| (disk.serial, disk.image.length)).collect();
+        let found: Vec<_> = vms[0].disks.iter().map(|disk| (disk.serial, disk.image().unwrap().length)).collect();
         assert_eq!(found, [("disk0", 4096), ("other", 512)]);
         assert_eq!(vms[0].disks, vms[1].disks, "what both have is there once");
-        assert!(vms[0].disks.iter().all(|disk| bundle.verify(&disk.image).unwrap().iter().all(|&byte| byte == 0xd5)));
+        assert!(
+            vms[0].disks.iter().all(|disk| bundle
+                .verify(disk.image().unwrap())
+                .unwrap()
+                .iter()
+                .all(|&byte| byte == 0xd5))
+        );
         let place = folder.path().join("one.img");
         for (bytes, what) in [
             (0, "the file is empty; a disk is a multiple of 512 bytes"),

@@ -106,6 +106,12 @@ enum Order {
         /// With --icount the link goes by the serial port.
         #[arg(long, value_name = "BUS", value_enum, default_value_t, conflicts_with = "icount")]
         port_bus: PortBus,
+        /// A file that is a disk of the host's, raw, behind those that [host] names; may be given often.
+        #[arg(long = "disk", value_name = "FILE")]
+        disks: Vec<PathBuf>,
+        /// Where the host has its disks: behind registers in memory, or on PCI.
+        #[arg(long, value_name = "BUS", value_enum, default_value_t)]
+        disk_bus: PortBus,
     },
     /// Print the script that lets a shell complete croft's commands and options.
     #[command(after_help = COMPLETIONS_HELP)]
@@ -335,8 +341,32 @@ fn main() -> ExitCode {
     };
     ExitCode::from(match arguments.command {
         Order::Bundle { site, output } => make_bundle(&site, &output),
-        Order::Run { site, timeout, until_stopped, log_dir, icount, qemu_args, image, hello, port_bus } => {
-            let request = Request { site, timeout, until_stopped, log_dir, icount, qemu_args, image, hello, port_bus };
+        Order::Run {
+            site,
+            timeout,
+            until_stopped,
+            log_dir,
+            icount,
+            qemu_args,
+            image,
+            hello,
+            port_bus,
+            disks,
+            disk_bus,
+        } => {
+            let request = Request {
+                site,
+                timeout,
+                until_stopped,
+                log_dir,
+                icount,
+                qemu_args,
+                image,
+                hello,
+                port_bus,
+                disks,
+                disk_bus,
+            };
             match run::run(&request) {
                 Ok(finish) => {
                     for line in finish.end.reason().iter().chain(&finish.incomplete) {
@@ -636,7 +666,7 @@ fn dump(from: &Path, to: &Path) -> u8 {
 /// What a bundle is made of.
 fn inputs<'a>(file: &'a Path, site: &'a Site) -> impl Iterator<Item = &'a Path> {
     let programs = site.vms.iter().flat_map(|vm| [Some(&vm.kernel), vm.initrd.as_ref()]).flatten();
-    let disks = site.vms.iter().flat_map(|vm| vm.disks.iter().map(|disk| &disk.image));
+    let disks = site.vms.iter().flat_map(|vm| vm.disks.iter().filter_map(|disk| disk.image()));
     std::iter::once(file).chain(programs.chain(disks).map(|image| image.as_ref()))
 }
 

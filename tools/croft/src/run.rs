@@ -36,12 +36,17 @@ pub struct Request {
     pub image: Option<PathBuf>,
     /// See [`Options::port_bus`].
     pub port_bus: PortBus,
+    /// See [`Options::disks`].
+    pub disks: Vec<PathBuf>,
+    /// See [`Options::disk_bus`].
+    pub disk_bus: PortBus,
     /// How long the hypervisor may take to say hello; `None` is [`HELLO`], zero is for ever.
     pub hello: Option<Duration>,
 }
 
 /// The options of `croft run` that have a value.
-pub const WITH_VALUE: [&str; 6] = ["--timeout", "--log-dir", "--qemu-arg", "--image", "--hello", "--port-bus"];
+pub const WITH_VALUE: [&str; 8] =
+    ["--timeout", "--log-dir", "--qemu-arg", "--image", "--hello", "--port-bus", "--disk", "--disk-bus"];
 
 /// The site file among the arguments of `croft run`, if there is one.
 #[must_use]
@@ -260,6 +265,8 @@ pub fn run(request: &Request) -> Result<Finish, RunError> {
         // What is measured is to be repeatable.
         port: !request.icount,
         port_bus: request.port_bus,
+        disks: request.disks.clone(),
+        disk_bus: request.disk_bus,
         qemu_args: request.qemu_args.clone(),
         log_dir: request.log_dir.clone(),
         title: request.site.display().to_string(),

@@ -12,6 +12,7 @@
 
 mod carrier;
 mod console;
+mod disks;
 mod host;
 mod outcome;
 mod record;
@@ -41,7 +42,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Where the host has the device with the link's port.
+/// Where the host has a device: the one with the link's port, or its disks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, clap::ValueEnum)]
 pub enum PortBus {
     /// Behind registers in memory.
@@ -71,6 +72,10 @@ pub struct Options {
     pub port: bool,
     /// Where the port's device is.
     pub port_bus: PortBus,
+    /// Files that are disks of the host's, behind those that the site names.
+    pub disks: Vec<PathBuf>,
+    /// Where all of these are.
+    pub disk_bus: PortBus,
     /// What this run is called if another one wants the same folder for its logs.
     pub title: String,
     /// Who wants to know of everything as it comes.

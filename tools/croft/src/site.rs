@@ -12,7 +12,7 @@ mod reader;
 mod tests;
 mod texts;
 
-pub use abi::bundle::{Disk, Disks};
+pub use abi::bundle::{Backend, Disk, Disks, HostPart};
 pub use page::page;
 
 use crate::kernel::Raw;
@@ -50,6 +50,8 @@ pub struct Host {
     pub cpus: u8,
     /// RAM in bytes, whole MiB.
     pub memory: u64,
+    /// The files that are its disks, in their order.
+    pub disks: Vec<PathBuf>,
 }
 
 /// One VM: its files by their paths, which need not be those of `Image`s.
@@ -60,6 +62,8 @@ pub type Vm = bundle::Vm<String, PathBuf, Raw>;
 pub struct Lines {
     /// `memory` of the host.
     host_memory: usize,
+    /// Its `disk`.
+    pub(crate) host_disk: usize,
     /// Those of the VMs, in their order.
     vms: Vec<VmLines>,
 }
@@ -75,8 +79,8 @@ pub(crate) struct VmLines {
     pub(crate) kernel: usize,
     /// `initrd`.
     pub(crate) initrd: usize,
-    /// `image` of each disk.
-    pub(crate) images: [usize; bundle::MAX_DISKS],
+    /// `image` or `host` of each disk.
+    pub(crate) disks: [usize; bundle::MAX_DISKS],
 }
 
 /// The text of a site file.
@@ -185,7 +189,7 @@ impl Site {
     /// What `vm` names that is no file.
     fn missing_files(&self, vm: &Vm, lines: VmLines) -> Vec<Mistake> {
         let named = [("kernel", Some(&vm.kernel), lines.kernel), ("initrd", vm.initrd.as_ref(), lines.initrd)];
-        let images = vm.disks.iter().zip(lines.images).map(|(disk, line)| ("image", Some(&disk.image), line));
+        let images = vm.disks.iter().zip(lines.disks).map(|(disk, line)| ("image", disk.image(), line));
         let mut mistakes = Vec::new();
         for (key, path, line) in named.into_iter().chain(images) {
             let Some(path) = path else { continue };

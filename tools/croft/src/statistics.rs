@@ -46,7 +46,7 @@ pub fn to_json(text: &str) -> Result<Value, UnknownLine> {
         } else if let Some(blocks) = copied(line) {
             *vms.last_mut().and_then(|vm| vm.get_mut("blocks_copied")).ok_or_else(unknown)? = blocks.into();
         } else if line.starts_with(' ') {
-            let (list, entry) = vcpu(line).or_else(|| watchdog(line)).ok_or_else(unknown)?;
+            let (list, entry) = vcpu(line).or_else(|| watchdog(line)).or_else(|| disk(line)).ok_or_else(unknown)?;
             let list = vms.last_mut().and_then(|vm| vm.get_mut(list)).and_then(Value::as_array_mut);
             list.ok_or_else(unknown)?.push(entry);
         } else if let Some(found) = vm(line) {
@@ -109,6 +109,7 @@ fn vm(line: &str) -> Option<Value> {
         "blocks_copied": 0,
         "vcpus": [],
         "watchdogs": [],
+        "disks": [],
     }))
 }
 
@@ -202,6 +203,31 @@ fn watchdog(line: &str) -> Option<(&'static str, Value)> {
     Some(("watchdogs", json!({ "vcpu": vcpu, "armed": armed, "acted": acted })))
 }
 
+/// `  disk root on virtio0: 12 reads of 48 KiB, 3 writes of 12 KiB, 2 flushes, 1 others, 0 failed`
+fn disk(line: &str) -> Option<(&'static str, Value)> {
+    let (serial, rest) = line.strip_prefix("  disk ")?.split_once(" on ")?;
+    let (host, rest) = rest.split_once(": ")?;
+    let (reads, rest) = number(rest, " reads of ")?;
+    let (read, rest) = number(rest, " KiB, ")?;
+    let (writes, rest) = number(rest, " writes of ")?;
+    let (written, rest) = number(rest, " KiB, ")?;
+    let (flushes, rest) = number(rest, " flushes, ")?;
+    let (others, rest) = number(rest, " others, ")?;
+    let (failed, rest) = number(rest, " failed")?;
+    let entry = json!({
+        "serial": serial,
+        "host_disk": host,
+        "reads": reads,
+        "kib_read": read,
+        "writes": writes,
+        "kib_written": written,
+        "flushes": flushes,
+        "others": others,
+        "failed": failed,
+    });
+    rest.is_empty().then_some(("disks", entry))
+}
+
 /// `memory in KiB: 6 total, 5 free (4 zeroed), 3 guests, 2 their tables, 1 hypervisor, 0 reserved`
 fn memory(line: &str) -> Option<(&'static str, Value)> {
     let (total, rest) = number(line.strip_prefix("memory in KiB: ")?, " total, ")?;
@@ -241,6 +267,7 @@ web: started 2 times, 512 MiB, 1028 KiB tables; exits: interrupt 3 (1200 ns) id-
   counter: at 1200 of 62500000 Hz, stood still for 300 ticks, stands still
   code: on-demand, 12 of 512 pages executable; made so 15, taken back 3, lines cleaned 960, caches emptied 15, blocks split 2, joined 0
   saved while it ran: 3 blocks copied
+  disk root on virtio1: 12 reads of 48 KiB, 3 writes of 13 KiB, 2 flushes, 1 others, 4 failed
   watchdog: 20 of 30000 ms left to reset, stands still; acted 1 time
   watchdog of vCPU 1: acted 2 times
 db: started 1 time, 64 MiB, 8 KiB tables; exits:
@@ -289,6 +316,17 @@ instruction caches emptied for guests' memory: 7 times
                 },
                 { "vcpu": 1, "armed": null, "acted": 2 },
             ],
+            "disks": [{
+                "serial": "root",
+                "host_disk": "virtio1",
+                "reads": 12,
+                "kib_read": 48,
+                "writes": 3,
+                "kib_written": 13,
+                "flushes": 2,
+                "others": 1,
+                "failed": 4,
+            }],
         });
         assert_eq!(found["vms"][0], web);
         assert_eq!((&found["vms"][1]["name"], &found["vms"][1]["exits"]), (&json!("db"), &json!({})));
@@ -301,7 +339,7 @@ instruction caches emptied for guests' memory: 7 times
     #[test]
     fn some_vms_are_picked_without_the_host() {
         let picked = select(TEXT, &["web".to_owned()]);
-        assert_eq!(picked.lines().count(), 8, "{picked}");
+        assert_eq!(picked.lines().count(), 9, "{picked}");
         assert!(picked.ends_with("  watchdog of vCPU 1: acted 2 times\n"), "{picked}");
         assert!(to_json(&picked).unwrap()["host"].is_null());
         assert_eq!(select(TEXT, &[]), TEXT);
@@ -320,6 +358,7 @@ instruction caches emptied for guests' memory: 7 times
             "memory in KiB: 1 total",
             no_counter,
             "  counter: at 7 of 8 Hz, stood still for 0 ticks",
+            "  disk a on b: 1 reads of 2 KiB",
             "  code: eager, 1 pages executable; made so 1",
         ] {
             let odd = text.lines().last().unwrap();

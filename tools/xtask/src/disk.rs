@@ -26,5 +26,5 @@ pub(crate) fn write(file: &Path) -> Result<()> {
 
 /// It as a VM's only one.
 pub(crate) fn of(file: &Path) -> Disks<String, PathBuf> {
-    Disks::of([Disk { image: file.to_path_buf(), serial: SERIAL.to_owned(), changes: 0 }]).unwrap_or_default()
+    Disks::of([Disk::of_image(file.to_path_buf(), SERIAL.to_owned())]).unwrap_or_default()
 }

@@ -63,7 +63,7 @@ fn guest(tree: &Tree, role: &str, words: &str) -> Vm {
 
 /// Starts these VMs on such CPUs and reads what the first one counts.
 fn run(tree: &Tree, cpu: &str, vms: Vec<Vm>) -> Result<Vec<Row>> {
-    let host = Host { cpu: cpu.into(), cpus: CPUS, memory: 1 << 30 };
+    let host = Host { cpu: cpu.into(), cpus: CPUS, memory: 1 << 30, disks: Vec::new() };
     let options =
         Options { image: Some(hypervisor_image(tree)), all_off: AllOff::PowerOff, icount: true, ..Options::default() };
     let session = Session::start(&Site::new("(switches)", host, vms), &options)?;

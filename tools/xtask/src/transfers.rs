@@ -24,7 +24,7 @@ pub(crate) fn measure(tree: &Tree) -> Result<Vec<Row>> {
     };
     let mut place = vm("place");
     place.autostart = false;
-    let host = Host { cpu: CPU.into(), cpus: 1, memory: 2 << 30 };
+    let host = Host { cpu: CPU.into(), cpus: 1, memory: 2 << 30, disks: Vec::new() };
     let options = Options {
         image: Some(checks_image(tree)),
         all_off: AllOff::Stay,

@@ -66,7 +66,7 @@ impl Trial {
     /// Runs the VM under the hypervisor.
     pub(crate) fn under_undercroft(&self, tree: &Tree) -> Result<Report> {
         let name = &self.vm.name;
-        let host = Host { cpu: self.cpu.clone(), cpus: self.cpus, memory: 2 << 30 };
+        let host = Host { cpu: self.cpu.clone(), cpus: self.cpus, memory: 2 << 30, disks: Vec::new() };
         let site = Site::new(format!("(trial {name})"), host, vec![self.vm.clone()]);
         let options = Options {
             image: Some(hypervisor_image(tree)),

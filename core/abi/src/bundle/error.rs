@@ -135,6 +135,12 @@ pub enum VmProblem {
         /// How many the list takes.
         list: u64,
     },
+    /// A name by which no disk of the host's can be found.
+    #[error("a disk of the host's is virtio0 to virtio31, or serial: and its serial number")]
+    HostDisk,
+    /// A part of a disk of the host's that cannot be.
+    #[error("a part of a disk of the host's begins and ends at a multiple of 512 bytes, and has 512 bytes to 1E")]
+    HostPart,
     /// A serial number that is empty, too long or has other characters.
     #[error("a disk's serial number is 1 to {MAX_SERIAL} of letters, digits, -, _ and .")]
     Serial,

@@ -1,6 +1,6 @@
 //! For tests of what a VM's record becomes, in each crate that writes it down: a VM all of whose fields have something to lose.
 
-use super::{Calls, Coherency, Disk, Disks, Doors, Quota, Time, TimeAway, TimeSource, Vm};
+use super::{Backend, Calls, Coherency, Disk, Disks, Doors, HostPart, Quota, Time, TimeAway, TimeSource, Vm};
 
 /// A VM with a value in each field that no other has and that is not the usual one. Each number is so large that a field of another width
 /// has other bytes; so several are more than a VM may have.
@@ -9,8 +9,9 @@ pub const fn largest<'a, File: Copy, Program: Copy>(
     file: File,
     program: Option<Program>,
 ) -> Vm<&'a str, File, Program> {
-    let one = Disk { image: file, serial: "c", changes: u64::MAX - 7 };
-    let other = Disk { image: file, serial: "d", changes: u64::MAX - 8 };
+    let one = Disk { backend: Backend::Image { image: file, changes: u64::MAX - 7 }, serial: "c" };
+    let part = HostPart { disk: "h", offset: u64::MAX - 8, size: u64::MAX - 9, read_only: true };
+    let other = Disk { backend: Backend::Host(part), serial: "d" };
     Vm {
         vcpus: 200,
         memory: u64::MAX,

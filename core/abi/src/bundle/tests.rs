@@ -2,9 +2,9 @@
 
 use super::testing::largest;
 use super::{
-    BLOB_ALIGNMENT, Blob, Bundle, BundleError, Calls, Coherency, Disk, Disks, Doors, FORMAT, Head, MAX_CMDLINE,
-    MAX_MEMORY, MAX_SEGMENTS, MAX_VMS, MAX_WEIGHT, Program, Quota, Segment, Time, TimeAway, TimeSource, VmConfig,
-    VmProblem, VmSource, check_name, check_vm, write,
+    BLOB_ALIGNMENT, Backend, Blob, Bundle, BundleError, Calls, Coherency, Disk, Disks, Doors, FORMAT, Head, HostDisk,
+    HostPart, MAX_CMDLINE, MAX_MEMORY, MAX_SEGMENTS, MAX_VMS, MAX_WEIGHT, Program, Quota, Segment, Time, TimeAway,
+    TimeSource, VmConfig, VmProblem, VmSource, check_name, check_vm, write,
 };
 use crate::crc32c::compute;
 use proptest::prelude::*;
@@ -16,7 +16,7 @@ const IMAGE: [u8; 1024] = [5; 1024];
 
 /// Disks with this image, and with these serial numbers.
 fn disks<'a>(image: &'a [u8], serials: &[&'a str]) -> Disks<&'a str, &'a [u8]> {
-    Disks::of(serials.iter().map(|serial| Disk { image, serial: *serial, changes: 0 })).unwrap()
+    Disks::of(serials.iter().map(|serial| Disk::of_image(image, *serial))).unwrap()
 }
 
 const OTHER_TIME: Time =
@@ -101,9 +101,9 @@ fn all_of_a_vm_goes_the_whole_way() {
     assert!(read.program.is_none(), "a program for an image that has none");
     let files = (bundle.verify(&read.kernel).unwrap(), bundle.verify(&initrd).unwrap());
     assert_eq!(files, (&KERNEL[..], &INITRD[..]));
-    let images: Vec<_> = read.disks.iter().map(|disk| bundle.verify(&disk.image).unwrap()).collect();
+    let images: Vec<_> = read.disks.iter().map(|disk| bundle.verify(disk.image().unwrap()).unwrap()).collect();
     assert_eq!(images, [&IMAGE[..]; 2]);
-    let places: Vec<_> = read.disks.iter().map(|disk| disk.image.offset).collect();
+    let places: Vec<_> = read.disks.iter().map(|disk| disk.image().unwrap().offset).collect();
     assert_eq!(places[0], places[1], "what both have is there once");
     let disks = read.disks.with(|text| *text, |_| &IMAGE[..]);
     assert_eq!(read.with(|text| *text, source.kernel, None, source.initrd, disks), source);
@@ -114,7 +114,7 @@ fn all_of_a_vm_goes_the_whole_way() {
 #[test]
 fn a_record_with_other_fields_is_another_format() {
     /// A format, and the checksum of these records in it. A row for each layout, the last one is today's.
-    const LAYOUTS: [(u32, u32); 3] = [(11, 0x540e_0b17), (12, 0xdce0_eff0), (13, 0x4166_00ec)];
+    const LAYOUTS: [(u32, u32); 3] = [(12, 0xdce0_eff0), (13, 0x4166_00ec), (14, 0xb585_3a7a)];
     let segment = Segment { address: u64::MAX, size: u64::MAX - 1, file_bytes: u64::MAX - 2 };
     let program = Program { entry: u64::MAX, segments: [segment; MAX_SEGMENTS] };
     let blob = Blob { offset: u64::MAX, length: u64::MAX - 1, crc32c: u32::MAX };
@@ -131,6 +131,55 @@ fn a_record_with_other_fields_is_another_format() {
     assert_eq!(found, known, "FORMAT was raised to {FORMAT}: add ({FORMAT}, {found:#x}) here");
 }
 
+/// A part of a host's disk is found by the disk's name, and has whole sectors. Two of them have something in common, or not.
+#[test]
+fn parts_of_a_hosts_disk() {
+    let part = |disk, offset, size| HostPart { disk, offset, size, read_only: false };
+    let disks = |part| Disks::of([Disk { backend: Backend::Host(part), serial: "a" }]).unwrap();
+    let wrong = |part| match write("t", &[VmSource { disks: disks(part), ..source("web") }]) {
+        Err(BundleError::Vm { problem, .. }) => Some(problem),
+        other => other.map(|_| None).unwrap(),
+    };
+    for (name, found) in [
+        ("virtio0", Some(HostDisk::Number(0))),
+        ("virtio31", Some(HostDisk::Number(31))),
+        ("serial:data-1", Some(HostDisk::Serial("data-1"))),
+        ("virtio32", None),
+        ("virtio01", None),
+        ("virtio+1", None),
+        ("virtio", None),
+        ("nvme0", None),
+        ("serial:", None),
+        ("serial:a b", None),
+        ("", None),
+    ] {
+        assert_eq!(HostDisk::named(name), found, "{name}");
+        let problem = if found.is_some() { None } else { Some(VmProblem::HostDisk) };
+        assert_eq!(wrong(part(name, 0, 0)), problem, "{name}");
+    }
+    for (offset, size) in [(1, 0), (0, 100), (512, 511), (1 << 61, 0), (0, (1 << 60) + 512)] {
+        assert_eq!(wrong(part("virtio0", offset, size)), Some(VmProblem::HostPart), "{offset} {size}");
+    }
+    let bytes = write("t", &[VmSource { disks: disks(part("virtio3", 512, 1024)), ..source("web") }]).unwrap();
+    let read = Bundle::parse(&bytes, compute).unwrap().vms().next().unwrap();
+    assert_eq!(read.disks.iter().next().unwrap().host(), Some(&part("virtio3", 512, 1024)));
+
+    assert_eq!([1535, 1536, 9999].map(|bytes| part("", 512, 1024).end(bytes)), [None, Some(1536), Some(1536)]);
+    assert_eq!([512, 1024].map(|bytes| part("", 512, 0).end(bytes)), [None, Some(1024)]);
+    assert_eq!(part("", 512, u64::MAX).end(u64::MAX), None);
+    for (one, other, overlaps) in [
+        ((0, 512), (512, 512), false),
+        ((0, 1024), (512, 512), true),
+        ((0, 0), (1 << 50, 512), true),
+        ((1 << 50, 512), (0, 1 << 50), false),
+        ((1024, 0), (0, 1024), false),
+        ((1024, 0), (2048, 0), true),
+    ] {
+        let [one, other] = [one, other].map(|(offset, size)| part("", offset, size));
+        assert_eq!([one.overlaps(&other), other.overlaps(&one)], [overlaps; 2], "{one:?} {other:?}");
+    }
+}
+
 /// Each rule about disks, and as many of them as a VM may have.
 #[test]
 fn disks_that_cannot_be_are_refused() {
@@ -140,9 +189,7 @@ fn disks_that_cannot_be_are_refused() {
     };
     let serials = ["a", "b", "c", "d", "e", "f", "g", "h"];
     assert_eq!(wrong(disks(&IMAGE, &serials)), None);
-    assert!(
-        Disks::of(serials.iter().chain(["i"].iter()).map(|serial| Disk { image: (), serial, changes: 0 })).is_none()
-    );
+    assert!(Disks::of(serials.iter().chain(["i"].iter()).map(|serial| Disk::of_image((), serial))).is_none());
     for length in [0, 511, 513] {
         assert_eq!(wrong(disks(&KERNEL[..length], &["a"])), Some(VmProblem::Image(length as u64)));
     }
@@ -153,7 +200,9 @@ fn disks_that_cannot_be_are_refused() {
     assert_eq!(wrong(disks(&IMAGE, &["a", "b", "a"])), Some(VmProblem::SerialTaken));
     assert_eq!(super::check_image(4 << 30), Ok(()));
     assert_eq!(super::check_image((4 << 30) + 512), Err(VmProblem::Image((4 << 30) + 512)));
-    let written = |changes| wrong(Disks::of([Disk { image: &IMAGE[..], serial: "a", changes }]).unwrap());
+    let written = |changes| {
+        wrong(Disks::of([Disk { backend: Backend::Image { image: &IMAGE[..], changes }, serial: "a" }]).unwrap())
+    };
     for changes in [0, 2 << 20, 64 << 20, 8 << 30] {
         assert_eq!(written(changes), None);
     }
@@ -434,5 +483,5 @@ fn the_pieces_of_a_program_are_its_file() {
 /// hypervisor would misread what another croft made.
 #[test]
 fn the_bytes_of_a_bundle_belong_to_its_format() {
-    assert_eq!((FORMAT, compute(0, &sample())), (13, 0x93e9_38a7));
+    assert_eq!((FORMAT, compute(0, &sample())), (14, 0x93e9_38a7));
 }

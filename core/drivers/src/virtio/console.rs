@@ -77,7 +77,7 @@ impl<T: Transport> Console<T> {
     /// # Errors
     /// If it is of no use. It is not running then.
     pub fn start(mut transport: T, name: &'static str) -> Result<Self, Unusable> {
-        begin(&transport, FEATURE_PORTS).map_err(
+        begin(&transport, FEATURE_PORTS, 0).map_err(
             |why| {
                 if why == Unusable::Features { Unusable::OnePort } else { why }
             },

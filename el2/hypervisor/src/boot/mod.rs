@@ -23,9 +23,8 @@ use crate::host::{self, entropy, memory, speculation, wall_clock};
 use crate::link::{console, last_words};
 use crate::output;
 use crate::output::log_sink;
-use crate::output::port;
 use crate::sched;
-use crate::vm::{self, watchdog};
+use crate::vm::{self, host_disk, watchdog};
 
 /// Devices are mapped in pieces of this size: what is near a device is a device too.
 const DEVICE_STEP: u64 = 64 << 10;
@@ -141,7 +140,7 @@ fn start<C: Checks>(platform: &mut Platform<'static>, blob: &'static [u8], tree:
     connect_interrupts(platform);
     // What is behind these windows is found out later: guests need not wait for that.
     if let Some(platform) = PLATFORM.get() {
-        port::look_behind(platform);
+        host::virtio::look_behind(platform);
     }
     log::info!(
         "Undercroft {} on {} CPUs, {} MiB",
@@ -221,12 +220,19 @@ fn connect_interrupts(platform: &Platform<'_>) {
             // The GIC's own interrupt is each CPU's; nobody waits for the clock's.
             DeviceKind::Distributor | DeviceKind::Redistributors | DeviceKind::Clock => continue,
         };
-        if let Some(line) = device.interrupt
-            && let Err(error) = interrupts::connect(line, handler, 0)
-        {
-            log::warn!("interrupt {} of a device of the host is not used: {}", line.interrupt.0, error.sentence());
+        if let Some(line) = device.interrupt {
+            let _ = connect(line, handler, 0);
         }
     }
+}
+
+/// Says whether that could be.
+fn connect(line: InterruptLine, handler: Handler, device: u8) -> bool {
+    let outcome = interrupts::connect(line, handler, device);
+    if let Err(error) = outcome {
+        log::warn!("interrupt {} of a device of the host is not used: {}", line.interrupt.0, error.sentence());
+    }
+    outcome.is_ok()
 }
 
 /// Builds EL2's address space and enters it.
@@ -358,6 +364,8 @@ fn make_vms<C: Checks>(platform: &Platform<'static>) -> Result<(), String> {
         watchdog::start().map_err(|error| alloc::format!("{error}"))?;
     }
     memory::prepare_heap(C::heap(needs.heap)).map_err(|error| alloc::format!("{error}"))?;
+    host_disk::find(bundle, |line, number| connect(line, Handler::HostDisk, number))
+        .map_err(|error| alloc::format!("{error}"))?;
     for (id, config) in (0..).map(VmId).zip(bundle.vms()) {
         if config.doors.wfe && !host::wfe_traps() {
             log::warn!("{}: its WFE channel stays closed: WFE does not trap on this machine", config.name);
@@ -365,6 +373,10 @@ fn make_vms<C: Checks>(platform: &Platform<'static>) -> Result<(), String> {
         if let Err(reason) = vm::create(id, config, bundle, run::make_vcpu::<C>) {
             log::error!("{reason}");
         }
+    }
+    if vm::all().next().is_none() {
+        // None will ever say that it is off.
+        output::vm_changed();
     }
     // Only when all are made: whether a vCPU keeps its CPU while it waits depends on which others may run there, and is
     // decided at its start.

@@ -18,6 +18,7 @@ use crate::output;
 use crate::sched;
 use crate::vcpu::{self, Vcpu};
 use crate::vm::handle::request;
+use crate::vm::host_disk;
 
 /// Makes [`Handler`] of lines `Name(which of these devices) => what it does`. What it does stands in a room below this one, runs
 /// with IRQs masked on the CPU that took the interrupt, and makes the device take its interrupt back.
@@ -43,6 +44,8 @@ handlers! {
     Console(_) => output::input_arrived();
     /// The virtio console with the link's port.
     LinkPort(_) => output::port::interrupted();
+    /// A virtio disk, by its number, and what shares its line on PCI.
+    HostDisk(number) => output::port::interrupted_beside(host_disk::interrupted(number));
 }
 
 /// Shared interrupts begin here.

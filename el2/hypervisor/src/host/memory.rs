@@ -120,6 +120,14 @@ pub(crate) fn allocate_frames(owner: Owner, count: usize) -> Result<Extent, Fram
     with(|frames| frames.allocate_frames(owner, count)).map(|allocation| allocation.scrub_with(cache::zero))
 }
 
+/// A zeroed block for the hypervisor.
+///
+/// # Errors
+/// When there is none.
+pub(crate) fn allocate_block() -> Result<Extent, FramesError> {
+    with(|frames| frames.allocate_blocks(Owner::Hypervisor, 1)).map(|allocation| allocation.scrub_with(cache::zero))
+}
+
 /// Gives frames back.
 pub(crate) fn free_frames(owner: Owner, range: Range<Pa>) {
     if let Err(error) = with(|frames| frames.free(owner, range)) {

@@ -5,6 +5,7 @@ mod facts;
 pub mod memory;
 pub(crate) mod speculation;
 pub mod text;
+pub(crate) mod virtio;
 pub(crate) mod wall_clock;
 
 pub use facts::{Host, get, ticks};

@@ -18,6 +18,7 @@ use hw::sync::{IrqLock, unmask_irqs};
 use crate::exit::interrupts::{self, Handler};
 use crate::output::{self, port};
 use crate::sched::{self, Thread};
+use crate::vm::host_disk;
 
 /// The thread's weight, that of one more guest.
 const WEIGHT: u16 = abi::bundle::DEFAULT_WEIGHT;
@@ -75,7 +76,9 @@ pub(super) fn start() {
         Err(error) => return log::warn!("the link's port is not used: {error}"),
     };
     port::set_thread(thread);
-    match interrupts::connect(line, Handler::LinkPort, 0) {
+    // One that shares its line with a disk hears of its interrupts from there.
+    let connected = if host_disk::has(line) { Ok(()) } else { interrupts::connect(line, Handler::LinkPort, 0) };
+    match connected {
         // What the device has said meanwhile came without an interrupt that anybody handled. It is taken back here: the line of
         // a device that interrupts by edges would stay up, and no other edge would ever come.
         Ok(()) => port::interrupted(),

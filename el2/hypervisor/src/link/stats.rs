@@ -12,6 +12,7 @@ use crate::sched;
 use crate::vm;
 use crate::vm::counters::{self, Counters, Reason};
 use crate::vm::guest_memory::Code;
+use crate::vm::host_disk;
 
 /// Writes the statistics of all VMs and of memory, as text.
 ///
@@ -103,5 +104,6 @@ pub(crate) fn write_vm(vm: &vm::Vm, out: &mut dyn Write) -> fmt::Result {
         done.granted, done.taken, done.lines, done.invalidations, done.splits, done.promotions
     )?;
     writeln!(out, "  saved while it ran: {copied} blocks copied")?;
+    host_disk::write(vm.id, out)?;
     vm.doors.watchdogs.write(vm, out)
 }

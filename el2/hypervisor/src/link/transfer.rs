@@ -189,7 +189,8 @@ impl Transfer {
         }
     }
 
-    fn must_be_free(&self) -> Result<(), Sentence> {
+    fn must_be_free_for(&self, vm: &Vm) -> Result<(), Sentence> {
+        vm.must_be_movable()?;
         let vm = match &self.0 {
             None => return Ok(()),
             Some(Under::Saving(saving)) => saving.vm,
@@ -201,7 +202,7 @@ impl Transfer {
     /// Begins to save `vm`. The request is answered when its vCPUs stand still ([`Transfer::look_after`]).
     #[inline(never)]
     pub fn save(&mut self, request: u32, vm: &'static Vm) -> Result<(), Sentence> {
-        self.must_be_free()?;
+        self.must_be_free_for(vm)?;
         let saving = heap::boxed(Saving {
             vm,
             life: vm.boots(),
@@ -254,7 +255,7 @@ impl Transfer {
     /// Begins to restore `vm`, which is off.
     #[inline(never)]
     pub fn restore(&mut self, vm: &'static Vm) -> Result<(), Sentence> {
-        self.must_be_free()?;
+        self.must_be_free_for(vm)?;
         let Some(before) = vm.stopped() else {
             return Err(sentence!("{} is not off; stop it before a saved VM takes its place", vm.config.name));
         };

@@ -9,20 +9,19 @@
 //! messages. When the port's other end is closed, or the device breaks its rules, every wait ends, and the link continues over the
 //! UART.
 
-use core::fmt;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use drivers::virtio::Broken;
 use drivers::virtio::console::{self, Console, MOST_AT_ONCE};
-use drivers::virtio::{Broken, probe};
 use frames::Owner;
-use hw::pci::Bus;
-use hw::sync::{PreemptGuard, PreemptLock};
+use hw::sync::{PreemptGuard, PreemptLock, without_irqs};
 use hw::sysreg;
 use hw::virtio::{Device, Interrupt};
-use platform::{BadPciHost, InterruptLine, PciHost, Platform, VirtioWindow};
+use platform::InterruptLine;
 use spin::Once;
-use units::{PAGE_SIZE, Pa, Ticks};
+use units::{IntId, PAGE_SIZE, Ticks};
 
+use crate::host::virtio::{self, Address, Found, Use};
 use crate::host::{self, memory};
 use crate::output;
 use crate::sched::{self, Thread};
@@ -32,36 +31,17 @@ pub(crate) const NAME: &str = "undercroft.link";
 /// How long a frame may wait for room in microseconds, as a byte for the UART.
 const PATIENCE_MICROSECONDS: u64 = 300_000;
 
-/// Where it may be.
-static PLATFORM: Once<&Platform<'_>> = Once::new();
 static PORT: Once<Port> = Once::new();
 /// Somebody is at the other end, as was last heard.
 static OPEN: AtomicBool = AtomicBool::new(false);
 /// Bytes that were not sent, ever, because there was no room in time.
 static LOST: AtomicU64 = AtomicU64::new(0);
 
-/// Where a virtio device is.
-#[derive(Clone, Copy)]
-pub(crate) enum Address {
-    /// Behind registers here.
-    Registers(Pa),
-    /// On the host's first PCI bus, by its number there.
-    Pci(u8),
-}
-
-impl fmt::Display for Address {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match *self {
-            Self::Registers(at) => write!(out, "{:#x}", at.0),
-            Self::Pci(number) => write!(out, "PCI {:02x}.{}", number >> 3, number & 7),
-        }
-    }
-}
-
 struct Port {
     address: Address,
     state: PreemptLock<State>,
     interrupt: Interrupt,
+    line: InterruptLine,
     thread: Once<&'static Thread>,
 }
 
@@ -73,82 +53,29 @@ struct State {
     is_stuck: bool,
 }
 
-/// The port may be behind one of this platform's windows.
-pub(crate) fn look_behind(platform: &'static Platform<'static>) {
-    PLATFORM.call_once(|| platform);
-}
-
 /// Whether there may be one.
 pub(crate) fn may_be() -> bool {
-    windows().next().is_some() || pci().is_some()
-}
-
-fn windows() -> impl Iterator<Item = VirtioWindow> {
-    PLATFORM.get().into_iter().flat_map(|platform| platform.virtio())
-}
-
-fn pci() -> Option<&'static Result<PciHost<'static>, BadPciHost>> {
-    PLATFORM.get()?.pci.as_ref()
+    virtio::may_be()
 }
 
 /// Looks for a console with ports, and uses the first one. Returns its interrupt.
 pub(crate) fn find() -> Option<InterruptLine> {
-    if let Some(window) = windows().find(adopt_behind) {
-        return Some(window.interrupt);
-    }
-    let host = match pci()? {
-        Ok(host) => host,
-        Err(error) => {
-            log::warn!("the host's PCI is not used: {error}");
-            return None;
+    let mut line = None;
+    virtio::find(console::DEVICE_ID, "virtio console", &mut |found| {
+        let its_line = found.line;
+        // A line that it shares would interrupt for ever while nobody knows of it.
+        if !without_irqs(|| start(found)) {
+            return Use::None;
         }
-    };
-    let mut bus = match Bus::open(host) {
-        Ok(bus) => bus,
-        Err(error) => {
-            log::warn!("the host's PCI is not used: {}", error.sentence());
-            return None;
-        }
-    };
-    let mut first = 0;
-    while let Some(number) = bus.console_from(first) {
-        first = u16::from(number) + 1;
-        let address = Address::Pci(number);
-        match bus.console(number) {
-            Ok((device, interrupt, line)) => {
-                if start(address, device, interrupt) {
-                    return Some(line);
-                }
-                bus.close(number);
-            }
-            Err(error) => log::warn!("the virtio console at {address} is not used: {}", error.sentence()),
-        }
-    }
-    None
-}
-
-/// Looks what is behind these registers of a virtio device, and uses it if it is a console with ports. Says whether it is.
-fn adopt_behind(window: &VirtioWindow) -> bool {
-    let address = Address::Registers(window.registers.start);
-    let (device, interrupt) = match Device::open(window.registers) {
-        Ok(opened) => opened,
-        Err(error) => {
-            log::warn!("the virtio device at {address} is not used: {}", error.sentence());
-            return false;
-        }
-    };
-    match probe(&device) {
-        Ok(Some(console::DEVICE_ID)) => start(address, device, interrupt),
-        Ok(_) => false,
-        Err(error) => {
-            log::warn!("the virtio device at {address} is not used: {}", error.sentence());
-            false
-        }
-    }
+        line = Some(its_line);
+        Use::Enough
+    });
+    line
 }
 
 /// Uses a console, which gets its memory. Says whether it can be used.
-fn start(address: Address, mut device: Device, interrupt: Interrupt) -> bool {
+fn start(found: Found) -> bool {
+    let Found { address, mut device, interrupt, line } = found;
     match memory::allocate_frames(Owner::Hypervisor, (console::MEMORY / PAGE_SIZE) as usize) {
         Ok(frames) => device.give(frames.range()),
         Err(error) => {
@@ -159,7 +86,7 @@ fn start(address: Address, mut device: Device, interrupt: Interrupt) -> bool {
     match Console::start(device, NAME) {
         Ok(console) => {
             let state = PreemptLock::new(State { console, waiter: None, is_stuck: false });
-            PORT.call_once(|| Port { address, state, interrupt, thread: Once::new() });
+            PORT.call_once(|| Port { address, state, interrupt, line, thread: Once::new() });
             true
         }
         Err(error) => {
@@ -188,6 +115,13 @@ pub(crate) fn interrupted() {
         if let Some(thread) = port.thread.get() {
             sched::wake(thread);
         }
+    }
+}
+
+/// A device with this line interrupts, or the port, if that has the same one.
+pub(crate) fn interrupted_beside(line: Option<IntId>) {
+    if PORT.get().is_some_and(|port| Some(port.line.interrupt) == line) {
+        interrupted();
     }
 }
 

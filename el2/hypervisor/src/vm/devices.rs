@@ -16,20 +16,23 @@ use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
+use core::fmt;
 
 use ::vm::AtExpiry;
 use ::vm::devices::{Deadlines, Fill, Holder, Keeper};
-use abi::bundle::{Bundle, VmConfig};
+use abi::bundle::{Backend, Bundle, VmConfig};
 use clock::GuestTicks;
 use devices::{Access, AccessSize, Bus, Change, Device, MemoryTimer, Outside, Slot, Wired};
 use hw::sync::PreemptLock;
 use machine::MachinePlan;
-use units::{Ticks, VcpuSet};
-use virtio::Block;
+use units::{Ticks, VcpuSet, VmId};
+use virtio::block::host::HostBlock;
+use virtio::{Block, Disk};
 
 use crate::host::entropy;
 use crate::vm::Vm;
 use crate::vm::guest_memory::Missing;
+use crate::vm::host_disk;
 use crate::vm::outside::Surroundings;
 
 /// What the unfinished work of a VM's devices waits for.
@@ -111,19 +114,33 @@ pub(crate) struct Devices {
 }
 
 impl Devices {
-    /// The devices of `plan`, which is that of `config`, as after power on. What is on its disks is read where it lies in `bundle`.
+    /// The devices of `plan`, which is that of `vm` as `config` has it, as after power on. What is on its disks is read where it lies in `bundle`.
     ///
     /// # Errors
     /// A sentence for the log.
-    pub(crate) fn new(plan: &MachinePlan, config: &VmConfig<'static>, bundle: Bundle<'static>) -> Result<Self, String> {
+    pub(crate) fn new(
+        vm: VmId,
+        plan: &MachinePlan,
+        config: &VmConfig<'static>,
+        bundle: Bundle<'static>,
+    ) -> Result<Self, String> {
         let fill: Fill = entropy::fill;
         let mut disks = Vec::with_capacity(config.disks.count());
         let mut annex = 0;
         for disk in config.disks.iter() {
-            let image = bundle.blob(&disk.image).map_err(|error| format!("disk {}: {error}", disk.serial))?;
-            let changes = annex..annex + disk.changes;
-            annex = changes.end;
-            disks.push(Block::with_changes(image, disk.image.crc32c, disk.serial, changes));
+            let wrong = |error: &dyn fmt::Display| format!("disk {}: {error}", disk.serial);
+            disks.push(match &disk.backend {
+                Backend::Image { image, changes } => {
+                    let contents = bundle.blob(image).map_err(|error| wrong(&error))?;
+                    let changes = annex..annex + changes;
+                    annex = changes.end;
+                    Disk::Image(Block::with_changes(contents, image.crc32c, disk.serial, changes))
+                }
+                Backend::Host(_) => {
+                    let part = host_disk::part(vm, disk.serial).map_err(|error| wrong(&error))?;
+                    Disk::Host(HostBlock::new(part, disk.serial))
+                }
+            });
         }
         let parts = ::vm::devices::Devices::new(plan, fill, disks).map_err(|error| error.to_string())?;
         Ok(Self { parts, deadlines: PreemptLock::new(Deadlines::new(plan)) })

@@ -35,6 +35,7 @@ pub(crate) mod devices;
 pub(crate) mod doors;
 pub(crate) mod guest_memory;
 pub mod handle;
+pub(crate) mod host_disk;
 pub(crate) mod images;
 mod life;
 pub(crate) mod outside;
@@ -152,7 +153,7 @@ pub(crate) fn create(
     make_vcpu: MakeVcpu,
 ) -> Result<&'static Vm, String> {
     let (threads, cpus) = (sched::thread_count(), sched::online().count_ones());
-    let needed = needs::heap_to_make(config.vcpus, config.disks.count(), threads, cpus);
+    let needed = needs::heap_to_make(config.vcpus, (config.disks.count(), config.disks.on_host()), threads, cpus);
     // What follows asks no more: it is counted in this.
     if !heap::has_room((needed + needs::HEAP_OF_OUR_OWN) as usize) {
         return Err(format!(
@@ -178,7 +179,7 @@ fn make(
     let clock = new_clock(&config, Ticks(0));
     let plan = ::vm::machine(&config, time::counter(&clock)).map_err(|error| format!("{}: {error}", config.name))?;
     check_images(&config, bundle).map_err(|error| format!("{}: {error}", config.name))?;
-    let devices = Devices::new(&plan, &config, bundle).map_err(|error| format!("{}: {error}", config.name))?;
+    let devices = Devices::new(id, &plan, &config, bundle).map_err(|error| format!("{}: {error}", config.name))?;
     let clock_pages = plan.rows().iter().map(|_| AtomicU64::new(0)).collect();
     let ram = plan.ram();
     let gic = Vgic::new(gic_config(config.vcpus));
@@ -217,9 +218,10 @@ fn make(
 /// has the image of one that was made before.
 fn check_images(config: &VmConfig<'static>, bundle: Bundle<'static>) -> Result<(), String> {
     for disk in config.disks.iter() {
-        let is_known = all().any(|vm| vm.config.disks.iter().any(|other| other.image == disk.image));
+        let Some(image) = disk.image() else { continue };
+        let is_known = all().any(|vm| vm.config.disks.iter().any(|other| other.image() == Some(image)));
         if !is_known {
-            bundle.verify(&disk.image).map_err(|error| format!("disk {}: {error}", disk.serial))?;
+            bundle.verify(image).map_err(|error| format!("disk {}: {error}", disk.serial))?;
         }
     }
     Ok(())

@@ -33,6 +33,21 @@ impl Vm {
         self.clock.lock().is_left()
     }
 
+    /// Whether it can go on elsewhere, or later. What is on a host's disk may be something else by then, and nothing would tell.
+    ///
+    /// # Errors
+    /// A sentence that says why not.
+    pub(crate) fn must_be_movable(&self) -> Result<(), Sentence> {
+        let name = self.config.name;
+        match self.config.disks.iter().find(|disk| disk.host().is_some()) {
+            Some(disk) => Err(sentence!(
+                "{name} cannot be saved or restored: its disk {} is on a disk of the host's, which may change meanwhile",
+                disk.serial
+            )),
+            None => Ok(()),
+        }
+    }
+
     /// Its shape, by which a state finds out whether it is this machine's.
     pub(crate) fn shape(&self) -> SavedMachine {
         SavedMachine {

@@ -1,6 +1,6 @@
 //! The emulated host: image, bundle, QEMU.
 
-use super::{Notice, Options, PortBus, Session, Shared, carrier};
+use super::{Notice, Options, PortBus, Session, Shared, carrier, disks};
 use crate::bundle;
 use crate::output::complain;
 use crate::printable;
@@ -40,6 +40,14 @@ pub enum StartError {
         path: PathBuf,
         /// What is wrong with it.
         why: &'static str,
+    },
+    /// A file that is to be a disk of the host's, and that the command line names.
+    #[error("{}: {why}", .path.display())]
+    Disk {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
     },
     /// The folder for logs, or a file there; the error names it.
     #[error("{0}")]
@@ -288,6 +296,7 @@ fn machine(
     // Whatever happens to this process, even a kill that it cannot see, QEMU goes with it.
     let mut extra_args = vec!["-run-with".to_owned(), "exit-with-parent=on".to_owned()];
     extra_args.extend(port.map(|port| port.arguments(options.port_bus)).unwrap_or_default());
+    extra_args.extend(disks::arguments(site, options)?);
     extra_args.extend(options.qemu_args.iter().cloned());
     Ok(qemu::Machine {
         cpu: host.cpu.clone(),

@@ -43,7 +43,7 @@ mod tests {
     #[test]
     fn only_the_virtual_counter_of_a_cpu_that_cannot_trap_it_is_wrong() {
         let said = |cpu: &str, time: Time| {
-            let host = Host { cpu: cpu.to_owned(), cpus: 1, memory: 1 << 30 };
+            let host = Host { cpu: cpu.to_owned(), cpus: 1, memory: 1 << 30, disks: Vec::new() };
             let mut vm = Vm::new("web", "kernel", 64 << 20);
             vm.time = time;
             wrong_clock(&host, &vm)

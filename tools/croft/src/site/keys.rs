@@ -25,6 +25,8 @@ pub(super) enum Value {
     Table(Values),
     /// As well, of several.
     Tables(Vec<Values>),
+    /// Several texts.
+    Texts(Vec<String>),
 }
 
 /// What may stand behind a key.
@@ -32,6 +34,8 @@ pub(super) enum Value {
 pub(super) enum Form {
     /// A text, with a rule of its own.
     Text(Text),
+    /// Such a text, or a list of at most so many; what they are, for messages.
+    Texts(Text, usize, &'static str),
     /// `true` or `false`.
     Flag,
     /// A whole number; what it counts, for messages.
@@ -67,6 +71,8 @@ pub(super) enum Form {
 pub(super) enum Absent {
     /// It is a mistake.
     Wrong,
+    /// It is one unless this other key is there, for which this is an example.
+    WrongWithout(&'static str, &'static str),
     /// Nothing stands for it; the page says this.
     Unknown(&'static str),
     /// The same as this value, which the page shows.
@@ -84,6 +90,8 @@ pub(super) enum Needs {
     AnyOf(&'static [&'static str]),
     /// This key; and what is said where that is missing.
     Key(&'static str, &'static str),
+    /// That this key is not there; and what is said where it is.
+    Without(&'static str, &'static str),
 }
 
 /// A row.
@@ -121,6 +129,8 @@ pub(super) const MILLION: u64 = 1_000_000;
 
 const NO: Absent = Absent::Usual(Value::Flag(false));
 const ALONE: Needs = Needs::Nothing;
+const OF_IMAGE: Needs = Needs::Key("image", "it belongs to an image, which this disk has not; leave it out");
+const OF_HOST: Needs = Needs::Key("host", "it belongs to a disk of the host's; leave it out, or say which with `host`");
 const VMWARE: Needs = Needs::AnyOf(&["vmware = true"]);
 const BY_CALLS: Needs = Needs::AnyOf(&["vmware = true", "wfe = true"]);
 
@@ -168,6 +178,14 @@ pub(super) static HOST: Table = Table {
             ALONE,
             "\"4G\"",
             "Its RAM. All VMs must fit beside the hypervisor and their files.",
+        ),
+        key(
+            "disk",
+            Form::Texts(Text::Path, bundle::MAX_HOST_DISKS, "disks"),
+            Absent::Unknown("no disk"),
+            ALONE,
+            "\"disk.img\"",
+            "A file that is a disk of the machine's, or a list of files: whole sectors of 512 bytes, raw. The first is `virtio0`, with the serial number `disk0`; `--disk` of `croft run` adds more.",
         ),
     ],
 };
@@ -431,12 +449,12 @@ pub(super) static VM: Table = Table {
 static DISK: Table = Table {
     name: "disk",
     head: "disk = { ... }",
-    says: "A disk. What is on it lies in the bundle, once, however many VMs have it, and stays as it is; what a guest writes, if it may, is its own.",
+    says: "A disk: an image in the bundle, or a disk of the host's or a part of one, whose VM cannot be saved.",
     keys: &[
         key(
             "image",
             Form::Text(Text::Path),
-            Absent::Wrong,
+            Absent::WrongWithout("host", "\"virtio0\""),
             ALONE,
             "\"root.img\"",
             "A file with its contents, as on a disk: a file system, or partitions. From 512 bytes to 4G, a multiple of 512.",
@@ -453,10 +471,38 @@ static DISK: Table = Table {
             "changes",
             Form::Size("what is written to a disk", bundle::CHANGES, units::BLOCK_SIZE),
             Absent::Unknown("its guest cannot write it"),
-            ALONE,
+            OF_IMAGE,
             "\"64M\"",
             "Its guest can write it. So much memory is set aside for what is on it otherwise than in the image, with a list of 1 KiB for each MiB of that; what does not fit fails in the guest. It stays when the guest resets, and goes when the VM is off.",
         ),
+        key(
+            "host",
+            Form::Text(Text::HostDisk),
+            Absent::Unknown("`image` says what is on it"),
+            Needs::Without(
+                "image",
+                "what is on a disk is in an image or on a disk of the host's; leave one of the two out",
+            ),
+            "\"virtio0\"",
+            "A disk of the host's: by its number, in the order in which the hypervisor finds them and lists them in its log, or by its serial number, `serial:data`.",
+        ),
+        key(
+            "offset",
+            Form::Size("what is before a part of a disk", 0..=*bundle::HOST_BYTES.end(), bundle::SECTOR),
+            usual(0),
+            OF_HOST,
+            "\"1G\"",
+            "The part that is used begins so many bytes behind the beginning of the host's disk.",
+        ),
+        key(
+            "size",
+            Form::Size("a part of a disk", bundle::HOST_BYTES, bundle::SECTOR),
+            Absent::Unknown("to the end of the host's disk"),
+            OF_HOST,
+            "\"20G\"",
+            "How many bytes the part has. Two disks that may be written cannot have the same part.",
+        ),
+        key("read-only", Form::Flag, NO, OF_HOST, "true", "Its guest cannot write it."),
     ],
 };
 
@@ -510,9 +556,15 @@ impl Table {
         })
     }
 
-    /// Its keys, as one would write them in one line.
+    /// Its keys, as one would write them in one line: those that go together.
     pub(super) fn example(&self) -> String {
-        self.keys.iter().map(|key| format!("{} = {}", key.name, key.example)).collect::<Vec<_>>().join(", ")
+        let is_apart = |key: &Key| matches!(key.needs, Needs::Without(..));
+        let is_of = |key: &Key, other: &Key| matches!(key.needs, Needs::Key(name, _) if name == other.name);
+        let goes = |key: &&Key| {
+            !self.keys.iter().any(|other| is_apart(other) && (key.name == other.name || is_of(key, other)))
+        };
+        let keys = self.keys.iter().filter(goes);
+        keys.map(|key| format!("{} = {}", key.name, key.example)).collect::<Vec<_>>().join(", ")
     }
 
     /// The names of all keys.
@@ -535,7 +587,7 @@ impl Form {
     /// The range of what may stand there, in words; what is said of a wrong value ends with it.
     pub(super) fn range(&self) -> String {
         match self {
-            Self::Text(text) => text.range(),
+            Self::Text(text) | Self::Texts(text, ..) => text.range(),
             Self::Flag => "true or false".to_owned(),
             Self::Number(range, _) | Self::Bound(range, _) => format!("from {} to {}", range.start(), range.end()),
             Self::Size(_, range, step) => {
@@ -564,6 +616,7 @@ impl Form {
         let range = self.range();
         match self {
             Self::Text(_) => format!("text: {}", range.rsplit_once(" is ").map_or(&*range, |(_, rule)| rule)),
+            Self::Texts(_, most, _) => format!("text, or a list of up to {most}: {range}"),
             Self::Flag => "`true` or `false`".to_owned(),
             Self::Number(..) => format!("a whole number {range}"),
             Self::Size(..) => format!("a size, {range}"),
@@ -597,6 +650,7 @@ impl Form {
             }
             (Self::Millionths(..), Value::Number(millionths)) => format!("\"{}\"", decimal::show(*millionths, MILLION)),
             (_, Value::Table(_) | Value::Tables(_)) => "{}".to_owned(),
+            (_, Value::Texts(_)) => "[]".to_owned(),
             (Self::Size(..), Value::Number(bytes)) => format!("\"{}\"", size::show(*bytes)),
             (_, Value::Number(number)) => number.to_string(),
         }

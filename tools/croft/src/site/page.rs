@@ -48,6 +48,7 @@ fn section(table: &Table) -> String {
 fn absent(key: &Key) -> String {
     match &key.absent {
         Absent::Wrong => "a mistake".to_owned(),
+        Absent::WrongWithout(other, _) => format!("a mistake, unless there is `{other}`"),
         Absent::Unknown(says) | Absent::Said(_, says) => (*says).to_owned(),
         Absent::Usual(value) => format!("`{}`", key.form.shown(value)),
     }
@@ -61,5 +62,6 @@ fn needs(key: &Key) -> String {
             format!(" Only with {}.", needed.iter().map(quoted).collect::<Vec<_>>().join(" or "))
         }
         Needs::Key(needed, _) => format!(" Only with `{needed}`."),
+        Needs::Without(other, _) => format!(" Only without `{other}`."),
     }
 }

@@ -1,16 +1,18 @@
 //! From TOML to a [`Site`], collecting every mistake on the way. `keys.rs` says which values are allowed.
 
 use super::keys::{self, Absent, Form, Key, Needs, Table, Value};
-use super::texts::nearest;
+use super::texts::{Text, nearest};
 use super::{Host, Lines, Mistake, Site, SiteError, Vm, VmLines};
 use crate::kernel::Raw;
 use crate::{decimal, size};
 use abi::bundle::{self, Group};
 use abi::watchdog::Action;
 use std::ops::{Range, RangeInclusive};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
+
+mod disks;
 
 /// Reads `text`, the contents of `file`.
 pub(super) fn read(text: &str, file: &Path) -> Result<Site, SiteError> {
@@ -98,6 +100,15 @@ impl Values {
         }
     }
 
+    /// Several texts, which may be missing.
+    fn texts(&self, name: &str) -> &[String] {
+        match &self.find(name).value {
+            Some(Value::Texts(all)) => all,
+            None => &[],
+            _ => panic!("`{name}` is no list of texts"),
+        }
+    }
+
     fn flag(&self, name: &str) -> bool {
         match self.find(name).value {
             Some(Value::Flag(on)) => on,
@@ -155,6 +166,7 @@ impl<'t> Reader<'t> {
         if let Some(host) = &host {
             self.check_affinities(root, &vms, host);
         }
+        self.check_writers(&vms);
         Some(Site { file: self.file.to_path_buf(), host, vms, lines: std::mem::take(&mut self.lines) })
     }
 
@@ -184,6 +196,14 @@ impl<'t> Reader<'t> {
                         self.wrong_at(at.clone(), format!("`{name}` is missing; write for example {name} = {example}"));
                         None
                     }
+                    Absent::WrongWithout(other, theirs) => {
+                        if entry(table, other).is_none() {
+                            let Key { name, example, .. } = key;
+                            let hint = format!("write for example {name} = {example}, or {other} = {theirs}");
+                            self.wrong_at(at.clone(), format!("`{name}` is missing; {hint}"));
+                        }
+                        None
+                    }
                     Absent::Unknown(_) => None,
                     Absent::Usual(value) | Absent::Said(value, _) => Some(value.clone()),
                 };
@@ -211,6 +231,7 @@ impl<'t> Reader<'t> {
                 self.wrong(found, format!("it does nothing without {needed}; add that, or leave it out"));
             }
             Needs::Key(other, message) if !is_on(other) => self.wrong(found, message),
+            Needs::Without(other, message) if is_on(other) => self.wrong(found, message),
             _ => {}
         }
     }
@@ -226,6 +247,7 @@ impl<'t> Reader<'t> {
                 }
                 Value::Text(text)
             }
+            Form::Texts(rule, most, what) => Value::Texts(self.texts(entry, *rule, *most, what)?),
             Form::Flag => Value::Flag(self.flag(entry)?),
             Form::Number(range, what) => Value::Number(self.number(entry, form, range, what)?),
             Form::Size(whose, range, step) => Value::Number(self.stepped_size(entry, form, whose, range, *step)?),
@@ -328,8 +350,11 @@ impl<'t> Reader<'t> {
         let table = self.table(found, "[host], then its keys")?;
         let keys = self.values(table, &keys::HOST, found.value.span())?;
         self.lines.host_memory = keys.line("memory");
+        self.lines.host_disk = keys.line("disk");
         let (cpu, cpus) = (keys.text("cpu").to_owned(), keys.number("cpus") as u8);
-        Some(Host { cpu, cpus, memory: keys.number("memory") })
+        let folder = self.file.parent().unwrap_or(Path::new(""));
+        let disks = keys.texts("disk").iter().map(|path| folder.join(path)).collect();
+        Some(Host { cpu, cpus, memory: keys.number("memory"), disks })
     }
 
     fn vms(&mut self, found: &Entry<'_, 't>) -> Vec<Vm> {
@@ -369,7 +394,9 @@ impl<'t> Reader<'t> {
             memory: keys.line("memory"),
             kernel: keys.line("kernel"),
             initrd: keys.line("initrd"),
-            images: std::array::from_fn(|index| keys.tables("disk").get(index).map_or(0, |disk| disk.line("image"))),
+            disks: std::array::from_fn(|index| {
+                keys.tables("disk").get(index).map_or(0, |disk| disk.line("image").max(disk.line("host")))
+            }),
         };
         let is_sound = [self.check_store(table, &keys), self.check_calls(table, &keys)];
         let coherency = self.coherency(table, &keys)?;
@@ -401,31 +428,6 @@ impl<'t> Reader<'t> {
             coherency,
             doors: doors(&keys),
         })
-    }
-
-    /// The disks, each with a serial number of its own.
-    fn disks(&mut self, keys: &Values, folder: &Path) -> Option<bundle::Disks<String, PathBuf>> {
-        let mut all: Vec<bundle::Disk<String, PathBuf>> = Vec::new();
-        for (index, disk) in keys.tables("disk").iter().enumerate() {
-            let serial = disk.given_text("serial").map_or_else(|| format!("disk{index}"), str::to_owned);
-            if all.iter().any(|other| other.serial == serial) {
-                let (line, message) = if disk.given_text("serial").is_some() {
-                    let message = format!("serial = \"{serial}\": another disk of the VM has it; each needs its own");
-                    (disk.line("serial"), message)
-                } else {
-                    let message =
-                        format!("its serial number would be {serial}, which another disk of the VM has; give it one");
-                    (disk.line("image"), message)
-                };
-                self.mistakes.push(Mistake { file: self.file.to_path_buf(), line, message });
-            }
-            all.push(bundle::Disk {
-                image: folder.join(disk.text("image")),
-                serial,
-                changes: disk.given_number("changes").unwrap_or(0),
-            });
-        }
-        bundle::Disks::of(all)
     }
 
     /// A guest's physical address.

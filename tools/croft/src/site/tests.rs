@@ -3,7 +3,7 @@
 use super::Site;
 use super::keys::{Absent, Form, Key, Needs, VM};
 use crate::kernel::Raw;
-use abi::bundle::{Calls, Group, Quota, Time, TimeAway, TimeSource};
+use abi::bundle::{Calls, Group, HostPart, Quota, Time, TimeAway, TimeSource};
 use std::path::Path;
 
 const GOOD: &str = r#"[host]
@@ -397,12 +397,71 @@ fn what_a_guest_may_have_of_vmwares_service() {
 }
 
 #[test]
+fn parts_of_the_hosts_disks() {
+    let with = |keys: &str| GOOD.replace("weight = 200", keys);
+    let parts = |keys: &str| -> Vec<_> {
+        site(&with(keys)).vms[1].disks.iter().filter_map(|disk| disk.host().cloned()).collect()
+    };
+    let part = |disk: &str, offset, size, read_only| HostPart { disk: disk.to_owned(), offset, size, read_only };
+    assert_eq!(parts("disk = { host = \"virtio0\" }"), [part("virtio0", 0, 0, false)]);
+    let two = "disk = [{ image = \"a\" }, { host = \"serial:d-1\", offset = 512, size = \"1M\", read-only = true, serial = \"x\" }]";
+    assert_eq!(parts(two), [part("serial:d-1", 512, 1 << 20, true)]);
+    assert_eq!(site(&with(two)).lines.vms[1].disks[..3], [19, 19, 0]);
+    let said = |keys: &str| mistakes(&with(keys));
+    for (keys, what) in [
+        (
+            "{ image = \"a\", host = \"virtio0\" }",
+            "19: host = \"virtio0\": what is on a disk is in an image or on a disk of the host's; leave one of the two out",
+        ),
+        (
+            "{ host = \"virtio0\", changes = \"2M\" }",
+            "changes = \"2M\": it belongs to an image, which this disk has not",
+        ),
+        ("{ image = \"a\", size = \"2M\" }", "size = \"2M\": it belongs to a disk of the host's; leave it out, or"),
+        ("{ image = \"a\", read-only = true }", "read-only = true: it belongs to a disk of the host's"),
+        (
+            "{ host = \"sda\" }",
+            "host = \"sda\": a disk of the host's is virtio0 to virtio31, or serial: and its serial",
+        ),
+        ("{ host = \"virtio0\", offset = 100 }", "offset = 100: "),
+        ("{ host = \"virtio0\", size = 0 }", "size = 0: "),
+    ] {
+        let said = said(&format!("disk = {what}", what = keys));
+        assert!(said.contains(what), "{said}");
+    }
+    // Two that write have nothing in common, in one VM or in two; those that only read may.
+    let [one, other] = ["host = \"virtio0\", size = \"1M\"", "host = \"virtio0\", offset = \"1M\""];
+    let pair = |one: &str, other: &str| format!("disk = [{{ {one} }},\n{{ {other} }}]");
+    assert_eq!(parts(&pair(one, other)).len(), 2);
+    assert_eq!(parts(&pair(&format!("{one}, read-only = true"), "host = \"virtio0\"")).len(), 2);
+    assert_eq!(parts(&pair(one, "host = \"virtio1\"")).len(), 2);
+    let both = said(&pair(one, "host = \"virtio0\", offset = \"512K\", serial = \"log\""));
+    let name = &site(&with("")).vms[1].name;
+    let expected = format!(
+        "20: host = \"virtio0\": disk log of {name} may write where disk disk0 of {name} (line 19) may; give them parts that are apart"
+    );
+    assert!(both.contains(&expected), "{both}");
+
+    let host = |disk: &str| {
+        site(&with("").replace("memory = \"2G\"", &format!("memory = \"2G\"\n{disk}"))).host.unwrap().disks
+    };
+    assert_eq!(host("disk = \"d/a.img\"").len(), 1);
+    assert_eq!(
+        host("disk = [\"a.img\", \"b.img\"]").iter().map(|p| p.display().to_string()).collect::<Vec<_>>(),
+        ["folder/a.img", "folder/b.img"]
+    );
+    let wrong = mistakes(&with("").replace("memory = \"2G\"", "memory = \"2G\"\ndisk = [3]"));
+    assert!(wrong.contains("disk = 3: not a text"), "{wrong}");
+}
+
+#[test]
 fn disks_one_or_several() {
     let with = |keys: &str| GOOD.replacen("weight = 200", keys, 1);
     let disks = |keys: &str| {
         let site = site(&with(keys));
-        let all = site.vms[1].disks.iter().map(|disk| (disk.image.display().to_string(), disk.serial.clone()));
-        (all.collect::<Vec<_>>(), site.lines.vms[1].images)
+        let all =
+            site.vms[1].disks.iter().map(|disk| (disk.image().unwrap().display().to_string(), disk.serial.clone()));
+        (all.collect::<Vec<_>>(), site.lines.vms[1].disks)
     };
     let named = |image: &str, serial: &str| (format!("folder/{image}"), serial.to_owned());
     assert_eq!(disks("").0, []);
@@ -412,7 +471,7 @@ fn disks_one_or_several() {
     let two = "disk = [\n{ image = \"root.img\" },\n{ image = \"data.img\", serial = \"data\" }]";
     assert_eq!(disks(two), (vec![root.clone(), named("data.img", "data")], [20, 21, 0, 0, 0, 0, 0, 0]));
     let written = site(&with("disk = [{ image = \"a\", changes = \"64M\" }, { image = \"b\" }]"));
-    assert_eq!(written.vms[1].disks.iter().map(|disk| disk.changes).collect::<Vec<_>>(), [64 << 20, 0]);
+    assert_eq!(written.vms[1].disks.iter().map(|disk| disk.changes()).collect::<Vec<_>>(), [64 << 20, 0]);
     let tables = "[[vm.disk]]\nimage = \"root.img\"\n[[vm.disk]]\nimage = \"root.img\"\n";
     let site = site(&format!("{GOOD}{tables}"));
     assert_eq!(site.vms[1].disks.iter().map(|disk| &*disk.serial).collect::<Vec<_>>(), ["disk0", "disk1"]);
@@ -423,10 +482,9 @@ fn disks_one_or_several() {
     );
     assert!(said("disk = [3]").contains("19: disk = 3: not a table"));
     assert!(said("disk = {}").contains("19: `image` is missing; write for example image = \"root.img\""));
-    assert!(
-        said("disk = { image = \"a\", mode = \"private\" }")
-            .contains("19: mode: there is no such key; disk = { ... } has image, serial, changes")
-    );
+    assert!(said("disk = { image = \"a\", mode = \"private\" }").contains(
+        "19: mode: there is no such key; disk = { ... } has image, serial, changes, host, offset, size, read-only"
+    ));
     for (changes, what) in [("1M", "2M to 8G"), ("3M", "2M"), ("16G", "2M to 8G")] {
         let said = said(&format!("disk = {{ image = \"a\", changes = \"{changes}\" }}"));
         assert!(said.contains(&format!("19: changes = \"{changes}\": ")) && said.contains(what), "{said}");
@@ -484,7 +542,7 @@ fn plain(lines: &str) -> String {
 /// What a key of the VM's table needs, as lines.
 fn needed(key: &Key) -> String {
     match key.needs {
-        Needs::Nothing => String::new(),
+        Needs::Nothing | Needs::Without(..) => String::new(),
         Needs::AnyOf(needed) => needed[0].to_owned(),
         Needs::Key(other, _) => format!("{other} = {}", VM.keys.iter().find(|row| row.name == other).unwrap().example),
     }

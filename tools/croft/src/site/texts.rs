@@ -15,6 +15,8 @@ pub(super) enum Text {
     CommandLine,
     /// A disk's serial number.
     Serial,
+    /// The name of a host's disk.
+    HostDisk,
 }
 
 /// QEMU's models with an EL2 that is AArch64, as of version 11.1; a newer QEMU is asked about others.
@@ -42,6 +44,7 @@ impl Text {
             Self::Name => bundle::VmProblem::Name.to_string(),
             Self::Path => "a path, relative to the folder of the site file".to_owned(),
             Self::Serial => bundle::VmProblem::Serial.to_string(),
+            Self::HostDisk => bundle::VmProblem::HostDisk.to_string(),
             Self::CommandLine => format!("a command line is one line of at most {} bytes", bundle::MAX_CMDLINE),
         }
     }
@@ -56,6 +59,7 @@ impl Text {
             Self::Name => bundle::check_name(text).is_ok(),
             Self::Path => true,
             Self::Serial => bundle::check_serial(text).is_ok(),
+            Self::HostDisk => bundle::check_host_disk(text).is_ok(),
             Self::CommandLine => text.len() <= bundle::MAX_CMDLINE && !text.contains(['\0', '\n', '\r']),
         };
         if good { Ok(()) } else { Err(self.range()) }

@@ -3,7 +3,7 @@
 use std::vec;
 use std::vec::Vec;
 
-use abi::bundle::{Disk, Disks, Doors, Quota, Vm};
+use abi::bundle::{Backend, Disk, Disks, Doors, Quota, Vm};
 use abi::crc32c;
 use units::BLOCK_SIZE;
 use vmware::saved::{SavedService, SavedValue};
@@ -63,7 +63,7 @@ fn machine_and_state_are_those_of_the_vm_that_is_described() {
 /// What was written to its disks lies behind its memory.
 #[test]
 fn the_pages_of_disks_belong_to_the_memory() {
-    let disk = |serial, changes| Disk { image: (), serial, changes };
+    let disk = |serial, changes| Disk { backend: Backend::Image { image: (), changes }, serial };
     let disks = Disks::of([disk("a", 2 * BLOCK_SIZE), disk("b", 0), disk("c", BLOCK_SIZE)]).unwrap();
     let description = Description { disks, ..described() };
     let all = 4 * PAGES_OF_A_BLOCK;

@@ -1,0 +1,303 @@
+//! Disks on the host's disks: what guests write and flush is in the image, also when the host's power goes; errors reach the request that they
+//! are of; and nobody has what another may write.
+
+use anyhow::{Context, Result, bail, ensure};
+use croft::control::{self, About, Order, Place};
+use croft::session::PortBus;
+use croft::site::{Backend, Disk, Disks, HostPart, Lines, Site, Vm};
+use qemu::Machine;
+use std::fs;
+use std::io::{Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use std::time::Duration;
+use system::file_system::{FILES, file_system, output, recover, sum_of};
+use system::host::{Host, Turn};
+use system::{BOOT, SOON, full, guest, place, scenario};
+
+fn main() -> ExitCode {
+    let cuts = if full() { 10 } else { 1 };
+    let mut all = vec![
+        scenario("host_disks::ext4_mmio", || ext4(PortBus::Mmio)),
+        scenario("host_disks::ext4_pci", || ext4(PortBus::Pci)),
+        scenario("host_disks::refused", refused),
+        scenario("host_disks::errors", errors),
+    ];
+    all.extend((0..cuts).map(|number| scenario(format!("host_disks::power_cut_{number}"), move || power_cut(number))));
+    system::run(all)
+}
+
+/// A part of a host's disk, as a guest's.
+fn part(disk: &str, (offset, size): (u64, u64), read_only: bool, serial: &str) -> Disk<String, PathBuf> {
+    let part = HostPart { disk: disk.to_owned(), offset, size, read_only };
+    Disk { backend: Backend::Host(part), serial: serial.to_owned() }
+}
+
+/// All of one, to be written.
+fn whole(disk: &str, serial: &str) -> Disk<String, PathBuf> {
+    part(disk, (0, 0), false, serial)
+}
+
+/// A Linux guest with the driver, and with these disks.
+fn with(name: &str, disks: Vec<Disk<String, PathBuf>>, folder: &Path) -> Result<Vm> {
+    let mut vm = guest::linux_with_disks(name, 2, "quiet", folder)?;
+    vm.disks = Disks::of(disks).context("too many disks")?;
+    Ok(vm)
+}
+
+/// The sum of a file.
+fn sum(path: &Path) -> Result<String> {
+    let sum = output(Command::new("sha256sum").arg(path))?;
+    Ok(sum.split(' ').next().context("a sum")?.to_owned())
+}
+
+/// A guest has an ext4 file system on a host's disk, and a part of another one, of which a second guest sees all. What the first has
+/// written and flushed is in the files when the host was killed, and nothing beside its part is. Such a VM is not saved, and says why.
+fn ext4(bus: PortBus) -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let (image, raw) = (file_system(folder.path(), "root", 1)?, folder.path().join("raw.img"));
+    fs::write(&raw, vec![b'r'; 8 << 20])?;
+    let disks = vec![whole("virtio0", "root"), part("serial:disk1", (1 << 20, 1 << 20), false, "part")];
+    let writer = with("writer", disks, folder.path())?;
+    let reader = with("reader", vec![part("virtio1", (0, 0), true, "all")], folder.path())?;
+    let host = Host { disks: vec![image.clone(), raw.clone()], disk_bus: bus, port: true, ..Host::default() };
+    let run = host.start_and_stay(vec![writer, reader])?;
+    run.ask("writer", "echo is $(cat /sys/block/vda/serial) $(cat /sys/block/vda/ro)", "\nis root 0\r\n")?;
+    run.ask("writer", "echo is $(cat /sys/block/vdb/serial) $(cat /sys/block/vdb/size)", "\nis part 2048\r\n")?;
+    run.ask("writer", "cat /sys/block/vda/queue/write_cache", "\nwrite back\r\n")?;
+    run.ask("reader", "echo is $(cat /sys/block/vda/ro) $(cat /sys/block/vda/size)", "\nis 1 16384\r\n")?;
+    run.ask("reader", "sha256sum /dev/vda", &format!("\n{} ", sum(&raw)?))?;
+    run.ask("reader", "dd if=/dev/zero of=/dev/vda count=1 2>/dev/null; echo wrote $?", "\nwrote 1")?;
+    run.ask("writer", "mkdir -p /mnt; mount -t ext4 /dev/vda /mnt; echo mounted $?", "\nmounted 0")?;
+    run.ask("writer", "cd /mnt; sha256sum -c SUMS | grep -c OK", &format!("\n{FILES}\r\n"))?;
+    let change =
+        "dd if=/dev/urandom of=/mnt/new bs=64k count=48 2>/dev/null; rm /mnt/file-1; fstrim /mnt; echo changed $?";
+    run.ask("writer", change, "\nchanged 0")?;
+    // Many requests at once.
+    let all = "echo 3 > /proc/sys/vm/drop_caches; for i in 1 2 3 4; do cat /mnt/* /dev/vdb | wc -c & done; wait; echo read $?";
+    run.ask("writer", all, "\nread 0")?;
+    let fill = "tr '\\0' w < /dev/zero | dd of=/dev/vdb bs=64k count=16 iflag=fullblock conv=fsync 2>/dev/null; echo filled $?";
+    run.ask("writer", fill, "\nfilled 0")?;
+    run.ask(
+        "writer",
+        "dd if=/dev/zero of=/dev/vdb bs=512 count=1 seek=2048 2>/dev/null; echo beyond $?",
+        "\nbeyond 1",
+    )?;
+    let said = run.ask("writer", "cd /; sync; sha256sum /mnt/new; echo synced $((6*7))", "\nsynced 42")?;
+    let written = said.split_whitespace().find(|word| word.len() == 64).context("a sum")?.to_owned();
+    run.ask("writer", "dmesg | grep -c 'error.*vda'", "\n0\r\n")?;
+    run.ask("reader", "echo 3 > /proc/sys/vm/drop_caches; head -c 1048577 /dev/vda | tail -c 1; echo", "\nw\r\n")?;
+
+    let server = control::serve(run.session(), About::default(), &Place::at(&folder.path().join("place"))?)?;
+    let save = Order::Save { vm: "writer".to_owned(), file: folder.path().join("saved"), compress: false };
+    let refused = control::perform(control::connect(&folder.path().join("place"))?, &save, |_| ());
+    let refused = refused.err().context("it is saved")?.to_string();
+    ensure!(refused.contains("its disk root is on a disk of the host's, which may change meanwhile"), "{refused}");
+    run.ask("writer", "echo still $((6*7))", "\nstill 42")?;
+    run.check_log()?;
+    // A reset finds the disk as it was written.
+    run.console("writer")?.send("reboot -f\n")?;
+    run.console("writer")?.expect("cpus online", BOOT)?;
+    run.ask("writer", "mkdir -p /mnt; mount -t ext4 /dev/vda /mnt; sha256sum /mnt/new", &written)?;
+    drop(server);
+    drop(run);
+
+    let bytes = fs::read(&raw)?;
+    let is_right = bytes.iter().enumerate().all(|(at, &byte)| byte == if at >> 20 == 1 { b'w' } else { b'r' });
+    ensure!(is_right, "the guest's part, and nothing else, is written");
+    recover(&image)?;
+    ensure!(sum_of(&image, "new")? == written, "what was synced is in the image");
+    ensure!(sum_of(&image, "file-1")? == sum(Path::new("/dev/null"))?, "and what was removed is not");
+    Ok(())
+}
+
+/// What gives QEMU a disk by its own arguments, made of these properties.
+fn by_hand(number: usize, node: &str) -> Vec<String> {
+    let device = format!("virtio-blk-device,drive=d{number},serial=disk{number},bus=virtio-mmio-bus.{number}");
+    let node = format!("node-name=d{number},{node}");
+    ["-global", "virtio-mmio.force-legacy=false", "-blockdev", &node, "-device", &device].map(str::to_owned).to_vec()
+}
+
+/// What gives QEMU a disk that is this file.
+fn plain(number: usize, path: &Path, more: &str) -> Vec<String> {
+    by_hand(number, &format!("driver=raw,file.driver=file,file.filename={}{more}", path.display()))
+}
+
+/// A VM whose disk is not there, or could be written by another as well, is not made, and the log says why; the others run. `croft` refuses
+/// such sites first, so they are given to the hypervisor without it.
+fn refused() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let image = folder.path().join("a.img");
+    fs::write(&image, vec![b'a'; 4 << 20])?;
+    let vm = |name: &str, disks: Vec<Disk<String, PathBuf>>| -> Result<Vm> {
+        let disks = Disks::of(disks).context("too many disks")?;
+        Ok(Vm { disks, ..guest::payload(name, "hello", 1, "")? })
+    };
+    let vms = vec![
+        vm("first", vec![part("virtio0", (0, 2 << 20), false, "root")])?,
+        vm("second", vec![part("serial:disk0", (1 << 20, 0), false, "data")])?,
+        vm("third", vec![part("virtio0", (2 << 20, 1 << 20), false, "x"), whole("virtio7", "y")])?,
+        vm("fourth", vec![part("virtio0", (2 << 20, 4 << 20), false, "x")])?,
+        // What the third would have had is free.
+        vm("fifth", vec![part("virtio0", (2 << 20, 0), false, "x"), part("virtio0", (0, 0), true, "all")])?,
+        vm("sixth", vec![whole("virtio1", "x")])?,
+        vm("seventh", vec![part("virtio2", (512, 0), true, "x")])?,
+    ];
+    let site = Site { file: "site".into(), host: None, vms, lines: Lines::default() };
+    let bundle = folder.path().join("site.bundle");
+    fs::write(&bundle, croft::bundle::make(&site)?)?;
+    let mut machine = Machine::new(place::hypervisor()?);
+    machine.cpu = "cortex-a76".to_owned();
+    machine.append = "all-off=poweroff".to_owned();
+    machine.initrd = Some(bundle);
+    machine.extra_args = vec!["-run-with".to_owned(), "exit-with-parent=on".to_owned()];
+    let large = plain(2, &image, ",file.locking=off,read-only=on").into_iter();
+    let large = large.map(|word| word.replace(",serial=", ",logical_block_size=4096,physical_block_size=4096,serial="));
+    // The file has several users, of which one writes.
+    machine.extra_args.extend(plain(0, &image, ",file.locking=off"));
+    machine.extra_args.extend(plain(1, &image, ",file.locking=off,read-only=on"));
+    machine.extra_args.extend(large);
+    let _turn = Turn::take()?;
+    let mut running = machine.spawn()?;
+    let transcript = running.console()?.expect_end(SOON)?;
+    let expected = [
+        "ERROR: second: disk data: disk root of first may write to the same part of virtio0",
+        "ERROR: third: disk x: another disk of the VM cannot be had",
+        "ERROR: fourth: disk x: virtio0 has 4194304 bytes, and the part of it would begin at 2097152 and have 4194304",
+        "ERROR: sixth: disk x: virtio1 cannot be written; add read-only = true",
+        "ERROR: seventh: disk x: virtio2 has blocks of 4096 bytes, and a part of it begins and ends with one",
+        "the host's disk virtio1 at 0xa000200: 4096 KiB, blocks of 512 bytes, serial \"disk1\", read-only",
+        "[first] payload: 1 passed",
+        "[fifth] payload: 1 passed",
+    ];
+    for line in expected {
+        ensure!(transcript.contains(line), "{line} is not in what it says:\n{transcript}");
+    }
+    ensure!(transcript.matches("ERROR: ").count() == 5, "{transcript}");
+    Ok(())
+}
+
+/// Errors of the host's disk are the guest's I/O errors, of the requests that they are of: a write, a read, a flush. Other requests, and
+/// another guest on the same disk, notice nothing.
+fn errors() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let images = ["a", "b"].map(|name| folder.path().join(format!("{name}.img")));
+    for image in &images {
+        fs::write(image, vec![b'a'; 4 << 20])?;
+    }
+    let bad = |number: usize, rules: &[(&str, u64)]| {
+        let path = images[number].display();
+        let mut node = format!("driver=raw,file.driver=blkdebug,file.image.driver=file,file.image.filename={path}");
+        for (index, (kind, sector)) in rules.iter().enumerate() {
+            let rule = format!("file.inject-error.{index}");
+            node += &format!(",{rule}.event=none,{rule}.iotype={kind},{rule}.errno=5");
+            if *sector > 0 {
+                node += &format!(",{rule}.sector={sector}");
+            }
+        }
+        by_hand(number, &node)
+    };
+    let qemu_args = [bad(0, &[("write", 2048), ("read", 1024)]), bad(1, &[("flush", 0)])].concat();
+    let one = with("one", vec![part("virtio0", (0, 2 << 20), false, "a"), whole("virtio1", "b")], folder.path())?;
+    let other = with("other", vec![part("virtio0", (2 << 20, 0), false, "a")], folder.path())?;
+    let run = Host::default().start_with_qemu(vec![one, other], qemu_args)?;
+    let direct = |command: &str| format!("{command} 2>/dev/null; echo ended $?");
+    let write = |at: u32| direct(&format!("dd if=/dev/zero of=/dev/vda bs=4096 count=1 seek={at} conv=fsync"));
+    run.ask("one", &write(255), "\nended 0")?;
+    run.ask("one", &write(256), "\nended 1")?;
+    run.ask("one", &write(257), "\nended 0")?;
+    // Linux reads ahead, but no further than from the beginning of what is left out here.
+    let read = |at: u32| direct(&format!("dd if=/dev/vda of=/dev/null bs=4096 count=1 skip={at}"));
+    run.ask("one", &read(128), "\nended 1")?;
+    run.ask("one", &read(300), "\nended 0")?;
+    run.ask("other", &write(0), "\nended 0")?;
+    run.ask("one", "dmesg | grep -q 'I/O error, dev vda, sector 2048'; echo told $?", "\ntold 0")?;
+    run.ask("one", &direct("dd if=/dev/zero of=/dev/vdb bs=4096 count=1 conv=fsync"), "\nended 1")?;
+    run.ask("one", "dmesg | grep -q 'I/O error, dev vdb.*phys_seg 0'; echo told $?", "\ntold 0")?;
+    run.ask("other", "dmesg | grep -c 'I/O error'", "\n0\r\n")?;
+    run.check_log()
+}
+
+/// A guest writes files and flushes each; the host is killed at some moment. Of what the host had written, only what it had flushed by then is
+/// kept, as a disk may do when the power goes: everything that the guest was told is there is there.
+fn power_cut(number: u64) -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let image = file_system(folder.path(), "root", number + 1)?;
+    let (before, log) = (folder.path().join("before.img"), folder.path().join("writes.log"));
+    fs::copy(&image, &before)?;
+    fs::write(&log, [])?;
+    let node = format!(
+        "driver=blklogwrites,file.driver=file,file.filename={},log.driver=file,log.filename={}",
+        image.display(),
+        log.display()
+    );
+    let vm = with("writer", vec![whole("virtio0", "root")], folder.path())?;
+    let run = Host::default().start_with_qemu(vec![vm], by_hand(0, &node))?;
+    run.ask("writer", "mkdir -p /mnt; mount -t ext4 /dev/vda /mnt; cd /mnt; echo mounted $?", "\nmounted 0")?;
+    let rounds = "n=0; while :; do n=$((n+1)); dd if=/dev/urandom of=f$n bs=4k count=$((n%13+1)) conv=fsync 2>/dev/null || break; \
+                  echo \"kept $n $(sha256sum < f$n)\"; done";
+    run.console("writer")?.expect("# ", SOON)?;
+    run.console("writer")?.send(format!("{rounds}\n"))?;
+    run.console("writer")?.expect("kept 3 ", SOON)?;
+    // At some moment: what comes next is the guest's business.
+    let random = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.subsec_nanos();
+    std::thread::sleep(Duration::from_millis(u64::from(random) / 1000 % 4000));
+    let said = run.console("writer")?.transcript();
+    drop(run);
+
+    let kept = replay(&before, &log)?;
+    recover(&before)?;
+    let mut confirmed = 0;
+    for line in said.split('\n').filter_map(|line| line.trim_end_matches('\r').strip_prefix("kept ")) {
+        // The last line may have been cut off.
+        let Some((name, sum)) = line.split_once(' ').filter(|(_, sum)| sum.trim_end_matches([' ', '-']).len() == 64)
+        else {
+            continue;
+        };
+        let found = sum_of(&before, &format!("f{name}"))?;
+        ensure!(found == sum.trim_end_matches([' ', '-']), "f{name} was confirmed, and is not there");
+        confirmed += 1;
+    }
+    ensure!(confirmed >= 3, "the guest has confirmed only {confirmed}:\n{said}");
+    println!("# power_cut_{number}: {confirmed} files of {kept} flushes");
+    Ok(())
+}
+
+/// Does to `image` what `log` says that was written before the last flush (QEMU's blklogwrites, which has the format of Linux's
+/// dm-log-writes). How many flushes there were.
+fn replay(image: &Path, log: &Path) -> Result<usize> {
+    const FLUSH: u64 = 1;
+    const DISCARD: u64 = 4;
+    let bytes = fs::read(log)?;
+    let word = |at: usize| Some(u64::from_le_bytes(bytes.get(at..at + 8)?.try_into().ok()?));
+    ensure!(word(0) == Some(0x6a_7366_7773_6872), "this is no log of writes");
+    let sector =
+        bytes.get(24..28).and_then(|size| Some(u32::from_le_bytes(size.try_into().ok()?))).context("a size")? as usize;
+    let mut image = fs::OpenOptions::new().read(true).write(true).open(image)?;
+    let (mut at, mut flushes, mut waiting) = (sector, 0, Vec::new());
+    while let (Some(place), Some(count), Some(flags), Some(_)) = (word(at), word(at + 8), word(at + 16), word(at + 24))
+    {
+        if count == 0 && flags == 0 {
+            break;
+        }
+        at += sector;
+        let length = count as usize * sector;
+        if flags & FLUSH != 0 {
+            flushes += 1;
+            for (place, data) in waiting.drain(..) {
+                let data: &[u8] = data;
+                image.seek(SeekFrom::Start(place))?;
+                image.write_all(data)?;
+            }
+        }
+        if flags & DISCARD == 0 && length > 0 {
+            let Some(data) = bytes.get(at..at + length) else { break };
+            waiting.push((place * sector as u64, data));
+            at += length;
+        }
+    }
+    if flushes == 0 {
+        bail!("nothing was ever flushed");
+    }
+    Ok(flushes)
+}
