@@ -280,7 +280,7 @@ pub fn run(request: &Request) -> Result<Finish, RunError> {
         logs: logs.map(|folder| folder.display().to_string()),
         vcpus: site.vms.iter().map(|vm| vm.vcpus).collect(),
         vmware: site.vms.iter().map(|vm| vm.doors.vmware).collect(),
-        changes: site.vms.iter().map(|vm| vm.disks.iter().map(|disk| disk.changes).collect()).collect(),
+        changes: site.vms.iter().map(|vm| vm.disks.iter().map(|disk| disk.changes()).collect()).collect(),
     };
     // The VMs run whether or not others can reach them.
     let place = control::for_run(request.log_dir.as_deref());
