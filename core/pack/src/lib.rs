@@ -320,11 +320,12 @@ impl<'a> Reader<'a> {
         }
         let length = u32::unpack(self)?;
         let mut body = Self(self.bytes(length as usize)?);
-        let part = P::unpack(&mut body)?;
-        if body.left() > 0 {
+        // As it came: taken out of its `Result` and put into another, a large one would stand on the stack twice.
+        let part = P::unpack(&mut body);
+        if part.is_ok() && body.left() > 0 {
             return Err(Damaged::Long(P::NAME));
         }
-        Ok(part)
+        part
     }
 }
 

@@ -171,8 +171,12 @@ impl SavedVm {
     /// What is wrong with them.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, Damaged> {
         let mut from = Reader::new(bytes);
-        let vm = from.part()?;
-        if from.left() > 0 { Err(Damaged::Long(Self::NAME)) } else { Ok(vm) }
+        // As it came: see `Reader::part`.
+        let vm = from.part();
+        if vm.is_ok() && from.left() > 0 {
+            return Err(Damaged::Long(Self::NAME));
+        }
+        vm
     }
 }
 
