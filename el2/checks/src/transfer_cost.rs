@@ -106,7 +106,11 @@ fn measure(from: &'static Vm, to: &'static Vm) -> Result<Cost, Sentence> {
     let mut left: Vec<u64> = Vec::new();
     left.try_reserve_exact(count as usize).map_err(|_| no_memory())?;
     left.extend((0..count).rev());
-    let mut page = [0; PAGE];
+    // Not on the stack, of which a state that is read takes most.
+    let mut page: Vec<[u8; PAGE]> = Vec::new();
+    page.try_reserve_exact(1).map_err(|_| no_memory())?;
+    page.resize(1, [0; PAGE]);
+    let page = page.first_mut().ok_or_else(no_memory)?;
     let mut exits = None;
     // Until it has left a page that it was let execute.
     while exits.is_none_or(|exits| to.exits() == exits) {
@@ -115,7 +119,7 @@ fn measure(from: &'static Vm, to: &'static Vm) -> Result<Cost, Sentence> {
         }
         let wanted = sending.restoring.wanted(to).map(u64::from);
         if let Some(place) = left.iter().position(|&piece| Some(piece) == wanted) {
-            let bytes = piece_of(from, left.remove(place), &mut pieces, &mut page)?;
+            let bytes = piece_of(from, left.remove(place), &mut pieces, page)?;
             timed(&mut cost.to_guest, || sending.send(&bytes))?;
             cost.wanted += 1;
         } else {
@@ -124,7 +128,7 @@ fn measure(from: &'static Vm, to: &'static Vm) -> Result<Cost, Sentence> {
     }
     cost.restore = cost.to_guest;
     while let Some(piece) = left.pop() {
-        let bytes = piece_of(from, piece, &mut pieces, &mut page)?;
+        let bytes = piece_of(from, piece, &mut pieces, page)?;
         timed(&mut cost.restore, || sending.send(&bytes))?;
     }
     let end = pieces.end().map_err(wrong)?;
