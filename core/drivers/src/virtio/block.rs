@@ -199,7 +199,7 @@ impl<T: SlotTransport> Disk<T> {
         }
         let limits = |feature, most, alignment| {
             let most = number(feature, most, 0);
-            (most > 0).then(|| Limits { most, alignment })
+            (most > 0).then_some(Limits { most, alignment })
         };
         let alignment = number(DISCARD, config::DISCARD_ALIGNMENT, 1).max(1);
         Some(Facts {

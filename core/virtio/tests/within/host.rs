@@ -222,7 +222,8 @@ fn ask() -> impl Strategy<Value = Ask> {
 fn naive(bytes: &mut [u8], ask: &Ask) -> (u8, Vec<u8>) {
     let place = |length: usize| {
         let start = usize::try_from(ask.sector).ok()?.checked_mul(512)?;
-        let end = start.checked_add(length).filter(|&end| end <= SECTORS as usize * 512 && length % 512 == 0)?;
+        let end =
+            start.checked_add(length).filter(|&end| end <= SECTORS as usize * 512 && length.is_multiple_of(512))?;
         Some(start..end)
     };
     let untouched = vec![0xee; ask.room];
