@@ -419,6 +419,9 @@ impl Operator {
     fn order(&self, order: &Order) -> Result<Vec<control::Report>> {
         let mut told = Vec::new();
         control::perform(control::connect(&self.folder.path().join("socket"))?, order, |report| told.push(report))?;
+        // The first says that the host has heard the order, and nothing else.
+        ensure!(told.first() == Some(&control::Report::Output(Vec::new())), "{told:?}");
+        told.remove(0);
         Ok(told)
     }
 

@@ -53,7 +53,11 @@ impl Operator {
         let mut tell = |answer: Answer<'_>| is_lost |= !send(&Reply { id, answer });
         let done = match (vm, vm::by_id(VmId(vm))) {
             (HOST, _) => ask_host(ask, &mut tell),
-            (_, Some(vm)) => self.carry_out(id, vm, ask, &mut tell),
+            // Not among the others, whose frame on the stack is large: a state that is read takes most of it.
+            (_, Some(vm)) => match ask {
+                Ask::RestoreNext { offset, bytes, last } => self.restore_next(vm, offset, bytes, last, &mut tell),
+                _ => self.carry_out(id, vm, ask, &mut tell),
+            },
             (_, None) => Err(sentence!("there is no VM number {vm}")),
         };
         match done {
@@ -74,6 +78,32 @@ impl Operator {
         }
     }
 
+    #[inline(never)]
+    fn restore_next(
+        &mut self,
+        vm: &'static Vm,
+        offset: u64,
+        bytes: &[u8],
+        last: bool,
+        tell: &mut impl FnMut(Answer<'_>),
+    ) -> Result<RequestState, Refusal> {
+        let progress = self.transfer.restore_next(vm, offset, bytes)?;
+        // Answers go behind the last part alone: the other end sends on without waiting for them.
+        if !last {
+            return Ok(RequestState::Waiting);
+        }
+        match progress {
+            Written::All => {}
+            Written::More => tell(Answer::More),
+            Written::Over(how) => tell(Answer::Over(how)),
+        }
+        if let Some(piece) = self.transfer.wanted(vm) {
+            tell(Answer::Wanted { piece });
+        }
+        Ok(RequestState::Done)
+    }
+
+    #[inline(never)]
     fn carry_out(
         &mut self,
         id: u32,
@@ -176,21 +206,7 @@ impl Operator {
                 self.transfer.save_next(vm, offset, length, &mut |piece| tell(Answer::Value(piece)))?;
             }
             Ask::Restore => self.transfer.restore(vm)?,
-            Ask::RestoreNext { offset, bytes, last } => {
-                let progress = self.transfer.restore_next(vm, offset, bytes)?;
-                // Answers go behind the last part alone: the other end sends on without waiting for them.
-                if !last {
-                    return Ok(RequestState::Waiting);
-                }
-                match progress {
-                    Written::All => {}
-                    Written::More => tell(Answer::More),
-                    Written::Over(how) => tell(Answer::Over(how)),
-                }
-                if let Some(piece) = self.transfer.wanted(vm) {
-                    tell(Answer::Wanted { piece });
-                }
-            }
+            Ask::RestoreNext { offset, bytes, last } => return self.restore_next(vm, offset, bytes, last, tell),
             Ask::RestoreEnd { pause } => {
                 let then = if pause { Then::StandsStill } else { Then::GoesOn };
                 self.transfer.restore_end(vm, then)?;
