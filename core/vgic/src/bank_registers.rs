@@ -134,7 +134,12 @@ impl Vgic {
             _ => old,
         };
         let changed = old ^ *field;
-        let set = self.concerned(place.word, place.vcpu, changed);
+        let turned = if matches!(register, BankRegister::Trigger(_)) { changed & bank.level } else { 0 };
+        let mut set = self.concerned(place.word, place.vcpu, changed);
+        if place.word == 0 && turned != 0 {
+            // A line that stands in for a physical interrupt does so no more.
+            set.insert(VcpuId(place.vcpu as u8));
+        }
         if register == BankRegister::Group { set.union(self.route_groups(place.word, changed)) } else { set }
     }
 

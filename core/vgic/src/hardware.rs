@@ -4,8 +4,8 @@
 //! The list register names it, so that the guest's own end of interrupt deactivates it, without an exit, and it can
 //! fire again. While it is linked it cannot become pending a second time; everything here leans on that.
 
-use crate::Vgic;
 use crate::list_registers::{compose, hardware_fields, list_register};
+use crate::{Line, Vgic};
 use units::{IntId, VcpuId, VcpuSet};
 
 impl Vgic {
@@ -71,6 +71,19 @@ impl Vgic {
         target.hardware_carried |= bit;
         let common = compose(interrupt.0, *priority, bank.group & bit != 0);
         Some(common | hardware_fields(physical) | list_register::PENDING)
+    }
+
+    /// The cause of the hardware-linked `interrupt` is there while `vcpu` sleeps, and may leave its CPU with it: its line stands in for
+    /// the physical interrupt, so that whoever lets the guest have it wakes the guest. `None` if it cannot, since it is edge-triggered.
+    /// An interrupt that the guest handles need not. It is to be lowered before the guest runs again. Sync first.
+    pub fn raise_stand_in(&mut self, vcpu: VcpuId, interrupt: IntId) -> Option<VcpuSet> {
+        let target = self.vcpus.get(vcpu.index())?;
+        let bit = private_bit(interrupt)?;
+        if target.private.edge & bit != 0 {
+            return None;
+        }
+        let is_handled = target.held[0].active & bit != 0;
+        Some(if is_handled { VcpuSet::EMPTY } else { self.set_ppi_level(vcpu, interrupt, Line::High) })
     }
 
     /// Which PPIs of `vcpu` (bit *n* is INTID *n*) are linked to a physical interrupt that is active on its CPU. Sync

@@ -99,6 +99,38 @@ fn an_edge_is_taken_once_and_a_second_one_is_kept() {
     assert!(vgic.is_quiet(ZERO));
 }
 
+/// While its vCPU sleeps, and has left its CPU, a line stands in for a timer that has fired.
+#[test]
+fn a_line_stands_in_for_a_timer_that_has_fired() {
+    let (mut vgic, mut lrs) = (ready(1, 4), list_registers());
+    let enable =
+        |vgic: &mut Vgic, offset| vgic.redistributor_write(ZERO, private(offset), AccessSize::Word, 1 << TIMER.0);
+    enable(&mut vgic, 0x180);
+    assert_eq!(vgic.raise_stand_in(ZERO, TIMER), Some(VcpuSet::EMPTY), "nobody waits for it");
+    // A line cannot stand in for an edge: its vCPU has to hear of that.
+    for trigger in [2, 0] {
+        let value = trigger << (2 * (TIMER.0 - 16));
+        let concerned = vgic.redistributor_write(ZERO, private(0xC04), AccessSize::Word, value);
+        assert_eq!(concerned, VcpuSet::only(ZERO));
+    }
+    assert_eq!(enable(&mut vgic, 0x100), VcpuSet::only(ZERO), "whoever enables it wakes the vCPU");
+    assert!(vgic.has_deliverable(ZERO, 0xFF00_0003));
+    vgic.set_ppi_level(ZERO, TIMER, Line::Low);
+    assert!(!vgic.has_deliverable(ZERO, 0xFF00_0003));
+    // While it is active, another one would be in the way of its end.
+    vgic.raise_hardware(ZERO, TIMER, PHYSICAL);
+    settle(&mut vgic, ZERO, &mut lrs);
+    acknowledge(&mut lrs, 0);
+    vgic.sync(ZERO, &mut lrs);
+    assert_eq!(vgic.raise_stand_in(ZERO, TIMER), Some(VcpuSet::EMPTY));
+    assert_eq!(vgic.redistributor_read(ZERO, private(0x200), AccessSize::Word), 0);
+    // An edge would be remembered.
+    vgic.redistributor_write(ZERO, private(0xC04), AccessSize::Word, 2 << (2 * (TIMER.0 - 16)));
+    assert_eq!(vgic.raise_stand_in(ZERO, TIMER), None);
+    assert_eq!(vgic.redistributor_read(ZERO, private(0x200), AccessSize::Word), 0);
+    assert_eq!(vgic.raise_stand_in(ONE, IntId(32)), None);
+}
+
 /// The end of an interrupt deactivates what has the priority and the group that it drops: those of the acknowledgement.
 #[test]
 fn an_active_interrupt_keeps_the_priority_and_group_of_its_acknowledgement() {

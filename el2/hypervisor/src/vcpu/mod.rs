@@ -433,13 +433,13 @@ impl Vcpu {
     ///
     /// The model has nothing to say of a vCPU at rest of which nothing was asked: nothing is pending for it.
     pub(crate) fn wait_for_interrupt(&'static self, until: Option<GuestTicks>) {
-        let knows_nothing = || self.is_at_rest() && !self.is_timer_due();
+        let knows_nothing = |now| self.is_at_rest() && !self.is_timer_due(now);
         self.wait(knows_nothing, |gic, vmcr| gic.has_deliverable(self.id, vmcr), until);
     }
 
     /// CPU_SUSPEND with power down: as WFI, but whatever the CPU interface masks.
     pub(crate) fn wait_for_wake_up(&'static self) {
-        self.wait(|| false, |gic, _| gic.has_wake_request(self.id), None);
+        self.wait(|_| false, |gic, _| gic.has_wake_request(self.id), None);
     }
 
     /// Whether its list registers are empty, and all that could fill them would be asked of it.
@@ -450,10 +450,12 @@ impl Vcpu {
 
     fn wait(
         &'static self,
-        knows_nothing: impl Fn() -> bool,
+        knows_nothing: impl Fn(Ticks) -> bool,
         awake: impl Fn(&Vgic, u64) -> bool,
         until: Option<GuestTicks>,
     ) {
+        let timer = self.vm.plan.timer_interrupts().virtual_;
+        let mut stands_in = false;
         loop {
             let answered = request::INTERRUPTS | request::TIMER | request::DEVICES;
             // Pairs with the addition in `sched::ask`. The bits go before what they ask for is done: one that is set
@@ -464,21 +466,34 @@ impl Vcpu {
                 self.carry_on(Wait::Turn);
             }
             let mut ready = false;
-            if asked & (request::INTERRUPTS | request::TIMER) != 0 || !knows_nothing() {
-                self.update_timers();
+            // One for all that is looked at: what fires later has a deadline.
+            let now = Ticks(sysreg::cntpct_el0());
+            if asked & (request::INTERRUPTS | request::TIMER) != 0 || !knows_nothing(now) {
+                self.update_timers_at(now);
                 let vmcr = sysreg::ich_vmcr_el2::read();
+                let has_fired = self.hardware_timer_is_up(now);
                 // Between sync and flush: at any other time list registers hold a part of what waits, and the model does not know it.
                 self.with_gic(|gic| {
                     ready = awake(gic, vmcr);
-                    VcpuSet::EMPTY
+                    if ready || !has_fired {
+                        return VcpuSet::EMPTY;
+                    }
+                    // A timer that has fired does not wake it once more. Who does is whoever lets it have the interrupt, also when it has
+                    // left this CPU, where the physical one is.
+                    stands_in = true;
+                    let concerned = gic.raise_stand_in(self.id, timer);
+                    ready = concerned.is_none() || awake(gic, vmcr);
+                    concerned.unwrap_or(VcpuSet::EMPTY)
                 });
             }
-            let now = Ticks(sysreg::cntpct_el0());
             let deadline = self.next_deadline(now, until);
             if ready || self.has_requests() || deadline.is_some_and(|deadline| deadline <= now) {
-                return;
+                break;
             }
             sched::block(deadline);
+        }
+        if stands_in {
+            self.with_gic(|gic| gic.set_ppi_level(self.id, timer, vgic::Line::Low));
         }
     }
 

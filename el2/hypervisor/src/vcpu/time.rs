@@ -95,6 +95,15 @@ impl Time {
         self.physical.is_asserted(&self.clock, now) || self.virtual_.is_asserted(&self.clock, now)
     }
 
+    /// When the next line of those timers goes up that is not up at `now`.
+    fn next_deadline(&self, now: Ticks) -> Option<Ticks> {
+        let physical = next_of(&self.physical, &self.clock, now);
+        if !self.traps_virtual {
+            return physical;
+        }
+        earlier(physical, next_of(&self.virtual_, &self.clock, now))
+    }
+
     /// When the next line of those timers goes up; `now` if one is up.
     fn deadline(&self, now: Ticks) -> Option<Ticks> {
         let physical = self.physical.deadline(&self.clock, now);
@@ -103,6 +112,11 @@ impl Time {
         }
         earlier(physical, self.virtual_.deadline(&self.clock, now))
     }
+}
+
+/// When the line of `timer` goes up. Nothing more comes of one that is up, until the guest writes a register.
+fn next_of(timer: &EmulatedTimer, clock: &GuestClock, now: Ticks) -> Option<Ticks> {
+    if timer.is_asserted(clock, now) { None } else { timer.deadline(clock, now) }
 }
 
 fn earlier(one: Option<Ticks>, other: Option<Ticks>) -> Option<Ticks> {
@@ -221,7 +235,11 @@ impl Vcpu {
 
     /// The lines of the timers that are emulated follow their registers. It is loaded.
     pub(super) fn update_timers(&self) {
-        let now = Ticks(sysreg::cntpct_el0());
+        self.update_timers_at(Ticks(sysreg::cntpct_el0()));
+    }
+
+    /// The same, as they are at `now`.
+    pub(super) fn update_timers_at(&self, now: Ticks) {
         // Before the alarm is set below: its deadline is over then, and the next one is known. For one that has passed, the alarm would go
         // off at once, and again and again.
         let shared = self.vm.look_at_timer(now);
@@ -262,10 +280,10 @@ impl Vcpu {
         }
     }
 
-    /// Whether the time of one of its timers has come that are emulated, or that of the VM's memory-mapped one.
-    pub(super) fn is_timer_due(&self) -> bool {
-        let now = Ticks(sysreg::cntpct_el0());
-        self.time.lock().is_asserted(now) || self.vm.timer_at().is_some_and(|at| at <= now)
+    /// Whether the time of one of its timers has come, or that of the VM's memory-mapped one. It is loaded.
+    pub(super) fn is_timer_due(&self, now: Ticks) -> bool {
+        let is_emulated = self.time.lock().is_asserted(now);
+        is_emulated || self.vm.timer_at().is_some_and(|at| at <= now) || self.hardware_timer_is_up(now)
     }
 
     /// It is switched off: the others look after the memory-mapped timer, of whose deadline they may not know.
@@ -278,17 +296,25 @@ impl Vcpu {
         }
     }
 
-    /// The host count at which one of its timers fires, if one is armed, or its counter shows `until`; `now` if that has come.
-    /// It is loaded.
+    /// Whether the virtual timer's line is up at `now`, where it is the hardware's. It is loaded.
+    pub(super) fn hardware_timer_is_up(&self, now: Ticks) -> bool {
+        let time = self.time.lock();
+        !time.traps_virtual && hardware_timer().is_asserted(&time.clock.unscaled(), now)
+    }
+
+    /// The host count at which one of its timers fires next that have not by `now`, or its counter shows `until`. It is loaded.
     pub(super) fn next_deadline(&self, now: Ticks, until: Option<GuestTicks>) -> Option<Ticks> {
         let time = self.time.lock();
-        let timers = if time.traps_virtual {
-            time.deadline(now)
-        } else {
-            let timer = EmulatedTimer::from_registers(sysreg::cntv_ctl_el0::read(), sysreg::cntv_cval_el0::read());
-            earlier(timer.deadline(&time.clock.unscaled(), now), time.deadline(now))
-        };
+        let mut timers = time.next_deadline(now);
+        if !time.traps_virtual {
+            timers = earlier(timers, next_of(&hardware_timer(), &time.clock.unscaled(), now));
+        }
         let until = until.and_then(|count| time.clock.host(count, now));
         earlier(earlier(timers, self.vm.timer_at()), until)
     }
+}
+
+/// The virtual timer of the vCPU that is loaded here.
+fn hardware_timer() -> EmulatedTimer {
+    EmulatedTimer::from_registers(sysreg::cntv_ctl_el0::read(), sysreg::cntv_cval_el0::read())
 }

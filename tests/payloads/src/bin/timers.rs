@@ -9,7 +9,7 @@ use payload_rt::random::Random;
 use payload_rt::test::Verdict;
 use payload_rt::timer::{ENABLE, IMASK, ISTATUS, PHYSICAL_PPI, VIRTUAL_PPI};
 use payload_rt::{
-    check, check_equal, cpu, gic, instruction, interrupt, machine, skip, sysreg, test, tests, timer, user,
+    check, check_equal, cpu, gic, instruction, interrupt, machine, memory, psci, skip, sysreg, test, tests, timer, user,
 };
 
 payload_rt::entry!(main);
@@ -19,7 +19,8 @@ fn main() {
         frequency, counters_start_with_the_machine, counters_agree_on_every_cpu, counters_agree_at_el0, counters_run_together, counter_is_monotonic_across_cpus,
         virtual_fires_on_time, physical_fires_on_time, timers_fire_at_el0,
         both_at_once, timer_value_registers, status_and_mask, condition_can_be_withdrawn, extreme_compare_values,
-        wfi_wakes_by_timer, wfi_wakes_with_interrupts_masked, wfi_with_pending_does_not_sleep, many_short_sleeps, each_cpu_has_its_own,
+        wfi_wakes_by_timer, wfi_wakes_with_interrupts_masked, wfi_with_pending_does_not_sleep,
+        wfi_sleeps_beside_a_timer_that_fired, who_enables_a_fired_timer_wakes, many_short_sleeps, each_cpu_has_its_own,
     ));
 }
 
@@ -372,6 +373,97 @@ fn wfi_with_pending_does_not_sleep() -> Verdict {
         cpu::wait_for_interrupt();
         check_equal!(gic::acknowledge(), 5, "after WFI");
         gic::end(5);
+    }
+    Ok(())
+}
+
+/// As often as WFI may end for nothing: a look every 10 us would be a hundred times that.
+const FEW: u32 = 20;
+
+fn fire(ppi: u32) {
+    if ppi == VIRTUAL_PPI {
+        sysreg::cntv_cval_el0::write(0);
+        sysreg::cntv_ctl_el0::write(ENABLE);
+    } else {
+        sysreg::cntp_cval_el0::write(0);
+        sysreg::cntp_ctl_el0::write(ENABLE);
+    }
+}
+
+/// Sleeps until the interrupt comes; how many WFIs that took.
+fn sleep_until(intid: u32) -> u32 {
+    let mut times = 0;
+    while gic::acknowledge() != intid {
+        cpu::wait_for_interrupt();
+        times += 1;
+    }
+    timer::stop();
+    gic::end(intid);
+    times
+}
+
+/// One timer has fired, and its interrupt is masked; the other one fires in 20 ms.
+fn wfi_sleeps_beside_a_timer_that_fired() -> Verdict {
+    for (fired, other) in [(VIRTUAL_PPI, PHYSICAL_PPI), (PHYSICAL_PPI, VIRTUAL_PPI)] {
+        for is_enabled in [false, true] {
+            gic::set_priority(fired, 0xe0);
+            sysreg::icc_pmr_el1::write(0xc0);
+            if is_enabled {
+                gic::enable(fired);
+            }
+            gic::enable(other);
+            fire(fired);
+            check!(timer::wait_until(1000, || gic::read_bit(gic::ISPENDR, fired)), "timer {fired} is not pending");
+            if other == VIRTUAL_PPI {
+                sysreg::cntv_tval_el0::write(timer::microseconds(20_000));
+                sysreg::cntv_ctl_el0::write(ENABLE);
+            } else {
+                sysreg::cntp_tval_el0::write(timer::microseconds(20_000));
+                sysreg::cntp_ctl_el0::write(ENABLE);
+            }
+            let times = sleep_until(other);
+            check!(times <= FEW, "with timer {fired} fired, enabled {is_enabled}, WFI ended {times} times");
+            gic::disable(fired);
+            gic::disable(other);
+            gic::set_priority(fired, gic::DEFAULT_PRIORITY);
+            sysreg::icc_pmr_el1::write(0xff);
+        }
+    }
+    Ok(())
+}
+
+static FIRED: AtomicU32 = AtomicU32::new(0);
+static TIMES: AtomicU32 = AtomicU32::new(0);
+
+fn sleep_until_enabled(_index: usize) {
+    let ppi = FIRED.load(Ordering::SeqCst);
+    gic::disable(ppi);
+    fire(ppi);
+    TIMES.store(sleep_until(ppi), Ordering::SeqCst);
+}
+
+/// The one that sleeps may long have left its CPU.
+fn who_enables_a_fired_timer_wakes() -> Verdict {
+    if cpu::count() < 2 {
+        skip!("needs two CPUs");
+    }
+    for ppi in [VIRTUAL_PPI, PHYSICAL_PPI] {
+        for wait in [0, 100, 5_000, 20_000] {
+            FIRED.store(ppi, Ordering::SeqCst);
+            let started = cpu::start(1, sleep_until_enabled);
+            check!(started.is_ok(), "CPU_ON of CPU 1: {started:?}");
+            timer::delay(wait);
+            let frame = gic::redistributor(cpu::affinity(1)) + gic::SGI_FRAME;
+            // It may not have come so far as to disable it.
+            let ends = timer::wait_until(5000, || {
+                memory::write32(frame + gic::ISENABLER, 1 << ppi);
+                timer::delay(1000);
+                psci::affinity_info(cpu::affinity(1), 0) == psci::AFFINITY_OFF
+            });
+            check!(ends, "timer {ppi}, enabled by another CPU after {wait} us, does not wake its own");
+            let times = TIMES.load(Ordering::SeqCst);
+            check!(times <= FEW, "timer {ppi}, enabled after {wait} us: WFI ended {times} times");
+        }
     }
     Ok(())
 }
