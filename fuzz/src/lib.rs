@@ -7,6 +7,7 @@
 #![deny(unsafe_code)]
 
 pub mod doors;
+pub mod enclave_device;
 pub mod input;
 pub mod parsers;
 pub mod platform_devices;

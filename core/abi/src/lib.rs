@@ -5,6 +5,7 @@
 //! * [`host_arguments`]: what the hypervisor's own kernel command line may say.
 //! * [`calls`]: what a guest puts into its registers to call without a driver: ports, commands and their answers.
 //! * [`wfe`]: the words of the WFE channel.
+//! * [`enclave`]: registers, commands and completions of the enclave device.
 //! * [`watchdog`]: what a watchdog does, and why a request to one is refused, by number and by name.
 //! * [`crc32c`]: the checksum of bundle and link. The hypervisor computes it with the CPU's instruction and passes that
 //!   function in; [`crc32c::compute`] is the portable one.
@@ -23,6 +24,7 @@ pub mod bundle;
 pub mod calls;
 pub mod check_arguments;
 pub mod crc32c;
+pub mod enclave;
 pub mod host_arguments;
 pub mod link;
 pub mod watchdog;

@@ -1,11 +1,75 @@
 //! The guest's memory, as a device sees it.
 
+use core::fmt;
+
 use units::Ipa;
 
 /// An access reached outside the guest's RAM.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("{0} is not in the guest's memory; a buffer has to lie in it as a whole")]
 pub struct Fault(pub Ipa);
+
+/// Bytes whose number alone is shown.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Bytes<'a>(pub &'a [u8]);
+
+impl fmt::Debug for Bytes<'_> {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{} bytes", self.0.len())
+    }
+}
+
+/// What has to be done to a guest's memory, and to tables that are not the guest's, so that some of it is an enclave's: the commands of
+/// the mechanism that isolates by the hypervisor. Enclaves have numbers, below `abi::enclave::MAX_ENCLAVES`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Isolation<'a> {
+    /// There is an enclave of this number, with tables of its own, which map nothing.
+    Open {
+        /// Its number.
+        enclave: usize,
+    },
+    /// The block of 2 MiB around `block` leaves the guest: neither it nor a device of it reaches the block any more.
+    Take {
+        /// A multiple of 2 MiB.
+        block: Ipa,
+    },
+    /// Bytes for what was taken, within one page.
+    Store {
+        /// Where, by the guest's addresses from before.
+        at: Ipa,
+        /// What.
+        bytes: Bytes<'a>,
+    },
+    /// The enclave sees a page of what was taken. All of it was stored.
+    Show {
+        /// Its number.
+        enclave: usize,
+        /// Where it sees it.
+        at: Ipa,
+        /// The page, by the guest's addresses from before.
+        page: Ipa,
+        /// It may store there.
+        writable: bool,
+        /// It may execute what is there; never both.
+        executable: bool,
+    },
+    /// The enclave runs, on the time of the vCPU that asks for this, once no device's lock is held. The device hears of its end from
+    /// whoever let it run.
+    Enter {
+        /// Its number.
+        enclave: usize,
+    },
+    /// Its tables are no more, and nothing of them is in any TLB.
+    Close {
+        /// Its number.
+        enclave: usize,
+    },
+    /// The block is the guest's again, and reads as zeroes.
+    Return {
+        /// A multiple of 2 MiB.
+        block: Ipa,
+    },
+}
 
 /// The memory of one guest. Its vCPUs may change any byte at any time, so a caller copies what it needs once and
 /// checks the copy.
@@ -54,6 +118,15 @@ pub trait GuestMemory {
     fn write_annex(&self, at: u64, bytes: &[u8]) -> Result<(), Fault> {
         let _ = bytes;
         Err(Fault(Ipa(at)))
+    }
+
+    /// Takes memory from the guest for an enclave, or does something to such memory, or to who sees it.
+    ///
+    /// # Errors
+    /// If it is not the guest's to give, or is nobody's enclave's; nothing has changed then. It may be refused for now, as an access.
+    fn isolate(&self, what: &Isolation<'_>) -> Result<(), Fault> {
+        let _ = what;
+        Err(Fault(Ipa(0)))
     }
 
     /// Whether the last access was refused for now only: enough was done for the guest in one go, or something has to be made
@@ -108,6 +181,10 @@ impl<M: GuestMemory + ?Sized> GuestMemory for &M {
 
     fn write_annex(&self, at: u64, bytes: &[u8]) -> Result<(), Fault> {
         (**self).write_annex(at, bytes)
+    }
+
+    fn isolate(&self, what: &Isolation<'_>) -> Result<(), Fault> {
+        (**self).isolate(what)
     }
 
     fn is_refused_for_now(&self) -> bool {
