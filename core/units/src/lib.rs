@@ -11,6 +11,7 @@
 //!   interrupt line's level. [`Trigger`]: what of it is an interrupt.
 //! * [`Direction`], [`AccessSize`], [`RegisterAccess`]: which way a load or store goes, how wide it is, and what it does with
 //!   a register.
+//! * [`DiskRequest`], [`DiskOutcome`]: what is asked of a disk, and how that ends.
 //! * [`Hz`], [`Ticks`]: a counter's frequency and its value. [`Times`]: how often something happened, in words.
 #![no_std]
 #![forbid(unsafe_code)]
@@ -20,12 +21,14 @@ extern crate std;
 
 mod access;
 mod address;
+mod disk;
 mod names;
 mod time;
 mod times;
 
 pub use access::{AccessSize, ByteOrder, Direction, RegisterAccess};
 pub use address::{Address, Ipa, Pa, Range, Va};
+pub use disk::{DiskOutcome, DiskRequest, SECTOR};
 pub use names::{CpuId, IntId, Line, MAX_VCPUS, Trigger, VcpuId, VcpuSet, VmId};
 pub use time::{Hz, Patience, Scale, Ticks};
 pub use times::Times;

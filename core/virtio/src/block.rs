@@ -22,6 +22,7 @@ use changes::{BLOCK, Changes, NOTHING, Place};
 use devices::Outside;
 use devices::saved::Unfit;
 use pack::Damaged;
+use units::SECTOR;
 
 use core::ops::Range;
 
@@ -31,8 +32,6 @@ use crate::memory::GuestMemory;
 use crate::queue::{CHAINS_A_CALL, LARGEST, Queue, QueueError};
 use crate::saved::{SavedBlock, SavedDiskRequest};
 
-/// Bytes in a sector: the unit of all numbers of the protocol, whatever a disk's own blocks are (section 5.2.4).
-pub const SECTOR: u64 = 512;
 /// The most bytes of a serial number (section 5.2.6, VIRTIO_BLK_T_GET_ID).
 pub const MAX_SERIAL: usize = 20;
 
@@ -392,11 +391,8 @@ impl<I: AsRef<[u8]>> Device for Block<I> {
         let [queue] = queues else { return Ok(Progress::Idle) };
         for _ in 0..CHAINS_A_CALL {
             if self.request.is_none() {
-                if !queue.pop(memory, &mut self.chain)? {
+                if !queue.pop_request(memory, &mut self.chain)? {
                     return Ok(Progress::Idle);
-                }
-                if self.chain.writable().is_empty() {
-                    return Err(QueueError::NoAnswer);
                 }
                 self.request = Some(Request { header: [0; HEADER], read: 0, answer: None, range: [0; RANGE] });
             }

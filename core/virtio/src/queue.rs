@@ -247,6 +247,15 @@ impl Queue {
         Ok(true)
     }
 
+    /// As [`pop`](Self::pop), for a device that answers each request: in the last byte that it may write.
+    ///
+    /// # Errors
+    /// As `pop`, and if there is no such byte.
+    pub fn pop_request<M: GuestMemory>(&mut self, memory: &M, chain: &mut Chain) -> Result<bool, QueueError> {
+        let is_any = self.pop(memory, chain)?;
+        if is_any && chain.writable().is_empty() { Err(QueueError::NoAnswer) } else { Ok(is_any) }
+    }
+
     /// The first descriptor of the next buffer, if there is one.
     fn next_head<M: GuestMemory>(&mut self, memory: &M) -> Result<Option<u16>, QueueError> {
         let mut index = self.load_available_index(memory)?;

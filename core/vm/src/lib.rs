@@ -9,6 +9,7 @@
 //! * [`stolen`]: what of its vCPUs' waits is stolen time.
 //! * [`Watchdogs`]: who may set up which of a VM's watchdogs, when one acts, and what that leads to; [`Round`]: a look at all of them,
 //!   and [`watchdogs::agenda`]: when which VM's are looked at.
+//! * [`host_disks`]: which parts of the host's disks its VMs' disks are.
 //! * [`machine`]: the plan of its machine, from what the site says of it.
 //! * [`Needs`]: how much of the host's memory a site needs, for all that check whether there is enough.
 //!
@@ -26,6 +27,7 @@ pub mod aborts;
 pub mod devices;
 pub mod doors;
 pub mod exits;
+pub mod host_disks;
 mod life;
 pub mod mmio;
 pub mod needs;

@@ -142,6 +142,9 @@ fn refused() -> Result<()> {
         vm("fifth", vec![part("virtio0", (2 << 20, 0), false, "x"), part("virtio0", (0, 0), true, "all")])?,
         vm("sixth", vec![whole("virtio1", "x")])?,
         vm("seventh", vec![part("virtio2", (512, 0), true, "x")])?,
+        // A disk that cannot be used is not replaced by the next one.
+        vm("eighth", vec![whole("virtio3", "x")])?,
+        vm("ninth", vec![part("virtio4", (0, 0), true, "x")])?,
     ];
     let site = Site { file: "site".into(), host: None, vms, lines: Lines::default() };
     let bundle = folder.path().join("site.bundle");
@@ -157,6 +160,9 @@ fn refused() -> Result<()> {
     machine.extra_args.extend(plain(0, &image, ",file.locking=off"));
     machine.extra_args.extend(plain(1, &image, ",file.locking=off,read-only=on"));
     machine.extra_args.extend(large);
+    let unusable = plain(3, &image, ",file.locking=off,read-only=on").into_iter();
+    machine.extra_args.extend(unusable.map(|word| word.replace(",serial=", ",queue-size=64,serial=")));
+    machine.extra_args.extend(plain(4, &image, ",file.locking=off,read-only=on"));
     let _turn = Turn::take()?;
     let mut running = machine.spawn()?;
     let transcript = running.console()?.expect_end(SOON)?;
@@ -166,6 +172,9 @@ fn refused() -> Result<()> {
         "ERROR: fourth: disk x: virtio0 has 4194304 bytes, and the part of it would begin at 2097152 and have 4194304",
         "ERROR: sixth: disk x: virtio1 cannot be written; add read-only = true",
         "ERROR: seventh: disk x: virtio2 has blocks of 4096 bytes, and a part of it begins and ends with one",
+        "WARN: the host's disk virtio3 at 0xa000600 is not used: a queue is too small, or there is no memory for it",
+        "ERROR: eighth: disk x: virtio3 is not used, as the log says",
+        "[ninth] payload: 1 passed",
         "the host's disk virtio1 at 0xa000200: 4096 KiB, blocks of 512 bytes, serial \"disk1\", read-only",
         "[first] payload: 1 passed",
         "[fifth] payload: 1 passed",
@@ -173,7 +182,7 @@ fn refused() -> Result<()> {
     for line in expected {
         ensure!(transcript.contains(line), "{line} is not in what it says:\n{transcript}");
     }
-    ensure!(transcript.matches("ERROR: ").count() == 5, "{transcript}");
+    ensure!(transcript.matches("ERROR: ").count() == 6, "{transcript}");
     Ok(())
 }
 

@@ -6,7 +6,10 @@
 //!
 //! What the device answers is looked at before it is believed. One that gives back what it does not have, or says that it wrote more
 //! than there is room for, is [`Broken`]. One that says that all is well, and that it wrote less than was asked for, has failed at
-//! that request: what is in the buffer is then what another request has left there. Nothing here waits.
+//! that request: what is in the buffer is then what another request has left there. Nothing here waits: whoever does looks from time to
+//! time, and [`Disk::is_silent`] counts these looks.
+
+use units::{DiskOutcome, DiskRequest, SECTOR};
 
 use super::{Broken, Transport, Unusable, begin, finish, give_up, register};
 
@@ -16,8 +19,6 @@ pub const DEVICE_ID: u32 = 2;
 pub const SLOTS: u16 = 32;
 /// Bytes of a slot's buffer.
 pub const BUFFER: u32 = 60 << 10;
-/// Bytes of a sector: the unit of all numbers, whatever a disk's own blocks are.
-pub const SECTOR: u32 = 512;
 /// Bytes of a serial number.
 pub const SERIAL: usize = 20;
 /// Bytes of a slot's head.
@@ -28,6 +29,14 @@ pub const DESCRIPTORS: u16 = 4;
 /// As many bytes as [`Disk::start`] lays out, with room to spare for their alignment: what has memory to give gives it in blocks of that.
 pub const MEMORY: u64 = 2 << 20;
 const _: () = assert!((SLOTS as u64) * (BUFFER as u64 + 64 + DESCRIPTORS as u64 * (16 + 2 + 8)) + 4096 <= MEMORY);
+
+/// The most sectors that are discarded or zeroed by one request, whatever the device says: 64 MiB. All slots together, it can write them in
+/// the time for which it may be silent. With what most devices allow, one guest could make it so, and nobody would have the disk any more.
+pub const MOST_CLEARED: u32 = 128 << 10;
+/// A device may answer nothing for so many looks.
+pub const QUICK_LOOKS: u32 = 6;
+/// The same while it flushes, discards or zeroes: how long that takes depends on how much was written before.
+pub const SLOW_LOOKS: u32 = 60;
 
 /// What stands in place of an answer until there is one.
 pub const NO_ANSWER: u8 = 0xff;
@@ -55,46 +64,18 @@ mod config {
     pub(super) const ZERO_MOST: u64 = CONFIG + 48;
 }
 
-/// What a request is for. Sectors have [`SECTOR`] bytes.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Request {
-    /// So many bytes, whole sectors, from a sector on into the slot's buffer.
-    Read(u64, u32),
-    /// The same from the buffer.
-    Write(u64, u32),
-    /// All that was written and answered is to be where it outlives the power.
-    Flush,
-    /// So many sectors from one on are of no use to anybody.
-    Discard(u64, u32),
-    /// So many are zeros from now on; what they take may be given back.
-    Zero(u64, u32, bool),
-    /// The serial number, into the buffer.
-    Serial,
-}
+/// The number of a request for the serial number, which no guest's request is.
+const GET_SERIAL: u32 = 8;
 
-impl Request {
-    /// The request's number, its sector, how many bytes there are beside the head, and whether the device writes them.
-    const fn parts(self) -> (u32, u64, u32, bool) {
-        match self {
-            Self::Read(sector, bytes) => (0, sector, bytes, true),
-            Self::Write(sector, bytes) => (1, sector, bytes, false),
-            Self::Flush => (4, 0, 0, true),
-            Self::Discard(..) => (11, 0, HEAD as u32, false),
-            Self::Zero(..) => (13, 0, HEAD as u32, false),
-            Self::Serial => (8, 0, SERIAL as u32, true),
-        }
+/// A request's number, its sector, how many bytes there are beside the head, and whether the device writes them.
+const fn parts(wish: DiskRequest) -> (u32, u64, u32, bool) {
+    match wish {
+        DiskRequest::Read(sector, bytes) => (0, sector, bytes, true),
+        DiskRequest::Write(sector, bytes) => (1, sector, bytes, false),
+        DiskRequest::Flush => (4, 0, 0, true),
+        DiskRequest::Discard(..) => (11, 0, HEAD as u32, false),
+        DiskRequest::Zero(..) => (13, 0, HEAD as u32, false),
     }
-}
-
-/// How a request ended.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Outcome {
-    /// As it was asked for.
-    Done,
-    /// With an error, or with an answer that is none.
-    Failed,
-    /// The device does not know such a request.
-    Unknown,
 }
 
 /// What a disk that discards or zeroes demands of that.
@@ -172,8 +153,15 @@ pub struct Disk<T: SlotTransport> {
     /// How many chains were offered, and how many came back, ever.
     offered: u16,
     taken: u16,
+    /// A bit for each slot whose request may take long.
+    slow: u32,
+    /// How often somebody looked since it answered, and what the clock showed at the last of these looks.
+    looks: u32,
+    looked: u64,
     is_broken: bool,
 }
+
+const _: () = assert!(SLOTS as u32 <= u32::BITS);
 
 impl<T: SlotTransport> Disk<T> {
     /// Starts the device.
@@ -187,18 +175,20 @@ impl<T: SlotTransport> Disk<T> {
             return Err(give_up(&transport, Unusable::Queue(QUEUE)));
         };
         finish(&transport);
-        Ok(Self { transport, slots, facts, given: [0; SLOTS as usize], offered: 0, taken: 0, is_broken: false })
+        let given = [0; SLOTS as usize];
+        let (offered, taken, slow, looks, looked) = (0, 0, 0, 0, 0);
+        Ok(Self { transport, slots, facts, given, offered, taken, slow, looks, looked, is_broken: false })
     }
 
     fn facts_of(transport: &T, has: u64) -> Option<Facts> {
         let number = |feature, at, otherwise| if has & feature != 0 { transport.read(at) } else { otherwise };
-        let block = number(BLOCK_SIZE, config::BLOCK_SIZE, SECTOR);
+        let block = number(BLOCK_SIZE, config::BLOCK_SIZE, SECTOR as u32);
         let most = number(SIZE_MAX, config::SIZE_MAX, BUFFER).min(BUFFER);
-        if !block.is_power_of_two() || block < SECTOR || most < block {
+        if !block.is_power_of_two() || u64::from(block) < SECTOR || most < block {
             return None;
         }
         let limits = |feature, most, alignment| {
-            let most = number(feature, most, 0);
+            let most = number(feature, most, 0).min(MOST_CLEARED);
             (most > 0).then_some(Limits { most, alignment })
         };
         let alignment = number(DISCARD, config::DISCARD_ALIGNMENT, 1).max(1);
@@ -221,7 +211,7 @@ impl<T: SlotTransport> Disk<T> {
             let value = u64::from(transport.read(low)) | u64::from(before) << 32;
             (transport.read(high) == before).then_some(value)
         };
-        (0..4).find_map(|_| read()).map(|sectors| sectors.min(u64::MAX / u64::from(SECTOR)))
+        (0..4).find_map(|_| read()).map(|sectors| sectors.min(u64::MAX / SECTOR))
     }
 
     /// What it is.
@@ -242,9 +232,22 @@ impl<T: SlotTransport> Disk<T> {
         self.offered.wrapping_sub(self.taken)
     }
 
-    /// Writes into the buffer of a slot that the device does not have; nothing into that of another one.
+    /// Somebody looks, where the clock shows `now`: whether the device has requests, and has answered none for too many looks. Looks that
+    /// follow each other by less than `apart` are one, and so is one that comes late because everything stood still.
+    pub const fn is_silent(&mut self, now: u64, apart: u64) -> bool {
+        if self.under_way() == 0 {
+            self.looks = 0;
+        } else if self.looks == 0 || now.saturating_sub(self.looked) >= apart {
+            self.looks += 1;
+            self.looked = now;
+        }
+        self.looks > if self.slow == 0 { QUICK_LOOKS } else { SLOW_LOOKS }
+    }
+
+    /// Writes into the buffer of a slot that the device does not have; nothing into that of another one, or where the device was given
+    /// up: it may still read what it was given.
     pub fn fill(&mut self, slot: u16, offset: u32, bytes: &[u8]) {
-        if self.is_ours(slot) {
+        if self.is_ours(slot) && !self.is_broken {
             self.slots.fill(slot, offset, bytes);
         }
     }
@@ -263,16 +266,32 @@ impl<T: SlotTransport> Disk<T> {
 
     /// Gives a slot to the device with what is wanted of it. Says whether the device has it now: not if it had it already, if it is
     /// broken, or if no such request may be made of it.
-    pub fn offer(&mut self, slot: u16, wish: Request) -> bool {
+    pub fn offer(&mut self, slot: u16, wish: DiskRequest) -> bool {
         if self.is_broken || !self.is_ours(slot) || !self.may(wish) {
             return false;
         }
-        let (number, sector, length, device_writes) = wish.parts();
-        if let Request::Discard(first, count) | Request::Zero(first, count, _) = wish {
-            let flags = u32::from(matches!(wish, Request::Zero(.., true)));
+        if let DiskRequest::Discard(first, count) | DiskRequest::Zero(first, count, _) = wish {
+            let flags = u32::from(matches!(wish, DiskRequest::Zero(.., true)));
             let range = u128::from(first) | u128::from(count) << 64 | u128::from(flags) << 96;
             self.slots.fill(slot, 0, &range.to_le_bytes());
         }
+        if !matches!(wish, DiskRequest::Read(..) | DiskRequest::Write(..)) {
+            self.slow |= 1 << slot;
+        }
+        self.give(slot, parts(wish));
+        true
+    }
+
+    /// As [`Disk::offer`], for the serial number: [`SERIAL`] bytes.
+    pub fn offer_serial(&mut self, slot: u16) -> bool {
+        let is_possible = !self.is_broken && self.is_ours(slot);
+        if is_possible {
+            self.give(slot, (GET_SERIAL, 0, SERIAL as u32, true));
+        }
+        is_possible
+    }
+
+    fn give(&mut self, slot: u16, (number, sector, length, device_writes): (u32, u64, u32, bool)) {
         let head = u128::from(number) | u128::from(sector) << 64;
         if let Some(given) = self.given.get_mut(usize::from(slot)) {
             *given = 1 + if device_writes { length } else { 0 };
@@ -280,32 +299,23 @@ impl<T: SlotTransport> Disk<T> {
         self.slots.offer(self.offered % (SLOTS * DESCRIPTORS), slot, head.to_le_bytes(), length, device_writes);
         self.offered = self.offered.wrapping_add(1);
         self.slots.publish(self.offered);
-        true
     }
 
     /// Whether the disk has what is wanted.
-    fn may(&self, wish: Request) -> bool {
+    fn may(&self, wish: DiskRequest) -> bool {
         let facts = &self.facts;
-        let is_on = |sector: u64, count: u64| sector.checked_add(count).is_some_and(|end| end <= facts.sectors);
+        let is_on =
+            wish.range().is_none_or(|(first, count)| first.checked_add(count).is_some_and(|end| end <= facts.sectors));
         let in_limits = |limits: Option<Limits>, count| limits.is_some_and(|limits| (1..=limits.most).contains(&count));
-        match wish {
-            Request::Read(sector, bytes) | Request::Write(sector, bytes) => {
-                let is_write = matches!(wish, Request::Write(..));
-                bytes > 0
-                    && bytes <= facts.most
-                    && bytes.is_multiple_of(facts.block)
-                    && is_on(sector, (bytes / SECTOR).into())
-                    && !(is_write && facts.is_read_only)
+        let is_possible = match wish {
+            DiskRequest::Read(_, bytes) | DiskRequest::Write(_, bytes) => {
+                bytes > 0 && bytes <= facts.most && bytes.is_multiple_of(facts.block)
             }
-            Request::Discard(sector, count) => {
-                is_on(sector, count.into()) && in_limits(facts.discard, count) && !facts.is_read_only
-            }
-            Request::Zero(sector, count, _) => {
-                is_on(sector, count.into()) && in_limits(facts.zero, count) && !facts.is_read_only
-            }
-            Request::Flush => facts.has_cache,
-            Request::Serial => true,
-        }
+            DiskRequest::Discard(_, count) => in_limits(facts.discard, count),
+            DiskRequest::Zero(_, count, _) => in_limits(facts.zero, count),
+            DiskRequest::Flush => facts.has_cache,
+        };
+        is_possible && is_on && !(wish.changes() && facts.is_read_only)
     }
 
     /// Tells the device that something was offered.
@@ -320,7 +330,7 @@ impl<T: SlotTransport> Disk<T> {
     /// # Errors
     /// If it says so of a slot that it does not have, or of more than it has, or wrote more than there is room for. It was reset, and
     /// nothing works any more.
-    pub fn take(&mut self) -> Result<Option<(u16, Outcome)>, Broken> {
+    pub fn take(&mut self) -> Result<Option<(u16, DiskOutcome)>, Broken> {
         if self.is_broken {
             return Ok(None);
         }
@@ -331,7 +341,7 @@ impl<T: SlotTransport> Disk<T> {
         taken
     }
 
-    fn try_take(&mut self) -> Result<Option<(u16, Outcome)>, Broken> {
+    fn try_take(&mut self) -> Result<Option<(u16, DiskOutcome)>, Broken> {
         let waiting = self.slots.used_count().wrapping_sub(self.taken);
         if waiting == 0 {
             return Ok(None);
@@ -350,11 +360,13 @@ impl<T: SlotTransport> Disk<T> {
         let is_whole = written == *given;
         *given = 0;
         self.taken = self.taken.wrapping_add(1);
+        self.slow &= !(1 << place);
+        self.looks = 0;
         let slot = place as u16;
         let outcome = match self.slots.answer(slot) {
-            0 if is_whole => Outcome::Done,
-            2 => Outcome::Unknown,
-            _ => Outcome::Failed,
+            0 if is_whole => DiskOutcome::Done,
+            2 => DiskOutcome::Unknown,
+            _ => DiskOutcome::Failed,
         };
         Ok(Some((slot, outcome)))
     }

@@ -17,10 +17,11 @@ use alloc::vec::Vec;
 use devices::Outside;
 use devices::saved::Unfit;
 use pack::Damaged;
+use units::{DiskOutcome, DiskRequest, SECTOR};
 
 use super::{
     Block, CONFIG, COPY, DISCARD, DONE, FAILED, FEATURE_BLOCK_SIZE, FEATURE_READ_ONLY, FEATURE_SEGMENTS, FLUSH,
-    GET_SERIAL, HEADER, MAX_SERIAL, MAY_GIVE_BACK, RANGE, READ, SECTOR, UNKNOWN, WRITE, ZERO,
+    GET_SERIAL, HEADER, MAX_SERIAL, MAY_GIVE_BACK, RANGE, READ, UNKNOWN, WRITE, ZERO,
 };
 use crate::chain::Chain;
 use crate::device::{Device, Progress, VirtioKind};
@@ -35,32 +36,6 @@ pub const MOST_SLOTS: usize = 16;
 const FEATURE_FLUSH: u64 = 1 << 9;
 const FEATURE_DISCARD: u64 = 1 << 13;
 const FEATURE_ZERO: u64 = 1 << 14;
-
-/// What is asked of a backend. Sectors are the disk's own, from 0 on, of [`SECTOR`] bytes each.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Request {
-    /// So many bytes from a sector on into the slot's buffer.
-    Read(u64, u32),
-    /// The same from the buffer.
-    Write(u64, u32),
-    /// All that was written and answered is to outlive the power.
-    Flush,
-    /// So many sectors are of no use any more.
-    Discard(u64, u32),
-    /// So many sectors are zeros; what they take may be given back.
-    Zero(u64, u32, bool),
-}
-
-/// How that ended.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Outcome {
-    /// Well.
-    Done,
-    /// With an error.
-    Failed,
-    /// The backend does not do such things.
-    Unknown,
-}
 
 /// What a backend is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -95,13 +70,13 @@ pub trait Backend: Send {
     fn copy(&mut self, slot: usize, offset: usize, into: &mut [u8]);
 
     /// Begins something with a slot that has nothing under way.
-    fn begin(&mut self, slot: usize, wish: Request);
+    fn begin(&mut self, slot: usize, wish: DiskRequest);
 
     /// All was begun that can be now: for a backend that is told of several at once.
     fn send(&mut self);
 
     /// How what was begun with a slot has ended; nothing while it is under way. The slot has nothing under way then.
-    fn outcome(&mut self, slot: usize) -> Option<Outcome>;
+    fn outcome(&mut self, slot: usize) -> Option<DiskOutcome>;
 }
 
 /// There is none: for whoever has no such disks.
@@ -118,7 +93,7 @@ impl Backend for core::convert::Infallible {
         match *self {}
     }
 
-    fn begin(&mut self, _slot: usize, _wish: Request) {
+    fn begin(&mut self, _slot: usize, _wish: DiskRequest) {
         match *self {}
     }
 
@@ -126,7 +101,7 @@ impl Backend for core::convert::Infallible {
         match *self {}
     }
 
-    fn outcome(&mut self, _slot: usize) -> Option<Outcome> {
+    fn outcome(&mut self, _slot: usize) -> Option<DiskOutcome> {
         match *self {}
     }
 }
@@ -271,7 +246,7 @@ impl<B: Backend> HostBlock<B> {
                     if filled == piece {
                         let (_, sector) = Block::<[u8; 0]>::wish(&slot.header);
                         let sector = sector + slot.done as u64 / SECTOR;
-                        backend.begin(index, Request::Write(sector, piece as u32));
+                        backend.begin(index, DiskRequest::Write(sector, piece as u32));
                         Step::UnderWay(piece)
                     } else {
                         let mut copy = [0; COPY];
@@ -283,9 +258,9 @@ impl<B: Backend> HostBlock<B> {
                 }
                 Step::UnderWay(piece) => match backend.outcome(index) {
                     None => return Ok(false),
-                    Some(Outcome::Failed) => Step::Answered(FAILED),
-                    Some(Outcome::Unknown) => Step::Answered(UNKNOWN),
-                    Some(Outcome::Done) => match Block::<[u8; 0]>::wish(&slot.header).0 {
+                    Some(DiskOutcome::Failed) => Step::Answered(FAILED),
+                    Some(DiskOutcome::Unknown) => Step::Answered(UNKNOWN),
+                    Some(DiskOutcome::Done) => match Block::<[u8; 0]>::wish(&slot.header).0 {
                         READ => Step::Emptying(piece, 0),
                         WRITE if slot.done + piece < slot.data() => {
                             slot.done += piece;
@@ -294,14 +269,14 @@ impl<B: Backend> HostBlock<B> {
                         FLUSH => Step::Answered(DONE),
                         _ if *flushes || !facts.has_cache => Step::Answered(DONE),
                         _ => {
-                            backend.begin(index, Request::Flush);
+                            backend.begin(index, DiskRequest::Flush);
                             Step::Settling
                         }
                     },
                 },
                 Step::Settling => match backend.outcome(index) {
                     None => return Ok(false),
-                    Some(Outcome::Done) => Step::Answered(DONE),
+                    Some(DiskOutcome::Done) => Step::Answered(DONE),
                     Some(_) => Step::Answered(FAILED),
                 },
                 Step::Emptying(piece, emptied) if emptied == piece => {
@@ -335,13 +310,10 @@ impl<B: Backend> HostBlock<B> {
         let Some(slot) = self.slots.get_mut(index) else { return Ok(None) };
         // Whoever goes on with a chain has to have the same storage for it.
         self.taking = Some(index);
-        let is_any = queue.pop(memory, &mut slot.chain)?;
+        let is_any = queue.pop_request(memory, &mut slot.chain)?;
         self.taking = None;
         if !is_any {
             return Ok(None);
-        }
-        if slot.chain.writable().is_empty() {
-            return Err(QueueError::NoAnswer);
         }
         slot.step = Step::Header(0);
         Ok(Some(index))
@@ -398,7 +370,7 @@ fn next<M: GuestMemory>(
             if piece == 0 {
                 return Ok(Step::Answered(DONE));
             }
-            backend.begin(index, Request::Read(sector + slot.done as u64 / SECTOR, piece as u32));
+            backend.begin(index, DiskRequest::Read(sector + slot.done as u64 / SECTOR, piece as u32));
             Ok(Step::UnderWay(piece))
         }
         WRITE => Ok(match slot.data() {
@@ -407,7 +379,7 @@ fn next<M: GuestMemory>(
             _ => Step::Filling(0),
         }),
         FLUSH if facts.has_cache => {
-            backend.begin(index, Request::Flush);
+            backend.begin(index, DiskRequest::Flush);
             Ok(Step::UnderWay(0))
         }
         // What was written is where it stays.
@@ -442,8 +414,11 @@ fn next<M: GuestMemory>(
             if count == 0 {
                 return Ok(Step::Answered(DONE));
             }
-            let wish =
-                if kind == ZERO { Request::Zero(first, count, flags != 0) } else { Request::Discard(first, count) };
+            let wish = if kind == ZERO {
+                DiskRequest::Zero(first, count, flags != 0)
+            } else {
+                DiskRequest::Discard(first, count)
+            };
             backend.begin(index, wish);
             Ok(Step::UnderWay(0))
         }
@@ -521,7 +496,5 @@ impl<B: Backend> Device for HostBlock<B> {
     }
 }
 
-// What a test holds in its hand is behind a lock, which the crates of core have in their tests' folders alone.
 #[cfg(test)]
-#[path = "../../tests/within/host.rs"]
 mod tests;

@@ -3,7 +3,7 @@
 
 use core::fmt;
 
-use drivers::virtio::probe;
+use drivers::virtio::{Transport as _, probe, register};
 use hw::pci::Bus;
 use hw::sync::PreemptLock;
 use hw::virtio::{Device, Interrupt};
@@ -95,8 +95,13 @@ fn bus() -> Option<&'static PreemptLock<Bus<'static>>> {
 
 /// Hands all devices of a kind (its device ID, and its name for the log) to `adopt`, those behind windows first, in the order of the
 /// platform's description and of their numbers on the bus, until it has enough.
-#[inline(never)]
 pub(crate) fn find(kind: u32, name: &str, adopt: &mut dyn FnMut(Found) -> Use) {
+    find_each(kind, name, adopt, &mut || ());
+}
+
+/// As [`find`], for whoever counts them: `missed` hears of each that is of that kind and cannot be used, in its turn.
+#[inline(never)]
+pub(crate) fn find_each(kind: u32, name: &str, adopt: &mut dyn FnMut(Found) -> Use, missed: &mut dyn FnMut()) {
     for window in windows() {
         let address = Address::Registers(window.registers.start);
         let not_used = |why: &str| log::warn!("the virtio device at {address} is not used: {why}");
@@ -115,7 +120,13 @@ pub(crate) fn find(kind: u32, name: &str, adopt: &mut dyn FnMut(Found) -> Use) {
                 }
             }
             Ok(_) => {}
-            Err(error) => not_used(error.sentence()),
+            Err(error) => {
+                not_used(error.sentence());
+                // Which kind it is stands where it always stood.
+                if device.read(register::DEVICE_ID) == kind {
+                    missed();
+                }
+            }
         }
     }
     let Some(bus) = bus() else { return };
@@ -131,7 +142,10 @@ pub(crate) fn find(kind: u32, name: &str, adopt: &mut dyn FnMut(Found) -> Use) {
                 Use::AndMore => {}
                 Use::None => bus.lock().close(number),
             },
-            Err(error) => log::warn!("the {name} at {address} is not used: {}", error.sentence()),
+            Err(error) => {
+                log::warn!("the {name} at {address} is not used: {}", error.sentence());
+                missed();
+            }
         }
     }
 }

@@ -8,26 +8,28 @@
 //! interrupts when it has answered, this module's thread takes note of the answers, and asks the vCPUs of those VMs to go on. So a
 //! guest's bytes are moved by itself, and what is left of a VM that has gone ends in its slots, and nowhere else.
 //!
-//! A device that breaks its rules, or answers nothing for [`PATIENCE_SECONDS`], is reset and not used any more: all that it has, and all that is
-//! asked of it afterwards, ends in I/O errors.
+//! A device that breaks its rules, or answers nothing for too many looks ([`Disk::is_silent`]), is reset and not used any more: all that it
+//! has, and all that is asked of it afterwards, ends in I/O errors.
 
 extern crate alloc;
 
 use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::cell::Cell;
 use core::fmt;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use abi::bundle::{Bundle, HostDisk, HostPart, MAX_HOST_DISKS};
+use ::vm::host_disks::{DiskPart, FoundDisk, disk_claims};
+use abi::bundle::{Bundle, MAX_HOST_DISKS};
 use drivers::virtio::Broken;
-use drivers::virtio::block::{DEVICE_ID, Disk, Facts, Outcome, Request, SECTOR, SERIAL, SLOTS};
+use drivers::virtio::block::{DEVICE_ID, Disk, Facts, SERIAL, SLOTS};
 use hw::sync::{PreemptLock, relax, unmask_irqs, without_irqs};
 use hw::sysreg;
 use hw::virtio::{Device, Interrupt};
 use platform::InterruptLine;
 use spin::Once;
-use units::{BLOCK_SIZE, IntId, Ticks, VmId};
+use units::{BLOCK_SIZE, DiskOutcome, DiskRequest, IntId, Ticks, VmId};
 use virtio::block::host::{self as guest, Backend, MOST_SLOTS};
 
 use crate::host::virtio::{Address, Found, Use};
@@ -36,10 +38,8 @@ use crate::sched::{self, Thread};
 use crate::vm::handle::request;
 use crate::vm::{self, Vm};
 
-/// After so many seconds without any answer, a disk that has requests is given up.
-const PATIENCE_SECONDS: u64 = 30;
-/// So often is looked whether that is so.
-const LOOK_SECONDS: u64 = 10;
+/// So often is looked whether a disk that has requests still answers.
+const LOOK_SECONDS: u64 = 5;
 /// So long is waited for a disk's serial number when the host starts.
 const SERIAL_SECONDS: u64 = 5;
 /// The thread's weight, that of one more guest.
@@ -62,23 +62,19 @@ struct HostsDisk {
     interrupt: Interrupt,
     /// The line of that, which other devices on PCI may have too.
     line: InterruptLine,
+    /// Somebody handles that line's interrupts.
+    is_heard: AtomicBool,
 }
 
 struct State {
     disk: Disk<Device>,
     /// How what was asked for with a slot has ended, until its owner has taken note.
-    outcomes: [Option<Outcome>; SLOTS as usize],
+    outcomes: [Option<DiskOutcome>; SLOTS as usize],
     /// Whose each slot is.
     owners: [Option<VmId>; SLOTS as usize],
-    /// When the device answered last, or was asked for something while it had nothing.
-    since: u64,
 }
 
 impl HostsDisk {
-    fn bytes(&self) -> u64 {
-        self.facts.sectors.saturating_mul(SECTOR.into())
-    }
-
     /// Its serial number.
     fn serial(&self) -> &[u8] {
         let end = self.serial.iter().position(|&byte| byte == 0).unwrap_or(SERIAL);
@@ -95,7 +91,6 @@ impl HostsDisk {
             match state.disk.take() {
                 Ok(Some((slot, outcome))) => {
                     waiting |= state.ended(slot, outcome);
-                    state.since = now;
                     is_busy = true;
                 }
                 Ok(None) => break,
@@ -105,14 +100,13 @@ impl HostsDisk {
                 }
             }
         }
-        let patience = host::ticks(PATIENCE_SECONDS * 1_000_000);
-        if state.disk.under_way() > 0 && now.saturating_sub(state.since) >= patience {
+        if state.disk.is_silent(now, host::ticks(LOOK_SECONDS * 1_000_000)) {
             state.disk.give_up();
-            why = Some("it has answered nothing for 30 s");
+            why = Some("it has requests, and answers nothing");
         }
         if why.is_some() {
             // Whatever it had.
-            waiting |= (0..SLOTS).fold(0, |waiting, slot| waiting | state.ended(slot, Outcome::Failed));
+            waiting |= (0..SLOTS).fold(0, |waiting, slot| waiting | state.ended(slot, DiskOutcome::Failed));
         }
         is_busy |= state.disk.under_way() > 0;
         drop(state);
@@ -126,7 +120,7 @@ impl HostsDisk {
 
 impl State {
     /// What was asked for with a slot has ended so. Whose it is: that VM's bit, or none.
-    fn ended(&mut self, slot: u16, outcome: Outcome) -> u64 {
+    fn ended(&mut self, slot: u16, outcome: DiskOutcome) -> u64 {
         let slot = usize::from(slot);
         let (Some(place), Some(owner)) = (self.outcomes.get_mut(slot), self.owners.get_mut(slot)) else { return 0 };
         let Some(owner) = owner.take() else { return 0 };
@@ -152,11 +146,7 @@ fn go_on(vm: &'static Vm) {
 /// A part of a host's disk, for a guest.
 pub(crate) struct Part {
     disk: &'static HostsDisk,
-    first_sector: u64,
-    sectors: u64,
-    is_read_only: bool,
-    first_slot: u16,
-    slots: u16,
+    part: DiskPart,
     vm: VmId,
     counts: &'static Counts,
     is_offered: bool,
@@ -164,39 +154,7 @@ pub(crate) struct Part {
 
 impl fmt::Debug for Part {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "virtio{} from {}", self.disk.number, self.first_sector)
-    }
-}
-
-impl Part {
-    fn slot(&self, slot: usize) -> u16 {
-        // A guest's disk has no other slots; the remainder keeps one that had from another's.
-        self.first_slot + slot as u16 % self.slots.max(1)
-    }
-
-    /// The sector on the whole disk, if all of so many from this one on are this guest's.
-    fn place(&self, sector: u64, count: u64) -> Option<u64> {
-        let is_within = sector.checked_add(count).is_some_and(|end| end <= self.sectors);
-        is_within.then(|| self.first_sector + sector)
-    }
-
-    fn wish(&self, wish: guest::Request) -> Option<Request> {
-        let of_bytes = |bytes: u32| u64::from(bytes / SECTOR);
-        let can_write = !self.is_read_only;
-        match wish {
-            guest::Request::Read(at, bytes) => Some(Request::Read(self.place(at, of_bytes(bytes))?, bytes)),
-            guest::Request::Write(at, bytes) if can_write => {
-                Some(Request::Write(self.place(at, of_bytes(bytes))?, bytes))
-            }
-            guest::Request::Flush => Some(Request::Flush),
-            guest::Request::Discard(at, count) if can_write => {
-                Some(Request::Discard(self.place(at, count.into())?, count))
-            }
-            guest::Request::Zero(at, count, may) if can_write => {
-                Some(Request::Zero(self.place(at, count.into())?, count, may))
-            }
-            _ => None,
-        }
+        write!(out, "virtio{} from {}", self.disk.number, self.part.first_sector)
     }
 }
 
@@ -204,39 +162,36 @@ impl Backend for Part {
     fn facts(&self) -> guest::Facts {
         let Facts { block, most, has_cache, discard, zero, .. } = self.disk.facts;
         guest::Facts {
-            sectors: self.sectors,
+            sectors: self.part.sectors,
             block,
-            is_read_only: self.is_read_only,
+            is_read_only: self.part.is_read_only,
             has_cache,
             discard: discard.map(|limits| (limits.most, limits.alignment)),
             zero: zero.map(|limits| limits.most),
-            slots: self.slots.into(),
+            slots: self.part.slots.into(),
             room: most as usize,
         }
     }
 
     fn fill(&mut self, slot: usize, offset: usize, bytes: &[u8]) {
-        self.disk.state.lock().disk.fill(self.slot(slot), offset as u32, bytes);
+        self.disk.state.lock().disk.fill(self.part.slot(slot), offset as u32, bytes);
     }
 
     fn copy(&mut self, slot: usize, offset: usize, into: &mut [u8]) {
-        self.disk.state.lock().disk.copy(self.slot(slot), offset as u32, into);
+        self.disk.state.lock().disk.copy(self.part.slot(slot), offset as u32, into);
     }
 
-    fn begin(&mut self, slot: usize, wish: guest::Request) {
+    fn begin(&mut self, slot: usize, wish: DiskRequest) {
         self.counts.count(wish);
-        let (slot, wish) = (self.slot(slot), self.wish(wish));
+        let (slot, wish) = (self.part.slot(slot), self.part.place(wish));
         let mut state = self.disk.state.lock();
-        if state.disk.under_way() == 0 {
-            state.since = sysreg::cntpct_el0();
-        }
         if let Some(owner) = state.owners.get_mut(usize::from(slot)) {
             *owner = Some(self.vm);
         }
         if wish.is_some_and(|wish| state.disk.offer(slot, wish)) {
             self.is_offered = true;
         } else {
-            state.ended(slot, Outcome::Failed);
+            state.ended(slot, DiskOutcome::Failed);
         }
     }
 
@@ -253,33 +208,34 @@ impl Backend for Part {
         }
     }
 
-    fn outcome(&mut self, slot: usize) -> Option<guest::Outcome> {
-        let slot = self.slot(slot);
+    fn outcome(&mut self, slot: usize) -> Option<DiskOutcome> {
+        let slot = self.part.slot(slot);
         let outcome = self.disk.state.lock().outcomes.get_mut(usize::from(slot))?.take()?;
-        if outcome != Outcome::Done {
+        if outcome != DiskOutcome::Done {
             self.counts.failed.fetch_add(1, Ordering::Relaxed);
         }
-        Some(match outcome {
-            Outcome::Done => guest::Outcome::Done,
-            Outcome::Failed => guest::Outcome::Failed,
-            Outcome::Unknown => guest::Outcome::Unknown,
-        })
+        Some(outcome)
     }
 }
 
 /// A disk interrupts, or something else that has the same line, which is returned.
 pub(crate) fn interrupted(number: u8) -> Option<IntId> {
     let line = DISKS.get(usize::from(number)).and_then(Once::get)?.line.interrupt;
-    disks().filter(|disk| disk.line.interrupt == line).for_each(|disk| disk.interrupt.acknowledge());
+    on(line).for_each(|disk| disk.interrupt.acknowledge());
     if let Some(thread) = THREAD.get() {
         sched::wake(thread);
     }
     Some(line)
 }
 
-/// Whether a disk has this line: whatever else has it hears of its interrupts from the disk's.
+/// Whether a disk has this line, and is heard: whatever else has it hears of its interrupts from the disk's.
 pub(crate) fn has(line: InterruptLine) -> bool {
-    disks().any(|disk| disk.line.interrupt == line.interrupt)
+    on(line.interrupt).next().is_some()
+}
+
+/// The disks that are heard by this line.
+fn on(line: IntId) -> impl Iterator<Item = &'static HostsDisk> {
+    disks().filter(move |disk| disk.line.interrupt == line && disk.is_heard.load(Ordering::Relaxed))
 }
 
 fn disks() -> impl Iterator<Item = &'static HostsDisk> {
@@ -312,35 +268,35 @@ pub(crate) fn find(bundle: Bundle<'static>, connect: fn(InterruptLine, u8) -> bo
     }
     let thread = Thread::spawn("disks", run, 0, (WEIGHT, u64::MAX))?;
     THREAD.call_once(|| thread);
-    let mut number = 0;
-    host::virtio::find(DEVICE_ID, "virtio disk", &mut |found| {
-        let Some(place) = DISKS.get(number) else { return Use::None };
-        let line = found.line;
-        let address = found.address;
+    // Each that is found has a number, whether it can be used or not: the next one would be taken for it otherwise, and be written.
+    let count = Cell::new(0);
+    let mut adopt = |found: Found| {
+        let number = count.replace(count.get() + 1);
+        let (line, address) = (found.line, found.address);
         let is_shared = has(line);
+        let opened = DISKS.get(number).ok_or_else(|| format!("a host has at most {MAX_HOST_DISKS} disks"));
         // A shared line would interrupt for ever while nobody knows of this disk.
-        let opened = without_irqs(|| open(number, found).map(|disk| place.call_once(|| disk)));
-        match opened {
-            Ok(disk) => {
-                say(disk, address);
-                let is_connected = is_shared || connect(line, number as u8);
-                if is_connected {
-                    // What came meanwhile interrupted nobody, and a line that is up already would never rise again.
-                    interrupted(number as u8);
-                } else {
-                    // It keeps its number, and is no VM's.
-                    disk.state.lock().disk.give_up();
-                }
-                number += 1;
-                if is_connected { Use::AndMore } else { Use::None }
-            }
+        let opened = opened.and_then(|place| without_irqs(|| open(number, found).map(|disk| place.call_once(|| disk))));
+        let disk = match opened {
+            Ok(disk) => disk,
             Err(why) => {
-                log::warn!("the virtio disk at {address} is not used: {why}");
-                Use::None
+                log::warn!("the host's disk virtio{number} at {address} is not used: {why}");
+                return Use::None;
             }
+        };
+        say(disk, address);
+        if is_shared || connect(line, number as u8) {
+            // What came meanwhile interrupted nobody, and a line that is up already would never rise again.
+            interrupted(number as u8);
+            return Use::AndMore;
         }
-    });
-    CLAIMS.call_once(|| claims(bundle));
+        disk.is_heard.store(false, Ordering::Relaxed);
+        disk.state.lock().disk.give_up();
+        Use::None
+    };
+    let mut missed = || count.set(count.get() + 1);
+    host::virtio::find_each(DEVICE_ID, "virtio disk", &mut adopt, &mut missed);
+    CLAIMS.call_once(|| claims(bundle, count.get()));
     Ok(())
 }
 
@@ -363,7 +319,7 @@ fn open(number: usize, found: Found) -> Result<HostsDisk, String> {
     device.give(memory::allocate_block().map_err(|error| format!("{error}"))?.range());
     let mut disk = Disk::start(device).map_err(|error| String::from(error.sentence()))?;
     let mut serial = [0; SERIAL];
-    if disk.offer(0, Request::Serial) {
+    if disk.offer_serial(0) {
         disk.notify();
         let end = sysreg::cntpct_el0().saturating_add(host::ticks(SERIAL_SECONDS * 1_000_000));
         let outcome = loop {
@@ -377,22 +333,21 @@ fn open(number: usize, found: Found) -> Result<HostsDisk, String> {
                 Err(Broken(why)) => return Err(String::from(why)),
             }
         };
-        if outcome == Outcome::Done {
+        if outcome == DiskOutcome::Done {
             disk.copy(0, 0, &mut serial);
         }
     }
     let facts = *disk.facts();
     let (outcomes, owners) = ([None; SLOTS as usize], [None; SLOTS as usize]);
-    let state = PreemptLock::new(State { disk, outcomes, owners, since: 0 });
-    Ok(HostsDisk { number, facts, serial, state, interrupt, line })
+    let state = PreemptLock::new(State { disk, outcomes, owners });
+    Ok(HostsDisk { number, facts, serial, state, interrupt, line, is_heard: AtomicBool::new(true) })
 }
 
 /// What a guest's disk has of a host's.
 struct Claim {
     vm: VmId,
-    vm_name: &'static str,
     serial: &'static str,
-    part: Result<Claimed, String>,
+    part: Result<DiskPart, String>,
     counts: Counts,
 }
 
@@ -410,21 +365,21 @@ struct Counts {
 }
 
 impl Counts {
-    fn count(&self, wish: guest::Request) {
+    fn count(&self, wish: DiskRequest) {
         let add = |counter: &AtomicU64, more: u64| {
             counter.fetch_add(more, Ordering::Relaxed);
         };
         match wish {
-            guest::Request::Read(_, bytes) => {
+            DiskRequest::Read(_, bytes) => {
                 add(&self.reads, 1);
                 add(&self.bytes_read, bytes.into());
             }
-            guest::Request::Write(_, bytes) => {
+            DiskRequest::Write(_, bytes) => {
                 add(&self.writes, 1);
                 add(&self.bytes_written, bytes.into());
             }
-            guest::Request::Flush => add(&self.flushes, 1),
-            guest::Request::Discard(..) | guest::Request::Zero(..) => add(&self.others, 1),
+            DiskRequest::Flush => add(&self.flushes, 1),
+            DiskRequest::Discard(..) | DiskRequest::Zero(..) => add(&self.others, 1),
         }
     }
 }
@@ -455,109 +410,24 @@ pub(crate) fn write(vm: VmId, out: &mut dyn fmt::Write) -> fmt::Result {
     Ok(())
 }
 
-#[derive(Clone, Copy)]
-struct Claimed {
-    number: usize,
-    /// In bytes.
-    start: u64,
-    end: u64,
-    is_read_only: bool,
-    first_slot: u16,
-    slots: u16,
-}
-
-/// What each guest's disk has, in the order of the bundle. A VM of which one disk cannot be had takes nothing from those behind it.
-fn claims(bundle: Bundle<'static>) -> Vec<Claim> {
-    let mut all: Vec<Claim> = Vec::new();
-    for (id, vm) in (0..).map(VmId).zip(bundle.vms()) {
-        let before = all.len();
-        let mut is_sound = true;
-        for disk in vm.disks.iter() {
-            let Some(part) = disk.host() else { continue };
-            let part = claim(part).and_then(|claimed| match other_writer(&all, &claimed) {
-                None => Ok(claimed),
-                Some(other) => Err(format!(
-                    "disk {} of {} may write to the same part of virtio{}",
-                    other.serial, other.vm_name, claimed.number
-                )),
-            });
-            is_sound &= part.is_ok();
-            all.push(Claim { vm: id, vm_name: vm.name, serial: disk.serial, part, counts: Counts::default() });
-        }
-        if !is_sound {
-            let of_this = all.iter_mut().skip(before).filter(|claim| claim.part.is_ok());
-            of_this.for_each(|claim| claim.part = Err(String::from("another disk of the VM cannot be had")));
-        }
-    }
-    for disk in disks() {
-        let sharers =
-            all.iter().filter(|claim| claim.part.as_ref().is_ok_and(|part| part.number == disk.number)).count();
-        let each = (usize::from(SLOTS) / sharers.max(1)).min(MOST_SLOTS) as u16;
-        let mut first = 0;
-        for claim in &mut all {
-            let Ok(part) = &mut claim.part else { continue };
-            if part.number != disk.number {
-                continue;
-            }
-            if each == 0 {
-                claim.part = Err(format!("more than {SLOTS} disks of VMs are on virtio{}", disk.number));
-                continue;
-            }
-            (part.first_slot, part.slots) = (first, each);
-            first += each;
-        }
-    }
-    all
-}
-
-/// The part of a host's disk that is meant, if there is such a disk, and it is on that.
-fn claim(part: &HostPart<&'static str>) -> Result<Claimed, String> {
-    let name = part.disk;
-    let is_meant = |disk: &&HostsDisk| match HostDisk::named(name) {
-        Some(HostDisk::Number(number)) => disk.number == number,
-        Some(HostDisk::Serial(serial)) => disk.serial() == serial.as_bytes(),
-        None => false,
+/// What each guest's disk has, where the host has so many disks.
+fn claims(bundle: Bundle<'static>, count: usize) -> Vec<Claim> {
+    let about = |number| match DISKS.get(number).and_then(Once::get) {
+        Some(disk) => FoundDisk {
+            number,
+            serial: disk.serial(),
+            sectors: disk.facts.sectors,
+            block: disk.facts.block,
+            is_read_only: disk.facts.is_read_only,
+            is_usable: !disk.state.lock().disk.is_broken(),
+        },
+        None => FoundDisk::unusable(number),
     };
-    let mut meant = disks().filter(is_meant);
-    let count = disks().count();
-    let Some(disk) = meant.next() else {
-        return Err(format!("the host has no disk {name}; it has {count}, and the log says which"));
-    };
-    if meant.next().is_some() {
-        return Err(format!("the host has several disks {name}"));
-    }
-    if disk.state.lock().disk.is_broken() {
-        return Err(format!("{name} is not used, as the log says"));
-    }
-    let bytes = disk.bytes();
-    let Some(end) = part.end(bytes) else {
-        return Err(format!(
-            "{name} has {bytes} bytes, and the part of it would begin at {} and have {}",
-            part.offset, part.size
-        ));
-    };
-    let block = u64::from(disk.facts.block);
-    // What is behind the last whole block cannot be reached.
-    let end = if part.size == 0 { end - end % block } else { end };
-    if !(part.offset | end).is_multiple_of(block) || part.offset >= end {
-        return Err(format!("{name} has blocks of {block} bytes, and a part of it begins and ends with one"));
-    }
-    if disk.facts.is_read_only && !part.read_only {
-        return Err(format!("{name} cannot be written; add read-only = true"));
-    }
-    let is_read_only = part.read_only;
-    Ok(Claimed { number: disk.number, start: part.offset, end, is_read_only, first_slot: 0, slots: 0 })
-}
-
-/// Who may write to what `claimed` may write to.
-fn other_writer<'c>(all: &'c [Claim], claimed: &Claimed) -> Option<&'c Claim> {
-    all.iter().find(|claim| {
-        claim.part.as_ref().is_ok_and(|other| {
-            let both_write = !other.is_read_only && !claimed.is_read_only;
-            let is_apart = other.end <= claimed.start || claimed.end <= other.start;
-            other.number == claimed.number && both_write && !is_apart
-        })
-    })
+    let found: Vec<_> = (0..count).map(about).collect();
+    let claims = disk_claims(bundle.vms(), &found, SLOTS, MOST_SLOTS as u16).into_iter();
+    claims
+        .map(|claim| Claim { vm: claim.vm, serial: claim.serial, part: claim.part, counts: Counts::default() })
+        .collect()
 }
 
 /// What disk `serial` of `vm` has of a host's.
@@ -567,18 +437,7 @@ fn other_writer<'c>(all: &'c [Claim], claimed: &Claimed) -> Option<&'c Claim> {
 pub(crate) fn part(vm: VmId, serial: &str) -> Result<Part, String> {
     let claim = CLAIMS.get().and_then(|all| all.iter().find(|claim| claim.vm == vm && claim.serial == serial));
     let claim = claim.ok_or("it was not looked for")?;
-    let claimed = claim.part.as_ref().map_err(String::clone)?;
-    let disk = DISKS.get(claimed.number).and_then(Once::get).ok_or("it has gone")?;
-    let sector = u64::from(SECTOR);
-    Ok(Part {
-        disk,
-        first_sector: claimed.start / sector,
-        sectors: (claimed.end - claimed.start) / sector,
-        is_read_only: claimed.is_read_only,
-        first_slot: claimed.first_slot,
-        slots: claimed.slots,
-        vm,
-        counts: &claim.counts,
-        is_offered: false,
-    })
+    let part = *claim.part.as_ref().map_err(String::clone)?;
+    let disk = DISKS.get(part.number).and_then(Once::get).ok_or("it has gone")?;
+    Ok(Part { disk, part, vm, counts: &claim.counts, is_offered: false })
 }

@@ -195,6 +195,17 @@ fn a_disk_says_what_it_is() {
     assert_eq!((large.facts().block, large.facts().most), (4096, 8192), "whole blocks");
 }
 
+/// What may be cleared at once is what a device does in a time that others can wait for, whatever it says of itself.
+#[test]
+fn no_request_clears_more_than_a_little() {
+    let disk = Disk::start(Link::new(ALL & !READ_ONLY, &[(8, 1 << 20), (20, 512), (36, u32::MAX), (48, u32::MAX)]));
+    let mut disk = disk.expect("it is good");
+    let most = [disk.facts().discard, disk.facts().zero].map(|limits| limits.expect("it can").most);
+    assert_eq!(most, [MOST_CLEARED; 2]);
+    assert!(disk.offer(0, DiskRequest::Zero(0, MOST_CLEARED, false)));
+    assert!(!disk.offer(1, DiskRequest::Discard(0, MOST_CLEARED + 1)));
+}
+
 #[test]
 fn sizes_that_cannot_be_are_refused() {
     for config in [[(20, 0), (8, 4096)], [(20, 256), (8, 4096)], [(20, 513), (8, 4096)], [(20, 4096), (8, 2048)]] {
@@ -211,18 +222,18 @@ fn sizes_that_cannot_be_are_refused() {
 fn requests_say_what_is_wanted() {
     let (link, mut disk) = disk();
     let wishes = [
-        Request::Read(5, 1024),
-        Request::Write(1 << 32, 512),
-        Request::Flush,
-        Request::Discard(8, 1000),
-        Request::Zero(9, 100, true),
-        Request::Serial,
+        DiskRequest::Read(5, 1024),
+        DiskRequest::Write(1 << 32, 512),
+        DiskRequest::Flush,
+        DiskRequest::Discard(8, 1000),
+        DiskRequest::Zero(9, 100, true),
     ];
     for (slot, wish) in (0..).zip(wishes) {
         disk.fill(slot, 0, &[7; 16]);
         assert!(disk.offer(slot, wish), "{wish:?}");
-        assert!(!disk.offer(slot, Request::Flush), "the device has it");
+        assert!(!disk.offer(slot, DiskRequest::Flush), "the device has it");
     }
+    assert!(disk.offer_serial(5) && !disk.offer_serial(5));
     disk.notify();
     let said = |number: u32, sector: u64| (u128::from(number) | u128::from(sector) << 64).to_le_bytes();
     let expected = [
@@ -237,11 +248,13 @@ fn requests_say_what_is_wanted() {
     let ranges = [3, 4].map(|slot: usize| u128::from_le_bytes(link.0.buffers.borrow()[slot][..16].try_into().unwrap()));
     assert_eq!(ranges, [8 | 1000 << 64, 9 | 100 << 64 | 1 << 96]);
     assert_eq!((disk.under_way(), link.0.notified.get()), (6, 1));
-    for (slot, answer, outcome) in [(4, 2, Outcome::Unknown), (0, 0, Outcome::Done), (2, 1, Outcome::Failed)] {
+    for (slot, answer, outcome) in
+        [(4, 2, DiskOutcome::Unknown), (0, 0, DiskOutcome::Done), (2, 1, DiskOutcome::Failed)]
+    {
         link.ends(slot, answer);
         assert_eq!(disk.take(), Ok(Some((slot, outcome))));
         assert_eq!(disk.take(), Ok(None));
-        assert!(disk.offer(slot, Request::Flush), "it is ours again");
+        assert!(disk.offer(slot, DiskRequest::Flush), "it is ours again");
     }
 }
 
@@ -250,23 +263,28 @@ fn requests_say_what_is_wanted() {
 fn what_cannot_be_is_not_asked_for() {
     let (link, mut disk) = disk();
     let wrong = [
-        Request::Read(0, 0),
-        Request::Read(0, 100),
-        Request::Read(0, BUFFER + 512),
-        Request::Read(SECTORS, 512),
-        Request::Write(SECTORS - 1, 1024),
-        Request::Write(u64::MAX, 512),
-        Request::Discard(0, 0),
-        Request::Discard(0, 1001),
-        Request::Discard(SECTORS - 1, 2),
-        Request::Zero(u64::MAX, 1, false),
-        Request::Zero(0, 101, false),
+        DiskRequest::Read(0, 0),
+        DiskRequest::Read(0, 100),
+        DiskRequest::Read(0, BUFFER + 512),
+        DiskRequest::Read(SECTORS, 512),
+        DiskRequest::Write(SECTORS - 1, 1024),
+        DiskRequest::Write(u64::MAX, 512),
+        DiskRequest::Discard(0, 0),
+        DiskRequest::Discard(0, 1001),
+        DiskRequest::Discard(SECTORS - 1, 2),
+        DiskRequest::Zero(u64::MAX, 1, false),
+        DiskRequest::Zero(0, 101, false),
     ];
     assert!(wrong.into_iter().all(|wish| !disk.offer(0, wish)));
-    assert!(!disk.offer(SLOTS, Request::Flush) && !disk.offer(u16::MAX, Request::Flush));
+    assert!(
+        !disk.offer_serial(SLOTS)
+            && !disk.offer(SLOTS, DiskRequest::Flush)
+            && !disk.offer(u16::MAX, DiskRequest::Flush)
+    );
     let mut plain = Disk::start(Link::new(READ_ONLY, &[])).expect("it is good");
-    let wrong = [Request::Write(0, 512), Request::Flush, Request::Discard(0, 1), Request::Zero(0, 1, false)];
-    assert!(wrong.into_iter().all(|wish| !plain.offer(0, wish)) && plain.offer(0, Request::Read(0, 512)));
+    let wrong =
+        [DiskRequest::Write(0, 512), DiskRequest::Flush, DiskRequest::Discard(0, 1), DiskRequest::Zero(0, 1, false)];
+    assert!(wrong.into_iter().all(|wish| !plain.offer(0, wish)) && plain.offer(0, DiskRequest::Read(0, 512)));
     assert!(link.0.chains.borrow().is_empty());
 }
 
@@ -285,23 +303,69 @@ fn a_device_that_lies_is_left() {
     ];
     for (lie, said) in lies {
         let (link, mut disk) = disk();
-        assert!(disk.offer(0, Request::Read(0, 512)));
+        assert!(disk.offer(0, DiskRequest::Read(0, 512)));
         lie.iter().for_each(|&(first, written)| link.says(first, written));
         link.0.answers.borrow_mut()[0] = 0;
         assert_eq!(disk.take(), Err(Broken(said)), "{lie:?}");
         assert!(disk.is_broken() && link.0.status.get() == 0 && disk.under_way() == 0);
-        assert_eq!((disk.take(), disk.offer(1, Request::Flush)), (Ok(None), false));
+        assert_eq!((disk.take(), disk.offer(1, DiskRequest::Flush), disk.offer_serial(1)), (Ok(None), false, false));
         let before = link.0.notified.get();
         disk.notify();
         assert_eq!(link.0.notified.get(), before);
     }
     // Twice the same, where another is under way.
     let (link, mut disk) = disk();
-    assert!(disk.offer(0, Request::Flush) && disk.offer(1, Request::Flush));
+    assert!(disk.offer(0, DiskRequest::Flush) && disk.offer(1, DiskRequest::Flush));
     link.ends(0, 0);
-    assert_eq!(disk.take(), Ok(Some((0, Outcome::Done))));
+    assert_eq!(disk.take(), Ok(Some((0, DiskOutcome::Done))));
     link.says(0, 1);
     assert_eq!(disk.take(), Err(Broken(unknown)));
+}
+
+/// One that is left may still read what it was given: that stays as it was.
+#[test]
+fn what_a_device_was_given_stays_when_it_is_left() {
+    let (link, mut disk) = disk();
+    disk.fill(0, 0, b"given");
+    assert!(disk.offer(0, DiskRequest::Write(0, 512)));
+    disk.give_up();
+    disk.fill(0, 0, b"later");
+    assert_eq!(&link.0.buffers.borrow()[0][..5], b"given");
+    // What was read before is there.
+    let mut read = [0; 5];
+    disk.copy(0, 0, &mut read);
+    assert_eq!(&read, b"given");
+}
+
+/// A device that has requests, and answers none while somebody looks often enough, is silent; one that is at work on what takes long may be
+/// so for longer. A look that comes late, because all stood still, is one look.
+#[test]
+fn a_device_that_does_not_answer_is_silent() {
+    let looks_until = |disk: &mut Disk<Link>| (1..1000_u64).find(|look| disk.is_silent(look * 10, 10));
+    let (link, mut disk) = disk();
+    assert_eq!(looks_until(&mut disk), None, "it has nothing");
+    for (wish, looks) in [
+        (DiskRequest::Read(0, 512), QUICK_LOOKS),
+        (DiskRequest::Write(0, 512), QUICK_LOOKS),
+        (DiskRequest::Flush, SLOW_LOOKS),
+        (DiskRequest::Discard(0, 8), SLOW_LOOKS),
+        (DiskRequest::Zero(0, 8, false), SLOW_LOOKS),
+    ] {
+        assert!(disk.offer(7, wish));
+        assert_eq!(looks_until(&mut disk), Some(u64::from(looks) + 1), "{wish:?}");
+        // An answer to any request shows that it is at work.
+        assert!(disk.offer(8, DiskRequest::Read(0, 512)));
+        link.ends(8, 0);
+        assert!(matches!(disk.take(), Ok(Some((8, _)))));
+        assert_eq!(looks_until(&mut disk), Some(u64::from(looks) + 1), "{wish:?}");
+        link.ends(7, 0);
+        assert!(matches!(disk.take(), Ok(Some((7, _)))));
+        assert_eq!(looks_until(&mut disk), None);
+    }
+    // However often somebody looks, and however late.
+    assert!(disk.offer(0, DiskRequest::Read(0, 512)));
+    assert!((0..1000).all(|_| !disk.is_silent(1000, 10)));
+    assert!(!disk.is_silent(1_000_000, 10) && !disk.is_silent(1_000_009, 10));
 }
 
 /// Answers that are none, and reads that say that all is well and wrote less than that, have failed: the buffer would show what was in it
@@ -309,15 +373,15 @@ fn a_device_that_lies_is_left() {
 #[test]
 fn what_is_no_answer_has_failed() {
     for (answer, written, outcome) in [
-        (0, 513, Outcome::Done),
-        (0, 512, Outcome::Failed),
-        (0, 0, Outcome::Failed),
-        (NO_ANSWER, 513, Outcome::Failed),
-        (3, 513, Outcome::Failed),
-        (2, 1, Outcome::Unknown),
+        (0, 513, DiskOutcome::Done),
+        (0, 512, DiskOutcome::Failed),
+        (0, 0, DiskOutcome::Failed),
+        (NO_ANSWER, 513, DiskOutcome::Failed),
+        (3, 513, DiskOutcome::Failed),
+        (2, 1, DiskOutcome::Unknown),
     ] {
         let (link, mut disk) = disk();
-        assert!(disk.offer(0, Request::Read(0, 512)));
+        assert!(disk.offer(0, DiskRequest::Read(0, 512)));
         link.0.answers.borrow_mut()[0] = answer;
         link.says(0, written);
         assert_eq!(disk.take(), Ok(Some((0, outcome))), "{answer} {written}");
@@ -329,13 +393,13 @@ fn what_is_no_answer_has_failed() {
 fn a_buffer_is_ours_or_the_devices() {
     let (link, mut disk) = disk();
     disk.fill(3, 512, b"ours");
-    assert!(disk.offer(3, Request::Write(0, 1024)));
+    assert!(disk.offer(3, DiskRequest::Write(0, 1024)));
     disk.fill(3, 512, b"late");
     let mut read = [0; 4];
     disk.copy(3, 512, &mut read);
     assert_eq!((read, &link.0.buffers.borrow()[3][512..516]), ([0; 4], &b"ours"[..]));
     link.ends(3, 0);
-    assert_eq!(disk.take(), Ok(Some((3, Outcome::Done))));
+    assert_eq!(disk.take(), Ok(Some((3, DiskOutcome::Done))));
     disk.copy(3, 512, &mut read);
     assert_eq!(&read, b"ours");
 }
@@ -346,8 +410,8 @@ fn counts_begin_anew() {
     let (link, mut disk) = disk();
     for number in 0..70_000_u32 {
         let slot = (number % 5) as u16;
-        assert!(disk.offer(slot, Request::Flush));
+        assert!(disk.offer(slot, DiskRequest::Flush));
         link.ends(slot, 0);
-        assert_eq!(disk.take(), Ok(Some((slot, Outcome::Done))));
+        assert_eq!(disk.take(), Ok(Some((slot, DiskOutcome::Done))));
     }
 }

@@ -1,6 +1,5 @@
 //! The device against a backend that a test holds in its hand: it ends what was begun when it is told to, in any order, well or badly.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::vec;
 use std::vec::Vec;
 
@@ -8,7 +7,7 @@ use devices::AccessSize;
 use proptest::collection::vec as many;
 use proptest::prelude::*;
 
-use super::{Backend, Facts, HostBlock, Outcome, Request};
+use super::{Backend, DiskOutcome, DiskRequest, Facts, HostBlock};
 use crate::Mmio;
 use crate::device::Progress;
 use crate::testing::{AVAILABLE, BUFFERS, DESCRIPTORS, NEXT, Ram, Reluctant, USED, WRITE, start, started};
@@ -20,20 +19,17 @@ const ROOM: usize = 2048;
 const AT_ONCE: usize = 4;
 const PLACE: u64 = 0x2000;
 
-/// What is behind the disk.
-struct Behind {
+/// The backend. It belongs to the device, and the test finds it there.
+struct Hand {
+    /// What is on the disk.
     bytes: Vec<u8>,
     buffers: Vec<[u8; ROOM]>,
-    under_way: Vec<Option<Request>>,
-    outcomes: Vec<Option<Outcome>>,
+    under_way: Vec<Option<DiskRequest>>,
+    outcomes: Vec<Option<DiskOutcome>>,
     /// All that was begun, in order.
-    begun: Vec<Request>,
+    begun: Vec<DiskRequest>,
     facts: Facts,
 }
-
-/// The test's hand, and the device's.
-#[derive(Clone)]
-struct Hand(Arc<Mutex<Behind>>);
 
 impl Hand {
     fn new(slots: usize, change: impl FnOnce(&mut Facts)) -> Self {
@@ -48,85 +44,76 @@ impl Hand {
             room: ROOM,
         };
         change(&mut facts);
-        Self(Arc::new(Mutex::new(Behind {
+        Self {
             bytes: contents(),
             buffers: vec![[0; ROOM]; slots],
             under_way: vec![None; slots],
             outcomes: vec![None; slots],
             begun: vec![],
             facts,
-        })))
-    }
-
-    fn behind(&self) -> MutexGuard<'_, Behind> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        }
     }
 
     /// The slots that have something under way.
     fn busy(&self) -> Vec<usize> {
-        (0..).zip(&self.behind().under_way).filter_map(|(slot, wish)| wish.map(|_| slot)).collect()
+        (0..).zip(&self.under_way).filter_map(|(slot, wish)| wish.map(|_| slot)).collect()
     }
 
     /// Ends what is under way in a slot.
-    fn end(&self, slot: usize, outcome: Outcome) {
-        let behind = &mut *self.behind();
-        let wish = behind.under_way[slot].take().expect("it is under way");
+    fn end(&mut self, slot: usize, outcome: DiskOutcome) {
+        let wish = self.under_way[slot].take().expect("it is under way");
         let range = |sector: u64, bytes: u32| {
             let start = sector as usize * 512;
             start..start + bytes as usize
         };
-        if outcome == Outcome::Done {
+        if outcome == DiskOutcome::Done {
             match wish {
-                Request::Read(sector, bytes) => {
-                    behind.buffers[slot][..bytes as usize].copy_from_slice(&behind.bytes[range(sector, bytes)]);
+                DiskRequest::Read(sector, bytes) => {
+                    self.buffers[slot][..bytes as usize].copy_from_slice(&self.bytes[range(sector, bytes)]);
                 }
-                Request::Write(sector, bytes) => {
-                    behind.bytes[range(sector, bytes)].copy_from_slice(&behind.buffers[slot][..bytes as usize]);
+                DiskRequest::Write(sector, bytes) => {
+                    self.bytes[range(sector, bytes)].copy_from_slice(&self.buffers[slot][..bytes as usize]);
                 }
-                Request::Zero(sector, count, _) | Request::Discard(sector, count) => {
-                    behind.bytes[range(sector, count * 512)].fill(0);
+                DiskRequest::Zero(sector, count, _) | DiskRequest::Discard(sector, count) => {
+                    self.bytes[range(sector, count * 512)].fill(0);
                 }
-                Request::Flush => {}
+                DiskRequest::Flush => {}
             }
         }
-        behind.outcomes[slot] = Some(outcome);
+        self.outcomes[slot] = Some(outcome);
     }
 }
 
 impl Backend for Hand {
     fn facts(&self) -> Facts {
-        self.behind().facts
+        self.facts
     }
 
     fn fill(&mut self, slot: usize, offset: usize, bytes: &[u8]) {
-        assert!(self.behind().under_way[slot].is_none(), "the buffer is the backend's");
-        self.behind().buffers[slot][offset..offset + bytes.len()].copy_from_slice(bytes);
+        assert!(self.under_way[slot].is_none(), "the buffer is the backend's");
+        self.buffers[slot][offset..offset + bytes.len()].copy_from_slice(bytes);
     }
 
     fn copy(&mut self, slot: usize, offset: usize, into: &mut [u8]) {
-        assert!(self.behind().under_way[slot].is_none(), "the buffer is the backend's");
-        into.copy_from_slice(&self.behind().buffers[slot][offset..offset + into.len()]);
+        assert!(self.under_way[slot].is_none(), "the buffer is the backend's");
+        into.copy_from_slice(&self.buffers[slot][offset..offset + into.len()]);
     }
 
-    fn begin(&mut self, slot: usize, wish: Request) {
-        let mut behind = self.behind();
-        let (end, bytes) = match wish {
-            Request::Read(sector, bytes) | Request::Write(sector, bytes) => {
-                (sector + u64::from(bytes) / 512, bytes as usize)
-            }
-            Request::Discard(sector, count) | Request::Zero(sector, count, _) => (sector + u64::from(count), 0),
-            Request::Flush => (0, 0),
-        };
-        assert!(end <= SECTORS && bytes <= ROOM, "{wish:?}");
-        assert_eq!((behind.under_way[slot], behind.outcomes[slot]), (None, None), "the slot is taken");
-        behind.under_way[slot] = Some(wish);
-        behind.begun.push(wish);
+    fn begin(&mut self, slot: usize, wish: DiskRequest) {
+        let (first, count) = wish.range().unwrap_or_default();
+        assert!(first + count <= SECTORS, "{wish:?}");
+        if let DiskRequest::Read(_, bytes) | DiskRequest::Write(_, bytes) = wish {
+            assert!(bytes as usize <= ROOM, "{wish:?}");
+        }
+        assert_eq!((self.under_way[slot], self.outcomes[slot]), (None, None), "the slot is taken");
+        self.under_way[slot] = Some(wish);
+        self.begun.push(wish);
     }
 
     fn send(&mut self) {}
 
-    fn outcome(&mut self, slot: usize) -> Option<Outcome> {
-        self.behind().outcomes[slot].take()
+    fn outcome(&mut self, slot: usize) -> Option<DiskOutcome> {
+        self.outcomes[slot].take()
     }
 }
 
@@ -134,11 +121,17 @@ fn contents() -> Vec<u8> {
     (0..SECTORS as usize * 512).map(|at| (at / 512 * 3 + at % 7 + 1) as u8).collect()
 }
 
-fn disk(hand: &Hand) -> Mmio<HostBlock<Hand>> {
-    let mut disk = started(HostBlock::new(hand.clone(), "host"), 0);
+fn disk(hand: Hand) -> Mmio<HostBlock<Hand>> {
+    let has_cache = hand.facts.has_cache;
+    let mut disk = started(HostBlock::new(hand, "host"), 0);
     // As a driver that accepts what is offered.
-    disk.device_mut().flushes = hand.behind().facts.has_cache;
+    disk.device_mut().flushes = has_cache;
     disk
+}
+
+/// The backend of a disk.
+fn hand(disk: &mut Mmio<HostBlock<Hand>>) -> &mut Hand {
+    &mut disk.device_mut().backend
 }
 
 /// A request, and what is to be written.
@@ -192,14 +185,14 @@ fn came(ram: &Ram, place: usize, ask: &Ask) -> (u8, Vec<u8>) {
 }
 
 /// Lets all that is under way end well, and whatever comes of it.
-fn settle(disk: &mut Mmio<HostBlock<Hand>>, hand: &Hand, ram: &Ram) {
+fn settle(disk: &mut Mmio<HostBlock<Hand>>, ram: &Ram) {
     loop {
         let progress = disk.process(0, ram).expect("a driver that keeps the rules");
-        let busy = hand.busy();
+        let busy = hand(disk).busy();
         if busy.is_empty() && progress == Progress::Idle {
             return;
         }
-        busy.into_iter().for_each(|slot| hand.end(slot, Outcome::Done));
+        busy.into_iter().for_each(|slot| hand(disk).end(slot, DiskOutcome::Done));
     }
 }
 
@@ -260,9 +253,8 @@ proptest! {
         turn in 20..60_usize,
         slots in 1..6_usize,
     ) {
-        let hand = Hand::new(slots, |_| ());
         let memory = Reluctant::new(Ram::new());
-        let mut disk = disk(&hand);
+        let mut disk = disk(Hand::new(slots, |_| ()));
         let (mut bytes, mut number) = (contents(), 0_u16);
         for (asks, mut order) in groups {
             // What is under way at once may end in any order, so of those that change something there is one, and nothing beside it.
@@ -273,12 +265,12 @@ proptest! {
             for _ in 0..2000 {
                 memory.next_turn(turn);
                 let progress = disk.process(0, &memory).expect("a driver that keeps the rules");
-                let busy = hand.busy();
+                let busy = hand(&mut disk).busy();
                 if progress == Progress::Idle && busy.is_empty() {
                     break;
                 }
                 if !busy.is_empty() && progress != Progress::More {
-                    hand.end(busy[order as usize % busy.len()], Outcome::Done);
+                    hand(&mut disk).end(busy[order as usize % busy.len()], DiskOutcome::Done);
                     order = order.rotate_right(3);
                 }
             }
@@ -291,7 +283,7 @@ proptest! {
                     prop_assert_eq!(&data[..read.len()], &read[..], "{:?}", ask);
                 }
             }
-            prop_assert!(hand.behind().bytes == bytes);
+            prop_assert!(hand(&mut disk).bytes == bytes);
         }
     }
 }
@@ -299,17 +291,16 @@ proptest! {
 /// As many as there are slots for are under way at once, and each is answered when it ends.
 #[test]
 fn several_requests_are_under_way_and_end_in_any_order() {
-    let (hand, ram) = (Hand::new(3, |_| ()), Ram::new());
-    let mut disk = disk(&hand);
+    let (mut disk, ram) = (disk(Hand::new(3, |_| ())), Ram::new());
     let asks: Vec<_> = (0..4).map(|number| read(number, 512)).collect();
     offer(&ram, 0, &asks);
     assert_eq!(disk.process(0, &ram), Ok(Progress::Blocked));
-    assert_eq!(hand.busy(), [0, 1, 2]);
-    hand.end(1, Outcome::Done);
+    assert_eq!(hand(&mut disk).busy(), [0, 1, 2]);
+    hand(&mut disk).end(1, DiskOutcome::Done);
     assert_eq!(disk.process(0, &ram), Ok(Progress::Blocked));
     assert_eq!((ram.half(USED + 2), ram.used(0)), (1, (2, 513)), "the second is answered");
-    assert_eq!(hand.busy(), [0, 1, 2], "and the fourth begun");
-    settle(&mut disk, &hand, &ram);
+    assert_eq!(hand(&mut disk).busy(), [0, 1, 2], "and the fourth begun");
+    settle(&mut disk, &ram);
     for (place, ask) in asks.iter().enumerate() {
         assert_eq!(came(&ram, place, ask), (0, contents()[place * 512..][..512].to_vec()));
     }
@@ -318,48 +309,45 @@ fn several_requests_are_under_way_and_end_in_any_order() {
 /// An error of the backend's is the answer to that request, and to no other.
 #[test]
 fn an_error_reaches_its_request_alone() {
-    let (hand, ram) = (Hand::new(3, |_| ()), Ram::new());
-    let mut disk = disk(&hand);
+    let (mut disk, ram) = (disk(Hand::new(3, |_| ())), Ram::new());
     let asks = [write(1, vec![9; 5 * 512]), read(9, 512), flush()];
     offer(&ram, 0, &asks);
     assert_eq!(disk.process(0, &ram), Ok(Progress::Blocked));
-    hand.end(0, Outcome::Failed);
-    hand.end(2, Outcome::Failed);
-    settle(&mut disk, &hand, &ram);
+    hand(&mut disk).end(0, DiskOutcome::Failed);
+    hand(&mut disk).end(2, DiskOutcome::Failed);
+    settle(&mut disk, &ram);
     assert_eq!([0, 1, 2].map(|place| came(&ram, place, &asks[place]).0), [1, 0, 1]);
-    assert_eq!(hand.behind().begun.len(), 3, "the rest of the write was not begun");
-    assert!(disk.is_live() && hand.behind().bytes == contents());
+    assert_eq!(hand(&mut disk).begun.len(), 3, "the rest of the write was not begun");
+    assert!(disk.is_live() && hand(&mut disk).bytes == contents());
 }
 
 /// A flush is passed on, and answered when the backend has done it. Where there is no cache there is nothing to flush, and none is
 /// offered. A driver that asks for none has each write flushed before it is answered.
 #[test]
 fn a_flush_is_the_backends() {
-    let (hand, ram) = (Hand::new(2, |_| ()), Ram::new());
-    let mut one = disk(&hand);
+    let (mut one, ram) = (disk(Hand::new(2, |_| ())), Ram::new());
     offer(&ram, 0, &[flush()]);
     assert_eq!(one.process(0, &ram), Ok(Progress::Blocked));
-    assert_eq!((ram.half(USED + 2), hand.behind().begun.clone()), (0, vec![Request::Flush]));
-    settle(&mut one, &hand, &ram);
+    assert_eq!((ram.half(USED + 2), hand(&mut one).begun.clone()), (0, vec![DiskRequest::Flush]));
+    settle(&mut one, &ram);
     assert_eq!(came(&ram, 0, &flush()).0, 0);
     let without = Mmio::new(HostBlock::new(Hand::new(1, |facts| facts.has_cache = false), "a"));
     let offers = |disk: &Mmio<_>| disk.read(0x010, AccessSize::Word) >> 9 & 1;
     assert_eq!((offers(&one), offers(&without)), (1, 0));
 
-    let (hand, ram) = (Hand::new(2, |_| ()), Ram::new());
-    let mut two = disk(&hand);
+    let (mut two, ram) = (disk(Hand::new(2, |_| ())), Ram::new());
     two.device_mut().flushes = false;
     let asks = [write(1, vec![9; 5 * 512])];
     offer(&ram, 0, &asks);
     let _ = two.process(0, &ram);
     for _ in 0..2 {
-        hand.end(0, Outcome::Done);
+        hand(&mut two).end(0, DiskOutcome::Done);
         let _ = two.process(0, &ram);
     }
-    assert_eq!(hand.busy(), [0]);
+    assert_eq!(hand(&mut two).busy(), [0]);
     assert_eq!(ram.half(USED + 2), 0, "it waits for the flush");
-    assert_eq!(hand.behind().begun, [Request::Write(1, 2048), Request::Write(5, 512), Request::Flush]);
-    hand.end(0, Outcome::Failed);
+    assert_eq!(hand(&mut two).begun, [DiskRequest::Write(1, 2048), DiskRequest::Write(5, 512), DiskRequest::Flush]);
+    hand(&mut two).end(0, DiskOutcome::Failed);
     let _ = two.process(0, &ram);
     assert_eq!(came(&ram, 0, &asks[0]).0, 1, "what was not flushed is no good");
 }
@@ -368,8 +356,7 @@ fn a_flush_is_the_backends() {
 #[test]
 fn what_was_taken_back_is_waited_for() {
     for is_reset in [true, false] {
-        let (hand, ram) = (Hand::new(2, |_| ()), Ram::new());
-        let mut disk = disk(&hand);
+        let (mut disk, ram) = (disk(Hand::new(2, |_| ())), Ram::new());
         offer(&ram, 0, &[write(1, vec![9; 512]), read(2, 512)]);
         assert_eq!(disk.process(0, &ram), Ok(Progress::Blocked));
         if is_reset {
@@ -384,11 +371,15 @@ fn what_was_taken_back_is_waited_for() {
         ram.put(USED + 2, &[0; 2]);
         let ask = read(1, 512);
         offer(&ram, 0, std::slice::from_ref(&ask));
-        hand.end(1, Outcome::Done);
+        hand(&mut disk).end(1, DiskOutcome::Done);
         assert_eq!(disk.process(0, &ram), Ok(Progress::Blocked));
-        assert_eq!((hand.busy(), hand.behind().begun.len(), ram.half(USED + 2)), (vec![0], 2, 0), "it waits");
-        hand.end(0, Outcome::Done);
-        settle(&mut disk, &hand, &ram);
+        assert_eq!(
+            (hand(&mut disk).busy(), hand(&mut disk).begun.len(), ram.half(USED + 2)),
+            (vec![0], 2, 0),
+            "it waits"
+        );
+        hand(&mut disk).end(0, DiskOutcome::Done);
+        settle(&mut disk, &ram);
         assert_eq!((came(&ram, 0, &ask), ram.half(USED + 2)), ((0, vec![9; 512]), 1));
     }
 }
@@ -396,22 +387,20 @@ fn what_was_taken_back_is_waited_for() {
 /// What cannot be written is not, and offers nothing of that; a disk of larger blocks takes whole ones.
 #[test]
 fn a_disk_is_as_its_backend() {
-    let (hand, ram) = (Hand::new(2, |facts| facts.is_read_only = true), Ram::new());
-    let mut one = disk(&hand);
+    let (mut one, ram) = (disk(Hand::new(2, |facts| facts.is_read_only = true)), Ram::new());
     let asks = [write(1, vec![9; 512]), range(11, 0, 1, 0), range(13, 0, 1, 0), read(1, 512)];
     offer(&ram, 0, &asks);
-    settle(&mut one, &hand, &ram);
+    settle(&mut one, &ram);
     assert_eq!([0, 1, 2, 3].map(|place| came(&ram, place, &asks[place]).0), [1, 2, 2, 0]);
     assert_eq!(one.read(0x010, AccessSize::Word) & 0xff_ffff, 1 << 2 | 1 << 5 | 1 << 6);
 
-    let (hand, ram) = (Hand::new(2, |facts| facts.block = 1024), Ram::new());
-    let mut two = disk(&hand);
+    let (mut two, ram) = (disk(Hand::new(2, |facts| facts.block = 1024)), Ram::new());
     let asks = [write(1, vec![9; 1024]), write(2, vec![9; 512]), read(2, 1024), range(13, 1, 2, 0)];
     offer(&ram, 0, &asks);
-    settle(&mut two, &hand, &ram);
+    settle(&mut two, &ram);
     assert_eq!([0, 1, 2, 3].map(|place| came(&ram, place, &asks[place]).0), [1, 1, 0, 1]);
     assert_eq!((two.read(0x100, AccessSize::Double), two.read(0x114, AccessSize::Word)), (SECTORS, 1024));
-    assert!(hand.behind().bytes == contents());
+    assert!(hand(&mut two).bytes == contents());
     // It cannot go on elsewhere.
     let saved = two.save().expect("a state");
     assert!(two.restore(&saved).is_err());
