@@ -75,7 +75,7 @@ fn look(bytes: &[u8]) {
     }
     let mut service = service();
     if let Some(calls) = calls
-        && service.restore(calls, NOW).is_ok()
+        && service.restore(calls.into_inner(), NOW).is_ok()
     {
         let once = service.save(NOW).expect("there is memory");
         service.restore(once.clone(), NOW).expect("it was just saved");
@@ -154,7 +154,7 @@ pub fn good() -> Vec<u8> {
     let mut service = service();
     service.set(b"guestinfo.a", b"value").expect("there is room");
     let saved = SavedVm {
-        machine: shape(),
+        machine: Boxed::new(shape()).expect("there is memory"),
         time: SavedTime {
             clock: Clock { count: 5, ..GuestClock::like_the_hosts(Ticks(0), HOST).save(Ticks(NOW), false) },
             away: Away::Advance,
@@ -164,7 +164,7 @@ pub fn good() -> Vec<u8> {
         vcpus: vec![vcpu(0), vcpu(1)],
         devices: taken(&every_device()),
         watchdogs: SavedWatchdogs { has_begun: true, ..Watchdogs::new(&Doors::default()).save(0) },
-        calls: Some(service.save(NOW).expect("there is memory")),
+        calls: Some(Boxed::new(service.save(NOW).expect("there is memory")).expect("there is memory")),
     };
     saved.to_bytes().expect("there is memory")
 }

@@ -42,7 +42,8 @@ impl<'t> Platform<'t> {
     /// If it is malformed, or something is missing without which there can be no hypervisor.
     pub fn from_device_tree(blob: &'t [u8], location: Pa) -> Result<Self, PlatformError> {
         let blob = Blob::new(blob)?;
-        let mut survey = Survey::new(&blob)?;
+        let mut survey = Survey::default();
+        survey.walk(&blob)?;
         if survey.cpus.is_empty() {
             return Err(PlatformError::NoCpus);
         }
@@ -86,7 +87,9 @@ impl crate::Psci {
     #[must_use]
     pub fn from_device_tree(tree: &[u8]) -> Option<Self> {
         let blob = Blob::new(tree).ok()?;
-        Survey::new(&blob).ok()?.psci
+        let mut survey = Survey::default();
+        survey.walk(&blob).ok()?;
+        survey.psci
     }
 }
 
@@ -95,7 +98,9 @@ impl Console {
     #[must_use]
     pub fn from_device_tree(blob: &[u8]) -> Option<Self> {
         let blob = Blob::new(blob).ok()?;
-        Survey::new(&blob).ok()?.console(&blob)
+        let mut survey = Survey::default();
+        survey.walk(&blob).ok()?;
+        survey.console(&blob)
     }
 }
 

@@ -134,7 +134,7 @@ impl Part for SavedVcpu {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct SavedVm {
     /// What machine it is.
-    pub machine: SavedMachine,
+    pub machine: Boxed<SavedMachine>,
     /// Its clock.
     pub time: SavedTime,
     /// Which vCPUs are on, and which are about to be.
@@ -148,7 +148,7 @@ pub struct SavedVm {
     /// Its watchdogs.
     pub watchdogs: SavedWatchdogs,
     /// VMware's service, where that door is open.
-    pub calls: Option<SavedService>,
+    pub calls: Option<Boxed<SavedService>>,
 }
 
 impl SavedVm {
@@ -183,7 +183,7 @@ impl SavedVm {
 impl Value for SavedVm {
     fn pack(&self, out: &mut Writer) {
         let Self { machine, time, life, gic, vcpus, devices, watchdogs, calls } = self;
-        out.part(machine);
+        out.part(&**machine);
         out.part(time);
         out.part(life);
         out.part(&**gic);
@@ -193,13 +193,12 @@ impl Value for SavedVm {
         out.part(watchdogs);
         calls.is_some().pack(out);
         if let Some(calls) = calls {
-            out.part(calls);
+            out.part(&**calls);
         }
     }
 
     fn unpack(from: &mut Reader<'_>) -> Result<Self, Damaged> {
-        let (machine, time, life) = (from.part()?, from.part()?, from.part()?);
-        let gic = boxed(from)?;
+        let (machine, time, life, gic) = (boxed(from)?, from.part()?, from.part()?, boxed(from)?);
         let count = u8::unpack(from)?;
         if usize::from(count) > MAX_VCPUS {
             return Err(Damaged::Many("SavedVm.vcpus", count.into(), MAX_VCPUS));
@@ -217,7 +216,7 @@ impl Value for SavedVm {
             vcpus,
             devices: from.list(bounds::DEVICES, "SavedVm.devices")?,
             watchdogs: from.part()?,
-            calls: if bool::unpack(from)? { Some(from.part()?) } else { None },
+            calls: if bool::unpack(from)? { Some(boxed(from)?) } else { None },
         })
     }
 }

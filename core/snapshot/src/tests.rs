@@ -61,7 +61,7 @@ pub(crate) fn vm(words: [u64; 4], devices: Vec<u8>, has_calls: bool) -> SavedVm 
     };
     let watchdog = SavedWatchdog { timeout: fourth, action: 2, remaining: None, acted: 3 };
     SavedVm {
-        machine: machine(),
+        machine: Boxed::new(machine()).unwrap(),
         time: SavedTime {
             clock: Clock {
                 version: 3,
@@ -91,7 +91,7 @@ pub(crate) fn vm(words: [u64; 4], devices: Vec<u8>, has_calls: bool) -> SavedVm 
         vcpus: Vec::from([vcpu(0, second), vcpu(1, third)]),
         devices,
         watchdogs: SavedWatchdogs { has_begun: true, vm: watchdog, own: [watchdog; 8] },
-        calls: has_calls.then(SavedService::default),
+        calls: has_calls.then(|| Boxed::new(SavedService::default()).unwrap()),
     }
 }
 

@@ -285,6 +285,15 @@ mod tests {
         );
     }
 
+    /// docs/hardware.md says them to whoever plans a host; `hw::stack` asserts that the stack is its own.
+    #[test]
+    fn what_each_part_takes() {
+        use super::{HEAP_OF_A_DISK, HEAP_OF_A_HOST_DISK, HEAP_OF_A_VCPU, HEAP_OF_A_VM, STACK};
+        let parts = [STACK, HEAP_OF_A_VCPU, HEAP_OF_A_VM, HEAP_OF_A_DISK, HEAP_OF_A_HOST_DISK];
+        assert_eq!(parts.map(|bytes| bytes / 1024), [32, 8, 96, 8, 80]);
+        assert_eq!(super::HEAP_OF_OUR_OWN / 1024, 768);
+    }
+
     /// Where the sum of a share is more than any number, so is what is needed: nothing fits.
     #[test]
     fn what_is_more_than_any_host_has_fits_none() {

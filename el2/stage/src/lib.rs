@@ -45,14 +45,18 @@ pub fn run(platform: &Platform<'_>, tree: &[u8], region: Range<Pa>, patience: u6
     let mut host = Host { platform, region, used: 0, patience, deadline: None };
     // Before PSCI 0.2 its functions had numbers of the description's.
     let conduit = platform.psci.filter(|psci| psci.version >= PsciVersion::V0_2).map(|psci| psci.conduit);
-    let report = convert_tree(&mut host, tree, cpus, conduit, boots)?;
+    convert_tree(&mut host, tree, cpus, conduit, boots)
+}
+
+/// Names the CPUs that stay off. Not in [`run`], whose frame on the stack is large.
+#[inline(never)]
+pub fn tell(report: &TreeConversion) {
     for &(mpidr, outcome) in &report.cpus {
         match outcome {
             Outcome::Boots | Outcome::Disabled | Outcome::Parked(_) | Outcome::WasParked(_) => {}
             _ => log::warn!("the CPU with affinity {mpidr:#x} stays off: {outcome}"),
         }
     }
-    Ok(report)
 }
 
 /// The machine on which this runs.

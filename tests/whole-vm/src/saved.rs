@@ -26,14 +26,14 @@ impl WholeVm {
         let standing = (0..VCPUS).map(VcpuId).filter(|&id| begun.contains(id));
         let calls = self.service.save(self.milliseconds()).expect("there is memory");
         Some(SavedVm {
-            machine: self.shape(),
+            machine: Boxed::new(self.shape()).expect("there is memory"),
             time: SavedTime { clock: self.clock.clock().save(self.now, false), away: self.clock.away() },
             life,
             gic: Boxed::new(self.shared.gic.borrow().save().expect("no vCPU is loaded")).expect("there is memory"),
             vcpus: standing.map(|id| self.save_vcpu(id)).collect(),
             devices: self.save_devices(),
             watchdogs: self.watchdogs.save(self.milliseconds()),
-            calls: Some(calls),
+            calls: Some(Boxed::new(calls).expect("there is memory")),
         })
     }
 
@@ -115,7 +115,7 @@ impl WholeVm {
     /// What does not fit. Some of it may have been put in.
     pub fn put_in(&mut self, saved: SavedVm) -> Result<(), Damaged> {
         let SavedVm { machine, time, life, gic, vcpus, devices, watchdogs, calls } = saved;
-        if machine != self.shape() {
+        if *machine != self.shape() {
             return Err(Damaged::Impossible("it is another machine"));
         }
         let mut numbers = VcpuSet::EMPTY;
@@ -134,7 +134,7 @@ impl WholeVm {
         *self.shared.gic.borrow_mut() = gic;
         self.restore_devices(&devices)?;
         self.watchdogs.restore(&watchdogs, numbers)?;
-        self.service.restore(calls.unwrap_or_default(), self.milliseconds())?;
+        self.service.restore(calls.map(Boxed::into_inner).unwrap_or_default(), self.milliseconds())?;
         vcpus.iter().try_for_each(|vcpu| self.restore_vcpu(vcpu))
     }
 

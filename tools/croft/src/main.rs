@@ -76,43 +76,7 @@ enum Order {
     },
     /// Run a site on an emulated host (QEMU), with this terminal attached.
     #[command(after_help = format!("{RUN_HELP}\n\n{STATUSES}"))]
-    Run {
-        /// The site file; its [host] says what to emulate.
-        site: PathBuf,
-        /// End everything after this many seconds.
-        #[arg(long, value_name = "S", value_parser = seconds)]
-        timeout: Option<Duration>,
-        /// Return when every VM is off: with status 0 if all powered themselves off.
-        #[arg(long)]
-        until_stopped: bool,
-        /// Keep each console in DIR/<vm>.console (virtio: DIR/<vm>.hvc0) and the log in DIR/hypervisor.log,
-        /// each line with the time of day (UTC).
-        #[arg(long, value_name = "DIR")]
-        log_dir: Option<PathBuf>,
-        /// Count time in instructions: one a nanosecond, on one thread. Repeatable, and slower.
-        #[arg(long)]
-        icount: bool,
-        /// One more argument for QEMU; may be given often. Write --qemu-arg=-d --qemu-arg=int.
-        #[arg(long = "qemu-arg", value_name = "ARG", allow_hyphen_values = true)]
-        qemu_args: Vec<String>,
-        /// The hypervisor's image, instead of the one that `cargo xtask build` makes. Only of an image in the folder into which this
-        /// project is built can croft tell that it is older than its source.
-        #[arg(long, value_name = "FILE")]
-        image: Option<PathBuf>,
-        /// How long the hypervisor may take to say hello, 60 unless given; 0: for ever, as with --qemu-arg=-S.
-        #[arg(long, value_name = "S", value_parser = seconds_or_none)]
-        hello: Option<Duration>,
-        /// Where the host has the device with the link's port: behind registers in memory, or on PCI.
-        /// With --icount the link goes by the serial port.
-        #[arg(long, value_name = "BUS", value_enum, default_value_t, conflicts_with = "icount")]
-        port_bus: PortBus,
-        /// A file that is a disk of the host's, raw, behind those that [host] names; may be given often.
-        #[arg(long = "disk", value_name = "FILE")]
-        disks: Vec<PathBuf>,
-        /// Where the host has its disks: behind registers in memory, or on PCI.
-        #[arg(long, value_name = "BUS", value_enum, default_value_t)]
-        disk_bus: PortBus,
-    },
+    Run(Request),
     /// Print the script that lets a shell complete croft's commands and options.
     #[command(after_help = COMPLETIONS_HELP)]
     Completions {
@@ -319,16 +283,6 @@ enum GuestinfoCommand {
     },
 }
 
-/// As [`seconds`], and 0.
-fn seconds_or_none(text: &str) -> Result<Duration, String> {
-    if text == "0" { Ok(Duration::ZERO) } else { seconds(text) }
-}
-
-fn seconds(text: &str) -> Result<Duration, String> {
-    let seconds = text.parse().ok().filter(|seconds: &f64| *seconds > 0.0);
-    seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()).ok_or("write a number of seconds".to_owned())
-}
-
 fn main() -> ExitCode {
     croft::panics::end_the_program();
     let arguments = match Arguments::try_parse() {
@@ -341,45 +295,18 @@ fn main() -> ExitCode {
     };
     ExitCode::from(match arguments.command {
         Order::Bundle { site, output } => make_bundle(&site, &output),
-        Order::Run {
-            site,
-            timeout,
-            until_stopped,
-            log_dir,
-            icount,
-            qemu_args,
-            image,
-            hello,
-            port_bus,
-            disks,
-            disk_bus,
-        } => {
-            let request = Request {
-                site,
-                timeout,
-                until_stopped,
-                log_dir,
-                icount,
-                qemu_args,
-                image,
-                hello,
-                port_bus,
-                disks,
-                disk_bus,
-            };
-            match run::run(&request) {
-                Ok(finish) => {
-                    for line in finish.end.reason().iter().chain(&finish.incomplete) {
-                        say(&format!("croft: {line}"));
-                    }
-                    finish.exit_status()
+        Order::Run(request) => match run::run(&request) {
+            Ok(finish) => {
+                for line in finish.end.reason().iter().chain(&finish.incomplete) {
+                    say(&format!("croft: {line}"));
                 }
-                Err(error) => match error.mistakes() {
-                    Some(mistakes) => tell_mistakes(mistakes),
-                    None => complain(&error, error.exit_status()),
-                },
+                finish.exit_status()
             }
-        }
+            Err(error) => match error.mistakes() {
+                Some(mistakes) => tell_mistakes(mistakes),
+                None => complain(&error, error.exit_status()),
+            },
+        },
         Order::Ps { host, vms, json } => list(&host, &vms, json),
         Order::Guestinfo { host, vm, command } => match command {
             None => order(&host, &HostOrder::Keys { vm }, |report| match report {

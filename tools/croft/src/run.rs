@@ -18,30 +18,53 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 /// What was asked for on the command line.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, clap::Args)]
 pub struct Request {
-    /// The site file.
+    /// The site file; its table of the host says what to emulate.
     pub site: PathBuf,
-    /// End everything after this time.
+    /// End everything after this many seconds.
+    #[arg(long, value_name = "S", value_parser = seconds)]
     pub timeout: Option<Duration>,
-    /// Return when every VM is off.
+    /// Return when every VM is off: with status 0 if all powered themselves off.
+    #[arg(long)]
     pub until_stopped: bool,
-    /// See [`Options::log_dir`].
+    /// Keep each console in DIR/<vm>.console (virtio: DIR/<vm>.hvc0) and the log in DIR/hypervisor.log,
+    /// each line with the time of day (UTC).
+    #[arg(long, value_name = "DIR")]
     pub log_dir: Option<PathBuf>,
-    /// See [`Options::icount`].
+    /// Count time in instructions: one a nanosecond, on one thread. Repeatable, and slower.
+    #[arg(long)]
     pub icount: bool,
-    /// See [`Options::qemu_args`].
+    /// One more argument for QEMU; may be given often. Write --qemu-arg=-d --qemu-arg=int.
+    #[arg(long = "qemu-arg", value_name = "ARG", allow_hyphen_values = true)]
     pub qemu_args: Vec<String>,
-    /// See [`Options::image`].
+    /// The hypervisor's image, instead of the one that `cargo xtask build` makes. Only of an image in the folder into which this
+    /// project is built can croft tell that it is older than its source.
+    #[arg(long, value_name = "FILE")]
     pub image: Option<PathBuf>,
-    /// See [`Options::port_bus`].
-    pub port_bus: PortBus,
-    /// See [`Options::disks`].
-    pub disks: Vec<PathBuf>,
-    /// See [`Options::disk_bus`].
-    pub disk_bus: PortBus,
-    /// How long the hypervisor may take to say hello; `None` is [`HELLO`], zero is for ever.
+    /// How long the hypervisor may take to say hello, 60 unless given; 0: for ever, as with --qemu-arg=-S.
+    #[arg(long, value_name = "S", value_parser = seconds_or_none)]
     pub hello: Option<Duration>,
+    /// Where the host has the device with the link's port: behind registers in memory, or on PCI.
+    /// With --icount the link goes by the serial port.
+    #[arg(long, value_name = "BUS", value_enum, default_value_t, conflicts_with = "icount")]
+    pub port_bus: PortBus,
+    /// A file that is a disk of the host's, raw, behind those that the site file names; may be given often.
+    #[arg(long = "disk", value_name = "FILE")]
+    pub disks: Vec<PathBuf>,
+    /// Where the host has its disks: behind registers in memory, or on PCI.
+    #[arg(long, value_name = "BUS", value_enum, default_value_t)]
+    pub disk_bus: PortBus,
+}
+
+/// As [`seconds`], and 0.
+fn seconds_or_none(text: &str) -> Result<Duration, String> {
+    if text == "0" { Ok(Duration::ZERO) } else { seconds(text) }
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse().ok().filter(|seconds: &f64| *seconds > 0.0);
+    seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()).ok_or("write a number of seconds".to_owned())
 }
 
 /// The options of `croft run` that have a value.

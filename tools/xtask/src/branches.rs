@@ -24,7 +24,7 @@ const ISB: u32 = 0xd503_3fdf;
 
 /// What an instruction does to the flow of control.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Flow {
+pub(crate) enum Flow {
     /// It goes on behind it.
     Next,
     /// It goes on there.
@@ -137,8 +137,17 @@ impl Code {
         self.functions.get(&self.function(at)?).map(|(name, _)| name.as_str())
     }
 
+    /// Each function: where it begins and ends, and its name. Assembly goes from one name to the next.
+    pub(crate) fn functions(&self) -> impl Iterator<Item = (u64, u64, &str)> {
+        let next = self.functions.keys().skip(1).copied().chain([u64::MAX]);
+        let last = self.words.keys().max().map_or(0, |at| at + 4);
+        self.functions.iter().zip(next).map(move |((&start, (name, end)), next)| {
+            (start, if *end == start { next.min(last) } else { *end }, name.as_str())
+        })
+    }
+
     /// The function around `at`; assembly has no sizes, and goes from one name to the next.
-    fn function(&self, at: u64) -> Option<u64> {
+    pub(crate) fn function(&self, at: u64) -> Option<u64> {
         let (&start, (_, end)) = self.functions.range(..=at).next_back()?;
         (*end == start || at < *end).then_some(start)
     }
@@ -163,7 +172,7 @@ impl Code {
 }
 
 /// Reads a branch (DDI 0487 C4.1.91, "Branches, Exception Generating and System instructions").
-fn flow(word: u32, at: u64) -> Flow {
+pub(crate) fn flow(word: u32, at: u64) -> Flow {
     let to = |bits: u32, low: u32| {
         let field = i64::from(word >> low) & ((1 << bits) - 1);
         let offset = field << (64 - bits) >> (64 - bits);

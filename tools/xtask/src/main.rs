@@ -17,6 +17,7 @@ mod predictors;
 mod setup;
 mod shipped;
 mod size;
+mod stacks;
 mod start_calls;
 mod starts;
 mod switches;

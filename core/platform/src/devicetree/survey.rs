@@ -322,13 +322,6 @@ pub(super) fn strings(list: &[u8]) -> impl Iterator<Item = &[u8]> + Clone {
 }
 
 impl<'t> Survey<'t> {
-    /// Walks over all of the tree.
-    pub(super) fn new(blob: &Blob<'t>) -> Result<Self, PlatformError> {
-        let mut survey = Self::default();
-        survey.walk(blob)?;
-        Ok(survey)
-    }
-
     /// Adds what must not be used.
     pub(super) fn reserve(&mut self, start: u64, size: u64) {
         match Range::new(Pa(start), size) {
@@ -338,7 +331,8 @@ impl<'t> Survey<'t> {
         }
     }
 
-    fn walk(&mut self, blob: &Blob<'t>) -> Result<(), PlatformError> {
+    /// Walks over all of the tree. Into what the caller has: a survey is large, and one that is returned lies on the stack twice.
+    pub(super) fn walk(&mut self, blob: &Blob<'t>) -> Result<(), PlatformError> {
         let mut tokens = blob.tokens();
         let mut keys = Keys::new();
         // The levels above the current node, and its own as soon as it has been looked at.

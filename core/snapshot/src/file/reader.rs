@@ -20,7 +20,7 @@ use crate::{SavedMachine, SavedVm, bounds};
 )]
 pub enum Section<'a> {
     /// What the VM is.
-    Vm(Description<'a>),
+    Vm(Boxed<Description<'a>>),
     /// The machine that the state belongs to, with what its guest knows of the CPU.
     Machine(Boxed<SavedMachine>),
     /// When it was taken.
@@ -286,16 +286,13 @@ fn interpret<'a>(
 ) -> Result<Section<'a>, FileError> {
     let Some(kind) = kind else { return Err(FileError::Header) };
     let section = match kind {
-        Kind::Vm => describe(body).map(|found| {
+        Kind::Vm => description(body)?.map(|found| {
             let state = bounds::of_state(found.vcpus, &found.doors);
             let changes = found.disks.changes();
             *vm = Some(Known { vcpus: found.vcpus, memory: found.memory, changes, rate: found.time.rate, state });
             Section::Vm(found)
         }),
-        Kind::Machine => unpacked(body)
-            .filter(|machine: &SavedMachine| vm.is_some_and(|vm| vm.is_of(machine)))
-            .map(|machine| Boxed::new(machine).map(Section::Machine).map_err(|_| FileError::NoMemory))
-            .transpose()?,
+        Kind::Machine => machine(body)?.filter(|machine| vm.is_some_and(|vm| vm.is_of(machine))).map(Section::Machine),
         Kind::Moment => unpacked(body).map(Section::Moment),
         Kind::Memory => {
             let all = vm.map_or(0, |vm| vm.pages());
@@ -320,7 +317,19 @@ fn interpret<'a>(
     section.ok_or(FileError::Impossible(kind.name()))
 }
 
-/// In a frame of its own on the stack, which is gone when the state is in its box: the hypervisor's threads have small ones.
+// Each of the large ones has a frame of its own on the stack, which is gone when it is in its box: the hypervisor's threads have
+// small ones.
+
+#[inline(never)]
+fn description(body: &[u8]) -> Result<Option<Boxed<Description<'_>>>, FileError> {
+    describe(body).map(Boxed::new).transpose().map_err(|_| FileError::NoMemory)
+}
+
+#[inline(never)]
+fn machine(body: &[u8]) -> Result<Option<Boxed<SavedMachine>>, FileError> {
+    unpacked(body).map(Boxed::new).transpose().map_err(|_| FileError::NoMemory)
+}
+
 #[inline(never)]
 fn state(body: &[u8]) -> Result<Boxed<SavedVm>, FileError> {
     SavedVm::from_bytes(body).and_then(Boxed::new).map_err(|damaged| match damaged {

@@ -15,6 +15,7 @@ use abi::bundle::testing::largest;
 use abi::bundle::{Doors, Quota, Vm};
 use abi::crc32c;
 use cpu::saved::Name;
+use pack::Boxed;
 use proptest::prelude::*;
 use vmware::saved::{SavedService, SavedValue};
 
@@ -154,7 +155,7 @@ proptest! {
         let read = read(&bytes, step).unwrap();
         prop_assert!(read.is_whole && read.vm == "guest" && read.again == bytes);
         let found = read.state.unwrap();
-        prop_assert_eq!(Some(&found.machine), read.machine.as_ref());
+        prop_assert_eq!(Some(&*found.machine), read.machine.as_ref());
         let expected = SavedVm { machine: found.machine.clone(), ..state };
         prop_assert_eq!(found, expected);
         // Page by page: what runs of them say, whichever they are.
@@ -385,8 +386,8 @@ fn a_state_is_as_large_as_its_vms_at_most() {
     let mut state = vm([1, 2, 3, 4], Vec::new(), true);
     let value =
         |number: usize, length| SavedValue { key: format!("guestinfo.{number}").into(), value: vec![7; length] };
-    state.calls =
-        Some(SavedService { store: (0..8).map(|number| value(number, 50_000)).collect(), ..Default::default() });
+    let service = SavedService { store: (0..8).map(|number| value(number, 50_000)).collect(), ..Default::default() };
+    state.calls = Some(Boxed::new(service).unwrap());
     let quota = |store| Doors { vmware: true, quota: Quota { store, ..Quota::USUAL }, ..Doors::default() };
     // What the messages on their way may have is in it too.
     let with = |doors| read(&written_with(doors, &state, &Vec::new()), 5000).err();

@@ -12,7 +12,7 @@ use cpu::SysregEncoding;
 use cpu::debug::{DebugBank, DebugPolicy, MDSCR_TDCC};
 use cpu::exit::{ESR_IL, Wanted, class};
 use cpu::inject::{AbortKind, GuestState};
-use cpu::sysreg::{GroupZero, ICC_SRE_VALUE, Timer, TimerRegister};
+use cpu::sysreg::{CommonRegister, GroupZero, ICC_SRE_VALUE, Timer, TimerRegister};
 use machine::{RAM_BASE, UART_BASE};
 use proptest::prelude::*;
 use services::psci::VmPower;
@@ -203,6 +203,8 @@ fn the_debug_channel_is_a_door_first() {
         decide(guest, registers, cause(moves(STATUS, rt, Direction::Read)))
     };
     let mut open = with(Policy { vmware: true, ..Policy::default() });
+    // MDCCSR_EL0.TXfull is bit 29.
+    assert_eq!(TRANSMIT_FULL, 0x2000_0000);
     let full = behind(Reason::SystemRegister, Effect::Read { rt: 31, from: Source::Value(TRANSMIT_FULL) });
     assert_eq!(look(&open, 31, &[], KERNEL), full);
     assert_eq!(look(&open, 31, &[], USER), full);
@@ -242,6 +244,9 @@ fn each_system_register() {
     assert_eq!(effect([3, 0, 12, 11, 1], Write), write(Sink::Deactivate(IntId(0x21))), "24 bits of it");
     assert_eq!(effect([3, 0, 12, 8, 0], Read), read(Source::GroupZero(GroupZero::Acknowledge)));
     assert_eq!(effect([3, 0, 12, 12, 6], Write), write(Sink::GroupZero(GroupZero::Enable, value)));
+    let control = CommonRegister::Control;
+    assert_eq!(effect([3, 0, 12, 12, 4], Read), read(Source::Common(control)), "ICC_CTLR_EL1");
+    assert_eq!(effect([3, 0, 12, 12, 4], Write), write(Sink::Common(control, value)));
     assert_eq!(effect([3, 0, 12, 12, 5], Read), read(Source::Value(ICC_SRE_VALUE)));
     assert_eq!(effect([3, 0, 12, 12, 5], Write), Effect::Nothing);
     assert_eq!(effect([3, 3, 14, 0, 1], Read), read(Source::Count));

@@ -191,16 +191,19 @@ fn park_others(platform: &mut Platform<'static>, blob: &'static [u8], tree: Pa) 
     // What is not in the new tree: who reads the old one, which is not changed, or waits at a mailbox that no tree names.
     let old = Range { start: tree, size: blob.len() as u64 };
     let kept = match stage::run(platform, blob, region, host::ticks(PATIENCE)) {
-        Ok(report) => match describe(self::blob(report.tree), report.tree) {
-            Ok(converted) => {
-                *platform = converted;
-                old
+        Ok(report) => {
+            stage::tell(&report);
+            match describe(self::blob(report.tree), report.tree) {
+                Ok(converted) => {
+                    *platform = converted;
+                    old
+                }
+                Err(error) => {
+                    log::warn!("the other CPUs stay off: the device tree that names mailboxes: {error}");
+                    region
+                }
             }
-            Err(error) => {
-                log::warn!("the other CPUs stay off: the device tree that names mailboxes: {error}");
-                region
-            }
-        },
+        }
         Err(failure) => {
             log::warn!("the other CPUs stay off: {failure}");
             region

@@ -54,9 +54,9 @@ impl Operator {
         let done = match (vm, vm::by_id(VmId(vm))) {
             (HOST, _) => ask_host(ask, &mut tell),
             // Not among the others, whose frame on the stack is large: a state that is read takes most of it.
-            (_, Some(vm)) => match ask {
-                Ask::RestoreNext { offset, bytes, last } => self.restore_next(vm, offset, bytes, last, &mut tell),
-                _ => self.carry_out(id, vm, ask, &mut tell),
+            (_, Some(vm)) => match self.carry_on(id, vm, ask, &mut tell) {
+                Some(done) => done,
+                None => self.carry_out(id, vm, ask, &mut tell),
             },
             (_, None) => Err(sentence!("there is no VM number {vm}")),
         };
@@ -76,6 +76,30 @@ impl Operator {
                 None
             }
         }
+    }
+
+    /// What belongs to a saving or restoring of a VM; `None` if it is something else.
+    #[inline(never)]
+    fn carry_on(
+        &mut self,
+        id: u32,
+        vm: &'static Vm,
+        ask: Ask<'_>,
+        tell: &mut impl FnMut(Answer<'_>),
+    ) -> Option<Result<RequestState, Refusal>> {
+        let transfer = &mut self.transfer;
+        let done = match ask {
+            Ask::Save => return Some(transfer.save(id, vm).map(|()| RequestState::Waiting)),
+            Ask::SaveNext { offset, length } => {
+                transfer.save_next(vm, offset, length, &mut |piece| tell(Answer::Value(piece)))
+            }
+            Ask::Restore => transfer.restore(vm),
+            Ask::RestoreNext { offset, bytes, last } => return Some(self.restore_next(vm, offset, bytes, last, tell)),
+            Ask::RestoreEnd { pause } => transfer.restore_end(vm, if pause { Then::StandsStill } else { Then::GoesOn }),
+            Ask::EndTransfer => transfer.end(vm),
+            _ => return None,
+        };
+        Some(done.map(|()| RequestState::Done))
     }
 
     #[inline(never)]
@@ -198,20 +222,6 @@ impl Operator {
                 self.setting.push((id, vm, now.saturating_add(PATIENCE)));
                 return Ok(RequestState::Waiting);
             }
-            Ask::Save => {
-                self.transfer.save(id, vm)?;
-                return Ok(RequestState::Waiting);
-            }
-            Ask::SaveNext { offset, length } => {
-                self.transfer.save_next(vm, offset, length, &mut |piece| tell(Answer::Value(piece)))?;
-            }
-            Ask::Restore => self.transfer.restore(vm)?,
-            Ask::RestoreNext { offset, bytes, last } => return self.restore_next(vm, offset, bytes, last, tell),
-            Ask::RestoreEnd { pause } => {
-                let then = if pause { Then::StandsStill } else { Then::GoesOn };
-                self.transfer.restore_end(vm, then)?;
-            }
-            Ask::EndTransfer => self.transfer.end(vm)?,
             Ask::Machine => {
                 let mut out = Writer::new();
                 let place = Place {
@@ -224,7 +234,8 @@ impl Operator {
                 place.pack(&mut out);
                 tell(Answer::Value(&out.finish()?));
             }
-            Ask::Time | Ask::SetTime { .. } => return Err(Sentence::from("the host's time is asked of the host")),
+            // What belongs to a transfer was carried on with.
+            _ => return Err(Sentence::from("the host's time is asked of the host")),
         }
         Ok(RequestState::Done)
     }

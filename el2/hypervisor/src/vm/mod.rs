@@ -162,17 +162,25 @@ pub(crate) fn create(
             needed >> 10
         ));
     }
-    // Before there is a frame with a VM in it: the boot CPU's stack does not hold both.
-    make(id, config, bundle, make_vcpu, VmConsole::boxed())
+    // Before and behind the frame with a VM in it: the boot CPU's stack does not hold both.
+    let vm = make(id, config, bundle, VmConsole::boxed())?;
+    let clock = vm.clock.lock().clock();
+    time::warn_of_misleading(vm, &clock);
+    let vcpus: Result<Box<[_]>, _> = (0..vm.config.vcpus).map(|id| make_vcpu(vm, VcpuId(id))).collect();
+    let vcpus = vcpus.map_err(|error| format!("{}: no memory for its vCPUs: {error}", vm.config.name))?;
+    vm.vcpus.call_once(|| vcpus);
+    if let Some(slot) = VMS.get(usize::from(id.0)) {
+        slot.call_once(|| vm);
+    }
+    Ok(vm)
 }
 
-/// [`create`], when there is room for it.
+/// A VM without vCPUs.
 #[inline(never)]
 fn make(
     id: VmId,
     config: VmConfig<'static>,
     bundle: Bundle<'static>,
-    make_vcpu: MakeVcpu,
     console: Box<VmConsole>,
 ) -> Result<&'static Vm, String> {
     let host = host::get();
@@ -183,7 +191,7 @@ fn make(
     let clock_pages = plan.rows().iter().map(|_| AtomicU64::new(0)).collect();
     let ram = plan.ram();
     let gic = Vgic::new(gic_config(config.vcpus));
-    let vm: &'static Vm = Box::leak(Box::new(Vm {
+    Ok(Box::leak(Box::new(Vm {
         id,
         config,
         plan,
@@ -203,15 +211,7 @@ fn make(
         records: AtomicU64::new(0),
         clock_pages,
         paused: AtomicBool::new(false),
-    }));
-    time::warn_of_misleading(vm, &clock);
-    let vcpus: Result<Box<[_]>, _> = (0..vm.config.vcpus).map(|id| make_vcpu(vm, VcpuId(id))).collect();
-    let vcpus = vcpus.map_err(|error| format!("{}: no memory for its vCPUs: {error}", vm.config.name))?;
-    vm.vcpus.call_once(|| vcpus);
-    if let Some(slot) = VMS.get(usize::from(id.0)) {
-        slot.call_once(|| vm);
-    }
-    Ok(vm)
+    })))
 }
 
 /// Reads the images of a VM's disks, whose checksums must be right. Nobody writes them later, so it is done once: not for a VM that

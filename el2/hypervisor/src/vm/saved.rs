@@ -109,9 +109,9 @@ impl Vm {
         let clock = time.clock();
         let milliseconds = clock.milliseconds(now);
         let traps = host::get().controls.cnthctl_scaled != 0;
-        let calls = service.as_ref().map(|service| service.lock().save(milliseconds)).transpose();
+        let calls = service.as_ref().map(|service| service.lock().save(milliseconds).and_then(Boxed::new)).transpose();
         Ok(SavedVm {
-            machine: self.shape(),
+            machine: Boxed::new(self.shape())?,
             time: SavedTime { clock: clock.save(now, traps), away: time.away() },
             life: *life,
             gic: Boxed::new(gic.lock().save().map_err(|unfit| sentence!("{unfit}"))?)?,
@@ -160,7 +160,7 @@ impl Vm {
         match (&self.doors.service, calls.take()) {
             (Some(service), Some(calls)) => {
                 self.doors.set_counter(clock.frequency());
-                service.lock().restore(calls, clock.milliseconds(now)).map_err(Sentence::from)
+                service.lock().restore(calls.into_inner(), clock.milliseconds(now)).map_err(Sentence::from)
             }
             (None, None) => Ok(()),
             (Some(_), None) => {

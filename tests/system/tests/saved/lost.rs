@@ -7,6 +7,7 @@ use abi::link::request::{Ask, MAX_BULK_CHUNK, MAX_CHUNK, Request};
 use anyhow::{Context, Result, ensure};
 use croft::control::Order;
 use croft::session::{Condition, RequestError, Told};
+use pack::Boxed;
 use std::fs;
 use std::thread;
 use std::time::Duration;
@@ -163,5 +164,9 @@ pub(super) fn leaves_nothing() -> Result<()> {
 
 /// The saved VM `bytes`, with calls that its site file does not let it have: found out behind the devices.
 fn with_calls(bytes: &[u8]) -> Result<Vec<u8>> {
-    rewritten(bytes, |run, put| put(run.content, run.count), |state| state.calls = Some(Default::default()))
+    rewritten(
+        bytes,
+        |run, put| put(run.content, run.count),
+        |state| state.calls = Some(Boxed::new(Default::default()).expect("there is memory")),
+    )
 }

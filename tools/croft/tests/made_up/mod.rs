@@ -52,7 +52,7 @@ pub(crate) fn saved_with(memory: u64, word: u64, last: &[u8; PAGE]) -> Vec<u8> {
     };
     let watchdog = SavedWatchdog { timeout: 1, action: 2, remaining: None, acted: 0 };
     let state = SavedVm {
-        machine: machine.clone(),
+        machine: Boxed::new(machine.clone()).expect("there is memory"),
         time: SavedTime {
             clock: Clock {
                 version: Clock::VERSION,

@@ -4,7 +4,7 @@ use super::harness::Harness;
 use super::{Each, Part, Tally, payloads};
 use crate::compile::{self, BARE_METAL};
 use crate::tree::{Tree, words};
-use crate::{bench, branches, lint, linux_bench, predictors, shipped, size, start_calls, starts};
+use crate::{bench, branches, lint, linux_bench, predictors, shipped, size, stacks, start_calls, starts};
 use anyhow::{Context, Result};
 use std::collections::VecDeque;
 use std::fs;
@@ -26,15 +26,17 @@ pub(crate) fn run(tree: &Tree, part: Part, name: &str) -> Result<Tally> {
     }
 }
 
-/// It is built; the short path of an exit has no indirect branch; no CPU starts with what it remembers; and the image that ships
+/// It is built; the short path of an exit has no indirect branch; no CPU starts with what it remembers; no
+/// stack is too small; and the image that ships
 /// has nothing of the checks in it, and is no larger than is promised.
 fn built(tree: &Tree) -> Tally {
     type Look = (&'static str, fn(&[u8]) -> Result<()>);
-    let looks: [Look; 4] = [
+    let looks: [Look; 5] = [
         ("short path", branches::check),
         ("predictors", predictors::check),
         ("start calls", start_calls::check),
         ("starts", starts::check),
+        ("stacks", stacks::check),
     ];
     let mut tally = Tally::success();
     match compile::hypervisor_elf(tree) {

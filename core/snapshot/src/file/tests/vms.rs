@@ -5,6 +5,7 @@ use std::vec::Vec;
 
 use abi::bundle::{Backend, Disk, Disks, Doors, Quota, Vm};
 use abi::crc32c;
+use pack::Boxed;
 use units::BLOCK_SIZE;
 use vmware::saved::{SavedService, SavedValue};
 
@@ -73,7 +74,7 @@ fn the_pages_of_disks_belong_to_the_memory() {
     let Some(Section::Vm(found)) = reader.read(&mut input).unwrap() else {
         panic!("the first section says what it is")
     };
-    assert_eq!(found, description);
+    assert_eq!(*found, description);
     let short = file(&description, &state(), &state(), PAGES_OF_A_BLOCK);
     assert_eq!(error_of(&short), Some(FileError::Pages(PAGES_OF_A_BLOCK, all)));
 }
@@ -119,10 +120,8 @@ fn what_there_is_no_memory_for_is_said_to_be_that() {
 fn the_memory_of_a_state_is_given_back_behind_it() {
     const STORE: usize = 400_000;
     let value = |number: u8| SavedValue { key: vec![number], value: vec![7; STORE / 8] };
-    let state = SavedVm {
-        calls: Some(SavedService { store: (0..8).map(value).collect(), ..Default::default() }),
-        ..vm([1, 2, 3, 4], Vec::new(), true)
-    };
+    let service = SavedService { store: (0..8).map(value).collect(), ..Default::default() };
+    let state = SavedVm { calls: Some(Boxed::new(service).unwrap()), ..vm([1, 2, 3, 4], Vec::new(), true) };
     let doors = Doors { vmware: true, quota: Quota { store: STORE as u32 + 1000, ..Quota::USUAL }, ..Doors::default() };
     let file = written_with(doors, &state, &Vec::new());
     let before = scarce::held();
