@@ -6,7 +6,7 @@
 use abi::link::Command;
 use anyhow::{Context, Result, ensure};
 use croft::session::Condition;
-use croft::site::Vm;
+use croft::site::{Backend, Disk, Disks, Vm};
 use std::process::ExitCode;
 use std::time::Duration;
 use system::guest::{self, USUAL};
@@ -45,6 +45,8 @@ fn main() -> ExitCode {
         scenario("sharing::what_a_device_does_in_one_go_is_bounded_by_what_it_costs", long_chains),
         scenario("sharing::who_floods_a_console_pays_for_it_whatever_it_weighs", floods_by_weight),
         scenario("sharing::as_many_as_there_can_be_that_flood_consoles_pay_for_it", floods_of_many),
+        scenario("sharing::a_call_makes_a_block_ready_at_a_time", beside_calls),
+        scenario("sharing::a_read_of_a_disk_makes_a_block_ready_at_a_time", beside_reads),
         scenario("sharing::a_vm_that_starts_afresh_keeps_nobody_waiting", large_reset),
         scenario("sharing::a_guest_alone_on_its_cpu_waits_there", native_wait),
         scenario("sharing::sixteen_guests_on_two_cpus", || across(2, &[(100, ANY, 1.0 / 8.0); 16], 5)),
@@ -157,6 +159,51 @@ fn interactive() -> Result<()> {
     run.finish(LIMIT)
 }
 
+/// A guest that sleeps and wakes beside one whose untouched memory is made ready for what it has the hypervisor do, and that then
+/// switches itself off. The first one is never late by much: between two pieces of a block it may come first.
+fn beside_untouched(other: Vm) -> Result<()> {
+    /// It measures for so long, less than the other one's memory takes.
+    const TIMES: u64 = 100;
+    /// Less than a whole block takes. A piece of what the service takes in one go is half of [`MOST`].
+    const MOST_HERE: u64 = 350;
+    let words = format!("role=interactive settle=300 times={TIMES}");
+    let name = other.name.clone();
+    let other = Vm { memory: 1 << 30, ..other };
+    let run = Host { cpus: 1, memory: 2048, ..Host::default() }
+        .start_coarse(vec![guest::payload("interactive", "sharing", 1, &words)?, other], SHIFT)?;
+    let late = number(&run, "interactive", "late by ")?;
+    let ready = number(&run, &name, "starving: all is ready: ")?;
+    println!("late by {late} us, beside one for which {ready} blocks were made ready");
+    ensure!(ready > 400, "only {ready} blocks were made ready");
+    ensure!(late <= MOST_HERE, "it was late by {late} us, more than {MOST_HERE}");
+    for name in ["interactive", &name] {
+        run.wait_for(name, SOON, |condition| *condition == Condition::PoweredOff)?;
+    }
+    let log = run.log().transcript();
+    let off = |name: &str| log.find(&format!("{name}: powered off")).with_context(|| log.clone());
+    ensure!(off("interactive")? < off(&name)?, "the other one was done before it had slept {TIMES} times:\n{log}");
+    run.finish(LIMIT)
+}
+
+/// VMware's service reads messages and strings, and writes replies, each page of them in a block of its own. Where the blocks of a
+/// call were made ready under the service's lock, all in one go, its neighbour was late by 1,400 us.
+fn beside_calls() -> Result<()> {
+    let mut calling = guest::payload("calling", "starving", 1, "mode=calling settle=280")?;
+    calling.doors.vmware = true;
+    beside_untouched(calling)
+}
+
+/// A disk fills buffers of a sector, each in a block of its own.
+fn beside_reads() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let image = folder.path().join("disk");
+    std::fs::write(&image, vec![7; 1 << 20])?;
+    let mut reading = guest::payload("reading", "starving", 1, "mode=reading settle=280")?;
+    let disk = Disk { backend: Backend::Image { image, changes: 0 }, serial: "full".to_owned() };
+    reading.disks = Disks::of([disk]).context("too many disks")?;
+    beside_untouched(reading)
+}
+
 /// A guest that sleeps and wakes beside one with 1.5 GiB, which has a table of pages for each block of it, and resets itself: all
 /// that is taken apart, given back and allocated again, and none of it in one go.
 fn large_reset() -> Result<()> {
@@ -212,7 +259,7 @@ fn floods_of_many() -> Result<()> {
 }
 
 /// A guest that has a CPU for itself waits by the CPU's own WFI, whatever goes on elsewhere; those that share one give it
-/// away.
+/// away. So the one is said to have run while it slept, and the others are not.
 fn native_wait() -> Result<()> {
     const AWAKENINGS: u64 = 200;
     let sleeper = |name: &str, role: &str, affinity: u64| -> Result<Vm> {
@@ -232,6 +279,9 @@ fn native_wait() -> Result<()> {
     let statistics = run.statistics(SOON)?;
     let (alone, one) = (waits(&statistics, "alone"), waits(&statistics, "one"));
     ensure!(alone == Some(0) && one >= Some(AWAKENINGS), "exits by WFI: {alone:?} and {one:?}:\n{statistics}");
+    let (alone, one) = (Times::of(&run, "alone")?, Times::of(&run, "one")?);
+    println!("alone: {alone:?}, beside another: {one:?}");
+    ensure!(alone.ran > 4 * one.ran, "it ran while it slept, or the other did: {alone:?} and {one:?}");
     Ok(())
 }
 
@@ -394,7 +444,7 @@ struct Times {
 impl Times {
     fn of(run: &Run, name: &str) -> Result<Self> {
         let statistics = run.statistics(SOON)?;
-        let mut own = statistics.lines().skip_while(|line| !line.contains(&format!("{name}: started")));
+        let mut own = statistics.lines().skip_while(|line| !line.starts_with(&format!("{name}: started")));
         let line = own.find(|line| line.contains("vCPU 0: ran ")).with_context(|| statistics.clone())?;
         let mut times = line.split_whitespace().filter_map(|word| word.parse::<f64>().ok());
         let mut next =
@@ -422,7 +472,7 @@ fn run_for(run: &Run, name: &str, milliseconds: u64) -> Result<Times> {
 
 /// How many blocks VM `name` is shown, in the hypervisor's statistics.
 fn blocks(statistics: &str, name: &str) -> Result<u64> {
-    let mut own = statistics.lines().skip_while(|line| !line.contains(&format!("{name}: started")));
+    let mut own = statistics.lines().skip_while(|line| !line.starts_with(&format!("{name}: started")));
     let line = own.find(|line| line.contains("  code: ")).with_context(|| statistics.to_owned())?;
     let (before, _) = line.split_once(" pages executable").with_context(|| line.to_owned())?;
     Ok(before.rsplit(' ').next().unwrap_or_default().parse::<u64>()? / 512)
@@ -430,7 +480,7 @@ fn blocks(statistics: &str, name: &str) -> Result<u64> {
 
 /// The milliseconds stolen from the first vCPU of VM `name`, in the hypervisor's statistics.
 fn counted(statistics: &str, name: &str) -> Option<u64> {
-    let own = statistics.lines().skip_while(|line| !line.contains(&format!("{name}: started")));
+    let own = statistics.lines().skip_while(|line| !line.starts_with(&format!("{name}: started")));
     let line = own.into_iter().find(|line| line.contains("vCPU 0: "))?;
     let (before, _) = line.split_once(" s of it stolen")?;
     let seconds: f64 = before.rsplit(' ').next()?.parse().ok()?;

@@ -13,6 +13,8 @@
 //! | `lowering` | brings the deadlines of all its watchdogs and its clock's alarm forward a little, again and again; is well |
 //! | `breaking` | breaks its virtio devices again and again, each time in a way that the log knows |
 //! | `feeding` | gives its entropy device one byte in each block of its untouched memory, 64 blocks at a time; then it switches its only vCPU off |
+//! | `calling` | VMware's service takes and gives messages, and takes strings, in pages that each are in an untouched block; then it is off, as above |
+//! | `reading` | reads its disk, a sector into each block of its untouched memory; then it is off, as above |
 //! | `chains` | gives its device `kind=` chains of 256 descriptors of `length=` bytes each, for ever |
 //! | `flood` | writes to its virtio console, for ever: as much as there can be offered, in one buffer again and again |
 //! | `chatter` | writes to its UART, for ever |
@@ -22,12 +24,13 @@
 //! | `counting` | sleeps, pats and refreshes the Generic Watchdog, and says again and again what its counter and its real-time clock show |
 //! | `fed` | sleeps and pats, `pats=` times every `every=` milliseconds; then says so and goes on as `wfi` |
 //!
-//! `action=` is what a watchdog does that the guest arms itself, by number; `timeout=` its time in milliseconds.
+//! `calling` and `reading` begin after `settle=` milliseconds. `action=` is what a watchdog does that the guest arms itself, by number; `timeout=`
+//! its time in milliseconds.
 #![no_std]
 #![no_main]
 
 use guest::step;
-use payload_rt::{cpu, gic, instruction, machine, memory, println, psci, sysreg, timer, virtio};
+use payload_rt::{cpu, gic, instruction, machine, memory, println, psci, sysreg, timer, user, virtio};
 
 payload_rt::entry!(main);
 
@@ -45,6 +48,14 @@ const CLOCK: u64 = 0x0901_0000;
 const UART: u64 = 0x0900_0000;
 const CLOCK_MATCH: u64 = 0x0901_0004;
 const CLOCK_MASK: u64 = 0x0901_0010;
+/// X0 of a call to VMware's service; the ports of payloads in one piece and of strings, in X3; the directions, in X7; and what X1
+/// says of a payload that was taken.
+const MAGIC: u64 = 0x564d_5868;
+const HIGH_PORT: u64 = 0x5659;
+const OWN_PORT: u64 = 0x5543;
+const SENDS: u64 = 0x18;
+const RECEIVES: u64 = 0x1c;
+const ACCEPTED: u64 = 0x1_0000;
 const PSCI_VERSION: u32 = 0x8400_0000;
 const SYSTEM_RESET: u32 = 0x8400_0009;
 
@@ -78,6 +89,8 @@ fn main() {
         "lowering" => lower(),
         "breaking" => break_devices(),
         "feeding" => feed_untouched(),
+        "calling" => call_from_untouched(),
+        "reading" => read_into_untouched(),
         "chains" => offer_chains(),
         "flood" => flood(),
         "executing" => {
@@ -208,8 +221,100 @@ fn feed_untouched() -> ! {
         }
     }
     println!("starving: fed {fed} blocks");
+    switch_off()
+}
+
+fn switch_off() -> ! {
     let _ = psci::simple(psci::CPU_OFF, [0; 3]);
     spin()
+}
+
+fn settle() {
+    timer::delay(machine::option_number("settle", 100) * 1000);
+}
+
+/// A message of as many pages as it can have, its reply and a string: each page that the service reads or writes is in a block that
+/// has to be made ready first, and no two of them in the same.
+fn call_from_untouched() -> ! {
+    const PAGES: usize = 16;
+    const LENGTH: u64 = 4096 * (PAGES as u64 - 1);
+    let mut blocks = memory::untouched_blocks();
+    let mut map = |count: usize| {
+        let places =
+            (1..).zip(blocks.by_ref().take(count)).map(|(page, place)| user::map(page, place, user::Page::Data));
+        places.count() == count
+    };
+    let opened = guest::message(step::OPEN, guest::RPCI, [0; 3]);
+    let channel @ [id, high, low] = [opened[3] >> 16, opened[4], opened[5]];
+    settle();
+    println!("starving: it begins");
+    let mut messages = 0;
+    while map(PAGES) {
+        // Zeroes, which are no command, from the middle of a page to the middle of one.
+        let _ = guest::message(step::SEND_SIZE, LENGTH, channel);
+        let sent = call([MAGIC, ACCEPTED, LENGTH, id << 16 | HIGH_PORT, user::address(1) + 2048, low, high, SENDS]);
+        let length = guest::message(step::RECEIVE_SIZE, 0, channel)[1];
+        if !map(2) {
+            break;
+        }
+        let taken = call([MAGIC, ACCEPTED, length, id << 16 | HIGH_PORT, high, user::address(2) - 1, low, RECEIVES]);
+        if !map(2) {
+            break;
+        }
+        let said = call([0, 0, 512, OWN_PORT, user::address(2) - 256, 0, 0, SENDS]);
+        if (sent[1], taken[1], said[2]) != (ACCEPTED, ACCEPTED, 0) {
+            println!("starving: FAILED: {:#x}, {:#x}, {} left", sent[1], taken[1], said[2]);
+        }
+        messages += 1;
+    }
+    println!("starving: all is ready: {} blocks, for {messages} messages", messages * 20);
+    switch_off()
+}
+
+/// `HVC #0x86` with these values in X0 to X7, and what is in the registers behind it.
+fn call(values: [u64; 8]) -> [u64; 31] {
+    const HVC: u32 = 0xd400_10c2;
+    let mut x = [0; 31];
+    x.iter_mut().zip(values).for_each(|(register, value)| *register = value);
+    user::run(user::ExceptionLevel::Kernel, &[HVC], x).x
+}
+
+/// As [`feed_untouched`], by reads from the disk.
+fn read_into_untouched() -> ! {
+    /// All that fit into a chain with a header and a status.
+    const AT_ONCE: usize = 62;
+    let mut read = 0;
+    if let Some(device) = virtio::find(virtio::BLOCK)
+        && device.start()
+    {
+        let mut queue = device.queue(0);
+        device.ready();
+        // A header of zeroes: to read, from the first sector on.
+        let header = memory::pages(1);
+        let status = header + 16;
+        let mut blocks = memory::untouched_blocks();
+        settle();
+        println!("starving: it begins");
+        loop {
+            use virtio::BufferDirection::{FromDevice, ToDevice};
+            let mut pieces = [(header, 16, ToDevice); AT_ONCE + 2];
+            let sectors = pieces[1..=AT_ONCE].iter_mut().zip(&mut blocks);
+            let count = sectors.map(|(piece, block)| *piece = (block, 512, FromDevice)).count();
+            let Some(end) = pieces.get_mut(count + 1).filter(|_| count > 0) else { break };
+            *end = (status, 1, FromDevice);
+            memory::write8(status, 0xff);
+            queue.offer_pieces(&pieces[..count + 2]);
+            while !queue.is_done() {
+                cpu::relax();
+            }
+            if memory::read8(status) != 0 {
+                println!("starving: FAILED: the disk says {}", memory::read8(status));
+            }
+            read += count;
+        }
+    }
+    println!("starving: all is ready: {read} blocks, for a sector each");
+    switch_off()
 }
 
 fn execute_everywhere() {
