@@ -89,7 +89,10 @@ fn announced() -> Result<(), String> {
 
 /// Whether the CPU has gone `rounds` times, as software is promised to be entered.
 fn went(mpidr: u64, page: Pa, rounds: u64) -> Result<(), String> {
-    let is_back = || visitor::visit(page).count >= rounds && pen::address(page) == 0;
+    let is_back = || {
+        let count = visitor::visit(page).count;
+        count > rounds || (count == rounds && pen::address(page) == 0)
+    };
     ensure(comes(is_back), || format!("CPU {mpidr:#x} has not gone: {:x?}", visitor::visit(page)))?;
     let visit = visitor::visit(page);
     // SCTLR_EL2.M and .C; PSTATE.DAIF, all masked.

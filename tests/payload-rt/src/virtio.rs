@@ -120,7 +120,12 @@ impl Device {
     /// Sets up queue `number`; call [`Device::ready`] when all are.
     #[must_use]
     pub fn queue(&self, number: u32) -> Queue {
-        let memory = memory::pages(1);
+        self.queue_in(memory::pages(1), number)
+    }
+
+    /// The same in this page, which is empty.
+    #[must_use]
+    pub fn queue_in(&self, memory: u64, number: u32) -> Queue {
         self.write(r::QUEUE_SEL, number);
         self.write(r::QUEUE_NUM, QUEUE_SIZE as u32);
         for (register, offset) in [(r::QUEUE_DESC, 0), (r::QUEUE_DRIVER, 0x400), (r::QUEUE_DEVICE, 0x800)] {

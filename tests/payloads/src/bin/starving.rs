@@ -11,7 +11,7 @@
 //! | `serror` | as `spin`, until an SError is pending; then it says so |
 //! | `restless` | arms the VM's watchdog, its vCPU's own and, with half the time, the Generic Watchdog, all the time, and is well |
 //! | `lowering` | brings the deadlines of all its watchdogs and its clock's alarm forward a little, again and again; is well |
-//! | `breaking` | breaks its virtio devices again and again, each time in a way that the log knows |
+//! | `breaking` | breaks its virtio devices again and again, by what it sets up and by what it offers, each time in a way that the log knows |
 //! | `feeding` | gives its entropy device one byte in each block of its untouched memory, 64 blocks at a time; then it switches its only vCPU off |
 //! | `calling` | VMware's service takes and gives messages, and takes strings, in pages that each are in an untouched block; then it is off, as above |
 //! | `reading` | reads its disk, a sector into each block of its untouched memory; then it is off, as above |
@@ -186,15 +186,33 @@ fn lower() -> ! {
     }
 }
 
-/// A queue of three entries is made ready, which no device has.
+/// Each device in turn, once by the set-up of a queue (one of three entries, which no device has) and once by a notification: of a buffer
+/// that is nowhere, of a descriptor that there is not, of a request that has no room for its answer.
 fn break_devices() -> ! {
+    const NOWHERE: u64 = 1 << 39;
+    let page = memory::pages(1);
+    let transmit = 1;
     loop {
-        for kind in [virtio::CONSOLE, virtio::ENTROPY] {
+        for (kind, number) in [(virtio::CONSOLE, transmit), (virtio::ENTROPY, 0), (virtio::BLOCK, 0)] {
             let Some(device) = virtio::find(kind) else { continue };
-            for _ in 0..100 {
-                device.write(virtio::register::STATUS, 0);
-                device.write(virtio::register::QUEUE_NUM, 3);
-                device.write(virtio::register::QUEUE_READY, 1);
+            device.write(virtio::register::STATUS, 0);
+            device.write(virtio::register::QUEUE_NUM, 3);
+            device.write(virtio::register::QUEUE_READY, 1);
+            (page..page + 4096).step_by(8).for_each(|word| memory::write64(word, 0));
+            if device.start() {
+                let mut queue = device.queue_in(page, number);
+                device.ready();
+                match kind {
+                    virtio::CONSOLE => queue.offer(NOWHERE, 1, virtio::BufferDirection::ToDevice),
+                    virtio::ENTROPY => {
+                        // As many as the queue has, and so the first one that it has not.
+                        memory::write16(page + 0x404, 64);
+                        memory::write16(page + 0x402, 1);
+                        sysreg::dsb();
+                        device.write(virtio::register::QUEUE_NOTIFY, number);
+                    }
+                    _ => queue.offer(page, 16, virtio::BufferDirection::ToDevice),
+                }
             }
         }
     }
