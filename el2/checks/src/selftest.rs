@@ -41,7 +41,7 @@ const CONTRASTS: u64 = 100;
 
 type Check = (&'static str, fn() -> Result<(), String>);
 
-const CHECKS: [Check; 20] = [
+const CHECKS: [Check; 21] = [
     ("p3_a12_late_cpu_has_its_own_area", late_cpu),
     ("p3_a1_alias_is_this_cpus_area", alias),
     ("p3_a2_held_address_follows_the_thread_all_pairs", all_pairs),
@@ -62,6 +62,8 @@ const CHECKS: [Check; 20] = [
     ("p3_devices_are_regions_and_have_handlers", devices::check),
     ("p3_copies_and_fills_are_exact", copies),
     ("p3_comparisons_are_exact", comparisons),
+    // The thread stays on its CPU from then on.
+    ("p3_an_interrupt_without_end_leaves_room", devices::without_end),
 ];
 
 /// Makes the thread that checks, to be run as soon as the caller becomes the idle thread.

@@ -5,11 +5,11 @@ use core::arch::global_asm;
 use core::mem::offset_of;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use drivers::{ConsoleKind, InterruptLine, Uart};
-use units::{CpuId, IntId, Pa, Trigger, Va};
+use drivers::{ConsoleKind, InterruptLine, Registers, Uart};
+use units::{CpuId, IntId, Pa, Range, Trigger, Va};
 
 use crate::gic;
-use crate::mmio::Region;
+use crate::mmio::{Region, RegionError};
 use crate::mmu;
 use crate::percpu::{self, ALIAS, Area, PerCpu, this_cpu};
 use crate::speculation::Means;
@@ -244,6 +244,30 @@ pub fn raise_spi(interrupt: IntId) {
     if let Some(distributor) = gic::distributor() {
         distributor.pend(interrupt);
     }
+}
+
+/// Holds the line of the host's real-time clock (PL031, its registers at `range`) high, or lets it fall.
+///
+/// # Errors
+/// When there is no such device.
+pub fn hold_line_of_clock(range: Range<Pa>, is_high: bool) -> Result<(), RegionError> {
+    const DATA: u64 = 0;
+    const MATCH: u64 = 0x4;
+    const MASK: u64 = 0x10;
+    const STATUS: u64 = 0x14;
+    const CLEAR: u64 = 0x1c;
+    let registers = Region::open(range)?;
+    if is_high {
+        registers.write32(MASK, 1);
+        // A second may pass between the two.
+        while registers.read32(STATUS) & 1 == 0 {
+            registers.write32(MATCH, registers.read32(DATA));
+        }
+    } else {
+        registers.write32(MASK, 0);
+        registers.write32(CLEAR, 1);
+    }
+    Ok(())
 }
 
 /// Whether SPI `interrupt` is enabled.

@@ -14,7 +14,7 @@ use core::sync::atomic::{AtomicU32, Ordering};
 use any::{spi_to_any_cpu_that_is_on, spi_to_any_cpu_that_takes_part};
 use changes::{changes_while_active, changes_while_many_are_active};
 use shortage::{
-    eoi_mode_changes_between, masked_group_starves_nobody, more_active_than_list_registers,
+    all_active_at_once, eoi_mode_changes_between, masked_group_starves_nobody, more_active_than_list_registers,
     more_active_than_list_registers_eoi_mode_1, registers_of_group_0,
 };
 
@@ -32,7 +32,7 @@ fn main() {
         equal_priority_lowest_number_first, priority_mask, preemption, binary_point_groups, group_enables,
         edge_is_latched_once, level_follows_its_line, twenty_four_pending_at_once, more_pending_than_list_registers_by_interrupt,
         active_and_pending, eoi_mode_1, active_bit_by_register, more_active_than_list_registers,
-        more_active_than_list_registers_eoi_mode_1, eoi_mode_changes_between, masked_group_starves_nobody, registers_of_group_0,
+        more_active_than_list_registers_eoi_mode_1, all_active_at_once, eoi_mode_changes_between, masked_group_starves_nobody, registers_of_group_0,
         spi_routed_to_other_cpu, spi_to_any_cpu, spi_to_any_cpu_that_takes_part,
         spi_to_any_cpu_that_is_on, changes_while_active, changes_while_many_are_active, sgi_storm,
     ));

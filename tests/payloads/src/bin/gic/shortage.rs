@@ -77,6 +77,67 @@ pub(crate) fn more_active_than_list_registers_eoi_mode_1() -> Verdict {
     Ok(())
 }
 
+/// How many SPIs are active.
+fn count_active() -> u32 {
+    gic::spis().step_by(32).map(|spi| memory::read32(gic::bit_register(gic::ISACTIVER, spi)).count_ones()).sum()
+}
+
+/// All SPIs that there are, active at once: by hand, but for one; and all of them, between their EOIR and their DIR.
+pub(crate) fn all_active_at_once() -> Verdict {
+    let spis = gic::spis();
+    let all = spis.len() as u32;
+    check_equal!(spis.start, 32, "the first SPI");
+    let taken = free_spis(1).start;
+    for word in spis.clone().step_by(32) {
+        memory::write32(
+            gic::bit_register(gic::ISACTIVER, word),
+            if word / 32 == taken / 32 { !(1 << (taken % 32)) } else { !0 },
+        );
+    }
+    check_equal!(count_active(), all - 1, "active by hand");
+    gic::set_trigger(taken, Trigger::Edge);
+    gic::enable(taken);
+    // Each end is that of one, whatever was counted at the ones before.
+    for round in 0..3 {
+        gic::write_bit(gic::ISPENDR, taken);
+        check_equal!(acknowledge(), taken, "beside all others: acknowledged, round {round}");
+        check_equal!(count_active(), all, "all");
+        gic::end(taken);
+        check_equal!(count_active(), all - 1, "one has ended, round {round}: active");
+        check!(!gic::read_bit(gic::ISACTIVER, taken), "it has ended, and is active");
+    }
+    for word in spis.clone().step_by(32) {
+        memory::write32(gic::bit_register(gic::ICACTIVER, word), !0);
+    }
+    check_equal!(count_active(), 0, "none is active any more");
+
+    sysreg::icc_ctlr_el1::write(2);
+    for spi in spis.clone() {
+        gic::set_trigger(spi, Trigger::Edge);
+        gic::enable(spi);
+        gic::write_bit(gic::ISPENDR, spi);
+    }
+    for (count, spi) in (1..).zip(spis.clone()) {
+        check_equal!(acknowledge(), spi, "acknowledged");
+        gic::end(spi);
+        check_equal!(count_active(), count, "between EOIR and DIR");
+    }
+    check_equal!(acknowledge_nothing(), gic::SPURIOUS, "one came twice, before its DIR: acknowledged");
+    // From both ends to the middle.
+    for step in 0..all {
+        let spi = if step % 2 == 0 { spis.start + step / 2 } else { spis.end - 1 - step / 2 };
+        gic::deactivate(spi);
+        check_equal!(count_active(), all - 1 - step, "after the DIR of {spi}");
+        check!(!gic::read_bit(gic::ISACTIVER, spi), "SPI {spi} is active after its DIR");
+    }
+    sysreg::icc_ctlr_el1::write(0);
+    for spi in spis {
+        gic::disable(spi);
+        gic::set_trigger(spi, Trigger::Level);
+    }
+    Ok(())
+}
+
 pub(crate) fn eoi_mode_changes_between() -> Verdict {
     sysreg::icc_ctlr_el1::write(2);
     let spis = nest_many()?;
