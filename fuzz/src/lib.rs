@@ -6,8 +6,10 @@
 
 #![deny(unsafe_code)]
 
+pub mod disk_device;
 pub mod doors;
 pub mod enclave_device;
+pub mod host_disk;
 pub mod input;
 pub mod parsers;
 pub mod platform_devices;

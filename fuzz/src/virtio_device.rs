@@ -232,7 +232,8 @@ const SETUP: [(u64, u64); 12] = [
     (0x044, 1),
 ];
 
-fn drive<D: Device>(mmio: &mut Mmio<D>, input: &mut Input<'_>, mut outside: impl FnMut(&mut D, &mut Input<'_>)) {
+/// Plays a driver that does anything; `outside` is what may happen beside it.
+pub fn drive<D: Device>(mmio: &mut Mmio<D>, input: &mut Input<'_>, mut outside: impl FnMut(&mut D, &mut Input<'_>)) {
     let ram = Ram::new();
     while !input.is_empty() {
         match input.byte() % 8 {
