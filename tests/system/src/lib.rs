@@ -28,6 +28,7 @@ pub mod operator;
 pub mod place;
 pub mod spin_table;
 pub mod terminal;
+pub mod write_log;
 
 use anyhow::Result;
 use libtest_mimic::{Arguments, Completion, Trial};

@@ -1,30 +1,28 @@
 //! Disks on the host's disks: what guests write and flush is in the image, also when the host's power goes; errors reach the request that they
 //! are of; and nobody has what another may write.
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use croft::control::{self, About, Order, Place};
 use croft::session::PortBus;
 use croft::site::{Backend, Disk, Disks, HostPart, Lines, Site, Vm};
 use qemu::Machine;
 use std::fs;
-use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
-use std::time::Duration;
-use system::file_system::{FILES, file_system, output, recover, sum_of};
+use system::file_system::{FILES, file_system, output, recover, sum_of, sums_of};
 use system::host::{Host, Turn};
-use system::{BOOT, SOON, full, guest, place, scenario};
+use system::write_log::{Told, WriteLog, write_all};
+use system::{BOOT, SOON, guest, place, scenario};
 
 fn main() -> ExitCode {
-    let cuts = if full() { 10 } else { 1 };
-    let mut all = vec![
+    system::run(vec![
         scenario("host_disks::ext4_mmio", || ext4(PortBus::Mmio)),
         scenario("host_disks::ext4_pci", || ext4(PortBus::Pci)),
         scenario("host_disks::refused", refused),
         scenario("host_disks::errors", errors),
-    ];
-    all.extend((0..cuts).map(|number| scenario(format!("host_disks::power_cut_{number}"), move || power_cut(number))));
-    system::run(all)
+        scenario("host_disks::shared_lines", shared_lines),
+        scenario("host_disks::power_cuts", power_cuts),
+    ])
 }
 
 /// A part of a host's disk, as a guest's.
@@ -83,6 +81,8 @@ fn ext4(bus: PortBus) -> Result<()> {
         "dd if=/dev/zero of=/dev/vdb bs=512 count=1 seek=2048 2>/dev/null; echo beyond $?",
         "\nbeyond 1",
     )?;
+    // A range of its part, of which the host's disk gives back what it takes: zeros are there then.
+    run.ask("writer", "blkdiscard -o 65536 -l 131072 /dev/vdb; echo discarded $?", "\ndiscarded 0")?;
     let said = run.ask("writer", "cd /; sync; sha256sum /mnt/new; echo synced $((6*7))", "\nsynced 42")?;
     let written = said.split_whitespace().find(|word| word.len() == 64).context("a sum")?.to_owned();
     run.ask("writer", "dmesg | grep -c 'error.*vda'", "\n0\r\n")?;
@@ -103,7 +103,9 @@ fn ext4(bus: PortBus) -> Result<()> {
     drop(run);
 
     let bytes = fs::read(&raw)?;
-    let is_right = bytes.iter().enumerate().all(|(at, &byte)| byte == if at >> 20 == 1 { b'w' } else { b'r' });
+    const DISCARDED: std::ops::Range<usize> = (1 << 20) + 65536..(1 << 20) + 65536 + 131_072;
+    let expected = |at| if DISCARDED.contains(&at) { 0 } else { if at >> 20 == 1 { b'w' } else { b'r' } };
+    let is_right = bytes.iter().enumerate().all(|(at, &byte)| byte == expected(at));
     ensure!(is_right, "the guest's part, and nothing else, is written");
     recover(&image)?;
     ensure!(sum_of(&image, "new")? == written, "what was synced is in the image");
@@ -227,12 +229,37 @@ fn errors() -> Result<()> {
     run.check_log()
 }
 
-/// A guest writes files and flushes each; the host is killed at some moment. Of what the host had written, only what it had flushed by then is
-/// kept, as a disk may do when the power goes: everything that the guest was told is there is there.
-fn power_cut(number: u64) -> Result<()> {
+/// How many power cuts are tried of what one guest wrote.
+const CUTS: usize = 50;
+/// How many files it writes before the host is killed.
+const ROUNDS: usize = 30;
+/// Where its marks begin on the disk, behind the file system.
+const MARKS: u64 = 24 << 20;
+
+/// Numbers that this one begins, as random as they have to be here.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, end: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 11) as usize % end.max(1)
+    }
+}
+
+/// A guest writes files, flushes each, and then writes the file's number to another part of the same disk. All that the host's disk was told is
+/// logged. Of that log the power is cut at many places: what was flushed before is on the disk then, and of what was written since, any of it.
+/// Each time the file system is consistent, and has all files whose numbers were written before.
+fn power_cuts() -> Result<()> {
     let folder = tempfile::tempdir()?;
-    let image = file_system(folder.path(), "root", number + 1)?;
-    let (before, log) = (folder.path().join("before.img"), folder.path().join("writes.log"));
+    let clock = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?;
+    let seed = clock.as_nanos() as u64 | 1;
+    println!("# power_cuts: seed {seed}");
+    let image = file_system(folder.path(), "root", seed)?;
+    let at = |name: &str| folder.path().join(name);
+    let (before, log, cut) = (at("before.img"), at("writes.log"), at("cut.img"));
+    fs::OpenOptions::new().write(true).open(&image)?.set_len(MARKS + (1 << 20))?;
     fs::copy(&image, &before)?;
     fs::write(&log, [])?;
     let node = format!(
@@ -240,73 +267,104 @@ fn power_cut(number: u64) -> Result<()> {
         image.display(),
         log.display()
     );
-    let vm = with("writer", vec![whole("virtio0", "root")], folder.path())?;
-    let run = Host::default().start_with_qemu(vec![vm], by_hand(0, &node))?;
+    let disks = vec![part("virtio0", (0, MARKS), false, "root"), part("virtio0", (MARKS, 0), false, "marks")];
+    let run = Host::default().start_with_qemu(vec![with("writer", disks, folder.path())?], by_hand(0, &node))?;
     run.ask("writer", "mkdir -p /mnt; mount -t ext4 /dev/vda /mnt; cd /mnt; echo mounted $?", "\nmounted 0")?;
     let rounds = "n=0; while :; do n=$((n+1)); dd if=/dev/urandom of=f$n bs=4k count=$((n%13+1)) conv=fsync 2>/dev/null || break; \
-                  echo \"kept $n $(sha256sum < f$n)\"; done";
+                  s=$(sha256sum < f$n); echo $n | dd of=/dev/vdb bs=512 count=1 conv=sync,fsync 2>/dev/null || break; \
+                  echo \"kept $n $s\"; done";
     run.console("writer")?.expect("# ", SOON)?;
     run.console("writer")?.send(format!("{rounds}\n"))?;
-    run.console("writer")?.expect("kept 3 ", SOON)?;
-    // At some moment: what comes next is the guest's business.
-    let random = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.subsec_nanos();
-    std::thread::sleep(Duration::from_millis(u64::from(random) / 1000 % 4000));
+    run.console("writer")?.expect(&format!("kept {ROUNDS} "), BOOT)?;
     let said = run.console("writer")?.transcript();
     drop(run);
+    let lines = said.split('\n').filter_map(|line| line.trim_end_matches('\r').strip_prefix("kept "));
+    let kept =
+        lines.filter_map(|line| line.split_once(' ')).map(|(_, sum)| sum.trim_end_matches([' ', '-']).to_owned());
+    // The last line may have been cut off.
+    let sums: Vec<String> = kept.take(ROUNDS).collect();
+    ensure!(sums.len() == ROUNDS && sums.iter().all(|sum| sum.len() == 64), "{said}");
 
-    let kept = replay(&before, &log)?;
-    recover(&before)?;
-    let mut confirmed = 0;
-    for line in said.split('\n').filter_map(|line| line.trim_end_matches('\r').strip_prefix("kept ")) {
-        // The last line may have been cut off.
-        let Some((name, sum)) = line.split_once(' ').filter(|(_, sum)| sum.trim_end_matches([' ', '-']).len() == 64)
-        else {
-            continue;
-        };
-        let found = sum_of(&before, &format!("f{name}"))?;
-        ensure!(found == sum.trim_end_matches([' ', '-']), "f{name} was confirmed, and is not there");
-        confirmed += 1;
+    let log = WriteLog::read(&log)?;
+    let told = log.told()?;
+    let flushes = told.iter().filter(|told| **told == Told::Flush).count();
+    ensure!(flushes >= 2 * ROUNDS, "only {flushes} flushes came to the host's disk");
+    let mut random = Random(seed);
+    let mut places: Vec<usize> = (0..CUTS).map(|_| random.below(told.len())).collect();
+    places.sort_unstable();
+    let disk = fs::OpenOptions::new().write(true).open(&before)?;
+    let (mut told, mut waiting, mut at, mut mark, mut most) = (told.into_iter(), Vec::new(), 0, 0, 0);
+    for place in places {
+        for told in told.by_ref().take(place - at) {
+            match told {
+                Told::Flush => write_all(&disk, waiting.drain(..))?,
+                Told::Write(place, data) => {
+                    if place == MARKS {
+                        let digits = data.split(|byte| !byte.is_ascii_digit()).next().unwrap_or_default();
+                        mark = std::str::from_utf8(digits)?.parse()?;
+                    }
+                    waiting.push((place, data));
+                }
+            }
+        }
+        at = place;
+        fs::copy(&before, &cut)?;
+        // In whatever order a disk writes what it has.
+        write_all(
+            &fs::OpenOptions::new().write(true).open(&cut)?,
+            waiting.iter().copied().filter(|_| random.below(2) == 0),
+        )?;
+        recover(&cut).with_context(|| format!("cut at {place}"))?;
+        let count = mark.min(ROUNDS);
+        let names: Vec<String> = (1..=count).map(|number| format!("f{number}")).collect();
+        let found = if names.is_empty() { Vec::new() } else { sums_of(&cut, &names)? };
+        let lost = found.iter().zip(&sums).position(|(found, sum)| found != sum);
+        ensure!(
+            found.len() == count && lost.is_none(),
+            "cut at {place}: f{} was confirmed, and is lost",
+            lost.unwrap_or(0) + 1
+        );
+        most = most.max(count);
     }
-    ensure!(confirmed >= 3, "the guest has confirmed only {confirmed}:\n{said}");
-    println!("# power_cut_{number}: {confirmed} files of {kept} flushes");
+    ensure!(most > ROUNDS / 2, "the cuts are all at the beginning");
+    println!("# power_cuts: {CUTS} of {at} writes and flushes ({flushes}), up to {most} files");
     Ok(())
 }
 
-/// Does to `image` what `log` says that was written before the last flush (QEMU's blklogwrites, which has the format of Linux's
-/// dm-log-writes). How many flushes there were.
-fn replay(image: &Path, log: &Path) -> Result<usize> {
-    const FLUSH: u64 = 1;
-    const DISCARD: u64 = 4;
-    let bytes = fs::read(log)?;
-    let word = |at: usize| Some(u64::from_le_bytes(bytes.get(at..at + 8)?.try_into().ok()?));
-    ensure!(word(0) == Some(0x6a_7366_7773_6872), "this is no log of writes");
-    let sector =
-        bytes.get(24..28).and_then(|size| Some(u32::from_le_bytes(size.try_into().ok()?))).context("a size")? as usize;
-    let mut image = fs::OpenOptions::new().read(true).write(true).open(image)?;
-    let (mut at, mut flushes, mut waiting) = (sector, 0, Vec::new());
-    while let (Some(place), Some(count), Some(flags), Some(_)) = (word(at), word(at + 8), word(at + 16), word(at + 24))
-    {
-        if count == 0 && flags == 0 {
-            break;
-        }
-        at += sector;
-        let length = count as usize * sector;
-        if flags & FLUSH != 0 {
-            flushes += 1;
-            for (place, data) in waiting.drain(..) {
-                let data: &[u8] = data;
-                image.seek(SeekFrom::Start(place))?;
-                image.write_all(data)?;
-            }
-        }
-        if flags & DISCARD == 0 && length > 0 {
-            let Some(data) = bytes.get(at..at + length) else { break };
-            waiting.push((place * sector as u64, data));
-            at += length;
-        }
+/// Six disks on PCI, and the link's port: four lines interrupt for seven devices. Two guests write all of them at once, and all is answered.
+fn shared_lines() -> Result<()> {
+    const DISKS: usize = 6;
+    let folder = tempfile::tempdir()?;
+    let images: Vec<PathBuf> = (0..DISKS).map(|number| folder.path().join(format!("{number}.img"))).collect();
+    for image in &images {
+        fs::write(image, vec![b'a'; 2 << 20])?;
     }
-    if flushes == 0 {
-        bail!("nothing was ever flushed");
+    let half = |first: u64, serial: &str| {
+        (0..DISKS)
+            .map(|number| part(&format!("virtio{number}"), (first, 1 << 20), false, &format!("{serial}{number}")))
+            .collect()
+    };
+    let vms = vec![with("one", half(0, "a"), folder.path())?, with("other", half(1 << 20, "b"), folder.path())?];
+    let (disk_bus, port_bus) = (PortBus::Pci, PortBus::Pci);
+    let host = Host { disks: images.clone(), disk_bus, port: true, port_bus, ..Host::default() };
+    let run = host.start_and_stay(vms)?;
+    let fill = |letter: char| {
+        format!(
+            "for d in a b c d e f; do tr '\\0' {letter} < /dev/zero | dd of=/dev/vd$d bs=64k count=16 iflag=fullblock \
+             conv=fsync 2>/dev/null & done; wait; echo filled $((6*7))"
+        )
+    };
+    run.ask("one", "echo ready", "ready\r\n")?;
+    run.ask("other", "echo ready", "ready\r\n")?;
+    run.console("one")?.expect("# ", SOON)?;
+    run.console("one")?.send(format!("{}\n", fill('x')))?;
+    run.ask("other", &fill('y'), "\nfilled 42")?;
+    run.console("one")?.expect("\nfilled 42", SOON)?;
+    run.check_log()?;
+    drop(run);
+    let expected = [vec![b'x'; 1 << 20], vec![b'y'; 1 << 20]].concat();
+    for image in &images {
+        ensure!(fs::read(image)? == expected, "what was flushed is not in {}", image.display());
     }
-    Ok(flushes)
+    Ok(())
 }
