@@ -2,10 +2,12 @@
 //!
 //! Every line of a plain code block is run by a shell, in the project's folder; `cargo xtask run` gets a terminal and stays there
 //! while the next block's commands talk to it. A command that this program does not know how to check is a failure, so README
-//! cannot gain an untested one. The one line that is not run is the clone. For a command within a sentence, the program must know
-//! the verb and each option.
+//! cannot gain an untested one. The one line that is not run is the clone. For a command within a sentence, also one without its
+//! program, the program must know the verb and each option, and so it must for each option in a remark; files that sentences name must
+//! be there in the end. The other documents' commands are looked at in the same way.
 
 use anyhow::{Context, Result, bail, ensure};
+use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, ExitCode, Output, Stdio};
 use std::sync::mpsc::channel;
@@ -19,7 +21,10 @@ use tempfile::TempDir;
 const COMMAND: Duration = Duration::from_secs(150);
 
 fn main() -> ExitCode {
-    system::run(vec![scenario("readme::commands", commands)])
+    system::run(vec![
+        scenario("readme::commands", commands),
+        scenario("readme::commands_of_other_documents_exist", other_documents),
+    ])
 }
 
 fn commands() -> Result<()> {
@@ -30,18 +35,58 @@ fn commands() -> Result<()> {
     for block in blocks(&readme) {
         for (command, remark) in lines(block) {
             println!("README: {command}");
+            for option in remark.split([' ', ';', ',']).filter(|word| word.starts_with("--")) {
+                reader.know(&format!("{command} {option}")).with_context(|| format!("README's remark: {remark}"))?;
+            }
             reader.follow(&command, &remark).with_context(|| format!("README's command: {command}"))?;
             run += 1;
         }
     }
     reader.end_demonstration()?;
-    let mentioned = mentioned(&readme);
+    let mentioned = [mentioned(&readme), options(&readme)].concat();
     for command in &mentioned {
         reader.know(command).with_context(|| format!("README mentions: {command}"))?;
     }
-    ensure!(mentioned.len() >= 8, "only {mentioned:?} were found within README's sentences");
+    ensure!(mentioned.len() >= 20, "only {mentioned:?} were found within README's sentences");
+    for file in
+        spans(&readme).filter(|span| ["target/", ".undercroft/", ".ci/"].iter().any(|begin| span.starts_with(begin)))
+    {
+        ensure!(place::project().join(file).exists(), "README says that there is {file}");
+    }
+    for part in ["cargo xtask setup --all", "cargo xtask test"] {
+        let whole = std::fs::read_to_string(place::project().join(".ci/run"))?;
+        ensure!(whole.contains(part), ".ci/run is not {part}:\n{whole}");
+    }
     // That the blocks were found at all: there are more commands than these.
-    ensure!(run >= 21, "only {run} commands were found in README");
+    ensure!(run >= 26, "only {run} commands were found in README");
+    Ok(())
+}
+
+/// What the other documents say that one can type: the program has each verb and each option, and cargo each package.
+fn other_documents() -> Result<()> {
+    let reader = Reader { runtime: tempfile::tempdir()?, demonstration: None };
+    let project = place::project();
+    let mut files =
+        vec![project.join("CONTRIBUTING.md"), project.join("SPECIFICATION.md"), project.join("ARCHITECTURE.md")];
+    for folder in ["docs", "docs/formats", "docs/decisions", "docs/spec"] {
+        for entry in std::fs::read_dir(project.join(folder))? {
+            files.push(entry?.path());
+        }
+    }
+    let (mut known, mut wrong) = (BTreeSet::new(), Vec::new());
+    for file in files.iter().filter(|file| file.extension().is_some_and(|extension| extension == "md")) {
+        let text = std::fs::read_to_string(file)?;
+        let typed = blocks(&text).into_iter().chain(shell_blocks(&text)).flat_map(lines).map(|(command, _)| command);
+        for command in typed.filter(|command| is_ours(command)).chain(mentioned(&text)) {
+            if known.insert(command.clone())
+                && let Err(why) = reader.know(&command)
+            {
+                wrong.push(format!("{} mentions {command}: {why}", file.display()));
+            }
+        }
+    }
+    ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
+    ensure!(known.len() >= 50, "only {known:?} were found");
     Ok(())
 }
 
@@ -68,12 +113,40 @@ fn lines(block: &str) -> Vec<(String, String)> {
     whole.lines().map(split).filter(|(command, _)| !command.is_empty()).collect()
 }
 
+/// The code blocks that say that they are for a shell.
+fn shell_blocks(text: &str) -> Vec<&str> {
+    text.split("```").skip(1).step_by(2).filter_map(|part| part.strip_prefix("sh\n")).collect()
+}
+
+/// The pieces of code within sentences.
+fn spans(text: &str) -> impl Iterator<Item = &str> {
+    text.split("```").step_by(2).flat_map(|text| text.split('`').skip(1).step_by(2))
+}
+
+fn is_ours(command: &str) -> bool {
+    ["cargo croft ", "cargo xtask ", "cargo test -p ", "croft "].iter().any(|begin| command.starts_with(begin))
+}
+
 /// Commands of ours within sentences.
-fn mentioned(readme: &str) -> Vec<String> {
-    let sentences: Vec<&str> = readme.split("```").step_by(2).collect();
-    let spans = sentences.iter().flat_map(|text| text.split('`').skip(1).step_by(2));
-    let ours = |span: &&str| ["cargo croft ", "cargo xtask ", "croft "].iter().any(|begin| span.starts_with(begin));
-    spans.filter(ours).map(|span| span.replace('\n', " ")).collect()
+fn mentioned(text: &str) -> Vec<String> {
+    spans(text).map(|span| span.replace('\n', " ")).filter(|span| is_ours(span)).collect()
+}
+
+/// Options that stand alone within sentences, behind the command before them in their paragraph, or, if there is none, behind one of those
+/// that ask a host.
+fn options(text: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for paragraph in text.split("```").step_by(2).flat_map(|text| text.split("\n\n")) {
+        let mut latest = "croft ps".to_owned();
+        for span in spans(paragraph) {
+            if is_ours(span) {
+                latest = span.replace('\n', " ");
+            } else if span.starts_with("--") {
+                found.push(format!("{latest} {span}"));
+            }
+        }
+    }
+    found
 }
 
 /// Whoever follows README.
@@ -155,14 +228,24 @@ impl Reader {
         }
     }
 
-    /// Whether the program has this command, with these options: by its own help.
+    /// Whether the program has this command, with these options: by its own help. Of a test by cargo, whether there is its package.
     fn know(&self, command: &str) -> Result<()> {
-        let words: Vec<&str> = command.trim_start_matches("cargo ").split(' ').collect();
+        let words: Vec<&str> = command.trim_start_matches("cargo ").split_whitespace().collect();
+        if let ["test", options @ ..] = &words[..] {
+            let mut packages = options.windows(2).filter(|pair| pair[0] == "-p").map(|pair| pair[1]);
+            let folders = ["core", "el2", "tests", "tools"];
+            let is_there = |name: &str| folders.iter().any(|folder| place::project().join(folder).join(name).is_dir());
+            ensure!(packages.all(is_there), "there is no such package");
+            return Ok(());
+        }
         let [program, verb, ..] = words[..] else { bail!("no verb") };
+        // It hands its arguments on.
+        let program = if verb == "run" { "croft" } else { program };
         let help =
             String::from_utf8_lossy(&self.succeed(&format!("cargo {program} {verb} --help"))?.stdout).into_owned();
         for option in words.iter().filter(|word| word.starts_with("--")) {
-            ensure!(help.split([' ', ',', '\n']).any(|word| word == *option), "{option} is not in its help:\n{help}");
+            let option = option.split('=').next().unwrap_or(option);
+            ensure!(help.split([' ', ',', '\n']).any(|word| word == option), "{option} is not in its help:\n{help}");
         }
         Ok(())
     }
@@ -204,14 +287,19 @@ impl Reader {
         match words[..] {
             ["stop", vm] => self.is(vm, "off")?,
             ["stop", "--force", vm] => self.is(vm, "stopped")?,
-            ["pause", vm] => self.is(vm, "paused")?,
-            ["resume" | "reboot", vm] | ["restore" | "clone", .., "--name", vm] => self.is(vm, "running")?,
+            ["pause", ref vms @ ..] => vms.iter().try_for_each(|vm| self.is(vm, "paused"))?,
+            ["resume", "--all"] => ["web", "db"].iter().try_for_each(|vm| self.is(vm, "running"))?,
+            ["resume" | "reboot" | "start", vm] | ["restore" | "clone", .., "--name", vm] => self.is(vm, "running")?,
             ["dump", .., core] => {
                 let magic = std::fs::read(place::project().join(core))?.get(..4) == Some(b"\x7fELF");
                 ensure!(magic, "{core} is no ELF file");
             }
             ["stat", "--json", vm] => ensure!(said.contains(&format!("\"{vm}\"")), "it printed {said:?}"),
             ["log"] => ensure!(said.contains("db: restored"), "it printed {said:?}"),
+            ["completions", .., file] => {
+                let script = std::fs::read_to_string(place::project().join(file))?;
+                ensure!(script.contains("complete -F"), "{file} has no completions:\n{script}");
+            }
             ["check", ..] => ensure!(said.contains("2 VMs"), "it printed {said:?}"),
             // Each has been looked at above, is looked at by what comes next, or says nothing.
             ["guestinfo", ..] | ["time", ..] | ["save", ..] => {}
