@@ -147,8 +147,10 @@ pub fn device(data: &[u8]) {
             3 => {
                 // It answers one request, mostly one that it has.
                 let (slot, how) = (input.byte(), input.byte());
-                let first = if how & 7 == 0 { input.word() } else { u32::from(u16::from(slot) % SLOTS * DESCRIPTORS) };
-                let written = if how & 8 == 0 { u32::from(input.byte()) * 512 + 1 } else { 1 };
+                let has = || (0_u16..).zip(&given).filter(|(_, given)| **given).map(|(slot, _)| slot);
+                let any = has().cycle().nth(slot.into()).unwrap_or(u16::from(slot) % SLOTS);
+                let first = if how & 7 == 0 { input.word() } else { u32::from(any * DESCRIPTORS) };
+                let written = if how & 24 == 0 { u32::from(input.byte()) * 512 } else { u32::from(how >> 5 & 1) };
                 let count = says.0.used_count.get();
                 says.0.used.borrow_mut()[usize::from(count) % ENTRIES] = (first, written);
                 says.0.used_count.set(count.wrapping_add(1));

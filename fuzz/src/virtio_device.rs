@@ -60,6 +60,19 @@ impl Ram {
         }
     }
 
+    /// Each pair of descriptors of the table is a request of a disk: a read or a flush, with room for a sector and the answer.
+    fn put_requests(&self) {
+        for number in 0..u64::from(QUEUE_SIZE) / 2 {
+            let (table, head) = (0x1000 + 32 * number, 0x2800 + 16 * number);
+            let kind: u64 = if number % 4 == 3 { 4 } else { 0 };
+            self.put(head, &kind.to_le_bytes());
+            self.put(table, &head.to_le_bytes());
+            self.put(table + 8, &(16 | 1 << 32 | (2 * number + 1) << 48).to_le_bytes());
+            self.put(table + 16, &0x3000_u64.to_le_bytes());
+            self.put(table + 24, &(513_u64 | 2 << 32).to_le_bytes());
+        }
+    }
+
     /// What the guest's CPUs write meanwhile: mostly ring indices and descriptors, so that something happens.
     fn scribble(&self, input: &mut Input<'_>, rings: (u64, u64)) {
         let (descriptors, available) = rings;
@@ -235,6 +248,7 @@ const SETUP: [(u64, u64); 12] = [
 /// Plays a driver that does anything; `outside` is what may happen beside it.
 pub fn drive<D: Device>(mmio: &mut Mmio<D>, input: &mut Input<'_>, mut outside: impl FnMut(&mut D, &mut Input<'_>)) {
     let ram = Ram::new();
+    ram.put_requests();
     while !input.is_empty() {
         match input.byte() % 8 {
             // Set up one queue by the rules, but for what later writes make of it.
