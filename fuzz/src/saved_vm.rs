@@ -13,7 +13,8 @@ use services::psci::{Start, VmPower};
 use snapshot::{SavedCpu, SavedMachine, SavedTime, SavedVcpu, SavedVm};
 use units::{ByteOrder, Hz, Ipa, Range, Ticks, VcpuId};
 use vgic::Vgic;
-use virtio::{Block, Console, Entropy, Mmio};
+use virtio::net::NoLink;
+use virtio::{Block, Console, Entropy, Mmio, Net};
 use vm::{Life, SavedWatchdogs, Task, Watchdogs};
 use vmware::{Config, Limits, Service};
 
@@ -112,7 +113,7 @@ fn service() -> Service {
     Service::new(Config { uuid: [0; 16], memory: RAM.size, megahertz: 1, time_sync: true, limits, user, kernel }, 0)
 }
 
-fn every_device() -> [Box<dyn Device>; 10] {
+fn every_device() -> [Box<dyn Device>; 11] {
     fn zeros(bytes: &mut [u8]) {
         bytes.fill(0);
     }
@@ -127,6 +128,7 @@ fn every_device() -> [Box<dyn Device>; 10] {
         Box::new(Mmio::new(Entropy::new(zeros as fn(&mut [u8])))),
         Box::new(Mmio::new(Block::new([0; 2048], 1, "disk"))),
         Box::new(Mmio::new(Block::with_changes([0; 2048], 1, "written", 0..2 * 4096))),
+        Box::new(Mmio::new(Net::new(NoLink::default(), [2, 0, 0, 0, 0, 1], 1500))),
     ]
 }
 

@@ -19,6 +19,7 @@ mod coherency;
 mod disk;
 mod doors;
 mod error;
+mod port;
 mod program;
 pub mod testing;
 #[cfg(test)]
@@ -36,6 +37,7 @@ pub use disk::{
 };
 pub use doors::{Calls, Doors, Group, Quota};
 pub use error::{BundleError, VmProblem};
+pub use port::{DEFAULT_MTU, MAX_PORTS, MTU, Port, Ports, VLAN, check_mac};
 pub use program::{MAX_SEGMENTS, Program, Segment};
 pub use time::{CpuCounters, Time, TimeAway, TimeSource};
 pub use vm::Vm;
@@ -49,7 +51,7 @@ use serde::{Deserialize, Serialize};
 /// The first eight bytes of a bundle. The last two show a transfer that mangled line ends.
 pub const MAGIC: [u8; 8] = *b"UCROFT\r\n";
 /// The format that this code reads and writes.
-pub const FORMAT: u32 = 14;
+pub const FORMAT: u32 = 15;
 /// Bytes in the header.
 pub const HEADER_LENGTH: usize = 64;
 /// Blobs begin at multiples of this many bytes from the start of the file.
@@ -197,6 +199,7 @@ impl<'a> Bundle<'a> {
             if self.vms().take(usize::from(index)).any(|other| other.name == vm.name) {
                 return Err(wrong(VmProblem::NameTaken));
             }
+            self.check_ports(&vm.ports, index).map_err(wrong)?;
         }
         if rest.is_empty() { Ok(()) } else { Err(BundleError::Manifest) }
     }

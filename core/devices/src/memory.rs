@@ -100,6 +100,15 @@ pub trait GuestMemory {
     /// If it lies outside the guest's memory.
     fn store_u16(&self, at: Ipa, value: u16) -> Result<(), Fault>;
 
+    /// Sees to it that what is at `at` can be stored into, without storing anything.
+    ///
+    /// # Errors
+    /// If it lies outside the guest's memory, or is refused for now.
+    fn make_ready(&self, at: Ipa) -> Result<(), Fault> {
+        let _ = at;
+        Ok(())
+    }
+
     /// Reads what lies at `at` in the memory that a VM has beside the guest's, and that no guest sees, for what its devices keep. `at` and
     /// the bytes from there on are in one page of 4 KiB.
     ///
@@ -173,6 +182,10 @@ impl<M: GuestMemory + ?Sized> GuestMemory for &M {
 
     fn store_u16(&self, at: Ipa, value: u16) -> Result<(), Fault> {
         (**self).store_u16(at, value)
+    }
+
+    fn make_ready(&self, at: Ipa) -> Result<(), Fault> {
+        (**self).make_ready(at)
     }
 
     fn read_annex(&self, at: u64, into: &mut [u8]) -> Result<(), Fault> {

@@ -249,12 +249,35 @@ impl Chain {
                 Err(_) if done > 0 => break,
                 result => result?,
             }
-            advance(&mut self.write, self.segments.get(self.readable_segments..).unwrap_or(&[]), length);
-            self.unwritten = self.unwritten.saturating_sub(length as u32);
-            self.written = self.written.saturating_add(length as u32);
+            self.has_written(length);
             done += length;
         }
         Ok(done)
+    }
+
+    /// It is read from the start again.
+    pub(crate) const fn read_again(&mut self) {
+        self.unread = self.unread.saturating_add(self.taken);
+        (self.read, self.taken) = (Cursor { segment: 0, offset: 0 }, 0);
+    }
+
+    /// It is written from the start again.
+    pub(crate) const fn write_again(&mut self) {
+        self.unwritten = self.unwritten.saturating_add(self.written);
+        (self.write, self.written) = (Cursor { segment: 0, offset: 0 }, 0);
+    }
+
+    /// Where the next at most `wanted` bytes of the writable part are, as far as they lie in one piece, for whoever puts them there in another
+    /// way than [`write`](Self::write) and says so by [`has_written`](Self::has_written).
+    pub(crate) fn next_place(&self, wanted: usize) -> Option<(Ipa, usize)> {
+        next_piece(self.writable(), self.write, wanted)
+    }
+
+    /// So many bytes were put there.
+    pub(crate) fn has_written(&mut self, length: usize) {
+        advance(&mut self.write, self.segments.get(self.readable_segments..).unwrap_or(&[]), length);
+        self.unwritten = self.unwritten.saturating_sub(length as u32);
+        self.written = self.written.saturating_add(length as u32);
     }
 
     /// How far it was read, to come back to.

@@ -11,6 +11,8 @@ use crate::queue::{Queue, QueueError};
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[repr(u32)]
 pub enum VirtioKind {
+    /// Network card.
+    Net = 1,
     /// Disk.
     Block = 2,
     /// Console.
@@ -30,6 +32,7 @@ impl VirtioKind {
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
+            Self::Net => "virtio-net",
             Self::Block => "virtio-blk",
             Self::Console => "virtio-console",
             Self::Entropy => "virtio-rng",

@@ -6,7 +6,7 @@
 //! * [`chain`]: one buffer that the driver offered, as a list of checked segments with a read and a write cursor.
 //! * [`device`]: what a kind of device has to say for itself.
 //! * [`mmio`]: the registers of section 4.2: negotiation, queue set-up, notification, interrupt, reset.
-//! * [`block`], [`console`] and [`entropy`]: the devices of sections 5.2, 5.3 and 5.4.
+//! * [`net`], [`block`], [`console`] and [`entropy`]: the devices of sections 5.1 to 5.4.
 //! * [`saved`]: their state as values.
 //!
 //! The driver may be hostile. Its errors end in a [`queue::QueueError`]; the transport then sets DEVICE_NEEDS_RESET and
@@ -29,6 +29,7 @@ pub mod console;
 pub mod device;
 pub mod entropy;
 pub mod mmio;
+pub mod net;
 pub mod queue;
 pub mod saved;
 
@@ -45,4 +46,5 @@ pub use devices::memory;
 pub use entropy::Entropy;
 pub use memory::{Fault, GuestMemory};
 pub use mmio::{Effect, Mmio, TRANSPORTS, Vacant, WINDOW_SIZE};
+pub use net::Net;
 pub use queue::{Queue, QueueError};

@@ -320,6 +320,37 @@ impl<D: Device> Mmio<D> {
         Ok(progress)
     }
 
+    /// Lets `work` put something that came from outside into buffers of one queue, and looks after the interrupt; `None` if the driver does not
+    /// run the device. Where the memory refuses for now, `work` has left the queue as it was.
+    ///
+    /// # Errors
+    /// If the driver broke the queue. The device has then already been stopped; the error is for the log.
+    pub fn take_in<M: GuestMemory, R>(
+        &mut self,
+        queue: usize,
+        memory: &M,
+        work: impl FnOnce(&mut D, &mut Queue) -> Result<R, QueueError>,
+    ) -> Option<Result<R, QueueError>> {
+        if !self.is_live() {
+            return None;
+        }
+        let queue = self.queues.get_mut(queue)?;
+        let outcome = work(&mut self.device, queue).and_then(|result| {
+            match queue.take_interrupt(memory) {
+                Ok(true) => self.interrupt_status |= INTERRUPT_USED,
+                // If it is refused for now, it is looked at when the device next works.
+                Ok(false) => {}
+                Err(_) if memory.is_refused_for_now() => {}
+                Err(error) => return Err(error),
+            }
+            Ok(result)
+        });
+        if outcome.is_err() {
+            self.stop();
+        }
+        Some(outcome)
+    }
+
     fn offered_features(&self) -> u64 {
         self.device.features() | TRANSPORT_FEATURES
     }

@@ -97,6 +97,15 @@ impl Descriptor {
     }
 }
 
+/// What a device asks of the driver when it finds no buffer.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Ask {
+    /// To be notified of the next one.
+    ToBeNotified,
+    /// Nothing.
+    ForNothing,
+}
+
 /// How far the queue has come with the descriptors of a chain.
 #[derive(Clone, Copy, Debug)]
 struct Walk {
@@ -222,13 +231,25 @@ impl Queue {
     /// # Errors
     /// If the ring or the chain breaks a rule. The queue is then not to be used any more.
     pub fn pop<M: GuestMemory>(&mut self, memory: &M, chain: &mut Chain) -> Result<bool, QueueError> {
+        self.take(memory, chain, Ask::ToBeNotified)
+    }
+
+    /// As [`Queue::pop`], for a device that looks for buffers only when it has something to put in: it need not hear of new ones.
+    ///
+    /// # Errors
+    /// As [`Queue::pop`].
+    pub fn pop_quietly<M: GuestMemory>(&mut self, memory: &M, chain: &mut Chain) -> Result<bool, QueueError> {
+        self.take(memory, chain, Ask::ForNothing)
+    }
+
+    fn take<M: GuestMemory>(&mut self, memory: &M, chain: &mut Chain, ask: Ask) -> Result<bool, QueueError> {
         if !self.state.ready {
             return Ok(false);
         }
         let walk = match self.walk.take() {
             Some(walk) => walk,
             None => {
-                let Some(head) = self.next_head(memory)? else { return Ok(false) };
+                let Some(head) = self.next_head(memory, ask)? else { return Ok(false) };
                 chain.begin(head);
                 // One step more than a chain may be long, for the descriptor of an indirect table.
                 let left = self.max_size.saturating_add(1);
@@ -257,10 +278,10 @@ impl Queue {
     }
 
     /// The first descriptor of the next buffer, if there is one.
-    fn next_head<M: GuestMemory>(&mut self, memory: &M) -> Result<Option<u16>, QueueError> {
+    fn next_head<M: GuestMemory>(&mut self, memory: &M, ask: Ask) -> Result<Option<u16>, QueueError> {
         let mut index = self.load_available_index(memory)?;
         if index == self.state.next_available {
-            if !self.state.event_index || self.asked == Some(index) {
+            if ask == Ask::ForNothing || !self.state.event_index || self.asked == Some(index) {
                 return Ok(None);
             }
             // Ask for a notification, then look again: the driver may have added a buffer before it saw the request.
@@ -289,13 +310,43 @@ impl Queue {
         if !self.state.ready {
             return Ok(());
         }
-        let slot = self.state.next_used & (self.state.size - 1);
+        self.lay(memory, 0, chain)?;
+        self.show(memory, 1)
+    }
+
+    /// How far the queue has come with taking buffers, to be [put back](Queue::put_back) there.
+    #[must_use]
+    pub(crate) const fn taken(&self) -> u16 {
+        self.state.next_available
+    }
+
+    /// The buffers that were taken since `taken` was asked for are the driver's again, and the first that is taken next: nothing of them was
+    /// returned.
+    pub(crate) const fn put_back(&mut self, taken: u16) {
+        self.state.next_available = taken;
+        self.walk = None;
+    }
+
+    /// Puts a buffer into the used ring that the driver does not see yet: `nth` others were put there before since the last were
+    /// [shown](Queue::show).
+    ///
+    /// # Errors
+    /// As [`Queue::push`].
+    pub(crate) fn lay<M: GuestMemory>(&self, memory: &M, nth: u16, chain: &Chain) -> Result<(), QueueError> {
+        let slot = self.state.next_used.wrapping_add(nth) & (self.state.size - 1);
         let element = u64::from(chain.head()) | u64::from(chain.written()) << 32;
-        memory.write(entry(self.state.used, RING_HEADER, slot, USED_SIZE)?, &element.to_le_bytes())?;
-        // The data and the element have to be there before the index says so. Pairs with the driver's barrier between its load of the
+        Ok(memory.write(entry(self.state.used, RING_HEADER, slot, USED_SIZE)?, &element.to_le_bytes())?)
+    }
+
+    /// Shows the driver so many buffers that were put into the used ring, all at once.
+    ///
+    /// # Errors
+    /// As [`Queue::push`]; it sees none of them then.
+    pub(crate) fn show<M: GuestMemory>(&mut self, memory: &M, count: u16) -> Result<(), QueueError> {
+        // The data and the elements have to be there before the index says so. Pairs with the driver's barrier between its load of the
         // used index and its loads of both.
         fence(Ordering::Release);
-        let next = self.state.next_used.wrapping_add(1);
+        let next = self.state.next_used.wrapping_add(count);
         memory.store_u16(entry(self.state.used, 2, 0, 0)?, next)?;
         self.state.next_used = next;
         Ok(())

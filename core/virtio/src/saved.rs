@@ -245,5 +245,24 @@ impl SavedBlock {
 
 pack::value!(SavedBlock as "virtio-block" { sectors, checksum, request, changes });
 
+/// The state of a network device.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SavedNet {
+    /// The largest packet.
+    pub mtu: u16,
+    /// What the driver has accepted, of this kind's features.
+    pub features: u64,
+    /// The number of the first descriptor of the frame that is being sent, which is returned when the VM goes on: the frame may be lost, as on
+    /// a wire.
+    pub sending: Option<u16>,
+}
+
+impl SavedNet {
+    /// The version of this type.
+    pub const VERSION: u16 = 1;
+}
+
+pack::value!(SavedNet as "virtio-net" { mtu, features, sending });
+
 #[cfg(test)]
 mod tests;

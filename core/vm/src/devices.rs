@@ -19,7 +19,8 @@ use devices::{
 use machine::{DeviceKind, MachinePlan, Row, TIMER_BASE, UART_BASE, VirtioKind};
 use units::Ipa;
 use virtio::block::host::Backend;
-use virtio::{Console, Disk, Entropy, Mmio, Vacant};
+use virtio::net::Link;
+use virtio::{Console, Disk, Entropy, Mmio, Net, Vacant};
 
 use crate::AtExpiry;
 
@@ -32,6 +33,8 @@ pub trait Holder {
     type Held<D: Device + 'static>: Clone;
     /// One on the bus.
     type Slot: Deref<Target = dyn Slot>;
+    /// What its network devices are connected with.
+    type Link: Link + Send + 'static;
 
     /// Holds `device`, in slot number `slot` of the bus.
     fn hold<D: Device + 'static>(device: Wired<D>, slot: usize) -> Self::Held<D>;
@@ -57,6 +60,7 @@ pub struct Devices<H: Holder> {
     generic_watchdogs: Vec<H::Held<GenericWatchdog>>,
     timers: Vec<H::Held<MemoryTimer>>,
     console: Option<H::Held<Mmio<Console>>>,
+    nets: Vec<H::Held<Mmio<Net<H::Link>>>>,
     clock_pages: Vec<H::Held<ClockPage<Fill>>>,
 }
 
@@ -69,19 +73,25 @@ pub enum NoDevices {
     /// Nobody says what is on a disk.
     #[error("its plan has more disks than there are contents for")]
     NoDisk,
+    /// Nobody says what a network device is connected with.
+    #[error("its plan has more network devices than there are ports for")]
+    NoPort,
 }
 
 impl<H: Holder> Devices<H> {
-    /// The devices of `plan`, as after power on; `fill` is what makes random bytes, and `disks` are its disks in their order.
+    /// The devices of `plan`, as after power on; `fill` is what makes random bytes, and `disks` and `nets` are its disks and network devices, each
+    /// in their order.
     ///
     /// # Errors
-    /// If its first console or a disk is missing.
+    /// If its first console, a disk or a network device is missing.
     pub fn new<B: Backend + 'static>(
         plan: &MachinePlan,
         fill: Fill,
         disks: impl IntoIterator<Item = Disk<&'static [u8], B>>,
+        nets: impl IntoIterator<Item = Net<H::Link>>,
     ) -> Result<Self, NoDevices> {
-        let mut disks = disks.into_iter();
+        let (mut disks, mut nets) = (disks.into_iter(), nets.into_iter());
+        let mut held_nets = Vec::new();
         let (mut uart, mut quick_timer, mut gpio, mut console) = (None, None, None, None);
         let (mut generic_watchdogs, mut timers, mut clock_pages) = (Vec::new(), Vec::new(), Vec::new());
         let mut slots = Vec::new();
@@ -132,11 +142,32 @@ impl<H: Holder> Devices<H> {
                 DeviceKind::Virtio(VirtioKind::Block) => {
                     place.hold::<H, _>(Mmio::new(disks.next().ok_or(NoDevices::NoDisk)?)).1
                 }
+                DeviceKind::Virtio(VirtioKind::Net) => {
+                    let (held, slot) = place.hold::<H, _>(Mmio::new(nets.next().ok_or(NoDevices::NoPort)?));
+                    held_nets.push(held);
+                    slot
+                }
                 DeviceKind::VacantVirtio => place.hold::<H, _>(Vacant).1,
             });
         }
         let uart = uart.ok_or(NoDevices::NoUart)?;
-        Ok(Self { bus: Bus::of(slots), uart, quick_timer, gpio, generic_watchdogs, timers, console, clock_pages })
+        Ok(Self {
+            bus: Bus::of(slots),
+            uart,
+            quick_timer,
+            gpio,
+            generic_watchdogs,
+            timers,
+            console,
+            nets: held_nets,
+            clock_pages,
+        })
+    }
+
+    /// Its network devices, in their order.
+    #[inline(always)]
+    pub fn nets(&self) -> &[H::Held<Mmio<Net<H::Link>>>] {
+        &self.nets
     }
 
     /// All of them, as accesses and changes of the machine's state find them.

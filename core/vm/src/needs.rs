@@ -21,6 +21,8 @@ pub const HEAP_OF_A_DISK: u64 = 8 << 10;
 pub const HEAP_OF_A_HOST_DISK: u64 = 80 << 10;
 /// Bytes of the host's disk behind it, which has its requests' buffers; as if each had one of its own.
 const HOST_DISK: u64 = BLOCK_SIZE;
+/// As well, each port of a network: what it remembers of frames, and its place in the switch.
+pub const HEAP_OF_A_PORT: u64 = 24 << 10;
 /// As well, each vCPU, and its thread.
 pub const HEAP_OF_A_VCPU: u64 = 8 << 10;
 /// As well, each 2 MiB block of a VM's RAM: where it is.
@@ -34,13 +36,14 @@ pub const HEAP_OF_A_PLACE: u64 = 256;
 pub const HEAP_OF_OUR_OWN: u64 = 768 << 10;
 const _: () = assert!(HEAP_OF_OUR_OWN <= BLOCK_SIZE / 2);
 
-/// Bytes of the heap that are asked for before a VM is made: what that takes itself with so many vCPUs and disks, and so many of these on
-/// the host's, where so many threads are on so many CPUs already.
+/// Bytes of the heap that are asked for before a VM is made: what that takes itself with so many vCPUs, disks (and so many of these on
+/// the host's) and ports, where so many threads are on so many CPUs already.
 #[must_use]
-pub const fn heap_to_make(vcpus: u8, (disks, on_host): (usize, usize), threads: u32, cpus: u32) -> u64 {
+pub const fn heap_to_make(vcpus: u8, (disks, on_host): (usize, usize), ports: usize, threads: u32, cpus: u32) -> u64 {
     let places = (threads as u64 + vcpus as u64) * cpus as u64;
     let disks = disks as u64 * HEAP_OF_A_DISK + on_host as u64 * HEAP_OF_A_HOST_DISK;
-    HEAP_OF_A_VM + vcpus as u64 * HEAP_OF_A_VCPU + disks + places * HEAP_OF_A_PLACE
+    let ports = ports as u64 * HEAP_OF_A_PORT;
+    HEAP_OF_A_VM + vcpus as u64 * HEAP_OF_A_VCPU + disks + ports + places * HEAP_OF_A_PLACE
 }
 
 /// Bytes of the record of a frame allocator's divided block; there are [`divided_blocks`].
@@ -113,6 +116,7 @@ impl Share {
             heap: HEAP_OF_A_VM
                 + u64::from(vm.vcpus) * HEAP_OF_A_VCPU
                 + vm.disks.count() as u64 * HEAP_OF_A_DISK
+                + vm.ports.count() as u64 * HEAP_OF_A_PORT
                 + blocks.saturating_add(changes) * HEAP_OF_A_BLOCK
                 + vm.disks.on_host() as u64 * HEAP_OF_A_HOST_DISK
                 + service,
@@ -220,7 +224,7 @@ impl core::error::Error for DoesNotFit {}
 #[cfg(test)]
 mod tests {
     use super::{BLOCK_SIZE, Needs, Share, divided_blocks};
-    use abi::bundle::{Backend, Disk, Disks, HostPart, Quota, Vm};
+    use abi::bundle::{Backend, Disk, Disks, HostPart, Port, Ports, Quota, Vm};
     use std::string::ToString;
 
     const MIB: u64 = 1 << 20;
@@ -268,7 +272,7 @@ mod tests {
             let count = 64;
             let threads = (count - 1) * u32::from(vcpus) + cpus + 2;
             let others: u64 = (0..count as u64 - 1).map(|_| share(8 * MIB, vcpus).heap).sum();
-            let last = super::heap_to_make(vcpus, (0, 0), threads, cpus);
+            let last = super::heap_to_make(vcpus, (0, 0), 0, threads, cpus);
             let all = needs(count as usize, 8 * MIB, vcpus, cpus as usize).heap;
             assert!(others + last <= all, "{vcpus} vCPUs, {cpus} CPUs: {others} + {last}, and {all} are prepared");
         }
@@ -277,11 +281,14 @@ mod tests {
     /// What is looked for before a VM is made: its own, each vCPU's, and a place on each CPU for each thread that there is then.
     #[test]
     fn a_vm_is_made_of_its_parts() {
-        let none = super::heap_to_make(0, (0, 0), 0, 2);
+        let none = super::heap_to_make(0, (0, 0), 0, 0, 2);
         assert_eq!(none, super::HEAP_OF_A_VM);
         assert_eq!(
-            super::heap_to_make(3, (4, 0), 5, 2) - none,
-            3 * super::HEAP_OF_A_VCPU + 4 * super::HEAP_OF_A_DISK + (3 + 5) * 2 * super::HEAP_OF_A_PLACE
+            super::heap_to_make(3, (4, 0), 6, 5, 2) - none,
+            3 * super::HEAP_OF_A_VCPU
+                + 4 * super::HEAP_OF_A_DISK
+                + 6 * super::HEAP_OF_A_PORT
+                + (3 + 5) * 2 * super::HEAP_OF_A_PLACE
         );
     }
 
@@ -308,20 +315,23 @@ mod tests {
     }
 
     #[test]
-    fn each_disk_is_counted() {
+    fn each_disk_and_port_is_counted() {
         let disk = |serial| Disk::of_image("image", serial);
         let bare = vm(8 * MIB, 1);
         let with = Vm { disks: Disks::of(["a", "b", "c"].map(disk)).unwrap(), ..bare };
         assert_eq!(Share::of(&with).heap - Share::of(&bare).heap, 3 * super::HEAP_OF_A_DISK);
-        let [none, three] = [0, 3].map(|disks| super::heap_to_make(1, (disks, 0), 5, 2));
+        let [none, three] = [0, 3].map(|disks| super::heap_to_make(1, (disks, 0), 0, 5, 2));
         assert_eq!(three - none, 3 * super::HEAP_OF_A_DISK);
+        let port = |last| Port { network: "lan", vlan: 0, mac: [2, 0, 0, 0, 0, last], mtu: 1500 };
+        let with = Vm { ports: Ports::of([1, 2].map(port)).unwrap(), ..bare };
+        assert_eq!(Share::of(&with).heap - Share::of(&bare).heap, 2 * super::HEAP_OF_A_PORT);
         // One on the host's disk has more requests, and buffers there.
         let part = HostPart { disk: "virtio0", offset: 0, size: 0, read_only: false };
         let disk = |serial| Disk { backend: Backend::Host(part), serial };
         let on_host = Vm { disks: Disks::of(["a", "b", "c"].map(disk)).unwrap(), ..bare };
         let more = 3 * (super::HEAP_OF_A_DISK + super::HEAP_OF_A_HOST_DISK);
         assert_eq!(Share::of(&on_host).heap - Share::of(&bare).heap, more);
-        assert_eq!(super::heap_to_make(1, (3, 3), 5, 2) - none, more);
+        assert_eq!(super::heap_to_make(1, (3, 3), 0, 5, 2) - none, more);
         let own = |vm| Needs::of(std::iter::once(Share::of(vm)), 1, 1 << 30, 0).own;
         assert_eq!(own(&on_host) - own(&bare), 3 * 2 * MIB);
     }

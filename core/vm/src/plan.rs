@@ -2,11 +2,12 @@
 //! for the hypervisor, which makes the machine, and for the VM of the tests. A device that a VM has is listed here, or follows from
 //! a key of the site file here, and nowhere else.
 
-use abi::bundle::{CpuCounters, MAX_DISKS, TimeSource, Vm};
+use abi::bundle::{CpuCounters, MAX_DISKS, MAX_PORTS, TimeSource, Vm};
 use machine::{MachineError, MachinePlan, Spec, Timers, VirtioKind};
 use units::{Hz, IPA_BITS};
 
-/// The virtio devices of every VM, in the order of their transports. Behind them are its disks, in their order.
+/// The virtio devices of every VM, in the order of their transports. Behind them are its disks, in their order, and then its
+/// network devices.
 const VIRTIO: &[VirtioKind] = &[VirtioKind::Console, VirtioKind::Entropy];
 
 /// What a host adds to the plan of a VM's machine. Where things are does not depend on it.
@@ -31,14 +32,16 @@ pub fn machine<Text: AsRef<str>, File, Program>(
     config: &Vm<Text, File, Program>,
     counter: GuestCounter,
 ) -> Result<MachinePlan, MachineError> {
-    let mut virtio = [VirtioKind::Block; VIRTIO.len() + MAX_DISKS];
-    virtio.iter_mut().zip(VIRTIO).for_each(|(place, kind)| *place = *kind);
+    let mut virtio = [VirtioKind::Net; VIRTIO.len() + MAX_DISKS + MAX_PORTS];
+    let disks = core::iter::repeat_n(&VirtioKind::Block, config.disks.count());
+    virtio.iter_mut().zip(VIRTIO.iter().chain(disks)).for_each(|(place, kind)| *place = *kind);
+    let count = VIRTIO.len() + config.disks.count() + config.ports.count();
     MachinePlan::new(Spec {
         name: config.name.as_ref(),
         vcpus: config.vcpus,
         memory_bytes: config.memory,
         ipa_bits: IPA_BITS,
-        virtio: virtio.get(..VIRTIO.len() + config.disks.count()).unwrap_or(&virtio),
+        virtio: virtio.get(..count).unwrap_or(&virtio),
         generic_watchdog: config.doors.generic_watchdog,
         counter_frequency: counter.frequency,
         timers: timers(config.time.source, counter.shown),
@@ -59,7 +62,7 @@ const fn timers(source: TimeSource, shown: CpuCounters) -> Timers {
 #[cfg(test)]
 mod tests {
     use super::{GuestCounter, VIRTIO, machine};
-    use abi::bundle::{CpuCounters, Disk, Disks, TimeSource};
+    use abi::bundle::{CpuCounters, Disk, Disks, Port, Ports, TimeSource};
     use machine::{DeviceKind, MachineError, Timers, VirtioKind};
     use std::string::String;
     use std::vec::Vec;
@@ -91,6 +94,12 @@ mod tests {
         let disks = plan.rows().iter().filter(|row| row.device == DeviceKind::Virtio(VirtioKind::Block));
         let places: Vec<_> = disks.map(|row| row.start()).collect();
         assert_eq!(places, [Ipa(0x0a00_0400), Ipa(0x0a00_0600)], "behind those of every VM");
+        let ports = [1, 2].map(|last| Port { network: "lan".into(), vlan: 0, mac: [2, 0, 0, 0, 0, last], mtu: 1500 });
+        vm.ports = Ports::of(ports).unwrap();
+        let plan = machine(&vm, GuestCounter::USUAL).unwrap();
+        let nets = plan.rows().iter().filter(|row| row.device == DeviceKind::Virtio(VirtioKind::Net));
+        let places: Vec<_> = nets.map(|row| row.start()).collect();
+        assert_eq!(places, [Ipa(0x0a00_0800), Ipa(0x0a00_0a00)], "behind the disks");
         vm.memory += 4096;
         assert_eq!(machine(&vm, GuestCounter::USUAL).unwrap_err(), MachineError::MemorySize(vm.memory));
         vm.memory = 1 << 40;

@@ -5,14 +5,15 @@ use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use abi::bundle::{Disk, Disks, Doors, Time, TimeSource, Vm};
+use abi::bundle::{Disk, Disks, Doors, Port, Ports, Time, TimeSource, Vm};
 use clock::GuestTicks;
 use devices::memory::{GuestMemory, NoMemory};
 use devices::{Access, Change, Device, GenericWatchdog, Moment, Outside, Place, Request, Slot, Stream, Wired};
 use machine::{DeviceKind, MachinePlan, Row, Spec, TIMER_BASE, UART_BASE, VirtioKind, Wire};
 use pack::Writer;
 use units::{AccessSize, Hz, IPA_BITS, IntId, Ipa, Line, Range};
-use virtio::Block;
+use virtio::net::NoLink;
+use virtio::{Block, Net};
 
 use vm::devices::{Deadlines, Holder, Keeper, NoDevices};
 use vm::{AtExpiry, GuestCounter, machine};
@@ -48,6 +49,7 @@ struct Counted;
 impl Holder for Counted {
     type Held<D: Device + 'static> = Arc<Locked<D>>;
     type Slot = Arc<dyn Slot>;
+    type Link = NoLink;
 
     fn hold<D: Device + 'static>(device: Wired<D>, _: usize) -> Arc<Locked<D>> {
         Arc::new(Locked(Mutex::new(device)))
@@ -116,6 +118,7 @@ impl Outside for World {
 fn vm(disks: &[&'static str], source: TimeSource) -> Vm<&'static str, (), ()> {
     Vm {
         disks: Disks::of(disks.iter().map(|&serial| Disk::of_image((), serial))).expect("they are few"),
+        ports: Ports::of([Port { network: "lan", vlan: 0, mac: [2, 0, 0, 0, 0, 1], mtu: 1500 }]).expect("it is one"),
         doors: Doors { generic_watchdog: true, ..Doors::default() },
         time: Time { source, ..Time::default() },
         ..Vm::new("vm", (), 2 << 20)
@@ -148,12 +151,13 @@ fn twice() -> MachinePlan {
     MachinePlan::with_devices(spec, rows).expect("there is room for two of each")
 }
 
-fn devices(plan: &MachinePlan, disks: usize) -> Result<Devices, NoDevices> {
+fn devices(plan: &MachinePlan, disks: usize, ports: u8) -> Result<Devices, NoDevices> {
     fn ones(bytes: &mut [u8]) {
         bytes.fill(1);
     }
     let disk = |_| virtio::Disk::<_, Infallible>::Image(Block::new(&[0; 512][..], 0, "disk"));
-    Devices::new(plan, ones, (0..disks).map(disk))
+    let net = |last| Net::new(NoLink::default(), [2, 0, 0, 0, 0, last], 1500);
+    Devices::new(plan, ones, (0..disks).map(disk), (0..ports).map(net))
 }
 
 /// The numbers of both devices of a kind.
@@ -183,7 +187,7 @@ fn changed(devices: &Devices, work: impl FnOnce()) -> Vec<usize> {
 #[test]
 fn what_there_is_once_outside_reaches_the_first_of_its_kind() {
     let (plan, world) = (twice(), World::default());
-    let devices = devices(&plan, 2).unwrap();
+    let devices = devices(&plan, 2, 2).unwrap();
     let [first, _] = both(&plan, DeviceKind::Pl011);
     assert_eq!(plan.rows()[first].start(), Ipa(UART_BASE));
     assert_eq!(changed(&devices, || devices.receive(&world, b"typed")), [first]);
@@ -201,14 +205,14 @@ fn what_there_is_once_outside_reaches_the_first_of_its_kind() {
 #[test]
 fn all_timers_are_told_and_the_one_where_it_is_looked_for_is_known() {
     let plan = twice();
-    let devices = devices(&plan, 2).unwrap();
+    let devices = devices(&plan, 2, 2).unwrap();
     let [first, _] = both(&plan, DeviceKind::Timer);
     assert_eq!(plan.rows()[first].frames[1].start, Ipa(TIMER_BASE));
     let [one, other] = devices.timers() else { panic!("there are two") };
     let quick = devices.quick_timer().unwrap();
     assert!(Arc::ptr_eq(quick, one) && !Arc::ptr_eq(quick, other));
     let without = machine(&vm(&[], TimeSource::Cp15), GuestCounter::USUAL).unwrap();
-    let none = self::devices(&without, 0).unwrap();
+    let none = self::devices(&without, 0, 1).unwrap();
     assert!(none.timers().is_empty() && none.quick_timer().is_none());
 }
 
@@ -216,7 +220,7 @@ fn all_timers_are_told_and_the_one_where_it_is_looked_for_is_known() {
 #[test]
 fn each_clock_page_tells_its_guest_by_an_edge() {
     let (plan, world) = (twice(), World::default());
-    let devices = devices(&plan, 2).unwrap();
+    let devices = devices(&plan, 2, 2).unwrap();
     for slot in devices.bus().slots() {
         slot.enter(&mut |wired| wired.change(Change::Reset, &world));
     }
@@ -243,7 +247,7 @@ fn each_clock_page_tells_its_guest_by_an_edge() {
 fn every_generic_watchdog_is_let_know_what_time_it_is() {
     for (at_expiry, signals_later) in [(AtExpiry::Stay, 1), (AtExpiry::BeginAnew, 2)] {
         let (plan, world) = (twice(), World::default());
-        let devices = devices(&plan, 2).unwrap();
+        let devices = devices(&plan, 2, 2).unwrap();
         let advance = |now| {
             world.count.set(now);
             let (signals, next) = devices.advance_generic_watchdogs(&world, at_expiry);
@@ -270,9 +274,10 @@ fn every_generic_watchdog_is_let_know_what_time_it_is() {
 }
 
 #[test]
-fn there_are_no_devices_without_a_console_or_the_contents_of_a_disk() {
+fn there_are_no_devices_without_a_console_the_contents_of_a_disk_or_a_port() {
     let plan = twice();
-    assert_eq!(devices(&plan, 1).err(), Some(NoDevices::NoDisk));
+    assert_eq!(devices(&plan, 1, 2).err(), Some(NoDevices::NoDisk));
+    assert_eq!(devices(&plan, 2, 1).err(), Some(NoDevices::NoPort));
     let rows = plan.rows().iter().filter(|row| row.start() != Ipa(UART_BASE)).cloned().collect();
     let spec = Spec {
         name: "silent",
@@ -285,7 +290,7 @@ fn there_are_no_devices_without_a_console_or_the_contents_of_a_disk() {
         timers: plan.timers(),
     };
     let silent = MachinePlan::with_devices(spec, rows).unwrap();
-    assert_eq!(devices(&silent, 2).err(), Some(NoDevices::NoUart), "its other UART leads nowhere");
+    assert_eq!(devices(&silent, 2, 2).err(), Some(NoDevices::NoUart), "its other UART leads nowhere");
 }
 
 #[test]

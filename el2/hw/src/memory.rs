@@ -35,6 +35,15 @@ pub fn write_frame(to: Pa, from: &[u8]) {
     unsafe { copy(from.as_ptr(), target, length) };
 }
 
+/// Copies guest memory at `from` to other guest memory, or the same, as much as there is place: `to` says that no CPU executes what is there.
+/// The caller has checked that so many bytes at `from` are RAM that a guest owns.
+pub fn pass_on(from: Pa, to: &Writable<'_>) {
+    let source = ptr::with_exposed_provenance::<u8>(from.0 as usize);
+    let target = ptr::with_exposed_provenance_mut::<u8>(to.range().start.0 as usize);
+    // SAFETY: as in `read` and `write`; the two may overlap, and nothing is read that was copied.
+    unsafe { ptr::copy(source, target, to.range().size as usize) };
+}
+
 /// Copies guest memory at `from` to `to`. The caller has checked that both are whole frames that a guest owns, and that no CPU
 /// executes or sees what is at `to`.
 pub fn copy_frames(from: Range<Pa>, to: Pa) {

@@ -12,6 +12,8 @@ pub const SLOTS: u64 = 32;
 /// The INTID of the first transport.
 pub const FIRST_INTID: u32 = 48;
 
+/// Device type: network card.
+pub const NET: u32 = 1;
 /// Device type: disk.
 pub const BLOCK: u32 = 2;
 /// Device type: console.
@@ -81,9 +83,16 @@ pub struct Queue {
 /// The device of this type, if the machine has one.
 #[must_use]
 pub fn find(kind: u32) -> Option<Device> {
+    find_nth(kind, 0)
+}
+
+/// Device number `nth` of this type, if the machine has so many.
+#[must_use]
+pub fn find_nth(kind: u32, nth: usize) -> Option<Device> {
     (0..SLOTS)
         .map(|slot| Device { base: BASE + slot * STRIDE, intid: FIRST_INTID + slot as u32 })
-        .find(|device| device.read(r::MAGIC) == 0x7472_6976 && device.read(r::DEVICE_ID) == kind)
+        .filter(|device| device.read(r::MAGIC) == 0x7472_6976 && device.read(r::DEVICE_ID) == kind)
+        .nth(nth)
 }
 
 impl Device {
@@ -101,6 +110,12 @@ impl Device {
     /// Resets the device and agrees on VERSION_1 and nothing else; whether the device accepted that.
     #[must_use]
     pub fn start(&self) -> bool {
+        self.start_with(0)
+    }
+
+    /// As [`Device::start`], and on these of the lower 32 features.
+    #[must_use]
+    pub fn start_with(&self, features: u32) -> bool {
         self.write(r::STATUS, 0);
         if !timer::wait_until(1000, || self.read(r::STATUS) == 0) {
             return false;
@@ -109,7 +124,7 @@ impl Device {
         self.write(r::STATUS, 1 | 2);
         self.write(r::DEVICE_FEATURES_SEL, 1);
         let has_version_1 = self.read(r::DEVICE_FEATURES) & 1 != 0;
-        for (select, features) in [(0, 0), (1, 1)] {
+        for (select, features) in [(0, features), (1, 1)] {
             self.write(r::DRIVER_FEATURES_SEL, select);
             self.write(r::DRIVER_FEATURES, features);
         }
@@ -151,6 +166,12 @@ impl Queue {
 
     /// Offers one buffer and tells the device.
     pub fn offer(&mut self, address: u64, length: u32, direction: BufferDirection) {
+        self.put(address, length, direction);
+        self.device.write(r::QUEUE_NOTIFY, self.number);
+    }
+
+    /// Offers one buffer, of which the device need not be told.
+    pub fn put(&mut self, address: u64, length: u32, direction: BufferDirection) {
         let slot = u64::from(self.next) % QUEUE_SIZE;
         let descriptor = self.memory + 16 * slot;
         memory::write64(descriptor, address);
@@ -161,7 +182,12 @@ impl Queue {
         self.next = self.next.wrapping_add(1);
         memory::write16(self.memory + 0x402, self.next);
         sysreg::dsb();
-        self.device.write(r::QUEUE_NOTIFY, self.number);
+    }
+
+    /// How many buffers the device has returned since it was set up; it counts on past 65,535.
+    #[must_use]
+    pub fn returned(&self) -> u16 {
+        memory::read16(self.memory + 0x802)
     }
 
     /// Offers one buffer that consists of `length` bytes at each of these places, at most 64, and tells the device.

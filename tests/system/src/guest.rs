@@ -61,6 +61,16 @@ pub fn linux_with_disks(name: &str, vcpus: u8, words: &str, folder: &Path) -> Re
     Ok(vm)
 }
 
+/// A Linux guest with the driver of virtio's network devices. Its initial ramdisk is made in `folder`.
+///
+/// # Errors
+/// If its files are not there.
+pub fn linux_with_networks(name: &str, vcpus: u8, words: &str, folder: &Path) -> Result<Vm> {
+    let mut vm = linux(name, USUAL, vcpus, words)?;
+    add_archives(&mut vm, &[place::net_modules(USUAL)?], folder)?;
+    Ok(vm)
+}
+
 /// A Linux guest with drivers and a release's systemd, which its test `uc.test=systemd` makes its first process. Its initial
 /// ramdisk is made in `folder`.
 ///

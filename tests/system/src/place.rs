@@ -45,6 +45,14 @@ pub fn disk_modules(name: &str) -> Result<PathBuf> {
     found(project().join(".undercroft/images").join(name).join("disks.cpio"), "setup --all")
 }
 
+/// The modules by which a kernel of Debian's has networks, as an archive.
+///
+/// # Errors
+/// If it is not there.
+pub fn net_modules(name: &str) -> Result<PathBuf> {
+    found(project().join(".undercroft/images").join(name).join("net.cpio"), "setup --all")
+}
+
 /// The initial ramdisk of all test guests.
 ///
 /// # Errors

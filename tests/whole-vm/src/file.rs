@@ -1,12 +1,12 @@
 //! A VM that stands still as a file, with its memory, and back: as the hypervisor's `link/transfer.rs` does it.
 
-use abi::bundle::{Backend, Disk, Disks, Vm};
+use abi::bundle::{Backend, Disk, Disks, Port, Ports, Vm};
 use abi::crc32c;
 use snapshot::SavedVm;
 use snapshot::file::{Content, Description, FileError, Reader, SavedMoment, Section, Writer};
 use units::{Ipa, PAGE_SIZE};
 
-use crate::whole::{CHANGES, SERIAL, WholeVm};
+use crate::whole::{CHANGES, SERIAL, WholeVm, mac};
 
 impl WholeVm {
     /// Its file.
@@ -20,7 +20,9 @@ impl WholeVm {
         let doors = self.policy;
         let disks = Disks::of([Disk { backend: Backend::Image { image: (), changes: CHANGES }, serial: SERIAL }])
             .expect("one is not too many");
-        let vm: Description<'_> = Vm { vcpus: state.machine.vcpus, doors, disks, ..Vm::new("whole", (), ram.size) };
+        let ports = Ports::of([Port { network: "lan", vlan: 0, mac: mac(0), mtu: 1500 }]).expect("one is not too many");
+        let vm: Description<'_> =
+            Vm { vcpus: state.machine.vcpus, doors, disks, ports, ..Vm::new("whole", (), ram.size) };
         let moment = SavedMoment { microseconds: 0, is_known: false };
         let mut writer = Writer::new(crc32c::compute);
         let mut file = writer.begin(&vm, &state.machine, moment).expect("there is memory");

@@ -4,15 +4,17 @@ use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use abi::bundle::{Backend, CpuCounters, Disk, Disks, Doors, Time, TimeSource};
+use abi::bundle::{Backend, CpuCounters, Disk, Disks, Doors, Port, Ports, Time, TimeSource};
 use clock::saved::Away;
 use clock::{GuestClock, GuestTicks, VmClock};
 use devices::{Access, Change, Device, Moment, Outside, Slot, Wired};
 use machine::{DeviceKind, MachinePlan, Row, Spec, VirtioKind, Wire};
 use services::psci::VmPower;
+use switch::{Mac, PortId, Switch};
 use units::{BLOCK_SIZE, Hz, IPA_BITS, Ipa, Range, Ticks, VcpuId, VcpuSet};
 use vgic::{Line, Vgic};
-use virtio::Block;
+use virtio::net::{Delivery, Frame, Link};
+use virtio::{Block, Net};
 use vm::devices::{Fill, Holder, Keeper};
 use vm::stolen::{NotStolen, PausedWait, Stolen};
 use vm::{Bite, GuestCounter, Life, Round, RoundStep, Stop, Watchdogs};
@@ -41,6 +43,38 @@ const IMAGE: &[u8] = &[0xa5; 64 << 10];
 pub(crate) const SERIAL: &str = "whole";
 /// How much memory there is for what is written to the first.
 pub(crate) const CHANGES: u64 = BLOCK_SIZE;
+
+/// How many ports its network has. Nobody is at the others.
+const PORTS: u16 = 8;
+
+/// The address of a port.
+pub(crate) const fn mac(port: u16) -> [u8; 6] {
+    [2, 0, 0, 0, 0, port as u8]
+}
+
+/// A cable to a switch to which nobody else is connected.
+pub(crate) struct Cable(Switch, PortId);
+
+impl Cable {
+    fn new(port: u16) -> Self {
+        let ports = (0..PORTS).map(|port| (0, Mac(mac(port))));
+        Self(Switch::new(ports).expect("each has an address of its own"), PortId(port))
+    }
+}
+
+impl Link for Cable {
+    fn port(&self) -> (&Switch, PortId) {
+        (&self.0, self.1)
+    }
+
+    fn may_flood(&mut self) -> bool {
+        true
+    }
+
+    fn deliver(&mut self, _to: PortId, _frame: &Frame<'_>) -> Delivery {
+        Delivery::Absent
+    }
+}
 
 /// A device with its lock, and its number on the bus.
 pub(crate) struct Locked<D> {
@@ -74,6 +108,7 @@ pub(crate) struct Counted;
 impl Holder for Counted {
     type Held<D: Device + 'static> = Arc<Locked<D>>;
     type Slot = Arc<dyn Slot>;
+    type Link = Cable;
 
     fn hold<D: Device + 'static>(device: Wired<D>, slot: usize) -> Arc<Locked<D>> {
         Arc::new(Locked { wired: Mutex::new(device), slot })
@@ -104,12 +139,13 @@ pub(crate) fn devices(plan: &MachinePlan) -> Devices {
     let disks = disks.map(|(serial, changes)| {
         virtio::Disk::<_, Infallible>::Image(Block::with_changes(IMAGE, 1, serial, 0..changes))
     });
-    Devices::new(plan, zeros as Fill, disks).expect("the plan has a UART, and two disks")
+    let nets = [0, 1].map(|port| Net::new(Cable::new(port), mac(port), 1500));
+    Devices::new(plan, zeros as Fill, disks, nets).expect("the plan has a UART, two disks and two ports")
 }
 
 /// Where the second device of a kind is, whose SPI, of the first of its lines, is that beside it. The second frame is behind the
 /// first one.
-pub const TWINS: [(DeviceKind, u64, u32); 10] = [
+pub const TWINS: [(DeviceKind, u64, u32); 11] = [
     (DeviceKind::Pl011, 0x0b00_0000, 64),
     (DeviceKind::Pl031, 0x0b01_0000, 65),
     (DeviceKind::Pl061, 0x0b02_0000, 66),
@@ -120,6 +156,7 @@ pub const TWINS: [(DeviceKind, u64, u32); 10] = [
     (DeviceKind::Virtio(VirtioKind::Console), 0x0b07_0000, 72),
     (DeviceKind::Virtio(VirtioKind::Entropy), 0x0b08_0000, 73),
     (DeviceKind::Virtio(VirtioKind::Block), 0x0b09_0000, 74),
+    (DeviceKind::Virtio(VirtioKind::Net), 0x0b0a_0000, 75),
 ];
 
 /// The machine of a VM that has every device, and those of [`TWINS`] twice.
@@ -128,6 +165,7 @@ fn plan(policy: Doors) -> MachinePlan {
         vcpus: VCPUS,
         disks: Disks::of([Disk { backend: Backend::Image { image: IMAGE, changes: CHANGES }, serial: SERIAL }])
             .unwrap_or_default(),
+        ports: Ports::of([Port { network: "lan", vlan: 0, mac: mac(0), mtu: 1500 }]).unwrap_or_default(),
         doors: Doors { generic_watchdog: true, ..policy },
         time: Time { source: TimeSource::Mmio, ..Time::default() },
         ..abi::bundle::Vm::new("whole", b"".as_slice(), 8 << 20)

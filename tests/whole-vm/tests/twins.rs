@@ -54,7 +54,7 @@ macro_rules! kinds {
 
 kinds! {
     twice: Pl011 Pl031 Pl061 GenericWatchdog Timer Generation ClockPage;
-    of virtio: Console Entropy Block;
+    of virtio: Console Entropy Block Net;
     // They answer where there is nothing, and have neither state nor interrupts.
     once: Flash VacantVirtio
 }
@@ -143,6 +143,7 @@ fn each_has_registers_of_its_own() {
         (DeviceKind::Virtio(VirtioKind::Console), 0x0a00_0000, 0x70),
         (DeviceKind::Virtio(VirtioKind::Entropy), 0x0a00_0200, 0x70),
         (DeviceKind::Virtio(VirtioKind::Block), 0x0a00_0400, 0x70),
+        (DeviceKind::Virtio(VirtioKind::Net), 0x0a00_0600, 0x70),
     ];
     let places = registers.map(|(kind, first, offset)| pair(kind, first, 0).at.map(|at| at + offset));
     for [first, second] in places {

@@ -12,7 +12,7 @@ mod reader;
 mod tests;
 mod texts;
 
-pub use abi::bundle::{Backend, Disk, Disks, HostPart};
+pub use abi::bundle::{Backend, Disk, Disks, HostPart, Port, Ports};
 pub use page::page;
 
 use crate::kernel::Raw;

@@ -46,7 +46,8 @@ pub fn to_json(text: &str) -> Result<Value, UnknownLine> {
         } else if let Some(blocks) = copied(line) {
             *vms.last_mut().and_then(|vm| vm.get_mut("blocks_copied")).ok_or_else(unknown)? = blocks.into();
         } else if line.starts_with(' ') {
-            let (list, entry) = vcpu(line).or_else(|| watchdog(line)).or_else(|| disk(line)).ok_or_else(unknown)?;
+            let entry = vcpu(line).or_else(|| port(line)).or_else(|| watchdog(line)).or_else(|| disk(line));
+            let (list, entry) = entry.ok_or_else(unknown)?;
             let list = vms.last_mut().and_then(|vm| vm.get_mut(list)).and_then(Value::as_array_mut);
             list.ok_or_else(unknown)?.push(entry);
         } else if let Some(found) = vm(line) {
@@ -108,6 +109,7 @@ fn vm(line: &str) -> Option<Value> {
         "code": null,
         "blocks_copied": 0,
         "vcpus": [],
+        "ports": [],
         "watchdogs": [],
         "disks": [],
     }))
@@ -126,6 +128,41 @@ fn vcpu(line: &str) -> Option<(&'static str, Value)> {
         "stolen_milliseconds": stolen,
     });
     rest.is_empty().then_some(("vcpus", entry))
+}
+
+/// `  port 0 on lan, 52:54:00:12:34:56: sent 5 frames 600 bytes 1 floods, received 2 frames 120 bytes; dropped: forged 3 room 1`; on its
+/// VLAN 7 the network is `lan.7`.
+fn port(line: &str) -> Option<(&'static str, Value)> {
+    let (index, rest) = number(line.strip_prefix("  port ")?, " on ")?;
+    let (network, rest) = rest.split_once(", ")?;
+    let (network, vlan) = match network.split_once('.') {
+        Some((network, vlan)) => (network, Some(vlan.parse::<u16>().ok()?)),
+        None => (network, None),
+    };
+    let (mac, rest) = rest.split_once(": sent ")?;
+    let (sent, rest) = number(rest, " frames ")?;
+    let (sent_bytes, rest) = number(rest, " bytes ")?;
+    let (floods, rest) = number(rest, " floods, received ")?;
+    let (received, rest) = number(rest, " frames ")?;
+    let (received_bytes, rest) = number(rest, " bytes; dropped:")?;
+    let mut dropped = Map::new();
+    let mut words = rest.split_whitespace();
+    while let Some(reason) = words.next() {
+        dropped.insert(reason.to_owned(), words.next()?.parse::<u64>().ok()?.into());
+    }
+    let entry = json!({
+        "port": index,
+        "network": network,
+        "vlan": vlan,
+        "mac": mac,
+        "sent_frames": sent,
+        "sent_bytes": sent_bytes,
+        "floods": floods,
+        "received_frames": received,
+        "received_bytes": received_bytes,
+        "dropped": dropped,
+    });
+    Some(("ports", entry))
 }
 
 /// `  counter: at 1200 of 62500000 Hz, stood still for 300 ticks, stands still`
@@ -268,6 +305,8 @@ web: started 2 times, 512 MiB, 1028 KiB tables; exits: interrupt 3 (1200 ns) id-
   code: on-demand, 12 of 512 pages executable; made so 15, taken back 3, lines cleaned 960, caches emptied 15, blocks split 2, joined 0
   saved while it ran: 3 blocks copied
   disk root on virtio1: 12 reads of 48 KiB, 3 writes of 13 KiB, 2 flushes, 1 others, 4 failed
+  port 0 on lan, 52:54:00:12:34:56: sent 5 frames 600 bytes 1 floods, received 2 frames 120 bytes; dropped: forged 3 room 1
+  port 1 on dmz.7, 02:00:00:00:00:01: sent 0 frames 0 bytes 0 floods, received 0 frames 0 bytes; dropped:
   watchdog: 20 of 30000 ms left to reset, stands still; acted 1 time
   watchdog of vCPU 1: acted 2 times
 db: started 1 time, 64 MiB, 8 KiB tables; exits:
@@ -302,6 +341,32 @@ instruction caches emptied for guests' memory: 7 times
             "vcpus": [
                 { "vcpu": 0, "ran_milliseconds": 1234, "waited_milliseconds": 1, "stolen_milliseconds": 0 },
                 { "vcpu": 1, "ran_milliseconds": 12034, "waited_milliseconds": 2500, "stolen_milliseconds": 1250 },
+            ],
+            "ports": [
+                {
+                    "port": 0,
+                    "network": "lan",
+                    "vlan": null,
+                    "mac": "52:54:00:12:34:56",
+                    "sent_frames": 5,
+                    "sent_bytes": 600,
+                    "floods": 1,
+                    "received_frames": 2,
+                    "received_bytes": 120,
+                    "dropped": { "forged": 3, "room": 1 },
+                },
+                {
+                    "port": 1,
+                    "network": "dmz",
+                    "vlan": 7,
+                    "mac": "02:00:00:00:00:01",
+                    "sent_frames": 0,
+                    "sent_bytes": 0,
+                    "floods": 0,
+                    "received_frames": 0,
+                    "received_bytes": 0,
+                    "dropped": {},
+                },
             ],
             "watchdogs": [
                 {
@@ -339,7 +404,7 @@ instruction caches emptied for guests' memory: 7 times
     #[test]
     fn some_vms_are_picked_without_the_host() {
         let picked = select(TEXT, &["web".to_owned()]);
-        assert_eq!(picked.lines().count(), 9, "{picked}");
+        assert_eq!(picked.lines().count(), 11, "{picked}");
         assert!(picked.ends_with("  watchdog of vCPU 1: acted 2 times\n"), "{picked}");
         assert!(to_json(&picked).unwrap()["host"].is_null());
         assert_eq!(select(TEXT, &[]), TEXT);

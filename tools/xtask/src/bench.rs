@@ -8,7 +8,7 @@
 
 use crate::tree::Tree;
 use crate::trial::Trial;
-use crate::{compile, disk, linux_bench, switches, transfers};
+use crate::{compile, disk, linux_bench, net, switches, transfers};
 use abi::bundle::{Doors, Time};
 use anyhow::{Context, Result, ensure};
 use croft::site::Vm;
@@ -33,7 +33,7 @@ const fn row(name: &'static str, what: &'static str, most: f64, others: [&'stati
 }
 
 /// The rows that the gate knows. What the payload measures beside them is shown without a budget.
-const BUDGETS: [Budget; 41] = [
+const BUDGETS: [Budget; 43] = [
     row("null-hvc", "null call (HVC, PSCI_VERSION)", 106.0, ["4", "192", "568", "1,322"]),
     row("null-hvc-max", "the same on the CPU model max", 108.0, ["-"; 4]),
     row("null-mdccsr", "null call (MDCCSR_EL0, GETVERSION)", 160.0, ["-"; 4]),
@@ -58,9 +58,11 @@ const BUDGETS: [Budget; 41] = [
     row("fetch-fault-join", "fetch behind which a block is one again", 135_096.0, ["-"; 4]),
     row("disk-read", "a read of 4 KiB from a disk, polled", 5_279.0, ["-"; 4]),
     row("virtio-notify", "a notification, nothing offered", 1_173.0, ["-"; 4]),
+    row("net-64", "a frame of 64 bytes, port to port", 7_197.0, ["-"; 4]),
+    row("net-1500", "the same of 1,500 bytes", 7_923.0, ["-"; 4]),
     row("self-sgi", "self-SGI: send, acknowledge, EOI", 265.0, ["9", "784", "1,135", "2,703"]),
     row("virtual-timer", "virtual timer: fire, acknowledge, EOI", 119.0, ["12", "211", "1,197", "2,621"]),
-    row("reset-to-guest", "reset to a guest's first instruction", 697_100.0, ["700", "304,000", "105 M", "-"]),
+    row("reset-to-guest", "reset to a guest's first instruction", 707_500.0, ["700", "304,000", "105 M", "-"]),
     row("thread-switch", "switch of the hypervisor's threads", 219.0, ["-"; 4]),
     row("link-uart", "a KiB on the link, by the UART", 55_242.0, ["-"; 4]),
     row("link-port", "a KiB on the link, by its port", 4_275.0, ["-"; 4]),
@@ -144,6 +146,11 @@ pub(crate) fn measure(tree: &Tree) -> Result<Vec<Row>> {
     disk::write(&disk::beside(&image))?;
     reading.disks = disk::of(&disk::beside(&image));
     let transcript = Trial::measured(reading, Duration::from_secs(120)).under_undercroft(tree)?.good()?;
+    rows.extend(parse(&transcript, "bench "));
+    let mut sending = Vm::new("bench", &image, 64 << 20);
+    sending.cmdline = "rows=net".to_owned();
+    sending.ports = net::ports();
+    let transcript = Trial::measured(sending, Duration::from_secs(120)).under_undercroft(tree)?.good()?;
     rows.extend(parse(&transcript, "bench "));
     rows.extend(switches::measure(tree)?);
     rows.extend(transfers::measure(tree)?);

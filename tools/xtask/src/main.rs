@@ -13,6 +13,7 @@ mod image;
 mod lint;
 mod linux_bench;
 mod mutate;
+mod net;
 mod predictors;
 mod setup;
 mod shipped;

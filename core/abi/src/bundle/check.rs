@@ -35,6 +35,7 @@ pub fn check_vm(vm: &VmConfig<'_>) -> Result<(), VmProblem> {
         program.check(vm.kernel.length)?;
     }
     vm.disks.check()?;
+    vm.ports.check()?;
     if vm.cmdline.len() > MAX_CMDLINE || vm.cmdline.bytes().any(|byte| byte == 0) {
         return Err(VmProblem::Cmdline);
     }

@@ -1,7 +1,8 @@
 //! What can be wrong with a bundle, in words for the host's console.
 
-use super::{MAX_CMDLINE, MAX_NAME, MAX_SERIAL, MAX_VMS, MAX_WEIGHT};
+use super::{MAX_CMDLINE, MAX_NAME, MAX_SERIAL, MAX_VMS, MAX_WEIGHT, MTU, VLAN};
 use crate::watchdog::MILLISECONDS;
+use core::fmt;
 use thiserror::Error;
 use units::MAX_VCPUS;
 
@@ -59,6 +60,16 @@ pub enum BundleError {
         /// Its length in bytes.
         length: u64,
     },
+}
+
+/// An address, in messages.
+struct Mac<'a>(&'a [u8; 6]);
+
+impl fmt::Display for Mac<'_> {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d, e, f] = self.0;
+        write!(out, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}")
+    }
 }
 
 /// Which rule a VM breaks. `croft` shows the same sentences with the site file's line.
@@ -147,6 +158,21 @@ pub enum VmProblem {
     /// Another disk of the VM has this serial number.
     #[error("two disks of it have the same serial number; each needs its own")]
     SerialTaken,
+    /// The name of a network is empty, too long or has other characters.
+    #[error("a network's name is 1 to {MAX_NAME} of a-z, 0-9 and -")]
+    Network,
+    /// An address that is no single station's.
+    #[error("a port's address is one of a single station, as 52:54:00:12:34:56; {mac} is none", mac = Mac(.0))]
+    Mac([u8; 6]),
+    /// A VLAN has another number.
+    #[error("a VLAN of {0}; it must be {least} to {most}", least = VLAN.start(), most = VLAN.end())]
+    Vlan(u16),
+    /// No packet can be so short, or so long.
+    #[error("an MTU of {0}; it must be {least} to {most}", least = MTU.start(), most = MTU.end())]
+    Mtu(u16),
+    /// Another port of a network has this address.
+    #[error("another port of the network has the address {mac}; each needs its own", mac = Mac(.0))]
+    MacTaken([u8; 6]),
     /// A blob is not in the file.
     #[error("its kernel, initrd or a disk's image is not inside the bundle")]
     BlobOutside,

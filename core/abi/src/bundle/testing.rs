@@ -1,6 +1,8 @@
 //! For tests of what a VM's record becomes, in each crate that writes it down: a VM all of whose fields have something to lose.
 
-use super::{Backend, Calls, Coherency, Disk, Disks, Doors, HostPart, Quota, Time, TimeAway, TimeSource, Vm};
+use super::{
+    Backend, Calls, Coherency, Disk, Disks, Doors, HostPart, Port, Ports, Quota, Time, TimeAway, TimeSource, Vm,
+};
 
 /// A VM with a value in each field that no other has and that is not the usual one. Each number is so large that a field of another width
 /// has other bytes; so several are more than a VM may have.
@@ -12,6 +14,7 @@ pub const fn largest<'a, File: Copy, Program: Copy>(
     let one = Disk { backend: Backend::Image { image: file, changes: u64::MAX - 7 }, serial: "c" };
     let part = HostPart { disk: "h", offset: u64::MAX - 8, size: u64::MAX - 9, read_only: true };
     let other = Disk { backend: Backend::Host(part), serial: "d" };
+    let port = Port { network: "e", vlan: 4001, mac: [0x52, 0x54, 1, 2, 3, 4], mtu: 60_003 };
     Vm {
         vcpus: 200,
         memory: u64::MAX,
@@ -47,6 +50,7 @@ pub const fn largest<'a, File: Copy, Program: Copy>(
         program,
         initrd: Some(file),
         disks: Disks([Some(one), Some(other), None, None, None, None, None, None]),
+        ports: Ports([Some(port), Some(Port { network: "f", ..port }), None, None]),
         cmdline: "b",
     }
 }

@@ -3,8 +3,8 @@
 use super::testing::largest;
 use super::{
     BLOB_ALIGNMENT, Backend, Blob, Bundle, BundleError, Calls, Coherency, Disk, Disks, Doors, FORMAT, Head, HostDisk,
-    HostPart, MAX_CMDLINE, MAX_MEMORY, MAX_SEGMENTS, MAX_VMS, MAX_WEIGHT, Program, Quota, Segment, Time, TimeAway,
-    TimeSource, VmConfig, VmProblem, VmSource, check_name, check_vm, write,
+    HostPart, MAX_CMDLINE, MAX_MEMORY, MAX_SEGMENTS, MAX_VMS, MAX_WEIGHT, Port, Ports, Program, Quota, Segment, Time,
+    TimeAway, TimeSource, VmConfig, VmProblem, VmSource, check_name, check_vm, write,
 };
 use crate::crc32c::compute;
 use proptest::prelude::*;
@@ -80,6 +80,7 @@ fn all_of_a_vm_goes_the_whole_way() {
         memory: 66 << 20,
         initrd: Some(&INITRD),
         disks: disks(&IMAGE, &["root", "data"]),
+        ports: Ports::of([("lan", 0x56), ("dmz", 0x57)].map(|(network, last)| port(network, last))).unwrap(),
         weight: 7,
         time: Time { frequency: 62_500_000, rate: 250_000, ..all.time },
         doors: Doors {
@@ -109,12 +110,58 @@ fn all_of_a_vm_goes_the_whole_way() {
     assert_eq!(read.with(|text| *text, source.kernel, None, source.initrd, disks), source);
 }
 
+fn port(network: &str, last: u8) -> Port<&str> {
+    Port { network, vlan: 0, mac: [0x52, 0x54, 0, 0x12, 0x34, last], mtu: 9000 }
+}
+
+#[test]
+fn ports_that_a_vm_may_have() {
+    let refused = |ports: &[Port<&'static str>]| {
+        let ports = Ports::of(ports.iter().copied()).unwrap();
+        match write(
+            "t",
+            &[
+                VmSource { ports: Ports::of([port("lan", 1)]).unwrap(), ..source("a") },
+                VmSource { ports, ..source("b") },
+            ],
+        ) {
+            Err(BundleError::Vm { index: 1, problem }) => Some(problem),
+            other => other.map(|_| None).unwrap(),
+        }
+    };
+    let good = port("lan", 2);
+    assert_eq!(refused(&[good, Port { network: "dmz", ..good }, port("lan", 3), port("dmz", 1)]), None);
+    assert_eq!(refused(&[Port { network: "LAN", ..good }]), Some(VmProblem::Network));
+    for mac in [[1, 0, 0, 0, 0, 1], [0xff; 6], [0; 6]] {
+        assert_eq!(refused(&[Port { mac, ..good }]), Some(VmProblem::Mac(mac)));
+    }
+    for (mtu, is_wrong) in [(575, true), (576, false), (u16::MAX, false), (0, true)] {
+        assert_eq!(refused(&[Port { mtu, ..good }]), is_wrong.then_some(VmProblem::Mtu(mtu)));
+    }
+    for (vlan, is_wrong) in [(0, false), (1, false), (4094, false), (4095, true), (u16::MAX, true)] {
+        assert_eq!(refused(&[Port { vlan, ..good }]), is_wrong.then_some(VmProblem::Vlan(vlan)));
+    }
+    let taken = Some(VmProblem::MacTaken(good.mac));
+    assert_eq!(refused(&[good, Port { vlan: 7, ..good }]), taken, "a network's VLANs have each address once");
+    assert_eq!(refused(&[good, good]), taken);
+    assert_eq!(
+        refused(&[port("lan", 4), port("lan", 1)]),
+        Some(VmProblem::MacTaken(port("lan", 1).mac)),
+        "the other VM has it"
+    );
+    assert!(Ports::of((0..9).map(|last| port("lan", last))).is_none());
+    assert_eq!(
+        VmProblem::MacTaken(good.mac).to_string(),
+        "another port of the network has the address 52:54:00:12:34:02; each needs its own"
+    );
+}
+
 /// The bytes of a record describe nothing of themselves: a reader of another format takes them for other fields. So whoever changes what a
 /// VM's record holds hears here which numbers to raise.
 #[test]
 fn a_record_with_other_fields_is_another_format() {
     /// A format, and the checksum of these records in it. A row for each layout, the last one is today's.
-    const LAYOUTS: [(u32, u32); 3] = [(12, 0xdce0_eff0), (13, 0x4166_00ec), (14, 0xb585_3a7a)];
+    const LAYOUTS: [(u32, u32); 3] = [(13, 0x4166_00ec), (14, 0xb585_3a7a), (15, 0xa3fa_6f22)];
     let segment = Segment { address: u64::MAX, size: u64::MAX - 1, file_bytes: u64::MAX - 2 };
     let program = Program { entry: u64::MAX, segments: [segment; MAX_SEGMENTS] };
     let blob = Blob { offset: u64::MAX, length: u64::MAX - 1, crc32c: u32::MAX };
@@ -483,5 +530,5 @@ fn the_pieces_of_a_program_are_its_file() {
 /// hypervisor would misread what another croft made.
 #[test]
 fn the_bytes_of_a_bundle_belong_to_its_format() {
-    assert_eq!((FORMAT, compute(0, &sample())), (14, 0x93e9_38a7));
+    assert_eq!((FORMAT, compute(0, &sample())), (15, 0x9475_b936));
 }

@@ -5,7 +5,7 @@
 //! [`Vm::with`] converts from one form to the next. All others are carried along as they are; those with a
 //! usual value are rows, at the end of this file.
 
-use super::{ANY_CPU, Coherency, DEFAULT_WEIGHT, Disks, Doors, Time};
+use super::{ANY_CPU, Coherency, DEFAULT_WEIGHT, Disks, Doors, Ports, Time};
 use serde::{Deserialize, Serialize};
 
 /// Makes [`Vm`]: what changes its form is written down here, and the rows of the others are given, each with its usual value, which a
@@ -31,6 +31,8 @@ macro_rules! vm {
             pub initrd: Option<File>,
             /// Its disks.
             pub disks: Disks<Text, File>,
+            /// Its ports of networks.
+            pub ports: Ports<Text>,
             /// The kernel's command line, without NUL bytes; at most [`super::MAX_CMDLINE`] bytes.
             pub cmdline: Text,
             $($(#[doc = $says])* pub $field: $type,)*
@@ -48,6 +50,7 @@ macro_rules! vm {
                     program: None,
                     initrd: None,
                     disks: Disks::default(),
+                    ports: Ports::default(),
                     cmdline: Text::default(),
                     $($field: $usual,)*
                 }
@@ -65,7 +68,7 @@ macro_rules! vm {
                 initrd: Option<NewFile>,
                 disks: Disks<NewText, NewFile>,
             ) -> Vm<NewText, NewFile, NewProgram> {
-                let Self { name, vcpus, memory, kernel: _, program: _, initrd: _, disks: _, cmdline, $($field,)* } = self;
+                let Self { name, vcpus, memory, kernel: _, program: _, initrd: _, disks: _, ports, cmdline, $($field,)* } = self;
                 Vm {
                     name: text(name),
                     vcpus: *vcpus,
@@ -74,6 +77,7 @@ macro_rules! vm {
                     program,
                     initrd,
                     disks,
+                    ports: ports.with(&text),
                     cmdline: text(cmdline),
                     $($field: *$field,)*
                 }

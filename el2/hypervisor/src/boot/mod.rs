@@ -24,7 +24,7 @@ use crate::link::{console, last_words};
 use crate::output;
 use crate::output::log_sink;
 use crate::sched;
-use crate::vm::{self, host_disk, watchdog};
+use crate::vm::{self, host_disk, network, watchdog};
 
 /// Devices are mapped in pieces of this size: what is near a device is a device too.
 const DEVICE_STEP: u64 = 64 << 10;
@@ -369,6 +369,7 @@ fn make_vms<C: Checks>(platform: &Platform<'static>) -> Result<(), String> {
     memory::prepare_heap(C::heap(needs.heap)).map_err(|error| alloc::format!("{error}"))?;
     host_disk::find(bundle, |line, number| connect(line, Handler::HostDisk, number))
         .map_err(|error| alloc::format!("{error}"))?;
+    network::create(&bundle)?;
     for (id, config) in (0..).map(VmId).zip(bundle.vms()) {
         if config.doors.wfe && !host::wfe_traps() {
             log::warn!("{}: its WFE channel stays closed: WFE does not trap on this machine", config.name);

@@ -1,16 +1,17 @@
-//! Statistics, as text for the operator: each VM's exits, the time of its vCPUs, its watchdogs, and the host's memory.
+//! Statistics, as text for the operator: each VM's exits, the time of its vCPUs, its ports, its watchdogs, and the host's memory.
 
 use core::fmt::{self, Write};
 
 use clock::Rate;
 use hw::{cache, sysreg};
 use stage2::Policy;
+use switch::{Counters, Mac};
 use units::{Ticks, Times};
 
 use crate::host::{self, memory};
 use crate::sched;
 use crate::vm;
-use crate::vm::counters::{self, Counters, Reason};
+use crate::vm::counters::{self, Counters as OfExits, Reason};
 use crate::vm::guest_memory::Code;
 use crate::vm::host_disk;
 
@@ -55,15 +56,14 @@ pub(crate) fn write_vm(vm: &vm::Vm, out: &mut dyn Write) -> fmt::Result {
     )?;
     let timed = counters::is_timed();
     for (index, name) in Reason::NAMES.iter().enumerate() {
-        let sum =
-            |of: fn(&Counters, usize) -> u64| vm.vcpus().iter().map(|vcpu| of(&vcpu.counters, index)).sum::<u64>();
-        let count = sum(Counters::exits);
+        let sum = |of: fn(&OfExits, usize) -> u64| vm.vcpus().iter().map(|vcpu| of(&vcpu.counters, index)).sum::<u64>();
+        let count = sum(OfExits::exits);
         if count == 0 {
             continue;
         }
         write!(out, " {name} {count}")?;
         if timed {
-            write!(out, " ({} ns)", host::get().counter.nanoseconds(sum(Counters::ticks)))?;
+            write!(out, " ({} ns)", host::get().counter.nanoseconds(sum(OfExits::ticks)))?;
         }
     }
     writeln!(out)?;
@@ -105,5 +105,32 @@ pub(crate) fn write_vm(vm: &vm::Vm, out: &mut dyn Write) -> fmt::Result {
     )?;
     writeln!(out, "  saved while it ran: {copied} blocks copied")?;
     host_disk::write(vm.id, out)?;
+    for (number, port) in vm.config.ports.iter().enumerate() {
+        let Some(Counters { sent, received, floods, dropped }) = vm.devices.counters(number) else { continue };
+        write!(
+            out,
+            "  port {number} on {}{}, {}: sent {} frames {} bytes {floods} floods, received {} frames {} bytes; dropped:",
+            port.network,
+            Vlan(port.vlan),
+            Mac(port.mac),
+            sent.frames,
+            sent.bytes,
+            received.frames,
+            received.bytes
+        )?;
+        for (name, count) in switch::Reason::NAMES.iter().zip(dropped).filter(|reason| reason.1 > 0) {
+            write!(out, " {name} {count}")?;
+        }
+        writeln!(out)?;
+    }
     vm.doors.watchdogs.write(vm, out)
+}
+
+/// A VLAN's number behind its network's name; nothing for none.
+struct Vlan(u16);
+
+impl fmt::Display for Vlan {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0 == 0 { Ok(()) } else { write!(out, ".{}", self.0) }
+    }
 }

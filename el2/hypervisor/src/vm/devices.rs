@@ -23,16 +23,18 @@ use ::vm::devices::{Deadlines, Fill, Holder, Keeper};
 use abi::bundle::{Backend, Bundle, VmConfig};
 use clock::GuestTicks;
 use devices::{Access, AccessSize, Bus, Change, Device, MemoryTimer, Outside, Slot, Wired};
-use hw::sync::PreemptLock;
+use hw::sync::{PreemptGuard, PreemptLock};
 use machine::MachinePlan;
+use switch::Counters;
 use units::{Ticks, VcpuSet, VmId};
 use virtio::block::host::HostBlock;
-use virtio::{Block, Disk};
+use virtio::{Block, Disk, Mmio, Net};
 
 use crate::host::entropy;
 use crate::vm::Vm;
 use crate::vm::guest_memory::Missing;
 use crate::vm::host_disk;
+use crate::vm::network::{self, Cable};
 use crate::vm::outside::Surroundings;
 
 /// What the unfinished work of a VM's devices waits for.
@@ -75,12 +77,30 @@ impl<D: Device + 'static> Slot for Locked<D> {
     }
 }
 
+impl<D> Locked<D> {
+    /// Its number on the bus.
+    pub(super) const fn slot(&self) -> usize {
+        self.slot
+    }
+
+    /// The device, as soon as nobody else works on it.
+    pub(super) fn lock(&self) -> PreemptGuard<'_, Wired<D>> {
+        self.wired.lock()
+    }
+
+    /// The device, if nobody else works on it.
+    pub(super) fn try_lock(&self) -> Option<PreemptGuard<'_, Wired<D>>> {
+        self.wired.try_lock()
+    }
+}
+
 /// For ever, each behind its lock.
 struct ForEver;
 
 impl Holder for ForEver {
     type Held<D: Device + 'static> = &'static Locked<D>;
     type Slot = &'static dyn Slot;
+    type Link = Cable;
 
     fn hold<D: Device + 'static>(device: Wired<D>, slot: usize) -> &'static Locked<D> {
         Box::leak(Box::new(Locked { wired: PreemptLock::new(device), slot }))
@@ -118,6 +138,8 @@ impl Devices {
     ///
     /// # Errors
     /// A sentence for the log.
+    // Not a part of `make`'s frame, on which the deepest calls of a start are.
+    #[inline(never)]
     pub(crate) fn new(
         vm: VmId,
         plan: &MachinePlan,
@@ -142,7 +164,8 @@ impl Devices {
                 }
             });
         }
-        let parts = ::vm::devices::Devices::new(plan, fill, disks).map_err(|error| error.to_string())?;
+        let nets = network::devices(vm, &config.ports);
+        let parts = ::vm::devices::Devices::new(plan, fill, disks, nets).map_err(|error| error.to_string())?;
         Ok(Self { parts, deadlines: PreemptLock::new(Deadlines::new(plan)) })
     }
 
@@ -150,6 +173,17 @@ impl Devices {
     #[inline(always)]
     pub(crate) fn bus(&self) -> &Bus {
         self.parts.bus()
+    }
+
+    /// Network device number `number`.
+    pub(super) fn net(&self, number: usize) -> Option<&'static Locked<Mmio<Net<Cable>>>> {
+        self.parts.nets().get(number).copied()
+    }
+
+    /// What network device number `number` has carried.
+    #[must_use]
+    pub(crate) fn counters(&self, number: usize) -> Option<Counters> {
+        Some(*self.net(number)?.lock().device().device().counters())
     }
 
     /// All of them, each with what is around it for one call.

@@ -595,6 +595,30 @@ impl GuestRam {
         self.rewrite(to, bytes.len(), |place, offset| physical::write(place, bytes.get(offset..).unwrap_or_default()))
     }
 
+    /// Whether what is at `at` can be stored into.
+    ///
+    /// # Errors
+    /// When it is not RAM, or not ready for that.
+    pub(crate) fn is_writable(&self, at: Ipa) -> Result<(), RamError> {
+        self.find(at, Use::Store).map(drop)
+    }
+
+    /// Where at most `length` bytes at `from` are, as far as they are together, and how many those are.
+    ///
+    /// # Errors
+    /// As [`GuestRam::read`].
+    pub(crate) fn source(&self, from: Ipa, length: usize) -> Result<(Pa, usize), RamError> {
+        Ok((self.find(from, Use::Look)?, self.span(from).min(length)))
+    }
+
+    /// Copies `length` bytes at `from`, which the caller has found as its [source](Self::source), to guest memory at `to`.
+    ///
+    /// # Errors
+    /// As [`GuestRam::write`].
+    pub(crate) fn take_over(&mut self, from: Pa, to: Ipa, length: usize) -> Result<(), RamError> {
+        self.rewrite(to, length, |place, offset| physical::pass_on(Pa(from.0 + offset as u64), place))
+    }
+
     /// Reads a 16-bit ring index, before all later reads: the entries that it counts are those that the guest wrote before it.
     ///
     /// # Errors

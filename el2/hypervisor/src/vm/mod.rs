@@ -38,6 +38,7 @@ pub mod handle;
 pub(crate) mod host_disk;
 pub(crate) mod images;
 mod life;
+pub(crate) mod network;
 pub(crate) mod outside;
 pub(crate) mod saved;
 mod time;
@@ -153,7 +154,8 @@ pub(crate) fn create(
     make_vcpu: MakeVcpu,
 ) -> Result<&'static Vm, String> {
     let (threads, cpus) = (sched::thread_count(), sched::online().count_ones());
-    let needed = needs::heap_to_make(config.vcpus, (config.disks.count(), config.disks.on_host()), threads, cpus);
+    let disks = (config.disks.count(), config.disks.on_host());
+    let needed = needs::heap_to_make(config.vcpus, disks, config.ports.count(), threads, cpus);
     // What follows asks no more: it is counted in this.
     if !heap::has_room((needed + needs::HEAP_OF_OUR_OWN) as usize) {
         return Err(format!(

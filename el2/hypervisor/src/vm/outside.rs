@@ -10,6 +10,7 @@ use devices::{Moment, Outside, Request, Stream};
 use log::Level;
 use machine::{DeviceKind, Row};
 use units::{IntId, Ipa, Line, VcpuSet};
+use virtio::net::{Between, Side};
 use virtio::{Fault, GuestMemory, VirtioKind};
 
 use crate::vm::Vm;
@@ -26,8 +27,10 @@ const READING: u32 = 150;
 const STORING: u32 = 500;
 /// A byte: it is copied up to three times, and some are random.
 const BYTE: u32 = 2;
-/// So many bytes of a disk are as much as one instruction: they are only copied, 64 by thirteen.
+/// So many bytes of a disk or a frame are as much as one instruction: they are only copied, 64 by thirteen.
 const BYTES_OF_A_DISK: u32 = 4;
+/// What a frame that arrives may cost for each of its bytes, beside a usual share: buffers may be small.
+const ARRIVING: u32 = 2;
 /// A page that the guest may not execute any more.
 const TAKING: u32 = 1_000;
 /// A block that becomes pages for that: a table is written.
@@ -54,6 +57,17 @@ impl<'a> Surroundings<'a> {
     #[must_use]
     pub(crate) fn of_a_look(vm: &'a Vm, slot: usize) -> Self {
         Self::with_share(vm, slot, 0)
+    }
+
+    /// Those of one that takes in a frame of so many bytes, which another guest sends and pays for: so much may its buffers cost that one.
+    #[must_use]
+    pub(crate) fn of_an_arrival(vm: &'a Vm, slot: usize, length: u32) -> Self {
+        Self::with_share(vm, slot, SHARE.saturating_add(length.saturating_mul(ARRIVING)))
+    }
+
+    /// The memory, and what of the VM at `sender` goes there in one copy.
+    pub(crate) fn way_from(&'a self, sender: &'a Vm) -> (&'a dyn GuestMemory, Way<'a>) {
+        (&self.memory, Way { sender, memory: &self.memory })
     }
 
     fn with_share(vm: &'a Vm, slot: usize, share: u32) -> Self {
@@ -226,7 +240,7 @@ impl Memory<'_> {
 
     /// What copying costs.
     fn copying(&self, bytes: &[u8]) -> u32 {
-        let is_a_disk = |row: &Row| row.device == DeviceKind::Virtio(VirtioKind::Block);
+        let is_a_disk = |row: &Row| matches!(row.device, DeviceKind::Virtio(VirtioKind::Block | VirtioKind::Net));
         let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
         if self.vm.plan.rows().get(self.slot.get()).is_some_and(is_a_disk) {
             length / BYTES_OF_A_DISK
@@ -277,6 +291,10 @@ impl GuestMemory for Memory<'_> {
         self.access(at, STORING, |ram| self.store(ram, |ram| ram.store_index(at, value)))
     }
 
+    fn make_ready(&self, at: Ipa) -> Result<(), Fault> {
+        self.access(at, READING, |ram| ram.is_writable(at))
+    }
+
     fn read_annex(&self, at: u64, into: &mut [u8]) -> Result<(), Fault> {
         self.access(Ipa(at), READING.saturating_add(self.copying(into)), |ram| ram.read_annex(at, into))
     }
@@ -288,5 +306,57 @@ impl GuestMemory for Memory<'_> {
 
     fn is_refused_for_now(&self) -> bool {
         self.is_refused.get()
+    }
+}
+
+/// From one VM's memory to another's, or its own.
+pub(crate) struct Way<'a> {
+    sender: &'a Vm,
+    memory: &'a Memory<'a>,
+}
+
+impl Way<'_> {
+    /// Copies a part of it, and says how much; `None` if the sender's memory refuses.
+    fn part(&self, from: Ipa, to: Ipa, length: usize) -> Result<Option<usize>, Fault> {
+        let cost = STORING + length as u32 / BYTES_OF_A_DISK;
+        let memory = self.memory;
+        if self.sender.id == memory.vm.id {
+            return memory.access(to, cost, |ram| match ram.source(from, length) {
+                Ok((at, length)) => memory.store(ram, |ram| ram.take_over(at, to, length)).map(|()| Some(length)),
+                Err(_) => Ok(None),
+            });
+        }
+        // Where a frame is found it stays while the lock is held. Two guests that send to each other want the same two locks, and take
+        // them in the order of their numbers.
+        let copy = |own: &GuestRam, ram: &mut GuestRam| match own.source(from, length) {
+            Ok((at, length)) => memory.store(ram, |ram| ram.take_over(at, to, length)).map(|()| Some(length)),
+            Err(_) => Ok(None),
+        };
+        if self.sender.id.0 < memory.vm.id.0 {
+            let own = self.sender.ram.lock();
+            memory.access(to, cost, |ram| copy(&own, ram))
+        } else {
+            memory.access(to, cost, |ram| copy(&self.sender.ram.lock(), ram))
+        }
+    }
+}
+
+impl Between for Way<'_> {
+    fn copy(&self, from: Ipa, to: Ipa, length: usize) -> Result<(), Side> {
+        let mut done = 0;
+        while done < length {
+            let [from, to] = [from, to].map(|at| at.checked_add(done as u64));
+            let from = from.ok_or(Side::Sender(Fault(Ipa(u64::MAX))))?;
+            let to = to.ok_or(Side::Receiver(Fault(Ipa(u64::MAX))))?;
+            match self.part(from, to, length - done).map_err(Side::Receiver)? {
+                Some(part) => done += part,
+                None => return Err(Side::Sender(Fault(from))),
+            }
+        }
+        Ok(())
+    }
+
+    fn read(&self, from: Ipa, into: &mut [u8]) -> Result<(), Fault> {
+        self.sender.ram.lock().read(from, into).map_err(|_| Fault(from))
     }
 }

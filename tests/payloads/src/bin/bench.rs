@@ -91,6 +91,43 @@ fn read_of_4_kib() -> u64 {
     if is_good { (end - start) * 10 / READS } else { 0 }
 }
 
+/// What is measured in a guest with ports of a network.
+const NET: [Row; 2] = [("net-64", || frame_of(64)), ("net-1500", || frame_of(1500))];
+
+/// A frame of so many bytes from one port to another, from the sending driver's first store to the sight of the frame by the receiving one, whose
+/// buffers are there. Nobody wants an interrupt.
+fn frame_of(bytes: u32) -> u64 {
+    /// VIRTIO_F_EVENT_IDX: no interrupt is asked for that way, and no notification of buffers for what arrives.
+    const EVENT_INDEX: u32 = 1 << 29;
+    const FRAMES: u64 = 32;
+    let [Some(from), Some(to)] = [0, 1].map(|port| virtio::find_nth(virtio::NET, port)) else { return 0 };
+    if !from.start_with(EVENT_INDEX) || !to.start_with(EVENT_INDEX) {
+        return 0;
+    }
+    let (_, mut sent, mut arrived, _) = (from.queue(0), from.queue(1), to.queue(0), to.queue(1));
+    from.ready();
+    to.ready();
+    // The driver asks for interrupts after entries that do not come.
+    [&sent, &arrived].iter().for_each(|queue| memory::write16(queue.memory() + 0x404 + 2 * 64, 0x4000));
+    let (frame, room) = (memory::pages(1), memory::pages(1));
+    for (offset, byte) in (0..).zip([0x52, 0x54, 0, 0xaa, 0xbb, 2, 0x52, 0x54, 0, 0xaa, 0xbb, 1, 8]) {
+        memory::write8(frame + 12 + offset, byte);
+    }
+    memory::write64(room, 0);
+    for _ in 0..FRAMES {
+        arrived.put(room, 2048, BufferDirection::FromDevice);
+    }
+    let start = timer::now();
+    for number in 1..=FRAMES as u16 {
+        sent.offer(frame, 12 + bytes, BufferDirection::ToDevice);
+        while arrived.returned() != number {}
+    }
+    let end = timer::now();
+    let is_good = sent.is_done() && arrived.written() == 12 + bytes && memory::read8(room + 12) == 0x52;
+    [from, to].iter().for_each(|device| device.write(virtio::register::STATUS, 0));
+    if is_good { (end - start) * 10 / FRAMES } else { 0 }
+}
+
 /// What is measured on the CPU that has everything, and whose instruction caches need no maintenance.
 const COHERENT: [Row; 2] =
     [("null-hvc-max", || bench::call(psci::VERSION)), ("fetch-fault-elided", bench::first_fetch)];
@@ -145,6 +182,7 @@ fn main() {
         Some("scaled") => return print(&SCALED),
         Some("coherent") => return print(&COHERENT),
         Some("disk") => return print(&DISK),
+        Some("net") => return print(&NET),
         _ => {}
     }
     let frequency = sysreg::cntfrq_el0::read();

@@ -52,6 +52,8 @@ pub(super) enum Form {
     Table(&'static Table),
     /// Such a table, or a list of at most so many; what they are, for messages.
     Tables(&'static Table, usize, &'static str),
+    /// As well; where only the first of its keys is to be said, which is a text, that text alone will do.
+    Named(&'static Table, usize, &'static str),
     /// A guest's physical address, a multiple of this.
     Address(u64),
     /// A list of the host's CPUs.
@@ -154,7 +156,7 @@ const fn time() -> Form {
 }
 
 /// All tables.
-pub(super) static TABLES: [&Table; 2] = [&HOST, &VM];
+pub(super) static TABLES: [&Table; 3] = [&HOST, &NETWORK, &VM];
 
 /// The emulated machine.
 pub(super) static HOST: Table = Table {
@@ -186,6 +188,31 @@ pub(super) static HOST: Table = Table {
             ALONE,
             "\"disk.img\"",
             "A file that is a disk of the machine's, or a list of files: whole sectors of 512 bytes, raw. The first is `virtio0`, with the serial number `disk0`; `--disk` of `croft run` adds more.",
+        ),
+    ],
+};
+
+/// A network.
+pub(super) static NETWORK: Table = Table {
+    name: "network",
+    head: "[[network]]",
+    says: "A network between virtual machines, to which no other and nothing outside belongs. There may be several, each with its own table.",
+    keys: &[
+        key(
+            "name",
+            Form::Text(Text::Network),
+            Absent::Wrong,
+            ALONE,
+            "\"lan\"",
+            "What it is called; no other network has that name.",
+        ),
+        key(
+            "mtu",
+            Form::Number(bundle::MTU, "the bytes of a network's largest packet"),
+            usual(bundle::DEFAULT_MTU as u64),
+            ALONE,
+            "9000",
+            "Bytes of the largest packet, of which all its guests are told. Longer frames are dropped.",
         ),
     ],
 };
@@ -262,6 +289,14 @@ pub(super) static VM: Table = Table {
             ALONE,
             "{ image = \"root.img\" }",
             "Its disk, or a list of its disks, each of which may be a table `[[vm.disk]]` too. To the guest they are virtio block devices, in this order.",
+        ),
+        key(
+            "network",
+            Form::Named(&PORT, bundle::MAX_PORTS, "ports"),
+            Absent::Unknown("on no network"),
+            ALONE,
+            "\"lan\"",
+            "The network that it is on, or a list of such, each of which may be a table `[[vm.network]]` too. To the guest they are virtio network devices, in this order.",
         ),
         key(
             "cmdline",
@@ -506,6 +541,39 @@ static DISK: Table = Table {
     ],
 };
 
+/// A port of a network.
+static PORT: Table = Table {
+    name: "port",
+    head: "network = { ... }",
+    says: "A port of a network. The guest's frames come from its address, or are dropped.",
+    keys: &[
+        key(
+            "name",
+            Form::Text(Text::Network),
+            Absent::Wrong,
+            ALONE,
+            "\"lan\"",
+            "The network, which has a table `[[network]]`.",
+        ),
+        key(
+            "mac",
+            Form::Text(Text::Mac),
+            Absent::Unknown("made from the VM's name, and always the same"),
+            ALONE,
+            "\"52:54:00:12:34:56\"",
+            "Its address. No other port of the network has it.",
+        ),
+        key(
+            "vlan",
+            Form::Number(bundle::VLAN, "the number of a VLAN"),
+            Absent::Unknown("in none"),
+            ALONE,
+            "7",
+            "The network's VLAN that it is in: it reaches those that are in the same. The guest knows nothing of it, and frames have no tag.",
+        ),
+    ],
+};
+
 /// A VM's own time.
 static TIME: Table = Table {
     name: "time",
@@ -551,7 +619,7 @@ impl Table {
     /// The tables that stand in it as values of its keys.
     pub(super) fn inner(&self) -> impl Iterator<Item = &'static Table> {
         self.keys.iter().filter_map(|key| match key.form {
-            Form::Table(table) | Form::Tables(table, ..) => Some(table),
+            Form::Table(table) | Form::Tables(table, ..) | Form::Named(table, ..) => Some(table),
             _ => None,
         })
     }
@@ -602,7 +670,9 @@ impl Form {
                 let [least, most] = [range.start(), range.end()].map(|&millionths| decimal::show(millionths, MILLION));
                 format!("from {least} to {most}")
             }
-            Self::Table(table) | Self::Tables(table, ..) => format!("a table with {}", table.names().join(", ")),
+            Self::Table(table) | Self::Tables(table, ..) | Self::Named(table, ..) => {
+                format!("a table with {}", table.names().join(", "))
+            }
             Self::Address(alignment) => format!("a multiple of {alignment}"),
             Self::Cpus => "from 0 to 63".to_owned(),
             Self::Choice(names, _) => list(names.iter().copied()),
@@ -625,6 +695,7 @@ impl Form {
             Self::Millionths(..) => format!("a number as text, {range}"),
             Self::Table(_) => range,
             Self::Tables(_, most, _) => format!("{range}, or a list of up to {most}"),
+            Self::Named(_, most, _) => format!("a name, {range}, or a list of up to {most}"),
             Self::Address(_) => format!("an address as text, {range}"),
             Self::Cpus => format!("a list of CPU numbers {range}, not empty"),
             Self::Choice(..) => format!("one of {range}"),

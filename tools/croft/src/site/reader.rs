@@ -13,10 +13,14 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 mod disks;
+mod networks;
+
+use networks::Networks;
 
 /// Reads `text`, the contents of `file`.
 pub(super) fn read(text: &str, file: &Path) -> Result<Site, SiteError> {
-    let mut reader = Reader { text, file, mistakes: Vec::new(), lines: Lines::default() };
+    let mut reader =
+        Reader { text, file, mistakes: Vec::new(), lines: Lines::default(), networks: Networks::default() };
     let site = reader.site();
     match site {
         Some(site) if reader.mistakes.is_empty() => site.check_memory(0).map(|()| site),
@@ -122,6 +126,7 @@ struct Reader<'t> {
     file: &'t Path,
     mistakes: Vec<Mistake>,
     lines: Lines,
+    networks: Networks,
 }
 
 impl<'t> Reader<'t> {
@@ -156,6 +161,9 @@ impl<'t> Reader<'t> {
         let root = root.get_ref();
         self.refuse_unknown(root, &keys::TABLES.map(|table| table.name), "a site file");
         let host = entry(root, "host").and_then(|found| self.host(&found));
+        if let Some(found) = entry(root, "network") {
+            self.networks(&found);
+        }
         let vms = match entry(root, "vm") {
             Some(found) => self.vms(&found),
             None => {
@@ -263,7 +271,10 @@ impl<'t> Reader<'t> {
                 let inner = self.table(entry, &format!("{} = {{ {} }}", entry.key, table.example()))?;
                 Value::Table(self.values(inner, table, entry.value.span())?)
             }
-            Form::Tables(table, most, what) => Value::Tables(self.tables(entry, table, *most, what)?),
+            Form::Tables(table, most, what) => Value::Tables(self.tables(entry, table, *most, what, None)?),
+            Form::Named(table, most, what) => {
+                Value::Tables(self.tables(entry, table, *most, what, table.keys.first())?)
+            }
             Form::Address(alignment) => Value::Number(self.address(entry, *alignment)?),
             Form::Cpus => Value::Number(self.cpus(entry)?),
             Form::Choice(names, what) => Value::Number(self.choice(entry, names, what)?),
@@ -292,10 +303,36 @@ impl<'t> Reader<'t> {
         table
     }
 
-    /// A table, or a list of tables of which there may be so many.
-    fn tables(&mut self, found: &Entry<'_, 't>, table: &'static Table, most: usize, what: &str) -> Option<Vec<Values>> {
+    /// What a text says in the place of a table with nothing but the key `key`.
+    fn named(&mut self, found: &Entry<'_, 't>, table: &'static Table, key: &Key) -> Option<Values> {
+        let value = self.value(found, &key.form)?;
+        let line = self.line(found.value.span());
+        let rest = table.keys.iter().map(|other| match &other.absent {
+            _ if other.name == key.name => Found { key: key.name, value: Some(value.clone()), line },
+            Absent::Usual(usual) | Absent::Said(usual, _) => {
+                Found { key: other.name, value: Some(usual.clone()), line: 0 }
+            }
+            Absent::Wrong | Absent::WrongWithout(..) | Absent::Unknown(_) => {
+                Found { key: other.name, value: None, line: 0 }
+            }
+        });
+        Some(Values(rest.collect()))
+    }
+
+    /// A table, or a list of tables of which there may be so many; a text in the place of one, if that is the value of `short`.
+    fn tables(
+        &mut self,
+        found: &Entry<'_, 't>,
+        table: &'static Table,
+        most: usize,
+        what: &str,
+        short: Option<&'static Key>,
+    ) -> Option<Vec<Values>> {
         let hint = format!("{} = {{ {} }}", found.key, table.example());
         let Some(list) = found.value.get_ref().as_array() else {
+            if let Some(key) = short.filter(|_| found.value.get_ref().is_str()) {
+                return self.named(found, table, key).map(|values| vec![values]);
+            }
             let inner = self.table(found, &format!("{hint}, or a list of such"))?;
             return self.values(inner, table, found.value.span()).map(|values| vec![values]);
         };
@@ -305,7 +342,11 @@ impl<'t> Reader<'t> {
         let all: Vec<_> = list
             .iter()
             .map(|value| {
-                let inner = self.table(&Entry { key: found.key, value }, &hint)?;
+                let one = Entry { key: found.key, value };
+                if let Some(key) = short.filter(|_| value.get_ref().is_str()) {
+                    return self.named(&one, table, key);
+                }
+                let inner = self.table(&one, &hint)?;
                 self.values(inner, table, value.span())
             })
             .collect();
@@ -403,6 +444,7 @@ impl<'t> Reader<'t> {
         is_sound.into_iter().collect::<Option<()>>()?;
         let folder = self.file.parent().unwrap_or(Path::new(""));
         let disks = self.disks(&keys, folder)?;
+        let ports = self.ports(&keys)?;
         let load = keys.given_number("load");
         // Beside the VM that it is about: of one that is refused neither is kept.
         self.lines.vms.push(lines);
@@ -414,6 +456,7 @@ impl<'t> Reader<'t> {
             program: load.map(|load| Raw { load, entry: keys.given_number("entry").unwrap_or(load) }),
             initrd: keys.given_text("initrd").map(|path| folder.join(path)),
             disks,
+            ports,
             cmdline: keys.text("cmdline").to_owned(),
             weight: keys.number("weight") as u16,
             affinity: keys.number("affinity"),

@@ -202,7 +202,7 @@ fn unknown_keys_name_the_nearest_known_one() {
     let said = after("weight = 200", "colour = \"red\"");
     assert_eq!(
         said,
-        "site.toml:19: colour: there is no such key; [[vm]] has name, vcpus, memory, kernel, load, entry, initrd, disk, cmdline, weight, affinity, autostart, pause-stops-time, time, coherency, coherency-strict, vmware, vmware-strict, vmware-channels, vmware-message, vmware-keys, vmware-store, vmware-log, vmware-user, vmware-kernel, time-sync, wfe, watchdog, watchdog-action, watchdog-actions, watchdog-user, vcpu-watchdog, sbsa-watchdog"
+        "site.toml:19: colour: there is no such key; [[vm]] has name, vcpus, memory, kernel, load, entry, initrd, disk, network, cmdline, weight, affinity, autostart, pause-stops-time, time, coherency, coherency-strict, vmware, vmware-strict, vmware-channels, vmware-message, vmware-keys, vmware-store, vmware-log, vmware-user, vmware-kernel, time-sync, wfe, watchdog, watchdog-action, watchdog-actions, watchdog-user, vcpu-watchdog, sbsa-watchdog"
     );
     assert!(after("[host]", "[hosts]").contains("site.toml:1: hosts: there is no such key; did you mean `host`?"));
 }
@@ -396,6 +396,79 @@ fn what_a_guest_may_have_of_vmwares_service() {
     assert!(said("vmware-key = 1").contains("did you mean `vmware-keys`?"));
 }
 
+const NETWORKS: &str = "[[network]]\nname = \"lan\"\n[[network]]\nname = \"dmz\"\nmtu = 9000\n";
+
+#[test]
+fn networks_and_their_ports() {
+    let with = |keys: &str| format!("{}{NETWORKS}", GOOD.replacen("weight = 200", keys, 1));
+    let ports = |keys: &str| -> Vec<_> {
+        let site = site(&with(keys));
+        site.vms[1].ports.iter().map(|port| (port.network.clone(), port.mac, port.mtu)).collect()
+    };
+    // Made from the name `db`, and for ever the same: guests are configured by it.
+    let (made, next) = ([0x02, 0x6a, 0x99, 0xa4, 0x2a, 0x67], [0x02, 0x98, 0x9b, 0xa4, 0x2a, 0x67]);
+    assert_eq!(ports("network = []"), []);
+    assert_eq!(ports("network = \"lan\""), [("lan".to_owned(), made, 1500)]);
+    assert_eq!(ports("network = { name = \"dmz\" }"), [("dmz".to_owned(), made, 9000)]);
+    let given = [0x52, 0x54, 0, 0xab, 0xcd, 0xef];
+    let two = "network = [{ name = \"lan\", mac = \"52:54:00:ab:CD:ef\" }, \"lan\"]";
+    assert_eq!(ports(two), [("lan".to_owned(), given, 1500), ("lan".to_owned(), next, 1500)]);
+    let vlan = site(&with("network = { name = \"lan\", vlan = 7 }"));
+    assert_eq!(vlan.vms[1].ports.iter().map(|port| port.vlan).collect::<Vec<_>>(), [7]);
+    let said = |keys: &str| mistakes(&with(keys));
+    let wrong = said("network = { name = \"lan\", vlan = 4095 }");
+    assert!(
+        wrong.contains("19: vlan = 4095: the number of a VLAN: it must be a whole number from 1 to 4094"),
+        "{wrong}"
+    );
+    let unknown = said("network = \"lann\"");
+    assert_eq!(unknown, "site.toml:19: network \"lann\": there is no such network; did you mean \"lan\"?");
+    let missing = mistakes(&GOOD.replacen("weight = 200", "network = \"lan\"", 1));
+    assert!(missing.ends_with("there is no such network; add a table [[network]] with name = \"lan\""), "{missing}");
+    let group = said("network = { name = \"lan\", mac = \"01:00:5e:00:00:01\" }");
+    assert!(group.contains("19: mac = \"01:00:5e:00:00:01\": an address is one of a single station"), "{group}");
+    for wrong in
+        ["52:54:00:12:34", "52:54:00:12:34:56:78", "52-54-00-12-34-56", "52:54:00:12:34:5", "52:54:00:12:34:+1", ""]
+    {
+        let said = said(&format!("network = {{ name = \"lan\", mac = \"{wrong}\" }}"));
+        assert!(said.contains("an address is one of a single station, six pairs"), "{said}");
+    }
+    let twice = said(
+        "network = [{ name = \"lan\", mac = \"02:00:00:00:00:01\" },\n{ name = \"lan\", mac = \"02:00:00:00:00:01\" }]",
+    );
+    assert_eq!(
+        twice,
+        "site.toml:20: mac = \"02:00:00:00:00:01\": a port of db on the network \"lan\" has it; each needs its own"
+    );
+    let own = switch::Mac(made);
+    let other = with("network = \"lan\"").replacen(
+        "vcpus = 2",
+        &format!("vcpus = 2\nnetwork = {{ name = \"lan\", mac = \"{own}\" }}"),
+        1,
+    );
+    let other = mistakes(&other);
+    assert!(
+        other.contains(&format!(
+            "20: its address would be {own}, which a port of web on the network \"lan\" has; give it one"
+        )),
+        "{other}"
+    );
+    assert_eq!(ports("network = [{ name = \"lan\", mac = \"02:00:00:00:00:01\" }, { name = \"dmz\", mac = \"02:00:00:00:00:01\" }]").len(), 2);
+    let many = said(&format!("network = [{}]", ["\"lan\""; 5].join(", ")));
+    assert!(many.contains("19: network: 5 ports; a VM has at most 4"), "{many}");
+    assert!(said("network = 3").contains("19: network = 3: not a table"));
+    assert!(said("network = \"LAN\"").contains("a network's name is 1 to 32 of a-z, 0-9 and -"));
+    for mtu in ["575", "65536", "\"9000\""] {
+        let said = mistakes(&with("").replace("mtu = 9000", &format!("mtu = {mtu}")));
+        assert!(said.contains("it must be a whole number from 576 to 65535"), "{said}");
+    }
+    let again = mistakes(&with("").replace("\"dmz\"", "\"lan\""));
+    assert!(again.contains("name = \"lan\": another network has the same name; each needs its own"), "{again}");
+    assert!(
+        mistakes(&format!("{GOOD}[network]\nname = \"lan\"\n")).contains("not a list of tables; write [[network]]")
+    );
+}
+
 #[test]
 fn parts_of_the_hosts_disks() {
     let with = |keys: &str| GOOD.replace("weight = 200", keys);
@@ -536,7 +609,7 @@ fn plain(lines: &str) -> String {
     let is_there = |key: &str| lines.lines().any(|line| line.split(' ').next() == Some(key));
     let required: Vec<_> =
         required.iter().filter(|(key, _)| !is_there(key)).map(|(k, v)| format!("{k} = {v}")).collect();
-    format!("[[vm]]\n{}\n{lines}\n", required.join("\n"))
+    format!("[[network]]\nname = \"lan\"\n[[vm]]\n{}\n{lines}\n", required.join("\n"))
 }
 
 /// What a key of the VM's table needs, as lines.
@@ -588,7 +661,8 @@ fn the_page_has_a_line_for_each_key() {
     let page = super::page();
     for key in super::keys::TABLES.iter().flat_map(|table| table.keys) {
         let line = format!("| `{}` | {} |", key.name, key.form.described());
-        assert_eq!(page.lines().filter(|other| other.starts_with(&line)).count(), 1, "{line}");
+        let says = |other: &&str| other.starts_with(&line) && other.contains(key.says);
+        assert_eq!(page.lines().filter(says).count(), 1, "{line}");
     }
     assert!(page.contains("| `vcpus` | a whole number from 1 to 8 | a mistake | `2` | "), "{page}");
     assert!(

@@ -17,6 +17,10 @@ pub(super) enum Text {
     Serial,
     /// The name of a host's disk.
     HostDisk,
+    /// A network's name.
+    Network,
+    /// A station's address.
+    Mac,
 }
 
 /// QEMU's models with an EL2 that is AArch64, as of version 11.1; a newer QEMU is asked about others.
@@ -45,6 +49,11 @@ impl Text {
             Self::Path => "a path, relative to the folder of the site file".to_owned(),
             Self::Serial => bundle::VmProblem::Serial.to_string(),
             Self::HostDisk => bundle::VmProblem::HostDisk.to_string(),
+            Self::Network => bundle::VmProblem::Network.to_string(),
+            Self::Mac => {
+                "an address is one of a single station, six pairs of hexadecimal digits: \"52:54:00:12:34:56\""
+                    .to_owned()
+            }
             Self::CommandLine => format!("a command line is one line of at most {} bytes", bundle::MAX_CMDLINE),
         }
     }
@@ -60,10 +69,24 @@ impl Text {
             Self::Path => true,
             Self::Serial => bundle::check_serial(text).is_ok(),
             Self::HostDisk => bundle::check_host_disk(text).is_ok(),
+            Self::Network => bundle::check_name(text).is_ok(),
+            Self::Mac => mac(text).is_some_and(|mac| bundle::check_mac(mac).is_ok()),
             Self::CommandLine => text.len() <= bundle::MAX_CMDLINE && !text.contains(['\0', '\n', '\r']),
         };
         if good { Ok(()) } else { Err(self.range()) }
     }
+}
+
+/// An address as six pairs of hexadecimal digits with colons between them.
+pub(super) fn mac(text: &str) -> Option<[u8; 6]> {
+    let mut mac = [0; 6];
+    let mut pairs = text.split(':');
+    for byte in &mut mac {
+        let pair =
+            pairs.next().filter(|pair| pair.len() == 2 && pair.bytes().all(|digit| digit.is_ascii_hexdigit()))?;
+        *byte = u8::from_str_radix(pair, 16).ok()?;
+    }
+    pairs.next().is_none().then_some(mac)
 }
 
 /// A model, possibly with properties: `max,pauth-qarma3=on`. Those that QEMU takes and that leave no CPU for a hypervisor are refused

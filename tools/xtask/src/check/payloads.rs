@@ -6,9 +6,9 @@
 
 use super::Tally;
 use crate::compile::{self, Image};
-use crate::disk;
 use crate::tree::Tree;
 use crate::trial::Trial;
+use crate::{disk, net};
 use abi::bundle::{Calls, Coherency, Group, Quota, Time, TimeSource};
 use abi::watchdog::Action;
 use anyhow::Result;
@@ -236,6 +236,9 @@ fn usual(image: &Image, model: &str, options: &str) -> Trial {
         // What `quota` on its command line means to it.
         vm.doors.quota = Quota { channels: 8, message: 61_000, keys: 7, store: 128 << 10, log: 1024 };
         vm.doors.user_calls = Calls::only(&[Group::Rpc, Group::Hardware, Group::Own]);
+    }
+    if image.name == "net" {
+        vm.ports = net::ports();
     }
     if image.name == "virtio" {
         vm.disks = disk::of(&disk::beside(&image.path));

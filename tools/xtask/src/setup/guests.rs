@@ -26,6 +26,8 @@ pub(crate) struct Kernel {
     modules: &'static [&'static str],
     /// As well, in an archive of their own, for guests that have disks: others boot without these.
     disk_modules: &'static [&'static str],
+    /// And for guests that have networks.
+    net_modules: &'static [&'static str],
 }
 
 /// The drivers of virtio, its entropy device, the power button, and the Generic Watchdog.
@@ -37,10 +39,14 @@ const DUMMY_NETWORK: &[&str] = &["dummy"];
 /// Virtio's disks, for a kernel that has its rings, and a file system, in itself.
 const DISKS: &[&str] = &["virtio_mmio", "virtio_blk"];
 
+/// Virtio's network devices, for such a kernel, and what their driver needs, in the order of their names.
+const NETS: &[&str] = &["failover", "net_failover", "virtio_mmio", "virtio_net"];
+
 /// All the kernels. That of the backports is the first of Debian's that finds VMClock in a device tree (from Linux 7.0 on).
 pub(crate) const KERNELS: [Kernel; 6] = [
     Kernel {
         disk_modules: DISKS,
+        net_modules: NETS,
         ..kernel("linux-6.12-cloud", "trixie", "linux-image-cloud-arm64", Extent::Demo, DUMMY_NETWORK)
     },
     kernel("linux-6.12", "trixie", "linux-image-arm64", Extent::All, DRIVERS),
@@ -57,7 +63,7 @@ const fn kernel(
     extent: Extent,
     modules: &'static [&'static str],
 ) -> Kernel {
-    Kernel { name, suite, package, extent, modules, disk_modules: &[] }
+    Kernel { name, suite, package, extent, modules, disk_modules: &[], net_modules: &[] }
 }
 
 /// Where the initramfs is.
@@ -167,8 +173,12 @@ fn is_there(tree: &Tree, kernel: &Kernel) -> bool {
 
 /// The archives of a kernel's modules: which are in it, and where it is.
 fn archives(tree: &Tree, kernel: &Kernel) -> impl Iterator<Item = (&'static [&'static str], PathBuf)> {
-    let disks = modules(tree, kernel.name).with_file_name("disks.cpio");
-    let all = [(kernel.modules, modules(tree, kernel.name)), (kernel.disk_modules, disks)];
+    let beside = |name| modules(tree, kernel.name).with_file_name(name);
+    let all = [
+        (kernel.modules, modules(tree, kernel.name)),
+        (kernel.disk_modules, beside("disks.cpio")),
+        (kernel.net_modules, beside("net.cpio")),
+    ];
     all.into_iter().filter(|(names, _)| !names.is_empty())
 }
 
