@@ -81,8 +81,9 @@ impl HostsDisk {
         self.serial.get(..end).unwrap_or_default()
     }
 
-    /// Takes note of what the device has answered. Says whether it has done something, or still has something to do.
-    fn attend(&self) -> bool {
+    /// Takes note of what the device has answered. Says whether it has done something, or still has something to do. Whose requests
+    /// these were pays for what the thread has done since `paid_until`, by its own clock.
+    fn attend(&self, paid_until: &mut u64) -> bool {
         let now = sysreg::cntpct_el0();
         let (mut is_busy, mut waiting, mut why) = (false, 0_u64, None);
         let mut state = self.state.lock();
@@ -113,7 +114,11 @@ impl HostsDisk {
         if let Some(why) = why {
             log::error!("the host's disk virtio{} is not used any more: {why}", self.number);
         }
-        vm::all().filter(|vm| waiting >> vm.id.0 & 1 != 0).for_each(go_on);
+        let payers = || vm::all().filter(|vm| waiting >> vm.id.0 & 1 != 0);
+        let now = sched::own_run_time();
+        let share = now.saturating_sub(core::mem::replace(paid_until, now)) / u64::from(waiting.count_ones().max(1));
+        payers().for_each(|vm| vm.console.owe(share));
+        payers().for_each(go_on);
         is_busy
     }
 }
@@ -244,10 +249,13 @@ fn disks() -> impl Iterator<Item = &'static HostsDisk> {
 
 fn run(_: usize) -> ! {
     unmask_irqs();
+    // This thread has a weight of its own, and guests choose how much it does: so they pay for it, as they do for the consoles'
+    // (`link/dues.rs`), where a vCPU goes on with what was answered. What was woken up for and found nobody's is the next one's.
+    let mut paid_until = sched::own_run_time();
     loop {
         // Before the look: whoever begins something behind it finds that nobody watches, and wakes this thread.
         IS_WATCHED.store(false, Ordering::Relaxed);
-        let is_busy = disks().fold(false, |is_busy, disk| disk.attend() | is_busy);
+        let is_busy = disks().fold(false, |is_busy, disk| disk.attend(&mut paid_until) | is_busy);
         let until = is_busy.then(|| {
             IS_WATCHED.store(true, Ordering::Relaxed);
             Ticks(sysreg::cntpct_el0().saturating_add(host::ticks(LOOK_SECONDS * 1_000_000)))
