@@ -79,9 +79,9 @@ impl SavedEnclaveDevice {
         if (self.interrupts | self.masked) & !interrupt::ALL != 0 {
             return Err(Unfit("the enclave device has interrupts that there are not"));
         }
-        if !self.waiting && (self.waiting_cookie, self.waiting_status, self.waiting_length) != (0, 0, 0)
-            || !self.waiting && (self.waiting_value, self.waiting_enclave) != (0, 0)
-        {
+        let is_empty = (self.waiting_cookie, self.waiting_status, self.waiting_length) == (0, 0, 0)
+            && (self.waiting_value, self.waiting_enclave) == (0, 0);
+        if !self.waiting && !is_empty {
             return Err(Unfit("no completion of the enclave device waits, and it has contents"));
         }
         Ok((commands, completions))
