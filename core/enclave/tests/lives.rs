@@ -79,7 +79,7 @@ fn measured(world: &World) -> [u8; 32] {
 }
 
 fn status(completion: EnclaveCompletion) -> EnclaveStatus {
-    EnclaveStatus::from_number(completion.status).unwrap()
+    EnclaveStatus::from_number(completion.status).expect("a status")
 }
 
 /// What a guest does with one enclave, and all that it is told. The same commands for each mechanism.
@@ -166,7 +166,7 @@ impl EnclaveTrace for Lines {
             Traced::Completed(completion) => format!("completed: {completion:x?}"),
             Traced::Interrupt => "interrupt".into(),
         };
-        self.0.lock().unwrap().push(line);
+        self.0.lock().expect("no poison").push(line);
     }
 }
 
@@ -174,7 +174,7 @@ impl EnclaveTrace for Lines {
 fn traced<B: EnclaveBackend>(backend: B) -> String {
     let lines = Lines::default();
     life(&mut Driver::new(EnclaveDevice::traced(backend, lines.clone()), 4));
-    let lines = lines.0.lock().unwrap();
+    let lines = lines.0.lock().expect("no poison");
     let mut parts = 0;
     let mut text = String::new();
     for line in lines.iter() {
@@ -195,9 +195,9 @@ fn traced<B: EnclaveBackend>(backend: B) -> String {
 fn compare(name: &str, text: &str) {
     let path = format!("{}/tests/traces/{name}.txt", env!("CARGO_MANIFEST_DIR"));
     if std::env::var_os("WRITE_TRACES").is_some() {
-        std::fs::write(&path, text).unwrap();
+        std::fs::write(&path, text).expect("a folder");
     }
-    let file = std::fs::read_to_string(&path).unwrap();
+    let file = std::fs::read_to_string(&path).expect("a trace");
     for (number, (line, in_file)) in text.lines().zip(file.lines()).enumerate() {
         assert_eq!(line, in_file, "{path}, line {}", number + 1);
     }

@@ -9,14 +9,14 @@ use croft::operate::{self, LogLines, Meanwhile};
 use croft::output::{self, Written, is_same_file};
 use croft::run::{self, Request};
 use croft::saved::SavedError;
-use croft::session::{PortBus, status};
+use croft::session::status;
 use croft::site::{Site, SiteError};
 use croft::{bundle, dump, moment, printable, size, statistics};
 use std::io::{ErrorKind, IsTerminal, Write};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 const STATUSES: &str = "Exit status:
     0    all is well; with --until-stopped: every VM powered itself off

@@ -14,10 +14,6 @@ use crate::{SavedMachine, SavedVm, bounds};
 
 /// What was read.
 #[derive(Clone, Debug)]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "what is larger still is boxed; of this there is one at a time, where it was read"
-)]
 pub enum Section<'a> {
     /// What the VM is.
     Vm(Boxed<Description<'a>>),
