@@ -46,6 +46,8 @@ pub const TIMER_BASE: u64 = 0x0913_0000;
 const GENERATION: Ipa = Ipa(0x0914_0000);
 /// The clock page, likewise: memory that the guest can only read, and a device that answers where it writes.
 pub const CLOCK_PAGE: Ipa = Ipa(0x0915_0000);
+/// The enclave device, likewise.
+const ENCLAVE: Ipa = Ipa(0x0916_0000);
 const PERIPHERAL_SIZE: u64 = 0x1000;
 const VIRTIO: Ipa = Ipa(0x0a00_0000);
 const VIRTIO_FIRST_SPI: u32 = 16;
@@ -65,6 +67,8 @@ pub struct Spec<'a> {
     pub virtio: &'a [VirtioKind],
     /// Whether it has the Generic Watchdog of Arm's Base System Architecture.
     pub generic_watchdog: bool,
+    /// Whether it has the enclave device.
+    pub enclave: bool,
     /// The frequency of the guest's counter.
     pub counter_frequency: Hz,
     /// Which counter and timers the guest is told of.
@@ -144,6 +148,8 @@ pub enum DeviceKind {
     Generation,
     /// VMClock: the page that tells what time it is by the guest's counter.
     ClockPage,
+    /// The enclave device.
+    Enclave,
     /// A virtio device behind the MMIO transport.
     Virtio(VirtioKind),
     /// The virtio-mmio transports without a device, all in one frame. Not in the tree.
@@ -163,6 +169,7 @@ impl DeviceKind {
             | Self::GenericWatchdog
             | Self::Timer
             | Self::Generation
+            | Self::Enclave
             | Self::Virtio(_)
             | Self::VacantVirtio => false,
         }
@@ -430,6 +437,9 @@ fn virt(spec: Spec<'_>) -> Vec<Row> {
     }
     rows.push(Row::simple(DeviceKind::Generation, peripheral(GENERATION), Some(Wire::spi(14, Trigger::Edge))));
     rows.push(Row::simple(DeviceKind::ClockPage, peripheral(CLOCK_PAGE), Some(Wire::spi(15, Trigger::Edge))));
+    if spec.enclave {
+        rows.push(Row::simple(DeviceKind::Enclave, peripheral(ENCLAVE), Some(level(11))));
+    }
     for (number, &kind) in spec.virtio.iter().enumerate() {
         let line = Wire::spi(VIRTIO_FIRST_SPI + number as u32, Trigger::Edge);
         rows.push(Row::simple(DeviceKind::Virtio(kind), transports(number, 1), Some(line)));

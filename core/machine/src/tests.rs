@@ -31,6 +31,7 @@ const SPEC: Spec<'static> = Spec {
     ipa_bits: 40,
     virtio: &[VirtioKind::Console, VirtioKind::Entropy],
     generic_watchdog: false,
+    enclave: false,
     counter_frequency: Hz(62_500_000),
     timers: Timers::Cpu,
 };
@@ -257,6 +258,7 @@ fn there_may_be_two_of_each_kind() {
             }
             DeviceKind::Generation => "vmgenid",
             DeviceKind::ClockPage => "ptp",
+            DeviceKind::Enclave => "enclave",
             DeviceKind::Virtio(_) => "virtio_mmio",
         };
         let node = find(tree, &format!("/{name}@{:x}", row.start().0));

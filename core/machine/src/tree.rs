@@ -9,6 +9,7 @@ use crate::plan::MAX_FRAMES;
 use crate::{DISTRIBUTOR, DeviceKind, MachinePlan, Row, Timers, Wire};
 use abi::bundle::MAX_CMDLINE;
 use abi::calls::arm;
+use abi::enclave::COMPATIBLE;
 use alloc::vec::Vec;
 use arrayvec::{ArrayString, ArrayVec};
 use core::fmt::{self, Write};
@@ -285,6 +286,10 @@ fn write_device(root: &mut Writer, plan: &MachinePlan, row: &Row, handle: u32) {
         DeviceKind::ClockPage => root.node(&device_name("ptp", row), |page| {
             write_place(page, row);
             page.text("compatible", "amazon,vmclock");
+        }),
+        DeviceKind::Enclave => root.node(&device_name("enclave", row), |enclave| {
+            write_place(enclave, row);
+            enclave.text("compatible", COMPATIBLE);
         }),
         DeviceKind::Virtio(_) => root.node(&device_name("virtio_mmio", row), |transport| {
             transport.flag("dma-coherent");

@@ -93,8 +93,8 @@ impl Kind {
     const fn version(self) -> u16 {
         match self {
             // 2: what becomes of the time away. 3: whether it starts with its host. 4: disks. 5: what is written to them. 6: disks of the
-            // host's. 7: networks.
-            Self::Vm => 7,
+            // host's. 7: networks. 8: whether it has the enclave device.
+            Self::Vm => 8,
             Self::Machine => SavedMachine::VERSION,
             Self::State => SavedVm::VERSION,
             Self::Moment | Self::Memory | Self::End => 1,

@@ -16,6 +16,7 @@ use devices::{
     Bus, ClockPage, Device, ErasedFlash, GenerationId, GenericWatchdog, MemoryTimer, Outside, POWER_BUTTON_PIN, Pl031,
     Pl061, Slot, Stream, Uart, Wired,
 };
+use enclave::{ByIsolation, EnclaveDevice};
 use machine::{DeviceKind, MachinePlan, Row, TIMER_BASE, UART_BASE, VirtioKind};
 use units::Ipa;
 use virtio::block::host::Backend;
@@ -62,6 +63,7 @@ pub struct Devices<H: Holder> {
     console: Option<H::Held<Mmio<Console>>>,
     nets: Vec<H::Held<Mmio<Net<H::Link>>>>,
     clock_pages: Vec<H::Held<ClockPage<Fill>>>,
+    enclaves: Option<H::Held<EnclaveDevice<ByIsolation>>>,
 }
 
 /// Why there cannot be the devices of a plan.
@@ -92,7 +94,7 @@ impl<H: Holder> Devices<H> {
     ) -> Result<Self, NoDevices> {
         let (mut disks, mut nets) = (disks.into_iter(), nets.into_iter());
         let mut held_nets = Vec::new();
-        let (mut uart, mut quick_timer, mut gpio, mut console) = (None, None, None, None);
+        let (mut uart, mut quick_timer, mut gpio, mut console, mut enclaves) = (None, None, None, None, None);
         let (mut generic_watchdogs, mut timers, mut clock_pages) = (Vec::new(), Vec::new(), Vec::new());
         let mut slots = Vec::new();
         for (slot, row) in plan.rows().iter().enumerate() {
@@ -132,6 +134,11 @@ impl<H: Holder> Devices<H> {
                     clock_pages.push(held);
                     slot
                 }
+                DeviceKind::Enclave => {
+                    let (held, slot) = place.hold::<H, _>(EnclaveDevice::new(ByIsolation));
+                    enclaves.get_or_insert(held);
+                    slot
+                }
                 DeviceKind::Virtio(VirtioKind::Console) if console.is_none() => {
                     let (held, slot) = place.hold::<H, _>(Mmio::new(Console::connected(Stream::Virtio)));
                     console = Some(held);
@@ -161,6 +168,7 @@ impl<H: Holder> Devices<H> {
             console,
             nets: held_nets,
             clock_pages,
+            enclaves,
         })
     }
 
@@ -192,6 +200,11 @@ impl<H: Holder> Devices<H> {
     #[inline(always)]
     pub fn timers(&self) -> &[H::Held<MemoryTimer>] {
         &self.timers
+    }
+
+    /// The first enclave device: enclaves of another one are never let run.
+    pub const fn enclaves(&self) -> Option<&H::Held<EnclaveDevice<ByIsolation>>> {
+        self.enclaves.as_ref()
     }
 
     /// Input for the UART. What does not fit is lost, as on a real line.

@@ -52,6 +52,8 @@ pub const RECORD: u64 = 320;
 /// Tables of a VM beside those for its RAM: the root's two frames, two for the page of records of stolen time and the clock page,
 /// these pages, and what waits to be freed until the TLBs have forgotten it.
 const TABLES: u64 = 6 + 16;
+/// Tables of the enclaves that a VM may have: of each the root's two frames, two above its pages, and one for each of its blocks.
+const ENCLAVES: u64 = abi::enclave::MAX_ENCLAVES as u64 * (2 + 2 + abi::enclave::MAX_BLOCKS as u64);
 /// Frames of a thread: its stack, and its part of the table that maps it.
 const THREAD: u64 = STACK / PAGE_SIZE + 1;
 /// Frames of a CPU: two stacks, its area, its start record, its top-level table and three below.
@@ -103,7 +105,8 @@ impl Share {
     #[must_use]
     pub fn of<Text, File, Program>(vm: &Vm<Text, File, Program>) -> Self {
         let blocks = vm.memory.div_ceil(BLOCK_SIZE);
-        let frames = TABLES + vm.memory.div_ceil(GIGABYTE) + blocks;
+        let enclaves = if vm.enclave { ENCLAVES } else { 0 };
+        let frames = TABLES + enclaves + vm.memory.div_ceil(GIGABYTE) + blocks;
         // What is written to its disks is as much its memory, which no table shows it.
         let changes = vm.disks.changes().div_ceil(BLOCK_SIZE);
         let service = if vm.doors.vmware { Limits::of(&vm.doors.quota).most_memory() as u64 } else { 0 };
@@ -263,6 +266,14 @@ mod tests {
         (open.doors.vmware, open.doors.quota) = (true, Quota { store: 8 << 20, ..Quota::USUAL });
         let heap = |vm: &_| Needs::of(std::iter::once(Share::of(vm)), 1, 1 << 30, 0).heap;
         assert!(heap(&open) >= heap(&closed) + 16 * MIB, "what a guest may store is set aside twice");
+    }
+
+    /// Those of 978 MiB fit into a block beside the others; with those of enclaves they do not.
+    #[test]
+    fn tables_of_enclaves_are_counted() {
+        let bare = vm(978 * MIB, 1);
+        let with = Vm { enclave: true, ..bare };
+        assert_eq!((Share::of(&bare).tables, Share::of(&with).tables), (2 * MIB, 4 * MIB));
     }
 
     #[test]

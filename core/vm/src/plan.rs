@@ -43,6 +43,7 @@ pub fn machine<Text: AsRef<str>, File, Program>(
         ipa_bits: IPA_BITS,
         virtio: virtio.get(..count).unwrap_or(&virtio),
         generic_watchdog: config.doors.generic_watchdog,
+        enclave: config.enclave,
         counter_frequency: counter.frequency,
         timers: timers(config.time.source, counter.shown),
     })

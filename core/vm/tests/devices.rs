@@ -145,6 +145,7 @@ fn twice() -> MachinePlan {
         ipa_bits: IPA_BITS,
         virtio: &[],
         generic_watchdog: true,
+        enclave: true,
         counter_frequency: Hz(1_000_000),
         timers: once.timers(),
     };
@@ -286,6 +287,7 @@ fn there_are_no_devices_without_a_console_the_contents_of_a_disk_or_a_port() {
         ipa_bits: IPA_BITS,
         virtio: &[],
         generic_watchdog: true,
+        enclave: true,
         counter_frequency: Hz(1_000_000),
         timers: plan.timers(),
     };

@@ -13,6 +13,7 @@ mod bytes;
 pub mod cache;
 pub mod clock;
 pub mod crash;
+pub mod enclave;
 pub mod firmware;
 pub mod gic;
 pub mod heap;

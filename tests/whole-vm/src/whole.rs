@@ -145,7 +145,7 @@ pub(crate) fn devices(plan: &MachinePlan) -> Devices {
 
 /// Where the second device of a kind is, whose SPI, of the first of its lines, is that beside it. The second frame is behind the
 /// first one.
-pub const TWINS: [(DeviceKind, u64, u32); 11] = [
+pub const TWINS: [(DeviceKind, u64, u32); 12] = [
     (DeviceKind::Pl011, 0x0b00_0000, 64),
     (DeviceKind::Pl031, 0x0b01_0000, 65),
     (DeviceKind::Pl061, 0x0b02_0000, 66),
@@ -153,6 +153,7 @@ pub const TWINS: [(DeviceKind, u64, u32); 11] = [
     (DeviceKind::Timer, 0x0b04_0000, 68),
     (DeviceKind::Generation, 0x0b05_0000, 70),
     (DeviceKind::ClockPage, 0x0b06_0000, 71),
+    (DeviceKind::Enclave, 0x0b0b_0000, 76),
     (DeviceKind::Virtio(VirtioKind::Console), 0x0b07_0000, 72),
     (DeviceKind::Virtio(VirtioKind::Entropy), 0x0b08_0000, 73),
     (DeviceKind::Virtio(VirtioKind::Block), 0x0b09_0000, 74),
@@ -163,6 +164,7 @@ pub const TWINS: [(DeviceKind, u64, u32); 11] = [
 fn plan(policy: Doors) -> MachinePlan {
     let config: abi::bundle::Vm<&str, &[u8], ()> = abi::bundle::Vm {
         vcpus: VCPUS,
+        enclave: true,
         disks: Disks::of([Disk { backend: Backend::Image { image: IMAGE, changes: CHANGES }, serial: SERIAL }])
             .unwrap_or_default(),
         ports: Ports::of([Port { network: "lan", vlan: 0, mac: mac(0), mtu: 1500 }]).unwrap_or_default(),
@@ -190,6 +192,7 @@ fn plan(policy: Doors) -> MachinePlan {
         ipa_bits: IPA_BITS,
         virtio: &[],
         generic_watchdog: true,
+        enclave: true,
         counter_frequency: HOST,
         timers: first.timers(),
     };

@@ -53,7 +53,7 @@ macro_rules! kinds {
 }
 
 kinds! {
-    twice: Pl011 Pl031 Pl061 GenericWatchdog Timer Generation ClockPage;
+    twice: Pl011 Pl031 Pl061 GenericWatchdog Timer Generation ClockPage Enclave;
     of virtio: Console Entropy Block Net;
     // They answer where there is nothing, and have neither state nor interrupts.
     once: Flash VacantVirtio

@@ -21,6 +21,7 @@ pub const fn largest<'a, File: Copy, Program: Copy>(
         weight: 60_000,
         affinity: u64::MAX - 1,
         autostart: false,
+        enclave: true,
         pause_stops_time: true,
         time: Time { frequency: u32::MAX, rate: u32::MAX - 1, source: TimeSource::Mmio, away: TimeAway::Freeze },
         coherency: Coherency::Strict,

@@ -93,6 +93,8 @@ vm! {
     affinity: u64 = ANY_CPU;
     /// It starts with the host; one that does not is off until the operator starts it, or restores a saved VM in its place.
     autostart: bool = true;
+    /// It has the enclave device.
+    enclave: bool = false;
     /// While it is paused its counters stand still too.
     pause_stops_time: bool = false;
     /// The frequency of its counters, and how fast its time passes.

@@ -18,6 +18,7 @@ fn plan(memory: u64) -> MachinePlan {
         ipa_bits: 40,
         virtio: &[],
         generic_watchdog: false,
+        enclave: false,
         counter_frequency: Hz(1_000_000),
         timers: Timers::Cpu,
     })

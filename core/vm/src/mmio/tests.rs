@@ -69,6 +69,7 @@ impl Fake {
             ipa_bits: 40,
             virtio: &[],
             generic_watchdog: false,
+            enclave: false,
             counter_frequency: Hz(1_000_000),
             timers: machine::Timers::Cpu,
         };

@@ -9,6 +9,8 @@ use crate::vm::devices::Wait;
 /// as a VM has only so many.
 const TURNS: u32 = 64;
 
+mod enclave;
+
 impl Vcpu {
     /// Goes on with the devices' work that it has begun, on its thread's own time, which may be preempted between two pieces.
     #[inline(never)]
@@ -20,6 +22,12 @@ impl Vcpu {
             match wait {
                 Wait::Memory(missing) => {
                     vm.touch(missing);
+                }
+                Wait::Enclave => {
+                    if let Some(next) = self.run_enclave() {
+                        wait = next;
+                        continue;
+                    }
                 }
                 Wait::Turn if turns == 0 => break,
                 Wait::Turn => turns -= 1,

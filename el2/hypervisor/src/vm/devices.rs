@@ -23,6 +23,7 @@ use ::vm::devices::{Deadlines, Fill, Holder, Keeper};
 use abi::bundle::{Backend, Bundle, VmConfig};
 use clock::GuestTicks;
 use devices::{Access, AccessSize, Bus, Change, Device, MemoryTimer, Outside, Slot, Wired};
+use enclave::{EnclaveRun, Leave};
 use hw::sync::{PreemptGuard, PreemptLock};
 use machine::MachinePlan;
 use switch::Counters;
@@ -44,6 +45,8 @@ pub(crate) enum Wait {
     Turn,
     /// The guest's memory to be made ready there.
     Memory(Missing),
+    /// An enclave to run.
+    Enclave,
 }
 
 impl Wait {
@@ -51,7 +54,7 @@ impl Wait {
     #[must_use]
     fn and(one: Option<Self>, other: Option<Self>) -> Option<Self> {
         match (one, other) {
-            (Some(Self::Memory(_)), _) | (_, None) => one,
+            (Some(Self::Memory(_)), _) | (_, None) | (Some(Self::Enclave), Some(Self::Turn)) => one,
             _ => other,
         }
     }
@@ -248,6 +251,20 @@ impl Devices {
             wait = Wait::and(wait, outside.wait());
         }
         wait
+    }
+
+    /// The enclave that is to run, if there is one.
+    pub(crate) fn take_enclave(&self) -> Option<EnclaveRun> {
+        self.parts.enclaves()?.wired.lock().device_quietly().take_run()
+    }
+
+    /// It has run. What the work that is left waits for, if there is any.
+    pub(crate) fn enclave_left(&self, vm: &Vm, run: &EnclaveRun, leave: Leave) -> Option<Wait> {
+        let held = self.parts.enclaves()?;
+        let outside = Surroundings::of(vm, held.slot);
+        held.wired.lock().work(&outside, |device| device.left(run, leave, &outside));
+        vm.refresh(outside.concerned());
+        outside.wait()
     }
 
     /// The UART's flag register, for the short path of an exit; `None` while the UART waits for the console's thread, or somebody

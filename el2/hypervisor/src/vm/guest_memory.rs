@@ -33,9 +33,11 @@ use units::{BLOCK_SIZE, Ipa, PAGE_SIZE, Pa, Range, VmId};
 use crate::host::memory;
 
 mod coming;
+mod enclaves;
 mod hold;
 
 use coming::Coming;
+use enclaves::Enclaves;
 use hold::{Hold, Kept};
 
 /// What can be wrong with an access to a guest's RAM, or with getting it.
@@ -47,6 +49,8 @@ pub(crate) enum RamError {
     NotReady(Missing),
     /// A piece of RAM that is not to come, or not so.
     NotToCome(Ipa),
+    /// It was RAM, and is an enclave's.
+    Taken(Ipa),
     /// Some of it is still to come.
     StillToCome,
     /// The host has not enough memory.
@@ -62,6 +66,7 @@ impl fmt::Display for RamError {
         match self {
             Self::Outside(ipa) => write!(f, "{ipa} is not in the VM's RAM"),
             Self::NotToCome(ipa) => write!(f, "what comes for {ipa} is not what is still to come there"),
+            Self::Taken(ipa) => write!(f, "{ipa} is an enclave's"),
             Self::StillToCome => f.write_str("some of its memory is still to come"),
             Self::NotReady(missing) => write!(f, "{} is not ready yet", missing.at),
             Self::Frames(error) => write!(f, "memory: {error}"),
@@ -111,6 +116,8 @@ pub(crate) struct GuestRam {
     copied: u64,
     /// Some of it is still to come.
     coming: Option<Coming>,
+    /// Who has what was taken of it.
+    enclaves: Enclaves,
 }
 
 /// Which of a guest's pages are executable, and what was done for that.
@@ -148,6 +155,8 @@ enum State {
     Hidden,
     /// Its contents are the guest's, and come by pieces: a bit says of each of the 32 whether it is there by now.
     ToCome(u32),
+    /// It is an enclave's.
+    Taken,
 }
 
 /// How far [`GuestRam::prepare`] has come.
@@ -244,6 +253,7 @@ impl GuestRam {
             hold: None,
             copied: 0,
             coming: None,
+            enclaves: Enclaves::default(),
         }
     }
 
@@ -396,8 +406,10 @@ impl GuestRam {
         off.annex.iter_mut().for_each(|block| block.kept = Kept::Nothing);
         off.hold = None;
         off.coming = None;
+        let enclaves = mem::take(&mut off.enclaves);
         (off.mapped, off.executable) = (0, 0);
         drop(off);
+        enclaves.destroy(vm);
         // This also makes the CPUs forget what they know of the VMID, and so it comes before the caller gives the blocks to others: the VM's
         // next life has the same one.
         if let Some(tables) = tables {
@@ -437,7 +449,7 @@ impl GuestRam {
         let block = self.block(self.index(ipa)).ok_or(RamError::Outside(ipa))?;
         let missing = Missing { at: ipa, what };
         if !block.is_ready(what) && !self.is_piece_ready(block, missing) {
-            return Err(RamError::NotReady(missing));
+            return Err(if block.state == State::Taken { RamError::Taken(ipa) } else { RamError::NotReady(missing) });
         }
         Ok(Pa(block.pa.0 + ipa.0.wrapping_sub(self.range.start.0) % BLOCK_SIZE))
     }
@@ -540,6 +552,7 @@ impl GuestRam {
             State::Untouched | State::Hidden => BLOCK_SIZE,
             State::Zeroing(bytes) => bytes.into(),
             State::ToCome(came) => return self.prepare_piece(ipa, came),
+            State::Taken => return Err(RamError::Taken(ipa)),
         };
         if zeroed < BLOCK_SIZE {
             memory::zero_piece(owner, block.pa, zeroed).map_err(RamError::Frames)?;

@@ -50,7 +50,7 @@ use crate::output::buffers::VmConsole;
 use crate::output::log_sink::Line;
 use crate::sched;
 use crate::vm::devices::Devices;
-use crate::vm::guest_memory::{GuestRam, Missing, Use};
+use crate::vm::guest_memory::{GuestRam, Missing, RamError, Use};
 use alarm::Alarm;
 use doors::Doors;
 use handle::{VcpuHandle, request};
@@ -449,6 +449,7 @@ impl Vm {
         let result = match allowed {
             Ok(Allowed::Now { crowded: true, .. }) => GuestRam::promote(&self.ram, ipa, point).map(|()| Allowance::Now),
             Ok(Allowed::Now { .. }) => Ok(Allowance::Now),
+            Ok(Allowed::Unmapped) if self.ram.lock().is_taken(ipa) => Ok(Allowance::Never),
             // Unmapped again: the VM is being taken apart.
             Ok(Allowed::Already | Allowed::Unmapped) if touched == Touched::Before => Ok(Allowance::Already),
             Ok(Allowed::Already | Allowed::Unmapped) => Ok(Allowance::Now),
@@ -470,6 +471,8 @@ impl Vm {
         match GuestRam::make_ready(&self.ram, missing) {
             Ok(true) => {}
             Ok(false) => self.stall(missing),
+            // Nothing will come of it: whoever asks finds out.
+            Err(RamError::Taken(_)) => return Touched::Before,
             Err(error) => self.stop(Stop::Crashed(sentence!("no memory at {}: {error}", missing.at))),
         }
         Touched::Now

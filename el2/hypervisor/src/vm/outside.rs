@@ -6,6 +6,7 @@
 use core::cell::Cell;
 
 use clock::GuestTicks;
+use devices::memory::Isolation;
 use devices::{Moment, Outside, Request, Stream};
 use log::Level;
 use machine::{DeviceKind, Row};
@@ -15,7 +16,7 @@ use virtio::{Fault, GuestMemory, VirtioKind};
 
 use crate::vm::Vm;
 use crate::vm::devices::Wait;
-use crate::vm::guest_memory::{GuestRam, Missing, RamError};
+use crate::vm::guest_memory::{GuestRam, RamError};
 use crate::vm::watchdog;
 
 /// What a device may do to the guest's memory under its lock, in instructions, about: whoever comes before the guest waits for
@@ -27,6 +28,8 @@ const READING: u32 = 150;
 const STORING: u32 = 500;
 /// A byte: it is copied up to three times, and some are random.
 const BYTE: u32 = 2;
+/// A byte for an enclave: it is measured, too.
+const MEASURING: u32 = 25;
 /// So many bytes of a disk or a frame are as much as one instruction: they are only copied, 64 by thirteen.
 const BYTES_OF_A_DISK: u32 = 4;
 /// What a frame that arrives may cost for each of its bytes, beside a usual share: buffers may be small.
@@ -78,7 +81,7 @@ impl<'a> Surroundings<'a> {
                 slot: Cell::new(slot),
                 left: Cell::new(share),
                 is_refused: Cell::new(false),
-                missing: Cell::new(None),
+                wants: Cell::new(None),
             },
             concerned: Cell::new(VcpuSet::EMPTY),
             is_unfinished: Cell::new(false),
@@ -113,7 +116,7 @@ impl<'a> Surroundings<'a> {
     /// What the device's unfinished work waits for, if there is any; whoever asks has to see to it that it is gone on with.
     #[must_use]
     pub(crate) fn wait(&self) -> Option<Wait> {
-        self.is_unfinished.get().then(|| self.memory.missing.get().map_or(Wait::Turn, Wait::Memory))
+        self.is_unfinished.get().then(|| self.memory.wants.get().unwrap_or(Wait::Turn))
     }
 }
 
@@ -203,8 +206,8 @@ struct Memory<'a> {
     left: Cell<u32>,
     /// The last access was refused for now only.
     is_refused: Cell<bool>,
-    /// What is not ready, of all that was accessed.
-    missing: Cell<Option<Missing>>,
+    /// What the work waits for, if it is not another turn.
+    wants: Cell<Option<Wait>>,
 }
 
 impl Memory<'_> {
@@ -233,7 +236,7 @@ impl Memory<'_> {
         self.is_refused.set(false);
         if let Err(RamError::NotReady(missing)) = result {
             self.is_refused.set(true);
-            self.missing.set(Some(missing));
+            self.wants.set(Some(Wait::Memory(missing)));
         }
         result.map_err(|_| Fault(at))
     }
@@ -302,6 +305,24 @@ impl GuestMemory for Memory<'_> {
     fn write_annex(&self, at: u64, bytes: &[u8]) -> Result<(), Fault> {
         let cost = READING.saturating_add(self.copying(bytes));
         self.access_anyway(Ipa(at), cost, |ram| ram.write_annex(at, bytes))
+    }
+
+    fn isolate(&self, what: &Isolation<'_>) -> Result<(), Fault> {
+        let cost = match what {
+            // It is measured beside.
+            Isolation::Store { bytes, .. } => {
+                MEASURING.saturating_mul(u32::try_from(bytes.0.len()).unwrap_or(u32::MAX))
+            }
+            Isolation::Show { .. } | Isolation::Enter { .. } => STORING,
+            Isolation::Open { .. } | Isolation::Take { .. } | Isolation::Close { .. } | Isolation::Return { .. } => {
+                SPLITTING
+            }
+        };
+        self.access(Ipa(0), cost, |ram| ram.isolate(what))?;
+        if let Isolation::Enter { .. } = what {
+            self.wants.set(Some(Wait::Enclave));
+        }
+        Ok(())
     }
 
     fn is_refused_for_now(&self) -> bool {

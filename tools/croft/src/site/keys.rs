@@ -331,6 +331,14 @@ pub(super) static VM: Table = Table {
             "Whether it starts with the host. One that does not is off until `croft start`, `restore` or `clone`.",
         ),
         key(
+            "enclave",
+            Form::Flag,
+            NO,
+            ALONE,
+            "true",
+            "Whether it has the enclave device, by which its guest makes enclaves of its own memory.",
+        ),
+        key(
             "pause-stops-time",
             Form::Flag,
             NO,

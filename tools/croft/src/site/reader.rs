@@ -461,6 +461,7 @@ impl<'t> Reader<'t> {
             weight: keys.number("weight") as u16,
             affinity: keys.number("affinity"),
             autostart: keys.flag("autostart"),
+            enclave: keys.flag("enclave"),
             pause_stops_time: keys.flag("pause-stops-time"),
             time: keys.given_table("time").map_or(bundle::Time::default(), |time| bundle::Time {
                 frequency: time.number("frequency") as u32,

@@ -55,7 +55,7 @@ struct Variant {
 
 /// How doors can be, beyond all open: closed; one of them open; strict; and what shows only where a vCPU has its CPU alone,
 /// where the site file arms watchdogs, or where time is counted.
-const VARIANTS: [Variant; 12] = [
+const VARIANTS: [Variant; 13] = [
     Variant {
         payload: "smp",
         what: "each vCPU on a CPU of its own",
@@ -147,6 +147,13 @@ const VARIANTS: [Variant; 12] = [
         words: "counted rounds=2000 test=p4_a6,p4_a7,p4_a8,p4_a10",
     },
     Variant {
+        payload: "enclave",
+        what: "counted",
+        models: &["cortex-a72"],
+        change: |trial| (trial.vm.vcpus, trial.cpus, trial.icount) = (1, 1, true),
+        words: "counted test=costs",
+    },
+    Variant {
         payload: "generic-watchdog",
         what: "counted",
         models: &["max"],
@@ -228,6 +235,7 @@ fn usual(image: &Image, model: &str, options: &str) -> Trial {
     vm.doors.vmware = matches!(&*image.name, "coherency" | "doors" | "wfe" | "storm" | "scaled");
     vm.doors.wfe = matches!(&*image.name, "wfe" | "storm");
     vm.doors.generic_watchdog = image.name == "generic-watchdog";
+    vm.enclave = image.name == "enclave";
     vm.doors.watchdog_action = Action::Reset.number();
     if image.name == "coherency" {
         (vm.vcpus, vm.memory) = (4, 192 << 20);

@@ -71,7 +71,8 @@ impl GuestRam {
         let is_there = self.all_blocks().all(|block| {
             block.kept = match block.state {
                 State::Shown | State::Hidden => Kept::InPlace { is_open: false },
-                State::Untouched | State::Zeroing(_) => Kept::Zeros,
+                // What is an enclave's is not saved.
+                State::Untouched | State::Zeroing(_) | State::Taken => Kept::Zeros,
                 State::ToCome(_) => return false,
             };
             true
