@@ -63,6 +63,8 @@ __pen_start:
     isb
     mov     x0, x9
     br      x14
+    dsb     nsh
+    isb
     .global __pen_end
 __pen_end:
     .popsection

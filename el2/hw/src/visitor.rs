@@ -29,6 +29,8 @@ pen_visitor:
     dsb     sy
     add     x10, x9, #{code}
     br      x10
+    dsb     nsh
+    isb
     .popsection
     "#,
     visit = const VISIT,

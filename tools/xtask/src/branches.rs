@@ -116,7 +116,11 @@ impl Code {
                 && !name.is_empty()
                 && !name.starts_with('$')
             {
-                functions.insert(symbol.address(), (name.to_owned(), symbol.address() + symbol.size()));
+                let end = symbol.address() + symbol.size();
+                // A label at a function's start takes nothing from it.
+                if functions.get(&symbol.address()).is_none_or(|(_, known)| *known <= end) {
+                    functions.insert(symbol.address(), (name.to_owned(), end));
+                }
             }
         }
         Ok(Code { words, functions })
@@ -126,6 +130,13 @@ impl Code {
     #[cfg(test)]
     pub(crate) fn of(words: impl Iterator<Item = (u64, u32)>) -> Self {
         Self { words: words.collect(), functions: BTreeMap::new() }
+    }
+
+    /// With a function of the compiler's, for tests.
+    #[cfg(test)]
+    pub(crate) fn with_function(mut self, start: u64, end: u64) -> Self {
+        self.functions.insert(start, (String::from("compiled"), end));
+        self
     }
 
     pub(crate) fn address_of(&self, name: &str) -> Option<u64> {
@@ -150,6 +161,11 @@ impl Code {
     pub(crate) fn function(&self, at: u64) -> Option<u64> {
         let (&start, (_, end)) = self.functions.range(..=at).next_back()?;
         (*end == start || at < *end).then_some(start)
+    }
+
+    /// Whether what is at `at` is assembly: in no function of the compiler's, all of which have sizes.
+    pub(crate) fn is_assembly(&self, at: u64) -> bool {
+        self.functions.range(..=at).next_back().is_none_or(|(_, (_, end))| at >= *end)
     }
 
     fn describe(&self, at: u64, reached: &HashMap<u64, u64>) -> String {

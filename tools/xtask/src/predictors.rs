@@ -52,10 +52,40 @@ pub(crate) fn check(elf: &[u8]) -> Result<()> {
     for at in LOWER.step_by(ENTRY).map(|offset| table + offset) {
         ensure!(calls(&code, at), "the vector at {at:#x} does not call firmware");
     }
-    let returns: Vec<u64> = code.words.iter().filter(|(_, word)| **word == ERET).map(|(&at, _)| at).collect();
-    ensure!(returns.len() >= 3, "{} ERET were found", returns.len());
-    for at in returns {
-        ensure!(stops(&code, at), "the ERET at {at:#x} is not followed by DSB NSH and ISB");
+    let ends = ends(&code);
+    let returns = ends.iter().filter(|at| code.words.get(at) == Some(&ERET)).count();
+    // The vectors' three, and the ends of functions: if there are fewer, they were not recognised.
+    ensure!(returns >= 3 && ends.len() >= 9, "{returns} ERET were found, and {} ends of assembly in all", ends.len());
+    barriers(&code, &ends)
+}
+
+/// Checks that barriers stand behind each end of assembly. The image with checks has assembly of its own.
+///
+/// # Errors
+/// Names where there are none.
+pub(crate) fn check_barriers(elf: &[u8]) -> Result<()> {
+    let code = Code::read(elf)?;
+    barriers(&code, &ends(&code))
+}
+
+/// Where control leaves assembly for where a register says and does not come back: each RET, BR and ERET there is. Functions of the
+/// compiler's have none behind theirs (decision 0022), but no ERET either.
+fn ends(code: &Code) -> Vec<u64> {
+    let ends = code.words.iter().filter(|&(&at, &word)| word == ERET || is_end(word) && code.is_assembly(at));
+    let mut ends: Vec<u64> = ends.map(|(&at, _)| at).collect();
+    ends.sort_unstable();
+    ends
+}
+
+/// Whether a word is RET, BR or ERET, with or without authentication (DDI 0487 C4.1.91, "Unconditional branch (register)").
+fn is_end(word: u32) -> bool {
+    word >> 25 == 0b110_1011 && matches!(word >> 21 & 0xf, 0 | 2 | 4 | 8)
+}
+
+fn barriers(code: &Code, ends: &[u64]) -> Result<()> {
+    for &at in ends {
+        let name = code.name_at(at).unwrap_or("?");
+        ensure!(stops(code, at), "the end of {name} at {at:#x} is not followed by DSB NSH and ISB");
     }
     Ok(())
 }
@@ -127,5 +157,24 @@ mod tests {
         assert!(leads_to(&words, 0x1000, 0x1010) && !leads_to(&words, 0x1000, 0x1014));
         assert!(!leads_to(&words, 0x1004, 0x1014) && leads_to(&words, 0x1008, 0x1000));
         assert!(stops(&words, 0x100c) && !stops(&words, 0x1018));
+    }
+
+    #[test]
+    fn each_end_of_assembly_needs_barriers_and_none_of_compiled_code() {
+        // ret; br x14; eret; retaa; braa x16, x17
+        for end in [0xd65f_03c0, 0xd61f_01c0, ERET, 0xd65f_0bff, 0xd71f_0a11] {
+            let right = code(&[NOP, end, DSB_NSH, ISB]);
+            assert_eq!(ends(&right), [0x1004], "{end:#x}");
+            assert!(barriers(&right, &ends(&right)).is_ok(), "{end:#x}");
+            for behind in [[NOP, ISB], [DSB_NSH, NOP], [ISB, DSB_NSH]] {
+                let lost = code(&[NOP, end, behind[0], behind[1]]);
+                assert!(barriers(&lost, &ends(&lost)).is_err(), "{end:#x}, {behind:x?}");
+            }
+            let compiled = code(&[NOP, end, NOP, end]).with_function(0x1000, 0x1008);
+            let expected: &[u64] = if end == ERET { &[0x1004, 0x100c] } else { &[0x100c] };
+            assert_eq!(ends(&compiled), expected, "{end:#x}");
+        }
+        // blr x9; b . + 8; isb
+        assert!(ends(&code(&[0xd63f_0120, 0x1400_0002, ISB])).is_empty());
     }
 }

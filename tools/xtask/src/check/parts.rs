@@ -49,6 +49,10 @@ fn built(tree: &Tree) -> Tally {
                 Ok(()) => Tally::success(),
                 Err(error) => Tally::failure(format!("size of what ships: {error:#}")),
             };
+            tally += match compile::checks_elf(tree).and_then(|checks| predictors::check_barriers(&checks)) {
+                Ok(()) => Tally::success(),
+                Err(error) => Tally::failure(format!("barriers of the image with checks: {error:#}")),
+            };
             for (name, look) in looks {
                 tally += match look(&elf) {
                     Ok(()) => Tally::success(),
