@@ -79,18 +79,16 @@ fn has_names(part: &Part) -> bool {
 pub(crate) fn test(tree: &Tree, arguments: &Arguments) -> Result<()> {
     let name = arguments.name.as_deref().unwrap_or_default();
     let mut total = Tally::default();
-    let mut found = false;
+    let mut ran = Vec::new();
     for part in arguments.parts() {
         println!("\n== {}", title(part));
         let start = Instant::now();
         let tally = parts::run(tree, part, name).unwrap_or_else(|error| Tally::failure(format!("{error:#}")));
         println!("== {}: {tally} ({:.0} s)", title(part), start.elapsed().as_secs_f64());
-        found |= has_names(&part) && !tally.is_empty();
+        ran.push((part, !tally.is_empty()));
         total += tally;
     }
-    if !name.is_empty() && !found {
-        total += Tally::failure(format!("no test has {name:?} in its name"));
-    }
+    total += of_unknown_name(name, &ran);
     println!();
     total.slowest(SLOWEST).iter().for_each(|(time, what)| println!("{:7.1} s  {what}", time.as_secs_f64()));
     total.skipped.iter().for_each(|why| println!("skipped: {why}"));
@@ -102,19 +100,40 @@ pub(crate) fn test(tree: &Tree, arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
+/// A failure if a name selected nothing in the parts that have run, each with whether anything was counted in it.
+fn of_unknown_name(name: &str, ran: &[(Part, bool)]) -> Tally {
+    let is_found = ran.iter().any(|(part, has_counted)| has_names(part) && *has_counted);
+    if name.is_empty() || is_found {
+        return Tally::default();
+    }
+    Tally::failure(format!("no test has {name:?} in its name"))
+}
+
 fn title(part: Part) -> String {
     part.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
 }
 
 #[cfg(test)]
 mod tests {
-    use super::Arguments;
+    use super::{Arguments, Part, of_unknown_name};
     use clap::Parser;
 
     #[derive(Parser)]
     struct Line {
         #[command(flatten)]
         arguments: Arguments,
+    }
+
+    /// That everything was built says nothing about a name.
+    #[test]
+    fn a_name_that_no_test_has_is_a_failure() {
+        let nothing = [(Part::Host, false), (Part::Build, true), (Part::Payloads, false), (Part::System, false)];
+        assert_eq!(of_unknown_name("no-such-name", &nothing).failures, ["no test has \"no-such-name\" in its name"]);
+        assert_eq!(of_unknown_name("lint", &[(Part::Lint, true)]).failed, 1);
+        assert!(of_unknown_name("", &nothing).is_empty());
+        for part in [Part::Host, Part::Payloads, Part::System] {
+            assert!(of_unknown_name("a_name", &[(Part::Build, true), (part, true)]).is_empty(), "{part:?}");
+        }
     }
 
     /// On a fresh clone the test command fetches first whatever could else be skipped: nothing that was asked for, only for the want of it.

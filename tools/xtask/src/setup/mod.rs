@@ -59,7 +59,7 @@ pub(crate) fn when_needed(tree: &Tree, extent: Extent) -> Result<()> {
     let ready = qemu::find_from(&[tree.path("")]).is_ok()
         && Standard::find(tree).is_ok()
         && guests::are_there(tree, extent)
-        && (extent == Extent::Demo || debugger::is_there(tree));
+        && (extent == Extent::Demo || (debugger::is_there(tree) && deny::find(tree).is_some()));
     if ready {
         return Ok(());
     }
