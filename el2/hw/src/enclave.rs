@@ -80,8 +80,8 @@ pub fn run(context: &mut EnclaveContext, vttbr: u64) -> EnclaveExit {
         open.restore();
     }
     isb();
-    // It has trained predictors as a guest has.
-    speculation::forget();
+    // It has trained predictors as a guest has, and its exit has not called firmware.
+    speculation::forget_all();
     context.flags &= FLAGS;
     match kind {
         1 => EnclaveExit::Synchronous(syndrome),

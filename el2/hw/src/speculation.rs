@@ -9,6 +9,7 @@
 
 use core::sync::atomic::Ordering;
 
+use crate::firmware;
 use crate::percpu::this_cpu;
 use crate::vectors::{Set, choose};
 
@@ -52,6 +53,17 @@ pub fn defer() {
 pub fn settle() {
     if this_cpu().foreign_history.load(Ordering::Relaxed) != 0 {
         forget();
+    }
+}
+
+/// Forgets what code behind vectors that call no firmware has left, by whichever means this CPU needs. IRQs are masked. On the way here
+/// were returns, and no indirect branch.
+#[inline(always)]
+pub fn forget_all() {
+    forget();
+    let function = this_cpu().workaround.load(Ordering::Relaxed);
+    if function != 0 {
+        let _ = firmware::call(function, 0);
     }
 }
 

@@ -11,7 +11,8 @@ use hw::{cache, memory as physical, tlb};
 use stage2::{Attributes, Effects, Permissions, Stage2};
 use units::{BLOCK_SIZE, Ipa, PAGE_SIZE, Pa, Range, VmId};
 
-use super::{GuestRam, RamError, State, Tables, Tlb, Use};
+use super::{GuestRam, Missing, RamError, State, Tables, Tlb, Use};
+use crate::host::memory;
 
 /// Behind the VMIDs of all VMs.
 const FIRST_VMID: u16 = 1 + abi::bundle::MAX_VMS as u16;
@@ -103,6 +104,11 @@ impl GuestRam {
             return Err(RamError::Outside(at));
         }
         self.find(at, Use::Store)?;
+        // What is still to come would find no place for it: all of the block is waited for.
+        if let Some(State::ToCome(came)) = self.block(self.index(at)).map(|block| block.state) {
+            let piece = u64::from(came.trailing_ones().min(u32::BITS - 1));
+            return Err(RamError::NotReady(Missing { at: Ipa(at.0 + piece * memory::PIECE), what: Use::Store }));
+        }
         let range = Range { start: at, size: BLOCK_SIZE };
         self.change(at, |tables, hardware| {
             let (_, taken) = tables.pages(hardware.memory, range);
