@@ -86,7 +86,8 @@ const HCR_TSC: u64 = 1 << 19;
 const HCR_TIDCP: u64 = 1 << 20;
 const HCR_TACR: u64 = 1 << 21;
 const HCR_TSW: u64 = 1 << 22;
-const HCR_RW: u64 = 1 << 31;
+/// EL1 is AArch64. Alone it is HCR_EL2 as EL2 begins with: no E2H, which changes what other registers mean, and nothing for a guest yet.
+pub const HCR_RW: u64 = 1 << 31;
 const HCR_TLOR: u64 = 1 << 35;
 const HCR_TERR: u64 = 1 << 36;
 const HCR_TEA: u64 = 1 << 37;

@@ -87,6 +87,9 @@ primary_entry:
     // In: x0 = the mailbox, where the address of the Secondary record is, which is cleaned to the point of coherency.
 secondary_entry:
     ldr     x0, [x0, #{gift}]
+    mov     x1, #{hcr}                      // firmware's E2H would give TCR_EL2 other fields
+    msr     hcr_el2, x1
+    isb
     ldp     x1, x2, [x0, #{registers}]      // ttbr0, mair
     ldp     x3, x4, [x0, #{registers} + 16] // tcr, sctlr
     msr     ttbr0_el2, x1
@@ -109,6 +112,7 @@ secondary_entry:
     .popsection
     "#,
     gift = const pen::GIFT,
+    hcr = const cpu::controls::HCR_RW,
     registers = const offset_of!(Secondary, registers),
     stack = const offset_of!(Secondary, stack),
     secondary = sym secondary_main,

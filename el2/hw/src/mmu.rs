@@ -284,8 +284,11 @@ pub(crate) unsafe fn enable(root: Pa) {
     let registers = registers(root);
     // SAFETY: the caller vouches for the tables; the rest are the constants above. What this CPU remembers
     // is dropped before the MMU goes on: after a warm start or kexec there may be translations of EL2, and of VMIDs that
-    // will be ours, and instructions of what was loaded here before.
+    // will be ours, and instructions of what was loaded here before. HCR_EL2 is first: firmware may have run with E2H (EDK2 does, on
+    // CPUs with FEAT_VHE), and TCR_EL2 then has other fields, of which ours would make a 32-bit address space.
     unsafe {
+        sysreg::write_hcr_el2(cpu::controls::HCR_RW);
+        isb();
         sysreg::write_mair_el2(registers.mair);
         sysreg::write_tcr_el2(registers.tcr);
         sysreg::write_ttbr0_el2(registers.ttbr0);

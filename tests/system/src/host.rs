@@ -29,13 +29,16 @@ pub struct Host {
     pub disks: Vec<PathBuf>,
     /// Where those are.
     pub disk_bus: PortBus,
+    /// Whether it starts by UEFI firmware.
+    pub firmware: bool,
 }
 
 impl Default for Host {
     /// Two CPUs, since that is what CI has, of a middling sort.
     fn default() -> Self {
         let (port_bus, disk_bus) = (PortBus::Mmio, PortBus::Mmio);
-        Host { cpu: "cortex-a76", cpus: 2, memory: 1024, port: false, port_bus, disks: Vec::new(), disk_bus }
+        let (disks, firmware) = (Vec::new(), false);
+        Host { cpu: "cortex-a76", cpus: 2, memory: 1024, port: false, port_bus, disks, disk_bus, firmware }
     }
 }
 
@@ -127,7 +130,8 @@ impl Host {
         let host = site::Host { cpu: self.cpu.to_owned(), cpus: self.cpus, memory, disks: self.disks.clone() };
         let image = options.image.map_or_else(place::hypervisor, Ok)?;
         let options = Options { image: Some(image), all_off, port: self.port, port_bus: self.port_bus, ..options };
-        let options = Options { disk_bus: self.disk_bus, ..options };
+        let firmware = self.firmware.then(place::firmware).transpose()?;
+        let options = Options { disk_bus: self.disk_bus, firmware, ..options };
         let log_dir = options.log_dir.or_else(kept_logs);
         let qemu_args = [reserve_nothing(self.memory), options.qemu_args].concat();
         let options = Options { qemu_args, log_dir, ..options };

@@ -53,6 +53,14 @@ pub fn net_modules(name: &str) -> Result<PathBuf> {
     found(project().join(".undercroft/images").join(name).join("net.cpio"), "setup --all")
 }
 
+/// UEFI firmware for the emulated host.
+///
+/// # Errors
+/// If it is not there.
+pub fn firmware() -> Result<PathBuf> {
+    found(project().join(".undercroft/images/QEMU_EFI.fd"), "setup --all")
+}
+
 /// The initial ramdisk of all test guests.
 ///
 /// # Errors

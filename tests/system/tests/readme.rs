@@ -171,6 +171,11 @@ impl Reader {
                 self.end_demonstration()?;
                 self.succeed(bundle).map(drop)
             }
+            image if image.starts_with("cargo croft image ") => self.succeed(image).map(drop),
+            run if run.starts_with("cargo croft run ") && run.contains(" --firmware ") => {
+                self.demonstrate(run)?;
+                self.end_demonstration()
+            }
             "cargo croft console web" => self.attach(command),
             croft if croft.starts_with("cargo croft ") => self.operate(croft, remark),
             _ => bail!("this test does not know how to try it"),

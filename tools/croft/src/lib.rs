@@ -16,6 +16,7 @@
 #![forbid(unsafe_code)]
 
 pub mod attach;
+pub mod boot_disk;
 pub mod bundle;
 mod compressed;
 pub mod control;

@@ -9,7 +9,7 @@ use croft::operate::{self, LogLines, Meanwhile};
 use croft::output::{self, Written, is_same_file};
 use croft::run::{self, Request};
 use croft::saved::SavedError;
-use croft::session::status;
+use croft::session::{built_image, make_boot_disk, status};
 use croft::site::{Site, SiteError};
 use croft::{bundle, dump, moment, printable, size, statistics};
 use std::io::{ErrorKind, IsTerminal, Write};
@@ -35,6 +35,10 @@ const CONSOLE_HELP: &str = "First comes the last of what the console printed. \
 The terminal of `croft run` shows and types there too.
 Without a terminal, standard input is sent as it is, and its end ends the command, after what the guest has \
 printed by then: (echo date; sleep 1) | croft console web";
+
+const IMAGE_HELP: &str = "On a stick or a disk: dd if=FILE of=/dev/DISK bs=4M conv=fsync
+The firmware has to describe the machine by a device tree; in QEMU: -M virt,virtualization=on,gic-version=3,acpi=off
+The command line is the file undercroft/arguments.txt of the disk, and can be changed there.";
 
 const STAT_HELP: &str = "A vCPU `ran` while it had a CPU. One that has its CPU to itself has it also while its guest is idle: it sleeps there by
 WFI, which is then no exit, so that it wakes sooner. Where several vCPUs share a CPU, a guest that is idle gives it away,
@@ -67,6 +71,21 @@ enum Order {
         /// Where the bundle goes.
         #[arg(short, long, value_name = "FILE")]
         output: PathBuf,
+    },
+    /// Make a disk from which a machine with UEFI firmware boots the hypervisor with this site: a GPT with an EFI system partition.
+    #[command(after_help = format!("{IMAGE_HELP}\n\n{STATUSES}"))]
+    Image {
+        /// The site file.
+        site: PathBuf,
+        /// Where the disk's image goes.
+        #[arg(short, long, value_name = "FILE")]
+        output: PathBuf,
+        /// The hypervisor's image, instead of the one that `cargo xtask build` makes; BOOTAA64.EFI is expected beside it.
+        #[arg(long, value_name = "FILE")]
+        image: Option<PathBuf>,
+        /// The hypervisor's command line.
+        #[arg(long, value_name = "WORDS", default_value = "")]
+        arguments: String,
     },
     /// Check a site file and all the files that it names, and start nothing.
     #[command(after_help = STATUSES)]
@@ -295,6 +314,7 @@ fn main() -> ExitCode {
     };
     ExitCode::from(match arguments.command {
         Order::Bundle { site, output } => make_bundle(&site, &output),
+        Order::Image { site, output, image, arguments } => make_image(&site, &output, image, &arguments),
         Order::Run(request) => match run::run(&request) {
             Ok(finish) => {
                 for line in finish.end.reason().iter().chain(&finish.incomplete) {
@@ -599,21 +619,39 @@ fn inputs<'a>(file: &'a Path, site: &'a Site) -> impl Iterator<Item = &'a Path> 
 
 fn make_bundle(file: &Path, place: &Path) -> u8 {
     let made = Site::load(file).and_then(|site| bundle::make(&site).map(|bytes| (site, bytes)));
-    let (site, bytes) = match made {
+    match made {
+        Ok((site, bytes)) => keep(file, &site, place, &bytes, "the bundle", &[]),
+        Err(mistakes) => tell_mistakes(&mistakes),
+    }
+}
+
+fn make_image(file: &Path, place: &Path, image: Option<PathBuf>, arguments: &str) -> u8 {
+    let made = Site::load(file).and_then(|site| bundle::make(&site).map(|bytes| (site, bytes)));
+    let (site, bundle) = match made {
         Ok(made) => made,
         Err(mistakes) => return tell_mistakes(&mistakes),
     };
-    if let Some(input) = inputs(file, &site).find(|input| is_same_file(input, place)) {
-        say(&format!(
-            "croft: {}: it is read for the bundle ({}); write to another file",
-            place.display(),
-            input.display()
-        ));
+    let image = image.map_or_else(|| built_image(|| false).map(Option::unwrap_or_default), Ok);
+    let disk = image.and_then(|image| make_boot_disk(&image, &bundle, arguments).map(|disk| (image, disk)));
+    match disk {
+        Ok((image, disk)) => {
+            let own = [image.clone(), image.with_file_name("BOOTAA64.EFI")];
+            keep(file, &site, place, &disk, "the disk", &own)
+        }
+        Err(error) => complain(&error, status::USAGE),
+    }
+}
+
+/// Writes what was made of a site to its place, which must not be one of what it was made of: those of the site, or `more`.
+fn keep(file: &Path, site: &Site, place: &Path, bytes: &[u8], what: &str, more: &[PathBuf]) -> u8 {
+    let more = more.iter().map(PathBuf::as_path);
+    if let Some(input) = inputs(file, site).chain(more).find(|input| is_same_file(input, place)) {
+        say(&format!("croft: {}: it is read for {what} ({}); write to another file", place.display(), input.display()));
         return status::USAGE;
     }
     let vms = if site.vms.len() == 1 { "1 VM".to_owned() } else { format!("{} VMs", site.vms.len()) };
     let told = format!("{}: {vms}, {}\n", place.display(), size::show(bytes.len() as u64));
-    match output::write(place, &bytes) {
+    match output::write(place, bytes) {
         Ok(Written::Replaced) => print(&told).map_or_else(|error| unwritable(&error), |()| status::OK),
         // Standard output may be what it was written to.
         Ok(Written::Through) => {

@@ -3,7 +3,7 @@
 use crate::control::{self, About};
 use crate::output::complain;
 use crate::printable;
-use crate::session::{Notice, Options, Outcome, PortBus, Session, StartError, built_image, status};
+use crate::session::{Notice, Options, Outcome, PortBus, Session, StartError, built_image, firmware, status};
 use crate::site::{Site, SiteError};
 use crate::terminal::{Action, Backlog, Lines, Look, Outlet, Patience, Raw, STALLED, Screen};
 use abi::host_arguments::AllOff;
@@ -42,6 +42,10 @@ pub struct Request {
     /// project is built can croft tell that it is older than its source.
     #[arg(long, value_name = "FILE")]
     pub image: Option<PathBuf>,
+    /// Start the host as a server starts: by UEFI firmware, from a disk with an EFI system partition. FILE is the firmware's flash; `uefi`
+    /// is Debian's for QEMU.
+    #[arg(long, value_name = "FILE")]
+    pub firmware: Option<PathBuf>,
     /// How long the hypervisor may take to say hello, 60 unless given; 0: for ever, as with --qemu-arg=-S.
     #[arg(long, value_name = "S", value_parser = seconds_or_none)]
     pub hello: Option<Duration>,
@@ -68,8 +72,8 @@ fn seconds(text: &str) -> Result<Duration, String> {
 }
 
 /// The options of `croft run` that have a value.
-pub const WITH_VALUE: [&str; 8] =
-    ["--timeout", "--log-dir", "--qemu-arg", "--image", "--hello", "--port-bus", "--disk", "--disk-bus"];
+pub const WITH_VALUE: [&str; 9] =
+    ["--timeout", "--log-dir", "--qemu-arg", "--image", "--firmware", "--hello", "--port-bus", "--disk", "--disk-bus"];
 
 /// The site file among the arguments of `croft run`, if there is one.
 #[must_use]
@@ -283,6 +287,7 @@ pub fn run(request: &Request) -> Result<Finish, RunError> {
     };
     let options = Options {
         image: Some(image),
+        firmware: request.firmware.as_deref().map(firmware).transpose()?,
         all_off: if request.until_stopped { AllOff::PowerOff } else { AllOff::Stay },
         icount: request.icount,
         // What is measured is to be repeatable.

@@ -22,7 +22,7 @@ mod state;
 mod tests;
 
 pub use console::{Console, ScriptError};
-pub use host::{StartError, built_image};
+pub use host::{StartError, built_image, firmware, make_boot_disk};
 pub use outcome::{Outcome, status};
 pub use request::{HostTime, Report, RequestError, Told};
 pub use state::{Condition, Notice, Standing};
@@ -57,6 +57,8 @@ pub enum PortBus {
 pub struct Options {
     /// The hypervisor's image; `None` for the one that `cargo xtask build` makes.
     pub image: Option<PathBuf>,
+    /// UEFI firmware that the host starts with, from a disk that is made for it; `None` for QEMU's own loader.
+    pub firmware: Option<PathBuf>,
     /// What the hypervisor does when all VMs are off.
     pub all_off: AllOff,
     /// Count time in instructions: repeatable, and slower.

@@ -15,7 +15,7 @@ mod wait;
 
 pub use console::{Console, Expected};
 pub use find::{Form, MINIMUM, Property, Qemu, Version, find, find_from};
-pub use machine::{ExceptionLevel, Machine, Running, Serial};
+pub use machine::{ExceptionLevel, Firmware, Machine, Running, Serial};
 pub use wait::end_of_wait;
 
 use std::path::PathBuf;

@@ -25,6 +25,15 @@ pub enum ExceptionLevel {
     El2,
 }
 
+/// Firmware that starts the machine, in place of QEMU's own loader.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Firmware {
+    /// What is in the machine's flash.
+    pub flash: PathBuf,
+    /// A raw disk from which it boots. It is on NVMe, beside whatever disks the machine has otherwise, and is not written to.
+    pub disk: PathBuf,
+}
+
 /// A machine to be started.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Machine {
@@ -34,6 +43,9 @@ pub struct Machine {
     pub cpus: u32,
     /// RAM in MiB.
     pub memory: u32,
+    /// Firmware. It finds what it boots on its disk, and `kernel`, `initrd` and `append` go unused. It describes the machine by a device
+    /// tree.
+    pub firmware: Option<Firmware>,
     /// An arm64 `Image`.
     pub kernel: PathBuf,
     /// The initial ramdisk: for Undercroft, the bundle.
@@ -59,6 +71,7 @@ impl Machine {
             cpu: "max".into(),
             cpus: 2,
             memory: 2048,
+            firmware: None,
             kernel: kernel.into(),
             initrd: None,
             append: String::new(),
@@ -77,13 +90,29 @@ impl Machine {
         };
         let mut arguments: Vec<String> = Vec::new();
         let mut push = |words: &[&str]| arguments.extend(words.iter().map(|word| (*word).to_owned()));
-        push(&["-M", board, "-cpu", &self.cpu, "-smp", &self.cpus.to_string(), "-m", &self.memory.to_string()]);
-        push(&["-nodefaults", "-display", "none", "-kernel", &self.kernel.to_string_lossy()]);
-        if let Some(initrd) = &self.initrd {
-            push(&["-initrd", &initrd.to_string_lossy()]);
-        }
-        if !self.append.is_empty() {
-            push(&["-append", &self.append]);
+        let description = if self.firmware.is_some() { ",acpi=off" } else { "" };
+        push(&["-M", &format!("{board}{description}"), "-cpu", &self.cpu]);
+        push(&["-smp", &self.cpus.to_string(), "-m", &self.memory.to_string(), "-nodefaults", "-display", "none"]);
+        if let Some(firmware) = &self.firmware {
+            // A comma in a value is written twice.
+            let disk = firmware.disk.display().to_string().replace(',', ",,");
+            let drive = format!("if=none,id=boot,format=raw,readonly=on,file.driver=file,file.filename={disk}");
+            push(&[
+                "-bios",
+                &firmware.flash.to_string_lossy(),
+                "-drive",
+                &drive,
+                "-device",
+                "nvme,drive=boot,serial=boot",
+            ]);
+        } else {
+            push(&["-kernel", &self.kernel.to_string_lossy()]);
+            if let Some(initrd) = &self.initrd {
+                push(&["-initrd", &initrd.to_string_lossy()]);
+            }
+            if !self.append.is_empty() {
+                push(&["-append", &self.append]);
+            }
         }
         if self.icount {
             // Without a seed, what QEMU calls random differs from run to run (the tree's `rng-seed`, RNDR), and with it a
@@ -213,6 +242,18 @@ mod tests {
         machine.extra_args = vec!["-seed".into(), "2".into()];
         let line = machine.arguments().join(" ");
         assert!(line.ends_with("clock=vm -serial stdio -monitor none -seed 2"), "{line}");
+    }
+
+    #[test]
+    fn firmware_finds_everything_on_its_disk() {
+        let firmware = Firmware { flash: "QEMU_EFI.fd".into(), disk: "a,b.img".into() };
+        let machine =
+            Machine { firmware: Some(firmware), initrd: Some("x".into()), append: "y".into(), ..Machine::new("z") };
+        let line = machine.arguments().join(" ");
+        assert!(line.starts_with("-M virt,virtualization=on,gic-version=3,acpi=off -cpu max "), "{line}");
+        assert!(line.contains(" -bios QEMU_EFI.fd -drive if=none,id=boot,"), "{line}");
+        assert!(line.contains("filename=a,,b.img -device nvme,drive=boot,"), "{line}");
+        assert!(!["-kernel", "-initrd", "-append"].iter().any(|option| line.contains(option)), "{line}");
     }
 
     #[test]

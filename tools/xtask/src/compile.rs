@@ -4,13 +4,14 @@
 //! |---|---|---|
 //! | the hypervisor | `el2/hypervisor` | `target/undercroft.img` |
 //! | the hypervisor with checks of itself | `el2/checks` | `target/undercroft-checks.img` |
+//! | the loader for UEFI firmware | `boot/efi` | `target/BOOTAA64.EFI` |
 //! | the payloads | `tests/payloads` | `target/payloads/<name>.img` |
 //! | the tools for Linux guests | `guest/tools` | `target/guest/<name>`, and the initramfs |
 //! | the Linux benchmark, and what watches Linux's clocks | `tests/linux` | the initramfs |
 
 use crate::image;
 use crate::setup::{Standard, guests};
-use crate::tree::{Tree, copy, replace, words};
+use crate::tree::{TARGET, Tree, UEFI_TARGET, copy, replace, words};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use std::fs;
@@ -29,6 +30,9 @@ pub(crate) const BARE_METAL: [&str; 9] = [
     "guest",
     "guest-tools",
 ];
+
+/// The package that is built for UEFI.
+pub(crate) const FOR_UEFI: &str = "undercroft-efi";
 
 /// A flat image and its name.
 #[derive(Clone, Debug)]
@@ -52,6 +56,7 @@ pub(crate) fn hypervisor_image(tree: &Tree) -> PathBuf {
 /// Builds it all.
 pub(crate) fn build(tree: &Tree) -> Result<()> {
     hypervisors(tree)?;
+    loader(tree)?;
     payloads(tree)?;
     guest_tools(tree)?;
     linux_programs(tree)
@@ -67,6 +72,16 @@ pub(crate) fn hypervisors(tree: &Tree) -> Result<()> {
     for (name, elf) in binaries(tree, &["undercroft", "undercroft-checks"])? {
         flatten(&elf, &tree.target(format!("{name}.img")))?;
     }
+    Ok(())
+}
+
+/// Builds the loader for UEFI firmware.
+pub(crate) fn loader(tree: &Tree) -> Result<()> {
+    let built = built_for(tree, UEFI_TARGET, &[FOR_UEFI])?.into_iter().next();
+    let (_, program) = built.with_context(|| format!("the package {FOR_UEFI} has no binary"))?;
+    let place = tree.target("BOOTAA64.EFI");
+    copy(&program, &place)?;
+    println!("{}: {} bytes", place.display(), fs::metadata(&place)?.len());
     Ok(())
 }
 
@@ -150,10 +165,14 @@ pub(crate) fn test_programs(tree: &Tree, package: &str) -> Result<Vec<(String, P
 
 /// Builds packages for the bare-metal target and gives their binaries.
 fn binaries(tree: &Tree, packages: &[&str]) -> Result<Vec<(String, PathBuf)>> {
+    built_for(tree, TARGET, packages)
+}
+
+fn built_for(tree: &Tree, target: &str, packages: &[&str]) -> Result<Vec<(String, PathBuf)>> {
     let mut cargo = tree.cargo();
     cargo.args(["build", "--release", "--bins", "--message-format=json-render-diagnostics"]);
     cargo.args(packages.iter().flat_map(|package| ["-p", package]));
-    Standard::find(tree)?.apply(&mut cargo);
+    Standard::find(tree)?.apply(&mut cargo, target);
     executables(&mut cargo)
 }
 

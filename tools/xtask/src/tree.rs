@@ -12,6 +12,9 @@ use tempfile::NamedTempFile;
 /// The name of the target that everything on bare metal is built for.
 pub(crate) const TARGET: &str = "aarch64-unknown-none-softfloat";
 
+/// The name of the target that the loader for UEFI is built for.
+pub(crate) const UEFI_TARGET: &str = "aarch64-unknown-uefi";
+
 /// The work tree's folders.
 #[derive(Clone, Debug)]
 pub(crate) struct Tree {

@@ -1,6 +1,7 @@
 //! The emulated host: image, bundle, QEMU.
 
 use super::{Notice, Options, PortBus, Session, Shared, carrier, disks};
+use crate::boot_disk;
 use crate::bundle;
 use crate::output::complain;
 use crate::printable;
@@ -67,8 +68,8 @@ pub(super) struct Host {
     running: Mutex<qemu::Running>,
     /// Our end of the port for the link.
     port: Option<Arc<PortSocket>>,
-    /// Read by QEMU when it starts; kept so that a look at its command line finds what it names.
-    _bundle: NamedTempFile,
+    /// The bundle, or the disk that it is on. Read by QEMU when it starts, or while it runs.
+    _loaded: NamedTempFile,
 }
 
 /// Where QEMU finds the port for the link: a socket in a folder of its own, into which nobody else can look. QEMU connects to it
@@ -256,43 +257,92 @@ fn newer_source(project: &Path, image: &Path) -> Option<PathBuf> {
     None
 }
 
-/// The bundle in a temporary file.
-fn write_bundle(site: &Site) -> Result<NamedTempFile, StartError> {
-    let bytes = bundle::make(site)?;
+/// Bytes for the host in a temporary file.
+fn write_temporary(bytes: &[u8], what: &str, suffix: &str) -> Result<NamedTempFile, StartError> {
     let io = |place: &Path| {
         let what = format!(
-            "{}: a temporary file for the bundle cannot be written (the variable TMPDIR names the folder)",
+            "{}: a temporary file for {what} cannot be written (the variable TMPDIR names the folder)",
             place.display()
         );
         |source| StartError::Io { what, source }
     };
     let folder = std::env::temp_dir();
-    let file = tempfile::Builder::new().prefix("site-").suffix(".bundle").tempfile_in(&folder);
+    let file = tempfile::Builder::new().prefix("site-").suffix(suffix).tempfile_in(&folder);
     let file = file.map_err(io(&folder))?;
     std::fs::write(file.path(), bytes).map_err(io(file.path()))?;
     Ok(file)
 }
 
-/// The machine for this site.
+/// Where the loader for UEFI is: beside the image of the hypervisor, where both are built.
+fn loader_beside(image: &Path) -> PathBuf {
+    image.with_file_name("BOOTAA64.EFI")
+}
+
+/// Where Debian's package of UEFI firmware puts it, beside where `cargo xtask setup --all` does.
+const INSTALLED_FIRMWARE: &str = "/usr/share/qemu-efi-aarch64/QEMU_EFI.fd";
+
+/// What `--firmware` names: a file, or `uefi` for that of Debian.
+///
+/// # Errors
+/// If it is not there.
+pub fn firmware(named: &Path) -> Result<PathBuf, StartError> {
+    if named.as_os_str() != "uefi" {
+        return match named.is_file() {
+            true => Ok(named.to_path_buf()),
+            false => Err(StartError::Argument {
+                path: named.to_path_buf(),
+                why: "there is no such file with firmware; write --firmware uefi for Debian's",
+            }),
+        };
+    }
+    let fetched = project().map(|project| project.join(".undercroft/images/QEMU_EFI.fd"));
+    let places = fetched.into_iter().chain([PathBuf::from(INSTALLED_FIRMWARE)]);
+    places.into_iter().find(|place| place.is_file()).ok_or(StartError::Argument {
+        path: INSTALLED_FIRMWARE.into(),
+        why: "there is no UEFI firmware; `cargo xtask setup --all` fetches it, and so does Debian's package qemu-efi-aarch64",
+    })
+}
+
+/// The disk from which firmware boots.
+///
+/// # Errors
+/// A part is not there, or the disk cannot be made.
+pub fn make_boot_disk(image: &Path, bundle: &[u8], arguments: &str) -> Result<Vec<u8>, StartError> {
+    let read = |path: &Path| {
+        let why = |error: std::io::Error| format!("it cannot be read ({error}); `cargo xtask build` makes it");
+        std::fs::read(path).map_err(|error| StartError::Image { path: path.display().to_string(), why: why(error) })
+    };
+    let (loader, image) = (read(&loader_beside(image))?, read(image)?);
+    let arguments = format!("{arguments}\n");
+    let parts = boot_disk::Parts { loader: &loader, image: &image, bundle, arguments: &arguments };
+    boot_disk::make(&parts).map_err(|source| StartError::Io { what: "making the disk to boot from".to_owned(), source })
+}
+
+/// The hypervisor's command line.
+fn command_line(options: &Options) -> String {
+    let mut words = "link=framed".to_owned();
+    if options.all_off == AllOff::PowerOff {
+        words.push_str(" all-off=poweroff");
+    }
+    if !options.boot_arguments.is_empty() {
+        words.push(' ');
+        words.push_str(&options.boot_arguments);
+    }
+    words
+}
+
+/// The machine for this site. `loaded` is the bundle; with firmware, the disk from which it boots.
 fn machine(
     site: &Site,
     options: &Options,
     image: PathBuf,
-    bundle: &Path,
+    loaded: &Path,
     port: Option<&PortSocket>,
 ) -> Result<qemu::Machine, StartError> {
     let host = site.host.as_ref().ok_or_else(|| {
         let hint = "there is no [host]; `croft run` needs one, for example\n[host]\ncpu = \"cortex-a76\"\ncpus = 4\nmemory = \"4G\"";
         site.mistake(0, hint)
     })?;
-    let mut append = "link=framed".to_owned();
-    if options.all_off == AllOff::PowerOff {
-        append.push_str(" all-off=poweroff");
-    }
-    if !options.boot_arguments.is_empty() {
-        append.push(' ');
-        append.push_str(&options.boot_arguments);
-    }
     // Whatever happens to this process, even a kill that it cannot see, QEMU goes with it.
     let mut extra_args = vec!["-run-with".to_owned(), "exit-with-parent=on".to_owned()];
     extra_args.extend(port.map(|port| port.arguments(options.port_bus)).unwrap_or_default());
@@ -302,8 +352,9 @@ fn machine(
         cpu: host.cpu.clone(),
         cpus: u32::from(host.cpus),
         memory: u32::try_from(host.memory >> 20).unwrap_or(u32::MAX),
-        initrd: Some(bundle.to_path_buf()),
-        append,
+        firmware: options.firmware.clone().map(|flash| qemu::Firmware { flash, disk: loaded.to_path_buf() }),
+        initrd: Some(loaded.to_path_buf()),
+        append: command_line(options),
         icount: options.icount,
         extra_args,
         ..qemu::Machine::new(image)
@@ -337,7 +388,15 @@ impl Session {
         if let Some(folder) = options.log_dir.as_ref().filter(|folder| folder.exists() && !folder.is_dir()) {
             return wrong(folder, "that is no folder; --log-dir names one, which is made if it is not there");
         }
-        let bundle = write_bundle(site)?;
+        let bundle = bundle::make(site)?;
+        let loaded = match &options.firmware {
+            Some(_) => {
+                let disk = make_boot_disk(&image, &bundle, &command_line(options))?;
+                write_temporary(&disk, "the disk to boot from", ".disk")?
+            }
+            None => write_temporary(&bundle, "the bundle", ".bundle")?,
+        };
+        drop(bundle);
         let port = options.port.then(PortSocket::bind).and_then(|bound| match bound {
             Ok(port) => Some(Arc::new(port)),
             Err(error) => {
@@ -347,7 +406,7 @@ impl Session {
                 None
             }
         });
-        let machine = machine(site, options, image, bundle.path(), port.as_deref())?;
+        let machine = machine(site, options, image, loaded.path(), port.as_deref())?;
         let names: Vec<String> = site.vms.iter().map(|vm| vm.name.clone()).collect();
         // Nothing is moved aside for a host that cannot be started.
         qemu::find()?;
@@ -371,7 +430,7 @@ impl Session {
                 }
             });
         }
-        session.host = Some(Host { running: Mutex::new(running), port, _bundle: bundle });
+        session.host = Some(Host { running: Mutex::new(running), port, _loaded: loaded });
         Ok(session)
     }
 }

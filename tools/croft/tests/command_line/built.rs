@@ -97,3 +97,29 @@ fn where_the_bundle_could_be_is_named() {
     );
     assert_eq!((output.status.code(), said.lines().count()), (Some(3), 1), "{said}");
 }
+
+/// What a disk is made of is read and never written over, and what is missing is named.
+#[test]
+fn a_disk_to_boot_from() {
+    let stage = Stage::new("exit 1");
+    let image = |place: &str| {
+        let words = ["image", "site.toml", "-o", place, "--image", "undercroft.img", "--arguments", "link=text"];
+        let output = stage.command(&words).output().unwrap();
+        (output.status.code(), text(&output.stderr))
+    };
+    let (status, said) = image("disk.img");
+    assert!(said.contains("BOOTAA64.EFI: it cannot be read (No such file"), "{said}");
+    assert!(said.contains("`cargo xtask build` makes it"), "{said}");
+    assert_eq!((status, stage.path("disk.img").exists()), (Some(2), false));
+    fs::write(stage.path("BOOTAA64.EFI"), "MZ").unwrap();
+    for input in ["site.toml", "Image", "undercroft.img", "BOOTAA64.EFI"] {
+        let before = fs::read(stage.path(input)).unwrap();
+        let (status, said) = image(input);
+        assert!(said.contains("it is read for the disk"), "{input}: {said}");
+        assert_eq!((status, fs::read(stage.path(input)).unwrap()), (Some(2), before), "{input}");
+    }
+    assert_eq!(image("disk.img"), (Some(0), String::new()));
+    let disk = fs::read(stage.path("disk.img")).unwrap();
+    let holds = |what: &[u8]| disk.windows(what.len()).any(|window| window == what);
+    assert!(holds(b"EFI PART") && holds(b"link=text\n") && holds(b"UNDERCROFT"), "its files are missing");
+}

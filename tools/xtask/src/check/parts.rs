@@ -2,7 +2,7 @@
 
 use super::harness::Harness;
 use super::{Each, Part, Tally, payloads};
-use crate::compile::{self, BARE_METAL};
+use crate::compile::{self, BARE_METAL, FOR_UEFI};
 use crate::tree::{Tree, words};
 use crate::{bench, branches, lint, linux_bench, predictors, shipped, size, stacks, start_calls, starts};
 use anyhow::{Context, Result};
@@ -102,7 +102,7 @@ fn timed(name: &str, run: impl FnOnce() -> Tally) -> Tally {
 fn host(tree: &Tree, name: &str) -> Result<Tally> {
     let mut cargo = tree.cargo();
     cargo.args(["test", "--no-fail-fast", "--workspace", "--exclude", "system"]);
-    cargo.args(BARE_METAL.iter().flat_map(|package| ["--exclude", package]));
+    cargo.args(BARE_METAL.iter().chain([&FOR_UEFI]).flat_map(|package| ["--exclude", package]));
     harness(cargo.args(["--", "--format=pretty"]).arg(name), Each::Program)
 }
 

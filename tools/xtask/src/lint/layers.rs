@@ -11,12 +11,13 @@ use std::collections::BTreeMap;
 use std::fs;
 
 /// A layer, and those whose crates its own may depend on.
-const LAYERS: [(&str, &[&str]); 6] = [
+const LAYERS: [(&str, &[&str]); 7] = [
     ("core", &["core"]),
+    ("boot", &["core", "boot"]),
     ("el2", &["core", "el2"]),
     ("guest", &["core", "guest"]),
     ("tools", &["core", "tools"]),
-    ("tests", &["core", "el2", "guest", "tools", "tests"]),
+    ("tests", &["core", "boot", "el2", "guest", "tools", "tests"]),
     ("fuzz", &["core", "tests"]),
 ];
 
@@ -105,7 +106,7 @@ mod tests {
         );
         assert_eq!(all("[dependencies]\nhw = { path = \"x\" }\n"), ["b, in core/, depends on hw, in el2/"]);
         assert_eq!(all("[target.'cfg(unix)'.dependencies]\nmodel = \"1\"\n").len(), 1);
-        assert_eq!(judge(&[manifest("boot/efi", "")]).unwrap(), ["efi is in boot/, which is no layer"]);
+        assert_eq!(judge(&[manifest("cellar/efi", "")]).unwrap(), ["efi is in cellar/, which is no layer"]);
     }
 
     #[test]

@@ -10,11 +10,11 @@ mod specification;
 mod style;
 mod words;
 
-use crate::compile::BARE_METAL;
+use crate::compile::{BARE_METAL, FOR_UEFI};
 use crate::hooks;
 use crate::mutate;
 use crate::setup::{Standard, deny};
-use crate::tree::{Tree, run};
+use crate::tree::{TARGET, Tree, UEFI_TARGET, run};
 use anyhow::{Context, Result, ensure};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -23,7 +23,8 @@ use std::path::{Path, PathBuf};
 const LONGEST_FILE: usize = 800;
 
 /// The folders of what is built for bare metal.
-const BARE_METAL_FOLDERS: [&str; 9] = [
+const BARE_METAL_FOLDERS: [&str; 10] = [
+    "boot/efi",
     "el2/checks",
     "el2/hw",
     "el2/stage",
@@ -97,7 +98,7 @@ fn formatted(tree: &Tree) -> Result<()> {
 fn clippy_host(tree: &Tree) -> Result<()> {
     let mut cargo = tree.cargo();
     cargo.args(["clippy", "--quiet", "--workspace", "--all-targets"]);
-    cargo.args(BARE_METAL.iter().flat_map(|package| ["--exclude", package]));
+    cargo.args(BARE_METAL.iter().chain([&FOR_UEFI]).flat_map(|package| ["--exclude", package]));
     run(cargo.args(["--", "-D", "warnings"]))
 }
 
@@ -111,11 +112,14 @@ fn clippy_fuzz(tree: &Tree) -> Result<()> {
 
 /// Clippy on everything that runs on bare metal, and in guests.
 fn clippy_bare_metal(tree: &Tree) -> Result<()> {
-    let mut cargo = tree.cargo();
-    cargo.args(["clippy", "--quiet", "--release"]);
-    cargo.args(BARE_METAL.iter().flat_map(|package| ["-p", package]));
-    Standard::find(tree)?.apply(&mut cargo);
-    run(cargo.args(["--", "-D", "warnings"]))
+    for (target, packages) in [(TARGET, &BARE_METAL[..]), (UEFI_TARGET, &[FOR_UEFI])] {
+        let mut cargo = tree.cargo();
+        cargo.args(["clippy", "--quiet", "--release"]);
+        cargo.args(packages.iter().flat_map(|package| ["-p", package]));
+        Standard::find(tree)?.apply(&mut cargo, target);
+        run(cargo.args(["--", "-D", "warnings"]))?;
+    }
+    Ok(())
 }
 
 /// That plain `cargo check` and `cargo doc` mean bare metal in the folders of what is built for it, for whoever stands there,

@@ -15,7 +15,8 @@ const NEVER_IN_CORE: [&str; 6] = ["spin::", "std::sync", "Mutex<", "Instant::", 
 const UNSAFE: [&str; 4] = ["unsafe {", "unsafe fn", "unsafe impl", "global_asm!"];
 
 /// Where a source may opt into unsafe code: a crate, or a test.
-const OPTS_IN: [&str; 7] = [
+const OPTS_IN: [&str; 8] = [
+    "boot/efi/",
     "core/virtio/tests/",
     "el2/hw/",
     "guest/library/",

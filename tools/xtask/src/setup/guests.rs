@@ -90,7 +90,7 @@ pub(crate) fn are_there(tree: &Tree, extent: Extent) -> bool {
     let mut releases = SUITES.iter().filter(|suite| needs_tools(suite, extent));
     initramfs(tree).is_file()
         && demonstration(tree).is_file()
-        && (extent != Extent::All || boot_loader(tree).is_file())
+        && (extent != Extent::All || (boot_loader(tree).is_file() && firmware(tree).is_file()))
         && kernels.all(|kernel| is_there(tree, kernel))
         && releases.all(|suite| tools::are_there(tree, suite))
 }
@@ -98,6 +98,11 @@ pub(crate) fn are_there(tree: &Tree, extent: Extent) -> bool {
 /// Where U-Boot is, a guest that is not Linux and knows QEMU's `virt` by heart.
 fn boot_loader(tree: &Tree) -> PathBuf {
     tree.store("images/u-boot.bin")
+}
+
+/// Where EDK2 is, UEFI firmware for the emulated host.
+fn firmware(tree: &Tree) -> PathBuf {
+    tree.store("images/QEMU_EFI.fd")
 }
 
 /// Debian's releases that guests come from, and what else has kernels.
@@ -127,7 +132,8 @@ pub(crate) fn provide(tree: &Tree, extent: Extent) -> Result<()> {
         let needs_busybox = suite == "trixie" && !busybox.is_file();
         let needs_tools = SUITES.contains(&suite) && needs_tools(suite, extent) && !tools::are_there(tree, suite);
         let needs_boot_loader = suite == "trixie" && extent == Extent::All && !boot_loader(tree).is_file();
-        if missing.is_empty() && !needs_busybox && !needs_tools && !needs_boot_loader {
+        let needs_firmware = suite == "trixie" && extent == Extent::All && !firmware(tree).is_file();
+        if missing.is_empty() && !needs_busybox && !needs_tools && !needs_boot_loader && !needs_firmware {
             continue;
         }
         println!("guests: fetching what is missing from {suite}");
@@ -139,6 +145,11 @@ pub(crate) fn provide(tree: &Tree, extent: Extent) -> Result<()> {
             println!("  U-Boot");
             let package = fetch(&archive, "u-boot-qemu")?;
             unpack_file(&package, "./usr/lib/u-boot/qemu_arm64/u-boot.bin", &boot_loader(tree))?;
+        }
+        if needs_firmware {
+            println!("  UEFI firmware");
+            let package = fetch(&archive, "qemu-efi-aarch64")?;
+            unpack_file(&package, "./usr/share/qemu-efi-aarch64/QEMU_EFI.fd", &firmware(tree))?;
         }
         for kernel in missing {
             let packages = archive.kernel(kernel.package)?;
@@ -302,6 +313,7 @@ mod tests {
         }
         if extent == Extent::All {
             files.push((tree.store("images/u-boot.bin"), String::new()));
+            files.push((tree.store("images/QEMU_EFI.fd"), String::new()));
         }
         files
     }

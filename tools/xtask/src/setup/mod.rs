@@ -12,6 +12,7 @@
 //! | systemd | Debian's, of the same releases | `.undercroft/images/systemd-*.cpio` |
 //! | load | with `--all`: the guest tools and stress-ng of the older release | `.undercroft/images/load-bookworm.cpio` |
 //! | U-Boot | with `--all`: Debian's, as a guest | `.undercroft/images/u-boot.bin` |
+//! | EDK2 | with `--all`: Debian's, the firmware of an emulated host that starts by UEFI | `.undercroft/images/QEMU_EFI.fd` |
 //! | gdb | with `--all`: Debian's, for arm64 too | `.undercroft/bin/gdb-multiarch` |
 //! | cargo-deny | with `--all`, unless cargo has it: what looks through our dependencies | `.undercroft/cargo-deny` |
 //! | initramfs | from busybox and `tests/system/guest` | `.undercroft/images/initramfs.cpio` |

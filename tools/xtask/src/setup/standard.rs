@@ -1,4 +1,4 @@
-//! `core` and `alloc` for the bare-metal target: compiled by rustup, or the sources to compile them from.
+//! `core` and `alloc` for the bare-metal targets: compiled by rustup, or the sources to compile them from.
 //!
 //! A toolchain that rustup manages gets the target in a second. Where rustup can't reach its server, or isn't there at
 //! all, Debian's package `rust-src` of exactly the compiler's version holds the same sources, and cargo builds them
@@ -7,7 +7,7 @@
 
 use super::apt::Archive;
 use super::own_architecture;
-use crate::tree::{TARGET, Tree, output};
+use crate::tree::{TARGET, Tree, UEFI_TARGET, output};
 use anyhow::{Context, Result, bail};
 use std::fs;
 use std::path::PathBuf;
@@ -15,6 +15,9 @@ use std::process::Command;
 
 /// Set to any value: use Debian's sources even where rustup has the target. For testing that path.
 const FORCE: &str = "UNDERCROFT_BUILD_STD";
+
+/// What is built for bare metal, and for UEFI.
+const TARGETS: [&str; 2] = [TARGET, UEFI_TARGET];
 
 /// Where `core` comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,18 +36,21 @@ impl Standard {
     pub(crate) fn find(tree: &Tree) -> Result<Standard> {
         let sysroot = PathBuf::from(output(tree.command("rustc").args(["--print", "sysroot"]))?.trim());
         let forced = std::env::var_os(FORCE).is_some();
-        if !forced && sysroot.join("lib/rustlib").join(TARGET).join("lib").is_dir() {
+        let is_there = |target: &str| sysroot.join("lib/rustlib").join(target).join("lib").is_dir();
+        if !forced && TARGETS.into_iter().all(is_there) {
             return Ok(Standard::Compiled);
         }
         let component = sysroot.join("lib/rustlib/src/rust/library");
         let unpacked = tree.store("rust-src").join(release(tree)?).join("library");
         let found = [component, unpacked].into_iter().find(|library| library.join("Cargo.lock").is_file());
-        found.map(Standard::Sources).with_context(|| format!("no core for {TARGET}; run `cargo xtask setup`"))
+        found
+            .map(Standard::Sources)
+            .with_context(|| format!("no core for {}; run `cargo xtask setup`", TARGETS.join(" and ")))
     }
 
-    /// Adds to a cargo command what builds for the bare-metal target need.
-    pub(crate) fn apply(&self, cargo: &mut Command) {
-        cargo.args(["--target", TARGET]);
+    /// Adds to a cargo command what builds for one of the targets need.
+    pub(crate) fn apply(&self, cargo: &mut Command, target: &str) {
+        cargo.args(["--target", target]);
         self.add_sources(cargo);
     }
 
@@ -61,15 +67,15 @@ impl Standard {
 pub(crate) fn provide(tree: &Tree) -> Result<()> {
     let forced = std::env::var_os(FORCE).is_some();
     if !forced && Standard::find(tree).is_err() {
-        println!("core: asking rustup for {TARGET}");
+        println!("core: asking rustup for {}", TARGETS.join(" and "));
         // Where rustup is missing or has no way out, the packages below do as well.
-        drop(tree.command("rustup").args(["target", "add", TARGET]).output());
+        drop(tree.command("rustup").args(["target", "add"]).args(TARGETS).output());
     }
     if Standard::find(tree).is_err() {
         unpack_sources(tree)?;
     }
     match Standard::find(tree)? {
-        Standard::Compiled => println!("core: the toolchain has it for {TARGET}"),
+        Standard::Compiled => println!("core: the toolchain has it for {}", TARGETS.join(" and ")),
         Standard::Sources(library) => println!("core: will be built from {}", library.display()),
     }
     Ok(())
@@ -82,7 +88,7 @@ fn unpack_sources(tree: &Tree) -> Result<()> {
     let archive = Archive::open(tree, "tools", own_architecture()?, &["trixie", "trixie-backports"])?;
     let Some(version) = archive.version("rust-src", &format!("{release}+"))? else {
         bail!(
-            "Debian has no rust-src {release} any more. Either run `rustup target add {TARGET}` on a machine with access, \
+            "Debian has no rust-src {release} any more. Either run `rustup target add {TARGET} {UEFI_TARGET}` on a machine with access, \
              or install a Rust whose sources Debian has, with its compiler and cargo: `apt-cache madison rust-src` lists \
              backports' versions (packages rustc, cargo, rust-src), bookworm-security has the set rustc-web, cargo-web, \
              rust-web-src; then put its version into rust-toolchain.toml"
