@@ -6,7 +6,7 @@
 pub enum Reason {
     /// It has less than a head, or more than any frame.
     Length,
-    /// What its driver says of its checksum or its segments is wrong.
+    /// What its driver says of its checksum or its segments is wrong, or not of such a frame.
     Header,
     /// It does not come from the address of its port.
     Forged,
@@ -26,9 +26,9 @@ pub enum Reason {
     Offload,
     /// It is longer than the port's MTU.
     Mtu,
-    /// The driver has given no buffer, or none that is large enough.
+    /// The driver has given no buffer, or none that is large enough, or it is in too many pieces.
     Room,
-    /// The buffer's memory is not ready, or it is in too many pieces.
+    /// The buffer's memory is not ready; or, at the port that sends, that of the frame was not, however often it was tried.
     Memory,
 }
 

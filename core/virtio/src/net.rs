@@ -37,6 +37,10 @@ const TRANSMIT: usize = 1;
 /// Bytes before each frame, that say what is open in it (section 5.1.6).
 pub const HEADER: usize = 12;
 
+/// So many bytes of a frame are looked at: its head, and of an IP packet behind it the version and what it carries. They arrive as they were
+/// looked at, whatever the sender's driver does meanwhile.
+const LOOKED: usize = HEAD + 10;
+
 /// The feature bits, of VIRTIO_NET_F_ each.
 mod feature {
     pub(super) const CHECKSUM: u64 = 1 << 0;
@@ -71,12 +75,14 @@ const CONFIG: usize = 12;
 /// VIRTIO_NET_S_LINK_UP.
 const LINK_UP: u8 = 1;
 
-/// What a call may do, in instructions, about; and what a frame takes of that, with a byte in so many an instruction.
+/// What a call may do, in instructions, about; and what a frame takes of that at least, with a byte in so many an instruction. What its receiver
+/// makes it cost beyond that is taken of it too.
 const WORK_A_CALL: u32 = 8_000;
 const WORK_OF_A_FRAME: u32 = 2_000;
 const BYTES_A_WORK: u32 = 4;
 
-/// So many times a frame is brought to a port on which others work, and then it is dropped: who keeps a port busy slows nobody.
+/// So many times a frame is brought to a port again, each time in a turn of its own, and then it is dropped: who keeps a port busy slows nobody,
+/// and nothing is tried for ever.
 const TRIES: u8 = 32;
 
 /// What became of a frame at one port.
@@ -101,8 +107,9 @@ pub trait Link {
     fn may_flood(&mut self) -> bool;
 
     /// Brings a frame to another port, whose device takes it in ([`Net::take_in`]), under the locks that this needs. The device that sends it is
-    /// locked already, and so may that one be by somebody who wants this one: it is not waited for in a circle.
-    fn deliver(&mut self, to: PortId, frame: &Frame<'_>) -> Delivery;
+    /// locked already, and so may that one be by somebody who wants this one: it is not waited for. Adds to `spent` what it has taken, in
+    /// instructions, about.
+    fn deliver(&mut self, to: PortId, frame: &Frame<'_>, spent: &mut u32) -> Delivery;
 }
 
 /// A link to nobody, for a device alone.
@@ -118,7 +125,7 @@ impl Link for NoLink {
         false
     }
 
-    fn deliver(&mut self, _to: PortId, _frame: &Frame<'_>) -> Delivery {
+    fn deliver(&mut self, _to: PortId, _frame: &Frame<'_>, _spent: &mut u32) -> Delivery {
         Delivery::Absent
     }
 }
@@ -128,8 +135,8 @@ impl Link for NoLink {
 pub struct Frame<'a> {
     /// Header and frame.
     chain: &'a Chain,
-    /// Its first bytes, as they were looked at: its driver may change those in its memory meanwhile.
-    head: [u8; HEAD],
+    /// Its first bytes, as they were looked at: its driver may change those in its memory meanwhile. What a shorter one does not have is zeros.
+    begin: [u8; LOOKED],
     /// Bytes of the frame alone: from those of a head up to [`MAX_FRAME`].
     length: u32,
     offload: Offload,
@@ -140,6 +147,23 @@ impl Frame<'_> {
     #[must_use]
     pub const fn length(&self) -> u32 {
         self.length
+    }
+
+    /// In how many pieces its sender has it.
+    #[must_use]
+    pub fn pieces(&self) -> u32 {
+        self.chain.readable().len() as u32
+    }
+
+    /// Whether all of it may have to be read for a checksum.
+    #[must_use]
+    pub const fn is_open(&self) -> bool {
+        self.offload.is_open()
+    }
+
+    /// How many of its bytes were looked at.
+    fn looked(&self) -> usize {
+        LOOKED.min(self.length as usize)
     }
 }
 
@@ -176,7 +200,7 @@ pub struct Net<L> {
     features: u64,
     chain: Chain,
     sending: Sending,
-    /// How many times the port that the frame goes to now was busy.
+    /// How many times the frame could not be brought to the port that it goes to now.
     tries: u8,
     /// The first buffer of a frame that arrives, and the next one. Nothing of them outlasts a call.
     first: Chain,
@@ -235,13 +259,15 @@ impl<L: Link> Net<L> {
         }
         // Read anew in each call, so that nothing but the chain outlasts one.
         self.chain.read_again();
-        let mut bytes = [0; HEADER + HEAD];
+        let mut bytes = [0; HEADER + LOOKED];
+        let wanted = HEADER + LOOKED.min(length as usize);
         let mut read = 0;
-        while let Some(rest) = bytes.get_mut(read..).filter(|rest| !rest.is_empty()) {
+        while let Some(rest) = bytes.get_mut(read..wanted).filter(|rest| !rest.is_empty()) {
             read += self.chain.read(memory, rest)?;
         }
-        let (Some(header), Some(&head)) = (bytes.first_chunk(), bytes.last_chunk()) else { return Ok(true) };
-        let offload = match Offload::of(header, self.features, length) {
+        let (Some(header), Some(&begin)) = (bytes.first_chunk(), bytes.last_chunk()) else { return Ok(true) };
+        let Some(head) = begin.first_chunk() else { return Ok(true) };
+        let offload = match Offload::of(header, &begin, self.features, (length, self.mtu)) {
             Ok(offload) => offload,
             Err(reason) => {
                 self.counters.drop(reason);
@@ -249,7 +275,7 @@ impl<L: Link> Net<L> {
             }
         };
         let (switch, port) = self.link.port();
-        let mut round = match (self.sending, switch.judge(port, &head)) {
+        let mut round = match (self.sending, switch.judge(port, head)) {
             (_, Err(reason)) => {
                 self.counters.drop(reason);
                 return Ok(true);
@@ -258,8 +284,7 @@ impl<L: Link> Net<L> {
             (Sending::Round(round), Ok(Destination::All)) => round,
             (Sending::Round(_), Ok(Destination::One(_))) => return Ok(true),
             (_, Ok(Destination::One(to))) => {
-                *work = work.saturating_sub(WORK_OF_A_FRAME + length / BYTES_A_WORK);
-                match self.bring(memory, to, head, length, offload)? {
+                match self.bring(memory, to, (begin, length, offload), work)? {
                     Brought::There => self.counters.sent.count(length),
                     Brought::Nowhere(reason) => self.counters.drop(reason),
                     Brought::Again => return Ok(false),
@@ -284,9 +309,8 @@ impl<L: Link> Net<L> {
             if *work == 0 {
                 return Ok(false);
             }
-            *work = work.saturating_sub(WORK_OF_A_FRAME + length / BYTES_A_WORK);
-            match self.bring(memory, to, head, length, offload)? {
-                Brought::Nowhere(Reason::Busy) => self.counters.drop(Reason::Busy),
+            match self.bring(memory, to, (begin, length, offload), work)? {
+                Brought::Nowhere(reason @ (Reason::Busy | Reason::Memory)) => self.counters.drop(reason),
                 Brought::There | Brought::Nowhere(_) => {}
                 Brought::Again => return Ok(false),
             }
@@ -298,12 +322,14 @@ impl<L: Link> Net<L> {
         &mut self,
         memory: &M,
         to: PortId,
-        head: [u8; HEAD],
-        length: u32,
-        offload: Offload,
+        (begin, length, offload): ([u8; LOOKED], u32, Offload),
+        work: &mut u32,
     ) -> Result<Brought, QueueError> {
-        let frame = Frame { chain: &self.chain, head, length, offload };
-        let brought = match self.link.deliver(to, &frame) {
+        let frame = Frame { chain: &self.chain, begin, length, offload };
+        let mut spent = 0;
+        let delivery = self.link.deliver(to, &frame, &mut spent);
+        *work = work.saturating_sub(spent.max(WORK_OF_A_FRAME + length / BYTES_A_WORK));
+        let brought = match delivery {
             Delivery::Done => Brought::There,
             Delivery::Absent => Brought::Nowhere(Reason::Down),
             Delivery::Busy if self.tries < TRIES => {
@@ -311,10 +337,14 @@ impl<L: Link> Net<L> {
                 return Ok(Brought::Again);
             }
             Delivery::Busy => Brought::Nowhere(Reason::Busy),
-            // Once the sender's memory is ready there.
+            // Once the sender's memory is ready there. If it is so already, it was of no use to look there.
             Delivery::Unread(at) => {
                 memory.read(at, &mut [0])?;
-                return Ok(Brought::Again);
+                if self.tries < TRIES {
+                    self.tries += 1;
+                    return Ok(Brought::Again);
+                }
+                Brought::Nowhere(Reason::Memory)
             }
         };
         self.tries = 0;

@@ -71,7 +71,7 @@ impl Link for Cable {
         true
     }
 
-    fn deliver(&mut self, _to: PortId, _frame: &Frame<'_>) -> Delivery {
+    fn deliver(&mut self, _to: PortId, _frame: &Frame<'_>, _spent: &mut u32) -> Delivery {
         Delivery::Absent
     }
 }

@@ -173,6 +173,9 @@ pub enum VmProblem {
     /// Another port of a network has this address.
     #[error("another port of the network has the address {mac}; each needs its own", mac = Mac(.0))]
     MacTaken([u8; 6]),
+    /// A port of its network has another MTU than this one.
+    #[error("an MTU of {0} on a network of which another port has another one; all of its ports need the same")]
+    MtuDiffers(u16),
     /// A blob is not in the file.
     #[error("its kernel, initrd or a disk's image is not inside the bundle")]
     BlobOutside,

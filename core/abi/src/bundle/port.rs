@@ -129,27 +129,31 @@ impl Ports<&str> {
             if !MTU.contains(&port.mtu.into()) {
                 return Err(VmProblem::Mtu(port.mtu));
             }
-            if self.iter().take(index).any(|other| port.is_as(other)) {
-                return Err(VmProblem::MacTaken(port.mac));
-            }
+            self.iter().take(index).find_map(|other| port.clash(other)).map_or(Ok(()), Err)?;
         }
         Ok(())
     }
 }
 
 impl Port<&str> {
-    /// Whether it has the network and the address of the other one.
-    fn is_as(&self, other: &Self) -> bool {
-        (self.network, self.mac) == (other.network, other.mac)
+    /// Why it and the other one cannot both be, if they are on one network.
+    fn clash(&self, other: &Self) -> Option<VmProblem> {
+        match (self.network == other.network, self.mac == other.mac, self.mtu == other.mtu) {
+            (true, true, _) => Some(VmProblem::MacTaken(self.mac)),
+            (true, false, false) => Some(VmProblem::MtuDiffers(self.mtu)),
+            _ => None,
+        }
     }
 }
 
 impl<'a> Bundle<'a> {
-    /// Whether a port of the first `count` VMs has the network and the address of one of these.
+    /// Whether one of these cannot be beside a port of the first `count` VMs.
     pub(super) fn check_ports(&self, ports: &Ports<&'a str>, count: u16) -> Result<(), VmProblem> {
-        let taken = |port: &&Port<&str>| {
-            self.vms().take(usize::from(count)).any(|vm| vm.ports.iter().any(|other| port.is_as(other)))
-        };
-        ports.iter().find(taken).map_or(Ok(()), |port| Err(VmProblem::MacTaken(port.mac)))
+        for port in ports.iter() {
+            let mut others = self.vms().take(usize::from(count));
+            let problem = others.find_map(|vm| vm.ports.iter().find_map(|other| port.clash(other)));
+            problem.map_or(Ok(()), Err)?;
+        }
+        Ok(())
     }
 }

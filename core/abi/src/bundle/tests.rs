@@ -136,8 +136,16 @@ fn ports_that_a_vm_may_have() {
         assert_eq!(refused(&[Port { mac, ..good }]), Some(VmProblem::Mac(mac)));
     }
     for (mtu, is_wrong) in [(575, true), (576, false), (u16::MAX, false), (0, true)] {
-        assert_eq!(refused(&[Port { mtu, ..good }]), is_wrong.then_some(VmProblem::Mtu(mtu)));
+        let alone = Port { mtu, network: "dmz", ..good };
+        assert_eq!(refused(&[alone]), is_wrong.then_some(VmProblem::Mtu(mtu)));
     }
+    let longer = Port { mtu: good.mtu + 1, ..good };
+    let differs = Some(VmProblem::MtuDiffers(longer.mtu));
+    assert_eq!(refused(&[longer]), differs, "the other VM's port has another MTU");
+    assert_eq!(refused(&[Port { vlan: 7, ..longer }]), differs, "a VLAN is of the network");
+    let dmz = |last, mtu| Port { mtu, ..port("dmz", last) };
+    assert_eq!(refused(&[dmz(1, 9000), dmz(2, 9001)]), Some(VmProblem::MtuDiffers(9001)), "of one VM");
+    assert_eq!(refused(&[dmz(1, 9000), dmz(2, 9000), good]), None);
     for (vlan, is_wrong) in [(0, false), (1, false), (4094, false), (4095, true), (u16::MAX, true)] {
         assert_eq!(refused(&[Port { vlan, ..good }]), is_wrong.then_some(VmProblem::Vlan(vlan)));
     }

@@ -3,13 +3,13 @@
 //! All of it arrives, or nothing: buffers are taken, filled and put into the used ring, and the driver sees them at the end, all at once. Where
 //! something does not go, the buffers are the driver's again and the frame is dropped. Whoever sends it does this, so nothing of the
 //! receiver's makes it wait. Memory that is not ready (zeroed, copied for a save, come) makes the frame be dropped too, and is made
-//! ready later, at the receiver's cost.
+//! ready later, at the receiver's cost. Buffers in so many pieces that they cost more than the receiver's share are as none.
 
 use switch::{HEAD, Reason};
 use units::Ipa;
 
 use super::offload::Sum;
-use super::{Frame, HEADER, Link, Net, RECEIVE, feature};
+use super::{Frame, HEADER, LOOKED, Link, Net, RECEIVE, feature};
 use crate::chain::Chain;
 use crate::memory::{Fault, GuestMemory};
 use crate::mmio::Mmio;
@@ -37,11 +37,14 @@ pub trait Between {
     /// Which memory refused; a part may have been copied. The receiver's says itself whether that is for now.
     fn copy(&self, from: Ipa, to: Ipa, length: usize) -> Result<(), Side>;
 
-    /// Reads the sender's memory.
+    /// Reads the sender's memory, for a checksum.
     ///
     /// # Errors
-    /// If it refuses.
-    fn read(&self, from: Ipa, into: &mut [u8]) -> Result<(), Fault>;
+    /// If it refuses, with the place of the first byte that it does not give; or as the receiver's, if that may not cost more.
+    fn read(&self, from: Ipa, into: &mut [u8]) -> Result<(), Side>;
+
+    /// Whether the receiver's memory refused because its share was used up: its buffers are in too many pieces.
+    fn is_used_up(&self) -> bool;
 }
 
 /// What became of a frame.
@@ -60,6 +63,15 @@ enum Miss {
     Dropped(Reason),
     Unread(Ipa),
     Broken(QueueError),
+}
+
+impl From<Side> for Miss {
+    fn from(refusal: Side) -> Self {
+        match refusal {
+            Side::Sender(Fault(at)) => Self::Unread(at),
+            Side::Receiver(fault) => fault.into(),
+        }
+    }
 }
 
 impl From<QueueError> for Miss {
@@ -150,6 +162,8 @@ impl<L: Link> Net<L> {
         let reason = match miss {
             Miss::Unread(at) => return Ok(Received::Unread(at)),
             Miss::Dropped(reason) => reason,
+            // Nothing that could be made ready.
+            Miss::Broken(QueueError::Fault(_)) if memory.is_refused_for_now() && between.is_used_up() => Reason::Room,
             Miss::Broken(QueueError::Fault(Fault(at))) if memory.is_refused_for_now() => {
                 self.wanted = Some(at);
                 Reason::Memory
@@ -176,30 +190,31 @@ impl<L: Link> Net<L> {
             return Err(Miss::Dropped(Reason::Mtu));
         }
         let mut checksum = None;
-        if offload.is_open() && !self.has(feature::GUEST_CHECKSUM) {
-            let at = u32::from(offload.start) + u32::from(offload.offset);
-            checksum = Some((at, compute(frame, offload.start.into(), between)?));
-            offload = offload.closed();
-        }
-        let mut source = Source::new(frame.chain, (HEADER + HEAD) as u64);
-        let (mut done, mut buffers) = (HEAD as u32, 0);
+        let looked = frame.looked();
+        let mut source = Source::new(frame.chain, (HEADER + looked) as u64);
+        let (mut done, mut buffers) = (looked as u32, 0);
         loop {
             let chain = if buffers == 0 { &mut self.first } else { &mut self.next };
             if !queue.pop_quietly(memory, chain)? {
                 return Err(Miss::Dropped(Reason::Room));
             }
             if buffers == 0 {
-                let mut bytes = [0; HEADER + HEAD];
-                let parts = offload.header(1).into_iter().chain(frame.head);
-                bytes.iter_mut().zip(parts).for_each(|(place, byte)| *place = byte);
-                write_all(chain, memory, &bytes)?;
+                // Not before there is a buffer: it is of no use then.
+                if offload.is_open() && !self.features & feature::GUEST_CHECKSUM != 0 {
+                    let at = u32::from(offload.start) + u32::from(offload.offset);
+                    checksum = Some((at, compute(frame, offload.start.into(), between)?));
+                    offload = offload.closed();
+                }
+                let mut bytes = [0; HEADER + LOOKED];
+                if let Some((header, begin)) = bytes.split_first_chunk_mut() {
+                    *header = offload.header(1);
+                    begin.copy_from_slice(&frame.begin);
+                }
+                write_all(chain, memory, bytes.get(..HEADER + looked).unwrap_or(&bytes))?;
             }
             while let Some((to, room)) = chain.next_place((frame.length - done) as usize).filter(|place| place.1 > 0) {
                 let Some((from, length)) = source.next(room) else { return Err(Miss::Dropped(Reason::Length)) };
-                between.copy(from, to, length).map_err(|refusal| match refusal {
-                    Side::Sender(Fault(at)) => Miss::Unread(at),
-                    Side::Receiver(fault) => fault.into(),
-                })?;
+                between.copy(from, to, length)?;
                 if let Some((at, bytes)) = checksum {
                     overwrite(memory, (done, to, length), at, bytes)?;
                 }
@@ -244,7 +259,7 @@ fn compute(frame: &Frame<'_>, start: u32, between: &dyn Between) -> Result<[u8; 
         let Some((from, length)) = source.next(left.min(COPY)) else { break };
         let mut copy = [0; COPY];
         let piece = copy.get_mut(..length).unwrap_or(&mut []);
-        between.read(from, piece).map_err(|Fault(at)| Miss::Unread(at))?;
+        between.read(from, piece)?;
         sum.add(piece);
         source.advance(length as u64);
         left -= length;

@@ -6,9 +6,12 @@ use std::vec;
 use std::vec::Vec;
 
 use devices::AccessSize;
-use proptest::prelude::*;
 use switch::{HEAD, MAX_FRAME, Mac, PortId, Reason, Switch};
 use units::Ipa;
+
+mod open;
+
+use open::header;
 
 use super::{Between, Delivery, Frame, HEADER, Link, Net, Received, Side};
 use crate::memory::{Fault, GuestMemory};
@@ -97,18 +100,26 @@ impl GuestMemory for Ram {
     }
 }
 
-struct Pair<'a>(&'a Ram, &'a Ram);
+struct Pair<'a>(&'a Ram, &'a Ram, &'a World);
 
 impl Between for Pair<'_> {
     fn copy(&self, from: Ipa, to: Ipa, length: usize) -> Result<(), Side> {
-        let Self(sender, receiver) = self;
+        let Self(sender, receiver, _) = self;
         let mut bytes = vec![0; length];
         sender.read(from, &mut bytes).map_err(Side::Sender)?;
         receiver.write(to, &bytes).map_err(Side::Receiver)
     }
 
-    fn read(&self, from: Ipa, into: &mut [u8]) -> Result<(), Fault> {
-        self.0.read(from, into)
+    fn read(&self, from: Ipa, into: &mut [u8]) -> Result<(), Side> {
+        self.2.reads.set(self.2.reads.get() + 1);
+        if self.2.is_unread.get() {
+            return Err(Side::Sender(Fault(from)));
+        }
+        self.0.read(from, into).map_err(Side::Sender)
+    }
+
+    fn is_used_up(&self) -> bool {
+        self.2.is_used_up.get()
     }
 }
 
@@ -123,6 +134,14 @@ struct World {
     /// Before a delivery, this is stored into the sender's memory.
     meddling: RefCell<Option<(u64, Vec<u8>)>>,
     broken: RefCell<Vec<QueueError>>,
+    /// How often something was read for a checksum.
+    reads: Cell<usize>,
+    /// The sender's memory is not read for one, though it could be.
+    is_unread: Cell<bool>,
+    /// Where the receiver's memory refuses, it is for want of a share.
+    is_used_up: Cell<bool>,
+    /// What each delivery costs.
+    cost: Cell<u32>,
 }
 
 #[derive(Clone)]
@@ -142,8 +161,9 @@ impl Link for Cable {
         left > 0
     }
 
-    fn deliver(&mut self, to: PortId, frame: &Frame<'_>) -> Delivery {
+    fn deliver(&mut self, to: PortId, frame: &Frame<'_>, spent: &mut u32) -> Delivery {
         let world = &self.world;
+        *spent = world.cost.get();
         if world.busy.get() > 0 {
             world.busy.set(world.busy.get() - 1);
             return Delivery::Busy;
@@ -154,7 +174,7 @@ impl Link for Cable {
         }
         let mut net = world.nets[usize::from(to.0)].borrow_mut();
         let Some(net) = net.as_mut() else { return Delivery::Absent };
-        match net.receive(receiver, frame, &Pair(sender, receiver)) {
+        match net.receive(receiver, frame, &Pair(sender, receiver, world)) {
             Ok(Received::Taken | Received::Dropped(_)) => Delivery::Done,
             Ok(Received::Unread(at)) => Delivery::Unread(at),
             Err(error) => {
@@ -184,6 +204,10 @@ fn world(ports: &[(u16, u16, u64)]) -> Rc<World> {
         busy: Cell::new(0),
         meddling: RefCell::default(),
         broken: RefCell::default(),
+        reads: Cell::default(),
+        is_unread: Cell::default(),
+        is_used_up: Cell::default(),
+        cost: Cell::default(),
     });
     for (number, &(_, mtu, features)) in ports.iter().enumerate() {
         let link = Cable { world: world.clone(), port: PortId(number as u16) };
@@ -328,6 +352,14 @@ fn frame(to: Mac, from: Mac, length: usize) -> Vec<u8> {
     frame
 }
 
+/// The same with the head of an IPv4 packet in it.
+fn packet(to: Mac, from: Mac, length: usize, protocol: u8) -> Vec<u8> {
+    let mut frame = frame(to, from, length.max(HEAD + 20));
+    (frame[14], frame[23]) = (0x45, protocol);
+    frame.truncate(length);
+    frame
+}
+
 #[test]
 fn a_frame_arrives_whole() {
     let world = world(&[(0, 1500, LINUX), (0, 1500, LINUX)]);
@@ -465,7 +497,24 @@ fn a_flood_takes_turns() {
     assert_eq!(world.counted(0, Reason::Forged), 1);
 }
 
-/// A driver that changes the source address in its memory between the check and the copy.
+/// What a receiver makes a delivery cost is of the sender's share too: no call does more for it.
+#[test]
+fn an_expensive_delivery_ends_a_call() {
+    let world = world(&[(0, 1500, LINUX); 20]);
+    (1..20).for_each(|port| world.give(port, 1, 2048, 1));
+    world.cost.set(super::WORK_A_CALL);
+    world.offer_frame(0, &[0; HEADER], &frame(Mac([0xff; 6]), mac(0), 60), 4000);
+    let calls = (1..).find(|_| world.process(0, 1).unwrap() == Progress::Idle);
+    assert_eq!(calls, Some(20), "one for each port, and one for the end");
+    assert!((1..20).all(|port| world.arrived(port, 0).len() == 1));
+    // The same of frames for one: each is in a call of its own.
+    world.give(1, 4, 2048, 1);
+    (0..4).for_each(|_| world.offer_frame(0, &[0; HEADER], &frame(mac(1), mac(0), 60), 4000));
+    let calls = (1..).find(|_| world.process(0, 1).unwrap() == Progress::Idle);
+    assert_eq!((calls, world.arrived(1, 1).len()), (Some(5), 4));
+}
+
+/// A driver that changes the source address in its memory between the check and the copy, or what is said of the packet behind it.
 #[test]
 fn what_was_checked_is_what_arrives() {
     let world = world(&[(0, 1500, LINUX), (0, 1500, LINUX)]);
@@ -474,6 +523,12 @@ fn what_was_checked_is_what_arrives() {
     *world.meddling.borrow_mut() = Some((SENT + HEADER as u64, [mac(5).0, mac(6).0].concat()));
     world.send(0, &sent);
     assert_eq!(world.arrived(1, 0)[0][HEADER..], sent);
+    world.give(1, 1, 2048, 1);
+    *world.meddling.borrow_mut() = Some((SENT + HEADER as u64 + 12, vec![0x66; 12]));
+    let sent = packet(mac(1), mac(0), 101, 6);
+    world.offer_frame(0, &header(1, 0, 0, 0, 34, 16), &sent, 4000);
+    world.work(0);
+    assert_eq!(world.arrived(1, 1)[0][HEADER..], sent);
 }
 
 #[test]
@@ -546,6 +601,40 @@ fn memory_may_refuse_anywhere() {
     assert!(were_dropped > 15, "{were_dropped}");
 }
 
+/// Memory that is not read, though it is ready: the frame is tried as often as at a busy port, and the next one goes on.
+#[test]
+fn what_is_never_read_is_not_tried_for_ever() {
+    let world = world(&[(0, 1500, LINUX), (0, 1500, PLAIN), (0, 1500, PLAIN)]);
+    (1..3).for_each(|port| world.give(port, 4, 2048, 1));
+    world.is_unread.set(true);
+    world.offer_frame(0, &header(1, 0, 0, 0, 34, 16), &packet(mac(1), mac(0), 101, 6), 4000);
+    let calls = (1..200).find(|_| world.process(0, 1).unwrap() == Progress::Idle);
+    assert_eq!(calls, Some(usize::from(super::TRIES) + 1));
+    assert_eq!((world.counted(0, Reason::Memory), world.arrived(1, 0).len()), (1, 0));
+    world.offer_frame(0, &header(1, 0, 0, 0, 34, 16), &packet(Mac([0xff; 6]), mac(0), 101, 6), 4000);
+    assert!((1..200).any(|_| world.process(0, 1).unwrap() == Progress::Idle));
+    assert_eq!(world.counted(0, Reason::Memory), 3, "a flood, for each port");
+    world.is_unread.set(false);
+    world.send(0, &frame(mac(1), mac(0), 60));
+    assert_eq!(world.arrived(1, 0).len(), 1);
+}
+
+/// Buffers for which the share does not do are as none, and nothing is made ready for them.
+#[test]
+fn a_share_that_is_used_up_is_no_memory_that_is_missing() {
+    let world = world(&[(0, 9000, LINUX), (0, 9000, LINUX)]);
+    world.give(1, 4, 1500, 2);
+    for (is_used_up, counted) in [(true, (1, 0)), (false, (1, 1))] {
+        world.is_used_up.set(is_used_up);
+        world.rams[1].left.set(12);
+        world.send(0, &frame(mac(1), mac(0), 4000));
+        assert_eq!((world.counted(1, Reason::Room), world.counted(1, Reason::Memory)), counted);
+        world.rams[1].left.set(usize::MAX);
+        assert_eq!(world.process(1, 0), Ok(Progress::Idle));
+        assert_eq!(world.rams[1].asked.borrow().len() as u64, counted.1);
+    }
+}
+
 #[test]
 fn a_receiver_that_breaks_its_ring_harms_itself() {
     let world = world(&[(0, 1500, LINUX), (0, 1500, LINUX), (0, 1500, LINUX)]);
@@ -587,91 +676,4 @@ fn a_saved_device_returns_its_chain_and_sends_nothing_twice() {
     net.reset();
     assert_eq!(net.save().unwrap().device.sending, None);
     assert_eq!(net.save().unwrap().device.features, 0);
-}
-
-/// A header of a frame with an open checksum from `start` on, divided or not.
-fn header(flags: u8, kind: u8, before: u16, segment: u16, start: u16, offset: u16) -> [u8; HEADER] {
-    let words = [before, segment, start, offset, 7];
-    let words = words.iter().flat_map(|word| word.to_le_bytes());
-    let bytes: Vec<u8> = [flags, kind].into_iter().chain(words).collect();
-    bytes.try_into().unwrap()
-}
-
-#[test]
-fn what_is_open_is_passed_on_or_closed() {
-    let world = world(&[(0, 1500, LINUX), (0, 1500, LINUX), (0, 1500, PLAIN), (0, 1500, PLAIN)]);
-    (1..3).for_each(|port| world.give(port, 8, 0x8000, 2));
-    let pass = |to: u8, header: &[u8; HEADER], length| {
-        let before = world.rams[usize::from(to)].half(0x1802);
-        world.offer_frame(0, header, &frame(mac(to), mac(0), length), 500);
-        world.work(0);
-        world.arrived(to.into(), before).concat()
-    };
-    let open = header(1, 0, 0, 0, 34, 16);
-    assert_eq!(
-        pass(1, &open, 101)[..HEADER],
-        header(1, 0, 0, 0, 34, 16)[..10].iter().copied().chain([1, 0]).collect::<Vec<_>>()
-    );
-    // For one that takes none, the checksum is computed: the sum over all of it is then all ones.
-    let closed = pass(2, &open, 101);
-    assert_eq!(closed[..HEADER], [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0]);
-    let as_it_was = frame(mac(2), mac(0), 101);
-    let sum = |bytes: &[u8]| {
-        let mut sum: u32 =
-            bytes.chunks(2).map(|two| u32::from(two[0]) << 8 | u32::from(*two.get(1).unwrap_or(&0))).sum();
-        while sum > 0xffff {
-            sum = (sum & 0xffff) + (sum >> 16);
-        }
-        sum as u16
-    };
-    let body = &closed[HEADER..];
-    assert_eq!(u16::from_be_bytes([body[50], body[51]]), !sum(&as_it_was[34..]));
-    assert_eq!((&body[..50], &body[52..]), (&as_it_was[..50], &as_it_was[52..]));
-    // Segments go to one who makes them, and to no other.
-    let divided = header(1, 1 | 0x80, 54, 1400, 34, 16);
-    assert_eq!(pass(1, &divided, 20_000)[..10], divided[..10]);
-    assert_eq!(pass(2, &divided, 20_000), []);
-    assert_eq!(world.counted(2, Reason::Offload), 1);
-    // A driver that has accepted nothing may leave nothing open.
-    world.offer_frame(2, &open, &frame(mac(1), mac(2), 101), 500);
-    world.work(2);
-    assert_eq!(world.counted(2, Reason::Header), 1);
-}
-
-proptest! {
-    /// Whatever a header says: what a receiver is told agrees with the frame that it has.
-    #[test]
-    fn a_receiver_is_told_what_can_be(
-        flags in any::<u8>(), kind in prop_oneof![Just(0), Just(1), Just(4), Just(0x81), any::<u8>()],
-        before in prop_oneof![0u16..200, any::<u16>()], segment in prop_oneof![0u16..1600, any::<u16>()],
-        start in prop_oneof![0u16..200, any::<u16>()], offset in prop_oneof![0u16..40, any::<u16>()],
-        length in 14usize..1500, features in any::<u64>(), receiver in any::<u64>(),
-    ) {
-        let world = world(&[(0, 1500, features & LINUX), (0, 1500, receiver & LINUX)]);
-        world.give(1, 4, 0x1000, 1);
-        world.offer_frame(0, &header(flags, kind, before, segment, start, offset), &frame(mac(1), mac(0), length), 400);
-        world.work(0);
-        let arrived = world.arrived(1, 0);
-        let dropped = world.counted(0, Reason::Header) + world.counted(1, Reason::Offload) + world.counted(1, Reason::Mtu);
-        prop_assert_eq!(arrived.len() as u64 + dropped, 1);
-        let Some(arrived) = arrived.first() else { return Ok(()) };
-        let word = |at: usize| u32::from(u16::from_le_bytes([arrived[at], arrived[at + 1]]));
-        prop_assert_eq!(arrived.len(), HEADER + length);
-        prop_assert!(arrived[0] <= 1, "no flag but that of an open checksum");
-        let (told_before, told_segment, told_start, told_offset) = (word(2), word(4), word(6), word(8));
-        if arrived[0] == 1 {
-            prop_assert!(receiver & 2 != 0 && features & 1 != 0);
-            prop_assert!(told_start >= 14 && told_start + told_offset + 2 <= length as u32);
-        } else {
-            prop_assert_eq!((told_start, told_offset, arrived[1]), (0, 0, 0));
-        }
-        match arrived[1] & 0x7f {
-            0 => prop_assert_eq!((arrived[1], told_before, told_segment), (0, 0, 0)),
-            1 => prop_assert!(features >> 11 & 1 != 0 && receiver >> 7 & 1 != 0 && arrived[0] == 1),
-            4 => prop_assert!(features >> 12 & 1 != 0 && receiver >> 8 & 1 != 0 && arrived[0] == 1),
-            other => prop_assert!(false, "{}", other),
-        }
-        prop_assert!(told_before <= length as u32 && told_segment <= 1500);
-        prop_assert_eq!(word(10), 1);
-    }
 }

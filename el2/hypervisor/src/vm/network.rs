@@ -1,9 +1,10 @@
 //! The networks between VMs: one switch for all of them, and how a frame gets from one VM's device to another's.
 //!
 //! `core/switch` knows who may send to whom, `core/virtio` what a frame is ([`virtio::net`]). Here are the locks. A vCPU that sends holds its own
-//! device's, and takes the receiver's for as long as a frame takes. Two that send to each other would wait for one another: so whoever
-//! wants a port of a higher number waits for it, and whoever wants one of a lower number only tries, and comes again if somebody has it.
-//! That one gives it back soon, as it may wait for higher ones only.
+//! device's, and takes the receiver's for as long as a frame takes. Two that send to each other would wait for one another, and whoever
+//! waits for one that is always at work does not get on: so nobody waits. The receiver's lock is tried once; if somebody has it, the sender
+//! gives its own back, and comes again in another turn, before which it may be preempted. Who holds a device's lock waits for no other
+//! device's, so there is no circle.
 //!
 //! A VM that stands still takes nothing in, or what is saved of it would not be of one moment: it says that it stands still before its state
 //! is taken out, and each device's state is taken out under the lock under which frames arrive.
@@ -94,20 +95,19 @@ impl Link for Cable {
         self.pace.take(sysreg::cntpct_el0())
     }
 
-    fn deliver(&mut self, to: PortId, frame: &Frame<'_>) -> Delivery {
+    fn deliver(&mut self, to: PortId, frame: &Frame<'_>, spent: &mut u32) -> Delivery {
         let place = self.networks.places.get(usize::from(to.0));
         let (Some(sender), Some(&(id, number))) = (by_id(self.vm), place) else { return Delivery::Absent };
-        by_id(id).map_or(Delivery::Absent, |vm| vm.take_frame(usize::from(number), sender, to > self.port, frame))
+        by_id(id).map_or(Delivery::Absent, |vm| vm.take_frame(usize::from(number), sender, frame, spent))
     }
 }
 
 impl Vm {
-    /// A frame arrives from `sender` at the network device of that number, whose lock the caller waits for only if it may.
-    fn take_frame(&self, number: usize, sender: &Self, may_wait: bool, frame: &Frame<'_>) -> Delivery {
+    /// A frame arrives from `sender` at the network device of that number, whose lock the caller does not wait for.
+    fn take_frame(&self, number: usize, sender: &Self, frame: &Frame<'_>, spent: &mut u32) -> Delivery {
         let Some(device) = self.devices.net(number) else { return Delivery::Absent };
-        let guard = if may_wait { Some(device.lock()) } else { device.try_lock() };
-        let Some(mut wired) = guard else { return Delivery::Busy };
-        let outside = Surroundings::of_an_arrival(self, device.slot(), frame.length());
+        let Some(mut wired) = device.try_lock() else { return Delivery::Busy };
+        let outside = Surroundings::of_an_arrival(self, device.slot(), frame);
         // Under the device's lock: who takes its state out has said before that it stands still, and takes the lock afterwards.
         let received = if self.is_paused() {
             wired.device_quietly().device_mut().missed(switch::Reason::Down);
@@ -119,6 +119,7 @@ impl Vm {
             wired.work(&outside, |net| net.receive(&memory, frame, way))
         };
         drop(wired);
+        *spent = outside.spent();
         self.refresh(outside.concerned());
         match received {
             Ok(Received::Taken) => Delivery::Done,

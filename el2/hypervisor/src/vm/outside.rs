@@ -11,7 +11,7 @@ use devices::{Moment, Outside, Request, Stream};
 use log::Level;
 use machine::{DeviceKind, Row};
 use units::{IntId, Ipa, Line, VcpuSet};
-use virtio::net::{Between, Side};
+use virtio::net::{Between, Frame, Side};
 use virtio::{Fault, GuestMemory, VirtioKind};
 
 use crate::vm::Vm;
@@ -34,6 +34,8 @@ const MEASURING: u32 = 25;
 const BYTES_OF_A_DISK: u32 = 4;
 /// What a frame that arrives may cost for each of its bytes, beside a usual share: buffers may be small.
 const ARRIVING: u32 = 2;
+/// A byte that is read for a checksum: it is copied, and added up eight at a time.
+const SUMMING: u32 = 1;
 /// A page that the guest may not execute any more.
 const TAKING: u32 = 1_000;
 /// A block that becomes pages for that: a table is written.
@@ -62,10 +64,13 @@ impl<'a> Surroundings<'a> {
         Self::with_share(vm, slot, 0)
     }
 
-    /// Those of one that takes in a frame of so many bytes, which another guest sends and pays for: so much may its buffers cost that one.
+    /// Those of one that takes in this frame, which another guest sends and pays for: so much may its buffers cost that one. What the sender
+    /// makes expensive is added: its pieces, and a checksum that is open.
     #[must_use]
-    pub(crate) fn of_an_arrival(vm: &'a Vm, slot: usize, length: u32) -> Self {
-        Self::with_share(vm, slot, SHARE.saturating_add(length.saturating_mul(ARRIVING)))
+    pub(crate) fn of_an_arrival(vm: &'a Vm, slot: usize, frame: &Frame<'_>) -> Self {
+        let pieces = if frame.is_open() { 2 * frame.pieces() } else { frame.pieces() };
+        let bytes = frame.length().saturating_mul(if frame.is_open() { ARRIVING + 2 * SUMMING } else { ARRIVING });
+        Self::with_share(vm, slot, SHARE.saturating_add(bytes).saturating_add(pieces.saturating_mul(STORING)))
     }
 
     /// The memory, and what of the VM at `sender` goes there in one copy.
@@ -80,6 +85,7 @@ impl<'a> Surroundings<'a> {
                 vm,
                 slot: Cell::new(slot),
                 left: Cell::new(share),
+                spent: Cell::new(0),
                 is_refused: Cell::new(false),
                 wants: Cell::new(None),
             },
@@ -93,6 +99,12 @@ impl<'a> Surroundings<'a> {
     /// The same become those of the next device, in `slot`.
     pub(crate) fn pass_on_to(&self, slot: usize) {
         self.memory.slot.set(slot);
+    }
+
+    /// What it has cost so far, in instructions, about.
+    #[must_use]
+    pub(crate) fn spent(&self) -> u32 {
+        self.memory.spent.get()
     }
 
     /// The vCPUs for which interrupt lines have changed: they are to choose their list registers anew.
@@ -204,6 +216,8 @@ struct Memory<'a> {
     slot: Cell<usize>,
     /// What is left of the share.
     left: Cell<u32>,
+    /// What was taken of it, and more than it if the last access cost that.
+    spent: Cell<u32>,
     /// The last access was refused for now only.
     is_refused: Cell<bool>,
     /// What the work waits for, if it is not another turn.
@@ -254,6 +268,7 @@ impl Memory<'_> {
 
     fn spend(&self, cost: u32) {
         self.left.set(self.left.get().saturating_sub(cost));
+        self.spent.set(self.spent.get().saturating_add(cost));
     }
 
     /// Stores something, and counts what that does to what the guest may execute.
@@ -377,7 +392,29 @@ impl Between for Way<'_> {
         Ok(())
     }
 
-    fn read(&self, from: Ipa, into: &mut [u8]) -> Result<(), Fault> {
-        self.sender.ram.lock().read(from, into).map_err(|_| Fault(from))
+    fn read(&self, from: Ipa, into: &mut [u8]) -> Result<(), Side> {
+        let (memory, length) = (self.memory, into.len());
+        if memory.left.get() == 0 {
+            memory.is_refused.set(true);
+            return Err(Side::Receiver(Fault(from)));
+        }
+        memory.spend(READING.saturating_add((length as u32).saturating_mul(SUMMING)));
+        // What lies together alone is found at once: at the border of a block, of RAM, or of a piece that is still to come the next byte may be
+        // refused, and that is the place which has to be made ready.
+        let ram = self.sender.ram.lock();
+        let mut done = 0;
+        while let Some(rest) = into.get_mut(done..).filter(|rest| !rest.is_empty()) {
+            let at = from.checked_add(done as u64).ok_or(Side::Sender(Fault(Ipa(u64::MAX))))?;
+            let part = ram.source(at, rest.len()).and_then(|(_, part)| {
+                let rest = rest.get_mut(..part).unwrap_or(&mut []);
+                ram.read(at, rest).map(|()| part)
+            });
+            done += part.map_err(|_| Side::Sender(Fault(at)))?;
+        }
+        Ok(())
+    }
+
+    fn is_used_up(&self) -> bool {
+        self.memory.left.get() == 0 && self.memory.wants.get().is_none()
     }
 }

@@ -16,7 +16,7 @@ fn main() {
     announce_warnings();
     test::run(&tests!("net":
         says_what_it_is, every_length, several_buffers, forged_addresses, other_networks, foreign_vlans, crumbs, everybody, floods, headers, checksums,
-        into_untouched_memory, broken_rings, works_after_all_that,
+        into_untouched_memory, open_across_borders, many_pieces, broken_rings, works_after_all_that,
     ));
 }
 
@@ -74,6 +74,20 @@ impl Port {
         memory::write32(self.frame + 8, 0);
         let all = to.into_iter().chain(from).chain([8, 0]);
         (self.frame + u64::from(HEADER)..).zip(all).for_each(|(at, byte)| memory::write8(at, byte));
+    }
+
+    /// It is of IPv4, and has this in it.
+    fn packet(&self, protocol: u8) {
+        memory::write8(self.frame + u64::from(HEADER) + 14, 0x45);
+        memory::write8(self.frame + u64::from(HEADER) + 23, protocol);
+    }
+
+    /// Its checksum of UDP is open.
+    fn open(&self) {
+        self.packet(17);
+        memory::write8(self.frame, 1);
+        memory::write16(self.frame + 6, 34);
+        memory::write16(self.frame + 8, 6);
     }
 
     /// Sends header and frame, so many bytes together.
@@ -305,15 +319,20 @@ fn floods() -> Verdict {
 fn headers() -> Verdict {
     let (mut one, mut two) = (port(0, CHECKSUM | DIVIDES)?, port(1, GUEST_CHECKSUM)?);
     two.give(2048);
-    let mut state = 1_u64;
+    let (mut state, mut plain, mut open) = (1_u64, 0, 0);
     for round in 0..3000 {
         one.head(address(1), address(0));
+        one.packet(17);
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         let random = state >> 8;
-        // Half of them with small numbers, which may be right.
-        let words = if round & 1 == 0 { random } else { random & 0x003f_003f_003f_0503 };
+        // Half of them with small numbers, which may be right, and some with UDP's checksum where it is.
+        let words = match round & 3 {
+            0 | 1 => random,
+            2 => random & 0x003f_003f_003f_0503,
+            _ => random & 0x003f_0000_0000_0001 | 34 << 48,
+        };
         memory::write64(one.frame, words);
-        memory::write32(one.frame + 8, (state >> 40) as u32);
+        memory::write32(one.frame + 8, if round & 3 == 3 { 6 } else { (state >> 40) as u32 });
         let flags = memory::read8(one.frame);
         one.send(HEADER + 60)?;
         if two.arrived().is_none() {
@@ -323,9 +342,15 @@ fn headers() -> Verdict {
         check_equal!(memory::read8(two.room), flags & 1, "flags of {words:#x}");
         check_equal!(memory::read8(two.room + 1), 0, "kind of {words:#x}, which nobody here accepts");
         check_equal!(memory::read32(two.room + 2), 0, "segments of {words:#x}");
-        check!(flags & 1 == 0 || start >= 14 && start + offset <= 58, "{start} and {offset} of {words:#x}");
+        check!(flags & 1 == 0 || start >= 34 && offset == 6 && start <= 52, "{start} and {offset} of {words:#x}");
+        if flags & 1 == 0 {
+            plain += 1
+        } else {
+            open += 1
+        }
         two.give(2048);
     }
+    check!(plain > 100 && open > 100, "only {plain} frames and {open} with an open checksum have arrived");
     one.off();
     two.off();
     Ok(())
@@ -338,11 +363,9 @@ fn checksums() -> Verdict {
         let mut two = port(1, features)?;
         two.give(2048);
         one.head(address(1), address(0));
-        memory::write8(one.frame, 1);
-        memory::write16(one.frame + 6, 34);
-        memory::write16(one.frame + 8, 6);
         let body = one.frame + u64::from(HEADER);
         (14..100).for_each(|offset| memory::write8(body + offset, (offset * 3) as u8));
+        one.open();
         one.send(HEADER + 100)?;
         check_equal!((two.arrived(), memory::read8(two.room)), (Some(112), flags), "bytes, and flags");
         let found = two.room + u64::from(HEADER);
@@ -385,6 +408,59 @@ fn into_untouched_memory() -> Verdict {
     check_equal!(two.arrived(), Some(126), "bytes of it");
     one.off();
     two.off();
+    Ok(())
+}
+
+/// A frame whose checksum is open, and is to be computed, in a buffer of which the second half is in a block that was never touched: it is made
+/// ready, and the frame goes. Where the second half is no RAM, its device stops. Neither is tried for ever.
+fn open_across_borders() -> Verdict {
+    let (mut one, mut two) = (port(0, CHECKSUM)?, port(1, 0)?);
+    two.give(2048);
+    one.head(address(1), address(0));
+    one.open();
+    let Some(border) = memory::untouched_blocks().nth(10) else { skip!("too little RAM that nothing lies in") };
+    let head = u64::from(HEADER + 40);
+    (0..head).for_each(|offset| memory::write8(border - head + offset, memory::read8(one.frame + offset)));
+    one.send.offer(border - head, HEADER + 100, BufferDirection::ToDevice);
+    check!(timer::wait_until(5000, || one.send.is_done()), "a frame across the border of a block is not sent");
+    check_equal!(two.arrived(), Some(112), "bytes of it");
+    check_equal!(memory::read16(two.room + u64::from(HEADER) + 40), 0xffff, "its checksum, of zeros");
+    two.give(2048);
+    let end = machine::machine().ram.end - head;
+    (0..head).for_each(|offset| memory::write8(end + offset, memory::read8(one.frame + offset)));
+    one.send.offer(end, HEADER + 100, BufferDirection::ToDevice);
+    let is_stopped = || one.device.read(r::STATUS) & virtio::STATUS_NEEDS_RESET != 0;
+    check!(timer::wait_until(5000, is_stopped), "a frame across the end of RAM is tried for ever");
+    check_equal!(two.arrived(), None, "bytes of it");
+    one.off();
+    two.off();
+    Ok(())
+}
+
+/// A frame in as many small pieces as a ring has: they are of the sender's making, and cost its receiver no frame.
+fn many_pieces() -> Verdict {
+    for (pieces, features) in [(18_u32, 0), (18, CHECKSUM), (64, 0), (64, CHECKSUM)] {
+        for bytes in [64, 300, 1400] {
+            let (mut one, mut two) = (port(0, features)?, port(1, 0)?);
+            two.give(2048);
+            one.head(address(1), address(0));
+            if features != 0 {
+                one.open();
+            }
+            let all = HEADER + bytes;
+            let cut = |nth: u32| nth * all / pieces;
+            let parts: [_; 64] = core::array::from_fn(|nth| {
+                let nth = nth as u32;
+                let at = one.frame + u64::from(cut(nth));
+                (at, cut(nth + 1) - cut(nth), BufferDirection::ToDevice)
+            });
+            one.send.offer_pieces(parts.get(..pieces as usize).unwrap_or(&parts));
+            check!(timer::wait_until(5000, || one.send.is_done()), "{pieces} pieces do not come back");
+            check_equal!(two.arrived(), Some(all), "{bytes} bytes in {pieces} pieces");
+            one.off();
+            two.off();
+        }
+    }
     Ok(())
 }
 
