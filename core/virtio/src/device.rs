@@ -115,6 +115,12 @@ pub trait Device {
     /// If no device of this kind can be in that state; nothing has changed then.
     fn restore(&mut self, saved: &Self::Saved) -> Result<(), Unfit>;
 
+    /// Whether its configuration space is another one than that of which the driver in this state knows, and has to hear.
+    fn has_another_config(&self, saved: &Self::Saved) -> bool {
+        let _ = saved;
+        false
+    }
+
     /// Works on queue number `index`, at most a bounded amount. `queues` are all queues of the device, of which only
     /// those that are [ready](Queue::is_ready) give buffers. The transport looks after interrupts.
     ///

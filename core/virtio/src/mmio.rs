@@ -560,6 +560,9 @@ impl<D: Device> Mmio<D> {
         self.queue_select = *queue_select;
         self.driver_features = *driver_features;
         self.in_vain = false;
+        if self.device.has_another_config(device) {
+            self.config_changed();
+        }
         Ok(())
     }
 

@@ -395,8 +395,7 @@ impl<L: Link> Device for Net<L> {
     fn save(&self) -> Result<SavedNet, Damaged> {
         let Self {
             link: _,
-            // Its port's address is that of the place.
-            config: _,
+            config,
             mtu,
             features,
             chain,
@@ -412,12 +411,13 @@ impl<L: Link> Device for Net<L> {
             counters: _,
         } = self;
         let sending = (*sending != Sending::Nothing).then(|| chain.head());
-        Ok(SavedNet { mtu: *mtu, features: *features, sending })
+        let mac = config.first_chunk().copied().unwrap_or_default();
+        Ok(SavedNet { mac, mtu: *mtu, features: *features, sending })
     }
 
     fn restore(&mut self, saved: &SavedNet) -> Result<(), Unfit> {
-        // Its port's address is what the place has, which the guest sees when it looks.
-        let SavedNet { mtu, features, sending } = saved;
+        // Its port's address is what the place has: the driver hears of another one, and sees it when it looks.
+        let SavedNet { mac: _, mtu, features, sending } = saved;
         if *mtu != self.mtu {
             return Err(Unfit("a network has another MTU than it had when the VM was saved"));
         }
@@ -431,6 +431,10 @@ impl<L: Link> Device for Net<L> {
         self.sending = if sending.is_some() { Sending::Over } else { Sending::Nothing };
         self.wanted = None;
         Ok(())
+    }
+
+    fn has_another_config(&self, saved: &SavedNet) -> bool {
+        self.config.first_chunk() != Some(&saved.mac)
     }
 
     fn process<M: GuestMemory>(

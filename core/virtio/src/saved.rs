@@ -248,6 +248,8 @@ pack::value!(SavedBlock as "virtio-block" { sectors, checksum, request, changes 
 /// The state of a network device.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct SavedNet {
+    /// The address of the port that it had, of which its driver knows.
+    pub mac: [u8; 6],
     /// The largest packet.
     pub mtu: u16,
     /// What the driver has accepted, of this kind's features.
@@ -258,11 +260,11 @@ pub struct SavedNet {
 }
 
 impl SavedNet {
-    /// The version of this type.
-    pub const VERSION: u16 = 1;
+    /// The version of this type. 2: the port's address.
+    pub const VERSION: u16 = 2;
 }
 
-pack::value!(SavedNet as "virtio-net" { mtu, features, sending });
+pack::value!(SavedNet as "virtio-net" { mac, mtu, features, sending });
 
 #[cfg(test)]
 mod tests;

@@ -160,9 +160,20 @@ fn saved() -> Result<()> {
     run.ask("client", "while ! [ -f /tmp/half ]; do sleep 1; done; echo half $((6*7))", "half 42")?;
     // While it is saved the first time its partner sends to it all the time, and it runs on.
     let save = Order::Save { vm: "client".to_owned(), file: file.clone(), compress: false };
-    run.ask("web", "ping -f -c 200000 10.0.0.2 >/tmp/ping 2>&1 & echo floods $((6*7))", "floods 42")?;
+    let pings = "ping -A -q -c 2000000 10.0.0.2 >/tmp/ping 2>&1 & echo floods $((6*7))";
+    run.ask("web", pings, "floods 42")?;
+    run.ask("client", "ping -c 2 10.0.0.1 >/tmp/ping; echo pinged $?", "\npinged 0")?;
+    let before = host.port("web")?.sent.0;
     host.order(&save)?;
-    run.ask("web", "kill $!; echo quiet $((6*7))", "quiet 42")?;
+    let after = host.port("web")?.sent.0;
+    ensure!(after > before + 50, "web has sent {} frames while client was saved", after - before);
+    run.ask(
+        "web",
+        "kill -INT $! && wait $!; grep -c 'packets transmitted' /tmp/ping; echo quiet $((6*7))",
+        "\n1\r\nquiet 42",
+    )?;
+    let client = host.port("client")?;
+    ensure!(client.received.0 > 50, "{client:?}");
     std::fs::remove_file(&file)?;
     run.ask("client", "ping -c 2 10.0.0.1 >/tmp/ping; echo pinged $?", "\npinged 0")?;
     host.order(&Order::Pause { vm: "web".to_owned() })?;

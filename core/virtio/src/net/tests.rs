@@ -666,6 +666,13 @@ fn a_saved_device_returns_its_chain_and_sends_nothing_twice() {
     let mut other = Mmio::new(Net::new(link.clone(), [2, 0, 0, 0, 0, 9], 1500));
     other.restore(&saved).unwrap();
     assert_eq!(other.read(0x105, AccessSize::Byte), 9, "its guest sees the address of the place");
+    let generation = |mmio: &Mmio<Net<Cable>>| mmio.read(0x0fc, AccessSize::Word);
+    let before = generation(world.nets[0].borrow().as_ref().unwrap());
+    assert_eq!((other.read(0x060, AccessSize::Word), generation(&other)), (2, before + 1), "and is told to look");
+    assert!(other.line());
+    let mut own = Mmio::new(Net::new(link.clone(), mac(0).0, 1500));
+    own.restore(&saved).unwrap();
+    assert_eq!((own.read(0x060, AccessSize::Word), generation(&own)), (0, before), "in its own place nothing is new");
     assert_eq!(other.process(1, &world.rams[0]), Ok(Progress::Idle));
     assert_eq!((world.rams[0].half(0x2000 + 0x1802), world.arrived(1, 0).len()), (1, 0));
     let mut smaller = Mmio::new(Net::new(link, mac(0).0, 1400));
