@@ -11,6 +11,7 @@ pub mod doors;
 pub mod enclave_device;
 pub mod host_disk;
 pub mod input;
+pub mod network;
 pub mod parsers;
 pub mod platform_devices;
 pub mod rpc;

@@ -13,16 +13,16 @@ const RAM_SIZE: usize = 0x4000;
 const ANNEX: usize = 0x6000;
 const CHANGES: std::ops::Range<u64> = 0x2000..0x5000;
 /// The longest that the queues here are.
-const QUEUE_SIZE: u16 = 64;
+pub(crate) const QUEUE_SIZE: u16 = 64;
 
-struct Ram {
+pub(crate) struct Ram {
     bytes: RefCell<Vec<u8>>,
     annex: RefCell<Vec<u8>>,
-    accesses: Cell<usize>,
+    pub(crate) accesses: Cell<usize>,
 }
 
 impl Ram {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let (bytes, annex) = (RefCell::new(vec![0; RAM_SIZE]), RefCell::new(vec![0; ANNEX]));
         Self { bytes, annex, accesses: Cell::new(0) }
     }
@@ -35,13 +35,13 @@ impl Ram {
     }
 
     /// A store by one of the guest's CPUs; one that leads nowhere faults, which is not our matter here.
-    fn put(&self, at: u64, bytes: &[u8]) {
+    pub(crate) fn put(&self, at: u64, bytes: &[u8]) {
         let _ = self.write(Ipa(at), bytes);
     }
 
     /// Fills a table of 64 descriptors. By `style`, chains go up or anywhere, and the upper half of the table is writable,
     /// or anything is anything; pieces may all be empty.
-    fn fill_table(&self, table: u64, style: u8, mut seed: u64) {
+    pub(crate) fn fill_table(&self, table: u64, style: u8, mut seed: u64) {
         for index in 0..u64::from(QUEUE_SIZE) {
             // Any generator does (this is xorshift64); a fuzzer mutates the seed.
             seed ^= seed << 13;
@@ -74,7 +74,7 @@ impl Ram {
     }
 
     /// What the guest's CPUs write meanwhile: mostly ring indices and descriptors, so that something happens.
-    fn scribble(&self, input: &mut Input<'_>, rings: (u64, u64)) {
+    pub(crate) fn scribble(&self, input: &mut Input<'_>, rings: (u64, u64)) {
         let (descriptors, available) = rings;
         match input.byte() % 4 {
             0 => self.put(input.half().into(), &input.double().to_le_bytes()),
@@ -230,7 +230,7 @@ pub fn mmio(data: &[u8]) {
 }
 
 /// Registers that matter to a queue's set-up, and the status.
-const SETUP: [(u64, u64); 12] = [
+pub(crate) const SETUP: [(u64, u64); 12] = [
     (0x070, 0),
     (0x070, 3),
     (0x024, 1),
