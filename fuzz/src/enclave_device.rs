@@ -7,7 +7,7 @@ use abi::enclave::{
     COMMAND_SIZE, COMPLETION_SIZE, EnclaveCommand, EnclaveCompletion, EnclaveOpcode, EnclaveStatus, register,
 };
 use devices::bus::{Access, Change, Device, Moment, Outside, Request, Stream};
-use devices::memory::{Fault, GuestMemory, Isolation};
+use devices::memory::{Fault, GuestMemory, Isolation, NotIsolated};
 use enclave::{ByIsolation, EnclaveBackend, EnclaveDevice, EnclaveTrace, Leave};
 use units::{AccessSize, BLOCK_SIZE, IntId, Ipa, Line, PAGE_SIZE};
 
@@ -44,6 +44,10 @@ pub struct World {
     /// How often it is still allowed.
     pub share: Cell<Option<u32>>,
     is_refused: Cell<bool>,
+    /// How often the enclave that runs was called off.
+    pub called_off: Cell<u32>,
+    /// The host has no memory for tables.
+    pub has_nothing: Cell<bool>,
     /// The device has more to do.
     pub goes_on: Cell<bool>,
     /// Its interrupt.
@@ -124,8 +128,15 @@ impl GuestMemory for World {
         Err(Fault(at))
     }
 
-    fn isolate(&self, what: &Isolation<'_>) -> Result<(), Fault> {
-        self.spend(Ipa(0))?;
+    fn isolate(&self, what: &Isolation<'_>) -> Result<(), NotIsolated> {
+        if *what == Isolation::CallOff {
+            self.called_off.set(self.called_off.get() + 1);
+            return Ok(());
+        }
+        self.spend(Ipa(0)).map_err(|_| NotIsolated::Memory)?;
+        if self.has_nothing.get() && matches!(what, Isolation::Open { .. } | Isolation::Show { .. }) {
+            return Err(NotIsolated::Host);
+        }
         let (mut taken, mut open, mut stored) =
             (self.taken.borrow_mut(), self.open.borrow_mut(), self.stored.borrow_mut());
         match *what {
@@ -133,7 +144,7 @@ impl GuestMemory for World {
             Isolation::Take { block } => {
                 assert!(block.is_aligned(BLOCK_SIZE));
                 if !(RAM..RAM + RAM_SIZE).contains(&block.0) {
-                    return Err(Fault(block));
+                    return Err(NotIsolated::Memory);
                 }
                 assert!(taken.insert(block.0), "{block} was taken already");
             }
@@ -158,9 +169,10 @@ impl GuestMemory for World {
                 assert!(shown.insert(at.0, (page.0, writable, executable)).is_none());
             }
             Isolation::Enter { enclave } => assert!(open.contains_key(&enclave)),
+            Isolation::CallOff => {}
             Isolation::Close { enclave } => {
                 if open.remove(&enclave).is_none() {
-                    return Err(Fault(Ipa(0)));
+                    return Err(NotIsolated::Memory);
                 }
             }
             Isolation::Return { block } => {

@@ -59,6 +59,8 @@ pub enum Isolation<'a> {
         /// Its number.
         enclave: usize,
     },
+    /// The enclave that runs is to leave soon, whatever it does. The device hears of its end as of any.
+    CallOff,
     /// Its tables are no more, and nothing of them is in any TLB.
     Close {
         /// Its number.
@@ -69,6 +71,15 @@ pub enum Isolation<'a> {
         /// A multiple of 2 MiB.
         block: Ipa,
     },
+}
+
+/// Why [`GuestMemory::isolate`] has changed nothing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum NotIsolated {
+    /// The memory is not the guest's to give; or it may be another time, if it is [refused for now](GuestMemory::is_refused_for_now).
+    Memory,
+    /// The guest has done nothing wrong: the host has not what it takes.
+    Host,
 }
 
 /// The memory of one guest. Its vCPUs may change any byte at any time, so a caller copies what it needs once and
@@ -132,10 +143,10 @@ pub trait GuestMemory {
     /// Takes memory from the guest for an enclave, or does something to such memory, or to who sees it.
     ///
     /// # Errors
-    /// If it is not the guest's to give, or is nobody's enclave's; nothing has changed then. It may be refused for now, as an access.
-    fn isolate(&self, what: &Isolation<'_>) -> Result<(), Fault> {
+    /// If it is not the guest's to give, or the host cannot; nothing has changed then. It may be refused for now, as an access.
+    fn isolate(&self, what: &Isolation<'_>) -> Result<(), NotIsolated> {
         let _ = what;
-        Err(Fault(Ipa(0)))
+        Err(NotIsolated::Host)
     }
 
     /// Whether the last access was refused for now only: enough was done for the guest in one go, or something has to be made
@@ -196,7 +207,7 @@ impl<M: GuestMemory + ?Sized> GuestMemory for &M {
         (**self).write_annex(at, bytes)
     }
 
-    fn isolate(&self, what: &Isolation<'_>) -> Result<(), Fault> {
+    fn isolate(&self, what: &Isolation<'_>) -> Result<(), NotIsolated> {
         (**self).isolate(what)
     }
 

@@ -83,6 +83,12 @@ pub enum Universal<'a> {
         /// The answer to its call outside.
         answer: u64,
     },
+    /// It runs, and is to leave soon, whatever it does. Only for a mechanism of which it was said that it
+    /// [runs](Entered::Runs).
+    CallOff {
+        /// Which one.
+        slot: usize,
+    },
     /// It ends.
     End {
         /// Which one.
@@ -108,6 +114,8 @@ pub enum Leave {
     Interrupted,
     /// It did what it may not do.
     Faulted,
+    /// The host could not let it run, or its hardware has failed.
+    Failed,
 }
 
 /// What a mechanism's command has led to.

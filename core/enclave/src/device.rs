@@ -275,6 +275,7 @@ impl<B: EnclaveBackend, T: EnclaveTrace> EnclaveDevice<B, T> {
         (self.broken, self.gone) = (false, false);
         self.waiting = None;
         self.resetting = true;
+        self.call_off(outside);
         self.work(outside);
     }
 
@@ -311,10 +312,7 @@ impl<B: EnclaveBackend, T: EnclaveTrace> EnclaveDevice<B, T> {
         match self.running {
             Some(Running::Taken(_)) => return Progress::Idle,
             // Whoever was asked to let it run has not.
-            Some(Running::Waits(slot)) => {
-                self.ask_to_run(slot, outside);
-                return Progress::Idle;
-            }
+            Some(Running::Waits(slot)) => return self.ask_to_run(slot, outside),
             None => {}
         }
         if self.resetting {

@@ -3,7 +3,7 @@
 
 use abi::enclave::ENCLAVE_BASE;
 use arrayvec::ArrayVec;
-use devices::memory::{Bytes, Isolation};
+use devices::memory::{Bytes, Isolation, NotIsolated};
 use devices::{Outside, Request};
 use units::Ipa;
 
@@ -36,6 +36,7 @@ impl EnclaveBackend for ByIsolation {
             // What it is was compared already, and nobody below has to know.
             Universal::Finalise { .. } => return ArrayVec::new(),
             Universal::Enter { slot, .. } | Universal::Resume { slot, .. } => Isolation::Enter { enclave: slot },
+            Universal::CallOff { .. } => Isolation::CallOff,
             Universal::End { slot } => Isolation::Close { enclave: slot },
             Universal::Release { block, .. } => Isolation::Return { block },
         };
@@ -52,7 +53,8 @@ impl EnclaveBackend for ByIsolation {
             }
             Ok(()) => Ok(Entered::Done),
             Err(_) if memory.is_refused_for_now() => Err(NotCarriedOut::Later),
-            Err(_) => Err(NotCarriedOut::Address),
+            Err(NotIsolated::Memory) => Err(NotCarriedOut::Address),
+            Err(NotIsolated::Host) => Err(NotCarriedOut::Mechanism),
         }
     }
 

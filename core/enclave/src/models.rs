@@ -180,6 +180,8 @@ fn sgx<'a>(step: &Universal<'a>) -> ArrayVec<Sgx<'a>, MAX_NATIVE> {
         Universal::Create { slot: secs, size, .. } => all([Sgx::Ecreate { secs, size }]),
         // The pages are the processor's: the guest's memory only holds their place.
         Universal::Donate { .. } | Universal::Release { .. } | Universal::Page { .. } => ArrayVec::new(),
+        // An interrupt of its processor's does that.
+        Universal::CallOff { .. } => ArrayVec::new(),
         Universal::Part { slot: secs, offset, rights, measured, bytes, .. } => {
             let mut natives = ArrayVec::new();
             if offset % units::PAGE_SIZE == 0 {
@@ -260,6 +262,7 @@ fn sev<'a>(step: &Universal<'a>) -> ArrayVec<Sev<'a>, MAX_NATIVE> {
             .collect(),
         Universal::Enter { slot: asid, arguments } => all([Sev::Vmrun { asid, call: ModelCall::Enter(arguments) }]),
         Universal::Resume { slot: asid, answer } => all([Sev::Vmrun { asid, call: ModelCall::Resume(answer) }]),
+        Universal::CallOff { .. } => ArrayVec::new(),
         Universal::End { slot: asid } => all([Sev::Decommission { asid }]),
         Universal::Release { block, .. } => all([Sev::RmpUpdate { asid: None, page: block }]),
     }
@@ -301,7 +304,7 @@ fn trustzone<'a>(step: &Universal<'a>) -> ArrayVec<TrustZone<'a>, MAX_NATIVE> {
         Universal::Part { slot: context, offset, bytes, .. } => {
             all([TrustZone::InvokeLoad { context, offset, bytes: Bytes(bytes) }])
         }
-        Universal::Page { .. } => ArrayVec::new(),
+        Universal::Page { .. } | Universal::CallOff { .. } => ArrayVec::new(),
         Universal::Finalise { slot: context, measurement } => {
             // The first 16 bytes name the application.
             let uuid = Bytes(measurement.first_chunk::<16>().map_or(measurement.as_slice(), |uuid| uuid.as_slice()));

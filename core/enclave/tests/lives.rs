@@ -490,24 +490,85 @@ fn p2_a12_each_completion_belongs_to_its_command() {
     assert!(told.iter().all(|one| status(*one) == EnclaveStatus::Done && one.enclave == 1 + (one.cookie >> 12)));
 }
 
-/// A reset of the device while an enclave runs is done behind that, and the run has no completion.
+/// A reset of the device while an enclave runs calls it off, and is done behind its end; the run has no completion.
 #[test]
-fn a_reset_waits_for_who_runs() {
+fn a_reset_calls_off_who_runs() {
     let mut driver = Driver::new(EnclaveDevice::new(ByIsolation), 4);
-    let expected = measured(&driver.world);
-    driver.world.poke(EXPECTED, &expected);
-    for command in [create(MEMORY, 1), add(1, 0, 1), finalise(1)] {
-        assert_eq!(status(driver.command(&command, &mut runs)), EnclaveStatus::Done);
-    }
+    made(&mut driver, 1);
     driver.put(&enter(1, 0).to_bytes());
     driver.ring();
     let run = driver.device.take_run().unwrap();
-    assert_eq!(driver.device.take_run(), None);
+    assert_eq!((driver.device.take_run(), driver.world.called_off.get()), (None, 0));
     driver.write(register::RESET, 1);
-    assert_eq!(driver.read(register::STATUS), status_bits::RESETTING);
+    assert_eq!((driver.read(register::STATUS), driver.world.called_off.get()), (status_bits::RESETTING, 1));
     assert_eq!(driver.world.taken.borrow().len(), 1);
-    driver.device.left(&run, Leave::Returned(1), &driver.world);
+    driver.device.left(&run, Leave::Interrupted, &driver.world);
     assert_eq!(driver.read(register::STATUS), 0);
     assert!(driver.world.taken.borrow().is_empty());
     assert_eq!(driver.read(register::RQ_TAIL), 0);
+}
+
+/// An enclave with one page that can be called; the second one is of the block behind the first one's.
+fn made(driver: &mut Driver<ByIsolation, NoTrace>, id: u64) {
+    let expected = measured(&driver.world);
+    driver.world.poke(EXPECTED, &expected);
+    for command in [create(MEMORY + (id - 1) * BLOCK_SIZE, 1), add(id, 0, 1), finalise(id)] {
+        assert_eq!(status(driver.command(&command, &mut runs)), EnclaveStatus::Done);
+    }
+}
+
+/// One that was not begun is not waited for.
+#[test]
+fn a_reset_before_the_run_needs_nobody_to_run_it() {
+    let mut driver = Driver::new(EnclaveDevice::new(ByIsolation), 4);
+    made(&mut driver, 1);
+    driver.put(&enter(1, 0).to_bytes());
+    driver.ring();
+    driver.write(register::RESET, 1);
+    assert_eq!((driver.read(register::STATUS), driver.world.called_off.get()), (0, 0));
+    assert!(driver.world.taken.borrow().is_empty());
+    assert_eq!(driver.device.take_run(), None);
+}
+
+/// Who looks whether there is something to do may do nothing in the guest's memory: that the enclave waits is not forgotten by that.
+#[test]
+fn a_run_that_nobody_took_is_asked_for_until_somebody_does() {
+    let mut driver = Driver::new(EnclaveDevice::new(ByIsolation), 4);
+    made(&mut driver, 1);
+    driver.put(&enter(1, 4).to_bytes());
+    driver.ring();
+    for share in [0, 0, 1, 0] {
+        driver.world.goes_on.set(false);
+        driver.world.share.set(Some(share));
+        driver.device.poll(&driver.world);
+        assert!(driver.world.goes_on.get(), "with a share of {share}");
+    }
+    driver.world.share.set(None);
+    driver.settle(&mut runs);
+    let told = driver.completions();
+    assert_eq!(told.iter().map(|&one| (status(one), one.value)).collect::<Vec<_>>(), [(EnclaveStatus::Outcall, 5)]);
+}
+
+/// What the host lacks is not the guest's mistake.
+#[test]
+fn a_host_without_memory_is_told_as_the_mechanisms_failure() {
+    let mut driver = Driver::new(EnclaveDevice::new(ByIsolation), 4);
+    driver.world.has_nothing.set(true);
+    assert_eq!(status(driver.command(&create(MEMORY, 1), &mut runs)), EnclaveStatus::Mechanism);
+    assert!(driver.world.taken.borrow().is_empty());
+    driver.world.has_nothing.set(false);
+    driver.command(&create(MEMORY, 1), &mut runs);
+    driver.world.has_nothing.set(true);
+    assert_eq!(status(driver.command(&add(2, 0, 1), &mut runs)), EnclaveStatus::Mechanism);
+    driver.world.has_nothing.set(false);
+    assert_eq!(status(driver.command(&enter(2, 0), &mut runs)), EnclaveStatus::State);
+    assert_eq!(status(driver.command(&command(EnclaveOpcode::Destroy, 2), &mut runs)), EnclaveStatus::Done);
+    // Hardware that fails while it runs.
+    let expected = measured(&driver.world);
+    driver.world.poke(EXPECTED, &expected);
+    for command in [create(MEMORY, 1), add(3, 0, 1), finalise(3)] {
+        assert_eq!(status(driver.command(&command, &mut runs)), EnclaveStatus::Done);
+    }
+    assert_eq!(status(driver.command(&enter(3, 0), &mut |_| Leave::Failed)), EnclaveStatus::Mechanism);
+    assert_eq!(status(driver.command(&enter(3, 0), &mut runs)), EnclaveStatus::State);
 }

@@ -33,7 +33,7 @@ const fn row(name: &'static str, what: &'static str, most: f64, others: [&'stati
 }
 
 /// The rows that the gate knows. What the payload measures beside them is shown without a budget.
-const BUDGETS: [Budget; 43] = [
+const BUDGETS: [Budget; 45] = [
     row("null-hvc", "null call (HVC, PSCI_VERSION)", 106.0, ["4", "192", "568", "1,322"]),
     row("null-hvc-max", "the same on the CPU model max", 108.0, ["-"; 4]),
     row("null-mdccsr", "null call (MDCCSR_EL0, GETVERSION)", 160.0, ["-"; 4]),
@@ -60,6 +60,8 @@ const BUDGETS: [Budget; 43] = [
     row("virtio-notify", "a notification, nothing offered", 1_173.0, ["-"; 4]),
     row("net-64", "a frame of 64 bytes, port to port", 6_796.0, ["-"; 4]),
     row("net-1500", "the same of 1,500 bytes", 7_522.0, ["-"; 4]),
+    row("enclave-call", "a call of an enclave, which returns", 3_260.0, ["-"; 4]),
+    row("enclave-page", "a page for an enclave, measured", 195_300.0, ["-"; 4]),
     row("self-sgi", "self-SGI: send, acknowledge, EOI", 265.0, ["9", "784", "1,135", "2,703"]),
     row("virtual-timer", "virtual timer: fire, acknowledge, EOI", 119.0, ["12", "211", "1,197", "2,621"]),
     row("reset-to-guest", "reset to a guest's first instruction", 707_500.0, ["700", "304,000", "105 M", "-"]),
@@ -151,6 +153,11 @@ pub(crate) fn measure(tree: &Tree) -> Result<Vec<Row>> {
     sending.cmdline = "rows=net".to_owned();
     sending.ports = net::ports();
     let transcript = Trial::measured(sending, Duration::from_secs(120)).under_undercroft(tree)?.good()?;
+    rows.extend(parse(&transcript, "bench "));
+    let mut calling = Vm::new("enclave", tree.target("payloads/enclave.img"), 64 << 20);
+    calling.cmdline = "role=costs".to_owned();
+    calling.enclave = true;
+    let transcript = Trial::measured(calling, Duration::from_secs(120)).under_undercroft(tree)?.good()?;
     rows.extend(parse(&transcript, "bench "));
     rows.extend(switches::measure(tree)?);
     rows.extend(transfers::measure(tree)?);

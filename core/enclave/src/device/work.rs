@@ -74,6 +74,7 @@ const fn after(leave: Leave) -> (EnclaveState, EnclaveStatus, u64) {
         Leave::Outcall(value) => (EnclaveState::CallsOutside, EnclaveStatus::Outcall, value),
         Leave::Interrupted => (EnclaveState::Interrupted, EnclaveStatus::Interrupted, 0),
         Leave::Faulted => (EnclaveState::Failed, EnclaveStatus::Fault, 0),
+        Leave::Failed => (EnclaveState::Failed, EnclaveStatus::Mechanism, 0),
     }
 }
 
@@ -369,10 +370,27 @@ impl<B: EnclaveBackend, T: EnclaveTrace> EnclaveDevice<B, T> {
         Ok(entered)
     }
 
-    /// Whoever lets enclaves run is asked once more.
-    pub(super) fn ask_to_run(&mut self, slot: usize, outside: &dyn Outside) {
-        // It is only a request: what it leads to comes by `take_run`.
-        let _ = self.tell(&Universal::Resume { slot, answer: 0 }, outside);
+    /// Whoever lets enclaves run is asked once more. It is only a request: what it leads to comes by `take_run`.
+    pub(super) fn ask_to_run(&mut self, slot: usize, outside: &dyn Outside) -> Progress {
+        match self.tell(&Universal::Resume { slot, answer: 0 }, outside) {
+            Ok(_) => Progress::Idle,
+            Err(NotCarriedOut::Later) => Progress::Later,
+            Err(_) => {
+                self.running = None;
+                self.end_run(slot, Leave::Failed);
+                Progress::Went
+            }
+        }
+    }
+
+    /// Nobody waits for the enclave that runs, or is to: it need not begin, or is to leave.
+    pub(super) fn call_off(&mut self, outside: &dyn Outside) {
+        match self.running {
+            Some(Running::Waits(_)) => self.running = None,
+            // Whatever is said of that, `left` comes in its time.
+            Some(Running::Taken(slot)) => drop(self.tell(&Universal::CallOff { slot }, outside)),
+            None => {}
+        }
     }
 
     fn set_state(&mut self, slot: usize, state: EnclaveState) {

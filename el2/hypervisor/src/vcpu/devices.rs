@@ -18,24 +18,33 @@ impl Vcpu {
         let vm = self.vm;
         self.pay();
         let mut turns = TURNS;
+        // Nothing but an enclave waits, as far as is known: the device that asked for it knows what is left behind its run.
+        let is_alone = wait == Wait::Enclave;
         loop {
-            match wait {
+            let next = match wait {
                 Wait::Memory(missing) => {
                     vm.touch(missing);
+                    None
+                }
+                // A ring of calls is as endless as one of buffers.
+                Wait::Turn | Wait::Enclave if turns == 0 => break,
+                Wait::Turn => {
+                    turns -= 1;
+                    None
                 }
                 Wait::Enclave => {
-                    if let Some(next) = self.run_enclave() {
-                        wait = next;
-                        continue;
+                    turns -= 1;
+                    let next = self.run_enclave();
+                    if is_alone && next.is_none() {
+                        return;
                     }
+                    next
                 }
-                Wait::Turn if turns == 0 => break,
-                Wait::Turn => turns -= 1,
-            }
+            };
             if self.is_called_off() {
                 break;
             }
-            match vm.devices.poll(vm) {
+            match next.or_else(|| vm.devices.poll(vm)) {
                 Some(next) => wait = next,
                 None => return,
             }

@@ -61,6 +61,14 @@ pub(crate) enum RamError {
     Tables(Stage2Error),
 }
 
+impl RamError {
+    /// Whether it is the host that has not what it takes, whatever the guest asked for.
+    #[must_use]
+    pub(crate) const fn is_the_hosts(&self) -> bool {
+        matches!(self, Self::Frames(_) | Self::Heap | Self::Tables(_))
+    }
+}
+
 impl fmt::Display for RamError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -210,6 +210,8 @@ impl Vm {
         life.restore(&nobody, life.begun())?;
         self.set_clock(super::time::vm_clock(&self.config, new_clock(&self.config, now)), now);
         self.gic.lock().reset();
+        // Otherwise at the end of a life, with all of its memory.
+        self.ram.lock().end_enclaves();
         self.devices.change(self, Change::Reset);
         self.doors.scrub();
         Ok(())

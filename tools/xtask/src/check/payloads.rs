@@ -55,7 +55,7 @@ struct Variant {
 
 /// How doors can be, beyond all open: closed; one of them open; strict; and what shows only where a vCPU has its CPU alone,
 /// where the site file arms watchdogs, or where time is counted.
-const VARIANTS: [Variant; 13] = [
+const VARIANTS: [Variant; 12] = [
     Variant {
         payload: "smp",
         what: "each vCPU on a CPU of its own",
@@ -145,13 +145,6 @@ const VARIANTS: [Variant; 13] = [
         models: &["cortex-a76"],
         change: |trial| (trial.vm.vcpus, trial.cpus, trial.icount) = (2, 1, true),
         words: "counted rounds=2000 test=p4_a6,p4_a7,p4_a8,p4_a10",
-    },
-    Variant {
-        payload: "enclave",
-        what: "counted",
-        models: &["cortex-a72"],
-        change: |trial| (trial.vm.vcpus, trial.cpus, trial.icount) = (1, 1, true),
-        words: "counted test=costs",
     },
     Variant {
         payload: "generic-watchdog",

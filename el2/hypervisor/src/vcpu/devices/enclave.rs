@@ -14,6 +14,9 @@ use crate::vm::devices::Wait;
 
 /// ESR_EL2.EC of an SVC from AArch64 state.
 const SVC: u64 = 0x15;
+/// Aborts from a lower EL.
+const INSTRUCTION_ABORT: u64 = 0x20;
+const DATA_ABORT: u64 = 0x24;
 /// ICH_LR<n>_EL2.State: pending.
 const PENDING: u64 = 1 << 62;
 
@@ -21,17 +24,18 @@ impl Vcpu {
     /// Lets the enclave run that is to, if there is one. It is loaded; no lock is held. What the device's work waits for then.
     #[inline(never)]
     pub(super) fn run_enclave(&'static self) -> Option<Wait> {
-        let EnclaveRun { slot, thread } = self.vm.devices.take_enclave()?;
+        let EnclaveRun { slot, thread } = self.vm.devices.take_enclave(self.id)?;
         let EnclaveThread { general, stack, pc, flags } = thread;
         let mut context = EnclaveContext { x: general, sp: stack, pc, flags };
         let vttbr = self.vm.ram.lock().enter_enclave(slot);
-        let leave = vttbr.map_or(Leave::Faulted, |vttbr| self.run_until_it_leaves(&mut context, vttbr));
+        let leave = vttbr.map_or(Leave::Failed, |vttbr| self.run_until_it_leaves(&mut context, vttbr));
         let EnclaveContext { x, sp, pc, flags } = context;
         let run = EnclaveRun { slot, thread: EnclaveThread { general: x, stack: sp, pc, flags } };
         self.vm.devices.enclave_left(self.vm, &run, leave)
     }
 
     fn run_until_it_leaves(&'static self, context: &mut EnclaveContext, vttbr: u64) -> Leave {
+        let mut is_fresh = false;
         loop {
             // Looked for with IRQs masked: what comes behind the look ends the run, is taken when IRQs are let in, where the thread may be
             // preempted, and is found by the next look.
@@ -40,8 +44,17 @@ impl Vcpu {
                 (!is_wanted).then(|| hw::enclave::run(context, vttbr))
             });
             match exit {
+                // What is in a list register may be over: a timer that its guest has switched off.
+                None if !is_fresh && !self.has_requests() => {
+                    self.refresh_interrupts();
+                    is_fresh = true;
+                }
                 None => return Leave::Interrupted,
-                Some(EnclaveExit::Interrupt) => {}
+                // IRQs were let in, and are masked at once: without this the CPU need not have looked between the two.
+                Some(EnclaveExit::Interrupt) => {
+                    sysreg::isb();
+                    is_fresh = false;
+                }
                 Some(EnclaveExit::SystemError) => {
                     self.inject_serror();
                     return Leave::Interrupted;
@@ -61,12 +74,20 @@ impl Vcpu {
 
 fn decode(context: &EnclaveContext, syndrome: u64) -> Leave {
     let [first, ..] = context.x;
-    if syndrome >> 26 & 0x3f != SVC {
-        return Leave::Faulted;
+    match syndrome >> 26 & 0x3f {
+        SVC => {}
+        INSTRUCTION_ABORT | DATA_ABORT if is_of_hardware(syndrome & 0x3f) => return Leave::Failed,
+        _ => return Leave::Faulted,
     }
     match (syndrome & 0xffff) as u16 {
         service::RETURN => Leave::Returned(first),
         service::OUTCALL => Leave::Outcall(first),
         _ => Leave::Faulted,
     }
+}
+
+/// Whether this status code of an abort (ISS.DFSC, IFSC) says that memory or a TLB has failed: a synchronous External abort or parity error,
+/// also on a walk, or a conflict in a TLB. What an enclave may access is ordinary memory, so it is not its doing.
+const fn is_of_hardware(status: u64) -> bool {
+    matches!(status, 0x10..=0x1f | 0x30)
 }

@@ -5,6 +5,8 @@
 //! since all that the hypervisor does to the guest's RAM goes by the list of blocks. It comes back as one that was never touched: zeroed
 //! piece by piece before it is seen again.
 
+use core::mem;
+
 use abi::enclave::MAX_ENCLAVES;
 use devices::memory::Isolation;
 use hw::{cache, memory as physical, tlb};
@@ -74,6 +76,8 @@ impl GuestRam {
                 Ok(())
             }
             Isolation::Return { block } => self.return_block(block),
+            // Not memory's business: whoever runs it is asked.
+            Isolation::CallOff => Ok(()),
         }
     }
 
@@ -85,6 +89,14 @@ impl GuestRam {
             self.enclaves.known = Some(enclave);
         }
         Some(vttbr)
+    }
+
+    /// All of its enclaves end, and none runs: their blocks are the guest's again, as zeroes, where its memory stays.
+    pub(crate) fn end_enclaves(&mut self) {
+        mem::take(&mut self.enclaves).destroy(self.vm);
+        for block in self.blocks.iter_mut().filter(|block| block.state == State::Taken) {
+            block.state = State::Zeroing(0);
+        }
     }
 
     /// Whether what is at `ipa` is an enclave's.
