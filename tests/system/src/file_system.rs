@@ -1,7 +1,7 @@
 //! File systems as files, made and looked at by this computer's tools.
 
-use crate::skip;
-use anyhow::{Result, bail, ensure};
+use crate::place;
+use anyhow::{Context, Result, bail, ensure};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -14,10 +14,10 @@ const LARGEST: usize = 300_000;
 /// What a program of this computer prints.
 ///
 /// # Errors
-/// If it fails; the scenario is skipped if there is no such program.
+/// If it fails, or there is no such program.
 pub fn output(command: &mut Command) -> Result<String> {
     let name = command.get_program().to_string_lossy().into_owned();
-    let output = command.output().map_err(|error| skip(format!("{name}: {error}")))?;
+    let output = command.output().with_context(|| name.clone())?;
     ensure!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
     Ok(String::from_utf8(output.stdout)?)
 }
@@ -25,7 +25,7 @@ pub fn output(command: &mut Command) -> Result<String> {
 /// An ext4 file system with files, no two of them alike, and `SUMS`, by which `sha256sum -c` judges them. `salt` makes it another one.
 ///
 /// # Errors
-/// If it cannot be made; the scenario is skipped if there is no mke2fs.
+/// If it cannot be made.
 pub fn file_system(folder: &Path, name: &str, salt: u64) -> Result<PathBuf> {
     let files = folder.join(format!("{name}.files"));
     fs::create_dir(&files)?;
@@ -50,14 +50,15 @@ pub fn file_system(folder: &Path, name: &str, salt: u64) -> Result<PathBuf> {
 
 /// Runs a tool of administrators', with these files as `$0` and `$1`. Its status.
 fn administer(command: &str, files: [&Path; 2]) -> Result<i32> {
-    // Where those tools are, which are not on everybody's path.
-    let path = format!("{}:/usr/sbin:/sbin", std::env::var("PATH").unwrap_or_default());
+    // Those that setup unpacked, whatever this computer has.
+    let own = place::project().join(".undercroft/bin");
+    let path = format!("{}:{}", own.display(), std::env::var("PATH").unwrap_or_default());
+    let tool = command.split(' ').next().unwrap_or_default();
+    ensure!(own.join(tool).is_file(), "no {}; run `cargo xtask setup --all`", own.join(tool).display());
     let mut shell = Command::new("/bin/sh");
     shell.arg("-c").arg(format!("exec {command}")).args(files);
     shell.env("PATH", path).stdout(Stdio::null()).stderr(Stdio::null());
     match shell.status()?.code() {
-        // The shell's word for it.
-        Some(127) => Err(skip(format!("there is no {} here", command.split(' ').next().unwrap_or_default()))),
         Some(status) => Ok(status),
         None => bail!("{command} was ended"),
     }

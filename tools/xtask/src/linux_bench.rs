@@ -34,11 +34,16 @@ const fn bound(name: &'static str, what: &'static str, part: f64, more: f64) -> 
     Bound { name, what, part, more }
 }
 
+/// The boot without `quiet`: some hundred lines go to the PL011, by two accesses of its registers a byte, each an exit. Chance
+/// moves a boot by half a percent, so the bound is above the 3 % that are the aim.
+const LOUD: &str = "boot-loud";
+
 /// The rows. What is allowed on top of the part for fork and exec and for page faults is by how much boots of the bare machine
 /// differ among themselves from seed to seed (addresses, hash chains); the other rows do not depend
 /// on the seed.
-const BOUNDS: [Bound; 6] = [
+const BOUNDS: [Bound; 7] = [
     bound("boot", "boot to the first process", 0.03, 0.0),
+    bound(LOUD, "the same, log on the console", 0.04, 0.0),
     bound("fork-exec", "fork, exec, exit, wait", 0.001, 500.0),
     bound("pipe", "pipe ping-pong", 0.001, 0.0),
     bound("page-fault", "4 KiB anonymous page fault", 0.001, 5.0),
@@ -86,6 +91,19 @@ pub(crate) fn measure(tree: &Tree) -> Result<(Vec<Row>, Vec<Row>)> {
     vm.initrd = Some(guests::initramfs(tree));
     // No randomised addresses: with them, page tables and so costs differ from boot to boot.
     vm.cmdline = "console=ttyAMA0 quiet nokaslr norandmaps randomize_kstack_offset=off rdinit=/bin/linux-bench".into();
+    let mut loud = vm.clone();
+    loud.cmdline = vm.cmdline.replace(" quiet", "");
+    let mut sides = runs(tree, &vm, BOUNDS.len() - 1)?;
+    let (bare, guest) = runs(tree, &loud, BOUNDS.len() - 1)?;
+    for (side, loud) in [(&mut sides.0, bare), (&mut sides.1, guest)] {
+        // What a process does after the boot is the same.
+        side.extend(find(&loud, "boot").map(|instructions| Row { name: LOUD.to_owned(), instructions }));
+    }
+    Ok(sides)
+}
+
+/// The least of `count` rows from runs with all seeds, on the bare machine and in a guest.
+fn runs(tree: &Tree, vm: &Vm, count: usize) -> Result<(Vec<Row>, Vec<Row>)> {
     let mut sides = (Vec::new(), Vec::new());
     for seed in SEEDS {
         let mut trial = Trial::measured(vm.clone(), Duration::from_secs(300));
@@ -96,16 +114,16 @@ pub(crate) fn measure(tree: &Tree) -> Result<(Vec<Row>, Vec<Row>)> {
             let guest = trial.under_undercroft(tree).and_then(Report::good);
             (bare.join().expect("a run ends without a panic"), guest)
         });
-        least(&mut sides.0, rows(&bare?)?);
-        least(&mut sides.1, rows(&guest?)?);
+        least(&mut sides.0, rows(&bare?, count)?);
+        least(&mut sides.1, rows(&guest?, count)?);
     }
     Ok(sides)
 }
 
 /// The rows of a run.
-fn rows(transcript: &str) -> Result<Vec<Row>> {
+fn rows(transcript: &str, count: usize) -> Result<Vec<Row>> {
     let rows = parse(transcript, "linux-bench ");
-    ensure!(rows.len() == BOUNDS.len(), "linux-bench measured {} rows; it printed:\n{transcript}", rows.len());
+    ensure!(rows.len() == count, "linux-bench measured {} rows; it printed:\n{transcript}", rows.len());
     Ok(rows)
 }
 

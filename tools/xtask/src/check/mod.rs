@@ -5,6 +5,7 @@
 mod harness;
 pub(crate) mod parts;
 pub(crate) mod payloads;
+mod skips;
 mod tally;
 
 use crate::tree::Tree;

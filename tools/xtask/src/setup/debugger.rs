@@ -1,7 +1,8 @@
 //! gdb for arm64, for the tests of what CONTRIBUTING and the manual tell to do with it.
 
 use super::apt::Archive;
-use super::{own_architecture, program};
+use super::own_architecture;
+use super::program::{self, Starter};
 use crate::tree::{self, Tree};
 use anyhow::{Context, Result, ensure};
 use std::process::Command;
@@ -22,7 +23,9 @@ pub(crate) fn provide(tree: &Tree) -> Result<()> {
     let archive = Archive::open(tree, "tools", own_architecture()?, &["trixie", "trixie-backports"])?;
     program::unpack(tree, "gdb", &archive.download_closure("trixie", &[PROGRAM])?)?;
     let words = "-data-directory \"$here/usr/share/gdb\"";
-    program::write_starter(tree, "gdb", PROGRAM, "usr/lib", words)?;
+    let (folder, libraries) = ("usr/bin", "usr/lib");
+    let variable = "PYTHONHOME=\"$here/usr\"";
+    program::write_starter(tree, "gdb", &Starter { program: PROGRAM, folder, libraries, variable, words })?;
     let said =
         tree::output(Command::new(tree.store("bin").join(PROGRAM)).args(["-nx", "-batch", "-ex", "show version"]));
     let said = said.context("the gdb just unpacked")?;

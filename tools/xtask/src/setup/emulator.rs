@@ -4,7 +4,8 @@
 //! with every library that it needs (`program.rs`).
 
 use super::apt::Archive;
-use super::{own_architecture, program};
+use super::own_architecture;
+use super::program::{self, Starter};
 use crate::tree::Tree;
 use anyhow::{Context, Result};
 
@@ -19,7 +20,14 @@ pub(crate) fn provide(tree: &Tree) -> Result<()> {
     let packages = archive.download_closure("trixie-backports", &["qemu-system-arm"])?;
     program::unpack(tree, "qemu", &packages)?;
     let own = format!("usr/lib/{}-linux-gnu/pulseaudio", std::env::consts::ARCH);
-    program::write_starter(tree, "qemu", "qemu-system-aarch64", &own, "-L \"$here/usr/share/qemu\"")?;
+    let starter = Starter {
+        program: "qemu-system-aarch64",
+        folder: "usr/bin",
+        libraries: &own,
+        variable: "PYTHONHOME=\"$here/usr\"",
+        words: "-L \"$here/usr/share/qemu\"",
+    };
+    program::write_starter(tree, "qemu", &starter)?;
     let found = qemu::find_from(&[tree.path("")]).context("the QEMU just unpacked")?;
     println!("QEMU: {} is version {}", found.program.display(), found.version);
     Ok(())

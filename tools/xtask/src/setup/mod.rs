@@ -14,6 +14,7 @@
 //! | U-Boot | with `--all`: Debian's, as a guest | `.undercroft/images/u-boot.bin` |
 //! | EDK2 | with `--all`: Debian's, the firmware of an emulated host that starts by UEFI | `.undercroft/images/QEMU_EFI.fd` |
 //! | gdb | with `--all`: Debian's, for arm64 too | `.undercroft/bin/gdb-multiarch` |
+//! | e2fsprogs | with `--all`: Debian's `mke2fs`, `e2fsck` and `debugfs` | `.undercroft/bin/mke2fs` and its like |
 //! | cargo-deny | with `--all`, unless cargo has it: what looks through our dependencies | `.undercroft/cargo-deny` |
 //! | initramfs | from busybox and `tests/system/guest` | `.undercroft/images/initramfs.cpio` |
 //! | the demonstration's | the same, with the guest tools | `.undercroft/images/demo.cpio` |
@@ -22,6 +23,7 @@ mod apt;
 mod debugger;
 pub(crate) mod deny;
 mod emulator;
+mod file_systems;
 pub(crate) mod guests;
 mod program;
 mod progress;
@@ -49,6 +51,7 @@ pub(crate) fn setup(tree: &Tree, extent: Extent) -> Result<()> {
     guests::provide(tree, extent)?;
     if extent == Extent::All {
         debugger::provide(tree)?;
+        file_systems::provide(tree)?;
         deny::provide(tree)?;
     }
     println!("ready.");
@@ -60,7 +63,8 @@ pub(crate) fn when_needed(tree: &Tree, extent: Extent) -> Result<()> {
     let ready = qemu::find_from(&[tree.path("")]).is_ok()
         && Standard::find(tree).is_ok()
         && guests::are_there(tree, extent)
-        && (extent == Extent::Demo || (debugger::is_there(tree) && deny::find(tree).is_some()));
+        && (extent == Extent::Demo
+            || (debugger::is_there(tree) && file_systems::are_there(tree) && deny::find(tree).is_some()));
     if ready {
         return Ok(());
     }

@@ -25,17 +25,31 @@ pub(super) fn unpack(tree: &Tree, name: &str, packages: &[Package]) -> Result<()
     Ok(())
 }
 
-/// Writes the script `.undercroft/bin/<program>` that starts the unpacked program by the unpacked loader. `libraries` is a folder of
-/// its own for such, `words` stand before whatever it is called with; `$here` is where it was unpacked to.
-pub(super) fn write_starter(tree: &Tree, name: &str, program: &str, libraries: &str, words: &str) -> Result<()> {
+/// How a program is started that was unpacked.
+pub(super) struct Starter<'a> {
+    /// Its name.
+    pub(super) program: &'a str,
+    /// Where it is in what was unpacked.
+    pub(super) folder: &'a str,
+    /// A folder of its own for libraries there.
+    pub(super) libraries: &'a str,
+    /// A variable that it needs, as `NAME=value`. `$here` is where it was unpacked to, here and in `words`.
+    pub(super) variable: &'a str,
+    /// What stands before whatever it is called with.
+    pub(super) words: &'a str,
+}
+
+/// Writes the script `.undercroft/bin/<program>` that starts a program of `.undercroft/<name>` by the loader that was unpacked with it.
+pub(super) fn write_starter(tree: &Tree, name: &str, starter: &Starter<'_>) -> Result<()> {
+    let Starter { program, folder, libraries, variable, words } = starter;
     let triplet = format!("{}-linux-gnu", std::env::consts::ARCH);
     let loader = find_loader(&tree.store(name))?;
     let script = format!(
         "#!/bin/sh\n# Written by `cargo xtask setup`: {program} with the libraries that it was built for.\n\
          here=\"${{0%/*}}/../{name}\"\n\
-         export PYTHONHOME=\"$here/usr\"   # gdb has a Python\n\
+         export {variable}\n\
          exec \"$here/{}\" --library-path \"$here/usr/lib/{triplet}:$here/{libraries}\" \\\n    \
-         \"$here/usr/bin/{program}\" {words} \"$@\"\n",
+         \"$here/{folder}/{program}\" {words} \"$@\"\n",
         loader.display()
     );
     let path = tree.store("bin").join(program);
