@@ -2,6 +2,7 @@
 
 extern crate std;
 
+mod exact;
 mod trees;
 
 use std::collections::BTreeMap;

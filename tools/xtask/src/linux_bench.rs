@@ -172,7 +172,7 @@ mod tests {
     fn bounds() {
         let text = |pipe: &str, usleep: &str| {
             format!(
-                "linux-bench boot 1\nlinux-bench fork-exec 1\nlinux-bench pipe {pipe}\nlinux-bench page-fault 1\n\
+                "linux-bench boot 1\nlinux-bench boot-loud 1\nlinux-bench fork-exec 1\nlinux-bench pipe {pipe}\nlinux-bench page-fault 1\n\
                      linux-bench usleep {usleep}\nlinux-bench cpu-loop 1\n"
             )
         };

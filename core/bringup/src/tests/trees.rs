@@ -18,7 +18,7 @@ use crate::original::StartProtocol;
 use crate::{mailbox, tree};
 
 /// QEMU's `virt` with four CPUs.
-const QEMU: &[u8] = include_bytes!("../../testdata/qemu-virt.dtb");
+pub(super) const QEMU: &[u8] = include_bytes!("../../testdata/qemu-virt.dtb");
 const BOOTS: Boots = Boots { mpidr: 0, level: 2 };
 
 /// A machine in which numbers stand in mailboxes from the beginning.
