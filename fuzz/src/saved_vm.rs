@@ -1,7 +1,8 @@
 //! A VM's saved state, which may come from any file: read, and put into every part of a VM.
 //!
 //! The input changes bytes of a valid state, since no fuzzer finds one by itself. Whatever is accepted must be written as the
-//! same bytes again, and a part that takes a state must give the same state back.
+//! same bytes again, and a part that takes a state must give the same state back, but for a network
+//! device that had another port's address.
 
 use abi::bundle::{Calls, Doors};
 use clock::GuestClock;
@@ -68,13 +69,17 @@ fn look(bytes: &[u8]) {
     }
     let mut all = every_device();
     if put(&mut all, &devices).is_ok() {
-        let (net, others) = all.split_last().expect("there are devices");
-        assert!(devices.starts_with(&taken(others)));
-        // The network device, the last one, has its address from where it is: in a state with another one its driver is told of that.
-        let (once, mut again) = (taken(core::slice::from_ref(net)), every_device());
-        let whole = [taken(others), once].concat();
-        put(&mut again, &whole).expect("it was just taken");
-        assert_eq!(taken(&again), whole);
+        let once = taken(&all);
+        // The network device, which is the last, keeps its port's address, and tells the driver in a state with another one so. By
+        // the next restore nothing is new.
+        let address = devices.windows(10).rposition(|name| name == b"virtio-net").expect("it was put") + 16;
+        if once[address..address + 6] == devices[address..address + 6] {
+            assert_eq!(once, devices);
+        }
+        assert_eq!(once[..address], devices[..address]);
+        let mut all = every_device();
+        put(&mut all, &once).expect("it was just saved");
+        assert_eq!(taken(&all), once);
     }
     let mut all = Watchdogs::new(&Doors::default());
     if all.restore(&watchdogs, other.begun()).is_ok() {

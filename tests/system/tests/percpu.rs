@@ -5,7 +5,6 @@
 use abi::bundle::{Time, TimeSource};
 use anyhow::{Result, ensure};
 use croft::session::Condition;
-use croft::site::Vm;
 use libtest_mimic::Trial;
 use qemu::{ExceptionLevel, Machine};
 use std::process::ExitCode;
@@ -186,12 +185,8 @@ fn only_what_is_touched(statistics: &str, name: &str) -> Result<()> {
 /// Vectors that call firmware at each exit, as CPUs need it that do not keep contexts apart. This machine's firmware knows
 /// nothing of the kind, and says so in X0; guests lose no register by it, and no exit.
 fn calling() -> Result<()> {
-    const PAYLOADS: [&str; 3] = ["registers", "services", "enclave"];
-    let vms = PAYLOADS.map(|name| {
-        let vm = guest::payload(name, name, 2, "")?;
-        Ok(Vm { enclave: name == "enclave", ..vm })
-    });
-    let vms = vms.into_iter().collect::<Result<_>>()?;
+    const PAYLOADS: [&str; 2] = ["registers", "services"];
+    let vms = PAYLOADS.map(|name| guest::payload(name, name, 2, "")).into_iter().collect::<Result<_>>()?;
     let run = Host { cpu: "cortex-a72", ..Host::default() }.start_checks(vms, "vectors=calling")?;
     for name in PAYLOADS {
         let condition = run.wait_for(name, LIMIT, Condition::is_off)?;

@@ -144,7 +144,7 @@ const VARIANTS: [Variant; 12] = [
         what: "two vCPUs on one CPU, counted",
         models: &["cortex-a76"],
         change: |trial| (trial.vm.vcpus, trial.cpus, trial.icount) = (2, 1, true),
-        words: "counted rounds=2000 test=p4_a6,p4_a7,p4_a8,p4_a10",
+        words: "counted rounds=2000 test=p4_a6,p4_a7,p4_a8,p4_a10,no_serror",
     },
     Variant {
         payload: "generic-watchdog",
