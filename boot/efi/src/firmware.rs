@@ -3,7 +3,7 @@
 use alloc::string::{String, ToString};
 use core::slice;
 use handover::memory::{Map, Use};
-use handover::tree;
+use platform::HEADER_SIZE;
 use uefi::boot::{self, MemoryAttribute, MemoryDescriptor, MemoryType, PAGE_SIZE};
 use uefi::mem::memory_map::MemoryMap;
 use uefi::proto::loaded_image::LoadedImage;
@@ -13,8 +13,6 @@ use units::{Pa, Range};
 
 /// The device tree's entry in firmware's table (Embedded Base Boot Requirements, section 2.3.2).
 const DEVICE_TREE: Guid = guid!("b1b621d5-f19c-41a5-830b-d9152c69aae0");
-
-const HEADER_SIZE: usize = 8;
 
 /// The words that the boot entry, or who started this by hand, has given. A shell gives the program's own name first, which ends in
 /// `.efi`.
@@ -60,11 +58,8 @@ pub(crate) fn device_tree() -> Result<&'static [u8], &'static str> {
     })?;
     // SAFETY: firmware says that a device tree begins there, which has a header; memory is mapped where it is.
     let header: [u8; HEADER_SIZE] = unsafe { tree.cast::<[u8; HEADER_SIZE]>().read() };
-    let [m0, m1, m2, m3, s0, s1, s2, s3] = header;
-    let size = u32::from_be_bytes([s0, s1, s2, s3]) as usize;
-    if [m0, m1, m2, m3] != [0xd0, 0x0d, 0xfe, 0xed] || !(HEADER_SIZE..=tree::LARGEST).contains(&size) {
-        return Err("what firmware gives as the device tree is none, or is larger than 2 MiB");
-    }
+    let size = platform::device_tree_size(header).filter(|&size| size >= HEADER_SIZE);
+    let size = size.ok_or("what firmware gives as the device tree is none, or is larger than 2 MiB")?;
     // SAFETY: so long is it by its own header, and nobody changes it: firmware runs only when we call it.
     Ok(unsafe { slice::from_raw_parts(tree.cast(), size) })
 }

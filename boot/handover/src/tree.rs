@@ -16,7 +16,7 @@ use units::{Pa, Range};
 use crate::memory::Map;
 
 /// The longest tree that the hypervisor reads.
-pub const LARGEST: usize = 2 << 20;
+pub const LARGEST: usize = platform::MAX_DEVICE_TREE_SIZE;
 
 /// The most ranges that may be kept, beside those of the tree itself: more do not go into the hypervisor's table.
 pub const MOST_KEPT: usize = 56;
