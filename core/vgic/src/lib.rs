@@ -224,6 +224,13 @@ impl Vgic {
         }
     }
 
+    /// ICH_HCR_EL2 of a vCPU of which nothing is to be told. The owner loads it with each that comes to a CPU: one that is
+    /// [at rest](ListRegisters::at_rest) is not flushed then.
+    #[must_use]
+    pub const fn usual_control(&self) -> u64 {
+        self.always
+    }
+
     /// The 32 interrupts of `word`, those of `vcpu` if they are private.
     fn bank(&self, word: usize, vcpu: usize) -> Option<&Bank> {
         if word == 0 { self.vcpus.get(vcpu).map(|vcpu| &vcpu.private) } else { self.shared.get(word - 1) }

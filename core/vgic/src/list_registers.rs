@@ -125,13 +125,13 @@ impl ListRegisters {
 
 impl ListRegisters {
     /// After a sync, the owner has emptied the hardware's list registers: nothing in them needs to be overwritten. What `lr`
-    /// holds does not matter any more.
-    pub const fn forget(&mut self) {
+    /// holds does not matter any more. ICH_HCR_EL2 is as the owner loads it when the vCPU comes back, [`crate::Vgic::usual_control`].
+    pub const fn forget(&mut self, usual_control: u64) {
         self.used = 0;
         self.dirty = 0;
         self.stale = 0;
         self.deactivate = 0;
-        self.hcr = virtual_control::EN | virtual_control::TDIR;
+        self.hcr = usual_control;
         self.hcr_dirty = false;
         self.at_rest = false;
     }

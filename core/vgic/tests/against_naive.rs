@@ -245,7 +245,7 @@ impl Machine {
         self.vgic = Vgic::restore(config, &saved).expect("it fits");
         assert_eq!(self.vgic.save().as_ref(), Ok(&saved));
         for vcpu in 0..vcpus {
-            self.lrs[vcpu].forget();
+            self.lrs[vcpu].forget(self.vgic.usual_control());
             // The new CPU's own; what the guest has set up in its CPU interface comes with the vCPU.
             self.cpus[vcpu].lr = vec![0; list_registers];
             self.cpus[vcpu].hcr = control::EN | control::TDIR;
@@ -283,7 +283,7 @@ impl Machine {
         } else {
             self.take_back(vcpu);
             self.cpus[vcpu].reset();
-            self.lrs[vcpu].forget();
+            self.lrs[vcpu].forget(self.vgic.usual_control());
         }
         self.naive.on[vcpu] = on;
         let set = self.vgic.set_power(id(vcpu), if on { Power::On } else { Power::Off });

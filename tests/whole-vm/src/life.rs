@@ -179,8 +179,8 @@ impl WholeVm {
         let mut gic = self.shared.gic.borrow_mut();
         let concerned = gic.sync(id, &mut registers.list);
         let _ = gic.detach_hardware(id);
+        registers.list.forget(gic.usual_control());
         drop(gic);
-        registers.list.forget();
         registers.list.lr = Default::default();
         self.clock.leave(self.now);
         self.refresh(concerned);

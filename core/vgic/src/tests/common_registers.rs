@@ -26,6 +26,12 @@ fn where_deactivations_do_not_trap_by_themselves_the_common_registers_do() {
         assert_eq!(lrs.hcr & !0xF8, virtual_control::EN | trap);
         // A vCPU's first one, and whatever was loaded before: the hardware is told.
         assert_eq!(lrs.hcr_dirty, lrs.hcr != crate::ListRegisters::new().hcr);
+        // At rest it leaves its CPU and comes back without a flush: what the owner loads then is what the next one goes by.
+        assert!(lrs.at_rest);
+        assert_eq!(lrs.hcr, vgic.usual_control());
+        lrs.forget(vgic.usual_control());
+        vgic.flush(VcpuId(0), &mut lrs);
+        assert_eq!((lrs.hcr, lrs.hcr_dirty), (vgic.usual_control(), false));
     }
 }
 

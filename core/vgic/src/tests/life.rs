@@ -151,7 +151,7 @@ fn an_active_interrupt_keeps_the_priority_and_group_of_its_acknowledgement() {
     let bank = &saved.shared[0];
     assert_eq!((bank.kept, bank.kept_priority[0], bank.kept_group, bank.priority[0]), (1, 0xA0, 1, 0x80));
     vgic = Vgic::restore(HERE, &saved).unwrap();
-    lrs.forget();
+    lrs.forget(vgic.usual_control());
     vgic.flush(ZERO, &mut lrs);
     assert_eq!(lrs.lr[0], 32 | field::GROUP1 | 0xA0 << 48 | field::EOI | field::ACTIVE);
     end(&mut lrs, 0);

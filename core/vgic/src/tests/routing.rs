@@ -48,7 +48,7 @@ fn a_pending_1_of_n_interrupt_leaves_whoever_stops_taking_part() {
     type Stop = fn(&mut Vgic, &mut ListRegisters, VcpuId) -> VcpuSet;
     let off: Stop = |vgic, lrs, vcpu| {
         let others = vgic.sync(vcpu, lrs);
-        lrs.forget();
+        lrs.forget(vgic.usual_control());
         others.union(vgic.set_power(vcpu, Power::Off))
     };
     let asleep: Stop = |vgic, _, vcpu| vgic.redistributor_write(vcpu, GICR_WAKER, AccessSize::Word, 2);

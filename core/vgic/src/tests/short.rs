@@ -239,7 +239,7 @@ fn an_owner_that_has_emptied_the_hardware_may_forget() {
     vgic.sync(ZERO, &mut lrs);
     lrs.deactivate = 1;
     lrs.hcr_dirty = true;
-    lrs.forget();
+    lrs.forget(vgic.usual_control());
     assert_eq!(lrs.hcr, ListRegisters::new().hcr);
     assert_eq!((lrs.used, lrs.dirty, lrs.deactivate, lrs.hcr_dirty, lrs.at_rest), (0, 0, 0, false, false));
     vgic.flush(ZERO, &mut lrs);

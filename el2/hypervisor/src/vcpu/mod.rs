@@ -280,13 +280,14 @@ impl Vcpu {
         let mut gic = self.vm.gic.lock_masked();
         let others = gic.sync(self.id, &mut list);
         let physical = gic.detach_hardware(self.id);
+        let usual_control = gic.usual_control();
         drop(gic);
         // The model has everything now; what is loaded next time is chosen afresh.
         while used != 0 {
             write_list_register(used.trailing_zeros() as usize, 0);
             used &= used - 1;
         }
-        list.forget();
+        list.forget(usual_control);
         self.at_rest.store(false, Ordering::Relaxed);
         drop(list);
         self.vm.refresh_others(others, self.id);
@@ -504,6 +505,7 @@ impl Vcpu {
         *context = VcpuContext { owner, pc: start.entry.0, pstate: reset::PSTATE, ..VcpuContext::default() };
         context.set_register(0, start.context);
         self.reset_time();
+        let usual_control = self.vm.gic.lock().usual_control();
         let mut state = self.state.lock();
         state.controls.vttbr = self.vm.vttbr();
         state.controls.os_lock = true;
@@ -522,9 +524,9 @@ impl Vcpu {
             cntkctl_el1: reset::CNTKCTL_EL1,
             ..El1::default()
         });
-        state.interrupts.hcr = virtual_control::EN | virtual_control::TDIR;
+        state.interrupts.hcr = usual_control;
         drop(state);
-        self.list.lock().forget();
+        self.list.lock().forget(usual_control);
         self.at_rest.store(false, Ordering::Relaxed);
         *self.tries.lock() = Tries::new();
         self.timer_list_register.store(0, Ordering::Relaxed);

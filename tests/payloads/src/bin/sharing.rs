@@ -10,6 +10,7 @@
 //! | `record` | says what its record has of stolen time when it begins, and then computes, for ever |
 //! | `bursts` | sleeps for `sleeps=<ms>` and computes for `ms=<n>`, in turn, for ever |
 //! | `full` | writes to every line of 64 bytes of its memory, then sleeps and wakes again and again, for ever |
+//! | `traps` | reads ICC_PMR_EL1, which traps on some hosts, before and after others had its CPU, and says which of the reads were exits |
 //! | `interactive` | after `settle=<ms>`, sleeps and wakes `times=<n>` times, and says how late it was at most |
 #![no_std]
 #![no_main]
@@ -34,8 +35,11 @@ fn main() {
         Some("count") => count(),
         Some("record") => record(),
         Some("bursts") => bursts(),
+        Some("traps") => traps(),
         Some("interactive") => interactive(),
-        _ => Err("the command line has no role=measure, partner, sleep, full, count, record, bursts or interactive"),
+        _ => Err(
+            "the command line has no role=measure, partner, sleep, full, count, record, bursts, traps or interactive",
+        ),
     };
     match result {
         Ok(()) => println!("payload: 1 passed, 0 failed, 0 skipped"),
@@ -159,6 +163,25 @@ fn spin_until(end: u64) -> u64 {
         loops += 1;
     }
     loops
+}
+
+/// What traps does so for as long as the guest runs, however often its vCPU has left its CPU and come back: also if nothing is pending for
+/// it, so that nobody looks at its interrupts then.
+fn traps() -> Result<(), &'static str> {
+    const READS: u64 = 16;
+    settle();
+    let exits = || guest::exits("system-register").ok_or("the hypervisor does not say how many exits there were");
+    let trapped = || {
+        let before = exits()?;
+        (0..READS).for_each(|_| {
+            let _ = sysreg::icc_pmr_el1::read();
+        });
+        Ok::<_, &'static str>(exits()? - before)
+    };
+    let before = trapped()?;
+    (0..100).for_each(|_| bench::give_way(false));
+    println!("trapped {before} of {READS}, then {} of {READS}", trapped()?);
+    Ok(())
 }
 
 fn interactive() -> Result<(), &'static str> {
