@@ -53,6 +53,8 @@ pub struct CheckArguments {
     pub calls_firmware: bool,
     /// `deactivation=common`: ICC_DIR_EL1 does not trap by itself, as on some CPUs, but with all registers of both groups.
     pub traps_in_common: bool,
+    /// `cpus=unlike`: of the CPUs beside the one that booted each has another feature.
+    pub unlike_cpus: bool,
 }
 
 impl CheckArguments {
@@ -80,6 +82,7 @@ impl CheckArguments {
             Choice::SmallHeap => self.small_heap = true,
             Choice::CallsFirmware => self.calls_firmware = true,
             Choice::TrapsInCommon => self.traps_in_common = true,
+            Choice::UnlikeCpus => self.unlike_cpus = true,
         }
         true
     }
@@ -93,10 +96,11 @@ enum Choice {
     SmallHeap,
     CallsFirmware,
     TrapsInCommon,
+    UnlikeCpus,
 }
 
 /// All words, so that whoever looks for them in the image that ships looks for each.
-static WORDS: [(&str, Choice); 16] = [
+static WORDS: [(&str, Choice); 17] = [
     ("selftest=percpu", Choice::SelfTest(SelfTest::PerCpu)),
     ("selftest=mailboxes", Choice::SelfTest(SelfTest::Mailboxes)),
     ("selftest=switch", Choice::SelfTest(SelfTest::Switch)),
@@ -113,6 +117,7 @@ static WORDS: [(&str, Choice); 16] = [
     ("heap=small", Choice::SmallHeap),
     ("vectors=calling", Choice::CallsFirmware),
     ("deactivation=common", Choice::TrapsInCommon),
+    ("cpus=unlike", Choice::UnlikeCpus),
 ];
 
 /// All words that mean something here.
@@ -149,6 +154,7 @@ mod tests {
         assert!(both.tdcc_in_hardware && both.calls_firmware && both.selftest == SelfTest::No);
         assert!(CheckArguments::parse("selftest=hunger heap=small").small_heap && !both.small_heap);
         assert!(CheckArguments::parse("deactivation=common").traps_in_common && !both.traps_in_common);
+        assert!(CheckArguments::parse("cpus=unlike").unlike_cpus && !both.unlike_cpus);
         assert!(CheckArguments::knows("selftest=switch") && CheckArguments::knows("tdcc=hardware"));
         assert!(!CheckArguments::knows("selftest=nothing") && !CheckArguments::knows("link=framed"));
     }

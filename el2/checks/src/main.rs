@@ -21,16 +21,31 @@ mod wander;
 
 use abi::calls::arm::SMCCC_ARCH_WORKAROUND_1;
 use abi::check_arguments::{CheckArguments, SelfTest};
+use cpu::id::{HostIds, fields};
+use hw::percpu::this_cpu;
 use hw::speculation::Means;
 use platform::Platform;
 use spin::Once;
 use undercroft::exit::checks::{Checks, Place};
 use undercroft::vcpu::Vcpu;
+use units::CpuId;
 
 static ARGUMENTS: Once<CheckArguments> = Once::new();
 
 fn arguments() -> CheckArguments {
     ARGUMENTS.get().copied().unwrap_or_default()
+}
+
+/// Another feature for each CPU beside the one that booted: QEMU's machines have CPUs of one kind only.
+fn unlike(ids: &mut HostIds, cpu: CpuId) {
+    let field = match cpu {
+        // Keys for pointer authentication, which are switched; activity monitors, which trap; nothing but instructions.
+        CpuId(1) => fields::ISAR2_APA3,
+        CpuId(2) => fields::PFR0_AMU,
+        _ => fields::MMFR1_PAN,
+    };
+    let value = if ids.field(field) == 0 { 1 } else { 0 };
+    ids.set_field(field, value);
 }
 
 /// What this image does beside being a hypervisor.
@@ -59,6 +74,13 @@ impl Checks for Image {
             SelfTest::Mailboxes => 0,
             _ => others,
         }
+    }
+
+    fn identification(mut ids: HostIds) -> HostIds {
+        if arguments().unlike_cpus {
+            unlike(&mut ids, this_cpu().cpu);
+        }
+        ids
     }
 
     fn against_prediction(needed: Means) -> Means {

@@ -29,6 +29,7 @@ fn main() -> ExitCode {
         scenario("shapes::kernels_of_other_kinds", other_kinds),
         scenario("shapes::consoles_on_pci", consoles_on_pci),
         scenario("shapes::deactivations_trap_with_others", deactivations),
+        scenario("shapes::cpus_that_are_unlike", cpus_that_are_unlike),
         scenario("shapes::p7_a5_spin_tables", || spin_tables(false)),
         scenario("shapes::p7_a5_one_spin_table_for_all", || spin_tables(true)),
         scenario("shapes::p7_a9_cpus_that_do_not_come", cpus_that_do_not_come),
@@ -90,6 +91,23 @@ fn deactivations() -> Result<()> {
     ensure!(log.contains("it traps with ICC_PMR_EL1"), "the log does not say how ICC_DIR_EL1 traps:\n{log}");
     // One of them never ends.
     run.check_log()
+}
+
+/// A host whose CPUs are not of one kind. What guests are kept from, and which of their registers are switched, follows from the CPU that booted:
+/// on one with another feature they would share its registers, so such a one stays off.
+fn cpus_that_are_unlike() -> Result<()> {
+    let host = Host { cpus: 4, ..Host::default() };
+    let run = host.start_checks(vec![guest::payload("guest", "neighbour", 2, "steps=4")?], "cpus=unlike")?;
+    let outcome = run.wait_stopped(BOOT);
+    let log = run.log().transcript();
+    ensure!(outcome == Outcome::PoweredOff, "{outcome}:\n{log}");
+    ensure!(run.console("guest")?.transcript().contains("1 passed, 0 failed"), "{log}");
+    for cpu in 1..host.cpus {
+        let line = format!("CPU {cpu} stays off: it has other features than the CPU that booted");
+        ensure!(log.contains(&line), "the log does not say {line:?}:\n{log}");
+    }
+    ensure!(log.contains(" on 1 CPUs"), "{log}");
+    Ok(())
 }
 
 /// A host of whose CPUs one waits in a way that nobody knows, and one is not there, whatever the device tree says (P7-A9): both stay off,

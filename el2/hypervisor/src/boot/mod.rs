@@ -4,11 +4,12 @@ extern crate alloc;
 
 use alloc::string::String;
 use core::fmt::Write as _;
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use ::vm::{Needs, Share, Watchdogs};
 use abi::HostArguments;
 use abi::bundle::Bundle;
+use cpu::id::HostIds;
 use cpu::speculation::Plan;
 use frames::Owner;
 use hw::boot as entry;
@@ -40,6 +41,8 @@ const LEAST_MEMORY_MIB: u64 = 64;
 
 /// CPUs that have come up.
 static STARTED: AtomicU32 = AtomicU32::new(1);
+/// The one that was started last does not take part.
+static UNLIKE: AtomicBool = AtomicBool::new(false);
 
 /// The boot CPU's way in; `tree` is where the loader says the device tree is.
 pub fn main<C: Checks>(tree: Pa) -> ! {
@@ -327,6 +330,9 @@ fn start_cpu<C: Checks>(cpu: &Cpu) -> Result<(), String> {
     let deadline = sysreg::cntpct_el0().saturating_add(host::ticks(PATIENCE));
     // Pairs with the addition in `secondary`: the CPU has joined the scheduler by then.
     while STARTED.load(Ordering::Acquire) == before {
+        if UNLIKE.swap(false, Ordering::Relaxed) {
+            return Err("it has other features than the CPU that booted".into());
+        }
         if sysreg::cntpct_el0() > deadline {
             return Err("it was started and has not come up within ten seconds".into());
         }
@@ -338,6 +344,13 @@ fn start_cpu<C: Checks>(cpu: &Cpu) -> Result<(), String> {
 /// The other CPUs' way in.
 fn secondary<C: Checks>() -> ! {
     let Some(platform) = PLATFORM.get() else { unreachable!("set before the CPU was started") };
+    // Before it is told anything of guests.
+    if !host::is_alike(C::identification(HostIds(hw::ids::read_all()))) {
+        UNLIKE.store(true, Ordering::Relaxed);
+        loop {
+            sysreg::wfi();
+        }
+    }
     join::<C>(platform, sysreg::mpidr_el1());
     // Pairs with the loads in `start_cpu`: whoever starts threads on this CPU sees what it has set up.
     STARTED.fetch_add(1, Ordering::AcqRel);

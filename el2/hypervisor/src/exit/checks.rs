@@ -3,6 +3,7 @@
 //! It is a type, not a table of functions: each image is compiled with its own, and [`Nothing`] leaves no instruction behind, nor
 //! a word in memory. `cargo xtask test` looks for that.
 
+use cpu::id::HostIds;
 use hw::speculation::Means;
 use platform::Platform;
 
@@ -26,6 +27,12 @@ pub trait Checks: 'static {
     #[must_use]
     fn cpus_to_start(others: usize) -> usize {
         others
+    }
+
+    /// A CPU that was started says by these registers what it has. What is believed of that.
+    #[must_use]
+    fn identification(ids: HostIds) -> HostIds {
+        ids
     }
 
     /// A CPU joins that needs these means against its predictors. Which it uses.

@@ -31,6 +31,8 @@ pub struct Host {
     pub(crate) priority_bits: u8,
     /// Whether VMIDs of more than 8 bits exist does not matter: there are at most 64 VMs.
     midr: u64,
+    /// The identification registers that all of it follows from, and ICH_VTR_EL2.
+    ids: (HostIds, u64),
 }
 
 static HOST: Once<Host> = Once::new();
@@ -102,9 +104,18 @@ pub(crate) fn init(frequency: Option<Hz>) -> Result<(), Unfit> {
         translates_alone: ids.field(id::fields::MMFR1_PAN) >= 2,
         priority_bits: (vtr >> 29 & 7) as u8 + 1,
         midr: sysreg::midr_el1(),
+        ids: (ids, vtr),
     };
     HOST.call_once(|| host);
     Ok(())
+}
+
+/// Whether what was found out of the CPU that booted holds for this one, which has these identification registers. A vCPU runs here and
+/// there, with the controls and the registers of the one: where another feature is, guests would share its registers, or lose
+/// theirs.
+#[must_use]
+pub(crate) fn is_alike(ids: HostIds) -> bool {
+    get().ids == (ids, sysreg::ich_vtr_el2())
 }
 
 /// The facts. After [`init`].

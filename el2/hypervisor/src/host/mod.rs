@@ -11,6 +11,6 @@ pub(crate) mod wall_clock;
 pub use facts::{Host, get, ticks};
 pub(crate) use facts::{frequency, guests_cpu};
 pub(crate) use facts::{
-    init, init_cpu, init_deactivation, milliseconds, probe_group_0, probe_wfe, tells_of_group_0, traps_deactivation,
-    wfe_traps,
+    init, init_cpu, init_deactivation, is_alike, milliseconds, probe_group_0, probe_wfe, tells_of_group_0,
+    traps_deactivation, wfe_traps,
 };
