@@ -9,7 +9,7 @@ use abi::enclave::{
 use devices::bus::{Access, Change, Device, Moment, Outside, Request, Stream};
 use devices::memory::{Fault, GuestMemory, Isolation, NotIsolated};
 use enclave::{ByIsolation, EnclaveBackend, EnclaveDevice, EnclaveTrace, Leave};
-use units::{AccessSize, BLOCK_SIZE, IntId, Ipa, Line, PAGE_SIZE};
+use units::{AccessSize, BLOCK_SIZE, IntId, Ipa, Line, PAGE_SIZE, VcpuId};
 
 use super::input::Input;
 
@@ -44,12 +44,16 @@ pub struct World {
     /// How often it is still allowed.
     pub share: Cell<Option<u32>>,
     is_refused: Cell<bool>,
-    /// How often the enclave that runs was called off.
-    pub called_off: Cell<u32>,
+    /// Which vCPUs were told that the enclave that they let run is called off.
+    pub called_off: RefCell<Vec<VcpuId>>,
     /// The host has no memory for tables.
     pub has_nothing: Cell<bool>,
     /// The device has more to do.
     pub goes_on: Cell<bool>,
+    /// The vCPU on whose time the device works.
+    pub caller: Cell<VcpuId>,
+    /// Which one was asked last to let an enclave run.
+    pub asked: Cell<Option<VcpuId>>,
     /// Its interrupt.
     pub line: Cell<bool>,
     /// Where another CPU stores as soon as something was read from there.
@@ -129,8 +133,8 @@ impl GuestMemory for World {
     }
 
     fn isolate(&self, what: &Isolation<'_>) -> Result<(), NotIsolated> {
-        if *what == Isolation::CallOff {
-            self.called_off.set(self.called_off.get() + 1);
+        if let Isolation::CallOff { by } = *what {
+            self.called_off.borrow_mut().push(by);
             return Ok(());
         }
         self.spend(Ipa(0)).map_err(|_| NotIsolated::Memory)?;
@@ -169,7 +173,7 @@ impl GuestMemory for World {
                 assert!(shown.insert(at.0, (page.0, writable, executable)).is_none());
             }
             Isolation::Enter { enclave } => assert!(open.contains_key(&enclave)),
-            Isolation::CallOff => {}
+            Isolation::CallOff { .. } => {}
             Isolation::Close { enclave } => {
                 if open.remove(&enclave).is_none() {
                     return Err(NotIsolated::Memory);
@@ -206,6 +210,10 @@ impl Outside for World {
 
     fn show(&self, _index: usize, _word: u64) {}
 
+    fn caller(&self) -> Option<VcpuId> {
+        Some(self.caller.get())
+    }
+
     fn memory(&self) -> &dyn GuestMemory {
         self
     }
@@ -227,8 +235,11 @@ impl Outside for World {
     }
 
     fn request(&self, request: Request<'_>) {
-        assert!(matches!(request, Request::GoOn));
-        self.goes_on.set(true);
+        match request {
+            Request::GoOn => self.goes_on.set(true),
+            Request::Run(owner) => self.asked.set(Some(owner.unwrap_or(self.caller.get()))),
+            _ => panic!("{request:?}"),
+        }
     }
 }
 
@@ -305,7 +316,7 @@ impl<B: EnclaveBackend, T: EnclaveTrace> Driver<B, T> {
     /// Lets the device go on while it wants to, and an enclave run as `program` says.
     pub fn settle(&mut self, program: &mut dyn FnMut(&mut enclave::EnclaveThread) -> Leave) {
         loop {
-            if let Some(mut run) = self.device.take_run() {
+            if let Some(mut run) = self.world.asked.take().and_then(|by| self.device.take_run(by)) {
                 let leave = program(&mut run.thread);
                 self.device.left(&run, leave, &self.world);
             } else if self.world.goes_on.take() {

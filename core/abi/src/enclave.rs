@@ -3,7 +3,7 @@
 //!
 //! Both rings lie in the guest's memory. A guest writes commands into the one and then the register [`register::CQ_TAIL`], which is
 //! what inserts them; the device writes completions into the other one. An index counts entries and is less than the ring's size; a
-//! ring whose head is its tail is empty, so one entry is always free.
+//! ring whose head is its tail is empty, so one entry is always free. An enclave runs on the time of the vCPU that has inserted its call.
 
 /// What the device tree calls it.
 pub const COMPATIBLE: &str = "undercroft,enclave-v1";

@@ -20,7 +20,7 @@ use core::time::Duration;
 
 use clock::Period;
 use pack::{Damaged, Reader, Writer};
-use units::{AccessSize, IntId, Line};
+use units::{AccessSize, IntId, Line, VcpuId};
 
 use crate::memory::GuestMemory;
 
@@ -109,6 +109,8 @@ pub enum Request<'a> {
     DeadlineAt(u64),
     /// Poll it when the guest's counter shows this, as exactly as a timer of the CPU; not any more, if it is nothing.
     TimerAt(Option<u64>),
+    /// An enclave is to run, on the time of this vCPU, which takes it from the device once no lock is held; of whichever asks, if it is none.
+    Run(Option<VcpuId>),
     /// A line for the log about what the guest did.
     Report(fmt::Arguments<'a>),
 }
@@ -126,6 +128,9 @@ pub trait Outside {
 
     /// Stores a word of the page that the guest sees of this device, if it has one: as a whole, and behind all that was stored before.
     fn show(&self, index: usize, word: u64);
+
+    /// The vCPU on whose time the device works, if it is one's.
+    fn caller(&self) -> Option<VcpuId>;
 
     /// The guest's memory.
     fn memory(&self) -> &dyn GuestMemory;

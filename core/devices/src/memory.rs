@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use units::Ipa;
+use units::{Ipa, VcpuId};
 
 /// An access reached outside the guest's RAM.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -53,14 +53,16 @@ pub enum Isolation<'a> {
         /// It may execute what is there; never both.
         executable: bool,
     },
-    /// The enclave runs, on the time of the vCPU that asks for this, once no device's lock is held. The device hears of its end from
-    /// whoever let it run.
+    /// The enclave may run: who lets it is asked by `Request::Run`. The device hears of its end from whoever did.
     Enter {
         /// Its number.
         enclave: usize,
     },
     /// The enclave that runs is to leave soon, whatever it does. The device hears of its end as of any.
-    CallOff,
+    CallOff {
+        /// Who lets it run.
+        by: VcpuId,
+    },
     /// Its tables are no more, and nothing of them is in any TLB.
     Close {
         /// Its number.

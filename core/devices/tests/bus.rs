@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use clock::{Period, Rate};
 use pack::{Damaged, Reader, Writer};
-use units::{AccessSize, Hz, IntId, Line};
+use units::{AccessSize, Hz, IntId, Line, VcpuId};
 
 use devices::memory::{GuestMemory, NoMemory};
 use devices::{
@@ -63,6 +63,10 @@ impl Outside for World {
     }
 
     fn show(&self, _index: usize, _word: u64) {}
+
+    fn caller(&self) -> Option<VcpuId> {
+        None
+    }
 
     fn memory(&self) -> &dyn GuestMemory {
         &NoMemory

@@ -8,7 +8,7 @@ use core::fmt;
 use abi::enclave::MEASUREMENT_SIZE;
 use arrayvec::ArrayVec;
 use devices::Outside;
-use units::Ipa;
+use units::{Ipa, VcpuId};
 
 use crate::parse::PageRights;
 
@@ -88,6 +88,8 @@ pub enum Universal<'a> {
     CallOff {
         /// Which one.
         slot: usize,
+        /// Who lets it run.
+        by: VcpuId,
     },
     /// It ends.
     End {
@@ -123,7 +125,7 @@ pub enum Leave {
 pub enum Entered {
     /// All is done.
     Done,
-    /// The enclave runs once the device is left alone; its end will be told.
+    /// The enclave can run once a vCPU takes it from the device, which is asked for; its end will be told.
     Runs,
     /// It has run.
     Left(Leave),

@@ -7,12 +7,12 @@
 mod work;
 
 use abi::enclave::{
-    COMMAND_SIZE, EnclaveCommand, EnclaveCompletion, EnclaveOpcode, EnclaveStatus, ID, VERSION, interrupt, register,
-    status_bits,
+    COMMAND_SIZE, EnclaveCommand, EnclaveCompletion, EnclaveOpcode, EnclaveStatus, ID, MAX_RING_BITS, VERSION,
+    interrupt, register, status_bits,
 };
 use devices::bus::{Access, Change, Device, Outside, Request};
 use pack::{Damaged, Reader, Writer};
-use units::AccessSize;
+use units::{AccessSize, VcpuId};
 
 use self::work::{Job, NotYet, Refusal};
 use crate::backend::{EnclaveBackend, Leave};
@@ -37,10 +37,11 @@ pub struct EnclaveRun {
 /// The enclave that runs, or is to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Running {
-    /// Nobody has taken it yet.
-    Waits(usize),
-    /// Somebody lets it run.
-    Taken(usize),
+    /// It has not been taken yet. If one has rung for it, no other vCPU takes it: that one may be the guest's only one by which the
+    /// run can end, and did not ask for it.
+    Waits { slot: usize, owner: Option<VcpuId> },
+    /// This vCPU lets it run.
+    Taken { slot: usize, by: VcpuId },
 }
 
 /// How far a step has come.
@@ -60,6 +61,8 @@ pub struct EnclaveDevice<B, T = NoTrace> {
     backend: B,
     trace: T,
     commands: Ring<64>,
+    /// Which vCPU has inserted each command that is in the ring. Nobody has whose bell was rung before the VM was restored.
+    owners: [Option<VcpuId>; 1 << MAX_RING_BITS],
     completions: Ring<32>,
     interrupts: u32,
     masked: u32,
@@ -89,6 +92,7 @@ impl<B: EnclaveBackend, T: EnclaveTrace> EnclaveDevice<B, T> {
             backend,
             trace,
             commands: Ring::default(),
+            owners: [None; 1 << MAX_RING_BITS],
             completions: Ring::default(),
             interrupts: 0,
             masked: interrupt::ALL,
@@ -102,19 +106,22 @@ impl<B: EnclaveBackend, T: EnclaveTrace> EnclaveDevice<B, T> {
         }
     }
 
-    /// The enclave that is to run, with its registers: the caller lets it run, and then calls [`left`](Self::left). Only one runs at a
-    /// time.
-    pub fn take_run(&mut self) -> Option<EnclaveRun> {
-        let Some(Running::Waits(slot)) = self.running else { return None };
+    /// The enclave that is to run, with its registers, if it is for vCPU `by` to let it: that one does, and then calls
+    /// [`left`](Self::left). Only one runs at a time.
+    pub fn take_run(&mut self, by: VcpuId) -> Option<EnclaveRun> {
+        let Some(Running::Waits { slot, owner }) = self.running else { return None };
+        if owner.is_some_and(|owner| owner != by) {
+            return None;
+        }
         let thread = self.table.get(slot)?.thread;
-        self.running = Some(Running::Taken(slot));
+        self.running = Some(Running::Taken { slot, by });
         Some(EnclaveRun { slot, thread })
     }
 
     /// It has run, and has these registers now.
     pub fn left(&mut self, run: &EnclaveRun, leave: Leave, outside: &dyn Outside) {
         // A reset of the machine may have come between.
-        if self.running == Some(Running::Taken(run.slot)) {
+        if matches!(self.running, Some(Running::Taken { slot, .. }) if slot == run.slot) {
             self.running = None;
             if let Some(enclave) = self.table.get_mut(run.slot) {
                 enclave.thread = EnclaveThread { flags: run.thread.flags & THREAD_FLAGS, ..run.thread };
@@ -137,6 +144,7 @@ impl<B: EnclaveBackend, T: EnclaveTrace> EnclaveDevice<B, T> {
             backend: _,
             trace: _,
             commands,
+            owners: _,
             completions,
             interrupts,
             masked,
@@ -263,7 +271,13 @@ impl<B: EnclaveBackend, T: EnclaveTrace> EnclaveDevice<B, T> {
             self.break_down();
             return;
         }
-        self.commands.tail = tail;
+        let caller = outside.caller();
+        while self.commands.tail != tail {
+            if let Some(owner) = self.owners.get_mut(self.commands.tail as usize) {
+                *owner = caller;
+            }
+            self.commands.tail = self.commands.next(self.commands.tail);
+        }
         self.work(outside);
     }
 
@@ -310,9 +324,12 @@ impl<B: EnclaveBackend, T: EnclaveTrace> EnclaveDevice<B, T> {
 
     fn step(&mut self, outside: &dyn Outside) -> Progress {
         match self.running {
-            Some(Running::Taken(_)) => return Progress::Idle,
-            // Whoever was asked to let it run has not.
-            Some(Running::Waits(slot)) => return self.ask_to_run(slot, outside),
+            Some(Running::Taken { .. }) => return Progress::Idle,
+            // Who was asked to let it run has not.
+            Some(Running::Waits { owner, .. }) => {
+                outside.request(Request::Run(owner));
+                return Progress::Idle;
+            }
             None => {}
         }
         if self.resetting {
@@ -365,7 +382,8 @@ impl<B: EnclaveBackend, T: EnclaveTrace> EnclaveDevice<B, T> {
         let command = EnclaveCommand::from_bytes(&bytes);
         let parsed = parse(&command);
         self.trace.note(&Traced::Parsed(&parsed));
-        let begun = parsed.and_then(|operation| self.begin(&command, operation));
+        let owner = self.owners.get(head as usize).copied().flatten();
+        let begun = parsed.and_then(|operation| self.begin(&command, operation, owner));
         match begun {
             Ok(job) => self.job = Some(job),
             Err(status) => {
@@ -410,6 +428,7 @@ impl<B: EnclaveBackend, T: EnclaveTrace> EnclaveDevice<B, T> {
     fn start_afresh(&mut self) {
         self.backend.forget();
         self.table.forget();
+        self.owners = [None; 1 << MAX_RING_BITS];
         self.commands.describe(0, 0);
         self.completions.describe(0, 0);
         (self.interrupts, self.masked) = (0, interrupt::ALL);

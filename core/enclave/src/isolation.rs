@@ -3,8 +3,8 @@
 
 use abi::enclave::ENCLAVE_BASE;
 use arrayvec::ArrayVec;
+use devices::Outside;
 use devices::memory::{Bytes, Isolation, NotIsolated};
-use devices::{Outside, Request};
 use units::Ipa;
 
 use crate::backend::{EnclaveBackend, Entered, MAX_NATIVE, NotCarriedOut, Universal};
@@ -36,7 +36,7 @@ impl EnclaveBackend for ByIsolation {
             // What it is was compared already, and nobody below has to know.
             Universal::Finalise { .. } => return ArrayVec::new(),
             Universal::Enter { slot, .. } | Universal::Resume { slot, .. } => Isolation::Enter { enclave: slot },
-            Universal::CallOff { .. } => Isolation::CallOff,
+            Universal::CallOff { by, .. } => Isolation::CallOff { by },
             Universal::End { slot } => Isolation::Close { enclave: slot },
             Universal::Release { block, .. } => Isolation::Return { block },
         };
@@ -46,11 +46,7 @@ impl EnclaveBackend for ByIsolation {
     fn carry_out(&mut self, native: &Isolation<'_>, outside: &dyn Outside) -> Result<Entered, NotCarriedOut> {
         let memory = outside.memory();
         match memory.isolate(native) {
-            Ok(()) if matches!(native, Isolation::Enter { .. }) => {
-                // Whoever lets it run comes when there is more to do.
-                outside.request(Request::GoOn);
-                Ok(Entered::Runs)
-            }
+            Ok(()) if matches!(native, Isolation::Enter { .. }) => Ok(Entered::Runs),
             Ok(()) => Ok(Entered::Done),
             Err(_) if memory.is_refused_for_now() => Err(NotCarriedOut::Later),
             Err(NotIsolated::Memory) => Err(NotCarriedOut::Address),

@@ -17,7 +17,8 @@ use enclave::{
     ByIsolation, EnclaveBackend, EnclaveDevice, EnclaveThread, EnclaveTrace, Leave, NoMechanism, NoTrace, Traced,
 };
 use enclave_device::{COMMANDS, COMPLETIONS, Driver, PAYLOAD, RAM, World};
-use units::BLOCK_SIZE;
+use pack::{Reader, Writer};
+use units::{BLOCK_SIZE, VcpuId};
 
 const MEMORY: u64 = RAM + BLOCK_SIZE;
 const EXPECTED: u64 = PAYLOAD + 0x8000;
@@ -423,12 +424,12 @@ fn enclaves_are_gone_behind_a_restore_and_the_guest_is_told() {
     driver.put(&add(1, 0, 1).to_bytes());
     driver.ring();
     let saved = driver.device.save();
-    let mut out = pack::Writer::new();
+    let mut out = Writer::new();
     driver.device.save_to(&mut out);
     let bytes = out.finish().unwrap();
 
     let mut restored = EnclaveDevice::new(ByIsolation);
-    restored.restore_from(&mut pack::Reader::new(&bytes)).unwrap();
+    restored.restore_from(&mut Reader::new(&bytes)).unwrap();
     assert_eq!(restored.save(), saved);
     let before = driver.world.taken.borrow().len();
     assert_eq!(before, 1, "the VM that runs on keeps its enclave");
@@ -452,9 +453,9 @@ fn enclaves_are_gone_behind_a_restore_and_the_guest_is_told() {
 fn a_state_that_cannot_be_is_refused() {
     let good = EnclaveDevice::new(ByIsolation).save();
     let put = |saved: enclave::SavedEnclaveDevice| {
-        let mut out = pack::Writer::new();
+        let mut out = Writer::new();
         out.part(&saved);
-        EnclaveDevice::new(ByIsolation).restore_from(&mut pack::Reader::new(&out.finish().unwrap())).is_ok()
+        EnclaveDevice::new(ByIsolation).restore_from(&mut Reader::new(&out.finish().unwrap())).is_ok()
     };
     assert!(put(good));
     let ring = enclave::SavedEnclaveDevice { commands: COMMANDS, commands_bits: 2, commands_tail: 3, ..good };
@@ -497,10 +498,13 @@ fn a_reset_calls_off_who_runs() {
     made(&mut driver, 1);
     driver.put(&enter(1, 0).to_bytes());
     driver.ring();
-    let run = driver.device.take_run().unwrap();
-    assert_eq!((driver.device.take_run(), driver.world.called_off.get()), (None, 0));
+    let run = driver.device.take_run(VcpuId(0)).unwrap();
+    assert_eq!(driver.device.take_run(VcpuId(0)), None);
+    assert!(driver.world.called_off.borrow().is_empty());
+    driver.world.caller.set(VcpuId(3));
     driver.write(register::RESET, 1);
-    assert_eq!((driver.read(register::STATUS), driver.world.called_off.get()), (status_bits::RESETTING, 1));
+    assert_eq!(driver.read(register::STATUS), status_bits::RESETTING);
+    assert_eq!(*driver.world.called_off.borrow(), [VcpuId(0)]);
     assert_eq!(driver.world.taken.borrow().len(), 1);
     driver.device.left(&run, Leave::Interrupted, &driver.world);
     assert_eq!(driver.read(register::STATUS), 0);
@@ -525,9 +529,9 @@ fn a_reset_before_the_run_needs_nobody_to_run_it() {
     driver.put(&enter(1, 0).to_bytes());
     driver.ring();
     driver.write(register::RESET, 1);
-    assert_eq!((driver.read(register::STATUS), driver.world.called_off.get()), (0, 0));
-    assert!(driver.world.taken.borrow().is_empty());
-    assert_eq!(driver.device.take_run(), None);
+    assert_eq!(driver.read(register::STATUS), 0);
+    assert!(driver.world.called_off.borrow().is_empty() && driver.world.taken.borrow().is_empty());
+    assert_eq!(driver.device.take_run(VcpuId(0)), None);
 }
 
 /// Who looks whether there is something to do may do nothing in the guest's memory: that the enclave waits is not forgotten by that.
@@ -538,15 +542,66 @@ fn a_run_that_nobody_took_is_asked_for_until_somebody_does() {
     driver.put(&enter(1, 4).to_bytes());
     driver.ring();
     for share in [0, 0, 1, 0] {
-        driver.world.goes_on.set(false);
+        driver.world.asked.set(None);
         driver.world.share.set(Some(share));
         driver.device.poll(&driver.world);
-        assert!(driver.world.goes_on.get(), "with a share of {share}");
+        assert_eq!(driver.world.asked.get(), Some(VcpuId(0)), "with a share of {share}");
     }
     driver.world.share.set(None);
     driver.settle(&mut runs);
     let told = driver.completions();
     assert_eq!(told.iter().map(|&one| (status(one), one.value)).collect::<Vec<_>>(), [(EnclaveStatus::Outcall, 5)]);
+}
+
+/// An enclave is let run by the vCPU that has rung for it, whichever finds that it waits: one that never ends would keep another from ending
+/// it.
+#[test]
+fn who_rings_lets_it_run() {
+    let mut driver = Driver::new(EnclaveDevice::new(ByIsolation), 4);
+    for id in 1..=2 {
+        made(&mut driver, id);
+    }
+    for id in [1, 2] {
+        driver.world.caller.set(VcpuId(id));
+        driver.put(&enter(id.into(), 0).to_bytes());
+        driver.ring();
+    }
+    // The second one's command was inserted, and rung for, while the first one's waited; a third one looks.
+    driver.world.caller.set(VcpuId(3));
+    for id in [1, 2] {
+        driver.world.asked.set(None);
+        driver.device.poll(&driver.world);
+        assert_eq!(driver.world.asked.get(), Some(VcpuId(id)));
+        assert!(!driver.world.goes_on.get());
+        let others = (0..8).filter(|&other| other != id);
+        assert!(others.map(VcpuId).all(|other| driver.device.take_run(other).is_none()));
+        let run = driver.device.take_run(VcpuId(id)).unwrap();
+        driver.device.left(&run, Leave::Interrupted, &driver.world);
+    }
+    let told = driver.completions();
+    assert_eq!(told.iter().map(|one| one.enclave).collect::<Vec<_>>(), [1, 2]);
+}
+
+/// Who has rung for what is in the ring is not saved: whoever finds it lets it run.
+#[test]
+fn what_was_rung_for_before_a_restore_is_anybodys() {
+    let mut driver = Driver::new(EnclaveDevice::new(ByIsolation), 4);
+    let expected = measured(&driver.world);
+    driver.world.poke(EXPECTED, &expected);
+    driver.world.caller.set(VcpuId(1));
+    driver.world.share.set(Some(0));
+    for command in [create(MEMORY, 1), add(1, 0, 1), finalise(1), enter(1, 0)] {
+        driver.put(&command.to_bytes());
+    }
+    driver.ring();
+    let mut out = Writer::new();
+    driver.device.save_to(&mut out);
+    driver.device.restore_from(&mut Reader::new(&out.finish().unwrap())).unwrap();
+    driver.world.caller.set(VcpuId(2));
+    driver.world.share.set(None);
+    driver.device.poll(&driver.world);
+    assert_eq!(driver.world.asked.get(), Some(VcpuId(2)));
+    assert!(driver.device.take_run(VcpuId(2)).is_some());
 }
 
 /// What the host lacks is not the guest's mistake.

@@ -7,7 +7,7 @@ use std::vec;
 use std::vec::Vec;
 
 use devices::{AccessSize, Moment, Outside, Request, Stream};
-use units::{IntId, Ipa, Line};
+use units::{IntId, Ipa, Line, VcpuId};
 
 use crate::device::Device;
 use crate::memory::{Fault, GuestMemory};
@@ -254,6 +254,10 @@ impl Outside for World {
     }
 
     fn show(&self, _index: usize, _word: u64) {}
+
+    fn caller(&self) -> Option<VcpuId> {
+        None
+    }
 
     fn memory(&self) -> &dyn GuestMemory {
         &self.ram

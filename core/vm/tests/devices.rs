@@ -11,7 +11,7 @@ use devices::memory::{GuestMemory, NoMemory};
 use devices::{Access, Change, Device, GenericWatchdog, Moment, Outside, Place, Request, Slot, Stream, Wired};
 use machine::{DeviceKind, MachinePlan, Row, Spec, TIMER_BASE, UART_BASE, VirtioKind, Wire};
 use pack::Writer;
-use units::{AccessSize, Hz, IPA_BITS, IntId, Ipa, Line, Range};
+use units::{AccessSize, Hz, IPA_BITS, IntId, Ipa, Line, Range, VcpuId};
 use virtio::net::NoLink;
 use virtio::{Block, Net};
 
@@ -91,6 +91,10 @@ impl Outside for World {
     }
 
     fn show(&self, _: usize, _: u64) {}
+
+    fn caller(&self) -> Option<VcpuId> {
+        None
+    }
 
     fn memory(&self) -> &dyn GuestMemory {
         &NoMemory

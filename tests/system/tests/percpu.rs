@@ -5,6 +5,7 @@
 use abi::bundle::{Time, TimeSource};
 use anyhow::{Result, ensure};
 use croft::session::Condition;
+use croft::site::Vm;
 use libtest_mimic::Trial;
 use qemu::{ExceptionLevel, Machine};
 use std::process::ExitCode;
@@ -26,6 +27,7 @@ fn main() -> ExitCode {
     scenarios.push(scenario("percpu::guests_that_never_stay", wandering));
     scenarios.push(scenario("percpu::guests_that_are_taken_out_and_put_back", scrubbing));
     scenarios.push(scenario("percpu::exits_that_call_firmware", calling));
+    scenarios.push(scenario("percpu::enclaves_end_when_all_is_taken_out", scrubbed_enclaves));
     system::run(scenarios)
 }
 
@@ -170,6 +172,18 @@ fn scrubbing() -> Result<()> {
     run.check_log_but(&["virtio: "])
 }
 
+/// Enclaves are not taken out with the rest: their memory returns.
+fn scrubbed_enclaves() -> Result<()> {
+    const NAME: &str = "enclave";
+    let vm = Vm { enclave: true, ..guest::payload(NAME, NAME, 2, "role=scrubbed")? };
+    let run = Host { cpu: "max", cpus: 4, ..Host::default() }.start_checks(vec![vm], "selftest=scrub")?;
+    let condition = run.wait_for(NAME, LIMIT, Condition::is_off)?;
+    let output = run.console(NAME)?.transcript();
+    let passed = output.contains(" passed, 0 failed") && condition == Condition::PoweredOff;
+    ensure!(passed, "{NAME} is {condition} and printed:\n{output}\n{}", run.log().transcript());
+    run.check_log()
+}
+
 /// A guest that was put back a moment ago, as often before, sees only what it has touched since, and executes few pages of that
 /// (P6-A9).
 fn only_what_is_touched(statistics: &str, name: &str) -> Result<()> {
@@ -185,8 +199,12 @@ fn only_what_is_touched(statistics: &str, name: &str) -> Result<()> {
 /// Vectors that call firmware at each exit, as CPUs need it that do not keep contexts apart. This machine's firmware knows
 /// nothing of the kind, and says so in X0; guests lose no register by it, and no exit.
 fn calling() -> Result<()> {
-    const PAYLOADS: [&str; 2] = ["registers", "services"];
-    let vms = PAYLOADS.map(|name| guest::payload(name, name, 2, "")).into_iter().collect::<Result<_>>()?;
+    const PAYLOADS: [&str; 3] = ["registers", "services", "enclave"];
+    let vms = PAYLOADS.map(|name| {
+        let vm = guest::payload(name, name, 2, "")?;
+        Ok(Vm { enclave: name == "enclave", ..vm })
+    });
+    let vms = vms.into_iter().collect::<Result<_>>()?;
     let run = Host { cpu: "cortex-a72", ..Host::default() }.start_checks(vms, "vectors=calling")?;
     for name in PAYLOADS {
         let condition = run.wait_for(name, LIMIT, Condition::is_off)?;

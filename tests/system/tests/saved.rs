@@ -34,6 +34,8 @@ const SLOW: u64 = 20;
 
 #[path = "saved/early.rs"]
 mod early;
+#[path = "saved/enclaves.rs"]
+mod enclaves;
 #[path = "saved/killed.rs"]
 mod killed;
 #[path = "saved/lost.rs"]
@@ -50,6 +52,8 @@ fn main() -> ExitCode {
         scenario("saved::what_finds_no_memory_to_be_copied_waits", moment::no_room),
         scenario("saved::a_pause_is_short", moment::short_pause),
         scenario("saved::runs_before_its_memory_has_come", early::early),
+        scenario("saved::enclaves_are_gone_behind_a_restore", enclaves::gone),
+        scenario("saved::a_pause_takes_effect_in_a_ring_of_calls", enclaves::paused),
         scenario("saved::killed_at_any_moment", killed::killed),
         scenario("saved::what_is_lost_is_sent_again", lost::sent_again),
         scenario("saved::a_refused_state_leaves_nothing", lost::leaves_nothing),

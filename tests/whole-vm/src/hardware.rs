@@ -8,7 +8,7 @@ use cpu::debug::DebugBank;
 use cpu::inject::GuestState;
 use cpu::retry::Tries;
 use devices::{Moment, Outside, Request, Stream};
-use units::{BLOCK_SIZE, IntId, Ipa, Line, PAGE_SIZE, Range, VcpuSet};
+use units::{BLOCK_SIZE, IntId, Ipa, Line, PAGE_SIZE, Range, VcpuId, VcpuSet};
 use vgic::{ListRegisters, Vgic};
 use virtio::{Fault, GuestMemory};
 use vm::exits::{DebugSink, DebugState};
@@ -324,6 +324,10 @@ impl Outside for Surroundings<'_> {
     fn show(&self, index: usize, word: u64) {
         self.shared.work.count();
         self.shared.pages.borrow_mut()[self.slot][index] = word;
+    }
+
+    fn caller(&self) -> Option<VcpuId> {
+        None
     }
 
     fn memory(&self) -> &dyn GuestMemory {

@@ -9,7 +9,7 @@ use std::vec::Vec;
 use clock::{Period, Rate};
 use pack::{Reader, Writer};
 use proptest::prelude::*;
-use units::{AccessSize, Hz, IntId, Line};
+use units::{AccessSize, Hz, IntId, Line, VcpuId};
 
 use super::{ClockPage, SavedClockPage, ShownMoment, TAI_OFFSET};
 use crate::bus::{Access, Change, Device, Moment, Outside, Request, Stream, Wired};
@@ -112,6 +112,10 @@ impl Outside for World {
     fn show(&self, index: usize, word: u64) {
         self.page.borrow_mut()[index] = word;
         self.seen.borrow_mut().push(*self.page.borrow());
+    }
+
+    fn caller(&self) -> Option<VcpuId> {
+        None
     }
 
     fn memory(&self) -> &dyn GuestMemory {

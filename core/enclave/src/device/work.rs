@@ -1,9 +1,9 @@
 //! A command on its way: whether it is allowed to its enclave, and its steps, each of which is one of the universal API's.
 
 use abi::enclave::{EnclaveCommand, EnclaveCompletion, EnclaveStatus, MAX_BLOCKS, MAX_ENCLAVES, MEASUREMENT_SIZE};
-use devices::bus::Outside;
+use devices::bus::{Outside, Request};
 use devices::memory::{Fault, GuestMemory};
-use units::{BLOCK_SIZE, Ipa, PAGE_SIZE, Range};
+use units::{BLOCK_SIZE, Ipa, PAGE_SIZE, Range, VcpuId};
 
 use super::{EnclaveDevice, Progress, Running};
 use crate::backend::{EnclaveBackend, Entered, Leave, NotCarriedOut, PART, Universal};
@@ -21,6 +21,8 @@ pub(super) struct Job {
     /// As the command says, and then as the completion does.
     pub(super) id: u64,
     slot: usize,
+    /// Whose time it takes.
+    owner: Option<VcpuId>,
     task: Task,
 }
 
@@ -84,10 +86,11 @@ impl<B: EnclaveBackend, T: EnclaveTrace> EnclaveDevice<B, T> {
         &mut self,
         command: &EnclaveCommand,
         operation: EnclaveOperation,
+        owner: Option<VcpuId>,
     ) -> Result<Job, EnclaveStatus> {
         use EnclaveState::{Beginning, CallsOutside, Created, Failed, Finalised, Interrupted, Running};
         let (cookie, id) = (command.cookie, command.enclave);
-        let job = |id, slot, task| Job { cookie, id, slot, task };
+        let job = |id, slot, task| Job { cookie, id, slot, owner, task };
         let slot = match operation {
             EnclaveOperation::Query => return Ok(job(id, 0, Task::At(operation))),
             EnclaveOperation::Create { memory, entry } => {
@@ -302,7 +305,8 @@ impl<B: EnclaveBackend, T: EnclaveTrace> EnclaveDevice<B, T> {
             Ok(Entered::Runs) => {
                 job.task = Task::Run;
                 self.set_state(slot, EnclaveState::Running);
-                self.running = Some(Running::Waits(slot));
+                self.running = Some(Running::Waits { slot, owner: job.owner });
+                outside.request(Request::Run(job.owner));
                 Ok(None)
             }
         }
@@ -370,25 +374,12 @@ impl<B: EnclaveBackend, T: EnclaveTrace> EnclaveDevice<B, T> {
         Ok(entered)
     }
 
-    /// Whoever lets enclaves run is asked once more. It is only a request: what it leads to comes by `take_run`.
-    pub(super) fn ask_to_run(&mut self, slot: usize, outside: &dyn Outside) -> Progress {
-        match self.tell(&Universal::Resume { slot, answer: 0 }, outside) {
-            Ok(_) => Progress::Idle,
-            Err(NotCarriedOut::Later) => Progress::Later,
-            Err(_) => {
-                self.running = None;
-                self.end_run(slot, Leave::Failed);
-                Progress::Went
-            }
-        }
-    }
-
     /// Nobody waits for the enclave that runs, or is to: it need not begin, or is to leave.
     pub(super) fn call_off(&mut self, outside: &dyn Outside) {
         match self.running {
-            Some(Running::Waits(_)) => self.running = None,
+            Some(Running::Waits { .. }) => self.running = None,
             // Whatever is said of that, `left` comes in its time.
-            Some(Running::Taken(slot)) => drop(self.tell(&Universal::CallOff { slot }, outside)),
+            Some(Running::Taken { slot, by }) => drop(self.tell(&Universal::CallOff { slot, by }, outside)),
             None => {}
         }
     }

@@ -1,6 +1,8 @@
 //! The part of devices' work that a vCPU does, on its own thread's time: the guest pays for the work that its queues
 //! cause.
 
+use ::enclave::Leave;
+
 use crate::sched;
 use crate::vcpu::Vcpu;
 use crate::vm::devices::Wait;
@@ -34,9 +36,13 @@ impl Vcpu {
                 }
                 Wait::Enclave => {
                     turns -= 1;
-                    let next = self.run_enclave();
+                    let (leave, next) = self.run_enclave();
                     if is_alone && next.is_none() {
                         return;
+                    }
+                    // First the guest takes what has interrupted the call: the next one would end by the same, without having begun.
+                    if leave == Some(Leave::Interrupted) {
+                        break;
                     }
                     next
                 }
@@ -50,6 +56,19 @@ impl Vcpu {
             }
         }
         vm.console.ask_for_turn();
+    }
+
+    /// Does what is to be done for the devices while this vCPU lets an enclave run, which does not end by that: not more than one piece, and
+    /// what is left is put off.
+    fn look_after_devices(&self) {
+        self.pay();
+        let vm = self.vm;
+        if let Some(wait) = vm.devices.poll(vm) {
+            if let Wait::Memory(missing) = wait {
+                vm.touch(missing);
+            }
+            vm.console.ask_for_turn();
+        }
     }
 
     /// Pays for what the console's thread has done for the guest: as if this thread had run for as long. So all that a guest has

@@ -17,7 +17,6 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::fmt;
-use core::sync::atomic::{AtomicUsize, Ordering};
 
 use ::vm::AtExpiry;
 use ::vm::devices::{Deadlines, Fill, Holder, Keeper};
@@ -35,7 +34,6 @@ use virtio::{Block, Disk, Mmio, Net};
 use crate::host::entropy;
 use crate::vm::Vm;
 use crate::vm::guest_memory::Missing;
-use crate::vm::handle::request;
 use crate::vm::host_disk;
 use crate::vm::network::{self, Cable};
 use crate::vm::outside::Surroundings;
@@ -136,8 +134,6 @@ pub(crate) struct Devices {
     parts: ::vm::devices::Devices<ForEver>,
     /// When its memory-mapped timers are to be looked at, by the host's counter. Taken under those devices' locks.
     deadlines: PreemptLock<Deadlines>,
-    /// Which vCPU has taken the enclave that runs. Changed and read under the enclave device's lock.
-    runner: AtomicUsize,
 }
 
 impl Devices {
@@ -173,7 +169,7 @@ impl Devices {
         }
         let nets = network::devices(vm, &config.ports);
         let parts = ::vm::devices::Devices::new(plan, fill, disks, nets).map_err(|error| error.to_string())?;
-        Ok(Self { parts, deadlines: PreemptLock::new(Deadlines::new(plan)), runner: AtomicUsize::new(0) })
+        Ok(Self { parts, deadlines: PreemptLock::new(Deadlines::new(plan)) })
     }
 
     /// The devices as accesses find them.
@@ -257,21 +253,9 @@ impl Devices {
         wait
     }
 
-    /// The enclave that is to run, if there is one, for `vcpu` to run it.
+    /// The enclave that is to run, if there is one and it is for `vcpu` to run it.
     pub(crate) fn take_enclave(&self, vcpu: VcpuId) -> Option<EnclaveRun> {
-        let mut wired = self.parts.enclaves()?.wired.lock();
-        let run = wired.device_quietly().take_run()?;
-        self.runner.store(vcpu.index(), Ordering::Relaxed);
-        Some(run)
-    }
-
-    /// The enclave that was taken is to leave. Under its device's lock, so it is still with the vCPU that took it, or that one is about to bring
-    /// it back.
-    pub(super) fn call_enclave_off(&self, vm: &Vm) {
-        if let Some(vcpu) = vm.vcpus().get(self.runner.load(Ordering::Relaxed)) {
-            // Anything that is asked of it ends the run, also one that it has not begun.
-            vcpu.request(request::INTERRUPTS);
-        }
+        self.parts.enclaves()?.wired.lock().device_quietly().take_run(vcpu)
     }
 
     /// It has run. What the work that is left waits for, if there is any.

@@ -500,18 +500,21 @@ impl Vm {
     /// Tells vCPUs, all but `me`, to choose their list registers anew.
     pub(crate) fn refresh_others(&self, set: VcpuSet, me: VcpuId) {
         for id in set.iter().filter(|&id| id != me) {
-            if let Some(vcpu) = self.vcpus().get(id.index()) {
-                vcpu.request(request::INTERRUPTS);
-            }
+            self.ask(id, request::INTERRUPTS);
         }
     }
 
     /// Tells vCPUs to choose their list registers anew; for callers that are no vCPU of this VM.
     pub(crate) fn refresh(&self, set: VcpuSet) {
         for id in set.iter() {
-            if let Some(vcpu) = self.vcpus().get(id.index()) {
-                vcpu.request(request::INTERRUPTS);
-            }
+            self.ask(id, request::INTERRUPTS);
+        }
+    }
+
+    /// Asks something ([`request`]) of vCPU `id`, if there is one.
+    pub(crate) fn ask(&self, id: VcpuId, what: u32) {
+        if let Some(vcpu) = self.vcpus().get(id.index()) {
+            vcpu.request(what);
         }
     }
 }

@@ -4,19 +4,22 @@
 //! the caller has to do without the device's lock: vCPUs to interrupt, work to continue.
 
 use core::cell::Cell;
+use core::ptr;
 
 use clock::GuestTicks;
 use devices::memory::{Isolation, NotIsolated};
 use devices::{Moment, Outside, Request, Stream};
 use log::Level;
 use machine::{DeviceKind, Row};
-use units::{IntId, Ipa, Line, VcpuSet};
+use units::{IntId, Ipa, Line, VcpuId, VcpuSet};
 use virtio::net::{Between, Frame, Side};
 use virtio::{Fault, GuestMemory, VirtioKind};
 
+use crate::sched;
 use crate::vm::Vm;
 use crate::vm::devices::Wait;
 use crate::vm::guest_memory::{GuestRam, RamError};
+use crate::vm::handle::{VcpuHandle, request};
 use crate::vm::watchdog;
 
 /// What a device may do to the guest's memory under its lock, in instructions, about: whoever comes before the guest waits for
@@ -149,6 +152,12 @@ impl Outside for Surroundings<'_> {
         self.vm.show_clock(self.memory.slot.get(), index, word);
     }
 
+    fn caller(&self) -> Option<VcpuId> {
+        let thread = sched::current();
+        let is_current = |vcpu: &&&VcpuHandle| vcpu.made_thread().is_some_and(|own| ptr::eq(own, thread));
+        self.vm.vcpus().iter().find(is_current).map(|vcpu| vcpu.id)
+    }
+
     fn memory(&self) -> &dyn GuestMemory {
         &self.memory
     }
@@ -203,6 +212,12 @@ impl Outside for Surroundings<'_> {
             Request::TimerAt(count) => {
                 self.moves_timer.set(true);
                 self.vm.set_timer(self.memory.slot.get(), count.and_then(|count| self.vm.when(GuestTicks(count))));
+            }
+            // Another's goes on with the devices' work when it is asked to, and finds the same request.
+            Request::Run(Some(vcpu)) if self.caller() != Some(vcpu) => self.vm.ask(vcpu, request::DEVICES),
+            Request::Run(_) => {
+                self.memory.wants.set(Some(Wait::Enclave));
+                self.is_unfinished.set(true);
             }
             Request::Report(text) => self.vm.report(Level::Warn, text),
         }
@@ -324,8 +339,10 @@ impl GuestMemory for Memory<'_> {
 
     fn isolate(&self, what: &Isolation<'_>) -> Result<(), NotIsolated> {
         let cost = match what {
-            Isolation::CallOff => {
-                self.vm.devices.call_enclave_off(self.vm);
+            // Under the device's lock, so the enclave is still with the vCPU that took it, or that one is about to bring it back. Anything
+            // that is asked of it ends the run, also one that it has not begun.
+            &Isolation::CallOff { by } => {
+                self.vm.ask(by, request::INTERRUPTS);
                 return Ok(());
             }
             // It is measured beside.
@@ -350,11 +367,7 @@ impl GuestMemory for Memory<'_> {
                 }
             })
         };
-        self.access(Ipa(0), cost, isolate).map_err(|_| why)?;
-        if let Isolation::Enter { .. } = what {
-            self.wants.set(Some(Wait::Enclave));
-        }
-        Ok(())
+        self.access(Ipa(0), cost, isolate).map_err(|_| why)
     }
 
     fn is_refused_for_now(&self) -> bool {

@@ -1,6 +1,8 @@
 //! An enclave runs on the thread of the vCPU that has called it: what it takes is its caller's time, it is preempted as that is, and it is
 //! interrupted as soon as the vCPU has something else to do.
 
+use core::sync::atomic::Ordering;
+
 use abi::enclave::service;
 use enclave::{EnclaveRun, EnclaveThread, Leave};
 use hw::enclave::{EnclaveContext, EnclaveExit};
@@ -11,6 +13,7 @@ use hw::sysreg;
 use crate::host;
 use crate::vcpu::Vcpu;
 use crate::vm::devices::Wait;
+use crate::vm::handle::request;
 
 /// ESR_EL2.EC of an SVC from AArch64 state.
 const SVC: u64 = 0x15;
@@ -21,17 +24,18 @@ const DATA_ABORT: u64 = 0x24;
 const PENDING: u64 = 1 << 62;
 
 impl Vcpu {
-    /// Lets the enclave run that is to, if there is one. It is loaded; no lock is held. What the device's work waits for then.
+    /// Lets the enclave run that is to, if there is one for this vCPU. It is loaded; no lock is held. How the enclave has left, and what
+    /// the device's work waits for then.
     #[inline(never)]
-    pub(super) fn run_enclave(&'static self) -> Option<Wait> {
-        let EnclaveRun { slot, thread } = self.vm.devices.take_enclave(self.id)?;
+    pub(super) fn run_enclave(&'static self) -> (Option<Leave>, Option<Wait>) {
+        let Some(EnclaveRun { slot, thread }) = self.vm.devices.take_enclave(self.id) else { return (None, None) };
         let EnclaveThread { general, stack, pc, flags } = thread;
         let mut context = EnclaveContext { x: general, sp: stack, pc, flags };
         let vttbr = self.vm.ram.lock().enter_enclave(slot);
         let leave = vttbr.map_or(Leave::Failed, |vttbr| self.run_until_it_leaves(&mut context, vttbr));
         let EnclaveContext { x, sp, pc, flags } = context;
         let run = EnclaveRun { slot, thread: EnclaveThread { general: x, stack: sp, pc, flags } };
-        self.vm.devices.enclave_left(self.vm, &run, leave)
+        (Some(leave), self.vm.devices.enclave_left(self.vm, &run, leave))
     }
 
     fn run_until_it_leaves(&'static self, context: &mut EnclaveContext, vttbr: u64) -> Leave {
@@ -44,6 +48,11 @@ impl Vcpu {
                 (!is_wanted).then(|| hw::enclave::run(context, vttbr))
             });
             match exit {
+                // The devices' work is no reason to end the run: an interrupt that comes of it is.
+                None if self.takes_devices_request() => {
+                    self.look_after_devices();
+                    is_fresh = false;
+                }
                 // What is in a list register may be over: a timer that its guest has switched off.
                 None if !is_fresh && !self.has_requests() => {
                     self.refresh_interrupts();
@@ -62,6 +71,12 @@ impl Vcpu {
                 Some(EnclaveExit::Synchronous(syndrome)) => return decode(context, syndrome),
             }
         }
+    }
+
+    /// Whether nothing is asked of it but to go on with the devices' work; it has to, then.
+    fn takes_devices_request(&self) -> bool {
+        // Pairs with the addition in `sched::ask`. The bit goes before the devices are polled: one that is set meanwhile is found later.
+        self.requests.compare_exchange(request::DEVICES, 0, Ordering::AcqRel, Ordering::Relaxed).is_ok()
     }
 
     /// Whether a list register holds something that its guest has not taken yet. IRQs are masked.

@@ -77,7 +77,7 @@ impl GuestRam {
             }
             Isolation::Return { block } => self.return_block(block),
             // Not memory's business: whoever runs it is asked.
-            Isolation::CallOff => Ok(()),
+            Isolation::CallOff { .. } => Ok(()),
         }
     }
 

@@ -2,23 +2,19 @@
 
 use abi::enclave::{EnclaveOpcode, EnclaveStatus, interrupt as raised, register, status_bits};
 use payload_rt::test::Verdict;
-use payload_rt::{check, check_equal, cpu, gic, memory, println, random, timer, uart};
+use payload_rt::{check, check_equal, cpu, memory, println, random, timer, uart};
 
 use super::program::{CALL_OUTSIDE, COMPUTE, SPIN};
 use super::{
-    BLOCK, ENTRIES, MEMORY, OTHER, add_code, command, completion, create, enter, made, put, read, resume, ring, set_up,
-    status, told, write,
+    BLOCK, ENTRIES, MEMORY, OTHER, RINGS, add_code, command, completion, create, enter, made, put, read, resume, ring,
+    set_up, status, told, write,
 };
-
-/// The UART's interrupt, its register IMSC, and there: something was received.
-const UART_INTID: u32 = 33;
-const UART_INTERRUPTS: u64 = 0x0900_0038;
-const UART_RECEIVES: u32 = 0x50;
 
 /// It is saved and restored, or its state is taken out and put in: its enclave is gone by that. It makes one of memory that has not come yet.
 pub(crate) fn gone() -> Verdict {
     set_up();
-    const FILLED: u64 = 8;
+    // Up to the rings.
+    const FILLED: u64 = (RINGS - OTHER) / BLOCK;
     // Random, or a file of them would be small, and all of it there at once.
     let mut random = random::Random::new(1);
     for at in (OTHER..OTHER + FILLED * BLOCK).step_by(8) {
@@ -53,18 +49,23 @@ pub(crate) fn gone() -> Verdict {
     Ok(())
 }
 
-/// It is in an enclave that never returns, and behind that call in the ring are many to go on with it. It stands still and goes on several times
-/// meanwhile, and must come back only when something is typed.
+/// CPU 1 is in an enclave that never returns, and behind that call in the ring are many to go on with it. They stand still and go on several
+/// times meanwhile: that ends one call each time, and not those that have not begun.
 pub(crate) fn paused() -> Verdict {
     set_up();
     let id = made(MEMORY)?;
-    gic::enable(UART_INTID);
-    memory::write32(UART_INTERRUPTS, UART_RECEIVES);
+    write(register::INT_ACK, raised::ALL);
+    let before = read(register::RQ_TAIL);
     put(&enter(id, [SPIN, 0, 0]).to_bytes());
     (0..ENTRIES - 20).for_each(|_| put(&resume(id, 0).to_bytes()));
+    check_equal!(cpu::start(1, |_| ring()), Ok(()), "CPU_ON of CPU 1");
     println!("enclave: calls.");
-    ring();
-    check!(uart::receive().is_some(), "all calls were worked off though nothing was typed");
+    check!(timer::wait_until(120_000, || uart::receive().is_some()), "nothing is typed");
+    let ended = read(register::RQ_TAIL).wrapping_sub(before) % ENTRIES;
+    check!((1..=20).contains(&ended), "{ended} calls have ended by 5 pauses");
+    write(register::RESET, 1);
+    check!(timer::wait_until(20_000, || read(register::STATUS) == 0), "the reset waits for a call");
+    check!(cpu::wait_off(1), "CPU 1 does not come back");
     Ok(())
 }
 
