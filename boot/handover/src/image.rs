@@ -1,21 +1,12 @@
-//! The header of an arm64 `Image` (Linux, "Booting AArch64 Linux", section 4).
+//! What of arm64 `Image`s is the hypervisor's, or may be: one that may lie anywhere.
+
+use machine::image::{Base, ImageError, ImageHeader};
 
 /// An image lies at a multiple of this.
 pub const ALIGNMENT: u64 = 2 << 20;
 
 /// No image of ours comes near this; a header that asks for more is damaged, and would take the machine's memory.
 const LARGEST: u64 = 64 << 20;
-
-const HEADER_SIZE: usize = 64;
-const TEXT_OFFSET: usize = 8;
-const IMAGE_SIZE: usize = 16;
-const FLAGS: usize = 24;
-const MAGIC: usize = 56;
-
-/// The image is big-endian.
-const BIG_ENDIAN: u64 = 1;
-/// The image may lie anywhere in memory.
-const ANYWHERE: u64 = 1 << 3;
 
 /// Why a file is not started.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -44,18 +35,15 @@ pub enum BadImage {
 /// # Errors
 /// If it cannot be started.
 pub fn size_in_memory(file: &[u8]) -> Result<u64, BadImage> {
-    let header: &[u8; HEADER_SIZE] = file.first_chunk().ok_or(BadImage::NoImage)?;
-    if !header[MAGIC..].starts_with(b"ARM\x64") {
-        return Err(BadImage::NoImage);
-    }
-    let field = |at: usize| header[at..].first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
-    let (text_offset, asked, flags) = (field(TEXT_OFFSET), field(IMAGE_SIZE), field(FLAGS));
-    if flags & BIG_ENDIAN != 0 {
-        return Err(BadImage::BigEndian);
-    }
-    if flags & ANYWHERE == 0 || text_offset != 0 {
+    let header = ImageHeader::parse(file).map_err(|error| match error {
+        ImageError::BigEndian => BadImage::BigEndian,
+        ImageError::TextOffset(_) => BadImage::NotAnywhere,
+        _ => BadImage::NoImage,
+    })?;
+    if header.base != Base::Anywhere || header.text_offset != 0 {
         return Err(BadImage::NotAnywhere);
     }
+    let asked = header.image_size.unwrap_or(0);
     let has = file.len() as u64;
     if asked < has || asked > LARGEST {
         return Err(BadImage::Size { asked, has });
@@ -90,7 +78,9 @@ mod tests {
         assert_eq!(size_in_memory(&image(0, 4096, 0b1010)[..60]), Err(BadImage::NoImage));
         assert_eq!(size_in_memory(&image(0, 4096, 0b0010)), Err(BadImage::NotAnywhere));
         assert_eq!(size_in_memory(&image(0x8_0000, 4096, 0b1010)), Err(BadImage::NotAnywhere));
+        assert_eq!(size_in_memory(&image(8, 4096, 0b1010)), Err(BadImage::NotAnywhere));
         assert_eq!(size_in_memory(&image(0, 4096, 0b1011)), Err(BadImage::BigEndian));
+        assert_eq!(size_in_memory(&image(0, 0, 0b1010)), Err(BadImage::NotAnywhere));
         assert_eq!(size_in_memory(&image(0, 79, 0b1010)), Err(BadImage::Size { asked: 79, has: 80 }));
         assert_eq!(size_in_memory(&image(0, 1 << 40, 0b1010)), Err(BadImage::Size { asked: 1 << 40, has: 80 }));
     }

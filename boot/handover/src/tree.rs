@@ -18,8 +18,8 @@ use crate::memory::Map;
 /// The longest tree that the hypervisor reads.
 pub const LARGEST: usize = platform::MAX_DEVICE_TREE_SIZE;
 
-/// The most ranges that may be kept, beside those of the tree itself: more do not go into the hypervisor's table.
-pub const MOST_KEPT: usize = 56;
+/// The most ranges that may be kept: more do not go into the hypervisor's table beside those of the tree itself, for which ten places are left.
+pub const MOST_KEPT: usize = platform::MAX_RESERVED_RANGES - 10;
 
 /// What is written into the tree.
 #[derive(Clone, Copy, Debug)]
