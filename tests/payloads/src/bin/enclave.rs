@@ -22,7 +22,9 @@ use abi::enclave::{
 use payload_rt::fault::{self, FSC_EXTERNAL};
 use payload_rt::test::Verdict;
 use payload_rt::virtio::{self, BufferDirection};
-use payload_rt::{check, check_equal, cpu, fdt, gic, machine, memory, random, skip, sysreg, test, tests, timer};
+use payload_rt::{
+    check, check_equal, cpu, fdt, gic, interrupt, machine, memory, random, skip, sysreg, test, tests, timer,
+};
 use sha2::{Digest, Sha256};
 
 #[path = "enclave/program.rs"]
@@ -71,7 +73,7 @@ fn all() {
         p2_a5_an_interrupted_enclave_goes_on, p2_a6_the_guest_cannot_touch_it, p2_a6_it_cannot_touch_the_guest,
         p2_a6_no_device_reaches_it, p2_a6_registers_are_apart, p2_a6_two_live_side_by_side, p2_a7_another_measurement_is_refused,
         p2_a8_what_is_wrong_gets_a_status, p2_a8_random_commands, p2_a11_nothing_is_left,
-        p2_a11_nothing_is_left_of_a_run, a_full_ring_of_calls_is_worked_off, p2_a12_two_submitters,
+        p2_a11_nothing_is_left_of_a_run, p2_a5_an_interrupt_ends_one_call, a_full_ring_of_calls_is_worked_off, p2_a12_two_submitters,
         p2_a12_calls_beside_ends,
     ));
 }
@@ -601,14 +603,23 @@ fn p2_a11_nothing_is_left() -> Verdict {
 static CALLED: AtomicU32 = AtomicU32::new(0);
 static IS_TIMED: AtomicBool = AtomicBool::new(false);
 
-fn spin_there(_cpu: usize) {
-    if IS_TIMED.load(Ordering::SeqCst) {
-        gic::enable(timer::VIRTUAL_PPI);
-        sysreg::cntv_cval_el0::write(timer::now() + timer::microseconds(20_000));
-        sysreg::cntv_ctl_el0::write(1);
-    }
+fn spin_there(cpu: usize) {
     put(&enter(CALLED.load(Ordering::SeqCst).into(), [SPIN, 0, 0]).to_bytes());
+    if IS_TIMED.load(Ordering::SeqCst) {
+        ring_with_a_timer(cpu);
+    } else {
+        ring();
+    }
+}
+
+/// The timer fires once, and its interrupt is taken as soon as this CPU gets to it.
+fn ring_with_a_timer(_cpu: usize) {
+    gic::enable(timer::VIRTUAL_PPI);
+    sysreg::cntv_cval_el0::write(timer::now() + timer::microseconds(20_000));
+    sysreg::cntv_ctl_el0::write(1);
+    cpu::unmask_interrupts();
     ring();
+    cpu::mask_interrupts();
     sysreg::cntv_ctl_el0::write(0);
     gic::disable(timer::VIRTUAL_PPI);
 }
@@ -640,6 +651,30 @@ fn p2_a11_nothing_is_left_of_a_run() -> Verdict {
         check_equal!(memory::first_not_zero(MEMORY..MEMORY + BLOCK), None, "what is left of it, in round {round}");
         set_up();
     }
+    Ok(())
+}
+
+/// CPU 1 makes calls that never end, one behind the other in the ring. Its timer ends one of them, and the next one begins when CPU 1 has taken
+/// that: not all of them end by it.
+fn p2_a5_an_interrupt_ends_one_call() -> Verdict {
+    need_device!();
+    if cpu::count() < 2 {
+        skip!("there is one CPU");
+    }
+    let id = made(MEMORY)?;
+    interrupt::clear();
+    put(&enter(id, [SPIN, 0, 0]).to_bytes());
+    (0..100).for_each(|_| put(&resume(id, 0).to_bytes()));
+    let before = read(register::RQ_TAIL);
+    check_equal!(cpu::start(1, ring_with_a_timer), Ok(()), "CPU_ON of CPU 1");
+    check!(timer::wait_until(20_000, || interrupt::seen(1, timer::VIRTUAL_PPI) > 0), "CPU 1 does not take its timer");
+    let ended = || read(register::RQ_TAIL).wrapping_sub(before) % ENTRIES;
+    check!(timer::wait_until(20_000, || ended() > 0), "no call ends");
+    check!(ended() <= 5, "{} calls have ended by one interrupt", ended());
+    write(register::RESET, 1);
+    check!(timer::wait_until(20_000, || read(register::STATUS) == 0), "the reset waits for a call");
+    check!(cpu::wait_off(1), "CPU 1 does not come back");
+    set_up();
     Ok(())
 }
 

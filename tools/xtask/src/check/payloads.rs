@@ -198,7 +198,8 @@ pub(crate) fn run(tree: &Tree, name: &str, until: Until) -> Result<Tally> {
             let kind = Kind { model, usual: true, all: options.is_empty() };
             tally += under_undercroft(tree, &title, &usual(image, model, &options), kind);
             if is_door {
-                tally += on_bare(&format!("{} on the bare {model}", image.name), &bare(image, model, &options));
+                let kind = Kind { model, usual: false, all: options.is_empty() };
+                tally += on_bare(&format!("{} on the bare {model}", image.name), &bare(image, model, &options), kind);
             }
             let concerned = |variant: &&Variant| variant.payload == image.name && variant.models.contains(&model);
             for variant in VARIANTS.iter().filter(concerned) {
@@ -297,13 +298,16 @@ fn bare(image: &Image, model: &str, options: &str) -> Trial {
     Trial { vm, cpu: model.to_owned(), cpus: 1, icount: false, arguments: "", limit: LIMIT, qemu_args: Vec::new() }
 }
 
-fn on_bare(title: &str, trial: &Trial) -> Tally {
+/// Nothing may be skipped there: it is what the others are compared with.
+fn on_bare(title: &str, trial: &Trial, kind: Kind<'_>) -> Tally {
     println!("-- {title}");
     let since = Instant::now();
     let tally = match trial.bare() {
         Ok(report) => {
             print!("{}", report.console);
-            Tally::of_payload(&trial.vm.name, &report.console)
+            let mut tally = Tally::of_payload(&trial.vm.name, &report.console);
+            tally += not_to_be_skipped(&trial.vm.name, kind, &tally);
+            tally
         }
         Err(error) => Tally::failure(format!("{}: {error:#}", trial.vm.name)),
     };
@@ -320,6 +324,15 @@ struct Kind<'a> {
     all: bool,
 }
 
+/// What is wrong with what it has skipped.
+fn not_to_be_skipped(name: &str, kind: Kind<'_>, tally: &Tally) -> Tally {
+    let mut wrong = Tally::default();
+    for what in skips::wrong(name, kind.model, kind.usual, kind.all, tally) {
+        wrong += Tally::failure(format!("{name}: {what}"));
+    }
+    wrong
+}
+
 fn under_undercroft(tree: &Tree, title: &str, trial: &Trial, kind: Kind<'_>) -> Tally {
     println!("-- {title}");
     let since = Instant::now();
@@ -328,9 +341,9 @@ fn under_undercroft(tree: &Tree, title: &str, trial: &Trial, kind: Kind<'_>) -> 
         Ok(report) => {
             print!("{}", report.console);
             let mut tally = Tally::of_payload(name, &report.console);
-            let skips = skips::wrong(name, kind.model, kind.usual, kind.all, &tally);
+            tally += not_to_be_skipped(name, kind, &tally);
             let wrong = report.wrong.into_iter().chain(not_in_the_log(name, &report.console, &report.log));
-            wrong.chain(skips).for_each(|what| tally += Tally::failure(format!("{name}: {what}")));
+            wrong.for_each(|what| tally += Tally::failure(format!("{name}: {what}")));
             tally
         }
         Err(error) => Tally::failure(format!("{name}: {error:#}")),
