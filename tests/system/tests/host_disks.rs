@@ -5,12 +5,13 @@ use anyhow::{Context, Result, ensure};
 use croft::control::{self, About, Order, Place};
 use croft::session::PortBus;
 use croft::site::{Backend, Disk, Disks, HostPart, Lines, Site, Vm};
+use croft::statistics;
 use qemu::Machine;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use system::file_system::{FILES, file_system, output, recover, sum_of, sums_of};
-use system::host::{Host, Turn};
+use system::host::{Host, Run, Turn};
 use system::write_log::{Told, WriteLog, write_all};
 use system::{BOOT, SOON, guest, place, scenario};
 
@@ -21,6 +22,7 @@ fn main() -> ExitCode {
         scenario("host_disks::refused", refused),
         scenario("host_disks::errors", errors),
         scenario("host_disks::shared_lines", shared_lines),
+        scenario("host_disks::who_uses_a_disk_pays_for_it", paid),
         scenario("host_disks::power_cuts", power_cuts),
     ])
 }
@@ -41,6 +43,42 @@ fn with(name: &str, disks: Vec<Disk<String, PathBuf>>, folder: &Path) -> Result<
     let mut vm = guest::linux_with_disks(name, 2, "quiet", folder)?;
     vm.disks = Disks::of(disks).context("too many disks")?;
     Ok(vm)
+}
+
+/// What its vCPUs have paid, in microseconds, of what others have done for the VM.
+fn paid_by(run: &Run, name: &str) -> Result<u64> {
+    let json = statistics::to_json(&run.statistics(SOON)?)?;
+    let vms = json["vms"].as_array().context("no VMs")?;
+    let vm = vms.iter().find(|vm| vm["name"] == name).context("no such VM")?;
+    vm["paid_microseconds"].as_u64().context("no number")
+}
+
+/// The thread of a host's disk works on the time of the VMs whose requests it answers, and of no other. What their consoles cost is paid, too, so
+/// each command prints as much as the others.
+fn paid() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let raw = folder.path().join("raw.img");
+    fs::write(&raw, vec![b'r'; 8 << 20])?;
+    let user = with("user", vec![whole("virtio0", "raw")], folder.path())?;
+    let host = Host { disks: vec![raw], ..Host::default() };
+    let run = host.start_and_stay(vec![user, with("other", vec![], folder.path())?])?;
+    // The hypervisor hears nothing before it is there.
+    run.ask("user", "echo up $((6*7))", "\nup 42")?;
+    let single = "echo 0 > /sys/block/vda/queue/read_ahead_kb; echo single $((6*7))";
+    run.ask("user", single, "\nsingle 42")?;
+    let during = |from: &str| {
+        let before = [paid_by(&run, "user")?, paid_by(&run, "other")?];
+        let read = format!("dd if=/dev/{from} of=/dev/null bs=4096 count=2048 2>/dev/null; echo read $?");
+        run.ask("user", &read, "\nread 0")?;
+        let [user, other] = before;
+        anyhow::Ok([paid_by(&run, "user")? - user, paid_by(&run, "other")? - other])
+    };
+    during("zero")?;
+    let [nothing, _] = during("zero")?;
+    let [much, others] = during("vda")?;
+    println!("paid for the console {nothing} us, with 2,048 requests {much} us; the other VM {others} us");
+    ensure!(much > 5 * nothing && much > 5 * others, "{nothing} us, {much} us, {others} us");
+    run.check_log()
 }
 
 /// The sum of a file.

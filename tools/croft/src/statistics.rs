@@ -45,6 +45,8 @@ pub fn to_json(text: &str) -> Result<Value, UnknownLine> {
             *vms.last_mut().and_then(|vm| vm.get_mut("code")).ok_or_else(unknown)? = code;
         } else if let Some(blocks) = copied(line) {
             *vms.last_mut().and_then(|vm| vm.get_mut("blocks_copied")).ok_or_else(unknown)? = blocks.into();
+        } else if let Some(microseconds) = paid(line) {
+            *vms.last_mut().and_then(|vm| vm.get_mut("paid_microseconds")).ok_or_else(unknown)? = microseconds.into();
         } else if line.starts_with(' ') {
             let entry = vcpu(line).or_else(|| port(line)).or_else(|| watchdog(line)).or_else(|| disk(line));
             let (list, entry) = entry.ok_or_else(unknown)?;
@@ -108,6 +110,7 @@ fn vm(line: &str) -> Option<Value> {
         "counter": null,
         "code": null,
         "blocks_copied": 0,
+        "paid_microseconds": 0,
         "vcpus": [],
         "ports": [],
         "watchdogs": [],
@@ -181,6 +184,11 @@ fn counter(line: &str) -> Option<Value> {
 /// `  saved while it ran: 12 blocks copied`
 fn copied(line: &str) -> Option<u64> {
     line.strip_prefix("  saved while it ran: ")?.strip_suffix(" blocks copied")?.parse().ok()
+}
+
+/// `  paid for: 1200 us of others' work`
+fn paid(line: &str) -> Option<u64> {
+    line.strip_prefix("  paid for: ")?.strip_suffix(" us of others' work")?.parse().ok()
 }
 
 /// `  code: on-demand, 12 of 512 pages executable; made so 15, taken back 3, lines cleaned 960, caches emptied 15, blocks split 2, joined 0`
@@ -304,6 +312,7 @@ web: started 2 times, 512 MiB, 1028 KiB tables; exits: interrupt 3 (1200 ns) id-
   counter: at 1200 of 62500000 Hz, stood still for 300 ticks, stands still
   code: on-demand, 12 of 512 pages executable; made so 15, taken back 3, lines cleaned 960, caches emptied 15, blocks split 2, joined 0
   saved while it ran: 3 blocks copied
+  paid for: 1200 us of others' work
   disk root on virtio1: 12 reads of 48 KiB, 3 writes of 13 KiB, 2 flushes, 1 others, 4 failed
   port 0 on lan, 52:54:00:12:34:56: sent 5 frames 600 bytes 1 floods, received 2 frames 120 bytes; dropped: forged 3 room 1
   port 1 on dmz.7, 02:00:00:00:00:01: sent 0 frames 0 bytes 0 floods, received 0 frames 0 bytes; dropped:
@@ -338,6 +347,7 @@ instruction caches emptied for guests' memory: 7 times
                 "blocks_joined": 0,
             },
             "blocks_copied": 3,
+            "paid_microseconds": 1200,
             "vcpus": [
                 { "vcpu": 0, "ran_milliseconds": 1234, "waited_milliseconds": 1, "stolen_milliseconds": 0 },
                 { "vcpu": 1, "ran_milliseconds": 12034, "waited_milliseconds": 2500, "stolen_milliseconds": 1250 },
@@ -404,7 +414,7 @@ instruction caches emptied for guests' memory: 7 times
     #[test]
     fn some_vms_are_picked_without_the_host() {
         let picked = select(TEXT, &["web".to_owned()]);
-        assert_eq!(picked.lines().count(), 11, "{picked}");
+        assert_eq!(picked.lines().count(), 12, "{picked}");
         assert!(picked.ends_with("  watchdog of vCPU 1: acted 2 times\n"), "{picked}");
         assert!(to_json(&picked).unwrap()["host"].is_null());
         assert_eq!(select(TEXT, &[]), TEXT);

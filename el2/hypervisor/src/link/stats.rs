@@ -104,6 +104,7 @@ pub(crate) fn write_vm(vm: &vm::Vm, out: &mut dyn Write) -> fmt::Result {
         done.granted, done.taken, done.lines, done.invalidations, done.splits, done.promotions
     )?;
     writeln!(out, "  saved while it ran: {copied} blocks copied")?;
+    writeln!(out, "  paid for: {} us of others' work", host::get().counter.nanoseconds(vm.console.paid()) / 1000)?;
     host_disk::write(vm.id, out)?;
     for (number, port) in vm.config.ports.iter().enumerate() {
         let Some(Counters { sent, received, floods, dropped }) = vm.devices.counters(number) else { continue };

@@ -39,6 +39,8 @@ pub(crate) struct VmConsole {
     pub(crate) unfinished: AtomicBool,
     /// For how many ticks of the counter the console's thread has worked for the guest, and no vCPU has paid yet.
     owed: AtomicU64,
+    /// How many ticks its vCPUs have paid.
+    paid: AtomicU64,
 }
 
 impl VmConsole {
@@ -56,6 +58,7 @@ impl VmConsole {
             service: AtomicBool::new(false),
             unfinished: AtomicBool::new(false),
             owed: AtomicU64::new(0),
+            paid: AtomicU64::new(0),
         })
     }
 
@@ -109,10 +112,17 @@ impl VmConsole {
     #[must_use]
     pub(crate) fn take_owed(&self) -> u64 {
         let owed = self.owed.swap(0, Ordering::Relaxed);
+        self.paid.fetch_add(owed, Ordering::Relaxed);
         if owed > host::ticks(CREDIT_MICROSECONDS) {
             wake_reader();
         }
         owed
+    }
+
+    /// How many ticks were paid.
+    #[must_use]
+    pub(crate) fn paid(&self) -> u64 {
+        self.paid.load(Ordering::Relaxed)
     }
 
     /// Takes what there is room for of the guest's virtio console; returns how much that was.
