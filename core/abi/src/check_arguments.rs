@@ -55,6 +55,8 @@ pub struct CheckArguments {
     pub traps_in_common: bool,
     /// `cpus=unlike`: of the CPUs beside the one that booted each has another feature.
     pub unlike_cpus: bool,
+    /// `cpus=used`: each CPU is as somebody may leave it who was in the middle of an interrupt, and had guests.
+    pub used_cpus: bool,
 }
 
 impl CheckArguments {
@@ -83,6 +85,7 @@ impl CheckArguments {
             Choice::CallsFirmware => self.calls_firmware = true,
             Choice::TrapsInCommon => self.traps_in_common = true,
             Choice::UnlikeCpus => self.unlike_cpus = true,
+            Choice::UsedCpus => self.used_cpus = true,
         }
         true
     }
@@ -97,10 +100,11 @@ enum Choice {
     CallsFirmware,
     TrapsInCommon,
     UnlikeCpus,
+    UsedCpus,
 }
 
 /// All words, so that whoever looks for them in the image that ships looks for each.
-static WORDS: [(&str, Choice); 17] = [
+static WORDS: [(&str, Choice); 18] = [
     ("selftest=percpu", Choice::SelfTest(SelfTest::PerCpu)),
     ("selftest=mailboxes", Choice::SelfTest(SelfTest::Mailboxes)),
     ("selftest=switch", Choice::SelfTest(SelfTest::Switch)),
@@ -118,6 +122,7 @@ static WORDS: [(&str, Choice); 17] = [
     ("vectors=calling", Choice::CallsFirmware),
     ("deactivation=common", Choice::TrapsInCommon),
     ("cpus=unlike", Choice::UnlikeCpus),
+    ("cpus=used", Choice::UsedCpus),
 ];
 
 /// All words that mean something here.
@@ -155,6 +160,7 @@ mod tests {
         assert!(CheckArguments::parse("selftest=hunger heap=small").small_heap && !both.small_heap);
         assert!(CheckArguments::parse("deactivation=common").traps_in_common && !both.traps_in_common);
         assert!(CheckArguments::parse("cpus=unlike").unlike_cpus && !both.unlike_cpus);
+        assert!(CheckArguments::parse("cpus=used").used_cpus && !both.used_cpus);
         assert!(CheckArguments::knows("selftest=switch") && CheckArguments::knows("tdcc=hardware"));
         assert!(!CheckArguments::knows("selftest=nothing") && !CheckArguments::knows("link=framed"));
     }

@@ -12,6 +12,7 @@ const GICD_IGROUPR: u64 = 0x0080;
 const GICD_ISENABLER: u64 = 0x0100;
 const GICD_ICENABLER: u64 = 0x0180;
 const GICD_ISPENDR: u64 = 0x0200;
+const GICD_ICPENDR: u64 = 0x0280;
 const GICD_IPRIORITYR: u64 = 0x0400;
 const GICD_ICFGR: u64 = 0x0c00;
 const GICD_IROUTER: u64 = 0x6000;
@@ -21,7 +22,7 @@ const GICR_WAKER: u64 = 0x0014;
 /// From a Redistributor's first frame to its SGI and PPI frame, whose registers have the Distributor's offsets.
 const SGI_FRAME: u64 = 0x1_0000;
 const ISACTIVER0: u64 = 0x0300;
-const ICACTIVER0: u64 = 0x0380;
+const ICACTIVER: u64 = 0x0380;
 
 const CTLR_ENABLE: u32 = 0b11;
 const CTLR_ARE: u32 = 1 << 4;
@@ -50,13 +51,16 @@ impl<R: Registers> Distributor<R> {
         Ok(Self(registers))
     }
 
-    /// Sets it up: shared interrupts disabled and of group 1, with affinity routing.
+    /// Sets it up: shared interrupts disabled and of group 1, with affinity routing. What an earlier owner left pending or active would
+    /// come, or never would.
     pub fn init(&self) {
         self.0.write32(GICD_CTLR, 0);
         self.wait_for_writes();
         let words = u64::from(self.0.read32(GICD_TYPER) & 0x1f) + 1;
         for word in 1..words {
             self.0.write32(GICD_ICENABLER + 4 * word, u32::MAX);
+            self.0.write32(GICD_ICPENDR + 4 * word, u32::MAX);
+            self.0.write32(ICACTIVER + 4 * word, u32::MAX);
             self.0.write32(GICD_IGROUPR + 4 * word, u32::MAX);
         }
         self.0.write32(GICD_CTLR, CTLR_ENABLE | CTLR_ARE);
@@ -159,7 +163,8 @@ impl<R: Registers> Redistributor<R> {
             core::hint::spin_loop();
         }
         self.0.write32(SGI_FRAME + GICD_ICENABLER, u32::MAX);
-        self.0.write32(SGI_FRAME + ICACTIVER0, u32::MAX);
+        self.0.write32(SGI_FRAME + GICD_ICPENDR, u32::MAX);
+        self.0.write32(SGI_FRAME + ICACTIVER, u32::MAX);
         self.0.write32(SGI_FRAME + GICD_IGROUPR, u32::MAX);
         for word in 0..8 {
             self.0.write32(SGI_FRAME + GICD_IPRIORITYR + 4 * word, PRIORITIES);
@@ -178,7 +183,7 @@ impl<R: Registers> Redistributor<R> {
     /// Sets or clears the active state of one of its CPU's own interrupts.
     #[inline(always)]
     pub fn set_active(&self, interrupt: IntId, active: bool) {
-        self.0.write32(SGI_FRAME + if active { ISACTIVER0 } else { ICACTIVER0 }, bit(interrupt));
+        self.0.write32(SGI_FRAME + if active { ISACTIVER0 } else { ICACTIVER }, bit(interrupt));
     }
 }
 
@@ -226,8 +231,12 @@ mod tests {
             [
                 Access::Write32(0, 0),
                 Access::Write32(0x184, u32::MAX),
+                Access::Write32(0x284, u32::MAX),
+                Access::Write32(0x384, u32::MAX),
                 Access::Write32(0x84, u32::MAX),
                 Access::Write32(0x188, u32::MAX),
+                Access::Write32(0x288, u32::MAX),
+                Access::Write32(0x388, u32::MAX),
                 Access::Write32(0x88, u32::MAX),
                 Access::Write32(0, 0x13),
             ]
@@ -280,9 +289,9 @@ mod tests {
         assert_eq!(log.last(), Some(&Access::Write32(0x1_0100, 1 << 27 | 1 << 25 | 1)));
         let priorities = (0..8).map(|word| Access::Write32(0x1_0400 + 4 * word, PRIORITIES));
         assert!(priorities.into_iter().all(|write| log.contains(&write)));
-        // Neither enabled nor active, and of group 1.
-        let begins = [0x1_0180, 0x1_0380, 0x1_0080].map(|offset| Access::Write32(offset, u32::MAX));
-        assert_eq!(log[1..4], begins);
+        // Neither enabled, nor pending, nor active, and of group 1.
+        let begins = [0x1_0180, 0x1_0280, 0x1_0380, 0x1_0080].map(|offset| Access::Write32(offset, u32::MAX));
+        assert_eq!(log[1..5], begins);
         redistributor.set_active(IntId(27), true);
         redistributor.set_active(IntId(27), false);
         assert_eq!(fake.log(), [Access::Write32(0x1_0300, 1 << 27), Access::Write32(0x1_0380, 1 << 27)]);

@@ -58,6 +58,9 @@ impl Checks for Image {
         if arguments.calls_firmware {
             log::info!("speculation: every exit calls firmware, as the boot argument vectors=calling wants it");
         }
+        if arguments.used_cpus {
+            hw::selftest::leave_interrupts();
+        }
         if arguments.tdcc_in_hardware {
             log::warn!("guests' MDSCR_EL1.TDCC reaches the hardware: no process of theirs can call");
         }
@@ -79,6 +82,9 @@ impl Checks for Image {
     fn identification(mut ids: HostIds) -> HostIds {
         if arguments().unlike_cpus {
             unlike(&mut ids, this_cpu().cpu);
+        }
+        if arguments().used_cpus {
+            hw::selftest::leave_interrupts();
         }
         ids
     }

@@ -75,9 +75,33 @@ pub fn init_cpu(frame: Pa, lines: &[InterruptLine]) -> Result<(), RegionError> {
     sysreg::icc_pmr_el1::write(0xff);
     sysreg::icc_bpr1_el1::write(0);
     sysreg::icc_ctlr_el1::write(sysreg::icc_ctlr_el1::read() | 1 << 1);
+    forget_interrupts();
     sysreg::icc_igrpen1_el1::write(1);
     isb();
     Ok(())
+}
+
+/// Whoever had this CPU before may have started us in the middle of an interrupt, or have had guests: an active priority would keep all
+/// other interrupts from us, and what is in list registers would be our first guest's.
+#[cold]
+#[inline(never)]
+fn forget_interrupts() {
+    // ICC_CTLR_EL1.PRIbits: priorities of one bit more. Of 5 bits and fewer there is one register for each group, then two, then four.
+    let bits = sysreg::icc_ctlr_el1::read() >> 8 & 7;
+    if bits > 5 {
+        sysreg::icc_ap0r3_el1::write(0);
+        sysreg::icc_ap0r2_el1::write(0);
+        sysreg::icc_ap1r3_el1::write(0);
+        sysreg::icc_ap1r2_el1::write(0);
+    }
+    if bits > 4 {
+        sysreg::icc_ap0r1_el1::write(0);
+        sysreg::icc_ap1r1_el1::write(0);
+    }
+    sysreg::icc_ap0r0_el1::write(0);
+    sysreg::icc_ap1r0_el1::write(0);
+    sysreg::ich_hcr_el2::write(0);
+    crate::state::clear_list_registers();
 }
 
 /// Has the SPI of `line` signalled as that says, routes it to this CPU and enables it.

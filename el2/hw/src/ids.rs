@@ -13,8 +13,9 @@ macro_rules! read_group {
     )*};
 }
 
-/// All 56, indexed by (CRm - 1) * 8 + op2.
+/// All 56, indexed by (CRm - 1) * 8 + op2. Not inlined: it is long, and called three times.
 #[must_use]
+#[inline(never)]
 pub fn read_all() -> [u64; 56] {
     let mut values = [0_u64; 56];
     read_group!(values, 1: 0 1 2 3 4 5 6 7);

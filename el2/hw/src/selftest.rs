@@ -355,3 +355,23 @@ pub fn means() -> Option<Means> {
 pub fn history_is_foreign() -> bool {
     this_cpu().foreign_history.load(Ordering::Relaxed) != 0
 }
+
+/// Makes this CPU, which has not joined yet, as somebody may leave it who was in the middle of an interrupt, and had guests: the highest
+/// priority is active, the virtual timer is armed, a guest's interrupt is in a list register, and our interrupt that halts a CPU is
+/// pending.
+pub fn leave_interrupts() {
+    sysreg::icc_sre_el2::write(0b0111);
+    isb();
+    sysreg::icc_ap1r0_el1::write(1);
+    sysreg::cntv_cval_el0::write(0);
+    sysreg::cntv_ctl_el0::write(1);
+    crate::state::count_list_registers();
+    // In Group 1, of the highest priority, pending, with a maintenance interrupt at its end: INTID 40.
+    crate::state::write_list_register(0, 1 << 62 | 1 << 60 | 1 << 41 | 40);
+    sysreg::ich_hcr_el2::write(1);
+    // By ICC_SGI0R_EL1: after a reset it is of Group 0, and becomes one of Group 1 pending as it is.
+    let own = sysreg::mpidr_el1();
+    let value = u64::from(gic::HALT.0) << 24 | (own & 0xff00) << 8 | 1 << (own & 0xf);
+    // SAFETY: this CPU's own interrupt becomes pending, and is taken where all of them are.
+    unsafe { core::arch::asm!("msr S3_0_C12_C11_7, {}", "isb", in(reg) value, options(nostack, preserves_flags)) };
+}

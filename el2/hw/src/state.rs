@@ -527,6 +527,11 @@ pub(crate) fn count_list_registers() {
     LIST_REGISTERS.store((sysreg::ich_vtr_el2() & 0x1f) as usize + 1, Ordering::Relaxed);
 }
 
+/// Empties all list registers of this CPU.
+pub(crate) fn clear_list_registers() {
+    (0..LIST_REGISTERS.load(Ordering::Relaxed)).for_each(|index| list_registers::write(index, 0));
+}
+
 /// Reads list register `index`; 0 past the last that the CPU has.
 #[inline(always)]
 #[must_use]

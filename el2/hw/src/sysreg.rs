@@ -120,6 +120,14 @@ registers! {
     ich_vmcr_el2 = "ich_vmcr_el2";
     ich_ap0r0_el2 = "ich_ap0r0_el2";
     ich_ap1r0_el2 = "ich_ap1r0_el2";
+    icc_ap0r0_el1 = "S3_0_C12_C8_4";
+    icc_ap0r1_el1 = "S3_0_C12_C8_5";
+    icc_ap0r2_el1 = "S3_0_C12_C8_6";
+    icc_ap0r3_el1 = "S3_0_C12_C8_7";
+    icc_ap1r0_el1 = "S3_0_C12_C9_0";
+    icc_ap1r1_el1 = "S3_0_C12_C9_1";
+    icc_ap1r2_el1 = "S3_0_C12_C9_2";
+    icc_ap1r3_el1 = "S3_0_C12_C9_3";
     icc_sre_el2 = "icc_sre_el2";
     icc_ctlr_el1 = "icc_ctlr_el1";
     icc_pmr_el1 = "icc_pmr_el1";

@@ -29,6 +29,7 @@ fn main() -> ExitCode {
         scenario("shapes::kernels_of_other_kinds", other_kinds),
         scenario("shapes::consoles_on_pci", consoles_on_pci),
         scenario("shapes::deactivations_trap_with_others", deactivations),
+        scenario("shapes::cpus_that_were_used", cpus_that_were_used),
         scenario("shapes::cpus_that_are_unlike", cpus_that_are_unlike),
         scenario("shapes::p7_a5_spin_tables", || spin_tables(false)),
         scenario("shapes::p7_a5_one_spin_table_for_all", || spin_tables(true)),
@@ -91,6 +92,21 @@ fn deactivations() -> Result<()> {
     ensure!(log.contains("it traps with ICC_PMR_EL1"), "the log does not say how ICC_DIR_EL1 traps:\n{log}");
     // One of them never ends.
     run.check_log()
+}
+
+/// A host whose CPUs are as somebody left them who had them before, in the middle of an interrupt and with a guest (kexec, a loader with a
+/// timer): nothing of that comes to us, or keeps interrupts from us, or is a guest's.
+fn cpus_that_were_used() -> Result<()> {
+    const PAYLOADS: [&str; 3] = ["gic", "smp", "timers"];
+    let vms = PAYLOADS.map(|name| guest::payload(name, name, 2, "")).into_iter().collect::<Result<Vec<_>>>()?;
+    let run = Host::default().start_checks(vms, "cpus=used")?;
+    for name in PAYLOADS {
+        let condition = run.wait_for(name, BOOT, Condition::is_off)?;
+        let output = run.console(name)?.transcript();
+        let passed = output.contains(" passed, 0 failed") && condition == Condition::PoweredOff;
+        ensure!(passed, "{name} is {condition} and printed:\n{output}");
+    }
+    run.finish(SOON)
 }
 
 /// A host whose CPUs are not of one kind. What guests are kept from, and which of their registers are switched, follows from the CPU that booted:

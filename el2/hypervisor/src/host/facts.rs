@@ -195,6 +195,8 @@ pub(crate) fn init_cpu() {
     sysreg::mdccint_el1::write(0);
     // Whatever firmware left locked: a guest's own OS lock is emulated.
     sysreg::oslar_el1(0);
+    // Whoever had this CPU before may have left it armed: it would fire for ever, with no guest loaded whose it is.
+    sysreg::cntv_ctl_el0::write(0);
     sysreg::isb();
 }
 
