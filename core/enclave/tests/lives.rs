@@ -441,12 +441,25 @@ fn enclaves_are_gone_behind_a_restore_and_the_guest_is_told() {
     assert_eq!((driver.read(register::INT_STATUS), driver.device.lines()), (interrupt::STATUS, 1));
     driver.device.poll(&driver.world);
     let told = driver.completions();
-    assert_eq!(told.iter().map(|&one| (one.cookie, status(one))).collect::<Vec<_>>(), [(0x102, EnclaveStatus::Gone)]);
+    let ends: Vec<_> = told.iter().map(|&one| (one.cookie, status(one), one.enclave)).collect();
+    assert_eq!(ends, [(0x102, EnclaveStatus::Gone, 1)]);
     assert_eq!(status(driver.command(&add(1, 0, 1), &mut runs)), EnclaveStatus::Unknown);
     // An identifier is nobody else's later.
     assert_eq!(driver.command(&create(MEMORY, 1), &mut runs).enclave, 2);
     driver.device.change(Change::Reset, &driver.world);
     assert_eq!(driver.read(register::STATUS), 0);
+}
+
+/// That enclaves go is told by an interrupt, which may be raised already.
+#[test]
+fn an_interrupt_that_is_raised_stays_so_when_enclaves_go() {
+    let mut driver = Driver::new(EnclaveDevice::new(ByIsolation), 4);
+    driver.command(&create(MEMORY, 1), &mut runs);
+    driver.write(register::INT_ACK, interrupt::ALL);
+    assert_eq!(driver.device.save().interrupts, interrupt::STATUS);
+    driver.write(register::CQ_TAIL, 16);
+    assert_eq!(driver.read(register::INT_STATUS), interrupt::STATUS);
+    assert_eq!(driver.device.save().interrupts, interrupt::STATUS);
 }
 
 #[test]
