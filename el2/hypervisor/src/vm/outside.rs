@@ -15,7 +15,7 @@ use units::{IntId, Ipa, Line, VcpuId, VcpuSet};
 use virtio::net::{Between, Frame, Side};
 use virtio::{Fault, GuestMemory, VirtioKind};
 
-use crate::sched;
+use crate::sched::{self, Thread};
 use crate::vm::Vm;
 use crate::vm::devices::Wait;
 use crate::vm::guest_memory::{GuestRam, RamError};
@@ -104,6 +104,11 @@ impl<'a> Surroundings<'a> {
         self.memory.slot.set(slot);
     }
 
+    /// Whether it is this vCPU that calls.
+    fn is_callers(&self, vcpu: VcpuId) -> bool {
+        self.vm.vcpus().get(vcpu.index()).is_some_and(|vcpu| is_on(sched::current(), vcpu))
+    }
+
     /// What it has cost so far, in instructions, about.
     #[must_use]
     pub(crate) fn spent(&self) -> u32 {
@@ -135,6 +140,11 @@ impl<'a> Surroundings<'a> {
     }
 }
 
+/// Whether `thread` is that of `vcpu`.
+fn is_on(thread: &'static Thread, vcpu: &VcpuHandle) -> bool {
+    vcpu.made_thread().is_some_and(|own| ptr::eq(own, thread))
+}
+
 impl Outside for Surroundings<'_> {
     fn seconds(&self) -> u64 {
         self.vm.seconds()
@@ -154,8 +164,7 @@ impl Outside for Surroundings<'_> {
 
     fn caller(&self) -> Option<VcpuId> {
         let thread = sched::current();
-        let is_current = |vcpu: &&&VcpuHandle| vcpu.made_thread().is_some_and(|own| ptr::eq(own, thread));
-        self.vm.vcpus().iter().find(is_current).map(|vcpu| vcpu.id)
+        self.vm.vcpus().iter().find(|vcpu| is_on(thread, vcpu)).map(|vcpu| vcpu.id)
     }
 
     fn memory(&self) -> &dyn GuestMemory {
@@ -214,7 +223,7 @@ impl Outside for Surroundings<'_> {
                 self.vm.set_timer(self.memory.slot.get(), count.and_then(|count| self.vm.when(GuestTicks(count))));
             }
             // Another's goes on with the devices' work when it is asked to, and finds the same request.
-            Request::Run(Some(vcpu)) if self.caller() != Some(vcpu) => self.vm.ask(vcpu, request::DEVICES),
+            Request::Run(Some(vcpu)) if !self.is_callers(vcpu) => self.vm.ask(vcpu, request::DEVICES),
             Request::Run(_) => {
                 self.memory.wants.set(Some(Wait::Enclave));
                 self.is_unfinished.set(true);
